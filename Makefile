@@ -1,0 +1,38 @@
+# `make` alone lists the targets. Each makes .venv itself when it is missing or older than pyproject.toml.
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow check format clean
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 12
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	@touch $@
+
+demo: $(READY)  ## install, train on the embedded images, print the metrics, write heatmaps
+	$(BIN)/lit-ad fit --config configs/demo.yaml
+
+test: $(READY)  ## the tests, under 8 minutes on two cores
+	$(BIN)/pytest
+
+test-slow: $(READY)  ## the long tests as well
+	$(BIN)/pytest -m 'slow or not slow'
+
+check: $(READY)  ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest tests/test_imports.py
+
+format: $(READY)  ## put the code in order
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## remove what the other targets made (runs are kept)
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,5 @@
+from lit_ad.callbacks.evaluation import Evaluation
+from lit_ad.callbacks.heatmaps import Heatmaps
+from lit_ad.callbacks.predictions import Predictions
+
+__all__ = ["Evaluation", "Heatmaps", "Predictions"]

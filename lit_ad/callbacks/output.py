@@ -1,0 +1,43 @@
+"""Where a run's files go, under which names, and never half-written."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePath
+
+import lightning as L
+from torch import Tensor
+
+from lit_ad.batch import Batch, Prediction
+from lit_ad.maps import crop, upsample
+
+
+def run_dir(trainer: L.Trainer) -> Path:
+    """The run's directory, the same on every process (call it on all of them)."""
+    return Path(trainer.strategy.broadcast(trainer.default_root_dir))
+
+
+@contextmanager
+def written(path: Path) -> Iterator[Path]:
+    """A temporary name to write to, renamed to `path` when the block ends well and removed when it does not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def file_name(batch: Batch, i: int, suffix: str) -> PurePath:
+    """CATEGORY/DEFECT/NAME for image i; an image to predict keeps its folder below the one given (its category)."""
+    defect = batch.defect[i] if int(batch.label[i]) >= 0 else ""
+    return PurePath(batch.category[i], defect, Path(batch.path[i]).stem + suffix)
+
+
+def original_map(prediction: Prediction, batch: Batch, i: int) -> Tensor:
+    """The anomaly map of image i without padding, at its original size: (H0, W0) float32."""
+    assert prediction.anomaly_map is not None and batch.image is not None
+    canvas = (batch.image.shape[-2], batch.image.shape[-1])
+    content = crop(prediction.anomaly_map[i : i + 1], canvas, batch.box[i])
+    return (content if tuple(content.shape[-2:]) == batch.size[i] else upsample(content, batch.size[i]))[0, 0].float()

@@ -1,0 +1,75 @@
+"""`lit-ad fit | validate | test | predict --config FILE`: LightningCLI with a run directory."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, Namespace, SaveConfigCallback
+
+from lit_ad.callbacks import Evaluation, Heatmaps, Predictions
+from lit_ad.callbacks.output import written
+from lit_ad.data import AnomalyDataModule
+from lit_ad.module import AnomalyModule
+
+
+class SaveConfig(SaveConfigCallback):
+    """RUN/config.yaml: everything needed to do the run again, or to test its checkpoint from any directory."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "save_to_log_dir": False})
+
+    def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if stage == "fit":
+            with written(Path(trainer.default_root_dir) / "config.yaml") as temporary:
+                temporary.write_text(self.parser.dump(self.config, skip_none=False))
+
+
+class AnomalyCLI(LightningCLI):
+    """A run lives in trainer.default_root_dir: given, or that of the checkpoint, or runs/METHOD/TIME."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(Evaluation, "evaluation")
+        parser.add_lightning_class_args(Heatmaps, "heatmaps")
+        parser.add_lightning_class_args(Predictions, "predictions")
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults({"checkpoint.monitor": "val/loss", "checkpoint.filename": "best"})
+        parser.set_defaults({"checkpoint.save_last": True, "checkpoint.enable_version_counter": False})
+        parser.add_argument("--test_after_fit", type=bool, default=True, help="Test the best checkpoint once trained.")
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would put the checkpoint's hyperparameters over what the user typed; config.yaml has them."""
+
+    def before_instantiate_classes(self) -> None:
+        config = self.config[self.subcommand]
+        absolute(config)
+        if config.trainer.default_root_dir is None:
+            checkpoint = Path(config.ckpt_path or "")
+            home = checkpoint.absolute().parent.parent if checkpoint.parent.name == "checkpoints" else None
+            method = config.model.class_path.rsplit(".", 1)[-1].lower()
+            config.trainer.default_root_dir = str(
+                home or Path("runs", method, time.strftime("%Y%m%d-%H%M%S")).absolute()
+            )
+        config.checkpoint.dirpath = config.checkpoint.dirpath or f"{config.trainer.default_root_dir}/checkpoints"
+
+    def after_fit(self) -> None:
+        if self.config.fit.test_after_fit and self.trainer.state.finished and not self.trainer.fast_dev_run:
+            self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path="best", weights_only=True)
+        if self.trainer.is_global_zero:
+            home = self.trainer.default_root_dir
+            print(f"\nThis run is in {home}\n  config.yaml  checkpoints/best.ckpt  checkpoints/last.ckpt", end="")
+            print("  metrics.json  heatmaps/\nNow: lit-ad predict --config", f"{home}/config.yaml --ckpt_path", end=" ")
+            print(f"{home}/checkpoints/best.ckpt --data.predict_path FOLDER")
+
+
+def absolute(config: Any) -> None:
+    """Make the paths in a configuration absolute, so that it serves from any directory."""
+    items = vars(config).items() if isinstance(config, Namespace) else config.items()
+    for key, value in list(items):
+        if isinstance(value, Namespace | dict):
+            absolute(value)
+        elif isinstance(value, Path) or (key == "weights" and isinstance(value, str) and Path(value).is_file()):
+            config[key] = type(value)(Path(value).expanduser().absolute())
+        elif isinstance(value, list):
+            config[key] = [item.expanduser().absolute() if isinstance(item, Path) else item for item in value]

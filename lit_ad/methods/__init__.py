@@ -1,0 +1,3 @@
+from lit_ad.methods.stfpm import STFPM
+
+__all__ = ["STFPM"]
