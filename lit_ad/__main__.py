@@ -3,13 +3,24 @@
 import os
 import sys
 import traceback
+import warnings
 from pathlib import Path
 
 
 def main() -> None:
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # no look at the network when it is imported
+    for expected in (
+        "You have overridden `on_after_batch_transfer`",  # AnomalyModule normalises pixels there
+        r"Found \d+ module\(s\) in eval mode",  # the frozen teacher
+        "The number of training batches",
+        "The '.*_dataloader' does not have many workers",
+        r".*`isinstance\(treespec, LeafSpec\)` is deprecated",
+    ):
+        warnings.filterwarnings("ignore", expected)
     try:
-        from lit_ad.cli import AnomalyCLI, AnomalyDataModule, AnomalyModule, SaveConfig
+        from lit_ad.cli import AnomalyCLI, SaveConfig
+        from lit_ad.data import AnomalyDataModule
+        from lit_ad.module import AnomalyModule
 
         AnomalyCLI(
             AnomalyModule,

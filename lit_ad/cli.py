@@ -1,5 +1,6 @@
 """`lit-ad fit | validate | test | predict --config FILE`: LightningCLI with a run directory."""
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -10,20 +11,23 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, Namespa
 
 from lit_ad.callbacks import Evaluation, Heatmaps, Predictions
 from lit_ad.callbacks.output import written
-from lit_ad.data import AnomalyDataModule
-from lit_ad.module import AnomalyModule
 
 
 class SaveConfig(SaveConfigCallback):
-    """RUN/config.yaml: everything needed to do the run again, or to test its checkpoint from any directory."""
+    """RUN/config.yaml: everything needed to do the run again, or to test its checkpoint from any directory.
+
+    It does not name its own directory: a run may be moved, and doing it again makes a new one.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "save_to_log_dir": False})
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage == "fit":
+            config = self.config.clone()
+            config.trainer.default_root_dir = config.checkpoint.dirpath = config.ckpt_path = None
             with written(Path(trainer.default_root_dir) / "config.yaml") as temporary:
-                temporary.write_text(self.parser.dump(self.config, skip_none=False))
+                temporary.write_text(self.parser.dump(config, skip_none=False))
 
 
 class AnomalyCLI(LightningCLI):
@@ -51,16 +55,31 @@ class AnomalyCLI(LightningCLI):
             config.trainer.default_root_dir = str(
                 home or Path("runs", method, time.strftime("%Y%m%d-%H%M%S")).absolute()
             )
+        if "verbose" in config:
+            config.verbose = False  # Evaluation prints a shorter table
         config.checkpoint.dirpath = config.checkpoint.dirpath or f"{config.trainer.default_root_dir}/checkpoints"
 
     def after_fit(self) -> None:
-        if self.config.fit.test_after_fit and self.trainer.state.finished and not self.trainer.fast_dev_run:
-            self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path="best", weights_only=True)
+        if self.config.fit.test_after_fit and self.trainer.state.finished and not self.config.fit.trainer.fast_dev_run:
+            self.trainer.test(
+                self.model, datamodule=self.datamodule, ckpt_path="best", weights_only=True, verbose=False
+            )
+        home = self.trainer.default_root_dir
+        self.say(
+            f"This run is in {home}: config.yaml, checkpoints/best.ckpt, checkpoints/last.ckpt, metrics.json, heatmaps/",
+            f"Next: lit-ad predict --config {home}/config.yaml --ckpt_path {home}/checkpoints/best.ckpt "
+            "--data.predict_path FOLDER",
+        )
+
+    def after_test(self) -> None:
+        self.say(f"metrics.json and heatmaps/ are in {self.trainer.default_root_dir}")
+
+    def after_predict(self) -> None:
+        self.say(f"scores.csv, maps/ and heatmaps/ are in {self.trainer.default_root_dir}/predictions")
+
+    def say(self, *lines: str) -> None:
         if self.trainer.is_global_zero:
-            home = self.trainer.default_root_dir
-            print(f"\nThis run is in {home}\n  config.yaml  checkpoints/best.ckpt  checkpoints/last.ckpt", end="")
-            print("  metrics.json  heatmaps/\nNow: lit-ad predict --config", f"{home}/config.yaml --ckpt_path", end=" ")
-            print(f"{home}/checkpoints/best.ckpt --data.predict_path FOLDER")
+            print("", *lines, sep="\n")
 
 
 def absolute(config: Any) -> None:
@@ -70,6 +89,8 @@ def absolute(config: Any) -> None:
         if isinstance(value, Namespace | dict):
             absolute(value)
         elif isinstance(value, Path) or (key == "weights" and isinstance(value, str) and Path(value).is_file()):
-            config[key] = type(value)(Path(value).expanduser().absolute())
+            config[key] = type(value)(os.path.abspath(Path(value).expanduser()))
         elif isinstance(value, list):
-            config[key] = [item.expanduser().absolute() if isinstance(item, Path) else item for item in value]
+            config[key] = [
+                Path(os.path.abspath(item.expanduser())) if isinstance(item, Path) else item for item in value
+            ]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import lightning as L
@@ -17,14 +18,15 @@ from lit_ad.tiling import Grid
 class AnomalyModule(L.LightningModule):
     """A frozen teacher, and students that learn to agree with it on nominal images.
 
-    A method implements `loss`, `detect` and `configure_optimizers`, and `score` if an image's score is not the maximum of
-    its map. Steps, tiles, padding, normalisation of pixels and the teacher's care are done here.
+    A method implements `loss`, `detect` and `configure_optimizers`, and `score` if an image's score is not the maximum
+    of its map. Steps, tiles, padding, normalisation of pixels and the teacher's care are done here.
 
     `threshold` (of the image score) and `map_range` (the colours of heatmaps) come from nominal validation images; they
     are buffers, so that a checkpoint is enough. NaN until an Evaluation callback has set them.
     """
 
     uses_pixels = True  # whether `loss` looks at the images, or at the teacher's features alone
+    scores_map = True  # whether an image's score is `score` of its map, or what `detect` says (of tiles: the worst one)
     threshold: Tensor
     map_range: Tensor
 
@@ -69,22 +71,14 @@ class AnomalyModule(L.LightningModule):
         self.log("train/loss", loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=len(batch))
         return loss
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> Prediction | None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> Prediction | None:  # type: ignore[override]
         if len(batch) == 0:
             return None
-        if batch.tiling is None:
-            loss = self._loss(batch)
-        else:
-            groups = [
-                (self.loss(tiles, self.teacher(tiles)), len(tiles))
-                for image in batch.image
-                for tiles in self._tiles(image, batch)
-            ]
-            loss = sum(loss * n for loss, n in groups) / sum(n for _, n in groups)
+        loss = self._loss(batch) if batch.tiling is None else self._loss_of_tiles(batch)
         self.log("val/loss", loss, prog_bar=True, on_epoch=True, sync_dist=True, batch_size=len(batch))
         return self.predict_batch(batch)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> Prediction | None:
+    def test_step(self, batch: Batch, batch_idx: int) -> Prediction | None:  # type: ignore[override]
         return self.predict_batch(batch) if len(batch) else None
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Prediction | None:
@@ -98,18 +92,44 @@ class AnomalyModule(L.LightningModule):
             maps = [p.anomaly_map for p in predictions if p.anomaly_map is not None]
             prediction = Prediction(torch.cat(maps) if maps else None, torch.cat([p.score for p in predictions]))
         else:
-            features = self.teacher(batch.image) if batch.features is None else batch.features
-            prediction = self.detect(batch.image, features)
+            prediction = self(batch.image) if batch.features is None else self.detect(batch.image, batch.features)
         canvas = (batch.image.shape[-2], batch.image.shape[-1])
         padded = any(box != (0, 0, *canvas) for box in batch.box)
-        if prediction.anomaly_map is not None and padded:
+        if prediction.anomaly_map is not None and padded and self.scores_map:
             contents = [crop(m[None], canvas, box) for m, box in zip(prediction.anomaly_map, batch.box, strict=True)]
             prediction = replace(prediction, score=torch.cat([self.score(content) for content in contents]))
         return prediction
 
+    def nominal(self) -> Iterator[tuple[Tensor, list[Tensor]]]:
+        """Every nominal training image once, as `loss` gets it but without augmentation: this process's share.
+
+        For statistics that are fitted, not learned; before a validation, say. Obeys trainer.limit_train_batches.
+        """
+        trainer = self.trainer
+        limited = isinstance(trainer.limit_train_batches, int) or trainer.limit_train_batches < 1
+        loader = trainer.datamodule.nominal_dataloader()  # type: ignore[attr-defined]
+        for batch in islice(loader, int(trainer.num_training_batches) if limited else None):
+            batch = trainer.strategy.batch_to_device(batch)
+            with torch.no_grad(), trainer.precision_plugin.forward_context():
+                if batch.tiling is not None:
+                    for image in batch.image:
+                        for tiles in self._tiles(image, batch):
+                            yield tiles, self.teacher(tiles)
+                elif len(batch):
+                    yield batch.image, self.teacher(batch.image) if batch.features is None else batch.features
+
     def _loss(self, batch: Batch) -> Tensor:
         features = self.teacher(batch.image) if batch.features is None else batch.features
-        return self.loss(batch.image, features)
+        return self.loss(batch.image, features)  # type: ignore[arg-type]  # None only where uses_pixels is False
+
+    def _loss_of_tiles(self, batch: Batch) -> Tensor:
+        """Mean over all tiles of all images."""
+        assert batch.image is not None
+        total, count = torch.zeros((), device=self.device), 0
+        for image in batch.image:
+            for tiles in self._tiles(image, batch):
+                total, count = total + self.loss(tiles, self.teacher(tiles)) * len(tiles), count + len(tiles)
+        return total / count
 
     def _tiles(self, image: Tensor, batch: Batch) -> Iterator[Tensor]:
         """Micro-batches of normalised tiles of one image, (3, H, W) -> (n, 3, tile, tile) each."""
@@ -130,13 +150,16 @@ class AnomalyModule(L.LightningModule):
                 None, torch.stack([first.score.amax(), *(p.score.amax() for p in predictions)]).amax()[None]
             )
 
+        worst = [first.score.amax()]
+
         def maps() -> Iterator[Tensor]:
             yield upsample(first.anomaly_map, side)
             for prediction in predictions:
+                worst.append(prediction.score.amax())
                 yield upsample(prediction.anomaly_map, side)
 
         stitched = grid.stitch(maps())
-        return Prediction(stitched, self.score(stitched))
+        return Prediction(stitched, self.score(stitched) if self.scores_map else torch.stack(worst).amax()[None])
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Normalise pixels for the teacher, and drop the repeats that a distributed sampler pads with."""
@@ -159,7 +182,8 @@ class AnomalyModule(L.LightningModule):
         trained = checkpoint.get("teacher", {})
         if trained.get("fingerprint") != self.teacher.fingerprint:
             raise ValueError(
-                f"this checkpoint was trained with the teacher {trained.get('name')} (weights {trained.get('fingerprint')}), "
+                f"this checkpoint was trained with the teacher {trained.get('name')} (weights "
+                f"{trained.get('fingerprint')}), "
                 f"but the model has {self.teacher.name} (weights {self.teacher.fingerprint}): give it the same "
                 f"backbone and weights as in training"
             )

@@ -25,8 +25,8 @@ ALLOWED = {  # longest prefix wins
     "methods": {"module", "teachers", "maps", "batch"},
     "methods.__init__": {"methods"},
     "callbacks": {"batch", "metrics", "maps", "callbacks"},
-    "cli": {"callbacks", "data", "module"},
-    "__main__": {"cli"},
+    "cli": {"callbacks"},
+    "__main__": {"cli", "data", "module"},
 }
 
 

@@ -69,6 +69,7 @@ class Evaluation(L.Callback):
     def on_test_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         self.directory = run_dir(trainer)
         self.pixels, self.images = PixelEvaluation(), ImageEvaluation()
+        self.parts: dict[str, ImageEvaluation] = {}
         self.groups: set[tuple[str, str]] = set()
 
     def on_test_batch_end(
@@ -79,6 +80,8 @@ class Evaluation(L.Callback):
         names = [f"{category}/{defect}" for category, defect in zip(batch.category, batch.defect, strict=True)]
         self.groups.update(zip(batch.category, batch.defect, strict=True))
         self.images.update(outputs.score.cpu(), batch.label.cpu(), names)
+        for part, score in (outputs.parts or {}).items():
+            self.parts.setdefault(part, ImageEvaluation()).update(score.cpu(), batch.label.cpu(), names)
         if outputs.anomaly_map is None or batch.mask is None:
             return
         for i, mask in enumerate(batch.mask):
@@ -95,22 +98,29 @@ class Evaluation(L.Callback):
         return upsample(content[None, None], self.eval_size)[0, 0], torch.from_numpy(small).bool()
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        groups = sorted({group for share in gathered([sorted(self.groups)]) for group in share})
-        rows = rows_of(groups)
-        images, pixels = self.images.compute(rows, bootstrap=self.bootstrap), self.pixels.compute(rows)
+        rows = rows_of(sorted(set(gathered(sorted(self.groups)))))
+        images, pixels = self.images.compute_rows(rows, self.bootstrap), self.pixels.compute_rows(rows)
         self.results = {row: {**images[row], **pixels[row]} for row in rows}
+        for part in sorted(set(gathered(sorted(self.parts)))):
+            scores = self.parts.setdefault(part, ImageEvaluation()).compute_rows(rows)
+            for row in rows:
+                self.results[row][f"image_auroc_{part}"] = scores[row]["image_auroc"]
         for name, value in self.results["overall"].items():
-            if not math.isnan(value):
+            if name in COLUMNS and not math.isnan(value):
                 pl_module.log(f"test/{name}", value, rank_zero_only=False, batch_size=1)
         if trainer.is_global_zero:
             report = {"threshold": none_if_nan(float(pl_module.threshold)), "rows": self.results}
             with written(self.directory / "metrics.json") as temporary:
                 temporary.write_text(json.dumps(cleaned(report), indent=2) + "\n")
-            print(table(self.results))
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        if trainer.is_global_zero:
+            print("\n" + table(self.results))
 
 
 def rows_of(groups: list[tuple[str, str]]) -> dict[str, set[str]]:
-    """The rows of a report: overall, each category if there are several, each defect type with its category's good images."""
+    """The rows of a report, each with its groups: overall, each category if there are several, each defect type
+    with the good images of its category."""
     rows = {"overall": {f"{category}/{defect}" for category, defect in groups}}
     categories = sorted({category for category, _ in groups})
     for category in categories:

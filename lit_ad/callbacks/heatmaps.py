@@ -26,10 +26,10 @@ class Shown(NamedTuple):
 
 
 class Heatmaps(L.Callback):
-    """Write RUN/heatmaps/CATEGORY/DEFECT/NAME.png for every tested image, RUN/predictions/heatmaps/... for predicted ones.
+    """Write RUN/heatmaps/CATEGORY/DEFECT/NAME.png for every tested image, for predicted ones below RUN/predictions.
 
-    The colours span the same range in every picture of a run, fixed by nominal validation images: the middle of the scale
-    is the hottest that nominal pixels get.
+    The colours span the same range in every picture of a run, fixed by nominal validation images: the middle of the
+    scale is the hottest that nominal pixels get.
 
     Args:
         enabled: Write pictures at all.

@@ -45,9 +45,9 @@ class Backbone(nn.Module):
     def __init__(self, name: str, taps: Sequence[int], norm: bool = False) -> None:
         super().__init__()
         self.name, self.taps, self.norm = name, tuple(taps), norm
-        self.model = self._prune(build(name))
+        self.model: Any = self._prune(build(name))
 
-    def _prune(self, model: nn.Module) -> nn.Module:
+    def _prune(self, model: Any) -> nn.Module:
         if not hasattr(model, "forward_intermediates"):
             raise ValueError(f"timm's {self.name} does not give intermediate features; choose another backbone")
         info = model.feature_info
@@ -68,20 +68,24 @@ class Backbone(nn.Module):
         return model
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) -> one (B, C, h, w) per tap, in the order of `taps`. A ViT's class and register tokens are dropped.
+        """(B, 3, H, W) -> one (B, C, h, w) per tap, in the order of `taps`, without a ViT's class and register tokens.
 
         Raises:
             ValueError: H or W is no multiple of a ViT's patch.
         """
+        self.check_size(images)
+        kwargs: dict[str, Any] = {"norm": self.norm} if self.is_vit else {}
+        order = sorted(self.taps)
+        found = self.model.forward_intermediates(images, indices=order, intermediates_only=True, **kwargs)
+        return [found[order.index(tap)] for tap in self.taps]
+
+    def check_size(self, images: Tensor) -> None:
+        """ValueError where the sides of images (B, 3, H, W) are no multiples of a ViT's patch."""
         if any(side % self.patch_size for side in images.shape[-2:]):
             raise ValueError(
                 f"{self.name} has patches of {self.patch_size} pixels: the image size {tuple(images.shape[-2:])} must "
                 f"be a multiple of it (set data.image_size, or data.multiple to pad)"
             )
-        kwargs: dict[str, Any] = {"norm": self.norm} if self.is_vit else {}
-        order = sorted(self.taps)
-        found = self.model.forward_intermediates(images, indices=order, intermediates_only=True, **kwargs)
-        return [found[order.index(tap)] for tap in self.taps]
 
 
 class Teacher(Backbone):
@@ -98,6 +102,9 @@ class Teacher(Backbone):
         ValueError: Unknown names or taps, a file that lacks tensors the taps need or holds others.
         RuntimeError: The hub cannot be reached.
     """
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
 
     def __init__(self, name: str, taps: Sequence[int], weights: str = "hub", norm: bool = False) -> None:
         super().__init__(name, taps, norm)
@@ -196,7 +203,7 @@ def _from_file(path: Path) -> Mapping[str, Tensor]:
     if not path.is_file():
         raise ValueError(f"there is no weights file {path}; {CHOICES}")
     try:
-        return load_state_dict(path, use_ema=False, device="cpu", weights_only=True)
+        return load_state_dict(str(path), use_ema=False, device="cpu", weights_only=True)
     except Exception as error:
         raise ValueError(
             f"{path} could not be read as weights ({type(error).__name__}: {_first_line(error)}); it should be a "
