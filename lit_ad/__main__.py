@@ -18,6 +18,11 @@ def main() -> None:
     ):
         warnings.filterwarnings("ignore", expected)
     try:
+        if sys.argv[1:2] == ["protocol"]:
+            from lit_ad.protocol import main as protocol
+
+            return protocol(sys.argv[2:])
+
         from lit_ad.cli import AnomalyCLI, SaveConfig
         from lit_ad.data import AnomalyDataModule
         from lit_ad.module import AnomalyModule
@@ -32,10 +37,19 @@ def main() -> None:
         )
     except (ValueError, RuntimeError, OSError) as error:
         # What lit_ad itself has to say is for the user, without the stack; anything else is a bug and keeps it.
-        origin = traceback.extract_tb(error.__traceback__)[-1].filename
-        if Path(__file__).parent not in Path(origin).parents:
+        said = spoken(error)
+        if said is None:
             raise
-        sys.exit(f"lit-ad: {error}")
+        sys.exit(f"lit-ad: {said}")
+
+
+def spoken(error: BaseException | None) -> BaseException | None:
+    """The error that lit_ad raised in its own words, behind those it led to."""
+    while error is not None:
+        if Path(__file__).parent in Path(traceback.extract_tb(error.__traceback__)[-1].filename).parents:
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 if __name__ == "__main__":

@@ -22,8 +22,8 @@ class Tiling(NamedTuple):
 class Batch:
     """B images and what is known of each.
 
-    The DataModule fills `image` with uint8 pixels (a quarter of the bytes to move); AnomalyModule turns them into floats
-    normalised for its teacher once they are on the device, so methods only ever see floats.
+    The DataModule fills `image` with uint8 pixels (a quarter of the bytes to move); AnomalyModule turns them into
+    floats normalised for its teacher once they are on the device, so methods only ever see floats.
     """
 
     image: Tensor | None  # (B, 3, H, W); None where cached features serve and the method needs no pixels
@@ -77,3 +77,4 @@ class Prediction:
 
     anomaly_map: Tensor | None  # (B, 1, h, w) float32 at the method's own resolution; None for image-level methods
     score: Tensor  # (B,) float32, higher is more anomalous, unbounded
+    parts: dict[str, Tensor] | None = None  # further scores by name, (B,) each, measured beside `score`

@@ -48,13 +48,11 @@ class AnomalyCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
         absolute(config)
-        if config.trainer.default_root_dir is None:
-            checkpoint = Path(config.ckpt_path or "")
-            home = checkpoint.absolute().parent.parent if checkpoint.parent.name == "checkpoints" else None
-            method = config.model.class_path.rsplit(".", 1)[-1].lower()
-            config.trainer.default_root_dir = str(
-                home or Path("runs", method, time.strftime("%Y%m%d-%H%M%S")).absolute()
-            )
+        checkpoint = Path(config.ckpt_path or "")
+        home = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else None
+        method = config.model.class_path.rsplit(".", 1)[-1].lower()
+        home = config.trainer.default_root_dir or home or Path("runs", method, time.strftime("%Y%m%d-%H%M%S"))
+        config.trainer.default_root_dir = os.path.abspath(home)
         if "verbose" in config:
             config.verbose = False  # Evaluation prints a shorter table
         config.checkpoint.dirpath = config.checkpoint.dirpath or f"{config.trainer.default_root_dir}/checkpoints"

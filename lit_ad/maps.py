@@ -1,5 +1,8 @@
 """Pure functions on anomaly maps."""
 
+import torch
+from kornia import morphology
+from kornia.filters import gaussian_blur2d
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -28,3 +31,24 @@ def crop(anomaly_map: Tensor, canvas: tuple[int, int], box: tuple[int, int, int,
     top, left, bottom, right = box
     full = anomaly_map if anomaly_map.shape[-2:] == canvas else upsample(anomaly_map, canvas)
     return full[..., top:bottom, left:right]
+
+
+def clip(anomaly_map: Tensor, quantile: float) -> Tensor:
+    """Values above each map's own quantile (interpolated) become it, (B, 1, h, w) -> the same shape."""
+    values = anomaly_map.flatten(1).sort(dim=1).values  # torch.quantile refuses more than 2^24 values
+    position = quantile * (values.shape[1] - 1)
+    below, above = values[:, int(position)], values[:, min(int(position) + 1, values.shape[1] - 1)]
+    return anomaly_map.minimum(torch.lerp(below, above, position % 1).view(-1, 1, 1, 1))
+
+
+def gaussian_blur(anomaly_map: Tensor, sigma: float) -> Tensor:
+    """Gaussian of four sigmas each way, edges reflected: (B, C, h, w) -> the same shape, float32 under autocast too."""
+    with torch.autocast(anomaly_map.device.type, enabled=False):
+        height, width = (2 * min(round(4 * sigma), side - 1) + 1 for side in anomaly_map.shape[-2:])
+        return gaussian_blur2d(anomaly_map.float(), (height, width), (sigma, sigma))
+
+
+def opening(mask: Tensor) -> Tensor:
+    """Remove specks from binary masks by a 3x3 ellipse, (B, 1, H, W) bool -> the same."""
+    ellipse = torch.tensor([[0.0, 1.0, 0.0], [1.0, 1.0, 1.0], [0.0, 1.0, 0.0]], device=mask.device)
+    return morphology.opening(mask.float(), ellipse) > 0.5

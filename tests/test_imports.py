@@ -22,11 +22,13 @@ ALLOWED = {  # longest prefix wins
     "data.datamodule": {"data.sample", "data.dataset", "data.transforms", "tiling", "batch"},
     "data.__init__": {"data"},
     "module": {"batch", "tiling", "teachers", "maps"},
-    "methods": {"module", "teachers", "maps", "batch"},
+    "gaussian": set(),
+    "methods": {"module", "teachers", "maps", "batch", "gaussian"},
     "methods.__init__": {"methods"},
     "callbacks": {"batch", "metrics", "maps", "callbacks"},
     "cli": {"callbacks"},
-    "__main__": {"cli", "data", "module"},
+    "protocol": {"callbacks.output", "data.one_class"},
+    "__main__": {"cli", "data", "module", "protocol"},
 }
 
 

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 Counts = NDArray[np.int64] | NDArray[np.float64]
 Floats = NDArray[np.float64]
 
+ROUNDING = 1e-12  # more than float64 sums over all cells lose; part of every bound
+
 
 def cumulated(counts: Counts) -> Floats:
     """How much lies at or above each cell, from the highest score down, starting with 0: (..., R) -> (..., R + 1)."""
@@ -23,11 +25,13 @@ def cumulated(counts: Counts) -> Floats:
 
 
 def area(x: Floats, y: Floats, limit: float = 1.0) -> Floats:
-    """Area under the line through points with x ascending to 1, up to x = limit: 2 x (..., n) -> (...)."""
+    """Area under the line through points with x ascending to 1, up to x = limit, 2 x (..., n) -> (...); nan if x or
+    y is."""
     width = np.diff(x)
     inside = np.clip((limit - x[..., :-1]) / np.where(width > 0, width, 1), 0, 1)  # the part of each step that counts
     rise = np.diff(y) * inside
-    return np.sum(np.where(width > 0, width * inside * (y[..., :-1] + rise / 2), 0), axis=-1)
+    whole = np.sum(np.where(width > 0, width * inside * (y[..., :-1] + rise / 2), 0), axis=-1)
+    return np.where(np.isnan(x[..., -1] + y[..., -1]), np.nan, whole)
 
 
 def share(counts: Floats) -> Floats:
@@ -55,7 +59,9 @@ def average_precision(nominal: Counts, anomalous: Counts) -> Floats:
     whole, true = true[..., -1], true[..., 1:]
     precision = true / np.maximum(true + false, 1)
     found = np.sum(anomalous[..., ::-1] * precision, axis=-1)
-    return np.where((whole > 0) & (false[..., -1] > 0), found / np.maximum(whole, 1), np.nan) if true.size else nan(whole)
+    return (
+        np.where((whole > 0) & (false[..., -1] > 0), found / np.maximum(whole, 1), np.nan) if true.size else nan(whole)
+    )
 
 
 def f1_max(nominal: Counts, anomalous: Counts) -> Floats:
@@ -83,13 +89,13 @@ def error_bound(metric: Callable[..., Floats], nominal: Counts, anomalous: Count
     """How far `metric`, any that only gains when the curve rises, can be from its value on the scores themselves."""
     value = metric(nominal, anomalous)
     best, worst = (metric(*order) for order in extremes(nominal, anomalous, *ties))
-    return float(np.maximum(best - value, value - worst))
+    return float(np.maximum(best - value, value - worst)) + ROUNDING
 
 
 def f1_max_error_bound(nominal: Counts, anomalous: Counts, *ties: Counts) -> float:
     """How much more a threshold inside a cell could give; thresholds between cells are all seen already."""
     best, _ = extremes(nominal, anomalous, *ties)
-    return float(f1_max(*best) - f1_max(nominal, anomalous))
+    return float(f1_max(*best) - f1_max(nominal, anomalous)) + ROUNDING
 
 
 def average_precision_error_bound(
@@ -107,4 +113,4 @@ def average_precision_error_bound(
     low = anomalous_tied * tied_low / np.maximum(tied_low + false, 1)
     low += free * (true_above + 1) / np.maximum(true_above + 1 + false, 1)
     value = anomalous * true / np.maximum(true + false, 1)
-    return float(np.maximum(np.sum(high - value), np.sum(value - low)) / true[0])
+    return float(np.maximum(np.sum(high - value), np.sum(value - low)) / true[0]) + ROUNDING

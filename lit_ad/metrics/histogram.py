@@ -14,6 +14,7 @@ holds one exact value, or almost: scores unlike the cell's most common value dif
 they number at most the sum of the bits' minorities. This keeps heavy ties exact in a coarse table.
 """
 
+from bisect import bisect_left
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +25,8 @@ from lit_ad.metrics.keys import KEY_BITS
 Ints = NDArray[np.int64]
 
 FIELD_BITS, FIELDS = 5, 12  # votes are added twelve to an int64; a field of 5 bits holds a sum of 31 scores
-SPREAD = sum(((np.arange(1 << FIELDS, dtype=np.int64) >> j) & 1) << (FIELD_BITS * j) for j in range(FIELDS))
+LOWS = np.arange(1 << FIELDS, dtype=np.int64)[:, None]
+SPREAD: Ints = (((LOWS >> np.arange(FIELDS)) & 1) << (FIELD_BITS * np.arange(FIELDS))).sum(axis=1)
 
 
 @dataclass(frozen=True)
@@ -44,17 +46,17 @@ def empty(votes: bool = False) -> Histogram:
 
 
 def absorb(histogram: Histogram, scores: dict[int, NDArray[np.uint32]], budget: int | None) -> Histogram:
-    """The histogram of what it holds and of `scores`, keys (n,) by stratum code, in `budget` int64 entries.
+    """The histogram, in `budget` rows, of what it holds and of `scores`: keys (n,) by stratum, sorted in place.
 
     `budget=None` keeps all 32 bits: exact, and growing with the number of distinct scores.
     """
-    runs = {code: np.sort(keys) for code, keys in sorted(scores.items()) if len(keys)}
-    bits = histogram.bits
-    while budget is not None and bits and _entries(_rows(runs, bits), bits, histogram.votes) > budget:
-        bits -= 1
-    tallies = [tally(keys, bits, histogram.votes) for keys in runs.values()]
-    if not tallies:
+    runs = {code: keys for code, keys in sorted(scores.items()) if len(keys)}
+    if not runs:
         return histogram
+    for keys in runs.values():
+        keys.sort()
+    bits = finest(list(runs.values()), histogram.bits, budget)
+    tallies = [tally(keys, bits, histogram.votes) for keys in runs.values()]
     cells = np.concatenate([(index << KEY_BITS) + cells for index, (cells, _) in enumerate(tallies)])
     counts = np.concatenate([counts for _, counts in tallies], axis=1)
     added = Histogram(np.array(list(runs), np.int64), cells, counts, bits, histogram.votes)
@@ -70,7 +72,7 @@ def merge(a: Histogram, b: Histogram, budget: int | None) -> Histogram:
     bits = min(a.bits, b.bits)
     strata = np.union1d(a.strata, b.strata)
     a, b = (restratify(coarsen(side, bits), strata) for side in (a, b))
-    cells = _distinct(np.sort(np.concatenate([a.cells, b.cells])))
+    cells = distinct(np.concatenate([a.cells, b.cells]))
     counts = np.zeros((len(a.counts), len(cells)), np.int64)
     for side in (a, b):
         columns = np.searchsorted(cells, side.cells)
@@ -80,11 +82,20 @@ def merge(a: Histogram, b: Histogram, budget: int | None) -> Histogram:
 
 
 def fit(histogram: Histogram, budget: int | None) -> Histogram:
-    """The same at the finest resolution that the budget of int64 entries allows."""
-    bits, cells = histogram.bits, histogram.cells
-    while budget is not None and bits and _entries(_rows({0: cells}, bits), bits, histogram.votes) > budget:
-        bits -= 1
-    return coarsen(histogram, bits)
+    """The same at the finest resolution that a budget of rows allows."""
+    return coarsen(histogram, finest([histogram.cells], histogram.bits, budget))
+
+
+def finest(runs: list[NDArray], bits: int, budget: int | None) -> int:
+    """The most bits, up to `bits`, with which the cells of these sorted keys number `budget` at most; at least 0."""
+
+    def excess(bits: int) -> bool:
+        rows = sum(1 + int(np.count_nonzero(_differs(keys, KEY_BITS - bits))) for keys in runs if len(keys))
+        return budget is not None and rows > budget
+
+    if not excess(bits):
+        return bits
+    return bisect_left(range(bits), True, lo=1, key=excess) - 1
 
 
 def coarsen(histogram: Histogram, bits: int) -> Histogram:
@@ -168,22 +179,18 @@ def tied(counts: Ints, value: NDArray[np.bool_]) -> Ints:
     return np.maximum(counts[0] - unlike, 0)
 
 
-def _starts(keys: NDArray, cleared: int) -> Ints:
-    """Where a new cell begins in sorted keys (n,)."""
-    if not len(keys):
-        return np.zeros(0, np.int64)
-    cells = keys >> keys.dtype.type(cleared) if cleared < KEY_BITS or keys.itemsize > 4 else np.zeros_like(keys)
-    return np.flatnonzero(np.concatenate([[True], cells[1:] != cells[:-1]]))
-
-
-def _distinct(keys: Ints) -> Ints:
+def distinct(keys: Ints) -> Ints:
+    """Distinct keys (n,), ascending; `np.unique` takes several times as long."""
+    keys = np.sort(keys)
     return keys[_starts(keys, 0)]
 
 
-def _rows(runs: dict[int, NDArray], bits: int) -> int:
-    """Rows that sorted keys need with so many bits to a cell."""
-    return sum(len(_starts(keys, KEY_BITS - bits)) for keys in runs.values())
+def _differs(keys: NDArray, cleared: int) -> NDArray[np.bool_]:
+    """Whether each of sorted keys (n,) after the first is in another cell than the one before it: (n - 1,)."""
+    differs: NDArray[np.bool_] = (keys[1:] ^ keys[:-1]) >= (1 << cleared)
+    return differs
 
 
-def _entries(rows: int, bits: int, votes: bool) -> int:
-    return rows * (2 + (KEY_BITS - bits if votes else 0))
+def _starts(keys: NDArray, cleared: int) -> Ints:
+    """Where a new cell begins in sorted keys (n,)."""
+    return np.concatenate([np.zeros(min(len(keys), 1), np.int64), np.flatnonzero(_differs(keys, cleared)) + 1])

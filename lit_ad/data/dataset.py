@@ -1,0 +1,152 @@
+"""Reads samples into batches: files to RGB uint8 at the network's size, masks at their own."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from lit_ad.batch import Batch, Box, Size
+from lit_ad.data.sample import Sample
+from lit_ad.data.transforms import Augment, Pixels, Resize, fill
+
+
+class AnomalyDataset(Dataset[Batch]):
+    """Each item is a Batch of one image, uint8. Masks are read for test samples alone."""
+
+    def __init__(self, samples: Sequence[Sample], resize: Resize, augment: Augment | None = None, seed: int = 0):
+        self.samples, self.resize, self.augment, self.seed = list(samples), resize, augment, seed
+        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # augmentations differ by epoch, in workers too
+        self.cache: list[tuple[Pixels, Box, Size]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Batch:
+        sample = self.samples[index]
+        image, box, size = self._read(sample) if self.cache is None else self.cache[index]
+        if self.augment is not None:
+            shape, image = image.shape, self.augment(image, (self.seed, int(self.epoch), index))
+            box = box if image.shape == shape else (0, 0, *image.shape[:2])
+        return Batch(
+            image=torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None],
+            label=torch.tensor([sample.label]),
+            index=torch.tensor([index]),
+            path=[str(sample.image)],
+            category=[sample.category],
+            defect=[sample.defect],
+            size=[size],
+            box=[box],
+            mask=[read_truth(sample, size)] if sample.split == "test" else None,
+        )
+
+    def fill_cache(self, threads: int) -> None:
+        """Decode and resize every image once, 3 bytes a pixel of the network's size. Workers forked later share it."""
+        with ThreadPoolExecutor(threads) as pool:
+            images = pool.map(self._read, self.samples)
+            self.cache = list(tqdm(images, "Reading images", len(self), leave=False, disable=len(self) < 100))
+
+    def _read(self, sample: Sample) -> tuple[Pixels, Box, Size]:
+        image = read_image(sample.image)
+        return *self.resize(image), (image.shape[0], image.shape[1])
+
+
+def read_image(path: Path) -> Pixels:
+    """Any image file -> (H, W, 3) uint8 RGB, turned upright as its EXIF says. Raises ValueError that names the file.
+
+    16-bit values are divided by 257, so that 0..65535 becomes 0..255; float images must lie in [0, 1]. Transparency is
+    dropped, which leaves the colours as stored; CMYK is converted without colour profile. Of several pages, the first.
+    """
+    image = open_image(path)
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image)
+        top = 1 if image.mode == "F" else 65535
+        if not (values.min() >= 0 and values.max() <= top):  # so that NaN fails
+            raise ValueError(
+                f"{path} has values from {values.min()} to {values.max()}: integer images must lie in 0..65535 and "
+                "float images in 0..1; convert it"
+            )
+        grey = np.rint(values.astype(np.float64) * (255 / top)).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    if "transparency" in image.info or image.mode in ("PA", "La", "RGBa"):
+        image = image.convert("RGBA")
+    try:
+        return np.asarray(image.convert("RGB"))
+    except ValueError as error:
+        raise ValueError(f"{path} has pixels of kind {image.mode}, which have no RGB: convert it") from error
+
+
+def read_mask(path: Path) -> NDArray[np.bool_]:
+    """A mask file -> (H, W), true where it is not black; in a JPEG, whose edges are smeared, where it is bright."""
+    image = open_image(path)
+    threshold = 127 if image.format == "JPEG" else 0
+    if image.mode == "P":
+        image = image.convert("RGBA")
+    values = np.asarray(image)
+    if values.ndim == 3:
+        colours = {"LA": 1, "RGBA": 3}.get(image.mode, values.shape[2])
+        values = values[..., :colours].max(axis=2)
+    return values > threshold
+
+
+def read_truth(sample: Sample, size: Size) -> Tensor | None:
+    """(H0, W0) bool: where the image is anomalous. None if that is not known. Raises ValueError on another size."""
+    if sample.label == 0:
+        return torch.zeros(size, dtype=torch.bool)
+    if sample.mask is None:
+        return None
+    mask = read_mask(sample.mask)
+    if mask.shape != size:
+        raise ValueError(
+            f"mask of another size: {sample.mask} is {mask.shape[0]}x{mask.shape[1]} (height x width), but its image "
+            f"{sample.image} is {size[0]}x{size[1]}, turned upright"
+        )
+    return torch.from_numpy(mask)
+
+
+def open_image(path: Path) -> Image.Image:
+    """A decoded image, turned upright. Raises ValueError if it cannot be read to its end."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            kind = image.format
+            upright = ImageOps.exif_transpose(image)
+    except Exception as error:  # decoders raise all sorts: OSError, SyntaxError, struct.error, zlib.error, ...
+        raise ValueError(f"cannot read {path}: {error}; replace or remove it") from error
+    upright.format = kind
+    return upright
+
+
+def collate(items: list[Batch]) -> Batch:
+    """B batches of one -> one batch of B, smaller images filled up at the bottom and right by reflection."""
+    images = [item.image for item in items if item.image is not None]
+    canvas = (max(image.shape[2] for image in images), max(image.shape[3] for image in images))
+    if any(image.shape[2:] != canvas for image in images):
+        filled = [fill(image[0].permute(1, 2, 0).numpy(), canvas) for image in images]
+        images = [torch.from_numpy(image).permute(2, 0, 1)[None] for image in filled]
+    return Batch(
+        image=torch.cat(images),
+        label=torch.cat([item.label for item in items]),
+        index=torch.cat([item.index for item in items]),
+        path=[item.path[0] for item in items],
+        category=[item.category[0] for item in items],
+        defect=[item.defect[0] for item in items],
+        size=[item.size[0] for item in items],
+        box=[item.box[0] for item in items],
+        mask=[item.mask[0] if item.mask else None for item in items] if any(item.mask for item in items) else None,
+    )
+
+
+def collate_equal(items: list[Batch]) -> Batch:
+    """`collate` for training. Raises ValueError on images of different sizes."""
+    sizes = {tuple(item.image.shape[2:]): item.path[0] for item in items if item.image is not None}
+    if len(sizes) > 1:
+        (one, first), (two, second), *_ = sizes.items()
+        raise ValueError(f"training images of different sizes, {one} {first} and {two} {second}: set data.image_size")
+    return collate(items)

@@ -1,0 +1,60 @@
+"""Data in the layout of MVTec AD: CATEGORY/train/good, CATEGORY/test/DEFECT, CATEGORY/ground_truth/DEFECT."""
+
+from pathlib import Path
+
+from lit_ad.data.sample import Sample, Source, Split, list_folders, list_images, pair_masks
+
+
+class MVTec(Source):
+    """Images in the layout of MVTec AD, in any of the usual file formats.
+
+    `test` and `ground_truth` may be absent, and any mask; a mask is `ground_truth/DEFECT/X_mask.png` or `X.png`.
+
+    Args:
+        root: One category (the folder that holds train/good), or a folder of categories.
+        category: The categories to take from a folder of categories; all of them if not given.
+    """
+
+    def __init__(self, root: Path, category: str | list[str] | None = None) -> None:
+        self.root = Path(root).expanduser()
+        self.category = [category] if isinstance(category, str) else category
+
+    def samples(self) -> list[Sample]:
+        listed = [sample for folder in self._categories() for sample in list_category(folder)]
+        return sorted(listed, key=lambda sample: sample.split, reverse=True)  # train, test; stable within each
+
+    def _categories(self) -> list[Path]:
+        if (self.root / "train" / "good").is_dir():
+            here = self.root.absolute()
+            if self.category not in (None, [here.name]):
+                raise ValueError(f"{self.root} is itself one category, so it has no category {self.category}")
+            return [self.root]
+        found = {folder.name: folder for folder in list_folders(self.root) if (folder / "train" / "good").is_dir()}
+        if not found:
+            raise ValueError(
+                f"no nominal image in {self.root}: expected train/good in it (one category), or folders that hold "
+                "train/good (categories)"
+            )
+        absent = [name for name in self.category or [] if name not in found]
+        if absent:
+            raise ValueError(f"no category {', '.join(absent)} in {self.root}: there are {', '.join(found)}")
+        return [found[name] for name in self.category or found]
+
+
+def list_category(root: Path) -> list[Sample]:
+    """The samples of one category. Folders beside train/good count as anomalous, there as in test."""
+    category = root.absolute().name
+    defects = {folder.name for folder in list_folders(root / "test")}
+    for folder in list_folders(root / "ground_truth"):
+        if folder.name not in defects:
+            pair_masks([], list_images(folder))  # masks without images, each an error
+    splits: tuple[Split, ...] = ("train", "test")
+    listed = []
+    for split in splits:
+        for folder in list_folders(root / split):
+            defect, truth = folder.name, root / "ground_truth" / folder.name
+            images = list_images(folder)
+            label = int(defect != "good")
+            masks = pair_masks(images, list_images(truth)) if split == "test" and label and truth.is_dir() else {}
+            listed += [Sample(image, label, masks.get(image), category, defect, split) for image in images]
+    return listed

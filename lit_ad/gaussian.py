@@ -1,0 +1,148 @@
+"""Gaussians fitted in one pass over vectors that are never kept.
+
+Shapes: n vectors of width D. Everything is float64: log-densities of hundreds of dimensions cancel in float32.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+class Moments:
+    """Count, mean and scatter of the vectors seen, merged batch by batch (Chan, Golub and LeVeque, 1983)."""
+
+    def __init__(self, dim: int) -> None:
+        self.count = 0
+        self.mean = torch.zeros(dim, dtype=torch.float64)
+        self.scatter = torch.zeros(dim, dim, dtype=torch.float64)  # sum of (x - mean)(x - mean)^T
+
+    def update(self, vectors: Tensor) -> None:
+        """Take in n vectors, (n, D)."""
+        vectors = vectors.detach().cpu().double()
+        count, mean = len(vectors), vectors.mean(dim=0) if len(vectors) else self.mean
+        centred = vectors - mean
+        shift, total = mean - self.mean, max(self.count + count, 1)
+        self.scatter += centred.T @ centred + torch.outer(shift, shift) * (self.count * count / total)
+        self.mean = self.mean + shift * (count / total)
+        self.count += count
+
+    def reduce(self, device: torch.device) -> None:
+        """Merge what all processes have seen, on all of them. `device` is where this process group communicates."""
+        if not (dist.is_available() and dist.is_initialized()):
+            return
+        sums = torch.cat([self.mean * self.count, self.mean.new_tensor([self.count])]).to(device)
+        dist.all_reduce(sums)
+        count = int(sums[-1].item())
+        mean = (sums[:-1] / max(count, 1)).cpu()
+        shift = self.mean - mean
+        scatter = (self.scatter + self.count * torch.outer(shift, shift)).to(device)
+        dist.all_reduce(scatter)
+        self.count, self.mean, self.scatter = count, mean, scatter.cpu()
+
+    def covariance(self) -> Tensor:
+        """Maximum likelihood estimate, divided by n: (D, D)."""
+        return self.scatter / max(self.count, 1)
+
+
+class Gaussian(nn.Module):
+    """log N(x) of the nominal vectors; mean and whitening are buffers, so that a checkpoint is enough.
+
+    The covariance is the sample's where that is well conditioned and n > D; else it is shrunk, see `shrunk`.
+
+    Args:
+        dim: D.
+        keep: Fraction of the variance. Below 1, vectors are first whitened by PCA, as scikit-learn's PCA(keep,
+            whiten=True) does, and the density is that of the whitened vectors.
+    """
+
+    mean: Tensor
+    whitening: Tensor
+    constant: Tensor
+
+    def __init__(self, dim: int, keep: float = 1.0) -> None:
+        super().__init__()
+        if not 0 < keep <= 1:
+            raise ValueError(f"the fraction of variance to keep must lie in (0, 1], not {keep}")
+        self.keep = keep
+        self.register_buffer("mean", torch.zeros(dim, dtype=torch.float64))
+        self.register_buffer("whitening", torch.zeros(dim, dim, dtype=torch.float64))  # columns beyond the rank stay 0
+        self.register_buffer(
+            "constant", torch.tensor(math.nan, dtype=torch.float64)
+        )  # of the log-density; NaN: not fitted
+
+    @property
+    def fitted(self) -> bool:
+        return not bool(self.constant.isnan())
+
+    @torch.no_grad()
+    def fit(self, moments: Moments) -> None:
+        """Fit to the vectors seen.
+
+        Raises:
+            ValueError: Fewer than two vectors.
+        """
+        n = moments.count
+        if n < 2:
+            raise ValueError(f"a Gaussian needs at least 2 nominal images, not {n}")
+        covariance = moments.covariance()
+        if n <= len(covariance) or not covariance.any() or (self.keep == 1 and degenerate(covariance)):
+            covariance = shrunk(covariance, n)
+        variances, axes = torch.linalg.eigh(covariance)
+        variances, axes = variances.flip(0), axes.flip(1)  # the largest first
+        rank = len(variances)
+        if self.keep < 1:
+            ratios = variances.clamp(min=0).cumsum(0) / variances.clamp(min=0).sum()
+            rank = min(int((ratios <= self.keep).sum()) + 1, rank)
+        variances = variances[:rank]
+        # A sample whitened by PCA has the variance 1 with the divisor n - 1, hence (n - 1) / n for maximum likelihood.
+        log_volume = rank * math.log((n - 1) / n) if self.keep < 1 else float(variances.log().sum())
+        self.mean.copy_(moments.mean)
+        self.whitening.zero_()
+        self.whitening[:, :rank] = (axes[:, :rank] / variances.sqrt()).to(self.whitening)
+        self.constant.fill_(-0.5 * (rank * math.log(2 * math.pi) + log_volume))
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Log-density, (n, D) -> (n,) float64. NaN before `fit`."""
+        white = (vectors.to(self.mean.dtype) - self.mean) @ self.whitening
+        return self.constant - 0.5 * white.square().sum(dim=1)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        """Follow the model to its device but not to half precision (MPS, which has no float64, gets float32)."""
+        device = fn(torch.empty(0, device=self.mean.device)).device
+        dtype = torch.float32 if device.type == "mps" else torch.float64
+        for name, buffer in self._buffers.items():
+            assert buffer is not None
+            self._buffers[name] = buffer.to(device=device, dtype=dtype)
+        return self
+
+
+def degenerate(covariance: Tensor) -> bool:
+    """Whether some direction has next to no variance, each dimension measured in its own unit: (D, D)."""
+    deviations = covariance.diagonal().sqrt()
+    if bool((deviations == 0).any()):
+        return True
+    eigenvalues = torch.linalg.eigvalsh(covariance / torch.outer(deviations, deviations))
+    return bool(eigenvalues[0] < 1e-10 * eigenvalues[-1])
+
+
+def shrunk(covariance: Tensor, n: int) -> Tensor:
+    """The correlations pulled towards 0, so that every direction has variance: (D, D) -> (D, D).
+
+    Oracle approximating shrinkage (Chen et al., 2010, https://arxiv.org/abs/0907.4698) in the form scikit-learn's OAS
+    has it, on the correlation matrix: the result does not depend on the units of the dimensions. Deviations below 1e-6 of
+    the largest are raised to it, so that a constant dimension does not decide alone.
+    """
+    deviations = covariance.diagonal().sqrt()
+    largest = deviations.max()
+    deviations = deviations.clamp(min=float(1e-6 * largest) if largest > 0 else 1.0)
+    scale = torch.outer(deviations, deviations)
+    correlation = covariance / scale
+    square, trace = correlation.square().mean(), correlation.diagonal().mean()
+    excess = (n + 1) * (square - trace.square() / len(correlation))
+    amount = 1.0 if excess <= 0 else min(float((square + trace.square()) / excess), 1.0)
+    target = torch.eye(len(correlation), dtype=correlation.dtype)
+    return ((1 - amount) * correlation + amount * target) * scale

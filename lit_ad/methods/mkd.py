@@ -1,0 +1,218 @@
+"""Multiresolution Knowledge Distillation for Anomaly Detection (Salehi et al., CVPR 2021), https://arxiv.org/abs/2011.11108.
+
+A narrow cloner learns a frozen source network's outputs at several depths, both their values and their directions, on
+nominal images. The disagreement is an image's score; its gradient with respect to the pixels shows where.
+Shapes: B batch, C channels, (H, W) image, (h, w) critical output, L critical layers.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from timm.models import VGG
+from torch import Tensor, nn
+from torch.nn.functional import cosine_similarity, max_pool2d, relu, relu6
+from torch.overrides import TorchFunctionMode
+
+from lit_ad.batch import Prediction
+from lit_ad.maps import clip, gaussian_blur
+from lit_ad.module import AnomalyModule
+from lit_ad.teachers.backbone import Backbone, Teacher
+
+HIDDEN = 16  # width of the small cloner's convolutions between critical outputs
+POOL = 0  # a 2x2 max pool, in a list of widths
+RELUS = (relu, relu6, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_)
+
+
+class MKD(AnomalyModule):
+    """A cloner of any timm CNN.
+
+    Args:
+        backbone: timm name of the source; the paper's is VGG-16.
+        taps: Critical layers, as timm counts them. For VGG-16, 1 to 4 are pool2 to pool5 (detection), 2 to 4 are pool3
+            to pool5 (localisation).
+        weights: The source's: hub, hf-hub:OWNER/REPO, pip:PACKAGE, or a file.
+        pool: Compare the taps after a 2x2 max pool. By default for VGGs alone, whose taps sit before the pools.
+        cloner: "small", narrow between critical outputs, or "equal", the source's architecture with timm's own
+            random initialisation.
+        value_weight: The paper's lambda, of the squared error: 0.5 on MVTec AD, 0.01 elsewhere.
+        direction_only: Leave the squared error out.
+        saliency: How the map is made; None makes none and is the fastest. Activations other than ReLU and ReLU6 pass
+            guided_backprop as they are.
+        copies, noise: Of smooth_grad: noisy copies, and their noise as a share of the image's range (not published;
+            SmoothGrad's own paper takes 0.1 to 0.2).
+        lr: Adam.
+    """
+
+    scores_map = False
+
+    def __init__(
+        self,
+        backbone: str = "vgg16",
+        taps: Sequence[int] = (1, 2, 3, 4),
+        weights: str = "hub",
+        pool: bool | None = None,
+        cloner: Literal["small", "equal"] = "small",
+        value_weight: float = 0.5,
+        direction_only: bool = False,
+        saliency: Literal["gradients", "smooth_grad", "guided_backprop"] | None = "gradients",
+        copies: int = 50,
+        noise: float = 0.1,
+        lr: float = 1e-3,
+    ) -> None:
+        super().__init__(Teacher(backbone, sorted(taps), weights))
+        source = self.teacher.model
+        self.pool = isinstance(source, VGG) if pool is None else pool
+        if self.teacher.is_vit:
+            raise ValueError(f"MKD clones convolutional networks: {backbone} is none, choose a VGG or a ResNet")
+        if self.pool and isinstance(source, VGG) and isinstance(source.features[-1], nn.MaxPool2d):
+            raise ValueError(f"tap {max(taps)} of {backbone} is its last pool already: give the tap before it")
+        self.strides = [stride * 2 if self.pool else stride for stride in self.teacher.strides]
+        small = cloner == "small"
+        self.student = Cloner(self.teacher.channels, self.strides) if small else Backbone(backbone, self.teacher.taps)
+        self.pools_student = self.pool and not small  # the small cloner ends its blocks with the pools
+        self.value_weight = 0.0 if direction_only else value_weight
+        self.saliency, self.copies, self.noise, self.lr = saliency, copies, noise, lr
+
+    @property
+    def patch_size(self) -> int:
+        return self.strides[-1]
+
+    def loss(self, images: Tensor, features: list[Tensor]) -> Tensor:
+        return self.discrepancies(images, features).mean()
+
+    def forward(self, images: Tensor) -> Prediction:
+        """Normalised images (B, 3, H, W) -> Prediction. A saliency runs the teacher by itself, for its gradients."""
+        return self.detect(images, self.teacher(images) if self.saliency is None else [])
+
+    def detect(self, images: Tensor, features: list[Tensor]) -> Prediction:
+        """Score: the loss of that image. Map: its gradient's absolute sum over channels, (B, 1, H, W)."""
+        with evaluating(self.student):  # BatchNorm would let the images of a batch meet
+            if self.saliency is None:
+                return Prediction(None, self.discrepancies(images, features))
+            # Gradients of means over thousands of values vanish in half precision: no autocast here.
+            with torch.inference_mode(False), torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
+                score, gradient = self.differentiate(images.clone())
+        saliency = gradient.float().abs().sum(dim=1, keepdim=True)
+        return Prediction(gaussian_blur(clip(saliency, 0.99), sigma=4.0), score)
+
+    def discrepancies(self, images: Tensor, features: list[Tensor]) -> Tensor:
+        """The loss of each image, (B, 3, H, W) and the teacher's taps -> (B,).
+
+        Raises:
+            ValueError: H or W is no multiple of the deepest stride.
+        """
+        if any(side % self.patch_size for side in images.shape[-2:]):
+            raise ValueError(
+                f"the deepest critical layer has stride {self.strides[-1]}: the image size {tuple(images.shape[-2:])} "
+                f"must be a multiple of it (set data.image_size, or take shallower model.taps)"
+            )
+        teacher = [max_pool2d(t, 2) for t in features] if self.pool else features
+        student = self.student(images)
+        student = [max_pool2d(s, 2) for s in student] if self.pools_student else student
+        pairs = zip(teacher, student, strict=True)
+        return torch.stack([disagreement(t, s, self.value_weight) for t, s in pairs]).sum(dim=0)
+
+    def differentiate(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss of each image and its gradient as `saliency` wants it, (B, 3, H, W) -> (B,), (B, 3, H, W)."""
+        if self.saliency == "guided_backprop":
+            with GuidedBackprop():
+                return self.gradient(images)
+        score, gradient = self.gradient(images)
+        if self.saliency == "smooth_grad":
+            spread = self.noise * (images.amax(dim=(1, 2, 3), keepdim=True) - images.amin(dim=(1, 2, 3), keepdim=True))
+            gradient = torch.zeros_like(gradient)
+            for copy in range(self.copies):  # a copy's noise is the same for every image, in whatever batch it comes
+                noise = torch.randn(images.shape[1:], generator=torch.Generator().manual_seed(copy)).to(images)
+                gradient += self.gradient(images + spread * noise)[1] / self.copies
+        return score, gradient
+
+    def gradient(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """As above, of all images in one backward pass: no loss depends on another's image."""
+        images = images.detach().requires_grad_()
+        losses = self.discrepancies(images, self.teacher(images))
+        (gradient,) = torch.autograd.grad(losses.sum(), images)
+        return losses.detach(), gradient
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.student.parameters(), lr=self.lr)
+
+
+class Cloner(nn.Module):
+    """The small cloner: 3x3 convolutions, batch-normed but for those before a pool; one stage per critical output.
+
+    Args:
+        channels, strides: Of the source's critical outputs, from shallow to deep.
+    """
+
+    def __init__(self, channels: Sequence[int], strides: Sequence[int]) -> None:
+        super().__init__()
+        widths = [3, *channels[:-1]]
+        stages = zip(widths, layout(channels, strides), strict=True)
+        self.stages = nn.ModuleList(nn.Sequential(*layers(width, stage)) for width, stage in stages)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) -> L x (B, C, h, w)."""
+        outputs = [images]
+        for stage in self.stages:
+            outputs.append(stage(outputs[-1]))
+        return outputs[1:]
+
+
+def layout(channels: Sequence[int], strides: Sequence[int]) -> list[list[int]]:
+    """Widths of each stage's convolutions, POOL between them; blocks of two, two, three, three... as in VGG-16."""
+    stages, blocks, stride = [], 0, 1
+    for width, target in zip(channels, strides, strict=True):
+        stage: list[int] = []
+        pools = (target // stride).bit_length() - 1
+        for left in reversed(range(max(pools, 1))):
+            narrow = [HIDDEN] * (1 if blocks < 2 else 2)
+            stage += [*narrow, HIDDEN if left else width, *([POOL] if pools else [])]
+            blocks += 1
+        stages.append(stage)
+        stride = target
+    return stages
+
+
+def layers(width: int, stage: Sequence[int]) -> Iterator[nn.Module]:
+    """The layers of one stage, whose input has `width` channels."""
+    for out, after in zip(stage, [*stage[1:], None], strict=True):
+        if out == POOL:
+            yield nn.MaxPool2d(2)
+            continue
+        convolution = nn.Conv2d(width, out, 3, padding=1, bias=False)
+        nn.init.xavier_uniform_(convolution.weight)
+        yield convolution
+        if after != POOL:
+            yield nn.BatchNorm2d(out)
+        yield nn.ReLU(inplace=True)
+        width = out
+
+
+class GuidedBackprop(TorchFunctionMode):
+    """Inside, gradients that reach a ReLU's output lose their negative part; this thread only, no module is touched."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if func in RELUS and output.requires_grad:
+            output.register_hook(lambda gradient: gradient.clamp(min=0))
+        return output
+
+
+def disagreement(teacher: Tensor, student: Tensor, value_weight: float) -> Tensor:
+    """1 - cosine + weight x mean squared error of one critical layer, in float32: 2 x (B, C, h, w) -> (B,)."""
+    teacher, student = teacher.float().flatten(1), student.float().flatten(1)
+    direction = 1 - cosine_similarity(teacher, student)
+    return direction + value_weight * (teacher - student).square().mean(dim=1) if value_weight else direction
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Eval mode inside, the former mode after."""
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)

@@ -1,0 +1,152 @@
+"""Transformaly: Two (Feature Spaces) Are Better Than One (Cohen and Avidan, CVPRW 2022), https://arxiv.org/abs/2112.04185.
+
+Each block of a frozen ViT gets an untrained twin, which learns on nominal images what the block makes of its input. An
+image is nominal where both the ViT's embedding of it and the twins' errors are likely under nominal Gaussians.
+Shapes: B batch, L blocks, N tokens (class and register tokens first), D token width, (h, w) patches of an image.
+"""
+
+from typing import Any, Literal
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from lit_ad.batch import Prediction
+from lit_ad.gaussian import Gaussian, Moments
+from lit_ad.module import AnomalyModule
+from lit_ad.teachers.backbone import Teacher, build
+
+
+class Transformaly(AnomalyModule):
+    """Block students of any plain timm ViT (`vit_*`, `deit*`, DINO, DINOv2, CLIP, MAE).
+
+    The Gaussians are fitted by one pass over the nominal training images before each validation, so that every
+    checkpoint holds those of its own students. The paper scores images only; the anomaly map is our extension.
+
+    Args:
+        backbone: timm name; the paper's is ViT-B/16 at 384.
+        weights: The teacher's: hub, hf-hub:OWNER/REPO, or a file.
+        score: What an image's score is: -log p of the "teacher"'s embedding, of the "blocks"' errors, or the sum of
+            "both". All three are measured, as image_auroc_teacher, image_auroc_blocks and image_auroc_both.
+        first_block: Errors count from this block on, from 0 (the paper's 2 to 11).
+        keep: Fraction of the embeddings' variance that PCA keeps.
+        token_map: Whether to give anomaly maps.
+        lr: Adam.
+    """
+
+    uses_pixels = False
+    scores_map = False
+    token_mean: Tensor
+    token_deviation: Tensor
+
+    def __init__(
+        self,
+        backbone: str = "vit_base_patch16_384",
+        weights: str = "hub",
+        score: Literal["both", "teacher", "blocks"] = "both",
+        first_block: int = 2,
+        keep: float = 0.9,
+        token_map: bool = True,
+        lr: float = 1e-4,
+    ) -> None:
+        super().__init__(TokenTeacher(backbone, weights))
+        twin: Any = build(backbone)
+        self.students: torch.nn.Sequential = twin.blocks
+        width, depth = self.teacher.model.embed_dim, len(self.students)
+        if not 0 <= first_block < depth:
+            raise ValueError(f"first_block must lie in 0 to {depth - 1}, the blocks of {backbone}, not {first_block}")
+        self.scored_by, self.first_block, self.token_map, self.lr = score, first_block, token_map, lr
+        self.embedding_density = Gaussian(width, keep)
+        self.error_density = Gaussian(depth - first_block)
+        self.register_buffer("token_mean", torch.full((depth - first_block,), torch.nan))
+        self.register_buffer("token_deviation", torch.full((depth - first_block,), torch.nan))
+
+    def loss(self, images: Tensor, features: list[Tensor]) -> Tensor:
+        """Mean over blocks, tokens and width."""
+        return self.errors(features).mean()
+
+    def errors(self, features: list[Tensor]) -> Tensor:
+        """Mean square over width of what each student says of its block: TokenTeacher's features -> (B, L, N)."""
+        inputs, outputs = features[:-2], features[1:-1]
+        pairs = zip(self.students, inputs, outputs, strict=True)
+        return torch.stack([(student(x).float() - y.float()).square().mean(dim=2) for student, x, y in pairs], dim=1)
+
+    def detect(self, images: Tensor, features: list[Tensor]) -> Prediction:
+        errors = self.errors(features)[:, self.first_block :]
+        teacher = -self.embedding_density(features[-1])
+        blocks = -self.error_density(errors.mean(dim=2))
+        scores = {"teacher": teacher.float(), "blocks": blocks.float(), "both": (teacher + blocks).float()}
+        anomaly_map = self.patch_map(errors, images) if self.token_map else None
+        return Prediction(anomaly_map, scores[self.scored_by], parts=scores)
+
+    def patch_map(self, errors: Tensor, images: Tensor) -> Tensor:
+        """Our extension: the patches' errors in nominal deviations, summed over blocks, (B, L, N) -> (B, 1, h, w)."""
+        size = [side // self.patch_size for side in images.shape[-2:]]
+        standard = (self.patches(errors) - self.token_mean[:, None]) / self.token_deviation[:, None]
+        return standard.sum(dim=1).unflatten(1, size)[:, None]
+
+    def patches(self, errors: Tensor) -> Tensor:
+        """Without class and register tokens, (B, L, N) -> (B, L, h * w)."""
+        return errors[:, :, self.teacher.model.num_prefix_tokens :]
+
+    def on_validation_epoch_start(self) -> None:
+        if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+            self.fit_densities()
+
+    def fit_densities(self) -> None:
+        """Both Gaussians, and the scale of the map, from one pass over the nominal training images."""
+        blocks = len(self.token_mean)
+        embeddings, errors, tokens = Moments(self.teacher.model.embed_dim), Moments(blocks), Moments(blocks)
+        for _, features in self.nominal():
+            found = self.errors(features)[:, self.first_block :]
+            embeddings.update(features[-1])
+            errors.update(found.mean(dim=2))
+            tokens.update(self.patches(found).transpose(1, 2).flatten(0, 1))
+        for moments in (embeddings, errors, tokens):
+            moments.reduce(self.device)
+        self.embedding_density.fit(embeddings)
+        self.error_density.fit(errors)
+        self.token_mean.copy_(tokens.mean)
+        self.token_deviation.copy_(tokens.covariance().diagonal().sqrt().clamp(min=1e-12))
+
+    def on_test_start(self) -> None:
+        if not self.error_density.fitted:
+            raise ValueError(
+                "Transformaly's Gaussians are fitted before each validation of a fit, and this model has had none: "
+                "train it, or give --ckpt_path"
+            )
+
+    on_predict_start = on_test_start
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.students.parameters(), lr=self.lr)
+
+
+class TokenTeacher(Teacher):
+    """A ViT's tokens before and after every block, and its final embedding."""
+
+    def __init__(self, name: str, weights: str = "hub") -> None:
+        super().__init__(name, (), weights, norm=True)
+
+    def _prune(self, model: Any) -> torch.nn.Module:
+        if not isinstance(model, VisionTransformer):
+            raise ValueError(
+                f"Transformaly needs a plain ViT, whose blocks take tokens and nothing else; timm's {self.name} is a "
+                f"{type(model).__name__}: choose one of vit_*, deit*"
+            )
+        self.taps = (len(model.blocks) - 1,)  # keeps all blocks and drops the classifier
+        return super()._prune(model)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) -> the tokens (B, N, D) that enter block 0, those after each block, the embedding (B, D).
+
+        The embedding is the class token after the final norm (the mean of all tokens where there is no class token).
+        """
+        self.check_size(images)
+        model = self.model
+        with torch.no_grad():
+            tokens = [model.norm_pre(model._pos_embed(model.patch_embed(images)))]
+            for block in model.blocks:
+                tokens.append(block(tokens[-1]))
+            final = model.norm(tokens[-1])
+        return [*tokens, final[:, 0] if model.has_class_token else final.mean(dim=1)]

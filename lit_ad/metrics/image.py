@@ -1,0 +1,127 @@
+"""Image AUROC, average precision and F1-max, exact, with bootstrap intervals: small test sets deserve them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities.data import dim_zero_cat
+
+from lit_ad.metrics import curves
+from lit_ad.metrics.state import checked
+
+Curve = Callable[[NDArray[np.int64], NDArray[np.int64]], Any]
+
+
+class ImageState(Metric):
+    """Base of the image metrics: every score and label is kept."""
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+    scores: list[Tensor]  # float32 (n,) each
+    labels: list[Tensor]  # int64 (n,) each
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.add_state("scores", [], dist_reduce_fx="cat")
+        self.add_state("labels", [], dist_reduce_fx="cat")
+
+    def _add(self, scores: Tensor, labels: Tensor) -> None:
+        """Keep 2 x (B,), or raise a ValueError that names the first wrong image."""
+        if scores.shape != labels.shape or scores.ndim != 1:
+            shapes = f"{tuple(scores.shape)} and {tuple(labels.shape)}"
+            raise ValueError(f"Image metrics take one score and one label per image, (B,) each, not {shapes}")
+        for index in range(len(scores)):
+            checked(scores[index : index + 1], labels[index : index + 1], f"image {index} of the batch")
+        self.scores.append(scores.detach().to(self.device, torch.float32))
+        self.labels.append(labels.detach().to(self.device, torch.int64))
+
+    def _sync_dist(self, *args: Any, **kwargs: Any) -> None:
+        """Called by torchmetrics' `sync`, whose stand-in for a process that saw nothing has but one dtype."""
+        for name, dtype in (("scores", torch.float32), ("labels", torch.int64), ("names", torch.uint8)):
+            if name in self._defaults and not getattr(self, name):
+                getattr(self, name).append(torch.zeros(0, dtype=dtype, device=self.device))
+        super()._sync_dist(*args, **kwargs)
+
+    def _counts(self, keep: NDArray[np.bool_] | slice = slice(None)) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Nominal and anomalous images by distinct score, ascending, (m,) each, of the images (n,) to keep."""
+        scores, labels = joined(self.scores, torch.float32)[keep], joined(self.labels, torch.int64)[keep]
+        distinct, cell = np.unique(scores, return_inverse=True)
+        nominal, anomalous = (np.bincount(cell[labels == label], minlength=len(distinct)) for label in (0, 1))
+        return nominal, anomalous
+
+
+class ImageMetric(ImageState):
+    """A metric of one score and one label per image."""
+
+    curve: Curve
+
+    def update(self, scores: Tensor, target: Tensor) -> None:
+        """Add images, 2 x (B,): scores of any range, target 0 (nominal) or 1 (anomalous).
+
+        Raises:
+            ValueError: shapes differ, a score is NaN or infinite, a target is not 0 or 1; names the image's index.
+        """
+        self._add(scores, target)
+
+    def compute(self) -> Tensor:
+        """The metric as a float64 scalar; nan when nominal or anomalous images are missing."""
+        return torch.tensor(float(type(self).curve(*self._counts())), dtype=torch.float64)
+
+    def interval(self, confidence: float = 0.95, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
+        """Bootstrap interval: quantiles of the metric over test sets drawn from this one with replacement."""
+        with self.sync_context(should_sync=not self._is_synced, should_unsync=not self._is_synced):
+            counts = self._counts()
+        return bootstrap([type(self).curve], *counts, confidence, resamples, seed)[0]
+
+
+class ImageAUROC(ImageMetric):
+    """Area under the ROC curve of the images."""
+
+    curve = staticmethod(curves.auroc)
+
+
+class ImageAveragePrecision(ImageMetric):
+    """Average precision of the images."""
+
+    curve = staticmethod(curves.average_precision)
+
+
+class ImageF1Max(ImageMetric):
+    """The best F1 of the images over all thresholds."""
+
+    curve = staticmethod(curves.f1_max)
+
+
+def joined(parts: list[Tensor] | Tensor, dtype: torch.dtype) -> NDArray:
+    """A torchmetrics list state, which is one tensor once synced, as one array (n,)."""
+    return (dim_zero_cat(parts) if len(parts) else torch.zeros(0, dtype=dtype)).cpu().numpy()
+
+
+def bootstrap(
+    curves: list[Curve],
+    nominal: NDArray[np.int64],
+    anomalous: NDArray[np.int64],
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> list[tuple[float, float]]:
+    """Percentile interval of each curve's metric, images drawn with replacement; their order does not matter.
+
+    Draws that miss a class say nothing and are left out; nan when all do.
+    """
+    images = int(nominal.sum() + anomalous.sum())
+    if not (nominal.sum() and anomalous.sum()):
+        return [(float("nan"), float("nan"))] * len(curves)
+    random, chances, values = np.random.default_rng(seed), np.concatenate([nominal, anomalous]) / images, []
+    step = max(1, (1 << 22) // len(chances))  # draws at once, in bounded memory
+    for first in range(0, resamples, step):
+        drawn = random.multinomial(images, chances, size=min(step, resamples - first))
+        values.append([curve(drawn[:, : len(nominal)], drawn[:, len(nominal) :]) for curve in curves])
+    ends = [(1 - confidence) / 2, (1 + confidence) / 2]
+    low, high = np.nanquantile(np.concatenate(values, axis=1), ends, axis=1)
+    return list(zip(low.tolist(), high.tolist(), strict=True))

@@ -1,0 +1,68 @@
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from lit_ad.data import MVTec
+from lit_ad.data.sample import check
+
+
+def test_one_category(bottle: Path) -> None:
+    samples = MVTec(bottle).samples()
+    assert Counter((s.split, s.defect, s.label, s.category) for s in samples) == {
+        ("train", "good", 0, "bottle"): 10,
+        ("test", "good", 0, "bottle"): 3,
+        ("test", "broken", 1, "bottle"): 2,
+    }
+    masks = {s.image.name: s.mask for s in samples if s.defect == "broken"}
+    assert masks == {"000.png": bottle / "ground_truth/broken/000_mask.png", "001.png": None}
+    assert [s.split for s in samples] == ["train"] * 10 + ["test"] * 5
+
+
+def test_a_folder_of_categories(bottle: Path, write) -> None:
+    write("cable/train/good/0.bmp")
+    root = bottle.parent
+    (root / "licence").mkdir()
+    assert {s.category for s in MVTec(root).samples()} == {"bottle", "cable"}
+    assert {s.category for s in MVTec(root, "cable").samples()} == {"cable"}
+    assert [s.category for s in MVTec(root, ["cable", "bottle"]).samples()][:2] == ["cable", "bottle"]
+    with pytest.raises(ValueError, match=r"no category nut in .*: there are bottle, cable"):
+        MVTec(root, ["cable", "nut"]).samples()
+
+
+def test_root_and_category_must_fit(bottle: Path, tmp_path: Path) -> None:
+    assert len(MVTec(bottle, "bottle").samples()) == 15
+    with pytest.raises(ValueError, match=r"is itself one category"):
+        MVTec(bottle, "cable").samples()
+    with pytest.raises(ValueError, match=r"no nominal image in .*nowhere: expected train/good"):
+        MVTec(tmp_path / "nowhere").samples()
+
+
+def test_empty_training_folder(bottle: Path) -> None:
+    for image in (bottle / "train" / "good").iterdir():
+        image.unlink()
+    with pytest.raises(ValueError, match=r"no image in .*train/good"):
+        MVTec(bottle).samples()
+
+
+def test_a_mask_without_an_image(bottle: Path, write_mask) -> None:
+    write_mask("bottle/ground_truth/dent/7_mask.png")
+    with pytest.raises(ValueError, match=r"mask without an image: .*dent/7_mask.png"):
+        MVTec(bottle).samples()
+
+
+def test_anomalous_training_folders_are_offered_and_refused(bottle: Path, write) -> None:
+    write("bottle/train/dent/x.png")
+    with pytest.raises(ValueError, match=r"anomalous image in training: .*train/dent/x.png"):
+        check(MVTec(bottle).samples())
+
+
+@pytest.mark.parametrize(
+    ("name", "train", "good", "defective"),
+    [("hazelnut_toy", 28, 6, 17), ("magnetic_tile", 761, 191, 388), ("glass_fibre", 60, 18, 20)],
+)
+def test_real_data(shared: Path, name: str, train: int, good: int, defective: int) -> None:
+    samples = MVTec(shared / "data" / name).samples()
+    counts = Counter((s.split, s.label) for s in samples)
+    assert counts == {("train", 0): train, ("test", 0): good, ("test", 1): defective}
+    assert all((s.mask is not None) == (s.label == 1) for s in samples)

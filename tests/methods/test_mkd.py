@@ -1,0 +1,432 @@
+"""MKD: the loss by hand, the cloners' layouts, and saliencies against networks differentiated one image at a time."""
+
+import copy
+import os
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from lit_ad.batch import Batch, Prediction, Tiling
+from lit_ad.methods import MKD
+from lit_ad.methods.mkd import POOL, Cloner, GuidedBackprop, layout
+from lit_ad.teachers import Backbone
+
+MODES = ("gradients", "smooth_grad", "guided_backprop")
+
+
+@pytest.fixture(scope="module")
+def vgg_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first three blocks of a VGG-11, randomly initialised."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "vgg11.pt"
+    torch.save(Backbone("vgg11", (0, 1, 2)).model.state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def vgg(vgg_file: Path) -> MKD:
+    torch.manual_seed(0)
+    return lively(MKD("vgg11", (0, 1, 2), str(vgg_file), copies=3))
+
+
+def lively(model: MKD) -> MKD:
+    """In eval mode, with running statistics and scales that are not the identity."""
+    for module in model.student.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+            module.weight.data.uniform_(0.5, 1.5)
+    return model.eval()
+
+
+def images_of(n: int, side: int = 32) -> Tensor:
+    return torch.randn(n, 3, side, side, generator=torch.Generator().manual_seed(n))
+
+
+def batch_of(images: Tensor, **more: object) -> Batch:
+    n, _, height, width = images.shape
+    given = {
+        "label": torch.zeros(n, dtype=torch.long),
+        "index": torch.arange(n),
+        "path": [f"{i}.png" for i in range(n)],
+    }
+    sizes = {"size": [(height, width)] * n, "box": [(0, 0, height, width)] * n}
+    return Batch(image=images, category=[""] * n, defect=["good"] * n, **{**given, **sizes, **more})  # type: ignore[arg-type]
+
+
+# The cloners.
+
+
+def test_small_cloner_of_vgg16_is_the_papers() -> None:
+    stages = layout([128, 256, 512, 512], [4, 8, 16, 32])
+    text = ",".join("M" if width == POOL else str(width) for stage in stages for width in stage)
+    assert text == "16,16,M,16,128,M,16,16,256,M,16,16,512,M,16,16,512,M"
+
+
+def test_small_cloner_fits_other_sources() -> None:
+    assert layout([64, 128], [4, 8]) == [[16, 16, POOL, 16, 64, POOL], [16, 16, 128, POOL]]  # ResNet stages
+    assert layout([24], [16])[0] == [16, 16, POOL, 16, 16, POOL, 16, 16, 16, POOL, 16, 16, 24, POOL]
+    assert layout([8, 9, 10], [1, 2, 2]) == [[16, 8], [16, 9, POOL], [16, 16, 10]]  # two outputs of one stride
+    outputs = Cloner([8, 9, 10], [1, 2, 4])(torch.randn(2, 3, 16, 16))
+    assert [tuple(o.shape) for o in outputs] == [(2, 8, 16, 16), (2, 9, 8, 8), (2, 10, 4, 4)]
+
+
+def test_small_cloner_norms_every_convolution_but_those_before_pools() -> None:
+    stage = Cloner([128, 256], [4, 8]).stages[0]
+    kinds = " ".join(type(layer).__name__.removesuffix("2d") for layer in stage)
+    assert kinds == "Conv BatchNorm ReLU Conv ReLU MaxPool Conv BatchNorm ReLU Conv ReLU MaxPool"
+    for layer in stage:
+        if isinstance(layer, nn.Conv2d):
+            assert layer.bias is None
+            bound = (6 / (9 * (layer.in_channels + layer.out_channels))) ** 0.5  # Xavier
+            assert 0.9 * bound < layer.weight.detach().abs().max().item() <= bound
+
+
+@pytest.mark.parametrize("cloner", ["small", "equal"])
+@pytest.mark.parametrize("pool", [False, True])
+def test_critical_outputs_of_both_networks_match(cloner: str, pool: bool, resnet_file: Path) -> None:
+    images = images_of(2)
+    model = MKD("resnet10t", (2, 1), str(resnet_file), pool=pool, cloner=cloner).eval()  # type: ignore[arg-type]
+    assert model.teacher.taps == (1, 2)
+    assert model.loss(images, model.teacher(images)).item() > 0.1
+    if cloner == "equal":  # with its source's weights it has nothing to say
+        model.student.load_state_dict(model.teacher.model.state_dict(prefix="model."))
+        assert model.loss(images, model.teacher(images)).item() == pytest.approx(0, abs=1e-6)
+
+
+# The loss.
+
+
+def by_hand(model: MKD, images: Tensor, weight: float) -> list[float]:
+    """The losses of the images under a small cloner, image by image in float64."""
+    losses = []
+    for image in images:
+        teachers = model.teacher(image[None])
+        if model.teacher.name == "vgg11":
+            teachers = [nn.functional.max_pool2d(t, 2) for t in teachers]
+        total = 0.0
+        for t, s in zip(teachers, model.student(image[None]), strict=True):
+            a, b = t.detach().double().numpy().ravel(), s.detach().double().numpy().ravel()
+            total += 1 - a @ b / np.sqrt((a @ a) * (b @ b)) + weight * np.mean((a - b) ** 2)
+        losses.append(float(total))
+    return losses
+
+
+def test_loss_and_score_by_hand(vgg: MKD, resnet_file: Path) -> None:
+    images = images_of(3)
+    expected = by_hand(vgg, images, 0.5)
+    assert vgg.loss(images, vgg.teacher(images)).item() == pytest.approx(np.mean(expected), rel=1e-5)
+    assert vgg(images).score.tolist() == pytest.approx(expected, rel=1e-5)
+    plain = MKD("resnet10t", (1, 2), str(resnet_file), value_weight=0.01, saliency=None).eval()
+    prediction = plain(images)
+    assert prediction.anomaly_map is None
+    assert prediction.score.tolist() == pytest.approx(by_hand(plain, images, 0.01), rel=1e-5)
+    direction = MKD("resnet10t", (1, 2), str(resnet_file), direction_only=True, saliency=None).eval()
+    assert direction(images).score.tolist() == pytest.approx(by_hand(direction, images, 0.0), rel=1e-5)
+
+
+def test_only_the_outputs_of_a_vgg_lie_behind_a_pool(vgg: MKD, resnet_file: Path) -> None:
+    assert vgg.strides == [2, 4, 8]
+    assert MKD("resnet10t", (1, 2), str(resnet_file)).strides == [4, 8]
+    assert MKD("resnet10t", (1, 2), str(resnet_file), pool=True).strides == [8, 16]
+
+
+def test_discrepancies_are_float32_under_autocast(vgg: MKD) -> None:
+    images = images_of(2)
+    with torch.autocast("cpu", torch.bfloat16):
+        features = vgg.teacher(images)
+        loss = vgg.discrepancies(images, features)
+        prediction = vgg(images)
+    assert (features[0].dtype, loss.dtype) == (torch.bfloat16, torch.float32)
+    torch.testing.assert_close(prediction, vgg(images))  # saliency is computed in float32 throughout
+
+
+def test_training_brings_the_cloner_nearer_and_leaves_the_source(resnet_file: Path) -> None:
+    torch.manual_seed(0)
+    model = MKD("resnet10t", (1, 2), str(resnet_file)).train()
+    images = images_of(4)
+    features = model.teacher(images)
+    optimizer = model.configure_optimizers()
+    assert isinstance(optimizer, torch.optim.Adam)
+    assert optimizer.defaults["lr"] == 1e-3
+    optimised = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    assert optimised == {id(p) for p in model.student.parameters()}
+    losses = []
+    for _ in range(20):
+        optimizer.zero_grad()
+        loss = model.loss(images, features)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.7 * losses[0]
+    assert all(p.grad is None for p in model.teacher.parameters())
+
+
+# The saliencies.
+
+
+class GuidedReLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:  # type: ignore[no-untyped-def,override]
+        ctx.save_for_backward(x)
+        return x.clamp(min=0)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:  # type: ignore[no-untyped-def,override]
+        return torch.where(ctx.saved_tensors[0] > 0, gradient.clamp(min=0), 0.0)
+
+
+class Guided(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return GuidedReLU.apply(x)
+
+
+def guided_twin(model: nn.Module) -> nn.Module:
+    """A copy whose ReLU modules are replaced."""
+    twin = copy.deepcopy(model)
+    for module in list(twin.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.ReLU):
+                setattr(module, name, Guided())
+    return twin
+
+
+def one_gradient(model: MKD, image: Tensor) -> Tensor:
+    """d loss / d image of one image, (3, H, W) -> (3, H, W), by `backward`."""
+    image = image[None].clone().requires_grad_()
+    model.loss(image, model.teacher(image)).backward()
+    model.zero_grad()
+    assert image.grad is not None
+    return image.grad[0]
+
+
+def reference(model: MKD, image: Tensor, mode: str) -> Tensor:
+    """The map of one image before clipping and blurring, (3, H, W) -> (H, W)."""
+    if mode == "guided_backprop":
+        return one_gradient(guided_twin(model), image).abs().sum(0)  # type: ignore[arg-type]
+    if mode == "gradients":
+        return one_gradient(model, image).abs().sum(0)
+    total = torch.zeros_like(image)
+    for i in range(model.copies):
+        noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(i))
+        total += one_gradient(model, image + 0.1 * (image.max() - image.min()) * noise)
+    return (total / model.copies).abs().sum(0)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("source", ["vgg11 small", "resnet10t equal"])
+def test_batched_saliency_equals_one_at_a_time(mode: str, source: str, vgg: MKD, resnet_file: Path) -> None:
+    if source == "vgg11 small":
+        model = vgg
+    else:
+        torch.manual_seed(1)
+        model = lively(MKD("resnet10t", (1, 2), str(resnet_file), cloner="equal", copies=2))
+    model.saliency = mode  # type: ignore[assignment]
+    images = images_of(4)
+    _, gradient = model.differentiate(images)
+    expected = torch.stack([reference(model, image, mode) for image in images])
+    saliency = gradient.abs().sum(1)
+    assert float((saliency - expected).abs().max() / expected.max()) < 1e-5
+    together, alone = model(images), [model(image[None]) for image in images]
+    maps = torch.cat([p.anomaly_map for p in alone])
+    assert float((together.anomaly_map - maps).abs().max() / maps.max()) < 1e-5
+    torch.testing.assert_close(together.score, torch.cat([p.score for p in alone]), rtol=1e-5, atol=0)
+    backwards, flipped = model(images.flip(0)), together.anomaly_map.flip(0)
+    torch.testing.assert_close(backwards.anomaly_map, flipped, rtol=1e-4, atol=1e-5 * float(maps.max()))
+    model.saliency = "gradients"
+
+
+def test_map_is_clipped_and_blurred(vgg: MKD) -> None:
+    images = images_of(2)
+    prediction = vgg(images)
+    for image, found in zip(images, prediction.anomaly_map, strict=True):
+        raw = one_gradient(vgg, image).abs().sum(0).double().numpy()
+        expected = gaussian_filter(np.minimum(raw, np.quantile(raw, 0.99)), 4, mode="mirror")
+        np.testing.assert_allclose(found[0].numpy(), expected, rtol=1e-4)
+
+
+def test_saliency_is_the_slope_of_the_score(vgg: MKD) -> None:
+    images = images_of(2)
+    _, gradient = vgg.gradient(images)
+    step = 1e-2 * gradient / gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    rise = vgg(images + step).score - vgg(images - step).score
+    expected = 2 * (gradient * step).flatten(1).sum(1)
+    torch.testing.assert_close(rise, expected, rtol=0.02, atol=0)
+
+
+def test_guided_backprop_leaves_nothing_behind(vgg: MKD) -> None:
+    images = images_of(2)
+    _, plain = vgg.gradient(images)
+    elsewhere: list[Tensor] = []
+    with GuidedBackprop():
+        _, guided = vgg.gradient(images)
+        thread = threading.Thread(target=lambda: elsewhere.append(vgg.gradient(images)[1]))
+        thread.start()
+        thread.join()
+    assert not torch.allclose(guided, plain, rtol=0.1)
+    torch.testing.assert_close(elsewhere[0], plain)
+    torch.testing.assert_close(vgg.gradient(images)[1], plain)
+    assert not any(module._forward_hooks for module in vgg.modules())
+
+
+def test_a_model_in_training_detects_as_in_evaluation(vgg: MKD) -> None:
+    model = copy.deepcopy(vgg)
+    expected = model(images_of(3))
+    model.train()
+    before = {name: tensor.clone() for name, tensor in model.student.state_dict().items()}
+    torch.testing.assert_close(model(images_of(3)), expected)
+    assert model.student.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.student.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+
+
+# Under the Trainer.
+
+
+class Keep(L.Callback):
+    def __init__(self) -> None:
+        self.seen: dict[str, list[Prediction]] = {"validate": [], "test": []}
+
+    def on_validation_batch_end(self, trainer, module, outputs, *_) -> None:  # type: ignore[no-untyped-def]
+        self.seen["validate"].append(outputs)
+
+    def on_test_batch_end(self, trainer, module, outputs, *_) -> None:  # type: ignore[no-untyped-def]
+        self.seen["test"].append(outputs)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
+def test_saliency_under_the_trainers_inference_mode(mode: str, precision: str, vgg: MKD, tmp_path: Path) -> None:
+    model = copy.deepcopy(vgg)
+    model.saliency = mode  # type: ignore[assignment]
+    pixels = [torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8) for _ in range(2)]
+    data = DataLoader([batch_of(p) for p in pixels], batch_size=None)
+    keep = Keep()
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    trainer = L.Trainer(
+        max_epochs=1, logger=False, callbacks=[keep], precision=precision, default_root_dir=tmp_path, **quiet
+    )
+    trainer.fit(model.train(), data, data)
+    assert torch.isfinite(trainer.callback_metrics["val/loss"])
+    trainer.test(model, data, verbose=False)
+    (predicted,) = trainer.predict(model, DataLoader([batch_of(pixels[1])], batch_size=None))
+    model.float().eval()
+    expected = model(model.teacher.normalize(pixels[1]))
+    # Mixed precision computes saliency in float32; weights that are halves themselves leave their mark.
+    tolerance = {"rtol": 0.05, "atol": 0.1 * float(expected.anomaly_map.max())} if precision == "bf16-true" else {}
+    for prediction in (keep.seen["validate"][-1], keep.seen["test"][-1], predicted):
+        assert prediction.anomaly_map.dtype == prediction.score.dtype == torch.float32
+        torch.testing.assert_close(prediction, expected, **tolerance)
+
+
+def test_an_images_score_is_its_loss_with_padding_and_by_tiles(vgg: MKD) -> None:
+    images = images_of(2)
+    batch = replace(batch_of(images), box=[(0, 0, 20, 32), (0, 0, 32, 32)])
+    torch.testing.assert_close(vgg.predict_batch(batch).score, vgg(images).score)
+    pixels = torch.randint(0, 256, (2, 3, 32, 48), dtype=torch.uint8)
+    tiled = vgg.predict_batch(batch_of(pixels, tiling=Tiling(16, 0, 4)))
+    scores = [
+        float(vgg(vgg.teacher.normalize(image[None, :, y : y + 16, x : x + 16])).score)
+        for image in pixels
+        for y in (0, 16)
+        for x in (0, 16, 32)
+    ]
+    assert tiled.score.tolist() == pytest.approx([max(scores[:6]), max(scores[6:])], rel=1e-5)
+    assert tiled.anomaly_map.shape == (2, 1, 32, 48)
+
+
+def test_cached_features_spare_the_teacher(vgg: MKD, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
+    images = vgg.teacher.normalize(pixels)
+    features = vgg.teacher(images)
+    expected = vgg.loss(images, features).item()
+    model = copy.deepcopy(vgg)
+    monkeypatch.setattr(type(model.teacher), "forward", lambda *_: pytest.fail("the teacher ran"))
+    assert model._loss(batch_of(images, features=features)).item() == pytest.approx(expected)
+
+
+PROCESSES = """
+import sys, torch, lightning as L
+from pathlib import Path
+from torch.utils.data import DataLoader, Dataset
+from lit_ad.methods import MKD
+from tests.methods.test_mkd import batch_of
+
+pixels = torch.randint(0, 256, (4, 2, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+class Batches(Dataset):
+    def __len__(self):
+        return 4
+    def __getitem__(self, i):
+        return batch_of(pixels[i], index=torch.tensor([i % 2, i % 2]))
+
+class Compare(L.Callback):  # runs in the processes, as the Trainer does
+    def on_test_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        single = module.eval()(module.teacher.normalize(pixels[2 * batch_idx + trainer.global_rank]))
+        torch.testing.assert_close(outputs, single)
+        Path(sys.argv[3], f"equal {trainer.global_rank} {batch_idx}").touch()
+    def on_fit_end(self, trainer, module):
+        weights = torch.cat([p.detach().flatten() for p in module.student.parameters()])
+        mine, theirs = trainer.strategy.all_gather(weights)
+        assert torch.equal(mine, theirs)
+
+torch.manual_seed(0)
+model = MKD("resnet10t", (1,), sys.argv[1], saliency=sys.argv[2], copies=2)
+data = DataLoader(Batches(), batch_size=None)
+trainer = L.Trainer(accelerator="cpu", devices=2, strategy="ddp_fork", max_epochs=1, logger=False,
+    enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, default_root_dir=sys.argv[3],
+    callbacks=[Compare()])
+trainer.fit(model, data, data)
+trainer.test(model, data, verbose=False)
+"""
+
+
+def test_two_processes(resnet_file: Path, tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    script = tmp_path / "processes.py"
+    script.write_text(PROCESSES)
+    run = subprocess.run(
+        [sys.executable, str(script), str(resnet_file), "smooth_grad", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    done = sorted(file.name for file in tmp_path.glob("equal *"))
+    assert done == ["equal 0 0", "equal 0 1", "equal 1 0", "equal 1 1"]
+
+
+# Errors, and the weights of ../shared.
+
+
+def test_errors_say_what_to_do(vgg: MKD, vit_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"stride 8.*\(30, 32\).*data.image_size"):
+        vgg(torch.zeros(1, 3, 30, 32))
+    assert vgg.patch_size == 8
+    with pytest.raises(ValueError, match="convolutional"):
+        MKD("deit_tiny_patch16_224", (1,), str(vit_file))
+    whole = tmp_path / "vgg11.pt"
+    torch.save(Backbone("vgg11", (5,)).model.state_dict(), whole)
+    with pytest.raises(ValueError, match="tap 5 of vgg11 is its last pool already"):
+        MKD("vgg11", (3, 5), str(whole))
+
+
+def test_cut_vgg16_of_the_shared_folder(shared: Path) -> None:
+    model = MKD("vgg16", (0, 1, 2), str(shared / "weights/vgg16_blocks1-3.safetensors")).eval()
+    widths = [m.out_channels for m in model.student.modules() if isinstance(m, nn.Conv2d)]
+    assert widths == [16, 64, 16, 128, 16, 16, 256]
+    prediction = model(images_of(1))
+    assert prediction.anomaly_map.shape == (1, 1, 32, 32)
+    assert float(prediction.anomaly_map.min()) >= 0

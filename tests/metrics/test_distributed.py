@@ -1,0 +1,74 @@
+"""Real gloo processes: every metric equals the one-process value bit for bit, also when a process saw nothing."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from lit_ad import metrics
+from lit_ad.metrics import state
+
+IMAGES = 7
+
+
+def image(index: int) -> tuple[torch.Tensor, torch.Tensor, str]:
+    random = torch.Generator().manual_seed(index)
+    mask = torch.zeros(50 + index, 60, dtype=torch.bool)
+    if index % 2:
+        mask[10 : 20 + index, 10:30] = True
+        mask[40:44, 50 : 50 + index] = True
+    return torch.randn(mask.shape, generator=random) + mask, mask, f"c/hole {index}" if index % 2 else "c/good"
+
+
+def evaluated(indices: list[int]) -> str:
+    """Every digit of every metric, on a few rows of a table that has to be coarse."""
+    state.BUDGET.update(pixels=1000, regions=2000)
+    state.PENDING = 5000
+    pixels, images = metrics.PixelEvaluation(), metrics.ImageEvaluation()
+    by_pixel = [metrics.PixelAUROC(), metrics.PixelAveragePrecision(), metrics.PixelF1Max()]
+    by_pixel += [metrics.PixelPartialAUROC(0.2), metrics.AUPRO(0.1), metrics.AUPRO(thresholds="authors")]
+    by_pixel += [metrics.AUPROBySize(), metrics.PixelAUROC(exact=True), metrics.AUPRO(exact=True)]
+    by_image = [metrics.ImageAUROC(), metrics.ImageAveragePrecision(), metrics.ImageF1Max()]
+    for index in indices:
+        anomaly_map, mask, group = image(index)
+        pixels.update(anomaly_map, mask, group)
+        images.update(anomaly_map.max()[None], mask.any()[None], [group])
+        for metric in by_pixel:
+            metric.update(anomaly_map, mask)
+        for metric in by_image:
+            metric.update(anomaly_map.max()[None], mask.any()[None])
+    rows = {"all": pixels.groups(), "hole": ["c/good", "c/hole 3"], "good": images.groups()[:1]}
+    results = [pixels.compute(), images.compute(), pixels.compute_rows(rows), images.compute_rows(rows, bootstrap=50)]
+    results += [metric.compute() for metric in by_pixel + by_image]
+    results += [by_pixel[0].certificate(), by_pixel[4].certificate(), by_image[0].interval(resamples=50)]
+    assert all(not metric._is_synced for metric in (pixels, images, *by_pixel, *by_image))
+    torch.set_printoptions(precision=17)
+    return repr(results)
+
+
+def run(rank: int, processes: int, idle: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(MASTER_ADDR="127.0.0.1")
+    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=processes)
+    busy = processes - idle
+    indices = list(range(IMAGES))[rank::busy] if rank < busy else []
+    (folder / f"{rank}.txt").write_text(evaluated(indices))
+    dist.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("processes", "idle"), [(1, 0), (2, 0), (3, 0), (3, 1)])
+def test_processes_agree_bit_for_bit(processes: int, idle: int, tmp_path: Path) -> None:
+    budget, pending, options = dict(state.BUDGET), state.PENDING, torch._tensor_str.PRINT_OPTS.precision
+    try:
+        alone = evaluated(list(range(IMAGES)))
+    finally:
+        state.BUDGET.update(budget)
+        state.PENDING = pending
+        torch.set_printoptions(precision=options)
+    mp.spawn(run, (processes, idle, tmp_path), nprocs=processes)
+    for rank in range(processes):
+        assert (tmp_path / f"{rank}.txt").read_text() == alone

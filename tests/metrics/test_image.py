@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from lit_ad.metrics import ImageAUROC, ImageAveragePrecision, ImageF1Max
+
+METRICS = {ImageAUROC: roc_auc_score, ImageAveragePrecision: average_precision_score}
+
+
+def random_scores(seed: int, number: int = 83) -> tuple[torch.Tensor, torch.Tensor]:
+    random = np.random.default_rng(seed)
+    target = random.random(number) < 0.4
+    scores = np.round(50 * (random.standard_normal(number) + target), 0)  # far outside [0, 1], with ties
+    return torch.from_numpy(scores).float(), torch.from_numpy(target).long()
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_equals_scikit_learn_in_any_batches(metric: type) -> None:
+    scores, target = random_scores(0)
+    ours = metric()
+    for part in torch.randperm(len(scores)).split(10):
+        ours.update(scores[part], target[part])
+    assert float(ours.compute()) == pytest.approx(METRICS[metric](target, scores), abs=1e-12)
+
+
+def test_f1_max_is_the_best_over_all_thresholds() -> None:
+    scores, target = random_scores(1)
+    f1 = []
+    for threshold in scores.unique():
+        found = scores >= threshold
+        f1.append(2 * (found & (target == 1)).sum() / (found.sum() + target.sum()))
+    ours = ImageF1Max()
+    ours.update(scores, target)
+    assert float(ours.compute()) == pytest.approx(float(max(f1)), abs=1e-6)
+
+
+@pytest.mark.parametrize("metric", [*METRICS, ImageF1Max])
+def test_interval_is_that_of_a_naive_bootstrap(metric: type) -> None:
+    scores, target = random_scores(2)
+    ours, turned = metric(), metric()
+    ours.update(scores, target)
+    turned.update(scores.flip(0), target.flip(0))
+    low, high = ours.interval(resamples=2000)
+    assert (low, high) == turned.interval(resamples=2000)
+    assert low < float(ours.compute()) < high
+    random, values = np.random.default_rng(5), []
+    for _ in range(500):
+        drawn = metric()
+        index = torch.from_numpy(random.integers(0, len(scores), len(scores)))
+        drawn.update(scores[index], target[index])
+        values.append(float(drawn.compute()))
+    assert np.quantile(values, [0.025, 0.975]) == pytest.approx([low, high], abs=0.03)
+
+
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")
+@pytest.mark.parametrize("metric", [*METRICS, ImageF1Max])
+def test_one_class_or_nothing_is_nan(metric: type) -> None:
+    ours = metric()
+    assert torch.isnan(ours.compute())
+    ours.update(torch.rand(3), torch.ones(3))
+    assert torch.isnan(ours.compute())
+    assert np.isnan(ours.interval()).all()
+
+
+def test_errors_name_the_image() -> None:
+    with pytest.raises(ValueError, match="image 1 of the batch: 1 of 1 scores are NaN"):
+        ImageAUROC().update(torch.tensor([0.0, torch.nan]), torch.zeros(2))
+    with pytest.raises(ValueError, match="image 0 of the batch: the target"):
+        ImageAUROC().update(torch.rand(2), torch.tensor([2, 0]))
+    with pytest.raises(ValueError, match="one score and one label per image"):
+        ImageAUROC().update(torch.rand(2), torch.zeros(3))

@@ -1,0 +1,199 @@
+"""The commands a user types, on small images and a small random teacher."""
+
+import contextlib
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from lit_ad.__main__ import main
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Sums in one order, so that runs can be compared number by number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def lit_ad(*arguments: object, cwd: Path) -> tuple[str, str]:
+    """What the command prints to stdout, and what it says when it ends in an error; run in this process."""
+    out, error = io.StringIO(), ""
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        patch.setattr(sys, "argv", ["lit-ad", *map(str, arguments)])
+        patch.chdir(cwd)
+        try:
+            main()
+        except SystemExit as stop:
+            error = f"{stop.code or ''}"
+    return out.getvalue(), error
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Stripes as nominal surfaces, a grey square as the defect, in MVTec's layout."""
+    root = tmp_path_factory.mktemp("data") / "stripes"
+    generator = np.random.default_rng(0)
+
+    def surface() -> np.ndarray:
+        stripes = 128 + 60 * np.sin(np.arange(72) / 3 + generator.uniform(0, 6))[None] + generator.normal(0, 8, (64, 72))
+        return np.repeat(stripes.clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
+
+    for folder, count in (("ground_truth/square", 0), ("train/good", 12), ("test/good", 5), ("test/square", 4)):
+        (root / folder).mkdir(parents=True)
+        for i in range(count):
+            pixels = surface()
+            if folder == "test/square":
+                mask = np.zeros((64, 72), np.uint8)
+                mask[20 : 36 + i, 30:50] = 255
+                pixels[mask > 0] = 128
+                Image.fromarray(mask).save(root / f"ground_truth/square/{i:03}_mask.png")
+            Image.fromarray(pixels).save(root / folder / f"{i:03}.png")
+    return root
+
+
+def fit_arguments(images: Path, weights: Path, run: Path, epochs: int = 3) -> list[object]:
+    return [
+        *("fit", "--config", ROOT / "configs/stfpm.yaml"),
+        *("--model.backbone", "resnet10t", "--model.weights", weights, "--data.source.root", images),
+        *("--data.image_size", 64, "--data.batch_size", 4, "--trainer.max_epochs", epochs),
+        *("--trainer.default_root_dir", run, "--trainer.enable_progress_bar", "false"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def run(images: Path, resnet_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run, trained with relative paths."""
+    home = tmp_path_factory.mktemp("home")
+    relative = [Path(os.path.relpath(path, home)) for path in (images, resnet_file)]
+    out, error = lit_ad(*fit_arguments(*relative, Path("run")), cwd=home)
+    assert not error
+    assert f"This run is in {home}/run" in out
+    return home / "run"
+
+
+def test_fit_leaves_a_whole_run(run: Path) -> None:
+    for name in ("config.yaml", "checkpoints/best.ckpt", "checkpoints/last.ckpt", "metrics.json"):
+        assert (run / name).is_file(), name
+    rows = json.loads((run / "metrics.json").read_text())["rows"]
+    assert set(rows) == {"overall", "square"}
+    assert rows["overall"]["image_auroc"] > 0.5
+    assert rows["overall"]["pixel_auroc"] > 0.5
+    assert {path.relative_to(run / "heatmaps").parts[1] for path in (run / "heatmaps").rglob("*.png")} == {"good", "square"}
+    assert len(list((run / "heatmaps").rglob("*.png"))) == 9
+    assert not list(run.rglob("*.tmp"))
+
+
+def test_threshold_is_that_of_the_nominal_validation_images(run: Path) -> None:
+    state = torch.load(run / "checkpoints/best.ckpt", weights_only=True)["state_dict"]
+    assert json.loads((run / "metrics.json").read_text())["threshold"] == pytest.approx(float(state["threshold"]))
+    assert float(state["map_range"][0]) < float(state["map_range"][1])
+
+
+def test_test_from_elsewhere_gives_the_same_metrics(run: Path, tmp_path: Path) -> None:
+    before = json.loads((run / "metrics.json").read_text())
+    lit_ad("test", "--config", run / "config.yaml", "--ckpt_path", run / "checkpoints/best.ckpt", cwd=tmp_path)
+    assert json.loads((run / "metrics.json").read_text()) == before
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_typed_beats_the_checkpoint(run: Path, tmp_path: Path) -> None:
+    _, error = lit_ad(
+        *("test", "--config", run / "config.yaml", "--ckpt_path", run / "checkpoints/best.ckpt"),
+        *("--model.weights", "nowhere.pt"),
+        cwd=tmp_path,
+    )
+    assert error.startswith("lit-ad: there is no weights file nowhere.pt")
+
+
+def test_predict_from_elsewhere(run: Path, images: Path, tmp_path: Path) -> None:
+    new = tmp_path / "new"
+    (new / "deeper").mkdir(parents=True)
+    for target, source in (("a.png", "good/000.png"), ("b.png", "square/001.png"), ("deeper/a.png", "square/000.png")):
+        (new / target).write_bytes((images / "test" / source).read_bytes())
+    arguments = ("--config", run / "config.yaml", "--ckpt_path", run / "checkpoints/best.ckpt")
+    lit_ad("predict", *arguments, "--data.predict_path", "new", cwd=tmp_path)
+    with (run / "predictions/scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [Path(row["path"]).relative_to(new).as_posix() for row in rows] == ["a.png", "b.png", "deeper/a.png"]
+    for row in rows:
+        assert row["verdict"] == ("anomalous" if float(row["score"]) > float(row["threshold"]) else "nominal")
+    for name in ("a", "b", "deeper/a"):
+        pixels = np.asarray(Image.open(run / f"predictions/maps/{name}.tiff"))
+        assert pixels.dtype == np.float32
+        assert pixels.shape == (64, 72)
+        assert (run / f"predictions/heatmaps/{name}.png").is_file()
+    tested = torch.load(run / "checkpoints/best.ckpt", weights_only=True)["state_dict"]["threshold"]
+    assert float(rows[0]["threshold"]) == pytest.approx(float(tested))
+
+
+def test_predict_needs_no_training_images(run: Path, images: Path, tmp_path: Path) -> None:
+    (tmp_path / "one.png").write_bytes((images / "test/good/000.png").read_bytes())
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["data"]["source"]["init_args"]["root"] = "/nowhere"
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    lit_ad(
+        *("predict", "--config", "config.yaml", "--ckpt_path", run / "checkpoints/best.ckpt"),
+        *("--data.predict_path", "one.png", "--trainer.default_root_dir", "out"),
+        cwd=tmp_path,
+    )
+    assert len((tmp_path / "out/predictions/scores.csv").read_text().splitlines()) == 2
+
+
+def test_a_killed_fit_resumes_to_the_uninterrupted_runs_metrics(
+    run: Path, images: Path, resnet_file: Path, tmp_path: Path
+) -> None:
+    arguments = fit_arguments(images, resnet_file, tmp_path / "killed")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "lit_ad", *map(str, arguments)]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    last = tmp_path / "killed/checkpoints/last.ckpt"
+    deadline = time.monotonic() + 120
+    while not last.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert torch.load(last, weights_only=True)["epoch"] < 3
+    lit_ad("fit", "--config", tmp_path / "killed/config.yaml", "--ckpt_path", last, cwd=tmp_path)
+    whole, resumed = (json.loads((r / "metrics.json").read_text()) for r in (run, tmp_path / "killed"))
+    assert resumed == whole
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--data.source.root", "/nowhere"], "/nowhere"),
+        (["--model.backbone", "resnet81"], "no model 'resnet81'"),
+        (["--model.taps", "[9]"], "taps"),
+        (["--data.image_size", "0"], "image_size"),
+        (["--evaluation.quantile", "2"], "evaluation.quantile"),
+    ],
+)
+def test_bad_settings_end_in_one_clear_message(
+    images: Path, resnet_file: Path, tmp_path: Path, change: list[str], message: str
+) -> None:
+    _, error = lit_ad(*fit_arguments(images, resnet_file, tmp_path / "run"), *change, cwd=tmp_path)
+    assert error.startswith("lit-ad: ")
+    assert message in error
+    assert not (tmp_path / "run/config.yaml").exists()
+
+
+def test_help_lists_what_there_is() -> None:
+    out, _ = lit_ad("--help", cwd=ROOT)
+    assert all(word in out for word in ("fit", "validate", "test", "predict"))
