@@ -1,13 +1,32 @@
 """The console scripts `lit-ad` and `lightning`."""
 
 import os
+import re
 import sys
 import traceback
 import warnings
 from pathlib import Path
 
+OVERVIEW = """\
+usage: lit-ad COMMAND --config FILE [--KEY VALUE ...]
+
+  fit        train on nominal images, test the best checkpoint, write heatmaps
+  validate   loss on held-out nominal images
+  test       metrics and heatmaps of a checkpoint: --ckpt_path RUN/checkpoints/best.ckpt
+  predict    scores, maps and heatmaps of unlabelled images: --data.predict_path FOLDER
+  protocol   every class of a labelled data set in turn, and the table of them
+
+Every key of a config file can be given on the command line, and --print_config shows them all with their values.
+  lit-ad fit --config configs/stfpm.yaml --data.source.root PATH/TO/mvtec/bottle
+  lit-ad fit --help                     all keys
+  lit-ad fit --model.help STFPM         the keys of a method
+  lit-ad fit --data.source.help Folder  the keys of a source of images
+"""
+
 
 def main() -> None:
+    if sys.argv[1:] in ([], ["-h"], ["--help"], ["help"]):
+        return print(OVERVIEW)
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # no look at the network when it is imported
     for expected in (
         "You have overridden `on_after_batch_transfer`",  # AnomalyModule normalises pixels there
@@ -23,6 +42,7 @@ def main() -> None:
 
             return protocol(sys.argv[2:])
 
+        import lit_ad.methods  # noqa: F401  # so that their short names are known
         from lit_ad.cli import AnomalyCLI, SaveConfig
         from lit_ad.data import AnomalyDataModule
         from lit_ad.module import AnomalyModule
@@ -43,11 +63,15 @@ def main() -> None:
         sys.exit(f"lit-ad: {said}")
 
 
-def spoken(error: BaseException | None) -> BaseException | None:
-    """The error that lit_ad raised in its own words, behind those it led to."""
+def spoken(error: BaseException | None) -> str | None:
+    """What lit_ad said in its own words, behind the errors that led to, or in a worker process that loads images."""
+    here = Path(__file__).parent
     while error is not None:
-        if Path(__file__).parent in Path(traceback.extract_tb(error.__traceback__)[-1].filename).parents:
-            return error
+        if here in Path(traceback.extract_tb(error.__traceback__)[-1].filename).parents:
+            return str(error)
+        frames = re.findall(r'File "(.+)", line', str(error))  # a worker's traceback, as text
+        if str(error).startswith("Caught ") and frames and here in Path(frames[-1]).parents:
+            return re.split(r"\n\w+Error: ", str(error))[-1].strip()
         error = error.__cause__ or error.__context__
     return None
 

@@ -9,7 +9,7 @@ import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, Namespace, SaveConfigCallback
 
-from lit_ad.callbacks import Evaluation, Heatmaps, Predictions
+from lit_ad.callbacks import Dashboard, Evaluation, Heatmaps, Predictions
 from lit_ad.callbacks.output import written
 
 
@@ -37,6 +37,7 @@ class AnomalyCLI(LightningCLI):
         parser.add_lightning_class_args(Evaluation, "evaluation")
         parser.add_lightning_class_args(Heatmaps, "heatmaps")
         parser.add_lightning_class_args(Predictions, "predictions")
+        parser.add_lightning_class_args(Dashboard, "dashboard")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults({"checkpoint.monitor": "val/loss", "checkpoint.filename": "best"})
         parser.set_defaults({"checkpoint.save_last": True, "checkpoint.enable_version_counter": False})
@@ -58,13 +59,15 @@ class AnomalyCLI(LightningCLI):
         config.checkpoint.dirpath = config.checkpoint.dirpath or f"{config.trainer.default_root_dir}/checkpoints"
 
     def after_fit(self) -> None:
-        if self.config.fit.test_after_fit and self.trainer.state.finished and not self.config.fit.trainer.fast_dev_run:
+        config = self.config.fit
+        tested = config.test_after_fit and self.datamodule.listed["test"] and not config.trainer.fast_dev_run
+        if tested and self.trainer.state.finished:
             self.trainer.test(
                 self.model, datamodule=self.datamodule, ckpt_path="best", weights_only=True, verbose=False
             )
         home = self.trainer.default_root_dir
         self.say(
-            f"This run is in {home}: config.yaml, checkpoints/best.ckpt, checkpoints/last.ckpt, metrics.json, heatmaps/",
+            f"This run is in {home}: config.yaml, checkpoints/best.ckpt and last.ckpt, metrics.json, heatmaps/",
             f"Next: lit-ad predict --config {home}/config.yaml --ckpt_path {home}/checkpoints/best.ckpt "
             "--data.predict_path FOLDER",
         )

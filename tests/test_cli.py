@@ -52,7 +52,9 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     generator = np.random.default_rng(0)
 
     def surface() -> np.ndarray:
-        stripes = 128 + 60 * np.sin(np.arange(72) / 3 + generator.uniform(0, 6))[None] + generator.normal(0, 8, (64, 72))
+        stripes = (
+            128 + 60 * np.sin(np.arange(72) / 3 + generator.uniform(0, 6))[None] + generator.normal(0, 8, (64, 72))
+        )
         return np.repeat(stripes.clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
 
     for folder, count in (("ground_truth/square", 0), ("train/good", 12), ("test/good", 5), ("test/square", 4)):
@@ -95,7 +97,10 @@ def test_fit_leaves_a_whole_run(run: Path) -> None:
     assert set(rows) == {"overall", "square"}
     assert rows["overall"]["image_auroc"] > 0.5
     assert rows["overall"]["pixel_auroc"] > 0.5
-    assert {path.relative_to(run / "heatmaps").parts[1] for path in (run / "heatmaps").rglob("*.png")} == {"good", "square"}
+    assert {path.relative_to(run / "heatmaps").parts[1] for path in (run / "heatmaps").rglob("*.png")} == {
+        "good",
+        "square",
+    }
     assert len(list((run / "heatmaps").rglob("*.png"))) == 9
     assert not list(run.rglob("*.tmp"))
 

@@ -19,7 +19,7 @@ ALLOWED = {  # longest prefix wins
     "data.demo": {"data.sample", "data.mvtec"},
     "data.transforms": {"data.sample"},
     "data.dataset": {"data.sample", "data.transforms", "tiling", "batch"},
-    "data.datamodule": {"data.sample", "data.dataset", "data.transforms", "tiling", "batch"},
+    "data.datamodule": {"data.sample", "data.images", "data.dataset", "data.transforms", "tiling", "batch"},
     "data.__init__": {"data"},
     "module": {"batch", "tiling", "teachers", "maps"},
     "gaussian": set(),
@@ -28,7 +28,7 @@ ALLOWED = {  # longest prefix wins
     "callbacks": {"batch", "metrics", "maps", "callbacks"},
     "cli": {"callbacks"},
     "protocol": {"callbacks.output", "data.one_class"},
-    "__main__": {"cli", "data", "module", "protocol"},
+    "__main__": {"cli", "methods", "data", "module", "protocol"},
 }
 
 

@@ -2,7 +2,6 @@
 
 import resource
 import time
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -22,8 +21,8 @@ from lit_ad.callbacks.heatmaps import Heatmaps, Shown
 class Dashboard(L.Callback):
     """Log speed, learning rate and memory while training; metrics by row, histograms, curves and misses after a test.
 
-    It reads what Evaluation measured and Heatmaps drew, so it comes after them in the list of callbacks. A dashboard that
-    fails (no network, a full disk) costs a warning, never the run.
+    It reads what Evaluation measured and Heatmaps drew, so it comes after them in the list of callbacks. A dashboard
+    that fails (no network, a full disk) costs a warning, never the run.
 
     Args:
         misses: Rows of the table of worst misses.
@@ -103,7 +102,7 @@ def histogram(scores: list[tuple[int, float]], threshold: float) -> NDArray[np.u
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     values = np.array([score for _, score in scores])
-    bins = np.linspace(values.min(), values.max() + 1e-12, 40)
+    bins = np.linspace(values.min(), values.max() + 1e-12, 40).tolist()
     for label, name, colour in ((0, "nominal", "tab:green"), (1, "anomalous", "tab:red")):
         axes.hist([score for of, score in scores if of == label], bins, alpha=0.6, label=name, color=colour)
     if not np.isnan(threshold):

@@ -71,6 +71,7 @@ class Evaluation(L.Callback):
         self.pixels, self.images = PixelEvaluation(), ImageEvaluation()
         self.parts: dict[str, ImageEvaluation] = {}
         self.groups: set[tuple[str, str]] = set()
+        self.seen: list[tuple[int, float]] = []  # label and score
 
     def on_test_batch_end(
         self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0
@@ -79,6 +80,7 @@ class Evaluation(L.Callback):
             return
         names = [f"{category}/{defect}" for category, defect in zip(batch.category, batch.defect, strict=True)]
         self.groups.update(zip(batch.category, batch.defect, strict=True))
+        self.seen += zip(batch.label.tolist(), outputs.score.tolist(), strict=True)
         self.images.update(outputs.score.cpu(), batch.label.cpu(), names)
         for part, score in (outputs.parts or {}).items():
             self.parts.setdefault(part, ImageEvaluation()).update(score.cpu(), batch.label.cpu(), names)
@@ -105,6 +107,8 @@ class Evaluation(L.Callback):
             scores = self.parts.setdefault(part, ImageEvaluation()).compute_rows(rows)
             for row in rows:
                 self.results[row][f"image_auroc_{part}"] = scores[row]["image_auroc"]
+        self.curves = {**self.images.curves(), **self.pixels.curves()}
+        self.scores = gathered(self.seen)
         for name, value in self.results["overall"].items():
             if name in COLUMNS and not math.isnan(value):
                 pl_module.log(f"test/{name}", value, rank_zero_only=False, batch_size=1)

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import cv2
 import lightning as L
 import numpy as np
-from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -34,11 +33,10 @@ class Heatmaps(L.Callback):
     Args:
         enabled: Write pictures at all.
         height: Of the panels, in pixels.
-        to_logger: How many pictures go to the loggers, the worst misses first.
     """
 
-    def __init__(self, enabled: bool = True, height: int = 320, to_logger: int = 8) -> None:
-        self.enabled, self.height, self.to_logger = enabled, height, to_logger
+    def __init__(self, enabled: bool = True, height: int = 320) -> None:
+        self.enabled, self.height = enabled, height
         self.shown: list[Shown] = []
 
     def on_test_start(self, trainer: L.Trainer, pl_module: Any) -> None:
@@ -55,11 +53,6 @@ class Heatmaps(L.Callback):
             self._write(pl_module, outputs, batch)
 
     on_predict_batch_end = on_test_batch_end
-
-    def on_test_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        chosen = sorted(self.shown, key=lambda shown: -shown.wrong_by)[: self.to_logger]
-        if trainer.is_global_zero and chosen:
-            send(trainer, "test/heatmaps", chosen)
 
     def _write(self, pl_module: Any, prediction: Prediction, batch: Batch) -> None:
         threshold = float(pl_module.threshold)
@@ -126,14 +119,3 @@ def draw(
     picture.paste(Image.fromarray(row), (0, 22))
     ImageDraw.Draw(picture).text((4, 3), title, fill="black", font=font)
     return picture
-
-
-def send(trainer: L.Trainer, key: str, pictures: list[Shown]) -> None:
-    """Show pictures on every dashboard that takes them."""
-    for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
-            logger.log_image(key, [str(p.path) for p in pictures], caption=[p.caption for p in pictures])
-        elif isinstance(logger, TensorBoardLogger):
-            for number, picture in enumerate(pictures):
-                pixels = np.asarray(Image.open(picture.path))
-                logger.experiment.add_image(f"{key}/{number}", pixels, trainer.global_step, dataformats="HWC")

@@ -1,0 +1,56 @@
+"""Every config trains, validates and tests: a fast run of each on small images, with a small random teacher."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from lit_ad.__main__ import main
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.yaml") if "model" in yaml.safe_load(path.read_text()))
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Noise in MVTec's layout: configs are run here, not methods judged."""
+    root = tmp_path_factory.mktemp("noise")
+    generator = np.random.default_rng(0)
+    for folder, count in (("train/good", 6), ("test/good", 2), ("test/bad", 2)):
+        (root / folder).mkdir(parents=True)
+        for i in range(count):
+            pixels = generator.integers(0, 256, (40, 48, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / folder / f"{i}.png")
+    return root
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_config_runs(
+    config: Path, images: Path, resnet_file: Path, vit_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = yaml.safe_load(config.read_text())
+    vit = any(name in settings["model"]["class_path"] for name in ("L2BT", "Transformaly"))
+    backbone, weights = ("deit_tiny_patch16_224", vit_file) if vit else ("resnet10t", resnet_file)
+    taps = settings["model"]["init_args"].get("taps")
+    arguments = [
+        *("fit", "--config", config, "--trainer.fast_dev_run", "true", "--trainer.logger", "false"),
+        *("--model.backbone", backbone, "--model.weights", weights, "--trainer.default_root_dir", tmp_path),
+        *("--data.source", "lit_ad.data.MVTec", "--data.source.root", images),
+        *("--data.image_size", 64, "--data.batch_size", 4),
+    ]
+    if taps is not None and not vit:
+        arguments += ["--model.taps", str([tap % 4 for tap in taps])]
+    if settings["data"].get("tile_size"):
+        arguments += ["--data.tile_size", 32]
+    monkeypatch.setattr(sys, "argv", ["lit-ad", *map(str, arguments)])
+    monkeypatch.chdir(tmp_path)
+    main()
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_header_gives_the_command(config: Path) -> None:
+    header = "".join(line for line in config.read_text().splitlines(True) if line.startswith("#"))
+    assert f"lit-ad fit --config configs/{config.name}" in header or "make demo" in header
