@@ -40,6 +40,14 @@ def share(counts: Floats) -> Floats:
     return np.where(whole > 0, counts / np.where(whole > 0, whole, 1), np.nan)
 
 
+def roc(nominal: Counts, anomalous: Counts, points: int = 1000) -> tuple[Floats, Floats]:
+    """False and true positive rates to draw, from (0, 0) to (1, 1), at most `points` of them: 2 x (R,) -> 2 x (n,)."""
+    false, true = share(cumulated(nominal)), share(cumulated(anomalous))
+    wanted = np.linspace(0, 1, points // 2)  # evenly along both axes
+    chosen = np.union1d(np.searchsorted(false, wanted), np.searchsorted(true, wanted)).clip(0, len(false) - 1)
+    return false[np.union1d(chosen, [0])], true[np.union1d(chosen, [0])]
+
+
 def auroc(nominal: Counts, anomalous: Counts, max_fpr: float = 1.0) -> Floats:
     """Area under the ROC curve; below max_fpr = 1 standardised to [0, 1] with chance at 0.5 (McClish 1989)."""
     return standardised(area(share(cumulated(nominal)), share(cumulated(anomalous)), max_fpr), max_fpr)

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from lit_ad.metrics import curves
-from lit_ad.metrics.aupro import Thresholds, aupro, by_size
+from lit_ad.metrics.aupro import Thresholds, aupro, by_size, overlap_curve
 from lit_ad.metrics.histogram import Ints
 from lit_ad.metrics.image import ImageState, bootstrap, joined
 from lit_ad.metrics.pixel import fields
 from lit_ad.metrics.state import PixelState, decoded, encoded
 
 Row = dict[str, float]
+Floats = curves.Floats
 
 IMAGE_CURVES: dict[str, Callable] = {
     "image_auroc": curves.auroc,
@@ -74,6 +75,12 @@ class PixelEvaluation(PixelState):
         """Groups seen by any process, sorted; every process must call it."""
         with self.sync_context(should_sync=not self._is_synced, should_unsync=not self._is_synced):
             return self._groups()
+
+    def curves(self) -> dict[str, tuple[Floats, Floats]]:
+        """Points (x, y) over all groups: `pixel_roc` and `pro`, by false positive rate. Every process must call it."""
+        with self.sync_context(should_sync=not self._is_synced, should_unsync=not self._is_synced):
+            counts, (nominal, weights) = self._pixels(None), overlap_curve(self._overlap(None))
+            return {"pixel_roc": curves.roc(counts.nominal, counts.anomalous), "pro": curves.roc(nominal, weights)}
 
     def _row(self, groups: Iterable[str] | None) -> Row:
         counts = self._pixels(groups)
@@ -133,6 +140,11 @@ class ImageEvaluation(ImageState):
         """Groups seen by any process, sorted; every process must call it."""
         with self.sync_context(should_sync=not self._is_synced, should_unsync=not self._is_synced):
             return sorted(set(decoded(joined(self.names, torch.uint8))))
+
+    def curves(self) -> dict[str, tuple[Floats, Floats]]:
+        """Points (x, y) over all groups: `image_roc`. Every process must call it."""
+        with self.sync_context(should_sync=not self._is_synced, should_unsync=not self._is_synced):
+            return {"image_roc": curves.roc(*self._counts())}
 
     def _row(self, counts: tuple[Ints, Ints], resamples: int) -> Row:
         row = {name: float(curve(*counts)) for name, curve in IMAGE_CURVES.items()}

@@ -176,7 +176,8 @@ class PixelState(Metric):
         sides = []
         for state in states:
             for attribute in self._defaults:
-                setattr(self, attribute, state[attribute])
+                value = state[attribute]
+                setattr(self, attribute, list(value) if isinstance(value, list) else value)  # theirs stays as it is
             for table in self.tables:
                 self._count(table)
             sides.append((self._groups(), {attribute: getattr(self, attribute) for attribute in self._defaults}))
@@ -194,6 +195,7 @@ class PixelState(Metric):
     def _reduce_states(self, incoming_state: dict[str, Any]) -> None:
         """Called by torchmetrics' `forward` and `merge_state`."""
         self._merge([self._copy_state_dict(), incoming_state])
+        self._computed = None
 
     def _sync_dist(self, dist_sync_fn: Callable = gather_all_tensors, process_group: Any | None = None) -> None:
         """Called by torchmetrics' `sync`: gather every process's tables, which differ in length, and add them up."""
