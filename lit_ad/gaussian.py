@@ -133,8 +133,8 @@ def shrunk(covariance: Tensor, n: int) -> Tensor:
     """The correlations pulled towards 0, so that every direction has variance: (D, D) -> (D, D).
 
     Oracle approximating shrinkage (Chen et al., 2010, https://arxiv.org/abs/0907.4698) in the form scikit-learn's OAS
-    has it, on the correlation matrix: the result does not depend on the units of the dimensions. Deviations below 1e-6 of
-    the largest are raised to it, so that a constant dimension does not decide alone.
+    has it, on the correlation matrix: the result does not depend on the units of the dimensions. Deviations below 1e-6
+    of the largest are raised to it, so that a constant dimension does not decide alone.
     """
     deviations = covariance.diagonal().sqrt()
     largest = deviations.max()

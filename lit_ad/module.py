@@ -1,7 +1,10 @@
 """The one base class between a method and LightningModule."""
 
-from collections.abc import Iterator
+import ctypes
+import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -12,6 +15,7 @@ from torch import Tensor
 from lit_ad.batch import Batch, Prediction
 from lit_ad.maps import crop, upsample
 from lit_ad.teachers.backbone import Teacher
+from lit_ad.teachers.cache import cached, default_directory
 from lit_ad.tiling import Grid
 
 
@@ -74,9 +78,12 @@ class AnomalyModule(L.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> Prediction | None:  # type: ignore[override]
         if len(batch) == 0:
             return None
-        loss = self._loss(batch) if batch.tiling is None else self._loss_of_tiles(batch)
+        losses: list[tuple[Tensor, int]] = []
+        prediction = self.predict_batch(batch, losses)
+        count = sum(n for _, n in losses)
+        loss = torch.stack([loss * (n / count) for loss, n in losses]).sum()
         self.log("val/loss", loss, prog_bar=True, on_epoch=True, sync_dist=True, batch_size=len(batch))
-        return self.predict_batch(batch)
+        return prediction
 
     def test_step(self, batch: Batch, batch_idx: int) -> Prediction | None:  # type: ignore[override]
         return self.predict_batch(batch) if len(batch) else None
@@ -84,15 +91,15 @@ class AnomalyModule(L.LightningModule):
     def predict_step(self, batch: Batch, batch_idx: int) -> Prediction | None:
         return self.predict_batch(batch) if len(batch) else None
 
-    def predict_batch(self, batch: Batch) -> Prediction:
-        """Prediction of a batch that is on the device, by tiles where it says so, padding never scored."""
+    def predict_batch(self, batch: Batch, losses: list[tuple[Tensor, int]] | None = None) -> Prediction:
+        """Prediction of a batch that is on the device, by tiles where it says so, padding never scored.
+
+        Given a list, it also gets the loss and the number of images, or those of each micro-batch of tiles.
+        """
         assert batch.image is not None
         if batch.tiling is not None:
-            predictions = [self._predict_tiles(image, batch) for image in batch.image]
-            maps = [p.anomaly_map for p in predictions if p.anomaly_map is not None]
-            prediction = Prediction(torch.cat(maps) if maps else None, torch.cat([p.score for p in predictions]))
-        else:
-            prediction = self(batch.image) if batch.features is None else self.detect(batch.image, batch.features)
+            return self._predict_tiled(batch, losses)
+        prediction = self._predict(batch.image, batch.features, losses)
         canvas = (batch.image.shape[-2], batch.image.shape[-1])
         padded = any(box != (0, 0, *canvas) for box in batch.box)
         if prediction.anomaly_map is not None and padded and self.scores_map:
@@ -122,14 +129,14 @@ class AnomalyModule(L.LightningModule):
         features = self.teacher(batch.image) if batch.features is None else batch.features
         return self.loss(batch.image, features)  # type: ignore[arg-type]  # None only where uses_pixels is False
 
-    def _loss_of_tiles(self, batch: Batch) -> Tensor:
-        """Mean over all tiles of all images."""
-        assert batch.image is not None
-        total, count = torch.zeros((), device=self.device), 0
-        for image in batch.image:
-            for tiles in self._tiles(image, batch):
-                total, count = total + self.loss(tiles, self.teacher(tiles)) * len(tiles), count + len(tiles)
-        return total / count
+    def _predict(
+        self, images: Tensor, features: list[Tensor] | None, losses: list[tuple[Tensor, int]] | None
+    ) -> Prediction:
+        """Of normalised images (B, 3, H, W), and their loss if it is asked for; the teacher runs once."""
+        if losses is not None:
+            features = self.teacher(images) if features is None else features
+            losses.append((self.loss(images, features), len(images)))
+        return self(images) if features is None else self.detect(images, features)
 
     def _tiles(self, image: Tensor, batch: Batch) -> Iterator[Tensor]:
         """Micro-batches of normalised tiles of one image, (3, H, W) -> (n, 3, tile, tile) each."""
@@ -138,28 +145,73 @@ class AnomalyModule(L.LightningModule):
         for tiles in grid.batches(image, batch.tiling.batch):
             yield self.teacher.normalize(tiles)
 
-    def _predict_tiles(self, image: Tensor, batch: Batch) -> Prediction:
-        """(3, H, W) uint8 -> map (1, 1, H, W) stitched from the tiles' maps, scored as a whole."""
+    def _predict_tiled(self, batch: Batch, losses: list[tuple[Tensor, int]] | None) -> Prediction:
+        """uint8 images (B, 3, H, W) -> maps (B, 1, H, W), each stitched from its tiles' and scored as a whole."""
+        assert batch.image is not None
+        predictions = []
+        for image, (top, left, bottom, right) in zip(batch.image, batch.box, strict=True):
+            prediction = self._predict_tiles(image[:, top:bottom, left:right], batch, losses)
+            canvas = image.shape[-2:]
+            if prediction.anomaly_map is not None and prediction.anomaly_map.shape[-2:] != canvas:
+                whole = prediction.anomaly_map.new_zeros(1, 1, *canvas)  # padding has a map of zeros
+                whole[:, :, top:bottom, left:right] = prediction.anomaly_map
+                prediction = replace(prediction, anomaly_map=whole)
+            predictions.append(prediction)
+        if len(predictions) == 1:  # a map may be large: no copy
+            return predictions[0]
+        maps = [p.anomaly_map for p in predictions if p.anomaly_map is not None]
+        return Prediction(torch.cat(maps) if maps else None, torch.cat([p.score for p in predictions]))
+
+    def _predict_tiles(self, image: Tensor, batch: Batch, losses: list[tuple[Tensor, int]] | None) -> Prediction:
+        """(3, H, W) uint8 -> map (1, 1, H, W), or none of an image-level method, and score (1,)."""
         assert batch.tiling is not None
         grid = Grid((image.shape[-2], image.shape[-1]), batch.tiling.size, batch.tiling.overlap)
-        side = (grid.tile, grid.tile)
-        predictions = (self(tiles) for tiles in self._tiles(image, batch))
+        predictions = (self._predict(tiles, None, losses) for tiles in self._tiles(image, batch))
         first = next(predictions)
-        if first.anomaly_map is None:  # an image-level method: the worst tile speaks for the image
-            return Prediction(
-                None, torch.stack([first.score.amax(), *(p.score.amax() for p in predictions)]).amax()[None]
-            )
-
         worst = [first.score.amax()]
 
         def maps() -> Iterator[Tensor]:
-            yield upsample(first.anomaly_map, side)
+            yield upsample(first.anomaly_map, (grid.tile, grid.tile))  # type: ignore[arg-type]
             for prediction in predictions:
                 worst.append(prediction.score.amax())
-                yield upsample(prediction.anomaly_map, side)
+                yield upsample(prediction.anomaly_map, (grid.tile, grid.tile))  # type: ignore[arg-type]
 
+        if first.anomaly_map is None:
+            worst += [prediction.score.amax() for prediction in predictions]
+            return Prediction(None, torch.stack(worst).amax()[None])
         stitched = grid.stitch(maps())
         return Prediction(stitched, self.score(stitched) if self.scores_map else torch.stack(worst).amax()[None])
+
+    def on_fit_start(self) -> None:
+        """Where data.cache_features is set, have the teacher's features of training and validation images on disk."""
+        if self.device.type == "cpu":
+            keep_memory()
+        data = getattr(self.trainer, "datamodule", None)
+        if data is None or not getattr(data, "cache_features", False) or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        teacher = self.teacher
+        made_by = {
+            "teacher": [type(teacher).__name__, teacher.name, teacher.fingerprint, teacher.taps, teacher.norm],
+            "pixels": [teacher.mean, teacher.std],
+            "precision": str(self.trainer.precision),
+        }
+        for split, loader, about in data.cacheable():
+            features = cached(
+                data.cache_dir or default_directory(),
+                {**made_by, **about},
+                len(loader.dataset),
+                data.cache_dtype,
+                partial(self._teach, loader),
+                f"Teacher features, {split}",
+            )
+            data.serve_features(split, features)
+
+    def _teach(self, loader: Iterable[Batch]) -> Iterator[list[Tensor]]:
+        """The teacher's features of every batch."""
+        for batch in loader:
+            moved = self.trainer.strategy.batch_to_device(batch)
+            with torch.no_grad(), self.trainer.precision_plugin.forward_context():
+                yield self.teacher(moved.image)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Normalise pixels for the teacher, and drop the repeats that a distributed sampler pads with."""
@@ -170,6 +222,8 @@ class AnomalyModule(L.LightningModule):
             batch = batch.select([i % trainer.world_size == trainer.global_rank for i in batch.index.tolist()])
         if batch.image is not None and batch.image.dtype == torch.uint8 and batch.tiling is None and len(batch):
             batch = replace(batch, image=self.teacher.normalize(batch.image))
+        if batch.features is not None:
+            batch = replace(batch, features=[level.to(self.teacher.pixel_mean.dtype) for level in batch.features])
         return batch
 
     # The teacher's weights stay out of the checkpoint; their fingerprint goes in.
@@ -187,3 +241,14 @@ class AnomalyModule(L.LightningModule):
                 f"but the model has {self.teacher.name} (weights {self.teacher.fingerprint}): give it the same "
                 f"backbone and weights as in training"
             )
+
+
+def keep_memory() -> None:
+    """Have glibc reuse what a step frees. It returns large tensors to Linux, which then hands them out page by page,
+    filled with zeros: a sixth of a training step on a CPU."""
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "mallopt"):
+            m_trim_threshold, m_mmap_max = -1, -4  # malloc.h
+            libc.mallopt(m_mmap_max, 0)
+            libc.mallopt(m_trim_threshold, 2**31 - 1)

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
 from jsonargparse import ArgumentParser
 
 from lit_ad.callbacks.output import written
@@ -52,7 +53,7 @@ def protocol(
     if index is not None and not 0 <= index < len(names):
         raise ValueError(f"index must lie in 0 to {len(names) - 1} for {len(names)} classes, not {index}")
     settings = {
-        "run_config": run_config.read_text(),
+        "run_config": yaml.safe_load(run_config.read_text()),
         "root": str(root.absolute()),
         "mode": mode,
         "arguments": arguments,

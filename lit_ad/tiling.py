@@ -5,14 +5,14 @@ micro-batch and not by the image (kornia's and torch's unfold stack all tiles at
 """
 
 import math
-from collections.abc import Iterator
-from functools import cached_property
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from functools import cached_property, lru_cache
+from itertools import accumulate
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
-
-Box = tuple[int, int, int, int]
 
 
 def starts(length: int, tile: int, overlap: int) -> list[int]:
@@ -23,6 +23,7 @@ def starts(length: int, tile: int, overlap: int) -> list[int]:
     return [round(i * (length - tile) / (count - 1)) for i in range(count)]
 
 
+@lru_cache
 def ramp(tile: int, overlap: int, before: bool, after: bool) -> Tensor:
     """Blending weight along one axis of a tile, (tile,).
 
@@ -112,12 +113,46 @@ class Grid:
         return total
 
 
+class Tiles:
+    """The tiles of many images, numbered through: what an epoch of training on tiles consists of.
+
+    Args:
+        sizes: (H, W) of each image.
+        tile, overlap: As for Grid.
+        random: Crops anywhere, as many of each image as its grid has tiles, in place of the grid's tiles.
+    """
+
+    def __init__(self, sizes: Sequence[tuple[int, int]], tile: int, overlap: int, random: bool = False) -> None:
+        self.grids = [Grid(size, tile, overlap) for size in sizes]
+        self.ends = list(accumulate(len(grid) for grid in self.grids))
+        self.tile, self.random = tile, random
+
+    def __len__(self) -> int:
+        return self.ends[-1] if self.ends else 0
+
+    def image(self, index: int) -> int:
+        """Which image a tile is of."""
+        return bisect_right(self.ends, index)
+
+    def cut(self, image: Tensor, index: int, key: Sequence[int]) -> Tensor:
+        """The tile from its image, (C, H, W) -> (C, tile, tile); a random one is the same for the same key."""
+        number = self.image(index)
+        grid = self.grids[number]
+        assert tuple(image.shape[-2:]) == grid.size, "the image that the tiles were laid out for"
+        if not self.random:
+            within = index - (self.ends[number] - len(grid))
+            return grid.cut(image, within, within + 1)[0]
+        generator = np.random.default_rng([*key, index])
+        top, left = (int(generator.integers(max(side - self.tile, 0) + 1)) for side in grid.size)
+        return reflect(image[:, top : top + self.tile, left : left + self.tile], (self.tile, self.tile))
+
+
 def reflect(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """Pad at the bottom and right by reflection up to `size`, again and again if need be: (C, H, W) -> (C, *size)."""
-    while image.shape[-2] < size[0] or image.shape[-1] < size[1]:
-        height, width = image.shape[-2:]
-        down, right = min(size[0] - height, max(height - 1, 0)), min(size[1] - width, max(width - 1, 0))
-        if (down, right) == (0, 0):  # a single row or column has nothing to reflect
-            return pad(image[None], (0, size[1] - width, 0, size[0] - height), mode="replicate")[0]
-        image = pad(image[None], (0, right, 0, down), mode="reflect")[0]
+    """Fill up at the bottom and right by reflection, again and again if need be: (C, H, W) -> (C, *size)."""
+    for axis, length in enumerate(size, start=1):
+        have = image.shape[axis]
+        if have < length:
+            period = max(2 * (have - 1), 1)
+            position = torch.arange(length, device=image.device) % period
+            image = image.index_select(axis, torch.minimum(position, period - position) if have > 1 else position)
     return image

@@ -1,42 +1,59 @@
-"""Map functions against NumPy, SciPy and OpenCV."""
+"""Functions on maps against SciPy, OpenCV and NumPy."""
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import gaussian_filter
+from scipy import ndimage
 
-from lit_ad.maps import clip, gaussian_blur, opening
-
-
-@pytest.mark.parametrize("quantile", [0.5, 0.9, 0.99, 1.0])
-def test_clip_is_numpys_quantile_of_each_map(quantile: float) -> None:
-    maps = torch.randn(3, 1, 7, 9)
-    for found, given in zip(clip(maps, quantile), maps, strict=True):
-        expected = np.minimum(given.numpy(), np.quantile(given.numpy(), quantile))
-        np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6)
+from lit_ad.maps import clip, crop, gaussian_blur, opening, product, upsample
 
 
-@pytest.mark.parametrize("size", [(40, 33), (64, 18)])
-def test_gaussian_blur_is_scipys(size: tuple[int, int]) -> None:
-    maps = torch.rand(2, 1, *size)
-    for found, given in zip(gaussian_blur(maps, 4.0), maps, strict=True):
-        expected = gaussian_filter(given[0].double().numpy(), 4, mode="mirror")  # SciPy, too, goes four sigmas out
-        np.testing.assert_allclose(found[0].numpy(), expected, rtol=1e-5)
+@pytest.fixture
+def anomaly_map() -> torch.Tensor:
+    return torch.rand(2, 1, 12, 17, generator=torch.Generator().manual_seed(0))
 
 
-def test_gaussian_blur_of_small_maps_and_halves() -> None:
-    flat = gaussian_blur(torch.full((1, 1, 5, 1), 3.0), 4.0)
-    torch.testing.assert_close(flat, torch.full((1, 1, 5, 1), 3.0))
-    maps = torch.rand(1, 1, 32, 32)
+def test_upsample_is_opencvs_bilinear(anomaly_map: torch.Tensor) -> None:
+    large = upsample(anomaly_map.half(), (31, 40))
+    assert large.dtype == torch.float32
+    expected = [
+        cv2.resize(m.half().float().numpy(), (40, 31), interpolation=cv2.INTER_LINEAR) for m in anomaly_map[:, 0]
+    ]
+    np.testing.assert_allclose(large[:, 0].numpy(), np.stack(expected), atol=1e-5)
+
+
+def test_product_multiplies_at_one_size(anomaly_map: torch.Tensor) -> None:
+    coarse = torch.full((2, 1, 3, 4), 2.0)
+    torch.testing.assert_close(product([coarse, anomaly_map, coarse], (12, 17)), 4 * anomaly_map)
+
+
+def test_crop_cuts_the_content(anomaly_map: torch.Tensor) -> None:
+    assert crop(anomaly_map, (12, 17), (0, 0, 12, 17)) is anomaly_map
+    assert torch.equal(crop(anomaly_map, (12, 17), (2, 3, 9, 17)), anomaly_map[..., 2:9, 3:17])
+    small = crop(anomaly_map, (48, 68), (4, 0, 30, 61))
+    assert torch.equal(small, upsample(anomaly_map, (48, 68))[..., 4:30, :61])
+    whole = crop(anomaly_map, (48, 68), (0, 0, 48, 68))  # nothing to cut: the map's own resolution will do
+    assert whole is anomaly_map
+
+
+def test_clip_at_each_maps_own_quantile(anomaly_map: torch.Tensor) -> None:
+    scaled = anomaly_map * torch.tensor([1.0, 5.0]).view(2, 1, 1, 1)
+    expected = [np.minimum(m, np.quantile(m, 0.9)) for m in scaled.numpy()]
+    np.testing.assert_allclose(clip(scaled, 0.9).numpy(), np.stack(expected), rtol=1e-5)
+
+
+def test_gaussian_blur_is_scipys(anomaly_map: torch.Tensor) -> None:
+    large = torch.rand(1, 1, 50, 60)
+    expected = ndimage.gaussian_filter(large[0, 0].numpy(), 2.0, mode="mirror", truncate=4.0)
+    np.testing.assert_allclose(gaussian_blur(large, 2.0)[0, 0].numpy(), expected, atol=1e-4)
     with torch.autocast("cpu", torch.bfloat16):
-        torch.testing.assert_close(gaussian_blur(maps, 2.0), gaussian_blur(maps.double(), 2.0))
+        assert gaussian_blur(anomaly_map, 1.0).dtype == torch.float32
 
 
-def test_opening_is_opencvs() -> None:
-    masks = torch.rand(4, 1, 30, 40) > 0.3
-    ellipse = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (3, 3))
-    for found, given in zip(opening(masks), masks, strict=True):
-        expected = cv2.morphologyEx(given[0].numpy().astype(np.uint8), cv2.MORPH_OPEN, ellipse)
-        assert np.array_equal(found[0].numpy(), expected.astype(bool))
-    assert 0 < int(opening(masks).sum()) < int(masks.sum())
+def test_opening_is_scipys(anomaly_map: torch.Tensor) -> None:
+    mask = torch.zeros(1, 1, 20, 20, dtype=torch.bool)
+    mask[..., 3:9, 3:9] = True
+    mask[..., 15, 15] = True  # a speck
+    expected = ndimage.binary_opening(mask[0, 0].numpy(), ndimage.generate_binary_structure(2, 1))
+    assert np.array_equal(opening(mask)[0, 0].numpy(), expected) and not opening(mask)[0, 0, 15, 15]

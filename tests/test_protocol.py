@@ -18,6 +18,7 @@ from PIL import Image
 
 from lit_ad.protocol import main
 
+ROOT = Path(__file__).parents[1]
 AUROC = {"cat": 0.9, "dog": 0.8, "ship": 0.4}
 
 
@@ -134,9 +135,22 @@ def test_mistakes(start: Callable[..., None], runs: list[list[str]], config: Pat
     start()
     with pytest.raises(ValueError, match=r"results of another protocol \(other mode\)"):
         start("--mode", "multimodal")
+    config.write_text("# a comment\n" + config.read_text())
+    start()
     config.write_text("model: {class_path: lit_ad.methods.STFPM}\n")
     with pytest.raises(ValueError, match="other run_config"):
         start()
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("protocol*.yaml")), ids=lambda path: path.stem)
+def test_configs(
+    file: Path, runs: list[list[str]], root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert f"lit-ad protocol --config configs/{file.name}" in file.read_text()
+    monkeypatch.chdir(ROOT)
+    main(["--config", str(file), "--root", str(root), "--output", str(tmp_path / "out")])
+    assert len(runs) == 3
+    assert (ROOT / runs[0][runs[0].index("--config") + 1]).is_file()
 
 
 @pytest.mark.slow

@@ -1,41 +1,67 @@
 """Reads samples into batches: files to RGB uint8 at the network's size, masks at their own."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from lit_ad.batch import Batch, Box, Size
+from lit_ad.batch import Batch, Box, Size, Tiling
 from lit_ad.data.sample import Sample
 from lit_ad.data.transforms import Augment, Pixels, Resize, fill
+from lit_ad.tiling import Tiles
+
+
+class Features(Sized, Protocol):
+    """The teacher's features of each item: (1, C, h, w) of each tap."""
+
+    def __getitem__(self, index: int) -> list[Tensor]: ...
 
 
 class AnomalyDataset(Dataset[Batch]):
-    """Each item is a Batch of one image, uint8. Masks are read for test samples alone."""
+    """Each item is a Batch of one image, or of one tile of `tiles`, uint8. Masks are read for test samples alone.
+
+    With `features` from the cache, an item has those as well, and no pixels where `pixels` is false.
+    """
 
     def __init__(self, samples: Sequence[Sample], resize: Resize, augment: Augment | None = None, seed: int = 0):
         self.samples, self.resize, self.augment, self.seed = list(samples), resize, augment, seed
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # augmentations differ by epoch, in workers too
         self.cache: list[tuple[Pixels, Box, Size]] | None = None
+        self.last: tuple[int, tuple[Pixels, Box, Size]] | None = None  # tiles in order: each image is read once
+        self.tiles: Tiles | None = None
+        self.features: Features | None = None
+        self.pixels = True
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return len(self.samples) if self.tiles is None else len(self.tiles)
 
     def __getitem__(self, index: int) -> Batch:
-        sample = self.samples[index]
-        image, box, size = self._read(sample) if self.cache is None else self.cache[index]
-        if self.augment is not None:
-            shape, image = image.shape, self.augment(image, (self.seed, int(self.epoch), index))
-            box = box if image.shape == shape else (0, 0, *image.shape[:2])
+        number = index if self.tiles is None else self.tiles.image(index)
+        sample = self.samples[number]
+        image: Pixels | None = None
+        box, size = (0, 0, 0, 0), (0, 0)
+        if self.pixels:
+            image, box, size = self._image(number)
+            key = (self.seed, int(self.epoch))
+            if self.tiles is not None:
+                top, left, bottom, right = box
+                content = torch.from_numpy(image[top:bottom, left:right]).permute(2, 0, 1)
+                image = self.tiles.cut(content, index, key).permute(1, 2, 0).numpy()
+                box = (0, 0, *image.shape[:2])
+            if self.augment is not None:
+                shape, image = image.shape, self.augment(image, (*key, index))
+                box = box if image.shape == shape else (0, 0, *image.shape[:2])
         return Batch(
-            image=torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None],
+            # Channels last, as the file has them: no copy here, and the layout that convolutions are fastest with.
+            image=None if image is None else torch.from_numpy(image).permute(2, 0, 1)[None],
             label=torch.tensor([sample.label]),
             index=torch.tensor([index]),
             path=[str(sample.image)],
@@ -44,17 +70,32 @@ class AnomalyDataset(Dataset[Batch]):
             size=[size],
             box=[box],
             mask=[read_truth(sample, size)] if sample.split == "test" else None,
+            features=None if self.features is None else self.features[index],
         )
 
     def fill_cache(self, threads: int) -> None:
         """Decode and resize every image once, 3 bytes a pixel of the network's size. Workers forked later share it."""
         with ThreadPoolExecutor(threads) as pool:
             images = pool.map(self._read, self.samples)
-            self.cache = list(tqdm(images, "Reading images", len(self), leave=False, disable=len(self) < 100))
+            self.cache = list(
+                tqdm(images, "Reading images", len(self.samples), leave=False, disable=len(self.samples) < 100)
+            )
+
+    def _image(self, number: int) -> tuple[Pixels, Box, Size]:
+        if self.cache is not None:
+            image, box, size = self.cache[number]
+            return (image.copy() if self.tiles is None else image), box, size  # nobody writes to the cache
+        if self.tiles is None:
+            return self._read(self.samples[number])
+        if self.last is None or self.last[0] != number:
+            self.last = (number, self._read(self.samples[number]))
+        return self.last[1]
 
     def _read(self, sample: Sample) -> tuple[Pixels, Box, Size]:
         image = read_image(sample.image)
-        return *self.resize(image), (image.shape[0], image.shape[1])
+        size = (image.shape[0], image.shape[1])
+        image, box = self.resize(image)
+        return np.require(image, requirements=["C", "W"]), box, size
 
 
 def read_image(path: Path) -> Pixels:
@@ -82,6 +123,17 @@ def read_image(path: Path) -> Pixels:
         raise ValueError(f"{path} has pixels of kind {image.mode}, which have no RGB: convert it") from error
 
 
+def upright_size(path: Path) -> Size:
+    """Height and width of an image file, turned upright, from its header. Raises ValueError as `open_image` does."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    except Exception as error:
+        raise ValueError(f"cannot read {path}: {error}; replace or remove it") from error
+    return (width, height) if turned else (height, width)
+
+
 def read_mask(path: Path) -> NDArray[np.bool_]:
     """A mask file -> (H, W), true where it is not black; in a JPEG, whose edges are smeared, where it is bright."""
     image = open_image(path)
@@ -102,12 +154,24 @@ def read_truth(sample: Sample, size: Size) -> Tensor | None:
     if sample.mask is None:
         return None
     mask = read_mask(sample.mask)
-    if mask.shape != size:
-        raise ValueError(
-            f"mask of another size: {sample.mask} is {mask.shape[0]}x{mask.shape[1]} (height x width), but its image "
-            f"{sample.image} is {size[0]}x{size[1]}, turned upright"
-        )
+    check_mask(sample, (mask.shape[0], mask.shape[1]), size)
     return torch.from_numpy(mask)
+
+
+def check_masks(samples: Sequence[Sample]) -> None:
+    """Raises ValueError on a mask of another size than its image's. Reads headers only."""
+    for sample in samples:
+        if sample.mask is not None:
+            check_mask(sample, upright_size(sample.mask), upright_size(sample.image))
+
+
+def check_mask(sample: Sample, mask: Size, image: Size) -> None:
+    """Raises ValueError if the two sizes differ."""
+    if mask != image:
+        raise ValueError(
+            f"mask of another size: {sample.mask} is {mask[0]}x{mask[1]} (height x width), but its image "
+            f"{sample.image} is {image[0]}x{image[1]}, turned upright"
+        )
 
 
 def open_image(path: Path) -> Image.Image:
@@ -123,15 +187,16 @@ def open_image(path: Path) -> Image.Image:
     return upright
 
 
-def collate(items: list[Batch]) -> Batch:
+def collate(items: list[Batch], tiling: Tiling | None = None) -> Batch:
     """B batches of one -> one batch of B, smaller images filled up at the bottom and right by reflection."""
     images = [item.image for item in items if item.image is not None]
-    canvas = (max(image.shape[2] for image in images), max(image.shape[3] for image in images))
-    if any(image.shape[2:] != canvas for image in images):
+    if any(image.shape != images[0].shape for image in images):
+        canvas = (max(image.shape[2] for image in images), max(image.shape[3] for image in images))
         filled = [fill(image[0].permute(1, 2, 0).numpy(), canvas) for image in images]
         images = [torch.from_numpy(image).permute(2, 0, 1)[None] for image in filled]
+    features = [item.features for item in items if item.features is not None]
     return Batch(
-        image=torch.cat(images),
+        image=join(images) if images else None,
         label=torch.cat([item.label for item in items]),
         index=torch.cat([item.index for item in items]),
         path=[item.path[0] for item in items],
@@ -140,7 +205,14 @@ def collate(items: list[Batch]) -> Batch:
         size=[item.size[0] for item in items],
         box=[item.box[0] for item in items],
         mask=[item.mask[0] if item.mask else None for item in items] if any(item.mask for item in items) else None,
+        features=[join(list(level)) for level in zip(*features, strict=True)] if features else None,
+        tiling=tiling,
     )
+
+
+def join(rows: list[Tensor]) -> Tensor:
+    """B x (1, ...) -> (B, ...); a single one, which may be large, is not copied."""
+    return rows[0] if len(rows) == 1 else torch.cat(rows)
 
 
 def collate_equal(items: list[Batch]) -> Batch:

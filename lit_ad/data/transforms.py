@@ -46,18 +46,22 @@ class Resize:
 
     def __call__(self, image: Pixels) -> tuple[Pixels, Box]:
         """(H0, W0, 3) -> (H, W, 3), and the box in it that the image's content fills."""
-        height, width = image.shape[:2]
-        canvas = self.size or (height, width)
-        content = canvas
-        if self.fit == "pad":
-            scale = min(canvas[0] / height, canvas[1] / width)
-            content = max(1, round(scale * height)), max(1, round(scale * width))
-        if content != (height, width):
+        canvas = self.size or (image.shape[0], image.shape[1])
+        content = self.content((image.shape[0], image.shape[1]))
+        if content != image.shape[:2]:
             method = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}[self.interpolation]
             image = np.asarray(Image.fromarray(image).resize(content[::-1], method))
         canvas = (self._filled(canvas[0]), self._filled(canvas[1]))
         top, left = (canvas[0] - content[0]) // 2, (canvas[1] - content[1]) // 2
         return fill(image, canvas, top, left), (top, left, top + content[0], left + content[1])
+
+    def content(self, size: tuple[int, int]) -> tuple[int, int]:
+        """What becomes of an image of this (height, width), without padding."""
+        canvas = self.size or size
+        if self.fit == "stretch":
+            return canvas
+        scale = min(canvas[0] / size[0], canvas[1] / size[1])
+        return max(1, round(scale * size[0])), max(1, round(scale * size[1]))
 
     def _filled(self, side: int) -> int:
         return math.ceil(side / self.multiple) * self.multiple

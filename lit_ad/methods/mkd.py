@@ -37,7 +37,8 @@ class MKD(AnomalyModule):
         cloner: "small", narrow between critical outputs, or "equal", the source's architecture with timm's own
             random initialisation.
         value_weight: The paper's lambda, of the squared error: 0.5 on MVTec AD, 0.01 elsewhere.
-        direction_only: Leave the squared error out.
+        direction_only: Leave the squared error out, as for sources with activations in the hundreds, where it drowns
+            the directions.
         saliency: How the map is made; None makes none and is the fastest. Activations other than ReLU and ReLU6 pass
             guided_backprop as they are.
         copies, noise: Of smooth_grad: noisy copies, and their noise as a share of the image's range (not published;

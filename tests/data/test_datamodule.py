@@ -4,6 +4,7 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
+from PIL import Image
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
@@ -85,10 +86,10 @@ def test_no_test_images(tmp_path: Path, write) -> None:
         data.test_dataloader()
 
 
-@pytest.mark.parametrize(("batch_size", "seen"), [(3, 6), (8, 8), (9, 8)])
-def test_incomplete_batches_are_left_out_unless_there_is_no_other(bottle: Path, batch_size: int, seen: int) -> None:
-    data = AnomalyDataModule(MVTec(bottle), image_size=16, batch_size=batch_size)
-    assert len(set(order(data.train_dataloader()))) == seen
+@pytest.mark.parametrize("batch_size", [3, 50])
+def test_every_training_image_is_seen_in_every_epoch(bottle: Path, batch_size: int) -> None:
+    module = AnomalyDataModule(MVTec(bottle), image_size=16, batch_size=batch_size)
+    assert sorted(order(module.train_dataloader())) == list(range(len(module.listed["train"])))
 
 
 def test_predict_takes_a_folder_and_asks_for_no_training_images(tmp_path: Path, bottle: Path) -> None:
@@ -274,3 +275,10 @@ def test_images_of_every_size(shared: Path) -> None:
     assert len(set(batch.size)) > 1 and all(m.shape == s for m, s in zip(batch.mask, batch.size, strict=True))
     with pytest.raises(ValueError, match="training images of different sizes"):
         next(iter(data.train_dataloader()))
+
+
+def test_a_mask_of_another_size_is_found_before_training(bottle: Path) -> None:
+    mask = next((bottle / "ground_truth").rglob("*.png"))
+    Image.new("L", (3, 5), 255).save(mask)
+    with pytest.raises(ValueError, match=f"mask of another size: {mask} is 5x3"):
+        AnomalyDataModule(MVTec(bottle), image_size=16).setup("fit")

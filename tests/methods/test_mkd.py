@@ -1,6 +1,7 @@
 """MKD: the loss by hand, the cloners' layouts, and saliencies against networks differentiated one image at a time."""
 
 import copy
+import inspect
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+import yaml
 from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -411,16 +413,22 @@ def test_two_processes(resnet_file: Path, tmp_path: Path) -> None:
 # Errors, and the weights of ../shared.
 
 
-def test_errors_say_what_to_do(vgg: MKD, vit_file: Path, tmp_path: Path) -> None:
+def test_errors_say_what_to_do(vgg: MKD, vit_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r"stride 8.*\(30, 32\).*data.image_size"):
         vgg(torch.zeros(1, 3, 30, 32))
     assert vgg.patch_size == 8
     with pytest.raises(ValueError, match="convolutional"):
         MKD("deit_tiny_patch16_224", (1,), str(vit_file))
-    whole = tmp_path / "vgg11.pt"
-    torch.save(Backbone("vgg11", (5,)).model.state_dict(), whole)
+    monkeypatch.setattr("lit_ad.teachers.backbone.load", lambda *_: None)
     with pytest.raises(ValueError, match="tap 5 of vgg11 is its last pool already"):
-        MKD("vgg11", (3, 5), str(whole))
+        MKD("vgg11", (3, 5))
+
+
+@pytest.mark.parametrize("config", ["mkd", "mkd_cifar10", "mkd_vgg16_blocks1-3"])
+def test_configs_fit_the_signature(config: str) -> None:
+    model = yaml.safe_load((Path(__file__).parents[2] / f"configs/{config}.yaml").read_text())["model"]
+    assert model["class_path"] == "lit_ad.methods.MKD"
+    inspect.signature(MKD).bind(**model["init_args"])
 
 
 def test_cut_vgg16_of_the_shared_folder(shared: Path) -> None:

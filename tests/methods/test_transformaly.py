@@ -188,6 +188,21 @@ def test_a_checkpoint_is_enough(vit_file: Path, data: AnomalyDataModule, tmp_pat
     assert before[4:].min() > before[:4].max()  # light ones are not dark
 
 
+def test_cached_features_fit_the_same_gaussians(vit_file: Path, data: AnomalyDataModule, tmp_path: Path) -> None:
+    cached = AnomalyDataModule(
+        data.source, 16, batch_size=4, num_workers=0, cache_features=True, cache_dir=tmp_path, cache_dtype="float32"
+    )
+    fitted = []
+    for module in (data, cached):
+        torch.manual_seed(0)
+        model = Transformaly("deit_tiny_patch16_224", str(vit_file))
+        trainer(tmp_path).fit(model, module)
+        fitted.append(model)
+    assert list(tmp_path.glob("*/about.json"))
+    for one, other in zip(fitted[0].buffers(), fitted[1].buffers(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5, equal_nan=True)
+
+
 def test_the_pass_sees_every_training_image_once(model: Transformaly, data: AnomalyDataModule) -> None:
     seen: list[str] = []
     model = copy.deepcopy(model)

@@ -1,0 +1,112 @@
+"""L2BT against the paper's formulas by hand, and kornia's and scikit-learn's numbers."""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from kornia.filters import box_blur
+from sklearn.metrics.pairwise import cosine_similarity
+
+from lit_ad.methods.l2bt import L2BT, blur, box
+
+
+@pytest.fixture
+def model(vit_file: Path) -> L2BT:
+    torch.manual_seed(0)
+    return L2BT("deit_tiny_patch16_224", (1, 3), str(vit_file)).eval()
+
+
+def by_hand(model: L2BT, images: torch.Tensor) -> list[np.ndarray]:
+    """Early and late tokens of timm's own blocks, and what the students say of them: 4 x (B, N, D)."""
+    vit = copy.deepcopy(model.teacher.model)
+    with torch.no_grad():
+        x = vit._pos_embed(vit.patch_embed(images))
+        found = []
+        for i, block in enumerate(vit.blocks):
+            x = block(x)
+            if i in (1, 3):
+                found.append(vit.norm(x)[:, 1:])  # the final norm; no class token
+        return [t.numpy() for t in (*found, model.forward_student(found[0]), model.backward_student(found[1]))]
+
+
+def test_loss_is_one_minus_cosine_of_each_token(model: L2BT) -> None:
+    images = torch.randn(2, 3, 48, 64)
+    early, late, forward, backward = by_hand(model, images)
+    expected = 0.0
+    for student, teacher in ((forward, late), (backward, early)):
+        cosines = [np.diag(cosine_similarity(s, t)) for s, t in zip(student, teacher, strict=True)]
+        expected += 1 - np.mean(cosines)
+    assert model.loss(None, model.teacher(images)).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_map_is_the_product_of_distances_blurred(model: L2BT) -> None:
+    images = torch.randn(2, 3, 48, 64)  # another size than the ViT's 224: position embeddings are interpolated
+    early, late, forward, backward = by_hand(model, images)
+
+    def unit(x: np.ndarray) -> np.ndarray:
+        return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+    distances = np.linalg.norm(unit(forward) - unit(late), axis=-1) * np.linalg.norm(
+        unit(backward) - unit(early), axis=-1
+    )
+    expected = torch.from_numpy(distances).reshape(2, 1, 3, 4)  # row by row
+    expected = torch.nn.Upsample(size=(48, 64), mode="bilinear")(expected)
+    for side in [5] * 5 + [7] * 3:
+        expected = box_blur(expected, (side, side), "reflect", separable=False)
+    prediction = model(images)
+    assert prediction.anomaly_map.shape == (2, 1, 48, 64)
+    torch.testing.assert_close(prediction.anomaly_map, expected, rtol=1e-4, atol=1e-5)
+    highest = np.sort(expected.numpy().reshape(2, -1))[:, -3:]  # 0.1 % of 3072
+    np.testing.assert_allclose(prediction.score.detach().numpy(), highest.mean(axis=1), rtol=1e-4)
+
+
+def test_one_pixel_at_least_scores(model: L2BT) -> None:
+    anomaly_map = torch.rand(3, 1, 10, 10)
+    assert torch.equal(model.score(anomaly_map), anomaly_map.amax(dim=(1, 2, 3)))
+
+
+def test_box_is_kornias() -> None:
+    anomaly_map = torch.rand(2, 1, 20, 30)
+    torch.testing.assert_close(box(anomaly_map, 7), box_blur(anomaly_map, (7, 7), "reflect"))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert blur(anomaly_map.bfloat16()).dtype == torch.float32
+
+
+def test_students_see_one_token_at_a_time(model: L2BT) -> None:
+    features = model.teacher(torch.randn(1, 3, 32, 48))
+    changed = [level.clone() for level in features]
+    for level in changed:
+        level[0, :, 1, 2] += torch.randn(192)
+    before, after = (model.forward_student(level.flatten(2).transpose(1, 2)) for level in (features[0], changed[0]))
+    assert ((before - after).abs().amax(dim=2) > 0)[0].tolist() == [False] * 5 + [True]
+
+
+def test_only_the_students_are_optimised(model: L2BT) -> None:
+    optimizer = model.configure_optimizers()
+    assert isinstance(optimizer, torch.optim.Adam) and optimizer.defaults["lr"] == 1e-3
+    optimised = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    assert optimised == {id(p) for name, p in model.named_parameters() if "student" in name}
+    assert sum(isinstance(m, torch.nn.Linear) for m in model.forward_student) == 3
+
+
+def test_training_lowers_the_loss(model: L2BT) -> None:
+    features = model.teacher(torch.randn(2, 3, 64, 64))
+    optimizer = model.configure_optimizers()
+    losses = []
+    for _ in range(20):
+        losses.append(model.loss(None, features))
+        optimizer.zero_grad()
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_what_cannot_be(resnet_file: Path, vit_file: Path) -> None:
+    with pytest.raises(ValueError, match=r"an early and a late one, not"):
+        L2BT("deit_tiny_patch16_224", (7,), str(vit_file))
+    with pytest.raises(ValueError, match=r"fraction of the map's pixels"):
+        L2BT("deit_tiny_patch16_224", (7, 11), str(vit_file), top=0)
+    with pytest.raises(ValueError, match=r"L2BT needs a ViT.* resnet10t is none"):
+        L2BT("resnet10t", (1, 2), str(resnet_file))
