@@ -5,10 +5,10 @@
     python benchmarks/stfpm_training.py ... --without-anomalib              # 3 minutes, installs nothing
 
 ResNet-18 at 256x256, batch 32, float32, 160 images. Every measurement is a process of its own with the same threads.
-The first epoch warms up and does not count; of the others the median. There is no validation in either. The bare step is
-the student's forward, the loss, backward and optimizer on tensors that are ready, in the layout and with the allocator
-settings of lit_ad: it is the ceiling. anomalib goes into a temporary environment; its teacher is random because timm's
-hub may be out of reach, which costs nothing in time.
+The first epoch warms up and does not count; of the others the median. There is no validation in either. The bare step
+is the student's forward, the loss, backward and optimizer on tensors that are ready, in the layout and with the
+allocator settings of lit_ad: it is the ceiling. anomalib goes into a temporary environment; its teacher is random
+because timm's hub may be out of reach, which costs nothing in time.
 """
 
 import argparse

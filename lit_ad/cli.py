@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, Namespace, SaveConfigCallback
 
@@ -27,7 +28,9 @@ class SaveConfig(SaveConfigCallback):
             config = self.config.clone()
             config.trainer.default_root_dir = config.checkpoint.dirpath = config.ckpt_path = None
             with written(Path(trainer.default_root_dir) / "config.yaml") as temporary:
-                temporary.write_text(self.parser.dump(config, skip_none=False))
+                temporary.write_text(text := self.parser.dump(config, skip_none=False))
+            for logger in trainer.loggers:
+                logger.log_hyperparams(yaml.safe_load(text))
 
 
 class AnomalyCLI(LightningCLI):

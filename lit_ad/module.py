@@ -196,6 +196,8 @@ class AnomalyModule(L.LightningModule):
             "precision": str(self.trainer.precision),
         }
         for split, loader, about in data.cacheable():
+            if split == "val" and not self.trainer.enable_validation:
+                continue
             features = cached(
                 data.cache_dir or default_directory(),
                 {**made_by, **about},

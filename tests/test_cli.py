@@ -45,31 +45,6 @@ def lit_ad(*arguments: object, cwd: Path) -> tuple[str, str]:
     return out.getvalue(), error
 
 
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Stripes as nominal surfaces, a grey square as the defect, in MVTec's layout."""
-    root = tmp_path_factory.mktemp("data") / "stripes"
-    generator = np.random.default_rng(0)
-
-    def surface() -> np.ndarray:
-        stripes = (
-            128 + 60 * np.sin(np.arange(72) / 3 + generator.uniform(0, 6))[None] + generator.normal(0, 8, (64, 72))
-        )
-        return np.repeat(stripes.clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
-
-    for folder, count in (("ground_truth/square", 0), ("train/good", 12), ("test/good", 5), ("test/square", 4)):
-        (root / folder).mkdir(parents=True)
-        for i in range(count):
-            pixels = surface()
-            if folder == "test/square":
-                mask = np.zeros((64, 72), np.uint8)
-                mask[20 : 36 + i, 30:50] = 255
-                pixels[mask > 0] = 128
-                Image.fromarray(mask).save(root / f"ground_truth/square/{i:03}_mask.png")
-            Image.fromarray(pixels).save(root / folder / f"{i:03}.png")
-    return root
-
-
 def fit_arguments(images: Path, weights: Path, run: Path, epochs: int = 3) -> list[object]:
     return [
         *("fit", "--config", ROOT / "configs/stfpm.yaml"),

@@ -3,28 +3,13 @@
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
-from PIL import Image
 
 from lit_ad.__main__ import main
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.yaml") if "model" in yaml.safe_load(path.read_text()))
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Noise in MVTec's layout: configs are run here, not methods judged."""
-    root = tmp_path_factory.mktemp("noise")
-    generator = np.random.default_rng(0)
-    for folder, count in (("train/good", 6), ("test/good", 2), ("test/bad", 2)):
-        (root / folder).mkdir(parents=True)
-        for i in range(count):
-            pixels = generator.integers(0, 256, (40, 48, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(root / folder / f"{i}.png")
-    return root
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)

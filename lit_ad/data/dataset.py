@@ -118,7 +118,7 @@ def read_image(path: Path) -> Pixels:
     if "transparency" in image.info or image.mode in ("PA", "La", "RGBa"):
         image = image.convert("RGBA")
     try:
-        return np.asarray(image.convert("RGB"))
+        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     except ValueError as error:
         raise ValueError(f"{path} has pixels of kind {image.mode}, which have no RGB: convert it") from error
 
@@ -179,12 +179,10 @@ def open_image(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             image.load()
-            kind = image.format
-            upright = ImageOps.exif_transpose(image)
+            ImageOps.exif_transpose(image, in_place=True)  # a copy of a large image is one too many
     except Exception as error:  # decoders raise all sorts: OSError, SyntaxError, struct.error, zlib.error, ...
         raise ValueError(f"cannot read {path}: {error}; replace or remove it") from error
-    upright.format = kind
-    return upright
+    return image
 
 
 def collate(items: list[Batch], tiling: Tiling | None = None) -> Batch:

@@ -4,10 +4,10 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
-from PIL import Image
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
+from PIL import Image
 from torch.utils.data import DataLoader
 
 from lit_ad.batch import Batch
