@@ -3,7 +3,7 @@
     python benchmarks/l2bt_cache.py --root ../shared/data/glass_fibre \\
         --weights ../shared/weights/deit_tiny_patch16_224.safetensors       # 5 minutes on two cores
 
-DeiT-tiny at 512x512, batch 4, 50 epochs, float16 cache, no validation. With the cache everything is timed from `fit` on,
+DeiT-tiny at 512x512, batch 4, 50 epochs, float16 cache, no validation. With the cache everything is timed from `fit`,
 the pass that fills it included; without it, two epochs are timed and the faster one scaled to all. Both have the
 decoded images in memory. Losses: of the first two epochs with and without the cache; and of the last epoch with a
 float16 cache and with one in float32, whose features are the teacher's to the last bit. With --full all epochs are

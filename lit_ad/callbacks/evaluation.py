@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lit_ad.batch import Batch, Prediction
-from lit_ad.callbacks.output import original_map, run_dir, written
+from lit_ad.callbacks.output import content_map, original_map, run_dir, written
 from lit_ad.maps import upsample
 from lit_ad.metrics import ImageEvaluation, PixelEvaluation
 
@@ -51,7 +51,7 @@ class Evaluation(L.Callback):
         for i, score in enumerate(outputs.score.tolist()):
             median = maximum = math.nan
             if outputs.anomaly_map is not None:
-                content = original_map(outputs, batch, i)
+                content = content_map(outputs, batch, i)
                 median, maximum = float(content.median()), float(content.max())
             self.nominal.append((score, median, maximum))
 

@@ -25,7 +25,7 @@ class Shown(NamedTuple):
 
 
 class Heatmaps(L.Callback):
-    """Write RUN/heatmaps/CATEGORY/DEFECT/NAME.png for every tested image, for predicted ones below RUN/predictions.
+    """Write RUN/heatmaps/CATEGORY/FOLDER/NAME.png for every tested image, for predicted ones below RUN/predictions.
 
     The colours span the same range in every picture of a run, fixed by nominal validation images: the middle of the
     scale is the hottest that nominal pixels get.

@@ -30,14 +30,23 @@ def written(path: Path) -> Iterator[Path]:
 
 
 def file_name(batch: Batch, i: int, suffix: str) -> PurePath:
-    """CATEGORY/DEFECT/NAME for image i; an image to predict keeps its folder below the one given (its category)."""
-    defect = batch.defect[i] if int(batch.label[i]) >= 0 else ""
-    return PurePath(batch.category[i], defect, Path(batch.path[i]).stem + suffix)
+    """CATEGORY/FOLDER/NAME for image i, where its folder is named after the defect type, "good", or a nominal class.
+
+    An image to predict keeps its folder below the one given, which is its category.
+    """
+    path = Path(batch.path[i])
+    folder = path.parent.name if int(batch.label[i]) >= 0 else ""
+    return PurePath(batch.category[i], folder, path.stem + suffix)
+
+
+def content_map(prediction: Prediction, batch: Batch, i: int) -> Tensor:
+    """The anomaly map of image i without padding, at the method's resolution: (1, 1, h, w)."""
+    assert prediction.anomaly_map is not None and batch.image is not None
+    canvas = (batch.image.shape[-2], batch.image.shape[-1])
+    return crop(prediction.anomaly_map[i : i + 1], canvas, batch.box[i])
 
 
 def original_map(prediction: Prediction, batch: Batch, i: int) -> Tensor:
     """The anomaly map of image i without padding, at its original size: (H0, W0) float32."""
-    assert prediction.anomaly_map is not None and batch.image is not None
-    canvas = (batch.image.shape[-2], batch.image.shape[-1])
-    content = crop(prediction.anomaly_map[i : i + 1], canvas, batch.box[i])
+    content = content_map(prediction, batch, i)
     return (content if tuple(content.shape[-2:]) == batch.size[i] else upsample(content, batch.size[i]))[0, 0].float()
