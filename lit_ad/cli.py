@@ -65,9 +65,8 @@ class AnomalyCLI(LightningCLI):
         config = self.config.fit
         tested = config.test_after_fit and self.datamodule.listed["test"] and not config.trainer.fast_dev_run
         if tested and self.trainer.state.finished:
-            self.trainer.test(
-                self.model, datamodule=self.datamodule, ckpt_path="best", weights_only=True, verbose=False
-            )
+            best = getattr(self.trainer.checkpoint_callback, "best_model_path", "") or None  # no epoch was validated
+            self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, weights_only=True, verbose=False)
         home = self.trainer.default_root_dir
         self.say(
             f"This run is in {home}: config.yaml, checkpoints/best.ckpt and last.ckpt, metrics.json, heatmaps/",
