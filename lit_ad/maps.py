@@ -1,8 +1,6 @@
 """Pure functions on anomaly maps."""
 
 import torch
-from kornia import morphology
-from kornia.filters import gaussian_blur2d
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -43,6 +41,8 @@ def clip(anomaly_map: Tensor, quantile: float) -> Tensor:
 
 def gaussian_blur(anomaly_map: Tensor, sigma: float) -> Tensor:
     """Gaussian of four sigmas each way, edges reflected: (B, C, h, w) -> the same shape, float32 under autocast too."""
+    from kornia.filters import gaussian_blur2d  # here, because importing kornia takes seconds that few runs need
+
     with torch.autocast(anomaly_map.device.type, enabled=False):
         height, width = (2 * min(round(4 * sigma), side - 1) + 1 for side in anomaly_map.shape[-2:])
         return gaussian_blur2d(anomaly_map.float(), (height, width), (sigma, sigma))
@@ -50,5 +50,7 @@ def gaussian_blur(anomaly_map: Tensor, sigma: float) -> Tensor:
 
 def opening(mask: Tensor) -> Tensor:
     """Remove specks from binary masks by a 3x3 ellipse, (B, 1, H, W) bool -> the same."""
+    from kornia import morphology
+
     ellipse = torch.tensor([[0.0, 1.0, 0.0], [1.0, 1.0, 1.0], [0.0, 1.0, 0.0]], device=mask.device)
     return morphology.opening(mask.float(), ellipse) > 0.5
