@@ -63,6 +63,7 @@ def fit(options: argparse.Namespace, epochs: int, dtype: str | None, home: str) 
         max_epochs=epochs,
         callbacks=[clock],
         logger=False,
+        enable_progress_bar=False,
         enable_checkpointing=False,
         enable_model_summary=False,
         limit_val_batches=0,
