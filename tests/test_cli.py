@@ -70,8 +70,9 @@ def test_fit_leaves_a_whole_run(run: Path) -> None:
         assert (run / name).is_file(), name
     rows = json.loads((run / "metrics.json").read_text())["rows"]
     assert set(rows) == {"overall", "square"}
-    assert rows["overall"]["image_auroc"] > 0.5
-    assert rows["overall"]["pixel_auroc"] > 0.5
+    for name in ("image_auroc", "image_f1_max", "pixel_auroc", "aupro_30"):  # of a random teacher: any value
+        assert 0 < rows["overall"][name] <= 1
+        assert rows["square"][name] == rows["overall"][name]  # the only defect type
     assert {path.relative_to(run / "heatmaps").parts[1] for path in (run / "heatmaps").rglob("*.png")} == {
         "good",
         "square",

@@ -28,6 +28,8 @@ def test_config_runs(
     ]
     if taps is not None and not vit:
         arguments += ["--model.taps", str([tap % 4 for tap in taps])]
+    if "category" in settings["data"]["source"].get("init_args", {}):
+        arguments += ["--data.source.category", "null"]
     if settings["data"].get("tile_size"):
         arguments += ["--data.tile_size", 32]
     monkeypatch.setattr(sys, "argv", ["lit-ad", *map(str, arguments)])
