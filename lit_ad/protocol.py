@@ -64,8 +64,10 @@ def protocol(
         place = f"[{names.index(name) + 1}/{len(names)}] {name}"
         if not (home / "metrics.json").is_file():
             print(f"{place}: {home}", flush=True)
-            nominal = {"normal" if mode == "unimodal" else "anomalous": [name]}
-            source = {"class_path": "lit_ad.data.OneClass", "init_args": {"root": str(root.absolute()), **nominal}}
+            # Both keys: what is not said here would stay as run_config has it.
+            normal, anomalous = ([name], None) if mode == "unimodal" else (None, [name])
+            classes_of = {"root": str(root.absolute()), "normal": normal, "anomalous": anomalous}
+            source = {"class_path": "lit_ad.data.OneClass", "init_args": classes_of}
             command = ["--config", str(run_config), "--data.source", json.dumps(source), *(arguments or [])]
             fit(home, command)
         write_table(output, names)

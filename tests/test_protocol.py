@@ -77,7 +77,9 @@ def test_every_class_in_turn_and_their_table(
     start: Callable[..., None], runs: list[list[str]], root: Path, tmp_path: Path
 ) -> None:
     start("--", "--trainer.max_epochs", "1")
-    assert [source(command) for command in runs] == [{"root": str(root), "normal": [name]} for name in AUROC]
+    assert [source(command) for command in runs] == [
+        {"root": str(root), "normal": [name], "anomalous": None} for name in AUROC
+    ]
     assert all(command[-4:-2] == ["--trainer.max_epochs", "1"] for command in runs)
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert {name: row["image_auroc"] for name, row in results["classes"].items()} == AUROC
@@ -100,6 +102,7 @@ def test_every_class_in_turn_and_their_table(
 def test_multimodal_and_some_classes(start: Callable[..., None], runs: list[list[str]], tmp_path: Path) -> None:
     start("--mode", "multimodal", "--only", "[ship]")
     assert [source(command)["anomalous"] for command in runs] == [["ship"]]
+    assert [source(command)["normal"] for command in runs] == [None]  # whatever the run's config says
     assert "sd" not in (tmp_path / "out" / "results.md").read_text()
 
 
