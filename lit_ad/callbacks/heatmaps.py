@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from lit_ad.batch import Batch, Prediction
-from lit_ad.callbacks.output import file_name, original_map, run_dir, written
+from lit_ad.callbacks.output import file_name, original_map, run_dir, verdict, written
 
 Pixels = NDArray[np.uint8]
 
@@ -59,11 +59,9 @@ class Heatmaps(L.Callback):
         scores = prediction.score.tolist()
         for i, score in enumerate(scores):
             label = int(batch.label[i])
-            verdict = "" if np.isnan(threshold) else ("anomalous" if score > threshold else "nominal")
+            said = verdict(score, threshold)
             truth = {0: "good", 1: batch.defect[i]}.get(label, "")
-            title = f"{Path(batch.path[i]).name}   score {score:.4g}   {verdict}" + (
-                f"   truth: {truth}" if truth else ""
-            )
+            title = f"{Path(batch.path[i]).name}   score {score:.4g}   {said}" + (f"   truth: {truth}" if truth else "")
             image = self._image(pl_module, batch, i)
             heat = None
             if prediction.anomaly_map is not None:

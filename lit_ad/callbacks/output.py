@@ -1,5 +1,6 @@
 """Where a run's files go, under which names, and never half-written."""
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,6 +38,11 @@ def file_name(batch: Batch, i: int, suffix: str) -> PurePath:
     path = Path(batch.path[i])
     folder = path.parent.name if int(batch.label[i]) >= 0 else ""
     return PurePath(batch.category[i], folder, path.stem + suffix)
+
+
+def verdict(score: float, threshold: float) -> str:
+    """What a score means: "anomalous" above the threshold, else "nominal"; nothing without a threshold (NaN)."""
+    return "" if math.isnan(threshold) else ("anomalous" if score > threshold else "nominal")
 
 
 def content_map(prediction: Prediction, batch: Batch, i: int) -> Tensor:

@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch.distributed as dist
 from PIL import Image
 
 from lit_ad.batch import Batch
-from lit_ad.callbacks.output import file_name, original_map, run_dir, written
+from lit_ad.callbacks.output import file_name, original_map, run_dir, verdict, written
 
 
 class Predictions(L.Callback):
@@ -37,8 +36,7 @@ class Predictions(L.Callback):
             return
         threshold = float(pl_module.threshold)
         for i, score in enumerate(outputs.score.tolist()):
-            verdict = "" if np.isnan(threshold) else ("anomalous" if score > threshold else "nominal")
-            self.rows.append((int(batch.index[i]), batch.path[i], score, verdict, threshold))
+            self.rows.append((int(batch.index[i]), batch.path[i], score, verdict(score, threshold), threshold))
             if self.maps and outputs.anomaly_map is not None:
                 pixels = original_map(outputs, batch, i).cpu().numpy()
                 with written(self.directory / "maps" / file_name(batch, i, ".tiff")) as temporary:
@@ -54,6 +52,4 @@ class Predictions(L.Callback):
             with written(self.directory / "scores.csv") as temporary, Path(temporary).open("w", newline="") as file:
                 writer = csv.writer(file)
                 writer.writerow(["path", "score", "verdict", "threshold"])
-                writer.writerows(
-                    [path, score, verdict, threshold] for _, path, score, verdict, threshold in sorted(rows)
-                )
+                writer.writerows(row[1:] for row in sorted(rows))
