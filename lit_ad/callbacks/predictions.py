@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch.distributed as dist
 from PIL import Image
 
 from lit_ad.batch import Batch
+from lit_ad.callbacks.evaluation import gathered
 from lit_ad.callbacks.output import file_name, original_map, run_dir, verdict, written
 
 
@@ -43,11 +43,7 @@ class Predictions(L.Callback):
                     Image.fromarray(pixels).save(temporary, format="TIFF", compression="tiff_adobe_deflate")
 
     def on_predict_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        rows = self.rows
-        if dist.is_initialized():
-            shares: list[Any] = [None] * dist.get_world_size()
-            dist.all_gather_object(shares, rows)
-            rows = [row for share in shares for row in share]
+        rows = gathered(self.rows)
         if trainer.is_global_zero:
             with written(self.directory / "scores.csv") as temporary, Path(temporary).open("w", newline="") as file:
                 writer = csv.writer(file)
