@@ -3,6 +3,7 @@
 import ctypes
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -10,9 +11,11 @@ from typing import Any
 
 import lightning as L
 import torch
+from timm.layers import convert_sync_batchnorm
 from torch import Tensor
 
 from lit_ad.batch import Batch, Prediction
+from lit_ad.batchnorm import SharedBatchNorm
 from lit_ad.maps import crop, upsample
 from lit_ad.teachers.backbone import Teacher
 from lit_ad.teachers.cache import cached, default_directory
@@ -70,9 +73,21 @@ class AnomalyModule(L.LightningModule):
         """Normalised images (B, 3, H, W) -> Prediction."""
         return self.detect(images, self.teacher(images))
 
+    def configure_model(self) -> None:
+        """On several GPUs, BatchNorm sees the batches of all of them."""
+        trainer = self._trainer
+        if trainer is None or trainer.world_size == 1 or trainer.strategy.root_device.type != "cuda":
+            return
+        for name, students in self.named_children():
+            if students is not self.teacher:
+                setattr(self, name, convert_sync_batchnorm(students))
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss = self._loss(batch)
-        self.log("train/loss", loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=len(batch))
+        alone = self.trainer.world_size == 1 or self.device.type == "cuda"
+        with nullcontext() if alone else SharedBatchNorm():
+            loss = self._loss(batch)
+        shown = {"prog_bar": True, "on_step": True, "on_epoch": True, "sync_dist": True}
+        self.log("train/loss", loss, **shown, batch_size=len(batch))  # type: ignore[arg-type]
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Prediction | None:  # type: ignore[override]

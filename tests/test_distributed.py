@@ -3,12 +3,15 @@
 import csv
 import json
 import os
+import socket
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
@@ -74,3 +77,100 @@ def test_predictions_of_many_processes_are_in_one_table(run: Path, tmp_path: Pat
             tables.append(list(csv.DictReader(file)))
     assert len(tables[0]) == COUNT
     assert tables[0] == tables[1]
+
+
+METHODS = {  # batches of 4, on one process; of 2 on each of two
+    "STFPM": {"backbone": "resnet10t", "lr": 0.05},
+    "MKD": {"backbone": "resnet10t", "taps": [1, 2]},
+    "Transformaly": {"backbone": "deit_tiny_patch16_224"},
+    "L2BT": {"backbone": "deit_tiny_patch16_224", "taps": [3, 11]},
+}
+
+
+@pytest.fixture(scope="module")
+def trained(images: Path, resnet_file: Path, vit_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every method trained by one process, and by two nodes of one process each that torchrun brings together."""
+    home = tmp_path_factory.mktemp("trained")
+    for method, arguments in METHODS.items():
+        weights = str(vit_file if "deit" in str(arguments["backbone"]) else resnet_file)
+        settings = {
+            "model": {"class_path": f"lit_ad.methods.{method}", "init_args": {**arguments, "weights": weights}},
+            "data": {
+                "source": {"class_path": "MVTec", "init_args": {"root": str(images)}},
+                **{"image_size": 64, "eval_batch_size": 1, "val_fraction": 0.34, "cache_dir": str(home / "cache")},
+                "cache_features": method == "L2BT",
+            },
+            # Training multiplies the rounding of sums, so it is done in float64: then only an error makes a difference.
+            "trainer": {
+                **{"max_epochs": 3, "log_every_n_steps": 1, "enable_progress_bar": False},
+                **{"accelerator": "cpu", "precision": "64-true"},
+            },
+        }
+        (home / f"{method}.yaml").write_text(yaml.safe_dump(settings))
+    script = """
+        import sys
+        from lit_ad.__main__ import main
+
+        processes, *methods = sys.argv[1:]
+        for method in methods:
+            sys.argv = ["lit-ad", "fit", "--config", f"{method}.yaml", "--data.batch_size", str(4 // int(processes))]
+            sys.argv += ["--trainer.num_nodes", processes, "--trainer.devices", "1"]
+            sys.argv += ["--trainer.default_root_dir", f"{processes}/{method}"]
+            sys.argv += ["--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", f"{processes}/{method}"]
+            main()
+    """
+    (home / "train.py").write_text(textwrap.dedent(script))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    torchrun = [
+        *(
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nnodes",
+            2,
+            "--nproc-per-node",
+            1,
+            "--rdzv-backend",
+            "c10d",
+        ),
+        *("--rdzv-endpoint", f"localhost:{port}", "--local-addr", "localhost", "--max-restarts", 0),
+    ]
+    for processes, command in ((1, [sys.executable]), (2, torchrun)):
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        whole = [*map(str, command), "train.py", str(processes), *METHODS]
+        agents = [
+            subprocess.Popen(whole, cwd=home, env=environment, stdout=log.open("w"), stderr=subprocess.STDOUT)
+            for log in [home / f"{processes}.{agent}.log" for agent in range(processes)]
+        ]
+        try:
+            for agent, process in enumerate(agents):
+                assert process.wait(300) == 0, (home / f"{processes}.{agent}.log").read_text()[-5000:]
+        finally:
+            for process in agents:
+                process.kill()
+    return home
+
+
+def curve(run: Path, name: str) -> list[float]:
+    """What a run logged under a name."""
+    with next(run.glob("lightning_logs/*/metrics.csv")).open() as file:
+        return [float(row[name]) for row in csv.DictReader(file) if row[name]]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_training_of_two_processes_is_that_of_one(trained: Path, method: str) -> None:
+    one, two = (trained / str(processes) / method for processes in (1, 2))
+    for name, count in (("train/loss_step", 6), ("train/loss_epoch", 3), ("val/loss", 3)):
+        assert len(curve(one, name)) == count
+        assert curve(two, name) == pytest.approx(curve(one, name), rel=1e-6), name
+    first, second = (json.loads((run / "metrics.json").read_text())["rows"]["overall"] for run in (one, two))
+    assert second == pytest.approx(first, abs=1e-6, nan_ok=True)
+
+
+def test_two_nodes_leave_one_run_and_one_cache(trained: Path) -> None:
+    for method in METHODS:
+        files = [sorted(path.name for path in (trained / n / method).rglob("*") if path.is_file()) for n in "12"]
+        assert files[0] == files[1]
+    assert len([path for path in (trained / "cache").iterdir() if path.is_dir()]) == 2  # of training and validation

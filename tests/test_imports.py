@@ -10,6 +10,7 @@ BASE = {"batch", "maps", "tiling"}
 ALLOWED = {  # longest prefix wins
     "__init__": set(),
     "batch": set(),
+    "batchnorm": set(),
     "maps": set(),
     "tiling": set(),
     "metrics": {"metrics"},
@@ -21,7 +22,7 @@ ALLOWED = {  # longest prefix wins
     "data.dataset": {"data.sample", "data.transforms", "tiling", "batch"},
     "data.datamodule": {"data.sample", "data.images", "data.dataset", "data.transforms", "tiling", "batch"},
     "data.__init__": {"data"},
-    "module": {"batch", "tiling", "teachers", "maps"},
+    "module": {"batch", "batchnorm", "tiling", "teachers", "maps"},
     "gaussian": set(),
     "methods": {"module", "teachers", "maps", "batch", "gaussian"},
     "methods.__init__": {"methods"},

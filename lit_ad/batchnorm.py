@@ -1,0 +1,67 @@
+"""BatchNorm's statistics over the batches of all processes, so that several train as one would."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.functional import batch_norm
+from torch.overrides import TorchFunctionMode
+
+
+class SharedBatchNorm(TorchFunctionMode):
+    """What nn.SyncBatchNorm does on GPUs, on a CPU, where torch has none: within it, every BatchNorm in training."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return (shared_batch_norm if func is batch_norm else func)(*args, **(kwargs or {}))
+
+
+def shared_batch_norm(
+    images: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """`torch.nn.functional.batch_norm` of the batches (B, C, ...) of all processes together."""
+    if not training:
+        return batch_norm(images, running_mean, running_var, weight, bias, False, momentum, eps)
+    over = [axis for axis in range(images.ndim) if axis != 1]
+    values = images if images.dtype == torch.float64 else images.float()
+    here = values.new_tensor([values.numel() / values.shape[1]])
+    sums, count = Total.apply(torch.cat([values.sum(dim=over), here])).split([values.shape[1], 1])
+    mean = sums / count
+    centred = values - aligned(mean, images.ndim)
+    variance = Total.apply(centred.square().sum(dim=over)) / count
+    if running_mean is not None and running_var is not None:
+        with torch.no_grad():
+            running_mean.lerp_(mean.to(running_mean), momentum)
+            running_var.lerp_((variance * count / (count - 1)).to(running_var), momentum)
+    scale = torch.rsqrt(variance + eps) * (1 if weight is None else weight)
+    result = centred * aligned(scale, images.ndim)
+    return (result if bias is None else result + aligned(bias, images.ndim)).to(images.dtype)
+
+
+def aligned(channels: Tensor, ndim: int) -> Tensor:
+    """(C,) -> (1, C, 1, ...)."""
+    return channels.view(1, -1, *[1] * (ndim - 2))
+
+
+class Total(torch.autograd.Function):
+    """The sum over processes, through which gradients flow back from all of them."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return Total.forward(ctx, gradient)

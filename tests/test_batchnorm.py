@@ -1,0 +1,62 @@
+"""BatchNorm over two gloo processes against torch's own over the whole batch."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from timm.layers import BatchNormAct2d
+from torch import nn
+
+from lit_ad.batchnorm import SharedBatchNorm
+
+
+def layers() -> nn.Sequential:
+    torch.manual_seed(0)
+    made = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 5, 3), BatchNormAct2d(5, momentum=0.3))
+    for layer in made[1::2]:
+        nn.init.normal_(layer.weight), nn.init.normal_(layer.bias)
+    return made
+
+
+def step(images: torch.Tensor, targets: torch.Tensor, total: int) -> dict[str, torch.Tensor]:
+    """Outputs, gradients and buffers after one backward pass of this share of a loss, a mean over `total` images."""
+    model, images = layers(), images.requires_grad_()
+    output = model(images)
+    ((output * targets).square().sum() / total).backward()
+    gradients = {f"gradient of {name}": value.grad for name, value in model.named_parameters()}
+    return {"output": output.detach(), "images": images.grad, **gradients, **dict(model.named_buffers())}
+
+
+def share(rank: int, folder: Path, batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
+    images, targets = (values[:2] if rank == 0 else values[2:] for values in batch)  # 2 and 3 images
+    with SharedBatchNorm():
+        found: dict[str, Any] = step(images, targets, len(batch[0]))
+    for name, value in found.items():
+        if name.startswith("gradient"):  # as DDP does
+            dist.all_reduce(value)
+    torch.save(found, folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_processes_are_one(tmp_path: Path) -> None:
+    batch = (torch.randn(5, 3, 12, 12) * 3 + 1, torch.randn(5, 5, 8, 8))
+    mp.spawn(share, (tmp_path, tuple(values.clone() for values in batch)), nprocs=2)
+    whole = step(*batch, 5)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    for name, value in whole.items():
+        if name in ("output", "images"):
+            torch.testing.assert_close(torch.cat([first[name], second[name]]), value, rtol=1e-4, atol=1e-5, msg=name)
+        else:
+            torch.testing.assert_close(first[name], value, rtol=1e-4, atol=1e-4, msg=name)
+            torch.testing.assert_close(first[name], second[name], rtol=0, atol=0, msg=name)
+
+
+def test_evaluation_is_torchs_own() -> None:
+    model, images = layers().eval(), torch.randn(2, 3, 12, 12)
+    expected = model(images)
+    with SharedBatchNorm():
+        assert torch.equal(model(images), expected)
