@@ -1,17 +1,21 @@
 """`lit-ad fit | validate | test | predict --config FILE`: LightningCLI with a run directory."""
 
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import yaml
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, Namespace, SaveConfigCallback
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from lit_ad.callbacks import Dashboard, Evaluation, Heatmaps, Predictions
+from lit_ad.callbacks import Dashboard, Evaluation, Heatmaps, Interruption, Predictions
 from lit_ad.callbacks.output import written
+from lit_ad.checkpoint import CheckpointFile
 
 
 class SaveConfig(SaveConfigCallback):
@@ -57,9 +61,26 @@ class AnomalyCLI(LightningCLI):
         method = config.model.class_path.rsplit(".", 1)[-1].lower()
         home = config.trainer.default_root_dir or home or Path("runs", method, time.strftime("%Y%m%d-%H%M%S"))
         config.trainer.default_root_dir = os.path.abspath(home)
+        config.weights_only = True  # as CheckpointFile has it anyway
         if "verbose" in config:
             config.verbose = False  # Evaluation prints a shorter table
         config.checkpoint.dirpath = config.checkpoint.dirpath or f"{config.trainer.default_root_dir}/checkpoints"
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        try:
+            super()._run_subcommand(subcommand)
+        except BaseException as error:
+            # Lightning would leave with 0, as if finished; or 1, as wandb's process, ended by the signal, takes no more
+            if isinstance(error, SIGTERMException) or self.trainer.received_sigterm:
+                sys.exit(143)
+            raise
+
+    def instantiate_classes(self) -> None:
+        super().instantiate_classes()
+        if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not one of the user's
+            self.trainer.strategy.checkpoint_io = CheckpointFile()
+        last = Path(self.config[self.subcommand].checkpoint.dirpath) / "last.ckpt"
+        self.trainer.callbacks.append(Interruption(last))  # type: ignore[attr-defined]
 
     def after_fit(self) -> None:
         config = self.config.fit

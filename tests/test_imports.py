@@ -27,7 +27,8 @@ ALLOWED = {  # longest prefix wins
     "methods": {"module", "teachers", "maps", "batch", "gaussian"},
     "methods.__init__": {"methods"},
     "callbacks": {"batch", "metrics", "maps", "callbacks"},
-    "cli": {"callbacks"},
+    "checkpoint": {"callbacks.output"},
+    "cli": {"callbacks", "checkpoint"},
     "protocol": {"callbacks.output", "data.one_class"},
     "__main__": {"cli", "methods", "data", "module", "protocol"},
 }

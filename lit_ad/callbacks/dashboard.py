@@ -34,6 +34,8 @@ class Dashboard(L.Callback):
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         self.images, self.started = 0, time.perf_counter()
 
+    on_train_start = on_train_epoch_start  # a run that resumes within an epoch has no start of it
+
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:

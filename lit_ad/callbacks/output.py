@@ -20,12 +20,18 @@ def run_dir(trainer: L.Trainer) -> Path:
 
 @contextmanager
 def written(path: Path) -> Iterator[Path]:
-    """A temporary name to write to, renamed to `path` when the block ends well and removed when it does not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """A temporary name to write to, renamed to `path` when the block ends well and removed when it does not.
+
+    Raises:
+        OSError: It cannot be written; the message has the path.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         temporary.replace(path)
+    except OSError as error:
+        raise OSError(f"cannot write {path}: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
 

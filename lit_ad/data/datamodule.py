@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import cached_property, partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -138,7 +139,7 @@ class AnomalyDataModule(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         dataset = self._dataset("train", self.listed["train"], self.augment)
         sampler = Shuffle(dataset, *self._place, dataset.seed)
-        return self._loader(dataset, self.batch_size, sampler=sampler, collate_fn=collate_equal)
+        return self._loader(dataset, self.batch_size, TrainLoader, sampler=sampler, collate_fn=collate_equal)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         return self._loader(self._dataset("val", self.listed["val"]), self.eval_batch_size)
@@ -234,13 +235,15 @@ class AnomalyDataModule(L.LightningDataModule):
         pixels = sum(math.prod(size or upright_size(sample.image)) for sample in samples)
         return 3 * pixels <= CACHE_BYTES and not getattr(self.trainer, "fast_dev_run", False)
 
-    def _loader(self, dataset: AnomalyDataset, batch_size: int, **kwargs: Any) -> DataLoader[Batch]:
+    def _loader(
+        self, dataset: AnomalyDataset, batch_size: int, loader: type[DataLoader[Batch]] = DataLoader, **kwargs: Any
+    ) -> DataLoader[Batch]:
         workers = self.num_workers
         if workers is None:
             here = max(1, self.trainer.num_devices) if self.trainer else 1
             cheap = (dataset.cache is not None or not dataset.pixels) and dataset.augment is None
             workers = 0 if cheap else max(0, min(4, cores() // here - 1))
-        return DataLoader(
+        return loader(
             dataset,
             batch_size=batch_size,  # by name, or Lightning cannot remake the loader for predict
             **{"collate_fn": partial(collate, tiling=self.tiling), **kwargs},
@@ -258,11 +261,35 @@ class Shuffle(DistributedSampler[int]):
     def __init__(self, dataset: AnomalyDataset, replicas: int, rank: int, seed: int) -> None:
         super().__init__(dataset, replicas, rank, shuffle=True, seed=seed)
         self.shared_epoch = dataset.epoch
+        self.start = 0  # how many of the next epoch's are left out
 
     def __iter__(self) -> Iterator[int]:
         self.shared_epoch.fill_(self.epoch)
-        yield from super().__iter__()
+        yield from islice(super().__iter__(), self.start, None)
         self.epoch += 1  # Lightning sets it at every epoch; a plain loop need not
+
+
+class TrainLoader(DataLoader[Batch]):
+    """Resumes within an epoch: Lightning keeps its state in the checkpoint."""
+
+    sampler: Shuffle
+    given = start = 0  # batches of this epoch so far, and before the next one's first
+
+    def __iter__(self) -> Any:
+        self.given, self.start = self.start, 0
+        self.sampler.start = self.given * (self.batch_size or 1)
+        return self._counted(super().__iter__())
+
+    def _counted(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        for batch in batches:
+            self.given += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        return {"epoch": int(self.sampler.shared_epoch), "batches": self.given}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.sampler.epoch, self.start = state["epoch"], state["batches"]
 
 
 def split_nominal(samples: list[Sample], fraction: float, seed: int) -> tuple[list[Sample], list[Sample]]:

@@ -72,6 +72,7 @@ def cached(
 
     Raises:
         ValueError: Unknown dtype, a disk that is too small, inputs of different sizes, numbers that dtype cannot hold.
+        OSError: The cache cannot be written.
     """
     if dtype not in DTYPES:
         raise ValueError(f"cache_dtype is {dtype!r}, but it must be one of {', '.join(DTYPES)}")
@@ -88,6 +89,11 @@ def cached(
                     write(partial, about, count, DTYPES[dtype], compute(), title)
                     partial.rename(folder)
                     sync(directory)
+                except OSError as error:
+                    raise OSError(
+                        f"cannot write the cache {folder}: {error}; set data.cache_dir to another disk, or "
+                        "data.cache_features to false"
+                    ) from error
                 finally:
                     shutil.rmtree(partial, ignore_errors=True)
     return FeatureCache(folder)

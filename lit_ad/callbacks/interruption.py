@@ -1,0 +1,56 @@
+"""Signals that ask a training to stop: after the batch, on every process at the same one, with a checkpoint."""
+
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+
+class Interruption(L.Callback):
+    """SIGTERM saves `checkpoint` and ends; SIGUSR1 under Slurm saves and requeues the job, as Lightning does.
+
+    Lightning acts at once, wherever the process is, also between two halves of a step or while another process waits
+    in a reduction. Here both wait for the end of the batch, so that what is resumed goes on as if nothing had happened.
+
+    Args:
+        checkpoint: Where SIGTERM saves.
+    """
+
+    def __init__(self, checkpoint: Path) -> None:
+        self.checkpoint = checkpoint
+        self.asked = 0  # the signal's number
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return  # where Python allows no handlers
+        self.asked = 0
+        self.handlers: dict[int, Any] = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1)}
+        signal.signal(signal.SIGTERM, self.ask)
+        if callable(self.handlers[signal.SIGUSR1]):  # Lightning's, under Slurm
+            signal.signal(signal.SIGUSR1, self.ask)
+
+    def ask(self, number: int, frame: Any) -> None:
+        self.asked = number
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        asked = self.asked
+        if trainer.world_size > 1:
+            everywhere = torch.tensor(asked, device=trainer.strategy.root_device)
+            asked = int(trainer.strategy.reduce(everywhere, reduce_op="max"))
+        if not asked:
+            return
+        self.asked = 0
+        if asked == signal.SIGTERM:
+            trainer.save_checkpoint(self.checkpoint)
+            rank_zero_info(f"\nStopped by SIGTERM. To go on: --ckpt_path {self.checkpoint}")
+            raise SIGTERMException
+        self.handlers[asked](asked, None)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        for number, handler in getattr(self, "handlers", {}).items():
+            signal.signal(number, handler)

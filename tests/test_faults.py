@@ -1,0 +1,240 @@
+"""What goes wrong on real machines ends in a clear message or a clean resume; nothing earlier is lost."""
+
+import contextlib
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from lit_ad.__main__ import main
+
+ROOT = Path(__file__).parents[1]
+EPOCHS = 4
+
+
+def command(images: Path, weights: Path, run: Path, *more: object) -> list[str]:
+    """Four epochs of four batches each, what every step lost in logs/metrics.csv."""
+    arguments = [
+        *("fit", "--config", ROOT / "configs/stfpm.yaml", "--model.backbone", "resnet10t", "--model.weights", weights),
+        *("--data.source.root", images, "--data.image_size", 64, "--data.batch_size", 2, "--data.val_fraction", 0.34),
+        *("--trainer.max_epochs", EPOCHS, "--trainer.default_root_dir", run, "--trainer.enable_progress_bar", "false"),
+        *("--trainer.accelerator", "cpu", "--trainer.log_every_n_steps", 1),
+        *("--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", run / "logs"),
+        *more,
+    ]
+    return [sys.executable, "-m", "lit_ad", *map(str, arguments)]
+
+
+def start(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(arguments, env=environment, stdout=log.open("ab"), stderr=subprocess.STDOUT)
+
+
+def run_to_end(arguments: list[str], log: Path) -> str:
+    """All that a command printed; it has to end well."""
+    assert start(arguments, log).wait(300) == 0, log.read_text()[-5000:]
+    return log.read_text()
+
+
+def refused(*arguments: object) -> str:
+    """With what message a command, run in this process, ends."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["lit-ad", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+    return str(stop.value)
+
+
+def wait_for(there: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 200
+    while not there():
+        assert process.poll() is None, "the run ended before it could be disturbed"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def losses(run: Path) -> dict[int, float]:
+    """Of each step; a resumed run's replace those of the run it goes on from."""
+    found = {}
+    for table in sorted(run.glob("logs/lightning_logs/*/metrics.csv")):
+        with table.open() as file:
+            found.update(
+                {
+                    int(row["step"]): float(row["train/loss_step"])
+                    for row in csv.DictReader(file)
+                    if row["train/loss_step"]
+                }
+            )
+    return found
+
+
+def metrics(run: Path) -> object:
+    return json.loads((run / "metrics.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def whole(images: Path, resnet_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing disturbed."""
+    home = tmp_path_factory.mktemp("whole")
+    run_to_end(command(images, resnet_file, home), home / "log")
+    assert len(losses(home)) == 4 * EPOCHS
+    return home
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_sigkill_within_an_epoch_resumes_exactly(
+    whole: Path, images: Path, resnet_file: Path, tmp_path: Path, workers: int
+) -> None:
+    """From a checkpoint of every third step: in the middle of the second epoch."""
+    often = ("--checkpoint.every_n_train_steps", 3, "--checkpoint.save_top_k", 0, "--data.num_workers", workers)
+    arguments = command(images, resnet_file, tmp_path, *often)
+    process = start(arguments, tmp_path / "log")
+    last = tmp_path / "checkpoints/last.ckpt"
+    wait_for(lambda: last.exists() and torch.load(last, weights_only=True)["global_step"] >= 6, process)
+    process.kill()
+    process.wait()
+    saved = torch.load(last, weights_only=True)["global_step"]
+    run_to_end([*arguments, "--ckpt_path", str(last)], tmp_path / "log")
+    assert {**losses(whole), **losses(tmp_path)} == losses(whole)
+    assert set(range(saved, 4 * EPOCHS)) <= set(losses(tmp_path))
+
+
+def test_sigterm_saves_where_it_is_and_resumes_exactly(
+    whole: Path, images: Path, resnet_file: Path, tmp_path: Path
+) -> None:
+    arguments = command(images, resnet_file, tmp_path)
+    process, last = start(arguments, tmp_path / "log"), tmp_path / "checkpoints/last.ckpt"
+    wait_for(last.exists, process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 143
+    assert "Stopped by SIGTERM" in (tmp_path / "log").read_text()
+    assert not (tmp_path / "metrics.json").exists()  # a run that was stopped is not tested
+    run_to_end([*arguments, "--ckpt_path", str(last)], tmp_path / "log")
+    assert losses(tmp_path).items() <= losses(whole).items()  # the step that was stopped may be missing
+    assert max(losses(tmp_path)) == 4 * EPOCHS - 1
+    assert metrics(tmp_path) == metrics(whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_two_processes_end_together(
+    images: Path, resnet_file: Path, tmp_path: Path, number: signal.Signals, rank: int
+) -> None:
+    """Whichever of them is told to stop, or dies: no hang, and a checkpoint to go on from."""
+    arguments = command(images, resnet_file, tmp_path, "--trainer.devices", 2, "--trainer.max_epochs", 1000)
+    process, last = start(arguments, tmp_path / "log"), tmp_path / "checkpoints/last.ckpt"
+    wait_for(last.exists, process)
+    child = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
+    os.kill((process.pid, child)[rank], number)
+    try:
+        assert process.wait(60) != 0
+        deadline = time.monotonic() + 60
+        while Path(f"/proc/{child}").exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not Path(f"/proc/{child}").exists()
+    finally:
+        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+    assert torch.load(last, weights_only=True)["global_step"] > 0
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system with room for two checkpoints of this student, not for three."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=25m", "tmpfs", disk], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("needs the right to mount a small file system")
+    yield disk
+    subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+def test_a_full_disk_leaves_the_earlier_checkpoint(
+    whole: Path, images: Path, resnet_file: Path, small_disk: Path, tmp_path: Path
+) -> None:
+    """best.ckpt and last.ckpt of the second epoch are written beside those of the first."""
+    arguments = command(images, resnet_file, tmp_path, "--checkpoint.dirpath", small_disk)
+    assert start(arguments, tmp_path / "log").wait(200) == 1
+    said, last = (tmp_path / "log").read_text().splitlines()[-1], small_disk / "last.ckpt"
+    assert said.startswith(f"lit-ad: cannot write {small_disk}/best.ckpt")
+    assert "No space left on device" in said
+    assert torch.load(last, weights_only=True)["global_step"] == 4
+    assert sorted(path.name for path in small_disk.iterdir()) == ["best.ckpt", "last.ckpt"]
+    elsewhere = ("--checkpoint.dirpath", tmp_path / "checkpoints", "--ckpt_path", last)
+    run_to_end(command(images, resnet_file, tmp_path, *elsewhere), tmp_path / "log")
+    assert metrics(tmp_path) == metrics(whole)
+
+
+def test_a_disk_that_fills_while_the_cache_is_written(
+    images: Path, resnet_file: Path, small_disk: Path, tmp_path: Path
+) -> None:
+    """It had room when the cache was begun."""
+    cache = small_disk / "cache"
+    more = ("--data.cache_features", "true", "--data.cache_dir", cache, "--data.image_size", 256)
+    process = start(command(images, resnet_file, tmp_path / "run", *more, "--data.batch_size", 1), tmp_path / "log")
+    wait_for(lambda: any(cache.glob("*.partial")), process)
+    with (small_disk / "ballast").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(65536))
+    assert process.wait(100) == 1
+    said = (tmp_path / "log").read_text().splitlines()[-1]
+    assert said.startswith(f"lit-ad: cannot write the cache {cache}") or "the disk is too small for the cache" in said
+    assert "data.cache_dir" in said
+    assert not [path for path in cache.iterdir() if path.is_dir()]
+
+
+class Code:
+    """Pickled, it would make a file when it is loaded."""
+
+    def __init__(self, made: Path) -> None:
+        self.made = made
+
+    def __reduce__(self) -> tuple[object, tuple[str, str]]:
+        return open, (str(self.made), "w")
+
+
+@pytest.mark.parametrize("subcommand", ["fit", "test", "predict"])
+@pytest.mark.parametrize("fault", ["truncated", "empty", "code", "other", "missing"])
+def test_a_bad_checkpoint_is_refused(whole: Path, tmp_path: Path, subcommand: str, fault: str) -> None:
+    good, bad = whole / "checkpoints/last.ckpt", tmp_path / "bad.ckpt"
+    if fault == "truncated":
+        bad.write_bytes(good.read_bytes()[:-5000])
+    elif fault == "empty":
+        bad.touch()
+    elif fault == "code":
+        torch.save({**torch.load(good, weights_only=True), "more": Code(tmp_path / "made")}, bad)
+    elif fault == "other":
+        torch.save({"a": torch.zeros(3)}, bad)
+    arguments = [subcommand, "--config", whole / "config.yaml", "--ckpt_path", bad]
+    arguments += ["--trainer.default_root_dir", tmp_path / "run"]
+    said = refused(*arguments)
+    assert said.startswith("lit-ad: ")
+    assert str(bad) in said
+    assert not (tmp_path / "made").exists()
+    assert not (tmp_path / "run/metrics.json").exists()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_one_corrupt_image_among_many_is_named(images: Path, resnet_file: Path, tmp_path: Path, workers: int) -> None:
+    shutil.copytree(images, tmp_path / "images")
+    bad = tmp_path / "images/train/good/007.png"
+    bad.write_bytes(bad.read_bytes()[:1000])
+    more = ("--data.cache_images", "false", "--data.num_workers", workers)
+    arguments = command(tmp_path / "images", resnet_file, tmp_path / "run", *more)
+    said = refused(*arguments[3:])
+    assert f"cannot read {bad}" in said
+    assert len(said.splitlines()) == 1
