@@ -1,6 +1,7 @@
 """`lit-ad fit | validate | test | predict --config FILE`: LightningCLI with a run directory."""
 
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lit_ad.callbacks import Dashboard, Evaluation, Heatmaps, Interruption, Predictions
 from lit_ad.callbacks.output import written
 from lit_ad.checkpoint import CheckpointFile
+from lit_ad.loggers import Dashboards, by_name, forgiving
 
 
 class SaveConfig(SaveConfigCallback):
@@ -31,6 +33,8 @@ class SaveConfig(SaveConfigCallback):
         if stage == "fit":
             config = self.config.clone()
             config.trainer.default_root_dir = config.checkpoint.dirpath = config.ckpt_path = None
+            if config.dashboards:
+                config.trainer.logger = None  # they are made from their names
             with written(Path(trainer.default_root_dir) / "config.yaml") as temporary:
                 temporary.write_text(text := self.parser.dump(config, skip_none=False))
             for logger in trainer.loggers:
@@ -48,6 +52,7 @@ class AnomalyCLI(LightningCLI):
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults({"checkpoint.monitor": "val/loss", "checkpoint.filename": "best"})
         parser.set_defaults({"checkpoint.save_last": True, "checkpoint.enable_version_counter": False})
+        parser.add_argument("--dashboards", type=Dashboards, default=[], help="wandb, tensorboard, or both.")
         parser.add_argument("--test_after_fit", type=bool, default=True, help="Test the best checkpoint once trained.")
 
     def _parse_ckpt_path(self) -> None:
@@ -61,6 +66,11 @@ class AnomalyCLI(LightningCLI):
         method = config.model.class_path.rsplit(".", 1)[-1].lower()
         home = config.trainer.default_root_dir or home or Path("runs", method, time.strftime("%Y%m%d-%H%M%S"))
         config.trainer.default_root_dir = os.path.abspath(home)
+        if config.dashboards:
+            loggers = [by_name(name, Path(config.trainer.default_root_dir)) for name in config.dashboards]
+            config.trainer.logger = [
+                Namespace(**{**one, "init_args": Namespace(**one["init_args"])}) for one in loggers
+            ]
         config.weights_only = True  # as CheckpointFile has it anyway
         if "verbose" in config:
             config.verbose = False  # Evaluation prints a shorter table
@@ -70,8 +80,10 @@ class AnomalyCLI(LightningCLI):
         try:
             super()._run_subcommand(subcommand)
         except BaseException as error:
-            # Lightning would leave with 0, as if finished; or 1, as wandb's process, ended by the signal, takes no more
-            if isinstance(error, SIGTERMException) or self.trainer.received_sigterm:
+            # Lightning would leave with 0, as if finished; or with 1, as wandb, which got the signal too, is gone.
+            callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+            asked = any(isinstance(c, Interruption) and c.asked == signal.SIGTERM for c in callbacks)
+            if asked or self.trainer.received_sigterm or isinstance(error, SIGTERMException):
                 sys.exit(143)
             raise
 
@@ -79,6 +91,7 @@ class AnomalyCLI(LightningCLI):
         super().instantiate_classes()
         if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not one of the user's
             self.trainer.strategy.checkpoint_io = CheckpointFile()
+        self.trainer.loggers = forgiving(self.trainer.loggers)
         last = Path(self.config[self.subcommand].checkpoint.dirpath) / "last.ckpt"
         self.trainer.callbacks.append(Interruption(last))  # type: ignore[attr-defined]
 

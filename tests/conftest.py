@@ -1,5 +1,7 @@
 """What several tests share: where the real data lies, and small images and weights of our own."""
 
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -61,3 +63,19 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 Image.fromarray(mask).save(root / f"ground_truth/square/{i:03}_mask.png")
             Image.fromarray(pixels).save(root / folder / f"{i:03}.png")
     return root
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Makes a file system of a given size, as mount has it."""
+    disk = tmp_path / "disk"
+
+    def make(size: str) -> Path:
+        disk.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)]
+        if subprocess.run(command, capture_output=True, check=False).returncode:
+            pytest.skip("needs the right to mount a small file system")
+        return disk
+
+    yield make
+    subprocess.run(["umount", "--lazy", disk], capture_output=True, check=False)

@@ -28,7 +28,8 @@ ALLOWED = {  # longest prefix wins
     "methods.__init__": {"methods"},
     "callbacks": {"batch", "metrics", "maps", "callbacks"},
     "checkpoint": {"callbacks.output"},
-    "cli": {"callbacks", "checkpoint"},
+    "loggers": {"callbacks.output"},
+    "cli": {"callbacks", "checkpoint", "loggers"},
     "protocol": {"callbacks.output", "data.one_class"},
     "__main__": {"cli", "methods", "data", "module", "protocol"},
 }

@@ -19,7 +19,7 @@ from lit_ad.callbacks.heatmaps import Heatmaps, Shown
 
 
 class Dashboard(L.Callback):
-    """Log speed, learning rate and memory while training; metrics by row, histograms, curves and misses after a test.
+    """Log speed, learning rate, memory and cores while training, and after a test its metrics, curves and misses.
 
     It reads what Evaluation measured and Heatmaps drew, so it comes after them in the list of callbacks. A dashboard
     that fails (no network, a full disk) costs a warning, never the run.
@@ -33,6 +33,8 @@ class Dashboard(L.Callback):
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         self.images, self.started = 0, time.perf_counter()
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        self.worked = used.ru_utime + used.ru_stime
 
     on_train_start = on_train_epoch_start  # a run that resumes within an epoch has no start of it
 
@@ -43,13 +45,16 @@ class Dashboard(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         speed = self.images * trainer.world_size / (self.ended - self.started)
-        pl_module.log("train/images_per_second", speed, batch_size=1)
+        values = {"train/images_per_second": speed}
         for number, optimizer in enumerate(trainer.optimizers):
-            pl_module.log(f"train/lr{number or ''}", optimizer.param_groups[0]["lr"], batch_size=1)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        pl_module.log("system/peak_memory_gib", peak, batch_size=1)
+            values[f"train/lr{number or ''}"] = optimizer.param_groups[0]["lr"]
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        values["system/peak_memory_gib"] = used.ru_maxrss / 2**20
+        values["system/cpu_cores"] = (used.ru_utime + used.ru_stime - self.worked) / (self.ended - self.started)
         if torch.cuda.is_available():
-            pl_module.log("system/peak_gpu_memory_gib", torch.cuda.max_memory_allocated() / 2**30, batch_size=1)
+            values["system/peak_gpu_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
+        for name, value in values.items():
+            pl_module.log(name, value, batch_size=1, sync_dist=True)
 
     def on_test_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         if not trainer.is_global_zero:

@@ -1,8 +1,10 @@
 """What wandb (offline) and TensorBoard hold after a run, read back with their own readers."""
 
+import io
 import json
 import struct
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -32,44 +34,77 @@ def records(file: Path) -> list[wandb_internal_pb2.Record]:
     return found
 
 
-def test_both_dashboards_hold_the_run(
-    images: Path, resnet_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    loggers = [
-        {"class_path": "lightning.pytorch.loggers.WandbLogger", "init_args": {"offline": True, "save_dir": "logs"}},
-        {"class_path": "lightning.pytorch.loggers.TensorBoardLogger", "init_args": {"save_dir": "logs"}},
-    ]
-    (tmp_path / "loggers.yaml").write_text(yaml.safe_dump({"trainer": {"logger": loggers}}))
+def fit(images: Path, weights: Path, run: Path, *more: object) -> dict[str, dict[str, float]]:
+    """Two epochs through the CLI -> the rows of metrics.json."""
     arguments = [
-        *("fit", "--config", ROOT / "configs/stfpm.yaml", "--config", tmp_path / "loggers.yaml"),
-        *("--model.backbone", "resnet10t", "--model.weights", resnet_file, "--data.source.root", images),
-        *("--data.image_size", 64, "--data.batch_size", 4, "--trainer.max_epochs", 2),
-        *("--trainer.log_every_n_steps", 1, "--trainer.default_root_dir", tmp_path / "run"),
+        *("fit", "--config", ROOT / "configs/stfpm.yaml", "--model.backbone", "resnet10t", "--model.weights", weights),
+        *("--data.source.root", images, "--data.image_size", 64, "--data.batch_size", 4, "--trainer.max_epochs", 2),
+        *("--trainer.log_every_n_steps", 1, "--trainer.default_root_dir", run, *more),
     ]
-    monkeypatch.setattr(sys, "argv", ["lit-ad", *map(str, arguments)])
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    monkeypatch.chdir(tmp_path)
-    main()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["lit-ad", *map(str, arguments)])
+        patch.setenv("WANDB_SILENT", "true")
+        main()
     import wandb
 
     wandb.finish()
-    rows = json.loads((tmp_path / "run/metrics.json").read_text())["rows"]
-    scalars = {"train/loss_step", "val/loss", "train/lr", "train/images_per_second", "system/peak_memory_gib"}
+    return json.loads((run / "metrics.json").read_text())["rows"]  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def no_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A machine where nobody logged in to wandb."""
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setattr("sys.stdin", io.StringIO())  # nobody to ask
+
+
+@pytest.mark.usefixtures("no_key")
+def test_both_dashboards_hold_the_run(images: Path, resnet_file: Path, tmp_path: Path) -> None:
+    """By one line of YAML; wandb, which finds no key, works offline."""
+    (tmp_path / "dashboards.yaml").write_text("dashboards: [wandb, tensorboard]\n")
+    run = tmp_path / "run"
+    with pytest.warns(UserWarning, match="wandb works offline .*wandb sync"):
+        rows = fit(images, resnet_file, run, "--config", tmp_path / "dashboards.yaml")
+    scalars = {"train/loss_step", "val/loss", "train/lr", "train/images_per_second"}
+    scalars |= {"system/peak_memory_gib", "system/cpu_cores"}
     metrics = {f"test/{row}/{name}" for row in rows for name in ("image_auroc", "pixel_auroc", "aupro_30")}
     pictures = {"test/scores", "test/image_roc", "test/pixel_roc", "test/pro"}
 
-    board = EventAccumulator(str(next((tmp_path / "logs/lightning_logs").glob("version_*"))))
+    board = EventAccumulator(str(run / "tensorboard"))
     board.Reload()
     assert scalars | metrics <= set(board.Tags()["scalars"])
     assert board.Scalars("test/overall/image_auroc")[-1].value == pytest.approx(rows["overall"]["image_auroc"])
     assert pictures <= set(board.Tags()["images"])
     assert any(tag.startswith("test/worst_misses/") for tag in board.Tags()["images"])
 
-    found = records(next((tmp_path / "logs").glob("wandb/offline-run-*/*.wandb")))
+    found = records(next(run.glob("wandb/offline-run-*/*.wandb")))
     logged = {item.key or item.nested_key[0] for record in found for item in record.history.item}
     assert scalars | metrics | pictures | {"test/worst_misses"} <= logged
     config = {item.key or "/".join(item.nested_key): item.value_json for r in found for item in r.config.update}
     config |= {item.key or "/".join(item.nested_key): item.value_json for r in found for item in r.run.config.update}
     assert "resnet10t" in json.dumps(config)
     assert str(images) in json.dumps(config)  # the whole configuration, not the model's alone
-    assert str(images) in (tmp_path / "logs/lightning_logs/version_0/hparams.yaml").read_text()
+    assert str(images) in (run / "tensorboard/hparams.yaml").read_text()
+
+    again = ("--config", tmp_path / "dashboards.yaml", "--ckpt_path", run / "checkpoints/last.ckpt")
+    fit(images, resnet_file, run, *again, "--trainer.max_epochs", 3)
+    runs = [record.run.run_id for file in run.glob("wandb/offline-run-*/*.wandb") for record in records(file)]
+    assert {one for one in runs if one} == {(run / "wandb_id").read_text()}  # resumed in the same wandb run
+
+
+@pytest.mark.usefixtures("no_key")
+def test_a_full_disk_for_logs_costs_a_warning(
+    images: Path, resnet_file: Path, tmp_path: Path, small_disk: Callable[[str], Path]
+) -> None:
+    disk = str(small_disk("100k"))
+    loggers = [
+        {"class_path": "lightning.pytorch.loggers.WandbLogger", "init_args": {"save_dir": disk}},
+        {"class_path": "lightning.pytorch.loggers.TensorBoardLogger", "init_args": {"save_dir": disk}},
+    ]
+    (tmp_path / "loggers.yaml").write_text(yaml.safe_dump({"trainer": {"logger": loggers}}))
+    with pytest.warns(UserWarning, match="No space left on device"):
+        rows = fit(images, resnet_file, tmp_path / "run", "--config", tmp_path / "loggers.yaml")
+    assert 0 < rows["overall"]["pixel_auroc"] <= 1

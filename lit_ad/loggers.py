@@ -1,0 +1,84 @@
+"""Dashboards by name, and loggers whose troubles never end a training."""
+
+import functools
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+
+from lit_ad.callbacks.output import written
+
+Dashboards = list[Literal["wandb", "tensorboard"]]
+CALLS = ("log_metrics", "log_hyperparams", "log_graph", "log_image", "log_table", "save", "finalize")
+
+
+def by_name(name: str, run: Path) -> dict[str, Any]:
+    """A logger's class_path and init_args. What a run directory logs, also after an interruption, is one wandb run."""
+    arguments: dict[str, Any] = {"save_dir": str(run)}
+    if name == "tensorboard":
+        arguments |= {"name": "tensorboard", "version": ""}
+        return {"class_path": "lightning.pytorch.loggers.TensorBoardLogger", "init_args": arguments}
+    arguments |= {"project": "lit_ad", "name": "/".join(run.parts[-2:]), "id": wandb_id(run)}
+    return {"class_path": "lightning.pytorch.loggers.WandbLogger", "init_args": arguments}
+
+
+@rank_zero_only
+def wandb_id(run: Path) -> str:
+    """The id of this directory's wandb run, made when it is first asked for."""
+    record = run / "wandb_id"
+    if not record.is_file():
+        with written(record) as temporary:
+            temporary.write_text(secrets.token_hex(4))
+    return record.read_text().strip()
+
+
+def forgiving(loggers: list[Logger]) -> list[Logger]:
+    """The same loggers, opened, and those left out that cannot be. From now on a failing call costs a warning, once."""
+    return [guarded(logger) for logger in loggers if opened(logger)]
+
+
+def opened(logger: Logger) -> bool:
+    """Whether a logger takes data. wandb without a key or a network keeps the run on this disk instead."""
+    try:
+        _ = getattr(logger, "experiment", None)
+        return True
+    except Exception as error:  # whatever a dashboard's client raises
+        if not isinstance(logger, WandbLogger):
+            rank_zero_warn(f"{type(logger).__name__} is left out ({type(error).__name__}: {error})")
+            return False
+        first = f"{error}".partition("\n")[0]
+    try:
+        logger._wandb_init["mode"] = "offline"
+        _ = logger.experiment
+        rank_zero_warn(f"wandb works offline ({first}). Later: `wandb sync {logger.save_dir}/wandb/offline-run-*`")
+        return True
+    except Exception as error:
+        rank_zero_warn(f"wandb is left out ({first}; offline: {error})")
+        return False
+
+
+def guarded(logger: Logger) -> Logger:
+    """A logger that falls silent at its first error."""
+    for name in CALLS:
+        if hasattr(logger, name):
+            setattr(logger, name, guard(logger, getattr(logger, name)))
+    return logger
+
+
+def guard(logger: Logger, call: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(call)
+    def careful(*args: Any, **kwargs: Any) -> Any:
+        if vars(logger).get("silent"):
+            return None
+        try:
+            return call(*args, **kwargs)
+        except Exception as error:
+            vars(logger)["silent"] = True
+            rank_zero_warn(
+                f"{type(logger).__name__} failed and gets no more; the run goes on ({type(error).__name__}: {error})"
+            )
+
+    return careful
