@@ -1,0 +1,122 @@
+"""Each notebook runs from top to bottom in an empty directory, and what is committed of it is whole, small and neutral.
+
+To refresh the outputs: jupyter execute --inplace notebooks/*.ipynb
+"""
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+import pytest
+from ipykernel.kernelspec import write_kernel_spec
+from jupyter_client import AsyncKernelManager
+from jupyter_client.kernelspec import KernelSpecManager
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+
+FOLDER = Path(__file__).parents[1] / "notebooks"
+NAMES = ("1_quickstart", "2_your_own_folder", "3_comparing_methods")
+
+
+def read(name: str) -> NotebookNode:
+    return nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
+
+
+def outputs(notebook: NotebookNode) -> Iterator[NotebookNode]:
+    for cell in notebook.cells:
+        yield from cell.get("outputs", [])
+
+
+def said(notebook: NotebookNode) -> str:
+    """All the text that a notebook put out: printed, displayed, or in errors."""
+    texts = []
+    for output in outputs(notebook):
+        texts += [output.get("text", ""), *output.get("traceback", [])]
+        texts += [text for kind, text in output.get("data", {}).items() if kind.startswith("text/")]
+    return "\n".join(texts)
+
+
+def pictures(notebook: NotebookNode) -> int:
+    return sum(kind.startswith("image/") for output in outputs(notebook) for kind in output.get("data", {}))
+
+
+@pytest.fixture
+def executed(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NotebookNode:
+    """A notebook run by this very interpreter, without a network for the hub, in a directory that stays empty."""
+    cwd = tmp_path / "cwd"
+    cwd.mkdir()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    write_kernel_spec(str(tmp_path / "kernels/python3"))
+    specs = KernelSpecManager(kernel_dirs=[str(tmp_path / "kernels")])
+    assert specs.get_kernel_spec("python3").argv[0] == sys.executable
+    notebook = read(request.param)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    kernel = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=specs)
+    NotebookClient(notebook, km=kernel, timeout=300, resources={"metadata": {"path": str(cwd)}}).execute()
+    assert not list(cwd.iterdir())
+    assert not (tmp_path / "cache/lit_ad").exists()
+    return notebook
+
+
+def table(text: str, row: str) -> list[float]:
+    """The numbers of a row of Evaluation's table: image AUROC, AP and F1, pixel AUROC and F1, AUPRO."""
+    (found,) = re.findall(rf"^{row} +((?:[\d.]+ *){{6}})$", text, flags=re.MULTILINE)
+    return [float(number) for number in found.split()]
+
+
+@pytest.mark.parametrize("executed", NAMES[:1], indirect=True)
+def test_quickstart(executed: NotebookNode) -> None:
+    text = said(executed)
+    image_auroc, _, _, pixel_auroc, _, aupro = table(text, "overall")
+    assert 0.85 < image_auroc <= 1 and 0.9 < pixel_auroc <= 1 and 0.8 < aupro <= 1
+    assert "train 48 good" in text
+    assert re.search(r"^new\.png,[\d.]+,anomalous,[\d.]+$", text, flags=re.MULTILINE)
+    assert pictures(executed) == 3
+
+
+@pytest.mark.parametrize("executed", NAMES[1:2], indirect=True)
+def test_your_own_folder(executed: NotebookNode) -> None:
+    text = said(executed)
+    image_auroc, _, _, pixel_auroc, _, aupro = table(text, "overall")
+    assert 0.85 < image_auroc <= 1 and 0.9 < pixel_auroc <= 1 and 0.8 < aupro <= 1
+    (quantile,), (threshold,) = (re.findall(rf"{what}: ([\d.]+)$", text, re.M) for what in ("quantile", "checkpoint"))
+    assert float(quantile) == pytest.approx(float(threshold), abs=0.002)  # the threshold is the validation scores'
+    trade = re.findall(r"^ +([\d.]+) +([\d.]+) +(\d+) of 24 +(\d+) of 8 +(\d+) of 8 +(\d+) of 8$", text, re.M)
+    assert [row[0] for row in trade] == ["0.5", "0.75", "0.9", "0.99"]
+    false_alarms, missed = [int(row[2]) for row in trade], [sum(map(int, row[3:])) for row in trade]
+    assert false_alarms == sorted(false_alarms, reverse=True) and missed == sorted(missed)
+    assert "8 images: the same scores and verdicts as in scores.csv" in text
+    assert pictures(executed) == 3
+
+
+@pytest.mark.parametrize("executed", NAMES[2:], indirect=True)
+def test_comparing_methods(executed: NotebookNode) -> None:
+    text = said(executed)
+    rows = re.findall(r"^\| (\w+) \| (\w+) \| ([\d.]+) \[[\d.]+, [\d.]+\] \| ([\d.]+) \| ([\d.]+) \|$", text, re.M)
+    found = {(method, kind): [float(number) for number in numbers] for method, kind, *numbers in rows}
+    kinds = ("overall", "hole", "missing_patch", "scratch", "stain")
+    assert set(found) == {(method, kind) for method in ("STFPM", "MKD") for kind in kinds}
+    for method, least in (("STFPM", (0.85, 0.9, 0.8)), ("MKD", (0.6, 0.8, 0.45))):
+        assert all(low < number <= 1 for low, number in zip(least, found[method, "overall"], strict=True))
+    assert pictures(executed) == 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_committed_outputs(name: str) -> None:
+    notebook = read(name)
+    assert (FOLDER / f"{name}.ipynb").stat().st_size < 300_000
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))  # in one go
+    assert pictures(notebook) >= 2
+    assert {output.get("name", "stdout") for output in outputs(notebook)} == {"stdout"}  # no warnings, no errors
+    assert not any(output.output_type == "error" for output in outputs(notebook))
+    assert not re.search(r"(?<![\w.])/(tmp|home|root|work|Users)\b", said(notebook))
+
+
+def test_every_notebook_is_tested() -> None:
+    assert sorted(path.stem for path in FOLDER.glob("*.ipynb")) == sorted(NAMES)
