@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 METHODS = {  # config, image size, epochs, weights
     "STFPM": ("stfpm", 256, 10, "resnet18_stages1-3"),
-    "MKD": ("mkd_vgg16_blocks1-3", 128, 10, "vgg16_blocks1-3"),
+    "MKD": ("mkd_vgg16_blocks1-3", 128, 20, "vgg16_blocks1-3"),
     "Transformaly": ("transformaly_deit_tiny", 224, 4, "deit_tiny_patch16_224"),
     "L2BT": ("l2bt_deit_tiny", 224, 20, "deit_tiny_patch16_224"),
 }

@@ -1,7 +1,6 @@
 """`lit-ad fit | validate | test | predict --config FILE`: LightningCLI with a run directory."""
 
 import os
-import signal
 import sys
 import time
 from pathlib import Path
@@ -79,13 +78,8 @@ class AnomalyCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         try:
             super()._run_subcommand(subcommand)
-        except BaseException as error:
-            # Lightning would leave with 0, as if finished; or with 1, as wandb, which got the signal too, is gone.
-            callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
-            asked = any(isinstance(c, Interruption) and c.asked == signal.SIGTERM for c in callbacks)
-            if asked or self.trainer.received_sigterm or isinstance(error, SIGTERMException):
-                sys.exit(143)
-            raise
+        except SIGTERMException:
+            sys.exit(143)  # Lightning would leave with 0, which a scheduler takes for a finished run
 
     def instantiate_classes(self) -> None:
         super().instantiate_classes()

@@ -19,7 +19,7 @@ def by_name(name: str, run: Path) -> dict[str, Any]:
     """A logger's class_path and init_args. What a run directory logs, also after an interruption, is one wandb run."""
     arguments: dict[str, Any] = {"save_dir": str(run)}
     if name == "tensorboard":
-        arguments |= {"name": "tensorboard", "version": ""}
+        arguments |= {"name": "tensorboard", "version": "", "default_hp_metric": False}
         return {"class_path": "lightning.pytorch.loggers.TensorBoardLogger", "init_args": arguments}
     arguments |= {"project": "lit_ad", "name": "/".join(run.parts[-2:]), "id": wandb_id(run)}
     return {"class_path": "lightning.pytorch.loggers.WandbLogger", "init_args": arguments}

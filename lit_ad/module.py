@@ -91,12 +91,11 @@ class AnomalyModule(L.LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Prediction | None:  # type: ignore[override]
-        if len(batch) == 0:
-            return None
         losses: list[tuple[Tensor, int]] = []
-        prediction = self.predict_batch(batch, losses)
+        prediction = self.predict_batch(batch, losses) if len(batch) else None
         count = sum(n for _, n in losses)
-        loss = torch.stack([loss * (n / count) for loss, n in losses]).sum()
+        loss = sum((loss * (n / count) for loss, n in losses), start=torch.zeros((), device=self.device))
+        # Also of a batch that held repeats only: the other processes wait for this one's share.
         self.log("val/loss", loss, prog_bar=True, on_epoch=True, sync_dist=True, batch_size=len(batch))
         return prediction
 
