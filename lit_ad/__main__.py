@@ -42,9 +42,9 @@ def main() -> None:
 
             return protocol(sys.argv[2:])
 
-        import lit_ad.methods  # noqa: F401  # so that their short names are known
         from lit_ad.cli import AnomalyCLI, SaveConfig
         from lit_ad.data import AnomalyDataModule
+        from lit_ad.help import BriefHelp  # imports the methods, so that their short names are known
         from lit_ad.module import AnomalyModule
 
         AnomalyCLI(
@@ -54,6 +54,8 @@ def main() -> None:
             save_config_callback=SaveConfig,
             seed_everything_default=0,
             trainer_defaults={"max_epochs": 100, "log_every_n_steps": 10},
+            auto_configure_optimizers=False,
+            parser_kwargs={"formatter_class": BriefHelp},
         )
     except (ValueError, RuntimeError, OSError) as error:
         # What lit_ad itself has to say is for the user, without the stack; anything else is a bug and keeps it.

@@ -178,3 +178,13 @@ def test_bad_settings_end_in_one_clear_message(
 def test_help_lists_what_there_is() -> None:
     out, _ = lit_ad("--help", cwd=ROOT)
     assert all(word in out for word in ("fit", "validate", "test", "predict"))
+
+
+def test_help_of_fit_is_a_line_a_key() -> None:
+    out, _ = lit_ad("fit", "--help", cwd=ROOT)
+    assert out.startswith("usage: lit-ad fit --config FILE [--KEY VALUE ...]\n")
+    lines = out.splitlines()
+    assert len(lines) < 200
+    assert max(map(len, lines)) <= 120
+    assert any(line.startswith("  --data.image_size ") and "[256] What the network sees" in line for line in lines)
+    assert all(method in out for method in ("STFPM", "MKD", "Transformaly", "L2BT"))

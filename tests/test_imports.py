@@ -29,9 +29,10 @@ ALLOWED = {  # longest prefix wins
     "callbacks": {"batch", "metrics", "maps", "callbacks"},
     "checkpoint": {"callbacks.output"},
     "loggers": {"callbacks.output"},
+    "help": {"methods"},
     "cli": {"callbacks", "checkpoint", "loggers"},
     "protocol": {"callbacks.output", "data.one_class"},
-    "__main__": {"cli", "methods", "data", "module", "protocol"},
+    "__main__": {"cli", "help", "data", "module", "protocol"},
 }
 
 

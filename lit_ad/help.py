@@ -1,0 +1,67 @@
+"""`lit-ad fit --help`: one line a key."""
+
+import argparse
+import re
+import shutil
+import textwrap
+from typing import Any
+
+from jsonargparse import DefaultHelpFormatter
+
+from lit_ad import methods
+
+HEADINGS = {  # what the docstrings of these begin with -> what a user looks for
+    "options": "what to run",
+    "Customize every aspect": "trainer, of Lightning",
+    "A frozen teacher": "model",
+    "Nominal images": "data",
+    "Measure raw": "evaluation",
+    "Write RUN/heatmaps": "heatmaps",
+    "Write RUN/predictions": "predictions",
+    "Log speed": "dashboard",
+    "Save the model": "checkpoint, of Lightning",
+    "Runs the full": "start",
+}
+METHODS = {
+    "--model": f"{', '.join(methods.__all__)}, or your own; each of its keys as --model.KEY VALUE.",
+    "--model.help": "The keys of a method: --model.help STFPM.",
+    "--data.source.help": "The keys of a source: --data.source.help Folder.",
+}
+NAME = 36  # columns
+
+
+class BriefHelp(DefaultHelpFormatter):
+    """Name, default and first sentence of every key that can be given."""
+
+    def _format_usage(self, usage: Any, actions: Any, groups: Any, prefix: Any) -> str:
+        if prefix == "":  # asked for by the parser of a subcommand, as its name
+            return str(super()._format_usage(usage, actions, groups, prefix))
+        return (
+            f"usage: {self._prog.replace(' [options]', '')} --config FILE [--KEY VALUE ...]\n\n"
+            "--print_config shows every key with its value, as YAML.\n\n"
+        )
+
+    def start_section(self, heading: str | None) -> None:
+        known = (name for start, name in HEADINGS.items() if (heading or "").startswith(start))
+        super().start_section(next(known, heading))
+
+    def add_text(self, text: str | None) -> None:
+        """Nothing but the keys."""
+
+    def _format_action(self, action: argparse.Action) -> str:
+        name = max((option for option in action.option_strings if option[-1] != "+"), key=len, default="")
+        whole_group = action.help == "Path to a configuration file."
+        if not name or whole_group or (name.endswith(".help") and name not in ("--model.help", "--data.source.help")):
+            return ""
+        default = "" if action.default in (None, argparse.SUPPRESS) else str(action.default)
+        indent = " " * (NAME + 4)
+        first = f"  {name:{NAME}}  {f'[{default}] ' if default and len(default) < 40 else ''}"
+        width = max(80, min(120, shutil.get_terminal_size((120, 24)).columns))
+        about = METHODS.get(name) or summary(action.help or "")
+        return textwrap.fill(first + about, width, subsequent_indent=indent) + "\n"
+
+
+def summary(text: str) -> str:
+    """The first sentence of a help text."""
+    text = re.sub(r"\s+", " ", text.replace("``", "")).strip()
+    return re.split(r"(?<=[.:]) (?=[A-Z-])", text)[0].replace("%%", "%")
