@@ -20,7 +20,7 @@ METHODS = {  # config, image size, epochs, weights
     "Transformaly": ("transformaly_deit_tiny", 224, 4, "deit_tiny_patch16_224"),
     "L2BT": ("l2bt_deit_tiny", 224, 20, "deit_tiny_patch16_224"),
 }
-BATCH = 8
+BATCH = 8  # an odd rest of an epoch would have two processes see one image twice
 RUNS = {"one": (1, "32-true"), "two": (2, "32-true"), "bf16": (1, "bf16-mixed")}
 Report = tuple[list[float], dict[str, float]]
 
@@ -34,7 +34,8 @@ def fit(method: str, processes: int, precision: str, home: Path, options: argpar
             *("--config", ROOT / f"configs/{config}.yaml", "--data.source", json.dumps(source)),
             *("--model.weights", options.weights / f"{weights}.safetensors", "--heatmaps.enabled", "false"),
             *("--data.image_size", size, "--data.batch_size", BATCH // processes, "--data.eval_batch_size", 1),
-            *("--data.cache_features", "false", "--trainer.max_epochs", epochs, "--trainer.check_val_every_n_epoch", 1),
+            *("--data.val_fraction", 0.2, "--data.cache_features", "false"),
+            *("--trainer.max_epochs", epochs, "--trainer.check_val_every_n_epoch", 1),
             *("--trainer.accelerator", "cpu", "--trainer.devices", processes, "--trainer.precision", precision),
             *("--trainer.log_every_n_steps", 1, "--trainer.enable_progress_bar", "false"),
             *("--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", home, "--trainer.default_root_dir", home),

@@ -13,6 +13,7 @@ import lightning as L
 import torch
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor
+from torchmetrics import MeanMetric
 
 from lit_ad.batch import Batch, Prediction
 from lit_ad.batchnorm import SharedBatchNorm
@@ -43,6 +44,7 @@ class AnomalyModule(L.LightningModule):
         self.teacher = teacher
         self.register_buffer("threshold", torch.tensor(torch.nan))
         self.register_buffer("map_range", torch.full((2,), torch.nan))
+        self.val_loss = MeanMetric()  # Lightning's own mean over processes rounds the numbers of images
         # DDP broadcasts every buffer at every step; the teacher's never change.
         self._ddp_params_and_buffers_to_ignore = [
             f"teacher.{name}" for name, _ in [*teacher.named_parameters(), *teacher.named_buffers()]
@@ -95,8 +97,8 @@ class AnomalyModule(L.LightningModule):
         prediction = self.predict_batch(batch, losses) if len(batch) else None
         count = sum(n for _, n in losses)
         loss = sum((loss * (n / count) for loss, n in losses), start=torch.zeros((), device=self.device))
-        # Also of a batch that held repeats only: the other processes wait for this one's share.
-        self.log("val/loss", loss, prog_bar=True, on_epoch=True, sync_dist=True, batch_size=len(batch))
+        self.val_loss.update(loss, weight=len(batch))  # 0 of a batch that held repeats only
+        self.log("val/loss", self.val_loss, prog_bar=True, on_epoch=True, batch_size=len(batch))
         return prediction
 
     def test_step(self, batch: Batch, batch_idx: int) -> Prediction | None:  # type: ignore[override]
