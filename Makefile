@@ -17,11 +17,14 @@ $(READY): pyproject.toml
 demo: $(READY)  ## install, train on the embedded images, print the metrics, write heatmaps
 	$(BIN)/lit-ad fit --config configs/demo.yaml
 
+# Two processes of one thread each: more threads would only wait for one another.
+TEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
+
 test: $(READY)  ## the tests, under 8 minutes on two cores
-	$(BIN)/pytest
+	$(TEST)
 
 test-slow: $(READY)  ## the long tests as well
-	$(BIN)/pytest -m 'slow or not slow'
+	$(TEST) -m 'slow or not slow'
 
 check: $(READY)  ## format, lint, types
 	$(BIN)/ruff format --check .

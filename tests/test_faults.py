@@ -91,7 +91,7 @@ def whole(images: Path, resnet_file: Path, tmp_path_factory: pytest.TempPathFact
     return home
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_sigkill_within_an_epoch_resumes_exactly(
     whole: Path, images: Path, resnet_file: Path, tmp_path: Path, workers: int
 ) -> None:
@@ -116,7 +116,7 @@ def test_sigterm_saves_where_it_is_and_resumes_exactly(
     process, last = start(arguments, tmp_path / "log"), tmp_path / "checkpoints/last.ckpt"
     wait_for(last.exists, process)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 143
+    assert process.wait(120) == 143
     assert "Stopped by SIGTERM" in (tmp_path / "log").read_text()
     assert not (tmp_path / "metrics.json").exists()  # a run that was stopped is not tested
     run_to_end([*arguments, "--ckpt_path", str(last)], tmp_path / "log")
@@ -125,8 +125,15 @@ def test_sigterm_saves_where_it_is_and_resumes_exactly(
     assert metrics(tmp_path) == metrics(whole)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize(
+    ("rank", "number"),
+    [
+        (0, signal.SIGTERM),
+        pytest.param(1, signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param(0, signal.SIGKILL, marks=pytest.mark.slow),
+        (1, signal.SIGKILL),
+    ],
+)
 def test_two_processes_end_together(
     images: Path, resnet_file: Path, tmp_path: Path, number: signal.Signals, rank: int
 ) -> None:
@@ -138,7 +145,7 @@ def test_two_processes_end_together(
     child = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
     os.kill((process.pid, child)[rank], number)
     try:
-        assert process.wait(60) != 0
+        assert process.wait(120) != 0
         deadline = time.monotonic() + 60
         while Path(f"/proc/{child}").exists() and time.monotonic() < deadline:
             time.sleep(0.1)
