@@ -31,7 +31,8 @@ class SaveConfig(SaveConfigCallback):
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage == "fit":
             config = self.config.clone()
-            config.trainer.default_root_dir = config.checkpoint.dirpath = config.ckpt_path = None
+            config.trainer.default_root_dir = config.checkpoint.dirpath = None
+            del config["ckpt_path"]  # or it would overrule one that is typed before --config
             if config.dashboards:
                 config.trainer.logger = None  # they are made from their names
             with written(Path(trainer.default_root_dir) / "config.yaml") as temporary:
@@ -60,6 +61,10 @@ class AnomalyCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
         absolute(config)
+        if self.subcommand != "fit" and not config.ckpt_path:
+            raise ValueError(
+                f"{self.subcommand} needs a trained model: give --ckpt_path, such as RUN/checkpoints/best.ckpt"
+            )
         checkpoint = Path(config.ckpt_path or "")
         home = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else None
         method = config.model.class_path.rsplit(".", 1)[-1].lower()

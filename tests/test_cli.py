@@ -89,7 +89,7 @@ def test_threshold_is_that_of_the_nominal_validation_images(run: Path) -> None:
 
 def test_test_from_elsewhere_gives_the_same_metrics(run: Path, tmp_path: Path) -> None:
     before = json.loads((run / "metrics.json").read_text())
-    lit_ad("test", "--config", run / "config.yaml", "--ckpt_path", run / "checkpoints/best.ckpt", cwd=tmp_path)
+    lit_ad("test", "--ckpt_path", run / "checkpoints/best.ckpt", "--config", run / "config.yaml", cwd=tmp_path)
     assert json.loads((run / "metrics.json").read_text()) == before
     assert not list(tmp_path.iterdir())
 
@@ -101,6 +101,12 @@ def test_what_is_typed_beats_the_checkpoint(run: Path, tmp_path: Path) -> None:
         cwd=tmp_path,
     )
     assert error.startswith("lit-ad: there is no weights file nowhere.pt")
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_without_a_checkpoint_nothing_is_measured(run: Path, tmp_path: Path, command: str) -> None:
+    _, error = lit_ad(command, "--config", run / "config.yaml", cwd=tmp_path)
+    assert error.startswith(f"lit-ad: {command} needs a trained model: give --ckpt_path")
 
 
 def test_predict_from_elsewhere(run: Path, images: Path, tmp_path: Path) -> None:

@@ -1,0 +1,44 @@
+"""bf16-mixed: every method trains in it, and its checkpoint measures nearly the same in float32."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lit_ad.__main__ import main
+
+METHODS = {
+    "STFPM": {"backbone": "resnet10t", "lr": 0.05},
+    "MKD": {"backbone": "resnet10t", "taps": [1, 2]},
+    "Transformaly": {"backbone": "deit_tiny_patch16_224"},
+    "L2BT": {"backbone": "deit_tiny_patch16_224", "taps": [3, 11]},
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_bf16_is_nearly_float32(
+    method: str, images: Path, resnet_file: Path, vit_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = str(vit_file if "deit" in str(METHODS[method]["backbone"]) else resnet_file)
+    settings = {
+        "model": {"class_path": f"lit_ad.methods.{method}", "init_args": {**METHODS[method], "weights": weights}},
+        "data": {
+            "source": {"class_path": "MVTec", "init_args": {"root": str(images)}},
+            **{"image_size": 64, "batch_size": 4, "cache_features": True, "cache_dir": str(tmp_path / "cache")},
+        },
+        "trainer": {"max_epochs": 4, "precision": "bf16-mixed", "enable_progress_bar": False, "logger": False},
+        "heatmaps": {"enabled": False},
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    rows = []
+    again = ["--ckpt_path", f"{tmp_path}/run/checkpoints/best.ckpt", "--trainer.precision", "32-true"]
+    for command, more in (("fit", []), ("test", again)):
+        arguments = [command, "--config", f"{tmp_path}/config.yaml", "--trainer.default_root_dir", f"{tmp_path}/run"]
+        monkeypatch.setattr(sys, "argv", ["lit-ad", *arguments, *more])
+        main()
+        rows.append(json.loads((tmp_path / "run/metrics.json").read_text())["rows"]["overall"])
+    assert rows[1]["pixel_auroc"] == pytest.approx(rows[0]["pixel_auroc"], abs=0.01)
+    assert rows[1]["image_auroc"] == pytest.approx(rows[0]["image_auroc"], abs=0.1)  # 2 of 20 pairs of images
+    assert rows[0] != rows[1]  # it was another precision
