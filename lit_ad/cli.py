@@ -71,10 +71,8 @@ class AnomalyCLI(LightningCLI):
         home = config.trainer.default_root_dir or home or Path("runs", method, time.strftime("%Y%m%d-%H%M%S"))
         config.trainer.default_root_dir = os.path.abspath(home)
         if config.dashboards:
-            loggers = [by_name(name, Path(config.trainer.default_root_dir)) for name in config.dashboards]
-            config.trainer.logger = [
-                Namespace(**{**one, "init_args": Namespace(**one["init_args"])}) for one in loggers
-            ]
+            run = Path(config.trainer.default_root_dir)
+            config.trainer.logger = [by_name(name, run) for name in config.dashboards]
         config.weights_only = True  # as CheckpointFile has it anyway
         if "verbose" in config:
             config.verbose = False  # Evaluation prints a shorter table

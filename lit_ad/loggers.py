@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+from jsonargparse import Namespace
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
@@ -15,14 +16,14 @@ Dashboards = list[Literal["wandb", "tensorboard"]]
 CALLS = ("log_metrics", "log_hyperparams", "log_graph", "log_image", "log_table", "save", "finalize")
 
 
-def by_name(name: str, run: Path) -> dict[str, Any]:
-    """A logger's class_path and init_args. What a run directory logs, also after an interruption, is one wandb run."""
+def by_name(name: str, run: Path) -> Namespace:
+    """A logger's configuration. What a run directory logs, also after an interruption, is one wandb run."""
     arguments: dict[str, Any] = {"save_dir": str(run)}
     if name == "tensorboard":
         arguments |= {"name": "tensorboard", "version": "", "default_hp_metric": False}
-        return {"class_path": "lightning.pytorch.loggers.TensorBoardLogger", "init_args": arguments}
+        return Namespace(class_path="lightning.pytorch.loggers.TensorBoardLogger", init_args=Namespace(arguments))
     arguments |= {"project": "lit_ad", "name": "/".join(run.parts[-2:]), "id": wandb_id(run)}
-    return {"class_path": "lightning.pytorch.loggers.WandbLogger", "init_args": arguments}
+    return Namespace(class_path="lightning.pytorch.loggers.WandbLogger", init_args=Namespace(arguments))
 
 
 @rank_zero_only
