@@ -186,7 +186,8 @@ def test_help_lists_what_there_is() -> None:
     assert all(word in out for word in ("fit", "validate", "test", "predict"))
 
 
-def test_help_of_fit_is_a_line_a_key() -> None:
+def test_help_of_fit_is_a_line_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
     out, _ = lit_ad("fit", "--help", cwd=ROOT)
     assert out.startswith("usage: lit-ad fit --config FILE [--KEY VALUE ...]\n")
     lines = out.splitlines()

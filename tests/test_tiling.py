@@ -142,7 +142,7 @@ def test_validation_loss_of_tiles_is_their_mean(sharpness: Sharpness, monkeypatc
     pixels = torch.randint(0, 256, (1, 3, 40, 72), dtype=torch.uint8)
     sharpness.validation_step(batch_of(pixels, Tiling(32, 8, 4)), 0)
     tiles = torch.stack([pixels[0, :, top : top + 32, left : left + 32] for top in (0, 8) for left in (0, 20, 40)])
-    torch.testing.assert_close(logged["val/loss"], sharpness.loss(sharpness.teacher.normalize(tiles), []))
+    torch.testing.assert_close(logged["val/loss"].compute(), sharpness.loss(sharpness.teacher.normalize(tiles), []))
 
 
 def test_every_tile_of_every_image_once() -> None:

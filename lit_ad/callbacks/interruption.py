@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -38,6 +39,13 @@ class Interruption(L.Callback):
         self.asked = number
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        if not trainer.is_last_batch:  # what resumed from there would skip the validation that follows
+            self.act(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        self.act(trainer)
+
+    def act(self, trainer: L.Trainer) -> None:
         asked = self.asked
         if trainer.world_size > 1:
             everywhere = torch.tensor(asked, device=trainer.strategy.root_device)
@@ -49,6 +57,9 @@ class Interruption(L.Callback):
             trainer.save_checkpoint(self.checkpoint)
             rank_zero_info(f"\nStopped by SIGTERM. To go on: --ckpt_path {self.checkpoint}")
             raise SIGTERMException
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger) and trainer.is_global_zero:
+                logger.experiment.finish()  # its process gets SIGTERM with the requeue, and drops what it holds
         self.handlers[asked](asked, None)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
