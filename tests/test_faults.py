@@ -109,6 +109,20 @@ def test_sigkill_within_an_epoch_resumes_exactly(
     assert set(range(saved, 4 * EPOCHS)) <= set(losses(tmp_path))
 
 
+@pytest.mark.slow
+def test_sigterm_at_the_last_batch_of_an_epoch_resumes_exactly(images: Path, resnet_file: Path, tmp_path: Path) -> None:
+    """The only one of its epoch."""
+    more = ("--data.batch_size", 8, "--trainer.max_epochs", 4 * EPOCHS)
+    run_to_end(command(images, resnet_file, tmp_path / "whole", *more), tmp_path / "whole.log")
+    arguments = command(images, resnet_file, tmp_path / "stopped", *more)
+    process, last = start(arguments, tmp_path / "log"), tmp_path / "stopped/checkpoints/last.ckpt"
+    wait_for(last.exists, process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(120) == 143
+    run_to_end([*arguments, "--ckpt_path", str(last)], tmp_path / "log")
+    assert metrics(tmp_path / "stopped") == metrics(tmp_path / "whole")
+
+
 def test_sigterm_saves_where_it_is_and_resumes_exactly(
     whole: Path, images: Path, resnet_file: Path, tmp_path: Path
 ) -> None:
