@@ -9,6 +9,7 @@ import time
 import torch
 
 from lit_ad.methods import MKD
+from lit_ad.module import keep_memory
 
 MODES = ("gradients", "smooth_grad", "guided_backprop")
 
@@ -20,6 +21,7 @@ parser.add_argument("--copies", type=int, default=2, help="of smooth_grad")
 parser.add_argument("--rounds", type=int, default=5, help="the two ways in turn; the fastest of each counts")
 parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
 arguments = parser.parse_args()
+keep_memory()  # as under a Trainer
 
 
 def seconds(images: list[torch.Tensor]) -> tuple[float, torch.Tensor]:
