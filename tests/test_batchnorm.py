@@ -3,13 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from timm.layers import BatchNormAct2d
+from timm.layers import BatchNormAct2d, convert_sync_batchnorm
 from torch import nn
 
 from lit_ad.batchnorm import SharedBatchNorm
+from lit_ad.teachers.backbone import Backbone
 
 
 def layers() -> nn.Sequential:
@@ -60,3 +62,14 @@ def test_evaluation_is_torchs_own() -> None:
     expected = model(images)
     with SharedBatchNorm():
         assert torch.equal(model(images), expected)
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "tf_efficientnet_lite0"])
+def test_students_keep_their_names_and_outputs_as_sync_batch_norm(name: str) -> None:
+    """What configure_model makes of them on GPUs, with timm's conversion."""
+    student, images = Backbone(name, (1, 2, 3)).eval(), torch.randn(2, 3, 64, 64)
+    names, outputs = list(student.state_dict()), student(images)
+    converted = convert_sync_batchnorm(student)
+    assert list(converted.state_dict()) == names
+    assert all(torch.equal(one, other) for one, other in zip(converted(images), outputs, strict=True))
+    assert any(isinstance(layer, nn.SyncBatchNorm) for layer in converted.modules())

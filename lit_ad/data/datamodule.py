@@ -272,6 +272,7 @@ class Shuffle(DistributedSampler[int]):
 class TrainLoader(DataLoader[Batch]):
     """Resumes within an epoch: Lightning keeps its state in the checkpoint."""
 
+    dataset: AnomalyDataset
     sampler: Shuffle
     given = start = 0  # batches of this epoch so far, and before the next one's first
 
@@ -286,7 +287,7 @@ class TrainLoader(DataLoader[Batch]):
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        return {"epoch": int(self.sampler.shared_epoch), "batches": self.given}
+        return {"epoch": int(self.dataset.epoch), "batches": self.given}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         self.sampler.epoch, self.start = state["epoch"], state["batches"]
