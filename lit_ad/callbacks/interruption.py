@@ -54,7 +54,7 @@ class Interruption(L.Callback):
             return
         self.asked = 0
         if asked == signal.SIGTERM:
-            trainer.save_checkpoint(self.checkpoint)
+            trainer.save_checkpoint(self.checkpoint, weights_only=False)
             rank_zero_info(f"\nStopped by SIGTERM. To go on: --ckpt_path {self.checkpoint}")
             raise SIGTERMException
         for logger in trainer.loggers:
