@@ -1,6 +1,6 @@
 """What a run shows on wandb and TensorBoard beyond its losses."""
 
-import resource
+import sys
 import time
 from typing import Any
 
@@ -17,6 +17,9 @@ from lit_ad.batch import Batch
 from lit_ad.callbacks.evaluation import Evaluation
 from lit_ad.callbacks.heatmaps import Heatmaps, Shown
 
+if sys.platform == "linux":
+    import resource
+
 
 class Dashboard(L.Callback):
     """Log speed, learning rate, memory and cores while training, and after a test its metrics, curves and misses.
@@ -32,9 +35,7 @@ class Dashboard(L.Callback):
         self.misses = misses
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        self.images, self.started = 0, time.perf_counter()
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        self.worked = used.ru_utime + used.ru_stime
+        self.images, self.started, self.worked = 0, time.perf_counter(), time.process_time()
 
     on_train_start = on_train_epoch_start  # a run that resumes within an epoch has no start of it
 
@@ -48,9 +49,9 @@ class Dashboard(L.Callback):
         values = {"train/images_per_second": speed}
         for number, optimizer in enumerate(trainer.optimizers):
             values[f"train/lr{number or ''}"] = optimizer.param_groups[0]["lr"]
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        values["system/peak_memory_gib"] = used.ru_maxrss / 2**20
-        values["system/cpu_cores"] = (used.ru_utime + used.ru_stime - self.worked) / (self.ended - self.started)
+        values["system/cpu_cores"] = (time.process_time() - self.worked) / (self.ended - self.started)
+        if sys.platform == "linux":
+            values["system/peak_memory_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         if torch.cuda.is_available():
             values["system/peak_gpu_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
         for name, value in values.items():

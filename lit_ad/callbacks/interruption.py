@@ -30,10 +30,11 @@ class Interruption(L.Callback):
         if threading.current_thread() is not threading.main_thread():
             return  # where Python allows no handlers
         self.asked = 0
-        self.handlers: dict[int, Any] = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1)}
-        signal.signal(signal.SIGTERM, self.ask)
-        if callable(self.handlers[signal.SIGUSR1]):  # Lightning's, under Slurm
-            signal.signal(signal.SIGUSR1, self.ask)
+        self.handlers: dict[int, Any] = {signal.SIGTERM: signal.getsignal(signal.SIGTERM)}
+        if hasattr(signal, "SIGUSR1") and callable(requeue := signal.getsignal(signal.SIGUSR1)):
+            self.handlers[signal.SIGUSR1] = requeue  # Lightning's, under Slurm
+        for number in self.handlers:
+            signal.signal(number, self.ask)
 
     def ask(self, number: int, frame: Any) -> None:
         self.asked = number

@@ -6,18 +6,17 @@ under its name when it is complete and on disk; whoever writes it holds KEY.lock
 writer dies, and the others wait for it. Any of it may be deleted between runs.
 """
 
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from filelock import FileLock
 from torch import Tensor
 from tqdm import tqdm
 
@@ -81,7 +80,7 @@ def cached(
     folder, partial = directory / key, directory / f"{key}.partial"
     if not folder.is_dir():
         directory.mkdir(parents=True, exist_ok=True)
-        with locked(directory / f"{key}.lock"):
+        with FileLock(directory / f"{key}.lock"):  # the system takes it back from a process that dies
             if not folder.is_dir():  # nobody wrote it while we waited
                 shutil.rmtree(partial, ignore_errors=True)  # of a writer that was killed
                 try:
@@ -162,16 +161,10 @@ def default_directory() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lit_ad" / "features"
 
 
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a lock among the processes of this machine; the system takes it back from one that dies."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def sync(folder: Path) -> None:
-    """See a folder's entries on disk."""
+    """See a folder's entries on disk, where folders can be opened."""
+    if os.name != "posix":
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
