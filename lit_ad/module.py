@@ -209,7 +209,7 @@ class AnomalyModule(L.LightningModule):
             return
         teacher = self.teacher
         made_by = {
-            "teacher": [type(teacher).__name__, teacher.name, teacher.fingerprint, teacher.taps, teacher.norm],
+            "teacher": teacher.identity,
             "pixels": [teacher.mean, teacher.std],
             "precision": str(self.trainer.precision),
         }

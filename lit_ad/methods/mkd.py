@@ -62,23 +62,17 @@ class MKD(AnomalyModule):
         noise: float = 0.1,
         lr: float = 1e-3,
     ) -> None:
-        super().__init__(Teacher(backbone, sorted(taps), weights))
-        source = self.teacher.model
-        self.pool = isinstance(source, VGG) if pool is None else pool
-        if self.teacher.is_vit:
-            raise ValueError(f"MKD clones convolutional networks: {backbone} is none, choose a VGG or a ResNet")
-        if self.pool and isinstance(source, VGG) and isinstance(source.features[-1], nn.MaxPool2d):
-            raise ValueError(f"tap {max(taps)} of {backbone} is its last pool already: give the tap before it")
-        self.strides = [stride * 2 if self.pool else stride for stride in self.teacher.strides]
+        source = Source(backbone, sorted(taps), weights, pool)
+        super().__init__(source)
         small = cloner == "small"
-        self.student = Cloner(self.teacher.channels, self.strides) if small else Backbone(backbone, self.teacher.taps)
-        self.pools_student = self.pool and not small  # the small cloner ends its blocks with the pools
+        self.student = Cloner(source.channels, source.strides) if small else Backbone(backbone, source.taps)
+        self.pools_student = source.pool and not small  # the small cloner ends its blocks with the pools
         self.value_weight = 0.0 if direction_only else value_weight
         self.saliency, self.copies, self.noise, self.lr = saliency, copies, noise, lr
 
     @property
     def patch_size(self) -> int:
-        return self.strides[-1]
+        return self.teacher.strides[-1]
 
     def loss(self, images: Tensor, features: list[Tensor]) -> Tensor:
         return self.discrepancies(images, features).mean()
@@ -99,20 +93,19 @@ class MKD(AnomalyModule):
         return Prediction(gaussian_blur(clip(saliency, 0.99), sigma=4.0), score)
 
     def discrepancies(self, images: Tensor, features: list[Tensor]) -> Tensor:
-        """The loss of each image, (B, 3, H, W) and the teacher's taps -> (B,).
+        """The loss of each image, (B, 3, H, W) and the source's critical outputs -> (B,).
 
         Raises:
             ValueError: H or W is no multiple of the deepest stride.
         """
         if any(side % self.patch_size for side in images.shape[-2:]):
             raise ValueError(
-                f"the deepest critical layer has stride {self.strides[-1]}: the image size {tuple(images.shape[-2:])} "
+                f"the deepest critical layer has stride {self.patch_size}: the image size {tuple(images.shape[-2:])} "
                 f"must be a multiple of it (set data.image_size, or take shallower model.taps)"
             )
-        teacher = [max_pool2d(t, 2) for t in features] if self.pool else features
         student = self.student(images)
         student = [max_pool2d(s, 2) for s in student] if self.pools_student else student
-        pairs = zip(teacher, student, strict=True)
+        pairs = zip(features, student, strict=True)
         return torch.stack([disagreement(t, s, self.value_weight) for t, s in pairs]).sum(dim=0)
 
     def differentiate(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -138,6 +131,38 @@ class MKD(AnomalyModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.student.parameters(), lr=self.lr)
+
+
+class Source(Teacher):
+    """The critical outputs of a CNN: its taps, or what a 2x2 max pool makes of them, a quarter of it to keep.
+
+    Args:
+        name, taps, weights: As for Teacher.
+        pool: None: for VGGs.
+
+    Raises:
+        ValueError: It is no CNN, or a tap is a pool already.
+    """
+
+    def __init__(self, name: str, taps: Sequence[int], weights: str, pool: bool | None) -> None:
+        super().__init__(name, taps, weights)
+        if self.is_vit:
+            raise ValueError(f"MKD clones convolutional networks: {name} is none, choose a VGG or a ResNet")
+        vgg = isinstance(self.model, VGG)
+        self.pool = vgg if pool is None else pool
+        if self.pool and vgg and isinstance(self.model.features[-1], nn.MaxPool2d):
+            raise ValueError(f"tap {max(taps)} of {name} is its last pool already: give the tap before it")
+        if self.pool:
+            self.strides = [2 * stride for stride in self.strides]
+
+    @property
+    def identity(self) -> list[Any]:
+        return [*super().identity, self.pool]
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) -> L x (B, C, h, w)."""
+        levels = super().forward(images)
+        return [max_pool2d(level, 2) for level in levels] if self.pool else levels
 
 
 class Cloner(nn.Module):

@@ -118,6 +118,11 @@ class Teacher(Backbone):
         self.register_state_dict_post_hook(_leave_out)
         self.register_load_state_dict_pre_hook(_put_back)
 
+    @property
+    def identity(self) -> list[Any]:
+        """All that its features of given pixels depend on, as JSON."""
+        return [type(self).__name__, self.name, self.fingerprint, self.taps, self.norm]
+
     def normalize(self, pixels: Tensor) -> Tensor:
         """uint8 pixels to what the teacher was trained on, (B, 3, H, W) -> the same shape in the teacher's dtype."""
         return ((pixels.float() / 255 - self.pixel_mean.float()) / self.pixel_std.float()).to(self.pixel_mean.dtype)

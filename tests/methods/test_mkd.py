@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from lit_ad.batch import Batch, Prediction, Tiling
 from lit_ad.methods import MKD
 from lit_ad.methods.mkd import POOL, Cloner, GuidedBackprop, layout
-from lit_ad.teachers import Backbone
+from lit_ad.teachers import Backbone, Teacher
 
 MODES = ("gradients", "smooth_grad", "guided_backprop")
 
@@ -113,7 +113,7 @@ def by_hand(model: MKD, images: Tensor, weight: float) -> list[float]:
     """The losses of the images under a small cloner, image by image in float64."""
     losses = []
     for image in images:
-        teachers = model.teacher(image[None])
+        teachers = Teacher.forward(model.teacher, image[None])
         if model.teacher.name == "vgg11":
             teachers = [nn.functional.max_pool2d(t, 2) for t in teachers]
         total = 0.0
@@ -138,9 +138,11 @@ def test_loss_and_score_by_hand(vgg: MKD, resnet_file: Path) -> None:
 
 
 def test_only_the_outputs_of_a_vgg_lie_behind_a_pool(vgg: MKD, resnet_file: Path) -> None:
-    assert vgg.strides == [2, 4, 8]
-    assert MKD("resnet10t", (1, 2), str(resnet_file)).strides == [4, 8]
-    assert MKD("resnet10t", (1, 2), str(resnet_file), pool=True).strides == [8, 16]
+    resnet, pooled = (MKD("resnet10t", (1, 2), str(resnet_file), pool=pool) for pool in (None, True))
+    assert [model.teacher.strides for model in (vgg, resnet, pooled)] == [[2, 4, 8], [4, 8], [8, 16]]
+    sides = [level.shape[-1] for level in pooled.teacher(images_of(1))]
+    assert [4 * side for side in sides] == [2 * level.shape[-1] for level in resnet.teacher(images_of(1))]
+    assert pooled.teacher.identity != resnet.teacher.identity  # their features have caches of their own
 
 
 def test_discrepancies_are_float32_under_autocast(vgg: MKD) -> None:
