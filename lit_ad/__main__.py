@@ -18,6 +18,7 @@ usage: lit-ad COMMAND --config FILE [--KEY VALUE ...]
 
 Every key of a config file can be given on the command line, and --print_config shows them all with their values.
   lit-ad fit --config configs/stfpm.yaml --data.source.root PATH/TO/mvtec/bottle
+  lit-ad fit --config ... --dashboards '[wandb, tensorboard]'
   lit-ad fit --help                     all keys
   lit-ad fit --model.help STFPM         the keys of a method
   lit-ad fit --data.source.help Folder  the keys of a source of images
