@@ -71,6 +71,8 @@ class AnomalyCLI(LightningCLI):
         home = config.trainer.default_root_dir or home or Path("runs", method, time.strftime("%Y%m%d-%H%M%S"))
         config.trainer.default_root_dir = os.path.abspath(home)
         if config.dashboards:
+            if config.trainer.logger not in (None, True):
+                raise ValueError("give dashboards, which are loggers by name, or trainer.logger, not both")
             run = Path(config.trainer.default_root_dir)
             config.trainer.logger = [by_name(name, run) for name in config.dashboards]
         config.weights_only = True  # as CheckpointFile has it anyway

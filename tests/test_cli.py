@@ -170,6 +170,7 @@ def test_a_killed_fit_resumes_to_the_uninterrupted_runs_metrics(
         (["--model.taps", "[9]"], "taps"),
         (["--data.image_size", "0"], "image_size"),
         (["--evaluation.quantile", "2"], "evaluation.quantile"),
+        (["--dashboards", "[wandb]", "--trainer.logger", "false"], "dashboards, which are loggers by name, or trainer"),
     ],
 )
 def test_bad_settings_end_in_one_clear_message(
