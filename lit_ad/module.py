@@ -2,11 +2,12 @@
 
 import ctypes
 import sys
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import lightning as L
@@ -180,27 +181,37 @@ class AnomalyModule(L.LightningModule):
         if len(predictions) == 1:  # a map may be large: no copy
             return predictions[0]
         maps = [p.anomaly_map for p in predictions if p.anomaly_map is not None]
-        return Prediction(torch.cat(maps) if maps else None, torch.cat([p.score for p in predictions]))
+        parts = {
+            name: torch.cat([p.parts[name] for p in predictions if p.parts]) for name in predictions[0].parts or {}
+        }
+        return Prediction(torch.cat(maps) if maps else None, torch.cat([p.score for p in predictions]), parts or None)
 
     def _predict_tiles(self, image: Tensor, batch: Batch, losses: list[tuple[Tensor, int]] | None) -> Prediction:
-        """(3, H, W) uint8 -> map (1, 1, H, W), or none of an image-level method, and score (1,)."""
+        """(3, H, W) uint8 -> map (1, 1, H, W), or none of an image-level method, score and parts (1,)."""
         assert batch.tiling is not None
         grid = Grid((image.shape[-2], image.shape[-1]), batch.tiling.size, batch.tiling.overlap)
-        predictions = (self._predict(tiles, None, losses) for tiles in self._tiles(image, batch))
-        first = next(predictions)
-        worst = [first.score.amax()]
+        worst: dict[str, Tensor] = {}
 
-        def maps() -> Iterator[Tensor]:
-            yield upsample(first.anomaly_map, (grid.tile, grid.tile))  # type: ignore[arg-type]
-            for prediction in predictions:
-                worst.append(prediction.score.amax())
-                yield upsample(prediction.anomaly_map, (grid.tile, grid.tile))  # type: ignore[arg-type]
+        def predictions() -> Iterator[Prediction]:
+            for tiles in self._tiles(image, batch):
+                prediction = self._predict(tiles, None, losses)
+                for name, scores in {"score": prediction.score, **(prediction.parts or {})}.items():
+                    worst[name] = torch.maximum(worst.get(name, scores.amax()), scores.amax())
+                yield prediction
 
+        found = predictions()
+        first = next(found)
         if first.anomaly_map is None:
-            worst += [prediction.score.amax() for prediction in predictions]
-            return Prediction(None, torch.stack(worst).amax()[None])
-        stitched = grid.stitch(maps())
-        return Prediction(stitched, self.score(stitched) if self.scores_map else torch.stack(worst).amax()[None])
+            stitched = None
+            deque(found, maxlen=0)  # for their scores
+        else:
+            side = (grid.tile, grid.tile)
+            stitched = grid.stitch(upsample(p.anomaly_map, side) for p in chain([first], found))  # type: ignore[arg-type]
+        parts = {name: score[None] for name, score in worst.items()}
+        score = parts.pop("score")
+        return Prediction(
+            stitched, score if stitched is None or not self.scores_map else self.score(stitched), parts or None
+        )
 
     def on_fit_start(self) -> None:
         """Where data.cache_features is set, have the teacher's features of training and validation images on disk."""

@@ -228,5 +228,12 @@ def test_padding_and_tiles_keep_the_images_own_score(model: Transformaly) -> Non
         pixels = torch.randint(0, 256, (1, 3, 32, 64), dtype=torch.uint8)
         tiled = fitted.predict_batch(replace(batch, image=pixels, box=[(0, 0, 32, 64)], tiling=Tiling(32, 0, 2)))
         tiles = torch.cat([fitted.teacher.normalize(pixels[..., :32]), fitted.teacher.normalize(pixels[..., 32:])])
-        torch.testing.assert_close(tiled.score, fitted(tiles).score.amax()[None])
+        whole = fitted(tiles)
+        torch.testing.assert_close(tiled.score, whole.score.amax()[None])
+        assert tiled.parts is not None and whole.parts is not None
+        assert set(tiled.parts) == {"teacher", "blocks", "both"}
+        for name, score in tiled.parts.items():  # each the worst tile's
+            torch.testing.assert_close(score, whole.parts[name].amax()[None])
+        pair = replace(batch, image=pixels.repeat(2, 1, 1, 1), box=[(0, 0, 32, 64)] * 2, tiling=Tiling(32, 0, 2))
+        assert {len(score) for score in (fitted.predict_batch(pair).parts or {}).values()} == {2}
     assert isinstance(fitted.teacher, TokenTeacher)
