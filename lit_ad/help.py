@@ -22,7 +22,7 @@ HEADINGS = {  # what the docstrings of these begin with -> what a user looks for
     "Save the model": "checkpoint, of Lightning",
     "Runs the full": "start",
 }
-METHODS = {
+ABOUT = {  # what jsonargparse says less well
     "--model": f"{', '.join(methods.__all__)}, or your own; each of its keys as --model.KEY VALUE.",
     "--model.help": "The keys of a method: --model.help STFPM.",
     "--data.source.help": "The keys of a source: --data.source.help Folder.",
@@ -51,13 +51,13 @@ class BriefHelp(DefaultHelpFormatter):
     def _format_action(self, action: argparse.Action) -> str:
         name = max((option for option in action.option_strings if option[-1] != "+"), key=len, default="")
         whole_group = action.help == "Path to a configuration file."
-        if not name or whole_group or (name.endswith(".help") and name not in ("--model.help", "--data.source.help")):
+        if not name or whole_group or (name.endswith(".help") and name not in ABOUT):
             return ""
         default = "" if action.default in (None, argparse.SUPPRESS) else str(action.default)
         indent = " " * (NAME + 4)
         first = f"  {name:{NAME}}  {f'[{default}] ' if default and len(default) < 40 else ''}"
         width = max(80, min(120, shutil.get_terminal_size((120, 24)).columns))
-        about = METHODS.get(name) or summary(action.help or "")
+        about = ABOUT.get(name) or summary(action.help or "")
         return textwrap.fill(first + about, width, subsequent_indent=indent) + "\n"
 
 

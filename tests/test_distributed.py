@@ -9,11 +9,14 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
+
+from lit_ad.methods import __all__ as METHODS
 
 ROOT = Path(__file__).parents[1]
 COUNT = 7  # neither 2 nor 3 divides it
@@ -80,24 +83,16 @@ def test_predictions_of_many_processes_are_in_one_table(run: Path, tmp_path: Pat
     assert tables[0] == tables[1]
 
 
-METHODS = {  # batches of 4, on one process; of 2 on each of two
-    "STFPM": {"backbone": "resnet10t", "lr": 0.05},
-    "MKD": {"backbone": "resnet10t", "taps": [1, 2]},
-    "Transformaly": {"backbone": "deit_tiny_patch16_224"},
-    "L2BT": {"backbone": "deit_tiny_patch16_224", "taps": [3, 11]},
-}
-
-
 @pytest.fixture(scope="module")
-def trained(images: Path, resnet_file: Path, vit_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every method trained by one process, and by two nodes of one process each that torchrun brings together."""
+def trained(images: Path, small_models: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every method trained on batches of 4 by one process, and of 2 by each of two nodes of one process each, that
+    torchrun brings together."""
     home = tmp_path_factory.mktemp("trained")
     root = shutil.copytree(images, home / "data")
     shutil.copy(root / "train/good/000.png", root / "train/good/012.png")  # 8 to train on, and an odd 5 to validate
-    for method, arguments in METHODS.items():
-        weights = str(vit_file if "deit" in str(arguments["backbone"]) else resnet_file)
+    for method, model in small_models.items():
         settings = {
-            "model": {"class_path": f"lit_ad.methods.{method}", "init_args": {**arguments, "weights": weights}},
+            "model": model,
             "data": {
                 "source": {"class_path": "MVTec", "init_args": {"root": str(root)}},
                 **{"image_size": 64, "eval_batch_size": 1, "val_fraction": 0.385, "cache_dir": str(home / "cache")},

@@ -3,27 +3,25 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from lit_ad.__main__ import main
-
-METHODS = {
-    "STFPM": {"backbone": "resnet10t", "lr": 0.05},
-    "MKD": {"backbone": "resnet10t", "taps": [1, 2]},
-    "Transformaly": {"backbone": "deit_tiny_patch16_224"},
-    "L2BT": {"backbone": "deit_tiny_patch16_224", "taps": [3, 11]},
-}
+from lit_ad.methods import __all__ as METHODS
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_bf16_is_nearly_float32(
-    method: str, images: Path, resnet_file: Path, vit_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str,
+    images: Path,
+    small_models: dict[str, dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    weights = str(vit_file if "deit" in str(METHODS[method]["backbone"]) else resnet_file)
     settings = {
-        "model": {"class_path": f"lit_ad.methods.{method}", "init_args": {**METHODS[method], "weights": weights}},
+        "model": small_models[method],
         "data": {
             "source": {"class_path": "MVTec", "init_args": {"root": str(images)}},
             **{"image_size": 64, "batch_size": 4, "cache_features": True, "cache_dir": str(tmp_path / "cache")},

@@ -25,12 +25,13 @@ class Interruption(L.Callback):
     def __init__(self, checkpoint: Path) -> None:
         self.checkpoint = checkpoint
         self.asked = 0  # the signal's number
+        self.handlers: dict[int, Any] = {}  # those that were there before
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         if threading.current_thread() is not threading.main_thread():
             return  # where Python allows no handlers
         self.asked = 0
-        self.handlers: dict[int, Any] = {signal.SIGTERM: signal.getsignal(signal.SIGTERM)}
+        self.handlers = {signal.SIGTERM: signal.getsignal(signal.SIGTERM)}
         if hasattr(signal, "SIGUSR1") and callable(requeue := signal.getsignal(signal.SIGUSR1)):
             self.handlers[signal.SIGUSR1] = requeue  # Lightning's, under Slurm
         for number in self.handlers:
@@ -64,5 +65,5 @@ class Interruption(L.Callback):
         self.handlers[asked](asked, None)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        for number, handler in getattr(self, "handlers", {}).items():
+        for number, handler in self.handlers.items():
             signal.signal(number, handler)
