@@ -52,6 +52,9 @@ def opened(logger: Logger) -> bool:
             return False
         first = f"{error}".partition("\n")[0]
     try:
+        import wandb
+
+        wandb.teardown()  # which still tries to reach this run
         logger._wandb_init["mode"] = "offline"
         _ = logger.experiment
         rank_zero_warn(f"wandb works offline ({first}). Later: `wandb sync {logger.save_dir}/wandb/offline-run-*`")

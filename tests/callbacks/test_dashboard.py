@@ -108,3 +108,17 @@ def test_a_full_disk_for_logs_costs_a_warning(
     with pytest.warns(UserWarning, match="No space left on device"):
         rows = fit(images, resnet_file, tmp_path / "run", "--config", tmp_path / "loggers.yaml")
     assert 0 < rows["overall"]["pixel_auroc"] <= 1
+
+
+@pytest.mark.slow  # wandb tries for a minute and a half
+@pytest.mark.usefixtures("no_key")
+def test_without_a_network_wandb_works_offline(
+    images: Path, resnet_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # where nobody answers
+    with pytest.warns(UserWarning, match="wandb works offline"):
+        fit(images, resnet_file, tmp_path / "run", "--dashboards", "[wandb]")
+    found = records(next((tmp_path / "run").glob("wandb/offline-run-*/*.wandb")))
+    logged = {item.key or item.nested_key[0] for record in found for item in record.history.item}
+    assert {"train/loss_step", "test/overall/image_auroc"} <= logged
