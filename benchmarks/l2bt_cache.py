@@ -15,13 +15,18 @@ import math
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
 
+from lit_ad.callbacks import FeatureCache
 from lit_ad.data import AnomalyDataModule, MVTec
 from lit_ad.methods import L2BT
+from lit_ad.run.cli import keep_memory
+from lit_ad.view import View
+
+Precision = Literal["float16", "float32"]
 
 
 class Clock(L.Callback):
@@ -45,23 +50,20 @@ class Clock(L.Callback):
         self.losses.append(float(torch.stack(self.sum).mean()))
 
 
-def fit(options: argparse.Namespace, epochs: int, dtype: str | None, home: str) -> tuple[Clock, float, float]:
+def detector(options: argparse.Namespace) -> L2BT:
+    view = View(options.size, interpolation="bicubic")
+    return L2BT(options.backbone, options.taps, options.weights, view)
+
+
+def fit(options: argparse.Namespace, epochs: int, dtype: Precision | None, home: str) -> tuple[Clock, float, float]:
     """Epochs, and the wall and processor seconds of everything from `fit` on."""
     L.seed_everything(0, verbose=False)
-    model = L2BT(options.backbone, options.taps, options.weights)
-    data = AnomalyDataModule(
-        MVTec(options.root),
-        image_size=options.size,
-        interpolation="bicubic",
-        batch_size=options.batch,
-        cache_features=dtype is not None,
-        cache_dir=Path(home),
-        cache_dtype=dtype or "float16",
-    )
-    clock = Clock()
+    model = detector(options)
+    data = AnomalyDataModule(MVTec(options.root), model.view, batch_size=options.batch)
+    cache, clock = FeatureCache(dtype is not None, Path(home), dtype or "float16"), Clock()
     trainer = L.Trainer(
         max_epochs=epochs,
-        callbacks=[clock],
+        callbacks=[cache, clock],
         logger=False,
         enable_progress_bar=False,
         enable_checkpointing=False,
@@ -77,9 +79,9 @@ def fit(options: argparse.Namespace, epochs: int, dtype: str | None, home: str) 
 
 def multiply_adds(options: argparse.Namespace) -> tuple[float, float]:
     """Of the teacher's forward pass and of the students' training step, per token."""
-    model = L2BT(options.backbone, options.taps, options.weights)
+    model = detector(options)
     vit: Any = model.teacher.model
-    width, patch = vit.embed_dim, model.patch_size
+    width, patch = vit.embed_dim, model.teacher.patch_size
     tokens = (options.size // patch) ** 2 + vit.num_prefix_tokens
     linear = sum(p.numel() for block in vit.blocks for name, p in block.named_parameters() if p.ndim == 2)
     attention = 2 * tokens * width * len(vit.blocks)  # queries times keys, and weights times values
@@ -101,6 +103,7 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="train all epochs without the cache as well")
     options = parser.parse_args()
 
+    keep_memory()  # as the commands do
     teacher, student = multiply_adds(options)
     with tempfile.TemporaryDirectory() as home:
         plain, _, _ = fit(options, options.epochs if options.full else 2, None, home)

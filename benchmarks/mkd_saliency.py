@@ -9,7 +9,8 @@ import time
 import torch
 
 from lit_ad.methods import MKD
-from lit_ad.module import keep_memory
+from lit_ad.run.cli import keep_memory
+from lit_ad.view import View
 
 MODES = ("gradients", "smooth_grad", "guided_backprop")
 
@@ -21,19 +22,21 @@ parser.add_argument("--copies", type=int, default=2, help="of smooth_grad")
 parser.add_argument("--rounds", type=int, default=5, help="the two ways in turn; the fastest of each counts")
 parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
 arguments = parser.parse_args()
-keep_memory()  # as under a Trainer
+keep_memory()  # as the commands do
 
 
 def seconds(images: list[torch.Tensor]) -> tuple[float, torch.Tensor]:
-    """Time to make the maps of the batches, and the maps."""
+    """Time to make the maps of uint8 batches, and the maps."""
     start = time.perf_counter()
     maps = torch.cat([model(batch).anomaly_map.cpu() for batch in images])
     return time.perf_counter() - start, maps
 
 
 torch.manual_seed(0)
-model = MKD("vgg16", (0, 1, 2), arguments.weights, copies=arguments.copies).eval().to(arguments.device)
-images = torch.randn(arguments.images, 3, arguments.size, arguments.size, device=arguments.device)
+model = MKD("vgg16", (0, 1, 2), arguments.weights, View(arguments.size), copies=arguments.copies)
+model = model.eval().to(arguments.device)
+shape = (arguments.images, 3, arguments.size, arguments.size)
+images = torch.randint(0, 256, shape, dtype=torch.uint8, device=arguments.device)
 print(f"{arguments.images} images of {arguments.size} pixels, {arguments.device}, {torch.get_num_threads()} threads")
 for mode in MODES:
     model.saliency = mode

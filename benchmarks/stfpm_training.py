@@ -66,12 +66,12 @@ def run_bare(options: argparse.Namespace) -> dict[str, float]:
     import torch
 
     from lit_ad.methods import STFPM
-    from lit_ad.module import keep_memory
+    from lit_ad.run.cli import keep_memory
 
     keep_memory()
     model = STFPM(weights=options.weights).train()
     size = (options.batch, 3, options.size, options.size)
-    images = torch.randn(size).contiguous(memory_format=torch.channels_last)
+    images = torch.rand(size).contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
         features = model.teacher(images)
     optimizer = model.configure_optimizers()
@@ -81,36 +81,35 @@ def run_bare(options: argparse.Namespace) -> dict[str, float]:
         start = time.perf_counter(), time.process_time()
         for _ in range(steps):
             optimizer.zero_grad()
-            model.loss(images, features).backward()
+            model.loss(model.compare(images, features)).backward()
             optimizer.step()
         wall.append(time.perf_counter() - start[0])
         processor.append(time.process_time() - start[1])
     return result(wall, processor, steps * options.batch)
 
 
-def run_ours(options: argparse.Namespace, cache_features: bool) -> dict[str, float]:
+def run_ours(options: argparse.Namespace, cached: bool) -> dict[str, float]:
     import lightning as L
 
+    from lit_ad.callbacks import FeatureCache
     from lit_ad.data import AnomalyDataModule
     from lit_ad.methods import STFPM
+    from lit_ad.run.cli import keep_memory
+    from lit_ad.view import View
 
+    keep_memory()
     clock = Epochs.of(L)
+    model = STFPM(weights=options.weights, view=View(options.size))
+    source = listed(options.images, options.count)
+    data = AnomalyDataModule(source, model.view, batch_size=options.batch, val_fraction=1e-9)
     with tempfile.TemporaryDirectory() as home:
-        data = AnomalyDataModule(
-            listed(options.images, options.count),
-            image_size=options.size,
-            batch_size=options.batch,
-            val_fraction=1e-9,
-            cache_features=cache_features,
-            cache_dir=Path(home),
-            cache_dtype="float32",
-        )
-        trainer(L, options, [clock], home).fit(STFPM(weights=options.weights), datamodule=data)
+        cache = FeatureCache(cached, Path(home), "float32")
+        trainer(L, options, [cache, clock], home).fit(model, datamodule=data)
     return result(clock.wall, clock.processor, options.count // options.batch * options.batch)
 
 
 def listed(images: Path, count: int) -> Any:
-    from lit_ad.data.sample import Sample, Source
+    from lit_ad.data import Sample, Source
 
     class Listed(Source):
         def samples(self) -> list[Sample]:

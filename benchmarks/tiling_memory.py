@@ -39,15 +39,13 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     from lit_ad.callbacks import Evaluation, Heatmaps
     from lit_ad.data import AnomalyDataModule, MVTec
     from lit_ad.methods import STFPM
+    from lit_ad.run.cli import keep_memory
+    from lit_ad.view import View
 
-    data = AnomalyDataModule(
-        MVTec(options.home),
-        image_size=None,
-        tile_size=options.tile,
-        tile_overlap=options.overlap,
-        tile_batch=options.tile_batch,
-        num_workers=0,
-    )
+    keep_memory()  # as the commands do
+    view = View(None, tile=options.tile, overlap=options.overlap, tile_batch=options.tile_batch)
+    model = STFPM(weights=options.weights, view=view)
+    data = AnomalyDataModule(MVTec(options.home), model.view, num_workers=0)
     trainer = L.Trainer(
         accelerator="cpu",
         callbacks=[Evaluation(), Heatmaps(enabled=options.heatmaps)],
@@ -55,7 +53,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
         enable_progress_bar=False,
         default_root_dir=options.home,
     )
-    trainer.test(STFPM(weights=options.weights), datamodule=data, verbose=False)
+    trainer.test(model, datamodule=data, verbose=False)
     return {"mebibytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 

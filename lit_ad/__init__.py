@@ -1,3 +1,7 @@
 """Teacher-student image anomaly detection on PyTorch Lightning."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
+
+from lit_ad.deploy.detector import Detector
+
+__all__ = ["Detector", "__version__"]

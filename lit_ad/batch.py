@@ -1,80 +1,97 @@
-"""The two things that travel: a Batch into the model, a Prediction out of it."""
+"""What travels: Samples make a Batch, a Batch goes into the model, a Prediction comes out."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-Size = tuple[int, int]  # height, width
-Box = tuple[int, int, int, int]  # top, left, bottom, right: the slice [top:bottom, left:right]
+from lit_ad.pixels import Size
+from lit_ad.view import Box, Floats, original_map
+
+Split = Literal["train", "test", "predict"]
 
 
-class Tiling(NamedTuple):
-    """How evaluation cuts its images: side and overlap in pixels, tiles run at once."""
+class Sample(NamedTuple):  # half precision has Lightning rebuild what is in a batch, which no frozen dataclass allows
+    """One image, and what is known of it before it is opened."""
 
-    size: int
-    overlap: int
-    batch: int
+    image: Path
+    label: int  # 0 nominal, 1 anomalous, -1 unknown (predict)
+    mask: Path | None = None  # an anomalous image without one has no pixel truth, which is not "no defect"
+    category: str = ""
+    defect: str = "good"  # the defect type, "good" for nominal images
+    split: Split = "train"
 
 
 @dataclass
 class Batch:
-    """B images and what is known of each.
+    """B images as the network sees them. The model turns the pixels into floats, and its networks normalise."""
 
-    The DataModule fills `image` with uint8 pixels (a quarter of the bytes to move); AnomalyModule turns them into
-    floats normalised for its teacher once they are on the device, so methods only ever see floats.
-    """
-
-    image: Tensor | None  # (B, 3, H, W); None where cached features serve and the method needs no pixels
-    label: Tensor  # (B,) 0 nominal, 1 anomalous, -1 unknown
-    index: Tensor  # (B,) of the sample in its split; tells repeats apart
-    path: list[str]
-    category: list[str]
-    defect: list[str]  # defect type, "good" for nominal images
-    size: list[Size]  # of the original images
-    box: list[Box]  # where the image's content lies in `image`; what is outside is padding
-    mask: list[Tensor | None] | None = None  # B x (H0, W0) bool at original size; an entry is None without pixel truth
-    features: list[Tensor] | None = None  # the teacher's, from the cache, one (B, C, h, w) per tap
-    tiling: Tiling | None = None  # set when evaluation is to run by tiles
+    pixels: Tensor | None  # (B, 3, H, W) uint8; None where cached features serve and the method needs no pixels
+    index: Tensor  # (B,) of the sample, or of the tile, in its split; tells repeats apart
+    samples: list[Sample]
+    sizes: list[Size]  # of the original images
+    boxes: list[Box]  # where the image's content lies in its pixels; what is outside is padding
+    masks: list[Tensor | None] | None = None  # B x (H0, W0) bool at original size; an entry is None without pixel truth
+    features: list[Tensor] | None = None  # of the frozen part, from the cache: (B, ...) each
+    unrelated: Tensor | None = None  # (B, 3, H, W) uint8: other images, for methods that train on them too
 
     def __len__(self) -> int:
-        return len(self.path)
+        return len(self.samples)
 
-    def _map(self, function: Any, *names: str) -> "Batch":
-        def each(value: Any) -> Any:
-            if isinstance(value, Tensor):
-                return function(value)
-            return [each(item) for item in value] if isinstance(value, list) else value
+    @property
+    def labels(self) -> Tensor:
+        """(B,): 0 nominal, 1 anomalous, -1 unknown."""
+        return torch.tensor([sample.label for sample in self.samples])
 
-        return replace(self, **{name: each(getattr(self, name)) for name in names})
+    @property
+    def canvas(self) -> Size:
+        """Height and width of the network's input."""
+        assert self.pixels is not None
+        return self.pixels.shape[-2], self.pixels.shape[-1]
 
-    def select(self, keep: list[bool]) -> "Batch":
+    def original_map(self, prediction: "Prediction", i: int) -> Floats:
+        """The anomaly map of image i without padding, at its original size: (H0, W0)."""
+        assert prediction.anomaly_map is not None
+        anomaly_map = prediction.anomaly_map[i, 0].float().cpu().numpy()
+        return original_map(anomaly_map, self.canvas, self.boxes[i], self.sizes[i])
+
+    def select(self, keep: Sequence[bool]) -> "Batch":
         """The images for which `keep` is true."""
         if all(keep):
             return self
         rows = [i for i, kept in enumerate(keep) if kept]
 
         def pick(value: Any) -> Any:
-            return value[rows] if isinstance(value, Tensor) else [value[i] for i in rows]
+            if value is None or isinstance(value, Tensor):
+                return None if value is None else value[rows]
+            return [value[i] for i in rows]
 
-        chosen = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("features", "tiling")}
-        chosen = {name: value if value is None else pick(value) for name, value in chosen.items()}
+        chosen = {field.name: pick(getattr(self, field.name)) for field in fields(self) if field.name != "features"}
         features = None if self.features is None else [level[rows] for level in self.features]
-        return Batch(**chosen, features=features, tiling=self.tiling)
+        return Batch(**chosen, features=features)
 
     def to(self, device: torch.device, **kwargs: Any) -> "Batch":
         """The batch on a device. Masks stay on the CPU: only metrics read them."""
-        return self._map(lambda tensor: tensor.to(device, **kwargs), "image", "label", "index", "features")
+        return self._each_tensor(lambda tensor: tensor.to(device, **kwargs))
 
     def pin_memory(self) -> "Batch":
-        return self._map(lambda tensor: tensor.pin_memory(), *(field.name for field in fields(self)))
+        return self._each_tensor(lambda tensor: tensor.pin_memory())
+
+    def _each_tensor(self, function: Callable[[Tensor], Tensor]) -> "Batch":
+        changed: dict[str, Any] = {
+            name: None if getattr(self, name) is None else function(getattr(self, name))
+            for name in ("pixels", "index", "unrelated")
+        }
+        features = None if self.features is None else [function(level) for level in self.features]
+        return replace(self, **changed, features=features)
 
 
-@dataclass
-class Prediction:
+class Prediction(NamedTuple):
     """What a method says of B images. Raw values: nothing is clamped, min-maxed or thresholded."""
 
     anomaly_map: Tensor | None  # (B, 1, h, w) float32 at the method's own resolution; None for image-level methods
-    score: Tensor  # (B,) float32, higher is more anomalous, unbounded
-    parts: dict[str, Tensor] | None = None  # further scores by name, (B,) each, measured beside `score`
+    score: Tensor | None = None  # (B,) float32, higher is more anomalous; None: the method's `score` of the map
+    parts: dict[str, Tensor] = {}  # noqa: RUF012  # further scores by name, (B,) each; never written to

@@ -7,39 +7,55 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
-from lit_ad.callbacks.output import written
+from lit_ad.errors import UserError
+from lit_ad.files import atomic_write
 
 
 class CheckpointFile(TorchCheckpointIO):
     """A run's earlier checkpoint stays until the next one is on disk. Addresses such as s3:// are left to Lightning."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None):  # type: ignore[no-untyped-def]
-        """Raises OSError that names the file if it cannot be written."""
+        """Raises UserError that names the file if it cannot be written."""
         if "://" in str(path):
-            return super().save_checkpoint(checkpoint, path, storage_options)
-        try:
-            with written(Path(path)) as temporary, temporary.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-        except (OSError, RuntimeError) as error:  # torch's writer says that it failed, not always why
-            reason = error if isinstance(error, OSError) else f"cannot write {path}: {error.__context__ or error}"
-            raise OSError(
-                f"{reason}. Earlier checkpoints are whole: make room, and go on from the last one with --ckpt_path"
-            ) from error
+            super().save_checkpoint(checkpoint, path, storage_options)
+        else:
+            write_checkpoint(checkpoint, Path(path))
 
     def load_checkpoint(self, path: str | Path, map_location: Any = "cpu", weights_only: Any = True):  # type: ignore[no-untyped-def]
-        """Always `weights_only`: a pickle could run any code. Raises ValueError if it is not a whole checkpoint."""
-        if not ("://" in str(path) or Path(path).is_file()):
-            raise ValueError(f"there is no checkpoint {path}")
-        try:
-            checkpoint = super().load_checkpoint(path, map_location, weights_only=True)
-        except Exception as error:  # zip, pickle and torch raise all sorts
-            reason = str(error).partition("\n")[0]
-            raise ValueError(
-                f"cannot read the checkpoint {path}: it is damaged, or holds objects other than tensors and plain "
-                f"values, which are refused because loading them could run code ({type(error).__name__}: {reason})"
-            ) from error
-        if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-            raise ValueError(f"{path} is no checkpoint of lit_ad: it holds no state_dict")
-        return checkpoint
+        """Always `weights_only`. Raises UserError if it is not a whole checkpoint."""
+        return read_checkpoint(path, map_location)
+
+
+def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
+    """Raises UserError that names the file if it cannot be written."""
+    try:
+        with atomic_write(path) as temporary, temporary.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except (UserError, RuntimeError) as error:  # torch's writer says that it failed, not always why
+        reason = error if isinstance(error, UserError) else f"cannot write {path}: {error.__context__ or error}"
+        raise UserError(
+            f"{reason}. Earlier checkpoints are whole: make room, and go on from the last one with --ckpt_path"
+        ) from error
+
+
+def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """What a checkpoint holds, as tensors and plain values: a pickle could run any code.
+
+    Raises:
+        UserError: There is none, it is damaged, or it holds anything else.
+    """
+    if not ("://" in str(path) or Path(path).is_file()):
+        raise UserError(f"there is no checkpoint {path}")
+    try:
+        checkpoint = TorchCheckpointIO().load_checkpoint(path, map_location, weights_only=True)
+    except Exception as error:  # zip, pickle and torch raise all sorts
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"cannot read the checkpoint {path}: it is damaged, or holds objects other than tensors and plain "
+            f"values, which are refused because loading them could run code ({type(error).__name__}: {reason})"
+        ) from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise UserError(f"{path} is no checkpoint of lit_ad: it holds no state_dict")
+    return checkpoint

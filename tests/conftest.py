@@ -54,7 +54,11 @@ def small_models(resnet_file: Path, vit_file: Path) -> dict[str, dict[str, Any]]
         "Transformaly": vit,
         "L2BT": {**vit, "taps": [3, 11]},
     }
-    return {method: {"class_path": f"lit_ad.methods.{method}", "init_args": arguments[method]} for method in METHODS}
+    view = {"image_size": 64, "fit": "stretch", "interpolation": "bilinear"}
+    return {
+        method: {"class_path": f"lit_ad.methods.{method}", "init_args": {**arguments[method], "view": view}}
+        for method in METHODS
+    }
 
 
 @pytest.fixture(scope="session")

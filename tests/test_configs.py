@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lit_ad.__main__ import main
+from lit_ad.run.main import main
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.yaml") if "model" in yaml.safe_load(path.read_text()))
@@ -24,14 +24,14 @@ def test_config_runs(
         *("fit", "--config", config, "--trainer.fast_dev_run", "true", "--trainer.logger", "false"),
         *("--model.backbone", backbone, "--model.weights", weights, "--trainer.default_root_dir", tmp_path),
         *("--data.source", "lit_ad.data.MVTec", "--data.source.root", images),
-        *("--data.image_size", 64, "--data.batch_size", 4),
+        *("--model.view.image_size", 64, "--data.batch_size", 4),
     ]
     if taps is not None and not vit:
         arguments += ["--model.taps", str([tap % 4 for tap in taps])]
     if "category" in settings["data"]["source"].get("init_args", {}):
         arguments += ["--data.source.category", "null"]
-    if settings["data"].get("tile_size"):
-        arguments += ["--data.tile_size", 32]
+    if settings["model"]["init_args"].get("view", {}).get("tile"):
+        arguments += ["--model.view.tile", 32]
     monkeypatch.setattr(sys, "argv", ["lit-ad", *map(str, arguments)])
     monkeypatch.chdir(tmp_path)
     main()

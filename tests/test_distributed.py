@@ -47,7 +47,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, resnet_file: Path) -> Path:
     (home / "data/ground_truth/good").rmdir()
     lit_ad(
         *("fit", "--config", ROOT / "configs/stfpm.yaml", "--model.backbone", "resnet10t"),
-        *("--model.weights", resnet_file, "--data.source.root", home / "data", "--data.image_size", 32),
+        *("--model.weights", resnet_file, "--data.source.root", home / "data", "--model.view.image_size", 32),
         *("--data.batch_size", 2, "--data.eval_batch_size", 1),  # convolutions round by the batch they are in
         *("--trainer.max_epochs", 1, "--trainer.default_root_dir", home / "one"),
     )
@@ -95,9 +95,9 @@ def trained(images: Path, small_models: dict[str, dict[str, Any]], tmp_path_fact
             "model": model,
             "data": {
                 "source": {"class_path": "MVTec", "init_args": {"root": str(root)}},
-                **{"image_size": 64, "eval_batch_size": 1, "val_fraction": 0.385, "cache_dir": str(home / "cache")},
-                "cache_features": method == "L2BT",
+                **{"eval_batch_size": 1, "val_fraction": 0.385},
             },
+            "cache": {"enabled": method == "L2BT", "directory": str(home / "cache")},
             # Training multiplies the rounding of sums, so it is done in float64: then only an error makes a difference.
             "trainer": {
                 **{"max_epochs": 3, "log_every_n_steps": 1, "enable_progress_bar": False},
@@ -107,7 +107,7 @@ def trained(images: Path, small_models: dict[str, dict[str, Any]], tmp_path_fact
         (home / f"{method}.yaml").write_text(yaml.safe_dump(settings))
     script = """
         import sys
-        from lit_ad.__main__ import main
+        from lit_ad.run.main import main
 
         processes, *methods = sys.argv[1:]
         for method in methods:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lit_ad.__main__ import main
+from lit_ad.run.main import main
 
 ROOT = Path(__file__).parents[1]
 EPOCHS = 4
@@ -25,7 +25,16 @@ def command(images: Path, weights: Path, run: Path, *more: object) -> list[str]:
     """Four epochs of four batches each, what every step lost in logs/metrics.csv."""
     arguments = [
         *("fit", "--config", ROOT / "configs/stfpm.yaml", "--model.backbone", "resnet10t", "--model.weights", weights),
-        *("--data.source.root", images, "--data.image_size", 64, "--data.batch_size", 2, "--data.val_fraction", 0.34),
+        *(
+            "--data.source.root",
+            images,
+            "--model.view.image_size",
+            64,
+            "--data.batch_size",
+            2,
+            "--data.val_fraction",
+            0.34,
+        ),
         *("--trainer.max_epochs", EPOCHS, "--trainer.default_root_dir", run, "--trainer.enable_progress_bar", "false"),
         *("--trainer.accelerator", "cpu", "--trainer.log_every_n_steps", 1),
         *("--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", run / "logs"),
@@ -194,7 +203,7 @@ def test_a_disk_that_fills_while_the_cache_is_written(
     """It had room when the cache was begun."""
     disk = small_disk("25m")
     cache = disk / "cache"
-    more = ("--data.cache_features", "true", "--data.cache_dir", cache, "--data.image_size", 256)
+    more = ("--cache.enabled", "true", "--cache.directory", cache, "--model.view.image_size", 256)
     process = start(command(images, resnet_file, tmp_path / "run", *more, "--data.batch_size", 1), tmp_path / "log")
     wait_for(lambda: any(cache.glob("*.partial")), process)
     with (disk / "ballast").open("wb", buffering=0) as file, contextlib.suppress(OSError):
@@ -203,7 +212,7 @@ def test_a_disk_that_fills_while_the_cache_is_written(
     assert process.wait(100) == 1
     said = (tmp_path / "log").read_text().splitlines()[-1]
     assert said.startswith(f"lit-ad: cannot write the cache {cache}") or "the disk is too small for the cache" in said
-    assert "data.cache_dir" in said
+    assert "cache.directory" in said
     assert not [path for path in cache.iterdir() if path.is_dir()]
 
 

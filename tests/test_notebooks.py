@@ -75,7 +75,9 @@ def test_quickstart(executed: NotebookNode) -> None:
     image_auroc, _, _, pixel_auroc, _, aupro = table(text, "overall")
     assert 0.85 < image_auroc <= 1 and 0.9 < pixel_auroc <= 1 and 0.8 < aupro <= 1
     assert "train 48 good" in text
-    assert re.search(r"^new\.png,[\d.]+,anomalous,[\d.]+$", text, flags=re.MULTILINE)
+    (row,) = re.findall(r"^new\.png,([\d.]+),([\d.]+),anomalous,([\d.]+)$", text, flags=re.MULTILINE)
+    score, p_value, threshold = map(float, row)
+    assert score > threshold and p_value == pytest.approx(1 / 13)  # above all of the 12 validation images
     assert pictures(executed) == 3
 
 
@@ -84,13 +86,17 @@ def test_your_own_folder(executed: NotebookNode) -> None:
     text = said(executed)
     image_auroc, _, _, pixel_auroc, _, aupro = table(text, "overall")
     assert 0.85 < image_auroc <= 1 and 0.9 < pixel_auroc <= 1 and 0.8 < aupro <= 1
-    (quantile,), (threshold,) = (re.findall(rf"{what}: ([\d.]+)$", text, re.M) for what in ("quantile", "checkpoint"))
-    assert float(quantile) == pytest.approx(float(threshold), abs=0.002)  # the threshold is the validation scores'
+    (by_hand,), (threshold,) = (re.findall(rf"{what}: ([\d.]+)$", text, re.M) for what in ("by hand", "checkpoint"))
+    assert float(by_hand) == pytest.approx(float(threshold), abs=0.002)  # the threshold is the validation scores'
     trade = re.findall(r"^ +([\d.]+) +([\d.]+) +(\d+) of 24 +(\d+) of 8 +(\d+) of 8 +(\d+) of 8$", text, re.M)
-    assert [row[0] for row in trade] == ["0.5", "0.75", "0.9", "0.99"]
+    assert [row[0] for row in trade] == ["0.5", "0.25", "0.15", "0.1"]
+    assert float(trade[-1][1]) == pytest.approx(float(threshold), abs=0.006)  # of the rate that was trained with
     false_alarms, missed = [int(row[2]) for row in trade], [sum(map(int, row[3:])) for row in trade]
     assert false_alarms == sorted(false_alarms, reverse=True) and missed == sorted(missed)
-    assert "8 images: the same scores and verdicts as in scores.csv" in text
+    assert "8 images: the same scores, verdicts and maps as predict wrote" in text
+    (found,) = re.findall(r"^IMG_\d+: score [\d.]+, p-value ([\d.]+), anomalous: True$", text, re.M)
+    assert float(found) == pytest.approx(1 / 16, abs=1e-4)  # above all of the 15 validation images
+    assert re.search(r"^  [1-9]\d* anomalous pixels within \(", text, re.M)
     assert pictures(executed) == 3
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from lit_ad.__main__ import main
 from lit_ad.methods import __all__ as METHODS
+from lit_ad.run.main import main
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -24,8 +24,9 @@ def test_bf16_is_nearly_float32(
         "model": small_models[method],
         "data": {
             "source": {"class_path": "MVTec", "init_args": {"root": str(images)}},
-            **{"image_size": 64, "batch_size": 4, "cache_features": True, "cache_dir": str(tmp_path / "cache")},
+            "batch_size": 4,
         },
+        "cache": {"enabled": True, "directory": str(tmp_path / "cache")},
         "trainer": {"max_epochs": 4, "precision": "bf16-mixed", "enable_progress_bar": False, "logger": False},
         "heatmaps": {"enabled": False},
     }

@@ -1,7 +1,8 @@
+from lit_ad.callbacks.calibration import Calibration
 from lit_ad.callbacks.dashboard import Dashboard
 from lit_ad.callbacks.evaluation import Evaluation
+from lit_ad.callbacks.feature_cache import FeatureCache
 from lit_ad.callbacks.heatmaps import Heatmaps
-from lit_ad.callbacks.interruption import Interruption
 from lit_ad.callbacks.predictions import Predictions
 
-__all__ = ["Dashboard", "Evaluation", "Heatmaps", "Interruption", "Predictions"]
+__all__ = ["Calibration", "Dashboard", "Evaluation", "FeatureCache", "Heatmaps", "Predictions"]

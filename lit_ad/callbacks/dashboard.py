@@ -2,6 +2,7 @@
 
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -15,7 +16,8 @@ from PIL import Image
 
 from lit_ad.batch import Batch
 from lit_ad.callbacks.evaluation import Evaluation
-from lit_ad.callbacks.heatmaps import Heatmaps, Shown
+from lit_ad.callbacks.heatmaps import Heatmaps
+from lit_ad.results import ImageResult, Results, picture_name
 
 if sys.platform == "linux":
     import resource
@@ -60,40 +62,43 @@ class Dashboard(L.Callback):
     def on_test_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         if not trainer.is_global_zero:
             return
-        evaluation = next((c for c in trainer.callbacks if isinstance(c, Evaluation)), None)  # type: ignore[attr-defined]
-        heatmaps = next((c for c in trainer.callbacks if isinstance(c, Heatmaps)), None)  # type: ignore[attr-defined]
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        results = next((one.results for one in callbacks if isinstance(one, Evaluation)), None)
+        pictures = next((one.directory for one in callbacks if isinstance(one, Heatmaps) and one.enabled), None)
+        if results is None:
+            return
         for logger in trainer.loggers:
             try:
-                if evaluation is not None:
-                    show_results(logger, evaluation, float(pl_module.threshold), trainer.global_step)
-                if heatmaps is not None:
-                    show_misses(logger, heatmaps.shown, self.misses, trainer.global_step)
+                show_results(logger, results, trainer.global_step)
+                if pictures is not None:
+                    show_misses(logger, results.misses(self.misses), pictures, trainer.global_step)
             except Exception as error:  # whatever a dashboard's client raises
                 rank_zero_warn(f"{type(logger).__name__} took no test results ({type(error).__name__}: {error})")
 
 
-def show_results(logger: Logger, evaluation: Evaluation, threshold: float, step: int) -> None:
+def show_results(logger: Logger, results: Results, step: int) -> None:
     """Metrics of every row, the histogram of scores, and the curves."""
-    values = {f"test/{row}/{name}": v for row, metrics in evaluation.results.items() for name, v in metrics.items()}
+    values = {f"test/{row}/{name}": v for row, metrics in results.rows.items() for name, v in metrics.items()}
     logger.log_metrics({name: value for name, value in values.items() if not np.isnan(value)}, step)
-    show_picture(logger, "test/scores", histogram(evaluation.scores, threshold), step)
-    for name, points in evaluation.curves.items():
+    show_picture(logger, "test/scores", histogram(results), step)
+    for name, points in results.curves.items():
         show_picture(logger, f"test/{name}", curve(name, *points), step)
 
 
-def show_misses(logger: Logger, shown: list[Shown], count: int, step: int) -> None:
-    """The images furthest on the wrong side of the threshold, with their heatmaps."""
-    worst = sorted(shown, key=lambda one: -one.wrong_by)[:count]
-    if not worst:
+def show_misses(logger: Logger, misses: list[ImageResult], pictures: Path, step: int) -> None:
+    """The images with a wrong verdict, of all processes, with their heatmaps; the worst first."""
+    named = [(one, pictures / picture_name(one.path, one.category, True, ".png")) for one in misses]
+    shown = [(one, picture) for one, picture in named if picture.is_file()]  # another machine's may lie elsewhere
+    if not shown:
         return
     if isinstance(logger, WandbLogger):
         import wandb
 
-        rows = [[w.path.stem, w.wrong_by, w.caption, wandb.Image(str(w.path))] for w in worst]
-        logger.log_table("test/worst_misses", ["image", "beyond the threshold", "verdict", "heatmap"], rows)
+        rows = [[one.path, one.wrong_by, one.score, wandb.Image(str(picture))] for one, picture in shown]
+        logger.log_table("test/worst_misses", ["image", "beyond the threshold", "score", "heatmap"], rows)
     elif isinstance(logger, TensorBoardLogger):
-        for number, one in enumerate(worst):
-            pixels = np.asarray(Image.open(one.path))
+        for number, (_, picture) in enumerate(shown):
+            pixels = np.asarray(Image.open(picture))
             logger.experiment.add_image(f"test/worst_misses/{number:02d}", pixels, step, dataformats="HWC")
 
 
@@ -105,16 +110,18 @@ def show_picture(logger: Logger, key: str, pixels: NDArray[np.uint8], step: int)
         logger.experiment.add_image(key, pixels, step, dataformats="HWC")
 
 
-def histogram(scores: list[tuple[int, float]], threshold: float) -> NDArray[np.uint8]:
+def histogram(results: Results) -> NDArray[np.uint8]:
     """Scores of nominal and anomalous test images, and the threshold between them."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    values = np.array([score for _, score in scores])
+    values = np.array([image.score for image in results.images])
     bins = np.linspace(values.min(), values.max() + 1e-12, 40).tolist()
     for label, name, colour in ((0, "nominal", "tab:green"), (1, "anomalous", "tab:red")):
-        axes.hist([score for of, score in scores if of == label], bins, alpha=0.6, label=name, color=colour)
-    if not np.isnan(threshold):
-        axes.axvline(threshold, color="black", linestyle="--", label="threshold (nominal validation)")
+        axes.hist(
+            [image.score for image in results.images if image.label == label], bins, alpha=0.6, label=name, color=colour
+        )
+    if results.threshold is not None:
+        axes.axvline(results.threshold, color="black", linestyle="--", label="threshold (nominal held-out images)")
     axes.set(xlabel="image score", ylabel="images")
     axes.legend()
     return rendered(figure)

@@ -1,6 +1,5 @@
-"""Metrics of the test set, and the threshold that nominal validation images give."""
+"""Metrics of the test set."""
 
-import json
 import math
 from typing import Any
 
@@ -8,118 +7,95 @@ import cv2
 import lightning as L
 import numpy as np
 import torch
-import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lit_ad.batch import Batch, Prediction
-from lit_ad.callbacks.output import content_map, original_map, run_dir, written
-from lit_ad.maps import upsample
+from lit_ad.files import run_directory
 from lit_ad.metrics import ImageEvaluation, PixelEvaluation
+from lit_ad.results import COLUMNS, ImageResult, Results, gather
+from lit_ad.view import bilinear
 
 
 class Evaluation(L.Callback):
     """Measure raw scores and maps, overall, per category and per defect type; write RUN/metrics.json.
 
     Pixels are compared at the masks' original resolution. A defect type is measured against the good images of its
-    category. Validation sees nominal images only: it sets the model's threshold and the range of heatmap colours.
+    category.
 
     Args:
-        quantile: Of the nominal validation scores, the threshold above which an image is called anomalous.
         eval_size: Compare pixels at this size (int or height, width), as papers do that resize; None for the original.
         bootstrap: Resamples for 95 % intervals of the image metrics; 0 for none.
     """
 
-    def __init__(
-        self, quantile: float = 0.99, eval_size: int | tuple[int, int] | None = None, bootstrap: int = 0
-    ) -> None:
-        if not 0 < quantile <= 1:
-            raise ValueError(f"evaluation.quantile must lie in (0, 1], not {quantile}")
-        self.quantile, self.bootstrap = quantile, bootstrap
+    results: Results | None = None  # of the latest test
+
+    def __init__(self, eval_size: int | tuple[int, int] | None = None, bootstrap: int = 0) -> None:
+        self.bootstrap = bootstrap
         self.eval_size = (eval_size, eval_size) if isinstance(eval_size, int) else eval_size
-        self.results: dict[str, dict[str, float]] = {}
-
-    # Validation: nominal images fix the threshold and the colours.
-
-    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        self.nominal: list[tuple[float, float, float]] = []  # score, median and maximum of the map
-
-    def on_validation_batch_end(
-        self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        if outputs is None:
-            return
-        for i, score in enumerate(outputs.score.tolist()):
-            median = maximum = math.nan
-            if outputs.anomaly_map is not None:
-                content = content_map(outputs, batch, i)
-                median, maximum = float(content.median()), float(content.max())
-            self.nominal.append((score, median, maximum))
-
-    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        rows = gathered(self.nominal)
-        if trainer.sanity_checking or not rows:
-            return
-        scores, medians, maxima = np.array(rows, dtype=np.float64).T
-        pl_module.threshold.fill_(float(np.quantile(scores, self.quantile)))
-        low, hottest = float(np.median(medians)), float(np.quantile(maxima, self.quantile))
-        pl_module.map_range.copy_(torch.tensor([low, low + 2 * (hottest - low)]))
-
-    # Test: every metric in one pass over the pixels.
 
     def on_test_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        self.directory = run_dir(trainer)
-        self.pixels, self.images = PixelEvaluation(), ImageEvaluation()
+        self.directory = run_directory(trainer)
+        self.pixel_metrics, self.image_metrics = PixelEvaluation(), ImageEvaluation()
         self.parts: dict[str, ImageEvaluation] = {}
-        self.groups: set[tuple[str, str]] = set()
-        self.seen: list[tuple[int, float]] = []  # label and score
+        self.seen: list[tuple[int, ImageResult]] = []  # with the image's place in the split
 
     def on_test_batch_end(
         self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         if outputs is None:
             return
-        names = [f"{category}/{defect}" for category, defect in zip(batch.category, batch.defect, strict=True)]
-        self.groups.update(zip(batch.category, batch.defect, strict=True))
-        self.seen += zip(batch.label.tolist(), outputs.score.tolist(), strict=True)
-        self.images.update(outputs.score.cpu(), batch.label.cpu(), names)
-        for part, score in (outputs.parts or {}).items():
-            self.parts.setdefault(part, ImageEvaluation()).update(score.cpu(), batch.label.cpu(), names)
-        if outputs.anomaly_map is None or batch.mask is None:
-            return
-        for i, mask in enumerate(batch.mask):
-            if mask is not None:
-                self.pixels.update(*self._compared(outputs, batch, i, mask), names[i], name=batch.path[i])
+        groups = [f"{sample.category}/{sample.defect}" for sample in batch.samples]
+        self.image_metrics.update(outputs.score.cpu(), batch.labels, groups)
+        for part, score in outputs.parts.items():
+            self.parts.setdefault(part, ImageEvaluation()).update(score.cpu(), batch.labels, groups)
+        decision = pl_module.decision
+        for i, (sample, score) in enumerate(zip(batch.samples, outputs.score.tolist(), strict=True)):
+            image = ImageResult(str(sample.image), sample.category, sample.defect, sample.label, score)
+            if decision is not None:
+                judged = (decision.threshold(sample.category), float(decision.p_value(score, sample.category)))
+                image = ImageResult(str(sample.image), sample.category, sample.defect, sample.label, score, *judged)
+            self.seen.append((int(batch.index[i]), image))
+            mask = batch.masks[i] if batch.masks is not None else None
+            if outputs.anomaly_map is not None and mask is not None:
+                anomaly_map, truth = self._compared(outputs, batch, i, mask)
+                self.pixel_metrics.update(torch.from_numpy(anomaly_map), truth, groups[i], name=str(sample.image))
 
-    def _compared(self, prediction: Prediction, batch: Batch, i: int, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def _compared(
+        self, prediction: Prediction, batch: Batch, i: int, mask: Tensor
+    ) -> tuple[NDArray[np.float32], Tensor]:
         """Map and mask of image i at the size they are compared at, 2 x (H, W)."""
-        content = original_map(prediction, batch, i).cpu()
+        anomaly_map = batch.original_map(prediction, i)
         if self.eval_size is None:
-            return content, mask
+            return anomaly_map, mask
         height, width = self.eval_size
         small = cv2.resize(mask.numpy().astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
-        return upsample(content[None, None], self.eval_size)[0, 0], torch.from_numpy(small).bool()
+        return bilinear(anomaly_map, self.eval_size), torch.from_numpy(small).bool()
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        rows = rows_of(sorted(set(gathered(sorted(self.groups)))))
-        images, pixels = self.images.compute_rows(rows, self.bootstrap), self.pixels.compute_rows(rows)
-        self.results = {row: {**images[row], **pixels[row]} for row in rows}
-        for part in sorted(set(gathered(sorted(self.parts)))):
+        images = [image for _, image in sorted(gather(self.seen), key=lambda pair: pair[0])]
+        rows = rows_of(sorted({(image.category, image.defect) for image in images}))
+        of_images = self.image_metrics.compute_rows(rows, self.bootstrap)
+        of_pixels = self.pixel_metrics.compute_rows(rows)
+        values = {row: {**of_images[row], **of_pixels[row]} for row in rows}
+        for part in sorted(set(gather(sorted(self.parts)))):
             scores = self.parts.setdefault(part, ImageEvaluation()).compute_rows(rows)
             for row in rows:
-                self.results[row][f"image_auroc_{part}"] = scores[row]["image_auroc"]
-        self.curves = {**self.images.curves(), **self.pixels.curves()}
-        self.scores = gathered(self.seen)
-        for name, value in self.results["overall"].items():
+                values[row][f"image_auroc_{part}"] = scores[row]["image_auroc"]
+        self.results = Results(values, images, {**self.image_metrics.curves(), **self.pixel_metrics.curves()})
+        decision = pl_module.decision
+        if decision is not None:
+            self.results.threshold, self.results.pixel_threshold = decision.threshold(), decision.pixel_threshold()
+            self.results.false_alarm = decision.false_alarm
+        for name, value in values["overall"].items():
             if name in COLUMNS and not math.isnan(value):
                 pl_module.log(f"test/{name}", value, rank_zero_only=False, batch_size=1)
         if trainer.is_global_zero:
-            report = {"threshold": none_if_nan(float(pl_module.threshold)), "rows": self.results}
-            with written(self.directory / "metrics.json") as temporary:
-                temporary.write_text(json.dumps(cleaned(report), indent=2) + "\n")
+            self.results.save(self.directory / "metrics.json")
 
     def on_test_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        if trainer.is_global_zero:
-            print("\n" + table(self.results))
+        if trainer.is_global_zero and self.results is not None:
+            print("\n" + self.results.table())
 
 
 def rows_of(groups: list[tuple[str, str]]) -> dict[str, set[str]]:
@@ -134,36 +110,3 @@ def rows_of(groups: list[tuple[str, str]]) -> dict[str, set[str]]:
         for name in sorted(mine - {f"{category}/good"}):
             rows[name if len(categories) > 1 else name.removeprefix(f"{category}/")] = {name, f"{category}/good"}
     return rows
-
-
-def gathered(items: list[Any]) -> list[Any]:
-    """The items of all processes, in order of rank."""
-    if not dist.is_available() or not dist.is_initialized():
-        return items
-    shares: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(shares, items)
-    return [item for share in shares for item in share]
-
-
-def none_if_nan(value: float) -> float | None:
-    return None if math.isnan(value) else value
-
-
-def cleaned(report: Any) -> Any:
-    """NaN is not JSON: null instead."""
-    if isinstance(report, dict):
-        return {key: cleaned(value) for key, value in report.items()}
-    return none_if_nan(report) if isinstance(report, float) else report
-
-
-COLUMNS = ("image_auroc", "image_average_precision", "image_f1_max", "pixel_auroc", "pixel_f1_max", "aupro_30")
-
-
-def table(results: dict[str, dict[str, float]]) -> str:
-    """The rows as aligned text, the metrics people quote only; all are in metrics.json."""
-    width = max(len(row) for row in results)
-    lines = [" " * width + "  " + "  ".join(COLUMNS)]
-    for row, values in results.items():
-        cells = [f"{values.get(name, math.nan):.4f}".replace("nan", "") for name in COLUMNS]
-        lines.append(row.ljust(width) + "  " + "  ".join(c.rjust(len(n)) for c, n in zip(cells, COLUMNS, strict=True)))
-    return "\n".join(lines)

@@ -1,11 +1,12 @@
 """Sources list images, AnomalyDataModule loads them."""
 
+from lit_ad.batch import Sample
 from lit_ad.data.datamodule import AnomalyDataModule
 from lit_ad.data.demo import Demo
 from lit_ad.data.folder import Folder
 from lit_ad.data.images import Images
 from lit_ad.data.mvtec import MVTec
 from lit_ad.data.one_class import OneClass
-from lit_ad.data.sample import Sample, Source
+from lit_ad.data.source import Source
 
 __all__ = ["AnomalyDataModule", "Demo", "Folder", "Images", "MVTec", "OneClass", "Sample", "Source"]

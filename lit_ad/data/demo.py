@@ -4,12 +4,12 @@ The photographs (brick, grass, gravel; grey, 512x512) come inside scikit-image's
 the left part of a photograph, test images of the rest; defects are drawn by a seed.
 """
 
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,8 +17,11 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image
 
+from lit_ad.batch import Sample
 from lit_ad.data.mvtec import MVTec
-from lit_ad.data.sample import Sample, Source
+from lit_ad.data.source import Source
+from lit_ad.errors import UserError
+from lit_ad.files import cache_directory
 
 VERSION = "demo-v1"
 TEXTURES = {"brick": 1.0, "grass": 1.7, "gravel": 1.5}  # how bold defects are: busy textures hide faint ones
@@ -41,8 +44,7 @@ class Demo(Source):
     """
 
     def __init__(self, root: Path | None = None, category: str | list[str] | None = None) -> None:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lit_ad"
-        self.root = Path(root or cache).expanduser() / VERSION
+        self.root = Path(root or cache_directory()).expanduser() / VERSION
         self.category = category
 
     def prepare(self) -> None:
@@ -60,6 +62,11 @@ class Demo(Source):
                 raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+    def tasks(self) -> dict[str, dict[str, Any]]:
+        """Each surface."""
+        wanted = [self.category] if isinstance(self.category, str) else self.category
+        return {name: {"category": name} for name in wanted or TEXTURES}
 
     def samples(self) -> list[Sample]:
         self.prepare()
@@ -93,7 +100,7 @@ def photo(texture: str) -> Grey:
     """A photograph of scikit-image's wheel, (512, 512)."""
     package = find_spec("skimage")
     if package is None or package.origin is None:
-        raise ValueError("the Demo source takes its photographs from scikit-image: pip install lit-ad[demo]")
+        raise UserError("the Demo source takes its photographs from scikit-image: pip install lit-ad[demo]")
     return np.asarray(Image.open(Path(package.origin).parent / "data" / f"{texture}.png").convert("L"), np.float32)
 
 

@@ -3,7 +3,9 @@
 import random
 from pathlib import Path
 
-from lit_ad.data.sample import Sample, Source, is_image, list_folders, list_images, pair_masks
+from lit_ad.batch import Sample
+from lit_ad.data.source import Source, is_image, list_folders, list_images, pair_masks
+from lit_ad.errors import UserError
 
 Folders = str | list[str]
 
@@ -41,9 +43,9 @@ class Folder(Source):
         self.masks, self.nominal_test = self._folders(masks), self._folders(nominal_test)
         self.test_fraction, self.seed = test_fraction, seed
         if not 0 <= test_fraction < 1:
-            raise ValueError(f"test_fraction is {test_fraction}, but it must lie in [0, 1)")
+            raise UserError(f"test_fraction is {test_fraction}, but it must lie in [0, 1)")
         if len(self.masks) not in (0, 1, len(self.anomalous)):
-            raise ValueError(f"{len(self.masks)} folders of masks for {len(self.anomalous)} of anomalous images")
+            raise UserError(f"{len(self.masks)} folders of masks for {len(self.anomalous)} of anomalous images")
 
     def samples(self) -> list[Sample]:
         category = self.root.absolute().name

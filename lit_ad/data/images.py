@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
-from lit_ad.data.sample import EXTENSIONS, Sample, Source, by_stem, is_image
+from lit_ad.batch import Sample
+from lit_ad.data.source import Source, by_stem, is_image
+from lit_ad.errors import UserError
+from lit_ad.pixels import EXTENSIONS
 
 
 class Images(Source):
@@ -17,11 +20,11 @@ class Images(Source):
 
     def samples(self) -> list[Sample]:
         if not self.root.exists():
-            raise ValueError(f"{self.root} does not exist: expected an image, or a folder of images")
+            raise UserError(f"{self.root} does not exist: expected an image, or a folder of images")
         found = [self.root] if self.root.is_file() else sorted(self.root.rglob("*"))
         images = [path for path in found if is_image(path) and path.is_file()]
         if not images:
-            raise ValueError(f"no image in {self.root}: expected {', '.join(EXTENSIONS)} files")
+            raise UserError(f"no image in {self.root}: expected {', '.join(EXTENSIONS)} files")
         folder = self.root if self.root.is_dir() else self.root.parent
         folders = sorted({image.parent for image in images})
         for inner in folders:

@@ -1,8 +1,11 @@
 """Data in the layout of MVTec AD: CATEGORY/train/good, CATEGORY/test/DEFECT, CATEGORY/ground_truth/DEFECT."""
 
 from pathlib import Path
+from typing import Any
 
-from lit_ad.data.sample import Sample, Source, Split, list_folders, list_images, pair_masks
+from lit_ad.batch import Sample, Split
+from lit_ad.data.source import Source, list_folders, list_images, pair_masks
+from lit_ad.errors import UserError
 
 
 class MVTec(Source):
@@ -23,21 +26,28 @@ class MVTec(Source):
         listed = [sample for folder in self._categories() for sample in list_category(folder)]
         return sorted(listed, key=lambda sample: sample.split, reverse=True)  # train, test; stable within each
 
+    def tasks(self) -> dict[str, dict[str, Any]]:
+        """Each category."""
+        folders = self._categories()
+        if folders == [self.root]:
+            return {self.root.absolute().name: {}}
+        return {folder.name: {"category": folder.name} for folder in folders}
+
     def _categories(self) -> list[Path]:
         if (self.root / "train" / "good").is_dir():
             here = self.root.absolute()
             if self.category not in (None, [here.name]):
-                raise ValueError(f"{self.root} is itself one category, so it has no category {self.category}")
+                raise UserError(f"{self.root} is itself one category, so it has no category {self.category}")
             return [self.root]
         found = {folder.name: folder for folder in list_folders(self.root) if (folder / "train" / "good").is_dir()}
         if not found:
-            raise ValueError(
+            raise UserError(
                 f"no nominal image in {self.root}: expected train/good in it (one category), or folders that hold "
                 "train/good (categories)"
             )
         absent = [name for name in self.category or [] if name not in found]
         if absent:
-            raise ValueError(f"no category {', '.join(absent)} in {self.root}: there are {', '.join(found)}")
+            raise UserError(f"no category {', '.join(absent)} in {self.root}: there are {', '.join(found)}")
         return [found[name] for name in self.category or found]
 
 

@@ -5,12 +5,14 @@ import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from PIL import Image
 from torchvision import datasets
 
-from lit_ad.data.sample import Sample, Source, list_folders, list_images
+from lit_ad.batch import Sample
+from lit_ad.data.source import Source, list_folders, list_images
+from lit_ad.errors import UserError
 
 Download = Literal["cifar10", "cifar100", "mnist", "fashion_mnist"]
 
@@ -36,9 +38,9 @@ class OneClass(Source):
         download: Download | None = None,
     ) -> None:
         if not normal and not anomalous:
-            raise ValueError("say which classes are nominal: give either `normal` or `anomalous`")
+            raise UserError("say which classes are nominal: give either `normal` or `anomalous`")
         if normal and anomalous:
-            raise ValueError("give either `normal` or `anomalous`: the classes in neither would have no label")
+            raise UserError("give either `normal` or `anomalous`: the classes in neither would have no label")
         self.root = Path(root).expanduser()
         self.normal, self.anomalous, self.download = normal, anomalous, download
 
@@ -46,14 +48,22 @@ class OneClass(Source):
         if self.download:
             prepare(self.root, self.download)
 
+    def tasks(self) -> dict[str, dict[str, Any]]:
+        """Each class in turn: nominal alone (unimodal) where `normal` is given, else anomalous alone (multimodal)."""
+        names = classes(self.root)
+        # Both arguments: what is not said here would stay as the source has it.
+        if self.normal:
+            return {name: {"normal": [name], "anomalous": None} for name in names}
+        return {name: {"normal": None, "anomalous": [name]} for name in names}
+
     def samples(self) -> list[Sample]:
         known = classes(self.root)
         unknown = [name for name in self.normal or self.anomalous or [] if name not in known]
         if unknown:
-            raise ValueError(f"no class {', '.join(unknown)} in {self.root}: there are {', '.join(known)}")
+            raise UserError(f"no class {', '.join(unknown)} in {self.root}: there are {', '.join(known)}")
         nominal = self.normal or [name for name in known if name not in (self.anomalous or [])]
         if len(nominal) == 0:
-            raise ValueError(f"all classes of {self.root} are anomalous: none is left to train on")
+            raise UserError(f"all classes of {self.root} are anomalous: none is left to train on")
         category = self.root.absolute().name
         listed = [Sample(x, 0, None, category) for name in nominal for x in list_images(self.root / "train" / name)]
         for name in known:
@@ -67,11 +77,11 @@ def classes(root: Path) -> list[str]:
     """The classes in a folder of train/CLASS and test/CLASS, sorted.
 
     Raises:
-        ValueError: `root` has no such layout.
+        UserError: `root` has no such layout.
     """
     found = [folder.name for folder in list_folders(root / "test")]
     if not found or not (root / "train").is_dir():
-        raise ValueError(f"no classes in {root}: expected train/CLASS and test/CLASS folders (or set `download`)")
+        raise UserError(f"no classes in {root}: expected train/CLASS and test/CLASS folders (or set `download`)")
     return found
 
 
@@ -79,8 +89,8 @@ def prepare(root: Path, download: Download) -> None:
     """Make ROOT/train/CLASS and ROOT/test/CLASS from torchvision's data set; several processes may try at once.
 
     Raises:
-        RuntimeError: It could not be downloaded.
-        ValueError: `root` holds something else.
+        UserError: It could not be downloaded.
+        UserError: `root` holds something else.
     """
     if (root / "train").is_dir():
         return
@@ -96,7 +106,7 @@ def prepare(root: Path, download: Download) -> None:
             images.rename(root)
         except OSError as error:
             if not (root / "train").is_dir():  # else another process was faster
-                raise ValueError(f"{root} is not empty but has no train folder: give another root") from error
+                raise UserError(f"{root} is not empty but has no train folder: give another root") from error
 
 
 def labelled(beside: Path, scratch: Path, download: Download, train: bool) -> Iterator[tuple[Image.Image, str]]:
@@ -113,7 +123,7 @@ def labelled(beside: Path, scratch: Path, download: Download, train: bool) -> It
         try:
             dataset = kind(scratch, train=train, download=True)
         except Exception as error:
-            raise RuntimeError(
+            raise UserError(
                 f"{download} could not be downloaded ({type(error).__name__}: {error}); on a machine with a network "
                 f"run this once, or put torchvision's files of it in {beside}"
             ) from error

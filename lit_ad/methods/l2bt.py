@@ -12,63 +12,66 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, normalize, pad
 
 from lit_ad.batch import Prediction
+from lit_ad.errors import UserError
 from lit_ad.maps import upsample
-from lit_ad.module import AnomalyModule
-from lit_ad.teachers.backbone import Teacher
+from lit_ad.methods.base import Method
+from lit_ad.teachers import Teacher
+from lit_ad.view import View
 
 
-class L2BT(AnomalyModule):
-    """Token students of any timm ViT, between two of its blocks. They need no pixels: see data.cache_features.
+class L2BT(Method):
+    """Token students of any timm ViT, between two of its blocks. They need no pixels once features are cached.
 
     Args:
         backbone: timm name; the paper's is DINOv2 ViT-B/14 with registers.
         taps: The early and the late block, from 0.
         weights: The teacher's: hub, hf-hub:OWNER/REPO, or a file.
+        view: How images become network inputs.
         top: Fraction of the map's pixels, the highest, whose mean is an image's score.
         lr: Adam. The paper's, at which 50 epochs converge with small sets as well; the authors' code has 1e-4.
     """
 
-    uses_pixels = False
+    needs_pixels = False
 
     def __init__(
         self,
         backbone: str = "vit_base_patch14_reg4_dinov2.lvd142m",
         taps: Sequence[int] = (7, 11),
         weights: str = "hub",
+        view: View = View(1036, fit="pad", interpolation="bicubic"),
         top: float = 0.001,
         lr: float = 1e-3,
     ) -> None:
         if len(taps) != 2:
-            raise ValueError(f"L2BT works between two blocks: model.taps must be an early and a late one, not {taps}")
+            raise UserError(f"L2BT works between two blocks: model.taps must be an early and a late one, not {taps}")
         if not 0 < top <= 1:
-            raise ValueError(f"model.top is a fraction of the map's pixels, above 0 and up to 1, not {top}")
-        super().__init__(Teacher(backbone, taps, weights, norm=True))
-        if not self.teacher.is_vit:
-            raise ValueError(f"L2BT needs a ViT, whose tokens all have one width, and {backbone} is none")
+            raise UserError(f"model.top is a fraction of the map's pixels, above 0 and up to 1, not {top}")
+        teacher = Teacher(backbone, taps, weights, norm=True)
+        if not teacher.is_vit:
+            raise UserError(f"L2BT needs a ViT, whose tokens all have one width, and {backbone} is none")
+        super().__init__(view.of_multiple(teacher.patch_size))
+        self.teacher = teacher
         width = self.teacher.channels[0]
         self.forward_student, self.backward_student = mlp(width), mlp(width)  # early -> late, late -> early
         self.top, self.lr = top, lr
 
-    def loss(self, images: Tensor | None, features: list[Tensor]) -> Tensor:
+    def compare(self, images: Tensor | None, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Early and late maps of the teacher, and what the students say of them: 2 x 2 x (B, D, h, w) in float32."""
+        early, late = features
+        students = [self.forward_student(tokens(early)), self.backward_student(tokens(late))]
+        said = [student.float().transpose(1, 2).unflatten(2, early.shape[-2:]) for student in students]
+        return said, [late.float(), early.float()]
+
+    def loss(self, disagreement: tuple[list[Tensor], list[Tensor]]) -> Tensor:
         """One minus the cosine, mean over tokens, both directions."""
-        early, late = (tokens(level) for level in features)
-        forward = cosine_similarity(self.forward_student(early).float(), late.float(), dim=2)
-        backward = cosine_similarity(self.backward_student(late).float(), early.float(), dim=2)
-        return (1 - forward).mean() + (1 - backward).mean()
+        return sum((1 - cosine_similarity(s, t, dim=1)).mean() for s, t in zip(*disagreement, strict=True))  # type: ignore[return-value]
 
-    def detect(self, images: Tensor | None, features: list[Tensor]) -> Prediction:
+    def detect(self, disagreement: tuple[list[Tensor], list[Tensor]]) -> Prediction:
         """Product of both directions' distances, at the image's resolution and blurred."""
-        early, late = (tokens(level) for level in features)
-        distances = distance(self.forward_student(early), late) * distance(self.backward_student(late), early)
-        height, width = features[0].shape[-2:]
-        patches = distances.view(-1, 1, height, width)
-        anomaly_map = blur(upsample(patches, (height * self.patch_size, width * self.patch_size)))
-        return Prediction(anomaly_map, self.score(anomaly_map))
-
-    def score(self, anomaly_map: Tensor) -> Tensor:
-        """Mean of the highest `top` of the pixels, one at least: (B, 1, H, W) -> (B,)."""
-        values = anomaly_map.flatten(1)
-        return values.topk(max(1, int(self.top * values.shape[1])), dim=1, sorted=False).values.mean(dim=1)
+        forward, backward = (distance(s, t) for s, t in zip(*disagreement, strict=True))
+        patches = forward * backward
+        height, width = (side * self.teacher.patch_size for side in patches.shape[-2:])
+        return Prediction(blur(upsample(patches, (height, width))))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         students = [*self.forward_student.parameters(), *self.backward_student.parameters()]
@@ -88,8 +91,8 @@ def tokens(level: Tensor) -> Tensor:
 
 
 def distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """Distance of unit vectors, in float32: 2 x (B, N, D) -> (B, N)."""
-    return (normalize(student.float(), dim=2) - normalize(teacher.float(), dim=2)).norm(dim=2)
+    """Distance of unit vectors: 2 x (B, D, h, w) float32 -> (B, 1, h, w)."""
+    return (normalize(student) - normalize(teacher)).norm(dim=1, keepdim=True)
 
 
 def blur(anomaly_map: Tensor) -> Tensor:

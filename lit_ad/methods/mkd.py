@@ -16,16 +16,18 @@ from torch.nn.functional import cosine_similarity, max_pool2d, relu, relu6
 from torch.overrides import TorchFunctionMode
 
 from lit_ad.batch import Prediction
+from lit_ad.errors import UserError
 from lit_ad.maps import clip, gaussian_blur
-from lit_ad.module import AnomalyModule
-from lit_ad.teachers.backbone import Backbone, Teacher
+from lit_ad.methods.base import Method
+from lit_ad.teachers import Backbone, Teacher
+from lit_ad.view import View
 
 HIDDEN = 16  # width of the small cloner's convolutions between critical outputs
 POOL = 0  # a 2x2 max pool, in a list of widths
 RELUS = (relu, relu6, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_)
 
 
-class MKD(AnomalyModule):
+class MKD(Method):
     """A cloner of any timm CNN.
 
     Args:
@@ -33,6 +35,7 @@ class MKD(AnomalyModule):
         taps: Critical layers, as timm counts them. For VGG-16, 1 to 4 are pool2 to pool5 (detection), 2 to 4 are pool3
             to pool5 (localisation).
         weights: The source's: hub, hf-hub:OWNER/REPO, pip:PACKAGE, or a file.
+        view: How images become network inputs.
         pool: Compare the taps after a 2x2 max pool. By default for VGGs alone, whose taps sit before the pools.
         cloner: "small", narrow between critical outputs, or "equal", the source's architecture with timm's own
             random initialisation.
@@ -46,13 +49,12 @@ class MKD(AnomalyModule):
         lr: Adam.
     """
 
-    scores_map = False
-
     def __init__(
         self,
         backbone: str = "vgg16",
         taps: Sequence[int] = (1, 2, 3, 4),
         weights: str = "hub",
+        view: View = View(128),
         pool: bool | None = None,
         cloner: Literal["small", "equal"] = "small",
         value_weight: float = 0.5,
@@ -63,53 +65,61 @@ class MKD(AnomalyModule):
         lr: float = 1e-3,
     ) -> None:
         source = Source(backbone, sorted(taps), weights, pool)
-        super().__init__(source)
+        super().__init__(view.of_multiple(source.strides[-1]))
+        self.teacher: Source = source
         small = cloner == "small"
         self.student = Cloner(source.channels, source.strides) if small else Backbone(backbone, source.taps)
         self.pools_student = source.pool and not small  # the small cloner ends its blocks with the pools
         self.value_weight = 0.0 if direction_only else value_weight
         self.saliency, self.copies, self.noise, self.lr = saliency, copies, noise, lr
 
-    @property
-    def patch_size(self) -> int:
-        return self.teacher.strides[-1]
+    def compare(self, images: Tensor, features: list[Tensor]) -> Tensor:
+        """The discrepancy of each image, summed over critical layers: (B,).
 
-    def loss(self, images: Tensor, features: list[Tensor]) -> Tensor:
-        return self.discrepancies(images, features).mean()
+        Raises:
+            UserError: H or W is no multiple of the deepest stride.
+        """
+        stride = self.teacher.strides[-1]
+        if any(side % stride for side in images.shape[-2:]):
+            raise UserError(
+                f"the deepest critical layer has stride {stride}: the image size {tuple(images.shape[-2:])} must be a "
+                "multiple of it (set model.view.image_size, or take shallower model.taps)"
+            )
+        # The small cloner sees what its source sees.
+        student = self.student(self.teacher.normalize(images) if isinstance(self.student, Cloner) else images)
+        student = [max_pool2d(s, 2) for s in student] if self.pools_student else student
+        pairs = zip(features, student, strict=True)
+        return torch.stack([disagreement(t, s, self.value_weight) for t, s in pairs]).sum(dim=0)
 
-    def forward(self, images: Tensor) -> Prediction:
-        """Normalised images (B, 3, H, W) -> Prediction. A saliency runs the teacher by itself, for its gradients."""
-        return self.detect(images, self.teacher(images) if self.saliency is None else [])
+    def loss(self, disagreement: Tensor) -> Tensor:
+        return disagreement.mean()
 
-    def detect(self, images: Tensor, features: list[Tensor]) -> Prediction:
-        """Score: the loss of that image. Map: its gradient's absolute sum over channels, (B, 1, H, W)."""
+    def detect(self, disagreement: Tensor) -> Prediction:
+        """The score alone: a map takes gradients, see `predict`."""
+        return Prediction(None, disagreement)
+
+    def predict(self, images: Tensor, features: list[Tensor] | None = None) -> Prediction:
+        """Score: the loss of that image. Map: its gradient's absolute sum over channels, (B, 1, H, W).
+
+        A saliency runs the source by itself, for its gradients.
+        """
         with evaluating(self.student):  # BatchNorm would let the images of a batch meet
             if self.saliency is None:
-                return Prediction(None, self.discrepancies(images, features))
+                return super().predict(images, features)
             # Gradients of means over thousands of values vanish in half precision: no autocast here.
             with torch.inference_mode(False), torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
                 score, gradient = self.differentiate(images.clone())
         saliency = gradient.float().abs().sum(dim=1, keepdim=True)
         return Prediction(gaussian_blur(clip(saliency, 0.99), sigma=4.0), score)
 
-    def discrepancies(self, images: Tensor, features: list[Tensor]) -> Tensor:
-        """The loss of each image, (B, 3, H, W) and the source's critical outputs -> (B,).
-
-        Raises:
-            ValueError: H or W is no multiple of the deepest stride.
-        """
-        if any(side % self.patch_size for side in images.shape[-2:]):
-            raise ValueError(
-                f"the deepest critical layer has stride {self.patch_size}: the image size {tuple(images.shape[-2:])} "
-                f"must be a multiple of it (set data.image_size, or take shallower model.taps)"
-            )
-        student = self.student(images)
-        student = [max_pool2d(s, 2) for s in student] if self.pools_student else student
-        pairs = zip(features, student, strict=True)
-        return torch.stack([disagreement(t, s, self.value_weight) for t, s in pairs]).sum(dim=0)
+    def assess(self, images: Tensor, features: list[Tensor] | None = None) -> tuple[Prediction, Tensor]:
+        prediction = self.predict(images, features)
+        assert prediction.score is not None
+        return prediction, prediction.score.mean()
 
     def differentiate(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss of each image and its gradient as `saliency` wants it, (B, 3, H, W) -> (B,), (B, 3, H, W)."""
+        """The loss of each image and its gradient with respect to images in [0, 1], as `saliency` wants it:
+        (B, 3, H, W) -> (B,), (B, 3, H, W)."""
         if self.saliency == "guided_backprop":
             with GuidedBackprop():
                 return self.gradient(images)
@@ -125,7 +135,7 @@ class MKD(AnomalyModule):
     def gradient(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """As above, of all images in one backward pass: no loss depends on another's image."""
         images = images.detach().requires_grad_()
-        losses = self.discrepancies(images, self.teacher(images))
+        losses = self.compare(images, self.teacher(images))
         (gradient,) = torch.autograd.grad(losses.sum(), images)
         return losses.detach(), gradient
 
@@ -141,17 +151,17 @@ class Source(Teacher):
         pool: None: for VGGs.
 
     Raises:
-        ValueError: It is no CNN, or a tap is a pool already.
+        UserError: It is no CNN, or a tap is a pool already.
     """
 
     def __init__(self, name: str, taps: Sequence[int], weights: str, pool: bool | None) -> None:
         super().__init__(name, taps, weights)
         if self.is_vit:
-            raise ValueError(f"MKD clones convolutional networks: {name} is none, choose a VGG or a ResNet")
+            raise UserError(f"MKD clones convolutional networks: {name} is none, choose a VGG or a ResNet")
         vgg = isinstance(self.model, VGG)
         self.pool = vgg if pool is None else pool
         if self.pool and vgg and isinstance(self.model.features[-1], nn.MaxPool2d):
-            raise ValueError(f"tap {max(taps)} of {name} is its last pool already: give the tap before it")
+            raise UserError(f"tap {max(taps)} of {name} is its last pool already: give the tap before it")
         if self.pool:
             self.strides = [2 * stride for stride in self.strides]
 

@@ -12,17 +12,19 @@ from torch.nn.functional import normalize
 
 from lit_ad.batch import Prediction
 from lit_ad.maps import product
-from lit_ad.module import AnomalyModule
-from lit_ad.teachers.backbone import Backbone, Teacher
+from lit_ad.methods.base import Method
+from lit_ad.teachers import Backbone, Teacher
+from lit_ad.view import View
 
 
-class STFPM(AnomalyModule):
+class STFPM(Method):
     """A pyramid student of any timm CNN.
 
     Args:
         backbone: timm name; the paper's is ResNet-18.
         taps: Pyramid levels, as timm counts them: 1 to 3 are strides 4, 8 and 16.
         weights: The teacher's: hub, hf-hub:OWNER/REPO, pip:PACKAGE, or a file.
+        view: How images become network inputs.
         lr, momentum, weight_decay: SGD, section 4.1.
     """
 
@@ -31,28 +33,29 @@ class STFPM(AnomalyModule):
         backbone: str = "resnet18",
         taps: Sequence[int] = (1, 2, 3),
         weights: str = "hub",
+        view: View = View(256),
         lr: float = 0.4,
         momentum: float = 0.9,
         weight_decay: float = 1e-4,
     ) -> None:
-        super().__init__(Teacher(backbone, taps, weights))
+        teacher = Teacher(backbone, taps, weights)
+        super().__init__(view.of_multiple(teacher.patch_size))
+        self.teacher = teacher
         self.student = Backbone(backbone, taps)
         self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
 
-    def loss(self, images: Tensor, features: list[Tensor]) -> Tensor:
-        """Sum over levels of the mean over batch and positions; without the paper's 1/2, as in the authors' code."""
-        return torch.stack([level.mean() for level in self.distances(images, features)]).sum()
-
-    def detect(self, images: Tensor, features: list[Tensor]) -> Prediction:
-        """Product of the levels' distances at the finest level's resolution, as the authors evaluate (64 of 256)."""
-        distances = self.distances(images, features)
-        height, width = max(distance.shape[-2:] for distance in distances)
-        anomaly_map = product(distances, (height, width))
-        return Prediction(anomaly_map, self.score(anomaly_map))
-
-    def distances(self, images: Tensor, features: list[Tensor]) -> list[Tensor]:
-        """One (B, 1, h, w) per level."""
+    def compare(self, images: Tensor, features: list[Tensor]) -> list[Tensor]:
+        """The levels' distances, L x (B, 1, h, w)."""
         return [unit_distance(t, s) for t, s in zip(features, self.student(images), strict=True)]
+
+    def loss(self, disagreement: list[Tensor]) -> Tensor:
+        """Sum over levels of the mean over batch and positions; without the paper's 1/2, as in the authors' code."""
+        return torch.stack([level.mean() for level in disagreement]).sum()
+
+    def detect(self, disagreement: list[Tensor]) -> Prediction:
+        """Product of the levels' distances at the finest level's resolution, as the authors evaluate (64 of 256)."""
+        height, width = max(distance.shape[-2:] for distance in disagreement)
+        return Prediction(product(disagreement, (height, width)))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(

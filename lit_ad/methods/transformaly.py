@@ -5,19 +5,22 @@ image is nominal where both the ViT's embedding of it and the twins' errors are 
 Shapes: B batch, L blocks, N tokens (class and register tokens first), D token width, (h, w) patches of an image.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from lit_ad.batch import Prediction
-from lit_ad.gaussian import Gaussian, Moments
-from lit_ad.module import AnomalyModule
-from lit_ad.teachers.backbone import Teacher, build
+from lit_ad.errors import UserError
+from lit_ad.methods.base import Method, Nominal
+from lit_ad.methods.statistics import Gaussian, Moments
+from lit_ad.teachers import Teacher
+from lit_ad.teachers.weights import build
+from lit_ad.view import View
 
 
-class Transformaly(AnomalyModule):
+class Transformaly(Method):
     """Block students of any plain timm ViT (`vit_*`, `deit*`, DINO, DINOv2, CLIP, MAE).
 
     The Gaussians are fitted by one pass over the nominal training images before each validation, so that every
@@ -26,6 +29,7 @@ class Transformaly(AnomalyModule):
     Args:
         backbone: timm name; the paper's is ViT-B/16 at 384.
         weights: The teacher's: hub, hf-hub:OWNER/REPO, or a file.
+        view: How images become network inputs.
         score: What an image's score is: -log p of the "teacher"'s embedding, of the "blocks"' errors, or the sum of
             "both". All three are measured, as image_auroc_teacher, image_auroc_blocks and image_auroc_both.
         first_block: Errors count from this block on, from 0 (the paper's 2 to 11).
@@ -34,8 +38,7 @@ class Transformaly(AnomalyModule):
         lr: Adam.
     """
 
-    uses_pixels = False
-    scores_map = False
+    needs_pixels = False
     token_mean: Tensor
     token_deviation: Tensor
 
@@ -43,45 +46,50 @@ class Transformaly(AnomalyModule):
         self,
         backbone: str = "vit_base_patch16_384",
         weights: str = "hub",
+        view: View = View(384),
         score: Literal["both", "teacher", "blocks"] = "both",
         first_block: int = 2,
         keep: float = 0.9,
         token_map: bool = True,
         lr: float = 1e-4,
     ) -> None:
-        super().__init__(TokenTeacher(backbone, weights))
+        teacher = TokenTeacher(backbone, weights)
+        super().__init__(view.of_multiple(teacher.patch_size))
+        self.teacher = teacher
         twin: Any = build(backbone)
         self.students: torch.nn.Sequential = twin.blocks
         width, depth = self.teacher.model.embed_dim, len(self.students)
         if not 0 <= first_block < depth:
-            raise ValueError(f"first_block must lie in 0 to {depth - 1}, the blocks of {backbone}, not {first_block}")
+            raise UserError(f"first_block must lie in 0 to {depth - 1}, the blocks of {backbone}, not {first_block}")
         self.scored_by, self.first_block, self.token_map, self.lr = score, first_block, token_map, lr
         self.embedding_density = Gaussian(width, keep)
         self.error_density = Gaussian(depth - first_block)
         self.register_buffer("token_mean", torch.full((depth - first_block,), torch.nan))
         self.register_buffer("token_deviation", torch.full((depth - first_block,), torch.nan))
 
-    def loss(self, images: Tensor, features: list[Tensor]) -> Tensor:
+    def compare(self, images: Tensor | None, features: list[Tensor]) -> "Disagreement":
+        *tokens, embedding = features
+        pairs = zip(self.students, tokens[:-1], tokens[1:], strict=True)
+        errors = [(student(before).float() - after.float()).square().mean(dim=2) for student, before, after in pairs]
+        size = None if images is None else [side // self.teacher.patch_size for side in images.shape[-2:]]
+        return Disagreement(torch.stack(errors, dim=1), embedding, size)
+
+    def loss(self, disagreement: "Disagreement") -> Tensor:
         """Mean over blocks, tokens and width."""
-        return self.errors(features).mean()
+        return disagreement.errors.mean()
 
-    def errors(self, features: list[Tensor]) -> Tensor:
-        """Mean square over width of what each student says of its block: TokenTeacher's features -> (B, L, N)."""
-        inputs, outputs = features[:-2], features[1:-1]
-        pairs = zip(self.students, inputs, outputs, strict=True)
-        return torch.stack([(student(x).float() - y.float()).square().mean(dim=2) for student, x, y in pairs], dim=1)
-
-    def detect(self, images: Tensor, features: list[Tensor]) -> Prediction:
-        errors = self.errors(features)[:, self.first_block :]
-        teacher = -self.embedding_density(features[-1])
+    def detect(self, disagreement: "Disagreement") -> Prediction:
+        errors = disagreement.errors[:, self.first_block :]
+        teacher = -self.embedding_density(disagreement.embedding)
         blocks = -self.error_density(errors.mean(dim=2))
         scores = {"teacher": teacher.float(), "blocks": blocks.float(), "both": (teacher + blocks).float()}
-        anomaly_map = self.patch_map(errors, images) if self.token_map else None
-        return Prediction(anomaly_map, scores[self.scored_by], parts=scores)
+        anomaly_map = None
+        if self.token_map and disagreement.size is not None:
+            anomaly_map = self.patch_map(errors, disagreement.size)
+        return Prediction(anomaly_map, scores[self.scored_by], scores)
 
-    def patch_map(self, errors: Tensor, images: Tensor) -> Tensor:
+    def patch_map(self, errors: Tensor, size: list[int]) -> Tensor:
         """Our extension: the patches' errors in nominal deviations, summed over blocks, (B, L, N) -> (B, 1, h, w)."""
-        size = [side // self.patch_size for side in images.shape[-2:]]
         standard = (self.patches(errors) - self.token_mean[:, None]) / self.token_deviation[:, None]
         return standard.sum(dim=1).unflatten(1, size)[:, None]
 
@@ -89,16 +97,12 @@ class Transformaly(AnomalyModule):
         """Without class and register tokens, (B, L, N) -> (B, L, h * w)."""
         return errors[:, :, self.teacher.model.num_prefix_tokens :]
 
-    def on_validation_epoch_start(self) -> None:
-        if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
-            self.fit_densities()
-
-    def fit_densities(self) -> None:
+    def calibrate(self, nominal: Nominal, held_out: Nominal) -> None:
         """Both Gaussians, and the scale of the map, from one pass over the nominal training images."""
         blocks = len(self.token_mean)
         embeddings, errors, tokens = Moments(self.teacher.model.embed_dim), Moments(blocks), Moments(blocks)
-        for _, features in self.nominal():
-            found = self.errors(features)[:, self.first_block :]
+        for images, features in nominal:
+            found = self.compare(images, features).errors[:, self.first_block :]
             embeddings.update(features[-1])
             errors.update(found.mean(dim=2))
             tokens.update(self.patches(found).transpose(1, 2).flatten(0, 1))
@@ -111,7 +115,7 @@ class Transformaly(AnomalyModule):
 
     def on_test_start(self) -> None:
         if not self.error_density.fitted:
-            raise ValueError(
+            raise UserError(
                 "Transformaly's Gaussians are fitted before each validation of a fit, and this model has had none: "
                 "train it, or give --ckpt_path"
             )
@@ -122,6 +126,14 @@ class Transformaly(AnomalyModule):
         return torch.optim.Adam(self.students.parameters(), lr=self.lr)
 
 
+class Disagreement(NamedTuple):
+    """What the scores are made of."""
+
+    errors: Tensor  # (B, L, N): mean square over width of what each student says of its block
+    embedding: Tensor  # (B, D): the teacher's, of the image
+    size: list[int] | None  # (h, w) of the patches, where the images are at hand
+
+
 class TokenTeacher(Teacher):
     """A ViT's tokens before and after every block, and its final embedding."""
 
@@ -130,7 +142,7 @@ class TokenTeacher(Teacher):
 
     def _prune(self, model: Any) -> torch.nn.Module:
         if not isinstance(model, VisionTransformer):
-            raise ValueError(
+            raise UserError(
                 f"Transformaly needs a plain ViT, whose blocks take tokens and nothing else; timm's {self.name} is a "
                 f"{type(model).__name__}: choose one of vit_*, deit*"
             )
@@ -138,14 +150,15 @@ class TokenTeacher(Teacher):
         return super()._prune(model)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) -> the tokens (B, N, D) that enter block 0, those after each block, the embedding (B, D).
+        """(B, 3, H, W) in [0, 1] -> the tokens (B, N, D) that enter block 0,
+        those after each block, and the embedding (B, D).
 
         The embedding is the class token after the final norm (the mean of all tokens where there is no class token).
         """
         self.check_size(images)
         model = self.model
         with torch.no_grad():
-            tokens = [model.norm_pre(model._pos_embed(model.patch_embed(images)))]
+            tokens = [model.norm_pre(model._pos_embed(model.patch_embed(self.normalize(images))))]
             for block in model.blocks:
                 tokens.append(block(tokens[-1]))
             final = model.norm(tokens[-1])

@@ -1,7 +1,7 @@
 """Metrics to check others against: exact or with a computed error bound, bounded in memory, equal on any processes."""
 
 from lit_ad.metrics.aupro import AUPRO, AUPROBySize
-from lit_ad.metrics.evaluation import ImageEvaluation, PixelEvaluation
+from lit_ad.metrics.groups import ImageEvaluation, PixelEvaluation
 from lit_ad.metrics.image import ImageAUROC, ImageAveragePrecision, ImageF1Max
 from lit_ad.metrics.pixel import PixelAUROC, PixelAveragePrecision, PixelF1Max, PixelPartialAUROC
 

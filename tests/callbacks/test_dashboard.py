@@ -12,7 +12,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb.proto import wandb_internal_pb2
 
-from lit_ad.__main__ import main
+from lit_ad.run.main import main
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,7 +38,16 @@ def fit(images: Path, weights: Path, run: Path, *more: object) -> dict[str, dict
     """Two epochs through the CLI -> the rows of metrics.json."""
     arguments = [
         *("fit", "--config", ROOT / "configs/stfpm.yaml", "--model.backbone", "resnet10t", "--model.weights", weights),
-        *("--data.source.root", images, "--data.image_size", 64, "--data.batch_size", 4, "--trainer.max_epochs", 2),
+        *(
+            "--data.source.root",
+            images,
+            "--model.view.image_size",
+            64,
+            "--data.batch_size",
+            4,
+            "--trainer.max_epochs",
+            2,
+        ),
         *("--trainer.log_every_n_steps", 1, "--trainer.default_root_dir", run, *more),
     ]
     with pytest.MonkeyPatch.context() as patch:

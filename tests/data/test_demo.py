@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from lit_ad.data import Demo, demo
+from lit_ad.errors import UserError
 
 pytest.importorskip("skimage", reason="the demo's photographs come with scikit-image")
 
@@ -24,6 +25,16 @@ def test_counts(root: Path) -> None:
     assert set(counts.values()) == {60, 24, 8} and len(counts) == 3 * 6
     assert all((s.mask is None) == (s.label == 0) for s in samples)
     assert {s.category for s in Demo(root, "brick").samples()} == {"brick"}
+
+
+def test_each_surface_is_a_task(root: Path, tmp_path: Path) -> None:
+    tasks = Demo(tmp_path).tasks()
+    assert list(tasks) == ["brick", "grass", "gravel"]
+    assert not list(tmp_path.iterdir())  # known without a picture
+    for name, arguments in tasks.items():
+        assert {s.category for s in Demo(root, **arguments).samples()} == {name}
+    assert Demo(tmp_path, "grass").tasks() == {"grass": {"category": "grass"}}
+    assert list(Demo(tmp_path, ["gravel", "brick"]).tasks()) == ["gravel", "brick"]
 
 
 def test_defects_are_small_visible_and_exactly_masked() -> None:
@@ -78,5 +89,5 @@ def test_nothing_is_left_where_it_fails(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_without_scikit_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"pip install lit-ad\[demo\]"):
+    with pytest.raises(UserError, match=r"pip install lit-ad\[demo\]"):
         Demo(tmp_path).samples()

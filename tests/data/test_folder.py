@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
+from lit_ad.batch import Sample
 from lit_ad.data import Folder
-from lit_ad.data.sample import Sample
+from lit_ad.errors import UserError
 
 
 def count(samples: list[Sample]) -> dict[tuple[str, str], int]:
@@ -63,7 +64,7 @@ def test_one_flat_folder_of_masks_for_two_of_images(tmp_path: Path, write, write
     samples = Folder("ok", ["dent", "hole"], "truth", root=tmp_path).samples()
     assert [s.mask for s in samples if s.label] == masks
     write("hole/5.png")
-    with pytest.raises(ValueError, match="two files with one name"):
+    with pytest.raises(UserError, match="two files with one name"):
         Folder("ok", ["dent", "hole"], "truth", root=tmp_path).samples()
 
 
@@ -72,13 +73,13 @@ def test_errors(tmp_path: Path, write, write_mask) -> None:
     write("bad/0.png")
     write_mask("truth/9.png")
     write_mask("deep/other/0.png")
-    with pytest.raises(ValueError, match=r"mask without an image: .*truth/9.png"):
+    with pytest.raises(UserError, match=r"mask without an image: .*truth/9.png"):
         Folder("ok", "bad", "truth", root=tmp_path).samples()
-    with pytest.raises(ValueError, match=r"mask without an image: .*deep/other/0.png"):
+    with pytest.raises(UserError, match=r"mask without an image: .*deep/other/0.png"):
         Folder("ok", "bad", "deep", root=tmp_path).samples()
-    with pytest.raises(ValueError, match=r"missing is not a folder"):
+    with pytest.raises(UserError, match=r"missing is not a folder"):
         Folder("ok", "bad", "missing", root=tmp_path).samples()
-    with pytest.raises(ValueError, match="2 folders of masks for 1"):
+    with pytest.raises(UserError, match="2 folders of masks for 1"):
         Folder("ok", "bad", ["truth", "truth2"], root=tmp_path)
-    with pytest.raises(ValueError, match="test_fraction is 1"):
+    with pytest.raises(UserError, match="test_fraction is 1"):
         Folder("ok", "bad", test_fraction=1)

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from lit_ad.data import Images
+from lit_ad.errors import UserError
 
 
 def test_every_image_below(tmp_path: Path, write) -> None:
@@ -14,7 +15,7 @@ def test_every_image_below(tmp_path: Path, write) -> None:
 
 
 def test_errors(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"nowhere does not exist"):
+    with pytest.raises(UserError, match=r"nowhere does not exist"):
         Images(tmp_path / "nowhere").samples()
-    with pytest.raises(ValueError, match=r"no image in "):
+    with pytest.raises(UserError, match=r"no image in "):
         Images(tmp_path).samples()

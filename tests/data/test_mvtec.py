@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from lit_ad.data import MVTec
-from lit_ad.data.sample import check
+from lit_ad.data.source import check
+from lit_ad.errors import UserError
 
 
 def test_one_category(bottle: Path) -> None:
@@ -26,34 +27,49 @@ def test_a_folder_of_categories(bottle: Path, write) -> None:
     assert {s.category for s in MVTec(root).samples()} == {"bottle", "cable"}
     assert {s.category for s in MVTec(root, "cable").samples()} == {"cable"}
     assert [s.category for s in MVTec(root, ["cable", "bottle"]).samples()][:2] == ["cable", "bottle"]
-    with pytest.raises(ValueError, match=r"no category nut in .*: there are bottle, cable"):
+    with pytest.raises(UserError, match=r"no category nut in .*: there are bottle, cable"):
         MVTec(root, ["cable", "nut"]).samples()
 
 
 def test_root_and_category_must_fit(bottle: Path, tmp_path: Path) -> None:
     assert len(MVTec(bottle, "bottle").samples()) == 15
-    with pytest.raises(ValueError, match=r"is itself one category"):
+    with pytest.raises(UserError, match=r"is itself one category"):
         MVTec(bottle, "cable").samples()
-    with pytest.raises(ValueError, match=r"no nominal image in .*nowhere: expected train/good"):
+    with pytest.raises(UserError, match=r"no nominal image in .*nowhere: expected train/good"):
         MVTec(tmp_path / "nowhere").samples()
+
+
+def test_each_category_is_a_task(bottle: Path, write, monkeypatch: pytest.MonkeyPatch) -> None:
+    write("cable/train/good/0.bmp")
+    root = bottle.parent
+    tasks = MVTec(root).tasks()
+    assert tasks == {"bottle": {"category": "bottle"}, "cable": {"category": "cable"}}
+    for name, arguments in tasks.items():  # each makes a source of that category alone
+        assert {s.category for s in MVTec(root, **arguments).samples()} == {name}
+    assert MVTec(root, ["cable"]).tasks() == {"cable": {"category": "cable"}}
+    assert MVTec(bottle).tasks() == {"bottle": {}}  # root is the category: nothing to choose
+    monkeypatch.chdir(bottle)
+    assert MVTec(Path()).tasks() == {"bottle": {}}
+    with pytest.raises(UserError, match=r"no category nut in .*: there are bottle, cable"):
+        MVTec(root, ["nut"]).tasks()
 
 
 def test_empty_training_folder(bottle: Path) -> None:
     for image in (bottle / "train" / "good").iterdir():
         image.unlink()
-    with pytest.raises(ValueError, match=r"no image in .*train/good"):
+    with pytest.raises(UserError, match=r"no image in .*train/good"):
         MVTec(bottle).samples()
 
 
 def test_a_mask_without_an_image(bottle: Path, write_mask) -> None:
     write_mask("bottle/ground_truth/dent/7_mask.png")
-    with pytest.raises(ValueError, match=r"mask without an image: .*dent/7_mask.png"):
+    with pytest.raises(UserError, match=r"mask without an image: .*dent/7_mask.png"):
         MVTec(bottle).samples()
 
 
 def test_anomalous_training_folders_are_offered_and_refused(bottle: Path, write) -> None:
     write("bottle/train/dent/x.png")
-    with pytest.raises(ValueError, match=r"anomalous image in training: .*train/dent/x.png"):
+    with pytest.raises(UserError, match=r"anomalous image in training: .*train/dent/x.png"):
         check(MVTec(bottle).samples())
 
 

@@ -11,7 +11,8 @@ from PIL import Image
 from torchvision import datasets
 
 from lit_ad.data.one_class import OneClass, classes
-from lit_ad.data.sample import check
+from lit_ad.data.source import check
+from lit_ad.errors import UserError
 
 
 @pytest.fixture
@@ -46,16 +47,30 @@ def test_all_classes_nominal_but_one(root: Path) -> None:
 
 
 def test_mistakes(root: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="give either"):
+    with pytest.raises(UserError, match="give either"):
         OneClass(root)
-    with pytest.raises(ValueError, match="give either"):
+    with pytest.raises(UserError, match="give either"):
         OneClass(root, normal=["cat"], anomalous=["dog"])
-    with pytest.raises(ValueError, match=r"no class cow in .*pets: there are cat, dog, ship"):
+    with pytest.raises(UserError, match=r"no class cow in .*pets: there are cat, dog, ship"):
         OneClass(root, normal=["cow"]).samples()
-    with pytest.raises(ValueError, match="none is left to train on"):
+    with pytest.raises(UserError, match="none is left to train on"):
         OneClass(root, anomalous=["cat", "dog", "ship"]).samples()
-    with pytest.raises(ValueError, match="expected train/CLASS and test/CLASS"):
+    with pytest.raises(UserError, match="expected train/CLASS and test/CLASS"):
         OneClass(tmp_path / "nowhere", normal=["cat"]).samples()
+
+
+def test_each_class_in_turn_is_a_task(root: Path) -> None:
+    """Nominal alone where `normal` is given, anomalous alone where `anomalous` is, whichever class that was."""
+    for given, label in (({"normal": ["dog"]}, 0), ({"anomalous": ["dog"]}, 1)):
+        tasks = OneClass(root, **given).tasks()
+        assert list(tasks) == ["cat", "dog", "ship"]
+        for name, arguments in tasks.items():
+            samples = OneClass(**{"root": root, **given, **arguments}).samples()
+            check(samples)
+            assert {s.image.parent.name for s in samples if s.label == label} == {name}
+            assert {s.image.parent.name for s in samples} == {"cat", "dog", "ship"}
+    with pytest.raises(UserError, match="expected train/CLASS and test/CLASS"):
+        OneClass(root / "train", normal=["cat"]).tasks()
 
 
 def write_mnist(folder: Path, labels: list[int]) -> None:
@@ -111,7 +126,7 @@ def test_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         raise URLError("no network")
 
     monkeypatch.setattr(datasets.CIFAR10, "download", refuse)
-    with pytest.raises(RuntimeError, match=r"cifar10 could not be downloaded .*no network.*put torchvision's files"):
+    with pytest.raises(UserError, match=r"cifar10 could not be downloaded .*no network.*put torchvision's files"):
         OneClass(tmp_path / "x" / "c10", normal=["cat"], download="cifar10").prepare()
     assert not list((tmp_path / "x").iterdir())
 
@@ -120,7 +135,7 @@ def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> Non
     write_mnist(tmp_path / "MNIST" / "raw", [3])
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("keep")
-    with pytest.raises(ValueError, match="is not empty but has no train folder"):
+    with pytest.raises(UserError, match="is not empty but has no train folder"):
         OneClass(tmp_path / "mine", normal=["3"], download="mnist").prepare()
     assert (tmp_path / "mine" / "notes.txt").read_text() == "keep"
 

@@ -1,6 +1,7 @@
 """L2BT against the paper's formulas by hand, and kornia's and scikit-learn's numbers."""
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,9 @@ import pytest
 import torch
 from kornia.filters import box_blur
 from sklearn.metrics.pairwise import cosine_similarity
+from torch import Tensor
 
+from lit_ad.errors import UserError
 from lit_ad.methods.l2bt import L2BT, blur, box
 
 
@@ -18,11 +21,11 @@ def model(vit_file: Path) -> L2BT:
     return L2BT("deit_tiny_patch16_224", (1, 3), str(vit_file)).eval()
 
 
-def by_hand(model: L2BT, images: torch.Tensor) -> list[np.ndarray]:
+def by_hand(model: L2BT, normalised: Tensor) -> list[np.ndarray]:
     """Early and late tokens of timm's own blocks, and what the students say of them: 4 x (B, N, D)."""
     vit = copy.deepcopy(model.teacher.model)
     with torch.no_grad():
-        x = vit._pos_embed(vit.patch_embed(images))
+        x = vit._pos_embed(vit.patch_embed(normalised))
         found = []
         for i, block in enumerate(vit.blocks):
             x = block(x)
@@ -31,19 +34,20 @@ def by_hand(model: L2BT, images: torch.Tensor) -> list[np.ndarray]:
         return [t.numpy() for t in (*found, model.forward_student(found[0]), model.backward_student(found[1]))]
 
 
-def test_loss_is_one_minus_cosine_of_each_token(model: L2BT) -> None:
-    images = torch.randn(2, 3, 48, 64)
-    early, late, forward, backward = by_hand(model, images)
+def test_loss_is_one_minus_cosine_of_each_token(model: L2BT, imagenet: Callable[[Tensor], Tensor]) -> None:
+    images = torch.rand(2, 3, 48, 64)
+    early, late, forward, backward = by_hand(model, imagenet(images))
     expected = 0.0
     for student, teacher in ((forward, late), (backward, early)):
         cosines = [np.diag(cosine_similarity(s, t)) for s, t in zip(student, teacher, strict=True)]
         expected += 1 - np.mean(cosines)
-    assert model.loss(None, model.teacher(images)).item() == pytest.approx(expected, rel=1e-5)
+    assert model.loss(model.compare(None, model.teacher(images))).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_map_is_the_product_of_distances_blurred(model: L2BT) -> None:
-    images = torch.randn(2, 3, 48, 64)  # another size than the ViT's 224: position embeddings are interpolated
-    early, late, forward, backward = by_hand(model, images)
+def test_map_is_the_product_of_distances_blurred(model: L2BT, imagenet: Callable[[Tensor], Tensor]) -> None:
+    pixels = torch.randint(0, 256, (2, 3, 48, 64), dtype=torch.uint8)
+    # Another size than the ViT's 224: position embeddings are interpolated.
+    early, late, forward, backward = by_hand(model, imagenet(pixels / 255))
 
     def unit(x: np.ndarray) -> np.ndarray:
         return x / np.linalg.norm(x, axis=-1, keepdims=True)
@@ -55,7 +59,7 @@ def test_map_is_the_product_of_distances_blurred(model: L2BT) -> None:
     expected = torch.nn.Upsample(size=(48, 64), mode="bilinear")(expected)
     for side in [5] * 5 + [7] * 3:
         expected = box_blur(expected, (side, side), "reflect", separable=False)
-    prediction = model(images)
+    prediction = model(pixels)
     assert prediction.anomaly_map.shape == (2, 1, 48, 64)
     torch.testing.assert_close(prediction.anomaly_map, expected, rtol=1e-4, atol=1e-5)
     highest = np.sort(expected.numpy().reshape(2, -1))[:, -3:]  # 0.1 % of 3072
@@ -75,7 +79,7 @@ def test_box_is_kornias() -> None:
 
 
 def test_students_see_one_token_at_a_time(model: L2BT) -> None:
-    features = model.teacher(torch.randn(1, 3, 32, 48))
+    features = model.teacher(torch.rand(1, 3, 32, 48))
     changed = [level.clone() for level in features]
     for level in changed:
         level[0, :, 1, 2] += torch.randn(192)
@@ -92,11 +96,11 @@ def test_only_the_students_are_optimised(model: L2BT) -> None:
 
 
 def test_training_lowers_the_loss(model: L2BT) -> None:
-    features = model.teacher(torch.randn(2, 3, 64, 64))
+    features = model.teacher(torch.rand(2, 3, 64, 64))
     optimizer = model.configure_optimizers()
     losses = []
     for _ in range(20):
-        losses.append(model.loss(None, features))
+        losses.append(model.loss(model.compare(None, features)))
         optimizer.zero_grad()
         losses[-1].backward()
         optimizer.step()
@@ -104,9 +108,9 @@ def test_training_lowers_the_loss(model: L2BT) -> None:
 
 
 def test_what_cannot_be(resnet_file: Path, vit_file: Path) -> None:
-    with pytest.raises(ValueError, match=r"an early and a late one, not"):
+    with pytest.raises(UserError, match=r"an early and a late one, not"):
         L2BT("deit_tiny_patch16_224", (7,), str(vit_file))
-    with pytest.raises(ValueError, match=r"fraction of the map's pixels"):
+    with pytest.raises(UserError, match=r"fraction of the map's pixels"):
         L2BT("deit_tiny_patch16_224", (7, 11), str(vit_file), top=0)
-    with pytest.raises(ValueError, match=r"L2BT needs a ViT.* resnet10t is none"):
+    with pytest.raises(UserError, match=r"L2BT needs a ViT.* resnet10t is none"):
         L2BT("resnet10t", (1, 2), str(resnet_file))

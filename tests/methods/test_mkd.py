@@ -6,8 +6,9 @@ import os
 import subprocess
 import sys
 import threading
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -18,11 +19,15 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lit_ad.batch import Batch, Prediction, Tiling
+from lit_ad.batch import Batch, Prediction
+from lit_ad.errors import UserError
 from lit_ad.methods import MKD
+from lit_ad.methods.base import as_images
 from lit_ad.methods.mkd import POOL, Cloner, GuidedBackprop, layout
-from lit_ad.teachers import Backbone, Teacher
+from lit_ad.teachers import Backbone
+from lit_ad.view import View
 
+Normalise = Callable[[Tensor], Tensor]
 MODES = ("gradients", "smooth_grad", "guided_backprop")
 
 
@@ -51,19 +56,12 @@ def lively(model: MKD) -> MKD:
     return model.eval()
 
 
+def pixels_of(n: int, side: int = 32) -> Tensor:
+    return torch.randint(0, 256, (n, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(n))
+
+
 def images_of(n: int, side: int = 32) -> Tensor:
-    return torch.randn(n, 3, side, side, generator=torch.Generator().manual_seed(n))
-
-
-def batch_of(images: Tensor, **more: object) -> Batch:
-    n, _, height, width = images.shape
-    given = {
-        "label": torch.zeros(n, dtype=torch.long),
-        "index": torch.arange(n),
-        "path": [f"{i}.png" for i in range(n)],
-    }
-    sizes = {"size": [(height, width)] * n, "box": [(0, 0, height, width)] * n}
-    return Batch(image=images, category=[""] * n, defect=["good"] * n, **{**given, **sizes, **more})  # type: ignore[arg-type]
+    return as_images(pixels_of(n, side))
 
 
 # The cloners.
@@ -100,20 +98,21 @@ def test_critical_outputs_of_both_networks_match(cloner: str, pool: bool, resnet
     images = images_of(2)
     model = MKD("resnet10t", (2, 1), str(resnet_file), pool=pool, cloner=cloner).eval()  # type: ignore[arg-type]
     assert model.teacher.taps == (1, 2)
-    assert model.loss(images, model.teacher(images)).item() > 0.1
+    assert model.loss(model.compare(images, model.teacher(images))).item() > 0.1
     if cloner == "equal":  # with its source's weights it has nothing to say
         model.student.load_state_dict(model.teacher.model.state_dict(prefix="model."))
-        assert model.loss(images, model.teacher(images)).item() == pytest.approx(0, abs=1e-6)
+        assert model.loss(model.compare(images, model.teacher(images))).item() == pytest.approx(0, abs=1e-6)
 
 
 # The loss.
 
 
-def by_hand(model: MKD, images: Tensor, weight: float) -> list[float]:
+def by_hand(model: MKD, normalised: Tensor, weight: float) -> list[float]:
     """The losses of the images under a small cloner, image by image in float64."""
     losses = []
-    for image in images:
-        teachers = Teacher.forward(model.teacher, image[None])
+    for image in normalised:
+        source = model.teacher.model
+        teachers = source.forward_intermediates(image[None], indices=list(model.teacher.taps), intermediates_only=True)
         if model.teacher.name == "vgg11":
             teachers = [nn.functional.max_pool2d(t, 2) for t in teachers]
         total = 0.0
@@ -124,17 +123,18 @@ def by_hand(model: MKD, images: Tensor, weight: float) -> list[float]:
     return losses
 
 
-def test_loss_and_score_by_hand(vgg: MKD, resnet_file: Path) -> None:
-    images = images_of(3)
-    expected = by_hand(vgg, images, 0.5)
-    assert vgg.loss(images, vgg.teacher(images)).item() == pytest.approx(np.mean(expected), rel=1e-5)
-    assert vgg(images).score.tolist() == pytest.approx(expected, rel=1e-5)
+def test_loss_and_score_by_hand(vgg: MKD, resnet_file: Path, imagenet: Normalise) -> None:
+    pixels, images = pixels_of(3), pixels_of(3) / 255
+    expected = by_hand(vgg, imagenet(images), 0.5)
+    assert vgg.loss(vgg.compare(images, vgg.teacher(images))).item() == pytest.approx(np.mean(expected), rel=1e-5)
+    assert vgg(pixels).score.tolist() == pytest.approx(expected, rel=1e-5)
+    assert vgg.compare(images, vgg.teacher(images)).tolist() == pytest.approx(expected, rel=1e-5)
     plain = MKD("resnet10t", (1, 2), str(resnet_file), value_weight=0.01, saliency=None).eval()
-    prediction = plain(images)
+    prediction = plain(pixels)
     assert prediction.anomaly_map is None
-    assert prediction.score.tolist() == pytest.approx(by_hand(plain, images, 0.01), rel=1e-5)
+    assert prediction.score.tolist() == pytest.approx(by_hand(plain, imagenet(images), 0.01), rel=1e-5)
     direction = MKD("resnet10t", (1, 2), str(resnet_file), direction_only=True, saliency=None).eval()
-    assert direction(images).score.tolist() == pytest.approx(by_hand(direction, images, 0.0), rel=1e-5)
+    assert direction(pixels).score.tolist() == pytest.approx(by_hand(direction, imagenet(images), 0.0), rel=1e-5)
 
 
 def test_only_the_outputs_of_a_vgg_lie_behind_a_pool(vgg: MKD, resnet_file: Path) -> None:
@@ -149,10 +149,10 @@ def test_discrepancies_are_float32_under_autocast(vgg: MKD) -> None:
     images = images_of(2)
     with torch.autocast("cpu", torch.bfloat16):
         features = vgg.teacher(images)
-        loss = vgg.discrepancies(images, features)
-        prediction = vgg(images)
+        loss = vgg.compare(images, features)
+        prediction = vgg(pixels_of(2))
     assert (features[0].dtype, loss.dtype) == (torch.bfloat16, torch.float32)
-    torch.testing.assert_close(prediction, vgg(images))  # saliency is computed in float32 throughout
+    torch.testing.assert_close(prediction, vgg(pixels_of(2)))  # saliency is computed in float32 throughout
 
 
 def test_training_brings_the_cloner_nearer_and_leaves_the_source(resnet_file: Path) -> None:
@@ -168,7 +168,7 @@ def test_training_brings_the_cloner_nearer_and_leaves_the_source(resnet_file: Pa
     losses = []
     for _ in range(20):
         optimizer.zero_grad()
-        loss = model.loss(images, features)
+        loss = model.loss(model.compare(images, features))
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
@@ -206,9 +206,9 @@ def guided_twin(model: nn.Module) -> nn.Module:
 
 
 def one_gradient(model: MKD, image: Tensor) -> Tensor:
-    """d loss / d image of one image, (3, H, W) -> (3, H, W), by `backward`."""
+    """d loss / d image of one image in [0, 1], (3, H, W) -> (3, H, W), by `backward`."""
     image = image[None].clone().requires_grad_()
-    model.loss(image, model.teacher(image)).backward()
+    model.loss(model.compare(image, model.teacher(image))).backward()
     model.zero_grad()
     assert image.grad is not None
     return image.grad[0]
@@ -241,18 +241,19 @@ def test_batched_saliency_equals_one_at_a_time(mode: str, source: str, vgg: MKD,
     expected = torch.stack([reference(model, image, mode) for image in images])
     saliency = gradient.abs().sum(1)
     assert float((saliency - expected).abs().max() / expected.max()) < 1e-5
-    together, alone = model(images), [model(image[None]) for image in images]
+    pixels = pixels_of(4)
+    together, alone = model(pixels), [model(image[None]) for image in pixels]
     maps = torch.cat([p.anomaly_map for p in alone])
     assert float((together.anomaly_map - maps).abs().max() / maps.max()) < 1e-5
     torch.testing.assert_close(together.score, torch.cat([p.score for p in alone]), rtol=1e-5, atol=0)
-    backwards, flipped = model(images.flip(0)), together.anomaly_map.flip(0)
+    backwards, flipped = model(pixels.flip(0)), together.anomaly_map.flip(0)
     torch.testing.assert_close(backwards.anomaly_map, flipped, rtol=1e-4, atol=1e-5 * float(maps.max()))
     model.saliency = "gradients"
 
 
 def test_map_is_clipped_and_blurred(vgg: MKD) -> None:
     images = images_of(2)
-    prediction = vgg(images)
+    prediction = vgg(pixels_of(2))
     for image, found in zip(images, prediction.anomaly_map, strict=True):
         raw = one_gradient(vgg, image).abs().sum(0).double().numpy()
         expected = gaussian_filter(np.minimum(raw, np.quantile(raw, 0.99)), 4, mode="mirror")
@@ -262,8 +263,8 @@ def test_map_is_clipped_and_blurred(vgg: MKD) -> None:
 def test_saliency_is_the_slope_of_the_score(vgg: MKD) -> None:
     images = images_of(2)
     _, gradient = vgg.gradient(images)
-    step = 1e-2 * gradient / gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-    rise = vgg(images + step).score - vgg(images - step).score
+    step = 2e-3 * gradient / gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    rise = vgg.predict(images + step).score - vgg.predict(images - step).score
     expected = 2 * (gradient * step).flatten(1).sum(1)
     torch.testing.assert_close(rise, expected, rtol=0.02, atol=0)
 
@@ -285,16 +286,23 @@ def test_guided_backprop_leaves_nothing_behind(vgg: MKD) -> None:
 
 def test_a_model_in_training_detects_as_in_evaluation(vgg: MKD) -> None:
     model = copy.deepcopy(vgg)
-    expected = model(images_of(3))
+    expected = model(pixels_of(3))
     model.train()
     before = {name: tensor.clone() for name, tensor in model.student.state_dict().items()}
-    torch.testing.assert_close(model(images_of(3)), expected)
+    torch.testing.assert_close(model(pixels_of(3)), expected)
     assert model.student.training
     assert all(torch.equal(before[name], tensor) for name, tensor in model.student.state_dict().items())
     assert all(p.grad is None for p in model.parameters())
 
 
 # Under the Trainer.
+
+QUIET: dict[str, Any] = {
+    "accelerator": "cpu",
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "enable_checkpointing": False,
+}
 
 
 class Keep(L.Callback):
@@ -310,22 +318,23 @@ class Keep(L.Callback):
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
-def test_saliency_under_the_trainers_inference_mode(mode: str, precision: str, vgg: MKD, tmp_path: Path) -> None:
+def test_saliency_under_the_trainers_inference_mode(
+    mode: str, precision: str, vgg: MKD, tmp_path: Path, batch_of: Callable[..., Batch]
+) -> None:
     model = copy.deepcopy(vgg)
     model.saliency = mode  # type: ignore[assignment]
-    pixels = [torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8) for _ in range(2)]
+    pixels = [pixels_of(2, 16), pixels_of(3, 16)]
     data = DataLoader([batch_of(p) for p in pixels], batch_size=None)
     keep = Keep()
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
     trainer = L.Trainer(
-        max_epochs=1, logger=False, callbacks=[keep], precision=precision, default_root_dir=tmp_path, **quiet
+        max_epochs=1, logger=False, callbacks=[keep], precision=precision, default_root_dir=tmp_path, **QUIET
     )
     trainer.fit(model.train(), data, data)
     assert torch.isfinite(trainer.callback_metrics["val/loss"])
     trainer.test(model, data, verbose=False)
     (predicted,) = trainer.predict(model, DataLoader([batch_of(pixels[1])], batch_size=None))
     model.float().eval()
-    expected = model(model.teacher.normalize(pixels[1]))
+    expected = model(pixels[1])
     # Mixed precision computes saliency in float32; weights that are halves themselves leave their mark.
     tolerance = {"rtol": 0.05, "atol": 0.1 * float(expected.anomaly_map.max())} if precision == "bf16-true" else {}
     for prediction in (keep.seen["validate"][-1], keep.seen["test"][-1], predicted):
@@ -333,14 +342,15 @@ def test_saliency_under_the_trainers_inference_mode(mode: str, precision: str, v
         torch.testing.assert_close(prediction, expected, **tolerance)
 
 
-def test_an_images_score_is_its_loss_with_padding_and_by_tiles(vgg: MKD) -> None:
-    images = images_of(2)
-    batch = replace(batch_of(images), box=[(0, 0, 20, 32), (0, 0, 32, 32)])
-    torch.testing.assert_close(vgg.predict_batch(batch).score, vgg(images).score)
+def test_an_images_score_is_its_loss_with_padding_and_by_tiles(vgg: MKD, batch_of: Callable[..., Batch]) -> None:
+    padded = batch_of(pixels_of(2), boxes=[(0, 0, 20, 32), (0, 0, 32, 32)])
+    torch.testing.assert_close(vgg.predict_batch(padded).score, vgg(pixels_of(2)).score)
     pixels = torch.randint(0, 256, (2, 3, 32, 48), dtype=torch.uint8)
-    tiled = vgg.predict_batch(batch_of(pixels, tiling=Tiling(16, 0, 4)))
+    model = copy.deepcopy(vgg)
+    model.view = View(None, tile=16, overlap=0, tile_batch=4)
+    tiled = model.predict_batch(batch_of(pixels))
     scores = [
-        float(vgg(vgg.teacher.normalize(image[None, :, y : y + 16, x : x + 16])).score)
+        float(vgg(image[None, :, y : y + 16, x : x + 16]).score)
         for image in pixels
         for y in (0, 16)
         for x in (0, 16, 32)
@@ -349,14 +359,18 @@ def test_an_images_score_is_its_loss_with_padding_and_by_tiles(vgg: MKD) -> None
     assert tiled.anomaly_map.shape == (2, 1, 32, 48)
 
 
-def test_cached_features_spare_the_teacher(vgg: MKD, monkeypatch: pytest.MonkeyPatch) -> None:
-    pixels = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
-    images = vgg.teacher.normalize(pixels)
-    features = vgg.teacher(images)
-    expected = vgg.loss(images, features).item()
-    model = copy.deepcopy(vgg)
+def test_cached_features_spare_the_teacher(
+    vgg: MKD, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, batch_of: Callable[..., Batch]
+) -> None:
+    pixels = pixels_of(2, 16)
+    features = [level.half() for level in vgg.teacher(as_images(pixels))]
+    model, twin = copy.deepcopy(vgg).train(), copy.deepcopy(vgg).train()
+    expected = twin.loss(twin.compare(as_images(pixels), [level.float() for level in features])).item()
     monkeypatch.setattr(type(model.teacher), "forward", lambda *_: pytest.fail("the teacher ran"))
-    assert model._loss(batch_of(images, features=features)).item() == pytest.approx(expected)
+    data = DataLoader([batch_of(pixels, features=features)], batch_size=None)
+    trainer = L.Trainer(max_epochs=1, logger=False, default_root_dir=tmp_path, **QUIET)
+    trainer.fit(model, data)
+    assert trainer.callback_metrics["train/loss"].item() == pytest.approx(expected)
 
 
 PROCESSES = """
@@ -364,7 +378,7 @@ import sys, torch, lightning as L
 from pathlib import Path
 from torch.utils.data import DataLoader, Dataset
 from lit_ad.methods import MKD
-from tests.methods.test_mkd import batch_of
+from tests.methods.conftest import batch_of_pixels
 
 pixels = torch.randint(0, 256, (4, 2, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
@@ -372,11 +386,11 @@ class Batches(Dataset):
     def __len__(self):
         return 4
     def __getitem__(self, i):
-        return batch_of(pixels[i], index=torch.tensor([i % 2, i % 2]))
+        return batch_of_pixels(pixels[i])
 
 class Compare(L.Callback):  # runs in the processes, as the Trainer does
     def on_test_batch_end(self, trainer, module, outputs, batch, batch_idx):
-        single = module.eval()(module.teacher.normalize(pixels[2 * batch_idx + trainer.global_rank]))
+        single = module.eval()(pixels[2 * batch_idx + trainer.global_rank])
         torch.testing.assert_close(outputs, single)
         Path(sys.argv[3], f"equal {trainer.global_rank} {batch_idx}").touch()
     def on_fit_end(self, trainer, module):
@@ -416,13 +430,13 @@ def test_two_processes(resnet_file: Path, tmp_path: Path) -> None:
 
 
 def test_errors_say_what_to_do(vgg: MKD, vit_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match=r"stride 8.*\(30, 32\).*data.image_size"):
-        vgg(torch.zeros(1, 3, 30, 32))
-    assert vgg.patch_size == 8
-    with pytest.raises(ValueError, match="convolutional"):
+    with pytest.raises(UserError, match=r"stride 8.*\(30, 32\).*model.view.image_size"):
+        vgg(torch.zeros(1, 3, 30, 32, dtype=torch.uint8))
+    assert vgg.view.multiple == 8
+    with pytest.raises(UserError, match="convolutional"):
         MKD("deit_tiny_patch16_224", (1,), str(vit_file))
-    monkeypatch.setattr("lit_ad.teachers.backbone.load", lambda *_: None)
-    with pytest.raises(ValueError, match="tap 5 of vgg11 is its last pool already"):
+    monkeypatch.setattr("lit_ad.teachers.backbone.load_weights", lambda *_: None)
+    with pytest.raises(UserError, match="tap 5 of vgg11 is its last pool already"):
         MKD("vgg11", (3, 5))
 
 
@@ -437,6 +451,6 @@ def test_cut_vgg16_of_the_shared_folder(shared: Path) -> None:
     model = MKD("vgg16", (0, 1, 2), str(shared / "weights/vgg16_blocks1-3.safetensors")).eval()
     widths = [m.out_channels for m in model.student.modules() if isinstance(m, nn.Conv2d)]
     assert widths == [16, 64, 16, 128, 16, 16, 256]
-    prediction = model(images_of(1))
+    prediction = model(pixels_of(1))
     assert prediction.anomaly_map.shape == (1, 1, 32, 32)
     assert float(prediction.anomaly_map.min()) >= 0

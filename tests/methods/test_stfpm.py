@@ -22,7 +22,7 @@ def test_unit_distance_by_hand() -> None:
 
 
 def test_loss_is_a_mean_over_batch_and_positions(model: STFPM) -> None:
-    images = torch.randn(3, 3, 64, 64)
+    images = torch.rand(3, 3, 64, 64)
     teachers, students = model.teacher(images), [s.detach() for s in model.student(images)]
     expected = 0.0
     for teacher, student in zip(teachers, students, strict=True):
@@ -34,14 +34,16 @@ def test_loss_is_a_mean_over_batch_and_positions(model: STFPM) -> None:
                     t, s = teacher[b, :, y, x].double(), student[b, :, y, x].double()
                     total += float(((t / t.norm() - s / s.norm()) ** 2).sum())
         expected += total / (batch * height * width)
-    assert model.loss(images, teachers).item() == pytest.approx(expected, rel=1e-4)
-    assert model.loss(images[:1], [t[:1] for t in teachers]).item() < 2 * expected  # not a sum over the batch
+    assert model.loss(model.compare(images, teachers)).item() == pytest.approx(expected, rel=1e-4)
+    first = model.compare(images[:1], [t[:1] for t in teachers])
+    assert model.loss(first).item() < 2 * expected  # not a sum over the batch
 
 
 def test_map_is_the_product_of_levels_and_score_its_maximum(model: STFPM) -> None:
-    images = torch.randn(2, 3, 64, 64)
-    prediction = model(images)
-    fine, coarse = model.distances(images, model.teacher(images))
+    pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    prediction = model(pixels)
+    fine, coarse = model.compare(pixels / 255, model.teacher(pixels / 255))
+    assert (fine.shape, coarse.shape) == ((2, 1, 16, 16), (2, 1, 8, 8))
     assert prediction.anomaly_map.shape == (2, 1, 16, 16)
     expected = fine * torch.nn.Upsample(size=(16, 16), mode="bilinear")(coarse)
     torch.testing.assert_close(prediction.anomaly_map, expected)
@@ -50,7 +52,8 @@ def test_map_is_the_product_of_levels_and_score_its_maximum(model: STFPM) -> Non
 
 def test_a_student_that_is_its_teacher_sees_no_anomaly(model: STFPM) -> None:
     model.student.load_state_dict(model.teacher.model.state_dict(prefix="model."))
-    assert float(model(torch.randn(1, 3, 64, 64)).score) == pytest.approx(0, abs=1e-9)
+    pixels = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
+    assert model(pixels).score.item() == pytest.approx(0, abs=1e-9)
 
 
 def test_only_the_student_is_optimised(model: STFPM) -> None:

@@ -12,7 +12,8 @@ from sklearn.decomposition import PCA
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
-from lit_ad.gaussian import Gaussian, Moments, degenerate, shrunk
+from lit_ad.errors import UserError
+from lit_ad.methods.statistics import Gaussian, Moments, degenerate, shrunk
 
 
 def correlated(n: int, dim: int, seed: int = 0) -> Tensor:
@@ -115,9 +116,9 @@ def test_shrinkage_ignores_units() -> None:
 
 
 def test_too_few() -> None:
-    with pytest.raises(ValueError, match="at least 2 nominal images, not 1"):
+    with pytest.raises(UserError, match="at least 2 nominal images, not 1"):
         fitted(torch.zeros(1, 3))
-    with pytest.raises(ValueError, match="must lie in"):
+    with pytest.raises(UserError, match="must lie in"):
         Gaussian(3, keep=1.5)
 
 

@@ -1,23 +1,13 @@
-"""What a source lists: one Sample per image; and the listing and checking that all sources share."""
+"""What lists a data set's samples; and the listing and checking that all sources share."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-Split = Literal["train", "test", "predict"]
-
-
-@dataclass(frozen=True)
-class Sample:
-    image: Path
-    label: int  # 0 nominal, 1 anomalous, -1 unknown (predict)
-    mask: Path | None = None  # an anomalous image without one has no pixel truth, which is not "no defect"
-    category: str = ""
-    defect: str = "good"  # the defect type, "good" for nominal images
-    split: Split = "train"
+from lit_ad.batch import Sample
+from lit_ad.errors import UserError
+from lit_ad.pixels import EXTENSIONS
 
 
 class Source(ABC):
@@ -28,7 +18,12 @@ class Source(ABC):
 
     @abstractmethod
     def samples(self) -> list[Sample]:
-        """Train and test samples together, sorted within each split. Raises ValueError where files do not fit."""
+        """Train and test samples together, sorted within each split. Raises UserError where files do not fit."""
+
+    def tasks(self) -> dict[str, dict[str, Any]]:
+        """The rows of a benchmark on this data set: for each task, a name and the arguments of this class that make
+        it. One task, the whole, unless the data set has parts that are learned apart."""
+        return {"all": {}}
 
 
 def is_image(path: Path) -> bool:
@@ -44,55 +39,55 @@ def list_folders(folder: Path) -> list[Path]:
 def list_images(folder: Path) -> list[Path]:
     """The images that lie directly in a folder, sorted.
 
-    Raises ValueError if there is no such folder, no image in it, or two images whose names differ in extension only.
+    Raises UserError if there is no such folder, no image in it, or two images whose names differ in extension only.
     """
     if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder: it should hold images")
+        raise UserError(f"{folder} is not a folder: it should hold images")
     images = sorted(p for p in folder.iterdir() if is_image(p) and p.is_file())
     if not images:
         deeper = sum(is_image(p) for p in folder.rglob("*"))
         hint = f" ({deeper} lie in folders inside it)" if deeper else ""
-        raise ValueError(f"no image in {folder}{hint}: it should hold {', '.join(EXTENSIONS)} files")
+        raise UserError(f"no image in {folder}{hint}: it should hold {', '.join(EXTENSIONS)} files")
     by_stem(images)
     return images
 
 
 def by_stem(paths: Iterable[Path]) -> dict[str, Path]:
-    """The files by their names without extension. Raises ValueError on two files with one name."""
+    """The files by their names without extension. Raises UserError on two files with one name."""
     found: dict[str, Path] = {}
     for path in paths:
         other = found.setdefault(path.stem, path)
         if other != path:
-            raise ValueError(f"two files with one name: {other} and {path}; rename or remove one of them")
+            raise UserError(f"two files with one name: {other} and {path}; rename or remove one of them")
     return found
 
 
 def pair_masks(images: Iterable[Path], masks: Iterable[Path]) -> dict[Path, Path]:
     """Image -> its mask, which is named like it, with or without `_mask` at the end. Images may lack a mask.
 
-    Raises ValueError on a mask without an image, and on two masks or two images with one name.
+    Raises UserError on a mask without an image, and on two masks or two images with one name.
     """
     named = by_stem(images)
     pairs: dict[Path, Path] = {}
     for mask in masks:
         image = named.get(mask.stem) or named.get(mask.stem.removesuffix("_mask"))
         if image is None:
-            raise ValueError(f"mask without an image: {mask} belongs to no image named {mask.stem} or without `_mask`")
+            raise UserError(f"mask without an image: {mask} belongs to no image named {mask.stem} or without `_mask`")
         if image in pairs:
-            raise ValueError(f"two masks for {image}: {pairs[image]} and {mask}; remove one of them")
+            raise UserError(f"two masks for {image}: {pairs[image]} and {mask}; remove one of them")
         pairs[image] = mask
     return pairs
 
 
 def check(samples: Sequence[Sample]) -> None:
-    """Raises ValueError on what no source may offer: an anomalous image in training, or one image twice."""
+    """Raises UserError on what no source may offer: an anomalous image in training, or one image twice."""
     seen: dict[Path, Sample] = {}
     for sample in samples:
         if sample.split == "train" and sample.label != 0:
-            raise ValueError(
+            raise UserError(
                 f"anomalous image in training: {sample.image} ({sample.defect}); training takes nominal images only"
             )
         other = seen.setdefault(sample.image, sample)
         if other is not sample:
             where = f"as {other.split}/{other.defect} and as {sample.split}/{sample.defect}"
-            raise ValueError(f"one image listed twice: {sample.image}, {where}")
+            raise UserError(f"one image listed twice: {sample.image}, {where}")

@@ -8,13 +8,15 @@ from typing import Any
 
 from jsonargparse import DefaultHelpFormatter
 
-from lit_ad import methods
+from lit_ad.methods import __all__ as METHODS
 
 HEADINGS = {  # what the docstrings of these begin with -> what a user looks for
     "options": "what to run",
     "Customize every aspect": "trainer, of Lightning",
-    "A frozen teacher": "model",
+    "A detector": "model",
     "Nominal images": "data",
+    "Compute the teacher": "cache, of features",
+    "Give a method": "decision",
     "Measure raw": "evaluation",
     "Write RUN/heatmaps": "heatmaps",
     "Write RUN/predictions": "predictions",
@@ -23,7 +25,7 @@ HEADINGS = {  # what the docstrings of these begin with -> what a user looks for
     "Runs the full": "start",
 }
 ABOUT = {  # what jsonargparse says less well
-    "--model": f"{', '.join(methods.__all__)}, or your own; each of its keys as --model.KEY VALUE.",
+    "--model": f"{', '.join(METHODS)}, or your own; each of its keys as --model.KEY VALUE.",
     "--model.help": "The keys of a method: --model.help STFPM.",
     "--data.source.help": "The keys of a source: --data.source.help Folder.",
 }

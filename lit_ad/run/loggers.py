@@ -10,7 +10,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
-from lit_ad.callbacks.output import written
+from lit_ad.files import atomic_write
 
 Dashboards = list[Literal["wandb", "tensorboard"]]
 CALLS = ("log_metrics", "log_hyperparams", "log_graph", "log_image", "log_table", "save", "finalize")
@@ -31,7 +31,7 @@ def wandb_id(run: Path) -> str:
     """The id of this directory's wandb run, made when it is first asked for."""
     record = run / "wandb_id"
     if not record.is_file():
-        with written(record) as temporary:
+        with atomic_write(record) as temporary:
             temporary.write_text(secrets.token_hex(4))
     return record.read_text().strip()
 

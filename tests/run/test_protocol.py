@@ -16,9 +16,10 @@ import pytest
 import torch
 from PIL import Image
 
-from lit_ad.protocol import main
+from lit_ad.errors import UserError
+from lit_ad.run.protocol import main
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 AUROC = {"cat": 0.9, "dog": 0.8, "ship": 0.4}
 
 
@@ -113,7 +114,7 @@ def test_jobs_of_an_array_share_the_table(start: Callable[..., None], runs: list
     assert [source(command)["normal"] for command in runs] == [["ship"], ["cat"]]
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert (list(results["classes"]), results["missing"]) == (["cat", "ship"], ["dog"])
-    with pytest.raises(ValueError, match="index must lie in 0 to 2"):
+    with pytest.raises(UserError, match="index must lie in 0 to 2"):
         start("--index", "3")
 
 
@@ -128,20 +129,20 @@ def test_a_half_trained_class_goes_on(start: Callable[..., None], runs: list[lis
 def test_a_failed_run_ends_it(start: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=7))
-    with pytest.raises(RuntimeError, match=r"out/cat did not finish \(exit code 7"):
+    with pytest.raises(UserError, match=r"out/cat did not finish \(exit code 7"):
         start()
 
 
 def test_mistakes(start: Callable[..., None], runs: list[list[str]], config: Path) -> None:
-    with pytest.raises(ValueError, match=r"no class cow in .*there are cat, dog, ship"):
+    with pytest.raises(UserError, match=r"no class cow in .*there are cat, dog, ship"):
         start("--only", "[cow]")
     start()
-    with pytest.raises(ValueError, match=r"results of another protocol \(other mode\)"):
+    with pytest.raises(UserError, match=r"results of another protocol \(other mode\)"):
         start("--mode", "multimodal")
     config.write_text("# a comment\n" + config.read_text())
     start()
     config.write_text("model: {class_path: lit_ad.methods.STFPM}\n")
-    with pytest.raises(ValueError, match="other run_config"):
+    with pytest.raises(UserError, match="other run_config"):
         start()
 
 
@@ -164,9 +165,12 @@ def test_killed_and_resumed(root: Path, vit_file: Path, tmp_path: Path) -> None:
             {
                 "model": {
                     "class_path": "lit_ad.methods.Transformaly",
-                    "init_args": {"backbone": "deit_tiny_patch16_224", "weights": str(vit_file)},
+                    "init_args": {
+                        **{"backbone": "deit_tiny_patch16_224", "weights": str(vit_file)},
+                        "view": {"image_size": 32},
+                    },
                 },
-                "data": {"image_size": 32, "batch_size": 4, "num_workers": 0},
+                "data": {"batch_size": 4, "num_workers": 0},
                 "heatmaps": {"enabled": False},
                 "trainer": {"max_epochs": 30, "accelerator": "cpu", "logger": False, "enable_progress_bar": False},
             }

@@ -11,6 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from lit_ad.errors import UserError
+
 
 class Moments:
     """Count, mean and scatter of the vectors seen, merged batch by batch (Chan, Golub and LeVeque, 1983)."""
@@ -66,7 +68,7 @@ class Gaussian(nn.Module):
     def __init__(self, dim: int, keep: float = 1.0) -> None:
         super().__init__()
         if not 0 < keep <= 1:
-            raise ValueError(f"the fraction of variance to keep must lie in (0, 1], not {keep}")
+            raise UserError(f"the fraction of variance to keep must lie in (0, 1], not {keep}")
         self.keep = keep
         self.register_buffer("mean", torch.zeros(dim, dtype=torch.float64))
         self.register_buffer("whitening", torch.zeros(dim, dim, dtype=torch.float64))  # columns beyond the rank stay 0
@@ -83,11 +85,11 @@ class Gaussian(nn.Module):
         """Fit to the vectors seen.
 
         Raises:
-            ValueError: Fewer than two vectors.
+            UserError: Fewer than two vectors.
         """
         n = moments.count
         if n < 2:
-            raise ValueError(f"a Gaussian needs at least 2 nominal images, not {n}")
+            raise UserError(f"a Gaussian needs at least 2 nominal images, not {n}")
         covariance = moments.covariance()
         if n <= len(covariance) or not covariance.any() or (self.keep == 1 and degenerate(covariance)):
             covariance = shrunk(covariance, n)

@@ -15,8 +15,9 @@ from typing import Any, Literal
 import yaml
 from jsonargparse import ArgumentParser
 
-from lit_ad.callbacks.output import written
-from lit_ad.data.one_class import Download, classes, prepare
+from lit_ad.data.one_class import Download, OneClass, classes, prepare
+from lit_ad.errors import UserError
+from lit_ad.files import atomic_write
 
 Row = dict[str, float]
 
@@ -48,10 +49,12 @@ def protocol(
     known = classes(root)
     unknown = [name for name in only or [] if name not in known]
     if unknown:
-        raise ValueError(f"no class {', '.join(unknown)} in {root}: there are {', '.join(known)}")
+        raise UserError(f"no class {', '.join(unknown)} in {root}: there are {', '.join(known)}")
     names = only or known
+    source_of_all = OneClass(root, normal=known[:1]) if mode == "unimodal" else OneClass(root, anomalous=known[:1])
+    tasks = source_of_all.tasks()
     if index is not None and not 0 <= index < len(names):
-        raise ValueError(f"index must lie in 0 to {len(names) - 1} for {len(names)} classes, not {index}")
+        raise UserError(f"index must lie in 0 to {len(names) - 1} for {len(names)} classes, not {index}")
     settings = {
         "run_config": yaml.safe_load(run_config.read_text()),
         "root": str(root.absolute()),
@@ -64,10 +67,8 @@ def protocol(
         place = f"[{names.index(name) + 1}/{len(names)}] {name}"
         if not (home / "metrics.json").is_file():
             print(f"{place}: {home}", flush=True)
-            # Both keys: what is not said here would stay as run_config has it.
-            normal, anomalous = ([name], None) if mode == "unimodal" else (None, [name])
-            classes_of = {"root": str(root.absolute()), "normal": normal, "anomalous": anomalous}
-            source = {"class_path": "lit_ad.data.OneClass", "init_args": classes_of}
+            task = {"root": str(root.absolute()), **tasks[name]}
+            source = {"class_path": "lit_ad.data.OneClass", "init_args": task}
             command = ["--config", str(run_config), "--data.source", json.dumps(source), *(arguments or [])]
             fit(home, command)
         write_table(output, names)
@@ -76,18 +77,18 @@ def protocol(
 
 
 def claim(output: Path, settings: dict[str, Any]) -> None:
-    """Results of different settings never share a table. ValueError if `output` holds those of others."""
+    """Results of different settings never share a table. UserError if `output` holds those of others."""
     record = output / "protocol.json"
     if record.is_file():
         earlier = json.loads(record.read_text())
         differ = [name for name in settings if earlier.get(name) != settings[name]]
         if differ:
-            raise ValueError(
+            raise UserError(
                 f"{output} holds results of another protocol (other {', '.join(differ)}): give another output, or "
                 "remove it"
             )
         return
-    with written(record) as temporary:
+    with atomic_write(record) as temporary:
         temporary.write_text(json.dumps(settings, indent=2) + "\n")
 
 
@@ -95,14 +96,14 @@ def fit(home: Path, command: list[str]) -> None:
     """Train and test in `home`, from its last checkpoint if there is one.
 
     Raises:
-        RuntimeError: The run failed.
+        UserError: The run failed.
     """
     last = home / "checkpoints" / "last.ckpt"
     command = [*command, "--trainer.default_root_dir", str(home.absolute())]
     command += ["--ckpt_path", str(last.absolute())] if last.is_file() else []
     done = subprocess.run([sys.executable, "-m", "lit_ad", "fit", *command], check=False)
     if done.returncode or not (home / "metrics.json").is_file():
-        raise RuntimeError(
+        raise UserError(
             f"the run in {home} did not finish (exit code {done.returncode}, see above); what was trained is kept, and "
             "the same command goes on from there"
         )
@@ -121,10 +122,10 @@ def write_table(output: Path, names: list[str]) -> None:
     mean = {key: statistics.fmean(row[key] for row in rows.values()) for key in shared}
     sd = {key: statistics.stdev(row[key] for row in rows.values()) for key in shared} if len(rows) > 1 else {}
     missing = [name for name in names if name not in rows]
-    with written(output / "results.json") as temporary:
+    with atomic_write(output / "results.json") as temporary:
         report = {"classes": rows, "mean": mean, "sd": sd, "missing": missing}
         temporary.write_text(json.dumps(report, indent=2) + "\n")
-    with written(output / "results.md") as temporary:
+    with atomic_write(output / "results.md") as temporary:
         temporary.write_text(markdown({**rows, "mean": mean, **({"sd": sd} if sd else {})}, missing))
 
 

@@ -10,7 +10,7 @@ import torch.multiprocessing as mp
 from timm.layers import BatchNormAct2d, convert_sync_batchnorm
 from torch import nn
 
-from lit_ad.batchnorm import SharedBatchNorm
+from lit_ad.methods.batchnorm import SharedBatchNorm
 from lit_ad.teachers.backbone import Backbone
 
 

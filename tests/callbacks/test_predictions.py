@@ -1,0 +1,84 @@
+"""Files in, scores and maps out: the right way up, at the right place, for every way of looking at an image."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lit_ad.callbacks import Predictions
+from lit_ad.data import AnomalyDataModule, MVTec
+from lit_ad.decision import Decision
+from lit_ad.view import View
+
+VIEWS = {
+    "own size": View(None),
+    "stretched": View((48, 80)),
+    "padded": View(96, fit="pad"),
+    "padded to a multiple": View((50, 90), multiple=32),
+    "tiles": View(None, tile=32, overlap=8, tile_batch=2),
+    "tiles of a padded image": View(96, fit="pad", tile=32, overlap=8),
+}
+
+
+def plant(path: Path, size: tuple[int, int], row: int, column: int) -> None:
+    """A dark grey image with one bright 9x9 square around a pixel."""
+    pixels = np.full(size, 40, np.uint8)
+    pixels[row - 4 : row + 5, column - 4 : column + 5] = 240
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.mark.parametrize("name", VIEWS)
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("stride", [1, 4])
+def test_a_planted_defect_is_found_where_it_is(
+    name: str, batch_size: int, stride: int, tmp_path: Path, brightness: Any, quiet_trainer: Any
+) -> None:
+    """Off centre in both directions, so that no flip, transposition or shift goes unseen."""
+    planted = {"a.png": ((60, 90), 12, 70), "b.png": ((60, 90), 45, 15), "c/d.png": ((80, 64), 66, 20)}
+    for file, (size, row, column) in planted.items():
+        plant(tmp_path / "new" / file, size, row, column)
+    view = VIEWS[name]
+    model = brightness(view, stride)
+    data = AnomalyDataModule(
+        MVTec(tmp_path / "nowhere"),
+        model.view,
+        eval_batch_size=batch_size,
+        num_workers=0,
+        predict_path=tmp_path / "new",
+    )
+    quiet_trainer(tmp_path / "run", Predictions()).predict(model, data)
+    with (tmp_path / "run/predictions/scores.csv").open() as file:
+        rows = {Path(row["path"]).relative_to(tmp_path / "new").as_posix(): row for row in csv.DictReader(file)}
+    assert list(rows) == list(planted)
+    for image, (size, row, column) in planted.items():
+        found = np.asarray(Image.open(tmp_path / "run/predictions/maps" / Path(image).with_suffix(".tiff")))
+        assert found.dtype == np.float32
+        assert found.shape == size
+        weight = found - found.min()
+        weight[weight < 0.5 * weight.max()] = 0
+        centre = [float((weight * axis).sum() / weight.sum()) for axis in np.indices(size)]
+        tolerance = 0.6 if stride == 1 else 2.0  # cells of four network pixels
+        assert centre == pytest.approx([row, column], abs=tolerance), (image, centre)
+        assert float(rows[image]["score"]) == pytest.approx(found.max(), abs=0.1)
+        assert rows[image]["verdict"] == ""  # without held-out images there is none
+
+
+def test_verdicts_and_p_values(tmp_path: Path, brightness: Any, quiet_trainer: Any) -> None:
+    for i, value in enumerate((51, 102, 204)):
+        (tmp_path / "new").mkdir(exist_ok=True)
+        Image.fromarray(np.full((8, 8), value, np.uint8)).save(tmp_path / f"new/{i}.png")
+    model = brightness()
+    model.decision = Decision({"x": [0.1, 0.3, 0.5]}, false_alarm=0.3)  # type: ignore[dict-item]
+    data = AnomalyDataModule(MVTec(tmp_path), model.view, num_workers=0, predict_path=tmp_path / "new")
+    quiet_trainer(tmp_path / "run", Predictions(maps=False)).predict(model, data)
+    with (tmp_path / "run/predictions/scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["score"]) for row in rows] == pytest.approx([0.2, 0.4, 0.8])
+    assert [float(row["p_value"]) for row in rows] == pytest.approx([3 / 4, 2 / 4, 1 / 4])
+    assert [row["verdict"] for row in rows] == ["nominal", "nominal", "anomalous"]
+    assert {float(row["threshold"]) for row in rows} == {0.5}
+    assert not (tmp_path / "run/predictions/maps").exists()

@@ -1,0 +1,109 @@
+"""Items to batches, in an order that depends on seed and epoch alone."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from lit_ad.batch import Batch, Sample
+from lit_ad.data.dataset import AnomalyDataset
+from lit_ad.data.loading import Shuffle, TrainLoader, collate, collate_equal, join
+from lit_ad.errors import UserError
+from lit_ad.view import View
+
+
+def test_sizes_in_one_batch(write) -> None:
+    samples = [Sample(write("a.png", (20, 24)), 0, split="test"), Sample(write("b.png", (30, 16)), 0, split="test")]
+    items = [AnomalyDataset(samples, View(None))[i] for i in range(2)]
+    batch = collate(items)
+    assert batch.pixels.shape == (2, 3, 30, 24)
+    for image, item, (top, left, bottom, right) in zip(batch.pixels, items, batch.boxes, strict=True):
+        assert torch.equal(image[:, top:bottom, left:right], item.pixels[0])
+    assert torch.equal(batch.pixels[0, :, 20], batch.pixels[0, :, 18])
+    with pytest.raises(UserError, match=r"\(20, 24\) .*a.png and \(30, 16\) .*b.png: set model.view.image_size"):
+        collate_equal(items)
+
+
+def test_masks_of_a_batch(write) -> None:
+    image = write("a.png")
+    kinds = [Sample(image, 0, split="test"), Sample(image, 1, split="test"), Sample(image, 0)]
+    nominal, anomalous, training = (AnomalyDataset([kind], View(16))[0] for kind in kinds)
+    batch = collate([nominal, anomalous])
+    assert batch.masks[0] is not None and batch.masks[1] is None
+    assert collate([anomalous]).masks == [None]
+    assert collate([training]).masks is None
+
+
+def test_what_is_known_of_each_image_stays_in_order(write) -> None:
+    samples = [Sample(write(f"{i}.png", (20 + i, 24)), i % 2, category="ab"[i % 2], split="test") for i in range(4)]
+    dataset = AnomalyDataset(samples, View(16, fit="pad"))
+    batch = collate([dataset[i] for i in (2, 0, 3)])
+    assert batch.samples == [samples[2], samples[0], samples[3]] and batch.index.tolist() == [2, 0, 3]
+    assert batch.labels.tolist() == [0, 0, 1] and batch.sizes == [(22, 24), (20, 24), (23, 24)]
+    for row, i in enumerate((2, 0, 3)):
+        assert torch.equal(batch.pixels[row], dataset[i].pixels[0]) and batch.boxes[row] == dataset[i].boxes[0]
+
+
+def test_features_of_a_batch(write) -> None:
+    dataset = AnomalyDataset([Sample(write(f"{i}.png"), 0) for i in range(3)], View(16))
+    levels = [torch.randn(3, 8, 4, 4), torch.randn(3, 5, 7)]
+    dataset.serve([[level[i : i + 1] for level in levels] for i in range(3)], pixels=False)
+    batch = collate_equal([dataset[i] for i in range(3)])
+    assert batch.pixels is None and len(batch) == 3
+    for joined, level in zip(batch.features, levels, strict=True):
+        assert torch.equal(joined, level)
+
+
+def test_one_large_image_is_not_copied() -> None:
+    row = torch.ones(1, 3, 8, 8)
+    assert join([row]) is row and join([row, row]).shape == (2, 3, 8, 8)
+
+
+def of_length(length: int) -> AnomalyDataset:
+    return AnomalyDataset([Sample(Path(f"{i}.png"), 0) for i in range(length)], View(16))
+
+
+@pytest.mark.parametrize("length", [8, 9])
+def test_processes_share_an_epoch(length: int) -> None:
+    parts = [list(Shuffle(of_length(length), 2, rank, seed=0)) for rank in range(2)]
+    assert sorted(set(parts[0] + parts[1])) == list(range(length)) and len(parts[0]) == len(parts[1])
+
+
+def test_the_dataset_learns_which_epoch_it_is() -> None:
+    dataset = of_length(4)
+    sampler = Shuffle(dataset, 1, 0, seed=0)
+    orders = []
+    for epoch in (0, 1):
+        orders.append(list(sampler))
+        assert int(dataset.epoch) == epoch
+    sampler.set_epoch(0)
+    assert list(sampler) == orders[0] != orders[1] and int(dataset.epoch) == 0
+
+
+def loader_of(write) -> TrainLoader:
+    dataset = AnomalyDataset([Sample(write(f"{i}.png", (8, 8)), 0) for i in range(10)], View(8))
+    return TrainLoader(dataset, batch_size=3, sampler=Shuffle(dataset, 1, 0, seed=1), collate_fn=collate_equal)
+
+
+def indices(batches: list[Batch]) -> list[list[int]]:
+    return [batch.index.tolist() for batch in batches]
+
+
+@pytest.mark.parametrize("seen", [1, 2, 4])
+def test_an_epoch_resumes_after_the_batches_it_has_given(write, seen: int) -> None:
+    """Where all are given, what is resumed is an epoch with nothing left."""
+    loader = loader_of(write)
+    epochs = [indices(list(loader)) for _ in range(3)]
+    assert epochs[0] != epochs[1] and [len(batch) for batch in epochs[1]] == [3, 3, 3, 1]
+
+    loader = loader_of(write)
+    list(loader)
+    batches = iter(loader)
+    assert indices([next(batches) for _ in range(seen)]) == epochs[1][:seen]
+    state = loader.state_dict()
+    assert state == {"epoch": 1, "batches": seen}
+
+    resumed = loader_of(write)
+    resumed.load_state_dict(state)
+    assert indices(list(resumed)) == epochs[1][seen:]
+    assert indices(list(resumed)) == epochs[2]  # and the next one is whole

@@ -1,0 +1,60 @@
+"""Ground truth: every kind of mask file, and what is known without one."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lit_ad.batch import Sample
+from lit_ad.data.masks import check_masks, read_mask, read_truth
+from lit_ad.errors import UserError
+
+GREY = np.random.default_rng(0).integers(0, 256, (20, 30)).astype(np.uint8)
+
+
+def test_masks_of_every_kind(tmp_path: Path) -> None:
+    truth = GREY > 200
+    for value in (1, 255):
+        grey = Image.fromarray(truth.astype(np.uint8) * value)
+        kinds = [grey, grey.convert("RGB"), grey.convert("LA"), grey.convert("RGBA"), Image.fromarray(truth)]
+        kinds.append(Image.fromarray(truth.astype(np.uint16) * value))
+        for i, kind in enumerate(kinds):
+            kind.save(tmp_path / f"{i}.png")
+            assert np.array_equal(read_mask(tmp_path / f"{i}.png"), truth), (value, kind.mode)
+    palette = Image.fromarray((~truth).astype(np.uint8), "P")  # index 0 is the white one
+    palette.putpalette([255, 255, 255, 0, 0, 0])
+    palette.save(tmp_path / "p.png")
+    assert np.array_equal(read_mask(tmp_path / "p.png"), truth)
+    block = np.zeros((32, 32), np.uint8)
+    block[5:20, 7:23] = 255
+    Image.fromarray(block).save(tmp_path / "block.jpg", quality=75)
+    assert np.array_equal(read_mask(tmp_path / "block.jpg"), block > 0)
+
+
+def test_no_mask_is_not_no_defect(write_mask) -> None:
+    image, mask = Path("a.png"), write_mask("m.png", (20, 24))
+    nominal = read_truth(Sample(image, 0, split="test"), (20, 24))
+    assert nominal is not None and nominal.shape == (20, 24) and not nominal.any()
+    assert read_truth(Sample(image, 1, split="test"), (20, 24)) is None
+    truth = read_truth(Sample(image, 1, mask, split="test"), (20, 24))
+    assert truth is not None and truth.sum() == 120 and truth[:10, :12].all()
+    with pytest.raises(UserError, match=r"mask of another size: .*m.png is 20x24 .* its image a.png is 24x20"):
+        read_truth(Sample(image, 1, mask, split="test"), (24, 20))
+
+
+def test_sizes_are_checked_from_headers(tmp_path: Path, write, write_mask) -> None:
+    fits = Sample(write("a.png", (20, 24)), 1, write_mask("a_mask.png", (20, 24)), split="test")
+    check_masks([fits, Sample(tmp_path / "gone.png", 1, split="test")])  # without a mask no file is opened
+    wrong = Sample(write("b.png", (20, 24)), 1, write_mask("b_mask.png", (24, 20)), split="test")
+    with pytest.raises(UserError, match=r"b_mask.png is 24x20 .* its image .*b.png is 20x24"):
+        check_masks([fits, wrong])
+
+
+def test_a_mask_fits_the_image_turned_upright(tmp_path: Path, write_mask) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(GREY).save(tmp_path / "a.png", exif=exif)
+    check_masks([Sample(tmp_path / "a.png", 1, write_mask("upright.png", (30, 20)), split="test")])
+    with pytest.raises(UserError, match=r"is 20x30 .* turned upright"):
+        check_masks([Sample(tmp_path / "a.png", 1, write_mask("lying.png", (20, 30)), split="test")])

@@ -1,0 +1,135 @@
+"""A Detector says what evaluation says, from nothing but its file."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lit_ad import Detector
+from lit_ad.callbacks import Calibration, Evaluation, FeatureCache
+from lit_ad.data import AnomalyDataModule, MVTec
+from lit_ad.deploy.detector import highest, outline
+from lit_ad.errors import UserError
+from lit_ad.methods import __all__ as METHODS
+from lit_ad.methods.base import Method, method_class
+from lit_ad.results import Results
+from lit_ad.view import View
+
+VIEWS = {
+    "stretched": View(64),
+    "padded": View(64, fit="pad", interpolation="bicubic"),
+    "tiles": View(96, tile=64, overlap=16, tile_batch=2),
+}
+
+
+@pytest.fixture(scope="module")
+def runs(
+    images: Path, small_models: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> dict[tuple[str, str], Path]:
+    """Every method trained for an epoch at every view, tested, and saved: RUN/checkpoints/best.ckpt."""
+    made = {}
+    for method in METHODS:
+        for name, view in VIEWS.items():
+            home = tmp_path_factory.mktemp(f"{method}-{name}")
+            torch.manual_seed(0)
+            arguments = {**small_models[method]["init_args"], "view": view}
+            model: Method = method_class(f"lit_ad.methods.{method.lower()}.{method}", home)(**arguments)
+            data = AnomalyDataModule(MVTec(images), model.view, batch_size=4, num_workers=0)
+            trainer = L.Trainer(
+                default_root_dir=home,
+                max_epochs=1,
+                accelerator="cpu",
+                logger=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                enable_checkpointing=False,
+                callbacks=[Calibration(0.3), Evaluation(), FeatureCache()],
+            )
+            trainer.fit(model, data)
+            trainer.test(model, data, verbose=False)
+            trainer.save_checkpoint(home / "checkpoints/best.ckpt")
+            made[method, name] = home
+    return made
+
+
+@pytest.mark.parametrize("name", VIEWS)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_checkpoint_alone_says_what_the_test_said(method: str, name: str, runs: dict[tuple[str, str], Path]) -> None:
+    run = runs[method, name]
+    detector, results = Detector.load(run), Results.load(run / "metrics.json")
+    paths = [image.path for image in results.images]
+    for found, expected in zip(detector(paths), results.images, strict=True):
+        assert found.score == pytest.approx(expected.score, rel=1e-4)
+        assert found.p_value == pytest.approx(expected.p_value)
+        assert found.anomalous == expected.anomalous
+        assert found.image.shape == (64, 72, 3)
+        if found.anomaly_map is not None:
+            assert found.anomaly_map.shape == (64, 72)
+            assert found.mask is not None
+            assert np.array_equal(found.mask, found.anomaly_map > results.pixel_threshold)
+            assert sum(region.area for region in found.regions) == found.mask.sum()
+    assert results.false_alarm == 0.3
+
+
+def test_one_a_list_and_a_stream(runs: dict[tuple[str, str], Path], images: Path) -> None:
+    detector = Detector.load(runs["STFPM", "stretched"] / "checkpoints/best.ckpt")
+    paths = sorted((images / "test/square").iterdir())
+    together = detector(paths)
+    alone = [detector(path) for path in paths]
+    streamed = detector(path for path in paths)
+    assert not isinstance(streamed, list)
+    for one, other, third in zip(together, alone, streamed, strict=True):
+        assert one.score == pytest.approx(other.score, rel=1e-5)
+        assert third.score == other.score
+    batched = list(detector.stream(paths, batch_size=3))
+    assert [one.score for one in batched] == pytest.approx([one.score for one in together], rel=1e-4)
+
+
+def test_images_of_every_kind(runs: dict[tuple[str, str], Path], images: Path, tmp_path: Path) -> None:
+    detector = Detector.load(runs["STFPM", "stretched"])
+    path = images / "test/good/000.png"
+    pixels = np.asarray(Image.open(path))
+    expected = detector(path).score
+    grey = pixels[..., 0]
+    kinds = [str(path), Image.open(path), pixels, grey, grey[..., None], np.dstack([pixels, grey])]
+    kinds += [grey.astype(np.uint16) * 257, grey / 255, (grey / 255).astype(np.float32), Image.fromarray(grey)]
+    for kind in kinds:
+        assert detector(kind).score == expected
+    for wrong in (np.zeros((4, 4, 2), np.uint8), np.full((4, 4), 300.0), np.zeros((2, 4, 4, 3), np.uint8)):
+        with pytest.raises(UserError, match=r"an image is a path|is no image"):
+            detector(wrong)
+    (tmp_path / "x.png").write_text("no image")
+    with pytest.raises(UserError, match=r"cannot read .*x\.png"):
+        detector(tmp_path / "x.png")
+
+
+def test_pictures(runs: dict[tuple[str, str], Path], images: Path, tmp_path: Path) -> None:
+    found = Detector.load(runs["STFPM", "stretched"])(images / "test/square/003.png")
+    assert found.plot().size == (2 * 72 + 4, 64)
+    found.save(tmp_path / "found.png")
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "found.png"))[:, :72], found.image)
+    with pytest.raises(UserError, match="no suffix of an image"):
+        found.save(tmp_path / "found.xyz")
+    mask = np.zeros((6, 6), bool)
+    mask[1:5, 1:5] = True
+    assert outline(mask).sum() == 12
+    assert highest(np.arange(100, dtype=np.float32), 0.05) == 97
+
+
+def test_what_is_no_detector(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is no run directory: it has neither"):
+        Detector.load(tmp_path)
+    with pytest.raises(UserError, match="there is no detector"):
+        Detector.load(tmp_path / "x.ckpt")
+
+
+def test_importing_it_imports_no_torch() -> None:
+    code = "import sys, lit_ad; print([m for m in ('torch', 'lightning', 'timm', 'cv2', 'scipy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

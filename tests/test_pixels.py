@@ -1,0 +1,174 @@
+"""Any image to uint8 RGB: every kind of file, arrays and Pillow images."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lit_ad.errors import UserError
+from lit_ad.pixels import open_image, read_image, to_rgb, upright_size
+
+GENERATOR = np.random.default_rng(0)
+RGB = GENERATOR.integers(0, 256, (20, 30, 3)).astype(np.uint8)
+GREY = GENERATOR.integers(0, 256, (20, 30)).astype(np.uint8)
+GREY3 = np.repeat(GREY[..., None], 3, axis=2)
+ALPHA = GENERATOR.integers(0, 256, (20, 30)).astype(np.uint8)
+
+
+def saved(image: Image.Image, path: Path, **kwargs: object) -> np.ndarray:
+    image.save(path, **kwargs)
+    return read_image(path)
+
+
+@pytest.mark.parametrize("extension", ["png", "bmp", "tiff", "webp"])
+def test_rgb(tmp_path: Path, extension: str) -> None:
+    kwargs = {"lossless": True} if extension == "webp" else {}
+    image = saved(Image.fromarray(RGB), tmp_path / f"x.{extension}", **kwargs)
+    assert image.dtype == np.uint8 and np.array_equal(image, RGB)
+
+
+@pytest.mark.parametrize("extension", ["png", "bmp", "tiff"])
+def test_grey(tmp_path: Path, extension: str) -> None:
+    assert np.array_equal(saved(Image.fromarray(GREY), tmp_path / f"x.{extension}"), GREY3)
+
+
+@pytest.mark.parametrize("extension", ["png", "tiff"])
+def test_16_bit_grey(tmp_path: Path, extension: str) -> None:
+    wide = Image.fromarray(GREY.astype(np.uint16) * 257)
+    assert np.array_equal(saved(wide, tmp_path / f"x.{extension}"), GREY3)
+    ends = Image.fromarray(np.array([[0, 65535, 128, 129, 65407]], np.uint16))
+    assert saved(ends, tmp_path / f"y.{extension}")[0, :, 0].tolist() == [0, 255, 0, 1, 255]
+
+
+def test_32_bit_and_float(tmp_path: Path) -> None:
+    assert np.array_equal(saved(Image.fromarray(GREY.astype(np.int32) * 257), tmp_path / "i.tiff"), GREY3)
+    assert np.array_equal(saved(Image.fromarray(GREY.astype(np.float32) / 255), tmp_path / "f.tiff"), GREY3)
+    for values in (GREY.astype(np.float32) * 2, np.full((4, 4), np.nan, np.float32), GREY.astype(np.int32) * 2000):
+        with pytest.raises(UserError, match=r"z.tiff has values from"):
+            saved(Image.fromarray(values), tmp_path / "z.tiff")
+
+
+@pytest.mark.filterwarnings("error")
+def test_palette_and_transparency(tmp_path: Path) -> None:
+    palette = Image.fromarray(RGB).quantize(64)
+    colours = np.asarray(palette.convert("RGB"))
+    assert np.array_equal(saved(palette, tmp_path / "p.png"), colours)
+    assert np.array_equal(saved(palette, tmp_path / "t.png", transparency=3), colours)
+    assert np.array_equal(saved(palette, tmp_path / "b.png", transparency=bytes(range(64))), colours)
+    assert np.array_equal(saved(Image.fromarray(np.dstack([RGB, ALPHA])), tmp_path / "a.png"), RGB)
+    assert np.array_equal(saved(Image.fromarray(np.dstack([GREY, ALPHA]), "LA"), tmp_path / "la.png"), GREY3)
+    assert np.array_equal(saved(Image.fromarray(RGB), tmp_path / "k.png", transparency=(1, 2, 3)), RGB)
+
+
+def test_one_bit(tmp_path: Path) -> None:
+    bits = GREY > 127
+    assert np.array_equal(saved(Image.fromarray(bits), tmp_path / "x.png")[..., 1], bits * 255)
+
+
+def test_cmyk_jpeg(tmp_path: Path) -> None:
+    flat = np.full((16, 16, 3), (200, 100, 50), np.uint8)
+    image = saved(Image.fromarray(flat).convert("CMYK"), tmp_path / "x.jpg", quality=100)
+    assert np.abs(image.astype(int) - flat).max() <= 3
+
+
+@pytest.mark.parametrize(("orientation", "turned"), [(1, 0), (3, 2), (6, 3), (8, 1)])
+@pytest.mark.parametrize("extension", ["png", "tiff"])
+def test_exif_turns_the_image(tmp_path: Path, extension: str, orientation: int, turned: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = saved(Image.fromarray(RGB), tmp_path / f"x.{extension}", exif=exif)
+    assert np.array_equal(image, np.rot90(RGB, turned))
+
+
+def test_exif_turns_16_bit_images(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    wide = Image.fromarray(GREY.astype(np.uint16) * 257)
+    assert np.array_equal(saved(wide, tmp_path / "x.png", exif=exif), np.rot90(GREY3, 3))
+
+
+def test_unreadable_and_truncated(tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("not an image")
+    (tmp_path / "empty.png").touch()
+    for extension in ("jpg", "png", "tiff", "bmp"):
+        path = tmp_path / f"whole.{extension}"
+        Image.fromarray(RGB).save(path)
+        (tmp_path / f"half.{extension}").write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    for name in ("text.png", "empty.png", "missing.png", "half.jpg", "half.png", "half.tiff", "half.bmp"):
+        with pytest.raises(UserError, match=rf"cannot read .*{name}: .*; replace or remove it"):
+            read_image(tmp_path / name)
+
+
+def test_pixels_without_rgb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(image: Image.Image, mode: str) -> None:
+        raise ValueError("conversion not supported")  # as Pillow does, of modes that differ by its version
+
+    Image.new("LAB", (4, 4)).save(tmp_path / "x.tiff")
+    monkeypatch.setattr(Image.Image, "convert", fail)
+    with pytest.raises(UserError, match=r"x.tiff has pixels of kind LAB"):
+        read_image(tmp_path / "x.tiff")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("extension", ["png", "jpg", "tiff"])
+def test_the_size_in_the_header_is_that_of_the_pixels(tmp_path: Path, extension: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = saved(Image.fromarray(RGB), tmp_path / f"x.{extension}", exif=exif)
+    assert upright_size(tmp_path / f"x.{extension}") == image.shape[:2]
+
+
+def test_a_header_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("not an image")
+    for name in ("text.png", "missing.png"):
+        for reader in (upright_size, open_image):
+            with pytest.raises(UserError, match=rf"cannot read .*{name}: .*; replace or remove it"):
+                reader(tmp_path / name)
+
+
+def test_all_that_is_an_image(tmp_path: Path) -> None:
+    Image.fromarray(RGB).save(tmp_path / "x.png")
+    for image in (tmp_path / "x.png", str(tmp_path / "x.png"), Image.fromarray(RGB), RGB, np.dstack([RGB, ALPHA])):
+        assert np.array_equal(to_rgb(image), RGB)
+    for grey in (GREY, GREY[..., None], Image.fromarray(GREY), GREY.astype(np.uint16) * 257, GREY / 255):
+        assert np.array_equal(to_rgb(grey), GREY3)
+    for kind in (np.float16, np.float32, np.float64):
+        assert np.array_equal(to_rgb((RGB / 255).astype(kind)), RGB)
+    assert np.array_equal(to_rgb(GREY > 127), np.where(GREY3 > 127, 255, 0))
+    assert to_rgb(RGB[:, ::-1]).flags["C_CONTIGUOUS"] and to_rgb(RGB.astype(np.uint16)).dtype == np.uint8
+
+
+def test_a_file_and_its_array_are_the_same_image(tmp_path: Path) -> None:
+    """What a program holds in memory is read as what it would save."""
+    for i, array in enumerate((RGB, GREY, np.dstack([RGB, ALPHA]), GREY.astype(np.uint16) * 199, GREY > 127)):
+        Image.fromarray(array).save(tmp_path / f"{i}.png")
+        assert np.array_equal(to_rgb(array), read_image(tmp_path / f"{i}.png"))
+
+
+def test_a_pillow_image_is_turned_upright_and_stays_as_it_is(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(RGB).save(tmp_path / "x.png", exif=exif)
+    with Image.open(tmp_path / "x.png") as image:
+        assert np.array_equal(to_rgb(image), np.rot90(RGB, 3))
+        assert image.size == (30, 20)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (np.zeros((2, 20, 30, 3), np.uint8), r"not an array of shape \(2, 20, 30, 3\)"),
+        (np.zeros((3, 20, 30), np.uint8), r"not an array of shape \(3, 20, 30\)"),
+        (np.zeros(7, np.uint8), r"not an array of shape \(7,\)"),
+        ([[1, 2], [3, 4]], "an image is a path, a Pillow image or an array .*, not list"),
+        (None, "not NoneType"),
+        (np.full((4, 4), 1.5), "an array of float64 with values from 1.5 to 1.5 is no image"),
+        (np.full((4, 4), -0.5), "is no image: give uint8"),
+        (np.full((4, 4), np.nan), "is no image: give uint8"),
+        (np.full((4, 4), 100, np.int64), "an array of int64 with values from 100 to 100 is no image"),
+    ],
+)
+def test_what_is_no_image(wrong: object, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        to_rgb(wrong)
