@@ -59,7 +59,7 @@ def fit(options: argparse.Namespace, epochs: int, dtype: Precision | None, home:
     """Epochs, and the wall and processor seconds of everything from `fit` on."""
     L.seed_everything(0, verbose=False)
     model = detector(options)
-    data = AnomalyDataModule(MVTec(options.root), model.view, batch_size=options.batch)
+    data = AnomalyDataModule(MVTec(options.root), model.view, batch_size=options.batch, inspect=False)
     cache, clock = FeatureCache(dtype is not None, Path(home), dtype or "float16"), Clock()
     trainer = L.Trainer(
         max_epochs=epochs,

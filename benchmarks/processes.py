@@ -26,7 +26,7 @@ Report = tuple[list[float], dict[str, float]]
 
 
 def fit(method: str, processes: int, precision: str, home: Path, options: argparse.Namespace) -> Report:
-    """The loss of every step, and the overall metrics."""
+    """The loss of every step, and the metrics of all test images."""
     config, size, epochs, weights = METHODS[method]
     if not (home / "metrics.json").is_file():
         source = {"class_path": "lit_ad.data.MVTec", "init_args": {"root": str(options.root)}}
@@ -39,13 +39,14 @@ def fit(method: str, processes: int, precision: str, home: Path, options: argpar
             *("--trainer.accelerator", "cpu", "--trainer.devices", processes, "--trainer.precision", precision),
             *("--trainer.log_every_n_steps", 1, "--trainer.enable_progress_bar", "false"),
             *("--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", home, "--trainer.default_root_dir", home),
+            *("--overwrite", "true"),  # a run that was interrupted
         ]
         if method == "STFPM":
             arguments += ["--model.backbone", "resnet18"]
         subprocess.run([sys.executable, "-m", "lit_ad", "fit", *map(str, arguments)], check=True)
     with max(home.glob("lightning_logs/*/metrics.csv")).open() as file:
         losses = [float(row["train/loss_step"]) for row in csv.DictReader(file) if row["train/loss_step"]]
-    return losses, json.loads((home / "metrics.json").read_text())["rows"]["overall"]
+    return losses, json.loads((home / "metrics.json").read_text())["rows"]["pooled"]
 
 
 def main() -> None:

@@ -101,7 +101,7 @@ def run_ours(options: argparse.Namespace, cached: bool) -> dict[str, float]:
     clock = Epochs.of(L)
     model = STFPM(weights=options.weights, view=View(options.size))
     source = listed(options.images, options.count)
-    data = AnomalyDataModule(source, model.view, batch_size=options.batch, val_fraction=1e-9)
+    data = AnomalyDataModule(source, model.view, batch_size=options.batch, val_fraction=1e-9, inspect=False)
     with tempfile.TemporaryDirectory() as home:
         cache = FeatureCache(cached, Path(home), "float32")
         trainer(L, options, [cache, clock], home).fit(model, datamodule=data)

@@ -23,6 +23,7 @@ class Sample(NamedTuple):  # half precision has Lightning rebuild what is in a b
     category: str = ""
     defect: str = "good"  # the defect type, "good" for nominal images
     split: Split = "train"
+    error: str = ""  # why an image to predict could not be read; a black one stands in its place
 
 
 @dataclass
@@ -34,6 +35,7 @@ class Batch:
     samples: list[Sample]
     sizes: list[Size]  # of the original images
     boxes: list[Box]  # where the image's content lies in its pixels; what is outside is padding
+    canvases: list[Size] | None = None  # of each image's own input, where larger ones filled it up; None: all alike
     masks: list[Tensor | None] | None = None  # B x (H0, W0) bool at original size; an entry is None without pixel truth
     features: list[Tensor] | None = None  # of the frozen part, from the cache: (B, ...) each
     unrelated: Tensor | None = None  # (B, 3, H, W) uint8: other images, for methods that train on them too
@@ -48,15 +50,33 @@ class Batch:
 
     @property
     def canvas(self) -> Size:
-        """Height and width of the network's input."""
+        """Height and width of the pixels."""
         assert self.pixels is not None
         return self.pixels.shape[-2], self.pixels.shape[-1]
 
     def original_map(self, prediction: "Prediction", i: int) -> Floats:
         """The anomaly map of image i without padding, at its original size: (H0, W0)."""
         assert prediction.anomaly_map is not None
-        anomaly_map = prediction.anomaly_map[i, 0].float().cpu().numpy()
-        return original_map(anomaly_map, self.canvas, self.boxes[i], self.sizes[i])
+        height, width = canvas = self.input_size(i)
+        anomaly_map = prediction.anomaly_map[i, 0, :height, :width].float().cpu().numpy()
+        return original_map(anomaly_map, canvas, self.boxes[i], self.sizes[i])
+
+    def input_size(self, i: int) -> Size:
+        """Height and width of the network's input for image i."""
+        return self.canvas if self.canvases is None else self.canvases[i]
+
+    def alone(self) -> list["Batch"]:
+        """Each image by itself, without what fills it up."""
+        found = []
+        for i in range(len(self)):
+            one, (height, width) = self.select([j == i for j in range(len(self))]), self.input_size(i)
+            assert one.pixels is not None
+            found.append(replace(one, pixels=one.pixels[..., :height, :width], canvases=None))
+        return found
+
+    def uniform(self) -> list["Batch"]:
+        """This batch, if its images have one input size; else each image by itself."""
+        return [self] if self.canvases is None else self.alone()
 
     def select(self, keep: Sequence[bool]) -> "Batch":
         """The images for which `keep` is true."""

@@ -4,8 +4,7 @@
 class UserError(Exception):
     """Bad input, in one message that names the file or key and the remedy.
 
-    Commands print it as one line; any other exception is a bug and keeps its traceback. It is no ValueError: the parser
-    of the command line takes those for arguments of a wrong type, and says so in eight lines.
+    Commands print it as one line; any other exception is a bug and keeps its traceback.
     """
 
     def __init__(self, message: str) -> None:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise UserError(f"cannot write {path}: {error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it is not there; or its folder is none, which the error above says
+            temporary.unlink()
 
 
 def sync_folder(folder: Path) -> None:
@@ -41,6 +42,16 @@ def sync_folder(folder: Path) -> None:
 def run_directory(trainer: Any) -> Path:
     """The run's directory, the same on every process (call it on all of them)."""
     return Path(trainer.strategy.broadcast(trainer.default_root_dir))
+
+
+def free_directory(wanted: Path, used: str) -> Path:
+    """`wanted`, or that name with a number, where no file `used` lies yet."""
+    number = 1
+    while True:
+        home = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+        if not (home / used).exists():
+            return home
+        number += 1
 
 
 def cache_directory() -> Path:

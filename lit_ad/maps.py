@@ -7,6 +7,8 @@ from torch.nn.functional import interpolate
 
 def upsample(anomaly_map: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear resize, (B, C, h, w) -> (B, C, *size) float32."""
+    if anomaly_map.shape[-2:] == size:
+        return anomaly_map.float()
     return interpolate(anomaly_map.float(), size=size, mode="bilinear", align_corners=False)
 
 
@@ -18,25 +20,17 @@ def product(maps: list[Tensor], size: tuple[int, int]) -> Tensor:
     return result
 
 
-def crop(anomaly_map: Tensor, canvas: tuple[int, int], box: tuple[int, int, int, int]) -> Tensor:
-    """The content of a padded image, (B, 1, h, w) -> (B, 1, h', w').
-
-    `canvas` is the network's input size and `box` = (top, left, bottom, right) the image's content in its pixels. A map
-    of a padded image is brought to the canvas first, so that the cut is exact.
-    """
-    if box == (0, 0, *canvas):
-        return anomaly_map
-    top, left, bottom, right = box
-    full = anomaly_map if anomaly_map.shape[-2:] == canvas else upsample(anomaly_map, canvas)
-    return full[..., top:bottom, left:right]
+def clip(anomaly_map: Tensor, fraction: float) -> Tensor:
+    """Values above each map's own quantile become it, (B, 1, h, w) -> the same shape."""
+    return anomaly_map.minimum(quantile(anomaly_map.flatten(1), fraction).view(-1, 1, 1, 1))
 
 
-def clip(anomaly_map: Tensor, quantile: float) -> Tensor:
-    """Values above each map's own quantile (interpolated) become it, (B, 1, h, w) -> the same shape."""
-    values = anomaly_map.flatten(1).sort(dim=1).values  # torch.quantile refuses more than 2^24 values
-    position = quantile * (values.shape[1] - 1)
-    below, above = values[:, int(position)], values[:, min(int(position) + 1, values.shape[1] - 1)]
-    return anomaly_map.minimum(torch.lerp(below, above, position % 1).view(-1, 1, 1, 1))
+def quantile(values: Tensor, fraction: float) -> Tensor:
+    """Interpolated quantile of each row, (B, n) -> (B,). torch.quantile refuses more than 2^24 values."""
+    ordered = values.sort(dim=1).values
+    position = fraction * (values.shape[1] - 1)
+    below, above = ordered[:, int(position)], ordered[:, min(int(position) + 1, values.shape[1] - 1)]
+    return torch.lerp(below, above, position % 1)
 
 
 def gaussian_blur(anomaly_map: Tensor, sigma: float) -> Tensor:

@@ -1,5 +1,6 @@
 """Any image -> uint8 RGB. NumPy and Pillow only, so that a detector needs no more."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -84,10 +85,25 @@ def upright_size(path: Path) -> Size:
             width, height = image.size
             if isinstance(image, TiffImageFile):  # its `size` is upright already, but only in newer versions of Pillow
                 width, height = image.tag_v2[ExifTags.Base.ImageWidth], image.tag_v2[ExifTags.Base.ImageLength]
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+            # Asked for the EXIF data of a PNG, Pillow decodes all of it, since they may follow the pixels.
+            exif = image.getexif() if image.format != "PNG" or text_follows(path) else Image.Image.getexif(image)
+            turned = exif.get(ExifTags.Base.Orientation, 1) >= 5
     except Exception as error:
         raise UserError(f"cannot read {path}: {error}; replace or remove it") from error
     return (width, height) if turned else (height, width)
+
+
+def text_follows(path: Path) -> bool:
+    """Whether a PNG has chunks of EXIF data or text behind its pixels."""
+    behind = False
+    with path.open("rb") as file:
+        file.seek(8)
+        while len(start := file.read(8)) == 8:
+            behind = behind or start[4:] == b"IDAT"
+            if behind and start[4:] in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"):
+                return True
+            file.seek(int.from_bytes(start[:4], "big") + 4, os.SEEK_CUR)  # what it holds, and its checksum
+    return False
 
 
 def open_image(path: Path) -> Image.Image:

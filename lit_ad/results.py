@@ -1,22 +1,30 @@
 """What a test found: every number, curve and image score, gathered from all processes, to JSON and back."""
 
+import csv
 import json
 import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path, PurePath
+from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 import torch.distributed as dist
 from numpy.typing import NDArray
 
+from lit_ad.batch import Sample
 from lit_ad.errors import UserError
 from lit_ad.files import atomic_write
 
 Row = dict[str, float]
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # points: false positive rate, and what is gained
 
+POOLED, MEAN = "pooled", "mean"  # all other rows' names have a slash in them, which no folder's name can have
 COLUMNS = ("image_auroc", "image_average_precision", "image_f1_max", "pixel_auroc", "pixel_f1_max", "aupro_30")
+VERDICTS = {"false_alarms": ("false_alarm_rate", "nominal_images"), "misses": ("miss_rate", "anomalous_images")}
+Z95 = 1.959963984540054  # the normal distribution's quantile 0.975
 
 
 @dataclass(frozen=True)
@@ -51,7 +59,11 @@ class ImageResult:
 
 @dataclass
 class Results:
-    """Metrics by row ("overall", a category, a defect type), curves over all images, and each image's score."""
+    """Metrics by row, curves over all images, and each image's score.
+
+    Rows: "pooled" of all images together; of several categories, each as "CATEGORY/", and "mean", the mean of theirs;
+    "CATEGORY/DEFECT", a defect type with the good images of its category.
+    """
 
     rows: dict[str, Row]
     images: list[ImageResult]
@@ -59,20 +71,48 @@ class Results:
     threshold: float | None = None  # of the image score, all categories together
     pixel_threshold: float | None = None
     false_alarm: float | None = None  # the rate that both were set for
+    maps: bool = True  # whether the method gives anomaly maps
 
     def misses(self, count: int) -> list[ImageResult]:
         """The images with a wrong verdict, the worst first."""
         return sorted((image for image in self.images if image.missed), key=lambda image: -image.wrong_by)[:count]
 
     def table(self) -> str:
-        """The rows as aligned text, the metrics people quote only; all are in the file."""
-        width = max(len(row) for row in self.rows)
-        lines = [" " * width + "  " + "  ".join(COLUMNS)]
+        """The rows as aligned text, the metrics people quote only; all are in the file. An empty cell has a letter,
+        and a line below says why it is empty."""
+        notes: dict[str, str] = {}
+        lines = [["", *COLUMNS, *VERDICTS]]
         for row, values in self.rows.items():
-            cells = [f"{values.get(name, math.nan):.4f}".replace("nan", "") for name in COLUMNS]
-            aligned = [cell.rjust(len(name)) for cell, name in zip(cells, COLUMNS, strict=True)]
-            lines.append(row.ljust(width) + "  " + "  ".join(aligned))
-        return "\n".join(lines)
+            cells = [row]
+            for name in (*COLUMNS, *VERDICTS):
+                cell = shown(values, name)
+                if not cell:
+                    why = self._why_empty(row, name)
+                    cell = f"({notes.setdefault(why, chr(ord('a') + len(notes)))})"
+                cells.append(cell)
+            lines.append(cells)
+        widths = [max(len(cells[i]) for cells in lines) for i in range(len(lines[0]))]
+        text = [
+            "  ".join([cells[0].ljust(widths[0])] + [c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True)])
+            for cells in lines
+        ]
+        return "\n".join([*text, *(f"({letter}) {why}" for why, letter in notes.items())])
+
+    def _why_empty(self, row: str, name: str) -> str:
+        """Why a row has no value of a metric."""
+        values = self.rows[row]
+        if name in VERDICTS and self.threshold is None:
+            return "no threshold: the checkpoint is of a model that was never validated"
+        if not name.startswith(("image_", *VERDICTS)) and not self.maps:
+            return "no anomaly maps: the method gives scores only"
+        if row == MEAN:
+            return "no mean: not every category has a value"
+        for count, what in (("nominal_images", "good image"), ("anomalous_images", "anomalous image")):
+            if not values.get(count) and VERDICTS.get(name, ("", count))[1] == count:
+                return f"no {what}"
+        if not values.get("anomalous_pixels"):
+            return "no anomalous pixel: masks are missing, or empty"
+        return "no nominal pixel"
 
     def save(self, path: Path) -> None:
         """Write it as JSON; NaN, which JSON has not, as null. Raises UserError if it cannot be written."""
@@ -80,6 +120,7 @@ class Results:
             "false_alarm": self.false_alarm,
             "threshold": self.threshold,
             "pixel_threshold": self.pixel_threshold,
+            "maps": self.maps,
             "rows": self.rows,
             "images": [asdict(image) for image in self.images],
             "curves": {name: [points.tolist() for points in curve] for name, curve in self.curves.items()},
@@ -96,9 +137,94 @@ class Results:
             images = [ImageResult(**image) for image in values["images"]]
             curves = {name: (np.array(x), np.array(y)) for name, (x, y) in values["curves"].items()}
             decided = (values["threshold"], values["pixel_threshold"], values["false_alarm"])
-            return cls(rows, images, curves, *decided)
+            return cls(rows, images, curves, *decided, maps=values["maps"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} holds no results of a test: {type(error).__name__} {error}") from error
+
+    def save_scores(self, path: Path) -> None:
+        """Write a CSV table of the images, numbers with 6 significant digits. Raises UserError if that fails."""
+        with atomic_write(path) as temporary, temporary.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["path", "category", "defect", "label", "score", "p_value", "verdict", "threshold"])
+            for image in self.images:
+                verdict = {None: "", True: "anomalous", False: "nominal"}[image.anomalous]
+                judged = (six_digits(image.score), six_digits(image.p_value), verdict, six_digits(image.threshold))
+                writer.writerow([image.path, image.category, image.defect, image.label, *judged])
+
+
+def shown(values: Row, name: str) -> str:
+    """A cell of the table: a metric, a number of wrong verdicts out of all, or the mean of their rates. "": none."""
+    rate, total = VERDICTS.get(name, (name, ""))
+    value = values.get(rate, math.nan)
+    if math.isnan(value):
+        return ""
+    if not total:
+        return f"{value:.4f}"
+    return f"{values[name]:.0f}/{values[total]:.0f}" if name in values else f"{100 * value:.3g} %"
+
+
+def verdict_row(images: Iterable[ImageResult]) -> Row:
+    """The verdicts on some images, each at its category's threshold: numbers of false alarms and misses, their rates
+    with 95 % intervals, precision and recall. What there is none of is nan."""
+    images = list(images)
+    nominal = [image for image in images if image.label == 0]
+    anomalous = [image for image in images if image.label == 1]
+    judged = all(image.threshold is not None for image in images)
+    false_alarms, misses = (sum(image.missed for image in of) if judged else math.nan for of in (nominal, anomalous))
+    alarm_ends, miss_ends = wilson(false_alarms, len(nominal)), wilson(misses, len(anomalous))
+    found = len(anomalous) - misses
+    return {
+        "nominal_images": len(nominal),
+        "anomalous_images": len(anomalous),
+        "false_alarms": false_alarms,
+        "false_alarm_rate": ratio(false_alarms, len(nominal)),
+        "false_alarm_rate_low": alarm_ends[0],
+        "false_alarm_rate_high": alarm_ends[1],
+        "misses": misses,
+        "miss_rate": ratio(misses, len(anomalous)),
+        "miss_rate_low": miss_ends[0],
+        "miss_rate_high": miss_ends[1],
+        "precision": ratio(found, found + false_alarms),
+        "recall": ratio(found, len(anomalous)),
+    }
+
+
+def pixel_verdict_row(nominal: int, anomalous: int, hits: float, false: float) -> Row:
+    """F1 and IoU at the pixel threshold, from numbers of pixels; nan without any anomalous one, or without hits."""
+    defined = anomalous > 0
+    return {
+        "nominal_pixels": nominal,
+        "anomalous_pixels": anomalous,
+        "pixel_f1": ratio(2 * hits, hits + false + anomalous) if defined else math.nan,
+        "pixel_iou": ratio(hits, false + anomalous) if defined else math.nan,
+    }
+
+
+def mean_row(rows: list[Row]) -> Row:
+    """The mean over categories of each metric, nan where one of them has none. Numbers and intervals have no mean."""
+    counts = ("_images", "_pixels", "_low", "_high", *VERDICTS)
+    return {name: fmean(row[name] for row in rows) for name in rows[0] if not name.endswith(counts)}
+
+
+def wilson(count: float, total: int) -> tuple[float, float]:
+    """95 % interval of a rate (Wilson's score interval, which holds for few images and for rates near 0 and 1 too;
+    Brown, Cai, DasGupta, https://doi.org/10.1214/ss/1009213286); nan without any trial."""
+    if total == 0 or math.isnan(count):
+        return math.nan, math.nan
+    share, weight = count / total, Z95**2 / total
+    middle = (share + weight / 2) / (1 + weight)
+    half = Z95 * math.sqrt(share * (1 - share) / total + weight / (4 * total)) / (1 + weight)
+    return (0.0 if count == 0 else middle - half), (1.0 if count == total else middle + half)
+
+
+def ratio(part: float, whole: float) -> float:
+    """nan of nothing."""
+    return part / whole if whole else math.nan
+
+
+def six_digits(value: float | None) -> str:
+    """As files have it: 6 significant digits are float32's; "" of nothing."""
+    return "" if value is None else f"{value:.6g}"
 
 
 def gather(items: list[Any]) -> list[Any]:
@@ -110,13 +236,32 @@ def gather(items: list[Any]) -> list[Any]:
     return [item for share in shares for item in share]
 
 
-def picture_name(path: str, category: str, labelled: bool, suffix: str) -> PurePath:
-    """CATEGORY/FOLDER/NAME of an image's picture, where its folder is named after the defect type, "good", or a class.
+def picture_names(samples: Sequence[Sample]) -> dict[str, str]:
+    """What the picture of each image is called, without suffix, by the image's path. Given all samples of a split, all
+    processes find the same names, and no two images share one.
 
-    An image to predict keeps its folder below the one given, which is its category.
+    A labelled image's is CATEGORY/FOLDER/NAME, where its folder is named after the defect type, "good", or a class; an
+    image to predict has its folder below the one given as category. Where two images of a category would share a name,
+    those of all its images have as many folders as it takes to tell them apart, or the file's suffix.
     """
-    image = Path(path)
-    return PurePath(category, image.parent.name if labelled else "", image.stem + suffix)
+    categories: dict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        categories[sample.category].append(sample)
+    names: dict[str, str] = {}
+    for category, mine in categories.items():
+        paths = [sample.image for sample in mine]
+        folders = [path.relative_to(path.anchor).parent.parts for path in paths]
+        least = int(any(sample.label >= 0 for sample in mine))
+        depths = range(least, max(least, *map(len, folders)) + 1)
+        for whole, depth in ((whole, depth) for whole in (False, True) for depth in depths):
+            found = [
+                Path(category, *parts[max(0, len(parts) - depth) :], path.name if whole else path.stem).as_posix()
+                for path, parts in zip(paths, folders, strict=True)
+            ]
+            if len({name.lower() for name in found}) == len(found):  # some file systems have one case only
+                break
+        names |= dict(zip(map(str, paths), found, strict=True))
+    return names
 
 
 def without_nan(value: Any) -> Any:

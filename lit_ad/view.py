@@ -28,6 +28,9 @@ class View:
         image_size: A side, or height and width, in pixels. None: each image's own size.
         fit: "stretch" images to that size, or keep their aspect ratio and "pad" by reflection around the centred image.
         interpolation: Of resizing, antialiased.
+        crop: Side of the square that the network sees of the middle of the resized image, as in papers that resize to
+            256 and crop to 224. The rest is not looked at: there, a map has the lowest value that it has inside. None:
+            all of the image.
         multiple: Sides are filled up to a multiple of this, by reflection. None: what the model needs.
         tile: Side of the tiles that images, of image_size, are cut into. None: no tiles.
         overlap: Pixels that tiles share with their neighbours, or more; up to half a tile. The maps of neighbours are
@@ -38,6 +41,7 @@ class View:
     image_size: int | tuple[int, int] | None = 256
     fit: Literal["stretch", "pad"] = "stretch"
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    crop: int | None = None
     multiple: int | None = None
     tile: int | None = None
     overlap: int | None = None
@@ -50,10 +54,14 @@ class View:
             raise UserError(
                 f"view.image_size is {self.image_size}, but it must be a side, or [height, width], in pixels"
             )
-        for name in ("multiple", "tile", "tile_batch"):
+        for name in ("crop", "multiple", "tile", "tile_batch"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"view.{name} is {value}, but it must be 1 or more")
+        if self.crop is not None and (self.tile is not None or self.size is None or self.crop > min(self.size)):
+            raise UserError(
+                f"view.crop is {self.crop}, but it must lie inside view.image_size {self.image_size}, without view.tile"
+            )
         self.grid((1, 1))  # says if the overlap is wrong
 
     @classmethod
@@ -71,6 +79,9 @@ class View:
         if self.tile is not None and self.tile % multiple:
             near = max(1, round(self.tile / multiple)) * multiple
             raise UserError(f"view.tile is {self.tile}, but the model needs a multiple of {multiple}: try {near}")
+        if self.crop is not None and self.crop % multiple:
+            near = max(1, self.crop // multiple) * multiple
+            raise UserError(f"view.crop is {self.crop}, but the model needs a multiple of {multiple}: try {near}")
         return replace(self, multiple=multiple)
 
     @property
@@ -79,7 +90,8 @@ class View:
         return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
 
     def __call__(self, image: Pixels) -> tuple[Pixels, Box]:
-        """(H0, W0, 3) -> (H, W, 3), and the box in it that the image's content fills; what is outside is padding."""
+        """(H0, W0, 3) -> (H, W, 3), and the box that the image's content fills: what of (H, W) is outside is padding,
+        and what of the content is outside of (H, W) is cropped."""
         canvas = self.size or (image.shape[0], image.shape[1])
         content = self.content((image.shape[0], image.shape[1]))
         if content != image.shape[:2]:
@@ -87,8 +99,11 @@ class View:
             image = np.asarray(Image.fromarray(image).resize(content[::-1], method))
         multiple = 1 if self.tile else self.multiple or 1  # of tiles, it is the tile that the network sees
         canvas = (math.ceil(canvas[0] / multiple) * multiple, math.ceil(canvas[1] / multiple) * multiple)
+        if self.crop is not None:
+            canvas = (self.crop, self.crop)
         top, left = (canvas[0] - content[0]) // 2, (canvas[1] - content[1]) // 2
-        return fill(image, canvas, top, left), (top, left, top + content[0], left + content[1])
+        seen = image[max(-top, 0) : canvas[0] - top, max(-left, 0) : canvas[1] - left]
+        return fill(seen, canvas, max(top, 0), max(left, 0)), (top, left, top + content[0], left + content[1])
 
     def content(self, size: Size) -> Size:
         """What becomes of an image of this (height, width), without padding."""
@@ -113,15 +128,30 @@ def fill(image: Pixels, canvas: Size, top: int = 0, left: int = 0) -> Pixels:
     return np.pad(image, ((top, bottom), (left, right), (0, 0)), mode="reflect")
 
 
+def visible(box: Box, canvas: Size) -> Box:
+    """The part of an image's content that lies in the network's input: all of it, unless the view crops."""
+    top, left, bottom, right = box
+    return max(top, 0), max(left, 0), min(bottom, canvas[0]), min(right, canvas[1])
+
+
+def uncropped(seen: Any, box: Box, value: float) -> Any:
+    """What the network saw of the content, (h, w, ...) -> all of the content, with `value` where it saw nothing."""
+    above, before = max(-box[0], 0), max(-box[1], 0)
+    below, after = box[2] - box[0] - above - seen.shape[0], box[3] - box[1] - before - seen.shape[1]
+    if not (above or before or below or after):
+        return seen
+    around = [(above, below), (before, after), *[(0, 0)] * (seen.ndim - 2)]
+    return np.pad(seen, around, constant_values=value)
+
+
 def original_map(anomaly_map: Floats, canvas: Size, box: Box, size: Size) -> Floats:
     """A map (h, w) of a network input of size `canvas` -> the image's own (H0, W0), without padding.
 
-    A map of a padded image is brought to the canvas first, so that the cut is exact.
+    Every map is brought to the canvas first, padded or not: a bilinear map's peaks depend on the sizes it goes through.
     """
-    if box != (0, 0, *canvas):
-        top, left, bottom, right = box
-        anomaly_map = bilinear(anomaly_map, canvas)[top:bottom, left:right]
-    return bilinear(anomaly_map, size)
+    top, left, bottom, right = visible(box, canvas)
+    seen = bilinear(anomaly_map, canvas)[top:bottom, left:right]
+    return bilinear(uncropped(seen, box, float(seen.min())), size)
 
 
 def bilinear(values: Floats, size: Size) -> Floats:

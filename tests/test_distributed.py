@@ -16,10 +16,12 @@ import pytest
 import yaml
 from PIL import Image
 
-from lit_ad.methods import __all__ as METHODS
+from lit_ad.methods import __all__ as ALL_METHODS
 
 ROOT = Path(__file__).parents[1]
 COUNT = 7  # neither 2 nor 3 divides it
+# EfficientAD's hardest errors are taken by their rank, and its images are of 256: it has a test of its own losses.
+METHODS = [name for name in ALL_METHODS if name != "EfficientAD"]
 
 
 def lit_ad(*arguments: object) -> None:
@@ -62,7 +64,7 @@ def test_metrics_of_many_processes_are_those_of_one(run: Path, tmp_path: Path, p
     ]
     lit_ad("test", *arguments)
     one, many = (json.loads((home / "metrics.json").read_text()) for home in (run, tmp_path))
-    assert set(one["rows"]) == {"overall", "dot", "line"}
+    assert set(one["rows"]) == {"pooled", "data/dot", "data/line"}
     assert many == one
     pictures = [sorted(p.relative_to(home) for p in home.glob("heatmaps/**/*.png")) for home in (run, tmp_path)]
     assert len(pictures[0]) == COUNT
@@ -163,7 +165,7 @@ def test_training_of_two_processes_is_that_of_one(trained: Path, method: str) ->
     for name, count in (("train/loss_step", 6), ("train/loss_epoch", 3), ("val/loss", 3)):
         assert len(curve(one, name)) == count
         assert curve(two, name) == pytest.approx(curve(one, name), rel=1e-6), name
-    first, second = (json.loads((run / "metrics.json").read_text())["rows"]["overall"] for run in (one, two))
+    first, second = (json.loads((run / "metrics.json").read_text())["rows"]["pooled"] for run in (one, two))
     assert second == pytest.approx(first, abs=1e-6, nan_ok=True)
 
 

@@ -26,30 +26,35 @@ ALLOWED = {  # longest prefix wins
         "checkpoint",
         "decision",
         "maps",
+        "pixels",
         "view",
         "teachers",
         "methods.batchnorm",
     },
     "methods.batchnorm": set(),
+    "methods.dinomaly": {"errors", "batch", "maps", "view", "teachers", "methods.base", "methods.stable_adamw"},
+    "methods.stable_adamw": set(),
     "methods.statistics": {"errors"},
     "methods.__init__": {"methods"},
     "data.source": {"errors", "batch", "pixels"},
     "data": {"errors", "batch", "pixels", "data.source"},  # a source
     "data.demo": {"errors", "files", "batch", "data.source", "data.mvtec"},
     "data.augment": {"errors", "pixels"},
-    "data.dataset": {"batch", "pixels", "tiling", "view", "data.augment", "data.masks"},
-    "data.loading": {"errors", "batch", "view", "data.dataset"},
+    "data.dataset": {"errors", "batch", "pixels", "tiling", "view", "data.augment", "data.masks", "data.photographs"},
+    "data.inspection": {"errors", "batch", "pixels", "data.masks", "data.source"},
+    "data.loading": {"errors", "batch", "pixels", "view", "data.dataset"},
     "data.datamodule": {"errors", "batch", "pixels", "tiling", "view", "data"},
     "data.__init__": {"batch", "data"},
     "metrics": {"metrics"},
-    "results": {"errors", "files"},
+    "results": {"errors", "files", "batch"},
     "callbacks": {"errors", "files", "pixels", "batch", "view", "decision", "metrics", "results", "callbacks"},
     "callbacks.calibration": {"errors", "batch", "decision", "methods.base", "results"},
     "callbacks.feature_cache": {"errors", "files", "batch", "methods.base", "teachers.store", "callbacks.calibration"},
-    "deploy": {"__init__", "deploy.detector", "methods.base", "view"},
-    "deploy.detector": {"errors", "files", "pixels", "view", "decision", "deploy.checkpoint"},
+    "deploy": {"__init__", "errors", "files", "pixels", "view", "decision", "batch", "methods", "deploy"},
+    "deploy.detector": {"errors", "files", "pixels", "view", "decision", "deploy.checkpoint", "deploy.runtimes"},
+    "deploy.runtimes": {"errors", "view", "deploy.detector"},  # neither torch nor anything of training
     "deploy.__init__": set(),
-    "run": {"errors", "files", "checkpoint", "methods", "data", "callbacks", "run"},
+    "run": {""},  # may see all
     "__main__": {"run.main"},
     "__init__": {"deploy.detector"},
 }
@@ -60,7 +65,7 @@ def name(path: Path) -> str:
 
 
 def covers(prefix: str, module: str) -> bool:
-    return module == prefix or module.startswith(prefix + ".")
+    return prefix == "" or module == prefix or module.startswith(prefix + ".")
 
 
 def imports(path: Path) -> set[str]:

@@ -64,31 +64,33 @@ def executed(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest
 
 
 def table(text: str, row: str) -> list[float]:
-    """The numbers of a row of Evaluation's table: image AUROC, AP and F1, pixel AUROC and F1, AUPRO."""
-    (found,) = re.findall(rf"^{row} +((?:[\d.]+ *){{6}})$", text, flags=re.MULTILINE)
+    """The metrics of a row of Evaluation's table: image AUROC, AP and F1, pixel AUROC and F1, AUPRO."""
+    (found,) = re.findall(rf"^{row} +((?:[\d.]+ +){{6}})\d+/\d+ +\d+/\d+$", text, flags=re.MULTILINE)
     return [float(number) for number in found.split()]
 
 
 @pytest.mark.parametrize("executed", NAMES[:1], indirect=True)
 def test_quickstart(executed: NotebookNode) -> None:
     text = said(executed)
-    image_auroc, _, _, pixel_auroc, _, aupro = table(text, "overall")
+    image_auroc, _, _, pixel_auroc, _, aupro = table(text, "pooled")
     assert 0.85 < image_auroc <= 1 and 0.9 < pixel_auroc <= 1 and 0.8 < aupro <= 1
     assert "train 48 good" in text
-    (row,) = re.findall(r"^new\.png,([\d.]+),([\d.]+),anomalous,([\d.]+)$", text, flags=re.MULTILINE)
-    score, p_value, threshold = map(float, row)
-    assert score > threshold and p_value == pytest.approx(1 / 13)  # above all of the 12 validation images
+    header, row = re.findall(r"^(path,score,.*)\n(new\.png,.*)$", text, flags=re.MULTILINE)[0]
+    assert header == "path,score,p_value,verdict,threshold,error"
+    _, score, p_value, verdict, threshold, error = row.split(",")
+    assert (verdict, error) == ("anomalous", "") and float(score) > float(threshold)
+    assert float(p_value) == pytest.approx(1 / 13, abs=1e-5)  # above all of the 12 validation images
     assert pictures(executed) == 3
 
 
 @pytest.mark.parametrize("executed", NAMES[1:2], indirect=True)
 def test_your_own_folder(executed: NotebookNode) -> None:
     text = said(executed)
-    image_auroc, _, _, pixel_auroc, _, aupro = table(text, "overall")
+    image_auroc, _, _, pixel_auroc, _, aupro = table(text, "pooled")
     assert 0.85 < image_auroc <= 1 and 0.9 < pixel_auroc <= 1 and 0.8 < aupro <= 1
     (by_hand,), (threshold,) = (re.findall(rf"{what}: ([\d.]+)$", text, re.M) for what in ("by hand", "checkpoint"))
     assert float(by_hand) == pytest.approx(float(threshold), abs=0.002)  # the threshold is the validation scores'
-    trade = re.findall(r"^ +([\d.]+) +([\d.]+) +(\d+) of 24 +(\d+) of 8 +(\d+) of 8 +(\d+) of 8$", text, re.M)
+    trade = re.findall(r"^ *([\d.]+) +([\d.]+) +(\d+) of 24 +(\d+) of 8 +(\d+) of 8 +(\d+) of 8$", text, re.M)
     assert [row[0] for row in trade] == ["0.5", "0.25", "0.15", "0.1"]
     assert float(trade[-1][1]) == pytest.approx(float(threshold), abs=0.006)  # of the rate that was trained with
     false_alarms, missed = [int(row[2]) for row in trade], [sum(map(int, row[3:])) for row in trade]
@@ -103,12 +105,12 @@ def test_your_own_folder(executed: NotebookNode) -> None:
 @pytest.mark.parametrize("executed", NAMES[2:], indirect=True)
 def test_comparing_methods(executed: NotebookNode) -> None:
     text = said(executed)
-    rows = re.findall(r"^\| (\w+) \| (\w+) \| ([\d.]+) \[[\d.]+, [\d.]+\] \| ([\d.]+) \| ([\d.]+) \|$", text, re.M)
+    rows = re.findall(r"^\| (\w+) \| ([\w/]+) \| ([\d.]+) \[[\d.]+, [\d.]+\] \| ([\d.]+) \| ([\d.]+) \|$", text, re.M)
     found = {(method, kind): [float(number) for number in numbers] for method, kind, *numbers in rows}
-    kinds = ("overall", "hole", "missing_patch", "scratch", "stain")
+    kinds = ("pooled", "brick/hole", "brick/missing_patch", "brick/scratch", "brick/stain")
     assert set(found) == {(method, kind) for method in ("STFPM", "MKD") for kind in kinds}
     for method, least in (("STFPM", (0.85, 0.9, 0.8)), ("MKD", (0.6, 0.8, 0.45))):
-        assert all(low < number <= 1 for low, number in zip(least, found[method, "overall"], strict=True))
+        assert all(low < number <= 1 for low, number in zip(least, found[method, "pooled"], strict=True))
     assert pictures(executed) == 2
 
 

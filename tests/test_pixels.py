@@ -172,3 +172,22 @@ def test_a_pillow_image_is_turned_upright_and_stays_as_it_is(tmp_path: Path) -> 
 def test_what_is_no_image(wrong: object, message: str) -> None:
     with pytest.raises(UserError, match=message):
         to_rgb(wrong)
+
+
+def test_the_size_of_a_png_is_read_without_decoding_it(tmp_path: Path) -> None:
+    """Pillow would, for the EXIF data: they may follow the pixels, and then they count."""
+    path = tmp_path / "x.png"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path, exif=exif)
+    content = path.read_bytes()
+    start = content.index(b"eXIf") - 4
+    stop = start + 12 + int.from_bytes(content[start : start + 4], "big")
+    end = content.index(b"IEND") - 4
+    path.write_bytes(content[:start] + content[stop:end] + content[start:stop] + content[end:])
+    assert upright_size(path) == read_image(path).shape[:2] == (60, 40)
+    path.write_bytes(content[: len(content) // 2])
+    assert upright_size(path) == (60, 40)
+    with pytest.raises(UserError, match="cannot read"):
+        read_image(path)

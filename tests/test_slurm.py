@@ -250,7 +250,7 @@ def test_an_array_trains_each_category(cluster: Cluster, images: Path) -> None:
     job = cluster.submit("categories.sbatch", "data", *cluster.small, *epochs, options=("--array=0-2",))
     for number, category in enumerate(("bottle", "cable")):
         cluster.until(f"{job}_{number}", "COMPLETED")
-        assert '"overall"' in cluster.metrics(f"{job}/{category}")
+        assert '"pooled"' in cluster.metrics(f"{job}/{category}")
     cluster.until(f"{job}_2", "FAILED")
     assert "data has no category number 2" in cluster.output(f"{job}_2")
 

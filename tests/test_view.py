@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,7 +15,7 @@ from torch.nn.functional import avg_pool2d, interpolate
 
 from lit_ad.errors import UserError
 from lit_ad.tiling import Grid
-from lit_ad.view import View, bilinear, fill, original_map
+from lit_ad.view import View, bilinear, fill, original_map, uncropped, visible
 
 
 def picture(height: int, width: int) -> np.ndarray:
@@ -54,6 +55,34 @@ def test_multiple() -> None:
     image, box = View(None, multiple=16)(picture(30, 50))
     assert image.shape == (32, 64, 3) and box == (1, 7, 31, 57)
     assert View(256, multiple=16)(picture(30, 50))[1] == (0, 0, 256, 256)
+
+
+def test_crop() -> None:
+    """The middle of the resized image; its map comes back to that place, and the rest has the map's lowest value."""
+    original = picture(60, 40)
+    resized, _ = View((48, 32))(original)
+    image, box = View((48, 32), crop=24)(original)
+    assert np.array_equal(image, resized[12:36, 4:28]) and box == (-12, -4, 36, 28)
+    assert visible(box, (24, 24)) == (0, 0, 24, 24)
+    values = np.random.default_rng(0).uniform(1, 2, (24, 24)).astype(np.float32)
+    whole = original_map(values, (24, 24), box, (48, 32))
+    assert np.array_equal(whole[12:36, 4:28], values)
+    whole[12:36, 4:28] = values.min()
+    assert (whole == values.min()).all()
+    assert np.array_equal(uncropped(image, box, 0)[12:36, 4:28], image)
+    image, box = View(48, fit="pad", crop=24)(original)  # content of 48 x 32, of which 24 x 24 are seen
+    assert np.array_equal(image, View(48, fit="pad")(original)[0][12:36, 12:36]) and box == (-12, -4, 36, 28)
+    image, box = View(48, fit="pad", crop=40)(original)  # all of its width, with padding on both sides
+    assert np.array_equal(image, View(48, fit="pad")(original)[0][4:44, 4:44]) and box == (-4, 4, 44, 36)
+    assert View(256, crop=224).of_multiple(14).crop == 224
+
+
+@pytest.mark.parametrize("view", [{"image_size": None}, {"image_size": (64, 16)}, {"image_size": 64, "tile": 8}])
+def test_where_no_crop_can_be(view: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"view.crop is 24, but it must lie inside view.image_size"):
+        View(**view, crop=24)
+    with pytest.raises(UserError, match=r"view.crop is 24, but the model needs a multiple of 14: try 14"):
+        View(64, crop=24).of_multiple(14)
 
 
 def test_the_multiple_of_a_model() -> None:
@@ -176,18 +205,19 @@ def test_original_map_is_torchs_and_a_cut(
     before = values.copy()
     found = original_map(values, canvas, (top, left, bottom, right), to)
     assert found.dtype == np.float32 and found.shape == to
-    if (top, left, bottom, right) == (0, 0, *canvas):  # nothing to cut: resized once
-        expected = torchs(values, to)
-    else:
-        expected = torchs(torchs(values, canvas)[top:bottom, left:right].copy(), to)
+    expected = torchs(torchs(values, canvas)[top:bottom, left:right].copy(), to)
     np.testing.assert_allclose(found, expected, atol=2e-4)
     assert np.array_equal(values, before)
 
 
-def test_an_unpadded_map_is_resized_once() -> None:
+def test_padding_changes_no_peak() -> None:
+    """One map, of an image as large as the input, and of one with padding below: resized in the same steps."""
     values = random_map((8, 8), 0)
-    once = original_map(values, (64, 64), (0, 0, 64, 64), (100, 70))
-    assert np.array_equal(once, bilinear(values, (100, 70)))
+    values[3, 4] = 2
+    whole = original_map(values, (64, 64), (0, 0, 64, 64), (100, 70))
+    padded = original_map(np.pad(values, ((0, 2), (0, 0)), mode="edge"), (80, 64), (0, 0, 64, 64), (100, 70))
+    np.testing.assert_allclose(padded, whole, rtol=1e-6)
+    assert whole.max() < bilinear(values, (100, 70)).max()  # in one step, the same defect would be hotter
 
 
 VIEWS = {

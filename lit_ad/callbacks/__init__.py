@@ -1,8 +1,9 @@
 from lit_ad.callbacks.calibration import Calibration
 from lit_ad.callbacks.dashboard import Dashboard
+from lit_ad.callbacks.distilled_weights import DistilledWeights
 from lit_ad.callbacks.evaluation import Evaluation
 from lit_ad.callbacks.feature_cache import FeatureCache
 from lit_ad.callbacks.heatmaps import Heatmaps
 from lit_ad.callbacks.predictions import Predictions
 
-__all__ = ["Calibration", "Dashboard", "Evaluation", "FeatureCache", "Heatmaps", "Predictions"]
+__all__ = ["Calibration", "Dashboard", "DistilledWeights", "Evaluation", "FeatureCache", "Heatmaps", "Predictions"]

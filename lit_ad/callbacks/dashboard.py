@@ -17,7 +17,7 @@ from PIL import Image
 from lit_ad.batch import Batch
 from lit_ad.callbacks.evaluation import Evaluation
 from lit_ad.callbacks.heatmaps import Heatmaps
-from lit_ad.results import ImageResult, Results, picture_name
+from lit_ad.results import MEAN, POOLED, ImageResult, Results
 
 if sys.platform == "linux":
     import resource
@@ -38,6 +38,7 @@ class Dashboard(L.Callback):
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         self.images, self.started, self.worked = 0, time.perf_counter(), time.process_time()
+        self.ended = self.started
 
     on_train_start = on_train_epoch_start  # a run that resumes within an epoch has no start of it
 
@@ -47,6 +48,8 @@ class Dashboard(L.Callback):
         self.images, self.ended = self.images + len(batch), time.perf_counter()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        if not self.images:
+            return  # resumed at the end of an epoch
         speed = self.images * trainer.world_size / (self.ended - self.started)
         values = {"train/images_per_second": speed}
         for number, optimizer in enumerate(trainer.optimizers):
@@ -64,31 +67,38 @@ class Dashboard(L.Callback):
             return
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         results = next((one.results for one in callbacks if isinstance(one, Evaluation)), None)
-        pictures = next((one.directory for one in callbacks if isinstance(one, Heatmaps) and one.enabled), None)
+        heatmaps = next((one for one in callbacks if isinstance(one, Heatmaps) and one.enabled), None)
         if results is None:
             return
         for logger in trainer.loggers:
             try:
                 show_results(logger, results, trainer.global_step)
-                if pictures is not None:
-                    show_misses(logger, results.misses(self.misses), pictures, trainer.global_step)
+                if heatmaps is not None:
+                    misses = [(one, heatmaps.picture(one.path)) for one in results.misses(self.misses)]
+                    show_misses(logger, misses, trainer.global_step)
             except Exception as error:  # whatever a dashboard's client raises
                 rank_zero_warn(f"{type(logger).__name__} took no test results ({type(error).__name__}: {error})")
 
 
 def show_results(logger: Logger, results: Results, step: int) -> None:
     """Metrics of every row, the histogram of scores, and the curves."""
-    values = {f"test/{row}/{name}": v for row, metrics in results.rows.items() for name, v in metrics.items()}
+    values = {f"{key(row)}/{name}": value for row, metrics in results.rows.items() for name, value in metrics.items()}
     logger.log_metrics({name: value for name, value in values.items() if not np.isnan(value)}, step)
     show_picture(logger, "test/scores", histogram(results), step)
     for name, points in results.curves.items():
-        show_picture(logger, f"test/{name}", curve(name, *points), step)
+        show_picture(logger, f"test/{name}", curve(name, *points, results.rows[POOLED]), step)
 
 
-def show_misses(logger: Logger, misses: list[ImageResult], pictures: Path, step: int) -> None:
+def key(row: str) -> str:
+    """What a row of the results is called: test/pooled, test/mean, test/category/bottle, test/defect/bottle/crack."""
+    if row in (POOLED, MEAN):
+        return f"test/{row}"
+    return f"test/category/{row[:-1]}" if row.endswith("/") else f"test/defect/{row}"
+
+
+def show_misses(logger: Logger, misses: list[tuple[ImageResult, Path]], step: int) -> None:
     """The images with a wrong verdict, of all processes, with their heatmaps; the worst first."""
-    named = [(one, pictures / picture_name(one.path, one.category, True, ".png")) for one in misses]
-    shown = [(one, picture) for one, picture in named if picture.is_file()]  # another machine's may lie elsewhere
+    shown = [(one, picture) for one, picture in misses if picture.is_file()]  # another machine's may lie elsewhere
     if not shown:
         return
     if isinstance(logger, WandbLogger):
@@ -127,15 +137,28 @@ def histogram(results: Results) -> NDArray[np.uint8]:
     return rendered(figure)
 
 
-def curve(name: str, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """A curve over the false positive rate."""
+AREAS = {  # of each curve: its name, and the metric that is its area
+    "image_roc": ("ROC curve of images, area {:.4f}", "image_auroc"),
+    "pixel_roc": ("ROC curve of pixels, area {:.4f}", "pixel_auroc"),
+    "pro": ("PRO curve, area up to 0.3 is {:.4f}", "aupro_30"),
+}
+
+
+def curve(name: str, x: NDArray[np.float64], y: NDArray[np.float64], metrics: dict[str, float]) -> NDArray[np.uint8]:
+    """A curve over the false positive rate; its area is among the metrics."""
     figure = Figure(figsize=(5, 4), layout="constrained")
     axes = figure.subplots()
     axes.plot(x, y)
-    axes.set(xlabel="false positive rate", ylabel="overlap" if "pro" in name else "true positive rate", title=name)
-    axes.set(xlim=(0, 1), ylim=(0, 1.01))
+    axes.set(xlabel="false positive rate", ylabel="overlap" if name == "pro" else "true positive rate")
+    axes.set(xlim=(0, 1), ylim=(0, 1.01), title=curve_title(name, metrics))
     axes.grid(alpha=0.3)
     return rendered(figure)
+
+
+def curve_title(name: str, metrics: dict[str, float]) -> str:
+    """With the area under the curve."""
+    title, area = AREAS[name]
+    return title.format(metrics[area])
 
 
 def rendered(figure: Figure) -> NDArray[np.uint8]:

@@ -1,6 +1,7 @@
 """Metrics of the test set."""
 
 import math
+from collections import Counter, defaultdict
 from typing import Any
 
 import cv2
@@ -11,17 +12,26 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lit_ad.batch import Batch, Prediction
+from lit_ad.decision import Decision
+from lit_ad.errors import UserError
 from lit_ad.files import run_directory
-from lit_ad.metrics import ImageEvaluation, PixelEvaluation
-from lit_ad.results import COLUMNS, ImageResult, Results, gather
+from lit_ad.metrics import ImageEvaluation, NotFinite, PixelEvaluation
+from lit_ad.results import COLUMNS, MEAN, POOLED, ImageResult, Results, gather, mean_row, pixel_verdict_row, verdict_row
 from lit_ad.view import bilinear
+
+PIXELS = (
+    "nominal",
+    "anomalous",
+    "hits",
+    "false",
+)  # hits: anomalous ones above the pixel threshold; false: nominal ones
 
 
 class Evaluation(L.Callback):
-    """Measure raw scores and maps, overall, per category and per defect type; write RUN/metrics.json.
+    """Measure raw scores and maps, pooled, per category and per defect type; write RUN/metrics.json and RUN/scores.csv.
 
     Pixels are compared at the masks' original resolution. A defect type is measured against the good images of its
-    category.
+    category. Verdicts are those of the checkpoint's decision.
 
     Args:
         eval_size: Compare pixels at this size (int or height, width), as papers do that resize; None for the original.
@@ -38,28 +48,46 @@ class Evaluation(L.Callback):
         self.directory = run_directory(trainer)
         self.pixel_metrics, self.image_metrics = PixelEvaluation(), ImageEvaluation()
         self.parts: dict[str, ImageEvaluation] = {}
-        self.seen: list[tuple[int, ImageResult]] = []  # with the image's place in the split
+        self.pixels: Counter[tuple[str, str]] = Counter()  # by group, and one of PIXELS
+        self.seen: list[tuple[int, bool, ImageResult]] = []  # with the image's place in the split, and if it has a map
 
     def on_test_batch_end(
         self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         if outputs is None:
             return
+        try:
+            self._measure(outputs, batch, pl_module.decision)
+        except NotFinite as error:
+            raise UserError(
+                f"{error}: the model's training has diverged; lower its learning rate, or test an earlier checkpoint"
+            ) from error
+
+    def _measure(self, outputs: Prediction, batch: Batch, decision: Decision | None) -> None:
+        assert outputs.score is not None
         groups = [f"{sample.category}/{sample.defect}" for sample in batch.samples]
-        self.image_metrics.update(outputs.score.cpu(), batch.labels, groups)
+        files = [str(sample.image) for sample in batch.samples]
+        self.image_metrics.update(outputs.score.cpu(), batch.labels, groups, files)
         for part, score in outputs.parts.items():
-            self.parts.setdefault(part, ImageEvaluation()).update(score.cpu(), batch.labels, groups)
-        decision = pl_module.decision
+            self.parts.setdefault(part, ImageEvaluation()).update(score.cpu(), batch.labels, groups, files)
         for i, (sample, score) in enumerate(zip(batch.samples, outputs.score.tolist(), strict=True)):
-            image = ImageResult(str(sample.image), sample.category, sample.defect, sample.label, score)
+            image = ImageResult(files[i], sample.category, sample.defect, sample.label, score)
             if decision is not None:
                 judged = (decision.threshold(sample.category), float(decision.p_value(score, sample.category)))
-                image = ImageResult(str(sample.image), sample.category, sample.defect, sample.label, score, *judged)
-            self.seen.append((int(batch.index[i]), image))
+                image = ImageResult(files[i], sample.category, sample.defect, sample.label, score, *judged)
+            self.seen.append((int(batch.index[i]), outputs.anomaly_map is not None, image))
             mask = batch.masks[i] if batch.masks is not None else None
             if outputs.anomaly_map is not None and mask is not None:
                 anomaly_map, truth = self._compared(outputs, batch, i, mask)
-                self.pixel_metrics.update(torch.from_numpy(anomaly_map), truth, groups[i], name=str(sample.image))
+                self.pixel_metrics.update(torch.from_numpy(anomaly_map), truth, groups[i], name=files[i])
+                threshold = None if decision is None else decision.pixel_threshold(sample.category)
+                self._count(groups[i], truth.numpy(), anomaly_map > (math.inf if threshold is None else threshold))
+
+    def _count(self, group: str, truth: NDArray[np.bool_], found: NDArray[np.bool_]) -> None:
+        """Add an image's pixels, 2 x (H, W)."""
+        values = (~truth, truth, truth & found, ~truth & found)
+        for name, of in zip(PIXELS, values, strict=True):
+            self.pixels[group, name] += int(np.count_nonzero(of))
 
     def _compared(
         self, prediction: Prediction, batch: Batch, i: int, mask: Tensor
@@ -69,29 +97,53 @@ class Evaluation(L.Callback):
         if self.eval_size is None:
             return anomaly_map, mask
         height, width = self.eval_size
-        small = cv2.resize(mask.numpy().astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
+        # INTER_NEAREST would take the pixel at a cell's corner, and so shift the mask against the map.
+        small = cv2.resize(mask.numpy().astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
         return bilinear(anomaly_map, self.eval_size), torch.from_numpy(small).bool()
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        images = [image for _, image in sorted(gather(self.seen), key=lambda pair: pair[0])]
-        rows = rows_of(sorted({(image.category, image.defect) for image in images}))
-        of_images = self.image_metrics.compute_rows(rows, self.bootstrap)
-        of_pixels = self.pixel_metrics.compute_rows(rows)
-        values = {row: {**of_images[row], **of_pixels[row]} for row in rows}
-        for part in sorted(set(gather(sorted(self.parts)))):
-            scores = self.parts.setdefault(part, ImageEvaluation()).compute_rows(rows)
-            for row in rows:
-                values[row][f"image_auroc_{part}"] = scores[row]["image_auroc"]
-        self.results = Results(values, images, {**self.image_metrics.curves(), **self.pixel_metrics.curves()})
+        seen = sorted(gather(self.seen), key=lambda one: one[0])
+        images = [image for _, _, image in seen]
         decision = pl_module.decision
+        groups = rows_of(sorted({(image.category, image.defect) for image in images}))
+        rows = self._rows(groups, images, decision is not None and decision.pixel_threshold() is not None)
+        categories = [row for name, row in rows.items() if name.endswith("/")]
+        if categories:  # second, after the pooled one
+            rows = {POOLED: rows.pop(POOLED), MEAN: mean_row(categories), **rows}
+        curves = {**self.image_metrics.curves(), **self.pixel_metrics.curves()}
+        self.results = Results(rows, images, curves, maps=any(mapped for _, mapped, _ in seen))
         if decision is not None:
             self.results.threshold, self.results.pixel_threshold = decision.threshold(), decision.pixel_threshold()
             self.results.false_alarm = decision.false_alarm
-        for name, value in values["overall"].items():
+        for name, value in rows[POOLED].items():
             if name in COLUMNS and not math.isnan(value):
                 pl_module.log(f"test/{name}", value, rank_zero_only=False, batch_size=1)
         if trainer.is_global_zero:
             self.results.save(self.directory / "metrics.json")
+            self.results.save_scores(self.directory / "scores.csv")
+
+    def _rows(self, rows: dict[str, set[str]], images: list[ImageResult], decided: bool) -> dict[str, dict[str, float]]:
+        """Every metric of each row, a set of groups; all processes must call it, with the images of all."""
+        of_images = self.image_metrics.compute_rows(rows, self.bootstrap)
+        of_pixels = self.pixel_metrics.compute_rows(rows)
+        pixels: Counter[tuple[str, str]] = Counter()
+        for key, count in gather(list(self.pixels.items())):
+            pixels[key] += count
+        values = {}
+        for row, groups in rows.items():
+            nominal, anomalous, hits, false = (sum(pixels[group, name] for group in groups) for name in PIXELS)
+            found = (hits, false) if decided else (math.nan, math.nan)
+            values[row] = {
+                **of_images[row],
+                **of_pixels[row],
+                **verdict_row(image for image in images if f"{image.category}/{image.defect}" in groups),
+                **pixel_verdict_row(nominal, anomalous, *found),
+            }
+        for part in sorted(set(gather(sorted(self.parts)))):
+            scores = self.parts.setdefault(part, ImageEvaluation()).compute_rows(rows)
+            for row in rows:
+                values[row][f"image_auroc_{part}"] = scores[row]["image_auroc"]
+        return values
 
     def on_test_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         if trainer.is_global_zero and self.results is not None:
@@ -99,14 +151,14 @@ class Evaluation(L.Callback):
 
 
 def rows_of(groups: list[tuple[str, str]]) -> dict[str, set[str]]:
-    """The rows of a report, each with its groups: overall, each category if there are several, each defect type
-    with the good images of its category."""
-    rows = {"overall": {f"{category}/{defect}" for category, defect in groups}}
-    categories = sorted({category for category, _ in groups})
-    for category in categories:
-        mine = {f"{c}/{d}" for c, d in groups if c == category}
+    """The rows of a report, each with its groups: pooled, each category ("CATEGORY/") if there are several, each defect
+    type ("CATEGORY/DEFECT") with the good images of its category."""
+    rows = {POOLED: {f"{category}/{defect}" for category, defect in groups}}
+    categories: dict[str, set[str]] = defaultdict(set)
+    for category, defect in groups:
+        categories[category].add(f"{category}/{defect}")
+    for category, mine in sorted(categories.items()):
         if len(categories) > 1:
-            rows[category] = mine
-        for name in sorted(mine - {f"{category}/good"}):
-            rows[name if len(categories) > 1 else name.removeprefix(f"{category}/")] = {name, f"{category}/good"}
+            rows[f"{category}/"] = mine
+        rows |= {name: {name, f"{category}/good"} for name in sorted(mine - {f"{category}/good"})}
     return rows

@@ -71,7 +71,7 @@ class FeatureCache(L.Callback):
 
 def features(trainer: L.Trainer, method: Method, loader: Iterable[Batch]) -> Iterator[list[Tensor]]:
     """Those of every batch of a loader."""
-    for batch in loader:
+    for batch in (one for given in loader for one in given.uniform()):
         moved = trainer.strategy.batch_to_device(batch)
         with torch.no_grad(), trainer.precision_plugin.forward_context():
             yield method.describe(as_images(moved.pixels))

@@ -18,11 +18,13 @@ from lit_ad.batch import Batch, Sample
 from lit_ad.data.augment import Augment, Augmentation
 from lit_ad.data.dataset import AnomalyDataset, Features
 from lit_ad.data.images import Images
-from lit_ad.data.loading import Shuffle, TrainLoader, collate, collate_equal, cores, one_thread
+from lit_ad.data.inspection import inspect_samples
+from lit_ad.data.loading import Shuffle, TrainLoader, check_memory, collate, collate_equal, cores, one_thread
 from lit_ad.data.masks import check_masks
-from lit_ad.data.source import Source, check
+from lit_ad.data.photographs import Unrelated
+from lit_ad.data.source import Source, check, readable
 from lit_ad.errors import UserError
-from lit_ad.pixels import upright_size
+from lit_ad.pixels import Size, upright_size
 from lit_ad.tiling import Tiles
 from lit_ad.view import View
 
@@ -48,6 +50,10 @@ class AnomalyDataModule(L.LightningDataModule):
         num_workers: Processes that load. None: none if images are cached and not augmented, else one less than there
             are cores for this process, at most 4.
         predict_path: Folder of images, or an image, for predict. None: predict runs over the test images.
+        unrelated: Folder of photographs of anything, at any depth, for methods whose students must not learn them
+            (EfficientAD): one beside each training image, another in each epoch.
+        inspect: Before training, look at all files: tell what there is, warn of what looks wrong, and refuse test
+            images that cannot be read.
     """
 
     def __init__(
@@ -63,19 +69,27 @@ class AnomalyDataModule(L.LightningDataModule):
         cache_images: bool | None = None,
         num_workers: int | None = None,
         predict_path: Path | None = None,
+        unrelated: Path | None = None,
+        inspect: bool = True,
     ) -> None:
         super().__init__()
         if not 0 < val_fraction < 1:
             raise UserError(f"data.val_fraction is {val_fraction}, but it must lie between 0 and 1")
         if batch_size < 1 or (eval_batch_size or 1) < 1:
             raise UserError("data.batch_size and data.eval_batch_size must be 1 or more")
-        self.source, self.view, self.predict_path = source, view, predict_path
+        if num_workers is not None and num_workers < 0:
+            raise UserError(f"data.num_workers is {num_workers}, but it must be 0 or more, or null")
+        self.source, self.view = source, view
+        self.predict_path = None if predict_path is None else Path(predict_path).expanduser()
         self.val_fraction, self.split_seed = val_fraction, split_seed
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size or (1 if view.tile else batch_size)
         self.augment = Augment(augment) if augment else None
         self.train_tiles = train_tiles
         self.cache_images, self.num_workers = cache_images, num_workers
+        self.unrelated, self.inspect = unrelated, inspect
+        if view.size is not None:
+            self._check_memory(view.size)
         self._datasets: dict[str, AnomalyDataset] = {}
 
     # What there is.
@@ -83,7 +97,8 @@ class AnomalyDataModule(L.LightningDataModule):
     @cached_property
     def listed(self) -> dict[str, list[Sample]]:
         """The samples of each split: train, val and test. Raises UserError if they cannot be trained on."""
-        samples = self.source.samples()
+        with readable():
+            samples = self.source.samples()
         check(samples)
         check_masks(samples)  # now, and not after hours of training
         train, val = split_nominal([s for s in samples if s.split == "train"], self.val_fraction, self.split_seed)
@@ -104,6 +119,9 @@ class AnomalyDataModule(L.LightningDataModule):
             dataset.serve(None, pixels=True)  # features are of the model of an earlier run, and this may be another one
         if stage != "predict" or self.predict_path is None:  # unlabelled images need no training images around
             _ = self.listed
+        if self.inspect and stage in (None, "fit", "test"):
+            self.inspect = False  # once in a run
+            self._report(decode=stage != "test")
 
     # What is loaded.
 
@@ -173,6 +191,27 @@ class AnomalyDataModule(L.LightningDataModule):
 
     # How it is loaded.
 
+    def _report(self, decode: bool) -> None:
+        """Print what there is. Raises UserError, on every process, if it cannot be trained or tested on."""
+        errors: list[str] = []
+        if self._place[1] == 0:
+            report = inspect_samples(self.listed, cores(), decode, progress=True)
+            report.warnings += self.source.remarks()
+            errors = report.errors
+            print(report, flush=True)
+        if self.trainer is not None:
+            errors = self.trainer.strategy.broadcast(errors)
+        if errors:
+            raise UserError("; ".join(errors))
+
+    def _check_memory(self, size: Size) -> None:
+        """Raises UserError if images of this size, of which the network sees all or tiles, are too many at once."""
+        if self.view.tile is None:
+            check_memory(max(self.batch_size, self.eval_batch_size), size)
+        else:
+            check_memory(self.batch_size, (self.view.tile, self.view.tile))
+            check_memory(self.eval_batch_size, size, bytes_each=3)  # as uint8: it is their tiles that become float
+
     @property
     def _place(self) -> tuple[int, int]:
         """Processes that train together, and which of them this is."""
@@ -184,7 +223,8 @@ class AnomalyDataModule(L.LightningDataModule):
             seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # seed_everything's, as Lightning's own samplers read it
             train = split == "train"
             tiles = self._tiles(samples, self.train_tiles == "random") if train and self.view.tile else None
-            made = AnomalyDataset(samples, self.view, self.augment if train else None, seed, tiles)
+            unrelated = Unrelated(self.unrelated) if train and self.unrelated else None
+            made = AnomalyDataset(samples, self.view, self.augment if train else None, seed, tiles, unrelated)
             self._datasets[split] = made
         return made
 
@@ -214,7 +254,7 @@ class AnomalyDataModule(L.LightningDataModule):
         workers = self.num_workers
         if workers is None:
             here = max(1, self.trainer.num_devices) if self.trainer else 1
-            cheap = (dataset.cache is not None or not dataset.pixels) and dataset.augment is None
+            cheap = (dataset.cache is not None or not dataset.pixels) and not (dataset.augment or dataset.unrelated)
             workers = 0 if cheap or cores() // here < 2 else min(4, suggested_max_num_workers(here))
         return loader(
             dataset,

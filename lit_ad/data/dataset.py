@@ -13,6 +13,8 @@ from tqdm import tqdm
 from lit_ad.batch import Batch, Sample
 from lit_ad.data.augment import Augment
 from lit_ad.data.masks import read_truth
+from lit_ad.data.photographs import Unrelated
+from lit_ad.errors import UserError
 from lit_ad.pixels import Pixels, Size, read_image
 from lit_ad.tiling import Tiles
 from lit_ad.view import Box, View
@@ -35,6 +37,7 @@ class AnomalyDataset(Dataset[Batch]):
         augment: Of training images.
         seed: Of augmentations and random tiles.
         tiles: Where the items are tiles.
+        unrelated: Where each item has an unrelated image beside it, of its size, another one in each epoch.
     """
 
     def __init__(
@@ -44,8 +47,10 @@ class AnomalyDataset(Dataset[Batch]):
         augment: Augment | None = None,
         seed: int = 0,
         tiles: Tiles | None = None,
+        unrelated: Unrelated | None = None,
     ) -> None:
         self.samples, self.view, self.augment, self.seed, self.tiles = list(samples), view, augment, seed, tiles
+        self.unrelated = unrelated
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # augmentations differ by epoch, in workers too
         self.cache: list[Seen] | None = None
         self.last: tuple[int, Seen] | None = None  # tiles in order: each image is read once
@@ -58,16 +63,29 @@ class AnomalyDataset(Dataset[Batch]):
     def __getitem__(self, index: int) -> Batch:
         number = index if self.tiles is None else self.tiles.image(index)
         sample = self.samples[number]
-        image, box, size = self._item(index, number) if self.pixels else (None, (0, 0, 0, 0), (0, 0))
+        image: Pixels | None = None
+        box, size = (0, 0, 0, 0), (0, 0)
+        if self.pixels:
+            try:
+                image, box, size = self._item(index, number)
+            except UserError as error:
+                if sample.split != "predict":
+                    raise
+                sample = sample._replace(error=str(error))  # one bad file does not end the prediction of thousands
+                size = (256, 256)
+                image, box = self.view(np.zeros((*size, 3), np.uint8))
+        other = None
+        if self.unrelated is not None and image is not None:
+            other = self.unrelated(image.shape[:2], (self.seed, int(self.epoch), index))
         return Batch(
-            # Channels last, as the file has them: no copy here, and the layout that convolutions are fastest with.
-            pixels=None if image is None else torch.from_numpy(image).permute(2, 0, 1)[None],
+            pixels=None if image is None else as_tensor(image),
             index=torch.tensor([index]),
             samples=[sample],
             sizes=[size],
             boxes=[box],
             masks=[read_truth(sample, size)] if sample.split == "test" else None,
             features=None if self.features is None else self.features[index],
+            unrelated=None if other is None else as_tensor(other),
         )
 
     def serve(self, features: Features | None, pixels: bool) -> None:
@@ -111,3 +129,8 @@ class AnomalyDataset(Dataset[Batch]):
         size = (image.shape[0], image.shape[1])
         image, box = self.view(image)
         return np.require(image, requirements=["C", "W"]), box, size
+
+
+def as_tensor(image: Pixels) -> Tensor:
+    """(H, W, 3) -> (1, 3, H, W), channels last as the file has them: no copy, and the layout convolutions like best."""
+    return torch.from_numpy(image).permute(2, 0, 1)[None]

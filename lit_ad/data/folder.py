@@ -4,7 +4,7 @@ import random
 from pathlib import Path
 
 from lit_ad.batch import Sample
-from lit_ad.data.source import Source, is_image, list_folders, list_images, pair_masks
+from lit_ad.data.source import Source, holds_images, list_folders, list_images, pair_masks
 from lit_ad.errors import UserError
 
 Folders = str | list[str]
@@ -86,4 +86,4 @@ def defect_images(folder: Path) -> list[Path]:
 
 def holds_folders(folder: Path) -> bool:
     """Whether there are folders in it, and no images."""
-    return bool(list_folders(folder)) and not any(is_image(path) for path in folder.iterdir())
+    return bool(list_folders(folder)) and not holds_images(folder)

@@ -1,9 +1,11 @@
 """Images of which nothing is known, for predict."""
 
+import os
+from collections import Counter
 from pathlib import Path
 
 from lit_ad.batch import Sample
-from lit_ad.data.source import Source, by_stem, is_image
+from lit_ad.data.source import Source, is_image, readable
 from lit_ad.errors import UserError
 from lit_ad.pixels import EXTENSIONS
 
@@ -19,14 +21,27 @@ class Images(Source):
         self.root = Path(root).expanduser()
 
     def samples(self) -> list[Sample]:
-        if not self.root.exists():
-            raise UserError(f"{self.root} does not exist: expected an image, or a folder of images")
-        found = [self.root] if self.root.is_file() else sorted(self.root.rglob("*"))
-        images = [path for path in found if is_image(path) and path.is_file()]
+        with readable():
+            if not self.root.exists():
+                raise UserError(f"{self.root} does not exist: expected an image, or a folder of images")
+            found = [self.root] if self.root.is_file() else files_in(self.root)
+            images = [path for path in found if is_image(path) and path.is_file()]
         if not images:
             raise UserError(f"no image in {self.root}: expected {', '.join(EXTENSIONS)} files")
         folder = self.root if self.root.is_dir() else self.root.parent
-        folders = sorted({image.parent for image in images})
-        for inner in folders:
-            by_stem(image for image in images if image.parent == inner)
         return [Sample(i, -1, None, str(i.parent.relative_to(folder)), "", "predict") for i in images]
+
+    def skipped(self) -> dict[str, int]:
+        """How many files that are no images, or of a kind that is not read, lie there, by suffix."""
+        with readable():
+            found = [] if self.root.is_file() else files_in(self.root)
+        return dict(Counter(path.suffix.lower() or path.name for path in found if not is_image(path)))
+
+
+def files_in(folder: Path) -> list[Path]:
+    """The files in a folder and the folders inside it, sorted. Raises OSError on one that cannot be listed."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    return sorted(Path(inside, name) for inside, _, names in os.walk(folder, onerror=fail) for name in names)

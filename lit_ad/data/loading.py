@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from torch.utils.data import DataLoader, DistributedSampler
 
 from lit_ad.batch import Batch
 from lit_ad.data.dataset import AnomalyDataset
 from lit_ad.errors import UserError
-from lit_ad.view import fill
+from lit_ad.pixels import Size
 
 
 class Shuffle(DistributedSampler[int]):
@@ -58,21 +59,28 @@ class TrainLoader(DataLoader[Batch]):
 
 
 def collate(items: list[Batch]) -> Batch:
-    """B batches of one -> one batch of B, smaller images filled up at the bottom and right by reflection."""
+    """B batches of one -> one batch of B.
+
+    Smaller images are filled up at the bottom and right by zeros, which no network sees (`Batch.uniform`).
+    """
     pixels = [item.pixels for item in items if item.pixels is not None]
-    if any(image.shape != pixels[0].shape for image in pixels):
-        canvas = (max(image.shape[2] for image in pixels), max(image.shape[3] for image in pixels))
-        filled = [fill(image[0].permute(1, 2, 0).numpy(), canvas) for image in pixels]
-        pixels = [torch.from_numpy(image).permute(2, 0, 1)[None] for image in filled]
+    canvases = [(image.shape[2], image.shape[3]) for image in pixels]
+    alike = len(set(canvases)) < 2
+    if not alike:
+        height, width = (max(sides) for sides in zip(*canvases, strict=True))
+        pixels = [pad(image, (0, width - w, 0, height - h)) for image, (h, w) in zip(pixels, canvases, strict=True)]
     features = [item.features for item in items if item.features is not None]
+    unrelated = [item.unrelated for item in items if item.unrelated is not None]
     return Batch(
         pixels=join(pixels) if pixels else None,
         index=torch.cat([item.index for item in items]),
         samples=[item.samples[0] for item in items],
         sizes=[item.sizes[0] for item in items],
         boxes=[item.boxes[0] for item in items],
+        canvases=None if alike else canvases,
         masks=[item.masks[0] if item.masks else None for item in items] if any(item.masks for item in items) else None,
         features=[join(list(level)) for level in zip(*features, strict=True)] if features else None,
+        unrelated=join(unrelated) if unrelated else None,
     )
 
 
@@ -91,6 +99,29 @@ def collate_equal(items: list[Batch]) -> Batch:
 def join(rows: list[Tensor]) -> Tensor:
     """B x (1, ...) -> (B, ...); a single one, which may be large, is not copied."""
     return rows[0] if len(rows) == 1 else torch.cat(rows)
+
+
+def check_memory(count: int, size: Size, bytes_each: int = 12) -> None:
+    """Raises UserError if the pixels alone of `count` images at once do not fit the machine's memory.
+
+    As 3 float32 numbers, which is what a network takes; its activations come on top.
+    """
+    needed, have = count * size[0] * size[1] * bytes_each, memory()
+    if have is not None and needed > have:
+        images = "1 image" if count == 1 else f"{count} images"
+        raise UserError(
+            f"{images} of {size[0]}x{size[1]} at once take {needed / 2**30:.1f} GiB for their pixels alone, and this "
+            f"machine has {have / 2**30:.1f} GiB: lower model.view.image_size, data.batch_size or "
+            "data.eval_batch_size, or set model.view.tile"
+        )
+
+
+def memory() -> int | None:
+    """Bytes of RAM, where the system tells."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # Windows; a system without these names
+        return None
 
 
 def cores() -> int:

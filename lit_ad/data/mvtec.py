@@ -1,11 +1,14 @@
 """Data in the layout of MVTec AD: CATEGORY/train/good, CATEGORY/test/DEFECT, CATEGORY/ground_truth/DEFECT."""
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from lit_ad.batch import Sample, Split
-from lit_ad.data.source import Source, list_folders, list_images, pair_masks
+from lit_ad.data.source import Source, holds_images, list_folders, list_images, pair_masks
 from lit_ad.errors import UserError
+
+OTHER_NAMES = ("gt", "mask", "masks", "label", "labels", "truth")  # that people give ground_truth
 
 
 class MVTec(Source):
@@ -33,6 +36,22 @@ class MVTec(Source):
             return {self.root.absolute().name: {}}
         return {folder.name: {"category": folder.name} for folder in folders}
 
+    def remarks(self) -> list[str]:
+        """Folders beside `train` whose names are nearly `test` or `ground_truth`, where there is no such folder."""
+        said = []
+        for root in self._categories():
+            try:
+                names = {folder.name for folder in list_folders(root)}
+            except UserError:  # a folder that may be entered but not listed will do
+                continue
+            for absent in sorted({"test", "ground_truth"} - names):
+                others = {name.lower().replace("-", "_"): name for name in names - {"train", "test", "ground_truth"}}
+                near = get_close_matches(absent, others, n=1, cutoff=0.7)
+                near += [name for name in others if absent == "ground_truth" and name in OTHER_NAMES]
+                if near:
+                    said.append(f"{root / others[near[0]]} is not read: it should be called {absent}")
+        return said
+
     def _categories(self) -> list[Path]:
         if (self.root / "train" / "good").is_dir():
             here = self.root.absolute()
@@ -56,8 +75,12 @@ def list_category(root: Path) -> list[Sample]:
     category = root.absolute().name
     defects = {folder.name for folder in list_folders(root / "test")}
     for folder in list_folders(root / "ground_truth"):
-        if folder.name not in defects:
-            pair_masks([], list_images(folder))  # masks without images, each an error
+        if folder.name not in defects and holds_images(folder):
+            near = get_close_matches(folder.name, defects, n=1) or ["DEFECT"]
+            raise UserError(
+                f"masks without images: {folder} has no test/{folder.name} beside it; a folder of masks is called like "
+                f"that of its images, such as ground_truth/{near[0]} for test/{near[0]}"
+            )
     splits: tuple[Split, ...] = ("train", "test")
     listed = []
     for split in splits:
@@ -65,6 +88,7 @@ def list_category(root: Path) -> list[Sample]:
             defect, truth = folder.name, root / "ground_truth" / folder.name
             images = list_images(folder)
             label = int(defect != "good")
-            masks = pair_masks(images, list_images(truth)) if split == "test" and label and truth.is_dir() else {}
+            masked = split == "test" and (truth.is_dir() if label else holds_images(truth))  # good images need none
+            masks = pair_masks(images, list_images(truth)) if masked else {}
             listed += [Sample(image, label, masks.get(image), category, defect, split) for image in images]
     return listed

@@ -1,7 +1,8 @@
 """What lists a data set's samples; and the listing and checking that all sources share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,21 @@ class Source(ABC):
         it. One task, the whole, unless the data set has parts that are learned apart."""
         return {"all": {}}
 
+    def remarks(self) -> list[str]:
+        """What `samples` passes over and may be a mistake, such as a folder with a misspelled name: a sentence each."""
+        return []
+
+
+@contextmanager
+def readable() -> Iterator[None]:
+    """Has a folder that the system does not let us list end in a UserError that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot read {error.filename}: {error.strerror}; see to its permissions, or its disk"
+        ) from error
+
 
 def is_image(path: Path) -> bool:
     """Whether the name is an image's; hidden files (such as `._x.png` of macOS) are not."""
@@ -33,20 +49,31 @@ def is_image(path: Path) -> bool:
 
 def list_folders(folder: Path) -> list[Path]:
     """The folders in a folder, sorted, without hidden ones. An absent folder has none."""
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")) if folder.is_dir() else []
+    with readable():
+        inside = folder.iterdir() if folder.is_dir() else ()
+        return sorted(p for p in inside if p.is_dir() and not p.name.startswith("."))
+
+
+def holds_images(folder: Path) -> bool:
+    """Whether there are images directly in a folder; an absent one has none."""
+    with readable():
+        return folder.is_dir() and any(is_image(path) for path in folder.iterdir())
 
 
 def list_images(folder: Path) -> list[Path]:
     """The images that lie directly in a folder, sorted.
 
-    Raises UserError if there is no such folder, no image in it, or two images whose names differ in extension only.
+    Raises UserError if there is no such folder, it cannot be read, there is no image in it, or two images whose names
+    differ in extension only.
     """
-    if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder: it should hold images")
-    images = sorted(p for p in folder.iterdir() if is_image(p) and p.is_file())
+    with readable():
+        if not folder.is_dir():
+            raise UserError(f"{folder} is not a folder: it should hold images")
+        named = sorted(p for p in folder.iterdir() if is_image(p))
+        images = [p for p in named if p.is_file()]
     if not images:
-        deeper = sum(is_image(p) for p in folder.rglob("*"))
-        hint = f" ({deeper} lie in folders inside it)" if deeper else ""
+        deeper, broken = sum(is_image(p) for p in folder.rglob("*/*")), sum(p.is_symlink() for p in named)
+        hint = f" ({deeper} lie in folders inside it)" if deeper else f" ({broken} are broken links)" if broken else ""
         raise UserError(f"no image in {folder}{hint}: it should hold {', '.join(EXTENSIONS)} files")
     by_stem(images)
     return images

@@ -16,6 +16,12 @@ def load_checkpoint(path: Path, weights: str | Path | None = None, device: str =
     """The network of a checkpoint, and its card. Raises UserError as `Method.load_from_checkpoint` does."""
     method: Method = Method.load_from_checkpoint(path, device, weights)
     method.requires_grad_(False)
+    return run_of(method), card_of(method)
+
+
+def run_of(method: Method) -> Run:
+    """A method as a detector's network."""
+    device = method.device
 
     def run(pixels: NDArray[np.uint8]) -> tuple[Floats | None, Floats]:
         with torch.inference_mode():
@@ -24,15 +30,16 @@ def load_checkpoint(path: Path, weights: str | Path | None = None, device: str =
         assert prediction.score is not None
         return None if maps is None else maps.float().cpu().numpy(), prediction.score.float().cpu().numpy()
 
-    return run, card_of(method)
+    return run
 
 
 def card_of(method: Method) -> Card:
     """What a method's file says of it."""
+    view = method.view
+    sides = (view.tile, view.tile) if view.tile else view.size or (256, 256)
+    size = sides if view.tile else view(np.zeros((*sides, 3), np.uint8))[0].shape[:2]
     with torch.no_grad():
-        tile = method.view.tile or 0
-        side = tile or 32 * (method.view.multiple or 1)
-        probe = method.predict(torch.zeros(1, 3, side, side, device=method.device))
+        probe = method.predict(torch.zeros(1, 3, *size, device=method.device))
     return Card(
         qualified_name(type(method)), method.view, method.decision, method.top, probe.score is None, __version__
     )

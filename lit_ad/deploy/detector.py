@@ -4,8 +4,11 @@ With an exported file it needs NumPy, Pillow and that file's runtime; with a che
 """
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, overload
@@ -18,12 +21,14 @@ from lit_ad.decision import Decision, Region, regions
 from lit_ad.errors import UserError
 from lit_ad.files import atomic_write
 from lit_ad.pixels import Pixels, to_rgb
-from lit_ad.view import Box, Floats, View, bilinear, original_map
+from lit_ad.view import Box, Floats, View, original_map, visible
 
 ImageLike = str | Path | Image.Image | NDArray[Any]
 EXPORTED = (".onnx", ".xml", ".pt2")  # of ONNX Runtime, OpenVINO and torch.export
+READERS = min(4, os.cpu_count() or 1)  # threads that read images while the network runs
+Looked = tuple[Pixels, Pixels, Box]  # an image, the network's input of it, and the box that it fills there
 Run = Callable[[NDArray[np.uint8]], tuple[Floats | None, Floats]]
-"""uint8 pixels (n, 3, H, W) of the network's size -> maps (n, 1, h, w), or none, and scores (n,)."""
+"""uint8 pixels (n, 3, H, W) of the network's size -> maps (n, 1, H, W), or none, and scores (n,)."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,7 @@ class Card:
     top: float = 0.0  # the fraction of a map's pixels, the highest, whose mean is the score; 0: the maximum
     map_scored: bool = True  # whether the score is that of the map
     version: str = ""
+    precision: str = "fp32"
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, for JSON."""
@@ -44,23 +50,57 @@ class Card:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Card":
-        """The inverse of `to_dict`."""
+        """The inverse of `to_dict`; what else there is is for other programs."""
         decision = None if values["decision"] is None else Decision.from_dict(values["decision"])
-        return cls(**{**values, "view": View.from_dict(values["view"]), "decision": decision})
+        mine = {field.name: values[field.name] for field in fields(cls) if field.name in values}
+        return cls(**{**mine, "view": View.from_dict(values["view"]), "decision": decision})
 
 
 @dataclass(frozen=True)
 class Detection:
-    """What a detector says of one image."""
+    """What a detector says of one image. Map, mask and regions are made when they are first asked for."""
 
     image: Pixels  # (H, W, 3) uint8, as it was judged: upright, RGB
     score: float  # raw; higher is more anomalous
-    p_value: float | None  # how probable a score this high is of a nominal image; None without held-out images
-    anomalous: bool | None  # the verdict at the decision's false-alarm rate
-    anomaly_map: Floats | None  # (H, W) raw; None of image-level methods
-    mask: NDArray[np.bool_] | None  # (H, W): anomalous pixels
-    regions: list[Region]  # connected anomalous pixels
-    colour_range: tuple[float, float] | None = None  # of heatmaps: its middle is the pixel threshold
+    seen: Floats | None = None  # (h, w): the map of the network's input; None of image-level methods
+    box: Box = (0, 0, 0, 0)  # that the image fills in it
+    decision: Decision | None = None
+    category: str | None = None
+
+    @property
+    def p_value(self) -> float | None:
+        """How probable a score this high is of a nominal image. None without held-out images."""
+        return None if self.decision is None else float(self.decision.p_value(self.score, self.category))
+
+    @property
+    def anomalous(self) -> bool | None:
+        """The verdict at the decision's false-alarm rate."""
+        return None if self.decision is None else self.decision.anomalous(self.score, self.category)
+
+    @cached_property
+    def anomaly_map(self) -> Floats | None:
+        """(H, W), raw. None of image-level methods."""
+        if self.seen is None:
+            return None
+        height, width = self.seen.shape
+        return original_map(self.seen, (height, width), self.box, (self.image.shape[0], self.image.shape[1]))
+
+    @cached_property
+    def mask(self) -> NDArray[np.bool_] | None:
+        """(H, W): anomalous pixels. None without a map, or without a threshold for it."""
+        if self.anomaly_map is None or self.decision is None or self.decision.pixel_threshold(self.category) is None:
+            return None
+        return self.decision.mask(self.anomaly_map, self.category)
+
+    @cached_property
+    def regions(self) -> list[Region]:
+        """Connected anomalous pixels, the highest peak first."""
+        return [] if self.mask is None or self.anomaly_map is None else regions(self.mask, self.anomaly_map)
+
+    @property
+    def colour_range(self) -> tuple[float, float] | None:
+        """Of heatmaps: its middle is the pixel threshold."""
+        return None if self.decision is None else self.decision.colour_range(self.category)
 
     def plot(self) -> Image.Image:
         """The image, and beside it the map over the grey image, anomalous pixels outlined."""
@@ -108,7 +148,7 @@ class Detector:
         Args:
             path: RUN, whose best checkpoint is taken, or a file.
             weights: The teacher's, if a checkpoint does not find them.
-            device: Of torch.
+            device: cpu, or what the runtime calls another one, such as cuda.
 
         Raises:
             UserError: There is no such file, or what it needs is not there.
@@ -153,40 +193,59 @@ class Detector:
             UserError: An image that cannot be read; it is named.
         """
         if isinstance(images, str | os.PathLike | Image.Image | np.ndarray):
-            return next(self.stream([images], category))  # type: ignore[list-item]
+            return next(self._judge([self._look(images)], category))  # type: ignore[arg-type]
         stream = self.stream(images, category)
         return list(stream) if isinstance(images, list | tuple) else stream
 
     def stream(
         self, images: Iterable[ImageLike], category: str | None = None, batch_size: int = 1
     ) -> Iterator[Detection]:
-        """The same one after the other, `batch_size` at a time where their inputs have one size."""
+        """The same one after the other, `batch_size` at a time where their inputs have one size.
+
+        Threads read and resize the next images while the network runs, so that an iterator is read a few images ahead.
+        """
         waiting = iter(images)
-        while group := [to_rgb(image) for image in islice(waiting, batch_size)]:
-            seen = [self.card.view(image) for image in group]
-            if self.card.view.tile is not None or len({pixels.shape for pixels, _ in seen}) > 1:
-                predictions = [self._predict(pixels[None], [box]) for pixels, box in seen]
-            else:
-                predictions = [self._predict(np.stack([pixels for pixels, _ in seen]), [box for _, box in seen])]
-            maps = [one for found, _ in predictions for one in (found if found is not None else [])]
-            scores = [float(score) for _, found in predictions for score in found]
-            for i, (image, (pixels, box)) in enumerate(zip(group, seen, strict=True)):
-                whole = None
-                if maps:
-                    canvas, size = (pixels.shape[0], pixels.shape[1]), (image.shape[0], image.shape[1])
-                    whole = original_map(maps[i][0], canvas, box, size)
-                yield self._judged(image, scores[i], whole, category)
+        ahead: deque[Future[Looked]] = deque()
+        with ThreadPoolExecutor(READERS) as readers:
+            try:
+                while True:
+                    wanted = batch_size + READERS - len(ahead)
+                    ahead.extend(readers.submit(self._look, image) for image in islice(waiting, wanted))
+                    group = [ahead.popleft().result() for _ in range(min(batch_size, len(ahead)))]
+                    if not group:
+                        return
+                    yield from self._judge(group, category)
+            finally:
+                readers.shutdown(wait=False, cancel_futures=True)
+
+    def _look(self, image: ImageLike) -> Looked:
+        pixels = to_rgb(image)
+        return pixels, *self.card.view(pixels)
+
+    def _judge(self, group: list[Looked], category: str | None) -> Iterator[Detection]:
+        """Images, what the network sees of them, and the boxes that they fill in it -> a Detection each."""
+        if self.card.view.tile is not None or len({pixels.shape for _, pixels, _ in group}) > 1:
+            predictions = [self._predict(pixels[None], [box]) for _, pixels, box in group]
+        else:
+            predictions = [self._predict(np.stack([of for _, of, _ in group]), [box for _, _, box in group])]
+        maps = [one[0] for found, _ in predictions for one in (found if found is not None else [])]
+        scores = [float(score) for _, found in predictions for score in found]
+        for i, (image, _, box) in enumerate(group):
+            yield Detection(image, scores[i], maps[i] if maps else None, box, self.card.decision, category)
 
     def _predict(self, pixels: Pixels, boxes: list[Box]) -> tuple[Floats | None, Floats]:
-        """uint8 (n, H, W, 3) -> maps (n, 1, h, w) of the canvas, and scores (n,) of the content."""
+        """uint8 (n, H, W, 3) -> maps (n, 1, H, W), and scores (n,) of the content."""
         channels_first = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
         canvas = (pixels.shape[1], pixels.shape[2])
         if self.card.view.tile is not None:
             return self._predict_tiles(channels_first[0], boxes[0])
         maps, scores = self.run(channels_first)
-        if maps is not None and self.card.map_scored and any(box != (0, 0, *canvas) for box in boxes):
-            contents = [crop(found[0], canvas, box) for found, box in zip(maps, boxes, strict=True)]
-            scores = np.array([highest(content, self.card.top) for content in contents], np.float32)
+        if maps is not None and self.card.map_scored:  # the run's scores are those of whole maps
+            seen = [visible(box, canvas) for box in boxes]
+            scores = scores.copy()
+            for i, (top, left, bottom, right) in enumerate(seen):
+                if seen[i] != (0, 0, *canvas):
+                    scores[i] = highest(maps[i, 0, top:bottom, left:right], self.card.top)
         return maps, scores
 
     def _predict_tiles(self, image: NDArray[np.uint8], box: Box) -> tuple[Floats | None, Floats]:
@@ -194,13 +253,13 @@ class Detector:
         top, left, bottom, right = box
         grid = self.card.view.grid((bottom - top, right - left))
         assert grid is not None
-        side, worst = (grid.tile, grid.tile), -np.inf
+        worst = -np.inf
         maps: list[Floats] = []
         for tiles in grid.batches(image[:, top:bottom, left:right], self.card.view.tile_batch):
             found, scores = self.run(tiles)
             worst = max(worst, float(scores.max()))
             if found is not None:
-                maps.append(np.stack([bilinear(one[0], side)[None] for one in found]))
+                maps.append(found)
         if not maps:
             return None, np.array([worst], np.float32)
         stitched = grid.stitch(iter(maps))
@@ -208,25 +267,6 @@ class Detector:
         whole = np.zeros((1, 1, *image.shape[1:]), np.float32)
         whole[:, :, top:bottom, left:right] = stitched
         return whole, np.array([score], np.float32)
-
-    def _judged(self, image: Pixels, score: float, anomaly_map: Floats | None, category: str | None) -> Detection:
-        decision = self.card.decision
-        if decision is None:
-            return Detection(image, score, None, None, anomaly_map, None, [])
-        mask = None
-        if anomaly_map is not None and decision.pixel_threshold(category) is not None:
-            mask = decision.mask(anomaly_map, category)
-        found = regions(mask, anomaly_map) if mask is not None and anomaly_map is not None else []
-        judged = (float(decision.p_value(score, category)), decision.anomalous(score, category))
-        return Detection(image, score, *judged, anomaly_map, mask, found, decision.colour_range(category))
-
-
-def crop(anomaly_map: Floats, canvas: tuple[int, int], box: Box) -> Floats:
-    """The content of a padded image's map, (h, w) -> (h', w'), cut out at the canvas's resolution."""
-    if box == (0, 0, *canvas):
-        return anomaly_map
-    top, left, bottom, right = box
-    return bilinear(anomaly_map, canvas)[top:bottom, left:right]
 
 
 def highest(anomaly_map: Floats, top: float) -> float:

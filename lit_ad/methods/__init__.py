@@ -1,6 +1,9 @@
+from lit_ad.methods.dinomaly import Dinomaly
+from lit_ad.methods.efficient_ad import EfficientAD
 from lit_ad.methods.l2bt import L2BT
 from lit_ad.methods.mkd import MKD
+from lit_ad.methods.reverse_distillation import ReverseDistillation
 from lit_ad.methods.stfpm import STFPM
 from lit_ad.methods.transformaly import Transformaly
 
-__all__ = ["L2BT", "MKD", "STFPM", "Transformaly"]
+__all__ = ["L2BT", "MKD", "STFPM", "Dinomaly", "EfficientAD", "ReverseDistillation", "Transformaly"]

@@ -3,7 +3,7 @@
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any, Self
 import lightning as L
 import torch
 from timm.layers import convert_sync_batchnorm
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from lit_ad import __version__
@@ -20,10 +20,11 @@ from lit_ad.batch import Batch, Prediction
 from lit_ad.checkpoint import read_checkpoint
 from lit_ad.decision import Decision
 from lit_ad.errors import UserError
-from lit_ad.maps import crop, upsample
+from lit_ad.maps import upsample
 from lit_ad.methods.batchnorm import SharedBatchNorm
+from lit_ad.pixels import Size
 from lit_ad.teachers.backbone import Teacher
-from lit_ad.view import Box, View
+from lit_ad.view import Box, View, visible
 
 Nominal = Iterable[tuple[Tensor, list[Tensor]]]  # images (B, 3, H, W) in [0, 1] and what `describe` says of them
 
@@ -47,6 +48,8 @@ class Method(L.LightningModule):
     def __init__(self, view: View) -> None:
         super().__init__()
         self.save_hyperparameters()  # the arguments of the method's class
+        if self.hparams.get("lr", 1) <= 0:
+            raise UserError(f"model.lr is {self.hparams['lr']}, but it must be above 0")
         self.view = view
         self.val_loss = MeanMetric()  # Lightning's own mean over processes rounds the numbers of images
 
@@ -99,24 +102,24 @@ class Method(L.LightningModule):
     # The one path from pixels to a prediction.
 
     def forward(self, pixels: Tensor) -> Prediction:
-        """uint8 (B, 3, H, W) of the view's size, without padding -> maps and scores."""
-        return self._scored(self.predict(as_images(pixels)))
+        """uint8 (B, 3, H, W) of the view's size, without padding -> maps (B, 1, H, W) and scores, as in eval mode."""
+        canvas = (pixels.shape[-2], pixels.shape[-1])
+        with evaluating(self):
+            return self._scored(self.predict(as_images(pixels)), canvas, [(0, 0, *canvas)])
 
     def predict_batch(self, batch: Batch, losses: list[tuple[Tensor, int]] | None = None) -> Prediction:
-        """Prediction of a batch that is on the device, by tiles where the view says so, padding never scored.
+        """Maps (B, 1, H, W), of the pixels' size, and scores of a batch that is on the device, as in eval mode.
 
-        Given a list, it also gets the loss and the number of images, or those of each micro-batch of tiles.
+        An image's score depends on the image alone: images of different input sizes run one by one, tiles where the
+        view says so, and padding is never scored.
+
+        Given a list, it also gets the loss and the number of images, of each batch that a network saw.
         """
         assert batch.pixels is not None
-        if self.view.tile is not None:
-            return self._predict_tiled(batch.pixels, batch.boxes, losses)
-        prediction = self._run(batch.pixels, self._of_cache(batch), losses)
-        padded = any(box != (0, 0, *batch.canvas) for box in batch.boxes)
-        if prediction.score is not None or prediction.anomaly_map is None or not padded:
-            return self._scored(prediction)
-        maps = zip(prediction.anomaly_map, batch.boxes, strict=True)
-        contents = [self.score(crop(anomaly_map[None], batch.canvas, box)) for anomaly_map, box in maps]
-        return prediction._replace(score=torch.cat(contents))
+        with evaluating(self):
+            if self.view.tile is None and batch.canvases is None:
+                return self._scored(self._run(batch.pixels, self._of_cache(batch), losses), batch.canvas, batch.boxes)
+            return self._predict_each(batch, losses)
 
     def teachers(self) -> dict[str, Teacher]:
         """The frozen networks, by the names of the attributes they are."""
@@ -133,21 +136,38 @@ class Method(L.LightningModule):
         losses.append((loss, len(images)))
         return prediction
 
-    def _scored(self, prediction: Prediction) -> Prediction:
-        """The prediction with a score of the whole map, if it has none."""
-        if prediction.score is not None:
-            return prediction
-        assert prediction.anomaly_map is not None, "a score, a map, or both"
-        return prediction._replace(score=self.score(prediction.anomaly_map))
+    def _scored(self, prediction: Prediction, canvas: Size, boxes: list[Box]) -> Prediction:
+        """Maps brought to the network's input size, and scores of their content, unless the method has given its own.
 
-    def _predict_tiled(self, pixels: Tensor, boxes: list[Box], losses: list[tuple[Tensor, int]] | None) -> Prediction:
-        """uint8 pixels (B, 3, H, W) -> maps (B, 1, H, W), each stitched from its tiles' and scored as a whole."""
+        Authors take the maximum at that size. Of a map's own resolution it would be another number, a tenth higher.
+        """
+        if prediction.anomaly_map is None:
+            assert prediction.score is not None, "a score, a map, or both"
+            return prediction
+        maps = upsample(prediction.anomaly_map, canvas)
+        if prediction.score is not None:
+            return prediction._replace(anomaly_map=maps)
+        parts = zip(maps.split(1), boxes, strict=True) if len(set(boxes)) > 1 else [(maps, boxes[0])]
+        seen = [(of, visible(box, canvas)) for of, box in parts]
+        scores = [self.score(of[..., top:bottom, left:right]) for of, (top, left, bottom, right) in seen]
+        return prediction._replace(anomaly_map=maps, score=torch.cat(scores))
+
+    def _predict_each(self, batch: Batch, losses: list[tuple[Tensor, int]] | None) -> Prediction:
+        """Each image by itself: its network input, or its content in tiles, whose maps are stitched and scored as one.
+
+        Where a map of the batch's pixels has no input below, or padding around tiles, it has zeros.
+        """
         predictions = []
-        for image, (top, left, bottom, right) in zip(pixels, boxes, strict=True):
-            prediction = self._predict_tiles(image[:, top:bottom, left:right], losses)
-            canvas = image.shape[-2:]
-            if prediction.anomaly_map is not None and prediction.anomaly_map.shape[-2:] != canvas:
-                whole = prediction.anomaly_map.new_zeros(1, 1, *canvas)  # padding has a map of zeros
+        for one in batch.alone():
+            assert one.pixels is not None
+            top, left, bottom, right = (0, 0, *one.canvas)
+            if self.view.tile is None:
+                prediction = self._scored(self._run(one.pixels, self._of_cache(one), losses), one.canvas, one.boxes)
+            else:
+                top, left, bottom, right = one.boxes[0]
+                prediction = self._predict_tiles(one.pixels[0, :, top:bottom, left:right], losses)
+            if prediction.anomaly_map is not None and prediction.anomaly_map.shape[-2:] != batch.canvas:
+                whole = prediction.anomaly_map.new_zeros(1, 1, *batch.canvas)
                 whole[:, :, top:bottom, left:right] = prediction.anomaly_map
                 prediction = prediction._replace(anomaly_map=whole)
             predictions.append(prediction)
@@ -184,7 +204,7 @@ class Method(L.LightningModule):
             side = (grid.tile, grid.tile)
             stitched = grid.stitch(upsample(p.anomaly_map, side) for p in chain([first], found))  # type: ignore[arg-type]
         parts = {name: score[None] for name, score in worst.items()}
-        return self._scored(Prediction(stitched, parts.pop("", None), parts))
+        return self._scored(Prediction(stitched, parts.pop("", None), parts), grid.size, [(0, 0, *grid.size)])
 
     def _of_cache(self, batch: Batch) -> list[Tensor] | None:
         """A batch's cached features, which may be stored in half precision, in the networks' own."""
@@ -299,6 +319,19 @@ class Method(L.LightningModule):
         model.on_load_checkpoint(checkpoint)
         model.load_state_dict(checkpoint["state_dict"])
         return model.to(map_location).eval()
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside; after it, every part in the mode that it was in."""
+    training = [part for part in model.modules() if part.training]  # none of a detector: nothing is written to
+    for part in training:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
 
 
 def as_images(pixels: Tensor) -> Tensor:

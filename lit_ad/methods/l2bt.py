@@ -23,7 +23,7 @@ class L2BT(Method):
     """Token students of any timm ViT, between two of its blocks. They need no pixels once features are cached.
 
     Args:
-        backbone: timm name; the paper's is DINOv2 ViT-B/14 with registers.
+        backbone: timm name with the tag of its weights; the paper's is DINOv2 ViT-B/14 with registers.
         taps: The early and the late block, from 0.
         weights: The teacher's: hub, hf-hub:OWNER/REPO, or a file.
         view: How images become network inputs.
@@ -42,8 +42,10 @@ class L2BT(Method):
         top: float = 0.001,
         lr: float = 1e-3,
     ) -> None:
-        if len(taps) != 2:
-            raise UserError(f"L2BT works between two blocks: model.taps must be an early and a late one, not {taps}")
+        if len(taps) != 2 or taps[0] >= taps[1]:
+            raise UserError(
+                f"L2BT works between two blocks: model.taps must be an early and then a late one, not {list(taps)}"
+            )
         if not 0 < top <= 1:
             raise UserError(f"model.top is a fraction of the map's pixels, above 0 and up to 1, not {top}")
         teacher = Teacher(backbone, taps, weights, norm=True)

@@ -1,12 +1,13 @@
 """Multiresolution Knowledge Distillation for Anomaly Detection (Salehi et al., CVPR 2021), https://arxiv.org/abs/2011.11108.
 
 A narrow cloner learns a frozen source network's outputs at several depths, both their values and their directions, on
-nominal images. The disagreement is an image's score; its gradient with respect to the pixels shows where.
+nominal images. The disagreement is an image's score; its gradient with respect to the pixels shows where. The defaults
+are what the authors' code does with MVTec AD.
 Shapes: B batch, C channels, (H, W) image, (h, w) critical output, L critical layers.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
@@ -31,37 +32,43 @@ class MKD(Method):
     """A cloner of any timm CNN.
 
     Args:
-        backbone: timm name of the source; the paper's is VGG-16.
+        backbone: timm name of the source with the tag of its weights; the authors' are torchvision's VGG-16.
         taps: Critical layers, as timm counts them. For VGG-16, 1 to 4 are pool2 to pool5 (detection), 2 to 4 are pool3
             to pool5 (localisation).
         weights: The source's: hub, hf-hub:OWNER/REPO, pip:PACKAGE, or a file.
         view: How images become network inputs.
+        normalize: Normalise images as the source's training did, as the authors do with CIFAR-10, or only scale them to
+            [0, 1], as they do with MVTec AD.
         pool: Compare the taps after a 2x2 max pool. By default for VGGs alone, whose taps sit before the pools.
         cloner: "small", narrow between critical outputs, or "equal", the source's architecture with timm's own
             random initialisation.
         value_weight: The paper's lambda, of the squared error: 0.5 on MVTec AD, 0.01 elsewhere.
         direction_only: Leave the squared error out, as for sources with activations in the hundreds, where it drowns
             the directions.
-        saliency: How the map is made; None makes none and is the fastest. Activations other than ReLU and ReLU6 pass
-            guided_backprop as they are.
-        copies, noise: Of smooth_grad: noisy copies, and their noise as a share of the image's range (not published;
-            SmoothGrad's own paper takes 0.1 to 0.2).
+        saliency: How the map is made; None makes none and is the fastest. guided_backprop is that of the cloner's ReLUs
+            and ReLU6s; other activations pass gradients as they are.
+        copies, noise: Of smooth_grad: noisy copies, whose noise has a standard deviation of (noise / range)^2, where
+            range is the image's, in [0, 1]. It hardly changes an image; SmoothGrad's own paper takes far more.
+        map_scale: "raw" maps can be compared between images. The authors scale each "image"'s map to 0..1 by its own
+            extremes: in a nominal image, too, something is then as anomalous as can be. Published pixel metrics are so.
         lr: Adam.
     """
 
     def __init__(
         self,
-        backbone: str = "vgg16",
+        backbone: str = "vgg16.tv_in1k",
         taps: Sequence[int] = (1, 2, 3, 4),
         weights: str = "hub",
         view: View = View(128),
+        normalize: bool = False,
         pool: bool | None = None,
         cloner: Literal["small", "equal"] = "small",
         value_weight: float = 0.5,
         direction_only: bool = False,
         saliency: Literal["gradients", "smooth_grad", "guided_backprop"] | None = "gradients",
         copies: int = 50,
-        noise: float = 0.1,
+        noise: float = 0.05,
+        map_scale: Literal["raw", "image"] = "raw",
         lr: float = 1e-3,
     ) -> None:
         source = Source(backbone, sorted(taps), weights, pool)
@@ -69,9 +76,13 @@ class MKD(Method):
         self.teacher: Source = source
         small = cloner == "small"
         self.student = Cloner(source.channels, source.strides) if small else Backbone(backbone, source.taps)
+        if not normalize:
+            for network in (source, self.student):
+                if isinstance(network, Backbone):
+                    network.skip_normalization()
         self.pools_student = source.pool and not small  # the small cloner ends its blocks with the pools
         self.value_weight = 0.0 if direction_only else value_weight
-        self.saliency, self.copies, self.noise, self.lr = saliency, copies, noise, lr
+        self.saliency, self.copies, self.noise, self.map_scale, self.lr = saliency, copies, noise, map_scale, lr
 
     def compare(self, images: Tensor, features: list[Tensor]) -> Tensor:
         """The discrepancy of each image, summed over critical layers: (B,).
@@ -99,18 +110,16 @@ class MKD(Method):
         return Prediction(None, disagreement)
 
     def predict(self, images: Tensor, features: list[Tensor] | None = None) -> Prediction:
-        """Score: the loss of that image. Map: its gradient's absolute sum over channels, (B, 1, H, W).
+        """Score: the loss of that image. Map: its gradient's absolute sum over channels, clipped and smoothed.
 
         A saliency runs the source by itself, for its gradients.
         """
-        with evaluating(self.student):  # BatchNorm would let the images of a batch meet
-            if self.saliency is None:
-                return super().predict(images, features)
-            # Gradients of means over thousands of values vanish in half precision: no autocast here.
-            with torch.inference_mode(False), torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
-                score, gradient = self.differentiate(images.clone())
-        saliency = gradient.float().abs().sum(dim=1, keepdim=True)
-        return Prediction(gaussian_blur(clip(saliency, 0.99), sigma=4.0), score)
+        if self.saliency is None:
+            return super().predict(images, features)
+        # Gradients of means over thousands of values vanish in half precision: no autocast here.
+        with torch.inference_mode(False), torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
+            score, saliency = self.differentiate(images.clone())
+        return Prediction(gaussian_blur(saliency, sigma=4.0), score)
 
     def assess(self, images: Tensor, features: list[Tensor] | None = None) -> tuple[Prediction, Tensor]:
         prediction = self.predict(images, features)
@@ -118,24 +127,33 @@ class MKD(Method):
         return prediction, prediction.score.mean()
 
     def differentiate(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss of each image and its gradient with respect to images in [0, 1], as `saliency` wants it:
-        (B, 3, H, W) -> (B,), (B, 3, H, W)."""
-        if self.saliency == "guided_backprop":
-            with GuidedBackprop():
-                return self.gradient(images)
+        """The loss of each image and how much its pixels matter: (B, 3, H, W) in [0, 1] -> (B,), (B, 1, H, W)."""
         score, gradient = self.gradient(images)
-        if self.saliency == "smooth_grad":
-            spread = self.noise * (images.amax(dim=(1, 2, 3), keepdim=True) - images.amin(dim=(1, 2, 3), keepdim=True))
-            gradient = torch.zeros_like(gradient)
-            for copy in range(self.copies):  # a copy's noise is the same for every image, in whatever batch it comes
-                noise = torch.randn(images.shape[1:], generator=torch.Generator().manual_seed(copy)).to(images)
-                gradient += self.gradient(images + spread * noise)[1] / self.copies
-        return score, gradient
+        if self.saliency != "smooth_grad":
+            return score, self.of_pixels(gradient)
+        span = images.amax(dim=(1, 2, 3), keepdim=True) - images.amin(dim=(1, 2, 3), keepdim=True)
+        # The authors square what they call sigma, and torch takes the square as the standard deviation.
+        deviation = (self.noise / span.clamp(min=self.noise)).square()
+        saliency = torch.zeros_like(images[:, :1], dtype=torch.float32)
+        for copy in range(self.copies):  # a copy's noise is the same for every image, in whatever batch it comes
+            noise = torch.randn(images.shape[1:], generator=torch.Generator().manual_seed(copy)).to(images)
+            saliency += self.of_pixels(self.gradient(images + deviation * noise)[1]) / self.copies
+        return score, saliency if self.map_scale == "raw" else to_unit_range(saliency)
+
+    def of_pixels(self, gradient: Tensor) -> Tensor:
+        """Absolute sum over channels, clipped at each image's 99th percentile: (B, 3, H, W) -> (B, 1, H, W)."""
+        saliency = clip(gradient.float().abs().sum(dim=1, keepdim=True), 0.99)
+        return saliency if self.map_scale == "raw" else to_unit_range(saliency)
 
     def gradient(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """As above, of all images in one backward pass: no loss depends on another's image."""
+        """The loss of each image and its gradient with respect to the image, (B, 3, H, W) -> (B,), (B, 3, H, W).
+
+        All in one backward pass: no loss depends on another's image.
+        """
         images = images.detach().requires_grad_()
-        losses = self.compare(images, self.teacher(images))
+        features = self.teacher(images)
+        with GuidedBackprop() if self.saliency == "guided_backprop" else nullcontext():  # the cloner's ReLUs alone
+            losses = self.compare(images, features)
         (gradient,) = torch.autograd.grad(losses.sum(), images)
         return losses.detach(), gradient
 
@@ -243,12 +261,7 @@ def disagreement(teacher: Tensor, student: Tensor, value_weight: float) -> Tenso
     return direction + value_weight * (teacher - student).square().mean(dim=1) if value_weight else direction
 
 
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode inside, the former mode after."""
-    training = module.training
-    module.eval()
-    try:
-        yield
-    finally:
-        module.train(training)
+def to_unit_range(saliency: Tensor) -> Tensor:
+    """Each map's lowest value becomes 0 and its highest 1, (B, 1, H, W) -> the same shape."""
+    low, high = (end(saliency, dim=(1, 2, 3), keepdim=True) for end in (torch.amin, torch.amax))
+    return (saliency - low) / (high - low).clamp(min=torch.finfo(saliency.dtype).tiny)

@@ -1,4 +1,4 @@
-"""Gaussians fitted in one pass over vectors that are never kept.
+"""Moments of vectors that are never kept, Gaussians fitted to them, and values gathered from all processes.
 
 Shapes: n vectors of width D. Everything is float64: log-densities of hundreds of dimensions cancel in float32.
 """
@@ -10,25 +10,31 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from lit_ad.errors import UserError
 
 
 class Moments:
-    """Count, mean and scatter of the vectors seen, merged batch by batch (Chan, Golub and LeVeque, 1983)."""
+    """Count, mean and scatter of the vectors seen, merged batch by batch (Chan, Golub and LeVeque, 1983).
 
-    def __init__(self, dim: int) -> None:
+    Args:
+        dim: D.
+        diagonal: Keep each dimension's own scatter alone: D numbers, and not D x D.
+    """
+
+    def __init__(self, dim: int, diagonal: bool = False) -> None:
         self.count = 0
+        self.diagonal = diagonal
         self.mean = torch.zeros(dim, dtype=torch.float64)
-        self.scatter = torch.zeros(dim, dim, dtype=torch.float64)  # sum of (x - mean)(x - mean)^T
+        self.scatter = self._scatter(self.mean[None])  # sum of (x - mean)(x - mean)^T
 
     def update(self, vectors: Tensor) -> None:
         """Take in n vectors, (n, D)."""
         vectors = vectors.detach().cpu().double()
         count, mean = len(vectors), vectors.mean(dim=0) if len(vectors) else self.mean
-        centred = vectors - mean
         shift, total = mean - self.mean, max(self.count + count, 1)
-        self.scatter += centred.T @ centred + torch.outer(shift, shift) * (self.count * count / total)
+        self.scatter += self._scatter(vectors - mean) + self._scatter(shift[None]) * (self.count * count / total)
         self.mean = self.mean + shift * (count / total)
         self.count += count
 
@@ -40,10 +46,17 @@ class Moments:
         dist.all_reduce(sums)
         count = int(sums[-1].item())
         mean = (sums[:-1] / max(count, 1)).cpu()
-        shift = self.mean - mean
-        scatter = (self.scatter + self.count * torch.outer(shift, shift)).to(device)
+        scatter = (self.scatter + self.count * self._scatter((self.mean - mean)[None])).to(device)
         dist.all_reduce(scatter)
         self.count, self.mean, self.scatter = count, mean, scatter.cpu()
+
+    def _scatter(self, centred: Tensor) -> Tensor:
+        """(n, D) -> (D, D), or of the diagonal (D,)."""
+        return centred.square().sum(dim=0) if self.diagonal else centred.T @ centred
+
+    def variance(self) -> Tensor:
+        """Of each dimension, divided by n: (D,)."""
+        return (self.scatter if self.diagonal else self.scatter.diagonal()) / max(self.count, 1)
 
     def covariance(self) -> Tensor:
         """Maximum likelihood estimate, divided by n: (D, D)."""
@@ -148,3 +161,15 @@ def shrunk(covariance: Tensor, n: int) -> Tensor:
     amount = 1.0 if excess <= 0 else min(float((square + trace.square()) / excess), 1.0)
     target = torch.eye(len(correlation), dtype=correlation.dtype)
     return ((1 - amount) * correlation + amount * target) * scale
+
+
+def of_all_processes(values: Tensor, device: torch.device) -> Tensor:
+    """The values of every process in one vector, (n,) -> (N,). `device` is where this process group communicates."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return values
+    counts = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(dist.get_world_size())]
+    dist.all_gather(counts, torch.tensor([len(values)], device=device))
+    longest = int(max(counts).item())
+    shares = [values.new_zeros(longest, device=device) for _ in counts]
+    dist.all_gather(shares, pad(values.to(device), (0, longest - len(values))))
+    return torch.cat([share[: int(count)] for share, count in zip(shares, counts, strict=True)])

@@ -21,7 +21,7 @@ class STFPM(Method):
     """A pyramid student of any timm CNN.
 
     Args:
-        backbone: timm name; the paper's is ResNet-18.
+        backbone: timm name with the tag of its weights; the authors' are torchvision's ResNet-18.
         taps: Pyramid levels, as timm counts them: 1 to 3 are strides 4, 8 and 16.
         weights: The teacher's: hub, hf-hub:OWNER/REPO, pip:PACKAGE, or a file.
         view: How images become network inputs.
@@ -30,7 +30,7 @@ class STFPM(Method):
 
     def __init__(
         self,
-        backbone: str = "resnet18",
+        backbone: str = "resnet18.tv_in1k",
         taps: Sequence[int] = (1, 2, 3),
         weights: str = "hub",
         view: View = View(256),
@@ -53,7 +53,7 @@ class STFPM(Method):
         return torch.stack([level.mean() for level in disagreement]).sum()
 
     def detect(self, disagreement: list[Tensor]) -> Prediction:
-        """Product of the levels' distances at the finest level's resolution, as the authors evaluate (64 of 256)."""
+        """Product of the levels' distances at the finest level's resolution, as the authors' code (64 of 256)."""
         height, width = max(distance.shape[-2:] for distance in disagreement)
         return Prediction(product(disagreement, (height, width)))
 

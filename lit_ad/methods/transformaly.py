@@ -27,7 +27,7 @@ class Transformaly(Method):
     checkpoint holds those of its own students. The paper scores images only; the anomaly map is our extension.
 
     Args:
-        backbone: timm name; the paper's is ViT-B/16 at 384.
+        backbone: timm name with the tag of its weights; the paper's is ViT-B/16 at 384, the original authors' weights.
         weights: The teacher's: hub, hf-hub:OWNER/REPO, or a file.
         view: How images become network inputs.
         score: What an image's score is: -log p of the "teacher"'s embedding, of the "blocks"' errors, or the sum of
@@ -44,7 +44,7 @@ class Transformaly(Method):
 
     def __init__(
         self,
-        backbone: str = "vit_base_patch16_384",
+        backbone: str = "vit_base_patch16_384.orig_in21k_ft_in1k",
         weights: str = "hub",
         view: View = View(384),
         score: Literal["both", "teacher", "blocks"] = "both",
@@ -81,7 +81,8 @@ class Transformaly(Method):
     def detect(self, disagreement: "Disagreement") -> Prediction:
         errors = disagreement.errors[:, self.first_block :]
         teacher = -self.embedding_density(disagreement.embedding)
-        blocks = -self.error_density(errors.mean(dim=2))
+        # The mean before the slice: OpenVINO's of a slice is wrong in batches of two and more.
+        blocks = -self.error_density(disagreement.errors.mean(dim=2)[:, self.first_block :])
         scores = {"teacher": teacher.float(), "blocks": blocks.float(), "both": (teacher + blocks).float()}
         anomaly_map = None
         if self.token_map and disagreement.size is not None:

@@ -4,6 +4,7 @@ from lit_ad.metrics.aupro import AUPRO, AUPROBySize
 from lit_ad.metrics.groups import ImageEvaluation, PixelEvaluation
 from lit_ad.metrics.image import ImageAUROC, ImageAveragePrecision, ImageF1Max
 from lit_ad.metrics.pixel import PixelAUROC, PixelAveragePrecision, PixelF1Max, PixelPartialAUROC
+from lit_ad.metrics.state import NotFinite
 
 __all__ = [
     "AUPRO",
@@ -12,6 +13,7 @@ __all__ = [
     "ImageAveragePrecision",
     "ImageEvaluation",
     "ImageF1Max",
+    "NotFinite",
     "PixelAUROC",
     "PixelAveragePrecision",
     "PixelEvaluation",

@@ -5,6 +5,7 @@ of groups, such as a category, or one defect type with its category's nominal im
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -32,9 +33,9 @@ class PixelEvaluation(PixelState):
     """Every pixel metric, by group.
 
     A row has `pixel_auroc`, `pixel_auroc_error_bound`, `pixel_average_precision`, `pixel_f1_max`, and for each false
-    positive rate of `limits`, in percent, `aupro_30`, and by defect size `aupro_30_smallest_quarter`,
-    `aupro_30_smallest_half`, `aupro_30_smallest_three_quarters`. What a row cannot have, for lack of anomalous or of
-    nominal pixels, is nan.
+    positive rate of `limits`, in percent, `aupro_30` (`aupro_05.4` of 0.054), and by defect size
+    `aupro_30_smallest_quarter`, `aupro_30_smallest_half`, `aupro_30_smallest_three_quarters`. What a row cannot have,
+    for lack of anomalous or of nominal pixels, is nan.
     """
 
     higher_is_better = True
@@ -53,7 +54,7 @@ class PixelEvaluation(PixelState):
         """Count one image, 2 x (H, W), of a group; `name` is for messages.
 
         Raises:
-            ValueError: shapes differ, a score is NaN or infinite, the mask is not 0 or 1; names the image.
+            ValueError: shapes differ, a score is NaN or infinite (NotFinite), the mask is not 0 or 1; names the image.
         """
         if anomaly_map.ndim != 2:
             raise ValueError(f"{name}: an anomaly map of shape (H, W) is needed, not {tuple(anomaly_map.shape)}")
@@ -93,7 +94,7 @@ class PixelEvaluation(PixelState):
         }
         for name, part in by_size(self._overlap(groups)).items():
             for limit, value in zip(self.limits, aupro(part, self.limits, self.thresholds), strict=True):
-                row[f"aupro_{limit * 100:02.0f}" + ("" if name == "all" else f"_{name}")] = value
+                row[f"aupro_{percent(limit)}" + ("" if name == "all" else f"_{name}")] = value
         return row
 
 
@@ -109,16 +110,23 @@ class ImageEvaluation(ImageState):
         super().__init__(**kwargs)
         self.add_state("names", [], dist_reduce_fx="cat")
 
-    def update(self, scores: Tensor, labels: Tensor, groups: Sequence[str] | None = None) -> None:
+    def update(
+        self,
+        scores: Tensor,
+        labels: Tensor,
+        groups: Sequence[str] | None = None,
+        names: Sequence[str] | None = None,
+    ) -> None:
         """Add images, 2 x (B,): scores of any range, labels 0 (nominal) or 1 (anomalous); their groups, B names.
+        The images' own `names` are for messages.
 
         Raises:
-            ValueError: lengths differ, a score is NaN or infinite, a label is not 0 or 1; names the image's index.
+            ValueError: lengths differ, a score is NaN or infinite (NotFinite), a label is not 0 or 1; names the image.
         """
         groups = ["all"] * len(scores) if groups is None else groups
         if len(groups) != len(scores) or any("\n" in group for group in groups):
             raise ValueError(f"{len(scores)} scores need as many groups, without line breaks, not {list(groups)}")
-        self._add(scores, labels)
+        self._add(scores, labels, names)
         self.names.append(encoded(groups).to(self.device))
 
     def compute(self) -> Row:
@@ -153,3 +161,10 @@ class ImageEvaluation(ImageState):
             for name, (low, high) in zip(IMAGE_CURVES, intervals, strict=True):
                 row |= {f"{name}_low": low, f"{name}_high": high}
         return row
+
+
+def percent(limit: float) -> str:
+    """A rate for a key, another one for every float: 0.3 -> 30, 0.05 -> 05, 0.054 -> 05.4, 0.001 -> 00.1."""
+    whole, _, part = f"{Decimal(repr(float(limit))) * 100:f}".partition(".")
+    part = part.rstrip("0")
+    return whole.zfill(2) + (f".{part}" if part else "")

@@ -1,6 +1,6 @@
 """Image AUROC, average precision and F1-max, exact, with bootstrap intervals: small test sets deserve them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,13 +30,14 @@ class ImageState(Metric):
         self.add_state("scores", [], dist_reduce_fx="cat")
         self.add_state("labels", [], dist_reduce_fx="cat")
 
-    def _add(self, scores: Tensor, labels: Tensor) -> None:
-        """Keep 2 x (B,), or raise a ValueError that names the first wrong image."""
+    def _add(self, scores: Tensor, labels: Tensor, names: Sequence[str] | None = None) -> None:
+        """Keep 2 x (B,), or raise a ValueError that names the first wrong image, by its index if it has no name."""
         if scores.shape != labels.shape or scores.ndim != 1:
             shapes = f"{tuple(scores.shape)} and {tuple(labels.shape)}"
             raise ValueError(f"Image metrics take one score and one label per image, (B,) each, not {shapes}")
         for index in range(len(scores)):
-            checked(scores[index : index + 1], labels[index : index + 1], f"image {index} of the batch")
+            name = f"image {index} of the batch" if names is None else names[index]
+            checked(scores[index : index + 1], labels[index : index + 1], name)
         self.scores.append(scores.detach().to(self.device, torch.float32))
         self.labels.append(labels.detach().to(self.device, torch.int64))
 

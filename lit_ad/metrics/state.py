@@ -67,6 +67,10 @@ class Overlap:
         return sizes, pixels // sizes
 
 
+class NotFinite(ValueError):
+    """Scores that are NaN or infinite; the message names the image."""
+
+
 class PixelState(Metric):
     """Base of the pixel metrics: what is kept, how it is fed and how it is merged over processes."""
 
@@ -255,7 +259,7 @@ def checked(scores: Tensor, target: Tensor, name: str) -> tuple[NDArray[np.float
     values = as_float32(scores)
     if not np.isfinite(values).all():
         bad = int((~np.isfinite(values)).sum())
-        raise ValueError(f"{name}: {bad} of {values.size} scores are NaN or infinite (as float32)")
+        raise NotFinite(f"{name}: {bad} of {values.size} scores are NaN or infinite (as float32)")
     labels = target.detach().cpu().contiguous().numpy() if target.dtype != torch.bfloat16 else as_float32(target)
     mask: NDArray[np.bool_] = labels == 1
     if not np.all(mask | (labels == 0)):

@@ -1,12 +1,15 @@
 """The console scripts `lit-ad` and `lightning`: a table of commands."""
 
+import logging
 import os
 import sys
 import warnings
 from collections.abc import Callable
 from difflib import get_close_matches
+from pathlib import Path
 from typing import NamedTuple
 
+from lit_ad import __version__
 from lit_ad.errors import UserError
 
 
@@ -22,6 +25,36 @@ def protocol(arguments: list[str]) -> None:
     main(arguments[1:])
 
 
+def distill(arguments: list[str]) -> None:
+    from lit_ad.run.distill import main
+
+    main(arguments)
+
+
+def cache(arguments: list[str]) -> None:
+    from lit_ad.run.cache import main
+
+    main(arguments[1:])
+
+
+def export(arguments: list[str]) -> None:
+    from lit_ad.run.export import main
+
+    main(arguments[1:])
+
+
+def recalibrate(arguments: list[str]) -> None:
+    from lit_ad.run.recalibrate import main
+
+    main(arguments[1:])
+
+
+def speed(arguments: list[str]) -> None:
+    from lit_ad.run.speed import main
+
+    main(arguments[1:])
+
+
 class Command(NamedTuple):
     about: str
     run: Callable[[list[str]], None]  # given what was typed, the command first
@@ -32,7 +65,12 @@ COMMANDS = {
     "validate": Command("loss on held-out nominal images", lightning),
     "test": Command("metrics and heatmaps of a checkpoint: --ckpt_path RUN/checkpoints/best.ckpt", lightning),
     "predict": Command("scores, maps and heatmaps of unlabelled images: --data.predict_path FOLDER", lightning),
+    "distill": Command("train EfficientAD's teacher on photographs: RUN/pdn_small.safetensors", distill),
+    "export": Command("a checkpoint as one file for ONNX Runtime, OpenVINO or torch.export", export),
+    "recalibrate": Command("thresholds from more good images, without training", recalibrate),
+    "speed": Command("latency, images/s and memory of checkpoints and exported files", speed),
     "protocol": Command("every class of a labelled data set in turn, and the table of them", protocol),
+    "cache": Command("the feature caches on this machine; clear and prune remove them", cache),
 }
 
 EXAMPLES = """
@@ -49,24 +87,56 @@ EXPECTED_WARNINGS = (  # of things that are as they should be
     "The number of training batches",
     "The '.*_dataloader' does not have many workers",
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated",
+    r"\s*(By default only one JsonargparseDeprecationWarning|``|skip_none parameter)",
+    "The dirpath has changed from",  # a checkpoint measured in another directory
+    "Checkpoint directory .* exists and is not empty",  # a run that goes on
 )
+ADVERTISEMENTS = ("💡 Tip", "TPU available", "HPU available")
 
 
 def main() -> None:
     arguments = sys.argv[1:]
+    if arguments == ["--version"]:
+        return print(f"lit-ad {__version__}")
     if arguments in ([], ["-h"], ["--help"], ["help"]):
         return print(overview())
+    sys.path.append(str(Path.cwd()))  # a method or a source of one's own lies in the directory one works in
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # no look at the network when it is imported
-    for expected in EXPECTED_WARNINGS:
-        warnings.filterwarnings("ignore", expected)
+    os.environ.setdefault(
+        "WANDB_INIT_TIMEOUT", "10"
+    )  # seconds; its own 90 are a long wait for a network that is not there
+    quiet()
     try:
         if arguments[0] not in COMMANDS:
             near = get_close_matches(arguments[0], COMMANDS, n=1)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
             raise UserError(f"no command {arguments[0]!r}: {hint}")
         COMMANDS[arguments[0]].run(arguments)
-    except UserError as error:  # what the user can mend; anything else is a bug and keeps its traceback
-        sys.exit(f"lit-ad: {error}")
+    except Exception as error:
+        said = mendable(error)
+        if said is None:
+            raise
+        sys.exit(f"lit-ad: {said}")
+
+
+def mendable(error: BaseException | None) -> BaseException | None:
+    """What the user can mend, in our words or Lightning's; anything else is a bug and keeps its traceback.
+
+    The command line's parser tries a value as each type that it may have, and raises an error of its own from ours.
+    """
+    while error is not None:
+        if isinstance(error, UserError) or type(error).__name__ == "MisconfigurationException":
+            return error
+        error = error.__cause__
+    return None
+
+
+def quiet() -> None:
+    """Nothing on the console that means nothing to a user."""
+    for expected in EXPECTED_WARNINGS:
+        warnings.filterwarnings("ignore", expected)
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+        logging.getLogger(name).addFilter(lambda record: not record.getMessage().startswith(ADVERTISEMENTS))
 
 
 def overview() -> str:

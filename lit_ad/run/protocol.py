@@ -110,8 +110,8 @@ def fit(home: Path, command: list[str]) -> None:
 
 
 def read_row(home: Path) -> Row:
-    """The overall metrics of a run, without those it does not have."""
-    row = json.loads((home / "metrics.json").read_text())["rows"]["overall"]
+    """The metrics of all images of a run, without those it does not have."""
+    row = json.loads((home / "metrics.json").read_text())["rows"]["pooled"]
     return {name: value for name, value in row.items() if value is not None}
 
 
@@ -126,14 +126,15 @@ def write_table(output: Path, names: list[str]) -> None:
         report = {"classes": rows, "mean": mean, "sd": sd, "missing": missing}
         temporary.write_text(json.dumps(report, indent=2) + "\n")
     with atomic_write(output / "results.md") as temporary:
-        temporary.write_text(markdown({**rows, "mean": mean, **({"sd": sd} if sd else {})}, missing))
+        temporary.write_text(markdown(rows, mean, sd, missing))
 
 
-def markdown(rows: dict[str, Row], missing: list[str]) -> str:
-    """The AUROCs of each row; every metric is in the JSON."""
-    columns = [key for key in rows["mean"] if "auroc" in key and not key.endswith(("_bound", "_low", "_high"))]
+def markdown(rows: dict[str, Row], mean: Row, sd: Row, missing: list[str]) -> str:
+    """The AUROCs of each class, their mean and, of several, their standard deviation; every metric is in the JSON."""
+    columns = [key for key in mean if "auroc" in key and not key.endswith(("_bound", "_low", "_high"))]
     lines = ["| class | " + " | ".join(columns) + " |", "| --- |" + " ---: |" * len(columns)]
-    for name, row in rows.items():
+    # A class may be called mean, too: bold ones are no classes.
+    for name, row in [*rows.items(), ("**mean**", mean), *([("**sd**", sd)] if sd else [])]:
         lines.append(f"| {name} | " + " | ".join(f"{row[key]:.4f}" for key in columns) + " |")
     if missing:
         lines += ["", f"Not finished: {', '.join(missing)}."]

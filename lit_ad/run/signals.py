@@ -11,33 +11,42 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from lit_ad.run.directories import quoted
+
+STOP: dict[int, str] = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
+
 
 class Interruption(L.Callback):
-    """SIGTERM saves `checkpoint` and ends; SIGUSR1 under Slurm saves and requeues the job, as Lightning does.
+    """SIGTERM and Ctrl-C save `checkpoint` and end; SIGUSR1 under Slurm saves and requeues the job, as Lightning does.
 
     Lightning acts at once, wherever the process is, also between two halves of a step or while another process waits
     in a reduction. Here both wait for the end of the batch, so that what is resumed goes on as if nothing had happened.
 
     Args:
-        checkpoint: Where SIGTERM saves.
+        checkpoint: Where they save. A second Ctrl-C ends at once.
     """
 
     def __init__(self, checkpoint: Path) -> None:
         self.checkpoint = checkpoint
         self.asked = 0  # the signal's number
+        self.stopped_by = signal.SIGTERM
         self.handlers: dict[int, Any] = {}  # those that were there before
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         if threading.current_thread() is not threading.main_thread():
             return  # where Python allows no handlers
         self.asked = 0
-        self.handlers = {signal.SIGTERM: signal.getsignal(signal.SIGTERM)}
+        self.handlers = {number: signal.getsignal(number) for number in STOP}
         if hasattr(signal, "SIGUSR1") and callable(requeue := signal.getsignal(signal.SIGUSR1)):
             self.handlers[signal.SIGUSR1] = requeue  # Lightning's, under Slurm
         for number in self.handlers:
             signal.signal(number, self.ask)
 
     def ask(self, number: int, frame: Any) -> None:
+        if number == signal.SIGINT:
+            if self.asked == number:
+                raise KeyboardInterrupt
+            rank_zero_info("\nCtrl-C: stopping after this batch. Again to stop at once, without a checkpoint.")
         self.asked = number
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
@@ -55,9 +64,10 @@ class Interruption(L.Callback):
         if not asked:
             return
         self.asked = 0
-        if asked == signal.SIGTERM:
+        if asked in STOP:
             trainer.save_checkpoint(self.checkpoint, weights_only=False)
-            rank_zero_info(f"\nStopped by SIGTERM. To go on: --ckpt_path {self.checkpoint}")
+            self.stopped_by = signal.Signals(asked)
+            rank_zero_info(f"\nStopped by {STOP[asked]}. To go on: --ckpt_path {quoted(self.checkpoint)}")
             raise SIGTERMException
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger) and trainer.is_global_zero:

@@ -21,7 +21,7 @@ class Backbone(nn.Module):
     beyond the deepest tap is neither kept nor run.
 
     Args:
-        name: A timm model name, "resnet18" or "vit_base_patch14_reg4_dinov2.lvd142m".
+        name: A timm model name with the tag of its weights, "resnet18.tv_in1k"; without one, timm's newest.
         taps: Levels to return, in this order.
         norm: For ViTs, apply the final norm to every tap.
 
@@ -36,11 +36,14 @@ class Backbone(nn.Module):
         super().__init__()
         self.name, self.taps, self.norm = name, tuple(taps), norm
         # Channels last: a ResNet-18 steps 1.7 times as fast on a CPU, and GPUs want it in half precision.
-        self.model: Any = self._prune(build(name)).to(memory_format=torch.channels_last)
+        self.model: Any = self._prune(self._build()).to(memory_format=torch.channels_last)
         config = timm.data.resolve_model_data_config(self.model)
         self.mean, self.std = tuple(config["mean"]), tuple(config["std"])
         self.register_buffer("pixel_mean", torch.tensor(self.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(self.std).view(1, 3, 1, 1), persistent=False)
+
+    def _build(self) -> nn.Module:
+        return build(self.name)
 
     def _prune(self, model: Any) -> nn.Module:
         if not hasattr(model, "forward_intermediates"):
@@ -59,6 +62,12 @@ class Backbone(nn.Module):
         pruned_norm = {"prune_norm": not self.norm} if self.is_vit else {}
         model.prune_intermediate_layers(list(self.taps), prune_head=True, **pruned_norm)
         return model
+
+    def skip_normalization(self) -> None:
+        """From now on, see images in [0, 1] as they are."""
+        self.mean, self.std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+        self.pixel_mean.fill_(0)
+        self.pixel_std.fill_(1)
 
     def normalize(self, images: Tensor) -> Tensor:
         """Images in [0, 1] as the model was trained on them, (B, 3, H, W) -> the same shape in the model's dtype."""
@@ -102,7 +111,7 @@ class Teacher(Backbone):
 
     def __init__(self, name: str, taps: Sequence[int], weights: str = "hub", norm: bool = False) -> None:
         super().__init__(name, taps, norm)
-        load_weights(self.model, name, weights)
+        self._load(weights)
         self.requires_grad_(False)
         super().train(False)
         self.fingerprint = fingerprint(self.model)
@@ -117,6 +126,9 @@ class Teacher(Backbone):
     def forward(self, images: Tensor) -> list[Tensor]:
         with torch.set_grad_enabled(torch.is_grad_enabled() and images.requires_grad):
             return super().forward(images)
+
+    def _load(self, weights: str) -> None:
+        load_weights(self.model, self.name, weights)
 
     def train(self, mode: bool = True) -> "Teacher":
         return self

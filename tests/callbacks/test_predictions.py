@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lit_ad.callbacks import Predictions
-from lit_ad.data import AnomalyDataModule, MVTec
+from lit_ad.callbacks import Heatmaps, Predictions
+from lit_ad.data import AnomalyDataModule, Images, MVTec
 from lit_ad.decision import Decision
+from lit_ad.errors import UserError
 from lit_ad.view import View
 
 VIEWS = {
@@ -52,7 +53,7 @@ def test_a_planted_defect_is_found_where_it_is(
     )
     quiet_trainer(tmp_path / "run", Predictions()).predict(model, data)
     with (tmp_path / "run/predictions/scores.csv").open() as file:
-        rows = {Path(row["path"]).relative_to(tmp_path / "new").as_posix(): row for row in csv.DictReader(file)}
+        rows = {row["path"]: row for row in csv.DictReader(file)}
     assert list(rows) == list(planted)
     for image, (size, row, column) in planted.items():
         found = np.asarray(Image.open(tmp_path / "run/predictions/maps" / Path(image).with_suffix(".tiff")))
@@ -82,3 +83,39 @@ def test_verdicts_and_p_values(tmp_path: Path, brightness: Any, quiet_trainer: A
     assert [row["verdict"] for row in rows] == ["nominal", "nominal", "anomalous"]
     assert {float(row["threshold"]) for row in rows} == {0.5}
     assert not (tmp_path / "run/predictions/maps").exists()
+
+
+def test_an_unreadable_image_is_a_row_and_the_others_go_on(tmp_path: Path, brightness: Any, quiet_trainer: Any) -> None:
+    for i in range(3):
+        plant(tmp_path / f"new/{i}.png", (20, 30), 8, 9)
+    (tmp_path / "new/1.png").write_text("no image")
+    model = brightness(View(16))
+    data = AnomalyDataModule(
+        MVTec(tmp_path), model.view, num_workers=0, eval_batch_size=2, predict_path=tmp_path / "new"
+    )
+    predictions = Predictions(output=tmp_path / "out")
+    quiet_trainer(tmp_path / "run", predictions, Heatmaps()).predict(model, data)
+    with (tmp_path / "out/scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [bool(row["error"]) for row in rows] == [False, True, False]
+    assert [bool(row["score"]) for row in rows] == [True, False, True]
+    assert "cannot read" in rows[1]["error"]
+    assert predictions.unreadable == 1
+    assert predictions.summary()[0] == "3 images: 0 anomalous, 1 that could not be read"
+    for folder, suffix in (("maps", "tiff"), ("heatmaps", "png")):
+        assert sorted(path.name for path in (tmp_path / "out" / folder).iterdir()) == [f"0.{suffix}", f"2.{suffix}"]
+    with pytest.raises(UserError, match="holds predictions already"):
+        quiet_trainer(tmp_path / "run", Predictions(output=tmp_path / "out")).predict(model, data)
+
+
+def test_a_second_predict_leaves_the_first_alone(tmp_path: Path, brightness: Any, quiet_trainer: Any) -> None:
+    plant(tmp_path / "new/0.png", (20, 30), 8, 9)
+    (tmp_path / "new/readme.txt").write_text("")
+    model = brightness(View(16))
+    data = AnomalyDataModule(MVTec(tmp_path), model.view, num_workers=0, predict_path=tmp_path / "new/0.png")
+    for _ in range(2):
+        predictions = Predictions()
+        quiet_trainer(tmp_path / "run", predictions).predict(model, data)
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"predictions", "predictions-2"}
+    assert predictions.summary()[0].startswith("0.png: score 0.")
+    assert Images(tmp_path / "new").skipped() == {".txt": 1}

@@ -1,6 +1,9 @@
 """The DataModule: what is trained, held out and tested; order, workers and caches; the command line."""
 
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import lightning as L
@@ -114,7 +117,8 @@ def test_eval_batch_size(bottle: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"val_fraction": 0}, {"val_fraction": 1}, {"batch_size": 0}, {"eval_batch_size": -1}]
+    "wrong",
+    [{"val_fraction": 0}, {"val_fraction": 1}, {"batch_size": 0}, {"eval_batch_size": -1}, {"num_workers": -1}],
 )
 def test_arguments(bottle: Path, wrong: dict[str, float]) -> None:
     with pytest.raises(UserError, match=next(iter(wrong))):
@@ -321,3 +325,126 @@ def test_an_error_of_a_file_is_the_users_in_workers_too(bottle: Path) -> None:
             list(data.test_dataloader())
         assert str(caught.value).startswith(f"cannot read {bottle / 'test/good/000.png'}: ")
         assert str(caught.value).endswith("; replace or remove it")
+
+
+def test_what_there_is_is_told_once_before_training(bottle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = "bottle: 8 to train on, 2 held out; test: 3 good, 2 broken (1 with masks); 20x24, 8-bit RGB\n"
+    data = AnomalyDataModule(MVTec(bottle), View(16))
+    for stage, said in (("validate", ""), ("fit", line), ("fit", ""), ("test", ""), ("predict", "")):
+        data.setup(stage)
+        assert capsys.readouterr().out == said
+    AnomalyDataModule(MVTec(bottle), View(16), inspect=False).setup("fit")
+    assert capsys.readouterr().out == ""
+    (bottle / "ground_truth").rename(bottle / "groundtruth")
+    AnomalyDataModule(MVTec(bottle), View(16)).setup("test")
+    assert capsys.readouterr().out == (
+        "bottle: 8 to train on, 2 held out; test: 3 good, 2 broken, no masks; 20x24, 8-bit RGB\n"
+        f"  Warning: {bottle / 'groundtruth'} is not read: it should be called ground_truth\n"
+    )
+
+
+def test_a_damaged_test_image_is_found_before_training(bottle: Path, tmp_path: Path) -> None:
+    bad = bottle / "test/broken/001.png"
+    bad.write_bytes(bad.read_bytes()[:-100])
+    data, model = AnomalyDataModule(MVTec(bottle), View(16)), Watcher()
+    options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    with pytest.raises(UserError, match=f"cannot read {bad}: image file is truncated.*; replace or remove it"):
+        L.Trainer(max_epochs=1, enable_checkpointing=False, default_root_dir=tmp_path, **options).fit(model, data)
+    assert not model.seen
+
+
+TWO_PROCESSES = """
+import json
+import sys
+from pathlib import Path
+
+import lightning as L
+import torch
+
+from lit_ad.data import AnomalyDataModule, MVTec
+from lit_ad.errors import UserError
+from lit_ad.view import View
+
+
+class Watcher(L.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seen = {"val": [], "test": []}
+
+    def training_step(self, batch, batch_idx):
+        return self.weight * batch.pixels.float().mean()
+
+    def validation_step(self, batch, batch_idx):
+        self.seen["val"] += batch.index.tolist()
+
+    def test_step(self, batch, batch_idx):
+        self.seen["test"] += batch.index.tolist()
+        assert len(batch.samples) == len(batch.pixels) == len(batch)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+if __name__ == "__main__":
+    options = dict(logger=False, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False)
+    options |= dict(max_epochs=1, accelerator="cpu", devices=2, strategy="ddp", num_sanity_val_steps=0)
+    trainer, model = L.Trainer(**options), Watcher()
+    data, said = AnomalyDataModule(MVTec(sys.argv[1]), View(16), batch_size=2, val_fraction=0.3), ""
+    try:
+        trainer.fit(model, data)
+        trainer.test(model, data)
+    except UserError as error:
+        said = str(error)
+    Path(f"{trainer.global_rank}.json").write_text(json.dumps({"said": said, "seen": model.seen}))
+"""
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_two_processes(bottle: Path, tmp_path: Path, damaged: bool) -> None:
+    """One reports; both hear of errors, so that none waits for the other; of 3 and of 5 images none is seen twice."""
+    bad = bottle / "test/broken/001.png"
+    if damaged:
+        bad.write_bytes(bad.read_bytes()[:-100])
+    (tmp_path / "run.py").write_text(TWO_PROCESSES)
+    command, environment = [sys.executable, "run.py", str(bottle)], {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=200
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("bottle: 7 to train on, 3 held out") == 1
+    both = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    for one in both:
+        assert one["said"].startswith(f"cannot read {bad}: ") if damaged else one["said"] == ""
+    for split, count in (("val", 3), ("test", 5)):
+        seen = [one["seen"][split] for one in both]
+        assert sorted(seen[0] + seen[1]) == ([] if damaged else list(range(count)))
+        assert damaged or abs(len(seen[0]) - len(seen[1])) == 1
+
+
+def test_more_pixels_than_memory(bottle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused before the system kills the process; what the machine has is asked of it."""
+    with pytest.raises(UserError) as caught:
+        AnomalyDataModule(MVTec(bottle), View(1_000_000), batch_size=1)
+    have = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    assert str(caught.value) == (
+        f"1 image of 1000000x1000000 at once take 11175.9 GiB for their pixels alone, and this machine has {have:.1f} "
+        "GiB: lower model.view.image_size, data.batch_size or data.eval_batch_size, or set model.view.tile"
+    )
+    monkeypatch.setattr("lit_ad.data.loading.memory", lambda: 24 * 2**30)
+    for view, batches in ((View(20_000), {}), (View((20_000, 20_000)), {"batch_size": 6}), (View(None), {})):
+        if view.size is None:
+            AnomalyDataModule(MVTec(bottle), view, **batches)
+            continue
+        with pytest.raises(UserError, match="of 20000x20000 at once take"):
+            AnomalyDataModule(MVTec(bottle), view, **batches)
+    with pytest.raises(UserError, match="8 images of 20000x20000"):
+        AnomalyDataModule(MVTec(bottle), View(20_000), batch_size=1, eval_batch_size=8)
+    AnomalyDataModule(MVTec(bottle), View(20_000), batch_size=1)  # the model's share may be too much; that is its own
+    AnomalyDataModule(MVTec(bottle), View(20_000, tile=256))  # of one image, tiles are seen
+    with pytest.raises(UserError, match="32 images of 20000x20000"):
+        AnomalyDataModule(MVTec(bottle), View(20_000, tile=256), eval_batch_size=32)
+    with pytest.raises(UserError, match="32 images of 20000x20000"):
+        AnomalyDataModule(MVTec(bottle), View(20_000, tile=20_000))
+    monkeypatch.setattr("lit_ad.data.loading.memory", lambda: None)  # a system that does not tell
+    AnomalyDataModule(MVTec(bottle), View(20_000))

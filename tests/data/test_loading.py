@@ -16,10 +16,15 @@ def test_sizes_in_one_batch(write) -> None:
     samples = [Sample(write("a.png", (20, 24)), 0, split="test"), Sample(write("b.png", (30, 16)), 0, split="test")]
     items = [AnomalyDataset(samples, View(None))[i] for i in range(2)]
     batch = collate(items)
-    assert batch.pixels.shape == (2, 3, 30, 24)
+    assert batch.pixels.shape == (2, 3, 30, 24) and batch.canvases == [(20, 24), (30, 16)]
     for image, item, (top, left, bottom, right) in zip(batch.pixels, items, batch.boxes, strict=True):
         assert torch.equal(image[:, top:bottom, left:right], item.pixels[0])
-    assert torch.equal(batch.pixels[0, :, 20], batch.pixels[0, :, 18])
+    assert not batch.pixels[0, :, 20:].any() and not batch.pixels[1, :, :, 16:].any()
+    for one, item in zip(batch.uniform(), items, strict=True):  # what networks see: each as it is in a batch of one
+        assert torch.equal(one.pixels, item.pixels) and one.canvases is None
+        assert (one.samples, one.sizes, one.boxes) == (item.samples, item.sizes, item.boxes)
+    assert collate(items[:1]).canvases is None and collate([items[0], items[0]]).uniform()[0].pixels.shape[0] == 2
+    assert batch.select([False, True]).uniform()[0].pixels.shape == (1, 3, 30, 16)
     with pytest.raises(UserError, match=r"\(20, 24\) .*a.png and \(30, 16\) .*b.png: set model.view.image_size"):
         collate_equal(items)
 

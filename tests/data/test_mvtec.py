@@ -62,9 +62,48 @@ def test_empty_training_folder(bottle: Path) -> None:
 
 
 def test_a_mask_without_an_image(bottle: Path, write_mask) -> None:
-    write_mask("bottle/ground_truth/dent/7_mask.png")
-    with pytest.raises(UserError, match=r"mask without an image: .*dent/7_mask.png"):
+    write_mask("bottle/ground_truth/broken/7_mask.png")
+    with pytest.raises(UserError, match=r"mask without an image: .*broken/7_mask.png"):
         MVTec(bottle).samples()
+
+
+def test_a_folder_of_masks_is_called_like_that_of_its_images(bottle: Path, write, write_mask) -> None:
+    write("bottle/test/colour/0.png")
+    (bottle / "ground_truth/color").mkdir()
+    assert len(MVTec(bottle).samples()) == 16  # nothing in it, nothing lost
+    write_mask("bottle/ground_truth/color/0_mask.png")
+    with pytest.raises(UserError) as caught:
+        MVTec(bottle).samples()
+    assert str(caught.value) == (
+        f"masks without images: {bottle}/ground_truth/color has no test/color beside it; a folder of masks is called "
+        "like that of its images, such as ground_truth/colour for test/colour"
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["groundtruth", "ground-truth", "Ground_Truth", "ground_thruth", "GroundTruth", "gt", "masks"]
+)
+def test_a_misspelled_ground_truth_is_told(bottle: Path, name: str) -> None:
+    """Its masks would be missed without a word: an image may lack a mask."""
+    assert MVTec(bottle).remarks() == MVTec(bottle.parent).remarks() == []
+    (bottle / "ground_truth").rename(bottle / name)
+    said = [f"{bottle / name} is not read: it should be called ground_truth"]
+    assert MVTec(bottle).remarks() == MVTec(bottle.parent).remarks() == said
+
+
+def test_other_folders_are_nobodys_mistake(bottle: Path) -> None:
+    for name in ("validation", "models", "runs"):
+        (bottle / name).mkdir()
+    (bottle / "ground_truth").rename(bottle / "old")
+    assert MVTec(bottle).remarks() == []
+    (bottle / "test").rename(bottle / "tests")
+    assert MVTec(bottle).remarks() == [f"{bottle / 'tests'} is not read: it should be called test"]
+
+
+def test_masks_of_good_images_are_listed_for_the_inspection(bottle: Path, write_mask) -> None:
+    mask = write_mask("bottle/ground_truth/good/001_mask.png")
+    assert [s.mask for s in MVTec(bottle).samples() if s.label == 0 and s.mask] == [mask]
+    assert all(s.mask is None for s in MVTec(bottle).samples() if s.split == "train")
 
 
 def test_anomalous_training_folders_are_offered_and_refused(bottle: Path, write) -> None:

@@ -1,10 +1,16 @@
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from lit_ad.batch import Sample
-from lit_ad.data.source import Source, check, list_images, pair_masks
+from lit_ad.data import AnomalyDataModule, Folder, Images, MVTec, OneClass
+from lit_ad.data.source import Source, check, holds_images, list_folders, list_images, pair_masks
 from lit_ad.errors import UserError
+from lit_ad.view import View
 
 
 def test_lists_images_sorted_and_ignores_the_rest(tmp_path: Path) -> None:
@@ -23,6 +29,69 @@ def test_folder_errors_name_the_folder(tmp_path: Path) -> None:
     (tmp_path / "empty" / "inner" / "a.png").touch()
     with pytest.raises(UserError, match=r"1 lie in folders inside it"):
         list_images(tmp_path / "empty")
+    for name in "ab":
+        (tmp_path / "links").mkdir(exist_ok=True)
+        (tmp_path / f"links/{name}.png").symlink_to(tmp_path / "gone.png")
+    with pytest.raises(UserError, match=r"no image in .*links \(2 are broken links\)"):
+        list_images(tmp_path / "links")
+
+
+@pytest.fixture
+def as_nobody() -> Iterator[Callable[[], Path]]:
+    """A folder that all may read, and a call that makes this process a user whom permissions bind, as root is not."""
+    folder = Path(tempfile.mkdtemp(dir="/tmp"))
+    folder.chmod(0o755)
+    was = os.geteuid()
+
+    def become() -> Path:
+        if was == 0:
+            os.seteuid(65534)
+        return folder
+
+    try:
+        yield become
+    finally:
+        os.seteuid(was)
+        for inside in folder.rglob("*"):
+            if not inside.is_symlink():
+                inside.chmod(0o755)
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("rights", [0o000, 0o111, 0o444])
+def test_a_folder_that_may_not_be_read(as_nobody: Callable[[], Path], bottle: Path, rights: int) -> None:
+    """Neither listed nor entered; only entered; only listed."""
+    folder = as_nobody()
+    os.seteuid(os.getuid())
+    part = shutil.copytree(bottle, folder / "part")
+    closed = part / "test/good"
+    closed.chmod(rights)
+    as_nobody()
+    read: list[Callable[[], object]] = [
+        lambda: list_images(closed),
+        lambda: MVTec(part).samples(),
+        lambda: AnomalyDataModule(MVTec(part), View(16)).setup("fit"),
+        lambda: Folder("train/good", "test/good", root=part).samples(),
+        lambda: Images(part / "test").samples(),
+    ]
+    if rights != 0o444:
+        read.append(lambda: holds_images(closed))
+    for listing in read:
+        with pytest.raises(UserError, match=rf"cannot read {closed}.*: Permission denied; see to its permissions"):
+            listing()
+    os.seteuid(os.getuid())
+    closed.chmod(0o755)
+    part.chmod(rights)
+    as_nobody()
+    for source in (MVTec(part), OneClass(part, ["good"])):
+        if rights == 0o111:  # all that is looked for is found by its name
+            AnomalyDataModule(source, View(16)).setup("fit")
+            continue
+        with pytest.raises(UserError, match=rf"cannot read {part}.*: Permission denied; see to its permissions"):
+            AnomalyDataModule(source, View(16)).setup("fit")
+    if rights != 0o111:
+        with pytest.raises(UserError, match=rf"cannot read {part}.*: Permission denied"):
+            list_folders(part / "test")
 
 
 def test_two_files_with_one_name(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +12,20 @@ import pytest
 import torch
 from PIL import Image
 
-from lit_ad import Detector
+from lit_ad import Detector, methods
 from lit_ad.callbacks import Calibration, Evaluation, FeatureCache
 from lit_ad.data import AnomalyDataModule, MVTec
 from lit_ad.deploy.detector import highest, outline
 from lit_ad.errors import UserError
 from lit_ad.methods import __all__ as METHODS
-from lit_ad.methods.base import Method, method_class
+from lit_ad.methods.base import Method
 from lit_ad.results import Results
 from lit_ad.view import View
 
-VIEWS = {
-    "stretched": View(64),
-    "padded": View(64, fit="pad", interpolation="bicubic"),
-    "tiles": View(96, tile=64, overlap=16, tile_batch=2),
+VIEWS: dict[str, Callable[[int], View]] = {  # of the side that a method's small model is fit for
+    "stretched": lambda side: View(side),
+    "padded": lambda side: View(side, fit="pad", interpolation="bicubic"),
+    "tiles": lambda side: View(side + side // 2, tile=side, overlap=side // 4, tile_batch=2),
 }
 
 
@@ -38,8 +39,9 @@ def runs(
         for name, view in VIEWS.items():
             home = tmp_path_factory.mktemp(f"{method}-{name}")
             torch.manual_seed(0)
-            arguments = {**small_models[method]["init_args"], "view": view}
-            model: Method = method_class(f"lit_ad.methods.{method.lower()}.{method}", home)(**arguments)
+            given = small_models[method]["init_args"]
+            arguments = {**given, "view": view(given["view"]["image_size"])}
+            model: Method = getattr(methods, method)(**arguments)
             data = AnomalyDataModule(MVTec(images), model.view, batch_size=4, num_workers=0)
             trainer = L.Trainer(
                 default_root_dir=home,

@@ -10,24 +10,31 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool2d, interpolate
 from torch.utils.data import DataLoader
 
 from lit_ad import methods
-from lit_ad.batch import Batch, Prediction
+from lit_ad.batch import Batch, Prediction, Sample
 from lit_ad.callbacks import Calibration
 from lit_ad.checkpoint import read_checkpoint
 from lit_ad.data import AnomalyDataModule, MVTec
 from lit_ad.errors import UserError
+from lit_ad.maps import upsample
 from lit_ad.methods import MKD, STFPM
-from lit_ad.methods import __all__ as METHODS
+from lit_ad.methods import __all__ as ALL_METHODS
 from lit_ad.methods.base import Method
 from lit_ad.teachers import Teacher
 from lit_ad.view import View
 
 Batches = Callable[..., Batch]
+
+METHODS = [
+    name for name in ALL_METHODS if name != "EfficientAD"
+]  # whose images are of 256: see tests/deploy/test_detector.py
 
 
 class Brightness(Method):
@@ -103,6 +110,67 @@ def test_padding_is_never_scored(brightness: Brightness, batch_of: Batches) -> N
     assert brightness.predict_batch(batch).score.tolist() == pytest.approx([0.2, 1.0])
     brightness.view = View(None, tile=16, overlap=4)
     assert brightness.predict_batch(batch).score.tolist() == pytest.approx([0.2, 1.0])
+
+
+class Coarse(Brightness):
+    """A map of a quarter of the input's size, as features of a network give it."""
+
+    def detect(self, disagreement: Tensor) -> Prediction:
+        return Prediction(avg_pool2d(disagreement.mean(dim=1, keepdim=True).float(), 4))
+
+
+def test_a_score_is_the_maximum_at_the_networks_input_size(resnet_file: Path, batch_of: Batches) -> None:
+    """Padded or not: of one spot, two images with the same surroundings have the same score."""
+    model = Coarse(str(resnet_file))
+    pixels = torch.zeros(2, 3, 48, 32, dtype=torch.uint8)
+    pixels[:, :, 8:12, 12:16] = 255  # one cell of the map
+    pixels[1, :, 36:] = 255  # padding
+    small = avg_pool2d(pixels.float().mean(dim=1, keepdim=True) / 255, 4)
+    large = interpolate(small, size=(48, 32), mode="bilinear", align_corners=False)
+    batch = batch_of(pixels, boxes=[(0, 0, 48, 32), (0, 0, 34, 32)])
+    peak = large[0].max()
+    assert 0.7 < peak < 0.8  # and 1 at the map's own size
+    for prediction in (model(pixels), model.predict_batch(batch)):
+        torch.testing.assert_close(prediction.anomaly_map, large)
+        assert prediction.score[0] == prediction.anomaly_map[0].max() == peak
+    assert model.predict_batch(batch).score.tolist() == [peak, peak]
+    assert model(pixels).score[1] == 1  # which is not told of padding
+    model.view = View(None, tile=16, overlap=0)
+    tiled = model.predict_batch(batch)
+    assert torch.equal(tiled.score, torch.stack([of.max() for of in tiled.anomaly_map]))
+    assert tiled.score.max() < 0.9
+
+
+def test_images_of_other_sizes_in_the_batch_are_not_seen(brightness: Brightness, batch_of: Batches) -> None:
+    pixels = random_pixels(2, 3, 40, 32)
+    batch = replace(batch_of(pixels, boxes=[(0, 0, 20, 28), (0, 0, 40, 32)]), canvases=[(24, 32), (40, 32)])
+    seen: list[Tensor] = []
+    brightness.teacher.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    losses: list[tuple[Tensor, int]] = []
+    prediction = brightness.predict_batch(batch, losses)
+    assert [tuple(images.shape) for images in seen] == [(1, 3, 24, 32), (1, 3, 40, 32)]
+    assert [(float(loss), n) for loss, n in losses] == [(float(images.mean()), 1) for images in seen]
+    alone = pixels[:1, :, :20, :28].float().mean(dim=1) / 255
+    assert prediction.score[0].item() == pytest.approx(alone.max().item())
+    assert prediction.anomaly_map.shape == (2, 1, 40, 32)
+    assert not prediction.anomaly_map[0, :, 24:].any()  # nothing was there
+    batch.sizes[0] = (20, 28)
+    np.testing.assert_allclose(batch.original_map(prediction, 0), alone[0].numpy(), rtol=1e-6)
+
+
+def test_what_a_view_crops_is_not_scored(resnet_file: Path) -> None:
+    """The box of the content reaches beyond the input."""
+    model = Brightness(str(resnet_file), View(32, crop=16))
+    image = np.zeros((32, 32, 3), np.uint8)
+    image[9, 9], image[0, 0] = 51, 255
+    pixels, box = model.view(image)
+    batch = Batch(torch.from_numpy(pixels).permute(2, 0, 1)[None], torch.arange(1), [], [(32, 32)], [box])
+    batch.samples.append(Sample(Path("0.png"), 0))
+    prediction = model.predict_batch(batch)
+    assert prediction.score.tolist() == pytest.approx([0.2])
+    whole = batch.original_map(prediction, 0)
+    assert whole.shape == (32, 32) and np.unravel_index(whole.argmax(), whole.shape) == (9, 9)
+    assert np.array_equal(np.nonzero(whole), [[9], [9]])
 
 
 def test_tiles_give_what_the_whole_image_gives(brightness: Brightness, batch_of: Batches) -> None:
@@ -197,6 +265,7 @@ def test_validation_gives_what_separate_calls_give(
             detected = model.detect(model.compare(images, features))
             # MKD's map takes gradients, and is not made by detect.
             anomaly_map = (model.predict(images) if name == "MKD" else detected).anomaly_map
+            anomaly_map = upsample(anomaly_map, (64, 64))  # scores are those of the network's input size
         torch.testing.assert_close(prediction.anomaly_map, anomaly_map)
         score = model.score(anomaly_map) if detected.score is None else detected.score
         torch.testing.assert_close(prediction.score, score)
@@ -208,6 +277,8 @@ STUDENTS = {
     "STFPM": ["student"],
     "L2BT": ["forward_student", "backward_student"],
     "Transformaly": [f"students.{block}" for block in range(12)],
+    "ReverseDistillation": ["bottleneck", "decoder"],
+    "Dinomaly": ["bottleneck", *(f"decoder.{block}" for block in range(8))],
 }
 
 
@@ -229,6 +300,27 @@ def test_in_validation_each_network_runs_once_per_batch(
         hook.remove()
     assert math.isfinite(loss) and all(p.score.isfinite().all() for p in predictions)
     assert ran == {of: 3 for of in networks if not (cached and of == "teacher")}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_forgotten_eval_changes_nothing(
+    name: str, trained: dict[str, tuple[Method, Path]], batch_of: Batches
+) -> None:
+    """A detector evaluates as in eval mode, and leaves every part in the mode it was in."""
+    model, pixels = trained[name][0], random_pixels(3, 3, 64, 64)
+    expected = model(pixels), model.predict_batch(batch_of(pixels))
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    model.train()
+    modes = [part.training for part in model.modules()]
+    assert any(modes)
+    for _ in range(2):
+        assert_same(model(pixels), expected[0])
+        assert_same(model.predict_batch(batch_of(pixels)), expected[1])
+    assert [part.training for part in model.modules()] == modes
+    model.eval()
+    assert all(
+        torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items() if tensor.isfinite().all()
+    )
 
 
 # A checkpoint is a detector.

@@ -1,6 +1,7 @@
 """L2BT against the paper's formulas by hand, and kornia's and scikit-learn's numbers."""
 
 import copy
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -108,8 +109,9 @@ def test_training_lowers_the_loss(model: L2BT) -> None:
 
 
 def test_what_cannot_be(resnet_file: Path, vit_file: Path) -> None:
-    with pytest.raises(UserError, match=r"an early and a late one, not"):
-        L2BT("deit_tiny_patch16_224", (7,), str(vit_file))
+    for taps in ((7,), (11, 7), (7, 7)):
+        with pytest.raises(UserError, match=rf"an early and then a late one, not {re.escape(str(list(taps)))}"):
+            L2BT("deit_tiny_patch16_224", taps, str(vit_file))
     with pytest.raises(UserError, match=r"fraction of the map's pixels"):
         L2BT("deit_tiny_patch16_224", (7, 11), str(vit_file), top=0)
     with pytest.raises(UserError, match=r"L2BT needs a ViT.* resnet10t is none"):

@@ -44,8 +44,9 @@ def test_map_is_the_product_of_levels_and_score_its_maximum(model: STFPM) -> Non
     prediction = model(pixels)
     fine, coarse = model.compare(pixels / 255, model.teacher(pixels / 255))
     assert (fine.shape, coarse.shape) == ((2, 1, 16, 16), (2, 1, 8, 8))
-    assert prediction.anomaly_map.shape == (2, 1, 16, 16)
-    expected = fine * torch.nn.Upsample(size=(16, 16), mode="bilinear")(coarse)
+    product = fine * torch.nn.Upsample(size=(16, 16), mode="bilinear")(coarse)
+    torch.testing.assert_close(model.detect([fine, coarse]).anomaly_map, product)
+    expected = torch.nn.Upsample(size=(64, 64), mode="bilinear")(product)  # the network's input size
     torch.testing.assert_close(prediction.anomaly_map, expected)
     torch.testing.assert_close(prediction.score, expected.amax(dim=(1, 2, 3)))
 

@@ -118,7 +118,7 @@ def test_scores_are_scikit_learns(model: Transformaly) -> None:
 def test_the_map_is_the_standardised_error_of_each_patch(model: Transformaly) -> None:
     train, test = torch.rand(8, 3, 32, 48), torch.randint(0, 256, (2, 3, 32, 48), dtype=torch.uint8)
     fitted = with_nominal(model, train, 3)
-    anomaly_map = fitted(test).anomaly_map
+    anomaly_map = fitted.predict(test.float() / 255).anomaly_map
     assert anomaly_map is not None
     assert anomaly_map.shape == (2, 1, 2, 3)
     nominal = errors_of(model, train)[:, 2:, 1:].double()

@@ -2,17 +2,21 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lit_ad.metrics import (
     AUPRO,
     AUPROBySize,
     ImageAUROC,
     ImageEvaluation,
+    NotFinite,
     PixelAUROC,
     PixelAveragePrecision,
     PixelEvaluation,
     PixelF1Max,
 )
+from lit_ad.metrics.groups import percent
 
 GROUPS = ["b/good", "b/hole", "a/good", "b/crack", "a/good", "b/good", "b/hole"]
 ROWS = {"b": {"b/good", "b/hole", "b/crack"}, "b hole": {"b/good", "b/hole"}, "all": set(GROUPS), "none": {"c/good"}}
@@ -88,3 +92,40 @@ def test_errors_name_the_image() -> None:
         ImageEvaluation().update(torch.rand(2), torch.zeros(2), ["a"])
     with pytest.raises(ValueError, match="line break"):
         PixelEvaluation().update(torch.rand(3, 3), torch.zeros(3, 3), "a\nb")
+
+
+def test_scores_that_are_no_numbers_name_the_image() -> None:
+    broken = torch.tensor([0.0, torch.nan])
+    with pytest.raises(NotFinite, match=r"^b\.png: 1 of 1 scores are NaN or infinite"):
+        ImageEvaluation().update(broken, torch.zeros(2), ["x", "x"], ["a.png", "b.png"])
+    with pytest.raises(NotFinite, match=r"^image 1 of the batch: "):
+        ImageEvaluation().update(broken, torch.zeros(2))
+    with pytest.raises(NotFinite, match=r"^c\.png: 2 of 6 scores"):
+        PixelEvaluation().update(
+            torch.tensor([[0.0, torch.inf, 0], [0, 0, torch.nan]]), torch.zeros(2, 3), name="c.png"
+        )
+    with pytest.raises(ValueError, match="target") as error:
+        ImageEvaluation().update(torch.zeros(1), torch.full((1,), 2))
+    assert not isinstance(error.value, NotFinite)
+
+
+def test_every_limit_has_its_own_key() -> None:
+    limits = (0.3, 0.1, 0.05, 0.054, 0.01, 0.001, 0.0014, 1.0, 0.07, 0.29)
+    evaluation = PixelEvaluation(limits)
+    for anomaly_map, mask, group in images():
+        evaluation.update(anomaly_map, mask, group)
+    row = evaluation.compute()
+    keys = ("30", "10", "05", "05.4", "01", "00.1", "00.14", "100", "07", "29")
+    for limit, name in zip(limits, keys, strict=True):
+        single = AUPRO(limit)
+        for anomaly_map, mask, _ in images():
+            single.update(anomaly_map, mask)
+        assert row[f"aupro_{name}"] == float(single.compute())
+    assert len([key for key in row if key.startswith("aupro_")]) == 4 * len(limits)
+
+
+@given(st.lists(st.floats(1e-6, 1), min_size=2, max_size=2, unique=True))
+def test_no_two_limits_share_a_key(limits: list[float]) -> None:
+    first, second = map(percent, limits)
+    assert first != second
+    assert float(first) == pytest.approx(100 * limits[0], rel=1e-12)

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from lit_ad.errors import UserError
-from lit_ad.run.protocol import main
+from lit_ad.run.protocol import main, markdown
 
 ROOT = Path(__file__).parents[2]
 AUROC = {"cat": 0.9, "dog": 0.8, "ship": 0.4}
@@ -52,7 +52,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         home = Path(command[command.index("--trainer.default_root_dir") + 1])
         row = {"image_auroc": AUROC[home.name], "image_auroc_teacher": AUROC[home.name] / 2, "pixel_auroc": None}
         home.mkdir(exist_ok=True)
-        (home / "metrics.json").write_text(json.dumps({"rows": {"overall": row}}))
+        (home / "metrics.json").write_text(json.dumps({"rows": {"pooled": row}}))
         return SimpleNamespace(returncode=0)
 
     monkeypatch.setattr(subprocess, "run", run)
@@ -93,11 +93,17 @@ def test_every_class_in_turn_and_their_table(
         "| cat | 0.9000 | 0.4500 |",
         "| dog | 0.8000 | 0.4000 |",
         "| ship | 0.4000 | 0.2000 |",
-        "| mean | 0.7000 | 0.3500 |",
-        "| sd | 0.2646 | 0.1323 |",
+        "| **mean** | 0.7000 | 0.3500 |",
+        "| **sd** | 0.2646 | 0.1323 |",
     ]
     start("--", "--trainer.max_epochs", "1")
     assert len(runs) == 3  # nothing is done again
+
+
+def test_classes_may_be_called_as_the_last_rows_are() -> None:
+    rows = {"mean": {"image_auroc": 0.5}, "sd": {"image_auroc": 0.75}}
+    lines = markdown(rows, {"image_auroc": 0.625}, {"image_auroc": 0.25}, []).splitlines()
+    assert lines[2:] == ["| mean | 0.5000 |", "| sd | 0.7500 |", "| **mean** | 0.6250 |", "| **sd** | 0.2500 |"]
 
 
 def test_multimodal_and_some_classes(start: Callable[..., None], runs: list[list[str]], tmp_path: Path) -> None:

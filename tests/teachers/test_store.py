@@ -116,7 +116,8 @@ def test_the_size_is_announced_and_a_small_disk_refused(
 
     monkeypatch.setattr(store.tqdm, "write", lambda line: written.append(line))
     load_or_compute(tmp_path, {}, 100, "float32", compute, "Teacher features, train")
-    assert written == [f"Teacher features, train of 100 inputs (float32): 0.1 MiB in {tmp_path}", "all"]
+    said = "Teacher features, train of 100 inputs (float32): 0.1 MiB in"
+    assert written == [f"{said} {tmp_path}; `lit-ad cache` lists and clears what is there", "all"]
 
 
 def test_numbers_that_do_not_fit(tmp_path: Path) -> None:
@@ -197,3 +198,12 @@ def wait_for(path: Path) -> None:
 def test_the_store_opens_by_itself(tmp_path: Path) -> None:
     kept = load_or_compute(tmp_path, {"files": []}, 7, "float32", lambda: batches(features()))
     assert torch.equal(FeatureStore(kept.folder)[3][2], features()[2][3:4])
+
+
+def test_when_it_last_served_is_kept(tmp_path: Path) -> None:
+    """`lit-ad cache clear --older` goes by it."""
+    kept = load_or_compute(tmp_path, {}, 7, "float32", lambda: batches(features()))
+    about = kept.folder / "about.json"
+    os.utime(about, (0, 0))
+    load_or_compute(tmp_path, {}, 7, "float32", never)
+    assert time.time() - about.stat().st_mtime < 60

@@ -1,0 +1,288 @@
+"""A checkpoint as one file for another runtime: teacher included, normalisation in the graph, the rest as metadata.
+
+The graph is `Method.forward`: `pixels` (batch, 3, H, W) uint8 of the view's size in, `score` (batch,) and `anomaly_map`
+(batch, 1, H, W) out. Resizing, tiles and padding stay outside, in the view, which the file names.
+"""
+
+import copy
+import json
+import tempfile
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from lit_ad.decision import Decision
+from lit_ad.deploy.checkpoint import card_of
+from lit_ad.deploy.detector import Card, Detector, ImageLike
+from lit_ad.deploy.runtimes import KEY, need
+from lit_ad.errors import UserError
+from lit_ad.files import atomic_write
+from lit_ad.methods.base import Method
+from lit_ad.methods.mkd import MKD
+from lit_ad.pixels import Size, to_rgb
+
+Format = Literal["onnx", "openvino", "torch"]
+Precision = Literal["fp32", "fp16", "int8"]
+SUFFIX = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
+TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}  # relative, of scores and maps; int8 is judged by its AUROC
+OPSET = 18
+CALIBRATION_IMAGES = 300  # NNCF's own number
+Differences = dict[str, dict[str, float]]
+
+
+class Graph(nn.Module):
+    """`Method.forward` as tensors, the score first."""
+
+    def __init__(self, method: Method) -> None:
+        super().__init__()
+        self.method = method
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """uint8 (B, 3, H, W) -> (B,), and (B, 1, H, W) of methods with maps."""
+        prediction = self.method(pixels)
+        assert prediction.score is not None
+        return (prediction.score,) if prediction.anomaly_map is None else (prediction.score, prediction.anomaly_map)
+
+
+def export(
+    method: Method,
+    file: Path,
+    format: Format = "onnx",
+    precision: Precision = "fp32",
+    nominal: Iterable[ImageLike] = (),
+) -> Card:
+    """Write a detector for another runtime. It is the caller who compares it (`differences`).
+
+    Args:
+        method: From `Method.load_from_checkpoint`, say; it is left as it is.
+        file: Where to; its suffix is the format's.
+        format: onnx (ONNX Runtime), openvino, or torch (torch.export).
+        precision: Of the network: fp16 halves the file, int8 is NNCF's.
+        nominal: Nominal training images, to calibrate int8 with.
+
+    Raises:
+        UserError: A view of no fixed size, a format and precision that do not go together, a package that is missing.
+    """
+    if file.suffix != SUFFIX[format]:
+        raise UserError(f"{file} should end in {SUFFIX[format]} for {format}")
+    check_precision(format, precision)
+    card = exported_card(method, precision)
+    size = input_size(card)
+    graph = Graph(prepared(method, size)).eval()
+    example = torch.zeros(2, 3, *size, dtype=torch.uint8, device=method.device)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # exporters talk to their developers
+        if format == "torch":
+            program = torch.export.export(graph, (example,), dynamic_shapes={"pixels": {0: torch.export.Dim("batch")}})
+            write_torch(program, file, card)
+            return card
+        with tempfile.TemporaryDirectory() as scratch:
+            plain = Path(scratch, "plain.onnx")
+            write_plain_onnx(graph, example, plain)
+            onnx = format == "onnx"
+            model = need("onnx", "onnx").load(plain) if onnx else need("openvino", "openvino").convert_model(plain)
+            if precision == "int8":
+                model = quantized(model, nominal, card)
+            (write_onnx if onnx else write_openvino)(model, file, card)
+    return card
+
+
+def check_precision(format: Format, precision: Precision) -> None:
+    """Raises UserError where they do not go together."""
+    if precision != "fp32" and format == "torch":
+        raise UserError("torch files are fp32: choose onnx or openvino for int8, openvino for fp16")
+    if precision == "fp16" and format == "onnx":
+        raise UserError("fp16 is for openvino, which keeps half-sized weights and computes as its device can")
+
+
+def without_map(method: Method) -> str:
+    """Why a method's map is left out of exported files; nothing where it is not."""
+    if isinstance(method, MKD) and method.saliency is not None:
+        return "MKD's map is a gradient through both of its networks, and the other runtimes compute no gradients"
+    return ""
+
+
+def exported_card(method: Method, precision: Precision = "fp32") -> Card:
+    """What an exported file says of a method."""
+    card = replace(card_of(method), precision=precision)
+    if card.decision is not None and without_map(method):
+        card = replace(card, decision=Decision(card.decision.scores, false_alarm=card.decision.false_alarm))
+    return card
+
+
+def prepared(method: Method, size: Size) -> Method:
+    """A copy whose graph has what runtimes know."""
+    method = copy.deepcopy(method)
+    if without_map(method):
+        method.saliency = None  # type: ignore[assignment]
+    for module in method.modules():
+        if isinstance(module, VisionTransformer):  # resizes its position embeddings now: OpenVINO does it wrongly
+            module.set_input_size(img_size=size)
+    return method
+
+
+def input_size(card: Card) -> Size:
+    """Height and width of the network's input. Raises UserError if the view has none."""
+    view = card.view
+    if view.tile is not None:
+        return view.tile, view.tile
+    if view.size is None:
+        raise UserError(
+            "this model sees each image at its own size, and a graph has one: train with model.view.image_size or "
+            "model.view.tile"
+        )
+    pixels, _ = view(np.zeros((*view.size, 3), np.uint8))
+    return pixels.shape[0], pixels.shape[1]
+
+
+# Writing, with the metadata in the file.
+
+
+def metadata(card: Card) -> str:
+    """JSON: the card, and for programs without lit_ad the input's size and the thresholds ("" is all categories)."""
+    decision = card.decision
+    thresholds: dict[str, Any] = {}
+    if decision is not None:
+        names = [None, *decision.scores] if len(decision.scores) > 1 else [None]
+        thresholds["threshold"] = {name or "": decision.threshold(name) for name in names}
+        thresholds["pixel_threshold"] = {name or "": decision.pixel_threshold(name) for name in names}
+    return json.dumps({**card.to_dict(), "input_size": input_size(card), **thresholds})
+
+
+def write_plain_onnx(graph: Graph, example: Tensor, file: Path) -> None:
+    need("onnx", "onnx")
+    need("onnxscript", "onnx")
+    torch.onnx.export(
+        graph,
+        (example,),
+        file,
+        dynamo=True,
+        verbose=False,
+        external_data=False,
+        input_names=["pixels"],
+        output_names=["score", "anomaly_map"][: len(graph(example[:1]))],
+        dynamic_shapes={"pixels": {0: torch.export.Dim("batch")}},
+        opset_version=OPSET,
+    )
+
+
+def write_torch(program: Any, file: Path, card: Card) -> None:
+    """A torch.export program; its metadata is an extra file."""
+    with atomic_write(file) as temporary, temporary.open("wb") as stream:
+        torch.export.save(program, stream, extra_files={KEY: metadata(card)})
+
+
+def write_onnx(model: Any, file: Path, card: Card) -> None:
+    onnx = need("onnx", "onnx")
+    onnx.helper.set_model_props(model, {KEY: metadata(card)})
+    with atomic_write(file) as temporary:
+        onnx.save(model, temporary)
+
+
+def write_openvino(model: Any, file: Path, card: Card) -> None:
+    """FILE.xml, and its weights in FILE.bin."""
+    openvino = need("openvino", "openvino")
+    model.set_rt_info(metadata(card), [KEY])
+    with tempfile.TemporaryDirectory() as scratch:
+        written = Path(scratch, file.name)
+        openvino.save_model(model, written, compress_to_fp16=card.precision == "fp16")
+        for suffix in (".bin", ".xml"):  # the weights first: an .xml without them would be half a file
+            with atomic_write(file.with_suffix(suffix)) as temporary:
+                temporary.write_bytes(written.with_suffix(suffix).read_bytes())
+
+
+def rewrite(file: Path, output: Path, card: Card) -> None:
+    """The same network with another card. Raises UserError if the file's format has no writer here."""
+    if file.suffix == ".onnx":
+        write_onnx(need("onnx", "onnx").load(file), output, card)
+    elif file.suffix == ".xml":
+        write_openvino(need("openvino", "openvino").Core().read_model(file), output, card)
+    else:
+        write_torch(torch.export.load(file), output, card)
+
+
+# int8.
+
+
+def quantized(model: Any, nominal: Iterable[ImageLike], card: Card) -> Any:
+    """int8 by NNCF, ranges from nominal training images. Raises UserError without any."""
+    nncf = need("nncf", "openvino")
+    inputs = [pixels for image in nominal for pixels in network_inputs(image, card)]
+    if not inputs:
+        raise UserError("int8 is calibrated on nominal training images, and there are none: give --nominal FOLDER")
+    rows = np.random.default_rng(0).permutation(len(inputs))[:CALIBRATION_IMAGES]
+    dataset = nncf.Dataset([inputs[row] for row in rows], lambda pixels: {"pixels": pixels[None]})
+    scope = nncf.IgnoredScope(names=doubles(model), validate=False)
+    return nncf.quantize(
+        model, dataset, subset_size=len(rows), preset=nncf.QuantizationPreset.MIXED, ignored_scope=scope
+    )
+
+
+def doubles(model: Any) -> list[str]:
+    """The operations in float64, of ONNX or OpenVINO: what needs that many bits is not for eight."""
+    if hasattr(model, "get_ordered_ops"):
+        return [
+            op.get_friendly_name()
+            for op in model.get_ordered_ops()
+            if any(value.get_element_type().get_type_name() == "f64" for value in op.inputs())
+        ]
+    onnx = need("onnx", "onnx")
+    double = onnx.TensorProto.DOUBLE
+    values = {value.name for value in model.graph.initializer if value.data_type == double}
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    values |= {value.name for value in inferred.value_info if value.type.tensor_type.elem_type == double}
+    return [node.name for node in model.graph.node if values & {*node.input}]
+
+
+def network_inputs(image: ImageLike, card: Card) -> list[NDArray[np.uint8]]:
+    """What the network sees of an image: itself, or its tiles, (3, H, W) each."""
+    pixels, (top, left, bottom, right) = card.view(to_rgb(image))
+    channels_first = np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    grid = card.view.grid((bottom - top, right - left))
+    if grid is None:
+        return [channels_first]
+    content = channels_first[:, top:bottom, left:right]
+    return [tile for tiles in grid.batches(content, 8) for tile in tiles]
+
+
+# Comparing.
+
+
+def differences(
+    exported: Detector, checkpoint: Detector, images: Sequence[ImageLike], batch_sizes: Sequence[int] = (1, 4)
+) -> Differences:
+    """By batch size, the largest difference of scores and of maps on images.
+
+    A score's is relative to its size, or to the mean size of all scores if that is larger (a log-density may lie near
+    0); a map's is relative to the map's largest value.
+    """
+    expected = list(checkpoint.stream(images))
+    usual = float(np.mean([abs(one.score) for one in expected]))
+    found: Differences = {}
+    for size in batch_sizes:
+        scores, maps = [], []
+        for one, other in zip(exported.stream(images, batch_size=size), expected, strict=True):
+            scores.append(abs(one.score - other.score) / max(abs(other.score), usual, 1e-12))
+            if one.anomaly_map is not None and other.anomaly_map is not None:
+                largest = max(float(np.abs(other.anomaly_map).max()), 1e-12)
+                maps.append(float(np.abs(one.anomaly_map - other.anomaly_map).max()) / largest)
+        found[f"batch {size}"] = {"score": max(scores), **({"anomaly_map": max(maps)} if maps else {})}
+    return found
+
+
+def beyond(found: Differences, tolerance: float) -> list[str]:
+    """What differs by more than that; NaN does."""
+    return [
+        f"{name} at {size} by {value:.1e}"
+        for size, values in found.items()
+        for name, value in values.items()
+        if not value <= tolerance
+    ]

@@ -1,0 +1,108 @@
+"""Exported files, run by their own runtimes. For ONNX and OpenVINO nothing of torch or of training is imported."""
+
+import importlib
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_ad.deploy.detector import Card, Run
+from lit_ad.errors import UserError
+from lit_ad.view import Floats
+
+KEY = "lit_ad"  # under which a file keeps its card
+
+
+def need(package: str, extra: str) -> Any:
+    """An optional package. Raises UserError that says how to install it."""
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise UserError(f"this needs the package {package}: pip install 'lit-ad[{extra}]' ({error})") from error
+
+
+def load_exported(file: Path, device: str = "cpu") -> tuple[Run, Card]:
+    """The network of an exported file, and its card.
+
+    Raises:
+        UserError: It is not one of ours, or its runtime is missing.
+    """
+    load = {".onnx": load_onnx, ".xml": load_openvino, ".pt2": load_torch}[file.suffix]
+    return load(file, device)
+
+
+def load_onnx(file: Path, device: str) -> tuple[Run, Card]:
+    """By ONNX Runtime, on CUDA if `device` says so. Sessions may be run by several threads at once."""
+    runtime = need("onnxruntime", "onnx")
+    providers = ["CPUExecutionProvider"] if device == "cpu" else ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        session = runtime.InferenceSession(str(file), options, providers=providers)
+    except Exception as error:  # its own kinds
+        raise UserError(f"{file} cannot be read by ONNX Runtime: {first_line(error)}") from error
+    card = card_of_text(session.get_modelmeta().custom_metadata_map.get(KEY), file)
+
+    def run(pixels: NDArray[np.uint8]) -> tuple[Floats | None, Floats]:
+        score, *maps = session.run(None, {"pixels": pixels})
+        return (maps[0] if maps else None), score
+
+    return run, card
+
+
+def load_openvino(file: Path, device: str) -> tuple[Run, Card]:
+    """By OpenVINO. A request serves one thread at a time, so that each thread has its own."""
+    openvino = need("openvino", "openvino")
+    core = openvino.Core()
+    try:
+        model = core.read_model(file)
+    except Exception as error:
+        raise UserError(f"{file} cannot be read by OpenVINO: {first_line(error)}") from error
+    card = card_of_text(model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None, file)
+    options = {"PERFORMANCE_HINT": "LATENCY"}
+    if device == "cpu":  # by itself it computes in bfloat16 where the processor can, and is half a per cent off
+        options["INFERENCE_PRECISION_HINT"] = "f32"
+    compiled = core.compile_model(model, "CPU" if device == "cpu" else device, options)
+    outputs, own = compiled.outputs, threading.local()
+
+    def run(pixels: NDArray[np.uint8]) -> tuple[Floats | None, Floats]:
+        if not hasattr(own, "request"):
+            own.request = compiled.create_infer_request()
+        found = own.request.infer({"pixels": pixels})
+        return (found[outputs[1]] if len(outputs) > 1 else None), found[outputs[0]]
+
+    return run, card
+
+
+def load_torch(file: Path, device: str) -> tuple[Run, Card]:
+    """By torch.export."""
+    torch = need("torch", "torch")
+    extra = {KEY: ""}
+    try:
+        module = torch.export.load(file, extra_files=extra).module()
+    except Exception as error:
+        raise UserError(f"{file} cannot be read by torch.export: {first_line(error)}") from error
+    card = card_of_text(extra[KEY], file)
+    module = module.to(device)
+
+    def run(pixels: NDArray[np.uint8]) -> tuple[Floats | None, Floats]:
+        with torch.inference_mode():
+            score, *maps = module(torch.from_numpy(pixels).to(device))
+        return (maps[0].float().cpu().numpy() if maps else None), score.float().cpu().numpy()
+
+    return run, card
+
+
+def card_of_text(text: Any, file: Path) -> Card:
+    """Raises UserError if the file has no card of ours."""
+    try:
+        return Card.from_dict(json.loads(text))
+    except (TypeError, ValueError, KeyError) as error:
+        raise UserError(f"{file} was not exported by lit_ad: it says nothing of its view and its decision") from error
+
+
+def first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0][:200]

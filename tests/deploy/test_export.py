@@ -1,0 +1,143 @@
+"""What leaves the building says what the checkpoint says: every method in every format."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lit_ad import Detector
+from lit_ad.decision import Decision
+from lit_ad.deploy.checkpoint import card_of, run_of
+from lit_ad.deploy.export import SUFFIX, beyond, differences, export, exported_card, input_size, rewrite
+from lit_ad.errors import UserError
+from lit_ad.methods import __all__ as METHODS
+from lit_ad.methods.base import Method, method_class
+from lit_ad.view import View
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxscript")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("openvino")
+
+DECISION = Decision({"a": [1.0, 2.0, 3.0]}, {"a": [1.0, 2.0, 3.0]}, {"a": [0.5, 0.6, 0.7]}, 0.3)  # type: ignore[dict-item]
+
+
+def pictures(count: int, seed: int = 0) -> list[np.ndarray]:
+    generator = np.random.default_rng(seed)
+    return [generator.integers(0, 256, (70 + i, 80, 3), dtype=np.uint8) for i in range(count)]
+
+
+def made(name: str, small_models: dict[str, dict[str, Any]], **changes: Any) -> Method:
+    """A method of random weights, calibrated on noise, with a decision."""
+    torch.manual_seed(0)
+    arguments = dict(small_models[name]["init_args"])
+    view = View(**arguments.pop("view"))
+    method: Method = method_class(f"lit_ad.methods.{small_models[name]['class_path'].rsplit('.', 1)[-1]}", Path())(
+        **{**arguments, "view": view, **changes}
+    )
+    method.eval().requires_grad_(False)
+    side = view.size or (64, 64)
+    images = torch.rand(12, 3, *side, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        nominal = [(images, method.describe(images))]
+        method.prepare(nominal)
+        method.calibrate(nominal, nominal)
+    method.decision = DECISION
+    return method
+
+
+QUICK = ("STFPM", "MKD")  # the others' graphs take minutes to write and to load
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in METHODS]
+)
+def test_parity(name: str, small_models: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    method = made(name, small_models)
+    checkpoint = Detector(run_of(method), card_of(method))
+    for format, suffix in SUFFIX.items():
+        file = tmp_path / f"model{suffix}"
+        export(method, file, format)  # type: ignore[arg-type]
+        exported = Detector.load(file)
+        found = differences(exported, checkpoint, pictures(5))
+        print(name, format, {size: {of: f"{v:.1e}" for of, v in values.items()} for size, values in found.items()})
+        assert not beyond(found, 1e-5)
+        assert set(found["batch 4"]) == ({"score"} if name == "MKD" else {"score", "anomaly_map"})
+        assert exported.card.to_dict() == exported_card(method).to_dict()
+    assert checkpoint.card.to_dict() == card_of(method).to_dict()  # the given model is as it was
+
+
+def test_padding_and_tiles(small_models: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    for number, view in enumerate((View(64, fit="pad"), View(96, tile=64, overlap=16), View(96, crop=64))):
+        method = made("STFPM", small_models, view=view)
+        file = tmp_path / f"{number}.onnx"
+        export(method, file)
+        checkpoint = Detector(run_of(method), card_of(method))
+        assert not beyond(differences(Detector.load(file), checkpoint, pictures(5)), 1e-5)
+
+
+def test_mkd_leaves_its_map_and_nothing_else(small_models: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    method = made("MKD", small_models)
+    export(method, tmp_path / "model.onnx")
+    found = Detector.load(tmp_path / "model.onnx")(pictures(1)[0])
+    assert found.anomaly_map is None and found.mask is None and found.regions == [] and found.anomalous is not None
+    assert method.saliency == "gradients"  # type: ignore[comparison-overlap]
+    assert Detector(run_of(method), card_of(method))(pictures(1)[0]).anomaly_map is not None
+
+
+def test_a_wrong_file_is_found_out(small_models: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    method = made("STFPM", small_models)
+    checkpoint = Detector(run_of(method), card_of(method))
+    with torch.no_grad():
+        changed = made("STFPM", small_models)
+        next(changed.student.parameters())[0].mul_(1.1)  # type: ignore[union-attr]
+    export(changed, tmp_path / "model.onnx")
+    found = differences(Detector.load(tmp_path / "model.onnx"), checkpoint, pictures(5))
+    assert beyond(found, 1e-4)
+    assert beyond({"batch 1": {"score": float("nan")}}, 1e-4)
+
+
+@pytest.mark.parametrize("format", SUFFIX)
+def test_another_decision_in_the_same_file(
+    format: str, small_models: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    method, suffix = made("STFPM", small_models), SUFFIX[format]
+    export(method, tmp_path / f"a{suffix}", format)  # type: ignore[arg-type]
+    before = Detector.load(tmp_path / f"a{suffix}")
+    card = replace(before.card, decision=DECISION.with_rate(0.5))
+    rewrite(tmp_path / f"a{suffix}", tmp_path / f"b{suffix}", card)
+    after = Detector.load(tmp_path / f"b{suffix}")
+    assert after.card.to_dict() == card.to_dict()
+    assert after(pictures(1)[0]).score == before(pictures(1)[0]).score
+
+
+def test_what_cannot_be_exported(small_models: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    method = made("STFPM", small_models)
+    with pytest.raises(UserError, match=r"should end in \.onnx"):
+        export(method, tmp_path / "model.xml", "onnx")
+    with pytest.raises(UserError, match="torch files are fp32"):
+        export(method, tmp_path / "model.pt2", "torch", "int8")
+    with pytest.raises(UserError, match="fp16 is for openvino"):
+        export(method, tmp_path / "model.onnx", "onnx", "fp16")
+    with pytest.raises(UserError, match="sees each image at its own size"):
+        input_size(replace(card_of(method), view=View(None)))
+    pytest.importorskip("nncf")
+    with pytest.raises(UserError, match="there are none: give --nominal"):
+        export(method, tmp_path / "model.onnx", "onnx", "int8")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["STFPM", pytest.param("Transformaly", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
+def test_int8_runs_and_is_near(name: str, format: str, small_models: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    pytest.importorskip("nncf")
+    method = made(name, small_models)
+    file = tmp_path / f"model{SUFFIX[format]}"
+    export(method, file, format, "int8", pictures(6, seed=1))  # type: ignore[arg-type]
+    exported = Detector.load(file)
+    assert exported.card.precision == "int8"
+    found = differences(exported, Detector(run_of(method), card_of(method)), pictures(4))
+    assert 1e-5 < found["batch 1"]["score"] < 0.5

@@ -1,0 +1,98 @@
+"""A score depends on its image alone: in batches of 1, 3 and 8, whatever the sizes of the images beside it."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lit_ad import methods
+from lit_ad.batch import Batch, Sample
+from lit_ad.data.loading import collate
+from lit_ad.methods import __all__ as METHODS
+from lit_ad.methods.base import Method
+from lit_ad.view import View
+
+VIEWS: dict[str, dict[str, Any]] = {  # of a side that the method's small model is fit for
+    "own size": {"image_size": None},
+    "pad": {"fit": "pad"},
+    "stretch": {},
+    "crop": {"image_size": 2.0, "crop": 1.0},
+    "tile": {"image_size": None, "tile": 1.0, "tile_batch": 3},
+}
+
+
+def view_of(name: str, side: int) -> View:
+    scaled = {key: int(value * side) if isinstance(value, float) else value for key, value in VIEWS[name].items()}
+    return View(**{"image_size": side, **scaled})
+
+
+@pytest.fixture(scope="module")
+def fitted(small_models: dict[str, dict[str, Any]]) -> dict[str, tuple[Method, int]]:
+    """Each method with the statistics it scores by, and the side of its images."""
+    found = {}
+    for name in METHODS:
+        torch.manual_seed(0)
+        arguments = small_models[name]["init_args"]
+        side = arguments["view"]["image_size"]
+        model: Method = getattr(methods, name)(**{**arguments, "view": View(side)})
+        with torch.no_grad():
+            nominal = [(images, model.describe(images)) for images in torch.rand(4, 2, 3, side, side)]
+            model.prepare(nominal)
+            model.calibrate(nominal, nominal[:2])
+        found[name] = model, side
+    return found
+
+
+def items_of(view: View, sizes: list[tuple[int, int]], seed: int) -> list[Batch]:
+    """An image of each size, each with a contrast and a gradient of its own, as the data module gives them."""
+    generator = np.random.default_rng(seed)
+    items = []
+    for i, (height, width) in enumerate(sizes):
+        shade = np.linspace(0, generator.uniform(60, 180), width)[None, :, None]
+        image = shade + generator.uniform(0, generator.uniform(20, 75), (height, width, 3))
+        pixels, box = view(image.astype(np.uint8))
+        tensor = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None]
+        items.append(Batch(tensor, torch.tensor([i]), [Sample(Path(f"{i}.png"), 0)], [(height, width)], [box]))
+    return items
+
+
+def predicted(model: Method, items: list[Batch], size: int) -> tuple[Tensor, list[Any]]:
+    """Scores and original maps of all images, `size` at a time."""
+    scores, maps = [], []
+    for start in range(0, len(items), size):
+        batch = collate(items[start : start + size])
+        with torch.no_grad():
+            prediction = model.predict_batch(batch)
+        assert prediction.score is not None
+        scores.append(prediction.score.detach())
+        if prediction.anomaly_map is not None:
+            maps += [batch.original_map(prediction, i) for i in range(len(batch))]
+    return torch.cat(scores), maps
+
+
+SIZES = st.lists(st.tuples(st.floats(1, 1.5), st.floats(1, 1.5)), min_size=8, max_size=8)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("name", METHODS)
+@settings(deadline=None, max_examples=1, derandomize=True)
+@given(shares=SIZES, seed=st.integers(0, 99))
+def test_a_score_depends_on_its_image_alone(
+    name: str, view: str, fitted: dict[str, tuple[Method, int]], shares: list[tuple[float, float]], seed: int
+) -> None:
+    model, side = fitted[name]
+    model.view = view_of(view, side).of_multiple(model.view.multiple or 1)
+    shares = shares[: 4 if side > 64 else 8]
+    items = items_of(model.view, [(round(h * side), round(w * side)) for h, w in shares], seed)
+    alone, maps = predicted(model, items, 1)
+    assert alone.isfinite().all() and len(set(alone.tolist())) == len(items)
+    for size in (3,) if side > 64 else (3, 8):  # EfficientAD's are too large for all on a CPU
+        scores, others = predicted(model, items, size)
+        torch.testing.assert_close(scores, alone, rtol=1e-4, atol=1e-6)
+        for one, other in zip(maps, others, strict=True):
+            np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-4 * float(np.abs(one).max()))

@@ -1,0 +1,374 @@
+"""Dinomaly against the paper's formulas in NumPy and SciPy, and patches planted where the map must show them."""
+
+import copy
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pytest
+import timm
+import torch
+from scipy.ndimage import convolve
+from torch import Tensor, nn
+
+from lit_ad.data import AnomalyDataModule, MVTec
+from lit_ad.errors import UserError
+from lit_ad.methods.dinomaly import Dinomaly, Disagreement, LinearAttention, middle, mining_weights, schedule, smooth
+from lit_ad.methods.stable_adamw import StableAdamW
+from lit_ad.view import View, original_map
+
+
+def made(vit_file: Path, view: View = View(64), **more: Any) -> Dinomaly:
+    torch.manual_seed(0)
+    return Dinomaly("deit_tiny_patch16_224", str(vit_file), view, **more).eval()
+
+
+@pytest.fixture(scope="module")
+def model(vit_file: Path) -> Dinomaly:
+    return made(vit_file)
+
+
+def one_minus_cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Over the last axis."""
+    return 1 - (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
+
+
+def random_disagreement(size: tuple[int, int], batch: int = 2, width: int = 8) -> Disagreement:
+    count = size[0] * size[1] // 16**2
+    return Disagreement(*([torch.randn(batch, count, width) for _ in range(2)] for _ in range(2)), size)
+
+
+# The teacher.
+
+
+def test_the_teacher_gives_the_means_of_its_middle_blocks(
+    model: Dinomaly, imagenet: Callable[[Tensor], Tensor], vit_file: Path
+) -> None:
+    vit = timm.create_model("deit_tiny_patch16_224", dynamic_img_size=True).eval()
+    vit.load_state_dict(torch.load(vit_file, weights_only=True))
+    images = torch.rand(2, 3, 32, 48)
+    with torch.no_grad():
+        tokens, after = vit._pos_embed(vit.patch_embed(imagenet(images))), []
+        for block in vit.blocks:
+            tokens = block(tokens)
+            after.append(tokens)
+    early, late = model.teacher(images)
+    assert early.shape == (2, 1 + 2 * 3, 192)  # the class token first, no final norm
+    torch.testing.assert_close(early, (after[2] + after[3] + after[4] + after[5]) / 4)
+    torch.testing.assert_close(late, (after[6] + after[7] + after[8] + after[9]) / 4)
+    assert len(model.teacher.model.blocks) == 10  # what is not needed is not run
+    with pytest.raises(UserError, match="patches of 16 pixels"):
+        model.teacher(torch.rand(1, 3, 40, 32))
+
+
+def test_middle_blocks() -> None:
+    assert middle(12) == (2, 3, 4, 5, 6, 7, 8, 9)
+    assert middle(24) == (4, 6, 8, 10, 12, 14, 16, 18)
+
+
+# The students.
+
+
+def test_linear_attention_by_hand() -> None:
+    torch.manual_seed(0)
+    attention, tokens = LinearAttention(6, 2), torch.randn(2, 5, 6)
+
+    def phi(x: np.ndarray) -> np.ndarray:
+        return np.where(x > 0, x + 1, np.exp(x))
+
+    q, k, v = np.split(attention.qkv(tokens).detach().double().numpy(), 3, axis=2)  # (B, N, D) each
+    heads = []
+    for head in (slice(0, 3), slice(3, 6)):
+        similar = phi(q[..., head]) @ phi(k[..., head]).transpose(0, 2, 1)  # (B, N, N)
+        heads.append(similar @ v[..., head] / (similar.sum(axis=2, keepdims=True) + 1e-6))
+    weight, bias = (p.detach().double().numpy() for p in attention.projection.parameters())
+    expected = np.concatenate(heads, axis=2) @ weight.T + bias
+    np.testing.assert_allclose(attention(tokens).detach().numpy(), expected, rtol=1e-4, atol=1e-6)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert attention(tokens).dtype == torch.bfloat16
+
+
+def test_the_decoder_ends_where_the_teacher_begins(model: Dinomaly) -> None:
+    images = torch.rand(2, 3, 32, 48)
+    early, late = features = model.teacher(images)
+    with torch.no_grad():
+        tokens, after = model.bottleneck(0.5 * early + 0.5 * late), []  # in eval mode, without noise
+        for block in model.decoder:
+            tokens = tokens + block.attention(block.norm1(tokens))
+            tokens = tokens + block.mlp(block.norm2(tokens))
+            after.append(tokens[:, 1:])
+        found = model.compare(images, features)
+    assert len(after) == 8
+    torch.testing.assert_close(found.students[0], sum(after[4:]) / 4)
+    torch.testing.assert_close(found.students[1], sum(after[:4]) / 4)
+    torch.testing.assert_close(found.teachers, [early[:, 1:], late[:, 1:]])
+    assert (found.size, model.compare(None, features).size) == ((32, 48), None)  # no pixels needed
+    with torch.autocast("cpu", torch.bfloat16):
+        under = model.compare(images, model.teacher(images))
+        assert {t.dtype for t in (*under.teachers, *under.students)} == {torch.float32}
+
+
+def test_students_are_as_the_authors_start_them(model: Dinomaly) -> None:
+    students = nn.ModuleList([model.bottleneck, model.decoder])
+    linear = [m for m in students.modules() if isinstance(m, nn.Linear)]
+    assert len(linear) == 2 + 8 * 4
+    for layer in linear:
+        assert layer.weight.abs().max() <= 0.03 and not layer.bias.any()
+        assert layer.weight.std().item() == pytest.approx(0.00987, rel=0.03)  # 0.01, cut at three deviations
+    assert [m.in_features for m in model.bottleneck if isinstance(m, nn.Linear)] == [192, 4 * 192]
+    assert {m.eps for m in students.modules() if isinstance(m, nn.LayerNorm)} == {1e-8}
+    assert [m.p for m in model.bottleneck if isinstance(m, nn.Dropout)] == [0.2] * 3
+    assert not any(m.p for m in model.decoder.modules() if isinstance(m, nn.Dropout))
+    assert model.decoder[0].attention.heads == 3
+
+
+def test_the_noise_is_in_training_only(model: Dinomaly) -> None:
+    tokens = torch.ones(1, 4, 192)
+    assert torch.equal(model.bottleneck(tokens), model.bottleneck(tokens))
+    noisy = copy.deepcopy(model.bottleneck).train()
+    outputs = noisy(tokens.repeat(1, 500, 1))
+    assert (outputs == 0).float().mean().item() == pytest.approx(0.2, abs=0.01)
+
+
+# The loss.
+
+
+def test_loss_is_one_minus_the_cosine_of_all_patches(model: Dinomaly) -> None:
+    found = random_disagreement((32, 48))
+    expected = [
+        one_minus_cosine(t.double().numpy().reshape(2, -1), s.double().numpy().reshape(2, -1)).mean()
+        for t, s in zip(found.teachers, found.students, strict=True)
+    ]
+    assert model.loss(found).item() == pytest.approx(np.mean(expected), rel=1e-5)
+
+
+def test_recentred_targets_by_hand(vit_file: Path) -> None:
+    model = made(vit_file, recentre=True)
+    images = torch.rand(2, 3, 32, 48)
+    features = model.teacher(images)
+    found, plain = model.compare(images, features), made(vit_file).compare(images, features)
+    for level, target in zip(features, found.teachers, strict=True):
+        tokens = level.double().numpy()
+        difference = tokens[:, 1:] - tokens[:, :1]
+        centred = difference - difference.mean(axis=2, keepdims=True)
+        expected = centred / np.sqrt((centred**2).mean(axis=2, keepdims=True) + 1e-8)
+        np.testing.assert_allclose(target.numpy(), expected, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(found.students, plain.students)  # which see the tokens as they are
+
+
+def hardest(distances: np.ndarray, share: float) -> np.ndarray:
+    """Whether a patch is among the batch's (1 - share) hardest; one at least is."""
+    count = max(1, int(distances.size * (1 - share)))
+    return distances >= np.sort(distances.ravel())[-count]
+
+
+@pytest.mark.parametrize(("share", "kept"), [(0.0, 12), (0.45, 6), (0.9, 1), (1.0, 1)])
+def test_mining_weights(share: float, kept: int) -> None:
+    distances = torch.rand(2, 6)
+    weights = mining_weights(distances, share, 0.1)
+    assert torch.equal(weights, torch.where(torch.from_numpy(hardest(distances.numpy(), share)), 1.0, 0.1))
+    assert (weights == 1).sum() == kept
+
+
+@pytest.mark.parametrize(("step", "share"), [(0, 0.0), (500, 0.45), (1000, 0.9), (4000, 0.9)])
+def test_gradients_of_easy_patches_are_small(
+    model: Dinomaly, monkeypatch: pytest.MonkeyPatch, step: int, share: float
+) -> None:
+    """Central differences of the loss, times the weights by hand, are what backward gives the decoder's patches."""
+    found = random_disagreement((32, 48), width=4)
+    found = Disagreement(*([x.double() for x in side] for side in found[:2]), found.size)
+    leaves = [s.clone().requires_grad_() for s in found.students]
+    # As it comes from a decoder, a patch is no leaf.
+    monkeypatch.setattr(model, "compare", lambda *_: found._replace(students=[leaf * 1 for leaf in leaves]))
+    monkeypatch.setattr(Dinomaly, "global_step", step)
+    loss = model.training_loss(torch.empty(0), [], None)
+    assert loss.item() == model.loss(found).item()  # it is the gradient alone that changes
+    loss.backward()
+    for i, leaf in enumerate(leaves):
+        weights = np.where(
+            hardest(one_minus_cosine(found.teachers[i].numpy(), found.students[i].numpy()), share), 1.0, 0.1
+        )
+        gradient, moved = np.zeros(leaf.shape), found.students[i]
+        for place in np.ndindex(*leaf.shape):
+            value, ends = moved[place].item(), []
+            for shift in (1e-6, -1e-6):
+                moved[place] = value + shift
+                ends.append(model.loss(found).item())
+            moved[place] = value
+            gradient[place] = (ends[0] - ends[1]) / 2e-6
+        np.testing.assert_allclose(leaf.grad.numpy(), gradient * weights[..., None], rtol=1e-5, atol=1e-9)
+
+
+# The map.
+
+
+@pytest.mark.parametrize("size", [(64, 64), (48, 96)])
+def test_map_by_hand(model: Dinomaly, size: tuple[int, int]) -> None:
+    found = random_disagreement(size)
+    rows, columns = size[0] // 16, size[1] // 16
+    fine = np.zeros((2, *size))
+    for teacher, student in zip(found.teachers, found.students, strict=True):
+        patches = one_minus_cosine(teacher.double().numpy(), student.double().numpy()).reshape(2, rows, columns)
+        ys, xs = np.linspace(0, rows - 1, size[0]), np.linspace(0, columns - 1, size[1])  # corners stay corners
+        wide = np.array([[np.interp(xs, range(columns), row) for row in one] for one in patches])
+        tall = np.array([[np.interp(ys, range(rows), column) for column in one.T] for one in wide])
+        fine += tall.transpose(0, 2, 1) / 2
+    shape = (256, 256 * size[1] // size[0])
+    ys, xs = ((np.arange(n) + 0.5) * have / n - 0.5 for n, have in zip(shape, size, strict=True))  # centres
+    wide = np.array([[np.interp(xs, range(size[1]), row) for row in one] for one in fine])
+    tall = np.array([[np.interp(ys, range(size[0]), column) for column in one.T] for one in wide]).transpose(0, 2, 1)
+    taps = np.exp(-(np.arange(-2, 3) ** 2) / 32)
+    expected = np.array([convolve(one, np.outer(taps, taps) / taps.sum() ** 2, mode="constant") for one in tall])
+    np.testing.assert_allclose(model.detect(found).anomaly_map[:, 0].numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_smoothing_leaves_the_middle_of_an_even_map_alone() -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        smoothed = smooth(torch.ones(1, 1, 9, 7))
+    assert smoothed.dtype == torch.float32
+    torch.testing.assert_close(smoothed[..., 2:-2, 2:-2], torch.ones(1, 1, 5, 3))
+    assert smoothed[0, 0, 0, 0] < 0.5  # zeros outside
+
+
+def test_score_is_the_mean_of_the_highest_hundredth(model: Dinomaly) -> None:
+    pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    prediction = model(pixels)
+    highest = np.sort(prediction.anomaly_map.detach().numpy().reshape(2, -1))[:, -40:]  # of 64 x 64
+    np.testing.assert_allclose(prediction.score.detach().numpy(), highest.mean(axis=1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (48, 112), (160, 80), (224, 224)])
+def test_every_patch_is_found_in_its_place(model: Dinomaly, size: tuple[int, int]) -> None:
+    """In the map at the image's size, the maximum lies inside the one patch that is not restored."""
+    rows, columns = size[0] // 16, size[1] // 16
+    same = torch.randn(1, 1, 8).expand(rows * columns, rows * columns, 8)
+    students = same.clone()
+    students[range(rows * columns), range(rows * columns)] *= -1  # in each image of the batch another patch
+    maps = model.detect(Disagreement([same, same], [students, students], size)).anomaly_map[:, 0].numpy()
+    for i, one in enumerate(maps):
+        whole = original_map(one, size, (0, 0, *size), (3 * size[0], 3 * size[1]))
+        y, x = np.unravel_index(whole.argmax(), whole.shape)
+        assert (y // 48, x // 48) == (i // columns, i % columns)
+
+
+VIEWS = {"square": View(64), "wide": View((48, 96)), "cropped": View(96, crop=64), "padded": View(96, fit="pad")}
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_a_planted_patch_is_found_from_pixels_to_pixels(name: str, vit_file: Path) -> None:
+    """Trained on an image, and shown it with one patch of noise: the map's peak, in the image's pixels, is in there."""
+    model, generator = made(vit_file, VIEWS[name], dropout=0.0), np.random.default_rng(0)
+    image = generator.integers(90, 110, (150, 180, 3), dtype=np.uint8)
+    pixels, box = model.view(image)
+    nominal = torch.tensor(pixels).permute(2, 0, 1)[None]
+    features = model.describe(nominal / 255)
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    for _ in range(40):
+        loss = model.loss(model.compare(None, features))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    def map_of(shown: np.ndarray) -> np.ndarray:
+        seen, _ = model.view(shown)
+        with torch.no_grad():
+            anomaly_map = model(torch.tensor(seen).permute(2, 0, 1)[None]).anomaly_map[0, 0].numpy()
+        return original_map(anomaly_map, seen.shape[:2], box, shown.shape[:2])
+
+    before = map_of(image)
+    height, width = (image.shape[axis] / (box[axis + 2] - box[axis]) for axis in (0, 1))  # of a network's pixel
+    found = 0
+    for row, column in np.ndindex(pixels.shape[0] // 16, pixels.shape[1] // 16):
+        top, bottom = (math.ceil((16 * i - box[0]) * height) for i in (row, row + 1))
+        left, right = (math.ceil((16 * i - box[1]) * width) for i in (column, column + 1))
+        if top < 0 or bottom > 150:  # partly in the padding
+            continue
+        planted = image.copy()
+        planted[top:bottom, left:right] = generator.integers(0, 256, (bottom - top, right - left, 3), dtype=np.uint8)
+        y, x = np.unravel_index((map_of(planted) - before).argmax(), before.shape)
+        assert top <= y < bottom and left <= x < right
+        found += 1
+    assert found >= 16
+
+
+# How it trains.
+
+
+def test_schedule() -> None:
+    def rate(step: int) -> float:
+        return 2e-3 * schedule(step, 10_000, 100, 0.1)
+
+    assert [rate(step) for step in (0, 50, 100)] == pytest.approx([0, 1e-3, 2e-3])
+    assert rate(5050) == pytest.approx((2e-3 + 2e-4) / 2)  # half way down
+    assert rate(2575) == pytest.approx(2e-4 + 0.5 * 1.8e-3 * (1 + math.cos(math.pi / 4)))
+    assert [rate(step) for step in (10_000, 12_000)] == pytest.approx([2e-4] * 2)
+    assert schedule(0, 10, 0, 0.1) == 1  # without a warm-up
+
+
+class Watch(L.Callback):
+    def __init__(self) -> None:
+        self.rates: list[float] = []
+        self.norms: list[float] = []
+
+    def on_before_optimizer_step(self, trainer: Any, model: Any, optimizer: Any) -> None:  # before clipping
+        self.rates.append(optimizer.param_groups[0]["lr"])
+
+    def on_before_zero_grad(self, trainer: Any, model: Any, optimizer: Any) -> None:  # after the step before
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        if gradients:
+            self.norms.append(float(torch.stack([g.norm() for g in gradients]).norm()))
+
+
+@pytest.mark.parametrize(("of_trainer", "clip"), [(None, 0.001), (0.0005, 0.0005)])
+def test_a_fit_follows_the_schedule_and_clips(
+    of_trainer: float | None, clip: float, vit_file: Path, images: Path, tmp_path: Path
+) -> None:
+    model, watch = made(vit_file, warmup=2, clip=0.001).train(), Watch()
+    trainer = L.Trainer(
+        default_root_dir=tmp_path,
+        max_steps=6,
+        gradient_clip_val=of_trainer,
+        callbacks=[watch],
+        accelerator="cpu",
+        **dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False),
+    )
+    trainer.fit(model, AnomalyDataModule(MVTec(images), model.view, batch_size=4, num_workers=0))
+    assert watch.rates == pytest.approx([2e-3 * schedule(step, 6, 2, 0.1) for step in range(6)])
+    assert len(watch.norms) > 3 and watch.norms == pytest.approx([clip] * len(watch.norms), rel=1e-3)
+    (optimizer,) = trainer.optimizers
+    assert isinstance(optimizer, StableAdamW)
+    assert {name: optimizer.defaults[name] for name in ("lr", "betas", "eps", "weight_decay")} == {
+        "lr": 2e-3,
+        "betas": (0.9, 0.999),
+        "eps": 1e-10,
+        "weight_decay": 1e-4,
+    }
+    optimised = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    assert optimised == {id(p) for n, p in model.named_parameters() if n.split(".")[0] in ("bottleneck", "decoder")}
+
+
+def test_training_without_end_has_no_schedule(vit_file: Path, images: Path, tmp_path: Path) -> None:
+    model = made(vit_file)
+    trainer = L.Trainer(default_root_dir=tmp_path, max_epochs=-1, logger=False, enable_checkpointing=False)
+    with pytest.raises(UserError, match=r"set trainer\.max_steps or max_epochs"):
+        trainer.fit(model, AnomalyDataModule(MVTec(images), model.view, num_workers=0))
+
+
+def test_what_cannot_be(resnet_file: Path, vit_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"needs a plain ViT.*resnet10t is a ResNet"):
+        Dinomaly("resnet10t", str(resnet_file))
+    for blocks in ([3, 4, 5], [4, 3], [3, 3]):
+        with pytest.raises(UserError, match=r"model\.blocks must be an even number of ascending blocks"):
+            Dinomaly("deit_tiny_patch16_224", str(vit_file), blocks=blocks)
+    registers = timm.create_model("test_vit2")  # which has a register, and no class token
+    torch.save(registers.state_dict(), tmp_path / "vit.pt")
+    assert registers.num_prefix_tokens == 1
+    with pytest.raises(UserError, match=r"recentre takes a class token, and test_vit2 has none"):
+        Dinomaly("test_vit2", str(tmp_path / "vit.pt"), View(64), blocks=[1, 2], recentre=True)
+    prediction = Dinomaly("test_vit2", str(tmp_path / "vit.pt"), View(64), blocks=[1, 2])(
+        torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
+    )
+    assert prediction.anomaly_map.shape == (1, 1, 64, 64)

@@ -1,0 +1,325 @@
+"""EfficientAD against the paper's formulas by hand, in NumPy."""
+
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from lit_ad.callbacks import Calibration
+from lit_ad.data import AnomalyDataModule, MVTec
+from lit_ad.errors import UserError
+from lit_ad.methods.efficient_ad import Autoencoder, Disagreement, EfficientAD, hardest, jitter, standardise
+from lit_ad.teachers.pdn import PDN
+from lit_ad.view import View
+
+FLAT = torch.tensor([[0.0, 1.0], [0.0, 1.0]])  # quantiles
+
+
+@pytest.fixture
+def model(pdn_file: Path) -> EfficientAD:
+    torch.manual_seed(0)
+    return EfficientAD(str(pdn_file), width=1 / 16, jitter=0.0, dropout=0.0).eval()
+
+
+def by_hand(values: Tensor) -> float:
+    """Mean of the values that reach their 0.999 quantile."""
+    numbers = values.detach().double().numpy().ravel()
+    return float(numbers[numbers >= np.quantile(numbers, 0.999)].mean())
+
+
+@pytest.mark.parametrize("shape", [(1, 384, 56, 56), (3, 5, 7, 11), (1, 1, 1, 1001), (1, 1, 1, 2000), (1, 1, 1, 1)])
+def test_hard_mining_by_hand(shape: tuple[int, ...]) -> None:
+    errors = torch.rand(shape, generator=torch.Generator().manual_seed(0)).square()
+    assert hardest(errors, 0.999).item() == pytest.approx(by_hand(errors), rel=1e-6)
+
+
+def test_only_the_hardest_have_gradients() -> None:
+    errors = torch.arange(5000.0).view(1, 2, 50, 50).requires_grad_()
+    hardest(errors, 0.999).backward()
+    assert errors.grad is not None
+    expected = np.arange(5000) >= np.quantile(np.arange(5000), 0.999)
+    np.testing.assert_allclose(errors.grad.flatten().numpy(), expected / expected.sum(), rtol=1e-6)
+
+
+def test_more_than_2_24_values() -> None:
+    """Of a batch of 15 images of 256 pixels: older versions of torch.quantile refuse them."""
+    errors = torch.zeros(15, 384, 56, 56)
+    errors.view(-1)[:: 2**10] = 2.0
+    assert errors.numel() > 2**24
+    count = errors.numel() - math.ceil(0.999 * (errors.numel() - 1))
+    hard = -(-errors.numel() // 2**10)
+    assert hardest(errors, 0.999).item() == pytest.approx(2 * min(hard, count) / count, rel=1e-6)
+
+
+def test_hard_mining_over_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mean over two processes of their shares is the value of one large batch, also where all lie in one."""
+    errors = torch.rand(4, 6, 50, 50, generator=torch.Generator().manual_seed(0))
+    errors[:2] *= 3
+    halves = errors[:2], errors[2:]
+    expected = hardest(errors, 0.999).item()
+    count = errors.numel() - math.ceil(0.999 * (errors.numel() - 1))
+    gathered = torch.cat([half.flatten().topk(count).values for half in halves])
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
+    monkeypatch.setattr("lit_ad.methods.efficient_ad.of_all_processes", lambda values, device: gathered)
+    shares = [hardest(half, 0.999, all_processes=True).item() for half in halves]
+    assert sum(shares) / 2 == pytest.approx(expected, rel=1e-6)
+
+
+def test_training_loss_by_hand(model: EfficientAD) -> None:
+    images, unrelated = torch.rand(2, 3, 256, 256), torch.rand(2, 3, 256, 256)
+    model.teacher_mean.uniform_(-1, 1)
+    model.teacher_deviation.uniform_(0.5, 2)
+    features = model.describe(images)
+    with torch.no_grad():
+        loss = model.training_loss(images, features, unrelated)
+        without = model.training_loss(images, features, None)
+        validation = model.loss(model.compare(images, features))
+        teacher = (features[0] - model.teacher_mean.view(1, -1, 1, 1)) / model.teacher_deviation.view(1, -1, 1, 1)
+        normalised, other = model.teacher.normalize(images), model.teacher.normalize(unrelated)
+        student, restored = model.student(normalised), model.autoencoder(normalised)
+        penalty = model.student(other)[:, :384].double().square().mean().item()
+    hard = by_hand((teacher - student[:, :384]).square())
+    mean_squares = [(teacher - restored), (restored - student[:, 384:])]
+    expected = hard + sum(difference.double().square().mean().item() for difference in mean_squares)
+    assert without.item() == pytest.approx(expected, rel=1e-5)
+    assert loss.item() == pytest.approx(expected + penalty, rel=1e-5)
+    assert validation.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_errors_are_float32_under_mixed_precision(model: EfficientAD) -> None:
+    images = torch.rand(1, 3, 256, 256)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model.student(model.teacher.normalize(images)).dtype == torch.bfloat16
+        assert {errors.dtype for errors in model.compare(images, model.describe(images))} == {torch.float32}
+
+
+def test_jitter_by_hand() -> None:
+    """Against torchvision's functions, whichever of the three was drawn."""
+    functional = pytest.importorskip("torchvision.transforms.functional")
+    torch.manual_seed(0)
+    images = torch.rand(24, 3, 8, 9)
+    state = torch.random.get_rng_state()
+    changed = jitter(images, 0.2)
+    torch.random.set_rng_state(state)
+    drawn = torch.rand(2, 24)
+    kinds = (functional.adjust_brightness, functional.adjust_contrast, functional.adjust_saturation)
+    seen = set()
+    for image, result, factor, choice in zip(images, changed, drawn[0], drawn[1], strict=True):
+        kind = kinds[int(3 * choice)]
+        expected = kind(image, 0.8 + 0.4 * factor.item())
+        torch.testing.assert_close(result, expected, rtol=0, atol=2e-4)  # its weights of grey have four digits
+        seen.add(kind)
+    assert seen == set(kinds)
+    assert not torch.equal(changed, images)
+    torch.testing.assert_close(jitter(images, 0.0), images)
+
+
+def test_both_autoencoder_terms_see_the_same_jittered_image(
+    model: EfficientAD, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, other = torch.rand(1, 3, 256, 256), torch.rand(1, 3, 256, 256)
+    monkeypatch.setattr("lit_ad.methods.efficient_ad.jitter", lambda given, most: other)
+    with torch.no_grad():
+        loss = model.training_loss(images, model.describe(images), None)
+        plain, jittered = (model.compare(these, model.describe(these)) for these in (images, other))
+    expected = hardest(plain.student, 0.999) + jittered.autoencoder.mean() + jittered.both.mean()
+    torch.testing.assert_close(loss, expected)
+
+
+@pytest.mark.parametrize("side", [256, 260, 320, 512])
+def test_autoencoder_has_the_teachers_shape(side: int) -> None:
+    sizes: list[tuple[int, ...]] = []
+    network = Autoencoder(5, 1 / 32).eval()
+    for layer in [network.encoder, *network.decoder, network.head]:
+        layer.register_forward_pre_hook(lambda _, given: sizes.append(tuple(given[0].shape[2:])))
+    images = torch.rand(1, 3, side, 256)
+    assert network(images).shape == PDN("small", 5, 1 / 32)(images).shape == (1, 5, -(-side // 4) - 8, 56)
+    if side == 256:
+        assert [size[0] for size in sizes] == [256, 3, 8, 15, 32, 63, 127, 56]
+
+
+def test_autoencoder_is_the_papers() -> None:
+    network = Autoencoder(384)
+    encoder = [(conv.in_channels, conv.out_channels) for conv in network.encoder if isinstance(conv, nn.Conv2d)]
+    assert encoder == [(3, 32), (32, 32), (32, 64), (64, 64), (64, 64), (64, 64)]
+    assert network.encoder(torch.rand(1, 3, 256, 256)).shape == (1, 64, 1, 1)
+    assert isinstance(network.encoder[-1], nn.Conv2d)
+    assert [conv.out_channels for conv in network.head if isinstance(conv, nn.Conv2d)] == [64, 384]
+    assert sum(isinstance(layer, nn.Dropout) and layer.p == 0.2 for layer in network.modules()) == 6
+
+
+def test_map_by_hand(model: EfficientAD) -> None:
+    generator = torch.Generator().manual_seed(0)
+    errors = [torch.rand(2, 384, 56, 56, generator=generator) for _ in range(3)]
+    model.quantiles = torch.tensor([[0.4, 0.6], [0.45, 0.5]])
+    prediction = model.detect(Disagreement(*errors))
+    student, both = errors[0].mean(dim=1, keepdim=True), errors[2].mean(dim=1, keepdim=True)
+    inside = (0.1 * (student - 0.4) / (0.6 - 0.4) + 0.1 * (both - 0.45) / (0.5 - 0.45)) / 2
+    assert prediction.anomaly_map is not None
+    assert prediction.anomaly_map.shape == (2, 1, 64, 64)
+    torch.testing.assert_close(prediction.anomaly_map[..., 4:-4, 4:-4], inside, rtol=1e-4, atol=1e-5)
+    border = prediction.anomaly_map.clone()
+    border[..., 4:-4, 4:-4] = 0
+    assert not border.any()
+
+
+def test_score_is_the_maximum_at_the_images_size(model: EfficientAD) -> None:
+    model.quantiles = FLAT
+    pixels = torch.randint(0, 256, (1, 3, 256, 256), dtype=torch.uint8)
+    with torch.no_grad():
+        small = model.predict(pixels / 255).anomaly_map
+        prediction = model(pixels)
+    assert small is not None
+    whole = interpolate(small, (256, 256), mode="bilinear")
+    torch.testing.assert_close(prediction.anomaly_map, whole)
+    torch.testing.assert_close(prediction.score, whole.amax(dim=(1, 2, 3)))
+
+
+@pytest.mark.parametrize("centre", [(40, 40), (60, 130), (150, 72), (210, 210)])
+@pytest.mark.parametrize("sides", [(256, 256), (256, 320)])
+def test_a_planted_defect_is_found_where_it_is(
+    model: EfficientAD, centre: tuple[int, int], sides: tuple[int, int]
+) -> None:
+    """A square on an even surface, which a student has learned by heart: the centre of the map lies within a cell (4
+    pixels) of the square's. Further out than these places, patches that see it would leave the image."""
+    model.quantiles = FLAT
+    plain = torch.full((1, 3, *sides), 128, dtype=torch.uint8)
+    marked = plain.clone()
+    marked[..., centre[0] - 4 : centre[0] + 4, centre[1] - 4 : centre[1] + 4] = 255
+    with torch.no_grad():
+        errors = (model.describe(marked / 255)[0] - model.describe(plain / 255)[0]).square()
+        anomaly_map = model.detect(Disagreement(errors, errors, errors)).anomaly_map
+    assert anomaly_map is not None
+    found = interpolate(anomaly_map, sides, mode="bilinear")[0, 0].double()
+    found = found * (found > 0.3 * found.max())
+    for axis, place in enumerate(centre):
+        pixels = torch.arange(sides[axis]).double() + 0.5
+        assert (found.sum(1 - axis) @ pixels / found.sum()).item() == pytest.approx(place, abs=4)
+
+
+def test_equal_quantiles_do_not_divide_by_zero() -> None:
+    maps = torch.tensor([[[[0.5, 0.5], [0.5, 0.7]]]])
+    same = torch.tensor(0.5)
+    result = standardise(maps, same, same)
+    assert result.isfinite().all()
+    assert (result == torch.tensor([[0, 0], [0, 1]])).logical_or(result > 0).all()
+    assert result[0, 0, 0, 0] == 0
+
+
+def test_statistics_of_nominal_images(model: EfficientAD) -> None:
+    images = torch.rand(5, 3, 256, 260)
+    features = model.describe(images)[0]
+    model.prepare((part, [level]) for part, level in zip(images.split(2), features.split(2), strict=True))
+    values = features.double().transpose(0, 1).flatten(1)
+    torch.testing.assert_close(model.teacher_mean.double(), values.mean(dim=1), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(model.teacher_deviation.double(), values.std(dim=1, correction=0), rtol=1e-4, atol=1e-6)
+    standard = model.standardised([features]).transpose(0, 1).flatten(1)
+    torch.testing.assert_close(standard.std(dim=1, correction=0), torch.ones(384), rtol=1e-3, atol=1e-3)
+
+
+def test_quantiles_of_held_out_maps(model: EfficientAD) -> None:
+    images = torch.rand(3, 3, 256, 256)
+    with torch.no_grad():
+        model.calibrate(iter(()), ((part, model.describe(part)) for part in images.split(2)))
+        maps = model.maps(model.compare(images, model.describe(images)))
+    for row, anomaly_map in zip(model.quantiles, maps, strict=True):
+        expected = np.quantile(anomaly_map.numpy(), [0.9, 0.995])
+        np.testing.assert_allclose(row.numpy(), expected, rtol=1e-5)
+
+
+def test_errors_for_the_user(pdn_file: Path, model: EfficientAD) -> None:
+    for view in (View(128), View((256, 255)), View(512, tile=128), View(512, crop=128)):
+        with pytest.raises(UserError, match=r"needs 256 pixels a side or more, not .*: set model.view.image_size"):
+            EfficientAD(str(pdn_file), width=1 / 16, view=view)
+    assert EfficientAD(str(pdn_file), width=1 / 16, view=View(None, tile=256)).view.multiple == 4
+    with pytest.raises(UserError, match="needs 256 pixels a side or more, not 252x300"):
+        model(torch.zeros(1, 3, 252, 300, dtype=torch.uint8))
+    with pytest.raises(UserError, match="has had none"):
+        model.on_test_start()
+
+
+@pytest.fixture
+def surfaces(tmp_path: Path) -> Path:
+    """A few images of 256 pixels, and photographs of anything else."""
+    generator = np.random.default_rng(0)
+    for folder, count in (("part/train/good", 4), ("part/test/good", 1), ("others/deeper", 3)):
+        (tmp_path / folder).mkdir(parents=True)
+        for i in range(count):
+            pixels = generator.normal(120, 10, (256, 256, 3)).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / folder / f"{i}.png")
+    return tmp_path
+
+
+def trainer(home: Path, **kwargs: Any) -> L.Trainer:
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    return L.Trainer(
+        **{"max_steps": 4, "max_epochs": -1, **quiet, **kwargs},  # type: ignore[arg-type]
+        default_root_dir=home,
+        enable_checkpointing=False,
+        callbacks=[Calibration()],
+    )
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_checkpoint_is_a_detector(pdn_file: Path, surfaces: Path, precision: Any) -> None:
+    source = MVTec(surfaces / "part")
+    model = EfficientAD(str(pdn_file), width=1 / 16, lr=1e-3)
+    data = AnomalyDataModule(source, model.view, batch_size=3, num_workers=0, unrelated=surfaces / "others")
+    fitting = trainer(surfaces, precision=precision)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*unrelated.*")
+        fitting.fit(model, data)
+    assert fitting.optimizers[0].param_groups[0]["lr"] == pytest.approx(1e-4)  # of 4 steps, the last
+    assert model.quantiles.isfinite().all()
+    assert (model.teacher_deviation != 1).any()
+    (before,) = fitting.predict(model, data)
+    fitting.save_checkpoint(surfaces / "a.ckpt")
+    state = torch.load(surfaces / "a.ckpt", weights_only=True)["state_dict"]
+    assert not [name for name in state if name.startswith("teacher.")]
+    again = EfficientAD.load_from_checkpoint(surfaces / "a.ckpt")
+    (after,) = trainer(surfaces, precision=precision).predict(again, data)
+    assert torch.equal(before.score, after.score)
+    assert before.score.isfinite().all()
+
+
+def test_training_without_unrelated_images_is_warned_of(pdn_file: Path, surfaces: Path) -> None:
+    model = EfficientAD(str(pdn_file), width=1 / 16)
+    data = AnomalyDataModule(MVTec(surfaces / "part"), model.view, batch_size=3, num_workers=0)
+    with pytest.warns(UserWarning, match=r"without unrelated images.*give data.unrelated"):
+        trainer(surfaces, max_steps=1, limit_val_batches=0).fit(model, data)
+
+
+def test_a_training_without_an_end_is_refused(pdn_file: Path, surfaces: Path) -> None:
+    model = EfficientAD(str(pdn_file), width=1 / 16)
+    data = AnomalyDataModule(MVTec(surfaces / "part"), model.view, batch_size=3, num_workers=0)
+    with pytest.raises(UserError, match=r"set trainer\.max_steps"):
+        trainer(surfaces, max_steps=-1).fit(model, data)
+
+
+def test_every_network_but_the_teacher_learns(model: EfficientAD) -> None:
+    """A step against the gradient lowers the loss."""
+    images, unrelated = torch.rand(1, 3, 256, 256), torch.rand(1, 3, 256, 256)
+    features = model.describe(images)
+    model.prepare([(images, features)])
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    loss = model.training_loss(images, features, unrelated)
+    loss.backward()
+    assert all(parameter.grad is None for parameter in model.teacher.parameters())
+    assert {id(p) for p in trained} == {id(p) for part in (model.student, model.autoencoder) for p in part.parameters()}
+    steps = [parameter.grad for parameter in trained]
+    size = sum(step.square().sum() for step in steps if step is not None)
+    assert all(step is not None and step.any() for step in steps)
+    with torch.no_grad():
+        for parameter in trained:
+            assert parameter.grad is not None
+            parameter -= 0.01 * loss / size * parameter.grad  # lowers it by 1 % to first order
+        assert model.training_loss(images, features, unrelated) < loss

@@ -1,0 +1,109 @@
+"""What travels with a batch stays together: images, masks, sizes and features, each with its own."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import interpolate
+
+from lit_ad.batch import Batch, Prediction, Sample
+
+LABELS = (0, 1, -1)
+
+
+def batch_of(count: int = 3, canvases: list[tuple[int, int]] | None = None) -> Batch:
+    """Images of 8x10 pixels, each of its own number."""
+    numbers = torch.arange(count, dtype=torch.uint8)
+    return Batch(
+        pixels=numbers.view(-1, 1, 1, 1).expand(count, 3, 8, 10).clone(),
+        index=numbers.long() + 40,
+        samples=[Sample(Path(f"{i}.png"), LABELS[i % 3], category="nut") for i in range(count)],
+        sizes=[(16 + i, 20) for i in range(count)],
+        boxes=[(0, 0, 8, 10)] * count if canvases is None else [(0, 0, *canvas) for canvas in canvases],
+        canvases=canvases,
+        masks=[torch.full((2, 2), bool(i)) if i else None for i in range(count)],
+        features=[numbers.view(-1, 1).float(), 10 * numbers.view(-1, 1).float()],
+        unrelated=(100 + numbers).view(-1, 1, 1, 1).expand(count, 3, 8, 10),
+    )
+
+
+def test_labels_and_sizes() -> None:
+    batch = batch_of()
+    assert len(batch) == 3
+    assert batch.labels.tolist() == [0, 1, -1]
+    assert batch.canvas == (8, 10)
+    assert batch.input_size(2) == (8, 10)
+
+
+def test_selecting_keeps_together_what_belongs_together() -> None:
+    batch = batch_of(3, canvases=[(8, 10), (4, 6), (8, 5)])
+    chosen = batch.select([False, True, True])
+    assert chosen.index.tolist() == [41, 42]
+    assert [sample.image.name for sample in chosen.samples] == ["1.png", "2.png"]
+    assert chosen.sizes == [(17, 20), (18, 20)]
+    assert chosen.boxes == [(0, 0, 4, 6), (0, 0, 8, 5)]
+    assert chosen.canvases == [(4, 6), (8, 5)]
+    assert chosen.pixels is not None and chosen.pixels[:, 0, 0, 0].tolist() == [1, 2]
+    assert chosen.unrelated is not None and chosen.unrelated[:, 0, 0, 0].tolist() == [101, 102]
+    assert chosen.masks is not None and [mask is None for mask in chosen.masks] == [False, False]
+    assert chosen.features is not None
+    assert [level.flatten().tolist() for level in chosen.features] == [[1, 2], [10, 20]]
+    assert len(batch) == 3  # unchanged
+    assert batch.select([True, True, True]) is batch
+    none = batch.select([False, False, False])
+    assert (len(none), none.index.tolist(), none.samples) == (0, [], [])
+
+
+def test_what_is_absent_stays_absent() -> None:
+    batch = Batch(None, torch.tensor([1, 2]), [Sample(Path("a"), 0)] * 2, [(0, 0)] * 2, [(0, 0, 0, 0)] * 2)
+    for one in (batch.select([True, False]), batch.to(torch.device("cpu"))):
+        assert all(getattr(one, name) is None for name in ("pixels", "masks", "features", "unrelated", "canvases"))
+
+
+def test_moving_moves_all_but_the_masks() -> None:
+    """They are at the images' own size, and only metrics on the CPU read them."""
+    moved = batch_of().to(torch.device("meta"))
+    assert moved.pixels is not None and moved.unrelated is not None and moved.features is not None
+    for tensor in (moved.pixels, moved.index, moved.unrelated, *moved.features):
+        assert tensor.device.type == "meta"
+    assert moved.masks is not None and moved.masks[1] is not None
+    assert moved.masks[1].device.type == "cpu"
+    assert moved.sizes == batch_of().sizes
+
+
+@pytest.mark.parametrize("shape", [(8, 10), (4, 5), (2, 2)])
+def test_maps_get_back_to_their_images(shape: tuple[int, int]) -> None:
+    """Each to its own size: by bilinear interpolation, first to the network's input."""
+    batch = batch_of()
+    maps = torch.rand(3, 1, *shape, generator=torch.Generator().manual_seed(0))
+    for i in range(3):
+        whole = interpolate(interpolate(maps[i : i + 1], (8, 10), mode="bilinear"), (16 + i, 20), mode="bilinear")
+        found = batch.original_map(Prediction(maps), i)
+        assert found.dtype == np.float32
+        assert found == pytest.approx(whole[0, 0].numpy(), abs=1e-6)
+
+
+def test_padding_and_what_fills_up_are_not_in_the_map() -> None:
+    canvases = [(8, 10), (4, 6)]
+    batch = batch_of(2, canvases)
+    batch.boxes, batch.sizes = [(2, 0, 6, 10), (0, 1, 4, 5)], [(4, 10), (4, 4)]
+    maps = torch.full((2, 1, 8, 10), 9.0)
+    maps[0, 0, 2:6] = 1
+    maps[1, 0, :4, 1:5] = 2
+    for i in range(2):
+        found = batch.original_map(Prediction(maps), i)
+        assert found.shape == batch.sizes[i]
+        assert (found == i + 1).all()
+
+
+def test_each_image_alone_is_as_it_was_before_it_was_filled_up() -> None:
+    batch = batch_of(3, canvases=[(8, 10), (4, 6), (8, 5)])
+    alone = batch.alone()
+    assert [one.canvas for one in alone] == [(8, 10), (4, 6), (8, 5)]
+    assert [one.index.tolist() for one in alone] == [[40], [41], [42]]
+    assert all(one.canvases is None and len(one) == 1 for one in alone)
+    assert [int(one.pixels.max()) for one in alone if one.pixels is not None] == [0, 1, 2]
+    assert len(batch.uniform()) == 3
+    same = batch_of()
+    assert same.uniform() == [same]
