@@ -24,7 +24,7 @@ test: $(READY)  ## the tests, under 8 minutes on two cores
 	$(TEST)
 
 test-slow: $(READY)  ## the long tests as well
-	$(TEST) -m 'slow or not slow'
+	$(TEST) -m 'slow or not slow' -o timeout=3600
 
 check: $(READY)  ## format, lint, types
 	$(BIN)/ruff format --check .

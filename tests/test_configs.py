@@ -1,11 +1,15 @@
 """Every config trains, validates and tests: a fast run of each on small images, with a small random teacher."""
 
+import inspect
 import sys
 from pathlib import Path
 
 import pytest
+import timm
 import yaml
 
+from lit_ad import methods
+from lit_ad.methods import __all__ as METHODS
 from lit_ad.run.main import main
 
 ROOT = Path(__file__).parents[1]
@@ -49,6 +53,31 @@ def test_config_runs(
     monkeypatch.setattr(sys, "argv", ["lit-ad", *map(str, arguments)])
     monkeypatch.chdir(tmp_path)
     main()
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_weights_from_the_hub_have_their_tag(config: Path) -> None:
+    """Without one, timm gives its newest weights, which no paper used."""
+    arguments = yaml.safe_load(config.read_text())["model"]["init_args"]
+    if arguments.get("weights") == "hub":
+        assert "." in arguments["backbone"] and timm.is_model_pretrained(arguments["backbone"])
+
+
+PAPERS = {
+    "STFPM": "resnet18.tv_in1k",
+    "MKD": "vgg16.tv_in1k",
+    "Transformaly": "vit_base_patch16_384.orig_in21k_ft_in1k",
+    "L2BT": "vit_base_patch14_reg4_dinov2.lvd142m",
+    "ReverseDistillation": "wide_resnet50_2.tv_in1k",
+    "Dinomaly": "vit_base_patch14_reg4_dinov2.lvd142m",
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_default_teacher_is_the_papers(method: str) -> None:
+    arguments = inspect.signature(getattr(methods, method)).parameters
+    assert method not in PAPERS or arguments["backbone"].default == PAPERS[method]
+    assert method in PAPERS or "backbone" not in arguments
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)

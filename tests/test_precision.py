@@ -1,15 +1,24 @@
-"""bf16-mixed: every method trains in it, and its checkpoint measures nearly the same in float32."""
+"""bf16-mixed: every method trains in it, and its checkpoint measures nearly the same in float32. bf16-true: what is
+decided by is not rounded."""
 
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
+import torch
 import yaml
 
+from lit_ad.batch import Batch, Prediction
+from lit_ad.callbacks import Calibration
+from lit_ad.data import AnomalyDataModule, MVTec
+from lit_ad.methods import STFPM
 from lit_ad.methods import __all__ as METHODS
+from lit_ad.methods.base import Method
 from lit_ad.run.main import main
+from lit_ad.view import View
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -41,3 +50,42 @@ def test_bf16_is_nearly_float32(
     assert rows[1]["pixel_auroc"] == pytest.approx(rows[0]["pixel_auroc"], abs=0.01)
     assert rows[1]["image_auroc"] == pytest.approx(rows[0]["image_auroc"], abs=0.1)  # 2 of 20 pairs of images
     assert (rows[0] == rows[1]) == (method == "MKD")  # whose gradients are always taken in float32
+
+
+class Keep(L.Callback):
+    """What validation said of the held-out images: scores and maps' maxima."""
+
+    def on_validation_epoch_start(self, *_: Any) -> None:
+        self.scores: list[float] = []
+        self.maxima: list[float] = []
+
+    def on_validation_batch_end(self, trainer: Any, model: Any, outputs: Prediction, batch: Batch, *_: Any) -> None:
+        assert outputs.anomaly_map is not None and outputs.score is not None
+        assert outputs.anomaly_map.dtype == outputs.score.dtype == torch.float32
+        self.scores += outputs.score.tolist()
+        self.maxima += [float(batch.original_map(outputs, i).max()) for i in range(len(batch))]
+
+
+def test_a_decision_in_bf16_true_is_that_of_the_scores(images: Path, resnet_file: Path, tmp_path: Path) -> None:
+    """Weights and buffers are halves there; threshold and colours are neither."""
+    model = STFPM("resnet10t", (1, 2), str(resnet_file), View(64), lr=0.05)
+    data = AnomalyDataModule(MVTec(images), model.view, batch_size=4, num_workers=0)
+    keep = Keep()
+    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
+    trainer = L.Trainer(
+        accelerator="cpu",
+        precision="bf16-true",
+        max_epochs=1,
+        default_root_dir=tmp_path,
+        callbacks=[keep, Calibration(0.4)],
+        **quiet,
+    )
+    trainer.fit(model, data)
+    assert next(model.student.parameters()).dtype == torch.bfloat16
+    trainer.save_checkpoint(tmp_path / "half.ckpt")
+    for decision in (model.decision, Method.load_from_checkpoint(tmp_path / "half.ckpt").decision):
+        assert decision is not None
+        assert decision.scores["stripes"].tolist() == sorted(keep.scores)
+        assert decision.maxima["stripes"].tolist() == sorted(keep.maxima)
+        assert decision.threshold() == max(keep.scores) and decision.pixel_threshold() == max(keep.maxima)
+        assert float(torch.tensor(decision.threshold()).bfloat16()) != decision.threshold()

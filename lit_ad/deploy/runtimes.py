@@ -40,6 +40,8 @@ def load_onnx(file: Path, device: str) -> tuple[Run, Card]:
     providers = ["CPUExecutionProvider"] if device == "cpu" else ["CUDAExecutionProvider", "CPUExecutionProvider"]
     options = runtime.SessionOptions()
     options.log_severity_level = 3
+    # Threads that wait without spinning leave the cores to those that read images.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         session = runtime.InferenceSession(str(file), options, providers=providers)
     except Exception as error:  # its own kinds

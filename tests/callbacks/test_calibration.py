@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from lit_ad.batch import Prediction
-from lit_ad.callbacks import Calibration, Predictions
+from lit_ad.callbacks import Calibration, FeatureCache, Predictions
 from lit_ad.data import AnomalyDataModule, MVTec
 from lit_ad.decision import Decision
 from lit_ad.errors import UserError
@@ -162,6 +162,28 @@ def test_statistics_see_nominal_images_once_and_never_those_of_the_test(
     for nominal, held_out in seen["calibrate"]:
         assert nominal == pytest.approx(train, abs=1e-6)
         assert held_out == pytest.approx(val, abs=1e-6)
+
+
+def test_statistics_and_cached_features_are_of_whole_images_alone(
+    parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any
+) -> None:
+    """Images of many sizes in one batch of held-out images: none with what fills it up."""
+    data = AnomalyDataModule(MVTec(parts / "nut"), View(None), batch_size=3, num_workers=0, val_fraction=0.3)
+    for i, sample in enumerate(data.listed["val"]):
+        Image.fromarray(np.full((20 + i, 30, 3), 99, np.uint8)).save(sample.image)
+    seen: list[torch.Tensor] = []
+
+    class Statistics(brightness):  # type: ignore[misc]
+        def calibrate(self, nominal: Any, held_out: Any) -> None:
+            seen.extend(image for images, _ in held_out for image in images)
+
+    trainer = quiet_trainer(tmp_path / "run", Calibration(0.4))
+    trainer.fit(Statistics(), data)
+    assert [tuple(image.shape) for image in seen] == [(3, 20 + i, 30) for i in range(3)]
+    assert all((image == 99 / 255).all() for image in seen)
+    cache = FeatureCache(True, tmp_path / "cache", "float32")
+    with pytest.raises(UserError, match="features cannot be cached for images of different sizes"):
+        quiet_trainer(tmp_path / "run", cache, Calibration(0.4)).fit(Statistics(), data)
 
 
 def test_statistics_need_a_datamodule(parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any) -> None:

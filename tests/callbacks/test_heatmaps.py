@@ -8,10 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
+from lit_ad.batch import Batch, Sample
 from lit_ad.callbacks import Heatmaps, heatmaps
 from lit_ad.callbacks.heatmaps import FOUND, TRUTH, colour_bar, draw, highest, hottest, magnified, panel_size, short
 from lit_ad.data import AnomalyDataModule, Folder, MVTec
 from lit_ad.decision import Decision
+from lit_ad.view import View
 
 GREY = np.full((64, 64, 3), 128, np.uint8)
 
@@ -260,3 +262,14 @@ def test_pictures_tell_the_verdict_the_truth_and_use_the_decisions_colours(
         assert heat == pytest.approx(image[..., 0] / 255)
         assert (tmp_path / "run/heatmaps/nut" / truth / name).is_file()
     assert {title.split("   ")[2] for title in seen} == {"nominal", "anomalous"}
+
+
+def test_what_a_view_crops_is_black() -> None:
+    """The picture has the proportions of the map and the mask, which are those of the whole image."""
+    image = np.random.default_rng(0).integers(1, 256, (32, 32, 3)).astype(np.uint8)
+    pixels, box = View(32, crop=16)(image)
+    tensor = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
+    batch = Batch(tensor, torch.arange(1), [Sample(Path("0.png"), 0)], [(32, 32)], [box])
+    expected = np.zeros_like(image)
+    expected[8:24, 8:24] = image[8:24, 8:24]
+    assert np.array_equal(heatmaps.content(batch, 0), expected)

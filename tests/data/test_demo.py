@@ -1,5 +1,6 @@
+import subprocess
+import sys
 from collections import Counter
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -65,14 +66,20 @@ def test_written_once_in_the_cache_directory(tmp_path: Path, monkeypatch: pytest
     Demo().prepare()
 
 
-def make(root: Path) -> int:
-    return len(Demo(root, "brick").samples())
+MAKE = """
+import sys
+from pathlib import Path
+from lit_ad.data import Demo, demo
+
+demo.TEXTURES = {"brick": 1.0}
+print(len(Demo(Path(sys.argv[1]), "brick").samples()))
+"""
 
 
-def test_two_processes_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "TEXTURES", {"brick": 1.0})
-    with get_context("fork").Pool(2) as pool:
-        assert pool.map(make, [tmp_path, tmp_path]) == [116, 116]
+def test_two_processes_at_once(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", MAKE, str(tmp_path)]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [int(process.communicate(timeout=200)[0]) for process in processes] == [116, 116]
     assert [p.name for p in tmp_path.iterdir()] == [demo.VERSION]
 
 

