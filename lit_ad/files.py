@@ -1,7 +1,9 @@
 """Files written whole or not at all, a run's directory, and where caches are kept."""
 
 import os
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,33 @@ def atomic_write(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # it is not there; or its folder is none, which the error above says
             temporary.unlink()
+
+
+class Writers:
+    """Threads that write files beside the caller, who never waits for a disk or a codec unless they fall far behind.
+
+    Args:
+        count: Of threads.
+    """
+
+    def __init__(self, count: int = min(4, os.cpu_count() or 1)) -> None:
+        self.pool = ThreadPoolExecutor(count, thread_name_prefix="writer")
+        self.waiting: deque[Future[None]] = deque()
+        self.most = 4 * count  # jobs that wait: what they hold is all the memory it takes
+
+    def submit(self, job: Callable[..., None], *arguments: Any) -> None:
+        """Have `job(*arguments)` done. Raises what an earlier one raised."""
+        while self.waiting and (len(self.waiting) >= self.most or self.waiting[0].done()):
+            self.waiting.popleft().result()
+        self.waiting.append(self.pool.submit(job, *arguments))
+
+    def finish(self) -> None:
+        """Wait until all is written. Raises what one of the jobs raised."""
+        try:
+            while self.waiting:
+                self.waiting.popleft().result()
+        finally:
+            self.pool.shutdown(cancel_futures=True)
 
 
 def sync_folder(folder: Path) -> None:
@@ -57,3 +86,8 @@ def free_directory(wanted: Path, used: str) -> Path:
 def cache_directory() -> Path:
     """$XDG_CACHE_HOME/lit_ad, which is ~/.cache/lit_ad if that is not set."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lit_ad"
+
+
+def amount(size: int) -> str:
+    """Bytes in words."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"

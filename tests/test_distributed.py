@@ -13,15 +13,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
+from safetensors.torch import load_file
 
-from lit_ad.methods import __all__ as ALL_METHODS
+from lit_ad.methods import __all__ as METHODS
 
 ROOT = Path(__file__).parents[1]
+DISTILLATION = "lit_ad.methods.distillation.Distillation"
 COUNT = 7  # neither 2 nor 3 divides it
-# EfficientAD's hardest errors are taken by their rank, and its images are of 256: it has a test of its own losses.
-METHODS = [name for name in ALL_METHODS if name != "EfficientAD"]
 
 
 def lit_ad(*arguments: object) -> None:
@@ -66,7 +67,7 @@ def test_metrics_of_many_processes_are_those_of_one(run: Path, tmp_path: Path, p
     one, many = (json.loads((home / "metrics.json").read_text()) for home in (run, tmp_path))
     assert set(one["rows"]) == {"pooled", "data/dot", "data/line"}
     assert many == one
-    pictures = [sorted(p.relative_to(home) for p in home.glob("heatmaps/**/*.png")) for home in (run, tmp_path)]
+    pictures = [sorted(p.relative_to(home) for p in home.glob("heatmaps/**/*.jpg")) for home in (run, tmp_path)]
     assert len(pictures[0]) == COUNT
     assert pictures[0] == pictures[1]
 
@@ -87,25 +88,32 @@ def test_predictions_of_many_processes_are_in_one_table(run: Path, tmp_path: Pat
 
 @pytest.fixture(scope="module")
 def trained(images: Path, small_models: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every method trained on batches of 4 by one process, and of 2 by each of two nodes of one process each, that
-    torchrun brings together."""
+    """Every method trained, and a teacher distilled, on batches of 4 by one process, and of 2 by each of two nodes of
+    one process each, that torchrun brings together."""
     home = tmp_path_factory.mktemp("trained")
     root = shutil.copytree(images, home / "data")
     shutil.copy(root / "train/good/000.png", root / "train/good/012.png")  # 8 to train on, and an odd 5 to validate
-    for method, model in small_models.items():
+    distillation = {
+        **{"backbone": "resnet10t", "weights": small_models["STFPM"]["init_args"]["weights"], "width": 1 / 32},
+        **{"grey": 0.0, "view": {"image_size": 64}},
+    }
+    models = {**small_models, "Distillation": {"class_path": DISTILLATION, "init_args": distillation}}
+    for method, model in models.items():
+        source = ("MVTec", root) if method in METHODS else ("Photographs", root / "train")
         settings = {
             "model": model,
             "data": {
-                "source": {"class_path": "MVTec", "init_args": {"root": str(root)}},
+                "source": {"class_path": source[0], "init_args": {"root": str(source[1])}},
                 **{"eval_batch_size": 1, "val_fraction": 0.385},
             },
-            "cache": {"enabled": method == "L2BT", "directory": str(home / "cache")},
             # Training multiplies the rounding of sums, so it is done in float64: then only an error makes a difference.
             "trainer": {
                 **{"max_epochs": 3, "log_every_n_steps": 1, "enable_progress_bar": False},
                 **{"accelerator": "cpu", "precision": "64-true"},
             },
         }
+        if method in METHODS:
+            settings["cache"] = {"enabled": method == "L2BT", "directory": str(home / "cache")}
         (home / f"{method}.yaml").write_text(yaml.safe_dump(settings))
     script = """
         import sys
@@ -113,7 +121,8 @@ def trained(images: Path, small_models: dict[str, dict[str, Any]], tmp_path_fact
 
         processes, *methods = sys.argv[1:]
         for method in methods:
-            sys.argv = ["lit-ad", "fit", "--config", f"{method}.yaml", "--data.batch_size", str(4 // int(processes))]
+            command = "distill" if method == "Distillation" else "fit"
+            sys.argv = ["lit-ad", command, "--config", f"{method}.yaml", "--data.batch_size", str(4 // int(processes))]
             sys.argv += ["--trainer.num_nodes", processes, "--trainer.devices", "1"]
             sys.argv += ["--trainer.default_root_dir", f"{processes}/{method}"]
             sys.argv += ["--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", f"{processes}/{method}"]
@@ -139,7 +148,7 @@ def trained(images: Path, small_models: dict[str, dict[str, Any]], tmp_path_fact
     ]
     for processes, command in ((1, [sys.executable]), (2, torchrun)):
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        whole = [*map(str, command), "train.py", str(processes), *METHODS]
+        whole = [*map(str, command), "train.py", str(processes), *models]
         agents = [
             subprocess.Popen(whole, cwd=home, env=environment, stdout=log.open("w"), stderr=subprocess.STDOUT)
             for log in [home / f"{processes}.{agent}.log" for agent in range(processes)]
@@ -169,8 +178,18 @@ def test_training_of_two_processes_is_that_of_one(trained: Path, method: str) ->
     assert second == pytest.approx(first, abs=1e-6, nan_ok=True)
 
 
+def test_a_distillation_of_two_processes_is_that_of_one(trained: Path) -> None:
+    one, two = (trained / str(processes) / "Distillation" for processes in (1, 2))
+    for name, count in (("train/loss_step", 6), ("train/loss_epoch", 3), ("val/loss", 3)):
+        assert len(curve(one, name)) == count
+        assert curve(two, name) == pytest.approx(curve(one, name), rel=1e-6), name
+    first, second = (load_file(run / "pdn_small.safetensors") for run in (one, two))
+    for name, tensor in first.items():
+        torch.testing.assert_close(second[name], tensor, rtol=1e-5, atol=1e-8)
+
+
 def test_two_nodes_leave_one_run_and_one_cache(trained: Path) -> None:
-    for method in METHODS:
+    for method in [*METHODS, "Distillation"]:
         files = [sorted(path.name for path in (trained / n / method).rglob("*") if path.is_file()) for n in "12"]
         assert files[0] == files[1]
     assert len([path for path in (trained / "cache").iterdir() if path.is_dir()]) == 2  # of training and validation

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from lit_ad.run.main import main
 
@@ -146,6 +148,73 @@ def test_sigterm_saves_where_it_is_and_resumes_exactly(
     assert losses(tmp_path).items() <= losses(whole).items()  # the step that was stopped may be missing
     assert max(losses(tmp_path)) == 4 * EPOCHS - 1
     assert metrics(tmp_path) == metrics(whole)
+
+
+STOPPER = """
+import os, signal
+import lightning as L
+
+class Stop(L.Callback):
+    \"\"\"Ctrl-C, before a batch.\"\"\"
+
+    def __init__(self, hook: str, batch: int = 0) -> None:
+        stop = lambda trainer, model, data, index, *_: index == batch and os.kill(os.getpid(), signal.SIGINT)
+        setattr(self, hook, stop)
+"""
+
+
+def stop_with_ctrl_c(arguments: list[str], hook: str, batch: int, folder: Path) -> str:
+    """What a command printed that got SIGINT at a batch."""
+    (folder / "stopper.py").write_text(STOPPER)
+    callback = {"class_path": "stopper.Stop", "init_args": {"hook": hook, "batch": batch}}
+    (folder / "stopper.yaml").write_text(json.dumps({"trainer": {"callbacks": [callback]}}))
+    done = subprocess.run(
+        [*arguments, "--config", str(folder / "stopper.yaml")],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+        check=False,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # as in a terminal, not in the background
+    )
+    assert done.returncode == 128 + signal.SIGINT, done.stdout[-5000:]
+    return done.stdout
+
+
+def test_ctrl_c_within_the_first_epoch_resumes_exactly(
+    whole: Path, images: Path, resnet_file: Path, tmp_path: Path
+) -> None:
+    arguments, last = command(images, resnet_file, tmp_path), tmp_path / "checkpoints/last.ckpt"
+    said = stop_with_ctrl_c(arguments, "on_train_batch_start", 1, tmp_path)
+    assert "Ctrl-C: stopping after this batch" in said
+    assert f"Stopped by Ctrl-C. To go on: --ckpt_path {last}\n" in said
+    assert "Traceback" not in said
+    assert torch.load(last, weights_only=True)["global_step"] == 2
+    assert not (tmp_path / "metrics.json").exists()
+    run_to_end([*arguments, "--ckpt_path", str(last)], tmp_path / "log")
+    assert losses(tmp_path).items() <= losses(whole).items()
+    assert metrics(tmp_path) == metrics(whole)
+
+
+@pytest.mark.slow
+def test_ctrl_c_within_the_test_says_how_to_test(whole: Path, images: Path, resnet_file: Path, tmp_path: Path) -> None:
+    said = stop_with_ctrl_c(command(images, resnet_file, tmp_path), "on_test_batch_start", 1, tmp_path)
+    assert "Traceback" not in said
+    (again,) = (line.partition("To test: lit-ad ")[2] for line in said.splitlines() if "Stopped by Ctrl-C" in line)
+    assert not (tmp_path / "metrics.json").exists()
+    config = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    config["trainer"]["callbacks"] = None  # the one that stopped it
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    run_to_end([sys.executable, "-m", "lit_ad", *shlex.split(again)], tmp_path / "log")
+    assert metrics(tmp_path) == metrics(whole)
+
+
+@pytest.mark.slow
+def test_ctrl_c_before_anything_is_saved_says_so(images: Path, resnet_file: Path, tmp_path: Path) -> None:
+    said = stop_with_ctrl_c(command(images, resnet_file, tmp_path), "on_validation_batch_start", 0, tmp_path)
+    assert "Stopped by Ctrl-C. Nothing was saved yet\n" in said and "Traceback" not in said
+    assert not (tmp_path / "checkpoints/last.ckpt").exists()
 
 
 @pytest.mark.parametrize(

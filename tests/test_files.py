@@ -1,13 +1,14 @@
 """Files are written whole or not at all."""
 
 import os
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from lit_ad.errors import UserError
-from lit_ad.files import atomic_write, cache_directory, run_directory, sync_folder
+from lit_ad.files import Writers, amount, atomic_write, cache_directory, run_directory, sync_folder
 
 
 def test_a_file_is_there_once_it_is_whole(tmp_path: Path) -> None:
@@ -72,3 +73,38 @@ def test_a_folder_is_synced(tmp_path: Path) -> None:
     assert before is None or len(list(descriptors.iterdir())) == before  # none is left open
     with pytest.raises(OSError, match="No such file"):
         sync_folder(tmp_path / "nowhere")
+
+
+def test_sizes_in_words() -> None:
+    assert (amount(2**20), amount(3 * 2**29)) == ("1.0 MiB", "1.5 GiB")
+
+
+def test_writers_do_all_wait_for_none_and_tell_the_first_error(tmp_path: Path) -> None:
+    writers, gate = Writers(2), threading.Event()
+    done: list[int] = []
+
+    def job(number: int) -> None:
+        gate.wait(60)
+        done.append(number)
+
+    for number in range(8):  # as many as may wait
+        writers.submit(job, number)
+    assert not done
+    late = threading.Thread(target=writers.submit, args=(job, 8))
+    late.start()
+    late.join(0.2)
+    assert late.is_alive()  # memory is bounded: it waits for one of them
+    gate.set()
+    late.join(60)
+    writers.finish()
+    assert sorted(done) == list(range(9))
+
+    def fail() -> None:
+        with atomic_write(tmp_path / "file" / "below"):
+            pass
+
+    (tmp_path / "file").write_text("")
+    writers = Writers(1)
+    writers.submit(fail)
+    with pytest.raises(UserError, match="cannot write"):
+        writers.finish()

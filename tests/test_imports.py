@@ -9,6 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "lit_ad"
 # From the top of the house down: a room stands on those above it.
 ALLOWED = {  # longest prefix wins
     "errors": set(),
+    "machine": set(),
     "files": {"errors"},
     "pixels": {"errors"},
     "tiling": {"errors"},
@@ -17,7 +18,7 @@ ALLOWED = {  # longest prefix wins
     "checkpoint": {"errors", "files"},
     "batch": {"pixels", "view"},
     "maps": set(),
-    "teachers": {"errors", "files", "teachers"},
+    "teachers": {"errors", "files", "machine", "teachers"},
     "methods": {"errors", "batch", "maps", "view", "teachers", "methods.base", "methods.statistics"},
     "methods.base": {
         "__init__",
@@ -42,17 +43,26 @@ ALLOWED = {  # longest prefix wins
     "data.augment": {"errors", "pixels"},
     "data.dataset": {"errors", "batch", "pixels", "tiling", "view", "data.augment", "data.masks", "data.photographs"},
     "data.inspection": {"errors", "batch", "pixels", "data.masks", "data.source"},
-    "data.loading": {"errors", "batch", "pixels", "view", "data.dataset"},
-    "data.datamodule": {"errors", "batch", "pixels", "tiling", "view", "data"},
+    "data.loading": {"errors", "machine", "batch", "pixels", "view", "data.dataset"},
+    "data.datamodule": {"errors", "machine", "batch", "pixels", "tiling", "view", "data"},
     "data.__init__": {"batch", "data"},
     "metrics": {"metrics"},
     "results": {"errors", "files", "batch"},
     "callbacks": {"errors", "files", "pixels", "batch", "view", "decision", "metrics", "results", "callbacks"},
     "callbacks.calibration": {"errors", "batch", "decision", "methods.base", "results"},
-    "callbacks.feature_cache": {"errors", "files", "batch", "methods.base", "teachers.store", "callbacks.calibration"},
+    "callbacks.feature_cache": {
+        *("errors", "files", "batch", "data.loading"),
+        *("methods.base", "teachers.store", "callbacks.calibration"),
+    },
+    "callbacks.predictions": {"errors", "files", "batch", "decision", "results", "teachers.weights"},
     "deploy": {"__init__", "errors", "files", "pixels", "view", "decision", "batch", "methods", "deploy"},
-    "deploy.detector": {"errors", "files", "pixels", "view", "decision", "deploy.checkpoint", "deploy.runtimes"},
-    "deploy.runtimes": {"errors", "view", "deploy.detector"},  # neither torch nor anything of training
+    "deploy.card": {"view", "decision"},
+    "deploy.checkpoint": {"__init__", "view", "methods.base", "deploy.card"},
+    "deploy.runtimes": {"errors", "view", "deploy.card"},  # neither torch nor anything of training
+    "deploy.detector": {
+        *("errors", "files", "pixels", "view", "decision"),
+        *("deploy.card", "deploy.checkpoint", "deploy.runtimes"),
+    },
     "deploy.__init__": set(),
     "run": {""},  # may see all
     "__main__": {"run.main"},

@@ -80,6 +80,12 @@ class Dashboard(L.Callback):
                 rank_zero_warn(f"{type(logger).__name__} took no test results ({type(error).__name__}: {error})")
 
 
+def show_config(logger: Logger, text: str) -> None:
+    """The run's configuration, as YAML. wandb has it as hyperparameters; TensorBoard would keep these for itself."""
+    if isinstance(logger, TensorBoardLogger):
+        logger.experiment.add_text("config", "".join(f"    {line}\n" for line in text.splitlines()))  # as Markdown
+
+
 def show_results(logger: Logger, results: Results, step: int) -> None:
     """Metrics of every row, the histogram of scores, and the curves."""
     values = {f"{key(row)}/{name}": value for row, metrics in results.rows.items() for name, value in metrics.items()}

@@ -4,6 +4,7 @@ import math
 import os
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -19,11 +20,12 @@ from lit_ad.data.augment import Augment, Augmentation
 from lit_ad.data.dataset import AnomalyDataset, Features
 from lit_ad.data.images import Images
 from lit_ad.data.inspection import inspect_samples
-from lit_ad.data.loading import Shuffle, TrainLoader, check_memory, collate, collate_equal, cores, one_thread
+from lit_ad.data.loading import Shuffle, TrainLoader, check_memory, collate, collate_equal, one_thread
 from lit_ad.data.masks import check_masks
 from lit_ad.data.photographs import Unrelated
 from lit_ad.data.source import Source, check, readable
 from lit_ad.errors import UserError
+from lit_ad.machine import cores
 from lit_ad.pixels import Size, upright_size
 from lit_ad.tiling import Tiles
 from lit_ad.view import View
@@ -41,6 +43,7 @@ class AnomalyDataModule(L.LightningDataModule):
         view: What the network sees of them: the model's own, `model.view`.
         batch_size: In training, on each device; tiles, where the view has them.
         eval_batch_size: Images in validation, test and predict. None: batch_size, or with tiles 1.
+        drop_last: Leave out the last batch of an epoch, where it is smaller than the others, as Dinomaly's authors do.
         val_fraction: Part of the nominal training images that validates.
         split_seed: Of that choice.
         augment: Albumentations transforms for training, each a class_path with init_args; they must keep uint8.
@@ -62,6 +65,7 @@ class AnomalyDataModule(L.LightningDataModule):
         view: View,
         batch_size: int = 32,
         eval_batch_size: int | None = None,
+        drop_last: bool = False,
         val_fraction: float = 0.2,
         split_seed: int = 0,
         augment: list[Augmentation] | None = None,
@@ -84,6 +88,7 @@ class AnomalyDataModule(L.LightningDataModule):
         self.val_fraction, self.split_seed = val_fraction, split_seed
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size or (1 if view.tile else batch_size)
+        self.drop_last = drop_last
         self.augment = Augment(augment) if augment else None
         self.train_tiles = train_tiles
         self.cache_images, self.num_workers = cache_images, num_workers
@@ -91,6 +96,7 @@ class AnomalyDataModule(L.LightningDataModule):
         if view.size is not None:
             self._check_memory(view.size)
         self._datasets: dict[str, AnomalyDataset] = {}
+        self._left_out: set[str] = set()
 
     # What there is.
 
@@ -122,6 +128,9 @@ class AnomalyDataModule(L.LightningDataModule):
         if self.inspect and stage in (None, "fit", "test"):
             self.inspect = False  # once in a run
             self._report(decode=stage != "test")
+        if self.view.size is None:
+            splits = [self.to_predict()] if stage == "predict" else self.listed.values()
+            self._check_largest([sample for split in splits for sample in split])
 
     # What is loaded.
 
@@ -129,7 +138,13 @@ class AnomalyDataModule(L.LightningDataModule):
         dataset = self._dataset("train", self.listed["train"])
         self._fill(dataset)
         sampler = Shuffle(dataset, *self._place, dataset.seed)
-        return self._loader(dataset, self.batch_size, TrainLoader, sampler=sampler, collate_fn=collate_equal)
+        if self.drop_last and len(sampler) < self.batch_size:
+            raise UserError(
+                f"data.drop_last leaves nothing to train on: of {len(sampler)} images there is no batch of "
+                f"{self.batch_size}; lower data.batch_size, or set data.drop_last to false"
+            )
+        more: dict[str, Any] = {"collate_fn": collate_equal, "drop_last": self.drop_last}
+        return self._loader(dataset, self.batch_size, TrainLoader, sampler=sampler, **more)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         dataset = self._dataset("val", self.listed["val"])
@@ -142,9 +157,17 @@ class AnomalyDataModule(L.LightningDataModule):
         return self._loader(self._dataset("test", self.listed["test"]), self.eval_batch_size)
 
     def predict_dataloader(self) -> DataLoader[Batch]:
-        if self.predict_path is None:
-            return self.test_dataloader()
-        return self._loader(self._dataset("predict", Images(self.predict_path).samples()), self.eval_batch_size)
+        dataset = self._dataset("test" if self.predict_path is None else "predict", self.to_predict())
+        left = [i for i, sample in enumerate(dataset.samples) if str(sample.image) not in self._left_out]
+        return self._loader(dataset, self.eval_batch_size, sampler=left or [len(dataset) - 1])  # none cannot be run
+
+    def to_predict(self) -> list[Sample]:
+        """The images of predict: those of its folder, or of the test."""
+        return self.listed["test"] if self.predict_path is None else Images(self.predict_path).samples()
+
+    def leave_out(self, images: set[str]) -> None:
+        """Images that predict has looked at before."""
+        self._left_out = images
 
     def nominal_dataloader(self) -> DataLoader[Batch]:
         """The training images once, in order, without augmentation: this process's share of them, none twice."""
@@ -185,7 +208,7 @@ class AnomalyDataModule(L.LightningDataModule):
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Drop the repeats that a distributed sampler pads the evaluation with, or metrics would count them."""
         trainer = self.trainer
-        if trainer is None or trainer.training or trainer.world_size == 1:
+        if trainer is None or trainer.training or trainer.predicting or trainer.world_size == 1:
             return batch
         return batch.select([i % trainer.world_size == trainer.global_rank for i in batch.index.tolist()])
 
@@ -203,6 +226,14 @@ class AnomalyDataModule(L.LightningDataModule):
             errors = self.trainer.strategy.broadcast(errors)
         if errors:
             raise UserError("; ".join(errors))
+
+    def _check_largest(self, samples: list[Sample]) -> None:
+        """`_check_memory` of the largest of images that the network sees in their own size."""
+        largest = (0, 0)
+        for sample in samples:
+            with suppress(UserError):  # that it cannot be read is told by who reads it
+                largest = max(largest, upright_size(sample.image), key=math.prod)
+        self._check_memory(largest)
 
     def _check_memory(self, size: Size) -> None:
         """Raises UserError if images of this size, of which the network sees all or tiles, are too many at once."""

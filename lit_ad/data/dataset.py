@@ -74,6 +74,7 @@ class AnomalyDataset(Dataset[Batch]):
                 sample = sample._replace(error=str(error))  # one bad file does not end the prediction of thousands
                 size = (256, 256)
                 image, box = self.view(np.zeros((*size, 3), np.uint8))
+                image = image.copy()  # Pillow's is not to be written to
         other = None
         if self.unrelated is not None and image is not None:
             other = self.unrelated(image.shape[:2], (self.seed, int(self.epoch), index))

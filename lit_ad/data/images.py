@@ -13,6 +13,8 @@ from lit_ad.pixels import EXTENSIONS
 class Images(Source):
     """Every image in a folder and the folders inside it, or one image file. A folder inside it is a category.
 
+    A broken link is listed as well: predict has a row that says so.
+
     Args:
         root: The folder, or the file.
     """
@@ -25,7 +27,7 @@ class Images(Source):
             if not self.root.exists():
                 raise UserError(f"{self.root} does not exist: expected an image, or a folder of images")
             found = [self.root] if self.root.is_file() else files_in(self.root)
-            images = [path for path in found if is_image(path) and path.is_file()]
+            images = [path for path in found if is_image(path) and (path.is_file() or path.is_symlink())]
         if not images:
             raise UserError(f"no image in {self.root}: expected {', '.join(EXTENSIONS)} files")
         folder = self.root if self.root.is_dir() else self.root.parent

@@ -1,6 +1,5 @@
 """Items to batches, in an order that depends on the seed alone, resumable within an epoch."""
 
-import os
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -13,6 +12,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 from lit_ad.batch import Batch
 from lit_ad.data.dataset import AnomalyDataset
 from lit_ad.errors import UserError
+from lit_ad.machine import memory
 from lit_ad.pixels import Size
 
 
@@ -23,6 +23,14 @@ class Shuffle(DistributedSampler[int]):
         super().__init__(dataset, replicas, rank, shuffle=True, seed=seed)
         self.shared_epoch = dataset.epoch
         self.start = 0  # how many of the next epoch's are left out
+        self.resumed: int | None = None  # the epoch of a checkpoint, until it is told what Lightning takes it for
+        self.shift = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning counts an epoch that ended early, by max_steps, as a whole one, and then goes on within it."""
+        if self.resumed is not None:
+            self.shift, self.resumed = self.resumed - epoch, None
+        super().set_epoch(epoch + self.shift)
 
     def __iter__(self) -> Iterator[int]:
         self.shared_epoch.fill_(self.epoch)
@@ -55,7 +63,8 @@ class TrainLoader(DataLoader[Batch]):
         return {"epoch": int(self.dataset.epoch), "batches": self.given}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        self.sampler.epoch, self.start = state["epoch"], state["batches"]
+        self.sampler.epoch = self.sampler.resumed = state["epoch"]
+        self.start = state["batches"]
 
 
 def collate(items: list[Batch]) -> Batch:
@@ -104,7 +113,8 @@ def join(rows: list[Tensor]) -> Tensor:
 def check_memory(count: int, size: Size, bytes_each: int = 12) -> None:
     """Raises UserError if the pixels alone of `count` images at once do not fit the machine's memory.
 
-    As 3 float32 numbers, which is what a network takes; its activations come on top.
+    As 3 float32 numbers, which is what a network takes. What the teacher makes of them it looks at itself; what
+    students and their gradients take on top is not counted.
     """
     needed, have = count * size[0] * size[1] * bytes_each, memory()
     if have is not None and needed > have:
@@ -114,19 +124,6 @@ def check_memory(count: int, size: Size, bytes_each: int = 12) -> None:
             f"machine has {have / 2**30:.1f} GiB: lower model.view.image_size, data.batch_size or "
             "data.eval_batch_size, or set model.view.tile"
         )
-
-
-def memory() -> int | None:
-    """Bytes of RAM, where the system tells."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # Windows; a system without these names
-        return None
-
-
-def cores() -> int:
-    """The CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def one_thread(worker: int) -> None:

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from lit_ad import __version__
-from lit_ad.deploy.detector import Card, Run
+from lit_ad.deploy.card import Card, Run
 from lit_ad.methods.base import Method, qualified_name
 from lit_ad.view import Floats
 

@@ -4,13 +4,13 @@ With an exported file it needs NumPy, Pillow and that file's runtime; with a che
 """
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
+from queue import Full, Queue
+from threading import Event, Thread
 from typing import Any, overload
 
 import numpy as np
@@ -18,42 +18,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lit_ad.decision import Decision, Region, regions
+from lit_ad.deploy.card import Card, Run
+from lit_ad.deploy.runtimes import load_exported
 from lit_ad.errors import UserError
 from lit_ad.files import atomic_write
 from lit_ad.pixels import Pixels, to_rgb
-from lit_ad.view import Box, Floats, View, original_map, visible
+from lit_ad.view import Box, Floats, original_map, visible
 
 ImageLike = str | Path | Image.Image | NDArray[Any]
 EXPORTED = (".onnx", ".xml", ".pt2")  # of ONNX Runtime, OpenVINO and torch.export
 READERS = min(4, os.cpu_count() or 1)  # threads that read images while the network runs
 Looked = tuple[Pixels, Pixels, Box]  # an image, the network's input of it, and the box that it fills there
-Run = Callable[[NDArray[np.uint8]], tuple[Floats | None, Floats]]
-"""uint8 pixels (n, 3, H, W) of the network's size -> maps (n, 1, H, W), or none, and scores (n,)."""
-
-
-@dataclass(frozen=True)
-class Card:
-    """What a detector's file says of it beside the network."""
-
-    method: str
-    view: View
-    decision: Decision | None
-    top: float = 0.0  # the fraction of a map's pixels, the highest, whose mean is the score; 0: the maximum
-    map_scored: bool = True  # whether the score is that of the map
-    version: str = ""
-    precision: str = "fp32"
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
-        decision = None if self.decision is None else self.decision.to_dict()
-        return {**vars(self), "view": self.view.to_dict(), "decision": decision}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Card":
-        """The inverse of `to_dict`; what else there is is for other programs."""
-        decision = None if values["decision"] is None else Decision.from_dict(values["decision"])
-        mine = {field.name: values[field.name] for field in fields(cls) if field.name in values}
-        return cls(**{**mine, "view": View.from_dict(values["view"]), "decision": decision})
 
 
 @dataclass(frozen=True)
@@ -168,8 +143,6 @@ class Detector:
             return cls(*load_checkpoint(path, weights, device))
         if path.suffix not in EXPORTED:
             raise UserError(f"{path} is no detector: expected a checkpoint (.ckpt) or {', '.join(EXPORTED)}")
-        from lit_ad.deploy.runtimes import load_exported
-
         return cls(*load_exported(path, device))
 
     @overload
@@ -202,20 +175,36 @@ class Detector:
     ) -> Iterator[Detection]:
         """The same one after the other, `batch_size` at a time where their inputs have one size.
 
-        Threads read and resize the next images while the network runs, so that an iterator is read a few images ahead.
+        Threads read and resize the next images while the network runs. They take them from the iterator ahead, but no
+        answer waits for images that a camera has yet to give, unless they are of its batch.
         """
-        waiting = iter(images)
-        ahead: deque[Future[Looked]] = deque()
-        with ThreadPoolExecutor(READERS) as readers:
+        ahead: Queue[Future[Looked] | None] = Queue(batch_size + READERS)
+        closed = Event()
+
+        def feed(readers: ThreadPoolExecutor) -> None:
+            last: Future[Looked] | None = None  # the end, or the error that ended it
             try:
-                while True:
-                    wanted = batch_size + READERS - len(ahead)
-                    ahead.extend(readers.submit(self._look, image) for image in islice(waiting, wanted))
-                    group = [ahead.popleft().result() for _ in range(min(batch_size, len(ahead)))]
-                    if not group:
+                for image in images:
+                    if not put(ahead, readers.submit(self._look, image), closed):
                         return
-                    yield from self._judge(group, category)
+            except BaseException as error:  # the iterator's own, for the caller
+                last = Future()
+                last.set_exception(error)
+            put(ahead, last, closed)
+
+        with ThreadPoolExecutor(READERS) as readers:
+            Thread(target=feed, args=(readers,), daemon=True).start()
+            try:
+                more = True
+                while more:
+                    group: list[Looked] = []
+                    while len(group) < batch_size and (one := ahead.get()) is not None:
+                        group.append(one.result())
+                    more = len(group) == batch_size
+                    if group:
+                        yield from self._judge(group, category)
             finally:
+                closed.set()
                 readers.shutdown(wait=False, cancel_futures=True)
 
     def _look(self, image: ImageLike) -> Looked:
@@ -267,6 +256,17 @@ class Detector:
         whole = np.zeros((1, 1, *image.shape[1:]), np.float32)
         whole[:, :, top:bottom, left:right] = stitched
         return whole, np.array([score], np.float32)
+
+
+def put(queue: Queue[Any], item: Any, closed: Event) -> bool:
+    """Wait for a place in a queue. False where nobody takes from it any more."""
+    while not closed.is_set():
+        try:
+            queue.put(item, timeout=0.1)
+            return True
+        except Full:
+            pass
+    return False
 
 
 def highest(anomaly_map: Floats, top: float) -> float:

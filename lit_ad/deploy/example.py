@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lit_ad.deploy.detector import Card
+from lit_ad.deploy.card import Card
 
 RUNTIMES = {  # by suffix: imports, and loading with `FILE` beside the program
     ".onnx": (

@@ -4,7 +4,6 @@ The graph is `Method.forward`: `pixels` (batch, 3, H, W) uint8 of the view's siz
 (batch, 1, H, W) out. Resizing, tiles and padding stay outside, in the view, which the file names.
 """
 
-import copy
 import json
 import tempfile
 import warnings
@@ -20,14 +19,15 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from lit_ad.decision import Decision
+from lit_ad.deploy.card import Card
 from lit_ad.deploy.checkpoint import card_of
-from lit_ad.deploy.detector import Card, Detector, ImageLike
+from lit_ad.deploy.detector import Detector, ImageLike
 from lit_ad.deploy.runtimes import KEY, need
 from lit_ad.errors import UserError
 from lit_ad.files import atomic_write
 from lit_ad.methods.base import Method
-from lit_ad.methods.mkd import MKD
 from lit_ad.pixels import Size, to_rgb
+from lit_ad.view import View
 
 Format = Literal["onnx", "openvino", "torch"]
 Precision = Literal["fp32", "fp16", "int8"]
@@ -74,9 +74,13 @@ def export(
     if file.suffix != SUFFIX[format]:
         raise UserError(f"{file} should end in {SUFFIX[format]} for {format}")
     check_precision(format, precision)
-    card = exported_card(method, precision)
-    size = input_size(card)
-    graph = Graph(prepared(method, size)).eval()
+    size = input_size(method.view)
+    method, without_map = method.exportable()
+    card = replace(card_of(method), precision=precision, without_map=without_map)
+    if card.decision is not None and without_map:
+        card = replace(card, decision=Decision(card.decision.scores, false_alarm=card.decision.false_alarm))
+    fix_positions(method, size)
+    graph = Graph(method).eval()
     example = torch.zeros(2, 3, *size, dtype=torch.uint8, device=method.device)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # exporters talk to their developers
@@ -88,7 +92,8 @@ def export(
             plain = Path(scratch, "plain.onnx")
             write_plain_onnx(graph, example, plain)
             onnx = format == "onnx"
-            model = need("onnx", "onnx").load(plain) if onnx else need("openvino", "openvino").convert_model(plain)
+            # OpenVINO's convert_model would tell Intel, unasked and by a fork of this process.
+            model = need("onnx", "onnx").load(plain) if onnx else need("openvino", "openvino").Core().read_model(plain)
             if precision == "int8":
                 model = quantized(model, nominal, card)
             (write_onnx if onnx else write_openvino)(model, file, card)
@@ -103,35 +108,15 @@ def check_precision(format: Format, precision: Precision) -> None:
         raise UserError("fp16 is for openvino, which keeps half-sized weights and computes as its device can")
 
 
-def without_map(method: Method) -> str:
-    """Why a method's map is left out of exported files; nothing where it is not."""
-    if isinstance(method, MKD) and method.saliency is not None:
-        return "MKD's map is a gradient through both of its networks, and the other runtimes compute no gradients"
-    return ""
-
-
-def exported_card(method: Method, precision: Precision = "fp32") -> Card:
-    """What an exported file says of a method."""
-    card = replace(card_of(method), precision=precision)
-    if card.decision is not None and without_map(method):
-        card = replace(card, decision=Decision(card.decision.scores, false_alarm=card.decision.false_alarm))
-    return card
-
-
-def prepared(method: Method, size: Size) -> Method:
-    """A copy whose graph has what runtimes know."""
-    method = copy.deepcopy(method)
-    if without_map(method):
-        method.saliency = None  # type: ignore[assignment]
+def fix_positions(method: Method, size: Size) -> None:
+    """ViTs resize their position embeddings now, for images of that size: OpenVINO does it wrongly in the graph."""
     for module in method.modules():
-        if isinstance(module, VisionTransformer):  # resizes its position embeddings now: OpenVINO does it wrongly
+        if isinstance(module, VisionTransformer):
             module.set_input_size(img_size=size)
-    return method
 
 
-def input_size(card: Card) -> Size:
+def input_size(view: View) -> Size:
     """Height and width of the network's input. Raises UserError if the view has none."""
-    view = card.view
     if view.tile is not None:
         return view.tile, view.tile
     if view.size is None:
@@ -154,7 +139,7 @@ def metadata(card: Card) -> str:
         names = [None, *decision.scores] if len(decision.scores) > 1 else [None]
         thresholds["threshold"] = {name or "": decision.threshold(name) for name in names}
         thresholds["pixel_threshold"] = {name or "": decision.pixel_threshold(name) for name in names}
-    return json.dumps({**card.to_dict(), "input_size": input_size(card), **thresholds})
+    return json.dumps({**card.to_dict(), "input_size": input_size(card.view), **thresholds})
 
 
 def write_plain_onnx(graph: Graph, example: Tensor, file: Path) -> None:

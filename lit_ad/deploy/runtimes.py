@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_ad.deploy.detector import Card, Run
+from lit_ad.deploy.card import Card, Run
 from lit_ad.errors import UserError
 from lit_ad.view import Floats
 

@@ -1,5 +1,6 @@
 """The one class between a method and LightningModule."""
 
+import copy
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -98,6 +99,10 @@ class Method(L.LightningModule):
 
         Of several processes, each sees its own share of both, and reduces what it found (`statistics.Moments`).
         """
+
+    def exportable(self) -> tuple[Self, str]:
+        """A copy that runtimes without gradients can run, and why it has no map where this one has."""
+        return copy.deepcopy(self), ""
 
     # The one path from pixels to a prediction.
 
@@ -260,7 +265,10 @@ class Method(L.LightningModule):
             "version": __version__,
             "method": qualified_name(type(self)),
             "view": self.view.to_dict(),
-            "teachers": {name: {"name": t.name, "fingerprint": t.fingerprint} for name, t in self.teachers().items()},
+            "teachers": {
+                name: {"name": t.name, "taps": list(t.taps), "fingerprint": t.fingerprint}
+                for name, t in self.teachers().items()
+            },
             "decision": None if self.decision is None else self.decision.to_dict(),
         }
         arguments = checkpoint.get("hyper_parameters", {})
@@ -274,13 +282,7 @@ class Method(L.LightningModule):
         if about.get("method") != mine:
             raise UserError(f"this checkpoint is of {about.get('method', 'no method of lit_ad')}, not of {mine}")
         for name, teacher in self.teachers().items():
-            trained = about["teachers"].get(name, {})
-            if trained.get("fingerprint") != teacher.fingerprint:
-                raise UserError(
-                    f"this checkpoint was trained with the teacher {trained.get('name')} (weights "
-                    f"{trained.get('fingerprint')}), but the model has {teacher.name} (weights {teacher.fingerprint}): "
-                    "give it the same backbone and weights as in training"
-                )
+            refuse_another(teacher, about["teachers"].get(name, {}))
         view = replace(View.from_dict(about["view"]), tile_batch=self.view.tile_batch)  # changes no number
         if view != self.view:
             pairs = [(name, value, getattr(self.view, name)) for name, value in view.to_dict().items()]
@@ -337,6 +339,22 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def as_images(pixels: Tensor) -> Tensor:
     """uint8 (B, 3, H, W) -> float32 in [0, 1]; every network normalises for itself."""
     return pixels.float() / 255
+
+
+def refuse_another(teacher: Teacher, trained: dict[str, Any]) -> None:
+    """Raises UserError where a checkpoint was trained with another teacher than the model's, or with other taps or
+    weights of it. `trained`: what the checkpoint says of its own."""
+    taps = list(teacher.taps)
+    for what, key, theirs, ours in (
+        ("the teacher", "backbone", trained.get("name"), teacher.name),
+        (f"taps of {teacher.name}", "taps", trained.get("taps", taps), taps),
+        (f"weights of {teacher.name}", "weights", trained.get("fingerprint"), teacher.fingerprint),
+    ):
+        if theirs != ours:
+            raise UserError(
+                f"this checkpoint was trained with {what} {theirs}, but the model has {ours}: give model.{key} as in "
+                "training"
+            )
 
 
 def qualified_name(method: type) -> str:

@@ -214,18 +214,21 @@ def decoder_sizes(side: int) -> list[int]:
 def hardest(errors: Tensor, fraction: float, all_processes: bool = False) -> Tensor:
     """Mean of the errors (B, C, h, w) that reach their quantile: a scalar.
 
-    By a count, since older versions of torch.quantile refuse more than 2^24 values. With `all_processes`, each adds its
-    share of the hardest of all batches together, so that the mean over processes is that of one large batch.
+    By a count, since older versions of torch.quantile refuse more than 2^24 values. Those that equal the quantile are
+    all in it, as in the authors' code: in float32, there are such ties every few steps. With `all_processes`, each adds
+    its share of the hardest of all batches together, so that the mean over processes is that of one large batch.
     """
     values = errors.flatten()
     processes = dist.get_world_size() if all_processes and dist.is_available() and dist.is_initialized() else 1
     total = processes * len(values)
     count = total - math.ceil(fraction * (total - 1))
-    top = values.topk(min(count, len(values)), sorted=False).values
+    top = values.detach().topk(min(count, len(values)), sorted=False).values
     if processes == 1:
-        return top.mean()
-    least = of_all_processes(top.detach(), top.device).topk(count).values[-1]
-    return top[top >= least].sum() * (processes / count)
+        return values[values >= top.min()].mean()
+    least = of_all_processes(top, top.device).topk(count, sorted=False).values.min()
+    hard = values[values >= least]
+    number = of_all_processes(hard.new_tensor([len(hard)]), hard.device).sum()
+    return hard.sum() * (processes / number)
 
 
 def standardise(anomaly_map: Tensor, low: Tensor, high: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ Shapes: B batch, C channels, (H, W) image, (h, w) critical output, L critical la
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from timm.models import VGG
@@ -156,6 +156,13 @@ class MKD(Method):
             losses = self.compare(images, features)
         (gradient,) = torch.autograd.grad(losses.sum(), images)
         return losses.detach(), gradient
+
+    def exportable(self) -> tuple[Self, str]:
+        copied, _ = super().exportable()
+        if self.saliency is None:
+            return copied, ""
+        copied.saliency = None
+        return copied, "MKD's map is a gradient through both of its networks, and other runtimes compute no gradients"
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.student.parameters(), lr=self.lr)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from filelock import FileLock, Timeout
 
 from lit_ad.errors import UserError
-from lit_ad.files import cache_directory
+from lit_ad.files import amount, cache_directory
 
 DAY = 24 * 60 * 60
 
@@ -123,11 +123,6 @@ def remove(cache: Cache) -> None:
             lock_of(cache.folder).unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"cannot remove {cache.folder}: {error.strerror}") from error
-
-
-def amount(size: int) -> str:
-    """Bytes in words."""
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
 def main(arguments: list[str]) -> None:

@@ -3,7 +3,9 @@
 import ctypes
 import os
 import re
+import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,6 +19,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lit_ad import __version__
 from lit_ad.callbacks import Calibration, Dashboard, Evaluation, FeatureCache, Heatmaps, Predictions
+from lit_ad.callbacks.dashboard import show_config
 from lit_ad.checkpoint import CheckpointFile, read_checkpoint
 from lit_ad.data import AnomalyDataModule, Images
 from lit_ad.errors import UserError
@@ -25,7 +28,8 @@ from lit_ad.methods.base import Method
 from lit_ad.run.directories import new_directory, quoted, refuse_used
 from lit_ad.run.help import BriefHelp, in_one_line
 from lit_ad.run.inherited import refuse_inherited
-from lit_ad.run.loggers import Dashboards, by_name, forgiving
+from lit_ad.run.loggers import Dashboards, by_name, forgiving, guard
+from lit_ad.run.nulls import nulls_of_views
 from lit_ad.run.progress import KeepProgress
 from lit_ad.run.signals import Interruption
 
@@ -50,10 +54,16 @@ class SaveConfig(SaveConfigCallback):
                 temporary.write_text(text := self.parser.dump(config, skip_none=False))
             for logger in trainer.loggers:
                 logger.log_hyperparams(yaml.safe_load(text))
+                guard(logger, show_config)(logger, text)
 
 
 class Parser(LightningArgumentParser):
     """Ends in one line where the command line or a file is wrong."""
+
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, *more: Any, **kwargs: Any
+    ) -> Namespace:
+        return super().parse_args(nulls_of_views(sys.argv[1:] if args is None else args), *more, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise UserError(in_one_line(message, list(self.get_defaults(skip_validation=True).keys())))
@@ -61,6 +71,12 @@ class Parser(LightningArgumentParser):
 
 class AnomalyCLI(LightningCLI):
     """A run lives in trainer.default_root_dir: given, or that of the checkpoint, or runs/METHOD/TIME."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The one that was typed: the parser of each takes a third of a second to make."""
+        every = LightningCLI.subcommands()
+        return {name: skipped for name, skipped in every.items() if name in sys.argv[1:2]} or every
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         kwargs.setdefault("dump_header", [f"lit_ad=={__version__}"])
@@ -115,6 +131,8 @@ class AnomalyCLI(LightningCLI):
         elif config.trainer.logger is None:
             config.trainer.logger = False  # Lightning's default would leave lightning_logs/version_N beside the run
         config.weights_only = True  # as CheckpointFile has it anyway
+        if self.subcommand == "predict":
+            config.return_predictions = False  # the maps of all images, in memory
         if "verbose" in config:
             config.verbose = False  # Evaluation prints a shorter table
         config.checkpoint.dirpath = config.checkpoint.dirpath or str(home / "checkpoints")
@@ -136,6 +154,10 @@ class AnomalyCLI(LightningCLI):
         except SIGTERMException:
             # Lightning would leave with 0, which a scheduler takes for a finished run.
             sys.exit(128 + self.interruption.stopped_by)
+        except SystemExit as stop:
+            if isinstance(stop.__context__, KeyboardInterrupt):
+                sys.exit(128 + signal.SIGINT)  # and Lightning with 1, which is an error's
+            raise
 
     def instantiate_classes(self) -> None:
         super().instantiate_classes()

@@ -3,7 +3,7 @@
 import warnings
 from typing import Any
 
-from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lit_ad.callbacks import DistilledWeights
 from lit_ad.data import AnomalyDataModule
@@ -17,7 +17,7 @@ class DistillCLI(AnomalyCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        return {"fit": AnomalyCLI.subcommands()["fit"]}
+        return {"fit": LightningCLI.subcommands()["fit"]}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         self.add_run_arguments(parser)

@@ -2,6 +2,7 @@
 it says what the checkpoint says."""
 
 import json
+import os
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +18,9 @@ from lit_ad.data import AnomalyDataModule
 from lit_ad.data.images import Images
 from lit_ad.data.masks import read_truth
 from lit_ad.data.source import Source
+from lit_ad.deploy.card import Card
 from lit_ad.deploy.checkpoint import card_of, run_of
-from lit_ad.deploy.detector import Card, Detector
+from lit_ad.deploy.detector import Detector
 from lit_ad.deploy.example import example
 from lit_ad.deploy.export import (
     SUFFIX,
@@ -29,7 +31,6 @@ from lit_ad.deploy.export import (
     check_precision,
     differences,
     rewrite,
-    without_map,
 )
 from lit_ad.deploy.export import export as write
 from lit_ad.errors import UserError
@@ -80,8 +81,8 @@ def export(
     with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as scratch:
         file = Path(scratch, name)
         card = write(method, file, format, precision, [sample.image for sample in calibration])
-        if reason := without_map(method):
-            print(f"The file has scores and no anomaly_map: {reason}.")
+        if card.without_map:
+            print(f"The file has scores and no anomaly_map: {card.without_map}.")
         checkpoint, exported = Detector(run_of(method), card_of(method)), Detector.load(file)
         report = compare(exported, checkpoint, compared, precision)
         if precision == "int8" and card.decision is not None:  # its scores are others, and so are its thresholds
@@ -170,6 +171,7 @@ def auroc(detector: Detector, test: list[Sample]) -> dict[str, float]:
 
 def main(args: list[str]) -> None:
     """The command, given what follows `lit-ad export`."""
+    os.environ.setdefault("NNCF_CI", "1")  # without it, NNCF sends usage data, unasked and by a fork of this process
     parser = ArgumentParser(prog="lit-ad export", description=__doc__)
     parser.add_function_arguments(export)
     export(**parser.parse_args(args).as_dict())

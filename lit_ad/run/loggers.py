@@ -1,6 +1,7 @@
 """Dashboards by name, and loggers whose troubles never end a training."""
 
 import functools
+import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
@@ -43,6 +44,9 @@ def forgiving(loggers: list[Logger]) -> list[Logger]:
 
 def opened(logger: Logger) -> bool:
     """Whether a logger takes data. wandb without a key or a network keeps the run on this disk instead."""
+    if isinstance(logger, WandbLogger) and logger.save_dir:
+        # Pictures in tables wait there to be sent, which offline is until `wandb sync`; else in the home directory.
+        os.environ.setdefault("WANDB_DATA_DIR", str(Path(logger.save_dir).absolute() / "wandb"))
     try:
         _ = getattr(logger, "experiment", None)
         return True

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -49,6 +50,12 @@ def recalibrate(arguments: list[str]) -> None:
     main(arguments[1:])
 
 
+def serve(arguments: list[str]) -> None:
+    from lit_ad.run.serve import main
+
+    main(arguments[1:])
+
+
 def speed(arguments: list[str]) -> None:
     from lit_ad.run.speed import main
 
@@ -67,6 +74,7 @@ COMMANDS = {
     "predict": Command("scores, maps and heatmaps of unlabelled images: --data.predict_path FOLDER", lightning),
     "distill": Command("train EfficientAD's teacher on photographs: RUN/pdn_small.safetensors", distill),
     "export": Command("a checkpoint as one file for ONNX Runtime, OpenVINO or torch.export", export),
+    "serve": Command("a detector as a web service: POST an image, get a verdict", serve),
     "recalibrate": Command("thresholds from more good images, without training", recalibrate),
     "speed": Command("latency, images/s and memory of checkpoints and exported files", speed),
     "protocol": Command("every class of a labelled data set in turn, and the table of them", protocol),
@@ -102,9 +110,9 @@ def main() -> None:
         return print(overview())
     sys.path.append(str(Path.cwd()))  # a method or a source of one's own lies in the directory one works in
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # no look at the network when it is imported
-    os.environ.setdefault(
-        "WANDB_INIT_TIMEOUT", "10"
-    )  # seconds; its own 90 are a long wait for a network that is not there
+    # wandb waits 90 seconds for a network that is not there; and 10 more to greet the user by name, unless it is quiet.
+    os.environ.setdefault("WANDB_INIT_TIMEOUT", "10")
+    os.environ.setdefault("WANDB_QUIET", "true")
     quiet()
     try:
         if arguments[0] not in COMMANDS:
@@ -112,6 +120,9 @@ def main() -> None:
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
             raise UserError(f"no command {arguments[0]!r}: {hint}")
         COMMANDS[arguments[0]].run(arguments)
+    except KeyboardInterrupt:
+        print("\nlit-ad: stopped by Ctrl-C", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
     except Exception as error:
         said = mendable(error)
         if said is None:
@@ -141,5 +152,5 @@ def quiet() -> None:
 
 def overview() -> str:
     """The help text."""
-    lines = [f"  {name:10} {command.about}" for name, command in COMMANDS.items()]
+    lines = [f"  {name:11} {command.about}" for name, command in COMMANDS.items()]
     return "\n".join(["usage: lit-ad COMMAND --config FILE [--KEY VALUE ...]", "", *lines, EXAMPLES])

@@ -21,6 +21,7 @@ class Interruption(L.Callback):
 
     Lightning acts at once, wherever the process is, also between two halves of a step or while another process waits
     in a reduction. Here both wait for the end of the batch, so that what is resumed goes on as if nothing had happened.
+    Where no batch is trained, Ctrl-C ends at once.
 
     Args:
         checkpoint: Where they save. A second Ctrl-C ends at once.
@@ -36,7 +37,8 @@ class Interruption(L.Callback):
         if threading.current_thread() is not threading.main_thread():
             return  # where Python allows no handlers
         self.asked = 0
-        self.handlers = {number: signal.getsignal(number) for number in STOP}
+        # A shell has a command in the background ignore Ctrl-C, which is meant for the one in front.
+        self.handlers = {n: before for n in STOP if (before := signal.getsignal(n)) != signal.SIG_IGN}
         if hasattr(signal, "SIGUSR1") and callable(requeue := signal.getsignal(signal.SIGUSR1)):
             self.handlers[signal.SIGUSR1] = requeue  # Lightning's, under Slurm
         for number in self.handlers:
@@ -73,6 +75,21 @@ class Interruption(L.Callback):
             if isinstance(logger, WandbLogger) and trainer.is_global_zero:
                 logger.experiment.finish()  # its process gets SIGTERM with the requeue, and drops what it holds
         self.handlers[asked](asked, None)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
+        """Ctrl-C where no batch is trained, or a second one: what is there, and how to go on."""
+        if not isinstance(exception, KeyboardInterrupt):
+            return
+        stage, config = trainer.state.fn, Path(trainer.default_root_dir) / "config.yaml"
+        if stage == "fit":
+            saved = self.checkpoint.is_file()
+            said = f"To go on: --ckpt_path {quoted(self.checkpoint)}" if saved else "Nothing was saved yet"
+        elif stage == "test" and trainer.ckpt_path and config.is_file():
+            model = f"--config {quoted(config)} --ckpt_path {quoted(trainer.ckpt_path)}"
+            said = f"The test was not finished, the training was. To test: lit-ad test {model}"
+        else:
+            said = f"The same command does the {stage} again"
+        rank_zero_info(f"Stopped by Ctrl-C. {said}")
 
     def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         for number, handler in self.handlers.items():

@@ -11,7 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from lit_ad.errors import UserError
+from lit_ad.machine import memory
 from lit_ad.teachers.weights import build, fingerprint, load_weights
+
+LARGE = 2**26  # values of a batch of images, 22 million pixels, from which on their memory is looked at first
 
 
 class Backbone(nn.Module):
@@ -126,6 +129,39 @@ class Teacher(Backbone):
     def forward(self, images: Tensor) -> list[Tensor]:
         with torch.set_grad_enabled(torch.is_grad_enabled() and images.requires_grad):
             return super().forward(images)
+
+    def check_size(self, images: Tensor) -> None:
+        """Raises UserError as well where images (B, 3, H, W) do not fit the memory of the machine, or of the GPU."""
+        super().check_size(images)
+        if torch.compiler.is_compiling() or images.numel() < LARGE:
+            return
+        count, _, height, width = images.shape
+        needed = self.bytes_per_pixel(images) * count * height * width
+        have = torch.cuda.get_device_properties(images.device).total_memory if images.is_cuda else memory()
+        if have is not None and needed > have:
+            raise UserError(
+                f"{count} images of {height}x{width} at once take {needed / 2**30:.1f} GiB in one layer of "
+                f"{self.name} alone, and there are {have / 2**30:.1f} GiB: lower model.view.image_size, "
+                "data.batch_size or data.eval_batch_size, or set model.view.tile"
+            )
+
+    def bytes_per_pixel(self, images: Tensor) -> float:
+        """The most that one layer takes in and gives out, measured on a small image: less than a forward pass needs."""
+        side = 16 * self.patch_size if self.is_vit else 224
+        sizes: list[int] = []
+
+        def measure(_: nn.Module, inputs: Any, output: Any) -> None:
+            sizes.append(sum(t.numel() * t.element_size() for t in (*inputs, output) if isinstance(t, Tensor)))
+
+        hooks = [m.register_forward_hook(measure) for m in self.model.modules() if not any(m.children())]
+        try:
+            with torch.no_grad():
+                small = self.normalize(images.new_zeros(1, 3, side, side))
+                self.model.forward_intermediates(small, indices=sorted(self.taps), intermediates_only=True)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return max(sizes) / side**2
 
     def _load(self, weights: str) -> None:
         load_weights(self.model, self.name, weights)

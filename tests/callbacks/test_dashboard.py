@@ -4,6 +4,7 @@ import io
 import json
 import struct
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb.proto import wandb_internal_pb2
@@ -21,6 +22,7 @@ from lit_ad.callbacks.dashboard import Dashboard, curve, curve_title, histogram,
 from lit_ad.data import AnomalyDataModule, MVTec
 from lit_ad.decision import Decision
 from lit_ad.results import ImageResult, Results
+from lit_ad.run import loggers
 from lit_ad.run.main import main
 
 ROOT = Path(__file__).parents[2]
@@ -72,7 +74,7 @@ def fit(images: Path, weights: Path, run: Path, *more: object) -> dict[str, dict
 @pytest.fixture
 def no_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A machine where nobody logged in to wandb."""
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_RUN_ID"):
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_RUN_ID", "WANDB_DATA_DIR", "WANDB_INIT_TIMEOUT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
@@ -109,7 +111,17 @@ def test_both_dashboards_hold_the_run(images: Path, resnet_file: Path, tmp_path:
     config |= {item.key or "/".join(item.nested_key): item.value_json for r in found for item in r.run.config.update}
     assert "resnet10t" in json.dumps(config)
     assert str(images) in json.dumps(config)  # the whole configuration, not the model's alone
-    assert str(images) in (run / "tensorboard/hparams.yaml").read_text()
+    (shown,) = (event.tensor_proto.string_val[0].decode() for event in board.Tensors("config/text_summary"))
+    assert shown == "".join(f"    {line}\n" for line in (run / "config.yaml").read_text().splitlines())
+
+    for record in found:  # what `wandb sync` will want lies in the run, not in the home directory or /tmp
+        for entry in record.artifact.manifest.contents:
+            assert Path(entry.local_path).is_relative_to(run) and Path(entry.local_path).is_file()
+        for file in record.files.files:
+            assert (next(run.glob("wandb/offline-run-*")) / "files" / file.path).is_file()
+    wanted = [Path(entry.path) for record in found for entry in record.artifact.manifest.contents]
+    assert {path.suffix for path in wanted} == {".jpg", ".json"}  # the worst misses and their table
+    assert not (tmp_path / "home/.local/share/wandb").exists()
 
     again = ("--config", tmp_path / "dashboards.yaml", "--ckpt_path", run / "checkpoints/last.ckpt")
     fit(images, resnet_file, run, *again, "--trainer.max_epochs", 3)
@@ -132,15 +144,26 @@ def test_a_full_disk_for_logs_costs_a_warning(
     assert 0 < rows["pooled"]["pixel_auroc"] <= 1
 
 
-@pytest.mark.slow  # wandb tries for a minute and a half
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_key")
-def test_without_a_network_wandb_works_offline(
+def test_without_a_network_wandb_works_offline_after_10_seconds(
     images: Path, resnet_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """By itself it waits for 90, and before that for 10."""
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # where nobody answers
+    took, opened = [], loggers.opened
+
+    def timed(logger: Logger) -> bool:
+        begun = time.monotonic()
+        there = opened(logger)
+        took.append(time.monotonic() - begun)
+        return there
+
+    monkeypatch.setattr(loggers, "opened", timed)
     with pytest.warns(UserWarning, match="wandb works offline"):
         fit(images, resnet_file, tmp_path / "run", "--dashboards", "[wandb]")
+    assert 9 < took[0] < 18  # to begin offline takes some, too
     found = records(next((tmp_path / "run").glob("wandb/offline-run-*/*.wandb")))
     logged = {item.key or item.nested_key[0] for record in found for item in record.history.item}
     assert {"train/loss_step", "test/pooled/image_auroc"} <= logged

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections import namedtuple
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lit_ad.callbacks import Calibration, FeatureCache
+from lit_ad.callbacks import Calibration, FeatureCache, feature_cache
 from lit_ad.data import AnomalyDataModule, MVTec, dataset
 from lit_ad.data.augment import A
 from lit_ad.errors import UserError
@@ -108,14 +109,14 @@ def method(kind: str, resnet_file: Path, vit_file: Path, view: View = View(32)) 
 def test_loss_curves_agree(
     kind: str, dtype: Any, tolerance: float, part: Path, tmp_path: Path, resnet_file: Path, vit_file: Path
 ) -> None:
-    plain = fit(method(kind, resnet_file, vit_file), part, tmp_path, FeatureCache(directory=tmp_path / "features"))
+    plain = fit(method(kind, resnet_file, vit_file), part, tmp_path, FeatureCache(False, tmp_path / "features"))
     assert len(plain.losses) == 3 * (2 + 1) and plain.taught == ["train", "train", "val"] * 3
-    assert not (tmp_path / "features").exists()  # it has to be asked for
+    assert not (tmp_path / "features").exists()
     for run in range(2):
-        cache = FeatureCache(True, tmp_path / "features", dtype)
+        cache = FeatureCache(directory=tmp_path / "features", dtype=dtype)
         kept = fit(method(kind, resnet_file, vit_file), part, tmp_path, cache)
         np.testing.assert_allclose(kept.losses, plain.losses, rtol=tolerance)
-        assert kept.taught == ([] if run else ["fill"] * 3)  # two batches of training images, one of validation
+        assert kept.taught == ([] if run else ["fill"] * 4)  # an image; two batches of training, one of validation
         if run:  # training reads no image where the method needs no pixels; validation does
             assert len(kept.decoded) == (2 if kind == "L2BT" else 10)
     assert plain.losses[-2] < plain.losses[0]
@@ -133,23 +134,23 @@ def test_a_changed_file_never_serves_stale_features(part: Path, tmp_path: Path, 
         cache = FeatureCache(True, tmp_path / "features", dtype)
         return len(fit(kind(VIT, (1, 3), str(vit_file), view), part, tmp_path, cache, epochs=1, **options).taught)
 
-    assert run() == 3
+    assert run() == 4
     assert run() == 0
     files = sorted((part / "train/good").iterdir())
     for file in files:
         os.utime(file, ns=(0, file.stat().st_mtime_ns + 1))  # the same bytes, written again
-    assert run() == 3 and run() == 0
-    assert run(View(32, interpolation="bicubic")) == 3 and run(View((32, 48))) == 3 and run(View(32, fit="pad")) == 3
-    assert run(dtype="bfloat16") == 3
-    assert run(kind=Louder) == 3 and run(kind=Louder) == 0
-    assert run(precision="bf16-mixed") == 3
+    assert run() == 4 and run() == 0
+    assert run(View(32, interpolation="bicubic")) == 4 and run(View((32, 48))) == 4 and run(View(32, fit="pad")) == 4
+    assert run(dtype="bfloat16") == 4
+    assert run(kind=Louder) == 4 and run(kind=Louder) == 0
+    assert run(precision="bf16-mixed") == 4
     assert run(batch_size=3) == 0  # of which they do not depend
 
 
 def test_other_teachers_have_other_features(part: Path, tmp_path: Path, vit_file: Path) -> None:
     state = torch.load(vit_file, weights_only=True)
     torch.save({key: tensor + 0.01 for key, tensor in state.items()}, tmp_path / "other.pt")
-    for weights, taps, runs in ((vit_file, (1, 3), 3), (tmp_path / "other.pt", (1, 3), 3), (vit_file, (2, 3), 3)):
+    for weights, taps, runs in ((vit_file, (1, 3), 4), (tmp_path / "other.pt", (1, 3), 4), (vit_file, (2, 3), 4)):
         model = L2BT(VIT, taps, str(weights), View(32))
         assert len(fit(model, part, tmp_path, FeatureCache(True, tmp_path / "features"), epochs=1).taught) == runs
 
@@ -199,6 +200,117 @@ def test_what_is_random_cannot_be_cached(part: Path, tmp_path: Path, vit_file: P
     start(enabled=False, augment=flip)
     start(train_tiles="random")  # no tiles, nothing random
     assert not (tmp_path / "features").exists()  # a fast run keeps nothing
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The lines that the cache prints."""
+    lines: list[str] = []
+    monkeypatch.setattr(feature_cache, "rank_zero_info", lines.append)
+    return lines
+
+
+def test_what_is_cached_is_said_before_it_is(part: Path, tmp_path: Path, vit_file: Path, said: list[str]) -> None:
+    home = tmp_path / "features"
+    for _ in range(2):  # 10 images of two taps of 16 x 16 x 192 at 32 pixels: 2 x 2 patches of 192
+        fit(method("L2BT", vit_file, vit_file), part, tmp_path, FeatureCache(directory=home), epochs=2)
+        size = sum(path.stat().st_size for path in home.glob("*/*.npy")) / 2**20
+        assert said.pop() == (
+            f"Features of 10 images are cached in {home}, {size:.1f} MiB (float16); `lit-ad cache` lists and clears "
+            "what is there"
+        )
+    assert not said
+
+
+class NoTeacher(STFPM):
+    def teachers(self) -> dict[str, Teacher]:
+        return {}
+
+
+@pytest.mark.parametrize(
+    ("view", "data", "trainer", "reason"),
+    [
+        (View(32), {"augment": [A.HorizontalFlip(p=0.5)]}, {}, "data.augment shows another image in every epoch"),
+        (View(None, tile=32), {"train_tiles": "random"}, {}, "data.train_tiles: random shows another image"),
+        (View(None), {}, {}, "each image has its own size"),
+        (View(32), {}, {"epochs": 1}, "training looks at an image less than twice"),
+        (View(32), {}, {"epochs": -1, "max_steps": 3}, "training looks at an image less than twice"),
+        (View(32), {}, {"epochs": 3, "limit_train_batches": 1}, "training looks at an image less than twice"),
+    ],
+)
+def test_it_is_not_cached_where_it_would_not_serve_twice(
+    view: View,
+    data: dict[str, Any],
+    trainer: dict[str, Any],
+    reason: str,
+    part: Path,
+    tmp_path: Path,
+    vit_file: Path,
+    said: list[str],
+) -> None:
+    model = method("L2BT", vit_file, vit_file, view)
+    module = AnomalyDataModule(MVTec(part), model.view, 4, num_workers=0, **data)
+    record = fit(model, part, tmp_path, FeatureCache(directory=tmp_path / "features"), data=module, **trainer)
+    assert [line.startswith(f"Features are not cached: {reason}") for line in said] == [True]
+    assert record.taught.count("train") > 0 and not (tmp_path / "features").exists()
+
+
+def test_it_is_cached_where_steps_are_enough(part: Path, tmp_path: Path, vit_file: Path, said: list[str]) -> None:
+    cache = FeatureCache(directory=tmp_path / "features")
+    fit(method("L2BT", vit_file, vit_file), part, tmp_path, cache, epochs=-1, max_steps=4)
+    assert said[0].startswith("Features of 10 images are cached in")
+
+
+def test_a_method_without_teacher_caches_nothing(
+    part: Path, tmp_path: Path, resnet_file: Path, said: list[str]
+) -> None:
+    model = NoTeacher("resnet10t", (1, 2), str(resnet_file), View(32))
+    fit(model, part, tmp_path, FeatureCache(directory=tmp_path / "features"))
+    assert said == ["Features are not cached: NoTeacher has no teacher"]
+
+
+@pytest.mark.parametrize("scarce", ["disk", "memory", "directory"])
+def test_it_is_not_cached_where_it_does_not_fit(
+    scarce: str, monkeypatch: pytest.MonkeyPatch, part: Path, tmp_path: Path, vit_file: Path, said: list[str]
+) -> None:
+    """Two taps of 4 tokens of 192 halves, of 10 images: 30720 bytes."""
+
+    def start(enabled: Any = "auto") -> Record:
+        model = method("L2BT", vit_file, vit_file)
+        return fit(model, part, tmp_path, FeatureCache(enabled, tmp_path / "features"), epochs=2)
+
+    if scarce == "directory":
+        (tmp_path / "features").write_text("not a folder")
+        reason = f"cannot write to {tmp_path / 'features'}: File exists"
+    elif scarce == "disk":
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: namedtuple("Usage", "free")(2 * 30720 - 2))
+        reason = f"they would take 0.0 MiB, more than half of the free disk, 0.1 MiB in {tmp_path / 'features'}"
+    else:
+        monkeypatch.setattr(feature_cache, "memory", lambda: 2 * 30720 - 2)
+        reason = "they would take 0.0 MiB, more than half of this machine's memory"
+    assert start().taught == ["fill"] + ["train", "train", "val"] * 2
+    assert len(said) == 1 and said[0].startswith(f"Features are not cached: {reason}")
+    if scarce == "directory":
+        return
+    assert not list((tmp_path / "features").iterdir())
+    assert start(True).taught == ["fill"] * 4  # whoever asks for it gets it
+    said.clear()
+    assert start().taught == [] and said[0].startswith("Features of 10 images are cached in")  # it is there already
+
+
+def test_features_that_cannot_be_kept_end_no_run(part: Path, tmp_path: Path, vit_file: Path, said: list[str]) -> None:
+    class Huge(L2BT):
+        def describe(self, images: Tensor) -> list[Tensor]:
+            return [1e6 * level for level in super().describe(images)]
+
+    def start(enabled: Any) -> Record:
+        model = Huge(VIT, (1, 3), str(vit_file), View(32))
+        return fit(model, part, tmp_path, FeatureCache(enabled, tmp_path / "features"), epochs=2)
+
+    assert start("auto").taught.count("train") == 4
+    assert "do not fit float16: set cache.dtype to bfloat16" in said[1]
+    with pytest.raises(UserError, match="do not fit float16"):
+        start(True)
 
 
 def test_where_it_is_kept(monkeypatch: pytest.MonkeyPatch, part: Path, tmp_path: Path, vit_file: Path) -> None:

@@ -186,14 +186,14 @@ def test_two_folders_of_one_name_keep_all_pictures(tmp_path: Path, brightness: A
     model = brightness()
     data = AnomalyDataModule(source, model.view, num_workers=0)
     quiet_trainer(tmp_path / "run", Heatmaps(height=20)).test(model, data, verbose=False)
-    pictures = sorted((tmp_path / "run/heatmaps" / tmp_path.name).rglob("*.png"))
+    pictures = sorted((tmp_path / "run/heatmaps" / tmp_path.name).rglob("*.jpg"))
     names = [path.relative_to(tmp_path / "run/heatmaps" / tmp_path.name).as_posix() for path in pictures]
     assert names == [
-        *("line1/bad/0.png", "line1/bad/1.png", "line2/bad/0.png", "line2/bad/1.png"),
-        *(f"line2/good/{i}.png" for i in range(4)),
+        *("line1/bad/0.jpg", "line1/bad/1.jpg", "line2/bad/0.jpg", "line2/bad/1.jpg"),
+        *(f"line2/good/{i}.jpg" for i in range(4)),
     ]
     shown = {name: int(np.asarray(Image.open(p))[30, 5, 0]) for name, p in zip(names, pictures, strict=True)}
-    assert (shown["line1/bad/1.png"], shown["line2/bad/1.png"]) == (59, 159)
+    assert (shown["line1/bad/1.jpg"], shown["line2/bad/1.jpg"]) == (59, 159)
 
 
 def test_predicted_pictures_keep_their_folders(tmp_path: Path, brightness: Any, quiet_trainer: Any) -> None:
@@ -205,7 +205,7 @@ def test_predicted_pictures_keep_their_folders(tmp_path: Path, brightness: Any, 
     quiet_trainer(tmp_path / "run", Heatmaps(height=20)).predict(model, data)
     quiet_trainer(tmp_path / "none", Heatmaps(enabled=False)).predict(model, data)
     home = tmp_path / "run/predictions/heatmaps"
-    assert sorted(p.relative_to(home).as_posix() for p in home.rglob("*.png")) == ["a.png", "b/a.png"]
+    assert sorted(p.relative_to(home).as_posix() for p in home.rglob("*.jpg")) == ["a.jpg", "b/a.jpg"]
     assert not (tmp_path / "none/predictions/heatmaps").exists()
 
 
@@ -260,7 +260,7 @@ def test_pictures_tell_the_verdict_the_truth_and_use_the_decisions_colours(
         file = parts / "nut/test" / truth / name
         assert np.array_equal(image[..., 0], np.asarray(Image.open(file)))
         assert heat == pytest.approx(image[..., 0] / 255)
-        assert (tmp_path / "run/heatmaps/nut" / truth / name).is_file()
+        assert (tmp_path / "run/heatmaps/nut" / truth / name).with_suffix(".jpg").is_file()
     assert {title.split("   ")[2] for title in seen} == {"nominal", "anomalous"}
 
 

@@ -1,17 +1,22 @@
 """Files in, scores and maps out: the right way up, at the right place, for every way of looking at an image."""
 
 import csv
+import json
+import os
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import numpy as np
 import pytest
 from PIL import Image
 
+from lit_ad.batch import Batch
 from lit_ad.callbacks import Heatmaps, Predictions
 from lit_ad.data import AnomalyDataModule, Images, MVTec
 from lit_ad.decision import Decision
 from lit_ad.errors import UserError
+from lit_ad.teachers.weights import fingerprint
 from lit_ad.view import View
 
 VIEWS = {
@@ -102,7 +107,7 @@ def test_an_unreadable_image_is_a_row_and_the_others_go_on(tmp_path: Path, brigh
     assert "cannot read" in rows[1]["error"]
     assert predictions.unreadable == 1
     assert predictions.summary()[0] == "3 images: 0 anomalous, 1 that could not be read"
-    for folder, suffix in (("maps", "tiff"), ("heatmaps", "png")):
+    for folder, suffix in (("maps", "tiff"), ("heatmaps", "jpg")):
         assert sorted(path.name for path in (tmp_path / "out" / folder).iterdir()) == [f"0.{suffix}", f"2.{suffix}"]
     with pytest.raises(UserError, match="holds predictions already"):
         quiet_trainer(tmp_path / "run", Predictions(output=tmp_path / "out")).predict(model, data)
@@ -119,3 +124,126 @@ def test_a_second_predict_leaves_the_first_alone(tmp_path: Path, brightness: Any
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"predictions", "predictions-2"}
     assert predictions.summary()[0].startswith("0.png: score 0.")
     assert Images(tmp_path / "new").skipped() == {".txt": 1}
+
+
+class Killed(Exception):
+    pass
+
+
+class Kill(L.Callback):
+    """Ends the run after some batches, as nothing can be done about."""
+
+    def __init__(self, after: int) -> None:
+        self.after, self.seen = after, 0
+
+    def on_predict_batch_start(self, trainer: Any, module: Any, batch: Batch, number: int, _: int = 0) -> None:
+        if number == self.after:
+            raise Killed
+        self.seen += len(batch)
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path, brightness: Any, quiet_trainer: Any) -> tuple[Any, AnomalyDataModule, Path]:
+    """A model, twelve images for it to predict, and the file that it is in."""
+    for i in range(12):
+        plant(tmp_path / f"new/{'ab'[i % 2]}/{i:02}.png", (20, 30 + i), 8, 9 + i)
+    model = brightness(View(16))
+    model.decision = Decision({"x": [0.5]}, false_alarm=0.5)  # type: ignore[dict-item]
+    data = AnomalyDataModule(
+        MVTec(tmp_path), model.view, num_workers=0, eval_batch_size=2, predict_path=tmp_path / "new"
+    )
+    trainer = quiet_trainer(tmp_path / "once")
+    trainer.predict(model, data, return_predictions=False)
+    trainer.save_checkpoint(tmp_path / "brightness.ckpt")
+    return model, data, tmp_path / "brightness.ckpt"
+
+
+def test_a_killed_run_goes_on_where_it_was(
+    checkpoint: tuple[Any, AnomalyDataModule, Path], tmp_path: Path, quiet_trainer: Any, capsys: Any
+) -> None:
+    model, data, file = checkpoint
+    whole, broken, out = Predictions(output=tmp_path / "whole"), Kill(4), tmp_path / "run/predictions"
+    quiet_trainer(tmp_path / "run", whole, Heatmaps()).predict(model, data, ckpt_path=file)
+    with pytest.raises(Killed):
+        quiet_trainer(tmp_path / "run", Predictions(), Heatmaps(), broken).predict(model, data, ckpt_path=file)
+    part = out / "scores.0.part"
+    assert len(part.read_text().splitlines()) == broken.seen == 8 and not (out / "scores.csv").exists()
+    model.weight.data.fill_(1)
+    trainer = quiet_trainer(tmp_path / "other")
+    trainer.predict(model, data, return_predictions=False)
+    trainer.save_checkpoint(other := tmp_path / "other.ckpt")
+    part.write_text(part.read_text()[:-9])  # killed while it wrote the last line
+    with pytest.raises(UserError, match=r"holds unfinished predictions of another model, or of other images"):
+        quiet_trainer(tmp_path / "run", Predictions(output=out)).predict(model, data, ckpt_path=other)
+    (out / "heatmaps/a/00.jpg").unlink()  # what was said of an image is done when all of it is there
+    rest = Kill(99)
+    quiet_trainer(tmp_path / "run", Predictions(), Heatmaps(), rest).predict(model, data, ckpt_path=file)
+    assert rest.seen == 12 - 8 + 2
+    assert f"Going on in {out}: 6 of 12 images were looked at before" in capsys.readouterr().out
+    found = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
+    expected = [path.relative_to(tmp_path / "whole").as_posix() for path in (tmp_path / "whole").rglob("*.*")]
+    assert found == sorted(expected) and len(found) == 25
+    assert (out / "scores.csv").read_text() == (tmp_path / "whole/scores.csv").read_text()
+    for path in (out / "maps").rglob("*.tiff"):
+        assert path.read_bytes() == (tmp_path / "whole" / path.relative_to(out)).read_bytes()
+
+
+def test_a_run_killed_at_its_very_end(
+    checkpoint: tuple[Any, AnomalyDataModule, Path], tmp_path: Path, quiet_trainer: Any
+) -> None:
+    model, data, file = checkpoint
+    out = tmp_path / "run/predictions"
+    quiet_trainer(tmp_path / "run", Predictions()).predict(model, data, ckpt_path=file)
+    scores = (out / "scores.csv").read_text()
+    lines = [line.split(",") for line in scores.splitlines()[1:]]
+    (out / "scores.csv").unlink()
+    (out / "scores.0.part").write_text("".join(f"{line[0]},{line[1]},\n" for line in lines))
+    about = {"weights": fingerprint(model), "images": str(data.predict_path)}
+    (out / "unfinished.json").write_text(json.dumps(about))
+    quiet_trainer(tmp_path / "run", Predictions()).predict(model, data, ckpt_path=file)
+    assert (out / "scores.csv").read_text() == scores
+    assert sorted(path.name for path in out.iterdir()) == ["maps", "scores.csv"]
+
+
+def test_another_checkpoint_begins_anew(
+    checkpoint: tuple[Any, AnomalyDataModule, Path], tmp_path: Path, quiet_trainer: Any
+) -> None:
+    model, data, file = checkpoint
+    with pytest.raises(Killed):
+        quiet_trainer(tmp_path / "run", Predictions(), Kill(2)).predict(model, data, ckpt_path=file)
+    model.weight.data.fill_(1)
+    trainer = quiet_trainer(tmp_path / "other")
+    trainer.predict(model, data, return_predictions=False)
+    trainer.save_checkpoint(tmp_path / "other.ckpt")
+    quiet_trainer(tmp_path / "run", Predictions()).predict(model, data, ckpt_path=tmp_path / "other.ckpt")
+    assert (tmp_path / "run/predictions/scores.0.part").exists()
+    assert len((tmp_path / "run/predictions-2/scores.csv").read_text().splitlines()) == 13
+
+
+class Memory(L.Callback):
+    """Of this process, in MiB, after each image."""
+
+    def __init__(self) -> None:
+        self.resident: list[float] = []
+
+    def on_predict_batch_end(self, *_: Any) -> None:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        self.resident.append(pages * os.sysconf("SC_PAGE_SIZE") / 2**20)
+
+
+@pytest.mark.slow  # a minute
+@pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="reads Linux's account of memory")
+def test_memory_does_not_grow_with_ten_thousand_images(tmp_path: Path, brightness: Any, quiet_trainer: Any) -> None:
+    plant(tmp_path / "one.png", (256, 256), 9, 9)
+    (tmp_path / "new").mkdir()
+    for i in range(10_000):
+        os.link(tmp_path / "one.png", tmp_path / f"new/{i}.png")
+    model, memory = brightness(View(64)), Memory()
+    data = AnomalyDataModule(
+        MVTec(tmp_path), model.view, num_workers=0, eval_batch_size=1, predict_path=tmp_path / "new"
+    )
+    callbacks = (Predictions(), Heatmaps(height=64), memory)
+    quiet_trainer(tmp_path / "run", *callbacks).predict(model, data, return_predictions=False)
+    print(f"after 1000 images {memory.resident[1000]:.0f} MiB, after 10000 {memory.resident[-1]:.0f} MiB")
+    assert len(memory.resident) == 10_000
+    assert memory.resident[-1] - memory.resident[1000] < 40  # 1000 maps of float32 take 256

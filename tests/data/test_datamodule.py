@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -99,6 +100,17 @@ def test_no_test_images(tmp_path: Path, write) -> None:
 def test_every_training_image_is_seen_in_every_epoch(bottle: Path, batch_size: int) -> None:
     module = AnomalyDataModule(MVTec(bottle), View(16), batch_size=batch_size)
     assert sorted(order(module.train_dataloader())) == list(range(len(module.listed["train"])))
+
+
+def test_the_last_smaller_batch_is_left_out(bottle: Path) -> None:
+    def loaded(batch_size: int, drop_last: bool) -> list[int]:
+        data = AnomalyDataModule(MVTec(bottle), View(32), batch_size, drop_last=drop_last)
+        return [len(batch) for batch in data.train_dataloader()]
+
+    whole = loaded(3, False)
+    assert whole[-1] < 3 and loaded(3, True) == whole[:-1]
+    with pytest.raises(UserError, match=rf"of {sum(whole)} images there is no batch of 100; lower data.batch_size"):
+        loaded(100, True)
 
 
 def test_predict_takes_a_folder_and_asks_for_no_training_images(tmp_path: Path, bottle: Path) -> None:
@@ -448,3 +460,22 @@ def test_more_pixels_than_memory(bottle: Path, monkeypatch: pytest.MonkeyPatch) 
         AnomalyDataModule(MVTec(bottle), View(20_000, tile=20_000))
     monkeypatch.setattr("lit_ad.data.loading.memory", lambda: None)  # a system that does not tell
     AnomalyDataModule(MVTec(bottle), View(20_000))
+
+
+@pytest.mark.parametrize("stage", ["fit", "test", "predict"])
+def test_more_pixels_of_the_largest_image_than_memory(
+    bottle: Path, write, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where each image is seen in its own size."""
+    samples = MVTec(bottle).samples()
+    largest = write("wide/large.png", (300, 200))
+    shutil.copy(largest, next(s.image for s in samples if s.split == "test" and s.label == 0))
+    monkeypatch.setattr("lit_ad.data.loading.memory", lambda: 2 * 300 * 200 * 12 - 1)
+    path = largest.parent if stage == "predict" else None
+    data = AnomalyDataModule(MVTec(bottle), View(None), batch_size=1, eval_batch_size=2, predict_path=path)
+    with pytest.raises(UserError, match="2 images of 300x200 at once take"):
+        data.setup(stage)
+    AnomalyDataModule(MVTec(bottle), View(None), batch_size=1, predict_path=path, inspect=False).setup(stage)
+    tiles = AnomalyDataModule(MVTec(bottle), View(None, tile=32), batch_size=1, eval_batch_size=9, inspect=False)
+    with pytest.raises(UserError, match="9 images of 300x200 at once take"):  # as uint8, until they are tiles
+        tiles.setup("test")

@@ -2,8 +2,10 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import lightning as L
@@ -16,8 +18,9 @@ from lit_ad import Detector, methods
 from lit_ad.batch import Batch, Sample
 from lit_ad.callbacks import Calibration, Evaluation, FeatureCache
 from lit_ad.data import AnomalyDataModule, MVTec
+from lit_ad.deploy.card import Card
 from lit_ad.deploy.checkpoint import card_of, run_of
-from lit_ad.deploy.detector import highest, outline
+from lit_ad.deploy.detector import READERS, highest, outline
 from lit_ad.errors import UserError
 from lit_ad.methods import STFPM
 from lit_ad.methods import __all__ as METHODS
@@ -132,6 +135,72 @@ def test_what_is_no_detector(tmp_path: Path) -> None:
         Detector.load(tmp_path)
     with pytest.raises(UserError, match="there is no detector"):
         Detector.load(tmp_path / "x.ckpt")
+
+
+@pytest.fixture
+def bright() -> Detector:
+    """Whose score is an image's brightest value."""
+
+    def run(pixels: Any) -> tuple[None, Any]:
+        return None, pixels.max(axis=(1, 2, 3)).astype(np.float32)
+
+    return Detector(run, Card("bright", View(8), None, 0.0, False))
+
+
+def frame(value: int) -> Any:
+    return np.full((8, 8), value, np.uint8)
+
+
+def test_a_camera_gets_each_answer_before_its_next_image(bright: Detector) -> None:
+    answered: Queue[float] = Queue()
+
+    def camera() -> Any:
+        for value in range(1, 6):
+            yield frame(value)
+            assert answered.get(timeout=30) == value
+
+    for found in bright(camera()):
+        answered.put(found.score)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("count", [0, 1, 6, 7])
+def test_a_stream_ends_with_its_images(bright: Detector, count: int, batch_size: int) -> None:
+    found = bright.stream((frame(i) for i in range(count)), batch_size=batch_size)
+    assert [one.score for one in found] == list(range(count))
+
+
+def test_a_stream_takes_few_images_ahead_and_stops_when_it_is_left(bright: Detector) -> None:
+    taken: list[int] = []
+
+    def endless() -> Any:
+        while True:
+            taken.append(1)
+            yield frame(1)
+
+    stream = bright.stream(endless())
+    for _ in range(3):
+        next(stream)
+    time.sleep(0.3)
+    assert len(taken) <= 3 + 2 * READERS + 2
+    stream.close()
+    time.sleep(0.3)
+    before = len(taken)
+    time.sleep(0.3)
+    assert len(taken) == before
+
+
+def test_what_breaks_a_stream_reaches_its_reader(bright: Detector, tmp_path: Path) -> None:
+    def camera() -> Any:
+        yield frame(7)
+        raise ConnectionError("unplugged")
+
+    stream = bright.stream(camera())
+    assert next(stream).score == 7
+    with pytest.raises(ConnectionError, match="unplugged"):
+        next(stream)
+    with pytest.raises(UserError, match=r"nowhere\.png"):
+        list(bright.stream([tmp_path / "nowhere.png"]))
 
 
 def test_importing_it_imports_no_torch() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import pytest
+import timm
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
@@ -383,12 +384,30 @@ def test_other_weights_are_refused(run: Path, resnet_file: Path, tmp_path: Path)
     doubled = {key: tensor * 2 if tensor.is_floating_point() else tensor for key, tensor in state.items()}
     torch.save(doubled, tmp_path / "b.pt")
     own, other = (Teacher("resnet10t", (1, 2, 3), str(file)).fingerprint for file in (resnet_file, tmp_path / "b.pt"))
-    said = rf"trained with the teacher resnet10t \(weights {own}\), but the model has resnet10t \(weights {other}\)"
+    said = f"trained with weights of resnet10t {own}, but the model has {other}: give model.weights as in training"
     with pytest.raises(UserError, match=said):
         STFPM.load_from_checkpoint(run, weights=tmp_path / "b.pt")
     torch.save(doubled, run.parent / "moved.pt")  # another file of that name, beside the checkpoint
     with pytest.raises(UserError, match=said):
         Method.load_from_checkpoint(run)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"backbone": "resnet18"}, "the teacher resnet10t, but the model has resnet18: give model.backbone"),
+        ({"taps": [1, 2]}, r"taps of resnet10t \[1, 2, 3\], but the model has \[1, 2\]: give model.taps"),
+        ({"taps": [2, 1, 3]}, r"taps of resnet10t \[1, 2, 3\], but the model has \[2, 1, 3\]: give model.taps"),
+    ],
+)
+def test_another_teacher_is_not_taken_for_other_weights(
+    change: dict[str, Any], said: str, run: Path, resnet_file: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "resnet18.pt"
+    torch.save(timm.create_model("resnet18").state_dict(), other)
+    weights = other if "backbone" in change else resnet_file
+    with pytest.raises(UserError, match=f"this checkpoint was trained with {said} as in training"):
+        STFPM.load_from_checkpoint(run, weights=weights, **change)
 
 
 def test_another_methods_checkpoint_is_refused(

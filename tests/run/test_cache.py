@@ -12,7 +12,6 @@ import pytest
 import torch
 from filelock import FileLock
 
-from lit_ad.run import cache
 from lit_ad.run.main import main
 from lit_ad.teachers.store import load_or_compute
 
@@ -153,7 +152,3 @@ def test_listing_does_not_wait_for_teachers() -> None:
     """To import timm takes seconds."""
     code = "import sys, lit_ad.run.cache; sys.exit('timm' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_sizes_in_words() -> None:
-    assert (cache.amount(2**20), cache.amount(3 * 2**29)) == ("1.0 MiB", "1.5 GiB")

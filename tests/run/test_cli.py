@@ -74,11 +74,11 @@ def test_fit_leaves_a_whole_run(run: Path) -> None:
     for name in ("image_auroc", "image_f1_max", "pixel_auroc", "aupro_30"):  # of a random teacher: any value
         assert 0 < rows["pooled"][name] <= 1
         assert rows["stripes/square"][name] == rows["pooled"][name]  # the only defect type
-    assert {path.relative_to(run / "heatmaps").parts[1] for path in (run / "heatmaps").rglob("*.png")} == {
+    assert {path.relative_to(run / "heatmaps").parts[1] for path in (run / "heatmaps").rglob("*.jpg")} == {
         "good",
         "square",
     }
-    assert len(list((run / "heatmaps").rglob("*.png"))) == 9
+    assert len(list((run / "heatmaps").rglob("*.jpg"))) == 9
     assert not list(run.rglob("*.tmp"))
 
 
@@ -140,7 +140,7 @@ def test_predict_from_elsewhere(run: Path, images: Path, tmp_path: Path) -> None
         pixels = np.asarray(Image.open(run / f"predictions/maps/{name}.tiff"))
         assert pixels.dtype == np.float32
         assert pixels.shape == (64, 72)
-        assert (run / f"predictions/heatmaps/{name}.png").is_file()
+        assert (run / f"predictions/heatmaps/{name}.jpg").is_file()
         held = [score for score in scores if score >= float(row["score"])]
         assert float(row["p_value"]) == pytest.approx((1 + len(held)) / (1 + len(scores)))
     assert float(rows[0]["threshold"]) == pytest.approx(max(scores), rel=1e-5)
@@ -196,6 +196,25 @@ def test_bad_settings_end_in_one_clear_message(
     assert error.startswith("lit-ad: ")
     assert message in error
     assert not (tmp_path / "run/config.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["--model.view.image_size", "null", "--model.view.tile", "64"],
+        ["--model.view.image_size=null", "--model.view.tile=64"],
+        ["--model.init_args.view.image_size", "null", "--model.view.tile=64"],
+        ["--model.view.tile=64", "--model.view.crop", "null", "--model.view.image_size", "null"],
+        ["--model.view", "{image_size: null, tile: 64}"],
+    ],
+)
+def test_a_null_of_the_view_can_be_typed(typed: list[str]) -> None:
+    """What is not typed stays as the file has it."""
+    out, error = lit_ad("fit", "--config", ROOT / "configs/l2bt.yaml", *typed, "--print_config", cwd=ROOT)
+    assert not error
+    view = yaml.safe_load(out)["model"]["init_args"]["view"]
+    assert (view["image_size"], view["tile"], view["crop"]) == (None, 64, None)
+    assert (view["fit"], view["interpolation"]) == ("pad", "bicubic")
 
 
 def test_help_lists_what_there_is() -> None:

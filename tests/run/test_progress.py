@@ -62,6 +62,29 @@ def test_steps_end_with_a_validation_too(
     assert saved["lit_ad"]["decision"] is not None
 
 
+def test_more_steps_go_on_exactly(
+    images: Path, resnet_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From where max_steps ended a training, within an epoch of three batches and at its end."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # sums in one order
+    quick = ("--trainer.max_epochs", -1, "--cache.enabled", "false", "--test_after_fit", "false")
+
+    def students(run: str, steps: int, *more: object) -> dict[str, torch.Tensor]:
+        arguments = (*quick, "--trainer.max_steps", steps, *more)
+        assert fit(monkeypatch, images, resnet_file, tmp_path / run, *arguments) == ""
+        saved = torch.load(tmp_path / run / "checkpoints/last.ckpt", weights_only=True)
+        assert saved["global_step"] == steps
+        return dict(saved["state_dict"])
+
+    whole = students("whole", 8)
+    for steps in (4, 3):
+        students(f"{steps}", steps)
+        resumed = students(f"{steps}", 8, "--ckpt_path", tmp_path / f"{steps}/checkpoints/last.ckpt")
+        assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
+    torch.set_num_threads(threads)
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

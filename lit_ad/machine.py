@@ -1,0 +1,38 @@
+"""What this process may have of the machine it runs on."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+
+def memory() -> int | None:
+    """Bytes that this process may have, where the system tells: the RAM, or the limit of a container or a Slurm job."""
+    found = group_limits(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
+    with suppress(AttributeError, ValueError, OSError):  # Windows; a system without these names
+        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return min(found, default=None)
+
+
+def group_limits(of_process: Path, root: Path) -> list[int]:
+    """The memory limits, in bytes, of the control groups that a process is in, and of those around them.
+
+    Args:
+        of_process: Its file in /proc: a line each, NUMBER:CONTROLLERS:GROUP, of version 1, or 0::GROUP of version 2.
+        root: Where the groups are. A container may see its own one as the root.
+    """
+    limits = []
+    lines = of_process.read_text().splitlines() if of_process.is_file() else []
+    for number, controllers, group in (line.split(":", 2) for line in lines):
+        if number != "0" and "memory" not in controllers.split(","):
+            continue
+        top, name = (root, "memory.max") if number == "0" else (root / "memory", "memory.limit_in_bytes")
+        own = top / group.lstrip("/")
+        for folder in (own, *(parent for parent in own.parents if parent.is_relative_to(top))):
+            with suppress(OSError, ValueError):  # a root has no file; "max" is no limit
+                limits.append(int((folder / name).read_text()))
+    return limits
+
+
+def cores() -> int:
+    """The CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

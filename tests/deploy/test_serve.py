@@ -1,0 +1,286 @@
+"""The service says what its Detector says, to many at once, and turns away what is no image in one sentence."""
+
+import base64
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lit_ad.decision import Decision
+from lit_ad.deploy.checkpoint import card_of, run_of
+from lit_ad.deploy.detector import Detector
+from lit_ad.errors import UserError
+from lit_ad.methods.stfpm import STFPM
+from lit_ad.run.serve import is_loopback
+from lit_ad.run.serve import serve as serve_command
+from lit_ad.view import View
+
+uvicorn = pytest.importorskip("uvicorn")
+pytest.importorskip("starlette")
+from lit_ad.deploy.serve import Limits, service  # noqa: E402
+
+
+def network(small_models: dict[str, dict[str, Any]]) -> STFPM:
+    torch.manual_seed(0)
+    arguments = {**small_models["STFPM"]["init_args"], "view": View(64, fit="pad")}
+    return STFPM(**arguments).eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def detector(small_models: dict[str, dict[str, Any]]) -> Detector:
+    method = network(small_models)
+    method.decision = Decision(
+        {"nut": np.array([0.1, 0.2]), "bolt": np.array([9.0])},
+        {"nut": np.array([0.05, 0.06]), "bolt": np.array([9.0])},
+        {"nut": np.array([0.01]), "bolt": np.array([0.01])},
+        false_alarm=0.5,
+    )
+    return Detector(run_of(method), card_of(method))
+
+
+@contextmanager
+def served(detector: Detector, **options: Any) -> Iterator[int]:
+    """Its port on this machine."""
+    server = uvicorn.Server(
+        uvicorn.Config(service(detector, "model.onnx", **options), port=0, log_level="warning", access_log=False)
+    )
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.01)
+        yield server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        server.should_exit = True
+        thread.join(30)
+
+
+@pytest.fixture(scope="module")
+def port(detector: Detector) -> Iterator[int]:
+    with served(detector, limits=Limits(mib=0.5, megapixels=0.1)) as port:
+        yield port
+
+
+def ask(
+    port: int, path: str, body: bytes | None = None, method: str = "", **headers: str
+) -> tuple[int, bytes, dict[str, str]]:
+    connection = HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request(method or ("GET" if body is None else "POST"), path, body, headers)
+    response = connection.getresponse()
+    found = response.status, response.read(), {name.lower(): value for name, value in response.getheaders()}
+    connection.close()
+    return found
+
+
+def image(seed: int = 0, size: tuple[int, int] = (60, 90)) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3)).astype(np.uint8))
+
+
+def file_of(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format=format, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("category", [None, "bolt"])
+def test_json_is_what_the_detector_says(detector: Detector, port: int, category: str | None) -> None:
+    status, body, headers = ask(port, "/detect" + (f"?category={category}" if category else ""), file_of(image()))
+    assert (status, headers["content-type"]) == (200, "application/json")
+    told, found = json.loads(body), detector(image(), category)
+    assert told["score"] == found.score and told["p_value"] == found.p_value
+    assert told["anomalous"] is found.anomalous is (category is None)
+    assert told["threshold"] == detector.card.decision.threshold(category)  # type: ignore[union-attr]
+    assert told["size"] == {"height": 60, "width": 90}
+    assert [tuple(region["box"]) for region in told["regions"]] == [region.box for region in found.regions]
+    assert bool(told["regions"]) == (category is None)
+
+
+def test_pictures(detector: Detector, port: int) -> None:
+    expected = np.asarray(detector(image()).plot())
+    status, body, headers = ask(port, "/detect", file_of(image()), accept="image/png")
+    assert (status, headers["content-type"]) == (200, "image/png")
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(body))), expected)
+    kind, _, data = json.loads(ask(port, "/detect?picture=1", file_of(image()))[1])["picture"].partition(",")
+    assert kind == "data:image/png;base64"
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))), expected)
+
+
+def test_an_upright_photograph(detector: Detector, port: int) -> None:
+    """The camera was turned: pixels in the answer are those of the image as people see it."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    body = file_of(image(), "JPEG", quality=95, exif=exif)
+    told = json.loads(ask(port, "/detect", body)[1])
+    assert told["size"] == {"height": 90, "width": 60}
+    assert told["score"] == detector(Image.open(io.BytesIO(body))).score
+
+
+def bomb() -> bytes:
+    """A PNG that says it has a hundred thousand pixels a side."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(99))) + chunk(b"IEND", b"")
+    )
+
+
+REFUSED = {
+    "nothing": (b"", 400, r"send an image file as the body"),
+    "a text": (b"no image at all", 415, r"no image that is read here: send JPEG, PNG"),
+    "another format": (file_of(image(), "GIF"), 415, r"no image that is read here"),
+    "a truncated image": (file_of(image())[:-3000], 422, r"cannot be read to its end"),
+    "too many bytes": (bytes(600_000), 413, r"more than 0.5 MiB"),
+    "too many pixels": (file_of(Image.new("L", (400, 300))), 413, r"400x300 pixels: at most 0.1 million"),
+    "a bomb": (bomb(), 413, r"too large"),
+    "numbers that are no image": (file_of(Image.fromarray(np.full((9, 9), 7.0, np.float32)), "TIFF"), 422, r"values"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_is_refused_in_one_sentence(port: int, what: str) -> None:
+    body, status, sentence = REFUSED[what]
+    found = ask(port, "/detect", body)
+    assert found[0] == status
+    assert re.search(sentence, json.loads(found[1])["error"])
+    assert ask(port, "/detect", file_of(image()))[0] == 200  # it goes on
+
+
+def test_other_routes(port: int) -> None:
+    assert json.loads(ask(port, "/health")[1]) == {"status": "ok"}
+    about = json.loads(ask(port, "/about")[1])
+    assert about["file"] == "model.onnx" and about["method"] == "STFPM"
+    assert about["view"]["image_size"] == 64 and about["categories"] == ["bolt", "nut"]
+    assert about["limits"] == {"mib": 0.5, "megapixels": 0.1}
+    assert b"<!doctype html>" in ask(port, "/")[1]
+    assert ask(port, "/detect")[0] == 405 and ask(port, "/nowhere")[0] == 404
+
+
+def test_a_token(detector: Detector) -> None:
+    with served(detector, token="geheim") as port:
+        for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "geheim"}):
+            for path, body in (("/detect", file_of(image())), ("/about", None)):
+                status, said, _ = ask(port, path, body, **headers)
+                assert status == 401 and "Authorization: Bearer TOKEN" in json.loads(said)["error"]
+        assert ask(port, "/detect", file_of(image()), authorization="Bearer geheim")[0] == 200
+        assert ask(port, "/about", authorization="Bearer geheim")[0] == 200
+        assert ask(port, "/health")[0] == 200
+
+
+def test_fifty_clients_at_once(detector: Detector, port: int) -> None:
+    files = [file_of(image(seed, (40 + seed, 60))) for seed in range(10)]
+    expected = [detector(Image.open(io.BytesIO(file))).score for file in files]
+
+    def client(number: int) -> list[tuple[int, float, float]]:
+        found = []
+        for i in range(4):
+            which = (number + i) % len(files)
+            status, body, _ = ask(port, "/detect", files[which])
+            found.append((status, json.loads(body)["score"], expected[which]))
+        return found
+
+    with ThreadPoolExecutor(50) as clients:
+        found = [answer for answers in clients.map(client, range(50)) for answer in answers]
+    assert len(found) == 200
+    for status, score, wanted in found:
+        assert (status, score) == (200, wanted)
+
+
+def test_other_machines_need_a_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LIT_AD_TOKEN", raising=False)
+    assert [is_loopback(host) for host in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "example.org")] == [
+        *(True, True, True, False, False)
+    ]
+    with pytest.raises(UserError, match=r"0.0.0.0 is reached from other machines: set .* LIT_AD_TOKEN"):
+        serve_command(tmp_path / "model.onnx", host="0.0.0.0")
+    monkeypatch.setenv("LIT_AD_TOKEN", "geheim")
+    with pytest.raises(UserError, match=r"there is no detector"):
+        serve_command(tmp_path / "model.onnx", host="0.0.0.0")
+
+
+@contextmanager
+def command(detector_file: Path, log: Path) -> Iterator[str]:
+    """`lit-ad serve` of a file, and its address."""
+    arguments = [sys.executable, "-m", "lit_ad", "serve", str(detector_file), "--port", "0"]
+    with log.open("w") as out:
+        process = subprocess.Popen(arguments, stdout=out, stderr=out, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        try:
+            while not (found := re.search(r"running on (http://127.0.0.1:\d+)", log.read_text())):
+                assert process.poll() is None, log.read_text()
+                time.sleep(0.05)
+            yield found[1]
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def onnx_file(detector: Detector, small_models: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("onnxruntime")
+    from lit_ad.deploy.export import export
+
+    method = network(small_models)
+    method.decision = detector.card.decision
+    file = tmp_path_factory.mktemp("exported") / "model.onnx"
+    export(method, file, "onnx")
+    return file
+
+
+def test_the_command(onnx_file: Path, detector: Detector, tmp_path: Path) -> None:
+    with command(onnx_file, tmp_path / "log") as address:
+        port = int(address.rpartition(":")[2])
+        assert json.loads(ask(port, "/about")[1])["file"] == "model.onnx"
+        score = json.loads(ask(port, "/detect", file_of(image()))[1])["score"]
+    assert score == pytest.approx(detector(image()).score, rel=1e-4)
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+@pytest.mark.slow  # needs a browser
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium and chromium-driver")
+def test_the_page(onnx_file: Path, detector: Detector, tmp_path: Path) -> None:
+    webdriver = pytest.importorskip("selenium.webdriver")
+    options = webdriver.ChromeOptions()
+    for option in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking"):
+        options.add_argument(option)
+    options.add_argument("--window-size=1200,900")
+    image().resize((360, 240)).save(tmp_path / "<b>part.png")
+    (tmp_path / "text.png").write_text("no image")
+    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+    try:
+        with command(onnx_file, tmp_path / "log") as address:
+            driver.get(address)
+            driver.find_element("id", "files").send_keys(f"{tmp_path / '<b>part.png'}\n{tmp_path / 'text.png'}")
+            deadline = time.monotonic() + 60
+            while len(driver.find_elements("css selector", "article img, article .error")) < 2:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            first, second = reversed(driver.find_elements("css selector", "article"))
+            assert "<b>part.png" in first.text and "anomalous: score" in first.text
+            assert "no image that is read here" in second.text
+            assert driver.execute_script("return arguments[0].querySelector('img').naturalWidth", first) == 724
+            assert "model.onnx: STFPM, fp32, at most 50 % false alarms" in driver.find_element("id", "about").text
+            driver.save_screenshot(str(tmp_path / "page.png"))
+    finally:
+        driver.quit()

@@ -1,0 +1,32 @@
+"""What this process may have of the machine."""
+
+import os
+from pathlib import Path
+
+from lit_ad.machine import group_limits, memory
+
+
+def test_the_memory_is_that_of_the_narrowest_control_group(tmp_path: Path) -> None:
+    """Of a container or a Slurm job, in both versions of Linux's files for them."""
+    of_process, root = tmp_path / "cgroup", tmp_path / "groups"
+
+    def put(file: str, text: str) -> None:
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / file).write_text(text)
+
+    put("slurm/memory.max", "8000\n")
+    put("slurm/job 1:2/memory.max", "max\n")
+    put("memory/docker/memory.limit_in_bytes", "5000\n")
+    put("memory/memory.limit_in_bytes", "9223372036854771712\n")
+    put("cpu/docker/memory.limit_in_bytes", "1\n")  # of another kind
+    for lines, limits in (
+        ("0::/slurm/job 1:2\n", [8000]),
+        ("0::/\n", []),
+        ("5:cpu:/docker\n4:cpuset,memory:/docker/inner\n0::/elsewhere\n", [5000, 9223372036854771712]),
+        ("", []),
+    ):
+        of_process.write_text(lines)
+        assert group_limits(of_process, root) == limits
+    assert group_limits(tmp_path / "none", root) == []
+    have = memory()
+    assert have is not None and 0 < have <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
