@@ -7,9 +7,10 @@ RUN is one of STFPM with ResNet-18 at 256. The images are enlarged to files of 1
 and student on one tensor that is normalised already, without distances, map or score: nothing that uses them is faster
 by itself. Every measurement is a process of its own, all in turn, several rounds; a ratio is the median of the rounds'
 ratios. Latency is the median of single files (of single tensors for the bare networks); images/s are those of all files
-in a row, the better of batches of 1 and of 4. Exported files are made here: int8 is calibrated on the same images.
-anomalib goes into a temporary environment and is trained for one epoch; its teacher is random because timm's hub may be
-out of reach, which costs nothing in time.
+in a row, the better of batches of 1 and of 4, and beside them the processor's ms an image: the only figure that means
+something while other programs run (then set OMP_NUM_THREADS=1, or threads wait for threads). Exported files are made
+here: int8 is calibrated on the same images. anomalib goes into a temporary environment and is trained for one epoch;
+its teacher is random because timm's hub may be out of reach, which costs nothing in time.
 """
 
 import argparse
@@ -42,14 +43,20 @@ def latency(judge: Callable[[Any], object], inputs: Iterable[Any], seconds: floa
     raise AssertionError
 
 
-def rate(count: int, work: Callable[[], object], seconds: float) -> float:
-    """Images per second of work on `count` images."""
+def rate(count: int, work: Callable[[], object], seconds: float) -> Result:
+    """Of work on `count` images: images per second, and processor ms of an image, threads included."""
     work()
-    done, start = 0, time.perf_counter()
+    done, start, processor = 0, time.perf_counter(), time.process_time()
     while time.perf_counter() - start < seconds:
         work()
         done += count
-    return done / (time.perf_counter() - start)
+    cost = 1000 * (time.process_time() - processor) / done
+    return {"images/s": done / (time.perf_counter() - start), "processor ms": cost}
+
+
+def better(rates: list[Result]) -> Result:
+    """Of batches, the faster."""
+    return max(rates, key=lambda rate: rate["images/s"])
 
 
 # The bare networks.
@@ -85,7 +92,7 @@ def bare(options: argparse.Namespace, run_of: Callable[[Path], Callable[[Any], o
     tensors = {n: np.random.default_rng(0).normal(size=(n, 3, options.size, options.size)) for n in BATCHES}
     inputs = {n: tensor.astype(np.float32) for n, tensor in tensors.items()}
     rates = [rate(n, lambda n=n: run(inputs[n]), options.seconds) for n in BATCHES]  # type: ignore[misc]
-    return {"ms": latency(run, [inputs[1]], options.seconds), "images/s": max(rates)}
+    return {"ms": latency(run, [inputs[1]], options.seconds), **better(rates)}
 
 
 def bare_pytorch(options: argparse.Namespace) -> Result:
@@ -140,7 +147,7 @@ def ours(options: argparse.Namespace, file: str) -> Result:
         assert sum(found.anomalous is not None for found in detector.stream(files, batch_size=size)) == len(files)
 
     rates = [rate(len(files), lambda n=n: folder(n), options.seconds) for n in BATCHES]  # type: ignore[misc]
-    return {"ms": latency(lambda path: detector(path).anomalous, files, options.seconds), "images/s": max(rates)}
+    return {"ms": latency(lambda path: detector(path).anomalous, files, options.seconds), **better(rates)}
 
 
 def predict(options: argparse.Namespace) -> Result:
@@ -161,18 +168,21 @@ def predict(options: argparse.Namespace) -> Result:
         trainer = L.Trainer(accelerator="cpu", callbacks=[*callbacks, clock], logger=False, default_root_dir=home)
         for _ in range(2):  # the first one warms up
             trainer.predict(model, data, return_predictions=False)
-    return {"images/s": len(images_in(options.home)) / clock.seconds}
+    return clock.result(len(images_in(options.home)))
 
 
 def clock_of(lightning: Any) -> Any:
     class Clock(lightning.Callback):  # type: ignore[name-defined,misc]
-        """Seconds from the start of predicting to its end."""
+        """From the start of predicting to its end."""
 
         def on_predict_start(self, *_: Any) -> None:
-            self.start = time.perf_counter()
+            self.start = time.perf_counter(), time.process_time()
 
         def on_predict_end(self, *_: Any) -> None:
-            self.seconds = time.perf_counter() - self.start
+            self.wall, self.processor = time.perf_counter() - self.start[0], time.process_time() - self.start[1]
+
+        def result(self, count: int) -> Result:
+            return {"images/s": count / self.wall, "processor ms": 1000 * self.processor / count}
 
     return Clock()
 
@@ -215,8 +225,8 @@ def inferencer(options: argparse.Namespace, kind: str) -> Result:
     (file,) = (options.home / "anomalib").rglob("model.xml" if kind == "openvino" else "model.pt")
     judge = (OpenVINOInferencer(file, "CPU") if kind == "openvino" else TorchInferencer(file, "cpu")).predict
     files = images_in(options.home)
-    images_per_second = rate(len(files), lambda: [judge(path) for path in files], options.seconds)
-    return {"ms": latency(judge, files, options.seconds), "images/s": images_per_second}
+    rates = rate(len(files), lambda: [judge(path) for path in files], options.seconds)
+    return {"ms": latency(judge, files, options.seconds), **rates}
 
 
 def engine_predict(options: argparse.Namespace) -> Result:
@@ -230,7 +240,7 @@ def engine_predict(options: argparse.Namespace) -> Result:
         model = anomalib_model(options)
         for _ in range(2):
             engine.predict(model, data_path=options.home / "images", ckpt_path=checkpoint, return_predictions=False)
-    return {"images/s": len(images_in(options.home)) / clock.seconds}
+    return clock.result(len(images_in(options.home)))
 
 
 # All of them.
@@ -309,7 +319,7 @@ def measured(kind: str, python: str, options: argparse.Namespace) -> Result:
 
 def table(found: dict[str, list[Result]]) -> None:
     peers = {name: kind for name, kind in PEERS.items() if kind in found}
-    heads = ["", "ms", "images/s", "of the bare networks", *[f"images/s of {name}" for name in peers]]
+    heads = ["", "ms", "images/s", "processor ms", "of the bare networks", *[f"images/s of {name}" for name in peers]]
     heads += ["ms of torch"] * ("torch" in peers)
     print("| " + " | ".join(heads) + " |\n| --- |" + " ---: |" * (len(heads) - 1))
 
@@ -320,7 +330,8 @@ def table(found: dict[str, list[Result]]) -> None:
     for kind, results in found.items():
         name, _, ceiling = KINDS[kind]
         cells = [name, f"{median(r['ms'] for r in results):.1f}" if "ms" in results[0] else ""]
-        cells += [f"{median(r['images/s'] for r in results):.1f}", ratio(kind, ceiling, "images/s")]
+        cells += [f"{median(r[key] for r in results):.1f}" for key in ("images/s", "processor ms")]
+        cells += [ratio(kind, ceiling, "images/s")]
         cells += [ratio(kind, peer, "images/s") for peer in peers.values()]
         cells += [ratio(kind, PEERS["torch"], "ms")] * ("torch" in peers)
         print("| " + " | ".join(cells) + " |")
@@ -362,6 +373,7 @@ def main() -> None:
         for _ in range(options.rounds):
             for kind in kinds:
                 found[kind].append(measured(kind, theirs if "anomalib" in kind else sys.executable, options))
+                print(kind, found[kind][-1], file=sys.stderr)
     table(found)
 
 

@@ -75,6 +75,9 @@ def small_models(resnet_file: Path, vit_file: Path, pdn_file: Path) -> dict[str,
         "ReverseDistillation": resnet,
         # No dropout, which draws other numbers in each process; a warm-up that few steps get through.
         "Dinomaly": {**vit, "dropout": 0.0, "warmup": 2},
+        "DCAM": {**resnet, "lr": 0.02},
+        "DSKD": resnet,
+        "MixedTeacher": {**resnet, "deep_backbone": "resnet10t", "deep_weights": str(resnet_file)},
         "EfficientAD": {"weights": str(pdn_file), "width": 1 / 16, "dropout": 0.0, "jitter": 0.0},
     }
     view = {"image_size": 64, "fit": "stretch", "interpolation": "bilinear"}

@@ -42,6 +42,8 @@ def test_config_runs(
         arguments += ["--data.unrelated", images, "--model.view.image_size", 256]
     else:
         arguments += ["--model.backbone", backbone, "--model.weights", weights]
+    if "deep_backbone" in settings["model"]["init_args"]:
+        arguments += ["--model.deep_backbone", backbone, "--model.deep_weights", weights]
     if taps is not None and not vit:
         arguments += ["--model.taps", str([tap % 4 for tap in taps])]
     if "category" in settings["data"]["source"].get("init_args", {}):
@@ -59,12 +61,17 @@ def test_config_runs(
 def test_weights_from_the_hub_have_their_tag(config: Path) -> None:
     """Without one, timm gives its newest weights, which no paper used."""
     arguments = yaml.safe_load(config.read_text())["model"]["init_args"]
-    if arguments.get("weights") == "hub":
-        assert "." in arguments["backbone"] and timm.is_model_pretrained(arguments["backbone"])
+    for network in ("", "deep_"):
+        if arguments.get(f"{network}weights") == "hub":
+            name = arguments[f"{network}backbone"]
+            assert "." in name and timm.is_model_pretrained(name)
 
 
 PAPERS = {
     "STFPM": "resnet18.tv_in1k",
+    "DCAM": "resnet18.tv_in1k",
+    "DSKD": "resnet18.tv_in1k",
+    "MixedTeacher": "resnet18.tv_in1k",
     "MKD": "vgg16.tv_in1k",
     "Transformaly": "vit_base_patch16_384.orig_in21k_ft_in1k",
     "L2BT": "vit_base_patch14_reg4_dinov2.lvd142m",

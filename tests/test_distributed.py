@@ -57,7 +57,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, resnet_file: Path) -> Path:
     return home / "one"
 
 
-@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("processes", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_metrics_of_many_processes_are_those_of_one(run: Path, tmp_path: Path, processes: int) -> None:
     arguments = [
         *("--config", run / "config.yaml", "--ckpt_path", run / "checkpoints/best.ckpt"),

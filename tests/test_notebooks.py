@@ -83,6 +83,7 @@ def test_quickstart(executed: NotebookNode) -> None:
     assert pictures(executed) == 3
 
 
+@pytest.mark.slow  # half a minute
 @pytest.mark.parametrize("executed", NAMES[1:2], indirect=True)
 def test_your_own_folder(executed: NotebookNode) -> None:
     text = said(executed)
@@ -102,6 +103,7 @@ def test_your_own_folder(executed: NotebookNode) -> None:
     assert pictures(executed) == 3
 
 
+@pytest.mark.slow  # half a minute
 @pytest.mark.parametrize("executed", NAMES[2:], indirect=True)
 def test_comparing_methods(executed: NotebookNode) -> None:
     text = said(executed)

@@ -40,7 +40,7 @@ class Detection:
     seen: Floats | None = None  # (h, w): the map of the network's input; None of image-level methods
     box: Box = (0, 0, 0, 0)  # that the image fills in it
     decision: Decision | None = None
-    category: str | None = None
+    category: str | None = None  # whose thresholds count; None: those of all together
 
     @property
     def p_value(self) -> float | None:
@@ -219,8 +219,10 @@ class Detector:
             predictions = [self._predict(np.stack([of for _, of, _ in group]), [box for _, _, box in group])]
         maps = [one[0] for found, _ in predictions for one in (found if found is not None else [])]
         scores = [float(score) for _, found in predictions for score in found]
+        decision = self.card.decision
+        known = category if decision is not None and category in decision.scores else None
         for i, (image, _, box) in enumerate(group):
-            yield Detection(image, scores[i], maps[i] if maps else None, box, self.card.decision, category)
+            yield Detection(image, scores[i], maps[i] if maps else None, box, decision, known)
 
     def _predict(self, pixels: Pixels, boxes: list[Box]) -> tuple[Floats | None, Floats]:
         """uint8 (n, H, W, 3) -> maps (n, 1, H, W), and scores (n,) of the content."""

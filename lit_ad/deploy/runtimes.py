@@ -80,7 +80,7 @@ def load_openvino(file: Path, device: str) -> tuple[Run, Card]:
 
 
 def load_torch(file: Path, device: str) -> tuple[Run, Card]:
-    """By torch.export."""
+    """By torch.export. Its module keeps nothing between calls: several threads may run it at once."""
     torch = need("torch", "torch")
     extra = {KEY: ""}
     try:

@@ -147,6 +147,7 @@ def as_json(found: Detection) -> dict[str, Any]:
         "p_value": found.p_value,
         "anomalous": found.anomalous,
         "threshold": None if decision is None else decision.threshold(found.category),
+        "category": found.category,  # whose threshold; null: that of all together
         "size": {"height": found.image.shape[0], "width": found.image.shape[1]},
         "regions": [asdict(region) for region in regions],
     }

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, pad
+from torch.nn.functional import conv2d, interpolate, pad
 
 from lit_ad.batch import Prediction
 from lit_ad.errors import UserError
@@ -89,13 +89,18 @@ class EfficientAD(Method):
     def training_loss(self, images: Tensor, features: list[Tensor], unrelated: Tensor | None) -> Tensor:
         """Hard patches of the student, the penalty on unrelated images, and both terms of the autoencoder, which see
         the same jittered images."""
-        imitation = self.student(self.teacher.normalize(images)).float().chunk(2, dim=1)[0]
+        half = len(self.teacher_mean)  # of the student's outputs, each term wants one: a quarter less to compute
+        imitation = some_outputs(self.student, self.teacher.normalize(images), slice(half)).float()
         loss = hardest((self.standardised(features) - imitation).square(), self.hard, all_processes=True)
         if unrelated is not None:
-            loss = loss + self.student(self.teacher.normalize(unrelated)).float().chunk(2, dim=1)[0].square().mean()
+            other = some_outputs(self.student, self.teacher.normalize(unrelated), slice(half))
+            loss = loss + other.float().square().mean()
         jittered = jitter(images, self.jitter)
-        seen = self.compare(jittered, self.describe(jittered))
-        return loss + seen.autoencoder.mean() + seen.both.mean()
+        normalized = self.teacher.normalize(jittered)
+        restored = self.autoencoder(normalized).float()
+        forecast = some_outputs(self.student, normalized, slice(half, None)).float()
+        teacher = self.standardised(self.describe(jittered))
+        return loss + (teacher - restored).square().mean() + (restored - forecast).square().mean()
 
     def detect(self, disagreement: "Disagreement") -> Prediction:
         """Mean of both normalised maps, padded by zeros where patches would leave the image: (B, 1, H / 4, W / 4).
@@ -209,6 +214,15 @@ def check_sides(sides: tuple[int, int]) -> None:
 def decoder_sizes(side: int) -> list[int]:
     """Of the decoder's steps, each before its convolution: 3, 8, 15, 32, 63, 127 and 56 of an image of 256."""
     return [side // 64 - 1, side // 32, side // 16 - 1, side // 8, side // 4 - 1, side // 2 - 1, -(-side // 4) - 8]
+
+
+def some_outputs(network: PDN, images: Tensor, outputs: slice) -> Tensor:
+    """Some channels of what a network says, without computing the others: (B, 3, H, W) -> (B, outputs, h, w)."""
+    *hidden, last = network
+    for layer in hidden:
+        images = layer(images)
+    weight, bias = last.parameters()
+    return conv2d(images, weight[outputs], bias[outputs])
 
 
 def hardest(errors: Tensor, fraction: float, all_processes: bool = False) -> Tensor:

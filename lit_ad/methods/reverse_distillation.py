@@ -11,12 +11,13 @@ from typing import Literal
 import torch
 from timm.models.resnet import Bottleneck as TeacherBottleneck
 from torch import Tensor, nn
-from torch.nn.functional import cosine_similarity, interpolate
+from torch.nn.functional import interpolate
 
 from lit_ad.batch import Prediction
 from lit_ad.errors import UserError
 from lit_ad.maps import gaussian_blur
 from lit_ad.methods.base import Method
+from lit_ad.methods.distances import cosine_distance
 from lit_ad.teachers import Backbone, Teacher
 from lit_ad.view import View
 
@@ -83,12 +84,12 @@ class ReverseDistillation(Method):
         pairs = disagreement
         if self.cosine == "image":
             pairs = [(teacher.flatten(1), student.flatten(1)) for teacher, student in disagreement]
-        return torch.stack([distance(teacher, student).mean() for teacher, student in pairs]).sum()
+        return torch.stack([cosine_distance(teacher, student).mean() for teacher, student in pairs]).sum()
 
     def detect(self, disagreement: Pairs) -> Prediction:
         """The levels' distances at the image's resolution, fused and smoothed; the maximum is the score."""
         size = [side * self.teacher.strides[0] for side in disagreement[0][0].shape[-2:]]
-        levels = [distance(teacher, student)[:, None] for teacher, student in disagreement]
+        levels = [cosine_distance(teacher, student)[:, None] for teacher, student in disagreement]
         maps = torch.stack([interpolate(level, size, mode="bilinear", align_corners=True) for level in levels])
         fused = maps.sum(dim=0) if self.fusion == "sum" else maps.prod(dim=0)
         return Prediction(gaussian_blur(fused, sigma=4.0))
@@ -210,9 +211,3 @@ def initialise(module: nn.Module) -> None:
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-
-
-def distance(teacher: Tensor, student: Tensor) -> Tensor:
-    """One minus the cosine over channels, at least in float32: 2 x (B, C, ...) -> (B, ...)."""
-    dtype = torch.promote_types(teacher.dtype, torch.float32)
-    return 1 - cosine_similarity(teacher.to(dtype), student.to(dtype), dim=1)

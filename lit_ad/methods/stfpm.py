@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from lit_ad.batch import Prediction
 from lit_ad.maps import product
 from lit_ad.methods.base import Method
+from lit_ad.methods.distances import unit_distance
 from lit_ad.teachers import Backbone, Teacher
 from lit_ad.view import View
 
@@ -61,9 +61,3 @@ class STFPM(Method):
         return torch.optim.SGD(
             self.student.parameters(), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay
         )
-
-
-def unit_distance(teacher: Tensor, student: Tensor) -> Tensor:
-    """Squared distance of unit feature vectors, in float32: 2 x (B, C, h, w) -> (B, 1, h, w)."""
-    teacher, student = normalize(teacher.float()), normalize(student.float())
-    return (teacher - student).square().sum(dim=1, keepdim=True)

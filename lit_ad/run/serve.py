@@ -11,10 +11,11 @@ a token, which requests give as `Authorization: Bearer TOKEN`.
 """
 
 import os
+from argparse import RawDescriptionHelpFormatter
 from ipaddress import ip_address
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from lit_ad.deploy.detector import Detector
 from lit_ad.deploy.runtimes import need
@@ -51,6 +52,8 @@ def serve(
     if token is None and not is_loopback(host):
         raise UserError(f"{host} is reached from other machines: set the environment variable {TOKEN} to a token")
     detector = Detector.load(file, weights, device)
+    for warning in [] if detector.card.decision is None else detector.card.decision.warnings():
+        print(f"Warning: {warning}")
     app = service(detector, file.name, token, Limits(max_mib, max_megapixels))
     uvicorn.run(app, host=host, port=port, log_level="info", access_log=False, server_header=False)
 
@@ -63,8 +66,12 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+class Help(RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """The routes line by line."""
+
+
 def main(args: list[str]) -> None:
     """The command, given what follows `lit-ad serve`."""
-    parser = ArgumentParser(prog="lit-ad serve", description=__doc__)
+    parser = ArgumentParser(prog="lit-ad serve", description=__doc__, formatter_class=Help)
     parser.add_function_arguments(serve, as_positional=True)
     serve(**parser.parse_args(args).as_dict())

@@ -102,17 +102,18 @@ def file_of(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
     return file.getvalue()
 
 
-@pytest.mark.parametrize("category", [None, "bolt"])
+@pytest.mark.parametrize("category", [None, "bolt", "nowhere"])
 def test_json_is_what_the_detector_says(detector: Detector, port: int, category: str | None) -> None:
     status, body, headers = ask(port, "/detect" + (f"?category={category}" if category else ""), file_of(image()))
     assert (status, headers["content-type"]) == (200, "application/json")
     told, found = json.loads(body), detector(image(), category)
     assert told["score"] == found.score and told["p_value"] == found.p_value
-    assert told["anomalous"] is found.anomalous is (category is None)
+    assert told["anomalous"] is found.anomalous is (category != "bolt")
+    assert told["category"] == found.category == ("bolt" if category == "bolt" else None)
     assert told["threshold"] == detector.card.decision.threshold(category)  # type: ignore[union-attr]
     assert told["size"] == {"height": 60, "width": 90}
     assert [tuple(region["box"]) for region in told["regions"]] == [region.box for region in found.regions]
-    assert bool(told["regions"]) == (category is None)
+    assert bool(told["regions"]) == (category != "bolt")
 
 
 def test_pictures(detector: Detector, port: int) -> None:

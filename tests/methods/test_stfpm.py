@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lit_ad.methods.stfpm import STFPM, unit_distance
+from lit_ad.methods.distances import unit_distance
+from lit_ad.methods.stfpm import STFPM
 
 
 @pytest.fixture

@@ -1,0 +1,110 @@
+"""DCAM against its formulas by hand; attention in training alone."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import rel_entr, softmax
+from torch.nn.functional import cosine_similarity, interpolate
+
+from lit_ad.methods.dcam import DCAM, ChannelAttention, entropy_of
+from lit_ad.methods.stfpm import STFPM
+from lit_ad.view import View
+
+
+@pytest.fixture
+def model(resnet_file: Path) -> DCAM:
+    torch.manual_seed(0)
+    return DCAM("resnet10t", (1, 2), str(resnet_file), View(64), temperature=0.5, entropy=0.02).eval()
+
+
+def images() -> torch.Tensor:
+    return torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+
+
+def test_entropy_by_hand() -> None:
+    generator = np.random.default_rng(0)
+    teacher, student = (generator.normal(size=(2, 5, 3, 4)) for _ in range(2))
+    expected = 0.0
+    for image in range(2):
+        for channel in range(5):
+            p, q = (softmax(level[image, channel].ravel() / 0.5) for level in (teacher, student))
+            expected += rel_entr(p, q).sum() / 2
+    found = entropy_of(torch.from_numpy(teacher), torch.from_numpy(student), 0.5)
+    assert found.item() == pytest.approx(expected, rel=1e-9)
+    assert entropy_of(torch.from_numpy(teacher), torch.from_numpy(teacher), 0.5).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_loss_by_hand(model: DCAM) -> None:
+    pairs = list(zip(model.teacher(images()), model.student(images()), strict=True))
+    cosine = sum(float((1 - cosine_similarity(t, s, dim=1)).mean()) for t, s in pairs)
+    entropy = sum(float(entropy_of(t, s, 0.5)) for t, s in pairs)
+    loss = model.loss(model.compare(images(), model.describe(images())))
+    assert loss.item() == pytest.approx(cosine + 0.02 * entropy, rel=1e-5)
+
+
+def test_attention_by_hand() -> None:
+    torch.manual_seed(0)
+    attention, level = ChannelAttention(16), torch.rand(2, 16, 3, 4)
+    first, _, second = attention.shared
+    assert first.weight.shape == (2, 16) and first.bias is second.bias is None  # an eighth
+    squeeze, expand = first.weight.detach().numpy(), second.weight.detach().numpy()
+
+    def shared(pooled: np.ndarray) -> np.ndarray:
+        return np.maximum(pooled @ squeeze.T, 0) @ expand.T
+
+    values = level.numpy()
+    weights = 1 / (1 + np.exp(-shared(values.mean(axis=(2, 3))) - shared(values.max(axis=(2, 3)))))
+    assert attention(level).detach().numpy() == pytest.approx(values * weights[..., None, None], rel=1e-5)
+
+
+def test_attention_is_of_training_alone(model: DCAM) -> None:
+    features = model.describe(images())
+    before = model.predict(images()).anomaly_map
+    for parameter in model.attention.parameters():
+        parameter.data.fill_(0.02)
+    torch.testing.assert_close(model.predict(images()).anomaly_map, before)
+    model.train()
+    (_, attended), _ = model.compare(images(), features)
+    model.attention.requires_grad_(False)
+    plain = model.student(images())[0]
+    assert not torch.allclose(attended, plain)
+    torch.testing.assert_close(attended, model.attention[0](plain))
+    model.attention.requires_grad_(True)
+    model.loss(model.compare(images(), features)).backward()
+    assert all(parameter.grad is not None for parameter in model.attention.parameters())
+
+
+def test_the_exported_graph_is_as_large_as_without_attention(model: DCAM, resnet_file: Path) -> None:
+    """The same weights as of an STFPM: those of teacher and student, none of attention."""
+    pixels = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
+
+    class Graph(torch.nn.Module):
+        def __init__(self, method: torch.nn.Module) -> None:
+            super().__init__()
+            self.method = method
+
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            return self.method(pixels).score
+
+    names = []
+    for method in (model, STFPM("resnet10t", (1, 2), str(resnet_file), View(64)).eval()):
+        program = torch.export.export(Graph(method.requires_grad_(False)), (pixels,))
+        names.append({node.target for node in program.graph.nodes if node.op == "call_function"})
+        used = [spec.target for spec in program.graph_signature.input_specs if spec.target]
+        placeholders = {node.name for node in program.graph.nodes if node.op == "placeholder" and node.users}
+        wanted = [
+            spec.target for spec in program.graph_signature.input_specs if spec.target and spec.arg.name in placeholders
+        ]
+        assert used and wanted and not any("attention" in name for name in wanted)
+    assert torch.ops.aten.sigmoid.default not in names[0]
+
+
+def test_map_is_the_sum_of_levels(model: DCAM) -> None:
+    levels = [
+        1 - cosine_similarity(t, s, dim=1)[:, None]
+        for t, s in zip(model.teacher(images()), model.student(images()), strict=True)
+    ]
+    expected = levels[0] + interpolate(levels[1], (16, 16), mode="bilinear")
+    torch.testing.assert_close(model.predict(images()).anomaly_map, expected)

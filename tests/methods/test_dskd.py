@@ -1,0 +1,83 @@
+"""DSKD against its formulas by hand."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+from torch.nn.functional import cosine_similarity, interpolate
+
+from lit_ad.errors import UserError
+from lit_ad.methods.dskd import DSKD
+from lit_ad.view import View
+
+
+@pytest.fixture
+def model(resnet_file: Path) -> DSKD:
+    torch.manual_seed(0)
+    return DSKD("resnet10t", (1, 2, 3), str(resnet_file), View(64)).eval()
+
+
+def images() -> torch.Tensor:
+    return torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+
+
+def pyramids(model: DSKD, seen: torch.Tensor) -> list[list[torch.Tensor]]:
+    encoded = model.encoder(seen)
+    students = [encoded, model.decoder(model.bottleneck(encoded))]
+    return [
+        [1 - cosine_similarity(t, s, dim=1)[:, None] for t, s in zip(model.teacher(seen), of, strict=True)]
+        for of in students
+    ]
+
+
+def test_the_decoder_knows_nothing_but_the_encoders_embedding(model: DSKD) -> None:
+    embedding = model.bottleneck(model.encoder(images()))
+    assert embedding.shape == (3, 512, 2, 2)  # a thirty-second of the image
+    shapes = [level.shape for level in model.decoder(embedding)]
+    assert shapes == [level.shape for level in model.teacher(images())]
+    features = model.teacher(images())
+    first = model.compare(images(), features)
+    model.teacher.model = None  # what is decoded takes nothing from the teacher
+    second = model.compare(images(), features)
+    for one, other in zip(first.decoder, second.decoder, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_loss_counts_both_students_alike(model: DSKD) -> None:
+    expected = sum(float(level.mean()) for pyramid in pyramids(model, images()) for level in pyramid)
+    loss = model.loss(model.compare(images(), model.describe(images())))
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_decoders_loss_reaches_the_encoder(model: DSKD) -> None:
+    model.train()
+    disagreement = model.compare(images(), model.describe(images()))
+    sum(level.mean() for level in disagreement.decoder).backward()
+    assert any(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in model.encoder.parameters())
+
+
+@pytest.mark.parametrize("fusion", ["product", "sum"])
+def test_map_by_hand(model: DSKD, fusion: str) -> None:
+    model.fusion = fusion  # type: ignore[assignment]
+    with torch.no_grad():
+        found = model.predict(images()).anomaly_map
+        sums = [
+            sum(interpolate(level, (64, 64), mode="bilinear") for level in pyramid)
+            for pyramid in pyramids(model, images())
+        ]
+    raw = sums[0] * sums[1] if fusion == "product" else sums[0] + sums[1]
+    for one, other in zip(raw[:, 0].numpy(), found[:, 0].numpy(), strict=True):
+        assert other == pytest.approx(gaussian_filter(one, 4.0, mode="mirror"), rel=1e-3)
+
+
+def test_an_encoder_that_is_its_teacher_sees_nothing(model: DSKD) -> None:
+    model.encoder.load_state_dict(model.teacher.model.state_dict(prefix="model."))
+    assert model.predict(images()).anomaly_map.abs().max() < 1e-4
+
+
+def test_taps_and_sizes_that_do_not_fit(model: DSKD, resnet_file: Path) -> None:
+    with pytest.raises(UserError, match=r"strides \[4, 16\]"):
+        DSKD("resnet10t", (1, 3), str(resnet_file))
+    with pytest.raises(UserError, match="a multiple of it"):
+        model.compare(torch.rand(1, 3, 48, 48), model.teacher(torch.rand(1, 3, 48, 48)))
