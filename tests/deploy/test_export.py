@@ -143,9 +143,13 @@ def test_what_cannot_be_exported(small_models: dict[str, dict[str, Any]], tmp_pa
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["STFPM", pytest.param("Transformaly", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(  # a Gaussian's density of features of random weights is the more sensitive
+    ("name", "near"), [("STFPM", 0.05), pytest.param("Transformaly", 0.5, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("format", ["onnx", "openvino"])
-def test_int8_runs_and_is_near(name: str, format: str, small_models: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+def test_int8_runs_and_is_near(
+    name: str, near: float, format: str, small_models: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
     pytest.importorskip("nncf")
     method = made(name, small_models)
     file = tmp_path / f"model{SUFFIX[format]}"
@@ -153,4 +157,4 @@ def test_int8_runs_and_is_near(name: str, format: str, small_models: dict[str, d
     exported = Detector.load(file)
     assert exported.card.precision == "int8"
     found = differences(exported, Detector(run_of(method), card_of(method)), pictures(4))
-    assert 1e-5 < found["batch 1"]["score"] < 0.5
+    assert 1e-5 < found["batch 1"]["score"] < near
