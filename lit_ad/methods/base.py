@@ -347,7 +347,7 @@ def refuse_another(teacher: Teacher, trained: dict[str, Any]) -> None:
     taps = list(teacher.taps)
     for what, key, theirs, ours in (
         ("the teacher", "backbone", trained.get("name"), teacher.name),
-        (f"taps of {teacher.name}", "taps", trained.get("taps", taps), taps),
+        (f"taps of {teacher.name}", "taps", trained.get("taps"), taps),
         (f"weights of {teacher.name}", "weights", trained.get("fingerprint"), teacher.fingerprint),
     ):
         if theirs != ours:
