@@ -188,9 +188,8 @@ def highest(values: NDArray[Any], size: Size) -> NDArray[Any]:
         if length < have:
             edges = np.arange(length + 1) * have // length
             cells = values.take(edges[:-1], axis)
-            for step in range(
-                1, int(np.diff(edges).max())
-            ):  # a few whole rows: maximum.reduceat takes ten times as long
+            # Whole rows at a time, a few of them: maximum.reduceat takes ten times as long.
+            for step in range(1, int(np.diff(edges).max())):
                 cells = np.maximum(cells, values.take(np.minimum(edges[:-1] + step, edges[1:] - 1), axis))
             values = cells
         elif length > have:

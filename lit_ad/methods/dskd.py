@@ -17,7 +17,7 @@ from lit_ad.errors import UserError
 from lit_ad.maps import gaussian_blur, upsample
 from lit_ad.methods.base import Method
 from lit_ad.methods.distances import cosine_distance
-from lit_ad.methods.reverse_distillation import Decoder, OneClassEmbedding, block_counts, inner_share
+from lit_ad.methods.reverse_distillation import Decoder, OneClassEmbedding, block_counts, check_sides, inner_share
 from lit_ad.teachers import Backbone, Teacher
 from lit_ad.view import View
 
@@ -68,11 +68,7 @@ class DSKD(Method):
         Raises:
             UserError: H or W is no multiple of the embedding's stride.
         """
-        if any(side % 2 for side in features[-1].shape[-2:]):
-            raise UserError(
-                f"the decoder doubles an embedding of stride {2 * self.teacher.strides[-1]}: images must have sides "
-                "that are a multiple of it (set model.view.image_size, or leave model.view.multiple as it is)"
-            )
+        check_sides(features[-1], self.teacher.strides[-1])
         encoded = self.encoder(images)
         decoded = self.decoder(self.bottleneck(encoded))
         pyramids = [

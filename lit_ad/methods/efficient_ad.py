@@ -20,7 +20,7 @@ from lit_ad.batch import Prediction
 from lit_ad.errors import UserError
 from lit_ad.maps import quantile
 from lit_ad.methods.base import Method, Nominal
-from lit_ad.methods.statistics import Moments, of_all_processes
+from lit_ad.methods.statistics import Moments, of_all_processes, refuse_unscaled
 from lit_ad.teachers.pdn import PDN, PDNSize, PDNTeacher
 from lit_ad.view import View
 
@@ -147,11 +147,7 @@ class EfficientAD(Method):
             )
 
     def on_test_start(self) -> None:
-        if bool(self.quantiles.isnan().any()):
-            raise UserError(
-                "EfficientAD's maps are scaled by held-out images before each validation of a fit, and this model has "
-                "had none: train it, or give --ckpt_path"
-            )
+        refuse_unscaled("EfficientAD", self.quantiles)
 
     on_predict_start = on_test_start
 

@@ -21,7 +21,7 @@ from lit_ad.errors import UserError
 from lit_ad.maps import gaussian_blur, product, upsample
 from lit_ad.methods.base import Method, Nominal
 from lit_ad.methods.distances import unit_distance
-from lit_ad.methods.statistics import of_all_processes
+from lit_ad.methods.statistics import of_all_processes, refuse_unscaled
 from lit_ad.teachers import Backbone, Teacher
 from lit_ad.view import View
 
@@ -107,11 +107,7 @@ class MixedTeacher(Method):
             self.map_means[number] = of_all_processes(means, self.device).mean()
 
     def on_test_start(self) -> None:
-        if bool(self.map_means.isnan().any()):
-            raise UserError(
-                "MixedTeacher's maps are scaled by held-out images before each validation of a fit, and this model has "
-                "had none: train it, or give --ckpt_path"
-            )
+        refuse_unscaled("MixedTeacher", self.map_means)
 
     on_predict_start = on_test_start
 

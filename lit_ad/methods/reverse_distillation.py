@@ -72,11 +72,7 @@ class ReverseDistillation(Method):
         Raises:
             UserError: H or W is no multiple of the embedding's stride.
         """
-        if any(side % 2 for side in features[-1].shape[-2:]):
-            raise UserError(
-                f"the decoder doubles an embedding of stride {2 * self.teacher.strides[-1]}: images must have sides "
-                "that are a multiple of it (set model.view.image_size, or leave model.view.multiple as it is)"
-            )
+        check_sides(features[-1], self.teacher.strides[-1])
         return list(zip(features, self.decoder(self.bottleneck(features)), strict=True))
 
     def loss(self, disagreement: Pairs) -> Tensor:
@@ -176,6 +172,15 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.activation(self.residual(x) + self.shortcut(x))
+
+
+def check_sides(coarsest: Tensor, stride: int) -> None:
+    """Raises UserError where the decoder could not double the embedding of a level (B, C, h, w) of that stride."""
+    if any(side % 2 for side in coarsest.shape[-2:]):
+        raise UserError(
+            f"the decoder doubles an embedding of stride {2 * stride}: images must have sides that are a multiple of "
+            "it (set model.view.image_size, or leave model.view.multiple as it is)"
+        )
 
 
 def inner_share(teacher: Backbone) -> float | None:

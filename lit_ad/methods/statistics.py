@@ -173,3 +173,12 @@ def of_all_processes(values: Tensor, device: torch.device) -> Tensor:
     shares = [values.new_zeros(longest, device=device) for _ in counts]
     dist.all_gather(shares, pad(values.to(device), (0, longest - len(values))))
     return torch.cat([share[: int(count)] for share, count in zip(shares, counts, strict=True)])
+
+
+def refuse_unscaled(name: str, scale: Tensor) -> None:
+    """Raises UserError where a method's scale of its maps, from held-out images, is not known yet: it has NaN."""
+    if bool(scale.isnan().any()):
+        raise UserError(
+            f"{name}'s maps are scaled by held-out images before each validation of a fit, and this model has had "
+            "none: train it, or give --ckpt_path"
+        )
