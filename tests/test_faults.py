@@ -67,7 +67,7 @@ def refused(*arguments: object) -> str:
 
 
 def wait_for(there: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 600
     while not there():
         assert process.poll() is None, "the run ended before it could be disturbed"
         assert time.monotonic() < deadline
@@ -174,7 +174,7 @@ def stop_with_ctrl_c(arguments: list[str], hook: str, batch: int, folder: Path) 
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=300,
+        timeout=900,
         check=False,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # as in a terminal, not in the background
     )
@@ -238,7 +238,7 @@ def test_two_processes_end_together(
     os.kill((process.pid, child)[rank], number)
     try:
         assert process.wait(120) != 0
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while Path(f"/proc/{child}").exists() and time.monotonic() < deadline:
             time.sleep(0.1)
         assert not Path(f"/proc/{child}").exists()

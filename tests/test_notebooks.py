@@ -57,7 +57,7 @@ def executed(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
     kernel = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=specs)
-    NotebookClient(notebook, km=kernel, timeout=300, resources={"metadata": {"path": str(cwd)}}).execute()
+    NotebookClient(notebook, km=kernel, timeout=900, resources={"metadata": {"path": str(cwd)}}).execute()
     assert not list(cwd.iterdir())
     assert not (tmp_path / "cache/lit_ad").exists()
     return notebook

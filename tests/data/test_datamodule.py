@@ -421,7 +421,7 @@ def test_two_processes(bottle: Path, tmp_path: Path, damaged: bool) -> None:
     (tmp_path / "run.py").write_text(TWO_PROCESSES)
     command, environment = [sys.executable, "run.py", str(bottle)], {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=200
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=600
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("bottle: 7 to train on, 3 held out") == 1

@@ -79,7 +79,7 @@ print(len(Demo(Path(sys.argv[1]), "brick").samples()))
 def test_two_processes_at_once(tmp_path: Path) -> None:
     command = [sys.executable, "-c", MAKE, str(tmp_path)]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    assert [int(process.communicate(timeout=200)[0]) for process in processes] == [116, 116]
+    assert [int(process.communicate(timeout=600)[0]) for process in processes] == [116, 116]
     assert [p.name for p in tmp_path.iterdir()] == [demo.VERSION]
 
 

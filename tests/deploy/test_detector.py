@@ -157,7 +157,7 @@ def test_a_camera_gets_each_answer_before_its_next_image(bright: Detector) -> No
     def camera() -> Any:
         for value in range(1, 6):
             yield frame(value)
-            assert answered.get(timeout=30) == value
+            assert answered.get(timeout=300) == value
 
     for found in bright(camera()):
         answered.put(found.score)

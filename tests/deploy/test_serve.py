@@ -273,7 +273,7 @@ def test_the_page(onnx_file: Path, detector: Detector, tmp_path: Path) -> None:
         with command(onnx_file, tmp_path / "log") as address:
             driver.get(address)
             driver.find_element("id", "files").send_keys(f"{tmp_path / '<b>part.png'}\n{tmp_path / 'text.png'}")
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 300
             while len(driver.find_elements("css selector", "article img, article .error")) < 2:
                 assert time.monotonic() < deadline
                 time.sleep(0.1)

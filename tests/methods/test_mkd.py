@@ -484,7 +484,7 @@ def test_two_processes(resnet_file: Path, tmp_path: Path) -> None:
         [sys.executable, str(script), str(resnet_file), "smooth_grad", str(tmp_path)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         cwd=root,
         env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
     )

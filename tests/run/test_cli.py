@@ -167,7 +167,7 @@ def test_a_killed_fit_resumes_to_the_uninterrupted_runs_metrics(
     command = [sys.executable, "-m", "lit_ad", *map(str, arguments)]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     last = tmp_path / "killed/checkpoints/last.ckpt"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not last.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
