@@ -163,7 +163,7 @@ def test_without_a_network_wandb_works_offline_after_10_seconds(
     monkeypatch.setattr(loggers, "opened", timed)
     with pytest.warns(UserWarning, match="wandb works offline"):
         fit(images, resnet_file, tmp_path / "run", "--dashboards", "[wandb]")
-    assert 9 < took[0] < 18  # to begin offline takes some, too
+    assert 9 < took[0] < 60  # to begin offline takes some, too
     found = records(next((tmp_path / "run").glob("wandb/offline-run-*/*.wandb")))
     logged = {item.key or item.nested_key[0] for record in found for item in record.history.item}
     assert {"train/loss_step", "test/pooled/image_auroc"} <= logged

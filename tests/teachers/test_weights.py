@@ -174,7 +174,7 @@ def test_a_hub_out_of_reach_names_the_file_at_once(
     begun = time.monotonic()
     with pytest.raises(UserError) as caught:
         Teacher(name, (1,), weights)
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 30
     said = str(caught.value)
     assert said.startswith(f"{wanted}, the ") and "the hub is out of reach (ConnectError: " in said
     file, repository, revision = wanted.split()[0], wanted.split()[-1], "v2" if "@" in name else "main"
