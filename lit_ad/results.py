@@ -241,12 +241,13 @@ def picture_names(samples: Sequence[Sample]) -> dict[str, str]:
     processes find the same names, and no two images share one.
 
     A labelled image's is CATEGORY/FOLDER/NAME, where its folder is named after the defect type, "good", or a class; an
-    image to predict has its folder below the one given as category. Where two images of a category would share a name,
+    image to predict has all of its folders below the one given. Where two images of a category would share a name,
     those of all its images have as many folders as it takes to tell them apart, or the file's suffix.
     """
     categories: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
-        categories[sample.category].append(sample)
+        below = sample.category if sample.label >= 0 else Path(sample.category, sample.defect).as_posix()
+        categories[below].append(sample)
     names: dict[str, str] = {}
     for category, mine in categories.items():
         paths = [sample.image for sample in mine]

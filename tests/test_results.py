@@ -203,7 +203,8 @@ def test_worst_misses_are_those_of_all_processes(tmp_path: Path) -> None:
 
 
 def named(*images: str, category: str = "nut", label: int = 0) -> list[str]:
-    samples = [Sample(Path(path), label, category=category) for path in images]
+    defect = "good" if label >= 0 else ""  # below the category, of images to predict
+    samples = [Sample(Path(path), label, category=category, defect=defect) for path in images]
     names = picture_names(samples)
     assert list(names) == list(images)
     return list(names.values())
@@ -212,7 +213,7 @@ def named(*images: str, category: str = "nut", label: int = 0) -> list[str]:
 def test_names_of_pictures() -> None:
     assert named("/x/test/dent/3.png", "/x/test/good/3.png") == ["nut/dent/3", "nut/good/3"]
     assert named("/x/new/3.png", category="new", label=-1) == ["new/3"]
-    assert named("/x/3.png", category=".", label=-1) == ["3"]
+    assert named("/x/3.png", category="", label=-1) == ["3"]
     assert named("3.png") == ["nut/3"]
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,7 +37,8 @@ class Row(NamedTuple):
 class Predictions(L.Callback):
     """Write scores.csv (path, score, p_value, verdict, threshold, error) and maps/NAME.tiff to a directory of its own.
 
-    The verdict holds the score against the threshold of the checkpoint's decision; it is empty without one. A map is
+    The verdict holds the score against the threshold of the checkpoint's decision; it is empty without one. Of several
+    categories, the threshold is that of the first folder below the one given, or of all together. A map is
     float32 at the image's original size, raw. An image that cannot be read is a row with its error.
 
     Scores are on disk with each batch: after an interruption, the same command looks only at the images that are left,
@@ -110,6 +112,8 @@ class Predictions(L.Callback):
         found = {places[image]: (score, "") for image, score in self.done.items()}
         found |= dict(gather(list(self.found.items())))
         self.rows = [self._row(self.samples[i], *said, pl_module.decision) for i, said in sorted(found.items())]
+        self.known = [] if pl_module.decision is None else list(pl_module.decision.scores)
+        self.unknown = Counter(sample.category for sample in self.samples if sample.category not in self.known)
         if trainer.is_global_zero:
             with atomic_write(self.directory / "scores.csv") as temporary, temporary.open("w", newline="") as text:
                 writer = csv.writer(text)
@@ -163,6 +167,12 @@ class Predictions(L.Callback):
             said = [f"{row.path}: score {row.score}, {judged}"]
         else:
             said = [f"{len(self.rows)} images: {anomalous} anomalous, {self.unreadable} that could not be read"]
+        if len(self.known) > 1 and self.unknown:
+            number, few = sum(self.unknown.values()), ", ".join(name or "." for name in list(self.unknown)[:3])
+            said.append(
+                f"{number} of them judged by all categories together, for their folder ({few}"
+                f"{', ...' if len(self.unknown) > 3 else ''}) is none of this model's ({', '.join(self.known)})"
+            )
         there = [name for name in ("scores.csv", "maps", "heatmaps") if (self.directory / name).exists()]
         return [*said, f"{', '.join(there)} are in {self.directory}"]
 

@@ -43,6 +43,8 @@ class AnomalyDataModule(L.LightningDataModule):
         view: What the network sees of them: the model's own, `model.view`.
         batch_size: In training, on each device; tiles, where the view has them.
         eval_batch_size: Images in validation, test and predict. None: batch_size, or with tiles 1.
+        balanced: In an epoch, as many images of each category: of small ones repeatedly, of large ones a part, which is
+            another in each epoch. An epoch is as long as without.
         drop_last: Leave out the last batch of an epoch, where it is smaller than the others, as Dinomaly's authors do.
         val_fraction: Part of the nominal training images that validates.
         split_seed: Of that choice.
@@ -65,6 +67,7 @@ class AnomalyDataModule(L.LightningDataModule):
         view: View,
         batch_size: int = 32,
         eval_batch_size: int | None = None,
+        balanced: bool = False,
         drop_last: bool = False,
         val_fraction: float = 0.2,
         split_seed: int = 0,
@@ -88,7 +91,7 @@ class AnomalyDataModule(L.LightningDataModule):
         self.val_fraction, self.split_seed = val_fraction, split_seed
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size or (1 if view.tile else batch_size)
-        self.drop_last = drop_last
+        self.balanced, self.drop_last = balanced, drop_last
         self.augment = Augment(augment) if augment else None
         self.train_tiles = train_tiles
         self.cache_images, self.num_workers = cache_images, num_workers
@@ -137,7 +140,7 @@ class AnomalyDataModule(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         dataset = self._dataset("train", self.listed["train"])
         self._fill(dataset)
-        sampler = Shuffle(dataset, *self._place, dataset.seed)
+        sampler = Shuffle(dataset, *self._place, dataset.seed, self.balanced)
         if self.drop_last and len(sampler) < self.batch_size:
             raise UserError(
                 f"data.drop_last leaves nothing to train on: of {len(sampler)} images there is no batch of "

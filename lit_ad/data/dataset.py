@@ -60,6 +60,11 @@ class AnomalyDataset(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.samples) if self.tiles is None else len(self.tiles)
 
+    def categories(self) -> list[str]:
+        """Of each item."""
+        images = range(len(self)) if self.tiles is None else map(self.tiles.image, range(len(self)))
+        return [self.samples[number].category for number in images]
+
     def __getitem__(self, index: int) -> Batch:
         number = index if self.tiles is None else self.tiles.image(index)
         sample = self.samples[number]

@@ -11,9 +11,10 @@ from lit_ad.pixels import EXTENSIONS
 
 
 class Images(Source):
-    """Every image in a folder and the folders inside it, or one image file. A folder inside it is a category.
+    """Every image in a folder and the folders inside it, or one image file.
 
-    A broken link is listed as well: predict has a row that says so.
+    The first folder below the one given is an image's category, and the folders below that are its `defect`. A broken
+    link is listed as well: predict has a row that says so.
 
     Args:
         root: The folder, or the file.
@@ -31,7 +32,11 @@ class Images(Source):
         if not images:
             raise UserError(f"no image in {self.root}: expected {', '.join(EXTENSIONS)} files")
         folder = self.root if self.root.is_dir() else self.root.parent
-        return [Sample(i, -1, None, str(i.parent.relative_to(folder)), "", "predict") for i in images]
+        below = [(*image.parent.relative_to(folder).parts, "") for image in images]
+        return [
+            Sample(image, -1, None, category, "/".join(deeper[:-1]), "predict")
+            for image, (category, *deeper) in zip(images, below, strict=True)
+        ]
 
     def skipped(self) -> dict[str, int]:
         """How many files that are no images, or of a kind that is not read, lie there, by suffix."""

@@ -1,9 +1,11 @@
 """Items to batches, in an order that depends on the seed alone, resumable within an epoch."""
 
+from collections import defaultdict
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -17,11 +19,15 @@ from lit_ad.pixels import Size
 
 
 class Shuffle(DistributedSampler[int]):
-    """An order that depends on seed and epoch alone; with one process or with many, each its own part."""
+    """An order that depends on seed and epoch alone; with one process or with many, each its own part.
 
-    def __init__(self, dataset: AnomalyDataset, replicas: int, rank: int, seed: int) -> None:
+    Balanced, an epoch has as many items as ever, and as many of each category.
+    """
+
+    def __init__(self, dataset: AnomalyDataset, replicas: int, rank: int, seed: int, balanced: bool = False) -> None:
         super().__init__(dataset, replicas, rank, shuffle=True, seed=seed)
         self.shared_epoch = dataset.epoch
+        self.categories = dataset.categories() if balanced else None
         self.start = 0  # how many of the next epoch's are left out
         self.resumed: int | None = None  # the epoch of a checkpoint, until it is told what Lightning takes it for
         self.shift = 0
@@ -34,8 +40,33 @@ class Shuffle(DistributedSampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         self.shared_epoch.fill_(self.epoch)
-        yield from islice(super().__iter__(), self.start, None)
+        order = super().__iter__()
+        if self.categories is not None:
+            drawn = draw_alike(self.categories, (self.seed, self.epoch))
+            order = (drawn[place] for place in order)
+        yield from islice(order, self.start, None)
         self.epoch += 1  # Lightning sets it at every epoch; a plain loop need not
+
+
+def draw_alike(categories: list[str], seed: tuple[int, int]) -> list[int]:
+    """As many items as there are, of each category alike (to one): of small ones repeatedly, of large ones a part.
+
+    Each category is gone through in random order, whole before an item comes again.
+
+    Args:
+        categories: Of each item.
+        seed: And epoch.
+    """
+    generator, rows = np.random.default_rng(seed), defaultdict(list)
+    for item, category in enumerate(categories):
+        rows[category].append(item)
+    counts = np.full(len(rows), len(categories) // len(rows))
+    counts[generator.permutation(len(rows))[: len(categories) % len(rows)]] += 1
+    drawn: list[int] = []
+    for mine, count in zip(rows.values(), counts, strict=True):
+        rounds = [generator.permutation(mine) for _ in range(-(-count // len(mine)))]
+        drawn += np.concatenate(rounds)[:count].tolist() if rounds else []
+    return drawn
 
 
 class TrainLoader(DataLoader[Batch]):

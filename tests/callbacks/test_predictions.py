@@ -90,6 +90,27 @@ def test_verdicts_and_p_values(tmp_path: Path, brightness: Any, quiet_trainer: A
     assert not (tmp_path / "run/predictions/maps").exists()
 
 
+def test_each_image_is_judged_by_its_folders_category(tmp_path: Path, brightness: Any, quiet_trainer: Any) -> None:
+    for folder in ("bright/line/2", "dark", "other"):
+        (tmp_path / "new" / folder).mkdir(parents=True)
+        Image.fromarray(np.full((8, 8), 102, np.uint8)).save(tmp_path / "new" / folder / "0.png")
+    model = brightness()
+    held = {"bright": np.array([0.5, 0.6, 0.7]), "dark": np.array([0.1, 0.2, 0.3])}
+    model.decision = Decision(held, false_alarm=0.3)
+    data = AnomalyDataModule(MVTec(tmp_path), model.view, num_workers=0, predict_path=tmp_path / "new")
+    predictions = Predictions()
+    quiet_trainer(tmp_path / "run", predictions).predict(model, data)
+    assert [(row.path, row.verdict, row.threshold) for row in predictions.rows] == [
+        ("bright/line/2/0.png", "nominal", "0.7"),
+        ("dark/0.png", "anomalous", "0.3"),
+        ("other/0.png", "nominal", "0.6"),
+    ]
+    assert (tmp_path / "run/predictions/maps/bright/line/2/0.tiff").exists()
+    assert predictions.summary()[1] == (
+        "1 of them judged by all categories together, for their folder (other) is none of this model's (bright, dark)"
+    )
+
+
 def test_an_unreadable_image_is_a_row_and_the_others_go_on(tmp_path: Path, brightness: Any, quiet_trainer: Any) -> None:
     for i in range(3):
         plant(tmp_path / f"new/{i}.png", (20, 30), 8, 9)

@@ -13,7 +13,8 @@ def test_every_image_below(tmp_path: Path, write) -> None:
     samples = Images(tmp_path).samples()
     assert [s.image for s in samples] == paths
     assert {(s.label, s.split, s.mask) for s in samples} == {(-1, "predict", None)}
-    assert [s.image for s in Images(paths[0]).samples()] == paths[:1]
+    assert [(s.category, s.defect) for s in samples] == [("a", ""), ("b", ""), ("b", "c")]
+    assert [(s.image, s.category) for s in Images(paths[0]).samples()] == [(paths[0], "")]
 
 
 def test_a_broken_link_is_listed(tmp_path: Path, write) -> None:

