@@ -11,7 +11,7 @@ from torch import Tensor
 from lit_ad.pixels import Size
 from lit_ad.view import Box, Floats, original_map
 
-Split = Literal["train", "test", "predict"]
+Split = Literal["train", "validation", "test", "predict"]  # validation: official nominal validation images
 
 
 class Sample(NamedTuple):  # half precision has Lightning rebuild what is in a batch, which no frozen dataclass allows
@@ -24,6 +24,8 @@ class Sample(NamedTuple):  # half precision has Lightning rebuild what is in a b
     defect: str = "good"  # the defect type, "good" for nominal images
     split: Split = "train"
     error: str = ""  # why an image to predict could not be read; a black one stands in its place
+    item: str = ""  # what in its category the image is a view or a part of, where there are several of it
+    mask_above: int | None = None  # stored values of the mask above it are anomalous; None: what is not black
 
 
 @dataclass

@@ -71,7 +71,7 @@ def inspect_samples(
     """
     train, test = [*splits["train"], *splits["val"]], splits["test"]
     images = [sample.image for sample in (*train, *test)]
-    masks = [sample.mask for sample in test if sample.mask is not None]
+    masks = {sample.mask: sample.mask_above for sample in test if sample.mask is not None}
     errors: dict[Path, str] = {}
 
     def each(function: Callable[[Path], T], paths: Sequence[Path], title: str, at_once: int = threads) -> dict[Path, T]:
@@ -96,7 +96,7 @@ def inspect_samples(
     few = max(1, min(threads, PIXELS_AT_ONCE // max(1, largest)))
     brightest = each(look, to_decode, "Reading test images", few)
     each(verify, to_verify, "Verifying test images")
-    marked = each(mark, masks, "Reading masks", few)
+    marked = each(lambda path: mark(path, masks[path]), list(masks), "Reading masks", few)
     equal = copies([path for path in images if path not in errors], threads)
     warnings = [
         *copy_warnings(equal, train, test),
@@ -151,9 +151,9 @@ def verify(path: Path) -> None:
         raise UserError(f"cannot read {path}: {error}") from error
 
 
-def mark(path: Path) -> Marked:
-    """How much of a mask is anomalous."""
-    mask = read_mask(path)
+def mark(path: Path, above: int | None = None) -> Marked:
+    """How much of a mask is anomalous; `above` as `read_mask` has it."""
+    mask = read_mask(path, above)
     border = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
     return Marked(float(mask.mean()), float(border.mean()))
 

@@ -13,11 +13,14 @@ from lit_ad.errors import UserError
 from lit_ad.pixels import Size, open_image, upright_size
 
 
-def read_mask(path: Path) -> NDArray[np.bool_]:
-    """A mask file -> (H, W), true where it is not black; in a JPEG, whose edges are smeared, where it is bright."""
+def read_mask(path: Path, above: int | None = None) -> NDArray[np.bool_]:
+    """A mask file -> (H, W), true where its values, of a palette the indices, are `above` a data set's own limit.
+
+    Without one, true where it is not black; in a JPEG, whose edges are smeared, where it is bright.
+    """
     image = open_image(path)
-    threshold = 127 if image.format == "JPEG" else 0
-    if image.mode == "P":
+    threshold = above if above is not None else 127 if image.format == "JPEG" else 0
+    if image.mode == "P" and above is None:
         image = image.convert("RGBA")
     values = np.asarray(image)
     if values.ndim == 3:
@@ -32,7 +35,7 @@ def read_truth(sample: Sample, size: Size) -> Tensor | None:
         return torch.zeros(size, dtype=torch.bool)
     if sample.mask is None:
         return None
-    mask = read_mask(sample.mask)
+    mask = read_mask(sample.mask, sample.mask_above)
     check_size(sample, (mask.shape[0], mask.shape[1]), size)
     return torch.from_numpy(mask)
 

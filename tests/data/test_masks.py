@@ -32,6 +32,23 @@ def test_masks_of_every_kind(tmp_path: Path) -> None:
     assert np.array_equal(read_mask(tmp_path / "block.jpg"), block > 0)
 
 
+def test_a_data_set_says_above_which_value_a_mask_counts(tmp_path: Path) -> None:
+    """Class ids, of a palette too, whose colours say nothing; smeared edges, that count from the middle on."""
+    ids = (GREY % 4).astype(np.uint8)
+    palette = Image.fromarray(ids, "P")
+    palette.putpalette([0, 0, 0, 0, 0, 0, 255, 0, 0, 0, 255, 0])  # id 1 is black as well
+    palette.save(tmp_path / "p.png")
+    Image.fromarray(ids).save(tmp_path / "ids.png")
+    assert np.array_equal(read_mask(tmp_path / "p.png", above=0), ids > 0)
+    assert np.array_equal(read_mask(tmp_path / "ids.png", above=0), ids > 0)
+    assert np.array_equal(read_mask(tmp_path / "p.png"), ids > 1)
+    Image.fromarray(GREY).save(tmp_path / "grey.png")
+    assert np.array_equal(read_mask(tmp_path / "grey.png", above=127), GREY > 127)
+    sample = Sample(Path("a.png"), 1, tmp_path / "grey.png", split="test", mask_above=127)
+    truth = read_truth(sample, GREY.shape)
+    assert truth is not None and np.array_equal(truth.numpy(), GREY > 127)
+
+
 def test_no_mask_is_not_no_defect(write_mask) -> None:
     image, mask = Path("a.png"), write_mask("m.png", (20, 24))
     nominal = read_truth(Sample(image, 0, split="test"), (20, 24))
