@@ -305,7 +305,8 @@ class AnomalyDataModule(L.LightningDataModule):
 def split_nominal(samples: list[Sample], fraction: float, seed: int) -> tuple[list[Sample], list[Sample]]:
     """Training and validation samples: in each category, `fraction` of them validates, at least one.
 
-    Raises UserError if there are not two.
+    Images of one item stay together, so that it may be some more. Raises UserError if there are not two images, or two
+    items.
     """
     categories: dict[str, list[int]] = defaultdict(list)
     for i, sample in enumerate(samples):
@@ -319,7 +320,20 @@ def split_nominal(samples: list[Sample], fraction: float, seed: int) -> tuple[li
                 f"category {name!r} has one nominal training image, {samples[rows[0]].image}, but it takes two or "
                 "more: one is kept for validation"
             )
-        count = min(max(1, round(fraction * len(rows))), len(rows) - 1)
-        held.update(np.random.default_rng(seed).permutation(rows)[:count].tolist())
+        items: dict[str | int, list[int]] = defaultdict(list)
+        for row in rows:
+            items[samples[row].item or row].append(row)
+        if len(items) < 2:
+            raise UserError(
+                f"category {name!r} has one item to train on, {samples[rows[0]].item}, but it takes two or more: one "
+                "is kept for validation"
+            )
+        count, kept = min(max(1, round(fraction * len(rows))), len(rows) - 1), 0
+        order = [list(items)[i] for i in np.random.default_rng(seed).permutation(len(items))]
+        for item in order[:-1]:  # one is left to train on
+            if kept >= count:
+                break
+            held.update(items[item])
+            kept += len(items[item])
     train = [sample for i, sample in enumerate(samples) if i not in held]
     return train, [samples[i] for i in sorted(held)]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_ad.batch import Sample, Split
-from lit_ad.data.source import Source, holds_images, list_folders, list_images, pair_masks
+from lit_ad.data.source import Source, choose, holds_images, list_folders, list_images, pair_masks
 from lit_ad.errors import UserError
 
 OTHER_NAMES = ("gt", "mask", "masks", "label", "labels", "truth")  # that people give ground_truth
@@ -64,10 +64,7 @@ class MVTec(Source):
                 f"no nominal image in {self.root}: expected train/good in it (one category), or folders that hold "
                 "train/good (categories)"
             )
-        absent = [name for name in self.category or [] if name not in found]
-        if absent:
-            raise UserError(f"no category {', '.join(absent)} in {self.root}: there are {', '.join(found)}")
-        return [found[name] for name in self.category or found]
+        return [found[name] for name in choose(self.category, found, self.root)]
 
 
 def list_category(root: Path) -> list[Sample]:

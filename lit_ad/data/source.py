@@ -1,7 +1,7 @@
 """What lists a data set's samples; and the listing and checking that all sources share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,28 @@ def readable() -> Iterator[None]:
         raise UserError(
             f"cannot read {error.filename}: {error.strerror}; see to its permissions, or its disk"
         ) from error
+
+
+def find_root(root: Path, fits: Callable[[Path], bool]) -> Path:
+    """The folder that fits: `root`, or the first such one inside it, since archives often hold a folder; or `root`."""
+    return next((folder for folder in (root, *list_folders(root)) if fits(folder)), root)
+
+
+def choose(category: str | list[str] | None, known: Iterable[str], root: Path) -> list[str]:
+    """The categories asked for, all of them if None. Raises UserError on one that is not there."""
+    wanted, known = [category] if isinstance(category, str) else category, list(known)
+    absent = [name for name in wanted or [] if name not in known]
+    if absent:
+        raise UserError(f"no category {', '.join(absent)} in {root}: there are {', '.join(known)}")
+    return known if wanted is None else wanted
+
+
+def existing(path: Path, where: str) -> Path:
+    """A file that is named at `where`, such as a row of a table. Raises UserError if there is none."""
+    with readable():
+        if not path.is_file():
+            raise UserError(f"{where}: there is no file {path}")
+    return path
 
 
 def is_image(path: Path) -> bool:
@@ -107,8 +129,10 @@ def pair_masks(images: Iterable[Path], masks: Iterable[Path]) -> dict[Path, Path
 
 
 def check(samples: Sequence[Sample]) -> None:
-    """Raises UserError on what no source may offer: an anomalous image in training, or one image twice."""
+    """Raises UserError on what no source may offer: an anomalous image in training, one image twice, or images of one
+    item in several splits."""
     seen: dict[Path, Sample] = {}
+    items: dict[tuple[str, str], Sample] = {}
     for sample in samples:
         if sample.split == "train" and sample.label != 0:
             raise UserError(
@@ -118,3 +142,9 @@ def check(samples: Sequence[Sample]) -> None:
         if other is not sample:
             where = f"as {other.split}/{other.defect} and as {sample.split}/{sample.defect}"
             raise UserError(f"one image listed twice: {sample.image}, {where}")
+        first = items.setdefault((sample.category, sample.item), sample) if sample.item else sample
+        if first.split != sample.split:
+            raise UserError(
+                f"item {sample.item!r} in {first.split} and in {sample.split}: {first.image} and {sample.image}; keep "
+                "its images on one side"
+            )

@@ -52,6 +52,28 @@ def test_validation_is_cut_from_each_category_by_a_seed() -> None:
     assert len(split_nominal(nominal(2), 0.99, 0)[0]) == 1
 
 
+def test_without_items_the_held_out_images_are_the_same_as_ever() -> None:
+    """Which ones, by number: published figures were measured with them."""
+    held = [int(s.image.stem) for s in split_nominal(nominal(20), 0.2, 0)[1]]
+    assert held == [2, 4, 6, 19]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_images_of_one_item_are_held_out_together(seed: int) -> None:
+    samples = [s._replace(item=f"part{i // 3}") for i, s in enumerate(nominal(30, "a"))] + nominal(10, "b")
+    samples += [s._replace(item=f"part{i // 20}") for i, s in enumerate(nominal(40, "c"))]
+    train, val = split_nominal(samples, 0.2, seed)
+    assert sorted(train + val, key=samples.index) == samples
+    assert not {(s.category, s.item) for s in train if s.item} & {(s.category, s.item) for s in val if s.item}
+    assert [sum(s.category == c for s in val) for c in "abc"] == [6, 2, 20]
+
+
+def test_one_item_cannot_be_split() -> None:
+    samples = [sample._replace(item="part") for sample in nominal(5, "a")]
+    with pytest.raises(UserError, match=r"category 'a' has one item to train on, part, but it takes two or more"):
+        split_nominal(samples, 0.2, 0)
+
+
 def test_too_few_nominal_images() -> None:
     with pytest.raises(UserError, match="no nominal image to train on"):
         split_nominal([], 0.2, 0)

@@ -123,6 +123,13 @@ def test_no_anomalous_image_in_training_and_no_image_twice() -> None:
         check([good, Sample(Path("x/a.png"), 0, split="test")])
 
 
+def test_images_of_one_item_lie_in_one_split() -> None:
+    parts = [Sample(Path(f"x/{i}.png"), 0, category="nut", item="a") for i in range(2)]
+    check([*parts, Sample(Path("y/0.png"), 0, category="bolt", item="a", split="test")])  # another category's
+    with pytest.raises(UserError, match=r"item 'a' in train and in test: x/0.png and x/2.png; keep its images on one"):
+        check([*parts, Sample(Path("x/2.png"), 0, category="nut", item="a", split="test")])
+
+
 class Shelf(Source):
     def samples(self) -> list[Sample]:
         return []
