@@ -54,6 +54,10 @@ ALLOWED = {  # longest prefix wins
     "data.source": {"errors", "batch", "pixels"},
     "data": {"errors", "batch", "pixels", "data.source"},  # a source
     "data.demo": {"errors", "files", "batch", "data.source", "data.mvtec"},
+    "data.mpdd": {"data.source", "data.mvtec"},
+    "data.kolektor": {"errors", "batch", "data.source", "data.masks"},
+    "data.shapes": set(),
+    "data.table": {"errors", "files", "batch", "pixels", "data.source", "data.shapes"},
     "data.augment": {"errors", "pixels"},
     "data.dataset": {"errors", "batch", "pixels", "tiling", "view", "data.augment", "data.masks", "data.photographs"},
     "data.inspection": {"errors", "batch", "pixels", "data.masks", "data.source"},

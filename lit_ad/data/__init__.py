@@ -1,13 +1,36 @@
 """Sources list images, AnomalyDataModule loads them."""
 
 from lit_ad.batch import Sample
+from lit_ad.data.btad import BTAD
 from lit_ad.data.datamodule import AnomalyDataModule
 from lit_ad.data.demo import Demo
 from lit_ad.data.folder import Folder
 from lit_ad.data.images import Images
+from lit_ad.data.kolektor import KolektorSDD, KolektorSDD2
+from lit_ad.data.mpdd import MPDD
 from lit_ad.data.mvtec import MVTec
 from lit_ad.data.one_class import OneClass
 from lit_ad.data.photographs import Photographs
+from lit_ad.data.real_iad import RealIAD
 from lit_ad.data.source import Source
+from lit_ad.data.table import Table
+from lit_ad.data.visa import VisA
 
-__all__ = ["AnomalyDataModule", "Demo", "Folder", "Images", "MVTec", "OneClass", "Photographs", "Sample", "Source"]
+__all__ = [
+    "BTAD",
+    "MPDD",
+    "AnomalyDataModule",
+    "Demo",
+    "Folder",
+    "Images",
+    "KolektorSDD",
+    "KolektorSDD2",
+    "MVTec",
+    "OneClass",
+    "Photographs",
+    "RealIAD",
+    "Sample",
+    "Source",
+    "Table",
+    "VisA",
+]

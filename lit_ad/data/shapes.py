@@ -1,0 +1,62 @@
+"""Boxes and polygons that mark defects -> masks. x runs to the right, y down, in pixels, from the upper left corner."""
+
+import json
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Polygon = NDArray[np.float64]  # (n, 2): x, y of its corners
+
+
+def rasterise(polygons: list[Polygon], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """(H, W), true where a pixel's centre lies in one of them (by the even-odd rule, where its edges cross)."""
+    height, width = size
+    x, y = np.arange(width) + 0.5, np.arange(height) + 0.5
+    mask = np.zeros(size, bool)
+    for polygon in polygons:
+        inside = np.zeros(size, bool)
+        for (x0, y0), (x1, y1) in zip(polygon, np.roll(polygon, -1, axis=0), strict=True):
+            rows = np.flatnonzero((y0 <= y) != (y1 <= y))  # whose line of centres the edge crosses
+            crossing = x0 + (y[rows] - y0) * (x1 - x0) / (y1 - y0)
+            inside[rows] ^= x >= crossing[:, None]
+        mask |= inside
+    return mask
+
+
+def read_boxes(value: Any) -> list[Polygon]:
+    """[x0, y0, x1, y1], or a list of such, as JSON text or not. Raises ValueError on anything else."""
+    boxes = numbers(value)
+    boxes = boxes[None] if boxes.ndim == 1 else boxes
+    if boxes.ndim != 2 or boxes.shape[1] != 4 or not len(boxes) or (boxes[:, :2] >= boxes[:, 2:]).any():
+        raise ValueError("a box is [x0, y0, x1, y1] with x0 < x1 and y0 < y1, in pixels; several are a list of such")
+    return [np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]]) for x0, y0, x1, y1 in boxes]
+
+
+def read_polygons(value: Any) -> list[Polygon]:
+    """[[x, y], [x, y], [x, y], ...], or a list of such, as JSON text or not. Raises ValueError on anything else."""
+    value = decoded(value)
+    try:
+        several = isinstance(value[0][0], list)
+        polygons = [numbers(polygon) for polygon in (value if several else [value])]
+    except (TypeError, IndexError, KeyError) as error:
+        raise ValueError("a polygon is a list of [x, y], in pixels") from error
+    if any(polygon.ndim != 2 or polygon.shape[1] != 2 or len(polygon) < 3 for polygon in polygons):
+        raise ValueError("a polygon is a list of three or more [x, y], in pixels; several are a list of such")
+    return polygons
+
+
+def numbers(value: Any) -> NDArray[np.float64]:
+    """An array of finite numbers. Raises ValueError if the value is none."""
+    try:
+        array = np.asarray(decoded(value), np.float64)
+    except TypeError as error:
+        raise ValueError(str(error)) from error
+    if not np.isfinite(array).all():
+        raise ValueError("a number is missing, or infinite")
+    return array
+
+
+def decoded(value: Any) -> Any:
+    """What a JSON text says, or the value itself."""
+    return json.loads(value) if isinstance(value, str) else value
