@@ -37,15 +37,14 @@ class Table(Source):
     read. Masks of boxes and polygons are kept in the cache directory.
 
     Args:
+        root: What paths are relative to, that of the table too.
         table: The file: .csv, .json or .parquet.
-        root: What paths are relative to; if not given, the table's folder.
         category: The categories to take; all of them if not given.
     """
 
-    def __init__(self, table: Path, root: Path | None = None, category: str | list[str] | None = None) -> None:
-        self.table = Path(table).expanduser()
-        self.root = self.table.parent if root is None else Path(root).expanduser()
-        self.category = category
+    def __init__(self, root: Path, table: Path, category: str | list[str] | None = None) -> None:
+        self.root, self.category = Path(root).expanduser(), category
+        self.table = self.root / Path(table).expanduser()
 
     def samples(self) -> list[Sample]:
         rows = self._rows()

@@ -175,6 +175,16 @@ def test_masks_that_mark_the_wrong_part(bottle: Path, what: str, said: str) -> N
     assert report(MVTec(bottle).samples()).warnings == ([f"{said}{path}"] if said else [])
 
 
+def test_a_mask_is_judged_above_its_data_sets_value(bottle: Path) -> None:
+    mask = bottle / "ground_truth/broken/000_mask.png"
+    Image.fromarray(np.full((20, 24), 100, np.uint8)).save(mask)
+    samples = MVTec(bottle).samples()
+    (said,) = report(samples).warnings
+    assert said.startswith("masks full")
+    (said,) = report([s._replace(mask_above=127) for s in samples]).warnings
+    assert said.startswith("masks empty")
+
+
 def test_masks_of_good_images(bottle: Path, write_mask) -> None:
     """Some data sets bring black ones, which is right; what others mark would be ignored without a word."""
     folder = bottle / "ground_truth/good"

@@ -61,7 +61,7 @@ def save(path: Path, rows: list[Row]) -> Path:
 
 @pytest.mark.parametrize("name", ["parts.csv", "parts.json", "parts.parquet"])
 def test_each_format_lists_the_same(tmp_path: Path, rows: list[Row], name: str) -> None:
-    samples = Table(save(tmp_path / name, rows)).samples()
+    samples = Table(tmp_path, save(tmp_path / name, rows).name).samples()
     check(samples)
     assert Counter((s.split, s.label, s.defect, s.category) for s in samples) == {
         ("train", 0, "good", "parts"): 7,
@@ -79,13 +79,13 @@ def test_each_format_lists_the_same(tmp_path: Path, rows: list[Row], name: str) 
 def test_masks_of_shapes_are_made_once(tmp_path: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     table = save(tmp_path / "parts.csv", rows)
-    first = [s.mask for s in Table(table).samples() if s.mask]
+    first = [s.mask for s in Table(tmp_path, table).samples() if s.mask]
     times = [mask.stat().st_mtime_ns for mask in first]
-    assert [s.mask for s in Table(table).samples() if s.mask] == first
+    assert [s.mask for s in Table(tmp_path, table).samples() if s.mask] == first
     assert [mask.stat().st_mtime_ns for mask in first] == times
     assert len(list((tmp_path / "cache/lit_ad/masks").iterdir())) == 2
     rows[-1]["polygon"] = [[0, 0], [24, 0], [0, 10]]  # another polygon is another file
-    assert Table(save(table, rows)).samples()[-1].mask != first[-1]
+    assert Table(tmp_path, save(table, rows)).samples()[-1].mask != first[-1]
 
 
 def test_paths_categories_and_tasks(tmp_path: Path, rows: list[Row]) -> None:
@@ -95,17 +95,17 @@ def test_paths_categories_and_tasks(tmp_path: Path, rows: list[Row]) -> None:
     (tmp_path / "tables").mkdir()
     table = save(tmp_path / "tables" / "parts.csv", rows)
     with pytest.raises(UserError, match=r"row 2 of .*parts.csv: there is no file .*tables/images/0.png"):
-        Table(table).samples()
-    assert {s.category for s in Table(table, tmp_path).samples()} == {"nut", "bolt"}
-    assert {s.category for s in Table(table, tmp_path, "nut").samples()} == {"nut"}
-    assert Table(table).tasks() == {"bolt": {"category": "bolt"}, "nut": {"category": "nut"}}
+        Table(tmp_path / "tables", "parts.csv").samples()
+    assert {s.category for s in Table(tmp_path, "tables/parts.csv").samples()} == {"nut", "bolt"}
+    assert {s.category for s in Table(tmp_path, table, "nut").samples()} == {"nut"}
+    assert Table(tmp_path, table).tasks() == {"bolt": {"category": "bolt"}, "nut": {"category": "nut"}}
     with pytest.raises(UserError, match=r"no category screw in .*parts.csv: there are bolt, nut"):
-        Table(table, tmp_path, ["screw"]).samples()
+        Table(tmp_path, table, ["screw"]).samples()
 
 
 def test_it_loads_and_keeps_items_together(tmp_path: Path, rows: list[Row]) -> None:
     data = AnomalyDataModule(
-        Table(save(tmp_path / "parts.csv", [r for r in rows if r["split"] != "validation"])), View(16)
+        Table(tmp_path, save(tmp_path / "parts.csv", [r for r in rows if r["split"] != "validation"])), View(16)
     )
     assert not {s.item for s in data.listed["train"]} & {s.item for s in data.listed["val"]}
     data.setup("test")
@@ -114,9 +114,9 @@ def test_it_loads_and_keeps_items_together(tmp_path: Path, rows: list[Row]) -> N
 
 def test_columns_that_are_not_read_are_told(tmp_path: Path, rows: list[Row]) -> None:
     table = save(tmp_path / "parts.csv", rows)
-    assert Table(table).remarks() == []
+    assert Table(tmp_path, table).remarks() == []
     rows[0] |= {"Mask": "x", "camera": 3}
-    assert Table(save(table, rows)).remarks() == [f"columns of {table} that are not read: Mask, camera"]
+    assert Table(tmp_path, save(table, rows)).remarks() == [f"columns of {table} that are not read: Mask, camera"]
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_a_row_that_does_not_fit_is_named(
 ) -> None:
     rows[number] |= values
     with pytest.raises(UserError, match=message):
-        Table(save(tmp_path / "parts.csv", rows)).samples()
+        Table(tmp_path, save(tmp_path / "parts.csv", rows)).samples()
 
 
 @pytest.mark.parametrize(
@@ -168,12 +168,12 @@ def test_a_row_that_does_not_fit_is_named(
 def test_what_is_no_table(tmp_path: Path, name: str, content: str, message: str) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(UserError, match=message):
-        Table(tmp_path / name).samples()
+        Table(tmp_path, name).samples()
     with pytest.raises(UserError, match=r"no table: there is no file .*none.csv"):
-        Table(tmp_path / "none.csv").samples()
+        Table(tmp_path, "none.csv").samples()
 
 
 def test_a_mask_file_of_a_nominal_image_is_refused(tmp_path: Path, rows: list[Row]) -> None:
     rows[8]["mask"] = "masks/a.png"
     with pytest.raises(UserError, match=r"row 10 of .* is nominal, but has a mask"):
-        Table(save(tmp_path / "parts.csv", rows)).samples()
+        Table(tmp_path, save(tmp_path / "parts.csv", rows)).samples()
