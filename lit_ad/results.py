@@ -23,6 +23,7 @@ Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # points: false positiv
 
 POOLED, MEAN = "pooled", "mean"  # all other rows' names have a slash in them, which no folder's name can have
 COLUMNS = ("image_auroc", "image_average_precision", "image_f1_max", "pixel_auroc", "pixel_f1_max", "aupro_30")
+SAMPLE_AUROC = "sample_auroc"  # where the test has several images of an item
 VERDICTS = {"false_alarms": ("false_alarm_rate", "nominal_images"), "misses": ("miss_rate", "anomalous_images")}
 Z95 = 1.959963984540054  # the normal distribution's quantile 0.975
 
@@ -38,6 +39,7 @@ class ImageResult:
     score: float
     threshold: float | None = None  # of its category, from nominal held-out images
     p_value: float | None = None
+    item: str = ""  # what in its category it is a view or a part of
 
     @property
     def anomalous(self) -> bool | None:
@@ -81,10 +83,12 @@ class Results:
         """The rows as aligned text, the metrics people quote only; all are in the file. An empty cell has a letter,
         and a line below says why it is empty."""
         notes: dict[str, str] = {}
-        lines = [["", *COLUMNS, *VERDICTS]]
+        several = any(SAMPLE_AUROC in values for values in self.rows.values())
+        names = [*COLUMNS, *([SAMPLE_AUROC] if several else []), *VERDICTS]
+        lines = [["", *names]]
         for row, values in self.rows.items():
             cells = [row]
-            for name in (*COLUMNS, *VERDICTS):
+            for name in names:
                 cell = shown(values, name)
                 if not cell:
                     why = self._why_empty(row, name)
@@ -103,10 +107,12 @@ class Results:
         values = self.rows[row]
         if name in VERDICTS and self.threshold is None:
             return "no threshold: the checkpoint is of a model that was never validated"
-        if not name.startswith(("image_", *VERDICTS)) and not self.maps:
+        if not name.startswith(("image_", SAMPLE_AUROC, *VERDICTS)) and not self.maps:
             return "no anomaly maps: the method gives scores only"
         if row == MEAN:
             return "no mean: not every category has a value"
+        if name == SAMPLE_AUROC:
+            return "no sample of good images alone, or none with an anomalous one"
         for count, what in (("nominal_images", "good image"), ("anomalous_images", "anomalous image")):
             if not values.get(count) and VERDICTS.get(name, ("", count))[1] == count:
                 return f"no {what}"

@@ -34,8 +34,10 @@ def lit_ad(*arguments: object) -> None:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, resnet_file: Path) -> Path:
-    """A run trained by one process, and its test images: three good ones, two defect types."""
+    """A run trained by one process, and its test images: three good ones, two defect types; some are views of one."""
     home = tmp_path_factory.mktemp("distributed")
+    items = {"test/good/0": "a", "test/good/1": "a", "test/good/2": "b", "test/dot/0": "b", "test/line/0": "c"}
+    table = ["path,split,label,defect,mask,item"]
     generator = np.random.default_rng(0)
     for folder, count in (("train/good", 4), ("test/good", 3), ("test/dot", 2), ("test/line", COUNT - 5)):
         (home / "data" / folder).mkdir(parents=True)
@@ -47,10 +49,15 @@ def run(tmp_path_factory: pytest.TempPathFactory, resnet_file: Path) -> Path:
                 pixels[mask > 0] = 255
                 Image.fromarray(mask).save(home / f"data/ground_truth/{Path(folder).name}/{i}.png")
             Image.fromarray(pixels).save(home / f"data/{folder}/{i}.png")
+            split, defect = folder.split("/")
+            truth = "0,," if defect == "good" else f"1,{defect},data/ground_truth/{defect}/{i}.png"
+            table.append(f"data/{folder}/{i}.png,{split},{truth},{items.get(f'{folder}/{i}', '')}")
     (home / "data/ground_truth/good").rmdir()
+    (home / "data.csv").write_text("\n".join(table))
     lit_ad(
         *("fit", "--config", ROOT / "configs/stfpm.yaml", "--model.backbone", "resnet10t"),
-        *("--model.weights", resnet_file, "--data.source.root", home / "data", "--model.view.image_size", 32),
+        *("--model.weights", resnet_file, "--model.view.image_size", 32),
+        *("--data.source", "Table", "--data.source.root", home, "--data.source.table", "data.csv"),
         *("--data.batch_size", 2, "--data.eval_batch_size", 1),  # convolutions round by the batch they are in
         *("--trainer.max_epochs", 1, "--trainer.default_root_dir", home / "one"),
     )
@@ -66,6 +73,7 @@ def test_metrics_of_many_processes_are_those_of_one(run: Path, tmp_path: Path, p
     lit_ad("test", *arguments)
     one, many = (json.loads((home / "metrics.json").read_text()) for home in (run, tmp_path))
     assert set(one["rows"]) == {"pooled", "data/dot", "data/line"}
+    assert 0 <= one["rows"]["pooled"]["sample_auroc"] <= 1
     assert many == one
     pictures = [sorted(p.relative_to(home) for p in home.glob("heatmaps/**/*.jpg")) for home in (run, tmp_path)]
     assert len(pictures[0]) == COUNT

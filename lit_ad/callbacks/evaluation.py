@@ -15,8 +15,19 @@ from lit_ad.batch import Batch, Prediction
 from lit_ad.decision import Decision
 from lit_ad.errors import UserError
 from lit_ad.files import run_directory
-from lit_ad.metrics import ImageEvaluation, NotFinite, PixelEvaluation
-from lit_ad.results import COLUMNS, MEAN, POOLED, ImageResult, Results, gather, mean_row, pixel_verdict_row, verdict_row
+from lit_ad.metrics import ImageEvaluation, NotFinite, PixelEvaluation, sample_auroc
+from lit_ad.results import (
+    COLUMNS,
+    MEAN,
+    POOLED,
+    SAMPLE_AUROC,
+    ImageResult,
+    Results,
+    gather,
+    mean_row,
+    pixel_verdict_row,
+    verdict_row,
+)
 from lit_ad.view import bilinear
 
 PIXELS = (
@@ -71,10 +82,11 @@ class Evaluation(L.Callback):
         for part, score in outputs.parts.items():
             self.parts.setdefault(part, ImageEvaluation()).update(score.cpu(), batch.labels, groups, files)
         for i, (sample, score) in enumerate(zip(batch.samples, outputs.score.tolist(), strict=True)):
-            image = ImageResult(files[i], sample.category, sample.defect, sample.label, score)
+            known = (files[i], sample.category, sample.defect, sample.label, score)
+            judged: tuple[float | None, float | None] = (None, None)
             if decision is not None:
                 judged = (decision.threshold(sample.category), float(decision.p_value(score, sample.category)))
-                image = ImageResult(files[i], sample.category, sample.defect, sample.label, score, *judged)
+            image = ImageResult(*known, *judged, sample.item)
             self.seen.append((int(batch.index[i]), outputs.anomaly_map is not None, image))
             mask = batch.masks[i] if batch.masks is not None else None
             if outputs.anomaly_map is not None and mask is not None:
@@ -116,7 +128,7 @@ class Evaluation(L.Callback):
             self.results.threshold, self.results.pixel_threshold = decision.threshold(), decision.pixel_threshold()
             self.results.false_alarm = decision.false_alarm
         for name, value in rows[POOLED].items():
-            if name in COLUMNS and not math.isnan(value):
+            if name in (*COLUMNS, SAMPLE_AUROC) and not math.isnan(value):
                 pl_module.log(f"test/{name}", value, rank_zero_only=False, batch_size=1)
         if trainer.is_global_zero:
             self.results.save(self.directory / "metrics.json")
@@ -139,6 +151,8 @@ class Evaluation(L.Callback):
                 **verdict_row(image for image in images if f"{image.category}/{image.defect}" in groups),
                 **pixel_verdict_row(nominal, anomalous, *found),
             }
+        for row, value in sample_aurocs(rows, images).items():
+            values[row][SAMPLE_AUROC] = value
         for part in sorted(set(gather(sorted(self.parts)))):
             scores = self.parts.setdefault(part, ImageEvaluation()).compute_rows(rows)
             for row in rows:
@@ -148,6 +162,27 @@ class Evaluation(L.Callback):
     def on_test_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         if trainer.is_global_zero and self.results is not None:
             print("\n" + self.results.table())
+
+
+def sample_aurocs(rows: dict[str, set[str]], images: list[ImageResult]) -> dict[str, float]:
+    """S-AUROC of each row, a set of groups, over the samples all of whose images are in it: the good views of a part
+    with another defect make no good sample. Nothing where no item has several images."""
+    samples: dict[tuple[str, str, str], list[ImageResult]] = defaultdict(list)
+    for image in images:
+        samples[image.category, image.item, "" if image.item else image.path].append(image)
+    if len(samples) == len(images):
+        return {}
+    found = {}
+    for row, groups in rows.items():
+        whole = [
+            (image.score, image.label, sample)
+            for sample, views in samples.items()
+            if groups.issuperset(f"{image.category}/{image.defect}" for image in views)
+            for image in views
+        ]
+        scores, labels, of = zip(*whole, strict=True) if whole else ((), (), ())
+        found[row] = sample_auroc(scores, labels, of)
+    return found
 
 
 def rows_of(groups: list[tuple[str, str]]) -> dict[str, set[str]]:

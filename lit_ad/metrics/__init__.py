@@ -2,7 +2,7 @@
 
 from lit_ad.metrics.aupro import AUPRO, AUPROBySize
 from lit_ad.metrics.groups import ImageEvaluation, PixelEvaluation
-from lit_ad.metrics.image import ImageAUROC, ImageAveragePrecision, ImageF1Max
+from lit_ad.metrics.image import ImageAUROC, ImageAveragePrecision, ImageF1Max, sample_auroc
 from lit_ad.metrics.pixel import PixelAUROC, PixelAveragePrecision, PixelF1Max, PixelPartialAUROC
 from lit_ad.metrics.state import NotFinite
 
@@ -19,4 +19,5 @@ __all__ = [
     "PixelEvaluation",
     "PixelF1Max",
     "PixelPartialAUROC",
+    "sample_auroc",
 ]

@@ -1,6 +1,6 @@
 """Image AUROC, average precision and F1-max, exact, with bootstrap intervals: small test sets deserve them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,10 +50,7 @@ class ImageState(Metric):
 
     def _counts(self, keep: NDArray[np.bool_] | slice = slice(None)) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Nominal and anomalous images by distinct score, ascending, (m,) each, of the images (n,) to keep."""
-        scores, labels = joined(self.scores, torch.float32)[keep], joined(self.labels, torch.int64)[keep]
-        distinct, cell = np.unique(scores, return_inverse=True)
-        nominal, anomalous = (np.bincount(cell[labels == label], minlength=len(distinct)) for label in (0, 1))
-        return nominal, anomalous
+        return by_score(joined(self.scores, torch.float32)[keep], joined(self.labels, torch.int64)[keep])
 
 
 class ImageMetric(ImageState):
@@ -96,6 +93,24 @@ class ImageF1Max(ImageMetric):
     """The best F1 of the images over all thresholds."""
 
     curve = staticmethod(curves.f1_max)
+
+
+def sample_auroc(scores: Sequence[float], labels: Sequence[int], samples: Sequence[Hashable]) -> float:
+    """S-AUROC of Real-IAD (https://arxiv.org/abs/2403.12580), of n images and the sample that each is a view of: a
+    sample's score is the maximum over its views, and it is anomalous if any view is. nan without both kinds."""
+    order = {sample: i for i, sample in enumerate(dict.fromkeys(samples))}
+    of = np.array([order[sample] for sample in samples], np.int64)
+    highest, label = np.full(len(order), -np.inf), np.zeros(len(order), np.int64)
+    np.maximum.at(highest, of, np.array(scores))
+    np.maximum.at(label, of, np.array(labels, np.int64))
+    return float(curves.auroc(*by_score(highest, label)))
+
+
+def by_score(scores: NDArray, labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Nominal and anomalous ones by distinct score, ascending: 2 x (n,) -> 2 x (m,)."""
+    distinct, cell = np.unique(scores, return_inverse=True)
+    nominal, anomalous = (np.bincount(cell[labels == label], minlength=len(distinct)) for label in (0, 1))
+    return nominal, anomalous
 
 
 def joined(parts: list[Tensor] | Tensor, dtype: torch.dtype) -> NDArray:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from sklearn.metrics import f1_score, jaccard_score, precision_score, recall_score, roc_auc_score
 
-from lit_ad.batch import Prediction
+from lit_ad.batch import Prediction, Sample
 from lit_ad.callbacks import Evaluation
 from lit_ad.callbacks.evaluation import rows_of
 from lit_ad.data import AnomalyDataModule, MVTec
@@ -121,6 +121,55 @@ def test_every_image_has_its_path_and_its_line_in_scores_csv(
         assert row["verdict"] == ("anomalous" if image.score > max(HELD[image.category]) else "nominal")
         assert row["threshold"] == {"bolt": "0.73", "nut": "0.78"}[image.category]
         assert float(row["p_value"]) == pytest.approx(image.p_value, rel=1e-5)
+
+
+class Viewed(MVTec):
+    """Images of one number are views of one part, in the test: its good ones too."""
+
+    def samples(self) -> list[Sample]:
+        return [s._replace(item=s.image.stem if s.split == "test" else "") for s in super().samples()]
+
+
+def test_samples_of_several_views_against_scikit_learn(
+    parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, evaluation = brightness(), Evaluation()
+    data = AnomalyDataModule(Viewed(parts), model.view, num_workers=0)
+    quiet_trainer(tmp_path / "run", evaluation).test(model, data, verbose=False)
+    assert evaluation.results is not None
+    rows = evaluation.results.rows
+
+    def expected(categories: str, *defects: str) -> float:
+        """Over the samples of which no view has another defect."""
+        views: dict[tuple[str, str], list[Path]] = {}
+        for path in parts.glob("*/test/*/*.png"):
+            views.setdefault((path.parts[-4], path.stem), []).append(path)
+        whole = [
+            paths
+            for (category, _), paths in views.items()
+            if category in categories and {p.parent.name for p in paths} <= {"good", *defects}
+        ]
+        labels = [any(p.parent.name != "good" for p in paths) for paths in whole]
+        return roc_auc_score(labels, [max(read(p).max() for p in paths) for paths in whole])
+
+    of_bolts, of_nuts = expected("bolt", "scratch", "dent"), expected("nut", "dent")
+    assert rows["pooled"]["sample_auroc"] == pytest.approx(expected("bolt nut", "scratch", "dent"))
+    assert (rows["bolt/"]["sample_auroc"], rows["nut/"]["sample_auroc"]) == pytest.approx((of_bolts, of_nuts))
+    assert rows["mean"]["sample_auroc"] == pytest.approx((of_bolts + of_nuts) / 2)
+    assert rows["bolt/dent"]["sample_auroc"] == pytest.approx(expected("bolt", "dent"))
+    assert np.isnan(rows["bolt/scratch"]["sample_auroc"])  # each part with a scratch has a dent as well
+    assert {image.item for image in evaluation.results.images} == {str(i) for i in range(6)}
+    shown = capsys.readouterr().out
+    assert "sample_auroc" in shown and "no sample of good images alone" in shown
+    assert Results.load(tmp_path / "run/metrics.json").images == evaluation.results.images
+
+
+def test_without_several_views_there_is_no_sample_auroc(
+    parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any
+) -> None:
+    results = evaluated(parts, tmp_path / "run", brightness, quiet_trainer)
+    assert not any("sample_auroc" in values for values in results.rows.values())
+    assert "sample_auroc" not in results.table()
 
 
 def test_folders_may_be_called_as_rows_are(parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any) -> None:

@@ -3,7 +3,7 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from lit_ad.metrics import ImageAUROC, ImageAveragePrecision, ImageF1Max
+from lit_ad.metrics import ImageAUROC, ImageAveragePrecision, ImageF1Max, sample_auroc
 
 METRICS = {ImageAUROC: roc_auc_score, ImageAveragePrecision: average_precision_score}
 
@@ -70,3 +70,27 @@ def test_errors_name_the_image() -> None:
         ImageAUROC().update(torch.rand(2), torch.tensor([2, 0]))
     with pytest.raises(ValueError, match="one score and one label per image"):
         ImageAUROC().update(torch.rand(2), torch.zeros(3))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_sample_auroc_is_that_of_maxima_over_views(seed: int) -> None:
+    scores, target = random_scores(seed)
+    order = np.random.default_rng(seed)
+    views = [f"part{i}" for i in order.integers(0, 30, len(scores))]
+    by_sample: dict[str, list[int]] = {}
+    for i, name in enumerate(views):
+        by_sample.setdefault(name, []).append(i)
+    labels = [int(any(target[i] for i in rows)) for rows in by_sample.values()]
+    highest = [max(float(scores[i]) for i in rows) for rows in by_sample.values()]
+    found = sample_auroc(scores.tolist(), target.tolist(), views)
+    assert found == pytest.approx(roc_auc_score(labels, highest), abs=1e-12)
+    shuffled = order.permutation(len(scores))
+    turned = (scores[shuffled].tolist(), target[shuffled].tolist(), [views[i] for i in shuffled])
+    assert sample_auroc(*turned) == found
+
+
+def test_sample_auroc_of_single_views_is_that_of_images_and_of_one_kind_nan() -> None:
+    scores, target = random_scores(3)
+    alone = sample_auroc(scores.tolist(), target.tolist(), range(len(scores)))
+    assert alone == pytest.approx(roc_auc_score(target, scores), abs=1e-12)
+    assert np.isnan(sample_auroc([1.0, 2.0], [1, 0], ["a", "a"])) and np.isnan(sample_auroc([], [], []))
