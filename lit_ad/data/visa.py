@@ -3,13 +3,14 @@
 import csv
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from lit_ad.batch import Sample, Split
 from lit_ad.data.source import Source, choose, existing, find_root, list_folders, list_images, pair_masks
 from lit_ad.errors import UserError
 
 COLUMNS = ("object", "split", "label", "image", "mask")
+Official = Literal["1cls", "2cls_highshot", "2cls_fewshot"]
 LABELS = {"normal": 0, "anomaly": 1}
 
 
@@ -27,7 +28,7 @@ class VisA(Source):
         self,
         root: Path,
         category: str | list[str] | None = None,
-        split: Literal["1cls", "2cls_highshot", "2cls_fewshot"] = "1cls",
+        split: Official = "1cls",
     ) -> None:
         self.root, self.category, self.split = Path(root).expanduser(), category, split
 
@@ -82,8 +83,10 @@ def list_rows(root: Path, table: Path) -> Iterator[Sample]:
 
 
 def converted(root: Path, split: str) -> dict[str, Path]:
-    """The objects of converted data in ROOT/SPLIT, or in ROOT, by name."""
+    """The objects of converted data in ROOT/SPLIT, or in ROOT where it is named SPLIT or is 1cls under another name."""
     inside = root / split if (root / split).is_dir() else root
+    if inside.absolute().name != split and (split != "1cls" or inside.absolute().name in get_args(Official)):
+        return {}
     return {folder.name: folder for folder in list_folders(inside) if (folder / "train" / "good").is_dir()}
 
 

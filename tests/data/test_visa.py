@@ -114,6 +114,14 @@ def test_converted(tmp_path: Path, write, write_mask, split: str) -> None:
         for kind, count in {("train", "good", False): 3, ("test", "good", False): 1, ("test", "bad", True): 1}.items()
     }
     assert VisA(home / split, split=split).samples() == samples
+    other = "2cls_fewshot" if two else "2cls_highshot"
+    for root in (home, home / split):
+        with pytest.raises(UserError, match=rf"neither VisA nor its conversion .*split_csv/{other}.csv"):
+            VisA(root, split=other).samples()
+    if not two:  # as others name the folder
+        (home / split).rename(home / "visa")
+        assert len(VisA(home / "visa").samples()) == len(VisA(home).samples()) == len(samples)
+        (home / "visa").rename(home / split)
     assert len(VisA(home, split=split).remarks()) == two
 
 
