@@ -14,8 +14,8 @@ class BTAD(Source):
 
     Args:
         root: The folder of products 01, 02 and 03, or the one that holds it, BTech_Dataset_transformed.
-        category: The products to take, in quotes where YAML would make numbers of them: ["01", "03"]; all of them if not
-            given.
+        category: The products to take, a list of them in quotes, or YAML makes numbers of them: ["01", "03"]; all of
+            them if not given.
     """
 
     def __init__(self, root: Path, category: str | list[str] | None = None) -> None:
