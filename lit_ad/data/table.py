@@ -42,9 +42,9 @@ class Table(Source):
         category: The categories to take; all of them if not given.
     """
 
-    def __init__(self, root: Path, table: Path, category: str | list[str] | None = None) -> None:
+    def __init__(self, root: Path, table: str, category: str | list[str] | None = None) -> None:
         self.root, self.category = Path(root).expanduser(), category
-        self.table = self.root / Path(table).expanduser()
+        self.table = self.root / Path(table).expanduser()  # no Path: the command line makes those absolute at once
 
     def samples(self) -> list[Sample]:
         rows = self._rows()
