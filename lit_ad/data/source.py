@@ -19,7 +19,10 @@ class Source(ABC):
 
     @abstractmethod
     def samples(self) -> list[Sample]:
-        """Train and test samples together, sorted within each split. Raises UserError where files do not fit."""
+        """The samples of all splits together, sorted within each. Raises UserError where files do not fit.
+
+        Nominal images that the data set itself holds out of training have the split validation.
+        """
 
     def tasks(self) -> dict[str, dict[str, Any]]:
         """The rows of a benchmark on this data set: for each task, a name and the arguments of this class that make
@@ -107,12 +110,13 @@ def pair_masks(images: Iterable[Path], masks: Iterable[Path]) -> dict[Path, Path
 
 
 def check(samples: Sequence[Sample]) -> None:
-    """Raises UserError on what no source may offer: an anomalous image in training, or one image twice."""
+    """Raises UserError on what no source may offer: an anomalous image in training or validation, or one image twice."""
     seen: dict[Path, Sample] = {}
     for sample in samples:
-        if sample.split == "train" and sample.label != 0:
+        if sample.split in ("train", "validation") and sample.label != 0:
+            where = {"train": "training"}.get(sample.split, sample.split)
             raise UserError(
-                f"anomalous image in training: {sample.image} ({sample.defect}); training takes nominal images only"
+                f"anomalous image in {where}: {sample.image} ({sample.defect}); {where} takes nominal images only"
             )
         other = seen.setdefault(sample.image, sample)
         if other is not sample:
