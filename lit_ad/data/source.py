@@ -110,7 +110,7 @@ def pair_masks(images: Iterable[Path], masks: Iterable[Path]) -> dict[Path, Path
 
 
 def check(samples: Sequence[Sample]) -> None:
-    """Raises UserError on what no source may offer: an anomalous image in training or validation, or one image twice."""
+    """Raises UserError on what no source may offer: an anomalous image to train or validate on, or one image twice."""
     seen: dict[Path, Sample] = {}
     for sample in samples:
         if sample.split in ("train", "validation") and sample.label != 0:
