@@ -6,8 +6,20 @@ from lit_ad.data.demo import Demo
 from lit_ad.data.folder import Folder
 from lit_ad.data.images import Images
 from lit_ad.data.mvtec import MVTec
+from lit_ad.data.mvtec_loco import MVTecLOCO
 from lit_ad.data.one_class import OneClass
 from lit_ad.data.photographs import Photographs
 from lit_ad.data.source import Source
 
-__all__ = ["AnomalyDataModule", "Demo", "Folder", "Images", "MVTec", "OneClass", "Photographs", "Sample", "Source"]
+__all__ = [
+    "AnomalyDataModule",
+    "Demo",
+    "Folder",
+    "Images",
+    "MVTec",
+    "MVTecLOCO",
+    "OneClass",
+    "Photographs",
+    "Sample",
+    "Source",
+]

@@ -9,6 +9,7 @@ from typing import Any
 from lit_ad.batch import Sample
 from lit_ad.errors import UserError
 from lit_ad.pixels import EXTENSIONS
+from lit_ad.rules import Rules
 
 
 class Source(ABC):
@@ -28,6 +29,10 @@ class Source(ABC):
         """The rows of a benchmark on this data set: for each task, a name and the arguments of this class that make
         it. One task, the whole, unless the data set has parts that are learned apart."""
         return {"all": {}}
+
+    def rules(self) -> Rules | None:
+        """What the data set is scored by, beside the metrics of every test, if it has rules of its own."""
+        return None
 
     def remarks(self) -> list[str]:
         """What `samples` passes over and may be a mistake, such as a folder with a misspelled name: a sentence each."""

@@ -91,9 +91,3 @@ class SPRO(PixelState):
             row[f"spro_{percent(limit)}"] = value
             row[f"spro_{percent(limit)}_error_bound"] = aupro_error_bound(overlap, limit)
         return row
-
-
-def saturation_area(threshold: float, relative: bool, area: int) -> int:
-    """How many of a defect's `area` pixels count as all of it, at least one: a share of them rounded down, or a number
-    of pixels of the full resolution, no more than it has."""
-    return max(1, int(threshold * area) if relative else min(int(threshold), area))

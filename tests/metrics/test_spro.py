@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lit_ad.metrics import AUPRO, SPRO, NotFinite, state
-from lit_ad.metrics.spro import LIMITS, saturation_area
+from lit_ad.metrics.spro import LIMITS
 
 KEYS = ("spro_01", "spro_05", "spro_10", "spro_30", "spro_100")
 
@@ -125,14 +125,6 @@ def test_rows_are_those_of_their_groups() -> None:
     rows = metric.compute_rows({"x": {"a/good", "a/x"}, "none": {"c"}, "good": {"a/good"}})
     assert rows["x"] == fed(SPRO(), images[:2]).compute()
     assert all(math.isnan(value) for row in ("none", "good") for value in rows[row].values())
-
-
-def test_saturation_areas() -> None:
-    assert saturation_area(0.5, True, 9) == 4
-    assert saturation_area(1.0, True, 9) == 9
-    assert saturation_area(0.01, True, 9) == 1  # or the overlap would be a division by zero
-    assert saturation_area(5, False, 9) == 5
-    assert saturation_area(50, False, 9) == 9
 
 
 def test_errors_name_the_image() -> None:
