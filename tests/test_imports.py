@@ -55,6 +55,7 @@ ALLOWED = {  # longest prefix wins
     "data.source": {"errors", "batch", "pixels", "rules"},
     "data": {"errors", "batch", "pixels", "rules", "data.source"},  # a source
     "data.demo": {"errors", "files", "batch", "data.source", "data.mvtec"},
+    "data.mvtec_ad2": {"errors", "batch", "rules", "data.source", "data.mvtec"},
     "data.mvtec_loco": {"errors", "batch", "pixels", "rules", "data.source", "data.masks", "data.mvtec"},
     "data.augment": {"errors", "pixels"},
     "data.dataset": {"errors", "batch", "pixels", "tiling", "view", "data.augment", "data.masks", "data.photographs"},

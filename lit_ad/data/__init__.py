@@ -6,6 +6,7 @@ from lit_ad.data.demo import Demo
 from lit_ad.data.folder import Folder
 from lit_ad.data.images import Images
 from lit_ad.data.mvtec import MVTec
+from lit_ad.data.mvtec_ad2 import MVTecAD2
 from lit_ad.data.mvtec_loco import MVTecLOCO
 from lit_ad.data.one_class import OneClass
 from lit_ad.data.photographs import Photographs
@@ -17,6 +18,7 @@ __all__ = [
     "Folder",
     "Images",
     "MVTec",
+    "MVTecAD2",
     "MVTecLOCO",
     "OneClass",
     "Photographs",

@@ -2,16 +2,19 @@
 
 import json
 from pathlib import Path
+from shutil import copy
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import f1_score, roc_auc_score
 
 from lit_ad.callbacks import Evaluation
-from lit_ad.data import AnomalyDataModule, MVTec, MVTecLOCO
+from lit_ad.data import AnomalyDataModule, MVTec, MVTecAD2, MVTecLOCO
 from lit_ad.decision import Decision
+from lit_ad.metrics import AUPRO
 from lit_ad.results import Official, Results
 
 LOCO = {"logical_anomalies": "logical", "structural_anomalies": "structural"}
@@ -141,3 +144,44 @@ def test_rows_of_nothing_are_empty_cells() -> None:
     lines = official.table().splitlines()
     assert [line.split() for line in lines[:3]] == [["By", "the", "rules", "of", "X:"], ["a", "a_b"], ["c/", "0.5000"]]
     assert lines[3:] == ["a: made so", "left out"]
+
+
+def test_ad2(parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any) -> None:
+    """Each object's figures, and their mean, on files of the published layout."""
+    for category in ("bolt", "nut"):
+        root = tmp_path / "ad2" / category
+        folders = {"train/good": "train/good", "validation/good": "train/good", "test_public/good": "test/good"}
+        for to, kind in folders.items():
+            (root / to).mkdir(parents=True)
+            for i, file in enumerate(sorted((parts / category / kind).iterdir())):
+                copy(file, root / to / f"{i:03}_regular.png")
+        truth = root / "test_public/ground_truth/bad"
+        truth.mkdir(parents=True)
+        (root / "test_public/bad").mkdir()
+        for file in sorted((parts / category / "test/dent").iterdir()):
+            copy(file, root / f"test_public/bad/{file.stem}_regular.png")
+            copy(parts / category / f"ground_truth/dent/{file.stem}_mask.png", truth / f"{file.stem}_regular_mask.png")
+    results = measured(MVTecAD2(tmp_path / "ad2"), tmp_path / "run", brightness, quiet_trainer)
+    assert results.official is not None
+    rows = results.official.rows
+    assert list(rows) == ["bolt/", "nut/", "mean"]
+    for category in ("bolt", "nut"):
+        test = tmp_path / "ad2" / category / "test_public"
+        files = [*sorted((test / "good").iterdir()), *sorted((test / "bad").iterdir())]
+        found = [read(file) / 255 > 0.6 for file in files]
+        labels = [file.parent.name == "bad" for file in files]
+        truth = [
+            read(test / f"ground_truth/bad/{file.stem}_mask.png") > 0 if bad else np.zeros((24, 36), bool)
+            for file, bad in zip(files, labels, strict=True)
+        ]
+        row = rows[f"{category}/"]
+        assert set(row) == {"aupro_05", "seg_f1", "class_f1"}
+        assert row["seg_f1"] == pytest.approx(f1_score(np.ravel(truth), np.ravel(found)))
+        assert row["class_f1"] == pytest.approx(f1_score(labels, [mask.any() for mask in found]))
+        single = AUPRO(0.05)
+        for file, mask in zip(files, truth, strict=True):
+            single.update(torch.from_numpy(read(file) / np.float32(255)), torch.from_numpy(mask))
+        assert row["aupro_05"] == pytest.approx(float(single.compute()), abs=1e-6)
+    for name, value in rows["mean"].items():
+        assert value == pytest.approx((rows["bolt/"][name] + rows["nut/"][name]) / 2)
+    assert "no test image has a part in" in results.table()
