@@ -17,8 +17,8 @@ THRESHOLD = (
     "decision.false_alarm (the benchmark takes any threshold that no test image has a part in)"
 )
 METRICS = {
-    "aupro_05": "area under the per-region overlap up to a false positive rate of 0.05, divided by it, over test_public "
-    "of an object; at full resolution, by all thresholds",
+    "aupro_05": "area under the per-region overlap up to a false positive rate of 0.05, divided by it, over all of "
+    "test_public of an object; at full resolution, by all thresholds",
     "seg_f1": f"F1 of an object's pixels, pooled over test_public (our reading), at {THRESHOLD}",
     "class_f1": "F1 of an object's images, of which one is anomalous where any pixel lies above the same threshold",
 }
