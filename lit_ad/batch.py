@@ -11,7 +11,7 @@ from torch import Tensor
 from lit_ad.pixels import Size
 from lit_ad.view import Box, Floats, original_map
 
-Split = Literal["train", "validation", "test", "predict"]  # validation: official nominal validation images
+Split = Literal["train", "validation", "test", "predict"]  # validation: nominal images that a data set holds out
 
 
 class Sample(NamedTuple):  # half precision has Lightning rebuild what is in a batch, which no frozen dataclass allows
@@ -19,7 +19,7 @@ class Sample(NamedTuple):  # half precision has Lightning rebuild what is in a b
 
     image: Path
     label: int  # 0 nominal, 1 anomalous, -1 unknown (predict)
-    mask: Path | None = None  # an anomalous image without one has no pixel truth, which is not "no defect"
+    mask: Path | None = None  # a file, or a folder of them; an anomalous image without has no pixel truth
     category: str = ""
     defect: str = "good"  # the defect type, "good" for nominal images
     split: Split = "train"

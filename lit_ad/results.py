@@ -60,6 +60,32 @@ class ImageResult:
 
 
 @dataclass
+class Official:
+    """The figures of a data set by its own rules: a row for each category, and of several their "mean"."""
+
+    name: str  # of the data set
+    metrics: dict[str, str]  # how each is made, in a sentence
+    headline: list[str]  # what is printed of them
+    rows: dict[str, Row]
+    remarks: list[str]  # what is left out, and why
+
+    def last(self) -> Row:
+        """The figures of the data set: those of its only category, or their mean."""
+        return list(self.rows.values())[-1] if self.rows else {}
+
+    def table(self) -> str:
+        """The headline as aligned text, its rules and the remarks below it."""
+        titles = [key for name in self.headline for key in self.last() if is_of(key, name)]
+        lines = [["", *titles]]
+        for row, values in self.rows.items():
+            lines.append([row, *("" if math.isnan(values[key]) else f"{values[key]:.4f}" for key in titles)])
+        said = [f"{name}: {self.metrics[name]}" for name in self.headline] if self.rows else []
+        return "\n".join(
+            [f"By the rules of {self.name}:", *(aligned(lines) if self.rows else []), *said, *self.remarks]
+        )
+
+
+@dataclass
 class Results:
     """Metrics by row, curves over all images, and each image's score.
 
@@ -74,6 +100,7 @@ class Results:
     pixel_threshold: float | None = None
     false_alarm: float | None = None  # the rate that both were set for
     maps: bool = True  # whether the method gives anomaly maps
+    official: Official | None = None  # of a data set with rules of its own
 
     def misses(self, count: int) -> list[ImageResult]:
         """The images with a wrong verdict, the worst first."""
@@ -95,12 +122,8 @@ class Results:
                     cell = f"({notes.setdefault(why, chr(ord('a') + len(notes)))})"
                 cells.append(cell)
             lines.append(cells)
-        widths = [max(len(cells[i]) for cells in lines) for i in range(len(lines[0]))]
-        text = [
-            "  ".join([cells[0].ljust(widths[0])] + [c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True)])
-            for cells in lines
-        ]
-        return "\n".join([*text, *(f"({letter}) {why}" for why, letter in notes.items())])
+        official = [] if self.official is None else ["", self.official.table()]
+        return "\n".join([*aligned(lines), *(f"({letter}) {why}" for why, letter in notes.items()), *official])
 
     def _why_empty(self, row: str, name: str) -> str:
         """Why a row has no value of a metric."""
@@ -131,6 +154,8 @@ class Results:
             "images": [asdict(image) for image in self.images],
             "curves": {name: [points.tolist() for points in curve] for name, curve in self.curves.items()},
         }
+        if self.official is not None:
+            values["official"] = asdict(self.official)
         with atomic_write(path) as temporary:
             temporary.write_text(json.dumps(without_nan(values), indent=1, allow_nan=False) + "\n")
 
@@ -139,11 +164,14 @@ class Results:
         """The inverse of `save`. Raises UserError if the file is not one of these."""
         try:
             values = json.loads(path.read_text())
-            rows = {row: {name: with_nan(v) for name, v in metrics.items()} for row, metrics in values["rows"].items()}
+            rows = rows_with_nan(values["rows"])
+            official = values.get("official")
+            if official is not None:
+                official = Official(**{**official, "rows": rows_with_nan(official["rows"])})
             images = [ImageResult(**image) for image in values["images"]]
             curves = {name: (np.array(x), np.array(y)) for name, (x, y) in values["curves"].items()}
             decided = (values["threshold"], values["pixel_threshold"], values["false_alarm"])
-            return cls(rows, images, curves, *decided, maps=values["maps"])
+            return cls(rows, images, curves, *decided, maps=values["maps"], official=official)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} holds no results of a test: {type(error).__name__} {error}") from error
 
@@ -156,6 +184,20 @@ class Results:
                 verdict = {None: "", True: "anomalous", False: "nominal"}[image.anomalous]
                 judged = (six_digits(image.score), six_digits(image.p_value), verdict, six_digits(image.threshold))
                 writer.writerow([image.path, image.category, image.defect, image.label, *judged])
+
+
+def aligned(lines: list[list[str]]) -> list[str]:
+    """Lines of cells, whose first are names and the others numbers, as text in columns."""
+    widths = [max(len(cells[i]) for cells in lines) for i in range(len(lines[0]))]
+    return [
+        "  ".join([cells[0].ljust(widths[0])] + [c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True)])
+        for cells in lines
+    ]
+
+
+def is_of(key: str, metric: str) -> bool:
+    """Whether a figure of `Official` is that of a metric, or of a subset by it, and no error bound."""
+    return key == metric or (key.startswith(f"{metric}_") and "error_bound" not in key)
 
 
 def shown(values: Row, name: str) -> str:
@@ -277,6 +319,10 @@ def without_nan(value: Any) -> Any:
     if isinstance(value, list):
         return [without_nan(inner) for inner in value]
     return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def rows_with_nan(rows: dict[str, dict[str, float | None]]) -> dict[str, Row]:
+    return {row: {name: with_nan(value) for name, value in metrics.items()} for row, metrics in rows.items()}
 
 
 def with_nan(value: float | None) -> float:

@@ -17,6 +17,7 @@ ALLOWED = {  # longest prefix wins
     "decision": {"errors"},
     "checkpoint": {"errors", "files"},
     "batch": {"pixels", "view"},
+    "rules": {"batch"},
     "maps": set(),
     "teachers": {"errors", "files", "machine", "teachers"},
     "methods": {
@@ -51,13 +52,15 @@ ALLOWED = {  # longest prefix wins
     "methods.stable_adamw": set(),
     "methods.statistics": {"errors"},
     "methods.__init__": {"methods"},
-    "data.source": {"errors", "batch", "pixels"},
-    "data": {"errors", "batch", "pixels", "data.source"},  # a source
+    "data.source": {"errors", "batch", "pixels", "rules"},
+    "data": {"errors", "batch", "pixels", "rules", "data.source"},  # a source
     "data.demo": {"errors", "files", "batch", "data.source", "data.mvtec"},
     "data.mpdd": {"data.source", "data.mvtec"},
     "data.kolektor": {"errors", "batch", "data.source", "data.masks"},
     "data.shapes": set(),
     "data.table": {"errors", "files", "batch", "pixels", "data.source", "data.shapes"},
+    "data.mvtec_ad2": {"errors", "batch", "rules", "data.source", "data.mvtec"},
+    "data.mvtec_loco": {"errors", "batch", "pixels", "rules", "data.source", "data.masks", "data.mvtec"},
     "data.augment": {"errors", "pixels"},
     "data.dataset": {"errors", "batch", "pixels", "tiling", "view", "data.augment", "data.masks", "data.photographs"},
     "data.inspection": {"errors", "batch", "pixels", "data.masks", "data.source"},
@@ -66,7 +69,7 @@ ALLOWED = {  # longest prefix wins
     "data.__init__": {"batch", "data"},
     "metrics": {"metrics"},
     "results": {"errors", "files", "batch"},
-    "callbacks": {"errors", "files", "pixels", "batch", "view", "decision", "metrics", "results", "callbacks"},
+    "callbacks": {"errors", "files", "pixels", "batch", "view", "decision", "rules", "metrics", "results", "callbacks"},
     "callbacks.calibration": {"errors", "batch", "decision", "methods.base", "results"},
     "callbacks.feature_cache": {
         *("errors", "files", "batch", "data.loading"),

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lit_ad.batch import Batch, Prediction
+from lit_ad.callbacks.by_rules import ByRules
 from lit_ad.decision import Decision
 from lit_ad.errors import UserError
 from lit_ad.files import run_directory
@@ -42,7 +43,7 @@ class Evaluation(L.Callback):
     """Measure raw scores and maps, pooled, per category and per defect type; write RUN/metrics.json and RUN/scores.csv.
 
     Pixels are compared at the masks' original resolution. A defect type is measured against the good images of its
-    category. Verdicts are those of the checkpoint's decision.
+    category. Verdicts are those of the checkpoint's decision. A data set with rules of its own is measured by them too.
 
     Args:
         eval_size: Compare pixels at this size (int or height, width), as papers do that resize; None for the original.
@@ -60,6 +61,9 @@ class Evaluation(L.Callback):
         self.pixel_metrics, self.image_metrics = PixelEvaluation(), ImageEvaluation()
         self.parts: dict[str, ImageEvaluation] = {}
         self.pixels: Counter[tuple[str, str]] = Counter()  # by group, and one of PIXELS
+        source = getattr(getattr(trainer, "datamodule", None), "source", None)
+        rules = None if source is None else source.rules()
+        self.by_rules = None if rules is None else ByRules(rules, self.eval_size is None)
         self.seen: list[tuple[int, bool, ImageResult]] = []  # with the image's place in the split, and if it has a map
 
     def on_test_batch_end(
@@ -91,6 +95,8 @@ class Evaluation(L.Callback):
             mask = batch.masks[i] if batch.masks is not None else None
             if outputs.anomaly_map is not None and mask is not None:
                 anomaly_map, truth = self._compared(outputs, batch, i, mask)
+                if self.by_rules is not None:
+                    self.by_rules.update(sample, anomaly_map, decision)
                 self.pixel_metrics.update(torch.from_numpy(anomaly_map), truth, groups[i], name=files[i])
                 threshold = None if decision is None else decision.pixel_threshold(sample.category)
                 self._count(groups[i], truth.numpy(), anomaly_map > (math.inf if threshold is None else threshold))
@@ -127,6 +133,11 @@ class Evaluation(L.Callback):
         if decision is not None:
             self.results.threshold, self.results.pixel_threshold = decision.threshold(), decision.pixel_threshold()
             self.results.false_alarm = decision.false_alarm
+        if self.by_rules is not None:
+            self.results.official = self.by_rules.official(groups, rows)
+            for name, value in self.results.official.last().items():
+                if not math.isnan(value):
+                    pl_module.log(f"test/official/{name}", value, rank_zero_only=False, batch_size=1)
         for name, value in rows[POOLED].items():
             if name in (*COLUMNS, SAMPLE_AUROC) and not math.isnan(value):
                 pl_module.log(f"test/{name}", value, rank_zero_only=False, batch_size=1)

@@ -9,6 +9,8 @@ from lit_ad.data.images import Images
 from lit_ad.data.kolektor import KolektorSDD, KolektorSDD2
 from lit_ad.data.mpdd import MPDD
 from lit_ad.data.mvtec import MVTec
+from lit_ad.data.mvtec_ad2 import MVTecAD2
+from lit_ad.data.mvtec_loco import MVTecLOCO
 from lit_ad.data.one_class import OneClass
 from lit_ad.data.photographs import Photographs
 from lit_ad.data.real_iad import RealIAD
@@ -26,6 +28,8 @@ __all__ = [
     "KolektorSDD",
     "KolektorSDD2",
     "MVTec",
+    "MVTecAD2",
+    "MVTecLOCO",
     "OneClass",
     "Photographs",
     "RealIAD",

@@ -36,7 +36,8 @@ CACHE_BYTES = 2**30  # what cache_images takes of the RAM without being asked
 class AnomalyDataModule(L.LightningDataModule):
     """Nominal images to train and validate on, all kinds to test on, as batches of uint8 pixels.
 
-    Validation is cut from the nominal training images, in each category, and never sees a test image.
+    Validation takes the images that the source lists for it; in each category without, it is cut from the nominal
+    training images. It never sees a test image.
 
     Args:
         source: Where the images are: lit_ad.data.MVTec, Folder, Demo, or your own Source.
@@ -46,7 +47,7 @@ class AnomalyDataModule(L.LightningDataModule):
         balanced: In an epoch, as many images of each category: of small ones repeatedly, of large ones a part, which is
             another in each epoch. An epoch is as long as without.
         drop_last: Leave out the last batch of an epoch, where it is smaller than the others, as Dinomaly's authors do.
-        val_fraction: Part of the nominal training images that validates.
+        val_fraction: Part of the nominal training images that validates, where the source lists no images for that.
         split_seed: Of that choice.
         augment: Albumentations transforms for training, each a class_path with init_args; they must keep uint8.
         train_tiles: Train on "all" tiles of all images, or on as many "random" crops, others in each epoch.
@@ -110,7 +111,7 @@ class AnomalyDataModule(L.LightningDataModule):
             samples = self.source.samples()
         check(samples)
         check_masks(samples)  # now, and not after hours of training
-        train, val = split_nominal([s for s in samples if s.split == "train"], self.val_fraction, self.split_seed)
+        train, val = hold_out(samples, self.val_fraction, self.split_seed)
         return {"train": train, "val": val, "test": [s for s in samples if s.split == "test"]}
 
     @property
@@ -223,6 +224,10 @@ class AnomalyDataModule(L.LightningDataModule):
         if self._place[1] == 0:
             report = inspect_samples(self.listed, cores(), decode, progress=True)
             report.warnings += self.source.remarks()
+            if any(sample.split == "validation" for sample in self.listed["val"]):
+                report.text += (
+                    "\n  held out are the validation images of the data set, so data.val_fraction is not used"
+                )
             errors = report.errors
             print(report, flush=True)
         if self.trainer is not None:
@@ -300,6 +305,24 @@ class AnomalyDataModule(L.LightningDataModule):
             worker_init_fn=one_thread,
             generator=torch.Generator().manual_seed(dataset.seed),  # or each epoch draws from the model's randomness
         )
+
+
+def hold_out(samples: list[Sample], fraction: float, seed: int) -> tuple[list[Sample], list[Sample]]:
+    """Training and validation samples: those of the source; of a category without validation, as `split_nominal` cuts.
+
+    Raises UserError where there is nothing to train on.
+    """
+    train, official = ([s for s in samples if s.split == split] for split in ("train", "validation"))
+    brought = {sample.category for sample in official}
+    lacking = sorted(brought - {sample.category for sample in train})
+    if lacking:
+        raise UserError(f"category {lacking[0]!r} has validation images, but no nominal image to train on")
+    to_cut = [sample for sample in train if sample.category not in brought]
+    if not to_cut and official:
+        return train, official
+    cut = split_nominal(to_cut, fraction, seed)[1]
+    held = set(cut)
+    return [sample for sample in train if sample not in held], official + cut
 
 
 def split_nominal(samples: list[Sample], fraction: float, seed: int) -> tuple[list[Sample], list[Sample]]:

@@ -9,15 +9,26 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lit_ad.batch import Sample
+from lit_ad.data.source import list_images
 from lit_ad.errors import UserError
 from lit_ad.pixels import Size, open_image, upright_size
+
+
+def mask_files(mask: Path | None) -> list[Path]:
+    """The files of a sample's mask: itself, or those of a folder, each of which marks one defect; none of None."""
+    if mask is None or not mask.is_dir():
+        return [] if mask is None else [mask]
+    return list_images(mask)
 
 
 def read_mask(path: Path, above: int | None = None) -> NDArray[np.bool_]:
     """A mask file -> (H, W), true where its values, of a palette the indices, are `above` a data set's own limit.
 
-    Without one, true where it is not black; in a JPEG, whose edges are smeared, where it is bright.
+    Without one, true where it is not black; in a JPEG, whose edges are smeared, where it is bright. Of a folder, where
+    one of its files is so. Raises UserError on files of several sizes.
     """
+    if path.is_dir():
+        return read_folder(path, above)
     image = open_image(path)
     threshold = above if above is not None else 127 if image.format == "JPEG" else 0
     if image.mode == "P" and above is None:
@@ -27,6 +38,18 @@ def read_mask(path: Path, above: int | None = None) -> NDArray[np.bool_]:
         colours = {"LA": 1, "RGBA": 3}.get(image.mode, values.shape[2])
         values = values[..., :colours].max(axis=2)
     return values > threshold
+
+
+def read_folder(folder: Path, above: int | None = None) -> NDArray[np.bool_]:
+    """Where one of the masks in a folder marks a defect: (H, W)."""
+    files = mask_files(folder)
+    whole = read_mask(files[0], above).copy()
+    for file in files[1:]:
+        mask = read_mask(file, above)
+        if mask.shape != whole.shape:
+            raise UserError(f"masks of one image differ in size: {files[0]} and {file}")
+        whole |= mask
+    return whole
 
 
 def read_truth(sample: Sample, size: Size) -> Tensor | None:
@@ -43,8 +66,8 @@ def read_truth(sample: Sample, size: Size) -> Tensor | None:
 def check_masks(samples: Sequence[Sample]) -> None:
     """Raises UserError on a mask of another size than its image's. Reads headers only."""
     for sample in samples:
-        if sample.mask is not None:
-            check_size(sample, upright_size(sample.mask), upright_size(sample.image))
+        for file in mask_files(sample.mask):
+            check_size(sample._replace(mask=file), upright_size(file), upright_size(sample.image))
 
 
 def check_size(sample: Sample, mask: Size, image: Size) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from lit_ad.batch import Sample
 from lit_ad.errors import UserError
 from lit_ad.pixels import EXTENSIONS
+from lit_ad.rules import Rules
 
 
 class Source(ABC):
@@ -19,12 +20,19 @@ class Source(ABC):
 
     @abstractmethod
     def samples(self) -> list[Sample]:
-        """Train and test samples together, sorted within each split. Raises UserError where files do not fit."""
+        """The samples of all splits together, sorted within each. Raises UserError where files do not fit.
+
+        Nominal images that the data set itself holds out of training have the split validation.
+        """
 
     def tasks(self) -> dict[str, dict[str, Any]]:
         """The rows of a benchmark on this data set: for each task, a name and the arguments of this class that make
         it. One task, the whole, unless the data set has parts that are learned apart."""
         return {"all": {}}
+
+    def rules(self) -> Rules | None:
+        """What the data set is scored by, beside the metrics of every test, if it has rules of its own."""
+        return None
 
     def remarks(self) -> list[str]:
         """What `samples` passes over and may be a mistake, such as a folder with a misspelled name: a sentence each."""
@@ -129,14 +137,15 @@ def pair_masks(images: Iterable[Path], masks: Iterable[Path]) -> dict[Path, Path
 
 
 def check(samples: Sequence[Sample]) -> None:
-    """Raises UserError on what no source may offer: an anomalous image in training, one image twice, or images of one
-    item in several splits."""
+    """Raises UserError on what no source may offer: an anomalous image to train or validate on, one image twice, or
+    images of one item in several splits."""
     seen: dict[Path, Sample] = {}
     items: dict[tuple[str, str], Sample] = {}
     for sample in samples:
-        if sample.split == "train" and sample.label != 0:
+        if sample.split in ("train", "validation") and sample.label != 0:
+            where = {"train": "training"}.get(sample.split, sample.split)
             raise UserError(
-                f"anomalous image in training: {sample.image} ({sample.defect}); training takes nominal images only"
+                f"anomalous image in {where}: {sample.image} ({sample.defect}); {where} takes nominal images only"
             )
         other = seen.setdefault(sample.image, sample)
         if other is not sample:

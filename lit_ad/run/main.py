@@ -56,6 +56,12 @@ def serve(arguments: list[str]) -> None:
     main(arguments[1:])
 
 
+def submission(arguments: list[str]) -> None:
+    from lit_ad.run.submission import main
+
+    main(arguments[1:])
+
+
 def speed(arguments: list[str]) -> None:
     from lit_ad.run.speed import main
 
@@ -85,6 +91,7 @@ COMMANDS = {
     "speed": Command("latency, images/s and memory of checkpoints and exported files", speed),
     "protocol": Command("every class of a labelled data set in turn, and the table of them", protocol),
     "data": Command("data sets: get NAME downloads one", data),
+    "submission": Command("the private tests of MVTec AD 2, as its benchmark takes them", submission),
     "cache": Command("the feature caches on this machine; clear and prune remove them", cache),
 }
 

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from lit_ad.batch import Batch, Sample
 from lit_ad.data import AnomalyDataModule, Demo, Folder, MVTec, demo
 from lit_ad.data.augment import A
-from lit_ad.data.datamodule import split_nominal
+from lit_ad.data.datamodule import hold_out, split_nominal
 from lit_ad.data.source import Source
 from lit_ad.errors import UserError
 from lit_ad.pixels import read_image
@@ -79,6 +79,36 @@ def test_too_few_nominal_images() -> None:
         split_nominal([], 0.2, 0)
     with pytest.raises(UserError, match=r"category 'b' has one nominal training image, b/000.png"):
         split_nominal(nominal(5, "a") + nominal(1, "b"), 0.2, 0)
+
+
+def test_the_validation_images_of_a_source_are_held_out_and_training_stays_whole() -> None:
+    official = [Sample(Path(f"a/val/{i}.png"), 0, category="a", split="validation") for i in range(3)]
+    a, b = nominal(10, "a"), nominal(10, "b")
+    assert hold_out(a + official, 0.2, 0) == (a, official)
+    train, val = hold_out(b + a + official, 0.2, 0)  # b brings none: two of it are cut
+    assert train == [s for s in b if s not in val] + a and len(train) == 18
+    assert val == official + split_nominal(b, 0.2, 0)[1]
+    assert hold_out(a, 0.2, 0) == split_nominal(a, 0.2, 0)
+    with pytest.raises(UserError, match=r"category 'a' has validation images, but no nominal image to train on"):
+        hold_out(b + official, 0.2, 0)
+
+
+def test_official_validation_images_go_through_the_module(bottle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    listed = MVTec(bottle).samples()
+    moved = [s._replace(split="validation") if s.split == "train" and i < 3 else s for i, s in enumerate(listed)]
+    data = AnomalyDataModule(Listed(moved), View(16), batch_size=4, val_fraction=0.5)
+    data.setup("fit")
+    assert [len(data.listed[split]) for split in ("train", "val", "test")] == [7, 3, 5]
+    assert capsys.readouterr().out == (
+        "bottle: 7 to train on, 3 held out; test: 3 good, 2 broken (1 with masks); 20x24, 8-bit RGB\n"
+        "  held out are the validation images of the data set, so data.val_fraction is not used\n"
+    )
+    (batch,) = data.val_dataloader()
+    assert batch.masks is None and [s.image for s in batch.samples] == [s.image for s in moved[:3]]
+    assert [split for split, *_ in data.cacheable(False)] == ["train", "val"]
+    bad = moved[-1]._replace(split="validation", label=1)
+    with pytest.raises(UserError, match=rf"anomalous image in validation: {bad.image} .*validation takes nominal"):
+        AnomalyDataModule(Listed([*moved[:-1], bad]), View(16)).setup("fit")
 
 
 def test_plain_python(bottle: Path) -> None:
