@@ -134,7 +134,16 @@ def trained(images: Path, small_models: dict[str, dict[str, Any]], tmp_path_fact
         port = probe.getsockname()[1]
     torchrun = [
         *(sys.executable, "-m", "torch.distributed.run", "--nnodes", 2, "--nproc-per-node", 1),
-        *("--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{port}", "--local-addr", "localhost", "--max-restarts", 0),
+        *(
+            "--rdzv-backend",
+            "c10d",
+            "--rdzv-endpoint",
+            f"localhost:{port}",
+            "--local-addr",
+            "localhost",
+            "--max-restarts",
+            0,
+        ),
     ]
     for processes, command in ((1, [sys.executable]), (2, torchrun)):
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
