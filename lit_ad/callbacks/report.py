@@ -3,6 +3,7 @@
 import time
 from contextlib import suppress
 from pathlib import Path
+from threading import Lock
 from typing import Any
 from zipfile import ZipFile, ZipInfo
 
@@ -65,7 +66,7 @@ class Report(L.Callback):
         )
 
     def on_test_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        self.directory, self.writers = run_directory(trainer), Writers()
+        self.directory, self.writers, self.lock = run_directory(trainer), Writers(), Lock()
         self.began, self.images = time.perf_counter(), 0
         self.paths: dict[int, str] = {}  # of this process's images, by their place in the split
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -84,7 +85,8 @@ class Report(L.Callback):
     def _draw(self, decision: Decision | None, prediction: Prediction, batch: Batch, i: int) -> None:
         assert self.part is not None
         for kind, data in thumbnails(decision, prediction, batch, i).items():
-            self.part.writestr(ZipInfo(f"{int(batch.index[i])}.{kind}"), data)
+            with self.lock:  # an archive takes one entry at a time
+                self.part.writestr(ZipInfo(f"{int(batch.index[i])}.{kind}"), data)
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         assert self.part is not None

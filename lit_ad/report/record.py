@@ -1,4 +1,4 @@
-"""RUN/record.json: what a run trained and tested on, the time and memory it took, the held-out scores of its decision."""
+"""RUN/record.json: where a run was trained and tested, time and memory it took, the held-out scores of its decision."""
 
 import json
 import os

@@ -20,7 +20,7 @@ from lit_ad.pixels import Pixels, Size
 
 THUMBNAILS = "thumbnails.zip"
 SIDE = 256  # of the longer side, in pixels
-BYTES = {"image": 14_000, "heat": 7_000, "truth": 8_500}  # at most; 256 x 256 pixels of 1 bit are 8 192
+BYTES = {"image": 14_000, "heat": 7_000}  # at most; the truth, of 1 bit a pixel, has 8 600 at most anyway
 QUALITIES = (80, 65, 50, 35, 20, 10)
 INDEX = "index.json"
 
