@@ -125,6 +125,7 @@ const histogram = new Chart(at("histogram"), {
 function showHistogram() {
   const mine = chosen(), scores = mine.map(image => image.scores[state.run]), limit = shippedThreshold();
   const ends = [...scores, ...(limit === null ? [] : [limit])];
+  if (!ends.length) ends.push(0, 1);  // the run has no image of this row
   const low = ends.reduce((a, b) => Math.min(a, b)), high = ends.reduce((a, b) => Math.max(a, b));
   const pad = (high - low || Math.abs(high) || 1) * .02, count = 40, step = (high - low + 2 * pad) / count;
   for (const label of [0, 1]) {
@@ -213,7 +214,8 @@ function showPixelCurves() {
       charts.pixelPr.data.datasets.push(line(number, points), mark(number, [recall, precision(x, recall)], true));
     }
     if (pro && pro[0].every(value => value !== null) && pro[1].every(value => value !== null))
-      charts.pro.data.datasets.push(line(number, drawn(pro)), mark(number, [x, heightAt(pro, x)], true));
+      // One rate of false positives is one threshold only if all categories have the same.
+      charts.pro.data.datasets.push(line(number, drawn(pro)), mark(number, [x, categories.size > 1 ? NaN : heightAt(pro, x)], true));
   });
   for (const chart of [charts.pixelRoc, charts.pixelPr, charts.pro]) {
     if (chart.data.datasets.length) chart.update(); else chart.canvas.closest(".chart").parentElement.hidden = true;

@@ -195,7 +195,6 @@ def of_run(run: Run) -> dict[str, Any]:
             name: pooled.get(name)
             for name in ("nominal_pixels", "anomalous_pixels", "pixel_recall", "pixel_false_positive_rate")
         },
-        "rows": list(results.rows),
     }
 
 

@@ -162,8 +162,32 @@ def test_curves_and_operating_points(driver: Any, files: dict[str, Path], run: A
     expected = {(round(r, 9), round(p, 9)) for p, r in zip(precision[:-1], recall[:-1], strict=True)}
     assert {(round(r, 9), round(p, 9)) for r, p in pr} <= expected
     assert ring[0] == pytest.approx([values["recall"], values["precision"]])
-    assert driver.execute_script(script, "pro")[1] == [[pytest.approx(0.01), pytest.approx(0.6)]]  # 90 of 9000 pixels
+    assert driver.execute_script(script, "pixelRoc")[1] == [[pytest.approx(0.01), pytest.approx(0.6)]]
     assert driver.execute_script(script, "pixelPr")[1] == [[pytest.approx(0.6), pytest.approx(600 / 690)]]
+
+
+def test_the_operating_point_on_the_pro_curve(
+    driver: Any, files: dict[str, Path], make_run: Any, tmp_path: Path
+) -> None:
+    """It lies at the rate of false positives of the one threshold; of several categories there is none."""
+    script = "return charts.pro.data.datasets[1].data.map(point => [point.x, point.y])"
+    opened(driver, files["one"])
+    assert driver.execute_script(script) == []
+    write_page([make_run(tmp_path / "run", categories=("nut",))[0]], tmp_path / "nut.html")
+    opened(driver, tmp_path / "nut.html")
+    assert driver.execute_script(script) == [[pytest.approx(0.01), pytest.approx(0.6)]]  # 90 of 9000 pixels
+
+
+def test_a_run_without_the_chosen_category(driver: Any, run: Any, make_run: Any, tmp_path: Path) -> None:
+    write_page([run[0], make_run(tmp_path / "nut", 1, categories=("nut",))[0]], tmp_path / "page.html")
+    opened(driver, tmp_path / "page.html")
+    choose(driver, "run", "1")
+    choose(driver, "row", "<b>bolt/")
+    assert driver.find_element("id", "tp").text == "\N{EN DASH}" and len(shown(driver)) == 22
+    assert "not tested" in driver.find_element("id", "gallery").text
+    choose(driver, "row", "nut/")
+    assert sum(counts(driver)) == 22
+    assert driver.get_log("browser") == []
 
 
 def test_the_gallery_is_sorted_and_filtered(driver: Any, files: dict[str, Path], run: Any) -> None:

@@ -3,6 +3,8 @@
 import json
 import math
 import re
+import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ from lit_ad.metrics.image import bootstrap
 from lit_ad.report import page
 from lit_ad.report.page import differing, matched, names_of, read_run, verdicts, write_page
 from lit_ad.report.table import cells, of_row, with_intervals
-from lit_ad.results import ImageResult, Results
+from lit_ad.report.thumbnails import BYTES, THUMBNAILS, joined, jpeg, outline_png
+from lit_ad.results import ImageResult, Results, verdict_row
 
 
 def data_of(file: Path) -> dict[str, Any]:
@@ -62,6 +65,23 @@ def test_pictures_stay_within_the_budget(make_run: Any, tmp_path: Path, monkeypa
     left_out = few["pictures"].count(None)
     assert left_out and f"{left_out} images are shown without their picture" in (tmp_path / "few.html").read_text()
     assert few["images"] == every["images"]
+
+
+def test_a_page_of_2000_images_has_less_than_60_mb(tmp_path: Path) -> None:
+    """All of them as large as pictures can be."""
+    noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    pictures = {kind: jpeg(noise, most) for kind, most in BYTES.items()} | {
+        "truth": outline_png(noise[..., 0] > 127, (0, 255, 0))
+    }
+    images = [replace(image(f"/a/{number}.png", score=number / 1000), label=1) for number in range(2000)]
+    Results({"pooled": verdict_row(images)}, images, threshold=2.0, false_alarm=0.1).save(tmp_path / "metrics.json")
+    with zipfile.ZipFile(tmp_path / "part", "w") as part:
+        for number in range(2000):
+            for kind, data in pictures.items():
+                part.writestr(f"{number}.{kind}", data)
+    joined([tmp_path / "part"], {number: one.path for number, one in enumerate(images)}, tmp_path / THUMBNAILS)
+    write_page([tmp_path], tmp_path / "page.html")
+    assert 54e6 < (tmp_path / "page.html").stat().st_size < 60e6
 
 
 def test_names_and_files_are_text(make_run: Any, tmp_path: Path) -> None:
