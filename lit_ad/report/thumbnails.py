@@ -37,7 +37,7 @@ def jpeg(pixels: Pixels, most: int) -> bytes:
     while True:
         for quality in QUALITIES:
             file = io.BytesIO()
-            image.save(file, format="JPEG", quality=quality, optimize=True)
+            image.save(file, format="JPEG", quality=quality)
             if file.tell() <= most:
                 return file.getvalue()
         image = image.resize((max(1, image.width // 2), max(1, image.height // 2)))
