@@ -64,7 +64,7 @@ def environment(processes: int, devices: list[str]) -> dict[str, str]:
         "date": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "system": platform.platform(),
         "processor": processor(),
-        "cores": f"{cores()}, {os.environ['OMP_NUM_THREADS']} threads"
+        "cores": f"{cores()}, OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}"
         if "OMP_NUM_THREADS" in os.environ
         else f"{cores()}",
         "accelerator": ", ".join(devices) or "none",
