@@ -1,58 +1,29 @@
 """A page of one run's test, or of several beside one another: one HTML file that needs nothing else.
 
-Charts are Chart.js's, which lies beside this file (MIT licence): of the plotting libraries that draw curves through any
-points, zoom to the window's width and can be inlined, it is small (0.2 MB; plotly's is 4.5 MB, bokeh's 1 MB), and has
-no dependencies. A content security policy in the page forbids it any request.
+Charts are Chart.js's, which lies beside this file (version 4.6.1, MIT licence): it draws curves through any points, fits
+them to the window, and is one file of 0.2 MB without dependencies, where those that Python packages bring are larger
+than most pages. A content security policy in the page forbids it any request.
 """
 
 from base64 import b64encode
-from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import combinations
-from os.path import commonpath
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from lit_ad.errors import UserError
 from lit_ad.files import amount, atomic_write
-from lit_ad.report.record import Record, Took
+from lit_ad.report.record import Took
+from lit_ad.report.runs import Run, Shown, matched, names_of, read_run, shares_below
 from lit_ad.report.table import HEADINGS, cells, with_intervals
-from lit_ad.report.thumbnails import Thumbnails
-from lit_ad.results import POOLED, ImageResult, Results, without_nan
+from lit_ad.results import POOLED, without_nan
 
 PAGE = "report.html"
 HERE = Path(__file__).parent
-BUDGET = 55_000_000  # characters of pictures: with the rest, a page of any number of images has less than 60 MB
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a run's directory holds."""
-
-    home: Path
-    name: str  # short, and another one for each run of a page
-    results: Results
-    record: Record | None
-    config: str | None
-    thumbnails: Thumbnails
-
-
-@dataclass(frozen=True)
-class Shown:
-    """An image, and what each run says of it; None where a run did not see it."""
-
-    file: str  # below the folder that all of a run's images have in common
-    results: list[ImageResult | None]
-
-    def of_any(self) -> ImageResult:
-        """What all runs agree on: category, defect and label."""
-        return next(one for one in self.results if one is not None)
+BUDGET = 55_000_000  # characters of pictures: with the rest, a page of 10 000 images has less than 60 MB
 
 
 def write_page(homes: list[Path], output: Path) -> None:
@@ -74,7 +45,7 @@ def write_page(homes: list[Path], output: Path) -> None:
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     # The last line of the library names a file for debuggers, which is not here.
-    chart_js = (HERE / "chart.js/chart.umd.min.js").read_text().partition("//# sourceMappingURL")[0]
+    chart_js = (HERE / "chart.js/chart.umd.min.js").read_text(encoding="utf-8").partition("//# sourceMappingURL")[0]
     text = environment.get_template("page.html").render(
         runs=runs,
         page=without_nan(page),
@@ -86,53 +57,10 @@ def write_page(homes: list[Path], output: Path) -> None:
         differing=differing(runs),
         left_out=left_out,
         chart_js=Markup(chart_js),
-        page_js=Markup((HERE / "charts.js").read_text() + (HERE / "gallery.js").read_text()),
+        page_js=Markup("".join((HERE / name).read_text(encoding="utf-8") for name in ("charts.js", "gallery.js"))),
     )
     with atomic_write(output) as temporary:
         temporary.write_text(text, encoding="utf-8")
-
-
-def names_of(homes: list[Path]) -> list[str]:
-    """The last parts of the paths that it takes to tell them apart."""
-    parts = [home.absolute().parts for home in homes]
-    for depth in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(part[-depth:]) for part in parts]
-        if len(set(names)) == len(names):
-            return names
-    raise UserError(f"{homes[0]} is given twice: give each run once")
-
-
-def read_run(home: Path, name: str) -> Run:
-    """Raises UserError if a directory holds no results of a test, or a file of it is broken."""
-    if not (home / "metrics.json").is_file():
-        raise UserError(f"{home} holds no metrics.json: give the directory of a run that was tested, by lit-ad test")
-    config = home / "config.yaml"
-    results = Results.load(home / "metrics.json")
-    if not results.images:
-        raise UserError(f"{home / 'metrics.json'} holds no images: test the run again")
-    text = config.read_text(encoding="utf-8") if config.is_file() else None
-    return Run(home, name, results, Record.load(home), text, Thumbnails(home))
-
-
-def below(images: list[ImageResult]) -> dict[str, str]:
-    """Each image's path below the folder that all have in common."""
-    folder = commonpath([str(Path(image.path).parent) for image in images])
-    return {image.path: Path(image.path).relative_to(folder).as_posix() for image in images}
-
-
-def matched(runs: list[list[ImageResult]]) -> list[Shown]:
-    """The images of all runs, each once: those with the same path, or, of runs that share none, as where the
-    data set lies in other places, those with the same path below the folder that all have in common."""
-    short = [below(images) for images in runs]
-    shared = len(runs) > 1 and set.intersection(*({image.path for image in images} for images in runs))
-    found: dict[str, list[ImageResult | None]] = defaultdict(lambda: [None] * len(runs))
-    files: dict[str, str] = {}
-    for number, images in enumerate(runs):
-        for image in images:
-            key = image.path if shared else short[number][image.path]
-            found[key][number] = image
-            files.setdefault(key, short[number][image.path])
-    return [Shown(files[key], results) for key, results in found.items()]
 
 
 def embedded(runs: list[Run], images: list[Shown]) -> tuple[list[dict[str, Any] | None], int]:
@@ -168,17 +96,6 @@ def embedded(runs: list[Run], images: list[Shown]) -> tuple[list[dict[str, Any] 
 def text_of(picture: bytes | None) -> str | None:
     """In base64."""
     return None if picture is None else b64encode(picture).decode()
-
-
-def shares_below(images: list[Shown]) -> list[list[float | None]]:
-    """For each run, the share of its images whose score is lower: it compares scores of different scales."""
-    ranks: list[list[float | None]] = [[] for _ in images]
-    for number in range(len(images[0].results)):
-        of_run = [image.results[number] for image in images]
-        scores = np.sort([one.score for one in of_run if one is not None])
-        for mine, one in zip(ranks, of_run, strict=True):
-            mine.append(None if one is None else float(np.searchsorted(scores, one.score) / len(scores)))
-    return ranks
 
 
 def of_run(run: Run) -> dict[str, Any]:
