@@ -1,8 +1,8 @@
 """A page of one run's test, or of several beside one another: one HTML file that needs nothing else.
 
-Charts are Chart.js's, which lies beside this file (version 4.6.1, MIT licence): it draws curves through any points, fits
-them to the window, and is one file of 0.2 MB without dependencies, where those that Python packages bring are larger
-than most pages. A content security policy in the page forbids it any request.
+Charts are drawn by Chart.js, which lies beside this file (version 4.6.1, MIT licence). It draws curves through any
+points, fits them to the window, and is one file of 0.2 MB without dependencies, where those that Python packages bring
+are larger than most pages. A content security policy in the page forbids it any request.
 """
 
 from base64 import b64encode
