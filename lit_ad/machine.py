@@ -1,6 +1,7 @@
 """What this process may have of the machine it runs on."""
 
 import os
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -31,6 +32,16 @@ def group_limits(of_process: Path, root: Path) -> list[int]:
             with suppress(OSError, ValueError):  # a root has no file; "max" is no limit
                 limits.append(int((folder / name).read_text()))
     return limits
+
+
+def peak_memory() -> int | None:
+    """Bytes of RAM that this process had at most in its life so far, where the system tells."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def cores() -> int:

@@ -118,14 +118,14 @@ class Results:
             for name in names:
                 cell = shown(values, name)
                 if not cell:
-                    why = self._why_empty(row, name)
+                    why = self.why_empty(row, name)
                     cell = f"({notes.setdefault(why, chr(ord('a') + len(notes)))})"
                 cells.append(cell)
             lines.append(cells)
         official = [] if self.official is None else ["", self.official.table()]
         return "\n".join([*aligned(lines), *(f"({letter}) {why}" for why, letter in notes.items()), *official])
 
-    def _why_empty(self, row: str, name: str) -> str:
+    def why_empty(self, row: str, name: str) -> str:
         """Why a row has no value of a metric."""
         values = self.rows[row]
         if name in VERDICTS and self.threshold is None:
@@ -238,13 +238,16 @@ def verdict_row(images: Iterable[ImageResult]) -> Row:
 
 
 def pixel_verdict_row(nominal: int, anomalous: int, hits: float, false: float) -> Row:
-    """F1 and IoU at the pixel threshold, from numbers of pixels; nan without any anomalous one, or without hits."""
+    """F1, IoU and the two rates of the ROC curve at the pixel threshold, from numbers of pixels; nan without any
+    anomalous one, or without hits."""
     defined = anomalous > 0
     return {
         "nominal_pixels": nominal,
         "anomalous_pixels": anomalous,
         "pixel_f1": ratio(2 * hits, hits + false + anomalous) if defined else math.nan,
         "pixel_iou": ratio(hits, false + anomalous) if defined else math.nan,
+        "pixel_recall": ratio(hits, anomalous),
+        "pixel_false_positive_rate": ratio(false, nominal),
     }
 
 

@@ -78,6 +78,8 @@ def test_metrics_of_many_processes_are_those_of_one(run: Path, tmp_path: Path, p
     pictures = [sorted(p.relative_to(home) for p in home.glob("heatmaps/**/*.jpg")) for home in (run, tmp_path)]
     assert len(pictures[0]) == COUNT
     assert pictures[0] == pictures[1]
+    assert (tmp_path / "thumbnails.zip").read_bytes() == (run / "thumbnails.zip").read_bytes()
+    assert (tmp_path / "report.html").is_file() and not list(tmp_path.glob(".thumbnails*"))
 
 
 def test_predictions_of_many_processes_are_in_one_table(run: Path, tmp_path: Path) -> None:

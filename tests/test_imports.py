@@ -69,7 +69,11 @@ ALLOWED = {  # longest prefix wins
     "data.__init__": {"batch", "data"},
     "metrics": {"metrics"},
     "results": {"errors", "files", "batch"},
-    "callbacks": {"errors", "files", "pixels", "batch", "view", "decision", "rules", "metrics", "results", "callbacks"},
+    "report": {"errors", "files", "machine", "pixels", "metrics", "results", "report"},
+    "callbacks": {
+        *("errors", "files", "machine", "pixels", "batch", "view", "decision", "rules"),
+        *("metrics", "results", "report", "callbacks"),
+    },
     "callbacks.calibration": {"errors", "batch", "decision", "methods.base", "results"},
     "callbacks.feature_cache": {
         *("errors", "files", "batch", "data.loading"),

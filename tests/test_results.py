@@ -118,6 +118,7 @@ def test_pixels_at_the_threshold() -> None:
     row = pixel_verdict_row(nominal=900, anomalous=100, hits=60, false=20)
     assert row["pixel_f1"] == pytest.approx(2 * (60 / 80) * 0.6 / (60 / 80 + 0.6))  # of precision and recall
     assert row["pixel_iou"] == pytest.approx(60 / 120)
+    assert (row["pixel_recall"], row["pixel_false_positive_rate"]) == (60 / 100, 20 / 900)
     assert (row["nominal_pixels"], row["anomalous_pixels"]) == (900, 100)
     assert math.isnan(pixel_verdict_row(900, 0, 0, 20)["pixel_f1"])
     assert math.isnan(pixel_verdict_row(900, 0, 0, 20)["pixel_iou"])

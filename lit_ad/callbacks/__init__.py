@@ -5,5 +5,15 @@ from lit_ad.callbacks.evaluation import Evaluation
 from lit_ad.callbacks.feature_cache import FeatureCache
 from lit_ad.callbacks.heatmaps import Heatmaps
 from lit_ad.callbacks.predictions import Predictions
+from lit_ad.callbacks.report import Report
 
-__all__ = ["Calibration", "Dashboard", "DistilledWeights", "Evaluation", "FeatureCache", "Heatmaps", "Predictions"]
+__all__ = [
+    "Calibration",
+    "Dashboard",
+    "DistilledWeights",
+    "Evaluation",
+    "FeatureCache",
+    "Heatmaps",
+    "Predictions",
+    "Report",
+]

@@ -1,6 +1,5 @@
 """What a run shows on wandb and TensorBoard beyond its losses."""
 
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,8 @@ from PIL import Image
 from lit_ad.batch import Batch
 from lit_ad.callbacks.evaluation import Evaluation
 from lit_ad.callbacks.heatmaps import Heatmaps
+from lit_ad.machine import peak_memory
 from lit_ad.results import MEAN, POOLED, ImageResult, Results
-
-if sys.platform == "linux":
-    import resource
 
 
 class Dashboard(L.Callback):
@@ -55,8 +52,8 @@ class Dashboard(L.Callback):
         for number, optimizer in enumerate(trainer.optimizers):
             values[f"train/lr{number or ''}"] = optimizer.param_groups[0]["lr"]
         values["system/cpu_cores"] = (time.process_time() - self.worked) / (self.ended - self.started)
-        if sys.platform == "linux":
-            values["system/peak_memory_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        if (memory := peak_memory()) is not None:
+            values["system/peak_memory_gib"] = memory / 2**30
         if torch.cuda.is_available():
             values["system/peak_gpu_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
         for name, value in values.items():

@@ -18,7 +18,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, Namespa
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lit_ad import __version__
-from lit_ad.callbacks import Calibration, Dashboard, Evaluation, FeatureCache, Heatmaps, Predictions
+from lit_ad.callbacks import Calibration, Dashboard, Evaluation, FeatureCache, Heatmaps, Predictions, Report
 from lit_ad.callbacks.dashboard import show_config
 from lit_ad.checkpoint import CheckpointFile, read_checkpoint
 from lit_ad.data import AnomalyDataModule, Images
@@ -90,6 +90,7 @@ class AnomalyCLI(LightningCLI):
         parser.add_lightning_class_args(Evaluation, "evaluation")
         parser.add_lightning_class_args(Heatmaps, "heatmaps")
         parser.add_lightning_class_args(Predictions, "predictions")
+        parser.add_lightning_class_args(Report, "report")
         self.add_run_arguments(parser)
         parser.add_argument("--test_after_fit", type=bool, default=True, help="Test the best checkpoint once trained.")
 
@@ -190,6 +191,7 @@ class AnomalyCLI(LightningCLI):
             "checkpoints/last.ckpt",
             "metrics.json",
             "scores.csv",
+            "report.html",
             "heatmaps",
         ]
         there = [file for file in files if (home / file).exists()]
@@ -212,7 +214,7 @@ class AnomalyCLI(LightningCLI):
 
     def after_test(self) -> None:
         home = Path(self.trainer.default_root_dir)
-        there = [file for file in ("metrics.json", "scores.csv", "heatmaps") if (home / file).exists()]
+        there = [file for file in ("metrics.json", "scores.csv", "report.html", "heatmaps") if (home / file).exists()]
         self.say(f"{', '.join(there)} are in {home}")
 
     def after_predict(self) -> None:

@@ -62,6 +62,12 @@ def submission(arguments: list[str]) -> None:
     main(arguments[1:])
 
 
+def report(arguments: list[str]) -> None:
+    from lit_ad.run.report import main
+
+    main(arguments[1:])
+
+
 def speed(arguments: list[str]) -> None:
     from lit_ad.run.speed import main
 
@@ -84,6 +90,7 @@ COMMANDS = {
     "validate": Command("loss on held-out nominal images", lightning),
     "test": Command("metrics and heatmaps of a checkpoint: --ckpt_path RUN/checkpoints/best.ckpt", lightning),
     "predict": Command("scores, maps and heatmaps of unlabelled images: --data.predict_path FOLDER", lightning),
+    "report": Command("one page of several runs beside one another: RUN...", report),
     "distill": Command("train EfficientAD's teacher on photographs: RUN/pdn_small.safetensors", distill),
     "export": Command("a checkpoint as one file for ONNX Runtime, OpenVINO or torch.export", export),
     "serve": Command("a detector as a web service: POST an image, get a verdict", serve),

@@ -67,7 +67,7 @@ def run(images: Path, resnet_file: Path, tmp_path_factory: pytest.TempPathFactor
 
 
 def test_fit_leaves_a_whole_run(run: Path) -> None:
-    for name in ("config.yaml", "checkpoints/best.ckpt", "checkpoints/last.ckpt", "metrics.json"):
+    for name in ("config.yaml", "checkpoints/best.ckpt", "checkpoints/last.ckpt", "metrics.json", "report.html"):
         assert (run / name).is_file(), name
     rows = json.loads((run / "metrics.json").read_text())["rows"]
     assert set(rows) == {"pooled", "stripes/square"}
