@@ -1,5 +1,6 @@
 """configs/cluster/*.sbatch on a real Slurm of this machine: a controller and two nodes, started and stopped here."""
 
+import json
 import os
 import re
 import shutil
@@ -242,17 +243,29 @@ def test_an_interrupted_job_of_two_nodes_goes_on(cluster: Cluster, images: Path)
     assert cluster.metrics(jobs[0]) == cluster.metrics(jobs[1])
 
 
-def test_an_array_trains_each_category(cluster: Cluster, images: Path) -> None:
+def test_an_array_does_a_benchmark(cluster: Cluster, images: Path) -> None:
+    """Two jobs share two categories; the one out of time goes on, and the tables have both."""
     for category in ("bottle", "cable"):
         (cluster.home / "data" / category).parent.mkdir(exist_ok=True)
         (cluster.home / "data" / category).symlink_to(images)
-    epochs = ("--trainer.max_epochs", 2)
-    job = cluster.submit("categories.sbatch", "data", *cluster.small, *epochs, options=("--array=0-2",))
-    for number, category in enumerate(("bottle", "cable")):
-        cluster.until(f"{job}_{number}", "COMPLETED")
-        assert '"pooled"' in cluster.metrics(f"{job}/{category}")
-    cluster.until(f"{job}_2", "FAILED")
-    assert "data has no category number 2" in cluster.output(f"{job}_2")
+    arguments = [str(word) for word in cluster.small[2:]]
+    method = {"config": str(ROOT / "configs/stfpm.yaml"), "arguments": arguments}
+    sources = {"data": {"class_path": "MVTec", "init_args": {"root": str(cluster.home / "data")}}}
+    (cluster.home / "benchmark.yaml").write_text(
+        json.dumps({"methods": {"STFPM": method}, "sources": sources, "output": "out", "budget": {"epochs": EPOCHS}})
+    )
+    job = cluster.submit("benchmark.sbatch", "--config", "benchmark.yaml", options=("--array=0-1",))
+    last, deadline = cluster.home / "out/STFPM/cable/seed-0/checkpoints/last.ckpt", time.monotonic() + 120
+    while not last.is_file():
+        assert time.monotonic() < deadline, cluster.output(f"{job}_1")
+        time.sleep(0.1)
+    cluster.run("scancel", "--signal=TERM", f"{job}_1")  # to its steps, as --signal does it
+    cluster.until(f"{job}_1", "PENDING")
+    assert cluster.until(f"{job}_1", "COMPLETED")["Restarts"] == "1"
+    cluster.until(f"{job}_0", "COMPLETED")
+    report = json.loads((cluster.home / "out/results.json").read_text())
+    assert report["missing"] == {}
+    assert [cell["attempts"] for cell in report["cells"]] == [1, 2]
 
 
 def test_errors_and_cancelled_jobs_are_not_tried_again(cluster: Cluster, images: Path) -> None:

@@ -20,8 +20,8 @@ def lightning(arguments: list[str]) -> None:
     main()
 
 
-def protocol(arguments: list[str]) -> None:
-    from lit_ad.run.protocol import main
+def benchmark(arguments: list[str]) -> None:
+    from lit_ad.run.benchmark import main
 
     main(arguments[1:])
 
@@ -96,7 +96,7 @@ COMMANDS = {
     "serve": Command("a detector as a web service: POST an image, get a verdict", serve),
     "recalibrate": Command("thresholds from more good images, without training", recalibrate),
     "speed": Command("latency, images/s and memory of checkpoints and exported files", speed),
-    "protocol": Command("every class of a labelled data set in turn, and the table of them", protocol),
+    "benchmark": Command("methods x categories or classes x seeds, and the tables of them", benchmark),
     "data": Command("data sets: get NAME downloads one", data),
     "submission": Command("the private tests of MVTec AD 2, as its benchmark takes them", submission),
     "cache": Command("the feature caches on this machine; clear and prune remove them", cache),

@@ -33,6 +33,8 @@ class KeepProgress(L.Callback):
         if trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps:
             self._validate_this(trainer)
             trainer.should_stop = True  # so that Lightning validates within an epoch too
+        elif trainer.should_stop:  # trainer.max_time is over
+            self._validate_this(trainer)
         # Reading a loss waits for the GPU; it is the mean over processes, so that all of them stop.
         if trainer.strategy.root_device.type == "cpu" or trainer.global_step % self.every == 0:
             loss = trainer.callback_metrics.get("train/loss_step")

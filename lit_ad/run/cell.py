@@ -1,0 +1,87 @@
+"""A cell of a benchmark: one `lit-ad fit`, which tests too, in a process and a directory of its own.
+
+`python -m lit_ad.run.cell HOME ARGUMENTS...` goes on from the cell's last checkpoint, keeps others out of HOME while it
+works, and leaves what it took in HOME/cost.json.
+"""
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from lit_ad.files import atomic_write
+
+BUSY = 75  # exit code where another process has the cell; EX_TEMPFAIL of sysexits.h
+PATIENCE = 30.0  # seconds: as long as a process whose benchmark was killed may take to end its batch
+
+
+def end_with(parent: int) -> None:
+    """Get SIGTERM when the process that started this one dies, however it does. Linux only: elsewhere the cell goes on
+    alone, and a benchmark that is started again waits for it."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1  # sys/prctl.h
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+        if os.getppid() != parent:  # it died before
+            sys.exit(128 + signal.SIGTERM)
+
+
+def begin(home: Path) -> dict[str, Any]:
+    """Note that an attempt begins. Of one that was killed, the time until its last checkpoint counts."""
+    record, last = home / "cost.json", home / "checkpoints" / "last.ckpt"
+    cost = json.loads(record.read_text()) if record.is_file() else {"seconds": 0.0, "attempts": 0}
+    if cost.get("began") is not None and last.is_file():
+        cost["seconds"] += max(0.0, last.stat().st_mtime - cost["began"])
+    return {"seconds": cost["seconds"], "attempts": cost["attempts"] + 1, "began": time.time()}
+
+
+def end(cost: dict[str, Any]) -> dict[str, Any]:
+    """What the attempts took: seconds of all, peak memory of this one in MiB, and on what device."""
+    import torch
+
+    from lit_ad.deploy.speed import peak_memory
+
+    gpu = torch.cuda.is_available() and torch.cuda.is_initialized()
+    return {
+        "seconds": cost["seconds"] + time.time() - cost["began"],
+        "attempts": cost["attempts"],
+        "memory_mib": int(peak_memory() or 0) or None,
+        "gpu_memory_mib": round(torch.cuda.max_memory_allocated() / 2**20) if gpu else None,
+        "device": torch.cuda.get_device_name() if gpu else "CPU",
+    }
+
+
+def save(home: Path, cost: dict[str, Any]) -> None:
+    with atomic_write(home / "cost.json") as temporary:
+        temporary.write_text(json.dumps(cost, indent=1) + "\n")
+
+
+def main() -> None:
+    home, parent = Path(sys.argv[1]), int(sys.argv[2])
+    end_with(parent)
+    lock = FileLock(home / "cell.lock")
+    try:
+        lock.acquire(timeout=PATIENCE)
+    except Timeout:
+        sys.exit(BUSY)
+    if (home / "metrics.json").is_file():
+        return
+    last = home / "checkpoints" / "last.ckpt"
+    sys.argv = ["lit-ad", "fit", *sys.argv[3:], *(["--ckpt_path", str(last)] if last.is_file() else [])]
+    cost = begin(home)
+    save(home, cost)
+    from lit_ad.run.main import main as command
+
+    try:
+        command()
+    finally:
+        save(home, end(cost))
+
+
+if __name__ == "__main__":
+    main()

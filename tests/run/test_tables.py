@@ -1,0 +1,87 @@
+"""The tables of a benchmark: numbers by hand, and nothing where nothing is."""
+
+import csv
+import json
+import math
+from pathlib import Path
+from statistics import stdev
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from lit_ad.results import ImageResult, Results
+from lit_ad.run.tables import Cell, write_tables
+
+SHIFT = {"good": 2.0, "poor": 0.3}
+PUBLISHED = {"good": {"source": "its paper", "mean": {"image_auroc": 0.987}, "bolt": {"image_auroc": 0.99}}}
+
+
+@pytest.fixture
+def cells(tmp_path: Path) -> list[Cell]:
+    """Two methods, two tasks and two seeds; the poor one's second seed of `nut` died, and has no pixel metrics."""
+    made = []
+    for seed in (0, 1):
+        for task in ("bolt", "nut"):
+            for method, shift in SHIFT.items():
+                cell = Cell(tmp_path / method / task / f"seed-{seed}", method, task, seed, [])
+                cell.home.mkdir(parents=True)
+                made.append(cell)
+                if cell.name == "poor/nut/seed-1":
+                    (cell.home / "died.txt").write_text("exit code 7: lit-ad: no disk\n")
+                    continue
+                generator = np.random.default_rng(len(made))
+                images = [
+                    ImageResult(f"{task}/{i}", task, "x", i % 2, float(generator.normal(shift * (i % 2), 1)))
+                    for i in range(40)
+                ]
+                auroc = roc_auc_score([image.label for image in images], [image.score for image in images])
+                row = {"image_auroc": float(auroc), "pixel_auroc": 0.5 if method == "good" else math.nan}
+                Results({"pooled": row}, images).save(cell.home / "metrics.json")
+                cost = {"seconds": 90.0 + 60 * seed, "memory_mib": 512, "gpu_memory_mib": None, "attempts": 1}
+                (cell.home / "cost.json").write_text(json.dumps({**cost, "device": "CPU"}))
+    return made
+
+
+def auroc(cells: list[Cell], name: str) -> float:
+    (cell,) = [cell for cell in cells if cell.name == name]
+    return Results.load(cell.home / "metrics.json").rows["pooled"]["image_auroc"]
+
+
+def test_means_deviations_and_what_is_missing(cells: list[Cell], tmp_path: Path) -> None:
+    write_tables(cells, tmp_path, ["image_auroc", "pixel_auroc"], PUBLISHED)
+    report = json.loads((tmp_path / "results.json").read_text())
+    bolt = [auroc(cells, f"good/bolt/seed-{seed}") for seed in (0, 1)]
+    both = [(auroc(cells, f"good/bolt/seed-{s}") + auroc(cells, f"good/nut/seed-{s}")) / 2 for s in (0, 1)]
+    found = report["tasks"]["image_auroc"]["good"]["bolt"]
+    assert (found["mean"], found["sd"], found["seeds"]) == pytest.approx((sum(bolt) / 2, stdev(bolt), 2))
+    assert found["low"] <= found["mean"] <= found["high"]
+    mean = report["mean"]["image_auroc"]
+    assert (mean["good"]["mean"], mean["good"]["sd"]) == pytest.approx((sum(both) / 2, stdev(both)))
+    assert (mean["poor"]["seeds"], mean["poor"]["sd"]) == (1, None)  # only its first seed has both tasks
+    assert report["tasks"]["pixel_auroc"]["poor"] == {} and "poor" not in report["mean"]["pixel_auroc"]
+    assert report["missing"]["poor/nut/seed-1"].startswith("died, exit code 7: lit-ad: no disk")
+    assert "pixel_auroc of poor/bolt/seed-0" in report["missing"]
+    assert report["comparison"]["image_auroc"]["ranks"] == {"good": 1.0, "poor": 2.0}
+    assert "pixel_auroc" not in report["comparison"]
+
+
+def test_the_files(cells: list[Cell], tmp_path: Path) -> None:
+    write_tables(cells, tmp_path, ["image_auroc", "pixel_auroc"], PUBLISHED)
+    text = (tmp_path / "results.md").read_text()
+    assert "| task     | good" in text and "| good, published   |" in text and "poor, published" not in text
+    assert "Published, good: its paper." in text and "| 0.987 " in text and "| 0.990 " in text
+    assert "2.0 min, 0.5 GiB" in text
+    assert "- poor/nut/seed-1: died, exit code 7: lit-ad: no disk (see " in text
+    rows = list(csv.DictReader((tmp_path / "results.csv").open()))
+    assert len(rows) == len(cells)
+    (dead,) = [row for row in rows if row["state"].startswith("died")]
+    assert (dead["image_auroc"], dead["seconds"]) == ("", "")
+    assert float(rows[0]["image_auroc"]) == auroc(cells, "good/bolt/seed-0")
+    latex = (tmp_path / "results.tex").read_text()
+    assert latex.count("\\begin{tabular}") == 2 and "$\\pm$" in latex and "**" not in latex
+
+
+def test_no_cell_yet(tmp_path: Path) -> None:
+    write_tables([Cell(tmp_path / "x", "a", "t", 0, [])], tmp_path, ["image_auroc"], {})
+    assert "- a/t/seed-0: not begun" in (tmp_path / "results.md").read_text()
