@@ -62,6 +62,15 @@ def test_steps_end_with_a_validation_too(
     assert saved["lit_ad"]["decision"] is not None
 
 
+def test_time_ends_with_a_validation_too(
+    images: Path, resnet_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = ("--trainer.max_time", "{seconds: 1}", "--trainer.max_epochs", -1, "--trainer.check_val_every_n_epoch", 5000)
+    assert fit(monkeypatch, images, resnet_file, tmp_path / "run", *more) == ""
+    saved = torch.load(tmp_path / "run/checkpoints/best.ckpt", weights_only=True)
+    assert saved["lit_ad"]["decision"] is not None
+
+
 def test_more_steps_go_on_exactly(
     images: Path, resnet_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
