@@ -62,6 +62,12 @@ def speed(arguments: list[str]) -> None:
     main(arguments[1:])
 
 
+def data(arguments: list[str]) -> None:
+    from lit_ad.run.data import main
+
+    main(arguments[1:])
+
+
 class Command(NamedTuple):
     about: str
     run: Callable[[list[str]], None]  # given what was typed, the command first
@@ -78,6 +84,7 @@ COMMANDS = {
     "recalibrate": Command("thresholds from more good images, without training", recalibrate),
     "speed": Command("latency, images/s and memory of checkpoints and exported files", speed),
     "protocol": Command("every class of a labelled data set in turn, and the table of them", protocol),
+    "data": Command("check PATH: what a data set holds, and what is wrong with it", data),
     "cache": Command("the feature caches on this machine; clear and prune remove them", cache),
 }
 
