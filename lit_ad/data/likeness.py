@@ -19,7 +19,7 @@ from lit_ad.pixels import open_image
 
 SIDE = 32  # of the small pictures
 HASH_BITS = 6  # of 64, that hashes of nearly the same image may differ in
-SAME = 0.1  # of the usual difference of two images: the most that nearly the same ones differ by
+SAME = 0.15  # of the usual difference of two images: the most that nearly the same ones differ by
 ALIKE = 0.5  # likewise, of neighbours by number
 PAIRS = 2000  # by which the usual difference is measured
 FEWEST = 5  # pairs of neighbours that something is said of
@@ -53,16 +53,15 @@ def look_at(samples: Sequence[Sample], threads: int) -> Looks:
 
 
 def small(sample: Sample) -> tuple[NDArray[Any], NDArray[Any]] | None:
-    """A hash (64,) and a small grey picture; of more than 8 bits, in the range of the image itself."""
+    """A hash (64,) and a small grey picture (SIDE * SIDE,), both in the range of the image itself, whatever its depth."""
     try:
         image = open_image(sample.image)
     except UserError:
         return None
-    if image.mode.startswith("I") or image.mode == "F":
-        values = np.nan_to_num(np.asarray(image, np.float64))
-        low, high = np.percentile(values, (0.1, 99.9))
-        image = Image.fromarray((np.clip((values - low) / max(high - low, 1e-12), 0, 1) * 255).astype(np.uint8))
-    grey = image.convert("L")
+    deep = image.mode.startswith("I") or image.mode == "F"
+    values = np.nan_to_num(np.asarray(image if deep else image.convert("L"), np.float32))
+    low, high = np.percentile(values, (1, 99))
+    grey = Image.fromarray((np.clip((values - low) / max(float(high - low), 1e-12), 0, 1) * 255).astype(np.uint8))
     picture = np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BOX), np.float32).ravel()
     return np.where(imagehash.phash(grey).hash.ravel(), 1, -1), picture
 

@@ -242,5 +242,6 @@ def main(args: list[str]) -> None:
     """The command, given what follows `lit-ad data check`."""
     parser = ArgumentParser(prog="lit-ad data check", description=__doc__)
     parser.add_argument("path", type=Path, nargs="?", help="Folder of images.")
-    parser.add_function_arguments(data_check, skip={"path"})
+    parser.add_argument("--json", action="store_true", help="Print JSON in place of the page.")
+    parser.add_function_arguments(data_check, skip={"path", "json"})
     data_check(**parser.parse_args(args).as_dict())
