@@ -53,7 +53,7 @@ def look_at(samples: Sequence[Sample], threads: int) -> Looks:
 
 
 def small(sample: Sample) -> tuple[NDArray[Any], NDArray[Any]] | None:
-    """A hash (64,) and a small grey picture (SIDE * SIDE,), both in the range of the image itself, whatever its depth."""
+    """A hash (64,) and a small grey picture (SIDE * SIDE,), both in the range of the image itself."""
     try:
         image = open_image(sample.image)
     except UserError:
