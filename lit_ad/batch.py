@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_ad.pixels import Size
+from lit_ad.roi import Roi
 from lit_ad.view import Box, Floats, original_map
 
 Split = Literal["train", "validation", "test", "predict"]  # validation: nominal images that a data set holds out
@@ -56,12 +57,12 @@ class Batch:
         assert self.pixels is not None
         return self.pixels.shape[-2], self.pixels.shape[-1]
 
-    def original_map(self, prediction: "Prediction", i: int) -> Floats:
-        """The anomaly map of image i without padding, at its original size: (H0, W0)."""
+    def original_map(self, prediction: "Prediction", i: int, roi: Roi | None = None) -> Floats:
+        """The anomaly map of image i without padding, at its original size: (H0, W0). `roi`: the view's."""
         assert prediction.anomaly_map is not None
         height, width = canvas = self.input_size(i)
         anomaly_map = prediction.anomaly_map[i, 0, :height, :width].float().cpu().numpy()
-        return original_map(anomaly_map, canvas, self.boxes[i], self.sizes[i])
+        return original_map(anomaly_map, canvas, self.boxes[i], self.sizes[i], roi)
 
     def input_size(self, i: int) -> Size:
         """Height and width of the network's input for image i."""

@@ -5,7 +5,10 @@ each other, by up to half a per cent of a score.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lit_ad.errors import UserError
-from lit_ad.pixels import Pixels, Size
+from lit_ad.pixels import Pixels, Size, Window, deep_values, open_image
+from lit_ad.roi import CODE, Roi, counted, mask_as_text, roi_of
 from lit_ad.tiling import Grid
 
 Box = tuple[int, int, int, int]  # top, left, bottom, right: the slice [top:bottom, left:right]
@@ -36,6 +40,12 @@ class View:
         overlap: Pixels that tiles share with their neighbours, or more; up to half a tile. The maps of neighbours are
             blended over it. None: a quarter of a tile.
         tile_batch: Tiles that evaluation runs at once: bounds memory, whatever the image's size.
+        window: Of grey images of more than 8 bits, the values [low, high] that become 0 and 255; what lies beyond is
+            cut off. "auto": found in the nominal training images, once, before the first step (`with_window`). None:
+            [0, 65535], and [0, 1] of floats.
+        roi: The region of interest, in pixels of the image: a box [top, left, bottom, right], or a mask file of the
+            images' size, white where they are looked at. Outside it nothing is trained on, scored or counted. The mask
+            itself is kept, not its path. None: all of the image.
     """
 
     image_size: int | tuple[int, int] | None = 256
@@ -46,10 +56,17 @@ class View:
     tile: int | None = None
     overlap: int | None = None
     tile_batch: int = 8
+    window: Window | Literal["auto"] | None = None
+    roi: tuple[int, int, int, int] | Path | str | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.image_size, list):  # as YAML and JSON have it
-            object.__setattr__(self, "image_size", tuple(self.image_size))
+        for name in ("image_size", "window", "roi"):
+            if isinstance(value := getattr(self, name), list):  # as YAML and JSON have it
+                object.__setattr__(self, name, tuple(value))
+        if isinstance(self.roi, Path) or (isinstance(self.roi, str) and not self.roi.startswith(CODE)):
+            object.__setattr__(self, "roi", mask_as_text(Path(self.roi).expanduser()))
+        if isinstance(self.window, tuple) and not (len(self.window) == 2 and self.window[0] < self.window[1]):
+            raise UserError(f"view.window is {list(self.window)}, but it must be [low, high], or auto")
         if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
             raise UserError(
                 f"view.image_size is {self.image_size}, but it must be a side, or [height, width], in pixels"
@@ -62,7 +79,7 @@ class View:
             raise UserError(
                 f"view.crop is {self.crop}, but it must lie inside view.image_size {self.image_size}, without view.tile"
             )
-        self.grid((1, 1))  # says if the overlap is wrong
+        _ = self.grid((1, 1)), self.region  # they say if the overlap or the box is wrong
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "View":
@@ -89,9 +106,51 @@ class View:
         """Height and width to reach, before `multiple`."""
         return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
 
+    @cached_property
+    def region(self) -> Roi | None:
+        """What is looked at of an image. None: all of it."""
+        return None if self.roi is None else roi_of(self.roi)  # type: ignore[arg-type]  # a path became text
+
+    def with_window(self, nominal: Sequence[Path]) -> "View":
+        """The same with the window of these images, grey ones of more than 8 bits.
+
+        It holds 99.8 % of the pixels that count of every one of them, and a quarter of that again on either side, so
+        that a defect darker or brighter than anything nominal still differs. A hot pixel has no say.
+
+        Raises UserError that names a file of 8 bits, or one that cannot be read.
+        """
+        read = (deep_values(open_image(path), str(path)) for path in nominal)
+        ends = np.array([np.percentile(counted(values, self.region), (0.1, 99.9)) for values in read])
+        low, high = float(ends[:, 0].min()), float(ends[:, 1].max())
+        if not low < high:
+            raise UserError(
+                f"view.window cannot be auto, since all pixels of {nominal[0]} and the others are {low:g}: give [low, "
+                "high]"
+            )
+        room = (high - low) / 4
+        return replace(self, window=(max(low - room, min(low, 0.0)), high + room))
+
+    @property
+    def levels(self) -> Window | None:
+        """The window of values to read images with. Raises UserError where it is not known yet."""
+        if self.window == "auto":
+            raise UserError(
+                "view.window is auto, which the Calibration callback finds in the training images of a fit: train, or "
+                "give --ckpt_path, or [low, high]"
+            )
+        return self.window
+
+    def blank(self) -> Pixels:
+        """A black image that the view takes: (H0, W0, 3)."""
+        if self.region is not None:
+            return np.zeros((*(self.region.size or self.region.box[2:]), 3), np.uint8)
+        return np.zeros((*(self.size or (256, 256)), 3), np.uint8)
+
     def __call__(self, image: Pixels) -> tuple[Pixels, Box]:
         """(H0, W0, 3) -> (H, W, 3), and the box that the image's content fills: what of (H, W) is outside is padding,
         and what of the content is outside of (H, W) is cropped."""
+        if self.region is not None:
+            image = self.region.cut(image)
         canvas = self.size or (image.shape[0], image.shape[1])
         content = self.content((image.shape[0], image.shape[1]))
         if content != image.shape[:2]:
@@ -106,12 +165,26 @@ class View:
         return fill(seen, canvas, max(top, 0), max(left, 0)), (top, left, top + content[0], left + content[1])
 
     def content(self, size: Size) -> Size:
-        """What becomes of an image of this (height, width), without padding."""
+        """What becomes of an image of this (height, width), or of its region of interest, without padding."""
+        size = size if self.region is None else self.region.shape
         canvas = self.size or size
         if self.fit == "stretch":
             return canvas
         scale = min(canvas[0] / size[0], canvas[1] / size[1])
         return max(1, round(scale * size[0])), max(1, round(scale * size[1]))
+
+    def inside(self, canvas: Size, box: Box) -> NDArray[np.bool_] | None:
+        """What counts of the content that the network sees, (h, w) of `visible`. None: all. Raises UserError if nothing
+        does."""
+        content = (box[2] - box[0], box[3] - box[1])
+        mask = None if self.region is None else self.region.resized(content)
+        if mask is None:
+            return None
+        top, left, bottom, right = visible(box, canvas)
+        mask = mask[top - box[0] : bottom - box[0], left - box[1] : right - box[1]]
+        if not mask.any():
+            raise UserError(f"view.crop {self.crop} leaves nothing of view.roi")
+        return mask
 
     def grid(self, size: Size) -> Grid | None:
         """The tiles of the content of an image, (height, width) of it. None without tiles."""
@@ -144,14 +217,16 @@ def uncropped(seen: Any, box: Box, value: float) -> Any:
     return np.pad(seen, around, constant_values=value)
 
 
-def original_map(anomaly_map: Floats, canvas: Size, box: Box, size: Size) -> Floats:
+def original_map(anomaly_map: Floats, canvas: Size, box: Box, size: Size, roi: Roi | None = None) -> Floats:
     """A map (h, w) of a network input of size `canvas` -> the image's own (H0, W0), without padding.
 
+    Outside a region of interest it has the lowest value that it has inside.
     Every map is brought to the canvas first, padded or not: a bilinear map's peaks depend on the sizes it goes through.
     """
     top, left, bottom, right = visible(box, canvas)
     seen = bilinear(anomaly_map, canvas)[top:bottom, left:right]
-    return bilinear(uncropped(seen, box, float(seen.min())), size)
+    whole = bilinear(uncropped(seen, box, float(seen.min())), size if roi is None else roi.shape)
+    return whole if roi is None else roi.place(whole, size)
 
 
 def bilinear(values: Floats, size: Size) -> Floats:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from lit_ad.errors import UserError
@@ -191,3 +192,59 @@ def test_the_size_of_a_png_is_read_without_decoding_it(tmp_path: Path) -> None:
     assert upright_size(path) == (60, 40)
     with pytest.raises(UserError, match="cannot read"):
         read_image(path)
+
+
+def test_a_window_of_12_bits_is_seen(tmp_path: Path) -> None:
+    """Without one they are nearly black: 4095 of 65535."""
+    values = np.array([[0, 2048, 4095, 9000]], np.uint16)
+    for name in ("x.png", "x.tiff"):
+        Image.fromarray(values).save(tmp_path / name)
+        assert read_image(tmp_path / name)[0, :, 0].tolist() == [0, 8, 16, 35]
+        assert read_image(tmp_path / name, (0, 4095))[0, :, 0].tolist() == [0, 128, 255, 255]
+    for same in (
+        values,
+        Image.fromarray(values),
+        values.astype(np.int32),
+        values.astype(np.float32),
+        values[..., None],
+    ):
+        assert np.array_equal(to_rgb(same, (0, 4095)), read_image(tmp_path / "x.png", (0, 4095)))
+    assert to_rgb(values, (2048, 4095))[0, :, 0].tolist() == [0, 0, 255, 255]
+    wide = GENERATOR.integers(0, 65536, (20, 30)).astype(np.uint16)
+    assert np.array_equal(to_rgb(wide, (0, 65535)), to_rgb(wide))
+    colours = np.repeat(values[..., None], 3, axis=2)
+    assert np.array_equal(to_rgb(colours, (0, 4095)), to_rgb(values, (0, 4095)))
+
+
+def test_a_window_is_not_for_8_bits(tmp_path: Path) -> None:
+    Image.fromarray(RGB).save(tmp_path / "x.png")
+    for image in (tmp_path / "x.png", Image.fromarray(GREY)):
+        with pytest.raises(UserError, match=r"has values of 8 bits, and view.window is for grey images of more"):
+            to_rgb(image, (0, 4095))
+    for array in (RGB, np.full((4, 4), np.nan)):
+        with pytest.raises(UserError, match=r"the array has .* and view.window is for numbers of more than 8 bits"):
+            to_rgb(array, (0, 4095))
+
+
+def test_a_tiff_of_several_pages_is_refused(tmp_path: Path) -> None:
+    page = Image.new("L", (8, 6), 7)
+    page.save(tmp_path / "stack.tif", save_all=True, append_images=[page, page])
+    with pytest.raises(UserError, match=r"stack.tif has 3 pages, .* save each page as a file of its own"):
+        read_image(tmp_path / "stack.tif")
+    smaller = tifffile.TiffWriter(tmp_path / "pyramid.tif")
+    with smaller:
+        smaller.write(np.full((16, 12), 9, np.uint8))
+        smaller.write(np.full((8, 6), 9, np.uint8), subfiletype=1)
+    assert read_image(tmp_path / "pyramid.tif").shape == (16, 12, 3)
+
+
+def test_more_than_three_channels_are_refused(tmp_path: Path) -> None:
+    values = np.full((6, 8, 4), 9, np.uint8)
+    tifffile.imwrite(tmp_path / "four.tif", values, photometric="rgb", extrasamples=["unspecified"])
+    with pytest.raises(UserError, match=r"four.tif has more than three channels, .* keep three of them"):
+        read_image(tmp_path / "four.tif")
+    tifffile.imwrite(
+        tmp_path / "seven.tif", np.zeros((6, 8, 7), np.uint8), photometric="minisblack", planarconfig="contig"
+    )
+    with pytest.raises(UserError, match=r"seven.tif.*keep three of its channels"):
+        read_image(tmp_path / "seven.tif")

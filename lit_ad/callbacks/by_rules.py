@@ -14,7 +14,7 @@ from lit_ad.metrics import SPRO
 from lit_ad.results import MEAN, POOLED, Official, Row, gather, mean_row, ratio
 from lit_ad.rules import Rules
 
-RESIZED = "none: evaluation.eval_size is set, and these rules are for pixels at full resolution"
+RESIZED = "none: evaluation.eval_size or model.view.roi is set, and these rules are for all pixels at full resolution"
 
 
 class ByRules:
@@ -22,7 +22,7 @@ class ByRules:
 
     Args:
         rules: Of the data set.
-        original: Whether maps are compared at their images' size.
+        original: Whether maps are compared at their images' size, and all of them.
     """
 
     def __init__(self, rules: Rules, original: bool = True) -> None:

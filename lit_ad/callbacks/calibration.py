@@ -2,13 +2,14 @@
 
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -17,6 +18,7 @@ from lit_ad.decision import Decision
 from lit_ad.errors import UserError
 from lit_ad.methods.base import Method, as_images
 from lit_ad.results import gather
+from lit_ad.roi import counted
 
 
 class Calibration(L.Callback):
@@ -34,6 +36,19 @@ class Calibration(L.Callback):
             raise UserError(f"decision.false_alarm is a rate between 0 and 1, not {false_alarm}")
         self.false_alarm = false_alarm
         self.warned = False
+
+    def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
+        """Find a window that is "auto", in the nominal training images. Raises UserError if they have none."""
+        if stage == "fit" and pl_module.view.window == "auto":
+            pl_module.view = data_of(trainer, pl_module).find_window()
+            low, high = pl_module.view.window
+            rank_zero_info(f"view.window is auto: values from {low:g} to {high:g} become 0 to 255")
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: Any, checkpoint: Any) -> None:
+        """The window that a checkpoint was trained with is the data's, too."""
+        data = getattr(trainer, "datamodule", None)
+        if data is not None and data.view.window != pl_module.view.window:
+            data.look_with(replace(data.view, window=pl_module.view.window))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         if trainer.global_step == 0 and type(pl_module).prepare is not Method.prepare:
@@ -54,7 +69,8 @@ class Calibration(L.Callback):
         for i, (sample, score) in enumerate(zip(batch.samples, outputs.score.tolist(), strict=True)):
             maximum = median = np.nan
             if outputs.anomaly_map is not None:
-                anomaly_map = batch.original_map(outputs, i)
+                roi = pl_module.view.region
+                anomaly_map = counted(batch.original_map(outputs, i, roi), roi)
                 maximum, median = float(anomaly_map.max()), float(np.median(anomaly_map))
             self.seen.append((sample.category, score, maximum, median))
 

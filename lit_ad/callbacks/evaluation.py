@@ -29,6 +29,7 @@ from lit_ad.results import (
     pixel_verdict_row,
     verdict_row,
 )
+from lit_ad.roi import Roi
 from lit_ad.view import bilinear
 
 PIXELS = (
@@ -63,7 +64,8 @@ class Evaluation(L.Callback):
         self.pixels: Counter[tuple[str, str]] = Counter()  # by group, and one of PIXELS
         source = getattr(getattr(trainer, "datamodule", None), "source", None)
         rules = None if source is None else source.rules()
-        self.by_rules = None if rules is None else ByRules(rules, self.eval_size is None)
+        whole = self.eval_size is None and pl_module.view.region is None
+        self.by_rules = None if rules is None else ByRules(rules, whole)
         self.seen: list[tuple[int, bool, ImageResult]] = []  # with the image's place in the split, and if it has a map
 
     def on_test_batch_end(
@@ -72,13 +74,13 @@ class Evaluation(L.Callback):
         if outputs is None:
             return
         try:
-            self._measure(outputs, batch, pl_module.decision)
+            self._measure(outputs, batch, pl_module.decision, pl_module.view.region)
         except NotFinite as error:
             raise UserError(
                 f"{error}: the model's training has diverged; lower its learning rate, or test an earlier checkpoint"
             ) from error
 
-    def _measure(self, outputs: Prediction, batch: Batch, decision: Decision | None) -> None:
+    def _measure(self, outputs: Prediction, batch: Batch, decision: Decision | None, roi: Roi | None) -> None:
         assert outputs.score is not None
         groups = [f"{sample.category}/{sample.defect}" for sample in batch.samples]
         files = [str(sample.image) for sample in batch.samples]
@@ -94,30 +96,39 @@ class Evaluation(L.Callback):
             self.seen.append((int(batch.index[i]), outputs.anomaly_map is not None, image))
             mask = batch.masks[i] if batch.masks is not None else None
             if outputs.anomaly_map is not None and mask is not None:
-                anomaly_map, truth = self._compared(outputs, batch, i, mask)
+                anomaly_map, truth, inside = self._compared(outputs, batch, i, mask, roi)
                 if self.by_rules is not None:
                     self.by_rules.update(sample, anomaly_map, decision)
-                self.pixel_metrics.update(torch.from_numpy(anomaly_map), truth, groups[i], name=files[i])
+                self.pixel_metrics.update(torch.from_numpy(anomaly_map), truth, groups[i], files[i], inside)
                 threshold = None if decision is None else decision.pixel_threshold(sample.category)
-                self._count(groups[i], truth.numpy(), anomaly_map > (math.inf if threshold is None else threshold))
+                found = anomaly_map > (math.inf if threshold is None else threshold)
+                counted = (truth.numpy(), found) if inside is None else (truth.numpy()[inside], found[inside])
+                self._count(groups[i], *counted)
 
     def _count(self, group: str, truth: NDArray[np.bool_], found: NDArray[np.bool_]) -> None:
-        """Add an image's pixels, 2 x (H, W)."""
+        """Add an image's pixels, 2 x (H, W) or 2 x (n,)."""
         values = (~truth, truth, truth & found, ~truth & found)
         for name, of in zip(PIXELS, values, strict=True):
             self.pixels[group, name] += int(np.count_nonzero(of))
 
     def _compared(
-        self, prediction: Prediction, batch: Batch, i: int, mask: Tensor
-    ) -> tuple[NDArray[np.float32], Tensor]:
-        """Map and mask of image i at the size they are compared at, 2 x (H, W)."""
-        anomaly_map = batch.original_map(prediction, i)
+        self, prediction: Prediction, batch: Batch, i: int, mask: Tensor, roi: Roi | None
+    ) -> tuple[NDArray[np.float32], Tensor, NDArray[np.bool_] | None]:
+        """Map and mask of image i, or of its region of interest, at the size they are compared at, and what counts of
+        them, if not all: 3 x (H, W)."""
+        anomaly_map, inside = batch.original_map(prediction, i, roi), None
+        if roi is not None:
+            anomaly_map, mask, inside = (
+                roi.boxed(anomaly_map),
+                roi.boxed(mask),
+                roi.resized(self.eval_size or roi.shape),
+            )
         if self.eval_size is None:
-            return anomaly_map, mask
+            return anomaly_map, mask, inside
         height, width = self.eval_size
         # INTER_NEAREST would take the pixel at a cell's corner, and so shift the mask against the map.
         small = cv2.resize(mask.numpy().astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-        return bilinear(anomaly_map, self.eval_size), torch.from_numpy(small).bool()
+        return bilinear(anomaly_map, self.eval_size), torch.from_numpy(small).bool(), inside
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         seen = sorted(gather(self.seen), key=lambda one: one[0])

@@ -16,6 +16,7 @@ from lit_ad.decision import Decision
 from lit_ad.files import Writers, atomic_write, run_directory
 from lit_ad.pixels import Pixels, Size
 from lit_ad.results import picture_names
+from lit_ad.roi import Roi
 from lit_ad.view import Box, bilinear, uncropped, visible
 
 TRUTH, FOUND = (0, 255, 0), (0, 190, 255)  # colours of outlines; the heat's own run from black by purple to yellow
@@ -60,7 +61,7 @@ class Heatmaps(L.Callback):
             return
         for i, sample in enumerate(batch.samples):
             if not sample.error:
-                self.writers.submit(self._write, pl_module.decision, outputs, batch, i)
+                self.writers.submit(self._write, pl_module.decision, outputs, batch, i, pl_module.view.region)
 
     on_predict_batch_end = on_test_batch_end
 
@@ -69,17 +70,19 @@ class Heatmaps(L.Callback):
 
     on_predict_epoch_end = on_test_epoch_end
 
-    def _write(self, decision: Decision | None, prediction: Prediction, batch: Batch, i: int) -> None:
+    def _write(self, decision: Decision | None, prediction: Prediction, batch: Batch, i: int, roi: Roi | None) -> None:
         assert prediction.score is not None
         sample, score = batch.samples[i], float(prediction.score[i])
         verdict = "" if decision is None else decision.verdict(score, sample.category)
         truth = {0: "good", 1: sample.defect}.get(sample.label, "")
         title = f"{short(sample.image.name)}   score {score:.4g}   {verdict}"
         title += f"   truth: {truth}" if truth else ""
-        heat = None if prediction.anomaly_map is None else batch.original_map(prediction, i)
+        heat = None if prediction.anomaly_map is None else batch.original_map(prediction, i, roi)
         span = None if decision is None else decision.colour_range(sample.category)
         threshold = None if decision is None else decision.pixel_threshold(sample.category)
         mask = None if batch.masks is None else batch.masks[i]
+        if roi is not None:  # the picture is of what was looked at
+            heat, mask = (None if of is None else roi.boxed(of) for of in (heat, mask))
         picture = draw(content(batch, i), heat, mask, span, threshold, title, self.height)
         with atomic_write(self.picture(str(sample.image))) as temporary:
             picture.save(temporary, format="JPEG", **JPEG)

@@ -16,6 +16,7 @@ from lit_ad.decision import Decision
 from lit_ad.errors import UserError
 from lit_ad.files import Writers, atomic_write, run_directory
 from lit_ad.results import gather, picture_names
+from lit_ad.roi import Roi
 from lit_ad.teachers.weights import fingerprint
 
 PICTURE = ".jpg"  # of heatmaps/
@@ -97,12 +98,12 @@ class Predictions(L.Callback):
                 self.found[int(batch.index[i])] = (score, sample.error)
                 csv.writer(self.lines).writerow((self._below(sample.image), repr(score), sample.error))
                 if self.maps and outputs.anomaly_map is not None and not sample.error:
-                    self.writers.submit(self._write_map, outputs, batch, i)
+                    self.writers.submit(self._write_map, outputs, batch, i, pl_module.view.region)
             self.lines.flush()
 
-    def _write_map(self, prediction: Prediction, batch: Batch, i: int) -> None:
+    def _write_map(self, prediction: Prediction, batch: Batch, i: int, roi: Roi | None) -> None:
         with atomic_write(self._map_file(batch.samples[i])) as temporary:  # deflate takes long, and hardly shrinks it
-            Image.fromarray(batch.original_map(prediction, i)).save(temporary, format="TIFF")
+            Image.fromarray(batch.original_map(prediction, i, roi)).save(temporary, format="TIFF")
 
     def on_predict_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         self.writers.finish()

@@ -30,6 +30,7 @@ from lit_ad.pixels import Size, upright_size
 from lit_ad.tiling import Tiles
 from lit_ad.view import View
 
+WINDOW_IMAGES = 100  # training images that an automatic window is found in, evenly spread
 CACHE_BYTES = 2**30  # what cache_images takes of the RAM without being asked
 
 
@@ -120,6 +121,17 @@ class AnomalyDataModule(L.LightningDataModule):
         if self.augment is not None:
             return "data.augment"
         return "data.train_tiles: random" if self.view.tile and self.train_tiles == "random" else ""
+
+    def find_window(self) -> View:
+        """The view with the window of the nominal training images, in place of "auto". Raises UserError if they have
+        none."""
+        paths = [sample.image for sample in self.listed["train"]]
+        self.look_with(self.view.with_window(paths[:: math.ceil(len(paths) / WINDOW_IMAGES)]))
+        return self.view
+
+    def look_with(self, view: View) -> None:
+        """From now on, another view: what was read with the earlier one is forgotten."""
+        self.view, self._datasets = view, {}
 
     def prepare_data(self) -> None:
         self.source.prepare()
@@ -222,7 +234,7 @@ class AnomalyDataModule(L.LightningDataModule):
         """Print what there is. Raises UserError, on every process, if it cannot be trained or tested on."""
         errors: list[str] = []
         if self._place[1] == 0:
-            report = inspect_samples(self.listed, cores(), decode, progress=True)
+            report = inspect_samples(self.listed, cores(), decode, progress=True, view=self.view)
             report.warnings += self.source.remarks()
             if any(sample.split == "validation" for sample in self.listed["val"]):
                 report.text += (

@@ -77,8 +77,8 @@ class AnomalyDataset(Dataset[Batch]):
                 if sample.split != "predict":
                     raise
                 sample = sample._replace(error=str(error))  # one bad file does not end the prediction of thousands
-                size = (256, 256)
-                image, box = self.view(np.zeros((*size, 3), np.uint8))
+                image, box = self.view(blank := self.view.blank())
+                size = (blank.shape[0], blank.shape[1])
                 image = image.copy()  # Pillow's is not to be written to
         other = None
         if self.unrelated is not None and image is not None:
@@ -131,9 +131,12 @@ class AnomalyDataset(Dataset[Batch]):
         return self.last[1]
 
     def _read(self, sample: Sample) -> Seen:
-        image = read_image(sample.image)
+        image = read_image(sample.image, self.view.levels)
         size = (image.shape[0], image.shape[1])
-        image, box = self.view(image)
+        try:
+            image, box = self.view(image)
+        except UserError as error:
+            raise UserError(f"{sample.image}: {error}") from error
         return np.require(image, requirements=["C", "W"]), box, size
 
 

@@ -18,7 +18,9 @@ from lit_ad.batch import Sample
 from lit_ad.data.masks import read_mask
 from lit_ad.data.source import is_image
 from lit_ad.errors import UserError
-from lit_ad.pixels import Size, read_image, upright_size
+from lit_ad.pixels import Size, deep_values, open_image, read_image, upright_size
+from lit_ad.roi import counted
+from lit_ad.view import View
 
 DECODED_PIXELS = 2e9  # of test images: 20 to 40 seconds of one core; all of MVTec AD's are 1.4e9
 PIXELS_AT_ONCE = 2**28  # decoded together, by all threads
@@ -52,10 +54,15 @@ class Marked(NamedTuple):
 
     part: float
     border: float
+    inside: bool  # whether any of it lies in the view's region of interest
 
 
 def inspect_samples(
-    splits: Mapping[str, Sequence[Sample]], threads: int = 1, decode: bool = True, progress: bool = False
+    splits: Mapping[str, Sequence[Sample]],
+    threads: int = 1,
+    decode: bool = True,
+    progress: bool = False,
+    view: View = View(),
 ) -> Report:
     """Look at the files of each split: train, val (held out of training) and test.
 
@@ -68,6 +75,7 @@ def inspect_samples(
         threads: That read.
         decode: Test images. They need not be, where the test comes next.
         progress: Whether to show a bar, where it takes longer than two seconds.
+        view: What will be seen of the images: in which window they are read, and whether its region of interest fits.
     """
     train, test = [*splits["train"], *splits["val"]], splits["test"]
     images = [sample.image for sample in (*train, *test)]
@@ -87,21 +95,21 @@ def inspect_samples(
                     found[path] = value
         return found
 
-    heads = each(head, images, "Reading headers")
+    heads = each(partial(head, view=view), images, "Reading headers")
     to_decode, to_verify = share([s.image for s in test if s.image in heads] if decode else [], heads)
     deep = [s.image for s in train if s.image in heads and heads[s.image].kind.startswith("16")]
     decoded = len(to_decode)
     to_decode += deep[:: max(1, len(deep) // DEEP_IMAGES)]
     largest = max((heads[path].size[0] * heads[path].size[1] for path in to_decode), default=0)
     few = max(1, min(threads, PIXELS_AT_ONCE // max(1, largest)))
-    brightest = each(look, to_decode, "Reading test images", few)
+    brightest = each(partial(look, view=view), to_decode, "Reading test images", few)
     each(verify, to_verify, "Verifying test images")
-    marked = each(lambda path: mark(path, masks[path]), list(masks), "Reading masks", few)
+    marked = each(lambda path: mark(path, view, masks[path]), list(masks), "Reading masks", few)
     equal = copies([path for path in images if path not in errors], threads)
     warnings = [
         *copy_warnings(equal, train, test),
         *mask_warnings(test, marked),
-        *depth_warnings({path: value for path, value in brightest.items() if heads[path].kind.startswith("16")}),
+        *depth_warnings({path: value for path, value in brightest.items() if heads[path].kind.startswith("16")}, view),
         *folder_warnings({path.parent for path in (*images, *masks)}),
     ]
     text = describe(splits, heads)
@@ -121,9 +129,11 @@ def or_error(function: Callable[[Path], T], path: Path) -> T | UserError:
         return error
 
 
-def head(path: Path) -> Head:
-    """What the header of an image says."""
+def head(path: Path, view: View) -> Head:
+    """What the header of an image says. Raises UserError if the view's region of interest does not lie in it."""
     size = upright_size(path)
+    if view.region is not None:
+        view.region.check(size)
     with Image.open(path) as image:
         return Head(size, kind(image))
 
@@ -137,9 +147,11 @@ def kind(image: Image.Image) -> str:
     return f"{bits}-bit {colours or image.mode}"
 
 
-def look(path: Path) -> int:
+def look(path: Path, view: View) -> int:
     """The greatest value of an image, read as the test will read it."""
-    return int(read_image(path).max(initial=0))
+    if view.window == "auto":  # which is not known yet
+        return 255 if deep_values(open_image(path), str(path)).max() else 0
+    return int(read_image(path, view.levels).max(initial=0))
 
 
 def verify(path: Path) -> None:
@@ -151,11 +163,11 @@ def verify(path: Path) -> None:
         raise UserError(f"cannot read {path}: {error}") from error
 
 
-def mark(path: Path, above: int | None = None) -> Marked:
+def mark(path: Path, view: View, above: int | None = None) -> Marked:
     """How much of a mask is anomalous; `above` as `read_mask` has it."""
     mask = read_mask(path, above)
     border = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
-    return Marked(float(mask.mean()), float(border.mean()))
+    return Marked(float(mask.mean()), float(border.mean()), bool(counted(mask, view.region).any()))
 
 
 # Many files.
@@ -291,6 +303,8 @@ def mask_warnings(test: Sequence[Sample], marked: Mapping[Path, Marked]) -> list
                 found["for good images, with defects in them: they are ignored"].append(sample.mask)
         elif mask.part == 0:
             found["empty: they mark no defect in an anomalous image"].append(sample.mask)
+        elif not mask.inside:
+            found["with no defect inside view.roi, where these images are all good"].append(sample.mask)
         elif mask.part == 1:
             found["full: they mark the whole image"].append(sample.mask)
         elif mask.part > 0.5 and mask.border > 0.9:
@@ -298,16 +312,16 @@ def mask_warnings(test: Sequence[Sample], marked: Mapping[Path, Marked]) -> list
     return [f"masks {what}, {times(paths)}: {some(paths)}" for what, paths in found.items()]
 
 
-def depth_warnings(brightest: Mapping[Path, int]) -> list[str]:
+def depth_warnings(brightest: Mapping[Path, int], view: View) -> list[str]:
     """Of images of 16 bits (path -> their greatest value, as 8 bits) that use 14 or fewer."""
-    if not brightest:
+    if not brightest or view.window is not None:
         return []
     top = max(brightest.values())
     for bits in (10, 12, 14):
         if top <= round((2**bits - 1) / 257):
             return [
                 f"16-bit images that use {bits} bits at most, such as {next(iter(brightest))}: 65535 is read as white, "
-                f"so they are nearly black; multiply their values by {2 ** (16 - bits)}"
+                f"so they are nearly black; set model.view.window to auto, or to [0, {2**bits - 1}]"
             ]
     return []
 

@@ -36,8 +36,7 @@ def run_of(method: Method) -> Run:
 def card_of(method: Method) -> Card:
     """What a method's file says of it."""
     view = method.view
-    sides = (view.tile, view.tile) if view.tile else view.size or (256, 256)
-    size = sides if view.tile else view(np.zeros((*sides, 3), np.uint8))[0].shape[:2]
+    size = (view.tile, view.tile) if view.tile else view(view.blank())[0].shape[:2]
     with torch.no_grad():
         probe = method.predict(torch.zeros(1, 3, *size, device=method.device))
     return Card(

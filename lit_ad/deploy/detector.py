@@ -23,6 +23,7 @@ from lit_ad.deploy.runtimes import load_exported
 from lit_ad.errors import UserError
 from lit_ad.files import atomic_write
 from lit_ad.pixels import Pixels, to_rgb
+from lit_ad.roi import Roi
 from lit_ad.view import Box, Floats, original_map, visible
 
 ImageLike = str | Path | Image.Image | NDArray[Any]
@@ -41,6 +42,7 @@ class Detection:
     box: Box = (0, 0, 0, 0)  # that the image fills in it
     decision: Decision | None = None
     category: str | None = None  # whose thresholds count; None: those of all together
+    roi: Roi | None = None  # what is looked at of the image; outside, the map has the lowest value that it has inside
 
     @property
     def p_value(self) -> float | None:
@@ -58,14 +60,15 @@ class Detection:
         if self.seen is None:
             return None
         height, width = self.seen.shape
-        return original_map(self.seen, (height, width), self.box, (self.image.shape[0], self.image.shape[1]))
+        return original_map(self.seen, (height, width), self.box, (self.image.shape[0], self.image.shape[1]), self.roi)
 
     @cached_property
     def mask(self) -> NDArray[np.bool_] | None:
         """(H, W): anomalous pixels. None without a map, or without a threshold for it."""
         if self.anomaly_map is None or self.decision is None or self.decision.pixel_threshold(self.category) is None:
             return None
-        return self.decision.mask(self.anomaly_map, self.category)
+        found = self.decision.mask(self.anomaly_map, self.category)
+        return found if self.roi is None else found & self.roi.mask((self.image.shape[0], self.image.shape[1]))
 
     @cached_property
     def regions(self) -> list[Region]:
@@ -208,7 +211,7 @@ class Detector:
                 readers.shutdown(wait=False, cancel_futures=True)
 
     def _look(self, image: ImageLike) -> Looked:
-        pixels = to_rgb(image)
+        pixels = to_rgb(image, self.card.view.levels)
         return pixels, *self.card.view(pixels)
 
     def _judge(self, group: list[Looked], category: str | None) -> Iterator[Detection]:
@@ -222,7 +225,7 @@ class Detector:
         decision = self.card.decision
         known = category if decision is not None and category in decision.scores else None
         for i, (image, _, box) in enumerate(group):
-            yield Detection(image, scores[i], maps[i] if maps else None, box, decision, known)
+            yield Detection(image, scores[i], maps[i] if maps else None, box, decision, known, self.card.view.region)
 
     def _predict(self, pixels: Pixels, boxes: list[Box]) -> tuple[Floats | None, Floats]:
         """uint8 (n, H, W, 3) -> maps (n, 1, H, W), and scores (n,) of the content."""
@@ -232,11 +235,11 @@ class Detector:
             return self._predict_tiles(channels_first[0], boxes[0])
         maps, scores = self.run(channels_first)
         if maps is not None and self.card.map_scored:  # the run's scores are those of whole maps
-            seen = [visible(box, canvas) for box in boxes]
             scores = scores.copy()
-            for i, (top, left, bottom, right) in enumerate(seen):
-                if seen[i] != (0, 0, *canvas):
-                    scores[i] = highest(maps[i, 0, top:bottom, left:right], self.card.top)
+            for i, box in enumerate(boxes):
+                (top, left, bottom, right), inside = visible(box, canvas), self.card.view.inside(canvas, box)
+                if (top, left, bottom, right) != (0, 0, *canvas) or inside is not None:
+                    scores[i] = highest(maps[i, 0, top:bottom, left:right], self.card.top, inside)
         return maps, scores
 
     def _predict_tiles(self, image: NDArray[np.uint8], box: Box) -> tuple[Floats | None, Floats]:
@@ -254,7 +257,8 @@ class Detector:
         if not maps:
             return None, np.array([worst], np.float32)
         stitched = grid.stitch(iter(maps))
-        score = highest(stitched[0, 0], self.card.top) if self.card.map_scored else worst
+        inside = self.card.view.inside(grid.size, (0, 0, *grid.size))
+        score = highest(stitched[0, 0], self.card.top, inside) if self.card.map_scored else worst
         whole = np.zeros((1, 1, *image.shape[1:]), np.float32)
         whole[:, :, top:bottom, left:right] = stitched
         return whole, np.array([score], np.float32)
@@ -271,9 +275,9 @@ def put(queue: Queue[Any], item: Any, closed: Event) -> bool:
     return False
 
 
-def highest(anomaly_map: Floats, top: float) -> float:
-    """The mean of the highest `top` of a map's pixels, one at least, as `Method.score`."""
-    values = anomaly_map.ravel()
+def highest(anomaly_map: Floats, top: float, inside: NDArray[np.bool_] | None = None) -> float:
+    """The mean of the highest `top` of a map's pixels, or of those inside, one at least, as `Method.score`."""
+    values = anomaly_map.ravel() if inside is None else anomaly_map[inside]
     count = int(top * len(values))
     return float(values.max() if count < 2 else np.partition(values, -count)[-count:].mean(dtype=np.float64))
 

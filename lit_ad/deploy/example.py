@@ -44,7 +44,9 @@ held = np.concatenate(list(card["decision"]["scores"].values()))  # scores of no
 for path in sys.argv[1:]:
     image = ImageOps.exif_transpose(Image.open(path))
     if image.mode.startswith("I"):  # 16 bits
-        image = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
+        low, high = view["window"] or (0, 65535)
+        values = (np.asarray(image).astype(float).clip(low, high) - low) * (255 / (high - low))
+        image = Image.fromarray(np.rint(values).astype(np.uint8))
     image, size = image.convert("RGB"), view["image_size"]
     h, w = (size, size) if isinstance(size, int) else size
     if view["fit"] == "pad":
@@ -66,7 +68,7 @@ for path in sys.argv[1:]:
     print(f"{{path}}: {{verdict}}, score {{score:.6g}}, p-value {{p_value:.3g}}")
 '''
 
-TILED = '''"""python example.py IMAGE...   Needs numpy, pillow, {runtime}, and lit_ad for the tiles."""
+DETECTOR = '''"""python example.py IMAGE...   Needs numpy, pillow, {runtime}, and lit_ad for {what}."""
 
 import sys
 from pathlib import Path
@@ -84,6 +86,7 @@ for path in sys.argv[1:]:
 def example(file: Path, card: Card) -> str:
     """The program for an exported file."""
     runtime, load = RUNTIMES[file.suffix]
-    if card.view.tile is not None:
-        return TILED.format(runtime=runtime, file=file.name)
+    what = "the tiles" if card.view.tile is not None else "the region of interest" if card.view.roi is not None else ""
+    if what:
+        return DETECTOR.format(runtime=runtime, file=file.name, what=what)
     return PROGRAM.format(runtime=runtime, file=file.name, load=load)

@@ -128,7 +128,7 @@ def input_size(view: View) -> Size:
             "this model sees each image at its own size, and a graph has one: train with model.view.image_size or "
             "model.view.tile"
         )
-    pixels, _ = view(np.zeros((*view.size, 3), np.uint8))
+    pixels, _ = view(view.blank())
     return pixels.shape[0], pixels.shape[1]
 
 
@@ -235,7 +235,7 @@ def doubles(model: Any) -> list[str]:
 
 def network_inputs(image: ImageLike, card: Card) -> list[NDArray[np.uint8]]:
     """What the network sees of an image: itself, or its tiles, (3, H, W) each."""
-    pixels, (top, left, bottom, right) = card.view(to_rgb(image))
+    pixels, (top, left, bottom, right) = card.view(to_rgb(image, card.view.levels))
     channels_first = np.ascontiguousarray(pixels.transpose(2, 0, 1))
     grid = card.view.grid((bottom - top, right - left))
     if grid is None:

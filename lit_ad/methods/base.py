@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import lightning as L
+import numpy as np
 import torch
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
@@ -110,7 +111,9 @@ class Method(L.LightningModule):
         """uint8 (B, 3, H, W) of the view's size, without padding -> maps (B, 1, H, W) and scores, as in eval mode."""
         canvas = (pixels.shape[-2], pixels.shape[-1])
         with evaluating(self):
-            return self._scored(self.predict(as_images(pixels)), canvas, [(0, 0, *canvas)])
+            masked = self.view.tile is None and self.view.region is not None and self.view.region.inside is not None
+            box = self.view(self.view.blank())[1] if masked else (0, 0, *canvas)  # a mask has one size, and so one box
+            return self._scored(self.predict(as_images(pixels)), canvas, [box])
 
     def predict_batch(self, batch: Batch, losses: list[tuple[Tensor, int]] | None = None) -> Prediction:
         """Maps (B, 1, H, W), of the pixels' size, and scores of a batch that is on the device, as in eval mode.
@@ -153,9 +156,18 @@ class Method(L.LightningModule):
         if prediction.score is not None:
             return prediction._replace(anomaly_map=maps)
         parts = zip(maps.split(1), boxes, strict=True) if len(set(boxes)) > 1 else [(maps, boxes[0])]
-        seen = [(of, visible(box, canvas)) for of, box in parts]
-        scores = [self.score(of[..., top:bottom, left:right]) for of, (top, left, bottom, right) in seen]
+        scores = [self.score(self._counted(of, canvas, box)) for of, box in parts]
         return prediction._replace(anomaly_map=maps, score=torch.cat(scores))
+
+    def _counted(self, maps: Tensor, canvas: Size, box: Box) -> Tensor:
+        """What is scored of maps (B, 1, H, W) of the network's input: their content (B, 1, h, w), or what counts of it,
+        (B, 1, 1, n)."""
+        top, left, bottom, right = visible(box, canvas)
+        content, inside = maps[..., top:bottom, left:right], self.view.inside(canvas, box)
+        if inside is None:
+            return content
+        rows = torch.tensor(np.flatnonzero(inside).tolist(), device=maps.device)
+        return content.flatten(2).index_select(2, rows)[:, :, None]
 
     def _predict_each(self, batch: Batch, losses: list[tuple[Tensor, int]] | None) -> Prediction:
         """Each image by itself: its network input, or its content in tiles, whose maps are stitched and scored as one.
@@ -284,9 +296,14 @@ class Method(L.LightningModule):
         for name, teacher in self.teachers().items():
             refuse_another(teacher, about["teachers"].get(name, {}))
         view = replace(View.from_dict(about["view"]), tile_batch=self.view.tile_batch)  # changes no number
+        asked = self.hparams.get("view")
+        if isinstance(asked, View) and asked.window == "auto":  # which the training has found
+            self.view = replace(self.view, window=view.window)
         if view != self.view:
             pairs = [(name, value, getattr(self.view, name)) for name, value in view.to_dict().items()]
-            differ = ", ".join(f"{name} {theirs}, not {ours}" for name, theirs, ours in pairs if theirs != ours)
+            differ = ", ".join(
+                f"{name} {theirs!s:.40}, not {ours!s:.40}" for name, theirs, ours in pairs if theirs != ours
+            )
             raise UserError(f"this checkpoint was trained at {differ}: leave model.view as it was, or train anew")
         decision = about.get("decision")
         self.decision = None if decision is None else Decision.from_dict(decision)

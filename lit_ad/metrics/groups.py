@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lit_ad.metrics import curves
@@ -50,15 +51,23 @@ class PixelEvaluation(PixelState):
         super().__init__(exact, **kwargs)
         self.limits, self.thresholds = tuple(limits), thresholds
 
-    def update(self, anomaly_map: Tensor, mask: Tensor, group: str = "all", name: str = "image") -> None:
-        """Count one image, 2 x (H, W), of a group; `name` is for messages.
+    def update(
+        self,
+        anomaly_map: Tensor,
+        mask: Tensor,
+        group: str = "all",
+        name: str = "image",
+        inside: NDArray[np.bool_] | None = None,
+    ) -> None:
+        """Count one image, 2 x (H, W), of a group; `name` is for messages. Given `inside` (H, W), the pixels in it
+        alone: a region is what of it lies inside.
 
         Raises:
             ValueError: shapes differ, a score is NaN or infinite (NotFinite), the mask is not 0 or 1; names the image.
         """
         if anomaly_map.ndim != 2:
             raise ValueError(f"{name}: an anomaly map of shape (H, W) is needed, not {tuple(anomaly_map.shape)}")
-        self._add(anomaly_map, mask, group, name)
+        self._add(anomaly_map, mask, group, name, inside)
 
     def compute(self) -> Row:
         """The metrics over all groups."""

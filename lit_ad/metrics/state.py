@@ -95,12 +95,17 @@ class PixelState(Metric):
             self.add_state(f"{table}_pending_keys", [], dist_reduce_fx=None)  # int32 (n,): pixels not yet counted
             self.add_state(f"{table}_pending_codes", [], dist_reduce_fx=None)  # int64 () or (n,): their strata
 
-    def _add(self, scores: Tensor, target: Tensor, group: str, name: str) -> None:
-        """Count one image, 2 x (...); 2 x (H, W) where regions count."""
+    def _add(
+        self, scores: Tensor, target: Tensor, group: str, name: str, inside: NDArray[np.bool_] | None = None
+    ) -> None:
+        """Count one image, 2 x (...), or its pixels inside; 2 x (H, W) where regions count."""
         values, mask = checked(scores, target, name)
         keys = ordered_keys(values)
         code = self._group(group) << GROUP_SHIFT
-        nominal, anomalous = keys[~mask], keys[mask]
+        ground = ~mask
+        if inside is not None:
+            mask, ground = mask & inside, ground & inside
+        nominal, anomalous = keys[ground], keys[mask]
         self._append("pixels", nominal, np.array(code))
         if self.votes:
             self._append("pixels", anomalous, np.array(code + 1))

@@ -12,12 +12,19 @@ def get(arguments: list[str]) -> None:
     main(arguments)
 
 
+def check(arguments: list[str]) -> None:
+    from lit_ad.run.data_check import main
+
+    main(arguments)
+
+
 class Action(NamedTuple):
     about: str
     run: Callable[[list[str]], None]  # given what follows the action
 
 
 ACTIONS = {
+    "check": Action("what a data set holds, and what is wrong with it: check PATH", check),
     "get": Action("download a data set whose licence allows it: get NAME --root DIR", get),
 }
 

@@ -36,6 +36,7 @@ from lit_ad.deploy.export import export as write
 from lit_ad.errors import UserError
 from lit_ad.methods.base import Method
 from lit_ad.metrics import ImageAUROC, PixelAUROC
+from lit_ad.roi import counted
 from lit_ad.run.recalibrate import refitted
 from lit_ad.view import View
 
@@ -164,7 +165,8 @@ def auroc(detector: Detector, test: list[Sample]) -> dict[str, float]:
         of_images.update(torch.tensor([found.score]), torch.tensor([sample.label]))
         truth = read_truth(sample, (found.image.shape[0], found.image.shape[1]))
         if found.anomaly_map is not None and truth is not None:
-            of_pixels.update(torch.from_numpy(found.anomaly_map), truth)
+            pixels = [counted(of, found.roi).ravel() for of in (found.anomaly_map, truth.numpy())]
+            of_pixels.update(*map(torch.from_numpy, pixels))
     values = {"image_auroc": float(of_images.compute()), "pixel_auroc": float(of_pixels.compute())}
     return {name: value for name, value in values.items() if not np.isnan(value)}
 

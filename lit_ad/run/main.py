@@ -97,7 +97,9 @@ COMMANDS = {
     "recalibrate": Command("thresholds from more good images, without training", recalibrate),
     "speed": Command("latency, images/s and memory of checkpoints and exported files", speed),
     "benchmark": Command("methods x categories or classes x seeds, and the tables of them", benchmark),
-    "data": Command("data sets: get NAME downloads one", data),
+    "data": Command(
+        "data sets: check PATH says what is in one and what is wrong with it, get NAME downloads one", data
+    ),
     "submission": Command("the private tests of MVTec AD 2, as its benchmark takes them", submission),
     "cache": Command("the feature caches on this machine; clear and prune remove them", cache),
 }

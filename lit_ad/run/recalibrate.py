@@ -11,6 +11,7 @@ from lit_ad.data.images import Images
 from lit_ad.decision import HELD, Decision
 from lit_ad.deploy.detector import Detector
 from lit_ad.errors import UserError
+from lit_ad.roi import counted
 
 
 def recalibrate(
@@ -64,8 +65,9 @@ def refitted(detector: Detector, images: list[Path], category: str, false_alarm:
     for found in detector.stream(images):
         scores.append(found.score)
         if found.anomaly_map is not None:
-            maxima.append(float(found.anomaly_map.max()))
-            medians.append(float(np.median(found.anomaly_map)))
+            of_map = counted(found.anomaly_map, found.roi)
+            maxima.append(float(of_map.max()))
+            medians.append(float(np.median(of_map)))
     before = detector.card.decision
     rate = false_alarm or (0.01 if before is None else before.false_alarm)
     held = {name: {} if before is None else dict(getattr(before, name)) for name in HELD}

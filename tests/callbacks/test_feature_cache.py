@@ -48,7 +48,9 @@ class Record(L.Callback):
         self.stage = "fill"
         forward, read = teacher.forward, dataset.read_image
         monkeypatch.setattr(teacher, "forward", lambda t, x: (self.taught.append(self.stage), forward(t, x))[1])
-        monkeypatch.setattr(dataset, "read_image", lambda p: (self.decoded.append(self.stage), read(p))[1])
+        monkeypatch.setattr(
+            dataset, "read_image", lambda p, window: (self.decoded.append(self.stage), read(p, window))[1]
+        )
 
     def on_train_batch_start(self, *_: Any) -> None:
         self.stage = "train"

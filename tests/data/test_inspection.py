@@ -12,6 +12,7 @@ from lit_ad.batch import Sample
 from lit_ad.data import MVTec, OneClass, inspection
 from lit_ad.data.datamodule import split_nominal
 from lit_ad.data.inspection import Report, inspect_samples
+from lit_ad.view import View
 
 
 def report(samples: list[Sample], **options: bool) -> Report:
@@ -88,7 +89,7 @@ def test_of_very_many_test_images_a_part_is_decoded(bottle: Path, monkeypatch: p
     samples = MVTec(bottle).samples()
     looked: list[Path] = []
     look = inspection.look
-    monkeypatch.setattr(inspection, "look", lambda path: (looked.append(path), look(path))[1])
+    monkeypatch.setattr(inspection, "look", lambda path, view: (looked.append(path), look(path, view))[1])
     found = report(samples)
     assert found.text.endswith("\n  3 of 5 test images were decoded, the others verified") and not found.errors
     assert looked == [s.image for s in samples if s.split == "test"][::2]
@@ -216,7 +217,7 @@ def test_camera_depths_in_16_bit_files(tmp_path: Path, bits: int, used: int | No
     else:
         (warning,) = found.warnings
         assert warning.startswith(f"16-bit images that use {used} bits at most, such as {tmp_path}")
-        assert warning.endswith(f"nearly black; multiply their values by {2 ** (16 - used)}")
+        assert warning.endswith(f"nearly black; set model.view.window to auto, or to [0, {2**used - 1}]")
 
 
 def test_colours_of_16_bits_too(bottle: Path) -> None:
@@ -263,12 +264,12 @@ def test_memory_of_large_images_is_that_of_one(tmp_path: Path, bottle: Path, mon
     together = [0, 0]  # now, and at most
     look = inspection.look
 
-    def slow(path: Path) -> int:
+    def slow(path: Path, view: View) -> int:
         together[0] += 1
         together[1] = max(together)
         time.sleep(0.01)
         together[0] -= 1
-        return look(path)
+        return look(path, view)
 
     monkeypatch.setattr(inspection, "look", slow)
     report(MVTec(bottle).samples())
