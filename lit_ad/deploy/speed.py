@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from lit_ad.deploy.detector import Detector
+from lit_ad.machine import peak_memory
 
 RUNTIMES = {".onnx": "ONNX Runtime", ".xml": "OpenVINO", ".pt2": "torch.export", ".ckpt": "PyTorch"}
 
@@ -25,7 +26,9 @@ def measure(file: str, batch: str, seconds: str, images: str, device: str, weigh
     row |= {"batch": size, "p50 ms": f"{1e3 * np.quantile(times, 0.5):.1f}"}
     row |= {"p95 ms": f"{1e3 * np.quantile(times, 0.95):.1f}", "images/s": f"{size / np.mean(times):.1f}"}
     whole = path.stat().st_size + (path.with_suffix(".bin").stat().st_size if path.suffix == ".xml" else 0)
-    print(json.dumps(row | {"peak MiB": peak_memory(), "file MiB": f"{whole / 2**20:.1f}"}))
+    memory = peak_memory()
+    row["peak MiB"] = "" if memory is None else str(round(memory / 2**20))
+    print(json.dumps(row | {"file MiB": f"{whole / 2**20:.1f}"}))
 
 
 def network(detector: Detector, size: int, seconds: float) -> list[float]:
@@ -58,16 +61,3 @@ def folder(detector: Detector, paths: list[str], size: int, seconds: float) -> l
             count = sum(1 for _ in detector.stream(paths, batch_size=size))
             times.append((time.perf_counter() - before) / count * size)
     return times
-
-
-def peak_memory() -> str:
-    """Of this process, in MiB; unknown where the system does not say."""
-    status = Path("/proc/self/status")
-    if status.is_file():  # Linux; its getrusage would count the process that started this one
-        (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
-        return str(round(int(line.split()[1]) / 2**10))
-    try:
-        import resource
-    except ImportError:  # Windows
-        return ""
-    return str(round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20))  # macOS counts bytes

@@ -16,6 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from lit_ad.files import atomic_write
+from lit_ad.machine import peak_memory
 
 BUSY = 75  # exit code where another process has the cell; EX_TEMPFAIL of sysexits.h
 PATIENCE = 30.0  # seconds: as long as a process whose benchmark was killed may take to end its batch
@@ -44,13 +45,11 @@ def end(cost: dict[str, Any]) -> dict[str, Any]:
     """What the attempts took: seconds of all, peak memory of this one in MiB, and on what device."""
     import torch
 
-    from lit_ad.deploy.speed import peak_memory
-
     gpu = torch.cuda.is_available() and torch.cuda.is_initialized()
     return {
         "seconds": cost["seconds"] + time.time() - cost["began"],
         "attempts": cost["attempts"],
-        "memory_mib": int(peak_memory() or 0) or None,
+        "memory_mib": round((peak_memory() or 0) / 2**20) or None,
         "gpu_memory_mib": round(torch.cuda.max_memory_allocated() / 2**20) if gpu else None,
         "device": torch.cuda.get_device_name() if gpu else "CPU",
     }
