@@ -302,7 +302,7 @@ def test_other_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
             main(["get", name, "--root", str(tmp_path)])
     with pytest.raises(UserError, match=r"no data set 'nuts': there are BTAD, VisA"):
         main(["get", "nuts", "--root", str(tmp_path)])
-    with pytest.raises(UserError, match=r"no action 'gt' of lit-ad data: there are get"):
+    with pytest.raises(UserError, match=r"no action 'gt' of lit-ad data: there are check, get"):
         main(["gt"])
     main([])
     assert "get NAME --root DIR" in capsys.readouterr().out
