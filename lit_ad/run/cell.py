@@ -41,8 +41,8 @@ def begin(home: Path) -> dict[str, Any]:
     return {"seconds": cost["seconds"], "attempts": cost["attempts"] + 1, "began": time.time()}
 
 
-def end(cost: dict[str, Any]) -> dict[str, Any]:
-    """What the attempts took: seconds of all, peak memory of this one in MiB, and on what device."""
+def end(cost: dict[str, Any], finished: bool) -> dict[str, Any]:
+    """What the attempts took: seconds of all, peak memory of this one in MiB, and on what device; and if all is done."""
     import torch
 
     gpu = torch.cuda.is_available() and torch.cuda.is_initialized()
@@ -52,7 +52,14 @@ def end(cost: dict[str, Any]) -> dict[str, Any]:
         "memory_mib": round((peak_memory() or 0) / 2**20) or None,
         "gpu_memory_mib": round(torch.cuda.max_memory_allocated() / 2**20) if gpu else None,
         "device": torch.cuda.get_device_name() if gpu else "CPU",
+        "finished": finished,
     }
+
+
+def is_finished(home: Path) -> bool:
+    """Whether a cell's process came to its end: metrics.json alone may be of one that died as it wrote the rest."""
+    record = home / "cost.json"
+    return record.is_file() and bool(json.loads(record.read_text()).get("finished"))
 
 
 def save(home: Path, cost: dict[str, Any]) -> None:
@@ -68,18 +75,19 @@ def main() -> None:
         lock.acquire(timeout=PATIENCE)
     except Timeout:
         sys.exit(BUSY)
-    if (home / "metrics.json").is_file():
+    if is_finished(home):
         return
     last = home / "checkpoints" / "last.ckpt"
     sys.argv = ["lit-ad", "fit", *sys.argv[3:], *(["--ckpt_path", str(last)] if last.is_file() else [])]
-    cost = begin(home)
+    cost, finished = begin(home), False
     save(home, cost)
     from lit_ad.run.main import main as command
 
     try:
         command()
+        finished = True
     finally:
-        save(home, end(cost))
+        save(home, end(cost, finished))
 
 
 if __name__ == "__main__":

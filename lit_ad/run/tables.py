@@ -17,6 +17,7 @@ from tabulate import tabulate
 
 from lit_ad.files import atomic_write
 from lit_ad.results import MEAN, POOLED, Results, Row, without_nan
+from lit_ad.run.cell import is_finished
 from lit_ad.run.comparison import Comparison, auroc_interval, compare
 
 Published = dict[str, Any]  # source: who says so, mean: {metric: value}, TASK: {metric: value}
@@ -40,7 +41,7 @@ class Cell:
 
     @property
     def finished(self) -> bool:
-        return (self.home / "metrics.json").is_file()
+        return is_finished(self.home)
 
     def state(self) -> str:
         """In words: finished, or why not."""
@@ -54,8 +55,7 @@ class Cell:
 
     def cost(self) -> dict[str, Any]:
         """What it took; empty of a cell that is not finished."""
-        record = self.home / "cost.json"
-        return json.loads(record.read_text()) if self.finished and record.is_file() else {}
+        return json.loads((self.home / "cost.json").read_text()) if self.finished else {}
 
 
 @dataclass

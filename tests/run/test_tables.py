@@ -38,7 +38,13 @@ def cells(tmp_path: Path) -> list[Cell]:
                 auroc = roc_auc_score([image.label for image in images], [image.score for image in images])
                 row = {"image_auroc": float(auroc), "pixel_auroc": 0.5 if method == "good" else math.nan}
                 Results({"pooled": row}, images).save(cell.home / "metrics.json")
-                cost = {"seconds": 90.0 + 60 * seed, "memory_mib": 512, "gpu_memory_mib": None, "attempts": 1}
+                cost = {
+                    "seconds": 90.0 + 60 * seed,
+                    "memory_mib": 512,
+                    "gpu_memory_mib": None,
+                    "attempts": 1,
+                    "finished": True,
+                }
                 (cell.home / "cost.json").write_text(json.dumps({**cost, "device": "CPU"}))
     return made
 
