@@ -42,7 +42,7 @@ def begin(home: Path) -> dict[str, Any]:
 
 
 def end(cost: dict[str, Any], finished: bool) -> dict[str, Any]:
-    """What the attempts took: seconds of all, peak memory of this one in MiB, and on what device; and if all is done."""
+    """What the attempts took: seconds of all, peak memory of this one in MiB, on what device; and if all is done."""
     import torch
 
     gpu = torch.cuda.is_available() and torch.cuda.is_initialized()
