@@ -37,6 +37,7 @@ class Report:
     text: str  # a line for each category
     warnings: list[str]  # each a sentence
     errors: list[str]  # likewise: with them there is no use in training
+    equal: list[list[Path]]  # groups of files with the same bytes, of those that can be read
 
     def __str__(self) -> str:
         return "\n".join([self.text, *(f"  Warning: {warning}" for warning in self.warnings)])
@@ -115,7 +116,7 @@ def inspect_samples(
     text = describe(splits, heads)
     if to_verify:
         text += f"\n  {decoded} of {decoded + len(to_verify)} test images were decoded, the others verified"
-    return Report(text, warnings, unreadable(errors))
+    return Report(text, warnings, unreadable(errors), equal)
 
 
 # One file.

@@ -30,7 +30,27 @@ IMAGE_CURVES: dict[str, Callable] = {
 }
 
 
-class PixelEvaluation(PixelState):
+class PixelRows(PixelState):
+    """Pixel metrics of named sets of groups."""
+
+    def compute(self) -> Row:
+        """The metrics over all groups."""
+        return self._row(None)
+
+    def compute_rows(self, rows: Mapping[str, Iterable[str]]) -> dict[str, Row]:
+        """The metrics of each row, a set of groups by name; groups never seen count nothing.
+
+        Merges the processes once; each of them must call it, and gets the same values.
+        """
+        with self.sync_context(should_sync=not self._is_synced, should_unsync=not self._is_synced):
+            return {row: self._row(groups) for row, groups in rows.items()}
+
+    def _row(self, groups: Iterable[str] | None) -> Row:
+        """The metrics over some groups, or all."""
+        raise NotImplementedError
+
+
+class PixelEvaluation(PixelRows):
     """Every pixel metric, by group.
 
     A row has `pixel_auroc`, `pixel_auroc_error_bound`, `pixel_average_precision`, `pixel_f1_max`, and for each false
@@ -68,18 +88,6 @@ class PixelEvaluation(PixelState):
         if anomaly_map.ndim != 2:
             raise ValueError(f"{name}: an anomaly map of shape (H, W) is needed, not {tuple(anomaly_map.shape)}")
         self._add(anomaly_map, mask, group, name, inside)
-
-    def compute(self) -> Row:
-        """The metrics over all groups."""
-        return self._row(None)
-
-    def compute_rows(self, rows: Mapping[str, Iterable[str]]) -> dict[str, Row]:
-        """The metrics of each row, a set of groups by name; groups never seen count nothing.
-
-        Merges the processes once; each of them must call it, and gets the same values.
-        """
-        with self.sync_context(should_sync=not self._is_synced, should_unsync=not self._is_synced):
-            return {row: self._row(groups) for row, groups in rows.items()}
 
     def groups(self) -> list[str]:
         """Groups seen by any process, sorted; every process must call it."""

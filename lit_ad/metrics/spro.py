@@ -8,7 +8,7 @@ Of a defect, min(pixels found, s) is the number found among the s of its pixels 
 threshold. So only these are counted, and weigh 1 / s each: the state and the curve are those of the PRO.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 from lit_ad.metrics.aupro import aupro, aupro_error_bound
-from lit_ad.metrics.groups import Row, percent
+from lit_ad.metrics.groups import PixelRows, Row, percent
 from lit_ad.metrics.keys import ordered_keys
-from lit_ad.metrics.state import GROUP_SHIFT, PixelState, checked
+from lit_ad.metrics.state import GROUP_SHIFT, checked
 
 LIMITS = (0.01, 0.05, 0.1, 0.3, 1.0)  # of the official evaluation, whose headline is 0.05
 
 
-class SPRO(PixelState):
+class SPRO(PixelRows):
     """Area under the sPRO curve, by group of images.
 
     A row has for each false positive rate of `limits`, in percent, `spro_05`, and `spro_05_error_bound`: how far it can
@@ -72,18 +72,6 @@ class SPRO(PixelState):
         self._append("pixels", keys[~covered], np.array(code))
         for found in highest:
             self._append("regions", found, np.array(code + len(found)))
-
-    def compute(self) -> Row:
-        """The metrics over all groups."""
-        return self._row(None)
-
-    def compute_rows(self, rows: Mapping[str, Iterable[str]]) -> dict[str, Row]:
-        """The metrics of each row, a set of groups by name; groups never seen count nothing.
-
-        Merges the processes once; each of them must call it, and gets the same values.
-        """
-        with self.sync_context(should_sync=not self._is_synced, should_unsync=not self._is_synced):
-            return {row: self._row(groups) for row, groups in rows.items()}
 
     def _row(self, groups: Iterable[str] | None) -> Row:
         overlap, row = self._overlap(groups), {}

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from lit_ad.batch import Sample
 from lit_ad.data import Folder, Images, MVTec, OneClass
-from lit_ad.data.inspection import Report, copies, inspect_samples, some
+from lit_ad.data.inspection import Report, inspect_samples, some
 from lit_ad.data.likeness import likeness_warnings, look_at
 from lit_ad.data.masks import mask_files
 from lit_ad.data.source import Source, check, holds_images, list_folders, readable
@@ -62,8 +62,7 @@ def data_check(
     report = inspect_samples(splits, cores(), progress=not json)
     report.warnings += source.remarks()
     report.errors += wrong_samples(samples)
-    paths = [sample.image for sample in samples if sample.image.exists()]
-    exact = {frozenset((a, b)) for group in copies(paths, cores()) for a in group for b in group if a != b}
+    exact = {frozenset((a, b)) for group in report.equal for a in group for b in group if a != b}
     report.warnings += likeness_warnings(look_at(samples, cores()), exact)
     report.warnings += grey_masks([file for s in samples if s.mask_above is None for file in mask_files(s.mask)])
     if backbone is not None:
