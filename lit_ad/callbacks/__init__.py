@@ -5,6 +5,7 @@ from lit_ad.callbacks.evaluation import Evaluation
 from lit_ad.callbacks.feature_cache import FeatureCache
 from lit_ad.callbacks.heatmaps import Heatmaps
 from lit_ad.callbacks.predictions import Predictions
+from lit_ad.callbacks.processor_time import ProcessorTime
 from lit_ad.callbacks.report import Report
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     "FeatureCache",
     "Heatmaps",
     "Predictions",
+    "ProcessorTime",
     "Report",
 ]

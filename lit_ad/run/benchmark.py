@@ -51,10 +51,13 @@ class Budget:
 
     Args:
         minutes: Of training, validations included, at most; a method that is through its epochs before ends before.
+        processor_minutes: The same in processor time, on which others' work on the machine has no influence. What GPUs
+            do is not in it.
         epochs: Instead of the configuration's.
     """
 
     minutes: float | None = None
+    processor_minutes: float | None = None
     epochs: int | None = None
 
 
@@ -163,6 +166,9 @@ def make_cell(
         trainer |= {"max_epochs": budget.epochs, "max_steps": -1}
     if budget.minutes is not None:
         trainer["max_time"] = {"seconds": round(60 * budget.minutes)}
+    if budget.processor_minutes is not None:
+        limit = {"class_path": "lit_ad.callbacks.ProcessorTime", "init_args": {"minutes": budget.processor_minutes}}
+        trainer["callbacks"] = [*(trainer.get("callbacks") or []), limit]
     cell = Cell(output / method / task / f"seed-{seed}", method, task, seed, compared.arguments)
     asked, record = {"arguments": compared.arguments, "config": config}, cell.home / "asked.json"
     if record.is_file():
@@ -204,7 +210,9 @@ def main(args: list[str]) -> None:
     parser.add_argument("--sources", type=dict[str, Source], required=True, help="By name; each is split into tasks.")
     parser.add_argument("--output", type=Path, required=True, help="Where the runs and the tables go.")
     parser.add_argument("--seeds", type=list[int], default=[0])
-    parser.add_argument("--budget", type=Budget, default=Budget(), help="Of each cell: minutes, or epochs.")
+    parser.add_argument(
+        "--budget", type=Budget, default=Budget(), help="Of each cell: minutes, processor_minutes, or epochs."
+    )
     parser.add_argument("--metrics", type=list[str], default=["image_auroc", "pixel_auroc", "aupro_30"])
     parser.add_argument("--arguments", type=list[str], default=[], help="For each fit, as what follows --.")
     parser.add_argument("--only", type=list[str], default=[], help="Names of methods and tasks; all if none.")
