@@ -22,7 +22,8 @@ class ProcessorTime(Timer):
         self._began = time.process_time()
 
     def on_train_end(self, *_: Any) -> None:
-        self._offset, self._began = self.time_elapsed(), None
+        self._offset = self.time_elapsed()  # type: ignore[assignment]  # as Timer.load_state_dict sets it
+        self._began = None
 
     def time_elapsed(self, stage: str = "train") -> float:
         """Seconds of processor time that the training has taken so far; of other stages, as of Timer, by the clock."""
