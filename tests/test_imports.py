@@ -84,10 +84,10 @@ ALLOWED = {  # longest prefix wins
     "callbacks.predictions": {"errors", "files", "batch", "roi", "decision", "results", "teachers.weights"},
     "deploy": {"__init__", "errors", "files", "machine", "pixels", "view", "decision", "batch", "methods", "deploy"},
     "deploy.card": {"view", "decision"},
-    "deploy.checkpoint": {"__init__", "view", "methods.base", "deploy.card"},
+    "deploy.checkpoint": {"__init__", "view", "methods.base", "deploy.card", "deploy.runtimes"},
     "deploy.runtimes": {"errors", "view", "deploy.card"},  # neither torch nor anything of training
     "deploy.detector": {
-        *("errors", "files", "pixels", "roi", "view", "decision"),
+        *("errors", "files", "machine", "pixels", "roi", "view", "decision"),
         *("deploy.card", "deploy.checkpoint", "deploy.runtimes"),
     },
     "deploy.__init__": set(),

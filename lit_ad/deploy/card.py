@@ -13,6 +13,9 @@ from lit_ad.view import Floats, View
 Run = Callable[[NDArray[np.uint8]], tuple[Floats | None, Floats]]
 """uint8 pixels (n, 3, H, W) of the network's size -> maps (n, 1, H, W), or none, and scores (n,)."""
 
+Share = Callable[[int], Run]
+"""A number of callers -> the network for as many at a time, each of whom has that part of the cores."""
+
 
 @dataclass(frozen=True)
 class Card:

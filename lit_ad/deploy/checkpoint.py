@@ -7,16 +7,19 @@ import torch
 from numpy.typing import NDArray
 
 from lit_ad import __version__
-from lit_ad.deploy.card import Card, Run
+from lit_ad.deploy.card import Card, Run, Share
+from lit_ad.deploy.runtimes import share_torch
 from lit_ad.methods.base import Method, qualified_name
 from lit_ad.view import Floats
 
 
-def load_checkpoint(path: Path, weights: str | Path | None = None, device: str = "cpu") -> tuple[Run, Card]:
-    """The network of a checkpoint, and its card. Raises UserError as `Method.load_from_checkpoint` does."""
+def load_checkpoint(path: Path, weights: str | Path | None = None, device: str = "cpu") -> tuple[Run, Card, Share]:
+    """The network of a checkpoint, its card, and the network for several callers. Raises UserError as
+    `Method.load_from_checkpoint` does."""
     method: Method = Method.load_from_checkpoint(path, device, weights)
     method.requires_grad_(False)
-    return run_of(method), card_of(method)
+    run = run_of(method)
+    return run, card_of(method), lambda callers: share_torch(run, callers, device)
 
 
 def run_of(method: Method) -> Run:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from queue import Full, Queue
 from threading import Event, Thread
@@ -18,17 +19,19 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lit_ad.decision import Decision, Region, regions
-from lit_ad.deploy.card import Card, Run
+from lit_ad.deploy.card import Card, Run, Share
 from lit_ad.deploy.runtimes import load_exported
 from lit_ad.errors import UserError
 from lit_ad.files import atomic_write
+from lit_ad.machine import cores
 from lit_ad.pixels import Pixels, to_rgb
 from lit_ad.roi import Roi
 from lit_ad.view import Box, Floats, original_map, visible
 
 ImageLike = str | Path | Image.Image | NDArray[Any]
 EXPORTED = (".onnx", ".xml", ".pt2")  # of ONNX Runtime, OpenVINO and torch.export
-READERS = min(4, os.cpu_count() or 1)  # threads that read images while the network runs
+CALLERS = min(4, cores())  # threads among which a stream shares the cores
+WORKERS = CALLERS + 1  # of a stream: one reads while the others compute
 Looked = tuple[Pixels, Pixels, Box]  # an image, the network's input of it, and the box that it fills there
 
 
@@ -109,6 +112,7 @@ class Detector:
     Args:
         run: The network.
         card: What is known of it.
+        share: The network for several callers at a time. None: `run` is.
 
     Example:
         detector = Detector.load("runs/stfpm/20260101-120000")
@@ -116,8 +120,8 @@ class Detector:
         print(verdict.anomalous, verdict.p_value, verdict.regions)
     """
 
-    def __init__(self, run: Run, card: Card) -> None:
-        self.run, self.card = run, card
+    def __init__(self, run: Run, card: Card, share: Share | None = None) -> None:
+        self.run, self.card, self.share = run, card, share
 
     @classmethod
     def load(cls, path: str | Path, weights: str | Path | None = None, device: str = "cpu") -> "Detector":
@@ -178,37 +182,41 @@ class Detector:
     ) -> Iterator[Detection]:
         """The same one after the other, `batch_size` at a time where their inputs have one size.
 
-        Threads read and resize the next images while the network runs. They take them from the iterator ahead, but no
-        answer waits for images that a camera has yet to give, unless they are of its batch.
+        Several threads read images and judge them, each with a part of the cores, which is faster than all cores for
+        one image. They take images from the iterator ahead, but no answer waits for images that a camera has yet to
+        give, unless they are of its batch.
         """
-        ahead: Queue[Future[Looked] | None] = Queue(batch_size + READERS)
-        closed = Event()
+        ahead: Queue[Future[list[Detection]] | None] = Queue(WORKERS)
+        closed, judge = Event(), self.shared._judge
 
-        def feed(readers: ThreadPoolExecutor) -> None:
-            last: Future[Looked] | None = None  # the end, or the error that ended it
+        def work(group: list[ImageLike]) -> list[Detection]:
+            return list(judge([self._look(image) for image in group], category))
+
+        def feed(workers: ThreadPoolExecutor) -> None:
+            last: Future[list[Detection]] | None = None  # the end, or the error that ended it
             try:
-                for image in images:
-                    if not put(ahead, readers.submit(self._look, image), closed):
+                more = iter(images)
+                while group := list(islice(more, batch_size)):
+                    if not put(ahead, workers.submit(work, group), closed):
                         return
             except BaseException as error:  # the iterator's own, for the caller
                 last = Future()
                 last.set_exception(error)
             put(ahead, last, closed)
 
-        with ThreadPoolExecutor(READERS) as readers:
-            Thread(target=feed, args=(readers,), daemon=True).start()
+        with ThreadPoolExecutor(WORKERS) as workers:
+            Thread(target=feed, args=(workers,), daemon=True).start()
             try:
-                more = True
-                while more:
-                    group: list[Looked] = []
-                    while len(group) < batch_size and (one := ahead.get()) is not None:
-                        group.append(one.result())
-                    more = len(group) == batch_size
-                    if group:
-                        yield from self._judge(group, category)
+                while (found := ahead.get()) is not None:
+                    yield from found.result()
             finally:
                 closed.set()
-                readers.shutdown(wait=False, cancel_futures=True)
+                workers.shutdown(wait=False, cancel_futures=True)
+
+    @cached_property
+    def shared(self) -> "Detector":
+        """The same detector for several threads at a time, each of which has a part of the cores."""
+        return self if self.share is None else Detector(self.share(CALLERS), self.card)
 
     def _look(self, image: ImageLike) -> Looked:
         pixels = to_rgb(image, self.card.view.levels)

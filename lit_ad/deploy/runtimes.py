@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_ad.deploy.card import Card, Run
+from lit_ad.deploy.card import Card, Run, Share
 from lit_ad.errors import UserError
 from lit_ad.view import Floats
 
@@ -24,8 +24,8 @@ def need(package: str, extra: str) -> Any:
         raise UserError(f"this needs the package {package}: pip install 'lit-ad[{extra}]' ({error})") from error
 
 
-def load_exported(file: Path, device: str = "cpu") -> tuple[Run, Card]:
-    """The network of an exported file, and its card.
+def load_exported(file: Path, device: str = "cpu") -> tuple[Run, Card, Share]:
+    """The network of an exported file, its card, and the network for several callers.
 
     Raises:
         UserError: It is not one of ours, or its runtime is missing.
@@ -34,8 +34,8 @@ def load_exported(file: Path, device: str = "cpu") -> tuple[Run, Card]:
     return load(file, device)
 
 
-def load_onnx(file: Path, device: str) -> tuple[Run, Card]:
-    """By ONNX Runtime, on CUDA if `device` says so. Sessions may be run by several threads at once."""
+def load_onnx(file: Path, device: str) -> tuple[Run, Card, Share]:
+    """By ONNX Runtime, on CUDA if `device` says so. Several threads may run a session at once and share its."""
     runtime = need("onnxruntime", "onnx")
     providers = ["CPUExecutionProvider"] if device == "cpu" else ["CUDAExecutionProvider", "CPUExecutionProvider"]
     options = runtime.SessionOptions()
@@ -52,11 +52,12 @@ def load_onnx(file: Path, device: str) -> tuple[Run, Card]:
         score, *maps = session.run(None, {"pixels": pixels})
         return (maps[0] if maps else None), score
 
-    return run, card
+    return run, card, lambda callers: run if device == "cpu" else one_at_a_time(run)
 
 
-def load_openvino(file: Path, device: str) -> tuple[Run, Card]:
-    """By OpenVINO. A request serves one thread at a time, so that each thread has its own."""
+def load_openvino(file: Path, device: str) -> tuple[Run, Card, Share]:
+    """By OpenVINO. For one caller it computes an image with all cores; for several, it is compiled once more, with a
+    stream for each."""
     openvino = need("openvino", "openvino")
     core = openvino.Core()
     try:
@@ -64,10 +65,22 @@ def load_openvino(file: Path, device: str) -> tuple[Run, Card]:
     except Exception as error:
         raise UserError(f"{file} cannot be read by OpenVINO: {first_line(error)}") from error
     card = card_of_text(model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None, file)
-    options = {"PERFORMANCE_HINT": "LATENCY"}
+    options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
     if device == "cpu":  # by itself it computes in bfloat16 where the processor can, and is half a per cent off
         options["INFERENCE_PRECISION_HINT"] = "f32"
-    compiled = core.compile_model(model, "CPU" if device == "cpu" else device, options)
+    run = run_openvino(core.compile_model(model, "CPU" if device == "cpu" else device, options))
+
+    def share(callers: int) -> Run:
+        if device != "cpu":
+            return one_at_a_time(run)
+        streams = {**options, "PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": callers}
+        return run_openvino(core.compile_model(model, "CPU", streams))
+
+    return run, card, share
+
+
+def run_openvino(compiled: Any) -> Run:
+    """A request serves one thread at a time, so that each thread has its own."""
     outputs, own = compiled.outputs, threading.local()
 
     def run(pixels: NDArray[np.uint8]) -> tuple[Floats | None, Floats]:
@@ -76,10 +89,10 @@ def load_openvino(file: Path, device: str) -> tuple[Run, Card]:
         found = own.request.infer({"pixels": pixels})
         return (found[outputs[1]] if len(outputs) > 1 else None), found[outputs[0]]
 
-    return run, card
+    return run
 
 
-def load_torch(file: Path, device: str) -> tuple[Run, Card]:
+def load_torch(file: Path, device: str) -> tuple[Run, Card, Share]:
     """By torch.export. Its module keeps nothing between calls: several threads may run it at once."""
     torch = need("torch", "torch")
     extra = {KEY: ""}
@@ -95,7 +108,38 @@ def load_torch(file: Path, device: str) -> tuple[Run, Card]:
             score, *maps = module(torch.from_numpy(pixels).to(device))
         return (maps[0].float().cpu().numpy() if maps else None), score.float().cpu().numpy()
 
-    return run, card
+    return run, card, lambda callers: share_torch(run, callers, device)
+
+
+def share_torch(run: Run, callers: int, device: str) -> Run:
+    """A network of torch for several callers: each thread that calls it computes with a part of torch's threads."""
+    if device != "cpu":
+        return one_at_a_time(run)
+    torch, own, setting = need("torch", "torch"), threading.local(), threading.Lock()
+
+    def shared(pixels: NDArray[np.uint8]) -> tuple[Floats | None, Floats]:
+        if not hasattr(own, "threads"):
+            with setting:
+                whole = torch.get_num_threads()
+                own.threads = max(1, whole // callers)
+                torch.set_num_threads(own.threads)  # of this thread, and of those that begin later: not of these
+                later = threading.Thread(target=torch.set_num_threads, args=(whole,))
+                later.start()
+                later.join()
+        return run(pixels)
+
+    return shared
+
+
+def one_at_a_time(run: Run) -> Run:
+    """A network of a GPU for several callers: its memory is for one batch."""
+    alone = threading.Lock()
+
+    def shared(pixels: NDArray[np.uint8]) -> tuple[Floats | None, Floats]:
+        with alone:
+            return run(pixels)
+
+    return shared
 
 
 def card_of_text(text: Any, file: Path) -> Card:

@@ -1,7 +1,7 @@
 """A detector as a web service: an image in, JSON or a picture out.
 
 Starlette and Uvicorn, which LitServe stands on as well. LitServe hands each request to a worker process; here the
-network runs in this process, whose runtime uses all cores by itself, so that an image is never copied between two.
+network runs in this process, for several images at a time that share the cores, so that none is copied between two.
 """
 
 import base64
@@ -22,7 +22,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from lit_ad.deploy.detector import READERS, Detection, Detector
+from lit_ad.deploy.detector import CALLERS, Detection, Detector
 from lit_ad.errors import UserError
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")  # of pixels.EXTENSIONS; Pillow's other readers are not for strangers
@@ -46,7 +46,8 @@ def service(detector: Detector, name: str, token: str | None = None, limits: Lim
         token: What `Authorization: Bearer TOKEN` must say. None: anyone is served.
         limits: Of the images.
     """
-    threads, waiting = CapacityLimiter(READERS), CapacityLimiter(WAITING)
+    threads, waiting = CapacityLimiter(CALLERS), CapacityLimiter(WAITING)
+    shared = detector.shared
     page = files("lit_ad.deploy").joinpath("page.html").read_text()
 
     def admitted(request: Request) -> None:
@@ -75,7 +76,7 @@ def service(detector: Detector, name: str, token: str | None = None, limits: Lim
             picture = "image/png" in request.headers.get("accept", "")
             query = request.query_params
             return await run_sync(
-                answer, detector, body, query.get("category"), picture, "picture" in query, limits, limiter=threads
+                answer, shared, body, query.get("category"), picture, "picture" in query, limits, limiter=threads
             )
         finally:
             waiting.release_on_behalf_of(request)

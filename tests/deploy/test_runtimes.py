@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import lit_ad
 from lit_ad import Detector
 from lit_ad.deploy.example import example
 from lit_ad.deploy.export import SUFFIX, export
+from lit_ad.deploy.runtimes import share_torch
 from lit_ad.errors import UserError
 from lit_ad.methods.stfpm import STFPM
 from lit_ad.view import View
@@ -46,6 +48,26 @@ def test_calls_from_many_threads(format: str, files: dict[str, Path]) -> None:
     with ThreadPoolExecutor(8) as pool:
         for _ in range(4):
             assert [found.score for found in pool.map(detector, images)] == alone
+    for size in (1, 3):  # each of whose threads computes with a part of the cores, and so sums in another order
+        streamed = list(detector.stream(images * 4, batch_size=size))
+        assert [found.score for found in streamed] == pytest.approx(alone * 4, rel=1e-5)
+
+
+def test_a_stream_leaves_the_threads_of_torch_as_they_are(files: dict[str, Path]) -> None:
+    detector, before = Detector.load(files["torch"]), torch.get_num_threads()
+    torch.set_num_threads(5)
+    try:
+        seen: list[int] = []
+        shared = share_torch(lambda pixels: seen.append(torch.get_num_threads()) or detector.run(pixels), 2, "cpu")
+        pixels = np.zeros((1, 3, 64, 64), np.uint8)
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(shared, [pixels] * 4))
+            assert set(seen) == {2}
+        list(detector.stream(pictures(4)))
+        with ThreadPoolExecutor(1) as later:
+            assert (torch.get_num_threads(), later.submit(torch.get_num_threads).result()) == (5, 5)
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("format", SUFFIX)
