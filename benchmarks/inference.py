@@ -324,6 +324,8 @@ def table(found: dict[str, list[Result]]) -> None:
     print("| " + " | ".join(heads) + " |\n| --- |" + " ---: |" * (len(heads) - 1))
 
     def ratio(kind: str, other: str, key: str) -> str:
+        if other not in found:
+            return ""
         pairs = zip(found[kind], found[other], strict=True)
         return f"{median(one[key] / two[key] for one, two in pairs):.2f}" if key in found[kind][0] else ""
 

@@ -85,7 +85,7 @@ ALLOWED = {  # longest prefix wins
     "deploy": {"__init__", "errors", "files", "machine", "pixels", "view", "decision", "batch", "methods", "deploy"},
     "deploy.card": {"view", "decision"},
     "deploy.checkpoint": {"__init__", "view", "methods.base", "deploy.card", "deploy.runtimes"},
-    "deploy.runtimes": {"errors", "view", "deploy.card"},  # neither torch nor anything of training
+    "deploy.runtimes": {"errors", "machine", "view", "deploy.card"},  # neither torch nor anything of training
     "deploy.detector": {
         *("errors", "files", "machine", "pixels", "roi", "view", "decision"),
         *("deploy.card", "deploy.checkpoint", "deploy.runtimes"),

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from lit_ad.deploy.card import Card, Run, Share
 from lit_ad.errors import UserError
+from lit_ad.machine import cores
 from lit_ad.view import Floats
 
 KEY = "lit_ad"  # under which a file keeps its card
@@ -35,24 +36,34 @@ def load_exported(file: Path, device: str = "cpu") -> tuple[Run, Card, Share]:
 
 
 def load_onnx(file: Path, device: str) -> tuple[Run, Card, Share]:
-    """By ONNX Runtime, on CUDA if `device` says so. Several threads may run a session at once and share its."""
+    """By ONNX Runtime, on CUDA if `device` says so. For several callers there is a second session, of fewer threads."""
     runtime = need("onnxruntime", "onnx")
     providers = ["CPUExecutionProvider"] if device == "cpu" else ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    options = runtime.SessionOptions()
-    options.log_severity_level = 3
-    # Threads that wait without spinning leave the cores to those that read images.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        session = runtime.InferenceSession(str(file), options, providers=providers)
-    except Exception as error:  # its own kinds
-        raise UserError(f"{file} cannot be read by ONNX Runtime: {first_line(error)}") from error
-    card = card_of_text(session.get_modelmeta().custom_metadata_map.get(KEY), file)
 
-    def run(pixels: NDArray[np.uint8]) -> tuple[Floats | None, Floats]:
-        score, *maps = session.run(None, {"pixels": pixels})
-        return (maps[0] if maps else None), score
+    def session(threads: int = 0) -> Any:
+        options = runtime.SessionOptions()
+        options.log_severity_level, options.intra_op_num_threads = 3, threads  # 0: as many as there are cores
+        # Threads that wait without spinning leave the cores to those that read images.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            return runtime.InferenceSession(str(file), options, providers=providers)
+        except Exception as error:  # its own kinds
+            raise UserError(f"{file} cannot be read by ONNX Runtime: {first_line(error)}") from error
 
-    return run, card, lambda callers: run if device == "cpu" else one_at_a_time(run)
+    def run_of(session: Any) -> Run:
+        def run(pixels: NDArray[np.uint8]) -> tuple[Floats | None, Floats]:
+            score, *maps = session.run(None, {"pixels": pixels})
+            return (maps[0] if maps else None), score
+
+        return run
+
+    whole = session()
+    card = card_of_text(whole.get_modelmeta().custom_metadata_map.get(KEY), file)
+
+    def share(callers: int) -> Run:
+        return run_of(session(max(1, cores() // callers))) if device == "cpu" else one_at_a_time(run_of(whole))
+
+    return run_of(whole), card, share
 
 
 def load_openvino(file: Path, device: str) -> tuple[Run, Card, Share]:
