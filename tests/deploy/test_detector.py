@@ -39,7 +39,7 @@ VIEWS: dict[str, Callable[[int], View]] = {  # of the side that a method's small
 def runs(
     images: Path, small_models: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[tuple[str, str], Path]:
-    """Every method trained for an epoch at every view, tested, and saved: RUN/checkpoints/best.ckpt."""
+    """Every method trained for a step at every view, tested, and saved: RUN/checkpoints/best.ckpt."""
     made = {}
     for method in METHODS:
         for name, view in VIEWS.items():
@@ -51,7 +51,7 @@ def runs(
             data = AnomalyDataModule(MVTec(images), model.view, batch_size=4, num_workers=0)
             trainer = L.Trainer(
                 default_root_dir=home,
-                max_epochs=1,
+                max_steps=1,
                 accelerator="cpu",
                 logger=False,
                 enable_progress_bar=False,
