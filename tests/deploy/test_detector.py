@@ -51,7 +51,8 @@ def runs(
             data = AnomalyDataModule(MVTec(images), model.view, batch_size=4, num_workers=0)
             trainer = L.Trainer(
                 default_root_dir=home,
-                max_steps=1,
+                max_epochs=1,
+                limit_train_batches=1,
                 accelerator="cpu",
                 logger=False,
                 enable_progress_bar=False,
