@@ -134,7 +134,8 @@ def run_bare(name: str, options: argparse.Namespace) -> dict[str, float]:
     with torch.no_grad():
         features = model.describe(images)
     steps = case.batches * case.epochs
-    model.trainer = SimpleNamespace(estimated_stepping_batches=steps, global_step=0, world_size=1)
+    loop = SimpleNamespace(_combined_loader=None)
+    model.trainer = SimpleNamespace(estimated_stepping_batches=steps, fit_loop=loop, global_step=0, world_size=1)
     made = model.configure_optimizers()
     optimizer = made["optimizer"] if isinstance(made, dict) else made
     model.train()

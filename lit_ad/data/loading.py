@@ -83,10 +83,12 @@ class TrainLoader(DataLoader[Batch]):
     def __iter__(self) -> Any:
         self.given, self.start = self.start, 0
         self.sampler.start = self.given * (self.batch_size or 1)
-        return self._counted(super().__iter__())
+        return self._counted()
 
-    def _counted(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        for batch in batches:
+    def _counted(self) -> Iterator[Batch]:
+        """Workers begin with the first batch that is asked for: an iterator that Lightning makes to count steps has
+        none, and they know of features that are served after it was made."""
+        for batch in super().__iter__():
             self.given += 1
             yield batch
 

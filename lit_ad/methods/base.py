@@ -1,6 +1,7 @@
 """The one class between a method and LightningModule."""
 
 import copy
+import math
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -226,6 +227,22 @@ class Method(L.LightningModule):
     def _of_cache(self, batch: Batch) -> list[Tensor] | None:
         """A batch's cached features, which may be stored in half precision, in the networks' own."""
         return None if batch.features is None else [level.to(self.dtype) for level in batch.features]
+
+    def total_steps(self, why: str) -> int:
+        """The steps of the whole training, for `configure_optimizers`. Raises UserError, with why they are needed, if
+        there is no end.
+
+        To count them, Lightning makes the training loader and keeps it. It must make another one when training begins:
+        of this one it would not load the state that a checkpoint has for it.
+        """
+        loop = self.trainer.fit_loop
+        counted = loop._combined_loader is None
+        steps = self.trainer.estimated_stepping_batches
+        if counted:
+            loop._combined_loader = None
+        if math.isinf(steps):
+            raise UserError(f"{type(self).__name__}'s learning rate {why}: set trainer.max_steps or max_epochs")
+        return int(steps)
 
     # Lightning's hooks.
 

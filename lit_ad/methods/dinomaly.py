@@ -140,14 +140,12 @@ class Dinomaly(Method):
         return Prediction(smooth(upsample(torch.stack(maps).mean(dim=0), size)))
 
     def configure_optimizers(self) -> Any:
-        steps = self.trainer.estimated_stepping_batches
-        if math.isinf(steps):
-            raise UserError("Dinomaly's learning rate falls until training ends: set trainer.max_steps or max_epochs")
+        steps = self.total_steps("falls until training ends")
         parameters = [*self.bottleneck.parameters(), *self.decoder.parameters()]
         optimizer = StableAdamW(parameters, lr=self.lr, eps=self.eps, weight_decay=self.weight_decay)
 
         def rate(step: int) -> float:
-            return schedule(step, int(steps), self.warmup, self.final_lr / self.lr)
+            return schedule(step, steps, self.warmup, self.final_lr / self.lr)
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -154,9 +154,7 @@ class EfficientAD(Method):
     def configure_optimizers(self) -> Any:
         trained = [*self.student.parameters(), *self.autoencoder.parameters()]
         optimizer = torch.optim.Adam(trained, lr=self.lr, weight_decay=self.weight_decay)
-        steps = self.trainer.estimated_stepping_batches
-        if math.isinf(steps):
-            raise UserError("EfficientAD's learning rate falls near the end: set trainer.max_steps or max_epochs")
+        steps = self.total_steps("falls near the end")
         drop = torch.optim.lr_scheduler.MultiStepLR(optimizer, [int(0.95 * steps)], gamma=0.1)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": drop, "interval": "step"}}
 

@@ -1,0 +1,73 @@
+"""Methods whose learning rate follows the count of steps: Lightning makes the training loader to count them, before it
+knows of a checkpoint and before features are cached."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+
+from lit_ad import methods
+from lit_ad.callbacks import Calibration, FeatureCache
+from lit_ad.data import AnomalyDataModule, MVTec
+from lit_ad.methods.base import Method
+from lit_ad.view import View
+
+COUNTING = ("Dinomaly", "EfficientAD", "MixedTeacher")
+
+
+class Watch(L.Callback):
+    """What each step was shown, and a checkpoint within the second epoch."""
+
+    def __init__(self, checkpoint: Path | None = None) -> None:
+        self.checkpoint = checkpoint
+        self.indices: list[list[int]] = []
+        self.cached: list[bool] = []
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.indices.append(batch.index.tolist())
+        self.cached.append(batch.features is not None)
+        if self.checkpoint is not None and trainer.global_step == 4:
+            trainer.save_checkpoint(self.checkpoint)
+
+
+def fit(
+    name: str,
+    small_models: dict[str, dict[str, Any]],
+    images: Path,
+    home: Path,
+    watch: Watch,
+    workers: int,
+    cache: bool,
+    resumed: Path | None = None,
+) -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    arguments = dict(small_models[name]["init_args"])
+    method: Method = getattr(methods, name)(**{**arguments, "view": View(**arguments["view"])})
+    data = AnomalyDataModule(MVTec(images), method.view, batch_size=3, drop_last=True, num_workers=workers)
+    trainer = L.Trainer(
+        default_root_dir=home,
+        max_epochs=3,
+        limit_train_batches=3,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[Calibration(), FeatureCache(cache, home / "features"), watch],
+    )
+    trainer.fit(method, data, ckpt_path=resumed)
+    return {name: value.clone() for name, value in method.state_dict().items()}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("name", COUNTING)
+def test_cached_features_serve_every_step_and_a_resumed_epoch_goes_on(
+    name: str, workers: int, small_models: dict[str, dict[str, Any]], images: Path, tmp_path: Path
+) -> None:
+    first, second = Watch(tmp_path / "middle.ckpt"), Watch()
+    fit(name, small_models, images, tmp_path, first, workers, cache=True)
+    assert len(first.indices) == 9 and all(first.cached)
+    fit(name, small_models, images, tmp_path, second, workers, cache=True, resumed=tmp_path / "middle.ckpt")
+    assert second.indices == first.indices[4:] and all(second.cached)
