@@ -371,7 +371,12 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def as_images(pixels: Tensor) -> Tensor:
-    """uint8 (B, 3, H, W) -> float32 in [0, 1]; every network normalises for itself."""
+    """uint8 (B, 3, H, W) -> float32 in [0, 1]; every network normalises for itself.
+
+    On a CPU, channels last, in which convolutions need not bring them there and back: an eighth of MKD's step.
+    """
+    if pixels.device.type == "cpu":
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
     return pixels.float() / 255
 
 
