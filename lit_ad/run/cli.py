@@ -257,9 +257,9 @@ def check_epochs_left(config: Namespace) -> None:
         )
 
 
-def main() -> None:
-    """The commands of Lightning."""
-    check_config_files(sys.argv[1:])
+def main(arguments: list[str]) -> None:
+    """The commands of Lightning. Its parser reads sys.argv, which is what a process for another GPU is started with."""
+    check_config_files(arguments)
     AnomalyCLI(
         Method,
         AnomalyDataModule,
