@@ -1,6 +1,7 @@
 """Imports of a command: no garbage collection meanwhile, and none of theirs after."""
 
 import gc
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,3 +55,24 @@ def test_the_collector_is_as_it_was_where_an_import_fails_or_it_was_off(tmp_path
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+NETWORKS = ("torch", "lightning", "timm", "torchmetrics", "torchvision", "albumentations")
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("main", NETWORKS),
+        ("report", NETWORKS),
+        ("serve", NETWORKS),
+        ("data_get", NETWORKS),
+        ("data_check", NETWORKS[1:]),
+        ("speed", NETWORKS[1:]),
+        ("benchmark", NETWORKS[1:]),
+    ],
+)
+def test_commands_without_networks_do_not_wait_for_them(module: str, heavy: tuple[str, ...]) -> None:
+    code = f"import sys, lit_ad.run.{module}; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
