@@ -8,15 +8,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch.distributed as dist
 from numpy.typing import NDArray
 
-from lit_ad.batch import Sample
 from lit_ad.errors import UserError
 from lit_ad.files import atomic_write
+
+if TYPE_CHECKING:
+    from lit_ad.batch import Sample  # which brings torch, and a report reads results without
 
 Row = dict[str, float]
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # points: false positive rate, and what is gained
@@ -280,6 +281,8 @@ def six_digits(value: float | None) -> str:
 
 def gather(items: list[Any]) -> list[Any]:
     """The items of all processes, in order of rank; every process must call it."""
+    import torch.distributed as dist
+
     if not dist.is_available() or not dist.is_initialized():
         return items
     shares: list[Any] = [None] * dist.get_world_size()
@@ -287,7 +290,7 @@ def gather(items: list[Any]) -> list[Any]:
     return [item for share in shares for item in share]
 
 
-def picture_names(samples: Sequence[Sample]) -> dict[str, str]:
+def picture_names(samples: "Sequence[Sample]") -> dict[str, str]:
     """What the picture of each image is called, without suffix, by the image's path. Given all samples of a split, all
     processes find the same names, and no two images share one.
 

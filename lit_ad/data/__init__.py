@@ -1,8 +1,9 @@
 """Sources list images, AnomalyDataModule loads them."""
 
+from typing import TYPE_CHECKING, Any
+
 from lit_ad.batch import Sample
 from lit_ad.data.btad import BTAD
-from lit_ad.data.datamodule import AnomalyDataModule
 from lit_ad.data.demo import Demo
 from lit_ad.data.folder import Folder
 from lit_ad.data.images import Images
@@ -17,6 +18,9 @@ from lit_ad.data.real_iad import RealIAD
 from lit_ad.data.source import Source
 from lit_ad.data.table import Table
 from lit_ad.data.visa import VisA
+
+if TYPE_CHECKING:
+    from lit_ad.data.datamodule import AnomalyDataModule
 
 __all__ = [
     "BTAD",
@@ -38,3 +42,12 @@ __all__ = [
     "Table",
     "VisA",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """AnomalyDataModule brings Lightning and albumentations, which take seconds: imported by those who ask for it."""
+    if name == "AnomalyDataModule":
+        from lit_ad.data.datamodule import AnomalyDataModule
+
+        return AnomalyDataModule
+    raise AttributeError(f"module {__name__} has no attribute {name}")

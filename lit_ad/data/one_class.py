@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from PIL import Image
-from torchvision import datasets
 
 from lit_ad.batch import Sample
 from lit_ad.data.source import Source, list_folders, list_images
@@ -111,6 +110,8 @@ def prepare(root: Path, download: Download) -> None:
 
 def labelled(beside: Path, scratch: Path, download: Download, train: bool) -> Iterator[tuple[Image.Image, str]]:
     """Images and class names, from files in `beside`, else downloaded to `scratch`."""
+    from torchvision import datasets  # which takes seconds, and only a download needs it
+
     kind = {
         "cifar10": datasets.CIFAR10,
         "cifar100": datasets.CIFAR100,

@@ -1,11 +1,15 @@
 """Metrics to check others against: exact or with a computed error bound, bounded in memory, equal on any processes."""
 
-from lit_ad.metrics.aupro import AUPRO, AUPROBySize
-from lit_ad.metrics.groups import ImageEvaluation, PixelEvaluation
-from lit_ad.metrics.image import ImageAUROC, ImageAveragePrecision, ImageF1Max, sample_auroc
-from lit_ad.metrics.pixel import PixelAUROC, PixelAveragePrecision, PixelF1Max, PixelPartialAUROC
-from lit_ad.metrics.spro import SPRO
-from lit_ad.metrics.state import NotFinite
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lit_ad.metrics.aupro import AUPRO, AUPROBySize
+    from lit_ad.metrics.groups import ImageEvaluation, PixelEvaluation
+    from lit_ad.metrics.image import ImageAUROC, ImageAveragePrecision, ImageF1Max, sample_auroc
+    from lit_ad.metrics.pixel import PixelAUROC, PixelAveragePrecision, PixelF1Max, PixelPartialAUROC
+    from lit_ad.metrics.spro import SPRO
+    from lit_ad.metrics.state import NotFinite
 
 __all__ = [
     "AUPRO",
@@ -23,3 +27,13 @@ __all__ = [
     "PixelPartialAUROC",
     "sample_auroc",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Imported when asked for: torchmetrics takes seconds, and the curves and intervals of a report do without."""
+    if name in __all__:
+        for module in ("aupro", "groups", "image", "pixel", "spro", "state"):
+            found = vars(import_module(f"{__name__}.{module}")).get(name)
+            if found is not None:
+                return found
+    raise AttributeError(f"module {__name__} has no attribute {name}")

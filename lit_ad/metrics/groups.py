@@ -4,7 +4,7 @@ A group is the finest thing ever asked for, such as "bottle/broken_large" or "bo
 of groups, such as a category, or one defect type with its category's nominal images.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -16,18 +16,13 @@ from torch import Tensor
 from lit_ad.metrics import curves
 from lit_ad.metrics.aupro import Thresholds, aupro, by_size, overlap_curve
 from lit_ad.metrics.histogram import Ints
-from lit_ad.metrics.image import ImageState, bootstrap, joined
+from lit_ad.metrics.image import ImageState, joined
+from lit_ad.metrics.intervals import IMAGE_CURVES, bootstrap
 from lit_ad.metrics.pixel import fields
 from lit_ad.metrics.state import PixelState, decoded, encoded
 
 Row = dict[str, float]
 Floats = curves.Floats
-
-IMAGE_CURVES: dict[str, Callable] = {
-    "image_auroc": curves.auroc,
-    "image_average_precision": curves.average_precision,
-    "image_f1_max": curves.f1_max,
-}
 
 
 class PixelRows(PixelState):

@@ -1,6 +1,6 @@
 """Image AUROC, average precision and F1-max, exact, with bootstrap intervals: small test sets deserve them."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,8 @@ from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
 from lit_ad.metrics import curves
+from lit_ad.metrics.intervals import Curve, bootstrap
 from lit_ad.metrics.state import checked
-
-Curve = Callable[[NDArray[np.int64], NDArray[np.int64]], Any]
 
 
 class ImageState(Metric):
@@ -116,28 +115,3 @@ def by_score(scores: NDArray, labels: NDArray[np.int64]) -> tuple[NDArray[np.int
 def joined(parts: list[Tensor] | Tensor, dtype: torch.dtype) -> NDArray:
     """A torchmetrics list state, which is one tensor once synced, as one array (n,)."""
     return (dim_zero_cat(parts) if len(parts) else torch.zeros(0, dtype=dtype)).cpu().numpy()
-
-
-def bootstrap(
-    curves: list[Curve],
-    nominal: NDArray[np.int64],
-    anomalous: NDArray[np.int64],
-    confidence: float = 0.95,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> list[tuple[float, float]]:
-    """Percentile interval of each curve's metric, images drawn with replacement; their order does not matter.
-
-    Draws that miss a class say nothing and are left out; nan when all do.
-    """
-    images = int(nominal.sum() + anomalous.sum())
-    if not (nominal.sum() and anomalous.sum()):
-        return [(float("nan"), float("nan"))] * len(curves)
-    random, chances, values = np.random.default_rng(seed), np.concatenate([nominal, anomalous]) / images, []
-    step = max(1, (1 << 22) // len(chances))  # draws at once, in bounded memory
-    for first in range(0, resamples, step):
-        drawn = random.multinomial(images, chances, size=min(step, resamples - first))
-        values.append([curve(drawn[:, : len(nominal)], drawn[:, len(nominal) :]) for curve in curves])
-    ends = [(1 - confidence) / 2, (1 + confidence) / 2]
-    low, high = np.nanquantile(np.concatenate(values, axis=1), ends, axis=1)
-    return list(zip(low.tolist(), high.tolist(), strict=True))

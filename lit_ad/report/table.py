@@ -5,8 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lit_ad.metrics.groups import IMAGE_CURVES
-from lit_ad.metrics.image import bootstrap
+from lit_ad.metrics.intervals import IMAGE_CURVES, bootstrap
 from lit_ad.results import COLUMNS, MEAN, POOLED, VERDICTS, ImageResult, Results, Row, shown
 
 HEADINGS = {

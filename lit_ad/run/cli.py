@@ -119,6 +119,7 @@ class AnomalyCLI(LightningCLI):
         if self.subcommand == "fit":
             check_lengths(config)
             check_epochs_left(config)
+            without_sanity_check(config.trainer)
         elif not config.ckpt_path:
             raise UserError(
                 f"{self.subcommand} needs a trained model: give --ckpt_path, such as RUN/checkpoints/best.ckpt"
@@ -257,9 +258,16 @@ def check_epochs_left(config: Namespace) -> None:
         )
 
 
-def main() -> None:
-    """The commands of Lightning."""
-    check_config_files(sys.argv[1:])
+def without_sanity_check(trainer: Namespace) -> None:
+    """No batches are validated before a training whose first epoch ends in a validation, unless they are asked for:
+    Lightning's two are often all held-out images there are, and what they would find, that validation does."""
+    if trainer.num_sanity_val_steps is None and trainer.check_val_every_n_epoch == 1:
+        trainer.num_sanity_val_steps = 0
+
+
+def main(arguments: list[str]) -> None:
+    """The commands of Lightning. Its parser reads sys.argv, which is what a process for another GPU is started with."""
+    check_config_files(arguments)
     AnomalyCLI(
         Method,
         AnomalyDataModule,

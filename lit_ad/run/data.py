@@ -4,18 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from lit_ad.errors import UserError
-
-
-def get(arguments: list[str]) -> None:
-    from lit_ad.run.data_get import main
-
-    main(arguments)
-
-
-def check(arguments: list[str]) -> None:
-    from lit_ad.run.data_check import main
-
-    main(arguments)
+from lit_ad.run.imported import command
 
 
 class Action(NamedTuple):
@@ -24,8 +13,8 @@ class Action(NamedTuple):
 
 
 ACTIONS = {
-    "check": Action("what a data set holds, and what is wrong with it: check PATH", check),
-    "get": Action("download a data set whose licence allows it: get NAME --root DIR", get),
+    "check": Action("what a data set holds, and what is wrong with it: check PATH", command("data_check")),
+    "get": Action("download a data set whose licence allows it: get NAME --root DIR", command("data_get")),
 }
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import yaml
 from jsonargparse import ArgumentParser
 from numpy.typing import NDArray
@@ -21,9 +20,7 @@ from lit_ad.data.masks import mask_files
 from lit_ad.data.source import Source, check, holds_images, list_folders, readable
 from lit_ad.errors import UserError
 from lit_ad.machine import cores
-from lit_ad.methods.base import as_images
 from lit_ad.pixels import open_image, read_image, upright_size
-from lit_ad.teachers.backbone import Teacher
 from lit_ad.view import View
 
 NEIGHBOURS = 5  # nearest training images by which an image is judged to be far off
@@ -162,6 +159,11 @@ def grey_masks(masks: Sequence[Path]) -> list[str]:
 
 def outliers(train: Sequence[Sample], backbone: str, weights: str) -> list[str]:
     """Of training images whose features are far from those of the others of their category."""
+    import torch
+
+    from lit_ad.methods.base import as_images  # which bring Lightning and timm, and only this question needs them
+    from lit_ad.teachers.backbone import Teacher
+
     teacher = Teacher(backbone, taps_of(backbone), weights)
     view = View(224).of_multiple(teacher.patch_size or 1)
     said = []

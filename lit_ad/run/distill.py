@@ -32,7 +32,7 @@ class DistillCLI(AnomalyCLI):
 
 
 def main(arguments: list[str]) -> None:
-    """The command, given what was typed, `distill` first."""
+    """The command."""
     # They are given as `args`, because a process that Lightning starts for another GPU is given this one's sys.argv.
     warnings.filterwarnings("ignore", "LightningCLI's args parameter")
     options: dict[str, Any] = {"formatter_class": BriefHelp}
@@ -45,5 +45,5 @@ def main(arguments: list[str]) -> None:
         trainer_defaults={"max_epochs": 100, "log_every_n_steps": 10},
         auto_configure_optimizers=False,
         parser_kwargs=options,
-        args=["fit", *arguments[1:]],
+        args=["fit", *arguments],
     )

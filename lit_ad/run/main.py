@@ -12,96 +12,32 @@ from typing import NamedTuple
 
 from lit_ad import __version__
 from lit_ad.errors import UserError
-
-
-def lightning(arguments: list[str]) -> None:
-    from lit_ad.run.cli import main
-
-    main()
-
-
-def benchmark(arguments: list[str]) -> None:
-    from lit_ad.run.benchmark import main
-
-    main(arguments[1:])
-
-
-def distill(arguments: list[str]) -> None:
-    from lit_ad.run.distill import main
-
-    main(arguments)
-
-
-def cache(arguments: list[str]) -> None:
-    from lit_ad.run.cache import main
-
-    main(arguments[1:])
-
-
-def export(arguments: list[str]) -> None:
-    from lit_ad.run.export import main
-
-    main(arguments[1:])
-
-
-def recalibrate(arguments: list[str]) -> None:
-    from lit_ad.run.recalibrate import main
-
-    main(arguments[1:])
-
-
-def serve(arguments: list[str]) -> None:
-    from lit_ad.run.serve import main
-
-    main(arguments[1:])
-
-
-def submission(arguments: list[str]) -> None:
-    from lit_ad.run.submission import main
-
-    main(arguments[1:])
-
-
-def report(arguments: list[str]) -> None:
-    from lit_ad.run.report import main
-
-    main(arguments[1:])
-
-
-def speed(arguments: list[str]) -> None:
-    from lit_ad.run.speed import main
-
-    main(arguments[1:])
-
-
-def data(arguments: list[str]) -> None:
-    from lit_ad.run.data import main
-
-    main(arguments[1:])
+from lit_ad.run.imported import command
 
 
 class Command(NamedTuple):
     about: str
-    run: Callable[[list[str]], None]  # given what was typed, the command first
+    run: Callable[[list[str]], None]  # given what follows the command
 
 
 COMMANDS = {
-    "fit": Command("train on nominal images, test the best checkpoint, write heatmaps", lightning),
-    "validate": Command("loss on held-out nominal images", lightning),
-    "test": Command("metrics and heatmaps of a checkpoint: --ckpt_path RUN/checkpoints/best.ckpt", lightning),
-    "predict": Command("scores, maps and heatmaps of unlabelled images: --data.predict_path FOLDER", lightning),
-    "report": Command("one page of several runs beside one another: RUN...", report),
-    "distill": Command("train EfficientAD's teacher on photographs: RUN/pdn_small.safetensors", distill),
-    "export": Command("a checkpoint as one file for ONNX Runtime, OpenVINO or torch.export", export),
-    "serve": Command("a detector as a web service: POST an image, get a verdict", serve),
-    "recalibrate": Command("thresholds from more good images, without training", recalibrate),
-    "speed": Command("latency, images/s and memory of checkpoints and exported files", speed),
-    "benchmark": Command("methods x categories or classes x seeds, and the tables of them", benchmark),
+    "fit": Command("train on nominal images, test the best checkpoint, write heatmaps", command("cli")),
+    "validate": Command("loss on held-out nominal images", command("cli")),
+    "test": Command("metrics and heatmaps of a checkpoint: --ckpt_path RUN/checkpoints/best.ckpt", command("cli")),
+    "predict": Command("scores, maps and heatmaps of unlabelled images: --data.predict_path FOLDER", command("cli")),
+    "report": Command("one page of several runs beside one another: RUN...", command("report")),
+    "distill": Command("train EfficientAD's teacher on photographs: RUN/pdn_small.safetensors", command("distill")),
+    "export": Command("a checkpoint as one file for ONNX Runtime, OpenVINO or torch.export", command("export")),
+    "serve": Command("a detector as a web service: POST an image, get a verdict", command("serve")),
+    "recalibrate": Command("thresholds from more good images, without training", command("recalibrate")),
+    "speed": Command("latency, images/s and memory of checkpoints and exported files", command("speed")),
+    "benchmark": Command("methods x categories or classes x seeds, and the tables of them", command("benchmark")),
     "data": Command(
-        "data sets: check PATH says what is in one and what is wrong with it, get NAME downloads one", data
+        "data sets: check PATH says what is in one and what is wrong with it, get NAME downloads one",
+        command("data"),
     ),
-    "submission": Command("the private tests of MVTec AD 2, as its benchmark takes them", submission),
-    "cache": Command("the feature caches on this machine; clear and prune remove them", cache),
+    "submission": Command("the private tests of MVTec AD 2, as its benchmark takes them", command("submission")),
+    "cache": Command("the feature caches on this machine; clear and prune remove them", command("cache")),
 }
 
 EXAMPLES = """
@@ -142,7 +78,7 @@ def main() -> None:
             near = get_close_matches(arguments[0], COMMANDS, n=1)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
             raise UserError(f"no command {arguments[0]!r}: {hint}")
-        COMMANDS[arguments[0]].run(arguments)
+        COMMANDS[arguments[0]].run(arguments[1:])
     except KeyboardInterrupt:
         print("\nlit-ad: stopped by Ctrl-C", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from lit_ad.errors import UserError
-from lit_ad.metrics.groups import IMAGE_CURVES
-from lit_ad.metrics.image import bootstrap
+from lit_ad.metrics.intervals import IMAGE_CURVES, bootstrap
 from lit_ad.report import page
 from lit_ad.report.page import differing, verdicts, write_page
 from lit_ad.report.runs import matched, read_run

@@ -16,9 +16,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from jsonargparse import Namespace
 from PIL import Image
 
 from lit_ad.decision import Decision
+from lit_ad.run.cli import without_sanity_check
 from lit_ad.run.main import main
 
 ROOT = Path(__file__).parents[2]
@@ -106,6 +108,27 @@ def test_test_from_elsewhere_gives_the_same_metrics(run: Path, tmp_path: Path) -
     lit_ad("test", "--ckpt_path", run / "checkpoints/best.ckpt", "--config", run / "config.yaml", cwd=tmp_path)
     assert json.loads((run / "metrics.json").read_text()) == before
     assert not list(tmp_path.iterdir())
+
+
+def test_a_check_before_training_changes_no_number(run: Path, images: Path, resnet_file: Path, tmp_path: Path) -> None:
+    assert yaml.safe_load((run / "config.yaml").read_text())["trainer"]["num_sanity_val_steps"] == 0
+    checked = [*fit_arguments(images, resnet_file, tmp_path / "run"), "--trainer.num_sanity_val_steps", 2]
+    _, error = lit_ad(*checked, cwd=tmp_path)
+    assert not error
+    assert yaml.safe_load((tmp_path / "run/config.yaml").read_text())["trainer"]["num_sanity_val_steps"] == 2
+    rows = [json.loads((home / "metrics.json").read_text())["rows"] for home in (run, tmp_path / "run")]
+    assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize(
+    ("asked", "every", "expected"), [(None, 1, 0), (None, 10, None), (None, None, None), (2, 1, 2), (0, 10, 0)]
+)
+def test_a_check_before_training_where_validations_are_rare(
+    asked: int | None, every: int | None, expected: int | None
+) -> None:
+    trainer = Namespace(num_sanity_val_steps=asked, check_val_every_n_epoch=every)
+    without_sanity_check(trainer)
+    assert trainer.num_sanity_val_steps == expected
 
 
 def test_what_is_typed_beats_the_checkpoint(run: Path, tmp_path: Path) -> None:
