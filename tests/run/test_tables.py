@@ -6,13 +6,16 @@ import math
 import shutil
 from pathlib import Path
 from statistics import stdev
+from threading import Thread
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from sklearn.metrics import roc_auc_score
 
 from lit_ad.results import ImageResult, Results
 from lit_ad.run import tables
+from lit_ad.run.benchmark import write
 from lit_ad.run.tables import Cell, write_tables
 
 SHIFT = {"good": 2.0, "poor": 0.3}
@@ -113,6 +116,20 @@ def test_a_cell_that_ends_while_the_tables_are_written(
         assert ("seconds" in cell, "image_auroc" in cell["metrics"]) == (count == 2, count == 2)
         assert report["tasks"]["image_auroc"]["poor"]["nut"]["seeds"] == count
         assert (late.name in report["missing"], late.name in (tmp_path / "results.md").read_text()) == 2 * (count == 1,)
+
+
+def test_of_two_processes_the_last_one_writes_what_both_finished(cells: list[Cell], tmp_path: Path) -> None:
+    """The one that waits for the other's lock looks at the cells after that."""
+    late = cells[0].home / "cost.json"
+    late.rename(tmp_path / "cost.json")
+    with FileLock(tmp_path / "tables.lock"):
+        writing = Thread(target=write, args=(cells, tmp_path, ["image_auroc"], {}))
+        writing.start()
+        writing.join(0.5)
+        assert writing.is_alive() and not (tmp_path / "results.json").exists()
+        (tmp_path / "cost.json").rename(late)
+    writing.join()
+    assert list(json.loads((tmp_path / "results.json").read_text())["missing"]) == ["poor/nut/seed-1"]
 
 
 def test_no_cell_yet(tmp_path: Path) -> None:
