@@ -123,8 +123,11 @@ def write_tables(cells: list[Cell], output: Path, metrics: list[str], published:
 
 
 def row_of(result: Results) -> Row:
-    """A cell's metrics: of all its images, or of several categories the mean of theirs."""
-    return result.rows.get(MEAN, {}) or result.rows[POOLED]
+    """A cell's metrics: of all its images, or of several categories the mean of theirs; and as official_METRIC those by
+    the rules of its data set, if it has its own."""
+    official = {} if result.official is None else result.official.last()
+    own = {f"official_{name}": value for name, value in official.items()}
+    return {**(result.rows.get(MEAN, {}) or result.rows[POOLED]), **own}
 
 
 def summarise(
