@@ -135,7 +135,7 @@ def test_two_at_a_time_killed_and_finished_by_two_processes(two_by_two: list[str
     """--jobs 2 does two cells at once, each with half the cores, and SIGKILL to it ends them. Then the same command,
     twice at the same time: each cell is done by one of the two, and the tables have all."""
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    out, passed = tmp_path / "out", ["--", "--trainer.max_epochs", "60"]
+    out, passed = tmp_path / "out", ["--", "--trainer.max_epochs", "40"]
     first = subprocess.Popen([*two_by_two, "--jobs", "2", *passed], env=environment)
     begun = [out / method / "bolt/seed-0" for method in ("STFPM", "DSKD")]
     while not all((home / "checkpoints/last.ckpt").is_file() for home in begun):
@@ -155,7 +155,11 @@ def test_two_at_a_time_killed_and_finished_by_two_processes(two_by_two: list[str
     both = [
         subprocess.Popen([*two_by_two, *passed], env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)
     ]
-    said = [process.communicate()[0] for process in both]
+    try:
+        said = [process.communicate()[0] for process in both]
+    finally:
+        for process in both:
+            process.kill()
     assert [process.returncode for process in both] == [0, 0], said
     report = json.loads((out / "results.json").read_text())
     assert report["missing"] == {}
