@@ -289,7 +289,8 @@ def test_errors_and_cancelled_jobs_are_not_tried_again(cluster: Cluster, images:
     cancelled = cluster.submit("one_node.sbatch", *training(cluster, images))
     cluster.trains(cancelled)
     cluster.run("scancel", cancelled)
-    time.sleep(10)
+    cluster.until(cancelled, "CANCELLED")
+    time.sleep(10)  # which a requeue would have taken less than
     for job, state in ((wrong, "FAILED"), (cancelled, "CANCELLED")):
         assert (cluster.job(job)["JobState"], cluster.job(job)["Restarts"]) == (state, "0")
     assert re.search("lit-ad: .*nowhere", cluster.output(wrong))
