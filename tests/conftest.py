@@ -89,6 +89,33 @@ def small_models(resnet_file: Path, vit_file: Path, pdn_file: Path) -> dict[str,
 
 
 @pytest.fixture(scope="session")
+def shrink(images: Path, resnet_file: Path, vit_file: Path, pdn_file: Path) -> Callable[[dict[str, Any]], list[object]]:
+    """Arguments that give a configuration a small teacher, small images and small batches."""
+
+    def arguments(settings: dict[str, Any]) -> list[object]:
+        model, given = settings["model"]["class_path"], settings["model"]["init_args"]
+        vit = any(name in model for name in ("L2BT", "Transformaly", "Dinomaly"))
+        backbone, weights = ("deit_tiny_patch16_224", vit_file) if vit else ("resnet10t", resnet_file)
+        found: list[object] = ["--model.view.image_size", 64, "--data.batch_size", 4]
+        if model.endswith("EfficientAD"):
+            found += ["--model.weights", pdn_file, "--model.width", 1 / 16, "--model.size", "small"]
+            found += ["--data.unrelated", images, "--model.view.image_size", 256]
+        else:
+            found += ["--model.backbone", backbone, "--model.weights", weights]
+        if "deep_backbone" in given:
+            found += ["--model.deep_backbone", backbone, "--model.deep_weights", weights]
+        if "taps" in given and not vit:
+            found += ["--model.taps", str([tap % 4 for tap in given["taps"]])]
+        if given.get("view", {}).get("tile"):
+            found += ["--model.view.tile", 32]
+        if given.get("view", {}).get("crop"):
+            found += ["--model.view.crop", 32]
+        return found
+
+    return arguments
+
+
+@pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Stripes as nominal surfaces, a grey square as the defect, in MVTec's layout."""
     root = tmp_path_factory.mktemp("data") / "stripes"

@@ -2,7 +2,9 @@
 
 import inspect
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -20,38 +22,19 @@ CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.yaml") if "model" i
 def test_config_runs(
     config: Path,
     images: Path,
-    resnet_file: Path,
-    vit_file: Path,
-    pdn_file: Path,
+    shrink: Callable[[dict[str, Any]], list[object]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     settings = yaml.safe_load(config.read_text())
     distilled = settings["model"]["class_path"].endswith(".Distillation")
-    vit = any(name in settings["model"]["class_path"] for name in ("L2BT", "Transformaly", "Dinomaly"))
-    backbone, weights = ("deit_tiny_patch16_224", vit_file) if vit else ("resnet10t", resnet_file)
-    taps = settings["model"]["init_args"].get("taps")
     arguments = [
         *("distill" if distilled else "fit", "--config", config, "--trainer.fast_dev_run", "true"),
         *("--trainer.logger", "false", "--trainer.default_root_dir", tmp_path),
-        *("--data.source", "lit_ad.data.MVTec", "--data.source.root", images),
-        *("--model.view.image_size", 64, "--data.batch_size", 4),
+        *("--data.source", "lit_ad.data.MVTec", "--data.source.root", images, *shrink(settings)),
     ]
-    if settings["model"]["class_path"].endswith("EfficientAD"):
-        arguments += ["--model.weights", pdn_file, "--model.width", 1 / 16, "--model.size", "small"]
-        arguments += ["--data.unrelated", images, "--model.view.image_size", 256]
-    else:
-        arguments += ["--model.backbone", backbone, "--model.weights", weights]
-    if "deep_backbone" in settings["model"]["init_args"]:
-        arguments += ["--model.deep_backbone", backbone, "--model.deep_weights", weights]
-    if taps is not None and not vit:
-        arguments += ["--model.taps", str([tap % 4 for tap in taps])]
     if "category" in settings["data"]["source"].get("init_args", {}):
         arguments += ["--data.source.category", "null"]
-    if settings["model"]["init_args"].get("view", {}).get("tile"):
-        arguments += ["--model.view.tile", 32]
-    if settings["model"]["init_args"].get("view", {}).get("crop"):
-        arguments += ["--model.view.crop", 32]
     monkeypatch.setattr(sys, "argv", ["lit-ad", *map(str, arguments)])
     monkeypatch.chdir(tmp_path)
     main()

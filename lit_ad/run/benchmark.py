@@ -96,7 +96,11 @@ def benchmark(
         for _, process in running.values():
             process.wait()
     print(f"The tables are in {output}: results.md, .csv, .json and .tex")
-    dead = [cells[number] for number in share if (cells[number].home / "died.txt").is_file()]
+    unfinished = [cells[number] for number in share if not cells[number].finished]
+    dead = [cell for cell in unfinished if (cell.home / "died.txt").is_file()]
+    left = ", ".join(cell.name for cell in unfinished if cell not in dead)
+    if left:
+        print(f"Not finished, since another process has them or ended them: {left}")
     if dead:
         said = "; ".join(f"{cell.name} {cell.state()}" for cell in dead)
         raise UserError(f"{len(dead)} of {len(share)} cells died, the same command tries them again: {said}")
@@ -116,12 +120,13 @@ def environments(jobs: int) -> list[dict[str, str]]:
 
 
 def start(cell: Cell, environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    """Begin a cell, or go on with it. What it prints is in HOME/log.txt."""
+    """Begin a cell, or go on with it. What it prints is in HOME/log.txt, unbuffered: an error is the last line."""
     (cell.home / "died.txt").unlink(missing_ok=True)
     arguments = ["--config", str(cell.home / "cell.yaml"), "--trainer.default_root_dir", str(cell.home.absolute())]
     command = [sys.executable, "-m", "lit_ad.run.cell", str(cell.home.absolute()), str(os.getpid())]
+    unbuffered = {**environment, "PYTHONUNBUFFERED": "1"}
     with (cell.home / "log.txt").open("ab") as log:
-        return subprocess.Popen([*command, *arguments, *cell.arguments], env=environment, stdout=log, stderr=log)
+        return subprocess.Popen([*command, *arguments, *cell.arguments], env=unbuffered, stdout=log, stderr=log)
 
 
 def settle(cell: Cell, code: int) -> None:

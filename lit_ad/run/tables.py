@@ -7,6 +7,7 @@ what is missing is listed with the reason.
 import csv
 import json
 import math
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, stdev
@@ -21,6 +22,7 @@ from lit_ad.run.cell import is_finished
 from lit_ad.run.comparison import Comparison, auroc_interval, compare
 
 Published = dict[str, Any]  # source: who says so, mean: {metric: value}, TASK: {metric: value}
+FINISHED = "finished"
 ALL = "**mean**"  # a task may be called mean, too: a bold one is none
 COST = ("seconds", "memory_mib", "gpu_memory_mib", "attempts", "device")
 
@@ -46,16 +48,16 @@ class Cell:
     def state(self) -> str:
         """In words: finished, or why not."""
         if self.finished:
-            return "finished"
-        if (self.home / "died.txt").is_file():
+            return FINISHED
+        with suppress(FileNotFoundError):  # of most; or another process begins it again just now
             return f"died, {(self.home / 'died.txt').read_text().strip()} (see {self.home / 'log.txt'})"
         if (self.home / "checkpoints" / "last.ckpt").is_file():
             return "begun, not finished"
         return "not finished" if (self.home / "log.txt").is_file() else "not begun"
 
     def cost(self) -> dict[str, Any]:
-        """What it took; empty of a cell that is not finished."""
-        return json.loads((self.home / "cost.json").read_text()) if self.finished else {}
+        """What it took, once it is finished."""
+        return json.loads((self.home / "cost.json").read_text())
 
 
 @dataclass
@@ -71,22 +73,25 @@ class Value:
 
 def write_tables(cells: list[Cell], output: Path, metrics: list[str], published: dict[str, Published]) -> None:
     """Write the four files from the cells that are finished, by any process."""
-    results = {cell.name: Results.load(cell.home / "metrics.json") for cell in cells if cell.finished}
+    states = {cell.name: cell.state() for cell in cells}  # asked once: another cell may end while these are written
+    finished = [cell for cell in cells if states[cell.name] == FINISHED]
+    results = {cell.name: Results.load(cell.home / "metrics.json") for cell in finished}
+    costs = {cell.name: cell.cost() for cell in finished}
     rows = {name: row_of(result) for name, result in results.items()}
     known = list(dict.fromkeys(key for row in rows.values() for key in row))
     parts = [key for key in known if key.startswith("image_auroc_") and not key.endswith(("_low", "_high", "_bound"))]
     shown = [*metrics, *(part for part in parts if part not in metrics)]
     summary = {metric: summarise(cells, results, rows, metric) for metric in shown}
     comparisons = {metric: compare_methods(cells, summary[metric]) for metric in shown}
-    missing = {cell.name: cell.state() for cell in cells if not cell.finished}
+    missing = {name: state for name, state in states.items() if state != FINISHED}
     for metric in shown:
-        for cell in cells:
-            if cell.finished and math.isnan(rows[cell.name].get(metric, math.nan)):
+        for cell in finished:
+            if math.isnan(rows[cell.name].get(metric, math.nan)):
                 missing[f"{metric} of {cell.name}"] = "finished, but its test gave no such number (see its log.txt)"
     report = {
         "cells": [
-            {"method": cell.method, "task": cell.task, "seed": cell.seed, "state": cell.state(), **cell.cost()}
-            | {"metrics": rows.get(cell.name, {})}
+            {"method": cell.method, "task": cell.task, "seed": cell.seed, "state": states[cell.name]}
+            | {**costs.get(cell.name, {}), "metrics": rows.get(cell.name, {})}
             for cell in cells
         ],
         "tasks": {
@@ -107,19 +112,22 @@ def write_tables(cells: list[Cell], output: Path, metrics: list[str], published:
         table = csv.writer(file)
         table.writerow(["method", "task", "seed", "state", *COST, *known])
         for cell in cells:
-            row, cost = rows.get(cell.name, {}), cell.cost()
+            row, cost = rows.get(cell.name, {}), costs.get(cell.name, {})
             numbers = [row[key] if key in row and not math.isnan(row[key]) else "" for key in known]
-            costs = [cost.get(key) if cost.get(key) is not None else "" for key in COST]
-            table.writerow([cell.method, cell.task, cell.seed, cell.state(), *costs, *numbers])
+            took = [cost.get(key) if cost.get(key) is not None else "" for key in COST]
+            table.writerow([cell.method, cell.task, cell.seed, states[cell.name], *took, *numbers])
     with atomic_write(output / "results.md") as temporary:
-        temporary.write_text(markdown(cells, summary, comparisons, published, missing))
+        temporary.write_text(markdown(cells, summary, comparisons, published, costs, missing))
     with atomic_write(output / "results.tex") as temporary:
         temporary.write_text(latex(cells, summary, published))
 
 
 def row_of(result: Results) -> Row:
-    """A cell's metrics: of all its images, or of several categories the mean of theirs."""
-    return result.rows.get(MEAN, {}) or result.rows[POOLED]
+    """A cell's metrics: of all its images, or of several categories the mean of theirs; and as official_METRIC those by
+    the rules of its data set, if it has its own."""
+    official = {} if result.official is None else result.official.last()
+    own = {f"official_{name}": value for name, value in official.items()}
+    return {**(result.rows.get(MEAN, {}) or result.rows[POOLED]), **own}
 
 
 def summarise(
@@ -204,6 +212,7 @@ def markdown(
     summary: dict[str, dict[str, dict[str, Value]]],
     comparisons: dict[str, Comparison | None],
     published: dict[str, Published],
+    costs: dict[str, dict[str, Any]],
     missing: dict[str, str],
 ) -> str:
     methods, tasks = in_order(cells)
@@ -218,8 +227,11 @@ def markdown(
             lines += ["", f"## {metric}", "", pipes(headings, rows)]
             found = comparisons[metric]
             lines += ["", *compared(found)] if found else []
-    costs = [[task, *(cost_of(cells, method, task) for method in methods)] for task in tasks]
-    lines += ["", "## Minutes and peak memory of a cell", "", pipes(["task", *methods], costs)]
+    spent: dict[tuple[str, str], list[dict[str, Any]]] = {(method, task): [] for method in methods for task in tasks}
+    for cell in cells:
+        spent[cell.method, cell.task] += [costs[cell.name]] if cell.name in costs else []
+    took = [[task, *(cost_of(spent[method, task]) for method in methods)] for task in tasks]
+    lines += ["", "## Minutes and peak memory of a cell", "", pipes(["task", *methods], took)]
     if missing:
         lines += ["", "## Missing", "", *(f"- {name}: {why}" for name, why in missing.items())]
     return "\n".join(lines) + "\n"
@@ -238,9 +250,8 @@ def compared(found: Comparison) -> list[str]:
     ]
 
 
-def cost_of(cells: list[Cell], method: str, task: str) -> str:
-    """Mean over the finished seeds; "" of none."""
-    costs = [cost for cell in cells if (cell.method, cell.task) == (method, task) and (cost := cell.cost())]
+def cost_of(costs: list[dict[str, Any]]) -> str:
+    """Mean minutes and most memory of the finished seeds; "" of none."""
     if not costs:
         return ""
     said = [f"{fmean(cost['seconds'] for cost in costs) / 60:.1f} min"]

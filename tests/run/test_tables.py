@@ -3,14 +3,19 @@
 import csv
 import json
 import math
+import shutil
 from pathlib import Path
 from statistics import stdev
+from threading import Thread
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from sklearn.metrics import roc_auc_score
 
 from lit_ad.results import ImageResult, Results
+from lit_ad.run import tables
+from lit_ad.run.benchmark import write
 from lit_ad.run.tables import Cell, write_tables
 
 SHIFT = {"good": 2.0, "poor": 0.3}
@@ -86,6 +91,45 @@ def test_the_files(cells: list[Cell], tmp_path: Path) -> None:
     assert float(rows[0]["image_auroc"]) == auroc(cells, "good/bolt/seed-0")
     latex = (tmp_path / "results.tex").read_text()
     assert latex.count("\\begin{tabular}") == 2 and "$\\pm$" in latex and "**" not in latex
+
+
+def test_a_cell_that_ends_while_the_tables_are_written(
+    cells: list[Cell], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By another process: it is in none of the four files, and in all of them the next time."""
+    late, interval = next(cell for cell in cells if cell.name == "poor/nut/seed-1"), tables.interval
+
+    def end_meanwhile(runs: list[Results]) -> tuple[float, float]:
+        for name in ("metrics.json", "cost.json"):
+            shutil.copy(cells[0].home / name, late.home)
+        return interval(runs)
+
+    monkeypatch.setattr(tables, "interval", end_meanwhile)
+    for state, seconds, count in (("died, exit code 7: lit-ad: no disk (see", "", 1), ("finished", "90.0", 2)):
+        write_tables(cells, tmp_path, ["image_auroc"], {})
+        row = list(csv.DictReader((tmp_path / "results.csv").open()))[cells.index(late)]
+        assert row["state"].startswith(state) and row["seconds"] == seconds
+        assert (row["image_auroc"] == "") == (seconds == "")
+        report = json.loads((tmp_path / "results.json").read_text())
+        cell = report["cells"][cells.index(late)]
+        assert cell["state"].startswith(state)
+        assert ("seconds" in cell, "image_auroc" in cell["metrics"]) == (count == 2, count == 2)
+        assert report["tasks"]["image_auroc"]["poor"]["nut"]["seeds"] == count
+        assert (late.name in report["missing"], late.name in (tmp_path / "results.md").read_text()) == 2 * (count == 1,)
+
+
+def test_of_two_processes_the_last_one_writes_what_both_finished(cells: list[Cell], tmp_path: Path) -> None:
+    """The one that waits for the other's lock looks at the cells after that."""
+    late = cells[0].home / "cost.json"
+    late.rename(tmp_path / "cost.json")
+    with FileLock(tmp_path / "tables.lock"):
+        writing = Thread(target=write, args=(cells, tmp_path, ["image_auroc"], {}))
+        writing.start()
+        writing.join(0.5)
+        assert writing.is_alive() and not (tmp_path / "results.json").exists()
+        (tmp_path / "cost.json").rename(late)
+    writing.join()
+    assert list(json.loads((tmp_path / "results.json").read_text())["missing"]) == ["poor/nut/seed-1"]
 
 
 def test_no_cell_yet(tmp_path: Path) -> None:
