@@ -3,6 +3,7 @@
 import re
 import shlex
 import sys
+from functools import wraps
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -60,9 +61,8 @@ def test_commands_parse(
     for name in ("RUN/config.yaml", "my.yaml"):  # a run's own, and a reader's
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text((ROOT / "configs/stfpm.yaml").read_text())
-    for number, example in enumerate(examples()):
-        (tmp_path / f"my_{number}.py").write_text(example)
-        (tmp_path / f"{example.split()[1]}").write_text(example)
+    for example in examples():
+        (tmp_path / example.split()[1]).write_text(example)
     for place, word in enumerate(words):
         if word == "...":  # a config of the reader's choice, or a folder
             words[place] = "configs/stfpm.yaml" if words[place - 1] == "--config" else "FOLDER"
@@ -73,8 +73,10 @@ def test_commands_parse(
         words = [*words, "--directory", str(tmp_path / "features")]
     else:
         name = " ".join(words[:2]) if words[0] == "data" else words[0]
-        module, _, function = OTHERS[name].partition(".")
-        monkeypatch.setattr(import_module(f"lit_ad.run.{module}"), function, lambda *_, **__: print("parsed"))
+        module, function = OTHERS[name].split(".")
+        work = getattr(room := import_module(f"lit_ad.run.{module}"), function)
+        parsed = wraps(work)(lambda *_, **__: print("parsed"))  # its signature makes the command's options
+        monkeypatch.setattr(room, function, parsed)
     monkeypatch.setattr(sys, "argv", ["lit-ad", *words])
     monkeypatch.setattr(sys, "path", list(sys.path))
     stop: Any = None
