@@ -129,13 +129,14 @@ def test_the_next_free_directory(tmp_path: Path) -> None:
 
 
 def test_a_method_of_ones_own_lies_in_the_current_directory(tmp_path: Path, images: Path, resnet_file: Path) -> None:
-    """Without PYTHONPATH, by the console script's way in; the README's own two examples."""
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    method, source = (part.split("```")[0] for part in readme.split("```python\n# my_")[1:3])
+    """Without PYTHONPATH, by the console script's way in; the two examples of docs/contributing.md."""
+    page = (Path(__file__).parents[2] / "docs/contributing.md").read_text()
+    method, source = (part.split("```")[0] for part in page.split("```python\n# my_")[1:3])
     (tmp_path / "my_method.py").write_text("# my_" + method)
     (tmp_path / "my_source.py").write_text("# my_" + source)
     code = "import sys; sys.path.remove(''); from lit_ad.run.main import main; main()"
-    arguments = ["fit", "--model", "my_method.Brightness", "--data.source", "my_source.Flat"]
+    arguments = ["fit", "--model", "my_method.Reconstruction", "--data.source", "my_source.Flat"]
+    arguments += ["--model.backbone", "resnet10t", "--model.weights", str(resnet_file)]
     arguments += ["--data.source.root", str(images), "--data.batch_size", "4", "--trainer.max_epochs", "1"]
     arguments += ["--trainer.default_root_dir", "run", "--trainer.accelerator", "cpu", "--model.view.image_size", "32"]
     done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=tmp_path, capture_output=True, text=True)

@@ -1,0 +1,143 @@
+"""README.md and docs/ against the code: their commands parse, their links lead somewhere, what they name is there."""
+
+import re
+import shlex
+import sys
+from functools import wraps
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lit_ad import data, methods
+from lit_ad.run.main import COMMANDS, main
+
+ROOT = Path(__file__).parents[1]
+PAGES = {str(path.relative_to(ROOT)): path for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
+FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
+CODE = re.compile(r"`([^`\n]+(?:\n[^`\n]+)*)`")  # within a paragraph, also over a line's end
+LIGHTNING = ("fit", "validate", "test", "predict", "distill")
+OTHERS = {  # the function that each command ends in, given what it has parsed
+    "benchmark": "benchmark.benchmark",
+    "data check": "data_check.data_check",
+    "data get": "data_get.get",
+    **{name: f"{name}.{name}" for name in ("export", "recalibrate", "report", "serve", "speed", "submission")},
+}
+
+
+def typed(text: str) -> list[list[str]]:
+    """What a page has its reader type: each line of its blocks and each piece of code in its sentences, split as a
+    shell would, without comments."""
+    lines = [code.replace("\n", " ") for code in CODE.findall(FENCED.sub("", text))]
+    for language, block in FENCED.findall(text):
+        lines += [] if language else block.replace("\\\n", " ").splitlines()
+    return [words for line in lines if re.match(r"(lit-ad|sbatch|make|python) ", line) and (words := split(line))]
+
+
+def split(line: str) -> list[str]:
+    return shlex.split(line, comments=True)
+
+
+def commands() -> list[tuple[str, list[str]]]:
+    """What follows `lit-ad` on each page; a Slurm script hands on what follows its name."""
+    found = []
+    for page, path in PAGES.items():
+        for program, *words in typed(path.read_text()):
+            if program == "sbatch":
+                script, *words = words
+                words = ["benchmark" if "benchmark" in script else "fit", *words]
+            if program in ("lit-ad", "sbatch") and (len(words) > 1 or words == ["cache"]):  # or it is but a name
+                found.append((page, words))
+    return found
+
+
+@pytest.mark.parametrize(("page", "words"), commands(), ids=lambda value: value if isinstance(value, str) else None)
+def test_commands_parse(
+    page: str, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    for name in ("RUN/config.yaml", "my.yaml"):  # a run's own, and a reader's
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text((ROOT / "configs/stfpm.yaml").read_text())
+    for example in examples():
+        (tmp_path / example.split()[1]).write_text(example)
+    for place, word in enumerate(words):
+        if word == "...":  # a config of the reader's choice, or a folder
+            words[place] = "configs/stfpm.yaml" if words[place - 1] == "--config" else "FOLDER"
+    if words[0] in (*LIGHTNING, "benchmark"):
+        end = words.index("--") if "--" in words else len(words)
+        words = [*words[:end], *([] if "--print_config" in words else ["--print_config"]), *words[end:]]
+    elif words[0] == "cache":
+        words = [*words, "--directory", str(tmp_path / "features")]
+    else:
+        name = " ".join(words[:2]) if words[0] == "data" else words[0]
+        module, function = OTHERS[name].split(".")
+        work = getattr(room := import_module(f"lit_ad.run.{module}"), function)
+        parsed = wraps(work)(lambda *_, **__: print("parsed"))  # its signature makes the command's options
+        monkeypatch.setattr(room, function, parsed)
+    monkeypatch.setattr(sys, "argv", ["lit-ad", *words])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    stop: Any = None
+    try:
+        main()
+    except SystemExit as end_of_it:
+        stop = end_of_it.code
+    printed = capsys.readouterr().out
+    assert not stop, f"{page}: lit-ad {' '.join(words)}: {stop}"
+    expected = {"cache": "features: ", **dict.fromkeys(LIGHTNING, "class_path: "), "benchmark": "methods:"}
+    assert expected.get(words[0], "parsed") in printed
+
+
+def examples() -> list[str]:
+    """The files that a page has its reader write."""
+    blocks = [block for path in PAGES.values() for language, block in FENCED.findall(path.read_text())]
+    return [block for block in blocks if re.match(r"# \w+\.py\n", block)]
+
+
+def anchors(text: str) -> set[str]:
+    """Of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", FENCED.sub("", text), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    text = FENCED.sub("", PAGES[page].read_text())
+    links = re.findall(r"\]\(([^)\s]+)\)", text)
+    assert links
+    for link in links:
+        if not re.match(r"https?://", link):
+            name, _, anchor = link.partition("#")
+            target = (PAGES[page].parent / name).resolve() if name else PAGES[page]
+            assert target.exists(), link
+            assert not anchor or anchor in anchors(target.read_text()), link
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_what_is_named_is_there(page: str) -> None:
+    """Files of the repository, and targets of make."""
+    text = PAGES[page].read_text()
+    for name in re.findall(r"(?<![\w./])(?:configs|benchmarks|tests|notebooks|lit_ad)/[\w./-]*\w", text):
+        assert (ROOT / name).exists() or "reconstruction" in name or "NAME" in name, name
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M)
+    assert {words[1] for words in typed(text) if words[0] == "make"} <= set(targets)
+
+
+def test_every_page_is_found_from_the_readme() -> None:
+    assert set(PAGES) - {"README.md"} <= set(re.findall(r"\]\(([^)#\s]+)", PAGES["README.md"].read_text()))
+
+
+def test_every_method_config_and_source_has_its_row() -> None:
+    readme, sources = PAGES["README.md"].read_text(), PAGES["docs/data.md"].read_text()
+    rows = [line for line in readme.splitlines() if "`configs/" in line and line.startswith("|")]
+    named = [re.search(r"`(configs/\w+\.yaml)`", row)[1] for row in rows]  # type: ignore[index]
+    classes = {re.search(r"class_path: lit_ad\.methods\.(\w+)", (ROOT / name).read_text())[1] for name in named}  # type: ignore[index]
+    assert classes == set(methods.__all__)
+    others = {"AnomalyDataModule", "Sample", "Source", "Demo", "Images", "Photographs"}  # no data set of a user's
+    assert set(re.findall(r"^\| `([A-Z]\w+)` \|", sources, re.M)) == set(data.__all__) - others
+
+
+def test_every_command_is_on_a_page() -> None:
+    assert {words[0] for _, words in commands()} >= set(COMMANDS) - {"validate"}
