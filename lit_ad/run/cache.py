@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from lit_ad.errors import UserError
 from lit_ad.files import amount, cache_directory
+from lit_ad.pixels import split_page
 
 DAY = 24 * 60 * 60
 
@@ -91,7 +92,7 @@ def read(about: Path) -> dict[str, Any]:
 def changed(path: str, size: int, modified: int) -> bool:
     """Whether an image is gone, or another than it was."""
     try:
-        now = Path(path).stat()
+        now = split_page(Path(path))[0].stat()
     except OSError:
         return True
     return (now.st_size, now.st_mtime_ns) != (size, modified)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from filelock import FileLock
 
+from lit_ad.run.cache import changed
 from lit_ad.run.main import main
 from lit_ad.teachers.store import load_or_compute
 
@@ -107,6 +108,15 @@ def test_stale_caches_are_told(directory: Path, tmp_path: Path, capsys: pytest.C
     capsys.readouterr()
     lit_ad("cache")
     assert capsys.readouterr().out.splitlines()[1].endswith("; stale: 3 of 3 images are gone or changed")
+
+
+def test_pages_are_as_old_as_their_file(tmp_path: Path) -> None:
+    file = tmp_path / "stack.tif"
+    file.write_bytes(b"1")
+    known = (f"{file}#2", 1, file.stat().st_mtime_ns)
+    assert not changed(*known)
+    file.write_bytes(b"22")
+    assert changed(*known)
 
 
 def test_a_cache_that_is_being_written_is_left_alone(
