@@ -19,7 +19,7 @@ from lit_ad.batch import Batch, Sample
 from lit_ad.data.augment import Augment, Augmentation
 from lit_ad.data.dataset import AnomalyDataset, Features
 from lit_ad.data.images import Images
-from lit_ad.data.inspection import inspect_samples
+from lit_ad.data.inspection import inspect_samples, told
 from lit_ad.data.loading import Shuffle, TrainLoader, check_memory, collate, collate_equal, one_thread
 from lit_ad.data.masks import check_masks
 from lit_ad.data.pages import by_page
@@ -235,7 +235,7 @@ class AnomalyDataModule(L.LightningDataModule):
         errors: list[str] = []
         if self._place[1] == 0:
             report = inspect_samples(self.listed, cores(), decode, progress=True, view=self.view)
-            report.warnings += self.source.remarks()
+            told(report, self.source)
             if any(sample.split == "validation" for sample in self.listed["val"]):
                 report.text += (
                     "\n  held out are the validation images of the data set, so data.val_fraction is not used"

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from lit_ad.batch import Sample
 from lit_ad.data.masks import read_mask
 from lit_ad.data.pages import files_of
-from lit_ad.data.source import is_image
+from lit_ad.data.source import Source, is_image
 from lit_ad.errors import UserError
 from lit_ad.pixels import Size, deep_values, open_image, opened, read_image, split_page, upright_size
 from lit_ad.roi import counted
@@ -120,6 +120,14 @@ def inspect_samples(
     if to_verify:
         text += f"\n  {decoded} of {decoded + len(to_verify)} test images were decoded, the others verified"
     return Report(text, warnings, unreadable(errors), equal)
+
+
+def told(report: Report, source: Source) -> None:
+    """Add to a report what a source has to say."""
+    try:
+        report.warnings += source.remarks()
+    except UserError as error:
+        report.errors.append(str(error))
 
 
 # One file.

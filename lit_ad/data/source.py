@@ -36,7 +36,10 @@ class Source(ABC):
         return None
 
     def remarks(self) -> list[str]:
-        """What `samples` passes over and may be a mistake, such as a folder with a misspelled name: a sentence each."""
+        """What `samples` passes over and may be a mistake, such as a folder with a misspelled name: a sentence each.
+
+        Asked once, before training. Raises UserError on what no test would get past.
+        """
         return []
 
 
