@@ -86,6 +86,7 @@ ALLOWED = {  # longest prefix wins
     "callbacks.predictions": {"errors", "files", "batch", "roi", "decision", "results", "teachers.weights"},
     "deploy": {"__init__", "errors", "files", "machine", "pixels", "view", "decision", "batch", "methods", "deploy"},
     "deploy.card": {"view", "decision"},
+    "deploy.example": {"roi", "deploy.card"},
     "deploy.checkpoint": {"__init__", "view", "methods.base", "deploy.card"},
     "deploy.runtimes": {"errors", "view", "deploy.card"},  # neither torch nor anything of training
     "deploy.detector": {

@@ -42,8 +42,8 @@ class KolektorSDD(Source):
             raise UserError(
                 f"no item in {self.root}: expected folders kos01, kos02, ... of PartM.jpg and PartM_label.bmp"
             )
-        names = [folder.name for folder in items(root)]
-        test = names[self.fold :: FOLDS] if self.splits is None else items_to_test(self.splits, self.fold, names)
+        there = [folder.name for folder in items(root)]
+        test = there[self.fold :: FOLDS] if self.splits is None else items_to_test(self.splits, self.fold, there)
         listed: list[Sample] = []
         for folder in items(root):
             split: Split = "test" if folder.name in test else "train"
@@ -97,10 +97,7 @@ def read_folds(path: Path) -> list[tuple[list[str], list[str]]]:
     try:
         with path.open("rb") as file:
             train, test, *_ = PlainUnpickler(file).load()
-        folds = [
-            tuple([row if isinstance(row, str) else row[0] for row in rows] for rows in fold)
-            for fold in zip(train, test, strict=True)
-        ]
+        folds = [(names(ours), names(others)) for ours, others in zip(train, test, strict=True)]
         if len(folds) != FOLDS or not all(isinstance(name, str) for fold in folds for rows in fold for name in rows):
             raise ValueError(f"expected {FOLDS} lists of names to train on, and as many to test on")
     except Exception as error:  # a wrong pickle ends in all sorts
@@ -111,10 +108,15 @@ def read_folds(path: Path) -> list[tuple[list[str], list[str]]]:
     return folds
 
 
-def items_to_test(path: Path, fold: int, names: list[str]) -> set[str]:
-    """The items to test on, of a file's fold. Raises UserError where it lists other items than `names`."""
+def names(rows: Iterable[Any]) -> list[str]:
+    """Of rows that are names, or begin with one."""
+    return [row if isinstance(row, str) else row[0] for row in rows]
+
+
+def items_to_test(path: Path, fold: int, there: list[str]) -> set[str]:
+    """The items to test on, of a file's fold. Raises UserError where it lists other items than are there."""
     train, test = map(set, read_folds(path)[fold])
-    both, missing, unknown = train & test, set(names) - train - test, (train | test) - set(names)
+    both, missing, unknown = train & test, set(there) - train - test, (train | test) - set(there)
     for wrong, what in ((both, "in training and in test"), (missing, "in neither"), (unknown, "which is not there")):
         if wrong:
             raise UserError(f"fold {fold} of {path} has {min(wrong)} {what}")

@@ -126,7 +126,8 @@ def likeness_warnings(looks: Looks, exact: set[frozenset[Path]]) -> list[str]:
     said = []
     for kind, pairs in kinds.items():
         where, _, why = kind.partition("; ")
-        said.append(f"nearly the same image {where}, {len(pairs)} pairs: {', '.join(pairs[:3])}" + (why and f"; {why}"))
+        count = "one pair" if len(pairs) == 1 else f"{len(pairs)} pairs"
+        said.append(f"nearly the same image {where}, {count}: {', '.join(pairs[:3])}" + (why and f"; {why}"))
     neighbours, share = alike_neighbours(looks)
     if neighbours and share < ALIKE:
         train, test = neighbours[0]

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import venv
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,71 @@ def test_the_example_says_what_the_detector_says(format: str, files: dict[str, P
     found = detector(image)
     verdict = "anomalous" if found.anomalous else "nominal"
     assert f"{verdict}, score {found.score:.6g}, p-value {found.p_value:.3g}" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def onnx_of(
+    small_models: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[View], tuple[Path, Path]]:
+    """onnx_of(view): STFPM with that view as an ONNX file, and the example beside it."""
+
+    def onnx_of(view: View) -> tuple[Path, Path]:
+        home = tmp_path_factory.mktemp("with_view")
+        method = STFPM(**{**small_models["STFPM"]["init_args"], "view": view}).eval().requires_grad_(False)
+        method.decision = DECISION
+        export(method, home / "model.onnx", "onnx")
+        (home / "example.py").write_text(example(home / "model.onnx", Detector.load(home / "model.onnx").card))
+        assert "lit_ad " not in (home / "example.py").read_text().splitlines()[0]
+        return home / "model.onnx", home / "example.py"
+
+    return onnx_of
+
+
+def alone(program: Path, image: Path) -> "subprocess.CompletedProcess[str]":
+    """Run an example of one image where lit_ad cannot be imported."""
+    (program.parent / "lit_ad.py").write_text("raise SystemExit('lit_ad was imported')")
+    return subprocess.run([sys.executable, program, image], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("fit", ["pad", "stretch"])
+@pytest.mark.parametrize("kind", ["box", "mask"])
+def test_the_example_looks_at_the_region_of_interest_alone(
+    kind: str, fit: Any, onnx_of: Callable[[View], tuple[Path, Path]], tmp_path: Path
+) -> None:
+    pixels = pictures(1)[0]
+    height, width = pixels.shape[:2]
+    mask = np.zeros((height, width), np.uint8)
+    mask[5 : height - 9, 3 : width // 2] = 255
+    mask[height // 2 :, 3 : width // 3] = 0  # no box
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    roi: Any = (5, 3, height - 9, width // 2) if kind == "box" else tmp_path / "mask.png"
+    model, program = onnx_of(View(64, fit=fit, roi=roi, crop=48 if fit == "stretch" else None))
+    whole, inside = pixels.copy(), mask > 0
+    if kind == "box":
+        inside[5 : height - 9, 3 : width // 2] = True
+    whole[~inside] = 0
+    detector = Detector.load(model)
+    for name, image in (("a", pixels), ("b", whole)):
+        Image.fromarray(image).save(tmp_path / f"{name}.png")
+        found = detector(tmp_path / f"{name}.png")
+        done = alone(program, tmp_path / f"{name}.png")
+        assert f"score {found.score:.5g}"[:-1] in done.stdout, done.stderr
+    small = tmp_path / "small.png"
+    Image.fromarray(pixels[: height // 2]).save(small)
+    done = alone(program, small)
+    assert done.returncode == 1 and str(small) in done.stderr and "region of interest" in done.stderr
+
+
+def test_the_example_reads_through_the_window(onnx_of: Callable[[View], tuple[Path, Path]], tmp_path: Path) -> None:
+    model, program = onnx_of(View(64, window=(100, 3000)))
+    deep = np.random.default_rng(0).integers(0, 4096, (70, 90)).astype(np.uint16)
+    for name, values in (("x.png", deep), ("x.tif", deep), ("f.tif", deep.astype(np.float32))):
+        Image.fromarray(values).save(tmp_path / name)
+        done = alone(program, tmp_path / name)
+        assert f"score {Detector.load(model)(tmp_path / name).score:.5g}"[:-1] in done.stdout, done.stderr
+    Image.fromarray(deep.astype(np.uint8)).save(tmp_path / "eight.png")
+    done = alone(program, tmp_path / "eight.png")
+    assert done.returncode == 1 and "has values of 8 bits, and the window is for more" in done.stderr
 
 
 @pytest.mark.parametrize("suffix", SUFFIX.values())
