@@ -241,7 +241,7 @@ def test_two_processes_are_one(loco: Path, ad2: Path, tmp_path: Path, brightness
     ]
     try:
         for process, log in zip(processes, logs, strict=True):
-            assert process.wait(600) == 0, log.read_text()[-3000:]
+            assert process.wait(1500) == 0, log.read_text()[-3000:]
     finally:
         for process in processes:
             process.kill()

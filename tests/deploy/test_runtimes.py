@@ -78,51 +78,47 @@ def onnx_of(
     return onnx_of
 
 
-def alone(program: Path, image: Path) -> "subprocess.CompletedProcess[str]":
-    """Run an example of one image where lit_ad cannot be imported."""
+def alone(program: Path, *images: Path) -> "subprocess.CompletedProcess[str]":
+    """Run an example where lit_ad cannot be imported."""
     (program.parent / "lit_ad.py").write_text("raise SystemExit('lit_ad was imported')")
-    return subprocess.run([sys.executable, program, image], capture_output=True, text=True, check=False)
+    return subprocess.run([sys.executable, program, *images], capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("fit", ["pad", "stretch"])
-@pytest.mark.parametrize("kind", ["box", "mask"])
+@pytest.mark.parametrize(("kind", "fit", "crop"), [("box", "pad", None), ("mask", "stretch", 48)])
 def test_the_example_looks_at_the_region_of_interest_alone(
-    kind: str, fit: Any, onnx_of: Callable[[View], tuple[Path, Path]], tmp_path: Path
+    kind: str, fit: Any, crop: int | None, onnx_of: Callable[[View], tuple[Path, Path]], tmp_path: Path
 ) -> None:
     pixels = pictures(1)[0]
-    height, width = pixels.shape[:2]
-    mask = np.zeros((height, width), np.uint8)
-    mask[5 : height - 9, 3 : width // 2] = 255
-    mask[height // 2 :, 3 : width // 3] = 0  # no box
+    mask = np.zeros(pixels.shape[:2], np.uint8)
+    mask[5:61, 3:40] = 255
+    if kind == "mask":
+        mask[35:, 3:26] = 0
     Image.fromarray(mask).save(tmp_path / "mask.png")
-    roi: Any = (5, 3, height - 9, width // 2) if kind == "box" else tmp_path / "mask.png"
-    model, program = onnx_of(View(64, fit=fit, roi=roi, crop=48 if fit == "stretch" else None))
-    whole, inside = pixels.copy(), mask > 0
-    if kind == "box":
-        inside[5 : height - 9, 3 : width // 2] = True
-    whole[~inside] = 0
-    detector = Detector.load(model)
-    for name, image in (("a", pixels), ("b", whole)):
-        Image.fromarray(image).save(tmp_path / f"{name}.png")
-        found = detector(tmp_path / f"{name}.png")
-        done = alone(program, tmp_path / f"{name}.png")
-        assert f"score {found.score:.5g}"[:-1] in done.stdout, done.stderr
-    small = tmp_path / "small.png"
-    Image.fromarray(pixels[: height // 2]).save(small)
-    done = alone(program, small)
-    assert done.returncode == 1 and str(small) in done.stderr and "region of interest" in done.stderr
+    model, program = onnx_of(
+        View(64, fit=fit, crop=crop, roi=(5, 3, 61, 40) if kind == "box" else tmp_path / "mask.png")
+    )
+    images = [tmp_path / name for name in ("whole.png", "inside.png", "small.png")]
+    for image, shown in zip(images, (pixels, np.where(mask[..., None] > 0, pixels, 0), pixels[:35]), strict=True):
+        Image.fromarray(shown.astype(np.uint8)).save(image)
+    one, other = Detector.load(model)(images[:2])  # type: ignore[arg-type]
+    assert one.score == other.score
+    done = alone(program, *images)
+    for image, line in zip(images, done.stdout.splitlines(), strict=False):
+        assert line.startswith(f"{image}: ") and f"score {one.score:.5g}"[:-1] in line, done.stderr
+    assert len(done.stdout.splitlines()) == 2 and done.returncode == 1
+    assert str(images[2]) in done.stderr and "region of interest" in done.stderr
 
 
 def test_the_example_reads_through_the_window(onnx_of: Callable[[View], tuple[Path, Path]], tmp_path: Path) -> None:
     model, program = onnx_of(View(64, window=(100, 3000)))
     deep = np.random.default_rng(0).integers(0, 4096, (70, 90)).astype(np.uint16)
-    for name, values in (("x.png", deep), ("x.tif", deep), ("f.tif", deep.astype(np.float32))):
-        Image.fromarray(values).save(tmp_path / name)
-        done = alone(program, tmp_path / name)
-        assert f"score {Detector.load(model)(tmp_path / name).score:.5g}"[:-1] in done.stdout, done.stderr
-    Image.fromarray(deep.astype(np.uint8)).save(tmp_path / "eight.png")
-    done = alone(program, tmp_path / "eight.png")
-    assert done.returncode == 1 and "has values of 8 bits, and the window is for more" in done.stderr
+    images = [tmp_path / name for name in ("deep.png", "deep.tif", "float.tif", "eight.png")]
+    for image, values in zip(images, (deep, deep, deep.astype(np.float32), deep.astype(np.uint8)), strict=True):
+        Image.fromarray(values).save(image)
+    score = Detector.load(model)(images[0]).score
+    done = alone(program, *images)
+    assert [f"score {score:.5g}"[:-1] in line for line in done.stdout.splitlines()] == [True] * 3, done.stderr
+    assert done.returncode == 1 and f"{images[3]} has values of 8 bits, and the window is for more" in done.stderr
 
 
 @pytest.mark.parametrize("suffix", SUFFIX.values())
