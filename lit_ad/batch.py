@@ -18,7 +18,7 @@ Split = Literal["train", "validation", "test", "predict"]  # validation: nominal
 class Sample(NamedTuple):  # half precision has Lightning rebuild what is in a batch, which no frozen dataclass allows
     """One image, and what is known of it before it is opened."""
 
-    image: Path
+    image: Path  # a file; of a TIFF of several pages, FILE#N is one of them (pixels.split_page)
     label: int  # 0 nominal, 1 anomalous, -1 unknown (predict)
     mask: Path | None = None  # a file, or a folder of them; an anomalous image without has no pixel truth
     category: str = ""

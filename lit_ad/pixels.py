@@ -1,6 +1,11 @@
 """Any image -> uint8 RGB. NumPy and Pillow only, so that a detector needs no more."""
 
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +18,8 @@ from lit_ad.errors import UserError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
+PAGE = re.compile(r"(.+\.tiff?)#([1-9]\d*)", re.IGNORECASE)  # a page of a file, the first of them is 1: stack.tif#3
+
 # Tags of TIFF 6.0. In the first, bit 0 says that a page is a smaller copy, bit 2 that it is a mask.
 NEW_SUBFILE_TYPE, EXTRA_SAMPLES, UNSPECIFIED = 254, 338, 0
 
@@ -24,8 +31,10 @@ Window = tuple[float, float]  # the values of an image of more than 8 bits that 
 def read_image(path: Path, window: Window | None = None) -> Pixels:
     """Any image file -> (H, W, 3) uint8 RGB, turned upright as its EXIF says. See `rgb` for depths and colours.
 
+    Of a TIFF of several pages, one is named: stack.tif#3 is the third.
+
     Raises:
-        UserError: The file cannot be read, or holds values that have no RGB; it is named.
+        UserError: The file cannot be read, holds values that have no RGB, or several pages; it is named.
     """
     return rgb(open_image(path), str(path), window)
 
@@ -34,7 +43,8 @@ def to_rgb(image: "str | Path | Image.Image | NDArray[Any]", window: Window | No
     """A file, a Pillow image or an array -> (H, W, 3) uint8 RGB.
 
     Arrays are (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA: uint8, uint16 with all of its range in use, or floats
-    in [0, 1]; with a window, any numbers of more than 8 bits.
+    in [0, 1]; with a window, any numbers of more than 8 bits. A path may name a page, as `read_image` says; of a Pillow
+    image it is the page that it is at.
 
     Raises:
         UserError: A file that cannot be read; anything else.
@@ -114,13 +124,15 @@ def windowed(values: NDArray[Any], window: Window, name: str) -> NDArray[np.uint
 def upright_size(path: Path) -> Size:
     """Height and width of an image file, turned upright, from its header. Raises UserError as `open_image` does."""
     try:
-        with Image.open(path) as image:
+        with opened(path) as image:
             width, height = image.size
             if isinstance(image, TiffImageFile):  # its `size` is upright already, but only in newer versions of Pillow
                 width, height = image.tag_v2[ExifTags.Base.ImageWidth], image.tag_v2[ExifTags.Base.ImageLength]
             # Asked for the EXIF data of a PNG, Pillow decodes all of it, since they may follow the pixels.
             exif = image.getexif() if image.format != "PNG" or text_follows(path) else Image.Image.getexif(image)
             turned = exif.get(ExifTags.Base.Orientation, 1) >= 5
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(f"cannot read {path}: {error}; replace or remove it") from error
     return (width, height) if turned else (height, width)
@@ -142,29 +154,90 @@ def text_follows(path: Path) -> bool:
 def open_image(path: Path) -> Image.Image:
     """A decoded image, turned upright. Raises UserError if it cannot be read to its end."""
     try:
-        with Image.open(path) as image:
-            several, unknown = pages(image), UNSPECIFIED in getattr(image, "tag_v2", {}).get(EXTRA_SAMPLES, ())
+        with opened(path) as image:
+            unknown = UNSPECIFIED in getattr(image, "tag_v2", {}).get(EXTRA_SAMPLES, ())
             image.load()
             ImageOps.exif_transpose(image, in_place=True)  # a copy of a large image is one too many
+    except UserError:
+        raise
     except Exception as error:  # decoders raise all sorts: OSError, SyntaxError, struct.error, zlib.error, ...
-        more = ", or keep three of its channels if it has more" if path.suffix.lower() in (".tif", ".tiff") else ""
+        tiff = split_page(path)[0].suffix.lower() in (".tif", ".tiff")
+        more = ", or keep three of its channels if it has more" if tiff else ""
         raise UserError(f"cannot read {path}: {error}; replace or remove it{more}") from error
     if unknown:
         raise UserError(
             f"{path} has more than three channels, of which the last is no transparency: keep three of them"
         )
-    if several > 1:
-        raise UserError(f"{path} has {several} pages, and an image is one: save each page as a file of its own")
     return image
 
 
-def pages(image: Image.Image) -> int:
-    """How many images a TIFF holds: smaller copies of one and masks of its transparency do not count."""
+# Pages.
+
+
+def split_page(path: Path) -> tuple[Path, int | None]:
+    """The file of an image, and the page of it that a path such as stack.tif#3 names."""
+    named = PAGE.fullmatch(path.name)
+    return (path, None) if named is None else (path.with_name(named[1]), int(named[2]))
+
+
+def page_paths(path: Path) -> list[Path]:
+    """The images in a file: itself, or the pages of a TIFF, by its headers. One that cannot be read is itself."""
+    if path.suffix.lower() not in (".tif", ".tiff"):
+        return [path]
+    try:
+        kinds = kinds_in(path, path.stat().st_mtime_ns)
+    except Exception:  # it is told of by who reads it
+        return [path]
+    if len(kinds) < 2 or len(set(kinds)) > 1:
+        return [path]
+    return [path.with_name(f"{path.name}#{number}") for number in range(1, len(kinds) + 1)]
+
+
+@lru_cache(2**16)
+def kinds_in(path: Path, modified: int) -> tuple[str, ...]:
+    """Of each page of a file, as `page_kinds`; `modified` is when it was written."""
+    with Image.open(path) as image:
+        return tuple(page_kinds(image))
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """An image file, not decoded yet, at the page that the path names.
+
+    Raises UserError where there is no such page, or where there are several and none is named. Others come from Pillow.
+    """
+    file, page = split_page(path)
+    # Given a path, Pillow (13.0 too) maps an uncompressed grey TIFF into memory as if it were upright, and garbles one
+    # that is not; given an open file, it reads it.
+    with file.open("rb") as stream, Image.open(stream) as image:
+        if page is not None and next(islice(page_kinds(image), page - 1, None), None) is None:
+            raise UserError(f"{file} has no page {page}")
+        if page is None and len(kinds := list(page_kinds(image))) > 1:
+            if len(set(kinds)) > 1:
+                one, other = (kinds[0], next(kind for kind in kinds if kind != kinds[0]))
+                raise UserError(
+                    f"{file} has pages of different kinds, {one} and {other}, so that they are no images of one sort: "
+                    "save those that are as files of their own"
+                )
+            raise UserError(f"{file} has {len(kinds)} pages, each of them an image: name one, such as {file}#1")
+        yield image
+
+
+def page_kinds(image: Image.Image) -> Iterator[str]:
+    """Turn an opened file to each of its pages, and say how large it is and of what kind; in the end, to the first.
+
+    Smaller copies of an image, and masks of its transparency, are no pages. Only a TIFF has several.
+    """
     if not isinstance(image, TiffImageFile):
-        return 1
-    count = 0
-    for page in range(image.n_frames):
-        image.seek(page)
-        count += not image.tag_v2.get(NEW_SUBFILE_TYPE, 0) & 0b101
-    image.seek(0)
-    return count
+        yield image.mode
+        return
+    first: int | None = None
+    for frame in count():
+        try:
+            image.seek(frame)
+        except EOFError:
+            break
+        if not image.tag_v2.get(NEW_SUBFILE_TYPE, 0) & 0b101:
+            first = frame if first is None else first
+            yield f"{image.height}x{image.width} {image.mode}"
+    image.seek(first or 0)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from lit_ad.errors import UserError
 from lit_ad.files import atomic_write
+from lit_ad.pixels import split_page
 
 if TYPE_CHECKING:
     from lit_ad.batch import Sample  # which brings torch, and a report reads results without
@@ -310,13 +311,19 @@ def picture_names(samples: "Sequence[Sample]") -> dict[str, str]:
         depths = range(least, max(least, *map(len, folders)) + 1)
         for whole, depth in ((whole, depth) for whole in (False, True) for depth in depths):
             found = [
-                Path(category, *parts[max(0, len(parts) - depth) :], path.name if whole else path.stem).as_posix()
+                Path(category, *parts[max(0, len(parts) - depth) :], path.name if whole else stem(path)).as_posix()
                 for path, parts in zip(paths, folders, strict=True)
             ]
             if len({name.lower() for name in found}) == len(found):  # some file systems have one case only
                 break
         names |= dict(zip(map(str, paths), found, strict=True))
     return names
+
+
+def stem(path: Path) -> str:
+    """An image's name without suffix; of a page, with its number."""
+    file, page = split_page(path)
+    return file.stem if page is None else f"{file.stem}#{page}"
 
 
 def without_nan(value: Any) -> Any:

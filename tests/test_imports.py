@@ -54,6 +54,8 @@ ALLOWED = {  # longest prefix wins
     "methods.statistics": {"errors"},
     "methods.__init__": {"methods"},
     "data.source": {"errors", "batch", "pixels", "rules"},
+    "data.pages": {"errors", "batch", "pixels"},
+    "data.images": {"errors", "batch", "pixels", "data.source", "data.pages"},
     "data": {"errors", "batch", "pixels", "rules", "data.source"},  # a source
     "data.demo": {"errors", "files", "batch", "data.source", "data.mvtec"},
     "data.mpdd": {"data.source", "data.mvtec"},
@@ -64,13 +66,13 @@ ALLOWED = {  # longest prefix wins
     "data.mvtec_loco": {"errors", "batch", "pixels", "rules", "data.source", "data.masks", "data.mvtec"},
     "data.augment": {"errors", "pixels"},
     "data.dataset": {"errors", "batch", "pixels", "tiling", "view", "data.augment", "data.masks", "data.photographs"},
-    "data.inspection": {"errors", "batch", "pixels", "roi", "view", "data.masks", "data.source"},
+    "data.inspection": {"errors", "batch", "pixels", "roi", "view", "data.masks", "data.pages", "data.source"},
     "data.likeness": {"errors", "batch", "pixels"},
     "data.loading": {"errors", "machine", "batch", "pixels", "view", "data.dataset"},
     "data.datamodule": {"errors", "machine", "batch", "pixels", "tiling", "view", "data"},
     "data.__init__": {"batch", "data"},
     "metrics": {"metrics"},
-    "results": {"errors", "files", "batch"},
+    "results": {"errors", "files", "batch", "pixels"},
     "report": {"errors", "files", "machine", "pixels", "metrics", "results", "report"},
     "callbacks": {
         *("errors", "files", "machine", "pixels", "batch", "roi", "view", "decision", "rules"),
@@ -84,6 +86,7 @@ ALLOWED = {  # longest prefix wins
     "callbacks.predictions": {"errors", "files", "batch", "roi", "decision", "results", "teachers.weights"},
     "deploy": {"__init__", "errors", "files", "machine", "pixels", "view", "decision", "batch", "methods", "deploy"},
     "deploy.card": {"view", "decision"},
+    "deploy.example": {"roi", "deploy.card"},
     "deploy.checkpoint": {"__init__", "view", "methods.base", "deploy.card", "deploy.runtimes"},
     "deploy.runtimes": {"errors", "machine", "view", "deploy.card"},  # neither torch nor anything of training
     "deploy.detector": {

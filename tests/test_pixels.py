@@ -1,5 +1,6 @@
 """Any image to uint8 RGB: every kind of file, arrays and Pillow images."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import tifffile
 from PIL import Image
 
 from lit_ad.errors import UserError
-from lit_ad.pixels import open_image, read_image, to_rgb, upright_size
+from lit_ad.pixels import open_image, page_paths, read_image, to_rgb, upright_size
 
 GENERATOR = np.random.default_rng(0)
 RGB = GENERATOR.integers(0, 256, (20, 30, 3)).astype(np.uint8)
@@ -226,11 +227,64 @@ def test_a_window_is_not_for_8_bits(tmp_path: Path) -> None:
             to_rgb(array, (0, 4095))
 
 
-def test_a_tiff_of_several_pages_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["grey", "grey of 16 bits", "RGB, compressed"])
+def test_a_page_of_a_tiff_is_named(tmp_path: Path, kind: str) -> None:
+    stack = GENERATOR.integers(0, 256, (3, 6, 8, *([3] if kind.startswith("RGB") else []))).astype(np.uint8)
+    stored = stack.astype(np.uint16) * 257 if "16" in kind else stack
+    compression = "zlib" if kind.endswith("compressed") else None
+    photometric = "rgb" if stack.ndim == 4 else "minisblack"
+    tifffile.imwrite(tmp_path / "stack.TIF", stored, photometric=photometric, compression=compression)
+    for number, page in enumerate(stack, 1):
+        path = tmp_path / f"stack.TIF#{number}"
+        assert np.array_equal(read_image(path), page if page.ndim == 3 else np.repeat(page[..., None], 3, axis=2))
+        assert np.array_equal(to_rgb(str(path)), read_image(path)) and upright_size(path) == (6, 8)
+    for read in (read_image, upright_size):
+        with pytest.raises(UserError, match=rf"^{tmp_path}/stack.TIF has 3 pages, .* name one, such as .*stack.TIF#1$"):
+            read(tmp_path / "stack.TIF")
+        with pytest.raises(UserError, match=rf"^{tmp_path}/stack.TIF has no page 4$"):
+            read(tmp_path / "stack.TIF#4")
+
+
+def test_each_page_is_turned_upright_by_itself(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "x.tif") as file:
+        for orientation in (1, 6):
+            file.write(GREY, extratags=[(274, "H", 1, orientation, True)])
+    height, width = GREY.shape
+    assert upright_size(tmp_path / "x.tif#1") == read_image(tmp_path / "x.tif#1").shape[:2] == (height, width)
+    assert upright_size(tmp_path / "x.tif#2") == read_image(tmp_path / "x.tif#2").shape[:2] == (width, height)
+
+
+def test_which_files_have_pages(tmp_path: Path) -> None:
     page = Image.new("L", (8, 6), 7)
-    page.save(tmp_path / "stack.tif", save_all=True, append_images=[page, page])
-    with pytest.raises(UserError, match=r"stack.tif has 3 pages, .* save each page as a file of its own"):
-        read_image(tmp_path / "stack.tif")
+    stack, other, bad = (tmp_path / name for name in ("a.tiff", "b.tif", "c.tif"))
+    page.save(stack, save_all=True, append_images=[page])
+    assert page_paths(stack) == [tmp_path / "a.tiff#1", tmp_path / "a.tiff#2"]
+    assert page_paths(tmp_path / "a.tiff#2") == [tmp_path / "a.tiff#2"]  # it is one already
+    page.save(stack)
+    os.utime(stack, (1, 1))  # written again
+    page.save(other, save_all=True, append_images=[page.resize((4, 3))])
+    bad.write_bytes(b"II*\0")
+    assert [page_paths(path) for path in (stack, other, bad, tmp_path / "none.tif")] == [
+        [stack],
+        [other],
+        [bad],
+        [tmp_path / "none.tif"],
+    ]
+    with pytest.raises(UserError, match=r"b.tif has pages of different kinds, 6x8 L and 3x4 L, .* files of their own"):
+        read_image(other)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_uncompressed_grey_tiff_is_turned_upright(tmp_path: Path, orientation: int) -> None:
+    """Pillow 13.0 garbles it, where it may map the file into memory."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(GREY).save(tmp_path / "x.tif", exif=exif)
+    Image.fromarray(GREY).save(tmp_path / "x.png", exif=exif)
+    assert np.array_equal(read_image(tmp_path / "x.tif"), read_image(tmp_path / "x.png"))
+
+
+def test_smaller_copies_are_no_pages(tmp_path: Path) -> None:
     smaller = tifffile.TiffWriter(tmp_path / "pyramid.tif")
     with smaller:
         smaller.write(np.full((16, 12), 9, np.uint8))

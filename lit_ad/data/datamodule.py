@@ -19,14 +19,15 @@ from lit_ad.batch import Batch, Sample
 from lit_ad.data.augment import Augment, Augmentation
 from lit_ad.data.dataset import AnomalyDataset, Features
 from lit_ad.data.images import Images
-from lit_ad.data.inspection import inspect_samples
+from lit_ad.data.inspection import inspect_samples, told
 from lit_ad.data.loading import Shuffle, TrainLoader, check_memory, collate, collate_equal, one_thread
 from lit_ad.data.masks import check_masks
+from lit_ad.data.pages import by_page
 from lit_ad.data.photographs import Unrelated
 from lit_ad.data.source import Source, check, readable
 from lit_ad.errors import UserError
 from lit_ad.machine import cores
-from lit_ad.pixels import Size, upright_size
+from lit_ad.pixels import Size, split_page, upright_size
 from lit_ad.tiling import Tiles
 from lit_ad.view import View
 
@@ -109,7 +110,7 @@ class AnomalyDataModule(L.LightningDataModule):
     def listed(self) -> dict[str, list[Sample]]:
         """The samples of each split: train, val and test. Raises UserError if they cannot be trained on."""
         with readable():
-            samples = self.source.samples()
+            samples = by_page(self.source.samples())
         check(samples)
         check_masks(samples)  # now, and not after hours of training
         train, val = hold_out(samples, self.val_fraction, self.split_seed)
@@ -211,9 +212,8 @@ class AnomalyDataModule(L.LightningDataModule):
             dataset = self._dataset(split, self.listed[split])
             if needs_pixels or split == "val":
                 self._fill(dataset)  # for later, too
-            files = [
-                (str(s.image.absolute()), s.image.stat().st_size, s.image.stat().st_mtime_ns) for s in dataset.samples
-            ]
+            found = [(str(s.image.absolute()), split_page(s.image)[0].stat()) for s in dataset.samples]
+            files = [(name, of.st_size, of.st_mtime_ns) for name, of in found]
             view = {name: value for name, value in self.view.to_dict().items() if name != "tile_batch"}
             yield split, self._loader(dataset, self.batch_size), {"files": files, "view": view}
 
@@ -235,7 +235,7 @@ class AnomalyDataModule(L.LightningDataModule):
         errors: list[str] = []
         if self._place[1] == 0:
             report = inspect_samples(self.listed, cores(), decode, progress=True, view=self.view)
-            report.warnings += self.source.remarks()
+            told(report, self.source)
             if any(sample.split == "validation" for sample in self.listed["val"]):
                 report.text += (
                     "\n  held out are the validation images of the data set, so data.val_fraction is not used"
@@ -361,7 +361,7 @@ def split_nominal(samples: list[Sample], fraction: float, seed: int) -> tuple[li
         if len(items) < 2:
             raise UserError(
                 f"category {name!r} has one item to train on, {samples[rows[0]].item}, but it takes two or more: one "
-                "is kept for validation"
+                "is kept for validation (the pages of a file are one item, unless a Table has a column item)"
             )
         count, kept = min(max(1, round(fraction * len(rows))), len(rows) - 1), 0
         order = [list(items)[i] for i in np.random.default_rng(seed).permutation(len(items))]

@@ -5,13 +5,14 @@ from collections import Counter
 from pathlib import Path
 
 from lit_ad.batch import Sample
+from lit_ad.data.pages import by_page
 from lit_ad.data.source import Source, is_image, readable
 from lit_ad.errors import UserError
 from lit_ad.pixels import EXTENSIONS
 
 
 class Images(Source):
-    """Every image in a folder and the folders inside it, or one image file.
+    """Every image in a folder and the folders inside it, or one image file. Each page of a TIFF is an image.
 
     The first folder below the one given is an image's category, and the folders below that are its `defect`. A broken
     link is listed as well: predict has a row that says so.
@@ -33,10 +34,10 @@ class Images(Source):
             raise UserError(f"no image in {self.root}: expected {', '.join(EXTENSIONS)} files")
         folder = self.root if self.root.is_dir() else self.root.parent
         below = [(*image.parent.relative_to(folder).parts, "") for image in images]
-        return [
+        return by_page(
             Sample(image, -1, None, category, "/".join(deeper[:-1]), "predict")
             for image, (category, *deeper) in zip(images, below, strict=True)
-        ]
+        )
 
     def skipped(self) -> dict[str, int]:
         """How many files that are no images, or of a kind that is not read, lie there, by suffix."""

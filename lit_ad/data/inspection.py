@@ -16,9 +16,10 @@ from tqdm import tqdm
 
 from lit_ad.batch import Sample
 from lit_ad.data.masks import read_mask
-from lit_ad.data.source import is_image
+from lit_ad.data.pages import files_of
+from lit_ad.data.source import Source, is_image
 from lit_ad.errors import UserError
-from lit_ad.pixels import Size, deep_values, open_image, read_image, upright_size
+from lit_ad.pixels import Size, deep_values, open_image, opened, read_image, split_page, upright_size
 from lit_ad.roi import counted
 from lit_ad.view import View
 
@@ -106,7 +107,7 @@ def inspect_samples(
     brightest = each(partial(look, view=view), to_decode, "Reading test images", few)
     each(verify, to_verify, "Verifying test images")
     marked = each(lambda path: mark(path, view, masks[path]), list(masks), "Reading masks", few)
-    equal = copies([path for path in images if path not in errors], threads)
+    equal = copies(files_of(sample for sample in (*train, *test) if sample.image not in errors), threads)
     warnings = [
         *copy_warnings(equal, train, test),
         *mask_warnings(test, marked),
@@ -114,9 +115,19 @@ def inspect_samples(
         *folder_warnings({path.parent for path in (*images, *masks)}),
     ]
     text = describe(splits, heads)
+    if pages := [sample for sample in (*train, *test) if split_page(sample.image)[1] is not None]:
+        text += f"\n  {len(pages)} of these images are the pages of {len(files_of(pages))} files"
     if to_verify:
         text += f"\n  {decoded} of {decoded + len(to_verify)} test images were decoded, the others verified"
     return Report(text, warnings, unreadable(errors), equal)
+
+
+def told(report: Report, source: Source) -> None:
+    """Add to a report what a source has to say."""
+    try:
+        report.warnings += source.remarks()
+    except UserError as error:
+        report.errors.append(str(error))
 
 
 # One file.
@@ -135,7 +146,7 @@ def head(path: Path, view: View) -> Head:
     size = upright_size(path)
     if view.region is not None:
         view.region.check(size)
-    with Image.open(path) as image:
+    with opened(path) as image:
         return Head(size, kind(image))
 
 
@@ -158,7 +169,7 @@ def look(path: Path, view: View) -> int:
 def verify(path: Path) -> None:
     """Raises UserError on a damaged file, as far as its checksums tell without decoding."""
     try:
-        with Image.open(path) as image:
+        with opened(path) as image:
             image.verify()
     except Exception as error:  # as decoders raise all sorts
         raise UserError(f"cannot read {path}: {error}") from error
@@ -262,8 +273,8 @@ def sizes(found: Sequence[Size]) -> str:
 
 def copy_warnings(equal: Sequence[Sequence[Path]], train: Sequence[Sample], test: Sequence[Sample]) -> list[str]:
     """Of files with the same bytes."""
-    trained = {sample.image for sample in train}
-    anomalous = {sample.image for sample in test if sample.label}
+    trained = set(files_of(train))
+    anomalous = set(files_of(sample for sample in test if sample.label))
     shared, contrary, repeated, alike = [], [], [], False
     for group in equal:
         inside, outside = [p for p in group if p in trained], [p for p in group if p not in trained]

@@ -15,7 +15,7 @@ from PIL import Image
 
 from lit_ad.batch import Sample
 from lit_ad.errors import UserError
-from lit_ad.pixels import open_image
+from lit_ad.pixels import open_image, split_page
 
 SIDE = 32  # of the small pictures
 HASH_BITS = 6  # of 64, that hashes of nearly the same image may differ in
@@ -112,10 +112,10 @@ def alike_neighbours(looks: Looks) -> tuple[list[tuple[Sample, Sample]], float]:
 
 
 def likeness_warnings(looks: Looks, exact: set[frozenset[Path]]) -> list[str]:
-    """What is said of images that are nearly the same; `exact` are pairs of which it is said already."""
+    """What is said of images that are nearly the same; `exact` are pairs of files of which it is said already."""
     kinds: dict[str, list[str]] = defaultdict(list)
     for one, other in near_copies(looks):
-        if frozenset((one.image, other.image)) in exact:
+        if frozenset(split_page(sample.image)[0] for sample in (one, other)) in exact:
             continue
         if one.split != other.split:
             kind = "in training and test; metrics will flatter"
@@ -126,7 +126,8 @@ def likeness_warnings(looks: Looks, exact: set[frozenset[Path]]) -> list[str]:
     said = []
     for kind, pairs in kinds.items():
         where, _, why = kind.partition("; ")
-        said.append(f"nearly the same image {where}, {len(pairs)} pairs: {', '.join(pairs[:3])}" + (why and f"; {why}"))
+        count = "one pair" if len(pairs) == 1 else f"{len(pairs)} pairs"
+        said.append(f"nearly the same image {where}, {count}: {', '.join(pairs[:3])}" + (why and f"; {why}"))
     neighbours, share = alike_neighbours(looks)
     if neighbours and share < ALIKE:
         train, test = neighbours[0]

@@ -5,6 +5,8 @@ Bergmann et al., https://doi.org/10.1007/s11263-022-01578-9.
 
 import json
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +32,7 @@ METRICS = {
     **{f"spro_{name}": SPRO.format(limit) for name, limit in (("05", 0.05), ("01", 0.01), ("10", 0.1))},
     **{f"spro_{name}": SPRO.format(limit) for name, limit in (("30", 0.3), ("100", 1))},
 }
+ARCHIVE = "such copies of the data set are about, and have lost what sPRO needs: take the masks from its own archive"
 
 Saturation = tuple[float, bool]  # the threshold of a defect, and whether it is a share of its area
 
@@ -38,7 +41,8 @@ class MVTecLOCO(MVTec):
     """MVTec LOCO AD, scored by its own rules. `validation/good` is held out; nothing is cut from training for that.
 
     Masks are `ground_truth/TYPE/NNN/000.png`, one file for each defect, whose value is its id in `defects_config.json`.
-    A copy with one merged mask for an image is read too, but has lost what sPRO needs, which is then left out.
+    A merged copy, which has one mask for all defects of an image, or one value for all of them, is read too, but has
+    lost what sPRO needs, which is then left out.
 
     Args:
         root: One category (the folder that holds train/good), or a folder of categories.
@@ -55,7 +59,19 @@ class MVTecLOCO(MVTec):
         )
 
     def remarks(self) -> list[str]:
-        return [*super().remarks(), *self.rules().remarks]
+        """Why there is no sPRO of a category. Of one that has it, all masks are read: raises UserError where one holds
+        no defect's id, which the test would find after hours of training."""
+        said = [*super().remarks(), *self.rules().remarks]
+        for folder in self._categories():
+            samples, config = list_loco(folder), read_config(folder / CONFIG)
+            if not why_no_spro(samples, config):
+                with ThreadPoolExecutor() as pool:
+                    files = [file for sample in samples if sample.label for file in mask_files(sample.mask)]
+                    wrong = [text for text in pool.map(partial(no_defect, config), files) if text]
+                if wrong:
+                    more = f" (and {len(wrong) - 1} others)" if len(wrong) > 1 else ""
+                    raise UserError(wrong[0] + more)
+        return said
 
     def rules(self) -> Rules:
         """sPRO and image AUROC, logical and structural anomalies apart."""
@@ -137,26 +153,37 @@ def why_no_spro(samples: Iterable[Sample], config: dict[int, Saturation]) -> str
         return f"there is no {CONFIG} in its folder"
     flat = [sample.mask for sample in anomalous if sample.mask is not None and sample.mask.is_file()]
     if flat:
-        return f"its masks are merged: {flat[0]} is one file for all defects of an image, instead of a folder"
+        return f"its masks are merged: {flat[0]} is one file for all defects of an image, not a folder; {ARCHIVE}"
     files = [file for sample in anomalous for file in mask_files(sample.mask)]
     types = {sample.defect for sample in anomalous}
-    lost = 255 not in config or (len(config) > 1 and len(types) > 1)  # or 255 is the id of the only defect there is
-    if files and lost and all(ids(file) == [255] for file in files):  # which ends with the first that has another id
-        return f"its masks are merged: all of them hold 255 alone, such as {files[0]}, and not the ids of {CONFIG}"
+    values = ids(files[0]) if files else []
+    lost = not config.keys() & values or (len(config) > 1 and len(types) > 1)  # or it is the only defect there is
+    if len(values) == 1 and lost and all(ids(file) == values for file in files):  # which ends with the first other id
+        return (
+            f"its masks are merged: all of them hold {values[0]} alone, such as {files[0]}, and not the ids of "
+            f"{CONFIG}; {ARCHIVE}"
+        )
     return ""
 
 
 def read_defect(file: Path, config: dict[int, Saturation]) -> Defect:
     """The defect that a mask file marks. Raises UserError where it holds no id of the configuration, or several."""
-    found = ids(file)
-    if len(found) != 1 or found[0] not in config:
-        said = ", ".join(map(str, found)) or "0 alone"
-        raise UserError(
-            f"{file} holds {said} where it should hold 0 and the id of one defect, which are "
-            f"{', '.join(map(str, sorted(config)))} in {CONFIG}; take it from the data set's archive"
-        )
+    if wrong := no_defect(config, file):
+        raise UserError(wrong)
     mask = np.asarray(open_image(file)) > 0
-    return Defect(mask, saturation_area(*config[found[0]], int(mask.sum())))
+    return Defect(mask, saturation_area(*config[ids(file)[0]], int(mask.sum())))
+
+
+def no_defect(config: dict[int, Saturation], file: Path) -> str:
+    """Why a mask file marks no defect of the configuration; nothing where it does. Raises UserError as `ids`."""
+    found = ids(file)
+    if len(found) == 1 and found[0] in config:
+        return ""
+    said = ", ".join(map(str, found)) or "0 alone"
+    return (
+        f"{file} holds {said} where it should hold 0 and the id of one defect, which are "
+        f"{', '.join(map(str, sorted(config)))} in {CONFIG}; take it from the data set's archive"
+    )
 
 
 def ids(file: Path) -> list[int]:

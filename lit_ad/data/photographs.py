@@ -9,7 +9,7 @@ from PIL import Image
 from lit_ad.batch import Sample
 from lit_ad.data.source import Source, is_image
 from lit_ad.errors import UserError
-from lit_ad.pixels import EXTENSIONS, Pixels, Size, read_image
+from lit_ad.pixels import EXTENSIONS, Pixels, Size, page_paths, read_image
 
 
 class Photographs(Source):
@@ -38,7 +38,7 @@ class Unrelated:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.images = images_below(Path(folder).expanduser())
+        self.images = [page for file in images_below(Path(folder).expanduser()) for page in page_paths(file)]
 
     def __call__(self, size: Size, key: Sequence[int]) -> Pixels:
         """(height, width) -> (H, W, 3). The same key gives the same pixels in any process."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from lit_ad.batch import Sample
 from lit_ad.errors import UserError
-from lit_ad.pixels import EXTENSIONS
+from lit_ad.pixels import EXTENSIONS, split_page
 from lit_ad.rules import Rules
 
 
@@ -22,6 +22,7 @@ class Source(ABC):
     def samples(self) -> list[Sample]:
         """The samples of all splits together, sorted within each. Raises UserError where files do not fit.
 
+        A TIFF of several pages is listed as a file is, and becomes a sample for each page (`pages.by_page`).
         Nominal images that the data set itself holds out of training have the split validation.
         """
 
@@ -35,7 +36,10 @@ class Source(ABC):
         return None
 
     def remarks(self) -> list[str]:
-        """What `samples` passes over and may be a mistake, such as a folder with a misspelled name: a sentence each."""
+        """What `samples` passes over and may be a mistake, such as a folder with a misspelled name: a sentence each.
+
+        Asked once, before training. Raises UserError on what no test would get past.
+        """
         return []
 
 
@@ -65,10 +69,11 @@ def choose(category: str | list[str] | None, known: Iterable[str], root: Path) -
 
 
 def existing(path: Path, where: str) -> Path:
-    """A file that is named at `where`, such as a row of a table. Raises UserError if there is none."""
+    """A file, or a page of one, named at `where`, such as a row of a table. Raises UserError if there is none."""
+    file, _ = split_page(path)
     with readable():
-        if not path.is_file():
-            raise UserError(f"{where}: there is no file {path}")
+        if not file.is_file():
+            raise UserError(f"{where}: there is no file {file}")
     return path
 
 

@@ -3,7 +3,9 @@
 import csv
 import hashlib
 import json
+import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
 
@@ -143,7 +145,10 @@ def keep_mask(mask: np.ndarray) -> Path:
     """A mask (H, W) as a file in the cache directory, named by what is in it."""
     digest = hashlib.blake2b(repr(mask.shape).encode() + np.packbits(mask).tobytes(), digest_size=12).hexdigest()
     path = cache_directory() / "masks" / f"{digest}.png"
-    if not path.is_file():
+    if path.is_file():
+        with suppress(OSError):  # of others, in a directory that is only to be read
+            os.utime(path)  # when it last served, for `lit-ad cache clear --older`
+    else:
         with atomic_write(path) as temporary:
             Image.fromarray(mask.astype(np.uint8) * 255).save(temporary, format="PNG")
     return path

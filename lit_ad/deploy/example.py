@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from lit_ad.deploy.card import Card
+from lit_ad.roi import FILL
 
 RUNTIMES = {  # by suffix: imports, and loading with `FILE` beside the program
     ".onnx": (
@@ -27,9 +28,38 @@ run = lambda pixels: [output.numpy() for output in network(torch.from_numpy(pixe
     ),
 }
 
+# Of a region of interest: what is read of it once, how it is cut out of an image, what of it counts. As roi.py has it.
+BOX = (
+    """y0, x0, y1, x1 = view["roi"]  # of the region of interest
+""",
+    """    if y1 > image.height or x1 > image.width:
+        sys.exit(f"{path} does not hold the region of interest: {x1} x {y1} pixels")
+    image = image.crop((x0, y0, x1, y1))
+""",
+    "",
+)
+MASK = (
+    """rows, columns, bits = view["roi"].removeprefix("mask:").split(",")
+bits = np.frombuffer(zlib.decompress(base64.b64decode(bits)), np.uint8)
+region = np.unpackbits(bits, count=int(rows) * int(columns)).reshape(int(rows), int(columns))
+y, x = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
+y0, x0, y1, x1 = y[0], x[0], y[-1] + 1, x[-1] + 1
+region = region[y0:y1, x0:x1]
+""",
+    """    if (image.height, image.width) != (int(rows), int(columns)):
+        sys.exit(f"{path} is not of the size of the region of interest's mask: {columns} x {rows} pixels")
+    image = np.asarray(image.crop((x0, y0, x1, y1)))
+    image = Image.fromarray(np.where(region[..., None] > 0, image, np.array(FILL, np.uint8)))
+""",
+    """    share = np.asarray(Image.fromarray(region * np.uint8(255)).resize((w, h), Image.Resampling.BOX))
+    share = share[max(-top, 0) : height - top, max(-left, 0) : width - left]
+    counts[...] = share > (127 if share.max() > 127 else 0)
+""",
+)
+
 PROGRAM = '''"""python example.py IMAGE...   Needs numpy, pillow and {runtime}."""
 
-import json, sys
+import {imports}
 from pathlib import Path
 
 import numpy as np
@@ -39,15 +69,19 @@ from PIL import Image, ImageOps
 FILE = Path(__file__).with_name("{file}")
 {load}
 view, (height, width) = card["view"], card["input_size"]
-held = np.concatenate(list(card["decision"]["scores"].values()))  # scores of nominal images that nothing was trained on
+{region}# Scores of nominal images that nothing was trained on.
+held = np.concatenate(list(card["decision"]["scores"].values()))
 
 for path in sys.argv[1:]:
     image = ImageOps.exif_transpose(Image.open(path))
-    if image.mode.startswith("I"):  # 16 bits
-        low, high = view["window"] or (0, 65535)
+    if image.mode[0] in "IF":  # 16 bits, or floats
+        low, high = view["window"] or (0, 65535 if image.mode[0] == "I" else 1)
         values = (np.asarray(image).astype(float).clip(low, high) - low) * (255 / (high - low))
         image = Image.fromarray(np.rint(values).astype(np.uint8))
-    image, size = image.convert("RGB"), view["image_size"]
+    elif view["window"]:
+        sys.exit(f"{{path}} has values of 8 bits, and the window is for more")
+    image = image.convert("RGB")
+{cut}    size = view["image_size"]
     h, w = (size, size) if isinstance(size, int) else size
     if view["fit"] == "pad":
         scale = min(h / image.height, w / image.width)
@@ -56,19 +90,20 @@ for path in sys.argv[1:]:
     pixels = np.asarray(image.resize((w, h), resampling))
     top, left = (height - h) // 2, (width - w) // 2  # below 0: the middle is cut out; above: reflections around
     pixels = pixels[max(-top, 0) : height - top, max(-left, 0) : width - left]
-    top, left, h, w = max(top, 0), max(left, 0), *pixels.shape[:2]
+    counts = np.ones(pixels.shape[:2], bool)
+{count}    top, left, h, w = max(top, 0), max(left, 0), *pixels.shape[:2]
     pixels = np.pad(pixels, ((top, height - h - top), (left, width - w - left), (0, 0)), mode="reflect")
     score, *maps = run(np.ascontiguousarray(pixels.transpose(2, 0, 1)[None]))
     score = float(score[0])
     if maps and card["map_scored"]:  # padding is not judged
-        values = np.sort(maps[0][0, 0, top : top + h, left : left + w], axis=None)
+        values = np.sort(maps[0][0, 0, top : top + h, left : left + w][counts])
         score = float(values[-max(int(card["top"] * values.size), 1) :].mean())
     p_value = (1 + (held >= score).sum()) / (len(held) + 1)
     verdict = "anomalous" if score > card["threshold"][""] else "nominal"
     print(f"{{path}}: {{verdict}}, score {{score:.6g}}, p-value {{p_value:.3g}}")
 '''
 
-DETECTOR = '''"""python example.py IMAGE...   Needs numpy, pillow, {runtime}, and lit_ad for {what}."""
+DETECTOR = '''"""python example.py IMAGE...   Needs numpy, pillow, {runtime}, and lit_ad for the tiles."""
 
 import sys
 from pathlib import Path
@@ -86,7 +121,10 @@ for path in sys.argv[1:]:
 def example(file: Path, card: Card) -> str:
     """The program for an exported file."""
     runtime, load = RUNTIMES[file.suffix]
-    what = "the tiles" if card.view.tile is not None else "the region of interest" if card.view.roi is not None else ""
-    if what:
-        return DETECTOR.format(runtime=runtime, file=file.name, what=what)
-    return PROGRAM.format(runtime=runtime, file=file.name, load=load)
+    if card.view.tile is not None:
+        return DETECTOR.format(runtime=runtime, file=file.name)
+    roi = card.view.roi
+    region, cut, count = ("", "", "") if roi is None else MASK if isinstance(roi, str) else BOX
+    parts = {"region": region, "cut": cut.replace("FILL", str(FILL)), "count": count}
+    imports = "base64, json, sys, zlib" if isinstance(roi, str) else "json, sys"
+    return PROGRAM.format(runtime=runtime, file=file.name, load=load, imports=imports, **parts)

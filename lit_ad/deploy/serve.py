@@ -11,6 +11,7 @@ import json
 import warnings
 from dataclasses import asdict, dataclass
 from importlib.resources import files
+from itertools import islice
 from typing import Any
 
 from anyio import CapacityLimiter, WouldBlock
@@ -24,6 +25,7 @@ from starlette.routing import Route
 
 from lit_ad.deploy.detector import CALLERS, Detection, Detector
 from lit_ad.errors import UserError
+from lit_ad.pixels import page_kinds
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")  # of pixels.EXTENSIONS; Pillow's other readers are not for strangers
 WAITING = 256  # images in memory or before it; who comes then is asked to come again
@@ -134,9 +136,12 @@ def decoded(body: bytes, limits: Limits) -> Image.Image:
         size = f"{image.width}x{image.height}"
         raise HTTPException(413, f"the image is of {size} pixels: at most {limits.megapixels:g} million are judged")
     try:
+        several = len(list(islice(page_kinds(image), 2))) > 1
         image.load()
     except Exception as error:
         raise HTTPException(422, f"the image cannot be read to its end: {error}") from error
+    if several:
+        raise HTTPException(422, "the file has several pages, each of them an image: send one")
     return image
 
 

@@ -1,4 +1,5 @@
-"""`lit-ad cache [list | clear | prune]`: the feature caches on this machine, and how to be rid of them.
+"""`lit-ad cache [list | clear | prune]`: the feature caches on this machine, and how to be rid of them. Beside them lie
+the masks that a Table makes of boxes and polygons, which the next run would make again.
 
 It reads what teachers/store.py writes, a folder KEY with about.json in it, KEY.partial until it is whole and KEY.lock
 while somebody writes it, and does so by itself: to import the store would take seconds.
@@ -17,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from lit_ad.errors import UserError
 from lit_ad.files import amount, cache_directory
+from lit_ad.pixels import split_page
 
 DAY = 24 * 60 * 60
 
@@ -91,7 +93,7 @@ def read(about: Path) -> dict[str, Any]:
 def changed(path: str, size: int, modified: int) -> bool:
     """Whether an image is gone, or another than it was."""
     try:
-        now = Path(path).stat()
+        now = split_page(Path(path))[0].stat()
     except OSError:
         return True
     return (now.st_size, now.st_mtime_ns) != (size, modified)
@@ -125,9 +127,14 @@ def remove(cache: Cache) -> None:
         raise UserError(f"cannot remove {cache.folder}: {error.strerror}") from error
 
 
+def shape_masks(directory: Path) -> list[Path]:
+    """The masks that data/table.py has made, in a directory."""
+    return sorted(path for path in directory.glob("*.png") if is_key(path.stem)) if directory.is_dir() else []
+
+
 def main(arguments: list[str]) -> None:
     """The command, given what follows `lit-ad cache`."""
-    parser = argparse.ArgumentParser(prog="lit-ad cache", description="List or remove feature caches.")
+    parser = argparse.ArgumentParser(prog="lit-ad cache", description="List or remove what is cached.")
     parser.add_argument(
         "action",
         nargs="?",
@@ -145,17 +152,29 @@ def main(arguments: list[str]) -> None:
         parser.error("--older goes with clear")
     directory = given.directory or cache_directory() / "features"
     there = caches(directory)
+    masks = [] if given.directory else shape_masks(cache_directory() / "masks")
     print(f"{directory}: {len(there) or 'no'} cache{'s' * (len(there) != 1)}, {amount(sum(c.size for c in there))}")
     if given.action == "list":
         for cache in there:
             print(cache.line)
+        if masks:
+            size = sum(mask.stat().st_size for mask in masks)
+            print(f"{masks[0].parent}: {len(masks)} masks of boxes and polygons, {amount(size)}")
         return
     if given.action == "clear":
         before = time.time() - (given.older or 0) * DAY
         chosen = [cache for cache in there if not cache.busy and (given.older is None or cache.used < before)]
+        masks = [mask for mask in masks if given.older is None or mask.stat().st_mtime < before]
     else:
+        masks = []  # which images they are of is in no file
         chosen = [c for c in there if not c.busy and (c.stale or c.folder.suffix or not c.about)]
     for cache in chosen:
         remove(cache)
         print(f"removed {cache.line.lstrip()}")
-    print(f"{amount(sum(cache.size for cache in chosen))} are free again")
+    freed = sum(cache.size for cache in chosen)
+    for mask in masks:
+        freed += mask.stat().st_size
+        mask.unlink(missing_ok=True)
+    if masks:
+        print(f"removed {len(masks)} masks of boxes and polygons in {masks[0].parent}")
+    print(f"{amount(freed)} are free again")

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from lit_ad.batch import Sample
 from lit_ad.data import Folder, Images, MVTec, OneClass
-from lit_ad.data.inspection import Report, inspect_samples, some
+from lit_ad.data.inspection import Report, inspect_samples, some, told
 from lit_ad.data.likeness import likeness_warnings, look_at
 from lit_ad.data.masks import mask_files
+from lit_ad.data.pages import by_page
 from lit_ad.data.source import Source, check, holds_images, list_folders, readable
 from lit_ad.errors import UserError
 from lit_ad.machine import cores
@@ -50,14 +51,14 @@ def data_check(
     source, kind = found_source(path) if path is not None else source_of(config)  # type: ignore[arg-type]
     source.prepare()
     with readable():
-        samples = source.samples()
+        samples = by_page(source.samples())
     splits: Splits = {
         "train": [s for s in samples if s.split == "train"],
         "val": [s for s in samples if s.split == "validation"],
         "test": [s for s in samples if s.split == "test"],
     }
     report = inspect_samples(splits, cores(), progress=not json)
-    report.warnings += source.remarks()
+    told(report, source)
     report.errors += wrong_samples(samples)
     exact = {frozenset((a, b)) for group in report.equal for a in group for b in group if a != b}
     report.warnings += likeness_warnings(look_at(samples, cores()), exact)

@@ -1,6 +1,11 @@
 """Figures by a data set's own rules, against their definitions on files in its published layout."""
 
 import json
+import os
+import socket
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 from shutil import copy
 from typing import Any
@@ -146,8 +151,9 @@ def test_rows_of_nothing_are_empty_cells() -> None:
     assert lines[3:] == ["a: made so", "left out"]
 
 
-def test_ad2(parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any) -> None:
-    """Each object's figures, and their mean, on files of the published layout."""
+@pytest.fixture
+def ad2(parts: Path, tmp_path: Path) -> Path:
+    """Those in the published layout of MVTec AD 2."""
     for category in ("bolt", "nut"):
         root = tmp_path / "ad2" / category
         folders = {"train/good": "train/good", "validation/good": "train/good", "test_public/good": "test/good"}
@@ -161,12 +167,17 @@ def test_ad2(parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any) -
         for file in sorted((parts / category / "test/dent").iterdir()):
             copy(file, root / f"test_public/bad/{file.stem}_regular.png")
             copy(parts / category / f"ground_truth/dent/{file.stem}_mask.png", truth / f"{file.stem}_regular_mask.png")
-    results = measured(MVTecAD2(tmp_path / "ad2"), tmp_path / "run", brightness, quiet_trainer)
+    return tmp_path / "ad2"
+
+
+def test_ad2(ad2: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any) -> None:
+    """Each object's figures, and their mean, on files of the published layout."""
+    results = measured(MVTecAD2(ad2), tmp_path / "run", brightness, quiet_trainer)
     assert results.official is not None
     rows = results.official.rows
     assert list(rows) == ["bolt/", "nut/", "mean"]
     for category in ("bolt", "nut"):
-        test = tmp_path / "ad2" / category / "test_public"
+        test = ad2 / category / "test_public"
         files = [*sorted((test / "good").iterdir()), *sorted((test / "bad").iterdir())]
         found = [read(file) / 255 > 0.6 for file in files]
         labels = [file.parent.name == "bad" for file in files]
@@ -185,3 +196,56 @@ def test_ad2(parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any) -
     for name, value in rows["mean"].items():
         assert value == pytest.approx((rows["bolt/"][name] + rows["nut/"][name]) / 2)
     assert "no test image has a part in" in results.table()
+
+
+SCRIPT = """
+    import sys
+    from pathlib import Path
+
+    import lightning as L
+
+    sys.path.insert(0, sys.argv[1])
+    from conftest import Brightness
+    from lit_ad.callbacks import Evaluation
+    from lit_ad.data import AnomalyDataModule, MVTecAD2, MVTecLOCO
+    from lit_ad.decision import Decision
+
+    for kind, root, home in ((MVTecLOCO, sys.argv[2], "loco"), (MVTecAD2, sys.argv[3], "ad2")):
+        model = Brightness()
+        model.decision = Decision({"": [0.5]}, {"": [0.6]}, {"": [0.4]})
+        data = AnomalyDataModule(kind(Path(root)), model.view, num_workers=0)
+        quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+        processes = {"accelerator": "cpu", "devices": 2, "strategy": "ddp"}
+        places = {"default_root_dir": Path(sys.argv[4], home), "callbacks": [Evaluation()]}
+        L.Trainer(**places, **processes, **quiet).test(model, data, verbose=False)
+"""
+
+
+def test_two_processes_are_one(loco: Path, ad2: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any) -> None:
+    (loco / "juice/test/good/004.png").unlink()  # 2 divides neither number of images
+    (ad2 / "nut/test_public/good/004_regular.png").unlink()
+    for source, home in ((MVTecLOCO(loco), "loco"), (MVTecAD2(ad2), "ad2")):
+        measured(source, tmp_path / "one" / home, brightness, quiet_trainer)
+    (tmp_path / "script.py").write_text(textwrap.dedent(SCRIPT))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    arguments = [sys.executable, tmp_path / "script.py", Path(__file__).parent, loco, ad2, tmp_path / "two"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    logs = [tmp_path / f"{rank}.log" for rank in range(2)]
+    processes = [
+        subprocess.Popen(
+            arguments, env={**environment, "LOCAL_RANK": str(rank)}, stdout=log.open("w"), stderr=subprocess.STDOUT
+        )
+        for rank, log in enumerate(logs)
+    ]
+    try:
+        for process, log in zip(processes, logs, strict=True):
+            assert process.wait(1500) == 0, log.read_text()[-3000:]
+    finally:
+        for process in processes:
+            process.kill()
+    for home, name in (("loco", "spro_05"), ("ad2", "seg_f1")):
+        one, two = (json.loads((tmp_path / n / home / "metrics.json").read_text()) for n in ("one", "two"))
+        assert len(one["images"]) % 2 == 1 and 0 < one["official"]["rows"]["mean"][name] < 1
+        assert two == one

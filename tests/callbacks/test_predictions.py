@@ -134,6 +134,24 @@ def test_an_unreadable_image_is_a_row_and_the_others_go_on(tmp_path: Path, brigh
         quiet_trainer(tmp_path / "run", Predictions(output=tmp_path / "out")).predict(model, data)
 
 
+def test_a_page_is_a_row_a_map_and_a_picture(tmp_path: Path, brightness: Any, quiet_trainer: Any) -> None:
+    (tmp_path / "new/film").mkdir(parents=True)
+    pages = [Image.fromarray(np.full((8, 8), value, np.uint8)) for value in (51, 102, 204)]
+    pages[0].save(tmp_path / "new/film/a.tif", save_all=True, append_images=pages[1:])
+    pages[1].save(tmp_path / "new/film/b.tif")
+    model = brightness()
+    data = AnomalyDataModule(
+        MVTec(tmp_path), model.view, num_workers=0, eval_batch_size=3, predict_path=tmp_path / "new"
+    )
+    quiet_trainer(tmp_path / "run", Predictions(), Heatmaps()).predict(model, data)
+    with (tmp_path / "run/predictions/scores.csv").open() as file:
+        found = {row["path"]: float(row["score"]) for row in csv.DictReader(file)}
+    assert found == pytest.approx({"film/a.tif#1": 0.2, "film/a.tif#2": 0.4, "film/a.tif#3": 0.8, "film/b.tif": 0.4})
+    for folder, suffix in (("maps", "tiff"), ("heatmaps", "jpg")):
+        names = sorted(path.name for path in (tmp_path / "run/predictions" / folder / "film").iterdir())
+        assert names == [f"{name}.{suffix}" for name in ("a#1", "a#2", "a#3", "b")]
+
+
 def test_a_second_predict_leaves_the_first_alone(tmp_path: Path, brightness: Any, quiet_trainer: Any) -> None:
     plant(tmp_path / "new/0.png", (20, 30), 8, 9)
     (tmp_path / "new/readme.txt").write_text("")

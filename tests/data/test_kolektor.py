@@ -1,7 +1,9 @@
 """KolektorSDD's and KolektorSDD2's layouts, every image with a mask beside it."""
 
+import pickle
 from collections import Counter, defaultdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -106,3 +108,68 @@ def test_what_does_not_fit_is_named(sdd: Path, sdd2: Path) -> None:
         KolektorSDD(sdd2).samples()
     with pytest.raises(UserError, match=r"fold is 3, but it must be 0, 1 or 2"):
         KolektorSDD(sdd, 3)
+
+
+def write_splits(path: Path, protocol: int, rows: bool = False) -> list[list[str]]:
+    """A file as the authors': every fold tests three items in a row."""
+    names = [f"kos{number:02}" for number in range(1, 10)]
+    test = [names[start : start + 3] for start in (0, 3, 6)]
+    train = [[name for name in names if name not in fold] for fold in test]
+    marked = [[[(name, True) for name in fold] for fold in folds] for folds in (train, test)]
+    path.write_bytes(pickle.dumps(tuple(marked) if rows else [train, test, names], protocol))
+    return test
+
+
+@pytest.mark.parametrize(("protocol", "rows"), [(0, False), (2, False), (5, False), (4, True)])
+def test_the_authors_folds(sdd: Path, tmp_path: Path, protocol: int, rows: bool) -> None:
+    test = write_splits(tmp_path / "split.pyb", protocol, rows)
+    for fold, wanted in enumerate(test):
+        samples = KolektorSDD(sdd, fold, tmp_path / "split.pyb").samples()
+        check(samples)
+        assert sorted({sample.item for sample in samples if sample.split == "test"}) == wanted
+        assert len({sample.item for sample in samples if sample.split == "train"}) == 6
+
+
+class Harm:
+    def __reduce__(self) -> Any:
+        return Path.touch, (Path("harm"),)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (Harm(), r"asks for pathlib\.\w*\.?Path.touch|asks for builtins.getattr"),
+        (np.array(["kos01"]), r"asks for numpy\._?core.multiarray._reconstruct"),
+        ([["kos01"], ["kos02"]], "expected 3 lists of names"),
+        ([[[1]] * 3, [[2]] * 3], "not subscriptable"),
+        ("kos", "expected 3 lists of names"),
+        (7, "cannot unpack"),
+    ],
+)
+def test_splits_are_lists_and_nothing_else(
+    sdd: Path, tmp_path: Path, content: Any, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "split.pyb"
+    file.write_bytes(pickle.dumps(content))
+    with pytest.raises(UserError, match=rf"^{file} is not the authors' split.pyb .*({said})"):
+        KolektorSDD(sdd, 0, file).samples()
+    assert not (tmp_path / "harm").exists()
+    file.write_bytes(file.read_bytes()[:5])
+    with pytest.raises(UserError, match=rf"^{file} is not the authors' split.pyb "):
+        KolektorSDD(sdd, 0, file).samples()
+
+
+def test_splits_of_other_items(sdd: Path, tmp_path: Path) -> None:
+    file = tmp_path / "split.pyb"
+    names = [f"kos{number:02}" for number in range(1, 10)]
+    for train, test, said in (
+        (names, names[:3], "has kos01 in training and in test"),
+        (names[3:8], names[:3], "has kos09 in neither"),
+        ([*names[3:], "kos99"], names[:3], "has kos99 which is not there"),
+    ):
+        file.write_bytes(pickle.dumps(([train] * 3, [test] * 3, names)))
+        with pytest.raises(UserError, match=rf"^fold 1 of {file} {said}"):
+            KolektorSDD(sdd, 1, file).samples()
+    with pytest.raises(UserError, match=r"there is no file .*none.pyb"):
+        KolektorSDD(sdd, 1, tmp_path / "none.pyb").samples()

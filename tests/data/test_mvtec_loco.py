@@ -12,7 +12,7 @@ from PIL import Image
 from lit_ad.batch import Sample
 from lit_ad.data import AnomalyDataModule, MVTecLOCO
 from lit_ad.data.masks import check_masks, read_mask, read_truth
-from lit_ad.data.mvtec_loco import saturation_area
+from lit_ad.data.mvtec_loco import ARCHIVE, saturation_area
 from lit_ad.errors import UserError
 from lit_ad.view import View
 
@@ -106,19 +106,21 @@ def test_flat_masks_have_lost_their_ids(pushpins: Path, named: str) -> None:
         (truth / f"{i:03}").rmdir()
     source = MVTecLOCO(pushpins)
     first = truth / named.format("000")
-    said = (
-        f"pushpins: no sPRO, since its masks are merged: {first} is one file for all defects of an image, instead of "
-    )
-    assert source.remarks() == list(source.rules().remarks) == [f"{said}a folder"]
+    said = f"pushpins: no sPRO, since its masks are merged: {first} is one file for all defects of an image, not a "
+    assert source.remarks() == list(source.rules().remarks) == [f"{said}folder; {ARCHIVE}"]
     assert next(s.mask for s in source.samples() if s.defect == "structural_anomalies") == first
     assert source.rules().defects(source.samples()[-1]) is None  # type: ignore[misc]
 
 
-def test_folders_of_merged_masks(pushpins: Path) -> None:
+@pytest.mark.parametrize("value", [255, 1])
+def test_folders_of_merged_masks(pushpins: Path, value: int) -> None:
     for file in sorted((pushpins / "ground_truth").rglob("*.png")):
-        save_mask(file, 255, 1)
-    (said,) = MVTecLOCO(pushpins).rules().remarks
-    assert said.startswith("pushpins: no sPRO, since its masks are merged: all of them hold 255 alone, such as ")
+        save_mask(file, value, 1)
+    (said,) = MVTecLOCO(pushpins).remarks()
+    assert said.startswith(f"pushpins: no sPRO, since its masks are merged: all of them hold {value} alone, such as ")
+    assert said.endswith(ARCHIVE)
+    if value == 1:
+        return
     (pushpins / "defects_config.json").write_text(json.dumps(CONFIG[:1]))  # 255 is all there is
     assert MVTecLOCO(pushpins).rules().remarks == ()
 
@@ -155,6 +157,13 @@ def test_a_mask_of_no_defect_is_named(pushpins: Path, value: int, said: str) -> 
     sample = Sample(file, 1, file.parent, "pushpins", "logical_anomalies", "test")
     with pytest.raises(UserError, match=rf"^{re.escape(str(file))} {said}.* 254, 255 in defects_config.json"):
         rules.defects(sample)  # type: ignore[misc]
+    data = AnomalyDataModule(MVTecLOCO(pushpins), View(16))
+    with pytest.raises(UserError, match=rf"^{re.escape(str(file))} {said}"):  # and before the training
+        data.setup("fit")
+    other = save_mask(pushpins / "ground_truth/structural_anomalies/001/000.png", value, 4, 9)
+    with pytest.raises(UserError, match=rf"^{re.escape(str(file))} .* \(and 1 others\)$"):
+        MVTecLOCO(pushpins).remarks()
+    assert other.is_file()
 
 
 def test_folders_that_do_not_fit(pushpins: Path, write) -> None:

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import venv
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,67 @@ def test_the_example_says_what_the_detector_says(format: str, files: dict[str, P
     found = detector(image)
     verdict = "anomalous" if found.anomalous else "nominal"
     assert f"{verdict}, score {found.score:.6g}, p-value {found.p_value:.3g}" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def onnx_of(
+    small_models: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[View], tuple[Path, Path]]:
+    """onnx_of(view): STFPM with that view as an ONNX file, and the example beside it."""
+
+    def onnx_of(view: View) -> tuple[Path, Path]:
+        home = tmp_path_factory.mktemp("with_view")
+        method = STFPM(**{**small_models["STFPM"]["init_args"], "view": view}).eval().requires_grad_(False)
+        method.decision = DECISION
+        export(method, home / "model.onnx", "onnx")
+        (home / "example.py").write_text(example(home / "model.onnx", Detector.load(home / "model.onnx").card))
+        assert "lit_ad " not in (home / "example.py").read_text().splitlines()[0]
+        return home / "model.onnx", home / "example.py"
+
+    return onnx_of
+
+
+def alone(program: Path, *images: Path) -> "subprocess.CompletedProcess[str]":
+    """Run an example where lit_ad cannot be imported."""
+    (program.parent / "lit_ad.py").write_text("raise SystemExit('lit_ad was imported')")
+    return subprocess.run([sys.executable, program, *images], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(("kind", "fit", "crop"), [("box", "pad", None), ("mask", "stretch", 48)])
+def test_the_example_looks_at_the_region_of_interest_alone(
+    kind: str, fit: Any, crop: int | None, onnx_of: Callable[[View], tuple[Path, Path]], tmp_path: Path
+) -> None:
+    pixels = pictures(1)[0]
+    mask = np.zeros(pixels.shape[:2], np.uint8)
+    mask[5:61, 3:40] = 255
+    if kind == "mask":
+        mask[35:, 3:26] = 0
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    model, program = onnx_of(
+        View(64, fit=fit, crop=crop, roi=(5, 3, 61, 40) if kind == "box" else tmp_path / "mask.png")
+    )
+    images = [tmp_path / name for name in ("whole.png", "inside.png", "small.png")]
+    for image, shown in zip(images, (pixels, np.where(mask[..., None] > 0, pixels, 0), pixels[:35]), strict=True):
+        Image.fromarray(shown.astype(np.uint8)).save(image)
+    one, other = Detector.load(model)(images[:2])  # type: ignore[arg-type]
+    assert one.score == other.score
+    done = alone(program, *images)
+    for image, line in zip(images, done.stdout.splitlines(), strict=False):
+        assert line.startswith(f"{image}: ") and f"score {one.score:.5g}"[:-1] in line, done.stderr
+    assert len(done.stdout.splitlines()) == 2 and done.returncode == 1
+    assert str(images[2]) in done.stderr and "region of interest" in done.stderr
+
+
+def test_the_example_reads_through_the_window(onnx_of: Callable[[View], tuple[Path, Path]], tmp_path: Path) -> None:
+    model, program = onnx_of(View(64, window=(100, 3000)))
+    deep = np.random.default_rng(0).integers(0, 4096, (70, 90)).astype(np.uint16)
+    images = [tmp_path / name for name in ("deep.png", "deep.tif", "float.tif", "eight.png")]
+    for image, values in zip(images, (deep, deep, deep.astype(np.float32), deep.astype(np.uint8)), strict=True):
+        Image.fromarray(values).save(image)
+    score = Detector.load(model)(images[0]).score
+    done = alone(program, *images)
+    assert [f"score {score:.5g}"[:-1] in line for line in done.stdout.splitlines()] == [True] * 3, done.stderr
+    assert done.returncode == 1 and f"{images[3]} has values of 8 bits, and the window is for more" in done.stderr
 
 
 @pytest.mark.parametrize("suffix", SUFFIX.values())

@@ -148,6 +148,7 @@ def bomb() -> bytes:
     )
 
 
+PAGE = Image.new("L", (9, 9))
 REFUSED = {
     "nothing": (b"", 400, r"send an image file as the body"),
     "a text": (b"no image at all", 415, r"no image that is read here: send JPEG, PNG"),
@@ -156,6 +157,7 @@ REFUSED = {
     "too many bytes": (bytes(600_000), 413, r"more than 0.5 MiB"),
     "too many pixels": (file_of(Image.new("L", (400, 300))), 413, r"400x300 pixels: at most 0.1 million"),
     "a bomb": (bomb(), 413, r"too large"),
+    "several pages": (file_of(PAGE, "TIFF", save_all=True, append_images=[PAGE]), 422, r"several pages, .* send one"),
     "numbers that are no image": (file_of(Image.fromarray(np.full((9, 9), 7.0, np.float32)), "TIFF"), 422, r"values"),
 }
 

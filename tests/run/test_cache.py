@@ -8,10 +8,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from filelock import FileLock
 
+from lit_ad.data.table import keep_mask
+from lit_ad.run.cache import changed
 from lit_ad.run.main import main
 from lit_ad.teachers.store import load_or_compute
 
@@ -107,6 +110,36 @@ def test_stale_caches_are_told(directory: Path, tmp_path: Path, capsys: pytest.C
     capsys.readouterr()
     lit_ad("cache")
     assert capsys.readouterr().out.splitlines()[1].endswith("; stale: 3 of 3 images are gone or changed")
+
+
+def test_masks_of_boxes_are_listed_and_cleared(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old, new = (keep_mask(np.arange(9000).reshape(90, 100) % count == 0) for count in (2, 3))
+    other = old.with_name("mine.png")
+    other.write_bytes(b"")
+    month_ago = time.time() - 30 * DAY
+    for mask in (old, new):
+        os.utime(mask, (month_ago, month_ago))
+    assert keep_mask(np.arange(9000).reshape(90, 100) % 3 == 0) == new  # served again
+    lit_ad("cache")
+    assert f"{old.parent}: 2 masks of boxes and polygons, 0.0 MiB" in capsys.readouterr().out
+    lit_ad("cache", "prune")
+    assert old.is_file()
+    lit_ad("cache", "clear", "--older", 7)
+    assert not old.is_file() and new.is_file()
+    assert f"removed 1 masks of boxes and polygons in {old.parent}" in capsys.readouterr().out
+    lit_ad("cache", "clear", "--directory", directory)
+    assert new.is_file()
+    lit_ad("cache", "clear")
+    assert not new.is_file() and other.is_file()
+
+
+def test_pages_are_as_old_as_their_file(tmp_path: Path) -> None:
+    file = tmp_path / "stack.tif"
+    file.write_bytes(b"1")
+    known = (f"{file}#2", 1, file.stat().st_mtime_ns)
+    assert not changed(*known)
+    file.write_bytes(b"22")
+    assert changed(*known)
 
 
 def test_a_cache_that_is_being_written_is_left_alone(
