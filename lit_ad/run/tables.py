@@ -84,7 +84,7 @@ def write_tables(cells: list[Cell], output: Path, metrics: list[str], published:
     summary = {metric: summarise(cells, results, rows, metric) for metric in shown}
     comparisons = {metric: compare_methods(cells, summary[metric]) for metric in shown}
     missing = {name: state for name, state in states.items() if state != FINISHED}
-    for metric in shown:
+    for metric in metrics:  # the others are of methods that have such parts
         for cell in finished:
             if math.isnan(rows[cell.name].get(metric, math.nan)):
                 missing[f"{metric} of {cell.name}"] = "finished, but its test gave no such number (see its log.txt)"

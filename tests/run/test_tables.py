@@ -42,6 +42,7 @@ def cells(tmp_path: Path) -> list[Cell]:
                 ]
                 auroc = roc_auc_score([image.label for image in images], [image.score for image in images])
                 row = {"image_auroc": float(auroc), "pixel_auroc": 0.5 if method == "good" else math.nan}
+                row |= {"image_auroc_part": 0.25} if method == "good" else {}
                 Results({"pooled": row}, images).save(cell.home / "metrics.json")
                 cost = {
                     "seconds": 90.0 + 60 * seed,
@@ -73,6 +74,8 @@ def test_means_deviations_and_what_is_missing(cells: list[Cell], tmp_path: Path)
     assert report["tasks"]["pixel_auroc"]["poor"] == {} and "poor" not in report["mean"]["pixel_auroc"]
     assert report["missing"]["poor/nut/seed-1"].startswith("died, exit code 7: lit-ad: no disk")
     assert "pixel_auroc of poor/bolt/seed-0" in report["missing"]
+    assert report["mean"]["image_auroc_part"]["good"]["mean"] == 0.25  # of a method that has parts: others lack nothing
+    assert not any("image_auroc_part" in name for name in report["missing"])
     assert report["comparison"]["image_auroc"]["ranks"] == {"good": 1.0, "poor": 2.0}
     assert "pixel_auroc" not in report["comparison"]
 
