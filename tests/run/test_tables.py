@@ -93,7 +93,7 @@ def test_the_files(cells: list[Cell], tmp_path: Path) -> None:
     assert (dead["image_auroc"], dead["seconds"]) == ("", "")
     assert float(rows[0]["image_auroc"]) == auroc(cells, "good/bolt/seed-0")
     latex = (tmp_path / "results.tex").read_text()
-    assert latex.count("\\begin{tabular}") == 2 and "$\\pm$" in latex and "**" not in latex
+    assert latex.count("\\begin{tabular}") == 3 and "$\\pm$" in latex and "**" not in latex
 
 
 def test_a_cell_that_ends_while_the_tables_are_written(
