@@ -10,7 +10,8 @@ ratios. Latency is the median of single files (of single tensors for the bare ne
 in a row, the better of batches of 1 and of 4, and beside them the processor's ms an image: the only figure that means
 something while other programs run (then set OMP_NUM_THREADS=1, or threads wait for threads). Exported files are made
 here: int8 is calibrated on the same images. anomalib goes into a temporary environment and is trained for one epoch;
-its teacher is random because timm's hub may be out of reach, which costs nothing in time.
+its teacher is random because timm's hub may be out of reach, which costs nothing in time. Its OpenVINOInferencer
+computes in float32 here, as ours does.
 """
 
 import argparse
@@ -223,7 +224,8 @@ def inferencer(options: argparse.Namespace, kind: str) -> Result:
     os.environ["TRUST_REMOTE_CODE"] = "1"
     os.chdir(options.home)  # where it keeps a cache
     (file,) = (options.home / "anomalib").rglob("model.xml" if kind == "openvino" else "model.pt")
-    judge = (OpenVINOInferencer(file, "CPU") if kind == "openvino" else TorchInferencer(file, "cpu")).predict
+    single = {"INFERENCE_PRECISION_HINT": "f32"}  # as ours; by itself OpenVINO takes bfloat16 where the processor can
+    judge = (OpenVINOInferencer(file, "CPU", single) if kind == "openvino" else TorchInferencer(file, "cpu")).predict
     files = images_in(options.home)
     rates = rate(len(files), lambda: [judge(path) for path in files], options.seconds)
     return {"ms": latency(judge, files, options.seconds), **rates}
