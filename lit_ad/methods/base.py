@@ -272,12 +272,6 @@ class Method(L.LightningModule):
         self.log("train/loss", loss, prog_bar=True, on_step=True, on_epoch=True, sync_dist=True, batch_size=count)
         return loss
 
-    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
-        """Gradients go once they have served, and not before the next backward pass: kept through the next forward
-        pass, they lie scattered where its activations would, and on a CPU the memory grows around them."""
-        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        optimizer.zero_grad()
-
     def validation_step(self, batch: Batch, batch_idx: int) -> Prediction | None:  # type: ignore[override]
         losses: list[tuple[Tensor, int]] = []
         prediction = self.predict_batch(batch, losses) if len(batch) else None
