@@ -230,16 +230,8 @@ class Method(L.LightningModule):
 
     def total_steps(self, why: str) -> int:
         """The steps of the whole training, for `configure_optimizers`. Raises UserError, with why they are needed, if
-        there is no end.
-
-        To count them, Lightning makes the training loader and keeps it. It must make another one when training begins:
-        of this one it would not load the state that a checkpoint has for it.
-        """
-        loop = self.trainer.fit_loop
-        counted = loop._combined_loader is None
+        there is no end."""
         steps = self.trainer.estimated_stepping_batches
-        if counted:
-            loop._combined_loader = None
         if math.isinf(steps):
             raise UserError(f"{type(self).__name__}'s learning rate {why}: set trainer.max_steps or max_epochs")
         return int(steps)
@@ -259,6 +251,11 @@ class Method(L.LightningModule):
         for name, students in self.named_children():
             if not isinstance(students, Teacher):
                 setattr(self, name, convert_sync_batchnorm(students))
+
+    def on_fit_start(self) -> None:
+        """Where `configure_optimizers` asked for the number of steps, Lightning has made the training loader to count
+        them. It makes another one when training begins: of that one it loads the state that a checkpoint has."""
+        self.trainer.fit_loop._combined_loader = None
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images = None if batch.pixels is None else as_images(batch.pixels)
