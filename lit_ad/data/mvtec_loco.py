@@ -156,9 +156,9 @@ def why_no_spro(samples: Iterable[Sample], config: dict[int, Saturation]) -> str
         return f"its masks are merged: {flat[0]} is one file for all defects of an image, not a folder; {ARCHIVE}"
     files = [file for sample in anomalous for file in mask_files(sample.mask)]
     types = {sample.defect for sample in anomalous}
-    values = ids(files[0]) if files else []
+    values = ids(grey(files[0])) if files else []
     lost = not config.keys() & values or (len(config) > 1 and len(types) > 1)  # or it is the only defect there is
-    if len(values) == 1 and lost and all(ids(file) == values for file in files):  # which ends with the first other id
+    if len(values) == 1 and lost and all(ids(grey(file)) == values for file in files):  # ends with the first other id
         return (
             f"its masks are merged: all of them hold {values[0]} alone, such as {files[0]}, and not the ids of "
             f"{CONFIG}; {ARCHIVE}"
@@ -168,29 +168,37 @@ def why_no_spro(samples: Iterable[Sample], config: dict[int, Saturation]) -> str
 
 def read_defect(file: Path, config: dict[int, Saturation]) -> Defect:
     """The defect that a mask file marks. Raises UserError where it holds no id of the configuration, or several."""
-    if wrong := no_defect(config, file):
-        raise UserError(wrong)
-    mask = np.asarray(open_image(file)) > 0
-    return Defect(mask, saturation_area(*config[ids(file)[0]], int(mask.sum())))
+    values = grey(file)
+    found = ids(values)
+    if len(found) != 1 or found[0] not in config:
+        said = ", ".join(map(str, found)) or "0 alone"
+        raise UserError(
+            f"{file} holds {said} where it should hold 0 and the id of one defect, which are "
+            f"{', '.join(map(str, sorted(config)))} in {CONFIG}; take it from the data set's archive"
+        )
+    mask = values > 0
+    return Defect(mask, saturation_area(*config[found[0]], int(mask.sum())))
 
 
 def no_defect(config: dict[int, Saturation], file: Path) -> str:
-    """Why a mask file marks no defect of the configuration; nothing where it does. Raises UserError as `ids`."""
-    found = ids(file)
-    if len(found) == 1 and found[0] in config:
-        return ""
-    said = ", ".join(map(str, found)) or "0 alone"
-    return (
-        f"{file} holds {said} where it should hold 0 and the id of one defect, which are "
-        f"{', '.join(map(str, sorted(config)))} in {CONFIG}; take it from the data set's archive"
-    )
+    """What `read_defect` would say of a mask file that it refuses; nothing of another."""
+    try:
+        read_defect(file, config)
+    except UserError as error:
+        return str(error)
+    return ""
 
 
-def ids(file: Path) -> list[int]:
-    """The values of a mask file beside 0, ascending. Raises UserError where it is not grey."""
+def grey(file: Path) -> np.ndarray:
+    """A mask file, (H, W). Raises UserError where it is not grey."""
     values = np.asarray(open_image(file))
     if values.ndim != 2:
         raise UserError(f"{file} has colours, but a mask of MVTec LOCO AD is grey: take it from the data set's archive")
+    return values
+
+
+def ids(values: np.ndarray) -> list[int]:
+    """The values of a mask (H, W) beside 0, ascending."""
     return [int(value) for value in np.unique(values) if value]
 
 
