@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import numpy as np
 import pytest
 import timm
@@ -113,6 +114,18 @@ def shrink(images: Path, resnet_file: Path, vit_file: Path, pdn_file: Path) -> C
         return found
 
     return arguments
+
+
+@pytest.fixture(scope="session")
+def quiet_trainer() -> Any:
+    """quiet_trainer(run directory, *callbacks, and more of Trainer's arguments)."""
+    return trainer
+
+
+def trainer(home: Path, *callbacks: L.Callback, **more: Any) -> L.Trainer:
+    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    usual: dict[str, Any] = {"accelerator": "cpu", "max_epochs": 1, "num_sanity_val_steps": 0}
+    return L.Trainer(default_root_dir=home, callbacks=list(callbacks), **{**quiet, **usual, **more})
 
 
 @pytest.fixture(scope="session")

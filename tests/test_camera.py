@@ -55,24 +55,22 @@ def roi_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def trained(root: Path, view: View, resnet_file: Path, home: Path) -> tuple[L.Trainer, STFPM, AnomalyDataModule]:
-    torch.manual_seed(0)
-    model = STFPM("resnet10t", (1, 2), str(resnet_file), view, lr=0.05)
-    data = AnomalyDataModule(MVTec(root), model.view, batch_size=4, num_workers=0)
-    trainer = L.Trainer(
-        default_root_dir=home,
-        max_epochs=1,
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        callbacks=[Calibration(0.3), Evaluation(), FeatureCache(directory=home / "features")],
-    )
-    trainer.fit(model, data)
-    trainer.test(model, data, verbose=False)
-    trainer.save_checkpoint(home / "checkpoints/best.ckpt")
-    return trainer, model, data
+@pytest.fixture
+def trained(resnet_file: Path, quiet_trainer: Any) -> Any:
+    """trained(data, view, run directory): the trainer, the model and its data."""
+
+    def train(root: Path, view: View, home: Path) -> tuple[L.Trainer, STFPM, AnomalyDataModule]:
+        torch.manual_seed(0)
+        model = STFPM("resnet10t", (1, 2), str(resnet_file), view, lr=0.05)
+        data = AnomalyDataModule(MVTec(root), model.view, batch_size=4, num_workers=0)
+        callbacks = [Calibration(0.3), Evaluation(), FeatureCache(directory=home / "features")]
+        trainer = quiet_trainer(home, *callbacks, enable_checkpointing=False)
+        trainer.fit(model, data)
+        trainer.test(model, data, verbose=False)
+        trainer.save_checkpoint(home / "checkpoints/best.ckpt")
+        return trainer, model, data
+
+    return train
 
 
 def evaluation(trainer: L.Trainer) -> Evaluation:
@@ -81,7 +79,7 @@ def evaluation(trainer: L.Trainer) -> Evaluation:
 
 @pytest.mark.parametrize("tile", [None, 32])
 def test_a_defect_outside_the_region_changes_nothing(
-    tile: int | None, twelve_bits: tuple[Path, Path], roi_file: Path, resnet_file: Path, tmp_path: Path
+    tile: int | None, twelve_bits: tuple[Path, Path], roi_file: Path, trained: Any, tmp_path: Path
 ) -> None:
     """Neither in training, nor in scores, thresholds and metrics of images and pixels."""
     views = [View(64, roi=roi_file, window=(0, 4095), tile=tile)]
@@ -89,7 +87,7 @@ def test_a_defect_outside_the_region_changes_nothing(
     for number, view in enumerate(views):
         found = []
         for root in twelve_bits:
-            trainer, model, _ = trained(root, view, resnet_file, tmp_path / f"{number}-{root.parent.name}")
+            trainer, model, _ = trained(root, view, tmp_path / f"{number}-{root.parent.name}")
             results = evaluation(trainer).results
             assert results is not None and model.decision is not None
             assert results.rows[POOLED]["aupro_30"] > 0
@@ -103,12 +101,12 @@ def test_a_defect_outside_the_region_changes_nothing(
 
 
 def test_the_checkpoint_the_export_and_the_test_agree(
-    twelve_bits: tuple[Path, Path], roi_file: Path, resnet_file: Path, tmp_path: Path
+    twelve_bits: tuple[Path, Path], roi_file: Path, trained: Any, tmp_path: Path
 ) -> None:
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
     clean, dirty = twelve_bits
-    trainer, model, data = trained(clean, View(64, window="auto", roi=roi_file), resnet_file, tmp_path)
+    trainer, model, data = trained(clean, View(64, window="auto", roi=roi_file), tmp_path)
     assert isinstance(model.view.window, tuple) and data.view == model.view
     results = evaluation(trainer).results
     assert results is not None
@@ -137,13 +135,13 @@ def test_the_checkpoint_the_export_and_the_test_agree(
 
 
 def test_an_automatic_window_comes_from_training_alone(
-    twelve_bits: tuple[Path, Path], resnet_file: Path, tmp_path: Path
+    twelve_bits: tuple[Path, Path], resnet_file: Path, trained: Any, quiet_trainer: Any, tmp_path: Path
 ) -> None:
     """It is found once, and stays with the checkpoint: in a test from the same configuration, and in going on."""
     clean, _ = twelve_bits
     before = (read_image(clean / "test/good/000.png"), read_image(clean / "test/square/000.png"))
     assert max(image.max() for image in before) <= 16  # of 255
-    _, model, data = trained(clean, View(64, window="auto"), resnet_file, tmp_path)
+    _, model, data = trained(clean, View(64, window="auto"), tmp_path)
     low, high = window = model.view.levels or (0, 0)
     nominal = np.stack([np.asarray(Image.open(sample.image)) for sample in data.listed["train"]])
     assert low <= nominal.min() and high >= np.percentile(nominal, 99.9)
@@ -151,14 +149,7 @@ def test_an_automatic_window_comes_from_training_alone(
     assert seen.max() > 180 and seen.std() > 30
     again = STFPM("resnet10t", (1, 2), str(resnet_file), View(64, window="auto"), lr=0.05)
     other = AnomalyDataModule(MVTec(clean), again.view, num_workers=0, batch_size=4)
-    trainer = L.Trainer(
-        default_root_dir=tmp_path / "again",
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_checkpointing=False,
-        callbacks=[Calibration(), Evaluation()],
-    )
+    trainer = quiet_trainer(tmp_path / "again", Calibration(), Evaluation(), enable_checkpointing=False)
     trainer.test(again, other, ckpt_path=tmp_path / "checkpoints/best.ckpt", verbose=False, weights_only=True)
     assert again.view == other.view == model.view
     fixed = STFPM("resnet10t", (1, 2), str(resnet_file), View(64, window=(0, 4095)), lr=0.05)
@@ -167,13 +158,13 @@ def test_an_automatic_window_comes_from_training_alone(
 
 
 def test_files_that_do_not_go_with_the_view_are_named(
-    images: Path, twelve_bits: tuple[Path, Path], resnet_file: Path, tmp_path: Path
+    images: Path, twelve_bits: tuple[Path, Path], trained: Any, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=r"000\.png has values of 8 bits, and view.window is for grey images"):
-        trained(images, View(64, window="auto"), resnet_file, tmp_path)
+        trained(images, View(64, window="auto"), tmp_path)
     clean, _ = twelve_bits
     with pytest.raises(UserError, match=r"cannot read 21 files: .*does not hold view.roi \[0, 0, 65, 72\]"):
-        trained(clean, View(64, roi=(0, 0, 65, 72)), resnet_file, tmp_path)
+        trained(clean, View(64, roi=(0, 0, 65, 72)), tmp_path)
     samples = MVTec(clean).samples()
     with pytest.raises(UserError, match=r"000\.png: an image of 64x72 .* does not hold view.roi"):
         _: Any = AnomalyDataset(samples, View(64, roi=(0, 0, 65, 72)))[0]

@@ -32,42 +32,22 @@ class Watch(L.Callback):
             trainer.save_checkpoint(self.checkpoint)
 
 
-def fit(
-    name: str,
-    small_models: dict[str, dict[str, Any]],
-    images: Path,
-    home: Path,
-    watch: Watch,
-    workers: int,
-    cache: bool,
-    resumed: Path | None = None,
-) -> dict[str, torch.Tensor]:
-    torch.manual_seed(0)
-    arguments = dict(small_models[name]["init_args"])
-    method: Method = getattr(methods, name)(**{**arguments, "view": View(**arguments["view"])})
-    data = AnomalyDataModule(MVTec(images), method.view, batch_size=3, drop_last=True, num_workers=workers)
-    trainer = L.Trainer(
-        default_root_dir=home,
-        max_epochs=3,
-        limit_train_batches=3,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[Calibration(), FeatureCache(cache, home / "features"), watch],
-    )
-    trainer.fit(method, data, ckpt_path=resumed)
-    return {name: value.clone() for name, value in method.state_dict().items()}
-
-
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("name", COUNTING)
 def test_cached_features_serve_every_step_and_a_resumed_epoch_goes_on(
-    name: str, workers: int, small_models: dict[str, dict[str, Any]], images: Path, tmp_path: Path
+    name: str, workers: int, small_models: dict[str, dict[str, Any]], images: Path, tmp_path: Path, quiet_trainer: Any
 ) -> None:
+    def fit(watch: Watch, resumed: Path | None = None) -> None:
+        torch.manual_seed(0)
+        arguments = small_models[name]["init_args"]
+        method: Method = getattr(methods, name)(**{**arguments, "view": View(**arguments["view"])})
+        data = AnomalyDataModule(MVTec(images), method.view, batch_size=3, drop_last=True, num_workers=workers)
+        callbacks = [Calibration(), FeatureCache(True, tmp_path / "features"), watch]
+        trainer = quiet_trainer(tmp_path, *callbacks, max_epochs=3, limit_train_batches=3, enable_checkpointing=False)
+        trainer.fit(method, data, ckpt_path=resumed)
+
     first, second = Watch(tmp_path / "middle.ckpt"), Watch()
-    fit(name, small_models, images, tmp_path, first, workers, cache=True)
+    fit(first)
     assert len(first.indices) == 9 and all(first.cached)
-    fit(name, small_models, images, tmp_path, second, workers, cache=True, resumed=tmp_path / "middle.ckpt")
+    fit(second, resumed=tmp_path / "middle.ckpt")
     assert second.indices == first.indices[4:] and all(second.cached)

@@ -1,9 +1,7 @@
 """A detector that is easy to follow, and images whose every number can be checked by hand."""
 
 from pathlib import Path
-from typing import Any
 
-import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -42,24 +40,6 @@ class Brightness(Method):
 @pytest.fixture(scope="session")
 def brightness() -> type[Method]:
     return Brightness
-
-
-@pytest.fixture(scope="session")
-def quiet_trainer() -> Any:
-    """quiet_trainer(run directory, *callbacks)."""
-    return trainer
-
-
-def trainer(home: Path, *callbacks: L.Callback) -> L.Trainer:
-    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    return L.Trainer(
-        default_root_dir=home,
-        callbacks=list(callbacks),
-        accelerator="cpu",
-        max_epochs=1,
-        num_sanity_val_steps=0,
-        **quiet,
-    )
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from pathlib import Path
 from queue import Queue
 from typing import Any
 
-import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -37,7 +36,7 @@ VIEWS: dict[str, Callable[[int], View]] = {  # of the side that a method's small
 
 @pytest.fixture(scope="module")
 def runs(
-    images: Path, small_models: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+    images: Path, small_models: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory, quiet_trainer: Any
 ) -> dict[tuple[str, str], Path]:
     """Every method trained for a step at every view, tested, and saved: RUN/checkpoints/best.ckpt."""
     made = {}
@@ -49,17 +48,8 @@ def runs(
             arguments = {**given, "view": view(given["view"]["image_size"])}
             model: Method = getattr(methods, method)(**arguments)
             data = AnomalyDataModule(MVTec(images), model.view, batch_size=4, num_workers=0)
-            trainer = L.Trainer(
-                default_root_dir=home,
-                max_epochs=1,
-                limit_train_batches=1,
-                accelerator="cpu",
-                logger=False,
-                enable_progress_bar=False,
-                enable_model_summary=False,
-                enable_checkpointing=False,
-                callbacks=[Calibration(0.3), Evaluation(), FeatureCache()],
-            )
+            callbacks = [Calibration(0.3), Evaluation(), FeatureCache()]
+            trainer = quiet_trainer(home, *callbacks, limit_train_batches=1, enable_checkpointing=False)
             trainer.fit(model, data)
             trainer.test(model, data, verbose=False)
             trainer.save_checkpoint(home / "checkpoints/best.ckpt")

@@ -41,38 +41,36 @@ def save(file: Path, mask: int = 0) -> None:
     Image.fromarray(pixels).save(file)
 
 
+def several(folder: Path, ending: str = ".png", count: int = 2, mask: int = 0) -> None:
+    """Images 000, 001, ... in a folder, or masks."""
+    for i in range(count):
+        save(folder / f"{i:03}{ending}", mask)
+
+
 def mvtec(root: Path) -> None:
-    for i in range(TRAIN):
-        save(root / f"train/good/{i:03}.png")
-    for i in range(2):
-        save(root / f"test/good/{i:03}.png")
-        save(root / f"test/broken/{i:03}.png")
-        save(root / f"ground_truth/broken/{i:03}_mask.png", 255)
+    several(root / "train/good", count=TRAIN)
+    several(root / "test/good")
+    several(root / "test/broken")
+    several(root / "ground_truth/broken", "_mask.png", mask=255)
 
 
 def loco(root: Path) -> None:
-    for i in range(TRAIN):
-        save(root / f"train/good/{i:03}.png")
-    for i in range(2):
-        save(root / f"validation/good/{i:03}.png")
-        save(root / f"test/good/{i:03}.png")
-        for number, kind in enumerate(("logical_anomalies", "structural_anomalies")):
-            save(root / f"test/{kind}/{i:03}.png")
-            save(root / f"ground_truth/{kind}/{i:03}/000.png", 255 - number)
+    several(root / "train/good", count=TRAIN)
+    several(root / "validation/good")
+    several(root / "test/good")
+    for number, kind in enumerate(("logical_anomalies", "structural_anomalies")):
+        several(root / "test" / kind)
+        several(root / "ground_truth" / kind, "/000.png", mask=255 - number)
     entry = {"saturation_threshold": 0.5, "relative_saturation": True}
     defects = [{"defect_name": str(value), "pixel_value": value, **entry} for value in (255, 254)]
     (root / "defects_config.json").write_text(json.dumps(defects))
 
 
 def mvtec2(root: Path) -> None:
-    for i in range(TRAIN):
-        save(root / f"train/good/{i:03}_regular.png")
-    for i in range(2):
-        save(root / f"validation/good/{i:03}_regular.png")
-        save(root / f"test_public/good/{i:03}_regular.png")
-        save(root / f"test_public/bad/{i:03}_regular.png")
-        save(root / f"test_public/ground_truth/bad/{i:03}_regular_mask.png", 255)
-        save(root / f"test_private/{i:03}_regular.png")
+    several(root / "train/good", "_regular.png", TRAIN)
+    for folder in ("validation/good", "test_public/good", "test_public/bad", "test_private"):
+        several(root / folder, "_regular.png")
+    several(root / "test_public/ground_truth/bad", "_regular_mask.png", mask=255)
 
 
 def visa(root: Path) -> None:
