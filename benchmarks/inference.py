@@ -151,6 +151,15 @@ def ours(options: argparse.Namespace, file: str) -> Result:
     return {"ms": latency(lambda path: detector(path).anomalous, files, options.seconds), **better(rates)}
 
 
+def reading(options: argparse.Namespace) -> Result:
+    """From files to what the network sees of them, on one core."""
+    from lit_ad import Detector
+    from lit_ad.pixels import read_image
+
+    view, files = Detector.load(options.ckpt_path).card.view, images_in(options.home)
+    return rate(len(files), lambda: [view(read_image(path)) for path in files], options.seconds)
+
+
 def predict(options: argparse.Namespace) -> Result:
     """What `lit-ad predict` runs, from its first batch to its last: scores.csv, maps and heatmaps are written."""
     import lightning as L
@@ -252,6 +261,7 @@ KINDS: dict[str, tuple[str, Callable[[argparse.Namespace], Result], str]] = {  #
     "bare-onnx": ("bare networks, ONNX Runtime", bare_onnx, "bare-onnx"),
     "bare-openvino": ("bare networks, OpenVINO", bare_openvino, "bare-openvino"),
     "bare-int8": ("bare networks, OpenVINO int8", lambda o: bare_openvino(o, "bare-int8.xml"), "bare-int8"),
+    "reading": ("decoding and resizing alone", reading, "reading"),
     "pytorch": ("Detector, PyTorch", lambda o: ours(o, "checkpoint"), "bare-pytorch"),
     "onnx": ("Detector, ONNX Runtime", lambda o: ours(o, "model.onnx"), "bare-onnx"),
     "openvino": ("Detector, OpenVINO", lambda o: ours(o, "model.xml"), "bare-openvino"),

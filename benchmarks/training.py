@@ -2,6 +2,7 @@
 
     python benchmarks/training.py --images ../shared/data/magnetic_tile/train/good                # about an hour
     python benchmarks/training.py --images ... --methods STFPM L2BT --without-anomalib            # minutes
+    python benchmarks/training.py --images ... --steps                    # the bare step, without and with settings
 
 The bare step is forward of what is trained, loss, backward and optimizer, on images and features that are ready: the
 ceiling. "cached" is lit_ad as it is by default, "teacher" runs the teacher in every epoch. Every measurement is a
@@ -51,6 +52,9 @@ CASES = {
     "DSKD": Case("resnet18", 256, 16),
 }
 KINDS = ("bare", "cached", "teacher", "anomalib")
+RATIOS = (("cached", "bare"), ("cached", "anomalib"))
+STEPS = ("bare", "plain", "compiled")  # what settings make of the step of the same networks
+STEP_RATIOS = (("bare", "plain"), ("compiled", "bare"))
 
 
 def images_of(folder: Path, count: int) -> list[Path]:
@@ -120,32 +124,35 @@ def method(name: str, weights: str) -> Any:
     return getattr(lit_ad.methods, name)(**more, weights=weights, view=View(case.size))
 
 
-def run_bare(name: str, options: argparse.Namespace) -> dict[str, float]:
+def run_bare(name: str, options: argparse.Namespace, kind: str = "bare") -> dict[str, float]:
+    """As lit_ad sets the machine up; "plain" without its two settings; "compiled" with torch.compile besides."""
     import torch
 
     from lit_ad.run.cli import keep_memory
 
-    keep_memory()
+    if kind != "plain":
+        keep_memory()
     case, model = CASES[name], method(name, options.weights)
     shape = (case.batch, 3, case.size, case.size)
     images, unrelated = torch.rand(2, *shape)
-    images = images.contiguous(memory_format=torch.channels_last)
-    unrelated = unrelated.contiguous(memory_format=torch.channels_last)
+    if kind != "plain":
+        images = images.contiguous(memory_format=torch.channels_last)
+        unrelated = unrelated.contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
         features = model.describe(images)
     steps = case.batches * case.epochs
-    loop = SimpleNamespace(_combined_loader=None)
-    model.trainer = SimpleNamespace(estimated_stepping_batches=steps, fit_loop=loop, global_step=0, world_size=1)
+    model.trainer = SimpleNamespace(estimated_stepping_batches=steps, global_step=0, world_size=1)
     made = model.configure_optimizers()
     optimizer = made["optimizer"] if isinstance(made, dict) else made
     model.train()
+    loss = torch.compile(model.training_loss) if kind == "compiled" else model.training_loss
     clip = getattr(model, "clip", None)
     wall, processor = [], []
     for _ in range(case.epochs):
         start = time.perf_counter(), time.process_time()
         for _ in range(case.batches):
             optimizer.zero_grad()
-            model.training_loss(images, features, unrelated if name == "EfficientAD" else None).backward()
+            loss(images, features, unrelated if name == "EfficientAD" else None).backward()
             if clip is not None:
                 torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
             optimizer.step()
@@ -275,40 +282,46 @@ def main() -> None:
     parser.add_argument("--anomalib-workers", type=int, default=1, help="its own default is 8")
     parser.add_argument("--anomalib-python", help="of an environment that has anomalib, to install none")
     parser.add_argument("--without-anomalib", action="store_true")
+    parser.add_argument("--steps", action="store_true", help="what settings make of the bare step, and nothing else")
     parser.add_argument("--only", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--weights", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.only:
         kind, name = options.only
-        run = {"bare": run_bare, "anomalib": run_anomalib}.get(kind) or (lambda n, o: run_ours(n, o, kind == "cached"))
-        print(json.dumps(run(name, options)))
+        if kind in STEPS:
+            print(json.dumps(run_bare(name, options, kind)))
+        else:
+            run = run_anomalib if kind == "anomalib" else lambda n, o: run_ours(n, o, kind == "cached")
+            print(json.dumps(run(name, options)))
         return
-    print("| method | batch | bare, images/s | cached | teacher | anomalib | cached / bare | cached / anomalib |")
-    print("| --- | --- | ---: | ---: | ---: | ---: | --- | --- |", flush=True)
+    kinds = STEPS if options.steps else KINDS
+    ratios = STEP_RATIOS if options.steps else RATIOS
+    heads = ["method", "batch", *(f"{kind}, images/s" for kind in kinds), *(" / ".join(pair) for pair in ratios)]
+    print(f"| {' | '.join(heads)} |\n| --- | --- |{' ---: |' * len(kinds)}{' --- |' * len(ratios)}", flush=True)
     with tempfile.TemporaryDirectory() as home:
         python = options.anomalib_python
-        if not python and not options.without_anomalib:
+        if not python and "anomalib" in kinds and not options.without_anomalib:
             python = str(install(Path(home) / "anomalib"))
         for name in options.methods:
             case = CASES[name]
             found: dict[str, dict[str, float]] = {}
             weights = save_weights(case, Path(home))
-            kinds = [kind for kind in KINDS if kind != "anomalib" or (case.peer and python)]
             for _ in range(options.rounds):
-                for kind in kinds:
+                for kind in (kind for kind in kinds if kind != "anomalib" or (case.peer and python)):
                     one = measure(kind, name, python if kind == "anomalib" else sys.executable, weights, options)
                     best = found.setdefault(kind, one)
                     found[kind] = {clock: max(best[clock], one[clock]) for clock in one}
-            print(row(name, case, found), flush=True)
+            speeds = [f"{found[kind]['wall']:.2f}" if kind in found else "" for kind in kinds]
+            shares = [ratio(found, *pair) for pair in ratios]
+            print(f"| {' | '.join([name, f'{case.batch} at {case.size}', *speeds, *shares])} |", flush=True)
 
 
-def row(name: str, case: Case, found: dict[str, dict[str, float]]) -> str:
-    speeds = [f"{found[kind]['wall']:.2f}" if kind in found else "" for kind in KINDS]
-    ratios = []
-    for of in ("bare", "anomalib"):
-        clocks = [found["cached"][clock] / found[of][clock] for clock in ("wall", "processor")] if of in found else []
-        ratios.append(f"{clocks[0]:.2f} ({clocks[1]:.2f})" if clocks else "")
-    return f"| {' | '.join([name, f'{case.batch} at {case.size}', *speeds, *ratios])} |"
+def ratio(found: dict[str, dict[str, float]], kind: str, of: str) -> str:
+    """By the wall, and by the processor's seconds."""
+    if of not in found:
+        return ""
+    wall, processor = (found[kind][clock] / found[of][clock] for clock in ("wall", "processor"))
+    return f"{wall:.2f} ({processor:.2f})"
 
 
 if __name__ == "__main__":
