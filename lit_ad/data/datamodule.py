@@ -20,7 +20,15 @@ from lit_ad.data.augment import Augment, Augmentation
 from lit_ad.data.dataset import AnomalyDataset, Features
 from lit_ad.data.images import Images
 from lit_ad.data.inspection import inspect_samples, told
-from lit_ad.data.loading import Shuffle, TrainLoader, check_memory, collate, collate_equal, one_thread
+from lit_ad.data.loading import (
+    Shuffle,
+    ThreadLoader,
+    TrainLoader,
+    check_memory,
+    collate,
+    collate_equal,
+    one_thread,
+)
 from lit_ad.data.masks import check_masks
 from lit_ad.data.pages import by_page
 from lit_ad.data.photographs import Unrelated
@@ -56,7 +64,7 @@ class AnomalyDataModule(L.LightningDataModule):
         cache_images: Keep decoded and resized training and validation images in RAM (3 bytes a pixel, once in each
             training process). None: if the view has a size or tiles, and all take less than 1 GiB.
         num_workers: Processes that load. None: none if images are cached and not augmented, else one less than there
-            are cores for this process, at most 4.
+            are cores for this process, at most 4; where a CPU validates, tests or predicts, threads instead.
         predict_path: Folder of images, or an image, for predict. None: predict runs over the test images.
         unrelated: Folder of photographs of anything, at any depth, for methods whose students must not learn them
             (EfficientAD): one beside each training image, another in each epoch.
@@ -307,6 +315,8 @@ class AnomalyDataModule(L.LightningDataModule):
             here = max(1, self.trainer.num_devices) if self.trainer else 1
             cheap = (dataset.cache is not None or not dataset.pixels) and not (dataset.augment or dataset.unrelated)
             workers = 0 if cheap or cores() // here < 2 else min(4, suggested_max_num_workers(here))
+            if workers and loader is DataLoader and self.trainer and self.trainer.strategy.root_device.type == "cpu":
+                workers, loader = 0, ThreadLoader
         return loader(
             dataset,
             batch_size=batch_size,  # by name, or Lightning cannot remake the loader for predict

@@ -21,6 +21,7 @@ from lit_ad.batch import Batch, Sample
 from lit_ad.data import AnomalyDataModule, Demo, Folder, MVTec, demo
 from lit_ad.data.augment import A
 from lit_ad.data.datamodule import hold_out, split_nominal
+from lit_ad.data.loading import ThreadLoader, TrainLoader
 from lit_ad.data.source import Source
 from lit_ad.errors import UserError
 from lit_ad.pixels import read_image
@@ -219,6 +220,24 @@ def test_workers(bottle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert workers(cache_images=False) == (4, 4)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(1))
     assert workers(cache_images=False) == (0, 0)
+
+
+def test_a_cpu_looks_at_what_threads_read(
+    bottle: Path, tmp_path: Path, quiet_trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers would be forked from networks whose memory is then copied page by page."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(3))
+
+    def loaders(**kwargs: object) -> list[tuple[type, int]]:
+        data = AnomalyDataModule(MVTec(bottle), View(16), cache_images=False, **kwargs)
+        data.trainer = quiet_trainer(tmp_path)
+        data.setup("fit")
+        made = (data.train_dataloader(), data.val_dataloader(), data.test_dataloader(), data.predict_dataloader())
+        return [(type(loader), loader.num_workers) for loader in made]
+
+    assert loaders() == [(TrainLoader, 2)] + 3 * [(ThreadLoader, 0)]
+    assert loaders(num_workers=1) == [(TrainLoader, 1)] + 3 * [(DataLoader, 1)]
+    assert loaders(num_workers=0) == [(TrainLoader, 0)] + 3 * [(DataLoader, 0)]
 
 
 def test_order_depends_on_seed_and_epoch_alone(bottle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

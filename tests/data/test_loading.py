@@ -1,14 +1,17 @@
 """Items to batches, in an order that depends on seed and epoch alone."""
 
+import threading
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from lit_ad.batch import Batch, Sample
 from lit_ad.data.dataset import AnomalyDataset
-from lit_ad.data.loading import Shuffle, TrainLoader, collate, collate_equal, draw_alike, join
+from lit_ad.data.loading import Shuffle, ThreadLoader, TrainLoader, collate, collate_equal, draw_alike, join
 from lit_ad.errors import UserError
 from lit_ad.tiling import Tiles
 from lit_ad.view import View
@@ -64,6 +67,33 @@ def test_features_of_a_batch(write) -> None:
 def test_one_large_image_is_not_copied() -> None:
     row = torch.ones(1, 3, 8, 8)
     assert join([row]) is row and join([row, row]).shape == (2, 3, 8, 8)
+
+
+@pytest.mark.parametrize("tile", [None, 16])
+def test_threads_read_what_the_process_itself_does(write, tile: int | None) -> None:
+    samples = [Sample(write(f"{i}.png", (20 + i, 40)), i % 2, split="test") for i in range(7)]
+    tiles = None if tile is None else Tiles([(20 + i, 40) for i in range(7)], tile, 0)
+    dataset = AnomalyDataset(samples, View(None if tile else 16, tile=tile), tiles=tiles)
+    more = {"batch_size": 3, "sampler": [5, 0, 6, 2], "collate_fn": collate}
+    given, expected = list(ThreadLoader(dataset, **more)), list(DataLoader(dataset, **more))
+    assert [batch.index.tolist() for batch in given] == [[5, 0, 6], [2]]
+    for one, other in zip(given, expected, strict=True):
+        assert torch.equal(one.pixels, other.pixels) and one.samples == other.samples
+
+
+def test_threads_end_with_the_loader(write) -> None:
+    samples = [Sample(write(f"{i}.png"), 0, split="test") for i in range(6)]
+    before = threading.active_count()
+    with closing(iter(ThreadLoader(AnomalyDataset(samples, View(16)), batch_size=1, collate_fn=collate))) as batches:
+        next(batches)
+        assert threading.active_count() > before
+    assert threading.active_count() == before
+    samples[2].image.write_bytes(b"no image")
+    batches = iter(ThreadLoader(AnomalyDataset(samples, View(16)), batch_size=2, collate_fn=collate))
+    next(batches)
+    with pytest.raises(UserError, match=r"2\.png"):
+        next(batches)
+    assert threading.active_count() == before
 
 
 def of_length(length: int) -> AnomalyDataset:
