@@ -278,9 +278,7 @@ def test_memory_does_not_grow_with_ten_thousand_images(tmp_path: Path, brightnes
     for i in range(10_000):
         os.link(tmp_path / "one.png", tmp_path / f"new/{i}.png")
     model, memory = brightness(View(64)), Memory()
-    data = AnomalyDataModule(
-        MVTec(tmp_path), model.view, num_workers=0, eval_batch_size=1, predict_path=tmp_path / "new"
-    )
+    data = AnomalyDataModule(MVTec(tmp_path), model.view, eval_batch_size=1, predict_path=tmp_path / "new")
     callbacks = (Predictions(), Heatmaps(height=64), memory)
     quiet_trainer(tmp_path / "run", *callbacks).predict(model, data, return_predictions=False)
     print(f"after 1000 images {memory.resident[1000]:.0f} MiB, after 10000 {memory.resident[-1]:.0f} MiB")
