@@ -2,8 +2,8 @@
 
 from collections import defaultdict
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -111,14 +111,13 @@ class ThreadLoader(DataLoader[Batch]):
     dataset: AnomalyDataset
 
     def __iter__(self) -> Any:
-        batches = iter(self.batch_sampler or [])
+        coming: list[Future[Batch]] = []
         # Tiles come in order, and one thread reads each image once.
         with ThreadPoolExecutor(1 if self.dataset.tiles else min(4, cores())) as pool:
-            coming = [pool.submit(self.dataset.__getitem__, item) for item in next(batches, [])]
-            while coming:
-                items = [item.result() for item in coming]
-                coming = [pool.submit(self.dataset.__getitem__, item) for item in next(batches, [])]
-                yield self.collate_fn(items)
+            for items in chain(self.batch_sampler or [], [[]]):
+                ready, coming = coming, [pool.submit(self.dataset.__getitem__, item) for item in items]
+                if ready:
+                    yield self.collate_fn([item.result() for item in ready])
 
 
 def collate(items: list[Batch]) -> Batch:
