@@ -14,9 +14,10 @@ run = lambda pixels: session.run(None, {"pixels": pixels})""",
     ),
     ".xml": (
         "openvino",
-        """model = openvino.Core().read_model(FILE)
+        """core = openvino.Core()
+model = core.read_model(FILE)
 card = json.loads(model.get_rt_info(["lit_ad"]).astype(str))
-compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 run = lambda pixels: list(compiled({"pixels": pixels}).values())""",
     ),
     ".pt2": (

@@ -22,7 +22,7 @@ from lit_ad.decision import Decision
 from lit_ad.deploy.card import Card
 from lit_ad.deploy.checkpoint import card_of
 from lit_ad.deploy.detector import Detector, ImageLike
-from lit_ad.deploy.runtimes import KEY, need
+from lit_ad.deploy.runtimes import KEY, need, openvino_core
 from lit_ad.errors import UserError
 from lit_ad.files import atomic_write
 from lit_ad.methods.base import Method
@@ -97,7 +97,7 @@ def export(
             write_plain_onnx(graph, example, plain)
             onnx = format == "onnx"
             # OpenVINO's convert_model would tell Intel, unasked and by a fork of this process.
-            model = need("onnx", "onnx").load(plain) if onnx else need("openvino", "openvino").Core().read_model(plain)
+            model = need("onnx", "onnx").load(plain) if onnx else openvino_core().read_model(plain)
             if precision == "int8":
                 model = quantized(model, nominal, card)
             (write_onnx if onnx else write_openvino)(model, file, card)
@@ -193,7 +193,7 @@ def rewrite(file: Path, output: Path, card: Card) -> None:
     if file.suffix == ".onnx":
         write_onnx(need("onnx", "onnx").load(file), output, card)
     elif file.suffix == ".xml":
-        write_openvino(need("openvino", "openvino").Core().read_model(file), output, card)
+        write_openvino(openvino_core().read_model(file), output, card)
     else:
         write_torch(torch.export.load(file), output, card)
 

@@ -3,6 +3,7 @@
 import importlib
 import json
 import threading
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,17 @@ def need(package: str, extra: str) -> Any:
         return importlib.import_module(package)
     except ImportError as error:
         raise UserError(f"this needs the package {package}: pip install 'lit-ad[{extra}]' ({error})") from error
+
+
+@cache
+def openvino_core() -> Any:
+    """OpenVINO's entry point, one for as long as the process lives.
+
+    Each that compiles a model gives its thread a stack for signals. Of two that end in the order in which they began,
+    the second gives back the first one's, which is gone, and the next signal, a Ctrl-C say, is a segmentation fault
+    (OpenVINO 2026.4).
+    """
+    return need("openvino", "openvino").Core()
 
 
 def load_exported(file: Path, device: str = "cpu") -> tuple[Run, Card, Share]:
@@ -69,8 +81,7 @@ def load_onnx(file: Path, device: str) -> tuple[Run, Card, Share]:
 def load_openvino(file: Path, device: str) -> tuple[Run, Card, Share]:
     """By OpenVINO. For one caller it computes an image with all cores; for several, it is compiled once more, with a
     stream for each."""
-    openvino = need("openvino", "openvino")
-    core = openvino.Core()
+    core = openvino_core()
     try:
         model = core.read_model(file)
     except Exception as error:

@@ -6,6 +6,7 @@ import venv
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,24 @@ def test_calls_from_many_threads(format: str, files: dict[str, Path]) -> None:
     for size in (1, 3):  # each of whose threads computes with a part of the cores, and so sums in another order
         streamed = list(detector.stream(images * 4, batch_size=size))
         assert [found.score for found in streamed] == pytest.approx(alone * 4, rel=1e-5)
+
+
+def test_signals_are_heard_when_several_files_were_loaded(files: dict[str, Path]) -> None:
+    """OpenVINO would leave a stack for signals that is no more, and Ctrl-C would be a segmentation fault."""
+    code = """
+        import signal, sys
+        from lit_ad import Detector
+
+        one, two = Detector.load(sys.argv[1]), Detector.load(sys.argv[1])
+        del one
+        del two
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            print("heard")
+    """
+    done = subprocess.run([sys.executable, "-c", dedent(code), files["openvino"]], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr
 
 
 def test_a_stream_leaves_the_threads_of_torch_as_they_are(files: dict[str, Path]) -> None:
