@@ -56,6 +56,11 @@ class Writers:
         finally:
             self.pool.shutdown(cancel_futures=True)
 
+    def give_up(self) -> None:
+        """Wait as `finish` does, where a run has failed: its exception is the one to tell."""
+        with suppress(Exception):
+            self.finish()
+
 
 def sync_folder(folder: Path) -> None:
     """See a folder's entries on disk, where folders can be opened."""

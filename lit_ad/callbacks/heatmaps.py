@@ -42,6 +42,7 @@ class Heatmaps(L.Callback):
 
     def __init__(self, enabled: bool = True, height: int = 320) -> None:
         self.enabled, self.height = enabled, height
+        self.writers = Writers()
 
     def on_test_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         self.directory = run_directory(trainer) / "heatmaps"
@@ -69,6 +70,9 @@ class Heatmaps(L.Callback):
         self.writers.finish()
 
     on_predict_epoch_end = on_test_epoch_end
+
+    def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
+        self.writers.give_up()
 
     def _write(self, decision: Decision | None, prediction: Prediction, batch: Batch, i: int, roi: Roi | None) -> None:
         assert prediction.score is not None

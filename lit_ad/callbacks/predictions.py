@@ -53,6 +53,7 @@ class Predictions(L.Callback):
     def __init__(self, maps: bool = True, output: Path | None = None) -> None:
         self.maps, self.output = maps, output
         self.rows: list[Row] = []  # in the images' order, once all are known
+        self.writers = Writers()
 
     def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
         """Raises UserError if `output` holds predictions already."""
@@ -122,6 +123,10 @@ class Predictions(L.Callback):
                 writer.writerows(self.rows)
             for file in (*self.directory.glob(PARTS), self.directory / UNFINISHED):
                 file.unlink(missing_ok=True)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
+        """Nothing of this run is written once another one looks for what it has left."""
+        self.writers.give_up()
 
     def _row(self, sample: Sample, score: float, error: str, decision: Decision | None) -> Row:
         row = Row(self._below(sample.image), "" if error else f"{score:.6g}", error=error)

@@ -1,7 +1,6 @@
 """A test's page, and what it is made of beside the results: thumbnails, and the record of what the run took."""
 
 import time
-from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -118,8 +117,7 @@ class Report(L.Callback):
 
     def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
         if self.part is not None and self.part.fp is not None:  # a test that did not end
-            with suppress(Exception):  # the one that stopped it is the one to tell
-                self.writers.finish()
+            self.writers.give_up()
             self.part.close()
             Path(str(self.part.filename)).unlink(missing_ok=True)
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -198,15 +199,18 @@ def checkpoint(tmp_path: Path, brightness: Any, quiet_trainer: Any) -> tuple[Any
 
 
 def test_a_killed_run_goes_on_where_it_was(
-    checkpoint: tuple[Any, AnomalyDataModule, Path], tmp_path: Path, quiet_trainer: Any, capsys: Any
+    checkpoint: tuple[Any, AnomalyDataModule, Path], tmp_path: Path, quiet_trainer: Any, capsys: Any, monkeypatch: Any
 ) -> None:
     model, data, file = checkpoint
+    write = Predictions._write_map
+    monkeypatch.setattr(Predictions, "_write_map", lambda *arguments: (time.sleep(0.05), write(*arguments)))
     whole, broken, out = Predictions(output=tmp_path / "whole"), Kill(4), tmp_path / "run/predictions"
     quiet_trainer(tmp_path / "run", whole, Heatmaps()).predict(model, data, ckpt_path=file)
     with pytest.raises(Killed):
         quiet_trainer(tmp_path / "run", Predictions(), Heatmaps(), broken).predict(model, data, ckpt_path=file)
     part = out / "scores.0.part"
     assert len(part.read_text().splitlines()) == broken.seen == 8 and not (out / "scores.csv").exists()
+    assert len(list((out / "maps").rglob("*.tiff"))) == 8
     model.weight.data.fill_(1)
     trainer = quiet_trainer(tmp_path / "other")
     trainer.predict(model, data, return_predictions=False)
