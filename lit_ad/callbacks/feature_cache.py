@@ -4,6 +4,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -28,8 +29,9 @@ class FeatureCache(L.Callback):
 
     Args:
         enabled: Do so. "auto": where training looks at every image twice or more, they are the same each time, and the
-            features take no more than half of the free disk, nor of the machine's memory, from which later epochs then
-            read them: from a disk they could come slower than from the teacher. A line says what was chosen, and why.
+            features take no more than half of the machine's memory, from which later epochs then read them (from a disk
+            they could come slower than from the teacher), and with all that is cached in this directory no more than
+            half of the disk that it leaves free. A line says what was chosen, and why.
         directory: Where. None: $XDG_CACHE_HOME/lit_ad/features, which is ~/.cache/lit_ad/features if that is not set.
         dtype: In which precision. float16 is 8 times finer than bfloat16 at the same size, and its range is enough for
             what teachers give (if it is not, an error or, with "auto", a line says so).
@@ -162,7 +164,27 @@ def too_large(size: int, directory: Path) -> str:
         return f"cannot write to {directory}: {error.strerror}"
     if not os.access(directory, os.W_OK):
         return f"cannot write to {directory}"
-    for what, have in ((f"the free disk, {amount(free)} in {directory}", free), ("this machine's memory", memory())):
-        if have is not None and size > have / 2:
-            return f"they would take {amount(size)}, more than half of {what}; --cache.enabled true caches them"
+    have, kept = memory(), cached(directory)
+    if have is not None and size > have / 2:
+        return (
+            f"they would take {amount(size)}, more than half of this machine's memory; --cache.enabled true caches them"
+        )
+    if kept + size > (kept + free) / 2:
+        earlier, without = "", ""
+        if kept:
+            earlier = f" beside {amount(kept)} of earlier ones, which `lit-ad cache` lists and clears"
+            without = " without them"
+        return (
+            f"they would take {amount(size)}{earlier}, more than half of the free disk{without}, "
+            f"{amount(kept + free)} in {directory}; --cache.enabled true caches them"
+        )
     return ""
+
+
+def cached(directory: Path) -> int:
+    """The bytes of all caches in a directory."""
+    size = 0
+    for file in directory.glob("*/*"):
+        with suppress(OSError):  # somebody has just removed it
+            size += file.stat().st_size
+    return size

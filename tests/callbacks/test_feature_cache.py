@@ -300,6 +300,29 @@ def test_it_is_not_cached_where_it_does_not_fit(
     assert start().taught == [] and said[0].startswith("Features of 10 images are cached in")  # it is there already
 
 
+def test_all_caches_together_leave_half_of_the_disk(
+    monkeypatch: pytest.MonkeyPatch, part: Path, tmp_path: Path, vit_file: Path, said: list[str]
+) -> None:
+    """30720 bytes, and their header, which is not counted, beside earlier ones."""
+    earlier = tmp_path / "features" / ("0" * 24) / "0.npy"
+    earlier.parent.mkdir(parents=True)
+    earlier.write_bytes(bytes(2**20))
+
+    def start(free: int) -> None:
+        said.clear()
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: namedtuple("Usage", "free")(free))
+        fit(method("L2BT", vit_file, vit_file), part, tmp_path, FeatureCache(directory=tmp_path / "features"), epochs=2)
+
+    start(2**20 + 2 * 30720 - 1)
+    assert said[0].startswith(
+        "Features are not cached: they would take 0.0 MiB beside 1.0 MiB of earlier ones, which `lit-ad cache` lists "
+        f"and clears, more than half of the free disk without them, 2.1 MiB in {tmp_path / 'features'}"
+    )
+    assert list((tmp_path / "features").iterdir()) == [earlier.parent]
+    start(2**20 + 2 * 30720)
+    assert said[0].startswith("Features of 10 images are cached in")
+
+
 def test_features_that_cannot_be_kept_end_no_run(part: Path, tmp_path: Path, vit_file: Path, said: list[str]) -> None:
     class Huge(L2BT):
         def describe(self, images: Tensor) -> list[Tensor]:
