@@ -33,12 +33,15 @@ def atomic_write(path: Path) -> Iterator[Path]:
 class Writers:
     """Threads that write files beside the caller, who never waits for a disk or a codec unless they fall far behind.
 
+    They begin with the first job, and end when all is written; another job begins others.
+
     Args:
         count: Of threads.
     """
 
     def __init__(self, count: int = min(4, os.cpu_count() or 1)) -> None:
-        self.pool = ThreadPoolExecutor(count, thread_name_prefix="writer")
+        self.count = count
+        self.pool: ThreadPoolExecutor | None = None
         self.waiting: deque[Future[None]] = deque()
         self.most = 4 * count  # jobs that wait: what they hold is all the memory it takes
 
@@ -46,6 +49,7 @@ class Writers:
         """Have `job(*arguments)` done. Raises what an earlier one raised."""
         while self.waiting and (len(self.waiting) >= self.most or self.waiting[0].done()):
             self.waiting.popleft().result()
+        self.pool = self.pool or ThreadPoolExecutor(self.count, thread_name_prefix="writer")
         self.waiting.append(self.pool.submit(job, *arguments))
 
     def finish(self) -> None:
@@ -54,7 +58,10 @@ class Writers:
             while self.waiting:
                 self.waiting.popleft().result()
         finally:
-            self.pool.shutdown(cancel_futures=True)
+            if self.pool is not None:
+                self.pool.shutdown(cancel_futures=True)
+            self.pool = None
+            self.waiting.clear()
 
     def give_up(self) -> None:
         """Wait as `finish` does, where a run has failed: its exception is the one to tell."""

@@ -1,6 +1,7 @@
 """Files are written whole or not at all."""
 
 import os
+import pickle
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -108,3 +109,7 @@ def test_writers_do_all_wait_for_none_and_tell_the_first_error(tmp_path: Path) -
     writers.submit(fail)
     with pytest.raises(UserError, match="cannot write"):
         writers.finish()
+    assert pickle.loads(pickle.dumps(writers)).pool is None  # as Trainers that spawn processes do with callbacks
+    writers.submit(done.append, 9)  # what had failed is told, and forgotten
+    writers.finish()
+    assert done[-1] == 9

@@ -47,13 +47,13 @@ class Heatmaps(L.Callback):
     def on_test_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         self.directory = run_directory(trainer) / "heatmaps"
         loader: Any = trainer.test_dataloaders
-        self.names, self.writers = picture_names(loader.dataset.samples), Writers()
+        self.names = picture_names(loader.dataset.samples)
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         predictions = [one.directory for one in trainer.callbacks if isinstance(one, Predictions)]  # type: ignore[attr-defined]
         self.directory = (predictions[0] if predictions else run_directory(trainer) / "predictions") / "heatmaps"
         loader: Any = trainer.predict_dataloaders
-        self.names, self.writers = picture_names(loader.dataset.samples), Writers()
+        self.names = picture_names(loader.dataset.samples)
 
     def on_test_batch_end(
         self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0

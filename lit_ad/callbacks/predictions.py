@@ -82,7 +82,7 @@ class Predictions(L.Callback):
     def on_predict_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         loader: Any = trainer.predict_dataloaders
         self.samples: list[Sample] = loader.dataset.samples
-        self.names, self.writers = picture_names(self.samples), Writers()
+        self.names = picture_names(self.samples)
         self.found: dict[int, tuple[float, str]] = {}  # an image's place -> score and error
         self.part = self.directory / PARTS.replace("*", str(trainer.global_rank))
         with writing(self.part):
