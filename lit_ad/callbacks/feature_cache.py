@@ -4,7 +4,6 @@ import math
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +19,7 @@ from lit_ad.data.loading import memory
 from lit_ad.errors import UserError
 from lit_ad.files import amount, cache_directory
 from lit_ad.methods.base import Method, as_images, qualified_name
-from lit_ad.teachers.store import DTYPES, FeatureStore, folder_of, load_or_compute
+from lit_ad.teachers.store import DTYPES, FeatureStore, folder_of, kept, load_or_compute
 
 
 class FeatureCache(L.Callback):
@@ -164,27 +163,18 @@ def too_large(size: int, directory: Path) -> str:
         return f"cannot write to {directory}: {error.strerror}"
     if not os.access(directory, os.W_OK):
         return f"cannot write to {directory}"
-    have, kept = memory(), cached(directory)
+    have, earlier = memory(), kept(directory)
     if have is not None and size > have / 2:
         return (
             f"they would take {amount(size)}, more than half of this machine's memory; --cache.enabled true caches them"
         )
-    if kept + size > (kept + free) / 2:
-        earlier, without = "", ""
-        if kept:
-            earlier = f" beside {amount(kept)} of earlier ones, which `lit-ad cache` lists and clears"
+    if earlier + size > (earlier + free) / 2:
+        beside, without = "", ""
+        if earlier:
+            beside = f" beside {amount(earlier)} of earlier ones, which `lit-ad cache` lists and clears"
             without = " without them"
         return (
-            f"they would take {amount(size)}{earlier}, more than half of the free disk{without}, "
-            f"{amount(kept + free)} in {directory}; --cache.enabled true caches them"
+            f"they would take {amount(size)}{beside}, more than half of the free disk{without}, "
+            f"{amount(earlier + free)} in {directory}; --cache.enabled true caches them"
         )
     return ""
-
-
-def cached(directory: Path) -> int:
-    """The bytes of all caches in a directory."""
-    size = 0
-    for file in directory.glob("*/*"):
-        with suppress(OSError):  # somebody has just removed it
-            size += file.stat().st_size
-    return size

@@ -113,6 +113,15 @@ def folder_of(directory: Path, about: Mapping[str, Any], count: int, dtype: str)
     return directory / hashlib.sha256(described.encode()).hexdigest()[:24]
 
 
+def kept(directory: Path) -> int:
+    """The bytes of all stores in a directory, of half written ones as well."""
+    size = 0
+    for file in directory.glob(f"{'[0-9a-f]' * 24}*/*"):
+        with suppress(OSError):  # somebody has just removed it
+            size += file.stat().st_size
+    return size
+
+
 def complete(about: Mapping[str, Any], count: int, dtype: str) -> dict[str, Any]:
     """All that a key stands for."""
     return {**about, "format": FORMAT, "timm": timm.__version__, "count": count, "dtype": dtype}
