@@ -19,7 +19,8 @@ demo: $(READY)  ## install, train on the embedded images, print the metrics, wri
 
 # Two processes of one thread each, of about the same time: more threads would only wait for one another. No pytest-xdist:
 # twice it lost a worker, and then waited for it for ever.
-ONE := tests/deploy tests/run tests/callbacks tests/teachers tests/test_faults.py tests/test_precision.py
+ONE := tests/benchmark tests/commands tests/deploy tests/detector tests/evaluation tests/lightning_cli tests/training \
+       tests/features tests/teachers tests/test_faults.py tests/test_precision.py
 TEST := OMP_NUM_THREADS=1 $(BIN)/pytest
 
 test: $(READY)  ## the tests, about 10 minutes on two cores

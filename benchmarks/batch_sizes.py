@@ -15,10 +15,10 @@ import torch
 
 from lit_ad.batch import Batch, Sample
 from lit_ad.data.loading import collate
+from lit_ad.image.view import View
 from lit_ad.methods import L2BT, MKD, STFPM, Dinomaly, EfficientAD, ReverseDistillation, Transformaly
 from lit_ad.methods.base import Method
 from lit_ad.teachers.pdn import PDN
-from lit_ad.view import View
 
 SIZES = [(64, 64), (64, 96), (80, 72), (96, 64), (75, 91), (64, 83), (90, 90), (70, 66)]  # height, width
 BATCHES = (1, 3, 8)

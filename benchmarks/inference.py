@@ -154,7 +154,7 @@ def ours(options: argparse.Namespace, file: str) -> Result:
 def reading(options: argparse.Namespace) -> Result:
     """From files to what the network sees of them, on one core."""
     from lit_ad import Detector
-    from lit_ad.pixels import read_image
+    from lit_ad.image.pixels import read_image
 
     view, files = Detector.load(options.ckpt_path).card.view, images_in(options.home)
     return rate(len(files), lambda: [view(read_image(path)) for path in files], options.seconds)
@@ -164,9 +164,9 @@ def predict(options: argparse.Namespace) -> Result:
     """What `lit-ad predict` runs, from its first batch to its last: scores.csv, maps and heatmaps are written."""
     import lightning as L
 
-    from lit_ad.callbacks import Heatmaps, Predictions
     from lit_ad.data import AnomalyDataModule
-    from lit_ad.data.images import Images
+    from lit_ad.data.sources.images import Images
+    from lit_ad.evaluation import Heatmaps, Predictions
     from lit_ad.methods.base import Method
 
     model: Any = Method.load_from_checkpoint(options.ckpt_path)

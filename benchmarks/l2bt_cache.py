@@ -20,11 +20,11 @@ from typing import Any, Literal
 import lightning as L
 import torch
 
-from lit_ad.callbacks import FeatureCache
 from lit_ad.data import AnomalyDataModule, MVTec
+from lit_ad.image.view import View
+from lit_ad.lightning_cli.cli import keep_memory
 from lit_ad.methods import L2BT
-from lit_ad.run.cli import keep_memory
-from lit_ad.view import View
+from lit_ad.training import FeatureCache
 
 Precision = Literal["float16", "float32"]
 

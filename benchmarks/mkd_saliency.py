@@ -8,9 +8,9 @@ import time
 
 import torch
 
+from lit_ad.image.view import View
+from lit_ad.lightning_cli.cli import keep_memory
 from lit_ad.methods import MKD
-from lit_ad.run.cli import keep_memory
-from lit_ad.view import View
 
 MODES = ("gradients", "smooth_grad", "guided_backprop")
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from lit_ad import Detector
-from lit_ad.data.images import Images
+from lit_ad.data.sources.images import Images
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("detector", type=Path)

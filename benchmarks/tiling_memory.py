@@ -36,11 +36,11 @@ def write(home: Path, side: int) -> None:
 def measure(options: argparse.Namespace) -> dict[str, float]:
     import lightning as L
 
-    from lit_ad.callbacks import Evaluation, Heatmaps
     from lit_ad.data import AnomalyDataModule, MVTec
+    from lit_ad.evaluation import Evaluation, Heatmaps
+    from lit_ad.image.view import View
+    from lit_ad.lightning_cli.cli import keep_memory
     from lit_ad.methods import STFPM
-    from lit_ad.run.cli import keep_memory
-    from lit_ad.view import View
 
     keep_memory()  # as the commands do
     view = View(None, tile=options.tile, overlap=options.overlap, tile_batch=options.tile_batch)

@@ -115,7 +115,7 @@ def save_weights(case: Case, home: Path) -> Path:
 
 def method(name: str, weights: str) -> Any:
     import lit_ad.methods
-    from lit_ad.view import View
+    from lit_ad.image.view import View
 
     case = CASES[name]
     more = {} if case.backbone == "pdn" else {"backbone": case.backbone}
@@ -128,7 +128,7 @@ def run_bare(name: str, options: argparse.Namespace, kind: str = "bare") -> dict
     """As lit_ad sets the machine up; "plain" without its two settings; "compiled" with torch.compile besides."""
     import torch
 
-    from lit_ad.run.cli import keep_memory
+    from lit_ad.lightning_cli.cli import keep_memory
 
     if kind != "plain":
         keep_memory()
@@ -164,9 +164,9 @@ def run_bare(name: str, options: argparse.Namespace, kind: str = "bare") -> dict
 def run_ours(name: str, options: argparse.Namespace, cached: bool) -> dict[str, float]:
     import lightning as L
 
-    from lit_ad.callbacks import Calibration, FeatureCache
     from lit_ad.data import AnomalyDataModule, Sample, Source
-    from lit_ad.run.cli import keep_memory
+    from lit_ad.lightning_cli.cli import keep_memory
+    from lit_ad.training import Calibration, FeatureCache
 
     class Listed(Source):
         def samples(self) -> list[Sample]:

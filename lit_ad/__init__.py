@@ -2,6 +2,6 @@
 
 __version__ = "0.2.0"
 
-from lit_ad.deploy.detector import Detector
+from lit_ad.detector.detector import Detector
 
 __all__ = ["Detector", "__version__"]

@@ -1,6 +1,6 @@
 """`python -m lit_ad`."""
 
-from lit_ad.run.main import main
+from lit_ad.commands.main import main
 
 if __name__ == "__main__":
     main()

@@ -8,9 +8,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from lit_ad.pixels import Size
-from lit_ad.roi import Roi
-from lit_ad.view import Box, Floats, original_map
+from lit_ad.image.pixels import Size
+from lit_ad.image.roi import Roi
+from lit_ad.image.view import Box, Floats, original_map
 
 Split = Literal["train", "validation", "test", "predict"]  # validation: nominal images that a data set holds out
 

@@ -10,17 +10,18 @@ import torch
 from PIL import Image
 
 from lit_ad import Detector
-from lit_ad.callbacks import Calibration, Evaluation, FeatureCache
 from lit_ad.data import AnomalyDataModule, MVTec
 from lit_ad.data.dataset import AnomalyDataset
 from lit_ad.deploy.example import example
 from lit_ad.deploy.export import beyond, differences, export
 from lit_ad.errors import UserError
+from lit_ad.evaluation import Evaluation
+from lit_ad.evaluation.results import POOLED
+from lit_ad.image.pixels import read_image
+from lit_ad.image.view import View
 from lit_ad.methods import STFPM
 from lit_ad.methods.base import Method
-from lit_ad.pixels import read_image
-from lit_ad.results import POOLED
-from lit_ad.view import View
+from lit_ad.training import Calibration, FeatureCache
 
 SIZE = (64, 72)
 ROI = np.zeros(SIZE, bool)

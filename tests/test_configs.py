@@ -11,8 +11,8 @@ import timm
 import yaml
 
 from lit_ad import methods
+from lit_ad.commands.main import main
 from lit_ad.methods import __all__ as METHODS
-from lit_ad.run.main import main
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.yaml") if "model" in yaml.safe_load(path.read_text()))

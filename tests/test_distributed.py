@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from lit_ad.methods import __all__ as METHODS
 
 ROOT = Path(__file__).parents[1]
-DISTILLATION = "lit_ad.methods.distillation.Distillation"
+DISTILLATION = "lit_ad.training.distillation.Distillation"
 COUNT = 7  # neither 2 nor 3 divides it
 
 
@@ -127,7 +127,7 @@ def trained(images: Path, small_models: dict[str, dict[str, Any]], tmp_path_fact
         (home / f"{method}.yaml").write_text(yaml.safe_dump(settings))
     script = """
         import sys
-        from lit_ad.run.main import main
+        from lit_ad.commands.main import main
 
         processes, *methods = sys.argv[1:]
         for method in methods:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lit_ad import data, methods
-from lit_ad.run.main import COMMANDS, main
+from lit_ad.commands.main import COMMANDS, main
 
 ROOT = Path(__file__).parents[1]
 PAGES = {str(path.relative_to(ROOT)): path for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
@@ -74,7 +74,7 @@ def test_commands_parse(
     else:
         name = " ".join(words[:2]) if words[0] == "data" else words[0]
         module, function = OTHERS[name].split(".")
-        work = getattr(room := import_module(f"lit_ad.run.{module}"), function)
+        work = getattr(room := import_module(f"lit_ad.commands.{module}"), function)
         parsed = wraps(work)(lambda *_, **__: print("parsed"))  # its signature makes the command's options
         monkeypatch.setattr(room, function, parsed)
     monkeypatch.setattr(sys, "argv", ["lit-ad", *words])

@@ -17,7 +17,7 @@ import pytest
 import torch
 import yaml
 
-from lit_ad.run.main import main
+from lit_ad.commands.main import main
 
 ROOT = Path(__file__).parents[1]
 EPOCHS = 4

@@ -12,13 +12,13 @@ import torch
 import yaml
 
 from lit_ad.batch import Batch, Prediction
-from lit_ad.callbacks import Calibration
+from lit_ad.commands.main import main
 from lit_ad.data import AnomalyDataModule, MVTec
+from lit_ad.image.view import View
 from lit_ad.methods import STFPM
 from lit_ad.methods import __all__ as METHODS
 from lit_ad.methods.base import Method
-from lit_ad.run.main import main
-from lit_ad.view import View
+from lit_ad.training import Calibration
 
 
 @pytest.mark.parametrize("method", METHODS)

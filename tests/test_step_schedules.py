@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from lit_ad import methods
-from lit_ad.callbacks import Calibration, FeatureCache
 from lit_ad.data import AnomalyDataModule, MVTec
+from lit_ad.image.view import View
 from lit_ad.methods.base import Method
-from lit_ad.view import View
+from lit_ad.training import Calibration, FeatureCache
 
 COUNTING = ("Dinomaly", "EfficientAD", "MixedTeacher")
 

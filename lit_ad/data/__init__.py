@@ -3,21 +3,21 @@
 from typing import TYPE_CHECKING, Any
 
 from lit_ad.batch import Sample
-from lit_ad.data.btad import BTAD
-from lit_ad.data.demo import Demo
-from lit_ad.data.folder import Folder
-from lit_ad.data.images import Images
-from lit_ad.data.kolektor import KolektorSDD, KolektorSDD2
-from lit_ad.data.mpdd import MPDD
-from lit_ad.data.mvtec import MVTec
-from lit_ad.data.mvtec_ad2 import MVTecAD2
-from lit_ad.data.mvtec_loco import MVTecLOCO
-from lit_ad.data.one_class import OneClass
-from lit_ad.data.photographs import Photographs
-from lit_ad.data.real_iad import RealIAD
-from lit_ad.data.source import Source
-from lit_ad.data.table import Table
-from lit_ad.data.visa import VisA
+from lit_ad.data.sources.btad import BTAD
+from lit_ad.data.sources.demo import Demo
+from lit_ad.data.sources.folder import Folder
+from lit_ad.data.sources.images import Images
+from lit_ad.data.sources.kolektor import KolektorSDD, KolektorSDD2
+from lit_ad.data.sources.mpdd import MPDD
+from lit_ad.data.sources.mvtec import MVTec
+from lit_ad.data.sources.mvtec_ad2 import MVTecAD2
+from lit_ad.data.sources.mvtec_loco import MVTecLOCO
+from lit_ad.data.sources.one_class import OneClass
+from lit_ad.data.sources.photographs import Photographs
+from lit_ad.data.sources.real_iad import RealIAD
+from lit_ad.data.sources.source import Source
+from lit_ad.data.sources.table import Table
+from lit_ad.data.sources.visa import VisA
 
 if TYPE_CHECKING:
     from lit_ad.data.datamodule import AnomalyDataModule

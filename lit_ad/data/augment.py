@@ -8,7 +8,7 @@ from typing import TypeAlias
 import numpy as np
 
 from lit_ad.errors import UserError
-from lit_ad.pixels import Pixels
+from lit_ad.image.pixels import Pixels
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # or importing it asks the network for a newer version
 import albumentations as A

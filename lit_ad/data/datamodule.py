@@ -16,10 +16,9 @@ from lightning.fabric.utilities.data import suggested_max_num_workers
 from torch.utils.data import DataLoader
 
 from lit_ad.batch import Batch, Sample
+from lit_ad.data.audit.inspection import inspect_samples, told
 from lit_ad.data.augment import Augment, Augmentation
 from lit_ad.data.dataset import AnomalyDataset, Features
-from lit_ad.data.images import Images
-from lit_ad.data.inspection import inspect_samples, told
 from lit_ad.data.loading import (
     Shuffle,
     ThreadLoader,
@@ -30,14 +29,15 @@ from lit_ad.data.loading import (
     one_thread,
 )
 from lit_ad.data.masks import check_masks
-from lit_ad.data.pages import by_page
-from lit_ad.data.photographs import Unrelated
-from lit_ad.data.source import Source, check, readable
+from lit_ad.data.sources.images import Images
+from lit_ad.data.sources.pages import by_page
+from lit_ad.data.sources.photographs import Unrelated
+from lit_ad.data.sources.source import Source, check, readable
 from lit_ad.errors import UserError
+from lit_ad.image.pixels import Size, split_page, upright_size
+from lit_ad.image.tiling import Tiles
+from lit_ad.image.view import View
 from lit_ad.machine import cores
-from lit_ad.pixels import Size, split_page, upright_size
-from lit_ad.tiling import Tiles
-from lit_ad.view import View
 
 WINDOW_IMAGES = 100  # training images that an automatic window is found in, evenly spread
 CACHE_BYTES = 2**30  # what cache_images takes of the RAM without being asked

@@ -13,11 +13,11 @@ from tqdm import tqdm
 from lit_ad.batch import Batch, Sample
 from lit_ad.data.augment import Augment
 from lit_ad.data.masks import read_truth
-from lit_ad.data.photographs import Unrelated
+from lit_ad.data.sources.photographs import Unrelated
 from lit_ad.errors import UserError
-from lit_ad.pixels import Pixels, Size, read_image
-from lit_ad.tiling import Tiles
-from lit_ad.view import Box, View
+from lit_ad.image.pixels import Pixels, Size, read_image
+from lit_ad.image.tiling import Tiles
+from lit_ad.image.view import Box, View
 
 Seen = tuple[Pixels, Box, Size]  # an image as the network sees it, the box of its content, its original size
 

@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader, DistributedSampler
 from lit_ad.batch import Batch
 from lit_ad.data.dataset import AnomalyDataset
 from lit_ad.errors import UserError
+from lit_ad.image.pixels import Size
 from lit_ad.machine import cores, memory
-from lit_ad.pixels import Size
 
 
 class Shuffle(DistributedSampler[int]):

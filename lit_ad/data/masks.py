@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lit_ad.batch import Sample
-from lit_ad.data.source import list_images
+from lit_ad.data.sources.source import list_images
 from lit_ad.errors import UserError
-from lit_ad.pixels import Size, open_image, upright_size
+from lit_ad.image.pixels import Size, open_image, upright_size
 
 
 def mask_files(mask: Path | None) -> list[Path]:

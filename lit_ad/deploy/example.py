@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from lit_ad.deploy.card import Card
-from lit_ad.roi import FILL
+from lit_ad.detector.card import Card
+from lit_ad.image.roi import FILL
 
 RUNTIMES = {  # by suffix: imports, and loading with `FILE` beside the program
     ".onnx": (

@@ -18,16 +18,16 @@ from numpy.typing import NDArray
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from lit_ad.decision import Decision
-from lit_ad.deploy.card import Card
-from lit_ad.deploy.checkpoint import card_of
-from lit_ad.deploy.detector import Detector, ImageLike
-from lit_ad.deploy.runtimes import KEY, need, openvino_core
+from lit_ad.detector.card import Card
+from lit_ad.detector.decision import Decision
+from lit_ad.detector.detector import Detector, ImageLike
+from lit_ad.detector.runtimes import KEY, need, openvino_core
 from lit_ad.errors import UserError
 from lit_ad.files import atomic_write
+from lit_ad.image.pixels import Size, to_rgb
+from lit_ad.image.view import View
 from lit_ad.methods.base import Method
-from lit_ad.pixels import Size, to_rgb
-from lit_ad.view import View
+from lit_ad.methods.network import card_of
 
 Format = Literal["onnx", "openvino", "torch"]
 Precision = Literal["fp32", "fp16", "int8"]

@@ -23,9 +23,9 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from lit_ad.deploy.detector import CALLERS, Detection, Detector
+from lit_ad.detector.detector import CALLERS, Detection, Detector
 from lit_ad.errors import UserError
-from lit_ad.pixels import page_kinds
+from lit_ad.image.pixels import page_kinds
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")  # of pixels.EXTENSIONS; Pillow's other readers are not for strangers
 WAITING = 256  # images in memory or before it; who comes then is asked to come again

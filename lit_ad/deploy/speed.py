@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lit_ad.deploy.detector import Detector
+from lit_ad.detector.detector import Detector
 from lit_ad.machine import peak_memory
 
 RUNTIMES = {".onnx": "ONNX Runtime", ".xml": "OpenVINO", ".pt2": "torch.export", ".ckpt": "PyTorch"}

@@ -21,13 +21,13 @@ from torchmetrics import MeanMetric
 from lit_ad import __version__
 from lit_ad.batch import Batch, Prediction
 from lit_ad.checkpoint import read_checkpoint
-from lit_ad.decision import Decision
+from lit_ad.detector.decision import Decision
 from lit_ad.errors import UserError
-from lit_ad.maps import upsample
+from lit_ad.image.pixels import Size
+from lit_ad.image.view import Box, View, visible
 from lit_ad.methods.batchnorm import SharedBatchNorm
-from lit_ad.pixels import Size
+from lit_ad.methods.maps import upsample
 from lit_ad.teachers.backbone import Teacher
-from lit_ad.view import Box, View, visible
 
 Nominal = Iterable[tuple[Tensor, list[Tensor]]]  # images (B, 3, H, W) in [0, 1] and what `describe` says of them
 

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn.functional import kl_div, log_softmax
 
 from lit_ad.batch import Prediction
-from lit_ad.maps import upsample
+from lit_ad.image.view import View
 from lit_ad.methods.base import Method
 from lit_ad.methods.distances import cosine_distance
+from lit_ad.methods.maps import upsample
 from lit_ad.teachers import Backbone, Teacher
-from lit_ad.view import View
 
 Pairs = list[tuple[Tensor, Tensor]]
 

@@ -21,11 +21,11 @@ from torch.nn.functional import conv2d, cosine_similarity, elu, interpolate, lay
 
 from lit_ad.batch import Prediction
 from lit_ad.errors import UserError
-from lit_ad.maps import upsample
+from lit_ad.image.view import View
 from lit_ad.methods.base import Method
+from lit_ad.methods.maps import upsample
 from lit_ad.methods.stable_adamw import StableAdamW
 from lit_ad.teachers import Teacher
-from lit_ad.view import View
 
 BLOCKS = 8  # of the teacher that are restored, if it is not said which, section 4
 MAP_SIDE = 256  # of the map that is smoothed and scored, as the authors evaluate

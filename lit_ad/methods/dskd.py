@@ -14,12 +14,12 @@ from torch import Tensor
 
 from lit_ad.batch import Prediction
 from lit_ad.errors import UserError
-from lit_ad.maps import gaussian_blur, upsample
+from lit_ad.image.view import View
 from lit_ad.methods.base import Method
 from lit_ad.methods.distances import cosine_distance
+from lit_ad.methods.maps import gaussian_blur, upsample
 from lit_ad.methods.reverse_distillation import Decoder, OneClassEmbedding, block_counts, check_sides, inner_share
 from lit_ad.teachers import Backbone, Teacher
-from lit_ad.view import View
 
 
 class DSKD(Method):

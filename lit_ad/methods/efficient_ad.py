@@ -18,11 +18,11 @@ from torch.nn.functional import conv2d, interpolate, pad
 
 from lit_ad.batch import Prediction
 from lit_ad.errors import UserError
-from lit_ad.maps import quantile
+from lit_ad.image.view import View
 from lit_ad.methods.base import Method, Nominal
+from lit_ad.methods.maps import quantile
 from lit_ad.methods.statistics import Moments, of_all_processes, refuse_unscaled
 from lit_ad.teachers.pdn import PDN, PDNSize, PDNTeacher
-from lit_ad.view import View
 
 LEAST = 256  # pixels a side that the autoencoder's bottleneck needs
 

@@ -13,10 +13,10 @@ from torch.nn.functional import cosine_similarity, normalize, pad
 
 from lit_ad.batch import Prediction
 from lit_ad.errors import UserError
-from lit_ad.maps import upsample
+from lit_ad.image.view import View
 from lit_ad.methods.base import Method
+from lit_ad.methods.maps import upsample
 from lit_ad.teachers import Teacher
-from lit_ad.view import View
 
 
 class L2BT(Method):

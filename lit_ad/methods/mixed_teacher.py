@@ -18,12 +18,12 @@ from torch.nn.functional import avg_pool2d
 
 from lit_ad.batch import Prediction
 from lit_ad.errors import UserError
-from lit_ad.maps import gaussian_blur, product, upsample
+from lit_ad.image.view import View
 from lit_ad.methods.base import Method, Nominal
 from lit_ad.methods.distances import unit_distance
+from lit_ad.methods.maps import gaussian_blur, product, upsample
 from lit_ad.methods.statistics import of_all_processes, refuse_unscaled
 from lit_ad.teachers import Backbone, Teacher
-from lit_ad.view import View
 
 
 class MixedTeacher(Method):

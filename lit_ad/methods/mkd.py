@@ -18,10 +18,10 @@ from torch.overrides import TorchFunctionMode
 
 from lit_ad.batch import Prediction
 from lit_ad.errors import UserError
-from lit_ad.maps import clip, gaussian_blur
+from lit_ad.image.view import View
 from lit_ad.methods.base import Method
+from lit_ad.methods.maps import clip, gaussian_blur
 from lit_ad.teachers import Backbone, Teacher
-from lit_ad.view import View
 
 HIDDEN = 16  # width of the small cloner's convolutions between critical outputs
 POOL = 0  # a 2x2 max pool, in a list of widths

@@ -15,11 +15,11 @@ from torch.nn.functional import interpolate
 
 from lit_ad.batch import Prediction
 from lit_ad.errors import UserError
-from lit_ad.maps import gaussian_blur
+from lit_ad.image.view import View
 from lit_ad.methods.base import Method
 from lit_ad.methods.distances import cosine_distance
+from lit_ad.methods.maps import gaussian_blur
 from lit_ad.teachers import Backbone, Teacher
-from lit_ad.view import View
 
 Pairs = list[tuple[Tensor, Tensor]]
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from lit_ad.batch import Prediction
-from lit_ad.maps import product
+from lit_ad.image.view import View
 from lit_ad.methods.base import Method
 from lit_ad.methods.distances import unit_distance
+from lit_ad.methods.maps import product
 from lit_ad.teachers import Backbone, Teacher
-from lit_ad.view import View
 
 
 class STFPM(Method):

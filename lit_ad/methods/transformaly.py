@@ -13,11 +13,11 @@ from torch import Tensor
 
 from lit_ad.batch import Prediction
 from lit_ad.errors import UserError
+from lit_ad.image.view import View
 from lit_ad.methods.base import Method, Nominal
 from lit_ad.methods.statistics import Gaussian, Moments
 from lit_ad.teachers import Teacher
 from lit_ad.teachers.weights import build
-from lit_ad.view import View
 
 
 class Transformaly(Method):

@@ -18,14 +18,15 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from lit_ad.batch import Batch, Sample
-from lit_ad.data import AnomalyDataModule, Demo, Folder, MVTec, demo
+from lit_ad.data import AnomalyDataModule, Demo, Folder, MVTec
 from lit_ad.data.augment import A
 from lit_ad.data.datamodule import hold_out, split_nominal
 from lit_ad.data.loading import ThreadLoader, TrainLoader
-from lit_ad.data.source import Source
+from lit_ad.data.sources import demo
+from lit_ad.data.sources.source import Source
 from lit_ad.errors import UserError
-from lit_ad.pixels import read_image
-from lit_ad.view import View
+from lit_ad.image.pixels import read_image
+from lit_ad.image.view import View
 
 
 class Listed(Source):
@@ -446,7 +447,7 @@ import torch
 
 from lit_ad.data import AnomalyDataModule, MVTec
 from lit_ad.errors import UserError
-from lit_ad.view import View
+from lit_ad.image.view import View
 
 
 class Watcher(L.LightningModule):

@@ -11,9 +11,9 @@ from lit_ad.batch import Sample
 from lit_ad.data.augment import A, Augment
 from lit_ad.data.dataset import AnomalyDataset
 from lit_ad.errors import UserError
-from lit_ad.pixels import read_image
-from lit_ad.tiling import Tiles
-from lit_ad.view import View
+from lit_ad.image.pixels import read_image
+from lit_ad.image.tiling import Tiles
+from lit_ad.image.view import View
 
 
 def test_an_item(write, write_mask) -> None:

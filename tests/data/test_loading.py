@@ -13,8 +13,8 @@ from lit_ad.batch import Batch, Sample
 from lit_ad.data.dataset import AnomalyDataset
 from lit_ad.data.loading import Shuffle, ThreadLoader, TrainLoader, collate, collate_equal, draw_alike, join
 from lit_ad.errors import UserError
-from lit_ad.tiling import Tiles
-from lit_ad.view import View
+from lit_ad.image.tiling import Tiles
+from lit_ad.image.view import View
 
 
 def test_sizes_in_one_batch(write) -> None:

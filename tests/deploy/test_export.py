@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from lit_ad import Detector
-from lit_ad.decision import Decision
-from lit_ad.deploy.checkpoint import card_of, run_of
 from lit_ad.deploy.export import SUFFIX, beyond, differences, export, input_size, rewrite
+from lit_ad.detector.decision import Decision
 from lit_ad.errors import UserError
+from lit_ad.image.view import View
 from lit_ad.methods import __all__ as METHODS
 from lit_ad.methods.base import Method, method_class
-from lit_ad.view import View
+from lit_ad.methods.network import card_of, run_of
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")

@@ -25,14 +25,14 @@ import pytest
 import torch
 from PIL import Image
 
-from lit_ad.decision import Decision
-from lit_ad.deploy.checkpoint import card_of, run_of
-from lit_ad.deploy.detector import Detector
+from lit_ad.commands.serve import is_loopback
+from lit_ad.commands.serve import serve as serve_command
+from lit_ad.detector.decision import Decision
+from lit_ad.detector.detector import Detector
 from lit_ad.errors import UserError
+from lit_ad.image.view import View
+from lit_ad.methods.network import card_of, run_of
 from lit_ad.methods.stfpm import STFPM
-from lit_ad.run.serve import is_loopback
-from lit_ad.run.serve import serve as serve_command
-from lit_ad.view import View
 
 uvicorn = pytest.importorskip("uvicorn")
 pytest.importorskip("starlette")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lit_ad.batch import Batch, Sample
-from lit_ad.view import Box
+from lit_ad.image.view import Box
 
 
 def batch_of_pixels(pixels: Tensor, boxes: list[Box] | None = None, features: list[Tensor] | None = None) -> Batch:

@@ -20,16 +20,16 @@ from torch.utils.data import DataLoader
 
 from lit_ad import methods
 from lit_ad.batch import Batch, Prediction, Sample
-from lit_ad.callbacks import Calibration
 from lit_ad.checkpoint import read_checkpoint
 from lit_ad.data import AnomalyDataModule, MVTec
 from lit_ad.errors import UserError
-from lit_ad.maps import upsample
+from lit_ad.image.view import View
 from lit_ad.methods import MKD, STFPM
 from lit_ad.methods import __all__ as ALL_METHODS
 from lit_ad.methods.base import Method
+from lit_ad.methods.maps import upsample
 from lit_ad.teachers import Teacher
-from lit_ad.view import View
+from lit_ad.training import Calibration
 
 Batches = Callable[..., Batch]
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from lit_ad import methods
 from lit_ad.batch import Batch, Sample
 from lit_ad.data.loading import collate
+from lit_ad.image.view import View
 from lit_ad.methods import __all__ as METHODS
 from lit_ad.methods.base import Method
-from lit_ad.view import View
 
 VIEWS: dict[str, dict[str, Any]] = {  # of a side that the method's small model is fit for
     "own size": {"image_size": None},

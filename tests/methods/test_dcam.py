@@ -8,9 +8,9 @@ import torch
 from scipy.special import rel_entr, softmax
 from torch.nn.functional import cosine_similarity, interpolate
 
+from lit_ad.image.view import View
 from lit_ad.methods.dcam import DCAM, ChannelAttention, entropy_of
 from lit_ad.methods.stfpm import STFPM
-from lit_ad.view import View
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from lit_ad.data import AnomalyDataModule, MVTec
 from lit_ad.errors import UserError
+from lit_ad.image.view import View, original_map
 from lit_ad.methods.dinomaly import Dinomaly, Disagreement, LinearAttention, middle, mining_weights, schedule, smooth
 from lit_ad.methods.stable_adamw import StableAdamW
-from lit_ad.view import View, original_map
 
 
 def made(vit_file: Path, view: View = View(64), **more: Any) -> Dinomaly:

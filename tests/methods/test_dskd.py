@@ -8,8 +8,8 @@ from scipy.ndimage import gaussian_filter
 from torch.nn.functional import cosine_similarity, interpolate
 
 from lit_ad.errors import UserError
+from lit_ad.image.view import View
 from lit_ad.methods.dskd import DSKD
-from lit_ad.view import View
 
 
 @pytest.fixture

@@ -13,12 +13,12 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from lit_ad.callbacks import Calibration
 from lit_ad.data import AnomalyDataModule, MVTec
 from lit_ad.errors import UserError
+from lit_ad.image.view import View
 from lit_ad.methods.efficient_ad import Autoencoder, Disagreement, EfficientAD, hardest, jitter, standardise
 from lit_ad.teachers.pdn import PDN
-from lit_ad.view import View
+from lit_ad.training import Calibration
 
 FLAT = torch.tensor([[0.0, 1.0], [0.0, 1.0]])  # quantiles
 

@@ -8,9 +8,9 @@ from scipy.ndimage import gaussian_filter
 from torch.nn.functional import cosine_similarity, interpolate
 
 from lit_ad.errors import UserError
+from lit_ad.image.view import View
 from lit_ad.methods.mixed_teacher import MixedTeacher, ReducedResNet
 from lit_ad.teachers import Backbone
-from lit_ad.view import View
 
 
 @pytest.fixture

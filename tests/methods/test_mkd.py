@@ -21,11 +21,11 @@ from torch.utils.data import DataLoader
 
 from lit_ad.batch import Batch, Prediction
 from lit_ad.errors import UserError
+from lit_ad.image.view import View
 from lit_ad.methods import MKD
 from lit_ad.methods.base import as_images
 from lit_ad.methods.mkd import POOL, Cloner, GuidedBackprop, layout
 from lit_ad.teachers import Backbone
-from lit_ad.view import View
 
 Normalise = Callable[[Tensor], Tensor]
 MODES = ("gradients", "smooth_grad", "guided_backprop")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from lit_ad.errors import UserError
+from lit_ad.image.view import View
 from lit_ad.methods.reverse_distillation import (
     Block,
     Decoder,
@@ -19,7 +20,6 @@ from lit_ad.methods.reverse_distillation import (
     inner_share,
 )
 from lit_ad.teachers import Backbone
-from lit_ad.view import View
 
 
 @pytest.fixture

@@ -16,12 +16,12 @@ from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
 from lit_ad.batch import Batch
-from lit_ad.callbacks import Calibration, FeatureCache
 from lit_ad.data import AnomalyDataModule, OneClass
 from lit_ad.errors import UserError
+from lit_ad.image.view import View
 from lit_ad.methods.statistics import Moments
 from lit_ad.methods.transformaly import TokenTeacher, Transformaly
-from lit_ad.view import View
+from lit_ad.training import Calibration, FeatureCache
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""The commands of `lit-ad`: one table, one function for each."""

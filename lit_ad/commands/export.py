@@ -1,0 +1,179 @@
+"""`lit-ad export --ckpt_path RUN/checkpoints/best.ckpt --format onnx`: one file for another runtime, and the proof that
+it says what the checkpoint says."""
+
+import json
+import os
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from jsonargparse import ArgumentParser
+
+from lit_ad.batch import Sample
+from lit_ad.commands.recalibrate import refitted
+from lit_ad.data import AnomalyDataModule
+from lit_ad.data.masks import read_truth
+from lit_ad.data.sources.images import Images
+from lit_ad.data.sources.source import Source
+from lit_ad.deploy.example import example
+from lit_ad.deploy.export import (
+    SUFFIX,
+    TOLERANCE,
+    Format,
+    Precision,
+    beyond,
+    check_precision,
+    differences,
+    rewrite,
+)
+from lit_ad.deploy.export import export as write
+from lit_ad.detector.card import Card
+from lit_ad.detector.detector import Detector
+from lit_ad.errors import UserError
+from lit_ad.image.roi import counted
+from lit_ad.image.view import View
+from lit_ad.methods.base import Method
+from lit_ad.methods.network import card_of, run_of
+from lit_ad.metrics import ImageAUROC, PixelAUROC
+
+COMPARED = 8  # images
+Splits = dict[str, list[Sample]]
+
+
+def export(
+    ckpt_path: Path,
+    format: Format = "onnx",
+    precision: Precision = "fp32",
+    output: Path | None = None,
+    nominal: Path | None = None,
+    images: Path | None = None,
+    weights: Path | None = None,
+) -> None:
+    """Write OUTPUT/NAME.onnx (.xml and .bin, .pt2), NAME.onnx.json with the differences, and example.py.
+
+    Args:
+        ckpt_path: RUN/checkpoints/best.ckpt.
+        format: For ONNX Runtime, OpenVINO, or torch.export.
+        precision: Of the network. int8 is calibrated on nominal training images.
+        output: Folder. None: RUN/export, or "export" beside a checkpoint that is in no run.
+        nominal: Folder of nominal training images for int8. None: those of RUN/config.yaml.
+        images: Folder of images to compare on. None: test images of RUN/config.yaml.
+        weights: The teacher's, if they are no longer where they were.
+    """
+    check_precision(format, precision)
+    method: Method = Method.load_from_checkpoint(ckpt_path, weights=weights)
+    method.requires_grad_(False)
+    run = ckpt_path.parent.parent if ckpt_path.parent.name == "checkpoints" else None
+    config = None if run is None or (nominal and images) else run / "config.yaml"
+    splits = samples(config, method.view) if config and config.is_file() else {}
+    compared = pick(Images(images).samples() if images else splits.get("test") or splits.get("val") or [], COMPARED)
+    if not compared:
+        compared = pick(Images(nominal).samples() if nominal else [], COMPARED)
+    if not compared:
+        raise UserError("there is no image to compare the exported file on: give --images FOLDER")
+    calibration = Images(nominal).samples() if nominal else splits.get("train", [])
+    folder = output or (run or ckpt_path.parent) / "export"
+    name = f"{type(method).__name__.lower()}-{precision}{SUFFIX[format]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as scratch:
+        file = Path(scratch, name)
+        card = write(method, file, format, precision, [sample.image for sample in calibration])
+        if card.without_map:
+            print(f"The file has scores and no anomaly_map: {card.without_map}.")
+        checkpoint, exported = Detector(run_of(method), card_of(method)), Detector.load(file)
+        report = compare(exported, checkpoint, compared, precision)
+        if precision == "int8" and card.decision is not None:  # its scores are others, and so are its thresholds
+            card = with_own_decision(exported, splits.get("val", []), file)
+            exported = Detector(exported.run, card)
+        if precision == "int8" and splits.get("test"):
+            report["auroc"] = aurocs(exported, checkpoint, splits["test"])
+        file.with_name(f"{name}.json").write_text(json.dumps(report, indent=2) + "\n")
+        Path(scratch, "example.py").write_text(example(file, card))
+        for written in sorted(Path(scratch).iterdir(), key=lambda path: path.suffix == SUFFIX[format]):  # it comes last
+            written.replace(folder / written.name)
+    print(f"{folder / name}, and beside it {name}.json and example.py")
+
+
+def with_own_decision(exported: Detector, held_out: list[Sample], file: Path) -> Card:
+    """The card with the file's own scores of the held-out images, which is written into it."""
+    decision = exported.card.decision
+    if not held_out:
+        print("Its thresholds are still those of fp32: run lit-ad recalibrate on it, with good images held out")
+        return exported.card
+    for category in sorted({sample.category for sample in held_out}):
+        images = [sample.image for sample in held_out if sample.category == category]
+        exported = Detector(exported.run, replace(exported.card, decision=refitted(exported, images, category, None)))
+    rewrite(file, file, exported.card)
+    assert decision is not None and exported.card.decision is not None
+    print(f"threshold from {len(held_out)} held-out images: {decision.threshold():.6g} in fp32, ", end="")
+    print(f"{exported.card.decision.threshold():.6g} in int8")
+    return exported.card
+
+
+def samples(config: Path, view: View) -> Splits:
+    """The images of a run: train, val and test. Raises UserError if they are gone."""
+    data = yaml.safe_load(config.read_text())["data"]
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--source", type=Source)
+    source = parser.instantiate_classes(parser.parse_object({"source": data["source"]})).source
+    try:
+        return AnomalyDataModule(source, view, val_fraction=data["val_fraction"], split_seed=data["split_seed"]).listed
+    except UserError as error:
+        raise UserError(f"{error}. These are the images of {config}: or give --nominal and --images") from error
+
+
+def pick(found: list[Sample], count: int) -> list[Sample]:
+    """`count` of them, spread evenly."""
+    rows = sorted({round(row) for row in np.linspace(0, len(found) - 1, count)}) if found else []
+    return [found[row] for row in rows]
+
+
+def compare(exported: Detector, checkpoint: Detector, compared: list[Sample], precision: Precision) -> dict[str, Any]:
+    """What is said of the differences. Raises UserError if they are beyond the precision's tolerance."""
+    found = differences(exported, checkpoint, [sample.image for sample in compared])
+    tolerance = TOLERANCE.get(precision)
+    print(f"Against the checkpoint, on {len(compared)} images, the largest relative difference:")
+    for size, values in found.items():
+        print(f"  {size}: " + ", ".join(f"{name} {value:.1e}" for name, value in values.items()))
+    wrong = [] if tolerance is None else beyond(found, tolerance)
+    if wrong:
+        raise UserError(
+            f"the exported file differs from the checkpoint, {'; '.join(wrong)}, where {precision} may differ by "
+            f"{tolerance:.0e}: no file was written"
+        )
+    files = [str(sample.image) for sample in compared]
+    return {"precision": precision, "tolerance": tolerance, "differences": found, "images": files}
+
+
+def aurocs(exported: Detector, checkpoint: Detector, test: list[Sample]) -> dict[str, dict[str, float]]:
+    """What int8 costs on the run's test images."""
+    found = {"fp32": auroc(checkpoint, test), "int8": auroc(exported, test)}
+    for name, before in found["fp32"].items():
+        after = found["int8"][name]
+        print(f"{name} on {len(test)} test images: {before:.4f} in fp32, {after:.4f} in int8 ({after - before:+.4f})")
+    return found
+
+
+def auroc(detector: Detector, test: list[Sample]) -> dict[str, float]:
+    """Image AUROC, and pixel AUROC where there are masks."""
+    of_images, of_pixels = ImageAUROC(), PixelAUROC()
+    for sample, found in zip(test, detector.stream(sample.image for sample in test), strict=True):
+        of_images.update(torch.tensor([found.score]), torch.tensor([sample.label]))
+        truth = read_truth(sample, (found.image.shape[0], found.image.shape[1]))
+        if found.anomaly_map is not None and truth is not None:
+            pixels = [counted(of, found.roi).ravel() for of in (found.anomaly_map, truth.numpy())]
+            of_pixels.update(*map(torch.from_numpy, pixels))
+    values = {"image_auroc": float(of_images.compute()), "pixel_auroc": float(of_pixels.compute())}
+    return {name: value for name, value in values.items() if not np.isnan(value)}
+
+
+def main(args: list[str]) -> None:
+    """The command, given what follows `lit-ad export`."""
+    os.environ.setdefault("NNCF_CI", "1")  # without it, NNCF sends usage data, unasked and by a fork of this process
+    parser = ArgumentParser(prog="lit-ad export", description=__doc__)
+    parser.add_function_arguments(export)
+    export(**parser.parse_args(args).as_dict())

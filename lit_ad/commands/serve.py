@@ -1,0 +1,77 @@
+"""A detector as a web service.
+
+POST /detect   an image file as the body -> JSON: score, p_value, anomalous, threshold, size, regions;
+               with `Accept: image/png` the image beside its heatmap; ?category=NAME, ?picture for both in one
+GET /about     method, view, threshold, categories, limits
+GET /health    {"status": "ok"}
+GET /          a page to drop images on
+
+Only this machine is served, unless --host names another address. Then the environment variable LIT_AD_TOKEN must hold
+a token, which requests give as `Authorization: Bearer TOKEN`.
+"""
+
+import os
+from argparse import RawDescriptionHelpFormatter
+from ipaddress import ip_address
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
+
+from lit_ad.detector.detector import Detector
+from lit_ad.detector.runtimes import need
+from lit_ad.errors import UserError
+
+TOKEN = "LIT_AD_TOKEN"  # an argument would stand in every list of processes
+
+
+def serve(
+    file: Path,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    device: str = "cpu",
+    weights: Path | None = None,
+    max_mib: float = 32,
+    max_megapixels: float = 100,
+) -> None:
+    """Serve a detector until it is stopped.
+
+    Args:
+        file: An exported detector, a checkpoint or a run.
+        host: The address to listen at.
+        port: The port; 0 for a free one.
+        device: cpu, or what the runtime calls another one.
+        weights: The teacher's, if a checkpoint does not find them.
+        max_mib: Of an image file.
+        max_megapixels: Of an image.
+    """
+    uvicorn = need("uvicorn", "serve")
+    need("starlette", "serve")
+    from lit_ad.deploy.serve import Limits, service
+
+    token = os.environ.get(TOKEN) or None
+    if token is None and not is_loopback(host):
+        raise UserError(f"{host} is reached from other machines: set the environment variable {TOKEN} to a token")
+    detector = Detector.load(file, weights, device)
+    for warning in [] if detector.card.decision is None else detector.card.decision.warnings():
+        print(f"Warning: {warning}")
+    app = service(detector, file.name, token, Limits(max_mib, max_megapixels))
+    uvicorn.run(app, host=host, port=port, log_level="info", access_log=False, server_header=False)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is of this machine alone."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:  # another name
+        return False
+
+
+class Help(RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """The routes line by line."""
+
+
+def main(args: list[str]) -> None:
+    """The command, given what follows `lit-ad serve`."""
+    parser = ArgumentParser(prog="lit-ad serve", description=__doc__, formatter_class=Help)
+    parser.add_function_arguments(serve, as_positional=True)
+    serve(**parser.parse_args(args).as_dict())

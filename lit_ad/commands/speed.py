@@ -1,0 +1,61 @@
+"""`lit-ad speed FILE...`: how fast checkpoints and exported files are on this machine, each in a process of its own."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+
+from lit_ad.data.sources.images import Images
+from lit_ad.errors import UserError
+
+COLUMNS = ("file", "runtime", "precision", "batch", "p50 ms", "p95 ms", "images/s", "peak MiB", "file MiB")
+
+
+def speed(
+    files: list[Path],
+    batch: list[int] | None = None,
+    seconds: float = 5.0,
+    images: Path | None = None,
+    device: str = "cpu",
+    weights: Path | None = None,
+) -> None:
+    """Print a table: p50 and p95 of a batch's time, images/s, peak memory and size of each file.
+
+    Args:
+        files: Checkpoints and exported files.
+        batch: Batch sizes. None: 1 and 4.
+        seconds: That each row is measured for.
+        images: Folder: from files to verdicts. None: the network alone, on random pixels of its size.
+        device: cpu, or what the runtime calls another one.
+        weights: The teacher's, if a checkpoint does not find them.
+    """
+    paths = [str(sample.image) for sample in Images(images).samples()] if images else []
+    rows = []
+    for file in files:
+        for size in batch or [1, 4]:
+            task = [str(file), str(size), str(seconds), json.dumps(paths), device, str(weights or "")]
+            done = subprocess.run(
+                [sys.executable, "-c", f"from lit_ad.deploy.speed import measure; measure(*{task!r})"],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if done.returncode:
+                raise UserError(f"{file} could not be measured: {done.stderr.strip().splitlines()[-1]}")
+            rows.append(json.loads(done.stdout.splitlines()[-1]))
+    print("The network alone" if images is None else f"From the files in {images} to verdicts")
+    print("| " + " | ".join(COLUMNS) + " |\n|" + " --- |" * 3 + " ---: |" * 6)
+    for row in rows:
+        print("| " + " | ".join(str(row[name]) for name in COLUMNS) + " |")
+    best = max(rows, key=lambda row: float(row["images/s"]))
+    print(f"Fastest here: {best['runtime']}, {best['precision']}, batches of {best['batch']} ({best['file']})")
+
+
+def main(args: list[str]) -> None:
+    """The command, given what follows `lit-ad speed`."""
+    parser = ArgumentParser(prog="lit-ad speed", description=__doc__)
+    parser.add_argument("files", nargs="+", type=Path, help="Checkpoints and exported files.")
+    parser.add_function_arguments(speed, skip={"files"})
+    speed(**parser.parse_args(args).as_dict())

@@ -1,0 +1,139 @@
+"""Which images are nearly the same: perceptual hashes find candidates, small pictures of them decide."""
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import imagehash
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from lit_ad.batch import Sample
+from lit_ad.errors import UserError
+from lit_ad.image.pixels import open_image, split_page
+
+SIDE = 32  # of the small pictures
+HASH_BITS = 6  # of 64, that hashes of nearly the same image may differ in
+SAME = 0.15  # of the usual difference of two images: the most that nearly the same ones differ by
+ALIKE = 0.5  # likewise, of neighbours by number
+PAIRS = 2000  # by which the usual difference is measured
+FEWEST = 5  # pairs of neighbours that something is said of
+BLOCK = 1024  # hashes compared at once
+
+
+@dataclass(frozen=True)
+class Looks:
+    """Images that can be read, as hashes and small pictures."""
+
+    samples: list[Sample]
+    hashes: NDArray[np.float32]  # (n, 64) of -1 and 1
+    pictures: NDArray[np.float32]  # (n, SIDE * SIDE)
+
+    def differences(self, pairs: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Root mean square difference of the pictures of pairs, (m, 2) -> (m,)."""
+        if not len(pairs):
+            return np.zeros(0, np.float32)
+        parts = np.array_split(pairs, max(1, len(pairs) // BLOCK))
+        found = [np.square(self.pictures[part[:, 0]] - self.pictures[part[:, 1]]).mean(axis=1) for part in parts]
+        return np.sqrt(np.concatenate(found))
+
+
+def look_at(samples: Sequence[Sample], threads: int) -> Looks:
+    """Read each image once; those that cannot be read are left out."""
+    with ThreadPoolExecutor(threads) as pool:
+        seen = [(s, one) for s, one in zip(samples, pool.map(small, samples), strict=True) if one is not None]
+    hashes = np.array([bits for _, (bits, _) in seen], np.float32).reshape(len(seen), 64)
+    pictures = np.array([picture for _, (_, picture) in seen], np.float32).reshape(len(seen), SIDE * SIDE)
+    return Looks([sample for sample, _ in seen], hashes, pictures)
+
+
+def small(sample: Sample) -> tuple[NDArray[Any], NDArray[Any]] | None:
+    """A hash (64,) and a small grey picture (SIDE * SIDE,), both in the range of the image itself."""
+    try:
+        image = open_image(sample.image)
+    except UserError:
+        return None
+    deep = image.mode.startswith("I") or image.mode == "F"
+    values = np.nan_to_num(np.asarray(image if deep else image.convert("L"), np.float32))
+    low, high = np.percentile(values, (1, 99))
+    grey = Image.fromarray((np.clip((values - low) / max(float(high - low), 1e-12), 0, 1) * 255).astype(np.uint8))
+    picture = np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BOX), np.float32).ravel()
+    return np.where(imagehash.phash(grey).hash.ravel(), 1, -1), picture
+
+
+def usual_difference(looks: Looks) -> float:
+    """The median difference of two images taken at random, always the same ones."""
+    count = len(looks.samples)
+    pairs = np.random.default_rng(0).integers(0, max(count, 1), (PAIRS if count else 0, 2))
+    found = looks.differences(pairs[pairs[:, 0] != pairs[:, 1]])
+    return float(np.median(found)) if len(found) else 0.0
+
+
+def near_copies(looks: Looks) -> list[tuple[Sample, Sample]]:
+    """Pairs of nearly the same image, the first before the second, those most alike first."""
+    most = SAME * usual_difference(looks)
+    found = []
+    for start in range(0, len(looks.samples), BLOCK):
+        differ = (64 - looks.hashes[start : start + BLOCK] @ looks.hashes.T) / 2
+        rows, columns = np.nonzero(differ <= HASH_BITS)
+        found.append(np.stack([rows + start, columns], axis=1)[rows + start < columns])
+    pairs = np.concatenate(found) if found else np.zeros((0, 2), np.int64)
+    differences = looks.differences(pairs)
+    order = [i for i in np.argsort(differences, kind="stable") if differences[i] <= most]
+    return [(looks.samples[pairs[i, 0]], looks.samples[pairs[i, 1]]) for i in order]
+
+
+def alike_neighbours(looks: Looks) -> tuple[list[tuple[Sample, Sample]], float]:
+    """Pairs of a training and a test image whose names have consecutive numbers, and by how much they differ at the
+    median, as a part of the usual difference: well below 1, if they are of one film or one part."""
+    numbered: dict[tuple[str, str], dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for i, sample in enumerate(looks.samples):
+        found = re.fullmatch(r"(.*?)(\d+)(\D*)", sample.image.stem)
+        if found:
+            numbered[found[1], found[3]][int(found[2])].append(i)
+    pairs = [
+        (i, j) if looks.samples[i].split == "train" else (j, i)
+        for numbers in numbered.values()
+        for number, mine in numbers.items()
+        for i in mine
+        for j in numbers.get(number + 1, [])
+        if looks.samples[i].split != looks.samples[j].split and looks.samples[i].category == looks.samples[j].category
+    ]
+    usual = usual_difference(looks)
+    if len(pairs) < FEWEST or usual == 0:
+        return [], 1.0
+    share = float(np.median(looks.differences(np.array(pairs)))) / usual
+    return [(looks.samples[i], looks.samples[j]) for i, j in pairs], share
+
+
+def likeness_warnings(looks: Looks, exact: set[frozenset[Path]]) -> list[str]:
+    """What is said of images that are nearly the same; `exact` are pairs of files of which it is said already."""
+    kinds: dict[str, list[str]] = defaultdict(list)
+    for one, other in near_copies(looks):
+        if frozenset(split_page(sample.image)[0] for sample in (one, other)) in exact:
+            continue
+        if one.split != other.split:
+            kind = "in training and test; metrics will flatter"
+        else:
+            kind = "among training images" if one.split == "train" else "in the test"
+            kind = kind if one.label == other.label else "in the test, once as good and once as anomalous"
+        kinds[kind].append(f"{one.image} and {other.image}")
+    said = []
+    for kind, pairs in kinds.items():
+        where, _, why = kind.partition("; ")
+        count = "one pair" if len(pairs) == 1 else f"{len(pairs)} pairs"
+        said.append(f"nearly the same image {where}, {count}: {', '.join(pairs[:3])}" + (why and f"; {why}"))
+    neighbours, share = alike_neighbours(looks)
+    if neighbours and share < ALIKE:
+        train, test = neighbours[0]
+        said.append(
+            f"{len(neighbours)} pairs of images with consecutive numbers lie in training and test, such as "
+            f"{train.image} and {test.image}, and differ by {share:.2f} of what two images usually do: if they are "
+            "of one film or one part, keep them on one side, or metrics will flatter"
+        )
+    return said

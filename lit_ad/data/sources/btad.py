@@ -1,0 +1,51 @@
+"""BTAD, the beanTech Anomaly Detection data set: PRODUCT/train/ok, PRODUCT/test/{ok,ko}, PRODUCT/ground_truth/ko."""
+
+from pathlib import Path
+from typing import Any
+
+from lit_ad.batch import Sample
+from lit_ad.data.sources.source import Source, choose, find_root, holds_images, list_folders, list_images, pair_masks
+from lit_ad.errors import UserError
+
+
+class BTAD(Source):
+    """BTAD's three products (Mishra et al., https://arxiv.org/abs/2104.10036). Images and masks are PNG and BMP, mixed
+    even within a product: a mask belongs to the image of its name, whatever the suffix. What is not black in it counts.
+
+    Args:
+        root: The folder of products 01, 02 and 03, or the one that holds it, BTech_Dataset_transformed.
+        category: The products to take, a list of them in quotes, or YAML makes numbers of them: ["01", "03"]; all of
+            them if not given.
+    """
+
+    def __init__(self, root: Path, category: str | list[str] | None = None) -> None:
+        self.root, self.category = Path(root).expanduser(), category
+
+    def samples(self) -> list[Sample]:
+        listed = [sample for folder in self._products() for sample in list_product(folder)]
+        return sorted(listed, key=lambda sample: sample.split, reverse=True)  # train, test; stable within each
+
+    def tasks(self) -> dict[str, dict[str, Any]]:
+        """Each product."""
+        return {folder.name: {"category": folder.name} for folder in self._products()}
+
+    def _products(self) -> list[Path]:
+        root = find_root(self.root, lambda folder: bool(products(folder)))
+        found = products(root)
+        if not found:
+            raise UserError(f"no product in {self.root}: expected folders 01, 02 and 03 that hold train/ok")
+        return [found[name] for name in choose(self.category, found, root)]
+
+
+def products(folder: Path) -> dict[str, Path]:
+    """The products in a folder, by name."""
+    return {inner.name: inner for inner in list_folders(folder) if (inner / "train" / "ok").is_dir()}
+
+
+def list_product(root: Path) -> list[Sample]:
+    """The samples of one product, named as elsewhere: ok is good."""
+    listed = [Sample(image, 0, None, root.name) for image in list_images(root / "train" / "ok")]
+    anomalous, truth = list_images(root / "test" / "ko"), root / "ground_truth" / "ko"
+    masks = pair_masks(anomalous, list_images(truth)) if holds_images(truth) else {}
+    listed += [Sample(x, 1, masks.get(x), root.name, "ko", "test", mask_above=0) for x in anomalous]
+    return listed + [Sample(x, 0, None, root.name, split="test") for x in list_images(root / "test" / "ok")]

@@ -1,0 +1,153 @@
+"""KolektorSDD (kosNN/PartM.jpg, PartM_label.bmp) and KolektorSDD2 ({train,test}/NNNNN.png, NNNNN_GT.png).
+
+Every image has a mask, and one with any pixel above 0 in it is defective: masks are read when samples are listed.
+"""
+
+import pickle
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from lit_ad.batch import Sample, Split
+from lit_ad.data.masks import read_mask
+from lit_ad.data.sources.source import Source, existing, find_root, list_folders, list_images
+from lit_ad.errors import UserError
+
+FOLDS = 3  # as in the paper
+
+
+class KolektorSDD(Source):
+    """Electrical commutators (Tabernik et al., https://arxiv.org/abs/1903.08572), eight surfaces of each of 50 items.
+
+    The test is a third of the items, and training takes the nominal images of the others; no item is on both sides, in
+    validation neither.
+
+    Args:
+        root: The folder of kos01, kos02, ..., or the one that holds it.
+        fold: Which third is the test: 0, 1 or 2.
+        splits: The authors' split.pyb (in KolektorSDD-training-splits.zip), whose folds they are; `read_folds` opens it
+            as data. None: folds of our own, every third item.
+    """
+
+    def __init__(self, root: Path, fold: int = 0, splits: Path | None = None) -> None:
+        self.root, self.fold = Path(root).expanduser(), fold
+        self.splits = None if splits is None else Path(splits).expanduser()
+        if fold not in range(FOLDS):
+            raise UserError(f"fold is {fold}, but it must be 0, 1 or 2")
+
+    def samples(self) -> list[Sample]:
+        root = find_root(self.root, lambda folder: bool(items(folder)))
+        if not items(root):
+            raise UserError(
+                f"no item in {self.root}: expected folders kos01, kos02, ... of PartM.jpg and PartM_label.bmp"
+            )
+        there = [folder.name for folder in items(root)]
+        test = there[self.fold :: FOLDS] if self.splits is None else items_to_test(self.splits, self.fold, there)
+        listed: list[Sample] = []
+        for folder in items(root):
+            split: Split = "test" if folder.name in test else "train"
+            listed += list_masked(list_images(folder), "_label", split, "kolektor_sdd", folder.name)
+        return nominal_to_train(listed)
+
+    def tasks(self) -> dict[str, dict[str, Any]]:
+        """Each fold."""
+        return {f"fold_{fold}": {"fold": fold} for fold in range(FOLDS)}
+
+
+class KolektorSDD2(Source):
+    """Surfaces of production items (Bozic et al., https://arxiv.org/abs/2104.06064), with their own training and test.
+    Of the training images the nominal ones are taken.
+
+    Args:
+        root: The folder of train and test.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root).expanduser()
+
+    def samples(self) -> list[Sample]:
+        splits: tuple[Split, ...] = ("train", "test")
+        listed: list[Sample] = []
+        for split in splits:
+            images = [image for image in list_images(self.root / split) if not image.stem.endswith("(copy)")]
+            listed += list_masked(images, "_GT", split, "kolektor_sdd2")
+        return nominal_to_train(listed)
+
+    def remarks(self) -> list[str]:
+        """The published archive holds an image and its mask twice."""
+        copies = [path for path in list_images(self.root / "train") if path.stem.endswith("(copy)")]
+        return [f"copies are left out: {', '.join(map(str, copies))}"] if copies else []
+
+
+class PlainUnpickler(pickle.Unpickler):
+    """Reads a pickle of lists, texts and numbers. A class or a function, which could do anything, is refused."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise UserError(f"asks for {module}.{name}, and lists of names need no code")
+
+
+def read_folds(path: Path) -> list[tuple[list[str], list[str]]]:
+    """The items to train and to test on, of each fold, in a file of the authors: a pickle of (train, test, all) or
+    (train, test), the first two with a list for each fold, of names, or of (name, whether its masks may be used).
+
+    Raises UserError on anything else; nothing in the file is run.
+    """
+    existing(path, "no splits")
+    try:
+        with path.open("rb") as file:
+            train, test, *_ = PlainUnpickler(file).load()
+        folds = [(names(ours), names(others)) for ours, others in zip(train, test, strict=True)]
+        if len(folds) != FOLDS or not all(isinstance(name, str) for fold in folds for rows in fold for name in rows):
+            raise ValueError(f"expected {FOLDS} lists of names to train on, and as many to test on")
+    except Exception as error:  # a wrong pickle ends in all sorts
+        raise UserError(
+            f"{path} is not the authors' split.pyb of KolektorSDD: {error}; take it from "
+            "KolektorSDD-training-splits.zip, or leave `splits` out"
+        ) from error
+    return folds
+
+
+def names(rows: Iterable[Any]) -> list[str]:
+    """Of rows that are names, or begin with one."""
+    return [row if isinstance(row, str) else row[0] for row in rows]
+
+
+def items_to_test(path: Path, fold: int, there: list[str]) -> set[str]:
+    """The items to test on, of a file's fold. Raises UserError where it lists other items than are there."""
+    train, test = map(set, read_folds(path)[fold])
+    both, missing, unknown = train & test, set(there) - train - test, (train | test) - set(there)
+    for wrong, what in ((both, "in training and in test"), (missing, "in neither"), (unknown, "which is not there")):
+        if wrong:
+            raise UserError(f"fold {fold} of {path} has {min(wrong)} {what}")
+    return test
+
+
+def items(folder: Path) -> list[Path]:
+    """The folders of items in a folder."""
+    return [inner for inner in list_folders(folder) if inner.name.startswith("kos") and inner.name[3:].isdigit()]
+
+
+def list_masked(files: Iterable[Path], ending: str, split: Split, category: str, item: str = "") -> list[Sample]:
+    """The images among files, where each has a mask named like it with an `ending`.
+
+    Raises UserError on an image without its mask, and on a mask without its image.
+    """
+    masks = {path.stem.removesuffix(ending): path for path in files if path.stem.endswith(ending)}
+    images = {path.stem: path for path in files if not path.stem.endswith(ending)}
+    for stem in sorted(masks.keys() ^ images.keys()):
+        if stem in images:
+            raise UserError(f"image without a mask: {images[stem]} has no {stem}{ending} beside it, so it has no label")
+        raise UserError(f"mask without an image: {masks[stem]} belongs to no image named {stem}")
+    with ThreadPoolExecutor() as pool:
+        anomalous = list(pool.map(lambda stem: bool(read_mask(masks[stem], 0).any()), images))
+    return [
+        Sample(image, int(bad), masks[stem] if bad else None, category, "defect" if bad else "good", split, "", item, 0)
+        for (stem, image), bad in zip(images.items(), anomalous, strict=True)
+    ]
+
+
+def nominal_to_train(listed: list[Sample]) -> list[Sample]:
+    """The nominal ones of the training images, then all of the test."""
+    train = [sample for sample in listed if sample.split == "train" and sample.label == 0]
+    return train + [sample for sample in listed if sample.split == "test"]

@@ -1,0 +1,91 @@
+"""Data in the layout of MVTec AD: CATEGORY/train/good, CATEGORY/test/DEFECT, CATEGORY/ground_truth/DEFECT."""
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from lit_ad.batch import Sample, Split
+from lit_ad.data.sources.source import Source, choose, holds_images, list_folders, list_images, pair_masks
+from lit_ad.errors import UserError
+
+OTHER_NAMES = ("gt", "mask", "masks", "label", "labels", "truth")  # that people give ground_truth
+
+
+class MVTec(Source):
+    """Images in the layout of MVTec AD, in any of the usual file formats.
+
+    `test` and `ground_truth` may be absent, and any mask; a mask is `ground_truth/DEFECT/X_mask.png` or `X.png`.
+
+    Args:
+        root: One category (the folder that holds train/good), or a folder of categories.
+        category: The categories to take from a folder of categories; all of them if not given.
+    """
+
+    def __init__(self, root: Path, category: str | list[str] | None = None) -> None:
+        self.root = Path(root).expanduser()
+        self.category = [category] if isinstance(category, str) else category
+
+    def samples(self) -> list[Sample]:
+        listed = [sample for folder in self._categories() for sample in list_category(folder)]
+        return sorted(listed, key=lambda sample: sample.split, reverse=True)  # train, test; stable within each
+
+    def tasks(self) -> dict[str, dict[str, Any]]:
+        """Each category."""
+        folders = self._categories()
+        if folders == [self.root]:
+            return {self.root.absolute().name: {}}
+        return {folder.name: {"category": folder.name} for folder in folders}
+
+    def remarks(self) -> list[str]:
+        """Folders beside `train` whose names are nearly `test` or `ground_truth`, where there is no such folder."""
+        said = []
+        for root in self._categories():
+            try:
+                names = {folder.name for folder in list_folders(root)}
+            except UserError:  # a folder that may be entered but not listed will do
+                continue
+            for absent in sorted({"test", "ground_truth"} - names):
+                others = {name.lower().replace("-", "_"): name for name in names - {"train", "test", "ground_truth"}}
+                near = get_close_matches(absent, others, n=1, cutoff=0.7)
+                near += [name for name in others if absent == "ground_truth" and name in OTHER_NAMES]
+                if near:
+                    said.append(f"{root / others[near[0]]} is not read: it should be called {absent}")
+        return said
+
+    def _categories(self) -> list[Path]:
+        if (self.root / "train" / "good").is_dir():
+            here = self.root.absolute()
+            if self.category not in (None, [here.name]):
+                raise UserError(f"{self.root} is itself one category, so it has no category {self.category}")
+            return [self.root]
+        found = {folder.name: folder for folder in list_folders(self.root) if (folder / "train" / "good").is_dir()}
+        if not found:
+            raise UserError(
+                f"no nominal image in {self.root}: expected train/good in it (one category), or folders that hold "
+                "train/good (categories)"
+            )
+        return [found[name] for name in choose(self.category, found, self.root)]
+
+
+def list_category(root: Path) -> list[Sample]:
+    """The samples of one category. Folders beside train/good count as anomalous, there as in test."""
+    category = root.absolute().name
+    defects = {folder.name for folder in list_folders(root / "test")}
+    for folder in list_folders(root / "ground_truth"):
+        if folder.name not in defects and holds_images(folder):
+            near = get_close_matches(folder.name, defects, n=1) or ["DEFECT"]
+            raise UserError(
+                f"masks without images: {folder} has no test/{folder.name} beside it; a folder of masks is called like "
+                f"that of its images, such as ground_truth/{near[0]} for test/{near[0]}"
+            )
+    splits: tuple[Split, ...] = ("train", "test")
+    listed = []
+    for split in splits:
+        for folder in list_folders(root / split):
+            defect, truth = folder.name, root / "ground_truth" / folder.name
+            images = list_images(folder)
+            label = int(defect != "good")
+            masked = split == "test" and (truth.is_dir() if label else holds_images(truth))  # good images need none
+            masks = pair_masks(images, list_images(truth)) if masked else {}
+            listed += [Sample(image, label, masks.get(image), category, defect, split) for image in images]
+    return listed

@@ -1,0 +1,208 @@
+"""MVTec LOCO AD: logical and structural anomalies, a folder of masks for each image, a validation split of its own.
+
+Bergmann et al., https://doi.org/10.1007/s11263-022-01578-9.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from lit_ad.batch import Sample
+from lit_ad.data.masks import mask_files
+from lit_ad.data.sources.mvtec import MVTec
+from lit_ad.data.sources.source import holds_images, list_folders, list_images, pair_masks
+from lit_ad.errors import UserError
+from lit_ad.evaluation.protocols import Defect, Rules
+from lit_ad.image.pixels import open_image
+
+SUBSETS = {"logical_anomalies": "logical", "structural_anomalies": "structural"}
+CONFIG = "defects_config.json"
+SPRO = (
+    "area under the saturated per-region overlap up to a false positive rate of {}, divided by it; a mask file is one "
+    f"defect, saturated as {CONFIG} says; logical and structural anomalies apart, each with all good images, and the "
+    "mean of both; at full resolution, by all thresholds"
+)
+METRICS = {
+    "image_auroc": "of the method's image score; logical and structural anomalies apart, each with all good images, "
+    "and the mean of both",
+    **{f"spro_{name}": SPRO.format(limit) for name, limit in (("05", 0.05), ("01", 0.01), ("10", 0.1))},
+    **{f"spro_{name}": SPRO.format(limit) for name, limit in (("30", 0.3), ("100", 1))},
+}
+ARCHIVE = "such copies of the data set are about, and have lost what sPRO needs: take the masks from its own archive"
+
+Saturation = tuple[float, bool]  # the threshold of a defect, and whether it is a share of its area
+
+
+class MVTecLOCO(MVTec):
+    """MVTec LOCO AD, scored by its own rules. `validation/good` is held out; nothing is cut from training for that.
+
+    Masks are `ground_truth/TYPE/NNN/000.png`, one file for each defect, whose value is its id in `defects_config.json`.
+    A merged copy, which has one mask for all defects of an image, or one value for all of them, is read too, but has
+    lost what sPRO needs, which is then left out.
+
+    Args:
+        root: One category (the folder that holds train/good), or a folder of categories.
+        category: The categories to take from a folder of categories; all of them if not given.
+    """
+
+    def samples(self) -> list[Sample]:
+        folders = self._categories()
+        for folder in folders:
+            read_config(folder / CONFIG)  # a wrong one is told now, and not after the training
+        order = ("train", "validation", "test")
+        return sorted(
+            (s for folder in folders for s in list_loco(folder)), key=lambda sample: order.index(sample.split)
+        )
+
+    def remarks(self) -> list[str]:
+        """Why there is no sPRO of a category. Of one that has it, all masks are read: raises UserError where one holds
+        no defect's id, which the test would find after hours of training."""
+        said = [*super().remarks(), *self.rules().remarks]
+        for folder in self._categories():
+            samples, config = list_loco(folder), read_config(folder / CONFIG)
+            if not why_no_spro(samples, config):
+                with ThreadPoolExecutor() as pool:
+                    files = [file for sample in samples if sample.label for file in mask_files(sample.mask)]
+                    wrong = [text for text in pool.map(partial(no_defect, config), files) if text]
+                if wrong:
+                    more = f" (and {len(wrong) - 1} others)" if len(wrong) > 1 else ""
+                    raise UserError(wrong[0] + more)
+        return said
+
+    def rules(self) -> Rules:
+        """sPRO and image AUROC, logical and structural anomalies apart."""
+        folders = {folder.absolute().name: folder for folder in self._categories()}
+        configs = {name: read_config(folder / CONFIG) for name, folder in folders.items()}
+        missing = {name: why_no_spro(list_loco(folder), configs[name]) for name, folder in folders.items()}
+
+        def defects(sample: Sample) -> list[Defect] | None:
+            if missing[sample.category]:
+                return None
+            return [read_defect(file, configs[sample.category]) for file in mask_files(sample.mask)]
+
+        said = tuple(f"{name}: no sPRO, since {why}" for name, why in missing.items() if why)
+        return Rules("MVTec LOCO AD", METRICS, ("image_auroc", "spro_05"), SUBSETS, defects, said)
+
+
+def list_loco(root: Path) -> list[Sample]:
+    """The samples of one category. Raises UserError where its folders are not those of MVTec LOCO AD."""
+    category = root.absolute().name
+    listed = [Sample(image, 0, None, category) for image in list_images(root / "train" / "good")]
+    listed += [Sample(x, 0, None, category, split="validation") for x in list_images(root / "validation" / "good")]
+    for folder in list_folders(root / "test"):
+        if folder.name not in ("good", *SUBSETS):
+            raise UserError(
+                f"{folder} is no folder of MVTec LOCO AD, whose test holds good, {' and '.join(SUBSETS)}: data of "
+                "other defect types is read by the MVTec source"
+            )
+        images, label = list_images(folder), int(folder.name != "good")
+        masks = pair_masks_and_folders(images, root / "ground_truth" / folder.name) if label else {}
+        listed += [Sample(image, label, masks.get(image), category, folder.name, "test") for image in images]
+    return listed
+
+
+def pair_masks_and_folders(images: Sequence[Path], truth: Path) -> dict[Path, Path]:
+    """Image -> the folder of its masks, or its one mask. Raises UserError where one of them belongs to no image."""
+    pairs = pair_masks(images, list_images(truth) if holds_images(truth) else [])
+    named = {image.stem: image for image in images}
+    for folder in list_folders(truth):
+        if folder.name not in named:
+            raise UserError(f"masks without an image: {folder} belongs to no image named {folder.name}")
+        pairs[named[folder.name]] = folder
+    return pairs
+
+
+def read_config(file: Path) -> dict[int, Saturation]:
+    """The saturation of each defect by its id, the value of its pixels; nothing where there is no such file.
+
+    Raises UserError on an entry that says something else.
+    """
+    if not file.is_file():
+        return {}
+    found: dict[int, Saturation] = {}
+    try:
+        for entry in json.loads(file.read_text()):
+            threshold, relative = float(entry["saturation_threshold"]), bool(entry["relative_saturation"])
+            if not (0 < threshold <= 1 if relative else 1 <= threshold < np.inf):
+                raise UserError(
+                    f"{file}: the saturation_threshold of {entry.get('defect_name')} is {threshold:g}, but it must be "
+                    + ("a share in (0, 1]" if relative else "1 pixel or more")
+                )
+            if int(entry["pixel_value"]) in found:
+                raise UserError(f"{file} has two defects of pixel_value {entry['pixel_value']}")
+            found[int(entry["pixel_value"])] = (threshold, relative)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{file} is no list of defects with pixel_value, saturation_threshold and relative_saturation: "
+            f"{type(error).__name__} {error}; take it from the data set's archive"
+        ) from error
+    return found
+
+
+def why_no_spro(samples: Iterable[Sample], config: dict[int, Saturation]) -> str:
+    """Why the masks of a category do not tell its defects apart; nothing where they do."""
+    anomalous = [sample for sample in samples if sample.label]
+    bare = [sample for sample in anomalous if sample.mask is None]
+    if bare:
+        return f"{len(bare)} of {len(anomalous)} anomalous images have no masks, such as {bare[0].image}"
+    if not config:
+        return f"there is no {CONFIG} in its folder"
+    flat = [sample.mask for sample in anomalous if sample.mask is not None and sample.mask.is_file()]
+    if flat:
+        return f"its masks are merged: {flat[0]} is one file for all defects of an image, not a folder; {ARCHIVE}"
+    files = [file for sample in anomalous for file in mask_files(sample.mask)]
+    types = {sample.defect for sample in anomalous}
+    values = ids(grey(files[0])) if files else []
+    lost = not config.keys() & values or (len(config) > 1 and len(types) > 1)  # or it is the only defect there is
+    if len(values) == 1 and lost and all(ids(grey(file)) == values for file in files):  # ends with the first other id
+        return (
+            f"its masks are merged: all of them hold {values[0]} alone, such as {files[0]}, and not the ids of "
+            f"{CONFIG}; {ARCHIVE}"
+        )
+    return ""
+
+
+def read_defect(file: Path, config: dict[int, Saturation]) -> Defect:
+    """The defect that a mask file marks. Raises UserError where it holds no id of the configuration, or several."""
+    values = grey(file)
+    found = ids(values)
+    if len(found) != 1 or found[0] not in config:
+        said = ", ".join(map(str, found)) or "0 alone"
+        raise UserError(
+            f"{file} holds {said} where it should hold 0 and the id of one defect, which are "
+            f"{', '.join(map(str, sorted(config)))} in {CONFIG}; take it from the data set's archive"
+        )
+    mask = values > 0
+    return Defect(mask, saturation_area(*config[found[0]], int(mask.sum())))
+
+
+def no_defect(config: dict[int, Saturation], file: Path) -> str:
+    """What `read_defect` would say of a mask file that it refuses; nothing of another."""
+    try:
+        read_defect(file, config)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def grey(file: Path) -> np.ndarray:
+    """A mask file, (H, W). Raises UserError where it is not grey."""
+    values = np.asarray(open_image(file))
+    if values.ndim != 2:
+        raise UserError(f"{file} has colours, but a mask of MVTec LOCO AD is grey: take it from the data set's archive")
+    return values
+
+
+def ids(values: np.ndarray) -> list[int]:
+    """The values of a mask (H, W) beside 0, ascending."""
+    return [int(value) for value in np.unique(values) if value]
+
+
+def saturation_area(threshold: float, relative: bool, area: int) -> int:
+    """How many of a defect's `area` pixels count as all of it, at least one: a share of them rounded down, or a number
+    of pixels of the full resolution, no more than it has."""
+    return max(1, int(threshold * area) if relative else min(int(threshold), area))

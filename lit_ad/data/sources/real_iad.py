@@ -1,0 +1,86 @@
+"""Real-IAD: five views of each part, listed in a JSON file for each category."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from lit_ad.batch import Sample, Split
+from lit_ad.data.sources.source import Source, choose, existing, list_folders, readable
+from lit_ad.errors import UserError
+
+VIEW = re.compile(r"(.+)_C\d+(_.*)?")  # NAME_C1_TIME: views of one part share NAME
+
+
+class RealIAD(Source):
+    """Real-IAD (Wang et al., https://arxiv.org/abs/2403.12580), by its JSON splits.
+
+    Labels are the JSON's, since many images in the folders of defects are views without any. A mask's values above 127
+    count. The views of a part are its item, which gives `sample_auroc` where the test has several of them.
+
+    Args:
+        root: The folder that holds those of images and of splits.
+        category: The categories to take; all of them if not given.
+        images: The folder of images, by its size: realiad_256, realiad_512, realiad_1024, or the raw ones.
+        splits: The folder of JSON files, with its path from root, such as realiad_jsons/realiad_jsons_sv (one view).
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        category: str | list[str] | None = None,
+        images: str = "realiad_1024",
+        splits: str = "realiad_jsons/realiad_jsons",
+    ) -> None:
+        self.root, self.category = Path(root).expanduser(), category
+        self.images, self.splits = self.root / images, self.root / splits
+
+    def samples(self) -> list[Sample]:
+        if not self.images.is_dir():
+            there = ", ".join(folder.name for folder in list_folders(self.root)) or "no folder"
+            raise UserError(
+                f"{self.images} is not a folder: set `images` to that of Real-IAD's images; there are {there}"
+            )
+        splits = self._splits()
+        listed = [sample for name in splits for sample in list_split(splits[name], self.images)]
+        return sorted(listed, key=lambda sample: sample.split, reverse=True)  # train, test; stable within each
+
+    def tasks(self) -> dict[str, dict[str, Any]]:
+        """Each category."""
+        return {name: {"category": name} for name in self._splits()}
+
+    def _splits(self) -> dict[str, Path]:
+        """The JSON file of each category that is asked for."""
+        with readable():
+            found = {path.stem: path for path in sorted(self.splits.glob("*.json"))}
+        if not found:
+            raise UserError(f"no CATEGORY.json in {self.splits}: set `splits` to the folder of Real-IAD's JSON files")
+        return {name: found[name] for name in choose(self.category, found, self.splits)}
+
+
+def list_split(path: Path, images: Path) -> list[Sample]:
+    """The samples of one JSON file. Raises UserError that names the entry that does not fit."""
+    try:
+        values = json.loads(existing(path, "Real-IAD").read_text())
+        nominal, prefix = values["meta"]["normal_class"], values["meta"].get("prefix", "")
+        entries: list[tuple[Split, Any]] = [("train", values["train"]), ("test", values["test"])]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is no split of Real-IAD: {type(error).__name__} {error}") from error
+    listed = []
+    for split, rows in entries:
+        for number, row in enumerate(rows):
+            where = f"{path}, {split}[{number}]"
+            try:
+                defect, image, mask = row["anomaly_class"], images / prefix / row["image_path"], row.get("mask_path")
+                category = row["category"]
+            except (KeyError, TypeError, AttributeError) as error:
+                raise UserError(f"{where} is {row}: expected category, anomaly_class, image_path, mask_path") from error
+            label, named = int(defect != nominal), VIEW.fullmatch(image.stem)
+            if named is None:
+                raise UserError(f"{where}: {image.name} has no _C1 to _C5 in its name, which tells the view")
+            if split == "train" and label:
+                raise UserError(f"{where} is anomalous ({defect}): training takes nominal images, not the noisy splits")
+            truth = existing(images / prefix / mask, where) if label and mask else None
+            kind = defect if label else "good"
+            listed.append(Sample(existing(image, where), label, truth, category, kind, split, "", named[1], 127))
+    return listed

@@ -1,0 +1,102 @@
+"""VisA, as published (OBJECT/Data, split_csv) or converted by its authors' script (SPLIT/OBJECT in MVTec's layout)."""
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from lit_ad.batch import Sample, Split
+from lit_ad.data.sources.source import Source, choose, existing, find_root, list_folders, list_images, pair_masks
+from lit_ad.errors import UserError
+
+COLUMNS = ("object", "split", "label", "image", "mask")
+Official = Literal["1cls", "2cls_highshot", "2cls_fewshot"]
+LABELS = {"normal": 0, "anomaly": 1}
+
+
+class VisA(Source):
+    """VisA's twelve objects (Zou et al., https://arxiv.org/abs/2207.14315). Its masks hold ids of classes of defects:
+    anything but 0 counts. The anomalous training images of the two-class splits are left out.
+
+    Args:
+        root: The folder that holds split_csv, or of the converted data 1cls, or that of the objects in it.
+        category: The objects to take; all of them if not given.
+        split: The official split: 1cls, or one whose nominal training images are other or fewer.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        category: str | list[str] | None = None,
+        split: Official = "1cls",
+    ) -> None:
+        self.root, self.category, self.split = Path(root).expanduser(), category, split
+
+    def samples(self) -> list[Sample]:
+        return [sample for sample in self._listed() if sample.split == "test" or sample.label == 0]
+
+    def tasks(self) -> dict[str, dict[str, Any]]:
+        """Each object."""
+        return {name: {"category": name} for name in dict.fromkeys(sample.category for sample in self._listed())}
+
+    def remarks(self) -> list[str]:
+        """The training images that are left out."""
+        left = sum(sample.split == "train" and sample.label == 1 for sample in self._listed())
+        return [f"{left} anomalous training images of {self.split} are left out"] if left else []
+
+    def _listed(self) -> list[Sample]:
+        """All of the split, anomalous training images included; training first, then as published."""
+        root = find_root(
+            self.root, lambda folder: (folder / "split_csv").is_dir() or bool(converted(folder, self.split))
+        )
+        objects = converted(root, self.split)
+        if objects:
+            chosen = choose(self.category, objects, root)
+            listed = [sample for name in chosen for sample in list_converted(objects[name])]
+        else:
+            table = existing(
+                root / "split_csv" / f"{self.split}.csv", f"neither VisA nor its conversion in {self.root}"
+            )
+            rows = list(list_rows(root, table))
+            chosen = choose(self.category, dict.fromkeys(sample.category for sample in rows), table)
+            listed = [sample for sample in rows if sample.category in chosen]
+            for sample in listed:
+                existing(sample.image, str(table))
+                existing(sample.mask or sample.image, str(table))
+        return sorted(listed, key=lambda sample: sample.split, reverse=True)
+
+
+def list_rows(root: Path, table: Path) -> Iterator[Sample]:
+    """The samples that a table lists. Raises UserError that names a row that does not fit."""
+    with table.open(newline="", encoding="utf-8-sig") as file:
+        for number, row in enumerate(csv.DictReader(file), 2):
+            known = row.get("split") in ("train", "test") and row.get("label") in LABELS and row.get("image")
+            if list(row) != list(COLUMNS) or not known:
+                raise UserError(
+                    f"row {number} of {table} is {', '.join(str(value) for value in row.values())}: expected "
+                    f"{', '.join(COLUMNS)}, with split train or test, and label normal or anomaly"
+                )
+            split: Split = "train" if row["split"] == "train" else "test"
+            label, mask = LABELS[row["label"]], root / row["mask"] if row["mask"] else None
+            defect = "anomaly" if label else "good"
+            yield Sample(root / row["image"], label, mask, row["object"], defect, split, mask_above=0)
+
+
+def converted(root: Path, split: str) -> dict[str, Path]:
+    """The objects of converted data in ROOT/SPLIT, or in ROOT where it is named SPLIT or is 1cls under another name."""
+    inside = root / split if (root / split).is_dir() else root
+    if inside.absolute().name != split and (split != "1cls" or inside.absolute().name in get_args(Official)):
+        return {}
+    return {folder.name: folder for folder in list_folders(inside) if (folder / "train" / "good").is_dir()}
+
+
+def list_converted(folder: Path) -> list[Sample]:
+    """The samples of one object; the masks of the two-class splits lie by split."""
+    listed = [Sample(x, 0, None, folder.name) for x in list_images(folder / "train" / "good")]
+    if (folder / "train" / "bad").is_dir():
+        listed += [Sample(x, 1, None, folder.name, "bad") for x in list_images(folder / "train" / "bad")]
+    truth = folder / "ground_truth" / "test" / "bad"
+    bad = list_images(folder / "test" / "bad")
+    masks = pair_masks(bad, list_images(truth if truth.is_dir() else folder / "ground_truth" / "bad"))
+    listed += [Sample(x, 1, masks.get(x), folder.name, "bad", "test", mask_above=0) for x in bad]
+    return listed + [Sample(x, 0, None, folder.name, split="test") for x in list_images(folder / "test" / "good")]

@@ -1,0 +1,312 @@
+"""A trained detector for programs: an image in, a verdict out. Nothing of training is imported.
+
+With an exported file it needs NumPy, Pillow and that file's runtime; with a checkpoint also torch and lit_ad's methods.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from queue import Full, Queue
+from threading import Event, Thread
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from lit_ad.detector.card import Card, Run, Share
+from lit_ad.detector.decision import Decision, Region, regions
+from lit_ad.detector.runtimes import load_exported
+from lit_ad.errors import UserError
+from lit_ad.files import atomic_write
+from lit_ad.image.pixels import Pixels, to_rgb
+from lit_ad.image.roi import Roi
+from lit_ad.image.view import Box, Floats, original_map, visible
+from lit_ad.machine import cores
+
+ImageLike = str | Path | Image.Image | NDArray[Any]
+EXPORTED = (".onnx", ".xml", ".pt2")  # of ONNX Runtime, OpenVINO and torch.export
+CALLERS = min(4, cores())  # threads among which a stream shares the cores
+WORKERS = CALLERS + 1  # of a stream: one reads while the others compute
+Looked = tuple[Pixels, Pixels, Box]  # an image, the network's input of it, and the box that it fills there
+
+
+@dataclass(frozen=True)
+class Detection:
+    """What a detector says of one image. Map, mask and regions are made when they are first asked for."""
+
+    image: Pixels  # (H, W, 3) uint8, as it was judged: upright, RGB
+    score: float  # raw; higher is more anomalous
+    seen: Floats | None = None  # (h, w): the map of the network's input; None of image-level methods
+    box: Box = (0, 0, 0, 0)  # that the image fills in it
+    decision: Decision | None = None
+    category: str | None = None  # whose thresholds count; None: those of all together
+    roi: Roi | None = None  # what is looked at of the image; outside, the map has the lowest value that it has inside
+
+    @property
+    def p_value(self) -> float | None:
+        """How probable a score this high is of a nominal image. None without held-out images."""
+        return None if self.decision is None else float(self.decision.p_value(self.score, self.category))
+
+    @property
+    def anomalous(self) -> bool | None:
+        """The verdict at the decision's false-alarm rate."""
+        return None if self.decision is None else self.decision.anomalous(self.score, self.category)
+
+    @cached_property
+    def anomaly_map(self) -> Floats | None:
+        """(H, W), raw. None of image-level methods."""
+        if self.seen is None:
+            return None
+        height, width = self.seen.shape
+        return original_map(self.seen, (height, width), self.box, (self.image.shape[0], self.image.shape[1]), self.roi)
+
+    @cached_property
+    def mask(self) -> NDArray[np.bool_] | None:
+        """(H, W): anomalous pixels. None without a map, or without a threshold for it."""
+        if self.anomaly_map is None or self.decision is None or self.decision.pixel_threshold(self.category) is None:
+            return None
+        found = self.decision.mask(self.anomaly_map, self.category)
+        return found if self.roi is None else found & self.roi.mask((self.image.shape[0], self.image.shape[1]))
+
+    @cached_property
+    def regions(self) -> list[Region]:
+        """Connected anomalous pixels, the highest peak first."""
+        return [] if self.mask is None or self.anomaly_map is None else regions(self.mask, self.anomaly_map)
+
+    @property
+    def colour_range(self) -> tuple[float, float] | None:
+        """Of heatmaps: its middle is the pixel threshold."""
+        return None if self.decision is None else self.decision.colour_range(self.category)
+
+    def plot(self) -> Image.Image:
+        """The image, and beside it the map over the grey image, anomalous pixels outlined."""
+        panels = [self.image]
+        if self.anomaly_map is not None:
+            low, high = self.colour_range or (float(self.anomaly_map.min()), float(self.anomaly_map.max()))
+            heat = np.clip((self.anomaly_map - low) / max(high - low, 1e-30), 0, 1)
+            grey = self.image.mean(axis=2, keepdims=True)
+            over = 0.35 * grey + 0.65 * heat_colours(heat)
+            if self.mask is not None:
+                over[outline(self.mask)] = (0, 255, 0)
+            panels.append(over.astype(np.uint8))
+        gap = np.full((self.image.shape[0], 4, 3), 255, np.uint8)
+        return Image.fromarray(np.hstack([part for panel in panels for part in (panel, gap)][:-1]))
+
+    def save(self, path: str | Path) -> None:
+        """Write `plot()` to a file of that suffix. Raises UserError if it cannot be written."""
+        path = Path(path)
+        if path.suffix.lower() not in Image.registered_extensions():
+            raise UserError(f"{path} has no suffix of an image: give .png or .jpg")
+        with atomic_write(path) as temporary:
+            self.plot().save(temporary, format=Image.registered_extensions()[path.suffix.lower()])
+
+
+class Detector:
+    """Judges images as training's own evaluation does.
+
+    Args:
+        run: The network.
+        card: What is known of it.
+        share: The network for several callers at a time. None: `run` is.
+
+    Example:
+        detector = Detector.load("runs/stfpm/20260101-120000")
+        verdict = detector("part.png")
+        print(verdict.anomalous, verdict.p_value, verdict.regions)
+    """
+
+    def __init__(self, run: Run, card: Card, share: Share | None = None) -> None:
+        self.run, self.card, self.share = run, card, share
+
+    @classmethod
+    def load(cls, path: str | Path, weights: str | Path | None = None, device: str = "cpu") -> "Detector":
+        """The detector in a run's directory, in a checkpoint, or in an exported file.
+
+        Args:
+            path: RUN, whose best checkpoint is taken, or a file.
+            weights: The teacher's, if a checkpoint does not find them.
+            device: cpu, or what the runtime calls another one, such as cuda.
+
+        Raises:
+            UserError: There is no such file, or what it needs is not there.
+        """
+        path = Path(path).expanduser()
+        if path.is_dir():
+            found = [path / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")]
+            files = [file for file in found if file.is_file()]
+            if not files:
+                raise UserError(f"{path} is no run directory: it has neither {' nor '.join(map(str, found))}")
+            path = files[0]
+        if not path.is_file():
+            raise UserError(f"there is no detector {path}: give a run's directory or a checkpoint")
+        if path.suffix == ".ckpt":
+            from lit_ad.methods.network import load_checkpoint
+
+            return cls(*load_checkpoint(path, weights, device))
+        if path.suffix not in EXPORTED:
+            raise UserError(f"{path} is no detector: expected a checkpoint (.ckpt) or {', '.join(EXPORTED)}")
+        return cls(*load_exported(path, device))
+
+    @overload
+    def __call__(self, images: ImageLike, category: str | None = None) -> Detection: ...
+
+    @overload
+    def __call__(self, images: list[ImageLike], category: str | None = None) -> list[Detection]: ...
+
+    @overload
+    def __call__(self, images: Iterator[ImageLike], category: str | None = None) -> Iterator[Detection]: ...
+
+    def __call__(self, images: Any, category: str | None = None) -> Any:
+        """One image -> its Detection; a list -> a list; an iterator -> an iterator, as the images come.
+
+        Args:
+            images: Paths, Pillow images or arrays; see `pixels.to_rgb`.
+            category: Of a model for many products: whose thresholds count. None, or an unknown one: those of all
+                together.
+
+        Raises:
+            UserError: An image that cannot be read; it is named.
+        """
+        if isinstance(images, str | os.PathLike | Image.Image | np.ndarray):
+            return next(self._judge([self._look(images)], category))  # type: ignore[arg-type]
+        stream = self.stream(images, category)
+        return list(stream) if isinstance(images, list | tuple) else stream
+
+    def stream(
+        self, images: Iterable[ImageLike], category: str | None = None, batch_size: int = 1
+    ) -> Iterator[Detection]:
+        """The same one after the other, `batch_size` at a time where their inputs have one size.
+
+        Several threads read images and judge them, each with a part of the cores, which is faster than all cores for
+        one image. They take images from the iterator ahead, but no answer waits for images that a camera has yet to
+        give, unless they are of its batch.
+        """
+        ahead: Queue[Future[list[Detection]] | None] = Queue(WORKERS)
+        closed, judge = Event(), self.shared._judge
+
+        def work(group: list[ImageLike]) -> list[Detection]:
+            return list(judge([self._look(image) for image in group], category))
+
+        def feed(workers: ThreadPoolExecutor) -> None:
+            last: Future[list[Detection]] | None = None  # the end, or the error that ended it
+            try:
+                more = iter(images)
+                while group := list(islice(more, batch_size)):
+                    if not put(ahead, workers.submit(work, group), closed):
+                        return
+            except BaseException as error:  # the iterator's own, for the caller
+                last = Future()
+                last.set_exception(error)
+            put(ahead, last, closed)
+
+        with ThreadPoolExecutor(WORKERS) as workers:
+            Thread(target=feed, args=(workers,), daemon=True).start()
+            try:
+                while (found := ahead.get()) is not None:
+                    yield from found.result()
+            finally:
+                closed.set()
+                workers.shutdown(wait=False, cancel_futures=True)
+
+    @cached_property
+    def shared(self) -> "Detector":
+        """The same detector for several threads at a time, each of which has a part of the cores."""
+        return self if self.share is None else Detector(self.share(CALLERS), self.card)
+
+    def _look(self, image: ImageLike) -> Looked:
+        pixels = to_rgb(image, self.card.view.levels)
+        return pixels, *self.card.view(pixels)
+
+    def _judge(self, group: list[Looked], category: str | None) -> Iterator[Detection]:
+        """Images, what the network sees of them, and the boxes that they fill in it -> a Detection each."""
+        if self.card.view.tile is not None or len({pixels.shape for _, pixels, _ in group}) > 1:
+            predictions = [self._predict(pixels[None], [box]) for _, pixels, box in group]
+        else:
+            predictions = [self._predict(np.stack([of for _, of, _ in group]), [box for _, _, box in group])]
+        maps = [one[0] for found, _ in predictions for one in (found if found is not None else [])]
+        scores = [float(score) for _, found in predictions for score in found]
+        decision = self.card.decision
+        known = category if decision is not None and category in decision.scores else None
+        for i, (image, _, box) in enumerate(group):
+            yield Detection(image, scores[i], maps[i] if maps else None, box, decision, known, self.card.view.region)
+
+    def _predict(self, pixels: Pixels, boxes: list[Box]) -> tuple[Floats | None, Floats]:
+        """uint8 (n, H, W, 3) -> maps (n, 1, H, W), and scores (n,) of the content."""
+        channels_first = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
+        canvas = (pixels.shape[1], pixels.shape[2])
+        if self.card.view.tile is not None:
+            return self._predict_tiles(channels_first[0], boxes[0])
+        maps, scores = self.run(channels_first)
+        if maps is not None and self.card.map_scored:  # the run's scores are those of whole maps
+            scores = scores.copy()
+            for i, box in enumerate(boxes):
+                (top, left, bottom, right), inside = visible(box, canvas), self.card.view.inside(canvas, box)
+                if (top, left, bottom, right) != (0, 0, *canvas) or inside is not None:
+                    scores[i] = highest(maps[i, 0, top:bottom, left:right], self.card.top, inside)
+        return maps, scores
+
+    def _predict_tiles(self, image: NDArray[np.uint8], box: Box) -> tuple[Floats | None, Floats]:
+        """uint8 (3, H, W) -> map (1, 1, H, W), or none, and score (1,)."""
+        top, left, bottom, right = box
+        grid = self.card.view.grid((bottom - top, right - left))
+        assert grid is not None
+        worst = -np.inf
+        maps: list[Floats] = []
+        for tiles in grid.batches(image[:, top:bottom, left:right], self.card.view.tile_batch):
+            found, scores = self.run(tiles)
+            worst = max(worst, float(scores.max()))
+            if found is not None:
+                maps.append(found)
+        if not maps:
+            return None, np.array([worst], np.float32)
+        stitched = grid.stitch(iter(maps))
+        inside = self.card.view.inside(grid.size, (0, 0, *grid.size))
+        score = highest(stitched[0, 0], self.card.top, inside) if self.card.map_scored else worst
+        whole = np.zeros((1, 1, *image.shape[1:]), np.float32)
+        whole[:, :, top:bottom, left:right] = stitched
+        return whole, np.array([score], np.float32)
+
+
+def put(queue: Queue[Any], item: Any, closed: Event) -> bool:
+    """Wait for a place in a queue. False where nobody takes from it any more."""
+    while not closed.is_set():
+        try:
+            queue.put(item, timeout=0.1)
+            return True
+        except Full:
+            pass
+    return False
+
+
+def highest(anomaly_map: Floats, top: float, inside: NDArray[np.bool_] | None = None) -> float:
+    """The mean of the highest `top` of a map's pixels, or of those inside, one at least, as `Method.score`."""
+    values = anomaly_map.ravel() if inside is None else anomaly_map[inside]
+    count = int(top * len(values))
+    return float(values.max() if count < 2 else np.partition(values, -count)[-count:].mean(dtype=np.float64))
+
+
+def heat_colours(heat: Floats) -> NDArray[np.float64]:
+    """Black, purple, orange, yellow: (H, W) in [0, 1] -> (H, W, 3) in [0, 255], matplotlib's inferno at nine points."""
+    stops = np.linspace(0, 1, len(INFERNO))
+    return np.stack([np.interp(heat, stops, INFERNO[:, channel]) for channel in range(3)], axis=2)
+
+
+INFERNO = np.array(
+    [
+        *((0, 0, 4), (31, 12, 72), (85, 15, 109), (136, 34, 106), (186, 54, 85)),
+        *((227, 89, 51), (249, 140, 10), (249, 201, 50), (252, 255, 164)),
+    ],
+    np.float64,
+)
+
+
+def outline(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The pixels of a mask (H, W) with a neighbour outside it."""
+    padded = np.pad(mask, 1)
+    inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return mask & ~inside

@@ -1,0 +1,176 @@
+"""Exported files, run by their own runtimes. For ONNX and OpenVINO nothing of torch or of training is imported."""
+
+import importlib
+import json
+import threading
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_ad.detector.card import Card, Run, Share
+from lit_ad.errors import UserError
+from lit_ad.image.view import Floats
+from lit_ad.machine import cores
+
+KEY = "lit_ad"  # under which a file keeps its card
+
+
+def need(package: str, extra: str) -> Any:
+    """An optional package. Raises UserError that says how to install it."""
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise UserError(f"this needs the package {package}: pip install 'lit-ad[{extra}]' ({error})") from error
+
+
+@cache
+def openvino_core() -> Any:
+    """OpenVINO's entry point, one for as long as the process lives.
+
+    Each that compiles a model gives its thread a stack for signals. Of two that end in the order in which they began,
+    the second gives back the first one's, which is gone, and the next signal, a Ctrl-C say, is a segmentation fault
+    (OpenVINO 2026.4).
+    """
+    return need("openvino", "openvino").Core()
+
+
+def load_exported(file: Path, device: str = "cpu") -> tuple[Run, Card, Share]:
+    """The network of an exported file, its card, and the network for several callers.
+
+    Raises:
+        UserError: It is not one of ours, or its runtime is missing.
+    """
+    load = {".onnx": load_onnx, ".xml": load_openvino, ".pt2": load_torch}[file.suffix]
+    return load(file, device)
+
+
+def load_onnx(file: Path, device: str) -> tuple[Run, Card, Share]:
+    """By ONNX Runtime, on CUDA if `device` says so. For several callers there is a second session, of fewer threads."""
+    runtime = need("onnxruntime", "onnx")
+    providers = ["CPUExecutionProvider"] if device == "cpu" else ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+    def session(threads: int = 0) -> Any:
+        options = runtime.SessionOptions()
+        options.log_severity_level, options.intra_op_num_threads = 3, threads  # 0: as many as there are cores
+        # Threads that wait without spinning leave the cores to those that read images.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            return runtime.InferenceSession(str(file), options, providers=providers)
+        except Exception as error:  # its own kinds
+            raise UserError(f"{file} cannot be read by ONNX Runtime: {first_line(error)}") from error
+
+    def run_of(session: Any) -> Run:
+        def run(pixels: NDArray[np.uint8]) -> tuple[Floats | None, Floats]:
+            score, *maps = session.run(None, {"pixels": pixels})
+            return (maps[0] if maps else None), score
+
+        return run
+
+    whole = session()
+    card = card_of_text(whole.get_modelmeta().custom_metadata_map.get(KEY), file)
+
+    def share(callers: int) -> Run:
+        return run_of(session(max(1, cores() // callers))) if device == "cpu" else one_at_a_time(run_of(whole))
+
+    return run_of(whole), card, share
+
+
+def load_openvino(file: Path, device: str) -> tuple[Run, Card, Share]:
+    """By OpenVINO. For one caller it computes an image with all cores; for several, it is compiled once more, with a
+    stream for each."""
+    core = openvino_core()
+    try:
+        model = core.read_model(file)
+    except Exception as error:
+        raise UserError(f"{file} cannot be read by OpenVINO: {first_line(error)}") from error
+    card = card_of_text(model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None, file)
+    options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+    if device == "cpu":  # by itself it computes in bfloat16 where the processor can, and is half a per cent off
+        options["INFERENCE_PRECISION_HINT"] = "f32"
+    run = run_openvino(core.compile_model(model, "CPU" if device == "cpu" else device, options))
+
+    def share(callers: int) -> Run:
+        if device != "cpu":
+            return one_at_a_time(run)
+        streams = {**options, "PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": callers}
+        return run_openvino(core.compile_model(model, "CPU", streams))
+
+    return run, card, share
+
+
+def run_openvino(compiled: Any) -> Run:
+    """A request serves one thread at a time, so that each thread has its own."""
+    outputs, own = compiled.outputs, threading.local()
+
+    def run(pixels: NDArray[np.uint8]) -> tuple[Floats | None, Floats]:
+        if not hasattr(own, "request"):
+            own.request = compiled.create_infer_request()
+        found = own.request.infer({"pixels": pixels})
+        return (found[outputs[1]] if len(outputs) > 1 else None), found[outputs[0]]
+
+    return run
+
+
+def load_torch(file: Path, device: str) -> tuple[Run, Card, Share]:
+    """By torch.export. Its module keeps nothing between calls: several threads may run it at once."""
+    torch = need("torch", "torch")
+    extra = {KEY: ""}
+    try:
+        module = torch.export.load(file, extra_files=extra).module()
+    except Exception as error:
+        raise UserError(f"{file} cannot be read by torch.export: {first_line(error)}") from error
+    card = card_of_text(extra[KEY], file)
+    module = module.to(device)
+
+    def run(pixels: NDArray[np.uint8]) -> tuple[Floats | None, Floats]:
+        with torch.inference_mode():
+            score, *maps = module(torch.from_numpy(pixels).to(device))
+        return (maps[0].float().cpu().numpy() if maps else None), score.float().cpu().numpy()
+
+    return run, card, lambda callers: share_torch(run, callers, device)
+
+
+def share_torch(run: Run, callers: int, device: str) -> Run:
+    """A network of torch for several callers: each thread that calls it computes with a part of torch's threads."""
+    if device != "cpu":
+        return one_at_a_time(run)
+    torch, own, setting = need("torch", "torch"), threading.local(), threading.Lock()
+
+    def shared(pixels: NDArray[np.uint8]) -> tuple[Floats | None, Floats]:
+        if not hasattr(own, "threads"):
+            with setting:
+                whole = torch.get_num_threads()
+                own.threads = max(1, whole // callers)
+                torch.set_num_threads(own.threads)  # of this thread, and of those that begin later: not of these
+                later = threading.Thread(target=torch.set_num_threads, args=(whole,))
+                later.start()
+                later.join()
+        return run(pixels)
+
+    return shared
+
+
+def one_at_a_time(run: Run) -> Run:
+    """A network of a GPU for several callers: its memory is for one batch."""
+    alone = threading.Lock()
+
+    def shared(pixels: NDArray[np.uint8]) -> tuple[Floats | None, Floats]:
+        with alone:
+            return run(pixels)
+
+    return shared
+
+
+def card_of_text(text: Any, file: Path) -> Card:
+    """Raises UserError if the file has no card of ours."""
+    try:
+        return Card.from_dict(json.loads(text))
+    except (TypeError, ValueError, KeyError) as error:
+        raise UserError(f"{file} was not exported by lit_ad: it says nothing of its view and its decision") from error
+
+
+def first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0][:200]

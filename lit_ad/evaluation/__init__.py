@@ -1,0 +1,27 @@
+"""Measure a detector on test images, and show what it found."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lit_ad.evaluation.callback import Evaluation
+    from lit_ad.evaluation.report.callback import Report
+    from lit_ad.evaluation.sinks.dashboard import Dashboard
+    from lit_ad.evaluation.sinks.heatmaps import Heatmaps
+    from lit_ad.evaluation.sinks.predictions import Predictions
+
+__all__ = ["Dashboard", "Evaluation", "Heatmaps", "Predictions", "Report"]
+MODULES = {
+    "Dashboard": "sinks.dashboard",
+    "Evaluation": "callback",
+    "Heatmaps": "sinks.heatmaps",
+    "Predictions": "sinks.predictions",
+    "Report": "report.callback",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a class when it is asked for: torch and Lightning take seconds, and parts of this package need neither."""
+    if name in MODULES:
+        return getattr(import_module(f"{__name__}.{MODULES[name]}"), name)
+    raise AttributeError(f"module {__name__} has no attribute {name}")

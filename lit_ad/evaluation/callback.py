@@ -1,0 +1,221 @@
+"""Metrics of the test set."""
+
+import math
+from collections import Counter, defaultdict
+from typing import Any
+
+import cv2
+import lightning as L
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lit_ad.batch import Batch, Prediction
+from lit_ad.detector.decision import Decision
+from lit_ad.distributed import gather
+from lit_ad.errors import UserError
+from lit_ad.evaluation.official_scores import ByRules
+from lit_ad.evaluation.results import (
+    COLUMNS,
+    MEAN,
+    POOLED,
+    SAMPLE_AUROC,
+    ImageResult,
+    Results,
+    mean_row,
+    pixel_verdict_row,
+    verdict_row,
+)
+from lit_ad.files import run_directory
+from lit_ad.image.roi import Roi
+from lit_ad.image.view import bilinear
+from lit_ad.metrics import ImageEvaluation, NotFinite, PixelEvaluation, sample_auroc
+
+PIXELS = (
+    "nominal",
+    "anomalous",
+    "hits",
+    "false",
+)  # hits: anomalous ones above the pixel threshold; false: nominal ones
+
+
+class Evaluation(L.Callback):
+    """Measure raw scores and maps, pooled, per category and per defect type; write RUN/metrics.json and RUN/scores.csv.
+
+    Pixels are compared at the masks' original resolution. A defect type is measured against the good images of its
+    category. Verdicts are those of the checkpoint's decision. A data set with rules of its own is measured by them too.
+
+    Args:
+        eval_size: Compare pixels at this size (int or height, width), as papers do that resize; None for the original.
+        bootstrap: Resamples for 95 % intervals of the image metrics; 0 for none.
+    """
+
+    results: Results | None = None  # of the latest test
+
+    def __init__(self, eval_size: int | tuple[int, int] | None = None, bootstrap: int = 0) -> None:
+        self.bootstrap = bootstrap
+        self.eval_size = (eval_size, eval_size) if isinstance(eval_size, int) else eval_size
+
+    def on_test_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        self.directory = run_directory(trainer)
+        self.pixel_metrics, self.image_metrics = PixelEvaluation(), ImageEvaluation()
+        self.parts: dict[str, ImageEvaluation] = {}
+        self.pixels: Counter[tuple[str, str]] = Counter()  # by group, and one of PIXELS
+        source = getattr(getattr(trainer, "datamodule", None), "source", None)
+        rules = None if source is None else source.rules()
+        whole = self.eval_size is None and pl_module.view.region is None
+        self.by_rules = None if rules is None else ByRules(rules, whole)
+        self.seen: list[tuple[int, bool, ImageResult]] = []  # with the image's place in the split, and if it has a map
+
+    def on_test_batch_end(
+        self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if outputs is None:
+            return
+        try:
+            self._measure(outputs, batch, pl_module.decision, pl_module.view.region)
+        except NotFinite as error:
+            raise UserError(
+                f"{error}: the model's training has diverged; lower its learning rate, or test an earlier checkpoint"
+            ) from error
+
+    def _measure(self, outputs: Prediction, batch: Batch, decision: Decision | None, roi: Roi | None) -> None:
+        assert outputs.score is not None
+        groups = [f"{sample.category}/{sample.defect}" for sample in batch.samples]
+        files = [str(sample.image) for sample in batch.samples]
+        self.image_metrics.update(outputs.score.cpu(), batch.labels, groups, files)
+        for part, score in outputs.parts.items():
+            self.parts.setdefault(part, ImageEvaluation()).update(score.cpu(), batch.labels, groups, files)
+        for i, (sample, score) in enumerate(zip(batch.samples, outputs.score.tolist(), strict=True)):
+            known = (files[i], sample.category, sample.defect, sample.label, score)
+            judged: tuple[float | None, float | None] = (None, None)
+            if decision is not None:
+                judged = (decision.threshold(sample.category), float(decision.p_value(score, sample.category)))
+            image = ImageResult(*known, *judged, sample.item)
+            self.seen.append((int(batch.index[i]), outputs.anomaly_map is not None, image))
+            mask = batch.masks[i] if batch.masks is not None else None
+            if outputs.anomaly_map is not None and mask is not None:
+                anomaly_map, truth, inside = self._compared(outputs, batch, i, mask, roi)
+                if self.by_rules is not None:
+                    self.by_rules.update(sample, anomaly_map, decision)
+                self.pixel_metrics.update(torch.from_numpy(anomaly_map), truth, groups[i], files[i], inside)
+                threshold = None if decision is None else decision.pixel_threshold(sample.category)
+                found = anomaly_map > (math.inf if threshold is None else threshold)
+                counted = (truth.numpy(), found) if inside is None else (truth.numpy()[inside], found[inside])
+                self._count(groups[i], *counted)
+
+    def _count(self, group: str, truth: NDArray[np.bool_], found: NDArray[np.bool_]) -> None:
+        """Add an image's pixels, 2 x (H, W) or 2 x (n,)."""
+        values = (~truth, truth, truth & found, ~truth & found)
+        for name, of in zip(PIXELS, values, strict=True):
+            self.pixels[group, name] += int(np.count_nonzero(of))
+
+    def _compared(
+        self, prediction: Prediction, batch: Batch, i: int, mask: Tensor, roi: Roi | None
+    ) -> tuple[NDArray[np.float32], Tensor, NDArray[np.bool_] | None]:
+        """Map and mask of image i, or of its region of interest, at the size they are compared at, and what counts of
+        them, if not all: 3 x (H, W)."""
+        anomaly_map, inside = batch.original_map(prediction, i, roi), None
+        if roi is not None:
+            anomaly_map, mask, inside = (
+                roi.boxed(anomaly_map),
+                roi.boxed(mask),
+                roi.resized(self.eval_size or roi.shape),
+            )
+        if self.eval_size is None:
+            return anomaly_map, mask, inside
+        height, width = self.eval_size
+        # INTER_NEAREST would take the pixel at a cell's corner, and so shift the mask against the map.
+        small = cv2.resize(mask.numpy().astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+        return bilinear(anomaly_map, self.eval_size), torch.from_numpy(small).bool(), inside
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        seen = sorted(gather(self.seen), key=lambda one: one[0])
+        images = [image for _, _, image in seen]
+        decision = pl_module.decision
+        groups = rows_of(sorted({(image.category, image.defect) for image in images}))
+        rows = self._rows(groups, images, decision is not None and decision.pixel_threshold() is not None)
+        categories = [row for name, row in rows.items() if name.endswith("/")]
+        if categories:  # second, after the pooled one
+            rows = {POOLED: rows.pop(POOLED), MEAN: mean_row(categories), **rows}
+        curves = {**self.image_metrics.curves(), **self.pixel_metrics.curves()}
+        self.results = Results(rows, images, curves, maps=any(mapped for _, mapped, _ in seen))
+        if decision is not None:
+            self.results.threshold, self.results.pixel_threshold = decision.threshold(), decision.pixel_threshold()
+            self.results.false_alarm = decision.false_alarm
+        if self.by_rules is not None:
+            self.results.official = self.by_rules.official(groups, rows)
+            for name, value in self.results.official.last().items():
+                if not math.isnan(value):
+                    pl_module.log(f"test/official/{name}", value, rank_zero_only=False, batch_size=1)
+        for name, value in rows[POOLED].items():
+            if name in (*COLUMNS, SAMPLE_AUROC) and not math.isnan(value):
+                pl_module.log(f"test/{name}", value, rank_zero_only=False, batch_size=1)
+        if trainer.is_global_zero:
+            self.results.save(self.directory / "metrics.json")
+            self.results.save_scores(self.directory / "scores.csv")
+
+    def _rows(self, rows: dict[str, set[str]], images: list[ImageResult], decided: bool) -> dict[str, dict[str, float]]:
+        """Every metric of each row, a set of groups; all processes must call it, with the images of all."""
+        of_images = self.image_metrics.compute_rows(rows, self.bootstrap)
+        of_pixels = self.pixel_metrics.compute_rows(rows)
+        pixels: Counter[tuple[str, str]] = Counter()
+        for key, count in gather(list(self.pixels.items())):
+            pixels[key] += count
+        values = {}
+        for row, groups in rows.items():
+            nominal, anomalous, hits, false = (sum(pixels[group, name] for group in groups) for name in PIXELS)
+            found = (hits, false) if decided else (math.nan, math.nan)
+            values[row] = {
+                **of_images[row],
+                **of_pixels[row],
+                **verdict_row(image for image in images if f"{image.category}/{image.defect}" in groups),
+                **pixel_verdict_row(nominal, anomalous, *found),
+            }
+        for row, value in sample_aurocs(rows, images).items():
+            values[row][SAMPLE_AUROC] = value
+        for part in sorted(set(gather(sorted(self.parts)))):
+            scores = self.parts.setdefault(part, ImageEvaluation()).compute_rows(rows)
+            for row in rows:
+                values[row][f"image_auroc_{part}"] = scores[row]["image_auroc"]
+        return values
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        if trainer.is_global_zero and self.results is not None:
+            print("\n" + self.results.table())
+
+
+def sample_aurocs(rows: dict[str, set[str]], images: list[ImageResult]) -> dict[str, float]:
+    """S-AUROC of each row, a set of groups, over the samples all of whose images are in it: the good views of a part
+    with another defect make no good sample. Nothing where no item has several images."""
+    samples: dict[tuple[str, str, str], list[ImageResult]] = defaultdict(list)
+    for image in images:
+        samples[image.category, image.item, "" if image.item else image.path].append(image)
+    if len(samples) == len(images):
+        return {}
+    found = {}
+    for row, groups in rows.items():
+        whole = [
+            (image.score, image.label, sample)
+            for sample, views in samples.items()
+            if groups.issuperset(f"{image.category}/{image.defect}" for image in views)
+            for image in views
+        ]
+        scores, labels, of = zip(*whole, strict=True) if whole else ((), (), ())
+        found[row] = sample_auroc(scores, labels, of)
+    return found
+
+
+def rows_of(groups: list[tuple[str, str]]) -> dict[str, set[str]]:
+    """The rows of a report, each with its groups: pooled, each category ("CATEGORY/") if there are several, each defect
+    type ("CATEGORY/DEFECT") with the good images of its category."""
+    rows = {POOLED: {f"{category}/{defect}" for category, defect in groups}}
+    categories: dict[str, set[str]] = defaultdict(set)
+    for category, defect in groups:
+        categories[category].add(f"{category}/{defect}")
+    for category, mine in sorted(categories.items()):
+        if len(categories) > 1:
+            rows[f"{category}/"] = mine
+        rows |= {name: {name, f"{category}/good"} for name in sorted(mine - {f"{category}/good"})}
+    return rows

@@ -1,0 +1,80 @@
+"""Metrics of a data set by its own rules."""
+
+import math
+from collections import Counter
+from statistics import fmean
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lit_ad.batch import Sample
+from lit_ad.detector.decision import Decision
+from lit_ad.distributed import gather
+from lit_ad.evaluation.protocols import Rules
+from lit_ad.evaluation.results import MEAN, POOLED, Official, Row, mean_row, ratio
+from lit_ad.metrics import SPRO
+
+RESIZED = "none: evaluation.eval_size or model.view.roi is set, and these rules are for all pixels at full resolution"
+
+
+class ByRules:
+    """What they need beyond the metrics of every test, image by image, and the figures in the end.
+
+    Args:
+        rules: Of the data set.
+        original: Whether maps are compared at their images' size, and all of them.
+    """
+
+    def __init__(self, rules: Rules, original: bool = True) -> None:
+        self.rules, self.original = rules, original
+        self.spro = SPRO()
+        self.images: Counter[tuple[str, int, bool]] = Counter()  # by group, label, and if any pixel is anomalous
+
+    def update(self, sample: Sample, anomaly_map: NDArray[np.float32], decision: Decision | None) -> None:
+        """Count an image and its map (H, W)."""
+        if not self.original:
+            return
+        group = f"{sample.category}/{sample.defect}"
+        limit = None if decision is None else decision.pixel_threshold(sample.category)
+        if limit is not None:
+            self.images[group, sample.label, bool(anomaly_map.max() > limit)] += 1
+        found = None if self.rules.defects is None else self.rules.defects(sample)
+        if found is not None:
+            masks = np.stack([defect.mask for defect in found]) if found else np.zeros((0, *anomaly_map.shape), bool)
+            saturation = [defect.saturation for defect in found]
+            self.spro.update(
+                torch.from_numpy(anomaly_map), torch.from_numpy(masks), saturation, group, str(sample.image)
+            )
+
+    def official(self, groups: dict[str, set[str]], rows: dict[str, Row]) -> Official:
+        """The figures, from those of every test by row and each row's groups; all processes must call it."""
+        values = self.spro.compute_rows(groups)
+        images: Counter[tuple[str, int, bool]] = Counter()
+        for key, count in gather(list(self.images.items())):
+            images[key] += count
+        for row, of in groups.items():
+            hits, false, misses = (
+                sum(images[group, label, found] for group in of) for label, found in ((1, True), (0, True), (1, False))
+            )
+            values[row] |= rows[row] | {"seg_f1": rows[row]["pixel_f1"]}
+            values[row]["class_f1"] = ratio(2 * hits, 2 * hits + false + misses)
+        categories = sorted({group.rsplit("/", 1)[0] for group in groups[POOLED]}) if self.original else []
+        figures = {f"{category}/": self._figures(category, values) for category in categories}
+        if len(figures) > 1:
+            figures[MEAN] = mean_row(list(figures.values()))
+        remarks = [*self.rules.remarks, *([] if self.original else [RESIZED])]
+        return Official(self.rules.name, dict(self.rules.metrics), list(self.rules.headline), figures, remarks)
+
+    def _figures(self, category: str, values: dict[str, Row]) -> Row:
+        """Of one category."""
+        whole = values.get(f"{category}/", values[POOLED])
+        names = [key for name in self.rules.metrics for key in (name, f"{name}_error_bound") if key in whole]
+        if not self.rules.subsets:
+            return {name: whole[name] for name in names}
+        apart = {of: values.get(f"{category}/{kind}", {}) for kind, of in self.rules.subsets.items()}
+        found: Row = {}
+        for name in names:
+            parts = {f"{name}_{of}": row.get(name, math.nan) for of, row in apart.items()}
+            found |= {name: fmean(parts.values()), **parts}  # of error bounds, the mean bounds the mean's error
+        return found

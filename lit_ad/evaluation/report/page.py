@@ -1,0 +1,179 @@
+"""A page of one run's test, or of several beside one another: one HTML file that needs nothing else.
+
+Charts are drawn by Chart.js, which lies beside this file (version 4.6.1, MIT licence). It draws curves through any
+points, fits them to the window, and is one file of 0.2 MB without dependencies, where those that Python packages bring
+are larger than most pages. A content security policy in the page forbids it any request.
+"""
+
+from base64 import b64encode
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from lit_ad.evaluation.report.record import Took
+from lit_ad.evaluation.report.runs import Run, Shown, matched, names_of, read_run, shares_below
+from lit_ad.evaluation.report.table import HEADINGS, cells, with_intervals
+from lit_ad.evaluation.results import POOLED, without_nan
+from lit_ad.files import amount, atomic_write
+
+PAGE = "report.html"
+HERE = Path(__file__).parent
+BUDGET = 55_000_000  # characters of pictures: with the rest, a page of 10 000 images has less than 60 MB
+
+
+def write_page(homes: list[Path], output: Path) -> None:
+    """Write the page of some runs' directories.
+
+    Raises:
+        UserError: A directory holds no results of a test, or the page cannot be written.
+    """
+    runs = [read_run(home, name) for home, name in zip(homes, names_of(homes), strict=True)]
+    images = matched([run.results.images for run in runs])
+    pictures, left_out = embedded(runs, images)
+    rows = list(dict.fromkeys(row for run in runs for row in run.results.rows))
+    page = {
+        "runs": [of_run(run) for run in runs],
+        "images": [of_image(image, ranks) for image, ranks in zip(images, shares_below(images), strict=True)],
+        "pictures": pictures,
+    }
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    # The last line of the library names a file for debuggers, which is not here.
+    chart_js = (HERE / "chart.js/chart.umd.min.js").read_text(encoding="utf-8").partition("//# sourceMappingURL")[0]
+    text = environment.get_template("page.html").render(
+        runs=runs,
+        page=without_nan(page),
+        rows=rows,
+        headings=HEADINGS.values(),
+        table=cells({run.name: with_intervals(run.results) for run in runs}, rows),
+        verdicts=list(verdicts(runs, images)),
+        took=list(columns_of(runs)),
+        differing=differing(runs),
+        left_out=left_out,
+        chart_js=Markup(chart_js),
+        page_js=Markup("".join((HERE / name).read_text(encoding="utf-8") for name in ("charts.js", "gallery.js"))),
+    )
+    with atomic_write(output) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def embedded(runs: list[Run], images: list[Shown]) -> tuple[list[dict[str, Any] | None], int]:
+    """The pictures of each image, in base64, while the budget lasts, and the number of images without for its sake:
+    those with wrong verdicts come first, the worst before all, then those near their threshold."""
+
+    def order(number: int) -> float:
+        return -max(one.wrong_by for one in images[number].results if one is not None)
+
+    pictures: list[dict[str, Any] | None] = [None] * len(images)
+    spent, left_out = 0, 0
+    for number in sorted(range(len(images)), key=order):
+        each = list(zip(runs, images[number].results, strict=True))
+        seen = [(run, one.path) for run, one in each if one is not None]
+        source = next(((run, path) for run, path in seen if run.thumbnails.size(path, "image")), None)
+        if source is None:
+            continue  # of a test by an older version, or on another machine's disk
+        run, path = source
+        parts = [(run, path, "image"), (run, path, "truth"), *((run, path, "heat") for run, path in seen)]
+        size = sum(4 * ((run.thumbnails.size(path, kind) + 2) // 3) for run, path, kind in parts)
+        if spent + size > BUDGET:
+            left_out += 1
+            continue
+        spent += size
+        pictures[number] = {
+            "image": text_of(run.thumbnails(path, "image")),
+            "truth": text_of(run.thumbnails(path, "truth")),
+            "heats": [None if one is None else text_of(run.thumbnails(one.path, "heat")) for run, one in each],
+        }
+    return pictures, left_out
+
+
+def text_of(picture: bytes | None) -> str | None:
+    """In base64."""
+    return None if picture is None else b64encode(picture).decode()
+
+
+def of_run(run: Run) -> dict[str, Any]:
+    """What the page's script knows of a run."""
+    results = run.results
+    pooled = results.rows[POOLED]
+    return {
+        "name": run.name,
+        "threshold": results.threshold,
+        "thresholds": {image.category: image.threshold for image in results.images},
+        "heldOut": {} if run.record is None else run.record.held_out,
+        "curves": {name: [axis.tolist() for axis in curve] for name, curve in results.curves.items()},
+        "pixels": {
+            name: pooled.get(name)
+            for name in ("nominal_pixels", "anomalous_pixels", "pixel_recall", "pixel_false_positive_rate")
+        },
+    }
+
+
+def of_image(image: Shown, ranks: list[float | None]) -> dict[str, Any]:
+    """What the page's script knows of an image."""
+    common = image.of_any()
+    return {
+        "file": image.file,
+        "path": common.path,
+        "category": common.category,
+        "defect": common.defect,
+        "label": common.label,
+        "scores": [None if one is None else one.score for one in image.results],
+        "pValues": [None if one is None else one.p_value for one in image.results],
+        "ranks": ranks,
+    }
+
+
+def verdicts(runs: list[Run], images: list[Shown]) -> Iterator[tuple[str, str, dict[str, int]]]:
+    """Of each pair of runs: how many of the images that both judged each of them judged rightly."""
+    for (i, one), (j, other) in combinations(enumerate(runs), 2):
+        counts = dict.fromkeys(("both right", "first only", "second only", "both wrong"), 0)
+        for image in images:
+            first, second = image.results[i], image.results[j]
+            if first is not None and second is not None and None not in (first.threshold, second.threshold):
+                kind = (("both right", "first only"), ("second only", "both wrong"))[first.missed][second.missed]
+                counts[kind] += 1
+        yield one.name, other.name, counts
+
+
+def columns_of(runs: list[Run]) -> Iterator[tuple[str, str, dict[str, str]]]:
+    """What training and testing took, in words: run, "training" or "test", and the lines."""
+    for run in runs:
+        if run.record is not None:
+            for what, took in (("training", run.record.training), ("test", run.record.test)):
+                if took is not None:
+                    yield run.name, what, in_words(took)
+
+
+def in_words(took: Took) -> dict[str, str]:
+    seconds = f"{took.seconds:.1f} s" if took.seconds < 600 else f"{took.seconds / 60:.1f} min"
+    return {
+        "time": seconds + (", since it went on from a checkpoint" if took.resumed else ""),
+        "images": f"{took.images}, {took.images / max(took.seconds, 1e-9):.3g} a second",
+        "memory, at most": "unknown" if took.memory is None else amount(took.memory),
+        "GPU memory, at most": "none" if took.gpu_memory is None else amount(took.gpu_memory),
+        **took.environment,
+    }
+
+
+def differing(runs: list[Run]) -> dict[str, list[str]]:
+    """The keys of the configurations that are not the same in all runs that have one, and their values."""
+    flat = [dict(flattened(yaml.safe_load(run.config))) if run.config else {} for run in runs]
+    keys = list(dict.fromkeys(key for values in flat for key in values))
+    found = {key: [values.get(key, "") for values in flat] for key in keys}
+    return {key: values for key, values in found.items() if len(set(values)) > 1}
+
+
+def flattened(values: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """KEY.KEY of each value that is no dictionary, and the value as YAML has it in a line."""
+    if isinstance(values, dict) and values:
+        for name, inner in values.items():
+            yield from flattened(inner, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, yaml.safe_dump(values, default_flow_style=True, width=10_000).removesuffix("...\n").strip()

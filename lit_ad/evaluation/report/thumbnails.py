@@ -1,0 +1,96 @@
+"""RUN/thumbnails.zip: a small picture of each tested image, of its truth, and of its heatmap, each of bounded size.
+
+One file, since a file of their own for each would be thousands. Entries are NUMBER.KIND, `index.json` has the number of
+each image's path. Nothing is compressed twice.
+"""
+
+import io
+import json
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from lit_ad.errors import UserError
+from lit_ad.files import atomic_write
+from lit_ad.image.pixels import Pixels, Size
+
+THUMBNAILS = "thumbnails.zip"
+SIDE = 256  # of the longer side, in pixels
+BYTES = {"image": 14_000, "heat": 7_000}  # at most; the truth, of 1 bit a pixel, has 8 600 at most anyway
+QUALITIES = (80, 65, 50, 35, 20, 10)
+INDEX = "index.json"
+
+
+def thumbnail_size(image: Size) -> Size:
+    """Of a picture of an image (height, width): no larger than the image, no side below 8 pixels."""
+    scale = min(1.0, SIDE / max(image))
+    return max(8, round(scale * image[0])), max(8, round(scale * image[1]))
+
+
+def jpeg(pixels: Pixels, most: int) -> bytes:
+    """(h, w, 3) in at most so many bytes: of lower quality, and then smaller, until it fits."""
+    image = Image.fromarray(pixels)
+    while True:
+        for quality in QUALITIES:
+            file = io.BytesIO()
+            image.save(file, format="JPEG", quality=quality)
+            if file.tell() <= most:
+                return file.getvalue()
+        image = image.resize((max(1, image.width // 2), max(1, image.height // 2)))
+
+
+def outline_png(outline: NDArray[np.bool_], colour: tuple[int, int, int]) -> bytes:
+    """A mask (h, w) in one colour, on nothing: 1 bit a pixel."""
+    picture = Image.fromarray(outline.astype(np.uint8), mode="P")
+    picture.putpalette([0, 0, 0, *colour])
+    file = io.BytesIO()
+    picture.save(file, format="PNG", bits=1, transparency=0, optimize=True)
+    return file.getvalue()
+
+
+def joined(parts: Iterable[Path], paths: dict[int, str], file: Path) -> list[int]:
+    """Write the entries of several archives into one, in the order of the images' numbers; the numbers of `paths` that
+    no archive has. Raises UserError if it cannot be written."""
+    archives = [zipfile.ZipFile(part) for part in parts]
+    try:
+        where = {name: archive for archive in archives for name in archive.namelist()}
+        with atomic_write(file) as temporary, zipfile.ZipFile(temporary, "w") as whole:
+            numbers = {path: number for number, path in sorted(paths.items())}
+            whole.writestr(zipfile.ZipInfo(INDEX), json.dumps(numbers))
+            for name in sorted(where, key=lambda name: (int(name.partition(".")[0]), name)):
+                # An entry's date is that of a ZipInfo, 1980: the same test writes the same file.
+                whole.writestr(zipfile.ZipInfo(name), where[name].read(name))
+        return [number for number in paths if f"{number}.image" not in where]
+    finally:
+        for archive in archives:
+            archive.close()
+
+
+class Thumbnails:
+    """Those of a run, read one by one. Raises UserError if the file is not one of these."""
+
+    def __init__(self, home: Path) -> None:
+        file = home / THUMBNAILS
+        self.archive, self.numbers, self.names = None, {}, set[str]()
+        if not file.is_file():
+            return
+        try:
+            self.archive = zipfile.ZipFile(file)
+            self.numbers = json.loads(self.archive.read(INDEX))
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise UserError(f"{file} holds no thumbnails ({error}): remove it, or test the run again") from error
+        self.names = set(self.archive.namelist())
+
+    def __call__(self, path: str, kind: str) -> bytes | None:
+        """The picture of an image, by its path: "image", "truth" or "heat". None if there is none."""
+        name = f"{self.numbers.get(path)}.{kind}"
+        return self.archive.read(name) if self.archive is not None and name in self.names else None
+
+    def size(self, path: str, kind: str) -> int:
+        """Bytes of a picture; 0 if there is none."""
+        name = f"{self.numbers.get(path)}.{kind}"
+        return self.archive.getinfo(name).file_size if self.archive is not None and name in self.names else 0

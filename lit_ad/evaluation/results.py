@@ -1,0 +1,331 @@
+"""What a test found: every number, curve and image score, gathered from all processes, to JSON and back."""
+
+import csv
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_ad.errors import UserError
+from lit_ad.files import atomic_write
+from lit_ad.image.pixels import split_page
+
+if TYPE_CHECKING:
+    from lit_ad.batch import Sample  # which brings torch, and a report reads results without
+
+Row = dict[str, float]
+Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # points: false positive rate, and what is gained
+
+POOLED, MEAN = "pooled", "mean"  # all other rows' names have a slash in them, which no folder's name can have
+COLUMNS = ("image_auroc", "image_average_precision", "image_f1_max", "pixel_auroc", "pixel_f1_max", "aupro_30")
+SAMPLE_AUROC = "sample_auroc"  # where the test has several images of an item
+VERDICTS = {"false_alarms": ("false_alarm_rate", "nominal_images"), "misses": ("miss_rate", "anomalous_images")}
+Z95 = 1.959963984540054  # the normal distribution's quantile 0.975
+
+
+@dataclass(frozen=True)
+class ImageResult:
+    """One tested image."""
+
+    path: str
+    category: str
+    defect: str
+    label: int  # 0 nominal, 1 anomalous
+    score: float
+    threshold: float | None = None  # of its category, from nominal held-out images
+    p_value: float | None = None
+    item: str = ""  # what in its category it is a view or a part of
+
+    @property
+    def anomalous(self) -> bool | None:
+        """The verdict, if there is a threshold."""
+        return None if self.threshold is None else self.score > self.threshold
+
+    @property
+    def wrong_by(self) -> float:
+        """How far the score lies on the wrong side of the threshold; 0 or less of a right verdict, or of none."""
+        if self.threshold is None:
+            return 0.0
+        return self.threshold - self.score if self.label else self.score - self.threshold
+
+    @property
+    def missed(self) -> bool:
+        """Whether the verdict is wrong."""
+        return self.anomalous is not None and self.anomalous != bool(self.label)
+
+
+@dataclass
+class Official:
+    """The figures of a data set by its own rules: a row for each category, and of several their "mean"."""
+
+    name: str  # of the data set
+    metrics: dict[str, str]  # how each is made, in a sentence
+    headline: list[str]  # what is printed of them
+    rows: dict[str, Row]
+    remarks: list[str]  # what is left out, and why
+
+    def last(self) -> Row:
+        """The figures of the data set: those of its only category, or their mean."""
+        return list(self.rows.values())[-1] if self.rows else {}
+
+    def table(self) -> str:
+        """The headline as aligned text, its rules and the remarks below it."""
+        titles = [key for name in self.headline for key in self.last() if is_of(key, name)]
+        lines = [["", *titles]]
+        for row, values in self.rows.items():
+            lines.append([row, *("" if math.isnan(values[key]) else f"{values[key]:.4f}" for key in titles)])
+        said = [f"{name}: {self.metrics[name]}" for name in self.headline] if self.rows else []
+        return "\n".join(
+            [f"By the rules of {self.name}:", *(aligned(lines) if self.rows else []), *said, *self.remarks]
+        )
+
+
+@dataclass
+class Results:
+    """Metrics by row, curves over all images, and each image's score.
+
+    Rows: "pooled" of all images together; of several categories, each as "CATEGORY/", and "mean", the mean of theirs;
+    "CATEGORY/DEFECT", a defect type with the good images of its category.
+    """
+
+    rows: dict[str, Row]
+    images: list[ImageResult]
+    curves: dict[str, Curve] = field(default_factory=dict)
+    threshold: float | None = None  # of the image score, all categories together
+    pixel_threshold: float | None = None
+    false_alarm: float | None = None  # the rate that both were set for
+    maps: bool = True  # whether the method gives anomaly maps
+    official: Official | None = None  # of a data set with rules of its own
+
+    def misses(self, count: int) -> list[ImageResult]:
+        """The images with a wrong verdict, the worst first."""
+        return sorted((image for image in self.images if image.missed), key=lambda image: -image.wrong_by)[:count]
+
+    def table(self) -> str:
+        """The rows as aligned text, the metrics people quote only; all are in the file. An empty cell has a letter,
+        and a line below says why it is empty."""
+        notes: dict[str, str] = {}
+        several = any(SAMPLE_AUROC in values for values in self.rows.values())
+        names = [*COLUMNS, *([SAMPLE_AUROC] if several else []), *VERDICTS]
+        lines = [["", *names]]
+        for row, values in self.rows.items():
+            cells = [row]
+            for name in names:
+                cell = shown(values, name)
+                if not cell:
+                    why = self.why_empty(row, name)
+                    cell = f"({notes.setdefault(why, chr(ord('a') + len(notes)))})"
+                cells.append(cell)
+            lines.append(cells)
+        official = [] if self.official is None else ["", self.official.table()]
+        return "\n".join([*aligned(lines), *(f"({letter}) {why}" for why, letter in notes.items()), *official])
+
+    def why_empty(self, row: str, name: str) -> str:
+        """Why a row has no value of a metric."""
+        values = self.rows[row]
+        if name in VERDICTS and self.threshold is None:
+            return "no threshold: the checkpoint is of a model that was never validated"
+        if not name.startswith(("image_", SAMPLE_AUROC, *VERDICTS)) and not self.maps:
+            return "no anomaly maps: the method gives scores only"
+        if row == MEAN:
+            return "no mean: not every category has a value"
+        if name == SAMPLE_AUROC:
+            return "no sample of good images alone, or none with an anomalous one"
+        for count, what in (("nominal_images", "good image"), ("anomalous_images", "anomalous image")):
+            if not values.get(count) and VERDICTS.get(name, ("", count))[1] == count:
+                return f"no {what}"
+        if not values.get("anomalous_pixels"):
+            return "no anomalous pixel: masks are missing, or empty"
+        return "no nominal pixel"
+
+    def save(self, path: Path) -> None:
+        """Write it as JSON; NaN, which JSON has not, as null. Raises UserError if it cannot be written."""
+        values = {
+            "false_alarm": self.false_alarm,
+            "threshold": self.threshold,
+            "pixel_threshold": self.pixel_threshold,
+            "maps": self.maps,
+            "rows": self.rows,
+            "images": [asdict(image) for image in self.images],
+            "curves": {name: [points.tolist() for points in curve] for name, curve in self.curves.items()},
+        }
+        if self.official is not None:
+            values["official"] = asdict(self.official)
+        with atomic_write(path) as temporary:
+            temporary.write_text(json.dumps(without_nan(values), indent=1, allow_nan=False) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> "Results":
+        """The inverse of `save`. Raises UserError if the file is not one of these."""
+        try:
+            values = json.loads(path.read_text())
+            rows = rows_with_nan(values["rows"])
+            official = values.get("official")
+            if official is not None:
+                official = Official(**{**official, "rows": rows_with_nan(official["rows"])})
+            images = [ImageResult(**image) for image in values["images"]]
+            curves = {name: (np.array(x), np.array(y)) for name, (x, y) in values["curves"].items()}
+            decided = (values["threshold"], values["pixel_threshold"], values["false_alarm"])
+            return cls(rows, images, curves, *decided, maps=values["maps"], official=official)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} holds no results of a test: {type(error).__name__} {error}") from error
+
+    def save_scores(self, path: Path) -> None:
+        """Write a CSV table of the images, numbers with 6 significant digits. Raises UserError if that fails."""
+        with atomic_write(path) as temporary, temporary.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["path", "category", "defect", "label", "score", "p_value", "verdict", "threshold"])
+            for image in self.images:
+                verdict = {None: "", True: "anomalous", False: "nominal"}[image.anomalous]
+                judged = (six_digits(image.score), six_digits(image.p_value), verdict, six_digits(image.threshold))
+                writer.writerow([image.path, image.category, image.defect, image.label, *judged])
+
+
+def aligned(lines: list[list[str]]) -> list[str]:
+    """Lines of cells, whose first are names and the others numbers, as text in columns."""
+    widths = [max(len(cells[i]) for cells in lines) for i in range(len(lines[0]))]
+    return [
+        "  ".join([cells[0].ljust(widths[0])] + [c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True)])
+        for cells in lines
+    ]
+
+
+def is_of(key: str, metric: str) -> bool:
+    """Whether a figure of `Official` is that of a metric, or of a subset by it, and no error bound."""
+    return key == metric or (key.startswith(f"{metric}_") and "error_bound" not in key)
+
+
+def shown(values: Row, name: str) -> str:
+    """A cell of the table: a metric, a number of wrong verdicts out of all, or the mean of their rates. "": none."""
+    rate, total = VERDICTS.get(name, (name, ""))
+    value = values.get(rate, math.nan)
+    if math.isnan(value):
+        return ""
+    if not total:
+        return f"{value:.4f}"
+    return f"{values[name]:.0f}/{values[total]:.0f}" if name in values else f"{100 * value:.3g} %"
+
+
+def verdict_row(images: Iterable[ImageResult]) -> Row:
+    """The verdicts on some images, each at its category's threshold: numbers of false alarms and misses, their rates
+    with 95 % intervals, precision and recall. What there is none of is nan."""
+    images = list(images)
+    nominal = [image for image in images if image.label == 0]
+    anomalous = [image for image in images if image.label == 1]
+    judged = all(image.threshold is not None for image in images)
+    false_alarms, misses = (sum(image.missed for image in of) if judged else math.nan for of in (nominal, anomalous))
+    alarm_ends, miss_ends = wilson(false_alarms, len(nominal)), wilson(misses, len(anomalous))
+    found = len(anomalous) - misses
+    return {
+        "nominal_images": len(nominal),
+        "anomalous_images": len(anomalous),
+        "false_alarms": false_alarms,
+        "false_alarm_rate": ratio(false_alarms, len(nominal)),
+        "false_alarm_rate_low": alarm_ends[0],
+        "false_alarm_rate_high": alarm_ends[1],
+        "misses": misses,
+        "miss_rate": ratio(misses, len(anomalous)),
+        "miss_rate_low": miss_ends[0],
+        "miss_rate_high": miss_ends[1],
+        "precision": ratio(found, found + false_alarms),
+        "recall": ratio(found, len(anomalous)),
+    }
+
+
+def pixel_verdict_row(nominal: int, anomalous: int, hits: float, false: float) -> Row:
+    """F1, IoU and the two rates of the ROC curve at the pixel threshold, from numbers of pixels; nan without any
+    anomalous one, or without hits."""
+    defined = anomalous > 0
+    return {
+        "nominal_pixels": nominal,
+        "anomalous_pixels": anomalous,
+        "pixel_f1": ratio(2 * hits, hits + false + anomalous) if defined else math.nan,
+        "pixel_iou": ratio(hits, false + anomalous) if defined else math.nan,
+        "pixel_recall": ratio(hits, anomalous),
+        "pixel_false_positive_rate": ratio(false, nominal),
+    }
+
+
+def mean_row(rows: list[Row]) -> Row:
+    """The mean over categories of each metric, nan where one of them has none. Numbers and intervals have no mean."""
+    counts = ("_images", "_pixels", "_low", "_high", *VERDICTS)
+    return {name: fmean(row[name] for row in rows) for name in rows[0] if not name.endswith(counts)}
+
+
+def wilson(count: float, total: int) -> tuple[float, float]:
+    """95 % interval of a rate (Wilson's score interval, which holds for few images and for rates near 0 and 1 too;
+    Brown, Cai, DasGupta, https://doi.org/10.1214/ss/1009213286); nan without any trial."""
+    if total == 0 or math.isnan(count):
+        return math.nan, math.nan
+    share, weight = count / total, Z95**2 / total
+    middle = (share + weight / 2) / (1 + weight)
+    half = Z95 * math.sqrt(share * (1 - share) / total + weight / (4 * total)) / (1 + weight)
+    return (0.0 if count == 0 else middle - half), (1.0 if count == total else middle + half)
+
+
+def ratio(part: float, whole: float) -> float:
+    """nan of nothing."""
+    return part / whole if whole else math.nan
+
+
+def six_digits(value: float | None) -> str:
+    """As files have it: 6 significant digits are float32's; "" of nothing."""
+    return "" if value is None else f"{value:.6g}"
+
+
+def picture_names(samples: "Sequence[Sample]") -> dict[str, str]:
+    """What the picture of each image is called, without suffix, by the image's path. Given all samples of a split, all
+    processes find the same names, and no two images share one.
+
+    A labelled image's is CATEGORY/FOLDER/NAME, where its folder is named after the defect type, "good", or a class; an
+    image to predict has all of its folders below the one given. Where two images of a category would share a name,
+    those of all its images have as many folders as it takes to tell them apart, or the file's suffix.
+    """
+    categories: dict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        below = sample.category if sample.label >= 0 else Path(sample.category, sample.defect).as_posix()
+        categories[below].append(sample)
+    names: dict[str, str] = {}
+    for category, mine in categories.items():
+        paths = [sample.image for sample in mine]
+        folders = [path.relative_to(path.anchor).parent.parts for path in paths]
+        least = int(any(sample.label >= 0 for sample in mine))
+        depths = range(least, max(least, *map(len, folders)) + 1)
+        for whole, depth in ((whole, depth) for whole in (False, True) for depth in depths):
+            found = [
+                Path(category, *parts[max(0, len(parts) - depth) :], path.name if whole else stem(path)).as_posix()
+                for path, parts in zip(paths, folders, strict=True)
+            ]
+            if len({name.lower() for name in found}) == len(found):  # some file systems have one case only
+                break
+        names |= dict(zip(map(str, paths), found, strict=True))
+    return names
+
+
+def stem(path: Path) -> str:
+    """An image's name without suffix; of a page, with its number."""
+    file, page = split_page(path)
+    return file.stem if page is None else f"{file.stem}#{page}"
+
+
+def without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def rows_with_nan(rows: dict[str, dict[str, float | None]]) -> dict[str, Row]:
+    return {row: {name: with_nan(value) for name, value in metrics.items()} for row, metrics in rows.items()}
+
+
+def with_nan(value: float | None) -> float:
+    return math.nan if value is None else value

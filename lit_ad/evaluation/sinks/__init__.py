@@ -1,0 +1,1 @@
+"""What is made of each judged image: pictures, tables, dashboards."""

@@ -1,0 +1,173 @@
+"""What a run shows on wandb and TensorBoard beyond its losses."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_warn
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+
+from lit_ad.batch import Batch
+from lit_ad.evaluation.callback import Evaluation
+from lit_ad.evaluation.results import MEAN, POOLED, ImageResult, Results
+from lit_ad.evaluation.sinks.heatmaps import Heatmaps
+from lit_ad.machine import peak_memory
+
+
+class Dashboard(L.Callback):
+    """Log speed, learning rate, memory and cores while training, and after a test its metrics, curves and misses.
+
+    It reads what Evaluation measured and Heatmaps drew, so it comes after them in the list of callbacks. A dashboard
+    that fails (no network, a full disk) costs a warning, never the run.
+
+    Args:
+        misses: Rows of the table of worst misses.
+    """
+
+    def __init__(self, misses: int = 16) -> None:
+        self.misses = misses
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        self.images, self.started, self.worked = 0, time.perf_counter(), time.process_time()
+        self.ended = self.started
+
+    on_train_start = on_train_epoch_start  # a run that resumes within an epoch has no start of it
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        self.images, self.ended = self.images + len(batch), time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        if not self.images:
+            return  # resumed at the end of an epoch
+        speed = self.images * trainer.world_size / (self.ended - self.started)
+        values = {"train/images_per_second": speed}
+        for number, optimizer in enumerate(trainer.optimizers):
+            values[f"train/lr{number or ''}"] = optimizer.param_groups[0]["lr"]
+        values["system/cpu_cores"] = (time.process_time() - self.worked) / (self.ended - self.started)
+        if (memory := peak_memory()) is not None:
+            values["system/peak_memory_gib"] = memory / 2**30
+        if torch.cuda.is_available():
+            values["system/peak_gpu_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
+        for name, value in values.items():
+            pl_module.log(name, value, batch_size=1, sync_dist=True)
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        if not trainer.is_global_zero:
+            return
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        results = next((one.results for one in callbacks if isinstance(one, Evaluation)), None)
+        heatmaps = next((one for one in callbacks if isinstance(one, Heatmaps) and one.enabled), None)
+        if results is None:
+            return
+        for logger in trainer.loggers:
+            try:
+                show_results(logger, results, trainer.global_step)
+                if heatmaps is not None:
+                    misses = [(one, heatmaps.picture(one.path)) for one in results.misses(self.misses)]
+                    show_misses(logger, misses, trainer.global_step)
+            except Exception as error:  # whatever a dashboard's client raises
+                rank_zero_warn(f"{type(logger).__name__} took no test results ({type(error).__name__}: {error})")
+
+
+def show_config(logger: Logger, text: str) -> None:
+    """The run's configuration, as YAML. wandb has it as hyperparameters; TensorBoard would keep these for itself."""
+    if isinstance(logger, TensorBoardLogger):
+        logger.experiment.add_text("config", "".join(f"    {line}\n" for line in text.splitlines()))  # as Markdown
+
+
+def show_results(logger: Logger, results: Results, step: int) -> None:
+    """Metrics of every row, the histogram of scores, and the curves."""
+    values = {f"{key(row)}/{name}": value for row, metrics in results.rows.items() for name, value in metrics.items()}
+    logger.log_metrics({name: value for name, value in values.items() if not np.isnan(value)}, step)
+    show_picture(logger, "test/scores", histogram(results), step)
+    for name, points in results.curves.items():
+        show_picture(logger, f"test/{name}", curve(name, *points, results.rows[POOLED]), step)
+
+
+def key(row: str) -> str:
+    """What a row of the results is called: test/pooled, test/mean, test/category/bottle, test/defect/bottle/crack."""
+    if row in (POOLED, MEAN):
+        return f"test/{row}"
+    return f"test/category/{row[:-1]}" if row.endswith("/") else f"test/defect/{row}"
+
+
+def show_misses(logger: Logger, misses: list[tuple[ImageResult, Path]], step: int) -> None:
+    """The images with a wrong verdict, of all processes, with their heatmaps; the worst first."""
+    shown = [(one, picture) for one, picture in misses if picture.is_file()]  # another machine's may lie elsewhere
+    if not shown:
+        return
+    if isinstance(logger, WandbLogger):
+        import wandb
+
+        rows = [[one.path, one.wrong_by, one.score, wandb.Image(str(picture))] for one, picture in shown]
+        logger.log_table("test/worst_misses", ["image", "beyond the threshold", "score", "heatmap"], rows)
+    elif isinstance(logger, TensorBoardLogger):
+        for number, (_, picture) in enumerate(shown):
+            pixels = np.asarray(Image.open(picture))
+            logger.experiment.add_image(f"test/worst_misses/{number:02d}", pixels, step, dataformats="HWC")
+
+
+def show_picture(logger: Logger, key: str, pixels: NDArray[np.uint8], step: int) -> None:
+    """(H, W, 3) on a dashboard that takes pictures."""
+    if isinstance(logger, WandbLogger):
+        logger.log_image(key, [pixels])
+    elif isinstance(logger, TensorBoardLogger):
+        logger.experiment.add_image(key, pixels, step, dataformats="HWC")
+
+
+def histogram(results: Results) -> NDArray[np.uint8]:
+    """Scores of nominal and anomalous test images, and the threshold between them."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    values = np.array([image.score for image in results.images])
+    bins = np.linspace(values.min(), values.max() + 1e-12, 40).tolist()
+    for label, name, colour in ((0, "nominal", "tab:green"), (1, "anomalous", "tab:red")):
+        axes.hist(
+            [image.score for image in results.images if image.label == label], bins, alpha=0.6, label=name, color=colour
+        )
+    if results.threshold is not None:
+        axes.axvline(results.threshold, color="black", linestyle="--", label="threshold (nominal held-out images)")
+    axes.set(xlabel="image score", ylabel="images")
+    axes.legend()
+    return rendered(figure)
+
+
+AREAS = {  # of each curve: its name, and the metric that is its area
+    "image_roc": ("ROC curve of images, area {:.4f}", "image_auroc"),
+    "pixel_roc": ("ROC curve of pixels, area {:.4f}", "pixel_auroc"),
+    "pro": ("PRO curve, area up to 0.3 is {:.4f}", "aupro_30"),
+}
+
+
+def curve(name: str, x: NDArray[np.float64], y: NDArray[np.float64], metrics: dict[str, float]) -> NDArray[np.uint8]:
+    """A curve over the false positive rate; its area is among the metrics."""
+    figure = Figure(figsize=(5, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(x, y)
+    axes.set(xlabel="false positive rate", ylabel="overlap" if name == "pro" else "true positive rate")
+    axes.set(xlim=(0, 1), ylim=(0, 1.01), title=curve_title(name, metrics))
+    axes.grid(alpha=0.3)
+    return rendered(figure)
+
+
+def curve_title(name: str, metrics: dict[str, float]) -> str:
+    """With the area under the curve."""
+    title, area = AREAS[name]
+    return title.format(metrics[area])
+
+
+def rendered(figure: Figure) -> NDArray[np.uint8]:
+    """A figure's pixels, (H, W, 3), drawn without a display."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -1,0 +1,1 @@
+"""The outputs of frozen teachers, kept on disk."""

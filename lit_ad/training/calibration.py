@@ -1,0 +1,144 @@
+"""What nominal images set: a method's statistics, and the decision."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from lit_ad.batch import Batch
+from lit_ad.detector.decision import Decision
+from lit_ad.distributed import gather
+from lit_ad.errors import UserError
+from lit_ad.image.roi import counted
+from lit_ad.methods.base import Method, as_images
+
+
+class Calibration(L.Callback):
+    """Give a method the nominal images that its statistics want, and set its decision by the held-out ones.
+
+    Both are in every checkpoint. No test image is ever looked at.
+
+    Args:
+        false_alarm: The rate of nominal images that may be called anomalous. None: the checkpoint's, 0.01 in a first
+            training.
+    """
+
+    def __init__(self, false_alarm: float | None = None) -> None:
+        if false_alarm is not None and not 0 < false_alarm < 1:
+            raise UserError(f"decision.false_alarm is a rate between 0 and 1, not {false_alarm}")
+        self.false_alarm = false_alarm
+        self.warned = False
+
+    def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
+        """Find a window that is "auto", in the nominal training images. Raises UserError if they have none."""
+        if stage == "fit" and pl_module.view.window == "auto":
+            pl_module.view = data_of(trainer, pl_module).find_window()
+            low, high = pl_module.view.window
+            rank_zero_info(f"view.window is auto: values from {low:g} to {high:g} become 0 to 255")
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: Any, checkpoint: Any) -> None:
+        """The window that a checkpoint was trained with is the data's, too."""
+        data = getattr(trainer, "datamodule", None)
+        if data is not None and data.view.window != pl_module.view.window:
+            data.look_with(replace(data.view, window=pl_module.view.window))
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        if trainer.global_step == 0 and type(pl_module).prepare is not Method.prepare:
+            pl_module.prepare(nominal(trainer, pl_module))
+
+    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        self.seen: list[tuple[str, float, float, float]] = []  # category, score, maximum and median of the map
+        training = trainer.state.fn == "fit" and not trainer.sanity_checking
+        if training and type(pl_module).calibrate is not Method.calibrate:
+            with torch.no_grad():
+                pl_module.calibrate(nominal(trainer, pl_module), held_out(trainer, pl_module))
+
+    def on_validation_batch_end(
+        self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if outputs is None:
+            return
+        for i, (sample, score) in enumerate(zip(batch.samples, outputs.score.tolist(), strict=True)):
+            maximum = median = np.nan
+            if outputs.anomaly_map is not None:
+                roi = pl_module.view.region
+                anomaly_map = counted(batch.original_map(outputs, i, roi), roi)
+                maximum, median = float(anomaly_map.max()), float(np.median(anomaly_map))
+            self.seen.append((sample.category, score, maximum, median))
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        seen = gather(self.seen)
+        if trainer.sanity_checking or not seen:
+            return
+        held: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in ("scores", "maxima", "medians")}
+        mapped = not all(np.isnan(maximum) for _, _, maximum, _ in seen)
+        for category, score, maximum, median in seen:
+            held["scores"][category].append(score)
+            if mapped:
+                held["maxima"][category].append(maximum)
+                held["medians"][category].append(median)
+        earlier = pl_module.decision.false_alarm if pl_module.decision is not None else 0.01
+        pl_module.decision = Decision(**held, false_alarm=self.false_alarm or earlier)  # type: ignore[arg-type]
+        self._warn(pl_module.decision)
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        if pl_module.decision is not None:
+            if self.false_alarm is not None:
+                pl_module.decision = pl_module.decision.with_rate(self.false_alarm)
+            self._warn(pl_module.decision)
+
+    on_predict_start = on_test_start
+
+    def _warn(self, decision: Decision) -> None:
+        """Once."""
+        if not self.warned:
+            for warning in decision.warnings():
+                rank_zero_warn(warning)
+        self.warned = True
+
+
+def nominal(trainer: L.Trainer, method: Method) -> Iterator[tuple[Tensor, list[Tensor]]]:
+    """Every nominal training image once, without augmentation, with its features: this process's share of them.
+
+    Obeys trainer.limit_train_batches.
+    """
+    limited = isinstance(trainer.limit_train_batches, int) or trainer.limit_train_batches < 1
+    loader = data_of(trainer, method).nominal_dataloader()
+    return described(trainer, method, loader, int(trainer.num_training_batches) if limited else None)
+
+
+def held_out(trainer: L.Trainer, method: Method) -> Iterator[tuple[Tensor, list[Tensor]]]:
+    """The same of the held-out images."""
+    data = data_of(trainer, method)
+    return described(trainer, method, data.held_out_dataloader(), None)
+
+
+def data_of(trainer: L.Trainer, method: Method) -> Any:
+    """The DataModule. Raises UserError if the Trainer was given loaders instead."""
+    data = getattr(trainer, "datamodule", None)
+    if data is None:
+        raise UserError(f"{type(method).__name__} needs nominal images for its statistics: fit it with a DataModule")
+    return data
+
+
+def described(
+    trainer: L.Trainer, method: Method, loader: DataLoader[Batch], count: int | None
+) -> Iterator[tuple[Tensor, list[Tensor]]]:
+    """The first `count` batches of a loader as images (B, 3, H, W) in [0, 1], and their features."""
+    for batch in (one for given in islice(loader, count) for one in given.uniform()):
+        moved = trainer.strategy.batch_to_device(batch)
+        with torch.no_grad(), trainer.precision_plugin.forward_context():
+            images = None if moved.pixels is None else as_images(moved.pixels)
+            if moved.features is not None:
+                yield images, [level.to(method.dtype) for level in moved.features]  # type: ignore[misc]
+            elif len(batch):
+                assert images is not None
+                yield images, method.describe(images)

@@ -1,0 +1,234 @@
+"""The benchmark's runner: its cells, who does which, and a real one that is killed and goes on."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from filelock import FileLock
+
+from lit_ad import data
+from lit_ad.benchmark.cell import is_finished
+from lit_ad.benchmark.runner import Budget, Compared, chosen, environments, main, make_cell, tasks_of
+from lit_ad.data import MVTec, OneClass
+from lit_ad.errors import UserError
+from lit_ad.machine import cores
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted((ROOT / "configs/benchmark").glob("*.yaml"))
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    (tmp_path / "method.yaml").write_text("trainer: {max_steps: 9}\ndata: {source: {class_path: X}, batch_size: 2}\n")
+    return tmp_path / "method.yaml"
+
+
+def test_tasks_of_one_source_and_of_several(images: Path, tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / "pets/test" / name).mkdir(parents=True)
+    (tmp_path / "pets/train").mkdir()
+    pets = tmp_path / "pets"
+    uni = ({"class_path": "OneClass", "init_args": {"root": str(pets)}}, OneClass(pets, normal=["cat"]))
+    multi = (uni[0], OneClass(pets, anomalous=["cat"]))
+    assert list(tasks_of({"pets": uni})) == ["cat", "dog"]
+    found = tasks_of({"uni": uni, "multi": multi, "one": ({"class_path": "MVTec"}, MVTec(images))})
+    assert list(found) == ["uni/cat", "uni/dog", "multi/cat", "multi/dog", "one"]
+    assert found["uni/dog"]["init_args"] == {"root": str(pets), "normal": ["dog"], "anomalous": None}
+    assert found["multi/dog"]["init_args"] == {"root": str(pets), "normal": None, "anomalous": ["dog"]}
+
+
+def test_a_cell_has_its_source_seed_and_budget_and_no_others(config: Path, tmp_path: Path) -> None:
+    source: dict[str, Any] = {"class_path": "MVTec", "init_args": {"root": "r"}}
+    budget = Budget(minutes=0.5, epochs=3)
+    cell = make_cell(tmp_path, "m", Compared(config), "t", source, 4, budget)
+    made = yaml.safe_load((cell.home / "cell.yaml").read_text())
+    assert (made["data"], made["seed_everything"]) == ({"source": source, "batch_size": 2}, 4)
+    asked = {"max_epochs": 3, "max_steps": -1, "max_time": {"seconds": 30}, "enable_progress_bar": False}
+    assert made["trainer"] == asked
+    config.write_text("# a comment\n" + config.read_text())
+    make_cell(tmp_path, "m", Compared(config), "t", source, 4, budget)
+    with pytest.raises(UserError, match=r"m/t/seed-4 holds a run of other settings"):
+        make_cell(tmp_path, "m", Compared(config, ["--model.lr=1"]), "t", source, 4, budget)
+
+
+def test_only_some() -> None:
+    cells = [(method, task) for method in ("a", "b") for task in ("uni/cat", "multi/cat", "multi/dog")]
+    assert chosen(cells, []) == set(cells)
+    assert chosen(cells, ["a"]) == {pair for pair in cells if pair[0] == "a"}
+    assert chosen(cells, ["b", "cat"]) == {("b", "uni/cat"), ("b", "multi/cat")}
+    assert chosen(cells, ["multi"]) == {pair for pair in cells if pair[1].startswith("multi")}
+    with pytest.raises(UserError, match=r"no cow: there are a, b; multi/cat"):
+        chosen(cells, ["cow"])
+
+
+def test_cores_are_shared_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert {place["OMP_NUM_THREADS"] for place in environments(2)} == {str(max(1, cores() // 2))}
+    assert {place["OMP_NUM_THREADS"] for place in environments(2 * cores())} == {"1"}
+    assert "OMP_NUM_THREADS" not in environments(1)[0]
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert {place["OMP_NUM_THREADS"] for place in environments(2)} == {"7"}
+
+
+def test_gpus_are_handed_out_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    assert [place["CUDA_VISIBLE_DEVICES"] for place in environments(3)] == ["2", "5", "2"]
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda path: path.stem)
+def test_configs(file: Path) -> None:
+    """The command, methods that are there, and no published number that its method's header does not give."""
+    said = yaml.safe_load(file.read_text())
+    assert f"lit-ad benchmark --config configs/benchmark/{file.name}" in file.read_text()
+    for source in said["sources"].values():
+        name = source["class_path"].rsplit(".", 1)[-1]
+        assert hasattr(data, name) or name in ("VisA", "MVTecLOCO", "MVTecAD2")
+    for method in said["methods"].values():
+        text = (ROOT / method["config"]).read_text()
+        header = "".join(line for line in text.splitlines(True) if line.startswith("#"))
+        published = method.get("published", {})
+        assert not published or published["source"]
+        for numbers in (value for key, value in published.items() if key != "source"):
+            assert all(f"{number:.3f}" in header for number in numbers.values())
+
+
+def test_mistakes(config: Path, images: Path, tmp_path: Path) -> None:
+    own = ["--methods", json.dumps({"m": {"config": str(config)}}), "--output", str(tmp_path / "out")]
+    own += ["--sources", json.dumps({"s": {"class_path": "MVTec", "init_args": {"root": str(images)}}})]
+    with pytest.raises(UserError, match="index must lie in 0 to 1"):
+        main([*own, "--index", "2", "--of", "2"])
+    with pytest.raises(UserError, match="no cow"):
+        main([*own, "--only", "[cow]"])
+
+
+@pytest.fixture
+def two_by_two(images: Path, small_models: dict[str, dict[str, Any]], tmp_path: Path) -> list[str]:
+    """The command of two methods and two tasks, 30 epochs of a second or two; tables and runs are in tmp_path/out."""
+    for category in ("bolt", "nut"):
+        (tmp_path / "data").mkdir(exist_ok=True)
+        (tmp_path / "data" / category).symlink_to(images)
+    methods = {}
+    for name in ("STFPM", "DSKD"):
+        settings = {"model": small_models[name], "data": {"batch_size": 4, "num_workers": 0}}
+        settings |= {"heatmaps": {"enabled": False}, "trainer": {"max_epochs": 30, "accelerator": "cpu"}}
+        (tmp_path / f"{name}.yaml").write_text(json.dumps(settings))
+        methods[name] = {"config": str(tmp_path / f"{name}.yaml")}
+    sources = {"good": {"class_path": "MVTec", "init_args": {"root": str(tmp_path / "data")}}}
+    (tmp_path / "benchmark.yaml").write_text(
+        json.dumps({"output": str(tmp_path / "out"), "methods": methods, "sources": sources})
+    )
+    return [sys.executable, "-m", "lit_ad", "benchmark", "--config", str(tmp_path / "benchmark.yaml")]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="a cell ends with its benchmark on Linux, whose /proc tells of both"
+)
+def test_two_at_a_time_killed_and_finished_by_two_processes(two_by_two: list[str], tmp_path: Path) -> None:
+    """--jobs 2 does two cells at once, each with half the cores, and SIGKILL to it ends them. Then the same command,
+    twice at the same time: each cell is done by one of the two, and the tables have all."""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    out, passed = tmp_path / "out", ["--", "--trainer.max_epochs", "40"]
+    first = subprocess.Popen([*two_by_two, "--jobs", "2", *passed], env=environment)
+    begun = [out / method / "bolt/seed-0" for method in ("STFPM", "DSKD")]
+    while not all((home / "checkpoints/last.ckpt").is_file() for home in begun):
+        assert first.poll() is None
+        time.sleep(0.05)
+    children = [int(number) for number in Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()]
+    assert len(children) == 2
+    for child in children:
+        of = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+        assert f"OMP_NUM_THREADS={max(1, cores() // 2)}".encode() in of
+    first.kill()
+    first.wait()
+    wait_for(lambda: not any(map(alive, children)))
+    assert not any(is_finished(home) for home in begun)
+    assert not list(out.rglob("died.txt"))
+
+    both = [
+        subprocess.Popen([*two_by_two, *passed], env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    try:
+        said = [process.communicate()[0] for process in both]
+    finally:
+        for process in both:
+            process.kill()
+    assert [process.returncode for process in both] == [0, 0], said
+    report = json.loads((out / "results.json").read_text())
+    assert report["missing"] == {}
+    assert [of["attempts"] for of in report["cells"]] == [2, 2, 1, 1]  # bolt, then nut
+    for home in begun:
+        assert (home / "log.txt").read_text().count("Restored all states from the checkpoint") == 1
+    assert [name for name in ("md", "csv", "json", "tex") if not (out / f"results.{name}").is_file()] == []
+
+
+def wait_for(happens: Callable[[], bool], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not happens():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def alive(process: int) -> bool:
+    """Whether it still runs: one whose parent was killed may stay as a zombie."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
+def test_a_cell_that_another_process_has_is_left_to_it(two_by_two: list[str], tmp_path: Path) -> None:
+    """After half a minute: it has not died, and the other cells are done."""
+    home = tmp_path / "out/STFPM/bolt/seed-0"
+    home.mkdir(parents=True)
+    with FileLock(home / "cell.lock"):
+        command = [*two_by_two, "--only", "[STFPM]", "--", "--trainer.max_epochs", "1"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert "STFPM/nut/seed-0: finished" in lines and "STFPM/bolt/seed-0: not finished" in lines
+    assert lines[-1] == "Not finished, since another process has them or ended them: STFPM/bolt/seed-0"
+    assert not (home / "died.txt").exists() and not (home / "cost.json").exists()
+    report = json.loads((tmp_path / "out/results.json").read_text())
+    assert report["missing"]["STFPM/bolt/seed-0"] == "not finished"
+
+
+@pytest.mark.slow
+def test_killed_and_resumed(two_by_two: list[str], tmp_path: Path) -> None:
+    """Two methods, two tasks, two seeds, for real: SIGKILL in the second cell, and a cell that dies each time."""
+    command = [*two_by_two, "--seeds", "[0, 1]"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    out = tmp_path / "out"
+    first = subprocess.Popen(command, env=environment)
+    last = out / "DSKD/bolt/seed-0/checkpoints/last.ckpt"
+    while not last.is_file():
+        assert first.poll() is None
+        time.sleep(0.05)
+    first.kill()
+    first.wait()
+    finished = (out / "STFPM/bolt/seed-0/metrics.json").stat().st_mtime_ns
+    assert not (out / "DSKD/bolt/seed-0/metrics.json").is_file()
+    # A folder in the place of a file that its run writes: this cell dies, and the others do not mind.
+    (out / "STFPM/nut/seed-1/scores.csv/in the way").mkdir(parents=True)
+
+    second = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert second.returncode == 1
+    why = f"died, exit code 1: lit-ad: cannot write {out}/STFPM/nut/seed-1/scores.csv: "
+    last_line = second.stderr.strip().splitlines()[-1]
+    assert last_line.startswith("lit-ad: 1 of 8 cells died, the same command tries them again: STFPM/nut/seed-1 " + why)
+    assert (out / "STFPM/bolt/seed-0/metrics.json").stat().st_mtime_ns == finished
+    assert json.loads((out / "DSKD/bolt/seed-0/cost.json").read_text())["attempts"] == 2
+    assert "Restored all states from the checkpoint" in (out / "DSKD/bolt/seed-0/log.txt").read_text()
+    report = json.loads((out / "results.json").read_text())
+    assert [cell["state"] for cell in report["cells"]].count("finished") == 7
+    assert list(report["missing"]) == ["STFPM/nut/seed-1"]
+    assert report["missing"]["STFPM/nut/seed-1"].startswith(why)
+    assert report["tasks"]["image_auroc"]["DSKD"]["nut"]["seeds"] == 2

@@ -1,0 +1,187 @@
+"""`lit-ad cache` on caches that runs wrote: it lists, clears and prunes them, and nothing else."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from filelock import FileLock
+
+from lit_ad.commands.cache import changed
+from lit_ad.commands.main import main
+from lit_ad.data.sources.table import keep_mask
+from lit_ad.features.store import load_or_compute
+
+DAY = 24 * 60 * 60
+
+
+def lit_ad(*arguments: object) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["lit-ad", *map(str, arguments)])
+        main()
+
+
+@pytest.fixture
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where caches lie by default."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    return tmp_path / "home/lit_ad/features"
+
+
+def keep(directory: Path, images: Path, days: float = 0, count: int = 3) -> Path:
+    """A cache of some images, that last served some days ago."""
+    images.mkdir(parents=True, exist_ok=True)
+    files = []
+    for i in range(count):
+        file = images / f"{i}.png"
+        if not file.exists():
+            file.write_bytes(bytes(i))
+        files.append((str(file), file.stat().st_size, file.stat().st_mtime_ns))
+    about = {"files": files, "view": {"image_size": 64, "tile": None}, "teachers": [["Teacher", "resnet18", "f00d"]]}
+    kept = load_or_compute(directory, about, count, "float32", lambda: iter([[torch.ones(count, 2**12, 8, 8)]])).folder
+    then = time.time() - days * DAY
+    for file in kept.iterdir():
+        os.utime(file, (then, then))
+    return kept
+
+
+def test_it_lists_what_is_there(directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    keep(directory, tmp_path / "old", days=40)
+    keep(directory, tmp_path / "new", count=2)
+    (directory / ("0" * 24 + ".partial")).mkdir()
+    (directory / ("1" * 24)).mkdir()
+    (directory / ("1" * 24) / "tap0.npy").write_bytes(bytes(2**19))
+    capsys.readouterr()
+    lit_ad("cache")
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head == f"{directory}: 4 caches, 5.5 MiB"
+    day = time.strftime("%Y-%m-%d", time.localtime(time.time() - 40 * DAY))
+    assert lines[0] == f"   3.0 MiB  {day}  3 inputs of {tmp_path}/old, resnet18, image_size 64, float32"
+    rest = sorted(line.split("  ")[-1] for line in lines[1:])
+    assert rest == [
+        f"2 inputs of {tmp_path}/new, resnet18, image_size 64, float32",
+        "half written, by a run that was killed",
+        "unknown: no about.json that can be read",
+    ]
+
+
+def test_nothing_is_there(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lit_ad("cache", "list")
+    assert capsys.readouterr().out == f"{directory}: no caches, 0.0 MiB\n"
+    lit_ad("cache", "clear")
+
+
+def test_clear_removes_all_or_what_was_not_used_for_long(
+    directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, new = keep(directory, tmp_path / "old", days=40), keep(directory, tmp_path / "new", days=2)
+    lit_ad("cache", "clear", "--older", 30)
+    assert not old.exists() and new.exists()
+    out = capsys.readouterr().out.splitlines()
+    assert out[-2].startswith("removed 3.0 MiB  ") and out[-1] == "3.0 MiB are free again"
+    keep(directory, tmp_path / "old", days=40)
+    assert old.exists()
+    lit_ad("cache", "clear")
+    assert list(directory.iterdir()) == []
+    assert (tmp_path / "old/0.png").exists()
+
+
+def test_prune_removes_what_will_never_serve_again(directory: Path, tmp_path: Path) -> None:
+    whole, gone, written = (keep(directory, tmp_path / name) for name in ("whole", "gone", "written"))
+    half = directory / ("0" * 24 + ".partial")
+    half.mkdir()
+    lit_ad("cache", "prune")
+    assert whole.exists() and gone.exists() and written.exists() and not half.exists()
+    (tmp_path / "gone/1.png").unlink()
+    os.utime(tmp_path / "written/2.png", (0, 0))
+    lit_ad("cache", "prune")
+    assert whole.exists() and not gone.exists() and not written.exists()
+
+
+def test_stale_caches_are_told(directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    keep(directory, tmp_path / "part")
+    shutil.rmtree(tmp_path / "part")
+    capsys.readouterr()
+    lit_ad("cache")
+    assert capsys.readouterr().out.splitlines()[1].endswith("; stale: 3 of 3 images are gone or changed")
+
+
+def test_masks_of_boxes_are_listed_and_cleared(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old, new = (keep_mask(np.arange(9000).reshape(90, 100) % count == 0) for count in (2, 3))
+    other = old.with_name("mine.png")
+    other.write_bytes(b"")
+    month_ago = time.time() - 30 * DAY
+    for mask in (old, new):
+        os.utime(mask, (month_ago, month_ago))
+    assert keep_mask(np.arange(9000).reshape(90, 100) % 3 == 0) == new  # served again
+    lit_ad("cache")
+    assert f"{old.parent}: 2 masks of boxes and polygons, 0.0 MiB" in capsys.readouterr().out
+    lit_ad("cache", "prune")
+    assert old.is_file()
+    lit_ad("cache", "clear", "--older", 7)
+    assert not old.is_file() and new.is_file()
+    assert f"removed 1 masks of boxes and polygons in {old.parent}" in capsys.readouterr().out
+    lit_ad("cache", "clear", "--directory", directory)
+    assert new.is_file()
+    lit_ad("cache", "clear")
+    assert not new.is_file() and other.is_file()
+
+
+def test_pages_are_as_old_as_their_file(tmp_path: Path) -> None:
+    file = tmp_path / "stack.tif"
+    file.write_bytes(b"1")
+    known = (f"{file}#2", 1, file.stat().st_mtime_ns)
+    assert not changed(*known)
+    file.write_bytes(b"22")
+    assert changed(*known)
+
+
+def test_a_cache_that_is_being_written_is_left_alone(
+    directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = "0" * 24
+    (directory / f"{key}.partial").mkdir(parents=True)
+    with FileLock(directory / f"{key}.lock"):
+        for action in ("list", "clear", "prune"):
+            # In a process of its own, as a lock is a process's.
+            done = subprocess.run([sys.executable, "-m", "lit_ad", "cache", action], capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            assert "being written" in done.stdout or action != "list"
+            assert (directory / f"{key}.partial").is_dir() and (directory / f"{key}.lock").is_file()
+    lit_ad("cache", "prune")
+    assert list(directory.iterdir()) == []
+
+
+def test_what_is_not_ours_stays(tmp_path: Path) -> None:
+    """Even if --directory is somewhere else."""
+    other = [tmp_path / "photographs", tmp_path / "model.partial", tmp_path / "notes"]
+    for folder in other:
+        folder.mkdir()
+        (folder / "a.png").touch()
+    kept = keep(tmp_path, tmp_path / "images")
+    lit_ad("cache", "clear", "--directory", tmp_path)
+    assert all((folder / "a.png").exists() for folder in other) and not kept.exists()
+
+
+def test_a_directory_of_its_own(tmp_path: Path, directory: Path) -> None:
+    here, there = keep(directory, tmp_path / "part"), keep(tmp_path / "disk", tmp_path / "part")
+    lit_ad("cache", "clear", "--directory", tmp_path / "disk")
+    assert here.exists() and not there.exists()
+
+
+def test_older_goes_with_clear(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        lit_ad("cache", "prune", "--older", 3)
+    assert "--older goes with clear" in capsys.readouterr().err
+
+
+def test_listing_does_not_wait_for_teachers() -> None:
+    """To import timm takes seconds."""
+    code = "import sys, lit_ad.commands.cache; sys.exit('timm' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

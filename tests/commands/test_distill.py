@@ -1,0 +1,143 @@
+"""`lit-ad distill`: the target by hand, the file it writes, and that it resumes."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch.nn.functional import avg_pool2d
+
+from lit_ad.commands.main import main
+from lit_ad.image.view import View
+from lit_ad.methods.efficient_ad import EfficientAD
+from lit_ad.teachers.pdn import PDNTeacher
+from lit_ad.training.distillation import Distillation, average, joined, patches
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_patches_and_averages_by_hand() -> None:
+    level = torch.rand(2, 3, 4, 5)
+    around = patches(level)
+    padded = np.pad(level.numpy(), ((0, 0), (0, 0), (1, 1), (1, 1)))
+    for y in range(4):
+        for x in range(5):
+            expected = padded[:, :, y : y + 3, x : x + 3].reshape(2, 27)
+            np.testing.assert_array_equal(around[:, :, y, x].numpy(), expected)
+    halves = around[:, :26]
+    expected = halves.numpy().reshape(2, 13, 2, 4, 5).mean(axis=2)
+    np.testing.assert_allclose(average(halves, 13).numpy(), expected, rtol=1e-5)
+
+
+def test_levels_with_as_many_channels_are_taken_as_they_are() -> None:
+    fine, coarse = torch.rand(1, 128, 8, 8), torch.rand(1, 256, 4, 4)
+    target = joined([fine, coarse], 384, (8, 8))
+    torch.testing.assert_close(target[:, :128], fine)
+    torch.testing.assert_close(target[:, 128:], torch.nn.Upsample(size=(8, 8), mode="bilinear")(coarse))
+    assert joined([torch.rand(1, 512, 8, 8), torch.rand(1, 1024, 4, 4)], 384, (8, 8)).shape == (1, 384, 8, 8)
+
+
+def test_loss_is_the_mean_square_in_deviations(resnet_file: Path) -> None:
+    torch.manual_seed(0)
+    model = Distillation("resnet10t", (2, 3), str(resnet_file), width=1 / 32, view=View(128))
+    images = torch.rand(2, 3, 128, 128)
+    model.target_mean.uniform_(-1, 1)
+    model.target_deviation.uniform_(0.5, 2)
+    with torch.no_grad():
+        (target,) = model.describe(images)
+        mean, deviation = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+        said = model.pdn((avg_pool2d(images, 2) - mean) / deviation)
+        loss = model.loss(images)
+    assert said.shape == target.shape == (2, 384, 16, 16)
+    expected = (target - model.target_mean.view(-1, 1, 1)) / model.target_deviation.view(-1, 1, 1) - said
+    assert loss.item() == pytest.approx(expected.double().square().mean().item(), rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("photographs")
+    generator = np.random.default_rng(0)
+    for i in range(10):
+        folder = root / "train" / f"class{i % 3}"
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((70, 60), Image.Resampling.BICUBIC).save(folder / f"{i}.png")
+    return root
+
+
+def distill(home: Path, photographs: Path, weights: Path, *more: object) -> str:
+    """What ends it, if it is an error."""
+    arguments = [
+        *("distill", "--config", ROOT / "configs/distill_pdn.yaml", "--data.source.root", photographs),
+        *("--model.backbone", "resnet10t", "--model.weights", weights, "--model.width", 1 / 32),
+        *("--model.view.image_size", 64, "--data.batch_size", 4, "--data.val_fraction", 0.2, "--model.lr", 0.01),
+        *("--trainer.val_check_interval", 1, "--trainer.default_root_dir", home, "--trainer.accelerator", "cpu"),
+        *("--trainer.enable_progress_bar", "false", "--model.grey", 0, *more),
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["lit-ad", *map(str, arguments)])
+        try:
+            main()
+        except SystemExit as stop:
+            return str(stop.code or "")
+    return ""
+
+
+@pytest.fixture(scope="module")
+def run(photographs: Path, resnet_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("distilled") / "run"
+    every = ("--checkpoint.save_top_k", -1, "--checkpoint.filename", "{step}")
+    assert not distill(home, photographs, resnet_file, "--trainer.max_steps", 8, *every)
+    return home
+
+
+def test_it_writes_weights_that_a_teacher_takes(run: Path, resnet_file: Path) -> None:
+    path = run / "pdn_small.safetensors"
+    teacher = PDNTeacher(str(path), width=1 / 32)
+    checkpoint = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+    state = {name: t for name, t in checkpoint["state_dict"].items() if name.startswith("pdn.")}
+    assert checkpoint["global_step"] == 8
+    assert {f"pdn.{name}" for name in load_file(path)} == set(state)
+    assert all(torch.equal(tensor, state[f"pdn.{name}"]) for name, tensor in load_file(path).items())
+    assert not [name for name in checkpoint["state_dict"] if name.startswith("teacher.")]
+    assert (checkpoint["state_dict"]["target_deviation"] != 1).any()
+    assert EfficientAD(str(path), width=1 / 32).teacher.fingerprint == teacher.fingerprint
+    with safe_open(path, "pt") as file:
+        about = file.metadata()
+    assert (about["network"], about["backbone"], about["steps"]) == ("pdn_small", "resnet10t", "8")
+    assert about["backbone_fingerprint"] == checkpoint["lit_ad"]["teacher"]
+    assert json.loads(about["taps"]) == [2, 3]
+    assert not list(run.rglob("*.tmp"))
+    assert (run / "config.yaml").is_file()
+
+
+@pytest.mark.parametrize("step", [3, 4])  # an epoch has two
+def test_it_goes_on_where_it_was_killed(
+    run: Path, photographs: Path, resnet_file: Path, tmp_path: Path, step: int
+) -> None:
+    """From a checkpoint of the middle of the whole run, which is what a killed one leaves."""
+    killed = run / "checkpoints" / f"step={step}.ckpt"
+    home = tmp_path / "run"
+    assert not distill(home, photographs, resnet_file, "--trainer.max_steps", 8, "--ckpt_path", killed)
+    whole, resumed = (load_file(of / "pdn_small.safetensors") for of in (run, home))
+    for name, tensor in whole.items():
+        torch.testing.assert_close(resumed[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+def test_another_backbone_does_not_go_on(run: Path, photographs: Path, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    other = tmp_path / "other.pt"
+    torch.save(timm.create_model("resnet10t").state_dict(), other)
+    last = run / "checkpoints/last.ckpt"
+    error = distill(run, photographs, other, "--trainer.max_steps", 9, "--ckpt_path", last)
+    assert "this checkpoint distils a network with the weights" in error
+
+
+def test_errors_for_the_user(photographs: Path, resnet_file: Path, tmp_path: Path) -> None:
+    assert "is not a folder: it should hold photographs" in distill(tmp_path / "run", tmp_path / "none", resnet_file)

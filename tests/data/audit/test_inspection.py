@@ -1,0 +1,287 @@
+"""What is told before training: numbers, and every mistake of data sets that we know of, made on small files."""
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lit_ad.batch import Sample
+from lit_ad.data import MVTec, OneClass
+from lit_ad.data.audit import inspection
+from lit_ad.data.audit.inspection import Report, inspect_samples
+from lit_ad.data.datamodule import split_nominal
+from lit_ad.image.view import View
+
+
+def report(samples: list[Sample], **options: bool) -> Report:
+    train, val = split_nominal([s for s in samples if s.split == "train"], 0.2, 0)
+    splits = {"train": train, "val": val, "test": [s for s in samples if s.split == "test"]}
+    return inspect_samples(splits, threads=2, **options)
+
+
+def test_a_sound_data_set(bottle: Path) -> None:
+    found = report(MVTec(bottle).samples())
+    assert (found.warnings, found.errors) == ([], [])
+    assert str(found) == "bottle: 8 to train on, 2 held out; test: 3 good, 2 broken (1 with masks); 20x24, 8-bit RGB"
+
+
+def test_each_category_its_sizes_depths_and_masks(bottle: Path, write, write_mask) -> None:
+    for i in range(5):
+        write(f"cable/train/good/{i}.png", (10 + i, 30))
+        write_mask(f"cable/train/good/grey{i}.png", (40, 30))
+    write("nut/train/good/0.png", (8, 9))
+    write("nut/train/good/1.png", (8, 10))
+    write_mask("bottle/ground_truth/broken/001_mask.png")
+    lines = report(MVTec(bottle.parent).samples()).text.splitlines()
+    assert lines == [
+        "bottle: 8 to train on, 2 held out; test: 3 good, 2 broken, each with a mask; 20x24, 8-bit RGB",
+        "cable: 8 to train on, 2 held out; test: none; 10x30 to 40x30 (6 sizes), 8-bit RGB (5), 8-bit grey (5)",
+        "nut: 1 to train on, 1 held out; test: none; 8x9 (1), 8x10 (1), 8-bit RGB",
+    ]
+
+
+def test_classes_have_no_masks(write) -> None:
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            for i in range(2):
+                path = write(f"pets/{split}/{name}/{i}.png")
+    root = path.parents[2]
+    assert "test: 2 good, 2 dog, no masks; 20x24" in report(OneClass(root, ["cat"]).samples()).text
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "tiff"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "text"])
+def test_test_images_that_cannot_be_read_are_errors(bottle: Path, write, suffix: str, damage: str) -> None:
+    bad = write(f"bottle/test/good/bad.{suffix}", (64, 64))
+    content = {"cut": bad.read_bytes()[: bad.stat().st_size // 2], "empty": b"", "text": b"not an image"}[damage]
+    bad.write_bytes(content)
+    (error,) = report(MVTec(bottle).samples()).errors
+    assert error.startswith(f"cannot read {bad}: ") and error.endswith("; replace or remove it")
+
+
+def test_many_errors_are_one_sentence(bottle: Path) -> None:
+    for path in sorted((bottle / "test").rglob("*.png")):
+        path.write_bytes(path.read_bytes()[:-100])
+    (bottle / "train/good/003.png").write_bytes(b"")
+    (error,) = report(MVTec(bottle).samples()).errors
+    assert error.startswith(f"cannot read 6 files: {bottle / 'train/good/003.png'}, {bottle / 'test/broken/000.png'}, ")
+    assert " and 3 more; replace or remove them (the first: cannot identify image file " in error
+
+
+def test_a_damaged_mask_is_an_error(bottle: Path) -> None:
+    mask = bottle / "ground_truth/broken/000_mask.png"
+    mask.write_bytes(mask.read_bytes()[:-30])
+    (error,) = report(MVTec(bottle).samples()).errors
+    assert error.startswith(f"cannot read {mask}: ")
+
+
+def test_where_the_test_comes_next_its_images_are_not_read_before(bottle: Path) -> None:
+    bad = bottle / "test/good/000.png"
+    bad.write_bytes(bad.read_bytes()[:-100])
+    assert report(MVTec(bottle).samples()).errors and not report(MVTec(bottle).samples(), decode=False).errors
+
+
+def test_of_very_many_test_images_a_part_is_decoded(bottle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others' checksums are verified: PNG has them."""
+    monkeypatch.setattr(inspection, "DECODED_PIXELS", 3 * 20 * 24)  # of 5 test images
+    samples = MVTec(bottle).samples()
+    looked: list[Path] = []
+    look = inspection.look
+    monkeypatch.setattr(inspection, "look", lambda path, view: (looked.append(path), look(path, view))[1])
+    found = report(samples)
+    assert found.text.endswith("\n  3 of 5 test images were decoded, the others verified") and not found.errors
+    assert looked == [s.image for s in samples if s.split == "test"][::2]
+    for path in (bottle / "test").rglob("*.png"):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 255
+        path.write_bytes(content)
+    assert "cannot read 5 files" in report(samples).errors[0]
+
+
+@pytest.mark.parametrize("link", ["copy", "symlink", "hardlink"])
+def test_the_same_file_in_training_and_test(bottle: Path, link: str) -> None:
+    here, there = bottle / "train/good/004.png", bottle / "test/good/again.png"
+    if link == "copy":
+        there.write_bytes(here.read_bytes())
+    else:
+        getattr(there, f"{link}_to")(here)
+    assert report(MVTec(bottle).samples()).warnings == [
+        f"the same file in training and test, once: {here} and {there}; metrics will flatter"
+    ]
+
+
+def test_the_same_file_good_and_anomalous(bottle: Path) -> None:
+    here, there = bottle / "test/good/001.png", bottle / "test/broken/001.png"
+    there.write_bytes(here.read_bytes())
+    assert report(MVTec(bottle).samples()).warnings == [
+        f"the same file as a good and as an anomalous image of the test, once: {here} and {there}"
+    ]
+
+
+def test_copies_among_training_images(bottle: Path) -> None:
+    names = [f"{i:03}.png" for i in range(10)]
+    for name in names[1:5]:
+        (bottle / "train/good" / name).write_bytes((bottle / "train/good/000.png").read_bytes())
+    (warning,) = report(MVTec(bottle).samples()).warnings
+    assert warning.startswith("training images are copies of each other, once: ") and "threshold too low" in warning
+    for name in names[1:]:
+        (bottle / "train/good" / name).write_bytes((bottle / "train/good/000.png").read_bytes())
+    assert report(MVTec(bottle).samples()).warnings == [
+        "all 10 training images are equal: nothing can be learned of how good images differ"
+    ]
+
+
+def test_only_files_of_one_size_are_hashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [tmp_path / name for name in "abcde"]
+    for file, content in zip(files, (b"1", b"22", b"33", b"22", b"4444"), strict=True):
+        file.write_bytes(content)
+    opened: list[str] = []
+    read = Path.open
+    monkeypatch.setattr(Path, "open", lambda path, *mode: (opened.append(path.name), read(path, *mode))[1])
+    assert inspection.copies(files, 2) == [[files[1], files[3]]]
+    assert sorted(opened) == ["b", "b", "c", "d", "d"]  # a piece of each, and all of those whose pieces are equal
+
+
+def test_files_that_differ_outside_their_middle_are_no_copies(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in "ab"]
+    for file in files:
+        file.write_bytes(file.name.encode() + bytes(20_000))
+    assert inspection.copies(files, 1) == []
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("empty", "masks empty: they mark no defect in an anomalous image, once: "),
+        ("full", "masks full: they mark the whole image, once: "),
+        ("inverted", "masks perhaps inverted: they mark most of the image and its border, once: "),
+        ("large", ""),
+        ("half", ""),
+    ],
+)
+def test_masks_that_mark_the_wrong_part(bottle: Path, what: str, said: str) -> None:
+    mask = np.zeros((20, 24), np.uint8)
+    if what != "empty":
+        mask[:] = 255
+    if what == "inverted":
+        mask[5:10, 5:10] = 0
+    if what == "large":  # a defect from edge to edge
+        mask[:4], mask[-4:] = 0, 0
+    if what == "half":
+        mask[10:] = 0
+    path = bottle / "ground_truth/broken/001_mask.png"
+    Image.fromarray(mask).save(path)
+    assert report(MVTec(bottle).samples()).warnings == ([f"{said}{path}"] if said else [])
+
+
+def test_a_mask_is_judged_above_its_data_sets_value(bottle: Path) -> None:
+    mask = bottle / "ground_truth/broken/000_mask.png"
+    Image.fromarray(np.full((20, 24), 100, np.uint8)).save(mask)
+    samples = MVTec(bottle).samples()
+    (said,) = report(samples).warnings
+    assert said.startswith("masks full")
+    (said,) = report([s._replace(mask_above=127) for s in samples]).warnings
+    assert said.startswith("masks empty")
+
+
+def test_masks_of_good_images(bottle: Path, write_mask) -> None:
+    """Some data sets bring black ones, which is right; what others mark would be ignored without a word."""
+    folder = bottle / "ground_truth/good"
+    folder.mkdir()
+    assert not report(MVTec(bottle).samples()).warnings
+    Image.new("L", (24, 20)).save(folder / "000_mask.png")
+    assert not report(MVTec(bottle).samples()).warnings
+    mask = write_mask("bottle/ground_truth/good/001_mask.png")
+    assert report(MVTec(bottle).samples()).warnings == [
+        f"masks for good images, with defects in them: they are ignored, once: {mask}"
+    ]
+    assert "3 good, 2 broken (1 with masks)" in report(MVTec(bottle).samples()).text
+
+
+@pytest.mark.parametrize(("bits", "used"), [(8, 10), (10, 10), (12, 12), (14, 14), (16, None)])
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+def test_camera_depths_in_16_bit_files(tmp_path: Path, bits: int, used: int | None, suffix: str) -> None:
+    generator = np.random.default_rng(0)
+    for i in range(30):
+        path = tmp_path / f"part/train/good/{i}.{suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        values = generator.integers(0, 2**bits, (20, 24)).astype(np.uint16)
+        values[0, 0] = 2**bits - 1
+        Image.fromarray(values).save(path)
+    found = report(MVTec(tmp_path / "part").samples())
+    assert found.text.endswith("20x24, 16-bit grey")
+    if used is None:
+        assert found.warnings == []
+    else:
+        (warning,) = found.warnings
+        assert warning.startswith(f"16-bit images that use {used} bits at most, such as {tmp_path}")
+        assert warning.endswith(f"nearly black; set model.view.window to auto, or to [0, {2**used - 1}]")
+
+
+def test_colours_of_16_bits_too(bottle: Path) -> None:
+    cv2 = pytest.importorskip("cv2")
+    for i, path in enumerate(sorted((bottle / "train/good").glob("*.png"))):
+        values = np.random.default_rng(i).integers(0, 4096, (20, 24, 3)).astype(np.uint16)
+        cv2.imwrite(str(path), values)
+    found = report(MVTec(bottle).samples())
+    assert "16-bit RGB (10), 8-bit RGB (5)" in found.text
+    assert found.warnings[0].startswith("16-bit images that use 12 bits at most")
+
+
+def test_broken_links_and_other_files_are_not_dropped_in_silence(bottle: Path) -> None:
+    links = [bottle / "test/broken/007.png", bottle / "test/dent"]
+    for link in links:
+        link.symlink_to(bottle / "gone" / link.name)
+    (bottle / "train/good/a.jp2").touch()
+    (bottle / "train/good/Thumbs.db").touch()
+    (bottle / "train/good/.hidden").touch()
+    assert report(MVTec(bottle).samples()).warnings == [
+        f"broken links, 2 times: {links[1]}, {links[0]}; they are left out",
+        f"files of kinds that are not read, once: {bottle / 'train/good/a.jp2'}",
+    ]
+
+
+def test_thousands_of_images_take_seconds(tmp_path: Path) -> None:
+    folder = tmp_path / "part/train/good"
+    folder.mkdir(parents=True)
+    content = bytes(Path(__file__).stat().st_size)
+    Image.new("L", (64, 64)).save(tmp_path / "a.bmp")
+    content = bytearray((tmp_path / "a.bmp").read_bytes())
+    for i in range(2000):  # all of one size, so that all are hashed
+        content[-2000:-1996] = i.to_bytes(4, "little")
+        (folder / f"{i}.bmp").write_bytes(content)
+    samples = MVTec(tmp_path / "part").samples()
+    begin = time.process_time()
+    assert report(samples).warnings == []
+    assert time.process_time() - begin < 10  # 1 on a machine of 2026
+
+
+def test_memory_of_large_images_is_that_of_one(tmp_path: Path, bottle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads that each hold a scan of a whole slide would take the machine down."""
+    monkeypatch.setattr(inspection, "PIXELS_AT_ONCE", 20 * 24)
+    together = [0, 0]  # now, and at most
+    look = inspection.look
+
+    def slow(path: Path, view: View) -> int:
+        together[0] += 1
+        together[1] = max(together)
+        time.sleep(0.01)
+        together[0] -= 1
+        return look(path, view)
+
+    monkeypatch.setattr(inspection, "look", slow)
+    report(MVTec(bottle).samples())
+    assert together == [0, 1]
+    monkeypatch.setattr(inspection, "PIXELS_AT_ONCE", 2 * 20 * 24)
+    report(MVTec(bottle).samples())
+    assert together == [0, 2]
+
+
+@pytest.mark.parametrize("name", ["hazelnut_toy", "magnetic_tile", "glass_fibre"])
+def test_real_data_raises_no_false_alarm(shared: Path, name: str) -> None:
+    found = report(MVTec(shared / "data" / name).samples())
+    assert (found.warnings, found.errors) == ([], [])
+    assert found.text.startswith(f"{name}: ") and os.linesep not in found.text

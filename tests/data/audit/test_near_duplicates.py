@@ -1,0 +1,60 @@
+"""Nearly the same image, found among images that merely look alike."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from lit_ad.batch import Sample
+from lit_ad.data.audit.near_duplicates import alike_neighbours, likeness_warnings, look_at, near_copies
+
+GENERATOR = np.random.default_rng(0)
+
+
+def surface(seed: int) -> np.ndarray:
+    """Aligned parts: one disc on a background, and a texture of each one's own."""
+    rows, columns = np.mgrid[:96, :96]
+    disc = 60.0 + 120 * (np.hypot(rows - 48, columns - 48) < 30)
+    coarse = np.random.default_rng(seed).normal(0, 25, (12, 12)).astype(np.float32)
+    return (disc + np.asarray(Image.fromarray(coarse).resize((96, 96)))).clip(0, 255).astype(np.uint8)
+
+
+def written(folder: Path, name: str, pixels: np.ndarray, split: str = "train", label: int = 0) -> Sample:
+    path = folder / name
+    Image.fromarray(pixels).save(path, **({"quality": 60} if path.suffix == ".jpg" else {}))
+    return Sample(path, label, split=split, defect="bad" if label else "good")  # type: ignore[arg-type]
+
+
+def test_a_copy_saved_anew_is_found_and_no_other(tmp_path: Path) -> None:
+    samples = [written(tmp_path, f"part{i:02}x{i * 7}.png", surface(i)) for i in range(12)]
+    copy = written(tmp_path, "again.jpg", surface(3), "test")
+    smaller = np.asarray(Image.fromarray(surface(5)).resize((80, 80)))
+    bad = written(tmp_path, "smaller.png", smaller, "test", 1)
+    deep = written(tmp_path, "deep.png", surface(7).astype(np.uint16) << 4, "test")
+    (tmp_path / "broken.png").write_text("no image")
+    looks = look_at([*samples, copy, bad, deep, Sample(tmp_path / "broken.png", 0)], threads=2)
+    assert len(looks.samples) == 15
+    found = {(one.image.name, other.image.name) for one, other in near_copies(looks)}
+    names = [samples[i].image.name for i in (3, 5, 7)]
+    assert found == {(names[0], "again.jpg"), (names[1], "smaller.png"), (names[2], "deep.png")}
+    (warning,) = likeness_warnings(looks, set())
+    assert warning.startswith("nearly the same image in training and test, 3 pairs: ") and "flatter" in warning
+    exact = {frozenset((samples[3].image, copy.image))}
+    assert "2 pairs" in likeness_warnings(looks, exact)[0]
+    assert likeness_warnings(look_at([], 1), set()) == []
+
+
+def test_neighbours_of_one_film(tmp_path: Path) -> None:
+    """Slowly changing frames, split at random; and parts whose numbers say nothing."""
+    first, last = surface(1).astype(float), surface(2).astype(float)
+    film = [written(tmp_path, f"frame_{i:03}.png", (first + (last - first) * i / 39).astype(np.uint8),
+                    "test" if i % 3 == 0 else "train") for i in range(40)]  # fmt: skip
+    pairs, share = alike_neighbours(look_at(film, 2))
+    assert len(pairs) == 26 and share < 0.2
+    assert all((one.split, other.split) == ("train", "test") for one, other in pairs)
+    assert any("consecutive numbers" in said for said in likeness_warnings(look_at(film, 2), set()))
+    parts = [
+        written(tmp_path, f"part_{i:03}.png", surface(100 + i), "test" if i % 3 == 0 else "train") for i in range(40)
+    ]
+    assert alike_neighbours(look_at(parts, 2))[1] > 0.8
+    assert likeness_warnings(look_at(parts, 2), set()) == []

@@ -1,0 +1,69 @@
+"""BTAD's layout: 01 has BMP images with PNG masks, 02 PNG images, 03 BMP images and masks."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from lit_ad.data import BTAD
+from lit_ad.data.datamodule import AnomalyDataModule
+from lit_ad.data.masks import read_truth
+from lit_ad.data.sources.source import check
+from lit_ad.errors import UserError
+from lit_ad.image.view import View
+
+SUFFIXES = {"01": ("bmp", "png"), "02": ("png", "png"), "03": ("bmp", "bmp")}
+
+
+@pytest.fixture
+def btad(tmp_path: Path, write, write_mask) -> Path:
+    for product, (image, mask) in SUFFIXES.items():
+        root = f"BTech_Dataset_transformed/{product}"
+        for i in range(4):
+            write(f"{root}/train/ok/{i:04}.{image}")
+        write(f"{root}/test/ok/0000.{image}")
+        for i in range(2):
+            write(f"{root}/test/ko/{i:04}.{image}")
+            write_mask(f"{root}/ground_truth/ko/{i:04}.{mask}")
+    return tmp_path / "BTech_Dataset_transformed"
+
+
+def test_counts_and_masks_by_stem(btad: Path) -> None:
+    samples = BTAD(btad).samples()
+    check(samples)
+    assert Counter((s.split, s.category, s.defect) for s in samples) == {
+        (split, product, defect): count
+        for product in SUFFIXES
+        for split, defect, count in (("train", "good", 4), ("test", "good", 1), ("test", "ko", 2))
+    }
+    masks = {f"{s.category}/{s.image.name}": s.mask.name for s in samples if s.mask}
+    assert masks == {f"{p}/000{i}.{a}": f"000{i}.{b}" for p, (a, b) in SUFFIXES.items() for i in range(2)}
+    assert [s.split for s in samples] == ["train"] * 12 + ["test"] * 9
+    assert all(read_truth(s, (20, 24)).sum() == 10 * 12 for s in samples if s.label)
+
+
+def test_the_folder_above_and_single_products(btad: Path) -> None:
+    assert BTAD(btad.parent).samples() == BTAD(btad).samples()
+    assert {s.category for s in BTAD(btad, ["03", "01"]).samples()} == {"01", "03"}
+    assert BTAD(btad).tasks() == {name: {"category": name} for name in SUFFIXES}
+    with pytest.raises(UserError, match=r"no category 04 in .*: there are 01, 02, 03"):
+        BTAD(btad, "04").samples()
+    with pytest.raises(UserError, match=r"no product in .*: expected folders 01, 02 and 03"):
+        BTAD(btad / "01").samples()
+
+
+def test_what_does_not_fit_is_named(btad: Path, write, write_mask) -> None:
+    write_mask(f"{btad.name}/01/ground_truth/ko/0007.png")
+    with pytest.raises(UserError, match=r"mask without an image: .*ko/0007.png"):
+        BTAD(btad).samples()
+    write(f"{btad.name}/03/test/ko/0000.png")
+    with pytest.raises(UserError, match=r"two files with one name: .*0000"):
+        BTAD(btad, "03").samples()
+
+
+def test_it_loads(btad: Path) -> None:
+    data = AnomalyDataModule(BTAD(btad, "01"), View(16), num_workers=0)
+    data.setup("fit")
+    assert {split: len(samples) for split, samples in data.listed.items()} == {"train": 3, "val": 1, "test": 3}
+    (batch,) = data.test_dataloader()
+    assert [int(mask.sum()) for mask in batch.masks] == [120, 120, 0]

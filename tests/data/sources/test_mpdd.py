@@ -1,0 +1,47 @@
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from lit_ad.data import MPDD
+from lit_ad.data.sources.source import check
+from lit_ad.errors import UserError
+
+NAMES = ("bracket_black", "tubes")
+
+
+@pytest.fixture
+def mpdd(tmp_path: Path, write, write_mask) -> Path:
+    for category in NAMES:
+        root = f"MPDD/MPDD/{category}"
+        for i in range(3):
+            write(f"{root}/train/good/{i:03}.png")
+        write(f"{root}/test/good/000.png")
+        write(f"{root}/test/scratches/000.png")
+        write_mask(f"{root}/ground_truth/scratches/000_mask.png")
+    return tmp_path / "MPDD"
+
+
+def test_a_folder_deeper_or_not(mpdd: Path) -> None:
+    samples = MPDD(mpdd).samples()
+    check(samples)
+    assert Counter((s.category, s.split, s.defect, s.mask is not None) for s in samples) == {
+        (category, *kind): count
+        for category in NAMES
+        for kind, count in {
+            ("train", "good", False): 3,
+            ("test", "good", False): 1,
+            ("test", "scratches", True): 1,
+        }.items()
+    }
+    assert MPDD(mpdd / "MPDD").samples() == samples
+    assert MPDD(mpdd / "MPDD" / "tubes").samples() == MPDD(mpdd, "tubes").samples()
+    assert MPDD(mpdd).tasks() == {name: {"category": name} for name in NAMES}
+    assert MPDD(mpdd).remarks() == []
+
+
+def test_what_does_not_fit_is_named(mpdd: Path) -> None:
+    with pytest.raises(UserError, match=r"no category nut in .*MPDD/MPDD: there are bracket_black, tubes"):
+        MPDD(mpdd, "nut").samples()
+    with pytest.raises(UserError, match=r"no nominal image in .*: expected train/good"):
+        MPDD(mpdd / "MPDD" / "tubes" / "test").samples()

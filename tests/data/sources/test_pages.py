@@ -1,0 +1,157 @@
+"""TIFF files of several pages: each page is a sample, those of a file are one item."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+
+from lit_ad.batch import Sample
+from lit_ad.data import AnomalyDataModule, Folder, Images, MVTec, Table
+from lit_ad.data.audit.inspection import inspect_samples
+from lit_ad.data.masks import read_truth
+from lit_ad.data.sources.pages import by_page
+from lit_ad.data.sources.photographs import Unrelated
+from lit_ad.errors import UserError
+from lit_ad.image.pixels import read_image
+from lit_ad.image.view import View
+
+GENERATOR = np.random.default_rng(0)
+
+
+def stack(path: Path, pages: int, values: Any = None) -> Path:
+    """A grey TIFF of pages (20, 24), of noise or of `values`, one a page."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = GENERATOR.integers(0, 256, (pages, 20, 24)).astype(np.uint8)
+    images = noise if values is None else np.full_like(noise, 1) * np.array(values, np.uint8)[:, None, None]
+    tifffile.imwrite(path, images, photometric="minisblack", metadata=None)
+    return path
+
+
+@pytest.fixture
+def wafers(tmp_path: Path) -> Path:
+    """Five files of four good pages; to test, a good one and two bad ones, of which one has a mask for each page."""
+    for i in range(5):
+        stack(tmp_path / f"wafers/train/good/{i}.tif", 4)
+    stack(tmp_path / "wafers/test/good/0.tif", 3)
+    stack(tmp_path / "wafers/test/dent/0.tif", 3)
+    stack(tmp_path / "wafers/test/dent/1.tif", 2)
+    stack(tmp_path / "wafers/ground_truth/dent/0.tif", 3, [255, 0, 255])
+    stack(tmp_path / "wafers/ground_truth/dent/1_mask.tif", 1, [255])
+    return tmp_path / "wafers"
+
+
+def test_each_page_is_a_sample_with_its_mask(wafers: Path) -> None:
+    listed = AnomalyDataModule(MVTec(wafers), View(16)).listed
+    assert {split: len(samples) for split, samples in listed.items()} == {"train": 16, "val": 4, "test": 8}
+    assert len({sample.item for sample in listed["val"]}) == 1  # one file, whole
+    assert not {s.item for s in listed["val"]} & {s.item for s in listed["train"]}
+    dents = [sample for sample in listed["test"] if sample.label]
+    assert [sample.image.relative_to(wafers).as_posix() for sample in dents] == [
+        *(f"test/dent/0.tif#{page}" for page in (1, 2, 3)),
+        *(f"test/dent/1.tif#{page}" for page in (1, 2)),
+    ]
+    truths = [read_truth(sample, (20, 24)) for sample in dents]
+    assert [int(truth.sum()) for truth in truths if truth is not None] == [480, 0, 480, 480, 480]
+    pixels = tifffile.imread(wafers / "test/dent/0.tif")
+    assert [np.array_equal(read_image(s.image)[..., 0], page) for s, page in zip(dents[:3], pixels, strict=True)] == (
+        [True] * 3
+    )
+
+
+def test_batches_features_and_tiles_are_of_pages(wafers: Path) -> None:
+    data = AnomalyDataModule(MVTec(wafers), View(None, tile=8, overlap=0), num_workers=0)
+    train = data.train_dataloader().dataset
+    assert len(train) == 16 * 9  # type: ignore[arg-type]
+    for i in (0, 9, 100):
+        batch = train[i]
+        assert batch.samples[0].image == data.listed["train"][i // 9].image
+    files = {split: about["files"] for split, _, about in data.cacheable(needs_pixels=False)}
+    assert len(files["train"]) == len(set(files["train"])) == 16
+    assert all(size == (wafers / "train/good/0.tif").stat().st_size for _, size, _ in files["train"])
+
+
+def test_inspection_counts_pages_and_compares_files(wafers: Path) -> None:
+    (wafers / "train/good/9.tif").write_bytes((wafers / "test/good/0.tif").read_bytes())
+    report = inspect_samples(AnomalyDataModule(MVTec(wafers), View(16)).listed)
+    assert (
+        "wafers: 15 to train on, 8 held out; test: 3 good, 5 dent, each with a mask; 20x24, 8-bit grey" in report.text
+    )
+    assert "31 of these images are the pages of 9 files" in report.text
+    copied = f"{wafers}/train/good/9.tif and {wafers}/test/good/0.tif"
+    assert report.warnings[0] == f"the same file in training and test, once: {copied}; metrics will flatter"
+    assert "masks full: they mark the whole image, 4 times: " in report.warnings[1]
+    assert report.warnings[2] == (
+        f"masks empty: they mark no defect in an anomalous image, once: {wafers}/ground_truth/dent/0.tif#2"
+    )
+    assert report.errors == [] and len(report.warnings) == 3
+
+
+def test_a_damaged_page_is_an_error_that_names_it(wafers: Path) -> None:
+    file = wafers / "test/dent/1.tif"
+    tifffile.imwrite(file, np.zeros((2, 20, 24), np.uint8), photometric="minisblack", metadata=None, compression="zlib")
+    with tifffile.TiffFile(file) as opened:
+        offset, count = opened.pages[1].dataoffsets[0], opened.pages[1].databytecounts[0]  # type: ignore[union-attr]
+    content = bytearray(file.read_bytes())
+    content[offset : offset + count] = b"x" * count
+    file.write_bytes(content)
+    (said,) = inspect_samples(AnomalyDataModule(MVTec(wafers), View(16)).listed).errors
+    assert said.startswith(f"cannot read {file}#2: ")
+
+
+def test_masks_of_another_number_of_pages(wafers: Path) -> None:
+    stack(wafers / "ground_truth/dent/0.tif", 2)
+    with pytest.raises(
+        UserError, match=r"dent/0.tif has 2 pages and its image .*dent/0.tif 3: a mask has one page for"
+    ):
+        _ = AnomalyDataModule(MVTec(wafers), View(16)).listed
+    one = stack(wafers / "test/dent/0.tif", 1)
+    with pytest.raises(UserError, match=r"ground_truth/dent/0.tif has 2 pages, each of them an image"):
+        _ = AnomalyDataModule(MVTec(wafers), View(16)).listed
+    assert by_page([Sample(one, 1)]) == [Sample(one, 1)]
+
+
+def test_one_file_cannot_train_and_validate(tmp_path: Path) -> None:
+    stack(tmp_path / "good/a.tif", 9)
+    data = AnomalyDataModule(Folder("good", root=tmp_path), View(16))
+    with pytest.raises(UserError, match=r"one item to train on, .*a.tif, .* unless a Table has a column item"):
+        _ = data.listed
+
+
+def test_a_table_may_list_pages_and_say_what_is_an_item(tmp_path: Path) -> None:
+    stack(tmp_path / "film.tif", 8)
+    rows = [
+        *({"path": f"film.tif#{page}", "split": "train", "label": "good", "item": f"{page}"} for page in range(1, 6)),
+        {"path": "film.tif#7", "split": "test", "label": "good", "item": "7"},
+        {"path": "film.tif#8", "split": "test", "label": "bad", "item": "8", "box": [0, 0, 12, 10]},
+    ]
+    table = tmp_path / "film.json"
+    table.write_text(json.dumps(rows))
+    listed = AnomalyDataModule(Table(tmp_path, "film.json"), View(16)).listed
+    assert Counter({split: len(samples) for split, samples in listed.items()}) == {"train": 4, "val": 1, "test": 2}
+    truth = read_truth(listed["test"][1], (20, 24))
+    assert truth is not None and int(truth.sum()) == 120
+    for row in rows:
+        del row["item"]
+    table.write_text(json.dumps(rows))
+    with pytest.raises(UserError, match=r"film.tif' in train and in test: .*film.tif#1 and .*film.tif#7; keep"):
+        _ = AnomalyDataModule(Table(tmp_path, "film.json"), View(16)).listed
+    rows[0]["path"] = "other.tif#1"
+    table.write_text(json.dumps(rows))
+    with pytest.raises(UserError, match=r"row 1 of .*: there is no file .*other.tif$"):
+        Table(tmp_path, "film.json").samples()
+
+
+def test_photographs_have_pages_too(tmp_path: Path) -> None:
+    stack(tmp_path / "a.tif", 3, [10, 20, 30])
+    unrelated = Unrelated(tmp_path)
+    assert {int(unrelated((8, 8), (0, 0, i)).mean()) for i in range(30)} == {10, 20, 30}
+
+
+def test_images_to_predict(wafers: Path) -> None:
+    samples = Images(wafers / "test").samples()
+    assert len(samples) == 8 and all(sample.label == -1 for sample in samples)
+    assert [s.image.name for s in Images(wafers / "test/dent/1.tif").samples()] == ["1.tif#1", "1.tif#2"]

@@ -1,0 +1,139 @@
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from lit_ad.batch import Sample
+from lit_ad.data import AnomalyDataModule, Folder, Images, MVTec, OneClass
+from lit_ad.data.sources.source import Source, check, holds_images, list_folders, list_images, pair_masks
+from lit_ad.errors import UserError
+from lit_ad.image.view import View
+
+
+def test_lists_images_sorted_and_ignores_the_rest(tmp_path: Path) -> None:
+    for name in ("b.JPG", "a.png", "c.tiff", ".DS_Store", "._a.png", "Thumbs.db", "notes.txt"):
+        (tmp_path / name).touch()
+    (tmp_path / "d.png").mkdir()
+    assert [path.name for path in list_images(tmp_path)] == ["a.png", "b.JPG", "c.tiff"]
+
+
+def test_folder_errors_name_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nowhere is not a folder"):
+        list_images(tmp_path / "nowhere")
+    (tmp_path / "empty" / "inner").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"no image in .*empty: it should hold"):
+        list_images(tmp_path / "empty")
+    (tmp_path / "empty" / "inner" / "a.png").touch()
+    with pytest.raises(UserError, match=r"1 lie in folders inside it"):
+        list_images(tmp_path / "empty")
+    for name in "ab":
+        (tmp_path / "links").mkdir(exist_ok=True)
+        (tmp_path / f"links/{name}.png").symlink_to(tmp_path / "gone.png")
+    with pytest.raises(UserError, match=r"no image in .*links \(2 are broken links\)"):
+        list_images(tmp_path / "links")
+
+
+@pytest.fixture
+def as_nobody() -> Iterator[Callable[[], Path]]:
+    """A folder that all may read, and a call that makes this process a user whom permissions bind, as root is not."""
+    folder = Path(tempfile.mkdtemp(dir="/tmp"))
+    folder.chmod(0o755)
+    was = os.geteuid()
+
+    def become() -> Path:
+        if was == 0:
+            os.seteuid(65534)
+        return folder
+
+    try:
+        yield become
+    finally:
+        os.seteuid(was)
+        for inside in folder.rglob("*"):
+            if not inside.is_symlink():
+                inside.chmod(0o755)
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("rights", [0o000, 0o111, 0o444])
+def test_a_folder_that_may_not_be_read(as_nobody: Callable[[], Path], bottle: Path, rights: int) -> None:
+    """Neither listed nor entered; only entered; only listed."""
+    folder = as_nobody()
+    os.seteuid(os.getuid())
+    part = shutil.copytree(bottle, folder / "part")
+    closed = part / "test/good"
+    closed.chmod(rights)
+    as_nobody()
+    read: list[Callable[[], object]] = [
+        lambda: list_images(closed),
+        lambda: MVTec(part).samples(),
+        lambda: AnomalyDataModule(MVTec(part), View(16)).setup("fit"),
+        lambda: Folder("train/good", "test/good", root=part).samples(),
+        lambda: Images(part / "test").samples(),
+    ]
+    if rights != 0o444:
+        read.append(lambda: holds_images(closed))
+    for listing in read:
+        with pytest.raises(UserError, match=rf"cannot read {closed}.*: Permission denied; see to its permissions"):
+            listing()
+    os.seteuid(os.getuid())
+    closed.chmod(0o755)
+    part.chmod(rights)
+    as_nobody()
+    for source in (MVTec(part), OneClass(part, ["good"])):
+        if rights == 0o111:  # all that is looked for is found by its name
+            AnomalyDataModule(source, View(16)).setup("fit")
+            continue
+        with pytest.raises(UserError, match=rf"cannot read {part}.*: Permission denied; see to its permissions"):
+            AnomalyDataModule(source, View(16)).setup("fit")
+    if rights != 0o111:
+        with pytest.raises(UserError, match=rf"cannot read {part}.*: Permission denied"):
+            list_folders(part / "test")
+
+
+def test_two_files_with_one_name(tmp_path: Path) -> None:
+    (tmp_path / "a.png").touch()
+    (tmp_path / "a.jpg").touch()
+    with pytest.raises(UserError, match=r"two files with one name: .*a.jpg and .*a.png"):
+        list_images(tmp_path)
+
+
+def test_masks_are_named_like_their_images_with_or_without_suffix() -> None:
+    images = [Path("i/a.jpg"), Path("i/b.jpg"), Path("i/c.jpg"), Path("i/c_mask.jpg")]
+    masks = [Path("m/a_mask.png"), Path("m/b.png"), Path("m/c_mask.png")]
+    assert pair_masks(images, masks) == {images[0]: masks[0], images[1]: masks[1], images[3]: masks[2]}
+
+
+def test_mask_errors_name_the_mask() -> None:
+    with pytest.raises(UserError, match=r"mask without an image: m/x_mask.png"):
+        pair_masks([Path("i/a.jpg")], [Path("m/x_mask.png")])
+    with pytest.raises(UserError, match=r"two masks for i/a.jpg: m/a.png and m/a_mask.png"):
+        pair_masks([Path("i/a.jpg")], [Path("m/a.png"), Path("m/a_mask.png")])
+
+
+def test_no_anomalous_image_in_training_and_no_image_twice() -> None:
+    good = Sample(Path("x/a.png"), 0)
+    check([good, Sample(Path("x/b.png"), 1, defect="dent", split="test")])
+    with pytest.raises(UserError, match=r"anomalous image in training: x/b.png \(dent\)"):
+        check([good, Sample(Path("x/b.png"), 1, defect="dent")])
+    with pytest.raises(UserError, match=r"listed twice: x/a.png, as train/good and as test/good"):
+        check([good, Sample(Path("x/a.png"), 0, split="test")])
+
+
+def test_images_of_one_item_lie_in_one_split() -> None:
+    parts = [Sample(Path(f"x/{i}.png"), 0, category="nut", item="a") for i in range(2)]
+    check([*parts, Sample(Path("y/0.png"), 0, category="bolt", item="a", split="test")])  # another category's
+    with pytest.raises(UserError, match=r"item 'a' in train and in test: x/0.png and x/2.png; keep its images on one"):
+        check([*parts, Sample(Path("x/2.png"), 0, category="nut", item="a", split="test")])
+
+
+class Shelf(Source):
+    def samples(self) -> list[Sample]:
+        return []
+
+
+def test_a_data_set_is_one_task_unless_its_source_says_otherwise() -> None:
+    assert Shelf().tasks() == {"all": {}}

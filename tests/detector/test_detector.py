@@ -1,0 +1,225 @@
+"""A Detector says what evaluation says, from nothing but its file."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from queue import Queue
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lit_ad import Detector, methods
+from lit_ad.batch import Batch, Sample
+from lit_ad.data import AnomalyDataModule, MVTec
+from lit_ad.detector.card import Card
+from lit_ad.detector.detector import WORKERS, highest, outline
+from lit_ad.errors import UserError
+from lit_ad.evaluation import Evaluation
+from lit_ad.evaluation.results import Results
+from lit_ad.image.view import View
+from lit_ad.methods import STFPM
+from lit_ad.methods import __all__ as METHODS
+from lit_ad.methods.base import Method
+from lit_ad.methods.network import card_of, run_of
+from lit_ad.training import Calibration, FeatureCache
+
+VIEWS: dict[str, Callable[[int], View]] = {  # of the side that a method's small model is fit for
+    "stretched": lambda side: View(side),
+    "padded": lambda side: View(side, fit="pad", interpolation="bicubic"),
+    "tiles": lambda side: View(side + side // 2, tile=side, overlap=side // 4, tile_batch=2),
+}
+
+
+@pytest.fixture(scope="module")
+def runs(
+    images: Path, small_models: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory, quiet_trainer: Any
+) -> dict[tuple[str, str], Path]:
+    """Every method trained for a step at every view, tested, and saved: RUN/checkpoints/best.ckpt."""
+    made = {}
+    for method in METHODS:
+        for name, view in VIEWS.items():
+            home = tmp_path_factory.mktemp(f"{method}-{name}")
+            torch.manual_seed(0)
+            given = small_models[method]["init_args"]
+            arguments = {**given, "view": view(given["view"]["image_size"])}
+            model: Method = getattr(methods, method)(**arguments)
+            data = AnomalyDataModule(MVTec(images), model.view, batch_size=4, num_workers=0)
+            callbacks = [Calibration(0.3), Evaluation(), FeatureCache()]
+            trainer = quiet_trainer(home, *callbacks, limit_train_batches=1, enable_checkpointing=False)
+            trainer.fit(model, data)
+            trainer.test(model, data, verbose=False)
+            trainer.save_checkpoint(home / "checkpoints/best.ckpt")
+            made[method, name] = home
+    return made
+
+
+@pytest.mark.parametrize("name", VIEWS)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_checkpoint_alone_says_what_the_test_said(method: str, name: str, runs: dict[tuple[str, str], Path]) -> None:
+    run = runs[method, name]
+    detector, results = Detector.load(run), Results.load(run / "metrics.json")
+    paths = [image.path for image in results.images]
+    for found, expected in zip(detector(paths), results.images, strict=True):
+        assert found.score == pytest.approx(expected.score, rel=1e-4)
+        assert found.p_value == pytest.approx(expected.p_value)
+        assert found.anomalous == expected.anomalous
+        assert found.image.shape == (64, 72, 3)
+        if found.anomaly_map is not None:
+            assert found.anomaly_map.shape == (64, 72)
+            assert found.mask is not None
+            assert np.array_equal(found.mask, found.anomaly_map > results.pixel_threshold)
+            assert sum(region.area for region in found.regions) == found.mask.sum()
+    assert results.false_alarm == 0.3
+
+
+def test_one_a_list_and_a_stream(runs: dict[tuple[str, str], Path], images: Path) -> None:
+    detector = Detector.load(runs["STFPM", "stretched"] / "checkpoints/best.ckpt")
+    paths = sorted((images / "test/square").iterdir())
+    together = detector(paths)
+    alone = [detector(path) for path in paths]
+    streamed = detector(path for path in paths)
+    assert not isinstance(streamed, list)
+    for one, other, third in zip(together, alone, streamed, strict=True):
+        assert one.score == pytest.approx(other.score, rel=1e-5)
+        assert third.score == pytest.approx(other.score, rel=1e-5)
+    batched = list(detector.stream(paths, batch_size=3))
+    assert [one.score for one in batched] == pytest.approx([one.score for one in together], rel=1e-4)
+
+
+def test_images_of_every_kind(runs: dict[tuple[str, str], Path], images: Path, tmp_path: Path) -> None:
+    detector = Detector.load(runs["STFPM", "stretched"])
+    path = images / "test/good/000.png"
+    pixels = np.asarray(Image.open(path))
+    expected = detector(path).score
+    grey = pixels[..., 0]
+    kinds = [str(path), Image.open(path), pixels, grey, grey[..., None], np.dstack([pixels, grey])]
+    kinds += [grey.astype(np.uint16) * 257, grey / 255, (grey / 255).astype(np.float32), Image.fromarray(grey)]
+    for kind in kinds:
+        assert detector(kind).score == expected
+    for wrong in (np.zeros((4, 4, 2), np.uint8), np.full((4, 4), 300.0), np.zeros((2, 4, 4, 3), np.uint8)):
+        with pytest.raises(UserError, match=r"an image is a path|is no image"):
+            detector(wrong)
+    (tmp_path / "x.png").write_text("no image")
+    with pytest.raises(UserError, match=r"cannot read .*x\.png"):
+        detector(tmp_path / "x.png")
+
+
+def test_pictures(runs: dict[tuple[str, str], Path], images: Path, tmp_path: Path) -> None:
+    found = Detector.load(runs["STFPM", "stretched"])(images / "test/square/003.png")
+    assert found.plot().size == (2 * 72 + 4, 64)
+    found.save(tmp_path / "found.png")
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "found.png"))[:, :72], found.image)
+    with pytest.raises(UserError, match="no suffix of an image"):
+        found.save(tmp_path / "found.xyz")
+    mask = np.zeros((6, 6), bool)
+    mask[1:5, 1:5] = True
+    assert outline(mask).sum() == 12
+    assert highest(np.arange(100, dtype=np.float32), 0.05) == 97
+
+
+def test_what_is_no_detector(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is no run directory: it has neither"):
+        Detector.load(tmp_path)
+    with pytest.raises(UserError, match="there is no detector"):
+        Detector.load(tmp_path / "x.ckpt")
+
+
+@pytest.fixture
+def bright() -> Detector:
+    """Whose score is an image's brightest value."""
+
+    def run(pixels: Any) -> tuple[None, Any]:
+        return None, pixels.max(axis=(1, 2, 3)).astype(np.float32)
+
+    return Detector(run, Card("bright", View(8), None, 0.0, False))
+
+
+def frame(value: int) -> Any:
+    return np.full((8, 8), value, np.uint8)
+
+
+def test_a_camera_gets_each_answer_before_its_next_image(bright: Detector) -> None:
+    answered: Queue[float] = Queue()
+
+    def camera() -> Any:
+        for value in range(1, 6):
+            yield frame(value)
+            assert answered.get(timeout=300) == value
+
+    for found in bright(camera()):
+        answered.put(found.score)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("count", [0, 1, 6, 7])
+def test_a_stream_ends_with_its_images(bright: Detector, count: int, batch_size: int) -> None:
+    found = bright.stream((frame(i) for i in range(count)), batch_size=batch_size)
+    assert [one.score for one in found] == list(range(count))
+
+
+def test_a_stream_takes_few_images_ahead_and_stops_when_it_is_left(bright: Detector) -> None:
+    taken: list[int] = []
+
+    def endless() -> Any:
+        while True:
+            taken.append(1)
+            yield frame(1)
+
+    stream = bright.stream(endless())
+    for _ in range(3):
+        next(stream)
+    time.sleep(0.3)
+    assert len(taken) <= 3 + WORKERS + 2
+    stream.close()
+    time.sleep(0.3)
+    before = len(taken)
+    time.sleep(0.3)
+    assert len(taken) == before
+
+
+def test_what_breaks_a_stream_reaches_its_reader(bright: Detector, tmp_path: Path) -> None:
+    def camera() -> Any:
+        yield frame(7)
+        raise ConnectionError("unplugged")
+
+    stream = bright.stream(camera())
+    assert next(stream).score == 7
+    with pytest.raises(ConnectionError, match="unplugged"):
+        next(stream)
+    with pytest.raises(UserError, match=r"nowhere\.png"):
+        list(bright.stream([tmp_path / "nowhere.png"]))
+
+
+def test_importing_it_imports_no_torch() -> None:
+    code = "import sys, lit_ad; print([m for m in ('torch', 'lightning', 'timm', 'cv2', 'scipy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "view",
+    [View(64), View(64, fit="pad"), View(None), View(96, crop=64), View(None, tile=48, overlap=16)],
+    ids=["stretched", "padded", "own size", "cropped", "tiles"],
+)
+@pytest.mark.parametrize("top", [0.0, 0.05])
+def test_scores_are_those_of_evaluation_to_the_last_digit(top: float, view: View, resnet_file: Path) -> None:
+    """Whether a score is taken in the network's graph, or of a padded image's content here."""
+    torch.manual_seed(0)
+    model = STFPM("resnet10t", (1, 2), str(resnet_file), view.of_multiple(16)).eval().requires_grad_(False)
+    model.top = top
+    detector = Detector(run_of(model), card_of(model))
+    generator = np.random.default_rng(0)
+    for size in ((64, 64), (60, 90), (81, 50)):
+        image = generator.integers(0, 256, (*size, 3)).astype(np.uint8)
+        pixels, box = model.view(image)
+        tensor = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
+        batch = Batch(tensor, torch.arange(1), [Sample(Path("0.png"), 0)], [size], [box])
+        expected, found = model.predict_batch(batch), detector(image)
+        assert expected.score is not None and found.anomaly_map is not None
+        assert found.score == (expected.score.item() if top == 0 else pytest.approx(expected.score.item(), rel=1e-6))
+        np.testing.assert_allclose(found.anomaly_map, batch.original_map(expected, 0), rtol=1e-5)

@@ -1,0 +1,218 @@
+"""Exported files where nothing else is, from many threads, and files that are none of ours."""
+
+import subprocess
+import sys
+import venv
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import lit_ad
+from lit_ad import Detector
+from lit_ad.deploy.example import example
+from lit_ad.deploy.export import SUFFIX, export
+from lit_ad.detector.runtimes import share_torch
+from lit_ad.errors import UserError
+from lit_ad.image.view import View
+from lit_ad.methods.stfpm import STFPM
+from tests.deploy.test_export import DECISION, pictures
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("openvino")
+
+
+@pytest.fixture(scope="module")
+def files(small_models: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """STFPM in every format, and an image beside them."""
+    home = tmp_path_factory.mktemp("exported")
+    arguments = {**small_models["STFPM"]["init_args"], "view": View(64, fit="pad")}
+    method = STFPM(**arguments).eval().requires_grad_(False)
+    method.decision = DECISION
+    for format, suffix in SUFFIX.items():
+        export(method, home / f"model{suffix}", format)  # type: ignore[arg-type]
+    Image.fromarray(pictures(1)[0]).save(home / "image.png")
+    return {format: home / f"model{suffix}" for format, suffix in SUFFIX.items()}
+
+
+@pytest.mark.parametrize("format", SUFFIX)
+def test_calls_from_many_threads(format: str, files: dict[str, Path]) -> None:
+    detector, images = Detector.load(files[format]), pictures(8)
+    alone = [detector(image).score for image in images]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(4):
+            assert [found.score for found in pool.map(detector, images)] == alone
+    for size in (1, 3):  # each of whose threads computes with a part of the cores, and so sums in another order
+        streamed = list(detector.stream(images * 4, batch_size=size))
+        assert [found.score for found in streamed] == pytest.approx(alone * 4, rel=1e-5)
+
+
+def test_signals_are_heard_when_several_files_were_loaded(files: dict[str, Path]) -> None:
+    """OpenVINO would leave a stack for signals that is no more, and Ctrl-C would be a segmentation fault."""
+    code = """
+        import signal, sys
+        from lit_ad import Detector
+
+        one, two = Detector.load(sys.argv[1]), Detector.load(sys.argv[1])
+        del one
+        del two
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            print("heard")
+    """
+    done = subprocess.run([sys.executable, "-c", dedent(code), files["openvino"]], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr
+
+
+def test_a_stream_leaves_the_threads_of_torch_as_they_are(files: dict[str, Path]) -> None:
+    detector, before = Detector.load(files["torch"]), torch.get_num_threads()
+    torch.set_num_threads(5)
+    try:
+        seen: list[int] = []
+        shared = share_torch(lambda pixels: seen.append(torch.get_num_threads()) or detector.run(pixels), 2, "cpu")
+        pixels = np.zeros((1, 3, 64, 64), np.uint8)
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(shared, [pixels] * 4))
+            assert set(seen) == {2}
+        list(detector.stream(pictures(4)))
+        with ThreadPoolExecutor(1) as later:
+            assert (torch.get_num_threads(), later.submit(torch.get_num_threads).result()) == (5, 5)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("format", SUFFIX)
+def test_the_example_says_what_the_detector_says(format: str, files: dict[str, Path]) -> None:
+    detector = Detector.load(files[format])
+    program, image = files[format].with_name(f"{format}_example.py"), files[format].with_name("image.png")
+    program.write_text(example(files[format], detector.card))
+    done = subprocess.run([sys.executable, program, image], capture_output=True, text=True, check=True)
+    found = detector(image)
+    verdict = "anomalous" if found.anomalous else "nominal"
+    assert f"{verdict}, score {found.score:.6g}, p-value {found.p_value:.3g}" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def onnx_of(
+    small_models: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[View], tuple[Path, Path]]:
+    """onnx_of(view): STFPM with that view as an ONNX file, and the example beside it."""
+
+    def onnx_of(view: View) -> tuple[Path, Path]:
+        home = tmp_path_factory.mktemp("with_view")
+        method = STFPM(**{**small_models["STFPM"]["init_args"], "view": view}).eval().requires_grad_(False)
+        method.decision = DECISION
+        export(method, home / "model.onnx", "onnx")
+        (home / "example.py").write_text(example(home / "model.onnx", Detector.load(home / "model.onnx").card))
+        assert "lit_ad " not in (home / "example.py").read_text().splitlines()[0]
+        return home / "model.onnx", home / "example.py"
+
+    return onnx_of
+
+
+def alone(program: Path, *images: Path) -> "subprocess.CompletedProcess[str]":
+    """Run an example where lit_ad cannot be imported."""
+    (program.parent / "lit_ad.py").write_text("raise SystemExit('lit_ad was imported')")
+    return subprocess.run([sys.executable, program, *images], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(("kind", "fit", "crop"), [("box", "pad", None), ("mask", "stretch", 48)])
+def test_the_example_looks_at_the_region_of_interest_alone(
+    kind: str, fit: Any, crop: int | None, onnx_of: Callable[[View], tuple[Path, Path]], tmp_path: Path
+) -> None:
+    pixels = pictures(1)[0]
+    mask = np.zeros(pixels.shape[:2], np.uint8)
+    mask[5:61, 3:40] = 255
+    if kind == "mask":
+        mask[35:, 3:26] = 0
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    model, program = onnx_of(
+        View(64, fit=fit, crop=crop, roi=(5, 3, 61, 40) if kind == "box" else tmp_path / "mask.png")
+    )
+    images = [tmp_path / name for name in ("whole.png", "inside.png", "small.png")]
+    for image, shown in zip(images, (pixels, np.where(mask[..., None] > 0, pixels, 0), pixels[:35]), strict=True):
+        Image.fromarray(shown.astype(np.uint8)).save(image)
+    one, other = Detector.load(model)(images[:2])  # type: ignore[arg-type]
+    assert one.score == other.score
+    done = alone(program, *images)
+    for image, line in zip(images, done.stdout.splitlines(), strict=False):
+        assert line.startswith(f"{image}: ") and f"score {one.score:.5g}"[:-1] in line, done.stderr
+    assert len(done.stdout.splitlines()) == 2 and done.returncode == 1
+    assert str(images[2]) in done.stderr and "region of interest" in done.stderr
+
+
+def test_the_example_reads_through_the_window(onnx_of: Callable[[View], tuple[Path, Path]], tmp_path: Path) -> None:
+    model, program = onnx_of(View(64, window=(100, 3000)))
+    deep = np.random.default_rng(0).integers(0, 4096, (70, 90)).astype(np.uint16)
+    images = [tmp_path / name for name in ("deep.png", "deep.tif", "float.tif", "eight.png")]
+    for image, values in zip(images, (deep, deep, deep.astype(np.float32), deep.astype(np.uint8)), strict=True):
+        Image.fromarray(values).save(image)
+    score = Detector.load(model)(images[0]).score
+    done = alone(program, *images)
+    assert [f"score {score:.5g}"[:-1] in line for line in done.stdout.splitlines()] == [True] * 3, done.stderr
+    assert done.returncode == 1 and f"{images[3]} has values of 8 bits, and the window is for more" in done.stderr
+
+
+@pytest.mark.parametrize("suffix", SUFFIX.values())
+def test_what_is_no_exported_file(suffix: str, tmp_path: Path) -> None:
+    (tmp_path / f"x{suffix}").write_text("nothing")
+    with pytest.raises(UserError, match=r"cannot be read by"):
+        Detector.load(tmp_path / f"x{suffix}")
+
+
+def test_another_ones_onnx(files: dict[str, Path], tmp_path: Path) -> None:
+    model = onnx.load(files["onnx"])
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "x.onnx")
+    with pytest.raises(UserError, match="was not exported by lit_ad"):
+        Detector.load(tmp_path / "x.onnx")
+
+
+# In seconds of the processor, which other processes do not lengthen.
+TIMED = """
+import sys, time
+start = time.process_time()
+from lit_ad import Detector
+imported = time.process_time()
+detector = Detector.load(sys.argv[1])
+loaded = time.process_time()
+print(imported - start, loaded - imported, detector(sys.argv[2]).score)
+print(sorted({"torch", "lightning", "timm", "albumentations", "cv2", "scipy"} & set(sys.modules)))
+"""
+
+
+@pytest.mark.slow  # installs from a package index
+def test_where_nothing_but_the_runtime_is(files: dict[str, Path], tmp_path: Path) -> None:
+    """NumPy, Pillow and ONNX Runtime are enough, and both importing and loading take less than a second."""
+    venv.create(tmp_path / "bare", with_pip=True)
+    python = tmp_path / "bare/bin/python"
+    subprocess.run([python, "-m", "pip", "install", "-q", "numpy", "pillow", "onnxruntime"], check=True)
+    package, image = Path(lit_ad.__file__).parents[1], files["onnx"].with_name("image.png")
+    found = []
+    for _ in range(3):  # the first one compiles the packages
+        done = subprocess.run(
+            [python, "-c", TIMED, files["onnx"], image],
+            env={"PYTHONPATH": str(package), "PYTHONDONTWRITEBYTECODE": "1"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        imported, loaded, score = map(float, done.stdout.splitlines()[0].split())
+        assert done.stdout.splitlines()[1] == "[]"
+        assert score == pytest.approx(Detector.load(files["onnx"])(image).score, rel=1e-5)
+        found.append((imported, loaded))
+    imported, loaded = np.min(found, axis=0)
+    assert imported < 1 and loaded < 1
+    (files["onnx"].with_name("example.py")).write_text(example(files["onnx"], Detector.load(files["onnx"]).card))
+    done = subprocess.run(
+        [python, files["onnx"].with_name("example.py"), image], env={}, capture_output=True, text=True, check=True
+    )
+    assert f"score {score:.4g}"[:-1] in done.stdout

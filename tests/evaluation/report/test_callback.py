@@ -1,0 +1,124 @@
+"""What a test leaves for its page: pictures of every image, the decision's scores, time and memory; and the page."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from lit_ad.batch import Batch, Prediction, Sample
+from lit_ad.data import AnomalyDataModule, MVTec
+from lit_ad.detector.decision import Decision
+from lit_ad.evaluation import Evaluation, Report
+from lit_ad.evaluation.report.callback import thumbnails
+from lit_ad.evaluation.report.record import Record
+from lit_ad.evaluation.report.thumbnails import Thumbnails
+from lit_ad.evaluation.sinks.heatmaps import TRUTH
+from lit_ad.image.view import View
+from lit_ad.training import Calibration
+
+
+def decoded(data: bytes | None) -> np.ndarray:
+    assert data is not None
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert pixels is not None
+    return pixels
+
+
+def test_after_a_test(parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Callable[..., Any]) -> None:
+    model, data = brightness(), AnomalyDataModule(MVTec(parts), View(None), batch_size=4, val_fraction=0.3)
+    callbacks = [Calibration(0.2), Evaluation(), Report()]
+    trainer = quiet_trainer(tmp_path / "run", *callbacks)
+    trainer.fit(model, datamodule=data)
+    (tmp_path / "run/.thumbnails.zip.0.part").write_text("of a test that was killed")
+    trainer.test(model, datamodule=data, verbose=False)
+    assert sorted(path.name for path in (tmp_path / "run").iterdir() if path.is_file()) == [
+        *("metrics.json", "record.json", "report.html", "scores.csv", "thumbnails.zip")
+    ]
+    found, results = Thumbnails(tmp_path / "run"), callbacks[1].results
+    assert results is not None and len(results.images) == 18
+    for one in results.images:
+        image = decoded(found(one.path, "image"))
+        assert np.abs(image.mean() - cv2.imread(one.path).mean()) < 3
+        assert decoded(found(one.path, "heat")).shape == image.shape == (24, 36, 3)
+        assert (found(one.path, "truth") is not None) == bool(one.label)
+    record = Record.load(tmp_path / "run")
+    assert record is not None and record.training is not None and record.test is not None
+    assert record.method == "Brightness"
+    assert record.held_out == {category: held.tolist() for category, held in model.decision.scores.items()}
+    assert (record.training.images, record.test.images) == (14, 18)
+    assert 0 < record.test.seconds < 600 and not record.training.resumed
+    assert record.test.memory is not None and 2**26 < record.test.memory < 2**36
+    text = " ".join((tmp_path / "run/report.html").read_text().split())
+    assert "Brightness, 18 test images, thresholds set for 20 % false alarms" in text
+    # A test anew keeps what is known of the training.
+    quiet_trainer(tmp_path / "run", *callbacks).test(model, datamodule=data, verbose=False)
+    again = Record.load(tmp_path / "run")
+    assert again is not None and again.training == record.training and again.test != record.test
+
+
+def test_without_decision_and_without_evaluation(
+    parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Callable[..., Any]
+) -> None:
+    data = AnomalyDataModule(MVTec(parts), View(None), batch_size=4)
+    quiet_trainer(tmp_path / "bare", Report()).test(brightness(), datamodule=data, verbose=False)
+    assert not (tmp_path / "bare/report.html").exists()  # there are no results to show
+    quiet_trainer(tmp_path / "run", Evaluation(), Report()).test(brightness(), datamodule=data, verbose=False)
+    text = (tmp_path / "run/report.html").read_text()
+    assert "the checkpoint is of a model that was never validated" in text
+    assert json.loads((tmp_path / "run/record.json").read_text())["held_out"] == {}
+
+
+def test_a_test_that_fails_leaves_no_part(
+    parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Callable[..., Any]
+) -> None:
+    class Broken(brightness):  # type: ignore[misc, valid-type]
+        def detect(self, disagreement: torch.Tensor) -> Prediction:
+            raise RuntimeError("no map")
+
+    data = AnomalyDataModule(MVTec(parts), View(None), batch_size=4)
+    with pytest.raises(RuntimeError, match="no map"):
+        quiet_trainer(tmp_path / "run", Evaluation(), Report()).test(Broken(), datamodule=data, verbose=False)
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def batch_of(size: tuple[int, int], box: tuple[int, int, int, int], mask: np.ndarray) -> Batch:
+    """A grey image of this size, seen at 64 x 64."""
+    sample = Sample(Path("a.png"), 1, category="nut", defect="dent")
+    pixels = torch.full((1, 3, 64, 64), 120, dtype=torch.uint8)
+    return Batch(pixels, torch.tensor([3]), [sample], [size], [box], masks=[torch.from_numpy(mask)])
+
+
+DECISION = Decision({"nut": np.array([1.0])}, {"nut": np.array([2.0])}, {"nut": np.array([0.0])}, false_alarm=0.5)
+
+
+def test_pictures_lie_over_one_another() -> None:
+    """The image is twice as wide as high, and padded to a square: its heat and its truth lie where they belong."""
+    mask = np.zeros((256, 512), bool)
+    mask[128:192, 384:448] = True
+    heat = torch.zeros(1, 1, 64, 64)
+    heat[0, 0, 32:40, 48:56] = 4.0
+    found = thumbnails(DECISION, Prediction(heat, torch.zeros(1)), batch_of((256, 512), (16, 0, 48, 64), mask), 0)
+    image, truth, hot = (decoded(found[kind]) for kind in ("image", "truth", "heat"))
+    assert image.shape == hot.shape == (128, 256, 3) and truth.shape == (128, 256, 4)
+    rows, columns = np.nonzero(truth[..., 3])
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (64, 95, 192, 223)
+    assert (truth[rows, columns, :3] == TRUTH[::-1]).all()
+    bright = hot.astype(int).sum(axis=2) > 450
+    assert bright[70:90, 198:218].all() and bright[100:].sum() == bright[:, :180].sum() == 0
+
+
+def test_colours_are_those_of_the_whole_run() -> None:
+    """The hottest place of a nominal image is not shown as hot."""
+    heat = torch.zeros(1, 1, 64, 64)
+    heat[0, 0, 30, 30] = 0.5
+    batch = batch_of((64, 64), (0, 0, 64, 64), np.zeros((64, 64), bool))
+    with_decision = thumbnails(DECISION, Prediction(heat, torch.zeros(1)), batch, 0)
+    assert set(with_decision) == {"image", "heat"}  # an empty mask has no outline
+    assert decoded(with_decision["heat"])[30, 30].max() < 80
+    assert decoded(thumbnails(None, Prediction(heat, torch.zeros(1)), batch, 0)["heat"])[30, 30].max() > 120
+    assert set(thumbnails(DECISION, Prediction(None, torch.zeros(1)), batch, 0)) == {"image"}

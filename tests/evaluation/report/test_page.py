@@ -1,0 +1,157 @@
+"""What the page is made of: images matched over runs, pictures within a budget, intervals, names that are text."""
+
+import json
+import math
+import re
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lit_ad.errors import UserError
+from lit_ad.evaluation.report import page
+from lit_ad.evaluation.report.page import differing, verdicts, write_page
+from lit_ad.evaluation.report.runs import matched, read_run
+from lit_ad.evaluation.report.table import cells, of_row, with_intervals
+from lit_ad.evaluation.report.thumbnails import BYTES, THUMBNAILS, joined, jpeg, outline_png
+from lit_ad.evaluation.results import ImageResult, Results, verdict_row
+from lit_ad.metrics.intervals import IMAGE_CURVES, bootstrap
+
+
+def data_of(file: Path) -> dict[str, Any]:
+    """What the script of a page is given."""
+    found = re.search(r'<script id="data" type="application/json">(.*?)</script>', file.read_text(), re.DOTALL)
+    assert found
+    return json.loads(found[1])
+
+
+def image(path: str, score: float = 1.0) -> ImageResult:
+    return ImageResult(path, "nut", "good", 0, score, 2.0, 0.5)
+
+
+def test_pictures_stay_within_the_budget(make_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, results, _ = make_run(tmp_path / "run")
+    write_page([home], tmp_path / "all.html")
+    every = data_of(tmp_path / "all.html")
+    assert None not in every["pictures"] and "without their picture" not in (tmp_path / "all.html").read_text()
+    sizes = [sum(len(text) for text in (p["image"], p["truth"] or "", *p["heats"])) for p in every["pictures"]]
+    missed = [number for number, one in enumerate(results.images) if one.missed]
+    assert 0 < len(missed) < len(sizes)
+    budget = sum(sizes[number] for number in missed) + max(sizes)
+    monkeypatch.setattr(page, "BUDGET", budget)
+    write_page([home], tmp_path / "few.html")
+    few = data_of(tmp_path / "few.html")
+    assert all(few["pictures"][number] is not None for number in missed)
+    assert sum(size for size, picture in zip(sizes, few["pictures"], strict=True) if picture is not None) <= budget
+    left_out = few["pictures"].count(None)
+    assert left_out and f"{left_out} images are shown without their picture" in (tmp_path / "few.html").read_text()
+    assert few["images"] == every["images"]
+
+
+def test_a_page_of_10_000_images_has_less_than_60_mb(tmp_path: Path) -> None:
+    """Pictures as large as they can be, more than it takes."""
+    noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    pictures = {kind: jpeg(noise, most) for kind, most in BYTES.items()} | {
+        "truth": outline_png(noise[..., 0] > 127, (0, 255, 0))
+    }
+    images = [
+        replace(image(f"/data/nut/test/scratched/{number:05}.png", score=number / 1000), label=1)
+        for number in range(10_000)
+    ]
+    Results({"pooled": verdict_row(images)}, images, threshold=2.0, false_alarm=0.1).save(tmp_path / "metrics.json")
+    with zipfile.ZipFile(tmp_path / "part", "w") as part:
+        for number in range(1500):
+            for kind, data in pictures.items():
+                part.writestr(f"{number}.{kind}", data)
+    joined([tmp_path / "part"], {number: one.path for number, one in enumerate(images)}, tmp_path / THUMBNAILS)
+    write_page([tmp_path], tmp_path / "page.html")
+    assert 54e6 < (tmp_path / "page.html").stat().st_size < 60e6
+
+
+def test_names_and_files_are_text(make_run: Any, tmp_path: Path) -> None:
+    home, _, _ = make_run(tmp_path / "<u>run")
+    write_page([home], tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    assert "<b>" not in text and "<i>" not in text and "<u>" not in text
+    assert "&lt;b&gt;bolt/" in text and "&lt;/pre&gt;" in text
+    assert text.count("</script>") == 3  # the data, the library, the page's own
+    assert data_of(tmp_path / "page.html")["images"][0]["file"] == "nut/test/good/0</script>.png"
+
+
+def test_a_run_of_an_older_version(make_run: Any, tmp_path: Path) -> None:
+    home, _, _ = make_run(tmp_path / "run")
+    for name in ("thumbnails.zip", "record.json", "config.yaml"):
+        (home / name).unlink()
+    write_page([home], tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    assert "run has no record.json" in text and "run has no config.yaml" in text
+    assert set(map(str, data_of(tmp_path / "page.html")["pictures"])) == {"None"}
+
+
+def test_directories_that_are_no_tested_runs(make_run: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"holds no metrics.json: give the directory of a run that was tested"):
+        write_page([tmp_path], tmp_path / "page.html")
+    home, results, _ = make_run(tmp_path / "run")
+    Results(results.rows, []).save(home / "metrics.json")
+    with pytest.raises(UserError, match=r"metrics.json holds no images"):
+        write_page([home], tmp_path / "page.html")
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_two_runs(make_run: Any, tmp_path: Path) -> None:
+    (a, first, _), (b, second, _) = (make_run(tmp_path / name, seed) for seed, name in enumerate("ab"))
+    runs = [read_run(home, home.name) for home in (a, b)]
+    images = matched([run.results.images for run in runs])
+    assert len(images) == len(first.images)
+    pairs = list(zip(first.images, second.images, strict=True))
+    assert list(verdicts(runs, images)) == [
+        (
+            *("a", "b"),
+            {
+                "both right": sum(not x.missed and not y.missed for x, y in pairs),
+                "first only": sum(not x.missed and y.missed for x, y in pairs),
+                "second only": sum(x.missed and not y.missed for x, y in pairs),
+                "both wrong": sum(x.missed and y.missed for x, y in pairs),
+            },
+        )
+    ]
+    assert differing(runs) == {"model.lr": ["0", "1"]}
+    write_page([a, b], tmp_path / "page.html")
+    found = data_of(tmp_path / "page.html")
+    scores = np.array([one.score for one in first.images])
+    below = [(scores < score).mean() for score in scores]
+    assert [one["ranks"][0] for one in found["images"]] == pytest.approx(below)
+    assert [one["scores"][1] for one in found["images"]] == [one.score for one in second.images]
+
+
+def test_intervals_are_those_of_the_bootstrap(make_run: Any, tmp_path: Path) -> None:
+    _, results, _ = make_run(tmp_path / "run")
+    filled = with_intervals(results)
+    for row in ("pooled", "nut/", "nut/dent"):
+        images = of_row(results.images, row)
+        kept = [one for one in results.images if row == "pooled" or one.category == "nut"]
+        assert images == [one for one in kept if row != "nut/dent" or one.defect in ("good", "dent")]
+        order = sorted(images, key=lambda one: one.score)  # no two scores are the same
+        nominal, anomalous = (np.array([one.label == label for one in order]).astype(int) for label in (0, 1))
+        expected = bootstrap(list(IMAGE_CURVES.values()), nominal, anomalous)
+        for name, (low, high) in zip(IMAGE_CURVES, expected, strict=True):
+            assert (filled.rows[row][f"{name}_low"], filled.rows[row][f"{name}_high"]) == (low, high)
+        assert filled.rows[row]["image_auroc_low"] < results.rows[row]["image_auroc"]
+    given = {"image_auroc_low": 0.1, "image_auroc_high": 0.2}
+    results.rows["pooled"] |= given  # of the test, with --evaluation.bootstrap
+    assert {name: with_intervals(results).rows["pooled"][name] for name in given} == given
+    assert filled.rows["mean"] == pytest.approx(results.rows["mean"], nan_ok=True)
+
+
+def test_cells_have_values_intervals_or_why_not(make_run: Any, tmp_path: Path) -> None:
+    _, results, _ = make_run(tmp_path / "run")
+    lines = {row: line for row, _, line in cells({"run": with_intervals(results)}, list(results.rows))}
+    pooled = results.rows["pooled"]
+    auroc, *_, aupro, alarms, misses = lines["pooled"]
+    assert auroc.value == f"{pooled['image_auroc']:.4f}" and re.fullmatch(r"0\.\d{3} to [01]\.\d{3}", auroc.interval)
+    assert alarms.value == f"{pooled['false_alarms']:.0f}/24" and misses.value == f"{pooled['misses']:.0f}/20"
+    assert alarms.interval.endswith(f"to {100 * pooled['false_alarm_rate_high']:.0f} %")
+    assert math.isnan(pooled["aupro_30"]) and aupro.value == "" and aupro.why == "no nominal pixel"

@@ -1,0 +1,235 @@
+"""Results: to JSON and back, verdicts counted, what is wrong first, what cells say, and what pictures are called."""
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from hypothesis import example, given
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+
+from lit_ad.batch import Sample
+from lit_ad.distributed import gather
+from lit_ad.errors import UserError
+from lit_ad.evaluation.results import (
+    ImageResult,
+    Results,
+    mean_row,
+    picture_names,
+    pixel_verdict_row,
+    verdict_row,
+    wilson,
+)
+
+
+def image(name: str, label: int, score: float, threshold: float | None = 1.0) -> ImageResult:
+    return ImageResult(name, "nut", "good" if label == 0 else "dent", label, score, threshold, 0.5)
+
+
+IMAGES = [
+    image("hit", 1, 3.0),
+    image("miss", 1, 0.25),
+    image("far miss", 1, -2.0),
+    image("alarm", 0, 2.5),
+    image("right", 0, 1.0),
+]
+RESULTS = Results(
+    rows={
+        "pooled": {"image_auroc": 0.75, "pixel_auroc": math.nan, **verdict_row(IMAGES)},
+        "nut/dent": {"image_auroc": 1.0, "nominal_images": 2, "anomalous_images": 3},
+    },
+    images=IMAGES,
+    curves={"image_roc": (np.array([0.0, 1.0]), np.array([0.5, 1.0]))},
+    threshold=1.0,
+    pixel_threshold=None,
+    false_alarm=0.01,
+)
+
+
+def test_to_json_and_back(tmp_path: Path) -> None:
+    RESULTS.maps = False
+    RESULTS.save(tmp_path / "metrics.json")
+    RESULTS.maps = True
+    assert json.loads((tmp_path / "metrics.json").read_text())["rows"]["pooled"]["pixel_auroc"] is None
+    again = Results.load(tmp_path / "metrics.json")
+    assert again.images == RESULTS.images
+    assert (again.threshold, again.pixel_threshold, again.false_alarm, again.maps) == (1.0, None, 0.01, False)
+    assert math.isnan(again.rows["pooled"].pop("pixel_auroc"))
+    assert again.rows["pooled"] == {"image_auroc": 0.75, **verdict_row(IMAGES)}
+    assert again.rows["nut/dent"] == RESULTS.rows["nut/dent"]
+    for points, expected in zip(again.curves["image_roc"], RESULTS.curves["image_roc"], strict=True):
+        np.testing.assert_array_equal(points, expected)
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"rows": {}, "images": [{}], "curves": {}}'])
+def test_what_is_no_results_file(tmp_path: Path, text: str) -> None:
+    (tmp_path / "metrics.json").write_text(text)
+    with pytest.raises(UserError, match=r"metrics.json holds no results"):
+        Results.load(tmp_path / "metrics.json")
+
+
+def test_misses_are_wrong_verdicts_the_worst_first() -> None:
+    assert [one.path for one in RESULTS.misses(9)] == ["far miss", "alarm", "miss"]
+    assert [one.path for one in RESULTS.misses(1)] == ["far miss"]
+    assert not Results({}, [image("a", 1, 0.0, threshold=None)]).misses(9)
+
+
+def test_how_far_a_verdict_is_wrong() -> None:
+    assert [one.wrong_by for one in IMAGES] == [-2, 0.75, 3, 1.5, 0]
+    assert [one.anomalous for one in IMAGES] == [True, False, False, True, False]
+    without = image("a", 1, 0.0, threshold=None)
+    assert (without.wrong_by, without.anomalous, without.missed) == (0, None, False)
+
+
+def test_verdicts_are_counted() -> None:
+    row = verdict_row(IMAGES)
+    assert (row["nominal_images"], row["anomalous_images"]) == (2, 3)
+    assert (row["false_alarms"], row["misses"]) == (1, 2)
+    assert (row["false_alarm_rate"], row["miss_rate"]) == (1 / 2, 2 / 3)
+    assert (row["precision"], row["recall"]) == (1 / 2, 1 / 3)
+    for name, count, total in (("false_alarm", 1, 2), ("miss", 2, 3)):
+        ends = binomtest(count, total).proportion_ci(0.95, method="wilson")
+        assert (row[f"{name}_rate_low"], row[f"{name}_rate_high"]) == pytest.approx((ends.low, ends.high))
+    good = verdict_row([image("a", 0, 0.0)])
+    assert (good["false_alarm_rate"], good["false_alarms"], good["misses"]) == (0, 0, 0)
+    assert all(math.isnan(good[name]) for name in ("miss_rate", "miss_rate_low", "recall", "precision"))
+    undecided = verdict_row([image("a", 0, 0.0, None), image("b", 1, 0.0, None)])
+    assert (undecided["nominal_images"], undecided["anomalous_images"]) == (1, 1)
+    assert all(math.isnan(undecided[name]) for name in undecided if not name.endswith("_images"))
+
+
+@given(st.integers(0, 400), st.integers(0, 400))
+@example(0, 5)
+@example(5, 0)
+def test_the_interval_is_scipys(count: int, more: int) -> None:
+    if count + more == 0:
+        assert all(map(math.isnan, wilson(0, 0)))
+        return
+    expected = binomtest(count, count + more).proportion_ci(0.95, method="wilson")
+    assert wilson(count, count + more) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_pixels_at_the_threshold() -> None:
+    row = pixel_verdict_row(nominal=900, anomalous=100, hits=60, false=20)
+    assert row["pixel_f1"] == pytest.approx(2 * (60 / 80) * 0.6 / (60 / 80 + 0.6))  # of precision and recall
+    assert row["pixel_iou"] == pytest.approx(60 / 120)
+    assert (row["pixel_recall"], row["pixel_false_positive_rate"]) == (60 / 100, 20 / 900)
+    assert (row["nominal_pixels"], row["anomalous_pixels"]) == (900, 100)
+    assert math.isnan(pixel_verdict_row(900, 0, 0, 20)["pixel_f1"])
+    assert math.isnan(pixel_verdict_row(900, 0, 0, 20)["pixel_iou"])
+    assert pixel_verdict_row(900, 100, 0, 0)["pixel_f1"] == 0
+    assert math.isnan(pixel_verdict_row(900, 100, math.nan, math.nan)["pixel_f1"])
+
+
+def test_the_mean_is_of_metrics_and_not_of_numbers() -> None:
+    rows = [
+        {"image_auroc": 1.0, "image_auroc_low": 0.5, "misses": 3, "nominal_images": 3, "pixel_auroc": math.nan},
+        {"image_auroc": 0.5, "image_auroc_low": 0.1, "misses": 5, "nominal_images": 3, "pixel_auroc": 0.5},
+    ]
+    mean = mean_row(rows)
+    assert set(mean) == {"image_auroc", "pixel_auroc"}
+    assert mean["image_auroc"] == 0.75
+    assert math.isnan(mean["pixel_auroc"])
+
+
+def test_the_table_says_why_a_cell_is_empty() -> None:
+    both = {"image_auroc": 0.5, "nominal_images": 4, "anomalous_images": 3, "false_alarms": 1, "misses": 2}
+    both |= {"false_alarm_rate": 0.25, "miss_rate": 2 / 3, "anomalous_pixels": 9, "nominal_pixels": 9}
+    unmasked = {**both, "anomalous_pixels": 0}
+    good = {"nominal_images": 4, "anomalous_images": 0, "false_alarms": 1, "misses": 0, "false_alarm_rate": 0.25}
+    mean = {"image_auroc": 0.5, "false_alarm_rate": 0.125, "miss_rate": math.nan}
+    results = Results({"pooled": {**both, "pixel_auroc": 0.25}, "mean": mean, "a/": unmasked, "b/": good}, [])
+    results.threshold = 1.0
+
+    def cells(row: str) -> list[str]:
+        return next(line for line in results.table().splitlines() if line.startswith(row)).split()
+
+    lines = results.table().splitlines()
+    head = lines[0].split()
+    assert head == [
+        *("image_auroc", "image_average_precision", "image_f1_max", "pixel_auroc", "pixel_f1_max", "aupro_30"),
+        *("false_alarms", "misses"),
+    ]
+    notes = dict(line.split(" ", 1) for line in lines if line.startswith("("))
+    assert cells("pooled")[1] == "0.5000" and cells("pooled")[4] == "0.2500"
+    assert cells("pooled")[-2:] == ["1/4", "2/3"]
+    assert cells("mean")[-3:-1] == ["12.5", "%"]
+    assert notes[cells("mean")[-1]] == "no mean: not every category has a value"
+    assert notes[cells("a/")[4]] == "no anomalous pixel: masks are missing, or empty"
+    assert notes[cells("b/")[1]] == notes[cells("b/")[4]] == notes[cells("b/")[-1]] == "no anomalous image"
+    assert cells("b/")[-2] == "1/4"
+    assert len(set(map(len, lines[:5]))) == 1  # aligned
+    results.maps = False
+    assert "no anomaly maps: the method gives scores only" in results.table()
+    results.threshold = None
+    results.rows["a/"]["false_alarm_rate"] = math.nan
+    assert "no threshold: the checkpoint is of a model that was never validated" in results.table()
+    results.rows = {"pooled": {**both, "nominal_images": 0, "image_auroc": math.nan}}
+    assert "(a) no good image\n" in results.table()
+
+
+def test_scores_are_written_per_image(tmp_path: Path) -> None:
+    odd = ImageResult("/x/a, b.png", "nut", "dent", 1, 1.23456789, 1e-7 / 3, 1 / 3)
+    Results({}, [odd, image("c", 0, 0.5), image("d", 0, 0.5, None)]).save_scores(tmp_path / "scores.csv")
+    with (tmp_path / "scores.csv").open(newline="") as file:
+        first, second, third = csv.DictReader(file)
+    assert first == {
+        **{"path": "/x/a, b.png", "category": "nut", "defect": "dent", "label": "1", "score": "1.23457"},
+        **{"p_value": "0.333333", "verdict": "anomalous", "threshold": "3.33333e-08"},
+    }
+    assert (second["verdict"], second["label"], second["defect"]) == ("nominal", "0", "good")
+    assert (third["verdict"], third["threshold"]) == ("", "")
+
+
+def test_one_process_gathers_what_it_has() -> None:
+    assert gather([1, 2]) == [1, 2]
+
+
+def gathering(rank: int, store: Path) -> None:
+    dist.init_process_group("gloo", f"file://{store}", rank=rank, world_size=2)
+    mine = [image(f"{rank} miss", 1, -float(rank)), image(f"{rank} right", 0, 0.0)]
+    everything = Results({}, gather(mine))
+    assert [one.path for one in everything.misses(9)] == ["1 miss", "0 miss"]
+    assert [one.path for one in everything.images] == ["0 miss", "0 right", "1 miss", "1 right"]
+    dist.destroy_process_group()
+
+
+def test_worst_misses_are_those_of_all_processes(tmp_path: Path) -> None:
+    mp.spawn(gathering, (tmp_path / "store",), nprocs=2)
+
+
+def named(*images: str, category: str = "nut", label: int = 0) -> list[str]:
+    defect = "good" if label >= 0 else ""  # below the category, of images to predict
+    samples = [Sample(Path(path), label, category=category, defect=defect) for path in images]
+    names = picture_names(samples)
+    assert list(names) == list(images)
+    return list(names.values())
+
+
+def test_names_of_pictures() -> None:
+    assert named("/x/test/dent/3.png", "/x/test/good/3.png") == ["nut/dent/3", "nut/good/3"]
+    assert named("/x/new/3.png", category="new", label=-1) == ["new/3"]
+    assert named("/x/3.png", category="", label=-1) == ["3"]
+    assert named("3.png") == ["nut/3"]
+
+
+def test_no_two_pictures_share_a_name() -> None:
+    """Folders of one last name, files that differ in their suffix or in case only: all keep their pictures."""
+    assert named("/x/a/good/1.png", "/x/b/good/1.png", "/x/b/good/2.png") == [
+        *("nut/a/good/1", "nut/b/good/1", "nut/b/good/2")
+    ]
+    assert named("/x/a/good/1.png", "/y/a/good/1.png") == ["nut/x/a/good/1", "nut/y/a/good/1"]
+    assert named("/x/good/1.png", "/x/good/1.jpg") == ["nut/good/1.png", "nut/good/1.jpg"]
+    assert named("/x/1.png", "/x/1.jpg", label=-1) == ["nut/1.png", "nut/1.jpg"]
+    assert named("/x/a/good/1.png", "/x/b/Good/1.png") == ["nut/a/good/1", "nut/b/Good/1"]
+    assert named("/good/1.png", "/x/good/1.png") == ["nut/good/1", "nut/x/good/1"]
+
+
+def test_names_of_pictures_depend_on_their_own_category_alone() -> None:
+    samples = [Sample(Path(path), 0, category=c) for path, c in (("/a/g/1.png", "a"), ("/b/g/1.png", "b"))]
+    assert list(picture_names(samples).values()) == ["a/g/1", "b/g/1"]

@@ -1,0 +1,198 @@
+"""Features on disk: what is read is what was computed, never stale, never half."""
+
+import multiprocessing
+import os
+import pickle
+import shutil
+import signal
+import time
+from collections import namedtuple
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from lit_ad.errors import UserError
+from lit_ad.features.store import FeatureStore, load_or_compute
+
+FORK = multiprocessing.get_context("fork")
+
+
+def features(count: int = 7, scale: float = 1.0) -> list[Tensor]:
+    """Two maps and a set of tokens for each input."""
+    shapes = [(8, 4, 6), (16, 2, 3), (5, 12)]
+    return [
+        scale * torch.randn(count, *shape, generator=torch.Generator().manual_seed(i)) for i, shape in enumerate(shapes)
+    ]
+
+
+def batches(levels: list[Tensor], size: int = 3) -> Iterator[list[Tensor]]:
+    for start in range(0, len(levels[0]), size):
+        yield [level[start : start + size] for level in levels]
+
+
+def never() -> Iterator[list[Tensor]]:
+    raise AssertionError("computed again")
+
+
+@pytest.mark.parametrize(("dtype", "precision"), [("float32", 0.0), ("float16", 2**-11), ("bfloat16", 2**-8)])
+def test_what_is_read_is_what_was_computed(tmp_path: Path, dtype: str, precision: float) -> None:
+    levels = features()
+    kept = load_or_compute(tmp_path, {}, 7, dtype, lambda: batches(levels))
+    assert len(kept) == 7
+    for i in (0, 3, 6):
+        read = kept[i]
+        for level, row in zip(levels, read, strict=True):
+            assert row.dtype == getattr(torch, dtype)
+            torch.testing.assert_close(row.float(), level[i : i + 1], rtol=precision, atol=1e-7)
+        assert read[0].is_contiguous(memory_format=torch.channels_last)
+    there = pickle.loads(pickle.dumps(kept))  # as a worker process gets it
+    assert torch.equal(there[2][0], kept[2][0]) and len(pickle.dumps(kept)) < 500
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_each_tap_is_a_file_that_numpy_reads(tmp_path: Path, dtype: str) -> None:
+    """Maps channels last, tokens as they are, and not a byte more than the numbers and a header."""
+    levels = features()
+    kept = load_or_compute(tmp_path, {}, 7, dtype, lambda: batches(levels))
+    assert sorted(path.name for path in kept.folder.iterdir()) == ["about.json", "tap0.npy", "tap1.npy", "tap2.npy"]
+    for i, level in enumerate(levels):
+        file = kept.folder / f"tap{i}.npy"
+        numbers = np.load(file)
+        lying = level.permute(0, 2, 3, 1) if level.ndim == 4 else level
+        assert numbers.dtype == dtype and numbers.shape == lying.shape
+        assert np.array_equal(numbers, lying.numpy().astype(dtype))
+        assert numbers.nbytes < file.stat().st_size < numbers.nbytes + 256
+
+
+def test_bfloat16_is_kept_by_its_bits(tmp_path: Path) -> None:
+    """NumPy has no such numbers."""
+    levels = features()
+    kept = load_or_compute(tmp_path, {}, 7, "bfloat16", lambda: batches(levels))
+    bits = np.load(kept.folder / "tap2.npy")
+    assert bits.dtype == np.uint16 and np.array_equal(bits, levels[2].bfloat16().view(torch.int16).numpy().view("u2"))
+
+
+def test_the_files_are_mapped_not_read(tmp_path: Path) -> None:
+    kept = load_or_compute(tmp_path, {}, 7, "float32", lambda: batches(features()))
+    for i in range(3):
+        assert str(kept.folder / f"tap{i}.npy") in Path("/proc/self/maps").read_text()
+
+
+def test_what_is_written_to_features_stays_out_of_the_files(tmp_path: Path) -> None:
+    kept = load_or_compute(tmp_path, {}, 7, "float32", lambda: batches(features()))
+    kept[0][2].zero_()
+    assert torch.equal(FeatureStore(kept.folder)[0][2], features()[2][:1])
+
+
+def test_computed_once_for_one_key(tmp_path: Path) -> None:
+    first = load_or_compute(tmp_path, {"files": ["a", 1]}, 7, "float16", lambda: batches(features()))
+    again = load_or_compute(tmp_path, {"files": ["a", 1]}, 7, "float16", never)
+    assert first.folder == again.folder
+    for about, dtype in (({"files": ["a", 2]}, "float16"), ({"files": ["a", 1]}, "float32")):
+        other = load_or_compute(tmp_path, about, 7, dtype, lambda: batches(features(scale=2.0)))
+        torch.testing.assert_close(other[1][0], 2 * again[1][0].to(other[1][0].dtype), rtol=1e-3, atol=1e-6)
+
+
+def test_a_small_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: namedtuple("Usage", "free")(2000))
+    with pytest.raises(
+        UserError, match=r"the disk is too small.*0\.0 MiB are free: set cache.directory to another disk"
+    ):
+        load_or_compute(tmp_path, {}, 7, "float32", lambda: batches(features()))
+    assert not [path for path in tmp_path.iterdir() if path.suffix != ".lock"]
+    monkeypatch.undo()
+    kept = load_or_compute(tmp_path, {}, 7, "float32", lambda: batches(features()))
+    assert kept.nbytes == 7 * 4 * (8 * 4 * 6 + 16 * 2 * 3 + 5 * 12)
+
+
+def test_numbers_that_do_not_fit(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"up to .*e\+05, do not fit float16: set cache.dtype to bfloat16"):
+        load_or_compute(tmp_path, {}, 7, "float16", lambda: batches(features(scale=1e5)))
+    load_or_compute(tmp_path, {}, 7, "bfloat16", lambda: batches(features(scale=1e5)))
+    with pytest.raises(UserError, match=r"cache.dtype is 'int8', but it must be one of float16, bfloat16, float32"):
+        load_or_compute(tmp_path, {}, 7, "int8", never)
+
+
+def test_images_of_different_sizes(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"images of different sizes: set model.view.image_size"):
+        load_or_compute(tmp_path, {}, 2, "float32", lambda: iter([[torch.ones(1, 8, 4, 4)], [torch.ones(1, 8, 4, 5)]]))
+
+
+def test_a_disk_that_fills_while_it_is_written(small_disk: Callable[[str], Path]) -> None:
+    """It had room when the first batch came."""
+    disk = small_disk("2m")
+    levels = features(1200)
+
+    def compute() -> Iterator[list[Tensor]]:
+        for number, batch in enumerate(batches(levels, 300)):
+            if number == 2:
+                (disk / "ballast").write_bytes(bytes(2**19))
+            yield batch
+
+    with pytest.raises(UserError, match=rf"cannot write the cache {disk}/cache/\w+: .*No space.*set cache.directory"):
+        load_or_compute(disk / "cache", {}, 1200, "float32", compute)
+    assert not [path for path in (disk / "cache").iterdir() if path.is_dir()]
+
+
+def test_a_killed_writer_leaves_no_half_cache(tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+
+    def dying() -> Iterator[list[Tensor]]:
+        yield from list(batches(features()))[:2]
+        begun.touch()
+        time.sleep(60)
+
+    writer = FORK.Process(target=load_or_compute, args=(tmp_path, {}, 7, "float32", dying))
+    writer.start()
+    wait_for(begun)
+    assert any(path.suffix == ".partial" for path in tmp_path.iterdir())
+    os.kill(writer.pid, signal.SIGKILL)
+    writer.join()
+    assert not list(tmp_path.glob("*/about.json"))
+    kept = load_or_compute(tmp_path, {}, 7, "float32", lambda: batches(features()))  # neither waits nor serves the half
+    assert torch.equal(kept[6][0], features()[0][6:])
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_one_writes_while_others_wait(tmp_path: Path) -> None:
+    def slowly() -> Iterator[list[Tensor]]:
+        (tmp_path / f"writer-{os.getpid()}").touch()
+        time.sleep(1)
+        yield from batches(features())
+
+    def work() -> None:
+        kept = load_or_compute(tmp_path, {}, 7, "float32", slowly)
+        os._exit(0 if torch.equal(kept[6][0], features()[0][6:]) else 1)
+
+    processes = [FORK.Process(target=work) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert len(list(tmp_path.glob("writer-*"))) == 1
+
+
+def wait_for(path: Path) -> None:
+    until = time.monotonic() + 300
+    while not path.exists():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_the_store_opens_by_itself(tmp_path: Path) -> None:
+    kept = load_or_compute(tmp_path, {"files": []}, 7, "float32", lambda: batches(features()))
+    assert torch.equal(FeatureStore(kept.folder)[3][2], features()[2][3:4])
+
+
+def test_when_it_last_served_is_kept(tmp_path: Path) -> None:
+    """`lit-ad cache clear --older` goes by it."""
+    kept = load_or_compute(tmp_path, {}, 7, "float32", lambda: batches(features()))
+    about = kept.folder / "about.json"
+    os.utime(about, (0, 0))
+    load_or_compute(tmp_path, {}, 7, "float32", never)
+    assert time.time() - about.stat().st_mtime < 60

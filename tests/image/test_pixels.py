@@ -1,0 +1,304 @@
+"""Any image to uint8 RGB: every kind of file, arrays and Pillow images."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from lit_ad.errors import UserError
+from lit_ad.image.pixels import open_image, page_paths, read_image, to_rgb, upright_size
+
+GENERATOR = np.random.default_rng(0)
+RGB = GENERATOR.integers(0, 256, (20, 30, 3)).astype(np.uint8)
+GREY = GENERATOR.integers(0, 256, (20, 30)).astype(np.uint8)
+GREY3 = np.repeat(GREY[..., None], 3, axis=2)
+ALPHA = GENERATOR.integers(0, 256, (20, 30)).astype(np.uint8)
+
+
+def saved(image: Image.Image, path: Path, **kwargs: object) -> np.ndarray:
+    image.save(path, **kwargs)
+    return read_image(path)
+
+
+@pytest.mark.parametrize("extension", ["png", "bmp", "tiff", "webp"])
+def test_rgb(tmp_path: Path, extension: str) -> None:
+    kwargs = {"lossless": True} if extension == "webp" else {}
+    image = saved(Image.fromarray(RGB), tmp_path / f"x.{extension}", **kwargs)
+    assert image.dtype == np.uint8 and np.array_equal(image, RGB)
+
+
+@pytest.mark.parametrize("extension", ["png", "bmp", "tiff"])
+def test_grey(tmp_path: Path, extension: str) -> None:
+    assert np.array_equal(saved(Image.fromarray(GREY), tmp_path / f"x.{extension}"), GREY3)
+
+
+@pytest.mark.parametrize("extension", ["png", "tiff"])
+def test_16_bit_grey(tmp_path: Path, extension: str) -> None:
+    wide = Image.fromarray(GREY.astype(np.uint16) * 257)
+    assert np.array_equal(saved(wide, tmp_path / f"x.{extension}"), GREY3)
+    ends = Image.fromarray(np.array([[0, 65535, 128, 129, 65407]], np.uint16))
+    assert saved(ends, tmp_path / f"y.{extension}")[0, :, 0].tolist() == [0, 255, 0, 1, 255]
+
+
+def test_32_bit_and_float(tmp_path: Path) -> None:
+    assert np.array_equal(saved(Image.fromarray(GREY.astype(np.int32) * 257), tmp_path / "i.tiff"), GREY3)
+    assert np.array_equal(saved(Image.fromarray(GREY.astype(np.float32) / 255), tmp_path / "f.tiff"), GREY3)
+    for values in (GREY.astype(np.float32) * 2, np.full((4, 4), np.nan, np.float32), GREY.astype(np.int32) * 2000):
+        with pytest.raises(UserError, match=r"z.tiff has values from"):
+            saved(Image.fromarray(values), tmp_path / "z.tiff")
+
+
+@pytest.mark.filterwarnings("error")
+def test_palette_and_transparency(tmp_path: Path) -> None:
+    palette = Image.fromarray(RGB).quantize(64)
+    colours = np.asarray(palette.convert("RGB"))
+    assert np.array_equal(saved(palette, tmp_path / "p.png"), colours)
+    assert np.array_equal(saved(palette, tmp_path / "t.png", transparency=3), colours)
+    assert np.array_equal(saved(palette, tmp_path / "b.png", transparency=bytes(range(64))), colours)
+    assert np.array_equal(saved(Image.fromarray(np.dstack([RGB, ALPHA])), tmp_path / "a.png"), RGB)
+    assert np.array_equal(saved(Image.fromarray(np.dstack([GREY, ALPHA]), "LA"), tmp_path / "la.png"), GREY3)
+    assert np.array_equal(saved(Image.fromarray(RGB), tmp_path / "k.png", transparency=(1, 2, 3)), RGB)
+
+
+def test_one_bit(tmp_path: Path) -> None:
+    bits = GREY > 127
+    assert np.array_equal(saved(Image.fromarray(bits), tmp_path / "x.png")[..., 1], bits * 255)
+
+
+def test_cmyk_jpeg(tmp_path: Path) -> None:
+    flat = np.full((16, 16, 3), (200, 100, 50), np.uint8)
+    image = saved(Image.fromarray(flat).convert("CMYK"), tmp_path / "x.jpg", quality=100)
+    assert np.abs(image.astype(int) - flat).max() <= 3
+
+
+@pytest.mark.parametrize(("orientation", "turned"), [(1, 0), (3, 2), (6, 3), (8, 1)])
+@pytest.mark.parametrize("extension", ["png", "tiff"])
+def test_exif_turns_the_image(tmp_path: Path, extension: str, orientation: int, turned: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = saved(Image.fromarray(RGB), tmp_path / f"x.{extension}", exif=exif)
+    assert np.array_equal(image, np.rot90(RGB, turned))
+
+
+def test_exif_turns_16_bit_images(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    wide = Image.fromarray(GREY.astype(np.uint16) * 257)
+    assert np.array_equal(saved(wide, tmp_path / "x.png", exif=exif), np.rot90(GREY3, 3))
+
+
+def test_unreadable_and_truncated(tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("not an image")
+    (tmp_path / "empty.png").touch()
+    for extension in ("jpg", "png", "tiff", "bmp"):
+        path = tmp_path / f"whole.{extension}"
+        Image.fromarray(RGB).save(path)
+        (tmp_path / f"half.{extension}").write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    for name in ("text.png", "empty.png", "missing.png", "half.jpg", "half.png", "half.tiff", "half.bmp"):
+        with pytest.raises(UserError, match=rf"cannot read .*{name}: .*; replace or remove it"):
+            read_image(tmp_path / name)
+
+
+def test_pixels_without_rgb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(image: Image.Image, mode: str) -> None:
+        raise ValueError("conversion not supported")  # as Pillow does, of modes that differ by its version
+
+    Image.new("LAB", (4, 4)).save(tmp_path / "x.tiff")
+    monkeypatch.setattr(Image.Image, "convert", fail)
+    with pytest.raises(UserError, match=r"x.tiff has pixels of kind LAB"):
+        read_image(tmp_path / "x.tiff")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("extension", ["png", "jpg", "tiff"])
+def test_the_size_in_the_header_is_that_of_the_pixels(tmp_path: Path, extension: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = saved(Image.fromarray(RGB), tmp_path / f"x.{extension}", exif=exif)
+    assert upright_size(tmp_path / f"x.{extension}") == image.shape[:2]
+
+
+def test_a_header_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("not an image")
+    for name in ("text.png", "missing.png"):
+        for reader in (upright_size, open_image):
+            with pytest.raises(UserError, match=rf"cannot read .*{name}: .*; replace or remove it"):
+                reader(tmp_path / name)
+
+
+def test_all_that_is_an_image(tmp_path: Path) -> None:
+    Image.fromarray(RGB).save(tmp_path / "x.png")
+    for image in (tmp_path / "x.png", str(tmp_path / "x.png"), Image.fromarray(RGB), RGB, np.dstack([RGB, ALPHA])):
+        assert np.array_equal(to_rgb(image), RGB)
+    for grey in (GREY, GREY[..., None], Image.fromarray(GREY), GREY.astype(np.uint16) * 257, GREY / 255):
+        assert np.array_equal(to_rgb(grey), GREY3)
+    for kind in (np.float16, np.float32, np.float64):
+        assert np.array_equal(to_rgb((RGB / 255).astype(kind)), RGB)
+    assert np.array_equal(to_rgb(GREY > 127), np.where(GREY3 > 127, 255, 0))
+    assert to_rgb(RGB[:, ::-1]).flags["C_CONTIGUOUS"] and to_rgb(RGB.astype(np.uint16)).dtype == np.uint8
+
+
+def test_a_file_and_its_array_are_the_same_image(tmp_path: Path) -> None:
+    """What a program holds in memory is read as what it would save."""
+    for i, array in enumerate((RGB, GREY, np.dstack([RGB, ALPHA]), GREY.astype(np.uint16) * 199, GREY > 127)):
+        Image.fromarray(array).save(tmp_path / f"{i}.png")
+        assert np.array_equal(to_rgb(array), read_image(tmp_path / f"{i}.png"))
+
+
+def test_a_pillow_image_is_turned_upright_and_stays_as_it_is(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(RGB).save(tmp_path / "x.png", exif=exif)
+    with Image.open(tmp_path / "x.png") as image:
+        assert np.array_equal(to_rgb(image), np.rot90(RGB, 3))
+        assert image.size == (30, 20)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (np.zeros((2, 20, 30, 3), np.uint8), r"not an array of shape \(2, 20, 30, 3\)"),
+        (np.zeros((3, 20, 30), np.uint8), r"not an array of shape \(3, 20, 30\)"),
+        (np.zeros(7, np.uint8), r"not an array of shape \(7,\)"),
+        ([[1, 2], [3, 4]], "an image is a path, a Pillow image or an array .*, not list"),
+        (None, "not NoneType"),
+        (np.full((4, 4), 1.5), "an array of float64 with values from 1.5 to 1.5 is no image"),
+        (np.full((4, 4), -0.5), "is no image: give uint8"),
+        (np.full((4, 4), np.nan), "is no image: give uint8"),
+        (np.full((4, 4), 100, np.int64), "an array of int64 with values from 100 to 100 is no image"),
+    ],
+)
+def test_what_is_no_image(wrong: object, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        to_rgb(wrong)
+
+
+def test_the_size_of_a_png_is_read_without_decoding_it(tmp_path: Path) -> None:
+    """Pillow would, for the EXIF data: they may follow the pixels, and then they count."""
+    path = tmp_path / "x.png"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path, exif=exif)
+    content = path.read_bytes()
+    start = content.index(b"eXIf") - 4
+    stop = start + 12 + int.from_bytes(content[start : start + 4], "big")
+    end = content.index(b"IEND") - 4
+    path.write_bytes(content[:start] + content[stop:end] + content[start:stop] + content[end:])
+    assert upright_size(path) == read_image(path).shape[:2] == (60, 40)
+    path.write_bytes(content[: len(content) // 2])
+    assert upright_size(path) == (60, 40)
+    with pytest.raises(UserError, match="cannot read"):
+        read_image(path)
+
+
+def test_a_window_of_12_bits_is_seen(tmp_path: Path) -> None:
+    """Without one they are nearly black: 4095 of 65535."""
+    values = np.array([[0, 2048, 4095, 9000]], np.uint16)
+    for name in ("x.png", "x.tiff"):
+        Image.fromarray(values).save(tmp_path / name)
+        assert read_image(tmp_path / name)[0, :, 0].tolist() == [0, 8, 16, 35]
+        assert read_image(tmp_path / name, (0, 4095))[0, :, 0].tolist() == [0, 128, 255, 255]
+    for same in (
+        values,
+        Image.fromarray(values),
+        values.astype(np.int32),
+        values.astype(np.float32),
+        values[..., None],
+    ):
+        assert np.array_equal(to_rgb(same, (0, 4095)), read_image(tmp_path / "x.png", (0, 4095)))
+    assert to_rgb(values, (2048, 4095))[0, :, 0].tolist() == [0, 0, 255, 255]
+    wide = GENERATOR.integers(0, 65536, (20, 30)).astype(np.uint16)
+    assert np.array_equal(to_rgb(wide, (0, 65535)), to_rgb(wide))
+    colours = np.repeat(values[..., None], 3, axis=2)
+    assert np.array_equal(to_rgb(colours, (0, 4095)), to_rgb(values, (0, 4095)))
+
+
+def test_a_window_is_not_for_8_bits(tmp_path: Path) -> None:
+    Image.fromarray(RGB).save(tmp_path / "x.png")
+    for image in (tmp_path / "x.png", Image.fromarray(GREY)):
+        with pytest.raises(UserError, match=r"has values of 8 bits, and view.window is for grey images of more"):
+            to_rgb(image, (0, 4095))
+    for array in (RGB, np.full((4, 4), np.nan)):
+        with pytest.raises(UserError, match=r"the array has .* and view.window is for numbers of more than 8 bits"):
+            to_rgb(array, (0, 4095))
+
+
+@pytest.mark.parametrize("kind", ["grey", "grey of 16 bits", "RGB, compressed"])
+def test_a_page_of_a_tiff_is_named(tmp_path: Path, kind: str) -> None:
+    stack = GENERATOR.integers(0, 256, (3, 6, 8, *([3] if kind.startswith("RGB") else []))).astype(np.uint8)
+    stored = stack.astype(np.uint16) * 257 if "16" in kind else stack
+    compression = "zlib" if kind.endswith("compressed") else None
+    photometric = "rgb" if stack.ndim == 4 else "minisblack"
+    tifffile.imwrite(tmp_path / "stack.TIF", stored, photometric=photometric, compression=compression)
+    for number, page in enumerate(stack, 1):
+        path = tmp_path / f"stack.TIF#{number}"
+        assert np.array_equal(read_image(path), page if page.ndim == 3 else np.repeat(page[..., None], 3, axis=2))
+        assert np.array_equal(to_rgb(str(path)), read_image(path)) and upright_size(path) == (6, 8)
+    for read in (read_image, upright_size):
+        with pytest.raises(UserError, match=rf"^{tmp_path}/stack.TIF has 3 pages, .* name one, such as .*stack.TIF#1$"):
+            read(tmp_path / "stack.TIF")
+        with pytest.raises(UserError, match=rf"^{tmp_path}/stack.TIF has no page 4$"):
+            read(tmp_path / "stack.TIF#4")
+
+
+def test_each_page_is_turned_upright_by_itself(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "x.tif") as file:
+        for orientation in (1, 6):
+            file.write(GREY, extratags=[(274, "H", 1, orientation, True)])
+    height, width = GREY.shape
+    assert upright_size(tmp_path / "x.tif#1") == read_image(tmp_path / "x.tif#1").shape[:2] == (height, width)
+    assert upright_size(tmp_path / "x.tif#2") == read_image(tmp_path / "x.tif#2").shape[:2] == (width, height)
+
+
+def test_which_files_have_pages(tmp_path: Path) -> None:
+    page = Image.new("L", (8, 6), 7)
+    stack, other, bad = (tmp_path / name for name in ("a.tiff", "b.tif", "c.tif"))
+    page.save(stack, save_all=True, append_images=[page])
+    assert page_paths(stack) == [tmp_path / "a.tiff#1", tmp_path / "a.tiff#2"]
+    assert page_paths(tmp_path / "a.tiff#2") == [tmp_path / "a.tiff#2"]  # it is one already
+    page.save(stack)
+    os.utime(stack, (1, 1))  # written again
+    page.save(other, save_all=True, append_images=[page.resize((4, 3))])
+    bad.write_bytes(b"II*\0")
+    assert [page_paths(path) for path in (stack, other, bad, tmp_path / "none.tif")] == [
+        [stack],
+        [other],
+        [bad],
+        [tmp_path / "none.tif"],
+    ]
+    with pytest.raises(UserError, match=r"b.tif has pages of different kinds, 6x8 L and 3x4 L, .* files of their own"):
+        read_image(other)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_uncompressed_grey_tiff_is_turned_upright(tmp_path: Path, orientation: int) -> None:
+    """Pillow 13.0 garbles it, where it may map the file into memory."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(GREY).save(tmp_path / "x.tif", exif=exif)
+    Image.fromarray(GREY).save(tmp_path / "x.png", exif=exif)
+    assert np.array_equal(read_image(tmp_path / "x.tif"), read_image(tmp_path / "x.png"))
+
+
+def test_smaller_copies_are_no_pages(tmp_path: Path) -> None:
+    smaller = tifffile.TiffWriter(tmp_path / "pyramid.tif")
+    with smaller:
+        smaller.write(np.full((16, 12), 9, np.uint8))
+        smaller.write(np.full((8, 6), 9, np.uint8), subfiletype=1)
+    assert read_image(tmp_path / "pyramid.tif").shape == (16, 12, 3)
+
+
+def test_more_than_three_channels_are_refused(tmp_path: Path) -> None:
+    values = np.full((6, 8, 4), 9, np.uint8)
+    tifffile.imwrite(tmp_path / "four.tif", values, photometric="rgb", extrasamples=["unspecified"])
+    with pytest.raises(UserError, match=r"four.tif has more than three channels, .* keep three of them"):
+        read_image(tmp_path / "four.tif")
+    tifffile.imwrite(
+        tmp_path / "seven.tif", np.zeros((6, 8, 7), np.uint8), photometric="minisblack", planarconfig="contig"
+    )
+    with pytest.raises(UserError, match=r"seven.tif.*keep three of its channels"):
+        read_image(tmp_path / "seven.tif")

@@ -1,0 +1,100 @@
+"""The region of interest: a box, a mask, as text, at other sizes, and back in the image."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lit_ad.errors import UserError
+from lit_ad.image.roi import FILL, Roi, counted, mask_as_text
+from lit_ad.image.view import View, original_map, visible
+
+GENERATOR = np.random.default_rng(0)
+IMAGE = GENERATOR.integers(0, 256, (40, 60, 3)).astype(np.uint8)
+MASK = np.zeros((40, 60), bool)
+MASK[10:30, 5:45] = True
+MASK[10:20, 5:25] = False
+
+
+@pytest.fixture
+def mask_file(tmp_path: Path) -> Path:
+    Image.fromarray(MASK).save(tmp_path / "roi.png")
+    return tmp_path / "roi.png"
+
+
+def test_a_mask_travels_as_text(mask_file: Path) -> None:
+    view = View(32, roi=mask_file)
+    mask_file.unlink()  # nothing needs it any more
+    again = View.from_dict(json.loads(json.dumps(view.to_dict())))
+    assert again == view and again.region is not None
+    assert np.array_equal(again.region.mask((40, 60)), MASK) and again.region.box == (10, 5, 30, 45)
+    assert View.from_dict(json.loads(json.dumps(View(32, roi=(1, 2, 3, 4)).to_dict()))) == View(32, roi=(1, 2, 3, 4))
+
+
+def test_what_is_outside_changes_nothing(mask_file: Path) -> None:
+    other = np.where(MASK[..., None], IMAGE, GENERATOR.integers(0, 256, IMAGE.shape).astype(np.uint8))
+    for view in (View(32, roi=mask_file), View(None, roi=mask_file), View((24, 48), fit="pad", roi=mask_file)):
+        (seen, box), (same, there) = view(IMAGE), view(other)
+        assert np.array_equal(seen, same) and box == there
+    box = View(None, roi=(10, 5, 30, 45))
+    assert np.array_equal(box(IMAGE)[0], IMAGE[10:30, 5:45]) and box.content((40, 60)) == (20, 40)
+    assert (View(None, roi=mask_file)(IMAGE)[0][0, 0] == FILL).all()
+
+
+@pytest.mark.parametrize("fit", ["stretch", "pad"])
+def test_a_map_gets_back_into_the_image(fit: str, mask_file: Path) -> None:
+    """The region alone, as an image of its own would; outside lies the lowest value."""
+    values = GENERATOR.random((8, 8)).astype(np.float32)
+    for roi in ((10, 5, 30, 45), mask_file):
+        view = View(32, fit=fit, roi=roi)  # type: ignore[arg-type]
+        pixels, box = view(IMAGE)
+        whole = original_map(values, pixels.shape[:2], box, (40, 60), view.region)
+        alone = original_map(values, pixels.shape[:2], box, (20, 40))
+        assert view.region is not None
+        inside = view.region.mask((40, 60))
+        assert np.array_equal(counted(whole, view.region).ravel(), alone.ravel()[inside[10:30, 5:45].ravel()])
+        assert (whole[~inside] == whole[inside].min()).all() and whole.shape == (40, 60)
+
+
+def test_what_counts_in_the_network_s_input(mask_file: Path) -> None:
+    view = View((24, 48), fit="pad", roi=mask_file)  # 20 x 40 become 24 x 48
+    inside = view.inside((24, 48), (0, 0, 24, 48))
+    assert inside is not None and not inside[:12, :24].any() and inside[12:].all() and inside[:, 24:].all()
+    cropped = View(40, crop=32, roi=mask_file)
+    _, box = cropped(IMAGE)
+    inside, (top, left, bottom, right) = cropped.inside((32, 32), box), visible(box, (32, 32))
+    assert inside is not None and inside.shape == (bottom - top, right - left) == (32, 32)
+    assert not inside[:16, :16].any() and inside[16:].all() and inside[:, 16:].all()
+    assert View(32, roi=(1, 2, 3, 4)).inside((32, 32), (0, 0, 32, 32)) is None
+    assert View(32).inside((32, 32), (0, 0, 32, 32)) is None
+
+
+def test_a_thin_region_does_not_vanish() -> None:
+    mask = np.zeros((100, 100), bool)
+    mask[0], mask[-1] = True, True
+    small = Roi((0, 0, 100, 100), mask).resized((4, 4))
+    assert small is not None and small.tolist() == [[True] * 4, [False] * 4, [False] * 4, [True] * 4]
+
+
+@pytest.mark.parametrize("box", [(5, 5, 5, 9), (-1, 0, 4, 4), (0, 4, 4, 2), (1, 2, 3)])
+def test_a_box_that_is_none(box: tuple[int, ...]) -> None:
+    with pytest.raises(UserError, match=r"view.roi is \[.*\], but a box is \[top, left, bottom, right\]"):
+        View(32, roi=box)  # type: ignore[arg-type]
+
+
+def test_images_of_another_size(mask_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"image of 20x60 .* mask of view.roi is of 40x60"):
+        View(32, roi=mask_file)(IMAGE[:20])
+    with pytest.raises(UserError, match=r"image of 20x60 .* does not hold view.roi \[10, 5, 30, 45\]"):
+        View(32, roi=(10, 5, 30, 45))(IMAGE[:20])
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "black.png")
+    with pytest.raises(UserError, match=r"black.png, the mask of view.roi, is black"):
+        mask_as_text(tmp_path / "black.png")
+    with pytest.raises(UserError, match=r"cannot read .*nowhere.png"):
+        View(32, roi=tmp_path / "nowhere.png")
+    with pytest.raises(UserError, match=r"view.window is \[5, 5\], but it must be \[low, high\]"):
+        View(32, window=(5, 5))
+    with pytest.raises(UserError, match=r"view.window is auto, which the Calibration callback finds"):
+        _ = View(32, window="auto").levels

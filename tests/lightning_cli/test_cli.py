@@ -1,0 +1,256 @@
+"""The commands a user types, on small images and a small random teacher."""
+
+import contextlib
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from jsonargparse import Namespace
+from PIL import Image
+
+from lit_ad.commands.main import main
+from lit_ad.detector.decision import Decision
+from lit_ad.lightning_cli.cli import without_sanity_check
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Sums in one order, so that runs can be compared number by number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def lit_ad(*arguments: object, cwd: Path) -> tuple[str, str]:
+    """What the command prints to stdout, and what it says when it ends in an error; run in this process."""
+    out, error = io.StringIO(), ""
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        patch.setattr(sys, "argv", ["lit-ad", *map(str, arguments)])
+        patch.chdir(cwd)
+        try:
+            main()
+        except SystemExit as stop:
+            error = f"{stop.code or ''}"
+    return out.getvalue(), error
+
+
+def fit_arguments(images: Path, weights: Path, run: Path, epochs: int = 3) -> list[object]:
+    return [
+        *("fit", "--config", ROOT / "configs/stfpm.yaml"),
+        *("--model.backbone", "resnet10t", "--model.weights", weights, "--data.source.root", images),
+        *("--model.view.image_size", 64, "--data.batch_size", 4, "--trainer.max_epochs", epochs),
+        *("--trainer.default_root_dir", run, "--trainer.enable_progress_bar", "false"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def run(images: Path, resnet_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run, trained with relative paths."""
+    home = tmp_path_factory.mktemp("home")
+    relative = [Path(os.path.relpath(path, home)) for path in (images, resnet_file)]
+    out, error = lit_ad(*fit_arguments(*relative, Path("run")), cwd=home)
+    assert not error
+    assert f"This run is in {home}/run" in out
+    return home / "run"
+
+
+def test_fit_leaves_a_whole_run(run: Path) -> None:
+    for name in ("config.yaml", "checkpoints/best.ckpt", "checkpoints/last.ckpt", "metrics.json", "report.html"):
+        assert (run / name).is_file(), name
+    rows = json.loads((run / "metrics.json").read_text())["rows"]
+    assert set(rows) == {"pooled", "stripes/square"}
+    for name in ("image_auroc", "image_f1_max", "pixel_auroc", "aupro_30"):  # of a random teacher: any value
+        assert 0 < rows["pooled"][name] <= 1
+        assert rows["stripes/square"][name] == rows["pooled"][name]  # the only defect type
+    assert {path.relative_to(run / "heatmaps").parts[1] for path in (run / "heatmaps").rglob("*.jpg")} == {
+        "good",
+        "square",
+    }
+    assert len(list((run / "heatmaps").rglob("*.jpg"))) == 9
+    assert not list(run.rglob("*.tmp"))
+
+
+def test_best_has_the_lowest_loss(run: Path) -> None:
+    last = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+    (state,) = (state for name, state in last["callbacks"].items() if name.startswith("ModelCheckpoint"))
+    assert float(state["best_model_score"]) <= float(state["current_score"])  # where a run improves, not the first's
+    best = torch.load(run / "checkpoints/best.ckpt", weights_only=True)
+    assert best["epoch"] == last["epoch"] == 2
+
+
+def test_threshold_is_that_of_the_nominal_validation_images(run: Path) -> None:
+    decision = torch.load(run / "checkpoints/best.ckpt", weights_only=True)["lit_ad"]["decision"]
+    (scores,) = decision["scores"].values()
+    assert len(scores) == 2  # of 12 training images, a fifth; too few for the rate: the highest is the threshold
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["threshold"] == max(scores)
+    assert metrics["pixel_threshold"] == max(decision["maxima"]["stripes"])
+    low, high = Decision.from_dict(decision).colour_range() or (0, 0)
+    assert low < metrics["pixel_threshold"] == pytest.approx((low + high) / 2)
+
+
+def test_test_from_elsewhere_gives_the_same_metrics(run: Path, tmp_path: Path) -> None:
+    before = json.loads((run / "metrics.json").read_text())
+    lit_ad("test", "--ckpt_path", run / "checkpoints/best.ckpt", "--config", run / "config.yaml", cwd=tmp_path)
+    assert json.loads((run / "metrics.json").read_text()) == before
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_check_before_training_changes_no_number(run: Path, images: Path, resnet_file: Path, tmp_path: Path) -> None:
+    assert yaml.safe_load((run / "config.yaml").read_text())["trainer"]["num_sanity_val_steps"] == 0
+    checked = [*fit_arguments(images, resnet_file, tmp_path / "run"), "--trainer.num_sanity_val_steps", 2]
+    _, error = lit_ad(*checked, cwd=tmp_path)
+    assert not error
+    assert yaml.safe_load((tmp_path / "run/config.yaml").read_text())["trainer"]["num_sanity_val_steps"] == 2
+    rows = [json.loads((home / "metrics.json").read_text())["rows"] for home in (run, tmp_path / "run")]
+    assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize(
+    ("asked", "every", "expected"), [(None, 1, 0), (None, 10, None), (None, None, None), (2, 1, 2), (0, 10, 0)]
+)
+def test_a_check_before_training_where_validations_are_rare(
+    asked: int | None, every: int | None, expected: int | None
+) -> None:
+    trainer = Namespace(num_sanity_val_steps=asked, check_val_every_n_epoch=every)
+    without_sanity_check(trainer)
+    assert trainer.num_sanity_val_steps == expected
+
+
+def test_what_is_typed_beats_the_checkpoint(run: Path, tmp_path: Path) -> None:
+    _, error = lit_ad(
+        *("test", "--config", run / "config.yaml", "--ckpt_path", run / "checkpoints/best.ckpt"),
+        *("--model.weights", "nowhere.pt"),
+        cwd=tmp_path,
+    )
+    assert error.startswith("lit-ad: there is no weights file nowhere.pt")
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_without_a_checkpoint_nothing_is_measured(run: Path, tmp_path: Path, command: str) -> None:
+    _, error = lit_ad(command, "--config", run / "config.yaml", cwd=tmp_path)
+    assert error.startswith(f"lit-ad: {command} needs a trained model: give --ckpt_path")
+
+
+def test_predict_from_elsewhere(run: Path, images: Path, tmp_path: Path) -> None:
+    new = tmp_path / "new"
+    (new / "deeper").mkdir(parents=True)
+    for target, source in (("a.png", "good/000.png"), ("b.png", "square/001.png"), ("deeper/a.png", "square/000.png")):
+        (new / target).write_bytes((images / "test" / source).read_bytes())
+    arguments = ("--config", run / "config.yaml", "--ckpt_path", run / "checkpoints/best.ckpt")
+    lit_ad("predict", *arguments, "--data.predict_path", "new", cwd=tmp_path)
+    with (run / "predictions/scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["path"] for row in rows] == ["a.png", "b.png", "deeper/a.png"]
+    (scores,) = torch.load(run / "checkpoints/best.ckpt", weights_only=True)["lit_ad"]["decision"]["scores"].values()
+    for row in rows:
+        assert row["verdict"] == ("anomalous" if float(row["score"]) > float(row["threshold"]) else "nominal")
+    for name in ("a", "b", "deeper/a"):
+        pixels = np.asarray(Image.open(run / f"predictions/maps/{name}.tiff"))
+        assert pixels.dtype == np.float32
+        assert pixels.shape == (64, 72)
+        assert (run / f"predictions/heatmaps/{name}.jpg").is_file()
+        held = [score for score in scores if score >= float(row["score"])]
+        assert float(row["p_value"]) == pytest.approx((1 + len(held)) / (1 + len(scores)))
+    assert float(rows[0]["threshold"]) == pytest.approx(max(scores), rel=1e-5)
+
+
+def test_predict_needs_no_training_images(run: Path, images: Path, tmp_path: Path) -> None:
+    (tmp_path / "one.png").write_bytes((images / "test/good/000.png").read_bytes())
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["data"]["source"]["init_args"]["root"] = "/nowhere"
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    lit_ad(
+        *("predict", "--config", "config.yaml", "--ckpt_path", run / "checkpoints/best.ckpt"),
+        *("--data.predict_path", "one.png", "--trainer.default_root_dir", "out"),
+        cwd=tmp_path,
+    )
+    assert len((tmp_path / "out/predictions/scores.csv").read_text().splitlines()) == 2
+
+
+def test_a_killed_fit_resumes_to_the_uninterrupted_runs_metrics(
+    run: Path, images: Path, resnet_file: Path, tmp_path: Path
+) -> None:
+    arguments = fit_arguments(images, resnet_file, tmp_path / "killed")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "lit_ad", *map(str, arguments)]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    last = tmp_path / "killed/checkpoints/last.ckpt"
+    deadline = time.monotonic() + 600
+    while not last.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert torch.load(last, weights_only=True)["epoch"] < 3
+    lit_ad("fit", "--config", tmp_path / "killed/config.yaml", "--ckpt_path", last, cwd=tmp_path)
+    whole, resumed = (json.loads((r / "metrics.json").read_text()) for r in (run, tmp_path / "killed"))
+    assert resumed == whole
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--data.source.root", "/nowhere"], "/nowhere"),
+        (["--model.backbone", "resnet81"], "no model 'resnet81'"),
+        (["--model.taps", "[9]"], "taps"),
+        (["--model.view.image_size", "0"], "image_size"),
+        (["--decision.false_alarm", "2"], "decision.false_alarm"),
+        (["--dashboards", "[wandb]", "--trainer.logger", "false"], "dashboards, which are loggers by name, or trainer"),
+    ],
+)
+def test_bad_settings_end_in_one_clear_message(
+    images: Path, resnet_file: Path, tmp_path: Path, change: list[str], message: str
+) -> None:
+    _, error = lit_ad(*fit_arguments(images, resnet_file, tmp_path / "run"), *change, cwd=tmp_path)
+    assert error.startswith("lit-ad: ")
+    assert message in error
+    assert not (tmp_path / "run/config.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["--model.view.image_size", "null", "--model.view.tile", "64"],
+        ["--model.view.image_size=null", "--model.view.tile=64"],
+        ["--model.init_args.view.image_size", "null", "--model.view.tile=64"],
+        ["--model.view.tile=64", "--model.view.crop", "null", "--model.view.image_size", "null"],
+        ["--model.view", "{image_size: null, tile: 64}"],
+    ],
+)
+def test_a_null_of_the_view_can_be_typed(typed: list[str]) -> None:
+    """What is not typed stays as the file has it."""
+    out, error = lit_ad("fit", "--config", ROOT / "configs/l2bt.yaml", *typed, "--print_config", cwd=ROOT)
+    assert not error
+    view = yaml.safe_load(out)["model"]["init_args"]["view"]
+    assert (view["image_size"], view["tile"], view["crop"]) == (None, 64, None)
+    assert (view["fit"], view["interpolation"]) == ("pad", "bicubic")
+
+
+def test_help_lists_what_there_is() -> None:
+    out, _ = lit_ad("--help", cwd=ROOT)
+    assert all(word in out for word in ("fit", "validate", "test", "predict"))
+
+
+def test_help_of_fit_is_a_line_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    out, _ = lit_ad("fit", "--help", cwd=ROOT)
+    assert out.startswith("usage: lit-ad fit --config FILE [--KEY VALUE ...]\n")
+    lines = out.splitlines()
+    assert len(lines) < 200
+    assert max(map(len, lines)) <= 120
+    assert any(line.startswith("  --data.val_fraction ") and "[0.2] Part of the nominal" in line for line in lines)
+    assert all(method in out for method in ("STFPM", "MKD", "Transformaly", "L2BT"))

@@ -1,0 +1,84 @@
+"""A class typed over another one of a file does not start from what was said of that one."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lit_ad.commands.main import main
+from lit_ad.lightning_cli.inherited import in_files, typed_class
+
+ROOT = Path(__file__).parents[2]
+
+
+def lit_ad(*arguments: object, cwd: Path) -> str:
+    """What it says when it ends in an error."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["lit-ad", *map(str, arguments)])
+        patch.chdir(cwd)
+        with pytest.raises(SystemExit) as stopped:
+            main()
+    return str(stopped.value.code)
+
+
+STFPM = ("fit", "--config", ROOT / "configs/stfpm.yaml")
+REFUSED = (
+    f"lit-ad: --data.source Folder replaces MVTec of {ROOT / 'configs/stfpm.yaml'}, but would keep its root "
+    "data/mvtec/bottle: give --data.source.root"
+)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        ["--data.source", "Folder"],
+        ["--data.source=lit_ad.data.Folder"],
+        ["--data.source.class_path", "lit_ad.data.Folder"],
+        ["--data.source", json.dumps({"class_path": "lit_ad.data.Folder", "init_args": {"nominal": "good"}})],
+    ],
+)
+def test_another_source_has_its_own_root(tmp_path: Path, source: list[str]) -> None:
+    assert lit_ad(*STFPM, *source, "--data.source.nominal", "good", cwd=tmp_path) == REFUSED
+
+
+@pytest.mark.parametrize("source", [["--data.source", "Folder", "--data.source.root"], ["--data.source.root"]])
+def test_what_is_given_is_no_inheritance(images: Path, resnet_file: Path, tmp_path: Path, source: list[str]) -> None:
+    """It goes on to the root, which is not there."""
+    model = ("--model.backbone", "resnet10t", "--model.weights", resnet_file)
+    nominal = ["--data.source.nominal", "train/good"] if "Folder" in source else []
+    said = lit_ad(*STFPM, *model, *source, tmp_path / "gone", *nominal, cwd=tmp_path)
+    assert str(tmp_path / "gone") in said and "would keep" not in said
+
+
+def test_another_method_has_its_own_settings(tmp_path: Path) -> None:
+    said = lit_ad(*STFPM, "--model", "L2BT", "--model.backbone", "deit_tiny_patch16_224", cwd=tmp_path)
+    assert said.startswith(f"lit-ad: --model L2BT replaces STFPM of {ROOT / 'configs/stfpm.yaml'}, but would keep its ")
+    kept = said.partition(": give ")[2].split(", ")
+    assert {"--model.weights", "--model.taps", "--model.lr", "--model.view"} == set(kept)
+
+
+def test_what_was_typed() -> None:
+    typed = [
+        "fit",
+        "--data.source",
+        "Folder",
+        "--data.source.root=x",
+        "--data.source.init_args.masks+=m",
+        "--model.lr",
+        "1",
+    ]
+    assert typed_class(typed, "data.source") == ("Folder", {"root", "masks"})
+    assert typed_class(typed, "model") == (None, {"lr"})
+    assert typed_class(['--model={"class_path": "a.B", "init_args": {"c": 1}}'], "model") == ("a.B", {"c"})
+
+
+def test_the_last_file_counts(tmp_path: Path) -> None:
+    files = [tmp_path / f"{name}.yaml" for name in "abc"]
+    for file, said in zip(
+        files, ({"model": {"class_path": "A"}}, {"model": {"class_path": "B"}}, {"seed": 1}), strict=True
+    ):
+        file.write_text(yaml.safe_dump(said))
+    assert in_files(files, "model") == (files[1], {"class_path": "B"})
+    assert in_files(files, "data.source") == (None, {})
