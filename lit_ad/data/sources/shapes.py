@@ -29,7 +29,10 @@ def read_boxes(value: Any) -> list[Polygon]:
     boxes = numbers(value)
     boxes = boxes[None] if boxes.ndim == 1 else boxes
     if boxes.ndim != 2 or boxes.shape[1] != 4 or not len(boxes) or (boxes[:, :2] >= boxes[:, 2:]).any():
-        raise ValueError("a box is [x0, y0, x1, y1] with x0 < x1 and y0 < y1, in pixels; several are a list of such")
+        raise ValueError(
+            "a box is [x0, y0, x1, y1] with x0 < x1 and y0 < y1, in pixels, as 1.5 where it is not "
+            "whole; several are a list of such"
+        )
     return [np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]]) for x0, y0, x1, y1 in boxes]
 
 
@@ -58,5 +61,8 @@ def numbers(value: Any) -> NDArray[np.float64]:
 
 
 def decoded(value: Any) -> Any:
-    """What a JSON text says, or the value itself."""
-    return json.loads(value) if isinstance(value, str) else value
+    """The value of a JSON text, or the value itself. Raises ValueError on a text that is no JSON."""
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise ValueError(f"it is no JSON, whose lists stand in [] and whose numbers have a point: {error}") from error

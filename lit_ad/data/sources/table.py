@@ -1,9 +1,8 @@
 """A table of files: CSV, JSON or Parquet, a row for each image."""
 
-import csv
 import hashlib
-import json
 import os
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -15,32 +14,37 @@ from PIL import Image
 from lit_ad.batch import Sample, Split
 from lit_ad.data.sources.shapes import Polygon, rasterise, read_boxes, read_polygons
 from lit_ad.data.sources.source import Source, choose, existing
+from lit_ad.data.sources.table_file import AS_CSV, Row, cell_text, is_utf8, read_table
 from lit_ad.errors import UserError
 from lit_ad.files import atomic_write, cache_directory
-from lit_ad.image.pixels import upright_size
-
-Row = dict[str, Any]
+from lit_ad.image.pixels import split_page, upright_size
 
 REQUIRED = ("path", "split", "label")
 SHAPES: dict[str, Callable[[Any], list[Polygon]]] = {"box": read_boxes, "polygon": read_polygons}
+PATHS = ("path", "mask")
 COLUMNS = (*REQUIRED, "mask", "category", "defect", "item", *SHAPES)
 SPLITS: dict[str, Split] = {split: split for split in get_args(Split) if split != "predict"}
-LABELS = {"0": 0, "nominal": 0, "good": 0, "ok": 0, "1": 1, "anomalous": 1, "bad": 1, "nok": 1}
+LABELS = {
+    **{"0": 0, "nominal": 0, "good": 0, "ok": 0, "false": 0},
+    **{"1": 1, "anomalous": 1, "bad": 1, "nok": 1, "true": 1},
+}
+WHOLE = re.compile(r"([01])[.,]0+")  # a label that a program took for a number: 1.0, or 1,0
+ROUNDED = re.compile(r"[+-]?\d+([.,]\d+)?E[+-]?\d+", re.IGNORECASE)  # a long number as spreadsheets write it: 1.23E+12
 
 
 class Table(Source):
     """The images that a table lists.
 
     Columns: `path`, `split` (train, validation or test) and `label` (0 or 1, nominal or anomalous, good or bad, ok or
-    nok); and where there are any, `mask` (a file in which what is not black counts), or `box` or `polygon` instead,
-    `category`, `defect` (of anomalous images) and `item` (images of one item stay on one side). A box is
-    [x0, y0, x1, y1], a polygon [[x, y], ...], in pixels of the upright image from its upper left corner, x1 and y1
-    outside; several are a list of such; in CSV they are JSON text. JSON is a list of objects. Other columns are not
-    read. Masks of boxes and polygons are kept in the cache directory.
+    nok, false or true, where true is anomalous); and where there are any, `mask` (a file in which what is not black
+    counts), or `box` or `polygon` instead, `category`, `defect` (of anomalous images) and `item` (images of one item
+    stay on one side). A box is [x0, y0, x1, y1], a polygon [[x, y], ...], in pixels of the upright image from its upper
+    left corner, x1 and y1 outside; several are a list of such; in text they are JSON. JSON is a list of objects. Other
+    columns are not read. Masks of boxes and polygons are kept in the cache directory.
 
     Args:
         root: What paths are relative to, that of the table too.
-        table: The file: .csv, .json or .parquet.
+        table: The file: .csv (with commas, semicolons or tabs), .json, .jsonl or .parquet.
         category: The categories to take; all of them if not given.
     """
 
@@ -73,45 +77,54 @@ class Table(Source):
 
     def _rows(self) -> list[tuple[str, Row]]:
         """The rows of the categories that are asked for, each with its place in words."""
-        read = read_table(existing(self.table, "no table"))
-        first = 2 if self.table.suffix.lower() == ".csv" else 1  # a CSV's header is its row 1, as spreadsheets count
-        rows = [(f"row {number} of {self.table}", row) for number, row in enumerate(read, first)]
-        for where, row in rows:
-            if None in row:
-                raise UserError(f"{where} has more cells than the header; put text with commas in it in quotes")
-            absent = [name for name in REQUIRED if name not in row]
-            if absent:
-                raise UserError(f"{where} has no {', '.join(absent)}: there are {', '.join(map(str, row)) or 'none'}")
+        rows = read_table(existing(self.table, "no table"), COLUMNS, REQUIRED, PATHS)
         chosen = choose(self.category, dict.fromkeys(self._category(row) for _, row in rows), self.table)
         return [(where, row) for where, row in rows if self._category(row) in chosen]
 
     def _category(self, row: Row) -> str:
-        return text(row, "category") or self.table.stem
+        return cell_text(row, "category") or self.table.stem
 
     def _sample(self, row: Row, where: str) -> Sample:
         """The sample of one row, or a UserError that names it."""
-        if text(row, "path") == "":
+        if cell_text(row, "path") == "":
             raise UserError(f"{where} has no path")
-        split, label = SPLITS.get(text(row, "split")), LABELS.get(text(row, "label").lower(), -1)
+        named = cell_text(row, "split")
+        split, label = SPLITS.get(named.lower()), read_label(cell_text(row, "label"))
         if split is None:
-            raise UserError(f"{where}: split is {text(row, 'split')!r}, but it must be {', '.join(SPLITS)}")
-        if label < 0:
-            raise UserError(f"{where}: label is {text(row, 'label')!r}, but it must be {', '.join(LABELS)}")
+            raise UserError(f"{where}: split is {named!r}, but it must be {', '.join(SPLITS)}")
+        if label is None:
+            raise UserError(f"{where}: label is {cell_text(row, 'label')!r}, but it must be {', '.join(LABELS)}")
         if label and split != "test":
             raise UserError(f"{where} is anomalous in {split}: training and validation take nominal images only")
-        category, defect = self._category(row), text(row, "defect") or "anomalous"
+        category, defect = self._category(row), cell_text(row, "defect") or "anomalous"
         if label and defect == "good":
             raise UserError(f"{where} is anomalous, but its defect is 'good'")
         for name in (category, defect):
-            if "/" in name or "\n" in name:
+            if any(sign in name for sign in "/\\\r\n") or not name.strip("."):
                 raise UserError(f"{where}: {name!r} is no name: slashes and line breaks cannot be in it")
-        image = existing(self.root / text(row, "path"), where)
+        for column in ("path", "category", "defect", "item"):
+            if ROUNDED.fullmatch(cell_text(row, column)):
+                raise UserError(
+                    f"{where}: {column} is {cell_text(row, column)}, a number that a spreadsheet has rounded: format "
+                    "that column as text, and fill it again"
+                )
+        image = self._file(row, "path", where)
         mask, kind = self._mask(row, image, label, where), defect if label else "good"
-        return Sample(image, label, mask, category, kind, split, "", text(row, "item"))
+        return Sample(image, label, mask, category, kind, split, "", cell_text(row, "item"))
+
+    def _file(self, row: Row, column: str, where: str) -> Path:
+        """The file that a cell names. Raises UserError if there is none. Windows' backslashes are slashes where no file
+        has them in its name."""
+        name = cell_text(row, column)
+        if "\\" in name and not split_page(self.root / name)[0].exists():
+            name = name.replace("\\", "/")
+        if not is_utf8(name) and not split_page(self.root / name)[0].exists():
+            raise UserError(f"{where} has {name!a}, which is not UTF-8, and no file is called so: {AS_CSV}")
+        return existing(self.root / name, where)
 
     def _mask(self, row: Row, image: Path, label: int, where: str) -> Path | None:
         """The mask's file, made of boxes or polygons if these are given."""
-        given = [name for name in ("mask", *SHAPES) if text(row, name)]
+        given = [name for name in ("mask", *SHAPES) if cell_text(row, name)]
         if not given:
             return None
         if len(given) > 1 or not label:
@@ -119,7 +132,7 @@ class Table(Source):
             raise UserError(f"{where} {other}")
         name = given[0]
         if name == "mask":
-            return existing(self.root / text(row, "mask"), where)
+            return self._file(row, "mask", where)
         height, width = size = upright_size(image)
         try:
             polygons = SHAPES[name](row[name])
@@ -135,10 +148,10 @@ class Table(Source):
         return keep_mask(mask)
 
 
-def text(row: Row, name: str) -> str:
-    """A cell as text, "" of an absent one."""
-    value = row.get(name)
-    return "" if value is None or value == [] else str(int(value) if isinstance(value, bool) else value).strip()
+def read_label(text: str) -> int | None:
+    """0 nominal, 1 anomalous, None of a text that says neither."""
+    whole = WHOLE.fullmatch(text)
+    return int(whole[1]) if whole else LABELS.get(text.lower())
 
 
 def keep_mask(mask: np.ndarray) -> Path:
@@ -152,30 +165,3 @@ def keep_mask(mask: np.ndarray) -> Path:
         with atomic_write(path) as temporary:
             Image.fromarray(mask.astype(np.uint8) * 255).save(temporary, format="PNG")
     return path
-
-
-def read_table(path: Path) -> list[Row]:
-    """The rows of a file. Raises UserError if it holds no table."""
-    suffix = path.suffix.lower()
-    try:
-        if suffix == ".csv":
-            with path.open(newline="", encoding="utf-8-sig") as file:
-                return list(csv.DictReader(file))
-        if suffix == ".json":
-            values = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(values, list) or not all(isinstance(row, dict) for row in values):
-                raise ValueError("expected a list of objects, one for each image")
-            return values
-    except (ValueError, csv.Error) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
-    if suffix != ".parquet":
-        raise UserError(f"{path} is no table: expected a .csv, .json or .parquet file")
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError as error:
-        raise UserError(f"{path} needs pyarrow: pip install 'lit-ad[parquet]', or write it as CSV") from error
-    try:
-        rows: list[Row] = parquet.read_table(path).to_pylist()
-    except (ArrowException, OSError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
-    return rows

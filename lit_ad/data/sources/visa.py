@@ -1,12 +1,12 @@
 """VisA, as published (OBJECT/Data, split_csv) or converted by its authors' script (SPLIT/OBJECT in MVTec's layout)."""
 
-import csv
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from lit_ad.batch import Sample, Split
 from lit_ad.data.sources.source import Source, choose, existing, find_root, list_folders, list_images, pair_masks
+from lit_ad.data.sources.table_file import cell_text, read_table
 from lit_ad.errors import UserError
 
 COLUMNS = ("object", "split", "label", "image", "mask")
@@ -68,18 +68,17 @@ class VisA(Source):
 
 def list_rows(root: Path, table: Path) -> Iterator[Sample]:
     """The samples that a table lists. Raises UserError that names a row that does not fit."""
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        for number, row in enumerate(csv.DictReader(file), 2):
-            known = row.get("split") in ("train", "test") and row.get("label") in LABELS and row.get("image")
-            if list(row) != list(COLUMNS) or not known:
-                raise UserError(
-                    f"row {number} of {table} is {', '.join(str(value) for value in row.values())}: expected "
-                    f"{', '.join(COLUMNS)}, with split train or test, and label normal or anomaly"
-                )
-            split: Split = "train" if row["split"] == "train" else "test"
-            label, mask = LABELS[row["label"]], root / row["mask"] if row["mask"] else None
-            defect = "anomaly" if label else "good"
-            yield Sample(root / row["image"], label, mask, row["object"], defect, split, mask_above=0)
+    for where, row in read_table(table, COLUMNS, COLUMNS, ("image", "mask")):
+        cells = {name: cell_text(row, name) for name in COLUMNS}
+        if cells["split"] not in ("train", "test") or cells["label"] not in LABELS or not cells["image"]:
+            raise UserError(
+                f"{where} is {', '.join(map(str, row.values()))}: expected {', '.join(COLUMNS)}, with split train or "
+                "test, and label normal or anomaly"
+            )
+        split: Split = "train" if cells["split"] == "train" else "test"
+        label, mask = LABELS[cells["label"]], root / cells["mask"] if cells["mask"] else None
+        defect = "anomaly" if label else "good"
+        yield Sample(root / cells["image"], label, mask, cells["object"], defect, split, mask_above=0)
 
 
 def converted(root: Path, split: str) -> dict[str, Path]:

@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,11 @@ def test_columns_that_are_not_read_are_told(tmp_path: Path, rows: list[Row]) -> 
         (7, {"label": "bad"}, r"row 9 of .* is anomalous in validation"),
         (4, {"path": "images/3.png"}, r"row 6 of .*: .*images/3.png is listed already, in row 5 of"),
         (5, {"category": "a/b"}, r"row 7 of .*: 'a/b' is no name: slashes"),
+        (5, {"category": ".."}, r"row 7 of .*: '..' is no name: slashes"),
+        (2, {"label": "0.5"}, r"row 4 of .*: label is '0.5', but it must be 0, nominal"),
+        (5, {"item": "1.23457E+12"}, r"row 7 of .*: item is 1.23457E\+12, a number that a spreadsheet has rounded"),
+        (9, {"defect": "1,2E+05"}, r"row 11 of .*: defect is 1,2E\+05, a number that a spreadsheet has rounded"),
+        (10, {"box": "[5,5; 4; 6; 7]"}, r"row 12 of .*: box is .*: it is no JSON, .* whose numbers have a point"),
         (9, {"defect": "good"}, r"row 11 of .* is anomalous, but its defect is 'good'"),
         (9, {"mask": "masks/none.png"}, r"row 11 of .*: there is no file .*masks/none.png"),
         (9, {"box": "[0, 0, 1, 1]"}, r"row 11 of .* has mask and box: give one"),
@@ -177,3 +183,37 @@ def test_a_mask_file_of_a_nominal_image_is_refused(tmp_path: Path, rows: list[Ro
     rows[8]["mask"] = "masks/a.png"
     with pytest.raises(UserError, match=r"row 10 of .* is nominal, but has a mask"):
         Table(tmp_path, save(tmp_path / "parts.csv", rows)).samples()
+
+
+@pytest.mark.parametrize("suffix", ["csv", "json"])
+@pytest.mark.parametrize(
+    "labels", [(0.0, 1.0), (False, True), ("0,0", "1,0"), ("FALSE", "TRUE"), ("0.00", "1.00"), ("Good", " NOK ")]
+)
+def test_labels_as_programs_write_them(tmp_path: Path, rows: list[Row], labels: tuple[Any, Any], suffix: str) -> None:
+    expected = Table(tmp_path, save(tmp_path / f"before.{suffix}", rows), None).samples()
+    for row in rows:
+        row |= {"label": labels[int(row["label"] == 1)], "split": row["split"].capitalize()}
+    samples = Table(tmp_path, save(tmp_path / f"after.{suffix}", rows)).samples()
+    assert [(s.image, s.label, s.mask, s.split) for s in samples] == [
+        (s.image, s.label, s.mask, s.split) for s in expected
+    ]
+
+
+def test_paths_of_windows(tmp_path: Path, rows: list[Row], write) -> None:
+    expected = [s.image for s in Table(tmp_path, save(tmp_path / "parts.csv", rows)).samples()]
+    for row in rows:
+        row |= {name: row[name].replace("/", "\\") for name in ("path", "mask") if name in row}
+    assert [s.image for s in Table(tmp_path, save(tmp_path / "parts.csv", rows)).samples()] == expected
+    image = write("a\\b.png")  # elsewhere than on Windows, a file may be called so
+    rows[0]["path"] = image.name
+    assert Table(tmp_path, save(tmp_path / "parts.csv", rows)).samples()[0].image == image
+
+
+def test_a_file_name_that_is_not_utf8(tmp_path: Path, rows: list[Row]) -> None:
+    image, name = tmp_path / "images/0.png", b"images/teil_\xfc.png"
+    table = save(tmp_path / "parts.csv", rows)
+    table.write_bytes(table.read_bytes().replace(b"images/0.png", name))
+    with pytest.raises(UserError, match=r"row 2 of .* not UTF-8, and no file is called so: save it as CSV UTF-8"):
+        Table(tmp_path, table).samples()
+    image.rename(tmp_path / os.fsdecode(name))
+    assert os.fsencode(Table(tmp_path, table).samples()[0].image.name) == b"teil_\xfc.png"

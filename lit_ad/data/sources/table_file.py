@@ -1,0 +1,237 @@
+"""Table files as Excel, LibreOffice, pandas and others write them -> rows, each with its place in words.
+
+A CSV's separator is the one that makes the expected columns of its header. What is not certain is refused with a line
+that says what to change; nothing is guessed from the look of the cells.
+"""
+
+import codecs
+import csv
+import io
+import json
+import math
+import re
+from collections.abc import Iterator, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from lit_ad.errors import UserError
+
+Row = dict[str, Any]
+
+DELIMITED = (".csv", ".tsv", ".txt")
+OBJECTS = (".json", ".jsonl")
+SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
+EXCEL_SEPARATOR = re.compile(r"sep=([,;\t])\r?\n", re.IGNORECASE)  # Excel's own first line, not a row of the table
+EMPTY = ("", "nan", "<na>", "none", "null")  # how programs write a cell without a value
+LONGEST_CELL = 2**28  # characters; csv's own limit, 2**17, is too short for a fine polygon
+AS_CSV = "save it as CSV UTF-8"
+NO_TABLE = "is no table: expected a .csv, .json or .parquet file"
+WORKBOOK = f"{NO_TABLE}; of a workbook, save the sheet as CSV UTF-8"
+SIGNATURES = {  # the first bytes of files that are no text, whatever their names say
+    b"PK\x03\x04": WORKBOOK,
+    b"\xd0\xcf\x11\xe0": WORKBOOK,
+    b"\x1f\x8b": "is compressed: decompress it by gunzip",
+    b"PAR1": "is a Parquet file: let its name end in .parquet",
+    codecs.BOM_UTF32_LE: f"is UTF-32: {AS_CSV}",
+    codecs.BOM_UTF32_BE: f"is UTF-32: {AS_CSV}",
+}
+
+
+def read_table(
+    path: Path, columns: Sequence[str], required: Sequence[str], paths: Sequence[str] = ()
+) -> list[tuple[str, Row]]:
+    """The rows that hold anything, each with its place, such as "row 5 of parts.csv".
+
+    A CSV's header is its row 1, as spreadsheets count; elsewhere row 1 is the first object. Spaces around names and
+    cells are dropped, and so is a column of a CSV without a name, as pandas writes its index. Values are texts in a
+    CSV, and whatever the file holds elsewhere.
+
+    Args:
+        path: A .csv, .tsv or .txt file with commas, semicolons or tabs; .json, .jsonl or .parquet.
+        columns: The names that have a meaning; they may be written in capitals.
+        required: Those that every row must have.
+        paths: Those that hold file names, which may have bytes that are not UTF-8.
+
+    Raises:
+        UserError: The file is no such table, or a row does not fit, which is named.
+    """
+    suffix = path.suffix.lower()
+    if suffix in (".xlsx", ".xlsm", ".xls", ".ods"):
+        raise UserError(f"{path} {WORKBOOK}")
+    if suffix not in (*DELIMITED, *OBJECTS, ".parquet"):
+        raise UserError(f"{path} {NO_TABLE}")
+    if suffix in DELIMITED:
+        rows = read_delimited(path, columns)
+    else:
+        objects = read_parquet(path) if suffix == ".parquet" else read_json(path)
+        rows = []
+        for number, row in enumerate(objects, 1):
+            where = f"row {number} of {path}"
+            names = column_names(list(row), columns, where)
+            rows.append((where, dict(zip(names, row.values(), strict=True))))
+    rows = [(where, row) for where, row in rows if not row or not all(map(is_empty, row.values()))]
+    if not rows:
+        raise UserError(f"{path} has no rows: expected one for each image")
+    for where, row in rows:
+        absent = [name for name in required if name not in row]
+        if absent:
+            hint = f"; cells are separated by {', '.join(SEPARATORS.values())}" if len(row) == 1 else ""
+            raise UserError(f"{where} has no {', '.join(absent)}: there are {', '.join(row) or 'none'}{hint}")
+        for name, value in row.items():
+            if name not in paths and isinstance(value, str) and not is_utf8(value):
+                raise UserError(f"{where} has {value!a}, which is not UTF-8: {AS_CSV}")
+    return rows
+
+
+def cell_text(row: Row, name: str) -> str:
+    """A cell as text, "" of an absent or empty one. A float that is a whole number is written as an integer."""
+    value = row.get(name)
+    if is_empty(value):
+        return ""
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
+
+
+def is_empty(value: Any) -> bool:
+    """Whether a cell holds nothing."""
+    if isinstance(value, str):
+        return value.strip().lower() in EMPTY
+    return value is None or value == [] or (isinstance(value, float) and math.isnan(value))
+
+
+def is_utf8(value: str) -> bool:
+    """Whether a text was UTF-8 in its file: `decode` keeps other bytes as surrogates."""
+    return not any("\udc80" <= character <= "\udcff" for character in value)
+
+
+def decode(path: Path) -> str:
+    """A text file of UTF-8, or of UTF-16 with a byte order mark. Raises UserError on any other.
+
+    Bytes that are not UTF-8 are kept as Python keeps them in the names of files, by surrogates.
+    """
+    content = path.read_bytes()
+    for signature, reason in SIGNATURES.items():
+        if content.startswith(signature):
+            raise UserError(f"{path} {reason}")
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        try:
+            return content.decode("utf-16")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path} begins as UTF-16, but goes on otherwise: {AS_CSV}") from error
+    if b"\0" in content:
+        raise UserError(f"{path} is no text, or UTF-16 without a byte order mark: {AS_CSV}")
+    return content.decode("utf-8-sig", "surrogateescape")
+
+
+def column_names(names: Sequence[str], columns: Sequence[str], where: str) -> list[str]:
+    """The names of a header, without spaces; one in capitals that only so is in `columns`, as it stands there.
+
+    Raises UserError on two columns of one name.
+    """
+    stripped = [name.strip() for name in names]
+    capitals = {name: name.lower() for name in stripped if name.lower() in columns and name.lower() not in stripped}
+    known = [capitals.get(name, name) for name in stripped]
+    twice = [name for i, name in enumerate(known) if name and name in known[:i]]
+    if twice:
+        raise UserError(f"{where} has two columns called {twice[0]}: rename or remove one of them")
+    return known
+
+
+# Text with separators.
+
+
+def read_delimited(path: Path, columns: Sequence[str]) -> list[tuple[str, Row]]:
+    """The rows below the header. Raises UserError on a row that has more cells than the header."""
+    content, line = decode(path), 1
+    if given := EXCEL_SEPARATOR.match(content):
+        content, line = content[given.end() :], 2
+    separator = given[1] if given else find_separator(content, columns, path)
+    records = read_records(content, separator, path, line)
+    header_row, cells = next(records, (line, []))
+    header = column_names(cells, columns, f"row {header_row} of {path}")
+    rows = []
+    for number, cells in records:
+        where = f"row {number} of {path}"
+        nameless = [cell for name, cell in zip(header[1:], cells[1:], strict=False) if cell and not name]
+        if len(cells) > len(header) or nameless:  # the first column may be the index of pandas
+            raise UserError(
+                f"{where} has more cells than the header; put text with a {SEPARATORS[separator]} in it in quotes"
+            )
+        rows.append((where, {name: cell for name, cell in zip(header, cells, strict=False) if name}))
+    return rows
+
+
+def find_separator(content: str, columns: Sequence[str], path: Path) -> str:
+    """The separator that makes most of the expected columns of the header. Raises UserError where two do."""
+    counts = {}
+    for separator in SEPARATORS:
+        try:
+            _, header = next(read_records(content, separator, path), (1, []))
+        except UserError:  # quotes that do not fit this separator
+            continue
+        counts[separator] = sum(name.lower() in columns for name in header)
+    most = max(counts.values(), default=0)
+    best = [separator for separator, count in counts.items() if count == most]
+    if most and len(best) > 1:
+        names = " and ".join(f"{SEPARATORS[separator]}s" for separator in best)
+        raise UserError(f"the header of {path} has {names} between its names: use one of them")
+    return best[0] if best else ","
+
+
+def read_records(content: str, separator: str, path: Path, first: int = 1) -> Iterator[tuple[int, list[str]]]:
+    """Number and cells of each row that is not empty, without spaces around the cells. Raises UserError on quotes that
+    do not fit."""
+    csv.field_size_limit(max(csv.field_size_limit(), LONGEST_CELL))  # of the whole process
+    table = csv.reader(io.StringIO(content, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
+    for number in count(first):
+        try:
+            cells = [cell.strip() for cell in next(table)]
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise UserError(f"row {number} of {path} cannot be read: {error}; see to its quotes") from error
+        if any(cells):
+            yield number, cells
+
+
+# JSON and Parquet.
+
+
+def read_json(path: Path) -> list[dict[str, Any]]:
+    """The objects of a list, or of the lines of a .jsonl file. Raises UserError on anything else."""
+    content = decode(path)
+    try:
+        if path.suffix.lower() == ".jsonl":
+            values = [json.loads(line, object_pairs_hook=unique) for line in content.splitlines() if line.strip()]
+        else:
+            values = json.loads(content, object_pairs_hook=unique)
+    except ValueError as error:
+        raise UserError(f"cannot read {path}: {error}") from error
+    if not isinstance(values, list) or not all(isinstance(row, dict) for row in values):
+        raise UserError(
+            f"cannot read {path}: expected a list of objects, one for each image, as pandas writes by "
+            "to_json(orient='records')"
+        )
+    return values
+
+
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON. Raises ValueError on a name that it has twice, of which json would keep the last."""
+    names = [name for name, _ in pairs]
+    twice = [name for i, name in enumerate(names) if name in names[:i]]
+    if twice:
+        raise ValueError(f"an object has {twice[0]!r} twice")
+    return dict(pairs)
+
+
+def read_parquet(path: Path) -> list[dict[str, Any]]:
+    """The rows of a Parquet file. Raises UserError without pyarrow, and on another file."""
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError as error:
+        raise UserError(f"{path} needs pyarrow: pip install 'lit-ad[parquet]', or write it as CSV") from error
+    try:
+        rows: list[dict[str, Any]] = parquet.read_table(path).to_pylist()
+    except (ArrowException, OSError) as error:
+        raise UserError(f"cannot read {path}: {error}") from error
+    return rows
