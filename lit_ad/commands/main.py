@@ -69,6 +69,7 @@ EXPECTED_WARNINGS = (  # of things that are as they should be
     r"\s*(By default only one JsonargparseDeprecationWarning|``|skip_none parameter)",
     "The dirpath has changed from",  # a checkpoint measured in another directory
     "Checkpoint directory .* exists and is not empty",  # a run that goes on
+    r"Image size \(\d+ pixels\) exceeds limit",  # Pillow's; the limit that counts is in image/limits.py
 )
 ADVERTISEMENTS = ("💡 Tip", "TPU available", "HPU available")
 

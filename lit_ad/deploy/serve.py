@@ -8,8 +8,8 @@ import base64
 import hmac
 import io
 import json
-import warnings
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.resources import files
 from itertools import islice
 from typing import Any
@@ -25,6 +25,7 @@ from starlette.routing import Route
 
 from lit_ad.detector.detector import CALLERS, Detection, Detector
 from lit_ad.errors import UserError
+from lit_ad.image.limits import TooLarge, is_limit, read_within_limits
 from lit_ad.image.pixels import page_kinds
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")  # of pixels.EXTENSIONS; Pillow's other readers are not for strangers
@@ -125,20 +126,30 @@ def answer(
 def decoded(body: bytes, limits: Limits) -> Image.Image:
     """An image file's pixels. Raises HTTPException if it is none, too large when unpacked, or broken."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is ours
-            image = Image.open(io.BytesIO(body), formats=FORMATS)
-    except Image.DecompressionBombError as error:
+        return read_within_limits(partial(read_image, body, limits))
+    except TooLarge as error:
         raise HTTPException(413, f"the image is too large: {error}") from error
+
+
+def read_image(body: bytes, limits: Limits) -> Image.Image:
+    """The same. Raises also what Pillow raises at its limits."""
+    try:
+        image = Image.open(io.BytesIO(body), formats=FORMATS)
     except Exception as error:  # Pillow's readers raise all sorts
+        if is_limit(error):
+            raise
         raise HTTPException(415, f"this is no image that is read here: send {', '.join(FORMATS)}") from error
     if image.width * image.height > limits.megapixels * 1e6:
         size = f"{image.width}x{image.height}"
-        raise HTTPException(413, f"the image is of {size} pixels: at most {limits.megapixels:g} million are judged")
+        raise HTTPException(
+            413, f"the image is too large, of {size} pixels: at most {limits.megapixels:g} million are judged"
+        )
     try:
         several = len(list(islice(page_kinds(image), 2))) > 1
         image.load()
     except Exception as error:
+        if is_limit(error):
+            raise
         raise HTTPException(422, f"the image cannot be read to its end: {error}") from error
     if several:
         raise HTTPException(422, "the file has several pages, each of them an image: send one")

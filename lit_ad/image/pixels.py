@@ -2,12 +2,12 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from itertools import count, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,16 +15,20 @@ from PIL import ExifTags, Image, ImageOps
 from PIL.TiffImagePlugin import TiffImageFile
 
 from lit_ad.errors import UserError
+from lit_ad.image.limits import check_pixels, read_within_limits
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 PAGE = re.compile(r"(.+\.tiff?)#([1-9]\d*)", re.IGNORECASE)  # a page of a file, the first of them is 1: stack.tif#3
+
+TURNED = (5, 6, 7, 8)  # orientations of EXIF by which width and height change places; Pillow ignores unknown ones
 
 # Tags of TIFF 6.0. In the first, bit 0 says that a page is a smaller copy, bit 2 that it is a mask.
 NEW_SUBFILE_TYPE, EXTRA_SAMPLES, UNSPECIFIED = 254, 338, 0
 
 Pixels = NDArray[np.uint8]  # (H, W, 3) RGB
 Size = tuple[int, int]  # height, width
+T = TypeVar("T")
 Window = tuple[float, float]  # the values of an image of more than 8 bits that become 0 and 255
 
 
@@ -123,19 +127,17 @@ def windowed(values: NDArray[Any], window: Window, name: str) -> NDArray[np.uint
 
 def upright_size(path: Path) -> Size:
     """Height and width of an image file, turned upright, from its header. Raises UserError as `open_image` does."""
-    try:
+
+    def read() -> Size:
         with opened(path) as image:
             width, height = image.size
             if isinstance(image, TiffImageFile):  # its `size` is upright already, but only in newer versions of Pillow
                 width, height = image.tag_v2[ExifTags.Base.ImageWidth], image.tag_v2[ExifTags.Base.ImageLength]
             # Asked for the EXIF data of a PNG, Pillow decodes all of it, since they may follow the pixels.
             exif = image.getexif() if image.format != "PNG" or text_follows(path) else Image.Image.getexif(image)
-            turned = exif.get(ExifTags.Base.Orientation, 1) >= 5
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"cannot read {path}: {error}; replace or remove it") from error
-    return (width, height) if turned else (height, width)
+            return (width, height) if exif.get(ExifTags.Base.Orientation) in TURNED else (height, width)
+
+    return read_file(read, path)
 
 
 def text_follows(path: Path) -> bool:
@@ -152,23 +154,31 @@ def text_follows(path: Path) -> bool:
 
 
 def open_image(path: Path) -> Image.Image:
-    """A decoded image, turned upright. Raises UserError if it cannot be read to its end."""
-    try:
+    """A decoded image, turned upright. Raises UserError if it cannot be read to its end, or exceeds a limit of ours."""
+
+    def read() -> Image.Image:
         with opened(path) as image:
             unknown = UNSPECIFIED in getattr(image, "tag_v2", {}).get(EXTRA_SAMPLES, ())
             image.load()
             ImageOps.exif_transpose(image, in_place=True)  # a copy of a large image is one too many
+        if unknown:
+            raise UserError(
+                f"{path} has more than three channels, of which the last is no transparency: keep three of them"
+            )
+        return image
+
+    tiff = split_page(path)[0].suffix.lower() in (".tif", ".tiff")
+    return read_file(read, path, ", or keep three of its channels if it has more" if tiff else "")
+
+
+def read_file(read: Callable[[], T], path: Path, remedy: str = "") -> T:
+    """The result of `read`, which opens the image file `path`, within our limits. Raises UserError that names it."""
+    try:
+        return read_within_limits(read)
     except UserError:
         raise
     except Exception as error:  # decoders raise all sorts: OSError, SyntaxError, struct.error, zlib.error, ...
-        tiff = split_page(path)[0].suffix.lower() in (".tif", ".tiff")
-        more = ", or keep three of its channels if it has more" if tiff else ""
-        raise UserError(f"cannot read {path}: {error}; replace or remove it{more}") from error
-    if unknown:
-        raise UserError(
-            f"{path} has more than three channels, of which the last is no transparency: keep three of them"
-        )
-    return image
+        raise UserError(f"cannot read {path}: {error}; replace or remove it{remedy}") from error
 
 
 # Pages.
@@ -196,15 +206,20 @@ def page_paths(path: Path) -> list[Path]:
 @lru_cache(2**16)
 def kinds_in(path: Path, modified: int) -> tuple[str, ...]:
     """Of each page of a file, as `page_kinds`; `modified` is when it was written."""
-    with Image.open(path) as image:
-        return tuple(page_kinds(image))
+
+    def read() -> tuple[str, ...]:
+        with Image.open(path) as image:
+            return tuple(page_kinds(image))
+
+    return read_within_limits(read)
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
     """An image file, not decoded yet, at the page that the path names.
 
-    Raises UserError where there is no such page, or where there are several and none is named. Others come from Pillow.
+    Raises UserError where there is no such page, or where there are several and none is named; TooLarge; and what
+    Pillow raises, so that `read_file` should call the function that calls it.
     """
     file, page = split_page(path)
     # Given a path, Pillow (13.0 too) maps an uncompressed grey TIFF into memory as if it were upright, and garbles one
@@ -220,6 +235,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
                     "save those that are as files of their own"
                 )
             raise UserError(f"{file} has {len(kinds)} pages, each of them an image: name one, such as {file}#1")
+        check_pixels(image)
         yield image
 
 

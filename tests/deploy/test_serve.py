@@ -30,6 +30,7 @@ from lit_ad.commands.serve import serve as serve_command
 from lit_ad.detector.decision import Decision
 from lit_ad.detector.detector import Detector
 from lit_ad.errors import UserError
+from lit_ad.image.limits import MEGAPIXELS
 from lit_ad.image.view import View
 from lit_ad.methods.network import card_of, run_of
 from lit_ad.methods.stfpm import STFPM
@@ -169,6 +170,16 @@ def test_what_is_refused_in_one_sentence(port: int, what: str) -> None:
     assert found[0] == status
     assert re.search(sentence, json.loads(found[1])["error"])
     assert ask(port, "/detect", file_of(image()))[0] == 200  # it goes on
+
+
+def test_the_service_has_limits_of_its_own(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not Pillow's, nor those by which files are read."""
+    body = file_of(image())  # 60x90
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    monkeypatch.setenv(MEGAPIXELS, "0.0001")
+    with served(detector, limits=Limits(megapixels=0.01)) as port:
+        assert ask(port, "/detect", body)[0] == 200
+        assert ask(port, "/detect", file_of(Image.new("L", (400, 300))))[0] == 413
 
 
 def test_other_routes(port: int) -> None:

@@ -1,13 +1,16 @@
 """Any image to uint8 RGB: every kind of file, arrays and Pillow images."""
 
 import os
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image
+from PIL import Image, ImageOps
+from PIL.TiffImagePlugin import IFDRational, ImageFileDirectory_v2
 
+from lit_ad.data.masks import read_mask
 from lit_ad.errors import UserError
 from lit_ad.image.pixels import open_image, page_paths, read_image, to_rgb, upright_size
 
@@ -119,6 +122,35 @@ def test_the_size_in_the_header_is_that_of_the_pixels(tmp_path: Path, extension:
     exif[0x0112] = orientation
     image = saved(Image.fromarray(RGB), tmp_path / f"x.{extension}", exif=exif)
     assert upright_size(tmp_path / f"x.{extension}") == image.shape[:2]
+
+
+SHORT, LONG, TEXT, RATIONAL = 3, 4, 2, 5  # types of TIFF 6.0
+ORIENTATIONS = [
+    *((SHORT, 0), (SHORT, 9), (SHORT, 300), (SHORT, (6, 6)), (LONG, 6), (LONG, 70_000)),
+    *((TEXT, "6"), (TEXT, "up"), (RATIONAL, IFDRational(6, 1)), (RATIONAL, IFDRational(13, 2))),
+]
+
+
+@pytest.mark.filterwarnings("ignore:Metadata Warning, tag 274")
+@pytest.mark.parametrize(("kind", "orientation"), ORIENTATIONS)
+@pytest.mark.parametrize("extension", ["png", "jpg", "webp", "tiff"])
+def test_an_odd_orientation_is_what_pillow_makes_of_it(
+    tmp_path: Path, extension: str, kind: int, orientation: object
+) -> None:
+    """The header's size, the image and the mask agree with one another, and with `exif_transpose`."""
+    tags = ImageFileDirectory_v2()
+    tags.tagtype[0x0112] = kind
+    tags[0x0112] = orientation
+    path = tmp_path / f"x.{extension}"
+    exif = b"Exif\0\0" + ImageFileDirectory_v2().prefix + b"*\0\x08\0\0\0" + tags.tobytes(8)
+    more = {"tiffinfo": tags} if extension == "tiff" else {"exif": exif}
+    Image.fromarray(GREY).save(path, **more, **{"lossless": True} if extension == "webp" else {})
+    with Image.open(BytesIO(path.read_bytes())) as image:  # see `opened`: given a path, Pillow garbles a TIFF
+        expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    assert np.array_equal(read_image(path), expected)
+    assert read_mask(path, 0).shape == upright_size(path) == expected.shape[:2]
+    with Image.open(BytesIO(path.read_bytes())) as image:
+        assert np.array_equal(to_rgb(image), expected)
 
 
 def test_a_header_that_cannot_be_read(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from lit_ad.data.masks import read_mask
 from lit_ad.data.sources.pages import files_of
 from lit_ad.data.sources.source import Source, is_image
 from lit_ad.errors import UserError
-from lit_ad.image.pixels import Size, deep_values, open_image, opened, read_image, split_page, upright_size
+from lit_ad.image.pixels import Size, deep_values, open_image, opened, read_file, read_image, split_page, upright_size
 from lit_ad.image.roi import counted
 from lit_ad.image.view import View
 
@@ -146,8 +146,12 @@ def head(path: Path, view: View) -> Head:
     size = upright_size(path)
     if view.region is not None:
         view.region.check(size)
-    with opened(path) as image:
-        return Head(size, kind(image))
+
+    def read() -> Head:
+        with opened(path) as image:
+            return Head(size, kind(image))
+
+    return read_file(read, path)
 
 
 def kind(image: Image.Image) -> str:
@@ -168,11 +172,12 @@ def look(path: Path, view: View) -> int:
 
 def verify(path: Path) -> None:
     """Raises UserError on a damaged file, as far as its checksums tell without decoding."""
-    try:
+
+    def read() -> None:
         with opened(path) as image:
             image.verify()
-    except Exception as error:  # as decoders raise all sorts
-        raise UserError(f"cannot read {path}: {error}") from error
+
+    read_file(read, path)
 
 
 def mark(path: Path, view: View, above: int | None = None) -> Marked:
