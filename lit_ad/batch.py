@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from lit_ad.errors import NOT_FINITE, NotFiniteError
 from lit_ad.image.pixels import Size
 from lit_ad.image.roi import Roi
 from lit_ad.image.view import Box, Floats, original_map
@@ -24,7 +25,7 @@ class Sample(NamedTuple):  # half precision has Lightning rebuild what is in a b
     category: str = ""
     defect: str = "good"  # the defect type, "good" for nominal images
     split: Split = "train"
-    error: str = ""  # why an image to predict could not be read; a black one stands in its place
+    error: str = ""  # why an image to predict has no verdict; a black one stands in for one that cannot be read
     item: str = ""  # what in its category the image is a view or a part of, where there are several of it
     mask_above: int | None = None  # stored values of the mask above it are anomalous; None: what is not black
 
@@ -118,3 +119,24 @@ class Prediction(NamedTuple):
     anomaly_map: Tensor | None  # (B, 1, h, w) float32 at the method's own resolution; None for image-level methods
     score: Tensor | None = None  # (B,) float32, higher is more anomalous; None: the method's `score` of the map
     parts: dict[str, Tensor] = {}  # noqa: RUF012  # further scores by name, (B,) each; never written to
+
+    def finite(self) -> list[bool]:
+        """Whether all numbers of an image are finite in float32: score, parts and map, B values."""
+        given = [values for values in (self.score, self.anomaly_map, *self.parts.values()) if values is not None]
+        finite = [values.float().isfinite().reshape(len(values), -1).all(dim=1) for values in given]
+        return [bool(value) for value in torch.stack(finite).all(dim=0).tolist()]
+
+
+def refuse_not_finite(prediction: Prediction, batch: Batch) -> None:
+    """Raises NotFiniteError that names the first image of which a number is NaN or infinite."""
+    for sample, finite in zip(batch.samples, prediction.finite(), strict=True):
+        if not finite:
+            raise NotFiniteError(f"{sample.image}: {NOT_FINITE}")
+
+
+def mark_not_finite(prediction: Prediction, batch: Batch) -> None:
+    """Give the samples of which a number is NaN or infinite that as their error."""
+    batch.samples = [
+        sample if finite or sample.error else sample._replace(error=NOT_FINITE)
+        for sample, finite in zip(batch.samples, prediction.finite(), strict=True)
+    ]

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from lit_ad.batch import Batch, Prediction, Sample
+from lit_ad.batch import Batch, Prediction, Sample, mark_not_finite, refuse_not_finite
+from lit_ad.errors import NOT_FINITE, NotFiniteError
 
 LABELS = (0, 1, -1)
 
@@ -107,3 +108,22 @@ def test_each_image_alone_is_as_it_was_before_it_was_filled_up() -> None:
     assert len(batch.uniform()) == 3
     same = batch_of()
     assert same.uniform() == [same]
+
+
+def test_what_is_not_finite_is_of_its_image_alone() -> None:
+    fine = torch.ones(3)
+    broken = torch.tensor([1.0, 2.0, torch.nan])
+    maps = torch.ones(3, 1, 4, 5)
+    maps[0, 0, 3, 4] = -torch.inf
+    assert Prediction(torch.ones(3, 1, 4, 5), fine, {"part": fine}).finite() == [True, True, True]
+    assert Prediction(None, broken).finite() == [True, True, False]
+    assert Prediction(maps, fine).finite() == [False, True, True]
+    assert Prediction(maps, fine, {"part": broken}).finite() == [False, True, False]
+    assert Prediction(None, torch.tensor([1e39], dtype=torch.float64)).finite() == [False]  # files have float32
+    batch = batch_of()
+    refuse_not_finite(Prediction(None, fine), batch)
+    with pytest.raises(NotFiniteError, match=r"^2\.png: "):
+        refuse_not_finite(Prediction(None, broken), batch)
+    batch.samples[0] = batch.samples[0]._replace(error="cannot read it")
+    mark_not_finite(Prediction(maps, broken), batch)
+    assert [sample.error for sample in batch.samples] == ["cannot read it", "", NOT_FINITE]

@@ -15,7 +15,7 @@ ALLOWED = {
     "distributed": set(),
     "files": {"errors"},
     "image": {"errors"},
-    "batch": {"image"},
+    "batch": {"errors", "image"},
     "checkpoint": {"errors", "files"},
     "detector": {"errors", "files", "machine", "image"},  # neither torch nor anything of training
     "detector.detector": {

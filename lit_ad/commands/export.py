@@ -91,7 +91,7 @@ def export(
             exported = Detector(exported.run, card)
         if precision == "int8" and splits.get("test"):
             report["auroc"] = aurocs(exported, checkpoint, splits["test"])
-        file.with_name(f"{name}.json").write_text(json.dumps(report, indent=2) + "\n")
+        file.with_name(f"{name}.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
         Path(scratch, "example.py").write_text(example(file, card))
         for written in sorted(Path(scratch).iterdir(), key=lambda path: path.suffix == SUFFIX[format]):  # it comes last
             written.replace(folder / written.name)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from lit_ad.detector.card import Card
+from lit_ad.errors import NOT_FINITE
 from lit_ad.image.roi import FILL
 
 RUNTIMES = {  # by suffix: imports, and loading with `FILE` beside the program
@@ -95,6 +96,8 @@ for path in sys.argv[1:]:
 {count}    top, left, h, w = max(top, 0), max(left, 0), *pixels.shape[:2]
     pixels = np.pad(pixels, ((top, height - h - top), (left, width - w - left), (0, 0)), mode="reflect")
     score, *maps = run(np.ascontiguousarray(pixels.transpose(2, 0, 1)[None]))
+    if not all(np.isfinite(values).all() for values in (score, *maps)):
+        sys.exit(f"{{path}}: {not_finite}")
     score = float(score[0])
     if maps and card["map_scored"]:  # padding is not judged
         values = np.sort(maps[0][0, 0, top : top + h, left : left + w][counts])
@@ -128,4 +131,4 @@ def example(file: Path, card: Card) -> str:
     region, cut, count = ("", "", "") if roi is None else MASK if isinstance(roi, str) else BOX
     parts = {"region": region, "cut": cut.replace("FILL", str(FILL)), "count": count}
     imports = "base64, json, sys, zlib" if isinstance(roi, str) else "json, sys"
-    return PROGRAM.format(runtime=runtime, file=file.name, load=load, imports=imports, **parts)
+    return PROGRAM.format(runtime=runtime, file=file.name, load=load, imports=imports, not_finite=NOT_FINITE, **parts)

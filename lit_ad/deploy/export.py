@@ -22,7 +22,7 @@ from lit_ad.detector.card import Card
 from lit_ad.detector.decision import Decision
 from lit_ad.detector.detector import Detector, ImageLike
 from lit_ad.detector.runtimes import KEY, need, openvino_core
-from lit_ad.errors import UserError
+from lit_ad.errors import NotFiniteError, UserError
 from lit_ad.files import atomic_write
 from lit_ad.image.pixels import Size, to_rgb
 from lit_ad.image.view import View
@@ -253,14 +253,19 @@ def differences(
     """By batch size, the largest difference of scores and of maps on images.
 
     A score's is relative to its size, or to the mean size of all scores if that is larger (a log-density may lie near
-    0); a map's is relative to the map's largest value.
+    0); a map's is relative to the map's largest value. Raises NotFiniteError that names the image, and the file if it
+    is the exported one's.
     """
     expected = list(checkpoint.stream(images))
     usual = float(np.mean([abs(one.score) for one in expected]))
     found: Differences = {}
     for size in batch_sizes:
         scores, maps = [], []
-        for one, other in zip(exported.stream(images, batch_size=size), expected, strict=True):
+        try:
+            judged = list(exported.stream(images, batch_size=size))
+        except NotFiniteError as error:
+            raise NotFiniteError(f"the exported file at batch {size}: {error}") from error
+        for one, other in zip(judged, expected, strict=True):
             scores.append(abs(one.score - other.score) / max(abs(other.score), usual, 1e-12))
             if one.anomaly_map is not None and other.anomaly_map is not None:
                 largest = max(float(np.abs(other.anomaly_map).max()), 1e-12)

@@ -24,7 +24,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from lit_ad.detector.detector import CALLERS, Detection, Detector
-from lit_ad.errors import UserError
+from lit_ad.errors import NotFiniteError, UserError
 from lit_ad.image.limits import TooLarge, is_limit, read_within_limits
 from lit_ad.image.pixels import page_kinds
 
@@ -113,6 +113,8 @@ def answer(
     """JSON of an image file, with a picture in it if wanted, or the picture alone as a PNG."""
     try:
         found = detector(decoded(body, limits), category)
+    except NotFiniteError as error:  # the detector's fault, and not the image's
+        raise HTTPException(500, str(error)) from error
     except UserError as error:
         raise HTTPException(422, str(error)) from error
     if as_picture:
@@ -120,7 +122,7 @@ def answer(
     told = as_json(found)
     if with_picture:
         told["picture"] = "data:image/png;base64," + base64.b64encode(png(found)).decode()
-    return Response(json.dumps(told), media_type="application/json")
+    return Response(json.dumps(told, allow_nan=False), media_type="application/json")
 
 
 def decoded(body: bytes, limits: Limits) -> Image.Image:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lit_ad.errors import UserError
+from lit_ad.errors import NOT_FINITE, NotFiniteError, UserError
 
 Floats = NDArray[np.float64]
 Regions = list["Region"]
@@ -62,7 +62,11 @@ class Decision:
         return replace(self, false_alarm=false_alarm)
 
     def p_value(self, score: ArrayLike, category: str | None = POOLED) -> Any:
-        """How probable a score this high or higher is of a nominal image: (...) -> (...), in [1 / (n + 1), 1]."""
+        """How probable a score this high or higher is of a nominal image: (...) -> (...), in [1 / (n + 1), 1].
+
+        Raises NotFiniteError.
+        """
+        refuse_not_finite("the image", score)
         held = of_category(self.scores, category)
         above = len(held) - np.searchsorted(held, np.asarray(score, np.float64), side="left")
         return (1 + above) / (len(held) + 1)
@@ -77,7 +81,8 @@ class Decision:
         return conformal_threshold(held, self.false_alarm) if len(held) else None
 
     def anomalous(self, score: float, category: str | None = POOLED) -> bool:
-        """The verdict."""
+        """The verdict. Raises NotFiniteError."""
+        refuse_not_finite("the image", score)
         return bool(score > self.threshold(category))
 
     def verdict(self, score: float, category: str | None = POOLED) -> str:
@@ -85,10 +90,14 @@ class Decision:
         return "anomalous" if self.anomalous(score, category) else "nominal"
 
     def mask(self, anomaly_map: NDArray[np.float32], category: str | None = POOLED) -> NDArray[np.bool_]:
-        """Where an anomaly map is anomalous, (H, W) -> (H, W). Raises UserError if no held-out image had a map."""
+        """Where an anomaly map is anomalous, (H, W) -> (H, W).
+
+        Raises UserError if no held-out image had a map, and NotFiniteError.
+        """
         threshold = self.pixel_threshold(category)
         if threshold is None:
             raise UserError("there is no pixel threshold: the held-out images of this model had no anomaly maps")
+        refuse_not_finite("the image", anomaly_map)
         return anomaly_map > threshold
 
     def colour_range(self, category: str | None = POOLED) -> tuple[float, float] | None:
@@ -185,6 +194,12 @@ def of_category(values: Mapping[str, Floats], category: str | None) -> Floats:
     if category is not None and category in values:
         return values[category]
     return np.sort(np.concatenate(list(values.values()))) if values else np.zeros(0)
+
+
+def refuse_not_finite(image: str, *values: ArrayLike | None) -> None:
+    """Raises NotFiniteError that names the image where a score or a map (...) has NaN or infinity; None is no value."""
+    if not all(value is None or bool(np.isfinite(value).all()) for value in values):
+        raise NotFiniteError(f"{image}: {NOT_FINITE}")
 
 
 def conformal_threshold(held: Floats, rate: float) -> float:

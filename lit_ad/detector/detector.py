@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lit_ad.detector.card import Card, Run, Share
-from lit_ad.detector.decision import Decision, Region, regions
+from lit_ad.detector.decision import Decision, Region, refuse_not_finite, regions
 from lit_ad.detector.runtimes import load_exported
 from lit_ad.errors import UserError
 from lit_ad.files import atomic_write
@@ -171,9 +171,10 @@ class Detector:
 
         Raises:
             UserError: An image that cannot be read; it is named.
+            NotFiniteError: A score or map that is NaN or infinite; the image is named.
         """
         if isinstance(images, str | os.PathLike | Image.Image | np.ndarray):
-            return next(self._judge([self._look(images)], category))  # type: ignore[arg-type]
+            return next(self._judge([self._look(images)], [name_of(images)], category))  # type: ignore[arg-type]
         stream = self.stream(images, category)
         return list(stream) if isinstance(images, list | tuple) else stream
 
@@ -189,16 +190,18 @@ class Detector:
         ahead: Queue[Future[list[Detection]] | None] = Queue(WORKERS)
         closed, judge = Event(), self.shared._judge
 
-        def work(group: list[ImageLike]) -> list[Detection]:
-            return list(judge([self._look(image) for image in group], category))
+        def work(group: list[ImageLike], first: int) -> list[Detection]:
+            names = [name_of(image, number) for number, image in enumerate(group, first)]
+            return list(judge([self._look(image) for image in group], names, category))
 
         def feed(workers: ThreadPoolExecutor) -> None:
             last: Future[list[Detection]] | None = None  # the end, or the error that ended it
             try:
-                more = iter(images)
+                more, first = iter(images), 1
                 while group := list(islice(more, batch_size)):
-                    if not put(ahead, workers.submit(work, group), closed):
+                    if not put(ahead, workers.submit(work, group, first), closed):
                         return
+                    first += len(group)
             except BaseException as error:  # the iterator's own, for the caller
                 last = Future()
                 last.set_exception(error)
@@ -222,8 +225,11 @@ class Detector:
         pixels = to_rgb(image, self.card.view.levels)
         return pixels, *self.card.view(pixels)
 
-    def _judge(self, group: list[Looked], category: str | None) -> Iterator[Detection]:
-        """Images, what the network sees of them, and the boxes that they fill in it -> a Detection each."""
+    def _judge(self, group: list[Looked], names: list[str], category: str | None) -> Iterator[Detection]:
+        """Images, what the network sees of them, and the boxes that they fill in it -> a Detection each.
+
+        Raises NotFiniteError with the image's name.
+        """
         if self.card.view.tile is not None or len({pixels.shape for _, pixels, _ in group}) > 1:
             predictions = [self._predict(pixels[None], [box]) for _, pixels, box in group]
         else:
@@ -233,6 +239,7 @@ class Detector:
         decision = self.card.decision
         known = category if decision is not None and category in decision.scores else None
         for i, (image, _, box) in enumerate(group):
+            refuse_not_finite(names[i], scores[i], maps[i] if maps else None)
             yield Detection(image, scores[i], maps[i] if maps else None, box, decision, known, self.card.view.region)
 
     def _predict(self, pixels: Pixels, boxes: list[Box]) -> tuple[Floats | None, Floats]:
@@ -259,7 +266,7 @@ class Detector:
         maps: list[Floats] = []
         for tiles in grid.batches(image[:, top:bottom, left:right], self.card.view.tile_batch):
             found, scores = self.run(tiles)
-            worst = max(worst, float(scores.max()))
+            worst = float(np.maximum(worst, scores.max() if np.isfinite(scores).all() else np.nan))
             if found is not None:
                 maps.append(found)
         if not maps:
@@ -270,6 +277,14 @@ class Detector:
         whole = np.zeros((1, 1, *image.shape[1:]), np.float32)
         whole[:, :, top:bottom, left:right] = stitched
         return whole, np.array([score], np.float32)
+
+
+def name_of(image: ImageLike, number: int | None = None) -> str:
+    """What an error calls an image: its file, or its number in a stream."""
+    file = getattr(image, "filename", "") if isinstance(image, Image.Image) else image
+    if isinstance(file, str | Path) and str(file):
+        return str(file)
+    return "the image" if number is None else f"image {number}"
 
 
 def put(queue: Queue[Any], item: Any, closed: Event) -> bool:

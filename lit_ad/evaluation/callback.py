@@ -14,7 +14,6 @@ from torch import Tensor
 from lit_ad.batch import Batch, Prediction
 from lit_ad.detector.decision import Decision
 from lit_ad.distributed import gather
-from lit_ad.errors import UserError
 from lit_ad.evaluation.official_scores import ByRules
 from lit_ad.evaluation.results import (
     COLUMNS,
@@ -30,7 +29,7 @@ from lit_ad.evaluation.results import (
 from lit_ad.files import run_directory
 from lit_ad.image.roi import Roi
 from lit_ad.image.view import bilinear
-from lit_ad.metrics import ImageEvaluation, NotFinite, PixelEvaluation, sample_auroc
+from lit_ad.metrics import ImageEvaluation, PixelEvaluation, sample_auroc
 
 PIXELS = (
     "nominal",
@@ -71,14 +70,8 @@ class Evaluation(L.Callback):
     def on_test_batch_end(
         self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        if outputs is None:
-            return
-        try:
+        if outputs is not None:
             self._measure(outputs, batch, pl_module.decision, pl_module.view.region)
-        except NotFinite as error:
-            raise UserError(
-                f"{error}: the model's training has diverged; lower its learning rate, or test an earlier checkpoint"
-            ) from error
 
     def _measure(self, outputs: Prediction, batch: Batch, decision: Decision | None, roi: Roi | None) -> None:
         assert outputs.score is not None

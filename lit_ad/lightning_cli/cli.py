@@ -227,7 +227,7 @@ class AnomalyCLI(LightningCLI):
         if skipped:
             kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(skipped.items()))
             self.say(f"Left out, since they are no images that are read: {kinds}")
-        if predictions.unreadable:
+        if predictions.failed:
             sys.exit(1)
 
     def say(self, *lines: str) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from lit_ad import __version__
-from lit_ad.batch import Batch, Prediction
+from lit_ad.batch import Batch, Prediction, mark_not_finite, refuse_not_finite
 from lit_ad.checkpoint import read_checkpoint
 from lit_ad.detector.decision import Decision
 from lit_ad.errors import UserError
@@ -210,7 +210,8 @@ class Method(L.LightningModule):
                 prediction = self._run(tiles, None, losses)
                 scores = prediction.parts if prediction.score is None else prediction.parts | {"": prediction.score}
                 for name, score in scores.items():
-                    worst[name] = torch.maximum(worst.get(name, score.amax()), score.amax())
+                    highest = torch.where(score.isfinite().all(), score.amax(), torch.nan)
+                    worst[name] = torch.maximum(worst.get(name, highest), highest)
                 yield prediction
 
         found = predictions()
@@ -276,12 +277,22 @@ class Method(L.LightningModule):
         loss = sum((loss * (n / count) for loss, n in losses), start=torch.zeros((), device=self.device))
         self.val_loss.update(loss, weight=len(batch))  # 0 of a batch that held repeats only
         self.log("val/loss", self.val_loss, prog_bar=True, on_epoch=True, batch_size=len(batch))
+        if prediction is not None and not self.trainer.sanity_checking:  # which comes before the first `calibrate`
+            refuse_not_finite(prediction, batch)
         return prediction
 
     def test_step(self, batch: Batch, batch_idx: int) -> Prediction | None:  # type: ignore[override]
-        return self.predict_batch(batch) if len(batch) else None
+        prediction = self.predict_batch(batch) if len(batch) else None
+        if prediction is not None:
+            refuse_not_finite(prediction, batch)
+        return prediction
 
-    predict_step = test_step
+    def predict_step(self, batch: Batch, batch_idx: int) -> Prediction | None:
+        """As `test_step`, but an error is written to the image's sample in the batch, where callbacks read it."""
+        prediction = self.predict_batch(batch) if len(batch) else None
+        if prediction is not None:
+            mark_not_finite(prediction, batch)
+        return prediction
 
     # What is in the checkpoint beside the students.
 

@@ -55,7 +55,9 @@ class Calibration(L.Callback):
             pl_module.prepare(nominal(trainer, pl_module))
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        self.seen: list[tuple[str, float, float, float]] = []  # category, score, maximum and median of the map
+        self.seen: list[
+            tuple[str, float, float | None, float | None]
+        ] = []  # category, score, the map's maximum, median
         training = trainer.state.fn == "fit" and not trainer.sanity_checking
         if training and type(pl_module).calibrate is not Method.calibrate:
             with torch.no_grad():
@@ -67,7 +69,7 @@ class Calibration(L.Callback):
         if outputs is None:
             return
         for i, (sample, score) in enumerate(zip(batch.samples, outputs.score.tolist(), strict=True)):
-            maximum = median = np.nan
+            maximum = median = None
             if outputs.anomaly_map is not None:
                 roi = pl_module.view.region
                 anomaly_map = counted(batch.original_map(outputs, i, roi), roi)
@@ -79,10 +81,9 @@ class Calibration(L.Callback):
         if trainer.sanity_checking or not seen:
             return
         held: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in ("scores", "maxima", "medians")}
-        mapped = not all(np.isnan(maximum) for _, _, maximum, _ in seen)
         for category, score, maximum, median in seen:
             held["scores"][category].append(score)
-            if mapped:
+            if maximum is not None and median is not None:
                 held["maxima"][category].append(maximum)
                 held["medians"][category].append(median)
         earlier = pl_module.decision.false_alarm if pl_module.decision is not None else 0.01

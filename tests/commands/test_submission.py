@@ -115,12 +115,9 @@ def test_what_cannot_be_submitted(run: Path, objects: Path, tmp_path: Path) -> N
     assert [file.name for file in tmp_path.iterdir()] == ["walnuts"]  # nothing half-written is left
 
 
-@pytest.mark.parametrize(
-    ("value", "said"), [(np.nan, "NaN or infinite"), (-np.inf, "NaN or infinite"), (7e4, "reaches 70000, .* 65504")]
-)
-def test_values_that_float16_has_not(value: float, said: str) -> None:
+def test_values_that_float16_has_not() -> None:
     heat = np.zeros((2, 3), np.float32)
     assert np.array_equal(half(heat + np.float32(65504), Path("x.png")), np.full((2, 3), 65504, np.float16))
-    heat[1, 1] = value
-    with pytest.raises(UserError, match=rf"^the map of x\.png .*{said}"):
+    heat[1, 1] = 7e4
+    with pytest.raises(UserError, match=r"^the map of x\.png reaches 70000, .* 65504"):
         half(heat, Path("x.png"))

@@ -12,7 +12,7 @@ import torch
 from lit_ad import Detector
 from lit_ad.deploy.export import SUFFIX, beyond, differences, export, input_size, rewrite
 from lit_ad.detector.decision import Decision
-from lit_ad.errors import UserError
+from lit_ad.errors import NotFiniteError, UserError
 from lit_ad.image.view import View
 from lit_ad.methods import __all__ as METHODS
 from lit_ad.methods.base import Method, method_class
@@ -111,6 +111,23 @@ def test_a_wrong_file_is_found_out(small_models: dict[str, dict[str, Any]], tmp_
     found = differences(Detector.load(tmp_path / "model.onnx"), checkpoint, pictures(5))
     assert beyond(found, 1e-4)
     assert beyond({"batch 1": {"score": float("nan")}}, 1e-4)
+
+
+def test_an_exported_file_that_is_not_finite_is_found_out(
+    small_models: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    """Also in int8, where no tolerance says so."""
+    method = made("STFPM", small_models)
+    checkpoint = Detector(run_of(method), card_of(method))
+
+    def broken(pixels: Any) -> Any:
+        maps, scores = checkpoint.run(pixels)
+        return maps * np.float32(np.inf), scores  # type: ignore[operator]
+
+    with pytest.raises(
+        NotFiniteError, match=r"^the exported file at batch 1: image 1: its score or anomaly map is NaN"
+    ):
+        differences(Detector(broken, checkpoint.card), checkpoint, pictures(2))
 
 
 @pytest.mark.parametrize("format", SUFFIX)

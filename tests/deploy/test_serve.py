@@ -117,6 +117,17 @@ def test_json_is_what_the_detector_says(detector: Detector, port: int, category:
     assert bool(told["regions"]) == (category != "bolt")
 
 
+def test_a_score_that_is_not_finite_is_the_services_error(detector: Detector) -> None:
+    def run(pixels: Any) -> tuple[Any, Any]:
+        return None, np.full(len(pixels), np.nan, np.float32)
+
+    with served(Detector(run, detector.card)) as port:
+        for path in ("/detect", "/detect?picture=1"):
+            status, body, _ = ask(port, path, file_of(image()))
+            assert status == 500 and b"NaN," not in body
+            assert json.loads(body)["error"].startswith("the image: its score or anomaly map is NaN or infinite")
+
+
 def test_pictures(detector: Detector, port: int) -> None:
     expected = np.asarray(detector(image()).plot())
     status, body, headers = ask(port, "/detect", file_of(image()), accept="image/png")

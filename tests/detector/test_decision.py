@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lit_ad.detector.decision import Decision, regions
-from lit_ad.errors import UserError
+from lit_ad.errors import NotFiniteError, UserError
 
 SCORES = st.lists(st.integers(0, 30).map(float), min_size=1, max_size=60)
 
@@ -88,6 +88,21 @@ def test_what_is_no_decision() -> None:
         Decision({})
     with pytest.raises(UserError, match=r"held-out nominal images of a have scores that are NaN"):
         of([1.0, float("nan")])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_not_finite_is_not_judged(value: float) -> None:
+    decision = of([1.0, 2.0], maxima={"a": [4.0, 8.0]})  # type: ignore[arg-type]
+    for judge in (decision.p_value, decision.anomalous, decision.verdict):
+        with pytest.raises(NotFiniteError, match=r"^the image: its score or anomaly map is NaN or infinite"):
+            judge(value)
+    with pytest.raises(NotFiniteError):
+        decision.p_value(np.array([1.0, value]))
+    with pytest.raises(NotFiniteError):
+        decision.mask(np.array([[9.0, value]], np.float32))
+    for name in ("scores", "maxima", "medians"):
+        with pytest.raises(UserError, match=f"held-out nominal images of a have {name} that are NaN or infinite"):
+            Decision(**{"scores": {"a": np.ones(2)}, name: {"a": np.array([1.0, value])}})
 
 
 def test_to_json_and_back() -> None:

@@ -1,5 +1,6 @@
 """A Detector says what evaluation says, from nothing but its file."""
 
+import re
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from lit_ad.batch import Batch, Sample
 from lit_ad.data import AnomalyDataModule, MVTec
 from lit_ad.detector.card import Card
 from lit_ad.detector.detector import WORKERS, highest, outline
-from lit_ad.errors import UserError
+from lit_ad.errors import NotFiniteError, UserError
 from lit_ad.evaluation import Evaluation
 from lit_ad.evaluation.results import Results
 from lit_ad.image.view import View
@@ -137,6 +138,34 @@ def bright() -> Detector:
         return None, pixels.max(axis=(1, 2, 3)).astype(np.float32)
 
     return Detector(run, Card("bright", View(8), None, 0.0, False))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("where", ["score", "map", "a tile"])
+def test_what_is_not_finite_is_an_error_that_names_the_image(value: float, where: str, tmp_path: Path) -> None:
+    """Of images with a black pixel alone."""
+
+    def run(pixels: Any) -> tuple[Any, Any]:
+        black = (pixels == 0).any(axis=(1, 2, 3))
+        maps = np.ones((len(pixels), 1, *pixels.shape[2:]), np.float32)
+        scores = np.where(black, value, 1).astype(np.float32)
+        if where == "map":
+            maps[black, 0, 0, 0], scores[:] = value, 1
+        return (maps if where == "map" else None), scores
+
+    view = View(None, tile=4, tile_batch=1) if where == "a tile" else View(8)
+    detector = Detector(run, Card("broken", view, None, 0.0, False))
+    good, bad = frame(7), frame(7)
+    bad[0, 0] = 0
+    Image.fromarray(bad).save(tmp_path / "bad.png")
+    assert detector(good).score == 1
+    with pytest.raises(NotFiniteError, match=r"^the image: its score or anomaly map is NaN or infinite"):
+        detector(bad)
+    with pytest.raises(NotFiniteError, match=rf"^{re.escape(str(tmp_path / 'bad.png'))}: "):
+        detector([good, tmp_path / "bad.png"])
+    for batch_size in (1, 2, 4):
+        with pytest.raises(NotFiniteError, match=r"^image 4: "):
+            list(detector.stream([good, good, good, bad], batch_size=batch_size))
 
 
 def frame(value: int) -> Any:

@@ -1,5 +1,6 @@
 """Exported files where nothing else is, from many threads, and files that are none of ours."""
 
+import re
 import subprocess
 import sys
 import venv
@@ -19,7 +20,7 @@ from lit_ad import Detector
 from lit_ad.deploy.example import example
 from lit_ad.deploy.export import SUFFIX, export
 from lit_ad.detector.runtimes import share_torch
-from lit_ad.errors import UserError
+from lit_ad.errors import NOT_FINITE, NotFiniteError, UserError
 from lit_ad.image.view import View
 from lit_ad.methods.stfpm import STFPM
 from tests.deploy.test_export import DECISION, pictures
@@ -98,6 +99,21 @@ def test_the_example_says_what_the_detector_says(format: str, files: dict[str, P
     found = detector(image)
     verdict = "anomalous" if found.anomalous else "nominal"
     assert f"{verdict}, score {found.score:.6g}, p-value {found.p_value:.3g}" in done.stdout
+
+
+def test_neither_the_example_nor_the_detector_judges_what_is_not_finite(files: dict[str, Path], tmp_path: Path) -> None:
+    model, broken, program = onnx.load(files["onnx"]), tmp_path / "broken.onnx", tmp_path / "example.py"
+    for weights in model.graph.initializer:
+        if weights.data_type == onnx.TensorProto.FLOAT:
+            values = onnx.numpy_helper.to_array(weights) * np.float32(np.nan)
+            weights.CopyFrom(onnx.numpy_helper.from_array(values, weights.name))
+    onnx.save(model, broken)
+    image = files["onnx"].with_name("image.png")
+    with pytest.raises(NotFiniteError, match=rf"^{re.escape(str(image))}: {NOT_FINITE}$"):
+        Detector.load(broken)(image)
+    program.write_text(example(broken, Detector.load(broken).card))
+    done = alone(program, image)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"{image}: {NOT_FINITE}\n")
 
 
 @pytest.fixture(scope="module")

@@ -183,6 +183,23 @@ def test_tiles_give_what_the_whole_image_gives(brightness: Brightness, batch_of:
     torch.testing.assert_close(tiled.score, whole.score)
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_a_tile_that_is_not_finite_is_not_lost_among_others(resnet_file: Path, batch_of: Batches, value: float) -> None:
+    class Scores(Brightness):
+        def detect(self, disagreement: Tensor) -> Prediction:
+            score = disagreement.flatten(1).amax(dim=1)
+            broken = torch.where(score > 0.9, value, score)
+            return Prediction(None, score, {"part": broken}) if self.in_part else Prediction(None, broken)
+
+    for in_part in (False, True):
+        model = Scores(str(resnet_file), View(None, tile=16, tile_batch=1)).eval()
+        model.in_part = in_part
+        pixels = torch.full((1, 3, 32, 32), 20, dtype=torch.uint8)
+        assert model.predict_batch(batch_of(pixels)).finite() == [True]
+        pixels[..., 0, 0] = 255
+        assert model.predict_batch(batch_of(pixels)).finite() == [False]
+
+
 def test_selecting_keeps_everything_together(batch_of: Batches) -> None:
     batch = batch_of(random_pixels(3, 3, 2, 2), features=[torch.arange(3.0).view(3, 1, 1, 1)])
     batch = replace(batch, masks=[None, torch.ones(2, 2), None], unrelated=random_pixels(3, 3, 2, 2))

@@ -1,5 +1,6 @@
 """Held-out nominal images set the decision, and nothing else does."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from PIL import Image
 from lit_ad.batch import Prediction
 from lit_ad.data import AnomalyDataModule, MVTec
 from lit_ad.detector.decision import Decision
-from lit_ad.errors import UserError
+from lit_ad.errors import NotFiniteError, UserError
 from lit_ad.evaluation import Predictions
 from lit_ad.image.view import View
 from lit_ad.training import Calibration, FeatureCache
@@ -126,8 +127,27 @@ def test_one_held_out_score_that_is_no_number_is_an_error(
 
     model = Diverged()
     data = AnomalyDataModule(MVTec(parts / "nut"), model.view, num_workers=0)
-    with pytest.raises(UserError, match="NaN"):
+    file = re.escape(str(data.listed["val"][0].image))
+    with pytest.raises(NotFiniteError, match=f"^{file}: its score or anomaly map is NaN"):
         quiet_trainer(tmp_path / "run", Calibration(0.4)).validate(model, data, verbose=False)
+
+
+def test_a_sanity_check_comes_before_the_statistics_that_make_scores_finite(
+    parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any
+) -> None:
+    class Scaled(brightness):  # type: ignore[misc]
+        scale = torch.nan
+
+        def calibrate(self, nominal: Any, held_out: Any) -> None:
+            self.scale = 1.0
+
+        def detect(self, disagreement: torch.Tensor) -> Prediction:
+            return Prediction(disagreement * self.scale)
+
+    model = Scaled()
+    data = AnomalyDataModule(MVTec(parts / "nut"), model.view, num_workers=0)
+    quiet_trainer(tmp_path / "run", Calibration(0.4), num_sanity_val_steps=1).fit(model, data)
+    assert model.decision is not None
 
 
 def test_statistics_see_nominal_images_once_and_never_those_of_the_test(

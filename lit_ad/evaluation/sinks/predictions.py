@@ -26,7 +26,7 @@ PARTS = "scores.*.part"  # of each process: a line (path, score, error) for ever
 
 
 class Row(NamedTuple):
-    """Of scores.csv: an image's path below the folder given, what was said of it, or why it could not be read."""
+    """Of scores.csv: an image's path below the folder given, its verdict, or why it has none."""
 
     path: str
     score: str = ""
@@ -41,10 +41,11 @@ class Predictions(L.Callback):
 
     The verdict holds the score against the threshold of the checkpoint's decision; it is empty without one. Of several
     categories, the threshold is that of the first folder below the one given, or of all together. A map is
-    float32 at the image's original size, raw. An image that cannot be read is a row with its error.
+    float32 at the image's original size, raw. An image that cannot be read, or whose score or map is not finite, is a
+    row with its error.
 
     Scores are on disk with each batch: after an interruption, the same command looks only at the images that are left,
-    and at those that could not be read.
+    and at those with an error.
 
     Args:
         maps: Write the maps at all.
@@ -161,19 +162,19 @@ class Predictions(L.Callback):
         return done
 
     @property
-    def unreadable(self) -> int:
-        """How many images could not be read."""
+    def failed(self) -> int:
+        """How many images have an error in place of a verdict."""
         return sum(bool(row.error) for row in self.rows)
 
     def summary(self) -> list[str]:
         """What to tell: of one image the verdict, of many how many are anomalous."""
         anomalous = sum(row.verdict == "anomalous" for row in self.rows)
-        if len(self.rows) == 1 and not self.unreadable:
+        if len(self.rows) == 1 and not self.failed:
             row = self.rows[0]
             judged = f"{row.verdict} (threshold {row.threshold}, p {row.p_value})" if row.verdict else "no threshold"
             said = [f"{row.path}: score {row.score}, {judged}"]
         else:
-            said = [f"{len(self.rows)} images: {anomalous} anomalous, {self.unreadable} that could not be read"]
+            said = [f"{len(self.rows)} images: {anomalous} anomalous, {self.failed} that could not be judged"]
         if len(self.known) > 1 and self.unknown:
             number, few = sum(self.unknown.values()), ", ".join(name or "." for name in list(self.unknown)[:3])
             said.append(

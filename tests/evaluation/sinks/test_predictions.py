@@ -10,12 +10,13 @@ from typing import Any
 import lightning as L
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from lit_ad.batch import Batch
+from lit_ad.batch import Batch, Prediction
 from lit_ad.data import AnomalyDataModule, Images, MVTec
 from lit_ad.detector.decision import Decision
-from lit_ad.errors import UserError
+from lit_ad.errors import NOT_FINITE, UserError
 from lit_ad.evaluation import Heatmaps, Predictions
 from lit_ad.image.view import View
 from lit_ad.teachers.weights import fingerprint
@@ -127,12 +128,42 @@ def test_an_unreadable_image_is_a_row_and_the_others_go_on(tmp_path: Path, brigh
     assert [bool(row["error"]) for row in rows] == [False, True, False]
     assert [bool(row["score"]) for row in rows] == [True, False, True]
     assert "cannot read" in rows[1]["error"]
-    assert predictions.unreadable == 1
-    assert predictions.summary()[0] == "3 images: 0 anomalous, 1 that could not be read"
+    assert predictions.failed == 1
+    assert predictions.summary()[0] == "3 images: 0 anomalous, 1 that could not be judged"
     for folder, suffix in (("maps", "tiff"), ("heatmaps", "jpg")):
         assert sorted(path.name for path in (tmp_path / "out" / folder).iterdir()) == [f"0.{suffix}", f"2.{suffix}"]
     with pytest.raises(UserError, match="holds predictions already"):
         quiet_trainer(tmp_path / "run", Predictions(output=tmp_path / "out")).predict(model, data)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-true"])
+def test_an_image_whose_map_is_not_finite_is_a_row_with_its_error(
+    precision: str, tmp_path: Path, brightness: Any, quiet_trainer: Any
+) -> None:
+    for i in range(3):
+        plant(tmp_path / f"new/{i}.png", (20, 30), 8, 9 + i)
+
+    class Broken(brightness):  # type: ignore[misc]
+        """The map of the second image has -inf, which no maximum shows."""
+
+        def detect(self, disagreement: torch.Tensor) -> Prediction:
+            disagreement = disagreement.clone()
+            disagreement[1, 0, 2, 3] = -torch.inf
+            return Prediction(disagreement)
+
+    model = Broken(View(16))
+    model.decision = Decision({"": [0.5]})  # type: ignore[dict-item]
+    data = AnomalyDataModule(MVTec(tmp_path), model.view, num_workers=0, eval_batch_size=3)
+    data.predict_path = tmp_path / "new"
+    predictions = Predictions(output=tmp_path / "out")
+    quiet_trainer(tmp_path / "run", predictions, Heatmaps(), precision=precision).predict(model, data)
+    with (tmp_path / "out/scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["verdict"] for row in rows] == ["anomalous", "", "anomalous"]
+    assert rows[1] == {"path": "1.png", "error": NOT_FINITE, **dict.fromkeys(list(rows[0])[1:-1], "")}
+    assert predictions.failed == 1
+    for folder, suffix in (("maps", "tiff"), ("heatmaps", "jpg")):
+        assert sorted(path.name for path in (tmp_path / "out" / folder).iterdir()) == [f"0.{suffix}", f"2.{suffix}"]
 
 
 def test_a_page_is_a_row_a_map_and_a_picture(tmp_path: Path, brightness: Any, quiet_trainer: Any) -> None:
