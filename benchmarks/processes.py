@@ -37,7 +37,7 @@ def fit(method: str, processes: int, precision: str, home: Path, options: argpar
             *("--data.val_fraction", 0.2, "--cache.enabled", "false"),
             *("--trainer.max_epochs", epochs, "--trainer.check_val_every_n_epoch", 1),
             *("--trainer.accelerator", "cpu", "--trainer.devices", processes, "--trainer.precision", precision),
-            *("--trainer.log_every_n_steps", 1, "--trainer.enable_progress_bar", "false"),
+            *("--trainer.log_every_n_steps", 1),
             *("--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", home, "--trainer.default_root_dir", home),
             *("--overwrite", "true"),  # a run that was interrupted
         ]

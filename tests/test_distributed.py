@@ -2,12 +2,17 @@
 
 import csv
 import json
+import math
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
+import time
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +22,9 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from lit_ad.distributed import SharedMean
 from lit_ad.methods import __all__ as METHODS
 
 ROOT = Path(__file__).parents[1]
@@ -26,10 +33,109 @@ COUNT = 7  # neither 2 nor 3 divides it
 
 
 def lit_ad(*arguments: object) -> None:
-    command = [sys.executable, "-m", "lit_ad", *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=1500)
-    assert done.returncode == 0, done.stderr[-3000:]
+    launch([[sys.executable, "-m", "lit_ad", *map(str, arguments)]])
+
+
+def launch(commands: list[list[str]], seconds: float = 300, **environment: str) -> str:
+    """What commands printed that run together: all must end well, in time. What they started is killed then."""
+    common = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    with tempfile.TemporaryFile("w+") as log, ExitStack() as stack:
+        started = []
+        for rank, command in enumerate(commands):
+            own = {name: value.replace("RANK", str(rank)) for name, value in common.items()}
+            process = subprocess.Popen(command, env=own, stdout=log, stderr=log, start_new_session=True)
+            stack.callback(kill_session, process)
+            started.append(process)
+        deadline = time.monotonic() + seconds
+        while any(process.poll() is None for process in started) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        log.seek(0)
+        printed = log.read()
+    codes = [process.returncode for process in started]
+    assert codes == [0] * len(codes), f"exit codes {codes} after {seconds} seconds at most:\n{printed[-5000:]}"
+    return printed
+
+
+def kill_session(process: subprocess.Popen[bytes]) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def commands_of(launcher: str, processes: int, arguments: list[str]) -> tuple[list[list[str]], dict[str, str]]:
+    """The commands that a launcher runs on one machine, and the environment it gives them."""
+    python = [sys.executable, "-m", "lit_ad", *arguments, "--trainer.devices", str(processes)]
+    if launcher == "torchrun":
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+        return [[*torchrun, *python[1:]]], {}
+    if launcher == "srun":
+        slurm = {"NTASKS": processes, "NTASKS_PER_NODE": processes, "NNODES": 1, "NODEID": 0, "JOB_NAME": "test"}
+        slurm |= {"PROCID": "RANK", "LOCALID": "RANK", "JOB_ID": 17, "NODELIST": "localhost"}
+        environment = {f"SLURM_{name}": str(value) for name, value in slurm.items()}
+        return [python] * processes, {**environment, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    return [python], {}
+
+
+LOGS = """
+import lightning as L
+
+class Logs(L.Callback):
+    def on_train_batch_end(self, trainer, model, *_):
+        model.log("of_batches", float(trainer.global_rank), on_step=False, on_epoch=True, sync_dist=True, batch_size=1)
+
+    def on_train_epoch_end(self, trainer, model):
+        model.log("of_epoch", float(trainer.global_rank), sync_dist=True, batch_size=1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("launcher", "processes", "bar"),
+    [
+        ("devices", 2, "default"),
+        ("torchrun", 3, "TQDMProgressBar"),
+        ("srun", 2, "RichProgressBar"),
+        *(
+            pytest.param(launcher, processes, bar, marks=pytest.mark.slow)
+            for launcher in ("devices", "torchrun", "srun")
+            for processes in (2, 3)
+            for bar in ("TQDMProgressBar", "RichProgressBar")
+        ),
+    ],
+)
+def test_processes_with_all_that_a_user_has_by_default_end(
+    images: Path, resnet_file: Path, tmp_path: Path, launcher: str, processes: int, bar: str
+) -> None:
+    """Bar, dashboards, heatmaps, report, epochs with and without validation, and what a callback of the user's own has
+    Lightning reduce over the processes when it is first read."""
+    (tmp_path / "logs.py").write_text(LOGS)
+    callbacks = ["logs.Logs"] if bar == "default" else [bar, "logs.Logs"]
+    config = {
+        "trainer": {"callbacks": [{"class_path": name} for name in callbacks], "max_epochs": 3},
+        "dashboards": ["tensorboard", "wandb"],
+    }
+    (tmp_path / "more.yaml").write_text(yaml.safe_dump(config))
+    arguments = [
+        *("fit", "--config", ROOT / "configs/stfpm.yaml", "--config", tmp_path / "more.yaml"),
+        *("--model.backbone", "resnet10t", "--model.weights", resnet_file, "--model.view.image_size", 64),
+        *("--data.source.root", images, "--data.batch_size", 2, "--trainer.accelerator", "cpu"),
+        *("--trainer.check_val_every_n_epoch", 2, "--trainer.default_root_dir", tmp_path / "run"),
+    ]
+    commands, environment = commands_of(launcher, processes, [*map(str, arguments)])
+    printed = launch(commands, PYTHONPATH=f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}", **environment)
+    assert f"Starting with {processes} processes" in printed
+    for file in ("metrics.json", "report.html", "checkpoints/best.ckpt", "checkpoints/last.ckpt", "heatmaps"):
+        assert (tmp_path / "run" / file).exists()
+    board = EventAccumulator(str(tmp_path / "run/tensorboard"))
+    board.Reload()
+    for name in ("of_batches", "of_epoch"):
+        assert [event.value for event in board.Scalars(name)] == [(processes - 1) / 2] * 3
+    assert len(board.Scalars("train/loss_epoch")) == len(board.Scalars("train/images_per_second")) == 3
 
 
 @pytest.fixture(scope="module")
@@ -118,8 +224,7 @@ def trained(images: Path, small_models: dict[str, dict[str, Any]], tmp_path_fact
             },
             # Training multiplies the rounding of sums, so it is done in float64: then only an error makes a difference.
             "trainer": {
-                **{"max_epochs": 2, "log_every_n_steps": 1, "enable_progress_bar": False},
-                **{"accelerator": "cpu", "precision": "64-true"},
+                **{"max_epochs": 2, "log_every_n_steps": 1, "accelerator": "cpu", "precision": "64-true"},
             },
         }
         if method in METHODS:
@@ -139,12 +244,9 @@ def trained(images: Path, small_models: dict[str, dict[str, Any]], tmp_path_fact
             main()
     """
     (home / "train.py").write_text(textwrap.dedent(script))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     torchrun = [
         *(sys.executable, "-m", "torch.distributed.run", "--nnodes", 2, "--nproc-per-node", 1),
-        *("--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{port}", "--local-addr", "localhost"),
+        *("--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{free_port()}", "--local-addr", "localhost"),
         *("--max-restarts", 0),
     ]
     for processes, command in ((1, [sys.executable]), (2, torchrun)):
@@ -194,3 +296,11 @@ def test_two_nodes_leave_one_run_and_one_cache(trained: Path) -> None:
         files = [sorted(path.name for path in (trained / n / method).rglob("*") if path.is_file()) for n in "12"]
         assert files[0] == files[1]
     assert len([path for path in (trained / "cache").iterdir() if path.is_dir()]) == 2  # of training and validation
+
+
+def test_a_shared_mean_is_of_one_process_where_there_is_one() -> None:
+    mean = SharedMean()
+    assert mean(torch.tensor(2.0), weight=3).item() == 2.0
+    mean.update(torch.tensor(4.0), weight=1)
+    assert mean.compute().item() == 2.5
+    assert math.isnan(mean(torch.tensor(math.nan), weight=1))  # what has diverged is seen

@@ -231,6 +231,7 @@ def test_two_processes_end_together(
 ) -> None:
     """Whichever is told to stop, or dies: no hang, a checkpoint to go on from. One of them has nothing to validate."""
     more = ("--trainer.devices", 2, "--trainer.max_epochs", 1000, "--data.val_fraction", 0.08)
+    more += ("--trainer.enable_progress_bar", "true")
     arguments = command(images, resnet_file, tmp_path, *more)
     process, last = start(arguments, tmp_path / "log"), tmp_path / "checkpoints/last.ckpt"
     wait_for(last.exists, process)

@@ -28,7 +28,7 @@ ALLOWED = {
     "teachers": SYSTEM,
     "features": SYSTEM,
     "methods": {"errors", "batch", "image", "teachers"},  # a method: one paper, one file
-    "methods.base": {"__init__", "errors", "batch", "checkpoint", "detector.decision", "image", "teachers"},
+    "methods.base": {*SYSTEM, "__init__", "batch", "checkpoint", "detector.decision", "image", "teachers"},
     "methods.network": {"__init__", "image", "detector"},
     "metrics": set(),
     "data.sources": SOURCE,

@@ -140,7 +140,6 @@ def cluster(images: Path, resnet_file: Path, tmp_path_factory: pytest.TempPathFa
     small = [
         *("--config", ROOT / "configs/stfpm.yaml", "--model.backbone", "resnet10t", "--model.weights", resnet_file),
         *("--model.view.image_size", 64, "--data.batch_size", 4, "--trainer.accelerator", "cpu"),
-        *("--trainer.enable_progress_bar", "false"),
     ]
     started = []
     cluster = Cluster(home, environment, small)

@@ -68,6 +68,9 @@ EXPECTED_WARNINGS = (  # of things that are as they should be
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated",
     r"\s*(By default only one JsonargparseDeprecationWarning|``|skip_none parameter)",
     "The dirpath has changed from",  # a checkpoint measured in another directory
+    # Values that are equal on all processes, or that we have reduced ourselves; repeated images are left out.
+    r"It is recommended to use `self.log\('(test/|system/|train/images_per_second|train/lr)",
+    "Using `DistributedSampler` with the dataloaders",
     "Checkpoint directory .* exists and is not empty",  # a run that goes on
     r"Image size \(\d+ pixels\) exceeds limit",  # Pillow's; the limit that counts is in image/limits.py
 )

@@ -22,6 +22,7 @@ from lit_ad import __version__
 from lit_ad.batch import Batch, Prediction, mark_not_finite, refuse_not_finite
 from lit_ad.checkpoint import read_checkpoint
 from lit_ad.detector.decision import Decision
+from lit_ad.distributed import SharedMean
 from lit_ad.errors import UserError
 from lit_ad.image.pixels import Size
 from lit_ad.image.view import Box, View, visible
@@ -54,6 +55,7 @@ class Method(L.LightningModule):
         if self.hparams.get("lr", 1) <= 0:
             raise UserError(f"model.lr is {self.hparams['lr']}, but it must be above 0")
         self.view = view
+        self.train_loss = SharedMean()
         self.val_loss = MeanMetric()  # Lightning's own mean over processes rounds the numbers of images
 
     # What a method writes.
@@ -266,8 +268,8 @@ class Method(L.LightningModule):
         with nullcontext() if alone else SharedBatchNorm():
             features = self.describe(images) if features is None else features  # type: ignore[arg-type]
             loss = self.training_loss(images, features, unrelated)  # type: ignore[arg-type]  # None: see needs_pixels
-        count = len(batch)
-        self.log("train/loss", loss, prog_bar=True, on_step=True, on_epoch=True, sync_dist=True, batch_size=count)
+        self.train_loss(loss.detach(), weight=len(batch))
+        self.log("train/loss", self.train_loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=len(batch))
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Prediction | None:  # type: ignore[override]

@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning as L
 
+from lit_ad.distributed import reduce_logged_metrics
 from lit_ad.errors import UserError
 
 
@@ -46,6 +47,7 @@ class KeepProgress(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         if self.checkpoint is not None:
+            reduce_logged_metrics(trainer)  # saving is a collective
             trainer.save_checkpoint(self.checkpoint, weights_only=False)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:

@@ -16,6 +16,7 @@ from torch.nn.functional import adaptive_avg_pool1d, avg_pool2d, interpolate, ms
 from torchmetrics import MeanMetric
 
 from lit_ad.batch import Batch
+from lit_ad.distributed import SharedMean
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
 from lit_ad.methods.base import Nominal, as_images
@@ -63,6 +64,7 @@ class Distillation(L.LightningModule):
         self.grey, self.images, self.lr, self.weight_decay = grey, images, lr, weight_decay
         self.register_buffer("target_mean", torch.zeros(self.outputs))
         self.register_buffer("target_deviation", torch.ones(self.outputs))
+        self.train_loss = SharedMean()
         self.val_loss = MeanMetric()
 
     def describe(self, images: Tensor) -> list[Tensor]:
@@ -93,8 +95,8 @@ class Distillation(L.LightningModule):
         drawn = torch.rand(len(images), 1, 1, 1, device=images.device)
         grey = (images * images.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(dim=1, keepdim=True)
         loss = self.loss(torch.where(drawn < self.grey, grey, images))
-        count = len(batch)
-        self.log("train/loss", loss, prog_bar=True, on_step=True, on_epoch=True, sync_dist=True, batch_size=count)
+        self.train_loss(loss.detach(), weight=len(batch))
+        self.log("train/loss", self.train_loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=len(batch))
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from lit_ad.distributed import reduce_logged_metrics
 from lit_ad.training.run_directory import quoted
 
 STOP: dict[int, str] = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
@@ -56,6 +57,7 @@ class Interruption(L.Callback):
             self.act(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        reduce_logged_metrics(trainer)
         self.act(trainer)
 
     def act(self, trainer: L.Trainer) -> None:

@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import lightning as L
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lit_ad.batch import Batch
+from lit_ad.distributed import gather, reduce_logged_metrics
 from lit_ad.evaluation.callback import Evaluation
 from lit_ad.evaluation.results import MEAN, POOLED, ImageResult, Results
 from lit_ad.evaluation.sinks.heatmaps import Heatmaps
@@ -56,8 +58,10 @@ class Dashboard(L.Callback):
             values["system/peak_memory_gib"] = memory / 2**30
         if torch.cuda.is_available():
             values["system/peak_gpu_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
-        for name, value in values.items():
-            pl_module.log(name, value, batch_size=1, sync_dist=True)
+        reduce_logged_metrics(trainer)
+        shares = gather([values])
+        for name in values:
+            pl_module.log(name, fmean(share[name] for share in shares), batch_size=1)
 
     def on_test_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         if not trainer.is_global_zero:

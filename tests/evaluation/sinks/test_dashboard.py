@@ -26,7 +26,7 @@ from lit_ad.evaluation.sinks import dashboard
 from lit_ad.evaluation.sinks.dashboard import Dashboard, curve, curve_title, histogram, key, show_misses
 from lit_ad.training import loggers
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def records(file: Path) -> list[wandb_internal_pb2.Record]:
