@@ -17,13 +17,6 @@ ROOT = Path(__file__).parents[1]
 PAGES = {str(path.relative_to(ROOT)): path for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 CODE = re.compile(r"`([^`\n]+(?:\n[^`\n]+)*)`")  # within a paragraph, also over a line's end
-LIGHTNING = ("fit", "validate", "test", "predict", "distill")
-OTHERS = {  # the function that each command ends in, given what it has parsed
-    "benchmark": "benchmark.benchmark",
-    "data check": "data_check.data_check",
-    "data get": "data_get.get",
-    **{name: f"{name}.{name}" for name in ("export", "recalibrate", "report", "serve", "speed", "submission")},
-}
 
 
 def typed(text: str) -> list[list[str]]:
@@ -37,6 +30,11 @@ def typed(text: str) -> list[list[str]]:
 
 def split(line: str) -> list[str]:
     return shlex.split(line, comments=True)
+
+
+def command_name(words: list[str]) -> str:
+    """The command that is typed: one word, or two."""
+    return next(name for name in (" ".join(words[:2]), words[0]) if name in COMMANDS)
 
 
 def commands() -> list[tuple[str, list[str]]]:
@@ -66,15 +64,12 @@ def test_commands_parse(
     for place, word in enumerate(words):
         if word == "...":  # a config of the reader's choice, or a folder
             words[place] = "configs/stfpm.yaml" if words[place - 1] == "--config" else "FOLDER"
-    if words[0] in (*LIGHTNING, "benchmark"):
-        end = words.index("--") if "--" in words else len(words)
-        words = [*words[:end], *([] if "--print_config" in words else ["--print_config"]), *words[end:]]
-    elif words[0] == "cache":
-        words = [*words, "--directory", str(tmp_path / "features")]
+    command = COMMANDS[command_name(words)]
+    if command.lightning:
+        words = [*words, *([] if "--print_config" in words else ["--print_config"])]
     else:
-        name = " ".join(words[:2]) if words[0] == "data" else words[0]
-        module, function = OTHERS[name].split(".")
-        work = getattr(room := import_module(f"lit_ad.commands.{module}"), function)
+        module, function = command.function.rsplit(".", 1)
+        work = getattr(room := import_module(f"lit_ad.{module}"), function)
         parsed = wraps(work)(lambda *_, **__: print("parsed"))  # its signature makes the command's options
         monkeypatch.setattr(room, function, parsed)
     monkeypatch.setattr(sys, "argv", ["lit-ad", *words])
@@ -86,8 +81,7 @@ def test_commands_parse(
         stop = end_of_it.code
     printed = capsys.readouterr().out
     assert not stop, f"{page}: lit-ad {' '.join(words)}: {stop}"
-    expected = {"cache": "features: ", **dict.fromkeys(LIGHTNING, "class_path: "), "benchmark": "methods:"}
-    assert expected.get(words[0], "parsed") in printed
+    assert ("class_path: " if command.lightning else "parsed") in printed
 
 
 def examples() -> list[str]:
@@ -140,4 +134,4 @@ def test_every_method_config_and_source_has_its_row() -> None:
 
 
 def test_every_command_is_on_a_page() -> None:
-    assert {words[0] for _, words in commands()} >= set(COMMANDS) - {"validate"}
+    assert {command_name(words) for _, words in commands()} >= set(COMMANDS) - {"validate"}

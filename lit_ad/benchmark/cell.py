@@ -19,10 +19,10 @@ from lit_ad.files import atomic_write
 from lit_ad.machine import peak_memory
 
 BUSY = 75  # exit code where another process has the cell; EX_TEMPFAIL of sysexits.h
-PATIENCE = 30.0  # seconds: as long as a process whose benchmark was killed may take to end its batch
+PATIENCE = 30.0  # seconds to wait for the lock: a cell whose benchmark was killed may need so long to end its batch
 
 
-def end_with(parent: int) -> None:
+def die_with_parent(parent: int) -> None:
     """Get SIGTERM when the process that started this one dies, however it does. Linux only: elsewhere the cell goes on
     alone, and a benchmark that is started again waits for it."""
     if sys.platform == "linux":
@@ -32,8 +32,8 @@ def end_with(parent: int) -> None:
             sys.exit(128 + signal.SIGTERM)
 
 
-def begin(home: Path) -> dict[str, Any]:
-    """Note that an attempt begins. Of one that was killed, the time until its last checkpoint counts."""
+def start_cost(home: Path) -> dict[str, Any]:
+    """Return the cost record at the start of an attempt. A killed attempt counts until its last checkpoint."""
     record, last = home / "cost.json", home / "checkpoints" / "last.ckpt"
     cost = json.loads(record.read_text()) if record.is_file() else {"seconds": 0.0, "attempts": 0}
     if cost.get("began") is not None and last.is_file():
@@ -41,8 +41,8 @@ def begin(home: Path) -> dict[str, Any]:
     return {"seconds": cost["seconds"], "attempts": cost["attempts"] + 1, "began": time.time()}
 
 
-def end(cost: dict[str, Any], finished: bool) -> dict[str, Any]:
-    """What the attempts took: seconds of all, peak memory of this one in MiB, on what device; and if all is done."""
+def finish_cost(cost: dict[str, Any], finished: bool) -> dict[str, Any]:
+    """Return the cost record at the end: seconds of all attempts, peak memory of this one in MiB, and its device."""
     import torch
 
     gpu = torch.cuda.is_available() and torch.cuda.is_initialized()
@@ -69,7 +69,7 @@ def save(home: Path, cost: dict[str, Any]) -> None:
 
 def main() -> None:
     home, parent = Path(sys.argv[1]), int(sys.argv[2])
-    end_with(parent)
+    die_with_parent(parent)
     lock = FileLock(home / "cell.lock")
     try:
         lock.acquire(timeout=PATIENCE)
@@ -79,7 +79,7 @@ def main() -> None:
         return
     last = home / "checkpoints" / "last.ckpt"
     sys.argv = ["lit-ad", "fit", *sys.argv[3:], *(["--ckpt_path", str(last)] if last.is_file() else [])]
-    cost, finished = begin(home), False
+    cost, finished = start_cost(home), False
     save(home, cost)
     from lit_ad.commands.main import main as command
 
@@ -87,7 +87,7 @@ def main() -> None:
         command()
         finished = True
     finally:
-        save(home, end(cost, finished))
+        save(home, finish_cost(cost, finished))
 
 
 if __name__ == "__main__":

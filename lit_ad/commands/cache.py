@@ -5,14 +5,13 @@ It reads what teachers/store.py writes, a folder KEY with about.json in it, KEY.
 while somebody writes it, and does so by itself: to import the store would take seconds.
 """
 
-import argparse
 import json
 import os
 import shutil
 import time
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from filelock import FileLock, Timeout
 
@@ -132,39 +131,37 @@ def shape_masks(directory: Path) -> list[Path]:
     return sorted(path for path in directory.glob("*.png") if is_key(path.stem)) if directory.is_dir() else []
 
 
-def main(arguments: list[str]) -> None:
-    """The command, given what follows `lit-ad cache`."""
-    parser = argparse.ArgumentParser(prog="lit-ad cache", description="List or remove what is cached.")
-    parser.add_argument(
-        "action",
-        nargs="?",
-        choices=("list", "clear", "prune"),
-        default="list",
-        help=(
-            "list them (default); clear: remove all, or with --older those unused for so long; prune: remove those "
-            "whose images are gone or changed, and what killed runs left half written"
-        ),
-    )
-    parser.add_argument("--older", type=float, metavar="DAYS", help="with clear: only those not used for so many days")
-    parser.add_argument("--directory", type=Path, help="where they are, if cache.directory was set")
-    given = parser.parse_args(arguments)
-    if given.older is not None and given.action != "clear":
-        parser.error("--older goes with clear")
-    directory = given.directory or cache_directory() / "features"
+def cache(
+    action: Literal["list", "clear", "prune"] = "list",
+    /,
+    older: float | None = None,
+    directory: Path | None = None,
+) -> None:
+    """List or remove what is cached.
+
+    Args:
+        action: list them (default); clear: remove all, or with --older those unused for so long; prune: remove those
+            whose images are gone or changed, and what killed runs left half written.
+        older: With clear: days; only caches not used for so long are removed.
+        directory: Where the caches are, if cache.directory was set.
+    """
+    if older is not None and action != "clear":
+        raise UserError(f"--older goes with clear, and not with {action}")
+    own, directory = directory is not None, directory or cache_directory() / "features"
     there = caches(directory)
-    masks = [] if given.directory else shape_masks(cache_directory() / "masks")
+    masks = [] if own else shape_masks(cache_directory() / "masks")
     print(f"{directory}: {len(there) or 'no'} cache{'s' * (len(there) != 1)}, {amount(sum(c.size for c in there))}")
-    if given.action == "list":
+    if action == "list":
         for cache in there:
             print(cache.line)
         if masks:
             size = sum(mask.stat().st_size for mask in masks)
             print(f"{masks[0].parent}: {len(masks)} masks of boxes and polygons, {amount(size)}")
         return
-    if given.action == "clear":
-        before = time.time() - (given.older or 0) * DAY
-        chosen = [cache for cache in there if not cache.busy and (given.older is None or cache.used < before)]
-        masks = [mask for mask in masks if given.older is None or mask.stat().st_mtime < before]
+    if action == "clear":
+        before = time.time() - (older or 0) * DAY
+        chosen = [cache for cache in there if not cache.busy and (older is None or cache.used < before)]
+        masks = [mask for mask in masks if older is None or mask.stat().st_mtime < before]
     else:
         masks = []  # which images they are of is in no file
         chosen = [c for c in there if not c.busy and (c.stale or c.folder.suffix or not c.about)]

@@ -1,4 +1,4 @@
-"""`lit-ad data check PATH`: what a data set holds, and what is wrong with it, on one page."""
+"""`lit-ad data check`."""
 
 import json as as_json
 import sys
@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import yaml
-from jsonargparse import ArgumentParser
 from numpy.typing import NDArray
 
 from lit_ad.batch import Sample
@@ -17,6 +16,7 @@ from lit_ad.data import Folder, Images, MVTec, OneClass
 from lit_ad.data.audit.inspection import Report, inspect_samples, some, told
 from lit_ad.data.audit.near_duplicates import likeness_warnings, look_at
 from lit_ad.data.masks import mask_files
+from lit_ad.data.sources.from_config import make_source
 from lit_ad.data.sources.pages import by_page
 from lit_ad.data.sources.source import Source, check, holds_images, list_folders, readable
 from lit_ad.errors import UserError
@@ -32,12 +32,13 @@ Splits = dict[str, list[Sample]]
 
 def data_check(
     path: Path | None = None,
+    /,
     config: Path | None = None,
     backbone: str | None = None,
     weights: str = "hub",
     json: bool = False,
 ) -> None:
-    """Say how many images there are of what, and what looks wrong. Exit code 1 if it cannot be trained or tested on.
+    """Print what a data set holds, and what looks wrong with it. Exit code 1 if it cannot be trained or tested on.
 
     Args:
         path: Folder in MVTec's layout, one category or several; with train/CLASS folders; or of images.
@@ -104,12 +105,10 @@ class Nominal(Source):
 def source_of(config: Path) -> tuple[Source, str]:
     """The source of a config file. Raises UserError if it has none."""
     try:
-        wanted = yaml.safe_load(config.read_text())["data"]["source"]
+        described = yaml.safe_load(config.read_text())["data"]["source"]
     except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
         raise UserError(f"{config} has no data.source to check ({type(error).__name__}: {error})") from error
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--source", type=Source)
-    source = parser.instantiate_classes(parser.parse_object({"source": wanted})).source
+    source, _ = make_source(described, f"data.source of {config}")
     return source, f"{config}: {type(source).__name__}"
 
 
@@ -238,12 +237,3 @@ def values(kind: str, samples: Sequence[Sample], report: Report) -> dict[str, An
         "errors": report.errors,
         "warnings": report.warnings,
     }
-
-
-def main(args: list[str]) -> None:
-    """The command, given what follows `lit-ad data check`."""
-    parser = ArgumentParser(prog="lit-ad data check", description=__doc__)
-    parser.add_argument("path", type=Path, nargs="?", help="Folder of images.")
-    parser.add_argument("--json", action="store_true", help="Print JSON in place of the page.")
-    parser.add_function_arguments(data_check, skip={"path", "json"})
-    data_check(**parser.parse_args(args).as_dict())

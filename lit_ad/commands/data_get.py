@@ -1,6 +1,5 @@
-"""`lit-ad data get NAME --root DIR`: download a data set whose licence allows it, at the address of its owners."""
+"""`lit-ad data get`."""
 
-import argparse
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -44,14 +43,33 @@ ELSEWHERE = {  # given after a form or on a share whose address changes, or of u
 }
 
 
-def get(name: str, published: Published, root: Path, accepted: bool) -> Path:
-    """Have a data set in ROOT/NAME, its licence shown first. Raises UserError if it is not accepted, or fails."""
+def data_get(name: str, /, root: Path, accept_licence: bool = False) -> None:
+    """Download a data set into ROOT/NAME, from the address of its owners.
+
+    Its licence is shown first. A broken download goes on where it ended.
+
+    Args:
+        name: BTAD or VisA; other data sets are to be had from their owners.
+        root: The folder of data sets.
+        accept_licence: Do not ask; the licence is printed anyway.
+    """
+    names = {known.lower(): known for known in (*SETS, *ELSEWHERE)}
+    known = names.get(name.lower())
+    if known in ELSEWHERE:
+        raise UserError(f"{known} is not downloaded here: its owners offer it at {ELSEWHERE[known]}")
+    if known is None:
+        raise UserError(f"no data set {name!r}: there are {', '.join(SETS)}")
+    get(known, SETS[known], root.expanduser(), accept_licence)
+
+
+def get(name: str, published: Published, root: Path, accept_licence: bool) -> None:
+    """Download a data set into ROOT/NAME, if its licence is accepted. Raises UserError if it is not, or on failure."""
     target = root / name
     if target.exists():
         print(f"{target} is there already")
-        return target
+        return
     print(published.licence)
-    if not accepted and not agreed():
+    if not accept_licence and not agreed():
         raise UserError(f"{name} was not downloaded: its licence was not accepted (--accept-licence)")
     archive = root / published.url.rpartition("/")[2]
     try:
@@ -65,27 +83,8 @@ def get(name: str, published: Published, root: Path, accepted: bool) -> Path:
     except OSError as error:
         raise UserError(f"cannot write to {root}: {error}") from error
     print(f"{target} is there: --data.source {name} --data.source.root {target}. {archive} is no longer needed.")
-    return target
 
 
 def agreed() -> bool:
-    """Ask at the terminal; where there is none, nobody agreed."""
+    """Ask at the terminal whether the licence is accepted; without a terminal the answer is no."""
     return sys.stdin.isatty() and input("Accept this licence? [y/N] ").strip().lower() in ("y", "yes")
-
-
-def main(arguments: list[str]) -> None:
-    """The command, given what follows `lit-ad data get`."""
-    parser = argparse.ArgumentParser(
-        prog="lit-ad data get",
-        description="Download a data set into ROOT/NAME; a broken download goes on where it ended.",
-    )
-    parser.add_argument("name", metavar="NAME", help=f"{', '.join(SETS)}; others are to be had from their owners")
-    parser.add_argument("--root", type=Path, required=True, metavar="DIR", help="where data sets lie")
-    parser.add_argument("--accept-licence", action="store_true", help="do not ask; the licence is printed anyway")
-    given = parser.parse_args(arguments)
-    named = {name.lower(): name for name in (*SETS, *ELSEWHERE)}.get(given.name.lower())
-    if named in ELSEWHERE:
-        raise UserError(f"{named} is not downloaded here: its owners offer it at {ELSEWHERE[named]}")
-    if named is None:
-        raise UserError(f"no data set {given.name!r}: there are {', '.join(SETS)}")
-    get(named, SETS[named], given.root.expanduser(), given.accept_licence)

@@ -1,5 +1,4 @@
-"""`lit-ad export --ckpt_path RUN/checkpoints/best.ckpt --format onnx`: one file for another runtime, and the proof that
-it says what the checkpoint says."""
+"""`lit-ad export`."""
 
 import json
 import os
@@ -11,14 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from jsonargparse import ArgumentParser
 
 from lit_ad.batch import Sample
 from lit_ad.commands.recalibrate import refitted
 from lit_ad.data import AnomalyDataModule
 from lit_ad.data.masks import read_truth
+from lit_ad.data.sources.from_config import make_source
 from lit_ad.data.sources.images import Images
-from lit_ad.data.sources.source import Source
 from lit_ad.deploy.example import example
 from lit_ad.deploy.export import (
     SUFFIX,
@@ -53,7 +51,9 @@ def export(
     images: Path | None = None,
     weights: Path | None = None,
 ) -> None:
-    """Write OUTPUT/NAME.onnx (.xml and .bin, .pt2), NAME.onnx.json with the differences, and example.py.
+    """Write a checkpoint as one file for another runtime, and compare what the two say of some images.
+
+    OUTPUT gets NAME.onnx (or .xml and .bin, or .pt2), NAME.onnx.json with the differences, and example.py.
 
     Args:
         ckpt_path: RUN/checkpoints/best.ckpt.
@@ -64,6 +64,7 @@ def export(
         images: Folder of images to compare on. None: test images of RUN/config.yaml.
         weights: The teacher's, if they are no longer where they were.
     """
+    os.environ.setdefault("NNCF_CI", "1")  # without it, NNCF sends usage data, unasked and by a fork of this process
     check_precision(format, precision)
     method: Method = Method.load_from_checkpoint(ckpt_path, weights=weights)
     method.requires_grad_(False)
@@ -117,9 +118,7 @@ def with_own_decision(exported: Detector, held_out: list[Sample], file: Path) ->
 def samples(config: Path, view: View) -> Splits:
     """The images of a run: train, val and test. Raises UserError if they are gone."""
     data = yaml.safe_load(config.read_text())["data"]
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--source", type=Source)
-    source = parser.instantiate_classes(parser.parse_object({"source": data["source"]})).source
+    source, _ = make_source(data["source"], f"data.source of {config}")
     try:
         return AnomalyDataModule(source, view, val_fraction=data["val_fraction"], split_seed=data["split_seed"]).listed
     except UserError as error:
@@ -169,11 +168,3 @@ def auroc(detector: Detector, test: list[Sample]) -> dict[str, float]:
             of_pixels.update(*map(torch.from_numpy, pixels))
     values = {"image_auroc": float(of_images.compute()), "pixel_auroc": float(of_pixels.compute())}
     return {name: value for name, value in values.items() if not np.isnan(value)}
-
-
-def main(args: list[str]) -> None:
-    """The command, given what follows `lit-ad export`."""
-    os.environ.setdefault("NNCF_CI", "1")  # without it, NNCF sends usage data, unasked and by a fork of this process
-    parser = ArgumentParser(prog="lit-ad export", description=__doc__)
-    parser.add_function_arguments(export)
-    export(**parser.parse_args(args).as_dict())

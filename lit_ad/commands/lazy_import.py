@@ -1,32 +1,21 @@
-"""Modules that are imported when a command needs them."""
+"""Import a command's function when the command is typed: torch and Lightning take seconds."""
 
 import gc
-import sys
-from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
 
-def command(module: str) -> Callable[[list[str]], None]:
-    """Return the `main` of a module of lit_ad, which is imported when it is called."""
+def import_function(name: str) -> Any:
+    """Return the function `lit_ad.NAME`, such as `commands.report.report`.
 
-    def run(arguments: list[str]) -> None:
-        imported(f"lit_ad.{module}").main(arguments)
-
-    return run
-
-
-def imported(name: str) -> Any:
-    """A module, imported without the garbage collector, which never looks at what it brings.
-
-    The half a million objects of torch, Lightning and timm stay until the end. To look through all of them for garbage
-    while they are made, and once more before they are given back, is a third of the time that a command takes to start.
+    The garbage collector is off during the import and never looks at the imported objects: torch, Lightning and timm
+    make half a million of them, which all live until the end. With it, a command takes half as long again to start and
+    end.
     """
-    if name in sys.modules or not gc.isenabled():
-        return import_module(name)
+    module, function = name.rsplit(".", 1)
     gc.disable()
     try:
-        return import_module(name)
+        return getattr(import_module(f"lit_ad.{module}"), function)
     finally:
         gc.freeze()
         gc.enable()

@@ -1,55 +1,65 @@
-"""The console scripts `lit-ad` and `lightning`: a table of commands."""
+"""The console scripts `lit-ad` and `lightning`: the table of commands, and which of them is run."""
 
 import logging
 import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
 from lit_ad import __version__
-from lit_ad.commands.lazy_import import command
+from lit_ad.commands.lazy_import import import_function
 from lit_ad.errors import UserError
 
 
 class Command(NamedTuple):
     about: str
-    run: Callable[[list[str]], None]  # given what follows the command
+    function: str  # of lit_ad, imported when the command is typed
+    lightning: bool = (
+        False  # LightningCLI parses what is typed; of the others, the function's signature says what may be
+    )
+    config_file: bool = False  # --config FILE may give the arguments
 
 
 COMMANDS = {
-    "fit": Command("train on nominal images, test the best checkpoint, write heatmaps", command("lightning_cli.cli")),
-    "validate": Command("loss on held-out nominal images", command("lightning_cli.cli")),
+    "fit": Command(
+        "train on nominal images, test the best checkpoint, write heatmaps", "lightning_cli.cli.main", lightning=True
+    ),
+    "validate": Command("loss on held-out nominal images", "lightning_cli.cli.main", lightning=True),
     "test": Command(
-        "metrics and heatmaps of a checkpoint: --ckpt_path RUN/checkpoints/best.ckpt", command("lightning_cli.cli")
+        "metrics and heatmaps of a checkpoint: --ckpt_path RUN/checkpoints/best.ckpt",
+        "lightning_cli.cli.main",
+        lightning=True,
     ),
     "predict": Command(
-        "scores, maps and heatmaps of unlabelled images: --data.predict_path FOLDER", command("lightning_cli.cli")
+        "scores, maps and heatmaps of unlabelled images: --data.predict_path FOLDER",
+        "lightning_cli.cli.main",
+        lightning=True,
     ),
-    "report": Command("one page of several runs beside one another: RUN...", command("commands.report")),
+    "report": Command("one page of several runs beside one another: RUN...", "commands.report.report"),
     "distill": Command(
-        "train EfficientAD's teacher on photographs: RUN/pdn_small.safetensors", command("commands.distill")
+        "train EfficientAD's teacher on photographs: RUN/pdn_small.safetensors",
+        "lightning_cli.distill.main",
+        lightning=True,
     ),
-    "export": Command(
-        "a checkpoint as one file for ONNX Runtime, OpenVINO or torch.export", command("commands.export")
-    ),
-    "serve": Command("a detector as a web service: POST an image, get a verdict", command("commands.serve")),
-    "recalibrate": Command("thresholds from more good images, without training", command("commands.recalibrate")),
-    "speed": Command("latency, images/s and memory of checkpoints and exported files", command("commands.speed")),
+    "export": Command("a checkpoint as one file for ONNX Runtime, OpenVINO or torch.export", "commands.export.export"),
+    "serve": Command("a detector as a web service: POST an image, get a verdict", "commands.serve.serve"),
+    "recalibrate": Command("thresholds from more good images, without training", "commands.recalibrate.recalibrate"),
+    "speed": Command("latency, images/s and memory of checkpoints and exported files", "commands.speed.speed"),
     "benchmark": Command(
-        "methods x categories or classes x seeds, and the tables of them", command("benchmark.runner")
+        "methods x categories or classes x seeds, and the tables of them",
+        "commands.benchmark.benchmark",
+        config_file=True,
     ),
-    "data": Command(
-        "data sets: check PATH says what is in one and what is wrong with it, get NAME downloads one",
-        command("commands.data"),
-    ),
+    "data check": Command("what a data set holds, and what is wrong with it: PATH", "commands.data_check.data_check"),
+    "data get": Command("download a data set whose licence allows it: NAME --root DIR", "commands.data_get.data_get"),
     "submission": Command(
-        "the private tests of MVTec AD 2, as its benchmark takes them", command("commands.submission")
+        "the private tests of MVTec AD 2, as its benchmark takes them", "commands.submission.submission"
     ),
-    "cache": Command("the feature caches on this machine; clear and prune remove them", command("commands.cache")),
+    "cache": Command("the feature caches on this machine; clear and prune remove them", "commands.cache.cache"),
 }
 
 EXAMPLES = """
@@ -90,11 +100,7 @@ def main() -> None:
     os.environ.setdefault("WANDB_QUIET", "true")
     quiet()
     try:
-        if arguments[0] not in COMMANDS:
-            near = get_close_matches(arguments[0], COMMANDS, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
-            raise UserError(f"no command {arguments[0]!r}: {hint}")
-        COMMANDS[arguments[0]].run(arguments[1:])
+        run(arguments)
     except KeyboardInterrupt:
         print("\nlit-ad: stopped by Ctrl-C", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
@@ -103,6 +109,27 @@ def main() -> None:
         if said is None:
             raise
         sys.exit(f"lit-ad: {said}")
+
+
+def run(words: list[str]) -> None:
+    """Run the command that was typed. Raises UserError if there is none of this name."""
+    group = [name for name in COMMANDS if name.startswith(f"{words[0]} ")]
+    if group and words[1:2] in ([], ["-h"], ["--help"]):
+        print("\n".join([f"usage: lit-ad {words[0]} ...", "", *lines(group)]))
+        return
+    typed = " ".join(words[: 2 if group else 1])
+    if typed not in COMMANDS:
+        near = get_close_matches(typed, COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(group or COMMANDS)}"
+        raise UserError(f"no command {typed!r}: {hint}")
+    command, rest = COMMANDS[typed], words[len(typed.split()) :]
+    function = import_function(command.function)
+    if command.lightning:
+        function(rest)
+    else:
+        from lit_ad.commands.signature import call
+
+        call(function, f"lit-ad {typed}", rest, command.config_file)
 
 
 def mendable(error: BaseException | None) -> BaseException | None:
@@ -127,5 +154,9 @@ def quiet() -> None:
 
 def overview() -> str:
     """The help text."""
-    lines = [f"  {name:11} {command.about}" for name, command in COMMANDS.items()]
-    return "\n".join(["usage: lit-ad COMMAND --config FILE [--KEY VALUE ...]", "", *lines, EXAMPLES])
+    return "\n".join(["usage: lit-ad COMMAND --config FILE [--KEY VALUE ...]", "", *lines(COMMANDS), EXAMPLES])
+
+
+def lines(names: Iterable[str]) -> list[str]:
+    """A line of help for each command."""
+    return [f"  {name:11} {COMMANDS[name].about}" for name in names]

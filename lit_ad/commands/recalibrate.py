@@ -1,10 +1,9 @@
-"""`lit-ad recalibrate --ckpt_path FILE --nominal FOLDER`: thresholds from more good images, without training."""
+"""`lit-ad recalibrate`."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from jsonargparse import ArgumentParser
 
 from lit_ad.checkpoint import read_checkpoint, write_checkpoint
 from lit_ad.data.sources.images import Images
@@ -22,7 +21,9 @@ def recalibrate(
     output: Path | None = None,
     weights: Path | None = None,
 ) -> None:
-    """Write a new file with the same network, whose decision stands on the images of a folder.
+    """Compute new thresholds from more good images, without training.
+
+    Write a new file with the same network, whose decision is made from the images of a folder.
 
     Args:
         ckpt_path: A checkpoint, or an exported file.
@@ -75,10 +76,3 @@ def refitted(detector: Detector, images: list[Path], category: str, false_alarm:
         if values:
             held[name][category] = np.array(values)
     return Decision(**held, false_alarm=rate) if before is None else replace(before, **held, false_alarm=rate)
-
-
-def main(args: list[str]) -> None:
-    """The command, given what follows `lit-ad recalibrate`."""
-    parser = ArgumentParser(prog="lit-ad recalibrate", description=__doc__)
-    parser.add_function_arguments(recalibrate)
-    recalibrate(**parser.parse_args(args).as_dict())

@@ -1,21 +1,8 @@
-"""A detector as a web service.
-
-POST /detect   an image file as the body -> JSON: score, p_value, anomalous, threshold, size, regions;
-               with `Accept: image/png` the image beside its heatmap; ?category=NAME, ?picture for both in one
-GET /about     method, view, threshold, categories, limits
-GET /health    {"status": "ok"}
-GET /          a page to drop images on
-
-Only this machine is served, unless --host names another address. Then the environment variable LIT_AD_TOKEN must hold
-a token, which requests give as `Authorization: Bearer TOKEN`.
-"""
+"""`lit-ad serve`."""
 
 import os
-from argparse import RawDescriptionHelpFormatter
 from ipaddress import ip_address
 from pathlib import Path
-
-from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from lit_ad.detector.detector import Detector
 from lit_ad.detector.runtimes import need
@@ -26,6 +13,7 @@ TOKEN = "LIT_AD_TOKEN"  # an argument would stand in every list of processes
 
 def serve(
     file: Path,
+    /,
     host: str = "127.0.0.1",
     port: int = 8000,
     device: str = "cpu",
@@ -33,7 +21,16 @@ def serve(
     max_mib: float = 32,
     max_megapixels: float = 100,
 ) -> None:
-    """Serve a detector until it is stopped.
+    """Serve a detector as a web service until it is stopped.
+
+    POST /detect   an image file as the body -> JSON: score, p_value, anomalous, threshold, size, regions;
+                   with `Accept: image/png` the image beside its heatmap; ?category=NAME, ?picture for both in one
+    GET /about     method, view, threshold, categories, limits
+    GET /health    {"status": "ok"}
+    GET /          a page to drop images on
+
+    Only this machine is served, unless --host names another address. Then the environment variable LIT_AD_TOKEN must
+    hold a token, which requests give as `Authorization: Bearer TOKEN`.
 
     Args:
         file: An exported detector, a checkpoint or a run.
@@ -64,14 +61,3 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:  # another name
         return False
-
-
-class Help(RawDescriptionHelpFormatter, DefaultHelpFormatter):
-    """The routes line by line."""
-
-
-def main(args: list[str]) -> None:
-    """The command, given what follows `lit-ad serve`."""
-    parser = ArgumentParser(prog="lit-ad serve", description=__doc__, formatter_class=Help)
-    parser.add_function_arguments(serve, as_positional=True)
-    serve(**parser.parse_args(args).as_dict())

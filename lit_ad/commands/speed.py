@@ -1,11 +1,9 @@
-"""`lit-ad speed FILE...`: how fast checkpoints and exported files are on this machine, each in a process of its own."""
+"""`lit-ad speed`."""
 
 import json
 import subprocess
 import sys
 from pathlib import Path
-
-from jsonargparse import ArgumentParser
 
 from lit_ad.data.sources.images import Images
 from lit_ad.errors import UserError
@@ -15,13 +13,16 @@ COLUMNS = ("file", "runtime", "precision", "batch", "p50 ms", "p95 ms", "images/
 
 def speed(
     files: list[Path],
+    /,
     batch: list[int] | None = None,
     seconds: float = 5.0,
     images: Path | None = None,
     device: str = "cpu",
     weights: Path | None = None,
 ) -> None:
-    """Print a table: p50 and p95 of a batch's time, images/s, peak memory and size of each file.
+    """Measure how fast checkpoints and exported files are on this machine, each in a process of its own.
+
+    Print a table: median and 95th percentile of a batch's time, images/s, peak memory and size of each file.
 
     Args:
         files: Checkpoints and exported files.
@@ -51,11 +52,3 @@ def speed(
         print("| " + " | ".join(str(row[name]) for name in COLUMNS) + " |")
     best = max(rows, key=lambda row: float(row["images/s"]))
     print(f"Fastest here: {best['runtime']}, {best['precision']}, batches of {best['batch']} ({best['file']})")
-
-
-def main(args: list[str]) -> None:
-    """The command, given what follows `lit-ad speed`."""
-    parser = ArgumentParser(prog="lit-ad speed", description=__doc__)
-    parser.add_argument("files", nargs="+", type=Path, help="Checkpoints and exported files.")
-    parser.add_function_arguments(speed, skip={"files"})
-    speed(**parser.parse_args(args).as_dict())

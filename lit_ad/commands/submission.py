@@ -1,8 +1,4 @@
-"""`lit-ad submission --models RUNS --root MVTEC_AD2`: the private tests of MVTec AD 2 as the file its benchmark takes.
-
-The archive holds, for each image of each object and private test, anomaly_images/OBJECT/TEST/NAME.tiff, the map in
-float16 at the image's size, and anomaly_images_thresholded/OBJECT/TEST/NAME.png, 255 where it lies above the threshold.
-"""
+"""`lit-ad submission`."""
 
 import io
 import tarfile
@@ -11,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
-from jsonargparse import ArgumentParser
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -28,7 +23,11 @@ HIGHEST = float(np.finfo(np.float16).max)
 def submission(
     models: Path, root: Path, output: Path = Path("submission.tar.gz"), weights: Path | None = None, device: str = "cpu"
 ) -> None:
-    """Write the maps of the private tests, and what of them lies above the pixel threshold of each object's decision.
+    """Write the private tests of MVTec AD 2 as the file that its benchmark takes.
+
+    The archive holds, for each image of each object and private test, anomaly_images/OBJECT/TEST/NAME.tiff, the map in
+    float16 at the image's size, and anomaly_images_thresholded/OBJECT/TEST/NAME.png, 255 where the map lies above the
+    pixel threshold of the object's decision.
 
     Args:
         models: A folder with a run, or an exported file, for each object, called like it; or one run, checkpoint or
@@ -105,10 +104,3 @@ def png(mask: NDArray[np.bool_]) -> bytes:
     file = io.BytesIO()
     Image.fromarray(mask.astype(np.uint8) * 255).save(file, format="PNG")
     return file.getvalue()
-
-
-def main(args: list[str]) -> None:
-    """The command, given what follows `lit-ad submission`."""
-    parser = ArgumentParser(prog="lit-ad submission", description=__doc__)
-    parser.add_function_arguments(submission)
-    submission(**parser.parse_args(args).as_dict())

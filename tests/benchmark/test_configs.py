@@ -13,13 +13,14 @@ import pytest
 import yaml
 from PIL import Image
 
-from lit_ad.benchmark.runner import STOP
-from lit_ad.benchmark.runner import main as benchmark
+from lit_ad import data
 from lit_ad.benchmark.tables import row_of
-from lit_ad.commands.main import main
+from lit_ad.commands.benchmark import STOP
+from lit_ad.commands.main import main, run
 from lit_ad.evaluation.results import Results
 
 ROOT = Path(__file__).parents[2]
+CONFIGS = sorted((ROOT / "configs/benchmark").glob("*.yaml"))
 Shrink = Callable[[dict[str, Any]], list[object]]
 
 MVTEC = "bottle cable capsule carpet grid hazelnut leather metal_nut pill screw tile toothbrush transistor wood zipper"
@@ -114,6 +115,23 @@ LAYOUTS = {  # the data's folder, how it is made, its tasks
 }
 
 
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda path: path.stem)
+def test_configs(file: Path) -> None:
+    """The command, methods that are there, and no published number that its method's header does not give."""
+    said = yaml.safe_load(file.read_text())
+    assert f"lit-ad benchmark --config configs/benchmark/{file.name}" in file.read_text()
+    for source in said["sources"].values():
+        name = source["class_path"].rsplit(".", 1)[-1]
+        assert hasattr(data, name) or name in ("VisA", "MVTecLOCO", "MVTecAD2")
+    for method in said["methods"].values():
+        text = (ROOT / method["config"]).read_text()
+        header = "".join(line for line in text.splitlines(True) if line.startswith("#"))
+        published = method.get("published", {})
+        assert not published or published["source"]
+        for numbers in (value for key, value in published.items() if key != "source"):
+            assert all(f"{number:.3f}" in header for number in numbers.values())
+
+
 @pytest.fixture(params=LAYOUTS)
 def made(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The name of a benchmark, whose data and configurations lie in the current directory, and whose cells are made."""
@@ -123,7 +141,7 @@ def made(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     handlers = {number: signal.getsignal(number) for number in STOP}  # which the command takes for its process
     empty = ["--index", "9999", "--of", "10000"]  # a share without cells: all are made, and none is done
-    benchmark(["--config", f"configs/benchmark/{request.param}.yaml", "--seeds", "[0]", *empty])
+    run(["benchmark", "--config", f"configs/benchmark/{request.param}.yaml", "--seeds", "[0]", *empty])
     yield request.param
     for number, handler in handlers.items():
         signal.signal(number, handler)

@@ -10,62 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from filelock import FileLock
 
-from lit_ad import data
 from lit_ad.benchmark.cell import is_finished
-from lit_ad.benchmark.runner import Budget, Compared, chosen, environments, main, make_cell, tasks_of
-from lit_ad.data import MVTec, OneClass
-from lit_ad.errors import UserError
+from lit_ad.benchmark.runner import environments
 from lit_ad.machine import cores
-
-ROOT = Path(__file__).parents[2]
-CONFIGS = sorted((ROOT / "configs/benchmark").glob("*.yaml"))
-
-
-@pytest.fixture
-def config(tmp_path: Path) -> Path:
-    (tmp_path / "method.yaml").write_text("trainer: {max_steps: 9}\ndata: {source: {class_path: X}, batch_size: 2}\n")
-    return tmp_path / "method.yaml"
-
-
-def test_tasks_of_one_source_and_of_several(images: Path, tmp_path: Path) -> None:
-    for name in ("cat", "dog"):
-        (tmp_path / "pets/test" / name).mkdir(parents=True)
-    (tmp_path / "pets/train").mkdir()
-    pets = tmp_path / "pets"
-    uni = ({"class_path": "OneClass", "init_args": {"root": str(pets)}}, OneClass(pets, normal=["cat"]))
-    multi = (uni[0], OneClass(pets, anomalous=["cat"]))
-    assert list(tasks_of({"pets": uni})) == ["cat", "dog"]
-    found = tasks_of({"uni": uni, "multi": multi, "one": ({"class_path": "MVTec"}, MVTec(images))})
-    assert list(found) == ["uni/cat", "uni/dog", "multi/cat", "multi/dog", "one"]
-    assert found["uni/dog"]["init_args"] == {"root": str(pets), "normal": ["dog"], "anomalous": None}
-    assert found["multi/dog"]["init_args"] == {"root": str(pets), "normal": None, "anomalous": ["dog"]}
-
-
-def test_a_cell_has_its_source_seed_and_budget_and_no_others(config: Path, tmp_path: Path) -> None:
-    source: dict[str, Any] = {"class_path": "MVTec", "init_args": {"root": "r"}}
-    budget = Budget(minutes=0.5, epochs=3)
-    cell = make_cell(tmp_path, "m", Compared(config), "t", source, 4, budget)
-    made = yaml.safe_load((cell.home / "cell.yaml").read_text())
-    assert (made["data"], made["seed_everything"]) == ({"source": source, "batch_size": 2}, 4)
-    asked = {"max_epochs": 3, "max_steps": -1, "max_time": {"seconds": 30}, "enable_progress_bar": False}
-    assert made["trainer"] == asked
-    config.write_text("# a comment\n" + config.read_text())
-    make_cell(tmp_path, "m", Compared(config), "t", source, 4, budget)
-    with pytest.raises(UserError, match=r"m/t/seed-4 holds a run of other settings"):
-        make_cell(tmp_path, "m", Compared(config, ["--model.lr=1"]), "t", source, 4, budget)
-
-
-def test_only_some() -> None:
-    cells = [(method, task) for method in ("a", "b") for task in ("uni/cat", "multi/cat", "multi/dog")]
-    assert chosen(cells, []) == set(cells)
-    assert chosen(cells, ["a"]) == {pair for pair in cells if pair[0] == "a"}
-    assert chosen(cells, ["b", "cat"]) == {("b", "uni/cat"), ("b", "multi/cat")}
-    assert chosen(cells, ["multi"]) == {pair for pair in cells if pair[1].startswith("multi")}
-    with pytest.raises(UserError, match=r"no cow: there are a, b; multi/cat"):
-        chosen(cells, ["cow"])
 
 
 def test_cores_are_shared_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,32 +29,6 @@ def test_cores_are_shared_unless_the_user_says_otherwise(monkeypatch: pytest.Mon
 def test_gpus_are_handed_out_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
     assert [place["CUDA_VISIBLE_DEVICES"] for place in environments(3)] == ["2", "5", "2"]
-
-
-@pytest.mark.parametrize("file", CONFIGS, ids=lambda path: path.stem)
-def test_configs(file: Path) -> None:
-    """The command, methods that are there, and no published number that its method's header does not give."""
-    said = yaml.safe_load(file.read_text())
-    assert f"lit-ad benchmark --config configs/benchmark/{file.name}" in file.read_text()
-    for source in said["sources"].values():
-        name = source["class_path"].rsplit(".", 1)[-1]
-        assert hasattr(data, name) or name in ("VisA", "MVTecLOCO", "MVTecAD2")
-    for method in said["methods"].values():
-        text = (ROOT / method["config"]).read_text()
-        header = "".join(line for line in text.splitlines(True) if line.startswith("#"))
-        published = method.get("published", {})
-        assert not published or published["source"]
-        for numbers in (value for key, value in published.items() if key != "source"):
-            assert all(f"{number:.3f}" in header for number in numbers.values())
-
-
-def test_mistakes(config: Path, images: Path, tmp_path: Path) -> None:
-    own = ["--methods", json.dumps({"m": {"config": str(config)}}), "--output", str(tmp_path / "out")]
-    own += ["--sources", json.dumps({"s": {"class_path": "MVTec", "init_args": {"root": str(images)}}})]
-    with pytest.raises(UserError, match="index must lie in 0 to 1"):
-        main([*own, "--index", "2", "--of", "2"])
-    with pytest.raises(UserError, match="no cow"):
-        main([*own, "--only", "[cow]"])
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from filelock import FileLock
 from sklearn.metrics import roc_auc_score
 
 from lit_ad.benchmark import tables
-from lit_ad.benchmark.runner import write
+from lit_ad.benchmark.runner import write_tables_locked
 from lit_ad.benchmark.tables import Cell, write_tables
 from lit_ad.evaluation.results import ImageResult, Results
 
@@ -126,7 +126,7 @@ def test_of_two_processes_the_last_one_writes_what_both_finished(cells: list[Cel
     late = cells[0].home / "cost.json"
     late.rename(tmp_path / "cost.json")
     with FileLock(tmp_path / "tables.lock"):
-        writing = Thread(target=write, args=(cells, tmp_path, ["image_auroc"], {}))
+        writing = Thread(target=write_tables_locked, args=(cells, tmp_path, ["image_auroc"], {}))
         writing.start()
         writing.join(0.5)
         assert writing.is_alive() and not (tmp_path / "results.json").exists()

@@ -15,8 +15,8 @@ import pytest
 from filelock import FileLock
 
 from lit_ad.commands import data_get, download
-from lit_ad.commands.data import main
 from lit_ad.commands.data_get import ELSEWHERE, SETS, Published
+from lit_ad.commands.main import run
 from lit_ad.errors import UserError
 
 PIECE = 1 << 12
@@ -257,12 +257,12 @@ def btad(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 def test_the_command(server: Server, btad: Path, capsys: pytest.CaptureFixture[str]) -> None:
     server.faults = [25 * PIECE]
-    main(["get", "btad", "--root", str(btad), "--accept-licence"])
+    run(["data", "get", "btad", "--root", str(btad), "--accept-licence"])
     assert (btad / "BTAD/BTech_Dataset_transformed/01/train/ok/0.bmp").read_bytes() == CONTENT
     said = capsys.readouterr().out
     assert said.startswith("BTAD, by beanTech") and "CC BY-SA 4.0" in said
     assert f"--data.source BTAD --data.source.root {btad / 'BTAD'}" in said
-    main(["get", "BTAD", "--root", str(btad)])
+    run(["data", "get", "BTAD", "--root", str(btad)])
     assert capsys.readouterr().out == f"{btad / 'BTAD'} is there already\n"
     assert starts(server) == [0, 25 * PIECE]
 
@@ -278,32 +278,28 @@ def test_the_licence_comes_first(
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{answer}\n"))
     with pytest.raises(UserError, match=r"BTAD was not downloaded: its licence was not accepted \(--accept-licence\)"):
-        main(["get", "BTAD", "--root", str(btad)])  # no terminal: nobody was asked
+        run(["data", "get", "BTAD", "--root", str(btad)])  # no terminal: nobody was asked
     assert capsys.readouterr().out.count("CC BY-SA") == 1 and not btad.exists()
     monkeypatch.setattr("sys.stdin.isatty", lambda: True)
     if accepted:
-        main(["get", "BTAD", "--root", str(btad)])
+        run(["data", "get", "BTAD", "--root", str(btad)])
     else:
         with pytest.raises(UserError, match="was not accepted"):
-            main(["get", "BTAD", "--root", str(btad)])
+            run(["data", "get", "BTAD", "--root", str(btad)])
     assert (btad / "BTAD").is_dir() == accepted == bool(server.asked)
 
 
 def test_two_at_once(server: Server, btad: Path) -> None:
     btad.mkdir()
     with FileLock(btad / ".BTAD.lock"), pytest.raises(UserError, match=r"another process is getting BTAD into"):
-        main(["get", "BTAD", "--root", str(btad), "--accept-licence"])
+        run(["data", "get", "BTAD", "--root", str(btad), "--accept-licence"])
     assert server.asked == []
 
 
-def test_other_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_names(tmp_path: Path) -> None:
     for name, page in ELSEWHERE.items():
         with pytest.raises(UserError, match=rf"{name} is not downloaded here: its owners offer it at {page}"):
-            main(["get", name, "--root", str(tmp_path)])
+            run(["data", "get", name, "--root", str(tmp_path)])
     with pytest.raises(UserError, match=r"no data set 'nuts': there are BTAD, VisA"):
-        main(["get", "nuts", "--root", str(tmp_path)])
-    with pytest.raises(UserError, match=r"no action 'gt' of lit-ad data: there are check, get"):
-        main(["gt"])
-    main([])
-    assert "get NAME --root DIR" in capsys.readouterr().out
+        run(["data", "get", "nuts", "--root", str(tmp_path)])
     assert all(len(published.sha256) == 64 and "CC BY" in published.licence for published in SETS.values())

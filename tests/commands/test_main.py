@@ -28,6 +28,15 @@ def test_an_unknown_command_names_the_nearest(monkeypatch: pytest.MonkeyPatch) -
     assert "there are fit, " in said(monkeypatch, "xyzzy")
 
 
+def test_commands_of_two_words(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert said(monkeypatch, "data", "gt") == "lit-ad: no command 'data gt': did you mean data get?"
+    assert said(monkeypatch, "data", "xyzzy") == "lit-ad: no command 'data xyzzy': there are data check, data get"
+    for words in (["data"], ["data", "--help"]):
+        program.run(words)
+        lines = [line.split("  ") for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+        assert [line[1] for line in lines] == ["data check", "data get"]
+
+
 def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["lit-ad", "--version"])
     program.main()
@@ -40,7 +49,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def shapes(arguments: list[str]) -> None:
         torch.zeros(2, 3) @ torch.zeros(2, 3)
 
-    monkeypatch.setitem(program.COMMANDS, "fit", program.Command("", shapes))
+    monkeypatch.setattr(program, "import_function", lambda name: shapes)
     monkeypatch.setattr(sys, "argv", ["lit-ad", "fit"])
     with pytest.raises(RuntimeError, match="cannot be multiplied"):
         program.main()
@@ -50,7 +59,7 @@ def test_a_users_error_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(arguments: list[str]) -> None:
         raise UserError("this file is missing")
 
-    monkeypatch.setitem(program.COMMANDS, "fit", program.Command("", wrong))
+    monkeypatch.setattr(program, "import_function", lambda name: wrong)
     assert said(monkeypatch, "fit") == "lit-ad: this file is missing"
 
 

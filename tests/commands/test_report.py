@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from lit_ad.commands.report import main
+from lit_ad.commands import main as program
 from lit_ad.data import AnomalyDataModule, MVTec
 from lit_ad.errors import UserError
 from lit_ad.evaluation import Evaluation, Report
@@ -28,17 +28,17 @@ def run(images: Path, small_models: dict[str, Any], tmp_path_factory: pytest.Tem
 def test_the_page_of_a_run_is_the_same_again(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     written = (run / "report.html").read_text()
     (run / "report.html").unlink()
-    main([str(run)])
+    program.run(["report", str(run)])
     assert (run / "report.html").read_text() == written
     assert f"Open {run / 'report.html'} in a browser" in capsys.readouterr().out
 
 
 def test_two_runs(run: Path, tmp_path: Path) -> None:
     (tmp_path / "copy").symlink_to(run)
-    main([str(run), str(tmp_path / "copy"), "--output", str(tmp_path / "both.html")])
+    program.run(["report", str(run), str(tmp_path / "copy"), "--output", str(tmp_path / "both.html")])
     assert "Where the runs disagree" in (tmp_path / "both.html").read_text()
 
 
 def test_what_is_no_run(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere holds no metrics.json"):
-        main([str(run), str(tmp_path / "nowhere"), "--output", str(tmp_path / "both.html")])
+        program.run(["report", str(run), str(tmp_path / "nowhere"), "--output", str(tmp_path / "both.html")])

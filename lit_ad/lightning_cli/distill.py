@@ -1,4 +1,4 @@
-"""`lit-ad distill --config FILE`: train a teacher from a larger one, a run as `lit-ad fit` is."""
+"""`lit-ad distill`: train a teacher from a larger one, in a run directory as `lit-ad fit` does."""
 
 import warnings
 from typing import Any
@@ -32,7 +32,7 @@ class DistillCLI(AnomalyCLI):
 
 
 def main(arguments: list[str]) -> None:
-    """The command."""
+    """Run the command, given what follows `lit-ad distill`."""
     # They are given as `args`, because a process that Lightning starts for another GPU is given this one's sys.argv.
     warnings.filterwarnings("ignore", "LightningCLI's args parameter")
     options: dict[str, Any] = {"formatter_class": BriefHelp}

@@ -1,0 +1,114 @@
+"""What a benchmark does: its methods, its tasks, and a cell for each of them and each seed."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lit_ad.benchmark.tables import Cell, Published
+from lit_ad.data.sources.from_config import make_source
+from lit_ad.errors import UserError
+from lit_ad.files import atomic_write
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """A method of a benchmark.
+
+    Args:
+        config: Its configuration, as for `lit-ad fit`; its data.source is replaced.
+        arguments: More for each of its runs, such as --model.weights=FILE.
+        published: Numbers to print beside ours: {source: who says so, mean: {image_auroc: ...}, TASK: {...}}.
+    """
+
+    config: Path
+    arguments: list[str] = field(default_factory=list)
+    published: Published = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What every cell may have.
+
+    Args:
+        minutes: Of training, validations included, at most; a method that is through its epochs before ends before.
+        processor_minutes: The same in processor time, on which others' work on the machine has no influence. What GPUs
+            do is not in it.
+        epochs: Instead of the configuration's.
+    """
+
+    minutes: float | None = None
+    processor_minutes: float | None = None
+    epochs: int | None = None
+
+
+def list_tasks(sources: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the source of each task, as a configuration.
+
+    The tasks of a single source are called TASK, those of several SOURCE/TASK, or SOURCE where it is one task.
+
+    Raises:
+        UserError: One of them is no source.
+    """
+    configs: dict[str, dict[str, Any]] = {}
+    for name, given in sources.items():
+        source, config = make_source(given, f"sources.{name}")
+        source.prepare()
+        tasks = source.tasks()
+        for task, arguments in tasks.items():
+            title = task if len(sources) == 1 else name if len(tasks) == 1 else f"{name}/{task}"
+            configs[title] = {**config, "init_args": {**(config.get("init_args") or {}), **arguments}}
+    return configs
+
+
+def make_cell(
+    output: Path, method: str, spec: MethodSpec, task: str, source: dict[str, Any], seed: int, budget: Budget
+) -> Cell:
+    """Write a cell's HOME/cell.yaml. Raises UserError if its directory holds results of other settings."""
+    config = yaml.safe_load(spec.config.read_text())
+    data, trainer = config.setdefault("data", {}), config.setdefault("trainer", {})
+    data["source"], config["seed_everything"] = source, seed
+    trainer["enable_progress_bar"] = False
+    if budget.epochs is not None:
+        trainer |= {"max_epochs": budget.epochs, "max_steps": -1}
+    if budget.minutes is not None:
+        trainer["max_time"] = {"seconds": round(60 * budget.minutes)}
+    if budget.processor_minutes is not None:
+        limit = {
+            "class_path": "lit_ad.benchmark.budget.ProcessorTime",
+            "init_args": {"minutes": budget.processor_minutes},
+        }
+        trainer["callbacks"] = [*(trainer.get("callbacks") or []), limit]
+    cell = Cell(output / method / task / f"seed-{seed}", method, task, seed, spec.arguments)
+    asked, record = {"arguments": spec.arguments, "config": config}, cell.home / "asked.json"
+    if record.is_file():
+        earlier = json.loads(record.read_text())
+        if earlier != json.loads(json.dumps(asked)):
+            raise UserError(
+                f"{cell.home} holds a run of other settings than {spec.config} and the benchmark ask for now: give "
+                "another --output, or remove it"
+            )
+        return cell
+    for name, text in (("cell.yaml", yaml.safe_dump(config, sort_keys=False)), ("asked.json", json.dumps(asked))):
+        with atomic_write(cell.home / name) as temporary:
+            temporary.write_text(text)
+    return cell
+
+
+def select_cells(cells: list[tuple[str, str]], only: Sequence[str]) -> set[tuple[str, str]]:
+    """Return the (method, task) pairs that `only` names, each by its method, its task, or both; all if it is empty.
+
+    Raises:
+        UserError: A name is neither.
+    """
+    methods, tasks = {method for method, _ in cells}, {task for _, task in cells}
+    names = {name: {name} if name in tasks else {task for task in tasks if name in task.split("/")} for name in only}
+    unknown = [name for name in only if name not in methods and not names[name]]
+    if unknown:
+        raise UserError(f"no {', '.join(unknown)}: there are {', '.join(sorted(methods))}; {', '.join(sorted(tasks))}")
+    wanted_methods = {name for name in only if name in methods} or methods
+    wanted_tasks = {task for name in only if name not in methods for task in names[name]} or tasks
+    return {(method, task) for method, task in cells if method in wanted_methods and task in wanted_tasks}

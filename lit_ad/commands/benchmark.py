@@ -1,0 +1,66 @@
+"""`lit-ad benchmark`."""
+
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lit_ad.benchmark.plan import Budget, MethodSpec, list_tasks, make_cell, select_cells
+from lit_ad.benchmark.runner import run_cells
+from lit_ad.errors import UserError
+
+STOP = (signal.SIGTERM, signal.SIGINT)
+
+
+def benchmark(
+    *passed: str,
+    methods: dict[str, MethodSpec],
+    sources: dict[str, dict[str, Any]],
+    output: Path,
+    seeds: tuple[int, ...] = (0,),
+    budget: Budget = Budget(),
+    metrics: tuple[str, ...] = ("image_auroc", "pixel_auroc", "aupro_30"),
+    arguments: tuple[str, ...] = (),
+    only: tuple[str, ...] = (),
+    jobs: int = 1,
+    index: int = 0,
+    of: int = 1,
+) -> None:
+    """Train and test each method on each task with each seed, and write the tables of the results.
+
+    A cell is one `lit-ad fit` and test in a process of its own, in OUTPUT/METHOD/TASK/seed-N. A finished cell is not
+    done again: the same command goes on where it was interrupted. A cell that dies does not stop the others; the next
+    command tries it again. What follows `--` is given to every `lit-ad fit`.
+
+    Args:
+        passed: What follows `--`.
+        methods: By name: config, arguments, published.
+        sources: By name: class_path and init_args, as for data.source; each is split into tasks.
+        output: Where the runs and the tables go.
+        seeds: Of each method on each task.
+        budget: Of each cell: minutes, processor_minutes, or epochs.
+        metrics: In the tables.
+        arguments: For each fit, as what follows --.
+        only: Names of methods and tasks; all if none.
+        jobs: Cells at a time, each with a GPU of its own in turn.
+        index: Which share of the cells this process does, from 0.
+        of: How many shares there are: an array of jobs.
+    """
+    if not 0 <= index < of:
+        raise UserError(f"index must lie in 0 to {of - 1}, not {index}")
+    if jobs < 1 or not seeds:
+        raise UserError("jobs must be 1 or more, and seeds not be empty")
+    tasks = list_tasks(sources)
+    selected = select_cells([(method, task) for method in methods for task in tasks], only)
+    cells, share = [], []
+    for seed in seeds:  # the first seed of all methods and tasks comes first
+        for task, source in tasks.items():
+            for name, method in methods.items():
+                spec = replace(method, arguments=[*arguments, *method.arguments, *passed])
+                cells.append(make_cell(output, name, spec, task, source, seed, budget))
+                share += [len(cells) - 1] if (name, task) in selected else []
+    for number in STOP:
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    published = {name: method.published for name, method in methods.items()}
+    run_cells(cells, output, list(metrics), published, jobs, share[index::of])

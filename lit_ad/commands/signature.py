@@ -1,0 +1,66 @@
+"""The command line of a function: its signature says which arguments there are, its docstring is the help."""
+
+import textwrap
+from collections.abc import Callable, Sequence
+from inspect import Parameter, getdoc, signature
+from typing import Any, get_args, get_origin, get_type_hints
+
+from docstring_parser import parse
+from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter
+
+
+def call(function: Callable[..., None], prog: str, words: Sequence[str], config_file: bool = False) -> None:
+    """Call a function with the arguments that the words of a command line give.
+
+    Parameters before `/` are positional arguments: a list takes one or more words, one with a default may be left out.
+    The others are options, `--name VALUE`; a bool that is False by default is a flag, `--name`. `*parameter` takes the
+    words that follow `--`.
+
+    Args:
+        function: What the command does. Each parameter has a type and a line below "Args:".
+        prog: Name of the command, such as "lit-ad report".
+        words: What was typed after it.
+        config_file: Whether `--config FILE` may give the arguments as YAML.
+    """
+    parameters = signature(function).parameters.values()
+    words, passed = list(words), list[str]()
+    if any(parameter.kind is Parameter.VAR_POSITIONAL for parameter in parameters) and "--" in words:
+        end = words.index("--")
+        words, passed = words[:end], words[end + 1 :]
+    parser = make_parser(function, prog, config_file)
+    values = vars(parser.instantiate_classes(parser.parse_args(words)))
+    positional = [values[parameter.name] for parameter in parameters if parameter.kind is Parameter.POSITIONAL_ONLY]
+    options = [parameter.name for parameter in parameters if parameter.kind is Parameter.POSITIONAL_OR_KEYWORD]
+    options += [parameter.name for parameter in parameters if parameter.kind is Parameter.KEYWORD_ONLY]
+    function(*positional, *passed, **{name: values[name] for name in options})
+
+
+def make_parser(function: Callable[..., None], prog: str, config_file: bool = False) -> ArgumentParser:
+    """Return the parser of a function's arguments, as `call` describes them."""
+    text = getdoc(function) or ""
+    types = get_type_hints(function)
+    about = {parameter.arg_name: parameter.description for parameter in parse(text).params}
+    parser = ArgumentParser(prog=prog, description=text.partition("\nArgs:")[0], formatter_class=Help)
+    if config_file:
+        parser.add_argument("--config", action=ActionConfigFile, help="A YAML file of these arguments.")
+    added: set[str | int] = set()
+    for name, parameter in signature(function).parameters.items():
+        if parameter.kind is Parameter.POSITIONAL_ONLY:
+            several, needed = get_origin(types[name]) is list, parameter.default is Parameter.empty
+            options: dict[str, Any] = {"type": get_args(types[name])[0] if several else types[name]}
+            options |= {"nargs": "+"} if several else {} if needed else {"nargs": "?", "default": parameter.default}
+            parser.add_argument(name, help=about[name], **options)
+            added.add(name)
+        elif types[name] is bool and parameter.default is False:
+            parser.add_argument(f"--{name.replace('_', '-')}", action="store_true", help=about[name])
+            added.add(name)
+    parser.add_function_arguments(function, as_group=False, skip=added)
+    return parser
+
+
+class Help(DefaultHelpFormatter):
+    """Fills the paragraphs of a description, each by itself; the lines of a table (with two spaces in a row) stay."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        paragraphs = text.strip().split("\n\n")
+        return "\n\n".join(part if "  " in part else textwrap.fill(part, width) for part in paragraphs)

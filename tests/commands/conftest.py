@@ -1,0 +1,26 @@
+"""A trained run, for the commands that take a checkpoint."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def trained(images: Path, resnet_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of a small STFPM, which was not tested."""
+    home = tmp_path_factory.mktemp("home") / "run"
+    arguments = ["fit", "--config", ROOT / "configs/stfpm.yaml", "--model.backbone", "resnet10t"]
+    arguments += ["--model.weights", resnet_file, "--data.source.root", images, "--model.view.image_size", 64]
+    arguments += ["--data.batch_size", 4, "--trainer.max_epochs", 1, "--trainer.default_root_dir", home]
+    arguments += ["--trainer.accelerator", "cpu", "--test_after_fit", "false"]
+    subprocess.run([sys.executable, "-m", "lit_ad", *map(str, arguments)], check=True, capture_output=True)
+    return home
+
+
+@pytest.fixture(scope="session")
+def checkpoint(trained: Path) -> Path:
+    return trained / "checkpoints/best.ckpt"

@@ -1,0 +1,102 @@
+"""A signature as a command line."""
+
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from lit_ad.commands.signature import call, make_parser
+
+Given = dict[str, object]
+given: Given = {}
+
+
+def command(
+    files: list[Path],
+    /,
+    *passed: str,
+    size: int,
+    seeds: tuple[int, ...] = (0,),
+    dry_run: bool = False,
+) -> None:
+    """Do it.
+
+    A paragraph that is so long that it has to be filled into lines of the width of a terminal, which is eighty here.
+
+    GET /a   one
+    GET /b   two
+
+    Args:
+        files: Some files.
+        passed: More.
+        size: How large.
+        seeds: Of chance.
+        dry_run: Only say so.
+    """
+    given.update(files=files, passed=passed, size=size, seeds=seeds, dry_run=dry_run)
+
+
+def test_words_become_arguments() -> None:
+    call(command, "lit-ad x", ["a", "b", "--size", "3"])
+    assert given == {
+        **{"files": [Path("a"), Path("b")], "passed": ()},
+        **{"size": 3, "seeds": (0,), "dry_run": False},
+    }
+    call(command, "lit-ad x", ["a", "--size=4", "--dry-run", "--seeds", "[1, 2]", "--", "--size", "5"])
+    assert given == {
+        **{"files": [Path("a")], "passed": ("--size", "5")},
+        **{"size": 4, "seeds": (1, 2), "dry_run": True},
+    }
+
+
+@pytest.mark.parametrize(("words", "expected"), [([], "list"), (["clear"], "clear")])
+def test_a_positional_argument_with_a_default_may_be_left_out(words: list[str], expected: str) -> None:
+    def cache(action: Literal["list", "clear"] = "list", /) -> None:
+        """Do it.
+
+        Args:
+            action: What to do.
+        """
+        given["action"] = action
+
+    call(cache, "lit-ad x", words)
+    assert given["action"] == expected
+
+
+def test_a_file_gives_arguments_too(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text("size: 7\nseeds: [3]\n")
+    words = ["a", "--config", str(tmp_path / "x.yaml"), "--seeds", "[4]"]
+    call(command, "lit-ad x", words, config_file=True)
+    assert (given["size"], given["seeds"]) == (7, (4,))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["a"], "--size"),
+        (["--size", "3"], "files"),
+        (["a", "--size", "much"], "much"),
+        (["a", "--size", "3", "--colour", "red"], "--colour"),
+    ],
+)
+def test_wrong_words_end_in_the_usage(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        call(command, "lit-ad x", words)
+    assert stop.value.code == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("usage: lit-ad x ") and message in printed
+
+
+def test_help_is_the_docstring(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "82")
+    text = make_parser(command, "lit-ad x").format_help()
+    head, _, options = text.partition("positional arguments:\n")
+    assert head.endswith(
+        "Do it.\n\nA paragraph that is so long that it has to be filled into lines of the width of\n"
+        "a terminal, which is eighty here.\n\nGET /a   one\nGET /b   two\n\n"
+    )
+    headings = [line for line in text.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert headings == ["positional arguments:", "options:"]
+    for name, about in (("files", "Some files."), ("--dry-run", "Only say so."), ("--size SIZE", "How large.")):
+        assert any(line.strip().startswith(name) and about in line for line in options.splitlines()), name
+    assert "passed" not in text
