@@ -27,16 +27,15 @@ from lit_ad.evaluation.results import (
     verdict_row,
 )
 from lit_ad.files import run_directory
+from lit_ad.image.pixels import Size
 from lit_ad.image.roi import Roi
 from lit_ad.image.view import bilinear
 from lit_ad.metrics import ImageEvaluation, PixelEvaluation, sample_auroc
 
-PIXELS = (
-    "nominal",
-    "anomalous",
-    "hits",
-    "false",
-)  # hits: anomalous ones above the pixel threshold; false: nominal ones
+PIXELS = (  # what is counted of an image's pixels; hits: anomalous ones above the pixel threshold; false: nominal ones
+    *("nominal", "anomalous", "hits", "false"),  # at the original size, that of the pixel threshold
+    *("compared nominal", "compared anomalous"),  # at the size that maps are compared at
+)
 
 
 class Evaluation(L.Callback):
@@ -45,8 +44,13 @@ class Evaluation(L.Callback):
     Pixels are compared at the masks' original resolution. A defect type is measured against the good images of its
     category. Verdicts are those of the checkpoint's decision. A data set with rules of its own is measured by them too.
 
+    Loggers get the main metrics as test/METRIC: of several categories their mean, as papers quote it, and those of all
+    images together as test/pooled_METRIC.
+
     Args:
         eval_size: Compare pixels at this size (int or height, width), as papers do that resize; None for the original.
+            Verdicts on pixels stay at the original size: the pixel threshold is that of maps there, and a smaller map
+            has lower maxima.
         bootstrap: Resamples for 95 % intervals of the image metrics; 0 for none.
     """
 
@@ -89,39 +93,25 @@ class Evaluation(L.Callback):
             self.seen.append((int(batch.index[i]), outputs.anomaly_map is not None, image))
             mask = batch.masks[i] if batch.masks is not None else None
             if outputs.anomaly_map is not None and mask is not None:
-                anomaly_map, truth, inside = self._compared(outputs, batch, i, mask, roi)
+                anomaly_map, truth, inside = at_original_size(outputs, batch, i, mask, roi)
+                threshold = None if decision is None else decision.pixel_threshold(sample.category)
+                found = anomaly_map > (math.inf if threshold is None else threshold)
+                self._count(groups[i], *(of if inside is None else of[inside] for of in (truth.numpy(), found)))
+                if self.eval_size is not None:
+                    anomaly_map, truth = resized(anomaly_map, truth, self.eval_size)
+                    inside = None if roi is None else roi.resized(self.eval_size)
+                compared = truth.numpy() if inside is None else truth.numpy()[inside]
+                self.pixels[groups[i], "compared anomalous"] += int(np.count_nonzero(compared))
+                self.pixels[groups[i], "compared nominal"] += int(np.count_nonzero(~compared))
                 if self.by_rules is not None:
                     self.by_rules.update(sample, anomaly_map, decision)
                 self.pixel_metrics.update(torch.from_numpy(anomaly_map), truth, groups[i], files[i], inside)
-                threshold = None if decision is None else decision.pixel_threshold(sample.category)
-                found = anomaly_map > (math.inf if threshold is None else threshold)
-                counted = (truth.numpy(), found) if inside is None else (truth.numpy()[inside], found[inside])
-                self._count(groups[i], *counted)
 
     def _count(self, group: str, truth: NDArray[np.bool_], found: NDArray[np.bool_]) -> None:
-        """Add an image's pixels, 2 x (H, W) or 2 x (n,)."""
-        values = (~truth, truth, truth & found, ~truth & found)
-        for name, of in zip(PIXELS, values, strict=True):
+        """Add an image's pixels at the original size, 2 x (H, W) or 2 x (n,)."""
+        values = {"nominal": ~truth, "anomalous": truth, "hits": truth & found, "false": ~truth & found}
+        for name, of in values.items():
             self.pixels[group, name] += int(np.count_nonzero(of))
-
-    def _compared(
-        self, prediction: Prediction, batch: Batch, i: int, mask: Tensor, roi: Roi | None
-    ) -> tuple[NDArray[np.float32], Tensor, NDArray[np.bool_] | None]:
-        """Map and mask of image i, or of its region of interest, at the size they are compared at, and what counts of
-        them, if not all: 3 x (H, W)."""
-        anomaly_map, inside = batch.original_map(prediction, i, roi), None
-        if roi is not None:
-            anomaly_map, mask, inside = (
-                roi.boxed(anomaly_map),
-                roi.boxed(mask),
-                roi.resized(self.eval_size or roi.shape),
-            )
-        if self.eval_size is None:
-            return anomaly_map, mask, inside
-        height, width = self.eval_size
-        # INTER_NEAREST would take the pixel at a cell's corner, and so shift the mask against the map.
-        small = cv2.resize(mask.numpy().astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-        return bilinear(anomaly_map, self.eval_size), torch.from_numpy(small).bool(), inside
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         seen = sorted(gather(self.seen), key=lambda one: one[0])
@@ -142,9 +132,11 @@ class Evaluation(L.Callback):
             for name, value in self.results.official.last().items():
                 if not math.isnan(value):
                     pl_module.log(f"test/official/{name}", value, rank_zero_only=False, batch_size=1)
-        for name, value in rows[POOLED].items():
-            if name in (*COLUMNS, SAMPLE_AUROC) and not math.isnan(value):
-                pl_module.log(f"test/{name}", value, rank_zero_only=False, batch_size=1)
+        logged = {"": rows[MEAN], "pooled_": rows[POOLED]} if MEAN in rows else {"": rows[POOLED]}
+        for prefix, row in logged.items():
+            for name, value in row.items():
+                if name in (*COLUMNS, SAMPLE_AUROC) and not math.isnan(value):
+                    pl_module.log(f"test/{prefix}{name}", value, rank_zero_only=False, batch_size=1)
         if trainer.is_global_zero:
             self.results.save(self.directory / "metrics.json")
             self.results.save_scores(self.directory / "scores.csv")
@@ -158,13 +150,15 @@ class Evaluation(L.Callback):
             pixels[key] += count
         values = {}
         for row, groups in rows.items():
-            nominal, anomalous, hits, false = (sum(pixels[group, name] for group in groups) for name in PIXELS)
-            found = (hits, false) if decided else (math.nan, math.nan)
+            count = {name: sum(pixels[group, name] for group in groups) for name in PIXELS}
+            found = (count["hits"], count["false"]) if decided else (math.nan, math.nan)
             values[row] = {
                 **of_images[row],
                 **of_pixels[row],
                 **verdict_row(image for image in images if f"{image.category}/{image.defect}" in groups),
-                **pixel_verdict_row(nominal, anomalous, *found),
+                **pixel_verdict_row(count["nominal"], count["anomalous"], *found),
+                "nominal_pixels": count["compared nominal"],
+                "anomalous_pixels": count["compared anomalous"],
             }
         for row, value in sample_aurocs(rows, images).items():
             values[row][SAMPLE_AUROC] = value
@@ -177,6 +171,23 @@ class Evaluation(L.Callback):
     def on_test_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         if trainer.is_global_zero and self.results is not None:
             print("\n" + self.results.table())
+
+
+def at_original_size(
+    prediction: Prediction, batch: Batch, i: int, mask: Tensor, roi: Roi | None
+) -> tuple[NDArray[np.float32], Tensor, NDArray[np.bool_] | None]:
+    """Map and mask of image i, or of its region of interest, and what counts of them, if not all: 3 x (H, W)."""
+    anomaly_map = batch.original_map(prediction, i, roi)
+    if roi is None:
+        return anomaly_map, mask, None
+    return roi.boxed(anomaly_map), roi.boxed(mask), roi.resized(roi.shape)
+
+
+def resized(anomaly_map: NDArray[np.float32], mask: Tensor, size: Size) -> tuple[NDArray[np.float32], Tensor]:
+    """Map and mask, 2 x (H, W), at another size."""
+    # INTER_NEAREST would take the pixel at a cell's corner, and so shift the mask against the map.
+    small = cv2.resize(mask.numpy().astype(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+    return bilinear(anomaly_map, size), torch.from_numpy(small).bool()
 
 
 def sample_aurocs(rows: dict[str, set[str]], images: list[ImageResult]) -> dict[str, float]:

@@ -90,6 +90,24 @@ def test_every_row_against_scikit_learn(
     assert saved["rows"]["nut/dent"]["pixel_auroc"] == results.rows["nut/dent"]["pixel_auroc"]
 
 
+def test_loggers_get_the_mean_over_categories_as_papers_quote_it(
+    parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any
+) -> None:
+    for name, source in (("two", parts), ("one", parts / "nut")):
+        model = brightness()
+        trainer = quiet_trainer(tmp_path / name, evaluation := Evaluation())
+        trainer.test(model, AnomalyDataModule(MVTec(source), model.view, num_workers=0), verbose=False)
+        assert evaluation.results is not None
+        rows, logged = evaluation.results.rows, trainer.callback_metrics
+        for metric in ("image_auroc", "image_f1_max", "pixel_auroc", "aupro_30"):
+            row = rows["mean" if name == "two" else "pooled"]
+            assert logged[f"test/{metric}"].item() == pytest.approx(row[metric], rel=1e-6)
+            assert (f"test/pooled_{metric}" in logged) == (name == "two")
+        if name == "two":
+            assert logged["test/pooled_image_auroc"].item() == pytest.approx(rows["pooled"]["image_auroc"], rel=1e-6)
+            assert logged["test/pooled_image_auroc"] != logged["test/image_auroc"]
+
+
 def test_each_image_is_judged_by_its_categorys_threshold(
     parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any
 ) -> None:
@@ -250,6 +268,10 @@ def test_eval_size_is_height_and_width(
         roc_auc_score(np.ravel(truth), np.ravel(scores)), abs=1e-4
     )
     assert results.rows["pooled"]["anomalous_pixels"] == np.sum(truth)
+    assert results.rows["pooled"]["nominal_pixels"] == np.size(truth) - np.sum(truth)
+    original = evaluated(parts / "nut", tmp_path / "original", brightness, quiet_trainer)
+    for name in ("pixel_f1", "pixel_iou", "pixel_recall", "pixel_false_positive_rate"):  # at the threshold's own size
+        assert results.rows["pooled"][name] == original.rows["pooled"][name] > 0
 
 
 def test_intervals_hold_95_per_cent() -> None:
