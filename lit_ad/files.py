@@ -85,16 +85,6 @@ def run_directory(trainer: Any) -> Path:
     return Path(trainer.strategy.broadcast(trainer.default_root_dir))
 
 
-def free_directory(wanted: Path, used: str) -> Path:
-    """`wanted`, or that name with a number, where no file `used` lies yet."""
-    number = 1
-    while True:
-        home = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
-        if not (home / used).exists():
-            return home
-        number += 1
-
-
 def cache_directory() -> Path:
     """$XDG_CACHE_HOME/lit_ad, which is ~/.cache/lit_ad if that is not set."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lit_ad"

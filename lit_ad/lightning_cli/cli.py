@@ -24,9 +24,8 @@ from lit_ad.errors import UserError
 from lit_ad.evaluation import Dashboard, Evaluation, Heatmaps, Predictions, Report
 from lit_ad.evaluation.sinks.dashboard import show_config
 from lit_ad.files import atomic_write
-from lit_ad.lightning_cli.help import BriefHelp, in_one_line
-from lit_ad.lightning_cli.inherited import refuse_inherited
-from lit_ad.lightning_cli.nulls import nulls_of_views
+from lit_ad.lightning_cli.help import BriefHelp, in_one_line, set_titles
+from lit_ad.lightning_cli.jsonargparse_workarounds import refuse_inherited, rewrite_nulls
 from lit_ad.methods.base import Method
 from lit_ad.training import Calibration, FeatureCache
 from lit_ad.training.checkpoints import KeepProgress
@@ -64,7 +63,11 @@ class Parser(LightningArgumentParser):
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, *more: Any, **kwargs: Any
     ) -> Namespace:
-        return super().parse_args(nulls_of_views(sys.argv[1:] if args is None else args), *more, **kwargs)
+        return super().parse_args(rewrite_nulls(sys.argv[1:] if args is None else args), *more, **kwargs)
+
+    def add_method_arguments(self, *args: Any, **kwargs: Any) -> list[str]:
+        """Add the arguments of Trainer.fit and the like, such as ckpt_path, to the options that belong to no group."""
+        return super().add_method_arguments(*args, **{**kwargs, "as_group": False})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise UserError(in_one_line(message, list(self.get_defaults(skip_validation=True).keys())))
@@ -94,6 +97,7 @@ class AnomalyCLI(LightningCLI):
         parser.add_lightning_class_args(Report, "report")
         self.add_run_arguments(parser)
         parser.add_argument("--test_after_fit", type=bool, default=True, help="Test the best checkpoint once trained.")
+        set_titles(parser)
 
     def add_run_arguments(self, parser: LightningArgumentParser) -> None:
         """Those of every run, a detector's or not."""

@@ -7,9 +7,15 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lit_ad.data import AnomalyDataModule
 from lit_ad.lightning_cli.cli import AnomalyCLI, SaveConfig
-from lit_ad.lightning_cli.help import BriefHelp
+from lit_ad.lightning_cli.help import BriefHelp, set_titles
 from lit_ad.training import DistilledWeights
 from lit_ad.training.distillation import Distillation
+
+
+class DistillHelp(BriefHelp):
+    """LightningCLI has the subcommand fit, which nobody types here."""
+
+    command = "lit-ad distill"
 
 
 class DistillCLI(AnomalyCLI):
@@ -22,6 +28,7 @@ class DistillCLI(AnomalyCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         self.add_run_arguments(parser)
         parser.add_lightning_class_args(DistilledWeights, "distilled")
+        set_titles(parser)
 
     def after_fit(self) -> None:
         home, file = self.trainer.default_root_dir, f"{self.model.name}.safetensors"
@@ -35,7 +42,7 @@ def main(arguments: list[str]) -> None:
     """Run the command, given what follows `lit-ad distill`."""
     # They are given as `args`, because a process that Lightning starts for another GPU is given this one's sys.argv.
     warnings.filterwarnings("ignore", "LightningCLI's args parameter")
-    options: dict[str, Any] = {"formatter_class": BriefHelp}
+    options: dict[str, Any] = {"formatter_class": DistillHelp}
     DistillCLI(
         Distillation,
         AnomalyDataModule,

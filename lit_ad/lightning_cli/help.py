@@ -8,25 +8,12 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
 
-from jsonargparse import DefaultHelpFormatter
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from lit_ad.data import __all__ as DATA
 from lit_ad.methods import __all__ as METHODS
 
-HEADINGS = {  # what the docstrings of these begin with -> what a user looks for
-    "options": "what to run",
-    "Customize every aspect": "trainer, of Lightning",
-    "A detector": "model",
-    "Nominal images": "data",
-    "Compute the teacher": "cache, of features",
-    "Give a method": "decision",
-    "Measure raw": "evaluation",
-    "Write RUN/heatmaps": "heatmaps",
-    "Write RUN/predictions": "predictions",
-    "Log speed": "dashboard",
-    "Save the model": "checkpoint, of Lightning",
-    "Runs the full": "start",
-}
+TITLES = {"trainer": "trainer, of Lightning", "cache": "cache, of features", "checkpoint": "checkpoint, of Lightning"}
 ABOUT = {  # what jsonargparse says less well
     "--model": f"{', '.join(METHODS)}, or your own; each of its keys as --model.KEY VALUE.",
     "--model.help": "The keys of a method: --model.help STFPM.",
@@ -35,20 +22,24 @@ ABOUT = {  # what jsonargparse says less well
 NAME = 36  # columns
 
 
+def set_titles(parser: ArgumentParser) -> None:
+    """Call each group of options by its key, and not by the first sentence of a docstring."""
+    for key, group in (parser.groups or {}).items():
+        group.title = TITLES.get(key, key)
+
+
 class BriefHelp(DefaultHelpFormatter):
     """Name, default and first sentence of every key that can be given."""
+
+    command = ""  # in the usage, where the parser's own name is another one
 
     def _format_usage(self, usage: Any, actions: Any, groups: Any, prefix: Any) -> str:
         if prefix == "":  # asked for by the parser of a subcommand, as its name
             return str(super()._format_usage(usage, actions, groups, prefix))
         return (
-            f"usage: {self._prog.replace(' [options]', '')} --config FILE [--KEY VALUE ...]\n\n"
+            f"usage: {self.command or self._prog.replace(' [options]', '')} --config FILE [--KEY VALUE ...]\n\n"
             "--print_config shows every key with its value, as YAML.\n\n"
         )
-
-    def start_section(self, heading: str | None) -> None:
-        known = (name for start, name in HEADINGS.items() if (heading or "").startswith(start))
-        super().start_section(next(known, heading))
 
     def add_text(self, text: str | None) -> None:
         """Nothing but the keys."""
@@ -56,7 +47,8 @@ class BriefHelp(DefaultHelpFormatter):
     def _format_action(self, action: argparse.Action) -> str:
         name = max((option for option in action.option_strings if option[-1] != "+"), key=len, default="")
         whole_group = action.help == "Path to a configuration file."
-        if not name or whole_group or (name.endswith(".help") and name not in ABOUT):
+        linked = " --> " in name  # the row of a link; its value cannot be typed
+        if not name or linked or whole_group or (name.endswith(".help") and name not in ABOUT):
             return ""
         default = "" if action.default in (None, argparse.SUPPRESS) else str(action.default)
         indent = " " * (NAME + 4)

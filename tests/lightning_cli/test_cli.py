@@ -21,7 +21,8 @@ from PIL import Image
 
 from lit_ad.commands.main import main
 from lit_ad.detector.decision import Decision
-from lit_ad.lightning_cli.cli import without_sanity_check
+from lit_ad.errors import UserError
+from lit_ad.lightning_cli.cli import check_config_files, without_sanity_check
 
 ROOT = Path(__file__).parents[2]
 
@@ -222,35 +223,18 @@ def test_bad_settings_end_in_one_clear_message(
 
 
 @pytest.mark.parametrize(
-    "typed",
+    ("content", "message"),
     [
-        ["--model.view.image_size", "null", "--model.view.tile", "64"],
-        ["--model.view.image_size=null", "--model.view.tile=64"],
-        ["--model.init_args.view.image_size", "null", "--model.view.tile=64"],
-        ["--model.view.tile=64", "--model.view.crop", "null", "--model.view.image_size", "null"],
-        ["--model.view", "{image_size: null, tile: 64}"],
+        ("a: [1\n", r"bad.yaml is no YAML: while parsing .* line 1"),
+        ("", r"bad.yaml is empty, or holds no keys"),
+        ("- 1\n", r"bad.yaml is empty, or holds no keys"),
+        (None, r"cannot read the config file .*bad.yaml"),
     ],
 )
-def test_a_null_of_the_view_can_be_typed(typed: list[str]) -> None:
-    """What is not typed stays as the file has it."""
-    out, error = lit_ad("fit", "--config", ROOT / "configs/l2bt.yaml", *typed, "--print_config", cwd=ROOT)
-    assert not error
-    view = yaml.safe_load(out)["model"]["init_args"]["view"]
-    assert (view["image_size"], view["tile"], view["crop"]) == (None, 64, None)
-    assert (view["fit"], view["interpolation"]) == ("pad", "bicubic")
-
-
-def test_help_lists_what_there_is() -> None:
-    out, _ = lit_ad("--help", cwd=ROOT)
-    assert all(word in out for word in ("fit", "validate", "test", "predict"))
-
-
-def test_help_of_fit_is_a_line_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "120")
-    out, _ = lit_ad("fit", "--help", cwd=ROOT)
-    assert out.startswith("usage: lit-ad fit --config FILE [--KEY VALUE ...]\n")
-    lines = out.splitlines()
-    assert len(lines) < 200
-    assert max(map(len, lines)) <= 120
-    assert any(line.startswith("  --data.val_fraction ") and "[0.2] Part of the nominal" in line for line in lines)
-    assert all(method in out for method in ("STFPM", "MKD", "Transformaly", "L2BT"))
+def test_config_files_are_named(tmp_path: Path, content: str | None, message: str) -> None:
+    file = tmp_path / "bad.yaml"
+    if content is not None:
+        file.write_text(content)
+    for arguments in (["fit", "--config", str(file)], ["fit", f"--config={file}"]):
+        with pytest.raises(UserError, match=message):
+            check_config_files(arguments)

@@ -1,4 +1,4 @@
-"""A class typed over another one of a file does not start from what was said of that one."""
+"""Nulls of the view can be typed; a class typed over another class of a file keeps none of its arguments."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from lit_ad.commands.main import main
-from lit_ad.lightning_cli.inherited import in_files, typed_class
+from lit_ad.lightning_cli.jsonargparse_workarounds import class_in_files, typed_class
 
 ROOT = Path(__file__).parents[2]
 
@@ -80,5 +80,29 @@ def test_the_last_file_counts(tmp_path: Path) -> None:
         files, ({"model": {"class_path": "A"}}, {"model": {"class_path": "B"}}, {"seed": 1}), strict=True
     ):
         file.write_text(yaml.safe_dump(said))
-    assert in_files(files, "model") == (files[1], {"class_path": "B"})
-    assert in_files(files, "data.source") == (None, {})
+    assert class_in_files(files, "model") == (files[1], {"class_path": "B"})
+    assert class_in_files(files, "data.source") == (None, {})
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["--model.view.image_size", "null", "--model.view.tile", "64"],
+        ["--model.view.image_size=null", "--model.view.tile=64"],
+        ["--model.init_args.view.image_size", "null", "--model.view.tile=64"],
+        ["--model.view.tile=64", "--model.view.crop", "null", "--model.view.image_size", "null"],
+        ["--model.view", "{image_size: null, tile: 64}"],
+    ],
+)
+def test_a_null_of_the_view_can_be_typed(
+    typed: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is not typed stays as the file has it."""
+    words = ["lit-ad", "fit", "--config", str(ROOT / "configs/l2bt.yaml"), *typed, "--print_config"]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert not stopped.value.code
+    view = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["view"]
+    assert (view["image_size"], view["tile"], view["crop"]) == (None, 64, None)
+    assert (view["fit"], view["interpolation"]) == ("pad", "bicubic")

@@ -1,0 +1,95 @@
+"""What jsonargparse does not do as our users mean it; each workaround goes when a release of it does.
+
+Both were last seen with jsonargparse 4.53.0.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lit_ad.errors import UserError
+
+VIEW_KEY = re.compile(r"(--model(?:\.init_args)?\.view)\.(\w+)(=null)?")
+CLASS_KEYS = ("data.source", "model")
+
+
+def rewrite_nulls(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with each `--model.view.KEY null` as `--model.view '{KEY: null}'`.
+
+    jsonargparse reads the null and hands it to the parser of the model's own arguments as the word None, which is no
+    number. Of a mapping it hands on the text. Both say the same, and leave the other keys of the view alone.
+    """
+    rewritten: list[str] = []
+    for argument in arguments:
+        key = VIEW_KEY.fullmatch(rewritten[-1]) if argument == "null" and rewritten else None
+        if key and not key[3]:
+            rewritten.pop()
+        else:
+            key = VIEW_KEY.fullmatch(argument)
+        rewritten += [key[1], f"{{{key[2]}: null}}"] if key and (key[3] or argument == "null") else [argument]
+    return rewritten
+
+
+def refuse_inherited(arguments: Sequence[str], config: Any) -> None:
+    """Refuse a class that was typed over another class of a config file, and would keep arguments of that class.
+
+    jsonargparse keeps the arguments of the earlier class as far as the new one has arguments of the same names
+    (https://github.com/omni-us/jsonargparse/issues/460 is the same for defaults): `--data.source Folder` over a file
+    with MVTec would look for its folders in MVTec's root, without a word.
+
+    Args:
+        arguments: What was typed.
+        config: What the parser made of it.
+
+    Raises:
+        UserError: An argument would be kept that was not typed.
+    """
+    files = [Path(str(path)) for path in config.get("config") or []]
+    for key in CLASS_KEYS:
+        typed, given = typed_class(arguments, key)
+        file, earlier = class_in_files(files, key)
+        if typed is None or file is None or class_name(typed) == class_name(earlier["class_path"]):
+            continue
+        final = config[key]
+        values = {name: value for name, value in (earlier.get("init_args") or {}).items() if value is not None}
+        kept = [name for name in values if name in final.get("init_args", {}) and name not in given]
+        if class_name(final.class_path) == class_name(typed) and kept:
+            listed = ", ".join(f"{name} {values[name]}" for name in kept)
+            raise UserError(
+                f"--{key} {class_name(typed)} replaces {class_name(earlier['class_path'])} of {file}, but would keep "
+                f"its {listed}: give " + ", ".join(f"--{key}.{name}" for name in kept)
+            )
+
+
+def typed_class(arguments: Sequence[str], key: str) -> tuple[str | None, set[str]]:
+    """Return the class typed for a key, or None, and the names of its arguments that were typed."""
+    typed, given = None, set()
+    for i, argument in enumerate(arguments):
+        option, equals, value = argument.partition("=")
+        value = value if equals else next(iter(arguments[i + 1 : i + 2]), "")
+        if option in (f"--{key}", f"--{key}.class_path"):
+            spec = yaml.safe_load(value) if value.startswith("{") else {"class_path": value}
+            typed = spec.get("class_path", typed)
+            given |= set(spec.get("init_args") or {})
+        elif option.startswith(f"--{key}."):
+            given.add(option.removeprefix(f"--{key}.").removeprefix("init_args.").split(".")[0].rstrip("+"))
+    return typed, given
+
+
+def class_in_files(files: Sequence[Path], key: str) -> tuple[Path | None, dict[str, Any]]:
+    """Return the last file that names a class for a key, or None, and its class_path and init_args."""
+    for file in reversed(files):
+        value: Any = yaml.safe_load(file.read_text()) if file.is_file() else None
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if isinstance(value, dict) and value.get("class_path"):
+            return file, value
+    return None, {}
+
+
+def class_name(path: str) -> str:
+    """The class without its module."""
+    return path.rsplit(".", 1)[-1]
