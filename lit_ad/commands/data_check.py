@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from lit_ad.batch import Sample
 from lit_ad.data import Folder, Images, MVTec, OneClass
-from lit_ad.data.audit.inspection import Report, inspect_samples, some, told
+from lit_ad.data.audit.inspection import Report, inspect_samples, told
 from lit_ad.data.audit.near_duplicates import likeness_warnings, look_at
 from lit_ad.data.masks import mask_files
 from lit_ad.data.sources.from_config import make_source
+from lit_ad.data.sources.listing import Listing, first_few, list_tree, readable
 from lit_ad.data.sources.pages import by_page
-from lit_ad.data.sources.source import Source, check, holds_images, list_folders, readable
+from lit_ad.data.sources.source import Source, check, holds_images, list_folders
 from lit_ad.errors import UserError
 from lit_ad.image.pixels import open_image, read_image, upright_size
 from lit_ad.image.view import View
@@ -101,6 +102,10 @@ class Nominal(Source):
     def samples(self) -> list[Sample]:
         return [s._replace(label=0, defect="good", category="", split="train") for s in Images(self.root).samples()]
 
+    def remarks(self) -> list[str]:
+        """The links that are not followed; other files that are passed over are told of each folder of images."""
+        return Listing(repeated=list_tree(self.root).repeated).remarks()
+
 
 def source_of(config: Path) -> tuple[Source, str]:
     """The source of a config file. Raises UserError if it has none."""
@@ -129,7 +134,7 @@ def wrong_samples(samples: Sequence[Sample]) -> list[str]:
             if mask != image:
                 sizes.append(f"{file} ({mask[0]}x{mask[1]}, its image {image[0]}x{image[1]})")
     if sizes:
-        said.append(f"masks of another size than their image, {len(sizes)} times (height x width): {some(sizes)}")
+        said.append(f"masks of another size than their image, {len(sizes)} times (height x width): {first_few(sizes)}")
     return said
 
 
@@ -149,11 +154,11 @@ def grey_masks(masks: Sequence[Path]) -> list[str]:
     said = []
     if grey:
         said.append(
-            f"masks with grey edges, antialiased or of JPEG, {len(grey)} times: {some(grey)}; save them as PNG of two "
-            "values"
+            f"masks with grey edges, antialiased or of JPEG, {len(grey)} times: {first_few(grey)}; save them as PNG of "
+            "two values"
         )
     if classes:
-        said.append(f"masks of several values, {len(classes)} times: {some(classes)}; all but 0 count as defect")
+        said.append(f"masks of several values, {len(classes)} times: {first_few(classes)}; all but 0 count as defect")
     return said
 
 
@@ -183,7 +188,7 @@ def outliers(train: Sequence[Sample], backbone: str, weights: str) -> list[str]:
                 seen.append(sample.image)
         far = far_off(np.array(rows)) if len(rows) > 2 * NEIGHBOURS else np.zeros(0, np.int64)
         if len(far):
-            names = some([seen[row] for row in far])
+            names = first_few([seen[row] for row in far])
             said.append(
                 f"training images unlike the others by {backbone}'s features, {len(far)} of {len(seen)}: {names}; look "
                 "whether they are good"

@@ -16,7 +16,7 @@ from lit_ad.commands.recalibrate import refitted
 from lit_ad.data import AnomalyDataModule
 from lit_ad.data.masks import read_truth
 from lit_ad.data.sources.from_config import make_source
-from lit_ad.data.sources.images import Images
+from lit_ad.data.sources.images import list_and_tell
 from lit_ad.deploy.example import example
 from lit_ad.deploy.export import (
     SUFFIX,
@@ -71,12 +71,12 @@ def export(
     run = ckpt_path.parent.parent if ckpt_path.parent.name == "checkpoints" else None
     config = None if run is None or (nominal and images) else run / "config.yaml"
     splits = samples(config, method.view) if config and config.is_file() else {}
-    compared = pick(Images(images).samples() if images else splits.get("test") or splits.get("val") or [], COMPARED)
+    compared = pick(list_and_tell(images) if images else splits.get("test") or splits.get("val") or [], COMPARED)
     if not compared:
-        compared = pick(Images(nominal).samples() if nominal else [], COMPARED)
+        compared = pick(list_and_tell(nominal) if nominal else [], COMPARED)
     if not compared:
         raise UserError("there is no image to compare the exported file on: give --images FOLDER")
-    calibration = Images(nominal).samples() if nominal else splits.get("train", [])
+    calibration = list_and_tell(nominal) if nominal else splits.get("train", [])
     folder = output or (run or ckpt_path.parent) / "export"
     name = f"{type(method).__name__.lower()}-{precision}{SUFFIX[format]}"
     folder.mkdir(parents=True, exist_ok=True)

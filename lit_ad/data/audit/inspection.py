@@ -1,10 +1,10 @@
 """What there is to train and test on, told in a few lines before training, and what looks wrong with it."""
 
 import hashlib
-import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,8 +16,9 @@ from tqdm import tqdm
 
 from lit_ad.batch import Sample
 from lit_ad.data.masks import read_mask
+from lit_ad.data.sources.listing import Listing, first_few, frame_remarks, list_folder
 from lit_ad.data.sources.pages import files_of
-from lit_ad.data.sources.source import Source, is_image
+from lit_ad.data.sources.source import Source, holds_images
 from lit_ad.errors import UserError
 from lit_ad.image.pixels import Size, deep_values, open_image, opened, read_file, read_image, split_page, upright_size
 from lit_ad.image.roi import counted
@@ -26,8 +27,6 @@ from lit_ad.image.view import View
 DECODED_PIXELS = 2e9  # of test images: 20 to 40 seconds of one core; all of MVTec AD's are 1.4e9
 PIXELS_AT_ONCE = 2**28  # decoded together, by all threads
 DEEP_IMAGES = 20  # training images of 16 bits that are decoded, to see how many of the bits they use
-NAMED = 3  # files that a message names
-LITTER = ("Thumbs.db", "desktop.ini")  # Windows leaves them in folders
 T = TypeVar("T")
 
 
@@ -108,15 +107,20 @@ def inspect_samples(
     each(verify, to_verify, "Verifying test images")
     marked = each(lambda path: mark(path, view, masks[path]), list(masks), "Reading masks", few)
     equal = copies(files_of(sample for sample in (*train, *test) if sample.image not in errors), threads)
+    around = list_around((*train, *test))
     warnings = [
         *copy_warnings(equal, train, test),
         *mask_warnings(test, marked),
         *depth_warnings({path: value for path, value in brightest.items() if heads[path].kind.startswith("16")}, view),
-        *folder_warnings({path.parent for path in (*images, *masks)}),
+        *broken_links(around.broken),
+        *Listing(other=around.other).remarks(),
+        *frame_remarks([*images, *masks]),
     ]
     text = describe(splits, heads)
     if pages := [sample for sample in (*train, *test) if split_page(sample.image)[1] is not None]:
         text += f"\n  {len(pages)} of these images are the pages of {len(files_of(pages))} files"
+    for remark in Listing(hidden=around.hidden).remarks():
+        text += f"\n  {remark}"
     if to_verify:
         text += f"\n  {decoded} of {decoded + len(to_verify)} test images were decoded, the others verified"
     return Report(text, warnings, unreadable(errors), equal)
@@ -293,17 +297,17 @@ def copy_warnings(equal: Sequence[Sequence[Path]], train: Sequence[Sample], test
             contrary.append(f"{next(p for p in outside if p not in anomalous)} and {bad[0]}")
     said = []
     if shared:
-        said.append(f"the same file in training and test, {times(shared)}: {some(shared)}; metrics will flatter")
+        said.append(f"the same file in training and test, {times(shared)}: {first_few(shared)}; metrics will flatter")
     if contrary:
         said.append(
-            f"the same file as a good and as an anomalous image of the test, {times(contrary)}: {some(contrary)}"
+            f"the same file as a good and as an anomalous image of the test, {times(contrary)}: {first_few(contrary)}"
         )
     if alike:
         said.append(f"all {len(train)} training images are equal: nothing can be learned of how good images differ")
     elif repeated:
         said.append(
-            f"training images are copies of each other, {times(repeated)}: {some(repeated)}; a copy that is held out "
-            "makes the threshold too low"
+            f"training images are copies of each other, {times(repeated)}: {first_few(repeated)}; a copy that is held "
+            "out makes the threshold too low"
         )
     return said
 
@@ -326,7 +330,7 @@ def mask_warnings(test: Sequence[Sample], marked: Mapping[Path, Marked]) -> list
             found["full: they mark the whole image"].append(sample.mask)
         elif mask.part > 0.5 and mask.border > 0.9:
             found["perhaps inverted: they mark most of the image and its border"].append(sample.mask)
-    return [f"masks {what}, {times(paths)}: {some(paths)}" for what, paths in found.items()]
+    return [f"masks {what}, {times(paths)}: {first_few(paths)}" for what, paths in found.items()]
 
 
 def depth_warnings(brightest: Mapping[Path, int], view: View) -> list[str]:
@@ -343,27 +347,27 @@ def depth_warnings(brightest: Mapping[Path, int], view: View) -> list[str]:
     return []
 
 
-def folder_warnings(folders: Iterable[Path]) -> list[str]:
-    """Of what lies in the folders of images, or beside these folders, and is passed over."""
-    broken, other = [], []
-    folders = set(folders)
+def list_around(samples: Iterable[Sample]) -> Listing:
+    """What is passed over in the folders of images and masks: all of it; and in the folders that these lie in, broken
+    links and hidden folders of images."""
+    files = {split_page(sample.image)[0] for sample in samples} | {s.mask for s in samples if s.mask is not None}
+    folders = {file.parent for file in files}
+    passed_over = Listing()
     for folder in sorted(folders | {folder.parent for folder in folders}):
-        try:
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        except OSError:  # one that may be passed through but not listed; its images are known by other means
-            continue
-        for entry in entries:
-            path = Path(entry.path)
-            if path.name.startswith("."):
-                continue
-            if entry.is_symlink() and not path.exists():
-                broken += [path] if is_image(path) or not path.suffix else []
-            elif folder in folders and entry.is_file() and not is_image(path) and path.name not in LITTER:
-                other.append(path)
-    said = [f"broken links, {times(broken)}: {some(broken)}; they are left out"] if broken else []
-    if other:
-        said.append(f"files of kinds that are not read, {times(other)}: {some(other)}")
-    return said
+        with suppress(UserError):  # a folder that may be entered but not listed: its images are known by other means
+            listing = list_folder(folder)
+            passed_over.broken += listing.broken
+            if folder in folders:
+                passed_over.hidden += listing.hidden
+                passed_over.other += [path for path in listing.other if path not in files]
+            else:
+                passed_over.hidden += [path for path in listing.hidden if holds_images(path)]
+    return passed_over
+
+
+def broken_links(paths: Sequence[Path]) -> list[str]:
+    """One sentence about links that lead nowhere, if there are any."""
+    return [f"broken links, {times(paths)}: {first_few(paths)}; they are left out"] if paths else []
 
 
 def unreadable(errors: Mapping[Path, str]) -> list[str]:
@@ -373,13 +377,7 @@ def unreadable(errors: Mapping[Path, str]) -> list[str]:
     path, reason = next(iter(errors.items()))
     if len(errors) == 1:
         return [f"cannot read {path}: {reason}; replace or remove it"]
-    return [f"cannot read {len(errors)} files: {some(list(errors))}; replace or remove them (the first: {reason})"]
-
-
-def some(items: Sequence[object]) -> str:
-    """The first few, and how many more there are."""
-    rest = f" and {len(items) - NAMED} more" if len(items) > NAMED else ""
-    return ", ".join(str(item) for item in items[:NAMED]) + rest
+    return [f"cannot read {len(errors)} files: {first_few(list(errors))}; replace or remove them (the first: {reason})"]
 
 
 def times(items: Sequence[object]) -> str:

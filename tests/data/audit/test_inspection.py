@@ -235,13 +235,20 @@ def test_broken_links_and_other_files_are_not_dropped_in_silence(bottle: Path) -
     links = [bottle / "test/broken/007.png", bottle / "test/dent"]
     for link in links:
         link.symlink_to(bottle / "gone" / link.name)
-    (bottle / "train/good/a.jp2").touch()
-    (bottle / "train/good/Thumbs.db").touch()
-    (bottle / "train/good/.hidden").touch()
-    assert report(MVTec(bottle).samples()).warnings == [
+    for name in ("train/good/a.raw", "train/good/Thumbs.db", "train/good/.hidden", ".notes"):
+        (bottle / name).touch()
+    Image.new("L", (8, 8)).save(bottle / "train/good/0.gif", save_all=True, append_images=[Image.new("L", (8, 8), 9)])
+    for folder in (".ipynb_checkpoints", ".git"):
+        (bottle / "test" / folder).mkdir()
+    (bottle / "test/.ipynb_checkpoints/000-checkpoint.png").touch()
+    found = report(MVTec(bottle).samples())
+    assert found.warnings == [
         f"broken links, 2 times: {links[1]}, {links[0]}; they are left out",
-        f"files of kinds that are not read, once: {bottle / 'train/good/a.jp2'}",
+        f"files of kinds that are not read, 1 .raw: {bottle / 'train/good/a.raw'}",
+        f"files of several frames, of which the first is read, 1: {bottle / 'train/good/0.gif'}",
     ]
+    hidden = [bottle / name for name in ("test/.ipynb_checkpoints", "train/good/.hidden", "train/good/Thumbs.db")]
+    assert found.text.endswith(f"\n  hidden files and folders that are left out, 3: {', '.join(map(str, hidden))}")
 
 
 def test_thousands_of_images_take_seconds(tmp_path: Path) -> None:
