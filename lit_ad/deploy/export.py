@@ -38,7 +38,9 @@ COMPARING = (  # operations of OpenVINO and ONNX that compare features and make 
     *("Subtract", "Multiply", "Divide", "Power", "NormalizeL2", "ReduceL2", "ReduceSum", "ReduceMean", "Interpolate"),
     *("Sub", "Mul", "Div", "Pow", "LpNormalization", "Resize"),
 )
+LAYERS = ("Convolution", "ConvolutionBackpropData", "GroupConvolution", "MatMul", "Conv", "ConvTranspose", "Gemm")
 CALIBRATION_IMAGES = 300  # NNCF's own number
+Node = tuple[str, str, list[str], list[int]]  # an operation: name, type, what feeds it, shape of its second input
 Differences = dict[str, dict[str, float]]
 
 
@@ -210,8 +212,10 @@ def quantized(model: Any, nominal: Iterable[ImageLike], card: Card) -> Any:
     rows = np.random.default_rng(0).permutation(len(inputs))[:CALIBRATION_IMAGES]
     dataset = nncf.Dataset([inputs[row] for row in rows], lambda pixels: {"pixels": pixels[None]})
     # Only what multiplies by weights is for eight bits. The difference of teacher and student is not: it is far smaller
-    # than the features, and would drown in their rounding.
-    scope = nncf.IgnoredScope(names=doubles(model), types=[*COMPARING], validate=False)
+    # than the features, and would drown in their rounding. Nor is the map: its range on nominal images would cut off
+    # every anomaly.
+    names = [*doubles(model), *behind_networks(model)]
+    scope = nncf.IgnoredScope(names=names, types=[*COMPARING], validate=False)
     return nncf.quantize(
         model, dataset, subset_size=len(rows), preset=nncf.QuantizationPreset.MIXED, ignored_scope=scope
     )
@@ -231,6 +235,40 @@ def doubles(model: Any) -> list[str]:
     inferred = onnx.shape_inference.infer_shapes(model).graph
     values |= {value.name for value in inferred.value_info if value.type.tensor_type.elem_type == double}
     return [node.name for node in model.graph.node if values & {*node.input}]
+
+
+def behind_networks(model: Any) -> list[str]:
+    """The operations of OpenVINO or ONNX that no layer of a network follows: they compare features and make maps.
+
+    A convolution of one channel is no layer: it smooths a map.
+    """
+    nodes = openvino_nodes(model) if hasattr(model, "get_ordered_ops") else onnx_nodes(model)
+    followed: set[str] = set()  # by a layer, and the layers themselves
+    for name, kind, inputs, weights in reversed(nodes):
+        if name in followed or (kind in LAYERS and weights[:2] != [1, 1]):
+            followed |= {name, *inputs}
+    return [name for name, *_ in nodes if name not in followed]
+
+
+def openvino_nodes(model: Any) -> list[Node]:
+    nodes = []
+    for op in model.get_ordered_ops():
+        sources = [value.get_source_output() for value in op.inputs()]
+        names = [source.get_node().get_friendly_name() for source in sources]
+        shape = list(sources[1].get_partial_shape().get_min_shape()) if len(sources) > 1 else []
+        nodes.append((op.get_friendly_name(), op.get_type_name(), names, shape))
+    return nodes
+
+
+def onnx_nodes(model: Any) -> list[Node]:
+    maker = {output: node.name for node in model.graph.node for output in node.output}
+    shapes = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
+    nodes = []
+    for node in model.graph.node:
+        names = [maker[value] for value in node.input if value in maker]
+        shape = shapes.get(node.input[1], []) if len(node.input) > 1 else []
+        nodes.append((node.name, node.op_type, names, shape))
+    return nodes
 
 
 def network_inputs(image: ImageLike, card: Card) -> list[NDArray[np.uint8]]:

@@ -10,12 +10,15 @@ import pytest
 import torch
 
 from lit_ad import Detector
+from lit_ad.batch import Prediction
 from lit_ad.deploy.export import SUFFIX, beyond, differences, export, input_size, rewrite
 from lit_ad.detector.decision import Decision
 from lit_ad.errors import NotFiniteError, UserError
 from lit_ad.image.view import View
+from lit_ad.methods import STFPM
 from lit_ad.methods import __all__ as METHODS
 from lit_ad.methods.base import Method, method_class
+from lit_ad.methods.maps import gaussian_blur, upsample
 from lit_ad.methods.network import card_of, run_of
 
 pytest.importorskip("onnx")
@@ -142,6 +145,34 @@ def test_another_decision_in_the_same_file(
     after = Detector.load(tmp_path / f"b{suffix}")
     assert after.card.to_dict() == card.to_dict()
     assert after(pictures(1)[0]).score == before(pictures(1)[0]).score
+
+
+class Smoothed(STFPM):
+    """A map of operations that NNCF has eight bits for: a sum and a convolution."""
+
+    def detect(self, disagreement: list[torch.Tensor]) -> Prediction:
+        fine, coarse = disagreement[0], upsample(disagreement[1], (16, 16))
+        return Prediction(gaussian_blur(fine + coarse, 1.0))
+
+
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
+def test_an_int8_map_rises_above_those_of_calibration(
+    format: str, small_models: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    pytest.importorskip("nncf")
+    torch.manual_seed(0)
+    arguments = small_models["STFPM"]["init_args"]
+    method = Smoothed(**{**arguments, "taps": (1, 2), "view": View(**arguments["view"])}).eval()
+    method.student.load_state_dict(method.teacher.model.state_dict(prefix="model."))
+    for weight in method.student.parameters():
+        weight.data += 0.02 * weight.data.std() * torch.randn_like(weight)  # a student that is nearly its teacher
+    nominal, anomalous = pictures(4), [np.full((64, 64, 3), 100, dtype=np.uint8)]  # noise moves these weights least
+    checkpoint = Detector(run_of(method), card_of(method))
+    usual, most = (max(one.score for one in checkpoint.stream(images)) for images in (nominal, anomalous))
+    assert most > 1.5 * usual
+    file = tmp_path / f"model{SUFFIX[format]}"
+    export(method, file, format, "int8", nominal)  # type: ignore[arg-type]
+    assert max(one.score for one in Detector.load(file).stream(anomalous)) > 0.8 * most
 
 
 def test_what_cannot_be_exported(small_models: dict[str, dict[str, Any]], tmp_path: Path) -> None:
