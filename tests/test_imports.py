@@ -26,7 +26,7 @@ ALLOWED = {
         "methods.network",
     },  # for checkpoints
     "teachers": SYSTEM,
-    "features": SYSTEM,
+    "features": {*SYSTEM, "image"},
     "methods": {"errors", "batch", "image", "teachers"},  # a method: one paper, one file
     "methods.base": {*SYSTEM, "__init__", "batch", "checkpoint", "detector.decision", "image", "teachers"},
     "methods.network": {"__init__", "image", "detector"},
