@@ -26,6 +26,7 @@ from lit_ad.errors import NotFiniteError, UserError
 from lit_ad.files import atomic_write
 from lit_ad.image.pixels import Size, to_rgb
 from lit_ad.image.view import View
+from lit_ad.integrity import BLANK, DIGEST, seal
 from lit_ad.methods.base import Method
 from lit_ad.methods.network import card_of
 
@@ -138,14 +139,15 @@ def input_size(view: View) -> Size:
 
 
 def metadata(card: Card) -> str:
-    """JSON: the card, and for programs without lit_ad the input's size and the thresholds ("" is all categories)."""
+    """JSON: the card, the place of the digest, and for programs without lit_ad the input's size and the thresholds (""
+    is all categories)."""
     decision = card.decision
     thresholds: dict[str, Any] = {}
     if decision is not None:
         names = [None, *decision.scores] if len(decision.scores) > 1 else [None]
         thresholds["threshold"] = {name or "": decision.threshold(name) for name in names}
         thresholds["pixel_threshold"] = {name or "": decision.pixel_threshold(name) for name in names}
-    return json.dumps({**card.to_dict(), "input_size": input_size(card.view), **thresholds})
+    return json.dumps({**card.to_dict(), "input_size": input_size(card.view), **thresholds, DIGEST: BLANK})
 
 
 def write_plain_onnx(graph: Graph, example: Tensor, file: Path) -> None:
@@ -166,7 +168,7 @@ def write_plain_onnx(graph: Graph, example: Tensor, file: Path) -> None:
 
 
 def write_torch(program: Any, file: Path, card: Card) -> None:
-    """A torch.export program; its metadata is an extra file."""
+    """A torch.export program; its metadata is an extra file. It is a zip archive, and has the checksums of one."""
     with atomic_write(file) as temporary, temporary.open("wb") as stream:
         torch.export.save(program, stream, extra_files={KEY: metadata(card)})
 
@@ -176,6 +178,7 @@ def write_onnx(model: Any, file: Path, card: Card) -> None:
     onnx.helper.set_model_props(model, {KEY: metadata(card)})
     with atomic_write(file) as temporary:
         onnx.save(model, temporary)
+        seal(temporary)
 
 
 def write_openvino(model: Any, file: Path, card: Card) -> None:
@@ -185,6 +188,7 @@ def write_openvino(model: Any, file: Path, card: Card) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         written = Path(scratch, file.name)
         openvino.save_model(model, written, compress_to_fp16=card.precision == "fp16")
+        seal(written, written.with_suffix(".bin"))
         for suffix in (".bin", ".xml"):  # the weights first: an .xml without them would be half a file
             with atomic_write(file.with_suffix(suffix)) as temporary:
                 temporary.write_bytes(written.with_suffix(suffix).read_bytes())
