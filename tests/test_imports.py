@@ -30,7 +30,7 @@ ALLOWED = {
     "teachers": SYSTEM,
     "features": {*SYSTEM, "image"},
     "methods": {"errors", "batch", "image", "teachers"},  # a method: one paper, one file
-    "methods.base": {*SYSTEM, "__init__", "batch", "checkpoint", "detector.decision", "image", "teachers"},
+    "methods.base": {*SYSTEM, "__init__", "batch", "checkpoint", "detector", "image", "teachers"},
     "methods.network": {"__init__", "image", "detector"},
     "metrics": set(),
     "data.sources": SOURCE,

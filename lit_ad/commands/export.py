@@ -35,7 +35,7 @@ from lit_ad.errors import UserError
 from lit_ad.image.roi import counted
 from lit_ad.image.view import View
 from lit_ad.methods.base import Method
-from lit_ad.methods.network import card_of, run_of
+from lit_ad.methods.network import inference
 from lit_ad.metrics import ImageAUROC, PixelAUROC
 
 COMPARED = 8  # images
@@ -85,7 +85,7 @@ def export(
         card = write(method, file, format, precision, [sample.image for sample in calibration])
         if card.without_map:
             print(f"The file has scores and no anomaly_map: {card.without_map}.")
-        checkpoint, exported = Detector(run_of(method), card_of(method)), Detector.load(file)
+        checkpoint, exported = Detector(inference(method), method.card), Detector.load(file)
         report = compare(exported, checkpoint, compared, precision)
         if precision == "int8" and card.decision is not None:  # its scores are others, and so are its thresholds
             card = with_own_decision(exported, splits.get("val", []), file)

@@ -28,7 +28,6 @@ from lit_ad.image.pixels import Size, to_rgb
 from lit_ad.image.view import View
 from lit_ad.integrity import BLANK, DIGEST, seal
 from lit_ad.methods.base import Method
-from lit_ad.methods.network import card_of
 
 Format = Literal["onnx", "openvino", "torch"]
 Precision = Literal["fp32", "fp16", "int8"]
@@ -83,7 +82,7 @@ def export(
     check_precision(format, precision)
     size = input_size(method.view)
     method, without_map = method.exportable()
-    card = replace(card_of(method), precision=precision, without_map=without_map)
+    card = replace(method.card, precision=precision, without_map=without_map)
     if card.decision is not None and without_map:
         card = replace(card, decision=Decision(card.decision.scores, false_alarm=card.decision.false_alarm))
     fix_positions(method, size)
