@@ -47,7 +47,8 @@ ALLOWED = {
     "__main__": {"commands.main"},
     "__init__": {"detector.detector"},
 }
-SHARED = {"base", "batchnorm", "distances", "maps", "network", "stable_adamw", "statistics"}  # of methods/: no paper's
+# Of methods/: no paper's.
+SHARED = {"base", "batchnorm", "distances", "initialisation", "maps", "network", "stable_adamw", "statistics"}
 LENDERS = {"reverse_distillation"}  # papers that another one builds on
 
 
