@@ -35,6 +35,7 @@ ALLOWED = {
     "metrics": set(),
     "data.sources": SOURCE,
     "data.audit": {"errors", "batch", "image", "data.masks", "data.sources"},
+    "data.audit.outliers": {"errors", "batch", "image", "data.sources", "teachers.backbone"},
     "data": {"errors", "files", "machine", "batch", "image", "data.sources", "data.audit"},
     "evaluation.protocols": {"batch"},
     "evaluation": {*SYSTEM, "batch", "image", "detector", "metrics", "evaluation"},

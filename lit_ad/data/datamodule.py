@@ -16,7 +16,7 @@ from lightning.fabric.utilities.data import suggested_max_num_workers
 from torch.utils.data import DataLoader
 
 from lit_ad.batch import Batch, Sample
-from lit_ad.data.audit.inspection import inspect_samples, told
+from lit_ad.data.audit.inspection import inspect_samples
 from lit_ad.data.augment import Augment, Augmentation
 from lit_ad.data.dataset import AnomalyDataset, Features
 from lit_ad.data.loading import (
@@ -246,7 +246,7 @@ class AnomalyDataModule(L.LightningDataModule):
         errors: list[str] = []
         if self._place[1] == 0:
             report = inspect_samples(self.listed, cores(), decode, progress=True, view=self.view)
-            told(report, self.source)
+            report.add_source_remarks(self.source)
             if any(sample.split == "validation" for sample in self.listed["val"]):
                 report.text += (
                     "\n  held out are the validation images of the data set, so data.val_fraction is not used"
