@@ -1,13 +1,15 @@
 """`lit-ad recalibrate`."""
 
+import re
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from lit_ad.checkpoint import read_checkpoint, write_checkpoint
-from lit_ad.data.sources.images import list_and_tell
-from lit_ad.detector.decision import HELD, Decision
+from lit_ad.data.sources.images import Images
+from lit_ad.detector.decision import HELD, NO_DECISION, Decision
 from lit_ad.detector.detector import Detector
 from lit_ad.errors import UserError
 from lit_ad.image.roi import counted
@@ -38,13 +40,15 @@ def recalibrate(
         raise UserError(f"{output} should end in {ckpt_path.suffix}, as {ckpt_path} does")
     if output.absolute() == ckpt_path.absolute():
         raise UserError(f"{output} is the file itself: give another --output")
-    detector = Detector.load(ckpt_path, weights)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", re.escape(NO_DECISION))  # it is about to get one
+        detector = Detector.load(ckpt_path, weights)
     before = detector.card.decision
     known = [] if before is None else list(before.scores)
     if category is None and len(known) > 1:
         raise UserError(f"this model is for {', '.join(known)}: say whose images these are by --category")
     name = category if category is not None else known[0] if known else ""
-    after = refitted(detector, [sample.image for sample in list_and_tell(nominal)], name, false_alarm)
+    after = refitted(detector, [sample.image for sample in Images(nominal).samples()], name, false_alarm)
     for warning in after.warnings():
         print(f"Warning: {warning}")
     if ckpt_path.suffix == ".ckpt":

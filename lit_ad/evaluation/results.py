@@ -131,7 +131,7 @@ class Results:
         """Why a row has no value of a metric."""
         values = self.rows[row]
         if name in VERDICTS and self.threshold is None:
-            return "no threshold: the checkpoint is of a model that was never validated"
+            return "no threshold: no validation scored the checkpoint's weights"
         if not name.startswith(("image_", SAMPLE_AUROC, *VERDICTS)) and not self.maps:
             return "no anomaly maps: the method gives scores only"
         if row == MEAN:

@@ -54,8 +54,6 @@ class MKD(Method):
         lr: Adam.
     """
 
-    map_scored = False
-
     def __init__(
         self,
         backbone: str = "vgg16.tv_in1k",

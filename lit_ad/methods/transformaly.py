@@ -39,7 +39,6 @@ class Transformaly(Method):
     """
 
     needs_pixels = False
-    map_scored = False
     token_mean: Tensor
     token_deviation: Tensor
 

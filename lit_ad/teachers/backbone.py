@@ -117,7 +117,7 @@ class Teacher(Backbone):
         self._load(weights)
         self.requires_grad_(False)
         super().train(False)
-        self.fingerprint = fingerprint(self.model)
+        self.fingerprint = fingerprint(self.model.state_dict())
         self.register_state_dict_post_hook(_leave_out)
         self.register_load_state_dict_pre_hook(_put_back)
 

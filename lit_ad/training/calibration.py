@@ -1,7 +1,7 @@
 """What nominal images set: a method's statistics, and the decision."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -14,17 +14,20 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lit_ad.batch import Batch
-from lit_ad.detector.decision import Decision
+from lit_ad.detector.decision import NO_DECISION, Decision
 from lit_ad.distributed import gather
 from lit_ad.errors import UserError
 from lit_ad.image.roi import counted
 from lit_ad.methods.base import Method, as_images
+from lit_ad.teachers.weights import fingerprint
 
 
 class Calibration(L.Callback):
     """Give a method the nominal images that its statistics want, and set its decision by the held-out ones.
 
-    Both are in every checkpoint. No test image is ever looked at.
+    Both are in the checkpoint of the weights that they were made with. No test image is ever looked at. Other callbacks
+    may exchange the weights, to average them for example: a decision is kept for those that scored the held-out images,
+    and a test judges by those of the checkpoint.
 
     Args:
         false_alarm: The rate of nominal images that may be called anomalous. None: the checkpoint's, 0.01 in a first
@@ -35,7 +38,9 @@ class Calibration(L.Callback):
         if false_alarm is not None and not 0 < false_alarm < 1:
             raise UserError(f"decision.false_alarm is a rate between 0 and 1, not {false_alarm}")
         self.false_alarm = false_alarm
+        self.rate = 0.01 if false_alarm is None else false_alarm  # in checkpoints: those between validations need it
         self.warned = False
+        self.loaded: Mapping[str, Tensor] | None = None  # the weights of the checkpoint, until a test begins
 
     def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
         """Find a window that is "auto", in the nominal training images. Raises UserError if they have none."""
@@ -45,7 +50,11 @@ class Calibration(L.Callback):
             rank_zero_info(f"view.window is auto: values from {low:g} to {high:g} become 0 to 255")
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: Any, checkpoint: Any) -> None:
-        """The window that a checkpoint was trained with is the data's, too."""
+        """Remember whose decision the checkpoint has. The window that it was trained with is the data's, too."""
+        if trainer.state.fn == "fit":
+            pl_module.decided_for = fingerprint(checkpoint["state_dict"])
+        else:
+            self.loaded, pl_module.decided_for = checkpoint["state_dict"], None
         data = getattr(trainer, "datamodule", None)
         if data is not None and data.view.window != pl_module.view.window:
             data.look_with(replace(data.view, window=pl_module.view.window))
@@ -54,25 +63,51 @@ class Calibration(L.Callback):
         if trainer.global_step == 0 and type(pl_module).prepare is not Method.prepare:
             pl_module.prepare(nominal(trainer, pl_module))
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"false_alarm": self.rate}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if self.false_alarm is None:
+            self.rate = state_dict["false_alarm"]
+
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         self.seen: list[
             tuple[str, float, float | None, float | None]
         ] = []  # category, score, the map's maximum, median
+        self.scored_by: str | None = None  # the fingerprint of the weights
+        self.calibrated: str | None = None
         training = trainer.state.fn == "fit" and not trainer.sanity_checking
         if training and type(pl_module).calibrate is not Method.calibrate:
             with torch.no_grad():
                 pl_module.calibrate(nominal(trainer, pl_module), held_out(trainer, pl_module))
+            self.calibrated = weights_of(trainer)
+
+    def on_validation_batch_start(
+        self, trainer: L.Trainer, pl_module: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Now every callback has put in place the weights that it validates."""
+        if batch_idx > 0 or trainer.sanity_checking:
+            return
+        self._restore(pl_module)
+        self.scored_by = weights_of(trainer)
+        if self.calibrated not in (None, self.scored_by):
+            raise UserError(
+                f"a callback exchanged the weights of {type(pl_module).__name__} after Calibration had set its "
+                "statistics: put Calibration after it in the Trainer's callbacks"
+            )
 
     def on_validation_batch_end(
         self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        roi = pl_module.view.region
-        for sample, size, judgement in zip(batch.samples, batch.sizes, outputs, strict=True):
+        if outputs is None:
+            return
+        for i, (sample, score) in enumerate(zip(batch.samples, outputs.score.tolist(), strict=True)):
             maximum = median = None
-            if judgement.seen is not None:
-                anomaly_map = counted(judgement.original_map(size, roi), roi)
+            if outputs.anomaly_map is not None:
+                roi = pl_module.view.region
+                anomaly_map = counted(batch.original_map(outputs, i, roi), roi)
                 maximum, median = float(anomaly_map.max()), float(np.median(anomaly_map))
-            self.seen.append((sample.category, judgement.score, maximum, median))
+            self.seen.append((sample.category, score, maximum, median))
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         seen = gather(self.seen)
@@ -84,8 +119,10 @@ class Calibration(L.Callback):
             if maximum is not None and median is not None:
                 held["maxima"][category].append(maximum)
                 held["medians"][category].append(median)
-        earlier = pl_module.decision.false_alarm if pl_module.decision is not None else 0.01
-        pl_module.decision = Decision(**held, false_alarm=self.false_alarm or earlier)  # type: ignore[arg-type]
+        if self.false_alarm is None and pl_module.decision is not None:
+            self.rate = pl_module.decision.false_alarm
+        pl_module.decision = Decision(**held, false_alarm=self.rate)  # type: ignore[arg-type]
+        pl_module.decided_for = self.scored_by
         self._warn(pl_module.decision)
 
     def on_test_start(self, trainer: L.Trainer, pl_module: Any) -> None:
@@ -96,12 +133,47 @@ class Calibration(L.Callback):
 
     on_predict_start = on_test_start
 
+    def on_test_batch_start(
+        self, trainer: L.Trainer, pl_module: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Judge by the weights of the checkpoint, and by no decision of others."""
+        if batch_idx > 0:
+            return
+        self._restore(pl_module)
+        if pl_module.decided_for is not None and pl_module.decided_for != weights_of(trainer):
+            pl_module.decision = None
+        if pl_module.decision is None:
+            rank_zero_warn(NO_DECISION)
+
+    on_predict_batch_start = on_test_batch_start
+
+    def _restore(self, pl_module: Any) -> None:
+        """Put back the weights of the checkpoint where a callback has exchanged them."""
+        loaded, self.loaded = self.loaded, None
+        if loaded is not None and not same_weights(pl_module.state_dict(), loaded):
+            pl_module.load_state_dict(loaded)
+            rank_zero_info("A callback had exchanged the weights: those of the checkpoint are in place again")
+
     def _warn(self, decision: Decision) -> None:
         """Once."""
         if not self.warned:
             for warning in decision.warnings():
                 rank_zero_warn(warning)
         self.warned = True
+
+
+def weights_of(trainer: L.Trainer) -> str:
+    """The fingerprint of the weights in use. Strategies that shard a model gather it: all processes must call this."""
+    return fingerprint(trainer.strategy.lightning_module_state_dict())
+
+
+def same_weights(state: Mapping[str, Tensor], loaded: Mapping[str, Tensor]) -> bool:
+    """Whether the tensors of a model are those of a file, as the model's precision rounds them; NaN equals NaN."""
+    return all(
+        torch.allclose(tensor, loaded[name].to(tensor), rtol=0, atol=0, equal_nan=True)
+        for name, tensor in state.items()
+        if name in loaded and loaded[name].shape == tensor.shape
+    )
 
 
 def nominal(trainer: L.Trainer, method: Method) -> Iterator[tuple[Tensor, list[Tensor]]]:

@@ -168,7 +168,7 @@ def test_the_table_says_why_a_cell_is_empty() -> None:
     assert "no anomaly maps: the method gives scores only" in results.table()
     results.threshold = None
     results.rows["a/"]["false_alarm_rate"] = math.nan
-    assert "no threshold: the checkpoint is of a model that was never validated" in results.table()
+    assert "no threshold: no validation scored the checkpoint's weights" in results.table()
     results.rows = {"pooled": {**both, "nominal_images": 0, "image_auroc": math.nan}}
     assert "(a) no good image\n" in results.table()
 

@@ -4,17 +4,21 @@ import re
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAveraging, WeightAveraging
 from PIL import Image
 
+from lit_ad import Detector
 from lit_ad.batch import Prediction
 from lit_ad.data import AnomalyDataModule, MVTec
 from lit_ad.detector.decision import Decision
 from lit_ad.errors import NotFiniteError, UserError
-from lit_ad.evaluation import Predictions
+from lit_ad.evaluation import Evaluation, Predictions
 from lit_ad.image.view import View
+from lit_ad.methods.base import Method
 from lit_ad.training import Calibration, FeatureCache
 
 
@@ -120,8 +124,6 @@ def test_one_held_out_score_that_is_no_number_is_an_error(
     parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any
 ) -> None:
     class Diverged(brightness):  # type: ignore[misc]
-        map_scored = False
-
         def detect(self, disagreement: torch.Tensor) -> Prediction:
             score = disagreement.flatten(1).amax(dim=1)
             score[0] = torch.nan
@@ -218,6 +220,148 @@ def test_statistics_need_a_datamodule(parts: Path, tmp_path: Path, brightness: A
     data = AnomalyDataModule(MVTec(parts / "nut"), model.view, num_workers=0)
     with pytest.raises(UserError, match="Statistics needs nominal images for its statistics: fit it with a DataModule"):
         quiet_trainer(tmp_path / "run", Calibration()).fit(model, data.train_dataloader(), data.val_dataloader())
+
+
+class Gain(Method):
+    """The map is the image's brightness, times a weight that every step lowers, times a statistic."""
+
+    statistic: torch.Tensor
+
+    def __init__(self, view: View = View(None)) -> None:
+        super().__init__(view)
+        self.weight = torch.nn.Parameter(torch.ones(()))
+        self.register_buffer("statistic", torch.tensor(torch.nan))
+
+    def describe(self, images: torch.Tensor) -> list[torch.Tensor]:
+        return [images]
+
+    def compare(self, images: torch.Tensor, features: list[torch.Tensor]) -> torch.Tensor:
+        return images.mean(dim=1, keepdim=True) * self.weight
+
+    def loss(self, disagreement: torch.Tensor) -> torch.Tensor:
+        return disagreement.mean()
+
+    def detect(self, disagreement: torch.Tensor) -> Prediction:
+        return Prediction(disagreement * self.statistic)
+
+    def calibrate(self, nominal: Any, held_out: Any) -> None:
+        self.statistic.copy_(1 + self.weight)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class Halving(L.Callback):
+    """Half of each weight in every validation and test, and for good where that is said."""
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        pl_module.weight.data.mul_(0.5)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        pl_module.weight.data.mul_(2)
+
+    on_test_start, on_test_end = on_validation_start, on_validation_end
+    on_predict_start, on_predict_end = on_validation_start, on_validation_end
+
+
+class HalvingInFile(Halving):
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {**state, "weight": state["weight"] / 2}
+
+
+class EpochAveraging(WeightAveraging):
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        return epoch_idx is not None
+
+
+class SaveOften(L.Callback):
+    """Between two validations, and after each."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def save(self, trainer: L.Trainer, when: str) -> None:
+        trainer.save_checkpoint(self.folder / f"{trainer.current_epoch}-{trainer.global_step}-{when}.ckpt")
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        self.save(trainer, "batch")
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        if trainer.state.fn == "fit":
+            self.save(trainer, "validated")
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        self.save(trainer, "epoch")
+
+
+AVERAGING = {
+    "none": lambda: [],
+    "EMA": lambda: [EMAWeightAveraging(decay=0.5)],
+    "EMA, buffers apart": lambda: [EMAWeightAveraging(decay=0.5, use_buffers=False)],
+    "by epochs": lambda: [EpochAveraging()],
+    "SWA": lambda: [StochasticWeightAveraging(0.1, 1)],
+    "others to validate": lambda: [Halving()],
+    "others to validate and save": lambda: [HalvingInFile()],
+}
+
+
+@pytest.mark.parametrize("name", AVERAGING)
+def test_a_checkpoint_has_a_decision_of_its_own_weights_or_none(
+    name: str, parts: Path, tmp_path: Path, quiet_trainer: Any
+) -> None:
+    """And a test of a checkpoint, even by the same Trainer, is of the weights and the statistics in it."""
+    evaluation = Evaluation()
+    data = AnomalyDataModule(MVTec(parts / "nut"), View(None), batch_size=4, num_workers=0)
+    callbacks = [*AVERAGING[name](), Calibration(0.4), evaluation, SaveOften(tmp_path)]
+    trainer = quiet_trainer(tmp_path / "run", *callbacks, max_epochs=3)
+    trainer.fit(Gain(), data)
+    brightest = sorted(float(read(sample.image).max()) / 255 for sample in data.listed["val"])
+    decided = set()
+    for path in tmp_path.glob("*.ckpt"):
+        file = torch.load(path, weights_only=True)
+        decision, state = file["lit_ad"]["decision"], file["state_dict"]
+        if decision is not None:
+            decided.add(path.stem.split("-")[-1])
+            assert state["statistic"] == 1 + state["weight"]
+            expected = [value * float(state["weight"] * state["statistic"]) for value in brightest]
+            assert decision["scores"]["nut"] == pytest.approx(expected, rel=1e-5)
+    afterwards = set() if name == "by epochs" else {"epoch"}
+    assert decided == (set() if name == "others to validate" else {"validated", *afterwards})
+    path = max(tmp_path.glob("*-validated.ckpt"))
+    for testing in (trainer, quiet_trainer(tmp_path / "run", *AVERAGING[name](), Calibration(), evaluation)):
+        testing.test(Gain(), data, ckpt_path=path, verbose=False, weights_only=True)
+        state = torch.load(path, weights_only=True)["state_dict"]
+        assert evaluation.results is not None
+        for image in evaluation.results.images:
+            expected = float(read(Path(image.path)).max()) / 255 * float(state["weight"] * state["statistic"])
+            assert image.score == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_decision_of_other_weights_judges_no_test(parts: Path, tmp_path: Path, quiet_trainer: Any) -> None:
+    """In memory, too: a training that goes on after its last validation; the rate lasts."""
+    data = AnomalyDataModule(MVTec(parts / "nut"), View(None), batch_size=4, num_workers=0)
+    trainer = quiet_trainer(tmp_path, Calibration(0.4), max_epochs=3, check_val_every_n_epoch=2)
+    model = Gain()
+    trainer.fit(model, data)
+    assert model.decision is not None
+    trainer.save_checkpoint(tmp_path / "after.ckpt")
+    with pytest.warns(UserWarning, match=r"no threshold.*lit-ad recalibrate --ckpt_path FILE"):
+        trainer.test(model, data, verbose=False)
+    assert model.decision is None
+    with pytest.warns(UserWarning, match=r"no threshold.*lit-ad recalibrate --ckpt_path FILE"):
+        detector = Detector.load(tmp_path / "after.ckpt")
+    assert detector(data.listed["test"][0].image).anomalous is None
+    resumed = Gain()
+    quiet_trainer(tmp_path, Calibration(), max_epochs=4).fit(resumed, data, ckpt_path=tmp_path / "after.ckpt")
+    assert resumed.decision is not None
+    assert resumed.decision.false_alarm == 0.4
+
+
+def test_calibration_comes_after_what_exchanges_weights(parts: Path, tmp_path: Path, quiet_trainer: Any) -> None:
+    data = AnomalyDataModule(MVTec(parts / "nut"), View(None), batch_size=4, num_workers=0)
+    with pytest.raises(UserError, match="put Calibration after it in the Trainer's callbacks"):
+        quiet_trainer(tmp_path, Calibration(0.4), EMAWeightAveraging(decay=0.5)).fit(Gain(), data)
 
 
 @pytest.mark.parametrize("rate", [0.0, 1.0, -0.1, 2.0])
