@@ -28,7 +28,9 @@ from lit_ad.lightning_cli.help import BriefHelp, in_one_line, set_titles
 from lit_ad.lightning_cli.jsonargparse_workarounds import refuse_inherited, rewrite_nulls
 from lit_ad.methods.base import Method
 from lit_ad.training import Calibration, FeatureCache
+from lit_ad.training.best_checkpoint import BestCheckpoint
 from lit_ad.training.checkpoints import KeepProgress
+from lit_ad.training.final_weights import FinalWeights
 from lit_ad.training.interruption import Interruption
 from lit_ad.training.loggers import Dashboards, by_name, forgiving, guard
 from lit_ad.training.run_directory import new_directory, quoted, refuse_used
@@ -104,7 +106,7 @@ class AnomalyCLI(LightningCLI):
         # The model says how images are looked at; the data hears of it when both are made.
         parser.link_arguments("model.view", "data.view", apply_on="instantiate")
         parser.add_lightning_class_args(Dashboard, "dashboard")
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
         parser.set_defaults({"checkpoint.monitor": "val/loss", "checkpoint.filename": "best"})
         parser.set_defaults({"checkpoint.save_last": True, "checkpoint.enable_version_counter": False})
         parser.add_argument("--dashboards", type=Dashboards, default=[], help="wandb, tensorboard, or both.")
@@ -125,6 +127,7 @@ class AnomalyCLI(LightningCLI):
             check_lengths(config)
             check_epochs_left(config)
             without_sanity_check(config.trainer)
+            stop_after_validation(config.trainer)
         elif not config.ckpt_path:
             raise UserError(
                 f"{self.subcommand} needs a trained model: give --ckpt_path, such as RUN/checkpoints/best.ckpt"
@@ -176,20 +179,25 @@ class AnomalyCLI(LightningCLI):
         checkpoint = self.config[self.subcommand].checkpoint
         last = Path(checkpoint.dirpath) / "last.ckpt"
         self.interruption = Interruption(last)
-        keep = KeepProgress(last if checkpoint.save_last else None)
+        self.keep = KeepProgress(
+            last if checkpoint.save_last else None,
+            checkpoint.every_n_train_steps,
+            checkpoint.train_time_interval,
+            checkpoint.save_on_exception,
+        )
         for callback in self.trainer.checkpoint_callbacks:
-            if isinstance(callback, ModelCheckpoint) and not checkpoint.every_n_train_steps:
+            if isinstance(callback, ModelCheckpoint):
                 callback.save_last = False  # which is of the latest that was best, and no file is to be written twice
-        self.trainer.callbacks += [keep, self.interruption]  # type: ignore[attr-defined]
+        if checkpoint.save_last:
+            self.trainer.callbacks.append(FinalWeights(last))  # type: ignore[attr-defined]
+        self.trainer.callbacks += [self.keep, self.interruption]  # type: ignore[attr-defined]
 
     def after_fit(self) -> None:
         config = self.config.fit
         if not self.trainer.state.finished or config.trainer.fast_dev_run:
             return
-        best = Path(getattr(self.trainer.checkpoint_callback, "best_model_path", "") or "none")
         if config.test_after_fit and self.datamodule.listed["test"]:
-            path = str(best) if best.is_file() else None
-            self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=path, weights_only=True, verbose=False)
+            self.test_file()
         home = Path(self.trainer.default_root_dir)
         files = [
             "config.yaml",
@@ -209,6 +217,16 @@ class AnomalyCLI(LightningCLI):
                 "--data.predict_path FOLDER"
             )
 
+    def test_file(self) -> None:
+        """Test the best checkpoint: the latest where none is kept, what is in memory where neither is."""
+        best = Path(getattr(self.trainer.checkpoint_callback, "best_model_path", "") or "none")
+        last = self.keep.checkpoint
+        file = best if best.is_file() else last if last is not None and last.is_file() else None
+        if file != best:
+            self.say(f"No best checkpoint was kept: the test is of {file.name if file else 'the weights in memory'}")
+        path = None if file is None else str(file)
+        self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=path, weights_only=True, verbose=False)
+
     def after_validate(self) -> None:
         loss = self.trainer.callback_metrics.get("val/loss")
         count = len(self.datamodule.listed["val"])
@@ -227,8 +245,10 @@ class AnomalyCLI(LightningCLI):
         predictions = next(c for c in self.trainer.callbacks if isinstance(c, Predictions))  # type: ignore[attr-defined]
         self.say(*predictions.summary())
         folder = self.datamodule.predict_path
-        for remark in [] if folder is None else Images(folder).remarks():
-            self.say(f"In {folder}: {remark}")
+        skipped = Images(folder).skipped() if folder is not None else {}
+        if skipped:
+            kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(skipped.items()))
+            self.say(f"Left out, since they are no images that are read: {kinds}")
         if predictions.failed:
             sys.exit(1)
 
@@ -266,6 +286,17 @@ def without_sanity_check(trainer: Namespace) -> None:
     Lightning's two are often all held-out images there are, and what they would find, that validation does."""
     if trainer.num_sanity_val_steps is None and trainer.check_val_every_n_epoch == 1:
         trainer.num_sanity_val_steps = 0
+
+
+def stop_after_validation(trainer: Namespace) -> None:
+    """EarlyStopping looks at a value of the validation right after it, and not at the end of the epoch: a training that
+    goes on from best.ckpt, which is saved between the two, would find no value there."""
+    callbacks = trainer.callbacks if isinstance(trainer.callbacks, list) else [trainer.callbacks]
+    for callback in callbacks:
+        if isinstance(callback, Namespace) and callback.class_path.endswith(".EarlyStopping"):
+            arguments = callback.init_args
+            if arguments.check_on_train_epoch_end is None and arguments.monitor.startswith("val/"):
+                arguments.check_on_train_epoch_end = False
 
 
 def main(arguments: list[str]) -> None:

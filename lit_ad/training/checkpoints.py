@@ -1,6 +1,8 @@
 """What keeps a training from losing finished work, or from going on for nothing."""
 
 import math
+import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,27 +13,42 @@ from lit_ad.errors import UserError
 
 
 class KeepProgress(L.Callback):
-    """The epoch that ends the training is validated, whatever check_val_every_n_epoch says, and last.ckpt is that of
-    the latest epoch, also between validations. A loss that is no number ends the training at once.
+    """The last step of a training is validated, whatever check_val_every_n_epoch and val_check_interval say, and
+    last.ckpt is that of the latest epoch, also between validations. A loss that is no number ends the training at once.
 
     Args:
         checkpoint: Where the latest epoch is saved. None: nowhere.
+        every_n_train_steps: Save it within an epoch as well, every so many steps.
+        train_time_interval: The same, as often in training time.
+        on_exception: Save it also when a training of one process ends in an error.
     """
 
-    def __init__(self, checkpoint: Path | None) -> None:
+    def __init__(
+        self,
+        checkpoint: Path | None,
+        every_n_train_steps: int | None = None,
+        train_time_interval: timedelta | None = None,
+        on_exception: bool = False,
+    ) -> None:
         self.checkpoint = checkpoint
+        self.steps, self.interval, self.saves_errors = every_n_train_steps, train_time_interval, on_exception
+        self.saved_step, self.saved_time = 0, time.monotonic()
         self.asked_for: int | None = None  # trainer.check_val_every_n_epoch, while ours stands in its place
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         self.asked_for = trainer.check_val_every_n_epoch
         self.every: int = getattr(trainer, "log_every_n_steps", None) or 50
+        self.saved_step, self.saved_time = trainer.global_step, time.monotonic()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         if trainer.max_epochs is not None and trainer.current_epoch + 1 == trainer.max_epochs:
             self._validate_this(trainer)
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        if trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps:
+        # There is no val_check_interval where it is a time.
+        within = trainer.check_val_every_n_epoch is None or getattr(trainer, "val_check_interval", None) != 1.0
+        ends = within and trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs
+        if ends or (trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps):
             self._validate_this(trainer)
             trainer.should_stop = True  # so that Lightning validates within an epoch too
         elif trainer.should_stop:  # trainer.max_time is over
@@ -45,13 +62,41 @@ class KeepProgress(L.Callback):
                     f"the loss of step {trainer.global_step} is {loss}: the training has diverged. Lower model.lr{half}"
                 )
 
+        # What resumed from the last batch would skip the validation that follows; the end of the epoch saves it.
+        if not (trainer.is_last_batch or trainer.should_stop) and self._due(trainer):
+            self._save(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """A checkpoint of these very weights was saved before they had a decision."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking and self.saved_step == trainer.global_step > 0:
+            self._save(trainer)
+
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         if self.checkpoint is not None:
             reduce_logged_metrics(trainer)  # saving is a collective
-            trainer.save_checkpoint(self.checkpoint, weights_only=False)
+        self._save(trainer)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
+        if self.saves_errors and trainer.state.fn == "fit" and not trainer.sanity_checking and trainer.world_size == 1:
+            self._save(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         trainer.check_val_every_n_epoch = self.asked_for
+
+    def _due(self, trainer: L.Trainer) -> bool:
+        """Whether to save within an epoch. All processes must ask: the time is that of the first one."""
+        if trainer.global_step == self.saved_step:  # gradients are accumulated
+            return False
+        if self.steps is not None and trainer.global_step % self.steps == 0:
+            return True
+        if self.interval is None:
+            return False
+        return bool(trainer.strategy.broadcast(time.monotonic() - self.saved_time >= self.interval.total_seconds()))
+
+    def _save(self, trainer: L.Trainer) -> None:
+        if self.checkpoint is not None:
+            trainer.save_checkpoint(self.checkpoint, weights_only=False)
+            self.saved_step, self.saved_time = trainer.global_step, time.monotonic()
 
     def _validate_this(self, trainer: L.Trainer) -> None:
         if trainer.check_val_every_n_epoch is not None:  # None: by batches

@@ -8,7 +8,6 @@ from lightning.pytorch.utilities import rank_zero_info
 from safetensors.torch import save_file
 
 from lit_ad.files import atomic_write, run_directory
-from lit_ad.integrity import BLANK, DIGEST, seal
 from lit_ad.training.calibration import nominal
 
 
@@ -34,6 +33,5 @@ class DistilledWeights(L.Callback):
         if trainer.is_global_zero:
             tensors, about = pl_module.product()
             with atomic_write(path) as temporary:
-                save_file(tensors, temporary, {"format": "pt", DIGEST: BLANK, **about})
-                seal(temporary)
+                save_file(tensors, temporary, {"format": "pt", **about})
         return path

@@ -87,7 +87,7 @@ def test_fit_leaves_a_whole_run(run: Path) -> None:
 
 def test_best_has_the_lowest_loss(run: Path) -> None:
     last = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
-    (state,) = (state for name, state in last["callbacks"].items() if name.startswith("ModelCheckpoint"))
+    (state,) = (state for name, state in last["callbacks"].items() if name.startswith("BestCheckpoint"))
     assert float(state["best_model_score"]) <= float(state["current_score"])  # where a run improves, not the first's
     best = torch.load(run / "checkpoints/best.ckpt", weights_only=True)
     assert best["epoch"] == last["epoch"] == 2

@@ -1,0 +1,62 @@
+"""best.ckpt: the weights that a validation measured as the best so far."""
+
+from datetime import timedelta
+from typing import Any
+
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from lit_ad.errors import UserError
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Lightning's ModelCheckpoint, which saves right after a validation: the monitored value is that of the weights.
+
+    By default, Lightning also saves between validations, by the value of the validation before, and after the hooks
+    that end an epoch, in which other callbacks average weights. Here `every_n_train_steps` and `train_time_interval`
+    are how often last.ckpt is saved within an epoch (`KeepProgress` saves it, after each epoch in any case). Only with
+    `monitor: null` and `save_top_k: -1`, which keep a file of each time, they are how often such a file is saved.
+
+    Args:
+        monitor: The value whose best weights are kept: val/loss. None: the latest validation's weights are kept.
+        save_last: Save last.ckpt, the latest weights, after each epoch.
+        save_top_k: Keep as many of the best; -1: all; 0: none.
+        every_n_train_steps: Save last.ckpt every so many steps as well.
+        train_time_interval: Save last.ckpt as often as well, in time of training.
+        save_on_exception: Save last.ckpt when a training of one process ends in an error.
+        save_on_train_epoch_end: Save after the epoch instead of after the validation. None: where a value of the
+            training is monitored.
+    """
+
+    def __init__(
+        self,
+        monitor: str | None = None,
+        save_last: bool = False,
+        save_top_k: int = 1,
+        every_n_train_steps: int | None = None,
+        train_time_interval: timedelta | None = None,
+        save_on_exception: bool = False,
+        save_on_train_epoch_end: bool | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if not save_last and (every_n_train_steps or train_time_interval or save_on_exception):
+            raise UserError(
+                "checkpoint.every_n_train_steps, train_time_interval and save_on_exception save last.ckpt, but "
+                "checkpoint.save_last is false: set it to true"
+            )
+        if save_on_train_epoch_end and monitor and monitor.startswith("val/"):
+            raise UserError(
+                f"checkpoint.save_on_train_epoch_end could save other weights than those that {monitor} is of: leave "
+                "it out, and they are saved right after each validation"
+            )
+        if save_on_train_epoch_end is None:
+            save_on_train_epoch_end = monitor is not None and monitor.startswith("train/")
+        every_time = monitor is None and save_top_k == -1
+        super().__init__(
+            monitor=monitor,
+            save_last=False,
+            save_top_k=save_top_k,
+            every_n_train_steps=every_n_train_steps if every_time else None,
+            train_time_interval=train_time_interval if every_time else None,
+            save_on_train_epoch_end=save_on_train_epoch_end,
+            **kwargs,
+        )
