@@ -8,10 +8,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from lit_ad.errors import NOT_FINITE, NotFiniteError
 from lit_ad.image.pixels import Size
-from lit_ad.image.roi import Roi
-from lit_ad.image.view import Box, Floats, original_map
+from lit_ad.image.view import Box
 
 Split = Literal["train", "validation", "test", "predict"]  # validation: nominal images that a data set holds out
 
@@ -57,13 +55,6 @@ class Batch:
         """Height and width of the pixels."""
         assert self.pixels is not None
         return self.pixels.shape[-2], self.pixels.shape[-1]
-
-    def original_map(self, prediction: "Prediction", i: int, roi: Roi | None = None) -> Floats:
-        """The anomaly map of image i without padding, at its original size: (H0, W0). `roi`: the view's."""
-        assert prediction.anomaly_map is not None
-        height, width = canvas = self.input_size(i)
-        anomaly_map = prediction.anomaly_map[i, 0, :height, :width].float().cpu().numpy()
-        return original_map(anomaly_map, canvas, self.boxes[i], self.sizes[i], roi)
 
     def input_size(self, i: int) -> Size:
         """Height and width of the network's input for image i."""
@@ -119,24 +110,3 @@ class Prediction(NamedTuple):
     anomaly_map: Tensor | None  # (B, 1, h, w) float32 at the method's own resolution; None for image-level methods
     score: Tensor | None = None  # (B,) float32, higher is more anomalous; None: the method's `score` of the map
     parts: dict[str, Tensor] = {}  # noqa: RUF012  # further scores by name, (B,) each; never written to
-
-    def finite(self) -> list[bool]:
-        """Whether all numbers of an image are finite in float32: score, parts and map, B values."""
-        given = [values for values in (self.score, self.anomaly_map, *self.parts.values()) if values is not None]
-        finite = [values.float().isfinite().reshape(len(values), -1).all(dim=1) for values in given]
-        return [bool(value) for value in torch.stack(finite).all(dim=0).tolist()]
-
-
-def refuse_not_finite(prediction: Prediction, batch: Batch) -> None:
-    """Raises NotFiniteError that names the first image of which a number is NaN or infinite."""
-    for sample, finite in zip(batch.samples, prediction.finite(), strict=True):
-        if not finite:
-            raise NotFiniteError(f"{sample.image}: {NOT_FINITE}")
-
-
-def mark_not_finite(prediction: Prediction, batch: Batch) -> None:
-    """Give the samples of which a number is NaN or infinite that as their error."""
-    batch.samples = [
-        sample if finite or sample.error else sample._replace(error=NOT_FINITE)
-        for sample, finite in zip(batch.samples, prediction.finite(), strict=True)
-    ]

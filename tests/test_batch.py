@@ -2,13 +2,9 @@
 
 from pathlib import Path
 
-import numpy as np
-import pytest
 import torch
-from torch.nn.functional import interpolate
 
-from lit_ad.batch import Batch, Prediction, Sample, mark_not_finite, refuse_not_finite
-from lit_ad.errors import NOT_FINITE, NotFiniteError
+from lit_ad.batch import Batch, Sample
 
 LABELS = (0, 1, -1)
 
@@ -73,31 +69,6 @@ def test_moving_moves_all_but_the_masks() -> None:
     assert moved.sizes == batch_of().sizes
 
 
-@pytest.mark.parametrize("shape", [(8, 10), (4, 5), (2, 2)])
-def test_maps_get_back_to_their_images(shape: tuple[int, int]) -> None:
-    """Each to its own size: by bilinear interpolation, first to the network's input."""
-    batch = batch_of()
-    maps = torch.rand(3, 1, *shape, generator=torch.Generator().manual_seed(0))
-    for i in range(3):
-        whole = interpolate(interpolate(maps[i : i + 1], (8, 10), mode="bilinear"), (16 + i, 20), mode="bilinear")
-        found = batch.original_map(Prediction(maps), i)
-        assert found.dtype == np.float32
-        assert found == pytest.approx(whole[0, 0].numpy(), abs=1e-6)
-
-
-def test_padding_and_what_fills_up_are_not_in_the_map() -> None:
-    canvases = [(8, 10), (4, 6)]
-    batch = batch_of(2, canvases)
-    batch.boxes, batch.sizes = [(2, 0, 6, 10), (0, 1, 4, 5)], [(4, 10), (4, 4)]
-    maps = torch.full((2, 1, 8, 10), 9.0)
-    maps[0, 0, 2:6] = 1
-    maps[1, 0, :4, 1:5] = 2
-    for i in range(2):
-        found = batch.original_map(Prediction(maps), i)
-        assert found.shape == batch.sizes[i]
-        assert (found == i + 1).all()
-
-
 def test_each_image_alone_is_as_it_was_before_it_was_filled_up() -> None:
     batch = batch_of(3, canvases=[(8, 10), (4, 6), (8, 5)])
     alone = batch.alone()
@@ -108,22 +79,3 @@ def test_each_image_alone_is_as_it_was_before_it_was_filled_up() -> None:
     assert len(batch.uniform()) == 3
     same = batch_of()
     assert same.uniform() == [same]
-
-
-def test_what_is_not_finite_is_of_its_image_alone() -> None:
-    fine = torch.ones(3)
-    broken = torch.tensor([1.0, 2.0, torch.nan])
-    maps = torch.ones(3, 1, 4, 5)
-    maps[0, 0, 3, 4] = -torch.inf
-    assert Prediction(torch.ones(3, 1, 4, 5), fine, {"part": fine}).finite() == [True, True, True]
-    assert Prediction(None, broken).finite() == [True, True, False]
-    assert Prediction(maps, fine).finite() == [False, True, True]
-    assert Prediction(maps, fine, {"part": broken}).finite() == [False, True, False]
-    assert Prediction(None, torch.tensor([1e39], dtype=torch.float64)).finite() == [False]  # files have float32
-    batch = batch_of()
-    refuse_not_finite(Prediction(None, fine), batch)
-    with pytest.raises(NotFiniteError, match=r"^2\.png: "):
-        refuse_not_finite(Prediction(None, broken), batch)
-    batch.samples[0] = batch.samples[0]._replace(error="cannot read it")
-    mark_not_finite(Prediction(maps, broken), batch)
-    assert [sample.error for sample in batch.samples] == ["cannot read it", "", NOT_FINITE]

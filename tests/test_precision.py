@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 import yaml
 
-from lit_ad.batch import Batch, Prediction
+from lit_ad.batch import Batch
 from lit_ad.commands.main import main
 from lit_ad.data import AnomalyDataModule, MVTec
+from lit_ad.detector.scoring import Judgement
 from lit_ad.image.view import View
 from lit_ad.methods import STFPM
 from lit_ad.methods import __all__ as METHODS
@@ -59,11 +61,13 @@ class Keep(L.Callback):
         self.scores: list[float] = []
         self.maxima: list[float] = []
 
-    def on_validation_batch_end(self, trainer: Any, model: Any, outputs: Prediction, batch: Batch, *_: Any) -> None:
-        assert outputs.anomaly_map is not None and outputs.score is not None
-        assert outputs.anomaly_map.dtype == outputs.score.dtype == torch.float32
-        self.scores += outputs.score.tolist()
-        self.maxima += [float(batch.original_map(outputs, i).max()) for i in range(len(batch))]
+    def on_validation_batch_end(
+        self, trainer: Any, model: Any, outputs: list[Judgement], batch: Batch, *_: Any
+    ) -> None:
+        for judgement, size in zip(outputs, batch.sizes, strict=True):
+            assert judgement.seen is not None and judgement.seen.dtype == np.float32
+            self.scores.append(judgement.score)
+            self.maxima.append(float(judgement.original_map(size).max()))
 
 
 def test_a_decision_in_bf16_true_is_that_of_the_scores(images: Path, resnet_file: Path, tmp_path: Path) -> None:

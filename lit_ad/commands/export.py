@@ -16,7 +16,7 @@ from lit_ad.commands.recalibrate import refitted
 from lit_ad.data import AnomalyDataModule
 from lit_ad.data.masks import read_truth
 from lit_ad.data.sources.from_config import make_source
-from lit_ad.data.sources.images import Images
+from lit_ad.data.sources.images import list_and_tell
 from lit_ad.deploy.example import example
 from lit_ad.deploy.export import (
     SUFFIX,
@@ -35,7 +35,7 @@ from lit_ad.errors import UserError
 from lit_ad.image.roi import counted
 from lit_ad.image.view import View
 from lit_ad.methods.base import Method
-from lit_ad.methods.network import card_of, run_of
+from lit_ad.methods.network import inference
 from lit_ad.metrics import ImageAUROC, PixelAUROC
 
 COMPARED = 8  # images
@@ -71,12 +71,12 @@ def export(
     run = ckpt_path.parent.parent if ckpt_path.parent.name == "checkpoints" else None
     config = None if run is None or (nominal and images) else run / "config.yaml"
     splits = samples(config, method.view) if config and config.is_file() else {}
-    compared = pick(Images(images).samples() if images else splits.get("test") or splits.get("val") or [], COMPARED)
+    compared = pick(list_and_tell(images) if images else splits.get("test") or splits.get("val") or [], COMPARED)
     if not compared:
-        compared = pick(Images(nominal).samples() if nominal else [], COMPARED)
+        compared = pick(list_and_tell(nominal) if nominal else [], COMPARED)
     if not compared:
         raise UserError("there is no image to compare the exported file on: give --images FOLDER")
-    calibration = Images(nominal).samples() if nominal else splits.get("train", [])
+    calibration = list_and_tell(nominal) if nominal else splits.get("train", [])
     folder = output or (run or ckpt_path.parent) / "export"
     name = f"{type(method).__name__.lower()}-{precision}{SUFFIX[format]}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -85,7 +85,7 @@ def export(
         card = write(method, file, format, precision, [sample.image for sample in calibration])
         if card.without_map:
             print(f"The file has scores and no anomaly_map: {card.without_map}.")
-        checkpoint, exported = Detector(run_of(method), card_of(method)), Detector.load(file)
+        checkpoint, exported = Detector(inference(method), method.card), Detector.load(file)
         report = compare(exported, checkpoint, compared, precision)
         if precision == "int8" and card.decision is not None:  # its scores are others, and so are its thresholds
             card = with_own_decision(exported, splits.get("val", []), file)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from lit_ad.checkpoint import read_checkpoint, write_checkpoint
-from lit_ad.data.sources.images import Images
+from lit_ad.data.sources.images import list_and_tell
 from lit_ad.detector.decision import HELD, NO_DECISION, Decision
 from lit_ad.detector.detector import Detector
 from lit_ad.errors import UserError
@@ -48,7 +48,7 @@ def recalibrate(
     if category is None and len(known) > 1:
         raise UserError(f"this model is for {', '.join(known)}: say whose images these are by --category")
     name = category if category is not None else known[0] if known else ""
-    after = refitted(detector, [sample.image for sample in Images(nominal).samples()], name, false_alarm)
+    after = refitted(detector, [sample.image for sample in list_and_tell(nominal)], name, false_alarm)
     for warning in after.warnings():
         print(f"Warning: {warning}")
     if ckpt_path.suffix == ".ckpt":

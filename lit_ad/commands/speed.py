@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lit_ad.data.sources.images import Images
+from lit_ad.data.sources.images import list_and_tell
 from lit_ad.errors import UserError
 
 COLUMNS = ("file", "runtime", "precision", "batch", "p50 ms", "p95 ms", "images/s", "peak MiB", "file MiB")
@@ -32,7 +32,7 @@ def speed(
         device: cpu, or what the runtime calls another one.
         weights: The teacher's, if a checkpoint does not find them.
     """
-    paths = [str(sample.image) for sample in Images(images).samples()] if images else []
+    paths = [str(sample.image) for sample in list_and_tell(images)] if images else []
     rows = []
     for file in files:
         for size in batch or [1, 4]:

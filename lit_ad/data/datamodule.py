@@ -16,7 +16,7 @@ from lightning.fabric.utilities.data import suggested_max_num_workers
 from torch.utils.data import DataLoader
 
 from lit_ad.batch import Batch, Sample
-from lit_ad.data.audit.inspection import inspect_samples, told
+from lit_ad.data.audit.inspection import inspect_samples
 from lit_ad.data.augment import Augment, Augmentation
 from lit_ad.data.dataset import AnomalyDataset, Features
 from lit_ad.data.loading import (
@@ -30,9 +30,10 @@ from lit_ad.data.loading import (
 )
 from lit_ad.data.masks import check_masks
 from lit_ad.data.sources.images import Images
+from lit_ad.data.sources.listing import readable
 from lit_ad.data.sources.pages import by_page
 from lit_ad.data.sources.photographs import Unrelated
-from lit_ad.data.sources.source import Source, check, readable
+from lit_ad.data.sources.source import Source, check
 from lit_ad.errors import UserError
 from lit_ad.image.pixels import Size, split_page, upright_size
 from lit_ad.image.tiling import Tiles
@@ -150,6 +151,8 @@ class AnomalyDataModule(L.LightningDataModule):
             dataset.serve(None, pixels=True)  # features are of the model of an earlier run, and this may be another one
         if stage != "predict" or self.predict_path is None:  # unlabelled images need no training images around
             _ = self.listed
+        if stage in (None, "fit"):
+            _ = self._unrelated_images  # every process lists them, so that all of them end if there are none
         if self.inspect and stage in (None, "fit", "test"):
             self.inspect = False  # once in a run
             self._report(decode=stage != "test")
@@ -243,17 +246,23 @@ class AnomalyDataModule(L.LightningDataModule):
         errors: list[str] = []
         if self._place[1] == 0:
             report = inspect_samples(self.listed, cores(), decode, progress=True, view=self.view)
-            told(report, self.source)
+            report.add_source_remarks(self.source)
             if any(sample.split == "validation" for sample in self.listed["val"]):
                 report.text += (
                     "\n  held out are the validation images of the data set, so data.val_fraction is not used"
                 )
+            if decode and self._unrelated_images is not None:
+                report.text += "".join(f"\n  in data.unrelated, {remark}" for remark in self._unrelated_images.remarks)
             errors = report.errors
             print(report, flush=True)
         if self.trainer is not None:
             errors = self.trainer.strategy.broadcast(errors)
         if errors:
             raise UserError("; ".join(errors))
+
+    @cached_property
+    def _unrelated_images(self) -> Unrelated | None:
+        return None if self.unrelated is None else Unrelated(self.unrelated)
 
     def _check_largest(self, samples: list[Sample]) -> None:
         """`_check_memory` of the largest of images that the network sees in their own size."""
@@ -282,7 +291,7 @@ class AnomalyDataModule(L.LightningDataModule):
             seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # seed_everything's, as Lightning's own samplers read it
             train = split == "train"
             tiles = self._tiles(samples, self.train_tiles == "random") if train and self.view.tile else None
-            unrelated = Unrelated(self.unrelated) if train and self.unrelated else None
+            unrelated = self._unrelated_images if train else None
             made = AnomalyDataset(samples, self.view, self.augment if train else None, seed, tiles, unrelated)
             self._datasets[split] = made
         return made

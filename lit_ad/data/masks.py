@@ -13,6 +13,8 @@ from lit_ad.data.sources.source import list_images
 from lit_ad.errors import UserError
 from lit_ad.image.pixels import Size, open_image, upright_size
 
+LOSSY = ("JPEG", "MPO", "AVIF")  # MPO: a JPEG of several pictures
+
 
 def mask_files(mask: Path | None) -> list[Path]:
     """The files of a sample's mask: itself, or those of a folder, each of which marks one defect; none of None."""
@@ -24,13 +26,13 @@ def mask_files(mask: Path | None) -> list[Path]:
 def read_mask(path: Path, above: int | None = None) -> NDArray[np.bool_]:
     """A mask file -> (H, W), true where its values, of a palette the indices, are `above` a data set's own limit.
 
-    Without one, true where it is not black; in a JPEG, whose edges are smeared, where it is bright. Of a folder, where
-    one of its files is so. Raises UserError on files of several sizes.
+    Without one, true where it is not black; in a JPEG or AVIF, whose edges are smeared, where it is bright. Of a
+    folder, where one of its files is so. Raises UserError on files of several sizes.
     """
     if path.is_dir():
         return read_folder(path, above)
     image = open_image(path)
-    threshold = above if above is not None else 127 if image.format == "JPEG" else 0
+    threshold = above if above is not None else 127 if image.format in LOSSY else 0
     if image.mode == "P" and above is None:
         image = image.convert("RGBA")
     values = np.asarray(image)

@@ -26,8 +26,8 @@ from lit_ad.errors import NotFiniteError, UserError
 from lit_ad.files import atomic_write
 from lit_ad.image.pixels import Size, to_rgb
 from lit_ad.image.view import View
+from lit_ad.integrity import BLANK, DIGEST, seal
 from lit_ad.methods.base import Method
-from lit_ad.methods.network import card_of
 
 Format = Literal["onnx", "openvino", "torch"]
 Precision = Literal["fp32", "fp16", "int8"]
@@ -38,7 +38,9 @@ COMPARING = (  # operations of OpenVINO and ONNX that compare features and make 
     *("Subtract", "Multiply", "Divide", "Power", "NormalizeL2", "ReduceL2", "ReduceSum", "ReduceMean", "Interpolate"),
     *("Sub", "Mul", "Div", "Pow", "LpNormalization", "Resize"),
 )
+LAYERS = ("Convolution", "ConvolutionBackpropData", "GroupConvolution", "MatMul", "Conv", "ConvTranspose", "Gemm")
 CALIBRATION_IMAGES = 300  # NNCF's own number
+Node = tuple[str, str, list[str], list[int]]  # an operation: name, type, what feeds it, shape of its second input
 Differences = dict[str, dict[str, float]]
 
 
@@ -80,7 +82,7 @@ def export(
     check_precision(format, precision)
     size = input_size(method.view)
     method, without_map = method.exportable()
-    card = replace(card_of(method), precision=precision, without_map=without_map)
+    card = replace(method.card, precision=precision, without_map=without_map)
     if card.decision is not None and without_map:
         card = replace(card, decision=Decision(card.decision.scores, false_alarm=card.decision.false_alarm))
     fix_positions(method, size)
@@ -136,14 +138,15 @@ def input_size(view: View) -> Size:
 
 
 def metadata(card: Card) -> str:
-    """JSON: the card, and for programs without lit_ad the input's size and the thresholds ("" is all categories)."""
+    """JSON: the card, the place of the digest, and for programs without lit_ad the input's size and the thresholds (""
+    is all categories)."""
     decision = card.decision
     thresholds: dict[str, Any] = {}
     if decision is not None:
         names = [None, *decision.scores] if len(decision.scores) > 1 else [None]
         thresholds["threshold"] = {name or "": decision.threshold(name) for name in names}
         thresholds["pixel_threshold"] = {name or "": decision.pixel_threshold(name) for name in names}
-    return json.dumps({**card.to_dict(), "input_size": input_size(card.view), **thresholds})
+    return json.dumps({**card.to_dict(), "input_size": input_size(card.view), **thresholds, DIGEST: BLANK})
 
 
 def write_plain_onnx(graph: Graph, example: Tensor, file: Path) -> None:
@@ -164,7 +167,7 @@ def write_plain_onnx(graph: Graph, example: Tensor, file: Path) -> None:
 
 
 def write_torch(program: Any, file: Path, card: Card) -> None:
-    """A torch.export program; its metadata is an extra file."""
+    """A torch.export program; its metadata is an extra file. It is a zip archive, and has the checksums of one."""
     with atomic_write(file) as temporary, temporary.open("wb") as stream:
         torch.export.save(program, stream, extra_files={KEY: metadata(card)})
 
@@ -174,6 +177,7 @@ def write_onnx(model: Any, file: Path, card: Card) -> None:
     onnx.helper.set_model_props(model, {KEY: metadata(card)})
     with atomic_write(file) as temporary:
         onnx.save(model, temporary)
+        seal(temporary)
 
 
 def write_openvino(model: Any, file: Path, card: Card) -> None:
@@ -183,6 +187,7 @@ def write_openvino(model: Any, file: Path, card: Card) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         written = Path(scratch, file.name)
         openvino.save_model(model, written, compress_to_fp16=card.precision == "fp16")
+        seal(written, written.with_suffix(".bin"))
         for suffix in (".bin", ".xml"):  # the weights first: an .xml without them would be half a file
             with atomic_write(file.with_suffix(suffix)) as temporary:
                 temporary.write_bytes(written.with_suffix(suffix).read_bytes())
@@ -210,8 +215,10 @@ def quantized(model: Any, nominal: Iterable[ImageLike], card: Card) -> Any:
     rows = np.random.default_rng(0).permutation(len(inputs))[:CALIBRATION_IMAGES]
     dataset = nncf.Dataset([inputs[row] for row in rows], lambda pixels: {"pixels": pixels[None]})
     # Only what multiplies by weights is for eight bits. The difference of teacher and student is not: it is far smaller
-    # than the features, and would drown in their rounding.
-    scope = nncf.IgnoredScope(names=doubles(model), types=[*COMPARING], validate=False)
+    # than the features, and would drown in their rounding. Nor is the map: its range on nominal images would cut off
+    # every anomaly.
+    names = [*doubles(model), *behind_networks(model)]
+    scope = nncf.IgnoredScope(names=names, types=[*COMPARING], validate=False)
     return nncf.quantize(
         model, dataset, subset_size=len(rows), preset=nncf.QuantizationPreset.MIXED, ignored_scope=scope
     )
@@ -231,6 +238,40 @@ def doubles(model: Any) -> list[str]:
     inferred = onnx.shape_inference.infer_shapes(model).graph
     values |= {value.name for value in inferred.value_info if value.type.tensor_type.elem_type == double}
     return [node.name for node in model.graph.node if values & {*node.input}]
+
+
+def behind_networks(model: Any) -> list[str]:
+    """The operations of OpenVINO or ONNX that no layer of a network follows: they compare features and make maps.
+
+    A convolution of one channel is no layer: it smooths a map.
+    """
+    nodes = openvino_nodes(model) if hasattr(model, "get_ordered_ops") else onnx_nodes(model)
+    followed: set[str] = set()  # by a layer, and the layers themselves
+    for name, kind, inputs, weights in reversed(nodes):
+        if name in followed or (kind in LAYERS and weights[:2] != [1, 1]):
+            followed |= {name, *inputs}
+    return [name for name, *_ in nodes if name not in followed]
+
+
+def openvino_nodes(model: Any) -> list[Node]:
+    nodes = []
+    for op in model.get_ordered_ops():
+        sources = [value.get_source_output() for value in op.inputs()]
+        names = [source.get_node().get_friendly_name() for source in sources]
+        shape = list(sources[1].get_partial_shape().get_min_shape()) if len(sources) > 1 else []
+        nodes.append((op.get_friendly_name(), op.get_type_name(), names, shape))
+    return nodes
+
+
+def onnx_nodes(model: Any) -> list[Node]:
+    maker = {output: node.name for node in model.graph.node for output in node.output}
+    shapes = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
+    nodes = []
+    for node in model.graph.node:
+        names = [maker[value] for value in node.input if value in maker]
+        shape = shapes.get(node.input[1], []) if len(node.input) > 1 else []
+        nodes.append((node.name, node.op_type, names, shape))
+    return nodes
 
 
 def network_inputs(image: ImageLike, card: Card) -> list[NDArray[np.uint8]]:

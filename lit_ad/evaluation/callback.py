@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lit_ad.batch import Batch, Prediction
+from lit_ad.batch import Batch
 from lit_ad.detector.decision import Decision
+from lit_ad.detector.scoring import Judgement
 from lit_ad.distributed import gather
 from lit_ad.evaluation.official_scores import ByRules
 from lit_ad.evaluation.results import (
@@ -74,26 +75,29 @@ class Evaluation(L.Callback):
     def on_test_batch_end(
         self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        if outputs is not None:
-            self._measure(outputs, batch, pl_module.decision, pl_module.view.region)
+        self._measure(outputs, batch, pl_module.decision, pl_module.view.region)
 
-    def _measure(self, outputs: Prediction, batch: Batch, decision: Decision | None, roi: Roi | None) -> None:
-        assert outputs.score is not None
+    def _measure(self, outputs: list[Judgement], batch: Batch, decision: Decision | None, roi: Roi | None) -> None:
         groups = [f"{sample.category}/{sample.defect}" for sample in batch.samples]
         files = [str(sample.image) for sample in batch.samples]
-        self.image_metrics.update(outputs.score.cpu(), batch.labels, groups, files)
-        for part, score in outputs.parts.items():
-            self.parts.setdefault(part, ImageEvaluation()).update(score.cpu(), batch.labels, groups, files)
-        for i, (sample, score) in enumerate(zip(batch.samples, outputs.score.tolist(), strict=True)):
+        if not outputs:
+            return
+        scores = torch.tensor([judgement.score for judgement in outputs], dtype=torch.float32)
+        self.image_metrics.update(scores, batch.labels, groups, files)
+        for part in outputs[0].parts:
+            of_part = torch.tensor([judgement.parts[part] for judgement in outputs], dtype=torch.float32)
+            self.parts.setdefault(part, ImageEvaluation()).update(of_part, batch.labels, groups, files)
+        for i, (sample, judgement) in enumerate(zip(batch.samples, outputs, strict=True)):
+            score, mapped = judgement.score, judgement.seen is not None
             known = (files[i], sample.category, sample.defect, sample.label, score)
             judged: tuple[float | None, float | None] = (None, None)
             if decision is not None:
                 judged = (decision.threshold(sample.category), float(decision.p_value(score, sample.category)))
             image = ImageResult(*known, *judged, sample.item)
-            self.seen.append((int(batch.index[i]), outputs.anomaly_map is not None, image))
+            self.seen.append((int(batch.index[i]), mapped, image))
             mask = batch.masks[i] if batch.masks is not None else None
-            if outputs.anomaly_map is not None and mask is not None:
-                anomaly_map, truth, inside = at_original_size(outputs, batch, i, mask, roi)
+            if mapped and mask is not None:
+                anomaly_map, truth, inside = at_original_size(judgement.original_map(batch.sizes[i], roi), mask, roi)
                 threshold = None if decision is None else decision.pixel_threshold(sample.category)
                 found = anomaly_map > (math.inf if threshold is None else threshold)
                 self._count(groups[i], *(of if inside is None else of[inside] for of in (truth.numpy(), found)))
@@ -174,10 +178,9 @@ class Evaluation(L.Callback):
 
 
 def at_original_size(
-    prediction: Prediction, batch: Batch, i: int, mask: Tensor, roi: Roi | None
+    anomaly_map: NDArray[np.float32], mask: Tensor, roi: Roi | None
 ) -> tuple[NDArray[np.float32], Tensor, NDArray[np.bool_] | None]:
-    """Map and mask of image i, or of its region of interest, and what counts of them, if not all: 3 x (H, W)."""
-    anomaly_map = batch.original_map(prediction, i, roi)
+    """Return map and mask of an image or its region of interest, and what counts of them, if not all: 3 x (H, W)."""
     if roi is None:
         return anomaly_map, mask, None
     return roi.boxed(anomaly_map), roi.boxed(mask), roi.resized(roi.shape)

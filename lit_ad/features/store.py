@@ -1,9 +1,8 @@
 """Features of the frozen part computed once and kept on disk, memory-mapped, shared by the processes of a machine.
 
-A store is a folder DIRECTORY/KEY with one NumPy file for each tap, and `about.json`, what they are of. KEY is a hash of
-everything the features depend on, so nothing stale is ever served: what changed has another key. The folder appears
-under its name when it is complete and on disk; whoever writes it holds KEY.lock, which the system lets go of when a
-writer dies, and the others wait for it. Any of it may be deleted between runs, as `lit-ad cache` does.
+A store is a folder DIRECTORY/KEY, as layout.py says. KEY is a hash of everything the features depend on, so nothing
+stale is ever served: what changed has another key. The folder appears under its name when it is complete and on disk;
+processes that need it meanwhile wait for its writer. Any store may be deleted between runs, as `lit-ad cache` does.
 """
 
 import hashlib
@@ -23,10 +22,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lit_ad.errors import UserError
+from lit_ad.features.layout import DTYPES, KEY_LENGTH, about_file, lock_file, partial_folder, tap_file
 from lit_ad.files import amount, sync_folder
 
 FORMAT = 2  # of the files, and of what a key stands for
-DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 class FeatureStore:
@@ -37,11 +36,11 @@ class FeatureStore:
     """
 
     def __init__(self, folder: Path) -> None:
-        about = json.loads((folder / "about.json").read_text())
+        about = json.loads(about_file(folder).read_text())
         self.folder, self.count = folder, int(about["count"])
         # Copy on write: torch wants memory that it could write to, and the file stays as it is.
-        arrays = [np.load(folder / f"tap{i}.npy", mmap_mode="c") for i in range(len(about["shapes"]))]
-        self.taps = [torch.from_numpy(array).view(DTYPES[about["dtype"]]) for array in arrays]
+        arrays = [np.load(tap_file(folder, i), mmap_mode="c") for i in range(len(about["shapes"]))]
+        self.taps = [torch.from_numpy(array).view(getattr(torch, about["dtype"])) for array in arrays]
 
     def __reduce__(self) -> tuple[type["FeatureStore"], tuple[Path]]:
         return FeatureStore, (self.folder,)  # a worker process maps the files itself
@@ -81,16 +80,16 @@ def load_or_compute(
         UserError: Unknown dtype, a disk that is too small or fails, inputs of different sizes, numbers that dtype
             cannot hold.
     """
-    folder = folder_of(directory, about, count, dtype)
-    key, partial = folder.name, folder.with_name(f"{folder.name}.partial")
+    folder = store_path(directory, about, count, dtype)
+    partial = partial_folder(folder)
     if not folder.is_dir():
         directory.mkdir(parents=True, exist_ok=True)
-        with FileLock(directory / f"{key}.lock"):  # the system takes it back from a process that dies
+        with FileLock(lock_file(folder)):  # the system takes it back from a process that dies
             if not folder.is_dir():  # nobody wrote it while we waited
                 shutil.rmtree(partial, ignore_errors=True)  # of a writer that was killed
                 try:
                     partial.mkdir()
-                    write(partial, complete(about, count, dtype), compute(), title)
+                    write(partial, full_key(about, count, dtype), compute(), title)
                     partial.rename(folder)
                     sync_folder(directory)
                 except OSError as error:
@@ -101,29 +100,21 @@ def load_or_compute(
                 finally:
                     shutil.rmtree(partial, ignore_errors=True)
     with suppress(OSError):  # of others, in a directory that is only to be read
-        os.utime(folder / "about.json")  # when it last served, for `lit-ad cache clear --older`
+        os.utime(about_file(folder))  # when it last served, for `lit-ad cache clear --older`
     return FeatureStore(folder)
 
 
-def folder_of(directory: Path, about: Mapping[str, Any], count: int, dtype: str) -> Path:
-    """Where the store of what `about` describes lies, or would lie. Raises UserError if the dtype is unknown."""
+def store_path(directory: Path, about: Mapping[str, Any], count: int, dtype: str) -> Path:
+    """Return DIRECTORY/KEY of what `about` describes, whether there is a store or not. Raises UserError if the dtype
+    is unknown."""
     if dtype not in DTYPES:
         raise UserError(f"cache.dtype is {dtype!r}, but it must be one of {', '.join(DTYPES)}")
-    described = json.dumps(complete(about, count, dtype), sort_keys=True)
-    return directory / hashlib.sha256(described.encode()).hexdigest()[:24]
+    described = json.dumps(full_key(about, count, dtype), sort_keys=True)
+    return directory / hashlib.sha256(described.encode()).hexdigest()[:KEY_LENGTH]
 
 
-def kept(directory: Path) -> int:
-    """The bytes of all stores in a directory, of half written ones as well."""
-    size = 0
-    for file in directory.glob(f"{'[0-9a-f]' * 24}*/*"):
-        with suppress(OSError):  # somebody has just removed it
-            size += file.stat().st_size
-    return size
-
-
-def complete(about: Mapping[str, Any], count: int, dtype: str) -> dict[str, Any]:
-    """All that a key stands for."""
+def full_key(about: Mapping[str, Any], count: int, dtype: str) -> dict[str, Any]:
+    """Return all that a key stands for."""
     return {**about, "format": FORMAT, "timm": timm.__version__, "count": count, "dtype": dtype}
 
 
@@ -132,7 +123,7 @@ def write(folder: Path, about: Mapping[str, Any], batches: Iterable[Sequence[Ten
 
     Written as a stream and not through a memory map: on a full disk a write is an error, and a map a dead process.
     """
-    count, dtype = int(about["count"]), DTYPES[about["dtype"]]
+    count, dtype = int(about["count"]), getattr(torch, about["dtype"])
     shapes: list[torch.Size] = []
     done = 0
     with ExitStack() as opened, tqdm(total=count, desc=title, leave=False) as bar:
@@ -144,7 +135,7 @@ def write(folder: Path, about: Mapping[str, Any], batches: Iterable[Sequence[Ten
                 size = count * dtype.itemsize * sum(shape.numel() for shape in shapes)
                 check_room(folder.parent, size, f"{title} of {count} inputs ({about['dtype']})")
                 for number, shape in enumerate(shapes):
-                    files.append(opened.enter_context((folder / f"tap{number}.npy").open("wb")))
+                    files.append(opened.enter_context(tap_file(folder, number).open("wb")))
                     write_header(files[-1], (count, *shape), dtype)
             elif shapes != [level.shape[1:] for level in levels]:
                 raise UserError(
@@ -165,7 +156,7 @@ def write(folder: Path, about: Mapping[str, Any], batches: Iterable[Sequence[Ten
         for file in files:
             file.flush()
             os.fsync(file.fileno())
-    with (folder / "about.json").open("w") as text:
+    with about_file(folder).open("w") as text:
         json.dump({**about, "shapes": [list(shape) for shape in shapes]}, text, indent=1)
         text.flush()
         os.fsync(text.fileno())

@@ -11,13 +11,18 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, features
 from PIL.TiffImagePlugin import TiffImageFile
 
 from lit_ad.errors import UserError
 from lit_ad.image.limits import check_pixels, read_within_limits
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+EXTENSIONS = (  # of files that count as images; Pillow's readers of other kinds are rare, or start other programs
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"),
+    *(".pgm", ".ppm", ".pbm", ".pnm"),
+    *((".jp2", ".j2k") if features.check("jpg_2000") else ()),
+    *((".avif",) if "avif" in features.modules and features.check("avif") else ()),  # since Pillow 11.3
+)
 
 PAGE = re.compile(r"(.+\.tiff?)#([1-9]\d*)", re.IGNORECASE)  # a page of a file, the first of them is 1: stack.tif#3
 

@@ -245,10 +245,8 @@ class AnomalyCLI(LightningCLI):
         predictions = next(c for c in self.trainer.callbacks if isinstance(c, Predictions))  # type: ignore[attr-defined]
         self.say(*predictions.summary())
         folder = self.datamodule.predict_path
-        skipped = Images(folder).skipped() if folder is not None else {}
-        if skipped:
-            kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(skipped.items()))
-            self.say(f"Left out, since they are no images that are read: {kinds}")
+        for remark in [] if folder is None else Images(folder).remarks():
+            self.say(f"In {folder}: {remark}")
         if predictions.failed:
             sys.exit(1)
 

@@ -3,29 +3,27 @@
 import copy
 import math
 import sys
-from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
 import lightning as L
-import numpy as np
 import torch
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from lit_ad import __version__
-from lit_ad.batch import Batch, Prediction, mark_not_finite, refuse_not_finite
+from lit_ad.batch import Batch, Prediction
 from lit_ad.checkpoint import read_checkpoint
+from lit_ad.detector.card import Card
 from lit_ad.detector.decision import Decision
+from lit_ad.detector.scoring import Judgement, Network, Output, judge
 from lit_ad.distributed import SharedMean
-from lit_ad.errors import UserError
-from lit_ad.image.pixels import Size
-from lit_ad.image.view import Box, View, visible
+from lit_ad.errors import NOT_FINITE, UserError
+from lit_ad.image.view import Floats, View
 from lit_ad.methods.batchnorm import SharedBatchNorm
 from lit_ad.methods.maps import upsample
 from lit_ad.teachers.backbone import Teacher
@@ -47,6 +45,7 @@ class Method(L.LightningModule):
 
     needs_pixels = True  # whether `compare` looks at the images, or at the features alone
     top = 0.0  # the fraction of a map's pixels, the highest, whose mean is the image's score; 0: the maximum
+    map_scored = True  # whether an image's score is that of its map; False where `detect` gives scores beside maps
     teacher: Teacher  # where there is one; `teachers()` has all
     decision: Decision | None = None  # from nominal images held out of training; set by the Calibration callback
     decided_for: str | None = None  # the fingerprint of the weights that scored those images; None: not known
@@ -110,124 +109,73 @@ class Method(L.LightningModule):
         """A copy that runtimes without gradients can run, and why it has no map where this one has."""
         return copy.deepcopy(self), ""
 
-    # The one path from pixels to a prediction.
+    # From pixels to maps and scores. What they mean for an image is `detector.scoring`'s to say.
 
     def forward(self, pixels: Tensor) -> Prediction:
-        """uint8 (B, 3, H, W) of the view's size, without padding -> maps (B, 1, H, W) and scores, as in eval mode."""
-        canvas = (pixels.shape[-2], pixels.shape[-1])
-        with evaluating(self):
-            masked = self.view.tile is None and self.view.region is not None and self.view.region.inside is not None
-            box = self.view(self.view.blank())[1] if masked else (0, 0, *canvas)  # a mask has one size, and so one box
-            return self._scored(self.predict(as_images(pixels)), canvas, [box])
+        """Return maps (B, 1, H, W) and scores (B,) of uint8 pixels (B, 3, H, W): the graph of an exported file.
 
-    def predict_batch(self, batch: Batch, losses: list[tuple[Tensor, int]] | None = None) -> Prediction:
-        """Maps (B, 1, H, W), of the pixels' size, and scores of a batch that is on the device, as in eval mode.
-
-        An image's score depends on the image alone: images of different input sizes run one by one, tiles where the
-        view says so, and padding is never scored.
-
-        Given a list, it also gets the loss and the number of images, of each batch that a network saw.
+        Scores of maps count every pixel of them, padding and what a region of interest leaves out, too.
         """
-        assert batch.pixels is not None
         with evaluating(self):
-            if self.view.tile is None and batch.canvases is None:
-                return self._scored(self._run(batch.pixels, self._of_cache(batch), losses), batch.canvas, batch.boxes)
-            return self._predict_each(batch, losses)
+            prediction = self._at_input_size(self.predict(as_images(pixels)), pixels)
+        if prediction.score is None:
+            assert prediction.anomaly_map is not None, "a score, a map, or both"
+            prediction = prediction._replace(score=self.score(prediction.anomaly_map))
+        return prediction
+
+    def network(self, features: list[Tensor] | None = None, losses: list[tuple[Tensor, int]] | None = None) -> Network:
+        """Return this method as the network that `judge` runs, in eval mode.
+
+        Args:
+            features: Of the images it will be given, if they are at hand: (B, ...) each.
+            losses: Gets the loss of each call, and its number of images.
+        """
+
+        def run(pixels: Any) -> Output:
+            images = as_images(torch.as_tensor(pixels).to(self.device))
+            with evaluating(self):
+                if losses is None:
+                    prediction = self.predict(images, features)
+                else:
+                    prediction, loss = self.assess(images, features)
+                    losses.append((loss, len(images)))
+                maps, score, parts = self._at_input_size(prediction, images)
+            arrays = {name: as_array(part) for name, part in parts.items()}
+            return Output(None if maps is None else as_array(maps), None if score is None else as_array(score), arrays)
+
+        return run
+
+    def judge(self, batch: Batch, losses: list[tuple[Tensor, int]] | None = None) -> list[Judgement]:
+        """Judge the images of a batch that is on the device, each for itself: see `detector.scoring.judge`."""
+        judgements: list[Judgement] = []
+        for part in batch.uniform():
+            network = self.network(self._of_cache(part), losses)
+            judgements += judge(network, part.pixels, part.boxes, self.card)
+        return judgements
+
+    @property
+    def card(self) -> Card:
+        """What this detector is beside its networks."""
+        name = qualified_name(type(self))
+        return Card(name, self.view, self.decision, self.top, self.map_scored, __version__)
+
+    def _at_input_size(self, prediction: Prediction, inputs: Tensor) -> Prediction:
+        """Bring maps to the size of the network's inputs (B, 3, H, W), where papers score them.
+
+        The maximum of the small map is about 10 % higher.
+        """
+        if prediction.anomaly_map is None:
+            return prediction
+        if self.map_scored != (prediction.score is None):
+            raise ValueError(
+                f"{type(self).__name__}.map_scored is {self.map_scored}, but `detect` returns "
+                f"{'no score' if prediction.score is None else 'a score'}: map_scored says whether the map is scored"
+            )
+        return prediction._replace(anomaly_map=upsample(prediction.anomaly_map, (inputs.shape[-2], inputs.shape[-1])))
 
     def teachers(self) -> dict[str, Teacher]:
         """The frozen networks, by the names of the attributes they are."""
         return {name: module for name, module in self.named_modules() if isinstance(module, Teacher)}
-
-    def _run(
-        self, pixels: Tensor, features: list[Tensor] | None, losses: list[tuple[Tensor, int]] | None
-    ) -> Prediction:
-        """uint8 pixels (B, 3, H, W) -> Prediction, perhaps without scores, and the loss if it is asked for."""
-        images = as_images(pixels)
-        if losses is None:
-            return self.predict(images, features)
-        prediction, loss = self.assess(images, features)
-        losses.append((loss, len(images)))
-        return prediction
-
-    def _scored(self, prediction: Prediction, canvas: Size, boxes: list[Box]) -> Prediction:
-        """Maps brought to the network's input size, and scores of their content, unless the method has given its own.
-
-        Authors take the maximum at that size. Of a map's own resolution it would be another number, a tenth higher.
-        """
-        if prediction.anomaly_map is None:
-            assert prediction.score is not None, "a score, a map, or both"
-            return prediction
-        maps = upsample(prediction.anomaly_map, canvas)
-        if prediction.score is not None:
-            return prediction._replace(anomaly_map=maps)
-        parts = zip(maps.split(1), boxes, strict=True) if len(set(boxes)) > 1 else [(maps, boxes[0])]
-        scores = [self.score(self._counted(of, canvas, box)) for of, box in parts]
-        return prediction._replace(anomaly_map=maps, score=torch.cat(scores))
-
-    def _counted(self, maps: Tensor, canvas: Size, box: Box) -> Tensor:
-        """What is scored of maps (B, 1, H, W) of the network's input: their content (B, 1, h, w), or what counts of it,
-        (B, 1, 1, n)."""
-        top, left, bottom, right = visible(box, canvas)
-        content, inside = maps[..., top:bottom, left:right], self.view.inside(canvas, box)
-        if inside is None:
-            return content
-        rows = torch.tensor(np.flatnonzero(inside).tolist(), device=maps.device)
-        return content.flatten(2).index_select(2, rows)[:, :, None]
-
-    def _predict_each(self, batch: Batch, losses: list[tuple[Tensor, int]] | None) -> Prediction:
-        """Each image by itself: its network input, or its content in tiles, whose maps are stitched and scored as one.
-
-        Where a map of the batch's pixels has no input below, or padding around tiles, it has zeros.
-        """
-        predictions = []
-        for one in batch.alone():
-            assert one.pixels is not None
-            top, left, bottom, right = (0, 0, *one.canvas)
-            if self.view.tile is None:
-                prediction = self._scored(self._run(one.pixels, self._of_cache(one), losses), one.canvas, one.boxes)
-            else:
-                top, left, bottom, right = one.boxes[0]
-                prediction = self._predict_tiles(one.pixels[0, :, top:bottom, left:right], losses)
-            if prediction.anomaly_map is not None and prediction.anomaly_map.shape[-2:] != batch.canvas:
-                whole = prediction.anomaly_map.new_zeros(1, 1, *batch.canvas)
-                whole[:, :, top:bottom, left:right] = prediction.anomaly_map
-                prediction = prediction._replace(anomaly_map=whole)
-            predictions.append(prediction)
-        if len(predictions) == 1:  # a map may be large: no copy
-            return predictions[0]
-        maps = [p.anomaly_map for p in predictions if p.anomaly_map is not None]
-        scores = [p.score for p in predictions if p.score is not None]
-        parts = {name: torch.cat([p.parts[name] for p in predictions]) for name in predictions[0].parts}
-        return Prediction(torch.cat(maps) if maps else None, torch.cat(scores), parts)
-
-    def _predict_tiles(self, image: Tensor, losses: list[tuple[Tensor, int]] | None) -> Prediction:
-        """(3, H, W) uint8 -> map (1, 1, H, W), or none of an image-level method, score and parts (1,).
-
-        What is no score of the map is the worst tile's.
-        """
-        grid = self.view.grid((image.shape[-2], image.shape[-1]))
-        assert grid is not None
-        worst: dict[str, Tensor] = {}
-
-        def predictions() -> Iterator[Prediction]:
-            for tiles in grid.batches(image, self.view.tile_batch):
-                prediction = self._run(tiles, None, losses)
-                scores = prediction.parts if prediction.score is None else prediction.parts | {"": prediction.score}
-                for name, score in scores.items():
-                    highest = torch.where(score.isfinite().all(), score.amax(), torch.nan)
-                    worst[name] = torch.maximum(worst.get(name, highest), highest)
-                yield prediction
-
-        found = predictions()
-        first = next(found)
-        if first.anomaly_map is None:
-            stitched = None
-            deque(found, maxlen=0)  # for their scores
-        else:
-            side = (grid.tile, grid.tile)
-            stitched = grid.stitch(upsample(p.anomaly_map, side) for p in chain([first], found))  # type: ignore[arg-type]
-        parts = {name: score[None] for name, score in worst.items()}
-        return self._scored(Prediction(stitched, parts.pop("", None), parts), grid.size, [(0, 0, *grid.size)])
 
     def _of_cache(self, batch: Batch) -> list[Tensor] | None:
         """A batch's cached features, which may be stored in half precision, in the networks' own."""
@@ -274,29 +222,29 @@ class Method(L.LightningModule):
         self.log("train/loss", self.train_loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=len(batch))
         return loss
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> Prediction | None:  # type: ignore[override]
+    def validation_step(self, batch: Batch, batch_idx: int) -> list[Judgement]:  # type: ignore[override]
         losses: list[tuple[Tensor, int]] = []
-        prediction = self.predict_batch(batch, losses) if len(batch) else None
+        judgements = self.judge(batch, losses) if len(batch) else []
         count = sum(n for _, n in losses)
         loss = sum((loss * (n / count) for loss, n in losses), start=torch.zeros((), device=self.device))
         self.val_loss.update(loss, weight=len(batch))  # 0 of a batch that held repeats only
         self.log("val/loss", self.val_loss, prog_bar=True, on_epoch=True, batch_size=len(batch))
-        if prediction is not None and not self.trainer.sanity_checking:  # which comes before the first `calibrate`
-            refuse_not_finite(prediction, batch)
-        return prediction
+        if not self.trainer.sanity_checking:  # which comes before the first `calibrate`
+            refuse_not_finite(judgements, batch)
+        return judgements
 
-    def test_step(self, batch: Batch, batch_idx: int) -> Prediction | None:  # type: ignore[override]
-        prediction = self.predict_batch(batch) if len(batch) else None
-        if prediction is not None:
-            refuse_not_finite(prediction, batch)
-        return prediction
+    def test_step(self, batch: Batch, batch_idx: int) -> list[Judgement]:  # type: ignore[override]
+        judgements = self.judge(batch) if len(batch) else []
+        refuse_not_finite(judgements, batch)
+        return judgements
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> Prediction | None:
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[Judgement]:
         """As `test_step`, but an error is written to the image's sample in the batch, where callbacks read it."""
-        prediction = self.predict_batch(batch) if len(batch) else None
-        if prediction is not None:
-            mark_not_finite(prediction, batch)
-        return prediction
+        judgements = self.judge(batch) if len(batch) else []
+        for i, (sample, judgement) in enumerate(zip(batch.samples, judgements, strict=True)):
+            if not judgement.finite and not sample.error:
+                batch.samples[i] = sample._replace(error=NOT_FINITE)
+        return judgements
 
     # What is in the checkpoint beside the students.
 
@@ -310,14 +258,11 @@ class Method(L.LightningModule):
         if decision is not None and self.decided_for not in (None, fingerprint(checkpoint["state_dict"])):
             decision = None
         checkpoint["lit_ad"] = {
-            "version": __version__,
-            "method": qualified_name(type(self)),
-            "view": self.view.to_dict(),
+            **replace(self.card, decision=decision).to_dict(),
             "teachers": {
                 name: {"name": t.name, "taps": list(t.taps), "fingerprint": t.fingerprint}
                 for name, t in self.teachers().items()
             },
-            "decision": None if decision is None else decision.to_dict(),
         }
         arguments = checkpoint.get("hyper_parameters", {})
         if isinstance(arguments.get("view"), View):
@@ -397,6 +342,17 @@ def as_images(pixels: Tensor) -> Tensor:
     if pixels.device.type == "cpu":
         pixels = pixels.contiguous(memory_format=torch.channels_last)
     return pixels.float() / 255
+
+
+def refuse_not_finite(judgements: list[Judgement], batch: Batch) -> None:
+    """Raise NotFiniteError that names the first image of a batch of which a number is NaN or infinite."""
+    for judgement, sample in zip(judgements, batch.samples, strict=True):
+        judgement.refuse_not_finite(str(sample.image))
+
+
+def as_array(values: Tensor) -> Floats:
+    """Return a tensor as a float32 array of the same shape."""
+    return values.detach().float().cpu().numpy()
 
 
 def refuse_another(teacher: Teacher, trained: dict[str, Any]) -> None:

@@ -17,13 +17,13 @@ import torch.distributed as dist
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, cosine_similarity, elu, interpolate, layer_norm
+from torch.nn.functional import cosine_similarity, elu, interpolate, layer_norm
 
 from lit_ad.batch import Prediction
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
 from lit_ad.methods.base import Method
-from lit_ad.methods.maps import upsample
+from lit_ad.methods.maps import gaussian_blur, upsample
 from lit_ad.methods.stable_adamw import StableAdamW
 from lit_ad.teachers import Teacher
 
@@ -129,7 +129,7 @@ class Dinomaly(Method):
         return self.loss(disagreement)
 
     def detect(self, disagreement: "Disagreement") -> Prediction:
-        """Mean of the groups' distances, smoothed at the authors' size."""
+        """Mean of the groups' distances, smoothed at the authors' size by 5x5 taps of a Gaussian, zeros outside."""
         assert disagreement.size is not None
         patch, (height, width) = self.teacher.patch_size, disagreement.size
         pairs = zip(disagreement.teachers, disagreement.students, strict=True)
@@ -137,7 +137,8 @@ class Dinomaly(Method):
         maps = [interpolate(level, (height, width), mode="bilinear", align_corners=True) for level in levels]
         scale = MAP_SIDE / min(height, width)
         size = (round(scale * height), round(scale * width))
-        return Prediction(smooth(upsample(torch.stack(maps).mean(dim=0), size)))
+        small = upsample(torch.stack(maps).mean(dim=0), size)
+        return Prediction(gaussian_blur(small, sigma=4.0, radius=2, mode="constant"))
 
     def configure_optimizers(self) -> Any:
         steps = self.total_steps("falls until training ends")
@@ -275,12 +276,3 @@ def schedule(step: int, steps: int, warmup: int, final: float) -> float:
         return step / warmup
     progress = min(1.0, (step - warmup) / max(1, steps - warmup))
     return final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2
-
-
-def smooth(anomaly_map: Tensor) -> Tensor:
-    """Gaussian of 5x5 taps and sigma 4, zeros outside: (B, 1, H, W) -> the same shape, in float32."""
-    with torch.autocast(anomaly_map.device.type, enabled=False):
-        taps = torch.exp(-(torch.arange(-2, 3, dtype=torch.float32, device=anomaly_map.device).square()) / (2 * 4**2))
-        taps = taps / taps.sum()
-        rows = conv2d(anomaly_map.float(), taps.view(1, 1, 5, 1), padding=(2, 0))
-        return conv2d(rows, taps.view(1, 1, 1, 5), padding=(0, 2))

@@ -1,5 +1,7 @@
 """Pure functions on anomaly maps."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -33,13 +35,37 @@ def quantile(values: Tensor, fraction: float) -> Tensor:
     return torch.lerp(below, above, position % 1)
 
 
-def gaussian_blur(anomaly_map: Tensor, sigma: float) -> Tensor:
-    """Gaussian of four sigmas each way, edges reflected: (B, C, h, w) -> the same shape, float32 under autocast too."""
-    from kornia.filters import gaussian_blur2d  # here, because importing kornia takes seconds that few runs need
+def gaussian_blur(
+    anomaly_map: Tensor, sigma: float, radius: int | None = None, mode: Literal["reflect", "constant"] = "reflect"
+) -> Tensor:
+    """The Gaussian of scipy.ndimage.gaussian_filter: (B, C, h, w) -> the same shape, float32 under autocast too.
 
+    Args:
+        sigma: Standard deviation in pixels of the map, above 0.
+        radius: Pixels each way at which the Gaussian is cut. None: SciPy's, four sigmas, rounded.
+        mode: What lies beyond the border, in SciPy's words. "reflect" mirrors the map and repeats the edge pixel
+            (c b a | a b c); torch's and kornia's "reflect" do not repeat it (c b | a b c). "constant" is zeros.
+    """
+    from kornia.filters import gaussian_blur2d  # here, because importing kornia takes half a second that few runs need
+
+    radius = int(4 * sigma + 0.5) if radius is None else radius
     with torch.autocast(anomaly_map.device.type, enabled=False):
-        height, width = (2 * min(round(4 * sigma), side - 1) + 1 for side in anomaly_map.shape[-2:])
-        return gaussian_blur2d(anomaly_map.float(), (height, width), (sigma, sigma))
+        padded = anomaly_map.float()
+        if mode == "reflect":
+            padded = mirror(mirror(padded, 2, radius), 3, radius)
+        blurred = gaussian_blur2d(padded, 2 * radius + 1, (sigma, sigma), "constant")
+    if mode == "constant":
+        return blurred
+    height, width = anomaly_map.shape[-2:]
+    return blurred[..., radius : radius + height, radius : radius + width]
+
+
+def mirror(anomaly_map: Tensor, axis: int, margin: int) -> Tensor:
+    """Mirror a map beyond both ends of an axis, edge pixel included, as often as the margin needs:
+    (..., n, ...) -> (..., margin + n + margin, ...)."""
+    side = anomaly_map.shape[axis]
+    places = torch.arange(-margin, side + margin, device=anomaly_map.device) % (2 * side)
+    return anomaly_map.index_select(axis, places.minimum(2 * side - 1 - places))
 
 
 def opening(mask: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from lit_ad.errors import UserError
 from lit_ad.image.view import View
 from lit_ad.methods.base import Method, Nominal
 from lit_ad.methods.distances import unit_distance
+from lit_ad.methods.initialisation import initialise_convolutions
 from lit_ad.methods.maps import gaussian_blur, product, upsample
 from lit_ad.methods.statistics import of_all_processes, refuse_unscaled
 from lit_ad.teachers import Backbone, Teacher
@@ -29,9 +30,16 @@ from lit_ad.teachers import Backbone, Teacher
 class MixedTeacher(Method):
     """A reduced ResNet and a deep EfficientNet, each with a student.
 
-    Each pair's map is divided by its mean over nominal held-out images, so that their product weighs both alike. The
-    authors scale by each test image's own values, which makes scores of different images incomparable, and blur along
-    one axis only. Their deep student begins as its teacher, and has nothing to learn: ours begins at random.
+    Differences from the authors' code:
+
+    - Each pair's map is divided by its mean over nominal held-out images, so that their product weighs both alike. The
+      authors scale by each test image's own values, which makes scores of different images incomparable.
+    - The map is smoothed along both axes; theirs along one.
+    - The deep student begins at random. Theirs begins as its teacher, and has nothing to learn.
+    - One checkpoint holds both students, of the epoch with the lowest sum of both pairs' held-out losses. The authors
+      keep each student at its own best epoch.
+    - The students' BatchNorm learns in every epoch. Theirs is in eval mode after the first validation.
+    - The loss is a mean over the batch; theirs is a sum.
 
     Args:
         backbone: timm name of the shallow teacher, a CNN; its levels are averaged over 2x2 positions.
@@ -41,9 +49,12 @@ class MixedTeacher(Method):
         view: How images become network inputs.
         lr: The highest of Adam's one-cycle schedule, reached after 30 % of the steps.
         sigma: Of the Gaussian that smooths the map, in pixels of the network's input.
+
+    Raises:
+        UserError: `taps` have other strides than 4, 8, ..., or `sigma` is not above 0.
     """
 
-    map_means: Tensor
+    pair_means: Tensor
 
     def __init__(
         self,
@@ -66,10 +77,12 @@ class MixedTeacher(Method):
                 f"model.taps {list(teacher.taps)} of {backbone} have strides {teacher.strides}, but the reduced "
                 f"student halves what it sees from level to level: choose taps of strides {expected}"
             )
+        if not sigma > 0:
+            raise UserError(f"model.sigma is {sigma}, but a Gaussian's must be above 0")
         self.student = ReducedResNet(teacher.channels).to(memory_format=torch.channels_last)
         self.deep_student = Backbone(deep_backbone, deep_taps)
         self.lr, self.sigma = lr, sigma
-        self.register_buffer("map_means", torch.full((2,), torch.nan))
+        self.register_buffer("pair_means", torch.full((2,), torch.nan))
 
     def describe(self, images: Tensor) -> list[Tensor]:
         """The shallow teacher's levels at half their resolution, then the deep one's."""
@@ -85,29 +98,31 @@ class MixedTeacher(Method):
         )
 
     def loss(self, disagreement: "Disagreement") -> Tensor:
-        """Of both pairs, the mean over batch, positions and levels; the authors' code sums over the batch."""
+        """The sum of both pairs' means over batch, positions and levels: a scalar."""
         means = [torch.stack([level.mean() for level in pair]).mean() for pair in disagreement[:2]]
         return means[0] + means[1]
 
     def detect(self, disagreement: "Disagreement") -> Prediction:
-        """The product of both maps, each by its nominal mean, smoothed: (B, 1, H, W)."""
-        maps = [m / mean for m, mean in zip(self.maps(disagreement), self.map_means.float(), strict=True)]
+        """The product of both pairs' maps, each divided by its nominal mean, smoothed: (B, 1, H, W)."""
+        maps = [m / mean for m, mean in zip(self.maps(disagreement), self.pair_means.float(), strict=True)]
         return Prediction(gaussian_blur(product(maps, disagreement.size), self.sigma))
 
     def maps(self, disagreement: "Disagreement") -> list[Tensor]:
-        """Of each pair, the sum over its levels at the input's size, 2 x (B, 1, H, W)."""
+        """Each pair's map at the input's size, 2 x (B, 1, H, W): the sum of its levels, each divided by its number of
+        positions h * w, as in the authors' code, so that a level counts four times as much as the next finer one."""
         size = disagreement.size
-        return [torch.stack([upsample(level, size) for level in pair]).sum(dim=0) for pair in disagreement[:2]]
+        levels = [[level / level.shape[-2:].numel() for level in pair] for pair in disagreement[:2]]
+        return [torch.stack([upsample(level, size) for level in pair]).sum(dim=0) for pair in levels]
 
     def calibrate(self, nominal: Nominal, held_out: Nominal) -> None:
         """The mean of each pair's map over the held-out images."""
-        found = [[m.double().mean(dim=(1, 2, 3)) for m in self.maps(self.compare(*seen))] for seen in held_out]
+        batches = [[m.double().mean(dim=(1, 2, 3)) for m in self.maps(self.compare(*seen))] for seen in held_out]
         for number in (0, 1):
-            means = torch.cat([pair[number] for pair in found]) if found else self.map_means.new_zeros(0).double()
-            self.map_means[number] = of_all_processes(means, self.device).mean()
+            means = torch.cat([pair[number] for pair in batches]) if batches else self.pair_means.new_zeros(0).double()
+            self.pair_means[number] = of_all_processes(means, self.device).mean()
 
     def on_test_start(self) -> None:
-        refuse_unscaled("MixedTeacher", self.map_means)
+        refuse_unscaled("MixedTeacher", self.pair_means)
 
     on_predict_start = on_test_start
 
@@ -141,12 +156,13 @@ class ReducedResNet(nn.Module):
         self.stem = nn.Sequential(*stem, nn.MaxPool2d(3, 2, 1))
         widths = [channels[0], *channels]
         self.levels = nn.ModuleList(halving(a, b) for a, b in pairwise(widths))
+        initialise_convolutions(self)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        found = [self.stem(images)]
+        features = [self.stem(images)]
         for level in self.levels:
-            found.append(level(found[-1]))
-        return found[1:]
+            features.append(level(features[-1]))
+        return features[1:]
 
 
 def halving(inputs: int, outputs: int) -> nn.Module:

@@ -54,6 +54,8 @@ class MKD(Method):
         lr: Adam.
     """
 
+    map_scored = False
+
     def __init__(
         self,
         backbone: str = "vgg16.tv_in1k",

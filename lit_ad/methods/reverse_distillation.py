@@ -18,6 +18,7 @@ from lit_ad.errors import UserError
 from lit_ad.image.view import View
 from lit_ad.methods.base import Method
 from lit_ad.methods.distances import cosine_distance
+from lit_ad.methods.initialisation import initialise_convolutions
 from lit_ad.methods.maps import gaussian_blur
 from lit_ad.teachers import Backbone, Teacher
 
@@ -112,7 +113,7 @@ class OneClassEmbedding(nn.Module):
         )
         blocks = [Block(2 * last, 2 * last, inner) for _ in range(1 if inner is None else 2)]
         self.squeeze = nn.Sequential(Block(len(channels) * last, 2 * last, inner, "down"), *blocks)
-        initialise(self)
+        initialise_convolutions(self)
 
     def forward(self, levels: list[Tensor]) -> Tensor:
         """L x (B, C, h, w) -> (B, 2 C_L, h_L / 2, w_L / 2)."""
@@ -136,7 +137,7 @@ class Decoder(nn.Module):
             nn.Sequential(Block(before, out, inner, "up"), *(Block(out, out, inner) for _ in range(depth - 1)))
             for before, out, depth in zip(ins, outs, depths, strict=True)
         )
-        initialise(self)
+        initialise_convolutions(self)  # the transposed ones keep PyTorch's default, as in the authors' code
 
     def forward(self, embedding: Tensor) -> list[Tensor]:
         """(B, 2 C_L, h_L / 2, w_L / 2) -> L x (B, C, h, w), from fine to coarse."""
@@ -209,10 +210,3 @@ def resizing(before: int, out: int, side: int, resize: Literal["down", "up"] | N
 
 def convolution(before: int, out: int, side: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(before, out, side, stride, padding=side // 2, bias=False)
-
-
-def initialise(module: nn.Module) -> None:
-    """Convolutions as in a ResNet; transposed ones, which are no nn.Conv2d, keep PyTorch's default, as the authors'."""
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")

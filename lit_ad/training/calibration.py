@@ -99,15 +99,13 @@ class Calibration(L.Callback):
     def on_validation_batch_end(
         self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        if outputs is None:
-            return
-        for i, (sample, score) in enumerate(zip(batch.samples, outputs.score.tolist(), strict=True)):
+        roi = pl_module.view.region
+        for sample, size, judgement in zip(batch.samples, batch.sizes, outputs, strict=True):
             maximum = median = None
-            if outputs.anomaly_map is not None:
-                roi = pl_module.view.region
-                anomaly_map = counted(batch.original_map(outputs, i, roi), roi)
+            if judgement.seen is not None:
+                anomaly_map = counted(judgement.original_map(size, roi), roi)
                 maximum, median = float(anomaly_map.max()), float(np.median(anomaly_map))
-            self.seen.append((sample.category, score, maximum, median))
+            self.seen.append((sample.category, judgement.score, maximum, median))
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         seen = gather(self.seen)

@@ -8,6 +8,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from safetensors.torch import save_file
 
 from lit_ad.files import atomic_write, run_directory
+from lit_ad.integrity import BLANK, DIGEST, seal
 from lit_ad.training.calibration import nominal
 
 
@@ -33,5 +34,6 @@ class DistilledWeights(L.Callback):
         if trainer.is_global_zero:
             tensors, about = pl_module.product()
             with atomic_write(path) as temporary:
-                save_file(tensors, temporary, {"format": "pt", **about})
+                save_file(tensors, temporary, {"format": "pt", DIGEST: BLANK, **about})
+                seal(temporary)
         return path

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from lit_ad.batch import Batch
 from lit_ad.errors import UserError
-from lit_ad.features.store import DTYPES, FeatureStore, folder_of, kept, load_or_compute
+from lit_ad.features.layout import bytes_used
+from lit_ad.features.store import FeatureStore, load_or_compute, store_path
 from lit_ad.files import amount, cache_directory
 from lit_ad.machine import memory
 from lit_ad.methods.base import Method, as_images, qualified_name
@@ -92,13 +93,13 @@ class FeatureCache(L.Callback):
         reason = ""
         if trainer.is_global_zero:
             count = sum(len(loader.dataset) for _, loader, _ in parts)
-            folders = [folder_of(directory, about, len(loader.dataset), self.dtype) for _, loader, about in parts]
+            folders = [store_path(directory, about, len(loader.dataset), self.dtype) for _, loader, about in parts]
             there = sum(FeatureStore(folder).nbytes for folder in folders if folder.is_dir())
             missing = sum(len(part[1].dataset) for part, at in zip(parts, folders, strict=True) if not at.is_dir())
             size = 0
             if missing:  # all inputs are of one size, or they could not be kept
                 one = next(features(trainer, method, [parts[0][1].dataset[0]]))
-                size = missing * DTYPES[self.dtype].itemsize * sum(level.numel() for level in one)
+                size = missing * getattr(torch, self.dtype).itemsize * sum(level.numel() for level in one)
             if auto and missing:
                 reason = too_large(size, directory)
             if not reason:
@@ -163,7 +164,7 @@ def too_large(size: int, directory: Path) -> str:
         return f"cannot write to {directory}: {error.strerror}"
     if not os.access(directory, os.W_OK):
         return f"cannot write to {directory}"
-    have, earlier = memory(), kept(directory)
+    have, earlier = memory(), bytes_used(directory)
     if have is not None and size > have / 2:
         return (
             f"they would take {amount(size)}, more than half of this machine's memory; --cache.enabled true caches them"

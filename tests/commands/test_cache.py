@@ -13,7 +13,6 @@ import pytest
 import torch
 from filelock import FileLock
 
-from lit_ad.commands.cache import changed
 from lit_ad.commands.main import main
 from lit_ad.data.sources.table import keep_mask
 from lit_ad.features.store import load_or_compute
@@ -133,15 +132,6 @@ def test_masks_of_boxes_are_listed_and_cleared(directory: Path, capsys: pytest.C
     assert not new.is_file() and other.is_file()
 
 
-def test_pages_are_as_old_as_their_file(tmp_path: Path) -> None:
-    file = tmp_path / "stack.tif"
-    file.write_bytes(b"1")
-    known = (f"{file}#2", 1, file.stat().st_mtime_ns)
-    assert not changed(*known)
-    file.write_bytes(b"22")
-    assert changed(*known)
-
-
 def test_a_cache_that_is_being_written_is_left_alone(
     directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -178,9 +168,3 @@ def test_a_directory_of_its_own(tmp_path: Path, directory: Path) -> None:
 def test_older_goes_with_clear(directory: Path) -> None:
     with pytest.raises(SystemExit, match="--older goes with clear, and not with prune"):
         lit_ad("cache", "prune", "--older", 3)
-
-
-def test_listing_does_not_wait_for_teachers() -> None:
-    """To import timm takes seconds."""
-    code = "import sys, lit_ad.commands.cache; sys.exit('timm' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,6 +1,7 @@
 """`lit-ad export`, of a real run."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -67,3 +68,22 @@ def test_int8_tells_its_cost_and_has_its_own_threshold(
     assert exported.card.decision is not None and trained.card.decision is not None
     ours, theirs = exported.card.decision.scores["stripes"], trained.card.decision.scores["stripes"]
     assert len(ours) == len(theirs) == 2 and list(ours) != list(theirs)
+
+
+def test_each_command_lists_a_folder_as_predict_does(
+    checkpoint: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Linked folders are looked at, hidden ones are not, and that is told."""
+    hidden = tmp_path / "new/.ipynb_checkpoints"
+    shutil.copytree(images / "test/good", hidden)
+    (tmp_path / "new/line").symlink_to(images / "test/good")
+    remark = f"In {tmp_path / 'new'}: hidden files and folders that are left out, 1: {hidden}\n"
+    folder, given = str(tmp_path / "new"), ["--ckpt_path", str(checkpoint)]
+    run(["recalibrate", *given, "--nominal", folder, "--output", str(tmp_path / "new.ckpt")])
+    out = capsys.readouterr().out
+    assert remark in out and "\n5 images, false-alarm rate" in out
+    run(["export", *given, "--images", folder, "--output", str(tmp_path)])
+    out = capsys.readouterr().out
+    assert remark in out and "on 5 images" in out
+    run(["speed", str(checkpoint), "--images", folder, "--batch", "[1]", "--seconds", "0.1"])
+    assert remark in capsys.readouterr().out

@@ -427,6 +427,22 @@ def test_what_there_is_is_told_once_before_training(bottle: Path, capsys: pytest
     )
 
 
+def test_what_is_passed_over_in_unrelated_images_is_told(
+    bottle: Path, write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write("elsewhere/a.png")
+    hidden, link = write("photographs/.trash/b.png"), bottle.parent / "photographs/more"
+    link.symlink_to(bottle.parent / "elsewhere")
+    data = AnomalyDataModule(MVTec(bottle), View(16), unrelated=link.parent)
+    data.setup("fit")
+    remark = f"hidden files and folders that are left out, 1: {hidden.parent}"
+    assert f"\n  in data.unrelated, {remark}\n" in capsys.readouterr().out
+    (item,) = data.train_dataloader().dataset.unrelated.images
+    assert item == link / "a.png"
+    with pytest.raises(UserError, match=r"nowhere is not a folder"):
+        AnomalyDataModule(MVTec(bottle), View(16), unrelated=bottle / "nowhere").setup("fit")
+
+
 def test_a_damaged_test_image_is_found_before_training(bottle: Path, tmp_path: Path) -> None:
     bad = bottle / "test/broken/001.png"
     bad.write_bytes(bad.read_bytes()[:-100])

@@ -9,6 +9,7 @@ from PIL import Image
 from lit_ad.batch import Sample
 from lit_ad.data.masks import check_masks, read_mask, read_truth
 from lit_ad.errors import UserError
+from lit_ad.image.pixels import EXTENSIONS
 
 GREY = np.random.default_rng(0).integers(0, 256, (20, 30)).astype(np.uint8)
 
@@ -28,8 +29,13 @@ def test_masks_of_every_kind(tmp_path: Path) -> None:
     assert np.array_equal(read_mask(tmp_path / "p.png"), truth)
     block = np.zeros((32, 32), np.uint8)
     block[5:20, 7:23] = 255
-    Image.fromarray(block).save(tmp_path / "block.jpg", quality=75)
-    assert np.array_equal(read_mask(tmp_path / "block.jpg"), block > 0)
+    for name in ("block.jpg", "block.jfif", *(["block.avif"] if ".avif" in EXTENSIONS else [])):
+        Image.fromarray(block).save(tmp_path / name, format=None if "avif" in name else "JPEG", quality=75)
+        assert np.array_equal(read_mask(tmp_path / name), block > 0)
+    for name in ("t.gif", "t.pgm", "t.pbm", *(["t.jp2"] if ".jp2" in EXTENSIONS else [])):
+        mode = "1" if "pbm" in name else "L"
+        Image.fromarray(truth.astype(np.uint8) * 255).convert(mode).save(tmp_path / name)
+        assert np.array_equal(read_mask(tmp_path / name), truth), name
 
 
 def test_a_data_set_says_above_which_value_a_mask_counts(tmp_path: Path) -> None:

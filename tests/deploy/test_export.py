@@ -10,13 +10,16 @@ import pytest
 import torch
 
 from lit_ad import Detector
+from lit_ad.batch import Prediction
 from lit_ad.deploy.export import SUFFIX, beyond, differences, export, input_size, rewrite
 from lit_ad.detector.decision import Decision
 from lit_ad.errors import NotFiniteError, UserError
 from lit_ad.image.view import View
+from lit_ad.methods import STFPM
 from lit_ad.methods import __all__ as METHODS
 from lit_ad.methods.base import Method, method_class
-from lit_ad.methods.network import card_of, run_of
+from lit_ad.methods.maps import gaussian_blur, upsample
+from lit_ad.methods.network import inference
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
@@ -68,7 +71,7 @@ QUICK = ("STFPM", "MKD")  # the others' graphs take minutes to write and to load
 )
 def test_parity(name: str, small_models: dict[str, dict[str, Any]], tmp_path: Path) -> None:
     method = made(name, small_models)
-    checkpoint = Detector(run_of(method), card_of(method))
+    checkpoint = Detector(inference(method), method.card)
     for format, suffix in SUFFIX.items():
         file = tmp_path / f"model{suffix}"
         card = export(method, file, format)  # type: ignore[arg-type]
@@ -78,7 +81,7 @@ def test_parity(name: str, small_models: dict[str, dict[str, Any]], tmp_path: Pa
         assert not beyond(found, 1e-5)
         assert set(found["batch 4"]) == ({"score"} if name == "MKD" else {"score", "anomaly_map"})
         assert exported.card.to_dict() == card.to_dict()
-    assert checkpoint.card.to_dict() == card_of(method).to_dict()  # the given model is as it was
+    assert checkpoint.card.to_dict() == method.card.to_dict()  # the given model is as it was
 
 
 def test_padding_and_tiles(small_models: dict[str, dict[str, Any]], tmp_path: Path) -> None:
@@ -86,7 +89,7 @@ def test_padding_and_tiles(small_models: dict[str, dict[str, Any]], tmp_path: Pa
         method = made("STFPM", small_models, view=view)
         file = tmp_path / f"{number}.onnx"
         export(method, file)
-        checkpoint = Detector(run_of(method), card_of(method))
+        checkpoint = Detector(inference(method), method.card)
         assert not beyond(differences(Detector.load(file), checkpoint, pictures(5)), 1e-5)
 
 
@@ -98,12 +101,12 @@ def test_mkd_leaves_its_map_and_nothing_else(small_models: dict[str, dict[str, A
     found = exported(pictures(1)[0])
     assert found.anomaly_map is None and found.mask is None and found.regions == [] and found.anomalous is not None
     assert method.saliency == "gradients"  # type: ignore[comparison-overlap]
-    assert Detector(run_of(method), card_of(method))(pictures(1)[0]).anomaly_map is not None
+    assert Detector(inference(method), method.card)(pictures(1)[0]).anomaly_map is not None
 
 
 def test_a_wrong_file_is_found_out(small_models: dict[str, dict[str, Any]], tmp_path: Path) -> None:
     method = made("STFPM", small_models)
-    checkpoint = Detector(run_of(method), card_of(method))
+    checkpoint = Detector(inference(method), method.card)
     with torch.no_grad():
         changed = made("STFPM", small_models)
         next(changed.student.parameters())[0].mul_(1.1)  # type: ignore[union-attr]
@@ -118,7 +121,7 @@ def test_an_exported_file_that_is_not_finite_is_found_out(
 ) -> None:
     """Also in int8, where no tolerance says so."""
     method = made("STFPM", small_models)
-    checkpoint = Detector(run_of(method), card_of(method))
+    checkpoint = Detector(inference(method), method.card)
 
     def broken(pixels: Any) -> Any:
         maps, scores = checkpoint.run(pixels)
@@ -142,6 +145,34 @@ def test_another_decision_in_the_same_file(
     after = Detector.load(tmp_path / f"b{suffix}")
     assert after.card.to_dict() == card.to_dict()
     assert after(pictures(1)[0]).score == before(pictures(1)[0]).score
+
+
+class Smoothed(STFPM):
+    """A map of operations that NNCF has eight bits for: a sum and a convolution."""
+
+    def detect(self, disagreement: list[torch.Tensor]) -> Prediction:
+        fine, coarse = disagreement[0], upsample(disagreement[1], (16, 16))
+        return Prediction(gaussian_blur(fine + coarse, 1.0))
+
+
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
+def test_an_int8_map_rises_above_those_of_calibration(
+    format: str, small_models: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    pytest.importorskip("nncf")
+    torch.manual_seed(0)
+    arguments = small_models["STFPM"]["init_args"]
+    method = Smoothed(**{**arguments, "taps": (1, 2), "view": View(**arguments["view"])}).eval()
+    method.student.load_state_dict(method.teacher.model.state_dict(prefix="model."))
+    for weight in method.student.parameters():
+        weight.data += 0.02 * weight.data.std() * torch.randn_like(weight)  # a student that is nearly its teacher
+    nominal, anomalous = pictures(4), [np.full((64, 64, 3), 100, dtype=np.uint8)]  # noise moves these weights least
+    checkpoint = Detector(inference(method), method.card)
+    usual, most = (max(one.score for one in checkpoint.stream(images)) for images in (nominal, anomalous))
+    assert most > 1.5 * usual
+    file = tmp_path / f"model{SUFFIX[format]}"
+    export(method, file, format, "int8", nominal)  # type: ignore[arg-type]
+    assert max(one.score for one in Detector.load(file).stream(anomalous)) > 0.8 * most
 
 
 def test_what_cannot_be_exported(small_models: dict[str, dict[str, Any]], tmp_path: Path) -> None:
@@ -173,5 +204,5 @@ def test_int8_runs_and_is_near(
     export(method, file, format, "int8", pictures(6, seed=1))  # type: ignore[arg-type]
     exported = Detector.load(file)
     assert exported.card.precision == "int8"
-    found = differences(exported, Detector(run_of(method), card_of(method)), pictures(4))
+    found = differences(exported, Detector(inference(method), method.card), pictures(4))
     assert 1e-5 < found["batch 1"]["score"] < near

@@ -32,7 +32,7 @@ from lit_ad.detector.detector import Detector
 from lit_ad.errors import UserError
 from lit_ad.image.limits import MEGAPIXELS
 from lit_ad.image.view import View
-from lit_ad.methods.network import card_of, run_of
+from lit_ad.methods.network import inference
 from lit_ad.methods.stfpm import STFPM
 
 uvicorn = pytest.importorskip("uvicorn")
@@ -55,7 +55,7 @@ def detector(small_models: dict[str, dict[str, Any]]) -> Detector:
         {"nut": np.array([0.01]), "bolt": np.array([0.01])},
         false_alarm=0.5,
     )
-    return Detector(run_of(method), card_of(method))
+    return Detector(inference(method), method.card)
 
 
 @contextmanager

@@ -18,7 +18,8 @@ from lit_ad import Detector, methods
 from lit_ad.batch import Batch, Sample
 from lit_ad.data import AnomalyDataModule, MVTec
 from lit_ad.detector.card import Card
-from lit_ad.detector.detector import WORKERS, highest, outline
+from lit_ad.detector.detector import WORKERS, outline
+from lit_ad.detector.scoring import top_mean
 from lit_ad.errors import NotFiniteError, UserError
 from lit_ad.evaluation import Evaluation
 from lit_ad.evaluation.results import Results
@@ -26,8 +27,9 @@ from lit_ad.image.view import View
 from lit_ad.methods import STFPM
 from lit_ad.methods import __all__ as METHODS
 from lit_ad.methods.base import Method
-from lit_ad.methods.network import card_of, run_of
+from lit_ad.methods.network import inference
 from lit_ad.training import Calibration, FeatureCache
+from tests.judging import original_map, predict_batch
 
 VIEWS: dict[str, Callable[[int], View]] = {  # of the side that a method's small model is fit for
     "stretched": lambda side: View(side),
@@ -120,7 +122,7 @@ def test_pictures(runs: dict[tuple[str, str], Path], images: Path, tmp_path: Pat
     mask = np.zeros((6, 6), bool)
     mask[1:5, 1:5] = True
     assert outline(mask).sum() == 12
-    assert highest(np.arange(100, dtype=np.float32), 0.05) == 97
+    assert top_mean(np.arange(100, dtype=np.float32), 0.05) == 97
 
 
 def test_what_is_no_detector(tmp_path: Path) -> None:
@@ -241,14 +243,14 @@ def test_scores_are_those_of_evaluation_to_the_last_digit(top: float, view: View
     torch.manual_seed(0)
     model = STFPM("resnet10t", (1, 2), str(resnet_file), view.of_multiple(16)).eval().requires_grad_(False)
     model.top = top
-    detector = Detector(run_of(model), card_of(model))
+    detector = Detector(inference(model), model.card)
     generator = np.random.default_rng(0)
     for size in ((64, 64), (60, 90), (81, 50)):
         image = generator.integers(0, 256, (*size, 3)).astype(np.uint8)
         pixels, box = model.view(image)
         tensor = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
         batch = Batch(tensor, torch.arange(1), [Sample(Path("0.png"), 0)], [size], [box])
-        expected, found = model.predict_batch(batch), detector(image)
+        expected, found = predict_batch(model, batch), detector(image)
         assert expected.score is not None and found.anomaly_map is not None
         assert found.score == (expected.score.item() if top == 0 else pytest.approx(expected.score.item(), rel=1e-6))
-        np.testing.assert_allclose(found.anomaly_map, batch.original_map(expected, 0), rtol=1e-5)
+        np.testing.assert_allclose(found.anomaly_map, original_map(expected, batch, 0), rtol=1e-5)

@@ -1,6 +1,7 @@
 """Exported files where nothing else is, from many threads, and files that are none of ours."""
 
 import re
+import shutil
 import subprocess
 import sys
 import venv
@@ -179,16 +180,38 @@ def test_the_example_reads_through_the_window(onnx_of: Callable[[View], tuple[Pa
 
 @pytest.mark.parametrize("suffix", SUFFIX.values())
 def test_what_is_no_exported_file(suffix: str, tmp_path: Path) -> None:
-    (tmp_path / f"x{suffix}").write_text("nothing")
-    with pytest.raises(UserError, match=r"cannot be read by"):
-        Detector.load(tmp_path / f"x{suffix}")
+    for content in ("nothing", ""):
+        (tmp_path / f"x{suffix}").write_text(content)
+        with pytest.raises(UserError, match=rf"x{suffix} (was not exported by lit_ad, or is damaged|is damaged)"):
+            Detector.load(tmp_path / f"x{suffix}")
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.xml", "model.bin", "model.pt2"])
+@pytest.mark.parametrize("place", [0.1, 0.5, 0.9])
+def test_a_damaged_file_is_refused(name: str, place: float, files: dict[str, Path], tmp_path: Path) -> None:
+    for suffix in {Path(name).suffix, ".bin", ".xml"} if name[-4:] in (".xml", ".bin") else {Path(name).suffix}:
+        shutil.copy(files["onnx"].with_name(f"model{suffix}"), tmp_path)
+    suffix = ".xml" if name == "model.bin" else Path(name).suffix
+    Detector.load(tmp_path / f"model{suffix}")
+    content = bytearray((tmp_path / name).read_bytes())
+    at = int(place * len(content))
+    content[at] ^= 1
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=rf"{name}.* is damaged"):
+        Detector.load(tmp_path / f"model{suffix}")
+
+
+def test_half_of_an_openvino_file_is_refused(files: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copy(files["openvino"], tmp_path)
+    with pytest.raises(UserError, match=r"cannot read .*model\.bin: No such file"):
+        Detector.load(tmp_path / "model.xml")
 
 
 def test_another_ones_onnx(files: dict[str, Path], tmp_path: Path) -> None:
     model = onnx.load(files["onnx"])
     del model.metadata_props[:]
     onnx.save(model, tmp_path / "x.onnx")
-    with pytest.raises(UserError, match="was not exported by lit_ad"):
+    with pytest.raises(UserError, match=r"was not exported by lit_ad.*no digest"):
         Detector.load(tmp_path / "x.onnx")
 
 

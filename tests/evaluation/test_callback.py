@@ -219,6 +219,8 @@ def test_a_score_or_map_that_is_not_finite_names_its_file(
     class Diverged(brightness):  # type: ignore[misc]
         """Of the third of four images, something is NaN."""
 
+        map_scored = False
+
         def detect(self, disagreement: torch.Tensor) -> Prediction:
             score = disagreement.flatten(1).amax(dim=1)
             third = torch.arange(len(score)) == 2
@@ -239,6 +241,8 @@ def test_a_score_or_map_that_is_not_finite_names_its_file(
 
 def test_a_bug_of_ours_keeps_its_traceback(parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any) -> None:
     class Odd(brightness):  # type: ignore[misc]
+        map_scored = False
+
         def detect(self, disagreement: torch.Tensor) -> Prediction:
             return Prediction(disagreement, torch.zeros(len(disagreement), 2))
 

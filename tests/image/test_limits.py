@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from lit_ad.data.audit.inspection import head, verify
+from lit_ad.data.audit.measurements import read_header, verify_file
 from lit_ad.data.masks import read_mask
 from lit_ad.errors import UserError
 from lit_ad.image.limits import MEGAPIXELS, METADATA, PILLOW, TooLarge, limit, read_within_limits
@@ -20,8 +20,8 @@ from lit_ad.image.view import View
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 50, 3)).astype(np.uint8)
 READERS: list[Callable[[Path], object]] = [
-    *(open_image, read_image, to_rgb, upright_size, read_mask, verify),
-    lambda path: head(path, View()),
+    *(open_image, read_image, to_rgb, upright_size, read_mask, verify_file),
+    lambda path: read_header(path, View()),
 ]
 SMALL = 100  # pixels: what Pillow's limit is here, so that no image of 180 megapixels is needed
 

@@ -21,6 +21,7 @@ from lit_ad.image.view import View
 from lit_ad.methods import STFPM, Transformaly
 from lit_ad.methods.base import Method, as_images
 from lit_ad.teachers import Teacher
+from tests.judging import predict_batch
 
 SIZES = [(64, 64), (65, 64), (100, 130), (16, 200), (10, 7), (33, 1), (1, 1)]
 TILES = [(16, 0), (16, 1), (16, 5), (16, 8), (40, 10)]
@@ -165,22 +166,22 @@ def batch_of(pixels: Tensor) -> Batch:
 @pytest.mark.parametrize("size", [(100, 140), (64, 64), (97, 65)])
 def test_stitched_equals_untiled(sharpness: Sharpness, size: tuple[int, int]) -> None:
     batch = batch_of(torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8))
-    whole = sharpness.predict_batch(batch)
+    whole = predict_batch(sharpness, batch)
     assert torch.equal(whole.score, whole.anomaly_map.flatten(1).amax(dim=1))
     sharpness.view = View(None, tile=32, overlap=16, tile_batch=3)  # a quarter of 16 is the kernel's reach
-    tiled = sharpness.predict_batch(batch)
+    tiled = predict_batch(sharpness, batch)
     torch.testing.assert_close(tiled.anomaly_map, whole.anomaly_map)
     torch.testing.assert_close(tiled.score, whole.score)
     sharpness.view = View(None, tile=32, overlap=0, tile_batch=3)  # and without overlap there are seams
-    cut = sharpness.predict_batch(batch)
+    cut = predict_batch(sharpness, batch)
     assert (cut.anomaly_map - whole.anomaly_map).abs().max() > 1e-3
 
 
 def test_padding_is_neither_tiled_nor_scored(sharpness: Sharpness) -> None:
     sharpness.view = View(None, tile=32, overlap=8, tile_batch=2)
     pixels = torch.randint(0, 256, (2, 3, 50, 70), dtype=torch.uint8)
-    alone = sharpness.predict_batch(batch_of(pixels[:1, :, 3:43, 5:60]))
-    both = sharpness.predict_batch(replace(batch_of(pixels), boxes=[(3, 5, 43, 60), (0, 0, 50, 70)]))
+    alone = predict_batch(sharpness, batch_of(pixels[:1, :, 3:43, 5:60]))
+    both = predict_batch(sharpness, replace(batch_of(pixels), boxes=[(3, 5, 43, 60), (0, 0, 50, 70)]))
     assert both.anomaly_map.shape == (2, 1, 50, 70)
     torch.testing.assert_close(both.anomaly_map[:1, :, 3:43, 5:60], alone.anomaly_map)
     torch.testing.assert_close(both.score[:1], alone.score)
@@ -286,7 +287,7 @@ def test_evaluation_runs_the_views_tiles_at_once(mixed: Path, sharpness: Sharpne
     seen: list[torch.Size] = []
     sharpness.kernel.register_forward_hook(lambda _, given, __: seen.append(given[0].shape))
     for batch in AnomalyDataModule(MVTec(mixed), sharpness.view).test_dataloader():
-        sharpness.predict_batch(batch)
+        predict_batch(sharpness, batch)
         count = len(Grid(batch.canvas, 32, 8))
         assert seen == [(min(5, count - start), 3, 32, 32) for start in range(0, count, 5)]
         seen.clear()
@@ -297,7 +298,7 @@ def test_tiled_evaluation_does_not_depend_on_the_batch(mixed: Path, resnet_file:
     scores = []
     for size in (1, 3):
         data = AnomalyDataModule(MVTec(mixed), model.view, eval_batch_size=size)
-        scores.append(torch.cat([model.predict_batch(batch).score for batch in data.test_dataloader()]))
+        scores.append(torch.cat([predict_batch(model, batch).score for batch in data.test_dataloader()]))
     torch.testing.assert_close(scores[0], scores[1])
 
 

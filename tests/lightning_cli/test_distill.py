@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch.nn.functional import avg_pool2d
 
 from lit_ad.commands.main import main
+from lit_ad.errors import UserError
 from lit_ad.image.view import View
 from lit_ad.methods.efficient_ad import EfficientAD
 from lit_ad.teachers.pdn import PDNTeacher
@@ -97,7 +98,7 @@ def run(photographs: Path, resnet_file: Path, tmp_path_factory: pytest.TempPathF
     return home
 
 
-def test_it_writes_weights_that_a_teacher_takes(run: Path, resnet_file: Path) -> None:
+def test_it_writes_weights_that_a_teacher_takes(run: Path, tmp_path: Path) -> None:
     path = run / "pdn_small.safetensors"
     teacher = PDNTeacher(str(path), width=1 / 32)
     checkpoint = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
@@ -113,6 +114,11 @@ def test_it_writes_weights_that_a_teacher_takes(run: Path, resnet_file: Path) ->
     assert (about["network"], about["backbone"], about["steps"]) == ("pdn_small", "resnet10t", "8")
     assert about["backbone_fingerprint"] == checkpoint["lit_ad"]["teacher"]
     assert json.loads(about["taps"]) == [2, 3]
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1
+    (tmp_path / "damaged.safetensors").write_bytes(content)
+    with pytest.raises(UserError, match=r"damaged\.safetensors is damaged"):
+        PDNTeacher(str(tmp_path / "damaged.safetensors"), width=1 / 32)
     assert not list(run.rglob("*.tmp"))
     assert (run / "config.yaml").is_file()
 

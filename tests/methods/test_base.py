@@ -30,6 +30,7 @@ from lit_ad.methods.base import Method
 from lit_ad.methods.maps import upsample
 from lit_ad.teachers import Teacher
 from lit_ad.training import Calibration
+from tests.judging import original_map, predict_batch, stacked
 
 Batches = Callable[..., Batch]
 
@@ -82,7 +83,8 @@ def validated(model: Method, batches: list[Batch]) -> tuple[list[Any], float]:
     keep = Keep()
     trainer = trainer_in(Path(), callbacks=[keep])
     trainer.validate(model, DataLoader(batches, batch_size=None), verbose=False)
-    return keep.outputs, trainer.callback_metrics["val/loss"].item()
+    predictions = [stacked(judgements) if judgements else None for judgements in keep.outputs]
+    return predictions, trainer.callback_metrics["val/loss"].item()
 
 
 # Pixels.
@@ -94,9 +96,9 @@ def test_networks_get_images_in_0_to_1(brightness: Brightness, batch_of: Batches
     brightness.teacher.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     expected = pixels.float().div(255).mean(dim=1, keepdim=True)
     torch.testing.assert_close(brightness(pixels).anomaly_map, expected)
-    torch.testing.assert_close(brightness.predict_batch(batch_of(pixels)).anomaly_map, expected)
+    torch.testing.assert_close(predict_batch(brightness, batch_of(pixels)).anomaly_map, expected)
     brightness.view = View(None, tile=32, overlap=0)  # and so does every tile
-    torch.testing.assert_close(brightness.predict_batch(batch_of(pixels)).anomaly_map, expected)
+    torch.testing.assert_close(predict_batch(brightness, batch_of(pixels)).anomaly_map, expected)
     assert len(seen) == 4
     for images in [seen[0], seen[1], torch.cat(seen[2:])]:
         assert images.dtype == torch.float32
@@ -108,9 +110,9 @@ def test_padding_is_never_scored(brightness: Brightness, batch_of: Batches) -> N
     pixels[:, :, 20:] = 255  # below the content of the first image
     pixels[:, :, 3, 4] = 51
     batch = batch_of(pixels, boxes=[(0, 0, 20, 32), (0, 0, 32, 32)])
-    assert brightness.predict_batch(batch).score.tolist() == pytest.approx([0.2, 1.0])
+    assert predict_batch(brightness, batch).score.tolist() == pytest.approx([0.2, 1.0])
     brightness.view = View(None, tile=16, overlap=4)
-    assert brightness.predict_batch(batch).score.tolist() == pytest.approx([0.2, 1.0])
+    assert predict_batch(brightness, batch).score.tolist() == pytest.approx([0.2, 1.0])
 
 
 class Coarse(Brightness):
@@ -131,13 +133,13 @@ def test_a_score_is_the_maximum_at_the_networks_input_size(resnet_file: Path, ba
     batch = batch_of(pixels, boxes=[(0, 0, 48, 32), (0, 0, 34, 32)])
     peak = large[0].max()
     assert 0.7 < peak < 0.8  # and 1 at the map's own size
-    for prediction in (model(pixels), model.predict_batch(batch)):
+    for prediction in (model(pixels), predict_batch(model, batch)):
         torch.testing.assert_close(prediction.anomaly_map, large)
         assert prediction.score[0] == prediction.anomaly_map[0].max() == peak
-    assert model.predict_batch(batch).score.tolist() == [peak, peak]
+    assert predict_batch(model, batch).score.tolist() == [peak, peak]
     assert model(pixels).score[1] == 1  # which is not told of padding
     model.view = View(None, tile=16, overlap=0)
-    tiled = model.predict_batch(batch)
+    tiled = predict_batch(model, batch)
     assert torch.equal(tiled.score, torch.stack([of.max() for of in tiled.anomaly_map]))
     assert tiled.score.max() < 0.9
 
@@ -148,7 +150,7 @@ def test_images_of_other_sizes_in_the_batch_are_not_seen(brightness: Brightness,
     seen: list[Tensor] = []
     brightness.teacher.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     losses: list[tuple[Tensor, int]] = []
-    prediction = brightness.predict_batch(batch, losses)
+    prediction = predict_batch(brightness, batch, losses)
     assert [tuple(images.shape) for images in seen] == [(1, 3, 24, 32), (1, 3, 40, 32)]
     assert [(float(loss), n) for loss, n in losses] == [(float(images.mean()), 1) for images in seen]
     alone = pixels[:1, :, :20, :28].float().mean(dim=1) / 255
@@ -156,7 +158,7 @@ def test_images_of_other_sizes_in_the_batch_are_not_seen(brightness: Brightness,
     assert prediction.anomaly_map.shape == (2, 1, 40, 32)
     assert not prediction.anomaly_map[0, :, 24:].any()  # nothing was there
     batch.sizes[0] = (20, 28)
-    np.testing.assert_allclose(batch.original_map(prediction, 0), alone[0].numpy(), rtol=1e-6)
+    np.testing.assert_allclose(original_map(prediction, batch, 0), alone[0].numpy(), rtol=1e-6)
 
 
 def test_what_a_view_crops_is_not_scored(resnet_file: Path) -> None:
@@ -167,18 +169,18 @@ def test_what_a_view_crops_is_not_scored(resnet_file: Path) -> None:
     pixels, box = model.view(image)
     batch = Batch(torch.from_numpy(pixels).permute(2, 0, 1)[None], torch.arange(1), [], [(32, 32)], [box])
     batch.samples.append(Sample(Path("0.png"), 0))
-    prediction = model.predict_batch(batch)
+    prediction = predict_batch(model, batch)
     assert prediction.score.tolist() == pytest.approx([0.2])
-    whole = batch.original_map(prediction, 0)
+    whole = original_map(prediction, batch, 0)
     assert whole.shape == (32, 32) and np.unravel_index(whole.argmax(), whole.shape) == (9, 9)
     assert np.array_equal(np.nonzero(whole), [[9], [9]])
 
 
 def test_tiles_give_what_the_whole_image_gives(brightness: Brightness, batch_of: Batches) -> None:
     pixels = random_pixels(2, 3, 50, 70)
-    whole = brightness.predict_batch(batch_of(pixels))
+    whole = predict_batch(brightness, batch_of(pixels))
     brightness.view = View(None, tile=16, overlap=4, tile_batch=3)
-    tiled = brightness.predict_batch(batch_of(pixels))
+    tiled = predict_batch(brightness, batch_of(pixels))
     torch.testing.assert_close(tiled.anomaly_map, whole.anomaly_map)
     torch.testing.assert_close(tiled.score, whole.score)
 
@@ -195,9 +197,9 @@ def test_a_tile_that_is_not_finite_is_not_lost_among_others(resnet_file: Path, b
         model = Scores(str(resnet_file), View(None, tile=16, tile_batch=1)).eval()
         model.in_part = in_part
         pixels = torch.full((1, 3, 32, 32), 20, dtype=torch.uint8)
-        assert model.predict_batch(batch_of(pixels)).finite() == [True]
+        assert [judgement.finite for judgement in model.judge(batch_of(pixels))] == [True]
         pixels[..., 0, 0] = 255
-        assert model.predict_batch(batch_of(pixels)).finite() == [False]
+        assert [judgement.finite for judgement in model.judge(batch_of(pixels))] == [False]
 
 
 def test_selecting_keeps_everything_together(batch_of: Batches) -> None:
@@ -219,7 +221,7 @@ def test_a_batch_of_repeats_only_counts_nothing(brightness: Brightness, batch_of
     (prediction, none), loss = validated(brightness, [batch, nothing])
     assert len(prediction.score) == 3 and none is None
     assert loss == pytest.approx(float(batch.pixels.float().mean()) / 255)
-    assert brightness.test_step(nothing, 0) is None
+    assert brightness.test_step(nothing, 0) == []
 
 
 # Every method, trained.
@@ -326,14 +328,14 @@ def test_a_forgotten_eval_changes_nothing(
 ) -> None:
     """A detector evaluates as in eval mode, and leaves every part in the mode it was in."""
     model, pixels = trained[name][0], random_pixels(3, 3, 64, 64)
-    expected = model(pixels), model.predict_batch(batch_of(pixels))
+    expected = model(pixels), predict_batch(model, batch_of(pixels))
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     model.train()
     modes = [part.training for part in model.modules()]
     assert any(modes)
     for _ in range(2):
         assert_same(model(pixels), expected[0])
-        assert_same(model.predict_batch(batch_of(pixels)), expected[1])
+        assert_same(predict_batch(model, batch_of(pixels)), expected[1])
     assert [part.training for part in model.modules()] == modes
     model.eval()
     assert all(

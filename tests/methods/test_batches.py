@@ -16,6 +16,7 @@ from lit_ad.data.loading import collate
 from lit_ad.image.view import View
 from lit_ad.methods import __all__ as METHODS
 from lit_ad.methods.base import Method
+from tests.judging import original_map, predict_batch
 
 VIEWS: dict[str, dict[str, Any]] = {  # of a side that the method's small model is fit for
     "own size": {"image_size": None},
@@ -67,11 +68,11 @@ def predicted(model: Method, items: list[Batch], size: int) -> tuple[Tensor, lis
     for start in range(0, len(items), size):
         batch = collate(items[start : start + size])
         with torch.no_grad():
-            prediction = model.predict_batch(batch)
+            prediction = predict_batch(model, batch)
         assert prediction.score is not None
         scores.append(prediction.score.detach())
         if prediction.anomaly_map is not None:
-            maps += [batch.original_map(prediction, i) for i in range(len(batch))]
+            maps += [original_map(prediction, batch, i) for i in range(len(batch))]
     return torch.cat(scores), maps
 
 

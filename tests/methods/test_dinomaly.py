@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lit_ad.data import AnomalyDataModule, MVTec
 from lit_ad.errors import UserError
 from lit_ad.image.view import View, original_map
-from lit_ad.methods.dinomaly import Dinomaly, Disagreement, LinearAttention, middle, mining_weights, schedule, smooth
+from lit_ad.methods.dinomaly import Dinomaly, Disagreement, LinearAttention, middle, mining_weights, schedule
 from lit_ad.methods.stable_adamw import StableAdamW
 
 
@@ -223,14 +223,6 @@ def test_map_by_hand(model: Dinomaly, size: tuple[int, int]) -> None:
     taps = np.exp(-(np.arange(-2, 3) ** 2) / 32)
     expected = np.array([convolve(one, np.outer(taps, taps) / taps.sum() ** 2, mode="constant") for one in tall])
     np.testing.assert_allclose(model.detect(found).anomaly_map[:, 0].numpy(), expected, rtol=1e-4, atol=1e-5)
-
-
-def test_smoothing_leaves_the_middle_of_an_even_map_alone() -> None:
-    with torch.autocast("cpu", torch.bfloat16):
-        smoothed = smooth(torch.ones(1, 1, 9, 7))
-    assert smoothed.dtype == torch.float32
-    torch.testing.assert_close(smoothed[..., 2:-2, 2:-2], torch.ones(1, 1, 5, 3))
-    assert smoothed[0, 0, 0, 0] < 0.5  # zeros outside
 
 
 def test_score_is_the_mean_of_the_highest_hundredth(model: Dinomaly) -> None:

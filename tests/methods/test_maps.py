@@ -39,12 +39,36 @@ def test_clip_at_each_maps_own_quantile(anomaly_map: torch.Tensor) -> None:
     np.testing.assert_allclose(clip(scaled, 0.9).numpy(), np.stack(expected), rtol=1e-5)
 
 
-def test_gaussian_blur_is_scipys(anomaly_map: torch.Tensor) -> None:
-    large = torch.rand(1, 1, 50, 60)
-    expected = ndimage.gaussian_filter(large[0, 0].numpy(), 2.0, mode="mirror", truncate=4.0)
-    np.testing.assert_allclose(gaussian_blur(large, 2.0)[0, 0].numpy(), expected, atol=1e-4)
+# Maps smaller than the Gaussian's radius, which is 16 pixels, are mirrored more than once.
+@pytest.mark.parametrize("size", [(50, 60), (256, 256), (7, 90), (1, 5)])
+@pytest.mark.parametrize("sigma", [4.0, 2.125, 0.1])
+def test_gaussian_blur_is_scipys(size: tuple[int, int], sigma: float) -> None:
+    maps = torch.rand(2, 1, *size, generator=torch.Generator().manual_seed(0))
+    expected = np.stack([ndimage.gaussian_filter(one.double().numpy(), sigma) for one in maps[:, 0]])
+    np.testing.assert_allclose(gaussian_blur(maps, sigma)[:, 0].numpy(), expected, rtol=2e-6)
+
+
+def test_gaussian_blur_of_a_radius_and_zeros_outside() -> None:
+    one = torch.rand(1, 1, 9, 12)
+    expected = ndimage.gaussian_filter(one[0, 0].double().numpy(), 4.0, mode="constant", radius=2)
+    np.testing.assert_allclose(gaussian_blur(one, 4.0, 2, "constant")[0, 0].numpy(), expected, rtol=2e-6)
+
+
+def test_gaussian_blur_is_float32_under_autocast(anomaly_map: torch.Tensor) -> None:
     with torch.autocast("cpu", torch.bfloat16):
-        assert gaussian_blur(anomaly_map, 1.0).dtype == torch.float32
+        torch.testing.assert_close(gaussian_blur(anomaly_map, 1.0), gaussian_blur(anomaly_map.float(), 1.0))
+        assert gaussian_blur(anomaly_map.bfloat16(), 1.0).dtype == torch.float32
+
+
+def test_gaussian_blur_in_a_graph_is_that_outside() -> None:
+    class Blur(torch.nn.Module):
+        def forward(self, maps: torch.Tensor) -> torch.Tensor:
+            return gaussian_blur(maps, 4.0)
+
+    dynamic = {"maps": {0: torch.export.Dim("batch")}}
+    graph = torch.export.export(Blur(), (torch.rand(2, 1, 20, 24),), dynamic_shapes=dynamic).module()
+    maps = torch.rand(3, 1, 20, 24)
+    torch.testing.assert_close(graph(maps), gaussian_blur(maps, 4.0), rtol=2e-6, atol=0)
 
 
 def test_opening_is_scipys(anomaly_map: torch.Tensor) -> None:

@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter
-from torch.nn.functional import cosine_similarity, interpolate
+from torch import nn
 
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
@@ -32,18 +34,29 @@ def test_the_papers_shapes() -> None:
     assert Backbone("efficientnet_b0", (3, 4)).strides == [16, 32]
 
 
-def distances(model: MixedTeacher, seen: torch.Tensor) -> list[list[torch.Tensor]]:
-    """Half the squared distance of unit vectors is one minus their cosine."""
-    pooled = [torch.nn.AvgPool2d(2)(level) for level in model.teacher(seen)]
-    pairs = [
-        (pooled, model.student(model.teacher.normalize(seen))),
-        (model.deep_teacher(seen), model.deep_student(seen)),
-    ]
-    return [[1 - cosine_similarity(t, s, dim=1)[:, None] for t, s in zip(*pair, strict=True)] for pair in pairs]
+def distances(model: MixedTeacher, seen: torch.Tensor) -> list[list[np.ndarray]]:
+    """The authors' formula, position by position: half the squared distance of unit vectors, 2 x L x (B, h, w)."""
+    with torch.no_grad():
+        shallow = [torch.nn.AvgPool2d(2)(level) for level in model.teacher(seen)]
+        pairs = [
+            (shallow, model.student(model.teacher.normalize(seen))),
+            (model.deep_teacher(seen), model.deep_student(seen)),
+        ]
+    result = []
+    for pair in pairs:
+        levels = []
+        for teacher, student in ([level.double().numpy() for level in two] for two in zip(*pair, strict=True)):
+            level = np.zeros((len(seen), *teacher.shape[2:]))
+            for b, y, x in np.ndindex(*level.shape):
+                t, s = teacher[b, :, y, x], student[b, :, y, x]
+                level[b, y, x] = 0.5 * np.sum((t / np.linalg.norm(t) - s / np.linalg.norm(s)) ** 2)
+            levels.append(level)
+        result.append(levels)
+    return result
 
 
 def test_loss_is_the_mean_over_batch_positions_and_levels(model: MixedTeacher) -> None:
-    expected = sum(float(sum(level.mean() for level in pair)) / 2 for pair in distances(model, images()))
+    expected = sum(np.mean([level.mean() for level in pair]) for pair in distances(model, images()))
     loss = model.loss(model.compare(images(), model.describe(images())))
     assert loss.item() == pytest.approx(expected, rel=1e-5)
 
@@ -62,39 +75,93 @@ def test_the_pairs_train_apart(model: MixedTeacher) -> None:
         torch.testing.assert_close(one, other)
 
 
+def pair_maps(model: MixedTeacher, seen: torch.Tensor) -> np.ndarray:
+    """The authors' map of each pair: its levels divided by their h * w, bilinear, summed: (2, B, 64, 64)."""
+    return np.array(
+        [
+            [sum(cv2.resize(one / one.size, (64, 64)) for one in image) for image in zip(*pair, strict=True)]
+            for pair in distances(model, seen)
+        ]
+    )
+
+
+def test_pair_maps_are_the_authors(model: MixedTeacher) -> None:
+    with torch.no_grad():
+        maps = torch.cat(model.maps(model.compare(images(), model.describe(images()))), dim=1)
+    expected = pair_maps(model, images())
+    np.testing.assert_allclose(maps.numpy(), expected.transpose(1, 0, 2, 3), rtol=1e-4, atol=2e-8)
+    assert expected.min() > 2e-5
+
+
 def test_map_by_hand(model: MixedTeacher) -> None:
     held_out = [(images(4), model.describe(images(4))), (images(2), model.describe(images(2)))]
     with torch.no_grad():
         model.calibrate([], held_out)
-        sums = [
-            sum(interpolate(level, (64, 64), mode="bilinear") for level in pair)
-            for pair in distances(model, torch.cat([images(4), images(2)]))
-        ]
-        for number in (0, 1):
-            assert float(model.map_means[number]) == pytest.approx(float(sums[number].mean()), rel=1e-5)
-        raw = (sums[0] / sums[0].mean() * sums[1] / sums[1].mean())[:4, 0].numpy()
-        found = model.predict(images(4)).anomaly_map
-    assert found.shape == (4, 1, 64, 64)
-    for one, other in zip(raw, found[:, 0].numpy(), strict=True):
-        expected = gaussian_filter(one, 4.0, mode="mirror")
-        assert other == pytest.approx(expected, rel=1e-3)
+        prediction = model((255 * images(4)).round().to(torch.uint8))
+    means = pair_maps(model, torch.cat([images(4), images(2)])).mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(model.pair_means.numpy(), means, rtol=1e-5)
+    shallow, deep = pair_maps(model, (255 * images(4)).round() / 255)
+    expected = [gaussian_filter(a / means[0] * b / means[1], 4.0) for a, b in zip(shallow, deep, strict=True)]
+    np.testing.assert_allclose(prediction.anomaly_map[:, 0].numpy(), expected, rtol=1e-4)
+    np.testing.assert_allclose(prediction.score.numpy(), np.max(expected, axis=(1, 2)), rtol=1e-4)
+
+
+def test_the_shallow_student_begins_as_a_resnet() -> None:
+    """A 7x7 stem, one block a level, both of stride 2; He's weights by fan out, scales of 1."""
+    torch.manual_seed(0)
+    student = ReducedResNet([64, 128])
+    convolutions = [m for m in student.modules() if isinstance(m, nn.Conv2d)]
+    kernels = [(m.in_channels, m.out_channels, m.kernel_size[0], m.stride[0]) for m in convolutions]
+    first = [(64, 64, 3, 2), (64, 64, 3, 1), (64, 64, 1, 2)]
+    second = [(64, 128, 3, 2), (128, 128, 3, 1), (64, 128, 1, 2)]
+    assert kernels == [(3, 64, 7, 2), *first, *second]
+    for layer in convolutions:
+        fan_out = layer.out_channels * layer.kernel_size[0] ** 2
+        assert layer.bias is None
+        assert layer.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.05)
+    assert all(bool((m.weight == 1).all()) for m in student.modules() if isinstance(m, nn.BatchNorm2d))
+
+
+def test_one_cycle_of_adam(model: MixedTeacher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over 101 steps: 1.6e-4 to 4e-3 at 30 %, down to 1.6e-8; the first moment's decay goes the other way."""
+    monkeypatch.setattr(model, "total_steps", lambda _: 101)
+    configured = model.configure_optimizers()
+    optimizer, scheduler = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
+    assert isinstance(optimizer, torch.optim.Adam) and configured["lr_scheduler"]["interval"] == "step"
+    seen = []
+    for _ in range(101):
+        group = optimizer.param_groups[0]
+        seen.append((group["lr"], group["betas"][0]))
+        optimizer.step()
+        scheduler.step()
+    (start, decay), (end, last_decay) = seen[0], seen[-1]
+    assert (start, decay, end, last_decay) == pytest.approx((1.6e-4, 0.95, 1.6e-8, 0.95))
+    top = max(range(101), key=lambda step: seen[step])
+    assert top == pytest.approx(30, abs=1) and seen[top] == pytest.approx((4e-3, 0.85), rel=1e-2)
+    optimised = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    assert optimised == {id(p) for n, p in model.named_parameters() if "student" in n}
 
 
 def test_students_that_are_their_teachers_see_no_anomaly(model: MixedTeacher) -> None:
     model.deep_student.load_state_dict(model.deep_teacher.model.state_dict(prefix="model."))
-    model.map_means.fill_(1)
+    model.pair_means.fill_(1)
     assert model.predict(images()).anomaly_map.abs().max() < 1e-5  # of the deep pair is none, and so of their product
 
 
 @pytest.mark.parametrize("size", [(70, 90), (65, 81)])
 def test_sizes_that_no_stride_divides(model: MixedTeacher, size: tuple[int, int]) -> None:
-    model.map_means.fill_(1)
+    model.pair_means.fill_(1)
     assert model.predict(torch.rand(1, 3, *size)).anomaly_map.shape == (1, 1, *size)
 
 
 def test_taps_of_other_strides(resnet_file: Path) -> None:
     with pytest.raises(UserError, match=r"strides \[8, 16\].*choose taps of strides \[4, 8\]"):
         MixedTeacher("resnet10t", (2, 3), str(resnet_file), "resnet10t", (3,), str(resnet_file))
+
+
+def test_a_gaussian_of_no_width(resnet_file: Path) -> None:
+    with pytest.raises(UserError, match=r"model\.sigma is 0, but a Gaussian's must be above 0"):
+        MixedTeacher("resnet10t", (1, 2), str(resnet_file), "resnet10t", (3,), str(resnet_file), sigma=0)
 
 
 def test_an_untrained_model_is_not_measured(model: MixedTeacher) -> None:

@@ -22,6 +22,7 @@ from lit_ad.image.view import View
 from lit_ad.methods.statistics import Moments
 from lit_ad.methods.transformaly import TokenTeacher, Transformaly
 from lit_ad.training import Calibration, FeatureCache
+from tests.judging import predict_batch, stacked
 
 
 @pytest.fixture(scope="module")
@@ -190,11 +191,14 @@ def test_a_checkpoint_is_enough(vit_file: Path, data: AnomalyDataModule, tmp_pat
     fitting.fit(model, data)
     assert model.error_density.fitted
     # 8 training images of the 10, fewer than the blocks and the width
-    before = torch.cat([p.score for p in fitting.predict(model, data)])
+    before = torch.cat([stacked(judgements).score for judgements in fitting.predict(model, data)])
     fitting.save_checkpoint(tmp_path / "a.ckpt")
     again = small(vit_file, token_map=False)
     after = torch.cat(
-        [p.score for p in trainer(tmp_path, precision=precision).predict(again, data, ckpt_path=tmp_path / "a.ckpt")]
+        [
+            stacked(judgements).score
+            for judgements in trainer(tmp_path, precision=precision).predict(again, data, ckpt_path=tmp_path / "a.ckpt")
+        ]
     )
     assert torch.equal(before, after)
     assert before.isfinite().all()
@@ -231,16 +235,16 @@ def test_padding_and_tiles_keep_the_images_own_score(model: Transformaly, batch_
     fitted = with_nominal(model, torch.rand(6, 3, 32, 32), 6)
     pixels = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
     with torch.no_grad():
-        padded = fitted.predict_batch(batch_of(pixels, boxes=[(0, 0, 20, 32)]))
+        padded = predict_batch(fitted, batch_of(pixels, boxes=[(0, 0, 20, 32)]))
         torch.testing.assert_close(padded.score, fitted(pixels).score)
         pixels = torch.randint(0, 256, (1, 3, 32, 64), dtype=torch.uint8)
         fitted.view = View(None, tile=32, overlap=0, tile_batch=2)
-        tiled = fitted.predict_batch(batch_of(pixels))
+        tiled = predict_batch(fitted, batch_of(pixels))
         whole = fitted(torch.cat([pixels[..., :32], pixels[..., 32:]]))
         torch.testing.assert_close(tiled.score, whole.score.amax()[None])
         assert set(tiled.parts) == {"teacher", "blocks", "both"}
         for name, score in tiled.parts.items():  # each the worst tile's
             torch.testing.assert_close(score, whole.parts[name].amax()[None])
-        pair = fitted.predict_batch(batch_of(pixels.repeat(2, 1, 1, 1)))
+        pair = predict_batch(fitted, batch_of(pixels.repeat(2, 1, 1, 1)))
         assert {len(score) for score in pair.parts.values()} == {2}
     assert isinstance(fitted.teacher, TokenTeacher)

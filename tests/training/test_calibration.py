@@ -124,6 +124,8 @@ def test_one_held_out_score_that_is_no_number_is_an_error(
     parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any
 ) -> None:
     class Diverged(brightness):  # type: ignore[misc]
+        map_scored = False
+
         def detect(self, disagreement: torch.Tensor) -> Prediction:
             score = disagreement.flatten(1).amax(dim=1)
             score[0] = torch.nan

@@ -27,7 +27,7 @@ BLOCK = 1024  # hashes compared at once
 
 
 @dataclass(frozen=True)
-class Looks:
+class Fingerprints:
     """Images that can be read, as hashes and small pictures."""
 
     samples: list[Sample]
@@ -43,16 +43,17 @@ class Looks:
         return np.sqrt(np.concatenate(found))
 
 
-def look_at(samples: Sequence[Sample], threads: int) -> Looks:
+def fingerprint_images(samples: Sequence[Sample], threads: int) -> Fingerprints:
     """Read each image once; those that cannot be read are left out."""
     with ThreadPoolExecutor(threads) as pool:
-        seen = [(s, one) for s, one in zip(samples, pool.map(small, samples), strict=True) if one is not None]
+        results = pool.map(fingerprint, samples)
+        seen = [(sample, result) for sample, result in zip(samples, results, strict=True) if result is not None]
     hashes = np.array([bits for _, (bits, _) in seen], np.float32).reshape(len(seen), 64)
     pictures = np.array([picture for _, (_, picture) in seen], np.float32).reshape(len(seen), SIDE * SIDE)
-    return Looks([sample for sample, _ in seen], hashes, pictures)
+    return Fingerprints([sample for sample, _ in seen], hashes, pictures)
 
 
-def small(sample: Sample) -> tuple[NDArray[Any], NDArray[Any]] | None:
+def fingerprint(sample: Sample) -> tuple[NDArray[Any], NDArray[Any]] | None:
     """A hash (64,) and a small grey picture (SIDE * SIDE,), both in the range of the image itself."""
     try:
         image = open_image(sample.image)
@@ -66,74 +67,75 @@ def small(sample: Sample) -> tuple[NDArray[Any], NDArray[Any]] | None:
     return np.where(imagehash.phash(grey).hash.ravel(), 1, -1), picture
 
 
-def usual_difference(looks: Looks) -> float:
+def usual_difference(fingerprints: Fingerprints) -> float:
     """The median difference of two images taken at random, always the same ones."""
-    count = len(looks.samples)
+    count = len(fingerprints.samples)
     pairs = np.random.default_rng(0).integers(0, max(count, 1), (PAIRS if count else 0, 2))
-    found = looks.differences(pairs[pairs[:, 0] != pairs[:, 1]])
+    found = fingerprints.differences(pairs[pairs[:, 0] != pairs[:, 1]])
     return float(np.median(found)) if len(found) else 0.0
 
 
-def near_copies(looks: Looks) -> list[tuple[Sample, Sample]]:
+def find_near_duplicates(fingerprints: Fingerprints) -> list[tuple[Sample, Sample]]:
     """Pairs of nearly the same image, the first before the second, those most alike first."""
-    most = SAME * usual_difference(looks)
+    most = SAME * usual_difference(fingerprints)
     found = []
-    for start in range(0, len(looks.samples), BLOCK):
-        differ = (64 - looks.hashes[start : start + BLOCK] @ looks.hashes.T) / 2
+    for start in range(0, len(fingerprints.samples), BLOCK):
+        differ = (64 - fingerprints.hashes[start : start + BLOCK] @ fingerprints.hashes.T) / 2
         rows, columns = np.nonzero(differ <= HASH_BITS)
         found.append(np.stack([rows + start, columns], axis=1)[rows + start < columns])
     pairs = np.concatenate(found) if found else np.zeros((0, 2), np.int64)
-    differences = looks.differences(pairs)
+    differences = fingerprints.differences(pairs)
     order = [i for i in np.argsort(differences, kind="stable") if differences[i] <= most]
-    return [(looks.samples[pairs[i, 0]], looks.samples[pairs[i, 1]]) for i in order]
+    return [(fingerprints.samples[pairs[i, 0]], fingerprints.samples[pairs[i, 1]]) for i in order]
 
 
-def alike_neighbours(looks: Looks) -> tuple[list[tuple[Sample, Sample]], float]:
+def similar_consecutive(fingerprints: Fingerprints) -> tuple[list[tuple[Sample, Sample]], float]:
     """Pairs of a training and a test image whose names have consecutive numbers, and by how much they differ at the
     median, as a part of the usual difference: well below 1, if they are of one film or one part."""
     numbered: dict[tuple[str, str], dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for i, sample in enumerate(looks.samples):
+    for i, sample in enumerate(fingerprints.samples):
         found = re.fullmatch(r"(.*?)(\d+)(\D*)", sample.image.stem)
         if found:
             numbered[found[1], found[3]][int(found[2])].append(i)
     pairs = [
-        (i, j) if looks.samples[i].split == "train" else (j, i)
+        (i, j) if fingerprints.samples[i].split == "train" else (j, i)
         for numbers in numbered.values()
-        for number, mine in numbers.items()
-        for i in mine
+        for number, own in numbers.items()
+        for i in own
         for j in numbers.get(number + 1, [])
-        if looks.samples[i].split != looks.samples[j].split and looks.samples[i].category == looks.samples[j].category
+        if fingerprints.samples[i].split != fingerprints.samples[j].split
+        and fingerprints.samples[i].category == fingerprints.samples[j].category
     ]
-    usual = usual_difference(looks)
+    usual = usual_difference(fingerprints)
     if len(pairs) < FEWEST or usual == 0:
         return [], 1.0
-    share = float(np.median(looks.differences(np.array(pairs)))) / usual
-    return [(looks.samples[i], looks.samples[j]) for i, j in pairs], share
+    share = float(np.median(fingerprints.differences(np.array(pairs)))) / usual
+    return [(fingerprints.samples[i], fingerprints.samples[j]) for i, j in pairs], share
 
 
-def likeness_warnings(looks: Looks, exact: set[frozenset[Path]]) -> list[str]:
-    """What is said of images that are nearly the same; `exact` are pairs of files of which it is said already."""
+def near_duplicate_warnings(fingerprints: Fingerprints, known: set[frozenset[Path]]) -> list[str]:
+    """Sentences about images that are nearly the same, but for pairs of files that are `known` to be equal."""
     kinds: dict[str, list[str]] = defaultdict(list)
-    for one, other in near_copies(looks):
-        if frozenset(split_page(sample.image)[0] for sample in (one, other)) in exact:
+    for first, second in find_near_duplicates(fingerprints):
+        if frozenset(split_page(sample.image)[0] for sample in (first, second)) in known:
             continue
-        if one.split != other.split:
+        if first.split != second.split:
             kind = "in training and test; metrics will flatter"
         else:
-            kind = "among training images" if one.split == "train" else "in the test"
-            kind = kind if one.label == other.label else "in the test, once as good and once as anomalous"
-        kinds[kind].append(f"{one.image} and {other.image}")
-    said = []
+            kind = "among training images" if first.split == "train" else "in the test"
+            kind = kind if first.label == second.label else "in the test, once as good and once as anomalous"
+        kinds[kind].append(f"{first.image} and {second.image}")
+    warnings = []
     for kind, pairs in kinds.items():
         where, _, why = kind.partition("; ")
         count = "one pair" if len(pairs) == 1 else f"{len(pairs)} pairs"
-        said.append(f"nearly the same image {where}, {count}: {', '.join(pairs[:3])}" + (why and f"; {why}"))
-    neighbours, share = alike_neighbours(looks)
+        warnings.append(f"nearly the same image {where}, {count}: {', '.join(pairs[:3])}" + (why and f"; {why}"))
+    neighbours, share = similar_consecutive(fingerprints)
     if neighbours and share < ALIKE:
         train, test = neighbours[0]
-        said.append(
+        warnings.append(
             f"{len(neighbours)} pairs of images with consecutive numbers lie in training and test, such as "
             f"{train.image} and {test.image}, and differ by {share:.2f} of what two images usually do: if they are "
             "of one film or one part, keep them on one side, or metrics will flatter"
         )
-    return said
+    return warnings

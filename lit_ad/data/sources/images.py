@@ -1,18 +1,19 @@
-"""Images of which nothing is known, for predict."""
+"""Images of which nothing is known, for predict and for the commands that are given a folder."""
 
-import os
-from collections import Counter
+from functools import cached_property
 from pathlib import Path
 
 from lit_ad.batch import Sample
+from lit_ad.data.sources.listing import Listing, frame_remarks, is_image, list_tree, readable
 from lit_ad.data.sources.pages import by_page
-from lit_ad.data.sources.source import Source, is_image, readable
+from lit_ad.data.sources.source import Source
 from lit_ad.errors import UserError
 from lit_ad.image.pixels import EXTENSIONS
 
 
 class Images(Source):
-    """Every image in a folder and the folders inside it, or one image file. Each page of a TIFF is an image.
+    """Every image in a folder and the folders inside it, linked ones too, or one image file. Each page of a TIFF is an
+    image.
 
     The first folder below the one given is an image's category, and the folders below that are its `defect`. A broken
     link is listed as well: predict has a row that says so.
@@ -25,11 +26,7 @@ class Images(Source):
         self.root = Path(root).expanduser()
 
     def samples(self) -> list[Sample]:
-        with readable():
-            if not self.root.exists():
-                raise UserError(f"{self.root} does not exist: expected an image, or a folder of images")
-            found = [self.root] if self.root.is_file() else files_in(self.root)
-            images = [path for path in found if is_image(path) and (path.is_file() or path.is_symlink())]
+        images = sorted(self._listing.images + [path for path in self._listing.broken if is_image(path)])
         if not images:
             raise UserError(f"no image in {self.root}: expected {', '.join(EXTENSIONS)} files")
         folder = self.root if self.root.is_dir() else self.root.parent
@@ -39,17 +36,25 @@ class Images(Source):
             for image, (category, *deeper) in zip(images, below, strict=True)
         )
 
-    def skipped(self) -> dict[str, int]:
-        """How many files that are no images, or of a kind that is not read, lie there, by suffix."""
+    def remarks(self) -> list[str]:
+        """What is passed over, and the files of which the first frame is read."""
+        return self._listing.remarks() + frame_remarks(self._listing.images)
+
+    @cached_property
+    def _listing(self) -> Listing:
         with readable():
-            found = [] if self.root.is_file() else files_in(self.root)
-        return dict(Counter(path.suffix.lower() or path.name for path in found if not is_image(path)))
+            if not self.root.exists():
+                raise UserError(f"{self.root} does not exist: expected an image, or a folder of images")
+            if self.root.is_dir():
+                return list_tree(self.root)
+            known = self.root.suffix.lower() in EXTENSIONS  # a hidden file that is asked for by its name is read
+            return Listing(images=[self.root]) if known else Listing(other=[self.root])
 
 
-def files_in(folder: Path) -> list[Path]:
-    """The files in a folder and the folders inside it, sorted. Raises OSError on one that cannot be listed."""
-
-    def fail(error: OSError) -> None:
-        raise error
-
-    return sorted(Path(inside, name) for inside, _, names in os.walk(folder, onerror=fail) for name in names)
+def list_and_tell(root: Path) -> list[Sample]:
+    """The images of a folder that a command was given; what is passed over there is printed."""
+    source = Images(root)
+    samples = source.samples()
+    for remark in source.remarks():
+        print(f"In {root}: {remark}")
+    return samples

@@ -7,7 +7,8 @@ import numpy as np
 from PIL import Image
 
 from lit_ad.batch import Sample
-from lit_ad.data.sources.source import Source, is_image
+from lit_ad.data.sources.listing import Listing, frame_remarks, list_tree
+from lit_ad.data.sources.source import Source
 from lit_ad.errors import UserError
 from lit_ad.image.pixels import EXTENSIONS, Pixels, Size, page_paths, read_image
 
@@ -23,7 +24,11 @@ class Photographs(Source):
         self.root = Path(root).expanduser()
 
     def samples(self) -> list[Sample]:
-        return [Sample(image, 0) for image in images_below(self.root)]
+        return [Sample(image, 0) for image in list_below(self.root).images]
+
+    def remarks(self) -> list[str]:
+        """The links that are not followed."""
+        return Listing(repeated=list_below(self.root).repeated).remarks()
 
 
 class Unrelated:
@@ -38,7 +43,9 @@ class Unrelated:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.images = [page for file in images_below(Path(folder).expanduser()) for page in page_paths(file)]
+        listing = list_below(Path(folder).expanduser())
+        self.remarks = listing.remarks() + frame_remarks(listing.images)  # what is passed over, a sentence each
+        self.images = [page for file in listing.images for page in page_paths(file)]
 
     def __call__(self, size: Size, key: Sequence[int]) -> Pixels:
         """(height, width) -> (H, W, 3). The same key gives the same pixels in any process."""
@@ -53,11 +60,11 @@ class Unrelated:
         return np.array(image)
 
 
-def images_below(folder: Path) -> list[Path]:
-    """Those in a folder and in the folders inside it, sorted. Raises UserError if there are none."""
+def list_below(folder: Path) -> Listing:
+    """What lies in a folder and in the folders inside it. Raises UserError if there is no image."""
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder: it should hold photographs")
-    images = sorted(path for path in folder.rglob("*") if is_image(path) and path.is_file())
-    if not images:
+    listing = list_tree(folder)
+    if not listing.images:
         raise UserError(f"no image in {folder}, nor in the folders inside it: expected {', '.join(EXTENSIONS)} files")
-    return images
+    return listing

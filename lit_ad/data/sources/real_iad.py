@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from lit_ad.batch import Sample, Split
-from lit_ad.data.sources.source import Source, choose, existing, list_folders, readable
+from lit_ad.data.sources.listing import list_folder
+from lit_ad.data.sources.source import Source, choose, existing, list_folders
 from lit_ad.errors import UserError
 
 VIEW = re.compile(r"(.+)_C\d+(_.*)?")  # NAME_C1_TIME: views of one part share NAME
@@ -51,8 +52,8 @@ class RealIAD(Source):
 
     def _splits(self) -> dict[str, Path]:
         """The JSON file of each category that is asked for."""
-        with readable():
-            found = {path.stem: path for path in sorted(self.splits.glob("*.json"))}
+        files = list_folder(self.splits).other if self.splits.is_dir() else []
+        found = {path.stem: path for path in files if path.suffix == ".json"}
         if not found:
             raise UserError(f"no CATEGORY.json in {self.splits}: set `splits` to the folder of Real-IAD's JSON files")
         return {name: found[name] for name in choose(self.category, found, self.splits)}

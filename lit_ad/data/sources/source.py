@@ -1,12 +1,12 @@
 """What lists a data set's samples; and the listing and checking that all sources share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from lit_ad.batch import Sample
+from lit_ad.data.sources.listing import list_folder, list_tree, readable
 from lit_ad.errors import UserError
 from lit_ad.evaluation.protocols import Rules
 from lit_ad.image.pixels import EXTENSIONS, split_page
@@ -43,17 +43,6 @@ class Source(ABC):
         return []
 
 
-@contextmanager
-def readable() -> Iterator[None]:
-    """Has a folder that the system does not let us list end in a UserError that names it."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"cannot read {error.filename}: {error.strerror}; see to its permissions, or its disk"
-        ) from error
-
-
 def find_root(root: Path, fits: Callable[[Path], bool]) -> Path:
     """The folder that fits: `root`, or the first such one inside it, since archives often hold a folder; or `root`."""
     return next((folder for folder in (root, *list_folders(root)) if fits(folder)), root)
@@ -77,22 +66,14 @@ def existing(path: Path, where: str) -> Path:
     return path
 
 
-def is_image(path: Path) -> bool:
-    """Whether the name is an image's; hidden files (such as `._x.png` of macOS) are not."""
-    return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")
-
-
 def list_folders(folder: Path) -> list[Path]:
     """The folders in a folder, sorted, without hidden ones. An absent folder has none."""
-    with readable():
-        inside = folder.iterdir() if folder.is_dir() else ()
-        return sorted(p for p in inside if p.is_dir() and not p.name.startswith("."))
+    return list_folder(folder).folders if is_folder(folder) else []
 
 
 def holds_images(folder: Path) -> bool:
     """Whether there are images directly in a folder; an absent one has none."""
-    with readable():
-        return folder.is_dir() and any(is_image(path) for path in folder.iterdir())
+    return is_folder(folder) and bool(list_folder(folder).images)
 
 
 def list_images(folder: Path) -> list[Path]:
@@ -101,17 +82,23 @@ def list_images(folder: Path) -> list[Path]:
     Raises UserError if there is no such folder, it cannot be read, there is no image in it, or two images whose names
     differ in extension only.
     """
-    with readable():
-        if not folder.is_dir():
-            raise UserError(f"{folder} is not a folder: it should hold images")
-        named = sorted(p for p in folder.iterdir() if is_image(p))
-        images = [p for p in named if p.is_file()]
-    if not images:
-        deeper, broken = sum(is_image(p) for p in folder.rglob("*/*")), sum(p.is_symlink() for p in named)
-        hint = f" ({deeper} lie in folders inside it)" if deeper else f" ({broken} are broken links)" if broken else ""
+    if not is_folder(folder):
+        raise UserError(f"{folder} is not a folder: it should hold images")
+    listing = list_folder(folder)
+    if not listing.images:
+        deeper, broken = len(list_tree(folder).images), len(listing.broken)
+        hidden = sum(path.suffix.lower() in EXTENSIONS for path in listing.hidden)
+        hint = f" ({broken} are broken links)" if broken else f" ({hidden} are hidden)" if hidden else ""
+        hint = f" ({deeper} lie in folders inside it)" if deeper else hint
         raise UserError(f"no image in {folder}{hint}: it should hold {', '.join(EXTENSIONS)} files")
-    by_stem(images)
-    return images
+    by_stem(listing.images)
+    return listing.images
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder of this name. Raises UserError where the system does not tell."""
+    with readable():
+        return path.is_dir()
 
 
 def by_stem(paths: Iterable[Path]) -> dict[str, Path]:

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lit_ad.batch import Batch, Prediction
+from lit_ad.batch import Batch
 from lit_ad.detector.decision import Decision
+from lit_ad.detector.scoring import Judgement
 from lit_ad.distributed import gather
 from lit_ad.evaluation.callback import Evaluation
 from lit_ad.evaluation.report.page import PAGE, write_page
@@ -22,7 +23,6 @@ from lit_ad.evaluation.report.thumbnails import BYTES, THUMBNAILS, joined, jpeg,
 from lit_ad.evaluation.sinks.heatmaps import FOUND, TRUTH, Mark, colours, content, contours, heat_panel, outlined
 from lit_ad.files import Writers, run_directory
 from lit_ad.image.pixels import Size
-from lit_ad.image.view import original_map
 from lit_ad.machine import peak_memory
 
 
@@ -74,16 +74,14 @@ class Report(L.Callback):
     def on_test_batch_end(
         self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        if outputs is None:
-            return
         self.images += len(batch)
-        for i, sample in enumerate(batch.samples):
+        for i, (sample, judgement) in enumerate(zip(batch.samples, outputs, strict=True)):
             self.paths[int(batch.index[i])] = str(sample.image)
-            self.writers.submit(self._draw, pl_module.decision, outputs, batch, i)
+            self.writers.submit(self._draw, pl_module.decision, judgement, batch, i)
 
-    def _draw(self, decision: Decision | None, prediction: Prediction, batch: Batch, i: int) -> None:
+    def _draw(self, decision: Decision | None, judgement: Judgement, batch: Batch, i: int) -> None:
         assert self.part is not None
-        for kind, data in thumbnails(decision, prediction, batch, i).items():
+        for kind, data in thumbnails(decision, judgement, batch, i).items():
             with self.lock:  # an archive takes one entry at a time
                 self.part.writestr(ZipInfo(f"{int(batch.index[i])}.{kind}"), data)
 
@@ -122,7 +120,7 @@ class Report(L.Callback):
             Path(str(self.part.filename)).unlink(missing_ok=True)
 
 
-def thumbnails(decision: Decision | None, prediction: Prediction, batch: Batch, i: int) -> dict[str, bytes]:
+def thumbnails(decision: Decision | None, judgement: Judgement, batch: Batch, i: int) -> dict[str, bytes]:
     """The pictures of image i: "image"; with a mask, "truth", its outline; with a map, "heat" in the colours of
     Heatmaps, what lies above the threshold outlined. All have the image's proportions, and lie over one another."""
     sample, size = batch.samples[i], thumbnail_size(batch.sizes[i])
@@ -133,12 +131,10 @@ def thumbnails(decision: Decision | None, prediction: Prediction, batch: Batch, 
         for lines, _ in contours([Mark("truth", mask.numpy(), TRUTH)], size):
             cv2.drawContours(outline, lines, -1, 1, 1)
         found["truth"] = outline_png(outline > 0, TRUTH)
-    if prediction.anomaly_map is None:
+    if judgement.seen is None:
         return found
-    height, width = canvas = batch.input_size(i)
-    seen = prediction.anomaly_map[i, 0, :height, :width].float().cpu().numpy()
-    box = batch.boxes[i]
-    heat = heat_panel(original_map(seen, canvas, box, (box[2] - box[0], box[3] - box[1])), size)
+    top, left, bottom, right = judgement.box
+    heat = heat_panel(judgement.original_map((bottom - top, right - left)), size)
     span = None if decision is None else decision.colour_range(sample.category)
     threshold = None if decision is None else decision.pixel_threshold(sample.category)
     low, high = span or (float(heat.min()), float(heat.max()))

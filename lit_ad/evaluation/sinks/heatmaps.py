@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from lit_ad.batch import Batch, Prediction
+from lit_ad.batch import Batch
 from lit_ad.detector.decision import Decision
+from lit_ad.detector.scoring import Judgement
 from lit_ad.evaluation.results import picture_names
 from lit_ad.evaluation.sinks.predictions import PICTURE, Predictions
 from lit_ad.files import Writers, atomic_write, run_directory
@@ -58,11 +59,11 @@ class Heatmaps(L.Callback):
     def on_test_batch_end(
         self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        if not self.enabled or outputs is None:
+        if not self.enabled:
             return
-        for i, sample in enumerate(batch.samples):
-            if not sample.error:
-                self.writers.submit(self._write, pl_module.decision, outputs, batch, i, pl_module.view.region)
+        for i, judgement in enumerate(outputs):
+            if not batch.samples[i].error:
+                self.writers.submit(self._write, pl_module.decision, judgement, batch, i, pl_module.view.region)
 
     on_predict_batch_end = on_test_batch_end
 
@@ -74,14 +75,13 @@ class Heatmaps(L.Callback):
     def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
         self.writers.give_up()
 
-    def _write(self, decision: Decision | None, prediction: Prediction, batch: Batch, i: int, roi: Roi | None) -> None:
-        assert prediction.score is not None
-        sample, score = batch.samples[i], float(prediction.score[i])
+    def _write(self, decision: Decision | None, judgement: Judgement, batch: Batch, i: int, roi: Roi | None) -> None:
+        sample, score = batch.samples[i], judgement.score
         verdict = "" if decision is None else decision.verdict(score, sample.category)
         truth = {0: "good", 1: sample.defect}.get(sample.label, "")
         title = f"{short(sample.image.name)}   score {score:.4g}   {verdict}"
         title += f"   truth: {truth}" if truth else ""
-        heat = None if prediction.anomaly_map is None else batch.original_map(prediction, i, roi)
+        heat = None if judgement.seen is None else judgement.original_map(batch.sizes[i], roi)
         span = None if decision is None else decision.colour_range(sample.category)
         threshold = None if decision is None else decision.pixel_threshold(sample.category)
         mask = None if batch.masks is None else batch.masks[i]

@@ -11,12 +11,14 @@ from typing import Any, NamedTuple, TextIO
 import lightning as L
 from PIL import Image
 
-from lit_ad.batch import Batch, Prediction, Sample
+from lit_ad.batch import Batch, Sample
 from lit_ad.detector.decision import Decision
+from lit_ad.detector.scoring import Judgement
 from lit_ad.distributed import gather
 from lit_ad.errors import UserError
 from lit_ad.evaluation.results import picture_names
 from lit_ad.files import Writers, atomic_write, run_directory
+from lit_ad.image.pixels import Size
 from lit_ad.image.roi import Roi
 from lit_ad.teachers.weights import fingerprint
 
@@ -94,19 +96,17 @@ class Predictions(L.Callback):
     def on_predict_batch_end(
         self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        if outputs is None:
-            return
         with writing(self.part):
-            for i, (sample, score) in enumerate(zip(batch.samples, outputs.score.tolist(), strict=True)):
-                self.found[int(batch.index[i])] = (score, sample.error)
-                csv.writer(self.lines).writerow((self._below(sample.image), repr(score), sample.error))
-                if self.maps and outputs.anomaly_map is not None and not sample.error:
-                    self.writers.submit(self._write_map, outputs, batch, i, pl_module.view.region)
+            for i, (sample, judgement) in enumerate(zip(batch.samples, outputs, strict=True)):
+                self.found[int(batch.index[i])] = (judgement.score, sample.error)
+                csv.writer(self.lines).writerow((self._below(sample.image), repr(judgement.score), sample.error))
+                if self.maps and judgement.seen is not None and not sample.error:
+                    self.writers.submit(self._write_map, judgement, sample, batch.sizes[i], pl_module.view.region)
             self.lines.flush()
 
-    def _write_map(self, prediction: Prediction, batch: Batch, i: int, roi: Roi | None) -> None:
-        with atomic_write(self._map_file(batch.samples[i])) as temporary:  # deflate takes long, and hardly shrinks it
-            Image.fromarray(batch.original_map(prediction, i, roi)).save(temporary, format="TIFF")
+    def _write_map(self, judgement: Judgement, sample: Sample, size: Size, roi: Roi | None) -> None:
+        with atomic_write(self._map_file(sample)) as temporary:  # deflate takes long, and hardly shrinks it
+            Image.fromarray(judgement.original_map(size, roi)).save(temporary, format="TIFF")
 
     def on_predict_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         self.writers.finish()

@@ -11,12 +11,14 @@ from PIL import Image
 from lit_ad.batch import Sample
 from lit_ad.data import MVTec, OneClass
 from lit_ad.data.audit import inspection
-from lit_ad.data.audit.inspection import Report, inspect_samples
+from lit_ad.data.audit.inspection import inspect_samples, split_by_budget
+from lit_ad.data.audit.measurements import Header
+from lit_ad.data.audit.report import AuditReport
 from lit_ad.data.datamodule import split_nominal
 from lit_ad.image.view import View
 
 
-def report(samples: list[Sample], **options: bool) -> Report:
+def report(samples: list[Sample], **options: bool) -> AuditReport:
     train, val = split_nominal([s for s in samples if s.split == "train"], 0.2, 0)
     splits = {"train": train, "val": val, "test": [s for s in samples if s.split == "test"]}
     return inspect_samples(splits, threads=2, **options)
@@ -87,18 +89,16 @@ def test_where_the_test_comes_next_its_images_are_not_read_before(bottle: Path) 
 def test_of_very_many_test_images_a_part_is_decoded(bottle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The others' checksums are verified: PNG has them."""
     monkeypatch.setattr(inspection, "DECODED_PIXELS", 3 * 20 * 24)  # of 5 test images
-    samples = MVTec(bottle).samples()
-    looked: list[Path] = []
-    look = inspection.look
-    monkeypatch.setattr(inspection, "look", lambda path, view: (looked.append(path), look(path, view))[1])
-    found = report(samples)
+    paths = [Path(name) for name in "abcde"]
+    headers = dict.fromkeys(paths, Header((20, 24), "8-bit RGB"))
+    assert split_by_budget(paths, headers) == ([Path("a"), Path("c"), Path("e")], [Path("b"), Path("d")])
+    found = report(MVTec(bottle).samples())
     assert found.text.endswith("\n  3 of 5 test images were decoded, the others verified") and not found.errors
-    assert looked == [s.image for s in samples if s.split == "test"][::2]
     for path in (bottle / "test").rglob("*.png"):
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 255
         path.write_bytes(content)
-    assert "cannot read 5 files" in report(samples).errors[0]
+    assert "cannot read 5 files" in report(MVTec(bottle).samples()).errors[0]
 
 
 @pytest.mark.parametrize("link", ["copy", "symlink", "hardlink"])
@@ -134,24 +134,6 @@ def test_copies_among_training_images(bottle: Path) -> None:
     ]
 
 
-def test_only_files_of_one_size_are_hashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files = [tmp_path / name for name in "abcde"]
-    for file, content in zip(files, (b"1", b"22", b"33", b"22", b"4444"), strict=True):
-        file.write_bytes(content)
-    opened: list[str] = []
-    read = Path.open
-    monkeypatch.setattr(Path, "open", lambda path, *mode: (opened.append(path.name), read(path, *mode))[1])
-    assert inspection.copies(files, 2) == [[files[1], files[3]]]
-    assert sorted(opened) == ["b", "b", "c", "d", "d"]  # a piece of each, and all of those whose pieces are equal
-
-
-def test_files_that_differ_outside_their_middle_are_no_copies(tmp_path: Path) -> None:
-    files = [tmp_path / name for name in "ab"]
-    for file in files:
-        file.write_bytes(file.name.encode() + bytes(20_000))
-    assert inspection.copies(files, 1) == []
-
-
 @pytest.mark.parametrize(
     ("what", "said"),
     [
@@ -159,6 +141,7 @@ def test_files_that_differ_outside_their_middle_are_no_copies(tmp_path: Path) ->
         ("full", "masks full: they mark the whole image, once: "),
         ("inverted", "masks perhaps inverted: they mark most of the image and its border, once: "),
         ("large", ""),
+        ("low", ""),
         ("half", ""),
     ],
 )
@@ -170,6 +153,8 @@ def test_masks_that_mark_the_wrong_part(bottle: Path, what: str, said: str) -> N
         mask[5:10, 5:10] = 0
     if what == "large":  # a defect from edge to edge
         mask[:4], mask[-4:] = 0, 0
+    if what == "low":  # a defect that leaves out the top only, and most of the border
+        mask[:1] = 0
     if what == "half":
         mask[10:] = 0
     path = bottle / "ground_truth/broken/001_mask.png"
@@ -235,13 +220,20 @@ def test_broken_links_and_other_files_are_not_dropped_in_silence(bottle: Path) -
     links = [bottle / "test/broken/007.png", bottle / "test/dent"]
     for link in links:
         link.symlink_to(bottle / "gone" / link.name)
-    (bottle / "train/good/a.jp2").touch()
-    (bottle / "train/good/Thumbs.db").touch()
-    (bottle / "train/good/.hidden").touch()
-    assert report(MVTec(bottle).samples()).warnings == [
+    for name in ("train/good/a.raw", "train/good/Thumbs.db", "train/good/.hidden", ".notes"):
+        (bottle / name).touch()
+    Image.new("L", (8, 8)).save(bottle / "train/good/0.gif", save_all=True, append_images=[Image.new("L", (8, 8), 9)])
+    for folder in (".ipynb_checkpoints", ".git"):
+        (bottle / "test" / folder).mkdir()
+    (bottle / "test/.ipynb_checkpoints/000-checkpoint.png").touch()
+    found = report(MVTec(bottle).samples())
+    assert found.warnings == [
         f"broken links, 2 times: {links[1]}, {links[0]}; they are left out",
-        f"files of kinds that are not read, once: {bottle / 'train/good/a.jp2'}",
+        f"files of kinds that are not read, 1 .raw: {bottle / 'train/good/a.raw'}",
+        f"files of several frames, of which the first is read, 1: {bottle / 'train/good/0.gif'}",
     ]
+    hidden = [bottle / name for name in ("test/.ipynb_checkpoints", "train/good/.hidden", "train/good/Thumbs.db")]
+    assert found.text.endswith(f"\n  hidden files and folders that are left out, 3: {', '.join(map(str, hidden))}")
 
 
 def test_thousands_of_images_take_seconds(tmp_path: Path) -> None:
@@ -263,7 +255,7 @@ def test_memory_of_large_images_is_that_of_one(tmp_path: Path, bottle: Path, mon
     """Threads that each hold a scan of a whole slide would take the machine down."""
     monkeypatch.setattr(inspection, "PIXELS_AT_ONCE", 20 * 24)
     together = [0, 0]  # now, and at most
-    look = inspection.look
+    look = inspection.max_value
 
     def slow(path: Path, view: View) -> int:
         together[0] += 1
@@ -272,7 +264,7 @@ def test_memory_of_large_images_is_that_of_one(tmp_path: Path, bottle: Path, mon
         together[0] -= 1
         return look(path, view)
 
-    monkeypatch.setattr(inspection, "look", slow)
+    monkeypatch.setattr(inspection, "max_value", slow)
     report(MVTec(bottle).samples())
     assert together == [0, 1]
     monkeypatch.setattr(inspection, "PIXELS_AT_ONCE", 2 * 20 * 24)

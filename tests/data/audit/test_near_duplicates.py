@@ -6,7 +6,12 @@ import numpy as np
 from PIL import Image
 
 from lit_ad.batch import Sample
-from lit_ad.data.audit.near_duplicates import alike_neighbours, likeness_warnings, look_at, near_copies
+from lit_ad.data.audit.near_duplicates import (
+    find_near_duplicates,
+    fingerprint_images,
+    near_duplicate_warnings,
+    similar_consecutive,
+)
 
 GENERATOR = np.random.default_rng(0)
 
@@ -32,16 +37,16 @@ def test_a_copy_saved_anew_is_found_and_no_other(tmp_path: Path) -> None:
     bad = written(tmp_path, "smaller.png", smaller, "test", 1)
     deep = written(tmp_path, "deep.png", surface(7).astype(np.uint16) << 4, "test")
     (tmp_path / "broken.png").write_text("no image")
-    looks = look_at([*samples, copy, bad, deep, Sample(tmp_path / "broken.png", 0)], threads=2)
-    assert len(looks.samples) == 15
-    found = {(one.image.name, other.image.name) for one, other in near_copies(looks)}
+    prints = fingerprint_images([*samples, copy, bad, deep, Sample(tmp_path / "broken.png", 0)], threads=2)
+    assert len(prints.samples) == 15
+    found = {(first.image.name, second.image.name) for first, second in find_near_duplicates(prints)}
     names = [samples[i].image.name for i in (3, 5, 7)]
     assert found == {(names[0], "again.jpg"), (names[1], "smaller.png"), (names[2], "deep.png")}
-    (warning,) = likeness_warnings(looks, set())
+    (warning,) = near_duplicate_warnings(prints, set())
     assert warning.startswith("nearly the same image in training and test, 3 pairs: ") and "flatter" in warning
     exact = {frozenset((samples[3].image, copy.image))}
-    assert "2 pairs" in likeness_warnings(looks, exact)[0]
-    assert likeness_warnings(look_at([], 1), set()) == []
+    assert "2 pairs" in near_duplicate_warnings(prints, exact)[0]
+    assert near_duplicate_warnings(fingerprint_images([], 1), set()) == []
 
 
 def test_neighbours_of_one_film(tmp_path: Path) -> None:
@@ -49,12 +54,12 @@ def test_neighbours_of_one_film(tmp_path: Path) -> None:
     first, last = surface(1).astype(float), surface(2).astype(float)
     film = [written(tmp_path, f"frame_{i:03}.png", (first + (last - first) * i / 39).astype(np.uint8),
                     "test" if i % 3 == 0 else "train") for i in range(40)]  # fmt: skip
-    pairs, share = alike_neighbours(look_at(film, 2))
+    pairs, share = similar_consecutive(fingerprint_images(film, 2))
     assert len(pairs) == 26 and share < 0.2
-    assert all((one.split, other.split) == ("train", "test") for one, other in pairs)
-    assert any("consecutive numbers" in said for said in likeness_warnings(look_at(film, 2), set()))
+    assert all((first.split, second.split) == ("train", "test") for first, second in pairs)
+    assert any("consecutive numbers" in said for said in near_duplicate_warnings(fingerprint_images(film, 2), set()))
     parts = [
         written(tmp_path, f"part_{i:03}.png", surface(100 + i), "test" if i % 3 == 0 else "train") for i in range(40)
     ]
-    assert alike_neighbours(look_at(parts, 2))[1] > 0.8
-    assert likeness_warnings(look_at(parts, 2), set()) == []
+    assert similar_consecutive(fingerprint_images(parts, 2))[1] > 0.8
+    assert near_duplicate_warnings(fingerprint_images(parts, 2), set()) == []

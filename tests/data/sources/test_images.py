@@ -4,6 +4,7 @@ import pytest
 
 from lit_ad.data import Images
 from lit_ad.data.dataset import AnomalyDataset
+from lit_ad.data.sources.images import list_and_tell
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
 
@@ -26,10 +27,28 @@ def test_a_broken_link_is_listed(tmp_path: Path, write) -> None:
     for name, target in links.items():
         (folder / name).symlink_to(target)
     samples = Images(folder).samples()
-    assert [s.image for s in samples] == [folder / "good.png", folder / "inner/gone.png"]
-    item = AnomalyDataset(samples, View(16))[1]
-    assert item.samples[0].error.startswith(f"cannot read {folder}/inner/gone.png: ")
-    assert AnomalyDataset(samples, View(16))[0].samples[0].error == ""
+    assert [s.image for s in samples] == [folder / name for name in ("folder.png/0.png", "good.png", "inner/gone.png")]
+    errors = [AnomalyDataset(samples, View(16))[i].samples[0].error for i in range(3)]
+    assert errors[:2] == ["", ""] and errors[2].startswith(f"cannot read {folder}/inner/gone.png: ")
+
+
+def test_linked_and_hidden_folders(tmp_path: Path, write, capsys: pytest.CaptureFixture[str]) -> None:
+    images = [write("new/line1/0.png"), write("elsewhere/1.png")]
+    hidden = write("new/line1/.ipynb_checkpoints/0-checkpoint.png")
+    (tmp_path / "new/line2").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "new/notes.txt").touch()
+    (tmp_path / "new/loop").symlink_to(".")
+    samples = list_and_tell(tmp_path / "new")
+    assert [(s.image, s.category) for s in samples] == [
+        (images[0], "line1"),
+        (tmp_path / "new/line2/1.png", "line2"),
+    ]
+    remarks = capsys.readouterr().out.splitlines()
+    assert remarks == [f"In {tmp_path / 'new'}: {remark}" for remark in Images(tmp_path / "new").remarks()]
+    for name in (hidden.parent, tmp_path / "new/notes.txt", tmp_path / "new/loop"):
+        assert sum(str(name) in remark for remark in remarks) == 1
+    assert [s.image for s in list_and_tell(hidden)] == [hidden]  # one that is asked for by its name
+    assert capsys.readouterr().out == ""
 
 
 def test_errors(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import torch
 from lit_ad.batch import Batch, Prediction, Sample
 from lit_ad.data import AnomalyDataModule, MVTec
 from lit_ad.detector.decision import Decision
+from lit_ad.detector.scoring import Judgement
 from lit_ad.evaluation import Evaluation, Report
 from lit_ad.evaluation.report.callback import thumbnails
 from lit_ad.evaluation.report.record import Record
@@ -100,9 +101,10 @@ def test_pictures_lie_over_one_another() -> None:
     """The image is twice as wide as high, and padded to a square: its heat and its truth lie where they belong."""
     mask = np.zeros((256, 512), bool)
     mask[128:192, 384:448] = True
-    heat = torch.zeros(1, 1, 64, 64)
-    heat[0, 0, 32:40, 48:56] = 4.0
-    found = thumbnails(DECISION, Prediction(heat, torch.zeros(1)), batch_of((256, 512), (16, 0, 48, 64), mask), 0)
+    heat = np.zeros((64, 64), np.float32)
+    heat[32:40, 48:56] = 4.0
+    box = (16, 0, 48, 64)
+    found = thumbnails(DECISION, Judgement(heat, 0.0, box), batch_of((256, 512), box, mask), 0)
     image, truth, hot = (decoded(found[kind]) for kind in ("image", "truth", "heat"))
     assert image.shape == hot.shape == (128, 256, 3) and truth.shape == (128, 256, 4)
     rows, columns = np.nonzero(truth[..., 3])
@@ -114,11 +116,11 @@ def test_pictures_lie_over_one_another() -> None:
 
 def test_colours_are_those_of_the_whole_run() -> None:
     """The hottest place of a nominal image is not shown as hot."""
-    heat = torch.zeros(1, 1, 64, 64)
-    heat[0, 0, 30, 30] = 0.5
-    batch = batch_of((64, 64), (0, 0, 64, 64), np.zeros((64, 64), bool))
-    with_decision = thumbnails(DECISION, Prediction(heat, torch.zeros(1)), batch, 0)
+    heat, box = np.zeros((64, 64), np.float32), (0, 0, 64, 64)
+    heat[30, 30] = 0.5
+    batch = batch_of((64, 64), box, np.zeros((64, 64), bool))
+    with_decision = thumbnails(DECISION, Judgement(heat, 0.0, box), batch, 0)
     assert set(with_decision) == {"image", "heat"}  # an empty mask has no outline
     assert decoded(with_decision["heat"])[30, 30].max() < 80
-    assert decoded(thumbnails(None, Prediction(heat, torch.zeros(1)), batch, 0)["heat"])[30, 30].max() > 120
-    assert set(thumbnails(DECISION, Prediction(None, torch.zeros(1)), batch, 0)) == {"image"}
+    assert decoded(thumbnails(None, Judgement(heat, 0.0, box), batch, 0)["heat"])[30, 30].max() > 120
+    assert set(thumbnails(DECISION, Judgement(None, 0.0, box), batch, 0)) == {"image"}

@@ -194,7 +194,8 @@ def test_a_second_predict_leaves_the_first_alone(tmp_path: Path, brightness: Any
         quiet_trainer(tmp_path / "run", predictions).predict(model, data)
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"predictions", "predictions-2"}
     assert predictions.summary()[0].startswith("0.png: score 0.")
-    assert Images(tmp_path / "new").skipped() == {".txt": 1}
+    (remark,) = Images(tmp_path / "new").remarks()
+    assert remark == f"files of kinds that are not read, 1 .txt: {tmp_path / 'new/readme.txt'}"
 
 
 class Killed(Exception):

@@ -1,0 +1,48 @@
+"""Everything that is known to go wrong with a data set, looked for in one."""
+
+from lit_ad.batch import Sample
+from lit_ad.data.audit.inspection import inspect_samples
+from lit_ad.data.audit.near_duplicates import fingerprint_images, near_duplicate_warnings
+from lit_ad.data.audit.outliers import outlier_warnings
+from lit_ad.data.audit.report import AuditReport
+from lit_ad.data.audit.sample_checks import mask_value_warnings, sample_errors
+from lit_ad.data.masks import mask_files
+from lit_ad.data.sources.listing import readable
+from lit_ad.data.sources.pages import by_page
+from lit_ad.data.sources.source import Source
+
+
+def audit_source(
+    source: Source, threads: int = 1, backbone: str | None = None, weights: str = "hub", progress: bool = False
+) -> tuple[list[Sample], AuditReport]:
+    """Return the samples of a source, and what is in them and wrong with them.
+
+    Args:
+        source: The data set.
+        threads: That read.
+        backbone: A timm model, whose features tell which training images are unlike the others. None: not looked at.
+        weights: Of the backbone: hub, or a file.
+        progress: Whether to show bars.
+
+    Raises:
+        UserError: The source lists no samples.
+
+    Example:
+        >>> samples, report = audit_source(MVTec(Path("mvtec/bottle")), threads=4)
+        >>> print(report)
+    """
+    source.prepare()
+    with readable():
+        samples = by_page(source.samples())
+    train = [sample for sample in samples if sample.split == "train"]
+    held_out = [sample for sample in samples if sample.split == "validation"]
+    test = [sample for sample in samples if sample.split == "test"]
+    report = inspect_samples({"train": train, "val": held_out, "test": test}, threads, progress=progress)
+    report.add_source_remarks(source)
+    report.errors += sample_errors(samples)
+    known = {frozenset((a, b)) for group in report.duplicates for a in group for b in group if a != b}
+    report.warnings += near_duplicate_warnings(fingerprint_images(samples, threads), known)
+    report.warnings += mask_value_warnings([f for s in samples if s.mask_above is None for f in mask_files(s.mask)])
+    if backbone is not None:
+        report.warnings += outlier_warnings(train, backbone, weights)
+    return samples, report

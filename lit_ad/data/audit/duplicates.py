@@ -1,0 +1,84 @@
+"""Which files have the same bytes."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from lit_ad.batch import Sample
+from lit_ad.data.audit.report import count_phrase
+from lit_ad.data.sources.listing import first_few
+from lit_ad.data.sources.pages import files_of
+
+
+def find_duplicates(paths: Sequence[Path], threads: int) -> list[list[Path]]:
+    """Return the groups of files with the same bytes; a link has the bytes of the file that it leads to.
+
+    Only files of one size are opened, and read to their end only where a piece from their middle is the same.
+    """
+    groups: dict[Any, list[Path]] = {"": list(paths)}
+    with ThreadPoolExecutor(threads) as pool:
+        for key in (file_size, middle_hash, file_hash):
+            left = [(name, path) for name, group in groups.items() if len(group) > 1 for path in group]
+            values = pool.map(key, [path for _, path in left])
+            groups = defaultdict(list)
+            for (name, path), value in zip(left, values, strict=True):
+                groups[name, value].append(path)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def file_size(path: Path) -> int:
+    """Bytes in a file."""
+    return path.stat().st_size
+
+
+def middle_hash(path: Path) -> bytes:
+    """A hash of 4 KiB from the middle of a file."""
+    with path.open("rb") as file:
+        file.seek(max(0, file_size(path) // 2 - 2048))
+        return hashlib.blake2b(file.read(4096), digest_size=16).digest()
+
+
+def file_hash(path: Path) -> bytes:
+    """A hash of a whole file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").digest()
+
+
+def duplicate_warnings(
+    duplicates: Sequence[Sequence[Path]], train: Sequence[Sample], test: Sequence[Sample]
+) -> list[str]:
+    """A sentence for each way in which duplicates spoil a training or a test."""
+    trained = set(files_of(train))
+    anomalous = set(files_of(sample for sample in test if sample.label))
+    shared, contrary, repeated, all_equal = [], [], [], False
+    for group in duplicates:
+        inside, outside = [p for p in group if p in trained], [p for p in group if p not in trained]
+        all_equal = all_equal or len(inside) == len(train)
+        if len(inside) > 1:
+            repeated.append(f"{inside[0]} and {inside[1]}")
+        if inside and outside:
+            shared.append(f"{inside[0]} and {outside[0]}")
+        bad = [p for p in outside if p in anomalous]
+        if bad and len(bad) < len(outside):
+            contrary.append(f"{next(p for p in outside if p not in anomalous)} and {bad[0]}")
+    warnings = []
+    if shared:
+        warnings.append(
+            f"the same file in training and test, {count_phrase(shared)}: {first_few(shared)}; metrics will flatter"
+        )
+    if contrary:
+        warnings.append(
+            f"the same file as a good and as an anomalous image of the test, {count_phrase(contrary)}: "
+            f"{first_few(contrary)}"
+        )
+    if all_equal:
+        warnings.append(f"all {len(train)} training images are equal: nothing can be learned of how good images differ")
+    elif repeated:
+        warnings.append(
+            f"training images are copies of each other, {count_phrase(repeated)}: {first_few(repeated)}; a copy that "
+            "is held out makes the threshold too low"
+        )
+    return warnings

@@ -1,0 +1,50 @@
+"""Which source reads a folder, by what lies in it."""
+
+from pathlib import Path
+
+from lit_ad.batch import Sample
+from lit_ad.data.sources.folder import Folder
+from lit_ad.data.sources.images import Images
+from lit_ad.data.sources.listing import Listing, list_tree
+from lit_ad.data.sources.mvtec import MVTec
+from lit_ad.data.sources.one_class import OneClass
+from lit_ad.data.sources.source import Source, holds_images, list_folders
+from lit_ad.errors import UserError
+
+
+class NominalImages(Source):
+    """Every image below a folder, as a nominal one to train on."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def samples(self) -> list[Sample]:
+        return [s._replace(label=0, defect="good", category="", split="train") for s in Images(self.root).samples()]
+
+    def remarks(self) -> list[str]:
+        """The links that are not followed; other files that are passed over are told of each folder of images."""
+        return Listing(repeated=list_tree(self.root).repeated).remarks()
+
+
+def guess_source(path: Path) -> tuple[Source, str]:
+    """Return the source of a folder, and a sentence that says how it was taken.
+
+    Raises:
+        UserError: There is no such folder, or no image in it.
+    """
+    path = path.expanduser()
+    if not path.is_dir():
+        raise UserError(f"{path} is no folder: give one of images, or --config FILE")
+    if (path / "train" / "good").is_dir():
+        return MVTec(path), f"{path}: MVTec AD's layout, one category"
+    categories = [folder for folder in list_folders(path) if (folder / "train" / "good").is_dir()]
+    if categories:
+        return MVTec(path), f"{path}: MVTec AD's layout, {len(categories)} categories"
+    classes = [folder.name for folder in list_folders(path / "train") if holds_images(folder)]
+    if classes:
+        about = f"{path}: a folder for each of {len(classes)} classes, all taken as nominal"
+        return OneClass(path, normal=classes), about
+    if holds_images(path):
+        return Folder(".", root=path), f"{path}: a folder of images, all taken as nominal"
+    Images(path).samples()  # raises UserError if there is none
+    return NominalImages(path), f"{path}: folders of images at any depth, all taken as nominal"

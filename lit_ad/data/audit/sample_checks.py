@@ -1,0 +1,65 @@
+"""What is wrong with samples and their masks, beyond what an inspection before training looks at."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from lit_ad.batch import Sample
+from lit_ad.data.masks import mask_files
+from lit_ad.data.sources.listing import first_few
+from lit_ad.data.sources.source import check
+from lit_ad.errors import UserError
+from lit_ad.image.pixels import open_image, upright_size
+
+GREYS = 16  # values of a mask above which its edges are called antialiased
+
+
+def sample_errors(samples: Sequence[Sample]) -> list[str]:
+    """Sentences about what no training would accept: samples that contradict each other, and masks of another size
+    than their images."""
+    errors = []
+    try:
+        check(samples)
+    except UserError as error:
+        errors.append(str(error))
+    sizes = []
+    for sample in samples:
+        for file in mask_files(sample.mask):
+            try:
+                mask, image = upright_size(file), upright_size(sample.image)
+            except UserError:
+                continue  # the inspection tells of files that cannot be read
+            if mask != image:
+                sizes.append(f"{file} ({mask[0]}x{mask[1]}, its image {image[0]}x{image[1]})")
+    if sizes:
+        errors.append(
+            f"masks of another size than their image, {len(sizes)} times (height x width): {first_few(sizes)}"
+        )
+    return errors
+
+
+def mask_value_warnings(masks: Sequence[Path]) -> list[str]:
+    """Sentences about masks with more values than the two that a mask has."""
+    grey, classes = [], []
+    for path in masks:
+        try:
+            image = open_image(path)
+        except UserError:
+            continue  # the inspection tells of files that cannot be read
+        values = np.unique(np.asarray(image if image.mode[0] in "1LPIF" else image.convert("L")))
+        if image.format == "JPEG" or len(values) > GREYS:
+            grey.append(path)
+        elif len(values) > 2:
+            classes.append(path)
+    warnings = []
+    if grey:
+        warnings.append(
+            f"masks with grey edges, antialiased or of JPEG, {len(grey)} times: {first_few(grey)}; save them as PNG of "
+            "two values"
+        )
+    if classes:
+        warnings.append(
+            f"masks of several values, {len(classes)} times: {first_few(classes)}; all but 0 count as defect"
+        )
+    return warnings

@@ -1,0 +1,29 @@
+"""Folders as they are taken, where no source is named."""
+
+from pathlib import Path
+
+import pytest
+
+from lit_ad.data.audit.guess_source import guess_source
+from lit_ad.errors import UserError
+
+
+def test_how_a_folder_is_taken(images: Path, tmp_path: Path) -> None:
+    assert "one category" in guess_source(images)[1]
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "train").symlink_to(images / "train")
+        (tmp_path / "classes/train").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "classes/train" / name).symlink_to(images / "train/good")
+        (tmp_path / "classes/test").mkdir(exist_ok=True)
+        (tmp_path / "classes/test" / name).symlink_to(images / "test/good")
+    assert "MVTec AD's layout, 2 categories" in guess_source(tmp_path)[1]
+    assert "a folder for each of 2 classes" in guess_source(tmp_path / "classes")[1]
+    assert "a folder of images" in guess_source(images / "train/good")[1]
+    source, about = guess_source(images / "train")
+    assert "at any depth" in about and len(source.samples()) == 12
+    with pytest.raises(UserError, match=r"nowhere is no folder"):
+        guess_source(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"no image"):
+        guess_source(tmp_path / "empty")

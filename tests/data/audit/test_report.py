@@ -1,0 +1,86 @@
+"""The words of a report."""
+
+from pathlib import Path
+
+import pytest
+
+from lit_ad.batch import Sample
+from lit_ad.data.audit.measurements import Header
+from lit_ad.data.audit.report import (
+    AuditReport,
+    count_phrase,
+    describe_sizes,
+    describe_splits,
+    describe_test,
+    unreadable,
+)
+from lit_ad.data.sources.source import Source
+from lit_ad.errors import UserError
+
+GOOD, MASK = Sample(Path("good.png"), 0, defect="good"), Path("mask.png")
+
+
+def bad(defect: str, mask: Path | None = None) -> Sample:
+    return Sample(Path(f"{defect}.png"), 1, mask, defect=defect)
+
+
+@pytest.mark.parametrize(
+    ("samples", "text"),
+    [
+        ([], "none"),
+        ([GOOD, GOOD], "2 good"),
+        ([bad("cut"), bad("bent"), bad("cut")], "1 bent, 2 cut, no masks"),
+        ([GOOD, bad("cut", MASK)], "1 good, 1 cut, each with a mask"),
+        ([bad("cut", MASK), bad("cut"), bad("bent")], "1 bent (0 with masks), 2 cut (1 with masks)"),
+    ],
+)
+def test_test_images_by_defect_and_mask(samples: list[Sample], text: str) -> None:
+    assert describe_test(samples) == text
+
+
+@pytest.mark.parametrize(
+    ("sizes", "text"),
+    [
+        ([(2, 3)] * 5, "2x3"),
+        ([(2, 3), (9, 1), (9, 1)], "9x1 (2), 2x3 (1)"),
+        ([(4, 4), (1, 2), (3, 9), (5, 5)], "1x2 to 3x9 (4 sizes)"),
+    ],
+)
+def test_sizes(sizes: list[tuple[int, int]], text: str) -> None:
+    assert describe_sizes(sizes) == text
+
+
+def test_a_category_without_name_and_images_without_header() -> None:
+    splits = {"train": [GOOD, bad("cut")], "val": [], "test": []}
+    text = describe_splits(splits, {GOOD.image: Header((2, 3), "8-bit RGB")})
+    assert text == "images: 2 to train on, 0 held out; test: none; 2x3, 8-bit RGB"
+
+
+def test_how_often() -> None:
+    assert [count_phrase("x" * count) for count in (1, 2)] == ["once", "2 times"]
+
+
+def test_files_that_cannot_be_read() -> None:
+    assert unreadable({}) == []
+    assert unreadable({Path("a"): "cut off"}) == ["cannot read a: cut off; replace or remove it"]
+    many = unreadable({Path(name): f"reason {name}" for name in "abcde"})
+    assert many == ["cannot read 5 files: a, b, c and 2 more; replace or remove them (the first: reason a)"]
+
+
+def test_what_a_source_has_to_say_is_added() -> None:
+    class Remarking(Source):
+        def samples(self) -> list[Sample]:
+            return []
+
+        def remarks(self) -> list[str]:
+            if self.broken:
+                raise UserError("no test set")
+            return ["a folder is passed over"]
+
+    source, report = Remarking(), AuditReport("text", ["first"], [], [])
+    source.broken = False
+    report.add_source_remarks(source)
+    source.broken = True
+    report.add_source_remarks(source)
+    assert (report.warnings, report.errors) == (["first", "a folder is passed over"], ["no test set"])
+    assert str(report) == "text\n  Warning: first\n  Warning: a folder is passed over"

@@ -1,0 +1,41 @@
+"""Samples that contradict each other, and masks that are none."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from lit_ad.batch import Sample
+from lit_ad.data.audit.sample_checks import mask_value_warnings, sample_errors
+
+
+def save(path: Path, values: np.ndarray) -> Path:
+    Image.fromarray(values.astype(np.uint8)).save(path)
+    return path
+
+
+def test_what_no_training_accepts(tmp_path: Path) -> None:
+    image = save(tmp_path / "image.png", np.zeros((20, 30)))
+    mask, small = save(tmp_path / "mask.png", np.zeros((20, 30))), save(tmp_path / "small.png", np.zeros((10, 15)))
+    sound = Sample(image, 1, mask, split="test", defect="cut")
+    assert sample_errors([sound]) == []
+    (error,) = sample_errors([sound._replace(mask=small)])
+    assert error == (
+        f"masks of another size than their image, 1 times (height x width): {small} (10x15, its image 20x30)"
+    )
+    (error,) = sample_errors([sound._replace(split="train")])
+    assert error.startswith("anomalous image in training: ")
+    small.write_text("no image")
+    assert sample_errors([sound._replace(mask=small)]) == []  # whoever reads it tells
+
+
+def test_masks_of_more_than_two_values(tmp_path: Path) -> None:
+    ramp = np.tile(np.arange(40), (20, 1))
+    sound = save(tmp_path / "sound.png", 255 * (ramp > 20))
+    classes, grey = save(tmp_path / "classes.png", ramp % 4), save(tmp_path / "grey.png", ramp * 6)
+    jpeg = save(tmp_path / "mask.jpg", 255 * (ramp > 20))
+    assert mask_value_warnings([sound]) == []
+    assert mask_value_warnings([sound, classes, grey, jpeg]) == [
+        f"masks with grey edges, antialiased or of JPEG, 2 times: {grey}, {jpeg}; save them as PNG of two values",
+        f"masks of several values, 1 times: {classes}; all but 0 count as defect",
+    ]

@@ -1,0 +1,97 @@
+"""Stores as they lie on disk, without the code that writes them."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from lit_ad.errors import UserError
+from lit_ad.features.layout import (
+    about_file,
+    bytes_used,
+    is_being_written,
+    is_changed,
+    is_key,
+    is_partial,
+    list_stores,
+    lock_file,
+    partial_folder,
+    read_about,
+    remove_store,
+    tap_file,
+)
+
+KEY = "0123456789abcdef01234567"
+
+
+def make_store(store: Path, size: int = 100) -> Path:
+    store.mkdir(parents=True)
+    tap_file(store, 0).write_bytes(bytes(size))
+    about_file(store).write_text('{"count": 3}')
+    return store
+
+
+def test_names() -> None:
+    store = Path("caches", KEY)
+    assert is_key(KEY) and not any(is_key(name) for name in (KEY[1:], KEY + "0", KEY.upper(), "photographs"))
+    assert partial_folder(store) == Path("caches", f"{KEY}.partial")
+    assert is_partial(partial_folder(store)) and not is_partial(store)
+    assert lock_file(store) == lock_file(partial_folder(store)) == Path("caches", f"{KEY}.lock")
+
+
+def test_stores_are_listed_and_measured_and_nothing_else(tmp_path: Path) -> None:
+    whole, half = make_store(tmp_path / KEY), make_store(tmp_path / f"{KEY[::-1]}.partial")
+    for other in (f"{KEY}.bak", "photographs", "model.partial"):
+        make_store(tmp_path / other)
+    (tmp_path / KEY.replace("0", "f")).touch()  # a file
+    assert list_stores(tmp_path) == sorted([whole, half]) and list_stores(tmp_path / "absent") == []
+    assert bytes_used(tmp_path) == 2 * (100 + len('{"count": 3}')) and bytes_used(tmp_path / "absent") == 0
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "[1]", "\xff"])
+def test_what_cannot_be_read_says_nothing(tmp_path: Path, text: str | None) -> None:
+    store = make_store(tmp_path / KEY)
+    assert read_about(store) == {"count": 3}
+    about_file(store).unlink()
+    if text is not None:
+        about_file(store).write_text(text, encoding="latin-1")
+    assert read_about(store) == {}
+
+
+def test_a_store_is_being_written_while_its_lock_is_held(tmp_path: Path) -> None:
+    half = make_store(partial_folder(tmp_path / KEY))
+    assert not is_being_written(half)
+    code = f"from lit_ad.features.layout import *; print(is_being_written(Path({str(half)!r})))"
+    with FileLock(lock_file(half)):  # a lock is a process's: another one asks
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
+    assert not is_being_written(half)
+
+
+def test_removing_leaves_nothing(tmp_path: Path) -> None:
+    store, other = make_store(tmp_path / KEY), make_store(tmp_path / KEY[::-1])
+    lock_file(store).touch()
+    remove_store(store)
+    assert list(tmp_path.iterdir()) == [other]
+    with pytest.raises(UserError, match=f"cannot remove {store}: No such file"):
+        remove_store(store)
+
+
+def test_images_that_changed(tmp_path: Path) -> None:
+    """A page is as old as its file."""
+    file = tmp_path / "stack.tif"
+    file.write_bytes(b"1")
+    modified = file.stat().st_mtime_ns
+    for name in (str(file), f"{file}#2"):
+        assert not is_changed(name, 1, modified)
+        assert is_changed(name, 2, modified) and is_changed(name, 1, modified + 1)
+    file.unlink()
+    assert is_changed(str(file), 1, modified)
+
+
+def test_neither_torch_nor_timm_is_imported() -> None:
+    code = "import sys, lit_ad.features.layout; print([name for name in ('torch', 'timm') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
