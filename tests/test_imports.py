@@ -49,7 +49,7 @@ ALLOWED = {
     "__init__": {"detector.detector"},
 }
 # Of methods/: no paper's.
-SHARED = {"base", "batchnorm", "distances", "initialisation", "maps", "network", "stable_adamw", "statistics"}
+SHARED = {"base", "batchnorm", "distances", "initialisation", "maps", "network", "statistics"}
 LENDERS = {"reverse_distillation"}  # papers that another one builds on
 
 

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tabulate import tabulate
+
 from lit_ad.data.sources.images import list_and_tell
 from lit_ad.errors import UserError
 
@@ -47,8 +49,7 @@ def speed(
                 raise UserError(f"{file} could not be measured: {done.stderr.strip().splitlines()[-1]}")
             rows.append(json.loads(done.stdout.splitlines()[-1]))
     print("The network alone" if images is None else f"From the files in {images} to verdicts")
-    print("| " + " | ".join(COLUMNS) + " |\n|" + " --- |" * 3 + " ---: |" * 6)
-    for row in rows:
-        print("| " + " | ".join(str(row[name]) for name in COLUMNS) + " |")
+    cells, sides = [[str(row[name]) for name in COLUMNS] for row in rows], ["left"] * 3 + ["right"] * 6
+    print(tabulate(cells, COLUMNS, tablefmt="pipe", colalign=sides, disable_numparse=True))
     best = max(rows, key=lambda row: float(row["images/s"]))
     print(f"Fastest here: {best['runtime']}, {best['precision']}, batches of {best['batch']} ({best['file']})")

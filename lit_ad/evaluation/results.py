@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tabulate import tabulate
 
 from lit_ad.errors import UserError
 from lit_ad.files import atomic_write
@@ -27,7 +28,6 @@ POOLED, MEAN = "pooled", "mean"  # all other rows' names have a slash in them, w
 COLUMNS = ("image_auroc", "image_average_precision", "image_f1_max", "pixel_auroc", "pixel_f1_max", "aupro_30")
 SAMPLE_AUROC = "sample_auroc"  # where the test has several images of an item
 VERDICTS = {"false_alarms": ("false_alarm_rate", "nominal_images"), "misses": ("miss_rate", "anomalous_images")}
-Z95 = 1.959963984540054  # the normal distribution's quantile 0.975
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Official:
             lines.append([row, *("" if math.isnan(values[key]) else f"{values[key]:.4f}" for key in titles)])
         said = [f"{name}: {self.metrics[name]}" for name in self.headline] if self.rows else []
         return "\n".join(
-            [f"By the rules of {self.name}:", *(aligned(lines) if self.rows else []), *said, *self.remarks]
+            [f"By the rules of {self.name}:", *([align_columns(lines)] if self.rows else []), *said, *self.remarks]
         )
 
 
@@ -125,7 +125,7 @@ class Results:
                 cells.append(cell)
             lines.append(cells)
         official = [] if self.official is None else ["", self.official.table()]
-        return "\n".join([*aligned(lines), *(f"({letter}) {why}" for why, letter in notes.items()), *official])
+        return "\n".join([align_columns(lines), *(f"({letter}) {why}" for why, letter in notes.items()), *official])
 
     def why_empty(self, row: str, name: str) -> str:
         """Why a row has no value of a metric."""
@@ -188,13 +188,10 @@ class Results:
                 writer.writerow([image.path, image.category, image.defect, image.label, *judged])
 
 
-def aligned(lines: list[list[str]]) -> list[str]:
+def align_columns(lines: list[list[str]]) -> str:
     """Lines of cells, whose first are names and the others numbers, as text in columns."""
-    widths = [max(len(cells[i]) for cells in lines) for i in range(len(lines[0]))]
-    return [
-        "  ".join([cells[0].ljust(widths[0])] + [c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True)])
-        for cells in lines
-    ]
+    sides = ("left", *["right"] * (len(lines[0]) - 1))
+    return tabulate(lines, tablefmt="plain", colalign=sides, disable_numparse=True)
 
 
 def is_of(key: str, metric: str) -> bool:
@@ -264,10 +261,10 @@ def wilson(count: float, total: int) -> tuple[float, float]:
     Brown, Cai, DasGupta, https://doi.org/10.1214/ss/1009213286); nan without any trial."""
     if total == 0 or math.isnan(count):
         return math.nan, math.nan
-    share, weight = count / total, Z95**2 / total
-    middle = (share + weight / 2) / (1 + weight)
-    half = Z95 * math.sqrt(share * (1 - share) / total + weight / (4 * total)) / (1 + weight)
-    return (0.0 if count == 0 else middle - half), (1.0 if count == total else middle + half)
+    from scipy.stats import binomtest  # takes a second to import, which commands that only read results need not wait
+
+    interval = binomtest(int(count), total).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def ratio(part: float, whole: float) -> float:

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
+from timm.optim.adamw import AdamWLegacy
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, elu, interpolate, layer_norm
 
@@ -24,7 +25,6 @@ from lit_ad.errors import UserError
 from lit_ad.image.view import View
 from lit_ad.methods.base import Method
 from lit_ad.methods.maps import gaussian_blur, upsample
-from lit_ad.methods.stable_adamw import StableAdamW
 from lit_ad.teachers import Teacher
 
 BLOCKS = 8  # of the teacher that are restored, if it is not said which, section 4
@@ -143,7 +143,7 @@ class Dinomaly(Method):
     def configure_optimizers(self) -> Any:
         steps = self.total_steps("falls until training ends")
         parameters = [*self.bottleneck.parameters(), *self.decoder.parameters()]
-        optimizer = StableAdamW(parameters, lr=self.lr, eps=self.eps, weight_decay=self.weight_decay)
+        optimizer = stable_adamw(parameters, self.lr, self.eps, self.weight_decay)
 
         def rate(step: int) -> float:
             return schedule(step, steps, self.warmup, self.final_lr / self.lr)
@@ -268,6 +268,15 @@ def mining_weights(distances: Tensor, share: float, weight: float) -> Tensor:
         everywhere = torch.cat(parts)
     hardest = everywhere.topk(max(1, int(len(everywhere) * (1 - share))), sorted=False).values
     return torch.where(distances < hardest.min(), weight, 1.0)
+
+
+def stable_adamw(parameters: list[nn.Parameter], lr: float, eps: float, weight_decay: float) -> torch.optim.Optimizer:
+    """StableAdamW (Wortsman et al., NeurIPS 2023, https://arxiv.org/abs/2304.13013) with amsgrad, as the authors train.
+
+    It is AdamW whose step on each tensor is divided by max(1, RMS of gradient / denominator): where the second moment
+    lags behind a sudden gradient, the step is short. The decoupled weight decay is not divided.
+    """
+    return AdamWLegacy(parameters, lr=lr, eps=eps, weight_decay=weight_decay, amsgrad=True, clipping_threshold=1.0)
 
 
 def schedule(step: int, steps: int, warmup: int, final: float) -> float:

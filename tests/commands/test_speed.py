@@ -11,9 +11,10 @@ from lit_ad.errors import UserError
 def test_speed(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(["speed", str(checkpoint), "--batch", "[1,2]", "--seconds", "0.1"])
     out = capsys.readouterr().out
-    rows = [line.split(" | ") for line in out.splitlines() if line.startswith("| best.ckpt")]
-    assert [row[1:4] for row in rows] == [["PyTorch", "fp32", "1"], ["PyTorch", "fp32", "2"]]
-    assert all(float(value.strip(" |")) > 0 for row in rows for value in row[4:])
+    head, _, *rows = [[cell.strip() for cell in line[1:-1].split("|")] for line in out.splitlines() if line[0] == "|"]
+    assert head[:4] == ["file", "runtime", "precision", "batch"]
+    assert [row[:4] for row in rows] == [["best.ckpt", "PyTorch", "fp32", size] for size in "12"]
+    assert all(float(value) > 0 for row in rows for value in row[4:])
     assert "Fastest here: PyTorch" in out
     with pytest.raises(UserError, match="there is no detector nowhere"):
         run(["speed", "nowhere.onnx"])

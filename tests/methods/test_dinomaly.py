@@ -17,8 +17,15 @@ from torch import Tensor, nn
 from lit_ad.data import AnomalyDataModule, MVTec
 from lit_ad.errors import UserError
 from lit_ad.image.view import View, original_map
-from lit_ad.methods.dinomaly import Dinomaly, Disagreement, LinearAttention, middle, mining_weights, schedule
-from lit_ad.methods.stable_adamw import StableAdamW
+from lit_ad.methods.dinomaly import (
+    Dinomaly,
+    Disagreement,
+    LinearAttention,
+    middle,
+    mining_weights,
+    schedule,
+    stable_adamw,
+)
 
 
 def made(vit_file: Path, view: View = View(64), **more: Any) -> Dinomaly:
@@ -314,6 +321,34 @@ class Watch(L.Callback):
             self.norms.append(float(torch.stack([g.norm() for g in gradients]).norm()))
 
 
+def test_steps_of_the_optimizer_by_hand() -> None:
+    lr, beta1, beta2, eps, decay = 0.01, 0.9, 0.999, 1e-3, 0.1
+    generator = np.random.default_rng(0)
+    expected = [generator.normal(size=shape) for shape in ((3, 4), (5,))]
+    tensors = [nn.Parameter(torch.tensor(value)) for value in expected]
+    optimizer = stable_adamw(tensors, lr, eps, decay)
+    mean, square, largest = ([np.zeros_like(x) for x in expected] for _ in range(3))
+    cut = []
+    for t, scale in enumerate(
+        (1.0, 1e-3, 50.0, 0.1, 10.0), start=1
+    ):  # the third is sudden; then the second moment falls
+        for i, tensor in enumerate(tensors):
+            gradient = scale * generator.normal(size=tensor.shape)
+            tensor.grad = torch.tensor(gradient)
+            mean[i] = beta1 * mean[i] + (1 - beta1) * gradient
+            square[i] = beta2 * square[i] + (1 - beta2) * gradient**2
+            largest[i] = np.maximum(largest[i], square[i])
+            denominator = np.sqrt(largest[i] / (1 - beta2**t)) + eps
+            rms = np.sqrt(np.mean((gradient / denominator) ** 2))
+            cut.append(rms > 1)
+            expected[i] = expected[i] - lr * decay * expected[i]
+            expected[i] -= lr / max(1, rms) * mean[i] / (1 - beta1**t) / denominator
+        optimizer.step()
+    assert any(cut) and not all(cut)
+    for tensor, value in zip(tensors, expected, strict=True):
+        np.testing.assert_allclose(tensor.detach().numpy(), value, rtol=1e-12)
+
+
 @pytest.mark.parametrize(("of_trainer", "clip"), [(None, 0.001), (0.0005, 0.0005)])
 def test_a_fit_follows_the_schedule_and_clips(
     of_trainer: float | None, clip: float, vit_file: Path, images: Path, tmp_path: Path
@@ -331,13 +366,9 @@ def test_a_fit_follows_the_schedule_and_clips(
     assert watch.rates == pytest.approx([2e-3 * schedule(step, 6, 2, 0.1) for step in range(6)])
     assert len(watch.norms) > 3 and watch.norms == pytest.approx([clip] * len(watch.norms), rel=1e-3)
     (optimizer,) = trainer.optimizers
-    assert isinstance(optimizer, StableAdamW)
-    assert {name: optimizer.defaults[name] for name in ("lr", "betas", "eps", "weight_decay")} == {
-        "lr": 2e-3,
-        "betas": (0.9, 0.999),
-        "eps": 1e-10,
-        "weight_decay": 1e-4,
-    }
+    expected = {"lr": 2e-3, "betas": (0.9, 0.999), "eps": 1e-10, "weight_decay": 1e-4}
+    expected |= {"amsgrad": True, "clipping_threshold": 1.0}
+    assert {name: optimizer.defaults[name] for name in expected} == expected
     optimised = {id(p) for group in optimizer.param_groups for p in group["params"]}
     assert optimised == {id(p) for n, p in model.named_parameters() if n.split(".")[0] in ("bottleneck", "decoder")}
 
