@@ -1,7 +1,7 @@
 """What there is to train and test on, told in a few lines before training, and what looks wrong with it."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -17,6 +17,7 @@ from lit_ad.data.audit.measurements import Header, MaskExtent, max_value, measur
 from lit_ad.data.audit.report import AuditReport, Splits, count_phrase, describe_splits, unreadable
 from lit_ad.data.sources.listing import Listing, first_few, frame_remarks, list_folder
 from lit_ad.data.sources.pages import files_of
+from lit_ad.data.sources.shapes import kept_masks
 from lit_ad.data.sources.source import holds_images
 from lit_ad.errors import UserError
 from lit_ad.image.pixels import split_page
@@ -144,10 +145,12 @@ def depth_warnings(brightest: Mapping[Path, int], view: View) -> list[str]:
     return []
 
 
-def list_around(samples: Iterable[Sample]) -> Listing:
+def list_around(samples: Sequence[Sample]) -> Listing:
     """What is passed over in the folders of images and masks: all of it; and in the folders that these lie in, broken
     links and hidden folders of images."""
     files = {split_page(sample.image)[0] for sample in samples} | {s.mask for s in samples if s.mask is not None}
+    drawn = {s.image for s in samples if s.mask is not None and s.mask.parent == kept_masks()}
+    files |= {split_page(image)[0].with_suffix(".json") for image in drawn}  # of labelme
     folders = {file.parent for file in files}
     passed_over = Listing()
     for folder in sorted(folders | {folder.parent for folder in folders}):

@@ -1,9 +1,13 @@
 """A user's own folders: nominal images, and if there are any, anomalous images and masks."""
 
 import random
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lit_ad.batch import Sample
+from lit_ad.data.sources.labelme import draw_labelme, mask_beside
+from lit_ad.data.sources.listing import first_few, list_folder
+from lit_ad.data.sources.mask_folders import OF_IMAGES, has_two_colours, holds_masks, masks_among
 from lit_ad.data.sources.source import Source, holds_images, list_folders, list_images, pair_masks
 from lit_ad.errors import UserError
 
@@ -18,10 +22,12 @@ class Folder(Source):
 
     Args:
         nominal: Folder, or folders, of nominal images.
-        anomalous: Folder, or folders, of anomalous images; a folder's name is the defect type. If it holds only
-            folders, each of them is a defect type.
-        masks: Masks of the anomalous images, named like them, with or without `_mask`: one folder for each in
-            `anomalous`, or one for all, which may hold a folder for each defect type.
+        anomalous: Folder, or folders, of anomalous images. The part of its path in which a folder differs from the
+            others is the defect type, such as dent of dent/images and scratch/images. If a folder holds only folders,
+            each of them is a defect type, but for those of masks.
+        masks: Masks of the anomalous images, named like them, with or without `_mask`, or labelme's JSON files: one
+            folder for each in `anomalous`, or one for all, which may hold a folder for each defect type. None: those
+            that lie beside their images, NAME.json of labelme or NAME_mask.
         nominal_test: Folder, or folders, of nominal images for the test.
         root: Where the folders lie.
         test_fraction: Part of the nominal images kept for the test where there is no `nominal_test`.
@@ -49,8 +55,8 @@ class Folder(Source):
 
     def samples(self) -> list[Sample]:
         category = self.root.absolute().name
-        train = [image for folder in self.nominal for image in list_images(folder)]
-        test = [image for folder in self.nominal_test for image in list_images(folder)]
+        train = [image for folder in self.nominal for image in list_photographs(folder)]
+        test = [image for folder in self.nominal_test for image in list_photographs(folder)]
         if self.anomalous and not self.nominal_test:
             test = sorted(random.Random(self.seed).sample(train, round(self.test_fraction * len(train))))
         kept = set(train) - set(test) if not self.nominal_test else train
@@ -58,30 +64,132 @@ class Folder(Source):
         nominal += [Sample(image, 0, None, category, split="test") for image in test]
         return nominal + self._anomalous(category)
 
+    def remarks(self) -> list[str]:
+        """The folders that are not read, and masks that lie among images."""
+        folders, masks = self._defect_folders()
+        of_images = list(dict.fromkeys([*self.nominal, *self.nominal_test, *folders]))
+        inside = [inner for folder in of_images for inner in list_folders(folder)]
+        read = (*of_images, *self.masks)
+        sentences = {
+            "folders of masks, which are left out of the anomalous images; give them as `masks`": masks,
+            "folders inside folders of images, which are not read": inside,
+            "masks among images, by their names, which are no images": [
+                mask for folder in of_images for mask in masks_among(list_images(folder)).values()
+            ],
+        }
+        unread = {what: [path for path in paths if path not in read] for what, paths in sentences.items()}
+        return [f"{what}, {len(paths)}: {first_few(paths)}" for what, paths in unread.items() if paths]
+
     def _anomalous(self, category: str) -> list[Sample]:
-        images = [image for folder in self.anomalous for image in defect_images(folder)]
+        folders, _ = self._defect_folders()
+        defects = name_defects(folders, self.root)
+        good = [folder for folder, defect in defects.items() if defect == "good"]
+        if good:
+            raise UserError(f"{good[0]} is in `anomalous`, but called good: leave it out, or rename it")
+        images = {image: defects[folder] for folder in folders for image in list_photographs(folder)}
+        if self.masks:
+            masks = self._masks(images)
+        else:
+            masks = {image: mask for folder in folders for image, mask in masks_beside(folder).items()}
+        return [Sample(image, 1, masks.get(image), category, defect, "test") for image, defect in images.items()]
+
+    def _masks(self, images: Mapping[Path, str]) -> dict[Path, Path]:
+        """Image -> its mask in the folders of masks, given the images and their defect types."""
         own = len(self.masks) == len(self.anomalous)  # a folder of masks for each folder of images
-        groups = zip(self.anomalous, self.masks, strict=True) if own else [(None, folder) for folder in self.masks]
-        masks: dict[Path, Path] = {}
+        groups = zip(self.anomalous if own else [None], self.masks, strict=True)
+        pairs: dict[Path, Path] = {}
         for folder, truth in groups:
-            inside = images if folder is None else [image for image in images if folder in image.parents]
-            if holds_folders(truth):
-                for defect in list_folders(truth):
-                    of_defect = [image for image in inside if image.parent.name == defect.name]
-                    masks |= pair_masks(of_defect, list_images(defect))
+            inside = [image for image in images if folder is None or folder in image.parents]
+            if truth in {image.parent for image in inside}:
+                pairs |= masks_beside(truth)
+            elif holds_folders(truth):
+                for inner in list_folders(truth):
+                    of_defect = [image for image in inside if inner.name in (images[image], image.parent.name)]
+                    pairs |= pair_truth(of_defect, inner)
             else:
-                masks |= pair_masks(inside, list_images(truth))
-        return [Sample(image, 1, masks.get(image), category, image.parent.name, "test") for image in images]
+                pairs |= pair_truth(inside, truth)
+        return pairs
+
+    def _defect_folders(self) -> tuple[list[Path], list[Path]]:
+        """The folders of anomalous images, and the folders of masks beside them, which are left out.
+
+        Raises UserError where `anomalous` names a folder of masks itself, and where it is not clear what is in one.
+        """
+        photographs = bool(self.anomalous and self.nominal) and not has_two_colours(self.nominal[0])
+        folders: list[Path] = []
+        masks: list[Path] = []
+        for given in self.anomalous:
+            inner = list_folders(given) if holds_folders(given) else []
+            groups = [list_folders(folder) if holds_folders(folder) else [folder] for folder in inner] or [[given]]
+            candidates = [folder for group in groups for folder in group]
+            beside = candidates if inner else self.anomalous
+            of_masks = [folder for folder in candidates if holds_masks(folder, beside, photographs)]
+            if len(of_masks) == len(candidates):
+                raise UserError(f"{given} holds masks: take it out of `anomalous`, and give it as `masks`")
+            for group in groups:
+                of_images = [folder for folder in group if folder not in of_masks]
+                if len(group) > 1:  # two folders deeper: it must be clear which of them holds the images
+                    of_images = [folder for folder in of_images if holds_images(folder)]
+                    if len(of_images) != 1:
+                        list_images(group[0].parent)  # raises, since there is no image directly in it
+                folders += of_images
+            masks += of_masks
+        return folders, masks
 
     def _folders(self, names: Folders | None) -> list[Path]:
         return [self.root / Path(name).expanduser() for name in ([names] if isinstance(names, str) else names or [])]
 
 
-def defect_images(folder: Path) -> list[Path]:
-    """The images in a folder, or in the folders inside it if it holds nothing else."""
-    if holds_folders(folder):
-        return [image for inner in list_folders(folder) for image in list_images(inner)]
-    return list_images(folder)
+def name_defects(folders: Sequence[Path], root: Path) -> dict[Path, str]:
+    """Folder -> its defect type: the last part of its path that tells it from the others, with those before it if
+    these are needed.
+
+    `images` and the like at the end of a path are no defect type, and neither is what all of them end in.
+    """
+    parts: dict[Path, tuple[str, ...]] = {}
+    for folder in folders:
+        names = folder.relative_to(root).parts if folder.is_relative_to(root) else folder.absolute().parts
+        while len(names) > 1 and names[-1].lower() in OF_IMAGES:
+            names = names[:-1]
+        parts[folder] = names or (folder.absolute().name,)
+    while len(set(parts.values())) > 1 and len({names[-1:] for names in parts.values()}) == 1:
+        parts = {folder: names[:-1] for folder, names in parts.items()}
+    defects = {}
+    for folder, names in parts.items():
+        depth = 1
+        while depth < len(names) and sum(other[-depth:] == names[-depth:] for other in set(parts.values())) > 1:
+            depth += 1
+        defects[folder] = "-".join(names[-depth:])
+    return defects
+
+
+def list_photographs(folder: Path) -> list[Path]:
+    """The images in a folder, without the masks among them."""
+    images = list_images(folder)
+    masks = set(masks_among(images).values())
+    return [image for image in images if image not in masks]
+
+
+def masks_beside(folder: Path) -> dict[Path, Path]:
+    """Image -> its mask in the same folder: NAME_mask, or NAME.json of labelme. Raises UserError on both for one."""
+    pairs = masks_among(list_images(folder))
+    for image in list_photographs(folder):
+        drawn = mask_beside(image)
+        if drawn is not None:
+            if image in pairs:
+                raise UserError(f"two masks for {image}: {pairs[image]} and {image.with_suffix('.json')}; remove one")
+            pairs[image] = drawn
+    return pairs
+
+
+def pair_truth(images: Sequence[Path], folder: Path) -> dict[Path, Path]:
+    """Image -> its mask in a folder of masks, drawn where that is a labelme file."""
+    stems = {image.stem for image in images}
+    other = list_folder(folder).other if folder.is_dir() else []
+    shapes = [path for path in other if path.suffix.lower() == ".json" and path.stem in stems]
+    files = [] if shapes and not holds_images(folder) else list_images(folder)
+    pairs = pair_masks(images, files + shapes)
+    return {image: draw_labelme(mask, image) if mask in shapes else mask for image, mask in pairs.items()}
 
 
 def holds_folders(folder: Path) -> bool:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_ad.batch import Sample, Split
+from lit_ad.data.sources.mask_folders import holds_masks, masks_among
 from lit_ad.data.sources.source import Source, choose, holds_images, list_folders, list_images, pair_masks
 from lit_ad.errors import UserError
 
@@ -84,6 +85,10 @@ def list_category(root: Path) -> list[Sample]:
         for folder in list_folders(root / split):
             defect, truth = folder.name, root / "ground_truth" / folder.name
             images = list_images(folder)
+            if holds_masks(folder, list_folders(root / split), photographs=False):
+                raise UserError(f"{folder} holds masks, by its name: they belong in {root / 'ground_truth'}/DEFECT")
+            for image, mask in masks_among(images).items():
+                raise UserError(f"{mask} is called like a mask of {image.name}: masks belong in {truth}")
             label = int(defect != "good")
             masked = split == "test" and (truth.is_dir() if label else holds_images(truth))  # good images need none
             masks = pair_masks(images, list_images(truth)) if masked else {}

@@ -1,15 +1,23 @@
 """Boxes and polygons that mark defects -> masks. x runs to the right, y down, in pixels, from the upper left corner."""
 
+import hashlib
 import json
+import os
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
+
+from lit_ad.files import atomic_write, cache_directory
+from lit_ad.image.pixels import Size
 
 Polygon = NDArray[np.float64]  # (n, 2): x, y of its corners
 
 
-def rasterise(polygons: list[Polygon], size: tuple[int, int]) -> NDArray[np.bool_]:
+def rasterise(polygons: list[Polygon], size: Size) -> NDArray[np.bool_]:
     """(H, W), true where a pixel's centre lies in one of them (by the even-odd rule, where its edges cross)."""
     height, width = size
     x, y = np.arange(width) + 0.5, np.arange(height) + 0.5
@@ -22,6 +30,13 @@ def rasterise(polygons: list[Polygon], size: tuple[int, int]) -> NDArray[np.bool
             inside[rows] ^= x >= crossing[:, None]
         mask |= inside
     return mask
+
+
+def rasterise_circle(centre: NDArray[np.float64], radius: float, size: Size) -> NDArray[np.bool_]:
+    """(H, W), true where a pixel's centre lies in a circle around x, y."""
+    height, width = size
+    x, y = np.arange(width) + 0.5 - centre[0], np.arange(height)[:, None] + 0.5 - centre[1]
+    return x**2 + y**2 <= radius**2
 
 
 def read_boxes(value: Any) -> list[Polygon]:
@@ -66,3 +81,21 @@ def decoded(value: Any) -> Any:
         return json.loads(value) if isinstance(value, str) else value
     except ValueError as error:
         raise ValueError(f"it is no JSON, whose lists stand in [] and whose numbers have a point: {error}") from error
+
+
+def kept_masks() -> Path:
+    """The directory of the masks that were drawn from shapes."""
+    return cache_directory() / "masks"
+
+
+def keep_mask(mask: NDArray[np.bool_]) -> Path:
+    """A mask (H, W) as a file in the cache directory, named by what is in it."""
+    digest = hashlib.blake2b(repr(mask.shape).encode() + np.packbits(mask).tobytes(), digest_size=12).hexdigest()
+    path = kept_masks() / f"{digest}.png"
+    if path.is_file():
+        with suppress(OSError):  # of others, in a directory that is only to be read
+            os.utime(path)  # when it last served, for `lit-ad cache clear --older`
+    else:
+        with atomic_write(path) as temporary:
+            Image.fromarray(mask.astype(np.uint8) * 255).save(temporary, format="PNG")
+    return path

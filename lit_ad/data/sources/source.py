@@ -114,7 +114,8 @@ def by_stem(paths: Iterable[Path]) -> dict[str, Path]:
 def pair_masks(images: Iterable[Path], masks: Iterable[Path]) -> dict[Path, Path]:
     """Image -> its mask, which is named like it, with or without `_mask` at the end. Images may lack a mask.
 
-    Raises UserError on a mask without an image, and on two masks or two images with one name.
+    Raises UserError on a mask without an image, on an image as its own mask, and on two masks or two images with one
+    name.
     """
     named = by_stem(images)
     pairs: dict[Path, Path] = {}
@@ -122,6 +123,8 @@ def pair_masks(images: Iterable[Path], masks: Iterable[Path]) -> dict[Path, Path
         image = named.get(mask.stem) or named.get(mask.stem.removesuffix("_mask"))
         if image is None:
             raise UserError(f"mask without an image: {mask} belongs to no image named {mask.stem} or without `_mask`")
+        if image == mask:
+            raise UserError(f"{mask} is an image, and cannot be its own mask: give another folder of masks")
         if image in pairs:
             raise UserError(f"two masks for {image}: {pairs[image]} and {mask}; remove one of them")
         pairs[image] = mask

@@ -1,22 +1,18 @@
 """A table of files: CSV, JSON or Parquet, a row for each image."""
 
-import hashlib
-import os
 import re
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-from PIL import Image
 
 from lit_ad.batch import Sample, Split
-from lit_ad.data.sources.shapes import Polygon, rasterise, read_boxes, read_polygons
+from lit_ad.data.sources.labelme import draw_labelme, mask_beside
+from lit_ad.data.sources.shapes import Polygon, keep_mask, rasterise, read_boxes, read_polygons
 from lit_ad.data.sources.source import Source, choose, existing
 from lit_ad.data.sources.table_file import AS_CSV, Row, cell_text, is_utf8, read_table
 from lit_ad.errors import UserError
-from lit_ad.files import atomic_write, cache_directory
 from lit_ad.image.pixels import split_page, upright_size
 
 REQUIRED = ("path", "split", "label")
@@ -37,10 +33,11 @@ class Table(Source):
 
     Columns: `path`, `split` (train, validation or test) and `label` (0 or 1, nominal or anomalous, good or bad, ok or
     nok, false or true, where true is anomalous); and where there are any, `mask` (a file in which what is not black
-    counts), or `box` or `polygon` instead, `category`, `defect` (of anomalous images) and `item` (images of one item
-    stay on one side). A box is [x0, y0, x1, y1], a polygon [[x, y], ...], in pixels of the upright image from its upper
-    left corner, x1 and y1 outside; several are a list of such; in text they are JSON. JSON is a list of objects. Other
-    columns are not read. Masks of boxes and polygons are kept in the cache directory.
+    counts, or labelme's JSON), or `box` or `polygon` instead, `category`, `defect` (of anomalous images) and `item`
+    (images of one item stay on one side). A box is [x0, y0, x1, y1], a polygon [[x, y], ...], in pixels of the upright
+    image from its upper left corner, x1 and y1 outside; several are a list of such; in text they are JSON. An anomalous
+    image without them may have labelme's NAME.json beside it. JSON is a list of objects. Other columns are not read.
+    Masks that are drawn from shapes are kept in the cache directory.
 
     Args:
         root: What paths are relative to, that of the table too.
@@ -123,16 +120,17 @@ class Table(Source):
         return existing(self.root / name, where)
 
     def _mask(self, row: Row, image: Path, label: int, where: str) -> Path | None:
-        """The mask's file, made of boxes or polygons if these are given."""
+        """The mask's file, drawn where boxes, polygons or a labelme file mark the defects."""
         given = [name for name in ("mask", *SHAPES) if cell_text(row, name)]
         if not given:
-            return None
+            return mask_beside(image) if label else None
         if len(given) > 1 or not label:
             other = f"has {' and '.join(given)}: give one" if len(given) > 1 else f"is nominal, but has a {given[0]}"
             raise UserError(f"{where} {other}")
         name = given[0]
         if name == "mask":
-            return self._file(row, "mask", where)
+            file = self._file(row, "mask", where)
+            return draw_labelme(file, image) if file.suffix.lower() == ".json" else file
         height, width = size = upright_size(image)
         try:
             polygons = SHAPES[name](row[name])
@@ -152,16 +150,3 @@ def read_label(text: str) -> int | None:
     """0 nominal, 1 anomalous, None of a text that says neither."""
     whole = WHOLE.fullmatch(text)
     return int(whole[1]) if whole else LABELS.get(text.lower())
-
-
-def keep_mask(mask: np.ndarray) -> Path:
-    """A mask (H, W) as a file in the cache directory, named by what is in it."""
-    digest = hashlib.blake2b(repr(mask.shape).encode() + np.packbits(mask).tobytes(), digest_size=12).hexdigest()
-    path = cache_directory() / "masks" / f"{digest}.png"
-    if path.is_file():
-        with suppress(OSError):  # of others, in a directory that is only to be read
-            os.utime(path)  # when it last served, for `lit-ad cache clear --older`
-    else:
-        with atomic_write(path) as temporary:
-            Image.fromarray(mask.astype(np.uint8) * 255).save(temporary, format="PNG")
-    return path

@@ -5,6 +5,7 @@ import pytest
 
 from lit_ad.batch import Sample
 from lit_ad.data import Folder
+from lit_ad.data.sources.folder import name_defects
 from lit_ad.errors import UserError
 
 
@@ -83,3 +84,123 @@ def test_errors(tmp_path: Path, write, write_mask) -> None:
         Folder("ok", "bad", ["truth", "truth2"], root=tmp_path)
     with pytest.raises(UserError, match="test_fraction is 1"):
         Folder("ok", "bad", test_fraction=1)
+
+
+@pytest.fixture
+def two_defects(tmp_path: Path, write, write_mask) -> Path:
+    """Ten nominal images; dent and scratch in folders of images and masks, whose files are called alike."""
+    for i in range(10):
+        write(f"ok/{i}.png")
+    for defect in ("dent", "scratch"):
+        for i in range(2):
+            write(f"test/{defect}/images/{i}.png")
+            write_mask(f"test/{defect}/masks/{i}.png")
+    return tmp_path
+
+
+IMAGES = ["test/dent/images", "test/scratch/images"]
+MASKS = ["test/dent/masks", "test/scratch/masks"]
+
+
+@pytest.mark.parametrize(
+    ("anomalous", "masks"),
+    [
+        (IMAGES, MASKS),
+        (["test/dent", "test/scratch"], MASKS),
+        (["test/dent", "test/scratch/images"], MASKS),
+        (IMAGES, None),
+        (["test/dent", "test/scratch"], None),
+        ("test", None),
+    ],
+)
+def test_images_and_masks_of_each_defect(
+    two_defects: Path, anomalous: str | list[str], masks: list[str] | None
+) -> None:
+    source = Folder("ok", anomalous, masks, root=two_defects)
+    listed = [(s.defect, s.image, s.mask) for s in source.samples() if s.label]
+    assert listed == [
+        (defect, folder / f"images/{i}.png", folder / f"masks/{i}.png" if masks else None)
+        for defect, folder in ((defect, two_defects / "test" / defect) for defect in ("dent", "scratch"))
+        for i in range(2)
+    ]
+    left_out = ", ".join(str(two_defects / name) for name in MASKS)
+    assert source.remarks() == (
+        []
+        if masks or anomalous == IMAGES
+        else [f"folders of masks, which are left out of the anomalous images; give them as `masks`, 2: {left_out}"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("anomalous", "message"),
+    [
+        ([*IMAGES, MASKS[0]], r"test/dent/masks holds masks: take it out of `anomalous`, and give it as `masks`"),
+        (MASKS, r"test/dent/masks holds masks"),
+        (["test/only"], r"test/only holds masks"),
+        (["test/unclear"], r"no image in .*unclear/a \(2 lie in folders inside it\)"),
+        (["test/dent", "test/good"], r"test/good is in `anomalous`, but called good"),
+    ],
+)
+def test_what_is_not_clear_is_refused(two_defects: Path, write, write_mask, anomalous: list[str], message: str) -> None:
+    write_mask("test/only/masks/0.png")
+    write("test/good/0.png")
+    for camera in ("left", "right"):
+        write(f"test/unclear/a/{camera}/0.png")
+    with pytest.raises(UserError, match=message):
+        Folder("ok", anomalous, root=two_defects).samples()
+    with pytest.raises(UserError, match=r"images/0.png is an image, and cannot be its own mask"):
+        Folder("ok", "test/dent", "test/dent", root=two_defects).samples()
+
+
+@pytest.mark.parametrize(
+    ("folders", "names"),
+    [
+        (["bad"], ["bad"]),
+        (["bad/dent/images"], ["dent"]),
+        (["images"], ["images"]),
+        (["."], ["data"]),
+        (["bad/dent", "bad/hole"], ["dent", "hole"]),
+        (["dent/images", "hole/Images"], ["dent", "hole"]),
+        (["dent/images", "hole"], ["dent", "hole"]),
+        (["dent/2024/raw", "hole/2024/raw"], ["dent", "hole"]),
+        (["line1/dent", "line2/dent"], ["line1", "line2"]),
+        (["dent/cam1", "dent/cam2", "hole/cam1"], ["dent-cam1", "cam2", "hole-cam1"]),
+        (["dent", "old/dent", "hole"], ["dent", "old-dent", "hole"]),
+        (["dent/images", "dent/photos"], ["dent", "dent"]),
+        (["/other/dent/images", "/data/bad/hole"], ["dent", "hole"]),
+    ],
+)
+def test_a_defect_is_called_by_what_differs(folders: list[str], names: list[str]) -> None:
+    root = Path("/data")
+    assert list(name_defects([root / folder for folder in folders], root).values()) == names
+
+
+def test_one_folder_of_masks_has_a_folder_for_each_defect(two_defects: Path) -> None:
+    for defect in ("dent", "scratch"):
+        (two_defects / "truth").mkdir(exist_ok=True)
+        (two_defects / "test" / defect / "masks").rename(two_defects / "truth" / defect)
+    samples = [s for s in Folder("ok", IMAGES, "truth", root=two_defects).samples() if s.label]
+    assert [s.mask for s in samples] == [two_defects / "truth" / s.defect / s.image.name for s in samples]
+
+
+def test_masks_among_images_are_no_images(two_defects: Path, write, write_mask) -> None:
+    write("bad/0.png")
+    write("bad/1.png")
+    masks = [write_mask("bad/0_mask.png"), write_mask("ok/3_mask.png")]
+    source = Folder("ok", "bad", root=two_defects)
+    samples = source.samples()
+    assert count(samples) == {("train", "good"): 8, ("test", "good"): 2, ("test", "bad"): 2}
+    assert [s.mask for s in samples if s.label] == [masks[0], None]
+    assert source.remarks() == [f"masks among images, by their names, which are no images, 2: {masks[1]}, {masks[0]}"]
+    write_mask("truth/1.png")
+    samples = Folder("ok", "bad", "truth", root=two_defects).samples()
+    assert [s.mask for s in samples if s.label] == [None, two_defects / "truth/1.png"]
+
+
+def test_folders_inside_folders_of_images_are_told(two_defects: Path, write) -> None:
+    inside = [write("ok/more/0.png").parent, write("bad/0.png").parent / "masks"]
+    inside[1].mkdir()
+    told = f"folders inside folders of images, which are not read, 2: {inside[0]}, {inside[1]}"
+    assert Folder("ok", "bad", root=two_defects).remarks() == [told]
+    write("ok/.more/0.png")
+    assert Folder(["ok", "ok/more"], "bad", "bad/masks", root=two_defects).remarks() == []

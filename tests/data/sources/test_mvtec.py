@@ -121,3 +121,13 @@ def test_real_data(shared: Path, name: str, train: int, good: int, defective: in
     counts = Counter((s.split, s.label) for s in samples)
     assert counts == {("train", 0): train, ("test", 0): good, ("test", 1): defective}
     assert all((s.mask is not None) == (s.label == 1) for s in samples)
+
+
+def test_masks_that_lie_among_images(bottle: Path, write_mask) -> None:
+    mask = write_mask("bottle/test/broken/000_mask.png")
+    with pytest.raises(UserError, match=r"test/broken/000_mask.png is called like a mask of 000.png: masks belong in"):
+        MVTec(bottle).samples()
+    mask.unlink()
+    write_mask("bottle/test/broken_mask/000.png")
+    with pytest.raises(UserError, match=r"test/broken_mask holds masks, by its name: they belong in .*ground_truth/"):
+        MVTec(bottle).samples()

@@ -1,0 +1,148 @@
+"""JSON files of labelme (https://github.com/wkentaro/labelme), whose shapes mark the defects of an image -> masks.
+
+Every shape counts as a defect, whatever its label is; one that labelme calls _background_ is cut out of those before
+it.
+"""
+
+import base64
+import io
+import json
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from lit_ad.data.sources.listing import first_few
+from lit_ad.data.sources.shapes import keep_mask, numbers, rasterise, rasterise_circle
+from lit_ad.errors import UserError
+from lit_ad.image.pixels import Size, page_paths, split_page, upright_size
+
+CORNERS = {  # the shapes with straight edges, and how many points they have
+    "polygon": range(3, 2**31),
+    "rectangle": (2, 4),  # two opposite corners, or, by other programs in labelme's format, all four
+    "oriented_rectangle": (4,),
+    "rotation": (4,),  # the same by X-AnyLabeling
+    "quadrilateral": (4,),
+}
+WITHOUT_AREA = ("point", "points", "line", "linestrip")
+BACKGROUND, IGNORED = "_background_", "__ignore__"  # labels with a meaning of their own in labelme
+OUTSIDE = 1.0  # pixels that a corner may lie outside of its image, as hands draw
+
+
+def mask_beside(image: Path) -> Path | None:
+    """The mask drawn from NAME.json beside NAME.png, None where there is no such file of labelme's.
+
+    Raises UserError as `draw_labelme` does, and if NAME.json is no JSON.
+    """
+    file = split_page(image)[0].with_suffix(".json")
+    if not file.is_file() or not is_labelme(read_json(file)):
+        return None
+    return draw_labelme(file, image)
+
+
+def draw_labelme(file: Path, image: Path) -> Path:
+    """The mask of an image as a file, drawn from the shapes of a labelme file.
+
+    Raises:
+        UserError: It is no such file, it is another image's, or one of its shapes marks nothing; the file is named.
+    """
+    values = read_json(file)
+    if not is_labelme(values):
+        raise UserError(f"{file} is no labelme file: it has no list of shapes")
+    size = upright_size(page_paths(image)[0])  # pages of one file have one size
+    check_image(file, values, image, size)
+    shapes = values["shapes"]
+    names = [f"shape {i} ({kind_of(shape)} {label_of(shape)!r})" for i, shape in enumerate(shapes, 1)]
+    flat = [name for name, shape in zip(names, shapes, strict=True) if kind_of(shape) in WITHOUT_AREA]
+    if flat:
+        raise UserError(f"{file} has shapes without an area, {first_few(flat)}: draw polygons in place of them")
+    mask = np.zeros(size, bool)
+    for name, shape in zip(names, shapes, strict=True):
+        try:
+            marked = draw_shape(shape, size)
+            if not marked.any():
+                raise ValueError("it marks no pixel")
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            reason = f"{error.args[0]} is missing" if isinstance(error, KeyError) else error
+            raise UserError(f"{file}: {name}: {reason}; correct or remove it") from error
+        mask[marked] = label_of(shape) != BACKGROUND
+    if not mask.any():
+        raise UserError(f"{file} marks nothing in {image}: draw its defects, or remove the file")
+    return keep_mask(mask)
+
+
+def read_json(file: Path) -> Any:
+    """What a file holds. Raises UserError if that is no JSON."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {file}, which may be labelme's: {error}; replace or remove it") from error
+
+
+def is_labelme(values: Any) -> bool:
+    """Whether the content of a JSON file is labelme's."""
+    return isinstance(values, dict) and isinstance(values.get("shapes"), list)
+
+
+def check_image(file: Path, values: dict[str, Any], image: Path, size: Size) -> None:
+    """Raises UserError if the file says that it belongs to an image of another name or size."""
+    name = values.get("imagePath")
+    stem = split_page(image)[0].stem
+    if isinstance(name, str) and name and PureWindowsPath(name).stem != stem:  # which reads both kinds of slashes
+        raise UserError(
+            f"{file} is labelme's of {name} (its imagePath), but is given for {image.name}: rename one of them"
+        )
+    drawn_on = (values.get("imageHeight"), values.get("imageWidth"))
+    if None not in drawn_on and drawn_on != size:
+        raise UserError(
+            f"{file} was drawn on an image of {drawn_on[0]}x{drawn_on[1]} (height x width), but {image} is "
+            f"{size[0]}x{size[1]}, turned upright"
+        )
+
+
+def kind_of(shape: Any) -> str:
+    """The kind of a shape; early files of labelme have polygons alone, and do not say it."""
+    return str((shape.get("shape_type") if isinstance(shape, dict) else None) or "polygon")
+
+
+def label_of(shape: Any) -> str:
+    return str(shape.get("label") if isinstance(shape, dict) else None)
+
+
+def draw_shape(shape: Any, size: Size) -> NDArray[np.bool_]:
+    """(H, W), true where a shape is. Raises ValueError, KeyError, TypeError or OSError on one that cannot be drawn."""
+    kind, points = kind_of(shape), numbers(shape["points"])
+    if points.ndim != 2 or points.shape[1] != 2:
+        raise ValueError("its points are no list of [x, y]")
+    if label_of(shape) == IGNORED:
+        raise ValueError("a mask cannot tell what to ignore")
+    if kind == "circle":
+        if len(points) != 2:
+            raise ValueError("a circle has two points, its centre and one on its edge")
+        return rasterise_circle(points[0], float(np.hypot(*(points[1] - points[0]))), size)
+    if kind == "mask":
+        return paste_mask(shape["mask"], points, size)
+    if kind not in CORNERS:
+        raise ValueError(f"this kind is not read; there are {', '.join([*CORNERS, 'circle', 'mask'])}")
+    if len(points) not in CORNERS[kind]:
+        raise ValueError(f"it has {len(points)} points")
+    if (points < -OUTSIDE).any() or (points > np.array(size[::-1]) + OUTSIDE).any():
+        raise ValueError(f"it leaves its image, where x ends at {size[1]}, y at {size[0]}")
+    if len(points) == 2:
+        (x0, y0), (x1, y1) = points
+        points = np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])
+    return rasterise([points], size)
+
+
+def paste_mask(encoded: str, points: NDArray[np.float64], size: Size) -> NDArray[np.bool_]:
+    """(H, W) of a small mask, a PNG in base64, whose upper left pixel lies at the first of two points."""
+    small = np.asarray(Image.open(io.BytesIO(base64.b64decode(encoded))).convert("L")) > 0
+    left, top = points[0].astype(int)
+    mask = np.zeros(size, bool)
+    part = mask[top : top + small.shape[0], left : left + small.shape[1]]
+    if min(left, top) < 0 or part.shape != small.shape:
+        raise ValueError(f"it leaves its image, where x ends at {size[1]}, y at {size[0]}")
+    part[:] = small
+    return mask
