@@ -4,6 +4,9 @@ import os
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
+
+from lit_ad.errors import UserError
 
 
 def memory() -> int | None:
@@ -50,3 +53,30 @@ def peak_memory() -> int | None:
 def cores() -> int:
     """The CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def torch_device(name: Any) -> Any:
+    """The device of torch with this name, such as cpu, cuda or cuda:1.
+
+    Raises:
+        UserError: This machine, or this PyTorch, has no such device.
+    """
+    import torch  # here, because a detector of an ONNX file has none
+
+    try:
+        device = torch.device(name.lower() if isinstance(name, str) else name)
+        torch.zeros(1, device=device).cpu()
+    except Exception as error:  # RuntimeError, AssertionError, NotImplementedError: each kind of device has its own
+        there = ["cpu"]
+        if torch.accelerator.is_available():
+            kind = str(torch.accelerator.current_accelerator())
+            there += [f"{kind}:{number}" for number in range(torch.accelerator.device_count())]
+        without = str(name).startswith("cuda") and torch.version.cuda is None
+        more = "; this PyTorch is built without CUDA" if without else ""
+        raise no_device(name, "PyTorch", there, more) from error
+    return device
+
+
+def no_device(name: Any, runtime: str, there: list[str], more: str = "") -> UserError:
+    """The error of a device that a runtime does not have. `there`: the devices that it has."""
+    return UserError(f"there is no device {name!r} for {runtime} on this machine, only {', '.join(there)}{more}")

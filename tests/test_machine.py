@@ -3,7 +3,21 @@
 import os
 from pathlib import Path
 
-from lit_ad.machine import group_limits, memory
+import pytest
+import torch
+
+from lit_ad.errors import UserError
+from lit_ad.machine import group_limits, memory, torch_device
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "gpu", "warp", "meta", "", -1])
+def test_a_device_that_is_not_there(name: object) -> None:
+    with pytest.raises(UserError, match=rf"there is no device {name!r} for PyTorch on this machine, only cpu"):
+        torch_device(name)
+
+
+def test_the_cpu_is_a_device() -> None:
+    assert torch_device("CPU") == torch_device(torch.device("cpu")) == torch.device("cpu")
 
 
 def test_the_memory_is_that_of_the_narrowest_control_group(tmp_path: Path) -> None:

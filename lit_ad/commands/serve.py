@@ -36,7 +36,7 @@ def serve(
         file: An exported detector, a checkpoint or a run.
         host: The address to listen at.
         port: The port; 0 for a free one.
-        device: cpu, or what the runtime calls another one.
+        device: cpu, cuda or cuda:1; of an .xml, what OpenVINO calls it, such as GPU.
         weights: The teacher's, if a checkpoint does not find them.
         max_mib: Of an image file.
         max_megapixels: Of an image.

@@ -31,7 +31,7 @@ def speed(
         batch: Batch sizes. None: 1 and 4.
         seconds: That each row is measured for.
         images: Folder: from files to verdicts. None: the network alone, on random pixels of its size.
-        device: cpu, or what the runtime calls another one.
+        device: cpu, cuda or cuda:1; of an .xml, what OpenVINO calls it, such as GPU.
         weights: The teacher's, if a checkpoint does not find them.
     """
     paths = [str(sample.image) for sample in list_and_tell(images)] if images else []

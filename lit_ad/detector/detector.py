@@ -135,10 +135,10 @@ class Detector:
         Args:
             path: RUN, whose best checkpoint is taken, or a file.
             weights: The teacher's, if a checkpoint does not find them.
-            device: cpu, or what the runtime calls another one, such as cuda.
+            device: cpu, cuda or cuda:1; of an .xml, what OpenVINO calls it, such as GPU.
 
         Raises:
-            UserError: There is no such file, it is damaged, or what it needs is not there.
+            UserError: There is no such file or no such device, the file is damaged, or what it needs is not there.
         """
         path = Path(path).expanduser()
         if path.is_dir():

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import threading
 from functools import cache
 from pathlib import Path
@@ -14,9 +15,11 @@ from lit_ad.detector.card import Card, Run, Share
 from lit_ad.errors import UserError
 from lit_ad.image.view import Floats
 from lit_ad.integrity import check_seal, check_zip, why_unreadable
-from lit_ad.machine import cores
+from lit_ad.machine import cores, no_device, torch_device
 
 KEY = "lit_ad"  # under which a file keeps its card
+CUDA = "CUDAExecutionProvider"  # of ONNX Runtime
+VIRTUAL = re.compile("(AUTO|MULTI|HETERO|BATCH)(:|$)")  # devices of OpenVINO that choose among others
 
 
 def need(package: str, extra: str) -> Any:
@@ -41,20 +44,24 @@ def openvino_core() -> Any:
 def load_exported(file: Path, device: str = "cpu") -> tuple[Run, Card, Share]:
     """The network of an exported file, its card, and the network for several callers.
 
+    Args:
+        file: .onnx, .xml or .pt2.
+        device: cpu; cuda or cuda:1 for .onnx and .pt2; what OpenVINO calls it for .xml, such as GPU, NPU or AUTO.
+
     All bytes are compared with the file's checksum first: 0.6 s for each GiB, 0.3 s of a .pt2.
 
     Raises:
-        UserError: It is not one of ours, it is damaged, or its runtime is missing.
+        UserError: It is not one of ours, it is damaged, its runtime is missing, or there is no such device.
     """
     load = {".onnx": load_onnx, ".xml": load_openvino, ".pt2": load_torch}[file.suffix]
-    return load(file, device)
+    return load(file, device.lower())
 
 
 def load_onnx(file: Path, device: str) -> tuple[Run, Card, Share]:
     """By ONNX Runtime, on CUDA if `device` says so. For several callers there is a second session, of fewer threads."""
     runtime = need("onnxruntime", "onnx")
+    providers = onnx_providers(runtime, device)
     check_seal(file)
-    providers = ["CPUExecutionProvider"] if device == "cpu" else ["CUDAExecutionProvider", "CPUExecutionProvider"]
 
     def session(threads: int = 0) -> Any:
         options = runtime.SessionOptions()
@@ -62,9 +69,12 @@ def load_onnx(file: Path, device: str) -> tuple[Run, Card, Share]:
         # Threads that wait without spinning leave the cores to those that read images.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            return runtime.InferenceSession(str(file), options, providers=providers)
+            made = runtime.InferenceSession(str(file), options, providers=providers)
         except Exception as error:  # its own kinds
             raise UserError(f"{file} cannot be read by ONNX Runtime: {why_unreadable(error)}") from error
+        if device != "cpu" and CUDA not in made.get_providers():  # it says so in its log, and takes the CPU
+            raise no_device(device, "ONNX Runtime", ["cpu"])
+        return made
 
     def run_of(session: Any) -> Run:
         def run(pixels: NDArray[np.uint8]) -> tuple[Floats | None, Floats]:
@@ -82,10 +92,26 @@ def load_onnx(file: Path, device: str) -> tuple[Run, Card, Share]:
     return run_of(whole), card, share
 
 
+def onnx_providers(runtime: Any, device: str) -> list[Any]:
+    """What ONNX Runtime calls a device. Raises UserError if it has no such device."""
+    if device == "cpu":
+        return ["CPUExecutionProvider"]
+    kind, _, number = device.partition(":")
+    built = CUDA in runtime.get_available_providers()
+    if kind != "cuda" or not built or not (number.isdecimal() or device == kind):
+        there = ["cpu", "cuda"] if built else ["cpu"]
+        more = "" if built or kind != "cuda" else "; for cuda, pip install onnxruntime-gpu"
+        raise no_device(device, "ONNX Runtime", there, more)
+    return [(CUDA, {"device_id": int(number or 0)}), "CPUExecutionProvider"]
+
+
 def load_openvino(file: Path, device: str) -> tuple[Run, Card, Share]:
     """By OpenVINO. For one caller it computes an image with all cores; for several, it is compiled once more, with a
     stream for each."""
     core = openvino_core()
+    there = core.available_devices  # CPU, GPU.0, ...
+    if device.upper() not in {*there, *(one.partition(".")[0] for one in there)} and not VIRTUAL.match(device.upper()):
+        raise no_device(device, "OpenVINO", there)
     check_seal(file, file.with_suffix(".bin"))
     try:
         model = core.read_model(file)
@@ -95,7 +121,10 @@ def load_openvino(file: Path, device: str) -> tuple[Run, Card, Share]:
     options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
     if device == "cpu":  # by itself it computes in bfloat16 where the processor can, and is half a per cent off
         options["INFERENCE_PRECISION_HINT"] = "f32"
-    run = run_openvino(core.compile_model(model, "CPU" if device == "cpu" else device, options))
+    try:
+        run = run_openvino(core.compile_model(model, device.upper(), options))
+    except RuntimeError as error:
+        raise UserError(f"{file} cannot be compiled for {device} by OpenVINO: {why_unreadable(error)}") from error
 
     def share(callers: int) -> Run:
         if device != "cpu":
@@ -122,6 +151,7 @@ def run_openvino(compiled: Any) -> Run:
 def load_torch(file: Path, device: str) -> tuple[Run, Card, Share]:
     """By torch.export. Its module keeps nothing between calls: several threads may run it at once."""
     torch = need("torch", "torch")
+    place = torch_device(device)
     check_zip(file, file)
     extra = {KEY: ""}
     try:
@@ -129,14 +159,14 @@ def load_torch(file: Path, device: str) -> tuple[Run, Card, Share]:
     except Exception as error:
         raise UserError(f"{file} cannot be read by torch.export: {why_unreadable(error)}") from error
     card = card_of_text(extra[KEY], file)
-    module = module.to(device)
+    module = module.to(place)
 
     def run(pixels: NDArray[np.uint8]) -> tuple[Floats | None, Floats]:
         with torch.inference_mode():
-            score, *maps = module(torch.from_numpy(pixels).to(device))
+            score, *maps = module(torch.from_numpy(pixels).to(place))
         return (maps[0].float().cpu().numpy() if maps else None), score.float().cpu().numpy()
 
-    return run, card, lambda callers: share_torch(run, callers, device)
+    return run, card, lambda callers: share_torch(run, callers, place.type)
 
 
 def share_torch(run: Run, callers: int, device: str) -> Run:

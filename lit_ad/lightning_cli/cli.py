@@ -24,6 +24,7 @@ from lit_ad.errors import UserError
 from lit_ad.evaluation import Dashboard, Evaluation, Heatmaps, Predictions, Report
 from lit_ad.evaluation.sinks.dashboard import show_config
 from lit_ad.files import atomic_write
+from lit_ad.integrity import first_line
 from lit_ad.lightning_cli.help import BriefHelp, in_one_line, set_titles
 from lit_ad.lightning_cli.jsonargparse_workarounds import refuse_inherited, rewrite_nulls
 from lit_ad.methods.base import Method
@@ -168,6 +169,13 @@ class AnomalyCLI(LightningCLI):
             if isinstance(stop.__context__, KeyboardInterrupt):
                 sys.exit(128 + signal.SIGINT)  # and Lightning with 1, which is an error's
             raise
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """Raises UserError where Lightning refuses what trainer.* asks for, such as an accelerator of another name."""
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (ValueError, TypeError, ImportError) as error:
+            raise UserError(f"there is no such trainer: {first_line(error)}") from error
 
     def instantiate_classes(self) -> None:
         super().instantiate_classes()

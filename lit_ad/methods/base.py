@@ -24,6 +24,7 @@ from lit_ad.detector.scoring import Judgement, Network, Output, judge
 from lit_ad.distributed import SharedMean
 from lit_ad.errors import NOT_FINITE, UserError
 from lit_ad.image.view import Floats, View
+from lit_ad.machine import torch_device
 from lit_ad.methods.batchnorm import SharedBatchNorm
 from lit_ad.methods.maps import upsample
 from lit_ad.teachers.backbone import Teacher
@@ -302,11 +303,11 @@ class Method(L.LightningModule):
             **arguments: Of the method, in place of those it was trained with.
 
         Raises:
-            UserError: No checkpoint, a method that is not known, or a teacher whose weights are not to be found or are
-                others than in training.
+            UserError: No checkpoint, a method that is not known, no such device, or a teacher whose weights are not to
+                be found or are others than in training.
         """
-        path = Path(checkpoint_path)
-        checkpoint = read_checkpoint(path, map_location)
+        path, device = Path(checkpoint_path), torch_device(map_location)
+        checkpoint = read_checkpoint(path)
         method = method_class(str(checkpoint.get("lit_ad", {}).get("method", "")), path)
         if not issubclass(method, cls):
             raise UserError(f"{path} is a checkpoint of {method.__name__}, not of {cls.__name__}")
@@ -318,7 +319,7 @@ class Method(L.LightningModule):
         model = method(**kept, **arguments)
         model.on_load_checkpoint(checkpoint)
         model.load_state_dict(checkpoint["state_dict"])
-        return model.to(map_location).eval()
+        return model.to(device).eval()
 
 
 @contextmanager

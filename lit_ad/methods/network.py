@@ -20,7 +20,7 @@ def load_checkpoint(path: Path, weights: str | Path | None = None, device: str =
     method: Method = Method.load_from_checkpoint(path, device, weights)
     method.requires_grad_(False)
     network = inference(method)
-    return network, method.card, lambda callers: share_torch(network, callers, device)
+    return network, method.card, lambda callers: share_torch(network, callers, method.device.type)
 
 
 def inference(method: Method) -> Network:

@@ -27,7 +27,7 @@ from lit_ad.methods.stfpm import STFPM
 from tests.deploy.test_export import DECISION, pictures
 
 onnx = pytest.importorskip("onnx")
-pytest.importorskip("onnxruntime")
+onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("openvino")
 
 
@@ -199,6 +199,17 @@ def test_a_damaged_file_is_refused(name: str, place: float, files: dict[str, Pat
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=rf"{name}.* is damaged"):
         Detector.load(tmp_path / f"model{suffix}")
+
+
+@pytest.mark.parametrize("format", SUFFIX)
+@pytest.mark.parametrize("device", ["cuda:99", "warp"])
+def test_a_device_that_is_not_there(format: str, device: str, files: dict[str, Path]) -> None:
+    if format == "onnx" and "CUDAExecutionProvider" in onnxruntime.get_available_providers() and device == "cuda:99":
+        pytest.skip("this ONNX Runtime looks for the GPU itself")
+    with pytest.raises(UserError, match=rf"there is no device '{device}' for .* on this machine, only (?i:cpu)"):
+        Detector.load(files[format], device=device)
+    if format == "openvino":
+        assert Detector.load(files[format], device="AUTO")(pictures(1)[0]).score > 0
 
 
 def test_half_of_an_openvino_file_is_refused(files: dict[str, Path], tmp_path: Path) -> None:

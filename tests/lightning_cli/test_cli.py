@@ -58,6 +58,21 @@ def fit_arguments(images: Path, weights: Path, run: Path, epochs: int = 3) -> li
     ]
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("accelerator", "warp", "there is no such trainer: You selected an invalid accelerator name"),
+        ("devices", -3, "there is no such trainer: `devices` selected with `CPUAccelerator` should be an int > 0"),
+    ],
+)
+def test_a_device_that_is_not_there(
+    key: str, value: object, message: str, images: Path, resnet_file: Path, tmp_path: Path
+) -> None:
+    arguments = [*fit_arguments(images, resnet_file, tmp_path / "run"), "--trainer.accelerator", "cpu"]
+    error = lit_ad(*arguments, f"--trainer.{key}", value, cwd=tmp_path)[1]
+    assert error.startswith(f"lit-ad: {message}") and len(error.splitlines()) == 1
+
+
 @pytest.fixture(scope="module")
 def run(images: Path, resnet_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run, trained with relative paths."""

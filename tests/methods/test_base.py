@@ -464,6 +464,11 @@ def test_another_view_is_refused(
     assert_same(faster.eval()(pixels), model(pixels))
 
 
+def test_a_checkpoint_for_a_device_that_is_not_there(run: Path) -> None:
+    with pytest.raises(UserError, match=r"there is no device 'gpu' for PyTorch on this machine, only cpu"):
+        Method.load_from_checkpoint(run, "gpu")
+
+
 def test_a_class_of_ones_own(brightness: Brightness, tmp_path: Path) -> None:
     """It is loaded where it is imported already."""
     trainer = trainer_in(tmp_path)
