@@ -161,9 +161,10 @@ class Method(L.LightningModule):
         return Card(name, self.view, self.decision, self.top, self.map_scored, __version__)
 
     def _at_input_size(self, prediction: Prediction, inputs: Tensor) -> Prediction:
-        """Bring maps to the size of the network's inputs (B, 3, H, W), where papers score them.
+        """Bring maps to the size of the network's inputs (B, 3, H, W), where most papers score them.
 
-        The maximum of the small map is about 10 % higher.
+        The maximum of the small map is about 10 % higher. The authors of EfficientAD and Dinomaly score at other sizes:
+        the docstrings of these methods say what that changes.
         """
         if prediction.anomaly_map is None:
             return prediction

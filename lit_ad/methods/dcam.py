@@ -26,6 +26,9 @@ Pairs = list[tuple[Tensor, Tensor]]
 class DCAM(Method):
     """A student of any timm CNN, with channel attention while it trains: the best of the paper's variants.
 
+    The authors' public script trains another variant, the cosine over the positions of each channel, without attention
+    and entropy.
+
     Args:
         backbone: timm name with the tag of its weights; the authors' is ResNet-18.
         taps: Levels, as timm counts them: 1 to 3 are strides 4, 8 and 16.

@@ -27,7 +27,7 @@ class DSKD(Method):
 
     The paper's code and the weights of its terms were not found. Ours are: both students' losses count alike, the
     distances of each are summed over its levels, and the two maps are multiplied. Bottleneck, decoder, smoothing and
-    optimiser are those of Reverse Distillation.
+    optimiser are those of Reverse Distillation. The encoder's weights begin as timm draws them (see Backbone).
 
     Args:
         backbone: timm name with the tag of its weights; the paper's is ResNet-18.

@@ -33,6 +33,9 @@ class EfficientAD(Method):
     It wants `data.unrelated`: other images, on which the student must not imitate the teacher. The last step is kept,
     as in the paper, by `checkpoint.monitor: null`.
 
+    An image's score is the maximum of the map at the network's size. The reference code takes it at the image's own
+    size, where it is 0.2 to 1.5 % higher.
+
     Args:
         weights: The teacher's: a file of `lit-ad distill`, or a published one.
         size: The paper's S, "small", or M, "medium".

@@ -18,7 +18,7 @@ from lit_ad.teachers import Backbone, Teacher
 
 
 class STFPM(Method):
-    """A pyramid student of any timm CNN.
+    """A pyramid student of any timm CNN, whose weights begin as timm draws them (see Backbone).
 
     Args:
         backbone: timm name with the tag of its weights; the authors' are torchvision's ResNet-18.

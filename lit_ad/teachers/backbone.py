@@ -23,6 +23,9 @@ class Backbone(nn.Module):
     A tap is an index into timm's feature levels: stages for a CNN (0 is the stem), blocks for a ViT, from 0. What lies
     beyond the deepest tap is neither kept nor run.
 
+    The weights begin as timm draws them: in a ResNet, the last BatchNorm weight of each residual block is 0, so that a
+    block begins as its shortcut. In torchvision's it is 1.
+
     Args:
         name: A timm model name with the tag of its weights, "resnet18.tv_in1k"; without one, timm's newest.
         taps: Levels to return, in this order.

@@ -141,6 +141,18 @@ def test_student_is_random_and_trainable() -> None:
     assert not torch.equal(first.model.conv1[0].weight, second.model.conv1[0].weight)
 
 
+def test_a_resnet_student_begins_as_timm_draws_it() -> None:
+    """He's weights by fan out, and blocks that begin as their shortcuts: torchvision's begin with a scale of 1."""
+    torch.manual_seed(0)
+    model = Backbone("resnet18", (1, 2, 3)).model
+    blocks = [block for stage in (model.layer1, model.layer2, model.layer3) for block in stage]
+    assert len(blocks) == 6
+    for block in blocks:
+        assert not block.bn2.weight.any() and bool((block.bn1.weight == 1).all())
+        for layer in (block.conv1, block.conv2):
+            assert layer.weight.std().item() == pytest.approx((2 / (9 * layer.out_channels)) ** 0.5, rel=0.05)
+
+
 def test_image_must_fit_the_patch(vit_file: Path) -> None:
     with pytest.raises(
         UserError, match=r"patches of 16 pixels: .*\(64, 60\).* model.view.image_size, or model.view.mul"
