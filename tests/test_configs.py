@@ -70,6 +70,31 @@ def test_the_default_teacher_is_the_papers(method: str) -> None:
     assert method in PAPERS or "backbone" not in arguments
 
 
+LENGTHS = {"max_epochs", "max_steps"}
+SETTINGS = {  # batch, epochs or steps, image size: of the papers, or of their authors' code
+    "stfpm": (32, 100, 256),
+    "mkd": (64, 600, 128),
+    "mkd_cifar10": (64, 200, 256),
+    "transformaly": (32, 30, 384),
+    "l2bt": (4, 50, 1036),
+    "efficient_ad_s": (1, 70_000, 256),
+    "efficient_ad_m": (1, 70_000, 256),
+    "mixed_teacher": (8, 100, 256),
+    "multiclass_dcam": (32, 100, 256),
+    "reverse_distillation": (16, 200, 256),
+    "multiclass_dinomaly": (16, 10_000, 448),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_the_setting_is_the_papers(name: str) -> None:
+    settings = yaml.safe_load((ROOT / f"configs/{name}.yaml").read_text())
+    trainer = settings["trainer"]
+    (length,) = (trainer[key] for key in LENGTHS & set(trainer) if trainer[key] > 0)
+    image_size = settings["model"]["init_args"]["view"]["image_size"]
+    assert (settings["data"]["batch_size"], length, image_size) == SETTINGS[name]
+
+
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
 def test_header_gives_the_command(config: Path) -> None:
     header = "".join(line for line in config.read_text().splitlines(True) if line.startswith("#"))

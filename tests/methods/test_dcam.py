@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from scipy.special import rel_entr, softmax
-from torch.nn.functional import cosine_similarity, interpolate
 
 from lit_ad.image.view import View
 from lit_ad.methods.dcam import DCAM, ChannelAttention, entropy_of
@@ -36,12 +36,26 @@ def test_entropy_by_hand() -> None:
     assert entropy_of(torch.from_numpy(teacher), torch.from_numpy(teacher), 0.5).item() == pytest.approx(0, abs=1e-12)
 
 
+def levels_of(model: DCAM, seen: torch.Tensor) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Teacher and student, L x 2 x (B, C, h, w)."""
+    pairs = zip(model.teacher(seen), model.student(seen), strict=True)
+    return [(t.double().numpy(), s.detach().double().numpy()) for t, s in pairs]
+
+
+def cosine_distance(teacher: np.ndarray, student: np.ndarray) -> np.ndarray:
+    """Over channels: 2 x (B, C, h, w) -> (B, h, w)."""
+    norms = np.linalg.norm(teacher, axis=1) * np.linalg.norm(student, axis=1)
+    return 1 - (teacher * student).sum(axis=1) / norms
+
+
 def test_loss_by_hand(model: DCAM) -> None:
-    pairs = list(zip(model.teacher(images()), model.student(images()), strict=True))
-    cosine = sum(float((1 - cosine_similarity(t, s, dim=1)).mean()) for t, s in pairs)
-    entropy = sum(float(entropy_of(t, s, 0.5)) for t, s in pairs)
+    expected = 0.0
+    for teacher, student in levels_of(model, images()):
+        expected += cosine_distance(teacher, student).mean()
+        for t, s in zip(teacher.reshape(-1, *teacher.shape[2:]), student.reshape(-1, *student.shape[2:]), strict=True):
+            expected += 0.02 * rel_entr(softmax(t / 0.5), softmax(s / 0.5)).sum() / len(images())
     loss = model.loss(model.compare(images(), model.describe(images())))
-    assert loss.item() == pytest.approx(cosine + 0.02 * entropy, rel=1e-5)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_attention_by_hand() -> None:
@@ -101,10 +115,20 @@ def test_the_exported_graph_is_as_large_as_without_attention(model: DCAM, resnet
     assert torch.ops.aten.sigmoid.default not in names[0]
 
 
-def test_map_is_the_sum_of_levels(model: DCAM) -> None:
-    levels = [
-        1 - cosine_similarity(t, s, dim=1)[:, None]
-        for t, s in zip(model.teacher(images()), model.student(images()), strict=True)
-    ]
-    expected = levels[0] + interpolate(levels[1], (16, 16), mode="bilinear")
-    torch.testing.assert_close(model.predict(images()).anomaly_map, expected)
+def test_map_is_the_sum_of_levels_and_score_its_maximum(model: DCAM) -> None:
+    pixels = (255 * images()).to(torch.uint8)
+    with torch.no_grad():
+        small, prediction = model.predict(pixels / 255).anomaly_map, model(pixels)
+    fine, coarse = (cosine_distance(t, s) for t, s in levels_of(model, pixels / 255))
+    sums = [one + cv2.resize(other, (16, 16)) for one, other in zip(fine, coarse, strict=True)]
+    np.testing.assert_allclose(small[:, 0].numpy(), sums, rtol=1e-5)
+    highest = [cv2.resize(one, (64, 64)).max() for one in sums]
+    np.testing.assert_allclose(prediction.score.numpy(), highest, rtol=1e-5)
+
+
+def test_student_and_attention_are_optimised(model: DCAM) -> None:
+    optimizer = model.configure_optimizers()
+    assert isinstance(optimizer, torch.optim.SGD)
+    assert [optimizer.defaults[name] for name in ("lr", "momentum", "weight_decay")] == [0.1, 0.9, 1e-4]
+    optimised = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    assert optimised == {id(p) for n, p in model.named_parameters() if n.split(".")[0] in ("student", "attention")}

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter
-from torch.nn.functional import cosine_similarity, interpolate
 
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
@@ -22,13 +23,16 @@ def images() -> torch.Tensor:
     return torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 
 
-def pyramids(model: DSKD, seen: torch.Tensor) -> list[list[torch.Tensor]]:
+def pyramids(model: DSKD, seen: torch.Tensor) -> list[list[np.ndarray]]:
+    """One minus the cosine over channels, of both students: 2 x L x (B, h, w)."""
     encoded = model.encoder(seen)
-    students = [encoded, model.decoder(model.bottleneck(encoded))]
-    return [
-        [1 - cosine_similarity(t, s, dim=1)[:, None] for t, s in zip(model.teacher(seen), of, strict=True)]
-        for of in students
-    ]
+    result = []
+    for levels in (encoded, model.decoder(model.bottleneck(encoded))):
+        pairs = zip(model.teacher(seen), levels, strict=True)
+        arrays = [(t.double().numpy(), s.detach().double().numpy()) for t, s in pairs]
+        norms = [np.linalg.norm(t, axis=1) * np.linalg.norm(s, axis=1) for t, s in arrays]
+        result.append([1 - (t * s).sum(axis=1) / norm for (t, s), norm in zip(arrays, norms, strict=True)])
+    return result
 
 
 def test_the_decoder_knows_nothing_but_the_encoders_embedding(model: DSKD) -> None:
@@ -60,15 +64,26 @@ def test_the_decoders_loss_reaches_the_encoder(model: DSKD) -> None:
 @pytest.mark.parametrize("fusion", ["product", "sum"])
 def test_map_by_hand(model: DSKD, fusion: str) -> None:
     model.fusion = fusion  # type: ignore[assignment]
+    pixels = (255 * images()).to(torch.uint8)
     with torch.no_grad():
-        found = model.predict(images()).anomaly_map
-        sums = [
-            sum(interpolate(level, (64, 64), mode="bilinear") for level in pyramid)
-            for pyramid in pyramids(model, images())
-        ]
-    raw = sums[0] * sums[1] if fusion == "product" else sums[0] + sums[1]
-    for one, other in zip(raw[:, 0].numpy(), found[:, 0].numpy(), strict=True):
-        assert other == pytest.approx(gaussian_filter(one, 4.0), rel=1e-3)
+        prediction = model(pixels)
+    both = [
+        np.array([sum(cv2.resize(level, (64, 64)) for level in image) for image in zip(*pyramid, strict=True)])
+        for pyramid in pyramids(model, pixels / 255)
+    ]
+    raw = both[0] * both[1] if fusion == "product" else both[0] + both[1]
+    expected = [gaussian_filter(one, 4.0) for one in raw]
+    np.testing.assert_allclose(prediction.anomaly_map[:, 0].numpy(), expected, rtol=1e-4)
+    np.testing.assert_allclose(prediction.score.numpy(), np.max(expected, axis=(1, 2)), rtol=1e-4)
+
+
+def test_all_students_are_optimised_as_in_reverse_distillation(model: DSKD) -> None:
+    optimizer = model.configure_optimizers()
+    assert isinstance(optimizer, torch.optim.Adam)
+    assert (optimizer.defaults["lr"], optimizer.defaults["betas"]) == (0.005, (0.5, 0.999))
+    optimised = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    assert optimised == {id(p) for p in model.parameters() if p.requires_grad}
+    assert not any(p.requires_grad for p in model.teacher.parameters())
 
 
 def test_an_encoder_that_is_its_teacher_sees_nothing(model: DSKD) -> None:

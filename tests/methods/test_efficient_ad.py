@@ -240,6 +240,20 @@ def test_quantiles_of_held_out_maps(model: EfficientAD) -> None:
         np.testing.assert_allclose(row.numpy(), expected, rtol=1e-5)
 
 
+def test_the_rate_falls_to_a_tenth_after_95_percent(model: EfficientAD, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "total_steps", lambda _: 200)
+    configured = model.configure_optimizers()
+    optimizer, schedule = configured["optimizer"], configured["lr_scheduler"]
+    assert isinstance(optimizer, torch.optim.Adam) and schedule["interval"] == "step"
+    assert (optimizer.defaults["weight_decay"], optimizer.defaults["betas"]) == (1e-5, (0.9, 0.999))
+    rates = []
+    for _ in range(200):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule["scheduler"].step()
+    assert rates == pytest.approx([1e-4] * 190 + [1e-5] * 10)
+
+
 def test_errors_for_the_user(pdn_file: Path, model: EfficientAD) -> None:
     for view in (View(128), View((256, 255)), View(512, tile=128), View(512, crop=128)):
         with pytest.raises(UserError, match=r"needs 256 pixels a side or more, not .*: set model.view.image_size"):

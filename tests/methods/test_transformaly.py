@@ -64,6 +64,14 @@ def test_students_that_are_their_blocks_make_no_error(model: Transformaly) -> No
     assert twin.loss(twin.compare(None, model.teacher(torch.rand(1, 3, 32, 32)))).item() == 0
 
 
+def test_students_begin_at_random_and_the_papers_blocks_count(model: Transformaly) -> None:
+    for student, block in zip(model.students, model.teacher.model.blocks, strict=True):
+        assert [p.shape for p in student.parameters()] == [p.shape for p in block.parameters()]
+        assert not torch.equal(student.attn.qkv.weight, block.attn.qkv.weight)
+    assert model.first_block == 2 and len(model.token_mean) == 10  # blocks 2 to 11
+    assert model.embedding_density.keep == 0.9 and model.error_density.keep == 1  # of the variance
+
+
 def test_blocks_learn_alone(model: Transformaly) -> None:
     """A student's error sends no gradient to any other student, nor to the teacher."""
     errors_of(model, torch.rand(1, 3, 32, 32))[:, 5].sum().backward()
@@ -73,6 +81,8 @@ def test_blocks_learn_alone(model: Transformaly) -> None:
     assert touched == {"5"}
     assert all(p.grad is None for p in model.teacher.parameters())
     optimizer = model.configure_optimizers()
+    assert isinstance(optimizer, torch.optim.Adam)
+    assert (optimizer.defaults["lr"], optimizer.defaults["weight_decay"]) == (1e-4, 0)
     assert {id(p) for group in optimizer.param_groups for p in group["params"]} == set(
         map(id, model.students.parameters())
     )
