@@ -7,7 +7,7 @@ from pathlib import Path
 from lit_ad.batch import Sample
 from lit_ad.data.sources.labelme import draw_labelme, mask_beside
 from lit_ad.data.sources.listing import first_few, list_folder
-from lit_ad.data.sources.mask_folders import OF_IMAGES, has_two_colours, holds_masks, masks_among
+from lit_ad.data.sources.mask_folders import OF_IMAGES, holds_masks, masks_among, most_colours
 from lit_ad.data.sources.source import Source, holds_images, list_folders, list_images, pair_masks
 from lit_ad.errors import UserError
 
@@ -115,7 +115,7 @@ class Folder(Source):
 
         Raises UserError where `anomalous` names a folder of masks itself, and where it is not clear what is in one.
         """
-        photographs = bool(self.anomalous and self.nominal) and not has_two_colours(self.nominal[0])
+        photographs = bool(self.anomalous and self.nominal) and most_colours(self.nominal[0]) > 2
         folders: list[Path] = []
         masks: list[Path] = []
         for given in self.anomalous:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ def holds_masks(folder: Path, beside: Iterable[Path], photographs: bool) -> bool
     Args:
         folder: Holds images.
         beside: Other folders of images; those in the same folder count.
-        photographs: The nominal images are no such ones of two colours.
+        photographs: The nominal images have more than two colours.
     """
     names = {other.name.lower() for other in beside if other.parent == folder.parent and other.name != folder.name}
     named = MASK_FOLDER.fullmatch(folder.name)
@@ -37,20 +38,18 @@ def holds_masks(folder: Path, beside: Iterable[Path], photographs: bool) -> bool
             return True
     if folder.name.lower() in ANNOTATIONS and names & set(OF_IMAGES):
         return True
-    return photographs and has_two_colours(folder)
+    return photographs and most_colours(folder) == 2
 
 
-def has_two_colours(folder: Path) -> bool:
-    """Whether the first images in a folder have two colours at most each, and one of them has two."""
-    counts = []
+def most_colours(folder: Path) -> int:
+    """The most colours that one of the first images in a folder has, as `count_colours` has them; 0 without images."""
+    most = 0
     for image in list_folder(folder).images[:LOOKED_AT] if folder.is_dir() else ():
-        try:
-            counts.append(count_colours(image))
-        except UserError:  # whoever needs the image tells that it cannot be read
-            continue
-        if counts[-1] > 2:
-            return False
-    return 2 in counts
+        with suppress(UserError):  # whoever needs the image tells that it cannot be read
+            most = max(most, count_colours(image))
+        if most > 2:
+            break
+    return most
 
 
 def count_colours(path: Path) -> int:

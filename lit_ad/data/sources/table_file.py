@@ -120,7 +120,7 @@ def decode(path: Path) -> str:
             raise UserError(f"{path} begins as UTF-16, but goes on otherwise: {AS_CSV}") from error
     if b"\0" in content:
         raise UserError(f"{path} is no text, or UTF-16 without a byte order mark: {AS_CSV}")
-    return content.decode("utf-8-sig", "surrogateescape")
+    return content.decode("utf-8", "surrogateescape").lstrip("\ufeff")  # programs may write several of the mark
 
 
 def column_names(names: Sequence[str], columns: Sequence[str], where: str) -> list[str]:
@@ -206,7 +206,8 @@ def read_json(path: Path) -> list[dict[str, Any]]:
         else:
             values = json.loads(content, object_pairs_hook=unique)
     except ValueError as error:
-        raise UserError(f"cannot read {path}: {error}") from error
+        hint = "; a file with an object on each line should end in .jsonl" if "Extra data" in str(error) else ""
+        raise UserError(f"cannot read {path}: {error}{hint}") from error
     if not isinstance(values, list) or not all(isinstance(row, dict) for row in values):
         raise UserError(
             f"cannot read {path}: expected a list of objects, one for each image, as pandas writes by "

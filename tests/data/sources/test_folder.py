@@ -204,3 +204,12 @@ def test_folders_inside_folders_of_images_are_told(two_defects: Path, write) -> 
     assert Folder("ok", "bad", root=two_defects).remarks() == [told]
     write("ok/.more/0.png")
     assert Folder(["ok", "ok/more"], "bad", "bad/masks", root=two_defects).remarks() == []
+
+
+def test_images_of_few_colours_are_no_masks(tmp_path: Path, write, write_mask) -> None:
+    """As drawings have them: nominal ones are even, anomalous ones have a square."""
+    for i in range(5):
+        write(f"ok/{i}.png", value=0)
+    image = write_mask("bad/square/0.png")
+    samples = Folder("ok", ["bad/square"], root=tmp_path).samples()
+    assert [(s.image, s.defect) for s in samples if s.label] == [(image, "square")]

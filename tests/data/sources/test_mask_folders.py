@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lit_ad.data.sources.mask_folders import count_colours, has_two_colours, holds_masks, masks_among
+from lit_ad.data.sources.mask_folders import count_colours, holds_masks, masks_among, most_colours
 
 Write = Callable[..., Path]
 
@@ -40,12 +40,13 @@ def test_by_content(tmp_path: Path, write: Write, write_mask: Write) -> None:
     empty = write("a/marked/1.png", value=0)  # a mask that marks nothing
     assert holds_masks(marked, [], photographs=True) and not holds_masks(marked, [], photographs=False)
     assert count_colours(empty) == 1 and count_colours(marked / "0.png") == 2
-    assert not has_two_colours(write("a/black/0.png", value=0).parent)  # photographs with the light switched off
+    assert most_colours(marked) == 2
+    assert most_colours(write("a/black/0.png", value=0).parent) == 1  # photographs with the light switched off
     write("a/marked/2.png")
-    assert not has_two_colours(marked)
+    assert most_colours(marked) == 3 and not holds_masks(marked, [], photographs=True)
     (tmp_path / "a/damaged").mkdir()
     (tmp_path / "a/damaged/0.png").write_bytes(b"")
-    assert not has_two_colours(tmp_path / "a/damaged") and not has_two_colours(tmp_path / "nowhere")
+    assert most_colours(tmp_path / "a/damaged") == most_colours(tmp_path / "nowhere") == 0
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "I;16"])

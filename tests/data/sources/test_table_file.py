@@ -40,6 +40,7 @@ PLAIN = "\n".join(LINES) + "\n"
         pytest.param("\n\n" + PLAIN.replace("\nb", "\n\n\nb"), id="empty lines"),
         pytest.param("\n".join(f"{i or ''},{line}" for i, line in enumerate(LINES)), id="index of pandas"),
         pytest.param(codecs.BOM_UTF8 + PLAIN.encode(), id="byte order mark"),
+        pytest.param(codecs.BOM_UTF8 * 2 + PLAIN.encode(), id="two byte order marks"),
         pytest.param(PLAIN.replace(",", "\t").encode("utf-16"), id="Unicode text of Excel"),
         pytest.param(codecs.BOM_UTF16_BE + PLAIN.encode("utf-16-be"), id="big-endian UTF-16"),
     ],
@@ -130,6 +131,7 @@ def test_a_cell_as_text(value: object, text: str) -> None:
         ("a.json", '{"path": {"0": "a.png"}}', r"expected a list of objects, .*to_json\(orient='records'\)"),
         ("a.json", '[{"path": "a", "split": "train", "label": 0, "label": 1}]', r"an object has 'label' twice"),
         ("a.json", '[{"path": "a", "split": "train", "Label": 0, "LABEL": 1}]', r"row 1 of .*two columns called label"),
+        ("a.json", "{}\n{}\n", r"cannot read .*Extra data.*; a file with an object on each line should end in .jsonl"),
         ("a.json", "[]", r"a.json has no rows"),
     ],
 )
