@@ -66,11 +66,3 @@ def mirror(anomaly_map: Tensor, axis: int, margin: int) -> Tensor:
     side = anomaly_map.shape[axis]
     places = torch.arange(-margin, side + margin, device=anomaly_map.device) % (2 * side)
     return anomaly_map.index_select(axis, places.minimum(2 * side - 1 - places))
-
-
-def opening(mask: Tensor) -> Tensor:
-    """Remove specks from binary masks by a 3x3 ellipse, (B, 1, H, W) bool -> the same."""
-    from kornia import morphology
-
-    ellipse = torch.tensor([[0.0, 1.0, 0.0], [1.0, 1.0, 1.0], [0.0, 1.0, 0.0]], device=mask.device)
-    return morphology.opening(mask.float(), ellipse) > 0.5

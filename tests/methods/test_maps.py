@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from lit_ad.methods.maps import clip, gaussian_blur, opening, product, upsample
+from lit_ad.methods.maps import clip, gaussian_blur, product, upsample
 
 
 @pytest.fixture
@@ -69,11 +69,3 @@ def test_gaussian_blur_in_a_graph_is_that_outside() -> None:
     graph = torch.export.export(Blur(), (torch.rand(2, 1, 20, 24),), dynamic_shapes=dynamic).module()
     maps = torch.rand(3, 1, 20, 24)
     torch.testing.assert_close(graph(maps), gaussian_blur(maps, 4.0), rtol=2e-6, atol=0)
-
-
-def test_opening_is_scipys(anomaly_map: torch.Tensor) -> None:
-    mask = torch.zeros(1, 1, 20, 20, dtype=torch.bool)
-    mask[..., 3:9, 3:9] = True
-    mask[..., 15, 15] = True  # a speck
-    expected = ndimage.binary_opening(mask[0, 0].numpy(), ndimage.generate_binary_structure(2, 1))
-    assert np.array_equal(opening(mask)[0, 0].numpy(), expected) and not opening(mask)[0, 0, 15, 15]
