@@ -1,5 +1,6 @@
 """Files written whole or not at all, a run's directory, and where caches are kept."""
 
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -90,6 +91,8 @@ def cache_directory() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lit_ad"
 
 
-def amount(size: int) -> str:
-    """Bytes in words."""
+def format_bytes(size: int) -> str:
+    """A number of bytes in words: KiB, MiB or GiB."""
+    if size < 2**20:
+        return f"{math.ceil(size / 2**10)} KiB"
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from lit_ad.errors import UserError
-from lit_ad.files import Writers, amount, atomic_write, cache_directory, run_directory, sync_folder
+from lit_ad.files import Writers, atomic_write, cache_directory, format_bytes, run_directory, sync_folder
 
 
 def test_a_file_is_there_once_it_is_whole(tmp_path: Path) -> None:
@@ -77,7 +77,13 @@ def test_a_folder_is_synced(tmp_path: Path) -> None:
 
 
 def test_sizes_in_words() -> None:
-    assert (amount(2**20), amount(3 * 2**29)) == ("1.0 MiB", "1.5 GiB")
+    assert [format_bytes(size) for size in (0, 1, 2000, 2**20, 3 * 2**29)] == [
+        "0 KiB",
+        "1 KiB",
+        "2 KiB",
+        "1.0 MiB",
+        "1.5 GiB",
+    ]
 
 
 def test_writers_do_all_wait_for_none_and_tell_the_first_error(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from lit_ad.features.layout import (
     remove_store,
     store_bytes,
 )
-from lit_ad.files import amount, cache_directory
+from lit_ad.files import cache_directory, format_bytes
 
 DAY = 24 * 60 * 60  # seconds
 
@@ -59,7 +59,7 @@ class Cache(NamedTuple):
     @property
     def line(self) -> str:
         """Size, day of the last use, and what it is of."""
-        return f"{amount(self.size):>10}  {datetime.fromtimestamp(self.used):%Y-%m-%d}  {self.description}"
+        return f"{format_bytes(self.size):>10}  {datetime.fromtimestamp(self.used):%Y-%m-%d}  {self.description}"
 
 
 def cache(
@@ -82,13 +82,13 @@ def cache(
     features = directory or cache_directory() / "features"
     caches = list_caches(features)
     count = f"{len(caches) or 'no'} cache{'s' * (len(caches) != 1)}"
-    print(f"{features}: {count}, {amount(sum(each.size for each in caches))}")
+    print(f"{features}: {count}, {format_bytes(sum(each.size for each in caches))}")
     if action == "list":
         for each in caches:
             print(each.line)
         if masks:
             size = sum(mask.stat().st_size for mask in masks)
-            print(f"{masks[0].parent}: {len(masks)} masks of boxes and polygons, {amount(size)}")
+            print(f"{masks[0].parent}: {len(masks)} masks of boxes and polygons, {format_bytes(size)}")
     elif action == "clear":
         limit = time.time() - older * DAY if older is not None else float("inf")
         remove(
@@ -126,4 +126,4 @@ def remove(caches: list[Cache], masks: list[Path]) -> None:
         mask.unlink(missing_ok=True)
     if masks:
         print(f"removed {len(masks)} masks of boxes and polygons in {masks[0].parent}")
-    print(f"{amount(freed)} are free again")
+    print(f"{format_bytes(freed)} are free again")

@@ -1,7 +1,9 @@
 """A published archive: downloaded with resumption, verified, and extracted to a folder that is whole or not there.
 
-requests does the HTTP; that a broken download goes on where it ended, across attempts and across runs, is ours, since
-pooch, which would bring the rest, starts anew.
+requests does the HTTP. Resuming a broken download, across attempts and across runs, is our own code: pooch starts anew;
+huggingface_hub's http_get (2.4) loses up to 10 MB at each break, gives up on a 503, and takes the server's answer to a
+complete part (416) for an error. shutil.unpack_archive leaves out what lies outside of the folder in a zip, and says
+nothing.
 """
 
 import hashlib
@@ -17,7 +19,7 @@ import requests
 from tqdm import tqdm
 
 from lit_ad.errors import UserError
-from lit_ad.files import amount
+from lit_ad.files import format_bytes
 
 ATTEMPTS = 5  # that bring nothing, one after the other
 PAUSE = 1.0  # seconds after the first of them; each doubles it
@@ -50,7 +52,7 @@ def download(url: str, target: Path, sha256: str) -> None:
             failed = 0 if length(part) > before else failed + 1
             if failed == ATTEMPTS:
                 raise UserError(
-                    f"the download of {url} broke off: {error}; {amount(length(part))} of it lies in {part}: run "
+                    f"the download of {url} broke off: {error}; {format_bytes(length(part))} of it lies in {part}: run "
                     "the same command again to go on there"
                 ) from error
             time.sleep(PAUSE * 2 ** max(0, failed - 1))
@@ -90,14 +92,14 @@ def fetch_rest(url: str, part: Path) -> None:
     except requests.RequestException as error:
         raise Interrupted(f"{type(error).__name__} {error}") from error
     if size is not None and length(part) < size:
-        raise Interrupted(f"the connection closed after {amount(length(part))} of {amount(size)}")
+        raise Interrupted(f"the connection closed after {format_bytes(length(part))} of {format_bytes(size)}")
 
 
 def append(answer: requests.Response, part: Path, have: int, size: int | None) -> None:
     """Write an answer's bytes behind the first `have` of a file. Raises UserError if the disk has no room for them."""
     free = shutil.disk_usage(part.parent).free
     if size is not None and size - have > free:
-        raise UserError(f"{part} takes {amount(size - have)} more, but its disk has {amount(free)} left")
+        raise UserError(f"{part} takes {format_bytes(size - have)} more, but its disk has {format_bytes(free)} left")
     bar = tqdm(desc=part.stem, total=size, initial=have, unit="B", unit_scale=True, leave=False)
     with part.open("ab" if have else "wb") as file, bar:
         for piece in answer.iter_content(PIECE):

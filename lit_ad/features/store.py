@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from lit_ad.errors import UserError
 from lit_ad.features.layout import DTYPES, KEY_LENGTH, about_file, lock_file, partial_folder, tap_file
-from lit_ad.files import amount, sync_folder
+from lit_ad.files import format_bytes, sync_folder
 
 FORMAT = 2  # of the files, and of what a key stands for
 
@@ -175,8 +175,9 @@ def check_room(directory: Path, size: int, what: str) -> None:
     free = shutil.disk_usage(directory).free
     if size > 0.98 * free:  # a file system wants some for itself
         raise UserError(
-            f"the disk is too small for the cache. {what}: {amount(size)} in {directory}, where {amount(free)} are "
-            "free: set cache.directory to another disk, cache.dtype to float16, or cache.enabled to false"
+            f"the disk is too small for the cache. {what}: {format_bytes(size)} in {directory}, where "
+            f"{format_bytes(free)} are free: set cache.directory to another disk, cache.dtype to float16, or "
+            "cache.enabled to false"
         )
 
 

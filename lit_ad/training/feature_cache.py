@@ -17,7 +17,7 @@ from lit_ad.batch import Batch
 from lit_ad.errors import UserError
 from lit_ad.features.layout import bytes_used
 from lit_ad.features.store import FeatureStore, load_or_compute, store_path
-from lit_ad.files import amount, cache_directory
+from lit_ad.files import cache_directory, format_bytes
 from lit_ad.machine import memory
 from lit_ad.methods.base import Method, as_images, qualified_name
 from lit_ad.training.calibration import data_of
@@ -104,8 +104,8 @@ class FeatureCache(L.Callback):
                 reason = too_large(size, directory)
             if not reason:
                 rank_zero_info(
-                    f"Features of {count} images are cached in {directory}, {amount(there + size)} ({self.dtype}); "
-                    "`lit-ad cache` lists and clears what is there"
+                    f"Features of {count} images are cached in {directory}, {format_bytes(there + size)} "
+                    f"({self.dtype}); `lit-ad cache` lists and clears what is there"
                 )
         return trainer.strategy.broadcast(reason)
 
@@ -167,15 +167,14 @@ def too_large(size: int, directory: Path) -> str:
     have, earlier = memory(), bytes_used(directory)
     if have is not None and size > have / 2:
         return (
-            f"they would take {amount(size)}, more than half of this machine's memory; --cache.enabled true caches them"
+            f"the cache needs {format_bytes(size)}, more than half of this machine's memory; "
+            "--cache.enabled true makes one"
         )
     if earlier + size > (earlier + free) / 2:
-        beside, without = "", ""
-        if earlier:
-            beside = f" beside {amount(earlier)} of earlier ones, which `lit-ad cache` lists and clears"
-            without = " without them"
+        with_earlier = f"; with {format_bytes(earlier)} of existing caches that is" if earlier else ","
+        remedy = "free space with `lit-ad cache clear`, or make one" if earlier else "make one"
         return (
-            f"they would take {amount(size)}{beside}, more than half of the free disk{without}, "
-            f"{amount(earlier + free)} in {directory}; --cache.enabled true caches them"
+            f"the cache needs {format_bytes(size)}{with_earlier} more than half of the free disk, "
+            f"{format_bytes(earlier + free)} in {directory}: {remedy} with --cache.enabled true"
         )
     return ""

@@ -72,7 +72,7 @@ def test_it_lists_what_is_there(directory: Path, tmp_path: Path, capsys: pytest.
 
 def test_nothing_is_there(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lit_ad("cache", "list")
-    assert capsys.readouterr().out == f"{directory}: no caches, 0.0 MiB\n"
+    assert capsys.readouterr().out == f"{directory}: no caches, 0 KiB\n"
     lit_ad("cache", "clear")
 
 
@@ -120,7 +120,7 @@ def test_masks_of_boxes_are_listed_and_cleared(directory: Path, capsys: pytest.C
         os.utime(mask, (month_ago, month_ago))
     assert keep_mask(np.arange(9000).reshape(90, 100) % 3 == 0) == new  # served again
     lit_ad("cache")
-    assert f"{old.parent}: 2 masks of boxes and polygons, 0.0 MiB" in capsys.readouterr().out
+    assert f"{old.parent}: 2 masks of boxes and polygons, 1 KiB" in capsys.readouterr().out
     lit_ad("cache", "prune")
     assert old.is_file()
     lit_ad("cache", "clear", "--older", 7)

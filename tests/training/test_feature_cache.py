@@ -216,9 +216,8 @@ def test_what_is_cached_is_said_before_it_is(part: Path, tmp_path: Path, vit_fil
     home = tmp_path / "features"
     for _ in range(2):  # 10 images of two taps of 16 x 16 x 192 at 32 pixels: 2 x 2 patches of 192
         fit(method("L2BT", vit_file, vit_file), part, tmp_path, FeatureCache(directory=home), epochs=2)
-        size = sum(path.stat().st_size for path in home.glob("*/*.npy")) / 2**20
         assert said.pop() == (
-            f"Features of 10 images are cached in {home}, {size:.1f} MiB (float16); `lit-ad cache` lists and clears "
+            f"Features of 10 images are cached in {home}, 30 KiB (float16); `lit-ad cache` lists and clears "
             "what is there"
         )
     assert not said
@@ -275,7 +274,7 @@ def test_a_method_without_teacher_caches_nothing(
 def test_it_is_not_cached_where_it_does_not_fit(
     scarce: str, monkeypatch: pytest.MonkeyPatch, part: Path, tmp_path: Path, vit_file: Path, said: list[str]
 ) -> None:
-    """Two taps of 4 tokens of 192 halves, of 10 images: 30720 bytes."""
+    """Two taps of 4 tokens of 192 halves, of 10 images: 30 KiB."""
 
     def start(enabled: Any = "auto") -> Record:
         model = method("L2BT", vit_file, vit_file)
@@ -285,11 +284,11 @@ def test_it_is_not_cached_where_it_does_not_fit(
         (tmp_path / "features").write_text("not a folder")
         reason = f"cannot write to {tmp_path / 'features'}: File exists"
     elif scarce == "disk":
-        monkeypatch.setattr(shutil, "disk_usage", lambda _: namedtuple("Usage", "free")(2 * 30720 - 2))
-        reason = f"they would take 0.0 MiB, more than half of the free disk, 0.1 MiB in {tmp_path / 'features'}"
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: namedtuple("Usage", "free")(50 * 2**10))
+        reason = f"the cache needs 30 KiB, more than half of the free disk, 50 KiB in {tmp_path / 'features'}"
     else:
-        monkeypatch.setattr(feature_cache, "memory", lambda: 2 * 30720 - 2)
-        reason = "they would take 0.0 MiB, more than half of this machine's memory"
+        monkeypatch.setattr(feature_cache, "memory", lambda: 50 * 2**10)
+        reason = "the cache needs 30 KiB, more than half of this machine's memory"
     assert start().taught == ["fill"] + ["train", "train", "val"] * 2
     assert len(said) == 1 and said[0].startswith(f"Features are not cached: {reason}")
     if scarce == "directory":
@@ -303,7 +302,7 @@ def test_it_is_not_cached_where_it_does_not_fit(
 def test_all_caches_together_leave_half_of_the_disk(
     monkeypatch: pytest.MonkeyPatch, part: Path, tmp_path: Path, vit_file: Path, said: list[str]
 ) -> None:
-    """30720 bytes, and their header, which is not counted, beside earlier ones."""
+    """30 KiB beside earlier ones."""
     earlier = tmp_path / "features" / ("0" * 24) / "0.npy"
     earlier.parent.mkdir(parents=True)
     earlier.write_bytes(bytes(2**20))
@@ -315,13 +314,13 @@ def test_all_caches_together_leave_half_of_the_disk(
         monkeypatch.setattr(shutil, "disk_usage", lambda _: namedtuple("Usage", "free")(free))
         fit(method("L2BT", vit_file, vit_file), part, tmp_path, FeatureCache(directory=tmp_path / "features"), epochs=2)
 
-    start(2**20 + 2 * 30720 - 1)
+    start(2**20 + 50 * 2**10)
     assert said[0].startswith(
-        "Features are not cached: they would take 0.0 MiB beside 1.0 MiB of earlier ones, which `lit-ad cache` lists "
-        f"and clears, more than half of the free disk without them, 2.1 MiB in {tmp_path / 'features'}"
+        "Features are not cached: the cache needs 30 KiB; with 1.0 MiB of existing caches that is more than half of "
+        f"the free disk, 2.0 MiB in {tmp_path / 'features'}: free space with `lit-ad cache clear`, or "
     )
     assert sorted((tmp_path / "features").iterdir()) == [earlier.parent, tmp_path / "features/mine"]
-    start(2**20 + 2 * 30720)
+    start(2**20 + 70 * 2**10)
     assert said[0].startswith("Features of 10 images are cached in")
 
 

@@ -19,7 +19,7 @@ from lit_ad.evaluation.report.record import Took
 from lit_ad.evaluation.report.runs import Run, Shown, matched, names_of, read_run, shares_below
 from lit_ad.evaluation.report.table import HEADINGS, cells, with_intervals
 from lit_ad.evaluation.results import POOLED, without_nan
-from lit_ad.files import amount, atomic_write
+from lit_ad.files import atomic_write, format_bytes
 
 PAGE = "report.html"
 HERE = Path(__file__).parent
@@ -156,8 +156,8 @@ def in_words(took: Took) -> dict[str, str]:
     return {
         "time": seconds + (", since it went on from a checkpoint" if took.resumed else ""),
         "images": f"{took.images}, {took.images / max(took.seconds, 1e-9):.3g} a second",
-        "memory, at most": "unknown" if took.memory is None else amount(took.memory),
-        "GPU memory, at most": "none" if took.gpu_memory is None else amount(took.gpu_memory),
+        "memory, at most": "unknown" if took.memory is None else format_bytes(took.memory),
+        "GPU memory, at most": "none" if took.gpu_memory is None else format_bytes(took.gpu_memory),
         **took.environment,
     }
 
