@@ -44,7 +44,7 @@ def guess_source(path: Path) -> tuple[Source, str]:
     if classes:
         about = f"{path}: a folder for each of {len(classes)} classes, all taken as nominal"
         return OneClass(path, normal=classes), about
-    if holds_images(path):
+    if holds_images(path) and not list_folders(path):
         return Folder(".", root=path), f"{path}: a folder of images, all taken as nominal"
     Images(path).samples()  # raises UserError if there is none
     return NominalImages(path), f"{path}: folders of images at any depth, all taken as nominal"

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from lit_ad.data import Images
 from lit_ad.data.audit.guess_source import guess_source
 from lit_ad.errors import UserError
 
@@ -27,3 +28,17 @@ def test_how_a_folder_is_taken(images: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"no image"):
         guess_source(tmp_path / "empty")
+
+
+def test_a_folder_of_images_and_folders_is_listed_as_predict_lists_it(images: Path, tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new/a.png").write_bytes((images / "train/good/000.png").read_bytes())
+    (tmp_path / "new/line").symlink_to(images / "test")
+    source, about = guess_source(tmp_path / "new")
+    assert "at any depth" in about
+    assert [s.image for s in source.samples()] == [s.image for s in Images(tmp_path / "new").samples()]
+    assert len(source.samples()) == 10
+    (tmp_path / "new/loop").symlink_to(".")
+    assert source.remarks() == [
+        f"links to folders that are listed already, and not followed, 1: {tmp_path / 'new/loop'}"
+    ]
