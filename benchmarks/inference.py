@@ -166,13 +166,13 @@ def predict(options: argparse.Namespace) -> Result:
 
     from lit_ad.data import AnomalyDataModule
     from lit_ad.data.sources.images import Images
-    from lit_ad.evaluation import Heatmaps, Predictions
+    from lit_ad.evaluation import Evaluation, Heatmaps, Predictions
     from lit_ad.methods.base import Method
 
     model: Any = Method.load_from_checkpoint(options.ckpt_path)
     source = Images(options.home / "images")
     data = AnomalyDataModule(source, model.view, batch_size=BATCHES[-1], predict_path=options.home / "images")
-    callbacks = [Predictions(maps=options.pictures), Heatmaps(enabled=options.pictures)]
+    callbacks = [Evaluation(sinks=[Predictions(maps=options.pictures), Heatmaps(enabled=options.pictures)])]
     with tempfile.TemporaryDirectory() as home:
         clock = clock_of(L)
         trainer = L.Trainer(accelerator="cpu", callbacks=[*callbacks, clock], logger=False, default_root_dir=home)

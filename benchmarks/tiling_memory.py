@@ -48,7 +48,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     data = AnomalyDataModule(MVTec(options.home), model.view, num_workers=0)
     trainer = L.Trainer(
         accelerator="cpu",
-        callbacks=[Evaluation(), Heatmaps(enabled=options.heatmaps)],
+        callbacks=[Evaluation(sinks=[Heatmaps(enabled=options.heatmaps)])],
         logger=False,
         enable_progress_bar=False,
         default_root_dir=options.home,

@@ -14,6 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from lit_ad.batch import Prediction
+from lit_ad.evaluation import Evaluation
+from lit_ad.evaluation.sinks.sink import Sink
 from lit_ad.image.view import View
 from lit_ad.methods import __all__ as METHODS
 from lit_ad.methods.base import Method
@@ -126,10 +128,18 @@ def quiet_trainer() -> Any:
     return trainer
 
 
-def trainer(home: Path, *callbacks: L.Callback, **more: Any) -> L.Trainer:
+def trainer(home: Path, *parts: L.Callback | Sink, **more: Any) -> L.Trainer:
+    """Sinks are those of the Evaluation among the parts, or of one of their own."""
+    sinks = [part for part in parts if isinstance(part, Sink)]
+    callbacks = [part for part in parts if isinstance(part, L.Callback)]
+    evaluations = [callback for callback in callbacks if isinstance(callback, Evaluation)]
+    if sinks and not evaluations:
+        callbacks.append(Evaluation(sinks=sinks))
+    for evaluation in evaluations:
+        evaluation.sinks = sinks or evaluation.sinks
     quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     usual: dict[str, Any] = {"accelerator": "cpu", "max_epochs": 1, "num_sanity_val_steps": 0}
-    return L.Trainer(default_root_dir=home, callbacks=list(callbacks), **{**quiet, **usual, **more})
+    return L.Trainer(default_root_dir=home, callbacks=callbacks, **{**quiet, **usual, **more})
 
 
 @pytest.fixture(scope="session")

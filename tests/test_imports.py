@@ -39,7 +39,7 @@ ALLOWED = {
     "data": {"errors", "files", "machine", "batch", "image", "data.sources", "data.audit"},
     "evaluation.protocols": {"batch"},
     "evaluation": {*SYSTEM, "batch", "image", "detector", "metrics", "evaluation"},
-    "evaluation.sinks.predictions": {*SYSTEM, "batch", "image", "detector", "evaluation", "teachers.weights"},
+    "evaluation.callback": {*SYSTEM, "metrics", "batch", "image", "detector", "evaluation", "teachers.weights"},
     "training": {*SYSTEM, "batch", "image", "detector", "teachers", "features", "methods"},
     "deploy": {"__init__", *SYSTEM, "batch", "image", "detector", "methods"},
     "benchmark": {""},  # starts `lit-ad fit`

@@ -21,6 +21,7 @@ from PIL import Image
 
 from lit_ad.detector.card import Card, Run, Share
 from lit_ad.detector.decision import NO_DECISION, Decision, Region, regions
+from lit_ad.detector.painter import FOUND, GAP, outline, outlined, over_grey
 from lit_ad.detector.runtimes import load_exported
 from lit_ad.detector.scoring import Judgement, judge
 from lit_ad.errors import UserError
@@ -90,13 +91,9 @@ class Detection:
         panels = [self.image]
         if self.anomaly_map is not None:
             low, high = self.colour_range or (float(self.anomaly_map.min()), float(self.anomaly_map.max()))
-            heat = np.clip((self.anomaly_map - low) / max(high - low, 1e-30), 0, 1)
-            grey = self.image.mean(axis=2, keepdims=True)
-            over = 0.35 * grey + 0.65 * heat_colours(heat)
-            if self.mask is not None:
-                over[outline(self.mask)] = (0, 255, 0)
-            panels.append(over.astype(np.uint8))
-        gap = np.full((self.image.shape[0], 4, 3), 255, np.uint8)
+            heat = over_grey(self.image, np.clip((self.anomaly_map - low) / max(high - low, 1e-30), 0, 1))
+            panels.append(heat if self.mask is None else outlined(heat, [(outline(self.mask), FOUND)]))
+        gap = np.full((self.image.shape[0], GAP, 3), 255, np.uint8)
         return Image.fromarray(np.hstack([part for panel in panels for part in (panel, gap)][:-1]))
 
     def save(self, path: str | Path) -> None:
@@ -270,25 +267,3 @@ def put(queue: Queue[Any], item: Any, closed: Event) -> bool:
         except Full:
             pass
     return False
-
-
-def heat_colours(heat: Floats) -> NDArray[np.float64]:
-    """Black, purple, orange, yellow: (H, W) in [0, 1] -> (H, W, 3) in [0, 255], matplotlib's inferno at nine points."""
-    stops = np.linspace(0, 1, len(INFERNO))
-    return np.stack([np.interp(heat, stops, INFERNO[:, channel]) for channel in range(3)], axis=2)
-
-
-INFERNO = np.array(
-    [
-        *((0, 0, 4), (31, 12, 72), (85, 15, 109), (136, 34, 106), (186, 54, 85)),
-        *((227, 89, 51), (249, 140, 10), (249, 201, 50), (252, 255, 164)),
-    ],
-    np.float64,
-)
-
-
-def outline(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The pixels of a mask (H, W) with a neighbour outside it."""
-    padded = np.pad(mask, 1)
-    inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    return mask & ~inside

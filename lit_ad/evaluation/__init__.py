@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lit_ad.evaluation.callback import Evaluation
-    from lit_ad.evaluation.report.callback import Report
     from lit_ad.evaluation.sinks.dashboard import Dashboard
     from lit_ad.evaluation.sinks.heatmaps import Heatmaps
     from lit_ad.evaluation.sinks.predictions import Predictions
+    from lit_ad.evaluation.sinks.report import Report
 
 __all__ = ["Dashboard", "Evaluation", "Heatmaps", "Predictions", "Report"]
 MODULES = {
@@ -16,7 +16,7 @@ MODULES = {
     "Evaluation": "callback",
     "Heatmaps": "sinks.heatmaps",
     "Predictions": "sinks.predictions",
-    "Report": "report.callback",
+    "Report": "sinks.report",
 }
 
 

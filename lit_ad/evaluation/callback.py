@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -9,13 +10,12 @@ import lightning as L
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from lit_ad.batch import Batch
-from lit_ad.detector.decision import Decision
-from lit_ad.detector.scoring import Judgement
 from lit_ad.distributed import gather
+from lit_ad.evaluation.judged import Judged, judge_images
 from lit_ad.evaluation.official_scores import ByRules
+from lit_ad.evaluation.report.stopwatch import device_name
 from lit_ad.evaluation.results import (
     COLUMNS,
     MEAN,
@@ -27,11 +27,12 @@ from lit_ad.evaluation.results import (
     pixel_verdict_row,
     verdict_row,
 )
-from lit_ad.files import run_directory
+from lit_ad.evaluation.sinks.sink import Sink, Stage
+from lit_ad.files import Writers, run_directory
 from lit_ad.image.pixels import Size
-from lit_ad.image.roi import Roi
 from lit_ad.image.view import bilinear
 from lit_ad.metrics import ImageEvaluation, PixelEvaluation, sample_auroc
+from lit_ad.teachers.weights import fingerprint
 
 PIXELS = (  # what is counted of an image's pixels; hits: anomalous ones above the pixel threshold; false: nominal ones
     *("nominal", "anomalous", "hits", "false"),  # at the original size, that of the pixel threshold
@@ -53,13 +54,84 @@ class Evaluation(L.Callback):
             Verdicts on pixels stay at the original size: the pixel threshold is that of maps there, and a smaller map
             has lower maxima.
         bootstrap: Resamples for 95 % intervals of the image metrics; 0 for none.
+        sinks: What is made of every image, tested or predicted, in this order.
     """
 
     results: Results | None = None  # of the latest test
 
-    def __init__(self, eval_size: int | tuple[int, int] | None = None, bootstrap: int = 0) -> None:
-        self.bootstrap = bootstrap
+    def __init__(
+        self, eval_size: int | tuple[int, int] | None = None, bootstrap: int = 0, sinks: Sequence[Sink] = ()
+    ) -> None:
+        self.bootstrap, self.sinks = bootstrap, list(sinks)
         self.eval_size = (eval_size, eval_size) if isinstance(eval_size, int) else eval_size
+        self.writers = Writers()
+
+    def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
+        """Raises UserError if there is no place for predictions."""
+        if stage == "predict":
+            self._claim(trainer, None)
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: Any, checkpoint: Any) -> None:
+        """Now that the model is known, leave out what an interrupted prediction by it has judged."""
+        if trainer.predicting:
+            self._claim(trainer, fingerprint(pl_module.state_dict()))
+
+    def _claim(self, trainer: L.Trainer, weights: str | None) -> None:
+        """Find out where predictions go, and which images need not be judged again: the first process decides."""
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        home, claims = run_directory(trainer), []
+        if trainer.is_global_zero:
+            samples = data.to_predict() if weights else []
+            claims = [sink.claim(home, data.predict_path, samples, weights) for sink in self.sinks]
+        claim = next((claim for claim in claims if claim is not None), (home / "predictions", {}))
+        self.predictions, self.done = trainer.strategy.broadcast(claim)
+        self.folder = data.predict_path
+        data.leave_out(set(self.done))
+
+    def _begin(self, trainer: L.Trainer, pl_module: Any, loader: Any, predicting: bool) -> None:
+        stage = Stage(
+            self.predictions if predicting else run_directory(trainer),
+            loader.dataset.samples,
+            pl_module.decision,
+            type(pl_module).__name__,
+            predicting,
+            self.folder if predicting else None,
+            trainer.global_rank,
+            trainer.world_size,
+            device_name(trainer),
+            trainer.loggers,
+            trainer.global_step,
+            self.done if predicting else {},
+        )
+        for sink in self.sinks:
+            sink.begin(stage)
+
+    def _show(self, judged: Judged) -> None:
+        for sink in self.sinks:
+            sink.image(judged)
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        self._begin(trainer, pl_module, trainer.test_dataloaders, predicting=False)
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        self._begin(trainer, pl_module, trainer.predict_dataloaders, predicting=True)
+
+    def on_predict_batch_end(
+        self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        for judged in judge_images(outputs, batch, pl_module.decision, pl_module.view.region):
+            self.writers.submit(self._show, judged)
+
+    def on_predict_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        self.writers.finish()
+        for sink in self.sinks:
+            sink.finish(None)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
+        """Nothing of this run is written once another one looks for what it has left."""
+        self.writers.give_up()
+        for sink in self.sinks:
+            sink.give_up()
 
     def on_test_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         self.directory = run_directory(trainer)
@@ -75,41 +147,47 @@ class Evaluation(L.Callback):
     def on_test_batch_end(
         self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        self._measure(outputs, batch, pl_module.decision, pl_module.view.region)
+        images = judge_images(outputs, batch, pl_module.decision, pl_module.view.region)
+        if images:
+            self._measure_scores(images)
+        for judged in images:
+            if judged.anomaly_map is not None and judged.truth is not None:
+                self._measure_pixels(judged, judged.anomaly_map, judged.truth)
+            self.writers.submit(self._show, judged)
 
-    def _measure(self, outputs: list[Judgement], batch: Batch, decision: Decision | None, roi: Roi | None) -> None:
-        groups = [f"{sample.category}/{sample.defect}" for sample in batch.samples]
-        files = [str(sample.image) for sample in batch.samples]
-        if not outputs:
-            return
-        scores = torch.tensor([judgement.score for judgement in outputs], dtype=torch.float32)
-        self.image_metrics.update(scores, batch.labels, groups, files)
-        for part in outputs[0].parts:
-            of_part = torch.tensor([judgement.parts[part] for judgement in outputs], dtype=torch.float32)
-            self.parts.setdefault(part, ImageEvaluation()).update(of_part, batch.labels, groups, files)
-        for i, (sample, judgement) in enumerate(zip(batch.samples, outputs, strict=True)):
-            score, mapped = judgement.score, judgement.seen is not None
-            known = (files[i], sample.category, sample.defect, sample.label, score)
-            judged: tuple[float | None, float | None] = (None, None)
-            if decision is not None:
-                judged = (decision.threshold(sample.category), float(decision.p_value(score, sample.category)))
-            image = ImageResult(*known, *judged, sample.item)
-            self.seen.append((int(batch.index[i]), mapped, image))
-            mask = batch.masks[i] if batch.masks is not None else None
-            if mapped and mask is not None:
-                anomaly_map, truth, inside = at_original_size(judgement.original_map(batch.sizes[i], roi), mask, roi)
-                threshold = None if decision is None else decision.pixel_threshold(sample.category)
-                found = anomaly_map > (math.inf if threshold is None else threshold)
-                self._count(groups[i], *(of if inside is None else of[inside] for of in (truth.numpy(), found)))
-                if self.eval_size is not None:
-                    anomaly_map, truth = resized(anomaly_map, truth, self.eval_size)
-                    inside = None if roi is None else roi.resized(self.eval_size)
-                compared = truth.numpy() if inside is None else truth.numpy()[inside]
-                self.pixels[groups[i], "compared anomalous"] += int(np.count_nonzero(compared))
-                self.pixels[groups[i], "compared nominal"] += int(np.count_nonzero(~compared))
-                if self.by_rules is not None:
-                    self.by_rules.update(sample, anomaly_map, decision)
-                self.pixel_metrics.update(torch.from_numpy(anomaly_map), truth, groups[i], files[i], inside)
+    def _measure_scores(self, images: list[Judged]) -> None:
+        groups = [judged.group for judged in images]
+        files = [str(judged.sample.image) for judged in images]
+        labels = torch.tensor([judged.sample.label for judged in images])
+        scores = torch.tensor([judged.score for judged in images], dtype=torch.float32)
+        self.image_metrics.update(scores, labels, groups, files)
+        for part in images[0].judgement.parts:
+            scores = torch.tensor([judged.judgement.parts[part] for judged in images], dtype=torch.float32)
+            self.parts.setdefault(part, ImageEvaluation()).update(scores, labels, groups, files)
+        for file, judged in zip(files, images, strict=True):
+            sample = judged.sample
+            known = (file, sample.category, sample.defect, sample.label, judged.score)
+            image = ImageResult(*known, judged.threshold, judged.p_value, sample.item)
+            self.seen.append((judged.place, judged.judgement.seen is not None, image))
+
+    def _measure_pixels(self, judged: Judged, anomaly_map: NDArray[np.float32], truth: NDArray[np.bool_]) -> None:
+        """Count an image's pixels; map and truth, 2 x (H0, W0), are of the region of interest where there is one."""
+        roi = judged.roi
+        inside = None if roi is None else roi.resized(roi.shape)
+        anomaly_map, truth = judged.looked_at(anomaly_map), judged.looked_at(truth)
+        limit = math.inf if judged.pixel_threshold is None else judged.pixel_threshold
+        above = anomaly_map > limit
+        self._count(judged.group, *(values if inside is None else values[inside] for values in (truth, above)))
+        if self.eval_size is not None:
+            anomaly_map, truth = resized(anomaly_map, truth, self.eval_size)
+            inside = None if roi is None else roi.resized(self.eval_size)
+        compared = truth if inside is None else truth[inside]
+        self.pixels[judged.group, "compared anomalous"] += int(np.count_nonzero(compared))
+        self.pixels[judged.group, "compared nominal"] += int(np.count_nonzero(~compared))
+        if self.by_rules is not None:
+            self.by_rules.update(judged.sample, anomaly_map, judged.pixel_threshold)
+        tensors = torch.from_numpy(anomaly_map), torch.from_numpy(truth)
+        self.pixel_metrics.update(*tensors, judged.group, str(judged.sample.image), inside)
 
     def _count(self, group: str, truth: NDArray[np.bool_], found: NDArray[np.bool_]) -> None:
         """Add an image's pixels at the original size, 2 x (H, W) or 2 x (n,)."""
@@ -141,9 +219,12 @@ class Evaluation(L.Callback):
             for name, value in row.items():
                 if name in (*COLUMNS, SAMPLE_AUROC) and not math.isnan(value):
                     pl_module.log(f"test/{prefix}{name}", value, rank_zero_only=False, batch_size=1)
+        self.writers.finish()
         if trainer.is_global_zero:
             self.results.save(self.directory / "metrics.json")
             self.results.save_scores(self.directory / "scores.csv")
+        for sink in self.sinks:
+            sink.finish(self.results)
 
     def _rows(self, rows: dict[str, set[str]], images: list[ImageResult], decided: bool) -> dict[str, dict[str, float]]:
         """Every metric of each row, a set of groups; all processes must call it, with the images of all."""
@@ -177,20 +258,13 @@ class Evaluation(L.Callback):
             print("\n" + self.results.table())
 
 
-def at_original_size(
-    anomaly_map: NDArray[np.float32], mask: Tensor, roi: Roi | None
-) -> tuple[NDArray[np.float32], Tensor, NDArray[np.bool_] | None]:
-    """Return map and mask of an image or its region of interest, and what counts of them, if not all: 3 x (H, W)."""
-    if roi is None:
-        return anomaly_map, mask, None
-    return roi.boxed(anomaly_map), roi.boxed(mask), roi.resized(roi.shape)
-
-
-def resized(anomaly_map: NDArray[np.float32], mask: Tensor, size: Size) -> tuple[NDArray[np.float32], Tensor]:
-    """Map and mask, 2 x (H, W), at another size."""
-    # INTER_NEAREST would take the pixel at a cell's corner, and so shift the mask against the map.
-    small = cv2.resize(mask.numpy().astype(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-    return bilinear(anomaly_map, size), torch.from_numpy(small).bool()
+def resized(
+    anomaly_map: NDArray[np.float32], truth: NDArray[np.bool_], size: Size
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Return map and truth, 2 x (H, W), at another size."""
+    # INTER_NEAREST would take the pixel at a cell's corner, and so shift the truth against the map.
+    small = cv2.resize(truth.astype(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+    return bilinear(anomaly_map, size), small.astype(bool)
 
 
 def sample_aurocs(rows: dict[str, set[str]], images: list[ImageResult]) -> dict[str, float]:

@@ -9,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 
 from lit_ad.batch import Sample
-from lit_ad.detector.decision import Decision
 from lit_ad.distributed import gather
 from lit_ad.evaluation.protocols import Rules
 from lit_ad.evaluation.results import MEAN, POOLED, Official, Row, mean_row, ratio
@@ -31,12 +30,11 @@ class ByRules:
         self.spro = SPRO()
         self.images: Counter[tuple[str, int, bool]] = Counter()  # by group, label, and if any pixel is anomalous
 
-    def update(self, sample: Sample, anomaly_map: NDArray[np.float32], decision: Decision | None) -> None:
-        """Count an image and its map (H, W)."""
+    def update(self, sample: Sample, anomaly_map: NDArray[np.float32], limit: float | None) -> None:
+        """Count an image and its map (H, W). `limit`: the pixel threshold."""
         if not self.original:
             return
         group = f"{sample.category}/{sample.defect}"
-        limit = None if decision is None else decision.pixel_threshold(sample.category)
         if limit is not None:
             self.images[group, sample.label, bool(anomaly_map.max() > limit)] += 1
         found = None if self.rules.defects is None else self.rules.defects(sample)

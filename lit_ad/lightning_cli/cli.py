@@ -22,6 +22,7 @@ from lit_ad.checkpoint import CheckpointFile, read_checkpoint
 from lit_ad.data import AnomalyDataModule, Images
 from lit_ad.errors import UserError
 from lit_ad.evaluation import Dashboard, Evaluation, Heatmaps, Predictions, Report
+from lit_ad.evaluation.report.stopwatch import TrainingRecord
 from lit_ad.evaluation.sinks.dashboard import show_config
 from lit_ad.files import atomic_write
 from lit_ad.integrity import first_line
@@ -35,6 +36,7 @@ from lit_ad.training.final_weights import FinalWeights
 from lit_ad.training.interruption import Interruption
 from lit_ad.training.loggers import Dashboards, by_name, forgiving, guard
 from lit_ad.training.run_directory import new_directory, quoted, refuse_used
+from lit_ad.training.speed import TrainingSpeed
 
 
 class SaveConfig(SaveConfigCallback):
@@ -94,10 +96,11 @@ class AnomalyCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(FeatureCache, "cache")
         parser.add_lightning_class_args(Calibration, "decision")
-        parser.add_lightning_class_args(Evaluation, "evaluation")
-        parser.add_lightning_class_args(Heatmaps, "heatmaps")
-        parser.add_lightning_class_args(Predictions, "predictions")
-        parser.add_lightning_class_args(Report, "report")
+        parser.add_class_arguments(Evaluation, "evaluation", skip={"sinks"})  # which have keys of their own
+        parser.callback_keys.append("evaluation")
+        parser.add_class_arguments(Heatmaps, "heatmaps")
+        parser.add_class_arguments(Predictions, "predictions")
+        parser.add_class_arguments(Dashboard, "dashboard")
         self.add_run_arguments(parser)
         parser.add_argument("--test_after_fit", type=bool, default=True, help="Test the best checkpoint once trained.")
         set_titles(parser)
@@ -106,7 +109,6 @@ class AnomalyCLI(LightningCLI):
         """Those of every run, a detector's or not."""
         # The model says how images are looked at; the data hears of it when both are made.
         parser.link_arguments("model.view", "data.view", apply_on="instantiate")
-        parser.add_lightning_class_args(Dashboard, "dashboard")
         parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
         parser.set_defaults({"checkpoint.monitor": "val/loss", "checkpoint.filename": "best"})
         parser.set_defaults({"checkpoint.save_last": True, "checkpoint.enable_version_counter": False})
@@ -172,6 +174,9 @@ class AnomalyCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Raises UserError where Lightning refuses what trainer.* asks for, such as an accelerator of another name."""
+        made = self.config_init[self.subcommand]
+        if "evaluation" in made:
+            made.evaluation.sinks = [made.heatmaps, made.predictions, Report(), made.dashboard]
         try:
             return super().instantiate_trainer(**kwargs)
         except (ValueError, TypeError, ImportError) as error:
@@ -198,7 +203,7 @@ class AnomalyCLI(LightningCLI):
                 callback.save_last = False  # which is of the latest that was best, and no file is to be written twice
         if checkpoint.save_last:
             self.trainer.callbacks.append(FinalWeights(last))  # type: ignore[attr-defined]
-        self.trainer.callbacks += [self.keep, self.interruption]  # type: ignore[attr-defined]
+        self.trainer.callbacks += [TrainingSpeed(), TrainingRecord(), self.keep, self.interruption]  # type: ignore[attr-defined]
 
     def after_fit(self) -> None:
         config = self.config.fit
@@ -250,7 +255,7 @@ class AnomalyCLI(LightningCLI):
         self.say(f"{', '.join(there)} are in {home}")
 
     def after_predict(self) -> None:
-        predictions = next(c for c in self.trainer.callbacks if isinstance(c, Predictions))  # type: ignore[attr-defined]
+        predictions = self._get(self.config_init, "predictions")
         self.say(*predictions.summary())
         folder = self.datamodule.predict_path
         for remark in [] if folder is None else Images(folder).remarks():

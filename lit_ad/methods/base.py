@@ -166,6 +166,11 @@ class Method(L.LightningModule):
         The maximum of the small map is about 10 % higher. The authors of EfficientAD and Dinomaly score at other sizes:
         the docstrings of these methods say what that changes.
         """
+        if prediction.score is not None and prediction.score.shape != (len(inputs),):
+            shape = tuple(prediction.score.shape)
+            raise ValueError(
+                f"{type(self).__name__} gave scores of shape {shape} for {len(inputs)} images: one for each"
+            )
         if prediction.anomaly_map is None:
             return prediction
         if self.map_scored != (prediction.score is None):

@@ -20,7 +20,7 @@ def run(images: Path, small_models: dict[str, Any], tmp_path_factory: pytest.Tem
     home = tmp_path_factory.mktemp("runs") / "run"
     model = STFPM(**{**small_models["STFPM"]["init_args"], "view": View(64)})
     quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    trainer = L.Trainer(default_root_dir=home, callbacks=[Evaluation(), Report()], accelerator="cpu", **quiet)
+    trainer = L.Trainer(default_root_dir=home, callbacks=[Evaluation(sinks=[Report()])], accelerator="cpu", **quiet)
     trainer.test(model, datamodule=AnomalyDataModule(MVTec(images), model.view), verbose=False)
     return home
 

@@ -18,7 +18,8 @@ from lit_ad import Detector, methods
 from lit_ad.batch import Batch, Sample
 from lit_ad.data import AnomalyDataModule, MVTec
 from lit_ad.detector.card import Card
-from lit_ad.detector.detector import WORKERS, outline
+from lit_ad.detector.detector import WORKERS
+from lit_ad.detector.painter import outline
 from lit_ad.detector.scoring import top_mean
 from lit_ad.errors import NotFiniteError, UserError
 from lit_ad.evaluation import Evaluation

@@ -8,8 +8,8 @@ from lit_ad.commands.main import main
 from lit_ad.lightning_cli.help import in_one_line
 
 RUN = ["options", "trainer, of Lightning", "model", "data"]
-OUTPUT = ["dashboard", "checkpoint, of Lightning"]
-JUDGED = ["cache, of features", "decision", "evaluation", "heatmaps", "predictions"]
+OUTPUT = ["checkpoint, of Lightning"]
+JUDGED = ["cache, of features", "decision", "evaluation", "heatmaps", "predictions", "dashboard"]
 
 
 def lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str) -> list[str]:

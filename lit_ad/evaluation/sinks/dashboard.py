@@ -1,82 +1,43 @@
 """What a run shows on wandb and TensorBoard beyond its losses."""
 
-import time
 from pathlib import Path
-from statistics import fmean
-from typing import Any
 
-import lightning as L
 import numpy as np
-import torch
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_warn
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from lit_ad.batch import Batch
-from lit_ad.distributed import gather, reduce_logged_metrics
-from lit_ad.evaluation.callback import Evaluation
 from lit_ad.evaluation.results import MEAN, POOLED, ImageResult, Results
-from lit_ad.evaluation.sinks.heatmaps import Heatmaps
-from lit_ad.machine import peak_memory
+from lit_ad.evaluation.sinks.sink import Sink, Stage
 
 
-class Dashboard(L.Callback):
-    """Log speed, learning rate, memory and cores while training, and after a test its metrics, curves and misses.
+class Dashboard(Sink):
+    """Show a test's metrics, curves and worst misses on the run's loggers.
 
-    It reads what Evaluation measured and Heatmaps drew, so it comes after them in the list of callbacks. A dashboard
-    that fails (no network, a full disk) costs a warning, never the run.
+    A dashboard that fails (no network, a full disk) costs a warning, never the run.
 
     Args:
         misses: Rows of the table of worst misses.
     """
 
+    stage: Stage
+
     def __init__(self, misses: int = 16) -> None:
         self.misses = misses
 
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        self.images, self.started, self.worked = 0, time.perf_counter(), time.process_time()
-        self.ended = self.started
+    def begin(self, stage: Stage) -> None:
+        self.stage = stage
 
-    on_train_start = on_train_epoch_start  # a run that resumes within an epoch has no start of it
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int
-    ) -> None:
-        self.images, self.ended = self.images + len(batch), time.perf_counter()
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        if not self.images:
-            return  # resumed at the end of an epoch
-        speed = self.images * trainer.world_size / (self.ended - self.started)
-        values = {"train/images_per_second": speed}
-        for number, optimizer in enumerate(trainer.optimizers):
-            values[f"train/lr{number or ''}"] = optimizer.param_groups[0]["lr"]
-        values["system/cpu_cores"] = (time.process_time() - self.worked) / (self.ended - self.started)
-        if (memory := peak_memory()) is not None:
-            values["system/peak_memory_gib"] = memory / 2**30
-        if torch.cuda.is_available():
-            values["system/peak_gpu_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
-        reduce_logged_metrics(trainer)
-        shares = gather([values])
-        for name in values:
-            pl_module.log(name, fmean(share[name] for share in shares), batch_size=1)
-
-    def on_test_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        if not trainer.is_global_zero:
+    def finish(self, results: Results | None) -> None:
+        if results is None or not self.stage.first:
             return
-        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-        results = next((one.results for one in callbacks if isinstance(one, Evaluation)), None)
-        heatmaps = next((one for one in callbacks if isinstance(one, Heatmaps) and one.enabled), None)
-        if results is None:
-            return
-        for logger in trainer.loggers:
+        misses = [(miss, self.stage.picture(miss.path)) for miss in results.misses(self.misses)]
+        for logger in self.stage.loggers:
             try:
-                show_results(logger, results, trainer.global_step)
-                if heatmaps is not None:
-                    misses = [(one, heatmaps.picture(one.path)) for one in results.misses(self.misses)]
-                    show_misses(logger, misses, trainer.global_step)
+                show_results(logger, results, self.stage.step)
+                show_misses(logger, misses, self.stage.step)
             except Exception as error:  # whatever a dashboard's client raises
                 rank_zero_warn(f"{type(logger).__name__} took no test results ({type(error).__name__}: {error})")
 

@@ -3,26 +3,23 @@
 import csv
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from threading import Lock
+from typing import NamedTuple, TextIO
 
-import lightning as L
 from PIL import Image
 
-from lit_ad.batch import Batch, Sample
+from lit_ad.batch import Sample
 from lit_ad.detector.decision import Decision
-from lit_ad.detector.scoring import Judgement
 from lit_ad.distributed import gather
 from lit_ad.errors import UserError
-from lit_ad.evaluation.results import picture_names
-from lit_ad.files import Writers, atomic_write, run_directory
-from lit_ad.image.pixels import Size
-from lit_ad.image.roi import Roi
-from lit_ad.teachers.weights import fingerprint
+from lit_ad.evaluation.judged import Judged
+from lit_ad.evaluation.results import Results
+from lit_ad.evaluation.sinks.sink import Sink, Stage
+from lit_ad.files import atomic_write
 
-PICTURE = ".jpg"  # of heatmaps/
 UNFINISHED = "unfinished.json"  # what the scores in PARTS are of; gone at the end, as they are
 PARTS = "scores.*.part"  # of each process: a line (path, score, error) for every image so far
 
@@ -38,7 +35,7 @@ class Row(NamedTuple):
     error: str = ""
 
 
-class Predictions(L.Callback):
+class Predictions(Sink):
     """Write scores.csv (path, score, p_value, verdict, threshold, error) and maps/NAME.tiff to a directory of its own.
 
     The verdict holds the score against the threshold of the checkpoint's decision; it is empty without one. Of several
@@ -54,111 +51,120 @@ class Predictions(L.Callback):
         output: The directory. None: RUN/predictions, or with a number behind it if that holds predictions already.
     """
 
+    stage: Stage
+
     def __init__(self, maps: bool = True, output: Path | None = None) -> None:
         self.maps, self.output = maps, output
         self.rows: list[Row] = []  # in the images' order, once all are known
-        self.writers = Writers()
+        self.lines: TextIO | None = None
+        self.lock = Lock()
 
-    def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
-        """Raises UserError if `output` holds predictions already."""
-        if stage == "predict":
-            self._begin(trainer, None)
+    def claim(
+        self, home: Path, folder: Path | None, samples: Sequence[Sample], weights: str | None
+    ) -> tuple[Path, dict[str, float]]:
+        """Choose the directory to write to, and find what an interrupted run of the same weights has left there.
 
-    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: Any, checkpoint: Any) -> None:
-        """Now that the model is known, find what an interrupted run of it has left. Raises UserError as `setup`."""
-        if trainer.predicting:
-            self._begin(trainer, fingerprint(pl_module.state_dict()))
+        Args:
+            home: The run's directory.
+            folder: Of the images.
+            samples: The images.
+            weights: The fingerprint of the model's; None before it is known.
 
-    def _begin(self, trainer: L.Trainer, weights: str | None) -> None:
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        self.folder: Path | None = data.predict_path
-        home, done = run_directory(trainer), {}
-        about = {"weights": weights, "images": None if self.folder is None else str(self.folder.absolute())}
-        if trainer.is_global_zero:
-            self.directory = place(home / "predictions", self.output, about)
-            if weights is not None:
-                done = self._resume(data.to_predict())
-                with atomic_write(self.directory / UNFINISHED) as temporary:
-                    temporary.write_text(json.dumps(about))
-        self.directory, self.done = trainer.strategy.broadcast((getattr(self, "directory", home), done))
-        data.leave_out(set(self.done))
+        Returns:
+            The directory, and the scores of the images that need not be judged again.
 
-    def on_predict_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        loader: Any = trainer.predict_dataloaders
-        self.samples: list[Sample] = loader.dataset.samples
-        self.names = picture_names(self.samples)
+        Raises:
+            UserError: `output` holds predictions, finished or of another run.
+        """
+        about = {"weights": weights, "images": None if folder is None else str(folder.absolute())}
+        directory = place(home / "predictions", self.output, about)
+        if weights is None:
+            return directory, {}
+        done = self._resume(Stage(directory, samples, None, "", folder=folder))
+        with atomic_write(directory / UNFINISHED) as temporary:
+            temporary.write_text(json.dumps(about))
+        return directory, done
+
+    def begin(self, stage: Stage) -> None:
+        """Raises UserError if the directory cannot be written to."""
+        if not stage.predicting:
+            return
+        self.stage = stage
         self.found: dict[int, tuple[float, str]] = {}  # an image's place -> score and error
-        self.part = self.directory / PARTS.replace("*", str(trainer.global_rank))
+        self.part = stage.directory / PARTS.replace("*", str(stage.rank))
         with writing(self.part):
-            self.directory.mkdir(parents=True, exist_ok=True)
-            self.lines: TextIO = self.part.open("a", newline="")
+            stage.directory.mkdir(parents=True, exist_ok=True)
+            self.lines = self.part.open("a", newline="")
 
-    def on_predict_batch_end(
-        self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        with writing(self.part):
-            for i, (sample, judgement) in enumerate(zip(batch.samples, outputs, strict=True)):
-                self.found[int(batch.index[i])] = (judgement.score, sample.error)
-                csv.writer(self.lines).writerow((self._below(sample.image), repr(judgement.score), sample.error))
-                if self.maps and judgement.seen is not None and not sample.error:
-                    self.writers.submit(self._write_map, judgement, sample, batch.sizes[i], pl_module.view.region)
+    def image(self, judged: Judged) -> None:
+        if self.lines is None:  # a test
+            return
+        sample = judged.sample
+        if self.maps and judged.anomaly_map is not None and not sample.error:
+            with atomic_write(self._map_file(self.stage, sample)) as temporary:  # deflate hardly shrinks it
+                Image.fromarray(judged.anomaly_map).save(temporary, format="TIFF")
+        with self.lock, writing(self.part):  # last: whose line is there has its files
+            self.found[judged.place] = (judged.score, sample.error)
+            csv.writer(self.lines).writerow((path_below(self.stage, sample.image), repr(judged.score), sample.error))
             self.lines.flush()
 
-    def _write_map(self, judgement: Judgement, sample: Sample, size: Size, roi: Roi | None) -> None:
-        with atomic_write(self._map_file(sample)) as temporary:  # deflate takes long, and hardly shrinks it
-            Image.fromarray(judgement.original_map(size, roi)).save(temporary, format="TIFF")
-
-    def on_predict_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        self.writers.finish()
-        with writing(self.part):
-            self.lines.close()
-        places = {str(sample.image): i for i, sample in enumerate(self.samples)}
-        found = {places[image]: (score, "") for image, score in self.done.items()}
-        found |= dict(gather(list(self.found.items())))
-        self.rows = [self._row(self.samples[i], *said, pl_module.decision) for i, said in sorted(found.items())]
-        self.known = [] if pl_module.decision is None else list(pl_module.decision.scores)
-        self.unknown = Counter(sample.category for sample in self.samples if sample.category not in self.known)
-        if trainer.is_global_zero:
-            with atomic_write(self.directory / "scores.csv") as temporary, temporary.open("w", newline="") as text:
+    def finish(self, results: Results | None) -> None:
+        if self.lines is None:
+            return
+        self.give_up()
+        stage, decision = self.stage, self.stage.decision
+        places = {str(sample.image): i for i, sample in enumerate(stage.samples)}
+        scored = {places[image]: (score, "") for image, score in stage.done.items()}
+        scored |= dict(gather(list(self.found.items())))
+        self.rows = [self._row(stage.samples[i], *values, decision) for i, values in sorted(scored.items())]
+        self.known = [] if decision is None else list(decision.scores)
+        self.unknown = Counter(sample.category for sample in stage.samples if sample.category not in self.known)
+        if stage.first:
+            with atomic_write(stage.directory / "scores.csv") as temporary, temporary.open("w", newline="") as text:
                 writer = csv.writer(text)
                 writer.writerow(Row._fields)
                 writer.writerows(self.rows)
-            for file in (*self.directory.glob(PARTS), self.directory / UNFINISHED):
+            for file in (*stage.directory.glob(PARTS), stage.directory / UNFINISHED):
                 file.unlink(missing_ok=True)
 
-    def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
-        """Nothing of this run is written once another one looks for what it has left."""
-        self.writers.give_up()
+    def give_up(self) -> None:
+        """Close this process's part, from which another run goes on."""
+        if self.lines is not None:
+            with writing(self.part):
+                self.lines.close()
+            self.lines = None
 
     def _row(self, sample: Sample, score: float, error: str, decision: Decision | None) -> Row:
-        row = Row(self._below(sample.image), "" if error else f"{score:.6g}", error=error)
+        row = Row(path_below(self.stage, sample.image), "" if error else f"{score:.6g}", error=error)
         if error or decision is None:
             return row
         p_value, threshold = float(decision.p_value(score, sample.category)), decision.threshold(sample.category)
         verdict = decision.verdict(score, sample.category)
         return row._replace(p_value=f"{p_value:.6g}", verdict=verdict, threshold=f"{threshold:.6g}")
 
-    def _resume(self, samples: list[Sample]) -> dict[str, float]:
+    def _resume(self, stage: Stage) -> dict[str, float]:
         """The scores that an interrupted run left, by image, in one part; its files are all there."""
-        lines = [line for part in sorted(self.directory.glob(PARTS)) for line in whole_lines(part)]
+        directory, samples = stage.directory, stage.samples
+        lines = [line for part in sorted(directory.glob(PARTS)) for line in whole_lines(part)]
         scores = {path: float(score) for path, score, error in csv.reader(lines) if not error}
-        self.names = picture_names(samples)
-        pictures = (self.directory / "heatmaps").is_dir()
+        pictures = (directory / "heatmaps").is_dir()
         done = {}
         for sample in samples:
-            path, name = self._below(sample.image), self.names[str(sample.image)]
-            missing = (pictures and not (self.directory / "heatmaps" / f"{name}{PICTURE}").is_file()) or (
-                (self.directory / "maps").is_dir() and not self._map_file(sample).is_file()
+            path = path_below(stage, sample.image)
+            missing = (pictures and not stage.picture(sample.image).is_file()) or (
+                (directory / "maps").is_dir() and not self._map_file(stage, sample).is_file()
             )
             if path in scores and not missing:
                 done[str(sample.image)] = scores[path]
         if lines:
-            with atomic_write(self.directory / PARTS.replace("*", "earlier")) as temporary:
+            with atomic_write(directory / PARTS.replace("*", "earlier")) as temporary:
                 with temporary.open("w", newline="") as text:
-                    csv.writer(text).writerows((self._below(Path(i)), repr(score), "") for i, score in done.items())
-                for part in self.directory.glob(PARTS):
+                    csv.writer(text).writerows(
+                        (path_below(stage, Path(i)), repr(score), "") for i, score in done.items()
+                    )
+                for part in directory.glob(PARTS):
                     part.unlink()
-            print(f"Going on in {self.directory}: {len(done)} of {len(samples)} images were looked at before")
+            print(f"Going on in {directory}: {len(done)} of {len(samples)} images were looked at before")
         return done
 
     @property
@@ -181,17 +187,19 @@ class Predictions(L.Callback):
                 f"{number} of them judged by all categories together, for their folder ({few}"
                 f"{', ...' if len(self.unknown) > 3 else ''}) is none of this model's ({', '.join(self.known)})"
             )
-        there = [name for name in ("scores.csv", "maps", "heatmaps") if (self.directory / name).exists()]
-        return [*said, f"{', '.join(there)} are in {self.directory}"]
+        there = [name for name in ("scores.csv", "maps", "heatmaps") if (self.stage.directory / name).exists()]
+        return [*said, f"{', '.join(there)} are in {self.stage.directory}"]
 
-    def _map_file(self, sample: Sample) -> Path:
-        return self.directory / "maps" / f"{self.names[str(sample.image)]}.tiff"
+    @staticmethod
+    def _map_file(stage: Stage, sample: Sample) -> Path:
+        return stage.directory / "maps" / f"{stage.names[str(sample.image)]}.tiff"
 
-    def _below(self, image: Path) -> str:
-        """An image's path below the folder that was given, or whole where none was."""
-        if self.folder is None:
-            return str(image)
-        return image.relative_to(self.folder).as_posix() if self.folder.is_dir() else image.name
+
+def path_below(stage: Stage, image: Path) -> str:
+    """Return an image's path below the folder that was given, or all of it where none was."""
+    if stage.folder is None:
+        return str(image)
+    return image.relative_to(stage.folder).as_posix() if stage.folder.is_dir() else image.name
 
 
 def place(wanted: Path, output: Path | None, about: dict[str, str | None]) -> Path:

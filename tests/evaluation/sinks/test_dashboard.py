@@ -265,4 +265,4 @@ def test_a_dashboard_shows_every_row_and_the_worst_misses(
     if pictures:
         (worst,) = results.misses(1)
         shown = Image.open(io.BytesIO(board.Images(misses[0])[0].encoded_image_string))
-        assert np.array_equal(np.asarray(shown), np.asarray(Image.open(heatmaps.picture(worst.path))))
+        assert np.array_equal(np.asarray(shown), np.asarray(Image.open(heatmaps.stage.picture(worst.path))))

@@ -13,12 +13,14 @@ import torch
 from lit_ad.batch import Batch, Prediction, Sample
 from lit_ad.data import AnomalyDataModule, MVTec
 from lit_ad.detector.decision import Decision
+from lit_ad.detector.painter import TRUTH
 from lit_ad.detector.scoring import Judgement
 from lit_ad.evaluation import Evaluation, Report
-from lit_ad.evaluation.report.callback import thumbnails
+from lit_ad.evaluation.judged import judge_image
 from lit_ad.evaluation.report.record import Record
+from lit_ad.evaluation.report.stopwatch import TrainingRecord
 from lit_ad.evaluation.report.thumbnails import Thumbnails
-from lit_ad.evaluation.sinks.heatmaps import TRUTH
+from lit_ad.evaluation.sinks.report import thumbnails
 from lit_ad.image.view import View
 from lit_ad.training import Calibration
 
@@ -32,7 +34,8 @@ def decoded(data: bytes | None) -> np.ndarray:
 
 def test_after_a_test(parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Callable[..., Any]) -> None:
     model, data = brightness(), AnomalyDataModule(MVTec(parts), View(None), batch_size=4, val_fraction=0.3)
-    callbacks = [Calibration(0.2), Evaluation(), Report()]
+    evaluation = Evaluation()
+    callbacks = [Calibration(0.2), evaluation, TrainingRecord(), Report()]
     trainer = quiet_trainer(tmp_path / "run", *callbacks)
     trainer.fit(model, datamodule=data)
     (tmp_path / "run/.thumbnails.zip.0.part").write_text("of a test that was killed")
@@ -40,7 +43,7 @@ def test_after_a_test(parts: Path, tmp_path: Path, brightness: Any, quiet_traine
     assert sorted(path.name for path in (tmp_path / "run").iterdir() if path.is_file()) == [
         *("metrics.json", "record.json", "report.html", "scores.csv", "thumbnails.zip")
     ]
-    found, results = Thumbnails(tmp_path / "run"), callbacks[1].results
+    found, results = Thumbnails(tmp_path / "run"), evaluation.results
     assert results is not None and len(results.images) == 18
     for one in results.images:
         image = decoded(found(one.path, "image"))
@@ -62,12 +65,8 @@ def test_after_a_test(parts: Path, tmp_path: Path, brightness: Any, quiet_traine
     assert again is not None and again.training == record.training and again.test != record.test
 
 
-def test_without_decision_and_without_evaluation(
-    parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Callable[..., Any]
-) -> None:
+def test_without_decision(parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Callable[..., Any]) -> None:
     data = AnomalyDataModule(MVTec(parts), View(None), batch_size=4)
-    quiet_trainer(tmp_path / "bare", Report()).test(brightness(), datamodule=data, verbose=False)
-    assert not (tmp_path / "bare/report.html").exists()  # there are no results to show
     quiet_trainer(tmp_path / "run", Evaluation(), Report()).test(brightness(), datamodule=data, verbose=False)
     text = (tmp_path / "run/report.html").read_text()
     assert "no validation scored the checkpoint's weights" in text
@@ -104,7 +103,7 @@ def test_pictures_lie_over_one_another() -> None:
     heat = np.zeros((64, 64), np.float32)
     heat[32:40, 48:56] = 4.0
     box = (16, 0, 48, 64)
-    found = thumbnails(DECISION, Judgement(heat, 0.0, box), batch_of((256, 512), box, mask), 0)
+    found = thumbnails(judge_image(Judgement(heat, 0.0, box), batch_of((256, 512), box, mask), 0, DECISION, None))
     image, truth, hot = (decoded(found[kind]) for kind in ("image", "truth", "heat"))
     assert image.shape == hot.shape == (128, 256, 3) and truth.shape == (128, 256, 4)
     rows, columns = np.nonzero(truth[..., 3])
@@ -119,8 +118,8 @@ def test_colours_are_those_of_the_whole_run() -> None:
     heat, box = np.zeros((64, 64), np.float32), (0, 0, 64, 64)
     heat[30, 30] = 0.5
     batch = batch_of((64, 64), box, np.zeros((64, 64), bool))
-    with_decision = thumbnails(DECISION, Judgement(heat, 0.0, box), batch, 0)
+    with_decision = thumbnails(judge_image(Judgement(heat, 0.0, box), batch, 0, DECISION, None))
     assert set(with_decision) == {"image", "heat"}  # an empty mask has no outline
     assert decoded(with_decision["heat"])[30, 30].max() < 80
-    assert decoded(thumbnails(None, Judgement(heat, 0.0, box), batch, 0)["heat"])[30, 30].max() > 120
-    assert set(thumbnails(DECISION, Judgement(None, 0.0, box), batch, 0)) == {"image"}
+    assert decoded(thumbnails(judge_image(Judgement(heat, 0.0, box), batch, 0, None, None))["heat"])[30, 30].max() > 120
+    assert set(thumbnails(judge_image(Judgement(None, 0.0, box), batch, 0, DECISION, None))) == {"image"}

@@ -1,0 +1,92 @@
+"""A test's page, and what it is made of beside the results: thumbnails, and the record of what the run took."""
+
+from pathlib import Path
+from threading import Lock
+from zipfile import ZipFile, ZipInfo
+
+from lightning.pytorch.utilities import rank_zero_warn
+
+from lit_ad.detector.painter import FOUND, TRUTH, colours, heat_panel, highest, outline, outlined, resized
+from lit_ad.distributed import gather
+from lit_ad.evaluation.judged import Judged
+from lit_ad.evaluation.report.page import PAGE, write_page
+from lit_ad.evaluation.report.record import Record
+from lit_ad.evaluation.report.stopwatch import Stopwatch
+from lit_ad.evaluation.report.thumbnails import BYTES, THUMBNAILS, joined, jpeg, outline_png, thumbnail_size
+from lit_ad.evaluation.results import Results
+from lit_ad.evaluation.sinks.sink import Sink, Stage
+
+
+class Report(Sink):
+    """Write RUN/report.html after a test, and for `lit-ad report` what it is made of: RUN/thumbnails.zip and
+    RUN/record.json."""
+
+    part: ZipFile | None = None  # this process's thumbnails
+
+    def begin(self, stage: Stage) -> None:
+        if stage.predicting:
+            return
+        self.stage, self.watch, self.lock = stage, Stopwatch(stage.world_size, stage.device), Lock()
+        self.paths: dict[int, str] = {}  # of this process's images, by their place in the split
+        stage.directory.mkdir(parents=True, exist_ok=True)
+        self.part = ZipFile(stage.directory / f".{THUMBNAILS}.{stage.rank}.part", "w")
+
+    def image(self, judged: Judged) -> None:
+        if self.part is None:
+            return
+        pictures = thumbnails(judged)
+        with self.lock:  # an archive takes one entry at a time
+            self.paths[judged.place] = str(judged.sample.image)
+            for kind, data in pictures.items():
+                self.part.writestr(ZipInfo(f"{judged.place}.{kind}"), data)
+
+    def finish(self, results: Results | None) -> None:
+        if self.part is None or results is None:
+            return
+        directory, decision = self.stage.directory, self.stage.decision
+        self.part.close()
+        took = self.watch.took(len(self.paths))
+        paths = dict(gather(list(self.paths.items())))
+        parts = [Path(part) for part in gather([str(self.part.filename)])]
+        self.part = None
+        if not self.stage.first:
+            return
+        parts = [part for part in parts if part.is_file()]  # another machine's may lie elsewhere
+        left_out = joined(parts, paths, directory / THUMBNAILS)
+        for part in parts:
+            part.unlink()
+        if left_out:
+            rank_zero_warn(
+                f"{len(left_out)} images have no picture in {PAGE}: other machines, which do not share "
+                f"{directory}, have them"
+            )
+        earlier = Record.load(directory)
+        held_out = {} if decision is None else {name: held.tolist() for name, held in decision.scores.items()}
+        training = None if earlier is None else earlier.training
+        Record(self.stage.method, training, took, held_out).save(directory)
+        write_page([directory], directory / PAGE)
+
+    def give_up(self) -> None:
+        """Remove this process's thumbnails."""
+        if self.part is not None:
+            self.part.close()
+            Path(str(self.part.filename)).unlink(missing_ok=True)
+            self.part = None
+
+
+def thumbnails(judged: Judged) -> dict[str, bytes]:
+    """Return the pictures of an image: "image"; with a mask, "truth", its outline; with a map, "heat" in the colours of
+    Heatmaps, what lies above the threshold outlined. All have the image's proportions, and lie over one another."""
+    size = thumbnail_size(judged.size)
+    pictures = {"image": jpeg(resized(judged.pixels, size), BYTES["image"])}
+    if judged.truth is not None and judged.truth.any():
+        pictures["truth"] = outline_png(outline(highest(judged.looked_at(judged.truth), size)), TRUTH)
+    if judged.anomaly_map is None:
+        return pictures
+    heat = heat_panel(judged.looked_at(judged.anomaly_map), size)
+    low, high = judged.colour_range or (float(heat.min()), float(heat.max()))
+    panel = colours(((heat - low) / max(high - low, 1e-30)).clip(0, 1))
+    if judged.pixel_threshold is not None:
+        panel = outlined(panel, [(outline(heat > judged.pixel_threshold), FOUND)])
+    pictures["heat"] = jpeg(panel, BYTES["heat"])
+    return pictures
