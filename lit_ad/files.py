@@ -1,7 +1,10 @@
-"""Files written whole or not at all, a run's directory, and where caches are kept."""
+"""Paths as users give them, files written whole or not at all, a run's directory, and where caches are kept."""
 
+import argparse
 import math
 import os
+import tempfile
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,6 +13,47 @@ from pathlib import Path
 from typing import Any
 
 from lit_ad.errors import UserError
+
+
+def resolve_path(path: str | os.PathLike[str], folder: Path = Path()) -> Path:
+    """An absolute path without `~` and `..`, the same one from every directory; a relative path begins in `folder`.
+
+    Links keep their names, since a data set's folder names its category; of a link before `..`, its target counts, as
+    for the system. An unknown user's `~NAME` is a file name like any other.
+
+    Raises:
+        UserError: There is no home directory for `~`.
+    """
+    given = Path(path)
+    try:
+        given = given.expanduser()
+    except RuntimeError as error:
+        if given.parts[0] == "~":
+            raise UserError(f"{given}: there is no home directory; set HOME, or give the whole path") from error
+    whole = Path(folder, given).absolute()
+    if ".." not in whole.parts:
+        return whole
+    behind = whole.parts[::-1].index("..")  # parts behind the last `..`
+    parts = len(whole.parts) - behind
+    return Path(*whole.parts[:parts]).resolve().joinpath(*whole.parts[parts:])
+
+
+def resolve_paths(value: Any) -> Any:
+    """The value with resolved paths: each Path in it, and each text that begins with `~`.
+
+    It may be a list, a tuple, a dictionary or a namespace of the command line's parser, which is changed in place.
+    """
+    if isinstance(value, Path):
+        return resolve_path(value)
+    if isinstance(value, str):
+        return str(resolve_path(value)) if value.startswith("~") else value
+    if isinstance(value, list | tuple):
+        return type(value)(map(resolve_paths, value))
+    if isinstance(value, dict):
+        return {key: resolve_paths(inner) for key, inner in value.items()}
+    if isinstance(value, argparse.Namespace):
+        vars(value).update(resolve_paths(vars(value)))
+    return value
 
 
 @contextmanager
@@ -87,8 +131,29 @@ def run_directory(trainer: Any) -> Path:
 
 
 def cache_directory() -> Path:
-    """$XDG_CACHE_HOME/lit_ad, which is ~/.cache/lit_ad if that is not set."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lit_ad"
+    """Where caches are kept: $XDG_CACHE_HOME/lit_ad, ~/.cache/lit_ad on Linux, and what is usual on other systems.
+
+    An account whose home directory is unknown or not to be written to, as `docker run --user 12345` makes one, has a
+    folder of its own for temporary files instead.
+
+    Raises:
+        UserError: That folder belongs to another user.
+    """
+    from platformdirs import user_cache_path  # not needed by a detector, which imports this module
+
+    with suppress(RuntimeError):  # there is no home directory; older versions return "~/.cache/lit_ad" instead
+        usual = user_cache_path("lit_ad", appauthor=False)
+        there = next((folder for folder in (usual, *usual.parents) if os.access(folder, os.F_OK)), usual)
+        writable = os.environ.get("XDG_CACHE_HOME") or usual == there or os.access(there, os.W_OK)
+        if usual.is_absolute() and writable:
+            return usual
+    user = os.getuid() if hasattr(os, "getuid") else 0
+    folder = Path(tempfile.gettempdir(), f"lit_ad-{user}")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if user and (folder.is_symlink() or folder.stat().st_uid != user):
+        raise UserError(f"{folder} belongs to another user: set XDG_CACHE_HOME to a folder that you can write to")
+    warnings.warn(f"no home directory to write to: caches are kept in {folder}, or in $XDG_CACHE_HOME", stacklevel=1)
+    return folder
 
 
 def format_bytes(size: int) -> str:

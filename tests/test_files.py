@@ -2,14 +2,26 @@
 
 import os
 import pickle
+import pwd
+import tempfile
 import threading
+from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from lit_ad.errors import UserError
-from lit_ad.files import Writers, atomic_write, cache_directory, format_bytes, run_directory, sync_folder
+from lit_ad.files import (
+    Writers,
+    atomic_write,
+    cache_directory,
+    format_bytes,
+    resolve_path,
+    resolve_paths,
+    run_directory,
+    sync_folder,
+)
 
 
 def test_a_file_is_there_once_it_is_whole(tmp_path: Path) -> None:
@@ -57,6 +69,89 @@ def test_processes_do_not_write_to_one_temporary_file(tmp_path: Path) -> None:
 def test_a_run_s_directory_is_that_of_the_first_process(tmp_path: Path) -> None:
     strategy = SimpleNamespace(broadcast=lambda mine: tmp_path / "of the first")
     assert run_directory(SimpleNamespace(strategy=strategy, default_root_dir="mine")) == tmp_path / "of the first"
+
+
+def test_a_path_has_neither_tilde_nor_dots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "far/deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "far/deep")
+    monkeypatch.chdir(tmp_path / "far")
+    home = tmp_path / "home"
+    for path, expected in {
+        **{"~": home, "~/a": home / "a", "~/a/../b": home / "b"},
+        **{"..": tmp_path, "../x/..": tmp_path, "a": tmp_path / "far/a", ".": tmp_path / "far"},
+        **{str(tmp_path / "link/a"): tmp_path / "link/a", str(tmp_path / "link/../a"): tmp_path / "far/a"},
+        **{
+            "../link": tmp_path / "link",
+            "a~": tmp_path / "far/a~",
+            "~nobody_of_this_name": tmp_path / "far/~nobody_of_this_name",
+        },
+    }.items():
+        assert resolve_path(path) == resolve_path(Path(path)) == expected
+    assert resolve_path("~/a", tmp_path) == home / "a" and resolve_path("../a", tmp_path / "b") == tmp_path / "a"
+
+
+def test_the_paths_of_a_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    config = Namespace(
+        root=Path("data/../images"),
+        ckpt_path="~/best.ckpt",
+        name="../a text",
+        rate=0.5,
+        loggers=[Namespace(init_args=Namespace(save_dir="~/logs")), None],
+        sources={"mine": {"init_args": {"root": "~"}}},
+    )
+    assert resolve_paths(config) is config
+    assert config == Namespace(
+        root=tmp_path / "images",
+        ckpt_path=f"{tmp_path}/best.ckpt",
+        name="../a text",
+        rate=0.5,
+        loggers=[Namespace(init_args=Namespace(save_dir=f"{tmp_path}/logs")), None],
+        sources={"mine": {"init_args": {"root": str(tmp_path)}}},
+    )
+
+
+@pytest.fixture
+def homeless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder for temporary files of an account that has no home directory and no entry in passwd."""
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", lambda user: {}[user])
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def test_without_a_home_directory(homeless: Path) -> None:
+    with pytest.raises(UserError, match=r"^~/a: there is no home directory; set HOME, or give the whole path"):
+        resolve_path("~/a")
+    with pytest.warns(UserWarning, match=f"caches are kept in {homeless}/lit_ad-"):
+        folder = cache_directory()
+    assert folder.parent == homeless and folder.stat().st_mode & 0o777 == 0o700
+    with pytest.warns(UserWarning, match="no home directory"):
+        assert cache_directory() == folder
+
+
+def test_where_caches_are_if_the_home_directory_is_not_to_be_written_to(
+    homeless: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container whose user is only a number: HOME is / there."""
+    (homeless / "home").mkdir()
+    monkeypatch.setenv("HOME", str(homeless / "home"))
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: mode == os.F_OK and access(path, mode))  # root may write there
+    with pytest.warns(UserWarning, match="no home directory to write to"):
+        assert cache_directory().parent == homeless
+    (homeless / "home/.cache/lit_ad").mkdir(parents=True)  # it may hold what is only to be read
+    assert cache_directory() == homeless / "home/.cache/lit_ad"
+
+
+def test_a_folder_of_another_user_holds_no_caches(homeless: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    (homeless / "lit_ad-12345").mkdir()
+    with pytest.raises(UserError, match=r"lit_ad-12345 belongs to another user: set XDG_CACHE_HOME"):
+        cache_directory()
 
 
 def test_where_caches_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

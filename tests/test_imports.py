@@ -15,7 +15,7 @@ ALLOWED = {
     "distributed": set(),
     "files": {"errors"},
     "integrity": {"errors"},
-    "image": {"errors"},
+    "image": {"errors", "files"},
     "batch": {"errors", "image"},
     "checkpoint": {"errors", "files", "integrity"},
     "detector": {"errors", "files", "integrity", "machine", "image"},  # neither torch nor anything of training
@@ -34,7 +34,7 @@ ALLOWED = {
     "methods.network": {"__init__", "image", "detector"},
     "metrics": set(),
     "data.sources": SOURCE,
-    "data.audit": {"errors", "batch", "image", "data.masks", "data.sources"},
+    "data.audit": {"errors", "files", "batch", "image", "data.masks", "data.sources"},
     "data.audit.outliers": {"errors", "batch", "image", "data.sources", "teachers.backbone"},
     "data": {"errors", "files", "machine", "batch", "image", "data.sources", "data.audit"},
     "evaluation.protocols": {"batch"},

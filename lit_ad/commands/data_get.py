@@ -59,7 +59,7 @@ def data_get(name: str, /, root: Path, accept_licence: bool = False) -> None:
         raise UserError(f"{known} is not downloaded here: its owners offer it at {ELSEWHERE[known]}")
     if known is None:
         raise UserError(f"no data set {name!r}: there are {', '.join(SETS)}")
-    get(known, SETS[known], root.expanduser(), accept_licence)
+    get(known, SETS[known], root, accept_licence)
 
 
 def get(name: str, published: Published, root: Path, accept_licence: bool) -> None:

@@ -32,6 +32,7 @@ from lit_ad.deploy.export import export as write
 from lit_ad.detector.card import Card
 from lit_ad.detector.detector import Detector
 from lit_ad.errors import UserError
+from lit_ad.files import resolve_path
 from lit_ad.image.roi import counted
 from lit_ad.image.view import View
 from lit_ad.methods.base import Method
@@ -65,6 +66,7 @@ def export(
         weights: The teacher's, if they are no longer where they were.
     """
     os.environ.setdefault("NNCF_CI", "1")  # without it, NNCF sends usage data, unasked and by a fork of this process
+    ckpt_path, output = resolve_path(ckpt_path), None if output is None else resolve_path(output)
     check_precision(format, precision)
     method: Method = Method.load_from_checkpoint(ckpt_path, weights=weights)
     method.requires_grad_(False)

@@ -8,13 +8,15 @@ from typing import Any, get_args, get_origin, get_type_hints
 from docstring_parser import parse
 from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter
 
+from lit_ad.files import resolve_paths
+
 
 def call(function: Callable[..., None], prog: str, words: Sequence[str], config_file: bool = False) -> None:
     """Call a function with the arguments that the words of a command line give.
 
     Parameters before `/` are positional arguments: a list takes one or more words, one with a default may be left out.
     The others are options, `--name VALUE`; a bool that is False by default is a flag, `--name`. `*parameter` takes the
-    words that follow `--`.
+    words that follow `--`. Paths are resolved.
 
     Args:
         function: What the command does. Each parameter has a type and a line below "Args:".
@@ -28,7 +30,7 @@ def call(function: Callable[..., None], prog: str, words: Sequence[str], config_
         end = words.index("--")
         words, passed = words[:end], words[end + 1 :]
     parser = make_parser(function, prog, config_file)
-    values = vars(parser.instantiate_classes(parser.parse_args(words)))
+    values = vars(parser.instantiate_classes(resolve_paths(parser.parse_args(words))))
     positional = [values[parameter.name] for parameter in parameters if parameter.kind is Parameter.POSITIONAL_ONLY]
     options = [parameter.name for parameter in parameters if parameter.kind is Parameter.POSITIONAL_OR_KEYWORD]
     options += [parameter.name for parameter in parameters if parameter.kind is Parameter.KEYWORD_ONLY]

@@ -35,6 +35,7 @@ from lit_ad.data.sources.pages import by_page
 from lit_ad.data.sources.photographs import Unrelated
 from lit_ad.data.sources.source import Source, check
 from lit_ad.errors import UserError
+from lit_ad.files import resolve_path
 from lit_ad.image.pixels import Size, split_page, upright_size
 from lit_ad.image.tiling import Tiles
 from lit_ad.image.view import View
@@ -99,7 +100,7 @@ class AnomalyDataModule(L.LightningDataModule):
         if num_workers is not None and num_workers < 0:
             raise UserError(f"data.num_workers is {num_workers}, but it must be 0 or more, or null")
         self.source, self.view = source, view
-        self.predict_path = None if predict_path is None else Path(predict_path).expanduser()
+        self.predict_path = None if predict_path is None else resolve_path(predict_path)
         self.val_fraction, self.split_seed = val_fraction, split_seed
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size or (1 if view.tile else batch_size)

@@ -25,7 +25,7 @@ from lit_ad.detector.painter import FOUND, GAP, outline, outlined, over_grey
 from lit_ad.detector.runtimes import load_exported
 from lit_ad.detector.scoring import Judgement, judge
 from lit_ad.errors import UserError
-from lit_ad.files import atomic_write
+from lit_ad.files import atomic_write, resolve_path
 from lit_ad.image.pixels import Pixels, to_rgb
 from lit_ad.image.roi import Roi
 from lit_ad.image.view import Box, Floats, original_map
@@ -98,7 +98,7 @@ class Detection:
 
     def save(self, path: str | Path) -> None:
         """Write `plot()` to a file of that suffix. Raises UserError if it cannot be written."""
-        path = Path(path)
+        path = resolve_path(path)
         if path.suffix.lower() not in Image.registered_extensions():
             raise UserError(f"{path} has no suffix of an image: give .png or .jpg")
         with atomic_write(path) as temporary:
@@ -137,7 +137,7 @@ class Detector:
         Raises:
             UserError: There is no such file or no such device, the file is damaged, or what it needs is not there.
         """
-        path = Path(path).expanduser()
+        path = resolve_path(path)
         if path.is_dir():
             found = [path / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")]
             files = [file for file in found if file.is_file()]

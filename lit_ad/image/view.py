@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lit_ad.errors import UserError
+from lit_ad.files import resolve_path
 from lit_ad.image.pixels import Pixels, Size, Window, deep_values, open_image
 from lit_ad.image.roi import CODE, Roi, counted, mask_as_text, roi_of
 from lit_ad.image.tiling import Grid
@@ -64,7 +65,7 @@ class View:
             if isinstance(value := getattr(self, name), list):  # as YAML and JSON have it
                 object.__setattr__(self, name, tuple(value))
         if isinstance(self.roi, Path) or (isinstance(self.roi, str) and not self.roi.startswith(CODE)):
-            object.__setattr__(self, "roi", mask_as_text(Path(self.roi).expanduser()))
+            object.__setattr__(self, "roi", mask_as_text(resolve_path(self.roi)))
         if isinstance(self.window, tuple) and not (len(self.window) == 2 and self.window[0] < self.window[1]):
             raise UserError(f"view.window is {list(self.window)}, but it must be [low, high], or auto")
         if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):

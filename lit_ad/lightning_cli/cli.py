@@ -1,7 +1,6 @@
 """`lit-ad fit | validate | test | predict --config FILE`: LightningCLI with a run directory."""
 
 import ctypes
-import os
 import re
 import signal
 import sys
@@ -24,7 +23,7 @@ from lit_ad.errors import UserError
 from lit_ad.evaluation import Dashboard, Evaluation, Heatmaps, Predictions, Report
 from lit_ad.evaluation.report.stopwatch import TrainingRecord
 from lit_ad.evaluation.sinks.dashboard import show_config
-from lit_ad.files import atomic_write
+from lit_ad.files import atomic_write, resolve_path, resolve_paths
 from lit_ad.integrity import first_line
 from lit_ad.lightning_cli.help import BriefHelp, in_one_line, set_titles
 from lit_ad.lightning_cli.jsonargparse_workarounds import refuse_inherited, rewrite_nulls
@@ -159,7 +158,7 @@ class AnomalyCLI(LightningCLI):
         fresh = self.subcommand == "fit" and not config.ckpt_path and not config.overwrite
         if given and fresh and not config.trainer.fast_dev_run:
             refuse_used(home)
-        return Path(os.path.abspath(home))
+        return resolve_path(home)
 
     def _run_subcommand(self, subcommand: str) -> None:
         try:
@@ -331,7 +330,7 @@ def check_config_files(arguments: list[str]) -> None:
         name, equals, inline = flag.partition("=")
         if name not in ("--config", "-c"):
             continue
-        file = Path(inline if equals else value)
+        file = resolve_path(inline if equals else value)
         try:
             content = yaml.safe_load(file.read_text())
         except (OSError, UnicodeDecodeError) as error:
@@ -354,15 +353,9 @@ def keep_memory() -> None:
             libc.mallopt(m_trim_threshold, 2**31 - 1)
 
 
-def absolute(config: Any) -> None:
-    """Make the paths in a configuration absolute, so that it serves from any directory."""
-    items = vars(config).items() if isinstance(config, Namespace) else config.items()
-    for key, value in list(items):
-        if isinstance(value, Namespace | dict):
-            absolute(value)
-        elif isinstance(value, Path) or (key == "weights" and isinstance(value, str) and Path(value).is_file()):
-            config[key] = type(value)(os.path.abspath(Path(value).expanduser()))
-        elif isinstance(value, list):
-            config[key] = [
-                Path(os.path.abspath(item.expanduser())) if isinstance(item, Path) else item for item in value
-            ]
+def absolute(config: Namespace) -> None:
+    """Resolve the paths in a configuration, so that it serves from any directory; those of weights, which are text."""
+    resolve_paths(config)
+    for key, value in list(config.items()):
+        if key.endswith("weights") and isinstance(value, str) and Path(value).is_file():  # or hub, or pip:PACKAGE
+            config[key] = str(resolve_path(value))

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from lit_ad.errors import UserError
+from lit_ad.files import resolve_path
 
 VIEW_KEY = re.compile(r"(--model(?:\.init_args)?\.view)\.(\w+)(=null)?")
 CLASS_KEYS = ("data.source", "model")
@@ -47,7 +48,7 @@ def refuse_inherited(arguments: Sequence[str], config: Any) -> None:
     Raises:
         UserError: An argument would be kept that was not typed.
     """
-    files = [Path(str(path)) for path in config.get("config") or []]
+    files = [resolve_path(str(path)) for path in config.get("config") or []]
     for key in CLASS_KEYS:
         typed, given = typed_class(arguments, key)
         file, earlier = class_in_files(files, key)

@@ -23,6 +23,7 @@ from lit_ad.detector.decision import Decision
 from lit_ad.detector.scoring import Judgement, Network, Output, judge
 from lit_ad.distributed import SharedMean
 from lit_ad.errors import NOT_FINITE, UserError
+from lit_ad.files import resolve_path
 from lit_ad.image.view import Floats, View
 from lit_ad.machine import torch_device
 from lit_ad.methods.batchnorm import SharedBatchNorm
@@ -312,7 +313,7 @@ class Method(L.LightningModule):
             UserError: No checkpoint, a method that is not known, no such device, or a teacher whose weights are not to
                 be found or are others than in training.
         """
-        path, device = Path(checkpoint_path), torch_device(map_location)
+        path, device = resolve_path(checkpoint_path), torch_device(map_location)
         checkpoint = read_checkpoint(path)
         method = method_class(str(checkpoint.get("lit_ad", {}).get("method", "")), path)
         if not issubclass(method, cls):
@@ -402,8 +403,10 @@ def method_class(name: str, path: Path) -> type[Method]:
 def found_weights(weights: Any, checkpoint: Path) -> Any:
     """A teacher's weights as the method takes them: a file that has moved is looked for beside the checkpoint, in its
     folder and in the run's. Raises UserError if it is nowhere."""
-    file = Path(str(weights))
-    if not isinstance(weights, str) or weights == "hub" or weights.startswith(("hf-hub:", "pip:")) or file.is_file():
+    if not isinstance(weights, str) or weights == "hub" or weights.startswith(("hf-hub:", "pip:")):
+        return weights
+    file = resolve_path(weights)
+    if file.is_file():
         return weights
     beside = [folder / file.name for folder in (checkpoint.parent, checkpoint.parent.parent)]
     for place in beside:

@@ -4,7 +4,6 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -12,6 +11,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from lit_ad.errors import UserError
+from lit_ad.files import resolve_path
 from lit_ad.teachers.backbone import Teacher
 from lit_ad.teachers.weights import from_file
 
@@ -77,13 +77,12 @@ class PDNTeacher(Teacher):
         return model
 
     def _load(self, weights: str) -> None:
-        path = Path(weights)
-        if not path.is_file():
+        if not resolve_path(weights).is_file():
             raise UserError(
                 f"there is no weights file {weights}: {self.name} takes a .safetensors file of `lit-ad distill`, or a "
                 "published state dict of this network"
             )
-        self.model.load_state_dict(by_order(from_file(path), self.model.state_dict(), f"{self.name} in {path}"))
+        self.model.load_state_dict(by_order(from_file(weights), self.model.state_dict(), f"{self.name} in {weights}"))
 
 
 def imagenet(images: Tensor) -> Tensor:

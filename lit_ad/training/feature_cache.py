@@ -17,7 +17,7 @@ from lit_ad.batch import Batch
 from lit_ad.errors import UserError
 from lit_ad.features.layout import bytes_used
 from lit_ad.features.store import FeatureStore, load_or_compute, store_path
-from lit_ad.files import cache_directory, format_bytes
+from lit_ad.files import cache_directory, format_bytes, resolve_path
 from lit_ad.machine import memory
 from lit_ad.methods.base import Method, as_images, qualified_name
 from lit_ad.training.calibration import data_of
@@ -44,7 +44,7 @@ class FeatureCache(L.Callback):
         dtype: Literal["float16", "bfloat16", "float32"] = "float16",
     ) -> None:
         self.enabled, self.dtype = enabled, dtype
-        self.directory = Path(directory) if directory else None
+        self.directory = resolve_path(directory) if directory else None
 
     def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
         random = data_of(trainer, pl_module).random if self.enabled is True and stage == "fit" else ""

@@ -39,14 +39,21 @@ def command(
 def test_words_become_arguments() -> None:
     call(command, "lit-ad x", ["a", "b", "--size", "3"])
     assert given == {
-        **{"files": [Path("a"), Path("b")], "passed": ()},
+        **{"files": [Path.cwd() / "a", Path.cwd() / "b"], "passed": ()},
         **{"size": 3, "seeds": (0,), "dry_run": False},
     }
     call(command, "lit-ad x", ["a", "--size=4", "--dry-run", "--seeds", "[1, 2]", "--", "--size", "5"])
     assert given == {
-        **{"files": [Path("a")], "passed": ("--size", "5")},
+        **{"files": [Path.cwd() / "a"], "passed": ("--size", "5")},
         **{"size": 4, "seeds": (1, 2), "dry_run": True},
     }
+
+
+def test_paths_are_resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    call(command, "lit-ad x", ["~/a", "b/../c", "--size=1"])
+    assert given["files"] == [tmp_path / "home/a", tmp_path / "c"]
 
 
 @pytest.mark.parametrize(("words", "expected"), [([], "list"), (["clear"], "clear")])

@@ -16,5 +16,5 @@ def test_speed(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert [row[:4] for row in rows] == [["best.ckpt", "PyTorch", "fp32", size] for size in "12"]
     assert all(float(value) > 0 for row in rows for value in row[4:])
     assert "Fastest here: PyTorch" in out
-    with pytest.raises(UserError, match="there is no detector nowhere"):
+    with pytest.raises(UserError, match=r"there is no detector .*nowhere"):
         run(["speed", "nowhere.onnx"])

@@ -162,6 +162,47 @@ def test_without_a_checkpoint_nothing_is_measured(run: Path, tmp_path: Path, com
     assert error.startswith(f"lit-ad: {command} needs a trained model: give --ckpt_path")
 
 
+def test_tilde_in_every_key(images: Path, resnet_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As YAML has it, and behind an equals sign, where no shell expands it."""
+    home, here = tmp_path / "home", tmp_path / "here"
+    monkeypatch.setenv("HOME", str(home))
+    for folder in (home, here, here / "deep"):
+        folder.mkdir()
+    for name, target in (("data", images), ("w.pt", resnet_file), ("stfpm.yaml", ROOT / "configs/stfpm.yaml")):
+        (home / name).symlink_to(target)
+    loggers = "[{class_path: CSVLogger, init_args: {save_dir: ~/logs}}]"
+    command, flag, _, *more = fit_arguments(Path("~/data"), Path("~/w.pt"), Path("~/run"), epochs=2)
+    _, error = lit_ad(
+        *(
+            command,
+            flag,
+            "~/stfpm.yaml",
+            *more,
+            "--checkpoint.dirpath=~/ck",
+            "--cache.directory=~/cache",
+            "--cache.enabled=true",
+        ),
+        *(f"--trainer.logger={loggers}", "--data.unrelated=~/data", "--test_after_fit=false"),
+        cwd=here,
+    )
+    assert not error
+    assert (home / "run/config.yaml").is_file() and list((home / "logs").rglob("metrics.csv"))
+    assert {path.name for path in (home / "ck").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert list((home / "cache").glob("*/about.json"))
+    config = yaml.safe_load((home / "run/config.yaml").read_text())
+    assert config["model"]["init_args"]["weights"] == f"{home}/w.pt"
+    assert config["data"]["source"]["init_args"]["root"] == f"{home}/data"
+
+    _, error = lit_ad(
+        *("predict", "--config=~/run/config.yaml", "--ckpt_path=~/ck/best.ckpt", "--trainer.logger=false"),
+        *("--data.predict_path=~/data/test/../test", "--predictions.output=../p", "--trainer.default_root_dir=../r"),
+        cwd=here / "deep",
+    )
+    assert not error
+    assert (here / "p/scores.csv").is_file()
+    assert not list(tmp_path.rglob("~")) and sorted(path.name for path in here.iterdir()) == ["deep", "p"]
+
+
 def test_predict_from_elsewhere(run: Path, images: Path, tmp_path: Path) -> None:
     new = tmp_path / "new"
     (new / "deeper").mkdir(parents=True)

@@ -10,6 +10,7 @@ from lit_ad.data.sources.mvtec import MVTec
 from lit_ad.data.sources.one_class import OneClass
 from lit_ad.data.sources.source import Source, holds_images, list_folders
 from lit_ad.errors import UserError
+from lit_ad.files import resolve_path
 
 
 class NominalImages(Source):
@@ -32,7 +33,7 @@ def guess_source(path: Path) -> tuple[Source, str]:
     Raises:
         UserError: There is no such folder, or no image in it.
     """
-    path = path.expanduser()
+    path = resolve_path(path)
     if not path.is_dir():
         raise UserError(f"{path} is no folder: give one of images, or --config FILE")
     if (path / "train" / "good").is_dir():

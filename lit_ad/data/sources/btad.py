@@ -6,6 +6,7 @@ from typing import Any
 from lit_ad.batch import Sample
 from lit_ad.data.sources.source import Source, choose, find_root, holds_images, list_folders, list_images, pair_masks
 from lit_ad.errors import UserError
+from lit_ad.files import resolve_path
 
 
 class BTAD(Source):
@@ -19,7 +20,7 @@ class BTAD(Source):
     """
 
     def __init__(self, root: Path, category: str | list[str] | None = None) -> None:
-        self.root, self.category = Path(root).expanduser(), category
+        self.root, self.category = resolve_path(root), category
 
     def samples(self) -> list[Sample]:
         listed = [sample for folder in self._products() for sample in list_product(folder)]

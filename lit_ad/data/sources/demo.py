@@ -21,7 +21,7 @@ from lit_ad.batch import Sample
 from lit_ad.data.sources.mvtec import MVTec
 from lit_ad.data.sources.source import Source
 from lit_ad.errors import UserError
-from lit_ad.files import cache_directory
+from lit_ad.files import cache_directory, resolve_path
 
 VERSION = "demo-v1"
 TEXTURES = {"brick": 1.0, "grass": 1.7, "gravel": 1.5}  # how bold defects are: busy textures hide faint ones
@@ -44,7 +44,7 @@ class Demo(Source):
     """
 
     def __init__(self, root: Path | None = None, category: str | list[str] | None = None) -> None:
-        self.root = Path(root or cache_directory()).expanduser() / VERSION
+        self.root = resolve_path(root or cache_directory()) / VERSION
         self.category = category
 
     def prepare(self) -> None:

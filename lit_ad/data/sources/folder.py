@@ -10,6 +10,7 @@ from lit_ad.data.sources.listing import first_few, list_folder
 from lit_ad.data.sources.mask_folders import OF_IMAGES, holds_masks, masks_among, most_colours
 from lit_ad.data.sources.source import Source, holds_images, list_folders, list_images, pair_masks
 from lit_ad.errors import UserError
+from lit_ad.files import resolve_path
 
 Folders = str | list[str]
 
@@ -44,7 +45,7 @@ class Folder(Source):
         test_fraction: float = 0.2,
         seed: int = 0,
     ) -> None:
-        self.root = Path(root).expanduser()
+        self.root = resolve_path(root)
         self.nominal, self.anomalous = self._folders(nominal), self._folders(anomalous)
         self.masks, self.nominal_test = self._folders(masks), self._folders(nominal_test)
         self.test_fraction, self.seed = test_fraction, seed
@@ -137,7 +138,7 @@ class Folder(Source):
         return folders, masks
 
     def _folders(self, names: Folders | None) -> list[Path]:
-        return [self.root / Path(name).expanduser() for name in ([names] if isinstance(names, str) else names or [])]
+        return [resolve_path(name, self.root) for name in ([names] if isinstance(names, str) else names or [])]
 
 
 def name_defects(folders: Sequence[Path], root: Path) -> dict[Path, str]:

@@ -8,6 +8,7 @@ from lit_ad.data.sources.listing import Listing, frame_remarks, is_image, list_t
 from lit_ad.data.sources.pages import by_page
 from lit_ad.data.sources.source import Source
 from lit_ad.errors import UserError
+from lit_ad.files import resolve_path
 from lit_ad.image.pixels import EXTENSIONS
 
 
@@ -23,7 +24,7 @@ class Images(Source):
     """
 
     def __init__(self, root: Path) -> None:
-        self.root = Path(root).expanduser()
+        self.root = resolve_path(root)
 
     def samples(self) -> list[Sample]:
         images = sorted(self._listing.images + [path for path in self._listing.broken if is_image(path)])

@@ -13,6 +13,7 @@ from lit_ad.batch import Sample, Split
 from lit_ad.data.masks import read_mask
 from lit_ad.data.sources.source import Source, existing, find_root, list_folders, list_images
 from lit_ad.errors import UserError
+from lit_ad.files import resolve_path
 
 FOLDS = 3  # as in the paper
 
@@ -31,8 +32,8 @@ class KolektorSDD(Source):
     """
 
     def __init__(self, root: Path, fold: int = 0, splits: Path | None = None) -> None:
-        self.root, self.fold = Path(root).expanduser(), fold
-        self.splits = None if splits is None else Path(splits).expanduser()
+        self.root, self.fold = resolve_path(root), fold
+        self.splits = None if splits is None else resolve_path(splits)
         if fold not in range(FOLDS):
             raise UserError(f"fold is {fold}, but it must be 0, 1 or 2")
 
@@ -64,7 +65,7 @@ class KolektorSDD2(Source):
     """
 
     def __init__(self, root: Path) -> None:
-        self.root = Path(root).expanduser()
+        self.root = resolve_path(root)
 
     def samples(self) -> list[Sample]:
         splits: tuple[Split, ...] = ("train", "test")

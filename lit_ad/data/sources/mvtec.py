@@ -8,6 +8,7 @@ from lit_ad.batch import Sample, Split
 from lit_ad.data.sources.mask_folders import holds_masks, masks_among
 from lit_ad.data.sources.source import Source, choose, holds_images, list_folders, list_images, pair_masks
 from lit_ad.errors import UserError
+from lit_ad.files import resolve_path
 
 OTHER_NAMES = ("gt", "mask", "masks", "label", "labels", "truth")  # that people give ground_truth
 
@@ -23,7 +24,7 @@ class MVTec(Source):
     """
 
     def __init__(self, root: Path, category: str | list[str] | None = None) -> None:
-        self.root = Path(root).expanduser()
+        self.root = resolve_path(root)
         self.category = [category] if isinstance(category, str) else category
 
     def samples(self) -> list[Sample]:

@@ -12,6 +12,7 @@ from PIL import Image
 from lit_ad.batch import Sample
 from lit_ad.data.sources.source import Source, list_folders, list_images
 from lit_ad.errors import UserError
+from lit_ad.files import resolve_path
 
 Download = Literal["cifar10", "cifar100", "mnist", "fashion_mnist"]
 
@@ -40,7 +41,7 @@ class OneClass(Source):
             raise UserError("say which classes are nominal: give either `normal` or `anomalous`")
         if normal and anomalous:
             raise UserError("give either `normal` or `anomalous`: the classes in neither would have no label")
-        self.root = Path(root).expanduser()
+        self.root = resolve_path(root)
         self.normal, self.anomalous, self.download = normal, anomalous, download
 
     def prepare(self) -> None:

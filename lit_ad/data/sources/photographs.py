@@ -10,6 +10,7 @@ from lit_ad.batch import Sample
 from lit_ad.data.sources.listing import Listing, frame_remarks, list_tree
 from lit_ad.data.sources.source import Source
 from lit_ad.errors import UserError
+from lit_ad.files import resolve_path
 from lit_ad.image.pixels import EXTENSIONS, Pixels, Size, page_paths, read_image
 
 
@@ -21,7 +22,7 @@ class Photographs(Source):
     """
 
     def __init__(self, root: Path) -> None:
-        self.root = Path(root).expanduser()
+        self.root = resolve_path(root)
 
     def samples(self) -> list[Sample]:
         return [Sample(image, 0) for image in list_below(self.root).images]
@@ -43,7 +44,7 @@ class Unrelated:
     """
 
     def __init__(self, folder: Path) -> None:
-        listing = list_below(Path(folder).expanduser())
+        listing = list_below(resolve_path(folder))
         self.remarks = listing.remarks() + frame_remarks(listing.images)  # what is passed over, a sentence each
         self.images = [page for file in listing.images for page in page_paths(file)]
 

@@ -9,6 +9,7 @@ from lit_ad.batch import Sample, Split
 from lit_ad.data.sources.listing import list_folder
 from lit_ad.data.sources.source import Source, choose, existing, list_folders
 from lit_ad.errors import UserError
+from lit_ad.files import resolve_path
 
 VIEW = re.compile(r"(.+)_C\d+(_.*)?")  # NAME_C1_TIME: views of one part share NAME
 
@@ -33,8 +34,8 @@ class RealIAD(Source):
         images: str = "realiad_1024",
         splits: str = "realiad_jsons/realiad_jsons",
     ) -> None:
-        self.root, self.category = Path(root).expanduser(), category
-        self.images, self.splits = self.root / images, self.root / splits
+        self.root, self.category = resolve_path(root), category
+        self.images, self.splits = resolve_path(images, self.root), resolve_path(splits, self.root)
 
     def samples(self) -> list[Sample]:
         if not self.images.is_dir():

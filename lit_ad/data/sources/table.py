@@ -13,6 +13,7 @@ from lit_ad.data.sources.shapes import Polygon, keep_mask, rasterise, read_boxes
 from lit_ad.data.sources.source import Source, choose, existing
 from lit_ad.data.sources.table_file import AS_CSV, Row, cell_text, is_utf8, read_table
 from lit_ad.errors import UserError
+from lit_ad.files import resolve_path
 from lit_ad.image.pixels import split_page, upright_size
 
 REQUIRED = ("path", "split", "label")
@@ -46,8 +47,8 @@ class Table(Source):
     """
 
     def __init__(self, root: Path, table: str, category: str | list[str] | None = None) -> None:
-        self.root, self.category = Path(root).expanduser(), category
-        self.table = self.root / Path(table).expanduser()  # no Path: the command line makes those absolute at once
+        self.root, self.category = resolve_path(root), category
+        self.table = resolve_path(table, self.root)  # no Path: the command line makes those absolute at once
 
     def samples(self) -> list[Sample]:
         rows = self._rows()

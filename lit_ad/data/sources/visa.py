@@ -8,6 +8,7 @@ from lit_ad.batch import Sample, Split
 from lit_ad.data.sources.source import Source, choose, existing, find_root, list_folders, list_images, pair_masks
 from lit_ad.data.sources.table_file import cell_text, read_table
 from lit_ad.errors import UserError
+from lit_ad.files import resolve_path
 
 COLUMNS = ("object", "split", "label", "image", "mask")
 Official = Literal["1cls", "2cls_highshot", "2cls_fewshot"]
@@ -30,7 +31,7 @@ class VisA(Source):
         category: str | list[str] | None = None,
         split: Official = "1cls",
     ) -> None:
-        self.root, self.category, self.split = Path(root).expanduser(), category, split
+        self.root, self.category, self.split = resolve_path(root), category, split
 
     def samples(self) -> list[Sample]:
         return [sample for sample in self._listed() if sample.split == "test" or sample.label == 0]

@@ -18,7 +18,7 @@ from lit_ad.errors import UserError
 from lit_ad.evaluation.judged import Judged
 from lit_ad.evaluation.results import Results
 from lit_ad.evaluation.sinks.sink import Sink, Stage
-from lit_ad.files import atomic_write
+from lit_ad.files import atomic_write, resolve_path
 
 UNFINISHED = "unfinished.json"  # what the scores in PARTS are of; gone at the end, as they are
 PARTS = "scores.*.part"  # of each process: a line (path, score, error) for every image so far
@@ -54,7 +54,7 @@ class Predictions(Sink):
     stage: Stage
 
     def __init__(self, maps: bool = True, output: Path | None = None) -> None:
-        self.maps, self.output = maps, output
+        self.maps, self.output = maps, None if output is None else resolve_path(output)
         self.rows: list[Row] = []  # in the images' order, once all are known
         self.lines: TextIO | None = None
         self.lock = Lock()

@@ -3,11 +3,13 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from lit_ad import data
 from lit_ad.batch import Sample
-from lit_ad.data import AnomalyDataModule, Folder, Images, MVTec, OneClass
+from lit_ad.data import AnomalyDataModule, Folder, Images, MVTec, OneClass, Table
 from lit_ad.data.sources.source import Source, check, holds_images, list_folders, list_images, pair_masks
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
@@ -92,6 +94,33 @@ def test_a_folder_that_may_not_be_read(as_nobody: Callable[[], Path], bottle: Pa
     if rights != 0o111:
         with pytest.raises(UserError, match=rf"cannot read {part}.*: Permission denied"):
             list_folders(part / "test")
+
+
+SOURCES = [getattr(data, name) for name in data.__all__ if name != "Source"]
+MORE = {"Table": {"table": "a.csv"}, "Folder": {"nominal": "good"}, "OneClass": {"normal": "a"}}
+
+
+@pytest.mark.parametrize("kind", [one for one in SOURCES if isinstance(one, type) and issubclass(one, Source)])
+def test_tilde_and_dots_are_resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Source]) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    for root, expected in (("~/a", tmp_path / "home/a"), ("b/../c", tmp_path / "c")):
+        source: Any = kind(root=root, **MORE.get(kind.__name__, {}))
+        assert expected in (source.root, source.root.parent)  # Demo's is a folder below
+
+
+def test_paths_below_the_root_are_resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    source = Folder(["good", "../b", "~/c"], root=tmp_path / "a")
+    assert source.nominal == [tmp_path / "a/good", tmp_path / "b", tmp_path / "home/c"]
+    assert Table(tmp_path / "a", "~/t.csv").table == tmp_path / "home/t.csv"
+    assert Table(tmp_path / "a", "../t.csv").table == tmp_path / "t.csv"
+
+
+def test_a_category_is_never_called_like_two_dots(bottle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(bottle / "train")
+    assert {sample.category for sample in MVTec(Path("..")).samples()} == {bottle.name}
+    assert {sample.category for sample in Folder("train/good", root=Path("..")).samples()} == {bottle.name}
 
 
 def test_two_files_with_one_name(tmp_path: Path) -> None:
