@@ -1,10 +1,15 @@
-"""A trained run, for the commands that take a checkpoint."""
+"""A trained run, for the commands that take a checkpoint; and a server, for those that download."""
 
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from lit_ad.commands import download
+from tests.commands.broken_server import CONTENT, PIECE, Handler, Server
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,3 +29,18 @@ def trained(images: Path, resnet_file: Path, tmp_path_factory: pytest.TempPathFa
 @pytest.fixture(scope="session")
 def checkpoint(trained: Path) -> Path:
     return trained / "checkpoints/best.ckpt"
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(download, "PAUSE", 0.001)
+    monkeypatch.setattr(download, "PIECE", PIECE)
+    server = Server(("127.0.0.1", 0), Handler)
+    server.files, server.faults, server.asked = {"x.bin": CONTENT}, [], []
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()

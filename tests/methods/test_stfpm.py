@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from lit_ad.methods.distances import unit_distance
 from lit_ad.methods.stfpm import STFPM
 
 
@@ -16,13 +15,6 @@ from lit_ad.methods.stfpm import STFPM
 def model(resnet_file: Path) -> STFPM:
     torch.manual_seed(0)
     return STFPM("resnet10t", (1, 2), str(resnet_file)).eval()
-
-
-def test_unit_distance_by_hand() -> None:
-    teacher, student = torch.tensor([3.0, 4.0]).view(1, 2, 1, 1), torch.tensor([0.0, 2.0]).view(1, 2, 1, 1)
-    # (0.6, 0.8) against (0, 1): 0.36 + 0.04
-    assert unit_distance(teacher, student).item() == pytest.approx(0.4, rel=1e-6)
-    assert unit_distance(teacher.bfloat16(), student.bfloat16()).dtype == torch.float32
 
 
 def distances(model: STFPM, images: Tensor) -> list[np.ndarray]:

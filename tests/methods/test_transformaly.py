@@ -19,7 +19,6 @@ from lit_ad.batch import Batch
 from lit_ad.data import AnomalyDataModule, OneClass
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
-from lit_ad.methods.statistics import Moments
 from lit_ad.methods.transformaly import TokenTeacher, Transformaly
 from lit_ad.training import Calibration, FeatureCache
 from tests.judging import predict_batch, stacked
@@ -141,24 +140,6 @@ def test_the_map_is_the_standardised_error_of_each_patch(model: Transformaly) ->
             torch.testing.assert_close(anomaly_map[:, 0, y, x].double(), expected, rtol=1e-3, atol=1e-3)
     fitted.token_map = False
     assert fitted(test).anomaly_map is None
-
-
-def test_processes_fit_the_gaussians_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Moments of two shares, merged as all_reduce does it, are those of the whole."""
-    vectors = torch.randn(9, 4, dtype=torch.float64) + 3
-    shares = [Moments(4), Moments(4)]
-    shares[0].update(vectors[:7])
-    shares[1].update(vectors[7:])
-    sums = [torch.cat([m.mean * m.count, torch.tensor([m.count], dtype=torch.float64)]) for m in shares]
-    mean = vectors.mean(dim=0)
-    scatters = [m.scatter + m.count * torch.outer(m.mean - mean, m.mean - mean) for m in shares]
-    answers = iter([sum(sums), sum(scatters)])
-    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
-    monkeypatch.setattr("torch.distributed.all_reduce", lambda tensor: tensor.copy_(next(answers)))
-    shares[0].reduce(torch.device("cpu"))
-    assert shares[0].count == 9
-    torch.testing.assert_close(shares[0].mean, mean)
-    torch.testing.assert_close(shares[0].covariance(), torch.from_numpy(np.cov(vectors.T.numpy(), bias=True)))
 
 
 def test_errors_for_the_user(vit_file: Path, resnet_file: Path) -> None:

@@ -1,15 +1,12 @@
 """No finished epoch is lost, and no training goes on for nothing."""
 
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from lightning import Trainer
 
-from lit_ad.benchmark.budget import ProcessorTime
 from lit_ad.commands.main import main
 
 ROOT = Path(__file__).parents[2]
@@ -77,26 +74,6 @@ def test_time_ends_with_a_validation_too(
     assert fit(monkeypatch, images, resnet_file, tmp_path / "run", *more) == ""
     saved = torch.load(tmp_path / "run/checkpoints/best.ckpt", weights_only=True)
     assert saved["lit_ad"]["decision"] is not None
-
-
-def test_processor_time_goes_on_counting() -> None:
-    """Time asleep does not count; that of a resumed training is added."""
-    first, second = ProcessorTime(minutes=0.02), ProcessorTime(minutes=0.02)
-    trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
-    first.on_train_start()
-    time.sleep(1.5)
-    first.on_train_batch_end(trainer)
-    assert not trainer.should_stop
-    began = time.process_time()
-    while time.process_time() - began < 0.7:
-        pass
-    second.load_state_dict(first.state_dict())
-    assert second.time_elapsed() >= 0.7
-    second.on_train_start()
-    while time.process_time() - began < 1.4:
-        pass
-    second.on_train_batch_end(trainer)
-    assert trainer.should_stop
 
 
 def test_more_steps_go_on_exactly(

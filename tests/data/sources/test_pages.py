@@ -14,7 +14,6 @@ from lit_ad.data import AnomalyDataModule, Folder, Images, MVTec, Table
 from lit_ad.data.audit.inspection import inspect_samples
 from lit_ad.data.masks import read_truth
 from lit_ad.data.sources.pages import by_page
-from lit_ad.data.sources.photographs import Unrelated
 from lit_ad.errors import UserError
 from lit_ad.image.pixels import read_image
 from lit_ad.image.view import View
@@ -143,12 +142,6 @@ def test_a_table_may_list_pages_and_say_what_is_an_item(tmp_path: Path) -> None:
     table.write_text(json.dumps(rows))
     with pytest.raises(UserError, match=r"row 1 of .*: there is no file .*other.tif$"):
         Table(tmp_path, "film.json").samples()
-
-
-def test_photographs_have_pages_too(tmp_path: Path) -> None:
-    stack(tmp_path / "a.tif", 3, [10, 20, 30])
-    unrelated = Unrelated(tmp_path)
-    assert {int(unrelated((8, 8), (0, 0, i)).mean()) for i in range(30)} == {10, 20, 30}
 
 
 def test_images_to_predict(wafers: Path) -> None:

@@ -19,7 +19,7 @@ from lit_ad.commands.benchmark import STOP
 from lit_ad.commands.main import main, run
 from lit_ad.evaluation.results import Results
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs/benchmark").glob("*.yaml"))
 Shrink = Callable[[dict[str, Any]], list[object]]
 

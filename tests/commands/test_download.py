@@ -1,0 +1,171 @@
+"""Downloads from a server that does what it should not, and archives that should not be extracted."""
+
+import io
+import tarfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lit_ad.commands.download import ATTEMPTS, download, extract
+from lit_ad.errors import UserError
+from tests.commands.broken_server import CONTENT, PIECE, Server, sha256, starts
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_whole_download(server: Server, tmp_path: Path) -> None:
+    download(server.address("x.bin"), tmp_path / "x.bin", sha256(CONTENT))
+    assert (tmp_path / "x.bin").read_bytes() == CONTENT and server.asked == [None]
+    assert names(tmp_path) == ["x.bin"]
+    download(server.address("x.bin"), tmp_path / "x.bin", sha256(CONTENT))
+    assert len(server.asked) == 1  # there already
+
+
+def test_broken_connections_go_on_where_they_ended(server: Server, tmp_path: Path) -> None:
+    server.faults = [12 * PIECE, 12 * PIECE, "status 503", 30 * PIECE]
+    download(server.address("x.bin"), tmp_path / "x.bin", sha256(CONTENT))
+    assert (tmp_path / "x.bin").read_bytes() == CONTENT
+    assert starts(server) == [0, 12 * PIECE, 24 * PIECE, 24 * PIECE, 54 * PIECE]
+
+
+def test_a_later_run_goes_on(server: Server, tmp_path: Path) -> None:
+    server.faults = [17 * PIECE, *[0] * ATTEMPTS]
+    with pytest.raises(
+        UserError, match=r"x.bin broke off: .*; 68 KiB of it lies in .*x.bin.part: run the same command again"
+    ):
+        download(server.address("x.bin"), tmp_path / "x.bin", sha256(CONTENT))
+    assert (tmp_path / "x.bin.part").read_bytes() == CONTENT[: 17 * PIECE] and not (tmp_path / "x.bin").exists()
+    assert starts(server) == [0, *[17 * PIECE] * ATTEMPTS]
+    server.asked.clear()
+    download(server.address("x.bin"), tmp_path / "x.bin", sha256(CONTENT))
+    assert (tmp_path / "x.bin").read_bytes() == CONTENT and starts(server) == [17 * PIECE]
+
+
+def test_attempts_are_counted_only_while_nothing_comes(server: Server, tmp_path: Path) -> None:
+    server.faults = [3 * PIECE] * (3 * ATTEMPTS)
+    download(server.address("x.bin"), tmp_path / "x.bin", sha256(CONTENT))
+    assert len(server.asked) == 3 * ATTEMPTS + 1
+
+
+def test_a_part_that_is_whole_already(server: Server, tmp_path: Path) -> None:
+    """Killed between the last byte and the new name: the server has nothing after it."""
+    (tmp_path / "x.bin.part").write_bytes(CONTENT)
+    download(server.address("x.bin"), tmp_path / "x.bin", sha256(CONTENT))
+    assert starts(server) == [len(CONTENT)] and names(tmp_path) == ["x.bin"]
+
+
+def test_a_server_without_parts_starts_anew(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "x.bin.part").write_bytes(b"other" * 1000)
+    server.faults = ["whole"]
+    download(server.address("x.bin"), tmp_path / "x.bin", sha256(CONTENT))
+    assert (tmp_path / "x.bin").read_bytes() == CONTENT
+
+
+def test_a_wrong_checksum_leaves_nothing(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "x.bin.part").write_bytes(b"other" * 1000)  # of another file
+    with pytest.raises(UserError, match=rf"what .*x.bin gave is not the file known here: .* and not {sha256(CONTENT)}"):
+        download(server.address("x.bin"), tmp_path / "x.bin", sha256(CONTENT))
+    assert names(tmp_path) == []
+    download(server.address("x.bin"), tmp_path / "x.bin", sha256(CONTENT))
+    assert (tmp_path / "x.bin").read_bytes() == CONTENT
+    with pytest.raises(UserError, match=r"x.bin, which was there already is not the file known here: .*; remove it"):
+        download(server.address("x.bin"), tmp_path / "x.bin", sha256(b"newer"))
+    assert (tmp_path / "x.bin").read_bytes() == CONTENT  # not ours to remove
+
+
+def test_what_no_attempt_mends(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"y.bin cannot be had: the server answers 404 Not Found"):
+        download(server.address("y.bin"), tmp_path / "y.bin", "")
+    (tmp_path / "x.bin.part").write_bytes(CONTENT[:10])
+    server.faults = ["shift"]
+    with pytest.raises(UserError, match=r"gives another part than was asked for: remove .*x.bin.part"):
+        download(server.address("x.bin"), tmp_path / "x.bin", "")
+    assert len(server.asked) == 2
+    with pytest.raises(UserError, match=r"cannot write .*nowhere/x.bin.part: .*No such file"):
+        download(server.address("x.bin"), tmp_path / "nowhere" / "x.bin", "")
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(UserError, match=r"broke off: ConnectionError .*: run the same command again"):
+        download(server.address("x.bin"), tmp_path / "x.bin", "")
+
+
+def test_a_full_disk(server: Server, small_disk: Any) -> None:
+    disk = small_disk("128k")
+    with pytest.raises(UserError, match=r"x.bin.part takes 293 KiB more, but its disk has \d+ KiB left"):
+        download(server.address("x.bin"), disk / "x.bin", sha256(CONTENT))
+
+
+# Archives.
+
+
+def tar(path: Path, members: dict[str, bytes | tarfile.TarInfo]) -> Path:
+    with tarfile.open(path, "w:xz" if path.suffix == ".xz" else "w") as file:
+        for name, content in members.items():
+            if isinstance(content, tarfile.TarInfo):
+                file.addfile(content)
+                continue
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            file.addfile(info, io.BytesIO(content))
+    return path
+
+
+def zipped(path: Path, members: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w") as file:
+        for name, content in members.items():
+            file.writestr(name, content)
+    return path
+
+
+def link(name: str, to: str, kind: bytes = tarfile.SYMTYPE) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, to
+    return info
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.xz", "a.zip"])
+def test_archives_are_extracted_whole(tmp_path: Path, name: str) -> None:
+    members = {"01/train/ok/0.bmp": b"image", "readme.txt": b"text"}
+    make: Any = zipped if name.endswith("zip") else tar
+    archive = make(tmp_path / name, members)
+    leftover = tmp_path / ".BTAD.partial" / "old.txt"
+    leftover.parent.mkdir()
+    leftover.write_text("of a run that was killed")
+    extract(archive, tmp_path / "BTAD")
+    found = {p.relative_to(tmp_path / "BTAD").as_posix(): p.read_bytes() for p in (tmp_path / "BTAD").rglob("*.*")}
+    assert found == members and names(tmp_path) == ["BTAD", name]
+
+
+@pytest.mark.parametrize(
+    ("name", "members"),
+    [
+        ("a.tar", {"x.txt": b"", "../out.txt": b"bad"}),
+        ("a.tar", {"x.txt": b"", "up": link("up", ".."), "up/out.txt": b"bad"}),
+        ("a.tar", {"x.txt": b"", "hard": link("hard", "../out.txt", tarfile.LNKTYPE)}),
+        ("a.tar", {"x.txt": b"", "dev": link("dev", "", tarfile.CHRTYPE)}),
+        ("a.zip", {"x.txt": b"", "../out.txt": b"bad"}),
+        ("a.zip", {"x.txt": b"", "/out.txt": b"bad"}),
+        ("a.zip", {"x.txt": b"", "a/../../out.txt": b"bad"}),
+    ],
+)
+def test_what_leads_out_of_the_folder_is_refused(tmp_path: Path, name: str, members: dict[str, Any]) -> None:
+    (tmp_path / "root").mkdir()
+    make: Any = zipped if name.endswith("zip") else tar
+    archive = make(tmp_path / "root" / name, members)
+    with pytest.raises(UserError, match=rf"cannot extract .*{name}: "):
+        extract(archive, tmp_path / "root" / "BTAD")
+    assert names(tmp_path / "root") == [name] and names(tmp_path) == ["root"]
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.xz", "a.zip"])
+def test_a_damaged_archive_leaves_no_folder(tmp_path: Path, name: str) -> None:
+    make: Any = zipped if name.endswith("zip") else tar
+    archive = make(tmp_path / name, {"1.bin": CONTENT, "2.bin": CONTENT})
+    archive.write_bytes(archive.read_bytes()[:200_000])
+    with pytest.raises(UserError, match=rf"cannot extract .*{name}: .*; remove it, and get it again"):
+        extract(archive, tmp_path / "BTAD")
+    assert names(tmp_path) == [name]

@@ -1,0 +1,39 @@
+"""Bootstrap intervals, where their distribution is known."""
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+
+from lit_ad.metrics.intervals import IMAGE_CURVES, bootstrap
+
+NOMINAL, ANOMALOUS = np.array([20, 10, 10, 0]), np.array([0, 5, 5, 50])
+
+
+def anomalous_part(nominal: np.ndarray, anomalous: np.ndarray) -> np.ndarray:
+    """Of the drawn images: (draws, R) -> (draws,). Its distribution is the binomial one."""
+    return anomalous.sum(axis=1) / (nominal.sum(axis=1) + anomalous.sum(axis=1))
+
+
+@pytest.mark.parametrize("confidence", [0.8, 0.95])
+def test_images_are_drawn_with_replacement(confidence: float) -> None:
+    ((low, high),) = bootstrap([anomalous_part], NOMINAL, ANOMALOUS, confidence, resamples=4000)
+    expected = binom(100, 0.6).ppf([(1 - confidence) / 2, (1 + confidence) / 2]) / 100
+    assert [low, high] == pytest.approx(expected, abs=0.011)
+
+
+def test_each_curve_has_its_interval_of_the_same_draws() -> None:
+    together = bootstrap(list(IMAGE_CURVES.values()), NOMINAL, ANOMALOUS, resamples=50)
+    alone = [bootstrap([curve], NOMINAL, ANOMALOUS, resamples=50)[0] for curve in IMAGE_CURVES.values()]
+    assert together == alone
+    assert bootstrap([anomalous_part], NOMINAL, ANOMALOUS, seed=1) != bootstrap([anomalous_part], NOMINAL, ANOMALOUS)
+
+
+def test_one_class_has_no_interval() -> None:
+    for nominal, anomalous in ((NOMINAL, 0 * ANOMALOUS), (0 * NOMINAL, ANOMALOUS)):
+        assert np.isnan(bootstrap(list(IMAGE_CURVES.values()), nominal, anomalous)).all()
+
+
+def test_draws_without_a_class_are_left_out() -> None:
+    """Of one anomalous image among ten, a third of the draws has none."""
+    ((low, high),) = bootstrap([IMAGE_CURVES["image_auroc"]], np.array([9, 0]), np.array([0, 1]))
+    assert (low, high) == (1, 1)
