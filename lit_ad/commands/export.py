@@ -31,6 +31,7 @@ from lit_ad.deploy.export import (
 from lit_ad.deploy.export import export as write
 from lit_ad.detector.card import Card
 from lit_ad.detector.detector import Detector
+from lit_ad.detector.guarantee import by_hand
 from lit_ad.errors import UserError
 from lit_ad.files import resolve_path
 from lit_ad.image.roi import counted
@@ -114,6 +115,8 @@ def with_own_decision(exported: Detector, held_out: list[Sample], file: Path) ->
     assert decision is not None and exported.card.decision is not None
     print(f"threshold from {len(held_out)} held-out images: {decision.threshold():.6g} in fp32, ", end="")
     print(f"{exported.card.decision.threshold():.6g} in int8")
+    for line in by_hand(exported.card.decision):  # which stay, and stand for something else among other scores
+        print(line)
     return exported.card
 
 

@@ -47,7 +47,9 @@ COMMANDS = {
     ),
     "export": Command("a checkpoint as one file for ONNX Runtime, OpenVINO or torch.export", "commands.export.export"),
     "serve": Command("a detector as a web service: POST an image, get a verdict", "commands.serve.serve"),
-    "recalibrate": Command("thresholds from more good images, without training", "commands.recalibrate.recalibrate"),
+    "recalibrate": Command(
+        "other thresholds: from good images, for a rate, by hand", "commands.recalibrate.recalibrate"
+    ),
     "speed": Command("latency, images/s and memory of checkpoints and exported files", "commands.speed.speed"),
     "benchmark": Command(
         "methods x categories or classes x seeds, and the tables of them",

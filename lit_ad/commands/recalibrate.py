@@ -11,27 +11,34 @@ from lit_ad.checkpoint import read_checkpoint, write_checkpoint
 from lit_ad.data.sources.images import list_and_tell
 from lit_ad.detector.decision import HELD, NO_DECISION, Decision
 from lit_ad.detector.detector import Detector
+from lit_ad.detector.guarantee import guarantee
 from lit_ad.errors import UserError
 from lit_ad.image.roi import counted
 
 
 def recalibrate(
     ckpt_path: Path,
-    nominal: Path,
+    nominal: Path | None = None,
     false_alarm: float | None = None,
+    threshold: float | None = None,
+    pixel_threshold: float | None = None,
     category: str | None = None,
     output: Path | None = None,
     weights: Path | None = None,
 ) -> None:
-    """Compute new thresholds from more good images, without training.
+    """Change the thresholds of a detector without training: from more good images, for another rate, or by hand.
 
-    Write a new file with the same network, whose decision is made from the images of a folder.
+    Write a new file with the same network and another decision. A threshold set by hand is used everywhere in place of
+    the rate's, and stays until recalibrate is given other images or a rate. The command says which p-value and which
+    rate among the held-out images it stands for.
 
     Args:
         ckpt_path: A checkpoint, or an exported file.
         nominal: Folder of good images that the model was not trained on; they replace those held out in training.
         false_alarm: The rate of nominal images that may be called anomalous. None: as it was.
-        category: Of a model for several: whose images these are.
+        threshold: Set the threshold of image scores by hand.
+        pixel_threshold: Set the threshold of anomaly maps by hand.
+        category: Of a model for several: whose images these are, or whose threshold. None: of thresholds, all.
         output: The new file. None: NAME-recalibrated beside the old one.
         weights: The teacher's, if a checkpoint does not find them.
     """
@@ -40,32 +47,76 @@ def recalibrate(
         raise UserError(f"{output} should end in {ckpt_path.suffix}, as {ckpt_path} does")
     if output.absolute() == ckpt_path.absolute():
         raise UserError(f"{output} is the file itself: give another --output")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", re.escape(NO_DECISION))  # it is about to get one
-        detector = Detector.load(ckpt_path, weights)
-    before = detector.card.decision
+    if (nominal, false_alarm, threshold, pixel_threshold) == (None,) * 4:
+        raise UserError("nothing to change: give --nominal FOLDER, --false_alarm, --threshold or --pixel_threshold")
+    if nominal is None and ckpt_path.suffix == ".ckpt":
+        detector, before = None, decision_of(ckpt_path)
+    else:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", re.escape(NO_DECISION))  # it is about to get one
+            detector = Detector.load(ckpt_path, weights)
+        before = detector.card.decision
     known = [] if before is None else list(before.scores)
-    if category is None and len(known) > 1:
-        raise UserError(f"this model is for {', '.join(known)}: say whose images these are by --category")
-    name = category if category is not None else known[0] if known else ""
-    after = refitted(detector, [sample.image for sample in list_and_tell(nominal)], name, false_alarm)
+    name = category if category is not None else known[0] if len(known) == 1 else None
+    if nominal is not None:
+        if name is None and known:
+            raise UserError(f"this model is for {', '.join(known)}: say whose images these are by --category")
+        name = name or ""
+        assert detector is not None
+        images = [sample.image for sample in list_and_tell(nominal)]
+        after = refitted(detector, images, name, false_alarm).without_threshold(name)
+        after = replace(after, also_chosen={**after.also_chosen, name: []})  # nothing was chosen on these
+    elif before is None:
+        raise UserError(f"{ckpt_path} has no held-out images, since it was never validated: give --nominal FOLDER")
+    else:
+        after = before if false_alarm is None else before.without_threshold(name).with_rate(false_alarm)
+    if threshold is not None:
+        after = after.with_threshold(threshold, name)
+    if pixel_threshold is not None:
+        after = after.with_threshold(pixel_threshold, name, pixels=True)
     for warning in after.warnings():
         print(f"Warning: {warning}")
-    if ckpt_path.suffix == ".ckpt":
-        checkpoint = read_checkpoint(ckpt_path)
-        checkpoint["lit_ad"]["decision"] = after.to_dict()
-        write_checkpoint(checkpoint, output)
-    else:
-        from lit_ad.deploy.export import rewrite
+    write_decision(ckpt_path, output, after, detector)
+    tell(before, after, name)
+    print(f"Written: {output}")
 
-        rewrite(ckpt_path, output, replace(detector.card, decision=after))
-    old = "none" if before is None else f"{before.threshold(name):.6g}"
-    print(f"{len(after.scores[name])} images, false-alarm rate {after.false_alarm:g}")
-    print(f"threshold {after.threshold(name):.6g}, before {old}: {output}")
+
+def decision_of(checkpoint: Path) -> Decision | None:
+    """The decision in a checkpoint, without its network. Raises UserError if the file is none."""
+    values = read_checkpoint(checkpoint).get("lit_ad", {}).get("decision")
+    return None if values is None else Decision.from_dict(values)
+
+
+def write_decision(file: Path, output: Path, decision: Decision, detector: Detector | None) -> None:
+    """Write a file anew with another decision; beside an exported one, its example. `detector`: of an exported file."""
+    if detector is None or file.suffix == ".ckpt":
+        checkpoint = read_checkpoint(file)
+        checkpoint["lit_ad"]["decision"] = decision.to_dict()
+        write_checkpoint(checkpoint, output)
+        return
+    from lit_ad.deploy.example import example
+    from lit_ad.deploy.export import rewrite
+
+    card = replace(detector.card, decision=decision)
+    rewrite(file, output, card)
+    output.with_name(f"{output.stem}-example.py").write_text(example(output, card), encoding="utf-8")
+
+
+def tell(before: Decision | None, after: Decision, category: str | None) -> None:
+    """Print the thresholds of a category, or of all, before and after, and what they promise."""
+    for name in after.scores if category is None else [category]:
+        of = f" of {name}" if len(after.scores) > 1 else ""
+        old = "none" if before is None or name not in before.scores else f"{before.threshold(name):.6g}"
+        print(f"{len(after.scores[name])} held-out images{of}, false-alarm rate {after.false_alarm:g}")
+        print(f"threshold{of} {after.operating_point(name)}; before: {old}")
+        pixels = after.pixel_operating_point(name)
+        if pixels is not None:
+            print(f"pixel threshold{of} {pixels}")
+        print(guarantee(after, name))
 
 
 def refitted(detector: Detector, images: list[Path], category: str, false_alarm: float | None) -> Decision:
-    """The decision with the images in place of the category's held-out ones."""
+    """The decision with the images in place of the category's held-out ones. Thresholds set by hand stay."""
     scores, maxima, medians = [], [], []
     for found in detector.stream(images):
         scores.append(found.score)

@@ -5,6 +5,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from lit_ad.detector.detector import Detector
+from lit_ad.detector.guarantee import by_hand
 from lit_ad.detector.runtimes import need
 from lit_ad.errors import UserError
 
@@ -49,8 +50,9 @@ def serve(
     if token is None and not is_loopback(host):
         raise UserError(f"{host} is reached from other machines: set the environment variable {TOKEN} to a token")
     detector = Detector.load(file, weights, device)
-    for warning in [] if detector.card.decision is None else detector.card.decision.warnings():
-        print(f"Warning: {warning}")
+    decision = detector.card.decision
+    for line in [] if decision is None else [*(f"Warning: {each}" for each in decision.warnings()), *by_hand(decision)]:
+        print(line)
     app = service(detector, file.name, token, Limits(max_mib, max_megapixels))
     uvicorn.run(app, host=host, port=port, log_level="info", access_log=False, server_header=False)
 

@@ -19,8 +19,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from lit_ad.detector.card import Card
-from lit_ad.detector.decision import Decision
 from lit_ad.detector.detector import Detector, ImageLike
+from lit_ad.detector.guarantee import summary
 from lit_ad.detector.runtimes import KEY, need, openvino_core
 from lit_ad.errors import NotFiniteError, UserError
 from lit_ad.files import atomic_write
@@ -84,7 +84,7 @@ def export(
     method, without_map = method.exportable()
     card = replace(method.card, precision=precision, without_map=without_map)
     if card.decision is not None and without_map:
-        card = replace(card, decision=Decision(card.decision.scores, false_alarm=card.decision.false_alarm))
+        card = replace(card, decision=replace(card.decision, maxima={}, medians={}, pixels_by_hand={}))
     fix_positions(method, size)
     graph = Graph(method).eval()
     example = torch.zeros(2, 3, *size, dtype=torch.uint8, device=method.device)
@@ -138,14 +138,15 @@ def input_size(view: View) -> Size:
 
 
 def metadata(card: Card) -> str:
-    """JSON: the card, the place of the digest, and for programs without lit_ad the input's size and the thresholds (""
-    is all categories)."""
+    """JSON: the card, the place of the digest, and for programs without lit_ad the input's size, the thresholds ("" is
+    all categories), and what they promise or stand for."""
     decision = card.decision
     thresholds: dict[str, Any] = {}
     if decision is not None:
         names = [None, *decision.scores] if len(decision.scores) > 1 else [None]
         thresholds["threshold"] = {name or "": decision.threshold(name) for name in names}
         thresholds["pixel_threshold"] = {name or "": decision.pixel_threshold(name) for name in names}
+        thresholds["summary"] = summary(decision)
     return json.dumps({**card.to_dict(), "input_size": input_size(card.view), **thresholds, DIGEST: BLANK})
 
 

@@ -24,6 +24,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from lit_ad.detector.detector import CALLERS, Detection, Detector
+from lit_ad.detector.guarantee import summary
 from lit_ad.errors import NotFiniteError, UserError
 from lit_ad.image.limits import TooLarge, is_limit, read_within_limits
 from lit_ad.image.pixels import page_kinds
@@ -184,6 +185,8 @@ def description(detector: Detector) -> dict[str, Any]:
         "categories": categories,
         "false_alarm": None if decision is None else decision.false_alarm,
         "threshold": None if decision is None else decision.threshold(),
+        "threshold_by_hand": decision is not None and decision.operating_point().by_hand,
+        "decision": None if decision is None else summary(decision),  # every threshold, and what it promises
     }
 
 

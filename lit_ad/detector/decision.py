@@ -3,11 +3,22 @@
 Held-out and new nominal images are exchangeable, so p = (1 + #{held-out scores >= score}) / (n + 1) is a valid p-value
 whatever the distribution of scores (split conformal prediction; Vovk et al., 2005; Bates et al., 2023,
 https://arxiv.org/abs/2104.08279): a nominal image has p <= r with a probability of at most r.
+
+What this promises, and what it does not:
+
+- It holds over the draw of the held-out images and of the new one together. It is no bound for one detector, whose own
+  rate may lie above r: of n = 99 and r = 0.01 it does with a probability of 0.37 (`probability_above`).
+- It is exact where the held-out images set the threshold and nothing else. Where the training's epoch, or the scale of
+  a method's maps, was chosen on the same images, it is approximate, and `Decision.also_chosen` says so.
+- A threshold that was set by hand promises nothing. `Decision.operating_point` says what it stands for among the
+  held-out images.
+- The pixel threshold is that of the maps' maxima: with a probability of at most r, a nominal image has any pixel above
+  it. It is no rate of pixels.
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,17 +27,44 @@ from numpy.typing import ArrayLike, NDArray
 from lit_ad.errors import NOT_FINITE, NotFiniteError, UserError
 
 Floats = NDArray[np.float64]
-Regions = list["Region"]
 NO_DECISION = (
     "this model has no threshold, and so gives no verdicts and no p-values: no validation scored these weights, which "
     "were saved between two. `lit-ad recalibrate --ckpt_path FILE --nominal FOLDER` sets a threshold by good images"
 )
 POOLED = None  # the category of an image whose own is not known: all held-out images together
+HELD = ("scores", "maxima", "medians")
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """A threshold, and what it stands for among the nominal held-out images."""
+
+    threshold: float
+    by_hand: bool  # whether a person set it, in place of the false-alarm rate
+    p_value: float  # what lies above the threshold has this p-value at most
+    above: int  # held-out images that lie above it
+    held_out: int
+
+    @property
+    def rate(self) -> float:
+        """The share of held-out images above the threshold."""
+        return self.above / self.held_out
+
+    def __str__(self) -> str:
+        how = ", set by hand" if self.by_hand else ""
+        return (
+            f"{self.threshold:.6g}{how}: p-value at most {self.p_value:.3g}, {self.above} of {self.held_out} held-out "
+            f"nominal images above it ({100 * self.rate:.3g} %)"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, for JSON."""
+        return {**asdict(self), "rate": self.rate}
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What is done about a score.
+    """What is done about a score. The module's docstring says what it promises.
 
     Args:
         scores: Of the nominal held-out images, (n,) by category.
@@ -34,6 +72,11 @@ class Decision:
         medians: Of their anomaly maps, where colours begin.
         false_alarm: The rate of nominal images that may be called anomalous, and of those that may have any anomalous
             pixel.
+        also_chosen: What else was chosen on the held-out images of a category, a phrase each: then the rate is
+            approximate. Nothing: it is exact.
+        by_hand: Thresholds that a person has set in place of those of the rate, by category; under "" that of images
+            whose category is not known.
+        pixels_by_hand: The same of pixel thresholds.
 
     Raises:
         UserError: No score, one that is not finite, or a rate outside (0, 1).
@@ -43,11 +86,14 @@ class Decision:
     maxima: Mapping[str, Floats] = field(default_factory=dict)
     medians: Mapping[str, Floats] = field(default_factory=dict)
     false_alarm: float = 0.01
+    also_chosen: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    by_hand: Mapping[str, float] = field(default_factory=dict)
+    pixels_by_hand: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 0 < self.false_alarm < 1:
             raise UserError(f"decision.false_alarm is a rate between 0 and 1, not {self.false_alarm}")
-        for name in ("scores", "maxima", "medians"):
+        for name in HELD:
             values = {
                 category: np.sort(np.asarray(of, np.float64)) for category, of in sorted(getattr(self, name).items())
             }
@@ -62,8 +108,49 @@ class Decision:
             raise UserError("a decision needs the scores of held-out nominal images, and there are none")
 
     def with_rate(self, false_alarm: float) -> "Decision":
-        """The same held-out images, and another false-alarm rate."""
+        """The same held-out images, and another false-alarm rate. Thresholds that were set by hand stay."""
         return replace(self, false_alarm=false_alarm)
+
+    def with_threshold(self, threshold: float, category: str | None = POOLED, pixels: bool = False) -> "Decision":
+        """The same with an image threshold set by hand, or a pixel threshold, of a category or of all.
+
+        Raises:
+            UserError: A threshold that is not finite, or of which nothing is known here: an unknown category, or pixels
+                of a method without maps; a pixel threshold at which heatmaps would have no colours.
+        """
+        if not math.isfinite(threshold):
+            raise UserError(f"a threshold is a finite number, not {threshold}")
+        if pixels and not self.maxima:
+            raise UserError("there is no pixel threshold to set: the held-out images of this model had no anomaly maps")
+        changed = dict.fromkeys(self._keys(category), threshold)
+        if not pixels:
+            return replace(self, by_hand={**self.by_hand, **changed})
+        for key in changed:
+            medians = of_category(self.medians, key or POOLED)
+            if len(medians) and threshold <= np.median(medians):
+                raise UserError(
+                    f"a pixel threshold of {threshold:g} is no higher than the median {np.median(medians):.6g} of "
+                    "nominal pixels, so that half of a nominal image would be anomalous: give a higher one"
+                )
+        return replace(self, pixels_by_hand={**self.pixels_by_hand, **changed})
+
+    def without_threshold(self, category: str | None = POOLED) -> "Decision":
+        """The same with the thresholds of the rate in place of those set by hand, of a category or of all.
+
+        Raises UserError on an unknown category.
+        """
+        gone = self._keys(category)
+        images, pixels = (
+            {key: threshold for key, threshold in thresholds.items() if key not in gone}
+            for thresholds in (self.by_hand, self.pixels_by_hand)
+        )
+        return replace(self, by_hand=images, pixels_by_hand=pixels)
+
+    def _keys(self, category: str | None) -> list[str]:
+        """The keys of `by_hand` that a category means: of the only one, or of None, all."""
+        if category is not POOLED and category not in self.scores:
+            raise UserError(f"this model has no category {category}, but {', '.join(self.scores)}")
+        return ["", *self.scores] if category is POOLED or len(self.scores) == 1 else [category]
 
     def p_value(self, score: ArrayLike, category: str | None = POOLED) -> Any:
         """How probable a score this high or higher is of a nominal image: (...) -> (...), in [1 / (n + 1), 1].
@@ -77,12 +164,28 @@ class Decision:
 
     def threshold(self, category: str | None = POOLED) -> float:
         """An image is anomalous where its score lies above this."""
-        return conformal_threshold(of_category(self.scores, category), self.false_alarm)
+        return self.operating_point(category).threshold
 
     def pixel_threshold(self, category: str | None = POOLED) -> float | None:
         """A pixel is anomalous where the map lies above this. None without maps."""
+        point = self.pixel_operating_point(category)
+        return None if point is None else point.threshold
+
+    def operating_point(self, category: str | None = POOLED) -> OperatingPoint:
+        """The image threshold, and what it stands for."""
+        return self._point(of_category(self.scores, category), self.by_hand, category)
+
+    def pixel_operating_point(self, category: str | None = POOLED) -> OperatingPoint | None:
+        """The pixel threshold, and what it stands for: a held-out image lies above it with any pixel. None without
+        maps."""
         held = of_category(self.maxima, category)
-        return conformal_threshold(held, self.false_alarm) if len(held) else None
+        return self._point(held, self.pixels_by_hand, category) if len(held) else None
+
+    def _point(self, held: Floats, by_hand: Mapping[str, float], category: str | None) -> OperatingPoint:
+        chosen = by_hand.get(category if category is not None and category in self.scores else "")
+        threshold = conformal_threshold(held, self.false_alarm) if chosen is None else chosen
+        above = int(np.count_nonzero(held > threshold))
+        return OperatingPoint(threshold, chosen is not None, (1 + above) / (len(held) + 1), above, len(held))
 
     def anomalous(self, score: float, category: str | None = POOLED) -> bool:
         """The verdict. Raises NotFiniteError."""
@@ -90,7 +193,7 @@ class Decision:
         return bool(score > self.threshold(category))
 
     def verdict(self, score: float, category: str | None = POOLED) -> str:
-        """In a word."""
+        """In a word. Raises NotFiniteError."""
         return "anomalous" if self.anomalous(score, category) else "nominal"
 
     def mask(self, anomaly_map: NDArray[np.float32], category: str | None = POOLED) -> NDArray[np.bool_]:
@@ -121,7 +224,8 @@ class Decision:
         """One for each category whose held-out images are too few for the rate."""
         said = []
         for category, held in self.scores.items():
-            if self.smallest_rate(category) > self.false_alarm:
+            by_hand = category in self.by_hand and (category in self.pixels_by_hand or not self.maxima)
+            if self.smallest_rate(category) > self.false_alarm and not by_hand:
                 of = f" of {category}" if len(self.scores) > 1 else ""
                 needed = math.ceil(1 / self.false_alarm) - 1
                 said.append(
@@ -134,63 +238,18 @@ class Decision:
     def to_dict(self) -> dict[str, Any]:
         """As plain values, for checkpoints and exported files."""
         held = {name: {c: of.tolist() for c, of in getattr(self, name).items()} for name in HELD}
-        return {**held, "false_alarm": self.false_alarm}
+        return {
+            **held,
+            "false_alarm": self.false_alarm,
+            "also_chosen": {category: list(of) for category, of in self.also_chosen.items()},
+            "by_hand": dict(self.by_hand),
+            "pixels_by_hand": dict(self.pixels_by_hand),
+        }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Decision":
         """The inverse of `to_dict`."""
         return cls(**values)
-
-
-@dataclass(frozen=True)
-class Region:
-    """Connected anomalous pixels (8-connected), in pixels of the image."""
-
-    box: tuple[int, int, int, int]  # top, left, bottom, right: the slice [top:bottom, left:right]
-    area: int
-    peak: float  # the map's maximum in it
-
-
-def regions(mask: NDArray[np.bool_], anomaly_map: NDArray[np.float32]) -> Regions:
-    """The regions of a mask, 2 x (H, W), the highest peak first.
-
-    Runs of each row are joined with those of the row above that touch them (union-find), so that the work grows with
-    the runs and not with the pixels.
-    """
-    edges = np.diff(np.pad(mask.astype(np.int8), ((0, 0), (1, 1))), axis=1)
-    rows, starts = np.nonzero(edges == 1)
-    ends = np.nonzero(edges == -1)[1]
-    parent = list(range(len(rows)))
-
-    def root(run: int) -> int:
-        while parent[run] != run:
-            parent[run] = parent[parent[run]]
-            run = parent[run]
-        return run
-
-    first = np.searchsorted(rows, np.arange(mask.shape[0] + 1))
-    for row in range(1, mask.shape[0]):
-        above, here = int(first[row - 1]), int(first[row])
-        while above < first[row] and here < first[row + 1]:
-            if starts[above] <= ends[here] and starts[here] <= ends[above]:  # touch, at a corner too
-                parent[root(here)] = root(above)
-            if ends[above] < ends[here]:
-                above += 1
-            else:
-                here += 1
-    found: dict[int, list[int]] = {}
-    for run in range(len(rows)):
-        found.setdefault(root(run), []).append(run)
-    result = []
-    for runs in found.values():
-        top, bottom = int(rows[runs[0]]), int(rows[runs[-1]]) + 1
-        box = (top, int(starts[runs].min()), bottom, int(ends[runs].max()))
-        peak = max(float(anomaly_map[rows[run], starts[run] : ends[run]].max()) for run in runs)
-        result.append(Region(box, int((ends[runs] - starts[runs]).sum()), peak))
-    return sorted(result, key=lambda region: -region.peak)
-
-
-HELD = ("scores", "maxima", "medians")
 
 
 def of_category(values: Mapping[str, Floats], category: str | None) -> Floats:
@@ -208,5 +267,9 @@ def refuse_not_finite(image: str, *values: ArrayLike | None) -> None:
 
 def conformal_threshold(held: Floats, rate: float) -> float:
     """The score above which p <= rate, or the highest of all where so few scores (n,), ascending, allow no such p."""
-    allowed = max(int(np.floor(rate * (len(held) + 1) * (1 + 1e-12))) - 1, 0)  # held-out scores that may lie above
-    return float(held[len(held) - 1 - min(allowed, len(held) - 1)])
+    return float(held[len(held) - may_lie_above(len(held), rate) - 1])
+
+
+def may_lie_above(held_out: int, rate: float) -> int:
+    """How many of the held-out scores lie above the threshold of a rate; their ties with it do not."""
+    return min(max(int(np.floor(rate * (held_out + 1) * (1 + 1e-12))) - 1, 0), held_out - 1)

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lit_ad.detector.card import Card, Run, Share
-from lit_ad.detector.decision import NO_DECISION, Decision, Region, regions
+from lit_ad.detector.decision import NO_DECISION, Decision
 from lit_ad.detector.painter import FOUND, GAP, outline, outlined, over_grey
+from lit_ad.detector.regions import Region, regions
 from lit_ad.detector.runtimes import load_exported
 from lit_ad.detector.scoring import Judgement, judge
 from lit_ad.errors import UserError

@@ -3,6 +3,7 @@
 import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -12,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from lit_ad.batch import Batch
+from lit_ad.detector.guarantee import summary
 from lit_ad.distributed import gather
 from lit_ad.evaluation.judged import Judged, judge_images
 from lit_ad.evaluation.official_scores import ByRules
@@ -208,7 +210,11 @@ class Evaluation(L.Callback):
         self.results = Results(rows, images, curves, maps=any(mapped for _, mapped, _ in seen))
         if decision is not None:
             self.results.threshold, self.results.pixel_threshold = decision.threshold(), decision.pixel_threshold()
-            self.results.false_alarm = decision.false_alarm
+            self.results.false_alarm, self.results.decision = decision.false_alarm, summary(decision)
+        if trainer.ckpt_path:
+            file = Path(trainer.ckpt_path).absolute()
+            inside = file.is_relative_to(self.directory.absolute())
+            self.results.checkpoint = str(file.relative_to(self.directory.absolute()) if inside else file)
         if self.by_rules is not None:
             self.results.official = self.by_rules.official(groups, rows)
             for name, value in self.results.official.last().items():

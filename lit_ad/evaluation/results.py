@@ -103,6 +103,19 @@ class Results:
     false_alarm: float | None = None  # the rate that both were set for
     maps: bool = True  # whether the method gives anomaly maps
     official: Official | None = None  # of a data set with rules of its own
+    decision: dict[str, Any] | None = None  # what its thresholds promise or stand for: guarantee.summary
+    checkpoint: str | None = None  # that was tested: below the run's directory if it lies there, else its whole path
+
+    @property
+    def by_hand(self) -> list[str]:
+        """A line for each threshold that a person has set in place of the false-alarm rate's."""
+        return [] if self.decision is None else self.decision["by_hand"]
+
+    @property
+    def guarantees(self) -> list[str]:
+        """What the image thresholds promise, each sentence once."""
+        thresholds = [] if self.decision is None else self.decision["thresholds"]
+        return list(dict.fromkeys(threshold["guarantee"] for threshold in thresholds))
 
     def misses(self, count: int) -> list[ImageResult]:
         """The images with a wrong verdict, the worst first."""
@@ -151,6 +164,8 @@ class Results:
             "false_alarm": self.false_alarm,
             "threshold": self.threshold,
             "pixel_threshold": self.pixel_threshold,
+            "decision": self.decision,
+            "checkpoint": self.checkpoint,
             "maps": self.maps,
             "rows": self.rows,
             "images": [asdict(image) for image in self.images],
@@ -173,7 +188,16 @@ class Results:
             images = [ImageResult(**image) for image in values["images"]]
             curves = {name: (np.array(x), np.array(y)) for name, (x, y) in values["curves"].items()}
             decided = (values["threshold"], values["pixel_threshold"], values["false_alarm"])
-            return cls(rows, images, curves, *decided, maps=values["maps"], official=official)
+            return cls(
+                rows,
+                images,
+                curves,
+                *decided,
+                maps=values["maps"],
+                official=official,
+                decision=values["decision"],
+                checkpoint=values["checkpoint"],
+            )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} holds no results of a test: {type(error).__name__} {error}") from error
 

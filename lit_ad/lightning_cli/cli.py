@@ -245,7 +245,9 @@ class AnomalyCLI(LightningCLI):
         decision = self.model.decision
         said = [] if loss is None else [f"val/loss {float(loss):.6g} of {count} held-out nominal images"]
         if decision is not None:
-            said.append(f"threshold {decision.threshold():.6g} at a false-alarm rate of {decision.false_alarm:g}")
+            point = decision.operating_point()
+            rate = f" at a false-alarm rate of {decision.false_alarm:g}"
+            said.append(f"threshold {point}" if point.by_hand else f"threshold {point.threshold:.6g}{rate}")
         self.say(*said, "validate saves nothing: the decision of the checkpoint stays as it is")
 
     def after_test(self) -> None:

@@ -104,6 +104,8 @@ class Method(L.LightningModule):
     def calibrate(self, nominal: Nominal, held_out: Nominal) -> None:
         """Statistics that scoring stands on, of the training images and the held-out ones, before a validation.
 
+        If a method looks at `held_out`, the false-alarm rate of its decision is approximate, and the decision says so.
+
         Of several processes, each sees its own share of both, and reduces what it found (`statistics.Moments`).
         """
 

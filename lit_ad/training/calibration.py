@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import numpy as np
@@ -14,12 +14,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lit_ad.batch import Batch
-from lit_ad.detector.decision import NO_DECISION, Decision
+from lit_ad.detector.decision import HELD, NO_DECISION, Decision
+from lit_ad.detector.guarantee import by_hand
 from lit_ad.distributed import gather
 from lit_ad.errors import UserError
 from lit_ad.image.roi import counted
 from lit_ad.methods.base import Method, as_images
 from lit_ad.teachers.weights import fingerprint
+from lit_ad.training.selection import chosen_in_fit
 
 
 class Calibration(L.Callback):
@@ -27,7 +29,8 @@ class Calibration(L.Callback):
 
     Both are in the checkpoint of the weights that they were made with. No test image is ever looked at. Other callbacks
     may exchange the weights, to average them for example: a decision is kept for those that scored the held-out images,
-    and a test judges by those of the checkpoint.
+    and a test judges by those of the checkpoint. The decision says what else the training chose on the held-out images,
+    which makes its false-alarm rate approximate.
 
     Args:
         false_alarm: The rate of nominal images that may be called anomalous. None: the checkpoint's, 0.01 in a first
@@ -41,6 +44,8 @@ class Calibration(L.Callback):
         self.rate = 0.01 if false_alarm is None else false_alarm  # in checkpoints: those between validations need it
         self.warned = False
         self.loaded: Mapping[str, Tensor] | None = None  # the weights of the checkpoint, until a test begins
+        self.validations = 0  # of this fit, so far
+        self.looked = False  # whether the method's statistics look at held-out images
 
     def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
         """Find a window that is "auto", in the nominal training images. Raises UserError if they have none."""
@@ -59,6 +64,9 @@ class Calibration(L.Callback):
         if data is not None and data.view.window != pl_module.view.window:
             data.look_with(replace(data.view, window=pl_module.view.window))
 
+    def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        self.validations, self.looked = 0, False
+
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         if trainer.global_step == 0 and type(pl_module).prepare is not Method.prepare:
             pl_module.prepare(nominal(trainer, pl_module))
@@ -71,15 +79,13 @@ class Calibration(L.Callback):
             self.rate = state_dict["false_alarm"]
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        self.seen: list[
-            tuple[str, float, float | None, float | None]
-        ] = []  # category, score, the map's maximum, median
+        self.seen: list[HeldOut] = []
         self.scored_by: str | None = None  # the fingerprint of the weights
         self.calibrated: str | None = None
         training = trainer.state.fn == "fit" and not trainer.sanity_checking
         if training and type(pl_module).calibrate is not Method.calibrate:
             with torch.no_grad():
-                pl_module.calibrate(nominal(trainer, pl_module), held_out(trainer, pl_module))
+                pl_module.calibrate(nominal(trainer, pl_module), self._noticed(held_out(trainer, pl_module)))
             self.calibrated = weights_of(trainer)
 
     def on_validation_batch_start(
@@ -96,6 +102,11 @@ class Calibration(L.Callback):
                 "statistics: put Calibration after it in the Trainer's callbacks"
             )
 
+    def _noticed(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """The same batches; notes that they are looked at."""
+        self.looked = True
+        yield from batches
+
     def on_validation_batch_end(
         self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
@@ -105,29 +116,50 @@ class Calibration(L.Callback):
             if judgement.seen is not None:
                 anomaly_map = counted(judgement.original_map(size, roi), roi)
                 maximum, median = float(anomaly_map.max()), float(np.median(anomaly_map))
-            self.seen.append((sample.category, judgement.score, maximum, median))
+            self.seen.append(HeldOut(sample.category, judgement.score, maximum, median))
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         seen = gather(self.seen)
         if trainer.sanity_checking or not seen:
             return
-        held: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in ("scores", "maxima", "medians")}
-        for category, score, maximum, median in seen:
-            held["scores"][category].append(score)
-            if maximum is not None and median is not None:
-                held["maxima"][category].append(maximum)
-                held["medians"][category].append(median)
-        if self.false_alarm is None and pl_module.decision is not None:
-            self.rate = pl_module.decision.false_alarm
-        pl_module.decision = Decision(**held, false_alarm=self.rate)  # type: ignore[arg-type]
+        held: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in HELD}
+        for image in seen:
+            held["scores"][image.category].append(image.score)
+            if image.maximum is not None and image.median is not None:
+                held["maxima"][image.category].append(image.maximum)
+                held["medians"][image.category].append(image.median)
+        earlier: Decision | None = pl_module.decision
+        if self.false_alarm is None and earlier is not None:
+            self.rate = earlier.false_alarm
+        decision = Decision(**held, false_alarm=self.rate)  # type: ignore[arg-type]
+        if trainer.state.fn == "fit":
+            self.validations += 1
+            chosen = chosen_in_fit(trainer, pl_module, self.validations, self.looked)
+            decision = replace(decision, also_chosen=dict.fromkeys(decision.scores, chosen))
+            if earlier is not None and by_hand(earlier):
+                lines = "; ".join(by_hand(earlier))
+                rank_zero_warn(
+                    f"thresholds set by hand were of the weights before this training, and are gone: {lines}"
+                )
+        elif earlier is not None:  # the same weights
+            kept = {name: getattr(earlier, name) for name in ("also_chosen", "by_hand", "pixels_by_hand")}
+            decision = replace(decision, **kept)
+        pl_module.decision = decision
         pl_module.decided_for = self.scored_by
-        self._warn(pl_module.decision)
+        self._warn(decision)
 
     def on_test_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        if pl_module.decision is not None:
-            if self.false_alarm is not None:
-                pl_module.decision = pl_module.decision.with_rate(self.false_alarm)
-            self._warn(pl_module.decision)
+        decision: Decision | None = pl_module.decision
+        if decision is None:
+            return
+        lines = by_hand(decision)
+        if self.false_alarm not in (None, decision.false_alarm):
+            rate = f"false_alarm {self.false_alarm:g}"
+            pl_module.decision = decision = decision.with_rate(self.false_alarm)
+            lines += [f"decision.{rate} moves nothing set by hand; lit-ad recalibrate --{rate} does"] if lines else []
+        self._warn(decision)
+        for line in lines:
+            rank_zero_info(line)
 
     on_predict_start = on_test_start
 
@@ -158,6 +190,15 @@ class Calibration(L.Callback):
             for warning in decision.warnings():
                 rank_zero_warn(warning)
         self.warned = True
+
+
+class HeldOut(NamedTuple):
+    """What the decision takes from a held-out image."""
+
+    category: str
+    score: float
+    maximum: float | None  # of the map at the image's size; None without a map
+    median: float | None
 
 
 def weights_of(trainer: L.Trainer) -> str:

@@ -1,11 +1,17 @@
 """`lit-ad recalibrate`, of a real run and of its exported file."""
 
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lit_ad import Detector
+from lit_ad.checkpoint import read_checkpoint, write_checkpoint
 from lit_ad.commands.main import run
+from lit_ad.detector.decision import Decision
 from lit_ad.errors import UserError
 
 pytest.importorskip("onnx")
@@ -30,3 +36,94 @@ def test_recalibrate(checkpoint: Path, images: Path, tmp_path: Path, capsys: pyt
             run(["recalibrate", *given, "--output", str(file)])
     run(["recalibrate", *given, "--false_alarm", "0.005"])
     assert "Warning: 5 held-out nominal images allow a false-alarm rate of 0.167" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def files(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The checkpoint, and its exported file."""
+    home = tmp_path_factory.mktemp("exported")
+    run(["export", "--ckpt_path", str(checkpoint), "--output", str(home)])
+    return checkpoint, home / "stfpm-fp32.onnx"
+
+
+def test_a_threshold_set_by_hand_ships(
+    files: tuple[Path, Path], images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the checkpoint, in what is exported of it, and in an exported file; for Detector and example.py."""
+    image = images / "test/good/000.png"
+    for file in files:
+        new, before = tmp_path / f"new{file.suffix}", Detector.load(file)(image)
+        assert before.anomaly_map is not None
+        limit, pixels = before.score - 1e-6, float(np.quantile(before.anomaly_map, 0.9))
+        words = ["recalibrate", "--ckpt_path", str(file), f"--threshold={limit}", "--pixel_threshold", str(pixels)]
+        capsys.readouterr()
+        run([*words, "--output", str(new)])
+        out = capsys.readouterr().out
+        assert f"threshold {limit:.6g}, set by hand: p-value at most " in out and "of 2 held-out nominal images" in out
+        assert f"pixel threshold {pixels:.6g}, set by hand: " in out and "no false-alarm rate is promised" in out
+        after = Detector.load(new)(image)
+        assert after.anomalous and after.decision is not None and after.mask is not None
+        assert after.decision.threshold() == limit and after.decision.pixel_threshold() == pixels
+        assert after.mask.mean() == pytest.approx(0.1, abs=0.01)
+        assert after.score == before.score and after.p_value == before.p_value  # of the same held-out images
+        run([*words[:3], f"--threshold={before.score + 1e-6}", "--output", str(new)])
+        assert not Detector.load(new)(image).anomalous
+        example = new.with_name("new-example.py")
+        assert example.is_file() == (file.suffix == ".onnx")
+    done = subprocess.run([sys.executable, example, image], capture_output=True, text=True, check=True)
+    assert f"{image}: nominal, score" in done.stdout
+    run([*words[:3], f"--threshold={before.score - 1e-6}", "--output", str(new)])
+    done = subprocess.run([sys.executable, example, image], capture_output=True, text=True, check=True)
+    assert f"{image}: anomalous, score" in done.stdout
+    run(["export", "--ckpt_path", str(tmp_path / "new.ckpt"), "--output", str(tmp_path), "--images", str(image.parent)])
+    exported = Detector.load(tmp_path / "stfpm-fp32.onnx").card.decision
+    assert exported is not None and exported.to_dict() == decision_of(tmp_path / "new.ckpt").to_dict()
+
+
+def test_a_rate_or_other_images_replace_what_was_set_by_hand(
+    files: tuple[Path, Path], images: Path, tmp_path: Path
+) -> None:
+    file, by_hand, new = files[0], tmp_path / "by_hand.ckpt", tmp_path / "new.ckpt"
+    run(["recalibrate", "--ckpt_path", str(file), "--threshold", "-1.5", "--output", str(by_hand)])
+    words = ["recalibrate", "--ckpt_path", str(by_hand), "--output", str(new)]
+    assert decision_of(by_hand).threshold() == -1.5
+    for change in (["--false_alarm", "0.4"], ["--nominal", str(images / "test/good")]):
+        run([*words, *change])
+        assert decision_of(by_hand).operating_point().by_hand and not decision_of(new).operating_point().by_hand
+    run([*words, "--false_alarm", "0.4", "--pixel_threshold", "9"])
+    assert decision_of(new).pixel_threshold() == 9 and not decision_of(new).operating_point().by_hand
+
+
+def test_nothing_was_chosen_on_other_images(files: tuple[Path, Path], images: Path, tmp_path: Path) -> None:
+    chosen = tmp_path / "chosen.ckpt"
+    checkpoint = read_checkpoint(files[0])
+    decision = replace(decision_of(files[0]), also_chosen={"stripes": ["the epoch"]})
+    checkpoint["lit_ad"]["decision"] = decision.to_dict()
+    write_checkpoint(checkpoint, chosen)
+    run(["recalibrate", "--ckpt_path", str(chosen), "--false_alarm", "0.4", "--output", str(tmp_path / "a.ckpt")])
+    assert decision_of(tmp_path / "a.ckpt").also_chosen == {"stripes": ["the epoch"]}
+    words = ["recalibrate", "--ckpt_path", str(chosen), "--nominal", str(images / "test/good")]
+    run([*words, "--output", str(tmp_path / "b.ckpt")])
+    assert decision_of(tmp_path / "b.ckpt").also_chosen == {"stripes": []}
+
+
+def test_thresholds_of_several_categories(files: tuple[Path, Path], tmp_path: Path) -> None:
+    several = tmp_path / "several.ckpt"
+    checkpoint = read_checkpoint(files[0])
+    checkpoint["lit_ad"]["decision"] = Decision({"nut": np.arange(9.0), "bolt": np.arange(19.0)}).to_dict()
+    write_checkpoint(checkpoint, several)
+    words = ["recalibrate", "--ckpt_path", str(several), "--output", str(tmp_path / "new.ckpt"), "--threshold", "3"]
+    run([*words, "--category", "nut"])
+    assert [decision_of(tmp_path / "new.ckpt").threshold(name) for name in ("nut", "bolt", None)] == [3, 18, 18]
+    run(words)
+    assert [decision_of(tmp_path / "new.ckpt").threshold(name) for name in ("nut", "bolt", None)] == [3, 3, 3]
+    with pytest.raises(UserError, match="this model has no category screw, but bolt, nut"):
+        run([*words, "--category", "screw"])
+    with pytest.raises(UserError, match="no pixel threshold to set"):
+        run([*words, "--pixel_threshold", "3"])
+    with pytest.raises(UserError, match="nothing to change: give --nominal FOLDER, --false_alarm, --threshold"):
+        run(words[:-2])
+
+
+def decision_of(file: Path) -> Decision:
+    return Decision.from_dict(read_checkpoint(file)["lit_ad"]["decision"])

@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,20 @@ def test_a_score_that_is_not_finite_is_the_services_error(detector: Detector) ->
             assert json.loads(body)["error"].startswith("the image: its score or anomaly map is NaN or infinite")
 
 
+def test_a_threshold_set_by_hand_decides_and_is_told(detector: Detector) -> None:
+    assert detector.card.decision is not None
+    score = detector(image()).score
+    for limit, anomalous in ((score - 0.01, True), (score + 0.01, False)):
+        decision = detector.card.decision.with_threshold(limit, "bolt").with_threshold(limit)
+        with served(Detector(detector.run, replace(detector.card, decision=decision))) as port:
+            for query in ("", "?category=bolt"):
+                told = json.loads(ask(port, f"/detect{query}", file_of(image()))[1])
+                assert (told["anomalous"], told["threshold"]) == (anomalous, limit)
+            about = json.loads(ask(port, "/about")[1])
+            assert about["threshold_by_hand"] and about["threshold"] == limit
+            assert "set by hand: p-value at most" in about["decision"]["by_hand"][0]
+
+
 def test_pictures(detector: Detector, port: int) -> None:
     expected = np.asarray(detector(image()).plot())
     status, body, headers = ask(port, "/detect", file_of(image()), accept="image/png")
@@ -196,6 +211,10 @@ def test_other_routes(port: int) -> None:
     assert about["file"] == "model.onnx" and about["method"] == "STFPM"
     assert about["view"]["image_size"] == 64 and about["categories"] == ["bolt", "nut"]
     assert about["limits"] == {"mib": 0.5, "megapixels": 0.1}
+    assert (
+        not about["threshold_by_hand"]
+        and about["threshold"] == about["decision"]["thresholds"][-1]["image"]["threshold"]
+    )
     assert b"<!doctype html>" in ask(port, "/")[1]
     assert ask(port, "/detect")[0] == 405 and ask(port, "/nowhere")[0] == 404
 
@@ -290,7 +309,7 @@ def test_the_page(onnx_file: Path, detector: Detector, tmp_path: Path) -> None:
             assert "<b>part.png" in first.text and "anomalous: score" in first.text
             assert "no image that is read here" in second.text
             assert driver.execute_script("return arguments[0].querySelector('img').naturalWidth", first) == 724
-            assert "model.onnx: STFPM, fp32, at most 50 % false alarms" in driver.find_element("id", "about").text
+            assert "model.onnx: STFPM, fp32, threshold for 50 % false alarms" in driver.find_element("id", "about").text
             driver.save_screenshot(str(tmp_path / "page.png"))
     finally:
         driver.quit()

@@ -1,6 +1,8 @@
 """Held-out nominal images set the decision, and nothing else does."""
 
+import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +75,33 @@ def test_the_rate_of_a_test_is_that_asked_for_or_the_checkpoints(
         getattr(trainer, command)(model, datamodule=data)
         assert model.decision.false_alarm == expected
         assert model.decision.scores["x"].tolist() == [0.1, 0.3, 0.5]
+
+
+def test_a_threshold_set_by_hand_stays_until_the_weights_change(
+    parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = brightness()
+    model.decision = replace(decided(), also_chosen={"x": ["the epoch"]}).with_threshold(0.2)
+    data = AnomalyDataModule(MVTec(parts / "nut"), model.view, num_workers=0)
+    evaluation = Evaluation()
+    with caplog.at_level("INFO"):
+        quiet_trainer(tmp_path / "test", Calibration(0.5), evaluation).test(model, data, verbose=False)
+    assert model.decision.threshold("nut") == 0.2 and model.decision.false_alarm == 0.5
+    assert "threshold 0.2, set by hand: p-value at most 0.75, 2 of 3 held-out nominal images above it" in caplog.text
+    assert (
+        "decision.false_alarm 0.5 moves nothing set by hand; lit-ad recalibrate --false_alarm 0.5 does" in caplog.text
+    )
+    assert evaluation.results is not None and evaluation.results.by_hand
+    assert {image.threshold for image in evaluation.results.images} == {0.2}
+    saved = json.loads((tmp_path / "test/metrics.json").read_text())["decision"]
+    assert saved["thresholds"][0]["image"]["p_value"] == 0.75 and not saved["thresholds"][0]["exact"]
+    quiet_trainer(tmp_path / "validate", Calibration()).validate(model, data, verbose=False)
+    assert model.decision.threshold() == 0.2 and model.decision.also_chosen == {"x": ["the epoch"]}
+    trained = brightness()
+    trained.decision = model.decision
+    with pytest.warns(UserWarning, match=r"thresholds set by hand were of the weights before this training, and are"):
+        quiet_trainer(tmp_path / "fit", Calibration(0.4)).fit(trained, data)
+    assert not trained.decision.operating_point().by_hand
 
 
 def test_a_test_never_sets_a_decision(parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any) -> None:

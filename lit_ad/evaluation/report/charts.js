@@ -71,9 +71,19 @@ function pValue(limit, run = state.run) {
   return { p: (1 + scores.filter(score => score > limit).length) / (scores.length + 1), count: scores.length };
 }
 
+const quoted = text => /^[\w@%+=:,./-]+$/.test(text) ? text : "'" + text.replaceAll("'", `'"'"'`) + "'";
+
+// What makes the moved threshold the shipped one. A model of one category needs no name of it.
+function shipping() {
+  const run = runs[state.run], category = categoryOf(state.row), known = Object.keys(run.heldOut);
+  const which = category !== null && known.length > 1 ? ` --category=${quoted(category)}` : "";
+  return `lit-ad recalibrate --ckpt_path ${run.checkpoint ?? "CHECKPOINT"} --threshold=${movedThreshold()}${which}`;
+}
+
 function showCounts() {
   const limit = threshold(), counts = confusion(), own = categoryOf(state.row) === null && movedThreshold() === null;
-  const judged = limit !== null;
+  const judged = limit !== null, byHand = runs[state.run].byHand;
+  const how = byHand.includes(categoryOf(state.row)) || (byHand.includes(null) && Object.keys(runs[state.run].heldOut).length < 2) ? ", set by hand" : "";
   for (const name of ["tn", "fp", "fn", "tp"]) at(name).textContent = judged ? counts[name] : "–";
   at("fp").className = counts.fp && judged ? "wrong" : "";
   at("fn").className = counts.fn && judged ? "wrong" : "";
@@ -83,7 +93,9 @@ function showCounts() {
   const { p, count } = judged ? pValue(limit) : { p: 1, count: 0 };
   at("pvalue").textContent = count ? `p-value above the threshold: at most ${digits(p)}, from ${count} held-out images` : judged ? "p-value: the run has no held-out scores" : "";
   at("whose").textContent = own && judged ? "Each category at its own shipped threshold; one that you set here is for all of them." :
-    movedThreshold() !== null ? `Moved; shipped is ${digits(shippedThreshold())}.` : "As it is shipped.";
+    movedThreshold() !== null ? `Moved; shipped is ${digits(shippedThreshold())}${how}.` : `As it is shipped${how}.`;
+  at("ship").hidden = movedThreshold() === null || !count;
+  if (!at("ship").hidden) at("command").textContent = shipping();
   at("shipped").disabled = movedThreshold() === null;
   if (document.activeElement !== at("number")) at("number").value = judged ? Number(limit.toPrecision(7)) : "";
   if (judged) at("threshold").value = limit;

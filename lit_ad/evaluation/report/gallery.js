@@ -178,6 +178,11 @@ function show() {
   for (const row of document.querySelectorAll("tr[data-row]")) row.classList.toggle("chosen", row.dataset.row === state.row);
 }
 
+at("copy").addEventListener("click", async () => {
+  try { await navigator.clipboard.writeText(at("command").textContent); at("copy").textContent = "copied"; }
+  catch { getSelection().selectAllChildren(at("command")); at("copy").textContent = "selected: copy it by keys"; }
+  setTimeout(() => { at("copy").textContent = "copy"; }, 2000);
+});
 at("threshold").addEventListener("input", event => move(Number(event.target.value)));
 at("number").addEventListener("input", event => { if (event.target.value !== "") move(Number(event.target.value)); });
 at("shipped").addEventListener("click", () => { delete state.moved[state.run][categoryOf(state.row) ?? ""]; thresholdChanged(); });

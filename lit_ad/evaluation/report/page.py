@@ -5,6 +5,7 @@ points, fits them to the window, and is one file of 0.2 MB without dependencies,
 are larger than most pages. A content security policy in the page forbids it any request.
 """
 
+import shlex
 from base64 import b64encode
 from collections.abc import Iterator
 from itertools import combinations
@@ -102,10 +103,15 @@ def of_run(run: Run) -> dict[str, Any]:
     """What the page's script knows of a run."""
     results = run.results
     pooled = results.rows[POOLED]
+    thresholds = [] if results.decision is None else results.decision["thresholds"]
+    tested = results.checkpoint
     return {
         "name": run.name,
         "threshold": results.threshold,
         "thresholds": {image.category: image.threshold for image in results.images},
+        "byHand": [of["category"] for of in thresholds if of["image"]["by_hand"]],  # null: all together
+        # As a shell takes it; a path that is absolute already stays so.
+        "checkpoint": None if tested is None else shlex.quote(str(run.home.absolute() / tested)),
         "heldOut": {} if run.record is None else run.record.held_out,
         "curves": {name: [axis.tolist() for axis in curve] for name, curve in results.curves.items()},
         "pixels": {

@@ -99,7 +99,8 @@ def histogram(results: Results) -> NDArray[np.uint8]:
             [image.score for image in results.images if image.label == label], bins, alpha=0.6, label=name, color=colour
         )
     if results.threshold is not None:
-        axes.axvline(results.threshold, color="black", linestyle="--", label="threshold (nominal held-out images)")
+        origin = "set by hand" if results.by_hand else "nominal held-out images"
+        axes.axvline(results.threshold, color="black", linestyle="--", label=f"threshold ({origin})")
     axes.set(xlabel="image score", ylabel="images")
     axes.legend()
     return rendered(figure)

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from lit_ad.detector.decision import Decision
+from lit_ad.detector.guarantee import summary
 from lit_ad.evaluation.report.record import Record, Took, environment
 from lit_ad.evaluation.report.thumbnails import THUMBNAILS, joined, jpeg, outline_png
 from lit_ad.evaluation.results import ImageResult, Results, mean_row, pixel_verdict_row, verdict_row
@@ -65,6 +66,7 @@ def make(
     curve = (np.array([0.0, 0.01, 0.5, 1.0]), np.array([0.0, 0.6, 0.9, 1.0]))
     curves = {"image_roc": curve, "pixel_roc": curve, "pro": curve}
     results = Results(rows, images, curves, decision.threshold(), 2.0, 0.1)
+    results.decision, results.checkpoint = summary(decision), "checkpoints/it's best.ckpt"
     home.mkdir(parents=True, exist_ok=True)
     results.save(home / "metrics.json")
     (home / "config.yaml").write_text(f"model: {{lr: {seed}}}\ndata: {{root: '</pre><b>'}}\n")

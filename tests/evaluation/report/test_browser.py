@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import time
 from collections.abc import Iterator
@@ -124,6 +125,28 @@ def test_it_begins_with_what_is_shipped(driver: Any, files: dict[str, Path], run
         driver.find_element("id", "shipped").click()
         assert counts(driver)[1:3] == wrong
         assert threshold(driver) == decision.threshold(None if row == "pooled" else row.partition("/")[0])
+
+
+def test_a_moved_threshold_is_shipped_by_a_command(
+    driver: Any, files: dict[str, Path], run: Any, make_run: Any
+) -> None:
+    opened(driver, files["one"])
+    checkpoint = run[0].absolute() / "checkpoints/it's best.ckpt"
+    assert not driver.find_element("id", "ship").is_displayed()
+    for row, category in (("pooled", []), ("<b>bolt/<i>cut", ["--category=<b>bolt"])):
+        choose(driver, "row", row)
+        slide(driver, 1.2345678901)
+        words = shlex.split(driver.find_element("id", "command").text)
+        assert words[:4] == ["lit-ad", "recalibrate", "--ckpt_path", str(checkpoint)]
+        assert words[4].startswith("--threshold=") and float(words[4].partition("=")[2]) == threshold(driver)
+        assert words[5:] == category
+        driver.find_element("id", "shipped").click()
+        assert not driver.find_element("id", "ship").is_displayed()
+    home = make_run(files["one"].parent / "nut", categories=("nut",))[0]
+    write_page([home], home / "nut.html")
+    opened(driver, home / "nut.html")
+    slide(driver, -0.5)
+    assert driver.find_element("id", "command").text.endswith(f"best.ckpt' --threshold={threshold(driver)}")
 
 
 def test_the_threshold_is_dragged_in_the_chart(driver: Any, files: dict[str, Path], run: Any) -> None:

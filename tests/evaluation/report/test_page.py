@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shlex
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lit_ad.detector.guarantee import summary
 from lit_ad.errors import UserError
 from lit_ad.evaluation.report import page
 from lit_ad.evaluation.report.page import differing, verdicts, write_page
@@ -155,3 +157,23 @@ def test_cells_have_values_intervals_or_why_not(make_run: Any, tmp_path: Path) -
     assert alarms.value == f"{pooled['false_alarms']:.0f}/24" and misses.value == f"{pooled['misses']:.0f}/20"
     assert alarms.interval.endswith(f"to {100 * pooled['false_alarm_rate_high']:.0f} %")
     assert math.isnan(pooled["aupro_30"]) and aupro.value == "" and aupro.why == "no nominal pixel"
+
+
+def test_the_page_says_what_the_thresholds_promise(make_run: Any, tmp_path: Path) -> None:
+    home, results, decision = make_run(tmp_path / "run")
+    write_page([home], tmp_path / "a.html")
+    told = (tmp_path / "a.html").read_text()
+    assert "set for 10 % false alarms" in told and "with a probability of at most 10 %, over the draw" in told
+    assert data_of(tmp_path / "a.html")["runs"][0]["byHand"] == []
+    checkpoint = home.absolute() / "checkpoints/it's best.ckpt"
+    assert data_of(tmp_path / "a.html")["runs"][0]["checkpoint"] == shlex.quote(str(checkpoint))
+    moved = replace(decision, also_chosen={"nut": ["the epoch"]}).with_threshold(1.5, "<b>bolt")
+    results.decision, results.checkpoint = summary(moved), "/elsewhere/best.ckpt"
+    results.save(home / "metrics.json")
+    write_page([home], tmp_path / "b.html")
+    told = (tmp_path / "b.html").read_text()
+    assert "threshold of &lt;b&gt;bolt 1.5, set by hand: p-value at most" in told
+    assert "The threshold was set by hand, so no false-alarm rate is promised." in told
+    assert "of 10 % is approximate: the epoch was chosen on the same held-out images." in told
+    (run,) = data_of(tmp_path / "b.html")["runs"]
+    assert (run["byHand"], run["checkpoint"]) == (["<b>bolt"], "/elsewhere/best.ckpt")

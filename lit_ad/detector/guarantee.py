@@ -1,0 +1,82 @@
+"""What a decision promises, in words and numbers for files and pages. NumPy only."""
+
+from typing import Any
+
+import numpy as np
+
+from lit_ad.detector.decision import POOLED, Decision, may_lie_above
+
+
+def summary(decision: Decision) -> dict[str, Any]:
+    """Every threshold of a decision, what it stands for and what it promises, as plain values for JSON.
+
+    Of one category there is one entry; of several, one for each and one for images whose category is not known.
+    """
+    categories = [*decision.scores, POOLED] if len(decision.scores) > 1 else [POOLED]
+    return {
+        "false_alarm": decision.false_alarm,
+        "also_chosen": {category: list(chosen) for category, chosen in decision.also_chosen.items()},
+        "by_hand": by_hand(decision),
+        "thresholds": [summary_of(decision, category) for category in categories],
+    }
+
+
+def summary_of(decision: Decision, category: str | None) -> dict[str, Any]:
+    """The same of a category; of None, all together."""
+    image, pixels = decision.operating_point(category), decision.pixel_operating_point(category)
+    exact = not image.by_hand and not also_chosen(decision, category)
+    return {
+        "category": category,
+        "image": image.to_dict(),
+        "pixels": None if pixels is None else pixels.to_dict(),
+        "exact": exact,
+        "guarantee": guarantee(decision, category),
+        "probability_above_rate": probability_above(image.held_out, decision.false_alarm) if exact else None,
+    }
+
+
+def guarantee(decision: Decision, category: str | None = POOLED) -> str:
+    """What the image threshold promises, in a sentence or two."""
+    point, chosen = decision.operating_point(category), also_chosen(decision, category)
+    if point.by_hand:
+        return "The threshold was set by hand, so no false-alarm rate is promised."
+    rate = max(decision.false_alarm, decision.smallest_rate(category))
+    if chosen:
+        what = f"{' and '.join(chosen)} {'were' if len(chosen) > 1 else 'was'} chosen on the same held-out images"
+        return f"The false-alarm rate of {100 * rate:.3g} % is approximate: {what}."
+    return (
+        f"A nominal image like the held-out ones is called anomalous with a probability of at most {100 * rate:.3g} %, "
+        "over the draw of the held-out images and of the image. The rate of one detector may lie above."
+    )
+
+
+def also_chosen(decision: Decision, category: str | None = POOLED) -> list[str]:
+    """What else was chosen on the held-out images of a category, or of all together."""
+    known = [category] if category is not None and category in decision.scores else list(decision.scores)
+    return list(dict.fromkeys(chosen for name in known for chosen in decision.also_chosen.get(name, ())))
+
+
+def by_hand(decision: Decision) -> list[str]:
+    """A line for each threshold that was set by hand; of several categories with one threshold, a line for all."""
+    lines = []
+    for what, point in (("threshold", decision.operating_point), ("pixel threshold", decision.pixel_operating_point)):
+        keys = decision.by_hand if what == "threshold" else decision.pixels_by_hand
+        everywhere = {"", *decision.scores} <= {*keys} and len(set(keys.values())) == 1
+        for key in [""] if everywhere else sorted(keys):
+            of = "" if everywhere else f" of {key or 'images of no known category'}"
+            lines.append(f"{what}{of} {point(key or POOLED)}")
+    return lines
+
+
+def probability_above(held_out: int, rate: float) -> float:
+    """The probability that the false-alarm rate of one detector lies above the rate that its threshold was set for.
+
+    Of scores without ties, the rate of a threshold that k of n held-out scores lie above is distributed as
+    Beta(k + 1, n - k) (Vovk, 2012, https://proceedings.mlr.press/v25/vovk12.html). It lies above `rate` as often as a
+    Binomial(n, rate) variable is k or less.
+    """
+    successes = np.arange(1, may_lie_above(held_out, rate) + 1)
+    # log P(j) from log P(j - 1): factorials of large n have no float.
+    steps = np.log((held_out - successes + 1) / successes * rate / (1 - rate))
+    logs = held_out * np.log1p(-rate) + np.concatenate([[0.0], np.cumsum(steps)])
+    return float(np.exp(logs).sum())

@@ -1,0 +1,48 @@
+"""What a training chooses on the held-out images, beside the threshold."""
+
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+
+
+def chosen_in_fit(trainer: L.Trainer, method: L.LightningModule, validations: int, scaled: bool) -> list[str]:
+    """A phrase for each thing that this training chooses on the held-out images.
+
+    Args:
+        trainer: In a validation of a fit.
+        method: What is trained.
+        validations: How many this fit has had, this one included.
+        scaled: Whether the method's `calibrate` looks at held-out images.
+    """
+    found = []
+    if validations > 1 or not is_last_validation(trainer) or trainer.ckpt_path:  # one alone leaves no choice
+        for what, monitor in monitors(trainer):
+            if not monitor.startswith("train"):
+                found.append(f"{what} (by {monitor})")
+    if scaled:
+        found.append(f"the scale of {type(method).__name__}'s scores (by calibrate)")
+    return list(dict.fromkeys(found))
+
+
+def is_last_validation(trainer: L.Trainer) -> bool:
+    """Whether the training ends with this validation; False where it is not known."""
+    if trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps:
+        return True
+    epochs = trainer.max_epochs
+    return bool(trainer.is_last_batch and epochs is not None and trainer.current_epoch + 1 == epochs)
+
+
+def monitors(trainer: L.Trainer) -> list[tuple[str, str]]:
+    """What is chosen by a logged value, and the value's name."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    found = [
+        ("the epoch of the best checkpoint", callback.monitor)
+        for callback in callbacks
+        if isinstance(callback, ModelCheckpoint) and callback.save_top_k != 0
+    ]
+    found += [("the epoch that ended the training", one.monitor) for one in callbacks if isinstance(one, EarlyStopping)]
+    for config in trainer.lr_scheduler_configs:
+        if config.reduce_on_plateau:
+            found.append(("the learning rate", config.monitor))
+    return [(what, monitor) for what, monitor in found if monitor]

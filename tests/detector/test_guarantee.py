@@ -1,0 +1,72 @@
+"""What a decision promises, against scipy and simulation."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy.stats import beta
+
+from lit_ad.detector.decision import Decision
+from lit_ad.detector.guarantee import by_hand, guarantee, probability_above, summary
+
+
+def decision(count: int = 19, rate: float = 0.05, chosen: tuple[str, ...] = ()) -> Decision:
+    held = {"": np.arange(float(count))}
+    return Decision(held, held, {"": np.array([-1.0])}, rate, {"": chosen})
+
+
+@pytest.mark.parametrize(("n", "rate"), [(99, 0.01), (19, 0.05), (199, 0.01), (999, 0.05), (5, 0.01), (200_000, 0.3)])
+def test_one_detector_exceeds_the_rate_as_often_as_a_beta_variable_does(n: int, rate: float) -> None:
+    above = max(int(np.floor(rate * (n + 1) + 1e-9)) - 1, 0)
+    assert probability_above(n, rate) == pytest.approx(beta.sf(rate, above + 1, n - above), rel=1e-6)
+
+
+def test_99_images_at_1_per_cent_exceed_it_in_37_of_100_draws() -> None:
+    assert probability_above(99, 0.01) == pytest.approx(0.37, abs=0.001)
+    generator = np.random.default_rng(0)  # uniform scores: a detector's own rate is what lies above its threshold
+    own = [1 - Decision({"": generator.random(99)}).threshold() for _ in range(4000)]
+    assert np.mean([rate > 0.01 for rate in own]) == pytest.approx(0.37, abs=0.025)
+    assert np.mean(own) == pytest.approx(0.01, abs=0.0006)  # which is what is promised
+
+
+def test_a_guarantee_says_when_it_is_exact() -> None:
+    exact = summary(decision())["thresholds"][0]
+    assert exact["exact"] and "a probability of at most 5 %" in exact["guarantee"]
+    assert exact["probability_above_rate"] == pytest.approx(beta.sf(0.05, 1, 19))
+    few = guarantee(decision(4, 0.05))
+    assert "at most 20 %" in few  # what four held-out images allow
+    chosen = summary(decision(chosen=("the epoch", "a scale")))
+    assert chosen["also_chosen"] == {"": ["the epoch", "a scale"]}
+    assert chosen["thresholds"][0]["guarantee"] == (
+        "The false-alarm rate of 5 % is approximate: the epoch and a scale were chosen on the same held-out images."
+    )
+    assert not chosen["thresholds"][0]["exact"] and chosen["thresholds"][0]["probability_above_rate"] is None
+
+
+def test_a_threshold_set_by_hand_promises_nothing_and_says_what_it_stands_for() -> None:
+    moved = decision().with_threshold(15.5).with_threshold(17.5, pixels=True)
+    told = json.loads(json.dumps(summary(moved), allow_nan=False))
+    (only,) = told["thresholds"]
+    assert only["image"] == {
+        **{"threshold": 15.5, "by_hand": True, "p_value": 4 / 20, "above": 3, "held_out": 19, "rate": 3 / 19}
+    }
+    assert (only["pixels"]["threshold"], only["pixels"]["above"]) == (17.5, 1)
+    assert "no false-alarm rate is promised" in only["guarantee"] and not only["exact"]
+    assert told["by_hand"] == by_hand(moved)
+    assert by_hand(moved)[0] == (
+        "threshold 15.5, set by hand: p-value at most 0.2, 3 of 19 held-out nominal images above it (15.8 %)"
+    )
+    assert by_hand(moved)[1].startswith("pixel threshold 17.5, set by hand: ")
+    assert by_hand(decision()) == []
+
+
+def test_of_several_categories_each_has_its_own() -> None:
+    held = {"nut": np.arange(19.0), "bolt": np.arange(9.0)}
+    both = Decision(held, false_alarm=0.1, also_chosen={"nut": ["the epoch"]})
+    told = summary(both.with_threshold(3, "bolt"))["thresholds"]
+    assert [one["category"] for one in told] == ["bolt", "nut", None]
+    assert [one["exact"] for one in told] == [False, False, False]
+    assert [one["image"]["by_hand"] for one in told] == [True, False, False]
+    assert [one["exact"] for one in summary(both)["thresholds"]] == [True, False, False]
+    assert by_hand(both.with_threshold(3, "bolt"))[0].startswith("threshold of bolt 3, set by hand")
+    assert len(by_hand(both.with_threshold(3))) == 1
