@@ -50,3 +50,8 @@ def reduce_logged_metrics(trainer: Any) -> None:
     """Reduce what was logged with `sync_dist=True`. Call it on every process, before another collective at an epoch's
     end: on the first process the progress bar has perhaps reduced it already, see `SharedMean`."""
     _ = trainer.callback_metrics  # computes what is not computed yet
+
+
+def is_lost_connection(error: Exception) -> bool:
+    """Whether a collective failed because another process has ended, by the words of gloo and NCCL."""
+    return isinstance(error, RuntimeError) and any(w in str(error) for w in ("by peer", "remote process exited"))

@@ -155,18 +155,20 @@ import os, signal
 import lightning as L
 
 class Stop(L.Callback):
-    \"\"\"Ctrl-C, before a batch.\"\"\"
+    \"\"\"A signal before a batch of the first process.\"\"\"
 
-    def __init__(self, hook: str, batch: int = 0) -> None:
-        stop = lambda trainer, model, data, index, *_: index == batch and os.kill(os.getpid(), signal.SIGINT)
+    def __init__(self, hook: str, batch: int = 0, number: int = signal.SIGINT) -> None:
+        stop = lambda trainer, model, data, index, *_: (
+            index == batch and trainer.is_global_zero and os.kill(os.getpid(), number)
+        )
         setattr(self, hook, stop)
 """
 
 
-def stop_with_ctrl_c(arguments: list[str], hook: str, batch: int, folder: Path) -> str:
-    """What a command printed that got SIGINT at a batch."""
+def stop_at(arguments: list[str], hook: str, batch: int, folder: Path, number: signal.Signals = signal.SIGINT) -> str:
+    """What a command printed that got a signal at a batch."""
     (folder / "stopper.py").write_text(STOPPER)
-    callback = {"class_path": "stopper.Stop", "init_args": {"hook": hook, "batch": batch}}
+    callback = {"class_path": "stopper.Stop", "init_args": {"hook": hook, "batch": batch, "number": int(number)}}
     (folder / "stopper.yaml").write_text(json.dumps({"trainer": {"callbacks": [callback]}}))
     done = subprocess.run(
         [*arguments, "--config", str(folder / "stopper.yaml")],
@@ -178,7 +180,7 @@ def stop_with_ctrl_c(arguments: list[str], hook: str, batch: int, folder: Path) 
         check=False,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # as in a terminal, not in the background
     )
-    assert done.returncode == 128 + signal.SIGINT, done.stdout[-5000:]
+    assert done.returncode == 128 + number, done.stdout[-5000:]
     return done.stdout
 
 
@@ -186,7 +188,7 @@ def test_ctrl_c_within_the_first_epoch_resumes_exactly(
     whole: Path, images: Path, resnet_file: Path, tmp_path: Path
 ) -> None:
     arguments, last = command(images, resnet_file, tmp_path), tmp_path / "checkpoints/last.ckpt"
-    said = stop_with_ctrl_c(arguments, "on_train_batch_start", 1, tmp_path)
+    said = stop_at(arguments, "on_train_batch_start", 1, tmp_path)
     assert "Ctrl-C: stopping after this batch" in said
     assert f"Stopped by Ctrl-C. To go on: --ckpt_path {last}\n" in said
     assert "Traceback" not in said
@@ -198,11 +200,21 @@ def test_ctrl_c_within_the_first_epoch_resumes_exactly(
 
 
 @pytest.mark.slow
-def test_ctrl_c_within_the_test_says_how_to_test(whole: Path, images: Path, resnet_file: Path, tmp_path: Path) -> None:
-    said = stop_with_ctrl_c(command(images, resnet_file, tmp_path), "on_test_batch_start", 1, tmp_path)
+@pytest.mark.parametrize(
+    ("number", "processes"), [(signal.SIGINT, 1), (signal.SIGTERM, 1), (signal.SIGINT, 2), (signal.SIGTERM, 2)]
+)
+def test_a_signal_within_the_test_says_how_to_test(
+    whole: Path, images: Path, resnet_file: Path, tmp_path: Path, number: signal.Signals, processes: int
+) -> None:
+    arguments = command(images, resnet_file, tmp_path)
+    if processes > 1:
+        arguments = [*arguments, "--trainer.devices", "2", "--data.batch_size", "1"]
+    said = stop_at(arguments, "on_test_batch_start", 1, tmp_path, number)
     assert "Traceback" not in said
-    (again,) = (line.partition("To test: lit-ad ")[2] for line in said.splitlines() if "Stopped by Ctrl-C" in line)
+    (again,) = (line.partition("To test: lit-ad ")[2] for line in said.splitlines() if "Stopped by " in line)
     assert not (tmp_path / "metrics.json").exists()
+    if processes > 1:
+        return
     config = yaml.safe_load((tmp_path / "config.yaml").read_text())
     config["trainer"]["callbacks"] = None  # the one that stopped it
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
@@ -212,7 +224,7 @@ def test_ctrl_c_within_the_test_says_how_to_test(whole: Path, images: Path, resn
 
 @pytest.mark.slow
 def test_ctrl_c_before_anything_is_saved_says_so(images: Path, resnet_file: Path, tmp_path: Path) -> None:
-    said = stop_with_ctrl_c(command(images, resnet_file, tmp_path), "on_validation_batch_start", 0, tmp_path)
+    said = stop_at(command(images, resnet_file, tmp_path), "on_validation_batch_start", 0, tmp_path)
     assert "Stopped by Ctrl-C. Nothing was saved yet\n" in said and "Traceback" not in said
     assert not (tmp_path / "checkpoints/last.ckpt").exists()
 

@@ -19,6 +19,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lit_ad import __version__
 from lit_ad.checkpoint import CheckpointFile, read_checkpoint
 from lit_ad.data import AnomalyDataModule, Images
+from lit_ad.distributed import is_lost_connection
 from lit_ad.errors import UserError
 from lit_ad.evaluation import Dashboard, Evaluation, Heatmaps, Predictions, Report
 from lit_ad.evaluation.report.stopwatch import TrainingRecord
@@ -36,6 +37,7 @@ from lit_ad.training.interruption import Interruption
 from lit_ad.training.loggers import Dashboards, by_name, forgiving, guard
 from lit_ad.training.run_directory import new_directory, quoted, refuse_used
 from lit_ad.training.speed import TrainingSpeed
+from lit_ad.training.watch import KILL, Watch
 
 
 class SaveConfig(SaveConfigCallback):
@@ -112,6 +114,8 @@ class AnomalyCLI(LightningCLI):
         parser.set_defaults({"checkpoint.monitor": "val/loss", "checkpoint.filename": "best"})
         parser.set_defaults({"checkpoint.save_last": True, "checkpoint.enable_version_counter": False})
         parser.add_argument("--dashboards", type=Dashboards, default=[], help="wandb, tensorboard, or both.")
+        waits = "Seconds after which processes that all wait for one another end, and say which one is missing."
+        parser.add_argument("--patience", type=float, default=300.0, help=waits)
         parser.add_argument("--overwrite", type=bool, default=False, help="fit into a directory that holds a run.")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -161,11 +165,24 @@ class AnomalyCLI(LightningCLI):
         return resolve_path(home)
 
     def _run_subcommand(self, subcommand: str) -> None:
+        if self.trainer.world_size > 1:
+            self.watch.join(self.trainer)
         try:
             super()._run_subcommand(subcommand)
         except SIGTERMException:
             # Lightning would leave with 0, which a scheduler takes for a finished run.
             sys.exit(128 + self.interruption.stopped_by)
+        except Exception as error:
+            if self.trainer.strategy.launcher is not None:
+                self.trainer.strategy.launcher.kill(
+                    KILL
+                )  # the processes that this one has started, and that wait for it
+            if not is_lost_connection(error):
+                raise
+            rank = f"rank {self.trainer.global_rank} of {self.trainer.world_size}"
+            raise UserError(
+                f"{rank} has lost another process: what ended that one is printed above, or in its log"
+            ) from error
         except SystemExit as stop:
             if isinstance(stop.__context__, KeyboardInterrupt):
                 sys.exit(128 + signal.SIGINT)  # and Lightning with 1, which is an error's
@@ -190,7 +207,7 @@ class AnomalyCLI(LightningCLI):
         self.trainer.loggers = forgiving(self.trainer.loggers)
         checkpoint = self.config[self.subcommand].checkpoint
         last = Path(checkpoint.dirpath) / "last.ckpt"
-        self.interruption = Interruption(last)
+        self.interruption, self.watch = Interruption(last), Watch(self.config[self.subcommand].patience)
         self.keep = KeepProgress(
             last if checkpoint.save_last else None,
             checkpoint.every_n_train_steps,
@@ -202,7 +219,8 @@ class AnomalyCLI(LightningCLI):
                 callback.save_last = False  # which is of the latest that was best, and no file is to be written twice
         if checkpoint.save_last:
             self.trainer.callbacks.append(FinalWeights(last))  # type: ignore[attr-defined]
-        self.trainer.callbacks += [TrainingSpeed(), TrainingRecord(), self.keep, self.interruption]  # type: ignore[attr-defined]
+        self.trainer.callbacks += [TrainingSpeed(), TrainingRecord(), self.keep]  # type: ignore[attr-defined]
+        self.trainer.callbacks += [self.interruption, self.watch]  # type: ignore[attr-defined]
 
     def after_fit(self) -> None:
         config = self.config.fit

@@ -1,6 +1,8 @@
 """Signals that ask a training to stop: after the batch, on every process at the same one, with a checkpoint."""
 
+import os
 import signal
+import subprocess
 import threading
 from pathlib import Path
 from typing import Any
@@ -21,8 +23,9 @@ class Interruption(L.Callback):
     """SIGTERM and Ctrl-C save `checkpoint` and end; SIGUSR1 under Slurm saves and requeues the job, as Lightning does.
 
     Lightning acts at once, wherever the process is, also between two halves of a step or while another process waits
-    in a reduction. Here both wait for the end of the batch, so that what is resumed goes on as if nothing had happened.
-    Where no batch is trained, Ctrl-C ends at once.
+    in a reduction. Here all wait for the end of the batch, so that what is resumed goes on as if nothing had happened.
+    Where nothing is trained, SIGTERM and Ctrl-C end at once, and SIGUSR1 requeues without a checkpoint: processes
+    cannot save one together where each may stand in another place.
 
     Args:
         checkpoint: Where they save. A second Ctrl-C ends at once.
@@ -32,18 +35,45 @@ class Interruption(L.Callback):
         self.checkpoint = checkpoint
         self.asked = 0  # the signal's number
         self.stopped_by = signal.SIGTERM
-        self.handlers: dict[int, Any] = {}  # those that were there before
+        self.told = False  # whether the user knows how to go on
+        self.requeue: Any = None  # Lightning's handler of SIGUSR1, under Slurm
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        self.asked = 0
+        self._handle(trainer, self.ask, self.ask, self.ask)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        self._end_at_once(trainer)
+
+    def _end_at_once(self, trainer: L.Trainer, *_: Any) -> None:
+        """Until Lightning restores the handlers of before the run. Its own communicate in the middle of anything."""
+
+        def stop(number: int, frame: Any) -> None:
+            if trainer.strategy.launcher is not None:
+                trainer.strategy.launcher.kill(signal.SIGTERM)  # the processes that this one has started
+            self.stopped_by = signal.SIGTERM
+            raise SIGTERMException
+
+        alone = trainer.world_size == 1
+        self._handle(trainer, stop, signal.default_int_handler, self.requeue if alone else requeue_job)
+
+    on_sanity_check_start = on_test_start = on_predict_start = _end_at_once  # type: ignore[assignment]
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        if trainer.state.fn == "validate":
+            self._end_at_once(trainer)
+
+    def _handle(self, trainer: L.Trainer, terminate: Any, interrupt: Any, requeue: Any) -> None:
+        """Set the handlers of SIGTERM, SIGINT and, under Slurm, of SIGUSR1."""
         if threading.current_thread() is not threading.main_thread():
             return  # where Python allows no handlers
-        self.asked = 0
+        signal.signal(signal.SIGTERM, terminate)
         # A shell has a command in the background ignore Ctrl-C, which is meant for the one in front.
-        self.handlers = {n: before for n in STOP if (before := signal.getsignal(n)) != signal.SIG_IGN}
-        if hasattr(signal, "SIGUSR1") and callable(requeue := signal.getsignal(signal.SIGUSR1)):
-            self.handlers[signal.SIGUSR1] = requeue  # Lightning's, under Slurm
-        for number in self.handlers:
-            signal.signal(number, self.ask)
+        if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+            signal.signal(signal.SIGINT, interrupt)
+        if "SLURM_JOB_ID" in os.environ and callable(handler := signal.getsignal(signal.SIGUSR1)):
+            self.requeue = self.requeue or handler
+            signal.signal(signal.SIGUSR1, requeue or handler)
 
     def ask(self, number: int, frame: Any) -> None:
         if number == signal.SIGINT:
@@ -70,29 +100,36 @@ class Interruption(L.Callback):
         self.asked = 0
         if asked in STOP:
             trainer.save_checkpoint(self.checkpoint, weights_only=False)
-            self.stopped_by = signal.Signals(asked)
+            self.stopped_by, self.told = signal.Signals(asked), True
             rank_zero_info(f"\nStopped by {STOP[asked]}. To go on: --ckpt_path {quoted(self.checkpoint)}")
             raise SIGTERMException
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger) and trainer.is_global_zero:
                 logger.experiment.finish()  # its process gets SIGTERM with the requeue, and drops what it holds
-        self.handlers[asked](asked, None)
+        self.requeue(asked, None)
 
     def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
-        """Ctrl-C where no batch is trained, or a second one: what is there, and how to go on."""
-        if not isinstance(exception, KeyboardInterrupt):
+        """A signal where no batch is trained, or a second Ctrl-C: what is there, and how to go on."""
+        if self.told or not isinstance(exception, KeyboardInterrupt | SIGTERMException):
             return
+        name = "Ctrl-C" if isinstance(exception, KeyboardInterrupt) else "SIGTERM"
         stage, config = trainer.state.fn, Path(trainer.default_root_dir) / "config.yaml"
         if stage == "fit":
             saved = self.checkpoint.is_file()
-            said = f"To go on: --ckpt_path {quoted(self.checkpoint)}" if saved else "Nothing was saved yet"
+            told = f"To go on: --ckpt_path {quoted(self.checkpoint)}" if saved else "Nothing was saved yet"
         elif stage == "test" and trainer.ckpt_path and config.is_file():
             model = f"--config {quoted(config)} --ckpt_path {quoted(trainer.ckpt_path)}"
-            said = f"The test was not finished, the training was. To test: lit-ad test {model}"
+            told = f"The test was not finished, the training was. To test: lit-ad test {model}"
         else:
-            said = f"The same command does the {stage} again"
-        rank_zero_info(f"Stopped by Ctrl-C. {said}")
+            told = f"The same command does the {stage} again"
+        rank_zero_info(f"Stopped by {name}. {told}")
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        for number, handler in self.handlers.items():
-            signal.signal(number, handler)
+
+def requeue_job(number: int, frame: Any) -> None:
+    """Put the Slurm job back into its queue, once."""
+    if os.environ.get("SLURM_PROCID") == "0":
+        array, job = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ["SLURM_JOB_ID"]
+        subprocess.run(
+            ["scontrol", "requeue", job if array is None else f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"],
+            check=False,
+        )

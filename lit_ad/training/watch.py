@@ -1,0 +1,299 @@
+"""A process that waits in vain for the others of its training ends, and says which one is missing.
+
+A collective of torch waits for half an hour or for ever where a process has died, hangs, or is in another collective,
+and no signal ends it: Python's handlers run when the call comes back. Therefore a thread of each process writes down
+every second where its main thread stands, and reads what the others wrote. One process may work alone for hours while
+the others wait. In vain is only a wait in which none of them goes on.
+"""
+
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from datetime import timedelta
+from functools import partial
+from operator import attrgetter
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning as L
+import torch.distributed as dist
+from lightning.pytorch.utilities import rank_zero_warn
+
+from lit_ad.distributed import gather
+
+INTERVAL = 1.0  # seconds between two looks
+WORKED = 0.001  # seconds of processor time; a thread that waits takes none at all
+PATIENCE_TO_JOIN = 120.0  # seconds, at least: imports from a busy disk
+PATIENCE_OF_SIGNAL = 20.0  # seconds; Slurm kills 30 seconds after its SIGTERM
+PATIENCE_OF_SECOND = 2.0  # seconds, after a second Ctrl-C
+KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has none
+LIBRARIES = ("torch", "lightning", "torchmetrics")
+STANDARD = Path(os.__file__).parent  # the folder of Python's own modules
+GATHERS = Path(gather.__code__.co_filename)
+BACKWARD = "_engine_run_backward"  # in which DDP reduces gradients
+
+
+@dataclass
+class Sign:
+    """What a process wrote about itself.
+
+    Args:
+        place: Where its main thread stands.
+        still: For how many seconds it has stood there.
+        collective: Whether it waits for the others.
+        number: How often it wrote.
+        ended: Whether it has left the training.
+        silence: For how many seconds its reader has heard nothing of it.
+    """
+
+    rank: int
+    host: str = field(default_factory=socket.gethostname)
+    process: int = field(default_factory=os.getpid)
+    place: str = ""
+    still: float = 0.0
+    collective: bool = False
+    number: int = 0
+    ended: bool = False
+    silence: float = 0.0
+
+    @property
+    def gone(self) -> bool:
+        return self.ended or self.silence > 5 * INTERVAL
+
+    @property
+    def name(self) -> str:
+        return f"rank {self.rank} ({self.host}, process {self.process})"
+
+    @property
+    def state(self) -> str:
+        if self.ended:
+            return "which has ended"
+        return f"no sign of life for {self.silence:.0f} s" if self.gone else f"in {self.place}"
+
+
+class Watch(L.Callback):
+    """End a process of several whose wait for the others is in vain, and say why.
+
+    After SIGTERM or Ctrl-C it waits 20 seconds at most, after a second Ctrl-C 2.
+
+    Args:
+        patience: Seconds.
+    """
+
+    def __init__(self, patience: float = 300.0) -> None:
+        self.patience = patience
+        self.progress = 0  # counts hooks: on a GPU a main thread may stand in one call at every look
+        self.launcher: Any = None  # Lightning's, of the processes that this one has started
+        self.store: dist.Store | None = None
+        self.thread: threading.Thread | None = None
+
+    def join(self, trainer: L.Trainer) -> None:
+        """Wait for the other processes to begin, no longer than the patience, which is here 2 minutes at least."""
+        self.launcher = trainer.strategy.launcher
+        rank, processes, patience = trainer.global_rank, trainer.world_size, max(self.patience, PATIENCE_TO_JOIN)
+
+        def end() -> None:
+            if not dist.is_initialized():
+                address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+                self._end(
+                    f"rank {rank} of {processes} has waited {patience:.0f} s at {address}, and not all other processes "
+                    "have come: look at what they printed, and whether they reach this address"
+                )
+
+        timer = threading.Timer(patience, end)
+        timer.daemon = True
+        timer.start()
+
+    def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
+        if trainer.world_size == 1 or not dist.is_initialized():
+            return
+        self.store = self.store or open_store(trainer)
+        if self.store is None:
+            return
+        self.launcher = trainer.strategy.launcher
+        self.on_cpu = trainer.strategy.root_device.type == "cpu"
+        self.main = threading.get_ident()
+        self.rank, self.processes = trainer.global_rank, trainer.world_size
+        self.reader, self.writer = socket.socketpair()
+        self.reader.setblocking(False)
+        self.writer.setblocking(False)
+        if threading.current_thread() is threading.main_thread():
+            signal.set_wakeup_fd(self.writer.fileno(), warn_on_full_buffer=False)
+            if hasattr(os, "register_at_fork"):  # or the signals of workers that load images would be told as ours
+                os.register_at_fork(after_in_child=partial(signal.set_wakeup_fd, -1))
+        self.thread = threading.Thread(target=self._run, args=(self.store,), daemon=True, name="watch")
+        self.thread.start()
+
+    def teardown(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
+        self._stop()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        if self.thread is None:
+            return
+        if threading.current_thread() is threading.main_thread():
+            signal.set_wakeup_fd(-1)
+        self.writer.send(b"\0")
+        self.thread.join(5)  # it may wait for an answer of the first process
+        self.thread = None
+
+    def _count(self, *_: Any) -> None:
+        self.progress += 1
+
+    on_train_batch_start = on_validation_batch_start = _count  # type: ignore[assignment]
+    on_test_batch_start = on_predict_batch_start = _count  # type: ignore[assignment]
+
+    # In the thread.
+
+    def _run(self, store: dist.Store) -> None:
+        own, seen = Sign(self.rank), dict[int, tuple[Sign, float]]()
+        before, since = self._position(), time.monotonic()
+        processor = self._processor_time()
+        signals: list[int] = []
+        while not own.ended:
+            if select.select([self.reader], [], [], INTERVAL)[0]:
+                received = self.reader.recv(64)
+                own.ended = b"\0" in received
+                signals += [number for number in received if number in (signal.SIGINT, signal.SIGTERM)]
+            position, now, worked = self._position(), time.monotonic(), self._processor_time() - processor
+            if position != before or worked > WORKED:
+                before, since, processor = position, now, self._processor_time()
+            frames = list(stack(self.main))
+            own.place, own.collective = place_of(frames)
+            own.still, own.number = now - since, own.number + 1
+            others = self._exchange(store, own, seen, now)
+            patience = self.patience if not signals else min(self.patience, PATIENCE_OF_SIGNAL)
+            alone = signals.count(signal.SIGINT) > 1
+            if alone:
+                patience = min(patience, PATIENCE_OF_SECOND)
+            if not own.ended and in_vain(own, [] if alone else others, patience):
+                if any(other.rank < own.rank and not other.gone for other in others):
+                    time.sleep(3 * INTERVAL)  # that one prints the line, and ends this process too if it started it
+                explanation = explained(sorted([own, *others], key=attrgetter("rank")))
+                self._end(explanation, 128 + signals[-1] if signals else 1)
+
+    def _exchange(self, store: dist.Store, own: Sign, seen: dict[int, tuple[Sign, float]], now: float) -> list[Sign]:
+        """Write what is known of this process, and read the others: one that is silent stands still since then."""
+        keys = [str(rank) for rank in range(self.processes)]
+        try:
+            store.set(str(own.rank), json.dumps(asdict(own)))
+            signs = [Sign(**json.loads(text)) for text in store.multi_get(keys)]
+        except RuntimeError:  # the first process has the store, and has ended
+            signs = [sign for sign, _ in seen.values()]
+            for sign in signs:
+                sign.ended |= sign.rank == 0
+        for sign in signs:
+            if sign.rank not in seen or seen[sign.rank][0].number != sign.number:
+                seen[sign.rank] = (sign, now)
+        return [replace(sign, silence=now - heard) for sign, heard in seen.values() if sign.rank != own.rank]
+
+    def _end(self, explanation: str, code: int = 1) -> None:
+        """End this process, whatever it waits for, and those it has started, which may be frozen."""
+        print_last(f"lit-ad: {explanation}")
+        if self.launcher is not None:
+            self.launcher.kill(KILL)
+        os._exit(code)
+
+    def _position(self) -> tuple[Any, ...]:
+        """Something that differs when the main thread has gone on."""
+        return self.progress, *((id(frame), frame.f_lasti) for frame in stack(self.main))
+
+    def _processor_time(self) -> float:
+        """Seconds of the main thread; on a GPU always 0, since it waits there in a busy loop."""
+        if not self.on_cpu or not hasattr(time, "pthread_getcpuclockid"):
+            return 0.0
+        return time.clock_gettime(time.pthread_getcpuclockid(self.main))
+
+
+def open_store(trainer: L.Trainer) -> dist.Store | None:
+    """A store that no other thread uses, on the first process. None, on all processes, where one cannot reach it."""
+    store: dist.Store | None = None
+    address, port, limit = os.environ.get("MASTER_ADDR", "localhost"), 0, timedelta(seconds=30)
+    try:
+        if trainer.is_global_zero:
+            server = dist.TCPStore("localhost", 0, is_master=True, timeout=limit, wait_for_workers=False)
+            store, port = server, server.port
+    except RuntimeError:
+        pass
+    port = trainer.strategy.broadcast(port)
+    try:
+        if port and not trainer.is_global_zero:
+            store = dist.TCPStore(address, port, timeout=limit, wait_for_workers=False)
+        if store is not None:
+            store.set(str(trainer.global_rank), json.dumps(asdict(Sign(trainer.global_rank))))
+    except RuntimeError:
+        store = None
+    if all(gather([store is not None])):
+        return store
+    rank_zero_warn("not all processes reach a port of the first one, so that a wait in vain is not noticed")
+    return None
+
+
+def in_vain(own: Sign, others: Sequence[Sign], patience: float) -> bool:
+    """Whether no process has gone on for so many seconds."""
+    return own.still >= patience and all(other.ended or other.still + other.silence >= patience for other in others)
+
+
+def explained(signs: Sequence[Sign]) -> str:
+    """Which process is missing, and where the others wait."""
+    missing = [sign for sign in signs if sign.gone or not sign.collective]
+    waiting = [sign for sign in signs if sign not in missing]
+    told = [f"no process of this training has gone on for {min(sign.still + sign.silence for sign in signs):.0f} s"]
+    if missing:
+        told.append("Missing: " + "; ".join(f"{sign.name}, {sign.state}" for sign in missing))
+    if waiting:
+        title = "Waiting: " if missing else "All wait, but not in one place: "
+        told.append(title + "; ".join(f"{sign.name}, {sign.state}" for sign in waiting))
+    if not missing:
+        told.append("A method or callback that communicates must do so on every process, in the same order")
+    return ". ".join(told)
+
+
+def stack(thread: int) -> Iterator[FrameType]:
+    """The frames of a thread, the innermost first."""
+    frame = sys._current_frames().get(thread)
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def place_of(frames: Sequence[FrameType]) -> tuple[str, bool]:
+    """Where a thread stands, in words, and whether that is a collective: torch.distributed, or DDP's backward."""
+    caller = next((frame for frame in frames if not is_library(Path(frame.f_code.co_filename))), None)
+    within = frames[: frames.index(caller)] if caller is not None else frames
+    collective = any(
+        "/torch/distributed/" in Path(frame.f_code.co_filename).as_posix() or frame.f_code.co_name == BACKWARD
+        for frame in within
+    )
+    called = f"{within[0].f_code.co_name}, called by " if within else ""
+    if caller is None:
+        return called, collective
+    file = "/".join(Path(caller.f_code.co_filename).parts[-3:])
+    return f"{called}{caller.f_code.co_name} ({file}:{caller.f_lineno})", collective
+
+
+def is_library(file: Path) -> bool:
+    """Whether a frame's file is Python's, torch's, Lightning's, or our own module over torch.distributed."""
+    if "site-packages" in file.parts:
+        return file.parts[file.parts.index("site-packages") + 1] in LIBRARIES
+    return STANDARD in file.parents or file == GATHERS or file.parts[0].startswith("<")
+
+
+def print_last(line: str) -> None:
+    """Print a line before the process ends at once, and give the terminal its cursor back, which a bar hides."""
+    with suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
+        if sys.stderr.isatty():
+            print("\x1b[?25h", end="", file=sys.stderr, flush=True)
+        sys.stdout.flush()
