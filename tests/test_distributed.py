@@ -70,10 +70,11 @@ def free_port() -> int:
 
 def commands_of(launcher: str, processes: int, arguments: list[str]) -> tuple[list[list[str]], dict[str, str]]:
     """The commands that a launcher runs on one machine, and the environment it gives them."""
-    python = [sys.executable, "-m", "lit_ad", *arguments, "--trainer.devices", str(processes)]
-    if launcher == "torchrun":
+    python = [sys.executable, "-m", "lit_ad", *arguments]
+    if launcher == "torchrun":  # which lit-ad sees by itself
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
         return [[*torchrun, *python[1:]]], {}
+    python += ["--trainer.devices", str(processes)]
     if launcher == "srun":
         slurm = {"NTASKS": processes, "NTASKS_PER_NODE": processes, "NNODES": 1, "NODEID": 0, "JOB_NAME": "test"}
         slurm |= {"PROCID": "RANK", "LOCALID": "RANK", "JOB_ID": 17, "NODELIST": "localhost"}
@@ -136,6 +137,42 @@ def test_processes_with_all_that_a_user_has_by_default_end(
     for name in ("of_batches", "of_epoch"):
         assert [event.value for event in board.Scalars(name)] == [(processes - 1) / 2] * 3
     assert len(board.Scalars("train/loss_epoch")) == len(board.Scalars("train/images_per_second")) == 3
+
+
+RAISES = """
+import lightning as L
+from lit_ad.errors import UserError
+
+class Raises(L.Callback):
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+
+    def on_train_start(self, trainer, model):
+        if trainer.global_rank == self.rank:
+            raise UserError("what the user can mend")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_error_of_one_process_ends_both_in_a_line(
+    images: Path, resnet_file: Path, tmp_path: Path, rank: int
+) -> None:
+    (tmp_path / "raises.py").write_text(RAISES)
+    raises = {"class_path": "raises.Raises", "init_args": {"rank": rank}}
+    (tmp_path / "more.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [raises]}}))
+    arguments = [
+        *("fit", "--config", ROOT / "configs/stfpm.yaml", "--config", tmp_path / "more.yaml"),
+        *("--model.backbone", "resnet10t", "--model.weights", resnet_file, "--model.view.image_size", 64),
+        *("--data.source.root", images, "--trainer.accelerator", "cpu", "--trainer.devices", 2),
+        *("--trainer.default_root_dir", tmp_path / "run"),
+    ]
+    command = [sys.executable, "-m", "lit_ad", *map(str, arguments)]
+    with pytest.raises(AssertionError, match=r"exit codes \[(1|-9)\]") as failure:
+        launch([command], PYTHONPATH=f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    printed = str(failure.value)
+    assert "lit-ad: what the user can mend" in printed
+    assert "Traceback" not in printed
 
 
 @pytest.fixture(scope="module")

@@ -28,6 +28,7 @@ from lit_ad.files import atomic_write, resolve_path, resolve_paths
 from lit_ad.integrity import first_line
 from lit_ad.lightning_cli.help import BriefHelp, in_one_line, set_titles
 from lit_ad.lightning_cli.jsonargparse_workarounds import refuse_inherited, rewrite_nulls
+from lit_ad.lightning_cli.launcher import refuse_separate_trainings, take_devices
 from lit_ad.methods.base import Method
 from lit_ad.training import Calibration, FeatureCache
 from lit_ad.training.best_checkpoint import BestCheckpoint
@@ -129,6 +130,7 @@ class AnomalyCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
         absolute(config)
+        take_devices(config.trainer)
         if self.subcommand == "fit":
             check_lengths(config)
             check_epochs_left(config)
@@ -200,6 +202,7 @@ class AnomalyCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         super().instantiate_classes()
+        refuse_separate_trainings(self.trainer.world_size)
         if self.trainer.strategy.root_device.type == "cpu":
             keep_memory()
         if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not one of the user's

@@ -1,0 +1,68 @@
+"""What torchrun and srun started, by the environment they give."""
+
+import pytest
+from jsonargparse import Namespace
+
+from lit_ad.errors import UserError
+from lit_ad.lightning_cli import launcher
+from lit_ad.lightning_cli.launcher import Launched, launched, refuse_separate_trainings, take_devices
+
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "6", "LOCAL_WORLD_SIZE": "3", "GROUP_WORLD_SIZE": "2"}
+SRUN = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NUM_NODES": "2", "SLURM_NTASKS": "8", "SLURM_JOB_NAME": "train"}
+BATCH_SCRIPT = {"SLURM_NTASKS": "4", "SLURM_NNODES": "1", "SLURM_PROCID": "0", "SLURM_JOB_NAME": "train"}
+
+
+@pytest.fixture(autouse=True)
+def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in {*TORCHRUN, *SRUN, *BATCH_SCRIPT}:
+        monkeypatch.delenv(name, raising=False)
+
+
+def start(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], gpus: int = 0) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(launcher.torch.cuda, "device_count", lambda: gpus)
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, None),
+        (TORCHRUN, Launched("torchrun", 6, 2)),
+        (SRUN, Launched("srun", 4, 2)),
+        (BATCH_SCRIPT, None),
+        (BATCH_SCRIPT | {"SLURM_PROCID": "3"}, Launched("srun", 4, 1)),
+        (SRUN | {"SLURM_JOB_NAME": "bash"}, None),
+    ],
+)
+def test_what_was_started(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: Launched | None
+) -> None:
+    start(monkeypatch, environment)
+    assert launched() == expected
+
+
+@pytest.mark.parametrize(("gpus", "devices", "nodes"), [(0, 3, 2), (3, 3, 2), (8, 3, 2), (1, "auto", 1)])
+def test_devices_are_as_many_as_were_started(
+    monkeypatch: pytest.MonkeyPatch, gpus: int, devices: object, nodes: int
+) -> None:
+    """Where each process sees one GPU alone, they are left as they are."""
+    start(monkeypatch, TORCHRUN, gpus)
+    trainer = Namespace(devices="auto", num_nodes=1)
+    take_devices(trainer)
+    assert (trainer.devices, trainer.num_nodes) == (devices, nodes)
+
+
+def test_devices_that_were_given_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    start(monkeypatch, TORCHRUN)
+    trainer = Namespace(devices=1, num_nodes=1)
+    take_devices(trainer)
+    assert trainer.devices == 1
+
+
+def test_separate_trainings_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_separate_trainings(1)
+    start(monkeypatch, TORCHRUN)
+    refuse_separate_trainings(6)
+    with pytest.raises(UserError, match=r"torchrun has started 6 .* --trainer.devices 3 --trainer.num_nodes 2"):
+        refuse_separate_trainings(1)
