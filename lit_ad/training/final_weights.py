@@ -28,7 +28,9 @@ class FinalWeights(L.Callback):
             self.before = weights_of(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        if self.before is None or trainer.fast_dev_run or self.before == weights_of(trainer):  # type: ignore[attr-defined]
+        if self.before is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        if not trainer.strategy.broadcast(self.before != weights_of(trainer)):  # all do what the first process sees
             return
         state = trainer.strategy.lightning_module_state_dict()
         saved = trainer.is_global_zero and same_weights(
