@@ -1,6 +1,6 @@
 # `make` alone lists the targets. Each makes .venv itself when it is missing or older than pyproject.toml.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-one test-two test-slow check format clean
+.PHONY: help demo test test-one test-two test-slow user check format clean
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
@@ -34,6 +34,9 @@ test-two:
 
 test-slow: $(READY)  ## the long tests as well
 	@$(MAKE) --no-print-directory --jobs 2 test-one test-two MARK="-m 'slow or not slow' -o timeout=3600"
+
+user: $(READY)  ## what a user runs, on a copy of the committed tree alone; about 6 minutes
+	$(BIN)/python .ci/user.py
 
 check: $(READY)  ## format, lint, types
 	$(BIN)/ruff format --check .
