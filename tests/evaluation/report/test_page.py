@@ -1,7 +1,6 @@
 """What the page is made of: images matched over runs, pictures within a budget, intervals, names that are text."""
 
 import json
-import math
 import re
 import shlex
 import zipfile
@@ -17,10 +16,8 @@ from lit_ad.errors import UserError
 from lit_ad.evaluation.report import page
 from lit_ad.evaluation.report.page import differing, verdicts, write_page
 from lit_ad.evaluation.report.runs import matched, read_run
-from lit_ad.evaluation.report.table import cells, of_row, with_intervals
 from lit_ad.evaluation.report.thumbnails import BYTES, THUMBNAILS, joined, jpeg, outline_png
 from lit_ad.evaluation.results import ImageResult, Results, verdict_row
-from lit_ad.metrics.intervals import IMAGE_CURVES, bootstrap
 
 
 def data_of(file: Path) -> dict[str, Any]:
@@ -127,36 +124,6 @@ def test_two_runs(make_run: Any, tmp_path: Path) -> None:
     below = [(scores < score).mean() for score in scores]
     assert [one["ranks"][0] for one in found["images"]] == pytest.approx(below)
     assert [one["scores"][1] for one in found["images"]] == [one.score for one in second.images]
-
-
-def test_intervals_are_those_of_the_bootstrap(make_run: Any, tmp_path: Path) -> None:
-    _, results, _ = make_run(tmp_path / "run")
-    filled = with_intervals(results)
-    for row in ("pooled", "nut/", "nut/dent"):
-        images = of_row(results.images, row)
-        kept = [one for one in results.images if row == "pooled" or one.category == "nut"]
-        assert images == [one for one in kept if row != "nut/dent" or one.defect in ("good", "dent")]
-        order = sorted(images, key=lambda one: one.score)  # no two scores are the same
-        nominal, anomalous = (np.array([one.label == label for one in order]).astype(int) for label in (0, 1))
-        expected = bootstrap(list(IMAGE_CURVES.values()), nominal, anomalous)
-        for name, (low, high) in zip(IMAGE_CURVES, expected, strict=True):
-            assert (filled.rows[row][f"{name}_low"], filled.rows[row][f"{name}_high"]) == (low, high)
-        assert filled.rows[row]["image_auroc_low"] < results.rows[row]["image_auroc"]
-    given = {"image_auroc_low": 0.1, "image_auroc_high": 0.2}
-    results.rows["pooled"] |= given  # of the test, with --evaluation.bootstrap
-    assert {name: with_intervals(results).rows["pooled"][name] for name in given} == given
-    assert filled.rows["mean"] == pytest.approx(results.rows["mean"], nan_ok=True)
-
-
-def test_cells_have_values_intervals_or_why_not(make_run: Any, tmp_path: Path) -> None:
-    _, results, _ = make_run(tmp_path / "run")
-    lines = {row: line for row, _, line in cells({"run": with_intervals(results)}, list(results.rows))}
-    pooled = results.rows["pooled"]
-    auroc, *_, aupro, alarms, misses = lines["pooled"]
-    assert auroc.value == f"{pooled['image_auroc']:.4f}" and re.fullmatch(r"0\.\d{3} to [01]\.\d{3}", auroc.interval)
-    assert alarms.value == f"{pooled['false_alarms']:.0f}/24" and misses.value == f"{pooled['misses']:.0f}/20"
-    assert alarms.interval.endswith(f"to {100 * pooled['false_alarm_rate_high']:.0f} %")
-    assert math.isnan(pooled["aupro_30"]) and aupro.value == "" and aupro.why == "no nominal pixel"
 
 
 def test_the_page_says_what_the_thresholds_promise(make_run: Any, tmp_path: Path) -> None:

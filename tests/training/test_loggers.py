@@ -1,0 +1,73 @@
+"""Loggers by name, and what becomes of one that fails. test_dashboard.py reads what real ones hold."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning.pytorch.loggers import Logger
+
+from lit_ad.training.loggers import by_name, forgiving, wandb_id
+
+
+class Recording(Logger):
+    """Keeps what it is given, and fails where it is told to."""
+
+    def __init__(self, fails: str = "") -> None:
+        self.fails = fails
+        self.calls: list[str] = []
+
+    @property
+    def name(self) -> str:
+        return "recording"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @property
+    def experiment(self) -> Any:
+        return self.note("experiment")
+
+    def note(self, call: str) -> None:
+        if call == self.fails:
+            raise OSError(f"no space for {call}")
+        self.calls.append(call)
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        self.note("metrics")
+
+    def log_hyperparams(self, params: Any, *args: Any) -> None:
+        self.note("hyperparams")
+
+
+def test_a_logger_that_fails_falls_silent_and_the_others_go_on() -> None:
+    good, bad = Recording(), Recording(fails="metrics")
+    loggers = forgiving([good, bad])
+    assert loggers == [good, bad]
+    for logger in loggers:
+        logger.log_hyperparams({})
+    with pytest.warns(UserWarning, match=r"Recording failed and gets no more; .* \(OSError: no space for metrics\)"):
+        bad.log_metrics({})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # once is enough
+        for logger in loggers:
+            logger.log_metrics({})
+            logger.log_hyperparams({})
+    assert bad.calls == ["experiment", "hyperparams"]
+    assert good.calls == ["experiment", "hyperparams", "metrics", "hyperparams"]
+
+
+def test_a_logger_that_cannot_be_opened_is_left_out() -> None:
+    with pytest.warns(UserWarning, match=r"Recording is left out \(OSError: no space for experiment\)"):
+        assert forgiving([Recording(fails="experiment")]) == []
+
+
+def test_loggers_by_name(tmp_path: Path) -> None:
+    run = tmp_path / "runs/stfpm/one"
+    board = by_name("tensorboard", run)
+    assert board.class_path.endswith("TensorBoardLogger") and board.init_args.save_dir == str(run)
+    wandb = by_name("wandb", run)
+    assert wandb.class_path.endswith("WandbLogger") and wandb.init_args.name == "stfpm/one"
+    assert wandb.init_args.id == by_name("wandb", run).init_args.id  # of a run that goes on
+    assert wandb_id(run) != wandb_id(tmp_path / "other")
