@@ -9,7 +9,18 @@ import pytest
 
 TESTS = Path(__file__).parent
 PACKAGE = TESTS.parent / "lit_ad"
-ROOMS = ["benchmark", "commands", "data", "features", "image", "lightning_cli", "methods", "metrics", "teachers"]
+ROOMS = [
+    "benchmark",
+    "commands",
+    "data",
+    "detector",
+    "features",
+    "image",
+    "lightning_cli",
+    "methods",
+    "metrics",
+    "teachers",
+]
 MODULES = [path for room in ROOMS for path in sorted((PACKAGE / room).rglob("*.py")) if path.name != "__init__.py"]
 FILES = [path for room in ROOMS for path in sorted((TESTS / room).rglob("test_*.py"))]
 
