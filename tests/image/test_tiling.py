@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -193,6 +194,7 @@ def test_padding_is_neither_tiled_nor_scored(sharpness: Sharpness) -> None:
 def test_validation_loss_of_tiles_is_their_mean(sharpness: Sharpness, monkeypatch: pytest.MonkeyPatch) -> None:
     logged = {}
     monkeypatch.setattr(sharpness, "log", lambda name, value, **_: logged.update({name: value}))
+    monkeypatch.setattr(sharpness, "_trainer", L.Trainer(logger=False, accelerator="cpu"))
     sharpness.view = View(None, tile=32, overlap=8, tile_batch=4)
     pixels = torch.randint(0, 256, (1, 3, 40, 72), dtype=torch.uint8)
     sharpness.validation_step(batch_of(pixels), 0)

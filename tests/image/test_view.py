@@ -270,7 +270,18 @@ def test_no_map_is_shifted(name: str, stride: int, size: tuple[int, int], at: tu
     assert (np.abs(np.subtract(middle, point)) < 0.1 * scale).all(), (middle, point)
 
 
-@pytest.mark.parametrize("module", ["view", "decision", "tiling", "pixels"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "image.view",
+        "image.tiling",
+        "image.pixels",
+        "detector.decision",
+        "detector.scoring",
+        "detector.painter",
+        "detector.detector",
+    ],
+)
 def test_no_torch_and_no_opencv_is_needed(module: str) -> None:
     """A detector on another runtime has NumPy and Pillow."""
     script = f"import sys, lit_ad.{module}; print(sorted({{'torch', 'cv2', 'lightning', 'timm'}} & set(sys.modules)))"
