@@ -33,7 +33,7 @@ class Batch:
     """B images as the network sees them. The model turns the pixels into floats, and its networks normalise."""
 
     pixels: Tensor | None  # (B, 3, H, W) uint8; None where cached features serve and the method needs no pixels
-    index: Tensor  # (B,) of the sample, or of the tile, in its split; tells repeats apart
+    index: Tensor  # (B,) of the sample, or of the tile, in its split
     samples: list[Sample]
     sizes: list[Size]  # of the original images
     boxes: list[Box]  # where the image's content lies in its pixels; what is outside is padding

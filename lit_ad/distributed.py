@@ -5,6 +5,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 from torchmetrics import Metric
 
 
@@ -15,6 +16,18 @@ def gather(items: list[Any]) -> list[Any]:
     shares: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(shares, items)
     return [item for share in shares for item in share]
+
+
+def share_buffers(trainer: Any) -> None:
+    """Give all processes the first one's buffers. Every process must call it, before a validation.
+
+    DDP would do it in the first batch that it is given after a training step. Validation gives each process its share
+    of the images, and a process without images has no batch: the others would wait for it.
+    """
+    model = trainer.strategy.model
+    if isinstance(model, DistributedDataParallel) and model.will_sync_module_buffers():
+        model._sync_buffers()
+        model.require_forward_param_sync = False  # until the next training step
 
 
 class SharedMean(Metric):

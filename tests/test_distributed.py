@@ -217,6 +217,7 @@ def test_metrics_of_many_processes_are_those_of_one(run: Path, tmp_path: Path, p
     one, many = (json.loads((home / "metrics.json").read_text()) for home in (run, tmp_path))
     assert set(one["rows"]) == {"pooled", "data/dot", "data/line"}
     assert 0 <= one["rows"]["pooled"]["sample_auroc"] <= 1
+    del one["checkpoint"], many["checkpoint"]  # of one it lies in its run
     assert many == one
     pictures = [sorted(p.relative_to(home) for p in home.glob("heatmaps/**/*.jpg")) for home in (run, tmp_path)]
     assert len(pictures[0]) == COUNT
@@ -237,6 +238,60 @@ def test_predictions_of_many_processes_are_in_one_table(run: Path, tmp_path: Pat
             tables.append(list(csv.DictReader(file)))
     assert len(tables[0]) == COUNT
     assert tables[0] == tables[1]
+
+
+FEW_IMAGES = """
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import lightning as L
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from lit_ad.data import AnomalyDataModule, MVTec
+from lit_ad.evaluation import Evaluation, Predictions
+from lit_ad.image.view import View
+from lit_ad.methods import ReverseDistillation
+from lit_ad.training import Calibration
+
+home = Path(sys.argv[1])
+for processes in (3, 2, 1):  # the last, since a process that has computed gradients cannot be forked
+    run = home / str(processes)
+    best = ModelCheckpoint(run / "checkpoints", filename="best", monitor="val/loss")
+    model = ReverseDistillation("resnet10t", (1, 2, 3), sys.argv[2], view=View(64))
+    data = AnomalyDataModule(MVTec(home / "data"), model.view, num_workers=0, predict_path=home / "data/test/good")
+    quiet = dict(logger=False, enable_progress_bar=False, enable_model_summary=False)
+    trainer = L.Trainer(
+        accelerator="cpu", devices=processes, strategy="ddp_fork" if processes > 1 else "auto", precision="64-true",
+        max_epochs=1, default_root_dir=run, callbacks=[Calibration(), Evaluation(sinks=[Predictions()]), best], **quiet
+    )
+    if processes > 1:
+        trainer.fit(model, data)
+        assert (run / "checkpoints/best.ckpt").is_file()
+    if processes == 3:
+        shutil.copy(run / "checkpoints/best.ckpt", home)
+    checkpoint = home / "best.ckpt"
+    trainer.validate(model, data, ckpt_path=checkpoint, weights_only=True)
+    loss = float(trainer.callback_metrics["val/loss"])
+    trainer.test(model, data, ckpt_path=checkpoint, weights_only=True)
+    trainer.predict(model, data, ckpt_path=checkpoint, weights_only=True, return_predictions=False)
+    (run / "loss.json").write_text(json.dumps(loss))
+"""
+
+
+def test_processes_without_images_wait_for_nothing(resnet_file: Path, tmp_path: Path) -> None:
+    """One image to validate, one to test and one to predict; Reverse Distillation has buffers that DDP broadcasts."""
+    generator = np.random.default_rng(0)
+    for name in ("train/good/0", "train/good/1", "test/good/0"):
+        (file := tmp_path / "data" / f"{name}.png").parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(file)
+    (tmp_path / "few.py").write_text(FEW_IMAGES)
+    launch([[sys.executable, str(tmp_path / "few.py"), str(tmp_path), str(resnet_file)]])
+    files = ("loss.json", "metrics.json", "scores.csv", "predictions/scores.csv")
+    one, two, three = ([(tmp_path / n / file).read_text() for file in files] for n in "123")
+    assert one == two == three
+    assert json.loads(one[0]) > 0 and [table.count("\n") for table in one[2:]] == [2, 2]
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ ALLOWED = {
     "methods.network": {"__init__", "image", "detector"},
     "metrics": set(),
     "data.sources": SOURCE,
-    "data.audit": {"errors", "files", "batch", "image", "data.masks", "data.sources"},
+    "data.audit": {"errors", "files", "batch", "image", "data.masks", "data.sources", "data.splits"},
     "data.audit.outliers": {"errors", "batch", "image", "data.sources", "teachers.backbone"},
     "data": {"errors", "files", "machine", "batch", "image", "data.sources", "data.audit"},
     "evaluation.protocols": {"batch"},

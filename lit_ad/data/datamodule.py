@@ -20,6 +20,7 @@ from lit_ad.data.audit.inspection import inspect_samples
 from lit_ad.data.augment import Augment, Augmentation
 from lit_ad.data.dataset import AnomalyDataset, Features
 from lit_ad.data.loading import (
+    Share,
     Shuffle,
     ThreadLoader,
     TrainLoader,
@@ -178,17 +179,18 @@ class AnomalyDataModule(L.LightningDataModule):
     def val_dataloader(self) -> DataLoader[Batch]:
         dataset = self._dataset("val", self.listed["val"])
         self._fill(dataset)
-        return self._loader(dataset, self.eval_batch_size)
+        return self._loader(dataset, self.eval_batch_size, sampler=self._share(dataset))
 
     def test_dataloader(self) -> DataLoader[Batch]:
         if not self.listed["test"]:
             raise UserError(f"nothing to test on: the {type(self.source).__name__} source lists no test images")
-        return self._loader(self._dataset("test", self.listed["test"]), self.eval_batch_size)
+        dataset = self._dataset("test", self.listed["test"])
+        return self._loader(dataset, self.eval_batch_size, sampler=self._share(dataset))
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         dataset = self._dataset("test" if self.predict_path is None else "predict", self.to_predict())
         left = [i for i, sample in enumerate(dataset.samples) if str(sample.image) not in self._left_out]
-        return self._loader(dataset, self.eval_batch_size, sampler=left or [len(dataset) - 1])  # none cannot be run
+        return self._loader(dataset, self.eval_batch_size, sampler=Share(left, *self._place))
 
     def to_predict(self) -> list[Sample]:
         """The images of predict: those of its folder, or of the test."""
@@ -200,22 +202,20 @@ class AnomalyDataModule(L.LightningDataModule):
 
     def nominal_dataloader(self) -> DataLoader[Batch]:
         """The training images once, in order, without augmentation: this process's share of them, none twice."""
-        processes, place = self._place
         train = self._dataset("train", self.listed["train"])
         tiles = self._tiles(self.listed["train"]) if self.view.tile else None
         dataset = AnomalyDataset(train.samples, self.view, tiles=tiles)
         dataset.cache, dataset.features, dataset.pixels = train.cache, train.features, train.pixels
-        return self._loader(dataset, self.batch_size, sampler=range(place, len(dataset), processes))
+        return self._loader(dataset, self.batch_size, sampler=self._share(dataset))
 
     def held_out_dataloader(self) -> DataLoader[Batch]:
         """The validation images in the same way: by tiles, where there are any; this process's share."""
-        processes, place = self._place
         val = self._dataset("val", self.listed["val"])
         self._fill(val)
         tiles = self._tiles(self.listed["val"]) if self.view.tile else None
         dataset = AnomalyDataset(val.samples, self.view, tiles=tiles)
         dataset.cache, dataset.features = val.cache, val.features
-        return self._loader(dataset, self.batch_size, sampler=range(place, len(dataset), processes))
+        return self._loader(dataset, self.batch_size, sampler=self._share(dataset))
 
     def cacheable(self, needs_pixels: bool) -> Iterator[tuple[str, DataLoader[Batch], dict[str, Any]]]:
         """Each split whose features may be kept: its name, a loader of all of it in order, and what its pixels depend
@@ -232,13 +232,6 @@ class AnomalyDataModule(L.LightningDataModule):
     def serve_features(self, split: str, features: Features, needs_pixels: bool) -> None:
         """From now on the items of a split have features, and in training pixels only if the method needs them."""
         self._dataset(split, self.listed[split]).serve(features, split != "train" or needs_pixels)
-
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Drop the repeats that a distributed sampler pads the evaluation with, or metrics would count them."""
-        trainer = self.trainer
-        if trainer is None or trainer.training or trainer.predicting or trainer.world_size == 1:
-            return batch
-        return batch.select([i % trainer.world_size == trainer.global_rank for i in batch.index.tolist()])
 
     # How it is loaded.
 
@@ -285,6 +278,9 @@ class AnomalyDataModule(L.LightningDataModule):
     def _place(self) -> tuple[int, int]:
         """Processes that train together, and which of them this is."""
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+
+    def _share(self, dataset: AnomalyDataset) -> Share:
+        return Share(range(len(dataset)), *self._place)
 
     def _dataset(self, split: str, samples: list[Sample]) -> AnomalyDataset:
         made = self._datasets.get(split)

@@ -1,7 +1,7 @@
 """Items to batches, in an order that depends on the seed alone, resumable within an epoch."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, islice
 from typing import Any
@@ -47,6 +47,31 @@ class Shuffle(DistributedSampler[int]):
             order = (drawn[place] for place in order)
         yield from islice(order, self.start, None)
         self.epoch += 1  # Lightning sets it at every epoch; a plain loop need not
+
+
+class Share(DistributedSampler[int]):
+    """This process's share of some items, in order: every n-th of them, none twice.
+
+    Lightning replaces any sampler that is no DistributedSampler by one that repeats items. A process that has no batch
+    skips the loop with its hooks, in which processes meet (`skip` in Lightning's evaluation_loop.py and
+    prediction_loop.py): the others would wait for it. So each share is as long as the longest, and at least 1, while a
+    shorter one gives fewer items, or none; Lightning ends a loop where its loader ends.
+
+    Args:
+        items: The numbers of all processes together.
+        processes: How many they are.
+        place: Which of them this is.
+    """
+
+    def __init__(self, items: Sequence[int], processes: int, place: int) -> None:
+        super().__init__(items, processes, place, shuffle=False)  # type: ignore[arg-type]  # only its length is asked
+        self.items = items[place::processes]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.items)
+
+    def __len__(self) -> int:
+        return max(1, super().__len__())
 
 
 def draw_alike(categories: list[str], seed: tuple[int, int]) -> list[int]:

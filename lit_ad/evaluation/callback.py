@@ -150,8 +150,7 @@ class Evaluation(L.Callback):
         self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         images = judge_images(outputs, batch, pl_module.decision, pl_module.view.region)
-        if images:
-            self._measure_scores(images)
+        self._measure_scores(images)
         for judged in images:
             if judged.anomaly_map is not None and judged.truth is not None:
                 self._measure_pixels(judged, judged.anomaly_map, judged.truth)

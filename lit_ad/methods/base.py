@@ -21,7 +21,7 @@ from lit_ad.checkpoint import read_checkpoint
 from lit_ad.detector.card import Card
 from lit_ad.detector.decision import Decision
 from lit_ad.detector.scoring import Judgement, Network, Output, judge
-from lit_ad.distributed import SharedMean
+from lit_ad.distributed import SharedMean, share_buffers
 from lit_ad.errors import NOT_FINITE, UserError
 from lit_ad.files import resolve_path
 from lit_ad.image.view import Floats, View
@@ -220,6 +220,9 @@ class Method(L.LightningModule):
         them. It makes another one when training begins: of that one it loads the state that a checkpoint has."""
         self.trainer.fit_loop._combined_loader = None
 
+    def on_validation_start(self) -> None:
+        share_buffers(self.trainer)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images = None if batch.pixels is None else as_images(batch.pixels)
         features = self._of_cache(batch)
@@ -234,23 +237,27 @@ class Method(L.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> list[Judgement]:  # type: ignore[override]
         losses: list[tuple[Tensor, int]] = []
-        judgements = self.judge(batch, losses) if len(batch) else []
+        judgements = self.judge(batch, losses)
         count = sum(n for _, n in losses)
         loss = sum((loss * (n / count) for loss, n in losses), start=torch.zeros((), device=self.device))
-        self.val_loss.update(loss, weight=len(batch))  # 0 of a batch that held repeats only
-        self.log("val/loss", self.val_loss, prog_bar=True, on_epoch=True, batch_size=len(batch))
+        self.val_loss.update(loss, weight=len(batch))
         if not self.trainer.sanity_checking:  # which comes before the first `calibrate`
             refuse_not_finite(judgements, batch)
         return judgements
 
+    def on_validation_epoch_end(self) -> None:
+        """Log the loss: here, where a process without validation images is, too."""
+        self.val_loss.update(0.0, weight=0.0)  # or torchmetrics warns of such a process
+        self.log("val/loss", self.val_loss, prog_bar=True, batch_size=1)
+
     def test_step(self, batch: Batch, batch_idx: int) -> list[Judgement]:  # type: ignore[override]
-        judgements = self.judge(batch) if len(batch) else []
+        judgements = self.judge(batch)
         refuse_not_finite(judgements, batch)
         return judgements
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[Judgement]:
         """As `test_step`, but an error is written to the image's sample in the batch, where callbacks read it."""
-        judgements = self.judge(batch) if len(batch) else []
+        judgements = self.judge(batch)
         for i, (sample, judgement) in enumerate(zip(batch.samples, judgements, strict=True)):
             if not judgement.finite and not sample.error:
                 batch.samples[i] = sample._replace(error=NOT_FINITE)

@@ -145,7 +145,7 @@ class Calibration(L.Callback):
             kept = {name: getattr(earlier, name) for name in ("also_chosen", "by_hand", "pixels_by_hand")}
             decision = replace(decision, **kept)
         pl_module.decision = decision
-        pl_module.decided_for = self.scored_by
+        pl_module.decided_for = trainer.strategy.broadcast(self.scored_by)  # the first process has a batch
         self._warn(decision)
 
     def on_test_start(self, trainer: L.Trainer, pl_module: Any) -> None:
@@ -249,6 +249,6 @@ def described(
             images = None if moved.pixels is None else as_images(moved.pixels)
             if moved.features is not None:
                 yield images, [level.to(method.dtype) for level in moved.features]  # type: ignore[misc]
-            elif len(batch):
+            else:
                 assert images is not None
                 yield images, method.describe(images)

@@ -16,7 +16,7 @@ from torch.nn.functional import adaptive_avg_pool1d, avg_pool2d, interpolate, ms
 from torchmetrics import MeanMetric
 
 from lit_ad.batch import Batch
-from lit_ad.distributed import SharedMean
+from lit_ad.distributed import SharedMean, share_buffers
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
 from lit_ad.methods.base import Nominal, as_images
@@ -100,10 +100,17 @@ class Distillation(L.LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        for part in batch.uniform() if len(batch) else []:
+        for part in batch.uniform():
             assert part.pixels is not None
             self.val_loss.update(self.loss(as_images(part.pixels)), weight=len(part))
-        self.log("val/loss", self.val_loss, prog_bar=True, on_epoch=True, batch_size=len(batch))
+
+    def on_validation_start(self) -> None:
+        share_buffers(self.trainer)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the loss: here, where a process without validation images is, too."""
+        self.val_loss.update(0.0, weight=0.0)  # or torchmetrics warns of such a process
+        self.log("val/loss", self.val_loss, prog_bar=True, batch_size=1)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.pdn.parameters(), lr=self.lr, weight_decay=self.weight_decay)

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from lit_ad.batch import Batch, Sample
 from lit_ad.data.dataset import AnomalyDataset
-from lit_ad.data.loading import Shuffle, ThreadLoader, TrainLoader, collate, collate_equal, draw_alike, join
+from lit_ad.data.loading import Share, Shuffle, ThreadLoader, TrainLoader, collate, collate_equal, draw_alike, join
 from lit_ad.errors import UserError
 from lit_ad.image.tiling import Tiles
 from lit_ad.image.view import View
@@ -32,6 +32,15 @@ def test_sizes_in_one_batch(write) -> None:
     assert batch.select([False, True]).uniform()[0].pixels.shape == (1, 3, 30, 16)
     with pytest.raises(UserError, match=r"\(20, 24\) .*a.png and \(30, 16\) .*b.png: set model.view.image_size"):
         collate_equal(items)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 7])
+def test_shares_hold_each_item_once_and_count_alike(count: int) -> None:
+    items = [10 * i for i in range(count)]
+    shares = [Share(items, 3, place) for place in range(3)]
+    assert sorted(item for share in shares for item in share) == items
+    assert [list(share)[:1] for share in shares] == [items[i : i + 1] for i in range(3)]
+    assert {len(share) for share in shares} == {max(1, max(len(list(share)) for share in shares))}
 
 
 def test_masks_of_a_batch(write) -> None:

@@ -83,7 +83,7 @@ def validated(model: Method, batches: list[Batch]) -> tuple[list[Any], float]:
     keep = Keep()
     trainer = trainer_in(Path(), callbacks=[keep])
     trainer.validate(model, DataLoader(batches, batch_size=None), verbose=False)
-    predictions = [stacked(judgements) if judgements else None for judgements in keep.outputs]
+    predictions = [stacked(judgements) for judgements in keep.outputs]
     return predictions, trainer.callback_metrics["val/loss"].item()
 
 
@@ -215,13 +215,11 @@ def test_selecting_keeps_everything_together(batch_of: Batches) -> None:
     assert chosen.features[0].flatten().tolist() == [1.0, 2.0]
 
 
-def test_a_batch_of_repeats_only_counts_nothing(brightness: Brightness, batch_of: Batches) -> None:
-    batch = batch_of(random_pixels(3, 3, 16, 16))
-    nothing = batch.select([False] * 3)
-    (prediction, none), loss = validated(brightness, [batch, nothing])
-    assert len(prediction.score) == 3 and none is None
-    assert loss == pytest.approx(float(batch.pixels.float().mean()) / 255)
-    assert brightness.test_step(nothing, 0) == []
+def test_validation_loss_counts_each_image_once(brightness: Brightness, batch_of: Batches) -> None:
+    batches = [batch_of(random_pixels(3, 3, 16, 16)), batch_of(random_pixels(1, 3, 16, 16) // 4)]
+    (prediction, other), loss = validated(brightness, batches)
+    assert (len(prediction.score), len(other.score)) == (3, 1)
+    assert loss == pytest.approx(float(torch.cat([batch.pixels for batch in batches]).float().mean()) / 255)
 
 
 # Every method, trained.
