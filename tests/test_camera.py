@@ -144,7 +144,7 @@ def test_an_automatic_window_comes_from_training_alone(
     assert max(image.max() for image in before) <= 16  # of 255
     _, model, data = trained(clean, View(64, window="auto"), tmp_path)
     low, high = window = model.view.levels or (0, 0)
-    nominal = np.stack([np.asarray(Image.open(sample.image)) for sample in data.listed["train"]])
+    nominal = np.stack([np.asarray(Image.open(sample.image)) for sample in data.splits.train])
     assert low <= nominal.min() and high >= np.percentile(nominal, 99.9)
     seen = read_image(clean / "test/good/000.png", window)
     assert seen.max() > 180 and seen.std() > 30

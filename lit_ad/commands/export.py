@@ -13,10 +13,10 @@ import yaml
 
 from lit_ad.batch import Sample
 from lit_ad.commands.recalibrate import refitted
-from lit_ad.data import AnomalyDataModule
 from lit_ad.data.masks import read_truth
 from lit_ad.data.sources.from_config import make_source
 from lit_ad.data.sources.images import list_and_tell
+from lit_ad.data.splits import Splits, list_splits
 from lit_ad.deploy.example import example
 from lit_ad.deploy.export import (
     SUFFIX,
@@ -35,13 +35,11 @@ from lit_ad.detector.guarantee import by_hand
 from lit_ad.errors import UserError
 from lit_ad.files import resolve_path
 from lit_ad.image.roi import counted
-from lit_ad.image.view import View
 from lit_ad.methods.base import Method
 from lit_ad.methods.network import inference
 from lit_ad.metrics import ImageAUROC, PixelAUROC
 
 COMPARED = 8  # images
-Splits = dict[str, list[Sample]]
 
 
 def export(
@@ -73,13 +71,13 @@ def export(
     method.requires_grad_(False)
     run = ckpt_path.parent.parent if ckpt_path.parent.name == "checkpoints" else None
     config = None if run is None or (nominal and images) else run / "config.yaml"
-    splits = samples(config, method.view) if config and config.is_file() else {}
-    compared = pick(list_and_tell(images) if images else splits.get("test") or splits.get("val") or [], COMPARED)
+    splits = splits_of(config) if config and config.is_file() else Splits()
+    compared = pick(list_and_tell(images) if images else splits.test or splits.val, COMPARED)
     if not compared:
         compared = pick(list_and_tell(nominal) if nominal else [], COMPARED)
     if not compared:
         raise UserError("there is no image to compare the exported file on: give --images FOLDER")
-    calibration = list_and_tell(nominal) if nominal else splits.get("train", [])
+    calibration = list_and_tell(nominal) if nominal else splits.train
     folder = output or (run or ckpt_path.parent) / "export"
     name = f"{type(method).__name__.lower()}-{precision}{SUFFIX[format]}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -91,10 +89,10 @@ def export(
         checkpoint, exported = Detector(inference(method), method.card), Detector.load(file)
         report = compare(exported, checkpoint, compared, precision)
         if precision == "int8" and card.decision is not None:  # its scores are others, and so are its thresholds
-            card = with_own_decision(exported, splits.get("val", []), file)
+            card = with_own_decision(exported, splits.val, file)
             exported = Detector(exported.run, card)
-        if precision == "int8" and splits.get("test"):
-            report["auroc"] = aurocs(exported, checkpoint, splits["test"])
+        if precision == "int8" and splits.test:
+            report["auroc"] = aurocs(exported, checkpoint, splits.test)
         file.with_name(f"{name}.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
         Path(scratch, "example.py").write_text(example(file, card))
         for written in sorted(Path(scratch).iterdir(), key=lambda path: path.suffix == SUFFIX[format]):  # it comes last
@@ -120,12 +118,12 @@ def with_own_decision(exported: Detector, held_out: list[Sample], file: Path) ->
     return exported.card
 
 
-def samples(config: Path, view: View) -> Splits:
-    """The images of a run: train, val and test. Raises UserError if they are gone."""
+def splits_of(config: Path) -> Splits:
+    """List the images of a run. Raises UserError if they are gone."""
     data = yaml.safe_load(config.read_text())["data"]
     source, _ = make_source(data["source"], f"data.source of {config}")
     try:
-        return AnomalyDataModule(source, view, val_fraction=data["val_fraction"], split_seed=data["split_seed"]).listed
+        return list_splits(source, data["val_fraction"], data["split_seed"])
     except UserError as error:
         raise UserError(f"{error}. These are the images of {config}: or give --nominal and --images") from error
 

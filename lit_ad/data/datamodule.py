@@ -2,7 +2,6 @@
 
 import math
 import os
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import cached_property
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
-import numpy as np
 import torch
 from lightning.fabric.utilities.data import suggested_max_num_workers
 from torch.utils.data import DataLoader
@@ -29,12 +27,10 @@ from lit_ad.data.loading import (
     collate_equal,
     one_thread,
 )
-from lit_ad.data.masks import check_masks
 from lit_ad.data.sources.images import Images
-from lit_ad.data.sources.listing import readable
-from lit_ad.data.sources.pages import by_page
 from lit_ad.data.sources.photographs import Unrelated
-from lit_ad.data.sources.source import Source, check
+from lit_ad.data.sources.source import Source
+from lit_ad.data.splits import Splits, list_splits
 from lit_ad.errors import UserError
 from lit_ad.files import resolve_path
 from lit_ad.image.pixels import Size, split_page, upright_size
@@ -118,14 +114,9 @@ class AnomalyDataModule(L.LightningDataModule):
     # What there is.
 
     @cached_property
-    def listed(self) -> dict[str, list[Sample]]:
-        """The samples of each split: train, val and test. Raises UserError if they cannot be trained on."""
-        with readable():
-            samples = by_page(self.source.samples())
-        check(samples)
-        check_masks(samples)  # now, and not after hours of training
-        train, val = hold_out(samples, self.val_fraction, self.split_seed)
-        return {"train": train, "val": val, "test": [s for s in samples if s.split == "test"]}
+    def splits(self) -> Splits:
+        """The samples of each split. Raises UserError if they cannot be trained on."""
+        return list_splits(self.source, self.val_fraction, self.split_seed)
 
     @property
     def random(self) -> str:
@@ -137,7 +128,7 @@ class AnomalyDataModule(L.LightningDataModule):
     def find_window(self) -> View:
         """The view with the window of the nominal training images, in place of "auto". Raises UserError if they have
         none."""
-        paths = [sample.image for sample in self.listed["train"]]
+        paths = [sample.image for sample in self.splits.train]
         self.look_with(self.view.with_window(paths[:: math.ceil(len(paths) / WINDOW_IMAGES)]))
         return self.view
 
@@ -152,20 +143,20 @@ class AnomalyDataModule(L.LightningDataModule):
         for dataset in self._datasets.values():
             dataset.serve(None, pixels=True)  # features are of the model of an earlier run, and this may be another one
         if stage != "predict" or self.predict_path is None:  # unlabelled images need no training images around
-            _ = self.listed
+            _ = self.splits
         if stage in (None, "fit"):
             _ = self._unrelated_images  # every process lists them, so that all of them end if there are none
         if self.inspect and stage in (None, "fit", "test"):
             self.inspect = False  # once in a run
             self._report(decode=stage != "test")
         if self.view.size is None:
-            splits = [self.to_predict()] if stage == "predict" else self.listed.values()
+            splits = [self.to_predict()] if stage == "predict" else vars(self.splits).values()
             self._check_largest([sample for split in splits for sample in split])
 
     # What is loaded.
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        dataset = self._dataset("train", self.listed["train"])
+        dataset = self._dataset("train", self.splits.train)
         self._fill(dataset)
         sampler = Shuffle(dataset, *self._place, dataset.seed, self.balanced)
         if self.drop_last and len(sampler) < self.batch_size:
@@ -177,14 +168,14 @@ class AnomalyDataModule(L.LightningDataModule):
         return self._loader(dataset, self.batch_size, TrainLoader, sampler=sampler, **more)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        dataset = self._dataset("val", self.listed["val"])
+        dataset = self._dataset("val", self.splits.val)
         self._fill(dataset)
         return self._loader(dataset, self.eval_batch_size, sampler=self._share(dataset))
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        if not self.listed["test"]:
+        if not self.splits.test:
             raise UserError(f"nothing to test on: the {type(self.source).__name__} source lists no test images")
-        dataset = self._dataset("test", self.listed["test"])
+        dataset = self._dataset("test", self.splits.test)
         return self._loader(dataset, self.eval_batch_size, sampler=self._share(dataset))
 
     def predict_dataloader(self) -> DataLoader[Batch]:
@@ -194,7 +185,7 @@ class AnomalyDataModule(L.LightningDataModule):
 
     def to_predict(self) -> list[Sample]:
         """The images of predict: those of its folder, or of the test."""
-        return self.listed["test"] if self.predict_path is None else Images(self.predict_path).samples()
+        return self.splits.test if self.predict_path is None else Images(self.predict_path).samples()
 
     def leave_out(self, images: set[str]) -> None:
         """Images that predict has looked at before."""
@@ -202,17 +193,17 @@ class AnomalyDataModule(L.LightningDataModule):
 
     def nominal_dataloader(self) -> DataLoader[Batch]:
         """The training images once, in order, without augmentation: this process's share of them, none twice."""
-        train = self._dataset("train", self.listed["train"])
-        tiles = self._tiles(self.listed["train"]) if self.view.tile else None
+        train = self._dataset("train", self.splits.train)
+        tiles = self._tiles(self.splits.train) if self.view.tile else None
         dataset = AnomalyDataset(train.samples, self.view, tiles=tiles)
         dataset.cache, dataset.features, dataset.pixels = train.cache, train.features, train.pixels
         return self._loader(dataset, self.batch_size, sampler=self._share(dataset))
 
     def held_out_dataloader(self) -> DataLoader[Batch]:
         """The validation images in the same way: by tiles, where there are any; this process's share."""
-        val = self._dataset("val", self.listed["val"])
+        val = self._dataset("val", self.splits.val)
         self._fill(val)
-        tiles = self._tiles(self.listed["val"]) if self.view.tile else None
+        tiles = self._tiles(self.splits.val) if self.view.tile else None
         dataset = AnomalyDataset(val.samples, self.view, tiles=tiles)
         dataset.cache, dataset.features = val.cache, val.features
         return self._loader(dataset, self.batch_size, sampler=self._share(dataset))
@@ -221,7 +212,7 @@ class AnomalyDataModule(L.LightningDataModule):
         """Each split whose features may be kept: its name, a loader of all of it in order, and what its pixels depend
         on. Tiles of validation images are cut by the model, and are not among them."""
         for split in ("train", "val") if self.view.tile is None else ("train",):
-            dataset = self._dataset(split, self.listed[split])
+            dataset = self._dataset(split, getattr(self.splits, split))
             if needs_pixels or split == "val":
                 self._fill(dataset)  # for later, too
             found = [(str(s.image.absolute()), split_page(s.image)[0].stat()) for s in dataset.samples]
@@ -231,7 +222,7 @@ class AnomalyDataModule(L.LightningDataModule):
 
     def serve_features(self, split: str, features: Features, needs_pixels: bool) -> None:
         """From now on the items of a split have features, and in training pixels only if the method needs them."""
-        self._dataset(split, self.listed[split]).serve(features, split != "train" or needs_pixels)
+        self._dataset(split, getattr(self.splits, split)).serve(features, split != "train" or needs_pixels)
 
     # How it is loaded.
 
@@ -239,9 +230,9 @@ class AnomalyDataModule(L.LightningDataModule):
         """Print what there is. Raises UserError, on every process, if it cannot be trained or tested on."""
         errors: list[str] = []
         if self._place[1] == 0:
-            report = inspect_samples(self.listed, cores(), decode, progress=True, view=self.view)
+            report = inspect_samples(self.splits, cores(), decode, progress=True, view=self.view)
             report.add_source_remarks(self.source)
-            if any(sample.split == "validation" for sample in self.listed["val"]):
+            if any(sample.split == "validation" for sample in self.splits.val):
                 report.text += (
                     "\n  held out are the validation images of the data set, so data.val_fraction is not used"
                 )
@@ -309,7 +300,7 @@ class AnomalyDataModule(L.LightningDataModule):
         size = self.view.size
         if self.cache_images is not None or (size is None and self.view.tile is None):
             return bool(self.cache_images)
-        samples = [*self.listed["train"], *self.listed["val"]]
+        samples = [*self.splits.train, *self.splits.val]
         pixels = sum(math.prod(size or upright_size(sample.image)) for sample in samples)
         return 3 * pixels <= CACHE_BYTES and not getattr(self.trainer, "fast_dev_run", False)
 
@@ -333,58 +324,3 @@ class AnomalyDataModule(L.LightningDataModule):
             worker_init_fn=one_thread,
             generator=torch.Generator().manual_seed(dataset.seed),  # or each epoch draws from the model's randomness
         )
-
-
-def hold_out(samples: list[Sample], fraction: float, seed: int) -> tuple[list[Sample], list[Sample]]:
-    """Training and validation samples: those of the source; of a category without validation, as `split_nominal` cuts.
-
-    Raises UserError where there is nothing to train on.
-    """
-    train, official = ([s for s in samples if s.split == split] for split in ("train", "validation"))
-    brought = {sample.category for sample in official}
-    lacking = sorted(brought - {sample.category for sample in train})
-    if lacking:
-        raise UserError(f"category {lacking[0]!r} has validation images, but no nominal image to train on")
-    to_cut = [sample for sample in train if sample.category not in brought]
-    if not to_cut and official:
-        return train, official
-    cut = split_nominal(to_cut, fraction, seed)[1]
-    held = set(cut)
-    return [sample for sample in train if sample not in held], official + cut
-
-
-def split_nominal(samples: list[Sample], fraction: float, seed: int) -> tuple[list[Sample], list[Sample]]:
-    """Training and validation samples: in each category, `fraction` of them validates, at least one.
-
-    Images of one item stay together, so that it may be some more. Raises UserError if there are not two images, or two
-    items.
-    """
-    categories: dict[str, list[int]] = defaultdict(list)
-    for i, sample in enumerate(samples):
-        categories[sample.category].append(i)
-    if not categories:
-        raise UserError("no nominal image to train on: the source lists none")
-    held: set[int] = set()
-    for name, rows in categories.items():
-        if len(rows) < 2:
-            raise UserError(
-                f"category {name!r} has one nominal training image, {samples[rows[0]].image}, but it takes two or "
-                "more: one is kept for validation"
-            )
-        items: dict[str | int, list[int]] = defaultdict(list)
-        for row in rows:
-            items[samples[row].item or row].append(row)
-        if len(items) < 2:
-            raise UserError(
-                f"category {name!r} has one item to train on, {samples[rows[0]].item}, but it takes two or more: one "
-                "is kept for validation (the pages of a file are one item, unless a Table has a column item)"
-            )
-        count, kept = min(max(1, round(fraction * len(rows))), len(rows) - 1), 0
-        order = [list(items)[i] for i in np.random.default_rng(seed).permutation(len(items))]
-        for item in order[:-1]:  # one is left to train on
-            if kept >= count:
-                break
-            held.update(items[item])
-            kept += len(items[item])
-    train = [sample for i, sample in enumerate(samples) if i not in held]
-    return train, [samples[i] for i in sorted(held)]

@@ -229,7 +229,7 @@ class AnomalyCLI(LightningCLI):
         config = self.config.fit
         if not self.trainer.state.finished or config.trainer.fast_dev_run:
             return
-        if config.test_after_fit and self.datamodule.listed["test"]:
+        if config.test_after_fit and self.datamodule.splits.test:
             self.test_file()
         home = Path(self.trainer.default_root_dir)
         files = [
@@ -262,7 +262,7 @@ class AnomalyCLI(LightningCLI):
 
     def after_validate(self) -> None:
         loss = self.trainer.callback_metrics.get("val/loss")
-        count = len(self.datamodule.listed["val"])
+        count = len(self.datamodule.splits.val)
         decision = self.model.decision
         said = [] if loss is None else [f"val/loss {float(loss):.6g} of {count} held-out nominal images"]
         if decision is not None:

@@ -20,7 +20,6 @@ from torch.utils.data import DataLoader
 from lit_ad.batch import Batch, Sample
 from lit_ad.data import AnomalyDataModule, Demo, Folder, MVTec
 from lit_ad.data.augment import A
-from lit_ad.data.datamodule import hold_out, split_nominal
 from lit_ad.data.loading import ThreadLoader, TrainLoader
 from lit_ad.data.sources import demo
 from lit_ad.data.sources.source import Source
@@ -41,66 +40,12 @@ def order(loader: DataLoader[Batch]) -> list[int]:
     return [i for batch in loader for i in batch.index.tolist()]
 
 
-def nominal(count: int, category: str = "") -> list[Sample]:
-    return [Sample(Path(f"{category}/{i:03}.png"), 0, category=category) for i in range(count)]
-
-
-def test_validation_is_cut_from_each_category_by_a_seed() -> None:
-    samples = nominal(10, "a") + nominal(2, "b") + nominal(40, "c")
-    train, val = split_nominal(samples, 0.2, 0)
-    assert sorted(train + val, key=samples.index) == samples
-    assert [sum(s.category == c for s in val) for c in "abc"] == [2, 1, 8]
-    assert (train, val) == split_nominal(samples, 0.2, 0) and val != split_nominal(samples, 0.2, 1)[1]
-    assert len(split_nominal(nominal(2), 0.99, 0)[0]) == 1
-
-
-def test_without_items_the_held_out_images_are_the_same_as_ever() -> None:
-    """Which ones, by number: published figures were measured with them."""
-    held = [int(s.image.stem) for s in split_nominal(nominal(20), 0.2, 0)[1]]
-    assert held == [2, 4, 6, 19]
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_images_of_one_item_are_held_out_together(seed: int) -> None:
-    samples = [s._replace(item=f"part{i // 3}") for i, s in enumerate(nominal(30, "a"))] + nominal(10, "b")
-    samples += [s._replace(item=f"part{i // 20}") for i, s in enumerate(nominal(40, "c"))]
-    train, val = split_nominal(samples, 0.2, seed)
-    assert sorted(train + val, key=samples.index) == samples
-    assert not {(s.category, s.item) for s in train if s.item} & {(s.category, s.item) for s in val if s.item}
-    assert [sum(s.category == c for s in val) for c in "abc"] == [6, 2, 20]
-
-
-def test_one_item_cannot_be_split() -> None:
-    samples = [sample._replace(item="part") for sample in nominal(5, "a")]
-    with pytest.raises(UserError, match=r"category 'a' has one item to train on, part, but it takes two or more"):
-        split_nominal(samples, 0.2, 0)
-
-
-def test_too_few_nominal_images() -> None:
-    with pytest.raises(UserError, match="no nominal image to train on"):
-        split_nominal([], 0.2, 0)
-    with pytest.raises(UserError, match=r"category 'b' has one nominal training image, b/000.png"):
-        split_nominal(nominal(5, "a") + nominal(1, "b"), 0.2, 0)
-
-
-def test_the_validation_images_of_a_source_are_held_out_and_training_stays_whole() -> None:
-    official = [Sample(Path(f"a/val/{i}.png"), 0, category="a", split="validation") for i in range(3)]
-    a, b = nominal(10, "a"), nominal(10, "b")
-    assert hold_out(a + official, 0.2, 0) == (a, official)
-    train, val = hold_out(b + a + official, 0.2, 0)  # b brings none: two of it are cut
-    assert train == [s for s in b if s not in val] + a and len(train) == 18
-    assert val == official + split_nominal(b, 0.2, 0)[1]
-    assert hold_out(a, 0.2, 0) == split_nominal(a, 0.2, 0)
-    with pytest.raises(UserError, match=r"category 'a' has validation images, but no nominal image to train on"):
-        hold_out(b + official, 0.2, 0)
-
-
 def test_official_validation_images_go_through_the_module(bottle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     listed = MVTec(bottle).samples()
     moved = [s._replace(split="validation") if s.split == "train" and i < 3 else s for i, s in enumerate(listed)]
     data = AnomalyDataModule(Listed(moved), View(16), batch_size=4, val_fraction=0.5)
     data.setup("fit")
-    assert [len(data.listed[split]) for split in ("train", "val", "test")] == [7, 3, 5]
+    assert [len(getattr(data.splits, split)) for split in ("train", "val", "test")] == [7, 3, 5]
     assert capsys.readouterr().out == (
         "bottle: 7 to train on, 3 held out; test: 3 good, 2 broken (1 with masks); 20x24, 8-bit RGB\n"
         "  held out are the validation images of the data set, so data.val_fraction is not used\n"
@@ -116,7 +61,7 @@ def test_official_validation_images_go_through_the_module(bottle: Path, capsys: 
 def test_plain_python(bottle: Path) -> None:
     data = AnomalyDataModule(MVTec(bottle), View(16), batch_size=4)
     data.setup("fit")
-    assert {split: len(samples) for split, samples in data.listed.items()} == {"train": 8, "val": 2, "test": 5}
+    assert {split: len(samples) for split, samples in vars(data.splits).items()} == {"train": 8, "val": 2, "test": 5}
     batch = next(iter(data.train_dataloader()))
     assert batch.pixels.shape == (4, 3, 16, 16) and batch.pixels.dtype == torch.uint8 and batch.masks is None
     assert batch.labels.tolist() == [0] * 4 and {(s.category, s.defect) for s in batch.samples} == {("bottle", "good")}
@@ -129,13 +74,15 @@ def test_plain_python(bottle: Path) -> None:
 def test_setup_lists_once(bottle: Path) -> None:
     data = AnomalyDataModule(MVTec(bottle), View(16))
     data.setup("fit")
-    listed = data.listed
+    splits = data.splits
     data.setup("test")
-    assert data.listed is listed
+    assert data.splits is splits
 
 
 def test_an_anomalous_training_image_is_an_error(bottle: Path) -> None:
-    data = AnomalyDataModule(Listed([*nominal(4), Sample(Path("x.png"), 1, defect="dent")]), View(16))
+    data = AnomalyDataModule(
+        Listed([Sample(Path("a.png"), 0), Sample(Path("b.png"), 0), Sample(Path("x.png"), 1, defect="dent")]), View(16)
+    )
     with pytest.raises(UserError, match=r"anomalous image in training: x.png"):
         data.setup("fit")
 
@@ -153,7 +100,7 @@ def test_no_test_images(tmp_path: Path, write) -> None:
 @pytest.mark.parametrize("batch_size", [3, 50])
 def test_every_training_image_is_seen_in_every_epoch(bottle: Path, batch_size: int) -> None:
     module = AnomalyDataModule(MVTec(bottle), View(16), batch_size=batch_size)
-    assert sorted(order(module.train_dataloader())) == list(range(len(module.listed["train"])))
+    assert sorted(order(module.train_dataloader())) == list(range(len(module.splits.train)))
 
 
 def test_the_last_smaller_batch_is_left_out(bottle: Path) -> None:
@@ -346,7 +293,7 @@ def test_yaml_and_back(bottle: Path, tmp_path: Path) -> None:
     data = getattr(parser, "instantiate", parser.instantiate_classes)(again).data  # by jsonargparse's version
     assert [type(t) for t in data.augment.compose.transforms] == [A.HorizontalFlip, A.OneOf]
     data.setup("fit")
-    assert len(data.listed["train"]) == 8 and data.view == View(32)
+    assert len(data.splits.train) == 8 and data.view == View(32)
 
 
 def test_prepare_data_makes_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -390,8 +337,8 @@ def test_nominal_and_held_out_images_come_once_in_order_without_augmentation(bot
     for split, loader, count in (("train", data.nominal_dataloader(), 8), ("val", data.held_out_dataloader(), 2)):
         batches = list(loader)
         assert order(batches) == list(range(count * pieces))
-        assert [s for b in batches for s in b.samples][::pieces] == data.listed[split]
-        first, _ = view(read_image(data.listed[split][0].image))
+        assert [s for b in batches for s in b.samples][::pieces] == getattr(data.splits, split)
+        first, _ = view(read_image(getattr(data.splits, split)[0].image))
         if view.tile:
             first = first[:16, :16]
         assert np.array_equal(batches[0].pixels[0].permute(1, 2, 0), first)

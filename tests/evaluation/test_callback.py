@@ -233,7 +233,7 @@ def test_a_score_or_map_that_is_not_finite_names_its_file(
 
     model = Diverged()
     data = AnomalyDataModule(MVTec(parts / "nut"), model.view, num_workers=0, eval_batch_size=4)
-    file = str(data.listed["test"][2].image)
+    file = str(data.splits.test[2].image)
     with pytest.raises(NotFiniteError, match=rf"^{re.escape(file)}: its score or anomaly map is NaN or infinite"):
         quiet_trainer(tmp_path / "run", Evaluation()).test(model, data, verbose=False)
     assert not (tmp_path / "run/metrics.json").exists()

@@ -252,7 +252,7 @@ def mixed(tmp_path: Path) -> Path:
 def test_training_on_tiles_of_mixed_sizes(mixed: Path) -> None:
     data = AnomalyDataModule(MVTec(mixed), View(None, tile=32, overlap=8), batch_size=2)
     loader = data.train_dataloader()
-    sizes = [Image.open(sample.image).size[::-1] for sample in data.listed["train"]]
+    sizes = [Image.open(sample.image).size[::-1] for sample in data.splits.train]
     assert len(loader.dataset) == sum(len(Grid(size, 32, 8)) for size in sizes)
     batches = list(loader)
     assert all(b.pixels.shape == (2, 3, 32, 32) and b.pixels.dtype == torch.uint8 for b in batches)
@@ -278,7 +278,7 @@ def test_evaluation_gets_whole_images(mixed: Path) -> None:
     batches = list(data.test_dataloader())
     assert [tuple(b.pixels.shape[2:]) for b in batches] == [(35, 66), (50, 40), (20, 24)]  # one at a time
     assert batches[0].masks[0].shape == (35, 66)
-    (image,) = data.listed["val"]
+    (image,) = data.splits.val
     (batch,) = data.val_dataloader()
     assert batch.canvas == Image.open(image.image).size[::-1]
 

@@ -212,7 +212,7 @@ def test_cached_features_fit_the_same_gaussians(vit_file: Path, data: AnomalyDat
 def test_the_pass_sees_every_training_image_once(data: AnomalyDataModule) -> None:
     data.setup()
     seen = [sample.image for batch in data.nominal_dataloader() for sample in batch.samples]
-    assert seen == [sample.image for sample in data.listed["train"]]
+    assert seen == [sample.image for sample in data.splits.train]
     shares: list[Path] = []
     for rank in range(3):
         data.trainer = SimpleNamespace(world_size=3, global_rank=rank, num_devices=1)  # type: ignore[assignment]

@@ -51,7 +51,7 @@ def saved(run: Path, name: str) -> dict[str, Any]:
 
 def has_own_decision(run: Path, images: Path, name: str) -> bool:
     """Whether the held-out scores in a checkpoint are those of its weights."""
-    held_out = AnomalyDataModule(MVTec(images), View(32)).listed["val"]
+    held_out = AnomalyDataModule(MVTec(images), View(32)).splits.val
     detector = Detector.load(run / "checkpoints" / name)
     scores = sorted(detector(sample.image).score for sample in held_out)
     decision = saved(run, name)["lit_ad"]["decision"]

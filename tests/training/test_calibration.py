@@ -40,7 +40,7 @@ def test_held_out_images_set_the_decision(parts: Path, tmp_path: Path, brightnes
     assert model.decision.false_alarm == 0.4
     for category in ("bolt", "nut"):
         scores, maxima, medians = [], [], []
-        for sample in data.listed["val"]:
+        for sample in data.splits.val:
             if sample.category == category:
                 seen = torch.from_numpy(
                     model.view(np.repeat(read(sample.image)[..., None], 3, 2))[0][..., 0] / np.float32(255)
@@ -162,7 +162,7 @@ def test_one_held_out_score_that_is_no_number_is_an_error(
 
     model = Diverged()
     data = AnomalyDataModule(MVTec(parts / "nut"), model.view, num_workers=0)
-    file = re.escape(str(data.listed["val"][0].image))
+    file = re.escape(str(data.splits.val[0].image))
     with pytest.raises(NotFiniteError, match=f"^{file}: its score or anomaly map is NaN"):
         quiet_trainer(tmp_path / "run", Calibration(0.4)).validate(model, data, verbose=False)
 
@@ -210,7 +210,8 @@ def test_statistics_see_nominal_images_once_and_never_those_of_the_test(
     trainer.num_sanity_val_steps, trainer.fit_loop.max_epochs = 1, 2
     trainer.fit(model, data)
     train, val = (
-        sorted(float(read(sample.image).mean()) / 255 for sample in data.listed[split]) for split in ("train", "val")
+        sorted(float(read(sample.image).mean()) / 255 for sample in getattr(data.splits, split))
+        for split in ("train", "val")
     )
     assert len(seen["prepare"]) == 1
     assert len(seen["calibrate"]) == 2
@@ -225,7 +226,7 @@ def test_statistics_and_cached_features_are_of_whole_images_alone(
 ) -> None:
     """Images of many sizes in one batch of held-out images: none with what fills it up."""
     data = AnomalyDataModule(MVTec(parts / "nut"), View(None), batch_size=3, num_workers=0, val_fraction=0.3)
-    for i, sample in enumerate(data.listed["val"]):
+    for i, sample in enumerate(data.splits.val):
         Image.fromarray(np.full((20 + i, 30, 3), 99, np.uint8)).save(sample.image)
     seen: list[torch.Tensor] = []
 
@@ -347,7 +348,7 @@ def test_a_checkpoint_has_a_decision_of_its_own_weights_or_none(
     callbacks = [*AVERAGING[name](), Calibration(0.4), evaluation, SaveOften(tmp_path)]
     trainer = quiet_trainer(tmp_path / "run", *callbacks, max_epochs=3)
     trainer.fit(Gain(), data)
-    brightest = sorted(float(read(sample.image).max()) / 255 for sample in data.listed["val"])
+    brightest = sorted(float(read(sample.image).max()) / 255 for sample in data.splits.val)
     decided = set()
     for path in tmp_path.glob("*.ckpt"):
         file = torch.load(path, weights_only=True)
@@ -382,7 +383,7 @@ def test_a_decision_of_other_weights_judges_no_test(parts: Path, tmp_path: Path,
     assert model.decision is None
     with pytest.warns(UserWarning, match=r"no threshold.*lit-ad recalibrate --ckpt_path FILE"):
         detector = Detector.load(tmp_path / "after.ckpt")
-    assert detector(data.listed["test"][0].image).anomalous is None
+    assert detector(data.splits.test[0].image).anomalous is None
     resumed = Gain()
     quiet_trainer(tmp_path, Calibration(), max_epochs=4).fit(resumed, data, ckpt_path=tmp_path / "after.ckpt")
     assert resumed.decision is not None

@@ -10,6 +10,7 @@ from lit_ad.data.masks import mask_files
 from lit_ad.data.sources.listing import readable
 from lit_ad.data.sources.pages import by_page
 from lit_ad.data.sources.source import Source
+from lit_ad.data.splits import Splits
 
 
 def audit_source(
@@ -37,7 +38,7 @@ def audit_source(
     train = [sample for sample in samples if sample.split == "train"]
     held_out = [sample for sample in samples if sample.split == "validation"]
     test = [sample for sample in samples if sample.split == "test"]
-    report = inspect_samples({"train": train, "val": held_out, "test": test}, threads, progress=progress)
+    report = inspect_samples(Splits(train, held_out, test), threads, progress=progress)
     report.add_source_remarks(source)
     report.errors += sample_errors(samples)
     known = {frozenset((a, b)) for group in report.duplicates for a in group for b in group if a != b}

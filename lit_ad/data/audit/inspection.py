@@ -14,11 +14,12 @@ from tqdm import tqdm
 from lit_ad.batch import Sample
 from lit_ad.data.audit.duplicates import duplicate_warnings, find_duplicates
 from lit_ad.data.audit.measurements import Header, MaskExtent, max_value, measure_mask, read_header, verify_file
-from lit_ad.data.audit.report import AuditReport, Splits, count_phrase, describe_splits, unreadable
+from lit_ad.data.audit.report import AuditReport, count_phrase, describe_splits, unreadable
 from lit_ad.data.sources.listing import Listing, first_few, frame_remarks, list_folder
 from lit_ad.data.sources.pages import files_of
 from lit_ad.data.sources.shapes import kept_masks
 from lit_ad.data.sources.source import holds_images
+from lit_ad.data.splits import Splits
 from lit_ad.errors import UserError
 from lit_ad.image.pixels import split_page
 from lit_ad.image.view import View
@@ -39,13 +40,13 @@ def inspect_samples(
     them is decoded, evenly spread, and of the others the checksums are verified, which PNG has and JPEG has not.
 
     Args:
-        splits: The samples of each.
+        splits: The samples.
         threads: That read.
         decode: Test images. They need not be, where the test comes next.
         progress: Whether to show a bar, where it takes longer than two seconds.
         view: What will be seen of the images: in which window they are read, and whether its region of interest fits.
     """
-    train, test = [*splits["train"], *splits["val"]], splits["test"]
+    train, test = [*splits.train, *splits.val], splits.test
     images = [sample.image for sample in (*train, *test)]
     masks = {sample.mask: sample.mask_above for sample in test if sample.mask is not None}
     errors: dict[Path, str] = {}

@@ -9,10 +9,9 @@ from lit_ad.batch import Sample
 from lit_ad.data.audit.measurements import Header
 from lit_ad.data.sources.listing import first_few
 from lit_ad.data.sources.source import Source
+from lit_ad.data.splits import Splits
 from lit_ad.errors import UserError
 from lit_ad.image.pixels import Size
-
-Splits = Mapping[str, Sequence[Sample]]  # train, val (held out of training) and test
 
 
 @dataclass
@@ -37,10 +36,10 @@ class AuditReport:
 
 def describe_splits(splits: Splits, headers: Mapping[Path, Header]) -> str:
     """A line for each category: its images by split and defect, those with masks, their sizes and depths."""
-    categories = dict.fromkeys(sample.category for samples in splits.values() for sample in samples)
+    categories = dict.fromkeys(sample.category for samples in vars(splits).values() for sample in samples)
     lines = []
     for name in categories:
-        own = {split: [s for s in samples if s.category == name] for split, samples in splits.items()}
+        own = {split: [s for s in samples if s.category == name] for split, samples in vars(splits).items()}
         seen = [headers[s.image] for samples in own.values() for s in samples if s.image in headers]
         modes = Counter(header.mode for header in seen)
         lines.append(

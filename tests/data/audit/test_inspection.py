@@ -14,13 +14,13 @@ from lit_ad.data.audit import inspection
 from lit_ad.data.audit.inspection import inspect_samples, split_by_budget
 from lit_ad.data.audit.measurements import Header
 from lit_ad.data.audit.report import AuditReport
-from lit_ad.data.datamodule import split_nominal
+from lit_ad.data.splits import Splits, split_nominal
 from lit_ad.image.view import View
 
 
 def report(samples: list[Sample], **options: bool) -> AuditReport:
     train, val = split_nominal([s for s in samples if s.split == "train"], 0.2, 0)
-    splits = {"train": train, "val": val, "test": [s for s in samples if s.split == "test"]}
+    splits = Splits(train, val, [s for s in samples if s.split == "test"])
     return inspect_samples(splits, threads=2, **options)
 
 

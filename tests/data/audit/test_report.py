@@ -15,6 +15,7 @@ from lit_ad.data.audit.report import (
     unreadable,
 )
 from lit_ad.data.sources.source import Source
+from lit_ad.data.splits import Splits
 from lit_ad.errors import UserError
 
 GOOD, MASK = Sample(Path("good.png"), 0, defect="good"), Path("mask.png")
@@ -51,7 +52,7 @@ def test_sizes(sizes: list[tuple[int, int]], text: str) -> None:
 
 
 def test_a_category_without_name_and_images_without_header() -> None:
-    splits = {"train": [GOOD, bad("cut")], "val": [], "test": []}
+    splits = Splits([GOOD, bad("cut")])
     text = describe_splits(splits, {GOOD.image: Header((2, 3), "8-bit RGB")})
     assert text == "images: 2 to train on, 0 held out; test: none; 2x3, 8-bit RGB"
 

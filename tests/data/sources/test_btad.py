@@ -64,6 +64,6 @@ def test_what_does_not_fit_is_named(btad: Path, write, write_mask) -> None:
 def test_it_loads(btad: Path) -> None:
     data = AnomalyDataModule(BTAD(btad, "01"), View(16), num_workers=0)
     data.setup("fit")
-    assert {split: len(samples) for split, samples in data.listed.items()} == {"train": 3, "val": 1, "test": 3}
+    assert {split: len(samples) for split, samples in vars(data.splits).items()} == {"train": 3, "val": 1, "test": 3}
     (batch,) = data.test_dataloader()
     assert [int(mask.sum()) for mask in batch.masks] == [120, 120, 0]

@@ -13,6 +13,7 @@ from lit_ad.data import Folder, Table
 from lit_ad.data.audit.inspection import inspect_samples
 from lit_ad.data.masks import read_mask
 from lit_ad.data.sources.labelme import draw_labelme, mask_beside
+from lit_ad.data.splits import Splits
 from lit_ad.errors import UserError
 
 SIZE = (20, 30)  # of the images: height, width
@@ -187,7 +188,7 @@ def test_beside_the_images_of_a_folder(root: Path) -> None:
     samples = Folder("ok", "bad", root=root).samples()
     masks = {s.image.name: s.mask for s in samples if s.label}
     assert masks["b.png"] is None and masks["a.png"] is not None and read_mask(masks["a.png"]).sum() == 81
-    report = inspect_samples({"train": [s for s in samples if not s.label], "val": [], "test": samples[-2:]})
+    report = inspect_samples(Splits([s for s in samples if not s.label], [], samples[-2:]))
     assert "1 with masks" in report.text or "2 dent (1 with masks)" in report.text
     assert report.warnings == [f"files of kinds that are not read, 1 .json: {root / 'ok/0.json'}"]
     (root / "bad/dent/a_mask.png").write_bytes(masks["a.png"].read_bytes())

@@ -45,8 +45,10 @@ def test_the_private_tests_are_looked_at_by_nobody_but_the_submission(
 ) -> None:
     data = AnomalyDataModule(MVTecAD2(vial), View(16))
     data.setup("fit")
-    assert {split: len(samples) for split, samples in data.listed.items()} == {"train": 5, "val": 2, "test": 5}
-    assert not any(s.image.parent.name.startswith("test_private") for split in data.listed.values() for s in split)
+    assert {split: len(samples) for split, samples in vars(data.splits).items()} == {"train": 5, "val": 2, "test": 5}
+    assert not any(
+        s.image.parent.name.startswith("test_private") for split in vars(data.splits).values() for s in split
+    )
     assert "vial: 5 to train on, 2 held out; test: 2 good, 3 bad, each with a mask" in capsys.readouterr().out
     assert MVTecAD2(vial.parent).private() == {
         "vial": [

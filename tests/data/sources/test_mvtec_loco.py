@@ -73,7 +73,7 @@ def test_splits_and_masks(pushpins: Path) -> None:
 def test_the_module_trains_on_all_of_train(pushpins: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = AnomalyDataModule(MVTecLOCO(pushpins), View(16))
     data.setup("fit")
-    assert Counter({split: len(s) for split, s in data.listed.items()}) == {"train": 6, "val": 2, "test": 7}
+    assert Counter({split: len(s) for split, s in vars(data.splits).items()}) == {"train": 6, "val": 2, "test": 7}
     assert capsys.readouterr().out == (
         "pushpins: 6 to train on, 2 held out; test: 3 good, 2 logical_anomalies, 2 structural_anomalies, each with a "
         "mask; 20x24, 8-bit RGB\n"

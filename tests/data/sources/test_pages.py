@@ -44,11 +44,11 @@ def wafers(tmp_path: Path) -> Path:
 
 
 def test_each_page_is_a_sample_with_its_mask(wafers: Path) -> None:
-    listed = AnomalyDataModule(MVTec(wafers), View(16)).listed
-    assert {split: len(samples) for split, samples in listed.items()} == {"train": 16, "val": 4, "test": 8}
-    assert len({sample.item for sample in listed["val"]}) == 1  # one file, whole
-    assert not {s.item for s in listed["val"]} & {s.item for s in listed["train"]}
-    dents = [sample for sample in listed["test"] if sample.label]
+    splits = AnomalyDataModule(MVTec(wafers), View(16)).splits
+    assert {split: len(samples) for split, samples in vars(splits).items()} == {"train": 16, "val": 4, "test": 8}
+    assert len({sample.item for sample in splits.val}) == 1  # one file, whole
+    assert not {s.item for s in splits.val} & {s.item for s in splits.train}
+    dents = [sample for sample in splits.test if sample.label]
     assert [sample.image.relative_to(wafers).as_posix() for sample in dents] == [
         *(f"test/dent/0.tif#{page}" for page in (1, 2, 3)),
         *(f"test/dent/1.tif#{page}" for page in (1, 2)),
@@ -67,7 +67,7 @@ def test_batches_features_and_tiles_are_of_pages(wafers: Path) -> None:
     assert len(train) == 16 * 9  # type: ignore[arg-type]
     for i in (0, 9, 100):
         batch = train[i]
-        assert batch.samples[0].image == data.listed["train"][i // 9].image
+        assert batch.samples[0].image == data.splits.train[i // 9].image
     files = {split: about["files"] for split, _, about in data.cacheable(needs_pixels=False)}
     assert len(files["train"]) == len(set(files["train"])) == 16
     assert all(size == (wafers / "train/good/0.tif").stat().st_size for _, size, _ in files["train"])
@@ -75,7 +75,7 @@ def test_batches_features_and_tiles_are_of_pages(wafers: Path) -> None:
 
 def test_inspection_counts_pages_and_compares_files(wafers: Path) -> None:
     (wafers / "train/good/9.tif").write_bytes((wafers / "test/good/0.tif").read_bytes())
-    report = inspect_samples(AnomalyDataModule(MVTec(wafers), View(16)).listed)
+    report = inspect_samples(AnomalyDataModule(MVTec(wafers), View(16)).splits)
     assert (
         "wafers: 15 to train on, 8 held out; test: 3 good, 5 dent, each with a mask; 20x24, 8-bit grey" in report.text
     )
@@ -97,7 +97,7 @@ def test_a_damaged_page_is_an_error_that_names_it(wafers: Path) -> None:
     content = bytearray(file.read_bytes())
     content[offset : offset + count] = b"x" * count
     file.write_bytes(content)
-    (said,) = inspect_samples(AnomalyDataModule(MVTec(wafers), View(16)).listed).errors
+    (said,) = inspect_samples(AnomalyDataModule(MVTec(wafers), View(16)).splits).errors
     assert said.startswith(f"cannot read {file}#2: ")
 
 
@@ -106,10 +106,10 @@ def test_masks_of_another_number_of_pages(wafers: Path) -> None:
     with pytest.raises(
         UserError, match=r"dent/0.tif has 2 pages and its image .*dent/0.tif 3: a mask has one page for"
     ):
-        _ = AnomalyDataModule(MVTec(wafers), View(16)).listed
+        _ = AnomalyDataModule(MVTec(wafers), View(16)).splits
     one = stack(wafers / "test/dent/0.tif", 1)
     with pytest.raises(UserError, match=r"ground_truth/dent/0.tif has 2 pages, each of them an image"):
-        _ = AnomalyDataModule(MVTec(wafers), View(16)).listed
+        _ = AnomalyDataModule(MVTec(wafers), View(16)).splits
     assert by_page([Sample(one, 1)]) == [Sample(one, 1)]
 
 
@@ -117,7 +117,7 @@ def test_one_file_cannot_train_and_validate(tmp_path: Path) -> None:
     stack(tmp_path / "good/a.tif", 9)
     data = AnomalyDataModule(Folder("good", root=tmp_path), View(16))
     with pytest.raises(UserError, match=r"one item to train on, .*a.tif, .* unless a Table has a column item"):
-        _ = data.listed
+        _ = data.splits
 
 
 def test_a_table_may_list_pages_and_say_what_is_an_item(tmp_path: Path) -> None:
@@ -129,15 +129,19 @@ def test_a_table_may_list_pages_and_say_what_is_an_item(tmp_path: Path) -> None:
     ]
     table = tmp_path / "film.json"
     table.write_text(json.dumps(rows))
-    listed = AnomalyDataModule(Table(tmp_path, "film.json"), View(16)).listed
-    assert Counter({split: len(samples) for split, samples in listed.items()}) == {"train": 4, "val": 1, "test": 2}
-    truth = read_truth(listed["test"][1], (20, 24))
+    splits = AnomalyDataModule(Table(tmp_path, "film.json"), View(16)).splits
+    assert Counter({split: len(samples) for split, samples in vars(splits).items()}) == {
+        "train": 4,
+        "val": 1,
+        "test": 2,
+    }
+    truth = read_truth(splits.test[1], (20, 24))
     assert truth is not None and int(truth.sum()) == 120
     for row in rows:
         del row["item"]
     table.write_text(json.dumps(rows))
     with pytest.raises(UserError, match=r"film.tif' in train and in test: .*film.tif#1 and .*film.tif#7; keep"):
-        _ = AnomalyDataModule(Table(tmp_path, "film.json"), View(16)).listed
+        _ = AnomalyDataModule(Table(tmp_path, "film.json"), View(16)).splits
     rows[0]["path"] = "other.tif#1"
     table.write_text(json.dumps(rows))
     with pytest.raises(UserError, match=r"row 1 of .*: there is no file .*other.tif$"):

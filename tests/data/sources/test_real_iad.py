@@ -64,16 +64,16 @@ def test_labels_and_items(real_iad: Path) -> None:
 
 def test_masks_count_above_127(real_iad: Path) -> None:
     data = AnomalyDataModule(RealIAD(real_iad, "audiojack", "realiad_256"), View(16), num_workers=0)
-    masks = [read_truth(sample, (20, 24)) for sample in data.listed["test"]]
+    masks = [read_truth(sample, (20, 24)) for sample in data.splits.test]
     assert [int(mask.sum()) for mask in masks] == [0] * 5 + [0, 6, 0, 6, 0]
-    assert data.listed["test"][6].mask.suffix == ".png"
+    assert data.splits.test[6].mask.suffix == ".png"
 
 
 def test_views_of_a_part_are_held_out_together(real_iad: Path) -> None:
     data = AnomalyDataModule(RealIAD(real_iad, images="realiad_256"), View(16), num_workers=0)
     for name in NAMES:
-        held = Counter(s.item for s in data.listed["val"] if s.category == name)
-        assert list(held.values()) == [5] and not held.keys() & {s.item for s in data.listed["train"]}
+        held = Counter(s.item for s in data.splits.val if s.category == name)
+        assert list(held.values()) == [5] and not held.keys() & {s.item for s in data.splits.train}
 
 
 def test_categories_and_other_splits(real_iad: Path) -> None:

@@ -108,7 +108,7 @@ def test_it_loads_and_keeps_items_together(tmp_path: Path, rows: list[Row]) -> N
     data = AnomalyDataModule(
         Table(tmp_path, save(tmp_path / "parts.csv", [r for r in rows if r["split"] != "validation"])), View(16)
     )
-    assert not {s.item for s in data.listed["train"]} & {s.item for s in data.listed["val"]}
+    assert not {s.item for s in data.splits.train} & {s.item for s in data.splits.val}
     data.setup("test")
     assert [int(mask.sum()) for batch in data.test_dataloader() for mask in batch.masks] == [0, 120, 26, 240]
 

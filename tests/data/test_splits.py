@@ -1,0 +1,81 @@
+"""Which images train, validate and test."""
+
+from pathlib import Path
+
+import pytest
+
+from lit_ad.batch import Sample
+from lit_ad.data import MVTec
+from lit_ad.data.splits import Splits, hold_out, list_splits, split_nominal
+from lit_ad.errors import UserError
+
+
+def nominal(count: int, category: str = "") -> list[Sample]:
+    return [Sample(Path(f"{category}/{i:03}.png"), 0, category=category) for i in range(count)]
+
+
+def test_validation_is_cut_from_each_category_by_a_seed() -> None:
+    samples = nominal(10, "a") + nominal(2, "b") + nominal(40, "c")
+    train, val = split_nominal(samples, 0.2, 0)
+    assert sorted(train + val, key=samples.index) == samples
+    assert [sum(s.category == c for s in val) for c in "abc"] == [2, 1, 8]
+    assert (train, val) == split_nominal(samples, 0.2, 0) and val != split_nominal(samples, 0.2, 1)[1]
+    assert len(split_nominal(nominal(2), 0.99, 0)[0]) == 1
+
+
+def test_without_items_the_held_out_images_are_the_same_as_ever() -> None:
+    """Which ones, by number: published figures were measured with them."""
+    held = [int(s.image.stem) for s in split_nominal(nominal(20), 0.2, 0)[1]]
+    assert held == [2, 4, 6, 19]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_images_of_one_item_are_held_out_together(seed: int) -> None:
+    samples = [s._replace(item=f"part{i // 3}") for i, s in enumerate(nominal(30, "a"))] + nominal(10, "b")
+    samples += [s._replace(item=f"part{i // 20}") for i, s in enumerate(nominal(40, "c"))]
+    train, val = split_nominal(samples, 0.2, seed)
+    assert sorted(train + val, key=samples.index) == samples
+    assert not {(s.category, s.item) for s in train if s.item} & {(s.category, s.item) for s in val if s.item}
+    assert [sum(s.category == c for s in val) for c in "abc"] == [6, 2, 20]
+
+
+def test_one_item_cannot_be_split() -> None:
+    samples = [sample._replace(item="part") for sample in nominal(5, "a")]
+    with pytest.raises(UserError, match=r"category 'a' has one item to train on, part, but it takes two or more"):
+        split_nominal(samples, 0.2, 0)
+
+
+def test_too_few_nominal_images() -> None:
+    with pytest.raises(UserError, match="no nominal image to train on"):
+        split_nominal([], 0.2, 0)
+    with pytest.raises(UserError, match=r"category 'b' has one nominal training image, b/000.png"):
+        split_nominal(nominal(5, "a") + nominal(1, "b"), 0.2, 0)
+
+
+def test_the_validation_images_of_a_source_are_held_out_and_training_stays_whole() -> None:
+    official = [Sample(Path(f"a/val/{i}.png"), 0, category="a", split="validation") for i in range(3)]
+    a, b = nominal(10, "a"), nominal(10, "b")
+    assert hold_out(a + official, 0.2, 0) == (a, official)
+    train, val = hold_out(b + a + official, 0.2, 0)  # b brings none: two of it are cut
+    assert train == [s for s in b if s not in val] + a and len(train) == 18
+    assert val == official + split_nominal(b, 0.2, 0)[1]
+    assert hold_out(a, 0.2, 0) == split_nominal(a, 0.2, 0)
+    with pytest.raises(UserError, match=r"category 'a' has validation images, but no nominal image to train on"):
+        hold_out(b + official, 0.2, 0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_an_item_is_left_to_train_on_however_much_validates(seed: int) -> None:
+    """Items of one image and of three: to hold out three images, both would be needed if the one comes first."""
+    samples = [s._replace(item="large" if i else "small") for i, s in enumerate(nominal(4))]
+    train, val = split_nominal(samples, 0.99, seed)
+    assert len({s.item for s in train}) == len({s.item for s in val}) == 1
+
+
+def test_a_source_and_a_seed_give_the_splits(bottle: Path) -> None:
+    splits = list_splits(MVTec(bottle), 0.3, 1)
+    samples = MVTec(bottle).samples()
+    assert (splits.train, splits.val) == split_nominal([s for s in samples if s.split == "train"], 0.3, 1)
+    assert splits.test == [s for s in samples if s.split == "test"]
+    assert splits == list_splits(MVTec(bottle), 0.3, 1) != list_splits(MVTec(bottle), 0.3, 2)
+    assert list(vars(Splits())) == ["train", "val", "test"]
