@@ -38,7 +38,6 @@ from lit_ad.image.tiling import Tiles
 from lit_ad.image.view import View
 from lit_ad.machine import cores
 
-WINDOW_IMAGES = 100  # training images that an automatic window is found in, evenly spread
 CACHE_BYTES = 2**30  # what cache_images takes of the RAM without being asked
 
 
@@ -124,17 +123,6 @@ class AnomalyDataModule(L.LightningDataModule):
         if self.augment is not None:
             return "data.augment"
         return "data.train_tiles: random" if self.view.tile and self.train_tiles == "random" else ""
-
-    def find_window(self) -> View:
-        """The view with the window of the nominal training images, in place of "auto". Raises UserError if they have
-        none."""
-        paths = [sample.image for sample in self.splits.train]
-        self.look_with(self.view.with_window(paths[:: math.ceil(len(paths) / WINDOW_IMAGES)]))
-        return self.view
-
-    def look_with(self, view: View) -> None:
-        """From now on, another view: what was read with the earlier one is forgotten."""
-        self.view, self._datasets = view, {}
 
     def prepare_data(self) -> None:
         self.source.prepare()
@@ -275,7 +263,7 @@ class AnomalyDataModule(L.LightningDataModule):
 
     def _dataset(self, split: str, samples: list[Sample]) -> AnomalyDataset:
         made = self._datasets.get(split)
-        if made is None or made.samples != samples:
+        if made is None or made.samples != samples or made.view != self.view:
             seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # seed_everything's, as Lightning's own samplers read it
             train = split == "train"
             tiles = self._tiles(samples, self.train_tiles == "random") if train and self.view.tile else None

@@ -23,6 +23,7 @@ from lit_ad.image.tiling import Grid
 
 Box = tuple[int, int, int, int]  # top, left, bottom, right: the slice [top:bottom, left:right]
 Floats = NDArray[np.float32]
+WINDOW_IMAGES = 100  # that an automatic window is found in
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class View:
             blended over it. None: a quarter of a tile.
         tile_batch: Tiles that evaluation runs at once: bounds memory, whatever the image's size.
         window: Of grey images of more than 8 bits, the values [low, high] that become 0 and 255; what lies beyond is
-            cut off. "auto": found in the nominal training images, once, before the first step (`with_window`). None:
+            cut off. "auto": found in the nominal training images, once, before the first step (`resolved`). None:
             [0, 65535], and [0, 1] of floats.
         roi: The region of interest, in pixels of the image: a box [top, left, bottom, right], or a mask file of the
             images' size, white where they are looked at. Outside it nothing is trained on, scored or counted. The mask
@@ -112,14 +113,21 @@ class View:
         """What is looked at of an image. None: all of it."""
         return None if self.roi is None else roi_of(self.roi)  # type: ignore[arg-type]  # a path became text
 
-    def with_window(self, nominal: Sequence[Path]) -> "View":
-        """The same with the window of these images, grey ones of more than 8 bits.
+    def resolved(self, nominal: Sequence[Path]) -> "View":
+        """Return this view with a window in place of "auto"; itself where it has one, or needs none.
 
-        It holds 99.8 % of the pixels that count of every one of them, and a quarter of that again on either side, so
-        that a defect darker or brighter than anything nominal still differs. A hot pixel has no say.
+        The window holds 99.8 % of the pixels that count of each image that is read, and a quarter of that again on
+        either side, so that a defect darker or brighter than anything nominal still differs. A hot pixel has no say.
 
-        Raises UserError that names a file of 8 bits, or one that cannot be read.
+        Args:
+            nominal: Training images, grey ones of more than 8 bits. At most 100 are read, evenly spread.
+
+        Raises:
+            UserError: An image has 8 bits, or cannot be read; or the pixels of all are the same.
         """
+        if self.window != "auto":
+            return self
+        nominal = nominal[:: math.ceil(len(nominal) / WINDOW_IMAGES)]
         read = (deep_values(open_image(path), str(path)) for path in nominal)
         ends = np.array([np.percentile(counted(values, self.region), (0.1, 99.9)) for values in read])
         low, high = float(ends[:, 0].min()), float(ends[:, 1].max())

@@ -19,6 +19,7 @@ from lit_ad.detector.guarantee import by_hand
 from lit_ad.distributed import gather
 from lit_ad.errors import UserError
 from lit_ad.image.roi import counted
+from lit_ad.image.view import View
 from lit_ad.methods.base import Method, as_images
 from lit_ad.teachers.weights import fingerprint
 from lit_ad.training.selection import chosen_in_fit
@@ -50,8 +51,10 @@ class Calibration(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
         """Find a window that is "auto", in the nominal training images. Raises UserError if they have none."""
         if stage == "fit" and pl_module.view.window == "auto":
-            pl_module.view = data_of(trainer, pl_module).find_window()
-            low, high = pl_module.view.window
+            train = data_of(trainer, pl_module).splits.train
+            view = pl_module.view.resolved([sample.image for sample in train])
+            set_view(trainer, pl_module, view)
+            low, high = view.window
             rank_zero_info(f"view.window is auto: values from {low:g} to {high:g} become 0 to 255")
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: Any, checkpoint: Any) -> None:
@@ -60,9 +63,7 @@ class Calibration(L.Callback):
             pl_module.decided_for = fingerprint(checkpoint["state_dict"])
         else:
             self.loaded, pl_module.decided_for = checkpoint["state_dict"], None
-        data = getattr(trainer, "datamodule", None)
-        if data is not None and data.view.window != pl_module.view.window:
-            data.look_with(replace(data.view, window=pl_module.view.window))
+        set_view(trainer, pl_module, pl_module.view)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         self.validations, self.looked = 0, False
@@ -199,6 +200,15 @@ class HeldOut(NamedTuple):
     score: float
     maximum: float | None  # of the map at the image's size; None without a map
     median: float | None
+
+
+def set_view(trainer: L.Trainer, method: Any, view: View) -> None:
+    """Have method and data look through the window of a view: the one place where a run sets it, before any image is
+    read. It comes from the nominal training images, or from the checkpoint that a run begins with."""
+    method.view = view
+    data: Any = getattr(trainer, "datamodule", None)
+    if data is not None and data.view.window != view.window:
+        data.view = replace(data.view, window=view.window)
 
 
 def weights_of(trainer: L.Trainer) -> str:

@@ -295,12 +295,12 @@ def test_an_automatic_window_has_room_on_both_sides(tmp_path: Path) -> None:
         values = np.linspace(1000 + 100 * i, 1800 + 100 * i, 10_000).round().astype(np.uint16).reshape(100, 100)
         values[0, 0] = 65535  # one hot pixel
         Image.fromarray(values).save(path)
-    assert View(8, window="auto").with_window(paths).window == (pytest.approx(750, abs=5), pytest.approx(2250, abs=5))
-    part = View(8, roi=(10, 0, 20, 100)).with_window(paths).window  # what does not count has no say
+    assert View(8, window="auto").resolved(paths).window == (pytest.approx(750, abs=5), pytest.approx(2250, abs=5))
+    part = View(8, roi=(10, 0, 20, 100), window="auto").resolved(paths).window  # what does not count has no say
     assert part == (pytest.approx(1080 - 70, abs=5), pytest.approx(1360 + 70, abs=5))
     Image.fromarray(np.full((4, 4), 7, np.uint16)).save(paths[0])
     with pytest.raises(UserError, match=r"cannot be auto, since all pixels of .*0\.png"):
-        View(8).with_window(paths[:1])
+        View(8, window="auto").resolved(paths[:1])
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(paths[0])
     with pytest.raises(UserError, match=r"0\.png has values of 8 bits"):
-        View(8).with_window(paths)
+        View(8, window="auto").resolved(paths)
