@@ -76,9 +76,10 @@ def recalibrate(
         after = after.with_threshold(pixel_threshold, name, pixels=True)
     for warning in after.warnings():
         print(f"Warning: {warning}")
+    replaced = f", in place of an earlier {output.name}" if output.exists() else ""
     write_decision(ckpt_path, output, after, detector)
     tell(before, after, name)
-    print(f"Written: {output}")
+    print(f"Written: {output}{replaced}. {ckpt_path} stays as it is")
 
 
 def decision_of(checkpoint: Path) -> Decision | None:

@@ -195,8 +195,8 @@ class Results:
                 *decided,
                 maps=values["maps"],
                 official=official,
-                decision=values["decision"],
-                checkpoint=values["checkpoint"],
+                decision=values.get("decision"),
+                checkpoint=values.get("checkpoint"),
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} holds no results of a test: {type(error).__name__} {error}") from error

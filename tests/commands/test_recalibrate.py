@@ -107,7 +107,9 @@ def test_nothing_was_chosen_on_other_images(files: tuple[Path, Path], images: Pa
     assert decision_of(tmp_path / "b.ckpt").also_chosen == {"stripes": []}
 
 
-def test_thresholds_of_several_categories(files: tuple[Path, Path], tmp_path: Path) -> None:
+def test_thresholds_of_several_categories(
+    files: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     several = tmp_path / "several.ckpt"
     checkpoint = read_checkpoint(files[0])
     checkpoint["lit_ad"]["decision"] = Decision({"nut": np.arange(9.0), "bolt": np.arange(19.0)}).to_dict()
@@ -115,8 +117,11 @@ def test_thresholds_of_several_categories(files: tuple[Path, Path], tmp_path: Pa
     words = ["recalibrate", "--ckpt_path", str(several), "--output", str(tmp_path / "new.ckpt"), "--threshold", "3"]
     run([*words, "--category", "nut"])
     assert [decision_of(tmp_path / "new.ckpt").threshold(name) for name in ("nut", "bolt", None)] == [3, 18, 18]
+    capsys.readouterr()
     run(words)
     assert [decision_of(tmp_path / "new.ckpt").threshold(name) for name in ("nut", "bolt", None)] == [3, 3, 3]
+    out = capsys.readouterr().out
+    assert "threshold of bolt 3, set by hand" in out and "in place of an earlier new.ckpt" in out
     with pytest.raises(UserError, match="this model has no category screw, but bolt, nut"):
         run([*words, "--category", "screw"])
     with pytest.raises(UserError, match="no pixel threshold to set"):
