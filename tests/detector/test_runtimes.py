@@ -19,7 +19,7 @@ from PIL import Image
 import lit_ad
 from lit_ad import Detector
 from lit_ad.deploy.example import example
-from lit_ad.deploy.export import SUFFIX, export
+from lit_ad.deploy.export import SUFFIX, export, write_onnx
 from lit_ad.detector.runtimes import share_torch
 from lit_ad.errors import NOT_FINITE, NotFiniteError, UserError
 from lit_ad.image.view import View
@@ -108,7 +108,7 @@ def test_neither_the_example_nor_the_detector_judges_what_is_not_finite(files: d
         if weights.data_type == onnx.TensorProto.FLOAT:
             values = onnx.numpy_helper.to_array(weights) * np.float32(np.nan)
             weights.CopyFrom(onnx.numpy_helper.from_array(values, weights.name))
-    onnx.save(model, broken)
+    write_onnx(model, broken, Detector.load(files["onnx"]).card)
     image = files["onnx"].with_name("image.png")
     with pytest.raises(NotFiniteError, match=rf"^{re.escape(str(image))}: {NOT_FINITE}$"):
         Detector.load(broken)(image)
