@@ -14,17 +14,17 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from lit_ad.deploy.quantize import quantize
 from lit_ad.detector.card import Card
 from lit_ad.detector.detector import Detector, ImageLike
 from lit_ad.detector.guarantee import summary
 from lit_ad.detector.runtimes import KEY, need, openvino_core
 from lit_ad.errors import NotFiniteError, UserError
 from lit_ad.files import atomic_write
-from lit_ad.image.pixels import Size, to_rgb
+from lit_ad.image.pixels import Size
 from lit_ad.image.view import View
 from lit_ad.integrity import BLANK, DIGEST, seal
 from lit_ad.methods.base import Method
@@ -34,13 +34,6 @@ Precision = Literal["fp32", "fp16", "int8"]
 SUFFIX = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
 TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}  # relative, of scores and maps; int8 is judged by its AUROC
 OPSET = 18
-COMPARING = (  # operations of OpenVINO and ONNX that compare features and make maps of them
-    *("Subtract", "Multiply", "Divide", "Power", "NormalizeL2", "ReduceL2", "ReduceSum", "ReduceMean", "Interpolate"),
-    *("Sub", "Mul", "Div", "Pow", "LpNormalization", "Resize"),
-)
-LAYERS = ("Convolution", "ConvolutionBackpropData", "GroupConvolution", "MatMul", "Conv", "ConvTranspose", "Gemm")
-CALIBRATION_IMAGES = 300  # NNCF's own number
-Node = tuple[str, str, list[str], list[int]]  # an operation: name, type, what feeds it, shape of its second input
 Differences = dict[str, dict[str, float]]
 
 
@@ -101,7 +94,7 @@ def export(
             # OpenVINO's convert_model would tell Intel, unasked and by a fork of this process.
             model = need("onnx", "onnx").load(plain) if onnx else openvino_core().read_model(plain)
             if precision == "int8":
-                model = quantized(model, nominal, card)
+                model = quantize(model, nominal, card)
             (write_onnx if onnx else write_openvino)(model, file, card)
     return card
 
@@ -202,88 +195,6 @@ def rewrite(file: Path, output: Path, card: Card) -> None:
         write_openvino(openvino_core().read_model(file), output, card)
     else:
         write_torch(torch.export.load(file), output, card)
-
-
-# int8.
-
-
-def quantized(model: Any, nominal: Iterable[ImageLike], card: Card) -> Any:
-    """int8 by NNCF, ranges from nominal training images. Raises UserError without any."""
-    nncf = need("nncf", "openvino")
-    inputs = [pixels for image in nominal for pixels in network_inputs(image, card)]
-    if not inputs:
-        raise UserError("int8 is calibrated on nominal training images, and there are none: give --nominal FOLDER")
-    rows = np.random.default_rng(0).permutation(len(inputs))[:CALIBRATION_IMAGES]
-    dataset = nncf.Dataset([inputs[row] for row in rows], lambda pixels: {"pixels": pixels[None]})
-    # Only what multiplies by weights is for eight bits. The difference of teacher and student is not: it is far smaller
-    # than the features, and would drown in their rounding. Nor is the map: its range on nominal images would cut off
-    # every anomaly.
-    names = [*doubles(model), *behind_networks(model)]
-    scope = nncf.IgnoredScope(names=names, types=[*COMPARING], validate=False)
-    return nncf.quantize(
-        model, dataset, subset_size=len(rows), preset=nncf.QuantizationPreset.MIXED, ignored_scope=scope
-    )
-
-
-def doubles(model: Any) -> list[str]:
-    """The operations in float64, of ONNX or OpenVINO: what needs that many bits is not for eight."""
-    if hasattr(model, "get_ordered_ops"):
-        return [
-            op.get_friendly_name()
-            for op in model.get_ordered_ops()
-            if any(value.get_element_type().get_type_name() == "f64" for value in op.inputs())
-        ]
-    onnx = need("onnx", "onnx")
-    double = onnx.TensorProto.DOUBLE
-    values = {value.name for value in model.graph.initializer if value.data_type == double}
-    inferred = onnx.shape_inference.infer_shapes(model).graph
-    values |= {value.name for value in inferred.value_info if value.type.tensor_type.elem_type == double}
-    return [node.name for node in model.graph.node if values & {*node.input}]
-
-
-def behind_networks(model: Any) -> list[str]:
-    """The operations of OpenVINO or ONNX that no layer of a network follows: they compare features and make maps.
-
-    A convolution of one channel is no layer: it smooths a map.
-    """
-    nodes = openvino_nodes(model) if hasattr(model, "get_ordered_ops") else onnx_nodes(model)
-    followed: set[str] = set()  # by a layer, and the layers themselves
-    for name, kind, inputs, weights in reversed(nodes):
-        if name in followed or (kind in LAYERS and weights[:2] != [1, 1]):
-            followed |= {name, *inputs}
-    return [name for name, *_ in nodes if name not in followed]
-
-
-def openvino_nodes(model: Any) -> list[Node]:
-    nodes = []
-    for op in model.get_ordered_ops():
-        sources = [value.get_source_output() for value in op.inputs()]
-        names = [source.get_node().get_friendly_name() for source in sources]
-        shape = list(sources[1].get_partial_shape().get_min_shape()) if len(sources) > 1 else []
-        nodes.append((op.get_friendly_name(), op.get_type_name(), names, shape))
-    return nodes
-
-
-def onnx_nodes(model: Any) -> list[Node]:
-    maker = {output: node.name for node in model.graph.node for output in node.output}
-    shapes = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
-    nodes = []
-    for node in model.graph.node:
-        names = [maker[value] for value in node.input if value in maker]
-        shape = shapes.get(node.input[1], []) if len(node.input) > 1 else []
-        nodes.append((node.name, node.op_type, names, shape))
-    return nodes
-
-
-def network_inputs(image: ImageLike, card: Card) -> list[NDArray[np.uint8]]:
-    """What the network sees of an image: itself, or its tiles, (3, H, W) each."""
-    pixels, (top, left, bottom, right) = card.view(to_rgb(image, card.view.levels))
-    channels_first = np.ascontiguousarray(pixels.transpose(2, 0, 1))
-    grid = card.view.grid((bottom - top, right - left))
-    if grid is None:
-        return [channels_first]
-    content = channels_first[:, top:bottom, left:right]
-    return [tile for tiles in grid.batches(content, 8) for tile in tiles]
 
 
 # Comparing.
