@@ -7,12 +7,13 @@ import tempfile
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from lit_ad.errors import UserError
+from lit_ad.threads import Pool
 
 
 def resolve_path(path: str | os.PathLike[str], folder: Path = Path()) -> Path:
@@ -78,7 +79,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 class Writers:
     """Threads that write files beside the caller, who never waits for a disk or a codec unless they fall far behind.
 
-    They begin with the first job, and end when all is written; another job begins others.
+    The caller does the first job (see `threads.Pool`). They end when all is written; another job begins others.
 
     Args:
         count: Of threads.
@@ -86,7 +87,7 @@ class Writers:
 
     def __init__(self, count: int = min(4, os.cpu_count() or 1)) -> None:
         self.count = count
-        self.pool: ThreadPoolExecutor | None = None
+        self.pool: Pool | None = None
         self.waiting: deque[Future[None]] = deque()
         self.most = 4 * count  # jobs that wait: what they hold is all the memory it takes
 
@@ -94,7 +95,7 @@ class Writers:
         """Have `job(*arguments)` done. Raises what an earlier one raised."""
         while self.waiting and (len(self.waiting) >= self.most or self.waiting[0].done()):
             self.waiting.popleft().result()
-        self.pool = self.pool or ThreadPoolExecutor(self.count, thread_name_prefix="writer")
+        self.pool = self.pool or Pool(self.count, "writer")
         self.waiting.append(self.pool.submit(job, *arguments))
 
     def finish(self) -> None:

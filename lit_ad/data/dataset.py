@@ -1,7 +1,6 @@
 """Samples as items: files to RGB uint8 as the view wants them, masks at their own size."""
 
 from collections.abc import Sequence, Sized
-from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import numpy as np
@@ -18,6 +17,7 @@ from lit_ad.errors import UserError
 from lit_ad.image.pixels import Pixels, Size, read_image
 from lit_ad.image.tiling import Tiles
 from lit_ad.image.view import Box, View
+from lit_ad.threads import Pool
 
 Seen = tuple[Pixels, Box, Size]  # an image as the network sees it, the box of its content, its original size
 
@@ -100,7 +100,7 @@ class AnomalyDataset(Dataset[Batch]):
 
     def fill_cache(self, threads: int) -> None:
         """Decode and resize every image once, 3 bytes a pixel of the network's size. Workers forked later share it."""
-        with ThreadPoolExecutor(threads) as pool:
+        with Pool(threads) as pool:
             images = pool.map(self._read, self.samples)
             self.cache = list(
                 tqdm(images, "Reading images", len(self.samples), leave=False, disable=len(self.samples) < 100)

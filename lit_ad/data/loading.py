@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from itertools import chain, islice
 from typing import Any
 
@@ -17,6 +17,7 @@ from lit_ad.data.dataset import AnomalyDataset
 from lit_ad.errors import UserError
 from lit_ad.image.pixels import Size
 from lit_ad.machine import cores, memory
+from lit_ad.threads import Pool
 
 
 class Shuffle(DistributedSampler[int]):
@@ -138,7 +139,7 @@ class ThreadLoader(DataLoader[Batch]):
     def __iter__(self) -> Any:
         coming: list[Future[Batch]] = []
         # Tiles come in order, and one thread reads each image once.
-        with ThreadPoolExecutor(1 if self.dataset.tiles else min(4, cores())) as pool:
+        with Pool(1 if self.dataset.tiles else min(4, cores())) as pool:
             for items in chain(self.batch_sampler or [], [[]]):
                 ready, coming = coming, [pool.submit(self.dataset.__getitem__, item) for item in items]
                 if ready:

@@ -116,15 +116,13 @@ def fix_positions(method: Method, size: Size) -> None:
 
 def input_size(view: View) -> Size:
     """Height and width of the network's input. Raises UserError if the view has none."""
-    if view.tile is not None:
-        return view.tile, view.tile
-    if view.size is None:
+    if view.tile is None and view.size is None:
         raise UserError(
             "this model sees each image at its own size, and a graph has one: train with model.view.image_size or "
             "model.view.tile"
         )
-    pixels, _ = view(view.blank())
-    return pixels.shape[0], pixels.shape[1]
+    height, width = view.black_input().shape[2:]
+    return height, width
 
 
 # Writing, with the metadata in the file.

@@ -33,10 +33,8 @@ def measure(file: str, batch: str, seconds: str, images: str, device: str, weigh
 
 def network(detector: Detector, size: int, seconds: float) -> list[float]:
     """Seconds of each run of a batch."""
-    view = detector.card.view
-    side = view.tile or view.crop
-    shape = (side, side) if side else view(np.zeros((*(view.size or (256, 256)), 3), np.uint8))[0].shape[:2]
-    pixels = np.random.default_rng(0).integers(0, 256, (size, 3, *shape), dtype=np.uint8)
+    black = detector.card.view.black_input(size)
+    pixels = np.random.default_rng(0).integers(0, 256, black.shape, dtype=np.uint8)
     for _ in range(3):
         detector.run(pixels)
     times: list[float] = []

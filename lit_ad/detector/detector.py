@@ -6,13 +6,13 @@ With an exported file it needs NumPy, Pillow and that file's runtime; with a che
 import os
 import warnings
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from queue import Full, Queue
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from typing import Any, overload
 
 import numpy as np
@@ -31,6 +31,7 @@ from lit_ad.image.pixels import Pixels, to_rgb
 from lit_ad.image.roi import Roi
 from lit_ad.image.view import Box, Floats, original_map
 from lit_ad.machine import cores
+from lit_ad.threads import Pool
 
 ImageLike = str | Path | Image.Image | NDArray[Any]
 EXPORTED = (".onnx", ".xml", ".pt2")  # of ONNX Runtime, OpenVINO and torch.export
@@ -122,6 +123,8 @@ class Detector:
 
     def __init__(self, run: Run, card: Card, share: Share | None = None) -> None:
         self.run, self.card, self.share = run, card, share
+        self._shared: Detector | None = None
+        self._sharing = Lock()
 
     @classmethod
     def load(cls, path: str | Path, weights: str | Path | None = None, device: str = "cpu") -> "Detector":
@@ -155,6 +158,7 @@ class Detector:
             detector = cls(*load_exported(path, device))
         else:
             raise UserError(f"{path} is no detector: expected a checkpoint (.ckpt) or {', '.join(EXPORTED)}")
+        Image.init()  # Pillow's readers, before several threads want them
         if detector.card.decision is None:
             warnings.warn(NO_DECISION, stacklevel=2)
         return detector
@@ -201,7 +205,7 @@ class Detector:
             names = [name_of(image, number) for number, image in enumerate(group, first)]
             return list(judge([self._look(image) for image in group], names, category))
 
-        def feed(workers: ThreadPoolExecutor) -> None:
+        def feed(workers: Pool) -> None:
             last: Future[list[Detection]] | None = None  # the end, or the error that ended it
             try:
                 more, first = iter(images), 1
@@ -214,7 +218,7 @@ class Detector:
                 last.set_exception(error)
             put(ahead, last, closed)
 
-        with ThreadPoolExecutor(WORKERS) as workers:
+        with Pool(WORKERS) as workers:
             Thread(target=feed, args=(workers,), daemon=True).start()
             try:
                 while (found := ahead.get()) is not None:
@@ -223,10 +227,13 @@ class Detector:
                 closed.set()
                 workers.shutdown(wait=False, cancel_futures=True)
 
-    @cached_property
+    @property
     def shared(self) -> "Detector":
         """The same detector for several threads at a time, each of which has a part of the cores."""
-        return self if self.share is None else Detector(self.share(CALLERS), self.card)
+        with self._sharing:
+            if self._shared is None:
+                self._shared = self if self.share is None else Detector(self.share(CALLERS), self.card)
+            return self._shared
 
     def _look(self, image: ImageLike) -> Looked:
         pixels = to_rgb(image, self.card.view.levels)

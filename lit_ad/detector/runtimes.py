@@ -57,6 +57,17 @@ def load_exported(file: Path, device: str = "cpu") -> tuple[Run, Card, Share]:
     return load(file, device.lower())
 
 
+def run_once(run: Run, card: Card) -> Run:
+    """Run a network on a black image in this thread alone, and return it, ready to be shared by several threads.
+
+    Libraries set things up at their first use, and of two threads that meet there each may wait for the other for ever:
+    in OpenVINO's Python binding one is inside a call_once and waits for the interpreter's lock, which the other holds
+    while it waits for the call_once. No signal ends that. 6 of 200 processes hung so.
+    """
+    run(card.view.black_input())
+    return run
+
+
 def load_onnx(file: Path, device: str) -> tuple[Run, Card, Share]:
     """By ONNX Runtime, on CUDA if `device` says so. For several callers there is a second session, of fewer threads."""
     runtime = need("onnxruntime", "onnx")
@@ -85,11 +96,14 @@ def load_onnx(file: Path, device: str) -> tuple[Run, Card, Share]:
 
     whole = session()
     card = card_of_text(whole.get_modelmeta().custom_metadata_map.get(KEY), file)
+    run = run_once(run_of(whole), card)
 
     def share(callers: int) -> Run:
-        return run_of(session(max(1, cores() // callers))) if device == "cpu" else one_at_a_time(run_of(whole))
+        if device != "cpu":
+            return one_at_a_time(run)
+        return run_once(run_of(session(max(1, cores() // callers))), card)
 
-    return run_of(whole), card, share
+    return run, card, share
 
 
 def onnx_providers(runtime: Any, device: str) -> list[Any]:
@@ -122,7 +136,7 @@ def load_openvino(file: Path, device: str) -> tuple[Run, Card, Share]:
     if device == "cpu":  # by itself it computes in bfloat16 where the processor can, and is half a per cent off
         options["INFERENCE_PRECISION_HINT"] = "f32"
     try:
-        run = run_openvino(core.compile_model(model, device.upper(), options))
+        run = run_once(run_openvino(core.compile_model(model, device.upper(), options)), card)
     except RuntimeError as error:
         raise UserError(f"{file} cannot be compiled for {device} by OpenVINO: {why_unreadable(error)}") from error
 
@@ -130,7 +144,7 @@ def load_openvino(file: Path, device: str) -> tuple[Run, Card, Share]:
         if device != "cpu":
             return one_at_a_time(run)
         streams = {**options, "PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": callers}
-        return run_openvino(core.compile_model(model, "CPU", streams))
+        return run_once(run_openvino(core.compile_model(model, "CPU", streams)), card)
 
     return run, card, share
 
@@ -166,7 +180,7 @@ def load_torch(file: Path, device: str) -> tuple[Run, Card, Share]:
             score, *maps = module(torch.from_numpy(pixels).to(place))
         return (maps[0].float().cpu().numpy() if maps else None), score.float().cpu().numpy()
 
-    return run, card, lambda callers: share_torch(run, callers, place.type)
+    return run_once(run, card), card, lambda callers: share_torch(run, callers, place.type)
 
 
 def share_torch(run: Run, callers: int, device: str) -> Run:

@@ -155,6 +155,11 @@ class View:
             return np.zeros((*(self.region.size or self.region.box[2:]), 3), np.uint8)
         return np.zeros((*(self.size or (256, 256)), 3), np.uint8)
 
+    def black_input(self, count: int = 1) -> NDArray[np.uint8]:
+        """Black inputs of the size that the network sees: (count, 3, H, W)."""
+        height, width = (self.tile, self.tile) if self.tile else self(self.blank())[0].shape[:2]
+        return np.zeros((count, 3, height, width), np.uint8)
+
     def __call__(self, image: Pixels) -> tuple[Pixels, Box]:
         """(H0, W0, 3) -> (H, W, 3), and the box that the image's content fills: what of (H, W) is outside is padding,
         and what of the content is outside of (H, W) is cropped."""

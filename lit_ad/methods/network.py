@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from lit_ad.detector.card import Card
-from lit_ad.detector.runtimes import share_torch
+from lit_ad.detector.runtimes import run_once, share_torch
 from lit_ad.detector.scoring import Network, Output
 from lit_ad.methods.base import Method
 
@@ -19,7 +19,7 @@ def load_checkpoint(path: Path, weights: str | Path | None = None, device: str =
     """
     method: Method = Method.load_from_checkpoint(path, device, weights)
     method.requires_grad_(False)
-    network = inference(method)
+    network = run_once(inference(method), method.card)
     return network, method.card, lambda callers: share_torch(network, callers, method.device.type)
 
 

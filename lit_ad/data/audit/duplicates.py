@@ -3,7 +3,6 @@
 import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from lit_ad.batch import Sample
 from lit_ad.data.audit.report import count_phrase
 from lit_ad.data.sources.listing import first_few
 from lit_ad.data.sources.pages import files_of
+from lit_ad.threads import Pool
 
 
 def find_duplicates(paths: Sequence[Path], threads: int) -> list[list[Path]]:
@@ -19,7 +19,7 @@ def find_duplicates(paths: Sequence[Path], threads: int) -> list[list[Path]]:
     Only files of one size are opened, and read to their end only where a piece from their middle is the same.
     """
     groups: dict[Any, list[Path]] = {"": list(paths)}
-    with ThreadPoolExecutor(threads) as pool:
+    with Pool(threads) as pool:
         for key in (file_size, middle_hash, file_hash):
             left = [(name, path) for name, group in groups.items() if len(group) > 1 for path in group]
             values = pool.map(key, [path for _, path in left])

@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,7 @@ from lit_ad.data.splits import Splits
 from lit_ad.errors import UserError
 from lit_ad.image.pixels import split_page
 from lit_ad.image.view import View
+from lit_ad.threads import Pool
 
 DECODED_PIXELS = 2e9  # of test images: 20 to 40 seconds of one core; all of MVTec AD's are 1.4e9
 PIXELS_AT_ONCE = 2**28  # decoded together, by all threads
@@ -56,7 +56,7 @@ def inspect_samples(
     ) -> dict[Path, T]:
         """What a function reads from each file; the files that cannot be read are noted among the errors."""
         values = {}
-        with ThreadPoolExecutor(at_once) as pool:
+        with Pool(at_once) as pool:
             results = pool.map(partial(or_error, function), paths)
             bar = tqdm(results, title, len(paths), leave=False, delay=2, disable=not progress)
             for path, value in zip(paths, bar, strict=True):

@@ -3,7 +3,6 @@
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from PIL import Image
 from lit_ad.batch import Sample
 from lit_ad.errors import UserError
 from lit_ad.image.pixels import open_image, split_page
+from lit_ad.threads import Pool
 
 SIDE = 32  # of the small pictures
 HASH_BITS = 6  # of 64, that hashes of nearly the same image may differ in
@@ -45,7 +45,7 @@ class Fingerprints:
 
 def fingerprint_images(samples: Sequence[Sample], threads: int) -> Fingerprints:
     """Read each image once; those that cannot be read are left out."""
-    with ThreadPoolExecutor(threads) as pool:
+    with Pool(threads) as pool:
         results = pool.map(fingerprint, samples)
         seen = [(sample, result) for sample, result in zip(samples, results, strict=True) if result is not None]
     hashes = np.array([bits for _, (bits, _) in seen], np.float32).reshape(len(seen), 64)

@@ -5,7 +5,6 @@ Every image has a mask, and one with any pixel above 0 in it is defective: masks
 
 import pickle
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from lit_ad.data.masks import read_mask
 from lit_ad.data.sources.source import Source, existing, find_root, list_folders, list_images
 from lit_ad.errors import UserError
 from lit_ad.files import resolve_path
+from lit_ad.threads import Pool
 
 FOLDS = 3  # as in the paper
 
@@ -140,7 +140,7 @@ def list_masked(files: Iterable[Path], ending: str, split: Split, category: str,
         if stem in images:
             raise UserError(f"image without a mask: {images[stem]} has no {stem}{ending} beside it, so it has no label")
         raise UserError(f"mask without an image: {masks[stem]} belongs to no image named {stem}")
-    with ThreadPoolExecutor() as pool:
+    with Pool() as pool:
         anomalous = list(pool.map(lambda stem: bool(read_mask(masks[stem], 0).any()), images))
     return [
         Sample(image, int(bad), masks[stem] if bad else None, category, "defect" if bad else "good", split, "", item, 0)

@@ -5,7 +5,6 @@ Bergmann et al., https://doi.org/10.1007/s11263-022-01578-9.
 
 import json
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from lit_ad.data.sources.source import holds_images, list_folders, list_images, 
 from lit_ad.errors import UserError
 from lit_ad.evaluation.protocols import Defect, Rules
 from lit_ad.image.pixels import open_image
+from lit_ad.threads import Pool
 
 SUBSETS = {"logical_anomalies": "logical", "structural_anomalies": "structural"}
 CONFIG = "defects_config.json"
@@ -65,7 +65,7 @@ class MVTecLOCO(MVTec):
         for folder in self._categories():
             samples, config = list_loco(folder), read_config(folder / CONFIG)
             if not why_no_spro(samples, config):
-                with ThreadPoolExecutor() as pool:
+                with Pool() as pool:
                     files = [file for sample in samples if sample.label for file in mask_files(sample.mask)]
                     wrong = [text for text in pool.map(partial(no_defect, config), files) if text]
                 if wrong:
