@@ -58,6 +58,20 @@ def resolve_paths(value: Any) -> Any:
 
 
 @contextmanager
+def new_folder(folder: Path) -> Iterator[None]:
+    """A folder, made with those above it where they are not there. Where the block fails, what was made goes again."""
+    absent = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # something is in it
+            for path in absent:
+                path.rmdir()
+        raise
+
+
+@contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """A temporary name to write to, renamed to `path` when the block ends well and removed when it does not.
 
@@ -66,14 +80,15 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        temporary.replace(path)
+        with new_folder(path.parent):
+            try:
+                yield temporary
+                temporary.replace(path)
+            finally:
+                with suppress(OSError):  # it is not there
+                    temporary.unlink()
     except OSError as error:
         raise UserError(f"cannot write {path}: {error}") from error
-    finally:
-        with suppress(OSError):  # it is not there; or its folder is none, which the error above says
-            temporary.unlink()
 
 
 class Writers:

@@ -262,6 +262,27 @@ def test_two_processes_end_together(
     assert torch.load(last, weights_only=True)["global_step"] > 0
 
 
+def test_a_second_fit_is_kept_out_until_the_first_is_dead(images: Path, resnet_file: Path, tmp_path: Path) -> None:
+    """Even with --overwrite. What the dead one has left keeps out no other command."""
+    run, last = tmp_path / "run", tmp_path / "run/checkpoints/last.ckpt"
+    arguments = command(images, resnet_file, run, "--trainer.max_epochs", 1000)
+    process = start(arguments, tmp_path / "log")
+    try:
+        wait_for(last.exists, process)
+        said = refused(*arguments[3:], "--overwrite", "true")
+        assert f"{run} is in use: process {process.pid} on " in said
+    finally:
+        process.kill()
+        process.wait()
+    model = ("--config", str(run / "config.yaml"), "--ckpt_path", str(last))
+    lit_ad = [sys.executable, "-m", "lit_ad"]
+    run_to_end([*lit_ad, "predict", *model, "--data.predict_path", str(images / "test")], tmp_path / "predict.log")
+    epochs = str(torch.load(last, weights_only=True)["epoch"] + 2)
+    told = run_to_end([*lit_ad, "fit", *model, "--trainer.max_epochs", epochs], tmp_path / "again.log")
+    assert f"was in use by process {process.pid} on " in told
+    assert not (run / ".run_owner.json").exists()
+
+
 def test_a_full_disk_leaves_the_earlier_checkpoint(
     whole: Path, images: Path, resnet_file: Path, small_disk: Callable[[str], Path], tmp_path: Path
 ) -> None:

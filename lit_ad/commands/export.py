@@ -33,7 +33,7 @@ from lit_ad.detector.card import Card
 from lit_ad.detector.detector import Detector
 from lit_ad.detector.guarantee import by_hand
 from lit_ad.errors import UserError
-from lit_ad.files import resolve_path
+from lit_ad.files import new_folder, resolve_path
 from lit_ad.image.roi import counted
 from lit_ad.methods.base import Method
 from lit_ad.methods.network import inference
@@ -80,8 +80,7 @@ def export(
     calibration = list_and_tell(nominal) if nominal else splits.train
     folder = output or (run or ckpt_path.parent) / "export"
     name = f"{type(method).__name__.lower()}-{precision}{SUFFIX[format]}"
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as scratch:
+    with new_folder(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as scratch:
         file = Path(scratch, name)
         card = write(method, file, format, precision, [sample.image for sample in calibration])
         if card.without_map:

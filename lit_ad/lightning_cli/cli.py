@@ -36,7 +36,7 @@ from lit_ad.training.checkpoints import KeepProgress
 from lit_ad.training.final_weights import FinalWeights
 from lit_ad.training.interruption import Interruption
 from lit_ad.training.loggers import Dashboards, by_name, forgiving, guard
-from lit_ad.training.run_directory import new_directory, quoted, refuse_used
+from lit_ad.training.run_directory import RunDirectory, quoted
 from lit_ad.training.speed import TrainingSpeed
 from lit_ad.training.watch import KILL, Watch
 
@@ -82,6 +82,17 @@ class Parser(LightningArgumentParser):
 
 class AnomalyCLI(LightningCLI):
     """A run lives in trainer.default_root_dir: given, or that of the checkpoint, or runs/METHOD/TIME."""
+
+    directory: RunDirectory | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Parse, make and run everything."""
+        try:
+            super().__init__(*args, **kwargs)
+        finally:
+            if self.directory is not None:
+                trainer = getattr(self, "trainer", None)
+                self.directory.leave(begun=trainer is not None and trainer.global_step > 0)
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -160,11 +171,14 @@ class AnomalyCLI(LightningCLI):
         checkpoint = Path(config.ckpt_path or "")
         of_checkpoint = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else None
         given = config.trainer.default_root_dir or of_checkpoint
-        home = Path(given or new_directory(config.model.class_path.rsplit(".", 1)[-1].lower()))
-        fresh = self.subcommand == "fit" and not config.ckpt_path and not config.overwrite
-        if given and fresh and not config.trainer.fast_dev_run:
-            refuse_used(home)
-        return resolve_path(home)
+        if given is None:
+            self.directory = RunDirectory.new(config.model.class_path.rsplit(".", 1)[-1].lower())
+        else:
+            self.directory = RunDirectory(resolve_path(given))
+            fresh = self.subcommand == "fit" and not config.ckpt_path and not config.overwrite
+            if fresh and not config.trainer.fast_dev_run:
+                self.directory.refuse_used()
+        return self.directory.path
 
     def _run_subcommand(self, subcommand: str) -> None:
         if self.trainer.world_size > 1:
@@ -176,9 +190,7 @@ class AnomalyCLI(LightningCLI):
             sys.exit(128 + self.interruption.stopped_by)
         except Exception as error:
             if self.trainer.strategy.launcher is not None:
-                self.trainer.strategy.launcher.kill(
-                    KILL
-                )  # the processes that this one has started, and that wait for it
+                self.trainer.strategy.launcher.kill(KILL)  # the processes that this one has started
             if not is_lost_connection(error):
                 raise
             rank = f"rank {self.trainer.global_rank} of {self.trainer.world_size}"
@@ -203,6 +215,9 @@ class AnomalyCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         super().instantiate_classes()
         refuse_separate_trainings(self.trainer.world_size)
+        writes = self.subcommand == "fit" and not self.config.fit.trainer.fast_dev_run
+        if self.directory is not None and writes and self.trainer.is_global_zero:
+            self.directory.take()
         if self.trainer.strategy.root_device.type == "cpu":
             keep_memory()
         if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not one of the user's

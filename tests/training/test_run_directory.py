@@ -1,25 +1,99 @@
-"""Directories of runs: a new one for each, and none that is used already."""
+"""A run's directory is new, and does not stay where nothing came of it."""
 
+import sys
 from pathlib import Path
 
 import pytest
 
+from lit_ad.commands.main import main
 from lit_ad.errors import UserError
-from lit_ad.training.run_directory import new_directory, refuse_used
+from lit_ad.training.run_directory import RunDirectory
+
+ROOT = Path(__file__).parents[2]
 
 
-def test_runs_of_one_second_have_directories_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_of_the_same_second_have_directories_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("lit_ad.training.run_directory.time.strftime", lambda _: "20260101-120000")
-    made = [new_directory("stfpm") for _ in range(3)]
-    assert [path.name for path in made] == ["20260101-120000", "20260101-120000-2", "20260101-120000-3"]
-    assert all(path.is_dir() for path in made)
+    monkeypatch.setattr("time.strftime", lambda _: "now")
+    first, second = RunDirectory.new("stfpm"), RunDirectory.new("stfpm")
+    assert (first.path, second.path) == (tmp_path / "runs/stfpm/now", tmp_path / "runs/stfpm/now-2")
+    first.leave(begun=True)
+    assert [path.name for path in (tmp_path / "runs/stfpm").iterdir()] == ["now-2"]
+    second.leave(begun=True)
+    assert not list(tmp_path.iterdir())
 
 
-def test_a_used_directory_is_refused(tmp_path: Path) -> None:
-    refuse_used(tmp_path)
-    (tmp_path / "my run/checkpoints").mkdir(parents=True)
-    refuse_used(tmp_path / "my run")
-    (tmp_path / "my run/checkpoints/last.ckpt").touch()
-    with pytest.raises(UserError, match=r"holds a run already .*--ckpt_path '.*my run/checkpoints/last.ckpt'"):
-        refuse_used(tmp_path / "my run")
+def test_a_directory_stays_if_something_came_into_it(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path / "runs/one")
+    directory.take()
+    (directory.path / "config.yaml").touch()
+    (directory.path / "checkpoints").mkdir()
+    directory.leave(begun=True)
+    assert {path.name for path in directory.path.iterdir()} >= {"config.yaml", "checkpoints"}
+
+
+def test_what_was_there_before_stays(tmp_path: Path) -> None:
+    """An empty directory of the user's, and a configuration of an earlier run."""
+    home = tmp_path / "mine"
+    home.mkdir()
+    directory = RunDirectory(home)
+    directory.take()
+    (home / "config.yaml").touch()
+    directory.leave(begun=True)
+    assert home.is_dir() and not list(home.iterdir())
+    (home / "config.yaml").touch()
+    directory = RunDirectory(home)
+    directory.take()
+    directory.leave(begun=True)
+    assert (home / "config.yaml").is_file()
+
+
+def test_a_directory_that_holds_a_run_is_refused(tmp_path: Path) -> None:
+    RunDirectory(tmp_path).refuse_used()
+    (tmp_path / "metrics.json").touch()
+    with pytest.raises(UserError, match=r"holds a run already \(metrics.json\)"):
+        RunDirectory(tmp_path).refuse_used()
+
+
+@pytest.mark.parametrize(
+    ("command", "wrong"),
+    [
+        ("fit", ["--data.source.root", "nowhere"]),
+        ("fit", ["--model.weights", "nowhere.pt"]),
+        ("fit", ["--model.backbone", "no_such_network"]),
+        ("fit", ["--trainer.max_epochs", "0"]),
+        ("fit", ["--trainer.accelerator", "no_such_device"]),
+        ("fit", ["--data.batch_size", "0"]),
+        ("fit", ["--ckpt_path", "nowhere.ckpt"]),
+        ("fit", ["--data.batch_size", "50", "--data.drop_last", "true"]),
+        ("fit", ["--dashboards", "[tensorboard]", "--data.source.root", "nowhere"]),
+        ("fit", ["--trainer.default_root_dir", "given/run", "--data.source.root", "nowhere"]),
+        ("test", ["--ckpt_path", "nowhere.ckpt"]),
+        ("predict", ["--ckpt_path", "nowhere.ckpt", "--data.predict_path", "nowhere"]),
+    ],
+)
+def test_a_command_that_fails_before_it_begins_leaves_nothing(
+    images: Path, resnet_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, wrong: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = [
+        *(command, "--config", ROOT / "configs/stfpm.yaml", "--model.backbone", "resnet10t"),
+        *("--model.weights", resnet_file, "--model.view.image_size", 64, "--data.source.root", images),
+        *("--trainer.accelerator", "cpu", "--cache.enabled", "false", *wrong),
+    ]
+    monkeypatch.setattr(sys, "argv", ["lit-ad", *map(str, arguments)])
+    with pytest.raises(SystemExit):
+        main()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_command_that_is_kept_out_removes_nothing(tmp_path: Path) -> None:
+    home = tmp_path / "run"
+    first, second = RunDirectory(home), RunDirectory(home)
+    first.take()
+    with pytest.raises(UserError, match="is in use"):
+        second.take()
+    second.leave(begun=False)
+    assert (home / ".run_owner.json").is_file()
+    first.leave(begun=False)
+    assert not home.exists()
