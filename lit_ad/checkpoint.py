@@ -1,6 +1,7 @@
 """Checkpoint files: written whole or not at all, read as data and never as code."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,27 @@ class CheckpointFile(TorchCheckpointIO):
     def load_checkpoint(self, path: str | Path, map_location: Any = "cpu", weights_only: Any = True):  # type: ignore[no-untyped-def]
         """Always `weights_only`. Raises UserError if it is not a whole checkpoint."""
         return read_checkpoint(path, map_location)
+
+
+def changed_arguments(checkpoint: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The arguments of a model that differ from those that it had in a checkpoint: name -> (there, now).
+
+    The view, and weights of teachers, are left out: they are compared by what they are and not by their names.
+    """
+    then = checkpoint.get("hyper_parameters", {})
+    pairs = {
+        name: (plain(then[name]), plain(now))
+        for name, now in arguments.items()
+        if name in then and not name.startswith("_") and name != "view" and not name.endswith("weights")
+    }
+    return {name: (there, now) for name, (there, now) in pairs.items() if there != now}
+
+
+def plain(value: Any) -> Any:
+    """An argument as it may come out of a file: tuples as lists, paths as strings."""
+    if isinstance(value, tuple | list):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:

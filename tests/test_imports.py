@@ -35,7 +35,7 @@ ALLOWED = {
     "evaluation.protocols": {"batch"},
     "evaluation": {*SYSTEM, "batch", "image", "detector", "metrics", "evaluation"},
     "evaluation.callback": {*SYSTEM, "metrics", "batch", "image", "detector", "evaluation", "teachers.weights"},
-    "training": {*SYSTEM, "batch", "image", "detector", "teachers", "features", "methods"},
+    "training": {*SYSTEM, "batch", "checkpoint", "image", "detector", "teachers", "features", "methods"},
     "deploy": {"__init__", *SYSTEM, "batch", "image", "detector", "methods"},
     "benchmark": {""},  # starts `lit-ad fit`
     "lightning_cli": {""},  # may see all

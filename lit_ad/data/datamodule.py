@@ -11,6 +11,7 @@ from typing import Any, Literal
 import lightning as L
 import torch
 from lightning.fabric.utilities.data import suggested_max_num_workers
+from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
 from lit_ad.batch import Batch, Sample
@@ -27,6 +28,7 @@ from lit_ad.data.loading import (
     collate_equal,
     one_thread,
 )
+from lit_ad.data.record import DataRecord
 from lit_ad.data.sources.images import Images
 from lit_ad.data.sources.photographs import Unrelated
 from lit_ad.data.sources.source import Source
@@ -116,6 +118,34 @@ class AnomalyDataModule(L.LightningDataModule):
     def splits(self) -> Splits:
         """The samples of each split. Raises UserError if they cannot be trained on."""
         return list_splits(self.source, self.val_fraction, self.split_seed)
+
+    @cached_property
+    def record(self) -> DataRecord:
+        """What checkpoints say of the data."""
+        source = type(self.source)
+        settings = {
+            "data.source": f"{source.__module__}.{source.__qualname__}",
+            "data.val_fraction": self.val_fraction,
+            "data.split_seed": self.split_seed,
+            "data.batch_size": self.batch_size,
+            "data.balanced": self.balanced,
+            "data.drop_last": self.drop_last,
+            "data.train_tiles": self.train_tiles,
+            "data.augment": str(self.augment.compose) if self.augment else None,
+            "data.unrelated": str(self.unrelated) if self.unrelated else None,
+            "seed_everything": seed(),
+            "processes": self._place[0],
+        }
+        return DataRecord(self.splits, settings)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.record.to_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Raises UserError if a training that goes on would hold out images that it was trained on."""
+        if self.trainer is not None and self.trainer.state.fn == "fit":
+            for line in self.record.go_on(state_dict):
+                rank_zero_info(f"Going on with other settings: {line}")
 
     @property
     def random(self) -> str:
@@ -264,11 +294,10 @@ class AnomalyDataModule(L.LightningDataModule):
     def _dataset(self, split: str, samples: list[Sample]) -> AnomalyDataset:
         made = self._datasets.get(split)
         if made is None or made.samples != samples or made.view != self.view:
-            seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # seed_everything's, as Lightning's own samplers read it
             train = split == "train"
             tiles = self._tiles(samples, self.train_tiles == "random") if train and self.view.tile else None
             unrelated = self._unrelated_images if train else None
-            made = AnomalyDataset(samples, self.view, self.augment if train else None, seed, tiles, unrelated)
+            made = AnomalyDataset(samples, self.view, self.augment if train else None, seed(), tiles, unrelated)
             self._datasets[split] = made
         return made
 
@@ -312,3 +341,8 @@ class AnomalyDataModule(L.LightningDataModule):
             worker_init_fn=one_thread,
             generator=torch.Generator().manual_seed(dataset.seed),  # or each epoch draws from the model's randomness
         )
+
+
+def seed() -> int:
+    """seed_everything's, as Lightning's own samplers read it."""
+    return int(os.environ.get("PL_GLOBAL_SEED", 0))

@@ -119,12 +119,34 @@ class TrainLoader(DataLoader[Batch]):
             self.given += 1
             yield batch
 
-    def state_dict(self) -> dict[str, int]:
-        return {"epoch": int(self.dataset.epoch), "batches": self.given}
+    def state_dict(self) -> dict[str, Any]:
+        return {"epoch": int(self.dataset.epoch), "batches": self.given, "order": self.order}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Raises UserError if batches that were given before are not the first ones of the present order."""
         self.sampler.epoch = self.sampler.resumed = state["epoch"]
-        self.start = state["batches"]
+        self.start, then = state["batches"], state["order"]
+        changed = [f"{name} {then[name]}, not {value}" for name, value in self.order.items() if then[name] != value]
+        if not changed:
+            return
+        if self.start * then["data.batch_size"] < then["items"] // then["processes"]:
+            raise UserError(
+                f"the checkpoint lies within an epoch, after {self.start} batches, and the others of that epoch are "
+                f"known only with the settings that it had: {', '.join(changed)}. Go on with those to the end of the "
+                "epoch, or from a checkpoint of an epoch's end"
+            )
+        self.start = len(self)  # nothing of that epoch is left
+
+    @property
+    def order(self) -> dict[str, Any]:
+        """All that says which items are in which batch, but for the epoch."""
+        return {
+            "data.batch_size": self.batch_size,
+            "data.balanced": self.sampler.categories is not None,
+            "processes": self.sampler.num_replicas,
+            "seed_everything": self.sampler.seed,
+            "items": len(self.dataset),
+        }
 
 
 class ThreadLoader(DataLoader[Batch]):

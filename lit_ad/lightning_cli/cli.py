@@ -36,6 +36,7 @@ from lit_ad.training.checkpoints import KeepProgress
 from lit_ad.training.final_weights import FinalWeights
 from lit_ad.training.interruption import Interruption
 from lit_ad.training.loggers import Dashboards, by_name, forgiving, guard
+from lit_ad.training.resumption import Resumption
 from lit_ad.training.run_directory import RunDirectory, quoted
 from lit_ad.training.speed import TrainingSpeed
 from lit_ad.training.watch import KILL, Watch
@@ -237,7 +238,7 @@ class AnomalyCLI(LightningCLI):
                 callback.save_last = False  # which is of the latest that was best, and no file is to be written twice
         if checkpoint.save_last:
             self.trainer.callbacks.append(FinalWeights(last))  # type: ignore[attr-defined]
-        self.trainer.callbacks += [TrainingSpeed(), TrainingRecord(), self.keep]  # type: ignore[attr-defined]
+        self.trainer.callbacks += [Resumption(), TrainingSpeed(), TrainingRecord(), self.keep]  # type: ignore[attr-defined]
         self.trainer.callbacks += [self.interruption, self.watch]  # type: ignore[attr-defined]
 
     def after_fit(self) -> None:
@@ -318,11 +319,17 @@ def check_lengths(config: Namespace) -> None:
 
 
 def check_epochs_left(config: Namespace) -> None:
-    """Raises UserError where a checkpoint to go on from has more epochs than are asked for."""
-    if not config.ckpt_path or config.trainer.max_epochs in (None, -1):
+    """Raises UserError where a checkpoint to go on from has more epochs or steps than are asked for."""
+    if not config.ckpt_path:
         return
-    finished = int(read_checkpoint(config.ckpt_path).get("epoch", -1)) + 1
-    if finished > config.trainer.max_epochs:
+    checkpoint = read_checkpoint(config.ckpt_path)
+    finished, steps = int(checkpoint.get("epoch", -1)) + 1, int(checkpoint.get("global_step", 0))
+    if config.trainer.max_steps not in (None, -1) and steps > config.trainer.max_steps:
+        raise UserError(
+            f"{config.ckpt_path} is of step {steps}, and trainer.max_steps is {config.trainer.max_steps}: ask for more "
+            "steps, or test it with lit-ad test"
+        )
+    if config.trainer.max_epochs not in (None, -1) and finished > config.trainer.max_epochs:
         raise UserError(
             f"{config.ckpt_path} is of epoch {finished}, and trainer.max_epochs is {config.trainer.max_epochs}: ask "
             "for more epochs, or test it with lit-ad test"

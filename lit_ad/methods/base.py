@@ -17,7 +17,7 @@ from torchmetrics import MeanMetric
 
 from lit_ad import __version__
 from lit_ad.batch import Batch, Prediction
-from lit_ad.checkpoint import read_checkpoint
+from lit_ad.checkpoint import changed_arguments, read_checkpoint
 from lit_ad.detector.card import Card
 from lit_ad.detector.decision import Decision
 from lit_ad.detector.scoring import Judgement, Network, Output, judge
@@ -303,6 +303,7 @@ class Method(L.LightningModule):
                 f"{name} {theirs!s:.40}, not {ours!s:.40}" for name, theirs, ours in pairs if theirs != ours
             )
             raise UserError(f"this checkpoint was trained at {differ}: leave model.view as it was, or train anew")
+        refuse_other_networks(self, checkpoint)
         decision = about.get("decision")
         self.decision = None if decision is None else Decision.from_dict(decision)
 
@@ -386,6 +387,21 @@ def refuse_another(teacher: Teacher, trained: dict[str, Any]) -> None:
                 f"this checkpoint was trained with {what} {theirs}, but the model has {ours}: give model.{key} as in "
                 "training"
             )
+
+
+def refuse_other_networks(method: Method, checkpoint: dict[str, Any]) -> None:
+    """Raises UserError where the networks in a checkpoint have other tensors than the model's, or of other shapes."""
+    there, here = (
+        {n: tensor.shape for n, tensor in s.items()} for s in (checkpoint["state_dict"], method.state_dict())
+    )
+    wrong = sorted(name for name in {*there, *here} if there.get(name) != here.get(name))
+    if wrong and method.strict_loading:
+        changed = changed_arguments(checkpoint, method.hparams)
+        settings = [f"model.{name} {then}, not {now}" for name, (then, now) in changed.items()]
+        raise UserError(
+            f"this checkpoint has other networks than the model ({wrong[0]} is one difference): give the model the "
+            f"arguments that it was trained with{': ' if settings else ''}{', '.join(settings)}"
+        )
 
 
 def qualified_name(method: type) -> str:

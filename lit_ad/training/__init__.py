@@ -7,12 +7,14 @@ if TYPE_CHECKING:
     from lit_ad.training.calibration import Calibration
     from lit_ad.training.distilled_weights import DistilledWeights
     from lit_ad.training.feature_cache import FeatureCache
+    from lit_ad.training.resumption import Resumption
 
-__all__ = ["Calibration", "DistilledWeights", "FeatureCache"]
+__all__ = ["Calibration", "DistilledWeights", "FeatureCache", "Resumption"]
 MODULES = {
     "Calibration": "calibration",
     "DistilledWeights": "distilled_weights",
     "FeatureCache": "feature_cache",
+    "Resumption": "resumption",
 }
 
 

@@ -1,9 +1,12 @@
 """best.ckpt: the weights that a validation measured as the best so far."""
 
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
+import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_info
 
 from lit_ad.errors import UserError
 
@@ -60,3 +63,28 @@ class BestCheckpoint(ModelCheckpoint):
             save_on_train_epoch_end=save_on_train_epoch_end,
             **kwargs,
         )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The best so far is known in a run that was moved, too: Lightning forgets it where the directory differs."""
+        before, now = Path(state_dict["dirpath"]), Path(self.dirpath or "")
+        best = now / Path(state_dict["best_model_path"]).name
+        if before != now and best.is_file():
+            kept = state_dict["best_k_models"].items()
+            state_dict = {
+                **state_dict,
+                "dirpath": self.dirpath,
+                "best_model_path": str(best),
+                "kth_best_model_path": str(now / Path(state_dict["kth_best_model_path"]).name),
+                "best_k_models": {str(now / Path(path).name): value for path, value in kept},
+            }
+        super().load_state_dict(state_dict)
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        state = checkpoint.get("callbacks", {}).get(self.state_key)
+        if trainer.state.fn != "fit" or state is None or not state["best_model_path"]:
+            return
+        if not (Path(self.dirpath or "") / Path(state["best_model_path"]).name).is_file():
+            rank_zero_info(
+                f"The best checkpoint so far, {state['best_model_path']}, is not in {self.dirpath}: the best of what "
+                "follows will be there"
+            )

@@ -16,6 +16,7 @@ from torch.nn.functional import adaptive_avg_pool1d, avg_pool2d, interpolate, ms
 from torchmetrics import MeanMetric
 
 from lit_ad.batch import Batch
+from lit_ad.checkpoint import changed_arguments
 from lit_ad.distributed import SharedMean, share_buffers
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
@@ -57,6 +58,7 @@ class Distillation(L.LightningModule):
         weight_decay: float = 1e-5,
     ) -> None:
         super().__init__()
+        self.save_hyperparameters()
         self.teacher = Teacher(backbone, taps, weights)
         self.view = view.of_multiple(math.lcm(self.teacher.patch_size, 8))
         self.name, self.width, self.outputs = f"pdn_{size}", width, 384
@@ -129,15 +131,21 @@ class Distillation(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["lit_ad"] = {"teacher": self.teacher.fingerprint}
+        checkpoint["hyper_parameters"]["view"] = self.view.to_dict()  # plain values
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Raises UserError if it was the distillation of another network."""
+        """Raises UserError if it was the distillation of another network, or into another one."""
         trained = checkpoint.get("lit_ad", {}).get("teacher")
         if trained != self.teacher.fingerprint:
             raise UserError(
                 f"this checkpoint distils a network with the weights {trained}, but the model has {self.teacher.name} "
                 f"(weights {self.teacher.fingerprint}): give it the same backbone and weights as before"
             )
+        changed = changed_arguments(checkpoint, self.hparams)
+        for name in ("view", "taps", "size", "width", "images"):
+            then = checkpoint["hyper_parameters"].get(name)
+            if name in changed or (name == "view" and then != self.view.to_dict()):
+                raise UserError(f"this checkpoint was trained with model.{name} {then}: leave it so, or train anew")
 
 
 def joined(levels: list[Tensor], outputs: int, size: tuple[int, int]) -> Tensor:

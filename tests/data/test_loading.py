@@ -4,6 +4,7 @@ import threading
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -126,9 +127,10 @@ def test_the_dataset_learns_which_epoch_it_is() -> None:
     assert list(sampler) == orders[0] != orders[1] and int(dataset.epoch) == 0
 
 
-def loader_of(write) -> TrainLoader:
+def loader_of(write, batch_size: int = 3, seed: int = 1, processes: int = 1, balanced: bool = False) -> TrainLoader:
     dataset = AnomalyDataset([Sample(write(f"{i}.png", (8, 8)), 0) for i in range(10)], View(8))
-    return TrainLoader(dataset, batch_size=3, sampler=Shuffle(dataset, 1, 0, seed=1), collate_fn=collate_equal)
+    sampler = Shuffle(dataset, processes, 0, seed, balanced)
+    return TrainLoader(dataset, batch_size=batch_size, sampler=sampler, collate_fn=collate_equal)
 
 
 def indices(batches: list[Batch]) -> list[list[int]]:
@@ -147,7 +149,7 @@ def test_an_epoch_resumes_after_the_batches_it_has_given(write, seen: int) -> No
     batches = iter(loader)
     assert indices([next(batches) for _ in range(seen)]) == epochs[1][:seen]
     state = loader.state_dict()
-    assert state == {"epoch": 1, "batches": seen}
+    assert (state["epoch"], state["batches"]) == (1, seen)
 
     for number in (None, 1, 2):  # what Lightning takes the resumed epoch for: nothing, itself, the one after it
         resumed = loader_of(write)
@@ -156,6 +158,29 @@ def test_an_epoch_resumes_after_the_batches_it_has_given(write, seen: int) -> No
             if number is not None:
                 resumed.sampler.set_epoch(number + more)
             assert indices(list(resumed)) == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 4}, "data.batch_size 3, not 4"),
+        ({"seed": 2}, "seed_everything 1, not 2"),
+        ({"processes": 2}, "processes 1, not 2"),
+        ({"balanced": True}, "data.balanced False, not True"),
+    ],
+)
+def test_an_epoch_is_not_finished_in_another_order(write, settings: dict[str, Any], message: str) -> None:
+    """It would show images twice and others never. Where all were given, the next epoch may have any order."""
+    loader = loader_of(write)
+    batches = iter(loader)
+    next(batches)
+    with pytest.raises(UserError, match=f"within an epoch, after 1 batches, .*: {message}"):
+        loader_of(write, **settings).load_state_dict(loader.state_dict())
+    list(batches)
+    resumed = loader_of(write, **settings)
+    resumed.load_state_dict(loader.state_dict())
+    assert not list(resumed)
+    assert len(list(resumed)) == len(resumed)
 
 
 def of_categories(**counts: int) -> AnomalyDataset:

@@ -145,5 +145,20 @@ def test_another_backbone_does_not_go_on(run: Path, photographs: Path, tmp_path:
     assert "this checkpoint distils a network with the weights" in error
 
 
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--model.width", 1 / 16), "this checkpoint was trained with model.width 0.03125"),
+        (("--model.images", 5), "this checkpoint was trained with model.images 10000"),
+        (("--model.view.image_size", 128), "this checkpoint was trained with model.view"),
+    ],
+)
+def test_what_is_fixed_before_the_first_step_stays(
+    more: tuple[object, ...], message: str, run: Path, photographs: Path, resnet_file: Path
+) -> None:
+    last = run / "checkpoints/last.ckpt"
+    assert message in distill(run, photographs, resnet_file, "--trainer.max_steps", 9, "--ckpt_path", last, *more)
+
+
 def test_errors_for_the_user(photographs: Path, resnet_file: Path, tmp_path: Path) -> None:
     assert "is not a folder: it should hold photographs" in distill(tmp_path / "run", tmp_path / "none", resnet_file)

@@ -438,6 +438,19 @@ def test_another_methods_checkpoint_is_refused(
         trainer_in(Path()).test(made("MKD", small_models), data, ckpt_path=path, verbose=False)
 
 
+def test_other_networks_are_refused(
+    trained: dict[str, tuple[Method, Path]], small_models: dict[str, dict[str, Any]], data: AnomalyDataModule
+) -> None:
+    path = trained["MKD"][1]
+    message = r"has other networks than the model \(student\..*: model.cloner small, not equal"
+    with pytest.raises(UserError, match=message):
+        MKD.load_from_checkpoint(path, cloner="equal")
+    arguments = small_models["MKD"]["init_args"]
+    other = MKD(**{**arguments, "view": View(**arguments["view"]), "cloner": "equal"})
+    with pytest.raises(UserError, match=message):
+        trainer_in(Path()).test(other, data, ckpt_path=path, verbose=False)
+
+
 def test_another_view_is_refused(
     trained: dict[str, tuple[Method, Path]], small_models: dict[str, dict[str, Any]], data: AnomalyDataModule
 ) -> None:

@@ -139,6 +139,27 @@ def test_a_training_goes_on_from_best_exactly_and_under_early_stopping(fit: Fit,
     assert all(torch.equal(tensor, resumed_state[name]) for name, tensor in whole["state_dict"].items())
 
 
+def test_a_moved_run_knows_its_best(fit: Fit, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What is worse does not take its place; a run that goes on elsewhere says that it begins anew."""
+    more = ("--test_after_fit", "false", "--checkpoint.mode", "max")  # the first is the best
+    assert fit("--trainer.max_epochs", 2, *more)[0] == 0
+    assert saved(tmp_path / "run", "best.ckpt")["global_step"] == 3
+    (tmp_path / "run").rename(tmp_path / "moved")
+    last = ("--ckpt_path", tmp_path / "moved/checkpoints/last.ckpt")
+    assert fit("--trainer.max_epochs", 3, *more, *last, "--trainer.default_root_dir", tmp_path / "moved")[0] == 0
+    assert saved(tmp_path / "moved", "best.ckpt")["global_step"] == 3
+    assert fit("--trainer.max_epochs", 4, *more, *last)[0] == 0
+    assert f"moved/checkpoints/best.ckpt, is not in {tmp_path / 'run'}/checkpoints" in caplog.text
+    assert saved(tmp_path / "run", "best.ckpt")["global_step"] == 12
+
+
+def test_fewer_steps_than_there_were_are_refused(fit: Fit, tmp_path: Path) -> None:
+    assert fit("--trainer.max_epochs", 1, "--test_after_fit", "false")[0] == 0
+    last = tmp_path / "run/checkpoints/last.ckpt"
+    _, words = fit("--ckpt_path", last, "--trainer.max_epochs", -1, "--trainer.max_steps", 2)
+    assert "last.ckpt is of step 3, and trainer.max_steps is 2" in words
+
+
 def test_without_best_the_latest_is_tested(fit: Fit, images: Path, tmp_path: Path) -> None:
     code, words = fit("--trainer.max_epochs", 2, "--checkpoint.save_top_k", 0)
     assert code == 0

@@ -1,0 +1,108 @@
+"""What a checkpoint records of the data, and what a training that goes on from it may change.
+
+Images are known by name and size: by their path below the folder that holds all of them, so that a data set may move.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from lit_ad.batch import Sample
+from lit_ad.data.splits import Splits
+from lit_ad.errors import UserError
+from lit_ad.image.pixels import split_page
+
+
+class DataRecord:
+    """The images of a training, and the settings that choose and order them.
+
+    Args:
+        splits: The samples.
+        settings: By the names of their keys; plain values.
+    """
+
+    def __init__(self, splits: Splits, settings: Mapping[str, Any]) -> None:
+        self.splits, self.settings = splits, dict(settings)
+        self.root = common_folder(sample.image for sample in chain(splits.train, splits.val, splits.test))
+        self.trained = set(identities(splits.train, self.root))
+        self.held_out = digest(identities(splits.val, self.root))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, for checkpoints; an image is a number of 64 bits."""
+        return {
+            **{"settings": self.settings, "root": str(self.root)},
+            **{"trained": sorted(self.trained), "held_out": self.held_out},
+        }
+
+    def go_on(self, earlier: Mapping[str, Any]) -> list[str]:
+        """Go on with a training of which `earlier` is the record, as `to_dict` gives it.
+
+        Returns:
+            What is different from here on, a line each.
+
+        Raises:
+            UserError: Images that were trained on would be held out, or tested.
+        """
+        changed = {
+            name: (earlier["settings"][name], value)
+            for name, value in self.settings.items()
+            if name in earlier["settings"] and earlier["settings"][name] != value
+        }
+        trained, before = set(earlier["trained"]), Path(earlier["root"])
+        for samples, fate in ((self.splits.val, "held out"), (self.splits.test, "tested")):
+            known = identities(samples, self.root, before)
+            leaked = [sample.image for sample, number in zip(samples, known, strict=True) if number in trained]
+            if leaked:
+                choices = [f"{name} {then}" for name, (then, _) in changed.items() if name in CHOICES]
+                raise UserError(
+                    f"{len(leaked)} images that the checkpoint was trained on would now be {fate}, such as "
+                    f"{leaked[0]}: give {' and '.join(choices) or 'the data.source as it was'}, or train anew"
+                )
+        lines = [f"{name}: {now} from here on, {then} in the checkpoint" for name, (then, now) in changed.items()]
+        if before != self.root:
+            lines.append(f"images below {self.root} from here on, below {before} in the checkpoint")
+        now_trained = set(identities(self.splits.train, self.root, before))
+        new, gone = len(now_trained - trained), len(trained - now_trained)
+        if new or gone:
+            lines.append(
+                f"of {len(now_trained)} training images, {new} are new; {gone} of the checkpoint are not there"
+            )
+        held_out = digest(identities(self.splits.val, self.root, before))
+        if held_out != earlier["held_out"]:
+            lines.append("other images are held out: val/loss does not compare with that of the best checkpoint so far")
+        self.trained, self.held_out = now_trained | trained, held_out
+        if any(sample.image.absolute().is_relative_to(before) for sample in self.splits.train):
+            self.root = before
+        return lines
+
+
+CHOICES = ("data.val_fraction", "data.split_seed", "data.source")  # what decides which images are held out
+
+
+def common_folder(images: Iterable[Path]) -> Path:
+    """The deepest folder that holds all of them."""
+    folders = {str(image.absolute().parent) for image in images}
+    return Path(os.path.commonpath(folders)) if folders else Path()
+
+
+def digest(numbers: list[int]) -> str:
+    """Of a set of numbers."""
+    return hashlib.blake2b(str(sorted(numbers)).encode(), digest_size=8).hexdigest()
+
+
+def identities(samples: Iterable[Sample], root: Path, before: Path | None = None) -> list[int]:
+    """A number of 63 bits for each image, of its path below `root` and its size in bytes.
+
+    Of images that are still below an earlier root, `before`, the path below that one counts.
+    """
+    numbers = []
+    for sample in samples:
+        image = sample.image.absolute()
+        base = before if before is not None and image.is_relative_to(before) else root
+        size = split_page(image)[0].stat().st_size
+        name = os.fsencode(image.relative_to(base)) + b"\0" + str(size).encode()
+        numbers.append(int.from_bytes(hashlib.blake2b(name, digest_size=8).digest()) >> 1)
+    return numbers

@@ -1,0 +1,80 @@
+"""Which changes of the data a training that goes on may see."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lit_ad.data import AnomalyDataModule, MVTec
+from lit_ad.data.record import DataRecord
+from lit_ad.errors import UserError
+from lit_ad.image.view import View
+
+
+def record(root: Path, **settings: Any) -> DataRecord:
+    return AnomalyDataModule(MVTec(root), View(32), **settings).record
+
+
+def test_the_same_data_are_the_same_also_elsewhere(images: Path, tmp_path: Path) -> None:
+    before = record(images).to_dict()
+    assert record(images).go_on(before) == []
+    shutil.copytree(images, tmp_path / "moved")
+    assert record(tmp_path / "moved").go_on(before) == [
+        f"images below {tmp_path / 'moved'} from here on, below {images} in the checkpoint"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "remedy"),
+    [
+        ({"split_seed": 1}, "data.split_seed 0"),
+        ({"val_fraction": 0.5}, "data.val_fraction 0.2"),
+        ({"split_seed": 1, "val_fraction": 0.5}, "data.val_fraction 0.2 and data.split_seed 0"),
+    ],
+)
+def test_what_was_trained_on_is_not_held_out(images: Path, settings: dict[str, Any], remedy: str) -> None:
+    with pytest.raises(UserError, match=rf"would now be held out, such as .*\.png: give {remedy}, or train anew"):
+        record(images, **settings).go_on(record(images).to_dict())
+
+
+def test_what_was_trained_on_is_not_tested(images: Path, tmp_path: Path) -> None:
+    shutil.copytree(images, root := tmp_path / "stripes")
+    before = AnomalyDataModule(MVTec(root), View(32))
+    trained = before.splits.train[0]
+    splits = replace(before.splits, test=[trained._replace(split="test")])
+    with pytest.raises(UserError, match=r"1 images .* would now be tested"):
+        DataRecord(splits, {}).go_on(before.record.to_dict())
+
+
+def test_what_can_be_honoured_is_said(images: Path) -> None:
+    lines = record(images, val_fraction=0.1, batch_size=8, balanced=True).go_on(record(images).to_dict())
+    assert lines == [
+        "data.val_fraction: 0.1 from here on, 0.2 in the checkpoint",
+        "data.batch_size: 8 from here on, 32 in the checkpoint",
+        "data.balanced: True from here on, False in the checkpoint",
+        "of 11 training images, 1 are new; 0 of the checkpoint are not there",
+        "other images are held out: val/loss does not compare with that of the best checkpoint so far",
+    ]
+
+
+def test_what_an_earlier_part_was_trained_on_is_remembered(images: Path) -> None:
+    """Of three: the second does not train on all images of the first, which the third would hold out."""
+    first, second = record(images), record(images)
+    gone = first.splits.train[0]
+    second.splits = replace(second.splits, train=[sample for sample in second.splits.train if sample != gone])
+    second.trained = DataRecord(second.splits, {}).trained
+    second.go_on(first.to_dict())
+    third = DataRecord(replace(second.splits, val=[gone]), {})
+    with pytest.raises(UserError, match="would now be held out"):
+        third.go_on(second.to_dict())
+
+
+def test_other_images_of_the_same_names_are_others(images: Path, tmp_path: Path) -> None:
+    """Their sizes in bytes tell."""
+    shutil.copytree(images, root := tmp_path / "stripes")
+    for file in (root / "train/good").iterdir():
+        file.write_bytes(file.read_bytes() + b"\0")
+    lines = record(root, split_seed=1).go_on(record(images).to_dict())
+    assert "of 10 training images, 10 are new; 10 of the checkpoint are not there" in lines
