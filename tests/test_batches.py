@@ -93,5 +93,6 @@ def test_a_score_depends_on_its_image_alone(
         scores, others = predicted(model, items, size)
         torch.testing.assert_close(scores, alone, rtol=1e-4, atol=1e-6)
         for one, other in zip(maps, others, strict=True):
-            tolerance = 5e-3 * float(np.abs(one).max())  # MKD's are gradients, which jump where a ReLU ends
+            # MKD's are gradients, which jump where a ReLU ends: with SciPy's border, 0.6 % of the maximum was seen.
+            tolerance = (1e-2 if name == "MKD" else 5e-3) * float(np.abs(one).max())
             np.testing.assert_allclose(other, one, rtol=1e-3, atol=tolerance)
