@@ -157,7 +157,7 @@ def test_an_automatic_window_comes_from_training_alone(
     trainer.test(again, other, verbose=False)  # what was read with the window of one run is not shown to another
     earlier = next(iter(other.test_dataloader())).pixels
     trainer.test(again, other, ckpt_path=tmp_path / "checkpoints/best.ckpt", verbose=False, weights_only=True)
-    assert other.view == model.view and not torch.equal(next(iter(other.test_dataloader())).pixels, earlier)
+    assert other.view.window == window and not torch.equal(next(iter(other.test_dataloader())).pixels, earlier)
     fixed = STFPM("resnet10t", (1, 2), str(resnet_file), View(64, window=(0, 4095)), lr=0.05)
     with pytest.raises(UserError, match=r"trained at window \(.*\), not \(0, 4095\)"):
         trainer.test(fixed, other, ckpt_path=tmp_path / "checkpoints/best.ckpt", weights_only=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import lightning as L
+import numpy as np
 import torch
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ from lit_ad.detector.scoring import Judgement, Network, Output, judge
 from lit_ad.distributed import SharedMean, share_buffers
 from lit_ad.errors import NOT_FINITE, UserError
 from lit_ad.files import resolve_path
-from lit_ad.image.view import Floats, View
+from lit_ad.image.view import Floats, View, visible
 from lit_ad.machine import torch_device
 from lit_ad.methods.batchnorm import SharedBatchNorm
 from lit_ad.methods.maps import upsample
@@ -118,14 +119,27 @@ class Method(L.LightningModule):
     def forward(self, pixels: Tensor) -> Prediction:
         """Return maps (B, 1, H, W) and scores (B,) of uint8 pixels (B, 3, H, W): the graph of an exported file.
 
-        Scores of maps count every pixel of them, padding and what a region of interest leaves out, too.
+        Scores of maps count padding, too, which lies elsewhere in each image. They leave out what the mask of a region
+        of interest leaves out: it has one size, and so one place in the input.
         """
         with evaluating(self):
             prediction = self._at_input_size(self.predict(as_images(pixels)), pixels)
         if prediction.score is None:
             assert prediction.anomaly_map is not None, "a score, a map, or both"
-            prediction = prediction._replace(score=self.score(prediction.anomaly_map))
+            prediction = prediction._replace(score=self.score(self._masked(prediction.anomaly_map)))
         return prediction
+
+    def _masked(self, maps: Tensor) -> Tensor:
+        """Return what the mask of a region of interest leaves of maps (B, 1, H, W): (B, 1, 1, n), or all of them."""
+        region = self.view.region
+        if self.view.tile is not None or region is None or region.inside is None:
+            return maps
+        canvas, box = (maps.shape[-2], maps.shape[-1]), self.view(self.view.blank())[1]
+        top, left, bottom, right = visible(box, canvas)
+        inside = self.view.inside(canvas, box)
+        assert inside is not None
+        places = torch.tensor(np.flatnonzero(inside).tolist(), device=maps.device)
+        return maps[..., top:bottom, left:right].flatten(2).index_select(2, places)[:, :, None]
 
     def network(self, features: list[Tensor] | None = None, losses: list[tuple[Tensor, int]] | None = None) -> Network:
         """Return this method as the network that `judge` runs, in eval mode.
