@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from lit_ad.batch import Batch, Sample
 from lit_ad.data.audit.inspection import inspect_samples
-from lit_ad.data.augment import Augment, Augmentation
+from lit_ad.data.augment import Augment, Augmentation, load_transforms, smallest_inputs
 from lit_ad.data.dataset import AnomalyDataset, Features
 from lit_ad.data.loading import (
     Share,
@@ -59,7 +59,8 @@ class AnomalyDataModule(L.LightningDataModule):
         drop_last: Leave out the last batch of an epoch, where it is smaller than the others, as Dinomaly's authors do.
         val_fraction: Part of the nominal training images that validates, where the source lists no images for that.
         split_seed: Of that choice.
-        augment: Albumentations transforms for training, each a class_path with init_args; they must keep uint8.
+        augment: Albumentations transforms for training, each a class_path with init_args, or a file that
+            albumentations' A.save wrote; they must keep uint8.
         train_tiles: Train on "all" tiles of all images, or on as many "random" crops, others in each epoch.
         cache_images: Keep decoded and resized training and validation images in RAM (3 bytes a pixel, once in each
             training process). None: if the view has a size or tiles, and all take less than 1 GiB.
@@ -82,7 +83,7 @@ class AnomalyDataModule(L.LightningDataModule):
         drop_last: bool = False,
         val_fraction: float = 0.2,
         split_seed: int = 0,
-        augment: list[Augmentation] | None = None,
+        augment: list[Augmentation] | Path | None = None,
         train_tiles: Literal["all", "random"] = "all",
         cache_images: bool | None = None,
         num_workers: int | None = None,
@@ -103,6 +104,8 @@ class AnomalyDataModule(L.LightningDataModule):
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size or (1 if view.tile else batch_size)
         self.balanced, self.drop_last = balanced, drop_last
+        if isinstance(augment, str | Path):
+            augment = load_transforms(resolve_path(augment))
         self.augment = Augment(augment) if augment else None
         self.train_tiles = train_tiles
         self.cache_images, self.num_workers = cache_images, num_workers
@@ -164,6 +167,9 @@ class AnomalyDataModule(L.LightningDataModule):
             _ = self.splits
         if stage in (None, "fit"):
             _ = self._unrelated_images  # every process lists them, so that all of them end if there are none
+            if self.augment is not None:
+                for size in smallest_inputs(self.view, self.splits.train):
+                    self.augment.try_out(size, alike=self.batch_size > 1)
         if self.inspect and stage in (None, "fit", "test"):
             self.inspect = False  # once in a run
             self._report(decode=stage != "test")

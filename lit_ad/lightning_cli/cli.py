@@ -19,6 +19,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lit_ad import __version__
 from lit_ad.checkpoint import CheckpointFile, read_checkpoint
 from lit_ad.data import AnomalyDataModule, Images
+from lit_ad.data.augment import Augmentation
 from lit_ad.distributed import is_lost_connection
 from lit_ad.errors import UserError
 from lit_ad.evaluation import Dashboard, Evaluation, Heatmaps, Predictions, Report
@@ -36,6 +37,7 @@ from lit_ad.training.checkpoints import KeepProgress
 from lit_ad.training.final_weights import FinalWeights
 from lit_ad.training.interruption import Interruption
 from lit_ad.training.loggers import Dashboards, by_name, forgiving, guard
+from lit_ad.training.monitors import MonitorCheck
 from lit_ad.training.resumption import Resumption
 from lit_ad.training.run_directory import RunDirectory, quoted
 from lit_ad.training.speed import TrainingSpeed
@@ -78,6 +80,11 @@ class Parser(LightningArgumentParser):
         return super().add_method_arguments(*args, **{**kwargs, "as_group": False})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if "__class_fullname__" in message:
+            raise UserError(
+                "data.augment has the content of a file that albumentations' A.save wrote: give the file itself, "
+                "data.augment: FILE"
+            )
         raise UserError(in_one_line(message, list(self.get_defaults(skip_validation=True).keys())))
 
 
@@ -141,6 +148,7 @@ class AnomalyCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
+        check_augment(config.data.augment)
         absolute(config)
         take_devices(config.trainer)
         if self.subcommand == "fit":
@@ -238,7 +246,7 @@ class AnomalyCLI(LightningCLI):
                 callback.save_last = False  # which is of the latest that was best, and no file is to be written twice
         if checkpoint.save_last:
             self.trainer.callbacks.append(FinalWeights(last))  # type: ignore[attr-defined]
-        self.trainer.callbacks += [Resumption(), TrainingSpeed(), TrainingRecord(), self.keep]  # type: ignore[attr-defined]
+        self.trainer.callbacks += [MonitorCheck(), Resumption(), TrainingSpeed(), TrainingRecord(), self.keep]  # type: ignore[attr-defined]
         self.trainer.callbacks += [self.interruption, self.watch]  # type: ignore[attr-defined]
 
     def after_fit(self) -> None:
@@ -304,6 +312,14 @@ class AnomalyCLI(LightningCLI):
     def say(self, *lines: str) -> None:
         if self.trainer.is_global_zero:
             print(*lines, sep="\n")
+
+
+def check_augment(augment: Any) -> None:
+    """Raises UserError where a list of transforms that the parser could not read was taken for the path of a file."""
+    if isinstance(augment, Path) and str(augment).startswith(("[", "{")):
+        parser = Parser(exit_on_error=False)
+        parser.add_argument("--data.augment", type=list[Augmentation])
+        parser.parse_args([f"--data.augment={augment}"])
 
 
 def check_lengths(config: Namespace) -> None:

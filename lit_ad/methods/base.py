@@ -46,6 +46,7 @@ class Method(L.LightningModule):
         view: How images become network inputs, at the multiple of pixels that the method needs (`View.of_multiple`).
     """
 
+    logged = ("train/loss", "train/loss_step", "train/loss_epoch", "val/loss")  # names of values that training logs
     needs_pixels = True  # whether `compare` looks at the images, or at the features alone
     top = 0.0  # the fraction of a map's pixels, the highest, whose mean is the image's score; 0: the maximum
     map_scored = True  # whether an image's score is that of its map; False where `detect` gives scores beside maps

@@ -156,6 +156,28 @@ def test_what_is_typed_beats_the_checkpoint(run: Path, tmp_path: Path) -> None:
     assert error.startswith("lit-ad: there is no weights file nowhere.pt")
 
 
+SAVED = {"__class_fullname__": "Normalize", "p": 1.0}  # which no training takes: that it was read is known by that
+
+
+@pytest.mark.parametrize(
+    ("augment", "message"),
+    [
+        ("saved.json", "data.augment must keep images uint8"),
+        ("none.json", "none.json cannot be read as a file of albumentations' A.save"),
+        ("[{class_path: albumentations.RandomCropp}]", "module 'albumentations' has no attribute 'RandomCropp'"),
+        (str([SAVED]), "data.augment has the content of a file that albumentations' A.save wrote: give the file"),
+        (str({"transform": SAVED}), "data.augment has the content of a file that albumentations' A.save wrote"),
+    ],
+)
+def test_augmentations_are_a_list_or_a_file(
+    augment: str, message: str, images: Path, resnet_file: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "saved.json").write_text(json.dumps({"__version__": "2.0.8", "transform": SAVED}), encoding="utf-8")
+    _, error = lit_ad(*fit_arguments(images, resnet_file, tmp_path / "run"), "--data.augment", augment, cwd=tmp_path)
+    assert message in error
+    assert len(error.splitlines()) == 1
+
+
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])
 def test_without_a_checkpoint_nothing_is_measured(run: Path, tmp_path: Path, command: str) -> None:
     _, error = lit_ad(command, "--config", run / "config.yaml", cwd=tmp_path)
