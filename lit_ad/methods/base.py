@@ -159,6 +159,9 @@ class Method(L.LightningModule):
                     prediction, loss = self.assess(images, features)
                     losses.append((loss, len(images)))
                 maps, score, parts = self._at_input_size(prediction, images)
+            if score is not None and score.shape != (len(images),):
+                shape = f"{tuple(score.shape)} for {len(images)} images"
+                raise ValueError(f"{type(self).__name__} gave scores of shape {shape}: it must be one for each")
             arrays = {name: as_array(part) for name, part in parts.items()}
             return Output(None if maps is None else as_array(maps), None if score is None else as_array(score), arrays)
 
@@ -184,11 +187,6 @@ class Method(L.LightningModule):
         The maximum of the small map is about 10 % higher. The authors of EfficientAD and Dinomaly score at other sizes:
         the docstrings of these methods say what that changes.
         """
-        if prediction.score is not None and prediction.score.shape != (len(inputs),):
-            shape = tuple(prediction.score.shape)
-            raise ValueError(
-                f"{type(self).__name__} gave scores of shape {shape} for {len(inputs)} images: one for each"
-            )
         if prediction.anomaly_map is None:
             return prediction
         if self.map_scored != (prediction.score is None):
