@@ -30,7 +30,7 @@ from lit_ad.evaluation.results import (
     verdict_row,
 )
 from lit_ad.evaluation.sinks.sink import Sink, Stage
-from lit_ad.files import Writers, run_directory
+from lit_ad.files import Writers, resolve_path, run_directory
 from lit_ad.image.pixels import Size
 from lit_ad.image.view import bilinear
 from lit_ad.metrics import ImageEvaluation, PixelEvaluation, sample_auroc
@@ -82,12 +82,12 @@ class Evaluation(L.Callback):
         """Find out where predictions go, and which images need not be judged again: the first process decides."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         home, claims = run_directory(trainer), []
+        self.folder = None if data.predict_path is None else resolve_path(data.predict_path)
         if trainer.is_global_zero:
             samples = data.to_predict() if weights else []
-            claims = [sink.claim(home, data.predict_path, samples, weights) for sink in self.sinks]
+            claims = [sink.claim(home, self.folder, samples, weights) for sink in self.sinks]
         claim = next((claim for claim in claims if claim is not None), (home / "predictions", {}))
         self.predictions, self.done = trainer.strategy.broadcast(claim)
-        self.folder = data.predict_path
         data.leave_out(set(self.done))
 
     def _begin(self, trainer: L.Trainer, pl_module: Any, loader: Any, predicting: bool) -> None:
