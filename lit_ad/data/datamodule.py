@@ -142,7 +142,8 @@ class AnomalyDataModule(L.LightningDataModule):
         return DataRecord(self.splits, settings)
 
     def state_dict(self) -> dict[str, Any]:
-        return self.record.to_dict()
+        """Return what a training goes on from; nothing where only unlabelled images were looked at."""
+        return self.record.to_dict() if "splits" in vars(self) else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Raises UserError if a training that goes on would hold out images that it was trained on."""
