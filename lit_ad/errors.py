@@ -20,3 +20,7 @@ NOT_FINITE = (
     "its score or anomaly map is NaN or infinite, so there is no verdict: the training has diverged, or the precision "
     "is too low. Take an earlier checkpoint, train again with a lower learning rate, or use 32-bit precision"
 )
+
+
+class TimeLimitError(UserError):
+    """Something that took longer than its time limit: it hangs, or the machine is slow."""

@@ -13,7 +13,7 @@ SOURCE = {"errors", "files", "threads", "batch", "image", "data.masks", "data.so
 ALLOWED = {
     "errors": set(),
     "machine": {"errors"},
-    "threads": set(),
+    "threads": {"errors"},
     "distributed": set(),
     "files": {"errors", "threads"},
     "integrity": {"errors"},

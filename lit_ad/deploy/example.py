@@ -5,6 +5,7 @@ from pathlib import Path
 from lit_ad.detector.card import Card
 from lit_ad.errors import NOT_FINITE
 from lit_ad.image.roi import FILL
+from lit_ad.image.view import SMALLEST_SIDE
 
 RUNTIMES = {  # by suffix: imports, and loading with `FILE` beside the program
     ".onnx": (
@@ -83,11 +84,14 @@ for path in sys.argv[1:]:
     elif view["window"]:
         sys.exit(f"{{path}} has values of 8 bits, and the window is for more")
     image = image.convert("RGB")
+    smallest = min(image.size)
 {cut}    size = view["image_size"]
     h, w = (size, size) if isinstance(size, int) else size
     if view["fit"] == "pad":
         scale = min(h / image.height, w / image.width)
         h, w = max(1, round(scale * image.height)), max(1, round(scale * image.width))
+    if min(smallest, h, w) < {side}:
+        sys.exit(f"{{path}} is too small or too thin to be judged")
     resampling = Image.Resampling.BICUBIC if view["interpolation"] == "bicubic" else Image.Resampling.BILINEAR
     pixels = np.asarray(image.resize((w, h), resampling))
     top, left = (height - h) // 2, (width - w) // 2  # below 0: the middle is cut out; above: reflections around
@@ -131,4 +135,5 @@ def example(file: Path, card: Card) -> str:
     region, cut, count = ("", "", "") if roi is None else MASK if isinstance(roi, str) else BOX
     parts = {"region": region, "cut": cut.replace("FILL", str(FILL)), "count": count}
     imports = "base64, json, sys, zlib" if isinstance(roi, str) else "json, sys"
-    return PROGRAM.format(runtime=runtime, file=file.name, load=load, imports=imports, not_finite=NOT_FINITE, **parts)
+    parts |= {"load": load, "imports": imports, "not_finite": NOT_FINITE, "side": str(SMALLEST_SIDE)}
+    return PROGRAM.format(runtime=runtime, file=file.name, **parts)

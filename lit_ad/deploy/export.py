@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from lit_ad.deploy.quantize import quantize
 from lit_ad.detector.card import Card
-from lit_ad.detector.detector import Detector, ImageLike
+from lit_ad.detector.detector import Detector
 from lit_ad.detector.guarantee import summary
+from lit_ad.detector.inputs import ImageLike
 from lit_ad.detector.runtimes import KEY, need, openvino_core
 from lit_ad.errors import NotFiniteError, UserError
 from lit_ad.files import atomic_write

@@ -12,10 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_ad.detector.card import Card
-from lit_ad.detector.detector import ImageLike
+from lit_ad.detector.inputs import ImageLike, read_pixels
 from lit_ad.detector.runtimes import need
 from lit_ad.errors import UserError
-from lit_ad.image.pixels import to_rgb
 
 COMPARING = (  # operations of OpenVINO and ONNX that compare features and make maps of them
     *("Subtract", "Multiply", "Divide", "Power", "NormalizeL2", "ReduceL2", "ReduceSum", "ReduceMean", "Interpolate"),
@@ -99,7 +98,7 @@ def onnx_nodes(model: Any) -> list[Node]:
 
 def network_inputs(image: ImageLike, card: Card) -> list[NDArray[np.uint8]]:
     """Return what the network sees of an image, itself or its tiles: (3, H, W) uint8 each."""
-    pixels, (top, left, bottom, right) = card.view(to_rgb(image, card.view.levels))
+    pixels, (top, left, bottom, right) = card.view(read_pixels(image, card.view.levels))
     channels_first = np.ascontiguousarray(pixels.transpose(2, 0, 1))
     grid = card.view.grid((bottom - top, right - left))
     if grid is None:

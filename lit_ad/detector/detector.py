@@ -3,17 +3,13 @@
 With an exported file it needs NumPy, Pillow and that file's runtime; with a checkpoint also torch and lit_ad's methods.
 """
 
-import os
 import warnings
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
-from queue import Full, Queue
-from threading import Event, Lock, Thread
-from typing import Any, overload
+from threading import Lock
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,22 +17,24 @@ from PIL import Image
 
 from lit_ad.detector.card import Card, Run, Share
 from lit_ad.detector.decision import NO_DECISION, Decision
+from lit_ad.detector.inputs import ImageLike, iterate_images, list_images, name_of, read_pixels
 from lit_ad.detector.painter import FOUND, GAP, outline, outlined, over_grey
 from lit_ad.detector.regions import Region, regions
 from lit_ad.detector.runtimes import load_exported
 from lit_ad.detector.scoring import Judgement, judge
+from lit_ad.detector.stream import CALLERS, in_order
 from lit_ad.errors import UserError
 from lit_ad.files import atomic_write, resolve_path
-from lit_ad.image.pixels import Pixels, to_rgb
+from lit_ad.image.pixels import Pixels
 from lit_ad.image.roi import Roi
 from lit_ad.image.view import Box, Floats, original_map
-from lit_ad.machine import cores
-from lit_ad.threads import Pool
+from lit_ad.threads import enter_stage
 
-ImageLike = str | Path | Image.Image | NDArray[Any]
+if TYPE_CHECKING:
+    from torch import Tensor
+
 EXPORTED = (".onnx", ".xml", ".pt2")  # of ONNX Runtime, OpenVINO and torch.export
-CALLERS = min(4, cores())  # threads among which a stream shares the cores
-WORKERS = CALLERS + 1  # of a stream: one reads while the others compute
+TIMEOUT = 600.0  # seconds
 Looked = tuple[Pixels, Pixels, Box]  # an image, the network's input of it, and the box that it fills there
 
 
@@ -164,7 +162,12 @@ class Detector:
         return detector
 
     @overload
-    def __call__(self, images: ImageLike, category: str | None = None) -> Detection: ...
+    def __call__(self, images: "Tensor", category: str | None = None) -> Any: ...
+
+    @overload
+    def __call__(  # type: ignore[overload-overlap]  # a binary file is an iterator, too
+        self, images: ImageLike, category: str | None = None
+    ) -> Detection: ...
 
     @overload
     def __call__(self, images: list[ImageLike], category: str | None = None) -> list[Detection]: ...
@@ -176,56 +179,54 @@ class Detector:
         """One image -> its Detection; a list -> a list; an iterator -> an iterator, as the images come.
 
         Args:
-            images: Paths, Pillow images or arrays; see `pixels.to_rgb`.
+            images: See `inputs.ImageLike`. A list, a tuple or a tensor (B, C, H, W) of several, or an iterator of them.
             category: Of a model for many products: whose thresholds count. None, or an unknown one: those of all
                 together.
 
         Raises:
-            UserError: An image that cannot be read; it is named.
+            UserError: What is no image, or an image that cannot be read, or that is too small; it is named.
             NotFiniteError: A score or map that is NaN or infinite; the image is named.
         """
-        if isinstance(images, str | os.PathLike | Image.Image | np.ndarray):
-            return next(self._judge([self._look(images)], [name_of(images)], category))  # type: ignore[arg-type]
-        stream = self.stream(images, category)
-        return list(stream) if isinstance(images, list | tuple) else stream
+        several = list_images(images)
+        if several is None:
+            return self._judge([images], [name_of(images)], category)[0]
+        stream = self.stream(several, category)
+        return list(stream) if isinstance(several, list) else stream
 
     def stream(
-        self, images: Iterable[ImageLike], category: str | None = None, batch_size: int = 1
+        self,
+        images: Iterable[ImageLike],
+        category: str | None = None,
+        batch_size: int = 1,
+        timeout: float | None = TIMEOUT,
+        source_timeout: float | None = None,
     ) -> Iterator[Detection]:
         """The same one after the other, `batch_size` at a time where their inputs have one size.
 
         Several threads read images and judge them, each with a part of the cores, which is faster than all cores for
         one image. They take images from the iterator ahead, but no answer waits for images that a camera has yet to
         give, unless they are of its batch.
+
+        Args:
+            images: A list, or any other iterable.
+            category: As in a call.
+            batch_size: Images that the network sees at once.
+            timeout: Seconds that reading an image, or one run of the network, may take. None: any time.
+            source_timeout: Seconds that `images` may take to give the next one. None: any time, as a camera may.
+
+        Raises:
+            UserError: As a call does.
+            TimeLimitError: One of them took longer; the message says which. The program can end all the same.
         """
-        ahead: Queue[Future[list[Detection]] | None] = Queue(WORKERS)
-        closed, judge = Event(), self.shared._judge
+        given, shared = iterate_images(images), self.shared
+        for setting, value in (("batch_size", batch_size), ("timeout", timeout), ("source_timeout", source_timeout)):
+            if value is not None and not value > 0:
+                raise UserError(f"{setting} is {value}, but it must be above 0")
 
         def work(group: list[ImageLike], first: int) -> list[Detection]:
-            names = [name_of(image, number) for number, image in enumerate(group, first)]
-            return list(judge([self._look(image) for image in group], names, category))
+            return shared._judge(group, [name_of(image, number) for number, image in enumerate(group, first)], category)
 
-        def feed(workers: Pool) -> None:
-            last: Future[list[Detection]] | None = None  # the end, or the error that ended it
-            try:
-                more, first = iter(images), 1
-                while group := list(islice(more, batch_size)):
-                    if not put(ahead, workers.submit(work, group, first), closed):
-                        return
-                    first += len(group)
-            except BaseException as error:  # the iterator's own, for the caller
-                last = Future()
-                last.set_exception(error)
-            put(ahead, last, closed)
-
-        with Pool(WORKERS) as workers:
-            Thread(target=feed, args=(workers,), daemon=True).start()
-            try:
-                while (found := ahead.get()) is not None:
-                    yield from found.result()
-            finally:
-                closed.set()
-                workers.shutdown(wait=False, cancel_futures=True)
+        return in_order(work, given, batch_size, timeout, source_timeout)
 
     @property
     def shared(self) -> "Detector":
@@ -235,43 +236,32 @@ class Detector:
                 self._shared = self if self.share is None else Detector(self.share(CALLERS), self.card)
             return self._shared
 
-    def _look(self, image: ImageLike) -> Looked:
-        pixels = to_rgb(image, self.card.view.levels)
-        return pixels, *self.card.view(pixels)
+    def _look(self, image: ImageLike, name: str) -> Looked:
+        enter_stage(f"reading {name}")
+        pixels = read_pixels(image, self.card.view.levels, name)
+        try:
+            return pixels, *self.card.view(pixels)
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from error
 
-    def _judge(self, group: list[Looked], names: list[str], category: str | None) -> Iterator[Detection]:
-        """Images, what the network sees of them, and the boxes that they fill in it -> a Detection each.
+    def _judge(self, images: list[ImageLike], names: list[str], category: str | None) -> list[Detection]:
+        """A Detection of each image. Raises NotFiniteError, and UserError, with the image's name."""
 
-        Raises NotFiniteError with the image's name.
-        """
+        def network(pixels: NDArray[np.uint8]) -> Any:
+            enter_stage(f"the network, for {', '.join(names)},")
+            return self.run(pixels)
+
+        group = [self._look(image, name) for image, name in zip(images, names, strict=True)]
         decision = self.card.decision
         known = category if decision is not None and category in decision.scores else None
         alike = len({pixels.shape for _, pixels, _ in group}) == 1
         judgements: list[Judgement] = []
         for part in [group] if alike else [[each] for each in group]:
             pixels = np.ascontiguousarray(np.stack([seen for _, seen, _ in part]).transpose(0, 3, 1, 2))
-            judgements += judge(self.run, pixels, [box for _, _, box in part], self.card)
+            judgements += judge(network, pixels, [box for _, _, box in part], self.card)
+        detections = []
         for (image, _, _), name, judgement in zip(group, names, judgements, strict=True):
             judgement.refuse_not_finite(name)
-            yield Detection(
-                image, judgement.score, judgement.seen, judgement.box, decision, known, self.card.view.region
-            )
-
-
-def name_of(image: ImageLike, number: int | None = None) -> str:
-    """What an error calls an image: its file, or its number in a stream."""
-    file = getattr(image, "filename", "") if isinstance(image, Image.Image) else image
-    if isinstance(file, str | Path) and str(file):
-        return str(file)
-    return "the image" if number is None else f"image {number}"
-
-
-def put(queue: Queue[Any], item: Any, closed: Event) -> bool:
-    """Wait for a place in a queue. False where nobody takes from it any more."""
-    while not closed.is_set():
-        try:
-            queue.put(item, timeout=0.1)
-            return True
-        except Full:
-            pass
-    return False
+            seen, box = judgement.seen, judgement.box
+            detections.append(Detection(image, judgement.score, seen, box, decision, known, self.card.view.region))
+        return detections

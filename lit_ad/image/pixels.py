@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from io import BytesIO
 from itertools import count, islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -65,12 +66,14 @@ def to_rgb(image: "str | Path | Image.Image | NDArray[Any]", window: Window | No
     if not isinstance(image, np.ndarray) or image.ndim not in (2, 3) or image.shape[2:] not in ((), (1,), (3,), (4,)):
         kind = f"an array of shape {image.shape}" if isinstance(image, np.ndarray) else f"{type(image).__name__}"
         raise UserError(f"an image is a path, a Pillow image or an array (H, W), (H, W, 3) or (H, W, 4), not {kind}")
+    if not image.size:
+        raise UserError(f"an array of shape {image.shape} has no pixels")
     values = image[..., None] if image.ndim == 2 else image[..., :3]
     if window is not None:
         values = windowed(values, window, "the array")
     elif values.dtype != np.uint8:
         top = {"u2": 65535.0, "f4": 1.0, "f8": 1.0, "f2": 1.0, "b1": 1.0}.get(values.dtype.str[1:])
-        if top is None or not values.size or not (values.min() >= 0 and values.max() <= top):
+        if top is None or not (values.min() >= 0 and values.max() <= top):
             raise UserError(
                 f"an array of {image.dtype} with values from {image.min()} to {image.max()} is no image: give uint8, "
                 "uint16, or floats in [0, 1]"
@@ -158,11 +161,14 @@ def text_follows(path: Path) -> bool:
     return False
 
 
-def open_image(path: Path) -> Image.Image:
-    """A decoded image, turned upright. Raises UserError if it cannot be read to its end, or exceeds a limit of ours."""
+def open_image(path: Path, content: bytes | None = None) -> Image.Image:
+    """A decoded image, turned upright. Raises UserError if it cannot be read to its end, or exceeds a limit of ours.
+
+    `content` is what the file holds, if it is no file; `path` is then the name of it in messages.
+    """
 
     def read() -> Image.Image:
-        with opened(path) as image:
+        with opened(path, content) as image:
             unknown = UNSPECIFIED in getattr(image, "tag_v2", {}).get(EXTRA_SAMPLES, ())
             image.load()
             ImageOps.exif_transpose(image, in_place=True)  # a copy of a large image is one too many
@@ -220,16 +226,16 @@ def kinds_in(path: Path, modified: int) -> tuple[str, ...]:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
-    """An image file, not decoded yet, at the page that the path names.
+def opened(path: Path, content: bytes | None = None) -> Iterator[Image.Image]:
+    """An image file, or its content, not decoded yet, at the page that the path names.
 
     Raises UserError where there is no such page, or where there are several and none is named; TooLarge; and what
     Pillow raises, so that `read_file` should call the function that calls it.
     """
-    file, page = split_page(path)
+    file, page = split_page(path) if content is None else (path, None)
     # Given a path, Pillow (13.0 too) maps an uncompressed grey TIFF into memory as if it were upright, and garbles one
     # that is not; given an open file, it reads it.
-    with file.open("rb") as stream, Image.open(stream) as image:
+    with file.open("rb") if content is None else BytesIO(content) as stream, Image.open(stream) as image:
         if page is not None and next(islice(page_kinds(image), page - 1, None), None) is None:
             raise UserError(f"{file} has no page {page}")
         if page is None and len(kinds := list(page_kinds(image))) > 1:
@@ -239,7 +245,8 @@ def opened(path: Path) -> Iterator[Image.Image]:
                     f"{file} has pages of different kinds, {one} and {other}, so that they are no images of one sort: "
                     "save those that are as files of their own"
                 )
-            raise UserError(f"{file} has {len(kinds)} pages, each of them an image: name one, such as {file}#1")
+            remedy = f"name one, such as {file}#1" if content is None else "give one of them"
+            raise UserError(f"{file} has {len(kinds)} pages, each of them an image: {remedy}")
         check_pixels(image)
         yield image
 

@@ -23,6 +23,7 @@ from lit_ad.image.tiling import Grid
 
 Box = tuple[int, int, int, int]  # top, left, bottom, right: the slice [top:bottom, left:right]
 Floats = NDArray[np.float32]
+SMALLEST_SIDE = 8  # pixels: below, an image has no texture, and a network sees what enlarging has made
 WINDOW_IMAGES = 100  # that an automatic window is found in
 
 
@@ -162,7 +163,11 @@ class View:
 
     def __call__(self, image: Pixels) -> tuple[Pixels, Box]:
         """(H0, W0, 3) -> (H, W, 3), and the box that the image's content fills: what of (H, W) is outside is padding,
-        and what of the content is outside of (H, W) is cropped."""
+        and what of the content is outside of (H, W) is cropped.
+
+        Raises UserError on an image that is too small or too thin.
+        """
+        self.check_size((image.shape[0], image.shape[1]))
         if self.region is not None:
             image = self.region.cut(image)
         canvas = self.size or (image.shape[0], image.shape[1])
@@ -177,6 +182,18 @@ class View:
         top, left = (canvas[0] - content[0]) // 2, (canvas[1] - content[1]) // 2
         seen = image[max(-top, 0) : canvas[0] - top, max(-left, 0) : canvas[1] - left]
         return fill(seen, canvas, max(top, 0), max(left, 0)), (top, left, top + content[0], left + content[1])
+
+    def check_size(self, size: Size) -> None:
+        """Raises UserError if an image of this (height, width) shows too little to be judged."""
+        content, canvas = self.content(size), self.size or size
+        image = f"the image has {size[0]}x{size[1]} pixels (height x width)"
+        if min(size) < SMALLEST_SIDE:
+            raise UserError(f"{image}, which is too little to judge: it takes {SMALLEST_SIDE} or more on each side")
+        if min(content) < min(SMALLEST_SIDE, *canvas):
+            raise UserError(
+                f"{image}, and is too thin to be judged: view.fit pad makes {content[0]}x{content[1]} of it, where "
+                f"{SMALLEST_SIDE} or more on each side are needed; cut it into parts"
+            )
 
     def content(self, size: Size) -> Size:
         """What becomes of an image of this (height, width), or of its region of interest, without padding."""

@@ -1,5 +1,6 @@
 """A Detector says what evaluation says, from nothing but its file."""
 
+import os
 import re
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from queue import Queue
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -18,10 +20,10 @@ from lit_ad import Detector, methods
 from lit_ad.batch import Batch, Sample
 from lit_ad.data import AnomalyDataModule, MVTec
 from lit_ad.detector.card import Card
-from lit_ad.detector.detector import WORKERS
 from lit_ad.detector.painter import outline
 from lit_ad.detector.scoring import top_mean
-from lit_ad.errors import NotFiniteError, UserError
+from lit_ad.detector.stream import WORKERS
+from lit_ad.errors import NotFiniteError, TimeLimitError, UserError
 from lit_ad.evaluation import Evaluation
 from lit_ad.evaluation.results import Results
 from lit_ad.image.view import View
@@ -225,6 +227,73 @@ def test_what_breaks_a_stream_reaches_its_reader(bright: Detector, tmp_path: Pat
         next(stream)
     with pytest.raises(UserError, match=r"nowhere\.png"):
         list(bright.stream([tmp_path / "nowhere.png"]))
+
+
+def test_what_is_no_image_is_refused_at_once(bright: Detector) -> None:
+    """And not when the first verdict is asked for; the other kinds are in test_inputs.py."""
+    for wrong in (None, 7, {"a": frame(1)}, [frame(1), None], np.zeros((0, 0, 3), np.uint8)):
+        with pytest.raises(UserError, match=r"the image|image 2"):
+            bright(wrong)
+    with pytest.raises(UserError, match="a stream is of several images"):
+        bright.stream("part.png")
+    for setting in ("batch_size", "timeout", "source_timeout"):
+        with pytest.raises(UserError, match=f"{setting} is 0, but it must be above 0"):
+            bright.stream([], **{setting: 0})  # type: ignore[arg-type]
+
+
+def test_a_batch_of_tensors_is_a_list(bright: Detector) -> None:
+    batch = torch.stack([torch.full((3, 9, 12), value, dtype=torch.uint8) for value in (5, 7)])
+    assert [found.score for found in bright(batch)] == [5, 7]
+    assert bright(batch[0]).score == 5 and bright(batch[0]).image.shape == (9, 12, 3)
+    assert [found.score for found in bright.stream(batch, batch_size=2)] == [5, 7]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5000, 2)])
+def test_an_image_that_shows_too_little_is_named(bright: Detector, size: tuple[int, int], tmp_path: Path) -> None:
+    pixels = np.zeros((*size, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "part.png")
+    for image, name in ((pixels, "image 1"), (tmp_path / "part.png", tmp_path / "part.png")):
+        with pytest.raises(
+            UserError, match=rf"^{name}: the image has {size[0]}x{size[1]} pixels .* too little to judge"
+        ):
+            bright([image])
+
+
+@pytest.mark.parametrize("stage", ["reading", "network", "source"])
+def test_a_stream_that_hangs_says_where(
+    stage: str, bright: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Event()
+    monkeypatch.setattr("lit_ad.detector.stream.PATIENCE", 0.1)
+    Image.fromarray(frame(3)).save(tmp_path / "part.png")
+
+    def run(pixels: Any) -> Any:
+        if stage == "network" and pixels.max() == 3:
+            gate.wait(60)
+        return bright.run(pixels)
+
+    def camera() -> Any:
+        yield frame(1)
+        if stage == "source":
+            gate.wait(60)
+        yield tmp_path / "part.png"
+
+    if stage == "reading":
+        os.mkfifo(tmp_path / "fifo.png")
+        (tmp_path / "part.png").unlink()
+        (tmp_path / "part.png").symlink_to("fifo.png")
+    messages = {
+        "reading": f"reading {tmp_path}/part.png has taken more than 0.5 s",
+        "network": f"the network, for {tmp_path}/part.png, has taken more than 0.5 s",
+        "source": "waiting for the next image of the stream has taken more than 0.5 s",
+    }
+    found = Detector(run, bright.card).stream(camera(), timeout=0.5, source_timeout=0.5)
+    assert next(found).score == 1
+    with pytest.raises(TimeLimitError, match=messages[stage]):
+        next(found)
+    gate.set()
+    if stage == "reading":
+        (tmp_path / "fifo.png").write_bytes(b"")  # the reader goes on, and ends
 
 
 def test_importing_it_imports_no_torch() -> None:

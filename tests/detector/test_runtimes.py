@@ -160,6 +160,11 @@ def test_the_example_says_what_the_detector_says(format: str, files: dict[str, P
     found = detector(image)
     verdict = "anomalous" if found.anomalous else "nominal"
     assert f"{verdict}, score {found.score:.6g}, p-value {found.p_value:.3g}" in done.stdout
+    for number, size in enumerate(((7, 90), (700, 60))):
+        thin = image.with_name(f"thin-{number}.png")
+        Image.fromarray(np.zeros((*size, 3), np.uint8)).save(thin)
+        done = subprocess.run([sys.executable, program, thin], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (1, f"{thin} is too small or too thin to be judged\n")
 
 
 def test_neither_the_example_nor_the_detector_judges_what_is_not_finite(files: dict[str, Path], tmp_path: Path) -> None:

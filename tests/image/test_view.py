@@ -47,8 +47,23 @@ def test_pad_keeps_the_aspect_ratio_and_centres() -> None:
 
 
 def test_pad_of_a_thin_image_reflects_more_than_once() -> None:
-    image, box = View(64, fit="pad")(picture(200, 4))
-    assert image.shape == (64, 64, 3) and box[3] - box[1] == 1
+    image, box = View(64, fit="pad")(picture(200, 26))
+    assert image.shape == (64, 64, 3) and box[3] - box[1] == 8
+
+
+@pytest.mark.parametrize(
+    ("view", "size", "message"),
+    [
+        (View(64), (7, 90), r"^the image has 7x90 pixels .* too little to judge: it takes 8 or more on each side$"),
+        (View(None), (5000, 2), r"^the image has 5000x2 pixels .* too little to judge"),
+        (View(64, fit="pad"), (200, 23), r"200x23 pixels .* too thin .* view.fit pad makes 64x7 of it, .*; cut it"),
+        (View(96, fit="pad", tile=32), (1000, 60), r"too thin .* view.fit pad makes 96x6 of it"),
+    ],
+)
+def test_an_image_that_shows_too_little(view: View, size: tuple[int, int], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        view(picture(*size))
+    view(picture(8, 60))
 
 
 def test_multiple() -> None:
@@ -113,7 +128,7 @@ def test_shrinking_is_antialiased(interpolation: str) -> None:
 
 def test_content_is_known_before_the_image_is_read() -> None:
     for view in (View(64), View((40, 70), fit="pad"), View(None), View(64, fit="pad", multiple=14)):
-        for size in ((30, 50), (200, 4), (64, 64), (1, 1)):
+        for size in ((30, 50), (200, 40), (64, 64), (8, 8)):
             _, (top, left, bottom, right) = view(picture(*size))
             assert view.content(size) == (bottom - top, right - left)
 

@@ -1,0 +1,156 @@
+"""What a detector takes as images: paths, bytes, files, Pillow images, arrays of NumPy, tensors of torch, or several.
+
+What is none of these is refused at once. torch itself is not needed.
+"""
+
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Union
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from lit_ad.errors import UserError
+from lit_ad.files import resolve_path
+from lit_ad.image.pixels import Pixels, Window, open_image, read_image, rgb, to_rgb
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ImageLike = Union[str, os.PathLike[str], bytes, bytearray, memoryview, BinaryIO, Image.Image, NDArray[Any], "Tensor"]
+"""An image: a path; bytes or a binary file that hold an image file; a Pillow image; an array (H, W), (H, W, 1), (H, W,
+3) or (H, W, 4); a tensor (H, W), (1, H, W), (3, H, W) or (4, H, W). Numbers are uint8, uint16, or floats in [0, 1]."""
+
+CHANNELS = (1, 3, 4)
+EXPECTED = (
+    "an image is a path, bytes or a binary file, a Pillow image, an array (H, W) or (H, W, C) of NumPy, or a tensor "
+    "(C, H, W) of torch, where C is 1, 3 or 4"
+)
+
+
+def list_images(given: Any) -> list[ImageLike] | Iterator[ImageLike] | None:
+    """The images of a list, a tuple, a tensor (B, C, H, W) or an iterator. None: what is given is one image.
+
+    Raises:
+        UserError: It is none of these, or one of a list is no image.
+    """
+    if is_tensor(given) and given.ndim == 4:
+        check_channels(given, "a tensor (B, C, H, W)")
+        return list(given)
+    if isinstance(given, list | tuple):
+        for number, image in enumerate(given, 1):
+            check_image(image, name_of(image, number))
+        return list(given)
+    if isinstance(given, Iterator) and not is_file(given):
+        return given
+    check_image(given, "the image")
+    return None
+
+
+def iterate_images(given: Any) -> Iterator[ImageLike]:
+    """The images of a stream one after the other, from anything that has several.
+
+    Raises:
+        UserError: It is one image, or nothing to iterate over.
+    """
+    several = given if is_iterable(given) else list_images(given)
+    if several is None:
+        raise UserError("a stream is of several images: give a list of them, or call the detector with the one image")
+    return iter(several)
+
+
+def check_image(image: Any, name: str) -> None:
+    """Raises UserError, with the image's name, if it is no image by its type and shape. Files are not read."""
+    if is_tensor(image):
+        if image.ndim not in (2, 3):
+            raise UserError(f"{name} is a tensor of shape {tuple(image.shape)}: {EXPECTED}")
+        if image.ndim == 3:
+            check_channels(image, f"{name}, a tensor (C, H, W),")
+    elif isinstance(image, np.ndarray):
+        if image.ndim not in (2, 3) or image.shape[2:] not in ((), *((count,) for count in CHANNELS)):
+            hint = "; array.transpose(1, 2, 0) makes one of (C, H, W)" if image.shape[:1] in ((1,), (3,), (4,)) else ""
+            raise UserError(f"{name} is an array of shape {image.shape}: {EXPECTED}{hint}")
+    elif not (isinstance(image, str | os.PathLike | bytes | bytearray | memoryview | Image.Image) or is_file(image)):
+        kind = "None" if image is None else f"of type {type(image).__name__}"
+        hint = "; several images are a list of them, or an iterator: iter(...)" if isinstance(image, Iterable) else ""
+        raise UserError(f"{name} is {kind}: {EXPECTED}{hint}")
+
+
+def check_channels(tensor: Any, name: str) -> None:
+    """Raises UserError if the channels of a tensor (..., C, H, W) are elsewhere, or might be."""
+    if tensor.shape[-3] not in CHANNELS or tensor.shape[-1] in CHANNELS:
+        shape = tuple(tensor.shape)
+        raise UserError(
+            f"{name} has the shape {shape}, in which C, of 1, 3 or 4 channels, is not the first of (C, H, W), or might "
+            "be the last: give tensor.movedim(-1, -3) if it is the last; or tensor.numpy(), of shape (H, W, C)"
+        )
+
+
+def read_pixels(image: Any, window: Window | None = None, name: str = "the image") -> Pixels:
+    """An image -> (H, W, 3) uint8 RGB, upright. A path may name a page of a TIFF, stack.tif#3.
+
+    Args:
+        image: As `ImageLike` says.
+        window: The values of more than 8 bits that become 0 and 255.
+        name: What messages call it, unless it is a path.
+
+    Raises:
+        UserError: It cannot be read, or its values are none of an image.
+    """
+    check_image(image, name)
+    if isinstance(image, str | os.PathLike):
+        return read_image(resolve_path(image), window)
+    if isinstance(image, bytes | bytearray | memoryview):
+        return rgb(open_image(Path(name), bytes(image)), name, window)
+    if is_file(image):
+        content = image.read()
+        if not isinstance(content, bytes) or not content:
+            why = "is at its end, or empty" if isinstance(content, bytes) else "gives text: open it with mode 'rb'"
+            raise UserError(f"{name}, a file, {why}")
+        return rgb(open_image(Path(name), content), name, window)
+    try:
+        return to_rgb(array_of(image) if is_tensor(image) else image, window)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
+
+
+def name_of(image: Any, number: int | None = None) -> str:
+    """What messages call an image: its file, or its number in a list or stream, whose first is 1."""
+    file = image
+    if isinstance(image, Image.Image):
+        file = getattr(image, "filename", "")
+    elif is_file(image):
+        file = getattr(image, "name", "")
+    if isinstance(file, str | os.PathLike) and str(file):
+        return str(file)
+    return "the image" if number is None else f"image {number}"
+
+
+def is_tensor(value: Any) -> bool:
+    """Whether it is a tensor of torch, which is not imported for this."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def is_file(value: Any) -> bool:
+    """Whether it is an open file, or reads like one."""
+    return callable(getattr(value, "read", None)) and not isinstance(value, type)
+
+
+def is_iterable(value: Any) -> bool:
+    """Whether it has several images, as a loader or a data set has: an iterable that is neither an image nor one of the
+    kinds that `list_images` knows."""
+    known = str | os.PathLike | bytes | bytearray | memoryview | Image.Image | np.ndarray | Mapping | list | tuple
+    return isinstance(value, Iterable) and not (isinstance(value, known) or is_file(value) or is_tensor(value))
+
+
+def array_of(tensor: Any) -> NDArray[Any]:
+    """A tensor (H, W) or (C, H, W) -> an array (H, W) or (H, W, C)."""
+    tensor = tensor.detach().cpu()
+    if tensor.is_floating_point():
+        tensor = tensor.float()  # NumPy has no bfloat16
+    array = tensor.numpy()
+    return array if array.ndim == 2 else array.transpose(1, 2, 0)
