@@ -21,13 +21,14 @@ def serve(
     weights: Path | None = None,
     max_mib: float = 32,
     max_megapixels: float = 100,
+    max_seconds: float = 60,
 ) -> None:
     """Serve a detector as a web service until it is stopped.
 
-    POST /detect   an image file as the body -> JSON: score, p_value, anomalous, threshold, size, regions;
+    POST /detect   an image file as the body, or in a form -> JSON: score, p_value, anomalous, threshold, size, regions;
                    with `Accept: image/png` the image beside its heatmap; ?category=NAME, ?picture for both in one
     GET /about     method, view, threshold, categories, limits
-    GET /health    {"status": "ok"}
+    GET /health    {"status": "ok"}; 503 where every thread hangs
     GET /          a page to drop images on
 
     Only this machine is served, unless --host names another address. Then the environment variable LIT_AD_TOKEN must
@@ -41,9 +42,11 @@ def serve(
         weights: The teacher's, if a checkpoint does not find them.
         max_mib: Of an image file.
         max_megapixels: Of an image.
+        max_seconds: Of a request, from the first byte of its image to the answer.
     """
     uvicorn = need("uvicorn", "serve")
     need("starlette", "serve")
+    need("python_multipart", "serve")
     from lit_ad.deploy.serve import Limits, service
 
     token = os.environ.get(TOKEN) or None
@@ -53,7 +56,7 @@ def serve(
     decision = detector.card.decision
     for line in [] if decision is None else [*(f"Warning: {each}" for each in decision.warnings()), *by_hand(decision)]:
         print(line)
-    app = service(detector, file.name, token, Limits(max_mib, max_megapixels))
+    app = service(detector, file.name, token, Limits(max_mib, max_megapixels, max_seconds))
     uvicorn.run(app, host=host, port=port, log_level="info", access_log=False, server_header=False)
 
 

@@ -4,10 +4,13 @@ Starlette and Uvicorn, which LitServe stands on as well. LitServe hands each req
 network runs in this process, for several images at a time that share the cores, so that none is copied between two.
 """
 
+import asyncio
 import base64
 import hmac
 import io
 import json
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.resources import files
@@ -15,30 +18,36 @@ from itertools import islice
 from typing import Any
 
 from anyio import CapacityLimiter, WouldBlock
-from anyio.to_thread import run_sync
 from PIL import Image
+from python_multipart.exceptions import FormParserError
 from starlette.applications import Starlette
+from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from lit_ad.detector.detector import CALLERS, Detection, Detector
+from lit_ad.detector.detector import Detection, Detector
 from lit_ad.detector.guarantee import summary
+from lit_ad.detector.stream import CALLERS
 from lit_ad.errors import NotFiniteError, UserError
 from lit_ad.image.limits import TooLarge, is_limit, read_within_limits
 from lit_ad.image.pixels import page_kinds
+from lit_ad.threads import Job, Workers, enter_stage
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")  # of pixels.EXTENSIONS; Pillow's other readers are not for strangers
+SEND = "send an image file as the body: curl --data-binary @part.png URL/detect; or curl -F image=@part.png URL/detect"
 WAITING = 256  # images in memory or before it; who comes then is asked to come again
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a request may bring."""
+    """What a request may bring, and how long it may take."""
 
     mib: float = 32
     megapixels: float = 100
+    seconds: float = 60  # from the first byte of the image to the answer
 
 
 def service(detector: Detector, name: str, token: str | None = None, limits: Limits = Limits()) -> Starlette:
@@ -48,9 +57,9 @@ def service(detector: Detector, name: str, token: str | None = None, limits: Lim
         detector: Its calls may come from several threads.
         name: Of its file, which /about tells.
         token: What `Authorization: Bearer TOKEN` must say. None: anyone is served.
-        limits: Of the images.
+        limits: Of the requests.
     """
-    threads, waiting = CapacityLimiter(CALLERS), CapacityLimiter(WAITING)
+    waiting, workers = CapacityLimiter(WAITING), Workers(CALLERS)
     shared = detector.shared
     page = files("lit_ad.deploy").joinpath("page.html").read_text()
 
@@ -63,6 +72,9 @@ def service(detector: Detector, name: str, token: str | None = None, limits: Lim
         return HTMLResponse(page)
 
     async def health(request: Request) -> Response:
+        hanging = workers.hanging(limits.seconds)
+        if len(hanging) == CALLERS:  # only a new process helps: a thread inside a library cannot be ended
+            return JSONResponse({"status": "hangs", "stages": hanging}, 503)
         return JSONResponse({"status": "ok"})
 
     async def about(request: Request) -> Response:
@@ -75,13 +87,22 @@ def service(detector: Detector, name: str, token: str | None = None, limits: Lim
             waiting.acquire_on_behalf_of_nowait(request)
         except WouldBlock as error:
             raise HTTPException(503, f"{WAITING} images are waiting: try again", {"Retry-After": "1"}) from error
+        stage = "receiving the image"
+        job: Job | None = None
         try:
-            body = await read(request, limits)
-            picture = "image/png" in request.headers.get("accept", "")
-            query = request.query_params
-            return await run_sync(
-                answer, shared, body, query.get("category"), picture, "picture" in query, limits, limiter=threads
-            )
+            async with asyncio.timeout(limits.seconds) as limit:
+                body, category = await read(request, limits)
+                picture, query = "image/png" in request.headers.get("accept", ""), request.query_params
+                category = query.get("category", category)
+                job = workers.submit(answer, shared, body, category, picture, "picture" in query, limits)
+                return await asyncio.wrap_future(job.future)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            stage, hanging = stage if job is None else job.stage, workers.hanging(limits.seconds)
+            text = f"there is no answer within {limits.seconds:g} s: the request is at {stage}"
+            text += f", while threads hang: {'; '.join(hanging)}" if hanging else ""
+            raise HTTPException(408 if job is None else 504, text) from error
         finally:
             waiting.release_on_behalf_of(request)
 
@@ -89,23 +110,62 @@ def service(detector: Detector, name: str, token: str | None = None, limits: Lim
         assert isinstance(error, HTTPException)
         return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
+    @asynccontextmanager
+    async def life(app: Starlette) -> AsyncIterator[None]:
+        yield
+        workers.close()
+
     routes = [Route("/", index), Route("/health", health), Route("/about", about)]
     return Starlette(
-        routes=[*routes, Route("/detect", detect, methods=["POST"])], exception_handlers={HTTPException: failed}
+        routes=[*routes, Route("/detect", detect, methods=["POST"])],
+        exception_handlers={HTTPException: failed},
+        lifespan=life,
     )
 
 
-async def read(request: Request, limits: Limits) -> bytes:
-    """The body. Raises HTTPException if it is too long, or none."""
-    most = int(limits.mib * 2**20)
-    body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > most:
-            raise HTTPException(413, f"the image has more than {limits.mib:g} MiB")
+async def read(request: Request, limits: Limits) -> tuple[bytes, str | None]:
+    """The image file of a request, which is its body or a file of its form, and the form's category.
+
+    Raises HTTPException if it is too long, or none.
+    """
+    if request.headers.get("content-type", "").startswith("multipart/form-data"):
+        return await read_form(request, limits)
+    body = b"".join([part async for part in limited(request, limits)])
     if not body:
-        raise HTTPException(400, "send an image file as the body: curl --data-binary @part.png URL/detect")
-    return bytes(body)
+        raise HTTPException(400, SEND)
+    return body, None
+
+
+async def read_form(request: Request, limits: Limits) -> tuple[bytes, str | None]:
+    """The one file of a form, of any name, and its field `category`, which may be missing."""
+    try:
+        form = await MultiPartParser(request.headers, limited(request, limits), max_files=2, max_fields=2).parse()
+    except (MultiPartException, FormParserError) as error:
+        raise HTTPException(400, f"the form cannot be read ({error}); {SEND}") from error
+    try:
+        images = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
+        fields = {name: value for name, value in form.multi_items() if isinstance(value, str)}
+        others = sorted(fields.keys() - {"category"})
+        if others:
+            raise HTTPException(400, f"the form has a field {others[0]!r}, where one file and `category` are expected")
+        if len(images) != 1:
+            raise HTTPException(400, f"the form has {len(images) or 'no'} files, where one image is expected; {SEND}")
+        content = await images[0].read()
+        if not content:
+            raise HTTPException(400, f"the form's file is empty; {SEND}")
+        return content, fields.get("category")
+    finally:
+        await form.close()
+
+
+async def limited(request: Request, limits: Limits) -> AsyncGenerator[bytes, None]:
+    """The body in parts. Raises HTTPException if it is too long."""
+    most, length = int(limits.mib * 2**20), 0
+    async for part in request.stream():
+        length += len(part)
+        if length > most:
+            raise HTTPException(413, f"the image has more than {limits.mib:g} MiB")
+        yield part
 
 
 def answer(
@@ -113,11 +173,13 @@ def answer(
 ) -> Response:
     """JSON of an image file, with a picture in it if wanted, or the picture alone as a PNG."""
     try:
+        enter_stage("decoding the image")
         found = detector(decoded(body, limits), category)
     except NotFiniteError as error:  # the detector's fault, and not the image's
         raise HTTPException(500, str(error)) from error
     except UserError as error:
         raise HTTPException(422, str(error)) from error
+    enter_stage("the verdict")
     if as_picture:
         return Response(png(found), media_type="image/png")
     told = as_json(found)

@@ -28,6 +28,7 @@ from PIL import Image
 
 from lit_ad.detector.decision import Decision
 from lit_ad.detector.detector import Detector
+from lit_ad.detector.stream import CALLERS
 from lit_ad.image.limits import MEGAPIXELS
 from lit_ad.image.view import View
 from lit_ad.methods.network import inference
@@ -140,6 +141,104 @@ def test_a_threshold_set_by_hand_decides_and_is_told(detector: Detector) -> None
             assert "set by hand: p-value at most" in about["decision"]["by_hand"][0]
 
 
+def form(*parts: tuple[str, str, bytes]) -> tuple[bytes, dict[str, str]]:
+    """A form's body and headers, of names, file names ("" of a text) and contents."""
+    body = b""
+    for name, file, content in parts:
+        about = f'form-data; name="{name}"' + (f'; filename="{file}"' if file else "")
+        body += f"--edge\r\nContent-Disposition: {about}\r\n\r\n".encode() + content + b"\r\n"
+    return body + b"--edge--\r\n", {"content-type": "multipart/form-data; boundary=edge"}
+
+
+def test_a_form_is_what_a_body_is(port: int) -> None:
+    expected = json.loads(ask(port, "/detect?category=bolt", file_of(image()))[1])
+    for parts, query in (
+        ([("image", "part.png", file_of(image()))], "?category=bolt"),
+        ([("category", "", b"bolt"), ("file", "x", file_of(image()))], ""),
+    ):
+        body, headers = form(*parts)
+        status, answer, _ = ask(port, f"/detect{query}", body, **headers)
+        assert (status, json.loads(answer)) == (200, expected)
+
+
+FILE = ("image", "part.png", b"x")
+FORMS = {
+    "nothing": (form(), 400, r"the form has no files, where one image is expected"),
+    "two files": (form(FILE, FILE), 400, r"the form has 2 files"),
+    "another field": (form(FILE, ("threshold", "", b"1")), 400, r"a field 'threshold', where one file and `category`"),
+    "an empty file": (form(("image", "part.png", b"")), 400, r"the form's file is empty; send an image file"),
+    "too many bytes": (form(("image", "part.png", bytes(600_000))), 413, r"more than 0.5 MiB"),
+    "no image": (form(FILE), 415, r"no image that is read here"),
+    "no boundary": (
+        (b"x", {"content-type": "multipart/form-data"}),
+        400,
+        r"the form cannot be read \(Missing",
+    ),
+    "no form": ((b"x", {"content-type": "multipart/form-data; boundary=edge"}), 400, r"the form"),
+}
+
+
+@pytest.mark.parametrize("what", FORMS)
+def test_forms_that_are_refused(port: int, what: str) -> None:
+    (body, headers), status, sentence = FORMS[what]
+    found = ask(port, "/detect", body, **headers)
+    assert found[0] == status
+    assert re.search(sentence, json.loads(found[1])["error"])
+
+
+def test_requests_that_hang_are_answered_and_told(detector: Detector) -> None:
+    gate = threading.Event()
+
+    def run(pixels: Any) -> Any:
+        gate.wait(60)
+        return detector.run(pixels)
+
+    hanging = Detector(run, detector.card)
+    with served(hanging, limits=Limits(seconds=0.5)) as port, ThreadPoolExecutor(CALLERS + 1) as clients:
+        assert ask(port, "/health")[0] == 200
+        answers = list(clients.map(lambda _: ask(port, "/detect", file_of(image())), range(CALLERS + 1)))
+        for status, body, _ in answers:
+            assert status == 504
+            assert re.match(
+                r"there is no answer within 0.5 s: the request is at (the network|waiting)", json.loads(body)["error"]
+            )
+        gate.set()
+        time.sleep(0.5)
+        assert ask(port, "/health")[0] == 200
+        assert ask(port, "/detect", file_of(image()))[0] == 200  # it goes on
+
+
+def test_a_service_whose_threads_all_hang_is_not_healthy(detector: Detector) -> None:
+    gate, first = threading.Event(), iter([True])
+
+    def run(pixels: Any) -> Any:
+        if not next(first, False):  # the first request is answered alone
+            gate.wait(60)
+        return detector.run(pixels)
+
+    with served(Detector(run, detector.card), limits=Limits(seconds=0.3)) as port:
+        assert ask(port, "/detect", file_of(image()))[0] == 200
+        with ThreadPoolExecutor(CALLERS) as clients:
+            list(clients.map(lambda _: ask(port, "/detect", file_of(image())), range(CALLERS)))
+        status, body, _ = ask(port, "/health")
+        assert (status, json.loads(body)) == (
+            503,
+            {"status": "hangs", "stages": ["the network, for the image,"] * CALLERS},
+        )
+        gate.set()
+
+
+def test_a_body_that_does_not_come_ends(detector: Detector) -> None:
+    with served(detector, limits=Limits(seconds=0.3)) as port:
+        connection = HTTPConnection("127.0.0.1", port, timeout=60)
+        connection.putrequest("POST", "/detect")
+        connection.putheader("content-length", "1000")
+        connection.endheaders(b"x")
+        response = connection.getresponse()
+        assert response.status == 408
+        assert "there is no answer within 0.3 s: the request is at receiving the image" in response.read().decode()
+
+
 def test_pictures(detector: Detector, port: int) -> None:
     expected = np.asarray(detector(image()).plot())
     status, body, headers = ask(port, "/detect", file_of(image()), accept="image/png")
@@ -210,7 +309,7 @@ def test_other_routes(port: int) -> None:
     about = json.loads(ask(port, "/about")[1])
     assert about["file"] == "model.onnx" and about["method"] == "STFPM"
     assert about["view"]["image_size"] == 64 and about["categories"] == ["bolt", "nut"]
-    assert about["limits"] == {"mib": 0.5, "megapixels": 0.1}
+    assert about["limits"] == {"mib": 0.5, "megapixels": 0.1, "seconds": 60}
     assert (
         not about["threshold_by_hand"]
         and about["threshold"] == about["decision"]["thresholds"][-1]["image"]["threshold"]
