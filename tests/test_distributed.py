@@ -261,7 +261,7 @@ for processes in (3, 2, 1):  # the last, since a process that has computed gradi
     best = ModelCheckpoint(run / "checkpoints", filename="best", monitor="val/loss")
     model = ReverseDistillation("resnet10t", (1, 2, 3), sys.argv[2], view=View(64))
     data = AnomalyDataModule(MVTec(home / "data"), model.view, num_workers=0, predict_path=home / "data/test/good")
-    quiet = dict(logger=False, enable_progress_bar=False, enable_model_summary=False)
+    quiet = dict(logger=False, enable_model_summary=False)
     trainer = L.Trainer(
         accelerator="cpu", devices=processes, strategy="ddp_fork" if processes > 1 else "auto", precision="64-true",
         max_epochs=1, default_root_dir=run, callbacks=[Calibration(), Evaluation(sinks=[Predictions()]), best], **quiet

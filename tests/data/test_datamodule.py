@@ -434,7 +434,7 @@ class Watcher(L.LightningModule):
 
 
 if __name__ == "__main__":
-    options = dict(logger=False, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False)
+    options = dict(logger=False, enable_model_summary=False, enable_checkpointing=False)
     options |= dict(max_epochs=1, accelerator="cpu", devices=2, strategy="ddp", num_sanity_val_steps=0)
     trainer, model = L.Trainer(**options), Watcher()
     data, said = AnomalyDataModule(MVTec(sys.argv[1]), View(16), batch_size=2, val_fraction=0.3), ""

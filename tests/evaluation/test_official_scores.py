@@ -214,7 +214,7 @@ SCRIPT = """
         model = Brightness()
         model.decision = Decision({"": [0.5]}, {"": [0.6]}, {"": [0.4]})
         data = AnomalyDataModule(kind(Path(root)), model.view, num_workers=0)
-        quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+        quiet = {"logger": False, "enable_model_summary": False}
         processes = {"accelerator": "cpu", "devices": 2, "strategy": "ddp"}
         places = {"default_root_dir": Path(sys.argv[4], home), "callbacks": [Evaluation()]}
         L.Trainer(**places, **processes, **quiet).test(model, data, verbose=False)

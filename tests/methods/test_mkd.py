@@ -458,7 +458,9 @@ class Batches(Dataset):
 class Compare(L.Callback):  # runs in the processes, as the Trainer does
     def on_test_batch_end(self, trainer, module, outputs, batch, batch_idx):
         single = module.eval()(pixels[2 * batch_idx + trainer.global_rank])
-        torch.testing.assert_close(outputs, single)
+        maps = torch.stack([torch.from_numpy(judgement.seen) for judgement in outputs])[:, None]
+        torch.testing.assert_close(maps, single.anomaly_map)
+        torch.testing.assert_close(torch.tensor([judgement.score for judgement in outputs]), single.score)
         Path(sys.argv[3], f"equal {trainer.global_rank} {batch_idx}").touch()
     def on_fit_end(self, trainer, module):
         weights = torch.cat([p.detach().flatten() for p in module.student.parameters()])
@@ -469,7 +471,7 @@ torch.manual_seed(0)
 model = MKD("resnet10t", (1,), sys.argv[1], saliency=sys.argv[2], copies=2)
 data = DataLoader(Batches(), batch_size=None)
 trainer = L.Trainer(accelerator="cpu", devices=2, strategy="ddp_fork", max_epochs=1, logger=False,
-    enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, default_root_dir=sys.argv[3],
+    enable_model_summary=False, enable_checkpointing=False, default_root_dir=sys.argv[3],
     callbacks=[Compare()])
 trainer.fit(model, data, data)
 trainer.test(model, data, verbose=False)
