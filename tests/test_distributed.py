@@ -139,6 +139,45 @@ def test_processes_with_all_that_a_user_has_by_default_end(
     assert len(board.Scalars("train/loss_epoch")) == len(board.Scalars("train/images_per_second")) == 3
 
 
+REQUEUE = """
+import os, signal
+import lightning as L
+
+class Requeue(L.Callback):
+    def on_train_batch_end(self, trainer, model, outputs, batch, index):
+        if trainer.global_step == 2 and trainer.global_rank == 1:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    def on_test_batch_start(self, trainer, model, batch, index, loader=0):
+        if index == trainer.global_rank == 0:
+            os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+@pytest.mark.slow
+def test_slurms_signal_requeues_from_one_place(images: Path, resnet_file: Path, tmp_path: Path) -> None:
+    """Within an epoch all save together; within the test, where each may stand elsewhere, nobody saves."""
+    (tmp_path / "requeue.py").write_text(REQUEUE)
+    (tmp_path / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
+    (tmp_path / "scontrol").chmod(0o755)
+    (tmp_path / "more.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [{"class_path": "requeue.Requeue"}]}}))
+    arguments = [
+        *("fit", "--config", ROOT / "configs/stfpm.yaml", "--config", tmp_path / "more.yaml"),
+        *("--model.backbone", "resnet10t", "--model.weights", resnet_file, "--model.view.image_size", 64),
+        *("--data.source.root", images, "--data.batch_size", 1, "--trainer.max_epochs", 1),
+        *("--trainer.accelerator", "cpu", "--trainer.default_root_dir", tmp_path / "run"),
+    ]
+    commands, environment = commands_of("srun", 2, [*map(str, arguments)])
+    environment |= {
+        "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}",
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+    }
+    launch(commands, **environment)
+    assert (tmp_path / "asked").read_text() == "requeue 17\n" * 2
+    assert [path.name for path in (tmp_path / "run").glob("hpc_ckpt_*")] == ["hpc_ckpt_1.ckpt"]
+    assert (tmp_path / "run/metrics.json").is_file()
+
+
 RAISES = """
 import lightning as L
 from lit_ad.errors import UserError

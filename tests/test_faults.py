@@ -262,6 +262,31 @@ def test_two_processes_end_together(
     assert torch.load(last, weights_only=True)["global_step"] > 0
 
 
+@pytest.mark.slow
+def test_ctrl_c_in_a_terminal_ends_two_processes_together(images: Path, resnet_file: Path, tmp_path: Path) -> None:
+    """All processes of the terminal get it."""
+    more = ("--trainer.devices", 2, "--trainer.max_epochs", 1000, "--trainer.enable_progress_bar", "true")
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            command(images, resnet_file, tmp_path, *more),
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+    last = tmp_path / "checkpoints/last.ckpt"
+    try:
+        wait_for(last.exists, process)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(120) == 128 + signal.SIGINT
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    said = (tmp_path / "log").read_text()
+    assert f"Stopped by Ctrl-C. To go on: --ckpt_path {last}" in said and "Traceback" not in said
+
+
 def test_a_second_fit_is_kept_out_until_the_first_is_dead(images: Path, resnet_file: Path, tmp_path: Path) -> None:
     """Even with --overwrite. What the dead one has left keeps out no other command."""
     run, last = tmp_path / "run", tmp_path / "run/checkpoints/last.ckpt"
