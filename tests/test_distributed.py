@@ -1,5 +1,6 @@
 """Several processes through the CLI: the same numbers as one, and one set of files."""
 
+import ast
 import csv
 import json
 import math
@@ -427,6 +428,13 @@ def test_two_nodes_leave_one_run_and_one_cache(trained: Path) -> None:
         files = [sorted(path.name for path in (trained / n / method).rglob("*") if path.is_file()) for n in "12"]
         assert files[0] == files[1]
     assert len([path for path in (trained / "cache").iterdir() if path.is_dir()]) == 2  # of training and validation
+
+
+def test_nothing_is_reduced_when_it_is_first_read() -> None:
+    """The progress bar reads it on the first process alone."""
+    for path in (ROOT / "lit_ad").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            assert not (isinstance(node, ast.keyword) and node.arg == "sync_dist"), f"{path}: use SharedMean"
 
 
 def test_a_shared_mean_is_of_one_process_where_there_is_one() -> None:
