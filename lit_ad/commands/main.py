@@ -84,6 +84,7 @@ EXPECTED_WARNINGS = (  # of things that are as they should be
     r"It is recommended to use `self.log\('(test/|system/|train/images_per_second|train/lr)",
     "Using `DistributedSampler` with the dataloaders",
     "Checkpoint directory .* exists and is not empty",  # a run that goes on
+    "You're using the WeightAveraging callback",  # no method is sharded, and a test needs no state of it
     r"Image size \(\d+ pixels\) exceeds limit",  # Pillow's; the limit that counts is in image/limits.py
 )
 ADVERTISEMENTS = ("💡 Tip", "TPU available", "HPU available")

@@ -15,6 +15,8 @@ from lit_ad.machine import peak_memory
 class TrainingSpeed(L.Callback):
     """Log images per second, learning rate, memory and cores at the end of each epoch."""
 
+    logged = ("train/images_per_second", "train/lr", "system/cpu_cores", "system/peak_memory_gib")  # on any machine
+
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         self.images, self.started, self.worked = 0, time.perf_counter(), time.process_time()
         self.ended = self.started

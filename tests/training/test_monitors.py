@@ -12,6 +12,7 @@ from lit_ad.data import AnomalyDataModule, MVTec
 from lit_ad.errors import UserError
 from lit_ad.training import Calibration
 from lit_ad.training.monitors import MonitorCheck
+from lit_ad.training.speed import TrainingSpeed
 
 
 class Steps(L.Callback):
@@ -84,6 +85,15 @@ def test_a_schedule_of_the_learning_rate_too(fit: Any) -> None:
     with pytest.raises(UserError, match=r"looks at val/loss every 1 epochs, .*: return a frequency of 2"):
         fit(monitor="val/loss", max_epochs=2, check_val_every_n_epoch=2)
     assert fit(monitor="val/loss", frequency=2, max_epochs=2, check_val_every_n_epoch=2) == 2
+
+
+def test_what_is_said_to_be_logged_is_logged(parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any) -> None:
+    model, speed = brightness(), TrainingSpeed()
+    data = AnomalyDataModule(MVTec(parts / "nut"), model.view, batch_size=8, num_workers=0)
+    trainer = quiet_trainer(tmp_path, Calibration(0.4), speed)
+    trainer.fit(model, data)
+    gpu = {name for name in trainer.callback_metrics if "gpu" in name}
+    assert {*model.logged, *speed.logged} == {*trainer.callback_metrics} - gpu
 
 
 @pytest.mark.parametrize("name", ["val/loss", "train/loss_step", "train/loss_epoch", "train/loss", "val/own"])
