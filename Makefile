@@ -42,7 +42,7 @@ check: $(READY)  ## format, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest tests/test_imports.py
+	$(BIN)/pytest tests/test_imports.py tests/test_encodings.py
 
 format: $(READY)  ## put the code in order
 	$(BIN)/ruff format .

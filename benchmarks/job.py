@@ -58,11 +58,11 @@ def folder(root: Path, home: Path) -> Path:
 def timed(command: list[str | Path], log: Path) -> tuple[float, float]:
     """Seconds, and the highest memory in GiB of the process itself."""
     start = time.perf_counter()
-    with log.open("w") as out:
+    with log.open("w", encoding="utf-8") as out:
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, cwd=log.parent)
         _, status, usage = os.wait4(process.pid, 0)
     if status:
-        sys.exit(f"{command[0]} failed:\n{log.read_text()[-3000:]}")
+        sys.exit(f"{command[0]} failed:\n{log.read_text(encoding='utf-8')[-3000:]}")
     return time.perf_counter() - start, usage.ru_maxrss / 2**20
 
 

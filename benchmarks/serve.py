@@ -48,7 +48,7 @@ def client(port: int, number: int) -> list[tuple[float, int, bool]]:
     return found
 
 
-with tempfile.TemporaryFile("w+") as log:
+with tempfile.TemporaryFile("w+", encoding="utf-8") as log:
     command = [sys.executable, "-m", "lit_ad", "serve", str(options.detector), "--port", "0"]
     server = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
     try:

@@ -1,8 +1,15 @@
-"""Paths as users give them, files written whole or not at all, a run's directory, and where caches are kept."""
+"""Paths as users give them, files written whole or not at all, a run's directory, and where caches are kept.
+
+A file name is any bytes. Python has those that are not UTF-8 as the characters U+DC80 to U+DCFF (PEP 383), which no
+UTF-8 text may hold. So tables (CSV) have the bytes of the name, JSON has these characters as escapes, and both are read
+back as the same name. Pages, pictures, dashboards and the console have `printable` names, for people.
+"""
 
 import argparse
 import math
 import os
+import re
+import secrets
 import tempfile
 import warnings
 from collections import deque
@@ -10,10 +17,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from lit_ad.errors import UserError
 from lit_ad.threads import Pool
+
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def resolve_path(path: str | os.PathLike[str], folder: Path = Path()) -> Path:
@@ -25,7 +34,7 @@ def resolve_path(path: str | os.PathLike[str], folder: Path = Path()) -> Path:
     Raises:
         UserError: There is no home directory for `~`.
     """
-    given = Path(path)
+    given = Path(file_name(os.fspath(path)))
     try:
         given = given.expanduser()
     except RuntimeError as error:
@@ -57,6 +66,43 @@ def resolve_paths(value: Any) -> Any:
     return value
 
 
+def file_name(text: str) -> str:
+    """A file's name in a UTF-8 text, as the system's functions take it: another one where the locale is not UTF-8."""
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        with suppress(UnicodeEncodeError):  # no name of a file: who opens it says so
+            return os.fsdecode(text.encode("utf-8", "surrogateescape"))
+    return text
+
+
+def escape_bytes(text: str) -> str:
+    """The text as Unicode, with `\\xNN` for each byte in it that is not UTF-8."""
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # of a file name of Windows, which may have a half of a pair of surrogates
+        return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def printable(name: str) -> str:
+    """A file's name in one line of Unicode, without control characters."""
+    return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), escape_bytes(name))
+
+
+def map_texts(function: Callable[[str], str], values: Any) -> Any:
+    """The values, as JSON has them, with the function's result for each text in them, keys included."""
+    if isinstance(values, str):
+        return function(values)
+    if isinstance(values, dict):
+        return {map_texts(function, key): map_texts(function, value) for key, value in values.items()}
+    return [map_texts(function, value) for value in values] if isinstance(values, list | tuple) else values
+
+
+def open_table(path: Path) -> TextIO:
+    """Open a CSV file to write to, with any names of files in it."""
+    return path.open("w", newline="", encoding="utf-8", errors="surrogateescape")
+
+
 @contextmanager
 def new_folder(folder: Path) -> Iterator[None]:
     """A folder, made with those above it where they are not there. Where the block fails, what was made goes again."""
@@ -78,7 +124,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
     Raises:
         UserError: It cannot be written; the message has the path.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Short, since a name may be as long as a file system allows. Other machines may have a process of this number.
+    temporary = path.with_name(f".{os.getpid()}.{secrets.token_hex(6)}.tmp")
     try:
         with new_folder(path.parent):
             try:

@@ -25,7 +25,7 @@ def group_limits(of_process: Path, root: Path) -> list[int]:
         root: Where the groups are. A container may see its own one as the root.
     """
     limits = []
-    lines = of_process.read_text().splitlines() if of_process.is_file() else []
+    lines = of_process.read_text(encoding="utf-8").splitlines() if of_process.is_file() else []
     for number, controllers, group in (line.split(":", 2) for line in lines):
         if number != "0" and "memory" not in controllers.split(","):
             continue
@@ -33,7 +33,7 @@ def group_limits(of_process: Path, root: Path) -> list[int]:
         own = top / group.lstrip("/")
         for folder in (own, *(parent for parent in own.parents if parent.is_relative_to(top))):
             with suppress(OSError, ValueError):  # a root has no file; "max" is no limit
-                limits.append(int((folder / name).read_text()))
+                limits.append(int((folder / name).read_text(encoding="utf-8")))
     return limits
 
 
@@ -41,7 +41,7 @@ def peak_memory() -> int | None:
     """Bytes of RAM that this process had at most in its life so far, where the system tells."""
     status = Path("/proc/self/status")
     if status.is_file():  # Linux, whose getrusage counts the process that started this one too
-        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        (line,) = (line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) * 1024
     if sys.platform == "win32":
         return None

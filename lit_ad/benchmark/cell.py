@@ -35,7 +35,7 @@ def die_with_parent(parent: int) -> None:
 def start_cost(home: Path) -> dict[str, Any]:
     """Return the cost record at the start of an attempt. A killed attempt counts until its last checkpoint."""
     record, last = home / "cost.json", home / "checkpoints" / "last.ckpt"
-    cost = json.loads(record.read_text()) if record.is_file() else {"seconds": 0.0, "attempts": 0}
+    cost = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {"seconds": 0.0, "attempts": 0}
     if cost.get("began") is not None and last.is_file():
         cost["seconds"] += max(0.0, last.stat().st_mtime - cost["began"])
     return {"seconds": cost["seconds"], "attempts": cost["attempts"] + 1, "began": time.time()}
@@ -59,12 +59,12 @@ def finish_cost(cost: dict[str, Any], finished: bool) -> dict[str, Any]:
 def is_finished(home: Path) -> bool:
     """Whether a cell's process came to its end: metrics.json alone may be of one that died as it wrote the rest."""
     record = home / "cost.json"
-    return record.is_file() and bool(json.loads(record.read_text()).get("finished"))
+    return record.is_file() and bool(json.loads(record.read_text(encoding="utf-8")).get("finished"))
 
 
 def save(home: Path, cost: dict[str, Any]) -> None:
     with atomic_write(home / "cost.json") as temporary:
-        temporary.write_text(json.dumps(cost, indent=1) + "\n")
+        temporary.write_text(json.dumps(cost, indent=1) + "\n", encoding="utf-8")
 
 
 def main() -> None:

@@ -68,7 +68,7 @@ def make_cell(
     output: Path, method: str, spec: MethodSpec, task: str, source: dict[str, Any], seed: int, budget: Budget
 ) -> Cell:
     """Write a cell's HOME/cell.yaml. Raises UserError if its directory holds results of other settings."""
-    config = yaml.safe_load(spec.config.read_text())
+    config = yaml.safe_load(spec.config.read_text(encoding="utf-8"))
     data, trainer = config.setdefault("data", {}), config.setdefault("trainer", {})
     data["source"], config["seed_everything"] = source, seed
     trainer["enable_progress_bar"] = False
@@ -85,7 +85,7 @@ def make_cell(
     cell = Cell(output / method / task / f"seed-{seed}", method, task, seed, spec.arguments)
     asked, record = {"arguments": spec.arguments, "config": config}, cell.home / "asked.json"
     if record.is_file():
-        earlier = json.loads(record.read_text())
+        earlier = json.loads(record.read_text(encoding="utf-8"))
         if earlier != json.loads(json.dumps(asked)):
             raise UserError(
                 f"{cell.home} holds a run of other settings than {spec.config} and the benchmark ask for now: give "
@@ -94,7 +94,7 @@ def make_cell(
         return cell
     for name, text in (("cell.yaml", yaml.safe_dump(config, sort_keys=False)), ("asked.json", json.dumps(asked))):
         with atomic_write(cell.home / name) as temporary:
-            temporary.write_text(text)
+            temporary.write_text(text, encoding="utf-8")
     return cell
 
 

@@ -89,10 +89,10 @@ def record_failure(cell: Cell, code: int) -> None:
     """Write down why a cell died, if it did. One that another process has, or that was asked to stop, did not."""
     if cell.finished or code in (BUSY, 128 + signal.SIGTERM, -signal.SIGTERM):
         return
-    lines = (cell.home / "log.txt").read_text(errors="replace").strip().splitlines()
+    lines = (cell.home / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
     last = lines[-1].strip() if lines else "nothing printed"
     with atomic_write(cell.home / "died.txt") as temporary:
-        temporary.write_text(f"exit code {code}: {last}\n")
+        temporary.write_text(f"exit code {code}: {last}\n", encoding="utf-8")
 
 
 def write_tables_locked(cells: list[Cell], output: Path, metrics: list[str], published: dict[str, Published]) -> None:

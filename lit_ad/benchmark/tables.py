@@ -19,7 +19,7 @@ from tabulate import tabulate
 from lit_ad.benchmark.cell import is_finished
 from lit_ad.benchmark.statistics import Comparison, auroc_interval, compare
 from lit_ad.evaluation.results import MEAN, POOLED, Results, Row, without_nan
-from lit_ad.files import atomic_write
+from lit_ad.files import atomic_write, open_table
 
 Published = dict[str, Any]  # source: who says so, mean: {metric: value}, TASK: {metric: value}
 FINISHED = "finished"
@@ -50,14 +50,14 @@ class Cell:
         if self.finished:
             return FINISHED
         with suppress(FileNotFoundError):  # of most; or another process begins it again just now
-            return f"died, {(self.home / 'died.txt').read_text().strip()} (see {self.home / 'log.txt'})"
+            return f"died, {(self.home / 'died.txt').read_text(encoding='utf-8').strip()} (see {self.home / 'log.txt'})"
         if (self.home / "checkpoints" / "last.ckpt").is_file():
             return "begun, not finished"
         return "not finished" if (self.home / "log.txt").is_file() else "not begun"
 
     def cost(self) -> dict[str, Any]:
         """What it took, once it is finished."""
-        return json.loads((self.home / "cost.json").read_text())
+        return json.loads((self.home / "cost.json").read_text(encoding="utf-8"))
 
 
 @dataclass
@@ -107,8 +107,8 @@ def write_tables(cells: list[Cell], output: Path, metrics: list[str], published:
         "missing": missing,
     }
     with atomic_write(output / "results.json") as temporary:
-        temporary.write_text(json.dumps(without_nan(report), indent=1, allow_nan=False) + "\n")
-    with atomic_write(output / "results.csv") as temporary, temporary.open("w", newline="") as file:
+        temporary.write_text(json.dumps(without_nan(report), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    with atomic_write(output / "results.csv") as temporary, open_table(temporary) as file:
         table = csv.writer(file)
         table.writerow(["method", "task", "seed", "state", *COST, *known])
         for cell in cells:
@@ -117,9 +117,13 @@ def write_tables(cells: list[Cell], output: Path, metrics: list[str], published:
             took = [cost.get(key) if cost.get(key) is not None else "" for key in COST]
             table.writerow([cell.method, cell.task, cell.seed, states[cell.name], *took, *numbers])
     with atomic_write(output / "results.md") as temporary:
-        temporary.write_text(markdown(cells, summary, comparisons, published, costs, missing))
+        temporary.write_text(
+            markdown(cells, summary, comparisons, published, costs, missing),
+            encoding="utf-8",
+            errors="backslashreplace",
+        )
     with atomic_write(output / "results.tex") as temporary:
-        temporary.write_text(latex(cells, summary, published))
+        temporary.write_text(latex(cells, summary, published), encoding="utf-8", errors="backslashreplace")
 
 
 def row_of(result: Results) -> Row:

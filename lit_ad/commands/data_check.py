@@ -51,7 +51,7 @@ def data_check(
 def configured_source(config: Path) -> tuple[Source, str]:
     """Return the source of a config file, and a line about it. Raises UserError if it has none."""
     try:
-        described = yaml.safe_load(config.read_text())["data"]["source"]
+        described = yaml.safe_load(config.read_text(encoding="utf-8"))["data"]["source"]
     except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
         raise UserError(f"{config} has no data.source to check ({type(error).__name__}: {error})") from error
     source, _ = make_source(described, f"data.source of {config}")

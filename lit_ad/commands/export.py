@@ -92,8 +92,9 @@ def export(
             exported = Detector(exported.run, card)
         if precision == "int8" and splits.test:
             report["auroc"] = aurocs(exported, checkpoint, splits.test)
-        file.with_name(f"{name}.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
-        Path(scratch, "example.py").write_text(example(file, card))
+        text = json.dumps(report, indent=2, allow_nan=False) + "\n"
+        file.with_name(f"{name}.json").write_text(text, encoding="utf-8")
+        Path(scratch, "example.py").write_text(example(file, card), encoding="utf-8")
         for written in sorted(Path(scratch).iterdir(), key=lambda path: path.suffix == SUFFIX[format]):  # it comes last
             written.replace(folder / written.name)
     print(f"{folder / name}, and beside it {name}.json and example.py")
@@ -119,7 +120,7 @@ def with_own_decision(exported: Detector, held_out: list[Sample], file: Path) ->
 
 def splits_of(config: Path) -> Splits:
     """List the images of a run. Raises UserError if they are gone."""
-    data = yaml.safe_load(config.read_text())["data"]
+    data = yaml.safe_load(config.read_text(encoding="utf-8"))["data"]
     source, _ = make_source(data["source"], f"data.source of {config}")
     try:
         return list_splits(source, data["val_fraction"], data["split_seed"])

@@ -1,5 +1,7 @@
 """The console scripts `lit-ad` and `lightning`: the table of commands, and which of them is run."""
 
+import codecs
+import locale
 import logging
 import os
 import signal
@@ -7,12 +9,14 @@ import sys
 import warnings
 from collections.abc import Iterable
 from difflib import get_close_matches
+from io import TextIOWrapper
 from pathlib import Path
 from typing import NamedTuple
 
 from lit_ad import __version__
 from lit_ad.commands.lazy_import import import_function
 from lit_ad.errors import UserError
+from lit_ad.files import escape_bytes
 
 
 class Command(NamedTuple):
@@ -91,7 +95,12 @@ ADVERTISEMENTS = ("💡 Tip", "TPU available", "HPU available")
 
 
 def main() -> None:
+    use_utf8()
     arguments = sys.argv[1:]
+    codecs.register_error("lit_ad.escape", escape)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # and not what a test or a notebook has in its place
+            stream.reconfigure(errors="lit_ad.escape")
     if arguments == ["--version"]:
         return print(f"lit-ad {__version__}")
     if arguments in ([], ["-h"], ["--help"], ["help"]):
@@ -112,6 +121,23 @@ def main() -> None:
         if said is None:
             raise
         sys.exit(f"lit-ad: {said}")
+
+
+def escape(error: UnicodeError) -> tuple[str, int]:
+    """What the console shows of characters that its encoding has not, and of bytes in a file's name: escapes."""
+    assert isinstance(error, UnicodeEncodeError)
+    text = escape_bytes(error.object[error.start : error.end])
+    return text.encode("ascii", "backslashreplace").decode("ascii"), error.end
+
+
+def use_utf8() -> None:
+    """Start this program again in Python's UTF-8 mode (PEP 540) where the locale has another encoding, in which
+    libraries would read and write text files, such as configurations."""
+    utf8 = sys.flags.utf8_mode or locale.getencoding().lower() in ("utf-8", "utf8")
+    started_by_us = sys.orig_argv[len(sys.orig_argv) - len(sys.argv) + 1 :] == sys.argv[1:]  # and not by a test
+    if os.name == "posix" and not utf8 and started_by_us and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"  # for the processes that it starts, too
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def run(words: list[str]) -> None:

@@ -9,6 +9,7 @@ from docstring_parser import parse
 from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter
 
 from lit_ad.files import resolve_paths
+from lit_ad.lightning_cli.jsonargparse_workarounds import allow_file_names
 
 
 def call(function: Callable[..., None], prog: str, words: Sequence[str], config_file: bool = False) -> None:
@@ -29,6 +30,7 @@ def call(function: Callable[..., None], prog: str, words: Sequence[str], config_
     if any(parameter.kind is Parameter.VAR_POSITIONAL for parameter in parameters) and "--" in words:
         end = words.index("--")
         words, passed = words[:end], words[end + 1 :]
+    allow_file_names()
     parser = make_parser(function, prog, config_file)
     values = vars(parser.instantiate_classes(resolve_paths(parser.parse_args(words))))
     positional = [values[parameter.name] for parameter in parameters if parameter.kind is Parameter.POSITIONAL_ONLY]

@@ -42,7 +42,8 @@ def speed(
             done = subprocess.run(
                 [sys.executable, "-c", f"from lit_ad.deploy.speed import measure; measure(*{task!r})"],
                 capture_output=True,
-                text=True,
+                encoding="utf-8",
+                errors="replace",
                 check=False,
             )
             if done.returncode:

@@ -109,7 +109,7 @@ class AnomalyDataModule(L.LightningDataModule):
         self.augment = Augment(augment) if augment else None
         self.train_tiles = train_tiles
         self.cache_images, self.num_workers = cache_images, num_workers
-        self.unrelated, self.inspect = unrelated, inspect
+        self.unrelated, self.inspect = None if unrelated is None else resolve_path(unrelated), inspect
         if view.size is not None:
             self._check_memory(view.size)
         self._datasets: dict[str, AnomalyDataset] = {}

@@ -32,6 +32,7 @@ from lit_ad.detector.detector import Detection, Detector
 from lit_ad.detector.guarantee import summary
 from lit_ad.detector.stream import CALLERS
 from lit_ad.errors import NotFiniteError, UserError
+from lit_ad.files import printable
 from lit_ad.image.limits import TooLarge, is_limit, read_within_limits
 from lit_ad.image.pixels import page_kinds
 from lit_ad.threads import Job, Workers, enter_stage
@@ -61,7 +62,7 @@ def service(detector: Detector, name: str, token: str | None = None, limits: Lim
     """
     waiting, workers = CapacityLimiter(WAITING), Workers(CALLERS)
     shared = detector.shared
-    page = files("lit_ad.deploy").joinpath("page.html").read_text()
+    page = files("lit_ad.deploy").joinpath("page.html").read_text(encoding="utf-8")
 
     def admitted(request: Request) -> None:
         given = request.headers.get("authorization", "")
@@ -79,7 +80,7 @@ def service(detector: Detector, name: str, token: str | None = None, limits: Lim
 
     async def about(request: Request) -> Response:
         admitted(request)
-        return JSONResponse({"file": name, **description(detector), "limits": vars(limits)})
+        return JSONResponse({"file": printable(name), **description(detector), "limits": vars(limits)})
 
     async def detect(request: Request) -> Response:
         admitted(request)

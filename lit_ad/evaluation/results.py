@@ -3,23 +3,18 @@
 import csv
 import json
 import math
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tabulate import tabulate
 
 from lit_ad.errors import UserError
-from lit_ad.files import atomic_write
-from lit_ad.image.pixels import split_page
-
-if TYPE_CHECKING:
-    from lit_ad.batch import Sample  # which brings torch, and a report reads results without
+from lit_ad.files import atomic_write, open_table, printable
 
 Row = dict[str, float]
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # points: false positive rate, and what is gained
@@ -80,7 +75,7 @@ class Official:
         titles = [key for name in self.headline for key in self.last() if is_of(key, name)]
         lines = [["", *titles]]
         for row, values in self.rows.items():
-            lines.append([row, *("" if math.isnan(values[key]) else f"{values[key]:.4f}" for key in titles)])
+            lines.append([printable(row), *("" if math.isnan(values[key]) else f"{values[key]:.4f}" for key in titles)])
         said = [f"{name}: {self.metrics[name]}" for name in self.headline] if self.rows else []
         return "\n".join(
             [f"By the rules of {self.name}:", *([align_columns(lines)] if self.rows else []), *said, *self.remarks]
@@ -129,7 +124,7 @@ class Results:
         names = [*COLUMNS, *([SAMPLE_AUROC] if several else []), *VERDICTS]
         lines = [["", *names]]
         for row, values in self.rows.items():
-            cells = [row]
+            cells = [printable(row)]
             for name in names:
                 cell = shown(values, name)
                 if not cell:
@@ -174,13 +169,13 @@ class Results:
         if self.official is not None:
             values["official"] = asdict(self.official)
         with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(without_nan(values), indent=1, allow_nan=False) + "\n")
+            temporary.write_text(json.dumps(without_nan(values), indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> "Results":
         """The inverse of `save`. Raises UserError if the file is not one of these."""
         try:
-            values = json.loads(path.read_text())
+            values = json.loads(path.read_text(encoding="utf-8"))
             rows = rows_with_nan(values["rows"])
             official = values.get("official")
             if official is not None:
@@ -203,7 +198,7 @@ class Results:
 
     def save_scores(self, path: Path) -> None:
         """Write a CSV table of the images, numbers with 6 significant digits. Raises UserError if that fails."""
-        with atomic_write(path) as temporary, temporary.open("w", newline="") as file:
+        with atomic_write(path) as temporary, open_table(temporary) as file:
             writer = csv.writer(file)
             writer.writerow(["path", "category", "defect", "label", "score", "p_value", "verdict", "threshold"])
             for image in self.images:
@@ -299,41 +294,6 @@ def ratio(part: float, whole: float) -> float:
 def six_digits(value: float | None) -> str:
     """As files have it: 6 significant digits are float32's; "" of nothing."""
     return "" if value is None else f"{value:.6g}"
-
-
-def picture_names(samples: "Sequence[Sample]") -> dict[str, str]:
-    """What the picture of each image is called, without suffix, by the image's path. Given all samples of a split, all
-    processes find the same names, and no two images share one.
-
-    A labelled image's is CATEGORY/FOLDER/NAME, where its folder is named after the defect type, "good", or a class; an
-    image to predict has all of its folders below the one given. Where two images of a category would share a name,
-    those of all its images have as many folders as it takes to tell them apart, or the file's suffix.
-    """
-    categories: dict[str, list[Sample]] = defaultdict(list)
-    for sample in samples:
-        below = sample.category if sample.label >= 0 else Path(sample.category, sample.defect).as_posix()
-        categories[below].append(sample)
-    names: dict[str, str] = {}
-    for category, mine in categories.items():
-        paths = [sample.image for sample in mine]
-        folders = [path.relative_to(path.anchor).parent.parts for path in paths]
-        least = int(any(sample.label >= 0 for sample in mine))
-        depths = range(least, max(least, *map(len, folders)) + 1)
-        for whole, depth in ((whole, depth) for whole in (False, True) for depth in depths):
-            found = [
-                Path(category, *parts[max(0, len(parts) - depth) :], path.name if whole else stem(path)).as_posix()
-                for path, parts in zip(paths, folders, strict=True)
-            ]
-            if len({name.lower() for name in found}) == len(found):  # some file systems have one case only
-                break
-        names |= dict(zip(map(str, paths), found, strict=True))
-    return names
-
-
-def stem(path: Path) -> str:
-    """An image's name without suffix; of a page, with its number."""
-    file, page = split_page(path)
-    return file.stem if page is None else f"{file.stem}#{page}"
 
 
 def without_nan(value: Any) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from lit_ad.errors import UserError
+from lit_ad.files import file_name
 from lit_ad.image.pixels import split_page
 
 KEY_LENGTH = 24  # hexadecimal digits of a SHA-256
@@ -69,7 +70,7 @@ def is_being_written(store: Path) -> bool:
 def read_about(store: Path) -> dict[str, Any]:
     """What a store's about.json says; an empty dict if it cannot be read."""
     try:
-        about = json.loads(about_file(store).read_text())
+        about = json.loads(about_file(store).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return about if isinstance(about, dict) else {}
@@ -78,7 +79,7 @@ def read_about(store: Path) -> dict[str, Any]:
 def is_changed(image: str, size: int, modified: int) -> bool:
     """Whether an image file is gone, or has another size (bytes) or time of modification (ns) than a store says."""
     try:
-        now = split_page(Path(image))[0].stat()
+        now = split_page(Path(file_name(image)))[0].stat()
     except OSError:
         return True
     return (now.st_size, now.st_mtime_ns) != (size, modified)

@@ -36,7 +36,7 @@ class FeatureStore:
     """
 
     def __init__(self, folder: Path) -> None:
-        about = json.loads(about_file(folder).read_text())
+        about = json.loads(about_file(folder).read_text(encoding="utf-8"))
         self.folder, self.count = folder, int(about["count"])
         # Copy on write: torch wants memory that it could write to, and the file stays as it is.
         arrays = [np.load(tap_file(folder, i), mmap_mode="c") for i in range(len(about["shapes"]))]
@@ -156,7 +156,7 @@ def write(folder: Path, about: Mapping[str, Any], batches: Iterable[Sequence[Ten
         for file in files:
             file.flush()
             os.fsync(file.fileno())
-    with about_file(folder).open("w") as text:
+    with about_file(folder).open("w", encoding="utf-8") as text:
         json.dump({**about, "shapes": [list(shape) for shape in shapes]}, text, indent=1)
         text.flush()
         os.fsync(text.fileno())

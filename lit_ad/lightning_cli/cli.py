@@ -25,10 +25,10 @@ from lit_ad.errors import UserError
 from lit_ad.evaluation import Dashboard, Evaluation, Heatmaps, Predictions, Report
 from lit_ad.evaluation.report.stopwatch import TrainingRecord
 from lit_ad.evaluation.sinks.dashboard import show_config
-from lit_ad.files import atomic_write, resolve_path, resolve_paths
+from lit_ad.files import atomic_write, map_texts, printable, resolve_path, resolve_paths
 from lit_ad.integrity import first_line
 from lit_ad.lightning_cli.help import BriefHelp, in_one_line, set_titles
-from lit_ad.lightning_cli.jsonargparse_workarounds import refuse_inherited, rewrite_nulls
+from lit_ad.lightning_cli.jsonargparse_workarounds import allow_file_names, refuse_inherited, rewrite_nulls
 from lit_ad.lightning_cli.launcher import refuse_separate_trainings, take_devices
 from lit_ad.methods.base import Method
 from lit_ad.training import Calibration, FeatureCache
@@ -61,9 +61,9 @@ class SaveConfig(SaveConfigCallback):
             if config.dashboards:
                 config.trainer.logger = None  # they are made from their names
             with atomic_write(Path(trainer.default_root_dir) / "config.yaml") as temporary:
-                temporary.write_text(text := self.parser.dump(config, skip_none=False))
+                temporary.write_text(text := self.parser.dump(config, skip_none=False), encoding="utf-8")
             for logger in trainer.loggers:
-                logger.log_hyperparams(yaml.safe_load(text))
+                logger.log_hyperparams(map_texts(printable, yaml.safe_load(text)))
                 guard(logger, show_config)(logger, text)
 
 
@@ -109,6 +109,7 @@ class AnomalyCLI(LightningCLI):
         return {name: skipped for name, skipped in every.items() if name in sys.argv[1:2]} or every
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        allow_file_names()
         kwargs.setdefault("dump_header", [f"lit_ad=={__version__}"])
         parser = Parser(**kwargs)
         parser.add_argument("-c", "--config", action=ActionConfigFile, help="A YAML file of all keys.")
@@ -393,7 +394,7 @@ def check_config_files(arguments: list[str]) -> None:
             continue
         file = resolve_path(inline if equals else value)
         try:
-            content = yaml.safe_load(file.read_text())
+            content = yaml.safe_load(file.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"cannot read the config file {file}: {error}") from error
         except yaml.YAMLError as error:

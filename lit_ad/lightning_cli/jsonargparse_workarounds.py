@@ -1,6 +1,6 @@
 """What jsonargparse does not do as our users mean it; each workaround goes when a release of it does.
 
-Both were last seen with jsonargparse 4.53.0.
+All were last seen with jsonargparse 4.53.0.
 """
 
 import re
@@ -9,12 +9,38 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from jsonargparse import get_loader, set_loader
 
 from lit_ad.errors import UserError
-from lit_ad.files import resolve_path
+from lit_ad.files import map_texts, resolve_path
 
 VIEW_KEY = re.compile(r"(--model(?:\.init_args)?\.view)\.(\w+)(=null)?")
+PRIVATE = 0x100000  # Unicode's last plane, for private use
+SURROGATE = re.compile(r"[\udc80-\udcff]")
+ESCAPED = re.compile(r"(?<!\\)((?:\\\\)*)\\u(dc[89a-f][0-9a-f])", re.IGNORECASE)  # in double quotes: "\\uDCFC"
+SHIFTED = re.compile(f"[{chr(PRIVATE + 0xDC80)}-{chr(PRIVATE + 0xDCFF)}]")
 CLASS_KEYS = ("data.source", "model")
+
+
+def allow_file_names() -> None:
+    """Have jsonargparse read texts with names of files that are not UTF-8, whose bytes Python has as surrogates.
+
+    libyaml refuses surrogates, as characters and as escapes. So they are characters for private use while it reads.
+    """
+    load = get_loader("yaml")
+
+    def load_with_file_names(text: str) -> Any:
+        try:
+            return load(text)
+        except (yaml.YAMLError, UnicodeEncodeError):
+            shifted = SURROGATE.sub(lambda found: chr(ord(found[0]) + PRIVATE), text)
+            shifted = ESCAPED.sub(r"\1\\U0010\2", shifted)
+            if shifted == text:
+                raise
+        return map_texts(lambda value: SHIFTED.sub(lambda found: chr(ord(found[0]) - PRIVATE), value), load(shifted))
+
+    if load.__name__ != load_with_file_names.__name__:
+        set_loader("yaml", load_with_file_names, (yaml.YAMLError,))
 
 
 def rewrite_nulls(arguments: Sequence[str]) -> list[str]:
@@ -83,7 +109,7 @@ def typed_class(arguments: Sequence[str], key: str) -> tuple[str | None, set[str
 def class_in_files(files: Sequence[Path], key: str) -> tuple[Path | None, dict[str, Any]]:
     """Return the last file that names a class for a key, or None, and its class_path and init_args."""
     for file in reversed(files):
-        value: Any = yaml.safe_load(file.read_text()) if file.is_file() else None
+        value: Any = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
         for part in key.split("."):
             value = value.get(part) if isinstance(value, dict) else None
         if isinstance(value, dict) and value.get("class_path"):

@@ -136,8 +136,8 @@ class ImageEvaluation(ImageState):
             ValueError: lengths differ, a score is NaN or infinite (NotFinite), a label is not 0 or 1; names the image.
         """
         groups = ["all"] * len(scores) if groups is None else groups
-        if len(groups) != len(scores) or any("\n" in group for group in groups):
-            raise ValueError(f"{len(scores)} scores need as many groups, without line breaks, not {list(groups)}")
+        if len(groups) != len(scores) or any("\0" in group for group in groups):
+            raise ValueError(f"{len(scores)} scores need as many groups, without zero characters, not {list(groups)}")
         self._add(scores, labels, names)
         self.names.append(encoded(groups).to(self.device))
 

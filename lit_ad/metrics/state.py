@@ -161,8 +161,8 @@ class PixelState(Metric):
 
     def _group(self, group: str) -> int:
         """Index of a group; a new one takes its place in the sorted list, and the others make room."""
-        if "\n" in group:
-            raise ValueError(f"A group's name cannot hold a line break: {group!r}")
+        if "\0" in group:
+            raise ValueError(f"A group's name cannot hold a zero character: {group!r}")
         known = self._groups()
         if group not in known:
             self._rename(known, known := sorted({*known, group}))
@@ -246,13 +246,14 @@ class PixelState(Metric):
 
 
 def encoded(names: Iterable[str]) -> Tensor:
-    """Names as UTF-8 bytes (n,), a newline after each, to travel between processes."""
-    return torch.tensor(list("".join(f"{name}\n" for name in names).encode()), dtype=torch.uint8)
+    """Names as bytes (n,), a zero after each, which no folder's name can have, to travel between processes."""
+    text = "".join(f"{name}\0" for name in names)
+    return torch.tensor(list(text.encode("utf-8", "surrogateescape")), dtype=torch.uint8)
 
 
 def decoded(names: NDArray[np.uint8]) -> list[str]:
     """The names that `encoded` made bytes of."""
-    return names.tobytes().decode().split("\n")[:-1]
+    return names.tobytes().decode("utf-8", "surrogateescape").split("\0")[:-1]
 
 
 def checked(scores: Tensor, target: Tensor, name: str) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

@@ -11,7 +11,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
-from lit_ad.files import atomic_write
+from lit_ad.files import atomic_write, printable
 
 Dashboards = list[Literal["wandb", "tensorboard"]]
 CALLS = ("log_metrics", "log_hyperparams", "log_graph", "log_image", "log_table", "save", "finalize")
@@ -23,7 +23,7 @@ def by_name(name: str, run: Path) -> Namespace:
     if name == "tensorboard":
         arguments |= {"name": "tensorboard", "version": "", "default_hp_metric": False}
         return Namespace(class_path="lightning.pytorch.loggers.TensorBoardLogger", init_args=Namespace(arguments))
-    arguments |= {"project": "lit_ad", "name": "/".join(run.parts[-2:]), "id": wandb_id(run)}
+    arguments |= {"project": "lit_ad", "name": printable("/".join(run.parts[-2:])), "id": wandb_id(run)}
     return Namespace(class_path="lightning.pytorch.loggers.WandbLogger", init_args=Namespace(arguments))
 
 
@@ -33,8 +33,8 @@ def wandb_id(run: Path) -> str:
     record = run / "wandb_id"
     if not record.is_file():
         with atomic_write(record) as temporary:
-            temporary.write_text(secrets.token_hex(4))
-    return record.read_text().strip()
+            temporary.write_text(secrets.token_hex(4), encoding="utf-8")
+    return record.read_text(encoding="utf-8").strip()
 
 
 def forgiving(loggers: list[Logger]) -> list[Logger]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_only
 
 from lit_ad.errors import UserError
+from lit_ad.files import printable
 from lit_ad.training.run_lock import LOCK, OWNER, RunLock
 
 OURS = ("config.yaml", "wandb_id", "tensorboard", LOCK, OWNER)  # what a fit writes before its training begins
@@ -90,5 +91,8 @@ def is_first() -> bool:
 
 
 def quoted(path: str | os.PathLike[str]) -> str:
-    """A path as a shell takes it."""
-    return shlex.quote(str(path))
+    """A path as a shell takes it; one with bytes that cannot be printed as bash and zsh do."""
+    text = str(path)
+    if printable(text) == text:
+        return shlex.quote(text)
+    return "$'" + printable(text.replace("\\", "\\\\").replace("'", "\\'")) + "'"

@@ -1,11 +1,14 @@
 """The command table, and what is printed when something is wrong: one line that a user can act on."""
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from lit_ad import __version__
 from lit_ad.commands import main as program
@@ -88,3 +91,27 @@ def test_a_method_of_ones_own_lies_in_the_current_directory(tmp_path: Path, imag
     assert (tmp_path / "run/metrics.json").is_file()
     assert "lightning_logs" not in {path.name for path in (tmp_path / "run").iterdir()}
     assert "💡" not in done.stdout + done.stderr
+
+
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
+
+
+@pytest.mark.parametrize("locale", [{}, ASCII])
+def test_a_data_set_of_any_name_in_any_locale(images: Path, tmp_path: Path, locale: dict[str, str]) -> None:
+    """A name that is no UTF-8, another alphabet, and a configuration in it, where text files are ASCII by default."""
+    root = shutil.copytree(images, tmp_path / "pr\u00fcfteile")
+    (root / "ground_truth/square/000_mask.png").rename(root / "ground_truth/square/teil_\udcfc.png")
+    (root / "test/square/000.png").unlink()
+    (root / "test/square/teil_\udcfc.png").write_bytes(b"no image")
+    config = {"data": {"source": {"class_path": "MVTec", "init_args": {"root": str(root)}}}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "lit_ad", "data", "check", "--config", "config.yaml"],
+        cwd=tmp_path,
+        env={**os.environ, **locale},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 1 and b"Traceback" not in done.stderr
+    named = rb"pr\xfcfteile" if locale else "pr\u00fcfteile".encode()
+    assert named in done.stdout and rb"teil_\xfc.png" in done.stdout

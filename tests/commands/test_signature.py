@@ -49,6 +49,13 @@ def test_words_become_arguments() -> None:
     }
 
 
+def test_names_of_files_that_are_not_utf8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    call(command, "lit-ad x", ["r\udcfcn", "#1: {a}", "null", "--size=1", "--", "\udcfc"])
+    assert given["files"] == [tmp_path / "r\udcfcn", tmp_path / "#1: {a}", tmp_path / "null"]
+    assert given["passed"] == ("\udcfc",)
+
+
 def test_paths_are_resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)

@@ -19,7 +19,6 @@ from lightning import Trainer
 from PIL import Image
 
 import lit_ad
-import lit_ad.methods.network
 from lit_ad import Detector, methods
 from lit_ad.deploy.example import example
 from lit_ad.deploy.export import SUFFIX, export, write_onnx

@@ -11,14 +11,12 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from scipy.stats import binomtest
 
-from lit_ad.batch import Sample
 from lit_ad.distributed import gather
 from lit_ad.errors import UserError
 from lit_ad.evaluation.results import (
     ImageResult,
     Results,
     mean_row,
-    picture_names,
     pixel_verdict_row,
     verdict_row,
     wilson,
@@ -206,35 +204,3 @@ def gathering(rank: int, store: Path) -> None:
 
 def test_worst_misses_are_those_of_all_processes(tmp_path: Path) -> None:
     mp.spawn(gathering, (tmp_path / "store",), nprocs=2)
-
-
-def named(*images: str, category: str = "nut", label: int = 0) -> list[str]:
-    defect = "good" if label >= 0 else ""  # below the category, of images to predict
-    samples = [Sample(Path(path), label, category=category, defect=defect) for path in images]
-    names = picture_names(samples)
-    assert list(names) == list(images)
-    return list(names.values())
-
-
-def test_names_of_pictures() -> None:
-    assert named("/x/test/dent/3.png", "/x/test/good/3.png") == ["nut/dent/3", "nut/good/3"]
-    assert named("/x/new/3.png", category="new", label=-1) == ["new/3"]
-    assert named("/x/3.png", category="", label=-1) == ["3"]
-    assert named("3.png") == ["nut/3"]
-
-
-def test_no_two_pictures_share_a_name() -> None:
-    """Folders of one last name, files that differ in their suffix or in case only: all keep their pictures."""
-    assert named("/x/a/good/1.png", "/x/b/good/1.png", "/x/b/good/2.png") == [
-        *("nut/a/good/1", "nut/b/good/1", "nut/b/good/2")
-    ]
-    assert named("/x/a/good/1.png", "/y/a/good/1.png") == ["nut/x/a/good/1", "nut/y/a/good/1"]
-    assert named("/x/good/1.png", "/x/good/1.jpg") == ["nut/good/1.png", "nut/good/1.jpg"]
-    assert named("/x/1.png", "/x/1.jpg", label=-1) == ["nut/1.png", "nut/1.jpg"]
-    assert named("/x/a/good/1.png", "/x/b/Good/1.png") == ["nut/a/good/1", "nut/b/Good/1"]
-    assert named("/good/1.png", "/x/good/1.png") == ["nut/good/1", "nut/x/good/1"]
-
-
-def test_names_of_pictures_depend_on_their_own_category_alone() -> None:
-    samples = [Sample(Path(path), 0, category=c) for path, c in (("/a/g/1.png", "a"), ("/b/g/1.png", "b"))]
-    assert list(picture_names(samples).values()) == ["a/g/1", "b/g/1"]

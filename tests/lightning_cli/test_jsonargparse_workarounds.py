@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from jsonargparse import get_loader
 
 from lit_ad.commands.main import main
-from lit_ad.lightning_cli.jsonargparse_workarounds import class_in_files, typed_class
+from lit_ad.lightning_cli.jsonargparse_workarounds import allow_file_names, class_in_files, typed_class
 
 ROOT = Path(__file__).parents[2]
 
@@ -106,3 +107,14 @@ def test_a_null_of_the_view_can_be_typed(
     view = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["view"]
     assert (view["image_size"], view["tile"], view["crop"]) == (None, 64, None)
     assert (view["fit"], view["interpolation"]) == ("pad", "bicubic")
+
+
+@pytest.mark.parametrize("name", ["r\udcfcn", "\udc80\udcff", "plain", "\u00fc", r"\udcfc", r"\\udcfc"])
+def test_texts_with_names_of_files(name: str) -> None:
+    """As they are typed, in a mapping, and in a file, as YAML writes them."""
+    allow_file_names()
+    allow_file_names()  # as often as there are parsers
+    load = get_loader("yaml")
+    assert load(f"'{name}'") == load(json.dumps(name)) == name
+    assert load(f"{{a: ['{name}', 1], '{name}': null}}") == {"a": [name, 1], name: None}
+    assert load(yaml.safe_dump({name: [name]})) == {name: [name]}

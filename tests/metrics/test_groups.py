@@ -90,8 +90,18 @@ def test_errors_name_the_image() -> None:
         PixelEvaluation().update(torch.rand(1, 3, 3), torch.zeros(1, 3, 3), name="screw/000.png")
     with pytest.raises(ValueError, match="need as many groups"):
         ImageEvaluation().update(torch.rand(2), torch.zeros(2), ["a"])
-    with pytest.raises(ValueError, match="line break"):
-        PixelEvaluation().update(torch.rand(3, 3), torch.zeros(3, 3), "a\nb")
+    with pytest.raises(ValueError, match="zero character"):
+        PixelEvaluation().update(torch.rand(3, 3), torch.zeros(3, 3), "a\0b")
+
+
+def test_a_group_may_be_called_as_any_folder() -> None:
+    groups = ["a\nb", "\udcfc", "h\u00f6le", "a"]
+    images, pixels = ImageEvaluation(), PixelEvaluation()
+    images.update(torch.rand(4), torch.tensor([0, 1, 0, 1]), groups)
+    for group in groups:
+        pixels.update(torch.rand(3, 3), torch.eye(3), group)
+    assert set(images.compute_rows({group: [group] for group in groups})) == set(groups)
+    assert set(pixels.compute_rows({group: [group] for group in groups})) == set(groups)
 
 
 def test_scores_that_are_no_numbers_name_the_image() -> None:

@@ -1,5 +1,7 @@
 """A run's directory is new, and does not stay where nothing came of it."""
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -7,7 +9,7 @@ import pytest
 
 from lit_ad.commands.main import main
 from lit_ad.errors import UserError
-from lit_ad.training.run_directory import RunDirectory
+from lit_ad.training.run_directory import RunDirectory, quoted
 
 ROOT = Path(__file__).parents[2]
 
@@ -97,3 +99,10 @@ def test_a_command_that_is_kept_out_removes_nothing(tmp_path: Path) -> None:
     assert (home / ".run_owner.json").is_file()
     first.leave(begun=False)
     assert not home.exists()
+
+
+def test_paths_as_a_shell_takes_them(tmp_path: Path) -> None:
+    for name in (b"plain", b"a b", b"it's", b"r\xfcn '1' \\n", b"a\nb", "\u65e5".encode()):
+        path = tmp_path / os.fsdecode(name)
+        told = subprocess.run(["bash", "-c", f"printf %s {quoted(path)}"], capture_output=True, check=True).stdout
+        assert told == os.fsencode(path)

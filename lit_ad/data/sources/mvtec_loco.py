@@ -125,7 +125,7 @@ def read_config(file: Path) -> dict[int, Saturation]:
         return {}
     found: dict[int, Saturation] = {}
     try:
-        for entry in json.loads(file.read_text()):
+        for entry in json.loads(file.read_text(encoding="utf-8")):
             threshold, relative = float(entry["saturation_threshold"]), bool(entry["relative_saturation"])
             if not (0 < threshold <= 1 if relative else 1 <= threshold < np.inf):
                 raise UserError(

@@ -9,7 +9,7 @@ from lit_ad.batch import Sample, Split
 from lit_ad.data.sources.listing import list_folder
 from lit_ad.data.sources.source import Source, choose, existing, list_folders
 from lit_ad.errors import UserError
-from lit_ad.files import resolve_path
+from lit_ad.files import file_name, resolve_path
 
 VIEW = re.compile(r"(.+)_C\d+(_.*)?")  # NAME_C1_TIME: views of one part share NAME
 
@@ -63,7 +63,7 @@ class RealIAD(Source):
 def list_split(path: Path, images: Path) -> list[Sample]:
     """The samples of one JSON file. Raises UserError that names the entry that does not fit."""
     try:
-        values = json.loads(existing(path, "Real-IAD").read_text())
+        values = json.loads(existing(path, "Real-IAD").read_text(encoding="utf-8"))
         nominal, prefix = values["meta"]["normal_class"], values["meta"].get("prefix", "")
         entries: list[tuple[Split, Any]] = [("train", values["train"]), ("test", values["test"])]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -73,8 +73,8 @@ def list_split(path: Path, images: Path) -> list[Sample]:
         for number, row in enumerate(rows):
             where = f"{path}, {split}[{number}]"
             try:
-                defect, image, mask = row["anomaly_class"], images / prefix / row["image_path"], row.get("mask_path")
-                category = row["category"]
+                defect, category, mask = row["anomaly_class"], row["category"], row.get("mask_path")
+                image = images / prefix / file_name(row["image_path"])
             except (KeyError, TypeError, AttributeError) as error:
                 raise UserError(f"{where} is {row}: expected category, anomaly_class, image_path, mask_path") from error
             label, named = int(defect != nominal), VIEW.fullmatch(image.stem)
@@ -82,7 +82,7 @@ def list_split(path: Path, images: Path) -> list[Sample]:
                 raise UserError(f"{where}: {image.name} has no _C1 to _C5 in its name, which tells the view")
             if split == "train" and label:
                 raise UserError(f"{where} is anomalous ({defect}): training takes nominal images, not the noisy splits")
-            truth = existing(images / prefix / mask, where) if label and mask else None
+            truth = existing(images / prefix / file_name(mask), where) if label and mask else None
             kind = defect if label else "good"
             listed.append(Sample(existing(image, where), label, truth, category, kind, split, "", named[1], 127))
     return listed

@@ -13,7 +13,7 @@ from lit_ad.data.sources.shapes import Polygon, keep_mask, rasterise, read_boxes
 from lit_ad.data.sources.source import Source, choose, existing
 from lit_ad.data.sources.table_file import AS_CSV, Row, cell_text, is_utf8, read_table
 from lit_ad.errors import UserError
-from lit_ad.files import resolve_path
+from lit_ad.files import file_name, resolve_path
 from lit_ad.image.pixels import split_page, upright_size
 
 REQUIRED = ("path", "split", "label")
@@ -113,11 +113,12 @@ class Table(Source):
     def _file(self, row: Row, column: str, where: str) -> Path:
         """The file that a cell names. Raises UserError if there is none. Windows' backslashes are slashes where no file
         has them in its name."""
-        name = cell_text(row, column)
+        text = cell_text(row, column)
+        name = file_name(text)
         if "\\" in name and not split_page(self.root / name)[0].exists():
             name = name.replace("\\", "/")
-        if not is_utf8(name) and not split_page(self.root / name)[0].exists():
-            raise UserError(f"{where} has {name!a}, which is not UTF-8, and no file is called so: {AS_CSV}")
+        if not is_utf8(text) and not split_page(self.root / name)[0].exists():
+            raise UserError(f"{where} has {text!a}, which is not UTF-8, and no file is called so: {AS_CSV}")
         return existing(self.root / name, where)
 
     def _mask(self, row: Row, image: Path, label: int, where: str) -> Path | None:

@@ -8,7 +8,7 @@ from lit_ad.batch import Sample, Split
 from lit_ad.data.sources.source import Source, choose, existing, find_root, list_folders, list_images, pair_masks
 from lit_ad.data.sources.table_file import cell_text, read_table
 from lit_ad.errors import UserError
-from lit_ad.files import resolve_path
+from lit_ad.files import file_name, resolve_path
 
 COLUMNS = ("object", "split", "label", "image", "mask")
 Official = Literal["1cls", "2cls_highshot", "2cls_fewshot"]
@@ -77,9 +77,9 @@ def list_rows(root: Path, table: Path) -> Iterator[Sample]:
                 "test, and label normal or anomaly"
             )
         split: Split = "train" if cells["split"] == "train" else "test"
-        label, mask = LABELS[cells["label"]], root / cells["mask"] if cells["mask"] else None
+        label, mask = LABELS[cells["label"]], root / file_name(cells["mask"]) if cells["mask"] else None
         defect = "anomaly" if label else "good"
-        yield Sample(root / cells["image"], label, mask, cells["object"], defect, split, mask_above=0)
+        yield Sample(root / file_name(cells["image"]), label, mask, cells["object"], defect, split, mask_above=0)
 
 
 def converted(root: Path, split: str) -> dict[str, Path]:

@@ -20,7 +20,7 @@ from lit_ad.evaluation.report.record import Took
 from lit_ad.evaluation.report.runs import Run, Shown, matched, names_of, read_run, shares_below
 from lit_ad.evaluation.report.table import HEADINGS, cells, with_intervals
 from lit_ad.evaluation.results import POOLED, without_nan
-from lit_ad.files import atomic_write, format_bytes
+from lit_ad.files import atomic_write, escape_bytes, format_bytes, map_texts
 
 PAGE = "report.html"
 HERE = Path(__file__).parent
@@ -49,7 +49,7 @@ def write_page(homes: list[Path], output: Path) -> None:
     chart_js = (HERE / "chart.js/chart.umd.min.js").read_text(encoding="utf-8").partition("//# sourceMappingURL")[0]
     text = environment.get_template("page.html").render(
         runs=runs,
-        page=without_nan(page),
+        page=map_texts(escape_bytes, without_nan(page)),
         rows=rows,
         headings=HEADINGS.values(),
         table=cells({run.name: with_intervals(run.results) for run in runs}, rows),
@@ -61,7 +61,7 @@ def write_page(homes: list[Path], output: Path) -> None:
         page_js=Markup("".join((HERE / name).read_text(encoding="utf-8") for name in ("charts.js", "gallery.js"))),
     )
     with atomic_write(output) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(escape_bytes(text), encoding="utf-8")
 
 
 def embedded(runs: list[Run], images: list[Shown]) -> tuple[list[dict[str, Any] | None], int]:

@@ -41,7 +41,7 @@ class Record:
     def save(self, home: Path) -> None:
         """Write it to a run's directory. Raises UserError if that fails."""
         with atomic_write(home / RECORD) as temporary:
-            temporary.write_text(json.dumps(asdict(self), indent=1) + "\n")
+            temporary.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, home: Path) -> "Record | None":
@@ -50,7 +50,7 @@ class Record:
         if not file.is_file():
             return None
         try:
-            values: dict[str, Any] = json.loads(file.read_text())
+            values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
             for name in ("training", "test"):
                 values[name] = None if values[name] is None else Took(**values[name])
             return cls(**values)
@@ -82,6 +82,6 @@ def environment(processes: int, devices: list[str]) -> dict[str, str]:
 def processor() -> str:
     """Its name, where the system tells."""
     told = Path("/proc/cpuinfo")
-    lines = told.read_text().splitlines() if told.is_file() else []
+    lines = told.read_text(encoding="utf-8").splitlines() if told.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return next(iter(names), platform.processor() or platform.machine())

@@ -11,6 +11,7 @@ from PIL import Image
 
 from lit_ad.evaluation.results import MEAN, POOLED, ImageResult, Results
 from lit_ad.evaluation.sinks.sink import Sink, Stage
+from lit_ad.files import printable
 
 
 class Dashboard(Sink):
@@ -59,6 +60,7 @@ def show_results(logger: Logger, results: Results, step: int) -> None:
 
 def key(row: str) -> str:
     """What a row of the results is called: test/pooled, test/mean, test/category/bottle, test/defect/bottle/crack."""
+    row = printable(row)
     if row in (POOLED, MEAN):
         return f"test/{row}"
     return f"test/category/{row[:-1]}" if row.endswith("/") else f"test/defect/{row}"
@@ -72,7 +74,7 @@ def show_misses(logger: Logger, misses: list[tuple[ImageResult, Path]], step: in
     if isinstance(logger, WandbLogger):
         import wandb
 
-        rows = [[one.path, one.wrong_by, one.score, wandb.Image(str(picture))] for one, picture in shown]
+        rows = [[printable(one.path), one.wrong_by, one.score, wandb.Image(str(picture))] for one, picture in shown]
         logger.log_table("test/worst_misses", ["image", "beyond the threshold", "score", "heatmap"], rows)
     elif isinstance(logger, TensorBoardLogger):
         for number, (_, picture) in enumerate(shown):

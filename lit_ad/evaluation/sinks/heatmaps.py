@@ -3,7 +3,7 @@
 from lit_ad.detector.painter import draw
 from lit_ad.evaluation.judged import Judged
 from lit_ad.evaluation.sinks.sink import Sink, Stage
-from lit_ad.files import atomic_write
+from lit_ad.files import atomic_write, printable
 
 JPEG = {"quality": 95, "subsampling": 0}  # a tenth of a PNG's time; with all of its colours, thin outlines stay sharp
 
@@ -33,8 +33,8 @@ class Heatmaps(Sink):
         if not self.enabled or sample.error:
             return
         truth = {0: "good", 1: sample.defect}.get(sample.label, "")
-        title = f"{short(sample.image.name)}   score {judged.score:.4g}   {judged.verdict}"
-        title += f"   truth: {truth}" if truth else ""
+        title = f"{short(printable(sample.image.name))}   score {judged.score:.4g}   {judged.verdict}"
+        title += f"   truth: {printable(truth)}" if truth else ""
         # The picture is of what is looked at.
         heat, mask = (
             None if values is None else judged.looked_at(values) for values in (judged.anomaly_map, judged.truth)

@@ -4,7 +4,7 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 from typing import NamedTuple, TextIO
@@ -18,10 +18,10 @@ from lit_ad.errors import UserError
 from lit_ad.evaluation.judged import Judged
 from lit_ad.evaluation.results import Results
 from lit_ad.evaluation.sinks.sink import Sink, Stage
-from lit_ad.files import atomic_write, resolve_path
+from lit_ad.files import atomic_write, open_table, printable, resolve_path
 
 UNFINISHED = "unfinished.json"  # what the scores in PARTS are of; gone at the end, as they are
-PARTS = "scores.*.part"  # of each process: a line (path, score, error) for every image so far
+PARTS = "scores.*.part"  # of each process: a line of JSON, [path, score, error], for every image so far
 
 
 class Row(NamedTuple):
@@ -82,7 +82,7 @@ class Predictions(Sink):
             return directory, {}
         done = self._resume(Stage(directory, samples, None, "", folder=folder))
         with atomic_write(directory / UNFINISHED) as temporary:
-            temporary.write_text(json.dumps(about))
+            temporary.write_text(json.dumps(about), encoding="utf-8")
         return directory, done
 
     def begin(self, stage: Stage) -> None:
@@ -94,7 +94,7 @@ class Predictions(Sink):
         self.part = stage.directory / PARTS.replace("*", str(stage.rank))
         with writing(self.part):
             stage.directory.mkdir(parents=True, exist_ok=True)
-            self.lines = self.part.open("a", newline="")
+            self.lines = self.part.open("a", encoding="utf-8")
 
     def image(self, judged: Judged) -> None:
         if self.lines is None:  # a test
@@ -105,7 +105,7 @@ class Predictions(Sink):
                 Image.fromarray(judged.anomaly_map).save(temporary, format="TIFF")
         with self.lock, writing(self.part):  # last: whose line is there has its files
             self.found[judged.place] = (judged.score, sample.error)
-            csv.writer(self.lines).writerow((path_below(self.stage, sample.image), repr(judged.score), sample.error))
+            self.lines.write(part_line(path_below(self.stage, sample.image), judged.score, sample.error))
             self.lines.flush()
 
     def finish(self, results: Results | None) -> None:
@@ -120,7 +120,7 @@ class Predictions(Sink):
         self.known = [] if decision is None else list(decision.scores)
         self.unknown = Counter(sample.category for sample in stage.samples if sample.category not in self.known)
         if stage.first:
-            with atomic_write(stage.directory / "scores.csv") as temporary, temporary.open("w", newline="") as text:
+            with atomic_write(stage.directory / "scores.csv") as temporary, open_table(temporary) as text:
                 writer = csv.writer(text)
                 writer.writerow(Row._fields)
                 writer.writerows(self.rows)
@@ -145,8 +145,8 @@ class Predictions(Sink):
     def _resume(self, stage: Stage) -> dict[str, float]:
         """The scores that an interrupted run left, by image, in one part; its files are all there."""
         directory, samples = stage.directory, stage.samples
-        lines = [line for part in sorted(directory.glob(PARTS)) for line in whole_lines(part)]
-        scores = {path: float(score) for path, score, error in csv.reader(lines) if not error}
+        parts = sorted(directory.glob(PARTS))
+        scores = {path: score for part in parts for path, score, error in read_part(part) if not error}
         pictures = (directory / "heatmaps").is_dir()
         done = {}
         for sample in samples:
@@ -156,13 +156,11 @@ class Predictions(Sink):
             )
             if path in scores and not missing:
                 done[str(sample.image)] = scores[path]
-        if lines:
+        if parts:
             with atomic_write(directory / PARTS.replace("*", "earlier")) as temporary:
-                with temporary.open("w", newline="") as text:
-                    csv.writer(text).writerows(
-                        (path_below(stage, Path(i)), repr(score), "") for i, score in done.items()
-                    )
-                for part in directory.glob(PARTS):
+                lines = [part_line(path_below(stage, Path(image)), score, "") for image, score in done.items()]
+                temporary.write_text("".join(lines), encoding="utf-8")
+                for part in parts:
                     part.unlink()
             print(f"Going on in {directory}: {len(done)} of {len(samples)} images were looked at before")
         return done
@@ -178,7 +176,7 @@ class Predictions(Sink):
         if len(self.rows) == 1 and not self.failed:
             row = self.rows[0]
             judged = f"{row.verdict} (threshold {row.threshold}, p {row.p_value})" if row.verdict else "no threshold"
-            said = [f"{row.path}: score {row.score}, {judged}"]
+            said = [f"{printable(row.path)}: score {row.score}, {judged}"]
         else:
             said = [f"{len(self.rows)} images: {anomalous} anomalous, {self.failed} that could not be judged"]
         if len(self.known) > 1 and self.unknown:
@@ -211,7 +209,7 @@ def place(wanted: Path, output: Path | None, about: dict[str, str | None]) -> Pa
     while True:
         home = output or (wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}"))
         begun, finished = home / UNFINISHED, (home / "scores.csv").exists()
-        if not finished and (not begun.exists() or json.loads(begun.read_text()) == about):
+        if not finished and (not begun.exists() or json.loads(begun.read_text(encoding="utf-8")) == about):
             return home
         if output is not None and (finished or about["weights"] is not None):  # or it is not known yet which
             what = "predictions already" if finished else "unfinished predictions of another model, or of other images"
@@ -221,9 +219,17 @@ def place(wanted: Path, output: Path | None, about: dict[str, str | None]) -> Pa
         number += 1
 
 
-def whole_lines(part: Path) -> list[str]:
-    """The lines that were written to their end."""
-    return [line for line in part.read_text().splitlines(keepends=True) if line.endswith("\n")]
+def part_line(path: str, score: float, error: str) -> str:
+    """The line of an image in a part, as JSON, which has no line break in it whatever the image is called."""
+    return json.dumps([path, score, error]) + "\n"
+
+
+def read_part(part: Path) -> Iterator[tuple[str, float, str]]:
+    """Yield path, score and error of each image, without lines that were not written to their end."""
+    for line in part.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
+        with suppress(ValueError):
+            path, score, error = json.loads(line)
+            yield path, score, error
 
 
 @contextmanager

@@ -9,7 +9,8 @@ from typing import Any
 from lit_ad.batch import Sample
 from lit_ad.detector.decision import Decision
 from lit_ad.evaluation.judged import Judged
-from lit_ad.evaluation.results import Results, picture_names
+from lit_ad.evaluation.picture_names import picture_names
+from lit_ad.evaluation.results import Results
 
 PICTURE = ".jpg"  # of heatmaps/
 

@@ -80,6 +80,20 @@ def test_names_and_files_are_text(make_run: Any, tmp_path: Path) -> None:
     assert data_of(tmp_path / "page.html")["images"][0]["file"] == "nut/test/good/0</script>.png"
 
 
+def test_names_that_are_not_unicode(make_run: Any, tmp_path: Path) -> None:
+    """Folders and files of any bytes: what the script looks up by name is called the same everywhere."""
+    home, results, _ = make_run(tmp_path / "r\udcfcn")
+    images = [replace(one, path=f"{one.path}\udcfc", category=f"{one.category}\udcf6") for one in results.images]
+    replace(results, images=images).save(home / "metrics.json")
+    write_page([home], tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text("utf-8")
+    assert r"r\xfcn" in text
+    data = data_of(tmp_path / "page.html")
+    for image in data["images"]:
+        assert image["path"].endswith(r"\xfc") and image["category"].endswith(r"\xf6")
+        assert image["category"] in data["runs"][0]["thresholds"]
+
+
 def test_a_run_of_an_older_version(make_run: Any, tmp_path: Path) -> None:
     home, _, _ = make_run(tmp_path / "run")
     for name in ("thumbnails.zip", "record.json", "config.yaml"):

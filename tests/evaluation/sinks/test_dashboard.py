@@ -176,6 +176,7 @@ def test_what_rows_are_called() -> None:
         *("test/pooled", "test/mean", "test/category/nut", "test/defect/nut/dent"),
         *("test/category/pooled", "test/defect/mean/mean"),
     ]
+    assert key("n\udcfct/a\nb") == r"test/defect/n\xfct/a\nb"  # clients take no other text
 
 
 def test_titles_of_curves_have_their_areas(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from lit_ad.data import AnomalyDataModule, Images, MVTec
 from lit_ad.detector.decision import Decision
 from lit_ad.errors import NOT_FINITE, UserError
 from lit_ad.evaluation import Heatmaps, Predictions
+from lit_ad.evaluation.sinks.predictions import part_line
 from lit_ad.image.view import View
 from lit_ad.teachers.weights import fingerprint
 
@@ -264,6 +265,50 @@ def test_a_killed_run_goes_on_where_it_was(
         assert path.read_bytes() == (tmp_path / "whole" / path.relative_to(out)).read_bytes()
 
 
+NAMES = (
+    *(
+        b"teil_\xfc",
+        b"a\nb",
+        b"a\x0bb\r",
+        "\u2028\x85".encode(),
+        b'"x,y"',
+        b"#1 %20",
+        b"-x",
+        b"~",
+        b"l" * 251,
+        b"\xff" * 251,
+    ),
+    *("pr\u00fcf".encode(), "pru\u0308f".encode(), b"Case", b"case"),
+)
+
+
+def test_any_name_of_a_file_survives(tmp_path: Path, brightness: Any, quiet_trainer: Any) -> None:
+    """In the table, in the parts from which an interrupted run goes on, and in the names of pictures and maps."""
+    for number, name in enumerate(NAMES):
+        plant(tmp_path / "new/a.png", (20, 30), 8, 9 + number)
+        os.rename(tmp_path / "new/a.png", os.path.join(os.fsencode(tmp_path / "new"), name + b".png"))  # noqa: PTH104, PTH118
+    model = brightness(View(16))
+    data = AnomalyDataModule(
+        MVTec(tmp_path), model.view, num_workers=0, eval_batch_size=2, predict_path=tmp_path / "new"
+    )
+    trainer = quiet_trainer(tmp_path / "once")
+    trainer.predict(model, data, return_predictions=False)
+    trainer.save_checkpoint(checkpoint := tmp_path / "brightness.ckpt")
+    with pytest.raises(Killed):
+        quiet_trainer(tmp_path / "run", Predictions(), Heatmaps(), Kill(6)).predict(model, data, ckpt_path=checkpoint)
+    rest, predictions = Kill(99), Predictions()
+    quiet_trainer(tmp_path / "run", predictions, Heatmaps(), rest).predict(model, data, ckpt_path=checkpoint)
+    assert rest.seen == len(NAMES) - 12
+    out = tmp_path / "run/predictions"
+    with (out / "scores.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        rows = list(csv.DictReader(file))
+    assert {os.fsencode(row["path"]) for row in rows} == {name + b".png" for name in NAMES}
+    assert all((tmp_path / "new" / row["path"]).is_file() and float(row["score"]) > 0 for row in rows)
+    for folder in ("maps", "heatmaps"):
+        assert len([path for path in (out / folder).rglob("*") if path.is_file()]) == len(NAMES)
+    assert all(line.isprintable() for line in predictions.summary())
+
+
 def test_a_run_killed_at_its_very_end(
     checkpoint: tuple[Any, AnomalyDataModule, Path], tmp_path: Path, quiet_trainer: Any
 ) -> None:
@@ -273,10 +318,12 @@ def test_a_run_killed_at_its_very_end(
     scores = (out / "scores.csv").read_text()
     lines = [line.split(",") for line in scores.splitlines()[1:]]
     (out / "scores.csv").unlink()
-    (out / "scores.0.part").write_text("".join(f"{line[0]},{line[1]},\n" for line in lines))
+    (out / "scores.0.part").write_text("".join(part_line(line[0], float(line[1]), "") for line in lines))
     about = {"weights": fingerprint(model.state_dict()), "images": str(data.predict_path)}
     (out / "unfinished.json").write_text(json.dumps(about))
-    quiet_trainer(tmp_path / "run", Predictions()).predict(model, data, ckpt_path=file)
+    rest = Kill(99)
+    quiet_trainer(tmp_path / "run", Predictions(), rest).predict(model, data, ckpt_path=file)
+    assert rest.seen <= 1  # Lightning runs no empty loader
     assert (out / "scores.csv").read_text() == scores
     assert sorted(path.name for path in out.iterdir()) == ["maps", "scores.csv"]
 
