@@ -98,11 +98,11 @@ class Watch(L.Callback):
 
     def join(self, trainer: L.Trainer) -> None:
         """Wait for the other processes to begin, no longer than the patience, which is here 2 minutes at least."""
-        self.launcher = trainer.strategy.launcher
+        self.launcher, main = trainer.strategy.launcher, threading.get_ident()
         rank, processes, patience = trainer.global_rank, trainer.world_size, max(self.patience, PATIENCE_TO_JOIN)
 
         def end() -> None:
-            if not dist.is_initialized():
+            if any(frame.f_code.co_name == "init_process_group" for frame in stack(main)):
                 address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
                 self._end(
                     f"rank {rank} of {processes} has waited {patience:.0f} s at {address}, and not all other processes "
