@@ -14,6 +14,7 @@ from lit_ad.benchmark.cell import BUSY
 from lit_ad.benchmark.tables import Cell, Published, write_tables
 from lit_ad.errors import UserError
 from lit_ad.files import atomic_write
+from lit_ad.lightning_cli.launcher import environment_alone
 from lit_ad.machine import cores
 
 
@@ -71,7 +72,7 @@ def environments(jobs: int) -> list[dict[str, str]]:
         given = {"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]} if gpus else {}
         if jobs > 1 and "OMP_NUM_THREADS" not in os.environ:
             given["OMP_NUM_THREADS"] = str(max(1, cores() // jobs))
-        places.append({**os.environ, **given})
+        places.append({**environment_alone(), **given})
     return places
 
 

@@ -8,6 +8,11 @@ from jsonargparse import Namespace
 
 from lit_ad.errors import UserError
 
+PLACES = (  # among the processes of a launcher
+    *("RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE"),
+    *("MASTER_ADDR", "MASTER_PORT", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_NTASKS"),
+)
+
 
 class Launched(NamedTuple):
     """What a launcher has started."""
@@ -39,6 +44,18 @@ def launched() -> Launched | None:
     if int(variables.get("SLURM_PROCID", 0)) > 0:
         return Launched("srun", int(variables["SLURM_NTASKS"]), int(variables.get("SLURM_NNODES", 1)))
     return None
+
+
+def environment_alone() -> dict[str, str]:
+    """The environment for a training of its own: without what a launcher of several processes says of them."""
+    started = launched()
+    if started is None or started.processes == 1:
+        return dict(os.environ)
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("SLURM_STEP_", "TORCHELASTIC_")) and name not in PLACES
+    }
 
 
 def take_devices(trainer: Namespace) -> None:

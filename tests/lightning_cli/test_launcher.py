@@ -66,3 +66,13 @@ def test_separate_trainings_are_refused(monkeypatch: pytest.MonkeyPatch) -> None
     refuse_separate_trainings(6)
     with pytest.raises(UserError, match=r"torchrun has started 6 .* --trainer.devices 3 --trainer.num_nodes 2"):
         refuse_separate_trainings(1)
+
+
+def test_a_training_of_its_own_sees_no_launcher_of_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as a benchmark's cell, where srun shares the cells among its processes."""
+    start(monkeypatch, SRUN | {"SLURM_PROCID": "3", "SLURM_JOB_ID": "17"})
+    environment = launcher.environment_alone()
+    assert environment["SLURM_JOB_ID"] == "17"
+    assert not {"SLURM_PROCID", "SLURM_NTASKS", "SLURM_STEP_NUM_TASKS"} & environment.keys()
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    assert launcher.environment_alone()["SLURM_PROCID"] == "3"
