@@ -86,7 +86,7 @@ class Watch(L.Callback):
     After SIGTERM or Ctrl-C it waits 20 seconds at most, after a second Ctrl-C 2.
 
     Args:
-        patience: Seconds.
+        patience: Seconds. Infinity waits for ever, as while a debugger holds one of them.
     """
 
     def __init__(self, patience: float = 300.0) -> None:
@@ -109,7 +109,7 @@ class Watch(L.Callback):
                     "have come: look at what they printed, and whether they reach this address"
                 )
 
-        timer = threading.Timer(patience, end)
+        timer = threading.Timer(min(patience, threading.TIMEOUT_MAX), end)
         timer.daemon = True
         timer.start()
 
