@@ -10,7 +10,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.cloud_io import get_filesystem
 
 from lit_ad.errors import UserError
-from lit_ad.files import atomic_write
+from lit_ad.files import atomic_write, resolve_path
 from lit_ad.integrity import check_zip, why_unreadable
 
 
@@ -76,8 +76,10 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
     Raises:
         UserError: There is none, it is damaged, or it holds anything else.
     """
-    if not ("://" in str(path) or Path(path).is_file()):
-        raise UserError(f"there is no checkpoint {path}")
+    if "://" not in str(path):
+        path = resolve_path(path)
+        if not path.is_file():
+            raise UserError(f"there is no checkpoint {path}")
     try:
         with get_filesystem(path).open(str(path), "rb") as file:
             check_zip(file, f"the checkpoint {path}")

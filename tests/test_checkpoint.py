@@ -1,0 +1,19 @@
+"""Checkpoint files are found and read; damaged ones are in test_faults.py."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from lit_ad.checkpoint import read_checkpoint, write_checkpoint
+from lit_ad.errors import UserError
+
+
+def test_paths_are_resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    write_checkpoint({"state_dict": {"weight": torch.ones(2)}}, tmp_path / "x.ckpt")
+    for path in ("~/x.ckpt", "a/../x.ckpt", Path("~/x.ckpt"), "x.ckpt"):
+        assert torch.equal(read_checkpoint(path)["state_dict"]["weight"], torch.ones(2))
+    with pytest.raises(UserError, match=f"there is no checkpoint {tmp_path}/y.ckpt"):
+        read_checkpoint("~/y.ckpt")
