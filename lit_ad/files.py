@@ -98,6 +98,18 @@ def map_texts(function: Callable[[str], str], values: Any) -> Any:
     return [map_texts(function, value) for value in values] if isinstance(values, list | tuple) else values
 
 
+@contextmanager
+def utf8_path(file: Path) -> Iterator[Path]:
+    """A path in UTF-8, for libraries that take no other: the file's own, or a link's, which is gone after the block."""
+    if escape_bytes(str(file)) == str(file):
+        yield file
+        return
+    with tempfile.TemporaryDirectory(prefix="lit_ad-") as folder:
+        link = Path(folder, "link").with_suffix(file.suffix)
+        link.symlink_to(file.absolute())
+        yield link
+
+
 def open_table(path: Path) -> TextIO:
     """Open a CSV file to write to, with any names of files in it."""
     return path.open("w", newline="", encoding="utf-8", errors="surrogateescape")

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from lit_ad.detector.card import Card, Run, Share
 from lit_ad.errors import UserError
+from lit_ad.files import utf8_path
 from lit_ad.image.view import Floats
 from lit_ad.integrity import check_seal, check_zip, why_unreadable
 from lit_ad.machine import cores, no_device, torch_device
@@ -80,7 +81,8 @@ def load_onnx(file: Path, device: str) -> tuple[Run, Card, Share]:
         # Threads that wait without spinning leave the cores to those that read images.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            made = runtime.InferenceSession(str(file), options, providers=providers)
+            with utf8_path(file) as path:
+                made = runtime.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # its own kinds
             raise UserError(f"{file} cannot be read by ONNX Runtime: {why_unreadable(error)}") from error
         if device != "cpu" and CUDA not in made.get_providers():  # it says so in its log, and takes the CPU
@@ -169,7 +171,8 @@ def load_torch(file: Path, device: str) -> tuple[Run, Card, Share]:
     check_zip(file, file)
     extra = {KEY: ""}
     try:
-        module = torch.export.load(file, extra_files=extra).module()
+        with utf8_path(file) as path:
+            module = torch.export.load(path, extra_files=extra).module()
     except Exception as error:
         raise UserError(f"{file} cannot be read by torch.export: {why_unreadable(error)}") from error
     card = card_of_text(extra[KEY], file)

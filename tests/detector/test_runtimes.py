@@ -242,6 +242,18 @@ def test_the_example_reads_through_the_window(onnx_of: Callable[[View], tuple[Pa
     assert done.returncode == 1 and f"{images[3]} has values of 8 bits, and the window is for more" in done.stderr
 
 
+@pytest.mark.parametrize("format", SUFFIX)
+def test_a_folder_of_any_name(format: str, files: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "r\udcfcn"
+    folder.mkdir()
+    for file in files[format].parent.glob(f"{files[format].stem}.*"):
+        shutil.copy(file, folder)
+    image = np.zeros((64, 64, 3), np.uint8)
+    renamed, detector = (Detector.load(file) for file in (folder / files[format].name, files[format]))
+    assert renamed(image).score == detector(image).score
+    assert renamed.shared(image).score == pytest.approx(detector(image).score)
+
+
 @pytest.mark.parametrize("suffix", SUFFIX.values())
 def test_what_is_no_exported_file(suffix: str, tmp_path: Path) -> None:
     for content in ("nothing", ""):

