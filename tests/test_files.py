@@ -1,7 +1,5 @@
 """Files are written whole or not at all."""
 
-import csv
-import json
 import os
 import pickle
 import pwd
@@ -18,17 +16,11 @@ from lit_ad.files import (
     Writers,
     atomic_write,
     cache_directory,
-    escape_bytes,
-    file_name,
     format_bytes,
-    map_texts,
-    open_table,
-    printable,
     resolve_path,
     resolve_paths,
     run_directory,
     sync_folder,
-    utf8_path,
 )
 
 
@@ -79,50 +71,6 @@ def test_names_as_long_as_a_file_system_allows(tmp_path: Path) -> None:
         with atomic_write(tmp_path / name) as temporary:
             temporary.write_text("whole", encoding="utf-8")
         assert (tmp_path / name).read_text(encoding="utf-8") == "whole"
-
-
-NAMES = {  # of files, and as people read them
-    b"teil_\xfc.png": r"teil_\xfc.png",
-    "pr\u00fcf \u65e5\u672c.png".encode(): "pr\u00fcf \u65e5\u672c.png",
-    b"a\nb\r\t\x1b[31m.png": r"a\nb\r\t\x1b[31m.png",
-    "\u2028\x85".encode(): r"\u2028\x85",
-    b"-,\";#%'$HOME": "-,\";#%'$HOME",
-}
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_any_name_survives_tables_and_json_and_can_be_printed(tmp_path: Path, name: bytes) -> None:
-    text, file = os.fsdecode(name), tmp_path / "a.csv"
-    with open_table(file) as stream:
-        csv.writer(stream).writerow([text, "1"])
-    assert name in file.read_bytes().replace(b'""', b'"')  # its very bytes, but for the quotes of CSV
-    with file.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
-        assert [os.fsencode(cell) for cell in next(csv.reader(stream))] == [name, b"1"]
-    assert os.fsencode(json.loads(json.dumps(text))) == name
-    assert printable(text) == NAMES[name]
-    assert escape_bytes(text).encode("utf-8")
-    assert map_texts(printable, {text: [text, 1, None]}) == {NAMES[name]: [NAMES[name], 1, None]}
-
-
-def test_names_in_a_locale_that_is_not_utf8(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The system's functions take other texts there than a file of UTF-8 has."""
-    monkeypatch.setattr(os, "fsencode", lambda text: text.encode("ascii", "surrogateescape"))
-    monkeypatch.setattr(os, "fsdecode", lambda name: name.decode("ascii", "surrogateescape"))
-    for name in ("pr\u00fcf".encode(), b"\xfc", b"plain"):
-        in_file, in_system = name.decode("utf-8", "surrogateescape"), name.decode("ascii", "surrogateescape")
-        assert file_name(in_file) == file_name(in_system) == in_system
-        assert printable(in_system) == printable(in_file)
-        assert resolve_path(in_file).name == in_system
-    assert file_name("\ud800") == "\ud800"  # no file's name
-
-
-def test_libraries_get_a_path_in_utf8(tmp_path: Path) -> None:
-    for name, same in (("pr\u00fcf.onnx", True), ("r\udcfcn.onnx", False)):
-        (tmp_path / name).write_bytes(b"network")
-        with utf8_path(tmp_path / name) as path:
-            assert (path == tmp_path / name) is same
-            assert str(path).encode("utf-8") and path.suffix == ".onnx" and path.read_bytes() == b"network"
-        assert path.exists() is same and (tmp_path / name).is_file()
 
 
 def test_a_run_s_directory_is_that_of_the_first_process(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ from tabulate import tabulate
 from lit_ad.benchmark.cell import is_finished
 from lit_ad.benchmark.statistics import Comparison, auroc_interval, compare
 from lit_ad.evaluation.results import MEAN, POOLED, Results, Row, without_nan
-from lit_ad.files import atomic_write, open_table
+from lit_ad.files import atomic_write
+from lit_ad.names import open_table
 
 Published = dict[str, Any]  # source: who says so, mean: {metric: value}, TASK: {metric: value}
 FINISHED = "finished"

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from lit_ad import __version__
 from lit_ad.commands.lazy_import import import_function
 from lit_ad.errors import UserError
-from lit_ad.files import escape_bytes
+from lit_ad.names import escape_bytes
 
 
 class Command(NamedTuple):

@@ -39,6 +39,7 @@ from lit_ad.image.pixels import Size, split_page, upright_size
 from lit_ad.image.tiling import Tiles
 from lit_ad.image.view import View
 from lit_ad.machine import cores
+from lit_ad.names import tell
 
 CACHE_BYTES = 2**30  # what cache_images takes of the RAM without being asked
 
@@ -264,7 +265,7 @@ class AnomalyDataModule(L.LightningDataModule):
             if decode and self._unrelated_images is not None:
                 report.text += "".join(f"\n  in data.unrelated, {remark}" for remark in self._unrelated_images.remarks)
             errors = report.errors
-            print(report, flush=True)
+            tell(str(report))
         if self.trainer is not None:
             errors = self.trainer.strategy.broadcast(errors)
         if errors:

@@ -32,9 +32,9 @@ from lit_ad.detector.detector import Detection, Detector
 from lit_ad.detector.guarantee import summary
 from lit_ad.detector.stream import CALLERS
 from lit_ad.errors import NotFiniteError, UserError
-from lit_ad.files import printable
 from lit_ad.image.limits import TooLarge, is_limit, read_within_limits
 from lit_ad.image.pixels import page_kinds
+from lit_ad.names import printable
 from lit_ad.threads import Job, Workers, enter_stage
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")  # of pixels.EXTENSIONS; Pillow's other readers are not for strangers

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from lit_ad.detector.card import Card, Run, Share
 from lit_ad.errors import UserError
-from lit_ad.files import utf8_path
 from lit_ad.image.view import Floats
 from lit_ad.integrity import check_seal, check_zip, why_unreadable
 from lit_ad.machine import cores, no_device, torch_device
+from lit_ad.names import utf8_path
 
 KEY = "lit_ad"  # under which a file keeps its card
 CUDA = "CUDAExecutionProvider"  # of ONNX Runtime

@@ -34,6 +34,7 @@ from lit_ad.files import Writers, resolve_path, run_directory
 from lit_ad.image.pixels import Size
 from lit_ad.image.view import bilinear
 from lit_ad.metrics import ImageEvaluation, PixelEvaluation, sample_auroc
+from lit_ad.names import tell
 from lit_ad.teachers.weights import fingerprint
 
 PIXELS = (  # what is counted of an image's pixels; hits: anomalous ones above the pixel threshold; false: nominal ones
@@ -260,7 +261,7 @@ class Evaluation(L.Callback):
 
     def on_test_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         if trainer.is_global_zero and self.results is not None:
-            print("\n" + self.results.table())
+            tell("\n" + self.results.table())
 
 
 def resized(

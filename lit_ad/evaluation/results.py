@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from tabulate import tabulate
 
 from lit_ad.errors import UserError
-from lit_ad.files import atomic_write, open_table, printable
+from lit_ad.files import atomic_write
+from lit_ad.names import open_table, printable
 
 Row = dict[str, float]
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # points: false positive rate, and what is gained

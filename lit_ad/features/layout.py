@@ -14,8 +14,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from lit_ad.errors import UserError
-from lit_ad.files import file_name
 from lit_ad.image.pixels import split_page
+from lit_ad.names import file_name
 
 KEY_LENGTH = 24  # hexadecimal digits of a SHA-256
 PARTIAL = ".partial"

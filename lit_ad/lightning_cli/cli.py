@@ -25,12 +25,13 @@ from lit_ad.errors import UserError
 from lit_ad.evaluation import Dashboard, Evaluation, Heatmaps, Predictions, Report
 from lit_ad.evaluation.report.stopwatch import TrainingRecord
 from lit_ad.evaluation.sinks.dashboard import show_config
-from lit_ad.files import atomic_write, map_texts, printable, resolve_path, resolve_paths
+from lit_ad.files import atomic_write, resolve_path, resolve_paths
 from lit_ad.integrity import first_line
 from lit_ad.lightning_cli.help import BriefHelp, in_one_line, set_titles
 from lit_ad.lightning_cli.jsonargparse_workarounds import allow_file_names, refuse_inherited, rewrite_nulls
 from lit_ad.lightning_cli.launcher import refuse_separate_trainings, take_devices
 from lit_ad.methods.base import Method
+from lit_ad.names import map_texts, printable
 from lit_ad.training import Calibration, FeatureCache
 from lit_ad.training.best_checkpoint import BestCheckpoint
 from lit_ad.training.checkpoints import KeepProgress

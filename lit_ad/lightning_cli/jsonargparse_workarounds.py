@@ -12,7 +12,8 @@ import yaml
 from jsonargparse import get_loader, set_loader
 
 from lit_ad.errors import UserError
-from lit_ad.files import map_texts, resolve_path
+from lit_ad.files import resolve_path
+from lit_ad.names import map_texts
 
 VIEW_KEY = re.compile(r"(--model(?:\.init_args)?\.view)\.(\w+)(=null)?")
 PRIVATE = 0x100000  # Unicode's last plane, for private use

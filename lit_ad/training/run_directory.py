@@ -10,7 +10,7 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_only
 
 from lit_ad.errors import UserError
-from lit_ad.files import printable
+from lit_ad.names import printable
 from lit_ad.training.run_lock import LOCK, OWNER, RunLock
 
 OURS = ("config.yaml", "wandb_id", "tensorboard", LOCK, OWNER)  # what a fit writes before its training begins

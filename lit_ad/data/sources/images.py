@@ -10,6 +10,7 @@ from lit_ad.data.sources.source import Source
 from lit_ad.errors import UserError
 from lit_ad.files import resolve_path
 from lit_ad.image.pixels import EXTENSIONS
+from lit_ad.names import tell
 
 
 class Images(Source):
@@ -57,5 +58,5 @@ def list_and_tell(root: Path) -> list[Sample]:
     source = Images(root)
     samples = source.samples()
     for remark in source.remarks():
-        print(f"In {root}: {remark}")
+        tell(f"In {root}: {remark}")
     return samples

@@ -9,7 +9,8 @@ from lit_ad.batch import Sample, Split
 from lit_ad.data.sources.listing import list_folder
 from lit_ad.data.sources.source import Source, choose, existing, list_folders
 from lit_ad.errors import UserError
-from lit_ad.files import file_name, resolve_path
+from lit_ad.files import resolve_path
+from lit_ad.names import file_name
 
 VIEW = re.compile(r"(.+)_C\d+(_.*)?")  # NAME_C1_TIME: views of one part share NAME
 

@@ -13,8 +13,9 @@ from lit_ad.data.sources.shapes import Polygon, keep_mask, rasterise, read_boxes
 from lit_ad.data.sources.source import Source, choose, existing
 from lit_ad.data.sources.table_file import AS_CSV, Row, cell_text, is_utf8, read_table
 from lit_ad.errors import UserError
-from lit_ad.files import file_name, resolve_path
+from lit_ad.files import resolve_path
 from lit_ad.image.pixels import split_page, upright_size
+from lit_ad.names import file_name
 
 REQUIRED = ("path", "split", "label")
 SHAPES: dict[str, Callable[[Any], list[Polygon]]] = {"box": read_boxes, "polygon": read_polygons}

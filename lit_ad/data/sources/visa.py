@@ -8,7 +8,8 @@ from lit_ad.batch import Sample, Split
 from lit_ad.data.sources.source import Source, choose, existing, find_root, list_folders, list_images, pair_masks
 from lit_ad.data.sources.table_file import cell_text, read_table
 from lit_ad.errors import UserError
-from lit_ad.files import file_name, resolve_path
+from lit_ad.files import resolve_path
+from lit_ad.names import file_name
 
 COLUMNS = ("object", "split", "label", "image", "mask")
 Official = Literal["1cls", "2cls_highshot", "2cls_fewshot"]

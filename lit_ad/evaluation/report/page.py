@@ -20,7 +20,8 @@ from lit_ad.evaluation.report.record import Took
 from lit_ad.evaluation.report.runs import Run, Shown, matched, names_of, read_run, shares_below
 from lit_ad.evaluation.report.table import HEADINGS, cells, with_intervals
 from lit_ad.evaluation.results import POOLED, without_nan
-from lit_ad.files import atomic_write, escape_bytes, format_bytes, map_texts
+from lit_ad.files import atomic_write, format_bytes
+from lit_ad.names import escape_bytes, map_texts
 
 PAGE = "report.html"
 HERE = Path(__file__).parent

@@ -11,7 +11,7 @@ from PIL import Image
 
 from lit_ad.evaluation.results import MEAN, POOLED, ImageResult, Results
 from lit_ad.evaluation.sinks.sink import Sink, Stage
-from lit_ad.files import printable
+from lit_ad.names import printable
 
 
 class Dashboard(Sink):

@@ -3,7 +3,8 @@
 from lit_ad.detector.painter import draw
 from lit_ad.evaluation.judged import Judged
 from lit_ad.evaluation.sinks.sink import Sink, Stage
-from lit_ad.files import atomic_write, printable
+from lit_ad.files import atomic_write
+from lit_ad.names import printable
 
 JPEG = {"quality": 95, "subsampling": 0}  # a tenth of a PNG's time; with all of its colours, thin outlines stay sharp
 

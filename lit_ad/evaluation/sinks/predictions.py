@@ -18,7 +18,8 @@ from lit_ad.errors import UserError
 from lit_ad.evaluation.judged import Judged
 from lit_ad.evaluation.results import Results
 from lit_ad.evaluation.sinks.sink import Sink, Stage
-from lit_ad.files import atomic_write, open_table, printable, resolve_path
+from lit_ad.files import atomic_write, resolve_path
+from lit_ad.names import open_table, printable, tell
 
 UNFINISHED = "unfinished.json"  # what the scores in PARTS are of; gone at the end, as they are
 PARTS = "scores.*.part"  # of each process: a line of JSON, [path, score, error], for every image so far
@@ -162,7 +163,7 @@ class Predictions(Sink):
                 temporary.write_text("".join(lines), encoding="utf-8")
                 for part in parts:
                     part.unlink()
-            print(f"Going on in {directory}: {len(done)} of {len(samples)} images were looked at before")
+            tell(f"Going on in {directory}: {len(done)} of {len(samples)} images were looked at before")
         return done
 
     @property
