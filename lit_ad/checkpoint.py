@@ -9,7 +9,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.cloud_io import get_filesystem
 
-from lit_ad.errors import UserError
+from lit_ad.errors import UserError, killed_worker
 from lit_ad.files import atomic_write, resolve_path
 from lit_ad.integrity import check_zip, why_unreadable
 
@@ -58,6 +58,8 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
     except (UserError, RuntimeError) as error:  # torch's writer says that it failed, not always why
+        if killed := killed_worker(error):
+            raise killed from error
         reason = error if isinstance(error, UserError) else f"cannot write {path}: {error.__context__ or error}"
         raise UserError(
             f"{reason}. Earlier checkpoints are whole: make room, and go on from the last one with --ckpt_path"

@@ -1,5 +1,8 @@
 """What a user can mend."""
 
+import re
+import signal
+
 
 class UserError(Exception):
     """Bad input, in one message that names the file or key and the remedy.
@@ -24,3 +27,48 @@ NOT_FINITE = (
 
 class TimeLimitError(UserError):
     """Something that took longer than its time limit: it hangs, or the machine is slow."""
+
+
+OUT_OF_MEMORY = "most likely because the memory ran out"
+WORKER_DIED = re.compile(
+    r"DataLoader worker \(pid(?:\(s\))? [\d, ]+\) (?:exited unexpectedly|is killed by signal: (\w[\w ]*))"
+)
+NO_SHARED_MEMORY = re.compile(r"unable to \w+ .*(?:No space left on device|Cannot allocate memory)")
+
+
+def killed_worker(error: BaseException | None) -> UserError | None:
+    """What a user can do about a process that loads images and died, if that is behind an error.
+
+    torch raises its error wherever the main process is at that moment: while it writes a checkpoint, say.
+    """
+    while error is not None:
+        died, text = WORKER_DIED.search(str(error)), str(error)
+        signal_name = (died[1] or "").strip() if died else ""
+        if signal_name == "Bus error" or ("DataLoader worker" in text and NO_SHARED_MEMORY.search(text)):
+            return UserError(
+                "a process that loads images ran out of shared memory, /dev/shm: lower data.num_workers (0 loads in "
+                "this process), or give the container more, as by docker run --shm-size 8g"
+            )
+        if died and signal_name in ("", "Killed", "Terminated"):
+            return UserError(
+                f"a process that loads images was killed, {OUT_OF_MEMORY}: lower data.num_workers (0 loads in this "
+                "process), data.batch_size or model.view.image_size"
+            )
+        if died:
+            return UserError(
+                f"a process that loads images died of a {signal_name.lower()}, in a library that reads them: with "
+                "data.num_workers 0 the main process dies of it, at the image that is to blame"
+            )
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def ended_by(code: int) -> str:
+    """What ended a process, in words, by its exit code: negative is a signal."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    return f"killed by {name}" + (f", {OUT_OF_MEMORY}" if name == "SIGKILL" else "")

@@ -1,9 +1,11 @@
-"""A user's error is its message, wherever it is raised."""
+"""A user's error is its message, wherever it is raised; what ended a process is told as what it was."""
+
+import signal
 
 import pytest
 import torch
 
-from lit_ad.errors import UserError
+from lit_ad.errors import UserError, ended_by, killed_worker
 
 
 def test_an_error_of_a_loaders_worker_is_its_message() -> None:
@@ -19,3 +21,49 @@ def test_an_error_of_a_loaders_worker_is_its_message() -> None:
     with pytest.raises(UserError) as error:
         list(torch.utils.data.DataLoader(Broken(), num_workers=1))
     assert str(error.value) == "cannot read 0.png"
+
+
+MEMORY = r"^a process that loads images was killed, most likely because the memory ran out: lower data.num_workers \(0"
+SHARED = r"^a process that loads images ran out of shared memory, /dev/shm: lower data.num_workers"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [  # as torch has them
+        ("DataLoader worker (pid(s) 2990, 2991) exited unexpectedly", MEMORY),
+        ("DataLoader worker (pid 4592) is killed by signal: Killed. ", MEMORY),
+        ("DataLoader worker (pid 1) is killed by signal: Bus error. It is possible that dataloader's workers", SHARED),
+        (
+            "DataLoader worker (pid 1) is killed by signal: Segmentation fault. ",
+            r"died of a segmentation fault",
+        ),
+        (
+            "Caught RuntimeError in DataLoader worker process 0.\n ... RuntimeError: unable to write to file "
+            "</torch_1_2_3>: No space left on device (28)",
+            SHARED,
+        ),
+    ],
+)
+def test_a_killed_worker_is_told_as_memory(text: str, message: str) -> None:
+    wrapped = UserError("cannot write best.ckpt: make room")
+    wrapped.__cause__ = RuntimeError(text)
+    for error in (RuntimeError(text), wrapped):
+        killed = killed_worker(error)
+        assert killed is not None
+        with pytest.raises(UserError, match=message):
+            raise killed
+
+
+def test_other_errors_are_no_killed_worker() -> None:
+    for error in (
+        None,
+        RuntimeError("unable to write to file: No space left on device"),
+        UserError("DataLoader worker"),
+    ):
+        assert killed_worker(error) is None
+
+
+def test_what_ended_a_process() -> None:
+    assert ended_by(7) == "exit code 7"
+    assert ended_by(-signal.SIGKILL) == "killed by SIGKILL, most likely because the memory ran out"
+    assert (ended_by(-signal.SIGSEGV), ended_by(-999)) == ("killed by SIGSEGV", "killed by signal 999")

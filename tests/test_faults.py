@@ -16,8 +16,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from torch.utils.data import get_worker_info
 
+from lit_ad.batch import Batch
+from lit_ad.checkpoint import write_checkpoint
 from lit_ad.commands.main import main
+from lit_ad.data.dataset import AnomalyDataset
+from lit_ad.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 EPOCHS = 4
@@ -395,6 +400,41 @@ def test_a_bad_checkpoint_is_refused(whole: Path, tmp_path: Path, subcommand: st
     assert fault != "code" or "it holds io.open, which is neither a tensor" in said
     assert not (tmp_path / "made").exists()
     assert not (tmp_path / "run/metrics.json").exists()
+
+
+class Deadly(AnomalyDataset):
+    """Kills the worker process that reads an item."""
+
+    def __getitem__(self, index: int) -> Batch:
+        if get_worker_info() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("cache", ["true", "false"])
+def test_a_killed_worker_is_told_as_memory(
+    cache: str, images: Path, resnet_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not as a full disk, or by a traceback; while features are computed, and in training."""
+    monkeypatch.setattr("lit_ad.data.datamodule.AnomalyDataset", Deadly)
+    more = ("--data.cache_images", "false", "--data.num_workers", 1, "--cache.enabled", cache)
+    more += ("--cache.directory", tmp_path / "cache")
+    said = refused(*command(images, resnet_file, tmp_path / "run", *more)[3:])
+    assert said.startswith("lit-ad: a process that loads images was killed, most likely because the memory ran out")
+    assert len(said.splitlines()) == 1
+
+
+def test_a_worker_killed_while_a_checkpoint_is_written_is_no_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch raises the error of a worker in the main process, wherever that is."""
+
+    def save(*_: object) -> None:
+        raise RuntimeError("DataLoader worker (pid 4592) is killed by signal: Killed. ")
+
+    monkeypatch.setattr(torch, "save", save)
+    with pytest.raises(UserError, match="a process that loads images was killed, most likely because the memory"):
+        write_checkpoint({}, tmp_path / "a.ckpt")
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -12,7 +12,7 @@ from filelock import FileLock
 
 from lit_ad.benchmark.cell import BUSY
 from lit_ad.benchmark.tables import Cell, Published, write_tables
-from lit_ad.errors import UserError
+from lit_ad.errors import UserError, ended_by
 from lit_ad.files import atomic_write
 from lit_ad.lightning_cli.launcher import environment_alone
 from lit_ad.machine import cores
@@ -93,7 +93,7 @@ def record_failure(cell: Cell, code: int) -> None:
     lines = (cell.home / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
     last = lines[-1].strip() if lines else "nothing printed"
     with atomic_write(cell.home / "died.txt") as temporary:
-        temporary.write_text(f"exit code {code}: {last}\n", encoding="utf-8")
+        temporary.write_text(f"{ended_by(code)}: {last}\n", encoding="utf-8")
 
 
 def write_tables_locked(cells: list[Cell], output: Path, metrics: list[str], published: dict[str, Published]) -> None:

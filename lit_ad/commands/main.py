@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from lit_ad import __version__
 from lit_ad.commands.lazy_import import import_function
-from lit_ad.errors import UserError
+from lit_ad.errors import UserError, killed_worker
 from lit_ad.names import escape_bytes
 
 
@@ -166,6 +166,8 @@ def mendable(error: BaseException | None) -> BaseException | None:
 
     The command line's parser tries a value as each type that it may have, and raises an error of its own from ours.
     """
+    if killed := killed_worker(error):
+        return killed
     while error is not None:
         if isinstance(error, UserError) or type(error).__name__ == "MisconfigurationException":
             return error

@@ -8,7 +8,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from lit_ad.data.sources.images import list_and_tell
-from lit_ad.errors import UserError
+from lit_ad.errors import UserError, ended_by
 
 COLUMNS = ("file", "runtime", "precision", "batch", "p50 ms", "p95 ms", "images/s", "peak MiB", "file MiB")
 
@@ -47,7 +47,9 @@ def speed(
                 check=False,
             )
             if done.returncode:
-                raise UserError(f"{file} could not be measured: {done.stderr.strip().splitlines()[-1]}")
+                last = (done.stderr.strip().splitlines() or [""])[-1]
+                reason = last if done.returncode > 0 and last else ended_by(done.returncode)
+                raise UserError(f"{file} could not be measured: {reason}")
             rows.append(json.loads(done.stdout.splitlines()[-1]))
     print("The network alone" if images is None else f"From the files in {images} to verdicts")
     cells, sides = [[str(row[name]) for name in COLUMNS] for row in rows], ["left"] * 3 + ["right"] * 6

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -82,6 +82,15 @@ def load_or_compute(
     """
     folder = store_path(directory, about, count, dtype)
     partial = partial_folder(folder)
+    of_inputs: list[OSError] = []  # errors of reading them, and not of this disk
+
+    def batches() -> Iterator[Sequence[Tensor]]:
+        try:
+            yield from compute()
+        except OSError as error:
+            of_inputs.append(error)
+            raise
+
     if not folder.is_dir():
         directory.mkdir(parents=True, exist_ok=True)
         with FileLock(lock_file(folder)):  # the system takes it back from a process that dies
@@ -89,10 +98,12 @@ def load_or_compute(
                 shutil.rmtree(partial, ignore_errors=True)  # of a writer that was killed
                 try:
                     partial.mkdir()
-                    write(partial, full_key(about, count, dtype), compute(), title)
+                    write(partial, full_key(about, count, dtype), batches(), title)
                     partial.rename(folder)
                     sync_folder(directory)
                 except OSError as error:
+                    if error in of_inputs:
+                        raise
                     raise UserError(
                         f"cannot write the cache {folder}: {error}; set cache.directory to another disk, or "
                         "cache.enabled to false"

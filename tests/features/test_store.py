@@ -136,6 +136,16 @@ def test_a_disk_that_fills_while_it_is_written(small_disk: Callable[[str], Path]
     assert not [path for path in (disk / "cache").iterdir() if path.is_dir()]
 
 
+def test_an_error_of_the_images_is_no_error_of_the_disk(tmp_path: Path) -> None:
+    def compute() -> Iterator[list[Tensor]]:
+        yield from batches(features(2))
+        raise ConnectionResetError("by a worker that was killed")
+
+    with pytest.raises(ConnectionResetError, match="by a worker"):
+        load_or_compute(tmp_path / "cache", {}, 7, "float32", compute)
+    assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+
+
 def test_a_killed_writer_leaves_no_half_cache(tmp_path: Path) -> None:
     begun = tmp_path / "begun"
 
