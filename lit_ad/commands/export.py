@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from numpy.typing import NDArray
+from PIL import Image
 
 from lit_ad.batch import Sample
 from lit_ad.commands.recalibrate import refitted
@@ -24,7 +27,7 @@ from lit_ad.deploy.export import (
     Format,
     Precision,
     beyond,
-    check_precision,
+    check_options,
     differences,
     rewrite,
 )
@@ -32,9 +35,11 @@ from lit_ad.deploy.export import export as write
 from lit_ad.detector.card import Card
 from lit_ad.detector.detector import Detector
 from lit_ad.detector.guarantee import by_hand
+from lit_ad.detector.inputs import ImageLike
 from lit_ad.errors import UserError
 from lit_ad.files import new_folder, resolve_path
 from lit_ad.image.roi import counted
+from lit_ad.image.view import View
 from lit_ad.methods.base import Method
 from lit_ad.methods.network import inference
 from lit_ad.metrics import ImageAUROC, PixelAUROC
@@ -50,6 +55,8 @@ def export(
     nominal: Path | None = None,
     images: Path | None = None,
     weights: Path | None = None,
+    opset: int | None = None,
+    ir: int | None = None,
 ) -> None:
     """Write a checkpoint as one file for another runtime, and compare what the two say of some images.
 
@@ -61,32 +68,41 @@ def export(
         precision: Of the network. int8 is calibrated on nominal training images.
         output: Folder. None: RUN/export, or "export" beside a checkpoint that is in no run.
         nominal: Folder of nominal training images for int8. None: those of RUN/config.yaml.
-        images: Folder of images to compare on. None: test images of RUN/config.yaml.
+        images: Folder of images to compare on. None: test images of RUN/config.yaml; made-up ones if they are gone.
         weights: The teacher's, if they are no longer where they were.
+        opset: Of an ONNX file, the version of its operators. None: 18.
+        ir: Of an ONNX file, the version of its format. None: the oldest that has the opset, 8 of 18. ONNX Runtime 1.17
+            reads files up to opset 20 and version 9.
     """
     os.environ.setdefault("NNCF_CI", "1")  # without it, NNCF sends usage data, unasked and by a fork of this process
     ckpt_path, output = resolve_path(ckpt_path), None if output is None else resolve_path(output)
-    check_precision(format, precision)
+    check_options(format, precision, opset, ir)
     method: Method = Method.load_from_checkpoint(ckpt_path, weights=weights)
     method.requires_grad_(False)
     run = ckpt_path.parent.parent if ckpt_path.parent.name == "checkpoints" else None
-    config = None if run is None or (nominal and images) else run / "config.yaml"
-    splits = splits_of(config) if config and config.is_file() else Splits()
-    compared = pick(list_and_tell(images) if images else splits.test or splits.val, COMPARED)
-    if not compared:
-        compared = pick(list_and_tell(nominal) if nominal else [], COMPARED)
-    if not compared:
-        raise UserError("there is no image to compare the exported file on: give --images FOLDER")
+    splits, gone = Splits(), "it is in no run" if run is None else ""
+    if run is not None and not (images and (nominal or precision != "int8")):
+        splits, gone = find_splits(run / "config.yaml")
     calibration = list_and_tell(nominal) if nominal else splits.train
+    if precision == "int8" and not calibration:
+        raise UserError(
+            f"int8 is calibrated on nominal training images, and those of {ckpt_path} are not to be had ({gone}): give "
+            "--nominal FOLDER"
+        )
+    compared = pick(list_and_tell(images) if images else splits.test or splits.val or calibration, COMPARED)
+    pictures: list[ImageLike] = [sample.image for sample in compared]
+    if not pictures:
+        pictures = list(made_up(method.view, COMPARED))
+        print(f"The images of {ckpt_path} are not to be had ({gone}): it is compared on {COMPARED} made-up ones")
     folder = output or (run or ckpt_path.parent) / "export"
     name = f"{type(method).__name__.lower()}-{precision}{SUFFIX[format]}"
     with new_folder(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as scratch:
         file = Path(scratch, name)
-        card = write(method, file, format, precision, [sample.image for sample in calibration])
+        card = write(method, file, format, precision, [sample.image for sample in calibration], opset, ir)
         if card.without_map:
             print(f"The file has scores and no anomaly_map: {card.without_map}.")
         checkpoint, exported = Detector(inference(method), method.card), Detector.load(file)
-        report = compare(exported, checkpoint, compared, precision)
+        report = compare(exported, checkpoint, pictures, precision)
         if precision == "int8" and card.decision is not None:  # its scores are others, and so are its thresholds
             card = with_own_decision(exported, splits.val, file)
             exported = Detector(exported.run, card)
@@ -118,14 +134,31 @@ def with_own_decision(exported: Detector, held_out: list[Sample], file: Path) ->
     return exported.card
 
 
-def splits_of(config: Path) -> Splits:
-    """List the images of a run. Raises UserError if they are gone."""
-    data = yaml.safe_load(config.read_text(encoding="utf-8"))["data"]
-    source, _ = make_source(data["source"], f"data.source of {config}")
+def find_splits(config: Path) -> tuple[Splits, str]:
+    """List the images of a run. If they are gone, return empty lists and the reason."""
     try:
-        return list_splits(source, data["val_fraction"], data["split_seed"])
+        data = yaml.safe_load(config.read_text(encoding="utf-8"))["data"]
+        source, _ = make_source(data["source"], f"data.source of {config}")
+        return list_splits(source, data["val_fraction"], data["split_seed"]), ""
+    except OSError as error:
+        return Splits(), f"{config}: {error.strerror}"
     except UserError as error:
-        raise UserError(f"{error}. These are the images of {config}: or give --nominal and --images") from error
+        return Splits(), str(error)
+
+
+def made_up(view: View, count: int) -> Iterator[NDArray[Any]]:
+    """Smooth random images with noise, of the view's own size: (H0, W0, 3) uint8, or (H0, W0) float32 in its window."""
+    generator = np.random.default_rng(0)
+    height, width = view.blank().shape[:2]
+    for _ in range(count):
+        coarse = Image.fromarray(generator.integers(0, 256, (6, 6, 3), dtype=np.uint8))
+        smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), np.float32)
+        pixels = (smooth + generator.normal(0, 10, smooth.shape)).clip(0, 255)
+        if view.levels is None:
+            yield pixels.astype(np.uint8)
+        else:
+            low, high = view.levels
+            yield (low + pixels[..., 0] * ((high - low) / 255)).astype(np.float32)
 
 
 def pick(found: list[Sample], count: int) -> list[Sample]:
@@ -134,11 +167,11 @@ def pick(found: list[Sample], count: int) -> list[Sample]:
     return [found[row] for row in rows]
 
 
-def compare(exported: Detector, checkpoint: Detector, compared: list[Sample], precision: Precision) -> dict[str, Any]:
+def compare(exported: Detector, checkpoint: Detector, images: list[ImageLike], precision: Precision) -> dict[str, Any]:
     """What is said of the differences. Raises UserError if they are beyond the precision's tolerance."""
-    found = differences(exported, checkpoint, [sample.image for sample in compared])
+    found = differences(exported, checkpoint, images)
     tolerance = TOLERANCE.get(precision)
-    print(f"Against the checkpoint, on {len(compared)} images, the largest relative difference:")
+    print(f"Against the checkpoint, on {len(images)} images, the largest relative difference:")
     for size, values in found.items():
         print(f"  {size}: " + ", ".join(f"{name} {value:.1e}" for name, value in values.items()))
     wrong = [] if tolerance is None else beyond(found, tolerance)
@@ -147,8 +180,8 @@ def compare(exported: Detector, checkpoint: Detector, compared: list[Sample], pr
             f"the exported file differs from the checkpoint, {'; '.join(wrong)}, where {precision} may differ by "
             f"{tolerance:.0e}: no file was written"
         )
-    files = [str(sample.image) for sample in compared]
-    return {"precision": precision, "tolerance": tolerance, "differences": found, "images": files}
+    names = [str(image) if isinstance(image, Path) else "made up" for image in images]
+    return {"precision": precision, "tolerance": tolerance, "differences": found, "images": names}
 
 
 def aurocs(exported: Detector, checkpoint: Detector, test: list[Sample]) -> dict[str, dict[str, float]]:

@@ -17,6 +17,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from lit_ad.deploy.onnx_versions import OPSET, check_versions, set_versions
 from lit_ad.deploy.quantize import quantize
 from lit_ad.detector.card import Card
 from lit_ad.detector.detector import Detector
@@ -34,7 +35,6 @@ Format = Literal["onnx", "openvino", "torch"]
 Precision = Literal["fp32", "fp16", "int8"]
 SUFFIX = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
 TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}  # relative, of scores and maps; int8 is judged by its AUROC
-OPSET = 18
 Differences = dict[str, dict[str, float]]
 
 
@@ -58,6 +58,8 @@ def export(
     format: Format = "onnx",
     precision: Precision = "fp32",
     nominal: Iterable[ImageLike] = (),
+    opset: int | None = None,
+    ir: int | None = None,
 ) -> Card:
     """Write a detector for another runtime. It is the caller who compares it (`differences`).
 
@@ -67,13 +69,15 @@ def export(
         format: onnx (ONNX Runtime), openvino, or torch (torch.export).
         precision: Of the network: fp16 halves the file, int8 is NNCF's.
         nominal: Nominal training images, to calibrate int8 with.
+        opset: Of an ONNX file, the version of its operators. None: 18.
+        ir: Of an ONNX file, the version of its format. None: the oldest that has the opset.
 
     Raises:
-        UserError: A view of no fixed size, a format and precision that do not go together, a package that is missing.
+        UserError: A view of no fixed size, options that do not go together, a package that is missing.
     """
     if file.suffix != SUFFIX[format]:
         raise UserError(f"{file} should end in {SUFFIX[format]} for {format}")
-    check_precision(format, precision)
+    check_options(format, precision, opset, ir)
     size = input_size(method.view)
     method, without_map = method.exportable()
     card = replace(method.card, precision=precision, without_map=without_map)
@@ -90,22 +94,28 @@ def export(
             return card
         with tempfile.TemporaryDirectory() as scratch:
             plain = Path(scratch, "plain.onnx")
-            write_plain_onnx(graph, example, plain)
+            write_plain_onnx(graph, example, plain, opset)
             onnx = format == "onnx"
             # OpenVINO's convert_model would tell Intel, unasked and by a fork of this process.
             model = need("onnx", "onnx").load(plain) if onnx else openvino_core().read_model(plain)
             if precision == "int8":
                 model = quantize(model, nominal, card)
+            if onnx:
+                set_versions(model, opset, ir)
             (write_onnx if onnx else write_openvino)(model, file, card)
     return card
 
 
-def check_precision(format: Format, precision: Precision) -> None:
+def check_options(format: Format, precision: Precision, opset: int | None = None, ir: int | None = None) -> None:
     """Raises UserError where they do not go together."""
     if precision != "fp32" and format == "torch":
         raise UserError("torch files are fp32: choose onnx or openvino for int8, openvino for fp16")
     if precision == "fp16" and format == "onnx":
         raise UserError("fp16 is for openvino, which keeps half-sized weights and computes as its device can")
+    if format == "onnx":
+        check_versions(opset, ir)
+    elif (opset, ir) != (None, None):
+        raise UserError(f"opset and ir are versions of ONNX files, and the format is {format}: leave them out")
 
 
 def fix_positions(method: Method, size: Size) -> None:
@@ -142,7 +152,7 @@ def metadata(card: Card) -> str:
     return json.dumps({**card.to_dict(), "input_size": input_size(card.view), **thresholds, DIGEST: BLANK})
 
 
-def write_plain_onnx(graph: Graph, example: Tensor, file: Path) -> None:
+def write_plain_onnx(graph: Graph, example: Tensor, file: Path, opset: int | None) -> None:
     need("onnx", "onnx")
     need("onnxscript", "onnx")
     torch.onnx.export(
@@ -155,7 +165,7 @@ def write_plain_onnx(graph: Graph, example: Tensor, file: Path) -> None:
         input_names=["pixels"],
         output_names=["score", "anomaly_map"][: len(graph(example[:1]))],
         dynamic_shapes={"pixels": {0: torch.export.Dim("batch")}},
-        opset_version=OPSET,
+        opset_version=opset or OPSET,
     )
 
 

@@ -6,12 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lit_ad import Detector
 from lit_ad.commands import export as command
 from lit_ad.commands.main import run
+from lit_ad.detector.inputs import read_pixels
 from lit_ad.errors import UserError
+from lit_ad.image.view import View
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -43,16 +46,40 @@ def test_beyond_tolerance_there_is_no_file(
     monkeypatch.setitem(command.TOLERANCE, "fp32", 1e-12)
     with pytest.raises(UserError, match=r"differs from the checkpoint, score at batch .* no file was written"):
         run(["export", "--ckpt_path", str(checkpoint), "--format", "onnx", "--output", str(tmp_path / "out")])
-    assert not list((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out").exists()
 
 
-def test_without_a_run_it_asks_for_images(trained: Path, checkpoint: Path, images: Path, tmp_path: Path) -> None:
-    alone = tmp_path / "alone.ckpt"
-    alone.write_bytes(checkpoint.read_bytes())
-    with pytest.raises(UserError, match="no image to compare the exported file on: give --images"):
-        run(["export", "--ckpt_path", str(alone)])
-    run(["export", "--ckpt_path", str(alone), "--images", str(images / "test/square"), "--format", "torch"])
-    assert (tmp_path / "export/stfpm-fp32.pt2").is_file()
+@pytest.mark.parametrize("gone", ["run", "config", "images"])
+def test_where_the_data_are_gone_it_asks_for_what_it_needs_only(
+    gone: str, trained: Path, checkpoint: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = tmp_path / "run"
+    file = home / ("alone.ckpt" if gone == "run" else "checkpoints/best.ckpt")
+    file.parent.mkdir(parents=True)
+    shutil.copy(checkpoint, file)
+    if gone == "images":
+        config = (trained / "config.yaml").read_text(encoding="utf-8")
+        (home / "config.yaml").write_text(config.replace(str(images), str(tmp_path / "moved")), encoding="utf-8")
+    run(["export", "--ckpt_path", str(file), "--format", "torch"])
+    reason = {"run": "it is in no run", "config": "config.yaml: No such file", "images": "moved"}[gone]
+    assert f"The images of {file} are not to be had (" in (out := capsys.readouterr().out)
+    assert reason in out and "it is compared on 8 made-up ones" in out
+    report = json.loads((home / "export/stfpm-fp32.pt2.json").read_text())
+    assert report["images"] == ["made up"] * 8 and report["differences"]["batch 4"]["anomaly_map"] < 1e-4
+    with pytest.raises(UserError, match=rf"int8 is calibrated .* are not to be had .*{reason}.*: give --nominal"):
+        run(["export", "--ckpt_path", str(file), "--precision", "int8", "--images", str(images / "test/square")])
+    run(["export", "--ckpt_path", str(file), "--images", str(images / "test/square"), "--format", "torch"])
+    assert "made-up" not in capsys.readouterr().out
+    assert len(json.loads((home / "export/stfpm-fp32.pt2.json").read_text())["images"]) == 4
+
+
+@pytest.mark.parametrize("view", [View(64), View(None, window=(100, 3000)), View(64, fit="pad", roi=(5, 3, 61, 40))])
+def test_made_up_images_are_images_of_the_view(view: View) -> None:
+    made = list(command.made_up(view, 3))
+    for image in made:
+        pixels = read_pixels(image, view.levels)
+        assert pixels.std() > 20 and view(pixels)[0].ndim == 3
+    assert not np.array_equal(made[0], made[1])
 
 
 def test_int8_tells_its_cost_and_has_its_own_threshold(

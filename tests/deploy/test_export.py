@@ -11,7 +11,7 @@ import torch
 
 from lit_ad import Detector
 from lit_ad.batch import Prediction
-from lit_ad.deploy.export import SUFFIX, beyond, differences, export, input_size, rewrite
+from lit_ad.deploy.export import SUFFIX, beyond, check_options, differences, export, input_size, rewrite
 from lit_ad.detector.decision import Decision
 from lit_ad.errors import NotFiniteError, UserError
 from lit_ad.image.view import View
@@ -21,7 +21,7 @@ from lit_ad.methods.base import Method, method_class
 from lit_ad.methods.maps import gaussian_blur, upsample
 from lit_ad.methods.network import inference
 
-pytest.importorskip("onnx")
+onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("openvino")
@@ -91,6 +91,40 @@ def test_padding_and_tiles(small_models: dict[str, dict[str, Any]], tmp_path: Pa
         export(method, file)
         checkpoint = Detector(inference(method), method.card)
         assert not beyond(differences(Detector.load(file), checkpoint, pictures(5)), 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "versions"), [({}, (18, 8)), ({"opset": 20}, (20, 9)), ({"opset": 18, "ir": 9}, (18, 9))]
+)
+def test_versions_of_onnx(
+    options: dict[str, int], versions: tuple[int, int], small_models: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    """By default those of ONNX Runtime 1.17, and of some before it; the same after another decision."""
+    method = made("STFPM", small_models)
+    for precision in ("fp32", "int8"):
+        card = export(method, tmp_path / "a.onnx", "onnx", precision, pictures(4), **options)  # type: ignore[arg-type]
+        rewrite(tmp_path / "a.onnx", tmp_path / "b.onnx", replace(card, decision=DECISION.with_rate(0.5)))
+        for name in ("a.onnx", "b.onnx"):
+            model = onnx.load(tmp_path / name)
+            assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", versions[0])]
+            assert model.ir_version == versions[1]
+            onnx.checker.check_model(model)
+
+
+@pytest.mark.parametrize(
+    ("format", "options", "message"),
+    [
+        ("onnx", {"opset": 17}, r"opset is 17, but torch writes 18 and newer"),
+        ("onnx", {"opset": 99}, r"opset is 99, but .* the package onnx knows up to \d+"),
+        ("onnx", {"ir": 7}, r"ir is 7, but opset 18 needs 8 or newer"),
+        ("onnx", {"opset": 21, "ir": 9}, r"ir is 9, but opset 21 needs 10 or newer"),
+        ("openvino", {"opset": 18}, r"opset and ir are versions of ONNX files, and the format is openvino"),
+        ("torch", {"ir": 8}, r"opset and ir are versions of ONNX files, and the format is torch"),
+    ],
+)
+def test_versions_that_cannot_be(format: Any, options: dict[str, int], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check_options(format, "fp32", **options)
 
 
 def test_mkd_leaves_its_map_and_nothing_else(small_models: dict[str, dict[str, Any]], tmp_path: Path) -> None:
