@@ -47,7 +47,8 @@ def serve(
     uvicorn = need("uvicorn", "serve")
     need("starlette", "serve")
     need("python_multipart", "serve")
-    from lit_ad.deploy.serve import Limits, service
+    from lit_ad.deploy.serve import service
+    from lit_ad.deploy.uploads import Limits
 
     token = os.environ.get(TOKEN) or None
     if token is None and not is_loopback(host):

@@ -36,7 +36,8 @@ from lit_ad.methods.stfpm import STFPM
 
 uvicorn = pytest.importorskip("uvicorn")
 pytest.importorskip("starlette")
-from lit_ad.deploy.serve import Limits, service  # noqa: E402
+from lit_ad.deploy.serve import service  # noqa: E402
+from lit_ad.deploy.uploads import Limits  # noqa: E402
 
 
 def network(small_models: dict[str, dict[str, Any]]) -> STFPM:
