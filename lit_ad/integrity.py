@@ -109,5 +109,7 @@ def why_unreadable(error: Exception) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """Of its text, at most 200 characters."""
-    return re.split(r"[\r\n]", str(error).strip(), maxsplit=1)[0][:200]
+    """Of its text, at most 200 characters. OpenVINO's begins with places in its source code, which are left out."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines if not line.startswith("Exception from ")]
+    return next(iter(told or lines), "")[:200]

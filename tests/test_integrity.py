@@ -56,4 +56,9 @@ def test_a_pickle_is_refused_without_torchs_advice(tmp_path: Path) -> None:
     assert why_unreadable(error.value) == (
         "it holds datetime.date, which is neither a tensor nor a plain value, and loading it could run code"
     )
-    assert why_unreadable(ValueError("one\ntwo")) == "ValueError: one"
+    assert why_unreadable(ValueError("\none\ntwo")) == "ValueError: one"
+    assert (
+        why_unreadable(RuntimeError("Exception from core.cpp:84:\nno such device\n\n"))
+        == "RuntimeError: no such device"
+    )
+    assert why_unreadable(ValueError()) == "ValueError: "
