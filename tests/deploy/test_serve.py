@@ -221,7 +221,10 @@ def test_a_service_whose_threads_all_hang_is_not_healthy(detector: Detector) -> 
         assert ask(port, "/detect", file_of(image()))[0] == 200
         with ThreadPoolExecutor(CALLERS) as clients:
             list(clients.map(lambda _: ask(port, "/detect", file_of(image())), range(CALLERS)))
-        status, body, _ = ask(port, "/health")
+        end = time.monotonic() + 30  # a job begins a moment after its request, so that it hangs a moment later
+        while (found := ask(port, "/health"))[0] == 200 and time.monotonic() < end:
+            time.sleep(0.05)
+        status, body, _ = found
         assert (status, json.loads(body)) == (
             503,
             {"status": "hangs", "stages": ["the network, for the image,"] * CALLERS},

@@ -19,13 +19,15 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lit_ad.batch import Batch, Prediction
+from lit_ad.batch import Batch
+from lit_ad.detector.scoring import Judgement
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
 from lit_ad.methods import MKD
 from lit_ad.methods.base import as_images
 from lit_ad.methods.mkd import POOL, Cloner, GuidedBackprop, layout
 from lit_ad.teachers import Backbone
+from tests.judging import predict_batch, stacked
 
 Normalise = Callable[[Tensor], Tensor]
 MODES = ("gradients", "smooth_grad", "guided_backprop")
@@ -374,7 +376,7 @@ QUIET: dict[str, Any] = {
 
 class Keep(L.Callback):
     def __init__(self) -> None:
-        self.seen: dict[str, list[Prediction]] = {"validate": [], "test": []}
+        self.seen: dict[str, list[list[Judgement]]] = {"validate": [], "test": []}
 
     def on_validation_batch_end(self, trainer, module, outputs, *_) -> None:  # type: ignore[no-untyped-def]
         self.seen["validate"].append(outputs)
@@ -404,18 +406,19 @@ def test_saliency_under_the_trainers_inference_mode(
     expected = model(pixels[1])
     # Mixed precision computes saliency in float32; weights that are halves themselves leave their mark.
     tolerance = {"rtol": 0.05, "atol": 0.1 * float(expected.anomaly_map.max())} if precision == "bf16-true" else {}
-    for prediction in (keep.seen["validate"][-1], keep.seen["test"][-1], predicted):
-        assert prediction.anomaly_map.dtype == prediction.score.dtype == torch.float32
-        torch.testing.assert_close(prediction, expected, **tolerance)
+    for judgements in (keep.seen["validate"][-1], keep.seen["test"][-1], predicted):
+        prediction = stacked(judgements)
+        torch.testing.assert_close(prediction.anomaly_map, expected.anomaly_map, **tolerance)
+        torch.testing.assert_close(prediction.score, expected.score, **tolerance)
 
 
 def test_an_images_score_is_its_loss_with_padding_and_by_tiles(vgg: MKD, batch_of: Callable[..., Batch]) -> None:
     padded = batch_of(pixels_of(2), boxes=[(0, 0, 20, 32), (0, 0, 32, 32)])
-    torch.testing.assert_close(vgg.predict_batch(padded).score, vgg(pixels_of(2)).score)
+    torch.testing.assert_close(predict_batch(vgg, padded).score, vgg(pixels_of(2)).score)
     pixels = torch.randint(0, 256, (2, 3, 32, 48), dtype=torch.uint8)
     model = copy.deepcopy(vgg)
     model.view = View(None, tile=16, overlap=0, tile_batch=4)
-    tiled = model.predict_batch(batch_of(pixels))
+    tiled = predict_batch(model, batch_of(pixels))
     scores = [
         float(vgg(image[None, :, y : y + 16, x : x + 16]).score)
         for image in pixels
