@@ -22,7 +22,7 @@ import torch
 
 from lit_ad.data import AnomalyDataModule, MVTec
 from lit_ad.image.view import View
-from lit_ad.lightning_cli.cli import keep_memory
+from lit_ad.machine import keep_memory
 from lit_ad.methods import L2BT
 from lit_ad.training import FeatureCache
 

@@ -9,7 +9,7 @@ import time
 import torch
 
 from lit_ad.image.view import View
-from lit_ad.lightning_cli.cli import keep_memory
+from lit_ad.machine import keep_memory
 from lit_ad.methods import MKD
 
 MODES = ("gradients", "smooth_grad", "guided_backprop")

@@ -39,7 +39,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     from lit_ad.data import AnomalyDataModule, MVTec
     from lit_ad.evaluation import Evaluation, Heatmaps
     from lit_ad.image.view import View
-    from lit_ad.lightning_cli.cli import keep_memory
+    from lit_ad.machine import keep_memory
     from lit_ad.methods import STFPM
 
     keep_memory()  # as the commands do

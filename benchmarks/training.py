@@ -128,7 +128,7 @@ def run_bare(name: str, options: argparse.Namespace, kind: str = "bare") -> dict
     """As lit_ad sets the machine up; "plain" without its two settings; "compiled" with torch.compile besides."""
     import torch
 
-    from lit_ad.lightning_cli.cli import keep_memory
+    from lit_ad.machine import keep_memory
 
     if kind != "plain":
         keep_memory()
@@ -165,7 +165,7 @@ def run_ours(name: str, options: argparse.Namespace, cached: bool) -> dict[str, 
     import lightning as L
 
     from lit_ad.data import AnomalyDataModule, Sample, Source
-    from lit_ad.lightning_cli.cli import keep_memory
+    from lit_ad.machine import keep_memory
     from lit_ad.training import Calibration, FeatureCache
 
     class Listed(Source):

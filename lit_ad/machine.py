@@ -1,5 +1,6 @@
 """What this process may have of the machine it runs on."""
 
+import ctypes
 import os
 import sys
 from contextlib import suppress
@@ -48,6 +49,17 @@ def peak_memory() -> int | None:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS counts bytes
+
+
+def keep_memory() -> None:
+    """Have glibc reuse what a step frees. It returns large tensors to Linux, which then hands them out page by page,
+    filled with zeros: on a CPU a sixth of a training step, a quarter of MKD's maps."""
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "mallopt"):
+            m_trim_threshold, m_mmap_max = -1, -4  # malloc.h
+            libc.mallopt(m_mmap_max, 0)
+            libc.mallopt(m_trim_threshold, 2**31 - 1)
 
 
 def cores() -> int:

@@ -1,92 +1,52 @@
 """`lit-ad fit | validate | test | predict --config FILE`: LightningCLI with a run directory."""
 
-import ctypes
-import re
 import signal
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import lightning as L
-import yaml
 from jsonargparse import ActionConfigFile
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, Namespace, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, Namespace
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lit_ad import __version__
-from lit_ad.checkpoint import CheckpointFile, read_checkpoint
+from lit_ad.checkpoint import CheckpointFile
 from lit_ad.data import AnomalyDataModule, Images
-from lit_ad.data.augment import Augmentation
 from lit_ad.distributed import is_lost_connection
 from lit_ad.errors import UserError
 from lit_ad.evaluation import Dashboard, Evaluation, Heatmaps, Predictions, Report
 from lit_ad.evaluation.report.stopwatch import TrainingRecord
-from lit_ad.evaluation.sinks.dashboard import show_config
-from lit_ad.files import atomic_write, resolve_path, resolve_paths
+from lit_ad.files import resolve_path
 from lit_ad.integrity import first_line
-from lit_ad.lightning_cli.help import BriefHelp, in_one_line, set_titles
-from lit_ad.lightning_cli.jsonargparse_workarounds import allow_file_names, refuse_inherited, rewrite_nulls
+from lit_ad.lightning_cli.closing import describe_run, describe_test, describe_validation
+from lit_ad.lightning_cli.help import BriefHelp, set_titles
+from lit_ad.lightning_cli.jsonargparse_workarounds import allow_file_names, refuse_inherited
 from lit_ad.lightning_cli.launcher import refuse_separate_trainings, take_devices
+from lit_ad.lightning_cli.parser import Parser, check_augment, check_config_files
+from lit_ad.lightning_cli.save_config import SaveConfig
+from lit_ad.lightning_cli.settings import (
+    check_epochs_left,
+    check_lengths,
+    make_paths_absolute,
+    skip_sanity_check,
+    stop_after_validation,
+)
+from lit_ad.machine import keep_memory
 from lit_ad.methods.base import Method
-from lit_ad.names import map_texts, printable
 from lit_ad.training import Calibration, FeatureCache
 from lit_ad.training.best_checkpoint import BestCheckpoint
 from lit_ad.training.checkpoints import KeepProgress
 from lit_ad.training.final_weights import FinalWeights
 from lit_ad.training.interruption import Interruption
-from lit_ad.training.loggers import Dashboards, by_name, forgiving, guard
+from lit_ad.training.loggers import Dashboards, by_name, forgiving
 from lit_ad.training.monitors import MonitorCheck
 from lit_ad.training.resumption import Resumption
-from lit_ad.training.run_directory import RunDirectory, quoted
+from lit_ad.training.run_directory import RunDirectory
 from lit_ad.training.speed import TrainingSpeed
 from lit_ad.training.watch import KILL, Watch
-
-
-class SaveConfig(SaveConfigCallback):
-    """RUN/config.yaml: everything needed to do the run again, or to test its checkpoint from any directory.
-
-    It does not name its own directory: a run may be moved, and doing it again makes a new one.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{**kwargs, "save_to_log_dir": False})
-
-    def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        if stage == "fit":
-            config = self.config.clone()
-            config.trainer.default_root_dir = config.checkpoint.dirpath = None
-            del config["ckpt_path"]  # or it would overrule one that is typed before --config
-            if config.dashboards:
-                config.trainer.logger = None  # they are made from their names
-            with atomic_write(Path(trainer.default_root_dir) / "config.yaml") as temporary:
-                temporary.write_text(text := self.parser.dump(config, skip_none=False), encoding="utf-8")
-            for logger in trainer.loggers:
-                logger.log_hyperparams(map_texts(printable, yaml.safe_load(text)))
-                guard(logger, show_config)(logger, text)
-
-
-class Parser(LightningArgumentParser):
-    """Ends in one line where the command line or a file is wrong."""
-
-    def parse_args(  # type: ignore[override]
-        self, args: Sequence[str] | None = None, *more: Any, **kwargs: Any
-    ) -> Namespace:
-        return super().parse_args(rewrite_nulls(sys.argv[1:] if args is None else args), *more, **kwargs)
-
-    def add_method_arguments(self, *args: Any, **kwargs: Any) -> list[str]:
-        """Add the arguments of Trainer.fit and the like, such as ckpt_path, to the options that belong to no group."""
-        return super().add_method_arguments(*args, **{**kwargs, "as_group": False})
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        if "__class_fullname__" in message:
-            raise UserError(
-                "data.augment has the content of a file that albumentations' A.save wrote: give the file itself, "
-                "data.augment: FILE"
-            )
-        raise UserError(in_one_line(message, list(self.get_defaults(skip_validation=True).keys())))
 
 
 class AnomalyCLI(LightningCLI):
@@ -151,12 +111,12 @@ class AnomalyCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
         check_augment(config.data.augment)
-        absolute(config)
+        make_paths_absolute(config)
         take_devices(config.trainer)
         if self.subcommand == "fit":
             check_lengths(config)
             check_epochs_left(config)
-            without_sanity_check(config.trainer)
+            skip_sanity_check(config.trainer)
             stop_after_validation(config.trainer)
         elif not config.ckpt_path:
             raise UserError(
@@ -257,24 +217,7 @@ class AnomalyCLI(LightningCLI):
             return
         if config.test_after_fit and self.datamodule.splits.test:
             self.test_file()
-        home = Path(self.trainer.default_root_dir)
-        files = [
-            "config.yaml",
-            "checkpoints/best.ckpt",
-            "checkpoints/last.ckpt",
-            "metrics.json",
-            "scores.csv",
-            "report.html",
-            "heatmaps",
-        ]
-        there = [file for file in files if (home / file).exists()]
-        self.say(f"This run is in {home}: {', '.join(there)}")
-        checkpoint = next((home / file for file in there if file.endswith(".ckpt")), None)
-        if checkpoint is not None and "config.yaml" in there:
-            self.say(
-                f"Next: lit-ad predict --config {quoted(home / 'config.yaml')} --ckpt_path {quoted(checkpoint)} "
-                "--data.predict_path FOLDER"
-            )
+        self.say(*describe_run(Path(self.trainer.default_root_dir)))
 
     def test_file(self) -> None:
         """Test the best checkpoint: the latest where none is kept, what is in memory where neither is."""
@@ -289,18 +232,10 @@ class AnomalyCLI(LightningCLI):
     def after_validate(self) -> None:
         loss = self.trainer.callback_metrics.get("val/loss")
         count = len(self.datamodule.splits.val)
-        decision = self.model.decision
-        said = [] if loss is None else [f"val/loss {float(loss):.6g} of {count} held-out nominal images"]
-        if decision is not None:
-            point = decision.operating_point()
-            rate = f" at a false-alarm rate of {decision.false_alarm:g}"
-            said.append(f"threshold {point}" if point.by_hand else f"threshold {point.threshold:.6g}{rate}")
-        self.say(*said, "validate saves nothing: the decision of the checkpoint stays as it is")
+        self.say(*describe_validation(None if loss is None else float(loss), count, self.model.decision))
 
     def after_test(self) -> None:
-        home = Path(self.trainer.default_root_dir)
-        there = [file for file in ("metrics.json", "scores.csv", "report.html", "heatmaps") if (home / file).exists()]
-        self.say(f"{', '.join(there)} are in {home}")
+        self.say(*describe_test(Path(self.trainer.default_root_dir)))
 
     def after_predict(self) -> None:
         predictions = self._get(self.config_init, "predictions")
@@ -316,62 +251,6 @@ class AnomalyCLI(LightningCLI):
             print(*lines, sep="\n")
 
 
-def check_augment(augment: Any) -> None:
-    """Raises UserError where a list of transforms that the parser could not read was taken for the path of a file."""
-    if isinstance(augment, Path) and str(augment).startswith(("[", "{")):
-        parser = Parser(exit_on_error=False)
-        parser.add_argument("--data.augment", type=list[Augmentation])
-        parser.parse_args([f"--data.augment={augment}"])
-
-
-def check_lengths(config: Namespace) -> None:
-    """Raises UserError where a fit would end without a model, or without a threshold."""
-    trainer = config.trainer
-    for name in ("max_epochs", "max_steps", "limit_train_batches"):
-        if trainer[name] == 0:
-            raise UserError(f"trainer.{name} is 0: nothing would be trained, and metrics would be of a random network")
-    if trainer.limit_val_batches == 0:
-        raise UserError(
-            "trainer.limit_val_batches is 0: without held-out nominal images there are no threshold and no best.ckpt"
-        )
-
-
-def check_epochs_left(config: Namespace) -> None:
-    """Raises UserError where a checkpoint to go on from has more epochs or steps than are asked for."""
-    if not config.ckpt_path:
-        return
-    checkpoint = read_checkpoint(config.ckpt_path)
-    finished, steps = int(checkpoint.get("epoch", -1)) + 1, int(checkpoint.get("global_step", 0))
-    if config.trainer.max_steps not in (None, -1) and steps > config.trainer.max_steps:
-        raise UserError(
-            f"{config.ckpt_path} is of step {steps}, and trainer.max_steps is {config.trainer.max_steps}: ask for more "
-            "steps, or test it with lit-ad test"
-        )
-    if config.trainer.max_epochs not in (None, -1) and finished > config.trainer.max_epochs:
-        raise UserError(
-            f"{config.ckpt_path} is of epoch {finished}, and trainer.max_epochs is {config.trainer.max_epochs}: ask "
-            "for more epochs, or test it with lit-ad test"
-        )
-
-
-def without_sanity_check(trainer: Namespace) -> None:
-    """No batches are validated before a training whose first epoch ends in a validation, unless they are asked for:
-    Lightning's two are often all held-out images there are, and what they would find, that validation does."""
-    if trainer.num_sanity_val_steps is None and trainer.check_val_every_n_epoch == 1:
-        trainer.num_sanity_val_steps = 0
-
-
-def stop_after_validation(trainer: Namespace) -> None:
-    """EarlyStopping looks at a value of the validation right after it, and not at the end of the epoch: a training that
-    goes on from best.ckpt, which is saved between the two, would find no value there."""
-    callbacks = trainer.callbacks if isinstance(trainer.callbacks, list) else [trainer.callbacks]
-    for callback in callbacks:
-        if isinstance(callback, Namespace) and callback.class_path.endswith(".EarlyStopping"):
-            arguments = callback.init_args
-            if arguments.check_on_train_epoch_end is None and arguments.monitor.startswith("val/"):
-                arguments.check_on_train_epoch_end = False
-
-
 def main(arguments: list[str]) -> None:
     """The commands of Lightning. Its parser reads sys.argv, which is what a process for another GPU is started with."""
     check_config_files(arguments)
@@ -385,40 +264,3 @@ def main(arguments: list[str]) -> None:
         auto_configure_optimizers=False,
         parser_kwargs={"formatter_class": BriefHelp},
     )
-
-
-def check_config_files(arguments: list[str]) -> None:
-    """Raises UserError that names a config file that is none; the parser would leave out its name."""
-    for flag, value in zip(arguments, [*arguments[1:], ""], strict=True):
-        name, equals, inline = flag.partition("=")
-        if name not in ("--config", "-c"):
-            continue
-        file = resolve_path(inline if equals else value)
-        try:
-            content = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"cannot read the config file {file}: {error}") from error
-        except yaml.YAMLError as error:
-            where = re.sub(r"\s+", " ", str(error).replace('"<unicode string>"', "it"))
-            raise UserError(f"the config file {file} is no YAML: {where}") from error
-        if not isinstance(content, dict):
-            raise UserError(f"the config file {file} is empty, or holds no keys")
-
-
-def keep_memory() -> None:
-    """Have glibc reuse what a step frees. It returns large tensors to Linux, which then hands them out page by page,
-    filled with zeros: on a CPU a sixth of a training step, a quarter of MKD's maps."""
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None)
-        if hasattr(libc, "mallopt"):
-            m_trim_threshold, m_mmap_max = -1, -4  # malloc.h
-            libc.mallopt(m_mmap_max, 0)
-            libc.mallopt(m_trim_threshold, 2**31 - 1)
-
-
-def absolute(config: Namespace) -> None:
-    """Resolve the paths in a configuration, so that it serves from any directory; those of weights, which are text."""
-    resolve_paths(config)
-    for key, value in list(config.items()):
-        if key.endswith("weights") and isinstance(value, str) and Path(value).is_file():  # or hub, or pip:PACKAGE
-            config[key] = str(resolve_path(value))

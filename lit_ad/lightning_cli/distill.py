@@ -6,8 +6,9 @@ from typing import Any
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lit_ad.data import AnomalyDataModule
-from lit_ad.lightning_cli.cli import AnomalyCLI, SaveConfig
+from lit_ad.lightning_cli.cli import AnomalyCLI
 from lit_ad.lightning_cli.help import BriefHelp, set_titles
+from lit_ad.lightning_cli.save_config import SaveConfig
 from lit_ad.training import DistilledWeights
 from lit_ad.training.distillation import Distillation
 

@@ -16,13 +16,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from jsonargparse import Namespace
 from PIL import Image
 
 from lit_ad.commands.main import main
 from lit_ad.detector.decision import Decision
-from lit_ad.errors import UserError
-from lit_ad.lightning_cli.cli import check_config_files, without_sanity_check
 
 ROOT = Path(__file__).parents[2]
 
@@ -134,17 +131,6 @@ def test_a_check_before_training_changes_no_number(run: Path, images: Path, resn
     assert yaml.safe_load((tmp_path / "run/config.yaml").read_text())["trainer"]["num_sanity_val_steps"] == 2
     rows = [json.loads((home / "metrics.json").read_text())["rows"] for home in (run, tmp_path / "run")]
     assert rows[0] == rows[1]
-
-
-@pytest.mark.parametrize(
-    ("asked", "every", "expected"), [(None, 1, 0), (None, 10, None), (None, None, None), (2, 1, 2), (0, 10, 0)]
-)
-def test_a_check_before_training_where_validations_are_rare(
-    asked: int | None, every: int | None, expected: int | None
-) -> None:
-    trainer = Namespace(num_sanity_val_steps=asked, check_val_every_n_epoch=every)
-    without_sanity_check(trainer)
-    assert trainer.num_sanity_val_steps == expected
 
 
 def test_what_is_typed_beats_the_checkpoint(run: Path, tmp_path: Path) -> None:
@@ -298,21 +284,3 @@ def test_bad_settings_end_in_one_clear_message(
     assert error.startswith("lit-ad: ")
     assert message in error
     assert not (tmp_path / "run/config.yaml").exists()
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("a: [1\n", r"bad.yaml is no YAML: while parsing .* line 1"),
-        ("", r"bad.yaml is empty, or holds no keys"),
-        ("- 1\n", r"bad.yaml is empty, or holds no keys"),
-        (None, r"cannot read the config file .*bad.yaml"),
-    ],
-)
-def test_config_files_are_named(tmp_path: Path, content: str | None, message: str) -> None:
-    file = tmp_path / "bad.yaml"
-    if content is not None:
-        file.write_text(content)
-    for arguments in (["fit", "--config", str(file)], ["fit", f"--config={file}"]):
-        with pytest.raises(UserError, match=message):
-            check_config_files(arguments)

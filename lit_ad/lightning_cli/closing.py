@@ -1,0 +1,42 @@
+"""What fit, validate and test print at their end: what they found, where it is, and what can be done next."""
+
+from pathlib import Path
+
+from lit_ad.detector.decision import Decision
+from lit_ad.training.run_directory import quoted
+
+OF_TEST = ("metrics.json", "scores.csv", "report.html", "heatmaps")
+OF_RUN = ("config.yaml", "checkpoints/best.ckpt", "checkpoints/last.ckpt", *OF_TEST)
+
+
+def describe_run(home: Path) -> list[str]:
+    """Return a line that names what a training left in its directory, and one with the command for new images."""
+    there = existing_files(home, OF_RUN)
+    lines = [f"This run is in {home}: {', '.join(there)}"]
+    checkpoint = next((home / file for file in there if file.endswith(".ckpt")), None)
+    if checkpoint is not None and "config.yaml" in there:
+        config = quoted(home / "config.yaml")
+        lines.append(
+            f"Next: lit-ad predict --config {config} --ckpt_path {quoted(checkpoint)} --data.predict_path FOLDER"
+        )
+    return lines
+
+
+def describe_validation(loss: float | None, count: int, decision: Decision | None) -> list[str]:
+    """Return the loss of `count` held-out images and the threshold that their scores give."""
+    lines = [] if loss is None else [f"val/loss {loss:.6g} of {count} held-out nominal images"]
+    if decision is not None:
+        point = decision.operating_point()
+        rate = f" at a false-alarm rate of {decision.false_alarm:g}"
+        lines.append(f"threshold {point}" if point.by_hand else f"threshold {point.threshold:.6g}{rate}")
+    return [*lines, "validate saves nothing: the decision of the checkpoint stays as it is"]
+
+
+def describe_test(home: Path) -> list[str]:
+    """Return a line that names what a test left in its directory."""
+    return [f"{', '.join(existing_files(home, OF_TEST))} are in {home}"]
+
+
+def existing_files(home: Path, names: tuple[str, ...]) -> list[str]:
+    """Return the names of those files that are in a directory."""
+    return [name for name in names if (home / name).exists()]

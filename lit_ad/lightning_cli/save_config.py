@@ -1,0 +1,36 @@
+"""RUN/config.yaml, which every run leaves behind."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import yaml
+from lightning.pytorch.cli import SaveConfigCallback
+
+from lit_ad.evaluation.sinks.dashboard import show_config
+from lit_ad.files import atomic_write
+from lit_ad.names import map_texts, printable
+from lit_ad.training.loggers import guard
+
+
+class SaveConfig(SaveConfigCallback):
+    """RUN/config.yaml: everything needed to do the run again, or to test its checkpoint from any directory.
+
+    It does not name its own directory: a run may be moved, and doing it again makes a new one.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "save_to_log_dir": False})
+
+    def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if stage == "fit":
+            config = self.config.clone()
+            config.trainer.default_root_dir = config.checkpoint.dirpath = None
+            del config["ckpt_path"]  # or it would overrule one that is typed before --config
+            if config.dashboards:
+                config.trainer.logger = None  # they are made from their names
+            with atomic_write(Path(trainer.default_root_dir) / "config.yaml") as temporary:
+                temporary.write_text(text := self.parser.dump(config, skip_none=False), encoding="utf-8")
+            for logger in trainer.loggers:
+                logger.log_hyperparams(map_texts(printable, yaml.safe_load(text)))
+                guard(logger, show_config)(logger, text)

@@ -1,0 +1,65 @@
+"""What is checked and completed in a configuration before the trainer, the model and the data are made of it."""
+
+from pathlib import Path
+
+from lightning.pytorch.cli import Namespace
+
+from lit_ad.checkpoint import read_checkpoint
+from lit_ad.errors import UserError
+from lit_ad.files import resolve_path, resolve_paths
+
+
+def check_lengths(config: Namespace) -> None:
+    """Raises UserError where a fit would end without a model, or without a threshold."""
+    trainer = config.trainer
+    for name in ("max_epochs", "max_steps", "limit_train_batches"):
+        if trainer[name] == 0:
+            raise UserError(f"trainer.{name} is 0: nothing would be trained, and metrics would be of a random network")
+    if trainer.limit_val_batches == 0:
+        raise UserError(
+            "trainer.limit_val_batches is 0: without held-out nominal images there are no threshold and no best.ckpt"
+        )
+
+
+def check_epochs_left(config: Namespace) -> None:
+    """Raises UserError where a checkpoint to go on from has more epochs or steps than are asked for."""
+    if not config.ckpt_path:
+        return
+    checkpoint = read_checkpoint(config.ckpt_path)
+    finished, steps = int(checkpoint.get("epoch", -1)) + 1, int(checkpoint.get("global_step", 0))
+    if config.trainer.max_steps not in (None, -1) and steps > config.trainer.max_steps:
+        raise UserError(
+            f"{config.ckpt_path} is of step {steps}, and trainer.max_steps is {config.trainer.max_steps}: ask for more "
+            "steps, or test it with lit-ad test"
+        )
+    if config.trainer.max_epochs not in (None, -1) and finished > config.trainer.max_epochs:
+        raise UserError(
+            f"{config.ckpt_path} is of epoch {finished}, and trainer.max_epochs is {config.trainer.max_epochs}: ask "
+            "for more epochs, or test it with lit-ad test"
+        )
+
+
+def skip_sanity_check(trainer: Namespace) -> None:
+    """No batches are validated before a training whose first epoch ends in a validation, unless they are asked for:
+    Lightning's two are often all held-out images there are, and what they would find, that validation does."""
+    if trainer.num_sanity_val_steps is None and trainer.check_val_every_n_epoch == 1:
+        trainer.num_sanity_val_steps = 0
+
+
+def stop_after_validation(trainer: Namespace) -> None:
+    """EarlyStopping looks at a value of the validation right after it, and not at the end of the epoch: a training that
+    goes on from best.ckpt, which is saved between the two, would find no value there."""
+    callbacks = trainer.callbacks if isinstance(trainer.callbacks, list) else [trainer.callbacks]
+    for callback in callbacks:
+        if isinstance(callback, Namespace) and callback.class_path.endswith(".EarlyStopping"):
+            arguments = callback.init_args
+            if arguments.check_on_train_epoch_end is None and arguments.monitor.startswith("val/"):
+                arguments.check_on_train_epoch_end = False
+
+
+def make_paths_absolute(config: Namespace) -> None:
+    """Resolve the paths in a configuration, so that it serves from any directory; those of weights, which are text."""
+    resolve_paths(config)
+    for key, value in list(config.items()):
+        if key.endswith("weights") and isinstance(value, str) and Path(value).is_file():  # or hub, or pip:PACKAGE
+            config[key] = str(resolve_path(value))

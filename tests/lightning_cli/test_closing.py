@@ -1,0 +1,54 @@
+"""What commands print at their end names the files that are there, and a command that can be pasted."""
+
+import shlex
+from pathlib import Path
+
+import numpy as np
+
+from lit_ad.detector.decision import Decision
+from lit_ad.lightning_cli.closing import describe_run, describe_test, describe_validation
+
+
+def make_files(home: Path, *names: str) -> None:
+    for name in names:
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).touch()
+
+
+def test_a_run_names_its_files_and_the_next_command(tmp_path: Path) -> None:
+    home = tmp_path / "a run"
+    make_files(home, "config.yaml", "checkpoints/best.ckpt", "checkpoints/last.ckpt", "metrics.json", "notes.txt")
+    there, following = describe_run(home)
+    assert there == f"This run is in {home}: config.yaml, checkpoints/best.ckpt, checkpoints/last.ckpt, metrics.json"
+    assert following.startswith("Next: ")
+    config, checkpoint = str(home / "config.yaml"), str(home / "checkpoints/best.ckpt")
+    predict = ["lit-ad", "predict", "--config", config, "--ckpt_path", checkpoint, "--data.predict_path", "FOLDER"]
+    assert shlex.split(following.removeprefix("Next: ")) == predict
+
+
+def test_the_latest_checkpoint_is_next_where_no_best_one_was_kept(tmp_path: Path) -> None:
+    make_files(tmp_path, "config.yaml", "checkpoints/last.ckpt")
+    assert "checkpoints/last.ckpt --data" in describe_run(tmp_path)[1]
+
+
+def test_nothing_is_next_without_a_checkpoint_or_a_configuration(tmp_path: Path) -> None:
+    make_files(tmp_path, "checkpoints/best.ckpt")
+    assert describe_run(tmp_path) == [f"This run is in {tmp_path}: checkpoints/best.ckpt"]
+    make_files(tmp_path / "other", "config.yaml")
+    assert describe_run(tmp_path / "other") == [f"This run is in {tmp_path / 'other'}: config.yaml"]
+
+
+def test_a_validation_says_its_loss_and_its_threshold() -> None:
+    decision = Decision({"": np.array([0.5, 0.25, 0.75])}, false_alarm=0.05)
+    loss, threshold, saved = describe_validation(0.125, 3, decision)
+    assert loss == "val/loss 0.125 of 3 held-out nominal images"
+    assert threshold == "threshold 0.75 at a false-alarm rate of 0.05"
+    assert saved.startswith("validate saves nothing")
+    by_hand = describe_validation(0.125, 3, decision.with_threshold(0.3))[1]
+    assert by_hand.startswith("threshold 0.3, set by hand: ") and "false-alarm rate" not in by_hand
+    assert describe_validation(None, 0, None) == [saved]
+
+
+def test_a_test_names_what_it_wrote(tmp_path: Path) -> None:
+    make_files(tmp_path, "config.yaml", "metrics.json", "scores.csv")
+    assert describe_test(tmp_path) == [f"metrics.json, scores.csv are in {tmp_path}"]

@@ -1,0 +1,111 @@
+"""Settings are checked and completed before anything is made of them."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from jsonargparse import Namespace
+
+from lit_ad.errors import UserError
+from lit_ad.lightning_cli.settings import (
+    check_epochs_left,
+    check_lengths,
+    make_paths_absolute,
+    skip_sanity_check,
+    stop_after_validation,
+)
+
+
+@pytest.mark.parametrize(
+    ("asked", "every", "expected"), [(None, 1, 0), (None, 10, None), (None, None, None), (2, 1, 2), (0, 10, 0)]
+)
+def test_a_check_before_training_where_validations_are_rare(
+    asked: int | None, every: int | None, expected: int | None
+) -> None:
+    trainer = Namespace(num_sanity_val_steps=asked, check_val_every_n_epoch=every)
+    skip_sanity_check(trainer)
+    assert trainer.num_sanity_val_steps == expected
+
+
+LENGTHS = {"max_epochs": 3, "max_steps": -1, "limit_train_batches": None, "limit_val_batches": None}
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("max_epochs", "trainer.max_epochs is 0: nothing would be trained"),
+        ("max_steps", "trainer.max_steps is 0: nothing would be trained"),
+        ("limit_train_batches", "trainer.limit_train_batches is 0: nothing would be trained"),
+        ("limit_val_batches", "trainer.limit_val_batches is 0: without held-out nominal images there are no threshold"),
+    ],
+)
+def test_a_fit_that_would_end_without_a_detector_is_refused(name: str, message: str) -> None:
+    check_lengths(Namespace(trainer=Namespace(**LENGTHS)))
+    with pytest.raises(UserError, match=message):
+        check_lengths(Namespace(trainer=Namespace(**{**LENGTHS, name: 0})))
+
+
+@pytest.mark.parametrize(
+    ("epochs", "steps", "message"),
+    [
+        (5, -1, ""),  # as many as there were: the test is still to be done
+        (6, None, ""),
+        (None, 20, ""),
+        (-1, -1, ""),  # without an end
+        (4, -1, "is of epoch 5, and trainer.max_epochs is 4: ask for more epochs"),
+        (-1, 19, "is of step 20, and trainer.max_steps is 19: ask for more steps"),
+        (9, 19, "is of step 20"),  # whichever comes first ends a training
+    ],
+)
+def test_a_checkpoint_with_more_than_is_asked_for_is_refused(
+    epochs: int | None, steps: int | None, message: str, tmp_path: Path
+) -> None:
+    """A checkpoint at the end of its fifth epoch, of four steps each."""
+    torch.save({"epoch": 4, "global_step": 20, "state_dict": {}}, tmp_path / "last.ckpt")
+    config = Namespace(ckpt_path=tmp_path / "last.ckpt", trainer=Namespace(max_epochs=epochs, max_steps=steps))
+    if not message:
+        check_epochs_left(config)
+        return
+    with pytest.raises(UserError, match=message):
+        check_epochs_left(config)
+
+
+def test_a_new_training_has_no_checkpoint_to_look_at() -> None:
+    check_epochs_left(Namespace(ckpt_path=None, trainer=Namespace(max_epochs=1, max_steps=-1)))
+
+
+def stopping(monitor: str, at_epoch_end: bool | None) -> Namespace:
+    given = Namespace(monitor=monitor, check_on_train_epoch_end=at_epoch_end)
+    return Namespace(class_path="lightning.pytorch.callbacks.EarlyStopping", init_args=given)
+
+
+@pytest.mark.parametrize(
+    ("monitor", "given", "expected"),
+    [
+        ("val/loss", None, False),
+        ("val/loss", True, True),  # as the user has it
+        ("train/loss", None, None),  # no validation has this value
+    ],
+)
+def test_early_stopping_looks_at_a_value_of_the_validation_right_after_it(
+    monitor: str, given: bool | None, expected: bool | None
+) -> None:
+    other = Namespace(class_path="lightning.pytorch.callbacks.Timer", init_args=Namespace(duration="00:01:00:00"))
+    for callbacks in (stopping(monitor, given), [other, stopping(monitor, given)]):
+        trainer = Namespace(callbacks=callbacks)
+        stop_after_validation(trainer)
+        changed = trainer.callbacks[1] if isinstance(trainer.callbacks, list) else trainer.callbacks
+        assert changed.init_args.check_on_train_epoch_end is expected
+    stop_after_validation(Namespace(callbacks=None))
+
+
+def test_paths_serve_from_any_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights are text: a file's path is made absolute, and names of other kinds stay."""
+    monkeypatch.chdir(tmp_path)
+    Path("w.pt").touch()
+    config = Namespace(data=Namespace(root=Path("images")), model=Namespace(weights="w.pt", deep_weights="hub"))
+    make_paths_absolute(config)
+    assert os.fspath(config.data.root) == f"{tmp_path}/images"
+    assert config.model.weights == f"{tmp_path}/w.pt"
+    assert config.model.deep_weights == "hub"
