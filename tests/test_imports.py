@@ -22,12 +22,13 @@ ALLOWED = {
     "batch": {"errors", "image"},
     "checkpoint": {"errors", "files", "integrity"},
     "detector": {*LIGHT, "image"},  # neither torch nor anything of training
-    "detector.detector": {*LIGHT, "image", "methods.network"},  # for checkpoints
+    "detector.detector": {*LIGHT, "image", "methods.detector_file"},  # for checkpoints
     "teachers": SYSTEM,
     "features": {*SYSTEM, "image"},
     "methods": {"errors", "batch", "image", "teachers"},  # a method: one paper, one file
-    "methods.base": {*SYSTEM, "__init__", "batch", "checkpoint", "detector", "image", "teachers"},
-    "methods.network": {"__init__", "image", "detector"},
+    "methods.base": {"errors", "files", "distributed", "__init__", "batch", "detector", "image", "teachers"},
+    "methods.detector_file": {"errors", "files", "machine", "checkpoint", "detector", "image", "teachers"},
+    "methods.network": {"batch", "detector", "image"},
     "metrics": set(),
     "data.sources": SOURCE,
     "data.audit": {*LIGHT, "batch", "image", "data.masks", "data.sources", "data.splits"},
@@ -45,7 +46,7 @@ ALLOWED = {
     "__init__": {"detector.detector"},
 }
 # Of methods/: no paper's.
-SHARED = {"base", "batchnorm", "distances", "initialisation", "maps", "network", "statistics"}
+SHARED = {"base", "batchnorm", "detector_file", "distances", "initialisation", "maps", "network", "statistics"}
 LENDERS = {"reverse_distillation"}  # papers that another one builds on
 
 

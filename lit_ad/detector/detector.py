@@ -149,9 +149,9 @@ class Detector:
         if not path.is_file():
             raise UserError(f"there is no detector {path}: give a run's directory or a checkpoint")
         if path.suffix == ".ckpt":
-            from lit_ad.methods.network import load_checkpoint
+            from lit_ad.methods.detector_file import load_network
 
-            detector = cls(*load_checkpoint(path, weights, device))
+            detector = cls(*load_network(path, weights, device))
         elif path.suffix in EXPORTED:
             detector = cls(*load_exported(path, device))
         else:

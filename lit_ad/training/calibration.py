@@ -20,7 +20,8 @@ from lit_ad.distributed import gather
 from lit_ad.errors import UserError
 from lit_ad.image.roi import counted
 from lit_ad.image.view import View
-from lit_ad.methods.base import Method, as_images
+from lit_ad.methods.base import Method
+from lit_ad.methods.network import as_images
 from lit_ad.teachers.weights import fingerprint
 from lit_ad.training.selection import chosen_in_fit
 

@@ -19,7 +19,9 @@ from lit_ad.features.layout import bytes_used
 from lit_ad.features.store import FeatureStore, load_or_compute, store_path
 from lit_ad.files import cache_directory, format_bytes, resolve_path
 from lit_ad.machine import memory
-from lit_ad.methods.base import Method, as_images, qualified_name
+from lit_ad.methods.base import Method
+from lit_ad.methods.detector_file import qualified_name
+from lit_ad.methods.network import as_images
 from lit_ad.training.calibration import data_of
 
 

@@ -17,7 +17,8 @@ from lit_ad.errors import NotFiniteError, UserError
 from lit_ad.image.view import View
 from lit_ad.methods import STFPM
 from lit_ad.methods import __all__ as METHODS
-from lit_ad.methods.base import Method, method_class
+from lit_ad.methods.base import Method
+from lit_ad.methods.detector_file import find_method_class
 from lit_ad.methods.maps import gaussian_blur, upsample
 from lit_ad.methods.network import inference
 
@@ -49,7 +50,7 @@ def made(name: str, small_models: dict[str, dict[str, Any]], **changes: Any) -> 
     torch.manual_seed(0)
     arguments = dict(small_models[name]["init_args"])
     view = View(**arguments.pop("view"))
-    method: Method = method_class(f"lit_ad.methods.{small_models[name]['class_path'].rsplit('.', 1)[-1]}", Path())(
+    method: Method = find_method_class(f"lit_ad.methods.{small_models[name]['class_path'].rsplit('.', 1)[-1]}", Path())(
         **{**arguments, "view": view, **changes}
     )
     method.eval().requires_grad_(False)

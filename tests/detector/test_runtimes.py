@@ -106,7 +106,7 @@ def test_every_network_runs_once_before_it_is_shared(
         return run
 
     runtimes_run_once = runtimes.run_once
-    for module in (runtimes, methods.network):
+    for module in (runtimes, methods.detector_file):
         monkeypatch.setattr(module, "run_once", run_once)
     detector = Detector.load(files[format])
     once = (threading.current_thread().name, (1, 3, 64, 64))

@@ -20,7 +20,8 @@ from lit_ad.errors import UserError
 from lit_ad.image.tiling import Grid, Tiles, ramp, reflect, starts
 from lit_ad.image.view import View
 from lit_ad.methods import STFPM, Transformaly
-from lit_ad.methods.base import Method, as_images
+from lit_ad.methods.base import Method
+from lit_ad.methods.network import as_images
 from lit_ad.teachers import Teacher
 from tests.judging import predict_batch
 

@@ -1,14 +1,19 @@
-"""Batches of pixels, and what a teacher makes of them."""
+"""Batches of pixels, what a teacher makes of them, and every method after an epoch."""
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from lit_ad.batch import Batch, Sample
-from lit_ad.image.view import Box
+from lit_ad.data import AnomalyDataModule, MVTec
+from lit_ad.image.view import Box, View
+from lit_ad.methods.base import Method
+from lit_ad.training import Calibration
+from tests.methods.training import METHODS, made, trainer_in
 
 
 def batch_of_pixels(pixels: Tensor, boxes: list[Box] | None = None, features: list[Tensor] | None = None) -> Batch:
@@ -34,3 +39,23 @@ def imagenet() -> Callable[[Tensor], Tensor]:
     """Images in [0, 1] as the small teachers were trained on them, by hand: (B, 3, H, W) -> the same shape."""
     mean, deviation = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     return lambda images: (images - mean) / deviation
+
+
+@pytest.fixture(scope="session")
+def data(images: Path) -> AnomalyDataModule:
+    return AnomalyDataModule(MVTec(images), View(64), batch_size=4, eval_batch_size=2, num_workers=0)
+
+
+@pytest.fixture(scope="session")
+def trained(
+    small_models: dict[str, dict[str, Any]], images: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, tuple[Method, Path]]:
+    """Each method after an epoch, in eval mode, and its checkpoint."""
+    found = {}
+    for name in METHODS:
+        folder, model = tmp_path_factory.mktemp("run"), made(name, small_models)
+        trainer = trainer_in(folder, max_epochs=1, callbacks=[Calibration(0.2)])
+        trainer.fit(model, AnomalyDataModule(MVTec(images), model.view, batch_size=4, num_workers=0))
+        trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
+        found[name] = model.eval(), folder / "checkpoints" / "last.ckpt"
+    return found

@@ -24,8 +24,8 @@ from lit_ad.detector.scoring import Judgement
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
 from lit_ad.methods import MKD
-from lit_ad.methods.base import as_images
 from lit_ad.methods.mkd import POOL, Cloner, GuidedBackprop, layout
+from lit_ad.methods.network import as_images
 from lit_ad.teachers import Backbone
 from tests.judging import predict_batch, stacked
 

@@ -1,16 +1,19 @@
-"""A checkpoint as a detector's network."""
+"""A method as the network that is judged: pixels in, arrays out; what does not fit is an error of its author."""
 
 from pathlib import Path
+from typing import Any
 
-import lightning as L
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch import Tensor, nn
 
-from lit_ad.errors import UserError
+from lit_ad.batch import Prediction
 from lit_ad.image.view import View
 from lit_ad.methods import STFPM
-from lit_ad.methods.network import inference, load_checkpoint
+from lit_ad.methods.network import as_images, eval_mode, inference, make_network, select_region, upsample_maps
+from tests.methods.training import Brightness
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 3, 64, 64)).astype(np.uint8)
 
@@ -31,16 +34,98 @@ def test_it_says_what_the_method_says(method: STFPM) -> None:
     assert not torch.as_tensor(found.anomaly_map).requires_grad
 
 
-def test_a_checkpoint_is_its_network_and_its_card(method: STFPM, resnet_file: Path, tmp_path: Path) -> None:
-    trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
-    trainer.strategy.connect(method)
-    trainer.save_checkpoint(tmp_path / "best.ckpt")
-    expected = inference(method)(PIXELS).anomaly_map
-    network, card, for_callers = load_checkpoint(tmp_path / "best.ckpt")
-    assert card == method.card
-    for run in (network, for_callers(2)):
-        np.testing.assert_array_equal(np.asarray(run(PIXELS)[0]), np.asarray(expected))
-    resnet = torch.load(resnet_file, weights_only=True)
-    torch.save({name: 0.5 * value for name, value in resnet.items()}, tmp_path / "other.pt")
-    with pytest.raises(UserError, match="this checkpoint was trained with weights of resnet10t"):
-        load_checkpoint(tmp_path / "best.ckpt", weights=tmp_path / "other.pt")
+def test_features_at_hand_take_the_teachers_place_and_losses_are_noted(method: STFPM) -> None:
+    images = as_images(torch.from_numpy(PIXELS))
+    features = method.describe(images)
+    ran: list[Any] = []
+    method.teacher.register_forward_hook(lambda *_: ran.append(1))
+    losses: list[tuple[Tensor, int]] = []
+    found = make_network(method, features, losses)(torch.from_numpy(PIXELS))[0]
+    assert not ran
+    ((loss, count),) = losses
+    assert count == 2
+    torch.testing.assert_close(loss, method.loss(method.compare(images, features)))
+    np.testing.assert_array_equal(found, make_network(method)(PIXELS)[0])
+
+
+class Scores(Brightness):
+    """A score beside the map, of a shape that is set by hand, and a part."""
+
+    map_scored = False
+    shape: tuple[int, ...] = (2,)
+
+    def detect(self, disagreement: Tensor) -> Prediction:
+        score = disagreement.flatten(1).mean(dim=1)
+        return Prediction(disagreement[:, :1, ::2, ::2], score.view(self.shape), {"mean": 2 * score})
+
+
+def test_scores_and_parts_are_arrays_of_one_value_each(resnet_file: Path) -> None:
+    method = Scores(str(resnet_file))
+    output = make_network(method)(PIXELS)
+    mean = PIXELS.reshape(2, -1).mean(axis=1) / 255
+    np.testing.assert_allclose(output[1], mean, rtol=1e-5)
+    np.testing.assert_allclose(output[2]["mean"], 2 * mean, rtol=1e-5)
+    assert output[0].shape == (2, 1, 64, 64) and output[0].dtype == np.float32
+    method.shape = (2, 1)
+    with pytest.raises(ValueError, match=r"Scores gave scores of shape \(2, 1\) for 2 images"):
+        make_network(method)(PIXELS)
+
+
+def test_whether_the_map_is_scored_must_be_true(resnet_file: Path) -> None:
+    method = Scores(str(resnet_file))
+    method.map_scored = True
+    with pytest.raises(ValueError, match=r"Scores\.map_scored is True, but `detect` returns a score"):
+        make_network(method)(PIXELS)
+    own = Brightness(str(resnet_file))
+    own.map_scored = False
+    with pytest.raises(ValueError, match=r"Brightness\.map_scored is False, but `detect` returns no score"):
+        own(torch.from_numpy(PIXELS))
+
+
+def test_maps_come_to_the_size_of_the_input(method: STFPM) -> None:
+    """Bilinear; without a map there is nothing to do."""
+    small = torch.tensor([[[[0.0, 1.0], [2.0, 3.0]]]])
+    large = upsample_maps(method, Prediction(small), torch.zeros(1, 3, 4, 8)).anomaly_map
+    assert large is not None and large.shape == (1, 1, 4, 8)
+    assert large[0, 0, 0, 0] == 0 and large[0, 0, -1, -1] == 3
+    assert large[0, 0, 0].tolist() == [0, 0, 0.125, 0.375, 0.625, 0.875, 1, 1]
+    none = Prediction(None, torch.zeros(1))
+    assert upsample_maps(method, none, torch.zeros(1, 3, 4, 8)) is none
+
+
+def test_each_part_is_in_its_mode_again_even_after_an_error() -> None:
+    model = nn.Sequential(nn.Dropout(), nn.Sequential(nn.BatchNorm2d(1)))
+    model[1].eval()
+    modes = [part.training for part in model.modules()]
+    assert modes == [True, True, False, False]
+    seen: list[bool] = []
+
+    def fail() -> None:
+        with eval_mode(model):
+            seen.extend(part.training for part in model.modules())
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert seen == [False] * 4
+    assert [part.training for part in model.modules()] == modes
+
+
+@pytest.mark.parametrize("tile", [None, 32])
+def test_a_mask_leaves_its_pixels_of_a_map(tile: int | None, tmp_path: Path) -> None:
+    """Where tiles are run alone, their place in the mask is not known: all of a tile counts."""
+    mask = np.zeros((64, 64), np.uint8)
+    mask[8:40, 16:48] = 255
+    mask[8, 16] = 0
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    view = View(32, roi=str(tmp_path / "mask.png"), tile=tile)
+    maps = torch.arange(2 * 32 * 32.0).view(2, 1, 32, 32)
+    kept = select_region(maps, view)
+    if tile is not None:
+        assert kept is maps
+        return
+    places = [place for place in range(32 * 32) if place != 0]  # the box of the mask fills the input; its corner is out
+    assert kept.shape == (2, 1, 1, len(places))
+    assert kept[0, 0, 0].tolist() == places
+    assert select_region(maps, View(32)) is maps
+    assert select_region(maps, View(32, roi=[8, 16, 40, 48])) is maps  # a box is cut out before: all of it counts

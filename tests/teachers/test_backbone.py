@@ -11,7 +11,7 @@ from torch import nn
 from torchvision.transforms.functional import normalize as torchvision_normalize
 
 from lit_ad.errors import UserError
-from lit_ad.methods.base import as_images
+from lit_ad.methods.network import as_images
 from lit_ad.teachers import Backbone, Teacher, backbone
 
 IMAGES = torch.linspace(0, 40, 2 * 3 * 64 * 96).sin().square().reshape(2, 3, 64, 96)  # in [0, 1]

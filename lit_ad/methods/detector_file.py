@@ -1,0 +1,191 @@
+"""What is in a checkpoint beside the students, and a detector made of it again.
+
+`checkpoint["lit_ad"]` is the detector's `Card`, and of each teacher its name, taps and fingerprint. Teachers themselves
+are not in the file. With that, and with the arguments of the method that Lightning saves, a checkpoint alone is a whole
+detector.
+"""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from lit_ad.checkpoint import changed_arguments, read_checkpoint
+from lit_ad.detector.card import Card
+from lit_ad.detector.decision import Decision
+from lit_ad.detector.runtimes import run_once, share_torch
+from lit_ad.detector.scoring import Network
+from lit_ad.errors import UserError
+from lit_ad.files import resolve_path
+from lit_ad.image.view import View
+from lit_ad.machine import torch_device
+from lit_ad.methods.network import inference
+from lit_ad.teachers.backbone import Teacher
+from lit_ad.teachers.weights import fingerprint
+
+if TYPE_CHECKING:
+    from lit_ad.methods.base import Method
+
+M = TypeVar("M", bound="Method")
+
+
+def write_record(method: "Method", checkpoint: dict[str, Any]) -> None:
+    """Write all that makes the file a detector into a checkpoint.
+
+    The decision in it is that of the weights in the file, or none: where the latest validation scored other weights, as
+    between two validations or where a callback averages weights, the thresholds would not fit the scores.
+    """
+    decision = method.decision
+    if decision is not None and method.decided_for not in (None, fingerprint(checkpoint["state_dict"])):
+        decision = None
+    checkpoint["lit_ad"] = {
+        **replace(method.card, decision=decision).to_dict(),
+        "teachers": {
+            name: {"name": teacher.name, "taps": list(teacher.taps), "fingerprint": teacher.fingerprint}
+            for name, teacher in method.teachers().items()
+        },
+    }
+    arguments = checkpoint.get("hyper_parameters", {})
+    if isinstance(arguments.get("view"), View):
+        arguments["view"] = arguments["view"].to_dict()  # plain values, or the file could not be read as data
+
+
+def read_record(method: "Method", checkpoint: dict[str, Any]) -> None:
+    """Give a method the decision in a checkpoint, and the window of its view where the training has found that.
+
+    Raises:
+        UserError: The checkpoint is another method's, of other teachers, other networks or another view.
+    """
+    record = checkpoint.get("lit_ad", {})
+    own_name = qualified_name(type(method))
+    if record.get("method") != own_name:
+        raise UserError(f"this checkpoint is of {record.get('method', 'no method of lit_ad')}, not of {own_name}")
+    for name, teacher in method.teachers().items():
+        check_same_teacher(teacher, record["teachers"].get(name, {}))
+    view = View.from_dict(record["view"])
+    asked = method.hparams.get("view")
+    if isinstance(asked, View) and asked.window == "auto":
+        method.view = replace(method.view, window=view.window)
+    check_same_view(method.view, view)
+    check_same_networks(method, checkpoint)
+    decision = record.get("decision")
+    method.decision = None if decision is None else Decision.from_dict(decision)
+
+
+def check_same_teacher(teacher: Teacher, trained: dict[str, Any]) -> None:
+    """Raise UserError where a checkpoint was trained with another teacher than the model's, or with other taps or
+    weights of it. `trained`: what the checkpoint says of its own."""
+    taps = list(teacher.taps)
+    for what, key, theirs, ours in (
+        ("the teacher", "backbone", trained.get("name"), teacher.name),
+        (f"taps of {teacher.name}", "taps", trained.get("taps"), taps),
+        (f"weights of {teacher.name}", "weights", trained.get("fingerprint"), teacher.fingerprint),
+    ):
+        if theirs != ours:
+            raise UserError(
+                f"this checkpoint was trained with {what} {theirs}, but the model has {ours}: give model.{key} as in "
+                "training"
+            )
+
+
+def check_same_view(view: View, trained: View) -> None:
+    """Raise UserError where a checkpoint was trained at another view than the model's. The number of tiles that are
+    run together changes no number, and may differ."""
+    trained = replace(trained, tile_batch=view.tile_batch)
+    if trained != view:
+        pairs = [(name, theirs, getattr(view, name)) for name, theirs in trained.to_dict().items()]
+        differ = ", ".join(f"{name} {theirs!s:.40}, not {ours!s:.40}" for name, theirs, ours in pairs if theirs != ours)
+        raise UserError(f"this checkpoint was trained at {differ}: leave model.view as it was, or train anew")
+
+
+def check_same_networks(method: "Method", checkpoint: dict[str, Any]) -> None:
+    """Raise UserError where the networks in a checkpoint have other tensors than the model's, or of other shapes."""
+    there, here = (
+        {n: tensor.shape for n, tensor in s.items()} for s in (checkpoint["state_dict"], method.state_dict())
+    )
+    wrong = sorted(name for name in {*there, *here} if there.get(name) != here.get(name))
+    if wrong and method.strict_loading:
+        changed = changed_arguments(checkpoint, method.hparams)
+        settings = [f"model.{name} {then}, not {now}" for name, (then, now) in changed.items()]
+        raise UserError(
+            f"this checkpoint has other networks than the model ({wrong[0]} is one difference): give the model the "
+            f"arguments that it was trained with{': ' if settings else ''}{', '.join(settings)}"
+        )
+
+
+def load_method(kind: type[M], path: Path, device: Any, arguments: dict[str, Any]) -> M:
+    """Return the detector in a checkpoint, in eval mode. `Method.load_from_checkpoint` has more to say of it.
+
+    Args:
+        kind: The class of it, or one that it inherits from.
+        path: The file.
+        device: Of the detector.
+        arguments: Of the method, in place of those that it was trained with.
+    """
+    device = torch_device(device)
+    checkpoint = read_checkpoint(path)
+    method = find_method_class(str(checkpoint.get("lit_ad", {}).get("method", "")), path)
+    if not issubclass(method, kind):
+        raise UserError(f"{path} is a checkpoint of {method.__name__}, not of {kind.__name__}")
+    trained = {**checkpoint["hyper_parameters"], "view": View.from_dict(checkpoint["lit_ad"]["view"])}
+    kept = {n: value for n, value in trained.items() if not n.startswith("_") and n not in arguments}
+    kept = {n: find_weights(value, path) if n.endswith("weights") else value for n, value in kept.items()}
+    model = method(**kept, **arguments)
+    model.on_load_checkpoint(checkpoint)
+    model.load_state_dict(checkpoint["state_dict"])
+    return model.to(device).eval()
+
+
+def load_network(path: Path, weights: str | Path | None = None, device: str = "cpu") -> tuple[Network, Card, Any]:
+    """Return the network of a checkpoint, its card, and a function that makes the network for several callers.
+
+    Raises:
+        UserError: As `Method.load_from_checkpoint` does.
+    """
+    from lit_ad.methods.base import Method  # which imports this module
+
+    method: Method = Method.load_from_checkpoint(path, device, weights)
+    method.requires_grad_(False)
+    network = run_once(inference(method), method.card)
+    return network, method.card, lambda callers: share_torch(network, callers, method.device.type)
+
+
+def qualified_name(method: type) -> str:
+    """Return MODULE.CLASS."""
+    return f"{method.__module__}.{method.__qualname__}"
+
+
+def find_method_class(name: str, path: Path) -> type["Method"]:
+    """Return the class that a checkpoint names. It must be imported already, as lit_ad's own are: a file runs no code.
+
+    Raises:
+        UserError: It is not there, or no method.
+    """
+    from lit_ad.methods.base import Method  # which imports this module
+
+    module, _, attribute = name.rpartition(".")
+    method = getattr(sys.modules.get(module), attribute, None)
+    if not (isinstance(method, type) and issubclass(method, Method)):
+        raise UserError(
+            f"{path} is a checkpoint of {name or 'no method of lit_ad'}, which is not known here"
+            + (f": import {module} first" if name and module not in sys.modules else "")
+        )
+    return method
+
+
+def find_weights(weights: Any, checkpoint: Path) -> Any:
+    """Return a teacher's weights as the method takes them: a file that has moved is looked for beside the checkpoint,
+    in its folder and in the run's. Raise UserError if it is nowhere."""
+    if not isinstance(weights, str) or weights == "hub" or weights.startswith(("hf-hub:", "pip:")):
+        return weights
+    file = resolve_path(weights)
+    if file.is_file():
+        return weights
+    beside = [folder / file.name for folder in (checkpoint.parent, checkpoint.parent.parent)]
+    for place in beside:
+        if place.is_file():
+            return str(place)
+    raise UserError(
+        f"the teacher's weights of {checkpoint} are not at {file}, nor at {' or '.join(map(str, beside))}: put them "
+        "there, or give their path as `weights`"
+    )

@@ -1,0 +1,53 @@
+"""Methods to train in tests: a small one whose maps are easy to follow, and every method with a small teacher."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from lit_ad import methods
+from lit_ad.batch import Prediction
+from lit_ad.image.view import View
+from lit_ad.methods import __all__ as ALL_METHODS
+from lit_ad.methods.base import Method
+from lit_ad.teachers import Teacher
+
+METHODS = [name for name in ALL_METHODS if name != "EfficientAD"]  # its images are of 256: see deploy/test_detector.py
+
+
+class Brightness(Method):
+    """Anomalous is what is bright: a map that is easy to follow."""
+
+    def __init__(self, weights: str, view: View = View(None)) -> None:
+        super().__init__(view)
+        self.teacher = Teacher("resnet10t", (1,), weights)
+
+    def compare(self, images: Tensor, features: list[Tensor]) -> Tensor:
+        return images
+
+    def loss(self, disagreement: Tensor) -> Tensor:
+        return disagreement.mean()
+
+    def detect(self, disagreement: Tensor) -> Prediction:
+        return Prediction(disagreement.mean(dim=1, keepdim=True).float())
+
+
+def trainer_in(folder: Path, **more: Any) -> L.Trainer:
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    return L.Trainer(default_root_dir=folder, **{"enable_checkpointing": False, **quiet, **more})
+
+
+def random_pixels(*shape: int) -> Tensor:
+    return torch.randint(0, 256, shape, dtype=torch.uint8)
+
+
+def assert_same(one: Prediction, other: Prediction) -> None:
+    torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def made(name: str, small_models: dict[str, dict[str, Any]], view: View = View(64), **more: Any) -> Method:
+    torch.manual_seed(0)
+    given = {**small_models[name]["init_args"], "view": view, **more}
+    return getattr(methods, name)(**given)
