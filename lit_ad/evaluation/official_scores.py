@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from lit_ad.batch import Sample
 from lit_ad.distributed import gather
 from lit_ad.evaluation.protocols import Rules
-from lit_ad.evaluation.results import MEAN, POOLED, Official, Row, mean_row, ratio
+from lit_ad.evaluation.results import MEAN, POOLED, Official, Row
+from lit_ad.evaluation.rows import mean_row, ratio
 from lit_ad.metrics import SPRO
 
 RESIZED = "none: evaluation.eval_size or model.view.roi is set, and these rules are for all pixels at full resolution"

@@ -17,7 +17,6 @@ from lit_ad.data import AnomalyDataModule, MVTec
 from lit_ad.detector.decision import Decision
 from lit_ad.errors import NotFiniteError
 from lit_ad.evaluation import Evaluation
-from lit_ad.evaluation.callback import rows_of
 from lit_ad.evaluation.results import Results
 from lit_ad.metrics import ImageEvaluation
 
@@ -297,12 +296,3 @@ def test_intervals_hold_95_per_cent() -> None:
         np.quantile(found, [0.025, 0.975]), abs=5e-3
     )
     assert row["image_auroc_low"] < np.quantile(found, 0.04)
-
-
-def test_rows() -> None:
-    one = rows_of([("a", "good"), ("a", "dent")])
-    assert one == {"pooled": {"a/good", "a/dent"}, "a/dent": {"a/good", "a/dent"}}
-    two = rows_of([("a", "good"), ("a", "dent"), ("b", "good"), ("b", "dent")])
-    assert two["b/"] == {"b/good", "b/dent"}
-    assert two["a/dent"] == {"a/good", "a/dent"}
-    assert two["pooled"] == {"a/good", "a/dent", "b/good", "b/dent"}

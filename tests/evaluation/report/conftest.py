@@ -13,7 +13,8 @@ from lit_ad.detector.decision import Decision
 from lit_ad.detector.guarantee import summary
 from lit_ad.evaluation.report.record import Record, Took, environment
 from lit_ad.evaluation.report.thumbnails import THUMBNAILS, joined, jpeg, outline_png
-from lit_ad.evaluation.results import ImageResult, Results, mean_row, pixel_verdict_row, verdict_row
+from lit_ad.evaluation.results import ImageResult, Results
+from lit_ad.evaluation.rows import mean_row, pixel_verdict_row, verdict_row
 
 CATEGORIES = ("nut", "<b>bolt")
 DEFECTS = {"good": 12, "dent": 6, "<i>cut": 4}

@@ -17,7 +17,8 @@ from sklearn.metrics import auc, confusion_matrix, precision_recall_curve, roc_a
 from lit_ad.detector.decision import Decision
 from lit_ad.evaluation.report.page import write_page
 from lit_ad.evaluation.report.table import of_row
-from lit_ad.evaluation.results import Results, wilson
+from lit_ad.evaluation.results import Results
+from lit_ad.evaluation.rows import wilson
 
 webdriver = pytest.importorskip("selenium.webdriver")
 pytestmark = pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium and chromium-driver")

@@ -17,7 +17,8 @@ from lit_ad.evaluation.report import page
 from lit_ad.evaluation.report.page import differing, verdicts, write_page
 from lit_ad.evaluation.report.runs import matched, read_run
 from lit_ad.evaluation.report.thumbnails import BYTES, THUMBNAILS, joined, jpeg, outline_png
-from lit_ad.evaluation.results import ImageResult, Results, verdict_row
+from lit_ad.evaluation.results import ImageResult, Results
+from lit_ad.evaluation.rows import verdict_row
 
 
 def data_of(file: Path) -> dict[str, Any]:

@@ -1,0 +1,139 @@
+"""What is measured while images are tested, and the results in the end. Each process adds its own images."""
+
+import math
+from collections import Counter
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lit_ad.detector.decision import Decision
+from lit_ad.detector.guarantee import summary
+from lit_ad.distributed import gather
+from lit_ad.evaluation.judged import Judged
+from lit_ad.evaluation.official_scores import ByRules
+from lit_ad.evaluation.results import MEAN, POOLED, SAMPLE_AUROC, ImageResult, Results
+from lit_ad.evaluation.rows import group_rows, mean_row, pixel_verdict_row, sample_aurocs, verdict_row
+from lit_ad.image.pixels import Size
+from lit_ad.image.view import bilinear
+from lit_ad.metrics import ImageEvaluation, PixelEvaluation
+
+PIXELS = (  # what is counted of an image's pixels; hits: anomalous ones above the pixel threshold; false: nominal ones
+    *("nominal", "anomalous", "hits", "false"),  # at the original size, that of the pixel threshold
+    *("compared nominal", "compared anomalous"),  # at the size that maps are compared at
+)
+
+
+class Measurement:
+    """Scores, maps and verdicts of one test, pooled, per category and per defect type.
+
+    Args:
+        eval_size: Height and width at which pixels are compared; None: those of each image.
+        bootstrap: Resamples for the intervals of image metrics; 0 for none.
+        by_rules: The figures by the rules of a data set, which get each map that is added; None: it has none.
+    """
+
+    def __init__(self, eval_size: Size | None = None, bootstrap: int = 0, by_rules: ByRules | None = None) -> None:
+        self.eval_size, self.bootstrap, self.by_rules = eval_size, bootstrap, by_rules
+        self.pixel_metrics, self.image_metrics = PixelEvaluation(), ImageEvaluation()
+        self.parts: dict[str, ImageEvaluation] = {}
+        self.pixels: Counter[tuple[str, str]] = Counter()  # by group, and one of PIXELS
+        self.seen: list[tuple[int, bool, ImageResult]] = []  # with the image's place in the split, and if it has a map
+
+    def add_scores(self, images: list[Judged]) -> None:
+        """Add the scores of a batch's images."""
+        groups = [judged.group for judged in images]
+        files = [str(judged.sample.image) for judged in images]
+        labels = torch.tensor([judged.sample.label for judged in images])
+        scores = torch.tensor([judged.score for judged in images], dtype=torch.float32)
+        self.image_metrics.update(scores, labels, groups, files)
+        for part in images[0].judgement.parts:
+            scores = torch.tensor([judged.judgement.parts[part] for judged in images], dtype=torch.float32)
+            self.parts.setdefault(part, ImageEvaluation()).update(scores, labels, groups, files)
+        for file, judged in zip(files, images, strict=True):
+            sample = judged.sample
+            known = (file, sample.category, sample.defect, sample.label, judged.score)
+            image = ImageResult(*known, judged.threshold, judged.p_value, sample.item)
+            self.seen.append((judged.place, judged.judgement.seen is not None, image))
+
+    def add_pixels(self, judged: Judged) -> None:
+        """Add an image's pixels, of the region of interest where there is one; nothing without a map or a truth."""
+        if judged.anomaly_map is None or judged.truth is None:
+            return
+        roi = judged.roi
+        inside = None if roi is None else roi.resized(roi.shape)
+        anomaly_map, truth = judged.looked_at(judged.anomaly_map), judged.looked_at(judged.truth)
+        limit = math.inf if judged.pixel_threshold is None else judged.pixel_threshold
+        above = anomaly_map > limit
+        self._count(judged.group, *(values if inside is None else values[inside] for values in (truth, above)))
+        if self.eval_size is not None:
+            anomaly_map, truth = resized(anomaly_map, truth, self.eval_size)
+            inside = None if roi is None else roi.resized(self.eval_size)
+        compared = truth if inside is None else truth[inside]
+        self.pixels[judged.group, "compared anomalous"] += int(np.count_nonzero(compared))
+        self.pixels[judged.group, "compared nominal"] += int(np.count_nonzero(~compared))
+        if self.by_rules is not None:
+            self.by_rules.update(judged.sample, anomaly_map, judged.pixel_threshold)
+        tensors = torch.from_numpy(anomaly_map), torch.from_numpy(truth)
+        self.pixel_metrics.update(*tensors, judged.group, str(judged.sample.image), inside)
+
+    def _count(self, group: str, truth: NDArray[np.bool_], found: NDArray[np.bool_]) -> None:
+        """Add an image's pixels at the original size, 2 x (H, W) or 2 x (n,)."""
+        values = {"nominal": ~truth, "anomalous": truth, "hits": truth & found, "false": ~truth & found}
+        for name, of in values.items():
+            self.pixels[group, name] += int(np.count_nonzero(of))
+
+    def compute(self, decision: Decision | None) -> Results:
+        """Return the results of all processes, each of which must call this. `decision`: that of the verdicts."""
+        seen = sorted(gather(self.seen), key=lambda one: one[0])
+        images = [image for _, _, image in seen]
+        groups = group_rows(sorted({(image.category, image.defect) for image in images}))
+        rows = self._rows(groups, images, decision is not None and decision.pixel_threshold() is not None)
+        categories = [row for name, row in rows.items() if name.endswith("/")]
+        if categories:  # second, after the pooled one
+            rows = {POOLED: rows.pop(POOLED), MEAN: mean_row(categories), **rows}
+        curves = {**self.image_metrics.curves(), **self.pixel_metrics.curves()}
+        results = Results(rows, images, curves, maps=any(mapped for _, mapped, _ in seen))
+        if decision is not None:
+            results.threshold, results.pixel_threshold = decision.threshold(), decision.pixel_threshold()
+            results.false_alarm, results.decision = decision.false_alarm, summary(decision)
+        if self.by_rules is not None:
+            results.official = self.by_rules.official(groups, rows)
+        return results
+
+    def _rows(self, rows: dict[str, set[str]], images: list[ImageResult], decided: bool) -> dict[str, dict[str, float]]:
+        """Every metric of each row, a set of groups; all processes must call it, with the images of all."""
+        of_images = self.image_metrics.compute_rows(rows, self.bootstrap)
+        of_pixels = self.pixel_metrics.compute_rows(rows)
+        pixels: Counter[tuple[str, str]] = Counter()
+        for key, count in gather(list(self.pixels.items())):
+            pixels[key] += count
+        values = {}
+        for row, groups in rows.items():
+            count = {name: sum(pixels[group, name] for group in groups) for name in PIXELS}
+            found = (count["hits"], count["false"]) if decided else (math.nan, math.nan)
+            values[row] = {
+                **of_images[row],
+                **of_pixels[row],
+                **verdict_row(image for image in images if f"{image.category}/{image.defect}" in groups),
+                **pixel_verdict_row(count["nominal"], count["anomalous"], *found),
+                "nominal_pixels": count["compared nominal"],
+                "anomalous_pixels": count["compared anomalous"],
+            }
+        for row, value in sample_aurocs(rows, images).items():
+            values[row][SAMPLE_AUROC] = value
+        for part in sorted(set(gather(sorted(self.parts)))):
+            scores = self.parts.setdefault(part, ImageEvaluation()).compute_rows(rows)
+            for row in rows:
+                values[row][f"image_auroc_{part}"] = scores[row]["image_auroc"]
+        return values
+
+
+def resized(
+    anomaly_map: NDArray[np.float32], truth: NDArray[np.bool_], size: Size
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Return map and truth, 2 x (H, W), at another size."""
+    # INTER_NEAREST would take the pixel at a cell's corner, and so shift the truth against the map.
+    small = cv2.resize(truth.astype(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+    return bilinear(anomaly_map, size), small.astype(bool)

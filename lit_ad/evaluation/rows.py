@@ -1,0 +1,106 @@
+"""The rows of a test's results: which images each is of, and its figures that need no curve."""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+from statistics import fmean
+
+from lit_ad.evaluation.results import POOLED, VERDICTS, ImageResult, Row
+from lit_ad.metrics import sample_auroc
+
+
+def group_rows(groups: list[tuple[str, str]]) -> dict[str, set[str]]:
+    """The rows of a report, each with its groups: pooled, each category ("CATEGORY/") if there are several, each defect
+    type ("CATEGORY/DEFECT") with the good images of its category."""
+    rows = {POOLED: {f"{category}/{defect}" for category, defect in groups}}
+    categories: dict[str, set[str]] = defaultdict(set)
+    for category, defect in groups:
+        categories[category].add(f"{category}/{defect}")
+    for category, mine in sorted(categories.items()):
+        if len(categories) > 1:
+            rows[f"{category}/"] = mine
+        rows |= {name: {name, f"{category}/good"} for name in sorted(mine - {f"{category}/good"})}
+    return rows
+
+
+def verdict_row(images: Iterable[ImageResult]) -> Row:
+    """The verdicts on some images, each at its category's threshold: numbers of false alarms and misses, their rates
+    with 95 % intervals, precision and recall. What there is none of is nan."""
+    images = list(images)
+    nominal = [image for image in images if image.label == 0]
+    anomalous = [image for image in images if image.label == 1]
+    judged = all(image.threshold is not None for image in images)
+    false_alarms, misses = (sum(image.missed for image in of) if judged else math.nan for of in (nominal, anomalous))
+    alarm_ends, miss_ends = wilson(false_alarms, len(nominal)), wilson(misses, len(anomalous))
+    found = len(anomalous) - misses
+    return {
+        "nominal_images": len(nominal),
+        "anomalous_images": len(anomalous),
+        "false_alarms": false_alarms,
+        "false_alarm_rate": ratio(false_alarms, len(nominal)),
+        "false_alarm_rate_low": alarm_ends[0],
+        "false_alarm_rate_high": alarm_ends[1],
+        "misses": misses,
+        "miss_rate": ratio(misses, len(anomalous)),
+        "miss_rate_low": miss_ends[0],
+        "miss_rate_high": miss_ends[1],
+        "precision": ratio(found, found + false_alarms),
+        "recall": ratio(found, len(anomalous)),
+    }
+
+
+def pixel_verdict_row(nominal: int, anomalous: int, hits: float, false: float) -> Row:
+    """F1, IoU and the two rates of the ROC curve at the pixel threshold, from numbers of pixels; nan without any
+    anomalous one, or without hits."""
+    defined = anomalous > 0
+    return {
+        "nominal_pixels": nominal,
+        "anomalous_pixels": anomalous,
+        "pixel_f1": ratio(2 * hits, hits + false + anomalous) if defined else math.nan,
+        "pixel_iou": ratio(hits, false + anomalous) if defined else math.nan,
+        "pixel_recall": ratio(hits, anomalous),
+        "pixel_false_positive_rate": ratio(false, nominal),
+    }
+
+
+def mean_row(rows: list[Row]) -> Row:
+    """The mean over categories of each metric, nan where one of them has none. Numbers and intervals have no mean."""
+    counts = ("_images", "_pixels", "_low", "_high", *VERDICTS)
+    return {name: fmean(row[name] for row in rows) for name in rows[0] if not name.endswith(counts)}
+
+
+def sample_aurocs(rows: dict[str, set[str]], images: list[ImageResult]) -> dict[str, float]:
+    """S-AUROC of each row, a set of groups, over the samples all of whose images are in it: the good views of a part
+    with another defect make no good sample. Nothing where no item has several images."""
+    samples: dict[tuple[str, str, str], list[ImageResult]] = defaultdict(list)
+    for image in images:
+        samples[image.category, image.item, "" if image.item else image.path].append(image)
+    if len(samples) == len(images):
+        return {}
+    found = {}
+    for row, groups in rows.items():
+        whole = [
+            (image.score, image.label, sample)
+            for sample, views in samples.items()
+            if groups.issuperset(f"{image.category}/{image.defect}" for image in views)
+            for image in views
+        ]
+        scores, labels, of = zip(*whole, strict=True) if whole else ((), (), ())
+        found[row] = sample_auroc(scores, labels, of)
+    return found
+
+
+def wilson(count: float, total: int) -> tuple[float, float]:
+    """95 % interval of a rate (Wilson's score interval, which holds for few images and for rates near 0 and 1 too;
+    Brown, Cai, DasGupta, https://doi.org/10.1214/ss/1009213286); nan without any trial."""
+    if total == 0 or math.isnan(count):
+        return math.nan, math.nan
+    from scipy.stats import binomtest  # takes a second to import, which commands that only read results need not wait
+
+    interval = binomtest(int(count), total).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def ratio(part: float, whole: float) -> float:
+    """nan of nothing."""
+    return part / whole if whole else math.nan

@@ -1,0 +1,134 @@
+"""A measurement of images that were judged by hand: every number by scikit-learn or by counting."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import f1_score, roc_auc_score
+
+from lit_ad.batch import Sample
+from lit_ad.detector.decision import Decision
+from lit_ad.detector.scoring import Judgement
+from lit_ad.evaluation.judged import Judged
+from lit_ad.evaluation.measurement import Measurement, resized
+from lit_ad.evaluation.results import Results
+from lit_ad.image.roi import Roi
+
+SIZE = (6, 8)
+GENERATOR = np.random.default_rng(0)
+LIMITS = {"bolt": 0.6, "nut": 0.8}  # of pixels
+DECISION = Decision({"bolt": np.array([0.5]), "nut": np.array([0.9])}, {c: np.array([v]) for c, v in LIMITS.items()})
+
+
+def judged(place: int, category: str, defect: str, with_map: bool = True, roi: Roi | None = None) -> Judged:
+    """An image with a random map, whose maximum is its score, and a random truth where there is a defect."""
+    label = int(defect != "good")
+    size = SIZE if roi is None else roi.shape  # of what the network sees
+    seen = GENERATOR.random(size).astype(np.float32)
+    truth = (GENERATOR.random(SIZE) > 0.7) & bool(label)
+    score = float(seen.max())
+    judgement = Judgement(seen if with_map else None, score, (0, 0, *size), {"teacher": 1 - score})
+    return Judged(
+        *(Sample(Path(f"{place}.png"), label, category=category, defect=defect), place, SIZE),
+        *(np.zeros((*SIZE, 3), np.uint8), judgement, truth, roi),
+        threshold=DECISION.threshold(category),
+        p_value=0.5,
+        pixel_threshold=LIMITS[category],
+    )
+
+
+@pytest.fixture
+def images() -> list[Judged]:
+    groups = [("bolt", "good"), ("bolt", "dent"), ("nut", "good"), ("nut", "dent"), ("nut", "hole")]
+    return [judged(place, *groups[place % 5]) for place in range(20)]
+
+
+def measure(images: list[Judged], decision: Decision | None = DECISION, **more: tuple[int, int]) -> Results:
+    measurement = Measurement(**more)  # type: ignore[arg-type]
+    for start in range(0, len(images), 3):
+        measurement.add_scores(images[start : start + 3])
+        for image in images[start : start + 3]:
+            measurement.add_pixels(image)
+    return measurement.compute(decision)
+
+
+def test_rows_against_scikit_learn(images: list[Judged]) -> None:
+    results = measure(images)
+    assert list(results.rows) == ["pooled", "mean", "bolt/", "bolt/dent", "nut/", "nut/dent", "nut/hole"]
+    for row in ("pooled", "bolt/", "nut/", "nut/hole"):
+        category, _, defect = row.partition("/")
+        of_row = [
+            image
+            for image in images
+            if row == "pooled"
+            or (image.sample.category == category and (not defect or image.sample.defect in ("good", defect)))
+        ]
+        values, labels = results.rows[row], [image.sample.label for image in of_row]
+        maps, truths = (np.ravel([getattr(image, name) for image in of_row]) for name in ("anomaly_map", "truth"))
+        above = np.ravel([image.judgement.seen > LIMITS[image.sample.category] for image in of_row])
+        scores = np.array([image.score for image in of_row])
+        assert values["image_auroc"] == pytest.approx(roc_auc_score(labels, scores))
+        assert values["image_auroc_teacher"] == pytest.approx(roc_auc_score(labels, 1 - scores))
+        assert values["pixel_auroc"] == pytest.approx(roc_auc_score(truths, maps), abs=1e-6)
+        assert values["pixel_f1"] == pytest.approx(f1_score(truths, above))
+        assert values["anomalous_pixels"] == truths.sum()
+        assert values["nominal_pixels"] == (~truths).sum()
+    of_both = [results.rows[row]["pixel_auroc"] for row in ("bolt/", "nut/")]
+    assert results.rows["mean"]["pixel_auroc"] == pytest.approx(np.mean(of_both))
+
+
+def test_images_are_in_the_order_of_their_split(images: list[Judged]) -> None:
+    """Processes and threads hand them over in another one."""
+    results = measure(images[::-1])
+    assert [image.path for image in results.images] == [f"{place}.png" for place in range(20)]
+    assert [image.score for image in results.images] == [image.score for image in images]
+
+
+def test_the_decision_is_in_the_results(images: list[Judged]) -> None:
+    results = measure(images)
+    assert (results.threshold, results.pixel_threshold, results.false_alarm) == (0.9, 0.8, 0.01)
+    assert results.decision is not None and results.maps
+    without = measure(images, None)
+    assert (without.threshold, without.pixel_threshold, without.decision) == (None, None, None)
+    assert math.isnan(without.rows["pooled"]["pixel_f1"])
+    assert without.rows["pooled"]["pixel_auroc"] == results.rows["pooled"]["pixel_auroc"]
+
+
+def test_pixels_without_a_map_or_a_truth_are_not_counted() -> None:
+    scores_only = [judged(place, "bolt", defect, with_map=False) for place, defect in enumerate(("good", "dent"))]
+    results = measure(scores_only)
+    assert not results.maps
+    assert results.rows["pooled"]["nominal_pixels"] == results.rows["pooled"]["anomalous_pixels"] == 0
+    unmasked = judged(2, "bolt", "dent")
+    object.__setattr__(unmasked, "truth", None)
+    good = judged(3, "bolt", "good")
+    results = measure([unmasked, good])
+    assert results.maps
+    assert results.rows["pooled"]["nominal_pixels"] == 48  # those of the good image
+    assert results.rows["pooled"]["anomalous_pixels"] == 0
+
+
+def test_pixels_outside_the_region_of_interest_are_not_counted() -> None:
+    inside = np.zeros((3, 4), bool)
+    inside[1, :3] = True
+    roi = Roi((2, 1, 5, 5), inside, SIZE)
+    images = [judged(place, "bolt", defect, roi=roi) for place, defect in enumerate(("good", "dent", "dent", "dent"))]
+    row = measure(images).rows["pooled"]
+    truths = np.ravel([image.truth[3, 1:4] for image in images if image.truth is not None])
+    maps = np.ravel([image.judgement.seen[1, :3] for image in images if image.judgement.seen is not None])
+    assert (row["nominal_pixels"], row["anomalous_pixels"]) == ((~truths).sum(), truths.sum())
+    assert row["pixel_auroc"] == pytest.approx(roc_auc_score(truths, maps), abs=1e-6)
+    assert row["pixel_f1"] == pytest.approx(f1_score(truths, maps > LIMITS["bolt"]))
+
+
+def test_another_size_takes_the_truth_at_the_centre_of_each_cell(images: list[Judged]) -> None:
+    results = measure(images, eval_size=(3, 4))
+    assert results.rows["pooled"]["nominal_pixels"] + results.rows["pooled"]["anomalous_pixels"] == 20 * 12
+    assert results.rows["pooled"]["pixel_f1"] == measure(images).rows["pooled"]["pixel_f1"]  # at the original size
+    truth = np.zeros((3, 9), bool)
+    truth[1, [1, 4]] = True  # the centres of two of the cells 3 x 3
+    anomaly_map = np.arange(27, dtype=np.float32).reshape(3, 9)
+    small_map, small_truth = resized(anomaly_map, truth, (1, 3))
+    assert small_truth.tolist() == [[True, True, False]]
+    assert small_map.tolist() == [[10, 13, 16]]
