@@ -127,7 +127,7 @@ def test_the_checkpoint_the_export_and_the_test_agree(
             assert (one.anomaly_map[~ROI] == one.anomaly_map[ROI].min()).all() and not one.mask[~ROI].any()
             assert one.regions == other.regions and sum(region.area for region in one.regions) == one.mask.sum()
     noise = np.random.default_rng(0).integers(0, 256, (16, 3, 64, 64)).astype(np.uint8)
-    maps, scores = exported.run(noise)  # the graph itself leaves out what is outside
+    maps, scores = exported.network(noise)  # the graph itself leaves out what is outside
     assert maps is not None
     inside = model.view.inside((64, 64), (0, 0, 64, 64))
     assert np.array_equal(scores, maps[:, 0, inside].max(axis=1))

@@ -105,7 +105,7 @@ def export(
         report = compare(exported, checkpoint, pictures, precision)
         if precision == "int8" and card.decision is not None:  # its scores are others, and so are its thresholds
             card = with_own_decision(exported, splits.val, file)
-            exported = Detector(exported.run, card)
+            exported = Detector(exported.network, card)
         if precision == "int8" and splits.test:
             report["auroc"] = aurocs(exported, checkpoint, splits.test)
         text = json.dumps(report, indent=2, allow_nan=False) + "\n"
@@ -124,7 +124,9 @@ def with_own_decision(exported: Detector, held_out: list[Sample], file: Path) ->
         return exported.card
     for category in sorted({sample.category for sample in held_out}):
         images = [sample.image for sample in held_out if sample.category == category]
-        exported = Detector(exported.run, replace(exported.card, decision=refitted(exported, images, category, None)))
+        exported = Detector(
+            exported.network, replace(exported.card, decision=refitted(exported, images, category, None))
+        )
     rewrite(file, file, exported.card)
     assert decision is not None and exported.card.decision is not None
     print(f"threshold from {len(held_out)} held-out images: {decision.threshold():.6g} in fp32, ", end="")

@@ -1,20 +1,10 @@
-"""What a detector is, whatever runs its network: the network as a function, and the card that tells the rest."""
+"""What a detector is beside its network, whatever runs that: one record, in checkpoints and exported files alike."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from lit_ad.detector.decision import Decision
-from lit_ad.image.view import Floats, View
-
-Run = Callable[[NDArray[np.uint8]], tuple[Floats | None, Floats]]
-"""uint8 pixels (n, 3, H, W) of the network's size -> maps (n, 1, H, W), or none, and scores (n,)."""
-
-Share = Callable[[int], Run]
-"""A number of callers -> the network for as many at a time, each of whom has that part of the cores."""
+from lit_ad.image.view import View
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lit_ad.detector.card import Card, Run, Share
+from lit_ad.detector.card import Card
 from lit_ad.detector.decision import NO_DECISION, Decision
 from lit_ad.detector.inputs import ImageLike, iterate_images, list_images, name_of, read_pixels
 from lit_ad.detector.painter import FOUND, GAP, outline, outlined, over_grey
 from lit_ad.detector.regions import Region, regions
 from lit_ad.detector.runtimes import load_exported
-from lit_ad.detector.scoring import Judgement, judge
+from lit_ad.detector.scoring import Judgement, Network, NetworkFor, judge
 from lit_ad.detector.stream import CALLERS, in_order
 from lit_ad.errors import UserError
 from lit_ad.files import atomic_write, resolve_path
@@ -109,9 +109,9 @@ class Detector:
     """Judges images as training's own evaluation does.
 
     Args:
-        run: The network.
+        network: Of the detector.
         card: What is known of it.
-        share: The network for several callers at a time. None: `run` is.
+        network_for: The network for several callers at a time. None: `network` is.
 
     Example:
         detector = Detector.load("runs/stfpm/20260101-120000")
@@ -119,8 +119,8 @@ class Detector:
         print(verdict.anomalous, verdict.p_value, verdict.regions)
     """
 
-    def __init__(self, run: Run, card: Card, share: Share | None = None) -> None:
-        self.run, self.card, self.share = run, card, share
+    def __init__(self, network: Network, card: Card, network_for: NetworkFor | None = None) -> None:
+        self.network, self.card, self.network_for = network, card, network_for
         self._shared: Detector | None = None
         self._sharing = Lock()
 
@@ -233,7 +233,8 @@ class Detector:
         """The same detector for several threads at a time, each of which has a part of the cores."""
         with self._sharing:
             if self._shared is None:
-                self._shared = self if self.share is None else Detector(self.share(CALLERS), self.card)
+                for_callers = None if self.network_for is None else self.network_for(CALLERS)
+                self._shared = self if for_callers is None else Detector(for_callers, self.card)
             return self._shared
 
     def _look(self, image: ImageLike, name: str) -> Looked:
@@ -249,7 +250,7 @@ class Detector:
 
         def network(pixels: NDArray[np.uint8]) -> Any:
             enter_stage(f"the network, for {', '.join(names)},")
-            return self.run(pixels)
+            return self.network(pixels)
 
         group = [self._look(image, name) for image, name in zip(images, names, strict=True)]
         decision = self.card.decision

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_ad.detector.card import Card, Run, Share
+from lit_ad.detector.card import Card
+from lit_ad.detector.scoring import Network, NetworkFor
 from lit_ad.errors import UserError
 from lit_ad.image.view import Floats
 from lit_ad.integrity import check_seal, check_zip, why_unreadable
@@ -42,7 +43,7 @@ def openvino_core() -> Any:
     return need("openvino", "openvino").Core()
 
 
-def load_exported(file: Path, device: str = "cpu") -> tuple[Run, Card, Share]:
+def load_exported(file: Path, device: str = "cpu") -> tuple[Network, Card, NetworkFor]:
     """The network of an exported file, its card, and the network for several callers.
 
     Args:
@@ -58,18 +59,18 @@ def load_exported(file: Path, device: str = "cpu") -> tuple[Run, Card, Share]:
     return load(file, device.lower())
 
 
-def run_once(run: Run, card: Card) -> Run:
+def run_once(network: Network, card: Card) -> Network:
     """Run a network on a black image in this thread alone, and return it, ready to be shared by several threads.
 
     Libraries set things up at their first use, and of two threads that meet there each may wait for the other for ever:
     in OpenVINO's Python binding one is inside a call_once and waits for the interpreter's lock, which the other holds
     while it waits for the call_once. No signal ends that. 6 of 200 processes hung so.
     """
-    run(card.view.black_input())
-    return run
+    network(card.view.black_input())
+    return network
 
 
-def load_onnx(file: Path, device: str) -> tuple[Run, Card, Share]:
+def load_onnx(file: Path, device: str) -> tuple[Network, Card, NetworkFor]:
     """By ONNX Runtime, on CUDA if `device` says so. For several callers there is a second session, of fewer threads."""
     runtime = need("onnxruntime", "onnx")
     providers = onnx_providers(runtime, device)
@@ -89,7 +90,7 @@ def load_onnx(file: Path, device: str) -> tuple[Run, Card, Share]:
             raise no_device(device, "ONNX Runtime", ["cpu"])
         return made
 
-    def run_of(session: Any) -> Run:
+    def network_of(session: Any) -> Network:
         def run(pixels: NDArray[np.uint8]) -> tuple[Floats | None, Floats]:
             score, *maps = session.run(None, {"pixels": pixels})
             return (maps[0] if maps else None), score
@@ -98,14 +99,14 @@ def load_onnx(file: Path, device: str) -> tuple[Run, Card, Share]:
 
     whole = session()
     card = card_of_text(whole.get_modelmeta().custom_metadata_map.get(KEY), file)
-    run = run_once(run_of(whole), card)
+    network = run_once(network_of(whole), card)
 
-    def share(callers: int) -> Run:
+    def network_for(callers: int) -> Network:
         if device != "cpu":
-            return one_at_a_time(run)
-        return run_once(run_of(session(max(1, cores() // callers))), card)
+            return one_at_a_time(network)
+        return run_once(network_of(session(max(1, cores() // callers))), card)
 
-    return run, card, share
+    return network, card, network_for
 
 
 def onnx_providers(runtime: Any, device: str) -> list[Any]:
@@ -121,7 +122,7 @@ def onnx_providers(runtime: Any, device: str) -> list[Any]:
     return [(CUDA, {"device_id": int(number or 0)}), "CPUExecutionProvider"]
 
 
-def load_openvino(file: Path, device: str) -> tuple[Run, Card, Share]:
+def load_openvino(file: Path, device: str) -> tuple[Network, Card, NetworkFor]:
     """By OpenVINO. For one caller it computes an image with all cores; for several, it is compiled once more, with a
     stream for each."""
     core = openvino_core()
@@ -138,20 +139,20 @@ def load_openvino(file: Path, device: str) -> tuple[Run, Card, Share]:
     if device == "cpu":  # by itself it computes in bfloat16 where the processor can, and is half a per cent off
         options["INFERENCE_PRECISION_HINT"] = "f32"
     try:
-        run = run_once(run_openvino(core.compile_model(model, device.upper(), options)), card)
+        network = run_once(openvino_network(core.compile_model(model, device.upper(), options)), card)
     except RuntimeError as error:
         raise UserError(f"{file} cannot be compiled for {device} by OpenVINO: {why_unreadable(error)}") from error
 
-    def share(callers: int) -> Run:
+    def network_for(callers: int) -> Network:
         if device != "cpu":
-            return one_at_a_time(run)
+            return one_at_a_time(network)
         streams = {**options, "PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": callers}
-        return run_once(run_openvino(core.compile_model(model, "CPU", streams)), card)
+        return run_once(openvino_network(core.compile_model(model, "CPU", streams)), card)
 
-    return run, card, share
+    return network, card, network_for
 
 
-def run_openvino(compiled: Any) -> Run:
+def openvino_network(compiled: Any) -> Network:
     """A request serves one thread at a time, so that each thread has its own."""
     outputs, own = compiled.outputs, threading.local()
 
@@ -164,7 +165,7 @@ def run_openvino(compiled: Any) -> Run:
     return run
 
 
-def load_torch(file: Path, device: str) -> tuple[Run, Card, Share]:
+def load_torch(file: Path, device: str) -> tuple[Network, Card, NetworkFor]:
     """By torch.export. Its module keeps nothing between calls: several threads may run it at once."""
     torch = need("torch", "torch")
     place = torch_device(device)
@@ -183,16 +184,16 @@ def load_torch(file: Path, device: str) -> tuple[Run, Card, Share]:
             score, *maps = module(torch.from_numpy(pixels).to(place))
         return (maps[0].float().cpu().numpy() if maps else None), score.float().cpu().numpy()
 
-    return run_once(run, card), card, lambda callers: share_torch(run, callers, place.type)
+    return run_once(run, card), card, lambda callers: torch_for_callers(run, callers, place.type)
 
 
-def share_torch(run: Run, callers: int, device: str) -> Run:
+def torch_for_callers(network: Network, callers: int, device: str) -> Network:
     """A network of torch for several callers: each thread that calls it computes with a part of torch's threads."""
     if device != "cpu":
-        return one_at_a_time(run)
+        return one_at_a_time(network)
     torch, own, setting = need("torch", "torch"), threading.local(), threading.Lock()
 
-    def shared(pixels: NDArray[np.uint8]) -> tuple[Floats | None, Floats]:
+    def shared(pixels: NDArray[np.uint8]) -> tuple[Any, ...]:
         if not hasattr(own, "threads"):
             with setting:
                 whole = torch.get_num_threads()
@@ -201,18 +202,18 @@ def share_torch(run: Run, callers: int, device: str) -> Run:
                 later = threading.Thread(target=torch.set_num_threads, args=(whole,))
                 later.start()
                 later.join()
-        return run(pixels)
+        return network(pixels)
 
     return shared
 
 
-def one_at_a_time(run: Run) -> Run:
+def one_at_a_time(network: Network) -> Network:
     """A network of a GPU for several callers: its memory is for one batch."""
     alone = threading.Lock()
 
-    def shared(pixels: NDArray[np.uint8]) -> tuple[Floats | None, Floats]:
+    def shared(pixels: NDArray[np.uint8]) -> tuple[Any, ...]:
         with alone:
-            return run(pixels)
+            return network(pixels)
 
     return shared
 

@@ -28,7 +28,11 @@ class Output(NamedTuple):
 
 
 Network = Callable[[Any], tuple[Any, ...]]
-"""uint8 pixels (n, 3, H, W), an array of NumPy's or a tensor -> the fields of `Output`."""
+"""uint8 pixels (n, 3, H, W), an array of NumPy's or a tensor -> the fields of `Output`: a method, an ONNX session,
+an OpenVINO model or a program of torch.export."""
+
+NetworkFor = Callable[[int], Network]
+"""A number of callers -> the network for as many at a time, each of whom has that part of the cores."""
 
 
 class Judgement(NamedTuple):

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from lit_ad.checkpoint import changed_arguments, read_checkpoint
 from lit_ad.detector.card import Card
 from lit_ad.detector.decision import Decision
-from lit_ad.detector.runtimes import run_once, share_torch
-from lit_ad.detector.scoring import Network
+from lit_ad.detector.runtimes import run_once, torch_for_callers
+from lit_ad.detector.scoring import Network, NetworkFor
 from lit_ad.errors import UserError
 from lit_ad.files import resolve_path
 from lit_ad.image.view import View
@@ -136,7 +136,9 @@ def load_method(kind: type[M], path: Path, device: Any, arguments: dict[str, Any
     return model.to(device).eval()
 
 
-def load_network(path: Path, weights: str | Path | None = None, device: str = "cpu") -> tuple[Network, Card, Any]:
+def load_network(
+    path: Path, weights: str | Path | None = None, device: str = "cpu"
+) -> tuple[Network, Card, NetworkFor]:
     """Return the network of a checkpoint, its card, and a function that makes the network for several callers.
 
     Raises:
@@ -147,7 +149,7 @@ def load_network(path: Path, weights: str | Path | None = None, device: str = "c
     method: Method = Method.load_from_checkpoint(path, device, weights)
     method.requires_grad_(False)
     network = run_once(inference(method), method.card)
-    return network, method.card, lambda callers: share_torch(network, callers, method.device.type)
+    return network, method.card, lambda callers: torch_for_callers(network, callers, method.device.type)
 
 
 def qualified_name(method: type) -> str:

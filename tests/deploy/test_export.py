@@ -159,7 +159,7 @@ def test_an_exported_file_that_is_not_finite_is_found_out(
     checkpoint = Detector(inference(method), method.card)
 
     def broken(pixels: Any) -> Any:
-        maps, *others = checkpoint.run(pixels)
+        maps, *others = checkpoint.network(pixels)
         return maps * np.float32(np.inf), *others
 
     with pytest.raises(

@@ -133,7 +133,7 @@ def test_a_threshold_set_by_hand_decides_and_is_told(detector: Detector) -> None
     score = detector(image()).score
     for limit, anomalous in ((score - 0.01, True), (score + 0.01, False)):
         decision = detector.card.decision.with_threshold(limit, "bolt").with_threshold(limit)
-        with served(Detector(detector.run, replace(detector.card, decision=decision))) as port:
+        with served(Detector(detector.network, replace(detector.card, decision=decision))) as port:
             for query in ("", "?category=bolt"):
                 told = json.loads(ask(port, f"/detect{query}", file_of(image()))[1])
                 assert (told["anomalous"], told["threshold"]) == (anomalous, limit)
@@ -192,7 +192,7 @@ def test_requests_that_hang_are_answered_and_told(detector: Detector) -> None:
 
     def run(pixels: Any) -> Any:
         gate.wait(60)
-        return detector.run(pixels)
+        return detector.network(pixels)
 
     hanging = Detector(run, detector.card)
     with served(hanging, limits=Limits(seconds=0.5)) as port, ThreadPoolExecutor(CALLERS + 1) as clients:
@@ -215,7 +215,7 @@ def test_a_service_whose_threads_all_hang_is_not_healthy(detector: Detector) -> 
     def run(pixels: Any) -> Any:
         if not next(first, False):  # the first request is answered alone
             gate.wait(60)
-        return detector.run(pixels)
+        return detector.network(pixels)
 
     with served(Detector(run, detector.card), limits=Limits(seconds=0.3)) as port:
         assert ask(port, "/detect", file_of(image()))[0] == 200

@@ -270,7 +270,7 @@ def test_a_stream_that_hangs_says_where(
     def run(pixels: Any) -> Any:
         if stage == "network" and pixels.max() == 3:
             gate.wait(60)
-        return bright.run(pixels)
+        return bright.network(pixels)
 
     def camera() -> Any:
         yield frame(1)

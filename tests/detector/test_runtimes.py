@@ -24,7 +24,7 @@ from lit_ad.deploy.example import example
 from lit_ad.deploy.export import SUFFIX, export, write_onnx
 from lit_ad.detector import runtimes
 from lit_ad.detector.card import Card
-from lit_ad.detector.runtimes import share_torch
+from lit_ad.detector.runtimes import torch_for_callers
 from lit_ad.errors import NOT_FINITE, NotFiniteError, UserError
 from lit_ad.image.view import View
 from lit_ad.methods.stfpm import STFPM
@@ -138,7 +138,9 @@ def test_a_stream_leaves_the_threads_of_torch_as_they_are(files: dict[str, Path]
     torch.set_num_threads(5)
     try:
         seen: list[int] = []
-        shared = share_torch(lambda pixels: seen.append(torch.get_num_threads()) or detector.run(pixels), 2, "cpu")
+        shared = torch_for_callers(
+            lambda pixels: seen.append(torch.get_num_threads()) or detector.network(pixels), 2, "cpu"
+        )
         pixels = np.zeros((1, 3, 64, 64), np.uint8)
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(shared, [pixels] * 4))
