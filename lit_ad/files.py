@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,12 @@ def atomic_write(path: Path) -> Iterator[Path]:
                     temporary.unlink()
     except OSError as error:
         raise UserError(f"cannot write {path}: {error}") from error
+
+
+def free_path(path: Path) -> Path:
+    """The path, or NAME-2, NAME-3 and so on of the same suffix: the first where nothing is."""
+    names = (path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}") for number in count(1))
+    return next(name for name in names if not name.exists())
 
 
 class Writers:

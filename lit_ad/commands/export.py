@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lit_ad.batch import Sample
+from lit_ad.commands.chosen_file import chosen_file
 from lit_ad.commands.recalibrate import refitted
 from lit_ad.data.masks import read_truth
 from lit_ad.data.sources.from_config import make_source
 from lit_ad.data.sources.images import list_and_tell
 from lit_ad.data.splits import Splits, list_splits
-from lit_ad.deploy.example import example
+from lit_ad.deploy.example import example, example_name
 from lit_ad.deploy.export import (
     SUFFIX,
     TOLERANCE,
@@ -36,8 +37,9 @@ from lit_ad.detector.card import Card
 from lit_ad.detector.detector import Detector
 from lit_ad.detector.guarantee import by_hand
 from lit_ad.detector.inputs import ImageLike
+from lit_ad.detector.run_files import CONFIG, run_of
 from lit_ad.errors import UserError
-from lit_ad.files import new_folder, resolve_path
+from lit_ad.files import free_path, new_folder, resolve_path
 from lit_ad.image.roi import counted
 from lit_ad.image.view import View
 from lit_ad.methods.base import Method
@@ -48,7 +50,9 @@ COMPARED = 8  # images
 
 
 def export(
-    ckpt_path: Path,
+    run: Path | None = None,
+    /,
+    ckpt_path: Path | None = None,
     format: Format = "onnx",
     precision: Precision = "fp32",
     output: Path | None = None,
@@ -60,10 +64,12 @@ def export(
 ) -> None:
     """Write a checkpoint as one file for another runtime, and compare what the two say of some images.
 
-    OUTPUT gets NAME.onnx (or .xml and .bin, or .pt2), NAME.onnx.json with the differences, and example.py.
+    OUTPUT gets NAME.onnx (or .xml and .bin, or .pt2), NAME.onnx.json with the differences, and the program
+    NAME.onnx.example.py. An earlier export stays: the new one's name has a number then.
 
     Args:
-        ckpt_path: RUN/checkpoints/best.ckpt.
+        run: RUN, whose best checkpoint is taken, or a checkpoint.
+        ckpt_path: The same.
         format: For ONNX Runtime, OpenVINO, or torch.export.
         precision: Of the network. int8 is calibrated on nominal training images.
         output: Folder. None: RUN/export, or "export" beside a checkpoint that is in no run.
@@ -75,14 +81,16 @@ def export(
             reads files up to opset 20 and version 9.
     """
     os.environ.setdefault("NNCF_CI", "1")  # without it, NNCF sends usage data, unasked and by a fork of this process
-    ckpt_path, output = resolve_path(ckpt_path), None if output is None else resolve_path(output)
+    ckpt_path, output = chosen_file("export", run, ckpt_path), None if output is None else resolve_path(output)
+    if ckpt_path.suffix != ".ckpt":
+        raise UserError(f"{ckpt_path} is exported already: give the run, or a checkpoint")
     check_options(format, precision, opset, ir)
     method: Method = Method.load_from_checkpoint(ckpt_path, weights=weights)
     method.requires_grad_(False)
-    run = ckpt_path.parent.parent if ckpt_path.parent.name == "checkpoints" else None
-    splits, gone = Splits(), "it is in no run" if run is None else ""
-    if run is not None and not (images and (nominal or precision != "int8")):
-        splits, gone = find_splits(run / "config.yaml")
+    home = run_of(ckpt_path)
+    splits, gone = Splits(), "it is in no run" if home is None else ""
+    if home is not None and not (images and (nominal or precision != "int8")):
+        splits, gone = find_splits(home / CONFIG)
     calibration = list_and_tell(nominal) if nominal else splits.train
     if precision == "int8" and not calibration:
         raise UserError(
@@ -94,8 +102,9 @@ def export(
     if not pictures:
         pictures = list(made_up(method.view, COMPARED))
         print(f"The images of {ckpt_path} are not to be had ({gone}): it is compared on {COMPARED} made-up ones")
-    folder = output or (run or ckpt_path.parent) / "export"
-    name = f"{type(method).__name__.lower()}-{precision}{SUFFIX[format]}"
+    folder = output or (home or ckpt_path.parent) / "export"
+    usual = f"{type(method).__name__.lower()}-{precision}{SUFFIX[format]}"
+    name = free_path(folder / usual).name
     with new_folder(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as scratch:
         file = Path(scratch, name)
         card = write(method, file, format, precision, [sample.image for sample in calibration], opset, ir)
@@ -110,10 +119,11 @@ def export(
             report["auroc"] = aurocs(exported, checkpoint, splits.test)
         text = json.dumps(report, indent=2, allow_nan=False) + "\n"
         file.with_name(f"{name}.json").write_text(text, encoding="utf-8")
-        Path(scratch, "example.py").write_text(example(file, card), encoding="utf-8")
+        file.with_name(example_name(file)).write_text(example(file, card), encoding="utf-8")
         for written in sorted(Path(scratch).iterdir(), key=lambda path: path.suffix == SUFFIX[format]):  # it comes last
             written.replace(folder / written.name)
-    print(f"{folder / name}, and beside it {name}.json and example.py")
+    earlier = "" if name == usual else f". {usual} of an earlier export stays as it is"
+    print(f"{folder / name}, and beside it {name}.json and {example_name(file)}{earlier}")
 
 
 def with_own_decision(exported: Detector, held_out: list[Sample], file: Path) -> Card:

@@ -34,13 +34,13 @@ COMMANDS = {
     ),
     "validate": Command("loss on held-out nominal images", "lightning_cli.cli.main", lightning=True),
     "test": Command(
-        "metrics and heatmaps of a checkpoint: --ckpt_path RUN/checkpoints/best.ckpt",
+        "metrics and heatmaps of a run's best checkpoint: RUN",
         "lightning_cli.cli.main",
         lightning=True,
     ),
     "predict": Command(
-        "scores, maps and heatmaps of unlabelled images: --data.predict_path FOLDER",
-        "lightning_cli.cli.main",
+        "scores, maps and heatmaps of unlabelled images: RUN IMAGES, or an exported FILE IMAGES",
+        "commands.predict.predict",
         lightning=True,
     ),
     "report": Command("one page of several runs beside one another: RUN...", "commands.report.report"),
@@ -49,12 +49,14 @@ COMMANDS = {
         "lightning_cli.distill.main",
         lightning=True,
     ),
-    "export": Command("a checkpoint as one file for ONNX Runtime, OpenVINO or torch.export", "commands.export.export"),
+    "export": Command(
+        "a run's detector as one file for ONNX Runtime, OpenVINO or torch.export: RUN", "commands.export.export"
+    ),
     "serve": Command("a detector as a web service: POST an image, get a verdict", "commands.serve.serve"),
     "recalibrate": Command(
-        "other thresholds: from good images, for a rate, by hand", "commands.recalibrate.recalibrate"
+        "other thresholds: from good images, for a rate, by hand: RUN", "commands.recalibrate.recalibrate"
     ),
-    "speed": Command("latency, images/s and memory of checkpoints and exported files", "commands.speed.speed"),
+    "speed": Command("latency, images/s and memory of runs and exported files: RUN FILE...", "commands.speed.speed"),
     "benchmark": Command(
         "methods x categories or classes x seeds, and the tables of them",
         "commands.benchmark.benchmark",

@@ -8,16 +8,20 @@ from pathlib import Path
 import numpy as np
 
 from lit_ad.checkpoint import read_checkpoint, write_checkpoint
+from lit_ad.commands.chosen_file import chosen_file
 from lit_ad.data.sources.images import list_and_tell
 from lit_ad.detector.decision import HELD, NO_DECISION, Decision
 from lit_ad.detector.detector import Detector
 from lit_ad.detector.guarantee import guarantee
 from lit_ad.errors import UserError
+from lit_ad.files import free_path
 from lit_ad.image.roi import counted
 
 
 def recalibrate(
-    ckpt_path: Path,
+    run: Path | None = None,
+    /,
+    ckpt_path: Path | None = None,
     nominal: Path | None = None,
     false_alarm: float | None = None,
     threshold: float | None = None,
@@ -33,20 +37,24 @@ def recalibrate(
     rate among the held-out images it stands for.
 
     Args:
-        ckpt_path: A checkpoint, or an exported file.
+        run: RUN, whose best checkpoint is taken, a checkpoint, or an exported file.
+        ckpt_path: The same.
         nominal: Folder of good images that the model was not trained on; they replace those held out in training.
         false_alarm: The rate of nominal images that may be called anomalous. None: as it was.
         threshold: Set the threshold of image scores by hand.
         pixel_threshold: Set the threshold of anomaly maps by hand.
         category: Of a model for several: whose images these are, or whose threshold. None: of thresholds, all.
-        output: The new file. None: NAME-recalibrated beside the old one.
+        output: The new file. None: NAME-recalibrated beside the old one, with a number if that is there already.
         weights: The teacher's, if a checkpoint does not find them.
     """
-    output = output or ckpt_path.with_name(f"{ckpt_path.stem}-recalibrated{ckpt_path.suffix}")
+    ckpt_path = chosen_file("recalibrate", run, ckpt_path)
+    output = output or free_path(ckpt_path.with_name(f"{ckpt_path.stem}-recalibrated{ckpt_path.suffix}"))
     if output.suffix != ckpt_path.suffix:
         raise UserError(f"{output} should end in {ckpt_path.suffix}, as {ckpt_path} does")
     if output.absolute() == ckpt_path.absolute():
         raise UserError(f"{output} is the file itself: give another --output")
+    if output.exists():
+        raise UserError(f"{output} is there already: give another --output, or remove it")
     if (nominal, false_alarm, threshold, pixel_threshold) == (None,) * 4:
         raise UserError("nothing to change: give --nominal FOLDER, --false_alarm, --threshold or --pixel_threshold")
     if nominal is None and ckpt_path.suffix == ".ckpt":
@@ -76,10 +84,9 @@ def recalibrate(
         after = after.with_threshold(pixel_threshold, name, pixels=True)
     for warning in after.warnings():
         print(f"Warning: {warning}")
-    replaced = f", in place of an earlier {output.name}" if output.exists() else ""
     write_decision(ckpt_path, output, after, detector)
     tell(before, after, name)
-    print(f"Written: {output}{replaced}. {ckpt_path} stays as it is")
+    print(f"Written: {output}. {ckpt_path} stays as it is")
 
 
 def decision_of(checkpoint: Path) -> Decision | None:
@@ -95,12 +102,12 @@ def write_decision(file: Path, output: Path, decision: Decision, detector: Detec
         checkpoint["lit_ad"]["decision"] = decision.to_dict()
         write_checkpoint(checkpoint, output)
         return
-    from lit_ad.deploy.example import example
+    from lit_ad.deploy.example import example, example_name
     from lit_ad.deploy.export import rewrite
 
     card = replace(detector.card, decision=decision)
     rewrite(file, output, card)
-    output.with_name(f"{output.stem}-example.py").write_text(example(output, card), encoding="utf-8")
+    output.with_name(example_name(output)).write_text(example(output, card), encoding="utf-8")
 
 
 def tell(before: Decision | None, after: Decision, category: str | None) -> None:

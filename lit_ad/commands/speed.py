@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from lit_ad.commands.chosen_file import chosen_file
 from lit_ad.data.sources.images import list_and_tell
 from lit_ad.errors import UserError, ended_by
 
@@ -27,7 +28,7 @@ def speed(
     Print a table: median and 95th percentile of a batch's time, images/s, peak memory and size of each file.
 
     Args:
-        files: Checkpoints and exported files.
+        files: Runs, checkpoints and exported files.
         batch: Batch sizes. None: 1 and 4.
         seconds: That each row is measured for.
         images: Folder: from files to verdicts. None: the network alone, on random pixels of its size.
@@ -36,7 +37,7 @@ def speed(
     """
     paths = [str(sample.image) for sample in list_and_tell(images)] if images else []
     rows = []
-    for file in files:
+    for file in [chosen_file("speed", file, None) for file in files]:
         for size in batch or [1, 4]:
             task = [str(file), str(size), str(seconds), json.dumps(paths), device, str(weights or "")]
             done = subprocess.run(

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lit_ad.data.sources.mvtec_ad2 import MVTecAD2
-from lit_ad.detector.detector import EXPORTED, Detector
+from lit_ad.detector.detector import Detector
+from lit_ad.detector.run_files import EXPORTED
 from lit_ad.errors import UserError
 from lit_ad.files import atomic_write
 

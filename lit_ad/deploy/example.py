@@ -1,4 +1,4 @@
-"""The example.py beside an exported file: a program that needs the file, NumPy, Pillow and the runtime, not lit_ad."""
+"""FILE.example.py beside an exported FILE: a program that needs the file, NumPy, Pillow and the runtime, not lit_ad."""
 
 from pathlib import Path
 
@@ -60,7 +60,7 @@ region = region[y0:y1, x0:x1]
 """,
 )
 
-PROGRAM = '''"""python example.py IMAGE...   Needs numpy, pillow and {runtime}."""
+PROGRAM = '''"""python {example} IMAGE...   Needs numpy, pillow and {runtime}."""
 
 import {imports}
 from pathlib import Path
@@ -111,7 +111,7 @@ for path in sys.argv[1:]:
     print(f"{{path}}: {{verdict}}, score {{score:.6g}}, p-value {{p_value:.3g}}")
 '''
 
-DETECTOR = '''"""python example.py IMAGE...   Needs numpy, pillow, {runtime}, and lit_ad for the tiles."""
+DETECTOR = '''"""python {example} IMAGE...   Needs numpy, pillow, {runtime}, and lit_ad for the tiles."""
 
 import sys
 from pathlib import Path
@@ -126,14 +126,19 @@ for path in sys.argv[1:]:
 '''
 
 
+def example_name(file: Path) -> str:
+    """What the program of an exported file is called: each file has its own."""
+    return f"{file.name}.example.py"
+
+
 def example(file: Path, card: Card) -> str:
     """The program for an exported file."""
     runtime, load = RUNTIMES[file.suffix]
     if card.view.tile is not None:
-        return DETECTOR.format(runtime=runtime, file=file.name)
+        return DETECTOR.format(runtime=runtime, file=file.name, example=example_name(file))
     roi = card.view.roi
     region, cut, count = ("", "", "") if roi is None else MASK if isinstance(roi, str) else BOX
     parts = {"region": region, "cut": cut.replace("FILL", str(FILL)), "count": count}
     imports = "base64, json, sys, zlib" if isinstance(roi, str) else "json, sys"
     parts |= {"load": load, "imports": imports, "not_finite": NOT_FINITE, "side": str(SMALLEST_SIDE)}
-    return PROGRAM.format(runtime=runtime, file=file.name, **parts)
+    return PROGRAM.format(runtime=runtime, file=file.name, example=example_name(file), **parts)

@@ -29,7 +29,7 @@ from lit_ad.errors import NOT_FINITE, NotFiniteError, UserError
 Floats = NDArray[np.float64]
 NO_DECISION = (
     "this model has no threshold, and so gives no verdicts and no p-values: no validation scored these weights, which "
-    "were saved between two. `lit-ad recalibrate --ckpt_path FILE --nominal FOLDER` sets a threshold by good images"
+    "were saved between two. `lit-ad recalibrate FILE --nominal FOLDER` sets a threshold by good images"
 )
 POOLED = None  # the category of an image whose own is not known: all held-out images together
 HELD = ("scores", "maxima", "medians")

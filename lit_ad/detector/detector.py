@@ -20,6 +20,7 @@ from lit_ad.detector.decision import NO_DECISION, Decision
 from lit_ad.detector.inputs import ImageLike, iterate_images, list_images, name_of, read_pixels
 from lit_ad.detector.painter import FOUND, GAP, outline, outlined, over_grey
 from lit_ad.detector.regions import Region, regions
+from lit_ad.detector.run_files import find_detector
 from lit_ad.detector.runtimes import load_exported
 from lit_ad.detector.scoring import Judgement, Network, NetworkFor, judge
 from lit_ad.detector.stream import CALLERS, in_order
@@ -33,7 +34,6 @@ from lit_ad.threads import enter_stage
 if TYPE_CHECKING:
     from torch import Tensor
 
-EXPORTED = (".onnx", ".xml", ".pt2")  # of ONNX Runtime, OpenVINO and torch.export
 TIMEOUT = 600.0  # seconds
 Looked = tuple[Pixels, Pixels, Box]  # an image, the network's input of it, and the box that it fills there
 
@@ -139,23 +139,13 @@ class Detector:
         Raises:
             UserError: There is no such file or no such device, the file is damaged, or what it needs is not there.
         """
-        path = resolve_path(path)
-        if path.is_dir():
-            found = [path / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")]
-            files = [file for file in found if file.is_file()]
-            if not files:
-                raise UserError(f"{path} is no run directory: it has neither {' nor '.join(map(str, found))}")
-            path = files[0]
-        if not path.is_file():
-            raise UserError(f"there is no detector {path}: give a run's directory or a checkpoint")
+        path = find_detector(path)
         if path.suffix == ".ckpt":
             from lit_ad.methods.detector_file import load_network
 
             detector = cls(*load_network(path, weights, device))
-        elif path.suffix in EXPORTED:
-            detector = cls(*load_exported(path, device))
         else:
-            raise UserError(f"{path} is no detector: expected a checkpoint (.ckpt) or {', '.join(EXPORTED)}")
+            detector = cls(*load_exported(path, device))
         Image.init()  # Pillow's readers, before several threads want them
         if detector.card.decision is None:
             warnings.warn(NO_DECISION, stacklevel=2)

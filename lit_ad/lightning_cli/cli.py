@@ -26,10 +26,12 @@ from lit_ad.lightning_cli.help import BriefHelp, set_titles
 from lit_ad.lightning_cli.jsonargparse_workarounds import allow_file_names, refuse_inherited
 from lit_ad.lightning_cli.launcher import refuse_separate_trainings, take_devices
 from lit_ad.lightning_cli.parser import Parser, check_augment, check_config_files
+from lit_ad.lightning_cli.run_words import expand_run
 from lit_ad.lightning_cli.save_config import SaveConfig
 from lit_ad.lightning_cli.settings import (
     check_epochs_left,
     check_lengths,
+    check_model_and_images,
     make_paths_absolute,
     skip_sanity_check,
     stop_after_validation,
@@ -44,7 +46,7 @@ from lit_ad.training.interruption import Interruption
 from lit_ad.training.loggers import Dashboards, by_name, forgiving
 from lit_ad.training.monitors import MonitorCheck
 from lit_ad.training.resumption import Resumption
-from lit_ad.training.run_directory import RunDirectory
+from lit_ad.training.run_directory import RunDirectory, place_of_test
 from lit_ad.training.speed import TrainingSpeed
 from lit_ad.training.watch import KILL, Watch
 
@@ -98,7 +100,9 @@ class AnomalyCLI(LightningCLI):
         parser.add_argument("--dashboards", type=Dashboards, default=[], help="wandb, tensorboard, or both.")
         waits = "Seconds after which processes that all wait for one another end, and say which one is missing."
         parser.add_argument("--patience", type=float, default=300.0, help=waits)
-        parser.add_argument("--overwrite", type=bool, default=False, help="fit into a directory that holds a run.")
+        parser.add_argument(
+            "--overwrite", type=bool, default=False, help="Write over the run, or the test, that a directory holds."
+        )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         super().parse_arguments(parser, args)
@@ -118,12 +122,13 @@ class AnomalyCLI(LightningCLI):
             check_epochs_left(config)
             skip_sanity_check(config.trainer)
             stop_after_validation(config.trainer)
-        elif not config.ckpt_path:
-            raise UserError(
-                f"{self.subcommand} needs a trained model: give --ckpt_path, such as RUN/checkpoints/best.ckpt"
-            )
+        else:
+            check_model_and_images(str(self.subcommand), config)
         home = self._home(config)
-        config.trainer.default_root_dir = str(home)
+        place = place_of_test(home) if self.subcommand == "test" and not config.overwrite else home
+        if place != home:
+            self.directory = RunDirectory(place)
+        config.trainer.default_root_dir = str(place)
         if config.dashboards:
             if config.trainer.logger not in (None, True):
                 raise UserError("give dashboards, which are loggers by name, or trainer.logger, not both")
@@ -253,6 +258,8 @@ class AnomalyCLI(LightningCLI):
 
 def main(arguments: list[str]) -> None:
     """The commands of Lightning. Its parser reads sys.argv, which is what a process for another GPU is started with."""
+    arguments = expand_run(sys.argv[1], arguments)
+    sys.argv[2:] = arguments
     check_config_files(arguments)
     AnomalyCLI(
         Method,

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from lit_ad.detector.decision import Decision
-from lit_ad.training.run_directory import quoted
+from lit_ad.training.run_directory import TESTED, quoted
 
 OF_TEST = ("metrics.json", "scores.csv", "report.html", "heatmaps")
 OF_RUN = ("config.yaml", "checkpoints/best.ckpt", "checkpoints/last.ckpt", *OF_TEST)
@@ -13,12 +13,8 @@ def describe_run(home: Path) -> list[str]:
     """Return a line that names what a training left in its directory, and one with the command for new images."""
     there = existing_files(home, OF_RUN)
     lines = [f"This run is in {home}: {', '.join(there)}"]
-    checkpoint = next((home / file for file in there if file.endswith(".ckpt")), None)
-    if checkpoint is not None and "config.yaml" in there:
-        config = quoted(home / "config.yaml")
-        lines.append(
-            f"Next: lit-ad predict --config {config} --ckpt_path {quoted(checkpoint)} --data.predict_path FOLDER"
-        )
+    if "config.yaml" in there and any(file.endswith(".ckpt") for file in there):
+        lines.append(f"Next: lit-ad predict {quoted(home)} FOLDER_OF_IMAGES")
     return lines
 
 
@@ -34,7 +30,8 @@ def describe_validation(loss: float | None, count: int, decision: Decision | Non
 
 def describe_test(home: Path) -> list[str]:
     """Return a line that names what a test left in its directory."""
-    return [f"{', '.join(existing_files(home, OF_TEST))} are in {home}"]
+    earlier = "; the earlier test stays" if home.name.startswith("test") and (home.parent / TESTED).is_file() else ""
+    return [f"{', '.join(existing_files(home, OF_TEST))} are in {home}{earlier}"]
 
 
 def existing_files(home: Path, names: tuple[str, ...]) -> list[str]:

@@ -7,6 +7,7 @@ import lightning as L
 import yaml
 from lightning.pytorch.cli import SaveConfigCallback
 
+from lit_ad.detector.run_files import CONFIG
 from lit_ad.evaluation.sinks.dashboard import show_config
 from lit_ad.files import atomic_write
 from lit_ad.names import map_texts, printable
@@ -14,7 +15,8 @@ from lit_ad.training.loggers import guard
 
 
 class SaveConfig(SaveConfigCallback):
-    """RUN/config.yaml: everything needed to do the run again, or to test its checkpoint from any directory.
+    """RUN/config.yaml: everything needed to do the run again, or to test its checkpoint from any directory. A test that
+    is written elsewhere has its own.
 
     It does not name its own directory: a run may be moved, and doing it again makes a new one.
     """
@@ -23,14 +25,16 @@ class SaveConfig(SaveConfigCallback):
         super().__init__(*args, **{**kwargs, "save_to_log_dir": False})
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        if stage == "fit":
-            config = self.config.clone()
-            config.trainer.default_root_dir = config.checkpoint.dirpath = None
-            del config["ckpt_path"]  # or it would overrule one that is typed before --config
-            if config.dashboards:
-                config.trainer.logger = None  # they are made from their names
-            with atomic_write(Path(trainer.default_root_dir) / "config.yaml") as temporary:
-                temporary.write_text(text := self.parser.dump(config, skip_none=False), encoding="utf-8")
-            for logger in trainer.loggers:
-                logger.log_hyperparams(map_texts(printable, yaml.safe_load(text)))
-                guard(logger, show_config)(logger, text)
+        file = Path(trainer.default_root_dir) / CONFIG
+        if stage not in ("fit", "test") or (stage == "test" and file.exists()):
+            return
+        config = self.config.clone()
+        config.trainer.default_root_dir = config.checkpoint.dirpath = None
+        del config["ckpt_path"]  # or it would overrule one that is typed before --config
+        if config.dashboards:
+            config.trainer.logger = None  # they are made from their names
+        with atomic_write(file) as temporary:
+            temporary.write_text(text := self.parser.dump(config, skip_none=False), encoding="utf-8")
+        for logger in trainer.loggers if stage == "fit" else []:
+            logger.log_hyperparams(map_texts(printable, yaml.safe_load(text)))
+            guard(logger, show_config)(logger, text)

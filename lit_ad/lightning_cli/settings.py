@@ -7,6 +7,7 @@ from lightning.pytorch.cli import Namespace
 from lit_ad.checkpoint import read_checkpoint
 from lit_ad.errors import UserError
 from lit_ad.files import resolve_path, resolve_paths
+from lit_ad.lightning_cli.run_words import USAGE
 
 
 def check_lengths(config: Namespace) -> None:
@@ -36,6 +37,17 @@ def check_epochs_left(config: Namespace) -> None:
         raise UserError(
             f"{config.ckpt_path} is of epoch {finished}, and trainer.max_epochs is {config.trainer.max_epochs}: ask "
             "for more epochs, or test it with lit-ad test"
+        )
+
+
+def check_model_and_images(command: str, config: Namespace) -> None:
+    """Raises UserError where validate, test or predict has no trained model, or predict no images."""
+    if not config.ckpt_path:
+        raise UserError(f"{command} needs a trained model: lit-ad {command} {USAGE[command]}")
+    if command == "predict" and not config.data.predict_path:
+        raise UserError(
+            "predict needs images: lit-ad predict RUN IMAGES, or --data.predict_path IMAGES; the test images are "
+            "measured by lit-ad test RUN"
         )
 
 

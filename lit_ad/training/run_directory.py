@@ -5,6 +5,7 @@ import shlex
 import shutil
 import time
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_only
@@ -13,6 +14,7 @@ from lit_ad.errors import UserError
 from lit_ad.names import printable
 from lit_ad.training.run_lock import LOCK, OWNER, RunLock
 
+TESTED = "metrics.json"  # what a test writes at its end
 OURS = ("config.yaml", "wandb_id", "tensorboard", LOCK, OWNER)  # what a fit writes before its training begins
 
 
@@ -54,7 +56,7 @@ class RunDirectory:
     def refuse_used(self) -> None:
         """Raise UserError if a training has left something in it."""
         last = self.path / "checkpoints/last.ckpt"
-        left = [file for file in (last, self.path / "metrics.json") if file.is_file()]
+        left = [file for file in (last, self.path / TESTED) if file.is_file()]
         if left and is_first():
             on = f"go on with --ckpt_path {quoted(last)}, " if last.is_file() else ""
             raise UserError(
@@ -83,6 +85,14 @@ class RunDirectory:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
             for folder in self.absent:  # the innermost first
                 folder.rmdir()
+
+
+def place_of_test(home: Path) -> Path:
+    """Where a test is written: RUN, or where that holds a test already, RUN/test, RUN/test-2 and so on."""
+    if not (home / TESTED).exists():
+        return home
+    names = ("test" if number == 1 else f"test-{number}" for number in count(1))
+    return next(home / name for name in names if not (home / name / TESTED).exists())
 
 
 def is_first() -> bool:

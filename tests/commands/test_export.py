@@ -26,18 +26,37 @@ def test_export_compares_on_the_runs_own_images(
     run(["export", "--ckpt_path", str(checkpoint), "--format", "onnx"])
     assert "the largest relative difference:\n  batch 1: score" in capsys.readouterr().out
     home = trained / "export"
-    assert {path.name for path in home.iterdir()} == {"stfpm-fp32.onnx", "stfpm-fp32.onnx.json", "example.py"}
+    assert {path.name for path in home.iterdir()} == {
+        "stfpm-fp32.onnx",
+        "stfpm-fp32.onnx.json",
+        "stfpm-fp32.onnx.example.py",
+    }
     report = json.loads((home / "stfpm-fp32.onnx.json").read_text())
     assert set(report["differences"]) == {"batch 1", "batch 4"}
     assert all(value < 1e-4 for values in report["differences"].values() for value in values.values())
     assert len(report["images"]) == 8 and all(str(images / "test") in image for image in report["images"])
     image = images / "test/square/003.png"
-    done = subprocess.run([sys.executable, home / "example.py", image], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, home / "stfpm-fp32.onnx.example.py", image], capture_output=True, text=True, check=True
+    )
     found, expected = Detector.load(home / "stfpm-fp32.onnx")(image), Detector.load(trained)(image)
     assert found.score == pytest.approx(expected.score, rel=1e-5)
     assert found.anomaly_map == pytest.approx(expected.anomaly_map, rel=1e-4)
     assert [region.box for region in found.regions] == [region.box for region in expected.regions]
     assert f"score {found.score:.6g}, p-value {found.p_value:.3g}" in done.stdout
+
+
+def test_an_earlier_export_stays(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = tmp_path / "stfpm-fp32.onnx", tmp_path / "stfpm-fp32-2.onnx"
+    run(["export", str(trained), "--output", str(tmp_path)])
+    before = first.read_bytes()
+    run(["export", str(trained), "--output", str(tmp_path)])
+    assert "stfpm-fp32.onnx of an earlier export stays as it is" in capsys.readouterr().out
+    assert first.read_bytes() == before
+    assert Detector.load(second).card.to_dict() == Detector.load(first).card.to_dict()
+    assert {path.name for path in tmp_path.glob("*.py")} == {f"{file.name}.example.py" for file in (first, second)}
+    with pytest.raises(UserError, match=r"stfpm-fp32\.onnx is exported already: give the run"):
+        run(["export", str(first)])
 
 
 def test_beyond_tolerance_there_is_no_file(
@@ -70,7 +89,7 @@ def test_where_the_data_are_gone_it_asks_for_what_it_needs_only(
         run(["export", "--ckpt_path", str(file), "--precision", "int8", "--images", str(images / "test/square")])
     run(["export", "--ckpt_path", str(file), "--images", str(images / "test/square"), "--format", "torch"])
     assert "made-up" not in capsys.readouterr().out
-    assert len(json.loads((home / "export/stfpm-fp32.pt2.json").read_text())["images"]) == 4
+    assert len(json.loads((home / "export/stfpm-fp32-2.pt2.json").read_text())["images"]) == 4
 
 
 @pytest.mark.parametrize("view", [View(64), View(None, window=(100, 3000)), View(64, fit="pad", roi=(5, 3, 61, 40))])

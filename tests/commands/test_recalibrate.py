@@ -66,12 +66,14 @@ def test_a_threshold_set_by_hand_ships(
         assert after.decision.threshold() == limit and after.decision.pixel_threshold() == pixels
         assert after.mask.mean() == pytest.approx(0.1, abs=0.01)
         assert after.score == before.score and after.p_value == before.p_value  # of the same held-out images
+        new.unlink()
         run([*words[:3], f"--threshold={before.score + 1e-6}", "--output", str(new)])
         assert not Detector.load(new)(image).anomalous
-        example = new.with_name("new-example.py")
+        example = new.with_name(f"{new.name}.example.py")
         assert example.is_file() == (file.suffix == ".onnx")
     done = subprocess.run([sys.executable, example, image], capture_output=True, text=True, check=True)
     assert f"{image}: nominal, score" in done.stdout
+    new.unlink()
     run([*words[:3], f"--threshold={before.score - 1e-6}", "--output", str(new)])
     done = subprocess.run([sys.executable, example, image], capture_output=True, text=True, check=True)
     assert f"{image}: anomalous, score" in done.stdout
@@ -88,8 +90,10 @@ def test_a_rate_or_other_images_replace_what_was_set_by_hand(
     words = ["recalibrate", "--ckpt_path", str(by_hand), "--output", str(new)]
     assert decision_of(by_hand).threshold() == -1.5
     for change in (["--false_alarm", "0.4"], ["--nominal", str(images / "test/good")]):
+        new.unlink(missing_ok=True)
         run([*words, *change])
         assert decision_of(by_hand).operating_point().by_hand and not decision_of(new).operating_point().by_hand
+    new.unlink()
     run([*words, "--false_alarm", "0.4", "--pixel_threshold", "9"])
     assert decision_of(new).pixel_threshold() == 9 and not decision_of(new).operating_point().by_hand
 
@@ -114,14 +118,17 @@ def test_thresholds_of_several_categories(
     checkpoint = read_checkpoint(files[0])
     checkpoint["lit_ad"]["decision"] = Decision({"nut": np.arange(9.0), "bolt": np.arange(19.0)}).to_dict()
     write_checkpoint(checkpoint, several)
-    words = ["recalibrate", "--ckpt_path", str(several), "--output", str(tmp_path / "new.ckpt"), "--threshold", "3"]
+    words = ["recalibrate", str(several), "--threshold", "3"]
     run([*words, "--category", "nut"])
-    assert [decision_of(tmp_path / "new.ckpt").threshold(name) for name in ("nut", "bolt", None)] == [3, 18, 18]
+    first, second = tmp_path / "several-recalibrated.ckpt", tmp_path / "several-recalibrated-2.ckpt"
+    assert [decision_of(first).threshold(name) for name in ("nut", "bolt", None)] == [3, 18, 18]
     capsys.readouterr()
     run(words)
-    assert [decision_of(tmp_path / "new.ckpt").threshold(name) for name in ("nut", "bolt", None)] == [3, 3, 3]
-    out = capsys.readouterr().out
-    assert "threshold of bolt 3, set by hand" in out and "in place of an earlier new.ckpt" in out
+    assert [decision_of(second).threshold(name) for name in ("nut", "bolt", None)] == [3, 3, 3]
+    assert [decision_of(first).threshold(name) for name in ("nut", "bolt", None)] == [3, 18, 18]
+    assert "threshold of bolt 3, set by hand" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"several-recalibrated\.ckpt is there already: give another --output"):
+        run([*words, "--output", str(first)])
     with pytest.raises(UserError, match="this model has no category screw, but bolt, nut"):
         run([*words, "--category", "screw"])
     with pytest.raises(UserError, match="no pixel threshold to set"):

@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -117,10 +118,32 @@ def test_threshold_is_that_of_the_nominal_validation_images(run: Path) -> None:
 
 
 def test_test_from_elsewhere_gives_the_same_metrics(run: Path, tmp_path: Path) -> None:
-    before = json.loads((run / "metrics.json").read_text())
-    lit_ad("test", "--ckpt_path", run / "checkpoints/best.ckpt", "--config", run / "config.yaml", cwd=tmp_path)
-    assert json.loads((run / "metrics.json").read_text()) == before
-    assert not list(tmp_path.iterdir())
+    before, home = json.loads((run / "metrics.json").read_text()), tmp_path / "again"
+    config, checkpoint = run / "config.yaml", run / "checkpoints/best.ckpt"
+    long = ("--ckpt_path", checkpoint, "--config", config, "--trainer.default_root_dir", home)
+    assert not lit_ad("test", *long, cwd=tmp_path)[1]
+    after = json.loads((home / "metrics.json").read_text())
+    assert after == {**before, "checkpoint": str(checkpoint)}
+    assert [path.name for path in tmp_path.iterdir()] == ["again"]
+
+
+def test_a_test_is_written_beside_an_earlier_one(run: Path, tmp_path: Path) -> None:
+    """Whatever it asks for: the numbers of what is shipped stay."""
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    out, error = lit_ad("test", copy, "--decision.false_alarm", 0.7, cwd=tmp_path)
+    assert not error and f"are in {copy}/test; the earlier test stays" in out
+    assert f"Of {copy}: config.yaml and checkpoints/best.ckpt" in out
+    assert not lit_ad("test", copy, cwd=tmp_path)[1]
+    assert {path: path.read_bytes() for path in before} == before
+    shipped, other, again = (json.loads((copy / name / "metrics.json").read_text()) for name in ("", "test", "test-2"))
+    assert (shipped["false_alarm"], other["false_alarm"], again["false_alarm"]) == (0.01, 0.7, 0.01)
+    assert other["threshold"] < shipped["threshold"] == again["threshold"] and again["rows"] == shipped["rows"]
+    assert yaml.safe_load((copy / "test/config.yaml").read_text())["decision"]["false_alarm"] == 0.7
+    assert not lit_ad("test", copy, "--overwrite", "true", "--decision.false_alarm", 0.7, cwd=tmp_path)[1]
+    assert json.loads((copy / "metrics.json").read_text())["false_alarm"] == 0.7
+    assert not (copy / "test-3").exists()
 
 
 def test_a_check_before_training_changes_no_number(run: Path, images: Path, resnet_file: Path, tmp_path: Path) -> None:
@@ -167,7 +190,7 @@ def test_augmentations_are_a_list_or_a_file(
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])
 def test_without_a_checkpoint_nothing_is_measured(run: Path, tmp_path: Path, command: str) -> None:
     _, error = lit_ad(command, "--config", run / "config.yaml", cwd=tmp_path)
-    assert error.startswith(f"lit-ad: {command} needs a trained model: give --ckpt_path")
+    assert error.startswith(f"lit-ad: {command} needs a trained model: lit-ad {command} RUN")
 
 
 def test_tilde_in_every_key(images: Path, resnet_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,14 +21,19 @@ def test_a_run_names_its_files_and_the_next_command(tmp_path: Path) -> None:
     there, following = describe_run(home)
     assert there == f"This run is in {home}: config.yaml, checkpoints/best.ckpt, checkpoints/last.ckpt, metrics.json"
     assert following.startswith("Next: ")
-    config, checkpoint = str(home / "config.yaml"), str(home / "checkpoints/best.ckpt")
-    predict = ["lit-ad", "predict", "--config", config, "--ckpt_path", checkpoint, "--data.predict_path", "FOLDER"]
-    assert shlex.split(following.removeprefix("Next: ")) == predict
+    assert shlex.split(following.removeprefix("Next: ")) == ["lit-ad", "predict", str(home), "FOLDER_OF_IMAGES"]
 
 
-def test_the_latest_checkpoint_is_next_where_no_best_one_was_kept(tmp_path: Path) -> None:
+def test_a_test_beside_an_earlier_one_says_that_this_one_stays(tmp_path: Path) -> None:
+    make_files(tmp_path, "metrics.json", "test-2/metrics.json", "test-2/scores.csv")
+    assert describe_test(tmp_path) == [f"metrics.json are in {tmp_path}"]
+    home = tmp_path / "test-2"
+    assert describe_test(home) == [f"metrics.json, scores.csv are in {home}; the earlier test stays"]
+
+
+def test_a_run_without_a_best_checkpoint_can_predict(tmp_path: Path) -> None:
     make_files(tmp_path, "config.yaml", "checkpoints/last.ckpt")
-    assert "checkpoints/last.ckpt --data" in describe_run(tmp_path)[1]
+    assert describe_run(tmp_path)[1] == f"Next: lit-ad predict {tmp_path} FOLDER_OF_IMAGES"
 
 
 def test_nothing_is_next_without_a_checkpoint_or_a_configuration(tmp_path: Path) -> None:

@@ -47,6 +47,13 @@ def test_a_test_leaves_the_configuration_of_its_training(parser: Parser, tmp_pat
     assert (tmp_path / "config.yaml").read_text(encoding="utf-8") == "of: the training\n"
 
 
+def test_a_test_in_a_directory_of_its_own_has_its_own(parser: Parser, tmp_path: Path, quiet_trainer: Any) -> None:
+    SaveConfig(parser, config_of(tmp_path, note="of the test")).save_config(
+        quiet_trainer(tmp_path), BoringModel(), "test"
+    )
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text(encoding="utf-8"))["note"] == "of the test"
+
+
 def test_loggers_get_the_configuration(parser: Parser, tmp_path: Path, quiet_trainer: Any) -> None:
     trainer = quiet_trainer(tmp_path, logger=(logger := CSVLogger(tmp_path / "logs")))
     SaveConfig(parser, config_of(tmp_path, note="for the logger")).save_config(trainer, BoringModel(), "fit")

@@ -11,6 +11,7 @@ from lit_ad.errors import UserError
 from lit_ad.lightning_cli.settings import (
     check_epochs_left,
     check_lengths,
+    check_model_and_images,
     make_paths_absolute,
     skip_sanity_check,
     stop_after_validation,
@@ -26,6 +27,16 @@ def test_a_check_before_training_where_validations_are_rare(
     trainer = Namespace(num_sanity_val_steps=asked, check_val_every_n_epoch=every)
     skip_sanity_check(trainer)
     assert trainer.num_sanity_val_steps == expected
+
+
+def test_a_prediction_needs_a_model_and_images() -> None:
+    model, images = Namespace(ckpt_path="a.ckpt"), Namespace(predict_path=Path("new"))
+    check_model_and_images("predict", Namespace(**vars(model), data=images))
+    check_model_and_images("test", Namespace(**vars(model), data=Namespace(predict_path=None)))
+    with pytest.raises(UserError, match="predict needs images: lit-ad predict RUN IMAGES"):
+        check_model_and_images("predict", Namespace(**vars(model), data=Namespace(predict_path=None)))
+    with pytest.raises(UserError, match="test needs a trained model: lit-ad test RUN"):
+        check_model_and_images("test", Namespace(ckpt_path=None, data=images))
 
 
 LENGTHS = {"max_epochs": 3, "max_steps": -1, "limit_train_batches": None, "limit_val_batches": None}

@@ -378,10 +378,10 @@ def test_a_decision_of_other_weights_judges_no_test(parts: Path, tmp_path: Path,
     trainer.fit(model, data)
     assert model.decision is not None
     trainer.save_checkpoint(tmp_path / "after.ckpt")
-    with pytest.warns(UserWarning, match=r"no threshold.*lit-ad recalibrate --ckpt_path FILE"):
+    with pytest.warns(UserWarning, match=r"no threshold.*lit-ad recalibrate FILE"):
         trainer.test(model, data, verbose=False)
     assert model.decision is None
-    with pytest.warns(UserWarning, match=r"no threshold.*lit-ad recalibrate --ckpt_path FILE"):
+    with pytest.warns(UserWarning, match=r"no threshold.*lit-ad recalibrate FILE"):
         detector = Detector.load(tmp_path / "after.ckpt")
     assert detector(data.splits.test[0].image).anomalous is None
     resumed = Gain()

@@ -77,7 +77,7 @@ const quoted = text => /^[\w@%+=:,./-]+$/.test(text) ? text : "'" + text.replace
 function shipping() {
   const run = runs[state.run], category = categoryOf(state.row), known = Object.keys(run.heldOut);
   const which = category !== null && known.length > 1 ? ` --category=${quoted(category)}` : "";
-  return `lit-ad recalibrate --ckpt_path ${run.checkpoint ?? "CHECKPOINT"} --threshold=${movedThreshold()}${which}`;
+  return `lit-ad recalibrate ${run.checkpoint ?? "CHECKPOINT"} --threshold=${movedThreshold()}${which}`;
 }
 
 function showCounts() {

@@ -1,0 +1,158 @@
+"""`lit-ad predict`."""
+
+import hashlib
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser
+from tqdm import tqdm
+
+from lit_ad.batch import Sample
+from lit_ad.data.sources.images import Images
+from lit_ad.detector.detector import TIMEOUT, Detection, Detector
+from lit_ad.detector.guarantee import by_hand
+from lit_ad.detector.run_files import CONFIG, EXPORTED, find_detector, run_of
+from lit_ad.detector.scoring import Judgement
+from lit_ad.detector.stream import in_order
+from lit_ad.errors import UserError
+from lit_ad.evaluation.judged import Judged
+from lit_ad.evaluation.sinks.heatmaps import Heatmaps
+from lit_ad.evaluation.sinks.predictions import Predictions
+from lit_ad.evaluation.sinks.sink import Stage
+from lit_ad.files import resolve_path
+from lit_ad.image.view import View, uncropped, visible
+from lit_ad.lightning_cli.jsonargparse_workarounds import allow_file_names
+from lit_ad.lightning_cli.run_words import leading_words, typed
+from lit_ad.names import tell
+
+
+def predict(arguments: list[str]) -> None:
+    """Judge images: by LightningCLI with a run, by a Detector with an exported file or a checkpoint that is in no run.
+
+    Args:
+        arguments: What follows `lit-ad predict`.
+    """
+    words = leading_words(arguments)
+    if words and stands_alone(words[0], arguments):
+        predict_alone(arguments)
+        return
+    from lit_ad.lightning_cli.cli import main  # brings all of training, which a Detector does not need
+
+    main(arguments)
+
+
+def stands_alone(given: str, arguments: Sequence[str]) -> bool:
+    """Whether a detector has no configuration: an exported file, or a checkpoint without one beside it. Raises
+    UserError if there is no such detector."""
+    if typed(arguments, "--config", "-c", "--ckpt_path"):
+        return False
+    file = find_detector(given)
+    return file.suffix in EXPORTED or not ((run_of(file) or file.parent) / CONFIG).is_file()
+
+
+def predict_alone(arguments: Sequence[str]) -> None:
+    """Judge images by a Detector, and write what a run's predict writes, to FOLDER_OF_FILE/predictions."""
+    allow_file_names()
+    if len(leading_words(arguments)) == 1 and not typed(arguments, "-h", "--help"):
+        raise UserError(f"predict needs images: lit-ad predict {arguments[0]} IMAGES")
+    parser = make_parser()
+    parsed = parser.parse_args(list(arguments))
+    made = parser.instantiate_classes(parsed)
+    file, folder = find_detector(parsed.file), resolve_path(parsed.images)
+    source = Images(folder)
+    samples = source.samples()
+    detector = Detector.load(file, parsed.weights, parsed.device)
+    decision = detector.card.decision
+    if decision is not None and parsed.decision.false_alarm is not None:
+        decision = decision.with_rate(parsed.decision.false_alarm)
+        detector = Detector(detector.run, replace(detector.card, decision=decision), detector.share)
+    notes = [] if decision is None else [*(f"Warning: {each}" for each in decision.warnings()), *by_hand(decision)]
+    for line in notes:
+        tell(line)
+    predictions: Predictions = made.predictions
+    with file.open("rb") as stream:
+        weights = hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+    place, done = predictions.claim(file.parent, folder, samples, weights)
+    method = detector.card.method.rpartition(".")[2]
+    stage = Stage(place, samples, decision, method, predicting=True, folder=folder, device=parsed.device, done=done)
+    write(detector, stage, [made.heatmaps, predictions])
+    for line in [*predictions.summary(), *(f"In {folder}: {remark}" for remark in source.remarks())]:
+        tell(line)
+    if predictions.failed:
+        sys.exit(1)
+
+
+def make_parser() -> ArgumentParser:
+    """The keys that a run's predict has, too, and where the detector runs."""
+    parser = ArgumentParser(prog="lit-ad predict", description="Judge images by an exported file or a checkpoint.")
+    parser.add_argument("file", type=str, help="An exported file, or a checkpoint.")
+    parser.add_argument("images", type=str, help="A folder of images, or an image.")
+    parser.add_class_arguments(Heatmaps, "heatmaps")
+    parser.add_class_arguments(Predictions, "predictions")
+    rate = "The rate of nominal images that may be called anomalous. None: that of the file."
+    parser.add_argument("--decision.false_alarm", type=float | None, default=None, help=rate)
+    parser.add_argument("--device", type=str, default="cpu", help="cpu, or what the runtime calls another one.")
+    parser.add_argument("--weights", type=Path | None, default=None, help="The teacher's, if a checkpoint needs them.")
+    return parser
+
+
+def write(detector: Detector, stage: Stage, sinks: Sequence[Heatmaps | Predictions]) -> None:
+    """Hand every image that is left to the sinks; an image that cannot be judged is handed on with its error."""
+    left = [i for i, sample in enumerate(stage.samples) if str(sample.image) not in stage.done]
+
+    def work(group: list[int], first: int) -> list[None]:
+        for place in group:
+            judged = judge_sample(detector.shared, stage.samples[place], place)
+            for sink in sinks:
+                sink.image(judged)
+        return [None] * len(group)
+
+    for sink in sinks:
+        sink.begin(stage)
+    try:
+        stream = partial(tqdm, desc="Judging images", total=len(left), leave=False, disable=None)
+        for _ in stream(in_order(work, iter(left), 1, TIMEOUT, None)):
+            pass
+    except BaseException:
+        for sink in sinks:
+            sink.give_up()
+        raise
+    for sink in sinks:
+        sink.finish(None)
+
+
+def judge_sample(detector: Detector, sample: Sample, place: int) -> Judged:
+    """An image as sinks take it; where it has no verdict, a black one with the reason in its sample."""
+    view = detector.card.view
+    try:
+        detection = detector(sample.image, sample.category)
+    except UserError as error:
+        blank = view.blank()
+        size = (blank.shape[0], blank.shape[1])
+        sample = sample._replace(error=str(error))
+        return Judged(sample, place, size, blank, Judgement(None, float("nan"), (0, 0, 0, 0)))
+    return as_judged(detection, sample, place, view)
+
+
+def as_judged(detection: Detection, sample: Sample, place: int, view: View) -> Judged:
+    """What a Detector says of an image, as a run's prediction has it."""
+    decision, category, roi = detection.decision, sample.category, detection.roi
+    pixels, box = view(detection.image)
+    top, left, bottom, right = visible(box, (pixels.shape[0], pixels.shape[1]))
+    known: dict[str, Any] = {}
+    if decision is not None:
+        known = {
+            "threshold": decision.threshold(category),
+            "p_value": detection.p_value,
+            "pixel_threshold": decision.pixel_threshold(category),
+            "colour_range": decision.colour_range(category),
+            "verdict": decision.verdict(detection.score, category),
+        }
+    size = (detection.image.shape[0], detection.image.shape[1])
+    content = uncropped(pixels[top:bottom, left:right], box, 0)
+    judgement = Judgement(detection.seen, detection.score, detection.box)
+    return Judged(sample, place, size, content, judgement, None, roi, **known)

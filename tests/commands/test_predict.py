@@ -1,0 +1,108 @@
+"""`lit-ad predict`, of a run, of its exported file and of a checkpoint alone: the same files, the same verdicts."""
+
+import csv
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lit_ad.commands.main import main, run
+from lit_ad.errors import UserError
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture(scope="module")
+def new(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images of two folders, of which one cannot be read."""
+    folder = tmp_path_factory.mktemp("new")
+    for name, file in (("a.png", "good/000.png"), ("deep/b.png", "square/003.png"), ("deep/c.png", "good/001.png")):
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copy(images / "test" / file, folder / name)
+    (folder / "broken.png").write_text("no image")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def of_run(trained: Path, new: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the run says of them."""
+    output = tmp_path_factory.mktemp("run") / "predictions"
+    predict(trained, new, "--predictions.output", output)
+    return output
+
+
+def predict(*words: object) -> str | int | None:
+    """Run the command in this process, and return its exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["lit-ad", "predict", *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+    return stop.value.code
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "scores.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def files_in(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def check(found: Path, expected: Path) -> None:
+    """The same files in two folders of predictions, and within the tolerance of an export the same numbers."""
+    assert files_in(found) == files_in(expected) and len(files_in(found)) == 7
+    for row, other in zip(rows(found), rows(expected), strict=True):
+        assert {name: row[name] for name in ("path", "verdict", "error")} == {
+            name: other[name] for name in ("path", "verdict", "error")
+        }
+        for name in ("score", "p_value", "threshold"):
+            assert row[name] == other[name] == "" or float(row[name]) == pytest.approx(float(other[name]), rel=1e-4)
+    for file in (found / "maps").rglob("*.tiff"):
+        pair = [np.asarray(Image.open(root / file.relative_to(found))) for root in (found, expected)]
+        assert pair[0] == pytest.approx(pair[1], rel=1e-3, abs=1e-4)
+    for file in (found / "heatmaps").rglob("*.jpg"):
+        pair = [np.asarray(Image.open(root / file.relative_to(found)), float) for root in (found, expected)]
+        assert np.abs(pair[0] - pair[1]).mean() < 1
+
+
+def test_an_exported_file_writes_what_its_run_does(
+    trained: Path, new: Path, of_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(["export", str(trained), "--output", str(tmp_path)])
+    assert predict(tmp_path / "stfpm-fp32.onnx", new) == 1  # one image cannot be read
+    assert "4 images: " in capsys.readouterr().out
+    check(tmp_path / "predictions", of_run)
+    predict(tmp_path / "stfpm-fp32.onnx", new, "--heatmaps.enabled", "false", "--predictions.maps", "false")
+    assert files_in(tmp_path / "predictions-2") == {"scores.csv"}
+
+
+def test_a_checkpoint_in_no_run_is_enough(checkpoint: Path, new: Path, of_run: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "alone.ckpt"
+    shutil.copy(checkpoint, alone)
+    assert predict(alone, new) == 1
+    check(tmp_path / "predictions", of_run)
+
+
+def test_another_rate_is_written_beside(checkpoint: Path, images: Path, new: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "alone.ckpt"
+    run(["recalibrate", str(checkpoint), "--nominal", str(images / "test/good"), "--output", str(alone)])
+    for rate in ("0.2", "0.9"):
+        assert predict(alone, new, "--decision.false_alarm", rate) == 1
+    low, high = ({row["threshold"] for row in rows(tmp_path / name)} for name in ("predictions", "predictions-2"))
+    assert max(high) < max(low)
+
+
+def test_without_images_nothing_is_predicted(trained: Path, checkpoint: Path, tmp_path: Path) -> None:
+    """And least of all the test images."""
+    assert str(predict(trained)).startswith("lit-ad: predict needs images: lit-ad predict RUN IMAGES")
+    alone = tmp_path / "alone.ckpt"
+    shutil.copy(checkpoint, alone)
+    assert predict(alone) == f"lit-ad: predict needs images: lit-ad predict {alone} IMAGES"
+    assert not (trained / "predictions").exists() and not (tmp_path / "predictions").exists()
+    with pytest.raises(UserError, match="there is no detector"):
+        run(["predict", "nowhere.onnx", "images"])
