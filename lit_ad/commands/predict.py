@@ -69,7 +69,7 @@ def predict_alone(arguments: Sequence[str]) -> None:
     decision = detector.card.decision
     if decision is not None and parsed.decision.false_alarm is not None:
         decision = decision.with_rate(parsed.decision.false_alarm)
-        detector = Detector(detector.run, replace(detector.card, decision=decision), detector.share)
+        detector = Detector(detector.network, replace(detector.card, decision=decision), detector.network_for)
     notes = [] if decision is None else [*(f"Warning: {each}" for each in decision.warnings()), *by_hand(decision)]
     for line in notes:
         tell(line)
