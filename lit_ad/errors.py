@@ -1,5 +1,6 @@
 """What a user can mend."""
 
+import math
 import re
 import signal
 
@@ -13,6 +14,24 @@ class UserError(Exception):
     def __init__(self, message: str) -> None:
         # A DataLoader's worker hands its exception over as the text of the traceback, which ends with the message.
         super().__init__(message.rpartition(f"{__name__}.UserError: ")[2].rstrip())
+
+
+def check_number(
+    name: str, value: float, least: float = -math.inf, most: float = math.inf, above: bool = False
+) -> None:
+    """Raises UserError that names an argument whose value is not a number from `least` to `most`.
+
+    Args:
+        name: Of the argument, as it is typed.
+        value: Its value.
+        least: The lowest that is allowed.
+        most: The highest that is allowed.
+        above: Whether `least` itself is not allowed.
+    """
+    if (value > least if above else value >= least) and value <= most:  # NaN is neither
+        return
+    limits = f"lie between {least:.12g} and {most:.12g}" if most < math.inf else f"be {least:.12g} or more"
+    raise UserError(f"{name} is {value:.12g}, but it must {f'be above {least:.12g}' if above else limits}")
 
 
 class NotFiniteError(UserError):

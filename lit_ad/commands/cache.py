@@ -1,12 +1,13 @@
 """`lit-ad cache`. Neither torch nor timm is imported: they take seconds."""
 
 import os
+import sys
 import time
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from lit_ad.errors import UserError
+from lit_ad.errors import UserError, check_number
 from lit_ad.features.layout import (
     about_file,
     is_being_written,
@@ -67,6 +68,7 @@ def cache(
     /,
     older: float | None = None,
     directory: Path | None = None,
+    yes: bool = False,
 ) -> None:
     """List or remove what is cached: features of teachers, and the masks that a Table makes of boxes and polygons.
 
@@ -75,9 +77,12 @@ def cache(
             whose images are gone or changed, and what killed runs left half written.
         older: Days. With clear, only what was not used for so long is removed.
         directory: Where the features are, if cache.directory was set.
+        yes: Remove without asking.
     """
     if older is not None and action != "clear":
         raise UserError(f"--older goes with clear, and not with {action}")
+    if older is not None:
+        check_number("--older", older, least=0)
     masks = [] if directory else list_masks(cache_directory() / "masks")
     features = directory or cache_directory() / "features"
     caches = list_caches(features)
@@ -91,12 +96,10 @@ def cache(
             print(f"{masks[0].parent}: {len(masks)} masks of boxes and polygons, {format_bytes(size)}")
     elif action == "clear":
         limit = time.time() - older * DAY if older is not None else float("inf")
-        remove(
-            [each for each in caches if not each.busy and each.used < limit],
-            [mask for mask in masks if mask.stat().st_mtime < limit],
-        )
+        chosen = [each for each in caches if not each.busy and each.used < limit]
+        remove(chosen, [mask for mask in masks if mask.stat().st_mtime < limit], yes)
     else:  # no file says of which images a mask is
-        remove([each for each in caches if not each.busy and (each.stale or not each.about)], [])
+        remove([each for each in caches if not each.busy and (each.stale or not each.about)], [], yes)
 
 
 def list_caches(directory: Path) -> list[Cache]:
@@ -114,9 +117,26 @@ def list_masks(directory: Path) -> list[Path]:
     return sorted(path for path in directory.glob("*.png") if is_key(path.stem))
 
 
-def remove(caches: list[Cache], masks: list[Path]) -> None:
-    """Remove caches and masks, and print what was removed. Raises UserError where that fails."""
+def remove(caches: list[Cache], masks: list[Path], yes: bool) -> None:
+    """Remove caches and masks, and print what was removed. Unless `yes`, list them and ask first.
+
+    Raises:
+        UserError: One of them cannot be removed, or nobody is there to be asked.
+    """
+    if not caches and not masks:
+        print("there is nothing to remove")
+        return
     freed = sum(each.size for each in caches)
+    if not yes:
+        for each in caches:
+            print(each.line)
+        if masks:
+            print(f"{len(masks)} masks of boxes and polygons in {masks[0].parent}")
+        if not sys.stdin.isatty():
+            raise UserError("nothing was removed: add --yes to remove what is listed")
+        if input("Remove these? Training computes them again when it needs them. [y/N] ").strip().lower() != "y":
+            print("nothing was removed")
+            return
     for each in caches:
         line = each.line.lstrip()
         remove_store(each.folder)

@@ -1,6 +1,7 @@
 """`lit-ad serve`."""
 
 import os
+import socket
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from lit_ad.commands.chosen_file import chosen_file
 from lit_ad.detector.detector import Detector
 from lit_ad.detector.guarantee import by_hand
 from lit_ad.detector.runtimes import need
-from lit_ad.errors import UserError
+from lit_ad.errors import UserError, check_number
 
 TOKEN = "LIT_AD_TOKEN"  # an argument would stand in every list of processes
 
@@ -45,6 +46,9 @@ def serve(
         max_megapixels: Of an image.
         max_seconds: Of a request, from the first byte of its image to the answer.
     """
+    check_number("--port", port, least=0, most=65535)
+    for name, value in (("max_mib", max_mib), ("max_megapixels", max_megapixels), ("max_seconds", max_seconds)):
+        check_number(f"--{name}", value, least=0, above=True)
     uvicorn = need("uvicorn", "serve")
     need("starlette", "serve")
     need("python_multipart", "serve")
@@ -58,8 +62,16 @@ def serve(
     decision = detector.card.decision
     for line in [] if decision is None else [*(f"Warning: {each}" for each in decision.warnings()), *by_hand(decision)]:
         print(line)
+    try:
+        listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise UserError(
+            f"cannot listen at {host}:{port}: {error.strerror}; give another --port, or 0 for a free one"
+        ) from error
     app = service(detector, file.name, token, Limits(max_mib, max_megapixels, max_seconds))
-    uvicorn.run(app, host=host, port=port, log_level="info", access_log=False, server_header=False)
+    print(f"{file} is served at http://{host}:{listening.getsockname()[1]}; Ctrl-C ends it")
+    config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
+    uvicorn.Server(config).run(sockets=[listening])
 
 
 def is_loopback(host: str) -> bool:

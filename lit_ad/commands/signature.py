@@ -3,11 +3,12 @@
 import textwrap
 from collections.abc import Callable, Sequence
 from inspect import Parameter, getdoc, signature
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 from docstring_parser import parse
 from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter
 
+from lit_ad.errors import UserError
 from lit_ad.files import resolve_paths
 from lit_ad.lightning_cli.jsonargparse_workarounds import allow_file_names
 
@@ -44,7 +45,8 @@ def make_parser(function: Callable[..., None], prog: str, config_file: bool = Fa
     text = getdoc(function) or ""
     types = get_type_hints(function)
     about = {parameter.arg_name: parameter.description for parameter in parse(text).params}
-    parser = ArgumentParser(prog=prog, description=text.partition("\nArgs:")[0], formatter_class=Help)
+    description = text.partition("\nArgs:")[0]
+    parser = Parser(prog=prog, description=description, formatter_class=Help, allow_abbrev=False)
     if config_file:
         parser.add_argument("--config", action=ActionConfigFile, help="A YAML file of these arguments.")
     added: set[str | int] = set()
@@ -60,6 +62,15 @@ def make_parser(function: Callable[..., None], prog: str, config_file: bool = Fa
             added.add(name)
     parser.add_function_arguments(function, as_group=False, skip=added)
     return parser
+
+
+class Parser(ArgumentParser):
+    """Ends in one line where the command line or a file is wrong."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        from lit_ad.lightning_cli.messages import in_one_line  # it imports torch, which takes two seconds
+
+        raise UserError(f"{in_one_line(message, list(self.get_defaults().keys()))} ({self.prog} --help)")
 
 
 class Help(DefaultHelpFormatter):

@@ -9,7 +9,7 @@ from tabulate import tabulate
 
 from lit_ad.commands.chosen_file import chosen_file
 from lit_ad.data.sources.images import list_and_tell
-from lit_ad.errors import UserError, ended_by
+from lit_ad.errors import UserError, check_number, ended_by
 
 COLUMNS = ("file", "runtime", "precision", "batch", "p50 ms", "p95 ms", "images/s", "peak MiB", "file MiB")
 
@@ -35,6 +35,9 @@ def speed(
         device: cpu, cuda or cuda:1; of an .xml, what OpenVINO calls it, such as GPU.
         weights: The teacher's, if a checkpoint does not find them.
     """
+    check_number("--seconds", seconds, least=0, above=True)
+    for size in batch or ():
+        check_number("--batch", size, least=1)
     paths = [str(sample.image) for sample in list_and_tell(images)] if images else []
     rows = []
     for file in [chosen_file("speed", file, None) for file in files]:

@@ -9,7 +9,7 @@ from lit_ad.batch import Sample
 from lit_ad.data.masks import check_masks
 from lit_ad.data.sources.listing import readable
 from lit_ad.data.sources.pages import by_page
-from lit_ad.data.sources.source import Source, check
+from lit_ad.data.sources.source import Source, check, check_root
 from lit_ad.errors import UserError
 
 
@@ -34,6 +34,7 @@ def list_splits(source: Source, val_fraction: float = 0.2, seed: int = 0) -> Spl
     Raises:
         UserError: There is nothing to train on, a sample is in two splits, or a mask is not to be found.
     """
+    check_root(source, getattr(source, "root", None))
     with readable():
         samples = by_page(source.samples())
     check(samples)

@@ -129,6 +129,8 @@ def load_openvino(file: Path, device: str) -> tuple[Network, Card, NetworkFor]:
     there = core.available_devices  # CPU, GPU.0, ...
     if device.upper() not in {*there, *(one.partition(".")[0] for one in there)} and not VIRTUAL.match(device.upper()):
         raise no_device(device, "OpenVINO", there)
+    if not file.with_suffix(".bin").is_file():
+        raise UserError(f"{file} needs its weights, {file.with_suffix('.bin').name}, beside it: copy both files")
     check_seal(file, file.with_suffix(".bin"))
     try:
         model = core.read_model(file)

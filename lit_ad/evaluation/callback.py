@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 
 from lit_ad.batch import Batch
+from lit_ad.errors import check_number
 from lit_ad.evaluation.judged import Judged, judge_images
 from lit_ad.evaluation.measurement import Measurement
 from lit_ad.evaluation.official_scores import ByRules
@@ -41,6 +42,9 @@ class Evaluation(L.Callback):
     def __init__(
         self, eval_size: int | tuple[int, int] | None = None, bootstrap: int = 0, sinks: Sequence[Sink] = ()
     ) -> None:
+        for side in [eval_size] if isinstance(eval_size, int) else eval_size or ():
+            check_number("evaluation.eval_size", side, least=1)
+        check_number("evaluation.bootstrap", bootstrap, least=0)
         self.bootstrap, self.sinks = bootstrap, list(sinks)
         self.eval_size = (eval_size, eval_size) if isinstance(eval_size, int) else eval_size
         self.writers = Writers()

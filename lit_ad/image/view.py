@@ -78,6 +78,8 @@ class View:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"view.{name} is {value}, but it must be 1 or more")
+        if self.overlap is not None and self.tile is None:
+            raise UserError(f"view.overlap is {self.overlap}, but there are no tiles: set view.tile, or leave it out")
         if self.crop is not None and (self.tile is not None or self.size is None or self.crop > min(self.size)):
             raise UserError(
                 f"view.crop is {self.crop}, but it must lie inside view.image_size {self.image_size}, without view.tile"

@@ -29,9 +29,11 @@ from lit_ad.lightning_cli.parser import Parser, check_augment, check_config_file
 from lit_ad.lightning_cli.run_words import expand_run
 from lit_ad.lightning_cli.save_config import SaveConfig
 from lit_ad.lightning_cli.settings import (
+    check_data_root,
     check_epochs_left,
     check_lengths,
     check_model_and_images,
+    check_seed,
     make_paths_absolute,
     skip_sanity_check,
     stop_after_validation,
@@ -73,6 +75,7 @@ class AnomalyCLI(LightningCLI):
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         allow_file_names()
+        kwargs["allow_abbrev"] = False  # a shortened key could mean another one in the next version
         kwargs.setdefault("dump_header", [f"lit_ad=={__version__}"])
         parser = Parser(**kwargs)
         parser.add_argument("-c", "--config", action=ActionConfigFile, help="A YAML file of all keys.")
@@ -112,10 +115,15 @@ class AnomalyCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Lightning would put the checkpoint's hyperparameters over what the user typed; config.yaml has them."""
 
+    def _set_seed(self) -> None:
+        check_seed(self._get(self.config, "seed_everything"))
+        super()._set_seed()
+
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
         check_augment(config.data.augment)
         make_paths_absolute(config)
+        check_data_root(config)
         take_devices(config.trainer)
         if self.subcommand == "fit":
             check_lengths(config)

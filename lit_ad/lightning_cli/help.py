@@ -4,13 +4,10 @@ import argparse
 import re
 import shutil
 import textwrap
-from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import Any
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
-from lit_ad.data import __all__ as DATA
 from lit_ad.methods import __all__ as METHODS
 
 TITLES = {"trainer": "trainer, of Lightning", "cache": "cache, of features", "checkpoint": "checkpoint, of Lightning"}
@@ -62,18 +59,3 @@ def summary(text: str) -> str:
     """The first sentence of a help text."""
     text = re.sub(r"\s+", " ", text.replace("``", "")).strip()
     return re.split(r"(?<=[.:]) (?=[A-Z-])", text)[0].replace("%%", "%")
-
-
-NOISE = ("Does not validate against", "Subtypes:", "Errors:", "Expected a <class 'NoneType'>", "Given value")
-
-
-def in_one_line(message: str, keys: Sequence[str]) -> str:
-    """What the parser says of a wrong key or value, without the types it tried, and with the nearest known name."""
-    lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
-    said = " ".join(line for line in lines if line and not line.startswith(NOISE))
-    known = [*keys, *METHODS, *DATA]
-    for word in re.findall(r"[A-Za-z_][\w.]*", said):
-        near = get_close_matches(word, known, n=1, cutoff=0.8)
-        if near and word not in known:
-            return f"{said}. Did you mean {near[0]}?"
-    return said

@@ -12,8 +12,8 @@ from lightning.pytorch.cli import LightningArgumentParser, Namespace
 from lit_ad.data.augment import Augmentation
 from lit_ad.errors import UserError
 from lit_ad.files import resolve_path
-from lit_ad.lightning_cli.help import in_one_line
 from lit_ad.lightning_cli.jsonargparse_workarounds import rewrite_nulls
+from lit_ad.lightning_cli.messages import in_one_line
 
 
 class Parser(LightningArgumentParser):
@@ -34,25 +34,48 @@ class Parser(LightningArgumentParser):
                 "data.augment has the content of a file that albumentations' A.save wrote: give the file itself, "
                 "data.augment: FILE"
             )
-        raise UserError(in_one_line(message, list(self.get_defaults(skip_validation=True).keys())))
+        if "(in " not in message:  # of a part of the same value, whose message names the file
+            message += file_of_key(message, sys.argv[1:])
+        keys = list(self.get_defaults(skip_validation=True).keys())
+        raise UserError(in_one_line(message, keys, sys.argv[1:]))
 
 
-def check_config_files(arguments: list[str]) -> None:
+def config_files(arguments: Sequence[str]) -> list[Path]:
+    """Return the config files on a command line. Raises UserError where --config has no value."""
+    files = []
+    for place, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name in ("--config", "-c"):
+            value = value if equals else next(iter(arguments[place + 1 : place + 2]), "")
+            if not value or value.startswith("--"):
+                raise UserError(f"{name} needs a file: {name} FILE, such as configs/stfpm.yaml")
+            files.append(resolve_path(value))
+    return files
+
+
+def check_config_files(arguments: Sequence[str]) -> None:
     """Raises UserError that names a config file that is none; the parser would leave out its name."""
-    for flag, value in zip(arguments, [*arguments[1:], ""], strict=True):
-        name, equals, inline = flag.partition("=")
-        if name not in ("--config", "-c"):
-            continue
-        file = resolve_path(inline if equals else value)
+    for file in config_files(arguments):
         try:
             content = yaml.safe_load(file.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"cannot read the config file {file}: {error}") from error
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(f"cannot read the config file {file}: {reason}") from error
         except yaml.YAMLError as error:
             where = re.sub(r"\s+", " ", str(error).replace('"<unicode string>"', "it"))
             raise UserError(f"the config file {file} is no YAML: {where}") from error
         if not isinstance(content, dict):
             raise UserError(f"the config file {file} is empty, or holds no keys")
+
+
+def file_of_key(message: str, arguments: Sequence[str]) -> str:
+    """Return " (in FILE)" where a key that the parser does not know stands in one of the config files."""
+    unknown = re.search(r"option '([\w.]+)'", message, re.IGNORECASE)
+    key = unknown[1].partition(".")[0] if unknown else ""
+    for file in config_files(arguments) if key else ():
+        if re.search(rf"^\s*{re.escape(key)}\s*:", file.read_text(encoding="utf-8"), re.MULTILINE):
+            return f" (in {file})"
+    return ""
 
 
 def check_augment(augment: Any) -> None:

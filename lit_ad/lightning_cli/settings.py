@@ -1,13 +1,29 @@
 """What is checked and completed in a configuration before the trainer, the model and the data are made of it."""
 
 from pathlib import Path
+from pydoc import locate
+from typing import cast
 
 from lightning.pytorch.cli import Namespace
 
 from lit_ad.checkpoint import read_checkpoint
+from lit_ad.data.sources.source import Source, check_root
 from lit_ad.errors import UserError
 from lit_ad.files import resolve_path, resolve_paths
 from lit_ad.lightning_cli.run_words import USAGE
+
+
+def check_seed(seed: object) -> None:
+    """Raises UserError where NumPy would refuse a seed."""
+    if isinstance(seed, int) and not 0 <= seed < 2**32:
+        raise UserError(f"seed_everything is {seed}, but it must lie between 0 and {2**32 - 1}")
+
+
+def check_data_root(config: Namespace) -> None:
+    """Raises UserError if there is no folder of images: before the teacher's weights are downloaded."""
+    source = config.data.source
+    if config.get("data.predict_path") is None and "init_args" in source:
+        check_root(cast(type[Source], locate(source.class_path)), source.init_args.get("root"))
 
 
 def check_lengths(config: Namespace) -> None:

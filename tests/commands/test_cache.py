@@ -1,5 +1,6 @@
 """`lit-ad cache` on caches that runs wrote: it lists, clears and prunes them, and nothing else."""
 
+import io
 import os
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from filelock import FileLock
 
 from lit_ad.commands.main import main
 from lit_ad.data.sources.table import keep_mask
+from lit_ad.features.layout import list_stores
 from lit_ad.features.store import load_or_compute
 
 DAY = 24 * 60 * 60
@@ -73,20 +75,20 @@ def test_it_lists_what_is_there(directory: Path, tmp_path: Path, capsys: pytest.
 def test_nothing_is_there(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lit_ad("cache", "list")
     assert capsys.readouterr().out == f"{directory}: no caches, 0 KiB\n"
-    lit_ad("cache", "clear")
+    lit_ad("cache", "clear", "--yes")
 
 
 def test_clear_removes_all_or_what_was_not_used_for_long(
     directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     old, new = keep(directory, tmp_path / "old", days=40), keep(directory, tmp_path / "new", days=2)
-    lit_ad("cache", "clear", "--older", 30)
+    lit_ad("cache", "clear", "--yes", "--older", 30)
     assert not old.exists() and new.exists()
     out = capsys.readouterr().out.splitlines()
     assert out[-2].startswith("removed 3.0 MiB  ") and out[-1] == "3.0 MiB are free again"
     keep(directory, tmp_path / "old", days=40)
     assert old.exists()
-    lit_ad("cache", "clear")
+    lit_ad("cache", "clear", "--yes")
     assert list(directory.iterdir()) == []
     assert (tmp_path / "old/0.png").exists()
 
@@ -95,11 +97,11 @@ def test_prune_removes_what_will_never_serve_again(directory: Path, tmp_path: Pa
     whole, gone, written = (keep(directory, tmp_path / name) for name in ("whole", "gone", "written"))
     half = directory / ("0" * 24 + ".partial")
     half.mkdir()
-    lit_ad("cache", "prune")
+    lit_ad("cache", "prune", "--yes")
     assert whole.exists() and gone.exists() and written.exists() and not half.exists()
     (tmp_path / "gone/1.png").unlink()
     os.utime(tmp_path / "written/2.png", (0, 0))
-    lit_ad("cache", "prune")
+    lit_ad("cache", "prune", "--yes")
     assert whole.exists() and not gone.exists() and not written.exists()
 
 
@@ -121,14 +123,14 @@ def test_masks_of_boxes_are_listed_and_cleared(directory: Path, capsys: pytest.C
     assert keep_mask(np.arange(9000).reshape(90, 100) % 3 == 0) == new  # served again
     lit_ad("cache")
     assert f"{old.parent}: 2 masks of boxes and polygons, 1 KiB" in capsys.readouterr().out
-    lit_ad("cache", "prune")
+    lit_ad("cache", "prune", "--yes")
     assert old.is_file()
-    lit_ad("cache", "clear", "--older", 7)
+    lit_ad("cache", "clear", "--yes", "--older", 7)
     assert not old.is_file() and new.is_file()
     assert f"removed 1 masks of boxes and polygons in {old.parent}" in capsys.readouterr().out
-    lit_ad("cache", "clear", "--directory", directory)
+    lit_ad("cache", "clear", "--yes", "--directory", directory)
     assert new.is_file()
-    lit_ad("cache", "clear")
+    lit_ad("cache", "clear", "--yes")
     assert not new.is_file() and other.is_file()
 
 
@@ -144,7 +146,7 @@ def test_a_cache_that_is_being_written_is_left_alone(
             assert done.returncode == 0, done.stderr
             assert "being written" in done.stdout or action != "list"
             assert (directory / f"{key}.partial").is_dir() and (directory / f"{key}.lock").is_file()
-    lit_ad("cache", "prune")
+    lit_ad("cache", "prune", "--yes")
     assert list(directory.iterdir()) == []
 
 
@@ -155,16 +157,38 @@ def test_what_is_not_ours_stays(tmp_path: Path) -> None:
         folder.mkdir()
         (folder / "a.png").touch()
     kept = keep(tmp_path, tmp_path / "images")
-    lit_ad("cache", "clear", "--directory", tmp_path)
+    lit_ad("cache", "clear", "--yes", "--directory", tmp_path)
     assert all((folder / "a.png").exists() for folder in other) and not kept.exists()
 
 
 def test_a_directory_of_its_own(tmp_path: Path, directory: Path) -> None:
     here, there = keep(directory, tmp_path / "part"), keep(tmp_path / "disk", tmp_path / "part")
-    lit_ad("cache", "clear", "--directory", tmp_path / "disk")
+    lit_ad("cache", "clear", "--yes", "--directory", tmp_path / "disk")
     assert here.exists() and not there.exists()
 
 
 def test_older_goes_with_clear(directory: Path) -> None:
     with pytest.raises(SystemExit, match="--older goes with clear, and not with prune"):
         lit_ad("cache", "prune", "--older", 3)
+
+
+def test_days_are_not_negative(directory: Path, tmp_path: Path) -> None:
+    keep(directory, tmp_path / "images")
+    with pytest.raises(SystemExit, match="--older is -5, but it must be 0 or more"):
+        lit_ad("cache", "clear", "--older", -5)
+    assert list_stores(directory)
+
+
+def test_nothing_is_removed_unasked(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keep(directory, tmp_path / "images")
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    with pytest.raises(SystemExit, match="nothing was removed: add --yes to remove what is listed"):
+        lit_ad("cache", "clear")
+    assert list_stores(directory) and "inputs of" in capsys.readouterr().out
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    for answer, left in (("n", True), ("", True), ("y", False)):
+        monkeypatch.setattr("builtins.input", lambda _, answer=answer: answer)
+        lit_ad("cache", "clear")
+        assert bool(list_stores(directory)) is left

@@ -1,6 +1,7 @@
 """`lit-ad serve` before it serves; tests/deploy/test_serve.py asks the service."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,3 +22,16 @@ def test_other_machines_need_a_token(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("LIT_AD_TOKEN", "geheim")
     with pytest.raises(UserError, match=r"there is no detector"):
         serve(tmp_path / "model.onnx", host="0.0.0.0")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"port": 99999}, "--port is 99999, but it must lie between 0 and 65535"),
+        ({"max_mib": -1}, "--max_mib is -1, but it must be above 0"),
+        ({"max_seconds": 0}, "--max_seconds is 0, but it must be above 0"),
+    ],
+)
+def test_numbers_that_make_no_sense(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        serve(tmp_path / "model.onnx", **options)

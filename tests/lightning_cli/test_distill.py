@@ -161,4 +161,4 @@ def test_what_is_fixed_before_the_first_step_stays(
 
 
 def test_errors_for_the_user(photographs: Path, resnet_file: Path, tmp_path: Path) -> None:
-    assert "is not a folder: it should hold photographs" in distill(tmp_path / "run", tmp_path / "none", resnet_file)
+    assert "there is no folder" in distill(tmp_path / "run", tmp_path / "none", resnet_file)

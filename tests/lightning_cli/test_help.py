@@ -5,7 +5,6 @@ import sys
 import pytest
 
 from lit_ad.commands.main import main
-from lit_ad.lightning_cli.help import in_one_line
 
 RUN = ["options", "trainer, of Lightning", "model", "data"]
 OUTPUT = ["checkpoint, of Lightning"]
@@ -42,19 +41,3 @@ def test_help_is_a_line_a_key(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert any(line.startswith("  --data.val_fraction ") and "[0.2] Part of the nominal" in line for line in shown)
     assert any(line.startswith("  --ckpt_path ") for line in shown)
     assert all(any(method in line for line in shown) for method in ("STFPM", "MKD", "Transformaly", "L2BT"))
-
-
-def test_the_parsers_words_in_one_line() -> None:
-    message = """Parser key "model":
-  Does not validate against any of the Union subtypes
-  Subtypes: [<class 'lit_ad.methods.base.Method'>, <class 'NoneType'>]
-  Errors:
-    - Expected a dot import path string: STFMP
-    - Expected a <class 'NoneType'>
-  Given value type: <class 'str'>
-  Given value: STFMP"""
-    shown = in_one_line(message, [])
-    assert shown == 'Parser key "model": Expected a dot import path string: STFMP. Did you mean STFPM?'
-    assert in_one_line("unrecognized arguments: --data.sorce x", ["data.source"]).endswith("Did you mean data.source?")
-    assert in_one_line("Expected a path but Foldr is none", []).endswith("Did you mean Folder?")
-    assert in_one_line("nothing like it", ["data.source"]) == "nothing like it"

@@ -43,6 +43,13 @@ class Source(ABC):
         return []
 
 
+def check_root(source: Source | type[Source], root: object) -> None:
+    """Raises UserError if a data set's folder is not there, and the source does not make it."""
+    kind = source if isinstance(source, type) else type(source)
+    if isinstance(root, Path | str) and kind.prepare is Source.prepare and not Path(root).exists():
+        raise UserError(f"there is no folder {root}: data.source.root is where the images of the data set are")
+
+
 def find_root(root: Path, fits: Callable[[Path], bool]) -> Path:
     """The folder that fits: `root`, or the first such one inside it, since archives often hold a folder; or `root`."""
     return next((folder for folder in (root, *list_folders(root)) if fits(folder)), root)

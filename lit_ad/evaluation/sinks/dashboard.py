@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
+from lit_ad.errors import check_number
 from lit_ad.evaluation.results import MEAN, POOLED, ImageResult, Results
 from lit_ad.evaluation.sinks.sink import Sink, Stage
 from lit_ad.names import printable
@@ -26,6 +27,7 @@ class Dashboard(Sink):
     stage: Stage
 
     def __init__(self, misses: int = 16) -> None:
+        check_number("dashboard.misses", misses, least=0)
         self.misses = misses
 
     def begin(self, stage: Stage) -> None:

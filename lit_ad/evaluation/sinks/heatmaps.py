@@ -1,6 +1,7 @@
 """One picture per image: what the network saw, the truth, and where it disagrees with its teacher."""
 
 from lit_ad.detector.painter import draw
+from lit_ad.errors import check_number
 from lit_ad.evaluation.judged import Judged
 from lit_ad.evaluation.sinks.sink import Sink, Stage
 from lit_ad.files import atomic_write
@@ -24,6 +25,7 @@ class Heatmaps(Sink):
     stage: Stage
 
     def __init__(self, enabled: bool = True, height: int = 320) -> None:
+        check_number("heatmaps.height", height, least=32, most=8192)
         self.enabled, self.height = enabled, height
 
     def begin(self, stage: Stage) -> None:

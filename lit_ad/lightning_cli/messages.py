@@ -1,0 +1,88 @@
+"""What the parser says of a wrong key or value, in one plain line that names the key and what to do."""
+
+import inspect
+import re
+from collections.abc import Sequence
+from dataclasses import fields
+from difflib import get_close_matches
+
+import lit_ad.data
+from lit_ad.data import __all__ as SOURCES
+from lit_ad.image.view import View
+from lit_ad.methods import __all__ as METHODS
+
+NOISE = ("Does not validate against", "Subtypes:", "Errors:", "Expected a <class 'NoneType'>", "Given value")
+TYPES = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "list": "a list",
+    "dict": "keys with values",
+}
+NO_SOURCE = "the data has no source: give --config FILE, or --data.source Folder, MVTec, or another one with its keys"
+CONFIG_FIRST = "give --config FILE, such as configs/stfpm.yaml; single keys go after it, as --data.source.root FOLDER"
+
+# What the parser says -> what a user reads. Each is tried in turn on the line that the one before it left.
+PATTERNS = (
+    (r"Parser key \"config\": File does not exist: (.*)", r"there is no config file \1"),
+    (r"Subcommand '\w+' does not accept option '([\w.]+)'", r"there is no key \1"),
+    (r"Group '(\w+)' does not accept option '([\w.]+)'", r"there is no key \2 in \1"),
+    (r"Option '([\w.]+)' is not accepted", r"there is no key \1"),
+    (r"unrecognized arguments: (-\S+).*", r"there is no option \1"),
+    (r"unrecognized arguments: (.*)", r"\1 belongs to no option"),
+    (r".*Expected an instantiatable class, but lit_ad\.data\.\w+ is abstract", NO_SOURCE),
+    (r"Parser key \"([\w.]+)\": (?:Expected a path but .* )?Expected a dot import path string: (\S+)", r"\1 is \2, but "
+     "there is no such class"),
+    (r"Parser key \"([\w.]+)\": there is no key (\S+)(?: in (\w+))?", lambda m: f"there is no key {m[2]} in {m[1]}"
+     + (f".{m[3]}" if m[3] else "")),
+    (r"Parser key \"([\w.]+)\": ", r"\1: "),
+)  # fmt: skip
+
+
+def in_one_line(message: str, keys: Sequence[str], words: Sequence[str] = ()) -> str:
+    """Return what the parser says without the types it tried, in plain words, and with the nearest known name.
+
+    Args:
+        message: The parser's own.
+        keys: That there are.
+        words: What was typed.
+    """
+    lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
+    text = " ".join(line for line in lines if line and not line.startswith(NOISE))
+    text, hinted, hint = text.partition(". Did you mean ")  # of a message inside this one
+    if needed := re.fullmatch(r"the following arguments are required: (.*)", text):
+        return missing(needed[1].split(", "), words)
+    if wrong := re.search(r"Parser key \"([\w.]+)\": Expected a <class '(\w+)'>(?:\. Got value: (.*))?$", text):
+        given = re.search(r"Given value: (.*)", message)
+        value = wrong[3] or (given[1] if given else "not")
+        example = f", such as '[{value}]'" if wrong[2] == "list" else ""
+        return f"{wrong[1]} is {value}, but it must be {TYPES.get(wrong[2], wrong[2])}{example}"
+    for pattern, plain in PATTERNS:
+        text = re.sub(pattern, plain, text)
+    return text + (f"{hinted}{hint}" if hinted else nearest(text, keys))
+
+
+def nearest(text: str, keys: Sequence[str]) -> str:
+    """Return ". Did you mean NAME?" where a word of a message is nearly the name of a key, a method or a source."""
+    sources = [name for name in SOURCES if name != "Source"]
+    known = [*keys, "model", "data", "trainer", *METHODS, *sources, *(field.name for field in fields(View))]
+    for word in re.findall(r"[A-Za-z_][\w.]{2,}", text):
+        for part in (word, word.partition(".")[0]):
+            near = [] if part in known or len(part) < 3 else get_close_matches(part, known, n=1, cutoff=0.8)
+            if near:
+                return f". Did you mean {near[0]}?"
+    return ""
+
+
+def missing(names: Sequence[str], words: Sequence[str]) -> str:
+    """Return which arguments are missing, whose they are, and how to give them. `words`: what was typed."""
+    for source in SOURCES:
+        kind = getattr(lit_ad.data, source)
+        if any(word.partition("=")[2] == source or word == source or word.endswith(f".{source}") for word in words):
+            parameters = inspect.signature(kind).parameters
+            if all(name in parameters for name in names):
+                return f"data.source {source} needs {', '.join(f'--data.source.{name}' for name in names)}"
+    short = [re.sub(r"^(fit|validate|test|predict)\.", "", name) for name in names]
+    if any(name in ("model", "data.source", "data") for name in short):
+        return f"{' and '.join(short)} {'are' if len(short) > 1 else 'is'} missing: {CONFIG_FIRST}"
+    return f"missing: {', '.join(short)}"

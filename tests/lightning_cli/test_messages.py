@@ -1,0 +1,78 @@
+"""What a user reads where a key or a value on the command line, or in a config file, is wrong."""
+
+from pathlib import Path
+
+import pytest
+
+from lit_ad.commands.main import mendable
+from lit_ad.errors import UserError
+from lit_ad.lightning_cli.cli import main as run
+from lit_ad.lightning_cli.messages import in_one_line
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def message_of(monkeypatch: pytest.MonkeyPatch, *words: str) -> str:
+    """What `lit-ad` says of a command line; nothing is trained."""
+    monkeypatch.setattr("sys.argv", ["lit-ad", *words])
+    with pytest.raises((UserError, ValueError)) as raised:
+        run(list(words[1:]))
+    return str(mendable(raised.value))
+
+
+DEMO = ("fit", "--config", str(CONFIGS / "demo.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["fit"], "data.source and model are missing: give --config FILE, such as configs/stfpm.yaml; single keys"),
+        (["predict"], "data.source and model are missing: give --config FILE"),
+        (["fit", "--config"], "--config needs a file: --config FILE, such as configs/stfpm.yaml"),
+        (["fit", "--config", "--trainer.max_epochs", "3"], "--config needs a file"),
+        (["fit", "--data.source.root", "X"], "the data has no source: give --config FILE, or --data.source Folder"),
+        ([*DEMO, "--data.source", "Folder"], "data.source Folder needs --data.source.nominal"),
+        ([*DEMO, "--data.source", "Table", "--data.source.root", "."], "data.source Table needs --data.source.table"),
+        ([*DEMO, "--dashboards", "wandb"], "dashboards is wandb, but it must be a list, such as '[wandb]'"),
+        ([*DEMO, "--model.lrr", "3"], "there is no key lrr in model. Did you mean lr?"),
+        ([*DEMO, "--model", "STFPMM"], "model is STFPMM, but there is no such class. Did you mean STFPM?"),
+        ([*DEMO, "--trainer.max_epochs", "x"], "trainer.max_epochs is x, but it must be a whole number"),
+        (
+            [*DEMO, "--trainer.max_epoch", "1"],
+            "there is no option --trainer.max_epoch. Did you mean trainer.max_epochs",
+        ),
+        ([*DEMO, "--foo", "3"], "there is no option --foo"),
+        ([*DEMO, "--seed_everything", "-3"], "seed_everything is -3, but it must lie between 0 and 4294967295"),
+        (
+            [*DEMO, *["--data.source", "MVTec", "--data.source.category", "null", "--data.source.root", "/nowhere"]],
+            "there is no folder /nowhere: data.source.root is where the images of the data set are",
+        ),
+        ([*DEMO, "--heatmaps.height", "-5"], "heatmaps.height is -5, but it must lie between 32 and 8192"),
+        ([*DEMO, "--patience", "0"], "patience is 0, but it must be above 0"),
+        ([*DEMO, "--model.view.overlap", "8"], "view.overlap is 8, but there are no tiles: set view.tile, or leave it"),
+    ],
+)
+def test_wrong_words(words: list[str], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert message_of(monkeypatch, *words).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "message"),
+    [
+        ("model:", "modell:", "there is no key modell.init_args.view.image_size (in {file}). Did you mean model?"),
+        ("image_size", "imge_size", "there is no key imge_size in model.view (in {file}). Did you mean image_size?"),
+    ],
+)
+def test_a_wrong_key_of_a_file_names_the_file(
+    right: str, wrong: str, message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.yaml"
+    text = (CONFIGS / "demo.yaml").read_text(encoding="utf-8").replace(f"\n{right}", f"\n{wrong}")
+    file.write_text(text.replace(f"  {right}", f"  {wrong}"), encoding="utf-8")
+    assert message_of(monkeypatch, "fit", "--config", str(file)) == message.format(file=file)
+
+
+def test_hints_name_the_nearest_key() -> None:
+    assert in_one_line("unrecognized arguments: --data.sorce x", ["data.source"]).endswith("Did you mean data.source?")
+    assert in_one_line("Expected a path but Foldr is none", []).endswith("Did you mean Folder?")
+    assert in_one_line("nothing like it", ["data.source"]) == "nothing like it"
