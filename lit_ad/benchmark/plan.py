@@ -44,6 +44,12 @@ class Budget:
     processor_minutes: float | None = None
     epochs: int | None = None
 
+    def check(self) -> None:
+        """Raises UserError where there is nothing to spend."""
+        for name, value in vars(self).items():
+            if value is not None and not value > 0:
+                raise UserError(f"budget.{name} is {value}, but it must be above 0")
+
 
 def list_tasks(sources: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return the source of each task, as a configuration.

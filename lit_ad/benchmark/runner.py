@@ -1,5 +1,6 @@
 """Run the cells of a benchmark: each is one `lit-ad fit` and test in a process of its own."""
 
+import math
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import torch
 from filelock import FileLock
 
 from lit_ad.benchmark.cell import BUSY
+from lit_ad.benchmark.plan import Budget
 from lit_ad.benchmark.tables import Cell, Published, write_tables
 from lit_ad.errors import UserError, ended_by
 from lit_ad.files import atomic_write
@@ -19,9 +21,16 @@ from lit_ad.machine import cores
 
 
 def run_cells(
-    cells: list[Cell], output: Path, metrics: list[str], published: dict[str, Published], jobs: int, share: list[int]
+    cells: list[Cell],
+    output: Path,
+    metrics: list[str],
+    published: dict[str, Published],
+    jobs: int,
+    share: list[int],
+    budget: Budget = Budget(),
 ) -> None:
-    """Do the cells of a share that are not done, `jobs` at a time, and write the tables after each.
+    """Do the cells of a share that are not done, `jobs` at a time, and write the tables after each. What is finished,
+    and how long the rest may take, is printed on the way; the tables at the end.
 
     Raises:
         UserError: Cells died.
@@ -32,6 +41,8 @@ def run_cells(
     done = len(share) - len(waiting)
     write_tables_locked(cells, output, metrics, published)
     print(f"{len(cells)} cells, {len(share)} of them here, {done} of these finished already", flush=True)
+    clock = Clock(len(waiting), jobs, budget)
+    print(clock.describe(), flush=True)
     try:
         while waiting or running:
             while waiting and free:
@@ -45,13 +56,20 @@ def run_cells(
                 free.append(place)
                 record_failure(cell, process.returncode)
                 write_tables_locked(cells, output, metrics, published)
-                print(f"{cell.name}: {cell.state()}", flush=True)
+                clock.ended += 1
+                print(f"{cell.name}: {cell.state()}\n{clock.describe()}", flush=True)
             time.sleep(0.1)
+    except SystemExit:  # of a signal
+        print("\nStopping: each cell that runs writes a checkpoint first", flush=True)
+        raise
     finally:  # a signal to this process ends the cells too, each with a checkpoint
         for _, process in running.values():
             process.terminate()
         for _, process in running.values():
             process.wait()
+        if waiting or running:
+            tell_stopped([cells[number] for number in share], output)
+    print("\n" + (output / "results.md").read_text(encoding="utf-8"))
     print(f"The tables are in {output}: results.md, .csv, .json and .tex")
     unfinished = [cells[number] for number in share if not cells[number].finished]
     dead = [cell for cell in unfinished if (cell.home / "died.txt").is_file()]
@@ -61,6 +79,42 @@ def run_cells(
     if dead:
         said = "; ".join(f"{cell.name} {cell.state()}" for cell in dead)
         raise UserError(f"{len(dead)} of {len(share)} cells died, the same command tries them again: {said}")
+
+
+class Clock:
+    """How long the cells that are left may take.
+
+    Args:
+        cells: To do.
+        jobs: At a time.
+        budget: Of each cell's training: what is known before the first has ended.
+    """
+
+    def __init__(self, cells: int, jobs: int, budget: Budget) -> None:
+        self.cells, self.jobs, self.budget = cells, jobs, budget
+        self.ended, self.began = 0, time.monotonic()
+
+    def describe(self) -> str:
+        """In a sentence."""
+        left = self.cells - self.ended
+        if left == 0:
+            return "No cell is left"
+        limit = self.budget.minutes or self.budget.processor_minutes
+        cells = "1 cell is left" if left == 1 else f"{left} cells are left"
+        if self.ended:
+            minutes = (time.monotonic() - self.began) / 60 / self.ended * left
+            return f"{cells}, about {minutes:.0f} min" if minutes >= 1 else f"{cells}, less than a minute"
+        if limit is None:
+            return f"{cells}; how long they take is known when the first has ended"
+        return f"{cells}, with at most {limit * math.ceil(left / self.jobs):g} min of training, and their tests"
+
+
+def tell_stopped(cells: list[Cell], output: Path) -> None:
+    """Print what is finished, and how to go on."""
+    finished = [cell.name for cell in cells if cell.finished]
+    named = f": {', '.join(finished)}" if finished else ""
+    print(f"Stopped. {len(finished)} of {len(cells)} cells are finished{named}. Their tables are in {output}.")
+    print("The same command goes on: what is finished stays, and a cell that had begun goes on from its checkpoint.")
 
 
 def environments(jobs: int) -> list[dict[str, str]]:

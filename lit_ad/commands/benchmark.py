@@ -6,8 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lit_ad.benchmark.own_folder import method_specs, save_config, sources_of
 from lit_ad.benchmark.plan import Budget, MethodSpec, list_tasks, make_cell, select_cells
 from lit_ad.benchmark.runner import run_cells
+from lit_ad.benchmark.tables import check_metrics
 from lit_ad.errors import UserError
 
 STOP = (signal.SIGTERM, signal.SIGINT)
@@ -15,9 +17,11 @@ STOP = (signal.SIGTERM, signal.SIGINT)
 
 def benchmark(
     *passed: str,
-    methods: dict[str, MethodSpec],
-    sources: dict[str, dict[str, Any]],
-    output: Path,
+    methods: dict[str, MethodSpec] | list[str],
+    root: Path | None = None,
+    sources: dict[str, dict[str, Any]] | None = None,
+    minutes: float | None = None,
+    output: Path | None = None,
     seeds: tuple[int, ...] = (0,),
     budget: Budget = Budget(),
     metrics: tuple[str, ...] = ("image_auroc", "pixel_auroc", "aupro_30"),
@@ -29,15 +33,20 @@ def benchmark(
 ) -> None:
     """Train and test each method on each task with each seed, and write the tables of the results.
 
+    Methods on a folder of your own need no file: lit-ad benchmark --root FOLDER --methods '[STFPM, Dinomaly]'
+    --minutes 5. OUTPUT/benchmark.yaml is the file that it stands for.
+
     A cell is one `lit-ad fit` and test in a process of its own, in OUTPUT/METHOD/TASK/seed-N. A finished cell is not
     done again: the same command goes on where it was interrupted. A cell that dies does not stop the others; the next
     command tries it again. What follows `--` is given to every `lit-ad fit`.
 
     Args:
         passed: What follows `--`.
-        methods: By name: config, arguments, published.
+        methods: A list of methods of lit_ad or of config files; or by name: config, arguments, published.
+        root: A folder in the layout of MVTec AD, one category or several, in place of sources.
         sources: By name: class_path and init_args, as for data.source; each is split into tasks.
-        output: Where the runs and the tables go.
+        minutes: Of training of each cell; the same as budget.minutes.
+        output: Where the runs and the tables go. None: runs/benchmark/NAME, of a root's name.
         seeds: Of each method on each task.
         budget: Of each cell: minutes, processor_minutes, or epochs.
         metrics: In the tables.
@@ -51,16 +60,28 @@ def benchmark(
         raise UserError(f"index must lie in 0 to {of - 1}, not {index}")
     if jobs < 1 or not seeds:
         raise UserError("jobs must be 1 or more, and seeds not be empty")
-    tasks = list_tasks(sources)
-    selected = select_cells([(method, task) for method in methods for task in tasks], only)
+    specs, given = method_specs(methods), sources_of(root, sources or {})
+    if minutes is not None:
+        budget = replace(budget, minutes=minutes)
+    budget.check()
+    check_metrics(metrics)
+    if output is None and root is None:
+        raise UserError("give --output FOLDER, where the runs and the tables go")
+    output = (output or Path("runs/benchmark", next(iter(given)))).absolute()
+    tasks = list_tasks(given)
+    selected = select_cells([(method, task) for method in specs for task in tasks], only)
     cells, share = [], []
     for seed in seeds:  # the first seed of all methods and tasks comes first
         for task, source in tasks.items():
-            for name, method in methods.items():
+            for name, method in specs.items():
                 spec = replace(method, arguments=[*arguments, *method.arguments, *passed])
                 cells.append(make_cell(output, name, spec, task, source, seed, budget))
                 share += [len(cells) - 1] if (name, task) in selected else []
     for number in STOP:
         signal.signal(number, lambda number, _: sys.exit(128 + number))
-    published = {name: method.published for name, method in methods.items()}
-    run_cells(cells, output, list(metrics), published, jobs, share[index::of])
+    published = {name: method.published for name, method in specs.items()}
+    if root is not None:
+        same = {"output": output, "seeds": seeds, "budget": budget, "metrics": metrics, "only": only}
+        file = save_config(output, {**same, "arguments": [*arguments, *passed], "sources": given, "methods": specs})
+        print(f"The same as lit-ad benchmark --config {file}:\n\n{file.read_text(encoding='utf-8')}")
+    run_cells(cells, output, list(metrics), published, jobs, share[index::of], budget)

@@ -13,7 +13,9 @@ import pytest
 from filelock import FileLock
 
 from lit_ad.benchmark.cell import is_finished
-from lit_ad.benchmark.runner import environments
+from lit_ad.benchmark.plan import Budget
+from lit_ad.benchmark.runner import Clock, environments, tell_stopped
+from lit_ad.benchmark.tables import Cell
 from lit_ad.machine import cores
 
 
@@ -29,6 +31,31 @@ def test_cores_are_shared_unless_the_user_says_otherwise(monkeypatch: pytest.Mon
 def test_gpus_are_handed_out_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
     assert [place["CUDA_VISIBLE_DEVICES"] for place in environments(3)] == ["2", "5", "2"]
+
+
+def test_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    clock = Clock(4, 2, Budget(minutes=5))
+    assert clock.describe() == "4 cells are left, with at most 10 min of training, and their tests"
+    assert (
+        Clock(1, 1, Budget(epochs=3)).describe()
+        == "1 cell is left; how long they take is known when the first has ended"
+    )
+    clock.ended, now[0] = 2, 1000.0 + 8 * 60
+    assert clock.describe() == "2 cells are left, about 8 min"
+    clock.ended = 4
+    assert clock.describe() == "No cell is left"
+
+
+def test_who_stops_it_is_told_what_is_finished(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cells = [Cell(tmp_path / name, name, "nut", 0, []) for name in ("a", "b")]
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/cost.json").write_text('{"finished": true}')
+    tell_stopped(cells, tmp_path)
+    stopped, following = capsys.readouterr().out.splitlines()
+    assert stopped == f"Stopped. 1 of 2 cells are finished: a/nut/seed-0. Their tables are in {tmp_path}."
+    assert following.startswith("The same command goes on")
 
 
 @pytest.fixture

@@ -38,6 +38,44 @@ def test_mistakes(words: list[str], tmp_path: Path) -> None:
         run([*words, "--sources", '{"s": {"class_path": "MVTek"}}'])
 
 
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--metrics", "[image_aurok]"], "no metric 'image_aurok': did you mean image_auroc"),
+        (["--metrics", "[]"], "metrics is empty"),
+        (["--minutes", "-1"], "budget.minutes is -1.0, but it must be above 0"),
+        (["--budget.epochs", "0"], "budget.epochs is 0, but it must be above 0"),
+        (["--methods", "{}"], "methods is empty"),
+        (["--methods", "[STFPN]"], "there is no method STFPN"),
+        (["--sources", "{}"], "sources is empty: give --root FOLDER"),
+        (["--root", "."], "give --root FOLDER or sources, not both"),
+        ([], "give --output FOLDER"),
+    ],
+)
+def test_what_no_benchmark_can_do_is_refused_at_once(more: list[str], message: str, words: list[str]) -> None:
+    with pytest.raises(UserError, match=message):
+        run([*words, *more])
+
+
+def test_methods_by_name_on_a_folder(
+    words: list[str], images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a file; the file that it writes asks for the same cells."""
+    monkeypatch.chdir(tmp_path)
+    none = ["--index", "2", "--of", "3"]  # a share without cells: nothing is trained
+    run(["benchmark", "--root", str(images), "--methods", "[STFPM, method.yaml]", "--minutes", "0.5", *none])
+    out = tmp_path / "runs/benchmark" / images.name
+    printed = capsys.readouterr().out
+    assert f"The same as lit-ad benchmark --config {out}/benchmark.yaml:" in printed and "minutes: 0.5" in printed
+    before = {file: file.read_bytes() for file in out.rglob("asked.json")}
+    assert {file.relative_to(out).parts[0] for file in before} == {"STFPM", "method"}
+    stfpm = json.loads((out / "STFPM" / images.name / "seed-0/asked.json").read_text())["config"]
+    assert stfpm["model"]["class_path"] == "lit_ad.methods.STFPM"
+    assert stfpm["trainer"]["max_time"] == {"seconds": 30} and stfpm["data"]["source"]["init_args"]["root"]
+    run(["benchmark", "--config", str(out / "benchmark.yaml"), *none])
+    assert {file: file.read_bytes() for file in out.rglob("asked.json")} == before
+
+
 def test_every_fit_is_given_all_arguments(words: list[str], images: Path, tmp_path: Path) -> None:
     """Those for all methods, those of its own, and what follows `--`; a share without cells does none."""
     empty = ["--index", "1", "--of", "2", "--arguments", "[--model.lr=1]"]

@@ -1,0 +1,89 @@
+"""A benchmark without a file: methods by name, on a folder of one's own, and the YAML that it stands for."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lit_ad.benchmark.plan import Budget, MethodSpec
+from lit_ad.errors import UserError
+from lit_ad.files import atomic_write, resolve_path
+
+CONFIGS = Path(__file__).parents[2] / "configs"  # of the repository
+NAMES = ("{}.yaml", "multiclass_{}.yaml", "{}_s.yaml")  # what the paper's own setting of a method is called there
+
+
+def method_specs(methods: Mapping[str, MethodSpec] | Sequence[str]) -> dict[str, MethodSpec]:
+    """The methods of a benchmark by name. In a list, each is a method of lit_ad, or a file with its configuration.
+
+    Raises:
+        UserError: There is no such method or file, none is given, or one is given twice.
+    """
+    if isinstance(methods, Mapping):
+        specs = dict(methods)
+    else:
+        files = [resolve_path(each) if each.endswith((".yaml", ".yml")) else config_of(each) for each in methods]
+        named = [file.stem if file.parent != CONFIGS else each for each, file in zip(methods, files, strict=True)]
+        specs = {name: MethodSpec(file) for name, file in zip(named, files, strict=True)}
+        if len(specs) < len(methods):
+            raise UserError(f"methods has a name twice: {', '.join(named)}")
+    if not specs:
+        raise UserError("methods is empty: give --methods '[STFPM, ReverseDistillation]'")
+    return specs
+
+
+def config_of(method: str) -> Path:
+    """The paper's setting of a method. Raises UserError if there is none."""
+    snake = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", method).lower()
+    found = [CONFIGS / name.format(snake) for name in NAMES if (CONFIGS / name.format(snake)).is_file()]
+    if not found:
+        raise UserError(f"there is no method {method} with a file in {CONFIGS}: give its configuration, FILE.yaml")
+    return found[0]
+
+
+def sources_of(root: Path | None, sources: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The sources of a benchmark by name. `root`: a folder in the layout of MVTec AD.
+
+    Raises:
+        UserError: Neither or both are given, or the folder has another layout.
+    """
+    if root is None:
+        if not sources:
+            raise UserError("sources is empty: give --root FOLDER, or sources in a file, --config FILE")
+        return dict(sources)
+    if sources:
+        raise UserError("give --root FOLDER or sources, not both")
+    if not list(root.glob("train/good")) + list(root.glob("*/train/good")):
+        raise UserError(
+            f"{root} has no train/good, nor a category with it: for another layout give the source, such as --sources "
+            f"'{{{root.name}: {{class_path: Folder, init_args: {{root: {root}, nominal: [good], anomalous: [bad]}}}}}}'"
+        )
+    return {root.name: {"class_path": "lit_ad.data.MVTec", "init_args": {"root": str(root)}}}
+
+
+def save_config(output: Path, arguments: Mapping[str, Any]) -> Path:
+    """Write OUTPUT/benchmark.yaml, which does the same benchmark again, and return it.
+
+    Args:
+        output: Of the benchmark.
+        arguments: Of the command, as Python has them; those that are empty or None are left out.
+    """
+    file = output / "benchmark.yaml"
+    with atomic_write(file) as temporary:
+        kept = {name: plain(value) for name, value in arguments.items() if value not in (None, (), [], {})}
+        temporary.write_text(yaml.safe_dump(kept, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    return file
+
+
+def plain(value: Any) -> Any:
+    """As YAML has it."""
+    if isinstance(value, MethodSpec | Budget):
+        return {name: plain(inner) for name, inner in asdict(value).items() if inner not in (None, [], {})}
+    if isinstance(value, Mapping):
+        return {name: plain(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    return str(value) if isinstance(value, Path) else value

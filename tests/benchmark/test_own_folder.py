@@ -1,0 +1,44 @@
+"""Methods by name, and a folder as the source."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lit_ad.benchmark.own_folder import config_of, method_specs, save_config, sources_of
+from lit_ad.benchmark.plan import Budget, MethodSpec
+from lit_ad.errors import UserError
+from lit_ad.methods import __all__ as METHODS
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_has_a_setting(method: str) -> None:
+    assert yaml.safe_load(config_of(method).read_text())["model"]["class_path"] == f"lit_ad.methods.{method}"
+
+
+def test_methods_are_names_or_files(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    specs = method_specs(["L2BT", str(file)])
+    assert list(specs) == ["L2BT", "mine"] and specs["mine"].config == file
+    assert method_specs({"a": MethodSpec(file)}) == {"a": MethodSpec(file)}
+    with pytest.raises(UserError, match="methods has a name twice: L2BT, L2BT"):
+        method_specs(["L2BT", "L2BT"])
+
+
+def test_a_folder_of_another_layout_is_told_how_to_give_it(parts: Path) -> None:
+    for root in (parts, parts / "nut"):
+        assert sources_of(root, {})[root.name]["init_args"] == {"root": str(root)}
+    with pytest.raises(UserError, match=r"has no train/good, .*class_path: Folder"):
+        sources_of(parts / "nut/train", {})
+
+
+def test_the_file_says_what_was_asked(tmp_path: Path) -> None:
+    asked = {"output": tmp_path, "seeds": (0, 1), "budget": Budget(minutes=5), "only": ()}
+    file = save_config(tmp_path, {**asked, "methods": {"a": MethodSpec(tmp_path / "a.yaml")}})
+    saved = yaml.safe_load(file.read_text())
+    assert saved == {
+        "output": str(tmp_path),
+        "seeds": [0, 1],
+        "budget": {"minutes": 5},
+        "methods": {"a": {"config": str(tmp_path / "a.yaml")}},
+    }
