@@ -1,6 +1,7 @@
 """Tests mirror the package path by path: lit_ad/ROOM/NAME.py has tests/ROOM/test_NAME.py, and the other way round.
 
-What concerns several modules is tested in tests/ itself.
+What an `__init__.py` offers is tested with the modules that it takes it from. What concerns several modules is tested
+in tests/ itself, and only there.
 """
 
 from pathlib import Path
@@ -9,20 +10,8 @@ import pytest
 
 TESTS = Path(__file__).parent
 PACKAGE = TESTS.parent / "lit_ad"
-ROOMS = [
-    "benchmark",
-    "commands",
-    "data",
-    "detector",
-    "features",
-    "image",
-    "lightning_cli",
-    "methods",
-    "metrics",
-    "teachers",
-]
-MODULES = [path for room in ROOMS for path in sorted((PACKAGE / room).rglob("*.py")) if path.name != "__init__.py"]
-FILES = [path for room in ROOMS for path in sorted((TESTS / room).rglob("test_*.py"))]
+MODULES = [path for path in sorted(PACKAGE.rglob("*.py")) if path.name != "__init__.py"]
+FILES = [path for path in sorted(TESTS.rglob("test_*.py")) if path.parent != TESTS]
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))

@@ -121,7 +121,7 @@ class Interruption(L.Callback):
             model = f"--config {quoted(config)} --ckpt_path {quoted(trainer.ckpt_path)}"
             told = f"The test was not finished, the training was. To test: lit-ad test {model}"
         else:
-            told = f"The same command does the {stage} again"
+            told = "To do it again, type the same command"
         rank_zero_info(f"Stopped by {name}. {told}")
 
 

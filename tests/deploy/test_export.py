@@ -112,19 +112,9 @@ def test_versions_of_onnx(
             onnx.checker.check_model(model)
 
 
-@pytest.mark.parametrize(
-    ("format", "options", "message"),
-    [
-        ("onnx", {"opset": 17}, r"opset is 17, but torch writes 18 and newer"),
-        ("onnx", {"opset": 99}, r"opset is 99, but .* the package onnx knows up to \d+"),
-        ("onnx", {"ir": 7}, r"ir is 7, but opset 18 needs 8 or newer"),
-        ("onnx", {"opset": 21, "ir": 9}, r"ir is 9, but opset 21 needs 10 or newer"),
-        ("openvino", {"opset": 18}, r"opset and ir are versions of ONNX files, and the format is openvino"),
-        ("torch", {"ir": 8}, r"opset and ir are versions of ONNX files, and the format is torch"),
-    ],
-)
-def test_versions_that_cannot_be(format: Any, options: dict[str, int], message: str) -> None:
-    with pytest.raises(UserError, match=message):
+@pytest.mark.parametrize(("format", "options"), [("openvino", {"opset": 18}), ("torch", {"ir": 8})])
+def test_versions_are_those_of_onnx_files(format: Any, options: dict[str, int]) -> None:
+    with pytest.raises(UserError, match=f"opset and ir are versions of ONNX files, and the format is {format}"):
         check_options(format, "fp32", **options)
 
 

@@ -1,4 +1,4 @@
-"""`lit-ad distill`: the target by hand, the file it writes, and that it resumes."""
+"""`lit-ad distill`: the file it writes, that it resumes, and what it refuses to go on from."""
 
 import json
 import sys
@@ -11,53 +11,13 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
-from torch.nn.functional import avg_pool2d
 
 from lit_ad.commands.main import main
 from lit_ad.errors import UserError
-from lit_ad.image.view import View
 from lit_ad.methods.efficient_ad import EfficientAD
 from lit_ad.teachers.pdn import PDNTeacher
-from lit_ad.training.distillation import Distillation, average, joined, patches
 
 ROOT = Path(__file__).parents[2]
-
-
-def test_patches_and_averages_by_hand() -> None:
-    level = torch.rand(2, 3, 4, 5)
-    around = patches(level)
-    padded = np.pad(level.numpy(), ((0, 0), (0, 0), (1, 1), (1, 1)))
-    for y in range(4):
-        for x in range(5):
-            expected = padded[:, :, y : y + 3, x : x + 3].reshape(2, 27)
-            np.testing.assert_array_equal(around[:, :, y, x].numpy(), expected)
-    halves = around[:, :26]
-    expected = halves.numpy().reshape(2, 13, 2, 4, 5).mean(axis=2)
-    np.testing.assert_allclose(average(halves, 13).numpy(), expected, rtol=1e-5)
-
-
-def test_levels_with_as_many_channels_are_taken_as_they_are() -> None:
-    fine, coarse = torch.rand(1, 128, 8, 8), torch.rand(1, 256, 4, 4)
-    target = joined([fine, coarse], 384, (8, 8))
-    torch.testing.assert_close(target[:, :128], fine)
-    torch.testing.assert_close(target[:, 128:], torch.nn.Upsample(size=(8, 8), mode="bilinear")(coarse))
-    assert joined([torch.rand(1, 512, 8, 8), torch.rand(1, 1024, 4, 4)], 384, (8, 8)).shape == (1, 384, 8, 8)
-
-
-def test_loss_is_the_mean_square_in_deviations(resnet_file: Path) -> None:
-    torch.manual_seed(0)
-    model = Distillation("resnet10t", (2, 3), str(resnet_file), width=1 / 32, view=View(128))
-    images = torch.rand(2, 3, 128, 128)
-    model.target_mean.uniform_(-1, 1)
-    model.target_deviation.uniform_(0.5, 2)
-    with torch.no_grad():
-        (target,) = model.describe(images)
-        mean, deviation = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-        said = model.pdn((avg_pool2d(images, 2) - mean) / deviation)
-        loss = model.loss(images)
-    assert said.shape == target.shape == (2, 384, 16, 16)
-    expected = (target - model.target_mean.view(-1, 1, 1)) / model.target_deviation.view(-1, 1, 1) - said
-    assert loss.item() == pytest.approx(expected.double().square().mean().item(), rel=1e-5)
 
 
 @pytest.fixture(scope="module")

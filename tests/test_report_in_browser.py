@@ -19,6 +19,7 @@ from lit_ad.evaluation.report.page import write_page
 from lit_ad.evaluation.report.table import of_row
 from lit_ad.evaluation.results import Results
 from lit_ad.evaluation.rows import wilson
+from tests.report_runs import make_run
 
 webdriver = pytest.importorskip("selenium.webdriver")
 pytestmark = pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium and chromium-driver")
@@ -38,12 +39,12 @@ def driver() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def run(make_run: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Results, Decision]:
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Results, Decision]:
     return make_run(tmp_path_factory.mktemp("one") / "run")
 
 
 @pytest.fixture(scope="module")
-def files(make_run: Any, run: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def files(run: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A page of one run, and one of two."""
     home = tmp_path_factory.mktemp("pages")
     write_page([run[0]], home / "one.html")
@@ -128,9 +129,7 @@ def test_it_begins_with_what_is_shipped(driver: Any, files: dict[str, Path], run
         assert threshold(driver) == decision.threshold(None if row == "pooled" else row.partition("/")[0])
 
 
-def test_a_moved_threshold_is_shipped_by_a_command(
-    driver: Any, files: dict[str, Path], run: Any, make_run: Any
-) -> None:
+def test_a_moved_threshold_is_shipped_by_a_command(driver: Any, files: dict[str, Path], run: Any) -> None:
     opened(driver, files["one"])
     checkpoint = run[0].absolute() / "checkpoints/it's best.ckpt"
     assert not driver.find_element("id", "ship").is_displayed()
@@ -190,9 +189,7 @@ def test_curves_and_operating_points(driver: Any, files: dict[str, Path], run: A
     assert driver.execute_script(script, "pixelPr")[1] == [[pytest.approx(0.6), pytest.approx(600 / 690)]]
 
 
-def test_the_operating_point_on_the_pro_curve(
-    driver: Any, files: dict[str, Path], make_run: Any, tmp_path: Path
-) -> None:
+def test_the_operating_point_on_the_pro_curve(driver: Any, files: dict[str, Path], tmp_path: Path) -> None:
     """It lies at the rate of false positives of the one threshold; of several categories there is none."""
     script = "return charts.pro.data.datasets[1].data.map(point => [point.x, point.y])"
     opened(driver, files["one"])
@@ -202,7 +199,7 @@ def test_the_operating_point_on_the_pro_curve(
     assert driver.execute_script(script) == [[pytest.approx(0.01), pytest.approx(0.6)]]  # 90 of 9000 pixels
 
 
-def test_a_run_without_the_chosen_category(driver: Any, run: Any, make_run: Any, tmp_path: Path) -> None:
+def test_a_run_without_the_chosen_category(driver: Any, run: Any, tmp_path: Path) -> None:
     write_page([run[0], make_run(tmp_path / "nut", 1, categories=("nut",))[0]], tmp_path / "page.html")
     opened(driver, tmp_path / "page.html")
     choose(driver, "run", "1")

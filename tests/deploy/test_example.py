@@ -1,0 +1,146 @@
+"""The program beside an exported file says what the detector says, where lit_ad cannot be imported."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lit_ad import Detector
+from lit_ad.deploy.example import example, example_name
+from lit_ad.deploy.export import SUFFIX, export, write_onnx
+from lit_ad.errors import NOT_FINITE, NotFiniteError
+from lit_ad.image.view import View
+from lit_ad.methods.stfpm import STFPM
+from tests.deploy.test_export import DECISION, pictures
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("openvino")
+
+
+@pytest.fixture(scope="module")
+def files(small_models: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """STFPM in every format, and an image beside the files."""
+    home = tmp_path_factory.mktemp("exported")
+    arguments = {**small_models["STFPM"]["init_args"], "view": View(64, fit="pad")}
+    method = STFPM(**arguments).eval().requires_grad_(False)
+    method.decision = DECISION
+    for format, suffix in SUFFIX.items():
+        export(method, home / f"model{suffix}", format)  # type: ignore[arg-type]
+    Image.fromarray(pictures(1)[0]).save(home / "image.png")
+    return {format: home / f"model{suffix}" for format, suffix in SUFFIX.items()}
+
+
+@pytest.mark.parametrize("format", SUFFIX)
+def test_the_example_says_what_the_detector_says(format: str, files: dict[str, Path]) -> None:
+    detector = Detector.load(files[format])
+    program, image = files[format].with_name(f"{format}_example.py"), files[format].with_name("image.png")
+    program.write_text(example(files[format], detector.card))
+    done = subprocess.run([sys.executable, program, image], capture_output=True, text=True, check=True)
+    found = detector(image)
+    verdict = "anomalous" if found.anomalous else "nominal"
+    assert f"{verdict}, score {found.score:.6g}, p-value {found.p_value:.3g}" in done.stdout
+    for number, size in enumerate(((7, 90), (700, 60))):
+        thin = image.with_name(f"thin-{number}.png")
+        Image.fromarray(np.zeros((*size, 3), np.uint8)).save(thin)
+        done = subprocess.run([sys.executable, program, thin], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (1, f"{thin} is too small or too thin to be judged\n")
+
+
+def test_neither_the_example_nor_the_detector_judges_what_is_not_finite(files: dict[str, Path], tmp_path: Path) -> None:
+    model, broken, program = onnx.load(files["onnx"]), tmp_path / "broken.onnx", tmp_path / "example.py"
+    for weights in model.graph.initializer:
+        if weights.data_type == onnx.TensorProto.FLOAT:
+            values = onnx.numpy_helper.to_array(weights) * np.float32(np.nan)
+            weights.CopyFrom(onnx.numpy_helper.from_array(values, weights.name))
+    write_onnx(model, broken, Detector.load(files["onnx"]).card)
+    image = files["onnx"].with_name("image.png")
+    with pytest.raises(NotFiniteError, match=rf"^{re.escape(str(image))}: {NOT_FINITE}$"):
+        Detector.load(broken)(image)
+    program.write_text(example(broken, Detector.load(broken).card))
+    done = alone(program, image)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"{image}: {NOT_FINITE}\n")
+
+
+@pytest.fixture(scope="module")
+def onnx_of(
+    small_models: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[View], tuple[Path, Path]]:
+    """onnx_of(view): STFPM with that view as an ONNX file, and the example beside it."""
+
+    def onnx_of(view: View) -> tuple[Path, Path]:
+        home = tmp_path_factory.mktemp("with_view")
+        method = STFPM(**{**small_models["STFPM"]["init_args"], "view": view}).eval().requires_grad_(False)
+        method.decision = DECISION
+        export(method, home / "model.onnx", "onnx")
+        (home / "example.py").write_text(example(home / "model.onnx", Detector.load(home / "model.onnx").card))
+        assert ("lit_ad " in (home / "example.py").read_text().splitlines()[0]) == (view.tile is not None)
+        return home / "model.onnx", home / "example.py"
+
+    return onnx_of
+
+
+def alone(program: Path, *images: Path) -> "subprocess.CompletedProcess[str]":
+    """Run an example where lit_ad cannot be imported."""
+    (program.parent / "lit_ad.py").write_text("raise SystemExit('lit_ad was imported')")
+    return subprocess.run([sys.executable, program, *images], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(("kind", "fit", "crop"), [("box", "pad", None), ("mask", "stretch", 48)])
+def test_the_example_looks_at_the_region_of_interest_alone(
+    kind: str, fit: Any, crop: int | None, onnx_of: Callable[[View], tuple[Path, Path]], tmp_path: Path
+) -> None:
+    pixels = pictures(1)[0]
+    mask = np.zeros(pixels.shape[:2], np.uint8)
+    mask[5:61, 3:40] = 255
+    if kind == "mask":
+        mask[35:, 3:26] = 0
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    model, program = onnx_of(
+        View(64, fit=fit, crop=crop, roi=(5, 3, 61, 40) if kind == "box" else tmp_path / "mask.png")
+    )
+    images = [tmp_path / name for name in ("whole.png", "inside.png", "small.png")]
+    for image, shown in zip(images, (pixels, np.where(mask[..., None] > 0, pixels, 0), pixels[:35]), strict=True):
+        Image.fromarray(shown.astype(np.uint8)).save(image)
+    one, other = Detector.load(model)(images[:2])  # type: ignore[arg-type]
+    assert one.score == other.score
+    done = alone(program, *images)
+    for image, line in zip(images, done.stdout.splitlines(), strict=False):
+        assert line.startswith(f"{image}: ") and f"score {one.score:.5g}"[:-1] in line, done.stderr
+    assert len(done.stdout.splitlines()) == 2 and done.returncode == 1
+    assert str(images[2]) in done.stderr and "region of interest" in done.stderr
+
+
+def test_the_example_reads_through_the_window(onnx_of: Callable[[View], tuple[Path, Path]], tmp_path: Path) -> None:
+    model, program = onnx_of(View(64, window=(100, 3000)))
+    deep = np.random.default_rng(0).integers(0, 4096, (70, 90)).astype(np.uint16)
+    images = [tmp_path / name for name in ("deep.png", "deep.tif", "float.tif", "eight.png")]
+    for image, values in zip(images, (deep, deep, deep.astype(np.float32), deep.astype(np.uint8)), strict=True):
+        Image.fromarray(values).save(image)
+    score = Detector.load(model)(images[0]).score
+    done = alone(program, *images)
+    assert [f"score {score:.5g}"[:-1] in line for line in done.stdout.splitlines()] == [True] * 3, done.stderr
+    assert done.returncode == 1 and f"{images[3]} has values of 8 bits, and the window is for more" in done.stderr
+
+
+def test_each_file_has_a_program_of_its_own_name(files: dict[str, Path]) -> None:
+    card = Detector.load(files["onnx"]).card
+    for file in files.values():
+        name = example_name(file)
+        assert name == f"{file.name}.example.py"
+        assert example(file, card).startswith(f'"""python {name} IMAGE...')
+
+
+def test_a_detector_of_tiles_is_asked_by_lit_ad(onnx_of: Callable[[View], tuple[Path, Path]], tmp_path: Path) -> None:
+    """The program of one without tiles needs no lit_ad; stitching tiles is more than a page."""
+    model, program = onnx_of(View(64, tile=32, overlap=8))
+    Image.fromarray(pictures(1)[0]).save(tmp_path / "image.png")
+    found = Detector.load(model)(tmp_path / "image.png")
+    done = subprocess.run([sys.executable, program, tmp_path / "image.png"], capture_output=True, text=True, check=True)
+    assert f"score {found.score:.6g}, p-value {found.p_value:.3g}" in done.stdout

@@ -1,0 +1,122 @@
+"""Signals end a training after the batch, with a checkpoint; elsewhere at once. tests/test_faults.py has real runs."""
+
+import logging
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.demos.boring_classes import BoringModel
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from lit_ad.training.interruption import Interruption, requeue_job
+
+
+class Model(BoringModel):
+    """Sends signals to its own process in the middle of the third batch, and notes which batches came to their end."""
+
+    def __init__(self, *signals: int) -> None:
+        super().__init__()
+        self.signals, self.ended = signals, 0
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        if batch_idx == 2:
+            for number in self.signals:
+                os.kill(os.getpid(), number)
+        return super().training_step(batch, batch_idx)
+
+    def on_before_zero_grad(self, optimizer: Any) -> None:
+        self.ended += 1
+
+    def test_step(self, batch: Any, batch_idx: int) -> Any:
+        if batch_idx == 1:
+            for number in self.signals:
+                os.kill(os.getpid(), number)
+        self.ended += 1
+        return super().test_step(batch, batch_idx)
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Any:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def told(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level(logging.INFO)
+    return caplog
+
+
+@pytest.mark.parametrize(("number", "name"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "Ctrl-C")])
+def test_a_signal_within_a_batch_saves_at_its_end(
+    number: signal.Signals, name: str, tmp_path: Path, quiet_trainer: Any, told: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "last.ckpt"
+    interruption = Interruption(file)
+    with pytest.raises(SIGTERMException):
+        quiet_trainer(tmp_path, interruption, limit_train_batches=9).fit(model := Model(number))
+    checkpoint = torch.load(file, weights_only=True)
+    assert checkpoint["global_step"] == 3  # the batch of the signal is done, and no other one begins
+    assert all(torch.equal(tensor, model.state_dict()[key]) for key, tensor in checkpoint["state_dict"].items())
+    assert interruption.stopped_by == number
+    assert f"Stopped by {name}. To go on: --ckpt_path {file}" in told.text
+
+
+def test_a_second_ctrl_c_ends_at_once(tmp_path: Path, quiet_trainer: Any, told: pytest.LogCaptureFixture) -> None:
+    model = Model(signal.SIGINT, signal.SIGINT)
+    with pytest.raises(SystemExit):
+        quiet_trainer(tmp_path, Interruption(tmp_path / "last.ckpt"), limit_train_batches=9).fit(model)
+    assert not (tmp_path / "last.ckpt").exists()
+    assert model.trainer.global_step == 2
+    assert "Again to stop at once" in told.text and "Stopped by Ctrl-C. Nothing was saved yet" in told.text
+
+
+def test_a_command_in_the_background_hears_no_ctrl_c(tmp_path: Path, quiet_trainer: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    quiet_trainer(tmp_path, Interruption(tmp_path / "last.ckpt"), limit_train_batches=4).fit(
+        model := Model(signal.SIGINT)
+    )
+    assert model.trainer.global_step == 4
+    assert not (tmp_path / "last.ckpt").exists()
+
+
+def test_a_signal_within_a_test_ends_at_once(
+    tmp_path: Path, quiet_trainer: Any, told: pytest.LogCaptureFixture
+) -> None:
+    interruption = Interruption(tmp_path / "last.ckpt")
+    model = Model(signal.SIGTERM)
+    with pytest.raises(SIGTERMException):
+        quiet_trainer(tmp_path, interruption).test(model, verbose=False)
+    assert model.ended == 1
+    assert not (tmp_path / "last.ckpt").exists()
+    assert "Stopped by SIGTERM. To do it again, type the same command" in told.text
+
+
+@pytest.mark.parametrize(
+    ("environment", "asked"),
+    [
+        ({"SLURM_PROCID": "0", "SLURM_JOB_ID": "7"}, "requeue 7\n"),
+        (
+            {"SLURM_PROCID": "0", "SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "2"},
+            "requeue 7_2\n",
+        ),
+        ({"SLURM_PROCID": "1", "SLURM_JOB_ID": "7"}, ""),  # one process asks for all
+    ],
+)
+def test_a_job_is_requeued_once(
+    environment: dict[str, str], asked: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "scontrol"
+    program.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    requeue_job(signal.SIGUSR1, None)
+    file = tmp_path / "asked"
+    assert (file.read_text() if file.exists() else "") == asked
