@@ -25,6 +25,7 @@ ALLOWED = {
     "detector.detector": {*LIGHT, "image", "methods.detector_file"},  # for checkpoints
     "teachers": SYSTEM,
     "features": {*SYSTEM, "image"},
+    "features.dataset": {"batch"},
     "methods": {"errors", "batch", "image", "teachers"},  # a method: one paper, one file
     "methods.base": {"errors", "files", "distributed", "__init__", "batch", "detector", "image", "teachers"},
     "methods.detector_file": {"errors", "files", "machine", "checkpoint", "detector", "image", "teachers"},
@@ -33,7 +34,7 @@ ALLOWED = {
     "data.sources": SOURCE,
     "data.audit": {*LIGHT, "batch", "image", "data.masks", "data.sources", "data.splits"},
     "data.audit.outliers": {"errors", "batch", "image", "data.sources", "teachers.backbone"},
-    "data": {*LIGHT, "batch", "image", "data.sources", "data.audit"},
+    "data": {*LIGHT, "batch", "image", "features.dataset", "data.sources", "data.audit"},
     "evaluation.protocols": {"batch"},
     "evaluation": {*SYSTEM, "batch", "image", "detector", "metrics", "evaluation"},
     "evaluation.callback": {*SYSTEM, "metrics", "batch", "image", "detector", "evaluation", "teachers.weights"},

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from lit_ad.batch import Batch, Sample
 from lit_ad.data.audit.inspection import inspect_samples
 from lit_ad.data.augment import Augment, Augmentation, load_transforms, smallest_inputs
-from lit_ad.data.dataset import AnomalyDataset, Features
+from lit_ad.data.dataset import AnomalyDataset
 from lit_ad.data.loading import (
     Share,
     Shuffle,
@@ -34,6 +34,7 @@ from lit_ad.data.sources.photographs import Unrelated
 from lit_ad.data.sources.source import Source
 from lit_ad.data.splits import Splits, list_splits
 from lit_ad.errors import UserError
+from lit_ad.features.dataset import Items, SplitFeatures
 from lit_ad.files import resolve_path
 from lit_ad.image.pixels import Size, split_page, upright_size
 from lit_ad.image.tiling import Tiles
@@ -113,6 +114,8 @@ class AnomalyDataModule(L.LightningDataModule):
         self.unrelated, self.inspect = None if unrelated is None else resolve_path(unrelated), inspect
         if view.size is not None:
             self._check_memory(view.size)
+        # Of the training that begins: the callback FeatureCache sets it before loaders are made, `setup` empties it.
+        self.features = SplitFeatures()
         self._datasets: dict[str, AnomalyDataset] = {}
         self._left_out: set[str] = set()
 
@@ -163,8 +166,7 @@ class AnomalyDataModule(L.LightningDataModule):
         self.source.prepare()
 
     def setup(self, stage: str | None = None) -> None:
-        for dataset in self._datasets.values():
-            dataset.serve(None, pixels=True)  # features are of the model of an earlier run, and this may be another one
+        self.features = SplitFeatures()  # those of an earlier run are of its model, and this may be another one
         if stage != "predict" or self.predict_path is None:  # unlabelled images need no training images around
             _ = self.splits
         if stage in (None, "fit"):
@@ -182,27 +184,23 @@ class AnomalyDataModule(L.LightningDataModule):
     # What is loaded.
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        dataset = self._dataset("train", self.splits.train)
-        self._fill(dataset)
-        sampler = Shuffle(dataset, *self._place, dataset.seed, self.balanced)
+        images = self._dataset("train", self.splits.train)
+        sampler = Shuffle(images, *self._place, images.seed, self.balanced)
         if self.drop_last and len(sampler) < self.batch_size:
             raise UserError(
                 f"data.drop_last leaves nothing to train on: of {len(sampler)} images there is no batch of "
                 f"{self.batch_size}; lower data.batch_size, or set data.drop_last to false"
             )
         more: dict[str, Any] = {"collate_fn": collate_equal, "drop_last": self.drop_last}
-        return self._loader(dataset, self.batch_size, TrainLoader, sampler=sampler, **more)
+        return self._loader(self._items("train"), self.batch_size, TrainLoader, sampler=sampler, **more)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        dataset = self._dataset("val", self.splits.val)
-        self._fill(dataset)
-        return self._loader(dataset, self.eval_batch_size, sampler=self._share(dataset))
+        return self._share_loader(self._items("val"), self.eval_batch_size)
 
     def test_dataloader(self) -> DataLoader[Batch]:
         if not self.splits.test:
             raise UserError(f"nothing to test on: the {type(self.source).__name__} source lists no test images")
-        dataset = self._dataset("test", self.splits.test)
-        return self._loader(dataset, self.eval_batch_size, sampler=self._share(dataset))
+        return self._share_loader(self._dataset("test", self.splits.test), self.eval_batch_size)
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         dataset = self._dataset("test" if self.predict_path is None else "predict", self.to_predict())
@@ -219,20 +217,11 @@ class AnomalyDataModule(L.LightningDataModule):
 
     def nominal_dataloader(self) -> DataLoader[Batch]:
         """The training images once, in order, without augmentation: this process's share of them, none twice."""
-        train = self._dataset("train", self.splits.train)
-        tiles = self._tiles(self.splits.train) if self.view.tile else None
-        dataset = AnomalyDataset(train.samples, self.view, tiles=tiles)
-        dataset.cache, dataset.features, dataset.pixels = train.cache, train.features, train.pixels
-        return self._loader(dataset, self.batch_size, sampler=self._share(dataset))
+        return self._share_loader(self._items("train", plain=True), self.batch_size)
 
     def held_out_dataloader(self) -> DataLoader[Batch]:
         """The validation images in the same way: by tiles, where there are any; this process's share."""
-        val = self._dataset("val", self.splits.val)
-        self._fill(val)
-        tiles = self._tiles(self.splits.val) if self.view.tile else None
-        dataset = AnomalyDataset(val.samples, self.view, tiles=tiles)
-        dataset.cache, dataset.features = val.cache, val.features
-        return self._loader(dataset, self.batch_size, sampler=self._share(dataset))
+        return self._share_loader(self._items("val", plain=True), self.batch_size)
 
     def cacheable(self, needs_pixels: bool) -> Iterator[tuple[str, DataLoader[Batch], dict[str, Any]]]:
         """Each split whose features may be kept: its name, a loader of all of it in order, and what its pixels depend
@@ -245,10 +234,6 @@ class AnomalyDataModule(L.LightningDataModule):
             files = [(name, of.st_size, of.st_mtime_ns) for name, of in found]
             view = {name: value for name, value in self.view.to_dict().items() if name != "tile_batch"}
             yield split, self._loader(dataset, self.batch_size), {"files": files, "view": view}
-
-    def serve_features(self, split: str, features: Features, needs_pixels: bool) -> None:
-        """From now on the items of a split have features, and in training pixels only if the method needs them."""
-        self._dataset(split, getattr(self.splits, split)).serve(features, split != "train" or needs_pixels)
 
     # How it is loaded.
 
@@ -296,8 +281,16 @@ class AnomalyDataModule(L.LightningDataModule):
         """Processes that train together, and which of them this is."""
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
-    def _share(self, dataset: AnomalyDataset) -> Share:
-        return Share(range(len(dataset)), *self._place)
+    def _items(self, split: str, plain: bool = False) -> Items:
+        """The items of "train" or "val", with features where there are some; plain: in order, by tiles where the view
+        has them, and not augmented."""
+        dataset = self._dataset(split, getattr(self.splits, split))
+        if self.features.add_to(dataset, split).has_pixels:
+            self._fill(dataset)
+        if plain:
+            tiles = self._tiles(dataset.samples) if self.view.tile else None
+            dataset = AnomalyDataset(dataset.samples, self.view, tiles=tiles, cache=dataset.cache)
+        return self.features.add_to(dataset, split)
 
     def _dataset(self, split: str, samples: list[Sample]) -> AnomalyDataset:
         made = self._datasets.get(split)
@@ -316,8 +309,8 @@ class AnomalyDataModule(L.LightningDataModule):
         return Tiles(sizes, grid.tile, grid.overlap, random)
 
     def _fill(self, dataset: AnomalyDataset) -> None:
-        """Keep the images of a dataset in RAM, if that is wanted and its items show any."""
-        if dataset.cache is None and dataset.pixels and self._caches_images:
+        """Keep the images of a dataset in RAM, if that is wanted."""
+        if dataset.cache is None and self._caches_images:
             dataset.fill_cache(cores())
 
     @property
@@ -329,25 +322,28 @@ class AnomalyDataModule(L.LightningDataModule):
         pixels = sum(math.prod(size or upright_size(sample.image)) for sample in samples)
         return 3 * pixels <= CACHE_BYTES and not getattr(self.trainer, "fast_dev_run", False)
 
+    def _share_loader(self, dataset: Items, batch_size: int) -> DataLoader[Batch]:
+        """A loader of this process's share of the items."""
+        return self._loader(dataset, batch_size, sampler=Share(range(len(dataset)), *self._place))
+
     def _loader(
-        self, dataset: AnomalyDataset, batch_size: int, loader: type[DataLoader[Batch]] = DataLoader, **kwargs: Any
+        self, dataset: Items, batch_size: int, loader: type[DataLoader[Batch]] = DataLoader, **kwargs: Any
     ) -> DataLoader[Batch]:
         workers = self.num_workers
         if workers is None:
             here = max(1, self.trainer.num_devices) if self.trainer else 1
-            cheap = (dataset.cache is not None or not dataset.pixels) and not (dataset.augment or dataset.unrelated)
-            workers = 0 if cheap or cores() // here < 2 else min(4, suggested_max_num_workers(here))
+            workers = 0 if dataset.is_in_memory or cores() // here < 2 else min(4, suggested_max_num_workers(here))
             if workers and loader is DataLoader and self.trainer and self.trainer.strategy.root_device.type == "cpu":
                 workers, loader = 0, ThreadLoader
         return loader(
-            dataset,
+            dataset,  # type: ignore[arg-type]
             batch_size=batch_size,  # by name, or Lightning cannot remake the loader for predict
             **{"collate_fn": collate, **kwargs},
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=one_thread,
-            generator=torch.Generator().manual_seed(dataset.seed),  # or each epoch draws from the model's randomness
+            generator=torch.Generator().manual_seed(seed()),  # or each epoch draws from the model's randomness
         )
 
 

@@ -1,7 +1,6 @@
 """Samples as items: files to RGB uint8 as the view wants them, masks at their own size."""
 
-from collections.abc import Sequence, Sized
-from typing import Protocol
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -22,12 +21,6 @@ from lit_ad.threads import Pool
 Seen = tuple[Pixels, Box, Size]  # an image as the network sees it, the box of its content, its original size
 
 
-class Features(Sized, Protocol):
-    """The features of each item: (1, C, h, w) of each tap."""
-
-    def __getitem__(self, index: int) -> list[Tensor]: ...
-
-
 class AnomalyDataset(Dataset[Batch]):
     """Each item is a Batch of one image, or of one tile of it. Masks are read for test samples alone.
 
@@ -38,7 +31,10 @@ class AnomalyDataset(Dataset[Batch]):
         seed: Of augmentations and random tiles.
         tiles: Where the items are tiles.
         unrelated: Where each item has an unrelated image beside it, of its size, another one in each epoch.
+        cache: The images as `fill_cache` of a dataset of the same samples and view has read them.
     """
+
+    has_pixels = True
 
     def __init__(
         self,
@@ -48,14 +44,18 @@ class AnomalyDataset(Dataset[Batch]):
         seed: int = 0,
         tiles: Tiles | None = None,
         unrelated: Unrelated | None = None,
+        cache: list[Seen] | None = None,
     ) -> None:
         self.samples, self.view, self.augment, self.seed, self.tiles = list(samples), view, augment, seed, tiles
         self.unrelated = unrelated
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # augmentations differ by epoch, in workers too
-        self.cache: list[Seen] | None = None
+        self.cache = cache
         self.last: tuple[int, Seen] | None = None  # tiles in order: each image is read once
-        self.features: Features | None = None
-        self.pixels = True  # whether an item has any, beside its features
+
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether an item is there without that an image file is read or an image is changed."""
+        return self.cache is not None and self.augment is None and self.unrelated is None
 
     def __len__(self) -> int:
         return len(self.samples) if self.tiles is None else len(self.tiles)
@@ -66,11 +66,15 @@ class AnomalyDataset(Dataset[Batch]):
         return [self.samples[number].category for number in images]
 
     def __getitem__(self, index: int) -> Batch:
+        return self.item(index)
+
+    def item(self, index: int, pixels: bool = True) -> Batch:
+        """Return an item, with its image or without; without, no image is read."""
         number = index if self.tiles is None else self.tiles.image(index)
         sample = self.samples[number]
         image: Pixels | None = None
         box, size = (0, 0, 0, 0), (0, 0)
-        if self.pixels:
+        if pixels:
             try:
                 image, box, size = self._item(index, number)
             except UserError as error:
@@ -90,13 +94,8 @@ class AnomalyDataset(Dataset[Batch]):
             sizes=[size],
             boxes=[box],
             masks=[read_truth(sample, size)] if sample.split == "test" else None,
-            features=None if self.features is None else self.features[index],
             unrelated=None if other is None else as_tensor(other),
         )
-
-    def serve(self, features: Features | None, pixels: bool) -> None:
-        """From now on items have these features, if any, and pixels only if they are needed beside them."""
-        self.features, self.pixels = features, pixels
 
     def fill_cache(self, threads: int) -> None:
         """Decode and resize every image once, 3 bytes a pixel of the network's size. Workers forked later share it."""

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 from lit_ad.batch import Batch
 from lit_ad.data.dataset import AnomalyDataset
 from lit_ad.errors import UserError
+from lit_ad.features.dataset import Items
 from lit_ad.image.pixels import Size
 from lit_ad.machine import cores, memory
 from lit_ad.threads import Pool
@@ -103,7 +104,7 @@ class TrainLoader(DataLoader[Batch]):
     since the order depends on seed and epoch alone, a count of batches is all the state there is.
     """
 
-    dataset: AnomalyDataset
+    dataset: Items  # type: ignore[assignment]
     sampler: Shuffle
     given = start = 0  # batches of this epoch so far, and before the next one's first
 
@@ -114,13 +115,13 @@ class TrainLoader(DataLoader[Batch]):
 
     def _counted(self) -> Iterator[Batch]:
         """Workers begin with the first batch that is asked for: an iterator that Lightning makes to count steps has
-        none, and they know of features that are served after it was made."""
+        none."""
         for batch in super().__iter__():
             self.given += 1
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        return {"epoch": int(self.dataset.epoch), "batches": self.given, "order": self.order}
+        return {"epoch": int(self.sampler.shared_epoch), "batches": self.given, "order": self.order}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Raises UserError if batches that were given before are not the first ones of the present order."""
@@ -156,7 +157,7 @@ class ThreadLoader(DataLoader[Batch]):
     then write, a quarter of the time of a test. Not for training: augmentations keep their random state.
     """
 
-    dataset: AnomalyDataset
+    dataset: Items  # type: ignore[assignment]
 
     def __iter__(self) -> Any:
         coming: list[Future[Batch]] = []

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lit_ad.batch import Batch
 from lit_ad.errors import UserError
+from lit_ad.features.dataset import FeatureDataset, SplitFeatures
 from lit_ad.features.layout import bytes_used
 from lit_ad.features.store import FeatureStore, load_or_compute, store_path
 from lit_ad.files import cache_directory, format_bytes, resolve_path
@@ -74,8 +75,19 @@ class FeatureCache(L.Callback):
         if reason:
             rank_zero_info(f"Features are not cached: {reason}")
             return
-        for (split, *_), store in zip(parts, stores, strict=True):
-            data_of(trainer, pl_module).serve_features(split, store, pl_module.needs_pixels)
+        splits = {split: store for (split, *_), store in zip(parts, stores, strict=True)}
+        data_of(trainer, pl_module).features = SplitFeatures(splits, pl_module.needs_pixels)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Raises RuntimeError if a loader was made before there were features, and so would go without them."""
+        data: Any = getattr(trainer, "datamodule", None)
+        loaders: dict[str, Any] = {"train": trainer.train_dataloader, "val": trainer.val_dataloaders}
+        for split in () if data is None else data.features.splits:
+            if loaders[split] is not None and not isinstance(loaders[split].dataset, FeatureDataset):
+                raise RuntimeError(
+                    f"the {split} loader was made before its features were cached: have on_fit_start set "
+                    "trainer.fit_loop._combined_loader to None, as Method does, or set cache.enabled to false"
+                )
 
     def _parts(self, trainer: L.Trainer, method: Method) -> Iterator[tuple[str, Any, dict[str, Any]]]:
         """Each split that is to be cached: its name, its loader, and all that its features depend on."""

@@ -108,14 +108,3 @@ def test_items_of_tiles(write) -> None:
     assert torch.equal(dataset[0].pixels, first.pixels) and torch.equal(dataset[6].pixels, seventh.pixels)
     noisy = AnomalyDataset([samples[0]] * 2, view, Augment([A.GaussNoise(p=1)]), 0, Tiles([(40, 24)] * 2, 16, 0))
     assert not torch.equal(noisy[0].pixels, noisy[6].pixels)  # the same tile of the same file
-
-
-def test_features_take_the_place_of_pixels(write) -> None:
-    path = write("a.png")
-    dataset = AnomalyDataset([Sample(path, 0)], View(16))
-    features = [[torch.ones(1, 8, 4, 4)]]
-    dataset.serve(features, pixels=True)
-    assert dataset[0].features is features[0] and dataset[0].pixels.shape == (1, 3, 16, 16)
-    dataset.serve(features, pixels=False)
-    path.unlink()  # nor is the file read
-    assert dataset[0].features is features[0] and dataset[0].pixels is None and len(dataset[0]) == 1

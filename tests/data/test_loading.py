@@ -14,6 +14,7 @@ from lit_ad.batch import Batch, Sample
 from lit_ad.data.dataset import AnomalyDataset
 from lit_ad.data.loading import Share, Shuffle, ThreadLoader, TrainLoader, collate, collate_equal, draw_alike, join
 from lit_ad.errors import UserError
+from lit_ad.features.dataset import FeatureDataset
 from lit_ad.image.tiling import Tiles
 from lit_ad.image.view import View
 
@@ -65,9 +66,9 @@ def test_what_is_known_of_each_image_stays_in_order(write) -> None:
 
 
 def test_features_of_a_batch(write) -> None:
-    dataset = AnomalyDataset([Sample(write(f"{i}.png"), 0) for i in range(3)], View(16))
+    images = AnomalyDataset([Sample(write(f"{i}.png"), 0) for i in range(3)], View(16))
     levels = [torch.randn(3, 8, 4, 4), torch.randn(3, 5, 7)]
-    dataset.serve([[level[i : i + 1] for level in levels] for i in range(3)], pixels=False)
+    dataset = FeatureDataset(images, [[level[i : i + 1] for level in levels] for i in range(3)], pixels=False)
     batch = collate_equal([dataset[i] for i in range(3)])
     assert batch.pixels is None and len(batch) == 3
     for joined, level in zip(batch.features, levels, strict=True):

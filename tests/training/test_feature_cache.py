@@ -365,3 +365,30 @@ def test_one_datamodule_for_several_methods(
         cache = FeatureCache(enabled, tmp_path / "features", "float32")
         record = fit(model, part, tmp_path, cache, epochs=1, data=data)
         np.testing.assert_allclose(record.losses, losses, rtol=1e-5)
+
+
+class Hasty(L2BT):
+    """Has the training loader made to count steps, and keeps it."""
+
+    def configure_optimizers(self) -> Any:
+        assert self.total_steps("is of no matter here") > 0
+        return super().configure_optimizers()
+
+    def on_fit_start(self) -> None:
+        pass
+
+
+def test_a_loader_that_was_made_before_the_features_is_not_trained_on(
+    part: Path, tmp_path: Path, vit_file: Path
+) -> None:
+    def start(kind: type[L2BT], enabled: bool) -> Record:
+        model = kind(VIT, (1, 3), str(vit_file), View(32))
+        return fit(model, part, tmp_path, FeatureCache(enabled, tmp_path / "features"), epochs=1)
+
+    class Patient(Hasty):
+        on_fit_start = L2BT.on_fit_start
+
+    with pytest.raises(RuntimeError, match="the train loader was made before its features were cached"):
+        start(Hasty, True)
+    assert start(Hasty, False).taught.count("train") == 2
+    assert start(Patient, True).taught.count("train") == 0
