@@ -156,11 +156,11 @@ class AnomalyDataModule(L.LightningDataModule):
                 rank_zero_info(f"Going on with other settings: {line}")
 
     @property
-    def random(self) -> str:
-        """The setting that shows another image in every epoch, if there is one: what is random cannot be cached."""
+    def random_setting(self) -> str | None:
+        """The setting that shows another image in every epoch, which cannot be cached; None: there is none."""
         if self.augment is not None:
             return "data.augment"
-        return "data.train_tiles: random" if self.view.tile and self.train_tiles == "random" else ""
+        return "data.train_tiles: random" if self.view.tile and self.train_tiles == "random" else None
 
     def prepare_data(self) -> None:
         self.source.prepare()

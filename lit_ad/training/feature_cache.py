@@ -4,6 +4,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +25,20 @@ from lit_ad.methods.base import Method
 from lit_ad.methods.detector_file import qualified_name
 from lit_ad.methods.network import as_images
 from lit_ad.training.calibration import data_of
+
+
+@dataclass(frozen=True)
+class Part:
+    """A split that is to be cached."""
+
+    split: str  # "train" or "val"
+    loader: Any  # of all its items, in order
+    about: dict[str, Any]  # all that its features depend on, as JSON
+
+    @property
+    def count(self) -> int:
+        """How many items it has."""
+        return len(self.loader.dataset)
 
 
 class FeatureCache(L.Callback):
@@ -50,33 +65,41 @@ class FeatureCache(L.Callback):
         self.directory = resolve_path(directory) if directory else None
 
     def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
-        random = data_of(trainer, pl_module).random if self.enabled is True and stage == "fit" else ""
-        if random:
+        """Raises UserError if features are asked for, and are others in every epoch."""
+        key = data_of(trainer, pl_module).random_setting if self.enabled is True and stage == "fit" else None
+        if key is not None:
             raise UserError(
-                f"cache.enabled computes the features of each training image once, but {random} shows another one in "
+                f"cache.enabled computes the features of each training image once, but {key} shows another one in "
                 "every epoch: give up one of them"
             )
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Hand the features to the DataModule, which makes all loaders of the training after this."""
         if not self.enabled or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        directory, auto = self.directory or cache_directory() / "features", self.enabled == "auto"
-        reason = unfit(trainer, pl_module) if auto else ""
-        if not reason:
+        auto = self.enabled == "auto"
+        stores: dict[str, FeatureStore] = {}
+        reason = reason_not_to_cache(trainer, pl_module) if auto else None
+        if reason is None:
             parts = list(self._parts(trainer, pl_module))
-            reason = self._announce(trainer, pl_module, parts, directory, auto)
-        if not reason:
+            existing, missing = self._sizes(trainer, pl_module, parts)
+            reason = reason_too_large(missing, self._home) if auto and missing else None
+            reason = trainer.strategy.broadcast(reason)  # each process does as the first one says
+        if reason is None:
+            rank_zero_info(
+                f"Features of {sum(part.count for part in parts)} images are cached in {self._home}, "
+                f"{format_bytes(existing + missing)} ({self.dtype}); `lit-ad cache` lists and clears what is there"
+            )
             try:
-                stores = [self._store(trainer, pl_module, directory, *part) for part in parts]
+                stores = {part.split: self._store(trainer, pl_module, part) for part in parts}
             except UserError as error:
                 if not auto:
                     raise
                 reason = str(error)
-        if reason:
+        if reason is not None:
             rank_zero_info(f"Features are not cached: {reason}")
             return
-        splits = {split: store for (split, *_), store in zip(parts, stores, strict=True)}
-        data_of(trainer, pl_module).features = SplitFeatures(splits, pl_module.needs_pixels)
+        data_of(trainer, pl_module).features = SplitFeatures(stores, pl_module.needs_pixels)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Raises RuntimeError if a loader was made before there were features, and so would go without them."""
@@ -89,8 +112,12 @@ class FeatureCache(L.Callback):
                     "trainer.fit_loop._combined_loader to None, as Method does, or set cache.enabled to false"
                 )
 
-    def _parts(self, trainer: L.Trainer, method: Method) -> Iterator[tuple[str, Any, dict[str, Any]]]:
-        """Each split that is to be cached: its name, its loader, and all that its features depend on."""
+    @property
+    def _home(self) -> Path:
+        return self.directory or cache_directory() / "features"
+
+    def _parts(self, trainer: L.Trainer, method: Method) -> Iterator[Part]:
+        """Yield each split that is to be cached."""
         overridden = type(method).describe is not Method.describe
         made_by = {
             "describe": qualified_name(type(method)) if overridden else "teacher",
@@ -99,63 +126,52 @@ class FeatureCache(L.Callback):
         }
         for split, loader, about in data_of(trainer, method).cacheable(method.needs_pixels):
             if split != "val" or trainer.enable_validation:
-                yield split, loader, {**made_by, **about}
+                yield Part(split, loader, {**made_by, **about})
 
-    def _announce(self, trainer: L.Trainer, method: Method, parts: list[Any], directory: Path, auto: bool) -> str:
-        """Say what is cached, where, and how large it is; or, with "auto", why it should not be: the same answer on all
-        processes, the first one's. Raises UserError where the dtype is unknown."""
-        reason = ""
-        if trainer.is_global_zero:
-            count = sum(len(loader.dataset) for _, loader, _ in parts)
-            folders = [store_path(directory, about, len(loader.dataset), self.dtype) for _, loader, about in parts]
-            there = sum(FeatureStore(folder).nbytes for folder in folders if folder.is_dir())
-            missing = sum(len(part[1].dataset) for part, at in zip(parts, folders, strict=True) if not at.is_dir())
-            size = 0
-            if missing:  # all inputs are of one size, or they could not be kept
-                one = next(features(trainer, method, [parts[0][1].dataset[0]]))
-                size = missing * getattr(torch, self.dtype).itemsize * sum(level.numel() for level in one)
-            if auto and missing:
-                reason = too_large(size, directory)
-            if not reason:
-                rank_zero_info(
-                    f"Features of {count} images are cached in {directory}, {format_bytes(there + size)} "
-                    f"({self.dtype}); `lit-ad cache` lists and clears what is there"
-                )
-        return trainer.strategy.broadcast(reason)
+    def _sizes(self, trainer: L.Trainer, method: Method, parts: list[Part]) -> tuple[int, int]:
+        """Return the bytes of the stores that exist, and of those that are missing. Raises UserError if the dtype is
+        unknown."""
+        folders = [store_path(self._home, part.about, part.count, self.dtype) for part in parts]
+        existing = sum(FeatureStore(folder).nbytes for folder in folders if folder.is_dir())
+        missing = sum(part.count for part, folder in zip(parts, folders, strict=True) if not folder.is_dir())
+        if not missing:
+            return existing, 0
+        one = next(features(trainer, method, [parts[0].loader.dataset[0]]))  # all are of one size, or cannot be kept
+        return existing, missing * getattr(torch, self.dtype).itemsize * sum(level.numel() for level in one)
 
-    def _store(
-        self, trainer: L.Trainer, method: Method, directory: Path, split: str, loader: Any, about: dict[str, Any]
-    ) -> FeatureStore:
-        compute = partial(features, trainer, method, loader)
-        return load_or_compute(directory, about, len(loader.dataset), self.dtype, compute, f"Teacher features, {split}")
+    def _store(self, trainer: L.Trainer, method: Method, part: Part) -> FeatureStore:
+        """Return the store of a split, made now if there is none."""
+        compute = partial(features, trainer, method, part.loader)
+        title = f"Teacher features, {part.split}"
+        return load_or_compute(self._home, part.about, part.count, self.dtype, compute, title)
 
 
 def features(trainer: L.Trainer, method: Method, loader: Iterable[Batch]) -> Iterator[list[Tensor]]:
-    """Those of every batch of a loader."""
+    """Yield the frozen part's features of each batch, (b, C, h, w) of each tap."""
     for batch in (one for given in loader for one in given.uniform()):
         moved = trainer.strategy.batch_to_device(batch)
         with torch.no_grad(), trainer.precision_plugin.forward_context():
             yield method.describe(as_images(moved.pixels))
 
 
-def unfit(trainer: L.Trainer, method: Method) -> str:
-    """Why the features of this training would not serve twice, in words, if they would not."""
+def reason_not_to_cache(trainer: L.Trainer, method: Method) -> str | None:
+    """Return why cached features would not serve this training twice; None: they would."""
     data = getattr(trainer, "datamodule", None)
     if data is None:
         return "the Trainer was given loaders, and no DataModule"
     if not method.teachers():
         return f"{type(method).__name__} has no teacher"
-    if data.random:
-        return f"{data.random} shows another image in every epoch"
+    if data.random_setting is not None:
+        return f"{data.random_setting} shows another image in every epoch"
     if data.view.size is None and data.view.tile is None:
         return "each image has its own size (model.view.image_size and model.view.tile are null)"
-    if looks(trainer, data) < 2:
+    if looks_per_image(trainer, data) < 2:
         return "training looks at an image less than twice"
-    return ""
+    return None
 
 
-def looks(trainer: L.Trainer, data: Any) -> float:
-    """How often training looks at an image, on average."""
+def looks_per_image(trainer: L.Trainer, data: Any) -> float:
+    """Return how often training looks at an image, on average."""
     split, loader, _ = next(data.cacheable(needs_pixels=False))
     assert split == "train"
     images = len(loader.dataset)
@@ -169,8 +185,8 @@ def looks(trainer: L.Trainer, data: Any) -> float:
     return epochs * min(1.0, batches * together / images)
 
 
-def too_large(size: int, directory: Path) -> str:
-    """Why `size` bytes should not be written to a directory, in words, if they should not."""
+def reason_too_large(size: int, directory: Path) -> str | None:
+    """Return why a cache of `size` bytes should not be written to a directory; None: it may be."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(directory).free
@@ -191,4 +207,4 @@ def too_large(size: int, directory: Path) -> str:
             f"the cache needs {format_bytes(size)}{with_earlier} more than half of the free disk, "
             f"{format_bytes(earlier + free)} in {directory}: {remedy} with --cache.enabled true"
         )
-    return ""
+    return None
