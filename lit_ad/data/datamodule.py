@@ -114,10 +114,10 @@ class AnomalyDataModule(L.LightningDataModule):
         self.unrelated, self.inspect = None if unrelated is None else resolve_path(unrelated), inspect
         if view.size is not None:
             self._check_memory(view.size)
-        # Of the training that begins: the callback FeatureCache sets it before loaders are made, `setup` empties it.
-        self.features = SplitFeatures()
+        # What callbacks find out about a run before its loaders are made. `setup`, with which a run begins, clears it.
+        self.features = SplitFeatures()  # of the training: FeatureCache
+        self.already_predicted: frozenset[str] = frozenset()  # image files that predict leaves out: Evaluation
         self._datasets: dict[str, AnomalyDataset] = {}
-        self._left_out: set[str] = set()
 
     # What there is.
 
@@ -166,7 +166,7 @@ class AnomalyDataModule(L.LightningDataModule):
         self.source.prepare()
 
     def setup(self, stage: str | None = None) -> None:
-        self.features = SplitFeatures()  # those of an earlier run are of its model, and this may be another one
+        self.features, self.already_predicted = SplitFeatures(), frozenset()  # an earlier run had another model
         if stage != "predict" or self.predict_path is None:  # unlabelled images need no training images around
             _ = self.splits
         if stage in (None, "fit"):
@@ -204,16 +204,12 @@ class AnomalyDataModule(L.LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         dataset = self._dataset("test" if self.predict_path is None else "predict", self.to_predict())
-        left = [i for i, sample in enumerate(dataset.samples) if str(sample.image) not in self._left_out]
+        left = [i for i, sample in enumerate(dataset.samples) if str(sample.image) not in self.already_predicted]
         return self._loader(dataset, self.eval_batch_size, sampler=Share(left, *self._place))
 
     def to_predict(self) -> list[Sample]:
         """The images of predict: those of its folder, or of the test."""
         return self.splits.test if self.predict_path is None else Images(self.predict_path).samples()
-
-    def leave_out(self, images: set[str]) -> None:
-        """Images that predict has looked at before."""
-        self._left_out = images
 
     def nominal_dataloader(self) -> DataLoader[Batch]:
         """The training images once, in order, without augmentation: this process's share of them, none twice."""

@@ -69,7 +69,7 @@ class Evaluation(L.Callback):
             claims = [sink.claim(home, self.folder, samples, weights) for sink in self.sinks]
         claim = next((claim for claim in claims if claim is not None), (home / "predictions", {}))
         self.predictions, self.done = trainer.strategy.broadcast(claim)
-        data.leave_out(set(self.done))
+        data.already_predicted = frozenset(self.done)
 
     def _begin(self, trainer: L.Trainer, pl_module: Any, loader: Any, predicting: bool) -> None:
         stage = Stage(

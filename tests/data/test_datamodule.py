@@ -124,6 +124,16 @@ def test_predict_takes_a_folder_and_asks_for_no_training_images(tmp_path: Path, 
     assert len(order(data.predict_dataloader())) == 5
 
 
+def test_what_was_predicted_before_is_left_out_of_one_run(bottle: Path) -> None:
+    """The next run, which may be of another model, predicts all images again."""
+    data = AnomalyDataModule(MVTec(bottle), View(16))
+    data.setup("predict")
+    data.already_predicted = frozenset(str(data.splits.test[i].image) for i in (0, 3))
+    assert order(data.predict_dataloader()) == [1, 2, 4] and order(data.test_dataloader()) == [0, 1, 2, 3, 4]
+    data.setup("predict")
+    assert order(data.predict_dataloader()) == [0, 1, 2, 3, 4]
+
+
 def test_eval_batch_size(bottle: Path) -> None:
     data = AnomalyDataModule(MVTec(bottle), View(16), batch_size=4, eval_batch_size=5)
     assert [len(b) for b in data.test_dataloader()] == [5]
