@@ -14,7 +14,7 @@ import timm
 import torch
 
 from lit_ad.batch import Batch, Sample
-from lit_ad.data.loading import collate
+from lit_ad.data.collation import collate
 from lit_ad.image.view import View
 from lit_ad.methods import L2BT, MKD, STFPM, Dinomaly, EfficientAD, ReverseDistillation, Transformaly
 from lit_ad.methods.base import Method

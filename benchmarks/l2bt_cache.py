@@ -20,7 +20,7 @@ from typing import Any, Literal
 import lightning as L
 import torch
 
-from lit_ad.data import AnomalyDataModule, MVTec
+from lit_ad.data import AnomalyDataModule, Loading, MVTec
 from lit_ad.image.view import View
 from lit_ad.machine import keep_memory
 from lit_ad.methods import L2BT
@@ -59,7 +59,7 @@ def fit(options: argparse.Namespace, epochs: int, dtype: Precision | None, home:
     """Epochs, and the wall and processor seconds of everything from `fit` on."""
     L.seed_everything(0, verbose=False)
     model = detector(options)
-    data = AnomalyDataModule(MVTec(options.root), model.view, batch_size=options.batch, inspect=False)
+    data = AnomalyDataModule(MVTec(options.root), model.view, batch_size=options.batch, loading=Loading(inspect=False))
     cache, clock = FeatureCache(dtype is not None, Path(home), dtype or "float16"), Clock()
     trainer = L.Trainer(
         max_epochs=epochs,

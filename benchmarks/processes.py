@@ -33,7 +33,8 @@ def fit(method: str, processes: int, precision: str, home: Path, options: argpar
         arguments = [
             *("--config", ROOT / f"configs/{config}.yaml", "--data.source", json.dumps(source)),
             *("--model.weights", options.weights / f"{weights}.safetensors", "--heatmaps.enabled", "false"),
-            *("--model.view.image_size", size, "--data.batch_size", BATCH // processes, "--data.eval_batch_size", 1),
+            *("--model.view.image_size", size),
+            *("--data.batch_size", BATCH // processes, "--data.loading.eval_batch_size", 1),
             *("--data.val_fraction", 0.2, "--cache.enabled", "false"),
             *("--trainer.max_epochs", epochs, "--trainer.check_val_every_n_epoch", 1),
             *("--trainer.accelerator", "cpu", "--trainer.devices", processes, "--trainer.precision", precision),

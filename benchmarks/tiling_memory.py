@@ -36,7 +36,7 @@ def write(home: Path, side: int) -> None:
 def measure(options: argparse.Namespace) -> dict[str, float]:
     import lightning as L
 
-    from lit_ad.data import AnomalyDataModule, MVTec
+    from lit_ad.data import AnomalyDataModule, Loading, MVTec
     from lit_ad.evaluation import Evaluation, Heatmaps
     from lit_ad.image.view import View
     from lit_ad.machine import keep_memory
@@ -45,7 +45,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     keep_memory()  # as the commands do
     view = View(None, tile=options.tile, overlap=options.overlap, tile_batch=options.tile_batch)
     model = STFPM(weights=options.weights, view=view)
-    data = AnomalyDataModule(MVTec(options.home), model.view, num_workers=0)
+    data = AnomalyDataModule(MVTec(options.home), model.view, loading=Loading(num_workers=0))
     trainer = L.Trainer(
         accelerator="cpu",
         callbacks=[Evaluation(sinks=[Heatmaps(enabled=options.heatmaps)])],

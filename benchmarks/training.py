@@ -164,7 +164,7 @@ def run_bare(name: str, options: argparse.Namespace, kind: str = "bare") -> dict
 def run_ours(name: str, options: argparse.Namespace, cached: bool) -> dict[str, float]:
     import lightning as L
 
-    from lit_ad.data import AnomalyDataModule, Sample, Source
+    from lit_ad.data import AnomalyDataModule, Loading, Sample, Source
     from lit_ad.machine import keep_memory
     from lit_ad.training import Calibration, FeatureCache
 
@@ -182,7 +182,7 @@ def run_ours(name: str, options: argparse.Namespace, cached: bool) -> dict[str, 
             case.batch,
             val_fraction=1e-9,
             unrelated=options.images if name == "EfficientAD" else None,
-            inspect=False,
+            loading=Loading(inspect=False),
         )
         callbacks = [Calibration(), FeatureCache("auto" if cached else False, Path(home)), clock]
         trainer = L.Trainer(

@@ -65,18 +65,18 @@ def killed_worker(error: BaseException | None) -> UserError | None:
         signal_name = (died[1] or "").strip() if died else ""
         if signal_name == "Bus error" or ("DataLoader worker" in text and NO_SHARED_MEMORY.search(text)):
             return UserError(
-                "a process that loads images ran out of shared memory, /dev/shm: lower data.num_workers (0 loads in "
-                "this process), or give the container more, as by docker run --shm-size 8g"
+                "a process that loads images ran out of shared memory, /dev/shm: lower data.loading.num_workers (0 "
+                "loads in this process), or give the container more, as by docker run --shm-size 8g"
             )
         if died and signal_name in ("", "Killed", "Terminated"):
             return UserError(
-                f"a process that loads images was killed, {OUT_OF_MEMORY}: lower data.num_workers (0 loads in this "
-                "process), data.batch_size or model.view.image_size"
+                f"a process that loads images was killed, {OUT_OF_MEMORY}: lower data.loading.num_workers (0 loads in "
+                "this process), data.batch_size or model.view.image_size"
             )
         if died:
             return UserError(
                 f"a process that loads images died of a {signal_name.lower()}, in a library that reads them: with "
-                "data.num_workers 0 the main process dies of it, at the image that is to blame"
+                "data.loading.num_workers 0 the main process dies of it, at the image that is to blame"
             )
         error = error.__cause__ or error.__context__
     return None

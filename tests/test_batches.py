@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lit_ad import methods
 from lit_ad.batch import Batch, Sample
-from lit_ad.data.loading import collate
+from lit_ad.data.collation import collate
 from lit_ad.image.view import View
 from lit_ad.methods import __all__ as METHODS
 from lit_ad.methods.base import Method

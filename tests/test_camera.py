@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from lit_ad import Detector
-from lit_ad.data import AnomalyDataModule, MVTec
+from lit_ad.data import AnomalyDataModule, Loading, MVTec
 from lit_ad.data.dataset import AnomalyDataset
 from lit_ad.deploy.example import example
 from lit_ad.deploy.export import beyond, differences, export
@@ -63,7 +63,7 @@ def trained(resnet_file: Path, quiet_trainer: Any) -> Any:
     def train(root: Path, view: View, home: Path) -> tuple[L.Trainer, STFPM, AnomalyDataModule]:
         torch.manual_seed(0)
         model = STFPM("resnet10t", (1, 2), str(resnet_file), view, lr=0.05)
-        data = AnomalyDataModule(MVTec(root), model.view, batch_size=4, num_workers=0)
+        data = AnomalyDataModule(MVTec(root), model.view, batch_size=4, loading=Loading(num_workers=0))
         callbacks = [Calibration(0.3), Evaluation(), FeatureCache(directory=home / "features")]
         trainer = quiet_trainer(home, *callbacks, enable_checkpointing=False)
         trainer.fit(model, data)
@@ -149,11 +149,11 @@ def test_an_automatic_window_comes_from_training_alone(
     seen = read_image(clean / "test/good/000.png", window)
     assert seen.max() > 180 and seen.std() > 30
     again = STFPM("resnet10t", (1, 2), str(resnet_file), View(64, window="auto"), lr=0.05)
-    other = AnomalyDataModule(MVTec(clean), again.view, num_workers=0, batch_size=4)
+    other = AnomalyDataModule(MVTec(clean), again.view, loading=Loading(num_workers=0), batch_size=4)
     trainer = quiet_trainer(tmp_path / "again", Calibration(), Evaluation(), enable_checkpointing=False)
     trainer.test(again, other, ckpt_path=tmp_path / "checkpoints/best.ckpt", verbose=False, weights_only=True)
     assert again.view == other.view == model.view
-    other = AnomalyDataModule(MVTec(clean), View(64, window=(0, 4095)), num_workers=0, batch_size=4)
+    other = AnomalyDataModule(MVTec(clean), View(64, window=(0, 4095)), loading=Loading(num_workers=0), batch_size=4)
     trainer.test(again, other, verbose=False)  # what was read with the window of one run is not shown to another
     earlier = next(iter(other.test_dataloader())).pixels
     trainer.test(again, other, ckpt_path=tmp_path / "checkpoints/best.ckpt", verbose=False, weights_only=True)

@@ -241,7 +241,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, resnet_file: Path) -> Path:
         *("fit", "--config", ROOT / "configs/stfpm.yaml", "--model.backbone", "resnet10t"),
         *("--model.weights", resnet_file, "--model.view.image_size", 32),
         *("--data.source", "Table", "--data.source.root", home, "--data.source.table", "data.csv"),
-        *("--data.batch_size", 2, "--data.eval_batch_size", 1),  # convolutions round by the batch they are in
+        *("--data.batch_size", 2, "--data.loading.eval_batch_size", 1),  # convolutions round by the batch they are in
         *("--trainer.max_epochs", 1, "--trainer.default_root_dir", home / "one"),
     )
     return home / "one"
@@ -289,7 +289,7 @@ from pathlib import Path
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from lit_ad.data import AnomalyDataModule, MVTec
+from lit_ad.data import AnomalyDataModule, Loading, MVTec
 from lit_ad.evaluation import Evaluation, Predictions
 from lit_ad.image.view import View
 from lit_ad.methods import ReverseDistillation
@@ -300,7 +300,8 @@ for processes in (3, 2, 1):  # the last, since a process that has computed gradi
     run = home / str(processes)
     best = ModelCheckpoint(run / "checkpoints", filename="best", monitor="val/loss")
     model = ReverseDistillation("resnet10t", (1, 2, 3), sys.argv[2], view=View(64))
-    data = AnomalyDataModule(MVTec(home / "data"), model.view, num_workers=0, predict_path=home / "data/test/good")
+    good = home / "data/test/good"
+    data = AnomalyDataModule(MVTec(home / "data"), model.view, loading=Loading(num_workers=0), predict_path=good)
     quiet = dict(logger=False, enable_model_summary=False)
     trainer = L.Trainer(
         accelerator="cpu", devices=processes, strategy="ddp_fork" if processes > 1 else "auto", precision="64-true",
@@ -352,7 +353,7 @@ def trained(images: Path, small_models: dict[str, dict[str, Any]], tmp_path_fact
             "model": model,
             "data": {
                 "source": {"class_path": source[0], "init_args": {"root": str(source[1])}},
-                **{"eval_batch_size": 1, "val_fraction": 0.385},
+                **{"loading": {"eval_batch_size": 1}, "val_fraction": 0.385},
             },
             # Training multiplies the rounding of sums, so it is done in float64: then only an error makes a difference.
             "trainer": {

@@ -23,8 +23,11 @@ def test_an_error_of_a_loaders_worker_is_its_message() -> None:
     assert str(error.value) == "cannot read 0.png"
 
 
-MEMORY = r"^a process that loads images was killed, most likely because the memory ran out: lower data.num_workers \(0"
-SHARED = r"^a process that loads images ran out of shared memory, /dev/shm: lower data.num_workers"
+MEMORY = (
+    "^a process that loads images was killed, most likely because the memory ran out: "
+    r"lower data.loading.num_workers \(0"
+)
+SHARED = r"^a process that loads images ran out of shared memory, /dev/shm: lower data.loading.num_workers"
 
 
 @pytest.mark.parametrize(

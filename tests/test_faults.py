@@ -112,7 +112,7 @@ def test_sigkill_within_an_epoch_resumes_exactly(
     whole: Path, images: Path, resnet_file: Path, tmp_path: Path, workers: int
 ) -> None:
     """From a checkpoint of every third step: in the middle of the second epoch."""
-    often = ("--checkpoint.every_n_train_steps", 3, "--checkpoint.save_top_k", 0, "--data.num_workers", workers)
+    often = ("--checkpoint.every_n_train_steps", 3, "--checkpoint.save_top_k", 0, "--data.loading.num_workers", workers)
     arguments = command(images, resnet_file, tmp_path, *often)
     process = start(arguments, tmp_path / "log")
     last = tmp_path / "checkpoints/last.ckpt"
@@ -417,7 +417,7 @@ def test_a_killed_worker_is_told_as_memory(
 ) -> None:
     """And not as a full disk, or by a traceback; while features are computed, and in training."""
     monkeypatch.setattr("lit_ad.data.datamodule.AnomalyDataset", Deadly)
-    more = ("--data.cache_images", "false", "--data.num_workers", 1, "--cache.enabled", cache)
+    more = ("--data.loading.cache_images", "false", "--data.loading.num_workers", 1, "--cache.enabled", cache)
     more += ("--cache.directory", tmp_path / "cache")
     said = refused(*command(images, resnet_file, tmp_path / "run", *more)[3:])
     assert said.startswith("lit-ad: a process that loads images was killed, most likely because the memory ran out")
@@ -442,7 +442,7 @@ def test_one_corrupt_image_among_many_is_named(images: Path, resnet_file: Path, 
     shutil.copytree(images, tmp_path / "images")
     bad = tmp_path / "images/train/good/007.png"
     bad.write_bytes(bad.read_bytes()[:1000])
-    more = ("--data.cache_images", "false", "--data.num_workers", workers)
+    more = ("--data.loading.cache_images", "false", "--data.loading.num_workers", workers)
     arguments = command(tmp_path / "images", resnet_file, tmp_path / "run", *more)
     said = refused(*arguments[3:])
     assert f"cannot read {bad}" in said

@@ -14,7 +14,7 @@ import yaml
 
 from lit_ad.batch import Batch
 from lit_ad.commands.main import main
-from lit_ad.data import AnomalyDataModule, MVTec
+from lit_ad.data import AnomalyDataModule, Loading, MVTec
 from lit_ad.detector.scoring import Judgement
 from lit_ad.image.view import View
 from lit_ad.methods import STFPM
@@ -73,7 +73,7 @@ class Keep(L.Callback):
 def test_a_decision_in_bf16_true_is_that_of_the_scores(images: Path, resnet_file: Path, tmp_path: Path) -> None:
     """Weights and buffers are halves there; threshold and colours are neither."""
     model = STFPM("resnet10t", (1, 2), str(resnet_file), View(64), lr=0.05)
-    data = AnomalyDataModule(MVTec(images), model.view, batch_size=4, num_workers=0)
+    data = AnomalyDataModule(MVTec(images), model.view, batch_size=4, loading=Loading(num_workers=0))
     keep = Keep()
     quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
     trainer = L.Trainer(

@@ -21,6 +21,7 @@ from lit_ad.data.sources.visa import VisA
 
 if TYPE_CHECKING:
     from lit_ad.data.datamodule import AnomalyDataModule
+    from lit_ad.data.loading import Loading
 
 __all__ = [
     "BTAD",
@@ -31,6 +32,7 @@ __all__ = [
     "Images",
     "KolektorSDD",
     "KolektorSDD2",
+    "Loading",
     "MVTec",
     "MVTecAD2",
     "MVTecLOCO",
@@ -45,9 +47,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """AnomalyDataModule brings Lightning and albumentations, which take seconds: imported by those who ask for it."""
+    """These bring Lightning and albumentations, which take seconds: imported by those who ask for them."""
     if name == "AnomalyDataModule":
         from lit_ad.data.datamodule import AnomalyDataModule
 
         return AnomalyDataModule
+    if name == "Loading":
+        from lit_ad.data.loading import Loading
+
+        return Loading
     raise AttributeError(f"module {__name__} has no attribute {name}")

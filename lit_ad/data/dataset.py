@@ -13,7 +13,7 @@ from lit_ad.data.augment import Augment
 from lit_ad.data.masks import read_truth
 from lit_ad.data.sources.photographs import Unrelated
 from lit_ad.errors import UserError
-from lit_ad.image.pixels import Pixels, Size, read_image
+from lit_ad.image.pixels import Pixels, Size, read_image, upright_size
 from lit_ad.image.tiling import Tiles
 from lit_ad.image.view import Box, View
 from lit_ad.threads import Pool
@@ -97,6 +97,10 @@ class AnomalyDataset(Dataset[Batch]):
             unrelated=None if other is None else as_tensor(other),
         )
 
+    def plain(self) -> "AnomalyDataset":
+        """Return a dataset of the same images in order: by tiles where the view has them, and not augmented."""
+        return AnomalyDataset(self.samples, self.view, tiles=lay_out_tiles(self.samples, self.view), cache=self.cache)
+
     def fill_cache(self, threads: int) -> None:
         """Decode and resize every image once, 3 bytes a pixel of the network's size. Workers forked later share it."""
         with Pool(threads) as pool:
@@ -137,6 +141,15 @@ class AnomalyDataset(Dataset[Batch]):
         except UserError as error:
             raise UserError(f"{sample.image}: {error}") from error
         return np.require(image, requirements=["C", "W"]), box, size
+
+
+def lay_out_tiles(samples: Sequence[Sample], view: View, random: bool = False) -> Tiles | None:
+    """Return the tiles of images; None where the view has none. Random ones are crops, others in each epoch."""
+    grid = view.grid((1, 1))
+    if grid is None:
+        return None
+    sizes = [view.content(upright_size(sample.image)) for sample in samples]
+    return Tiles(sizes, grid.tile, grid.overlap, random)
 
 
 def as_tensor(image: Pixels) -> Tensor:

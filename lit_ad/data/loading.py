@@ -1,100 +1,148 @@
-"""Items to batches, in an order that depends on the seed alone, resumable within an epoch."""
+"""How images are loaded: the options, and the loaders that are made by them."""
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from itertools import chain, islice
-from typing import Any
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Literal
 
-import numpy as np
+import lightning as L
 import torch
-from torch import Tensor
-from torch.nn.functional import pad
-from torch.utils.data import DataLoader, DistributedSampler
+from lightning.fabric.utilities.data import suggested_max_num_workers
+from torch.utils.data import DataLoader
 
 from lit_ad.batch import Batch
+from lit_ad.data.collation import collate, collate_equal
 from lit_ad.data.dataset import AnomalyDataset
+from lit_ad.data.sampling import Share, Shuffle
 from lit_ad.errors import UserError
 from lit_ad.features.dataset import Items
-from lit_ad.image.pixels import Size
-from lit_ad.machine import cores, memory
+from lit_ad.machine import cores
 from lit_ad.threads import Pool
 
 
-class Shuffle(DistributedSampler[int]):
-    """An order that depends on seed and epoch alone; with one process or with many, each its own part.
-
-    Balanced, an epoch has as many items as ever, and as many of each category.
-    """
-
-    def __init__(self, dataset: AnomalyDataset, replicas: int, rank: int, seed: int, balanced: bool = False) -> None:
-        super().__init__(dataset, replicas, rank, shuffle=True, seed=seed)
-        self.shared_epoch = dataset.epoch
-        self.categories = dataset.categories() if balanced else None
-        self.start = 0  # how many of the next epoch's are left out
-        self.resumed: int | None = None  # the epoch of a checkpoint, until it is told what Lightning takes it for
-        self.shift = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Lightning counts an epoch that ended early, by max_steps, as a whole one, and then goes on within it."""
-        if self.resumed is not None:
-            self.shift, self.resumed = self.resumed - epoch, None
-        super().set_epoch(epoch + self.shift)
-
-    def __iter__(self) -> Iterator[int]:
-        self.shared_epoch.fill_(self.epoch)
-        order = super().__iter__()
-        if self.categories is not None:
-            drawn = draw_alike(self.categories, (self.seed, self.epoch))
-            order = (drawn[place] for place in order)
-        yield from islice(order, self.start, None)
-        self.epoch += 1  # Lightning sets it at every epoch; a plain loop need not
-
-
-class Share(DistributedSampler[int]):
-    """This process's share of some items, in order: every n-th of them, none twice.
-
-    Lightning replaces any sampler that is no DistributedSampler by one that repeats items. A process that has no batch
-    skips the loop with its hooks, in which processes meet (`skip` in Lightning's evaluation_loop.py and
-    prediction_loop.py): the others would wait for it. So each share is as long as the longest, and at least 1, while a
-    shorter one gives fewer items, or none; Lightning ends a loop where its loader ends.
+@dataclass(frozen=True)
+class Loading:
+    """How images are loaded, and in which order.
 
     Args:
-        items: The numbers of all processes together.
-        processes: How many they are.
-        place: Which of them this is.
+        eval_batch_size: Images in validation, test and predict. None: data.batch_size, or with tiles 1.
+        num_workers: Processes that load. None: none if images are cached and not augmented, else one less than there
+            are cores for this process, at most 4; where a CPU validates, tests or predicts, threads instead.
+        cache_images: Keep decoded and resized training and validation images in RAM (3 bytes a pixel, once in each
+            training process). None: if the view has a size or tiles, and all take less than 1 GiB.
+        balanced: In an epoch, as many images of each category: of small ones repeatedly, of large ones a part, which is
+            another in each epoch. An epoch is as long as without.
+        drop_last: Leave out the last batch of an epoch, where it is smaller than the others, as Dinomaly's authors do.
+        train_tiles: Train on "all" tiles of all images, or on as many "random" crops, others in each epoch.
+        inspect: Before training, look at all files: tell what there is, warn of what looks wrong, and refuse test
+            images that cannot be read.
     """
 
-    def __init__(self, items: Sequence[int], processes: int, place: int) -> None:
-        super().__init__(items, processes, place, shuffle=False)  # type: ignore[arg-type]  # only its length is asked
-        self.items = items[place::processes]
+    eval_batch_size: int | None = None
+    num_workers: int | None = None
+    cache_images: bool | None = None
+    balanced: bool = False
+    drop_last: bool = False
+    train_tiles: Literal["all", "random"] = "all"
+    inspect: bool = True
 
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.items)
+    def __post_init__(self) -> None:
+        if self.eval_batch_size is not None and self.eval_batch_size < 1:
+            raise UserError(
+                f"data.loading.eval_batch_size is {self.eval_batch_size}, but it must be 1 or more, or null"
+            )
+        if self.num_workers is not None and self.num_workers < 0:
+            raise UserError(f"data.loading.num_workers is {self.num_workers}; it must be 0 or more, or null")
 
-    def __len__(self) -> int:
-        return max(1, super().__len__())
+
+@dataclass(frozen=True)
+class Place:
+    """Where in a run this process is."""
+
+    processes: int = 1  # that work together
+    rank: int = 0  # which of them this is
+    devices: int = 1  # of this machine: their processes share its cores
+    on_cpu: bool = False  # whether networks run on the CPU; False before it is known
 
 
-def draw_alike(categories: list[str], seed: tuple[int, int]) -> list[int]:
-    """As many items as there are, of each category alike (to one): of small ones repeatedly, of large ones a part.
+def place_in(trainer: L.Trainer | None) -> Place:
+    """Return where this process is, of those that a trainer has; without a trainer, it is alone."""
+    if trainer is None:
+        return Place()
+    on_cpu = trainer.strategy.root_device.type == "cpu"
+    return Place(trainer.world_size, trainer.global_rank, max(1, trainer.num_devices), on_cpu)
 
-    Each category is gone through in random order, whole before an item comes again.
+
+@dataclass(frozen=True)
+class Loaders:
+    """Makes the loaders of a run.
 
     Args:
-        categories: Of each item.
-        seed: And epoch.
+        loading: The options.
+        place: Where in the run this process is.
+        seed: Of the order of training.
     """
-    generator, rows = np.random.default_rng(seed), defaultdict(list)
-    for item, category in enumerate(categories):
-        rows[category].append(item)
-    counts = np.full(len(rows), len(categories) // len(rows))
-    counts[generator.permutation(len(rows))[: len(categories) % len(rows)]] += 1
-    drawn: list[int] = []
-    for mine, count in zip(rows.values(), counts, strict=True):
-        rounds = [generator.permutation(mine) for _ in range(-(-count // len(mine)))]
-        drawn += np.concatenate(rounds)[:count].tolist() if rounds else []
-    return drawn
+
+    loading: Loading
+    place: Place
+    seed: int
+
+    def train(self, images: AnomalyDataset, items: Items, batch_size: int) -> DataLoader[Batch]:
+        """Return a loader of this process's part of each epoch, in random order.
+
+        Args:
+            images: The training images. They are told the epoch, and know the category of each item.
+            items: What is loaded: the images, or the images with features.
+            batch_size: Items of a batch, on each device.
+
+        Raises:
+            UserError: There is no whole batch, and a smaller one is left out.
+        """
+        drop_last = self.loading.drop_last
+        sampler = Shuffle(images, self.place.processes, self.place.rank, self.seed, self.loading.balanced)
+        if drop_last and len(sampler) < batch_size:
+            raise UserError(
+                f"data.loading.drop_last leaves nothing to train on: of {len(sampler)} images there is no batch of "
+                f"{batch_size}; lower data.batch_size, or set data.loading.drop_last to false"
+            )
+        options = {"sampler": sampler, "collate_fn": collate_equal, "drop_last": drop_last}
+        return self._make(TrainLoader, items, batch_size, self._workers(items), **options)
+
+    def share(self, items: Items, batch_size: int, numbers: Sequence[int] | None = None) -> DataLoader[Batch]:
+        """Return a loader of this process's share of the items, or of those with these numbers, in order."""
+        numbers = range(len(items)) if numbers is None else numbers
+        return self.plain(items, batch_size, Share(numbers, self.place.processes, self.place.rank))
+
+    def plain(self, items: Items, batch_size: int, sampler: Share | None = None) -> DataLoader[Batch]:
+        """Return a loader of all items in order, or of a sampler's. Threads load where networks run on the CPU and
+        data.loading.num_workers does not say otherwise."""
+        workers = self._workers(items)
+        if workers and self.loading.num_workers is None and self.place.on_cpu:
+            return self._make(ThreadLoader, items, batch_size, 0, sampler=sampler, collate_fn=collate)
+        return self._make(DataLoader, items, batch_size, workers, sampler=sampler, collate_fn=collate)
+
+    def _workers(self, items: Items) -> int:
+        """Return how many processes load: unasked, none where items are in memory or there is no core to spare."""
+        if self.loading.num_workers is not None:
+            return self.loading.num_workers
+        if items.is_in_memory or cores() // self.place.devices < 2:
+            return 0
+        return min(4, suggested_max_num_workers(self.place.devices))
+
+    def _make(
+        self, kind: type[DataLoader[Batch]], items: Items, batch_size: int, workers: int, **options: Any
+    ) -> DataLoader[Batch]:
+        return kind(
+            items,  # type: ignore[arg-type]
+            batch_size=batch_size,  # by name, or Lightning cannot remake the loader for predict
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=one_thread,
+            generator=torch.Generator().manual_seed(self.seed),  # or each epoch draws from the model's randomness
+            **options,
+        )
 
 
 class TrainLoader(DataLoader[Batch]):
@@ -127,7 +175,11 @@ class TrainLoader(DataLoader[Batch]):
         """Raises UserError if batches that were given before are not the first ones of the present order."""
         self.sampler.epoch = self.sampler.resumed = state["epoch"]
         self.start, then = state["batches"], state["order"]
-        changed = [f"{name} {then[name]}, not {value}" for name, value in self.order.items() if then[name] != value]
+        changed = [
+            f"{name} {then[name]}, not {value}"
+            for name, value in self.order.items()
+            if name in then and then[name] != value
+        ]
         if not changed:
             return
         if self.start * then["data.batch_size"] < then["items"] // then["processes"]:
@@ -143,7 +195,7 @@ class TrainLoader(DataLoader[Batch]):
         """All that says which items are in which batch, but for the epoch."""
         return {
             "data.batch_size": self.batch_size,
-            "data.balanced": self.sampler.categories is not None,
+            "data.loading.balanced": self.sampler.categories is not None,
             "processes": self.sampler.num_replicas,
             "seed_everything": self.sampler.seed,
             "items": len(self.dataset),
@@ -167,65 +219,6 @@ class ThreadLoader(DataLoader[Batch]):
                 ready, coming = coming, [pool.submit(self.dataset.__getitem__, item) for item in items]
                 if ready:
                     yield self.collate_fn([item.result() for item in ready])
-
-
-def collate(items: list[Batch]) -> Batch:
-    """B batches of one -> one batch of B.
-
-    Smaller images are filled up at the bottom and right by zeros, which no network sees (`Batch.uniform`).
-    """
-    pixels = [item.pixels for item in items if item.pixels is not None]
-    canvases = [(image.shape[2], image.shape[3]) for image in pixels]
-    alike = len(set(canvases)) < 2
-    if not alike:
-        height, width = (max(sides) for sides in zip(*canvases, strict=True))
-        pixels = [pad(image, (0, width - w, 0, height - h)) for image, (h, w) in zip(pixels, canvases, strict=True)]
-    features = [item.features for item in items if item.features is not None]
-    unrelated = [item.unrelated for item in items if item.unrelated is not None]
-    return Batch(
-        pixels=join(pixels) if pixels else None,
-        index=torch.cat([item.index for item in items]),
-        samples=[item.samples[0] for item in items],
-        sizes=[item.sizes[0] for item in items],
-        boxes=[item.boxes[0] for item in items],
-        canvases=None if alike else canvases,
-        masks=[item.masks[0] if item.masks else None for item in items] if any(item.masks for item in items) else None,
-        features=[join(list(level)) for level in zip(*features, strict=True)] if features else None,
-        unrelated=join(unrelated) if unrelated else None,
-    )
-
-
-def collate_equal(items: list[Batch]) -> Batch:
-    """`collate` for training. Raises UserError on images of different sizes."""
-    sizes = {tuple(item.pixels.shape[2:]): item.samples[0].image for item in items if item.pixels is not None}
-    if len(sizes) > 1:
-        (one, first), (two, second), *_ = sizes.items()
-        raise UserError(
-            f"training images of different sizes, {one} {first} and {two} {second}: set model.view.image_size, or "
-            "model.view.tile to train on tiles"
-        )
-    return collate(items)
-
-
-def join(rows: list[Tensor]) -> Tensor:
-    """B x (1, ...) -> (B, ...); a single one, which may be large, is not copied."""
-    return rows[0] if len(rows) == 1 else torch.cat(rows)
-
-
-def check_memory(count: int, size: Size, bytes_each: int = 12) -> None:
-    """Raises UserError if the pixels alone of `count` images at once do not fit the machine's memory.
-
-    As 3 float32 numbers, which is what a network takes. What the teacher makes of them it looks at itself; what
-    students and their gradients take on top is not counted.
-    """
-    needed, have = count * size[0] * size[1] * bytes_each, memory()
-    if have is not None and needed > have:
-        images = "1 image" if count == 1 else f"{count} images"
-        raise UserError(
-            f"{images} of {size[0]}x{size[1]} at once take {needed / 2**30:.1f} GiB for their pixels alone, and this "
-            f"machine has {have / 2**30:.1f} GiB: lower model.view.image_size, data.batch_size or "
-            "data.eval_batch_size, or set model.view.tile"
-        )
 
 
 def one_thread(worker: int) -> None:

@@ -145,7 +145,7 @@ class Teacher(Backbone):
             raise UserError(
                 f"{count} images of {height}x{width} at once take {needed / 2**30:.1f} GiB in one layer of "
                 f"{self.name} alone, and there are {have / 2**30:.1f} GiB: lower model.view.image_size, "
-                "data.batch_size or data.eval_batch_size, or set model.view.tile"
+                "data.batch_size or data.loading.eval_batch_size, or set model.view.tile"
             )
 
     def bytes_per_pixel(self, images: Tensor) -> float:

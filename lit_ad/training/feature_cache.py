@@ -3,7 +3,7 @@
 import math
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,12 +14,14 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from lit_ad.batch import Batch
+from lit_ad.batch import Batch, Sample
 from lit_ad.errors import UserError
 from lit_ad.features.dataset import FeatureDataset, SplitFeatures
 from lit_ad.features.layout import bytes_used
 from lit_ad.features.store import FeatureStore, load_or_compute, store_path
 from lit_ad.files import cache_directory, format_bytes, resolve_path
+from lit_ad.image.pixels import split_page
+from lit_ad.image.view import View
 from lit_ad.machine import memory
 from lit_ad.methods.base import Method
 from lit_ad.methods.detector_file import qualified_name
@@ -124,9 +126,10 @@ class FeatureCache(L.Callback):
             "teachers": [teacher.identity for teacher in method.teachers().values()],
             "precision": str(trainer.precision),
         }
-        for split, loader, about in data_of(trainer, method).cacheable(method.needs_pixels):
+        data = data_of(trainer, method)
+        for split, loader in data.cacheable(method.needs_pixels):
             if split != "val" or trainer.enable_validation:
-                yield Part(split, loader, {**made_by, **about})
+                yield Part(split, loader, {**made_by, **describe_pixels(loader.dataset.samples, data.view)})
 
     def _sizes(self, trainer: L.Trainer, method: Method, parts: list[Part]) -> tuple[int, int]:
         """Return the bytes of the stores that exist, and of those that are missing. Raises UserError if the dtype is
@@ -154,6 +157,14 @@ def features(trainer: L.Trainer, method: Method, loader: Iterable[Batch]) -> Ite
             yield method.describe(as_images(moved.pixels))
 
 
+def describe_pixels(samples: Sequence[Sample], view: View) -> dict[str, Any]:
+    """Return all that the network's inputs depend on: path, size (bytes) and time of modification (ns) of the files,
+    and the view."""
+    found = [(str(sample.image.absolute()), split_page(sample.image)[0].stat()) for sample in samples]
+    seen = {name: value for name, value in view.to_dict().items() if name != "tile_batch"}
+    return {"files": [(name, file.st_size, file.st_mtime_ns) for name, file in found], "view": seen}
+
+
 def reason_not_to_cache(trainer: L.Trainer, method: Method) -> str | None:
     """Return why cached features would not serve this training twice; None: they would."""
     data = getattr(trainer, "datamodule", None)
@@ -172,7 +183,7 @@ def reason_not_to_cache(trainer: L.Trainer, method: Method) -> str | None:
 
 def looks_per_image(trainer: L.Trainer, data: Any) -> float:
     """Return how often training looks at an image, on average."""
-    split, loader, _ = next(data.cacheable(needs_pixels=False))
+    split, loader = next(data.cacheable(needs_pixels=False))
     assert split == "train"
     images = len(loader.dataset)
     together = data.batch_size * trainer.world_size

@@ -66,7 +66,7 @@ def two_by_two(images: Path, small_models: dict[str, dict[str, Any]], tmp_path: 
         (tmp_path / "data" / category).symlink_to(images)
     methods = {}
     for name in ("STFPM", "DSKD"):
-        settings = {"model": small_models[name], "data": {"batch_size": 4, "num_workers": 0}}
+        settings = {"model": small_models[name], "data": {"batch_size": 4, "loading": {"num_workers": 0}}}
         settings |= {"heatmaps": {"enabled": False}, "trainer": {"max_epochs": 30, "accelerator": "cpu"}}
         (tmp_path / f"{name}.yaml").write_text(json.dumps(settings))
         methods[name] = {"config": str(tmp_path / f"{name}.yaml")}

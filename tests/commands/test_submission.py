@@ -14,7 +14,7 @@ from PIL import Image
 
 from lit_ad import Detector, methods
 from lit_ad.commands.submission import half, submission
-from lit_ad.data import AnomalyDataModule, MVTecAD2
+from lit_ad.data import AnomalyDataModule, Loading, MVTecAD2
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
 from lit_ad.training import Calibration
@@ -46,7 +46,7 @@ def run(objects: Path, small_models: dict[str, Any], tmp_path_factory: pytest.Te
     home = tmp_path_factory.mktemp("run")
     torch.manual_seed(0)
     model = methods.STFPM(**{k: v for k, v in small_models["STFPM"]["init_args"].items() if k != "view"}, view=View(64))
-    data = AnomalyDataModule(MVTecAD2(objects), model.view, batch_size=4, num_workers=0)
+    data = AnomalyDataModule(MVTecAD2(objects), model.view, batch_size=4, loading=Loading(num_workers=0))
     quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = L.Trainer(
         default_root_dir=home,

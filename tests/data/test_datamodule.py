@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,17 +14,16 @@ import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 from PIL import Image
-from torch.utils.data import DataLoader
 
 from lit_ad.batch import Batch, Sample
-from lit_ad.data import AnomalyDataModule, Demo, Folder, MVTec
+from lit_ad.data import AnomalyDataModule, Demo, Folder, Loading, MVTec
 from lit_ad.data.augment import A
-from lit_ad.data.loading import ThreadLoader, TrainLoader
 from lit_ad.data.sources import demo
 from lit_ad.data.sources.source import Source
 from lit_ad.errors import UserError
 from lit_ad.image.pixels import read_image
 from lit_ad.image.view import View
+from tests.data.loaded import module, order
 
 
 class Listed(Source):
@@ -34,10 +32,6 @@ class Listed(Source):
 
     def samples(self) -> list[Sample]:
         return self.listed
-
-
-def order(loader: DataLoader[Batch]) -> list[int]:
-    return [i for batch in loader for i in batch.index.tolist()]
 
 
 def test_official_validation_images_go_through_the_module(bottle: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -52,7 +46,7 @@ def test_official_validation_images_go_through_the_module(bottle: Path, capsys: 
     )
     (batch,) = data.val_dataloader()
     assert batch.masks is None and [s.image for s in batch.samples] == [s.image for s in moved[:3]]
-    assert [split for split, *_ in data.cacheable(False)] == ["train", "val"]
+    assert [split for split, _ in data.cacheable(False)] == ["train", "val"]
     bad = moved[-1]._replace(split="validation", label=1)
     with pytest.raises(UserError, match=rf"anomalous image in validation: {bad.image} .*validation takes nominal"):
         AnomalyDataModule(Listed([*moved[:-1], bad]), View(16)).setup("fit")
@@ -99,19 +93,8 @@ def test_no_test_images(tmp_path: Path, write) -> None:
 
 @pytest.mark.parametrize("batch_size", [3, 50])
 def test_every_training_image_is_seen_in_every_epoch(bottle: Path, batch_size: int) -> None:
-    module = AnomalyDataModule(MVTec(bottle), View(16), batch_size=batch_size)
-    assert sorted(order(module.train_dataloader())) == list(range(len(module.splits.train)))
-
-
-def test_the_last_smaller_batch_is_left_out(bottle: Path) -> None:
-    def loaded(batch_size: int, drop_last: bool) -> list[int]:
-        data = AnomalyDataModule(MVTec(bottle), View(32), batch_size, drop_last=drop_last)
-        return [len(batch) for batch in data.train_dataloader()]
-
-    whole = loaded(3, False)
-    assert whole[-1] < 3 and loaded(3, True) == whole[:-1]
-    with pytest.raises(UserError, match=rf"of {sum(whole)} images there is no batch of 100; lower data.batch_size"):
-        loaded(100, True)
+    data = AnomalyDataModule(MVTec(bottle), View(16), batch_size=batch_size)
+    assert sorted(order(data.train_dataloader())) == list(range(len(data.splits.train)))
 
 
 def test_predict_takes_a_folder_and_asks_for_no_training_images(tmp_path: Path, bottle: Path) -> None:
@@ -135,7 +118,7 @@ def test_what_was_predicted_before_is_left_out_of_one_run(bottle: Path) -> None:
 
 
 def test_eval_batch_size(bottle: Path) -> None:
-    data = AnomalyDataModule(MVTec(bottle), View(16), batch_size=4, eval_batch_size=5)
+    data = AnomalyDataModule(MVTec(bottle), View(16), batch_size=4, loading=Loading(eval_batch_size=5))
     assert [len(b) for b in data.test_dataloader()] == [5]
 
 
@@ -145,97 +128,7 @@ def test_eval_batch_size(bottle: Path) -> None:
 )
 def test_arguments(bottle: Path, wrong: dict[str, float]) -> None:
     with pytest.raises(UserError, match=next(iter(wrong))):
-        AnomalyDataModule(MVTec(bottle), View(16), **wrong)
-
-
-def test_cache_by_itself_only_where_it_is_small(bottle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def cached(view: View, **kwargs: object) -> list[bool]:
-        data = AnomalyDataModule(MVTec(bottle), view, **kwargs)
-        loaders = (data.train_dataloader(), data.val_dataloader(), data.test_dataloader())
-        return [loader.dataset.cache is not None for loader in loaders]
-
-    assert cached(View(16)) == [True, True, False]
-    assert cached(View(16), cache_images=False) == [False, False, False]
-    assert cached(View(None)) == [False, False, False]
-    assert cached(View(None), cache_images=True) == [True, True, False]
-    assert cached(View(None, tile=16)) == [True, True, False]
-    monkeypatch.setattr("lit_ad.data.datamodule.CACHE_BYTES", 10 * 16 * 16 * 3 - 1)
-    assert cached(View(16)) == [False, False, False]
-
-
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")
-def test_workers(bottle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def workers(**kwargs: object) -> tuple[int, int]:
-        data = AnomalyDataModule(MVTec(bottle), View(16), **kwargs)
-        return data.train_dataloader().num_workers, data.test_dataloader().num_workers
-
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(3))
-    assert workers() == (0, 2)
-    assert workers(cache_images=False) == (2, 2)
-    assert workers(augment=[A.HorizontalFlip()]) == (2, 2)
-    assert workers(num_workers=1) == (1, 1)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(64))
-    assert workers(cache_images=False) == (4, 4)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(1))
-    assert workers(cache_images=False) == (0, 0)
-
-
-def test_a_cpu_looks_at_what_threads_read(
-    bottle: Path, tmp_path: Path, quiet_trainer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Workers would be forked from networks whose memory is then copied page by page."""
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(3))
-
-    def loaders(**kwargs: object) -> list[tuple[type, int]]:
-        data = AnomalyDataModule(MVTec(bottle), View(16), cache_images=False, **kwargs)
-        data.trainer = quiet_trainer(tmp_path)
-        data.setup("fit")
-        made = (data.train_dataloader(), data.val_dataloader(), data.test_dataloader(), data.predict_dataloader())
-        return [(type(loader), loader.num_workers) for loader in made]
-
-    assert loaders() == [(TrainLoader, 2)] + 3 * [(ThreadLoader, 0)]
-    assert loaders(num_workers=1) == [(TrainLoader, 1)] + 3 * [(DataLoader, 1)]
-    assert loaders(num_workers=0) == [(TrainLoader, 0)] + 3 * [(DataLoader, 0)]
-
-
-def test_order_depends_on_seed_and_epoch_alone(bottle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def epochs(seed: int, draws: int) -> list[list[int]]:
-        monkeypatch.setitem(os.environ, "PL_GLOBAL_SEED", str(seed))
-        loader = AnomalyDataModule(MVTec(bottle), View(16), batch_size=4).train_dataloader()
-        orders = []
-        for _ in range(3):
-            torch.rand(draws)  # what the model draws must not matter
-            orders.append(order(loader))
-        return orders
-
-    one = epochs(1, 2)
-    assert one == epochs(1, 5) and one != epochs(2, 2)
-    assert one[0] != one[1] != one[2]
-    monkeypatch.setitem(os.environ, "PL_GLOBAL_SEED", "1")
-    resumed = AnomalyDataModule(MVTec(bottle), View(16), batch_size=4).train_dataloader()
-    resumed.sampler.set_epoch(2)
-    assert order(resumed) == one[2]
-
-
-def test_loading_draws_nothing_from_the_models_randomness(bottle: Path) -> None:
-    data = AnomalyDataModule(MVTec(bottle), View(16))
-    state = torch.get_rng_state()
-    order(data.train_dataloader())
-    order(data.val_dataloader())
-    assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_augmentations_are_those_of_seed_and_epoch_however_many_workers(bottle: Path) -> None:
-    def epochs(workers: int) -> list[torch.Tensor]:
-        data = AnomalyDataModule(
-            MVTec(bottle), View(16), batch_size=4, augment=[A.GaussNoise(p=1)], num_workers=workers
-        )
-        loader = data.train_dataloader()
-        return [torch.cat([b.pixels[b.index.argsort()] for b in loader]) for _ in range(2)]
-
-    alone, many = epochs(0), epochs(2)
-    assert torch.equal(alone[0], many[0]) and torch.equal(alone[1], many[1])
-    assert not torch.equal(alone[0], alone[1])
+        module(bottle, View(16), **wrong)
 
 
 class Watcher(L.LightningModule):
@@ -290,6 +183,15 @@ def test_command_line(bottle: Path, name: str) -> None:
     assert parse(f"--data.source={name}", f"--data.source.root={bottle}", *size).data.view.image_size is None
 
 
+def test_loading_options_on_the_command_line(bottle: Path) -> None:
+    """One by one, or several as a block."""
+    arguments = ("--data.source=MVTec", f"--data.source.root={bottle}", "--data.batch_size=4")
+    loading = parse(*arguments, "--data.loading.num_workers=0", "--data.loading.train_tiles=random").data.loading
+    assert (loading.num_workers, loading.train_tiles, loading.cache_images) == (0, "random", None)
+    loading = parse(*arguments, '--data.loading={"balanced": true, "eval_batch_size": 2}').data.loading
+    assert (loading.balanced, loading.eval_batch_size, loading.inspect) == (True, 2, True)
+
+
 def test_yaml_and_back(bottle: Path, tmp_path: Path) -> None:
     flip = {"class_path": "albumentations.HorizontalFlip", "init_args": {"p": 0.5}}
     one_of = {"class_path": "albumentations.OneOf", "init_args": {"transforms": [flip], "p": 0.3}}
@@ -314,7 +216,9 @@ def test_prepare_data_makes_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_images_of_every_size(shared: Path) -> None:
-    data = AnomalyDataModule(MVTec(shared / "data" / "magnetic_tile"), View(None), batch_size=4, num_workers=0)
+    data = AnomalyDataModule(
+        MVTec(shared / "data" / "magnetic_tile"), View(None), batch_size=4, loading=Loading(num_workers=0)
+    )
     batch = next(iter(data.test_dataloader()))
     assert len(set(batch.sizes)) > 1 and all(m.shape == s for m, s in zip(batch.masks, batch.sizes, strict=True))
     with pytest.raises(UserError, match="training images of different sizes"):
@@ -332,11 +236,11 @@ def test_what_is_random(bottle: Path) -> None:
     """Whatever keeps something of each training image needs to know."""
 
     def random(view: View, **kwargs: object) -> str | None:
-        return AnomalyDataModule(MVTec(bottle), view, **kwargs).random_setting
+        return module(bottle, view, **kwargs).random_setting
 
     assert random(View(16)) is random(View(16), train_tiles="random") is random(View(16, tile=8)) is None
     assert random(View(16), augment=[A.HorizontalFlip()]) == "data.augment"
-    assert random(View(16, tile=8), train_tiles="random") == "data.train_tiles: random"
+    assert random(View(16, tile=8), train_tiles="random") == "data.loading.train_tiles: random"
 
 
 @pytest.mark.parametrize("view", [View(16), View((32, 24), tile=16, overlap=0)])
@@ -357,24 +261,13 @@ def test_nominal_and_held_out_images_come_once_in_order_without_augmentation(bot
     assert all(torch.equal(255 - trained[i], pixels) for i, pixels in enumerate(nominal))
 
 
-def test_an_error_of_a_file_is_the_users_in_workers_too(bottle: Path) -> None:
-    """A worker hands over the text of its traceback; what is said is the last line of it."""
-    (bottle / "test/good/000.png").write_text("not an image")
-    for workers in (0, 1):
-        data = AnomalyDataModule(MVTec(bottle), View(16), num_workers=workers)
-        with pytest.raises(UserError) as caught:
-            list(data.test_dataloader())
-        assert str(caught.value).startswith(f"cannot read {bottle / 'test/good/000.png'}: ")
-        assert str(caught.value).endswith("; replace or remove it")
-
-
 def test_what_there_is_is_told_once_before_training(bottle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = "bottle: 8 to train on, 2 held out; test: 3 good, 2 broken (1 with masks); 20x24, 8-bit RGB\n"
     data = AnomalyDataModule(MVTec(bottle), View(16))
     for stage, said in (("validate", ""), ("fit", line), ("fit", ""), ("test", ""), ("predict", "")):
         data.setup(stage)
         assert capsys.readouterr().out == said
-    AnomalyDataModule(MVTec(bottle), View(16), inspect=False).setup("fit")
+    AnomalyDataModule(MVTec(bottle), View(16), loading=Loading(inspect=False)).setup("fit")
     assert capsys.readouterr().out == ""
     (bottle / "ground_truth").rename(bottle / "groundtruth")
     AnomalyDataModule(MVTec(bottle), View(16)).setup("test")
@@ -477,50 +370,3 @@ def test_two_processes(bottle: Path, tmp_path: Path, damaged: bool) -> None:
         seen = [one["seen"][split] for one in both]
         assert sorted(seen[0] + seen[1]) == ([] if damaged else list(range(count)))
         assert damaged or abs(len(seen[0]) - len(seen[1])) == 1
-
-
-def test_more_pixels_than_memory(bottle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Refused before the system kills the process; what the machine has is asked of it."""
-    with pytest.raises(UserError) as caught:
-        AnomalyDataModule(MVTec(bottle), View(1_000_000), batch_size=1)
-    have = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-    assert str(caught.value) == (
-        f"1 image of 1000000x1000000 at once take 11175.9 GiB for their pixels alone, and this machine has {have:.1f} "
-        "GiB: lower model.view.image_size, data.batch_size or data.eval_batch_size, or set model.view.tile"
-    )
-    monkeypatch.setattr("lit_ad.data.loading.memory", lambda: 24 * 2**30)
-    for view, batches in ((View(20_000), {}), (View((20_000, 20_000)), {"batch_size": 6}), (View(None), {})):
-        if view.size is None:
-            AnomalyDataModule(MVTec(bottle), view, **batches)
-            continue
-        with pytest.raises(UserError, match="of 20000x20000 at once take"):
-            AnomalyDataModule(MVTec(bottle), view, **batches)
-    with pytest.raises(UserError, match="8 images of 20000x20000"):
-        AnomalyDataModule(MVTec(bottle), View(20_000), batch_size=1, eval_batch_size=8)
-    AnomalyDataModule(MVTec(bottle), View(20_000), batch_size=1)  # the model's share may be too much; that is its own
-    AnomalyDataModule(MVTec(bottle), View(20_000, tile=256))  # of one image, tiles are seen
-    with pytest.raises(UserError, match="32 images of 20000x20000"):
-        AnomalyDataModule(MVTec(bottle), View(20_000, tile=256), eval_batch_size=32)
-    with pytest.raises(UserError, match="32 images of 20000x20000"):
-        AnomalyDataModule(MVTec(bottle), View(20_000, tile=20_000))
-    monkeypatch.setattr("lit_ad.data.loading.memory", lambda: None)  # a system that does not tell
-    AnomalyDataModule(MVTec(bottle), View(20_000))
-
-
-@pytest.mark.parametrize("stage", ["fit", "test", "predict"])
-def test_more_pixels_of_the_largest_image_than_memory(
-    bottle: Path, write, stage: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where each image is seen in its own size."""
-    samples = MVTec(bottle).samples()
-    largest = write("wide/large.png", (300, 200))
-    shutil.copy(largest, next(s.image for s in samples if s.split == "test" and s.label == 0))
-    monkeypatch.setattr("lit_ad.data.loading.memory", lambda: 2 * 300 * 200 * 12 - 1)
-    path = largest.parent if stage == "predict" else None
-    data = AnomalyDataModule(MVTec(bottle), View(None), batch_size=1, eval_batch_size=2, predict_path=path)
-    with pytest.raises(UserError, match="2 images of 300x200 at once take"):
-        data.setup(stage)
-    AnomalyDataModule(MVTec(bottle), View(None), batch_size=1, predict_path=path, inspect=False).setup(stage)
-    tiles = AnomalyDataModule(MVTec(bottle), View(None, tile=32), batch_size=1, eval_batch_size=9, inspect=False)
-    with pytest.raises(UserError, match="9 images of 300x200 at once take"):  # as uint8, until they are tiles
-        tiles.setup("test")

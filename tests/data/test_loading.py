@@ -1,7 +1,7 @@
-"""Items to batches, in an order that depends on seed and epoch alone."""
+"""Loaders: threads, and epochs that resume."""
 
+import os
 import threading
-from collections import Counter
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -11,73 +11,16 @@ import torch
 from torch.utils.data import DataLoader
 
 from lit_ad.batch import Batch, Sample
+from lit_ad.data import AnomalyDataModule, Loading, MVTec
+from lit_ad.data.augment import A
+from lit_ad.data.collation import collate, collate_equal
 from lit_ad.data.dataset import AnomalyDataset
-from lit_ad.data.loading import Share, Shuffle, ThreadLoader, TrainLoader, collate, collate_equal, draw_alike, join
+from lit_ad.data.loading import ThreadLoader, TrainLoader
+from lit_ad.data.sampling import Shuffle
 from lit_ad.errors import UserError
-from lit_ad.features.dataset import FeatureDataset
 from lit_ad.image.tiling import Tiles
 from lit_ad.image.view import View
-
-
-def test_sizes_in_one_batch(write) -> None:
-    samples = [Sample(write("a.png", (20, 24)), 0, split="test"), Sample(write("b.png", (30, 16)), 0, split="test")]
-    items = [AnomalyDataset(samples, View(None))[i] for i in range(2)]
-    batch = collate(items)
-    assert batch.pixels.shape == (2, 3, 30, 24) and batch.canvases == [(20, 24), (30, 16)]
-    for image, item, (top, left, bottom, right) in zip(batch.pixels, items, batch.boxes, strict=True):
-        assert torch.equal(image[:, top:bottom, left:right], item.pixels[0])
-    assert not batch.pixels[0, :, 20:].any() and not batch.pixels[1, :, :, 16:].any()
-    for one, item in zip(batch.uniform(), items, strict=True):  # what networks see: each as it is in a batch of one
-        assert torch.equal(one.pixels, item.pixels) and one.canvases is None
-        assert (one.samples, one.sizes, one.boxes) == (item.samples, item.sizes, item.boxes)
-    assert collate(items[:1]).canvases is None and collate([items[0], items[0]]).uniform()[0].pixels.shape[0] == 2
-    assert batch.select([False, True]).uniform()[0].pixels.shape == (1, 3, 30, 16)
-    with pytest.raises(UserError, match=r"\(20, 24\) .*a.png and \(30, 16\) .*b.png: set model.view.image_size"):
-        collate_equal(items)
-
-
-@pytest.mark.parametrize("count", [0, 1, 2, 7])
-def test_shares_hold_each_item_once_and_count_alike(count: int) -> None:
-    items = [10 * i for i in range(count)]
-    shares = [Share(items, 3, place) for place in range(3)]
-    assert sorted(item for share in shares for item in share) == items
-    assert [list(share)[:1] for share in shares] == [items[i : i + 1] for i in range(3)]
-    assert {len(share) for share in shares} == {max(1, max(len(list(share)) for share in shares))}
-
-
-def test_masks_of_a_batch(write) -> None:
-    image = write("a.png")
-    kinds = [Sample(image, 0, split="test"), Sample(image, 1, split="test"), Sample(image, 0)]
-    nominal, anomalous, training = (AnomalyDataset([kind], View(16))[0] for kind in kinds)
-    batch = collate([nominal, anomalous])
-    assert batch.masks[0] is not None and batch.masks[1] is None
-    assert collate([anomalous]).masks == [None]
-    assert collate([training]).masks is None
-
-
-def test_what_is_known_of_each_image_stays_in_order(write) -> None:
-    samples = [Sample(write(f"{i}.png", (20 + i, 24)), i % 2, category="ab"[i % 2], split="test") for i in range(4)]
-    dataset = AnomalyDataset(samples, View(16, fit="pad"))
-    batch = collate([dataset[i] for i in (2, 0, 3)])
-    assert batch.samples == [samples[2], samples[0], samples[3]] and batch.index.tolist() == [2, 0, 3]
-    assert batch.labels.tolist() == [0, 0, 1] and batch.sizes == [(22, 24), (20, 24), (23, 24)]
-    for row, i in enumerate((2, 0, 3)):
-        assert torch.equal(batch.pixels[row], dataset[i].pixels[0]) and batch.boxes[row] == dataset[i].boxes[0]
-
-
-def test_features_of_a_batch(write) -> None:
-    images = AnomalyDataset([Sample(write(f"{i}.png"), 0) for i in range(3)], View(16))
-    levels = [torch.randn(3, 8, 4, 4), torch.randn(3, 5, 7)]
-    dataset = FeatureDataset(images, [[level[i : i + 1] for level in levels] for i in range(3)], pixels=False)
-    batch = collate_equal([dataset[i] for i in range(3)])
-    assert batch.pixels is None and len(batch) == 3
-    for joined, level in zip(batch.features, levels, strict=True):
-        assert torch.equal(joined, level)
-
-
-def test_one_large_image_is_not_copied() -> None:
-    row = torch.ones(1, 3, 8, 8)
-    assert join([row]) is row and join([row, row]).shape == (2, 3, 8, 8)
+from tests.data.loaded import module, order
 
 
 @pytest.mark.parametrize("tile", [None, 16])
@@ -105,27 +48,6 @@ def test_threads_end_with_the_loader(write) -> None:
     with pytest.raises(UserError, match=r"2\.png"):
         next(batches)
     assert threading.active_count() == before
-
-
-def of_length(length: int) -> AnomalyDataset:
-    return AnomalyDataset([Sample(Path(f"{i}.png"), 0) for i in range(length)], View(16))
-
-
-@pytest.mark.parametrize("length", [8, 9])
-def test_processes_share_an_epoch(length: int) -> None:
-    parts = [list(Shuffle(of_length(length), 2, rank, seed=0)) for rank in range(2)]
-    assert sorted(set(parts[0] + parts[1])) == list(range(length)) and len(parts[0]) == len(parts[1])
-
-
-def test_the_dataset_learns_which_epoch_it_is() -> None:
-    dataset = of_length(4)
-    sampler = Shuffle(dataset, 1, 0, seed=0)
-    orders = []
-    for epoch in (0, 1):
-        orders.append(list(sampler))
-        assert int(dataset.epoch) == epoch
-    sampler.set_epoch(0)
-    assert list(sampler) == orders[0] != orders[1] and int(dataset.epoch) == 0
 
 
 def loader_of(write, batch_size: int = 3, seed: int = 1, processes: int = 1, balanced: bool = False) -> TrainLoader:
@@ -167,7 +89,7 @@ def test_an_epoch_resumes_after_the_batches_it_has_given(write, seen: int) -> No
         ({"batch_size": 4}, "data.batch_size 3, not 4"),
         ({"seed": 2}, "seed_everything 1, not 2"),
         ({"processes": 2}, "processes 1, not 2"),
-        ({"balanced": True}, "data.balanced False, not True"),
+        ({"balanced": True}, "data.loading.balanced False, not True"),
     ],
 )
 def test_an_epoch_is_not_finished_in_another_order(write, settings: dict[str, Any], message: str) -> None:
@@ -184,41 +106,108 @@ def test_an_epoch_is_not_finished_in_another_order(write, settings: dict[str, An
     assert len(list(resumed)) == len(resumed)
 
 
-def of_categories(**counts: int) -> AnomalyDataset:
-    names = [name for name, count in counts.items() for _ in range(count)]
-    return AnomalyDataset([Sample(Path(f"{i}.png"), 0, category=name) for i, name in enumerate(names)], View(16))
+def test_a_setting_that_an_older_checkpoint_does_not_know_is_not_compared(write) -> None:
+    loader, epoch = loader_of(write), indices(list(loader_of(write)))
+    next(iter(loader))
+    state = loader.state_dict()
+    state["order"].pop("data.loading.balanced")
+    resumed = loader_of(write)
+    resumed.load_state_dict(state)
+    assert indices(list(resumed)) == epoch[1:]
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_balanced_epochs_hold_as_many_of_each_category(processes: int) -> None:
-    dataset = of_categories(a=3, b=20, c=7)
-    names, seen = dataset.categories(), set()
-    for epoch in range(12):
-        items = []
-        for rank in range(processes):
-            sampler = Shuffle(dataset, processes, rank, seed=0, balanced=True)
-            sampler.set_epoch(epoch)
-            items.append(list(sampler))
-        assert len({tuple(part) for part in items}) == processes
-        epoch_of = [i for part in items for i in part]
-        assert Counter(names[i] for i in epoch_of) == {"a": 10, "b": 10, "c": 10}
-        times = Counter(epoch_of)
-        assert {times[i] for i in range(3)} == {3, 4}  # each of a's before one of them comes again
-        assert max(times[i] for i in range(3, 23)) == 1
-        seen.update(epoch_of)
-    assert seen == set(range(30))  # of the large one too, over the epochs
+def test_the_last_smaller_batch_is_left_out(bottle: Path) -> None:
+    def loaded(batch_size: int, drop_last: bool) -> list[int]:
+        data = AnomalyDataModule(MVTec(bottle), View(32), batch_size, loading=Loading(drop_last=drop_last))
+        return [len(batch) for batch in data.train_dataloader()]
+
+    whole = loaded(3, False)
+    assert whole[-1] < 3 and loaded(3, True) == whole[:-1]
+    with pytest.raises(UserError, match=rf"of {sum(whole)} images there is no batch of 100; lower data.batch_size"):
+        loaded(100, True)
 
 
-def test_what_cannot_be_split_evenly_differs_by_one() -> None:
-    dataset = of_categories(a=1, b=9)
-    more = of_categories(a=1, b=1, c=9)
-    assert Counter(dataset.categories()[i] for i in draw_alike(dataset.categories(), (0, 0))) == {"a": 5, "b": 5}
-    counts = [Counter(more.categories()[i] for i in draw_alike(more.categories(), (0, epoch))) for epoch in range(20)]
-    assert {tuple(sorted(count.values())) for count in counts} == {(3, 4, 4)}
-    assert {name for count in counts for name in "abc" if count[name] == 3} == set("abc")
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_workers(bottle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def workers(**kwargs: object) -> tuple[int, int]:
+        data = module(bottle, View(16), **kwargs)
+        return data.train_dataloader().num_workers, data.test_dataloader().num_workers
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(3))
+    assert workers() == (0, 2)
+    assert workers(cache_images=False) == (2, 2)
+    assert workers(augment=[A.HorizontalFlip()]) == (2, 2)
+    assert workers(num_workers=1) == (1, 1)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(64))
+    assert workers(cache_images=False) == (4, 4)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(1))
+    assert workers(cache_images=False) == (0, 0)
 
 
-def test_tiles_are_balanced_by_their_images_categories() -> None:
-    dataset = of_categories(a=1, b=1)
-    dataset.tiles = Tiles([(16, 16), (32, 64)], 16, 0)
-    assert dataset.categories() == ["a"] + ["b"] * 8
+def test_a_cpu_looks_at_what_threads_read(
+    bottle: Path, tmp_path: Path, quiet_trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers would be forked from networks whose memory is then copied page by page."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(3))
+
+    def loaders(**kwargs: object) -> list[tuple[type, int]]:
+        data = module(bottle, View(16), cache_images=False, **kwargs)
+        data.trainer = quiet_trainer(tmp_path)
+        data.setup("fit")
+        made = (data.train_dataloader(), data.val_dataloader(), data.test_dataloader(), data.predict_dataloader())
+        return [(type(loader), loader.num_workers) for loader in made]
+
+    assert loaders() == [(TrainLoader, 2)] + 3 * [(ThreadLoader, 0)]
+    assert loaders(num_workers=1) == [(TrainLoader, 1)] + 3 * [(DataLoader, 1)]
+    assert loaders(num_workers=0) == [(TrainLoader, 0)] + 3 * [(DataLoader, 0)]
+
+
+def test_order_depends_on_seed_and_epoch_alone(bottle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def epochs(seed: int, draws: int) -> list[list[int]]:
+        monkeypatch.setitem(os.environ, "PL_GLOBAL_SEED", str(seed))
+        loader = AnomalyDataModule(MVTec(bottle), View(16), batch_size=4).train_dataloader()
+        orders = []
+        for _ in range(3):
+            torch.rand(draws)  # what the model draws must not matter
+            orders.append(order(loader))
+        return orders
+
+    one = epochs(1, 2)
+    assert one == epochs(1, 5) and one != epochs(2, 2)
+    assert one[0] != one[1] != one[2]
+    monkeypatch.setitem(os.environ, "PL_GLOBAL_SEED", "1")
+    resumed = AnomalyDataModule(MVTec(bottle), View(16), batch_size=4).train_dataloader()
+    resumed.sampler.set_epoch(2)
+    assert order(resumed) == one[2]
+
+
+def test_loading_draws_nothing_from_the_models_randomness(bottle: Path) -> None:
+    data = AnomalyDataModule(MVTec(bottle), View(16))
+    state = torch.get_rng_state()
+    order(data.train_dataloader())
+    order(data.val_dataloader())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_augmentations_are_those_of_seed_and_epoch_however_many_workers(bottle: Path) -> None:
+    def epochs(workers: int) -> list[torch.Tensor]:
+        data = AnomalyDataModule(
+            MVTec(bottle), View(16), batch_size=4, augment=[A.GaussNoise(p=1)], loading=Loading(num_workers=workers)
+        )
+        loader = data.train_dataloader()
+        return [torch.cat([b.pixels[b.index.argsort()] for b in loader]) for _ in range(2)]
+
+    alone, many = epochs(0), epochs(2)
+    assert torch.equal(alone[0], many[0]) and torch.equal(alone[1], many[1])
+    assert not torch.equal(alone[0], alone[1])
+
+
+def test_an_error_of_a_file_is_the_users_in_workers_too(bottle: Path) -> None:
+    """A worker hands over the text of its traceback; what is said is the last line of it."""
+    (bottle / "test/good/000.png").write_text("not an image")
+    for workers in (0, 1):
+        data = AnomalyDataModule(MVTec(bottle), View(16), loading=Loading(num_workers=workers))
+        with pytest.raises(UserError) as caught:
+            list(data.test_dataloader())
+        assert str(caught.value).startswith(f"cannot read {bottle / 'test/good/000.png'}: ")
+        assert str(caught.value).endswith("; replace or remove it")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lit_ad.data import AnomalyDataModule, MVTec
+from lit_ad.data import AnomalyDataModule, Loading, MVTec
 from lit_ad.data.record import DataRecord
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
@@ -49,11 +49,13 @@ def test_what_was_trained_on_is_not_tested(images: Path, tmp_path: Path) -> None
 
 
 def test_what_can_be_honoured_is_said(images: Path) -> None:
-    lines = record(images, val_fraction=0.1, batch_size=8, balanced=True).go_on(record(images).to_dict())
+    lines = record(images, val_fraction=0.1, batch_size=8, loading=Loading(balanced=True)).go_on(
+        record(images).to_dict()
+    )
     assert lines == [
         "data.val_fraction: 0.1 from here on, 0.2 in the checkpoint",
         "data.batch_size: 8 from here on, 32 in the checkpoint",
-        "data.balanced: True from here on, False in the checkpoint",
+        "data.loading.balanced: True from here on, False in the checkpoint",
         "of 11 training images, 1 are new; 0 of the checkpoint are not there",
         "other images are held out: val/loss does not compare with that of the best checkpoint so far",
     ]

@@ -13,7 +13,7 @@ from PIL import Image
 from sklearn.metrics import f1_score, jaccard_score, precision_score, recall_score, roc_auc_score
 
 from lit_ad.batch import Prediction, Sample
-from lit_ad.data import AnomalyDataModule, MVTec
+from lit_ad.data import AnomalyDataModule, Loading, MVTec
 from lit_ad.detector.decision import Decision
 from lit_ad.errors import NotFiniteError
 from lit_ad.evaluation import Evaluation
@@ -34,7 +34,7 @@ def evaluated(parts: Path, home: Path, brightness: Any, quiet_trainer: Any, **kw
     model.decision = Decision(HELD, maxima, {"bolt": [0.4]}, 0.3)  # type: ignore[arg-type, dict-item]
     evaluation = Evaluation(**kwargs)
     quiet_trainer(home, evaluation).test(
-        model, AnomalyDataModule(MVTec(parts), model.view, num_workers=0), verbose=False
+        model, AnomalyDataModule(MVTec(parts), model.view, loading=Loading(num_workers=0)), verbose=False
     )
     assert evaluation.results is not None
     return evaluation.results
@@ -95,7 +95,7 @@ def test_loggers_get_the_mean_over_categories_as_papers_quote_it(
     for name, source in (("two", parts), ("one", parts / "nut")):
         model = brightness()
         trainer = quiet_trainer(tmp_path / name, evaluation := Evaluation())
-        trainer.test(model, AnomalyDataModule(MVTec(source), model.view, num_workers=0), verbose=False)
+        trainer.test(model, AnomalyDataModule(MVTec(source), model.view, loading=Loading(num_workers=0)), verbose=False)
         assert evaluation.results is not None
         rows, logged = evaluation.results.rows, trainer.callback_metrics
         for metric in ("image_auroc", "image_f1_max", "pixel_auroc", "aupro_30"):
@@ -151,7 +151,7 @@ def test_samples_of_several_views_against_scikit_learn(
     parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model, evaluation = brightness(), Evaluation()
-    data = AnomalyDataModule(Viewed(parts), model.view, num_workers=0)
+    data = AnomalyDataModule(Viewed(parts), model.view, loading=Loading(num_workers=0))
     quiet_trainer(tmp_path / "run", evaluation).test(model, data, verbose=False)
     assert evaluation.results is not None
     rows = evaluation.results.rows
@@ -196,7 +196,7 @@ def test_folders_may_be_called_as_rows_are(parts: Path, tmp_path: Path, brightne
     for folder in ("test", "ground_truth"):
         (parts / "pooled" / folder / "dent").rename(parts / "pooled" / folder / "pooled")
     model, evaluation = brightness(), Evaluation()
-    data = AnomalyDataModule(MVTec(parts), model.view, num_workers=0)
+    data = AnomalyDataModule(MVTec(parts), model.view, loading=Loading(num_workers=0))
     quiet_trainer(tmp_path / "run", evaluation).test(model, data, verbose=False)
     assert evaluation.results is not None
     rows = evaluation.results.rows
@@ -231,7 +231,7 @@ def test_a_score_or_map_that_is_not_finite_names_its_file(
             return Prediction(disagreement, score, {"teacher": broken}) if part == "part" else Prediction(None, broken)
 
     model = Diverged()
-    data = AnomalyDataModule(MVTec(parts / "nut"), model.view, num_workers=0, eval_batch_size=4)
+    data = AnomalyDataModule(MVTec(parts / "nut"), model.view, loading=Loading(num_workers=0, eval_batch_size=4))
     file = str(data.splits.test[2].image)
     with pytest.raises(NotFiniteError, match=rf"^{re.escape(file)}: its score or anomaly map is NaN or infinite"):
         quiet_trainer(tmp_path / "run", Evaluation()).test(model, data, verbose=False)
@@ -246,7 +246,7 @@ def test_a_bug_of_ours_keeps_its_traceback(parts: Path, tmp_path: Path, brightne
             return Prediction(disagreement, torch.zeros(len(disagreement), 2))
 
     model = Odd()
-    data = AnomalyDataModule(MVTec(parts / "nut"), model.view, num_workers=0)
+    data = AnomalyDataModule(MVTec(parts / "nut"), model.view, loading=Loading(num_workers=0))
     with pytest.raises(ValueError, match=r"Odd gave scores of shape \(\d, 2\) for \d images"):
         quiet_trainer(tmp_path / "run", Evaluation()).test(model, data, verbose=False)
 

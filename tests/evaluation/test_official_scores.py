@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from sklearn.metrics import f1_score, roc_auc_score
 
-from lit_ad.data import AnomalyDataModule, MVTec, MVTecAD2, MVTecLOCO
+from lit_ad.data import AnomalyDataModule, Loading, MVTec, MVTecAD2, MVTecLOCO
 from lit_ad.detector.decision import Decision
 from lit_ad.evaluation import Evaluation
 from lit_ad.evaluation.results import Official, Results
@@ -62,7 +62,7 @@ def read(path: Path) -> np.ndarray:
 def measured(source: Any, home: Path, brightness: Any, quiet_trainer: Any, **kwargs: Any) -> Results:
     model, evaluation = brightness(), Evaluation(**kwargs)
     model.decision = Decision({"": [0.5]}, {"": [0.6]}, {"": [0.4]})  # type: ignore[dict-item]
-    data = AnomalyDataModule(source, model.view, num_workers=0)
+    data = AnomalyDataModule(source, model.view, loading=Loading(num_workers=0))
     quiet_trainer(home, evaluation).test(model, data, verbose=False)
     assert evaluation.results is not None
     return evaluation.results
@@ -207,13 +207,13 @@ SCRIPT = """
     sys.path.insert(0, sys.argv[1])
     from conftest import Brightness
     from lit_ad.evaluation import Evaluation
-    from lit_ad.data import AnomalyDataModule, MVTecAD2, MVTecLOCO
+    from lit_ad.data import AnomalyDataModule, Loading, MVTecAD2, MVTecLOCO
     from lit_ad.detector.decision import Decision
 
     for kind, root, home in ((MVTecLOCO, sys.argv[2], "loco"), (MVTecAD2, sys.argv[3], "ad2")):
         model = Brightness()
         model.decision = Decision({"": [0.5]}, {"": [0.6]}, {"": [0.4]})
-        data = AnomalyDataModule(kind(Path(root)), model.view, num_workers=0)
+        data = AnomalyDataModule(kind(Path(root)), model.view, loading=Loading(num_workers=0))
         quiet = {"logger": False, "enable_model_summary": False}
         processes = {"accelerator": "cpu", "devices": 2, "strategy": "ddp"}
         places = {"default_root_dir": Path(sys.argv[4], home), "callbacks": [Evaluation()]}

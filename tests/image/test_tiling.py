@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lit_ad.batch import Batch, Prediction, Sample
-from lit_ad.data import AnomalyDataModule, MVTec
+from lit_ad.data import AnomalyDataModule, Loading, MVTec
 from lit_ad.errors import UserError
 from lit_ad.image.tiling import Grid, Tiles, ramp, reflect, starts
 from lit_ad.image.view import View
@@ -265,7 +265,7 @@ def test_training_on_tiles_of_mixed_sizes(mixed: Path) -> None:
 def test_random_tiles_differ_by_epoch(mixed: Path) -> None:
     made = {}
     for _ in range(2):
-        data = AnomalyDataModule(MVTec(mixed), View(None, tile=16), batch_size=1, train_tiles="random")
+        data = AnomalyDataModule(MVTec(mixed), View(None, tile=16), batch_size=1, loading=Loading(train_tiles="random"))
         loader = data.train_dataloader()
         for epoch in range(2):
             epochs = {int(b.index): b.pixels.clone() for b in loader}
@@ -300,7 +300,7 @@ def test_tiled_evaluation_does_not_depend_on_the_batch(mixed: Path, resnet_file:
     model = STFPM("resnet10t", (1, 2), str(resnet_file), View(None, tile=32)).eval().requires_grad_(False)
     scores = []
     for size in (1, 3):
-        data = AnomalyDataModule(MVTec(mixed), model.view, eval_batch_size=size)
+        data = AnomalyDataModule(MVTec(mixed), model.view, loading=Loading(eval_batch_size=size))
         scores.append(torch.cat([predict_batch(model, batch).score for batch in data.test_dataloader()]))
     torch.testing.assert_close(scores[0], scores[1])
 

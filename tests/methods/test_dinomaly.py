@@ -14,7 +14,7 @@ import torch
 from scipy.ndimage import convolve
 from torch import Tensor, nn
 
-from lit_ad.data import AnomalyDataModule, MVTec
+from lit_ad.data import AnomalyDataModule, Loading, MVTec
 from lit_ad.errors import UserError
 from lit_ad.image.view import View, original_map
 from lit_ad.methods.dinomaly import (
@@ -362,7 +362,7 @@ def test_a_fit_follows_the_schedule_and_clips(
         accelerator="cpu",
         **dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False),
     )
-    trainer.fit(model, AnomalyDataModule(MVTec(images), model.view, batch_size=4, num_workers=0))
+    trainer.fit(model, AnomalyDataModule(MVTec(images), model.view, batch_size=4, loading=Loading(num_workers=0)))
     assert watch.rates == pytest.approx([2e-3 * schedule(step, 6, 2, 0.1) for step in range(6)])
     assert len(watch.norms) > 3 and watch.norms == pytest.approx([clip] * len(watch.norms), rel=1e-3)
     (optimizer,) = trainer.optimizers
@@ -377,7 +377,7 @@ def test_training_without_end_has_no_schedule(vit_file: Path, images: Path, tmp_
     model = made(vit_file)
     trainer = L.Trainer(default_root_dir=tmp_path, max_epochs=-1, logger=False, enable_checkpointing=False)
     with pytest.raises(UserError, match=r"set trainer\.max_steps or max_epochs"):
-        trainer.fit(model, AnomalyDataModule(MVTec(images), model.view, num_workers=0))
+        trainer.fit(model, AnomalyDataModule(MVTec(images), model.view, loading=Loading(num_workers=0)))
 
 
 def test_what_cannot_be(resnet_file: Path, vit_file: Path, tmp_path: Path) -> None:

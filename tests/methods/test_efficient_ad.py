@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from lit_ad.data import AnomalyDataModule, MVTec
+from lit_ad.data import AnomalyDataModule, Loading, MVTec
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
 from lit_ad.methods.efficient_ad import Autoencoder, Disagreement, EfficientAD, hardest, jitter, standardise
@@ -291,7 +291,9 @@ def trainer(home: Path, **kwargs: Any) -> L.Trainer:
 def test_a_checkpoint_is_a_detector(pdn_file: Path, surfaces: Path, precision: Any) -> None:
     source = MVTec(surfaces / "part")
     model = EfficientAD(str(pdn_file), width=1 / 16, lr=1e-3)
-    data = AnomalyDataModule(source, model.view, batch_size=3, num_workers=0, unrelated=surfaces / "others")
+    data = AnomalyDataModule(
+        source, model.view, batch_size=3, loading=Loading(num_workers=0), unrelated=surfaces / "others"
+    )
     fitting = trainer(surfaces, precision=precision)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", ".*unrelated.*")
@@ -311,14 +313,14 @@ def test_a_checkpoint_is_a_detector(pdn_file: Path, surfaces: Path, precision: A
 
 def test_training_without_unrelated_images_is_warned_of(pdn_file: Path, surfaces: Path) -> None:
     model = EfficientAD(str(pdn_file), width=1 / 16)
-    data = AnomalyDataModule(MVTec(surfaces / "part"), model.view, batch_size=3, num_workers=0)
+    data = AnomalyDataModule(MVTec(surfaces / "part"), model.view, batch_size=3, loading=Loading(num_workers=0))
     with pytest.warns(UserWarning, match=r"without unrelated images.*give data.unrelated"):
         trainer(surfaces, max_steps=1, limit_val_batches=0).fit(model, data)
 
 
 def test_a_training_without_an_end_is_refused(pdn_file: Path, surfaces: Path) -> None:
     model = EfficientAD(str(pdn_file), width=1 / 16)
-    data = AnomalyDataModule(MVTec(surfaces / "part"), model.view, batch_size=3, num_workers=0)
+    data = AnomalyDataModule(MVTec(surfaces / "part"), model.view, batch_size=3, loading=Loading(num_workers=0))
     with pytest.raises(UserError, match=r"set trainer\.max_steps"):
         trainer(surfaces, max_steps=-1).fit(model, data)
 

@@ -16,7 +16,7 @@ from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
 from lit_ad.batch import Batch
-from lit_ad.data import AnomalyDataModule, OneClass
+from lit_ad.data import AnomalyDataModule, Loading, OneClass
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
 from lit_ad.methods.transformaly import TokenTeacher, Transformaly
@@ -159,7 +159,9 @@ def data(tmp_path: Path) -> AnomalyDataModule:
             for i in range(count):
                 pixels = generator.normal(level, 20, (16, 16, 3)).clip(0, 255).astype(np.uint8)
                 Image.fromarray(pixels).save(folder / f"{i}.png")
-    return AnomalyDataModule(OneClass(tmp_path / "tones", normal=["dark"]), View(16), batch_size=4, num_workers=0)
+    return AnomalyDataModule(
+        OneClass(tmp_path / "tones", normal=["dark"]), View(16), batch_size=4, loading=Loading(num_workers=0)
+    )
 
 
 def trainer(tmp_path: Path, **kwargs: Any) -> L.Trainer:
@@ -197,7 +199,7 @@ def test_a_checkpoint_is_enough(vit_file: Path, data: AnomalyDataModule, tmp_pat
 
 
 def test_cached_features_fit_the_same_gaussians(vit_file: Path, data: AnomalyDataModule, tmp_path: Path) -> None:
-    cached = AnomalyDataModule(data.source, data.view, batch_size=4, num_workers=0)
+    cached = AnomalyDataModule(data.source, data.view, batch_size=4, loading=Loading(num_workers=0))
     fitted = []
     for module, cache in ((data, FeatureCache(False)), (cached, FeatureCache(True, tmp_path / "cache", "float32"))):
         model = small(vit_file)

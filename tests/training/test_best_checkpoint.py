@@ -13,7 +13,7 @@ import torch
 
 from lit_ad import Detector
 from lit_ad.commands.main import main
-from lit_ad.data import AnomalyDataModule, MVTec
+from lit_ad.data import AnomalyDataModule, Loading, MVTec
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
 from lit_ad.training.best_checkpoint import BestCheckpoint
@@ -95,7 +95,7 @@ def test_the_latest_step_is_saved_from_the_first_epoch_on(
                 steps.append((trainer.global_step, file["global_step"]))
 
     model = brightness()
-    data = AnomalyDataModule(MVTec(parts / "nut"), model.view, batch_size=2, num_workers=0)
+    data = AnomalyDataModule(MVTec(parts / "nut"), model.view, batch_size=2, loading=Loading(num_workers=0))
     trainer = quiet_trainer(tmp_path, Watch(), KeepProgress(last, every_n_train_steps=2), max_epochs=1)
     trainer.fit(model, data)
     assert steps == [(2, 2), (3, 2)]

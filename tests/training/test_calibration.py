@@ -15,7 +15,7 @@ from PIL import Image
 
 from lit_ad import Detector
 from lit_ad.batch import Prediction
-from lit_ad.data import AnomalyDataModule, MVTec
+from lit_ad.data import AnomalyDataModule, Loading, MVTec
 from lit_ad.detector.decision import Decision
 from lit_ad.errors import NotFiniteError, UserError
 from lit_ad.evaluation import Evaluation, Predictions
@@ -31,7 +31,7 @@ def read(path: Path) -> np.ndarray:
 def test_held_out_images_set_the_decision(parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any) -> None:
     """Of each category, by scores, maxima and medians of the original-size maps; in the checkpoint too."""
     model = brightness(View((12, 18)))
-    data = AnomalyDataModule(MVTec(parts), model.view, batch_size=3, num_workers=0)
+    data = AnomalyDataModule(MVTec(parts), model.view, batch_size=3, loading=Loading(num_workers=0))
     fitting = quiet_trainer(tmp_path / "run", Calibration(0.4))
     with pytest.warns(UserWarning, match="2 held-out nominal images of bolt allow a false-alarm rate of 0.333"):
         quiet_trainer(tmp_path / "other", Calibration(0.2)).fit(brightness(View((12, 18))), data)
@@ -70,7 +70,7 @@ def test_the_rate_of_a_test_is_that_asked_for_or_the_checkpoints(
     for command in ("test", "predict"):
         model = brightness()
         model.decision = decided()
-        data = AnomalyDataModule(MVTec(parts / "nut"), model.view, num_workers=0)
+        data = AnomalyDataModule(MVTec(parts / "nut"), model.view, loading=Loading(num_workers=0))
         trainer = quiet_trainer(tmp_path / command, Calibration(asked), Predictions(maps=False))
         getattr(trainer, command)(model, datamodule=data)
         assert model.decision.false_alarm == expected
@@ -82,7 +82,7 @@ def test_a_threshold_set_by_hand_stays_until_the_weights_change(
 ) -> None:
     model = brightness()
     model.decision = replace(decided(), also_chosen={"x": ["the epoch"]}).with_threshold(0.2)
-    data = AnomalyDataModule(MVTec(parts / "nut"), model.view, num_workers=0)
+    data = AnomalyDataModule(MVTec(parts / "nut"), model.view, loading=Loading(num_workers=0))
     evaluation = Evaluation()
     with caplog.at_level("INFO"):
         quiet_trainer(tmp_path / "test", Calibration(0.5), evaluation).test(model, data, verbose=False)
@@ -106,7 +106,7 @@ def test_a_threshold_set_by_hand_stays_until_the_weights_change(
 
 def test_a_test_never_sets_a_decision(parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any) -> None:
     model = brightness()
-    data = AnomalyDataModule(MVTec(parts / "nut"), model.view, num_workers=0)
+    data = AnomalyDataModule(MVTec(parts / "nut"), model.view, loading=Loading(num_workers=0))
     quiet_trainer(tmp_path / "run", Calibration(0.4)).test(model, data, verbose=False)
     assert model.decision is None
 
@@ -116,7 +116,7 @@ def test_validating_alone_keeps_the_rate_of_the_checkpoint(
 ) -> None:
     model = brightness()
     model.decision = decided(0.45)
-    data = AnomalyDataModule(MVTec(parts / "nut"), model.view, num_workers=0)
+    data = AnomalyDataModule(MVTec(parts / "nut"), model.view, loading=Loading(num_workers=0))
     quiet_trainer(tmp_path / "run", Calibration()).validate(model, data, verbose=False)
     assert model.decision.false_alarm == 0.45
     assert set(model.decision.scores) == {"nut"}
@@ -127,7 +127,7 @@ def test_validating_alone_keeps_the_rate_of_the_checkpoint(
 
 def test_sanity_checks_decide_nothing(parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any) -> None:
     model = brightness()
-    data = AnomalyDataModule(MVTec(parts / "nut"), model.view, num_workers=0)
+    data = AnomalyDataModule(MVTec(parts / "nut"), model.view, loading=Loading(num_workers=0))
     trainer = quiet_trainer(tmp_path / "run", Calibration(0.4))
     trainer.num_sanity_val_steps, trainer.fit_loop.max_epochs = 1, 0
     trainer.fit(model, data)
@@ -142,7 +142,7 @@ def test_a_method_without_maps_has_no_pixel_threshold(
             return Prediction(None, disagreement.flatten(1).amax(dim=1))
 
     model = Scores()
-    data = AnomalyDataModule(MVTec(parts / "nut"), model.view, num_workers=0)
+    data = AnomalyDataModule(MVTec(parts / "nut"), model.view, loading=Loading(num_workers=0))
     quiet_trainer(tmp_path / "run", Calibration(0.4)).validate(model, data, verbose=False)
     assert model.decision.threshold() > 0
     assert model.decision.pixel_threshold() is None
@@ -161,7 +161,7 @@ def test_one_held_out_score_that_is_no_number_is_an_error(
             return Prediction(disagreement, score)
 
     model = Diverged()
-    data = AnomalyDataModule(MVTec(parts / "nut"), model.view, num_workers=0)
+    data = AnomalyDataModule(MVTec(parts / "nut"), model.view, loading=Loading(num_workers=0))
     file = re.escape(str(data.splits.val[0].image))
     with pytest.raises(NotFiniteError, match=f"^{file}: its score or anomaly map is NaN"):
         quiet_trainer(tmp_path / "run", Calibration(0.4)).validate(model, data, verbose=False)
@@ -180,7 +180,7 @@ def test_a_sanity_check_comes_before_the_statistics_that_make_scores_finite(
             return Prediction(disagreement * self.scale)
 
     model = Scaled()
-    data = AnomalyDataModule(MVTec(parts / "nut"), model.view, num_workers=0)
+    data = AnomalyDataModule(MVTec(parts / "nut"), model.view, loading=Loading(num_workers=0))
     quiet_trainer(tmp_path / "run", Calibration(0.4), num_sanity_val_steps=1).fit(model, data)
     assert model.decision is not None
 
@@ -205,7 +205,7 @@ def test_statistics_see_nominal_images_once_and_never_those_of_the_test(
         )
 
     model = Statistics()
-    data = AnomalyDataModule(MVTec(parts), model.view, batch_size=3, num_workers=0)
+    data = AnomalyDataModule(MVTec(parts), model.view, batch_size=3, loading=Loading(num_workers=0))
     trainer = quiet_trainer(tmp_path / "run", Calibration(0.4))
     trainer.num_sanity_val_steps, trainer.fit_loop.max_epochs = 1, 2
     trainer.fit(model, data)
@@ -225,7 +225,9 @@ def test_statistics_and_cached_features_are_of_whole_images_alone(
     parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any
 ) -> None:
     """Images of many sizes in one batch of held-out images: none with what fills it up."""
-    data = AnomalyDataModule(MVTec(parts / "nut"), View(None), batch_size=3, num_workers=0, val_fraction=0.3)
+    data = AnomalyDataModule(
+        MVTec(parts / "nut"), View(None), batch_size=3, loading=Loading(num_workers=0), val_fraction=0.3
+    )
     for i, sample in enumerate(data.splits.val):
         Image.fromarray(np.full((20 + i, 30, 3), 99, np.uint8)).save(sample.image)
     seen: list[torch.Tensor] = []
@@ -249,7 +251,7 @@ def test_statistics_need_a_datamodule(parts: Path, tmp_path: Path, brightness: A
             list(nominal)
 
     model = Statistics()
-    data = AnomalyDataModule(MVTec(parts / "nut"), model.view, num_workers=0)
+    data = AnomalyDataModule(MVTec(parts / "nut"), model.view, loading=Loading(num_workers=0))
     with pytest.raises(UserError, match="Statistics needs nominal images for its statistics: fit it with a DataModule"):
         quiet_trainer(tmp_path / "run", Calibration()).fit(model, data.train_dataloader(), data.val_dataloader())
 
@@ -344,7 +346,7 @@ def test_a_checkpoint_has_a_decision_of_its_own_weights_or_none(
 ) -> None:
     """And a test of a checkpoint, even by the same Trainer, is of the weights and the statistics in it."""
     evaluation = Evaluation()
-    data = AnomalyDataModule(MVTec(parts / "nut"), View(None), batch_size=4, num_workers=0)
+    data = AnomalyDataModule(MVTec(parts / "nut"), View(None), batch_size=4, loading=Loading(num_workers=0))
     callbacks = [*AVERAGING[name](), Calibration(0.4), evaluation, SaveOften(tmp_path)]
     trainer = quiet_trainer(tmp_path / "run", *callbacks, max_epochs=3)
     trainer.fit(Gain(), data)
@@ -372,7 +374,7 @@ def test_a_checkpoint_has_a_decision_of_its_own_weights_or_none(
 
 def test_a_decision_of_other_weights_judges_no_test(parts: Path, tmp_path: Path, quiet_trainer: Any) -> None:
     """In memory, too: a training that goes on after its last validation; the rate lasts."""
-    data = AnomalyDataModule(MVTec(parts / "nut"), View(None), batch_size=4, num_workers=0)
+    data = AnomalyDataModule(MVTec(parts / "nut"), View(None), batch_size=4, loading=Loading(num_workers=0))
     trainer = quiet_trainer(tmp_path, Calibration(0.4), max_epochs=3, check_val_every_n_epoch=2)
     model = Gain()
     trainer.fit(model, data)
@@ -391,7 +393,7 @@ def test_a_decision_of_other_weights_judges_no_test(parts: Path, tmp_path: Path,
 
 
 def test_calibration_comes_after_what_exchanges_weights(parts: Path, tmp_path: Path, quiet_trainer: Any) -> None:
-    data = AnomalyDataModule(MVTec(parts / "nut"), View(None), batch_size=4, num_workers=0)
+    data = AnomalyDataModule(MVTec(parts / "nut"), View(None), batch_size=4, loading=Loading(num_workers=0))
     with pytest.raises(UserError, match="put Calibration after it in the Trainer's callbacks"):
         quiet_trainer(tmp_path, Calibration(0.4), EMAWeightAveraging(decay=0.5)).fit(Gain(), data)
 

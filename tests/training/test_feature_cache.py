@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lit_ad.data import AnomalyDataModule, MVTec, dataset
+from lit_ad.data import AnomalyDataModule, Loading, MVTec, dataset
 from lit_ad.data.augment import A
 from lit_ad.errors import UserError
 from lit_ad.files import cache_directory
@@ -78,7 +78,7 @@ def fit(
     data: AnomalyDataModule | None = None,
     **options: Any,
 ) -> Record:
-    data = data or AnomalyDataModule(MVTec(part), model.view, batch_size, num_workers=0)
+    data = data or AnomalyDataModule(MVTec(part), model.view, batch_size, loading=Loading(num_workers=0))
     with pytest.MonkeyPatch.context() as monkeypatch:
         record = Record(monkeypatch, type(model.teacher))
         trainer = L.Trainer(
@@ -192,12 +192,13 @@ def test_what_is_random_cannot_be_cached(part: Path, tmp_path: Path, vit_file: P
         cache = FeatureCache(enabled, tmp_path / "features")
         options: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
         trainer = L.Trainer(accelerator="cpu", fast_dev_run=True, callbacks=[cache], **options)
-        trainer.fit(model, AnomalyDataModule(MVTec(part), model.view, 4, num_workers=0, **kwargs))
+        loading = Loading(num_workers=0, train_tiles=kwargs.pop("train_tiles", "all"))
+        trainer.fit(model, AnomalyDataModule(MVTec(part), model.view, 4, loading=loading, **kwargs))
 
     flip = [A.HorizontalFlip(p=0.5)]
     with pytest.raises(UserError, match=r"cache.enabled .* but data.augment shows another one in every epoch"):
         start(augment=flip)
-    with pytest.raises(UserError, match=r"data.train_tiles: random shows another one"):
+    with pytest.raises(UserError, match=r"data.loading.train_tiles: random shows another one"):
         start(View(None, tile=32), train_tiles="random")
     start(enabled=False, augment=flip)
     start(train_tiles="random")  # no tiles, nothing random
@@ -232,7 +233,12 @@ class NoTeacher(STFPM):
     ("view", "data", "trainer", "reason"),
     [
         (View(32), {"augment": [A.HorizontalFlip(p=0.5)]}, {}, "data.augment shows another image in every epoch"),
-        (View(None, tile=32), {"train_tiles": "random"}, {}, "data.train_tiles: random shows another image"),
+        (
+            View(None, tile=32),
+            {"loading": Loading(train_tiles="random", num_workers=0)},
+            {},
+            "data.loading.train_tiles: random shows another image",
+        ),
         (View(None), {}, {}, "each image has its own size"),
         (View(32), {}, {"epochs": 1}, "training looks at an image less than twice"),
         (View(32), {}, {"epochs": -1, "max_steps": 3}, "training looks at an image less than twice"),
@@ -250,7 +256,7 @@ def test_it_is_not_cached_where_it_would_not_serve_twice(
     said: list[str],
 ) -> None:
     model = method("L2BT", vit_file, vit_file, view)
-    module = AnomalyDataModule(MVTec(part), model.view, 4, num_workers=0, **data)
+    module = AnomalyDataModule(MVTec(part), model.view, 4, **{"loading": Loading(num_workers=0), **data})
     record = fit(model, part, tmp_path, FeatureCache(directory=tmp_path / "features"), data=module, **trainer)
     assert [line.startswith(f"Features are not cached: {reason}") for line in said] == [True]
     assert record.taught.count("train") > 0 and not (tmp_path / "features").exists()
@@ -359,7 +365,7 @@ def test_one_datamodule_for_several_methods(
 
     expected = [fit(model, part, tmp_path, epochs=1).losses for model in others()]
     first = method("L2BT", resnet_file, vit_file)
-    data = AnomalyDataModule(MVTec(part), first.view, 4, num_workers=0)
+    data = AnomalyDataModule(MVTec(part), first.view, 4, loading=Loading(num_workers=0))
     for model, losses in zip(others(), expected, strict=True):
         fit(first, part, tmp_path, FeatureCache(True, tmp_path / "features", "float32"), epochs=1, data=data)
         cache = FeatureCache(enabled, tmp_path / "features", "float32")

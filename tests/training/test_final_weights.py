@@ -7,7 +7,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAveraging
 
-from lit_ad.data import AnomalyDataModule, MVTec
+from lit_ad.data import AnomalyDataModule, Loading, MVTec
 from lit_ad.training import Calibration
 from lit_ad.training.checkpoints import KeepProgress
 from lit_ad.training.final_weights import FinalWeights
@@ -25,7 +25,7 @@ def test_averages_that_no_checkpoint_holds_get_a_file(
     settings = {"swa_lrs": 0.1, "swa_epoch_start": 1} if averaging is StochasticWeightAveraging else {}
     callbacks = [] if averaging is None else [averaging(**settings)]
     model = Gain()
-    data = AnomalyDataModule(MVTec(parts / "nut"), model.view, batch_size=4, num_workers=0)
+    data = AnomalyDataModule(MVTec(parts / "nut"), model.view, batch_size=4, loading=Loading(num_workers=0))
     callbacks += [Calibration(0.4), FinalWeights(last), KeepProgress(last)]
     quiet_trainer(tmp_path, *callbacks, max_epochs=3).fit(model, data)
     latest, file = torch.load(last, weights_only=True), tmp_path / "averaged.ckpt"

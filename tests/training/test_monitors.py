@@ -8,7 +8,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
-from lit_ad.data import AnomalyDataModule, MVTec
+from lit_ad.data import AnomalyDataModule, Loading, MVTec
 from lit_ad.errors import UserError
 from lit_ad.training import Calibration
 from lit_ad.training.monitors import MonitorCheck
@@ -47,7 +47,7 @@ def fit(parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any) -> Any
                 return {"optimizer": optimizer, "lr_scheduler": schedule}
 
         model = Plateau()
-        data = AnomalyDataModule(MVTec(parts / "nut"), model.view, batch_size=8, num_workers=0)
+        data = AnomalyDataModule(MVTec(parts / "nut"), model.view, batch_size=8, loading=Loading(num_workers=0))
         steps = Steps()
         trainer = quiet_trainer(tmp_path, *callbacks, Calibration(0.4), MonitorCheck(), steps, **more)
         try:
@@ -89,7 +89,7 @@ def test_a_schedule_of_the_learning_rate_too(fit: Any) -> None:
 
 def test_what_is_said_to_be_logged_is_logged(parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any) -> None:
     model, speed = brightness(), TrainingSpeed()
-    data = AnomalyDataModule(MVTec(parts / "nut"), model.view, batch_size=8, num_workers=0)
+    data = AnomalyDataModule(MVTec(parts / "nut"), model.view, batch_size=8, loading=Loading(num_workers=0))
     trainer = quiet_trainer(tmp_path, Calibration(0.4), speed)
     trainer.fit(model, data)
     gpu = {name for name in trainer.callback_metrics if "gpu" in name}

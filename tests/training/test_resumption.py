@@ -9,7 +9,7 @@ import torch
 
 from lit_ad import methods
 from lit_ad.batch import Prediction
-from lit_ad.data import AnomalyDataModule, MVTec
+from lit_ad.data import AnomalyDataModule, Loading, MVTec
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
 from lit_ad.methods.base import Method
@@ -38,7 +38,7 @@ def fit(images: Path, small_models: dict[str, dict[str, Any]], tmp_path: Path, q
         torch.manual_seed(0)
         given = small_models[name]["init_args"]
         method: Method = getattr(methods, name)(**{**given, "view": View(**given["view"]), **arguments})
-        data = AnomalyDataModule(MVTec(images), method.view, batch_size=3, num_workers=0)
+        data = AnomalyDataModule(MVTec(images), method.view, batch_size=3, loading=Loading(num_workers=0))
         rates = Rates(None if resumed else tmp_path / f"{arguments}.ckpt")
         callbacks = [Calibration(0.4), Resumption(), rates]
         trainer = quiet_trainer(tmp_path, *callbacks, max_epochs=epochs, limit_train_batches=3)
@@ -91,7 +91,7 @@ def test_a_plateau_keeps_the_rate_that_it_has_lowered(parts: Path, tmp_path: Pat
         rates = []
         for lr, resumed in ((0.1, None), (asked, tmp_path / "first.ckpt")):
             model = Plateau(lr, decay=0.0 if resumed is None else 0.2)
-            data = AnomalyDataModule(MVTec(parts / "nut"), model.view, batch_size=4, num_workers=0)
+            data = AnomalyDataModule(MVTec(parts / "nut"), model.view, batch_size=4, loading=Loading(num_workers=0))
             trainer = quiet_trainer(tmp_path, Calibration(0.4), Resumption(), rate := Rates(), max_epochs=3)
             if resumed is None:
                 trainer.fit(model, data)

@@ -67,7 +67,7 @@ def test_a_directory_that_holds_a_run_is_refused(tmp_path: Path) -> None:
         ("fit", ["--trainer.accelerator", "no_such_device"]),
         ("fit", ["--data.batch_size", "0"]),
         ("fit", ["--ckpt_path", "nowhere.ckpt"]),
-        ("fit", ["--data.batch_size", "50", "--data.drop_last", "true"]),
+        ("fit", ["--data.batch_size", "50", "--data.loading.drop_last", "true"]),
         ("fit", ["--dashboards", "[tensorboard]", "--data.source.root", "nowhere"]),
         ("fit", ["--trainer.default_root_dir", "given/run", "--data.source.root", "nowhere"]),
         ("test", ["--ckpt_path", "nowhere.ckpt"]),

@@ -7,7 +7,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
-from lit_ad.data import AnomalyDataModule, MVTec
+from lit_ad.data import AnomalyDataModule, Loading, MVTec
 from lit_ad.training import Calibration
 
 EPOCH = "the epoch of the best checkpoint (by val/loss)"
@@ -17,7 +17,7 @@ def chosen(
     model: Any, parts: Path, home: Path, quiet_trainer: Any, *callbacks: Any, **more: Any
 ) -> tuple[list[str], Any]:
     """Of the category nut, after a fit; and the trainer."""
-    data = AnomalyDataModule(MVTec(parts / "nut"), model.view, batch_size=2, num_workers=0)
+    data = AnomalyDataModule(MVTec(parts / "nut"), model.view, batch_size=2, loading=Loading(num_workers=0))
     trainer = quiet_trainer(home, Calibration(0.4), *callbacks, **more)
     trainer.fit(model, data)
     return list(model.decision.also_chosen["nut"]), trainer
@@ -56,7 +56,7 @@ def test_a_training_that_goes_on_has_chosen_before(
     best = ModelCheckpoint(tmp_path / "checkpoints", monitor="val/loss")
     _, trainer = chosen(brightness(), parts, tmp_path, quiet_trainer, best, max_epochs=1)
     model = brightness()
-    data = AnomalyDataModule(MVTec(parts / "nut"), model.view, batch_size=2, num_workers=0)
+    data = AnomalyDataModule(MVTec(parts / "nut"), model.view, batch_size=2, loading=Loading(num_workers=0))
     again = quiet_trainer(tmp_path, Calibration(0.4), ModelCheckpoint(tmp_path, monitor="val/loss"), max_epochs=2)
     again.fit(model, data, ckpt_path=trainer.checkpoint_callback.best_model_path)
     assert model.decision.also_chosen == {"nut": [EPOCH]}

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lit_ad.data import AnomalyDataModule, MVTec
+from lit_ad.data import AnomalyDataModule, Loading, MVTec
 from lit_ad.image.view import View
 from lit_ad.methods import STFPM
 from lit_ad.training.speed import TrainingSpeed
@@ -22,7 +22,7 @@ def test_every_epoch_logs_its_speed(images: Path, small_models: dict[str, Any], 
     trainer = L.Trainer(
         default_root_dir=tmp_path, max_epochs=2, logger=logger, callbacks=[TrainingSpeed()], accelerator="cpu", **off
     )
-    trainer.fit(model, AnomalyDataModule(MVTec(images), model.view, batch_size=4, num_workers=0))
+    trainer.fit(model, AnomalyDataModule(MVTec(images), model.view, batch_size=4, loading=Loading(num_workers=0)))
     with Path(logger.log_dir, "metrics.csv").open() as file:
         logged = [row for row in csv.DictReader(file) if row["train/images_per_second"]]
     assert len(logged) == 2

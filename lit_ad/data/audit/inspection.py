@@ -16,12 +16,15 @@ from lit_ad.data.audit.measurements import Header, MaskExtent, max_value, measur
 from lit_ad.data.audit.report import AuditReport, count_phrase, describe_splits, unreadable
 from lit_ad.data.sources.listing import Listing, first_few, frame_remarks, list_folder
 from lit_ad.data.sources.pages import files_of
+from lit_ad.data.sources.photographs import Unrelated
 from lit_ad.data.sources.shapes import kept_masks
-from lit_ad.data.sources.source import holds_images
+from lit_ad.data.sources.source import Source, holds_images
 from lit_ad.data.splits import Splits
 from lit_ad.errors import UserError
 from lit_ad.image.pixels import split_page
 from lit_ad.image.view import View
+from lit_ad.machine import cores
+from lit_ad.names import tell
 from lit_ad.threads import Pool
 
 DECODED_PIXELS = 2e9  # of test images: 20 to 40 seconds of one core; all of MVTec AD's are 1.4e9
@@ -169,3 +172,28 @@ def list_around(samples: Sequence[Sample]) -> Listing:
 def broken_links(paths: Sequence[Path]) -> list[str]:
     """One sentence about links that lead nowhere, if there are any."""
     return [f"broken links, {count_phrase(paths)}: {first_few(paths)}; they are left out"] if paths else []
+
+
+def tell_what_there_is(
+    splits: Splits, source: Source, view: View, unrelated: Unrelated | None = None, decode: bool = True
+) -> list[str]:
+    """Print what a run has to train and test on, and warnings.
+
+    Args:
+        splits: The samples.
+        source: They come from it; it may have remarks.
+        view: What will be seen of the images.
+        unrelated: Photographs that training takes as well.
+        decode: Test images, as for `inspect_samples`.
+
+    Returns:
+        Errors, each a sentence: with one of them there is no use in a run.
+    """
+    report = inspect_samples(splits, cores(), decode, progress=True, view=view)
+    report.add_source_remarks(source)
+    if any(sample.split == "validation" for sample in splits.val):
+        report.text += "\n  held out are the validation images of the data set, so data.val_fraction is not used"
+    if decode and unrelated is not None:
+        report.text += "".join(f"\n  in data.unrelated, {remark}" for remark in unrelated.remarks)
+    tell(str(report))
+    return report.errors

@@ -7,6 +7,7 @@ import pytest
 
 from lit_ad.data import BTAD
 from lit_ad.data.datamodule import AnomalyDataModule
+from lit_ad.data.loading import Loading
 from lit_ad.data.masks import read_truth
 from lit_ad.data.sources.source import check
 from lit_ad.errors import UserError
@@ -62,7 +63,7 @@ def test_what_does_not_fit_is_named(btad: Path, write, write_mask) -> None:
 
 
 def test_it_loads(btad: Path) -> None:
-    data = AnomalyDataModule(BTAD(btad, "01"), View(16), num_workers=0)
+    data = AnomalyDataModule(BTAD(btad, "01"), View(16), loading=Loading(num_workers=0))
     data.setup("fit")
     assert {split: len(samples) for split, samples in vars(data.splits).items()} == {"train": 3, "val": 1, "test": 3}
     (batch,) = data.test_dataloader()

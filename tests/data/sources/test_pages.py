@@ -10,13 +10,14 @@ import pytest
 import tifffile
 
 from lit_ad.batch import Sample
-from lit_ad.data import AnomalyDataModule, Folder, Images, MVTec, Table
+from lit_ad.data import AnomalyDataModule, Folder, Images, Loading, MVTec, Table
 from lit_ad.data.audit.inspection import inspect_samples
 from lit_ad.data.masks import read_truth
 from lit_ad.data.sources.pages import by_page
 from lit_ad.errors import UserError
 from lit_ad.image.pixels import read_image
 from lit_ad.image.view import View
+from lit_ad.training.feature_cache import describe_pixels
 
 GENERATOR = np.random.default_rng(0)
 
@@ -62,13 +63,14 @@ def test_each_page_is_a_sample_with_its_mask(wafers: Path) -> None:
 
 
 def test_batches_features_and_tiles_are_of_pages(wafers: Path) -> None:
-    data = AnomalyDataModule(MVTec(wafers), View(None, tile=8, overlap=0), num_workers=0)
+    data = AnomalyDataModule(MVTec(wafers), View(None, tile=8, overlap=0), loading=Loading(num_workers=0))
     train = data.train_dataloader().dataset
     assert len(train) == 16 * 9  # type: ignore[arg-type]
     for i in (0, 9, 100):
         batch = train[i]
         assert batch.samples[0].image == data.splits.train[i // 9].image
-    files = {split: about["files"] for split, _, about in data.cacheable(needs_pixels=False)}
+    loaders = dict(data.cacheable(needs_pixels=False))
+    files = {split: describe_pixels(loader.dataset.samples, data.view)["files"] for split, loader in loaders.items()}
     assert len(files["train"]) == len(set(files["train"])) == 16
     assert all(size == (wafers / "train/good/0.tif").stat().st_size for _, size, _ in files["train"])
 

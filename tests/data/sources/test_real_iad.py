@@ -11,6 +11,7 @@ from PIL import Image
 
 from lit_ad.data import RealIAD
 from lit_ad.data.datamodule import AnomalyDataModule
+from lit_ad.data.loading import Loading
 from lit_ad.data.masks import read_truth
 from lit_ad.data.sources.source import check
 from lit_ad.errors import UserError
@@ -63,14 +64,14 @@ def test_labels_and_items(real_iad: Path) -> None:
 
 
 def test_masks_count_above_127(real_iad: Path) -> None:
-    data = AnomalyDataModule(RealIAD(real_iad, "audiojack", "realiad_256"), View(16), num_workers=0)
+    data = AnomalyDataModule(RealIAD(real_iad, "audiojack", "realiad_256"), View(16), loading=Loading(num_workers=0))
     masks = [read_truth(sample, (20, 24)) for sample in data.splits.test]
     assert [int(mask.sum()) for mask in masks] == [0] * 5 + [0, 6, 0, 6, 0]
     assert data.splits.test[6].mask.suffix == ".png"
 
 
 def test_views_of_a_part_are_held_out_together(real_iad: Path) -> None:
-    data = AnomalyDataModule(RealIAD(real_iad, images="realiad_256"), View(16), num_workers=0)
+    data = AnomalyDataModule(RealIAD(real_iad, images="realiad_256"), View(16), loading=Loading(num_workers=0))
     for name in NAMES:
         held = Counter(s.item for s in data.splits.val if s.category == name)
         assert list(held.values()) == [5] and not held.keys() & {s.item for s in data.splits.train}

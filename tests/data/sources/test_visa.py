@@ -10,6 +10,7 @@ from PIL import Image
 
 from lit_ad.data import VisA
 from lit_ad.data.datamodule import AnomalyDataModule
+from lit_ad.data.loading import Loading
 from lit_ad.data.masks import read_truth
 from lit_ad.data.sources.source import check
 from lit_ad.errors import UserError
@@ -78,7 +79,7 @@ def test_each_official_split_trains_on_normal_images_alone(visa: Path, split: st
 def test_any_class_of_a_mask_is_a_defect(visa: Path) -> None:
     anomalous = [sample for sample in VisA(visa).samples() if sample.label]
     assert len(anomalous) == 4 and all(int(read_truth(sample, (20, 24)).sum()) == 8 for sample in anomalous)
-    data = AnomalyDataModule(VisA(visa, "candle"), View(16), num_workers=0)
+    data = AnomalyDataModule(VisA(visa, "candle"), View(16), loading=Loading(num_workers=0))
     (batch,) = data.test_dataloader()
     assert [int(mask.sum()) for mask in batch.masks] == [0, 8, 8]
 

@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from wandb.proto import wandb_internal_pb2
 
 from lit_ad.commands.main import main
-from lit_ad.data import AnomalyDataModule, MVTec
+from lit_ad.data import AnomalyDataModule, Loading, MVTec
 from lit_ad.detector.decision import Decision
 from lit_ad.evaluation import Evaluation, Heatmaps
 from lit_ad.evaluation.results import ImageResult, Results
@@ -249,7 +249,7 @@ def test_a_dashboard_shows_every_row_and_the_worst_misses(
     evaluation, heatmaps = Evaluation(), Heatmaps(enabled=pictures, height=32)
     trainer = quiet_trainer(tmp_path / "run", evaluation, heatmaps, Dashboard(misses=1))
     trainer.loggers = [TensorBoardLogger(str(tmp_path / "board"))]
-    trainer.test(model, AnomalyDataModule(MVTec(parts), model.view, num_workers=0), verbose=False)
+    trainer.test(model, AnomalyDataModule(MVTec(parts), model.view, loading=Loading(num_workers=0)), verbose=False)
     board = EventAccumulator(trainer.loggers[0].log_dir)
     board.Reload()
     results = evaluation.results

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lit_ad.data import AnomalyDataModule, Folder, MVTec
+from lit_ad.data import AnomalyDataModule, Folder, Loading, MVTec
 from lit_ad.detector.decision import Decision
 from lit_ad.detector.painter import draw
 from lit_ad.evaluation import Heatmaps
@@ -26,7 +26,7 @@ def test_two_folders_of_one_name_keep_all_pictures(tmp_path: Path, brightness: A
                 Image.fromarray(pixels).save(tmp_path / line / folder / f"{i}.png")
     source = Folder(["line1/good"], ["line1/bad", "line2/bad"], nominal_test="line2/good", root=tmp_path)
     model = brightness()
-    data = AnomalyDataModule(source, model.view, num_workers=0)
+    data = AnomalyDataModule(source, model.view, loading=Loading(num_workers=0))
     quiet_trainer(tmp_path / "run", Heatmaps(height=20)).test(model, data, verbose=False)
     pictures = sorted((tmp_path / "run/heatmaps" / tmp_path.name).rglob("*.jpg"))
     names = [path.relative_to(tmp_path / "run/heatmaps" / tmp_path.name).as_posix() for path in pictures]
@@ -43,7 +43,7 @@ def test_predicted_pictures_keep_their_folders(tmp_path: Path, brightness: Any, 
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.fromarray(np.full((16, 16), 90, np.uint8)).save(tmp_path / name)
     model = brightness()
-    data = AnomalyDataModule(MVTec(tmp_path), model.view, num_workers=0, predict_path=tmp_path / "new")
+    data = AnomalyDataModule(MVTec(tmp_path), model.view, loading=Loading(num_workers=0), predict_path=tmp_path / "new")
     quiet_trainer(tmp_path / "run", Heatmaps(height=20)).predict(model, data)
     quiet_trainer(tmp_path / "none", Heatmaps(enabled=False)).predict(model, data)
     home = tmp_path / "run/predictions/heatmaps"
@@ -63,7 +63,7 @@ def test_pictures_tell_the_verdict_the_truth_and_use_the_decisions_colours(
     monkeypatch.setattr(heatmaps, "draw", watch)
     model = brightness()
     model.decision = Decision({"nut": [0.85]}, {"nut": [0.9]}, {"nut": [0.4]}, 0.5)  # type: ignore[dict-item]
-    data = AnomalyDataModule(MVTec(parts / "nut"), model.view, num_workers=0)
+    data = AnomalyDataModule(MVTec(parts / "nut"), model.view, loading=Loading(num_workers=0))
     quiet_trainer(tmp_path / "run", Heatmaps(height=64)).test(model, data, verbose=False)
     assert len(seen) == 7
     for title, (image, heat, mask, span, threshold) in seen.items():

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from lit_ad.batch import Batch, Prediction
-from lit_ad.data import AnomalyDataModule, Images, MVTec
+from lit_ad.data import AnomalyDataModule, Images, Loading, MVTec
 from lit_ad.detector.decision import Decision
 from lit_ad.errors import NOT_FINITE, UserError
 from lit_ad.evaluation import Heatmaps, Predictions
@@ -55,8 +55,7 @@ def test_a_planted_defect_is_found_where_it_is(
     data = AnomalyDataModule(
         MVTec(tmp_path / "nowhere"),
         model.view,
-        eval_batch_size=batch_size,
-        num_workers=0,
+        loading=Loading(eval_batch_size=batch_size, num_workers=0),
         predict_path=tmp_path / "new",
     )
     quiet_trainer(tmp_path / "run", Predictions()).predict(model, data)
@@ -82,7 +81,7 @@ def test_verdicts_and_p_values(tmp_path: Path, brightness: Any, quiet_trainer: A
         Image.fromarray(np.full((8, 8), value, np.uint8)).save(tmp_path / f"new/{i}.png")
     model = brightness()
     model.decision = Decision({"x": [0.1, 0.3, 0.5]}, false_alarm=0.3)  # type: ignore[dict-item]
-    data = AnomalyDataModule(MVTec(tmp_path), model.view, num_workers=0, predict_path=tmp_path / "new")
+    data = AnomalyDataModule(MVTec(tmp_path), model.view, loading=Loading(num_workers=0), predict_path=tmp_path / "new")
     quiet_trainer(tmp_path / "run", Predictions(maps=False)).predict(model, data)
     with (tmp_path / "run/predictions/scores.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -100,7 +99,7 @@ def test_each_image_is_judged_by_its_folders_category(tmp_path: Path, brightness
     model = brightness()
     held = {"bright": np.array([0.5, 0.6, 0.7]), "dark": np.array([0.1, 0.2, 0.3])}
     model.decision = Decision(held, false_alarm=0.3)
-    data = AnomalyDataModule(MVTec(tmp_path), model.view, num_workers=0, predict_path=tmp_path / "new")
+    data = AnomalyDataModule(MVTec(tmp_path), model.view, loading=Loading(num_workers=0), predict_path=tmp_path / "new")
     predictions = Predictions()
     quiet_trainer(tmp_path / "run", predictions).predict(model, data)
     assert [(row.path, row.verdict, row.threshold) for row in predictions.rows] == [
@@ -120,7 +119,7 @@ def test_an_unreadable_image_is_a_row_and_the_others_go_on(tmp_path: Path, brigh
     (tmp_path / "new/1.png").write_text("no image")
     model = brightness(View(16))
     data = AnomalyDataModule(
-        MVTec(tmp_path), model.view, num_workers=0, eval_batch_size=2, predict_path=tmp_path / "new"
+        MVTec(tmp_path), model.view, loading=Loading(num_workers=0, eval_batch_size=2), predict_path=tmp_path / "new"
     )
     predictions = Predictions(output=tmp_path / "out")
     quiet_trainer(tmp_path / "run", predictions, Heatmaps()).predict(model, data)
@@ -154,7 +153,7 @@ def test_an_image_whose_map_is_not_finite_is_a_row_with_its_error(
 
     model = Broken(View(16))
     model.decision = Decision({"": [0.5]})  # type: ignore[dict-item]
-    data = AnomalyDataModule(MVTec(tmp_path), model.view, num_workers=0, eval_batch_size=3)
+    data = AnomalyDataModule(MVTec(tmp_path), model.view, loading=Loading(num_workers=0, eval_batch_size=3))
     data.predict_path = tmp_path / "new"
     predictions = Predictions(output=tmp_path / "out")
     quiet_trainer(tmp_path / "run", predictions, Heatmaps(), precision=precision).predict(model, data)
@@ -174,7 +173,7 @@ def test_a_page_is_a_row_a_map_and_a_picture(tmp_path: Path, brightness: Any, qu
     pages[1].save(tmp_path / "new/film/b.tif")
     model = brightness()
     data = AnomalyDataModule(
-        MVTec(tmp_path), model.view, num_workers=0, eval_batch_size=3, predict_path=tmp_path / "new"
+        MVTec(tmp_path), model.view, loading=Loading(num_workers=0, eval_batch_size=3), predict_path=tmp_path / "new"
     )
     quiet_trainer(tmp_path / "run", Predictions(), Heatmaps()).predict(model, data)
     with (tmp_path / "run/predictions/scores.csv").open() as file:
@@ -189,7 +188,9 @@ def test_a_second_predict_leaves_the_first_alone(tmp_path: Path, brightness: Any
     plant(tmp_path / "new/0.png", (20, 30), 8, 9)
     (tmp_path / "new/readme.txt").write_text("")
     model = brightness(View(16))
-    data = AnomalyDataModule(MVTec(tmp_path), model.view, num_workers=0, predict_path=tmp_path / "new/0.png")
+    data = AnomalyDataModule(
+        MVTec(tmp_path), model.view, loading=Loading(num_workers=0), predict_path=tmp_path / "new/0.png"
+    )
     for _ in range(2):
         predictions = Predictions()
         quiet_trainer(tmp_path / "run", predictions).predict(model, data)
@@ -223,7 +224,7 @@ def checkpoint(tmp_path: Path, brightness: Any, quiet_trainer: Any) -> tuple[Any
     model = brightness(View(16))
     model.decision = Decision({"x": [0.5]}, false_alarm=0.5)  # type: ignore[dict-item]
     data = AnomalyDataModule(
-        MVTec(tmp_path), model.view, num_workers=0, eval_batch_size=2, predict_path=tmp_path / "new"
+        MVTec(tmp_path), model.view, loading=Loading(num_workers=0, eval_batch_size=2), predict_path=tmp_path / "new"
     )
     trainer = quiet_trainer(tmp_path / "once")
     trainer.predict(model, data, return_predictions=False)
@@ -289,7 +290,7 @@ def test_any_name_of_a_file_survives(tmp_path: Path, brightness: Any, quiet_trai
         os.rename(tmp_path / "new/a.png", os.path.join(os.fsencode(tmp_path / "new"), name + b".png"))  # noqa: PTH104, PTH118
     model = brightness(View(16))
     data = AnomalyDataModule(
-        MVTec(tmp_path), model.view, num_workers=0, eval_batch_size=2, predict_path=tmp_path / "new"
+        MVTec(tmp_path), model.view, loading=Loading(num_workers=0, eval_batch_size=2), predict_path=tmp_path / "new"
     )
     trainer = quiet_trainer(tmp_path / "once")
     trainer.predict(model, data, return_predictions=False)
@@ -362,7 +363,9 @@ def test_memory_does_not_grow_with_ten_thousand_images(tmp_path: Path, brightnes
     for i in range(10_000):
         os.link(tmp_path / "one.png", tmp_path / f"new/{i}.png")
     model, memory = brightness(View(64)), Memory()
-    data = AnomalyDataModule(MVTec(tmp_path), model.view, eval_batch_size=1, predict_path=tmp_path / "new")
+    data = AnomalyDataModule(
+        MVTec(tmp_path), model.view, loading=Loading(eval_batch_size=1), predict_path=tmp_path / "new"
+    )
     callbacks = (Predictions(), Heatmaps(height=64), memory)
     quiet_trainer(tmp_path / "run", *callbacks).predict(model, data, return_predictions=False)
     print(f"after 1000 images {memory.resident[1000]:.0f} MiB, after 10000 {memory.resident[-1]:.0f} MiB")

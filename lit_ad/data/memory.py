@@ -1,0 +1,62 @@
+"""Whether images fit the memory of the machine."""
+
+import math
+from collections.abc import Iterable
+from contextlib import suppress
+
+from lit_ad.batch import Sample
+from lit_ad.errors import UserError
+from lit_ad.image.pixels import Size, upright_size
+from lit_ad.image.view import View
+from lit_ad.machine import memory
+
+CACHE_BYTES = 2**30  # what loading.cache_images takes of the RAM without being asked
+
+
+def check_batches(view: View, size: Size, batch_size: int, eval_batch_size: int) -> None:
+    """Raises UserError if images of this size, of which the network sees all or tiles, are too many at once.
+
+    Args:
+        view: What the network sees.
+        size: Of the images, (H, W) pixels.
+        batch_size: In training: images, or tiles where the view has them.
+        eval_batch_size: Images in validation, test and predict.
+    """
+    if view.tile is None:
+        check_memory(max(batch_size, eval_batch_size), size)
+    else:
+        check_memory(batch_size, (view.tile, view.tile))
+        check_memory(eval_batch_size, size, bytes_each=3)  # as uint8: it is their tiles that become float
+
+
+def check_memory(count: int, size: Size, bytes_each: int = 12) -> None:
+    """Raises UserError if the pixels alone of `count` images at once do not fit the machine's memory.
+
+    As 3 float32 numbers, which is what a network takes. What the teacher makes of them it looks at itself; what
+    students and their gradients take on top is not counted.
+    """
+    needed, have = count * size[0] * size[1] * bytes_each, memory()
+    if have is not None and needed > have:
+        images = "1 image" if count == 1 else f"{count} images"
+        raise UserError(
+            f"{images} of {size[0]}x{size[1]} at once take {needed / 2**30:.1f} GiB for their pixels alone, and this "
+            f"machine has {have / 2**30:.1f} GiB: lower model.view.image_size, data.batch_size or "
+            "data.loading.eval_batch_size, or set model.view.tile"
+        )
+
+
+def largest_size(samples: Iterable[Sample]) -> Size:
+    """Return height and width of the image with the most pixels; (0, 0) if no image can be read."""
+    largest = (0, 0)
+    for sample in samples:
+        with suppress(UserError):  # that it cannot be read is told by who reads it
+            largest = max(largest, upright_size(sample.image), key=math.prod)
+    return largest
+
+
+def is_worth_caching(samples: Iterable[Sample], view: View) -> bool:
+    """Return whether images are small enough to be kept in RAM unasked: they are seen at one size or in tiles, and all
+    take less than CACHE_BYTES."""
+    if view.size is None and view.tile is None:
+        return False
+    return 3 * sum(math.prod(view.size or upright_size(sample.image)) for sample in samples) <= CACHE_BYTES

@@ -1,0 +1,20 @@
+"""DataModules with settings of any kind, and what a loader gives."""
+
+from collections.abc import Iterable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from lit_ad.batch import Batch
+from lit_ad.data import AnomalyDataModule, Loading, MVTec
+from lit_ad.image.view import View
+
+
+def module(root: Path, view: View, **settings: Any) -> AnomalyDataModule:
+    """A DataModule with these settings, whether they are its own or those of `loading`."""
+    loading = {field.name: settings.pop(field.name) for field in fields(Loading) if field.name in settings}
+    return AnomalyDataModule(MVTec(root), view, **settings, loading=Loading(**loading))
+
+
+def order(loader: Iterable[Batch]) -> list[int]:
+    return [i for batch in loader for i in batch.index.tolist()]

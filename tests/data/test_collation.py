@@ -1,0 +1,63 @@
+"""Items put together to batches."""
+
+import pytest
+import torch
+
+from lit_ad.batch import Sample
+from lit_ad.data.collation import collate, collate_equal, join
+from lit_ad.data.dataset import AnomalyDataset
+from lit_ad.errors import UserError
+from lit_ad.features.dataset import FeatureDataset
+from lit_ad.image.view import View
+
+
+def test_sizes_in_one_batch(write) -> None:
+    samples = [Sample(write("a.png", (20, 24)), 0, split="test"), Sample(write("b.png", (30, 16)), 0, split="test")]
+    items = [AnomalyDataset(samples, View(None))[i] for i in range(2)]
+    batch = collate(items)
+    assert batch.pixels.shape == (2, 3, 30, 24) and batch.canvases == [(20, 24), (30, 16)]
+    for image, item, (top, left, bottom, right) in zip(batch.pixels, items, batch.boxes, strict=True):
+        assert torch.equal(image[:, top:bottom, left:right], item.pixels[0])
+    assert not batch.pixels[0, :, 20:].any() and not batch.pixels[1, :, :, 16:].any()
+    for one, item in zip(batch.uniform(), items, strict=True):  # what networks see: each as it is in a batch of one
+        assert torch.equal(one.pixels, item.pixels) and one.canvases is None
+        assert (one.samples, one.sizes, one.boxes) == (item.samples, item.sizes, item.boxes)
+    assert collate(items[:1]).canvases is None and collate([items[0], items[0]]).uniform()[0].pixels.shape[0] == 2
+    assert batch.select([False, True]).uniform()[0].pixels.shape == (1, 3, 30, 16)
+    with pytest.raises(UserError, match=r"\(20, 24\) .*a.png and \(30, 16\) .*b.png: set model.view.image_size"):
+        collate_equal(items)
+
+
+def test_masks_of_a_batch(write) -> None:
+    image = write("a.png")
+    kinds = [Sample(image, 0, split="test"), Sample(image, 1, split="test"), Sample(image, 0)]
+    nominal, anomalous, training = (AnomalyDataset([kind], View(16))[0] for kind in kinds)
+    batch = collate([nominal, anomalous])
+    assert batch.masks[0] is not None and batch.masks[1] is None
+    assert collate([anomalous]).masks == [None]
+    assert collate([training]).masks is None
+
+
+def test_what_is_known_of_each_image_stays_in_order(write) -> None:
+    samples = [Sample(write(f"{i}.png", (20 + i, 24)), i % 2, category="ab"[i % 2], split="test") for i in range(4)]
+    dataset = AnomalyDataset(samples, View(16, fit="pad"))
+    batch = collate([dataset[i] for i in (2, 0, 3)])
+    assert batch.samples == [samples[2], samples[0], samples[3]] and batch.index.tolist() == [2, 0, 3]
+    assert batch.labels.tolist() == [0, 0, 1] and batch.sizes == [(22, 24), (20, 24), (23, 24)]
+    for row, i in enumerate((2, 0, 3)):
+        assert torch.equal(batch.pixels[row], dataset[i].pixels[0]) and batch.boxes[row] == dataset[i].boxes[0]
+
+
+def test_features_of_a_batch(write) -> None:
+    images = AnomalyDataset([Sample(write(f"{i}.png"), 0) for i in range(3)], View(16))
+    levels = [torch.randn(3, 8, 4, 4), torch.randn(3, 5, 7)]
+    dataset = FeatureDataset(images, [[level[i : i + 1] for level in levels] for i in range(3)], pixels=False)
+    batch = collate_equal([dataset[i] for i in range(3)])
+    assert batch.pixels is None and len(batch) == 3
+    for joined, level in zip(batch.features, levels, strict=True):
+        assert torch.equal(joined, level)
+
+
+def test_one_large_image_is_not_copied() -> None:
+    row = torch.ones(1, 3, 8, 8)
+    assert join([row]) is row and join([row, row]).shape == (2, 3, 8, 8)
