@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lit_ad.detector.inputs import iterate_images, list_images, name_of, read_pixels
+from lit_ad.detector.inputs import check_image, iterate_images, list_images, name_of, read_pixels
 from lit_ad.errors import UserError
 
 RGB = np.random.default_rng(0).integers(0, 256, (12, 20, 3), dtype=np.uint8)
@@ -135,3 +135,12 @@ def test_names(file: Path) -> None:
     with file.open("rb") as opened:
         assert name_of(opened, 3) == name_of(Image.open(file)) == str(file)
     assert (name_of(RGB, 3), name_of(b"", 1), name_of(RGB)) == ("image 3", "image 1", "the image")
+
+
+@pytest.mark.parametrize(
+    ("shape", "told"), [((1, 20, 30), True), ((3, 20, 30), True), ((4, 20, 30), True), ((2, 20, 30), False)]
+)
+def test_an_array_with_its_channels_first_is_told_how_to_turn_it(shape: tuple[int, ...], told: bool) -> None:
+    with pytest.raises(UserError, match=r"part\.png is an array of shape") as error:
+        check_image(np.zeros(shape, np.uint8), "part.png")
+    assert ("array.transpose(1, 2, 0)" in str(error.value)) is told
