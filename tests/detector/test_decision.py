@@ -212,3 +212,12 @@ def test_a_scale_set_on_the_same_images_raises_the_rate() -> None:
             rates[name].append((score(new, ends) > of(score(held, ends).tolist(), 0.05).threshold()).mean())
     assert np.mean(rates["other"]) == pytest.approx(0.05, abs=0.006)
     assert np.mean(rates["own"]) == pytest.approx(0.069, abs=0.007)
+
+
+def test_a_warning_of_too_few_images_goes_with_both_thresholds_set_by_hand() -> None:
+    """One of the two that still follows the rate is enough for it."""
+    few = Decision({"a": np.array([1.0, 2.0])}, {"a": np.array([5.0, 6.0])}, false_alarm=0.1)
+    image, pixels = few.with_threshold(3, "a"), few.with_threshold(7, "a", pixels=True)
+    assert [len(decision.warnings()) for decision in (few, image, pixels)] == [1, 1, 1]
+    assert not image.with_threshold(7, "a", pixels=True).warnings()
+    assert not Decision({"a": np.array([1.0, 2.0])}, false_alarm=0.1).with_threshold(3, "a").warnings()  # has no maps
