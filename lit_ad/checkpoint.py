@@ -22,7 +22,8 @@ class CheckpointFile(TorchCheckpointIO):
         if "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
         else:
-            write_checkpoint(checkpoint, Path(path))
+            remedy = ". Earlier checkpoints are whole: make room, and go on from the last one with --ckpt_path"
+            write_checkpoint(checkpoint, Path(path), remedy)
 
     def load_checkpoint(self, path: str | Path, map_location: Any = "cpu", weights_only: Any = True):  # type: ignore[no-untyped-def]
         """Always `weights_only`. Raises UserError if it is not a whole checkpoint."""
@@ -50,8 +51,8 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
-    """Raises UserError that names the file if it cannot be written."""
+def write_checkpoint(checkpoint: dict[str, Any], path: Path, remedy: str = "") -> None:
+    """Raises UserError that names the file, and the remedy, if it cannot be written."""
     try:
         with atomic_write(path) as temporary, temporary.open("wb") as file:
             torch.save(checkpoint, file)
@@ -61,9 +62,7 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
         if killed := killed_worker(error):
             raise killed from error
         reason = error if isinstance(error, UserError) else f"cannot write {path}: {error.__context__ or error}"
-        raise UserError(
-            f"{reason}. Earlier checkpoints are whole: make room, and go on from the last one with --ckpt_path"
-        ) from error
+        raise UserError(f"{reason}{remedy}") from error
 
 
 def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
@@ -91,6 +90,6 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
         raise
     except Exception as error:  # zip, pickle and torch raise all sorts
         raise UserError(f"cannot read the checkpoint {path}: {why_unreadable(error)}") from error
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise UserError(f"{path} is no checkpoint of lit_ad: it holds no state_dict")
     return checkpoint

@@ -61,6 +61,34 @@ def resolve_paths(value: Any) -> Any:
 
 
 @contextmanager
+def writing(path: Path, remedy: str = "") -> Iterator[None]:
+    """Raises UserError that names the path, and the remedy, in place of an OSError of the block."""
+    try:
+        yield
+    except OSError as error:
+        reason = f"cannot write {path}: {error.strerror or error}"
+        raise UserError(f"{reason}; {remedy}" if remedy else reason) from error
+
+
+def check_writable(folder: Path, setting: str) -> None:
+    """Write to a folder for a trial, before work is done whose result goes there; it is left as it was.
+
+    Raises:
+        UserError: No file can be written to it; the message names the setting that says where it is.
+    """
+    absent = [path for path in (folder, *folder.parents) if not path.exists()]
+    with writing(folder, f"give another {setting}"):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        finally:
+            with suppress(OSError):  # another process has written to it
+                for path in absent:
+                    path.rmdir()
+
+
+@contextmanager
 def new_folder(folder: Path) -> Iterator[None]:
     """A folder, made with those above it where they are not there. Where the block fails, what was made goes again."""
     absent = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -163,7 +191,7 @@ def cache_directory() -> Path:
     folder of its own for temporary files instead.
 
     Raises:
-        UserError: That folder belongs to another user.
+        UserError: That folder belongs to another user, or cannot be made.
     """
     from platformdirs import user_cache_path  # not needed by a detector, which imports this module
 
@@ -175,7 +203,8 @@ def cache_directory() -> Path:
             return usual
     user = os.getuid() if hasattr(os, "getuid") else 0
     folder = Path(tempfile.gettempdir(), f"lit_ad-{user}")
-    folder.mkdir(mode=0o700, exist_ok=True)
+    with writing(folder, "set XDG_CACHE_HOME to a folder that you can write to"):
+        folder.mkdir(mode=0o700, exist_ok=True)
     if user and (folder.is_symlink() or folder.stat().st_uid != user):
         raise UserError(f"{folder} belongs to another user: set XDG_CACHE_HOME to a folder that you can write to")
     warnings.warn(f"no home directory to write to: caches are kept in {folder}, or in $XDG_CACHE_HOME", stacklevel=1)

@@ -17,3 +17,10 @@ def test_paths_are_resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert torch.equal(read_checkpoint(path)["state_dict"]["weight"], torch.ones(2))
     with pytest.raises(UserError, match=f"there is no checkpoint {tmp_path}/y.ckpt"):
         read_checkpoint("~/y.ckpt")
+
+
+@pytest.mark.parametrize("content", [[1], {}, {"state_dict": [1]}])
+def test_what_holds_no_state_dict(content: object, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "x.ckpt")
+    with pytest.raises(UserError, match=f"^{tmp_path}/x.ckpt is no checkpoint of lit_ad: it holds no state_dict$"):
+        read_checkpoint(tmp_path / "x.ckpt")

@@ -16,11 +16,13 @@ from lit_ad.files import (
     Writers,
     atomic_write,
     cache_directory,
+    check_writable,
     format_bytes,
     resolve_path,
     resolve_paths,
     run_directory,
     sync_folder,
+    writing,
 )
 
 
@@ -222,3 +224,22 @@ def test_writers_do_all_wait_for_none_and_tell_the_first_error(tmp_path: Path) -
     writers.submit(done.append, 9)  # what had failed is told, and forgotten
     writers.finish()
     assert done[-1] == 9
+
+
+def test_a_folder_is_tried_and_left_as_it_was(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "new/folder"):
+        check_writable(folder, "cache.directory")
+        assert list(tmp_path.iterdir()) == []
+    file = tmp_path / "file"
+    file.touch()
+    for folder in (file, file / "inside", Path("/proc/x")):
+        with pytest.raises(UserError, match=rf"^cannot write {folder}: .*; give another cache.directory$"):
+            check_writable(folder, "cache.directory")
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_writing_names_the_path_and_no_other_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"^cannot write {tmp_path}: Is a directory$"), writing(tmp_path):
+        tmp_path.open("w")
+    with pytest.raises(KeyError), writing(tmp_path):
+        raise KeyError("a bug")

@@ -15,7 +15,7 @@ from lit_ad.benchmark.cell import BUSY
 from lit_ad.benchmark.plan import Budget
 from lit_ad.benchmark.tables import Cell, Published, write_tables
 from lit_ad.errors import UserError, ended_by
-from lit_ad.files import atomic_write
+from lit_ad.files import atomic_write, writing
 from lit_ad.lightning_cli.launcher import environment_alone
 from lit_ad.machine import cores
 
@@ -152,6 +152,8 @@ def record_failure(cell: Cell, code: int) -> None:
 
 def write_tables_locked(cells: list[Cell], output: Path, metrics: list[str], published: dict[str, Published]) -> None:
     """Write the tables. Of several processes the last one has seen what all have finished."""
-    output.mkdir(parents=True, exist_ok=True)
-    with FileLock(output / "tables.lock"):
+    with writing(output, "give another --output"):
+        output.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(output / "tables.lock").acquire()
+    with lock:
         write_tables(cells, output, metrics, published)

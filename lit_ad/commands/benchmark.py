@@ -11,6 +11,7 @@ from lit_ad.benchmark.plan import Budget, MethodSpec, list_tasks, make_cell, sel
 from lit_ad.benchmark.runner import run_cells
 from lit_ad.benchmark.tables import check_metrics
 from lit_ad.errors import UserError
+from lit_ad.files import check_writable
 
 STOP = (signal.SIGTERM, signal.SIGINT)
 
@@ -68,6 +69,7 @@ def benchmark(
     if output is None and root is None:
         raise UserError("give --output FOLDER, where the runs and the tables go")
     output = (output or Path("runs/benchmark", next(iter(given)))).absolute()
+    check_writable(output, "--output")
     tasks = list_tasks(given)
     selected = select_cells([(method, task) for method in specs for task in tasks], only)
     cells, share = [], []

@@ -39,7 +39,7 @@ from lit_ad.detector.guarantee import by_hand
 from lit_ad.detector.inputs import ImageLike
 from lit_ad.detector.run_files import CONFIG, run_of
 from lit_ad.errors import UserError
-from lit_ad.files import free_path, new_folder, resolve_path
+from lit_ad.files import check_writable, free_path, new_folder, resolve_path, writing
 from lit_ad.image.roi import counted
 from lit_ad.image.view import View
 from lit_ad.methods.base import Method
@@ -103,6 +103,7 @@ def export(
         pictures = list(made_up(method.view, COMPARED))
         print(f"The images of {ckpt_path} are not to be had ({gone}): it is compared on {COMPARED} made-up ones")
     folder = output or (home or ckpt_path.parent) / "export"
+    check_writable(folder, "--output")  # writing takes minutes
     usual = f"{type(method).__name__.lower()}-{precision}{SUFFIX[format]}"
     name = free_path(folder / usual).name
     with new_folder(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as scratch:
@@ -118,10 +119,11 @@ def export(
         if precision == "int8" and splits.test:
             report["auroc"] = aurocs(exported, checkpoint, splits.test)
         text = json.dumps(report, indent=2, allow_nan=False) + "\n"
-        file.with_name(f"{name}.json").write_text(text, encoding="utf-8")
-        file.with_name(example_name(file)).write_text(example(file, card), encoding="utf-8")
-        for written in sorted(Path(scratch).iterdir(), key=lambda path: path.suffix == SUFFIX[format]):  # it comes last
-            written.replace(folder / written.name)
+        with writing(folder, "make room, or give another --output"):
+            file.with_name(f"{name}.json").write_text(text, encoding="utf-8")
+            file.with_name(example_name(file)).write_text(example(file, card), encoding="utf-8")
+            for written in sorted(Path(scratch).iterdir(), key=lambda path: path.suffix == SUFFIX[format]):
+                written.replace(folder / written.name)  # the file itself comes last
     earlier = "" if name == usual else f". {usual} of an earlier export stays as it is"
     print(f"{folder / name}, and beside it {name}.json and {example_name(file)}{earlier}")
 

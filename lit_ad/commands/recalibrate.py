@@ -10,11 +10,12 @@ import numpy as np
 from lit_ad.checkpoint import read_checkpoint, write_checkpoint
 from lit_ad.commands.chosen_file import chosen_file
 from lit_ad.data.sources.images import list_and_tell
+from lit_ad.detector.card import read_card
 from lit_ad.detector.decision import HELD, NO_DECISION, Decision
 from lit_ad.detector.detector import Detector
 from lit_ad.detector.guarantee import guarantee
 from lit_ad.errors import UserError
-from lit_ad.files import free_path
+from lit_ad.files import atomic_write, check_writable, free_path
 from lit_ad.image.roi import counted
 
 
@@ -57,6 +58,7 @@ def recalibrate(
         raise UserError(f"{output} is there already: give another --output, or remove it")
     if (nominal, false_alarm, threshold, pixel_threshold) == (None,) * 4:
         raise UserError("nothing to change: give --nominal FOLDER, --false_alarm, --threshold or --pixel_threshold")
+    check_writable(output.parent, "--output")  # judging the images takes minutes
     if nominal is None and ckpt_path.suffix == ".ckpt":
         detector, before = None, decision_of(ckpt_path)
     else:
@@ -67,6 +69,8 @@ def recalibrate(
     known = [] if before is None else list(before.scores)
     name = category if category is not None else known[0] if len(known) == 1 else None
     if nominal is not None:
+        if name is not None and known and name not in known:
+            raise UserError(f"this model has no category {name}, but {', '.join(known)}")
         if name is None and known:
             raise UserError(f"this model is for {', '.join(known)}: say whose images these are by --category")
         name = name or ""
@@ -91,8 +95,7 @@ def recalibrate(
 
 def decision_of(checkpoint: Path) -> Decision | None:
     """The decision in a checkpoint, without its network. Raises UserError if the file is none."""
-    values = read_checkpoint(checkpoint).get("lit_ad", {}).get("decision")
-    return None if values is None else Decision.from_dict(values)
+    return read_card(read_checkpoint(checkpoint).get("lit_ad"), checkpoint).decision
 
 
 def write_decision(file: Path, output: Path, decision: Decision, detector: Detector | None) -> None:
@@ -107,7 +110,8 @@ def write_decision(file: Path, output: Path, decision: Decision, detector: Detec
 
     card = replace(detector.card, decision=decision)
     rewrite(file, output, card)
-    output.with_name(example_name(output)).write_text(example(output, card), encoding="utf-8")
+    with atomic_write(output.with_name(example_name(output))) as temporary:
+        temporary.write_text(example(output, card), encoding="utf-8")
 
 
 def tell(before: Decision | None, after: Decision, category: str | None) -> None:

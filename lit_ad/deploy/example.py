@@ -4,6 +4,7 @@ from pathlib import Path
 
 from lit_ad.detector.card import Card
 from lit_ad.errors import NOT_FINITE
+from lit_ad.image.limits import DEFAULTS, MEGAPIXELS, METADATA
 from lit_ad.image.roi import FILL
 from lit_ad.image.view import SMALLEST_SIDE
 
@@ -67,16 +68,23 @@ from pathlib import Path
 
 import numpy as np
 import {runtime}
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
 FILE = Path(__file__).with_name("{file}")
+# Limits of image files, as lit_ad has them, in place of Pillow's, which are lower.
+PIXELS = 1e6 * float(os.environ.get("{megapixels}") or {most_megapixels})
+Image.MAX_IMAGE_PIXELS = None
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 2**20 * {most_metadata}
 {load}
 view, (height, width) = card["view"], card["input_size"]
 {region}# Scores of nominal images that nothing was trained on.
 held = np.concatenate(list(card["decision"]["scores"].values()))
 
 for path in sys.argv[1:]:
-    image = ImageOps.exif_transpose(Image.open(path))
+    image = Image.open(path)
+    if image.width * image.height > PIXELS:
+        sys.exit(f"{{path}} has more pixels than the {{PIXELS / 1e6:g}} million that {megapixels} allows")
+    image = ImageOps.exif_transpose(image)
     if image.mode[0] in "IF":  # 16 bits, or floats
         low, high = view["window"] or (0, 65535 if image.mode[0] == "I" else 1)
         values = (np.asarray(image).astype(float).clip(low, high) - low) * (255 / (high - low))
@@ -139,6 +147,8 @@ def example(file: Path, card: Card) -> str:
     roi = card.view.roi
     region, cut, count = ("", "", "") if roi is None else MASK if isinstance(roi, str) else BOX
     parts = {"region": region, "cut": cut.replace("FILL", str(FILL)), "count": count}
-    imports = "base64, json, sys, zlib" if isinstance(roi, str) else "json, sys"
+    imports = "base64, json, os, sys, zlib" if isinstance(roi, str) else "json, os, sys"
+    limits = {"megapixels": MEGAPIXELS, "most_megapixels": f"{DEFAULTS[MEGAPIXELS]:g}"}
+    parts |= {**limits, "most_metadata": f"{DEFAULTS[METADATA]:g}"}
     parts |= {"load": load, "imports": imports, "not_finite": NOT_FINITE, "side": str(SMALLEST_SIDE)}
     return PROGRAM.format(runtime=runtime, file=file.name, example=example_name(file), **parts)

@@ -1,10 +1,16 @@
 """What a detector is beside its network, whatever runs that: one record, in checkpoints and exported files alike."""
 
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
+from lit_ad import __version__
 from lit_ad.detector.decision import Decision
+from lit_ad.errors import UserError
 from lit_ad.image.view import View
+from lit_ad.integrity import first_line
+
+ANOTHER_VERSION = "use it with that version, or train anew with this one"
 
 
 @dataclass(frozen=True)
@@ -31,3 +37,21 @@ class Card:
         decision = None if values["decision"] is None else Decision.from_dict(values["decision"])
         mine = {field.name: values[field.name] for field in fields(cls) if field.name in values}
         return cls(**{**mine, "view": View.from_dict(values["view"]), "decision": decision})
+
+
+def read_card(values: Any, file: str | Path) -> Card:
+    """The card of a file, from the plain values that stand in it.
+
+    Raises:
+        UserError: There is none, or another version of lit_ad wrote it and it cannot be read here; the file is named.
+    """
+    try:
+        return Card.from_dict(values)
+    except (UserError, TypeError, ValueError, KeyError, AttributeError) as error:
+        version = values.get("version") if isinstance(values, dict) else None
+        if not version:
+            raise UserError(f"{file} is not of lit_ad: it says nothing of its method, view and decision") from error
+        raise UserError(
+            f"{file} was written by lit_ad {version}, and lit_ad {__version__} cannot read what it says of its view "
+            f"and its decision ({first_line(error)}): {ANOTHER_VERSION}"
+        ) from error

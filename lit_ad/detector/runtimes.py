@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_ad.detector.card import Card
+from lit_ad.detector.card import Card, read_card
 from lit_ad.detector.scoring import Network, NetworkFor
 from lit_ad.errors import UserError
 from lit_ad.image.view import Floats
@@ -221,8 +221,9 @@ def one_at_a_time(network: Network) -> Network:
 
 
 def card_of_text(text: Any, file: Path) -> Card:
-    """Raises UserError if the file has no card of ours."""
+    """Raises UserError if the file has no card of ours, or one that cannot be read."""
     try:
-        return Card.from_dict(json.loads(text))
-    except (TypeError, ValueError, KeyError) as error:
-        raise UserError(f"{file} was not exported by lit_ad: it says nothing of its view and its decision") from error
+        values = json.loads(text)
+    except (TypeError, ValueError):
+        values = None
+    return read_card(values, file)

@@ -23,8 +23,9 @@ from tqdm import tqdm
 
 from lit_ad.errors import UserError
 from lit_ad.features.layout import DTYPES, KEY_LENGTH, about_file, lock_file, partial_folder, tap_file
-from lit_ad.files import format_bytes, sync_folder
+from lit_ad.files import format_bytes, sync_folder, writing
 
+REMEDY = "set cache.directory to another disk, or cache.enabled to false"
 FORMAT = 2  # of the files, and of what a key stands for
 
 
@@ -92,8 +93,10 @@ def load_or_compute(
             raise
 
     if not folder.is_dir():
-        directory.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock_file(folder)):  # the system takes it back from a process that dies
+        with writing(directory, REMEDY):
+            directory.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(lock_file(folder)).acquire()
+        with lock:  # the system takes it back from a process that dies
             if not folder.is_dir():  # nobody wrote it while we waited
                 shutil.rmtree(partial, ignore_errors=True)  # of a writer that was killed
                 try:
@@ -104,10 +107,7 @@ def load_or_compute(
                 except OSError as error:
                     if error in of_inputs:
                         raise
-                    raise UserError(
-                        f"cannot write the cache {folder}: {error}; set cache.directory to another disk, or "
-                        "cache.enabled to false"
-                    ) from error
+                    raise UserError(f"cannot write the cache {folder}: {error}; {REMEDY}") from error
                 finally:
                     shutil.rmtree(partial, ignore_errors=True)
     with suppress(OSError):  # of others, in a directory that is only to be read

@@ -24,7 +24,8 @@ from lit_ad.integrity import first_line
 from lit_ad.lightning_cli.closing import describe_run, describe_test, describe_validation
 from lit_ad.lightning_cli.help import BriefHelp, set_titles
 from lit_ad.lightning_cli.jsonargparse_workarounds import allow_file_names, refuse_inherited
-from lit_ad.lightning_cli.launcher import refuse_separate_trainings, take_devices
+from lit_ad.lightning_cli.launcher import refuse_copies, refuse_separate_trainings, take_devices
+from lit_ad.lightning_cli.output_folders import check_output_folders
 from lit_ad.lightning_cli.parser import Parser, check_augment, check_config_files
 from lit_ad.lightning_cli.run_words import expand_run
 from lit_ad.lightning_cli.save_config import SaveConfig
@@ -124,6 +125,8 @@ class AnomalyCLI(LightningCLI):
         check_augment(config.data.augment)
         make_paths_absolute(config)
         check_data_root(config)
+        check_output_folders(config)
+        refuse_copies(config.trainer)
         take_devices(config.trainer)
         if self.subcommand == "fit":
             check_lengths(config)

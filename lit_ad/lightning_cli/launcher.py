@@ -1,6 +1,7 @@
 """Processes that torchrun or srun has started train together, and never beside one another in one directory."""
 
 import os
+import re
 from typing import NamedTuple
 
 import torch
@@ -69,6 +70,21 @@ def take_devices(trainer: Namespace) -> None:
     gpus = torch.cuda.device_count()
     if started.processes > 1 and (gpus == 0 or gpus >= started.devices):
         trainer.devices, trainer.num_nodes = started.devices, started.nodes
+
+
+def refuse_copies(trainer: Namespace) -> None:
+    """Raise UserError if trainer.strategy copies this process in place of starting the command again for each device:
+    the files, threads and locks of a run do not survive that."""
+    strategy, started = trainer.strategy, ("spawn", "fork", "forkserver")
+    if isinstance(strategy, Namespace):
+        name, copies = strategy.class_path, strategy.get("init_args", Namespace()).get("start_method") in started
+    else:
+        name, copies = strategy, re.search("_(spawn|fork|notebook)", str(strategy)) is not None
+    if copies:
+        raise UserError(
+            f"trainer.strategy {name} copies this process, which holds the run's files, threads and locks: give ddp, "
+            "which starts the command once for each device"
+        )
 
 
 def refuse_separate_trainings(processes: int) -> None:

@@ -5,14 +5,14 @@ are not in the file. With that, and with the arguments of the method that Lightn
 detector.
 """
 
+import inspect
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lit_ad.checkpoint import changed_arguments, read_checkpoint
-from lit_ad.detector.card import Card
-from lit_ad.detector.decision import Decision
+from lit_ad.detector.card import ANOTHER_VERSION, Card, read_card
 from lit_ad.detector.runtimes import run_once, torch_for_callers
 from lit_ad.detector.scoring import Network, NetworkFor
 from lit_ad.errors import UserError
@@ -26,6 +26,7 @@ from lit_ad.teachers.weights import fingerprint
 if TYPE_CHECKING:
     from lit_ad.methods.base import Method
 
+THIS = "this checkpoint"  # in messages, where its file is not known
 M = TypeVar("M", bound="Method")
 
 
@@ -56,23 +57,21 @@ def read_record(method: "Method", checkpoint: dict[str, Any]) -> None:
     Raises:
         UserError: The checkpoint is another method's, of other teachers, other networks or another view.
     """
-    record = checkpoint.get("lit_ad", {})
-    own_name = qualified_name(type(method))
-    if record.get("method") != own_name:
-        raise UserError(f"this checkpoint is of {record.get('method', 'no method of lit_ad')}, not of {own_name}")
+    file = (method._trainer.ckpt_path if method._trainer is not None else None) or THIS
+    card, own_name = read_card(checkpoint.get("lit_ad"), file), qualified_name(type(method))
+    if card.method != own_name:
+        raise UserError(f"{file} is of {card.method}, not of {own_name}")
     for name, teacher in method.teachers().items():
-        check_same_teacher(teacher, record["teachers"].get(name, {}))
-    view = View.from_dict(record["view"])
+        check_same_teacher(teacher, checkpoint["lit_ad"].get("teachers", {}).get(name, {}), file)
     asked = method.hparams.get("view")
     if isinstance(asked, View) and asked.window == "auto":
-        method.view = replace(method.view, window=view.window)
-    check_same_view(method.view, view)
-    check_same_networks(method, checkpoint)
-    decision = record.get("decision")
-    method.decision = None if decision is None else Decision.from_dict(decision)
+        method.view = replace(method.view, window=card.view.window)
+    check_same_view(method.view, card.view, file)
+    check_same_networks(method, checkpoint, card, file)
+    method.decision = card.decision
 
 
-def check_same_teacher(teacher: Teacher, trained: dict[str, Any]) -> None:
+def check_same_teacher(teacher: Teacher, trained: dict[str, Any], file: str | Path) -> None:
     """Raise UserError where a checkpoint was trained with another teacher than the model's, or with other taps or
     weights of it. `trained`: what the checkpoint says of its own."""
     taps = list(teacher.taps)
@@ -83,22 +82,21 @@ def check_same_teacher(teacher: Teacher, trained: dict[str, Any]) -> None:
     ):
         if theirs != ours:
             raise UserError(
-                f"this checkpoint was trained with {what} {theirs}, but the model has {ours}: give model.{key} as in "
-                "training"
+                f"{file} was trained with {what} {theirs}, but the model has {ours}: give model.{key} as in training"
             )
 
 
-def check_same_view(view: View, trained: View) -> None:
+def check_same_view(view: View, trained: View, file: str | Path) -> None:
     """Raise UserError where a checkpoint was trained at another view than the model's. The number of tiles that are
     run together changes no number, and may differ."""
     trained = replace(trained, tile_batch=view.tile_batch)
     if trained != view:
         pairs = [(name, theirs, getattr(view, name)) for name, theirs in trained.to_dict().items()]
         differ = ", ".join(f"{name} {theirs!s:.40}, not {ours!s:.40}" for name, theirs, ours in pairs if theirs != ours)
-        raise UserError(f"this checkpoint was trained at {differ}: leave model.view as it was, or train anew")
+        raise UserError(f"{file} was trained at {differ}: leave model.view as it was, or train anew")
 
 
-def check_same_networks(method: "Method", checkpoint: dict[str, Any]) -> None:
+def check_same_networks(method: "Method", checkpoint: dict[str, Any], card: Card, file: str | Path) -> None:
     """Raise UserError where the networks in a checkpoint have other tensors than the model's, or of other shapes."""
     there, here = (
         {n: tensor.shape for n, tensor in s.items()} for s in (checkpoint["state_dict"], method.state_dict())
@@ -107,10 +105,22 @@ def check_same_networks(method: "Method", checkpoint: dict[str, Any]) -> None:
     if wrong and method.strict_loading:
         changed = changed_arguments(checkpoint, method.hparams)
         settings = [f"model.{name} {then}, not {now}" for name, (then, now) in changed.items()]
+        remedy = f"give the model the arguments that it was trained with: {', '.join(settings)}"
         raise UserError(
-            f"this checkpoint has other networks than the model ({wrong[0]} is one difference): give the model the "
-            f"arguments that it was trained with{': ' if settings else ''}{', '.join(settings)}"
+            f"{file} has other networks than {type(method).__name__} here ({wrong[0]} is one difference): "
+            + (remedy if settings else f"lit_ad {card.version} has trained it; {ANOTHER_VERSION}")
         )
+
+
+def check_arguments(method: type["Method"], arguments: dict[str, Any], card: Card, file: Path) -> None:
+    """Raise UserError where a checkpoint was trained with arguments that the method does not have here."""
+    try:
+        inspect.signature(method).bind(**arguments)
+    except TypeError as error:
+        raise UserError(
+            f"{file} was written by lit_ad {card.version}, whose {method.__name__} has other arguments ({error}): "
+            f"{ANOTHER_VERSION}"
+        ) from error
 
 
 def load_method(kind: type[M], path: Path, device: Any, arguments: dict[str, Any]) -> M:
@@ -124,14 +134,22 @@ def load_method(kind: type[M], path: Path, device: Any, arguments: dict[str, Any
     """
     device = torch_device(device)
     checkpoint = read_checkpoint(path)
-    method = find_method_class(str(checkpoint.get("lit_ad", {}).get("method", "")), path)
+    card = read_card(checkpoint.get("lit_ad"), path)
+    method = find_method_class(card.method, path)
     if not issubclass(method, kind):
         raise UserError(f"{path} is a checkpoint of {method.__name__}, not of {kind.__name__}")
-    trained = {**checkpoint["hyper_parameters"], "view": View.from_dict(checkpoint["lit_ad"]["view"])}
+    trained = {**checkpoint.get("hyper_parameters", {}), "view": card.view}
     kept = {n: value for n, value in trained.items() if not n.startswith("_") and n not in arguments}
     kept = {n: find_weights(value, path) if n.endswith("weights") else value for n, value in kept.items()}
-    model = method(**kept, **arguments)
-    model.on_load_checkpoint(checkpoint)
+    check_arguments(method, {**kept, **arguments}, card, path)
+    try:
+        model = method(**kept, **arguments)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    try:
+        model.on_load_checkpoint(checkpoint)
+    except UserError as error:
+        raise UserError(str(error).replace(THIS, str(path), 1)) from error
     model.load_state_dict(checkpoint["state_dict"])
     return model.to(device).eval()
 

@@ -129,8 +129,10 @@ def test_thresholds_of_several_categories(
     assert "threshold of bolt 3, set by hand" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"several-recalibrated\.ckpt is there already: give another --output"):
         run([*words, "--output", str(first)])
-    with pytest.raises(UserError, match="this model has no category screw, but bolt, nut"):
-        run([*words, "--category", "screw"])
+    for other in (words, ["recalibrate", str(several), "--nominal", str(tmp_path)]):
+        with pytest.raises(UserError, match="this model has no category screw, but bolt, nut"):
+            run([*other, "--category", "screw"])
+    assert not (tmp_path / "several-recalibrated-3.ckpt").exists()
     with pytest.raises(UserError, match="no pixel threshold to set"):
         run([*words, "--pixel_threshold", "3"])
     with pytest.raises(UserError, match="nothing to change: give --nominal FOLDER, --false_alarm, --threshold"):
@@ -139,3 +141,10 @@ def test_thresholds_of_several_categories(
 
 def decision_of(file: Path) -> Decision:
     return Decision.from_dict(read_checkpoint(file)["lit_ad"]["decision"])
+
+
+def test_an_output_that_cannot_be_written_is_told_before_the_images_are_judged(checkpoint: Path) -> None:
+    output = Path("/proc/x", checkpoint.name)
+    given = ["--ckpt_path", str(checkpoint), "--nominal", "/nowhere", "--output", str(output)]
+    with pytest.raises(UserError, match=r"^cannot write /proc/x: No such file or directory; give another --output$"):
+        run(["recalibrate", *given])

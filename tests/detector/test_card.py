@@ -2,12 +2,15 @@
 
 import json
 from dataclasses import fields
+from typing import Any
 
 import numpy as np
 import pytest
 
-from lit_ad.detector.card import Card
+from lit_ad import __version__
+from lit_ad.detector.card import Card, read_card
 from lit_ad.detector.decision import Decision
+from lit_ad.errors import UserError
 from lit_ad.image.view import View
 
 SCORES = {"nut": np.array([0.5, 1.5, 1.0])}
@@ -32,3 +35,28 @@ def test_what_other_programs_read_is_passed_over_and_what_is_not_there_has_its_d
     assert Card.from_dict(values).to_dict() == CARDS[0].to_dict()
     del values["precision"]
     assert Card.from_dict(values).precision == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"view": {"image_size": 64, "old": 1}}, "unexpected keyword argument 'old'"),
+        ({"view": {"image_size": 0}}, "view.image_size is 0"),
+        ({"decision": {"scores": {"nut": [1.0]}, "quantile": 0.9}}, "unexpected keyword argument 'quantile'"),
+        ({"decision": {"scores": {}}}, "a decision needs the scores"),
+        ({"decision": [1]}, "must be a mapping"),
+        ({"view": None}, "NoneType"),
+    ],
+)
+def test_what_another_version_wrote_is_named(change: dict[str, Any], why: str) -> None:
+    values = {**CARDS[1].to_dict(), "version": "0.1.0", **change}
+    said = f"^a.ckpt was written by lit_ad 0.1.0, and lit_ad {__version__} cannot read .*{why}.*: use it with that vers"
+    with pytest.raises(UserError, match=said):
+        read_card(values, "a.ckpt")
+    assert read_card(CARDS[1].to_dict(), "a.ckpt") == CARDS[1]
+
+
+@pytest.mark.parametrize("values", [None, [1], "text", {}, {"method": "STFPM"}])
+def test_what_is_no_card(values: Any) -> None:
+    with pytest.raises(UserError, match=r"^a.ckpt is not of lit_ad"):
+        read_card(values, "a.ckpt")

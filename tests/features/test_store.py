@@ -136,6 +136,12 @@ def test_a_disk_that_fills_while_it_is_written(small_disk: Callable[[str], Path]
     assert not [path for path in (disk / "cache").iterdir() if path.is_dir()]
 
 
+def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=rf"^cannot write {tmp_path}/file/x: Not a directory; set cache.directory to"):
+        load_or_compute(tmp_path / "file/x", {"a": 1}, 7, "float16", never)
+
+
 def test_an_error_of_the_images_is_no_error_of_the_disk(tmp_path: Path) -> None:
     def compute() -> Iterator[list[Tensor]]:
         yield from batches(features(2))

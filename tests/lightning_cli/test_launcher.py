@@ -5,7 +5,7 @@ from jsonargparse import Namespace
 
 from lit_ad.errors import UserError
 from lit_ad.lightning_cli import launcher
-from lit_ad.lightning_cli.launcher import Launched, launched, refuse_separate_trainings, take_devices
+from lit_ad.lightning_cli.launcher import Launched, launched, refuse_copies, refuse_separate_trainings, take_devices
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "6", "LOCAL_WORLD_SIZE": "3", "GROUP_WORLD_SIZE": "2"}
 SRUN = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NUM_NODES": "2", "SLURM_NTASKS": "8", "SLURM_JOB_NAME": "train"}
@@ -76,3 +76,23 @@ def test_a_training_of_its_own_sees_no_launcher_of_several(monkeypatch: pytest.M
     assert not {"SLURM_PROCID", "SLURM_NTASKS", "SLURM_STEP_NUM_TASKS"} & environment.keys()
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
     assert launcher.environment_alone()["SLURM_PROCID"] == "3"
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    ["ddp_spawn", "ddp_fork", "ddp_notebook_find_unused_parameters_true", "lightning.pytorch.strategies.DDPStrategy"],
+)
+def test_copies_of_the_process_are_refused(strategy: str) -> None:
+    made: object = strategy
+    if "." in strategy:
+        made = Namespace(class_path=strategy, init_args=Namespace(start_method="fork"))
+    with pytest.raises(UserError, match=f"trainer.strategy {strategy} copies this process.*: give ddp"):
+        refuse_copies(Namespace(strategy=made))
+
+
+@pytest.mark.parametrize("strategy", ["auto", "ddp", "ddp_find_unused_parameters_true", "fsdp"])
+def test_other_strategies_are_not_refused(strategy: str) -> None:
+    refuse_copies(Namespace(strategy=strategy))
+    made = Namespace(class_path=strategy, init_args=Namespace(start_method="popen"))
+    for one in (made, Namespace(class_path=strategy)):
+        refuse_copies(Namespace(strategy=one))

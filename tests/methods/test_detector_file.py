@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import timm
 import torch
 
+from lit_ad import Detector
 from lit_ad.checkpoint import read_checkpoint
 from lit_ad.data import AnomalyDataModule
 from lit_ad.detector.decision import Decision
@@ -114,7 +116,7 @@ def test_another_teacher_is_not_taken_for_other_weights(
     other = tmp_path / "resnet18.pt"
     torch.save(timm.create_model("resnet18").state_dict(), other)
     weights = other if "backbone" in change else resnet_file
-    with pytest.raises(UserError, match=f"this checkpoint was trained with {said} as in training"):
+    with pytest.raises(UserError, match=f"^{run} was trained with {said} as in training"):
         STFPM.load_from_checkpoint(run, weights=weights, **change)
 
 
@@ -133,7 +135,7 @@ def test_other_networks_are_refused(
     trained: dict[str, tuple[Method, Path]], small_models: dict[str, dict[str, Any]], data: AnomalyDataModule
 ) -> None:
     path = trained["MKD"][1]
-    message = r"has other networks than the model \(student\..*: model.cloner small, not equal"
+    message = r"^/.*ckpt has other networks than MKD here \(student\..*: model.cloner small, not equal"
     with pytest.raises(UserError, match=message):
         MKD.load_from_checkpoint(path, cloner="equal")
     arguments = small_models["MKD"]["init_args"]
@@ -171,6 +173,54 @@ def test_a_checkpoint_for_a_device_that_is_not_there(run: Path) -> None:
         Method.load_from_checkpoint(run, "gpu")
 
 
+def another_network(checkpoint: dict[str, Any]) -> None:
+    checkpoint["state_dict"]["student.old"] = checkpoint["state_dict"].popitem()[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (another_network, r"has other networks than STFPM here \(student\.\S* is one difference\): lit_ad 0.1.0 has"),
+        (lambda checkpoint: checkpoint["lit_ad"]["view"].update(old=1), "was written by lit_ad 0.1.0, .*'old'"),
+        (lambda checkpoint: checkpoint["lit_ad"]["decision"].update(old=1), "was written by lit_ad 0.1.0, .*'old'"),
+        (lambda checkpoint: checkpoint["lit_ad"].pop("teachers"), "was trained with the teacher None"),
+        (lambda checkpoint: checkpoint.update(lit_ad=[1]), "is not of lit_ad"),
+    ],
+)
+def test_a_checkpoint_of_another_version_is_named(
+    change: Callable[[dict[str, Any]], object],
+    said: str,
+    trained: dict[str, tuple[Method, Path]],
+    tmp_path: Path,
+    small_models: dict[str, dict[str, Any]],
+    data: AnomalyDataModule,
+) -> None:
+    """By whatever reads it: a Detector, Python, a test and a training that goes on."""
+    run, checkpoint = tmp_path / "old.ckpt", read_checkpoint(trained["STFPM"][1])
+    checkpoint["lit_ad"]["version"] = "0.1.0"
+    change(checkpoint)
+    torch.save(checkpoint, run)
+    for load in (
+        Detector.load,
+        Method.load_from_checkpoint,
+        lambda path: trainer_in(run.parent).test(made("STFPM", small_models), data, ckpt_path=path, verbose=False),
+        lambda path: trainer_in(run.parent).fit(made("STFPM", small_models), data, ckpt_path=path),
+    ):
+        with pytest.raises(UserError, match=f"{run.name} {said}"):
+            load(run)
+
+
+def test_arguments_of_another_version_are_named(trained: dict[str, tuple[Method, Path]], tmp_path: Path) -> None:
+    run, checkpoint = tmp_path / "old.ckpt", read_checkpoint(trained["STFPM"][1])
+    checkpoint["lit_ad"]["version"] = "0.1.0"
+    checkpoint["hyper_parameters"]["old"] = 1
+    torch.save(checkpoint, run)
+    with pytest.raises(
+        UserError, match=rf"^{run} was written by lit_ad 0.1.0, whose STFPM has other arguments \(.*'old'"
+    ):
+        Detector.load(run)
+
+
 def test_a_class_of_ones_own(resnet_file: Path, tmp_path: Path) -> None:
     """It is loaded where it is imported already."""
     brightness, trainer = Brightness(str(resnet_file)), trainer_in(tmp_path)
@@ -199,7 +249,7 @@ def test_a_checkpoint_imports_no_code(run: Path, tmp_path: Path, monkeypatch: py
     assert "outsider" not in sys.modules and not (tmp_path / "ran").exists()
     del checkpoint["lit_ad"]  # of another program on Lightning
     torch.save(checkpoint, run)
-    with pytest.raises(UserError, match="no method of lit_ad"):
+    with pytest.raises(UserError, match=f"^{run} is not of lit_ad"):
         Method.load_from_checkpoint(run)
 
 

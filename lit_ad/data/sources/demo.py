@@ -21,7 +21,7 @@ from lit_ad.batch import Sample
 from lit_ad.data.sources.mvtec import MVTec
 from lit_ad.data.sources.source import Source
 from lit_ad.errors import UserError
-from lit_ad.files import cache_directory, resolve_path
+from lit_ad.files import cache_directory, resolve_path, writing
 
 VERSION = "demo-v1"
 TEXTURES = {"brick": 1.0, "grass": 1.7, "gravel": 1.5}  # how bold defects are: busy textures hide faint ones
@@ -50,6 +50,10 @@ class Demo(Source):
     def prepare(self) -> None:
         if self.root.is_dir():
             return
+        with writing(self.root.parent, "give another data.source.root"):
+            self._render()
+
+    def _render(self) -> None:
         self.root.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{VERSION}-", dir=self.root.parent))
         try:

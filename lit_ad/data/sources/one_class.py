@@ -12,7 +12,7 @@ from PIL import Image
 from lit_ad.batch import Sample
 from lit_ad.data.sources.source import Source, list_folders, list_images
 from lit_ad.errors import UserError
-from lit_ad.files import resolve_path
+from lit_ad.files import resolve_path, writing
 
 Download = Literal["cifar10", "cifar100", "mnist", "fashion_mnist"]
 
@@ -94,8 +94,10 @@ def prepare(root: Path, download: Download) -> None:
     """
     if (root / "train").is_dir():
         return
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}.") as scratch:
+    remedy = "give another data.source.root"
+    with writing(root.parent, remedy):
+        root.parent.mkdir(parents=True, exist_ok=True)
+    with writing(root, remedy), tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}.") as scratch:
         images = Path(scratch, "images")
         for split in ("train", "test"):
             for i, (image, name) in enumerate(labelled(root.parent, Path(scratch), download, split == "train")):

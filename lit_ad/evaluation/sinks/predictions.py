@@ -4,7 +4,7 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import NamedTuple, TextIO
@@ -18,7 +18,7 @@ from lit_ad.errors import UserError
 from lit_ad.evaluation.judged import Judged
 from lit_ad.evaluation.results import Results
 from lit_ad.evaluation.sinks.sink import Sink, Stage
-from lit_ad.files import atomic_write, resolve_path
+from lit_ad.files import atomic_write, resolve_path, writing
 from lit_ad.names import open_table, printable, tell
 
 UNFINISHED = "unfinished.json"  # what the scores in PARTS are of; gone at the end, as they are
@@ -231,12 +231,3 @@ def read_part(part: Path) -> Iterator[tuple[str, float, str]]:
         with suppress(ValueError):
             path, score, error = json.loads(line)
             yield path, score, error
-
-
-@contextmanager
-def writing(file: Path) -> Iterator[None]:
-    """Raises UserError with the file's name where it cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"cannot write {file}: {error}") from error

@@ -15,6 +15,9 @@ from lit_ad.evaluation.report.stopwatch import Stopwatch
 from lit_ad.evaluation.report.thumbnails import BYTES, THUMBNAILS, joined, jpeg, outline_png, thumbnail_size
 from lit_ad.evaluation.results import Results
 from lit_ad.evaluation.sinks.sink import Sink, Stage
+from lit_ad.files import writing
+
+ROOM = "make room, or give another trainer.default_root_dir"
 
 
 class Report(Sink):
@@ -24,18 +27,20 @@ class Report(Sink):
     part: ZipFile | None = None  # this process's thumbnails
 
     def begin(self, stage: Stage) -> None:
+        """Raises UserError if the directory cannot be written to."""
         if stage.predicting:
             return
         self.stage, self.watch, self.lock = stage, Stopwatch(stage.world_size, stage.device), Lock()
         self.paths: dict[int, str] = {}  # of this process's images, by their place in the split
-        stage.directory.mkdir(parents=True, exist_ok=True)
-        self.part = ZipFile(stage.directory / f".{THUMBNAILS}.{stage.rank}.part", "w")
+        with writing(stage.directory, "give another trainer.default_root_dir"):
+            stage.directory.mkdir(parents=True, exist_ok=True)
+            self.part = ZipFile(stage.directory / f".{THUMBNAILS}.{stage.rank}.part", "w")
 
     def image(self, judged: Judged) -> None:
         if self.part is None:
             return
         pictures = thumbnails(judged)
-        with self.lock:  # an archive takes one entry at a time
+        with self.lock, writing(self.stage.directory, ROOM):  # an archive takes one entry at a time
             self.paths[judged.place] = str(judged.sample.image)
             for kind, data in pictures.items():
                 self.part.writestr(ZipInfo(f"{judged.place}.{kind}"), data)
@@ -44,7 +49,8 @@ class Report(Sink):
         if self.part is None or results is None:
             return
         directory, decision = self.stage.directory, self.stage.decision
-        self.part.close()
+        with writing(directory, ROOM):
+            self.part.close()
         took = self.watch.took(len(self.paths))
         paths = dict(gather(list(self.paths.items())))
         parts = [Path(part) for part in gather([str(self.part.filename)])]

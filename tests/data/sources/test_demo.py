@@ -91,7 +91,7 @@ def test_nothing_is_left_where_it_fails(tmp_path: Path, monkeypatch: pytest.Monk
         raise OSError("disk full")
 
     monkeypatch.setattr(demo, "write", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(UserError, match=f"^cannot write {tmp_path}: disk full; give another data.source.root"):
         Demo(tmp_path).prepare()
     assert not list(tmp_path.iterdir())
 
@@ -100,3 +100,9 @@ def test_without_scikit_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(demo, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install lit-ad\[demo\]"):
         Demo(tmp_path).samples()
+
+
+def test_a_root_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=f"^cannot write {tmp_path}/file/x: .*; give another data.source.root$"):
+        Demo(tmp_path / "file/x").prepare()

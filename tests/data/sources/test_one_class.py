@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from torchvision import datasets
 
-from lit_ad.data.sources.one_class import OneClass, classes
+from lit_ad.data.sources.one_class import OneClass, classes, prepare
 from lit_ad.data.sources.source import check
 from lit_ad.errors import UserError
 
@@ -146,3 +146,9 @@ def test_the_shared_tenth_of_cifar10(shared: Path) -> None:
     assert sum(s.split == "train" for s in samples) == 1000
     assert sum(s.split == "test" and s.label == 0 for s in samples) == 200
     assert sum(s.label == 1 for s in samples) == 1800
+
+
+def test_a_root_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=f"^cannot write {tmp_path}/file/x: .*; give another data.source.root$"):
+        prepare(tmp_path / "file/x/cifar", "cifar10")
