@@ -93,7 +93,12 @@ EXPECTED_WARNINGS = (  # of things that are as they should be
     "You're using the WeightAveraging callback",  # no method is sharded, and a test needs no state of it
     r"Image size \(\d+ pixels\) exceeds limit",  # Pillow's; the limit that counts is in image/limits.py
 )
-ADVERTISEMENTS = ("💡 Tip", "TPU available", "HPU available")
+NOISE = (  # how Lightning's own messages begin that tell a user nothing to act on
+    *("💡 Tip", "TPU available", "HPU available", "GPU available: False", "Seed set to"),
+    *("`Trainer.fit` stopped: `max_epochs", "`Trainer.fit` stopped: `max_steps"),
+    *("Restoring states from the checkpoint", "Loaded model weights from the checkpoint"),
+    *("Restored all states from the checkpoint",),
+)
 
 
 def main() -> None:
@@ -178,11 +183,12 @@ def mendable(error: BaseException | None) -> BaseException | None:
 
 
 def quiet() -> None:
-    """Nothing on the console that means nothing to a user."""
+    """Nothing on the console that means nothing to a user: a warning is its text, not the place in a library."""
+    warnings.showwarning = lambda message, *_, **__: print(f"Warning: {message}", file=sys.stderr)
     for expected in EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", expected)
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
-        logging.getLogger(name).addFilter(lambda record: not record.getMessage().startswith(ADVERTISEMENTS))
+    for name in ("pytorch.utilities.rank_zero", "fabric.utilities.rank_zero", "fabric.utilities.seed"):
+        logging.getLogger(f"lightning.{name}").addFilter(lambda record: not record.getMessage().startswith(NOISE))
 
 
 def overview() -> str:

@@ -121,7 +121,7 @@ class Results:
         notes: dict[str, str] = {}
         several = any(SAMPLE_AUROC in values for values in self.rows.values())
         names = [*COLUMNS, *([SAMPLE_AUROC] if several else []), *VERDICTS]
-        lines = [["", *names]]
+        lines = [["", *(name.replace("_", "\n") for name in names)]]  # or lines of 80 columns break
         for row, values in self.rows.items():
             cells = [printable(row)]
             for name in names:

@@ -38,6 +38,7 @@ from lit_ad.lightning_cli.settings import (
     make_paths_absolute,
     skip_sanity_check,
     stop_after_validation,
+    wants_progress,
 )
 from lit_ad.machine import keep_memory
 from lit_ad.methods.base import Method
@@ -48,6 +49,7 @@ from lit_ad.training.final_weights import FinalWeights
 from lit_ad.training.interruption import Interruption
 from lit_ad.training.loggers import Dashboards, by_name, forgiving
 from lit_ad.training.monitors import MonitorCheck
+from lit_ad.training.progress import Progress
 from lit_ad.training.resumption import Resumption
 from lit_ad.training.run_directory import RunDirectory, place_of_test
 from lit_ad.training.speed import TrainingSpeed
@@ -128,6 +130,8 @@ class AnomalyCLI(LightningCLI):
         check_output_folders(config)
         refuse_copies(config.trainer)
         take_devices(config.trainer)
+        if config.trainer.enable_model_summary is None:
+            config.trainer.enable_model_summary = False  # Progress says in one line what is trained
         if self.subcommand == "fit":
             check_lengths(config)
             check_epochs_left(config)
@@ -194,6 +198,8 @@ class AnomalyCLI(LightningCLI):
         made = self.config_init[self.subcommand]
         if "evaluation" in made:
             made.evaluation.sinks = [made.heatmaps, made.predictions, Report(), made.dashboard]
+        if wants_progress(made.trainer):
+            self.trainer_defaults["callbacks"] = [Progress()]
         try:
             return super().instantiate_trainer(**kwargs)
         except (ValueError, TypeError, ImportError) as error:

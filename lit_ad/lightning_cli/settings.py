@@ -4,6 +4,7 @@ from pathlib import Path
 from pydoc import locate
 from typing import cast
 
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import Namespace
 
 from lit_ad.checkpoint import read_checkpoint
@@ -83,6 +84,12 @@ def stop_after_validation(trainer: Namespace) -> None:
             arguments = callback.init_args
             if arguments.check_on_train_epoch_end is None and arguments.monitor.startswith("val/"):
                 arguments.check_on_train_epoch_end = False
+
+
+def wants_progress(trainer: Namespace) -> bool:
+    """Return whether to show our own line of progress: none was refused, and no other bar was given."""
+    given = trainer.callbacks if isinstance(trainer.callbacks, list) else [trainer.callbacks]
+    return trainer.enable_progress_bar is not False and not any(isinstance(each, ProgressBar) for each in given)
 
 
 def make_paths_absolute(config: Namespace) -> None:

@@ -88,10 +88,10 @@ def test_the_table_says_why_a_cell_is_empty() -> None:
         return next(line for line in results.table().splitlines() if line.startswith(row)).split()
 
     lines = results.table().splitlines()
-    head = lines[0].split()
-    assert head == [
-        *("image_auroc", "image_average_precision", "image_f1_max", "pixel_auroc", "pixel_f1_max", "aupro_30"),
-        *("false_alarms", "misses"),
+    assert [line.split() for line in lines[:3]] == [  # a title has a line for each of its words
+        ["image", "image", "image", "pixel", "pixel", "aupro", "false", "misses"],
+        ["auroc", "average", "f1", "auroc", "f1", "30", "alarms"],
+        ["precision", "max", "max"],
     ]
     notes = dict(line.split(" ", 1) for line in lines if line.startswith("("))
     assert cells("pooled")[1] == "0.5000" and cells("pooled")[4] == "0.2500"
@@ -101,7 +101,7 @@ def test_the_table_says_why_a_cell_is_empty() -> None:
     assert notes[cells("a/")[4]] == "no anomalous pixel: masks are missing, or empty"
     assert notes[cells("b/")[1]] == notes[cells("b/")[4]] == notes[cells("b/")[-1]] == "no anomalous image"
     assert cells("b/")[-2] == "1/4"
-    assert len(set(map(len, lines[:5]))) == 1  # aligned
+    assert len(set(map(len, lines[3:7]))) == 1  # aligned
     results.maps = False
     assert "no anomaly maps: the method gives scores only" in results.table()
     results.threshold = None

@@ -47,7 +47,7 @@ DEMO = ("fit", "--config", str(CONFIGS / "demo.yaml"))
             [*DEMO, *["--data.source", "MVTec", "--data.source.category", "null", "--data.source.root", "/nowhere"]],
             "there is no folder /nowhere: data.source.root is where the images of the data set are",
         ),
-        ([*DEMO, "--heatmaps.height", "-5"], "heatmaps.height is -5, but it must lie between 32 and 8192"),
+        ([*DEMO, "--heatmaps.height", "-5"], "heatmaps.height is -5, but it must lie between 16 and 8192"),
         ([*DEMO, "--patience", "0"], "patience is 0, but it must be above 0"),
         ([*DEMO, "--model.view.overlap", "8"], "view.overlap is 8, but there are no tiles: set view.tile, or leave it"),
     ],

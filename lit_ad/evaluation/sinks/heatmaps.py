@@ -25,7 +25,7 @@ class Heatmaps(Sink):
     stage: Stage
 
     def __init__(self, enabled: bool = True, height: int = 320) -> None:
-        check_number("heatmaps.height", height, least=32, most=8192)
+        check_number("heatmaps.height", height, least=16, most=8192)
         self.enabled, self.height = enabled, height
 
     def begin(self, stage: Stage) -> None:

@@ -1,0 +1,87 @@
+"""What a training shows while it runs: one line of progress, with the time that is left of all epochs."""
+
+import math
+import time
+from datetime import timedelta
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.utilities import rank_zero_info
+from rich.progress import BarColumn, ProgressColumn, Task, TimeRemainingColumn
+from rich.text import Text
+
+SHOWN = {"train/loss_step": "loss", "val/loss": "val/loss"}  # what is logged -> its name in the line
+
+
+class Progress(RichProgressBar):
+    """Epoch, batches, the latest loss, the loss of held-out images, and the time left of the whole training.
+
+    Lightning's own bar shows every value that is logged, each on a line of its own where the console is narrow.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.began, self.first = 0.0, 0  # seconds, and the batches that an earlier run has done
+
+    def configure_columns(self, trainer: L.Trainer) -> list[ProgressColumn]:
+        """What stands on the line, which fits a console of 80 columns."""
+        describe, _, batches, *_ = super().configure_columns(trainer)
+        return [describe, BarColumn(bar_width=16), batches, TimeLeft()]
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Say what is trained, and how large it is."""
+        trained, frozen = count_parameters(pl_module)
+        rank_zero_info(
+            f"{type(pl_module).__name__}: {millions(trained)} parameters are trained, {millions(frozen)} are frozen"
+        )
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self.began, self.first = time.monotonic(), batches_done(trainer)
+
+    def get_metrics(
+        self, trainer: L.Trainer, pl_module: L.LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        metrics = super().get_metrics(trainer, pl_module)
+        shown: dict[str, Any] = {name: metrics[key] for key, name in SHOWN.items() if key in metrics}
+        done, total = batches_done(trainer), batches_in_all(trainer)
+        if done > self.first and done < total < math.inf:
+            seconds = (time.monotonic() - self.began) / (done - self.first) * (total - done)
+            shown["left"] = str(timedelta(seconds=round(seconds)))
+        return shown
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        epochs = self.trainer.max_epochs
+        of = f" of {epochs}" if epochs not in (None, -1) else ""
+        return f"Epoch {current_epoch + 1}{of}".ljust(len(self.validation_description))
+
+
+class TimeLeft(TimeRemainingColumn):
+    """Of a validation, a test or a prediction; of a training, `left` says it for all epochs together."""
+
+    def render(self, task: Task) -> Text:
+        return Text() if task.description.startswith("Epoch") else super().render(task)
+
+
+def count_parameters(model: L.LightningModule) -> tuple[int, int]:
+    """Return how many parameters of a model are trained, and how many are frozen."""
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    return sum(size for size, trained in sizes if trained), sum(size for size, trained in sizes if not trained)
+
+
+def millions(count: int) -> str:
+    """Return a number of parameters for people: 700.1 K, 11.2 M."""
+    return f"{count / 1e6:.1f} M" if count >= 1e6 else f"{count / 1e3:.1f} K"
+
+
+def batches_done(trainer: L.Trainer) -> int:
+    """Return how many training batches there were so far, those before a resumption included."""
+    return int(trainer.fit_loop.epoch_loop.total_batch_idx) + 1
+
+
+def batches_in_all(trainer: L.Trainer) -> float:
+    """Return how many training batches there will be at the end; infinity where there is no end."""
+    epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs * float(trainer.num_training_batches)
+    steps = math.inf if trainer.max_steps == -1 else trainer.max_steps * trainer.accumulate_grad_batches
+    return min(epochs, steps)

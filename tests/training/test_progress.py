@@ -1,0 +1,72 @@
+"""The line of a training: what is trained, the latest losses, and the time left of all epochs."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+
+from lit_ad.data import AnomalyDataModule, MVTec
+from lit_ad.image.view import View
+from lit_ad.methods import STFPM
+from lit_ad.training.progress import Progress, batches_in_all, count_parameters, millions
+
+
+class Lines(Progress):
+    """Keeps what every update of the line would show."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+        shown = super().get_metrics(trainer, pl_module)
+        epoch = self._get_train_description(trainer.current_epoch).strip()
+        self.lines.append(" ".join([epoch, *(f"{name} {type(value).__name__}" for name, value in shown.items())]))
+        return shown
+
+
+def train(images: Path, home: Path, model: STFPM, line: Progress, **options: Any) -> L.Trainer:
+    """Six batches an epoch; no other values than those of the line are of interest."""
+    off = dict.fromkeys(("logger", "enable_checkpointing", "enable_model_summary", "num_sanity_val_steps"), False)
+    trainer = L.Trainer(default_root_dir=home, callbacks=[line], accelerator="cpu", **{**off, **options})
+    trainer.fit(model, AnomalyDataModule(MVTec(images), model.view, batch_size=2))
+    return trainer
+
+
+@pytest.fixture
+def model(small_models: dict[str, Any]) -> STFPM:
+    return STFPM(**{**small_models["STFPM"]["init_args"], "view": View(64)})
+
+
+def test_a_line_has_losses_and_the_time_left_of_all_epochs(
+    images: Path, model: STFPM, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    line = Lines()
+    with caplog.at_level("INFO"):
+        trainer = train(images, tmp_path, model, line, max_epochs=2)
+    assert line.lines[0] == "Epoch 1 of 2 loss float left str"
+    assert "Epoch 2 of 2 loss float val/loss float left str" in line.lines
+    assert line.lines[-1] == "Epoch 2 of 2 loss float val/loss float"  # nothing is left
+    assert batches_in_all(trainer) == 2 * trainer.num_training_batches
+    trained, frozen = count_parameters(model)
+    assert 0 < trained == sum(p.numel() for p in model.student.parameters()) and frozen > 0
+    assert f"STFPM: {millions(trained)} parameters are trained, {millions(frozen)} are frozen" in caplog.text
+
+
+def test_a_training_without_an_end_tells_no_time(images: Path, model: STFPM, tmp_path: Path) -> None:
+    line = Lines()
+    trainer = train(images, tmp_path, model, line, max_epochs=-1, max_time={"seconds": 1})
+    assert batches_in_all(trainer) == math.inf
+    assert line.lines and all("left" not in text and text.startswith("Epoch 1 ") for text in line.lines[:1])
+
+
+def test_steps_bound_the_time(images: Path, model: STFPM, tmp_path: Path) -> None:
+    line = Lines()
+    trainer = train(images, tmp_path, model, line, max_epochs=-1, max_steps=3)
+    assert batches_in_all(trainer) == 3 and any("left str" in text for text in line.lines)
+
+
+def test_parameters_for_people() -> None:
+    assert [millions(count) for count in (0, 700_810, 11_200_000)] == ["0.0 K", "700.8 K", "11.2 M"]
