@@ -10,6 +10,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from PIL import Image
 from sklearn.decomposition import PCA
 from sklearn.mixture import GaussianMixture
@@ -217,7 +218,9 @@ def test_the_pass_sees_every_training_image_once(data: AnomalyDataModule) -> Non
     assert seen == [sample.image for sample in data.splits.train]
     shares: list[Path] = []
     for rank in range(3):
-        data.trainer = SimpleNamespace(world_size=3, global_rank=rank, num_devices=1)  # type: ignore[assignment]
+        data.trainer = SimpleNamespace(
+            strategy=SingleDeviceStrategy("cpu"), world_size=3, global_rank=rank, num_devices=1
+        )  # type: ignore[assignment]
         shares += [sample.image for batch in data.nominal_dataloader() for sample in batch.samples]
         batches = list(data.nominal_dataloader())
         assert all(set(batch.index.remainder(3).tolist()) == {rank} for batch in batches)
