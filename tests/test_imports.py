@@ -22,6 +22,7 @@ ALLOWED = {
     "batch": {"errors", "image"},
     "checkpoint": {"errors", "files", "integrity"},
     "detector": {*LIGHT, "image"},  # neither torch nor anything of training
+    "detector.card": {*LIGHT, "image", "__init__"},  # the version, for messages
     "detector.detector": {*LIGHT, "image", "methods.detector_file"},  # for checkpoints
     "teachers": SYSTEM,
     "features": {*SYSTEM, "image"},

@@ -250,17 +250,3 @@ def test_where_nothing_but_the_runtime_is(files: dict[str, Path], tmp_path: Path
         [python, files["onnx"].with_name("example.py"), image], env={}, capture_output=True, text=True, check=True
     )
     assert f"score {score:.4g}"[:-1] in done.stdout
-
-
-def test_the_example_has_our_limit_of_pixels_and_not_pillows(
-    onnx_of: Callable[[View], tuple[Path, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    scan = tmp_path / "scan.png"
-    Image.new("1", (13500, 13500)).save(scan)  # 182 megapixels: Pillow refuses 179
-    _, program = onnx_of(View(64))
-    done = alone(program, scan)
-    assert done.stdout.startswith(f"{scan}: ") and "score" in done.stdout, done.stderr
-    monkeypatch.setenv("LIT_AD_MAX_MEGAPIXELS", "100")
-    done = alone(program, scan)
-    said = f"{scan} has more pixels than the 100 million that LIT_AD_MAX_MEGAPIXELS allows"
-    assert (done.returncode, done.stderr.strip()) == (1, said)
