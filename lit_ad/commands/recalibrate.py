@@ -1,14 +1,15 @@
 """`lit-ad recalibrate`."""
 
+import dataclasses
 import re
 import warnings
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from lit_ad.checkpoint import read_checkpoint, write_checkpoint
 from lit_ad.commands.chosen_file import chosen_file
+from lit_ad.commands.trained_images import refuse_trained
 from lit_ad.data.sources.images import list_and_tell
 from lit_ad.detector.card import read_card
 from lit_ad.detector.decision import HELD, NO_DECISION, Decision
@@ -30,6 +31,7 @@ def recalibrate(
     category: str | None = None,
     output: Path | None = None,
     weights: Path | None = None,
+    replace: bool = False,
 ) -> None:
     """Change the thresholds of a detector without training: from more good images, for another rate, or by hand.
 
@@ -40,13 +42,14 @@ def recalibrate(
     Args:
         run: RUN, whose best checkpoint is taken, a checkpoint, or an exported file.
         ckpt_path: The same.
-        nominal: Folder of good images that the model was not trained on; they replace those held out in training.
+        nominal: Folder of good images that the model was not trained on; they join those held out in training.
         false_alarm: The rate of nominal images that may be called anomalous. None: as it was.
         threshold: Set the threshold of image scores by hand.
         pixel_threshold: Set the threshold of anomaly maps by hand.
         category: Of a model for several: whose images these are, or whose threshold. None: of thresholds, all.
         output: The new file. None: NAME-recalibrated beside the old one, with a number if that is there already.
         weights: The teacher's, if a checkpoint does not find them.
+        replace: Have these images replace those held out in training, on which the epoch may have been chosen.
     """
     ckpt_path = chosen_file("recalibrate", run, ckpt_path)
     output = output or free_path(ckpt_path.with_name(f"{ckpt_path.stem}-recalibrated{ckpt_path.suffix}"))
@@ -56,6 +59,8 @@ def recalibrate(
         raise UserError(f"{output} is the file itself: give another --output")
     if output.exists():
         raise UserError(f"{output} is there already: give another --output, or remove it")
+    if replace and nominal is None:
+        raise UserError("--replace is for other good images: give --nominal FOLDER")
     if (nominal, false_alarm, threshold, pixel_threshold) == (None,) * 4:
         raise UserError("nothing to change: give --nominal FOLDER, --false_alarm, --threshold or --pixel_threshold")
     check_writable(output.parent, "--output")  # judging the images takes minutes
@@ -75,9 +80,12 @@ def recalibrate(
             raise UserError(f"this model is for {', '.join(known)}: say whose images these are by --category")
         name = name or ""
         assert detector is not None
-        images = [sample.image for sample in list_and_tell(nominal)]
-        after = refitted(detector, images, name, false_alarm).without_threshold(name)
-        after = replace(after, also_chosen={**after.also_chosen, name: []})  # nothing was chosen on these
+        samples = list_and_tell(nominal)
+        refuse_trained(ckpt_path, samples)
+        images = [sample.image for sample in samples]
+        after = refitted(detector, images, name, false_alarm, add=not replace).without_threshold(name)
+        if replace or before is None:  # nothing was chosen on these
+            after = dataclasses.replace(after, also_chosen={**after.also_chosen, name: []})
     elif before is None:
         raise UserError(f"{ckpt_path} has no held-out images, since it was never validated: give --nominal FOLDER")
     else:
@@ -108,7 +116,7 @@ def write_decision(file: Path, output: Path, decision: Decision, detector: Detec
     from lit_ad.deploy.example import example, example_name
     from lit_ad.deploy.export import rewrite
 
-    card = replace(detector.card, decision=decision)
+    card = dataclasses.replace(detector.card, decision=decision)
     rewrite(file, output, card)
     with atomic_write(output.with_name(example_name(output))) as temporary:
         temporary.write_text(example(output, card), encoding="utf-8")
@@ -119,7 +127,7 @@ def tell(before: Decision | None, after: Decision, category: str | None) -> None
     for name in after.scores if category is None else [category]:
         of = f" of {name}" if len(after.scores) > 1 else ""
         old = "none" if before is None or name not in before.scores else f"{before.threshold(name):.6g}"
-        print(f"{len(after.scores[name])} held-out images{of}, false-alarm rate {after.false_alarm:g}")
+        print(f"{len(after.scores[name])} held-out images{of}, false-alarm rate {after.describe_rate(name)}")
         print(f"threshold{of} {after.operating_point(name)}; before: {old}")
         pixels = after.pixel_operating_point(name)
         if pixels is not None:
@@ -127,19 +135,30 @@ def tell(before: Decision | None, after: Decision, category: str | None) -> None
         print(guarantee(after, name))
 
 
-def refitted(detector: Detector, images: list[Path], category: str, false_alarm: float | None) -> Decision:
-    """The decision with the images in place of the category's held-out ones. Thresholds set by hand stay."""
+def refitted(
+    detector: Detector, images: list[Path], category: str, false_alarm: float | None, add: bool = False
+) -> Decision:
+    """The decision with the images in place of the category's held-out ones, or beside them where `add` says so; an
+    image with a score that is there already counts once. Thresholds set by hand stay."""
     scores, maxima, medians = [], [], []
+    before = detector.card.decision
+    there = before.scores.get(category, np.zeros(0)) if add and before is not None else np.zeros(0)
     for found in detector.stream(images):
+        if np.isclose(there, found.score, rtol=1e-6, atol=0).any():
+            continue
         scores.append(found.score)
         if found.anomaly_map is not None:
             of_map = counted(found.anomaly_map, found.roi)
             maxima.append(float(of_map.max()))
             medians.append(float(np.median(of_map)))
-    before = detector.card.decision
+    if len(scores) < len(images):
+        print(f"{len(images) - len(scores)} of the images were held out already, by their scores: they count once")
     rate = false_alarm or (0.01 if before is None else before.false_alarm)
     held = {name: {} if before is None else dict(getattr(before, name)) for name in HELD}
     for name, values in zip(HELD, (scores, maxima, medians), strict=True):
         if values:
-            held[name][category] = np.array(values)
-    return Decision(**held, false_alarm=rate) if before is None else replace(before, **held, false_alarm=rate)
+            earlier = held[name].get(category, []) if add else []
+            held[name][category] = np.concatenate([earlier, values])
+    return (
+        Decision(**held, false_alarm=rate) if before is None else dataclasses.replace(before, **held, false_alarm=rate)
+    )

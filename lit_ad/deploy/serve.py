@@ -150,7 +150,8 @@ def description(detector: Detector) -> dict[str, Any]:
         "precision": card.precision,
         "view": card.view.to_dict(),
         "categories": categories,
-        "false_alarm": None if decision is None else decision.false_alarm,
+        "false_alarm": None if decision is None else decision.false_alarm,  # that was asked for
+        "kept_rate": None if decision is None else decision.kept_rate(),  # that the held-out images allow
         "threshold": None if decision is None else decision.threshold(),
         "threshold_by_hand": decision is not None and decision.operating_point().by_hand,
         "decision": None if decision is None else summary(decision),  # every threshold, and what it promises

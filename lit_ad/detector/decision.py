@@ -220,6 +220,16 @@ class Decision:
         """The lowest false-alarm rate that the number of held-out images allows: 1 / (n + 1)."""
         return 1 / (len(of_category(self.scores, category)) + 1)
 
+    def kept_rate(self, category: str | None = POOLED) -> float:
+        """The false-alarm rate that is kept: the one asked for, or the lowest that the held-out images allow."""
+        return max(self.false_alarm, self.smallest_rate(category))
+
+    def describe_rate(self, category: str | None = POOLED) -> str:
+        """The rate that is kept in words, with the one that was asked for where it is another."""
+        asked = f"{100 * self.false_alarm:.3g} %"
+        kept = f"{100 * self.kept_rate(category):.3g} %"
+        return kept if kept == asked else f"{kept}, the lowest that the held-out images allow ({asked} was asked for)"
+
     def warnings(self) -> list[str]:
         """One for each category whose held-out images are too few for the rate."""
         said = []

@@ -15,6 +15,7 @@ def summary(decision: Decision) -> dict[str, Any]:
     categories = [*decision.scores, POOLED] if len(decision.scores) > 1 else [POOLED]
     return {
         "false_alarm": decision.false_alarm,
+        "kept_rate": decision.kept_rate(),
         "also_chosen": {category: list(chosen) for category, chosen in decision.also_chosen.items()},
         "by_hand": by_hand(decision),
         "thresholds": [summary_of(decision, category) for category in categories],
@@ -29,6 +30,7 @@ def summary_of(decision: Decision, category: str | None) -> dict[str, Any]:
         "category": category,
         "image": image.to_dict(),
         "pixels": None if pixels is None else pixels.to_dict(),
+        "kept_rate": decision.kept_rate(category),
         "exact": exact,
         "guarantee": guarantee(decision, category),
         "probability_above_rate": probability_above(image.held_out, decision.false_alarm) if exact else None,
@@ -40,13 +42,15 @@ def guarantee(decision: Decision, category: str | None = POOLED) -> str:
     point, chosen = decision.operating_point(category), also_chosen(decision, category)
     if point.by_hand:
         return "The threshold was set by hand, so no false-alarm rate is promised."
-    rate = max(decision.false_alarm, decision.smallest_rate(category))
+    rate = decision.kept_rate(category)
     if chosen:
         what = f"{' and '.join(chosen)} {'were' if len(chosen) > 1 else 'was'} chosen on the same held-out images"
-        return f"The false-alarm rate of {100 * rate:.3g} % is approximate: {what}."
+        return f"The false-alarm rate of {decision.describe_rate(category)} is approximate: {what}."
+    lower = f" {100 * decision.false_alarm:.3g} % was asked for, which takes more held-out images."
+    asked = lower if rate > decision.false_alarm else ""
     return (
         f"A nominal image like the held-out ones is called anomalous with a probability of at most {100 * rate:.3g} %, "
-        "over the draw of the held-out images and of the image. The rate of one detector may lie above."
+        f"over the draw of the held-out images and of the image. The rate of one detector may lie above.{asked}"
     )
 
 

@@ -94,11 +94,16 @@ class Results:
     curves: dict[str, Curve] = field(default_factory=dict)
     threshold: float | None = None  # of the image score, all categories together
     pixel_threshold: float | None = None
-    false_alarm: float | None = None  # the rate that both were set for
+    false_alarm: float | None = None  # the rate that was asked for
     maps: bool = True  # whether the method gives anomaly maps
     official: Official | None = None  # of a data set with rules of its own
     decision: dict[str, Any] | None = None  # what its thresholds promise or stand for: guarantee.summary
     checkpoint: str | None = None  # that was tested: below the run's directory if it lies there, else its whole path
+
+    @property
+    def kept_rate(self) -> float | None:
+        """The false-alarm rate that the held-out images allow: that of the threshold, where `false_alarm` is lower."""
+        return self.false_alarm if self.decision is None else self.decision.get("kept_rate", self.false_alarm)
 
     @property
     def by_hand(self) -> list[str]:
@@ -156,6 +161,7 @@ class Results:
         """Write it as JSON; NaN, which JSON has not, as null. Raises UserError if it cannot be written."""
         values = {
             "false_alarm": self.false_alarm,
+            "kept_rate": self.kept_rate,
             "threshold": self.threshold,
             "pixel_threshold": self.pixel_threshold,
             "decision": self.decision,

@@ -23,7 +23,7 @@ def describe_validation(loss: float | None, count: int, decision: Decision | Non
     lines = [] if loss is None else [f"val/loss {loss:.6g} of {count} held-out nominal images"]
     if decision is not None:
         point = decision.operating_point()
-        rate = f" at a false-alarm rate of {decision.false_alarm:g}"
+        rate = f" at a false-alarm rate of {decision.describe_rate()}"
         lines.append(f"threshold {point}" if point.by_hand else f"threshold {point.threshold:.6g}{rate}")
     return [*lines, "validate saves nothing: the decision of the checkpoint stays as it is"]
 

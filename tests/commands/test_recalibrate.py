@@ -23,7 +23,7 @@ def test_recalibrate(checkpoint: Path, images: Path, tmp_path: Path, capsys: pyt
     for file in (checkpoint, tmp_path / "stfpm-fp32.onnx"):
         before = file.read_bytes()
         new = tmp_path / f"new{file.suffix}"
-        given = ["--ckpt_path", str(file), "--nominal", str(images / "test/good"), "--false_alarm", "0.2"]
+        given = ["--ckpt_path", str(file), "--nominal", str(images / "test/good"), "--false_alarm", "0.2", "--replace"]
         run(["recalibrate", *given, "--output", str(new)])
         assert file.read_bytes() == before
         found, good = Detector.load(new), sorted((images / "test/good").iterdir())
@@ -107,8 +107,31 @@ def test_nothing_was_chosen_on_other_images(files: tuple[Path, Path], images: Pa
     run(["recalibrate", "--ckpt_path", str(chosen), "--false_alarm", "0.4", "--output", str(tmp_path / "a.ckpt")])
     assert decision_of(tmp_path / "a.ckpt").also_chosen == {"stripes": ["the epoch"]}
     words = ["recalibrate", "--ckpt_path", str(chosen), "--nominal", str(images / "test/good")]
-    run([*words, "--output", str(tmp_path / "b.ckpt")])
+    run([*words, "--output", str(tmp_path / "b.ckpt"), "--replace"])
     assert decision_of(tmp_path / "b.ckpt").also_chosen == {"stripes": []}
+    run([*words, "--output", str(tmp_path / "c.ckpt")])
+    assert decision_of(tmp_path / "c.ckpt").also_chosen == {"stripes": ["the epoch"]}  # of some of the images
+
+
+def test_good_images_join_those_held_out(
+    files: tuple[Path, Path], images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Once each, however often they are given; the rate that is kept is said, and not the one asked for alone."""
+    for file in files:
+        first, second = tmp_path / f"first{file.suffix}", tmp_path / f"second{file.suffix}"
+        more = ["--nominal", str(images / "test/good")]
+        run(["recalibrate", str(file), *more, "--output", str(first)])
+        out = capsys.readouterr().out
+        kept = "12.5 %, the lowest that the held-out images allow (1 % was asked for)"
+        assert f"7 held-out images, false-alarm rate {kept}" in out
+        run(["recalibrate", str(first), *more, "--output", str(second)])
+        assert "5 of the images were held out already, by their scores: they count once" in capsys.readouterr().out
+        before, after, again = (Detector.load(each).card.decision for each in (file, first, second))
+        assert before is not None and after is not None and again is not None
+        assert set(before.scores["stripes"]) < set(after.scores["stripes"]) and len(after.maxima["stripes"]) == 7
+        assert list(again.scores["stripes"]) == list(after.scores["stripes"])
+    with pytest.raises(UserError, match="--replace is for other good images: give --nominal FOLDER"):
+        run(["recalibrate", str(file), "--threshold", "3", "--replace"])
 
 
 def test_thresholds_of_several_categories(

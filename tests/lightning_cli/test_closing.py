@@ -47,7 +47,8 @@ def test_a_validation_says_its_loss_and_its_threshold() -> None:
     decision = Decision({"": np.array([0.5, 0.25, 0.75])}, false_alarm=0.05)
     loss, threshold, saved = describe_validation(0.125, 3, decision)
     assert loss == "val/loss 0.125 of 3 held-out nominal images"
-    assert threshold == "threshold 0.75 at a false-alarm rate of 0.05"
+    kept = "25 %, the lowest that the held-out images allow (5 % was asked for)"
+    assert threshold == f"threshold 0.75 at a false-alarm rate of {kept}"
     assert saved.startswith("validate saves nothing")
     by_hand = describe_validation(0.125, 3, decision.with_threshold(0.3))[1]
     assert by_hand.startswith("threshold 0.3, set by hand: ") and "false-alarm rate" not in by_hand
