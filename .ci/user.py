@@ -166,6 +166,8 @@ def main() -> int:
         steps.step("export to ONNX", lambda: steps.lit_ad(180, "export", "--ckpt_path", checkpoint, "--format", "onnx"))
         steps.step("a damaged checkpoint is refused", damaged)
         steps.step("every config can be read", configs)
+        two = ("--config", "configs/benchmark/demo.yaml", "--only", "[brick]", "--budget.processor_minutes", "0.1")
+        steps.step("a benchmark of two methods", lambda: steps.lit_ad(300, "benchmark", *two, folder=steps.clone))
         print(f"{steps.failed} failed")
         return steps.failed
 

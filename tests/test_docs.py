@@ -56,6 +56,7 @@ def test_commands_parse(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
+    (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")
     for name in ("RUN/config.yaml", "my.yaml"):  # a run's own, and a reader's
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text((ROOT / "configs/stfpm.yaml").read_text())
@@ -141,3 +142,11 @@ def test_every_method_config_and_source_has_its_row() -> None:
 
 def test_every_command_is_on_a_page() -> None:
     assert {command_name(words) for _, words in commands()} >= set(COMMANDS) - {"validate"}
+
+
+def test_a_clone_alone_has_what_is_told_to_be_used() -> None:
+    """The folder of our own measurements lies beside this machine's clone alone: only docs/results.md and benchmarks/
+    name it, and docs/contributing.md, which says so."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "configs").rglob("*.yaml"), ROOT / "Makefile"]
+    named = {path.name for path in pages if "../shared" in path.read_text(encoding="utf-8")}
+    assert named <= {"results.md", "contributing.md"}
