@@ -16,6 +16,7 @@ from PIL import Image
 
 from lit_ad.batch import Sample
 from lit_ad.commands.chosen_file import chosen_file
+from lit_ad.commands.own_method import import_own_method
 from lit_ad.commands.recalibrate import refitted
 from lit_ad.data.masks import read_truth
 from lit_ad.data.sources.from_config import make_source
@@ -85,6 +86,7 @@ def export(
     if ckpt_path.suffix != ".ckpt":
         raise UserError(f"{ckpt_path} is exported already: give the run, or a checkpoint")
     check_options(format, precision, opset, ir)
+    import_own_method(ckpt_path)
     method: Method = Method.load_from_checkpoint(ckpt_path, weights=weights)
     method.requires_grad_(False)
     home = run_of(ckpt_path)

@@ -12,6 +12,7 @@ from jsonargparse import ArgumentParser
 from tqdm import tqdm
 
 from lit_ad.batch import Sample
+from lit_ad.commands.own_method import import_own_method
 from lit_ad.data.sources.images import Images
 from lit_ad.detector.detector import TIMEOUT, Detection, Detector
 from lit_ad.detector.guarantee import by_hand
@@ -65,6 +66,7 @@ def predict_alone(arguments: Sequence[str]) -> None:
     file, folder = find_detector(parsed.file), resolve_path(parsed.images)
     source = Images(folder)
     samples = source.samples()
+    import_own_method(file)
     detector = Detector.load(file, parsed.weights, parsed.device)
     decision = detector.card.decision
     if decision is not None and parsed.decision.false_alarm is not None:

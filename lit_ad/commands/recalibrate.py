@@ -9,6 +9,7 @@ import numpy as np
 
 from lit_ad.checkpoint import read_checkpoint, write_checkpoint
 from lit_ad.commands.chosen_file import chosen_file
+from lit_ad.commands.own_method import import_own_method
 from lit_ad.commands.trained_images import refuse_trained
 from lit_ad.data.sources.images import list_and_tell
 from lit_ad.detector.card import read_card
@@ -69,6 +70,7 @@ def recalibrate(
     else:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", re.escape(NO_DECISION))  # it is about to get one
+            import_own_method(ckpt_path)
             detector = Detector.load(ckpt_path, weights)
         before = detector.card.decision
     known = [] if before is None else list(before.scores)

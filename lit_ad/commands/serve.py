@@ -6,6 +6,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from lit_ad.commands.chosen_file import chosen_file
+from lit_ad.commands.own_method import import_own_method
 from lit_ad.detector.detector import Detector
 from lit_ad.detector.guarantee import by_hand
 from lit_ad.detector.runtimes import need
@@ -58,7 +59,9 @@ def serve(
     token = os.environ.get(TOKEN) or None
     if token is None and not is_loopback(host):
         raise UserError(f"{host} is reached from other machines: set the environment variable {TOKEN} to a token")
-    detector = Detector.load(chosen_file("serve", file, None), weights, device)
+    chosen = chosen_file("serve", file, None)
+    import_own_method(chosen)
+    detector = Detector.load(chosen, weights, device)
     decision = detector.card.decision
     for line in [] if decision is None else [*(f"Warning: {each}" for each in decision.warnings()), *by_hand(decision)]:
         print(line)

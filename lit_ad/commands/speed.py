@@ -11,6 +11,11 @@ from lit_ad.commands.chosen_file import chosen_file
 from lit_ad.data.sources.images import list_and_tell
 from lit_ad.errors import UserError, check_number, ended_by
 
+PROGRAM = """from pathlib import Path
+from lit_ad.commands.own_method import import_own_method
+from lit_ad.deploy.speed import measure
+import_own_method(Path({file!r}))
+measure(*{task!r})"""
 COLUMNS = ("file", "runtime", "precision", "batch", "p50 ms", "p95 ms", "images/s", "peak MiB", "file MiB")
 
 
@@ -44,7 +49,7 @@ def speed(
         for size in batch or [1, 4]:
             task = [str(file), str(size), str(seconds), json.dumps(paths), device, str(weights or "")]
             done = subprocess.run(
-                [sys.executable, "-c", f"from lit_ad.deploy.speed import measure; measure(*{task!r})"],
+                [sys.executable, "-c", PROGRAM.format(file=str(file), task=task)],
                 capture_output=True,
                 encoding="utf-8",
                 errors="replace",

@@ -10,9 +10,10 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
+from lit_ad.commands.own_method import import_own_method
 from lit_ad.data.sources.mvtec_ad2 import MVTecAD2
 from lit_ad.detector.detector import Detector
-from lit_ad.detector.run_files import EXPORTED
+from lit_ad.detector.run_files import EXPORTED, find_detector
 from lit_ad.errors import UserError
 from lit_ad.files import atomic_write
 
@@ -46,6 +47,7 @@ def submission(
     files = {name: model_of(models, name) for name in private}  # before the first of them is run
     with atomic_write(output) as temporary, tarfile.open(temporary, "w:gz", compresslevel=1) as archive:
         for name, images in private.items():
+            import_own_method(find_detector(files[name]))
             detector = Detector.load(files[name], weights, device)
             for member, content in judged(detector, name, images):
                 entry = tarfile.TarInfo(member)

@@ -50,6 +50,15 @@ class Detection:
     category: str | None = None  # whose thresholds count; None: those of all together
     roi: Roi | None = None  # what is looked at of the image; outside, the map has the lowest value that it has inside
 
+    def __repr__(self) -> str:
+        height, width = self.image.shape[:2]
+        if self.decision is None:
+            return f"Detection(score {self.score:.4g}, no threshold, {width} x {height} pixels)"
+        verdict, threshold = self.decision.verdict(self.score, self.category), self.decision.threshold(self.category)
+        regions = "" if self.mask is None else f", {len(self.regions)} region{'' if len(self.regions) == 1 else 's'}"
+        said = f"{verdict}, score {self.score:.4g}, threshold {threshold:.4g}, p-value {self.p_value:.3g}{regions}"
+        return f"Detection({said}, {width} x {height} pixels)"
+
     @property
     def p_value(self) -> float | None:
         """How probable a score this high is of a nominal image. None without held-out images."""
@@ -124,6 +133,17 @@ class Detector:
         self._shared: Detector | None = None
         self._sharing = Lock()
 
+    def __repr__(self) -> str:
+        card, decision = self.card, self.card.decision
+        name = f"{card.method.rpartition('.')[2]}, {card.precision}"
+        if decision is None:
+            return f"Detector({name}, no threshold)"
+        known = [category for category in decision.scores if category]
+        categories = f", {len(known)} categories" if len(known) > 1 else f", {known[0]}" if known else ""
+        point = decision.operating_point()
+        rate = "set by hand" if point.by_hand else f"for {100 * decision.kept_rate():.3g} % false alarms"
+        return f"Detector({name}{categories}, threshold {point.threshold:.4g} {rate})"
+
     @classmethod
     def load(cls, path: str | Path, weights: str | Path | None = None, device: str = "cpu") -> "Detector":
         """The detector in a run's directory, in a checkpoint, or in an exported file.
@@ -152,26 +172,31 @@ class Detector:
         return detector
 
     @overload
-    def __call__(self, images: "Tensor", category: str | None = None) -> Any: ...
+    def __call__(self, images: "Tensor", category: str | None = None, *, bgr: bool = False) -> Any: ...
 
     @overload
     def __call__(  # type: ignore[overload-overlap]  # a binary file is an iterator, too
-        self, images: ImageLike, category: str | None = None
+        self, images: ImageLike, category: str | None = None, *, bgr: bool = False
     ) -> Detection: ...
 
     @overload
-    def __call__(self, images: list[ImageLike], category: str | None = None) -> list[Detection]: ...
+    def __call__(
+        self, images: list[ImageLike], category: str | None = None, *, bgr: bool = False
+    ) -> list[Detection]: ...
 
     @overload
-    def __call__(self, images: Iterator[ImageLike], category: str | None = None) -> Iterator[Detection]: ...
+    def __call__(
+        self, images: Iterator[ImageLike], category: str | None = None, *, bgr: bool = False
+    ) -> Iterator[Detection]: ...
 
-    def __call__(self, images: Any, category: str | None = None) -> Any:
+    def __call__(self, images: Any, category: str | None = None, *, bgr: bool = False) -> Any:
         """One image -> its Detection; a list -> a list; an iterator -> an iterator, as the images come.
 
         Args:
             images: See `inputs.ImageLike`. A list, a tuple or a tensor (B, C, H, W) of several, or an iterator of them.
             category: Of a model for many products: whose thresholds count. None, or an unknown one: those of all
                 together.
+            bgr: Whether the channels of arrays and tensors are blue, green, red, as OpenCV's are.
 
         Raises:
             UserError: What is no image, or an image that cannot be read, or that is too small; it is named.
@@ -179,8 +204,8 @@ class Detector:
         """
         several = list_images(images)
         if several is None:
-            return self._judge([images], [name_of(images)], category)[0]
-        stream = self.stream(several, category)
+            return self._judge([images], [name_of(images)], category, bgr)[0]
+        stream = self.stream(several, category, bgr=bgr)
         return list(stream) if isinstance(several, list) else stream
 
     def stream(
@@ -190,6 +215,7 @@ class Detector:
         batch_size: int = 1,
         timeout: float | None = TIMEOUT,
         source_timeout: float | None = None,
+        bgr: bool = False,
     ) -> Iterator[Detection]:
         """The same one after the other, `batch_size` at a time where their inputs have one size.
 
@@ -203,6 +229,7 @@ class Detector:
             batch_size: Images that the network sees at once.
             timeout: Seconds that reading an image, or one run of the network, may take. None: any time.
             source_timeout: Seconds that `images` may take to give the next one. None: any time, as a camera may.
+            bgr: As in a call.
 
         Raises:
             UserError: As a call does.
@@ -214,7 +241,9 @@ class Detector:
                 raise UserError(f"{setting} is {value}, but it must be above 0")
 
         def work(group: list[ImageLike], first: int) -> list[Detection]:
-            return shared._judge(group, [name_of(image, number) for number, image in enumerate(group, first)], category)
+            return shared._judge(
+                group, [name_of(image, number) for number, image in enumerate(group, first)], category, bgr
+            )
 
         return in_order(work, given, batch_size, timeout, source_timeout)
 
@@ -227,22 +256,24 @@ class Detector:
                 self._shared = self if for_callers is None else Detector(for_callers, self.card)
             return self._shared
 
-    def _look(self, image: ImageLike, name: str) -> Looked:
+    def _look(self, image: ImageLike, name: str, bgr: bool) -> Looked:
         enter_stage(f"reading {name}")
-        pixels = read_pixels(image, self.card.view.levels, name)
+        pixels = read_pixels(image, self.card.view.levels, name, bgr)
         try:
             return pixels, *self.card.view(pixels)
         except UserError as error:
             raise UserError(f"{name}: {error}") from error
 
-    def _judge(self, images: list[ImageLike], names: list[str], category: str | None) -> list[Detection]:
+    def _judge(
+        self, images: list[ImageLike], names: list[str], category: str | None, bgr: bool = False
+    ) -> list[Detection]:
         """A Detection of each image. Raises NotFiniteError, and UserError, with the image's name."""
 
         def network(pixels: NDArray[np.uint8]) -> Any:
             enter_stage(f"the network, for {', '.join(names)},")
             return self.network(pixels)
 
-        group = [self._look(image, name) for image, name in zip(images, names, strict=True)]
+        group = [self._look(image, name, bgr) for image, name in zip(images, names, strict=True)]
         decision = self.card.decision
         known = category if decision is not None and category in decision.scores else None
         alike = len({pixels.shape for _, pixels, _ in group}) == 1

@@ -89,18 +89,21 @@ def check_channels(tensor: Any, name: str) -> None:
         )
 
 
-def read_pixels(image: Any, window: Window | None = None, name: str = "the image") -> Pixels:
+def read_pixels(image: Any, window: Window | None = None, name: str = "the image", bgr: bool = False) -> Pixels:
     """An image -> (H, W, 3) uint8 RGB, upright. A path may name a page of a TIFF, stack.tif#3.
 
     Args:
         image: As `ImageLike` says.
         window: The values of more than 8 bits that become 0 and 255.
         name: What messages call it, unless it is a path.
+        bgr: Whether the channels of an array or a tensor are blue, green, red, as OpenCV has them.
 
     Raises:
         UserError: It cannot be read, or its values are none of an image.
     """
     check_image(image, name)
+    if bgr and not (is_tensor(image) or isinstance(image, np.ndarray)):
+        raise UserError(f"{name} is no array, whose channels may be blue, green, red: leave out bgr")
     if isinstance(image, str | os.PathLike):
         return read_image(resolve_path(image), window)
     if isinstance(image, bytes | bytearray | memoryview):
@@ -112,7 +115,8 @@ def read_pixels(image: Any, window: Window | None = None, name: str = "the image
             raise UserError(f"{name}, a file, {why}")
         return rgb(open_image(Path(name), content), name, window)
     try:
-        return to_rgb(array_of(image) if is_tensor(image) else image, window)
+        array = array_of(image) if is_tensor(image) else image
+        return to_rgb(swap_red_and_blue(array) if bgr else array, window)
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
 
@@ -145,6 +149,13 @@ def is_iterable(value: Any) -> bool:
     kinds that `list_images` knows."""
     known = str | os.PathLike | bytes | bytearray | memoryview | Image.Image | np.ndarray | Mapping | list | tuple
     return isinstance(value, Iterable) and not (isinstance(value, known) or is_file(value) or is_tensor(value))
+
+
+def swap_red_and_blue(array: NDArray[Any]) -> NDArray[Any]:
+    """(H, W, C) with the first three channels in the other order; one channel, or (H, W), as it is."""
+    if array.ndim == 2 or array.shape[2] == 1:
+        return array
+    return array[..., [2, 1, 0, *range(3, array.shape[2])]]
 
 
 def array_of(tensor: Any) -> NDArray[Any]:

@@ -188,7 +188,11 @@ def find_method_class(name: str, path: Path) -> type["Method"]:
     if not (isinstance(method, type) and issubclass(method, Method)):
         raise UserError(
             f"{path} is a checkpoint of {name or 'no method of lit_ad'}, which is not known here"
-            + (f": import {module} first" if name and module not in sys.modules else "")
+            + (
+                f": import {module} first, or run the command where {module}.py lies"
+                if name and module not in sys.modules
+                else ""
+            )
         )
     return method
 

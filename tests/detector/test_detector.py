@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from queue import Queue
 from threading import Event
@@ -20,6 +21,7 @@ from lit_ad import Detector, methods
 from lit_ad.batch import Batch, Sample
 from lit_ad.data import AnomalyDataModule, Loading, MVTec
 from lit_ad.detector.card import Card
+from lit_ad.detector.decision import Decision
 from lit_ad.detector.painter import outline
 from lit_ad.detector.scoring import top_mean
 from lit_ad.detector.stream import WORKERS
@@ -133,6 +135,39 @@ def test_what_is_no_detector(tmp_path: Path) -> None:
         Detector.load(tmp_path)
     with pytest.raises(UserError, match="there is no detector"):
         Detector.load(tmp_path / "x.ckpt")
+
+
+def test_a_detector_and_what_it_says_print_in_a_line(bright: Detector) -> None:
+    image = np.full((12, 20, 3), 250, np.uint8)
+    assert str(bright) == repr(bright) == "Detector(bright, fp32, no threshold)"
+    assert str(bright(image)) == "Detection(score 250, no threshold, 20 x 12 pixels)"
+    held = {"nut": np.array([100.0, 200.0, 240.0])}
+    decision = Decision(held, held, held, false_alarm=0.01)
+    decided = Detector(bright.network, replace(bright.card, decision=decision))
+    assert str(decided) == "Detector(bright, fp32, nut, threshold 240 for 25 % false alarms)"
+    said = "anomalous, score 250, threshold 240, p-value 0.25"
+    assert str(decided(image)) == f"Detection({said}, 20 x 12 pixels)"
+    mapped = replace(decided(image), seen=image[..., 0].astype(np.float32), box=(0, 0, 12, 20))
+    assert str(mapped) == f"Detection({said}, 1 region, 20 x 12 pixels)"
+    by_hand = Detector(bright.network, replace(bright.card, decision=decision.with_threshold(7.0)))
+    assert str(by_hand) == "Detector(bright, fp32, nut, threshold 7 set by hand)"
+
+
+def test_arrays_of_opencv(bright: Detector) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    alpha = np.dstack([image, np.full((16, 16), 255, np.uint8)])
+    for swapped in (
+        image[..., ::-1],
+        torch.from_numpy(image[..., ::-1].copy()).permute(2, 0, 1),
+        alpha[..., [2, 1, 0, 3]],
+    ):
+        assert np.array_equal(bright(swapped, bgr=True).image, bright(image).image)
+    (streamed,) = bright.stream([image[..., ::-1]], bgr=True)
+    (listed,) = bright([image[..., ::-1]], bgr=True)
+    assert np.array_equal(streamed.image, image) and np.array_equal(listed.image, image)
+    assert np.array_equal(bright(image[..., 0], bgr=True).image, bright(image[..., 0]).image)
+    with pytest.raises(UserError, match="is no array, whose channels may be blue, green, red: leave out bgr"):
+        bright(Image.fromarray(image), bgr=True)
 
 
 @pytest.fixture
