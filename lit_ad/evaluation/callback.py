@@ -8,7 +8,9 @@ from typing import Any
 import lightning as L
 
 from lit_ad.batch import Batch
+from lit_ad.detector.decision import Decision
 from lit_ad.errors import check_number
+from lit_ad.evaluation.doubts import describe_doubts
 from lit_ad.evaluation.judged import Judged, judge_images
 from lit_ad.evaluation.measurement import Measurement
 from lit_ad.evaluation.official_scores import ByRules
@@ -159,3 +161,6 @@ class Evaluation(L.Callback):
     def on_test_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         if trainer.is_global_zero and self.results is not None:
             tell("\n" + self.results.table())
+            decision: Decision | None = pl_module.decision
+            if doubts := describe_doubts(self.results, {} if decision is None else decision.scores):
+                tell("\n" + doubts)
