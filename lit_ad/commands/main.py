@@ -112,11 +112,7 @@ def main() -> None:
         return print(f"lit-ad {__version__}")
     if arguments in ([], ["-h"], ["--help"], ["help"]):
         return print(overview())
-    sys.path.append(str(Path.cwd()))  # a method or a source of one's own lies in the directory one works in
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # no look at the network when it is imported
-    # wandb waits 90 seconds for a network that is not there; and 10 more to greet the user by name, unless it is quiet.
-    os.environ.setdefault("WANDB_INIT_TIMEOUT", "10")
-    os.environ.setdefault("WANDB_QUIET", "true")
+    prepare()
     quiet()
     try:
         run(arguments)
@@ -128,6 +124,15 @@ def main() -> None:
         if said is None:
             raise
         sys.exit(f"lit-ad: {said}")
+
+
+def prepare() -> None:
+    """Set what libraries look at when they are imported."""
+    sys.path.append(str(Path.cwd()))  # a method or a source of one's own lies in the directory one works in
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # no look at the network when it is imported
+    # wandb waits 90 seconds for a network that is not there; and 10 more to greet the user by name, unless it is quiet.
+    os.environ.setdefault("WANDB_INIT_TIMEOUT", "10")
+    os.environ.setdefault("WANDB_QUIET", "true")
 
 
 def escape(error: UnicodeError) -> tuple[str, int]:
@@ -188,7 +193,12 @@ def quiet() -> None:
     for expected in EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", expected)
     for name in ("pytorch.utilities.rank_zero", "fabric.utilities.rank_zero", "fabric.utilities.seed"):
-        logging.getLogger(f"lightning.{name}").addFilter(lambda record: not record.getMessage().startswith(NOISE))
+        logging.getLogger(f"lightning.{name}").addFilter(is_of_use)
+
+
+def is_of_use(record: logging.LogRecord) -> bool:
+    """Return whether a message of Lightning tells a user something to act on."""
+    return not record.getMessage().startswith(NOISE)
 
 
 def overview() -> str:

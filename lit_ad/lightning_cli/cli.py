@@ -273,12 +273,13 @@ class AnomalyCLI(LightningCLI):
             print(*lines, sep="\n")
 
 
-def main(arguments: list[str]) -> None:
-    """The commands of Lightning. Its parser reads sys.argv, which is what a process for another GPU is started with."""
+def main(arguments: list[str]) -> AnomalyCLI:
+    """Run a command of Lightning, and return it, with its trainer and model. Its parser reads sys.argv, which is what a
+    process for another GPU is started with."""
     arguments = expand_run(sys.argv[1], arguments)
     sys.argv[2:] = arguments
     check_config_files(arguments)
-    AnomalyCLI(
+    return AnomalyCLI(
         Method,
         AnomalyDataModule,
         subclass_mode_model=True,

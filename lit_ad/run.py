@@ -1,0 +1,138 @@
+"""A training in a program: `fit` does what `lit-ad fit` does, and gives the run that came of it."""
+
+import json
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lit_ad.detector.detector import Detector
+from lit_ad.errors import UserError
+from lit_ad.files import resolve_path
+
+PROGRAM = Path(__file__).with_name("__main__.py")  # Lightning starts processes for more devices by this name
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a training left in its directory.
+
+    Args:
+        directory: That of the run. Any finished run has one: `Run(Path("runs/stfpm/20260101-120000"))`.
+    """
+
+    directory: Path
+
+    @property
+    def metrics(self) -> dict[str, dict[str, float]]:
+        """The test's metrics: those of all images under "pooled", and a row for each category and kind of defect, as
+        `metrics["pooled"]["image_auroc"]`. `RUN/metrics.json` says more.
+
+        Raises:
+            UserError: The run was not tested.
+        """
+        file = self.directory / "metrics.json"
+        if not file.is_file():
+            raise UserError(f"there is no {file}: the run was not tested; lit-ad test {self.directory} does it")
+        rows: dict[str, dict[str, float]] = json.loads(file.read_text(encoding="utf-8"))["rows"]
+        return rows
+
+    def detector(self, device: str = "cpu") -> Detector:
+        """Load the detector of the best checkpoint.
+
+        Args:
+            device: cpu, cuda or cuda:1.
+
+        Raises:
+            UserError: The run has no checkpoint, or there is no such device.
+        """
+        return Detector.load(self.directory, device=device)
+
+
+def fit(config: str | Path, data: str | Path | None = None, keys: Mapping[str, Any] | None = None) -> Run:
+    """Train, test the best checkpoint and write a run directory, as `lit-ad fit --config CONFIG` does.
+
+    All is that command's: its defaults, its callbacks, what it prints, and so its figures. A new run is in
+    runs/METHOD/TIME, unless the key trainer.default_root_dir names a directory.
+
+    Args:
+        config: A YAML file.
+        data: The folder of images, for the source that the file names: its key data.source.root.
+        keys: Other keys of the configuration and their values, by dots, {"trainer.max_epochs": 3}, or as a file has
+            them, {"trainer": {"max_epochs": 3}}. A class is its name, or {"class_path": ..., "init_args": ...}.
+
+    Returns:
+        The run, of which directory, metrics and detector() are asked.
+
+    Raises:
+        UserError: What the command would say in one line.
+        KeyboardInterrupt: It was stopped by Ctrl-C; what is printed says how to go on.
+
+    Example:
+        run = lit_ad.fit("configs/stfpm.yaml", data="PATH/TO/mvtec/bottle", keys={"trainer.max_epochs": 50})
+        print(run.directory, run.metrics["pooled"]["image_auroc"])
+        print(run.detector()("part.png").anomalous)
+    """
+    from lit_ad.commands.main import mendable, prepare, quiet
+
+    words = [f"--config={resolve_path(config)}"]
+    words += [] if data is None else [f"--data.source.root={resolve_path(data)}"]
+    words += [f"--{key}={write_value(key, value)}" for key, value in flatten(keys or {})]
+    with command_line(["fit", *words]), warnings.catch_warnings():
+        prepare()
+        quiet()
+        from lit_ad.lightning_cli.cli import main  # once prepare has been called
+
+        try:
+            trained = main(words)
+        except SystemExit as end:
+            if isinstance(end.__context__, KeyboardInterrupt):
+                raise KeyboardInterrupt from end
+            raise
+        except Exception as error:
+            mended = mendable(error)
+            if mended is None or isinstance(error, UserError):
+                raise
+            raise UserError(str(mended)) from error
+    return Run(Path(trained.trainer.default_root_dir))
+
+
+def flatten(keys: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each key by dots, and its value; a class and its arguments stay one value."""
+    for key, value in keys.items():
+        if isinstance(value, Mapping) and value and "class_path" not in value:
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def write_value(key: str, value: Any) -> str:
+    """Write a value as it is typed on a command line. Raises UserError if it cannot be typed."""
+    if isinstance(value, str | os.PathLike):
+        return str(value)
+
+    def refuse(part: object) -> str:
+        if isinstance(part, os.PathLike):
+            return str(part)
+        raise UserError(
+            f"{key} is, or holds, a {type(part).__name__}: a run is written down as text, so give numbers, texts, "
+            'lists, or of a class {"class_path": NAME, "init_args": {...}}'
+        )
+
+    return json.dumps(value, default=refuse)
+
+
+@contextmanager
+def command_line(words: list[str]) -> Iterator[None]:
+    """Have the words in sys.argv, which the command's parser reads, and the processes that it starts are given.
+    Afterwards, sys.argv and sys.path are as before."""
+    argv, path = sys.argv, list(sys.path)
+    sys.argv = [str(PROGRAM), *words]
+    try:
+        yield
+    finally:
+        sys.argv, sys.path[:] = argv, path

@@ -1,0 +1,128 @@
+"""A training in a program against the command's."""
+
+import json
+import logging
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+import lit_ad
+from lit_ad.errors import UserError
+from lit_ad.run import Run, flatten, write_value
+
+ROOT = Path(__file__).parents[1]
+DEMO = ROOT / "configs/demo.yaml"
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `lit-ad fit` leaves of the demo, after two epochs."""
+    home = tmp_path_factory.mktemp("command")
+    words = ["fit", "--config", DEMO, "--trainer.max_epochs", "2", "--trainer.default_root_dir", "run"]
+    subprocess.run([sys.executable, "-m", "lit_ad", *map(str, words)], cwd=home, check=True, capture_output=True)
+    return home / "run"
+
+
+def test_three_lines_give_what_the_command_gives(
+    command: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = (sys.argv, list(sys.path), warnings.showwarning, torch.get_num_threads())
+    run = lit_ad.fit(DEMO, keys={"trainer": {"max_epochs": 2}, "trainer.default_root_dir": tmp_path / "run"})
+    assert (sys.argv, list(sys.path), warnings.showwarning, torch.get_num_threads()) == before
+    assert run.directory == tmp_path / "run"
+    assert run.metrics == Run(command).metrics
+    assert 0.5 < run.metrics["pooled"]["image_auroc"] <= 1
+    mine, theirs = ({path.relative_to(home) for path in home.rglob("*")} for home in (run.directory, command))
+    assert mine == theirs
+    configs = [yaml.safe_load((home / "config.yaml").read_text()) for home in (run.directory, command)]
+    assert configs[0].pop("data")["source"]["class_path"] == configs[1].pop("data")["source"]["class_path"]
+    assert configs[0] == configs[1]
+    detector = run.detector()
+    assert detector.card.decision is not None
+    told = json.loads((command / "metrics.json").read_text())
+    assert detector.card.decision.threshold() == pytest.approx(told["threshold"], rel=1e-6)
+    assert detector(next((run.directory / "heatmaps").rglob("*.jpg"))).score > 0
+
+
+def test_data_is_the_root_of_the_source_and_runs_are_numbered(
+    images: Path, resnet_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = {"model.backbone": "resnet10t", "model.weights": resnet_file, "model.view.image_size": 64}
+    keys = {**small, "data.batch_size": 4, "trainer.max_epochs": 1, "test_after_fit": False}
+    runs = [lit_ad.fit(ROOT / "configs/stfpm.yaml", data=images, keys=keys) for _ in range(2)]
+    assert all(run.directory.parent == tmp_path / "runs/stfpm" for run in runs)
+    assert runs[0].directory != runs[1].directory
+    saved = yaml.safe_load((runs[0].directory / "config.yaml").read_text())
+    assert saved["data"]["source"]["init_args"]["root"] == str(images)
+    with pytest.raises(UserError, match=r"there is no .*metrics\.json: the run was not tested; lit-ad test "):
+        _ = runs[0].metrics
+    filters = logging.getLogger("lightning.pytorch.utilities.rank_zero").filters
+    assert len(filters) == len(set(filters))
+
+
+@pytest.mark.parametrize(
+    ("config", "keys", "message"),
+    [
+        (DEMO, {"trainer.max_epoch": 2}, r"max_epoch=2\. Did you mean trainer\.max_epochs\?"),
+        (DEMO, {"model.lr": "much"}, r"\blr\b"),
+        (DEMO, {"data.source.category": "wood"}, "wood"),
+        (ROOT / "nowhere.yaml", {}, r"cannot read the config file .*nowhere\.yaml: No such file"),
+        (DEMO, {"trainer.callbacks": [print]}, r"trainer\.callbacks is, or holds, a builtin_function_or_method"),
+    ],
+)
+def test_bad_input_is_one_line(
+    config: Path, keys: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message) as raised:
+        lit_ad.fit(config, keys=keys)
+    assert "\n" not in str(raised.value)
+    assert not list(tmp_path.rglob("*.yaml"))
+
+
+def test_a_directory_without_a_run_has_no_detector(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is no run directory"):
+        Run(tmp_path).detector()
+
+
+def test_keys_by_dots_or_as_a_file_has_them() -> None:
+    model = {"class_path": "STFPM", "init_args": {"lr": 0.1}}
+    keys = {"model": model, "trainer": {"max_epochs": 3, "logger": False}, "data.val_fraction": 0.2}
+    assert dict(flatten(keys)) == {
+        "model": model,
+        "trainer.max_epochs": 3,
+        "trainer.logger": False,
+        "data.val_fraction": 0.2,
+    }
+    assert [write_value("a", value) for value in ("hub", None, True, 0.1, (1, 2), Path("x"))] == [
+        *("hub", "null", "true", "0.1", "[1, 2]", "x")
+    ]
+    assert json.loads(write_value("model", {**model, "at": Path("x")})) == {**model, "at": "x"}
+
+
+def test_two_processes_from_a_script(tmp_path: Path) -> None:
+    """The second process is the command, whatever the first one is."""
+    keys = {"trainer.max_epochs": 1, "trainer.devices": 2, "trainer.accelerator": "cpu"}
+    script = f"import lit_ad\nrun = lit_ad.fit({str(DEMO)!r}, keys={keys!r})\nprint(run.metrics['pooled'])\n"
+    (tmp_path / "train.py").write_text(script)
+    words = [sys.executable, "train.py"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith("{'image_auroc': ")
+    assert len(list((tmp_path / "runs/stfpm").iterdir())) == 1
+
+
+def test_importing_lit_ad_brings_nothing_of_the_command() -> None:
+    code = (
+        "import sys, lit_ad; lit_ad.fit; print([m for m in ('torch', 'lightning', 'jsonargparse') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
