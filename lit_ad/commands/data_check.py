@@ -4,6 +4,7 @@ import json as as_json
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,50 +13,85 @@ import yaml
 from lit_ad.batch import Sample
 from lit_ad.data.audit.audit import audit_source
 from lit_ad.data.audit.guess_source import guess_source
+from lit_ad.data.audit.removal import files_to_remove
 from lit_ad.data.audit.report import AuditReport
 from lit_ad.data.sources.from_config import make_source
 from lit_ad.data.sources.source import Source
 from lit_ad.errors import UserError
+from lit_ad.files import atomic_write
 from lit_ad.machine import cores
+
+
+@dataclass(frozen=True)
+class CheckedData:
+    """What is checked, by the flags that fit has.
+
+    Args:
+        source: Any source of images, with its own flags, as for fit.
+        val_fraction: Part of the nominal training images that would be held out.
+        split_seed: Of that choice.
+    """
+
+    source: Source | None = None
+    val_fraction: float = 0.2
+    split_seed: int = 0
 
 
 def data_check(
     path: Path | None = None,
     /,
+    data: CheckedData = CheckedData(),
     config: Path | None = None,
     backbone: str | None = None,
     weights: str = "hub",
     json: bool = False,
+    remove: Path | None = None,
 ) -> None:
     """Print what a data set holds, and what looks wrong with it. Exit code 1 if it cannot be trained or tested on.
 
     Args:
         path: Folder in MVTec's layout, one category or several; with train/CLASS folders; or of images.
+        data: For any other layout, as for fit: --data.source Folder --data.source.root PATH.
         config: A YAML file in place of it, whose data.source is looked at.
         backbone: A timm model, whose features tell which training images are unlike the others. None: not looked at.
         weights: Of the backbone: hub, or a file.
-        json: Print JSON in place of the page.
+        json: Print JSON in place of the page, with all pairs of copies.
+        remove: A file to write: the paths to remove, one a line, so that no image is there twice.
     """
-    if path is not None and config is None:
+    if sum(given is not None for given in (path, config, data.source)) != 1:
+        raise UserError("give either a folder or --config FILE or --data.source: lit-ad data check PATH")
+    if remove is not None and remove.exists():
+        raise UserError(f"{remove} is there already: give another --remove")
+    if path is not None:
         source, about = guess_source(path)
-    elif config is not None and path is None:
-        source, about = configured_source(config)
+    elif config is not None:
+        source, about, data = configured_source(config)
     else:
-        raise UserError("give either a folder or --config FILE: lit-ad data check PATH")
-    samples, report = audit_source(source, cores(), backbone, weights, progress=not json)
+        assert data.source is not None
+        source, about = data.source, f"data.source: {type(data.source).__name__}"
+    samples, report = audit_source(source, cores(), backbone, weights, not json, data.val_fraction, data.split_seed)
+    if remove is not None:
+        files = files_to_remove(samples, report)
+        with atomic_write(remove) as temporary:
+            text = "".join(f"{file}\n" for file in files)
+            temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
+        about += f"\n  {len(files)} files to remove are listed in {remove}"
     print(as_json.dumps(as_dict(about, samples, report), indent=2) if json else page(about, report, backbone))
     if report.errors:
         sys.exit(1)
 
 
-def configured_source(config: Path) -> tuple[Source, str]:
-    """Return the source of a config file, and a line about it. Raises UserError if it has none."""
+def configured_source(config: Path) -> tuple[Source, str, CheckedData]:
+    """Return the source of a config file, a line about it, and how it holds out images. Raises UserError if it has
+    none."""
     try:
-        described = yaml.safe_load(config.read_text(encoding="utf-8"))["data"]["source"]
+        settings = yaml.safe_load(config.read_text(encoding="utf-8"))["data"]
+        described = settings["source"]
     except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
         raise UserError(f"{config} has no data.source to check ({type(error).__name__}: {error})") from error
     source, _ = make_source(described, f"data.source of {config}")
-    return source, f"{config}: {type(source).__name__}"
+    chosen = {name: settings[name] for name in ("val_fraction", "split_seed") if settings.get(name) is not None}
+    return source, f"{config}: {type(source).__name__}", CheckedData(None, **chosen)
 
 
 def page(about: str, report: AuditReport, backbone: str | None) -> str:
@@ -85,4 +121,6 @@ def as_dict(about: str, samples: Sequence[Sample], report: AuditReport) -> dict[
         "text": report.text,
         "errors": report.errors,
         "warnings": report.warnings,
+        "duplicates": [[str(file) for file in group] for group in report.duplicates],
+        "near_duplicates": [[str(first), str(second)] for first, second in report.near_duplicates],
     }

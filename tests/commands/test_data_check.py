@@ -14,7 +14,7 @@ def test_a_sound_data_set(images: Path, capsys: pytest.CaptureFixture[str]) -> N
     run(["data", "check", str(images)])
     said = capsys.readouterr().out
     assert f"{images}: MVTec AD's layout, one category" in said
-    assert "12 to train on, 0 held out; test: 5 good, 4 square, each with a mask; 64x72, 8-bit RGB" in said
+    assert "10 to train on, 2 held out; test: 5 good, 4 square, each with a mask; 64x72, 8-bit RGB" in said
     assert said.endswith("no errors, no warnings\n") and "give --backbone" in said
     config = images.parent / "config.yaml"
     config.write_text(f"data:\n  source:\n    class_path: lit_ad.data.MVTec\n    init_args:\n      root: {images}\n")
@@ -44,7 +44,7 @@ def test_images_unlike_the_others(images: Path, resnet_file: Path, capsys: pytes
 
 def test_what_to_check(tmp_path: Path) -> None:
     for words in ([], [str(tmp_path), "--config", "x.yaml"]):
-        with pytest.raises(UserError, match=r"give either a folder or --config FILE"):
+        with pytest.raises(UserError, match=r"give either a folder or --config FILE or --data.source"):
             run(["data", "check", *words])
     config = tmp_path / "config.yaml"
     config.write_text("data: {source: {class_path: MVTek}}\n")
@@ -53,3 +53,35 @@ def test_what_to_check(tmp_path: Path) -> None:
     config.write_text("model: x\n")
     with pytest.raises(UserError, match=r"config\.yaml has no data\.source to check"):
         run(["data", "check", "--config", str(config)])
+
+
+def test_any_source_with_the_flags_of_fit(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """README's second layout; what fit holds out is held out here."""
+    shutil.copytree(images / "train/good", tmp_path / "good")
+    shutil.copytree(images / "test/square", tmp_path / "dented")
+    run(["data", "check", str(tmp_path)])
+    assert "If some of dented, good are defects, give the source as to fit" in capsys.readouterr().out
+    source = ["--data.source", "Folder", "--data.source.root", str(tmp_path), "--data.source.nominal", "good"]
+    source += ["--data.source.anomalous", "[dented]", "--data.val_fraction", "0.5"]
+    run(["data", "check", *source])
+    assert "5 to train on, 5 held out; test: 2 good, 4 dented" in capsys.readouterr().out
+
+
+def test_copies_are_listed_and_can_be_removed(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "part"
+    shutil.copytree(images, root)
+    for copy in ("train/good/copy.png", "train/good/second.png", "test/good/copy.png"):
+        shutil.copy(root / "train/good/000.png", root / copy)
+    words = ["data", "check", str(root), "--json", "--remove", str(tmp_path / "copies.txt")]
+    run(words)
+    found = json.loads(capsys.readouterr().out)
+    same = [str(root / name) for name in ("train/good/000.png", "train/good/copy.png", "train/good/second.png")]
+    assert [sorted(group) for group in found["duplicates"]] == [sorted([*same, str(root / "test/good/copy.png")])]
+    removed = (tmp_path / "copies.txt").read_text().splitlines()
+    assert sorted(removed) == same  # all that are in training: the one in the test stays
+    for file in removed:
+        Path(file).unlink()
+    with pytest.raises(UserError, match=r"copies\.txt is there already: give another --remove"):
+        run(words)
+    run([*words[:4]])
+    assert json.loads(capsys.readouterr().out)["duplicates"] == []

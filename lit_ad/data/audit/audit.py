@@ -1,8 +1,15 @@
 """Everything that is known to go wrong with a data set, looked for in one."""
 
+from contextlib import suppress
+
 from lit_ad.batch import Sample
 from lit_ad.data.audit.inspection import inspect_samples
-from lit_ad.data.audit.near_duplicates import fingerprint_images, near_duplicate_warnings
+from lit_ad.data.audit.near_duplicates import (
+    find_near_duplicates,
+    fingerprint_images,
+    near_duplicate_warnings,
+    without_equal_files,
+)
 from lit_ad.data.audit.outliers import outlier_warnings
 from lit_ad.data.audit.report import AuditReport
 from lit_ad.data.audit.sample_checks import mask_value_warnings, sample_errors
@@ -10,11 +17,18 @@ from lit_ad.data.masks import mask_files
 from lit_ad.data.sources.listing import readable
 from lit_ad.data.sources.pages import by_page
 from lit_ad.data.sources.source import Source
-from lit_ad.data.splits import Splits
+from lit_ad.data.splits import Splits, hold_out
+from lit_ad.errors import UserError
 
 
 def audit_source(
-    source: Source, threads: int = 1, backbone: str | None = None, weights: str = "hub", progress: bool = False
+    source: Source,
+    threads: int = 1,
+    backbone: str | None = None,
+    weights: str = "hub",
+    progress: bool = False,
+    val_fraction: float = 0.2,
+    split_seed: int = 0,
 ) -> tuple[list[Sample], AuditReport]:
     """Return the samples of a source, and what is in them and wrong with them.
 
@@ -24,6 +38,7 @@ def audit_source(
         backbone: A timm model, whose features tell which training images are unlike the others. None: not looked at.
         weights: Of the backbone: hub, or a file.
         progress: Whether to show bars.
+        val_fraction, split_seed: As `list_splits` takes them: which images a training would hold out.
 
     Raises:
         UserError: The source lists no samples.
@@ -36,13 +51,18 @@ def audit_source(
     with readable():
         samples = by_page(source.samples())
     train = [sample for sample in samples if sample.split == "train"]
-    held_out = [sample for sample in samples if sample.split == "validation"]
+    kept, held_out = train, [sample for sample in samples if sample.split == "validation"]
+    with suppress(UserError):  # nothing to train on, or too little of a category: fit says so
+        kept, held_out = hold_out(samples, val_fraction, split_seed)
     test = [sample for sample in samples if sample.split == "test"]
-    report = inspect_samples(Splits(train, held_out, test), threads, progress=progress)
+    report = inspect_samples(Splits(kept, held_out, test), threads, progress=progress)
     report.add_source_remarks(source)
     report.errors += sample_errors(samples)
     known = {frozenset((a, b)) for group in report.duplicates for a in group for b in group if a != b}
-    report.warnings += near_duplicate_warnings(fingerprint_images(samples, threads), known)
+    fingerprints = fingerprint_images(samples, threads)
+    pairs = without_equal_files(find_near_duplicates(fingerprints), known)
+    report.near_duplicates = [(first.image, second.image) for first, second in pairs]
+    report.warnings += near_duplicate_warnings(fingerprints, pairs)
     report.warnings += mask_value_warnings([f for s in samples if s.mask_above is None for f in mask_files(s.mask)])
     if backbone is not None:
         report.warnings += outlier_warnings(train, backbone, weights)

@@ -48,4 +48,11 @@ def guess_source(path: Path) -> tuple[Source, str]:
     if holds_images(path) and not list_folders(path):
         return Folder(".", root=path), f"{path}: a folder of images, all taken as nominal"
     Images(path).samples()  # raises UserError if there is none
-    return NominalImages(path), f"{path}: folders of images at any depth, all taken as nominal"
+    below = ", ".join(folder.name for folder in list_folders(path)[:4])
+    about = f"{path}: folders of images at any depth, all taken as nominal"
+    if below:
+        about += (
+            f". If some of {below} are defects, give the source as to fit: --data.source Folder --data.source.root "
+            f"{path} --data.source.nominal NAME --data.source.anomalous '[NAME]'"
+        )
+    return NominalImages(path), about

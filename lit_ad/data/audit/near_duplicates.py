@@ -113,12 +113,17 @@ def similar_consecutive(fingerprints: Fingerprints) -> tuple[list[tuple[Sample, 
     return [(fingerprints.samples[i], fingerprints.samples[j]) for i, j in pairs], share
 
 
-def near_duplicate_warnings(fingerprints: Fingerprints, known: set[frozenset[Path]]) -> list[str]:
-    """Sentences about images that are nearly the same, but for pairs of files that are `known` to be equal."""
+def without_equal_files(
+    pairs: Sequence[tuple[Sample, Sample]], known: set[frozenset[Path]]
+) -> list[tuple[Sample, Sample]]:
+    """The pairs but for those of files that are `known` to be equal."""
+    return [pair for pair in pairs if frozenset(split_page(sample.image)[0] for sample in pair) not in known]
+
+
+def near_duplicate_warnings(fingerprints: Fingerprints, found: Sequence[tuple[Sample, Sample]]) -> list[str]:
+    """Sentences about pairs of images that are nearly the same, and about neighbours by number."""
     kinds: dict[str, list[str]] = defaultdict(list)
-    for first, second in find_near_duplicates(fingerprints):
-        if frozenset(split_page(sample.image)[0] for sample in (first, second)) in known:
-            continue
+    for first, second in found:
         if first.split != second.split:
             kind = "in training and test; metrics will flatter"
         else:

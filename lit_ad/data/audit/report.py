@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lit_ad.batch import Sample
@@ -22,6 +22,7 @@ class AuditReport:
     warnings: list[str]  # each a sentence
     errors: list[str]  # each a sentence: with one of them there is no use in training
     duplicates: list[list[Path]]  # groups of files with the same bytes, of those that can be read
+    near_duplicates: list[tuple[Path, Path]] = field(default_factory=list)  # nearly the same images, not the same bytes
 
     def __str__(self) -> str:
         return "\n".join([self.text, *(f"  Warning: {warning}" for warning in self.warnings)])

@@ -12,7 +12,7 @@ from lit_ad.data.audit.audit import audit_source
 def test_a_sound_data_set(images: Path) -> None:
     samples, report = audit_source(MVTec(images))
     assert len(samples) == 12 + 5 + 4
-    assert "12 to train on, 0 held out; test: 5 good, 4 square, each with a mask; 64x72" in report.text
+    assert "10 to train on, 2 held out; test: 5 good, 4 square, each with a mask; 64x72" in report.text
     assert (report.warnings, report.errors, report.duplicates) == ([], [], [])
 
 

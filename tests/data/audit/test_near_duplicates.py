@@ -11,6 +11,7 @@ from lit_ad.data.audit.near_duplicates import (
     fingerprint_images,
     near_duplicate_warnings,
     similar_consecutive,
+    without_equal_files,
 )
 
 GENERATOR = np.random.default_rng(0)
@@ -42,11 +43,12 @@ def test_a_copy_saved_anew_is_found_and_no_other(tmp_path: Path) -> None:
     found = {(first.image.name, second.image.name) for first, second in find_near_duplicates(prints)}
     names = [samples[i].image.name for i in (3, 5, 7)]
     assert found == {(names[0], "again.jpg"), (names[1], "smaller.png"), (names[2], "deep.png")}
-    (warning,) = near_duplicate_warnings(prints, set())
+    pairs = find_near_duplicates(prints)
+    (warning,) = near_duplicate_warnings(prints, pairs)
     assert warning.startswith("nearly the same image in training and test, 3 pairs: ") and "flatter" in warning
     exact = {frozenset((samples[3].image, copy.image))}
-    assert "2 pairs" in near_duplicate_warnings(prints, exact)[0]
-    assert near_duplicate_warnings(fingerprint_images([], 1), set()) == []
+    assert "2 pairs" in near_duplicate_warnings(prints, without_equal_files(pairs, exact))[0]
+    assert near_duplicate_warnings(fingerprint_images([], 1), []) == []
 
 
 def test_neighbours_of_one_film(tmp_path: Path) -> None:
@@ -57,9 +59,10 @@ def test_neighbours_of_one_film(tmp_path: Path) -> None:
     pairs, share = similar_consecutive(fingerprint_images(film, 2))
     assert len(pairs) == 26 and share < 0.2
     assert all((first.split, second.split) == ("train", "test") for first, second in pairs)
-    assert any("consecutive numbers" in said for said in near_duplicate_warnings(fingerprint_images(film, 2), set()))
+    assert any("consecutive numbers" in said for said in near_duplicate_warnings(fingerprint_images(film, 2), []))
     parts = [
         written(tmp_path, f"part_{i:03}.png", surface(100 + i), "test" if i % 3 == 0 else "train") for i in range(40)
     ]
     assert similar_consecutive(fingerprint_images(parts, 2))[1] > 0.8
-    assert near_duplicate_warnings(fingerprint_images(parts, 2), set()) == []
+    prints = fingerprint_images(parts, 2)
+    assert near_duplicate_warnings(prints, find_near_duplicates(prints)) == []
