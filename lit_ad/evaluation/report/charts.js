@@ -126,9 +126,9 @@ const thresholdLine = {
 const bars = (label, backgroundColor) => ({ label, backgroundColor, data: [], grouped: false, barPercentage: 1, categoryPercentage: 1 });
 const histogram = new Chart(at("histogram"), {
   type: "bar",
-  data: { datasets: [bars("nominal", "#2a9a4a99"), bars("anomalous", "#c2222299")] },
+  data: { datasets: [bars("nominal", "#66667799"), bars("anomalous", "#c2222299")] },
   options: {
-    scales: { x: { type: "linear", offset: false, title: named("image score"), ticks: { maxRotation: 0, includeBounds: false } }, y: { title: named("images"), ticks: { precision: 0 } } },
+    scales: { x: { type: "linear", offset: false, title: named("image score"), ticks: { maxRotation: 0, includeBounds: false } }, y: { title: named("images"), suggestedMax: 5, ticks: { precision: 0, callback: value => Number.isInteger(value) ? value : null } } },
     plugins: { legend, tooltip: { callbacks: { title: items => items.length ? `score near ${digits(items[0].parsed.x)}` : "" } } },
   },
   plugins: [thresholdLine],

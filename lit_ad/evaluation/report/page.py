@@ -50,6 +50,7 @@ def write_page(homes: list[Path], output: Path) -> None:
     chart_js = (HERE / "chart.js/chart.umd.min.js").read_text(encoding="utf-8").partition("//# sourceMappingURL")[0]
     text = environment.get_template("page.html").render(
         runs=runs,
+        title=title_of(runs),
         page=map_texts(escape_bytes, without_nan(page)),
         rows=rows,
         headings=HEADINGS.values(),
@@ -63,6 +64,15 @@ def write_page(homes: list[Path], output: Path) -> None:
     )
     with atomic_write(output) as temporary:
         temporary.write_text(escape_bytes(text), encoding="utf-8")
+
+
+def title_of(runs: list[Run]) -> str:
+    """Return what was inspected, and by which methods: "bottle: STFPM and Dinomaly"."""
+    categories = sorted({image.category for run in runs for image in run.results.images if image.category})
+    several = len(categories) > 3
+    data = f"{len(categories)} categories" if several else ", ".join(categories) or "images"
+    methods = dict.fromkeys(run.record.method if run.record else run.name for run in runs)
+    return f"{data}: {' and '.join(methods)}"
 
 
 def embedded(runs: list[Run], images: list[Shown]) -> tuple[list[dict[str, Any] | None], int]:

@@ -15,6 +15,7 @@ from lit_ad.detector.guarantee import summary
 from lit_ad.errors import UserError
 from lit_ad.evaluation.report import page
 from lit_ad.evaluation.report.page import differing, verdicts, write_page
+from lit_ad.evaluation.report.record import Record
 from lit_ad.evaluation.report.runs import matched, read_run
 from lit_ad.evaluation.report.thumbnails import BYTES, THUMBNAILS, joined, jpeg, outline_png
 from lit_ad.evaluation.results import ImageResult, Results
@@ -159,3 +160,13 @@ def test_the_page_says_what_the_thresholds_promise(make_run: Any, tmp_path: Path
     assert "of 10 % is approximate: the epoch was chosen on the same held-out images." in told
     (run,) = data_of(tmp_path / "b.html")["runs"]
     assert (run["byHand"], run["checkpoint"]) == (["<b>bolt"], "/elsewhere/best.ckpt")
+
+
+def test_the_title_says_what_was_inspected_and_how(make_run: Any, tmp_path: Path) -> None:
+    home, results, _ = make_run(tmp_path / "run")
+    write_page([home], tmp_path / "page.html")
+    record = Record.load(home)
+    data = ", ".join(sorted({image.category for image in results.images}))
+    title = f"{data}: {record.method if record else home.name}"
+    text = (tmp_path / "page.html").read_text()
+    assert f"<h1>{title}</h1>" in text and f"<title>{title}, lit_ad report</title>" in text
