@@ -1,8 +1,161 @@
 """Teacher-student image anomaly detection on PyTorch Lightning."""
 
-__version__ = "0.2.0"
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from lit_ad.detector.detector import Detector
-from lit_ad.run import Run, fit
+if TYPE_CHECKING:
+    from lit_ad.batch import Batch, Prediction
+    from lit_ad.data import (
+        BTAD,
+        MPDD,
+        AnomalyDataModule,
+        Demo,
+        Folder,
+        Images,
+        KolektorSDD,
+        KolektorSDD2,
+        Loading,
+        MVTec,
+        MVTecAD2,
+        MVTecLOCO,
+        OneClass,
+        Photographs,
+        RealIAD,
+        Sample,
+        Source,
+        Table,
+        VisA,
+    )
+    from lit_ad.detector.detector import Detection, Detector
+    from lit_ad.errors import UserError
+    from lit_ad.evaluation import Dashboard, Evaluation, Heatmaps, Predictions, Report
+    from lit_ad.image.view import View
+    from lit_ad.methods import (
+        DCAM,
+        DSKD,
+        L2BT,
+        MKD,
+        STFPM,
+        Dinomaly,
+        EfficientAD,
+        MixedTeacher,
+        ReverseDistillation,
+        Transformaly,
+    )
+    from lit_ad.methods.base import Method
+    from lit_ad.metrics import (
+        AUPRO,
+        SPRO,
+        AUPROBySize,
+        ImageAUROC,
+        ImageAveragePrecision,
+        ImageEvaluation,
+        ImageF1Max,
+        NotFinite,
+        PixelAUROC,
+        PixelAveragePrecision,
+        PixelEvaluation,
+        PixelF1Max,
+        PixelPartialAUROC,
+        sample_auroc,
+    )
+    from lit_ad.run import Run, fit
+    from lit_ad.teachers import Teacher
+    from lit_ad.training import Calibration, DistilledWeights, FeatureCache, Resumption
 
-__all__ = ["Detector", "Run", "__version__", "fit"]
+__version__ = "0.2.0"  # here alone
+
+__all__ = [
+    "AUPRO",
+    "BTAD",
+    "DCAM",
+    "DSKD",
+    "L2BT",
+    "MKD",
+    "MPDD",
+    "SPRO",
+    "STFPM",
+    "AUPROBySize",
+    "AnomalyDataModule",
+    "Batch",
+    "Calibration",
+    "Dashboard",
+    "Demo",
+    "Detection",
+    "Detector",
+    "Dinomaly",
+    "DistilledWeights",
+    "EfficientAD",
+    "Evaluation",
+    "FeatureCache",
+    "Folder",
+    "Heatmaps",
+    "ImageAUROC",
+    "ImageAveragePrecision",
+    "ImageEvaluation",
+    "ImageF1Max",
+    "Images",
+    "KolektorSDD",
+    "KolektorSDD2",
+    "Loading",
+    "MVTec",
+    "MVTecAD2",
+    "MVTecLOCO",
+    "Method",
+    "MixedTeacher",
+    "NotFinite",
+    "OneClass",
+    "Photographs",
+    "PixelAUROC",
+    "PixelAveragePrecision",
+    "PixelEvaluation",
+    "PixelF1Max",
+    "PixelPartialAUROC",
+    "Prediction",
+    "Predictions",
+    "RealIAD",
+    "Report",
+    "Resumption",
+    "ReverseDistillation",
+    "Run",
+    "Sample",
+    "Source",
+    "Table",
+    "Teacher",
+    "Transformaly",
+    "UserError",
+    "View",
+    "VisA",
+    "__version__",
+    "fit",
+    "sample_auroc",
+]
+_ROOMS = ("data", "evaluation", "training", "metrics", "methods")  # whose names are all of them here
+_MODULES = {
+    "Batch": "batch",
+    "Detection": "detector.detector",
+    "Detector": "detector.detector",
+    "Method": "methods.base",
+    "Prediction": "batch",
+    "Run": "run",
+    "Teacher": "teachers",
+    "UserError": "errors",
+    "View": "image.view",
+    "fit": "run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name when it is asked for: torch and Lightning take seconds, and a detector on ONNX Runtime needs
+    neither."""
+    if name in _MODULES:
+        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    for room in _ROOMS if name in __all__ else ():
+        module = import_module(f"{__name__}.{room}")
+        if name in module.__all__:
+            return getattr(module, name)
+    raise AttributeError(f"module {__name__} has no attribute {name}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -13,6 +13,7 @@ from typing import Any
 from lit_ad.detector.detector import Detector
 from lit_ad.errors import UserError
 from lit_ad.files import resolve_path
+from lit_ad.shipped_configs import find_config
 
 PROGRAM = Path(__file__).with_name("__main__.py")  # Lightning starts processes for more devices by this name
 
@@ -60,7 +61,7 @@ def fit(config: str | Path, data: str | Path | None = None, keys: Mapping[str, A
     runs/METHOD/TIME, unless the key trainer.default_root_dir names a directory.
 
     Args:
-        config: A YAML file.
+        config: A YAML file, or the name of one that comes with lit_ad, such as stfpm.
         data: The folder of images, for the source that the file names: its key data.source.root.
         keys: Other keys of the configuration and their values, by dots, {"trainer.max_epochs": 3}, or as a file has
             them, {"trainer": {"max_epochs": 3}}. A class is its name, or {"class_path": ..., "init_args": ...}.
@@ -79,7 +80,7 @@ def fit(config: str | Path, data: str | Path | None = None, keys: Mapping[str, A
     """
     from lit_ad.commands.main import mendable, prepare, quiet
 
-    words = [f"--config={resolve_path(config)}"]
+    words = [f"--config={find_config(config)}"]
     words += [] if data is None else [f"--data.source.root={resolve_path(data)}"]
     words += [f"--{key}={write_value(key, value)}" for key, value in flatten(keys or {})]
     with command_line(["fit", *words]), warnings.catch_warnings():

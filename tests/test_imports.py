@@ -45,8 +45,9 @@ ALLOWED = {
     "lightning_cli": {""},  # may see all
     "commands": {""},
     "__main__": {"commands.main"},
+    "shipped_configs": {"errors", "files"},
     "run": {""},  # trains as the command does
-    "__init__": {"detector.detector", "run"},
+    "__init__": {""},  # each when its name is asked for
 }
 # Of methods/: no paper's.
 SHARED = {"base", "batchnorm", "detector_file", "distances", "initialisation", "maps", "network", "statistics"}

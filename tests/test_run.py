@@ -34,7 +34,7 @@ def test_three_lines_give_what_the_command_gives(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     before = (sys.argv, list(sys.path), warnings.showwarning, torch.get_num_threads())
-    run = lit_ad.fit(DEMO, keys={"trainer": {"max_epochs": 2}, "trainer.default_root_dir": tmp_path / "run"})
+    run = lit_ad.fit("demo", keys={"trainer": {"max_epochs": 2}, "trainer.default_root_dir": tmp_path / "run"})
     assert (sys.argv, list(sys.path), warnings.showwarning, torch.get_num_threads()) == before
     assert run.directory == tmp_path / "run"
     assert run.metrics == Run(command).metrics

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,8 @@ import yaml
 from lit_ad.benchmark.plan import Budget, MethodSpec
 from lit_ad.errors import UserError
 from lit_ad.files import atomic_write, resolve_path
+from lit_ad.shipped_configs import CONFIGS, find_config
 
-CONFIGS = Path(__file__).parents[2] / "configs"  # of the repository
 NAMES = ("{}.yaml", "multiclass_{}.yaml", "{}_s.yaml")  # what the paper's own setting of a method is called there
 
 
@@ -23,11 +23,11 @@ def method_specs(methods: Mapping[str, MethodSpec] | Sequence[str]) -> dict[str,
         UserError: There is no such method or file, none is given, or one is given twice.
     """
     if isinstance(methods, Mapping):
-        specs = dict(methods)
+        specs = {name: replace(spec, config=str(find_config(spec.config))) for name, spec in methods.items()}
     else:
         files = [resolve_path(each) if each.endswith((".yaml", ".yml")) else config_of(each) for each in methods]
         named = [file.stem if file.parent != CONFIGS else each for each, file in zip(methods, files, strict=True)]
-        specs = {name: MethodSpec(file) for name, file in zip(named, files, strict=True)}
+        specs = {name: MethodSpec(str(file)) for name, file in zip(named, files, strict=True)}
         if len(specs) < len(methods):
             raise UserError(f"methods has a name twice: {', '.join(named)}")
     if not specs:

@@ -19,12 +19,12 @@ class MethodSpec:
     """A method of a benchmark.
 
     Args:
-        config: Its configuration, as for `lit-ad fit`; its data.source is replaced.
+        config: Its configuration, as for `lit-ad fit`: a file, or the name of one; its data.source is replaced.
         arguments: More for each of its runs, such as --model.weights=FILE.
         published: Numbers to print beside ours: {source: who says so, mean: {image_auroc: ...}, TASK: {...}}.
     """
 
-    config: Path
+    config: str
     arguments: list[str] = field(default_factory=list)
     published: Published = field(default_factory=dict)
 
@@ -74,7 +74,7 @@ def make_cell(
     output: Path, method: str, spec: MethodSpec, task: str, source: dict[str, Any], seed: int, budget: Budget
 ) -> Cell:
     """Write a cell's HOME/cell.yaml. Raises UserError if its directory holds results of other settings."""
-    config = yaml.safe_load(spec.config.read_text(encoding="utf-8"))
+    config = yaml.safe_load(Path(spec.config).read_text(encoding="utf-8"))
     data, trainer = config.setdefault("data", {}), config.setdefault("trainer", {})
     data["source"], config["seed_everything"] = source, seed
     trainer["enable_progress_bar"] = False

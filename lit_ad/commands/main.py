@@ -17,6 +17,7 @@ from lit_ad import __version__
 from lit_ad.commands.lazy_import import import_function
 from lit_ad.errors import UserError, killed_worker
 from lit_ad.names import escape_bytes
+from lit_ad.shipped_configs import replace_names
 
 
 class Command(NamedTuple):
@@ -163,7 +164,7 @@ def run(words: list[str]) -> None:
         near = get_close_matches(typed, COMMANDS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(group or COMMANDS)}"
         raise UserError(f"no command {typed!r}: {hint}")
-    command, rest = COMMANDS[typed], words[len(typed.split()) :]
+    command, rest = COMMANDS[typed], replace_names(words[len(typed.split()) :])
     function = import_function(command.function)
     if command.lightning:
         function(rest)

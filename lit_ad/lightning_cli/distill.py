@@ -35,7 +35,7 @@ class DistillCLI(AnomalyCLI):
         home, file = self.trainer.default_root_dir, f"{self.model.name}.safetensors"
         self.say(
             f"This run is in {home}: config.yaml, checkpoints/best.ckpt and last.ckpt, {file}",
-            f"Next: lit-ad fit --config configs/efficient_ad_s.yaml --model.weights {home}/{file}",
+            f"Next: lit-ad fit --config efficient_ad_s --model.weights {home}/{file}",
         )
 
 

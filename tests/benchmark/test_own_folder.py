@@ -19,8 +19,8 @@ def test_every_method_has_a_setting(method: str) -> None:
 def test_methods_are_names_or_files(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     specs = method_specs(["L2BT", str(file)])
-    assert list(specs) == ["L2BT", "mine"] and specs["mine"].config == file
-    assert method_specs({"a": MethodSpec(file)}) == {"a": MethodSpec(file)}
+    assert list(specs) == ["L2BT", "mine"] and specs["mine"].config == str(file)
+    assert method_specs({"a": MethodSpec(str(file))}) == {"a": MethodSpec(str(file))}
     with pytest.raises(UserError, match="methods has a name twice: L2BT, L2BT"):
         method_specs(["L2BT", "L2BT"])
 
@@ -34,7 +34,7 @@ def test_a_folder_of_another_layout_is_told_how_to_give_it(parts: Path) -> None:
 
 def test_the_file_says_what_was_asked(tmp_path: Path) -> None:
     asked = {"output": tmp_path, "seeds": (0, 1), "budget": Budget(minutes=5), "only": ()}
-    file = save_config(tmp_path, {**asked, "methods": {"a": MethodSpec(tmp_path / "a.yaml")}})
+    file = save_config(tmp_path, {**asked, "methods": {"a": MethodSpec(str(tmp_path / "a.yaml"))}})
     saved = yaml.safe_load(file.read_text())
     assert saved == {
         "output": str(tmp_path),

@@ -35,15 +35,15 @@ def test_tasks_of_one_source_and_of_several(images: Path, tmp_path: Path) -> Non
 def test_a_cell_has_its_source_seed_and_budget_and_no_others(config: Path, tmp_path: Path) -> None:
     source: dict[str, Any] = {"class_path": "MVTec", "init_args": {"root": "r"}}
     budget = Budget(minutes=0.5, epochs=3)
-    cell = make_cell(tmp_path, "m", MethodSpec(config), "t", source, 4, budget)
+    cell = make_cell(tmp_path, "m", MethodSpec(str(config)), "t", source, 4, budget)
     made = yaml.safe_load((cell.home / "cell.yaml").read_text())
     assert (made["data"], made["seed_everything"]) == ({"source": source, "batch_size": 2}, 4)
     asked = {"max_epochs": 3, "max_steps": -1, "max_time": {"seconds": 30}, "enable_progress_bar": False}
     assert made["trainer"] == asked
     config.write_text("# a comment\n" + config.read_text())
-    make_cell(tmp_path, "m", MethodSpec(config), "t", source, 4, budget)
+    make_cell(tmp_path, "m", MethodSpec(str(config)), "t", source, 4, budget)
     with pytest.raises(UserError, match=r"m/t/seed-4 holds a run of other settings"):
-        make_cell(tmp_path, "m", MethodSpec(config, ["--model.lr=1"]), "t", source, 4, budget)
+        make_cell(tmp_path, "m", MethodSpec(str(config), ["--model.lr=1"]), "t", source, 4, budget)
 
 
 def test_only_some() -> None:
