@@ -166,6 +166,7 @@ def run(words: list[str]) -> None:
         raise UserError(f"no command {typed!r}: {hint}")
     command, rest = COMMANDS[typed], replace_names(words[len(typed.split()) :])
     function = import_function(command.function)
+    warnings.formatwarning = format_warning  # now: Lightning sets its own when it is imported
     if command.lightning:
         function(rest)
     else:
@@ -188,9 +189,13 @@ def mendable(error: BaseException | None) -> BaseException | None:
     return None
 
 
+def format_warning(message: Warning | str, *_: object, **__: object) -> str:
+    """Return what the console shows of a warning: its text, without the place in a library that it came from."""
+    return f"Warning: {message}\n"
+
+
 def quiet() -> None:
-    """Nothing on the console that means nothing to a user: a warning is its text, not the place in a library."""
-    warnings.showwarning = lambda message, *_, **__: print(f"Warning: {message}", file=sys.stderr)
+    """Nothing on the console that means nothing to a user."""
     for expected in EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", expected)
     for name in ("pytorch.utilities.rank_zero", "fabric.utilities.rank_zero", "fabric.utilities.seed"):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lit_ad.errors import check_number
-from lit_ad.evaluation.results import MEAN, POOLED, ImageResult, Results
+from lit_ad.evaluation.results import COLUMNS, MEAN, POOLED, ImageResult, Results
 from lit_ad.evaluation.sinks.sink import Sink, Stage
 from lit_ad.names import printable
 
@@ -48,13 +48,28 @@ class Dashboard(Sink):
 def show_config(logger: Logger, text: str) -> None:
     """The run's configuration, as YAML. wandb has it as hyperparameters; TensorBoard would keep these for itself."""
     if isinstance(logger, TensorBoardLogger):
-        logger.experiment.add_text("config", "".join(f"    {line}\n" for line in text.splitlines()))  # as Markdown
+        show_text(logger, "config", text)
+
+
+def show_text(logger: TensorBoardLogger, name: str, text: str) -> None:
+    """A text as it stands, which in Markdown takes an indentation."""
+    logger.experiment.add_text(name, "".join(f"    {line}\n" for line in text.splitlines()))
 
 
 def show_results(logger: Logger, results: Results, step: int) -> None:
-    """Metrics of every row, the histogram of scores, and the curves."""
+    """Metrics of every row, the histogram of scores, and the curves.
+
+    TensorBoard shows each value as a card with one point: it gets the table as text, and the metrics that people quote
+    as those of its HPARAMS page, which compares runs.
+    """
     values = {f"{key(row)}/{name}": value for row, metrics in results.rows.items() for name, value in metrics.items()}
-    logger.log_metrics({name: value for name, value in values.items() if not np.isnan(value)}, step)
+    if isinstance(logger, TensorBoardLogger):
+        headline = results.rows.get(MEAN, results.rows[POOLED])
+        quoted = {f"test/{name}": headline[name] for name in COLUMNS if not np.isnan(headline.get(name, np.nan))}
+        logger.log_hyperparams(logger.hparams, quoted)
+        show_text(logger, "test/table", results.table())
+    else:
+        logger.log_metrics({name: value for name, value in values.items() if not np.isnan(value)}, step)
     show_picture(logger, "test/scores", histogram(results), step)
     for name, points in results.curves.items():
         show_picture(logger, f"test/{name}", curve(name, *points, results.rows[POOLED]), step)

@@ -21,7 +21,7 @@ from lit_ad.commands.main import main
 from lit_ad.data import AnomalyDataModule, Loading, MVTec
 from lit_ad.detector.decision import Decision
 from lit_ad.evaluation import Evaluation, Heatmaps
-from lit_ad.evaluation.results import ImageResult, Results
+from lit_ad.evaluation.results import COLUMNS, ImageResult, Results
 from lit_ad.evaluation.sinks import dashboard
 from lit_ad.evaluation.sinks.dashboard import Dashboard, curve, curve_title, histogram, key, show_misses
 from lit_ad.training import loggers
@@ -100,8 +100,10 @@ def test_both_dashboards_hold_the_run(images: Path, resnet_file: Path, tmp_path:
 
     board = EventAccumulator(str(run / "tensorboard"))
     board.Reload()
-    assert scalars | metrics <= set(board.Tags()["scalars"])
-    assert board.Scalars("test/pooled/image_auroc")[-1].value == pytest.approx(rows["pooled"]["image_auroc"])
+    assert scalars <= set(board.Tags()["scalars"])
+    assert board.Scalars("test/image_auroc")[-1].value == pytest.approx(rows["pooled"]["image_auroc"])
+    tested = {tag for tag in board.Tags()["scalars"] if tag.startswith("test/")}
+    assert tested == {f"test/{name}" for name in COLUMNS}  # each is a card: no more than people quote
     assert pictures <= set(board.Tags()["images"])
     assert any(tag.startswith("test/worst_misses/") for tag in board.Tags()["images"])
 
@@ -254,12 +256,10 @@ def test_a_dashboard_shows_every_row_and_the_worst_misses(
     board.Reload()
     results = evaluation.results
     assert results is not None
-    for row, values in results.rows.items():
-        for name, value in values.items():
-            tag = f"{key(row)}/{name}"
-            assert (tag in board.Tags()["scalars"]) == (not np.isnan(value))
-            if not np.isnan(value):
-                assert board.Scalars(tag)[-1].value == pytest.approx(value, rel=1e-6)
+    for name in COLUMNS:
+        assert board.Scalars(f"test/{name}")[-1].value == pytest.approx(results.rows["mean"][name], rel=1e-6)
+    (table,) = (event.tensor_proto.string_val[0].decode() for event in board.Tensors("test/table/text_summary"))
+    assert table == "".join(f"    {line}\n" for line in results.table().splitlines())
     misses = [tag for tag in board.Tags()["images"] if "misses" in tag]
     assert misses == (["test/worst_misses/00"] if pictures else [])
     assert len(results.misses(9)) > 1
