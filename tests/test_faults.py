@@ -366,7 +366,8 @@ def arguments_for(subcommand: str, checkpoint: Path, run: Path) -> list[object]:
     if subcommand in ("export", "recalibrate"):
         folder = ["--nominal", run / "images"] if subcommand == "recalibrate" else []
         return [subcommand, "--ckpt_path", checkpoint, *folder, "--output", run.with_name("out.ckpt")]
-    return [subcommand, "--config", run / "config.yaml", "--ckpt_path", checkpoint]
+    images = ["--data.predict_path", run / "images"] if subcommand == "predict" else []
+    return [subcommand, "--config", run / "config.yaml", "--ckpt_path", checkpoint, *images]
 
 
 COMMANDS = ("fit", "test", "predict", "export", "recalibrate", "speed", "serve")
