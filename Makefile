@@ -1,6 +1,6 @@
 # `make` alone lists the targets. Each makes .venv itself when it is missing or older than pyproject.toml.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-one test-two test-slow user check format clean
+.PHONY: help demo test test-one test-two test-slow user package check format clean
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
@@ -37,6 +37,9 @@ test-slow: $(READY)  ## the long tests as well
 
 user: $(READY)  ## what a user runs, on a copy of the committed tree alone; about 6 minutes
 	$(BIN)/python .ci/user.py
+
+package: $(READY)  ## wheel and sdist in dist/, checked, and tried in a bare environment; about 3 minutes
+	$(BIN)/python .ci/package.py
 
 check: $(READY)  ## format, lint, types
 	$(BIN)/ruff format --check .
