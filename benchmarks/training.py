@@ -43,6 +43,7 @@ CASES = {
     "STFPM": Case("resnet18", 256, 32, peer="Stfpm"),
     "ReverseDistillation": Case("resnet18", 256, 16, peer="ReverseDistillation"),
     "Dinomaly": Case("vit_small_patch14_reg4_dinov2", 224, 8, peer="Dinomaly"),
+    "INPFormer": Case("vit_small_patch14_reg4_dinov2", 224, 8),
     "L2BT": Case("vit_base_patch14_reg4_dinov2", 224, 4, peer="L2BT"),
     "EfficientAD": Case("pdn", 256, 1, 2, 3, peer="EfficientAd"),
     "Transformaly": Case("deit_tiny_patch16_224", 224, 16),

@@ -51,6 +51,7 @@ ALLOWED = {
 }
 # Of methods/: no paper's.
 SHARED = {"base", "batchnorm", "detector_file", "distances", "initialisation", "maps", "network", "statistics"}
+SHARED |= {"restoration"}
 LENDERS = {"reverse_distillation"}  # papers that another one builds on
 
 

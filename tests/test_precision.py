@@ -44,11 +44,11 @@ def test_bf16_is_nearly_float32(
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
     rows = []
     again = ["--ckpt_path", f"{tmp_path}/run/checkpoints/best.ckpt", "--trainer.precision", "32-true"]
-    for command, more in (("fit", []), ("test", again)):
+    for command, more, metrics in (("fit", [], "metrics.json"), ("test", again, "test/metrics.json")):
         arguments = [command, "--config", f"{tmp_path}/config.yaml", "--trainer.default_root_dir", f"{tmp_path}/run"]
         monkeypatch.setattr(sys, "argv", ["lit-ad", *arguments, *more])
         main()
-        rows.append(json.loads((tmp_path / "run/metrics.json").read_text())["rows"]["pooled"])
+        rows.append(json.loads((tmp_path / "run" / metrics).read_text())["rows"]["pooled"])
     assert rows[1]["pixel_auroc"] == pytest.approx(rows[0]["pixel_auroc"], abs=0.01)
     assert rows[1]["image_auroc"] == pytest.approx(rows[0]["image_auroc"], abs=0.1)  # 2 of 20 pairs of images
     assert (rows[0] == rows[1]) == (method == "MKD")  # whose gradients are always taken in float32

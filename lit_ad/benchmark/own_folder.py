@@ -37,7 +37,7 @@ def method_specs(methods: Mapping[str, MethodSpec] | Sequence[str]) -> dict[str,
 
 def config_of(method: str) -> Path:
     """The paper's setting of a method. Raises UserError if there is none."""
-    snake = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", method).lower()
+    snake = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", method).lower()
     found = [CONFIGS / name.format(snake) for name in NAMES if (CONFIGS / name.format(snake)).is_file()]
     if not found:
         raise UserError(f"there is no method {method} with a file in {CONFIGS}: give its configuration, FILE.yaml")

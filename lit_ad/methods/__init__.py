@@ -2,6 +2,7 @@ from lit_ad.methods.dcam import DCAM
 from lit_ad.methods.dinomaly import Dinomaly
 from lit_ad.methods.dskd import DSKD
 from lit_ad.methods.efficient_ad import EfficientAD
+from lit_ad.methods.inp_former import INPFormer
 from lit_ad.methods.l2bt import L2BT
 from lit_ad.methods.mixed_teacher import MixedTeacher
 from lit_ad.methods.mkd import MKD
@@ -17,6 +18,7 @@ __all__ = [
     "STFPM",
     "Dinomaly",
     "EfficientAD",
+    "INPFormer",
     "MixedTeacher",
     "ReverseDistillation",
     "Transformaly",

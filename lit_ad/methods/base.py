@@ -49,6 +49,7 @@ class Method(L.LightningModule):
     logged = ("train/loss", "train/loss_step", "train/loss_epoch", "val/loss")  # names of values that training logs
     needs_pixels = True  # whether `compare` looks at the images, or at the features alone
     top = 0.0  # the fraction of a map's pixels, the highest, whose mean is the image's score; 0: the maximum
+    clip: float | None = None  # the largest norm of a step's gradient, unless trainer.gradient_clip_val says another
     map_scored = True  # whether an image's score is that of its map; False where `detect` gives scores beside maps
     teacher: Teacher  # where there is one; `teachers()` has all
     decision: Decision | None = None  # from nominal images held out of training; set by the Calibration callback
@@ -184,6 +185,15 @@ class Method(L.LightningModule):
         """Drop the training loader that Lightning made early, to count the steps for `configure_optimizers`. It makes
         another one, and loads the loader's state in a checkpoint into that."""
         self.trainer.fit_loop._combined_loader = None
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        clip = self.clip if gradient_clip_val is None else gradient_clip_val
+        self.clip_gradients(optimizer, clip, gradient_clip_algorithm)
 
     def on_validation_start(self) -> None:
         share_buffers(self.trainer)

@@ -203,6 +203,7 @@ STUDENTS = {
     "Transformaly": [f"students.{block}" for block in range(12)],
     "ReverseDistillation": ["bottleneck", "decoder"],
     "Dinomaly": ["bottleneck", *(f"decoder.{block}" for block in range(8))],
+    "INPFormer": ["extractor", "bottleneck", *(f"decoder.{block}" for block in range(8))],
 }
 
 

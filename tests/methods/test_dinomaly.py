@@ -2,7 +2,6 @@
 
 import copy
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +10,13 @@ import numpy as np
 import pytest
 import timm
 import torch
-from scipy.ndimage import convolve
-from torch import Tensor, nn
+from torch import nn
 
 from lit_ad.data import AnomalyDataModule, Loading, MVTec
 from lit_ad.errors import UserError
 from lit_ad.image.view import View, original_map
-from lit_ad.methods.dinomaly import (
-    Dinomaly,
-    Disagreement,
-    LinearAttention,
-    middle,
-    mining_weights,
-    schedule,
-    stable_adamw,
-)
+from lit_ad.methods.dinomaly import Dinomaly, Disagreement, LinearAttention, mining_weights
+from lit_ad.methods.restoration import schedule
 
 
 def made(vit_file: Path, view: View = View(64), **more: Any) -> Dinomaly:
@@ -46,34 +37,6 @@ def one_minus_cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def random_disagreement(size: tuple[int, int], batch: int = 2, width: int = 8) -> Disagreement:
     count = size[0] * size[1] // 16**2
     return Disagreement(*([torch.randn(batch, count, width) for _ in range(2)] for _ in range(2)), size)
-
-
-# The teacher.
-
-
-def test_the_teacher_gives_the_means_of_its_middle_blocks(
-    model: Dinomaly, imagenet: Callable[[Tensor], Tensor], vit_file: Path
-) -> None:
-    vit = timm.create_model("deit_tiny_patch16_224", dynamic_img_size=True).eval()
-    vit.load_state_dict(torch.load(vit_file, weights_only=True))
-    images = torch.rand(2, 3, 32, 48)
-    with torch.no_grad():
-        tokens, after = vit._pos_embed(vit.patch_embed(imagenet(images))), []
-        for block in vit.blocks:
-            tokens = block(tokens)
-            after.append(tokens)
-    early, late = model.teacher(images)
-    assert early.shape == (2, 1 + 2 * 3, 192)  # the class token first, no final norm
-    torch.testing.assert_close(early, (after[2] + after[3] + after[4] + after[5]) / 4)
-    torch.testing.assert_close(late, (after[6] + after[7] + after[8] + after[9]) / 4)
-    assert len(model.teacher.model.blocks) == 10  # what is not needed is not run
-    with pytest.raises(UserError, match="patches of 16 pixels"):
-        model.teacher(torch.rand(1, 3, 40, 32))
-
-
-def test_middle_blocks() -> None:
-    assert middle(12) == (2, 3, 4, 5, 6, 7, 8, 9)
-    assert middle(24) == (4, 6, 8, 10, 12, 14, 16, 18)
 
 
 # The students.
@@ -212,45 +175,11 @@ def test_gradients_of_easy_patches_are_small(
 # The map.
 
 
-@pytest.mark.parametrize("size", [(64, 64), (48, 96)])
-def test_map_by_hand(model: Dinomaly, size: tuple[int, int]) -> None:
-    found = random_disagreement(size)
-    rows, columns = size[0] // 16, size[1] // 16
-    fine = np.zeros((2, *size))
-    for teacher, student in zip(found.teachers, found.students, strict=True):
-        patches = one_minus_cosine(teacher.double().numpy(), student.double().numpy()).reshape(2, rows, columns)
-        ys, xs = np.linspace(0, rows - 1, size[0]), np.linspace(0, columns - 1, size[1])  # corners stay corners
-        wide = np.array([[np.interp(xs, range(columns), row) for row in one] for one in patches])
-        tall = np.array([[np.interp(ys, range(rows), column) for column in one.T] for one in wide])
-        fine += tall.transpose(0, 2, 1) / 2
-    shape = (256, 256 * size[1] // size[0])
-    ys, xs = ((np.arange(n) + 0.5) * have / n - 0.5 for n, have in zip(shape, size, strict=True))  # centres
-    wide = np.array([[np.interp(xs, range(size[1]), row) for row in one] for one in fine])
-    tall = np.array([[np.interp(ys, range(size[0]), column) for column in one.T] for one in wide]).transpose(0, 2, 1)
-    taps = np.exp(-(np.arange(-2, 3) ** 2) / 32)
-    expected = np.array([convolve(one, np.outer(taps, taps) / taps.sum() ** 2, mode="constant") for one in tall])
-    np.testing.assert_allclose(model.detect(found).anomaly_map[:, 0].numpy(), expected, rtol=1e-4, atol=1e-5)
-
-
 def test_score_is_the_mean_of_the_highest_hundredth(model: Dinomaly) -> None:
     pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     prediction = model(pixels)
     highest = np.sort(prediction.anomaly_map.detach().numpy().reshape(2, -1))[:, -40:]  # of 64 x 64
     np.testing.assert_allclose(prediction.score.detach().numpy(), highest.mean(axis=1), rtol=1e-5)
-
-
-@pytest.mark.parametrize("size", [(64, 64), (48, 112), (160, 80), (224, 224)])
-def test_every_patch_is_found_in_its_place(model: Dinomaly, size: tuple[int, int]) -> None:
-    """In the map at the image's size, the maximum lies inside the one patch that is not restored."""
-    rows, columns = size[0] // 16, size[1] // 16
-    same = torch.randn(1, 1, 8).expand(rows * columns, rows * columns, 8)
-    students = same.clone()
-    students[range(rows * columns), range(rows * columns)] *= -1  # in each image of the batch another patch
-    maps = model.detect(Disagreement([same, same], [students, students], size)).anomaly_map[:, 0].numpy()
-    for i, one in enumerate(maps):
-        whole = original_map(one, size, (0, 0, *size), (3 * size[0], 3 * size[1]))
-        y, x = np.unravel_index(whole.argmax(), whole.shape)
-        assert (y // 48, x // 48) == (i // columns, i % columns)
 
 
 VIEWS = {"square": View(64), "wide": View((48, 96)), "cropped": View(96, crop=64), "padded": View(96, fit="pad")}
@@ -296,17 +225,6 @@ def test_a_planted_patch_is_found_from_pixels_to_pixels(name: str, vit_file: Pat
 # How it trains.
 
 
-def test_schedule() -> None:
-    def rate(step: int) -> float:
-        return 2e-3 * schedule(step, 10_000, 100, 0.1)
-
-    assert [rate(step) for step in (0, 50, 100)] == pytest.approx([0, 1e-3, 2e-3])
-    assert rate(5050) == pytest.approx((2e-3 + 2e-4) / 2)  # half way down
-    assert rate(2575) == pytest.approx(2e-4 + 0.5 * 1.8e-3 * (1 + math.cos(math.pi / 4)))
-    assert [rate(step) for step in (10_000, 12_000)] == pytest.approx([2e-4] * 2)
-    assert schedule(0, 10, 0, 0.1) == 1  # without a warm-up
-
-
 class Watch(L.Callback):
     def __init__(self) -> None:
         self.rates: list[float] = []
@@ -319,34 +237,6 @@ class Watch(L.Callback):
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         if gradients:
             self.norms.append(float(torch.stack([g.norm() for g in gradients]).norm()))
-
-
-def test_steps_of_the_optimizer_by_hand() -> None:
-    lr, beta1, beta2, eps, decay = 0.01, 0.9, 0.999, 1e-3, 0.1
-    generator = np.random.default_rng(0)
-    expected = [generator.normal(size=shape) for shape in ((3, 4), (5,))]
-    tensors = [nn.Parameter(torch.tensor(value)) for value in expected]
-    optimizer = stable_adamw(tensors, lr, eps, decay)
-    mean, square, largest = ([np.zeros_like(x) for x in expected] for _ in range(3))
-    cut = []
-    for t, scale in enumerate(
-        (1.0, 1e-3, 50.0, 0.1, 10.0), start=1
-    ):  # the third is sudden; then the second moment falls
-        for i, tensor in enumerate(tensors):
-            gradient = scale * generator.normal(size=tensor.shape)
-            tensor.grad = torch.tensor(gradient)
-            mean[i] = beta1 * mean[i] + (1 - beta1) * gradient
-            square[i] = beta2 * square[i] + (1 - beta2) * gradient**2
-            largest[i] = np.maximum(largest[i], square[i])
-            denominator = np.sqrt(largest[i] / (1 - beta2**t)) + eps
-            rms = np.sqrt(np.mean((gradient / denominator) ** 2))
-            cut.append(rms > 1)
-            expected[i] = expected[i] - lr * decay * expected[i]
-            expected[i] -= lr / max(1, rms) * mean[i] / (1 - beta1**t) / denominator
-        optimizer.step()
-    assert any(cut) and not all(cut)
-    for tensor, value in zip(tensors, expected, strict=True):
-        np.testing.assert_allclose(tensor.detach().numpy(), value, rtol=1e-12)
 
 
 @pytest.mark.parametrize(("of_trainer", "clip"), [(None, 0.001), (0.0005, 0.0005)])
@@ -373,6 +263,55 @@ def test_a_fit_follows_the_schedule_and_clips(
     assert optimised == {id(p) for n, p in model.named_parameters() if n.split(".")[0] in ("bottleneck", "decoder")}
 
 
+def test_the_recipe_of_dinomaly2(vit_file: Path, images: Path, tmp_path: Path) -> None:
+    """A squeezing layer at a rate of its own, which rises with the others' and stays; without end and amsgrad."""
+    model = made(vit_file, squeeze=32, lr=2e-3, final_lr=2e-3, warmup=2, amsgrad=False, dropout=0.4)
+    layers = [model.squeeze, *model.bottleneck]
+    assert [(m.in_features, m.out_features) for m in layers if isinstance(m, nn.Linear)] == [
+        *((192, 32), (32, 768), (768, 192)),
+    ]
+    # [D -> 32, dropout] [32 -> 4 D, GELU, dropout, 4 D -> D, dropout]
+    assert [type(m).__name__ for m in layers] == ["Linear", "Dropout", "Linear", "GELU", "Dropout", "Linear", "Dropout"]
+    assert {m.p for m in layers if isinstance(m, nn.Dropout)} == {0.4}
+    tokens = torch.randn(2, 5, 192)
+    first, second, third = (m for m in layers if isinstance(m, nn.Linear))
+    assert first.weight.abs().max() <= 0.03 and not first.bias.any()
+    expected = third(nn.functional.gelu(second(first(tokens))))
+    torch.testing.assert_close(model.bottleneck(model.squeeze(tokens)), expected)
+    rates: list[list[float]] = []
+
+    class Rates(L.Callback):
+        def on_before_optimizer_step(self, trainer: Any, model: Any, optimizer: Any) -> None:
+            rates.append([group["lr"] for group in optimizer.param_groups])
+
+    trainer = L.Trainer(
+        default_root_dir=tmp_path,
+        max_epochs=-1,
+        limit_train_batches=2,
+        callbacks=[Rates(), Stop(4)],
+        accelerator="cpu",
+        **dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False),
+    )
+    trainer.fit(model, AnomalyDataModule(MVTec(images), model.view, batch_size=4, loading=Loading(num_workers=0)))
+    assert rates == [pytest.approx([part * 2e-3, part * 2e-4]) for part in (0, 0.5, 1, 1)]
+    others, squeezing = trainer.optimizers[0].param_groups
+    assert not others["amsgrad"] and not squeezing["amsgrad"]
+    assert {id(p) for p in squeezing["params"]} == {id(p) for p in model.squeeze.parameters()}
+    trained = {id(p) for p in model.parameters() if p.requires_grad}
+    assert {id(p) for group in (others, squeezing) for p in group["params"]} == trained
+    assert not torch.equal(first.weight, made(vit_file, squeeze=32).squeeze.weight)
+
+
+class Stop(L.Callback):
+    """After so many steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        trainer.should_stop = trainer.global_step >= self.steps
+
+
 def test_training_without_end_has_no_schedule(vit_file: Path, images: Path, tmp_path: Path) -> None:
     model = made(vit_file)
     trainer = L.Trainer(default_root_dir=tmp_path, max_epochs=-1, logger=False, enable_checkpointing=False)
@@ -380,12 +319,7 @@ def test_training_without_end_has_no_schedule(vit_file: Path, images: Path, tmp_
         trainer.fit(model, AnomalyDataModule(MVTec(images), model.view, loading=Loading(num_workers=0)))
 
 
-def test_what_cannot_be(resnet_file: Path, vit_file: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"needs a plain ViT.*resnet10t is a ResNet"):
-        Dinomaly("resnet10t", str(resnet_file))
-    for blocks in ([3, 4, 5], [4, 3], [3, 3]):
-        with pytest.raises(UserError, match=r"model\.blocks must be an even number of ascending blocks"):
-            Dinomaly("deit_tiny_patch16_224", str(vit_file), blocks=blocks)
+def test_a_teacher_without_a_class_token_has_no_centre(tmp_path: Path) -> None:
     registers = timm.create_model("test_vit2")  # which has a register, and no class token
     torch.save(registers.state_dict(), tmp_path / "vit.pt")
     assert registers.num_prefix_tokens == 1

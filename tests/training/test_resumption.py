@@ -55,6 +55,7 @@ def fit(images: Path, small_models: dict[str, dict[str, Any]], tmp_path: Path, q
         ("EfficientAD", {"lr": 1e-3}, {"lr": 1e-4, "weight_decay": 0.1}),  # steps
         ("MixedTeacher", {"lr": 1e-3}, {"lr": 1e-4}),  # one cycle, of the momentum too
         ("Dinomaly", {"lr": 1e-3}, {"lr": 1e-4, "final_lr": 1e-5}),  # a function of the step
+        ("INPFormer", {"lr": 1e-3}, {"lr": 1e-4, "final_lr": 1e-5, "weight_decay": 0.1}),
     ],
 )
 def test_the_optimizer_has_the_present_settings(

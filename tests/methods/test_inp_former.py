@@ -1,0 +1,365 @@
+"""INP-Former against the paper's formulas in plain NumPy, its gradients against finite differences, and patches planted
+where the map must show them."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lit_ad.data import AnomalyDataModule, Loading, MVTec
+from lit_ad.errors import UserError
+from lit_ad.image.view import View, original_map
+from lit_ad.methods.inp_former import (
+    CrossAttention,
+    Disagreement,
+    INPFormer,
+    ReLUAttention,
+    adaptive_weights,
+)
+from lit_ad.methods.restoration import restoration_map, schedule
+
+Arrays = dict[str, np.ndarray]
+
+
+def made(vit_file: Path, view: View = View(64), **more: Any) -> INPFormer:
+    torch.manual_seed(0)
+    return INPFormer("deit_tiny_patch16_224", str(vit_file), view, **more).eval()
+
+
+@pytest.fixture(scope="module")
+def model(vit_file: Path) -> INPFormer:
+    return made(vit_file)
+
+
+def arrays(module: nn.Module) -> Arrays:
+    return {name: value.detach().double().numpy() for name, value in module.state_dict().items()}
+
+
+def one_minus_cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Over the last axis."""
+    return 1 - (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
+
+
+# The paper in plain NumPy, one image at a time: (N, D) and (M, D).
+
+
+def linear(x: np.ndarray, of: Arrays, name: str) -> np.ndarray:
+    return x @ of[f"{name}.weight"].T + of[f"{name}.bias"]
+
+
+def norm(x: np.ndarray, of: Arrays, name: str) -> np.ndarray:
+    centred = x - x.mean(axis=1, keepdims=True)
+    scaled = centred / np.sqrt((centred**2).mean(axis=1, keepdims=True) + 1e-8)
+    return scaled * of[f"{name}.weight"] + of[f"{name}.bias"]
+
+
+def gelu(x: np.ndarray) -> np.ndarray:
+    return x * np.vectorize(lambda value: 0.5 * (1 + math.erf(value / math.sqrt(2))))(x)
+
+
+def two_layers(x: np.ndarray, of: Arrays, name: str) -> np.ndarray:
+    return linear(gelu(linear(x, of, f"{name}.1")), of, f"{name}.4")
+
+
+def attend(queries: np.ndarray, others: np.ndarray, of: Arrays, name: str, heads: int, softmax: bool) -> np.ndarray:
+    """Patch by patch, head by head."""
+    q, kv = linear(queries, of, f"{name}.query"), linear(others, of, f"{name}.key_value")
+    width = q.shape[1]
+    k, v, found = kv[:, :width], kv[:, width:], np.zeros_like(q)
+    for head in range(heads):
+        part = slice(head * width // heads, (head + 1) * width // heads)
+        for i, query in enumerate(q[:, part]):
+            if softmax:
+                weights = np.exp(k[:, part] @ query / math.sqrt(width / heads))
+                weights /= weights.sum()
+            else:
+                cosines = 1 - one_minus_cosine(k[:, part], query)
+                weights = np.maximum(of[f"{name}.scale"][head, 0, 0] * cosines, 0)
+            found[i, part] = weights @ v[:, part]
+    return linear(found, of, f"{name}.projection")
+
+
+def prototypes_by_hand(patches: np.ndarray, of: Arrays) -> np.ndarray:
+    tokens = of["extractor.tokens"]
+    queries, others = (norm(x, of, "extractor.block.norm1") for x in (tokens, patches))
+    tokens = tokens + attend(queries, others, of, "extractor.block.attention", 3, softmax=True)
+    return tokens + two_layers(norm(tokens, of, "extractor.block.norm2"), of, "extractor.block.mlp")
+
+
+def decoded_by_hand(patches: np.ndarray, prototypes: np.ndarray, of: Arrays) -> list[np.ndarray]:
+    """The output of each of the eight blocks."""
+    tokens, outputs = two_layers(patches, of, "bottleneck"), []
+    for i in range(8):
+        block = f"decoder.{i}"
+        queries, others = (norm(x, of, f"{block}.norm1") for x in (tokens, prototypes))
+        tokens = attend(queries, others, of, f"{block}.attention", 3, softmax=False)  # no residual
+        tokens = tokens + two_layers(norm(tokens, of, f"{block}.norm2"), of, f"{block}.mlp")
+        outputs.append(tokens)
+    return outputs
+
+
+@pytest.fixture(scope="module")
+def moved(vit_file: Path) -> INPFormer:
+    """In float64, with weights, biases and scales that all make a difference, as after a training."""
+    model = made(vit_file).double()
+    generator = torch.Generator().manual_seed(1)
+    for part in model.students:
+        for parameter in part.parameters():
+            parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+    return model
+
+
+def test_prototypes_and_decoder_are_the_papers(moved: INPFormer) -> None:
+    early, late = (torch.randn(2, 6, 192, dtype=torch.float64) for _ in range(2))
+    with torch.no_grad():
+        found, of = moved.compare(torch.empty(2, 3, 32, 48), [early, late]), arrays(moved)
+    for image in range(2):
+        patches = ((early + late) / 2)[image].numpy()
+        prototypes = prototypes_by_hand(patches, of)
+        with torch.no_grad():
+            given = moved.extractor(torch.tensor(patches)[None])[0].numpy()
+        np.testing.assert_allclose(given, prototypes, rtol=1e-9, atol=1e-9)
+        distances = [[one_minus_cosine(patch, prototype) for prototype in prototypes] for patch in patches]
+        np.testing.assert_allclose(found.to_prototypes[image].numpy(), distances, rtol=1e-9, atol=1e-9)
+        outputs = decoded_by_hand(patches, prototypes, of)
+        for group, blocks in zip(found.students, (outputs[4:], outputs[:4]), strict=True):  # reversed
+            np.testing.assert_allclose(group[image].numpy(), np.mean(blocks, axis=0), rtol=1e-8, atol=1e-9)
+    assert torch.equal(found.teachers[0], early) and torch.equal(found.teachers[1], late)
+    assert (found.size, moved.compare(None, [early, late]).size) == ((32, 48), None)  # no pixels needed
+
+
+def test_what_is_like_no_prototype_gets_nothing() -> None:
+    """With the softmax, it gets something; with ReLU, the bias of the projection alone."""
+    torch.manual_seed(0)
+    tokens, others = torch.randn(1, 5, 6), torch.randn(1, 3, 6)
+    for kind in (CrossAttention, ReLUAttention):
+        attention = kind(6, 2)
+        with torch.no_grad():
+            attention.query.weight.zero_()
+            attention.key_value.weight[:6].zero_()
+            attention.query.bias.fill_(-1)  # every query is the opposite of every key
+            attention.key_value.bias.fill_(1)
+            result = attention(tokens, others)
+        assert torch.equal(result, attention.projection.bias.expand_as(result)) == (kind is ReLUAttention)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert ReLUAttention(6, 2)(tokens, others).dtype == torch.bfloat16
+
+
+def test_the_decoder_sees_the_patches_through_their_prototypes_alone(moved: INPFormer) -> None:
+    """Where their values say nothing, all patches come out alike: no residual brings the patches themselves."""
+    tokens, block = torch.randn(1, 4, 192, dtype=torch.float64), moved.decoder[0]
+    value = block.attention.key_value
+    with torch.no_grad():
+        weight, bias = value.weight.clone(), value.bias.clone()
+        value.weight[192:], value.bias[192:] = 0, 0
+        nothing = block(tokens, torch.randn(1, 6, 192, dtype=torch.float64))
+        value.weight.copy_(weight), value.bias.copy_(bias)
+    torch.testing.assert_close(nothing, nothing[:, :1].expand_as(nothing))
+
+
+def test_half_precision_compares_in_float32(model: INPFormer) -> None:
+    images = torch.rand(2, 3, 32, 48)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model.compare(images, model.describe(images))
+        assert {t.dtype for t in (*found.teachers, *found.students, found.to_prototypes)} == {torch.float32}
+    assert [level.shape for level in model.describe(images)] == [(2, 6, 192)] * 2  # without the class token
+
+
+def test_students_are_as_the_authors_start_them(model: INPFormer) -> None:
+    students = nn.ModuleList(model.students)
+    linear = [m for m in students.modules() if isinstance(m, nn.Linear)]
+    assert len(linear) == 2 + 9 * 5
+    for layer in linear:
+        assert layer.weight.abs().max() <= 0.03 and not layer.bias.any()
+    assert {m.eps for m in students.modules() if isinstance(m, nn.LayerNorm)} == {1e-8}
+    assert not any(m.p for m in students.modules() if isinstance(m, nn.Dropout))
+    tokens = model.extractor.tokens
+    assert tokens.shape == (6, 192) and tokens.std().item() == pytest.approx(1, abs=0.05)
+    scales = [block.attention.scale for block in model.decoder]
+    assert len(scales) == 8 and all(scale.shape == (3, 1, 1) and (scale == 1).all() for scale in scales)
+    assert not hasattr(model.extractor.block.attention, "scale")
+
+
+# The loss.
+
+
+def random_disagreement(size: tuple[int, int] = (32, 48), batch: int = 2, width: int = 8) -> Disagreement:
+    count = size[0] * size[1] // 16**2
+    groups = ([torch.randn(batch, count, width, dtype=torch.float64) for _ in range(2)] for _ in range(2))
+    return Disagreement(*groups, 2 * torch.rand(batch, count, 6, dtype=torch.float64), size)
+
+
+def test_loss_by_hand(vit_file: Path) -> None:
+    found = random_disagreement()
+    pairs = zip(found.teachers, found.students, strict=True)
+    restoration = [one_minus_cosine(t.numpy().reshape(2, -1), s.numpy().reshape(2, -1)).mean() for t, s in pairs]
+    nearest = [min(patch.tolist()) for image in found.to_prototypes for patch in image]
+    for gather in (0.2, 0.0, 1.0):
+        expected = np.mean(restoration) + gather * np.mean(nearest)
+        assert made(vit_file, gather=gather).loss(found).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_weights_by_hand() -> None:
+    distances = torch.tensor([[0.1, 0.2, 0.9], [0.4, 0.0, 0.2]])  # of mean 0.3
+    expected = torch.tensor([[1 / 27, 8 / 27, 27.0], [64 / 27, 0.0, 8 / 27]])
+    torch.testing.assert_close(adaptive_weights(distances, 3.0), expected)
+    assert torch.equal(adaptive_weights(distances, 0.0), torch.ones(2, 3))
+    assert torch.equal(adaptive_weights(torch.tensor([[-1e-7, 0.0]]), 3.0), torch.zeros(1, 2))  # all is restored
+
+
+@pytest.mark.parametrize("power", [3.0, 0.0, 1.5])
+def test_gradients_of_patches_that_are_restored_are_small(
+    vit_file: Path, monkeypatch: pytest.MonkeyPatch, power: float
+) -> None:
+    """Central differences of the loss, times the weights by hand, are what backward gives the decoder's patches. What
+    the prototypes get is not weighed."""
+    model, found = made(vit_file, power=power), random_disagreement(width=4)
+    leaves = [tensor.clone().requires_grad_() for tensor in (*found.students, found.to_prototypes)]
+    # As it comes from a decoder, a patch is no leaf.
+    shown = found._replace(students=[leaf * 1 for leaf in leaves[:2]], to_prototypes=leaves[2] * 1)
+    monkeypatch.setattr(model, "compare", lambda *_: shown)
+    loss = model.training_loss(torch.empty(0), [], None)
+    assert loss.item() == model.loss(found).item()  # it is the gradient alone that changes
+    loss.backward()
+    for leaf, moved, teacher in zip(
+        leaves, (*found.students, found.to_prototypes), (*found.teachers, None), strict=True
+    ):
+        gradient, weights = np.zeros(leaf.shape), np.ones(leaf.shape[:2])
+        if teacher is not None:
+            distances = one_minus_cosine(teacher.numpy(), moved.numpy())
+            weights = (distances / distances.mean()) ** power
+        for place in np.ndindex(*leaf.shape):
+            value, ends = moved[place].item(), []
+            for shift in (1e-6, -1e-6):
+                moved[place] = value + shift
+                ends.append(model.loss(found).item())
+            moved[place] = value
+            gradient[place] = (ends[0] - ends[1]) / 2e-6
+        np.testing.assert_allclose(leaf.grad.numpy(), gradient * weights[..., None], rtol=1e-5, atol=1e-9)
+
+
+def test_gradients_of_all_parameters_by_finite_differences(moved: INPFormer) -> None:
+    """Along a random direction of each parameter, with patches that count alike. The gather loss is a part of it."""
+    features = [torch.randn(2, 6, 192, dtype=torch.float64) for _ in range(2)]
+    parameters = {f"{i}.{n}": p for i, part in enumerate(moved.students) for n, p in part.named_parameters()}
+    loss = moved.loss(moved.compare(None, features))
+    gradients = torch.autograd.grad(loss, list(parameters.values()))
+    generator = torch.Generator().manual_seed(2)
+    for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True):
+        direction, ends = torch.randn(parameter.shape, generator=generator, dtype=torch.float64), []
+        direction /= direction.norm()  # a longer step crosses the kinks of ReLU and of the nearest prototype
+        with torch.no_grad():
+            for shift in (1e-6, -2e-6, 1e-6):
+                parameter += shift * direction
+                ends.append(moved.loss(moved.compare(None, features)).item())
+        expected = (ends[0] - ends[1]) / 2e-6
+        assert (gradient * direction).sum().item() == pytest.approx(expected, rel=1e-4, abs=1e-8), name
+
+
+# The map.
+
+
+def test_the_map_is_that_of_the_restoration(model: INPFormer) -> None:
+    images = torch.rand(2, 3, 64, 96)
+    with torch.no_grad():
+        found = model.compare(images, model.describe(images))
+        expected = restoration_map(found.teachers, found.students, (64, 96), 16)
+        assert torch.equal(model.detect(found).anomaly_map, expected) and expected.shape == (2, 1, 256, 384)
+
+
+def test_score_is_the_mean_of_the_highest_hundredth(model: INPFormer) -> None:
+    pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    prediction = model(pixels)
+    highest = np.sort(prediction.anomaly_map.detach().numpy().reshape(2, -1))[:, -40:]  # of 64 x 64
+    np.testing.assert_allclose(prediction.score.detach().numpy(), highest.mean(axis=1), rtol=1e-5)
+
+
+VIEWS = {"square": View(64), "wide": View((48, 96)), "cropped": View(96, crop=64), "padded": View(96, fit="pad")}
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_a_planted_patch_is_found_from_pixels_to_pixels(name: str, vit_file: Path) -> None:
+    """Trained on an image, and shown it with one patch of noise: the map's peak, in the image's pixels, is in there."""
+    model, generator = made(vit_file, VIEWS[name]), np.random.default_rng(0)
+    image = generator.integers(90, 110, (150, 180, 3), dtype=np.uint8)
+    pixels, box = model.view(image)
+    features = model.describe(torch.tensor(pixels).permute(2, 0, 1)[None] / 255)
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    for _ in range(60):
+        loss = model.loss(model.compare(None, features))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    def map_of(shown: np.ndarray) -> np.ndarray:
+        seen, _ = model.view(shown)
+        with torch.no_grad():
+            anomaly_map = model(torch.tensor(seen).permute(2, 0, 1)[None]).anomaly_map[0, 0].numpy()
+        return original_map(anomaly_map, seen.shape[:2], box, shown.shape[:2])
+
+    before = map_of(image)
+    height, width = (image.shape[axis] / (box[axis + 2] - box[axis]) for axis in (0, 1))  # of a network's pixel
+    found = 0
+    for row, column in np.ndindex(pixels.shape[0] // 16, pixels.shape[1] // 16):
+        top, bottom = (math.ceil((16 * i - box[0]) * height) for i in (row, row + 1))
+        left, right = (math.ceil((16 * i - box[1]) * width) for i in (column, column + 1))
+        if top < 0 or bottom > 150:  # partly in the padding
+            continue
+        planted = image.copy()
+        planted[top:bottom, left:right] = generator.integers(0, 256, (bottom - top, right - left, 3), dtype=np.uint8)
+        y, x = np.unravel_index((map_of(planted) - before).argmax(), before.shape)
+        assert top <= y < bottom and left <= x < right
+        found += 1
+    assert found >= 16
+
+
+# How it trains.
+
+
+class Watch(L.Callback):
+    def __init__(self) -> None:
+        self.rates: list[float] = []
+        self.norms: list[float] = []
+
+    def on_before_optimizer_step(self, trainer: Any, model: Any, optimizer: Any) -> None:  # before clipping
+        self.rates.append(optimizer.param_groups[0]["lr"])
+
+    def on_before_zero_grad(self, trainer: Any, model: Any, optimizer: Any) -> None:  # after the step before
+        gradients: list[Tensor] = [p.grad for p in model.parameters() if p.grad is not None]
+        if gradients:
+            self.norms.append(float(torch.stack([g.norm() for g in gradients]).norm()))
+
+
+@pytest.mark.parametrize(("of_trainer", "clip"), [(None, 0.001), (0.0005, 0.0005)])
+def test_a_fit_follows_the_schedule_and_clips(
+    of_trainer: float | None, clip: float, vit_file: Path, images: Path, tmp_path: Path
+) -> None:
+    model, watch = made(vit_file, warmup=2, clip=0.001).train(), Watch()
+    trainer = L.Trainer(
+        default_root_dir=tmp_path,
+        max_steps=6,
+        gradient_clip_val=of_trainer,
+        callbacks=[watch],
+        accelerator="cpu",
+        **dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False),
+    )
+    trainer.fit(model, AnomalyDataModule(MVTec(images), model.view, batch_size=4, loading=Loading(num_workers=0)))
+    assert watch.rates == pytest.approx([1e-3 * schedule(step, 6, 2, 0.1) for step in range(6)])
+    assert len(watch.norms) > 3 and watch.norms == pytest.approx([clip] * len(watch.norms), rel=1e-3)
+    (optimizer,) = trainer.optimizers
+    expected = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-10, "weight_decay": 1e-4}
+    expected |= {"amsgrad": True, "clipping_threshold": 1.0}
+    assert {name: optimizer.defaults[name] for name in expected} == expected
+    optimised = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    trained = ("extractor", "bottleneck", "decoder")
+    assert optimised == {id(p) for n, p in model.named_parameters() if n.split(".")[0] in trained}
+
+
+def test_what_cannot_be(vit_file: Path) -> None:
+    with pytest.raises(UserError, match=r"model\.prototypes must be 1 or more, not 0"):
+        made(vit_file, prototypes=0)
