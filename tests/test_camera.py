@@ -169,7 +169,9 @@ def test_files_that_do_not_go_with_the_view_are_named(
     with pytest.raises(UserError, match=r"000\.png has values of 8 bits, and view.window is for grey images"):
         trained(images, View(64, window="auto"), tmp_path)
     clean, _ = twelve_bits
-    with pytest.raises(UserError, match=r"cannot read 21 files: .*does not hold view.roi \[0, 0, 65, 72\]"):
+    with pytest.raises(
+        UserError, match=r"model.view does not fit 21 images: .*does not hold view.roi \[0, 0, 65, 72\]"
+    ):
         trained(clean, View(64, roi=(0, 0, 65, 72)), tmp_path)
     samples = MVTec(clean).samples()
     with pytest.raises(UserError, match=r"000\.png: an image of 64x72 .* does not hold view.roi"):

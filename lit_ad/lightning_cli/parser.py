@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import yaml
 from lightning.pytorch.cli import LightningArgumentParser, Namespace
 
+from lit_ad import __version__
 from lit_ad.data.augment import Augmentation
 from lit_ad.errors import UserError
 from lit_ad.files import resolve_path
@@ -73,8 +74,11 @@ def file_of_key(message: str, arguments: Sequence[str]) -> str:
     unknown = re.search(r"option '([\w.]+)'", message, re.IGNORECASE)
     key = unknown[1].partition(".")[0] if unknown else ""
     for file in config_files(arguments) if key else ():
-        if re.search(rf"^\s*{re.escape(key)}\s*:", file.read_text(encoding="utf-8"), re.MULTILINE):
-            return f" (in {file})"
+        text = file.read_text(encoding="utf-8")
+        if re.search(rf"^\s*{re.escape(key)}\s*:", text, re.MULTILINE):
+            wrote = re.match(r"# lit_ad==(\S+)", text)
+            other = wrote is not None and wrote[1] != __version__
+            return f" (in {file}" + (f", which lit_ad {wrote[1]} wrote: see UPGRADING.md)" if wrote and other else ")")
     return ""
 
 

@@ -72,6 +72,14 @@ def test_a_wrong_key_of_a_file_names_the_file(
     assert message_of(monkeypatch, "fit", "--config", str(file)) == message.format(file=file)
 
 
+def test_a_file_of_another_version_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file, text = tmp_path / "old.yaml", (CONFIGS / "demo.yaml").read_text(encoding="utf-8")
+    file.write_text("# lit_ad==0.0.1\n" + text.replace("\nmodel:", "\nmodell:"), encoding="utf-8")
+    assert f"(in {file}, which lit_ad 0.0.1 wrote: see UPGRADING.md)" in message_of(
+        monkeypatch, "fit", "--config", str(file)
+    )
+
+
 def test_hints_name_the_nearest_key() -> None:
     assert in_one_line("unrecognized arguments: --data.sorce x", ["data.source"]).endswith("Did you mean data.source?")
     assert in_one_line("Expected a path but Foldr is none", []).endswith("Did you mean Folder?")

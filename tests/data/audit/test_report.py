@@ -85,3 +85,13 @@ def test_what_a_source_has_to_say_is_added() -> None:
     report.add_source_remarks(source)
     assert (report.warnings, report.errors) == (["first", "a folder is passed over"], ["no test set"])
     assert str(report) == "text\n  Warning: first\n  Warning: a folder is passed over"
+
+
+def test_images_that_the_view_does_not_fit_are_no_broken_files() -> None:
+    broken, deep = {Path("a.png"): "it ends early"}, {Path("b.png"): "b.png has 8 bits, and view.window is for more"}
+    assert unreadable({**broken, **deep}) == [
+        "cannot read a.png: it ends early; replace or remove it",
+        "model.view does not fit 1 image: change it, or leave them out (the first, b.png: b.png has 8 bits, and "
+        "view.window is for more)",
+    ]
+    assert unreadable({}) == []
