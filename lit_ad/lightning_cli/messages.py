@@ -30,7 +30,7 @@ PATTERNS = (
     (r"Option '([\w.]+)' is not accepted", r"there is no key \1"),
     (r"unrecognized arguments: (-\S+).*", r"there is no option \1"),
     (r"unrecognized arguments: (.*)", r"\1 belongs to no option"),
-    (r".*Expected an instantiatable class, but lit_ad\.data\.\w+ is abstract", NO_SOURCE),
+    (r".*Expected an instantiatable class, but lit_ad\.[\w.]+ is abstract", NO_SOURCE),
     (r"Parser key \"([\w.]+)\": (?:Expected a path but .* )?Expected a dot import path string: (\S+)", r"\1 is \2, but "
      "there is no such class"),
     (r"Parser key \"([\w.]+)\": there is no key (\S+)(?: in (\w+))?", lambda m: f"there is no key {m[2]} in {m[1]}"

@@ -127,7 +127,7 @@ def test_each_command_lists_a_folder_as_predict_does(
     folder, given = str(tmp_path / "new"), ["--ckpt_path", str(checkpoint)]
     run(["recalibrate", *given, "--nominal", folder, "--output", str(tmp_path / "new.ckpt")])
     out = capsys.readouterr().out
-    assert remark in out and "\n5 held-out images, false-alarm rate" in out
+    assert remark in out and "\n7 held-out images, false-alarm rate" in out  # 2 of the training, and 5 new ones
     run(["export", *given, "--images", folder, "--output", str(tmp_path)])
     out = capsys.readouterr().out
     assert remark in out and "on 5 images" in out

@@ -93,12 +93,8 @@ def unreadable(errors: Mapping[Path, str]) -> list[str]:
     broken = {path: reason for path, reason in errors.items() if path not in by_view}
     if broken:
         path, reason = next(iter(broken.items()))
-        one = len(broken) == 1
-        sentences.append(
-            f"cannot read {path}: {reason}; replace or remove it"
-            if one
-            else f"cannot read {len(broken)} files: {first_few(list(broken))}; replace or remove them (the first: {reason})"
-        )
+        files = f"{len(broken)} files: {first_few(list(broken))}; replace or remove them (the first: {reason})"
+        sentences.append(f"cannot read {files if len(broken) > 1 else f'{path}: {reason}; replace or remove it'}")
     if by_view:
         path, reason = next(iter(by_view.items()))
         count = "1 image" if len(by_view) == 1 else f"{len(by_view)} images"
