@@ -109,12 +109,13 @@ class INPFormer(Method):
         teachers = [at_least_float32(level) for level in features]
         students = [at_least_float32(group) for group in group_outputs(outputs)]
         size = None if images is None else (images.shape[-2], images.shape[-1])
-        return Disagreement(teachers, students, prototype_distances(patches, prototypes), size)
+        return Disagreement(teachers, students, patches, prototypes, size)
 
     def loss(self, disagreement: "Disagreement") -> Tensor:
         """That of the restoration, and the mean distance of the patches to their nearest prototypes."""
         restoration = restoration_loss(disagreement.teachers, disagreement.students)
-        return restoration + self.gather * disagreement.to_prototypes.amin(dim=2).mean()
+        distances = prototype_distances(disagreement.patches, disagreement.prototypes)
+        return restoration + self.gather * distances.amin(dim=2).mean()
 
     def training_loss(self, images: Tensor, features: list[Tensor], unrelated: Tensor | None) -> Tensor:
         """The same loss; what is restored worst moves the decoder most."""
@@ -124,9 +125,9 @@ class INPFormer(Method):
         return self.loss(disagreement)
 
     def detect(self, disagreement: "Disagreement") -> Prediction:
-        teachers, students, _, size = disagreement
+        size = disagreement.size
         assert size is not None
-        return Prediction(restoration_map(teachers, students, size, self.teacher.patch_size))
+        return Prediction(restoration_map(disagreement.teachers, disagreement.students, size, self.teacher.patch_size))
 
     def configure_optimizers(self) -> Any:
         parameters = [parameter for part in self.students for parameter in part.parameters()]
@@ -136,12 +137,12 @@ class INPFormer(Method):
 
 
 class Disagreement(NamedTuple):
-    """What teacher and decoder say of the patches, the early group and the late one, and what the prototypes are to
-    the patches."""
+    """What teacher and decoder say of the patches, the early group and the late one; patches and prototypes."""
 
     teachers: list[Tensor]  # 2 x (B, N, D)
     students: list[Tensor]  # 2 x (B, N, D)
-    to_prototypes: Tensor  # (B, N, M): one minus the cosine
+    patches: Tensor  # (B, N, D), the mean of the groups
+    prototypes: Tensor  # (B, M, D)
     size: tuple[int, int] | None  # (H, W), where the images are at hand
 
 

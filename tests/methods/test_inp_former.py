@@ -20,6 +20,7 @@ from lit_ad.methods.inp_former import (
     INPFormer,
     ReLUAttention,
     adaptive_weights,
+    prototype_distances,
 )
 from lit_ad.methods.restoration import restoration_map, schedule
 
@@ -124,8 +125,8 @@ def test_prototypes_and_decoder_are_the_papers(moved: INPFormer) -> None:
         with torch.no_grad():
             given = moved.extractor(torch.tensor(patches)[None])[0].numpy()
         np.testing.assert_allclose(given, prototypes, rtol=1e-9, atol=1e-9)
-        distances = [[one_minus_cosine(patch, prototype) for prototype in prototypes] for patch in patches]
-        np.testing.assert_allclose(found.to_prototypes[image].numpy(), distances, rtol=1e-9, atol=1e-9)
+        assert np.array_equal(found.patches[image].numpy(), patches)
+        np.testing.assert_allclose(found.prototypes[image].numpy(), prototypes, rtol=1e-9, atol=1e-9)
         outputs = decoded_by_hand(patches, prototypes, of)
         for group, blocks in zip(found.students, (outputs[4:], outputs[:4]), strict=True):  # reversed
             np.testing.assert_allclose(group[image].numpy(), np.mean(blocks, axis=0), rtol=1e-8, atol=1e-9)
@@ -166,7 +167,9 @@ def test_half_precision_compares_in_float32(model: INPFormer) -> None:
     images = torch.rand(2, 3, 32, 48)
     with torch.autocast("cpu", torch.bfloat16):
         found = model.compare(images, model.describe(images))
-        assert {t.dtype for t in (*found.teachers, *found.students, found.to_prototypes)} == {torch.float32}
+        assert {t.dtype for t in (*found.teachers, *found.students)} == {torch.float32}
+        distances = prototype_distances(found.patches.bfloat16(), found.prototypes)
+        assert distances.dtype == torch.float32 and distances.shape == (2, 6, 6)
     assert [level.shape for level in model.describe(images)] == [(2, 6, 192)] * 2  # without the class token
 
 
@@ -190,15 +193,17 @@ def test_students_are_as_the_authors_start_them(model: INPFormer) -> None:
 
 def random_disagreement(size: tuple[int, int] = (32, 48), batch: int = 2, width: int = 8) -> Disagreement:
     count = size[0] * size[1] // 16**2
-    groups = ([torch.randn(batch, count, width, dtype=torch.float64) for _ in range(2)] for _ in range(2))
-    return Disagreement(*groups, 2 * torch.rand(batch, count, 6, dtype=torch.float64), size)
+    teachers, students = ([torch.randn(batch, count, width, dtype=torch.float64) for _ in range(2)] for _ in range(2))
+    patches, prototypes = (torch.randn(batch, number, width, dtype=torch.float64) for number in (count, 3))
+    return Disagreement(teachers, students, patches, prototypes, size)
 
 
 def test_loss_by_hand(vit_file: Path) -> None:
     found = random_disagreement()
     pairs = zip(found.teachers, found.students, strict=True)
     restoration = [one_minus_cosine(t.numpy().reshape(2, -1), s.numpy().reshape(2, -1)).mean() for t, s in pairs]
-    nearest = [min(patch.tolist()) for image in found.to_prototypes for patch in image]
+    images = zip(found.patches.numpy(), found.prototypes.numpy(), strict=True)
+    nearest = [min(one_minus_cosine(prototypes, patch)) for patches, prototypes in images for patch in patches]
     for gather in (0.2, 0.0, 1.0):
         expected = np.mean(restoration) + gather * np.mean(nearest)
         assert made(vit_file, gather=gather).loss(found).item() == pytest.approx(expected, rel=1e-12)
@@ -219,16 +224,14 @@ def test_gradients_of_patches_that_are_restored_are_small(
     """Central differences of the loss, times the weights by hand, are what backward gives the decoder's patches. What
     the prototypes get is not weighed."""
     model, found = made(vit_file, power=power), random_disagreement(width=4)
-    leaves = [tensor.clone().requires_grad_() for tensor in (*found.students, found.to_prototypes)]
+    leaves = [tensor.clone().requires_grad_() for tensor in (*found.students, found.prototypes)]
     # As it comes from a decoder, a patch is no leaf.
-    shown = found._replace(students=[leaf * 1 for leaf in leaves[:2]], to_prototypes=leaves[2] * 1)
+    shown = found._replace(students=[leaf * 1 for leaf in leaves[:2]], prototypes=leaves[2] * 1)
     monkeypatch.setattr(model, "compare", lambda *_: shown)
     loss = model.training_loss(torch.empty(0), [], None)
     assert loss.item() == model.loss(found).item()  # it is the gradient alone that changes
     loss.backward()
-    for leaf, moved, teacher in zip(
-        leaves, (*found.students, found.to_prototypes), (*found.teachers, None), strict=True
-    ):
+    for leaf, moved, teacher in zip(leaves, (*found.students, found.prototypes), (*found.teachers, None), strict=True):
         gradient, weights = np.zeros(leaf.shape), np.ones(leaf.shape[:2])
         if teacher is not None:
             distances = one_minus_cosine(teacher.numpy(), moved.numpy())
