@@ -1,7 +1,7 @@
 """What is measured while images are tested, and the results in the end. Each process adds its own images."""
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 
 import cv2
 import numpy as np
@@ -14,10 +14,10 @@ from lit_ad.distributed import gather
 from lit_ad.evaluation.judged import Judged
 from lit_ad.evaluation.official_scores import ByRules
 from lit_ad.evaluation.results import MEAN, POOLED, SAMPLE_AUROC, ImageResult, Results
-from lit_ad.evaluation.rows import group_rows, mean_row, pixel_verdict_row, sample_aurocs, verdict_row
+from lit_ad.evaluation.rows import group_rows, mean_row, pixel_verdict_row, verdict_row
 from lit_ad.image.pixels import Size
 from lit_ad.image.view import bilinear
-from lit_ad.metrics import ImageEvaluation, PixelEvaluation
+from lit_ad.metrics import ImageEvaluation, PixelEvaluation, sample_auroc
 
 PIXELS = (  # what is counted of an image's pixels; hits: anomalous ones above the pixel threshold; false: nominal ones
     *("nominal", "anomalous", "hits", "false"),  # at the original size, that of the pixel threshold
@@ -137,3 +137,24 @@ def resized(
     # INTER_NEAREST would take the pixel at a cell's corner, and so shift the truth against the map.
     small = cv2.resize(truth.astype(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
     return bilinear(anomaly_map, size), small.astype(bool)
+
+
+def sample_aurocs(rows: dict[str, set[str]], images: list[ImageResult]) -> dict[str, float]:
+    """S-AUROC of each row, a set of groups, over the samples all of whose images are in it: the good views of a part
+    with another defect make no good sample. Nothing where no item has several images."""
+    samples: dict[tuple[str, str, str], list[ImageResult]] = defaultdict(list)
+    for image in images:
+        samples[image.category, image.item, "" if image.item else image.path].append(image)
+    if len(samples) == len(images):
+        return {}
+    found = {}
+    for row, groups in rows.items():
+        whole = [
+            (image.score, image.label, sample)
+            for sample, views in samples.items()
+            if groups.issuperset(f"{image.category}/{image.defect}" for image in views)
+            for image in views
+        ]
+        scores, labels, of = zip(*whole, strict=True) if whole else ((), (), ())
+        found[row] = sample_auroc(scores, labels, of)
+    return found

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from statistics import fmean
 
 from lit_ad.evaluation.results import POOLED, VERDICTS, ImageResult, Row
-from lit_ad.metrics import sample_auroc
 
 
 def group_rows(groups: list[tuple[str, str]]) -> dict[str, set[str]]:
@@ -67,27 +66,6 @@ def mean_row(rows: list[Row]) -> Row:
     """The mean over categories of each metric, nan where one of them has none. Numbers and intervals have no mean."""
     counts = ("_images", "_pixels", "_low", "_high", *VERDICTS)
     return {name: fmean(row[name] for row in rows) for name in rows[0] if not name.endswith(counts)}
-
-
-def sample_aurocs(rows: dict[str, set[str]], images: list[ImageResult]) -> dict[str, float]:
-    """S-AUROC of each row, a set of groups, over the samples all of whose images are in it: the good views of a part
-    with another defect make no good sample. Nothing where no item has several images."""
-    samples: dict[tuple[str, str, str], list[ImageResult]] = defaultdict(list)
-    for image in images:
-        samples[image.category, image.item, "" if image.item else image.path].append(image)
-    if len(samples) == len(images):
-        return {}
-    found = {}
-    for row, groups in rows.items():
-        whole = [
-            (image.score, image.label, sample)
-            for sample, views in samples.items()
-            if groups.issuperset(f"{image.category}/{image.defect}" for image in views)
-            for image in views
-        ]
-        scores, labels, of = zip(*whole, strict=True) if whole else ((), (), ())
-        found[row] = sample_auroc(scores, labels, of)
-    return found
 
 
 def wilson(count: float, total: int) -> tuple[float, float]:

@@ -177,7 +177,7 @@ def test_samples_of_several_views_against_scikit_learn(
     assert np.isnan(rows["bolt/scratch"]["sample_auroc"])  # each part with a scratch has a dent as well
     assert {image.item for image in evaluation.results.images} == {str(i) for i in range(6)}
     shown = capsys.readouterr().out
-    assert "sample_auroc" in shown and "no sample of good images alone" in shown
+    assert "sample" in shown.split() and "no sample of good images alone" in shown
     assert Results.load(tmp_path / "run/metrics.json").images == evaluation.results.images
 
 
@@ -186,7 +186,7 @@ def test_without_several_views_there_is_no_sample_auroc(
 ) -> None:
     results = evaluated(parts, tmp_path / "run", brightness, quiet_trainer)
     assert not any("sample_auroc" in values for values in results.rows.values())
-    assert "sample_auroc" not in results.table()
+    assert "sample" not in results.table().split()
 
 
 def test_folders_may_be_called_as_rows_are(parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any) -> None:

@@ -11,8 +11,9 @@ from lit_ad.batch import Sample
 from lit_ad.detector.decision import Decision
 from lit_ad.detector.scoring import Judgement
 from lit_ad.evaluation.judged import Judged
-from lit_ad.evaluation.measurement import Measurement, resized
-from lit_ad.evaluation.results import Results
+from lit_ad.evaluation.measurement import Measurement, resized, sample_aurocs
+from lit_ad.evaluation.results import ImageResult, Results
+from lit_ad.evaluation.rows import group_rows
 from lit_ad.image.roi import Roi
 
 SIZE = (6, 8)
@@ -132,3 +133,23 @@ def test_another_size_takes_the_truth_at_the_centre_of_each_cell(images: list[Ju
     small_map, small_truth = resized(anomaly_map, truth, (1, 3))
     assert small_truth.tolist() == [[True, True, False]]
     assert small_map.tolist() == [[10, 13, 16]]
+
+
+def test_a_sample_counts_where_all_its_views_are() -> None:
+    """A part with a dent and a good view is no good sample of the row of another defect."""
+    views = [
+        ImageResult("1a", "nut", "good", 0, 0.9, item="1"),
+        ImageResult("1b", "nut", "dent", 1, 0.2, item="1"),
+        ImageResult("2a", "nut", "good", 0, 0.3, item="2"),
+        ImageResult("2b", "nut", "good", 0, 0.1, item="2"),
+        ImageResult("3a", "nut", "hole", 1, 0.8, item="3"),
+        ImageResult("3b", "nut", "good", 0, 0.0, item="3"),
+    ]
+    rows = group_rows([("nut", "good"), ("nut", "dent"), ("nut", "hole")])
+    found = sample_aurocs(rows, views)
+    # Each sample's score is its highest: 0.9 and 0.8 of the anomalous ones, 0.3 of the good one.
+    assert found == {"pooled": 1.0, "nut/dent": 1.0, "nut/hole": 1.0}
+    worse = [*views[:2], ImageResult("2a", "nut", "good", 0, 0.85, item="2"), *views[3:]]
+    assert sample_aurocs(rows, worse) == {"pooled": 0.5, "nut/dent": 1.0, "nut/hole": 0.0}
+    alone = [ImageResult(view.path, "nut", view.defect, view.label, view.score) for view in views]
+    assert sample_aurocs(rows, alone) == {}  # each image is a sample of its own

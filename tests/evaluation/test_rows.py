@@ -11,7 +11,6 @@ from lit_ad.evaluation.rows import (
     mean_row,
     pixel_verdict_row,
     ratio,
-    sample_aurocs,
     verdict_row,
     wilson,
 )
@@ -44,26 +43,6 @@ def test_a_row_has_the_good_images_of_its_category() -> None:
 def test_a_ratio_of_nothing_is_none() -> None:
     assert ratio(1, 4) == 0.25
     assert math.isnan(ratio(0, 0))
-
-
-def test_a_sample_counts_where_all_its_views_are() -> None:
-    """A part with a dent and a good view is no good sample of the row of another defect."""
-    views = [
-        ImageResult("1a", "nut", "good", 0, 0.9, item="1"),
-        ImageResult("1b", "nut", "dent", 1, 0.2, item="1"),
-        ImageResult("2a", "nut", "good", 0, 0.3, item="2"),
-        ImageResult("2b", "nut", "good", 0, 0.1, item="2"),
-        ImageResult("3a", "nut", "hole", 1, 0.8, item="3"),
-        ImageResult("3b", "nut", "good", 0, 0.0, item="3"),
-    ]
-    rows = group_rows([("nut", "good"), ("nut", "dent"), ("nut", "hole")])
-    found = sample_aurocs(rows, views)
-    # Each sample's score is its highest: 0.9 and 0.8 of the anomalous ones, 0.3 of the good one.
-    assert found == {"pooled": 1.0, "nut/dent": 1.0, "nut/hole": 1.0}
-    worse = [*views[:2], ImageResult("2a", "nut", "good", 0, 0.85, item="2"), *views[3:]]
-    assert sample_aurocs(rows, worse) == {"pooled": 0.5, "nut/dent": 1.0, "nut/hole": 0.0}
-    alone = [ImageResult(view.path, "nut", view.defect, view.label, view.score) for view in views]
-    assert sample_aurocs(rows, alone) == {}  # each image is a sample of its own
 
 
 def test_verdicts_are_counted() -> None:

@@ -265,7 +265,7 @@ def test_a_checkpoint_is_its_network_and_its_card(
         np.testing.assert_array_equal(np.asarray(run(pixels)[0]), expected)
     resnet = torch.load(resnet_file, weights_only=True)
     torch.save({name: 0.5 * value for name, value in resnet.items()}, tmp_path / "other.pt")
-    with pytest.raises(UserError, match="this checkpoint was trained with weights of resnet10t"):
+    with pytest.raises(UserError, match=r"last\.ckpt was trained with weights of resnet10t"):
         load_network(path, weights=tmp_path / "other.pt")
 
 
