@@ -7,10 +7,8 @@ what is missing is listed with the reason.
 import csv
 import json
 import math
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -20,9 +18,7 @@ from tabulate import tabulate
 
 from lit_ad.benchmark.cell import is_finished
 from lit_ad.benchmark.statistics import Comparison, auroc_interval, compare
-from lit_ad.errors import UserError
-from lit_ad.evaluation.results import MEAN, POOLED, SAMPLE_AUROC, Results, Row, without_nan
-from lit_ad.evaluation.rows import pixel_verdict_row, verdict_row
+from lit_ad.evaluation.results import MEAN, POOLED, Results, Row, without_nan
 from lit_ad.files import atomic_write
 from lit_ad.names import open_table
 
@@ -30,23 +26,6 @@ Published = dict[str, Any]  # source: who says so, mean: {metric: value}, TASK: 
 FINISHED = "finished"
 ALL = "**mean**"  # a task may be called mean, too: a bold one is none
 COST = ("seconds", "memory_mib", "gpu_memory_mib", "attempts", "device")
-
-
-def check_metrics(metrics: Sequence[str]) -> None:
-    """Raises UserError on a metric that no test gives. Those by a data set's own rules, or of a method's parts, are not
-    known before a test."""
-    from lit_ad.metrics import ImageEvaluation, PixelEvaluation  # bring torchmetrics, which takes seconds
-
-    if not metrics:
-        raise UserError("metrics is empty: give one or more, such as image_auroc")
-    known = [*verdict_row([]), *pixel_verdict_row(0, 0, 0, 0), SAMPLE_AUROC]
-    for rows in (ImageEvaluation(), PixelEvaluation()):
-        known += rows.compute_rows({"": set()})[""]
-    for name in metrics:
-        if name not in known and not name.startswith(("official_", "image_auroc_")):
-            near = get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
-            raise UserError(f"no metric {name!r}: {hint}")
 
 
 @dataclass

@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lit_ad.benchmark.metric_names import check_metrics
 from lit_ad.benchmark.own_folder import method_specs, save_config, sources_of
 from lit_ad.benchmark.plan import Budget, MethodSpec, list_tasks, make_cell, select_cells
 from lit_ad.benchmark.runner import run_cells
-from lit_ad.benchmark.tables import check_metrics
 from lit_ad.errors import UserError
 from lit_ad.files import check_writable
 

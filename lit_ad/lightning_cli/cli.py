@@ -16,7 +16,7 @@ from lit_ad import __version__
 from lit_ad.checkpoint import CheckpointFile
 from lit_ad.data import AnomalyDataModule, Images
 from lit_ad.distributed import is_lost_connection
-from lit_ad.errors import UserError
+from lit_ad.errors import UserError, check_number
 from lit_ad.evaluation import Dashboard, Evaluation, Heatmaps, Predictions, Report
 from lit_ad.evaluation.report.stopwatch import TrainingRecord
 from lit_ad.files import resolve_path
@@ -130,6 +130,7 @@ class AnomalyCLI(LightningCLI):
         check_output_folders(config)
         refuse_copies(config.trainer)
         take_devices(config.trainer)
+        check_number("patience", config.patience, least=0, above=True)
         if config.trainer.enable_model_summary is None:
             config.trainer.enable_model_summary = False  # Progress says in one line what is trained
         if self.subcommand == "fit":

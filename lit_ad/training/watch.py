@@ -29,7 +29,6 @@ import torch.distributed as dist
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lit_ad.distributed import gather
-from lit_ad.errors import check_number
 
 INTERVAL = 1.0  # seconds between two looks
 WORKED = 0.001  # seconds of processor time; a thread that waits takes none at all
@@ -91,7 +90,6 @@ class Watch(L.Callback):
     """
 
     def __init__(self, patience: float = 300.0) -> None:
-        check_number("patience", patience, least=0, above=True)
         self.patience = patience
         self.progress = 0  # counts hooks: on a GPU a main thread may stand in one call at every look
         self.launcher: Any = None  # Lightning's, of the processes that this one has started

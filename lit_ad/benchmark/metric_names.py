@@ -1,0 +1,25 @@
+"""The names of metrics that a benchmark's tables can have."""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+from lit_ad.errors import UserError
+from lit_ad.evaluation.results import SAMPLE_AUROC
+from lit_ad.evaluation.rows import pixel_verdict_row, verdict_row
+
+
+def check_metrics(metrics: Sequence[str]) -> None:
+    """Raises UserError on a metric that no test gives. Those by a data set's own rules, or of a method's parts, are not
+    known before a test."""
+    from lit_ad.metrics import ImageEvaluation, PixelEvaluation  # bring torchmetrics, which takes seconds
+
+    if not metrics:
+        raise UserError("metrics is empty: give one or more, such as image_auroc")
+    known = [*verdict_row([]), *pixel_verdict_row(0, 0, 0, 0), SAMPLE_AUROC]
+    for rows in (ImageEvaluation(), PixelEvaluation()):
+        known += rows.compute_rows({"": set()})[""]
+    for name in metrics:
+        if name not in known and not name.startswith(("official_", "image_auroc_")):
+            near = get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            raise UserError(f"no metric {name!r}: {hint}")
