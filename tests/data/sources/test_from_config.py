@@ -10,11 +10,14 @@ from lit_ad.data.sources.from_config import make_source
 from lit_ad.errors import UserError
 
 
-@pytest.mark.parametrize("name", ["MVTec", "lit_ad.data.MVTec", "lit_ad.MVTec"])
-def test_a_source_and_its_whole_configuration(name: str, images: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "recorded"),
+    [("MVTec", "lit_ad.MVTec"), ("lit_ad.MVTec", "lit_ad.MVTec"), ("lit_ad.data.MVTec", "lit_ad.data.MVTec")],
+)
+def test_a_source_and_its_whole_configuration(name: str, recorded: str, images: Path) -> None:
     source, config = make_source({"class_path": name, "init_args": {"root": str(images)}})
     assert isinstance(source, MVTec) and source.samples() == MVTec(images).samples()
-    assert config == {"class_path": "lit_ad.MVTec", "init_args": {"root": str(images), "category": None}}
+    assert config == {"class_path": recorded, "init_args": {"root": str(images), "category": None}}
 
 
 @pytest.mark.parametrize(
