@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from lit_ad.version import __version__
+
 if TYPE_CHECKING:
     from lit_ad.batch import Batch, Prediction
     from lit_ad.data import (
@@ -64,7 +66,6 @@ if TYPE_CHECKING:
     from lit_ad.teachers import Teacher
     from lit_ad.training import Calibration, DistilledWeights, FeatureCache, Resumption
 
-__version__ = "0.2.0"  # here alone
 
 __all__ = [
     "AUPRO",

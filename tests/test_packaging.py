@@ -17,7 +17,7 @@ RELATIVE = re.compile(r"\]\((?!https?://)([^)\s]+)\)")
 
 def test_the_version_is_in_one_place() -> None:
     assert "version" in PROJECT["project"]["dynamic"]
-    assert PROJECT["tool"]["hatch"]["version"]["path"] == "lit_ad/__init__.py"
+    assert PROJECT["tool"]["hatch"]["version"]["path"] == "lit_ad/version.py"
     for name in ("pyproject.toml", "CITATION.cff", "README.md"):
         assert lit_ad.__version__ not in re.findall(r"[\d.]+\d", (ROOT / name).read_text(encoding="utf-8")), name
 

@@ -13,11 +13,11 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import NamedTuple
 
-from lit_ad import __version__
 from lit_ad.commands.lazy_import import import_function
 from lit_ad.errors import UserError, killed_worker
 from lit_ad.names import escape_bytes
 from lit_ad.shipped_configs import replace_names
+from lit_ad.version import __version__
 
 
 class Command(NamedTuple):

@@ -4,11 +4,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from lit_ad import __version__
 from lit_ad.detector.decision import Decision
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
 from lit_ad.integrity import first_line
+from lit_ad.version import __version__
 
 ANOTHER_VERSION = "use it with that version, or train anew with this one"
 

@@ -12,7 +12,6 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, Namespace
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from lit_ad import __version__
 from lit_ad.checkpoint import CheckpointFile
 from lit_ad.data import AnomalyDataModule, Images
 from lit_ad.distributed import is_lost_connection
@@ -54,6 +53,7 @@ from lit_ad.training.resumption import Resumption
 from lit_ad.training.run_directory import RunDirectory, place_of_test
 from lit_ad.training.speed import TrainingSpeed
 from lit_ad.training.watch import KILL, Watch
+from lit_ad.version import __version__
 
 
 class AnomalyCLI(LightningCLI):

@@ -9,12 +9,12 @@ from typing import Any, NoReturn
 import yaml
 from lightning.pytorch.cli import LightningArgumentParser, Namespace
 
-from lit_ad import __version__
 from lit_ad.data.augment import Augmentation
 from lit_ad.errors import UserError
 from lit_ad.files import resolve_path
 from lit_ad.lightning_cli.jsonargparse_workarounds import rewrite_nulls
 from lit_ad.lightning_cli.messages import in_one_line
+from lit_ad.version import __version__
 
 
 class Parser(LightningArgumentParser):

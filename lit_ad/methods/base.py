@@ -18,7 +18,6 @@ from timm.layers import convert_sync_batchnorm
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from lit_ad import __version__
 from lit_ad.batch import Batch, Prediction
 from lit_ad.detector.card import Card
 from lit_ad.detector.decision import Decision
@@ -31,6 +30,7 @@ from lit_ad.methods.batchnorm import SharedBatchNorm
 from lit_ad.methods.detector_file import load_method, qualified_name, read_record, write_record
 from lit_ad.methods.network import as_images, eval_mode, make_network, select_region, upsample_maps
 from lit_ad.teachers.backbone import Teacher
+from lit_ad.version import __version__
 
 Nominal = Iterable[tuple[Tensor, list[Tensor]]]  # images (B, 3, H, W) in [0, 1] and what `describe` says of them
 
