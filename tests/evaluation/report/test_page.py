@@ -5,6 +5,7 @@ import re
 import shlex
 import zipfile
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,6 @@ def test_the_title_says_what_was_inspected_and_how(make_run: Any, tmp_path: Path
     write_page([home], tmp_path / "page.html")
     record = Record.load(home)
     data = ", ".join(sorted({image.category for image in results.images}))
-    title = f"{data}: {record.method if record else home.name}"
+    title = escape(f"{data}: {record.method if record else home.name}")
     text = (tmp_path / "page.html").read_text()
     assert f"<h1>{title}</h1>" in text and f"<title>{title}, lit_ad report</title>" in text
