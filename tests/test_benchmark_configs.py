@@ -18,6 +18,7 @@ from lit_ad.benchmark.tables import row_of
 from lit_ad.commands.benchmark import STOP
 from lit_ad.commands.main import main, run
 from lit_ad.evaluation.results import Results
+from lit_ad.shipped_configs import find_config
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted([*(ROOT / "configs/benchmark").glob("*.yaml"), *(ROOT / "benchmarks").glob("*.yaml")])
@@ -124,7 +125,7 @@ def test_configs(file: Path) -> None:
         name = source["class_path"].rsplit(".", 1)[-1]
         assert hasattr(data, name) or name in ("VisA", "MVTecLOCO", "MVTecAD2")
     for method in said["methods"].values():
-        text = (ROOT / method["config"]).read_text()
+        text = find_config(method["config"]).read_text()
         header = "".join(line for line in text.splitlines(True) if line.startswith("#"))
         published = method.get("published", {})
         assert not published or published["source"]
