@@ -54,7 +54,7 @@ with tempfile.TemporaryFile("w+", encoding="utf-8") as log:
     try:
         while True:
             log.seek(0)
-            if found := re.search(r"running on http://127.0.0.1:(\d+)", log.read()):
+            if found := re.search(r"is served at http://127.0.0.1:(\d+)", log.read()):
                 break
             assert server.poll() is None, "the service did not start"
             time.sleep(0.1)

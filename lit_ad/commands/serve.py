@@ -72,7 +72,7 @@ def serve(
             f"cannot listen at {host}:{port}: {error.strerror}; give another --port, or 0 for a free one"
         ) from error
     app = service(detector, file.name, token, Limits(max_mib, max_megapixels, max_seconds))
-    print(f"{file} is served at http://{host}:{listening.getsockname()[1]}; Ctrl-C ends it")
+    print(f"{file} is served at http://{host}:{listening.getsockname()[1]}; Ctrl-C ends it", flush=True)
     config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
     uvicorn.Server(config).run(sockets=[listening])
 

@@ -359,8 +359,9 @@ def command(detector_file: Path, log: Path) -> Iterator[str]:
     with log.open("w") as out:
         process = subprocess.Popen(arguments, stdout=out, stderr=out, env={**os.environ, "OMP_NUM_THREADS": "1"})
         try:
-            while not (found := re.search(r"running on (http://127.0.0.1:\d+)", log.read_text())):
-                assert process.poll() is None, log.read_text()
+            end = time.monotonic() + 120
+            while not (found := re.search(r"is served at (http://127.0.0.1:\d+);", log.read_text())):
+                assert process.poll() is None and time.monotonic() < end, log.read_text()
                 time.sleep(0.05)
             yield found[1]
         finally:
