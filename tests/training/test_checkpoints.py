@@ -49,7 +49,7 @@ def test_the_last_epoch_is_validated_and_kept(
     words = capsys.readouterr().out
     assert f"This run is in {tmp_path}/a run: config.yaml, checkpoints/best.ckpt, checkpoints/last.ckpt" in words
     assert "heatmaps" not in words.split("This run is in")[1]  # none were written
-    assert f"--ckpt_path '{tmp_path}/a run/checkpoints/best.ckpt'" in words
+    assert f"Next: lit-ad predict '{tmp_path}/a run' FOLDER_OF_IMAGES" in words
 
 
 def test_steps_end_with_a_validation_too(
