@@ -57,6 +57,8 @@ def in_one_line(message: str, keys: Sequence[str], words: Sequence[str] = ()) ->
         value = wrong[3] or (given[1] if given else "not")
         example = f", such as '[{value}]'" if wrong[2] == "list" else ""
         return f"{wrong[1]} is {value}, but it must be {TYPES.get(wrong[2], wrong[2])}{example}"
+    if wrong := re.search(r"Parser key \"([\w.]+)\": Expected a typing\.Literal\[(.*)\]\. Got value: (.*)$", text):
+        return f"{wrong[1]} is {wrong[3]}, but it must be one of {wrong[2].replace(chr(39), '')}"
     for pattern, plain in PATTERNS:
         text = re.sub(pattern, plain, text)
     return text + (f"{hinted}{hint}" if hinted else nearest(text, keys))

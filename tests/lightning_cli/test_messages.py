@@ -80,6 +80,11 @@ def test_a_file_of_another_version_is_told(monkeypatch: pytest.MonkeyPatch, tmp_
     )
 
 
+def test_a_value_that_is_none_of_a_few() -> None:
+    message = "Parser key \"format\":\n  Expected a typing.Literal['onnx', 'torch']. Got value: tflite"
+    assert in_one_line(message, []) == "format is tflite, but it must be one of onnx, torch"
+
+
 def test_hints_name_the_nearest_key() -> None:
     assert in_one_line("unrecognized arguments: --data.sorce x", ["data.source"]).endswith("Did you mean data.source?")
     assert in_one_line("Expected a path but Foldr is none", []).endswith("Did you mean Folder?")
