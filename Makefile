@@ -12,6 +12,7 @@ $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet --editable '.[dev]'
+	-@$(BIN)/python -m compileall -qq -j 0 .venv/lib  # or, where bytecode is not written, each start compiles torch anew
 	@touch $@
 
 demo: $(READY)  ## install, train on the embedded images, print the metrics, write heatmaps
