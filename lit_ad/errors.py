@@ -13,7 +13,7 @@ class UserError(Exception):
 
     def __init__(self, message: str) -> None:
         # A DataLoader's worker hands its exception over as the text of the traceback, which ends with the message.
-        super().__init__(message.rpartition(f"{__name__}.UserError: ")[2].rstrip())
+        super().__init__(message.rpartition(f"{__name__}.{type(self).__name__}: ")[2].rstrip())
 
 
 def check_number(
@@ -32,6 +32,10 @@ def check_number(
         return
     limits = f"lie between {least:.12g} and {most:.12g}" if most < math.inf else f"be {least:.12g} or more"
     raise UserError(f"{name} is {value:.12g}, but it must {f'be above {least:.12g}' if above else limits}")
+
+
+class ViewMismatch(UserError):
+    """A sound image that the view does not fit: it is the view that is to be changed, or the image that is left out."""
 
 
 class NotFiniteError(UserError):

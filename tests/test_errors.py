@@ -5,10 +5,11 @@ import signal
 import pytest
 import torch
 
-from lit_ad.errors import UserError, ended_by, killed_worker
+from lit_ad.errors import NotFiniteError, UserError, ViewMismatch, ended_by, killed_worker
 
 
-def test_an_error_of_a_loaders_worker_is_its_message() -> None:
+@pytest.mark.parametrize("kind", [UserError, ViewMismatch, NotFiniteError])
+def test_an_error_of_a_loaders_worker_is_its_message(kind: type[UserError]) -> None:
     """torch hands it over as the text of a traceback."""
 
     class Broken(torch.utils.data.Dataset):  # type: ignore[type-arg]
@@ -16,9 +17,9 @@ def test_an_error_of_a_loaders_worker_is_its_message() -> None:
             return 2
 
         def __getitem__(self, index: int) -> int:
-            raise UserError(f"cannot read {index}.png")
+            raise kind(f"cannot read {index}.png")
 
-    with pytest.raises(UserError) as error:
+    with pytest.raises(kind) as error:
         list(torch.utils.data.DataLoader(Broken(), num_workers=1))
     assert str(error.value) == "cannot read 0.png"
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, features
 from PIL.TiffImagePlugin import TiffImageFile
 
-from lit_ad.errors import UserError
+from lit_ad.errors import UserError, ViewMismatch
 from lit_ad.image.limits import check_pixels, read_within_limits
 
 EXTENSIONS = (  # of files that count as images; Pillow's readers of other kinds are rare, or start other programs
@@ -112,7 +112,7 @@ def rgb(image: Image.Image, name: str, window: Window | None = None) -> Pixels:
 def deep_values(image: Image.Image, name: str) -> NDArray[Any]:
     """The values of a grey image of more than 8 bits, (H, W). Raises UserError if it is another."""
     if not (image.mode.startswith("I") or image.mode == "F"):
-        raise UserError(
+        raise ViewMismatch(
             f"{name} has values of 8 bits, and view.window is for grey images of more: leave it out, or convert the "
             "image (of colours of 16 bits, Pillow reads 8)"
         )
@@ -126,7 +126,7 @@ def windowed(values: NDArray[Any], window: Window, name: str) -> NDArray[np.uint
     """
     low, high = window
     if values.dtype.kind not in "uif" or values.dtype.itemsize < 2 or not np.isfinite(values).all():
-        raise UserError(
+        raise ViewMismatch(
             f"{name} has {values.dtype} values, or some that are not finite, and view.window is for numbers of more "
             "than 8 bits"
         )

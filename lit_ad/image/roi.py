@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lit_ad.errors import UserError
+from lit_ad.errors import UserError, ViewMismatch
 from lit_ad.image.pixels import Pixels, Size, read_image
 
 FILL = (124, 116, 104)  # ImageNet's mean colour: most teachers normalise it to 0, which is what they pad with
@@ -44,12 +44,12 @@ class Roi:
         """Raises UserError if images of this size do not go with it."""
         height, width = size
         if self.size is not None and (height, width) != self.size:
-            raise UserError(
+            raise ViewMismatch(
                 f"an image of {height}x{width} (height x width), and the mask of view.roi is of "
                 f"{self.size[0]}x{self.size[1]}: it must have the images' size"
             )
         if self.box[2] > height or self.box[3] > width:
-            raise UserError(
+            raise ViewMismatch(
                 f"an image of {height}x{width} (height x width) does not hold view.roi {list(self.box)}: top, left, "
                 "bottom, right, in pixels"
             )

@@ -13,14 +13,14 @@ from tqdm import tqdm
 from lit_ad.batch import Sample
 from lit_ad.data.audit.duplicates import duplicate_warnings, find_duplicates
 from lit_ad.data.audit.measurements import Header, MaskExtent, max_value, measure_mask, read_header, verify_file
-from lit_ad.data.audit.report import AuditReport, count_phrase, describe_splits, unreadable
+from lit_ad.data.audit.report import AuditReport, count_phrase, describe_splits, unfit, unreadable
 from lit_ad.data.sources.listing import Listing, first_few, frame_remarks, list_folder
 from lit_ad.data.sources.pages import files_of
 from lit_ad.data.sources.photographs import Unrelated
 from lit_ad.data.sources.shapes import kept_masks
 from lit_ad.data.sources.source import Source, holds_images
 from lit_ad.data.splits import Splits
-from lit_ad.errors import UserError
+from lit_ad.errors import UserError, ViewMismatch
 from lit_ad.image.pixels import split_page
 from lit_ad.image.view import View
 from lit_ad.machine import cores
@@ -52,7 +52,7 @@ def inspect_samples(
     train, test = [*splits.train, *splits.val], splits.test
     images = [sample.image for sample in (*train, *test)]
     masks = {sample.mask: sample.mask_above for sample in test if sample.mask is not None}
-    errors: dict[Path, str] = {}
+    errors: dict[Path, UserError] = {}
 
     def read_all(
         function: Callable[[Path], T], paths: Sequence[Path], title: str, at_once: int = threads
@@ -64,7 +64,7 @@ def inspect_samples(
             bar = tqdm(results, title, len(paths), leave=False, delay=2, disable=not progress)
             for path, value in zip(paths, bar, strict=True):
                 if isinstance(value, UserError):
-                    errors[path] = str(value.__cause__ or value)
+                    errors[path] = value
                 else:
                     values[path] = value
         return values
@@ -96,7 +96,11 @@ def inspect_samples(
         text += f"\n  {remark}"
     if to_verify:
         text += f"\n  {decoded} of {decoded + len(to_verify)} test images were decoded, the others verified"
-    return AuditReport(text, warnings, unreadable(errors), duplicates)
+    reasons = {path: str(error.__cause__ or error) for path, error in errors.items()}
+    sound = {path for path, error in errors.items() if isinstance(error, ViewMismatch)}
+    found = unreadable({path: reason for path, reason in reasons.items() if path not in sound})
+    found += unfit({path: reason for path, reason in reasons.items() if path in sound})
+    return AuditReport(text, warnings, found, duplicates)
 
 
 def or_error(function: Callable[[Path], T], path: Path) -> T | UserError:

@@ -83,20 +83,19 @@ def count_phrase(items: Sequence[object]) -> str:
 
 
 def unreadable(errors: Mapping[Path, str]) -> list[str]:
-    """One sentence about files that cannot be read, and one about images that the view does not fit, if there are any.
+    """One sentence about files that cannot be read, if there are any."""
+    if not errors:
+        return []
+    path, reason = next(iter(errors.items()))
+    if len(errors) == 1:
+        return [f"cannot read {path}: {reason}; replace or remove it"]
+    return [f"cannot read {len(errors)} files: {first_few(list(errors))}; replace or remove them (the first: {reason})"]
 
-    The files of the second kind are sound: it is the view that is to be changed, or a few images that are unlike the
-    others.
-    """
-    sentences = []
-    by_view = {path: reason for path, reason in errors.items() if "view." in reason}
-    broken = {path: reason for path, reason in errors.items() if path not in by_view}
-    if broken:
-        path, reason = next(iter(broken.items()))
-        files = f"{len(broken)} files: {first_few(list(broken))}; replace or remove them (the first: {reason})"
-        sentences.append(f"cannot read {files if len(broken) > 1 else f'{path}: {reason}; replace or remove it'}")
-    if by_view:
-        path, reason = next(iter(by_view.items()))
-        count = "1 image" if len(by_view) == 1 else f"{len(by_view)} images"
-        sentences.append(f"model.view does not fit {count}: change it, or leave them out (the first, {path}: {reason})")
-    return sentences
+
+def unfit(reasons: Mapping[Path, str]) -> list[str]:
+    """One sentence about sound images that the view does not fit, if there are any."""
+    if not reasons:
+        return []
+    path, reason = next(iter(reasons.items()))
+    count = "1 image" if len(reasons) == 1 else f"{len(reasons)} images"
+    return [f"model.view does not fit {count}: change it, or leave them out (the first, {path}: {reason})"]

@@ -73,6 +73,14 @@ def test_many_errors_are_one_sentence(bottle: Path) -> None:
     assert " and 3 more; replace or remove them (the first: cannot identify image file " in error
 
 
+def test_a_damaged_image_is_damaged_whatever_its_folder_is_called(bottle: Path) -> None:
+    """Of a path that has "view." in it, too: it is the kind of the error that says whether the view is to blame."""
+    moved = bottle.rename(bottle.with_name("review.old"))
+    (moved / "test/good/000.png").write_bytes(b"")
+    (error,) = report(MVTec(moved).samples()).errors
+    assert error.startswith(f"cannot read {moved / 'test/good/000.png'}: ")
+
+
 def test_a_damaged_mask_is_an_error(bottle: Path) -> None:
     mask = bottle / "ground_truth/broken/000_mask.png"
     mask.write_bytes(mask.read_bytes()[:-30])
