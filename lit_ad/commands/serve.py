@@ -8,7 +8,7 @@ from pathlib import Path
 from lit_ad.commands.chosen_file import chosen_file
 from lit_ad.commands.own_method import import_own_method
 from lit_ad.detector.detector import Detector
-from lit_ad.detector.guarantee import by_hand
+from lit_ad.detector.guarantee import notes
 from lit_ad.detector.runtimes import need
 from lit_ad.errors import UserError, check_number
 
@@ -62,8 +62,7 @@ def serve(
     chosen = chosen_file("serve", file, None)
     import_own_method(chosen)
     detector = Detector.load(chosen, weights, device)
-    decision = detector.card.decision
-    for line in [] if decision is None else [*(f"Warning: {each}" for each in decision.warnings()), *by_hand(decision)]:
+    for line in notes(detector.card.decision):
         print(line)
     try:
         listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)

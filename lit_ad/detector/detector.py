@@ -24,7 +24,7 @@ from lit_ad.detector.run_files import find_detector
 from lit_ad.detector.runtimes import load_exported
 from lit_ad.detector.scoring import Judgement, Network, NetworkFor, judge
 from lit_ad.detector.stream import CALLERS, in_order
-from lit_ad.errors import UserError
+from lit_ad.errors import UserError, check_number
 from lit_ad.files import atomic_write, resolve_path
 from lit_ad.image.pixels import Pixels
 from lit_ad.image.roi import Roi
@@ -237,8 +237,8 @@ class Detector:
         """
         given, shared = iterate_images(images), self.shared
         for setting, value in (("batch_size", batch_size), ("timeout", timeout), ("source_timeout", source_timeout)):
-            if value is not None and not value > 0:
-                raise UserError(f"{setting} is {value}, but it must be above 0")
+            if value is not None:
+                check_number(setting, value, least=0, above=True)
 
         def work(group: list[ImageLike], first: int) -> list[Detection]:
             return shared._judge(

@@ -69,6 +69,11 @@ def also_chosen(decision: Decision, category: str | None = POOLED) -> list[str]:
     return list(dict.fromkeys(chosen for name in known for chosen in decision.also_chosen.get(name, ())))
 
 
+def notes(decision: Decision | None) -> list[str]:
+    """A line for each thing that who uses a decision should know: warnings, and thresholds that were set by hand."""
+    return [] if decision is None else [*(f"Warning: {each}" for each in decision.warnings()), *by_hand(decision)]
+
+
 def by_hand(decision: Decision) -> list[str]:
     """A line for each threshold that was set by hand; of several categories with one threshold, a line for all."""
     lines = []

@@ -44,11 +44,11 @@ class Evaluation(L.Callback):
     def __init__(
         self, eval_size: int | tuple[int, int] | None = None, bootstrap: int = 0, sinks: Sequence[Sink] = ()
     ) -> None:
-        for side in [eval_size] if isinstance(eval_size, int) else eval_size or ():
-            check_number("evaluation.eval_size", side, least=1)
         check_number("evaluation.bootstrap", bootstrap, least=0)
         self.bootstrap, self.sinks = bootstrap, list(sinks)
         self.eval_size = (eval_size, eval_size) if isinstance(eval_size, int) else eval_size
+        for side in self.eval_size or ():
+            check_number("evaluation.eval_size", side, least=1)
         self.writers = Writers()
 
     def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:

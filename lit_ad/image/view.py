@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lit_ad.errors import UserError
+from lit_ad.errors import UserError, check_number
 from lit_ad.files import resolve_path
 from lit_ad.image.pixels import Pixels, Size, Window, deep_values, open_image
 from lit_ad.image.roi import CODE, Roi, counted, mask_as_text, roi_of
@@ -76,8 +76,8 @@ class View:
             )
         for name in ("crop", "multiple", "tile", "tile_batch"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"view.{name} is {value}, but it must be 1 or more")
+            if value is not None:
+                check_number(f"view.{name}", value, least=1)
         if self.overlap is not None and self.tile is None:
             raise UserError(f"view.overlap is {self.overlap}, but there are no tiles: set view.tile, or leave it out")
         if self.crop is not None and (self.tile is not None or self.size is None or self.crop > min(self.size)):

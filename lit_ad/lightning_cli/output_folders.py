@@ -7,6 +7,7 @@ from typing import Any
 from jsonargparse import Namespace
 
 from lit_ad.files import check_writable
+from lit_ad.lightning_cli.settings import list_callbacks
 from lit_ad.training.run_directory import is_first
 
 
@@ -24,7 +25,7 @@ def list_folders(config: Namespace) -> Iterator[tuple[str, Any]]:
     """Yield each setting of a folder, and its value."""
     trainer = config.trainer
     yield "checkpoint.dirpath", config.checkpoint.dirpath
-    callbacks = trainer.callbacks if isinstance(trainer.callbacks, list) else [trainer.callbacks]
-    for setting, made in [("profiler", trainer.profiler), *(("callbacks", callback) for callback in callbacks)]:
+    callbacks = [("callbacks", callback) for callback in list_callbacks(trainer)]
+    for setting, made in [("profiler", trainer.profiler), *callbacks]:
         if isinstance(made, Namespace) and "init_args" in made:
             yield f"trainer.{setting}: {made.class_path}.dirpath", made.init_args.get("dirpath")

@@ -2,22 +2,27 @@
 
 from pathlib import Path
 from pydoc import locate
-from typing import cast
+from typing import Any, cast
 
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import Namespace
 
 from lit_ad.checkpoint import read_checkpoint
 from lit_ad.data.sources.source import Source, check_root
-from lit_ad.errors import UserError
+from lit_ad.errors import UserError, check_number
 from lit_ad.files import resolve_path, resolve_paths
 from lit_ad.lightning_cli.run_words import USAGE
 
 
+def list_callbacks(trainer: Namespace) -> list[Any]:
+    """Return what trainer.callbacks has, which may be one, several or none (None)."""
+    return trainer.callbacks if isinstance(trainer.callbacks, list) else [trainer.callbacks]
+
+
 def check_seed(seed: object) -> None:
     """Raises UserError where NumPy would refuse a seed."""
-    if isinstance(seed, int) and not 0 <= seed < 2**32:
-        raise UserError(f"seed_everything is {seed}, but it must lie between 0 and {2**32 - 1}")
+    if isinstance(seed, int):
+        check_number("seed_everything", seed, least=0, most=2**32 - 1)
 
 
 def check_data_root(config: Namespace) -> None:
@@ -78,8 +83,7 @@ def skip_sanity_check(trainer: Namespace) -> None:
 def stop_after_validation(trainer: Namespace) -> None:
     """EarlyStopping looks at a value of the validation right after it, and not at the end of the epoch: a training that
     goes on from best.ckpt, which is saved between the two, would find no value there."""
-    callbacks = trainer.callbacks if isinstance(trainer.callbacks, list) else [trainer.callbacks]
-    for callback in callbacks:
+    for callback in list_callbacks(trainer):
         if isinstance(callback, Namespace) and callback.class_path.endswith(".EarlyStopping"):
             arguments = callback.init_args
             if arguments.check_on_train_epoch_end is None and arguments.monitor.startswith("val/"):
@@ -88,8 +92,8 @@ def stop_after_validation(trainer: Namespace) -> None:
 
 def wants_progress(trainer: Namespace) -> bool:
     """Return whether to show our own line of progress: none was refused, and no other bar was given."""
-    given = trainer.callbacks if isinstance(trainer.callbacks, list) else [trainer.callbacks]
-    return trainer.enable_progress_bar is not False and not any(isinstance(each, ProgressBar) for each in given)
+    others = any(isinstance(callback, ProgressBar) for callback in list_callbacks(trainer))
+    return trainer.enable_progress_bar is not False and not others
 
 
 def make_paths_absolute(config: Namespace) -> None:

@@ -23,7 +23,7 @@ from lit_ad.detector.card import Card
 from lit_ad.detector.decision import Decision
 from lit_ad.detector.scoring import Judgement, judge
 from lit_ad.distributed import SharedMean, share_buffers
-from lit_ad.errors import NOT_FINITE, UserError
+from lit_ad.errors import NOT_FINITE, UserError, check_number
 from lit_ad.files import resolve_path
 from lit_ad.image.view import View
 from lit_ad.methods.batchnorm import SharedBatchNorm
@@ -58,8 +58,7 @@ class Method(L.LightningModule):
     def __init__(self, view: View) -> None:
         super().__init__()
         self.save_hyperparameters()  # the arguments of the method's class
-        if self.hparams.get("lr", 1) <= 0:
-            raise UserError(f"model.lr is {self.hparams['lr']}, but it must be above 0")
+        check_number("model.lr", self.hparams.get("lr", 1), least=0, above=True)
         self.view = view
         self.train_loss = SharedMean()
         self.val_loss = MeanMetric()  # Lightning's own mean over processes rounds the numbers of images

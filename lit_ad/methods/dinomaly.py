@@ -188,7 +188,7 @@ class LinearAttention(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         qkv = self.qkv(tokens).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         with torch.autocast(tokens.device.type, enabled=False):
-            q, k, v = qkv.to(torch.promote_types(qkv.dtype, torch.float32)).unbind(0)  # (B, heads, N, d)
+            q, k, v = at_least_float32(qkv).unbind(0)  # (B, heads, N, d)
             q, k = elu(q) + 1, elu(k) + 1
             context = k.transpose(2, 3) @ v  # (B, heads, d, d)
             total = q @ k.sum(dim=2)[..., None]  # (B, heads, N, 1)

@@ -62,13 +62,14 @@ def show_results(logger: Logger, results: Results, step: int) -> None:
     TensorBoard shows each value as a card with one point: it gets the table as text, and the metrics that people quote
     as those of its HPARAMS page, which compares runs.
     """
-    values = {f"{key(row)}/{name}": value for row, metrics in results.rows.items() for name, value in metrics.items()}
     if isinstance(logger, TensorBoardLogger):
         headline = results.rows.get(MEAN, results.rows[POOLED])
         quoted = {f"test/{name}": headline[name] for name in COLUMNS if not np.isnan(headline.get(name, np.nan))}
         logger.log_hyperparams(logger.hparams, quoted)
         show_text(logger, "test/table", results.table())
     else:
+        rows = {key(row): metrics for row, metrics in results.rows.items()}
+        values = {f"{row}/{name}": value for row, metrics in rows.items() for name, value in metrics.items()}
         logger.log_metrics({name: value for name, value in values.items() if not np.isnan(value)}, step)
     show_picture(logger, "test/scores", histogram(results), step)
     for name, points in results.curves.items():
