@@ -8,14 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser
 from tqdm import tqdm
 
 from lit_ad.batch import Sample
 from lit_ad.commands.own_method import import_own_method
+from lit_ad.commands.signature import Parser
 from lit_ad.data.sources.images import Images
 from lit_ad.detector.detector import TIMEOUT, Detection, Detector
-from lit_ad.detector.guarantee import by_hand
+from lit_ad.detector.guarantee import notes
 from lit_ad.detector.run_files import CONFIG, EXPORTED, find_detector, run_of
 from lit_ad.detector.scoring import Judgement
 from lit_ad.detector.stream import in_order
@@ -72,8 +72,7 @@ def predict_alone(arguments: Sequence[str]) -> None:
     if decision is not None and parsed.decision.false_alarm is not None:
         decision = decision.with_rate(parsed.decision.false_alarm)
         detector = Detector(detector.network, replace(detector.card, decision=decision), detector.network_for)
-    notes = [] if decision is None else [*(f"Warning: {each}" for each in decision.warnings()), *by_hand(decision)]
-    for line in notes:
+    for line in notes(decision):
         tell(line)
     predictions: Predictions = made.predictions
     with file.open("rb") as stream:
@@ -88,9 +87,10 @@ def predict_alone(arguments: Sequence[str]) -> None:
         sys.exit(1)
 
 
-def make_parser() -> ArgumentParser:
+def make_parser() -> Parser:
     """The keys that a run's predict has, too, and where the detector runs."""
-    parser = ArgumentParser(prog="lit-ad predict", description="Judge images by an exported file or a checkpoint.")
+    about = "Judge images by an exported file or a checkpoint."
+    parser = Parser(prog="lit-ad predict", description=about, allow_abbrev=False)
     parser.add_argument("file", type=str, help="An exported file, or a checkpoint.")
     parser.add_argument("images", type=str, help="A folder of images, or an image.")
     parser.add_class_arguments(Heatmaps, "heatmaps")

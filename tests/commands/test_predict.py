@@ -106,3 +106,18 @@ def test_without_images_nothing_is_predicted(trained: Path, checkpoint: Path, tm
     assert not (trained / "predictions").exists() and not (tmp_path / "predictions").exists()
     with pytest.raises(UserError, match="there is no detector"):
         run(["predict", "nowhere.onnx", "images"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--colour", "red"], "there is no option --colour"),
+        (["--heatmaps.heigh", "64"], "there is no option --heatmaps.heigh. Did you mean heatmaps.height?"),
+    ],
+)
+def test_wrong_words_after_an_exported_file_end_in_one_line(words: list[str], message: str, tmp_path: Path) -> None:
+    file = tmp_path / "model.onnx"
+    file.touch()
+    with pytest.raises(UserError) as raised:
+        run(["predict", str(file), str(tmp_path), *words])
+    assert str(raised.value) == f"{message} (lit-ad predict --help)"
