@@ -17,7 +17,7 @@ from lit_ad.deploy.export import SUFFIX, export, write_onnx
 from lit_ad.errors import NOT_FINITE, NotFiniteError
 from lit_ad.image.view import View
 from lit_ad.methods.stfpm import STFPM
-from tests.deploy.test_export import DECISION, pictures
+from tests.deploy.test_export import DECISION, export_every_format, pictures
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -27,14 +27,7 @@ pytest.importorskip("openvino")
 @pytest.fixture(scope="module")
 def files(small_models: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """STFPM in every format, and an image beside the files."""
-    home = tmp_path_factory.mktemp("exported")
-    arguments = {**small_models["STFPM"]["init_args"], "view": View(64, fit="pad")}
-    method = STFPM(**arguments).eval().requires_grad_(False)
-    method.decision = DECISION
-    for format, suffix in SUFFIX.items():
-        export(method, home / f"model{suffix}", format)  # type: ignore[arg-type]
-    Image.fromarray(pictures(1)[0]).save(home / "image.png")
-    return {format: home / f"model{suffix}" for format, suffix in SUFFIX.items()}
+    return export_every_format(small_models, tmp_path_factory.mktemp("exported"))[1]
 
 
 @pytest.mark.parametrize("format", SUFFIX)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from lit_ad import Detector
 from lit_ad.batch import Prediction
@@ -43,6 +44,17 @@ def _nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def pictures(count: int, seed: int = 0) -> list[np.ndarray]:
     generator = np.random.default_rng(seed)
     return [generator.integers(0, 256, (70 + i, 80, 3), dtype=np.uint8) for i in range(count)]
+
+
+def export_every_format(small_models: dict[str, dict[str, Any]], home: Path) -> tuple[STFPM, dict[str, Path]]:
+    """A small STFPM, and its file in each format, in a folder where an image lies, too: image.png."""
+    method = STFPM(**{**small_models["STFPM"]["init_args"], "view": View(64, fit="pad")}).eval().requires_grad_(False)
+    method.decision = DECISION
+    files = {format: home / f"model{suffix}" for format, suffix in SUFFIX.items()}
+    for format, file in files.items():
+        export(method, file, format)  # type: ignore[arg-type]
+    Image.fromarray(pictures(1)[0]).save(home / "image.png")
+    return method, files
 
 
 def made(name: str, small_models: dict[str, dict[str, Any]], **changes: Any) -> Method:

@@ -14,19 +14,16 @@ import numpy as np
 import pytest
 import torch
 from lightning import Trainer
-from PIL import Image
 
 import lit_ad
 from lit_ad import Detector, methods
 from lit_ad.deploy.example import example
-from lit_ad.deploy.export import SUFFIX, export
+from lit_ad.deploy.export import SUFFIX
 from lit_ad.detector import runtimes
 from lit_ad.detector.card import Card
 from lit_ad.detector.runtimes import torch_for_callers
 from lit_ad.errors import UserError
-from lit_ad.image.view import View
-from lit_ad.methods.stfpm import STFPM
-from tests.deploy.test_export import DECISION, pictures
+from tests.deploy.test_export import export_every_format, pictures
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -37,17 +34,11 @@ pytest.importorskip("openvino")
 def files(small_models: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """STFPM in every format and as a checkpoint, and an image beside them."""
     home = tmp_path_factory.mktemp("exported")
-    arguments = {**small_models["STFPM"]["init_args"], "view": View(64, fit="pad")}
-    method = STFPM(**arguments).eval().requires_grad_(False)
-    method.decision = DECISION
-    for format, suffix in SUFFIX.items():
-        export(method, home / f"model{suffix}", format)  # type: ignore[arg-type]
+    method, exported = export_every_format(small_models, home)
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     trainer.strategy.connect(method)
     trainer.save_checkpoint(home / "model.ckpt")
-    Image.fromarray(pictures(1)[0]).save(home / "image.png")
-    suffixes = {**SUFFIX, "checkpoint": ".ckpt"}
-    return {format: home / f"model{suffix}" for format, suffix in suffixes.items()}
+    return {**exported, "checkpoint": home / "model.ckpt"}
 
 
 @pytest.mark.parametrize("format", SUFFIX)

@@ -14,19 +14,8 @@ from lit_ad.distributed import gather
 from lit_ad.errors import UserError
 from lit_ad.evaluation.results import ImageResult, Results
 from lit_ad.evaluation.rows import verdict_row
+from tests.evaluation.test_rows import IMAGES, image
 
-
-def image(name: str, label: int, score: float, threshold: float | None = 1.0) -> ImageResult:
-    return ImageResult(name, "nut", "good" if label == 0 else "dent", label, score, threshold, 0.5)
-
-
-IMAGES = [
-    image("hit", 1, 3.0),
-    image("miss", 1, 0.25),
-    image("far miss", 1, -2.0),
-    image("alarm", 0, 2.5),
-    image("right", 0, 1.0),
-]
 RESULTS = Results(
     rows={
         "pooled": {"image_auroc": 0.75, "pixel_auroc": math.nan, **verdict_row(IMAGES)},

@@ -5,15 +5,13 @@ import math
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from lit_ad.data import AnomalyDataModule, Loading, MVTec
 from lit_ad.errors import UserError
-from lit_ad.image.view import View, original_map
+from lit_ad.image.view import View
 from lit_ad.methods.inp_former import (
     CrossAttention,
     Disagreement,
@@ -22,7 +20,8 @@ from lit_ad.methods.inp_former import (
     adaptive_weights,
     prototype_distances,
 )
-from lit_ad.methods.restoration import restoration_map, schedule
+from lit_ad.methods.restoration import restoration_map
+from tests.methods.restoration_checks import check_planted_noise_is_found, check_schedule_and_clipping
 
 Arrays = dict[str, np.ndarray]
 
@@ -287,80 +286,18 @@ VIEWS = {"square": View(64), "wide": View((48, 96)), "cropped": View(96, crop=64
 
 @pytest.mark.parametrize("name", VIEWS)
 def test_a_planted_patch_is_found_from_pixels_to_pixels(name: str, vit_file: Path) -> None:
-    """Trained on an image, and shown it with one patch of noise: the map's peak, in the image's pixels, is in there."""
-    model, generator = made(vit_file, VIEWS[name]), np.random.default_rng(0)
-    image = generator.integers(90, 110, (150, 180, 3), dtype=np.uint8)
-    pixels, box = model.view(image)
-    features = model.describe(torch.tensor(pixels).permute(2, 0, 1)[None] / 255)
-    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-3)
-    for _ in range(60):
-        loss = model.loss(model.compare(None, features))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-    def map_of(shown: np.ndarray) -> np.ndarray:
-        seen, _ = model.view(shown)
-        with torch.no_grad():
-            anomaly_map = model(torch.tensor(seen).permute(2, 0, 1)[None]).anomaly_map[0, 0].numpy()
-        return original_map(anomaly_map, seen.shape[:2], box, shown.shape[:2])
-
-    before = map_of(image)
-    height, width = (image.shape[axis] / (box[axis + 2] - box[axis]) for axis in (0, 1))  # of a network's pixel
-    found = 0
-    for row, column in np.ndindex(pixels.shape[0] // 16, pixels.shape[1] // 16):
-        top, bottom = (math.ceil((16 * i - box[0]) * height) for i in (row, row + 1))
-        left, right = (math.ceil((16 * i - box[1]) * width) for i in (column, column + 1))
-        if top < 0 or bottom > 150:  # partly in the padding
-            continue
-        planted = image.copy()
-        planted[top:bottom, left:right] = generator.integers(0, 256, (bottom - top, right - left, 3), dtype=np.uint8)
-        y, x = np.unravel_index((map_of(planted) - before).argmax(), before.shape)
-        assert top <= y < bottom and left <= x < right
-        found += 1
-    assert found >= 16
+    check_planted_noise_is_found(made(vit_file, VIEWS[name]), steps=60)
 
 
 # How it trains.
-
-
-class Watch(L.Callback):
-    def __init__(self) -> None:
-        self.rates: list[float] = []
-        self.norms: list[float] = []
-
-    def on_before_optimizer_step(self, trainer: Any, model: Any, optimizer: Any) -> None:  # before clipping
-        self.rates.append(optimizer.param_groups[0]["lr"])
-
-    def on_before_zero_grad(self, trainer: Any, model: Any, optimizer: Any) -> None:  # after the step before
-        gradients: list[Tensor] = [p.grad for p in model.parameters() if p.grad is not None]
-        if gradients:
-            self.norms.append(float(torch.stack([g.norm() for g in gradients]).norm()))
 
 
 @pytest.mark.parametrize(("of_trainer", "clip"), [(None, 0.001), (0.0005, 0.0005)])
 def test_a_fit_follows_the_schedule_and_clips(
     of_trainer: float | None, clip: float, vit_file: Path, images: Path, tmp_path: Path
 ) -> None:
-    model, watch = made(vit_file, warmup=2, clip=0.001).train(), Watch()
-    trainer = L.Trainer(
-        default_root_dir=tmp_path,
-        max_steps=6,
-        gradient_clip_val=of_trainer,
-        callbacks=[watch],
-        accelerator="cpu",
-        **dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False),
-    )
-    trainer.fit(model, AnomalyDataModule(MVTec(images), model.view, batch_size=4, loading=Loading(num_workers=0)))
-    assert watch.rates == pytest.approx([1e-3 * schedule(step, 6, 2, 0.1) for step in range(6)])
-    assert len(watch.norms) > 3 and watch.norms == pytest.approx([clip] * len(watch.norms), rel=1e-3)
-    (optimizer,) = trainer.optimizers
-    expected = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-10, "weight_decay": 1e-4}
-    expected |= {"amsgrad": True, "clipping_threshold": 1.0}
-    assert {name: optimizer.defaults[name] for name in expected} == expected
-    optimised = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    trained = ("extractor", "bottleneck", "decoder")
-    assert optimised == {id(p) for n, p in model.named_parameters() if n.split(".")[0] in trained}
+    model = made(vit_file, warmup=2, clip=0.001)
+    check_schedule_and_clipping(model, ("extractor", "bottleneck", "decoder"), 1e-3, of_trainer, clip, images, tmp_path)
 
 
 def test_what_cannot_be(vit_file: Path) -> None:
