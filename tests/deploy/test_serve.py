@@ -414,6 +414,9 @@ def test_the_page(onnx_file: Path, detector: Detector, tmp_path: Path) -> None:
             assert "no image that is read here" in second.text
             assert driver.execute_script("return arguments[0].querySelector('img').naturalWidth", first) == 724
             assert "model.onnx: STFPM, fp32, threshold for 50 % false alarms" in driver.find_element("id", "about").text
+            phone = {"width": 420, "height": 1100, "deviceScaleFactor": 1, "mobile": True}
+            driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+            assert driver.execute_script("return document.documentElement.scrollWidth") <= 420  # none to the side
             driver.save_screenshot(str(tmp_path / "page.png"))
     finally:
         driver.quit()
