@@ -13,6 +13,7 @@ from lit_ad.data.sources.source import list_images
 from lit_ad.errors import UserError
 from lit_ad.image.pixels import Size, open_image, upright_size
 
+RESIZE = "resize it without smoothing, or draw it anew; or remove it, and its image counts without a mask"
 LOSSY = ("JPEG", "MPO", "AVIF")  # MPO: a JPEG of several pictures
 
 
@@ -49,7 +50,10 @@ def read_folder(folder: Path, above: int | None = None) -> NDArray[np.bool_]:
     for file in files[1:]:
         mask = read_mask(file, above)
         if mask.shape != whole.shape:
-            raise UserError(f"masks of one image differ in size: {files[0]} and {file}")
+            raise UserError(
+                f"masks of one image differ in size: {files[0]} is {whole.shape[0]}x{whole.shape[1]} (height x width), "
+                f"but {file} is {mask.shape[0]}x{mask.shape[1]}: save both at the size of the image"
+            )
         whole |= mask
     return whole
 
@@ -77,5 +81,5 @@ def check_size(sample: Sample, mask: Size, image: Size) -> None:
     if mask != image:
         raise UserError(
             f"mask of another size: {sample.mask} is {mask[0]}x{mask[1]} (height x width), but its image "
-            f"{sample.image} is {image[0]}x{image[1]}, turned upright"
+            f"{sample.image} is {image[0]}x{image[1]}, turned upright: {RESIZE}"
         )

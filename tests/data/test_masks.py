@@ -62,7 +62,9 @@ def test_no_mask_is_not_no_defect(write_mask) -> None:
     assert read_truth(Sample(image, 1, split="test"), (20, 24)) is None
     truth = read_truth(Sample(image, 1, mask, split="test"), (20, 24))
     assert truth is not None and truth.sum() == 120 and truth[:10, :12].all()
-    with pytest.raises(UserError, match=r"mask of another size: .*m.png is 20x24 .* its image a.png is 24x20"):
+    with pytest.raises(
+        UserError, match=r"mask of another size: .*m.png is 20x24 .* its image a.png is 24x20.*: resize it"
+    ):
         read_truth(Sample(image, 1, mask, split="test"), (24, 20))
 
 
@@ -79,5 +81,5 @@ def test_a_mask_fits_the_image_turned_upright(tmp_path: Path, write_mask) -> Non
     exif[0x0112] = 6
     Image.fromarray(GREY).save(tmp_path / "a.png", exif=exif)
     check_masks([Sample(tmp_path / "a.png", 1, write_mask("upright.png", (30, 20)), split="test")])
-    with pytest.raises(UserError, match=r"is 20x30 .* turned upright"):
+    with pytest.raises(UserError, match=r"is 20x30 .* turned upright: resize it"):
         check_masks([Sample(tmp_path / "a.png", 1, write_mask("lying.png", (20, 30)), split="test")])

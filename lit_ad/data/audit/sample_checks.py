@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from lit_ad.batch import Sample
-from lit_ad.data.masks import mask_files
+from lit_ad.data.masks import RESIZE, mask_files
 from lit_ad.data.sources.listing import first_few
 from lit_ad.data.sources.source import check
 from lit_ad.errors import UserError
@@ -34,7 +34,8 @@ def sample_errors(samples: Sequence[Sample]) -> list[str]:
                 sizes.append(f"{file} ({mask[0]}x{mask[1]}, its image {image[0]}x{image[1]})")
     if sizes:
         errors.append(
-            f"masks of another size than their image, {len(sizes)} times (height x width): {first_few(sizes)}"
+            f"masks of another size than their image, {len(sizes)} times (height x width): {first_few(sizes)}; of "
+            f"each, {RESIZE}"
         )
     return errors
 

@@ -98,7 +98,7 @@ def check_image(file: Path, values: dict[str, Any], image: Path, size: Size) -> 
     if None not in drawn_on and drawn_on != size:
         raise UserError(
             f"{file} was drawn on an image of {drawn_on[0]}x{drawn_on[1]} (height x width), but {image} is "
-            f"{size[0]}x{size[1]}, turned upright"
+            f"{size[0]}x{size[1]}, turned upright: draw its shapes on this image, or remove the file"
         )
 
 

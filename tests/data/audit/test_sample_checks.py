@@ -21,7 +21,8 @@ def test_what_no_training_accepts(tmp_path: Path) -> None:
     assert sample_errors([sound]) == []
     (error,) = sample_errors([sound._replace(mask=small)])
     assert error == (
-        f"masks of another size than their image, 1 times (height x width): {small} (10x15, its image 20x30)"
+        f"masks of another size than their image, 1 times (height x width): {small} (10x15, its image 20x30); of "
+        "each, resize it without smoothing, or draw it anew; or remove it, and its image counts without a mask"
     )
     (error,) = sample_errors([sound._replace(split="train")])
     assert error.startswith("anomalous image in training: ")

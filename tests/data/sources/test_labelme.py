@@ -149,7 +149,11 @@ def test_sizes_are_those_of_the_upright_image(image: Path) -> None:
         ([shape("rectangle", (0, 0), (9, 9), label="_background_")], {}, r"a.json marks nothing in .*a.png"),
         ([], {}, r"a.json marks nothing in .*a.png: draw its defects, or remove the file"),
         ([], {"imagePath": "..\\b.png"}, r"a.json is labelme's of ..\\b.png \(its imagePath\), but is given for a.png"),
-        ([], {"imageHeight": 30, "imageWidth": 20}, r"drawn on an image of 30x20 \(height x width\), but .* is 20x30"),
+        (
+            [],
+            {"imageHeight": 30, "imageWidth": 20},
+            r"drawn on an image of 30x20 \(height x width\), but .* is 20x30.*: draw its",
+        ),
         ([], {"shapes": {}}, r"a.json is no labelme file: it has no list of shapes"),
     ],
 )
