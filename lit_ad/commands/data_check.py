@@ -17,9 +17,12 @@ from lit_ad.data.audit.removal import files_to_remove
 from lit_ad.data.audit.report import AuditReport
 from lit_ad.data.sources.from_config import make_source
 from lit_ad.data.sources.source import Source
+from lit_ad.data.splits import check_val_fraction
 from lit_ad.errors import UserError
 from lit_ad.files import atomic_write
 from lit_ad.machine import cores
+
+HELD_OUT = ("val_fraction", "split_seed")  # keys that say which images are held out
 
 
 @dataclass(frozen=True)
@@ -28,13 +31,19 @@ class CheckedData:
 
     Args:
         source: Any source of images, with its own flags, as for fit.
-        val_fraction: Part of the nominal training images that would be held out.
-        split_seed: Of that choice.
+        val_fraction: Part of the nominal training images that would be held out. None: that of the config, or 0.2.
+        split_seed: Of that choice. None: that of the config, or 0.
     """
 
     source: Source | None = None
-    val_fraction: float = 0.2
-    split_seed: int = 0
+    val_fraction: float | None = None
+    split_seed: int | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """What is given of how images are held out. Raises UserError on what fit refuses."""
+        if self.val_fraction is not None:
+            check_val_fraction(self.val_fraction)
+        return {name: getattr(self, name) for name in HELD_OUT if getattr(self, name) is not None}
 
 
 def data_check(
@@ -58,18 +67,18 @@ def data_check(
         json: Print JSON in place of the page, with all pairs of copies.
         remove: A file to write: the paths to remove, one a line, so that no image is there twice.
     """
-    if sum(given is not None for given in (path, config, data.source)) != 1:
-        raise UserError("give either a folder or --config FILE or --data.source: lit-ad data check PATH")
+    refuse_all_but_one({"the folder": path, "--config": config, "--data.source": data.source})
     if remove is not None and remove.exists():
         raise UserError(f"{remove} is there already: give another --remove")
     if path is not None:
         source, about = guess_source(path)
     elif config is not None:
-        source, about, data = configured_source(config)
+        source, about, configured = configured_source(config)
+        data = CheckedData(None, **{**configured.settings(), **data.settings()})
     else:
         assert data.source is not None
         source, about = data.source, f"data.source: {type(data.source).__name__}"
-    samples, report = audit_source(source, cores(), backbone, weights, not json, data.val_fraction, data.split_seed)
+    samples, report = audit_source(source, cores(), backbone, weights, not json, **data.settings())
     if remove is not None:
         files = files_to_remove(samples, report)
         with atomic_write(remove) as temporary:
@@ -81,6 +90,16 @@ def data_check(
         sys.exit(1)
 
 
+def refuse_all_but_one(given: dict[str, object]) -> None:
+    """Raises UserError that says what to add or to leave out, unless one of the arguments is given (is not None)."""
+    names = [name for name, value in given.items() if value is not None]
+    if not names:
+        raise UserError("nothing is given to check: lit-ad data check PATH, or --config FILE, or --data.source NAME")
+    if len(names) > 1:
+        choices = [f"to check that of {name}, leave out {' and '.join(sorted({*names} - {name}))}" for name in names]
+        raise UserError(f"{' and '.join(names)} each name a data set, and one is checked: {'; '.join(choices)}")
+
+
 def configured_source(config: Path) -> tuple[Source, str, CheckedData]:
     """Return the source of a config file, a line about it, and how it holds out images. Raises UserError if it has
     none."""
@@ -90,7 +109,7 @@ def configured_source(config: Path) -> tuple[Source, str, CheckedData]:
     except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
         raise UserError(f"{config} has no data.source to check ({type(error).__name__}: {error})") from error
     source, _ = make_source(described, f"data.source of {config}")
-    chosen = {name: settings[name] for name in ("val_fraction", "split_seed") if settings.get(name) is not None}
+    chosen = {name: settings[name] for name in HELD_OUT if settings.get(name) is not None}
     return source, f"{config}: {type(source).__name__}", CheckedData(None, **chosen)
 
 

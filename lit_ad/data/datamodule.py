@@ -20,7 +20,7 @@ from lit_ad.data.record import DataRecord
 from lit_ad.data.sources.images import Images
 from lit_ad.data.sources.photographs import Unrelated
 from lit_ad.data.sources.source import Source
-from lit_ad.data.splits import Splits, list_splits
+from lit_ad.data.splits import Splits, check_val_fraction, list_splits
 from lit_ad.errors import UserError, check_number
 from lit_ad.features.dataset import Items, SplitFeatures
 from lit_ad.files import resolve_path
@@ -61,8 +61,7 @@ class AnomalyDataModule(L.LightningDataModule):
         loading: Loading = Loading(),
     ) -> None:
         super().__init__()
-        if not 0 < val_fraction < 1:
-            raise UserError(f"data.val_fraction is {val_fraction}, but it must lie between 0 and 1")
+        check_val_fraction(val_fraction)
         check_number("data.batch_size", batch_size, least=1)
         self.source, self.view, self.loading, self.batch_size = source, view, loading, batch_size
         self.eval_batch_size = loading.eval_batch_size or (1 if view.tile else batch_size)

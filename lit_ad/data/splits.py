@@ -43,6 +43,12 @@ def list_splits(source: Source, val_fraction: float = 0.2, seed: int = 0) -> Spl
     return Splits(train, val, [sample for sample in samples if sample.split == "test"])
 
 
+def check_val_fraction(fraction: float) -> None:
+    """Raises UserError if it is not a part of the images that leaves some to train on."""
+    if not 0 < fraction < 1:
+        raise UserError(f"data.val_fraction is {fraction}, but it must lie between 0 and 1")
+
+
 def hold_out(samples: list[Sample], fraction: float, seed: int) -> tuple[list[Sample], list[Sample]]:
     """Training and validation samples: those of the source; of a category without validation, as `split_nominal` cuts.
 
@@ -74,9 +80,10 @@ def split_nominal(samples: list[Sample], fraction: float, seed: int) -> tuple[li
         raise UserError("no nominal image to train on: the source lists none")
     held: set[int] = set()
     for name, rows in categories.items():
+        whole = f"category {name!r}" if name else "the data set"
         if len(rows) < 2:
             raise UserError(
-                f"category {name!r} has one nominal training image, {samples[rows[0]].image}, but it takes two or "
+                f"{whole} has one nominal training image, {samples[rows[0]].image}, but it takes two or "
                 "more: one is kept for validation"
             )
         items: dict[str | int, list[int]] = defaultdict(list)
@@ -84,7 +91,7 @@ def split_nominal(samples: list[Sample], fraction: float, seed: int) -> tuple[li
             items[samples[row].item or row].append(row)
         if len(items) < 2:
             raise UserError(
-                f"category {name!r} has one item to train on, {samples[rows[0]].item}, but it takes two or more: one "
+                f"{whole} has one item to train on, {samples[rows[0]].item}, but it takes two or more: one "
                 "is kept for validation (the pages of a file are one item, unless a Table has a column item)"
             )
         count, kept = min(max(1, round(fraction * len(rows))), len(rows) - 1), 0

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from lit_ad.commands.main import run
+from lit_ad.data import MVTec, Table
+from lit_ad.data.splits import list_splits
 from lit_ad.errors import UserError
 
 
@@ -37,16 +39,46 @@ def test_errors_end_in_code_1(images: Path, tmp_path: Path, capsys: pytest.Captu
         assert "cannot read" in capsys.readouterr().out
 
 
+def test_what_fit_refuses_is_an_error_in_its_words(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for category in ("one", "whole"):
+        shutil.copytree(images, tmp_path / "both" / category)
+    for path in sorted((tmp_path / "both/one/train/good").iterdir())[1:]:
+        path.unlink()
+    (tmp_path / "tests.csv").write_text(f"path,split,label\n{images}/test/good/000.png,test,good\n")
+    table = ["--data.source", "Table", "--data.source.table", "tests.csv"]
+    for source, words in (
+        (MVTec(tmp_path / "both/one"), [str(tmp_path / "both/one")]),
+        (MVTec(tmp_path / "both"), [str(tmp_path / "both")]),
+        (Table(tmp_path, "tests.csv"), [*table, "--data.source.root", str(tmp_path)]),
+    ):
+        with pytest.raises(UserError) as refusal:
+            list_splits(source)
+        with pytest.raises(SystemExit):
+            run(["data", "check", *words])
+        assert f"  Error: {refusal.value}\n" in capsys.readouterr().out
+
+
 def test_images_unlike_the_others(images: Path, resnet_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(["data", "check", str(images), "--backbone", "resnet10t", "--weights", str(resnet_file)])
     assert "Not looked at" not in capsys.readouterr().out
 
 
 def test_what_to_check(tmp_path: Path) -> None:
-    for words in ([], [str(tmp_path), "--config", "x.yaml"]):
-        with pytest.raises(UserError, match=r"give either a folder or --config FILE or --data.source"):
-            run(["data", "check", *words])
+    with pytest.raises(UserError, match=r"nothing is given to check: lit-ad data check PATH, or --config FILE"):
+        run(["data", "check"])
     config = tmp_path / "config.yaml"
+    source = ["--data.source", "MVTec", "--data.source.root", str(tmp_path)]
+    for words, names in ((source, ("--config", "--data.source")), ([str(tmp_path)], ("the folder", "--config"))):
+        one, other = names
+        choice = f"to check that of {one}, leave out {other}; to check that of {other}, leave out {one}"
+        with pytest.raises(UserError, match=f"^{one} and {other} each name a data set, and one is checked: {choice}$"):
+            run(["data", "check", "--config", str(config), *words])
+    with pytest.raises(UserError, match=r"data.val_fraction is 5.0, but it must lie between 0 and 1"):
+        run(["data", "check", *source, "--data.val_fraction", "5"])
+    with pytest.raises(UserError, match=rf"there is no folder {tmp_path}/none: data.source.root is where"):
+        run(["data", "check", *source[:3], str(tmp_path / "none")])
     config.write_text("data: {source: {class_path: MVTek}}\n")
     with pytest.raises(UserError, match=r"data\.source of .*config\.yaml describes no source of images: .*MVTek"):
         run(["data", "check", "--config", str(config)])
@@ -65,6 +97,12 @@ def test_any_source_with_the_flags_of_fit(images: Path, tmp_path: Path, capsys: 
     source += ["--data.source.anomalous", "[dented]", "--data.val_fraction", "0.5"]
     run(["data", "check", *source])
     assert "5 to train on, 5 held out; test: 2 good, 4 dented" in capsys.readouterr().out
+    config = tmp_path / "config.yaml"
+    settings = f"source: {{class_path: MVTec, init_args: {{root: {images}}}}}, val_fraction: 0.5"
+    config.write_text(f"data: {{{settings}}}\n")
+    for words, split in (([], "6 to train on, 6 held out"), (["--data.val_fraction", "0.25"], "9 to train on, 3 held")):
+        run(["data", "check", "--config", str(config), *words])  # what is typed counts more than the file
+        assert split in capsys.readouterr().out
 
 
 def test_copies_are_listed_and_can_be_removed(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

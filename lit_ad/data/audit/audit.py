@@ -1,7 +1,5 @@
 """Everything that is known to go wrong with a data set, looked for in one."""
 
-from contextlib import suppress
-
 from lit_ad.batch import Sample
 from lit_ad.data.audit.inspection import inspect_samples
 from lit_ad.data.audit.near_duplicates import (
@@ -16,7 +14,7 @@ from lit_ad.data.audit.sample_checks import mask_value_warnings, sample_errors
 from lit_ad.data.masks import mask_files
 from lit_ad.data.sources.listing import readable
 from lit_ad.data.sources.pages import by_page
-from lit_ad.data.sources.source import Source
+from lit_ad.data.sources.source import Source, check_root
 from lit_ad.data.splits import Splits, hold_out
 from lit_ad.errors import UserError
 
@@ -41,23 +39,26 @@ def audit_source(
         val_fraction, split_seed: As `list_splits` takes them: which images a training would hold out.
 
     Raises:
-        UserError: The source lists no samples.
+        UserError: There is no such folder, or the source lists no samples.
 
     Example:
         >>> samples, report = audit_source(MVTec(Path("mvtec/bottle")), threads=4)
         >>> print(report)
     """
     source.prepare()
+    check_root(source, getattr(source, "root", None))
     with readable():
         samples = by_page(source.samples())
     train = [sample for sample in samples if sample.split == "train"]
-    kept, held_out = train, [sample for sample in samples if sample.split == "validation"]
-    with suppress(UserError):  # nothing to train on, or too little of a category: fit says so
+    kept, held_out, refusals = train, [sample for sample in samples if sample.split == "validation"], list[str]()
+    try:
         kept, held_out = hold_out(samples, val_fraction, split_seed)
+    except UserError as error:  # nothing to train on, or too little of a category
+        refusals.append(str(error))
     test = [sample for sample in samples if sample.split == "test"]
     report = inspect_samples(Splits(kept, held_out, test), threads, progress=progress)
     report.add_source_remarks(source)
-    report.errors += sample_errors(samples)
+    report.errors += [*refusals, *sample_errors(samples)]
     known = {frozenset((a, b)) for group in report.duplicates for a in group for b in group if a != b}
     fingerprints = fingerprint_images(samples, threads)
     pairs = without_equal_files(find_near_duplicates(fingerprints), known)
