@@ -1,12 +1,23 @@
 """What several processes of one training tell one another."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torchmetrics import Metric
+
+T = TypeVar("T")
+
+
+def ask_first_process(trainer: Any, question: Callable[[], T]) -> T:
+    """Return the first process's answer; it alone is asked. Every process must call it. No trainer: there is one."""
+    if trainer is None:
+        return question()
+    answer: T = trainer.strategy.broadcast(question() if trainer.is_global_zero else None)
+    return answer
 
 
 def gather(items: list[Any]) -> list[Any]:

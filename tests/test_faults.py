@@ -417,7 +417,7 @@ def test_a_killed_worker_is_told_as_memory(
     cache: str, images: Path, resnet_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And not as a full disk, or by a traceback; while features are computed, and in training."""
-    monkeypatch.setattr("lit_ad.data.datamodule.AnomalyDataset", Deadly)
+    monkeypatch.setattr("lit_ad.data.dataset.AnomalyDataset", Deadly)
     more = ("--data.loading.cache_images", "false", "--data.loading.num_workers", 1, "--cache.enabled", cache)
     more += ("--cache.directory", tmp_path / "cache")
     said = refused(*command(images, resnet_file, tmp_path / "run", *more)[3:])

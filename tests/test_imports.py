@@ -36,7 +36,7 @@ ALLOWED = {
     "data.sources": SOURCE,
     "data.audit": {*LIGHT, "batch", "image", "data.masks", "data.sources", "data.splits"},
     "data.audit.outliers": {"errors", "batch", "image", "data.sources", "teachers.backbone"},
-    "data": {*LIGHT, "batch", "image", "features.dataset", "data.sources", "data.audit"},
+    "data": {*SYSTEM, "batch", "image", "features.dataset", "data.sources", "data.audit"},
     "evaluation.protocols": {"batch"},
     "evaluation": {*SYSTEM, "batch", "image", "detector", "metrics", "evaluation"},
     "evaluation.callback": {*SYSTEM, "metrics", "batch", "image", "detector", "evaluation", "teachers.weights"},

@@ -13,6 +13,7 @@ import numpy as np
 
 from lit_ad.batch import Sample
 from lit_ad.errors import UserError
+from lit_ad.files import resolve_path
 from lit_ad.image.pixels import Pixels, Size, upright_size
 from lit_ad.image.view import View
 
@@ -41,6 +42,11 @@ class Augment:
                 "data.augment must keep images uint8 RGB (no Normalize, ToFloat, ToTensorV2): the model normalises"
             )
         return augmented
+
+    def try_out_smallest(self, view: View, samples: Sequence[Sample], alike: bool = True) -> None:
+        """Augment noise of the size of the smallest training images, as `try_out` does."""
+        for size in smallest_inputs(view, samples):
+            self.try_out(size, alike)
 
     def try_out(self, size: Size, alike: bool = True) -> None:
         """Augment noise of a size (H, W) a few times, with each transform applied, and with their own chances.
@@ -78,6 +84,13 @@ class Augment:
                 f"data.augment makes images of several sizes of those of {size[0]}x{size[1]}, such as {found}, but a "
                 "batch has one: give transforms that change the size p: 1.0, or data.batch_size 1"
             )
+
+
+def make_augment(transforms: Sequence[Augmentation] | Path | None) -> Augment | None:
+    """Return the augmentation by a list of transforms, or by the file of `load_transforms`; None: there are none."""
+    if isinstance(transforms, str | Path):
+        transforms = load_transforms(resolve_path(transforms))
+    return Augment(transforms) if transforms else None
 
 
 def nested(transform: Augmentation) -> Iterator[Any]:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,15 @@ from torch.utils.data import DataLoader
 
 from lit_ad.batch import Batch, Sample
 from lit_ad.data.audit.inspection import tell_what_there_is
-from lit_ad.data.augment import Augment, Augmentation, load_transforms, smallest_inputs
-from lit_ad.data.dataset import AnomalyDataset, lay_out_tiles
+from lit_ad.data.augment import Augmentation, make_augment
+from lit_ad.data.dataset import AnomalyDataset, SplitDatasets
 from lit_ad.data.loading import Loaders, Loading, place_in
 from lit_ad.data.memory import check_batches, is_worth_caching, largest_size
 from lit_ad.data.record import DataRecord
 from lit_ad.data.sources.images import Images
-from lit_ad.data.sources.photographs import Unrelated
 from lit_ad.data.sources.source import Source
 from lit_ad.data.splits import Splits, check_val_fraction, list_splits
+from lit_ad.distributed import ask_first_process
 from lit_ad.errors import UserError, check_number
 from lit_ad.features.dataset import Items, SplitFeatures
 from lit_ad.files import resolve_path
@@ -66,17 +67,15 @@ class AnomalyDataModule(L.LightningDataModule):
         self.source, self.view, self.loading, self.batch_size = source, view, loading, batch_size
         self.eval_batch_size = loading.eval_batch_size or (1 if view.tile else batch_size)
         self.val_fraction, self.split_seed = val_fraction, split_seed
-        if isinstance(augment, str | Path):
-            augment = load_transforms(resolve_path(augment))
-        self.augment = Augment(augment) if augment else None
+        self.augment = make_augment(augment)
         self.unrelated = None if unrelated is None else resolve_path(unrelated)
+        self._datasets = SplitDatasets(self.augment, self.unrelated, loading.train_tiles == "random")
         self.predict_path = None if predict_path is None else resolve_path(predict_path)
         if view.size is not None:
             check_batches(view, view.size, batch_size, self.eval_batch_size)
         # What callbacks find out about a run before its loaders are made. `setup`, with which a run begins, clears it.
         self.features = SplitFeatures()  # of the training: FeatureCache
         self.already_predicted: frozenset[str] = frozenset()  # image files that predict leaves out: Evaluation
-        self._datasets: dict[str, AnomalyDataset] = {}
         self._inspected = False
 
     # What there is.
@@ -95,9 +94,7 @@ class AnomalyDataModule(L.LightningDataModule):
             "data.val_fraction": self.val_fraction,
             "data.split_seed": self.split_seed,
             "data.batch_size": self.batch_size,
-            "data.loading.balanced": self.loading.balanced,
-            "data.loading.drop_last": self.loading.drop_last,
-            "data.loading.train_tiles": self.loading.train_tiles,
+            **self.loading.choices(),
             "data.augment": str(self.augment.compose) if self.augment else None,
             "data.unrelated": str(self.unrelated) if self.unrelated else None,
             "seed_everything": seed(),
@@ -118,10 +115,7 @@ class AnomalyDataModule(L.LightningDataModule):
     @property
     def random_setting(self) -> str | None:
         """The setting that shows another image in every epoch, which cannot be cached; None: there is none."""
-        if self.augment is not None:
-            return "data.augment"
-        random_tiles = self.view.tile and self.loading.train_tiles == "random"
-        return "data.loading.train_tiles: random" if random_tiles else None
+        return self._datasets.random_setting(self.view)
 
     def to_predict(self) -> list[Sample]:
         """Return the images of predict: those of its folder, or of the test."""
@@ -136,31 +130,15 @@ class AnomalyDataModule(L.LightningDataModule):
         if stage != "predict" or self.predict_path is None:  # unlabelled images need no training images around
             _ = self.splits
         if stage in (None, "fit"):
-            _ = self._unrelated_images  # every process lists them, so that all of them end if there are none
-            if self.augment is not None:
-                for size in smallest_inputs(self.view, self.splits.train):
-                    self.augment.try_out(size, alike=self.batch_size > 1)
+            self._datasets.check_training(self.splits.train, self.view, self.batch_size)
         if self.loading.inspect and not self._inspected and stage in (None, "fit", "test"):
             self._inspected = True  # once in a run
-            self._inspect(decode=stage != "test")
+            what = (self.splits, self.source, self.view, self._datasets.unrelated, stage != "test")
+            if errors := ask_first_process(self.trainer, lambda: tell_what_there_is(*what)):
+                raise UserError("; ".join(errors))
         if self.view.size is None:
-            splits = [self.to_predict()] if stage == "predict" else vars(self.splits).values()
-            largest = largest_size(sample for split in splits for sample in split)
-            check_batches(self.view, largest, self.batch_size, self.eval_batch_size)
-
-    def _inspect(self, decode: bool) -> None:
-        """Raises UserError, on every process, if there are images that cannot be trained or tested on."""
-        errors: list[str] = []
-        if place_in(self.trainer).rank == 0:
-            errors = tell_what_there_is(self.splits, self.source, self.view, self._unrelated_images, decode)
-        if self.trainer is not None:
-            errors = self.trainer.strategy.broadcast(errors)
-        if errors:
-            raise UserError("; ".join(errors))
-
-    @cached_property
-    def _unrelated_images(self) -> Unrelated | None:
-        return None if self.unrelated is None else Unrelated(self.unrelated)
+            samples = self.to_predict() if stage == "predict" else chain(*vars(self.splits).values())
+            check_batches(self.view, largest_size(samples), self.batch_size, self.eval_batch_size)
 
     # What is loaded.
 
@@ -204,16 +182,8 @@ class AnomalyDataModule(L.LightningDataModule):
         return self.features.add_to(images.plain() if plain else images, split)
 
     def _images(self, split: str) -> AnomalyDataset:
-        """Return the images of a split: one dataset while samples, view and seed stay, since it may hold the images."""
         samples = self.to_predict() if split == "predict" else getattr(self.splits, split)
-        made = self._datasets.get(split)
-        if made is None or (made.samples, made.view, made.seed) != (samples, self.view, seed()):
-            made = AnomalyDataset(samples, self.view, seed=seed())
-            if split == "train":
-                tiles = lay_out_tiles(samples, self.view, self.loading.train_tiles == "random")
-                made = AnomalyDataset(samples, self.view, self.augment, seed(), tiles, self._unrelated_images)
-            self._datasets[split] = made
-        return made
+        return self._datasets.images(split, samples, self.view, seed())
 
     def _keep_in_memory(self, images: AnomalyDataset) -> None:
         """Decode the images of a dataset once for all epochs, if that is wanted."""

@@ -1,6 +1,8 @@
 """Samples as items: files to RGB uint8 as the view wants them, masks at their own size."""
 
 from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -141,6 +143,50 @@ class AnomalyDataset(Dataset[Batch]):
         except UserError as error:
             raise UserError(f"{sample.image}: {error}") from error
         return np.require(image, requirements=["C", "W"]), box, size
+
+
+class SplitDatasets:
+    """The dataset of each split, made when it is first asked for, and kept, since it may hold the images in memory.
+
+    Args:
+        augment: Of training images.
+        unrelated: Folder of photographs, one of which is beside each training image.
+        random_tiles: Whether training takes random crops where the view has tiles.
+    """
+
+    def __init__(self, augment: Augment | None, unrelated: Path | None, random_tiles: bool) -> None:
+        self.augment, self.folder, self.random_tiles = augment, unrelated, random_tiles
+        self._made: dict[str, AnomalyDataset] = {}
+
+    @cached_property
+    def unrelated(self) -> Unrelated | None:
+        """Raises UserError if there is no image in the folder."""
+        return None if self.folder is None else Unrelated(self.folder)
+
+    def random_setting(self, view: View) -> str | None:
+        """Return the setting that shows another image in every epoch; None: there is none."""
+        if self.augment is not None:
+            return "data.augment"
+        return "data.loading.train_tiles: random" if view.tile is not None and self.random_tiles else None
+
+    def check_training(self, samples: Sequence[Sample], view: View, batch_size: int) -> None:
+        """Raises UserError if these training images cannot be augmented, or there is no unrelated one."""
+        _ = self.unrelated  # every process lists them, so that all of them end if there are none
+        if self.augment is not None:
+            self.augment.try_out_smallest(view, samples, alike=batch_size > 1)
+
+    def images(self, split: str, samples: Sequence[Sample], view: View, seed: int) -> AnomalyDataset:
+        """Return the images of a split; the same dataset as before, if samples, view and seed are the same."""
+        made = self._made.get(split)
+        if made is not None and (made.samples, made.view, made.seed) == (samples, view, seed):
+            return made
+        if split == "train":
+            tiles = lay_out_tiles(samples, view, self.random_tiles)
+            made = AnomalyDataset(samples, view, self.augment, seed, tiles, self.unrelated)
+        else:
+            made = AnomalyDataset(samples, view, seed=seed)
+        self._made[split] = made
+        return made
 
 
 def lay_out_tiles(samples: Sequence[Sample], view: View, random: bool = False) -> Tiles | None:

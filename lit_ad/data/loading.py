@@ -55,6 +55,10 @@ class Loading:
         if self.num_workers is not None and self.num_workers < 0:
             raise UserError(f"data.loading.num_workers is {self.num_workers}; it must be 0 or more, or null")
 
+    def choices(self) -> dict[str, Any]:
+        """Return what decides which images an epoch has, by the names of the keys."""
+        return {f"data.loading.{name}": getattr(self, name) for name in ("balanced", "drop_last", "train_tiles")}
+
 
 @dataclass(frozen=True)
 class Place:
