@@ -112,7 +112,7 @@ def read_pixels(image: Any, window: Window | None = None, name: str = "the image
         content = image.read()
         if not isinstance(content, bytes) or not content:
             why = "is at its end, or empty" if isinstance(content, bytes) else "gives text: open it with mode 'rb'"
-            raise UserError(f"{name}, a file, {why}")
+            raise UserError(f"cannot read {name}: the file {why}")
         return rgb(open_image(Path(name), content), name, window)
     try:
         array = array_of(image) if is_tensor(image) else image
@@ -122,7 +122,7 @@ def read_pixels(image: Any, window: Window | None = None, name: str = "the image
 
 
 def name_of(image: Any, number: int | None = None) -> str:
-    """What messages call an image: its file, or its number in a list or stream, whose first is 1."""
+    """What messages call an image: its file, its number in a list or stream, whose first is 1, or how it is given."""
     file = image
     if isinstance(image, Image.Image):
         file = getattr(image, "filename", "")
@@ -130,7 +130,10 @@ def name_of(image: Any, number: int | None = None) -> str:
         file = getattr(image, "name", "")
     if isinstance(file, str | os.PathLike) and str(file):
         return str(file)
-    return "the image" if number is None else f"image {number}"
+    if number is not None:
+        return f"image {number}"
+    given = "a file" if is_file(image) else "bytes" if isinstance(image, bytes | bytearray | memoryview) else ""
+    return f"the image given as {given}" if given else "the image"
 
 
 def is_tensor(value: Any) -> bool:

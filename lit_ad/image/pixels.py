@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, features
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, features
 from PIL.TiffImagePlugin import TiffImageFile
 
 from lit_ad.errors import UserError, ViewMismatch
@@ -189,7 +189,14 @@ def read_file(read: Callable[[], T], path: Path, remedy: str = "") -> T:
     except UserError:
         raise
     except Exception as error:  # decoders raise all sorts: OSError, SyntaxError, struct.error, zlib.error, ...
-        raise UserError(f"cannot read {path}: {error}; replace or remove it{remedy}") from error
+        raise UserError(f"cannot read {path}: {reason_of(error)}; replace or remove it{remedy}") from error
+
+
+def reason_of(error: BaseException) -> str:
+    """Why a file cannot be read: without the file, which Pillow and the system name as an object in memory or again."""
+    if isinstance(error, UnidentifiedImageError):
+        return "it is no image of a kind that is read here"
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 # Pages.

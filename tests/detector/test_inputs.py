@@ -103,9 +103,10 @@ def test_what_is_refused_before_anything_is_read(what: str) -> None:
 
 
 UNREADABLE: dict[str, tuple[Any, str]] = {
-    "other bytes": (b"no image", r"^cannot read image 5: cannot identify image file"),
-    "a file at its end": (io.BytesIO(), r"^image 5, a file, is at its end, or empty"),
-    "a file of text": (io.StringIO("x"), r"^image 5, a file, gives text: open it with mode 'rb'"),
+    "other bytes": (b"no image", r"^cannot read image 5: it is no image of a kind that is read here; replace"),
+    "a file of other bytes": (io.BytesIO(b"no image"), r"^cannot read image 5: it is no image of a kind that is read"),
+    "a file at its end": (io.BytesIO(), r"^cannot read image 5: the file is at its end, or empty"),
+    "a file of text": (io.StringIO("x"), r"^cannot read image 5: the file gives text: open it with mode 'rb'"),
     "no pixels": (np.zeros((0, 0, 3), np.uint8), r"^image 5: an array of shape \(0, 0, 3\) has no pixels"),
     "no pixels in a tensor": (torch.zeros(3, 0, 12), r"^image 5: an array of shape \(0, 12, 3\) has no pixels"),
     "normalised": (torch.full((3, 10, 12), -2.0), r"^image 5: an array of float32 with values from -2.0 to -2.0 is no"),
@@ -135,6 +136,8 @@ def test_names(file: Path) -> None:
     with file.open("rb") as opened:
         assert name_of(opened, 3) == name_of(Image.open(file)) == str(file)
     assert (name_of(RGB, 3), name_of(b"", 1), name_of(RGB)) == ("image 3", "image 1", "the image")
+    assert name_of(b"") == name_of(memoryview(b"")) == "the image given as bytes"
+    assert (name_of(io.BytesIO()), name_of(io.BytesIO(), 2)) == ("the image given as a file", "image 2")
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,16 @@ def test_unreadable_and_truncated(tmp_path: Path) -> None:
             read_image(tmp_path / name)
 
 
+def test_a_file_is_named_once_and_no_object_in_memory_is(tmp_path: Path) -> None:
+    (tmp_path / "other.png").write_text("no image")
+    reasons = {"other.png": "it is no image of a kind that is read here", "gone.png": "No such file or directory"}
+    for name, reason in reasons.items():
+        for read in (read_image, upright_size):
+            with pytest.raises(UserError) as refusal:
+                read(tmp_path / name)
+            assert str(refusal.value) == f"cannot read {tmp_path / name}: {reason}; replace or remove it"
+
+
 def test_pixels_without_rgb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(image: Image.Image, mode: str) -> None:
         raise ValueError("conversion not supported")  # as Pillow does, of modes that differ by its version

@@ -17,7 +17,7 @@ from PIL import Image
 from lit_ad.data.sources.listing import first_few
 from lit_ad.data.sources.shapes import keep_mask, numbers, rasterise, rasterise_circle
 from lit_ad.errors import UserError
-from lit_ad.image.pixels import Size, page_paths, split_page, upright_size
+from lit_ad.image.pixels import Size, page_paths, reason_of, split_page, upright_size
 
 CORNERS = {  # the shapes with straight edges, and how many points they have
     "polygon": range(3, 2**31),
@@ -65,7 +65,7 @@ def draw_labelme(file: Path, image: Path) -> Path:
             if not marked.any():
                 raise ValueError("it marks no pixel")
         except (ValueError, KeyError, TypeError, OSError) as error:
-            reason = f"{error.args[0]} is missing" if isinstance(error, KeyError) else error
+            reason = f"{error.args[0]} is missing" if isinstance(error, KeyError) else reason_of(error)
             raise UserError(f"{file}: {name}: {reason}; correct or remove it") from error
         mask[marked] = label_of(shape) != BACKGROUND
     if not mask.any():

@@ -142,6 +142,11 @@ def test_sizes_are_those_of_the_upright_image(image: Path) -> None:
         ([shape("mask", (28, 4), (30, 5), mask=encoded(np.ones((2, 3), bool)))], {}, r"leaves its image"),
         ([shape("mask", (7, 4), (9, 5))], {}, r"shape 1 \(mask 'dent'\): mask is missing"),
         ([shape("mask", (7, 4), (9, 5), mask="x")], {}, r"shape 1 \(mask 'dent'\): .*correct or remove it"),
+        (
+            [shape("mask", (7, 4), (9, 5), mask=base64.b64encode(b"no image").decode())],
+            {},
+            r"shape 1 \(mask 'dent'\): it is no image of a kind that is read here; correct",
+        ),
         ([{"label": "dent"}], {}, r"shape 1 \(polygon 'dent'\): points is missing"),
         ([shape("polygon", (0, 0), (1, "a"), (2, 2))], {}, r"shape 1 \(polygon 'dent'\): "),  # type: ignore[arg-type]
         (["dent"], {}, r"shape 1 \(polygon 'None'\): "),
