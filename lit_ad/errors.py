@@ -86,6 +86,21 @@ def killed_worker(error: BaseException | None) -> UserError | None:
     return None
 
 
+GPU_MEMORY = (
+    "the GPU's memory ran out: lower data.batch_size, data.loading.eval_batch_size or model.view.image_size, set "
+    "model.view.tile_batch for tiles, or train with --trainer.precision bf16-mixed"
+)
+
+
+def gpu_out_of_memory(error: BaseException | None) -> UserError | None:
+    """What a user can do about a GPU whose memory ran out, if that is behind an error."""
+    while error is not None:
+        if type(error).__name__ == "OutOfMemoryError":  # torch's, which a detector of an ONNX file does not import
+            return UserError(GPU_MEMORY)
+        error = error.__cause__ or error.__context__
+    return None
+
+
 def ended_by(code: int) -> str:
     """What ended a process, in words, by its exit code: negative is a signal."""
     if code >= 0:

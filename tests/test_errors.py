@@ -5,7 +5,8 @@ import signal
 import pytest
 import torch
 
-from lit_ad.errors import NotFiniteError, UserError, ViewMismatch, ended_by, killed_worker
+from lit_ad.commands.main import mendable
+from lit_ad.errors import NotFiniteError, UserError, ViewMismatch, ended_by, gpu_out_of_memory, killed_worker
 
 
 @pytest.mark.parametrize("kind", [UserError, ViewMismatch, NotFiniteError])
@@ -71,3 +72,13 @@ def test_what_ended_a_process() -> None:
     assert ended_by(7) == "exit code 7"
     assert ended_by(-signal.SIGKILL) == "killed by SIGKILL, most likely because the memory ran out"
     assert (ended_by(-signal.SIGSEGV), ended_by(-999)) == ("killed by SIGSEGV", "killed by signal 999")
+
+
+def test_a_gpu_whose_memory_ran_out_is_told_as_that() -> None:
+    cause = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of ...")
+    error = RuntimeError("in a step")
+    error.__cause__ = cause
+    for one in (cause, error):
+        assert str(gpu_out_of_memory(one)).startswith("the GPU's memory ran out: lower data.batch_size")
+        assert mendable(one) is not None
+    assert gpu_out_of_memory(RuntimeError("out of luck")) is None and gpu_out_of_memory(None) is None

@@ -23,6 +23,38 @@ from lit_ad.methods.base import Method
 from lit_ad.training import Calibration
 
 
+def fit_and_test_again(
+    model: dict[str, Any], precision: str, accelerator: str, images: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> list[dict[str, float]]:
+    """The pooled metrics of a fit in a precision, and of its checkpoint tested in float32."""
+    settings = {
+        "model": model,
+        "data": {
+            "source": {"class_path": "MVTec", "init_args": {"root": str(images)}},
+            "batch_size": 4,
+        },
+        "cache": {"enabled": True, "directory": str(home / "cache")},
+        "trainer": {
+            "max_epochs": 4,
+            "precision": precision,
+            "accelerator": accelerator,
+            "devices": 1,
+            "enable_progress_bar": False,
+            "logger": False,
+        },
+        "heatmaps": {"enabled": False},
+    }
+    (home / "config.yaml").write_text(yaml.safe_dump(settings))
+    rows = []
+    again = ["--ckpt_path", f"{home}/run/checkpoints/best.ckpt", "--trainer.precision", "32-true"]
+    for command, more, metrics in (("fit", [], "metrics.json"), ("test", again, "test/metrics.json")):
+        arguments = [command, "--config", f"{home}/config.yaml", "--trainer.default_root_dir", f"{home}/run"]
+        monkeypatch.setattr(sys, "argv", ["lit-ad", *arguments, *more])
+        main()
+        rows.append(json.loads((home / "run" / metrics).read_text())["rows"]["pooled"])
+    return rows
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_bf16_is_nearly_float32(
     method: str,
@@ -31,24 +63,7 @@ def test_bf16_is_nearly_float32(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    settings = {
-        "model": small_models[method],
-        "data": {
-            "source": {"class_path": "MVTec", "init_args": {"root": str(images)}},
-            "batch_size": 4,
-        },
-        "cache": {"enabled": True, "directory": str(tmp_path / "cache")},
-        "trainer": {"max_epochs": 4, "precision": "bf16-mixed", "enable_progress_bar": False, "logger": False},
-        "heatmaps": {"enabled": False},
-    }
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
-    rows = []
-    again = ["--ckpt_path", f"{tmp_path}/run/checkpoints/best.ckpt", "--trainer.precision", "32-true"]
-    for command, more, metrics in (("fit", [], "metrics.json"), ("test", again, "test/metrics.json")):
-        arguments = [command, "--config", f"{tmp_path}/config.yaml", "--trainer.default_root_dir", f"{tmp_path}/run"]
-        monkeypatch.setattr(sys, "argv", ["lit-ad", *arguments, *more])
-        main()
-        rows.append(json.loads((tmp_path / "run" / metrics).read_text())["rows"]["pooled"])
+    rows = fit_and_test_again(small_models[method], "bf16-mixed", "cpu", images, tmp_path, monkeypatch)
     assert rows[1]["pixel_auroc"] == pytest.approx(rows[0]["pixel_auroc"], abs=0.01)
     assert rows[1]["image_auroc"] == pytest.approx(rows[0]["image_auroc"], abs=0.1)  # 2 of 20 pairs of images
     assert (rows[0] == rows[1]) == (method == "MKD")  # whose gradients are always taken in float32

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lit_ad.commands.lazy_import import import_function
-from lit_ad.errors import UserError, killed_worker
+from lit_ad.errors import UserError, gpu_out_of_memory, killed_worker
 from lit_ad.names import escape_bytes
 from lit_ad.shipped_configs import replace_names
 from lit_ad.version import __version__
@@ -96,6 +96,7 @@ EXPECTED_WARNINGS = (  # of things that are as they should be
 )
 NOISE = (  # how Lightning's own messages begin that tell a user nothing to act on
     *("💡 Tip", "TPU available", "HPU available", "GPU available: False", "Seed set to"),
+    "You are using a CUDA device",  # that has Tensor Cores, and what a program is to call: docs/training.md has a key
     *("`Trainer.fit` stopped: `max_epochs", "`Trainer.fit` stopped: `max_steps"),
     *("Restoring states from the checkpoint", "Loaded model weights from the checkpoint"),
     *("Restored all states from the checkpoint",),
@@ -180,8 +181,8 @@ def mendable(error: BaseException | None) -> BaseException | None:
 
     The command line's parser tries a value as each type that it may have, and raises an error of its own from ours.
     """
-    if killed := killed_worker(error):
-        return killed
+    if known := killed_worker(error) or gpu_out_of_memory(error):
+        return known
     while error is not None:
         if isinstance(error, UserError) or type(error).__name__ == "MisconfigurationException":
             return error

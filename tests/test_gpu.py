@@ -1,0 +1,224 @@
+"""On a CUDA GPU: every method as on the CPU, in mixed precision, compiled, distributed and exported. Skipped elsewhere.
+
+`make gpu` runs them, and then measures. TF32, by which convolutions are rounded to 10 bits there by default, is off
+where numbers are compared with the CPU's.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from lit_ad import methods
+from lit_ad.data import AnomalyDataModule, Loading, MVTec
+from lit_ad.deploy.export import export
+from lit_ad.detector.detector import Detector
+from lit_ad.image.view import View
+from lit_ad.methods import __all__ as METHODS
+from lit_ad.methods.base import Method
+from lit_ad.methods.network import inference
+from lit_ad.training import Calibration
+from tests.methods.training import trainer_in
+from tests.test_precision import fit_and_test_again
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")]
+PARTS = 1e-3  # of a number, by which it may differ from the CPU's
+
+
+@pytest.fixture
+def without_tf32() -> Iterator[None]:
+    allowed, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False
+    yield
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
+def trained(name: str, small_models: dict[str, dict[str, Any]], images: Path, home: Path, accelerator: str) -> Method:
+    """A small method after three steps."""
+    torch.manual_seed(0)
+    arguments = small_models[name]["init_args"]
+    view = View(**arguments["view"])
+    method: Method = getattr(methods, name)(**{**arguments, "view": view})
+    data = AnomalyDataModule(MVTec(images), view, batch_size=4, loading=Loading(num_workers=0))
+    trainer = trainer_in(home, accelerator=accelerator, devices=1, max_steps=3, callbacks=[Calibration()])
+    trainer.fit(method, data)
+    return method.eval().requires_grad_(False)
+
+
+def pictures(images: Path) -> list[str]:
+    return [str(path) for path in sorted(images.glob("test/*/*.png"))]
+
+
+def largest_difference(one: Detector, other: Detector, files: list[str]) -> float:
+    """Of all scores and maps of two detectors, as a part of the largest value of the first one's."""
+    parts = []
+    for left, right in zip(one(files), other(files), strict=True):
+        parts.append(abs(left.score - right.score) / abs(left.score))
+        if left.anomaly_map is not None and right.anomaly_map is not None:
+            parts.append(float(np.abs(left.anomaly_map - right.anomaly_map).max() / np.abs(left.anomaly_map).max()))
+    return max(parts)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_training_is_that_of_the_cpu(
+    name: str, small_models: dict[str, dict[str, Any]], images: Path, tmp_path: Path, without_tf32: None
+) -> None:
+    cpu, gpu = (trained(name, small_models, images, tmp_path, accelerator) for accelerator in ("cpu", "gpu"))
+    losses = [float(method.trainer.callback_metrics["train/loss"]) for method in (cpu, gpu)]
+    assert losses[1] == pytest.approx(losses[0], rel=PARTS)
+    assert cpu.decision is not None and gpu.decision is not None
+    scores = [method.decision.scores["stripes"] for method in (cpu, gpu)]  # type: ignore[union-attr]
+    difference = float(np.abs(scores[1] / scores[0] - 1).max())
+    print(f"{name}: losses {losses}, held-out scores differ by {difference:.1e} at most")
+    assert difference < 20 * PARTS  # three steps amplify how sums are rounded; MKD's gradients jump at a ReLU's end
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_detector_says_what_it_says_on_the_cpu(
+    name: str, small_models: dict[str, dict[str, Any]], images: Path, tmp_path: Path, without_tf32: None
+) -> None:
+    method = trained(name, small_models, images, tmp_path, "gpu")
+    method.trainer.save_checkpoint(tmp_path / "model.ckpt")
+    cpu, gpu = (Detector.load(tmp_path / "model.ckpt", device=device) for device in ("cpu", "cuda"))
+    exact = largest_difference(cpu, gpu, pictures(images))
+    torch.backends.cudnn.allow_tf32 = True
+    print(f"{name}: {exact:.1e}, with TF32 {largest_difference(cpu, gpu, pictures(images)):.1e}")
+    assert exact < (2e-2 if name == "MKD" else PARTS)
+
+
+@pytest.mark.parametrize("precision", ["16-mixed", "bf16-mixed"])
+@pytest.mark.parametrize("name", METHODS)
+def test_mixed_precision_is_nearly_float32(
+    name: str,
+    precision: str,
+    images: Path,
+    small_models: dict[str, dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mixed, full = fit_and_test_again(small_models[name], precision, "gpu", images, tmp_path, monkeypatch)
+    assert full["pixel_auroc"] == pytest.approx(mixed["pixel_auroc"], abs=0.01)
+    assert full["image_auroc"] == pytest.approx(mixed["image_auroc"], abs=0.1)  # 2 of 20 pairs of images
+
+
+@pytest.mark.parametrize("name", ["STFPM", "L2BT", "Dinomaly"])
+def test_a_compiled_loss_is_the_loss(name: str, small_models: dict[str, dict[str, Any]], without_tf32: None) -> None:
+    torch.manual_seed(0)
+    arguments = small_models[name]["init_args"]
+    view = View(**arguments["view"])
+    method = getattr(methods, name)(**{**arguments, "view": view}).cuda().eval()
+    images = torch.rand(4, 3, 64, 64, device="cuda")
+    features = method.describe(images)
+    plain = float(method.training_loss(images, features, None))
+    assert float(torch.compile(method.training_loss)(images, features, None)) == pytest.approx(plain, rel=PARTS)
+
+
+def lit_ad(*words: object) -> str:
+    """What a command printed. It must end well."""
+    command = [sys.executable, "-m", "lit_ad", *map(str, words)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "2"}
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture
+def config(small_models: dict[str, dict[str, Any]], images: Path, tmp_path: Path) -> Path:
+    """Of a small STFPM, which trains for two epochs."""
+    file = tmp_path / "config.yaml"
+    source = {"class_path": "MVTec", "init_args": {"root": str(images)}}
+    trainer = {"max_epochs": 2, "accelerator": "gpu", "devices": 1, "default_root_dir": str(tmp_path / "run")}
+    settings = {"model": small_models["STFPM"], "data": {"source": source, "batch_size": 4}, "trainer": trainer}
+    file.write_text(yaml.safe_dump(settings))
+    return file
+
+
+def pooled(run: Path) -> dict[str, float]:
+    row: dict[str, float] = json.loads((run / "metrics.json").read_text())["rows"]["pooled"]
+    return row
+
+
+@pytest.mark.parametrize(
+    "devices", [1, pytest.param(2, marks=pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs"))]
+)
+def test_nccl(config: Path, tmp_path: Path, devices: int) -> None:
+    """With bar, heatmaps and report, as a user has them; the test by one process has the figures of the same file."""
+    printed = lit_ad("fit", "--config", config, "--trainer.strategy", "ddp", "--trainer.devices", devices)
+    assert "distributed_backend=nccl" in printed
+    best = tmp_path / "run/checkpoints/best.ckpt"
+    lit_ad("test", "--config", config, "--ckpt_path", best, "--trainer.default_root_dir", tmp_path / "alone")
+    one, many = pooled(tmp_path / "alone"), pooled(tmp_path / "run")
+    assert many == pytest.approx(one, abs=1e-3)
+
+
+def test_a_run_goes_on_where_there_is_no_gpu(config: Path, tmp_path: Path) -> None:
+    lit_ad("fit", "--config", config)
+    last = tmp_path / "run/checkpoints/last.ckpt"
+    on_cpu = ["--trainer.accelerator", "cpu", "--trainer.max_epochs", 3, "--trainer.default_root_dir", tmp_path / "cpu"]
+    lit_ad("fit", "--config", config, "--ckpt_path", last, *on_cpu)
+    state = torch.load(tmp_path / "cpu/checkpoints/last.ckpt", weights_only=True, map_location="cpu")
+    assert state["epoch"] == 2 and state["global_step"] == 3 * (torch.load(last, weights_only=True)["global_step"] // 2)
+
+
+def test_averaged_weights(config: Path, tmp_path: Path) -> None:
+    """What is tested after a fit is the file."""
+    lit_ad("fit", "--config", config, "--trainer.callbacks", "EMAWeightAveraging")
+    again = ["--ckpt_path", tmp_path / "run/checkpoints/best.ckpt", "--trainer.default_root_dir", tmp_path / "again"]
+    lit_ad("test", "--config", config, *again)
+    assert pooled(tmp_path / "again") == pytest.approx(pooled(tmp_path / "run"), abs=1e-6)
+
+
+def test_memory_that_ran_out_is_one_line(config: Path) -> None:
+    """The GPU's, at images that no GPU has the memory for."""
+    command = [sys.executable, "-c", LITTLE_MEMORY, "fit", "--config", str(config), "--model.view.image_size", "512"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 1 and last.startswith("lit-ad: the GPU's memory ran out"), done.stderr
+
+
+LITTLE_MEMORY = """
+import sys
+import torch
+from lit_ad.commands.main import main
+torch.cuda.set_per_process_memory_fraction(2e-4)
+sys.argv[0] = "lit-ad"
+main()
+"""
+
+
+@pytest.mark.parametrize("format", ["torch", "onnx"])
+def test_an_exported_file_on_the_gpu(
+    format: str, small_models: dict[str, dict[str, Any]], images: Path, tmp_path: Path, without_tf32: None
+) -> None:
+    if format == "onnx":
+        runtime = pytest.importorskip("onnxruntime")
+        if "CUDAExecutionProvider" not in runtime.get_available_providers():
+            pytest.skip("needs onnxruntime-gpu")
+    method = trained("STFPM", small_models, images, tmp_path, "gpu").cpu()
+    file = tmp_path / ("model.onnx" if format == "onnx" else "model.pt2")
+    export(method, file, format)  # type: ignore[arg-type]
+    checkpoint = Detector(inference(method), method.card)
+    assert largest_difference(checkpoint, Detector.load(file, device="cuda"), pictures(images)) < PARTS
+
+
+def test_a_stream_holds_no_more_memory_than_its_first_images(
+    small_models: dict[str, dict[str, Any]], images: Path, tmp_path: Path
+) -> None:
+    method = trained("STFPM", small_models, images, tmp_path, "gpu")
+    method.trainer.save_checkpoint(tmp_path / "model.ckpt")
+    detector, files = Detector.load(tmp_path / "model.ckpt", device="cuda"), pictures(images)
+    alone = [detector(file).score for file in files]
+    list(detector.stream(files, batch_size=4))
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    streamed = [found.score for found in detector.stream(files * 20, batch_size=4)]
+    assert torch.cuda.memory_allocated() == before
+    assert streamed == pytest.approx(alone * 20, rel=PARTS)
