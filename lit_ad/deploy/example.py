@@ -5,8 +5,8 @@ from pathlib import Path
 from lit_ad.detector.card import Card
 from lit_ad.errors import NOT_FINITE
 from lit_ad.image.limits import DEFAULTS, MEGAPIXELS, METADATA
-from lit_ad.image.roi import FILL
-from lit_ad.image.view import SMALLEST_SIDE
+from lit_ad.image.roi import FILL, Roi
+from lit_ad.image.view import SMALLEST_SIDE, View
 
 RUNTIMES = {  # by suffix: imports, and loading with `FILE` beside the program
     ".onnx": (
@@ -32,36 +32,23 @@ run = lambda pixels: [output.numpy() for output in network(torch.from_numpy(pixe
     ),
 }
 
-# Of a region of interest: what is read of it once, how it is cut out of an image, what of it counts. As roi.py has it.
-BOX = (
-    """y0, x0, y1, x1 = view["roi"]  # of the region of interest
-""",
-    """    if y1 > image.height or x1 > image.width:
-        sys.exit(f"{path} does not hold the region of interest: {x1} x {y1} pixels")
-    image = image.crop((x0, y0, x1, y1))
-""",
-    "",
-)
-MASK = (
-    """rows, columns, bits = view["roi"].removeprefix("mask:").split(",")
-bits = np.frombuffer(zlib.decompress(base64.b64decode(bits)), np.uint8)
-region = np.unpackbits(bits, count=int(rows) * int(columns)).reshape(int(rows), int(columns))
-y, x = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
-y0, x0, y1, x1 = y[0], x[0], y[-1] + 1, x[-1] + 1
-region = region[y0:y1, x0:x1]
-""",
-    """    if (image.height, image.width) != (int(rows), int(columns)):
-        sys.exit(f"{path} is not of the size of the region of interest's mask: {columns} x {rows} pixels")
-    image = np.asarray(image.crop((x0, y0, x1, y1)))
-    image = Image.fromarray(np.where(region[..., None] > 0, image, np.array(FILL, np.uint8)))
-""",
-    """    share = np.asarray(Image.fromarray(region * np.uint8(255)).resize((w, h), Image.Resampling.BOX))
-    share = share[max(-top, 0) : height - top, max(-left, 0) : width - left]
-    counts[...] = share > (127 if share.max() > 127 else 0)
-""",
-)
 
-PROGRAM = '''"""python {example} IMAGE...   Needs numpy, pillow and {runtime}."""
+def example_name(file: Path) -> str:
+    """What the program of an exported file is called: each file has its own."""
+    return f"{file.name}.example.py"
+
+
+def example(file: Path, card: Card) -> str:
+    """The program for an exported file. Stitching tiles is more than a page: there, lit_ad judges."""
+    return judge_by_lit_ad(file) if card.view.tile is not None else judge_alone(file, card.view)
+
+
+def judge_alone(file: Path, view: View) -> str:
+    """The program that judges as `lit_ad.detector.scoring` does, without tiles."""
+    runtime, load = RUNTIMES[file.suffix]
+    mask, cut, count = describe_region(view.region)
+    imports = "base64, json, os, sys, zlib" if mask else "json, os, sys"
+    return f'''"""python {example_name(file)} IMAGE...   Needs numpy, pillow and {runtime}."""
 
 import {imports}
 from pathlib import Path
@@ -70,20 +57,20 @@ import numpy as np
 import {runtime}
 from PIL import Image, ImageOps, PngImagePlugin
 
-FILE = Path(__file__).with_name("{file}")
+FILE = Path(__file__).with_name("{file.name}")
 # Limits of image files, as lit_ad has them, in place of Pillow's, which are lower.
-PIXELS = 1e6 * float(os.environ.get("{megapixels}") or {most_megapixels})
+PIXELS = 1e6 * float(os.environ.get("{MEGAPIXELS}") or {DEFAULTS[MEGAPIXELS]:g})
 Image.MAX_IMAGE_PIXELS = None
-PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 2**20 * {most_metadata}
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 2**20 * {DEFAULTS[METADATA]:g}
 {load}
 view, (height, width) = card["view"], card["input_size"]
-{region}# Scores of nominal images that nothing was trained on.
+{mask}# Scores of nominal images that nothing was trained on.
 held = np.concatenate(list(card["decision"]["scores"].values()))
 
 for path in sys.argv[1:]:
     image = Image.open(path)
     if image.width * image.height > PIXELS:
-        sys.exit(f"{{path}} has more pixels than the {{PIXELS / 1e6:g}} million that {megapixels} allows")
+        sys.exit(f"{{path}} has more pixels than the {{PIXELS / 1e6:g}} million that {MEGAPIXELS} allows")
     image = ImageOps.exif_transpose(image)
     if image.mode[0] in "IF":  # 16 bits, or floats
         low, high = view["window"] or (0, 65535 if image.mode[0] == "I" else 1)
@@ -93,62 +80,69 @@ for path in sys.argv[1:]:
         sys.exit(f"{{path}} has values of 8 bits, and the window is for more")
     image = image.convert("RGB")
     smallest = min(image.size)
-{cut}    size = view["image_size"]
-    h, w = (size, size) if isinstance(size, int) else size
+{cut}    h, w = {view.size}
     if view["fit"] == "pad":
         scale = min(h / image.height, w / image.width)
         h, w = max(1, round(scale * image.height)), max(1, round(scale * image.width))
-    if min(smallest, h, w) < {side}:
+    if min(smallest, h, w) < {SMALLEST_SIDE}:
         sys.exit(f"{{path}} is too small or too thin to be judged")
-    resampling = Image.Resampling.BICUBIC if view["interpolation"] == "bicubic" else Image.Resampling.BILINEAR
-    pixels = np.asarray(image.resize((w, h), resampling))
-    top, left = (height - h) // 2, (width - w) // 2  # below 0: the middle is cut out; above: reflections around
-    pixels = pixels[max(-top, 0) : height - top, max(-left, 0) : width - left]
-    counts = np.ones(pixels.shape[:2], bool)
-{count}    top, left, h, w = max(top, 0), max(left, 0), *pixels.shape[:2]
-    pixels = np.pad(pixels, ((top, height - h - top), (left, width - w - left), (0, 0)), mode="reflect")
+    pixels = np.asarray(image.resize((w, h), Image.Resampling.{view.interpolation.upper()}))
+    counts = np.full((h, w), True)
+{count}    top, left = (height - h) // 2, (width - w) // 2  # below 0: the middle is cut out; above: reflections around
+    middle = np.s_[max(-top, 0) : height - top, max(-left, 0) : width - left]
+    around = [(max(top, 0), max(height - h - top, 0)), (max(left, 0), max(width - w - left, 0))]
+    pixels, counts = np.pad(pixels[middle], [*around, (0, 0)], "reflect"), np.pad(counts[middle], around)
     score, *maps = run(np.ascontiguousarray(pixels.transpose(2, 0, 1)[None]))
     if not all(np.isfinite(values).all() for values in (score, *maps)):
-        sys.exit(f"{{path}}: {not_finite}")
+        sys.exit(f"{{path}}: {NOT_FINITE}")
     score = float(score[0])
     if maps and card["map_scored"]:  # padding is not judged
-        values = np.sort(maps[0][0, 0, top : top + h, left : left + w][counts])
+        values = np.sort(maps[0][0, 0, counts])
         score = float(values[-max(int(card["top"] * values.size), 1) :].mean())
     p_value = (1 + (held >= score).sum()) / (len(held) + 1)
     verdict = "anomalous" if score > card["threshold"][""] else "nominal"
     print(f"{{path}}: {{verdict}}, score {{score:.6g}}, p-value {{p_value:.3g}}")
 '''
 
-DETECTOR = '''"""python {example} IMAGE...   Needs numpy, pillow, {runtime}, and lit_ad for the tiles."""
+
+def describe_region(region: Roi | None) -> tuple[str, str, str]:
+    """Of a region of interest: its mask; how it is cut out of an image; what counts of that at the content's size."""
+    if region is None:
+        return "", "", ""
+    top, left, bottom, right = region.box
+    rows, columns = region.size or (bottom, right)
+    misfit = "<" if region.size is None else "!="
+    cut = f"""    if image.width {misfit} {columns} or image.height {misfit} {rows}:
+        sys.exit(f"{{path}} does not go with the region of interest, of {columns} x {rows} pixels")
+    image = image.crop({(left, top, right, bottom)})
+"""
+    if region.inside is None:
+        return "", cut, ""
+    mask = f"""bits = np.frombuffer(zlib.decompress(base64.b64decode(view["roi"].split(",")[2])), np.uint8)
+mask = Image.fromarray(255 * np.unpackbits(bits, count={rows * columns}).reshape({rows}, {columns}))
+mask = mask.crop({(left, top, right, bottom)})
+"""
+    cut += f"""    image = Image.composite(image, Image.new("RGB", image.size, {FILL}), mask)
+"""
+    count = """    share = np.asarray(mask.resize((w, h), Image.Resampling.BOX))
+    counts = share > (127 if share.max() > 127 else 0)
+"""
+    return mask, cut, count
+
+
+def judge_by_lit_ad(file: Path) -> str:
+    """The program that asks lit_ad."""
+    runtime, _ = RUNTIMES[file.suffix]
+    return f'''"""python {example_name(file)} IMAGE...   Needs numpy, pillow, {runtime}, and lit_ad for the tiles."""
 
 import sys
 from pathlib import Path
 
 from lit_ad import Detector
 
-detector = Detector.load(Path(__file__).with_name("{file}"))
+detector = Detector.load(Path(__file__).with_name("{file.name}"))
 for path in sys.argv[1:]:
     found = detector(path)
     verdict = "anomalous" if found.anomalous else "nominal"
     print(f"{{path}}: {{verdict}}, score {{found.score:.6g}}, p-value {{found.p_value:.3g}}")
 '''
-
-
-def example_name(file: Path) -> str:
-    """What the program of an exported file is called: each file has its own."""
-    return f"{file.name}.example.py"
-
-
-def example(file: Path, card: Card) -> str:
-    """The program for an exported file."""
-    runtime, load = RUNTIMES[file.suffix]
-    if card.view.tile is not None:
-        return DETECTOR.format(runtime=runtime, file=file.name, example=example_name(file))
-    roi = card.view.roi
-    region, cut, count = ("", "", "") if roi is None else MASK if isinstance(roi, str) else BOX
-    parts = {"region": region, "cut": cut.replace("FILL", str(FILL)), "count": count}
-    imports = "base64, json, os, sys, zlib" if isinstance(roi, str) else "json, os, sys"
-    limits = {"megapixels": MEGAPIXELS, "most_megapixels": f"{DEFAULTS[MEGAPIXELS]:g}"}
-    parts |= {**limits, "most_metadata": f"{DEFAULTS[METADATA]:g}"}
-    parts |= {"load": load, "imports": imports, "not_finite": NOT_FINITE, "side": str(SMALLEST_SIDE)}
-    return PROGRAM.format(runtime=runtime, file=file.name, example=example_name(file), **parts)

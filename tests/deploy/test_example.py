@@ -85,7 +85,9 @@ def alone(program: Path, *images: Path) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([sys.executable, program, *images], capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize(("kind", "fit", "crop"), [("box", "pad", None), ("mask", "stretch", 48)])
+@pytest.mark.parametrize(
+    ("kind", "fit", "crop"), [("box", "pad", None), ("mask", "stretch", 48), ("rectangle", "pad", 56)]
+)
 def test_the_example_looks_at_the_region_of_interest_alone(
     kind: str, fit: Any, crop: int | None, onnx_of: Callable[[View], tuple[Path, Path]], tmp_path: Path
 ) -> None:
