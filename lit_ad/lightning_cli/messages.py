@@ -11,8 +11,15 @@ from lit_ad.data import __all__ as SOURCES
 from lit_ad.image.view import View
 from lit_ad.methods import __all__ as METHODS
 
-NOISE = ("Does not validate against", "Subtypes:", "Errors:", "Expected a <class 'NoneType'>", "Given value")
+UNION = "Does not validate against any of the Union subtypes"
+NOISE = (
+    *(UNION, "Subtypes:", "Errors:", "Expected a <class 'NoneType'>", "Given value"),
+    *("Subclass types expect one of:", "a class path (str)", "a dict with"),
+)
+OF_A_TYPE = ("Expected a", "Not of type", "Not a valid subclass")  # how sentences begin that are not ours
 TYPES = {
+    "str": "a text",
+    "tuple": "a list",
     "int": "a whole number",
     "float": "a number",
     "bool": "true or false",
@@ -28,6 +35,8 @@ PATTERNS = (
     (r"Subcommand '\w+' does not accept option '([\w.]+)'", r"there is no key \1"),
     (r"Group '(\w+)' does not accept option '([\w.]+)'", r"there is no key \2 in \1"),
     (r"Option '([\w.]+)' is not accepted", r"there is no key \1"),
+    (r"Parser key \"([\w.]+)\": there is no option --(?:(\S+)\.)?(\w+)=.*", lambda m: f"there is no key {m[3]} in "
+     + ".".join(part for part in m.groups()[:2] if part)),
     (r"unrecognized arguments: (-\S+).*", r"there is no option \1"),
     (r"unrecognized arguments: (.*)", r"\1 belongs to no option"),
     (r".*Expected an instantiatable class, but lit_ad\.[\w.]+ is abstract", NO_SOURCE),
@@ -35,6 +44,8 @@ PATTERNS = (
      "there is no such class"),
     (r"Parser key \"([\w.]+)\": there is no key (\S+)(?: in (\w+))?", lambda m: f"there is no key {m[2]} in {m[1]}"
      + (f".{m[3]}" if m[3] else "")),
+    (r"([\w.]+) is NestedArg\(key='([\w.]+)'.*\), but it must be ([\w ]+)", r"\1 is \3, and has no key \2"),
+    (r"Parser key \"([\w.]+)\": ([\w.]+) is (.*, (?:but it must be|and has no key) .*)", r"\1.\2 is \3"),
     (r"Parser key \"([\w.]+)\": ", r"\1: "),
 )  # fmt: skip
 
@@ -47,21 +58,33 @@ def in_one_line(message: str, keys: Sequence[str], words: Sequence[str] = ()) ->
         keys: That there are.
         words: What was typed.
     """
-    lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
-    text = " ".join(line for line in lines if line and not line.startswith(NOISE))
+    text = " ".join(telling_lines(message))
     text, hinted, hint = text.partition(". Did you mean ")  # of a message inside this one
     if needed := re.fullmatch(r"the following arguments are required: (.*)", text):
         return missing(needed[1].split(", "), words)
-    if wrong := re.search(r"Parser key \"([\w.]+)\": Expected a <class '(\w+)'>(?:\. Got value: (.*))?$", text):
+    if wrong := re.search(r"Parser key \"([\w.]+)\":((?: Expected a <class '\w+'>)+)(?:\. Got value: (.*))?$", text):
         given = re.search(r"Given value: (.*)", message)
-        value = wrong[3] or (given[1] if given else "not")
-        example = f", such as '[{value}]'" if wrong[2] == "list" else ""
-        return f"{wrong[1]} is {value}, but it must be {TYPES.get(wrong[2], wrong[2])}{example}"
+        value, types = wrong[3] or (given[1] if given else "not"), re.findall(r"<class '(\w+)'>", wrong[2])
+        example = f", such as '[{value}]'" if types == ["list"] else ""
+        return f"{wrong[1]} is {value}, but it must be {' or '.join(TYPES.get(name, name) for name in types)}{example}"
     if wrong := re.search(r"Parser key \"([\w.]+)\": Expected a typing\.Literal\[(.*)\]\. Got value: (.*)$", text):
         return f"{wrong[1]} is {wrong[3]}, but it must be one of {wrong[2].replace(chr(39), '')}"
     for pattern, plain in PATTERNS:
         text = re.sub(pattern, plain, text)
     return text + (f"{hinted}{hint}" if hinted else nearest(text, keys))
+
+
+def telling_lines(message: str) -> list[str]:
+    """Return the lines of a parser's message that say something, each once.
+
+    A value of several types is tried as each of them, and each says what it lacks. The type that was meant is most
+    likely the first that has a sentence about a part of the value, or about a part with a hint.
+    """
+    message = re.sub(r"(Problem with given class_path .*:)\n\s*(?:- )?", r"\1 ", message)
+    lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
+    lines = [line for line in dict.fromkeys(lines) if line and not line.startswith(NOISE)]
+    ours = [line for line in lines[1:] if not line.startswith(OF_A_TYPE)] if UNION in message else []
+    return [*lines[:1], *(sorted(ours, key=lambda line: "Did you mean" not in line)[:1] or lines[1:])]
 
 
 def nearest(text: str, keys: Sequence[str]) -> str:

@@ -56,6 +56,41 @@ def test_wrong_words(words: list[str], message: str, monkeypatch: pytest.MonkeyP
     assert message_of(monkeypatch, *words).startswith(message)
 
 
+STOPPING = ["--trainer.callbacks", "EarlyStopping"]
+LOGGER = ["--trainer.logger", "TensorBoardLogger"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            [*STOPPING, "--trainer.callbacks.monitr", "x"],
+            "there is no key monitr in trainer.callbacks. Did you mean monitor?",
+        ),
+        (["--trainer.callbacks.monitor", "x"], "there is no key monitor in trainer.callbacks"),
+        (
+            ["--trainer.callbacks", "[{class_path: EarlyStopping, init_args: {monitr: x}}]"],
+            "there is no key monitr in trainer.callbacks. Did you mean monitor?",
+        ),
+        (
+            [*STOPPING, "--trainer.callbacks.patience", "x"],
+            "trainer.callbacks.patience is x, but it must be a whole number",
+        ),
+        ([*LOGGER, "--trainer.logger.nme", "x"], "there is no key nme in trainer.logger. Did you mean name?"),
+        (["--data.augment", "HorizontalFlip", "--data.augment.px", "3"], "there is no key px in data.augment"),
+        (["--data.augment", "[HorizontalFlp]"], "data.augment is HorizontalFlp, but there is no such class"),
+        (["--model.view.sz", "3"], "there is no key sz in model.view"),
+        (["--model.view.image_size", "x"], "model.view.image_size is x, but it must be a whole number or a list"),
+        (["--model.backbone.nme", "x"], "model.backbone is a text, and has no key nme"),
+    ],
+)
+def test_a_value_of_several_types_is_one_sentence(
+    words: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The parser tries each of the types, and each says what it lacks."""
+    assert message_of(monkeypatch, *DEMO, *words) == message
+
+
 @pytest.mark.parametrize(
     ("right", "wrong", "message"),
     [
