@@ -161,7 +161,7 @@ class Detector:
         """
         path = find_detector(path)
         if path.suffix == ".ckpt":
-            from lit_ad.methods.detector_file import load_network
+            from lit_ad.methods.torch_runtime import load_network
 
             detector = cls(*load_network(path, weights, device))
         else:

@@ -9,28 +9,47 @@ import inspect
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Protocol, TypeVar
+
+import lightning as L
 
 from lit_ad.checkpoint import changed_arguments, read_checkpoint
 from lit_ad.detector.card import ANOTHER_VERSION, Card, read_card
-from lit_ad.detector.runtimes import run_once, torch_for_callers
-from lit_ad.detector.scoring import Network, NetworkFor
+from lit_ad.detector.decision import Decision
 from lit_ad.errors import UserError
 from lit_ad.files import resolve_path
 from lit_ad.image.view import View
 from lit_ad.machine import torch_device
-from lit_ad.methods.network import inference
 from lit_ad.teachers.backbone import Teacher
 from lit_ad.teachers.weights import fingerprint
 
-if TYPE_CHECKING:
-    from lit_ad.methods.base import Method
-
 THIS = "this checkpoint"  # in messages, where its file is not known
-M = TypeVar("M", bound="Method")
+M = TypeVar("M", bound=L.LightningModule)
 
 
-def write_record(method: "Method", checkpoint: dict[str, Any]) -> None:
+class Recorded(Protocol):
+    """What is recorded of a method, and read again."""
+
+    view: View
+    decision: Decision | None
+    decided_for: str | None  # the fingerprint of the weights that scored the decision's images; None: not known
+    _trainer: L.Trainer | None
+
+    @property
+    def card(self) -> Card: ...
+
+    @property
+    def hparams(self) -> Any: ...
+
+    @property
+    def strict_loading(self) -> bool: ...
+
+    def teachers(self) -> dict[str, Teacher]: ...
+
+    def state_dict(self) -> Any: ...
+
+
+def write_record(method: Recorded, checkpoint: dict[str, Any]) -> None:
     """Write all that makes the file a detector into a checkpoint.
 
     The decision in it is that of the weights in the file, or none: where the latest validation scored other weights, as
@@ -51,7 +70,7 @@ def write_record(method: "Method", checkpoint: dict[str, Any]) -> None:
         arguments["view"] = arguments["view"].to_dict()  # plain values, or the file could not be read as data
 
 
-def read_record(method: "Method", checkpoint: dict[str, Any]) -> None:
+def read_record(method: Recorded, checkpoint: dict[str, Any]) -> None:
     """Give a method the decision in a checkpoint, and the window of its view where the training has found that.
 
     Raises:
@@ -96,7 +115,7 @@ def check_same_view(view: View, trained: View, file: str | Path) -> None:
         raise UserError(f"{file} was trained at {differ}: leave model.view as it was, or train anew")
 
 
-def check_same_networks(method: "Method", checkpoint: dict[str, Any], card: Card, file: str | Path) -> None:
+def check_same_networks(method: Recorded, checkpoint: dict[str, Any], card: Card, file: str | Path) -> None:
     """Raise UserError where the networks in a checkpoint have other tensors than the model's, or of other shapes."""
     there, here = (
         {n: tensor.shape for n, tensor in s.items()} for s in (checkpoint["state_dict"], method.state_dict())
@@ -112,7 +131,7 @@ def check_same_networks(method: "Method", checkpoint: dict[str, Any], card: Card
         )
 
 
-def check_arguments(method: type["Method"], arguments: dict[str, Any], card: Card, file: Path) -> None:
+def check_arguments(method: type[L.LightningModule], arguments: dict[str, Any], card: Card, file: Path) -> None:
     """Raise UserError where a checkpoint was trained with arguments that the method does not have here."""
     try:
         inspect.signature(method).bind(**arguments)
@@ -154,38 +173,20 @@ def load_method(kind: type[M], path: Path, device: Any, arguments: dict[str, Any
     return model.to(device).eval()
 
 
-def load_network(
-    path: Path, weights: str | Path | None = None, device: str = "cpu"
-) -> tuple[Network, Card, NetworkFor]:
-    """Return the network of a checkpoint, its card, and a function that makes the network for several callers.
-
-    Raises:
-        UserError: As `Method.load_from_checkpoint` does.
-    """
-    from lit_ad.methods.base import Method  # which imports this module
-
-    method: Method = Method.load_from_checkpoint(path, device, weights)
-    method.requires_grad_(False)
-    network = run_once(inference(method), method.card)
-    return network, method.card, lambda callers: torch_for_callers(network, callers, method.device.type)
-
-
 def qualified_name(method: type) -> str:
     """Return MODULE.CLASS."""
     return f"{method.__module__}.{method.__qualname__}"
 
 
-def find_method_class(name: str, path: Path) -> type["Method"]:
+def find_method_class(name: str, path: Path) -> type[L.LightningModule]:
     """Return the class that a checkpoint names. It must be imported already, as lit_ad's own are: a file runs no code.
 
     Raises:
         UserError: It is not there, or no method.
     """
-    from lit_ad.methods.base import Method  # which imports this module
-
     module, _, attribute = name.rpartition(".")
     method = getattr(sys.modules.get(module), attribute, None)
-    if not (isinstance(method, type) and issubclass(method, Method)):
+    if not (isinstance(method, type) and issubclass(method, L.LightningModule)):
         raise UserError(
             f"{path} is a checkpoint of {name or 'no method of lit_ad'}, which is not known here"
             + (

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -13,12 +13,24 @@ from lit_ad.detector.scoring import Network, Output
 from lit_ad.image.view import Floats, View, visible
 from lit_ad.methods.maps import upsample
 
-if TYPE_CHECKING:
-    from lit_ad.methods.base import Method
+
+class Predicting(Protocol):
+    """What a method has to run as a network."""
+
+    map_scored: bool
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def modules(self) -> Iterator[nn.Module]: ...
+
+    def predict(self, images: Tensor, features: list[Tensor] | None = None) -> Prediction: ...
+
+    def assess(self, images: Tensor, features: list[Tensor] | None = None) -> tuple[Prediction, Tensor]: ...
 
 
 def make_network(
-    method: "Method", features: list[Tensor] | None = None, losses: list[tuple[Tensor, int]] | None = None
+    method: Predicting, features: list[Tensor] | None = None, losses: list[tuple[Tensor, int]] | None = None
 ) -> Network:
     """Return a method as the network that `judge` runs, in eval mode.
 
@@ -46,7 +58,7 @@ def make_network(
     return run
 
 
-def inference(method: "Method") -> Network:
+def inference(method: Predicting) -> Network:
     """Return a method as a detector's network, outside of any training."""
     run = make_network(method)
 
@@ -58,7 +70,7 @@ def inference(method: "Method") -> Network:
 
 
 @contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
+def eval_mode(model: nn.Module | Predicting) -> Iterator[None]:
     """Eval mode inside; after it, every part in the mode that it was in."""
     training = [part for part in model.modules() if part.training]  # none of a detector: nothing is written to
     for part in training:
@@ -80,7 +92,7 @@ def as_images(pixels: Tensor) -> Tensor:
     return pixels.float() / 255
 
 
-def upsample_maps(method: "Method", prediction: Prediction, inputs: Tensor) -> Prediction:
+def upsample_maps(method: Predicting, prediction: Prediction, inputs: Tensor) -> Prediction:
     """Bring maps to the size of the network's inputs (B, 3, H, W), where most papers score them.
 
     The maximum of the small map is about 10 % higher. The authors of EfficientAD and Dinomaly score at other sizes:

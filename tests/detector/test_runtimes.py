@@ -16,13 +16,14 @@ import torch
 from lightning import Trainer
 
 import lit_ad
-from lit_ad import Detector, methods
+from lit_ad import Detector
 from lit_ad.deploy.example import example
 from lit_ad.deploy.export import SUFFIX
 from lit_ad.detector import runtimes
 from lit_ad.detector.card import Card
 from lit_ad.detector.runtimes import torch_for_callers
 from lit_ad.errors import UserError
+from lit_ad.methods import torch_runtime
 from tests.deploy.test_export import export_every_format, pictures
 
 onnx = pytest.importorskip("onnx")
@@ -95,7 +96,7 @@ def test_every_network_runs_once_before_it_is_shared(
         return run
 
     runtimes_run_once = runtimes.run_once
-    for module in (runtimes, methods.detector_file):
+    for module in (runtimes, torch_runtime):
         monkeypatch.setattr(module, "run_once", run_once)
     detector = Detector.load(files[format])
     once = (threading.current_thread().name, (1, 3, 64, 64))

@@ -19,8 +19,7 @@ from lit_ad.errors import UserError
 from lit_ad.image.view import View
 from lit_ad.methods import MKD, STFPM
 from lit_ad.methods.base import Method
-from lit_ad.methods.detector_file import load_network, read_record, write_record
-from lit_ad.methods.network import inference
+from lit_ad.methods.detector_file import read_record, write_record
 from lit_ad.teachers import Teacher
 from lit_ad.teachers.weights import fingerprint
 from tests.methods.training import METHODS, Brightness, assert_same, made, random_pixels, trainer_in
@@ -251,22 +250,6 @@ def test_a_checkpoint_imports_no_code(run: Path, tmp_path: Path, monkeypatch: py
     torch.save(checkpoint, run)
     with pytest.raises(UserError, match=f"^{run} is not of lit_ad"):
         Method.load_from_checkpoint(run)
-
-
-def test_a_checkpoint_is_its_network_and_its_card(
-    trained: dict[str, tuple[Method, Path]], resnet_file: Path, tmp_path: Path
-) -> None:
-    method, path = trained["STFPM"]
-    pixels = random_pixels(2, 3, 64, 64).numpy()
-    expected = np.asarray(inference(method)(pixels).anomaly_map)
-    network, card, for_callers = load_network(path)
-    assert card.to_dict() == method.card.to_dict()
-    for run in (network, for_callers(2)):
-        np.testing.assert_array_equal(np.asarray(run(pixels)[0]), expected)
-    resnet = torch.load(resnet_file, weights_only=True)
-    torch.save({name: 0.5 * value for name, value in resnet.items()}, tmp_path / "other.pt")
-    with pytest.raises(UserError, match=r"last\.ckpt was trained with weights of resnet10t"):
-        load_network(path, weights=tmp_path / "other.pt")
 
 
 def test_a_decision_is_saved_with_the_weights_that_scored_its_images_only(resnet_file: Path) -> None:

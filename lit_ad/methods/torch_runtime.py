@@ -1,0 +1,23 @@
+"""PyTorch as the runtime of a checkpoint, as `detector.runtimes` has those of exported files."""
+
+from pathlib import Path
+
+from lit_ad.detector.card import Card
+from lit_ad.detector.runtimes import run_once, torch_for_callers
+from lit_ad.detector.scoring import Network, NetworkFor
+from lit_ad.methods.base import Method
+from lit_ad.methods.network import inference
+
+
+def load_network(
+    path: Path, weights: str | Path | None = None, device: str = "cpu"
+) -> tuple[Network, Card, NetworkFor]:
+    """Return the network of a checkpoint, its card, and a function that makes the network for several callers.
+
+    Raises:
+        UserError: As `Method.load_from_checkpoint` does.
+    """
+    method: Method = Method.load_from_checkpoint(path, device, weights)
+    method.requires_grad_(False)
+    network = run_once(inference(method), method.card)
+    return network, method.card, lambda callers: torch_for_callers(network, callers, method.device.type)
