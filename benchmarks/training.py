@@ -42,6 +42,7 @@ class Case(NamedTuple):
 CASES = {
     "STFPM": Case("resnet18", 256, 32, peer="Stfpm"),
     "ReverseDistillation": Case("resnet18", 256, 16, peer="ReverseDistillation"),
+    "ReContrast": Case("resnet18", 256, 16),
     "Dinomaly": Case("vit_small_patch14_reg4_dinov2", 224, 8, peer="Dinomaly"),
     "INPFormer": Case("vit_small_patch14_reg4_dinov2", 224, 8),
     "L2BT": Case("vit_base_patch14_reg4_dinov2", 224, 4, peer="L2BT"),

@@ -80,6 +80,7 @@ def small_models(resnet_file: Path, vit_file: Path, pdn_file: Path) -> dict[str,
         "Transformaly": vit,
         "L2BT": {**vit, "taps": [3, 11]},
         "ReverseDistillation": resnet,
+        "ReContrast": resnet,
         # No dropout, which draws other numbers in each process; a warm-up that few steps get through.
         "Dinomaly": {**vit, "dropout": 0.0, "warmup": 2},
         "INPFormer": {**vit, "warmup": 2},

@@ -59,6 +59,7 @@ PAPERS = {
     "Transformaly": "vit_base_patch16_384.orig_in21k_ft_in1k",
     "L2BT": "vit_base_patch14_reg4_dinov2.lvd142m",
     "ReverseDistillation": "wide_resnet50_2.tv_in1k",
+    "ReContrast": "wide_resnet50_2.tv_in1k",
     "Dinomaly": "vit_base_patch14_reg4_dinov2.lvd142m",
     "INPFormer": "vit_base_patch14_reg4_dinov2.lvd142m",
 }
@@ -83,6 +84,8 @@ SETTINGS = {  # batch, epochs or steps, image size: of the papers, or of their a
     "mixed_teacher": (8, 100, 256),
     "multiclass_dcam": (32, 100, 256),
     "reverse_distillation": (16, 200, 256),
+    "recontrast": (16, 2_000, 256),
+    "multiclass_recontrast": (16, 5_000, 256),
     "multiclass_dinomaly": (16, 10_000, 448),
     "multiclass_dinomaly2": (16, 40_000, 448),
     "dinomaly2": (16, 5_000, 448),

@@ -14,7 +14,7 @@ from lit_ad.image.view import View
 from lit_ad.methods.base import Method
 from lit_ad.training import Calibration, FeatureCache
 
-COUNTING = ("Dinomaly", "EfficientAD", "INPFormer", "MixedTeacher")
+COUNTING = ("Dinomaly", "EfficientAD", "INPFormer", "MixedTeacher", "ReContrast")
 
 
 class Watch(L.Callback):

@@ -1,6 +1,5 @@
 """A benchmark without a file: methods by name, on a folder of one's own, and the YAML that it stands for."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from lit_ad.errors import UserError
 from lit_ad.files import atomic_write, resolve_path
 from lit_ad.shipped_configs import CONFIGS, find_config
 
-NAMES = ("{}.yaml", "multiclass_{}.yaml", "{}_s.yaml")  # what the paper's own setting of a method is called there
+NAMES = ("{}", "multiclass{}", "{}s")  # the file of a method's own setting by its paper, without _
 
 
 def method_specs(methods: Mapping[str, MethodSpec] | Sequence[str]) -> dict[str, MethodSpec]:
@@ -37,8 +36,8 @@ def method_specs(methods: Mapping[str, MethodSpec] | Sequence[str]) -> dict[str,
 
 def config_of(method: str) -> Path:
     """The paper's setting of a method. Raises UserError if there is none."""
-    snake = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", method).lower()
-    found = [CONFIGS / name.format(snake) for name in NAMES if (CONFIGS / name.format(snake)).is_file()]
+    files = {file.stem.replace("_", ""): file for file in CONFIGS.glob("*.yaml")}
+    found = [files[name] for pattern in NAMES if (name := pattern.format(method.lower())) in files]
     if not found:
         raise UserError(f"there is no method {method} with a file in {CONFIGS}: give its configuration, FILE.yaml")
     return found[0]

@@ -6,6 +6,7 @@ from lit_ad.methods.inp_former import INPFormer
 from lit_ad.methods.l2bt import L2BT
 from lit_ad.methods.mixed_teacher import MixedTeacher
 from lit_ad.methods.mkd import MKD
+from lit_ad.methods.recontrast import ReContrast
 from lit_ad.methods.reverse_distillation import ReverseDistillation
 from lit_ad.methods.stfpm import STFPM
 from lit_ad.methods.transformaly import Transformaly
@@ -20,6 +21,7 @@ __all__ = [
     "EfficientAD",
     "INPFormer",
     "MixedTeacher",
+    "ReContrast",
     "ReverseDistillation",
     "Transformaly",
 ]

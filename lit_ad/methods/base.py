@@ -115,11 +115,11 @@ class Method(L.LightningModule):
         return {name: module for name, module in self.named_modules() if isinstance(module, Teacher)}
 
     def total_steps(self, why: str) -> int:
-        """The steps of the whole training, for `configure_optimizers`. Raises UserError, with why they are needed, if
-        there is no end."""
+        """The steps of the whole training, for `configure_optimizers`. Raises UserError, with what of the method needs
+        them, if there is no end."""
         steps = self.trainer.estimated_stepping_batches
         if math.isinf(steps):
-            raise UserError(f"{type(self).__name__}'s learning rate {why}: set trainer.max_steps or max_epochs")
+            raise UserError(f"{type(self).__name__}'s {why}: set trainer.max_steps or max_epochs")
         return int(steps)
 
     # From images to judgements. `detector.scoring` says what maps and scores mean for an image.

@@ -157,7 +157,7 @@ class EfficientAD(Method):
     def configure_optimizers(self) -> Any:
         trained = [*self.student.parameters(), *self.autoencoder.parameters()]
         optimizer = torch.optim.Adam(trained, lr=self.lr, weight_decay=self.weight_decay)
-        steps = self.total_steps("falls near the end")
+        steps = self.total_steps("learning rate falls near the end")
         drop = torch.optim.lr_scheduler.MultiStepLR(optimizer, [int(0.95 * steps)], gamma=0.1)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": drop, "interval": "step"}}
 

@@ -129,7 +129,7 @@ class MixedTeacher(Method):
     def configure_optimizers(self) -> Any:
         """One cycle from lr / 25 up to lr and down to 4e-6 of it."""
         optimizer = torch.optim.Adam([*self.student.parameters(), *self.deep_student.parameters()], lr=self.lr)
-        steps = self.total_steps("is of one cycle")
+        steps = self.total_steps("learning rate is of one cycle")
         cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.lr, total_steps=steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
 

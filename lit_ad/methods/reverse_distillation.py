@@ -54,12 +54,7 @@ class ReverseDistillation(Method):
         betas: tuple[float, float] = (0.5, 0.999),
     ) -> None:
         teacher = Teacher(backbone, taps, weights)
-        steps = zip(teacher.strides[:-1], teacher.strides[1:], strict=True)
-        if teacher.is_vit or len(taps) < 2 or any(coarse != 2 * fine for fine, coarse in steps):
-            raise UserError(
-                "Reverse Distillation takes two levels of a CNN or more, each of twice the stride before it, but "
-                f"model.taps {list(taps)} of {backbone} have strides {teacher.strides}"
-            )
+        check_levels("Reverse Distillation", teacher)
         super().__init__(view.of_multiple(2 * teacher.strides[-1]))  # the embedding's stride
         self.teacher = teacher
         inner, depths = inner_share(teacher), block_counts(teacher)
@@ -85,9 +80,7 @@ class ReverseDistillation(Method):
 
     def detect(self, disagreement: Pairs) -> Prediction:
         """The levels' distances at the image's resolution, fused and smoothed; the maximum is the score."""
-        size = [side * self.teacher.strides[0] for side in disagreement[0][0].shape[-2:]]
-        levels = [cosine_distance(teacher, student)[:, None] for teacher, student in disagreement]
-        maps = torch.stack([interpolate(level, size, mode="bilinear", align_corners=True) for level in levels])
+        maps = distance_maps(disagreement, self.teacher.strides[0])
         fused = maps.sum(dim=0) if self.fusion == "sum" else maps.prod(dim=0)
         return Prediction(gaussian_blur(fused, sigma=4.0))
 
@@ -173,6 +166,29 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.activation(self.residual(x) + self.shortcut(x))
+
+
+def distance_maps(pairs: Pairs, stride: int) -> Tensor:
+    """One minus the cosine of each level at the image's resolution, L x 2 x (B, C, h, w) -> (L, B, 1, H, W).
+
+    Args:
+        pairs: Teacher and student; the first pair is of the finest level.
+        stride: Of that level.
+    """
+    size = [side * stride for side in pairs[0][0].shape[-2:]]
+    levels = [cosine_distance(teacher, student)[:, None] for teacher, student in pairs]
+    return torch.stack([interpolate(level, size, mode="bilinear", align_corners=True) for level in levels])
+
+
+def check_levels(method: str, teacher: Backbone) -> None:
+    """Raises UserError where a decoder could not double its way from the coarsest of a teacher's levels to the finest.
+    `method`: its name, for the message."""
+    steps = zip(teacher.strides[:-1], teacher.strides[1:], strict=True)
+    if teacher.is_vit or len(teacher.taps) < 2 or any(coarse != 2 * fine for fine, coarse in steps):
+        raise UserError(
+            f"{method} takes two levels of a CNN or more, each of twice the stride before it, but model.taps "
+            f"{list(teacher.taps)} of {teacher.name} have strides {teacher.strides}"
+        )
 
 
 def check_sides(coarsest: Tensor, stride: int) -> None:

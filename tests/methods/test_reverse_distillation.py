@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter
-from torch import Tensor, nn
+from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from lit_ad.errors import UserError
@@ -20,6 +20,7 @@ from lit_ad.methods.reverse_distillation import (
     inner_share,
 )
 from lit_ad.teachers import Backbone
+from tests.methods.levels_by_hand import as_arrays, one_minus_cosine, stretched_distances
 
 
 @pytest.fixture
@@ -28,24 +29,14 @@ def model(resnet_file: Path) -> ReverseDistillation:
     return ReverseDistillation("resnet10t", weights=str(resnet_file), view=View(64)).eval()
 
 
-def one_minus_cosine(a: np.ndarray, b: np.ndarray) -> float:
-    return 1 - float(a.ravel() @ b.ravel() / (np.linalg.norm(a) * np.linalg.norm(b)))
-
-
-def arrays(model: ReverseDistillation, images: Tensor) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Teacher and decoder of each level, (B, C, h, w) in float64."""
-    pairs = model.compare(images, model.teacher(images))
-    return [(t.double().numpy(), s.detach().double().numpy()) for t, s in pairs]
-
-
 def test_loss_is_one_minus_the_cosine_of_whole_levels(model: ReverseDistillation) -> None:
     images = torch.rand(3, 3, 64, 64)
     whole = each = 0.0
-    for teacher, student in arrays(model, images):
+    for teacher, student in as_arrays(model.compare(None, model.teacher(images))):  # no pixels needed
         whole += np.mean([one_minus_cosine(t, s) for t, s in zip(teacher, student, strict=True)])
         places = [(b, y, x) for b in range(3) for y in range(teacher.shape[2]) for x in range(teacher.shape[3])]
         each += np.mean([one_minus_cosine(teacher[b, :, y, x], student[b, :, y, x]) for b, y, x in places])
-    found = model.compare(None, model.teacher(images))  # no pixels needed
+    found = model.compare(None, model.teacher(images))
     assert model.loss(found).item() == pytest.approx(whole, rel=1e-5)
     model.cosine = "position"
     assert model.loss(found).item() == pytest.approx(each, rel=1e-5)
@@ -54,22 +45,11 @@ def test_loss_is_one_minus_the_cosine_of_whole_levels(model: ReverseDistillation
         assert model.loss(model.compare(None, model.teacher(images))).dtype == torch.float32
 
 
-def stretched(level: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Bilinear, the corners staying corners: (h, w) -> size."""
-    height, width = level.shape
-    rows, columns = np.linspace(0, height - 1, size[0]), np.linspace(0, width - 1, size[1])
-    wide = np.stack([np.interp(columns, np.arange(width), row) for row in level])
-    return np.stack([np.interp(rows, np.arange(height), column) for column in wide.T]).T
-
-
 @pytest.mark.parametrize("fusion", ["sum", "product"])
 def test_map_is_the_levels_fused_and_smoothed(model: ReverseDistillation, fusion: str) -> None:
     model.fusion = fusion  # type: ignore[assignment]
     pixels = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)
-    levels = []
-    for teacher, student in arrays(model, pixels / 255):
-        cosine = (teacher * student).sum(1) / np.linalg.norm(teacher, axis=1) / np.linalg.norm(student, axis=1)
-        levels.append([stretched(1 - one, (64, 96)) for one in cosine])
+    levels = stretched_distances(as_arrays(model.compare(None, model.teacher(pixels / 255))), (64, 96))
     fused = np.sum(levels, axis=0) if fusion == "sum" else np.prod(levels, axis=0)
     expected = np.stack([gaussian_filter(one, 4) for one in fused])
     prediction = model(pixels)
