@@ -58,20 +58,45 @@ import {runtime}
 from PIL import Image, ImageOps, PngImagePlugin
 
 FILE = Path(__file__).with_name("{file.name}")
-# Limits of image files, as lit_ad has them, in place of Pillow's, which are lower.
-PIXELS = 1e6 * float(os.environ.get("{MEGAPIXELS}") or {DEFAULTS[MEGAPIXELS]:g})
+
+
+def limit(variable, default):
+    text = os.environ.get(variable) or default
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0
+    if not value > 0:
+        sys.exit(f"the environment variable {{variable}} is {{text!r}}, but it must be a number above 0")
+    return value
+
+
+def read(path):
+    try:
+        image = Image.open(path)
+        if image.width * image.height > 1e6 * MEGAPIXELS:
+            sys.exit(f"{{path}} has more pixels than the {{MEGAPIXELS:g}} million that {MEGAPIXELS} allows")
+        return ImageOps.exif_transpose(image)
+    except Exception as error:
+        if "MAX_TEXT_" in str(error):
+            excess = f"more than the {{METADATA:g}} MiB that the environment variable {METADATA} allows"
+            error = f"it has text or a colour profile of {{excess}}"
+        sys.exit(f"cannot read {{path}}: {{error}}")
+
+
+# Limits of image files, as lit_ad has them, in place of Pillow's, unless those of text are higher.
+MEGAPIXELS = limit("{MEGAPIXELS}", "{DEFAULTS[MEGAPIXELS]:g}")
+METADATA = limit("{METADATA}", "{DEFAULTS[METADATA]:g}")
 Image.MAX_IMAGE_PIXELS = None
-PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 2**20 * {DEFAULTS[METADATA]:g}
+PngImagePlugin.MAX_TEXT_CHUNK = max(int(2**20 * METADATA), PngImagePlugin.MAX_TEXT_CHUNK)
+PngImagePlugin.MAX_TEXT_MEMORY = max(int(2**20 * METADATA), PngImagePlugin.MAX_TEXT_MEMORY)
 {load}
 view, (height, width) = card["view"], card["input_size"]
 {mask}# Scores of nominal images that nothing was trained on.
 held = np.concatenate(list(card["decision"]["scores"].values()))
 
 for path in sys.argv[1:]:
-    image = Image.open(path)
-    if image.width * image.height > PIXELS:
-        sys.exit(f"{{path}} has more pixels than the {{PIXELS / 1e6:g}} million that {MEGAPIXELS} allows")
-    image = ImageOps.exif_transpose(image)
+    image = read(path)
     if image.mode[0] in "IF":  # 16 bits, or floats
         low, high = view["window"] or (0, 65535 if image.mode[0] == "I" else 1)
         values = (np.asarray(image).astype(float).clip(low, high) - low) * (255 / (high - low))
@@ -139,10 +164,14 @@ import sys
 from pathlib import Path
 
 from lit_ad import Detector
+from lit_ad.errors import UserError
 
 detector = Detector.load(Path(__file__).with_name("{file.name}"))
 for path in sys.argv[1:]:
-    found = detector(path)
+    try:
+        found = detector(path)
+    except UserError as error:
+        sys.exit(str(error))
     verdict = "anomalous" if found.anomalous else "nominal"
     print(f"{{path}}: {{verdict}}, score {{found.score:.6g}}, p-value {{found.p_value:.3g}}")
 '''

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from lit_ad import Detector
 from lit_ad.deploy.example import example, example_name
 from lit_ad.deploy.export import SUFFIX, export, write_onnx
-from lit_ad.errors import NOT_FINITE, NotFiniteError
+from lit_ad.errors import NOT_FINITE, NotFiniteError, UserError
+from lit_ad.image.pixels import read_image
 from lit_ad.image.view import View
 from lit_ad.methods.stfpm import STFPM
 from tests.deploy.test_export import DECISION, export_every_format, pictures
@@ -139,6 +140,36 @@ def test_a_detector_of_tiles_is_asked_by_lit_ad(onnx_of: Callable[[View], tuple[
     found = Detector.load(model)(tmp_path / "image.png")
     done = subprocess.run([sys.executable, program, tmp_path / "image.png"], capture_output=True, text=True, check=True)
     assert f"score {found.score:.6g}, p-value {found.p_value:.3g}" in done.stdout
+
+
+@pytest.mark.parametrize("view", [View(64), View(64, tile=32, overlap=8)], ids=["alone", "by lit_ad"])
+def test_what_cannot_be_read_is_one_line(
+    view: View, onnx_of: Callable[[View], tuple[Path, Path]], tmp_path: Path
+) -> None:
+    _, program = onnx_of(view)
+    (tmp_path / "text.png").write_text("no image")
+    for name in ("text.png", "none.png"):
+        done = subprocess.run([sys.executable, program, tmp_path / name], capture_output=True, text=True, check=False)
+        assert done.returncode == 1 and done.stderr.startswith(f"cannot read {tmp_path / name}: ")
+        assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_example_has_our_limit_of_metadata(
+    onnx_of: Callable[[View], tuple[Path, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limits, their default and their sentences are those of the reader of lit_ad."""
+    program, image, notes = onnx_of(View(64))[1], tmp_path / "noted.png", PngImagePlugin.PngInfo()
+    notes.add_text("log", "x" * 3 * 2**20, zip=True)
+    Image.fromarray(pictures(1)[0]).save(image, pnginfo=notes)
+    assert alone(program, image).stdout.startswith(f"{image}: ")
+    for limit in ("2", "0.01", "much"):
+        monkeypatch.setenv("LIT_AD_MAX_METADATA_MIB", limit)
+        with pytest.raises(UserError) as refusal:
+            read_image(image)
+        done = alone(program, image)
+        assert done.returncode == 1 and str(refusal.value).startswith(done.stderr.strip())
+    monkeypatch.setenv("LIT_AD_MAX_METADATA_MIB", "4")
+    assert alone(program, image).returncode == 0
 
 
 def test_the_example_has_our_limit_of_pixels_and_not_pillows(
