@@ -32,6 +32,7 @@ from PIL import Image
 from tabulate import tabulate
 from training import Case, method, run_anomalib, save_weights
 
+from lit_ad.batch import Others
 from lit_ad.commands.main import prepare, quiet
 from lit_ad.data import AnomalyDataModule, MVTec
 from lit_ad.deploy import speed
@@ -110,7 +111,7 @@ def run_bare(name: str, weights: str, precision: str, cached: bool) -> float:
         given = features if cached else describe()
         optimizer.zero_grad()
         with torch.autocast("cuda", torch.bfloat16, enabled=precision == "bf16-mixed"):
-            loss = model.training_loss(images, given, unrelated if name == "EfficientAD" else None)
+            loss = model.training_loss(images, given, Others(unrelated if name == "EfficientAD" else None))
         loss.backward()
         if model.clip is not None:
             torch.nn.utils.clip_grad_norm_(model.parameters(), model.clip)

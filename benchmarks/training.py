@@ -129,6 +129,7 @@ def run_bare(name: str, options: argparse.Namespace, kind: str = "bare") -> dict
     """As lit_ad sets the machine up; "plain" without its two settings; "compiled" with torch.compile besides."""
     import torch
 
+    from lit_ad.batch import Others
     from lit_ad.machine import keep_memory
 
     if kind != "plain":
@@ -154,7 +155,7 @@ def run_bare(name: str, options: argparse.Namespace, kind: str = "bare") -> dict
         start = time.perf_counter(), time.process_time()
         for _ in range(case.batches):
             optimizer.zero_grad()
-            loss(images, features, unrelated if name == "EfficientAD" else None).backward()
+            loss(images, features, Others(unrelated if name == "EfficientAD" else None)).backward()
             if clip is not None:
                 torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
             optimizer.step()

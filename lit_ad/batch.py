@@ -40,7 +40,10 @@ class Batch:
     canvases: list[Size] | None = None  # of each image's own input, where larger ones filled it up; None: all alike
     masks: list[Tensor | None] | None = None  # B x (H0, W0) bool at original size; an entry is None without pixel truth
     features: list[Tensor] | None = None  # of the frozen part, from the cache: (B, ...) each
-    unrelated: Tensor | None = None  # (B, 3, H, W) uint8: other images, for methods that train on them too
+    # For methods that train on them too:
+    unrelated: Tensor | None = None  # (B, 3, H, W) uint8: other images
+    corrupted: Tensor | None = None  # (B, 3, H, W) uint8: the images with made-up defects
+    corruption: Tensor | None = None  # (B, 1, H, W) bool: where these are
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -98,10 +101,18 @@ class Batch:
     def _each_tensor(self, function: Callable[[Tensor], Tensor]) -> "Batch":
         changed: dict[str, Any] = {
             name: None if getattr(self, name) is None else function(getattr(self, name))
-            for name in ("pixels", "index", "unrelated")
+            for name in ("pixels", "index", "unrelated", "corrupted", "corruption")
         }
         features = None if self.features is None else [function(level) for level in self.features]
         return replace(self, **changed, features=features)
+
+
+class Others(NamedTuple):
+    """What a training step shows beside its images, as far as the data has it."""
+
+    unrelated: Tensor | None = None  # (B, 3, H, W) in [0, 1]: of anything else
+    corrupted: Tensor | None = None  # (B, 3, H, W) in [0, 1]: the images with made-up defects
+    corruption: Tensor | None = None  # (B, 1, H, W) bool: where these are
 
 
 class Prediction(NamedTuple):

@@ -22,6 +22,8 @@ def batch_of(count: int = 3, canvases: list[tuple[int, int]] | None = None) -> B
         masks=[torch.full((2, 2), bool(i)) if i else None for i in range(count)],
         features=[numbers.view(-1, 1).float(), 10 * numbers.view(-1, 1).float()],
         unrelated=(100 + numbers).view(-1, 1, 1, 1).expand(count, 3, 8, 10),
+        corrupted=(200 + numbers).view(-1, 1, 1, 1).expand(count, 3, 8, 10),
+        corruption=(numbers > 1).view(-1, 1, 1, 1).expand(count, 1, 8, 10),
     )
 
 
@@ -43,6 +45,8 @@ def test_selecting_keeps_together_what_belongs_together() -> None:
     assert chosen.canvases == [(4, 6), (8, 5)]
     assert chosen.pixels is not None and chosen.pixels[:, 0, 0, 0].tolist() == [1, 2]
     assert chosen.unrelated is not None and chosen.unrelated[:, 0, 0, 0].tolist() == [101, 102]
+    assert chosen.corrupted is not None and chosen.corrupted[:, 0, 0, 0].tolist() == [201, 202]
+    assert chosen.corruption is not None and chosen.corruption[:, 0, 0, 0].tolist() == [False, True]
     assert chosen.masks is not None and [mask is None for mask in chosen.masks] == [False, False]
     assert chosen.features is not None
     assert [level.flatten().tolist() for level in chosen.features] == [[1, 2], [10, 20]]
@@ -55,15 +59,16 @@ def test_selecting_keeps_together_what_belongs_together() -> None:
 def test_what_is_absent_stays_absent() -> None:
     batch = Batch(None, torch.tensor([1, 2]), [Sample(Path("a"), 0)] * 2, [(0, 0)] * 2, [(0, 0, 0, 0)] * 2)
     for one in (batch.select([True, False]), batch.to(torch.device("cpu"))):
-        assert all(getattr(one, name) is None for name in ("pixels", "masks", "features", "unrelated", "canvases"))
+        for name in ("pixels", "masks", "features", "canvases", "unrelated", "corrupted", "corruption"):
+            assert getattr(one, name) is None
 
 
 def test_moving_moves_all_but_the_masks() -> None:
     """They are at the images' own size, and only metrics on the CPU read them."""
     moved = batch_of().to(torch.device("meta"))
-    assert moved.pixels is not None and moved.unrelated is not None and moved.features is not None
-    for tensor in (moved.pixels, moved.index, moved.unrelated, *moved.features):
-        assert tensor.device.type == "meta"
+    assert moved.features is not None
+    for tensor in (moved.pixels, moved.index, moved.unrelated, moved.corrupted, moved.corruption, *moved.features):
+        assert tensor is not None and tensor.device.type == "meta"
     assert moved.masks is not None and moved.masks[1] is not None
     assert moved.masks[1].device.type == "cpu"
     assert moved.sizes == batch_of().sizes

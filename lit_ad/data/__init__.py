@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from lit_ad.batch import Sample
+from lit_ad.data.corrupt import Corruption, CutPaste, Perlin
 from lit_ad.data.sources.btad import BTAD
 from lit_ad.data.sources.demo import Demo
 from lit_ad.data.sources.folder import Folder
@@ -27,6 +28,8 @@ __all__ = [
     "BTAD",
     "MPDD",
     "AnomalyDataModule",
+    "Corruption",
+    "CutPaste",
     "Demo",
     "Folder",
     "Images",
@@ -37,6 +40,7 @@ __all__ = [
     "MVTecAD2",
     "MVTecLOCO",
     "OneClass",
+    "Perlin",
     "Photographs",
     "RealIAD",
     "Sample",

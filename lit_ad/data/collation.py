@@ -20,7 +20,10 @@ def collate(items: list[Batch]) -> Batch:
         height, width = (max(sides) for sides in zip(*canvases, strict=True))
         pixels = [pad(image, (0, width - w, 0, height - h)) for image, (h, w) in zip(pixels, canvases, strict=True)]
     features = [item.features for item in items if item.features is not None]
-    unrelated = [item.unrelated for item in items if item.unrelated is not None]
+    others = {
+        name: [value for item in items if (value := getattr(item, name)) is not None]
+        for name in ("unrelated", "corrupted", "corruption")
+    }
     return Batch(
         pixels=join(pixels) if pixels else None,
         index=torch.cat([item.index for item in items]),
@@ -30,7 +33,7 @@ def collate(items: list[Batch]) -> Batch:
         canvases=None if alike else canvases,
         masks=[item.masks[0] if item.masks else None for item in items] if any(item.masks for item in items) else None,
         features=[join(list(level)) for level in zip(*features, strict=True)] if features else None,
-        unrelated=join(unrelated) if unrelated else None,
+        **{name: join(values) if values else None for name, values in others.items()},
     )
 
 

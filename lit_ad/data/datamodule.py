@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from lit_ad.batch import Batch, Sample
 from lit_ad.data.audit.inspection import tell_what_there_is
 from lit_ad.data.augment import Augmentation, make_augment
+from lit_ad.data.corrupt import Corruption
 from lit_ad.data.dataset import AnomalyDataset, SplitDatasets
 from lit_ad.data.loading import Loaders, Loading, place_in
 from lit_ad.data.memory import check_batches, is_worth_caching, largest_size
@@ -45,6 +46,8 @@ class AnomalyDataModule(L.LightningDataModule):
             albumentations' A.save wrote; they must keep uint8.
         unrelated: Folder of photographs of anything, at any depth, for methods whose students must not learn them
             (EfficientAD): one beside each training image, another in each epoch.
+        corrupt: Makes defects for methods that learn from them: lit_ad.data.Perlin or CutPaste. A corrupted
+            image is beside each training image, corrupted otherwise in each epoch; data.unrelated gives textures.
         predict_path: Folder of images, or an image, for predict. None: predict runs over the test images.
         loading: How images are loaded, and in which order.
     """
@@ -58,6 +61,7 @@ class AnomalyDataModule(L.LightningDataModule):
         split_seed: int = 0,
         augment: list[Augmentation] | Path | None = None,
         unrelated: Path | None = None,
+        corrupt: Corruption | None = None,
         predict_path: Path | None = None,
         loading: Loading = Loading(),
     ) -> None:
@@ -69,7 +73,7 @@ class AnomalyDataModule(L.LightningDataModule):
         self.val_fraction, self.split_seed = val_fraction, split_seed
         self.augment = make_augment(augment)
         self.unrelated = None if unrelated is None else resolve_path(unrelated)
-        self._datasets = SplitDatasets(self.augment, self.unrelated, loading.train_tiles == "random")
+        self._datasets = SplitDatasets(self.augment, self.unrelated, corrupt, loading.train_tiles == "random")
         self.predict_path = None if predict_path is None else resolve_path(predict_path)
         if view.size is not None:
             check_batches(view, view.size, batch_size, self.eval_batch_size)
@@ -97,6 +101,7 @@ class AnomalyDataModule(L.LightningDataModule):
             **self.loading.choices(),
             "data.augment": str(self.augment.compose) if self.augment else None,
             "data.unrelated": str(self.unrelated) if self.unrelated else None,
+            "data.corrupt": str(self._datasets.corrupt) if self._datasets.corrupt else None,
             "seed_everything": seed(),
             "processes": place_in(self.trainer).processes,
         }

@@ -3,21 +3,24 @@
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from lit_ad.batch import Batch, Sample
 from lit_ad.data.augment import Augment
+from lit_ad.data.corrupt import Corruption
 from lit_ad.data.masks import read_truth
 from lit_ad.data.sources.photographs import Unrelated
 from lit_ad.errors import UserError
 from lit_ad.image.pixels import Pixels, Size, read_image, upright_size
 from lit_ad.image.tiling import Tiles
-from lit_ad.image.view import Box, View
+from lit_ad.image.view import Box, View, visible
 from lit_ad.threads import Pool
 
 Seen = tuple[Pixels, Box, Size]  # an image as the network sees it, the box of its content, its original size
@@ -33,6 +36,7 @@ class AnomalyDataset(Dataset[Batch]):
         seed: Of augmentations and random tiles.
         tiles: Where the items are tiles.
         unrelated: Where each item has an unrelated image beside it, of its size, another one in each epoch.
+        corrupt: Where each item has a corrupted image beside it, corrupted otherwise in each epoch.
         cache: The images as `fill_cache` of a dataset of the same samples and view has read them.
     """
 
@@ -46,10 +50,11 @@ class AnomalyDataset(Dataset[Batch]):
         seed: int = 0,
         tiles: Tiles | None = None,
         unrelated: Unrelated | None = None,
+        corrupt: Corruption | None = None,
         cache: list[Seen] | None = None,
     ) -> None:
         self.samples, self.view, self.augment, self.seed, self.tiles = list(samples), view, augment, seed, tiles
-        self.unrelated = unrelated
+        self.unrelated, self.corrupt = unrelated, corrupt
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # augmentations differ by epoch, in workers too
         self.cache = cache
         self.last: tuple[int, Seen] | None = None  # tiles in order: each image is read once
@@ -57,7 +62,7 @@ class AnomalyDataset(Dataset[Batch]):
     @property
     def is_in_memory(self) -> bool:
         """Whether an item is there without that an image file is read or an image is changed."""
-        return self.cache is not None and self.augment is None and self.unrelated is None
+        return self.cache is not None and self.augment is self.unrelated is self.corrupt is None
 
     def __len__(self) -> int:
         return len(self.samples) if self.tiles is None else len(self.tiles)
@@ -86,9 +91,7 @@ class AnomalyDataset(Dataset[Batch]):
                 image, box = self.view(blank := self.view.blank())
                 size = (blank.shape[0], blank.shape[1])
                 image = image.copy()  # Pillow's is not to be written to
-        other = None
-        if self.unrelated is not None and image is not None:
-            other = self.unrelated(image.shape[:2], (self.seed, int(self.epoch), index))
+        others = {} if image is None else self._others(image, box, (self.seed, int(self.epoch), index))
         return Batch(
             pixels=None if image is None else as_tensor(image),
             index=torch.tensor([index]),
@@ -96,8 +99,24 @@ class AnomalyDataset(Dataset[Batch]):
             sizes=[size],
             boxes=[box],
             masks=[read_truth(sample, size)] if sample.split == "test" else None,
-            unrelated=None if other is None else as_tensor(other),
+            **others,
         )
+
+    def _others(self, image: Pixels, box: Box, key: tuple[int, int, int]) -> dict[str, Any]:
+        """What an item has beside its image (H, W, 3), by the names in Batch, drawn from a key."""
+        others: dict[str, Any] = {}
+        unrelated = None if self.unrelated is None else self.unrelated((image.shape[0], image.shape[1]), key)
+        if unrelated is not None:
+            others["unrelated"] = as_tensor(unrelated)
+        if self.corrupt is not None:
+            top, left, bottom, right = visible(box, (image.shape[0], image.shape[1]))
+            content = (slice(top, bottom), slice(left, right))  # padding has no defects
+            inside = self.view.inside((image.shape[0], image.shape[1]), box) if self.tiles is None else None
+            corrupted, corruption = image.copy(), np.zeros((*image.shape[:2], 1), np.bool_)
+            texture = None if unrelated is None else unrelated[content]
+            corrupted[content], corruption[content][..., 0] = self.corrupt(image[content], key, texture, inside)
+            others |= {"corrupted": as_tensor(corrupted), "corruption": as_tensor(corruption)}
+        return others
 
     def plain(self) -> "AnomalyDataset":
         """Return a dataset of the same images in order: by tiles where the view has them, and not augmented."""
@@ -151,11 +170,14 @@ class SplitDatasets:
     Args:
         augment: Of training images.
         unrelated: Folder of photographs, one of which is beside each training image.
+        corrupt: Makes the corrupted image beside each training image.
         random_tiles: Whether training takes random crops where the view has tiles.
     """
 
-    def __init__(self, augment: Augment | None, unrelated: Path | None, random_tiles: bool) -> None:
-        self.augment, self.folder, self.random_tiles = augment, unrelated, random_tiles
+    def __init__(
+        self, augment: Augment | None, unrelated: Path | None, corrupt: Corruption | None, random_tiles: bool
+    ) -> None:
+        self.augment, self.folder, self.corrupt, self.random_tiles = augment, unrelated, corrupt, random_tiles
         self._made: dict[str, AnomalyDataset] = {}
 
     @cached_property
@@ -182,7 +204,7 @@ class SplitDatasets:
             return made
         if split == "train":
             tiles = lay_out_tiles(samples, view, self.random_tiles)
-            made = AnomalyDataset(samples, view, self.augment, seed, tiles, self.unrelated)
+            made = AnomalyDataset(samples, view, self.augment, seed, tiles, self.unrelated, self.corrupt)
         else:
             made = AnomalyDataset(samples, view, seed=seed)
         self._made[split] = made
@@ -198,6 +220,6 @@ def lay_out_tiles(samples: Sequence[Sample], view: View, random: bool = False) -
     return Tiles(sizes, grid.tile, grid.overlap, random)
 
 
-def as_tensor(image: Pixels) -> Tensor:
-    """(H, W, 3) -> (1, 3, H, W), channels last as the file has them: no copy, and the layout convolutions like best."""
+def as_tensor(image: Pixels | NDArray[np.bool_]) -> Tensor:
+    """(H, W, C) -> (1, C, H, W), channels last as the file has them: no copy, and the layout convolutions like best."""
     return torch.from_numpy(image).permute(2, 0, 1)[None]

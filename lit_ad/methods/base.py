@@ -18,7 +18,7 @@ from timm.layers import convert_sync_batchnorm
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from lit_ad.batch import Batch, Prediction
+from lit_ad.batch import Batch, Others, Prediction
 from lit_ad.detector.card import Card
 from lit_ad.detector.decision import Decision
 from lit_ad.detector.scoring import Judgement, judge
@@ -89,8 +89,8 @@ class Method(L.LightningModule):
         count = int(self.top * values.shape[1])
         return values.amax(dim=1) if count < 2 else values.topk(count, dim=1, sorted=False).values.mean(dim=1)
 
-    def training_loss(self, images: Tensor, features: list[Tensor], unrelated: Tensor | None) -> Tensor:
-        """The loss of a training step. `unrelated`: other images (B, 3, H, W) in [0, 1], if the data has any."""
+    def training_loss(self, images: Tensor, features: list[Tensor], others: Others) -> Tensor:
+        """The loss of a training step."""
         return self.loss(self.compare(images, features))
 
     def prepare(self, nominal: Nominal) -> None:
@@ -200,11 +200,12 @@ class Method(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images = None if batch.pixels is None else as_images(batch.pixels)
         features = self._cached_features(batch)
-        unrelated = None if batch.unrelated is None else as_images(batch.unrelated)
+        unrelated, corrupted = (None if p is None else as_images(p) for p in (batch.unrelated, batch.corrupted))
+        others = Others(unrelated, corrupted, batch.corruption)
         alone = self.trainer.world_size == 1 or self.device.type == "cuda"
         with nullcontext() if alone else SharedBatchNorm():
             features = self.describe(images) if features is None else features  # type: ignore[arg-type]
-            loss = self.training_loss(images, features, unrelated)  # type: ignore[arg-type]  # None: see needs_pixels
+            loss = self.training_loss(images, features, others)  # type: ignore[arg-type]  # None: see needs_pixels
         self.train_loss(loss.detach(), weight=len(batch))
         self.log("train/loss", self.train_loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=len(batch))
         return loss

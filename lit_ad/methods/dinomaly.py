@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import elu, layer_norm
 
-from lit_ad.batch import Prediction
+from lit_ad.batch import Others, Prediction
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
 from lit_ad.methods.base import Method
@@ -130,7 +130,7 @@ class Dinomaly(Method):
         """One minus the cosine of all patches of an image together, mean over images and groups."""
         return restoration_loss(disagreement.teachers, disagreement.students)
 
-    def training_loss(self, images: Tensor, features: list[Tensor], unrelated: Tensor | None) -> Tensor:
+    def training_loss(self, images: Tensor, features: list[Tensor], others: Others) -> Tensor:
         """The same loss; what is restored best already hardly moves the decoder."""
         disagreement = self.compare(images, features)
         share = self.easy * min(1.0, self.global_step / self.ramp)

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, interpolate, pad
 
-from lit_ad.batch import Prediction
+from lit_ad.batch import Others, Prediction
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
 from lit_ad.methods.base import Method, Nominal
@@ -89,14 +89,14 @@ class EfficientAD(Method):
         student, autoencoder, both = disagreement
         return hardest(student, self.hard) + autoencoder.mean() + both.mean()
 
-    def training_loss(self, images: Tensor, features: list[Tensor], unrelated: Tensor | None) -> Tensor:
+    def training_loss(self, images: Tensor, features: list[Tensor], others: Others) -> Tensor:
         """Hard patches of the student, the penalty on unrelated images, and both terms of the autoencoder, which see
         the same jittered images."""
         half = len(self.teacher_mean)  # of the student's outputs, each term wants one: a quarter less to compute
         imitation = some_outputs(self.student, self.teacher.normalize(images), slice(half)).float()
         loss = hardest((self.standardised(features) - imitation).square(), self.hard, all_processes=True)
-        if unrelated is not None:
-            other = some_outputs(self.student, self.teacher.normalize(unrelated), slice(half))
+        if others.unrelated is not None:
+            other = some_outputs(self.student, self.teacher.normalize(others.unrelated), slice(half))
             loss = loss + other.float().square().mean()
         jittered = jitter(images, self.jitter)
         normalized = self.teacher.normalize(jittered)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize, relu
 
-from lit_ad.batch import Prediction
+from lit_ad.batch import Others, Prediction
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
 from lit_ad.methods.base import Method
@@ -117,7 +117,7 @@ class INPFormer(Method):
         distances = prototype_distances(disagreement.patches, disagreement.prototypes)
         return restoration + self.gather * distances.amin(dim=2).mean()
 
-    def training_loss(self, images: Tensor, features: list[Tensor], unrelated: Tensor | None) -> Tensor:
+    def training_loss(self, images: Tensor, features: list[Tensor], others: Others) -> Tensor:
         """The same loss; what is restored worst moves the decoder most."""
         disagreement = self.compare(images, features)
         for teacher, student in zip(disagreement.teachers, disagreement.students, strict=True):

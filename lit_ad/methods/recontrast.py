@@ -15,7 +15,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from lit_ad.batch import Prediction
+from lit_ad.batch import Others, Prediction
 from lit_ad.image.view import View
 from lit_ad.methods.base import Method
 from lit_ad.methods.distances import cosine_distance
@@ -102,7 +102,7 @@ class ReContrast(Method):
         pairs = [(target.flatten(1), restored.flatten(1)) for target, restored in disagreement]
         return torch.stack([cosine_distance(target, restored).mean() for target, restored in pairs]).sum() / 2
 
-    def training_loss(self, images: Tensor, features: list[Tensor], unrelated: Tensor | None) -> Tensor:
+    def training_loss(self, images: Tensor, features: list[Tensor], others: Others) -> Tensor:
         """The same loss; the points that are restored best move nothing."""
         pairs = self.compare(images, features)
         deviations = hardness(self.global_step, self.ramp_steps)

@@ -5,6 +5,7 @@ import torch
 
 from lit_ad.batch import Sample
 from lit_ad.data.collation import collate, collate_equal, join
+from lit_ad.data.corrupt import CutPaste
 from lit_ad.data.dataset import AnomalyDataset
 from lit_ad.errors import UserError
 from lit_ad.features.dataset import FeatureDataset
@@ -46,6 +47,15 @@ def test_what_is_known_of_each_image_stays_in_order(write) -> None:
     assert batch.labels.tolist() == [0, 0, 1] and batch.sizes == [(22, 24), (20, 24), (23, 24)]
     for row, i in enumerate((2, 0, 3)):
         assert torch.equal(batch.pixels[row], dataset[i].pixels[0]) and batch.boxes[row] == dataset[i].boxes[0]
+
+
+def test_corrupted_images_of_a_batch(write) -> None:
+    dataset = AnomalyDataset([Sample(write(f"{i}.png"), 0) for i in range(3)], View(16), corrupt=CutPaste())
+    batch, items = collate_equal([dataset[i] for i in range(3)]), [dataset[i] for i in range(3)]
+    assert batch.corrupted.shape == (3, 3, 16, 16) and batch.corruption.shape == (3, 1, 16, 16)
+    for row, item in enumerate(items):
+        assert torch.equal(batch.corrupted[row], item.corrupted[0])
+        assert torch.equal(batch.corruption[row], item.corruption[0])
 
 
 def test_features_of_a_batch(write) -> None:

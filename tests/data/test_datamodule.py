@@ -16,7 +16,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from PIL import Image
 
 from lit_ad.batch import Batch, Sample
-from lit_ad.data import AnomalyDataModule, Demo, Folder, Loading, MVTec
+from lit_ad.data import AnomalyDataModule, Demo, Folder, Loading, MVTec, Perlin
 from lit_ad.data.augment import A
 from lit_ad.data.sources import demo
 from lit_ad.data.sources.source import Source
@@ -190,6 +190,18 @@ def test_loading_options_on_the_command_line(bottle: Path) -> None:
     assert (loading.num_workers, loading.train_tiles, loading.cache_images) == (0, "random", None)
     loading = parse(*arguments, '--data.loading={"balanced": true, "eval_batch_size": 2}').data.loading
     assert (loading.balanced, loading.eval_batch_size, loading.inspect) == (True, 2, True)
+
+
+def test_corruption_on_the_command_line_and_in_the_record(bottle: Path) -> None:
+    arguments = ("--data.source=MVTec", f"--data.source.root={bottle}", "--data.view.image_size=16")
+    corrupt = parse(*arguments, "--data.corrupt=Perlin", "--data.corrupt.opacity=[0.5, 1]").data.corrupt
+    assert (corrupt.class_path, corrupt.init_args.opacity) == ("lit_ad.data.Perlin", (0.5, 1.0))
+    data = AnomalyDataModule(MVTec(bottle), View(16), corrupt=Perlin(opacity=(0.5, 1.0)))
+    assert data.record.settings["data.corrupt"] == "Perlin(fineness=(0, 5), limit=0.5, opacity=(0.5, 1.0))"
+    assert data.random_setting is None  # the image itself stays, and features of it may be cached
+    (one,) = data.train_dataloader()
+    assert one.corrupted.shape == one.pixels.shape and next(iter(data.val_dataloader())).corrupted is None
+    assert next(iter(data.nominal_dataloader())).corrupted is None
 
 
 def test_yaml_and_back(bottle: Path, tmp_path: Path) -> None:

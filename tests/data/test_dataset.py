@@ -9,7 +9,9 @@ from PIL import Image
 
 from lit_ad.batch import Sample
 from lit_ad.data.augment import A, Augment
+from lit_ad.data.corrupt import CutPaste, Perlin
 from lit_ad.data.dataset import AnomalyDataset
+from lit_ad.data.sources.photographs import Unrelated
 from lit_ad.errors import UserError
 from lit_ad.image.pixels import read_image
 from lit_ad.image.tiling import Tiles
@@ -24,6 +26,7 @@ def test_an_item(write, write_mask) -> None:
     assert np.array_equal(item.pixels[0].permute(1, 2, 0), View(16)(read_image(image))[0])
     assert item.labels.tolist() == [1] and item.index.tolist() == [0] and item.samples == dataset.samples
     assert (item.sizes, item.boxes) == ([(20, 24)], [(0, 0, 16, 16)]) and item.features is item.unrelated is None
+    assert item.corrupted is item.corruption is None
     assert item.masks[0].dtype == torch.bool and item.masks[0].sum() == 120 and item.masks[0][:10, :12].all()
 
 
@@ -108,3 +111,48 @@ def test_items_of_tiles(write) -> None:
     assert torch.equal(dataset[0].pixels, first.pixels) and torch.equal(dataset[6].pixels, seventh.pixels)
     noisy = AnomalyDataset([samples[0]] * 2, view, Augment([A.GaussNoise(p=1)]), 0, Tiles([(40, 24)] * 2, 16, 0))
     assert not torch.equal(noisy[0].pixels, noisy[6].pixels)  # the same tile of the same file
+
+
+def test_a_corrupted_image_beside_the_image(write) -> None:
+    """It is the item's own, padding and what lies outside of the region of interest excepted, and another one in each
+    epoch; the unrelated image is its texture."""
+    sample, view = Sample(write("a.png", (40, 60)), 0), View(64, fit="pad", roi=(5, 10, 35, 60))
+    unrelated = Unrelated(write("photographs/b.png", (40, 40)).parent)
+    dataset = AnomalyDataset([sample], view, seed=3, unrelated=unrelated, corrupt=Perlin(opacity=(1.0, 1.0)))
+    assert not dataset.is_in_memory and dataset.plain()[0].corrupted is None
+    seen = []
+    for epoch in range(4):
+        dataset.epoch.fill_(epoch)
+        item = dataset[0]
+        assert torch.equal(item.pixels, dataset.plain()[0].pixels)
+        where = item.corruption.expand(1, 3, 64, 64)
+        assert item.corruption.shape == (1, 1, 64, 64) and item.corruption.dtype == torch.bool
+        assert torch.equal((item.corrupted != item.pixels).any(dim=1, keepdim=True), item.corruption)
+        assert torch.equal(item.corrupted[where], item.unrelated[where])
+        top, left, bottom, right = item.boxes[0]
+        assert item.corruption.sum() == item.corruption[..., top:bottom, left:right].sum()
+        seen.append(item.corruption.sum().item())
+    assert len(set(seen)) > 1 and max(seen) > 0
+    dataset.epoch.fill_(0)
+    assert dataset[0].corruption.sum().item() == seen[0]
+
+
+def test_a_mask_of_the_region_bounds_corruption(write, tmp_path: Path) -> None:
+    inside = np.zeros((20, 24), np.uint8)
+    inside[4:16, 6:12], inside[10:16, 6:20] = 255, 255
+    Image.fromarray(inside).save(tmp_path / "region.png")
+    samples, view = [Sample(write("a.png"), 0)], View(None, roi=tmp_path / "region.png")
+    dataset = AnomalyDataset(samples, view, corrupt=Perlin())
+    for epoch in range(8):
+        dataset.epoch.fill_(epoch)
+        item = dataset[0]
+        assert not item.corruption[0, 0][torch.tensor(inside[4:16, 6:20] == 0)].any()
+
+
+def test_corruption_of_tiles(write) -> None:
+    tiles = Tiles([(20, 24)], 16, 4)
+    dataset = AnomalyDataset(
+        [Sample(write("a.png"), 0)], View(None, tile=16), tiles=tiles, corrupt=CutPaste(jitter=1.0)
+    )
+    masks = [dataset[i].corruption for i in range(len(tiles))]
+    assert {mask.shape for mask in masks} == {(1, 1, 16, 16)} and all(mask.any() for mask in masks)

@@ -14,6 +14,7 @@ from lit_ad.batch import Batch, Sample
 from lit_ad.data import AnomalyDataModule, Loading, MVTec
 from lit_ad.data.augment import A
 from lit_ad.data.collation import collate, collate_equal
+from lit_ad.data.corrupt import CutPaste, Perlin
 from lit_ad.data.dataset import AnomalyDataset
 from lit_ad.data.loading import ThreadLoader, TrainLoader
 from lit_ad.data.sampling import Shuffle
@@ -136,7 +137,7 @@ def test_workers(bottle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(3))
     assert workers() == (0, 2)
     assert workers(cache_images=False) == (2, 2)
-    assert workers(augment=[A.HorizontalFlip()]) == (2, 2)
+    assert workers(augment=[A.HorizontalFlip()]) == workers(corrupt=CutPaste()) == (2, 2)
     assert workers(num_workers=1) == (1, 1)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(64))
     assert workers(cache_images=False) == (4, 4)
@@ -189,13 +190,14 @@ def test_loading_draws_nothing_from_the_models_randomness(bottle: Path) -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_augmentations_are_those_of_seed_and_epoch_however_many_workers(bottle: Path) -> None:
+@pytest.mark.parametrize("setting", [{"augment": [A.GaussNoise(p=1)]}, {"corrupt": Perlin()}, {"corrupt": CutPaste()}])
+def test_what_is_drawn_is_of_seed_and_epoch_however_many_workers(bottle: Path, setting: dict[str, Any]) -> None:
+    shown = "pixels" if "augment" in setting else "corrupted"
+
     def epochs(workers: int) -> list[torch.Tensor]:
-        data = AnomalyDataModule(
-            MVTec(bottle), View(16), batch_size=4, augment=[A.GaussNoise(p=1)], loading=Loading(num_workers=workers)
-        )
+        data = module(bottle, View(16), batch_size=4, num_workers=workers, **setting)
         loader = data.train_dataloader()
-        return [torch.cat([b.pixels[b.index.argsort()] for b in loader]) for _ in range(2)]
+        return [torch.cat([getattr(b, shown)[b.index.argsort()] for b in loader]) for _ in range(2)]
 
     alone, many = epochs(0), epochs(2)
     assert torch.equal(alone[0], many[0]) and torch.equal(alone[1], many[1])

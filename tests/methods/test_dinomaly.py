@@ -11,6 +11,7 @@ import timm
 import torch
 from torch import nn
 
+from lit_ad.batch import Others
 from lit_ad.data import AnomalyDataModule, Loading, MVTec
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
@@ -153,7 +154,7 @@ def test_gradients_of_easy_patches_are_small(
     # As it comes from a decoder, a patch is no leaf.
     monkeypatch.setattr(model, "compare", lambda *_: found._replace(students=[leaf * 1 for leaf in leaves]))
     monkeypatch.setattr(Dinomaly, "global_step", step)
-    loss = model.training_loss(torch.empty(0), [], None)
+    loss = model.training_loss(torch.empty(0), [], Others())
     assert loss.item() == model.loss(found).item()  # it is the gradient alone that changes
     loss.backward()
     for i, leaf in enumerate(leaves):

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from lit_ad.batch import Others
 from lit_ad.data import AnomalyDataModule, Loading, MVTec
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
@@ -84,8 +85,8 @@ def test_training_loss_by_hand(model: EfficientAD) -> None:
     model.teacher_deviation.uniform_(0.5, 2)
     features = model.describe(images)
     with torch.no_grad():
-        loss = model.training_loss(images, features, unrelated)
-        without = model.training_loss(images, features, None)
+        loss = model.training_loss(images, features, Others(unrelated))
+        without = model.training_loss(images, features, Others())
         validation = model.loss(model.compare(images, features))
         teacher = (features[0] - model.teacher_mean.view(1, -1, 1, 1)) / model.teacher_deviation.view(1, -1, 1, 1)
         normalised, other = model.teacher.normalize(images), model.teacher.normalize(unrelated)
@@ -133,7 +134,7 @@ def test_both_autoencoder_terms_see_the_same_jittered_image(
     images, other = torch.rand(1, 3, 256, 256), torch.rand(1, 3, 256, 256)
     monkeypatch.setattr("lit_ad.methods.efficient_ad.jitter", lambda given, most: other)
     with torch.no_grad():
-        loss = model.training_loss(images, model.describe(images), None)
+        loss = model.training_loss(images, model.describe(images), Others())
         plain, jittered = (model.compare(these, model.describe(these)) for these in (images, other))
     expected = hardest(plain.student, 0.999) + jittered.autoencoder.mean() + jittered.both.mean()
     torch.testing.assert_close(loss, expected)
@@ -331,7 +332,7 @@ def test_every_network_but_the_teacher_learns(model: EfficientAD) -> None:
     features = model.describe(images)
     model.prepare([(images, features)])
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    loss = model.training_loss(images, features, unrelated)
+    loss = model.training_loss(images, features, Others(unrelated))
     loss.backward()
     assert all(parameter.grad is None for parameter in model.teacher.parameters())
     assert {id(p) for p in trained} == {id(p) for part in (model.student, model.autoencoder) for p in part.parameters()}
@@ -342,4 +343,4 @@ def test_every_network_but_the_teacher_learns(model: EfficientAD) -> None:
         for parameter in trained:
             assert parameter.grad is not None
             parameter -= 0.01 * loss / size * parameter.grad  # lowers it by 1 % to first order
-        assert model.training_loss(images, features, unrelated) < loss
+        assert model.training_loss(images, features, Others(unrelated)) < loss

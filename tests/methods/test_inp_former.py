@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from lit_ad.batch import Others
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
 from lit_ad.methods.inp_former import (
@@ -227,7 +228,7 @@ def test_gradients_of_patches_that_are_restored_are_small(
     # As it comes from a decoder, a patch is no leaf.
     shown = found._replace(students=[leaf * 1 for leaf in leaves[:2]], prototypes=leaves[2] * 1)
     monkeypatch.setattr(model, "compare", lambda *_: shown)
-    loss = model.training_loss(torch.empty(0), [], None)
+    loss = model.training_loss(torch.empty(0), [], Others())
     assert loss.item() == model.loss(found).item()  # it is the gradient alone that changes
     loss.backward()
     for leaf, moved, teacher in zip(leaves, (*found.students, found.prototypes), (*found.teachers, None), strict=True):

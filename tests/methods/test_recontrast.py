@@ -8,6 +8,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import nn
 
+from lit_ad.batch import Others
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
 from lit_ad.methods.recontrast import ReContrast, hardness, select_hard
@@ -131,7 +132,7 @@ def test_gradients_of_easy_points_are_zero(
     monkeypatch.setattr(model, "compare", lambda *_: [(t, leaf * 1) for t, leaf in zip(targets, leaves, strict=True)])
     monkeypatch.setattr(ReContrast, "global_step", step)
     model.ramp_steps = 10.0
-    loss = model.training_loss(torch.empty(0), [], None)
+    loss = model.training_loss(torch.empty(0), [], Others())
     assert loss.item() == model.loss(list(zip(targets, said, strict=True))).item()  # it is the gradient that changes
     loss.backward()
     kept: list[bool] = []
@@ -188,7 +189,7 @@ def test_training_lowers_the_loss(resnet_file: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(model, "total_steps", lambda _: 15)
     optimizer, losses, frozen = model.configure_optimizers(), [], model.describe(images)
     for _ in range(15):
-        losses.append(model.training_loss(images, frozen, None))
+        losses.append(model.training_loss(images, frozen, Others()))
         optimizer.zero_grad()
         losses[-1].backward()
         optimizer.step()
