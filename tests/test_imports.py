@@ -34,7 +34,7 @@ ALLOWED = {
     "methods.detector_file": {"errors", "files", "machine", "checkpoint", "detector", "image", "teachers"},
     "methods.network": {"batch", "detector", "image"},
     "methods.torch_runtime": {"detector"},
-    "metrics": set(),
+    "metrics": {"distributed"},  # where tensors must lie for processes to exchange them
     "data.sources": SOURCE,
     "data.audit": {*LIGHT, "batch", "image", "data.masks", "data.sources", "data.splits"},
     "data.audit.outliers": {"errors", "batch", "image", "data.sources", "teachers.backbone"},

@@ -7,8 +7,10 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torchmetrics import Metric
 
 from lit_ad import metrics
+from lit_ad.distributed import collective_device, gather_tensors
 from lit_ad.metrics import state
 
 IMAGES = 7
@@ -76,3 +78,30 @@ def test_processes_agree_bit_for_bit(processes: int, tmp_path: Path) -> None:
     mp.spawn(run, (processes, tmp_path), nprocs=processes)
     results = [path.read_text() for path in tmp_path.glob("*.txt")]
     assert results == [alone] * 2 * processes
+
+
+def place(rank: int, folder: Path, backend: str) -> None:
+    """Write where tensors must lie in a group of a backend, and what it says of a tensor on the CPU."""
+    dist.init_process_group(backend, init_method=f"file://{folder}/rendezvous", rank=rank, world_size=1)
+    try:
+        dist.all_reduce(torch.ones(1))
+        refused = ""
+    except RuntimeError as error:
+        refused = str(error)
+    (folder / "found").write_text(f"{collective_device()} {refused}", encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("backend", "device"), [("gloo", "cpu "), ("cuda:gloo", "cuda:0 No backend type associated with device type cpu")]
+)
+def test_tensors_lie_where_the_group_takes_them(backend: str, device: str, tmp_path: Path) -> None:
+    """NCCL takes those on GPUs only. Here gloo plays NCCL's part: registered for GPUs, it refuses the CPU's too."""
+    mp.spawn(place, (tmp_path, backend), nprocs=1)
+    assert (tmp_path / "found").read_text(encoding="utf-8") == device
+
+
+def test_every_metric_gathers_its_counts_where_the_group_takes_them() -> None:
+    kinds = [kind for name in metrics.__all__ if isinstance(kind := getattr(metrics, name), type)]
+    found = [kind() for kind in kinds if issubclass(kind, Metric)]
+    assert len(found) > 8
+    assert all(metric.dist_sync_fn is gather_tensors for metric in found)

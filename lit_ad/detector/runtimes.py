@@ -175,11 +175,11 @@ def load_torch(file: Path, device: str) -> tuple[Network, Card, NetworkFor]:
     extra = {KEY: ""}
     try:
         with utf8_path(file) as path:
-            module = torch.export.load(path, extra_files=extra).module()
+            program = torch.export.load(path, extra_files=extra)
     except Exception as error:
         raise UserError(f"{file} cannot be read by torch.export: {why_unreadable(error)}") from error
     card = card_of_text(extra[KEY], file)
-    module = module.to(place)
+    module = module_on(program, place)
 
     def run(pixels: NDArray[np.uint8]) -> tuple[Floats | None, Floats]:
         with torch.inference_mode():
@@ -187,6 +187,16 @@ def load_torch(file: Path, device: str) -> tuple[Network, Card, NetworkFor]:
         return (maps[0].float().cpu().numpy() if maps else None), score.float().cpu().numpy()
 
     return run_once(run, card), card, lambda callers: torch_for_callers(run, callers, place.type)
+
+
+def module_on(program: Any, place: Any) -> Any:
+    """Return an exported program's module, to run on a device of torch. Its operations name the device that it was
+    exported on, and refuse tensors on another."""
+    if place.type == "cpu":
+        return program.module()
+    from torch.export.passes import move_to_device_pass
+
+    return move_to_device_pass(program, str(place)).module()
 
 
 def torch_for_callers(network: Network, callers: int, device: str) -> Network:

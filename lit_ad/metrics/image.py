@@ -10,6 +10,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
+from lit_ad.distributed import gather_tensors
 from lit_ad.metrics import curves
 from lit_ad.metrics.intervals import Curve, bootstrap
 from lit_ad.metrics.state import checked
@@ -25,7 +26,7 @@ class ImageState(Metric):
     labels: list[Tensor]  # int64 (n,) each
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**{"dist_sync_fn": gather_tensors, **kwargs})
         self.add_state("scores", [], dist_reduce_fx="cat")
         self.add_state("labels", [], dist_reduce_fx="cat")
 

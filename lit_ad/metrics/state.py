@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.utilities.distributed import gather_all_tensors
 
+from lit_ad.distributed import gather_tensors
 from lit_ad.metrics.histogram import (
     Histogram,
     Ints,
@@ -83,7 +83,7 @@ class PixelState(Metric):
     regions_bits: Tensor
 
     def __init__(self, exact: bool = False, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**{"dist_sync_fn": gather_tensors, **kwargs})
         self.exact = exact
         self.add_state("names", torch.zeros(0, dtype=torch.uint8), dist_reduce_fx=None)  # sorted, a newline after each
         for table in self.tables:
@@ -206,7 +206,7 @@ class PixelState(Metric):
         self._merge([self._copy_state_dict(), incoming_state])
         self._computed = None
 
-    def _sync_dist(self, dist_sync_fn: Callable = gather_all_tensors, process_group: Any | None = None) -> None:
+    def _sync_dist(self, dist_sync_fn: Callable = gather_tensors, process_group: Any | None = None) -> None:
         """Called by torchmetrics' `sync`: gather every process's tables, which differ in length, and add them up."""
         for table in self.tables:
             self._count(table)

@@ -21,7 +21,7 @@ from lit_ad.deploy.example import example
 from lit_ad.deploy.export import SUFFIX
 from lit_ad.detector import runtimes
 from lit_ad.detector.card import Card
-from lit_ad.detector.runtimes import torch_for_callers
+from lit_ad.detector.runtimes import module_on, torch_for_callers
 from lit_ad.errors import UserError
 from lit_ad.methods import torch_runtime
 from tests.deploy.test_export import export_every_format, pictures
@@ -245,3 +245,17 @@ def test_where_nothing_but_the_runtime_is(files: dict[str, Path], tmp_path: Path
         [python, files["onnx"].with_name("example.py"), image], env={}, capture_output=True, text=True, check=True
     )
     assert f"score {score:.4g}"[:-1] in done.stdout
+
+
+def test_a_program_runs_on_another_device_than_it_was_exported_on(files: dict[str, Path]) -> None:
+    """Its operations name the CPU, and refuse tensors on a GPU. Of "meta", every machine has one."""
+    program = torch.export.load(files["torch"])
+    assert devices_named(program.module()) == {"cpu"}
+    module = module_on(program, torch.device("meta"))
+    assert devices_named(module) == {"meta"}
+    scores, maps = module(torch.zeros(2, 3, 64, 64, dtype=torch.uint8, device="meta"))
+    assert scores.device.type == maps.device.type == "meta" and scores.shape == (2,)
+
+
+def devices_named(module: Any) -> set[str]:
+    return {str(node.kwargs["device"]) for node in module.graph.nodes if node.kwargs.get("device") is not None}
