@@ -35,7 +35,7 @@ FAST_ONE := tests/image tests/metrics tests/features tests/lightning_cli/test_pa
             $(addprefix tests/methods/test_,distances.py maps.py)
 FAST_TWO := $(filter-out $(SLOWEST),$(wildcard tests/data/test_*.py tests/data/*/test_*.py)) \
             $(addprefix tests/evaluation/test_,picture_names.py protocols.py rows.py) tests/benchmark/test_statistics.py \
-            $(addprefix tests/test_,batch.py errors.py files.py imports.py integrity.py machine.py mirror.py names.py \
+            $(addprefix tests/test_,batch.py counts.py errors.py files.py imports.py integrity.py machine.py mirror.py names.py \
             packaging.py public_names.py shipped_configs.py threads.py)
 
 test-fast: $(READY)  ## the tests that train nothing, in less than 90 s on two cores

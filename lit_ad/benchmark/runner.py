@@ -14,6 +14,7 @@ from filelock import FileLock
 from lit_ad.benchmark.cell import BUSY
 from lit_ad.benchmark.plan import Budget
 from lit_ad.benchmark.tables import Cell, Published, write_tables
+from lit_ad.counts import format_count
 from lit_ad.errors import UserError, ended_by
 from lit_ad.files import atomic_write, writing
 from lit_ad.lightning_cli.launcher import environment_alone
@@ -40,7 +41,9 @@ def run_cells(
     free, running = list(range(len(places))), dict[int, tuple[Cell, subprocess.Popen[bytes]]]()
     done = len(share) - len(waiting)
     write_tables_locked(cells, output, metrics, published)
-    print(f"{len(cells)} cells, {len(share)} of them here, {done} of these finished already", flush=True)
+    print(
+        f"{format_count(len(cells), 'cell')}, {len(share)} of them here, {done} of these finished already", flush=True
+    )
     clock = Clock(len(waiting), jobs, budget)
     print(clock.describe(), flush=True)
     try:
@@ -78,7 +81,9 @@ def run_cells(
         print(f"Not finished, since another process has them or ended them: {left}")
     if dead:
         said = "; ".join(f"{cell.name} {cell.state()}" for cell in dead)
-        raise UserError(f"{len(dead)} of {len(share)} cells died, the same command tries them again: {said}")
+        raise UserError(
+            f"{len(dead)} of {format_count(len(share), 'cell')} died, the same command tries them again: {said}"
+        )
 
 
 class Clock:
@@ -100,7 +105,7 @@ class Clock:
         if left == 0:
             return "No cell is left"
         limit = self.budget.minutes or self.budget.processor_minutes
-        cells = "1 cell is left" if left == 1 else f"{left} cells are left"
+        cells = format_count(left, "cell is left", "cells are left")
         if self.ended:
             minutes = (time.monotonic() - self.began) / 60 / self.ended * left
             return f"{cells}, about {minutes:.0f} min" if minutes >= 1 else f"{cells}, less than a minute"
@@ -112,8 +117,9 @@ class Clock:
 def tell_stopped(cells: list[Cell], output: Path) -> None:
     """Print what is finished, and how to go on."""
     finished = [cell.name for cell in cells if cell.finished]
-    named = f": {', '.join(finished)}" if finished else ""
-    print(f"Stopped. {len(finished)} of {len(cells)} cells are finished{named}. Their tables are in {output}.")
+    named = f" ({', '.join(finished)})" if finished else ""
+    every = format_count(len(cells), "cell")
+    print(f"Stopped. Finished: {len(finished)} of {every}{named}. Their tables are in {output}.")
     print("The same command goes on: what is finished stays, and a cell that had begun goes on from its checkpoint.")
 
 

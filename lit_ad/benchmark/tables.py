@@ -18,6 +18,7 @@ from tabulate import tabulate
 
 from lit_ad.benchmark.cell import is_finished
 from lit_ad.benchmark.statistics import Comparison, auroc_interval, compare
+from lit_ad.counts import format_count
 from lit_ad.evaluation.results import MEAN, POOLED, Results, Row, without_nan
 from lit_ad.files import atomic_write
 from lit_ad.names import open_table
@@ -245,10 +246,11 @@ def markdown(
 def compared(found: Comparison) -> list[str]:
     """The comparison over tasks, in Markdown."""
     ranks = sorted(found.ranks.items(), key=lambda item: item[1])
+    ordered = ", ".join(f"{name} {rank:.2f}" for name, rank in ranks)
     friedman = "" if math.isnan(found.friedman_p) else f" Friedman's p {found.friedman_p:.3g}."
     pairs = [[f"{p.first} - {p.second}", f"{p.difference:+.3f}", f"{p.p:.3g}", f"{p.p_holm:.3g}"] for p in found.pairs]
     return [
-        f"Average rank over {len(found.tasks)} tasks: " + ", ".join(f"{name} {rank:.2f}" for name, rank in ranks) + ". "
+        f"Average rank over {format_count(len(found.tasks), 'task')}: {ordered}. "
         f"Critical difference {found.critical_difference:.2f} (Nemenyi, 0.05).{friedman}",
         "",
         pipes(["difference of", "mean", "p (Wilcoxon)", "p (Holm)"], pairs),

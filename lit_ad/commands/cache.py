@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from lit_ad.counts import format_count
 from lit_ad.errors import UserError, check_number
 from lit_ad.features.layout import (
     about_file,
@@ -49,13 +50,13 @@ class Cache(NamedTuple):
         view = self.about.get("view", {})
         folder = f" of {os.path.commonpath({file.parent for file in files})}" if files else ""
         parts = [
-            f"{self.about.get('count')} inputs{folder}",
+            f"{format_count(self.about.get('count', 0), 'input')}{folder}",
             *(str(teacher[1]) for teacher in self.about.get("teachers", [])),
             f"image_size {view.get('image_size')}" + (f", tile {view['tile']}" if view.get("tile") else ""),
             str(self.about.get("dtype")),
         ]
-        stale = self.stale
-        return ", ".join(parts) + (f"; stale: {stale} of {len(files)} images are gone or changed" if stale else "")
+        stale = f"; stale: {self.stale} of {format_count(len(files), 'image')} gone or changed" if self.stale else ""
+        return ", ".join(parts) + stale
 
     @property
     def line(self) -> str:
@@ -86,14 +87,13 @@ def cache(
     masks = [] if directory else list_masks(cache_directory() / "masks")
     features = directory or cache_directory() / "features"
     caches = list_caches(features)
-    count = f"{len(caches) or 'no'} cache{'s' * (len(caches) != 1)}"
-    print(f"{features}: {count}, {format_bytes(sum(each.size for each in caches))}")
+    print(f"{features}: {format_count(len(caches), 'cache')}, {format_bytes(sum(each.size for each in caches))}")
     if action == "list":
         for each in caches:
             print(each.line)
         if masks:
             size = sum(mask.stat().st_size for mask in masks)
-            print(f"{masks[0].parent}: {len(masks)} masks of boxes and polygons, {format_bytes(size)}")
+            print(f"{masks[0].parent}: {format_count(len(masks), 'mask')} of boxes and polygons, {format_bytes(size)}")
     elif action == "clear":
         limit = time.time() - older * DAY if older is not None else float("inf")
         chosen = [each for each in caches if not each.busy and each.used < limit]
@@ -131,7 +131,7 @@ def remove(caches: list[Cache], masks: list[Path], yes: bool) -> None:
         for each in caches:
             print(each.line)
         if masks:
-            print(f"{len(masks)} masks of boxes and polygons in {masks[0].parent}")
+            print(f"{format_count(len(masks), 'mask')} of boxes and polygons in {masks[0].parent}")
         if not sys.stdin.isatty():
             raise UserError("nothing was removed: add --yes to remove what is listed")
         if input("Remove these? Training computes them again when it needs them. [y/N] ").strip().lower() != "y":
@@ -145,5 +145,5 @@ def remove(caches: list[Cache], masks: list[Path], yes: bool) -> None:
         freed += mask.stat().st_size
         mask.unlink(missing_ok=True)
     if masks:
-        print(f"removed {len(masks)} masks of boxes and polygons in {masks[0].parent}")
+        print(f"removed {format_count(len(masks), 'mask')} of boxes and polygons in {masks[0].parent}")
     print(f"{format_bytes(freed)} are free again")

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from lit_ad.batch import Sample
+from lit_ad.counts import format_count
 from lit_ad.data.audit.audit import audit_source
 from lit_ad.data.audit.guess_source import guess_source
 from lit_ad.data.audit.removal import files_to_remove
@@ -84,7 +85,7 @@ def data_check(
         with atomic_write(remove) as temporary:
             text = "".join(f"{file}\n" for file in files)
             temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
-        about += f"\n  {len(files)} files to remove are listed in {remove}"
+        about += f"\n  {format_count(len(files), 'file to remove is', 'files to remove are')} listed in {remove}"
     print(as_json.dumps(as_dict(about, samples, report), indent=2) if json else page(about, report, backbone))
     if report.errors:
         sys.exit(1)
@@ -119,12 +120,8 @@ def page(about: str, report: AuditReport, backbone: str | None) -> str:
     lines += [f"  Warning: {warning}" for warning in report.warnings]
     if backbone is None:
         lines.append("  Not looked at: training images unlike the others; give --backbone NAME, and --weights FILE")
-    lines.append(f"{count(report.errors, 'error')}, {count(report.warnings, 'warning')}")
+    lines.append(f"{format_count(len(report.errors), 'error')}, {format_count(len(report.warnings), 'warning')}")
     return "\n".join(lines)
-
-
-def count(items: Sequence[str], name: str) -> str:
-    return f"{len(items) or 'no'} {name}{'' if len(items) == 1 else 's'}"
 
 
 def as_dict(about: str, samples: Sequence[Sample], report: AuditReport) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from lit_ad.batch import Sample
 from lit_ad.commands.chosen_file import chosen_file
 from lit_ad.commands.own_method import import_own_method
 from lit_ad.commands.recalibrate import refitted
+from lit_ad.counts import format_count
 from lit_ad.data.masks import read_truth
 from lit_ad.data.sources.from_config import make_source
 from lit_ad.data.sources.images import list_and_tell
@@ -143,7 +144,9 @@ def with_own_decision(exported: Detector, held_out: list[Sample], file: Path) ->
         )
     rewrite(file, file, exported.card)
     assert decision is not None and exported.card.decision is not None
-    print(f"threshold from {len(held_out)} held-out images: {decision.threshold():.6g} in fp32, ", end="")
+    print(
+        f"threshold from {format_count(len(held_out), 'held-out image')}: {decision.threshold():.6g} in fp32, ", end=""
+    )
     print(f"{exported.card.decision.threshold():.6g} in int8")
     for line in by_hand(exported.card.decision):  # which stay, and stand for something else among other scores
         print(line)
@@ -187,7 +190,7 @@ def compare(exported: Detector, checkpoint: Detector, images: list[ImageLike], p
     """What is said of the differences. Raises UserError if they are beyond the precision's tolerance."""
     found = differences(exported, checkpoint, images)
     tolerance = TOLERANCE.get(precision)
-    print(f"Against the checkpoint, on {len(images)} images, the largest relative difference:")
+    print(f"Against the checkpoint, on {format_count(len(images), 'image')}, the largest relative difference:")
     for size, values in found.items():
         print(f"  {size}: " + ", ".join(f"{name} {value:.1e}" for name, value in values.items()))
     wrong = [] if tolerance is None else beyond(found, tolerance)
@@ -205,7 +208,8 @@ def aurocs(exported: Detector, checkpoint: Detector, test: list[Sample]) -> dict
     found = {"fp32": auroc(checkpoint, test), "int8": auroc(exported, test)}
     for name, before in found["fp32"].items():
         after = found["int8"][name]
-        print(f"{name} on {len(test)} test images: {before:.4f} in fp32, {after:.4f} in int8 ({after - before:+.4f})")
+        change = f"{before:.4f} in fp32, {after:.4f} in int8 ({after - before:+.4f})"
+        print(f"{name} on {format_count(len(test), 'test image')}: {change}")
     return found
 
 

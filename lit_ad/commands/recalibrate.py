@@ -11,6 +11,7 @@ from lit_ad.checkpoint import read_checkpoint, write_checkpoint
 from lit_ad.commands.chosen_file import chosen_file
 from lit_ad.commands.own_method import import_own_method
 from lit_ad.commands.trained_images import refuse_trained
+from lit_ad.counts import format_count
 from lit_ad.data.sources.images import list_and_tell
 from lit_ad.detector.card import read_card
 from lit_ad.detector.decision import HELD, NO_DECISION, Decision
@@ -129,7 +130,8 @@ def tell(before: Decision | None, after: Decision, category: str | None) -> None
     for name in after.scores if category is None else [category]:
         of = f" of {name}" if len(after.scores) > 1 else ""
         old = "none" if before is None or name not in before.scores else f"{before.threshold(name):.6g}"
-        print(f"{len(after.scores[name])} held-out images{of}, false-alarm rate {after.describe_rate(name)}")
+        count = format_count(len(after.scores[name]), "held-out image")
+        print(f"{count}{of}, false-alarm rate {after.describe_rate(name)}")
         print(f"threshold{of} {after.operating_point(name)}; before: {old}")
         pixels = after.pixel_operating_point(name)
         if pixels is not None:
@@ -154,7 +156,7 @@ def refitted(
             maxima.append(float(of_map.max()))
             medians.append(float(np.median(of_map)))
     if len(scores) < len(images):
-        print(f"{len(images) - len(scores)} of the images were held out already, by their scores: they count once")
+        print(f"held out already, by their scores, and counted once: {len(images) - len(scores)} of the images")
     rate = false_alarm or (0.01 if before is None else before.false_alarm)
     held = {name: {} if before is None else dict(getattr(before, name)) for name in HELD}
     for name, values in zip(HELD, (scores, maxima, medians), strict=True):

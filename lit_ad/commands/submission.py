@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lit_ad.commands.own_method import import_own_method
+from lit_ad.counts import format_count
 from lit_ad.data.sources.mvtec_ad2 import MVTecAD2
 from lit_ad.detector.detector import Detector
 from lit_ad.detector.run_files import EXPORTED, find_detector
@@ -55,7 +56,10 @@ def submission(
                 archive.addfile(entry, io.BytesIO(content))
             assert detector.card.decision is not None
             threshold = detector.card.decision.pixel_threshold(name)
-            print(f"{name}: {len(images)} images, pixel threshold {threshold:.6g} of {files[name]}", flush=True)
+            print(
+                f"{name}: {format_count(len(images), 'image')}, pixel threshold {threshold:.6g} of {files[name]}",
+                flush=True,
+            )
     if len(private) < OBJECTS:
         print(f"This holds {len(private)} of the {OBJECTS} objects of MVTec AD 2: the benchmark takes all of them")
     print(f"The submission is {output}")

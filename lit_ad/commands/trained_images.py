@@ -6,6 +6,7 @@ from typing import Any
 
 from lit_ad.batch import Sample
 from lit_ad.checkpoint import read_checkpoint
+from lit_ad.counts import format_count
 from lit_ad.data.record import identities
 from lit_ad.detector.run_files import CHECKPOINTS
 from lit_ad.errors import UserError
@@ -28,16 +29,17 @@ def refuse_trained(file: Path, samples: Sequence[Sample]) -> None:
     root, trained = Path(record["root"]), set(record["trained"])
     there = [sample for sample in samples if sample.image.is_relative_to(root)]
     known = [s for s, number in zip(there, identities(there, root), strict=True) if number in trained]
+    every = format_count(len(samples), "image")
     if known:
         raise UserError(
-            f"{len(known)} of {len(samples)} images trained this model, such as {known[0].image}: they score lower "
-            "than new ones, and the false-alarm rate would not be kept. Give good images that it has not seen"
+            f"{len(known)} of {every} trained this model, such as {known[0].image}: they score lower than new ones, "
+            "and the false-alarm rate would not be kept. Give good images that it has not seen"
         )
     copies = [s for s in samples if not s.image.is_relative_to(root) and may_be_trained(s, trained)]
     if copies:
         tell(
-            f"Warning: {len(copies)} of {len(samples)} images have the name and the size of one that trained this "
-            f"model, such as {copies[0].image}: if they are copies, the false-alarm rate is not kept"
+            f"Warning: {len(copies)} of {every} may be copies of some that trained this model, by name and size, such "
+            f"as {copies[0].image}: then the false-alarm rate is not kept"
         )
 
 

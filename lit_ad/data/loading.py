@@ -12,6 +12,7 @@ from lightning.fabric.utilities.data import suggested_max_num_workers
 from torch.utils.data import DataLoader
 
 from lit_ad.batch import Batch
+from lit_ad.counts import format_count
 from lit_ad.data.collation import collate, collate_equal
 from lit_ad.data.dataset import AnomalyDataset
 from lit_ad.data.sampling import Share, Shuffle
@@ -107,8 +108,8 @@ class Loaders:
         sampler = Shuffle(images, self.place.processes, self.place.rank, self.seed, self.loading.balanced)
         if drop_last and len(sampler) < batch_size:
             raise UserError(
-                f"data.loading.drop_last leaves nothing to train on: of {len(sampler)} images there is no batch of "
-                f"{batch_size}; lower data.batch_size, or set data.loading.drop_last to false"
+                f"data.loading.drop_last leaves nothing to train on: of {format_count(len(sampler), 'image')} there is "
+                f"no batch of {batch_size}; lower data.batch_size, or set data.loading.drop_last to false"
             )
         options = {"sampler": sampler, "collate_fn": collate_equal, "drop_last": drop_last}
         return self._make(TrainLoader, items, batch_size, self._workers(items), **options)
@@ -188,9 +189,9 @@ class TrainLoader(DataLoader[Batch]):
             return
         if self.start * then["data.batch_size"] < then["items"] // then["processes"]:
             raise UserError(
-                f"the checkpoint lies within an epoch, after {self.start} batches, and the others of that epoch are "
-                f"known only with the settings that it had: {', '.join(changed)}. Go on with those to the end of the "
-                "epoch, or from a checkpoint of an epoch's end"
+                f"the checkpoint lies within an epoch, after {format_count(self.start, 'batch', 'batches')}, and the "
+                f"others of that epoch are known only with the settings that it had: {', '.join(changed)}. Go on "
+                "with those to the end of the epoch, or from a checkpoint of an epoch's end"
             )
         self.start = len(self)  # nothing of that epoch is left
 

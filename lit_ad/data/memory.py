@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 from lit_ad.batch import Sample
+from lit_ad.counts import format_count
 from lit_ad.errors import UserError
 from lit_ad.image.pixels import Size, upright_size
 from lit_ad.image.view import View
@@ -37,11 +38,10 @@ def check_memory(count: int, size: Size, bytes_each: int = 12) -> None:
     """
     needed, have = count * size[0] * size[1] * bytes_each, memory()
     if have is not None and needed > have:
-        images = "1 image" if count == 1 else f"{count} images"
         raise UserError(
-            f"{images} of {size[0]}x{size[1]} at once take {needed / 2**30:.1f} GiB for their pixels alone, and this "
-            f"machine has {have / 2**30:.1f} GiB: lower model.view.image_size, data.batch_size or "
-            "data.loading.eval_batch_size, or set model.view.tile"
+            f"the pixels of {format_count(count, 'image')} of {size[0]}x{size[1]} at once take "
+            f"{needed / 2**30:.1f} GiB, and this machine has {have / 2**30:.1f} GiB: lower "
+            "model.view.image_size, data.batch_size or data.loading.eval_batch_size, or set model.view.tile"
         )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_ad.batch import Sample
+from lit_ad.counts import format_count
 from lit_ad.data.splits import Splits
 from lit_ad.errors import UserError
 from lit_ad.image.pixels import split_page
@@ -58,8 +59,8 @@ class DataRecord:
             if leaked:
                 choices = [f"{name} {then}" for name, (then, _) in changed.items() if name in CHOICES]
                 raise UserError(
-                    f"{len(leaked)} images that the checkpoint was trained on would now be {fate}, such as "
-                    f"{leaked[0]}: give {' and '.join(choices) or 'the data.source as it was'}, or train anew"
+                    f"{format_count(len(leaked), 'image')} that the checkpoint was trained on would now be {fate}, "
+                    f"such as {leaked[0]}: give {' and '.join(choices) or 'the data.source as it was'}, or train anew"
                 )
         lines = [f"{name}: {now} from here on, {then} in the checkpoint" for name, (then, now) in changed.items()]
         if before != self.root:
@@ -68,7 +69,7 @@ class DataRecord:
         new, gone = len(now_trained - trained), len(trained - now_trained)
         if new or gone:
             lines.append(
-                f"of {len(now_trained)} training images, {new} are new; {gone} of the checkpoint are not there"
+                f"of {format_count(len(now_trained), 'training image')}, {new} new; {gone} of the checkpoint gone"
             )
         held_out = digest(identities(self.splits.val, self.root, before))
         if held_out != earlier["held_out"]:

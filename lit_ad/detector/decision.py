@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lit_ad.counts import format_count
 from lit_ad.errors import NOT_FINITE, NotFiniteError, UserError
 
 Floats = NDArray[np.float64]
@@ -237,11 +238,12 @@ class Decision:
             by_hand = category in self.by_hand and (category in self.pixels_by_hand or not self.maxima)
             if self.smallest_rate(category) > self.false_alarm and not by_hand:
                 of = f" of {category}" if len(self.scores) > 1 else ""
-                needed = math.ceil(1 / self.false_alarm) - 1
+                images = f"held-out nominal image{of} allows", f"held-out nominal images{of} allow"
+                needed, lowest = math.ceil(1 / self.false_alarm) - 1, f"{self.smallest_rate(category):.3g}"
                 said.append(
-                    f"{len(held)} held-out nominal images{of} allow a false-alarm rate of "
-                    f"{self.smallest_rate(category):.3g} and no lower, where decision.false_alarm is "
-                    f"{self.false_alarm:.3g}: hold out {needed} or more, or ask for a higher rate"
+                    f"{format_count(len(held), *images)} a false-alarm rate of {lowest} and no lower, where "
+                    f"decision.false_alarm is {self.false_alarm:.3g}: hold out {needed} or more, or ask for a higher "
+                    "rate"
                 )
         return said
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from lit_ad.counts import format_count
 from lit_ad.detector.card import Card
 from lit_ad.detector.decision import NO_DECISION, Decision
 from lit_ad.detector.inputs import ImageLike, iterate_images, list_images, name_of, read_pixels
@@ -55,7 +56,7 @@ class Detection:
         if self.decision is None:
             return f"Detection(score {self.score:.4g}, no threshold, {width} x {height} pixels)"
         verdict, threshold = self.decision.verdict(self.score, self.category), self.decision.threshold(self.category)
-        regions = "" if self.mask is None else f", {len(self.regions)} region{'' if len(self.regions) == 1 else 's'}"
+        regions = "" if self.mask is None else f", {format_count(len(self.regions), 'region')}"
         said = f"{verdict}, score {self.score:.4g}, threshold {threshold:.4g}, p-value {self.p_value:.3g}{regions}"
         return f"Detection({said}, {width} x {height} pixels)"
 

@@ -25,12 +25,13 @@ def describe_doubts(results: Results, held_out: Mapping[str, NDArray[np.float64]
     if auroc < LOWEST:
         reasons.append(f"the image AUROC is {auroc:.3f}, where guessing gives 0.5")
     if anomalous and pooled.get("misses") == anomalous:
-        reasons.append(f"all {anomalous:.0f} anomalous images were missed")
+        all_of_them = "the one anomalous image was" if anomalous == 1 else f"all {anomalous:.0f} anomalous images were"
+        reasons.append(f"{all_of_them} missed")
     if lies_above(results, held_out):
         reasons.append("the good images held out of training score higher than those of the test")
     if not reasons:
         return ""
-    sound = auroc >= LOWEST and reasons[0].startswith("all")  # the scores tell good from bad, the threshold does not
+    sound = auroc >= LOWEST and reasons[0].endswith("missed")  # the scores tell good from bad, the threshold does not
     rate = "a false-alarm rate that is too low for the held-out images, " if sound else ""
     causes = f"{rate}a folder that is not what it is taken for (lit-ad data check), too few training steps"
     return (

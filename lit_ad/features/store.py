@@ -21,6 +21,7 @@ from filelock import FileLock
 from torch import Tensor
 from tqdm import tqdm
 
+from lit_ad.counts import format_count
 from lit_ad.errors import UserError
 from lit_ad.features.layout import DTYPES, KEY_LENGTH, about_file, lock_file, partial_folder, tap_file
 from lit_ad.files import format_bytes, sync_folder, writing
@@ -144,7 +145,7 @@ def write(folder: Path, about: Mapping[str, Any], batches: Iterable[Sequence[Ten
             if not shapes:
                 shapes = [level.shape[1:] for level in levels]
                 size = count * dtype.itemsize * sum(shape.numel() for shape in shapes)
-                check_room(folder.parent, size, f"{title} of {count} inputs ({about['dtype']})")
+                check_room(folder.parent, size, f"{title} of {format_count(count, 'input')} ({about['dtype']})")
                 for number, shape in enumerate(shapes):
                     files.append(opened.enter_context(tap_file(folder, number).open("wb")))
                     write_header(files[-1], (count, *shape), dtype)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from lit_ad.counts import format_count
 from lit_ad.detector.decision import Decision
 from lit_ad.training.run_directory import TESTED, quoted
 
@@ -20,7 +21,7 @@ def describe_run(home: Path) -> list[str]:
 
 def describe_validation(loss: float | None, count: int, decision: Decision | None) -> list[str]:
     """Return the loss of `count` held-out images and the threshold that their scores give."""
-    lines = [] if loss is None else [f"val/loss {loss:.6g} of {count} held-out nominal images"]
+    lines = [] if loss is None else [f"val/loss {loss:.6g} of {format_count(count, 'held-out nominal image')}"]
     if decision is not None:
         point = decision.operating_point()
         rate = f" at a false-alarm rate of {decision.describe_rate()}"

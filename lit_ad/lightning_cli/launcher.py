@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from jsonargparse import Namespace
 
+from lit_ad.counts import format_count
 from lit_ad.errors import UserError
 
 PLACES = (  # among the processes of a launcher
@@ -92,6 +93,7 @@ def refuse_separate_trainings(processes: int) -> None:
     started = launched()
     if started is not None and started.processes != processes:
         raise UserError(
-            f"{started.launcher} has started {started.processes} processes, but trainer.devices and trainer.num_nodes "
-            f"make {processes}: give --trainer.devices {started.devices} --trainer.num_nodes {started.nodes}"
+            f"{started.launcher} has started {format_count(started.processes, 'process', 'processes')}, but "
+            f"trainer.devices and trainer.num_nodes make {processes}: give "
+            f"--trainer.devices {started.devices} --trainer.num_nodes {started.nodes}"
         )

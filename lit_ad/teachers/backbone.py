@@ -10,6 +10,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from lit_ad.counts import format_count
 from lit_ad.errors import UserError
 from lit_ad.machine import memory
 from lit_ad.teachers.weights import build, fingerprint, load_weights
@@ -143,9 +144,9 @@ class Teacher(Backbone):
         have = torch.cuda.get_device_properties(images.device).total_memory if images.is_cuda else memory()
         if have is not None and needed > have:
             raise UserError(
-                f"{count} images of {height}x{width} at once take {needed / 2**30:.1f} GiB in one layer of "
-                f"{self.name} alone, and there are {have / 2**30:.1f} GiB: lower model.view.image_size, "
-                "data.batch_size or data.loading.eval_batch_size, or set model.view.tile"
+                f"the features of {format_count(count, 'image')} of {height}x{width} at once take "
+                f"{needed / 2**30:.1f} GiB in one layer of {self.name} alone, and there are {have / 2**30:.1f} GiB: "
+                "lower model.view.image_size, data.batch_size or data.loading.eval_batch_size, or set model.view.tile"
             )
 
     def bytes_per_pixel(self, images: Tensor) -> float:

@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from lit_ad.batch import Batch, Sample
+from lit_ad.counts import format_count
 from lit_ad.errors import UserError
 from lit_ad.features.dataset import FeatureDataset, SplitFeatures
 from lit_ad.features.layout import bytes_used
@@ -89,7 +90,7 @@ class FeatureCache(L.Callback):
             reason = trainer.strategy.broadcast(reason)  # each process does as the first one says
         if reason is None:
             rank_zero_info(
-                f"Features of {sum(part.count for part in parts)} images are cached in {self._home}, "
+                f"Features of {format_count(sum(part.count for part in parts), 'image')} are cached in {self._home}, "
                 f"{format_bytes(existing + missing)} ({self.dtype}); `lit-ad cache` lists and clears what is there"
             )
             try:

@@ -8,6 +8,7 @@ import lightning as L
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_warn
 
+from lit_ad.counts import format_count
 from lit_ad.errors import UserError
 
 
@@ -36,8 +37,8 @@ class MonitorCheck(L.Callback):
             rare = config.reduce_on_plateau and config.interval == "epoch" and str(config.monitor).startswith("val/")
             if rare and config.strict and every and config.frequency % every:
                 raise UserError(
-                    f"ReduceLROnPlateau looks at {config.monitor} every {config.frequency} epochs, and "
-                    f"trainer.check_val_every_n_epoch is {every}: return a frequency of {every} beside it"
+                    f"ReduceLROnPlateau looks at {config.monitor} once in {format_count(config.frequency, 'epoch')}, "
+                    f"and trainer.check_val_every_n_epoch is {every}: return a frequency of {every} beside it"
                 )
 
 

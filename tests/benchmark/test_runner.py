@@ -54,7 +54,7 @@ def test_who_stops_it_is_told_what_is_finished(tmp_path: Path, capsys: pytest.Ca
     (tmp_path / "a/cost.json").write_text('{"finished": true}')
     tell_stopped(cells, tmp_path)
     stopped, following = capsys.readouterr().out.splitlines()
-    assert stopped == f"Stopped. 1 of 2 cells are finished: a/nut/seed-0. Their tables are in {tmp_path}."
+    assert stopped == f"Stopped. Finished: 1 of 2 cells (a/nut/seed-0). Their tables are in {tmp_path}."
     assert following.startswith("The same command goes on")
 
 

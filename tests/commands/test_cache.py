@@ -110,7 +110,7 @@ def test_stale_caches_are_told(directory: Path, tmp_path: Path, capsys: pytest.C
     shutil.rmtree(tmp_path / "part")
     capsys.readouterr()
     lit_ad("cache")
-    assert capsys.readouterr().out.splitlines()[1].endswith("; stale: 3 of 3 images are gone or changed")
+    assert capsys.readouterr().out.splitlines()[1].endswith("; stale: 3 of 3 images gone or changed")
 
 
 def test_masks_of_boxes_are_listed_and_cleared(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -127,7 +127,7 @@ def test_masks_of_boxes_are_listed_and_cleared(directory: Path, capsys: pytest.C
     assert old.is_file()
     lit_ad("cache", "clear", "--yes", "--older", 7)
     assert not old.is_file() and new.is_file()
-    assert f"removed 1 masks of boxes and polygons in {old.parent}" in capsys.readouterr().out
+    assert f"removed 1 mask of boxes and polygons in {old.parent}" in capsys.readouterr().out
     lit_ad("cache", "clear", "--yes", "--directory", directory)
     assert new.is_file()
     lit_ad("cache", "clear", "--yes")

@@ -20,8 +20,9 @@ def test_more_pixels_than_memory(bottle: Path, monkeypatch: pytest.MonkeyPatch) 
         AnomalyDataModule(MVTec(bottle), View(1_000_000), batch_size=1)
     have = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     assert str(caught.value) == (
-        f"1 image of 1000000x1000000 at once take 11175.9 GiB for their pixels alone, and this machine has {have:.1f} "
-        "GiB: lower model.view.image_size, data.batch_size or data.loading.eval_batch_size, or set model.view.tile"
+        "the pixels of 1 image of 1000000x1000000 at once take 11175.9 GiB, and this machine has "
+        f"{have:.1f} GiB: lower model.view.image_size, "
+        "data.batch_size or data.loading.eval_batch_size, or set model.view.tile"
     )
     monkeypatch.setattr("lit_ad.data.memory.memory", lambda: 24 * 2**30)
     for view, batches in ((View(20_000), {}), (View((20_000, 20_000)), {"batch_size": 6}), (View(None), {})):

@@ -82,7 +82,7 @@ def test_what_nothing_logs_is_refused_at_once(callback: Any, message: str, fit: 
 def test_a_schedule_of_the_learning_rate_too(fit: Any) -> None:
     with pytest.raises(UserError, match="ReduceLROnPlateau monitors 'val_loss', which nothing logs"):
         fit(monitor="val_loss")
-    with pytest.raises(UserError, match=r"looks at val/loss every 1 epochs, .*: return a frequency of 2"):
+    with pytest.raises(UserError, match=r"looks at val/loss once in 1 epoch, .*: return a frequency of 2"):
         fit(monitor="val/loss", max_epochs=2, check_val_every_n_epoch=2)
     assert fit(monitor="val/loss", frequency=2, max_epochs=2, check_val_every_n_epoch=2) == 2
 

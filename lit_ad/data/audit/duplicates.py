@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_ad.batch import Sample
-from lit_ad.data.audit.report import count_phrase
+from lit_ad.counts import format_times
 from lit_ad.data.sources.listing import first_few
 from lit_ad.data.sources.pages import files_of
 from lit_ad.threads import Pool
@@ -67,18 +67,19 @@ def duplicate_warnings(
     warnings = []
     if shared:
         warnings.append(
-            f"the same file in training and test, {count_phrase(shared)}: {first_few(shared)}; metrics will flatter"
+            f"the same file in training and test, {format_times(len(shared))}: {first_few(shared)}; metrics will "
+            "flatter"
         )
     if contrary:
         warnings.append(
-            f"the same file as a good and as an anomalous image of the test, {count_phrase(contrary)}: "
+            f"the same file as a good and as an anomalous image of the test, {format_times(len(contrary))}: "
             f"{first_few(contrary)}"
         )
     if all_equal:
         warnings.append(f"all {len(train)} training images are equal: nothing can be learned of how good images differ")
     elif repeated:
         warnings.append(
-            f"training images are copies of each other, {count_phrase(repeated)}: {first_few(repeated)}; a copy that "
-            "is held out makes the threshold too low"
+            f"training images are copies of each other, {format_times(len(repeated))}: {first_few(repeated)}; a copy "
+            "that is held out makes the threshold too low"
         )
     return warnings

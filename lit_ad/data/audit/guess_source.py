@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from lit_ad.batch import Sample
+from lit_ad.counts import format_count
 from lit_ad.data.sources.folder import Folder
 from lit_ad.data.sources.images import Images
 from lit_ad.data.sources.listing import Listing, list_tree
@@ -40,10 +41,10 @@ def guess_source(path: Path) -> tuple[Source, str]:
         return MVTec(path), f"{path}: MVTec AD's layout, one category"
     categories = [folder for folder in list_folders(path) if (folder / "train" / "good").is_dir()]
     if categories:
-        return MVTec(path), f"{path}: MVTec AD's layout, {len(categories)} categories"
+        return MVTec(path), f"{path}: MVTec AD's layout, {format_count(len(categories), 'category', 'categories')}"
     classes = [folder.name for folder in list_folders(path / "train") if holds_images(folder)]
     if classes:
-        about = f"{path}: a folder for each of {len(classes)} classes, all taken as nominal"
+        about = f"{path}: folders of {format_count(len(classes), 'class', 'classes')}, all taken as nominal"
         return OneClass(path, normal=classes), about
     if holds_images(path) and not list_folders(path):
         return Folder(".", root=path), f"{path}: a folder of images, all taken as nominal"

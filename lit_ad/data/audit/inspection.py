@@ -11,9 +11,10 @@ import numpy as np
 from tqdm import tqdm
 
 from lit_ad.batch import Sample
+from lit_ad.counts import format_count, format_times
 from lit_ad.data.audit.duplicates import duplicate_warnings, find_duplicates
 from lit_ad.data.audit.measurements import Header, MaskExtent, max_value, measure_mask, read_header, verify_file
-from lit_ad.data.audit.report import AuditReport, count_phrase, describe_splits, unfit, unreadable
+from lit_ad.data.audit.report import AuditReport, describe_splits, unfit, unreadable
 from lit_ad.data.sources.listing import Listing, first_few, frame_remarks, list_folder
 from lit_ad.data.sources.pages import files_of
 from lit_ad.data.sources.photographs import Unrelated
@@ -91,11 +92,11 @@ def inspect_samples(
     ]
     text = describe_splits(splits, headers)
     if pages := [sample for sample in (*train, *test) if split_page(sample.image)[1] is not None]:
-        text += f"\n  {len(pages)} of these images are the pages of {len(files_of(pages))} files"
+        text += f"\n  pages among these images: {len(pages)}, of {format_count(len(files_of(pages)), 'file')}"
     for remark in Listing(hidden=around.hidden).remarks():
         text += f"\n  {remark}"
     if to_verify:
-        text += f"\n  {decoded} of {decoded + len(to_verify)} test images were decoded, the others verified"
+        text += f"\n  {decoded} of {decoded + len(to_verify)} test images decoded, the others verified"
     reasons = {path: reason_of(error.__cause__ or error) for path, error in errors.items()}
     sound = {path for path, error in errors.items() if isinstance(error, ViewMismatch)}
     found = unreadable({path: reason for path, reason in reasons.items() if path not in sound})
@@ -136,7 +137,7 @@ def mask_warnings(test: Sequence[Sample], extents: Mapping[Path, MaskExtent]) ->
             faults["full: they mark the whole image"].append(sample.mask)
         elif extent.part > 0.5 and extent.border > 0.9:
             faults["perhaps inverted: they mark most of the image and its border"].append(sample.mask)
-    return [f"masks {fault}, {count_phrase(paths)}: {first_few(paths)}" for fault, paths in faults.items()]
+    return [f"masks {fault}, {format_times(len(paths))}: {first_few(paths)}" for fault, paths in faults.items()]
 
 
 def depth_warnings(brightest: Mapping[Path, int], view: View) -> list[str]:
@@ -175,7 +176,7 @@ def list_around(samples: Sequence[Sample]) -> Listing:
 
 def broken_links(paths: Sequence[Path]) -> list[str]:
     """One sentence about links that lead nowhere, if there are any."""
-    return [f"broken links, {count_phrase(paths)}: {first_few(paths)}; they are left out"] if paths else []
+    return [f"broken links, {format_times(len(paths))}: {first_few(paths)}; they are left out"] if paths else []
 
 
 def tell_what_there_is(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lit_ad.batch import Sample
+from lit_ad.counts import format_count
 from lit_ad.errors import UserError
 from lit_ad.image.pixels import open_image, split_page
 from lit_ad.threads import Pool
@@ -133,7 +134,7 @@ def near_duplicate_warnings(fingerprints: Fingerprints, found: Sequence[tuple[Sa
     warnings = []
     for kind, pairs in kinds.items():
         where, _, why = kind.partition("; ")
-        count = "one pair" if len(pairs) == 1 else f"{len(pairs)} pairs"
+        count = format_count(len(pairs), "pair")
         warnings.append(f"nearly the same image {where}, {count}: {', '.join(pairs[:3])}" + (why and f"; {why}"))
     neighbours, share = similar_consecutive(fingerprints)
     if neighbours and share < ALIKE:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lit_ad.batch import Sample
+from lit_ad.counts import format_count
 from lit_ad.data.audit.measurements import Header
 from lit_ad.data.sources.listing import first_few
 from lit_ad.data.sources.source import Source
@@ -77,11 +78,6 @@ def describe_sizes(sizes: Sequence[Size]) -> str:
     return ", ".join(f"{h}x{w}" + (f" ({count})" if len(ordered) > 1 else "") for (h, w), count in ordered)
 
 
-def count_phrase(items: Sequence[object]) -> str:
-    """Once, or how many times."""
-    return "once" if len(items) == 1 else f"{len(items)} times"
-
-
 def unreadable(errors: Mapping[Path, str]) -> list[str]:
     """One sentence about files that cannot be read, if there are any."""
     if not errors:
@@ -97,5 +93,5 @@ def unfit(reasons: Mapping[Path, str]) -> list[str]:
     if not reasons:
         return []
     path, reason = next(iter(reasons.items()))
-    count = "1 image" if len(reasons) == 1 else f"{len(reasons)} images"
+    count = format_count(len(reasons), "image")
     return [f"model.view does not fit {count}: change it, or leave them out (the first, {path}: {reason})"]

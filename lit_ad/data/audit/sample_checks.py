@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from lit_ad.batch import Sample
+from lit_ad.counts import format_times
 from lit_ad.data.masks import RESIZE, mask_files
 from lit_ad.data.sources.listing import first_few
 from lit_ad.data.sources.source import check
@@ -34,8 +35,8 @@ def sample_errors(samples: Sequence[Sample]) -> list[str]:
                 sizes.append(f"{file} ({mask[0]}x{mask[1]}, its image {image[0]}x{image[1]})")
     if sizes:
         errors.append(
-            f"masks of another size than their image, {len(sizes)} times (height x width): {first_few(sizes)}; of "
-            f"each, {RESIZE}"
+            f"masks of another size than their image, {format_times(len(sizes))} (height x width): {first_few(sizes)}; "
+            f"of each, {RESIZE}"
         )
     return errors
 
@@ -56,11 +57,11 @@ def mask_value_warnings(masks: Sequence[Path]) -> list[str]:
     warnings = []
     if grey:
         warnings.append(
-            f"masks with grey edges, antialiased or of JPEG, {len(grey)} times: {first_few(grey)}; save them as PNG of "
-            "two values"
+            f"masks with grey edges, antialiased or of JPEG, {format_times(len(grey))}: {first_few(grey)}; save them "
+            "as PNG of two values"
         )
     if classes:
         warnings.append(
-            f"masks of several values, {len(classes)} times: {first_few(classes)}; all but 0 count as defect"
+            f"masks of several values, {format_times(len(classes))}: {first_few(classes)}; all but 0 count as defect"
         )
     return warnings

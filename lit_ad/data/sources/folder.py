@@ -52,7 +52,10 @@ class Folder(Source):
         if not 0 <= test_fraction < 1:
             raise UserError(f"test_fraction is {test_fraction}, but it must lie in [0, 1)")
         if len(self.masks) not in (0, 1, len(self.anomalous)):
-            raise UserError(f"{len(self.masks)} folders of masks for {len(self.anomalous)} of anomalous images")
+            raise UserError(
+                f"folders of masks, {len(self.masks)}, for those of anomalous images, {len(self.anomalous)}: give "
+                "one for each, or one for all"
+            )
 
     def samples(self) -> list[Sample]:
         category = self.root.absolute().name

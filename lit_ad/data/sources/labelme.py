@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from lit_ad.counts import format_count
 from lit_ad.data.sources.listing import first_few
 from lit_ad.data.sources.shapes import keep_mask, numbers, rasterise, rasterise_circle
 from lit_ad.errors import UserError
@@ -127,7 +128,7 @@ def draw_shape(shape: Any, size: Size) -> NDArray[np.bool_]:
     if kind not in CORNERS:
         raise ValueError(f"this kind is not read; there are {', '.join([*CORNERS, 'circle', 'mask'])}")
     if len(points) not in CORNERS[kind]:
-        raise ValueError(f"it has {len(points)} points")
+        raise ValueError(f"it has {format_count(len(points), 'point')}")
     if (points < -OUTSIDE).any() or (points > np.array(size[::-1]) + OUTSIDE).any():
         raise ValueError(f"it leaves its image, where x ends at {size[1]}, y at {size[0]}")
     if len(points) == 2:

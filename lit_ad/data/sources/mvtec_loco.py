@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from lit_ad.batch import Sample
+from lit_ad.counts import format_count
 from lit_ad.data.masks import mask_files
 from lit_ad.data.sources.mvtec import MVTec
 from lit_ad.data.sources.source import holds_images, list_folders, list_images, pair_masks
@@ -69,7 +70,7 @@ class MVTecLOCO(MVTec):
                     files = [file for sample in samples if sample.label for file in mask_files(sample.mask)]
                     wrong = [text for text in pool.map(partial(no_defect, config), files) if text]
                 if wrong:
-                    more = f" (and {len(wrong) - 1} others)" if len(wrong) > 1 else ""
+                    more = f" (and {format_count(len(wrong) - 1, 'other')})" if len(wrong) > 1 else ""
                     raise UserError(wrong[0] + more)
         return said
 
@@ -148,7 +149,8 @@ def why_no_spro(samples: Iterable[Sample], config: dict[int, Saturation]) -> str
     anomalous = [sample for sample in samples if sample.label]
     bare = [sample for sample in anomalous if sample.mask is None]
     if bare:
-        return f"{len(bare)} of {len(anomalous)} anomalous images have no masks, such as {bare[0].image}"
+        every = format_count(len(anomalous), "anomalous image")
+        return f"masks are missing of {len(bare)} of {every}, such as {bare[0].image}"
     if not config:
         return f"there is no {CONFIG} in its folder"
     flat = [sample.mask for sample in anomalous if sample.mask is not None and sample.mask.is_file()]

@@ -44,7 +44,7 @@ class VisA(Source):
     def remarks(self) -> list[str]:
         """The training images that are left out."""
         left = sum(sample.split == "train" and sample.label == 1 for sample in self._listed())
-        return [f"{left} anomalous training images of {self.split} are left out"] if left else []
+        return [f"anomalous training images of {self.split} are left out: {left}"] if left else []
 
     def _listed(self) -> list[Sample]:
         """All of the split, anomalous training images included; training first, then as published."""

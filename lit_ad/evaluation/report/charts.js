@@ -3,6 +3,7 @@ const { runs, images, pictures } = JSON.parse(document.getElementById("data").te
 const at = id => document.getElementById(id);
 const digits = value => value === null || Number.isNaN(value) ? "unknown" : String(Number(Number(value).toPrecision(4)));
 const percent = value => Number.isNaN(value) ? "unknown" : Number((100 * value).toPrecision(3)) + " %";
+const counted = (number, noun) => `${number} ${noun}${number === 1 ? "" : "s"}`;
 const several = runs.length > 1;
 const categories = new Set(images.map(image => image.category));
 const PAGE = 60;                    // cards that are added at once
@@ -91,7 +92,7 @@ function showCounts() {
   at("misses").textContent = judged ? "Misses: " + rate(counts.fn, counts.fn + counts.tp) : "";
   at("precision").textContent = judged ? `Precision ${percent(counts.tp / (counts.tp + counts.fp))}, recall ${percent(counts.tp / (counts.tp + counts.fn))}` : "";
   const { p, count } = judged ? pValue(limit) : { p: 1, count: 0 };
-  at("pvalue").textContent = count ? `p-value above the threshold: at most ${digits(p)}, from ${count} held-out images` : judged ? "p-value: the run has no held-out scores" : "";
+  at("pvalue").textContent = count ? `p-value above the threshold: at most ${digits(p)}, from ${counted(count, "held-out image")}` : judged ? "p-value: the run has no held-out scores" : "";
   at("whose").textContent = own && judged ? "Each category at its own shipped threshold; one that you set here is for all of them." :
     movedThreshold() !== null ? `Moved; shipped is ${digits(shippedThreshold())}${how}.` : `As it is shipped${how}.`;
   at("ship").hidden = movedThreshold() === null || !count;

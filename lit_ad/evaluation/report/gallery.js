@@ -86,7 +86,7 @@ function more(count = PAGE) {
 function showGallery() {
   const numbers = images.map((_, number) => number).filter(number => inRow(images[number], state.row) && filters[at("filter").value](images[number]));
   listed = numbers.sort((a, b) => order[at("sort").value](images[a], images[b]));
-  at("howMany").textContent = `${listed.length} of ${images.length} images.`;
+  at("howMany").textContent = `${listed.length} of ${counted(images.length, "image")}.`;
   at("gallery").replaceChildren();
   more();
 }

@@ -16,6 +16,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from lit_ad.counts import format_count
 from lit_ad.evaluation.report.record import Took
 from lit_ad.evaluation.report.runs import Run, Shown, matched, names_of, read_run, shares_below
 from lit_ad.evaluation.report.table import HEADINGS, cells, with_intervals
@@ -51,6 +52,7 @@ def write_page(homes: list[Path], output: Path) -> None:
     text = environment.get_template("page.html").render(
         runs=runs,
         title=title_of(runs),
+        format_count=format_count,
         page=map_texts(escape_bytes, without_nan(page)),
         rows=rows,
         headings=HEADINGS.values(),

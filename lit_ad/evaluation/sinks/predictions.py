@@ -12,6 +12,7 @@ from typing import NamedTuple, TextIO
 from PIL import Image
 
 from lit_ad.batch import Sample
+from lit_ad.counts import format_count
 from lit_ad.detector.decision import Decision
 from lit_ad.distributed import gather
 from lit_ad.errors import UserError
@@ -163,7 +164,7 @@ class Predictions(Sink):
                 temporary.write_text("".join(lines), encoding="utf-8")
                 for part in parts:
                     part.unlink()
-            tell(f"Going on in {directory}: {len(done)} of {len(samples)} images were looked at before")
+            tell(f"Going on in {directory}: {len(done)} of {format_count(len(samples), 'image')} done before")
         return done
 
     @property
@@ -179,7 +180,8 @@ class Predictions(Sink):
             judged = f"{row.verdict} (threshold {row.threshold}, p {row.p_value})" if row.verdict else "no threshold"
             said = [f"{printable(row.path)}: score {row.score}, {judged}"]
         else:
-            said = [f"{len(self.rows)} images: {anomalous} anomalous, {self.failed} that could not be judged"]
+            every = format_count(len(self.rows), "image")
+            said = [f"{every}: {anomalous} anomalous, {self.failed} that could not be judged"]
         if len(self.known) > 1 and self.unknown:
             number, few = sum(self.unknown.values()), ", ".join(name or "." for name in list(self.unknown)[:3])
             said.append(

@@ -6,6 +6,7 @@ from zipfile import ZipFile, ZipInfo
 
 from lightning.pytorch.utilities import rank_zero_warn
 
+from lit_ad.counts import format_count
 from lit_ad.detector.painter import FOUND, TRUTH, colours, heat_panel, highest, outline, outlined, resized
 from lit_ad.distributed import gather
 from lit_ad.evaluation.judged import Judged
@@ -63,8 +64,8 @@ class Report(Sink):
             part.unlink()
         if left_out:
             rank_zero_warn(
-                f"{len(left_out)} images have no picture in {PAGE}: other machines, which do not share "
-                f"{directory}, have them"
+                f"{format_count(len(left_out), 'image has', 'images have')} no picture in {PAGE}: other machines, "
+                f"which do not share {directory}, have them"
             )
         earlier = Record.load(directory)
         held_out = {} if decision is None else {name: held.tolist() for name, held in decision.scores.items()}

@@ -34,8 +34,7 @@ def test_every_check_has_its_say(images: Path, tmp_path: Path) -> None:
     errors, warnings = "\n".join(report.errors), "\n".join(report.warnings)
     assert "cannot read" in errors and "005.png" in errors
     assert (
-        f"masks of another size than their image, 1 times (height x width): {masks[0]} (32x36, its image 64x72)"
-        in errors
+        f"masks of another size than their image, once (height x width): {masks[0]} (32x36, its image 64x72)" in errors
     )
     assert "masks with grey edges, antialiased or of JPEG" in warnings and masks[1].name in warnings
     assert "masks empty: they mark no defect" in warnings and "masks perhaps inverted" in warnings

@@ -19,7 +19,7 @@ def test_how_a_folder_is_taken(images: Path, tmp_path: Path) -> None:
         (tmp_path / "classes/test").mkdir(exist_ok=True)
         (tmp_path / "classes/test" / name).symlink_to(images / "test/good")
     assert "MVTec AD's layout, 2 categories" in guess_source(tmp_path)[1]
-    assert "a folder for each of 2 classes" in guess_source(tmp_path / "classes")[1]
+    assert "folders of 2 classes" in guess_source(tmp_path / "classes")[1]
     assert "a folder of images" in guess_source(images / "train/good")[1]
     source, about = guess_source(images / "train")
     assert "at any depth" in about and len(source.samples()) == 12

@@ -8,7 +8,6 @@ from lit_ad.batch import Sample
 from lit_ad.data.audit.measurements import Header
 from lit_ad.data.audit.report import (
     AuditReport,
-    count_phrase,
     describe_sizes,
     describe_splits,
     describe_test,
@@ -56,10 +55,6 @@ def test_a_category_without_name_and_images_without_header() -> None:
     splits = Splits([GOOD, bad("cut")])
     text = describe_splits(splits, {GOOD.image: Header((2, 3), "8-bit RGB")})
     assert text == "images: 2 to train on, 0 held out; test: none; 2x3, 8-bit RGB"
-
-
-def test_how_often() -> None:
-    assert [count_phrase("x" * count) for count in (1, 2)] == ["once", "2 times"]
 
 
 def test_files_that_cannot_be_read() -> None:

@@ -21,7 +21,7 @@ def test_what_no_training_accepts(tmp_path: Path) -> None:
     assert sample_errors([sound]) == []
     (error,) = sample_errors([sound._replace(mask=small)])
     assert error == (
-        f"masks of another size than their image, 1 times (height x width): {small} (10x15, its image 20x30); of "
+        f"masks of another size than their image, once (height x width): {small} (10x15, its image 20x30); of "
         "each, resize it without smoothing, or draw it anew; or remove it, and its image counts without a mask"
     )
     (error,) = sample_errors([sound._replace(split="train")])
@@ -38,5 +38,5 @@ def test_masks_of_more_than_two_values(tmp_path: Path) -> None:
     assert mask_value_warnings([sound]) == []
     assert mask_value_warnings([sound, classes, grey, jpeg]) == [
         f"masks with grey edges, antialiased or of JPEG, 2 times: {grey}, {jpeg}; save them as PNG of two values",
-        f"masks of several values, 1 times: {classes}; all but 0 count as defect",
+        f"masks of several values, once: {classes}; all but 0 count as defect",
     ]

@@ -131,7 +131,7 @@ def test_without_masks_or_configuration(pushpins: Path) -> None:
     (pushpins / "ground_truth/structural_anomalies").rename(pushpins / "elsewhere")
     image = pushpins / "test/structural_anomalies/000.png"
     (said,) = MVTecLOCO(pushpins).remarks()
-    assert said == f"pushpins: no sPRO, since 2 of 4 anomalous images have no masks, such as {image}"
+    assert said == f"pushpins: no sPRO, since masks are missing of 2 of 4 anomalous images, such as {image}"
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_a_mask_of_no_defect_is_named(pushpins: Path, value: int, said: str) -> 
     with pytest.raises(UserError, match=rf"^{re.escape(str(file))} {said}"):  # and before the training
         data.setup("fit")
     other = save_mask(pushpins / "ground_truth/structural_anomalies/001/000.png", value, 4, 9)
-    with pytest.raises(UserError, match=rf"^{re.escape(str(file))} .* \(and 1 others\)$"):
+    with pytest.raises(UserError, match=rf"^{re.escape(str(file))} .* \(and 1 other\)$"):
         MVTecLOCO(pushpins).remarks()
     assert other.is_file()
 

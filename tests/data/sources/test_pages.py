@@ -81,7 +81,7 @@ def test_inspection_counts_pages_and_compares_files(wafers: Path) -> None:
     assert (
         "wafers: 15 to train on, 8 held out; test: 3 good, 5 dent, each with a mask; 20x24, 8-bit grey" in report.text
     )
-    assert "31 of these images are the pages of 9 files" in report.text
+    assert "pages among these images: 31, of 9 files" in report.text
     copied = f"{wafers}/train/good/9.tif and {wafers}/test/good/0.tif"
     assert report.warnings[0] == f"the same file in training and test, once: {copied}; metrics will flatter"
     assert "masks full: they mark the whole image, 4 times: " in report.warnings[1]

@@ -73,7 +73,7 @@ def test_each_official_split_trains_on_normal_images_alone(visa: Path, split: st
         }.items()
     }
     left = 2 * anomalous
-    assert source.remarks() == ([f"{left} anomalous training images of {split} are left out"] if left else [])
+    assert source.remarks() == ([f"anomalous training images of {split} are left out: {left}"] if left else [])
 
 
 def test_any_class_of_a_mask_is_a_defect(visa: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lit_ad.counts import format_count
 from lit_ad.detector.guarantee import summary
 from lit_ad.errors import UserError
 from lit_ad.evaluation.report import page
@@ -49,7 +50,11 @@ def test_pictures_stay_within_the_budget(make_run: Any, tmp_path: Path, monkeypa
     assert all(few["pictures"][number] is not None for number in missed)
     assert sum(size for size, picture in zip(sizes, few["pictures"], strict=True) if picture is not None) <= budget
     left_out = few["pictures"].count(None)
-    assert left_out and f"{left_out} images are shown without their picture" in (tmp_path / "few.html").read_text()
+    assert (
+        left_out
+        and f"{format_count(left_out, 'image is', 'images are')} shown without a picture"
+        in (tmp_path / "few.html").read_text()
+    )
     assert few["images"] == every["images"]
 
 

@@ -257,7 +257,7 @@ def test_a_killed_run_goes_on_where_it_was(
     rest = Kill(99)
     quiet_trainer(tmp_path / "run", Predictions(), Heatmaps(), rest).predict(model, data, ckpt_path=file)
     assert rest.seen == 12 - 8 + 2
-    assert f"Going on in {out}: 6 of 12 images were looked at before" in capsys.readouterr().out
+    assert f"Going on in {out}: 6 of 12 images done before" in capsys.readouterr().out
     found = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
     expected = [path.relative_to(tmp_path / "whole").as_posix() for path in (tmp_path / "whole").rglob("*.*")]
     assert found == sorted(expected) and len(found) == 25

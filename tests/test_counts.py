@@ -1,0 +1,11 @@
+"""One image, two images."""
+
+from lit_ad.counts import format_count, format_times
+
+
+def test_counts_are_in_the_singular_where_there_is_one() -> None:
+    assert [format_count(number, "image") for number in range(3)] == ["no images", "1 image", "2 images"]
+    assert [format_count(number, "category is", "categories are") for number in (1, 2)] == [
+        *("1 category is", "2 categories are"),
+    ]
+    assert [format_times(number) for number in (1, 2)] == ["once", "2 times"]
