@@ -98,7 +98,7 @@ def test_an_epoch_is_not_finished_in_another_order(write, settings: dict[str, An
     loader = loader_of(write)
     batches = iter(loader)
     next(batches)
-    with pytest.raises(UserError, match=f"within an epoch, after 1 batches, .*: {message}"):
+    with pytest.raises(UserError, match=f"within an epoch, after 1 batch, .*: {message}"):
         loader_of(write, **settings).load_state_dict(loader.state_dict())
     list(batches)
     resumed = loader_of(write, **settings)
