@@ -14,14 +14,11 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from datetime import timedelta
 from functools import partial
 from operator import attrgetter
-from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import lightning as L
@@ -29,55 +26,13 @@ import torch.distributed as dist
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lit_ad.distributed import gather
+from lit_ad.training.signs import INTERVAL, Sign, explain_wait, in_vain, place_of, stack
 
-INTERVAL = 1.0  # seconds between two looks
 WORKED = 0.001  # seconds of processor time; a thread that waits takes none at all
 PATIENCE_TO_JOIN = 120.0  # seconds, at least: imports from a busy disk
 PATIENCE_OF_SIGNAL = 20.0  # seconds; Slurm kills 30 seconds after its SIGTERM
 PATIENCE_OF_SECOND = 2.0  # seconds, after a second Ctrl-C
 KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has none
-LIBRARIES = ("torch", "lightning", "torchmetrics")
-STANDARD = Path(os.__file__).parent  # the folder of Python's own modules
-GATHERS = Path(gather.__code__.co_filename)
-BACKWARD = "_engine_run_backward"  # in which DDP reduces gradients
-
-
-@dataclass
-class Sign:
-    """What a process wrote about itself.
-
-    Args:
-        place: Where its main thread stands.
-        still: For how many seconds it has stood there.
-        collective: Whether it waits for the others.
-        number: How often it wrote.
-        ended: Whether it has left the training.
-        silence: For how many seconds its reader has heard nothing of it.
-    """
-
-    rank: int
-    host: str = field(default_factory=socket.gethostname)
-    process: int = field(default_factory=os.getpid)
-    place: str = ""
-    still: float = 0.0
-    collective: bool = False
-    number: int = 0
-    ended: bool = False
-    silence: float = 0.0
-
-    @property
-    def gone(self) -> bool:
-        return self.ended or self.silence > 5 * INTERVAL
-
-    @property
-    def name(self) -> str:
-        return f"rank {self.rank} ({self.host}, process {self.process})"
-
-    @property
-    def state(self) -> str:
-        if self.ended:
-            return "which has ended"
-        return f"no sign of life for {self.silence:.0f} s" if self.gone else f"in {self.place}"
 
 
 class Watch(L.Callback):
@@ -180,7 +135,7 @@ class Watch(L.Callback):
             if not own.ended and in_vain(own, [] if alone else others, patience):
                 if any(other.rank < own.rank and not other.gone for other in others):
                     time.sleep(3 * INTERVAL)  # that one prints the line, and ends this process too if it started it
-                explanation = explained(sorted([own, *others], key=attrgetter("rank")))
+                explanation = explain_wait(sorted([own, *others], key=attrgetter("rank")))
                 self._end(explanation, 128 + signals[-1] if signals else 1)
 
     def _exchange(self, store: dist.Store, own: Sign, seen: dict[int, tuple[Sign, float]], now: float) -> list[Sign]:
@@ -238,56 +193,6 @@ def open_store(trainer: L.Trainer) -> dist.Store | None:
         return store
     rank_zero_warn("not all processes reach a port of the first one, so that a wait in vain is not noticed")
     return None
-
-
-def in_vain(own: Sign, others: Sequence[Sign], patience: float) -> bool:
-    """Whether no process has gone on for so many seconds."""
-    return own.still >= patience and all(other.ended or other.still + other.silence >= patience for other in others)
-
-
-def explained(signs: Sequence[Sign]) -> str:
-    """Which process is missing, and where the others wait."""
-    missing = [sign for sign in signs if sign.gone or not sign.collective]
-    waiting = [sign for sign in signs if sign not in missing]
-    told = [f"no process of this training has gone on for {min(sign.still + sign.silence for sign in signs):.0f} s"]
-    if missing:
-        told.append("Missing: " + "; ".join(f"{sign.name}, {sign.state}" for sign in missing))
-    if waiting:
-        title = "Waiting: " if missing else "All wait, but not in one place: "
-        told.append(title + "; ".join(f"{sign.name}, {sign.state}" for sign in waiting))
-    if not missing:
-        told.append("A method or callback that communicates must do so on every process, in the same order")
-    return ". ".join(told)
-
-
-def stack(thread: int) -> Iterator[FrameType]:
-    """The frames of a thread, the innermost first."""
-    frame = sys._current_frames().get(thread)
-    while frame is not None:
-        yield frame
-        frame = frame.f_back
-
-
-def place_of(frames: Sequence[FrameType]) -> tuple[str, bool]:
-    """Where a thread stands, in words, and whether that is a collective: torch.distributed, or DDP's backward."""
-    caller = next((frame for frame in frames if not is_library(Path(frame.f_code.co_filename))), None)
-    within = frames[: frames.index(caller)] if caller is not None else frames
-    collective = any(
-        "/torch/distributed/" in Path(frame.f_code.co_filename).as_posix() or frame.f_code.co_name == BACKWARD
-        for frame in within
-    )
-    called = f"{within[0].f_code.co_name}, called by " if within else ""
-    if caller is None:
-        return called, collective
-    file = "/".join(Path(caller.f_code.co_filename).parts[-3:])
-    return f"{called}{caller.f_code.co_name} ({file}:{caller.f_lineno})", collective
-
-
-def is_library(file: Path) -> bool:
-    """Whether a frame's file is Python's, torch's, Lightning's, or our own module over torch.distributed."""
-    if "site-packages" in file.parts:
-        return file.parts[file.parts.index("site-packages") + 1] in LIBRARIES
-    return STANDARD in file.parents or file == GATHERS or file.parts[0].startswith("<")
 
 
 def print_last(line: str) -> None:

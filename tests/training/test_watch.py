@@ -1,6 +1,5 @@
 """Processes that wait for one another in vain, and those that only wait long."""
 
-import inspect
 import math
 import os
 import re
@@ -14,8 +13,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-
-from lit_ad.training.watch import Sign, explained, in_vain, place_of
 
 SCRIPT = """
     import os
@@ -136,27 +133,3 @@ def test_a_process_that_does_not_come_is_told(tmp_path: Path) -> None:
         assert process.wait(120) == 1
     log = (tmp_path / "log").read_text()
     assert re.search(r"lit-ad: rank 0 of 2 has waited 3 s at 127.0.0.1:\d+, and not all other processes have come", log)
-
-
-def test_a_wait_is_in_vain_if_nobody_goes_on() -> None:
-    own = Sign(0, still=10)
-    assert in_vain(own, [Sign(1, still=9, silence=1)], 10)
-    assert in_vain(own, [Sign(1, ended=True), Sign(2, still=12)], 10)
-    assert not in_vain(own, [Sign(1, still=10), Sign(2, still=3)], 10)
-    assert not in_vain(Sign(0, still=1), [Sign(1, ended=True)], 10)
-
-
-def test_the_line_names_who_is_missing() -> None:
-    waiting = Sign(0, "a", 7, "barrier, called by act (b.py:1)", still=10, collective=True)
-    assert explained([waiting, Sign(1, "a", 8, ended=True, still=10)]) == (
-        "no process of this training has gone on for 10 s. Missing: rank 1 (a, process 8), which has ended. Waiting: "
-        "rank 0 (a, process 7), in barrier, called by act (b.py:1)"
-    )
-
-
-def test_a_place_is_the_first_line_outside_of_libraries() -> None:
-    frame = inspect.currentframe()
-    assert frame is not None
-    place, collective = place_of([frame])
-    assert place.startswith("test_a_place_is_the_first_line_outside_of_libraries (") and "test_watch.py:" in place
-    assert not collective

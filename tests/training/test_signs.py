@@ -1,0 +1,29 @@
+"""When a wait is in vain, and what is said of it."""
+
+import inspect
+
+from lit_ad.training.signs import Sign, explain_wait, in_vain, place_of
+
+
+def test_a_wait_is_in_vain_if_nobody_goes_on() -> None:
+    own = Sign(0, still=10)
+    assert in_vain(own, [Sign(1, still=9, silence=1)], 10)
+    assert in_vain(own, [Sign(1, ended=True), Sign(2, still=12)], 10)
+    assert not in_vain(own, [Sign(1, still=10), Sign(2, still=3)], 10)
+    assert not in_vain(Sign(0, still=1), [Sign(1, ended=True)], 10)
+
+
+def test_the_line_names_who_is_missing() -> None:
+    waiting = Sign(0, "a", 7, "barrier, called by act (b.py:1)", still=10, collective=True)
+    assert explain_wait([waiting, Sign(1, "a", 8, ended=True, still=10)]) == (
+        "no process of this training has gone on for 10 s. Missing: rank 1 (a, process 8), which has ended. Waiting: "
+        "rank 0 (a, process 7), in barrier, called by act (b.py:1)"
+    )
+
+
+def test_a_place_is_the_first_line_outside_of_libraries() -> None:
+    frame = inspect.currentframe()
+    assert frame is not None
+    place, collective = place_of([frame])
+    assert place.startswith("test_a_place_is_the_first_line_outside_of_libraries (") and "test_signs.py:" in place
+    assert not collective
