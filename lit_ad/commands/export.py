@@ -22,7 +22,7 @@ from lit_ad.counts import format_count
 from lit_ad.data.masks import read_truth
 from lit_ad.data.sources.from_config import make_source
 from lit_ad.data.sources.images import list_and_tell
-from lit_ad.data.splits import Splits, list_splits
+from lit_ad.data.splits import Fold, Splits, list_splits
 from lit_ad.deploy.example import example, example_name
 from lit_ad.deploy.export import (
     SUFFIX,
@@ -156,9 +156,10 @@ def with_own_decision(exported: Detector, held_out: list[Sample], file: Path) ->
 def find_splits(config: Path) -> tuple[Splits, str]:
     """List the images of a run. If they are gone, return empty lists and the reason."""
     try:
-        data = yaml.safe_load(config.read_text(encoding="utf-8"))["data"]
+        settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+        data, fold = settings["data"], Fold(settings.get("decision", {}).get("folds"))  # of folds, all images train
         source, _ = make_source(data["source"], f"data.source of {config}")
-        return list_splits(source, data["val_fraction"], data["split_seed"]), ""
+        return list_splits(source, data["val_fraction"], data["split_seed"], fold, data.get("shots")), ""
     except OSError as error:
         return Splits(), f"{config}: {error.strerror}"
     except UserError as error:

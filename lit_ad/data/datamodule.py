@@ -1,7 +1,7 @@
 """The one DataModule: splits, reads and loads the samples of any source."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -15,13 +15,13 @@ from lit_ad.batch import Batch, Sample
 from lit_ad.data.audit.inspection import tell_what_there_is
 from lit_ad.data.augment import Augmentation, make_augment
 from lit_ad.data.corrupt import Corruption
-from lit_ad.data.dataset import AnomalyDataset, SplitDatasets
+from lit_ad.data.dataset import AnomalyDataset, SplitDatasets, lay_out_tiles, rows_of
 from lit_ad.data.loading import Loaders, Loading, place_in
 from lit_ad.data.memory import check_batches, is_worth_caching, largest_size
 from lit_ad.data.record import DataRecord
 from lit_ad.data.sources.images import Images
 from lit_ad.data.sources.source import Source
-from lit_ad.data.splits import Splits, check_val_fraction, list_splits
+from lit_ad.data.splits import Fold, Splits, check_val_fraction, list_splits
 from lit_ad.distributed import ask_first_process
 from lit_ad.errors import UserError, check_number
 from lit_ad.features.dataset import Items, SplitFeatures
@@ -50,6 +50,8 @@ class AnomalyDataModule(L.LightningDataModule):
             image is beside each training image, corrupted otherwise in each epoch; data.unrelated gives textures.
         predict_path: Folder of images, or an image, for predict. None: predict runs over the test images.
         loading: How images are loaded, and in which order.
+        shots: Take so many nominal training images of each category, by split_seed, to learn from few. None: all.
+        fold: Which part of the nominal images decision.folds leaves out; it sets this itself.
     """
 
     def __init__(
@@ -64,13 +66,17 @@ class AnomalyDataModule(L.LightningDataModule):
         corrupt: Corruption | None = None,
         predict_path: Path | None = None,
         loading: Loading = Loading(),
+        shots: int | None = None,
+        fold: Fold = Fold(),
     ) -> None:
         super().__init__()
         check_val_fraction(val_fraction)
         check_number("data.batch_size", batch_size, least=1)
         self.source, self.view, self.loading, self.batch_size = source, view, loading, batch_size
         self.eval_batch_size = loading.eval_batch_size or (1 if view.tile else batch_size)
-        self.val_fraction, self.split_seed = val_fraction, split_seed
+        if shots is not None:
+            check_number("data.shots", shots, least=1)
+        self.val_fraction, self.split_seed, self.shots, self.fold = val_fraction, split_seed, shots, fold
         self.augment = make_augment(augment)
         self.unrelated = None if unrelated is None else resolve_path(unrelated)
         self._datasets = SplitDatasets(self.augment, self.unrelated, corrupt, loading.train_tiles == "random")
@@ -87,7 +93,7 @@ class AnomalyDataModule(L.LightningDataModule):
     @cached_property
     def splits(self) -> Splits:
         """The samples of each split. Raises UserError if they cannot be trained on."""
-        return list_splits(self.source, self.val_fraction, self.split_seed)
+        return list_splits(self.source, self.val_fraction, self.split_seed, self.fold, self.shots)
 
     @cached_property
     def record(self) -> DataRecord:
@@ -97,6 +103,8 @@ class AnomalyDataModule(L.LightningDataModule):
             "data.source": f"{source.__module__}.{source.__qualname__}",
             "data.val_fraction": self.val_fraction,
             "data.split_seed": self.split_seed,
+            "data.shots": self.shots,
+            "decision.folds": self.fold.folds,
             "data.batch_size": self.batch_size,
             **self.loading.choices(),
             "data.augment": str(self.augment.compose) if self.augment else None,
@@ -171,13 +179,30 @@ class AnomalyDataModule(L.LightningDataModule):
         """The validation images in the same way: by tiles, where there are any; this process's share."""
         return self._loaders.share(self._items("val", plain=True), self.batch_size)
 
-    def cacheable(self, needs_pixels: bool) -> Iterator[tuple[str, DataLoader[Batch]]]:
-        """Yield each split whose features may be kept, and a loader of all of it in order. Tiles of validation images
-        are cut by the model, and are not among them."""
-        for split in ("train", "val") if self.view.tile is None else ("train",):
+    def cacheable(self, needs_pixels: bool) -> Iterator[tuple[dict[str, Sequence[int] | None], DataLoader[Batch]]]:
+        """Yield what features may be kept of: a loader of items in order, and which of them are those of each split
+        (None: all). Tiles of validation images are cut by the model, and are not among them.
+
+        All nominal images are one, where folds train on one part of them after the other.
+        """
+        splits = [
+            split for split in ("train", "val") if split == "train" or (self.view.tile is None and self.splits.val)
+        ]
+        for split in splits:
             if needs_pixels or split == "val":
                 self._keep_in_memory(self._images(split))  # for later, too
-            yield split, self._loaders.plain(self._images(split), self.batch_size)
+            if self.fold.folds is None:
+                yield {split: None}, self._loaders.plain(self._images(split), self.batch_size)
+        if self.fold.folds is not None:
+            samples = sorted([*self.splits.train, *self.splits.val], key=lambda sample: str(sample.image))
+            nominal = AnomalyDataset(samples, self.view, tiles=lay_out_tiles(samples, self.view))
+            rows: dict[str, Sequence[int] | None] = {split: rows_of(self._images(split), nominal) for split in splits}
+            yield rows, self._loaders.plain(nominal, self.batch_size)
+
+    @property
+    def train_items(self) -> int:
+        """How many items an epoch of training has: images, or tiles of them."""
+        return len(self._images("train"))
 
     def _items(self, split: str, plain: bool = False) -> Items:
         """Return the items of "train" or "val" with features, where there are some; plain: as AnomalyDataset.plain."""

@@ -1,5 +1,6 @@
 """Samples as items: files to RGB uint8 as the view wants them, masks at their own size."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -218,6 +219,15 @@ def lay_out_tiles(samples: Sequence[Sample], view: View, random: bool = False) -
         return None
     sizes = [view.content(upright_size(sample.image)) for sample in samples]
     return Tiles(sizes, grid.tile, grid.overlap, random)
+
+
+def rows_of(part: AnomalyDataset, whole: AnomalyDataset) -> list[int]:
+    """Return the numbers that the items of a dataset have in one of more images, tiled alike."""
+    rows = defaultdict(list)
+    for item in range(len(whole)):
+        number = item if whole.tiles is None else whole.tiles.image(item)
+        rows[whole.samples[number]].append(item)
+    return [row for sample in part.samples for row in rows[sample]]
 
 
 def as_tensor(image: Pixels | NDArray[np.bool_]) -> Tensor:

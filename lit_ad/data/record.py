@@ -80,7 +80,8 @@ class DataRecord:
         return lines
 
 
-CHOICES = ("data.val_fraction", "data.split_seed", "data.source")  # what decides which images are held out
+# What decides which images are held out.
+CHOICES = ("data.val_fraction", "data.split_seed", "data.shots", "decision.folds", "data.source")
 
 
 def common_folder(images: Iterable[Path]) -> Path:

@@ -2,10 +2,12 @@
 
 from collections import defaultdict
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
 from lit_ad.batch import Sample
+from lit_ad.counts import format_count
 from lit_ad.data.masks import check_masks
 from lit_ad.data.sources.listing import readable
 from lit_ad.data.sources.pages import by_page
@@ -22,14 +24,31 @@ class Splits:
     test: list[Sample] = field(default_factory=list)
 
 
-def list_splits(source: Source, val_fraction: float = 0.2, seed: int = 0) -> Splits:
+@dataclass(frozen=True)
+class Fold:
+    """A part of the nominal images that one of several trainings leaves out, in place of data.val_fraction.
+
+    Args:
+        folds: How many parts there are, or leave-one-out. None: no parts; data.val_fraction holds images out.
+        number: The part that is left out, from 0. None: none is, and all nominal images train.
+    """
+
+    folds: int | Literal["leave-one-out"] | None = None
+    number: int | None = None
+
+
+def list_splits(
+    source: Source, val_fraction: float = 0.2, seed: int = 0, fold: Fold = Fold(), shots: int | None = None
+) -> Splits:
     """List the samples of a source for training, validation and test; each page of a file is one.
 
     Args:
         source: The data set.
         val_fraction: Part of the nominal training images that validates, in categories whose source lists no images for
             that.
-        seed: Of that choice.
+        seed: Of that choice, of the folds, and of the shots.
+        fold: Of which parts one is left out in place of that fraction, or none.
+        shots: How many nominal training images of each category are taken, those of validation among them. None: all.
 
     Raises:
         UserError: There is nothing to train on, a sample is in two splits, or a mask is not to be found.
@@ -39,8 +58,80 @@ def list_splits(source: Source, val_fraction: float = 0.2, seed: int = 0) -> Spl
         samples = by_page(source.samples())
     check(samples)
     check_masks(samples)  # now, and not after hours of training
-    train, val = hold_out(samples, val_fraction, seed)
-    return Splits(train, val, [sample for sample in samples if sample.split == "test"])
+    test = [sample for sample in samples if sample.split == "test"]
+    if shots is not None:
+        samples = take_shots(samples, shots, seed)
+    if fold.folds is None:
+        return Splits(*hold_out(samples, val_fraction, seed), test)
+    numbers = assign_folds(samples, fold.folds, seed)
+    nominal = [sample for sample in samples if sample.split == "train"]
+    left_out = [number is not None and number == fold.number for number in numbers]
+    train, val = ([s for s, out in zip(nominal, left_out, strict=True) if out is held] for held in (False, True))
+    return Splits(train, val, test)
+
+
+def take_shots(samples: list[Sample], shots: int, seed: int) -> list[Sample]:
+    """The samples with `shots` nominal training images of each category, by seed; fewer shots are a part of more.
+
+    Raises UserError if a category has fewer.
+    """
+    categories: dict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        if sample.split == "train":
+            categories[sample.category].append(sample)
+    taken: set[Sample] = set()
+    for name, nominal in categories.items():
+        if len(nominal) < shots:
+            whole = f"category {name!r}" if name else "the data set"
+            have = format_count(len(nominal), "nominal training image")
+            raise UserError(f"data.shots is {shots}, but {whole} has {have}: lower it")
+        taken.update(nominal[i] for i in np.random.default_rng(seed).permutation(len(nominal))[:shots])
+    return [sample for sample in samples if sample.split != "train" or sample in taken]
+
+
+def assign_folds(samples: list[Sample], folds: int | Literal["leave-one-out"], seed: int) -> list[int | None]:
+    """The fold of each nominal training image, in order; None of the only item of a category, which always trains.
+
+    Each category is dealt out for itself, and images of one item lie in one fold.
+
+    Raises:
+        UserError: The source lists images for validation, no category has two images (or items), or there are more
+            folds than images.
+    """
+    official = next((sample for sample in samples if sample.split == "validation"), None)
+    if official is not None:
+        raise UserError(
+            f"the data set has validation images of its own, such as {official.image}, which decide: leave out "
+            "decision.folds"
+        )
+    items: dict[str, dict[str | int, list[int]]] = defaultdict(lambda: defaultdict(list))
+    nominal = [sample for sample in samples if sample.split == "train"]
+    for row, sample in enumerate(nominal):
+        items[sample.category][sample.item or row].append(row)
+    most = max((len(of_category) for of_category in items.values()), default=0)
+    if most < 2:
+        raise UserError(
+            "decision.folds needs two nominal images (or items) of a category, one to train on and one to score, and "
+            "there is no such category: one image alone decides nothing, give another one"
+        )
+    count = most if folds == "leave-one-out" else folds
+    if count > most:
+        raise UserError(f"decision.folds is {count}, but there are {most} nominal images (or items): leave-one-out?")
+    numbers: list[int | None] = [None] * len(nominal)
+    dealt = 0
+    for of_category in items.values():
+        order = np.random.default_rng(seed).permutation(len(of_category))
+        rows = list(of_category.values())
+        for item in order if len(rows) > 1 else []:
+            for row in rows[item]:
+                numbers[row] = dealt % count
+            dealt += 1
+    return numbers
+
+
+def count_folds(numbers: list[int | None]) -> int:
+    """How many folds there are, of those that `assign_folds` gives."""
+    return 1 + max(number for number in numbers if number is not None)
 
 
 def check_val_fraction(fraction: float) -> None:
@@ -70,8 +161,8 @@ def hold_out(samples: list[Sample], fraction: float, seed: int) -> tuple[list[Sa
 def split_nominal(samples: list[Sample], fraction: float, seed: int) -> tuple[list[Sample], list[Sample]]:
     """Training and validation samples: in each category, `fraction` of them validates, at least one.
 
-    Images of one item stay together, so that it may be some more. Raises UserError if there are not two images, or two
-    items.
+    Images of one item stay together, so that it may be some more. Of several categories, one with a single image (or
+    item) trains on it, and the held-out images of the others decide about it. Raises UserError if no category has two.
     """
     categories: dict[str, list[int]] = defaultdict(list)
     for i, sample in enumerate(samples):
@@ -79,21 +170,14 @@ def split_nominal(samples: list[Sample], fraction: float, seed: int) -> tuple[li
     if not categories:
         raise UserError("no nominal image to train on: the source lists none")
     held: set[int] = set()
+    alone: UserError | None = None
     for name, rows in categories.items():
-        whole = f"category {name!r}" if name else "the data set"
-        if len(rows) < 2:
-            raise UserError(
-                f"{whole} has one nominal training image, {samples[rows[0]].image}, but it takes two or "
-                "more: one is kept for validation"
-            )
         items: dict[str | int, list[int]] = defaultdict(list)
         for row in rows:
             items[samples[row].item or row].append(row)
         if len(items) < 2:
-            raise UserError(
-                f"{whole} has one item to train on, {samples[rows[0]].item}, but it takes two or more: one "
-                "is kept for validation (the pages of a file are one item, unless a Table has a column item)"
-            )
+            alone = alone or single_error(name, [samples[row] for row in rows])
+            continue
         count, kept = min(max(1, round(fraction * len(rows))), len(rows) - 1), 0
         order = [list(items)[i] for i in np.random.default_rng(seed).permutation(len(items))]
         for item in order[:-1]:  # one is left to train on
@@ -101,5 +185,21 @@ def split_nominal(samples: list[Sample], fraction: float, seed: int) -> tuple[li
                 break
             held.update(items[item])
             kept += len(items[item])
+    if alone is not None and not held:
+        raise alone
     train = [sample for i, sample in enumerate(samples) if i not in held]
     return train, [samples[i] for i in sorted(held)]
+
+
+def single_error(category: str, samples: list[Sample]) -> UserError:
+    """The error of a category whose only image, or the images of whose only item, cannot both train and decide."""
+    whole = f"category {category!r}" if category else "the data set"
+    if len(samples) == 1:
+        return UserError(
+            f"{whole} has one nominal training image, {samples[0].image}, but it takes two or more: one is kept for "
+            "validation"
+        )
+    return UserError(
+        f"{whole} has one item to train on, {samples[0].item}, but it takes two or more: one is kept for validation "
+        "(the pages of a file are one item, unless a Table has a column item)"
+    )

@@ -10,6 +10,9 @@ What this promises, and what it does not:
   rate may lie above r: of n = 99 and r = 0.01 it does with a probability of 0.37 (`probability_above`).
 - It is exact where the held-out images set the threshold and nothing else. Where the training's epoch, or the scale of
   a method's maps, was chosen on the same images, it is approximate, and `Decision.also_chosen` says so.
+- Where every nominal image trains and decides, a score is of a training that left its image out (`Decision.folds`,
+  cross-conformal prediction: Vovk, 2015, https://arxiv.org/abs/1208.0806). The rate is then usually about r, and less
+  is proven: `guarantee.bound_of_folds`.
 - A threshold that was set by hand promises nothing. `Decision.operating_point` says what it stands for among the
   held-out images.
 - The pixel threshold is that of the maps' maxima: with a probability of at most r, a nominal image has any pixel above
@@ -78,6 +81,8 @@ class Decision:
         by_hand: Thresholds that a person has set in place of those of the rate, by category; under "" that of images
             whose category is not known.
         pixels_by_hand: The same of pixel thresholds.
+        folds: Into how many parts the nominal images of a category were cut, each of which a training left out and
+            scored, before all of them trained the detector. Nothing, or 0: the images took no part in training.
 
     Raises:
         UserError: No score, one that is not finite, or a rate outside (0, 1).
@@ -90,6 +95,7 @@ class Decision:
     also_chosen: Mapping[str, Sequence[str]] = field(default_factory=dict)
     by_hand: Mapping[str, float] = field(default_factory=dict)
     pixels_by_hand: Mapping[str, float] = field(default_factory=dict)
+    folds: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 0 < self.false_alarm < 1:
@@ -238,12 +244,12 @@ class Decision:
             by_hand = category in self.by_hand and (category in self.pixels_by_hand or not self.maxima)
             if self.smallest_rate(category) > self.false_alarm and not by_hand:
                 of = f" of {category}" if len(self.scores) > 1 else ""
-                images = f"held-out nominal image{of} allows", f"held-out nominal images{of} allow"
+                have, more = ("nominal", "take") if self.folds.get(category) else ("held-out nominal", "hold out")
+                images = f"{have} image{of} allows", f"{have} images{of} allow"
                 needed, lowest = math.ceil(1 / self.false_alarm) - 1, f"{self.smallest_rate(category):.3g}"
                 said.append(
                     f"{format_count(len(held), *images)} a false-alarm rate of {lowest} and no lower, where "
-                    f"decision.false_alarm is {self.false_alarm:.3g}: hold out {needed} or more, or ask for a higher "
-                    "rate"
+                    f"decision.false_alarm is {self.false_alarm:.3g}: {more} {needed} or more, or ask for a higher rate"
                 )
         return said
 
@@ -256,6 +262,7 @@ class Decision:
             "also_chosen": {category: list(of) for category, of in self.also_chosen.items()},
             "by_hand": dict(self.by_hand),
             "pixels_by_hand": dict(self.pixels_by_hand),
+            "folds": dict(self.folds),
         }
 
     @classmethod

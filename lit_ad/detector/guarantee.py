@@ -28,13 +28,19 @@ def summary(decision: Decision) -> dict[str, Any]:
 def summary_of(decision: Decision, category: str | None) -> dict[str, Any]:
     """The same of a category; of None, all together."""
     image, pixels = decision.operating_point(category), decision.pixel_operating_point(category)
-    exact = not image.by_hand and not also_chosen(decision, category)
+    folds = folds_of(decision, category)
+    exact = not image.by_hand and not also_chosen(decision, category) and not folds
+    proven = (
+        bound_of_folds(image.held_out, folds, decision.kept_rate(category)) if folds and not image.by_hand else None
+    )
     return {
         "category": category,
         "image": image.to_dict(),
         "pixels": None if pixels is None else pixels.to_dict(),
         "kept_rate": decision.kept_rate(category),
         "exact": exact,
+        "folds": folds,
+        "rate_proven_of_folds": proven,
         "guarantee": guarantee(decision, category),
         "probability_above_rate": probability_above(image.held_out, decision.false_alarm) if exact else None,
         "rate_with_confidence": rate_bound(image.held_out, image.above, CONFIDENCE) if exact else None,
@@ -53,8 +59,12 @@ def guarantee(decision: Decision, category: str | None = POOLED) -> str:
     if chosen:
         what = f"{' and '.join(chosen)} {'were' if len(chosen) > 1 else 'was'} chosen on the same held-out images"
         return f"The false-alarm rate of {decision.describe_rate(category)} is approximate: {what}."
-    lower = f" {100 * decision.false_alarm:.3g} % was asked for, which takes more held-out images."
+    folds = folds_of(decision, category)
+    more = "nominal" if folds else "held-out"
+    lower = f" {100 * decision.false_alarm:.3g} % was asked for, which takes more {more} images."
     asked = lower if rate > decision.false_alarm else ""
+    if folds:
+        return of_folds(point.held_out, folds, rate) + asked
     bound = rate_bound(point.held_out, point.above, CONFIDENCE)
     return (
         f"A nominal image like the held-out ones is called anomalous with a probability of at most {100 * rate:.3g} %, "
@@ -67,6 +77,43 @@ def also_chosen(decision: Decision, category: str | None = POOLED) -> list[str]:
     """What else was chosen on the held-out images of a category, or of all together."""
     known = [category] if category is not None and category in decision.scores else list(decision.scores)
     return list(dict.fromkeys(chosen for name in known for chosen in decision.also_chosen.get(name, ())))
+
+
+def folds_of(decision: Decision, category: str | None = POOLED) -> int:
+    """Into how many folds the images of a category were cut, or at most those of one where all count together; 0 if
+    they were held out of training."""
+    known = [category] if category is not None and category in decision.scores else list(decision.scores)
+    return max(decision.folds.get(name, 0) for name in known)
+
+
+def of_folds(images: int, folds: int, rate: float) -> str:
+    """What a decision of folds promises, in a few sentences."""
+    how = "leaving one out" if folds >= images else f"{folds} folds"
+    return (
+        f"All {images} nominal images trained this detector, and each was scored by a training without it ({how}). "
+        f"About {100 * rate:.3g} % of nominal images are called anomalous, if this detector scores new ones as those "
+        f"trainings scored the images that they left out. Proven is a rate of at most "
+        f"{100 * bound_of_folds(images, folds, rate):.3g} %, not for this detector alone but for a verdict in which "
+        "those of all these trainings take part."
+    )
+
+
+def bound_of_folds(images: int, folds: int, rate: float) -> float:
+    """Return what the false-alarm rate of a cross-conformal verdict does not exceed, over the draw of the images.
+
+    The verdict compares a new image's score by the detector of each fold with the scores of the images that this fold
+    left out. Leaving one out, twice the rate bounds it; with fewer folds, of one size, some more (CV+, Theorem 4 of
+    Barber et al., 2021, https://arxiv.org/abs/1905.02928). Seen is about the rate (Hennhöfer and Preisach, 2024,
+    https://arxiv.org/abs/2402.16388).
+
+    Args:
+        images: How many nominal images there are, n.
+        folds: Into how many parts they were cut, K.
+        rate: Of the p-value, r.
+    """
+    each = images / folds
+    more = min(2 * (1 - 1 / folds) / (each + 1), max(0.0, 1 - folds / images) / (folds + 1))
+    return min(1.0, 2 * rate + more)
 
 
 def notes(decision: Decision | None) -> list[str]:

@@ -3,12 +3,11 @@
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import lightning as L
 from jsonargparse import ActionConfigFile
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, Namespace
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -17,10 +16,11 @@ from lit_ad.data import AnomalyDataModule, Images
 from lit_ad.distributed import is_lost_connection
 from lit_ad.errors import UserError, check_number
 from lit_ad.evaluation import Dashboard, Evaluation, Heatmaps, Predictions, Report
-from lit_ad.evaluation.report.stopwatch import TrainingRecord
 from lit_ad.files import resolve_path
 from lit_ad.integrity import first_line
+from lit_ad.lightning_cli.callbacks import add_callbacks
 from lit_ad.lightning_cli.closing import describe_run, describe_test, describe_validation
+from lit_ad.lightning_cli.folds import fix_length, train_folds
 from lit_ad.lightning_cli.help import BriefHelp, set_titles
 from lit_ad.lightning_cli.jsonargparse_workarounds import allow_file_names, refuse_inherited
 from lit_ad.lightning_cli.launcher import refuse_copies, refuse_separate_trainings, take_devices
@@ -43,16 +43,10 @@ from lit_ad.machine import keep_memory
 from lit_ad.methods.base import Method
 from lit_ad.training import Calibration, FeatureCache
 from lit_ad.training.best_checkpoint import BestCheckpoint
-from lit_ad.training.checkpoints import KeepProgress
-from lit_ad.training.final_weights import FinalWeights
-from lit_ad.training.interruption import Interruption
 from lit_ad.training.loggers import Dashboards, by_name, forgiving
-from lit_ad.training.monitors import MonitorCheck
 from lit_ad.training.progress import Progress
-from lit_ad.training.resumption import Resumption
 from lit_ad.training.run_directory import RunDirectory, place_of_test
-from lit_ad.training.speed import TrainingSpeed
-from lit_ad.training.watch import KILL, Watch
+from lit_ad.training.watch import KILL
 from lit_ad.version import __version__
 
 
@@ -61,14 +55,20 @@ class AnomalyCLI(LightningCLI):
 
     directory: RunDirectory | None = None
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Parse, make and run everything."""
+    def __init__(self, *args: Any, given: Namespace | None = None, **kwargs: Any) -> None:
+        """Parse, make and run everything. `given`: a configuration that is parsed already."""
+        self.arguments, self.given = (args, kwargs), given
         try:
             super().__init__(*args, **kwargs)
         finally:
             if self.directory is not None:
                 trainer = getattr(self, "trainer", None)
                 self.directory.leave(begun=trainer is not None and trainer.global_step > 0)
+
+    def again(self, config: Namespace) -> Self:
+        """Run this command by another configuration, and return it."""
+        args, kwargs = self.arguments
+        return type(self)(*args, given=config, **kwargs)
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -87,6 +87,7 @@ class AnomalyCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(FeatureCache, "cache")
         parser.add_lightning_class_args(Calibration, "decision")
+        parser.link_arguments("decision.folds", "data.fold.folds")
         parser.add_class_arguments(Evaluation, "evaluation", skip={"sinks"})  # which have keys of their own
         parser.callback_keys.append("evaluation")
         parser.add_class_arguments(Heatmaps, "heatmaps")
@@ -111,6 +112,9 @@ class AnomalyCLI(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        if self.given is not None:
+            self.config = self.given
+            return
         super().parse_arguments(parser, args)
         if args is None or isinstance(args, list):
             refuse_inherited(args or sys.argv[1:], self.config[self.config.subcommand])
@@ -136,6 +140,8 @@ class AnomalyCLI(LightningCLI):
         if self.subcommand == "fit":
             check_lengths(config)
             check_epochs_left(config)
+            if config.data.fold.folds is not None:
+                fix_length(config)
             skip_sanity_check(config.trainer)
             stop_after_validation(config.trainer)
         else:
@@ -176,6 +182,8 @@ class AnomalyCLI(LightningCLI):
         if self.trainer.world_size > 1:
             self.watch.join(self.trainer)
         try:
+            if subcommand == "fit" and self.datamodule.fold.folds and self.datamodule.fold.number is None:
+                self._decide_by_folds()
             super()._run_subcommand(subcommand)
         except SIGTERMException:
             # Lightning would leave with 0, which a scheduler takes for a finished run.
@@ -193,6 +201,11 @@ class AnomalyCLI(LightningCLI):
             if isinstance(stop.__context__, KeyboardInterrupt):
                 sys.exit(128 + signal.SIGINT)  # and Lightning with 1, which is an error's
             raise
+
+    def _decide_by_folds(self) -> None:
+        if not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self._get(self.config_init, "decision").left_out = train_folds(self)
+            self._set_seed()  # or the last training would depend on how many were before it
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Raises UserError where Lightning refuses what trainer.* asks for, such as an accelerator of another name."""
@@ -217,26 +230,11 @@ class AnomalyCLI(LightningCLI):
         if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not one of the user's
             self.trainer.strategy.checkpoint_io = CheckpointFile()
         self.trainer.loggers = forgiving(self.trainer.loggers)
-        checkpoint = self.config[self.subcommand].checkpoint
-        last = Path(checkpoint.dirpath) / "last.ckpt"
-        self.interruption, self.watch = Interruption(last), Watch(self.config[self.subcommand].patience)
-        self.keep = KeepProgress(
-            last if checkpoint.save_last else None,
-            checkpoint.every_n_train_steps,
-            checkpoint.train_time_interval,
-            checkpoint.save_on_exception,
-        )
-        for callback in self.trainer.checkpoint_callbacks:
-            if isinstance(callback, ModelCheckpoint):
-                callback.save_last = False  # which is of the latest that was best, and no file is to be written twice
-        if checkpoint.save_last:
-            self.trainer.callbacks.append(FinalWeights(last))  # type: ignore[attr-defined]
-        self.trainer.callbacks += [MonitorCheck(), Resumption(), TrainingSpeed(), TrainingRecord(), self.keep]  # type: ignore[attr-defined]
-        self.trainer.callbacks += [self.interruption, self.watch]  # type: ignore[attr-defined]
+        self.interruption, self.watch, self.keep = add_callbacks(self.trainer, self.config[self.subcommand])
 
     def after_fit(self) -> None:
         config = self.config.fit
-        if not self.trainer.state.finished or config.trainer.fast_dev_run:
+        if not self.trainer.state.finished or config.trainer.fast_dev_run or config.data.fold.number is not None:
             return
         if config.test_after_fit and self.datamodule.splits.test:
             self.test_file()

@@ -100,6 +100,7 @@ class Method(L.LightningModule):
         """Statistics that scoring stands on, of the training images and the held-out ones, before a validation.
 
         If a method looks at `held_out`, the false-alarm rate of its decision is approximate, and the decision says so.
+        With decision.folds, `held_out` are the training images once more: no image of the last training is held out.
 
         Of several processes, each sees its own share of both, and reduces what it found (`statistics.Moments`).
         """
@@ -222,6 +223,8 @@ class Method(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the loss: here, where a process without validation images is, too."""
+        if not len(self.trainer.val_dataloaders.dataset):  # type: ignore[union-attr]
+            return  # no image is held out
         self.val_loss.update(0.0, weight=0.0)  # or torchmetrics warns of such a process
         self.log("val/loss", self.val_loss, prog_bar=True, batch_size=1)
 

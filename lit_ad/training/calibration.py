@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import lightning as L
 import numpy as np
@@ -17,7 +17,7 @@ from lit_ad.batch import Batch
 from lit_ad.detector.decision import HELD, NO_DECISION, Decision
 from lit_ad.detector.guarantee import by_hand
 from lit_ad.distributed import gather
-from lit_ad.errors import UserError
+from lit_ad.errors import UserError, check_number
 from lit_ad.image.roi import counted
 from lit_ad.image.view import View
 from lit_ad.methods.base import Method
@@ -37,12 +37,18 @@ class Calibration(L.Callback):
     Args:
         false_alarm: The rate of nominal images that may be called anomalous. None: the checkpoint's, 0.01 in a first
             training.
+        folds: Every nominal image trains and decides: of so many parts (2 or more, or leave-one-out), a training each
+            leaves one out and scores it, and the last training has all. For few images; it takes so many times as long.
+            None: data.val_fraction holds images out.
     """
 
-    def __init__(self, false_alarm: float | None = None) -> None:
+    def __init__(self, false_alarm: float | None = None, folds: int | Literal["leave-one-out"] | None = None) -> None:
         if false_alarm is not None and not 0 < false_alarm < 1:
             raise UserError(f"decision.false_alarm is a rate between 0 and 1, not {false_alarm}")
-        self.false_alarm = false_alarm
+        if isinstance(folds, int):
+            check_number("decision.folds", folds, least=2)
+        self.false_alarm, self.folds = false_alarm, folds
+        self.left_out: Decision | None = None  # by the images that the trainings of the folds left out; of the last one
         self.rate = 0.01 if false_alarm is None else false_alarm  # in checkpoints: those between validations need it
         self.warned = False
         self.loaded: Mapping[str, Tensor] | None = None  # the weights of the checkpoint, until a test begins
@@ -67,7 +73,11 @@ class Calibration(L.Callback):
         set_view(trainer, pl_module, pl_module.view)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Raises UserError if all images train, and no scores of left-out ones are known."""
         self.validations, self.looked = 0, False
+        last = self.folds is not None and not data_of(trainer, pl_module).splits.val
+        if last and self.left_out is None and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            raise UserError("decision.folds takes the trainings of the folds, which lit-ad fit and lit_ad.fit do")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         if trainer.global_step == 0 and type(pl_module).prepare is not Method.prepare:
@@ -86,8 +96,10 @@ class Calibration(L.Callback):
         self.calibrated: str | None = None
         training = trainer.state.fn == "fit" and not trainer.sanity_checking
         if training and type(pl_module).calibrate is not Method.calibrate:
+            # With folds, the last training holds no image out, and each of the others must do as the last one does.
+            looked_at = nominal(trainer, pl_module) if self.folds else self._noticed(held_out(trainer, pl_module))
             with torch.no_grad():
-                pl_module.calibrate(nominal(trainer, pl_module), self._noticed(held_out(trainer, pl_module)))
+                pl_module.calibrate(nominal(trainer, pl_module), looked_at)
             self.calibrated = weights_of(trainer)
 
     def on_validation_batch_start(
@@ -122,7 +134,9 @@ class Calibration(L.Callback):
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         seen = gather(self.seen)
-        if trainer.sanity_checking or not seen:
+        fitting = trainer.state.fn == "fit"
+        left_out = self.left_out if fitting and not seen else None
+        if trainer.sanity_checking or not (seen or left_out):
             return
         held: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in HELD}
         for image in seen:
@@ -133,22 +147,27 @@ class Calibration(L.Callback):
         earlier: Decision | None = pl_module.decision
         if self.false_alarm is None and earlier is not None:
             self.rate = earlier.false_alarm
-        decision = Decision(**held, false_alarm=self.rate)  # type: ignore[arg-type]
-        if trainer.state.fn == "fit":
+        if left_out is not None:
+            decision, self.scored_by = replace(left_out, false_alarm=self.rate), weights_of(trainer)
+        else:
+            decision = Decision(**held, false_alarm=self.rate)  # type: ignore[arg-type]
+        if fitting:
             self.validations += 1
-            chosen = chosen_in_fit(trainer, pl_module, self.validations, self.looked)
-            decision = replace(decision, also_chosen=dict.fromkeys(decision.scores, chosen))
+            if left_out is None:
+                chosen = chosen_in_fit(trainer, pl_module, self.validations, self.looked)
+                decision = replace(decision, also_chosen=dict.fromkeys(decision.scores, chosen))
             if earlier is not None and by_hand(earlier):
                 lines = "; ".join(by_hand(earlier))
                 rank_zero_warn(
                     f"thresholds set by hand were of the weights before this training, and are gone: {lines}"
                 )
         elif earlier is not None:  # the same weights
-            kept = {name: getattr(earlier, name) for name in ("also_chosen", "by_hand", "pixels_by_hand")}
+            kept = {name: getattr(earlier, name) for name in ("also_chosen", "by_hand", "pixels_by_hand", "folds")}
             decision = replace(decision, **kept)
         pl_module.decision = decision
         pl_module.decided_for = trainer.strategy.broadcast(self.scored_by)  # the first process has a batch
-        self._warn(decision)
+        if self.folds is None or left_out is not None:
+            self._warn(decision)
 
     def on_test_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         decision: Decision | None = pl_module.decision

@@ -3,7 +3,7 @@
 import math
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,11 +13,12 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
+from torch.utils.data import Subset
 
 from lit_ad.batch import Batch, Sample
 from lit_ad.counts import format_count
 from lit_ad.errors import UserError
-from lit_ad.features.dataset import FeatureDataset, SplitFeatures
+from lit_ad.features.dataset import FeatureDataset, Features, SplitFeatures
 from lit_ad.features.layout import bytes_used
 from lit_ad.features.store import FeatureStore, load_or_compute, store_path
 from lit_ad.files import cache_directory, format_bytes, resolve_path
@@ -32,9 +33,9 @@ from lit_ad.training.calibration import data_of
 
 @dataclass(frozen=True)
 class Part:
-    """A split that is to be cached."""
+    """Items that are to be cached."""
 
-    split: str  # "train" or "val"
+    rows: Mapping[str, Sequence[int] | None]  # which of them are "train" and "val"; None: all
     loader: Any  # of all its items, in order
     about: dict[str, Any]  # all that its features depend on, as JSON
 
@@ -81,7 +82,7 @@ class FeatureCache(L.Callback):
         if not self.enabled or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         auto = self.enabled == "auto"
-        stores: dict[str, FeatureStore] = {}
+        stores: dict[str, Features] = {}
         reason = reason_not_to_cache(trainer, pl_module) if auto else None
         if reason is None:
             parts = list(self._parts(trainer, pl_module))
@@ -94,7 +95,10 @@ class FeatureCache(L.Callback):
                 f"{format_bytes(existing + missing)} ({self.dtype}); `lit-ad cache` lists and clears what is there"
             )
             try:
-                stores = {part.split: self._store(trainer, pl_module, part) for part in parts}
+                for part in parts:
+                    store = self._store(trainer, pl_module, part)
+                    for split, rows in part.rows.items():
+                        stores[split] = store if rows is None else Subset(store, rows)  # type: ignore[arg-type]
             except UserError as error:
                 if not auto:
                     raise
@@ -120,7 +124,7 @@ class FeatureCache(L.Callback):
         return self.directory or cache_directory() / "features"
 
     def _parts(self, trainer: L.Trainer, method: Method) -> Iterator[Part]:
-        """Yield each split that is to be cached."""
+        """Yield what is to be cached."""
         overridden = type(method).describe is not Method.describe
         made_by = {
             "describe": qualified_name(type(method)) if overridden else "teacher",
@@ -128,9 +132,9 @@ class FeatureCache(L.Callback):
             "precision": str(trainer.precision),
         }
         data = data_of(trainer, method)
-        for split, loader in data.cacheable(method.needs_pixels):
-            if split != "val" or trainer.enable_validation:
-                yield Part(split, loader, {**made_by, **describe_pixels(loader.dataset.samples, data.view)})
+        for rows, loader in data.cacheable(method.needs_pixels):
+            if "train" in rows or trainer.enable_validation:
+                yield Part(rows, loader, {**made_by, **describe_pixels(loader.dataset.samples, data.view)})
 
     def _sizes(self, trainer: L.Trainer, method: Method, parts: list[Part]) -> tuple[int, int]:
         """Return the bytes of the stores that exist, and of those that are missing. Raises UserError if the dtype is
@@ -144,9 +148,9 @@ class FeatureCache(L.Callback):
         return existing, missing * getattr(torch, self.dtype).itemsize * sum(level.numel() for level in one)
 
     def _store(self, trainer: L.Trainer, method: Method, part: Part) -> FeatureStore:
-        """Return the store of a split, made now if there is none."""
+        """Return the store of a part, made now if there is none."""
         compute = partial(features, trainer, method, part.loader)
-        title = f"Teacher features, {part.split}"
+        title = f"Teacher features, {' and '.join(part.rows)}"
         return load_or_compute(self._home, part.about, part.count, self.dtype, compute, title)
 
 
@@ -184,9 +188,7 @@ def reason_not_to_cache(trainer: L.Trainer, method: Method) -> str | None:
 
 def looks_per_image(trainer: L.Trainer, data: Any) -> float:
     """Return how often training looks at an image, on average."""
-    split, loader = next(data.cacheable(needs_pixels=False))
-    assert split == "train"
-    images = len(loader.dataset)
+    images = data.train_items
     together = data.batch_size * trainer.world_size
     whole = math.ceil(images / together)
     limit = trainer.limit_train_batches

@@ -29,10 +29,11 @@ class Interruption(L.Callback):
 
     Args:
         checkpoint: Where they save. A second Ctrl-C ends at once.
+        go_on: What is typed to go on. "": the checkpoint.
     """
 
-    def __init__(self, checkpoint: Path) -> None:
-        self.checkpoint = checkpoint
+    def __init__(self, checkpoint: Path, go_on: str = "") -> None:
+        self.checkpoint, self.go_on = checkpoint, go_on or f"--ckpt_path {quoted(checkpoint)}"
         self.asked = 0  # the signal's number
         self.stopped_by = signal.SIGTERM
         self.told = False  # whether the user knows how to go on
@@ -101,7 +102,7 @@ class Interruption(L.Callback):
         if asked in STOP:
             trainer.save_checkpoint(self.checkpoint, weights_only=False)
             self.stopped_by, self.told = signal.Signals(asked), True
-            rank_zero_info(f"\nStopped by {STOP[asked]}. To go on: --ckpt_path {quoted(self.checkpoint)}")
+            rank_zero_info(f"\nStopped by {STOP[asked]}. To go on: {self.go_on}")
             raise SIGTERMException
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger) and trainer.is_global_zero:
@@ -116,7 +117,7 @@ class Interruption(L.Callback):
         stage, config = trainer.state.fn, Path(trainer.default_root_dir) / "config.yaml"
         if stage == "fit":
             saved = self.checkpoint.is_file()
-            told = f"To go on: --ckpt_path {quoted(self.checkpoint)}" if saved else "Nothing was saved yet"
+            told = f"To go on: {self.go_on}" if saved else "Nothing was saved yet"
         elif stage == "test" and trainer.ckpt_path and config.is_file():
             model = f"--config {quoted(config)} --ckpt_path {quoted(trainer.ckpt_path)}"
             told = f"The test was not finished, the training was. To test: lit-ad test {model}"

@@ -46,7 +46,7 @@ def test_official_validation_images_go_through_the_module(bottle: Path, capsys: 
     )
     (batch,) = data.val_dataloader()
     assert batch.masks is None and [s.image for s in batch.samples] == [s.image for s in moved[:3]]
-    assert [split for split, _ in data.cacheable(False)] == ["train", "val"]
+    assert [list(rows) for rows, _ in data.cacheable(False)] == [["train"], ["val"]]
     bad = moved[-1]._replace(split="validation", label=1)
     with pytest.raises(UserError, match=rf"anomalous image in validation: {bad.image} .*validation takes nominal"):
         AnomalyDataModule(Listed([*moved[:-1], bad]), View(16)).setup("fit")

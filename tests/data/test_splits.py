@@ -1,12 +1,13 @@
 """Which images train, validate and test."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lit_ad.batch import Sample
 from lit_ad.data import AnomalyDataModule, MVTec
-from lit_ad.data.splits import Splits, hold_out, list_splits, split_nominal
+from lit_ad.data.splits import Fold, Splits, assign_folds, count_folds, hold_out, list_splits, split_nominal, take_shots
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
 
@@ -50,7 +51,12 @@ def test_too_few_nominal_images() -> None:
     with pytest.raises(UserError, match="no nominal image to train on"):
         split_nominal([], 0.2, 0)
     with pytest.raises(UserError, match=r"category 'b' has one nominal training image, b/000.png"):
-        split_nominal(nominal(5, "a") + nominal(1, "b"), 0.2, 0)
+        split_nominal(nominal(1, "b"), 0.2, 0)
+
+
+def test_a_single_image_of_one_category_trains_where_another_has_more() -> None:
+    train, val = split_nominal(nominal(5, "a") + nominal(1, "b"), 0.2, 0)
+    assert [s.category for s in train] == ["a"] * 4 + ["b"] and [s.category for s in val] == ["a"]
 
 
 def test_the_validation_images_of_a_source_are_held_out_and_training_stays_whole() -> None:
@@ -86,3 +92,52 @@ def test_what_nobody_chose_is_the_same_for_a_program_and_for_a_training(bottle: 
     """A fifth is held out, by the seed 0: another default would hold out other images than an earlier run's."""
     source = MVTec(bottle)
     assert list_splits(source) == list_splits(source, 0.2, 0) == AnomalyDataModule(source, View(32)).splits
+
+
+@pytest.mark.parametrize(("folds", "count", "sizes"), [(3, 3, [4, 4, 4]), ("leave-one-out", 10, [2, 2, *[1] * 8])])
+def test_each_category_is_dealt_out_to_the_folds(folds: Any, count: int, sizes: list[int]) -> None:
+    """10 of a and 2 of b: each image but a single one lies in one fold, and those of a category are spread evenly."""
+    samples = nominal(10, "a") + nominal(2, "b") + nominal(1, "c")
+    numbers = assign_folds(samples, folds, 0)
+    assert count_folds(numbers) == count and numbers[-1] is None
+    assert sorted(map(numbers.count, range(count)), reverse=True) == sorted(sizes, reverse=True)
+    assert len({*numbers[10:12]}) == 2 and numbers != assign_folds(samples, folds, 1)
+
+
+def test_images_of_one_item_lie_in_one_fold() -> None:
+    samples = [s._replace(item=f"part{i // 3}") for i, s in enumerate(nominal(30))]
+    numbers = assign_folds(samples, 4, 0)
+    assert all(len({*numbers[i : i + 3]}) == 1 for i in range(0, 30, 3)) and count_folds(numbers) == 4
+
+
+def test_what_cannot_be_cut_into_folds() -> None:
+    with pytest.raises(
+        UserError, match=r"decision.folds needs two nominal images .* there is no such category: one image alone"
+    ):
+        assign_folds(nominal(1), 2, 0)
+    with pytest.raises(UserError, match=r"decision.folds is 6, but there are 5 nominal images"):
+        assign_folds(nominal(5), 6, 0)
+    official = Sample(Path("v.png"), 0, split="validation")
+    with pytest.raises(UserError, match=r"validation images of its own, such as v.png, which decide: leave out"):
+        assign_folds([*nominal(5), official], 2, 0)
+
+
+def test_a_fold_is_held_out_and_the_last_training_has_all(bottle: Path) -> None:
+    source = MVTec(bottle)
+    last = list_splits(source, fold=Fold(3))
+    parts = [list_splits(source, fold=Fold(3, number)) for number in range(3)]
+    assert not last.val and last.test == parts[0].test
+    assert sorted(s.image for part in parts for s in part.val) == sorted(s.image for s in last.train)
+    for part in parts:
+        assert part.val and sorted(part.train + part.val, key=last.train.index) == last.train
+
+
+def test_shots_are_images_of_each_category_and_few_are_among_more() -> None:
+    test = [Sample(Path("t.png"), 1, split="test")]
+    samples = nominal(10, "a") + nominal(4, "b") + test
+    few, more = take_shots(samples, 2, 0), take_shots(samples, 3, 0)
+    assert [sum(s.category == c and s.split == "train" for s in few) for c in "ab"] == [2, 2]
+    assert set(few) < set(more) and few[-1:] == test
+    assert few != take_shots(samples, 2, 1)
+    with pytest.raises(UserError, match=r"data.shots is 5, but category 'b' has 4 nominal training images: lower it"):
+        take_shots(samples, 5, 0)

@@ -1,13 +1,22 @@
 """What a decision promises, against scipy and simulation."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy.stats import beta
 
 from lit_ad.detector.decision import Decision
-from lit_ad.detector.guarantee import by_hand, guarantee, held_out_needed, probability_above, rate_bound, summary
+from lit_ad.detector.guarantee import (
+    bound_of_folds,
+    by_hand,
+    guarantee,
+    held_out_needed,
+    probability_above,
+    rate_bound,
+    summary,
+)
 
 
 def decision(count: int = 19, rate: float = 0.05, chosen: tuple[str, ...] = ()) -> Decision:
@@ -95,3 +104,38 @@ def test_of_several_categories_each_has_its_own() -> None:
     assert [one["exact"] for one in summary(both)["thresholds"]] == [True, False, False]
     assert by_hand(both.with_threshold(3, "bolt"))[0].startswith("threshold of bolt 3, set by hand")
     assert len(by_hand(both.with_threshold(3))) == 1
+
+
+def test_the_bound_of_folds_is_twice_the_rate_and_what_few_folds_add() -> None:
+    """Barber et al. (2021): Theorem 1 of leaving one out, and Theorem 4 of K folds."""
+    assert bound_of_folds(20, 20, 0.05) == pytest.approx(0.1)
+    assert bound_of_folds(25, 5, 0.1) == pytest.approx(0.2 + min(2 * 0.8 / 6, 0.8 / 6))
+    assert bound_of_folds(1000, 2, 0.1) == pytest.approx(0.2 + 1 / 501)
+    assert bound_of_folds(4, 2, 0.5) == 1
+
+
+def test_a_verdict_of_all_folds_keeps_the_bound_and_is_about_the_rate() -> None:
+    """Each fold scores by the distance to the mean of the others: the cross-conformal p-value by its formula."""
+    generator, below = np.random.default_rng(0), 0
+    for _ in range(2000):
+        images, new = generator.normal(size=20), generator.normal()
+        folds = np.arange(20) % 5
+        means = np.array([images[folds != fold].mean() for fold in range(5)])[folds]
+        below += (1 + np.count_nonzero(np.abs(images - means) >= np.abs(new - means))) / 21 <= 0.1
+    assert 0.07 < below / 2000 < 0.13 < bound_of_folds(20, 5, 0.1)
+
+
+def test_a_decision_of_folds_says_what_is_seen_and_what_is_proven() -> None:
+    of_folds = replace(decision(19, 0.05), folds={"": 5})
+    (told,) = summary(of_folds)["thresholds"]
+    assert not told["exact"] and told["folds"] == 5 and told["kept_rate"] == 0.05
+    assert told["rate_proven_of_folds"] == pytest.approx(bound_of_folds(19, 5, 0.05))
+    assert told["rate_with_confidence"] is None and told["probability_above_rate"] is None
+    said = guarantee(of_folds)
+    assert "each was scored by a training without it (5 folds). About 5 % of nominal images are called" in said
+    assert f"a rate of at most {100 * bound_of_folds(19, 5, 0.05):.3g} %" in said
+    assert "leaving one out" in guarantee(replace(of_folds, folds={"": 19}))
+    assert Decision.from_dict(of_folds.to_dict()).folds == {"": 5}
+    by_threshold = summary(of_folds.with_threshold(3))["thresholds"][0]
+    assert by_threshold["rate_proven_of_folds"] is None and "set by hand" in by_threshold["guarantee"]
+    assert "take 99 or more" in " ".join(of_folds.with_rate(0.01).warnings())

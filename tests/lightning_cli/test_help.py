@@ -6,7 +6,7 @@ import pytest
 
 from lit_ad.commands.main import main
 
-RUN = ["options", "trainer, of Lightning", "model", "data", "data.loading"]
+RUN = ["options", "trainer, of Lightning", "model", "data", "data.loading", "data.fold"]
 OUTPUT = ["checkpoint, of Lightning"]
 JUDGED = ["cache, of features", "decision", "evaluation", "heatmaps", "predictions", "dashboard"]
 

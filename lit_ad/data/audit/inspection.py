@@ -198,6 +198,11 @@ def tell_what_there_is(
     report.add_source_remarks(source)
     if any(sample.split == "validation" for sample in splits.val):
         report.text += "\n  held out are the validation images of the data set, so data.val_fraction is not used"
+    undecided = {sample.category for sample in splits.train} - {sample.category for sample in splits.val}
+    if splits.val and undecided:
+        report.text += (
+            f"\n  no image of {', '.join(sorted(undecided))} is held out: the threshold is that of all together"
+        )
     if decode and unrelated is not None:
         report.text += "".join(f"\n  in data.unrelated, {remark}" for remark in unrelated.remarks)
     tell(str(report))

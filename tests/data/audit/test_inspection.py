@@ -11,10 +11,10 @@ from PIL import Image
 from lit_ad.batch import Sample
 from lit_ad.data import MVTec, OneClass
 from lit_ad.data.audit import inspection
-from lit_ad.data.audit.inspection import inspect_samples, split_by_budget
+from lit_ad.data.audit.inspection import inspect_samples, split_by_budget, tell_what_there_is
 from lit_ad.data.audit.measurements import Header
 from lit_ad.data.audit.report import AuditReport
-from lit_ad.data.splits import Splits, split_nominal
+from lit_ad.data.splits import Splits, list_splits, split_nominal
 from lit_ad.image.view import View
 
 
@@ -285,3 +285,10 @@ def test_real_data_raises_no_false_alarm(shared: Path, name: str) -> None:
     found = report(MVTec(shared / "data" / name).samples())
     assert (found.warnings, found.errors) == ([], [])
     assert found.text.startswith(f"{name}: ") and os.linesep not in found.text
+
+
+def test_a_category_that_holds_out_nothing_is_told(bottle: Path, write, capsys: pytest.CaptureFixture[str]) -> None:
+    write("cork/train/good/0.png")
+    source = MVTec(bottle.parent)
+    tell_what_there_is(list_splits(source), source, View())
+    assert "\n  no image of cork is held out: the threshold is that of all together\n" in capsys.readouterr().out

@@ -1,0 +1,190 @@
+"""`decision.folds`: before the training of all nominal images, one without each part of them, which it then scores."""
+
+import json
+import math
+import shutil
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+from jsonargparse import Namespace
+
+from lit_ad.counts import format_count
+from lit_ad.data import AnomalyDataModule
+from lit_ad.data.record import common_folder, digest, identities
+from lit_ad.data.splits import assign_folds, count_folds
+from lit_ad.detector.decision import HELD, Decision
+from lit_ad.errors import UserError
+from lit_ad.files import atomic_write
+from lit_ad.lightning_cli.settings import list_callbacks
+from lit_ad.training.run_directory import quoted
+
+FOLDS = "folds"  # RUN/folds: FOLD.json, the scores of a fold that is finished, and FOLD, the run of one that is not
+NEVER = 10**9  # epochs between two validations; the last step is validated all the same
+OF_SCORES = ("model.", "data.", "seed_everything", "trainer.precision")  # keys that the scores of a fold depend on
+NOT_OF_SCORES = ("data.predict_path", "data.fold.", "data.loading.inspect", "data.loading.num_workers")
+
+
+def fix_length(config: Namespace) -> None:
+    """Have a training end where its length says, with the weights of its last step: no image is left to choose by.
+
+    Raises:
+        UserError: Something would end it earlier, or leave images without a score.
+    """
+    trainer, checkpoint = config.trainer, config.checkpoint
+    if "decision" not in config:
+        raise UserError("data.fold is of decision.folds, which a teacher's training has not: leave it out")
+    if any(str(getattr(each, "class_path", "")).endswith(".EarlyStopping") for each in list_callbacks(trainer)):
+        raise UserError("decision.folds takes trainings of one length: leave out EarlyStopping")
+    if trainer.max_time is not None:
+        raise UserError("decision.folds takes trainings of one length: give trainer.max_epochs in place of max_time")
+    if trainer.limit_val_batches not in (None, 1.0):
+        raise UserError("decision.folds scores every image: leave out trainer.limit_val_batches")
+    checkpoint.monitor, trainer.val_check_interval, trainer.num_sanity_val_steps = None, None, 0
+    trainer.check_val_every_n_epoch = NEVER
+
+
+def train_folds(cli: Any) -> Decision:
+    """Train without each fold, and return the decision by the scores of all left-out images.
+
+    Finished folds are read from RUN/folds, and one that was interrupted goes on. All processes do the same.
+
+    Args:
+        cli: Of the training of all images, whose trainer, model and data are made: `again(config)` trains by another
+            configuration, `say` prints.
+
+    Raises:
+        UserError: Scores in RUN/folds are of another configuration, or of other images.
+    """
+    config, data = cli.config.fit, cli.datamodule
+    data.prepare_data()
+    numbers = assign_folds(data.splits.train, data.fold.folds, data.split_seed)
+    count, images, steps = count_folds(numbers), len(numbers), count_steps(cli.trainer, data)
+    home = Path(config.trainer.default_root_dir) / FOLDS
+    settings = describe_training(config, data, steps)
+    finished = {} if config.overwrite else dict(read_folds(home, count, settings))
+    cli.say(
+        f"decision.folds {data.fold.folds}: {count} trainings of {format_count(steps, 'step')}, each without a part of "
+        f"the {images} nominal images, which it then scores, and at last one of all of them: about {count + 1} times "
+        "the time of one. Each keeps its last step, since no image is left to choose another by",
+        *([f"Finished are {len(finished)} of them, by {home}"] if finished else []),
+    )
+    began, missing = time.monotonic(), [fold for fold in range(count) if fold not in finished]
+    for done, fold in enumerate(missing, 1):
+        trained = cli.again(of_fold(cli.config, fold, home, steps, inspect=done == 1))
+        finished[fold] = scores_of(trained.model.decision)
+        if cli.trainer.is_global_zero:
+            write_fold(home, fold, {"settings": settings, **finished[fold]})
+        left = (time.monotonic() - began) / done * (len(missing) - done + 1)
+        cli.say(
+            f"Fold {fold + 1} of {count}: {images - numbers.count(fold)} images trained, {numbers.count(fold)} left "
+            f"out and scored; about {timedelta(seconds=round(left))} left, with the training of all"
+        )
+    parts: dict[str, set[int]] = defaultdict(set)
+    for sample, number in zip(data.splits.train, numbers, strict=True):
+        parts[sample.category] |= set() if number is None else {number}
+    return merge(list(finished.values()), {category: len(of) for category, of in parts.items() if of})
+
+
+def of_fold(config: Namespace, fold: int, home: Path, steps: int, inspect: bool) -> Namespace:
+    """Return the configuration of a fold's training, which goes on where it was interrupted.
+
+    Args:
+        config: Of the training of all images.
+        fold: Its number, from 0.
+        home: RUN/folds.
+        steps: Its length.
+        inspect: Whether to look at the files, if that is wanted at all.
+    """
+    config = config.clone()
+    fit, run = config.fit, home / str(fold + 1)
+    last = run / "checkpoints/last.ckpt"
+    fit.data.fold.number, fit.data.loading.inspect = fold, inspect and fit.data.loading.inspect
+    fit.trainer.max_steps, fit.trainer.max_epochs, fit.trainer.logger, fit.dashboards = steps, -1, False, []
+    fit.trainer.default_root_dir, fit.checkpoint.dirpath = str(run), None
+    fit.checkpoint.save_top_k = 0  # last.ckpt is of the last step
+    fit.ckpt_path = str(last) if last.is_file() and not fit.overwrite else None
+    return config
+
+
+def count_steps(trainer: L.Trainer, data: AnomalyDataModule) -> int:
+    """Return the steps of the training of all images. Raises UserError if it has no end."""
+    items = math.ceil(data.train_items / trainer.world_size)
+    batches = items // data.batch_size if data.loading.drop_last else math.ceil(items / data.batch_size)
+    limit = trainer.limit_train_batches
+    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs
+    ends = [math.ceil(batches / trainer.accumulate_grad_batches) * epochs]
+    steps = min(ends if trainer.max_steps == -1 else [*ends, trainer.max_steps])
+    if math.isinf(steps):
+        raise UserError("decision.folds takes trainings of one length: set trainer.max_epochs or max_steps")
+    return int(steps)
+
+
+def describe_training(config: Namespace, data: AnomalyDataModule, steps: int) -> dict[str, str]:
+    """Return all that the scores of a fold depend on, by keys of the configuration."""
+    chosen = {
+        key: str(value)
+        for key, value in config.items()
+        if key.startswith(OF_SCORES) and not key.startswith(NOT_OF_SCORES)
+    }
+    images = identities(data.splits.train, common_folder(sample.image for sample in data.splits.train))
+    return {**chosen, "decision.folds": str(data.fold.folds), "steps": str(steps), "images": digest(images)}
+
+
+def read_folds(home: Path, count: int, settings: dict[str, str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the number and the scores of each fold that is finished. Raises UserError where they are of others."""
+    for fold in range(count):
+        file = home / f"{fold + 1}.json"
+        if not file.is_file():
+            continue
+        record = json.loads(file.read_text(encoding="utf-8"))
+        then = record.pop("settings")
+        changed = [key for key in {**then, **settings} if then.get(key) != settings.get(key)]
+        if changed:
+            raise UserError(
+                f"{file} is of a training with another {', '.join(changed[:5])}: train as before, or remove "
+                f"{quoted(home)}, or give --overwrite true"
+            )
+        yield fold, record
+
+
+def write_fold(home: Path, fold: int, record: dict[str, Any]) -> None:
+    """Keep the scores of a fold, and remove its run, which is of no more use."""
+    home.mkdir(parents=True, exist_ok=True)
+    with atomic_write(home / f"{fold + 1}.json") as temporary:
+        temporary.write_text(json.dumps(record), encoding="utf-8")
+    shutil.rmtree(home / str(fold + 1), ignore_errors=True)
+
+
+def scores_of(decision: Decision | None) -> dict[str, Any]:
+    """Return what a decision has of held-out images, as plain values."""
+    assert decision is not None, "the last step of a training is validated"
+    values = decision.to_dict()
+    return {name: values[name] for name in (*HELD, "also_chosen")}
+
+
+def merge(records: list[dict[str, Any]], folds: dict[str, int]) -> Decision:
+    """Return the decision by the scores of all folds. `folds`: how many there are of each category."""
+    held: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in HELD}
+    chosen: dict[str, dict[str, None]] = defaultdict(dict)
+    for record in records:
+        for name in HELD:
+            for category, values in record[name].items():
+                held[name][category] += values
+        for category, phrases in record["also_chosen"].items():
+            chosen[category] |= dict.fromkeys(phrases)
+    scores, maxima, medians = ({category: np.array(values) for category, values in held[name].items()} for name in HELD)
+    also_chosen = {category: list(phrases) for category, phrases in chosen.items()}
+    return Decision(scores, maxima, medians, also_chosen=also_chosen, folds=folds)
+
+
+def way_to_go_on(config: Namespace) -> str:
+    """Return what is typed to go on with an interrupted training of a fold; "" where it is none."""
+    run = Path(config.trainer.default_root_dir)
+    return "" if config.data.fold.number is None else f"--trainer.default_root_dir {quoted(run.parent.parent)}"
