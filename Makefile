@@ -1,6 +1,6 @@
 # `make` alone lists the targets. Each makes .venv itself when it is missing or older than pyproject.toml.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast fast-one fast-two test-one test-two test-slow lowest user package gpu lint check format clean
+.PHONY: help demo test test-fast fast-one fast-two test-one test-two test-slow lowest user package gpu docs lint check format clean
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
@@ -71,6 +71,9 @@ gpu:  ## on a machine with a CUDA GPU: its tests, and how fast it trains and jud
 package: $(READY)  ## wheel and sdist in dist/, checked, and tried in a bare environment; about 3 minutes
 	$(BIN)/python .ci/package.py
 
+docs: $(READY)  ## the documents as a site, in site/; refuses broken links
+	$(BIN)/mkdocs build --quiet
+
 lint: $(READY)  ## format, lint, types, spelling
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -85,5 +88,5 @@ format: $(READY)  ## put the code in order
 	$(BIN)/ruff check --fix .
 
 clean:  ## remove what the other targets made (runs are kept)
-	rm -rf .venv .venv-lowest build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-lowest build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,9 +1,13 @@
 """What `lit_ad` itself offers: each name in one import, and nothing imported that was not asked for."""
 
+import inspect
+import re
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 
+import docstring_parser
 import pytest
 
 import lit_ad
@@ -38,3 +42,18 @@ def test_light_names_bring_no_torch(name: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("name", [name for name in lit_ad.__all__ if "Args:" in (getattr(lit_ad, name).__doc__ or "")])
+def test_each_argument_is_described_by_its_name(name: str) -> None:
+    """The help of a command shows the words of one argument, and finds them by its name alone."""
+    public = getattr(lit_ad, name)
+    described = [entry.arg_name for entry in docstring_parser.parse(public.__doc__ or "").params]
+    known = [*inspect.signature(public).parameters, *getattr(public, "__annotations__", {})]
+    assert not set(described) - set(known) - {"**arguments", "**kwargs"}
+
+
+def test_the_site_describes_each_name() -> None:
+    page = (Path(__file__).parents[1] / "docs/api.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^::: lit_ad\.(\w+)$", page, re.MULTILINE)
+    assert sorted(listed) == sorted(set(lit_ad.__all__) - {"__version__"})

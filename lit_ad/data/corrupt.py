@@ -84,7 +84,8 @@ class CutPaste(Corruption):
         scars: The share of scars; the others are patches.
         area: Of a patch, as a part of the image's.
         aspect: Height over width of a patch.
-        width, length: Of a scar, in pixels.
+        width: Of a scar, in pixels.
+        length: Of a scar, in pixels.
         turn: Of a scar, either way, in degrees.
         jitter: Brightness, contrast and saturation of the piece change by up to this factor.
     """

@@ -37,7 +37,9 @@ class DCAM(Method):
         temperature: Of the softmax over positions. The paper does not tell it: 1 is ours.
         entropy: Weight of the entropy, which is a sum over channels and positions where the cosine is a mean. The paper
             does not tell it: ours is about one over the number of channels.
-        lr, momentum, weight_decay: SGD.
+        lr: SGD's learning rate.
+        momentum: SGD's.
+        weight_decay: SGD's.
     """
 
     def __init__(

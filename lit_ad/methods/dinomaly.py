@@ -52,13 +52,17 @@ class Dinomaly(Method):
         recentre: Compare patches as they differ from the class token, normalised (Dinomaly2): for many categories.
         squeeze: Channels to which the bottleneck squeezes a token first, 256 in Dinomaly2. None: it does not.
         dropout: In the bottleneck; 0.4 for as many categories as Real-IAD has, and in Dinomaly2.
-        easy, easy_weight, ramp: That share of a batch's patches, those that are restored best, has its gradient
-            multiplied by `easy_weight`; the share grows from 0 over `ramp` steps.
-        lr, final_lr, warmup: The rate rises from 0 to `lr` in `warmup` steps and falls to `final_lr` by a cosine. Where
-            both are the same, it stays, and training needs no end.
+        easy: The share of a batch's patches, those that are restored best, whose gradient is made smaller.
+        easy_weight: The factor of their gradient.
+        ramp: Steps in which the share grows from 0 to `easy`.
+        lr: The highest learning rate.
+        final_lr: The learning rate of the last step, to which it falls by a cosine. Where it is `lr`, the rate stays,
+            and training needs no end.
+        warmup: Steps in which it rises from 0 to `lr`.
         squeeze_lr: That of the squeezing layer, which rises and falls with the others'.
         eps: StableAdamW's; the authors train single categories with 1e-8.
-        weight_decay, amsgrad: StableAdamW's.
+        weight_decay: StableAdamW's.
+        amsgrad: StableAdamW's: the second moment never falls.
         clip: The largest norm of a step's gradient, unless trainer.gradient_clip_val says another.
     """
 

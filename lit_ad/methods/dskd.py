@@ -35,7 +35,8 @@ class DSKD(Method):
         weights: The teacher's: hub, hf-hub:OWNER/REPO, pip:PACKAGE, or a file.
         view: How images become network inputs.
         fusion: Of both pyramids' maps: "product" or "sum".
-        lr, betas: Adam.
+        lr: Adam's learning rate.
+        betas: Adam's.
     """
 
     def __init__(

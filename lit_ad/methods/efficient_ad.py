@@ -44,7 +44,8 @@ class EfficientAD(Method):
         hard: Quantile of the teacher-student errors from which on they count.
         jitter: Brightness, contrast or saturation of the autoencoder's images change by up to this factor.
         dropout: In the autoencoder's decoder.
-        lr, weight_decay: Adam; lr falls to a tenth after 95 % of the steps.
+        lr: Adam's learning rate, which falls to a tenth after 95 % of the steps.
+        weight_decay: Adam's.
     """
 
     quantiles: Tensor

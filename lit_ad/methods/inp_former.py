@@ -49,8 +49,11 @@ class INPFormer(Method):
         gather: The weight of the gather loss beside that of the restoration.
         power: Of a patch's distance over the mean of its batch, by which the patch's gradient is multiplied. 0: all
             patches count alike.
-        lr, final_lr, warmup: The rate rises from 0 to `lr` in `warmup` steps and falls to `final_lr` by a cosine.
-        eps, weight_decay: StableAdamW's.
+        lr: The highest learning rate.
+        final_lr: The learning rate of the last step, to which it falls by a cosine.
+        warmup: Steps in which it rises from 0 to `lr`.
+        eps: StableAdamW's.
+        weight_decay: StableAdamW's.
         clip: The largest norm of a step's gradient, unless trainer.gradient_clip_val says another.
 
     Raises:

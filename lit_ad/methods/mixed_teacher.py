@@ -45,7 +45,9 @@ class MixedTeacher(Method):
         backbone: timm name of the shallow teacher, a CNN; its levels are averaged over 2x2 positions.
         taps: Its levels, in a row; the first of stride 4.
         weights: The shallow teacher's: hub, hf-hub:OWNER/REPO, pip:PACKAGE, or a file.
-        deep_backbone, deep_taps, deep_weights: The same of the deep teacher, whose levels are taken as they are.
+        deep_backbone: timm name of the deep teacher; its levels are taken as they are.
+        deep_taps: Its levels, in a row.
+        deep_weights: The deep teacher's, as `weights`.
         view: How images become network inputs.
         lr: The highest of Adam's one-cycle schedule, reached after 30 % of the steps.
         sigma: Of the Gaussian that smooths the map, in pixels of the network's input.

@@ -47,8 +47,9 @@ class MKD(Method):
             the directions.
         saliency: How the map is made; None makes none and is the fastest. guided_backprop is that of the cloner's ReLUs
             and ReLU6s; other activations pass gradients as they are.
-        copies, noise: Of smooth_grad: noisy copies, whose noise has a standard deviation of (noise / range)^2, where
-            range is the image's, in [0, 1]. It hardly changes an image; SmoothGrad's own paper takes far more.
+        copies: How many noisy copies of an image smooth_grad averages over.
+        noise: Of those copies: its standard deviation is (noise / range)^2, where range is the image's, in [0, 1]. It
+            hardly changes an image; SmoothGrad's own paper takes far more.
         map_scale: "raw" maps can be compared between images. The authors scale each "image"'s map to 0..1 by its own
             extremes: in a nominal image, too, something is then as anomalous as can be. Published pixel metrics are so.
         lr: Adam.
@@ -206,7 +207,8 @@ class Cloner(nn.Module):
     """The small cloner: 3x3 convolutions, batch-normed but for those before a pool; one stage per critical output.
 
     Args:
-        channels, strides: Of the source's critical outputs, from shallow to deep.
+        channels: Of the source's critical outputs, from shallow to deep.
+        strides: Of the same.
     """
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int]) -> None:

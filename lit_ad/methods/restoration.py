@@ -159,7 +159,8 @@ def restoration_map(teachers: list[Tensor], students: list[Tensor], size: tuple[
     """Mean of the groups' distances, smoothed at the authors' size by 5x5 taps of a Gaussian, zeros outside.
 
     Args:
-        teachers, students: 2 x (B, N, D) each.
+        teachers: The two groups' targets, (B, N, D) each.
+        students: What the decoder restores of them, (B, N, D) each.
         size: (H, W) of the images.
         patch: Its side in pixels.
 
@@ -189,7 +190,10 @@ def stable_adamw(
 
     Args:
         parameters: Or groups of them, as torch's optimizers take them.
-        lr, eps, weight_decay, amsgrad: As AdamW's.
+        lr: Learning rate.
+        eps: Added to the denominator.
+        weight_decay: Decoupled, as AdamW's.
+        amsgrad: Whether the second moment never falls.
     """
     return AdamWLegacy(parameters, lr=lr, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad, clipping_threshold=1.0)
 

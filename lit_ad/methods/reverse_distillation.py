@@ -37,7 +37,8 @@ class ReverseDistillation(Method):
         cosine: What the loss compares of a level: a whole "image" at once, as in the authors' code, or each "position"
             by itself, as the paper writes it; their results are not reached so.
         fusion: Of the levels' maps: "sum" or "product".
-        lr, betas: Adam.
+        lr: Adam's learning rate.
+        betas: Adam's.
     """
 
     needs_pixels = False
@@ -144,7 +145,8 @@ class Block(nn.Module):
     """A residual block, (B, before, h, w) -> (B, out, h, w), or half or twice h and w.
 
     Args:
-        before, out: Channels.
+        before: Channels of what comes in.
+        out: Channels of what goes out.
         inner: Width of the 3x3 convolution as a share of `out`, in a bottleneck block. None: a basic block.
         resize: "down" by a strided convolution, "up" by a 2x2 transposed one in its place.
     """

@@ -25,7 +25,9 @@ class STFPM(Method):
         taps: Pyramid levels, as timm counts them: 1 to 3 are strides 4, 8 and 16.
         weights: The teacher's: hub, hf-hub:OWNER/REPO, pip:PACKAGE, or a file.
         view: How images become network inputs.
-        lr, momentum, weight_decay: SGD, section 4.1.
+        lr: SGD's learning rate; section 4.1 of the paper has all three.
+        momentum: SGD's.
+        weight_decay: SGD's.
     """
 
     def __init__(

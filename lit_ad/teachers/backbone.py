@@ -109,7 +109,9 @@ class Teacher(Backbone):
     images ask for them.
 
     Args:
-        name, taps, norm: As for Backbone.
+        name: A timm model's, as Backbone has it.
+        taps: Which of its levels or blocks, as Backbone has them.
+        norm: Whether the model's last norm is applied to each tap, as Backbone has it.
         weights: See CHOICES in weights.py; "hub" for timm's own.
 
     Raises:

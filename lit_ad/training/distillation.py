@@ -39,7 +39,8 @@ class Distillation(L.LightningModule):
         view: How images become the backbone's inputs; the network sees them at half the size.
         grey: Fraction of the images that are grey, for both.
         images: As many set mean and deviation of the backbone's channels, before the first step.
-        lr, weight_decay: Adam.
+        lr: Adam's learning rate.
+        weight_decay: Adam's.
     """
 
     logged = Method.logged

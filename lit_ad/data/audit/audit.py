@@ -36,7 +36,8 @@ def audit_source(
         backbone: A timm model, whose features tell which training images are unlike the others. None: not looked at.
         weights: Of the backbone: hub, or a file.
         progress: Whether to show bars.
-        val_fraction, split_seed: As `list_splits` takes them: which images a training would hold out.
+        val_fraction: The share of images that a training would hold out, as `list_splits` takes it.
+        split_seed: Of the drawing of those images, as `list_splits` takes it.
 
     Raises:
         UserError: There is no such folder, or the source lists no samples.
