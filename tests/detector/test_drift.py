@@ -1,0 +1,233 @@
+"""The tests for drift keep their promise, find changes, say since when, and go on from their state."""
+
+import json
+import math
+import time
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from lit_ad.detector.decision import Decision
+from lit_ad.detector.drift import ODDS, POWERS, SPENT_HALF, Capital, DriftTest, ShareTest
+from lit_ad.errors import NotFiniteError, UserError
+
+
+def drift_test(random: np.random.Generator, held_out: int = 100, rate: float = 0.05) -> DriftTest:
+    return DriftTest.from_decision(Decision({"": random.gamma(2.0, size=held_out)}, false_alarm=rate))
+
+
+def highest(test: DriftTest, scores: NDArray[np.float64]) -> float:
+    """Of the logarithm of the capital, over a stream (n,)."""
+    logs = []
+    for score in scores.tolist():
+        test.update(score)
+        logs.append(test.log_martingale)
+    return max(logs)
+
+
+def mixture(factors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The capital after each image by its definition: over the images to begin at, and over the bets (t, bets)."""
+    images, capital = len(factors), []
+    for now in range(1, images + 1):
+        total = SPENT_HALF / (SPENT_HALF + now)  # what has not begun
+        for begin in range(1, now + 1):
+            weight = SPENT_HALF / (SPENT_HALF + begin - 1) - SPENT_HALF / (SPENT_HALF + begin)
+            total += weight * np.prod(factors[begin - 1 : now], axis=0).mean()
+        capital.append(total)
+    return np.array(capital)
+
+
+def test_the_capital_is_the_mixture_over_bets_and_beginnings() -> None:
+    p = np.random.default_rng(0).random(60) ** 1.5
+    factors = POWERS * p[:, None] ** (POWERS - 1)
+    capital, found = Capital(len(POWERS), 0.01), []
+    for number, each in enumerate(np.log(factors)):
+        capital.bet(each, float(number))
+        found.append(capital.log)
+    assert np.allclose(np.exp(found), mixture(factors), rtol=1e-9)
+
+
+@pytest.mark.parametrize("members", [10_000, 40])
+def test_p_is_uniform_and_independent_of_those_before(members: int) -> None:
+    """Of scores with and without ties; also where scores are forgotten. Each stream draws its own held-out scores."""
+    for rounded in (False, True):
+        first, second = [], []
+        for seed in range(800):
+            random = np.random.default_rng([seed, members])
+            scores = random.gamma(2.0, size=(60,))
+            scores = np.round(scores * 2) / 2 if rounded else scores
+            held = np.sort(scores[:40])
+            test = DriftTest(held, float(held[-2]), members=members, seed=seed)
+            ps = [p for score in scores[40:].tolist() if (p := test.update(score)) is not None]
+            if len(ps) > 8:
+                first.append(ps[7])
+                second.append(ps[8])
+        sample = np.sort(first)
+        distance = np.abs(sample - (np.arange(len(sample)) + 0.5) / len(sample)).max()
+        assert distance < 1.63 / math.sqrt(len(sample))  # Kolmogorov and Smirnov, at 1 %
+        assert abs(np.corrcoef(first, second)[0, 1]) < 2.6 / math.sqrt(len(first))
+
+
+def test_the_bag_of_few_members_stays_exact() -> None:
+    """Over a long stream each p is uniform given those before: their sums of neighbours have the variance of
+    independent ones."""
+    random = np.random.default_rng(5)
+    test = DriftTest(random.random(30), 2.0, members=30)
+    ps = np.array([test.update(score) for score in random.random(20_000).tolist()], np.float64)
+    blocks = ps.reshape(-1, 20).mean(1)
+    assert abs(ps.mean() - 0.5) < 2.6 * math.sqrt(1 / 12 / len(ps))
+    assert np.var(blocks) * 20 == pytest.approx(1 / 12, rel=0.12)
+
+
+@pytest.mark.parametrize(("held_out", "defects"), [(20, 0.0), (100, 0.05)])
+def test_false_alarms_are_as_rare_as_promised(held_out: int, defects: float) -> None:
+    """Of 1000 streams without a change at most delta; defects above the threshold raise none."""
+    peaks = []
+    for seed in range(1000):
+        random = np.random.default_rng([seed, held_out])
+        test, scores = drift_test(random, held_out), random.gamma(2.0, size=150)
+        scores[random.random(150) < defects] += 50
+        peaks.append(highest(test, scores))
+    for delta in (0.05, 0.01):
+        assert np.mean(np.array(peaks) >= -math.log(delta)) <= delta
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("held_out", [20, 100])
+def test_false_alarms_of_long_streams(held_out: int) -> None:
+    peaks = []
+    for seed in range(1000):
+        random = np.random.default_rng([seed, held_out, 1])
+        peaks.append(highest(drift_test(random, held_out), random.gamma(2.0, size=1500)))
+    for delta in (0.05, 0.01):
+        assert np.mean(np.array(peaks) >= -math.log(delta)) <= delta
+
+
+@pytest.mark.parametrize(("shift", "share", "most"), [(0.5, 0.85, 600), (1.0, 0.95, 400)])
+def test_shifts_are_found(shift: float, share: float, most: int) -> None:
+    """From image 300 on, in standard deviations."""
+    images = []
+    for seed in range(40):
+        random = np.random.default_rng([seed, 7])
+        test, scores = drift_test(random), random.gamma(2.0, size=1500)
+        scores[300:] += shift * math.sqrt(2)
+        for number, score in enumerate(scores.tolist()):
+            test.update(score, number)
+            if test.alarm is not None:
+                break
+        alarm = test.alarm
+        images.append(math.inf if alarm is None else alarm.time)
+        assert alarm is None or alarm.since_image <= alarm.image
+    found = np.array(images)
+    assert np.isfinite(found).mean() >= share and np.median(found) < most
+
+
+def test_an_alarm_says_since_when_and_stays() -> None:
+    random = np.random.default_rng(0)
+    test, scores = drift_test(random), random.gamma(2.0, size=2000)
+    scores[1000:] += 1.0
+    for number, score in enumerate(scores.tolist()):
+        test.update(score, 1e9 + number)
+        if number == 1000:
+            assert test.alarm is None
+    assert test.alarm is not None
+    assert 900 < test.alarm.since - 1e9 < test.alarm.time - 1e9 < 1200
+    first = test.alarm
+    for score in random.gamma(2.0, size=100).tolist():
+        test.update(score, 2e9)
+    assert test.alarm == first
+
+
+def test_lower_scores_are_a_change_too() -> None:
+    random = np.random.default_rng(0)
+    test = drift_test(random)
+    for score in (random.gamma(2.0, size=300) * 0.5).tolist():
+        test.update(score)
+    assert test.alarm is not None and test.alarm.since_image < 60
+
+
+def test_a_late_change_is_found_as_soon_as_an_early_one() -> None:
+    """The capital that waits does not depend on what was lost before."""
+    random = np.random.default_rng(0)
+    test, scores = drift_test(random), random.gamma(2.0, size=10_500)
+    scores[10_000:] += 0.5 * math.sqrt(2)
+    for number, score in enumerate(scores.tolist()):
+        test.update(score, number)
+    assert test.alarm is not None and 10_000 < test.alarm.time < 10_400
+
+
+def test_a_restart_is_no_restart() -> None:
+    """At every place, also where scores are forgotten, and after an alarm; by way of JSON."""
+    random = np.random.default_rng(1)
+    held, scores = random.gamma(2.0, size=50), random.gamma(2.0, size=300)
+    scores[150:] += 1.5
+    whole, parts = (DriftTest(held, float(np.sort(held)[-2]), 0.05, members=60) for _ in range(2))
+    share, share_parts = ShareTest(0.05), ShareTest(0.05)
+    for number, score in enumerate(scores.tolist()):
+        p = whole.update(score, number)
+        share.update(score > 5, number)
+        parts = DriftTest.from_state(json.loads(json.dumps(parts.state(), allow_nan=False)))
+        share_parts = ShareTest.from_state(json.loads(json.dumps(share_parts.state(), allow_nan=False)))
+        assert parts.update(score, number) == p
+        share_parts.update(score > 5, number)
+        assert parts.log_martingale == whole.log_martingale
+    assert whole.alarm is not None and parts.state() == whole.state()
+    assert share_parts.state() == share.state()
+
+
+def test_the_memory_is_bounded_and_an_image_costs_little() -> None:
+    random = np.random.default_rng(0)
+    test, scores = drift_test(random), random.gamma(2.0, size=30_000).tolist()
+    begin = time.process_time()
+    for score in scores:
+        test.update(score)
+    assert len(test.state()["bag"]) == 10_000
+    assert (time.process_time() - begin) / len(scores) < 1e-4
+
+
+def test_scores_at_the_threshold_or_above_do_not_count() -> None:
+    test = DriftTest([1.0, 2.0, 3.0], 3.0)
+    assert test.update(3.0) is None and test.update(9.0) is None
+    assert len(test.state()["bag"]) == 2 and test.capital.images == 0 and test.log_martingale == 0
+    assert 0 < (test.update(2.5) or 0) <= 1 / 3
+    with pytest.raises(NotFiniteError):
+        test.update(math.nan)
+
+
+def test_categories_have_their_own_scores() -> None:
+    decision = Decision({"nut": np.array([1.0, 2.0, 3.0]), "bolt": np.array([7.0, 8.0])}, false_alarm=0.25)
+    assert DriftTest.from_decision(decision, "nut").state()["bag"] == [1.0, 2.0]
+    assert len(DriftTest.from_decision(decision, None).state()["bag"]) == 4
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.3])
+def test_the_share_of_anomalous_verdicts(rate: float) -> None:
+    """At the stated rate there are false alarms as promised; a share three times as high is found."""
+    peaks, found = [], []
+    for seed in range(1000):
+        random, test = np.random.default_rng(seed), ShareTest(rate, 0.05)
+        for anomalous in (random.random(200) < rate).tolist():
+            test.update(anomalous)
+        peaks.append(test.alarm is not None)
+        if seed < 50:
+            for anomalous in (random.random(1200) < 3 * rate).tolist():
+                test.update(anomalous)
+            found.append(test.alarm is not None)
+    assert np.mean(peaks) <= 0.05 and np.mean(found) > 0.9
+
+
+def test_bets_on_verdicts_are_fair_and_positive() -> None:
+    for rate in (1e-4, 0.05, 0.9):
+        gains = np.exp(ShareTest(rate)._gains)
+        assert gains.shape == (2, len(ODDS)) and (gains > 0).all()
+        assert np.allclose(rate * gains[1] + (1 - rate) * gains[0], 1)
+
+
+def test_numbers_that_make_no_sense() -> None:
+    with pytest.raises(UserError, match="delta is 0, but it must be above 0"):
+        DriftTest([1.0], 2.0, delta=0)
+    with pytest.raises(UserError, match=r"rate is 1.5, but"):
+        ShareTest(1.5)
+    with pytest.raises(UserError, match="members is 0"):
+        DriftTest([1.0], 2.0, members=0)
