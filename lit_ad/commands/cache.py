@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from lit_ad.counts import format_count
+from lit_ad.data.sources.listing import first_few
 from lit_ad.errors import UserError, check_number
 from lit_ad.features.layout import (
     about_file,
@@ -17,10 +18,12 @@ from lit_ad.features.layout import (
     is_partial,
     list_stores,
     read_about,
+    read_runs,
     remove_store,
     store_bytes,
 )
 from lit_ad.files import cache_directory, format_bytes
+from lit_ad.names import tell
 
 DAY = 24 * 60 * 60  # seconds
 
@@ -33,6 +36,7 @@ class Cache(NamedTuple):
     size: int  # bytes
     used: float  # when it last served, in seconds since 1970
     busy: bool  # a process is writing it
+    runs: list[list[str]]  # directory and user of each run that it served, the latest last
 
     @property
     def stale(self) -> int:
@@ -63,6 +67,13 @@ class Cache(NamedTuple):
         """Size, day of the last use, and what it is of."""
         return f"{format_bytes(self.size):>10}  {datetime.fromtimestamp(self.used):%Y-%m-%d}  {self.description}"
 
+    def tell(self) -> None:
+        """Print the line, and below it whose runs it has served."""
+        tell(self.line)
+        if self.runs:
+            latest = [f"{run} of {user}" if user else run for run, user in reversed(self.runs)]
+            tell(f"{'':24}served {format_count(len(latest), 'run')}: {first_few(latest)}")
+
 
 def cache(
     action: Literal["list", "clear", "prune"] = "list",
@@ -90,7 +101,7 @@ def cache(
     print(f"{features}: {format_count(len(caches), 'cache')}, {format_bytes(sum(each.size for each in caches))}")
     if action == "list":
         for each in caches:
-            print(each.line)
+            each.tell()
         if masks:
             size = sum(mask.stat().st_size for mask in masks)
             print(f"{masks[0].parent}: {format_count(len(masks), 'mask')} of boxes and polygons, {format_bytes(size)}")
@@ -108,7 +119,8 @@ def list_caches(directory: Path) -> list[Cache]:
     for store in list_stores(directory):
         used = max((file.stat().st_mtime for file in store.iterdir()), default=store.stat().st_mtime)
         about = {} if is_partial(store) else read_about(store)
-        caches.append(Cache(store, about, store_bytes(store), used, is_partial(store) and is_being_written(store)))
+        busy = is_partial(store) and is_being_written(store)
+        caches.append(Cache(store, about, store_bytes(store), used, busy, read_runs(store)))
     return sorted(caches, key=lambda each: each.used)
 
 
@@ -129,7 +141,7 @@ def remove(caches: list[Cache], masks: list[Path], yes: bool) -> None:
     freed = sum(each.size for each in caches)
     if not yes:
         for each in caches:
-            print(each.line)
+            each.tell()
         if masks:
             print(f"{format_count(len(masks), 'mask')} of boxes and polygons in {masks[0].parent}")
         if not sys.stdin.isatty():

@@ -1,10 +1,12 @@
 """How feature stores lie on disk. It imports neither torch nor timm, so that `lit-ad cache` starts at once.
 
 A store is a folder DIRECTORY/KEY with a NumPy file for each tap, and about.json, which says what the features are of.
-It is called KEY.partial until it is complete. Whoever writes it holds KEY.lock, which the system takes back from a
-process that dies.
+runs.json says which runs it has served, the latest last, so that a person knows whose features they are. The store is
+called KEY.partial until it is complete. Whoever writes it holds KEY.lock, which the system takes back from a process
+that dies.
 """
 
+import getpass
 import json
 import shutil
 from contextlib import suppress
@@ -14,11 +16,13 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from lit_ad.errors import UserError
+from lit_ad.files import atomic_write
 from lit_ad.image.pixels import split_page
 from lit_ad.names import file_name
 
 KEY_LENGTH = 24  # hexadecimal digits of a SHA-256
 PARTIAL = ".partial"
+RUNS = 1000  # that runs.json names
 DTYPES = ("float16", "bfloat16", "float32")
 
 
@@ -74,6 +78,32 @@ def read_about(store: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return about if isinstance(about, dict) else {}
+
+
+def runs_file(store: Path) -> Path:
+    return store / "runs.json"
+
+
+def add_run(store: Path, run: Path) -> None:
+    """Write down that a store has served a run, of a directory and a user. Nothing where it is only to be read."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError, ImportError):  # of an account without a name
+        user = ""
+    entry = [str(run.absolute()), user]
+    with suppress(OSError, UserError, Timeout), FileLock(lock_file(store), timeout=10):  # others may add theirs
+        runs = [entry, *(earlier for earlier in reversed(read_runs(store)) if earlier != entry)][:RUNS]
+        with atomic_write(runs_file(store)) as temporary:
+            temporary.write_text(json.dumps(runs[::-1]), encoding="utf-8")
+
+
+def read_runs(store: Path) -> list[list[str]]:
+    """Directory and user of the runs that a store has served, the latest last; none where that cannot be read."""
+    try:
+        runs = json.loads(runs_file(store).read_text(encoding="utf-8"))
+        return [[str(directory), str(user)] for directory, user in runs]
+    except (OSError, ValueError, TypeError):
+        return []
 
 
 def is_changed(image: str, size: int, modified: int) -> bool:

@@ -19,7 +19,7 @@ from lit_ad.batch import Batch, Sample
 from lit_ad.counts import format_count
 from lit_ad.errors import UserError
 from lit_ad.features.dataset import FeatureDataset, Features, SplitFeatures
-from lit_ad.features.layout import bytes_used
+from lit_ad.features.layout import add_run, bytes_used
 from lit_ad.features.store import FeatureStore, load_or_compute, store_path
 from lit_ad.files import cache_directory, format_bytes, resolve_path
 from lit_ad.image.pixels import split_page
@@ -151,7 +151,10 @@ class FeatureCache(L.Callback):
         """Return the store of a part, made now if there is none."""
         compute = partial(features, trainer, method, part.loader)
         title = f"Teacher features, {' and '.join(part.rows)}"
-        return load_or_compute(self._home, part.about, part.count, self.dtype, compute, title)
+        store = load_or_compute(self._home, part.about, part.count, self.dtype, compute, title)
+        if trainer.local_rank == 0:
+            add_run(store.folder, Path(trainer.default_root_dir))
+        return store
 
 
 def features(trainer: L.Trainer, method: Method, loader: Iterable[Batch]) -> Iterator[list[Tensor]]:

@@ -16,7 +16,7 @@ from filelock import FileLock
 
 from lit_ad.commands.main import main
 from lit_ad.data.sources.table import keep_mask
-from lit_ad.features.layout import list_stores
+from lit_ad.features.layout import add_run, list_stores
 from lit_ad.features.store import load_or_compute
 
 DAY = 24 * 60 * 60
@@ -70,6 +70,24 @@ def test_it_lists_what_is_there(directory: Path, tmp_path: Path, capsys: pytest.
         "half written, by a run that was killed",
         "unknown: no about.json that can be read",
     ]
+
+
+def test_it_says_whose_runs_a_cache_served(
+    directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before clear asks, too: a person sees what would have to be computed again."""
+    monkeypatch.setattr("getpass.getuser", lambda: "ada")
+    store = keep(directory, tmp_path / "part")
+    keep(directory, tmp_path / "other", days=3)
+    for name in "abcd":
+        add_run(store, tmp_path / "runs" / name)
+    said = f"served 4 runs: {tmp_path}/runs/d of ada, {tmp_path}/runs/c of ada, {tmp_path}/runs/b of ada and 1 more"
+    capsys.readouterr()
+    lit_ad("cache")
+    assert [line.strip() for line in capsys.readouterr().out.splitlines()[3:]] == [said]
+    with pytest.raises(SystemExit):
+        lit_ad("cache", "clear")
+    assert said in capsys.readouterr().out and store.exists()
 
 
 def test_nothing_is_there(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ from filelock import FileLock
 from lit_ad.errors import UserError
 from lit_ad.features.layout import (
     about_file,
+    add_run,
     bytes_used,
     is_being_written,
     is_changed,
@@ -19,7 +20,9 @@ from lit_ad.features.layout import (
     lock_file,
     partial_folder,
     read_about,
+    read_runs,
     remove_store,
+    runs_file,
     tap_file,
 )
 
@@ -48,6 +51,31 @@ def test_stores_are_listed_and_measured_and_nothing_else(tmp_path: Path) -> None
     (tmp_path / KEY.replace("0", "f")).touch()  # a file
     assert list_stores(tmp_path) == sorted([whole, half]) and list_stores(tmp_path / "absent") == []
     assert bytes_used(tmp_path) == 2 * (100 + len('{"count": 3}')) and bytes_used(tmp_path / "absent") == 0
+
+
+def test_a_store_knows_the_runs_that_it_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = make_store(tmp_path / KEY)
+    assert read_runs(store) == []
+    monkeypatch.setattr("getpass.getuser", lambda: "ada")
+    monkeypatch.chdir(tmp_path)
+    for run in ("one", "two", "one"):
+        add_run(store, Path(run))
+    assert read_runs(store) == [[str(tmp_path / "two"), "ada"], [str(tmp_path / "one"), "ada"]]  # the latest last
+    for text in ("", "{", "[1]", '{"a": 1}'):  # by another hand: it is written anew
+        runs_file(store).write_text(text)
+        assert read_runs(store) == []
+    add_run(store, Path("three"))
+    assert read_runs(store) == [[str(tmp_path / "three"), "ada"]]
+    before = sorted(store.iterdir())
+    monkeypatch.setattr("lit_ad.features.layout.atomic_write", refuse)
+    add_run(store, Path("four"))  # of others, and only to be read: the training goes on
+    assert read_runs(store) == [[str(tmp_path / "three"), "ada"]] and sorted(store.iterdir()) == before
+    remove_store(store)
+    assert list(tmp_path.iterdir()) == []
+
+
+def refuse(path: Path) -> None:
+    raise PermissionError(path)
 
 
 @pytest.mark.parametrize("text", [None, "", "{", "[1]", "\xff"])

@@ -16,6 +16,7 @@ from torch import Tensor
 from lit_ad.data import AnomalyDataModule, Loading, MVTec, dataset
 from lit_ad.data.augment import A
 from lit_ad.errors import UserError
+from lit_ad.features.layout import list_stores, read_runs
 from lit_ad.files import cache_directory
 from lit_ad.image.view import View
 from lit_ad.methods import L2BT, STFPM, Transformaly
@@ -222,6 +223,7 @@ def test_what_is_cached_is_said_before_it_is(part: Path, tmp_path: Path, vit_fil
             "what is there"
         )
     assert not said
+    assert [[run for run, _ in read_runs(store)] for store in list_stores(home)] == 2 * [[str(tmp_path)]]
 
 
 class NoTeacher(STFPM):
