@@ -1,6 +1,7 @@
 """`lit-ad data get`: the licence comes first, and each data set is to be had once. test_download.py downloads."""
 
 import io
+import re
 import zipfile
 from pathlib import Path
 
@@ -32,6 +33,7 @@ def test_the_command(server: Server, btad: Path, capsys: pytest.CaptureFixture[s
     assert (btad / "BTAD/BTech_Dataset_transformed/01/train/ok/0.bmp").read_bytes() == CONTENT
     said = capsys.readouterr().out
     assert said.startswith("BTAD, by beanTech") and "CC BY-SA 4.0" in said
+    assert re.search(rf"^extracting {btad}/\w", said, re.MULTILINE)
     assert f"--data.source BTAD --data.source.root {btad / 'BTAD'}" in said
     run(["data", "get", "BTAD", "--root", str(btad)])
     assert capsys.readouterr().out == f"{btad / 'BTAD'} is there already\n"

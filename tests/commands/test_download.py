@@ -32,6 +32,13 @@ def test_broken_connections_go_on_where_they_ended(server: Server, tmp_path: Pat
     assert starts(server) == [0, 12 * PIECE, 24 * PIECE, 24 * PIECE, 54 * PIECE]
 
 
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_server_that_is_busy_or_broken_is_asked_again(server: Server, tmp_path: Path, status: int) -> None:
+    server.faults = [f"status {status}"]
+    download(server.address("x.bin"), tmp_path / "x.bin", sha256(CONTENT))
+    assert (tmp_path / "x.bin").read_bytes() == CONTENT and starts(server) == [0, 0]
+
+
 def test_a_later_run_goes_on(server: Server, tmp_path: Path) -> None:
     server.faults = [17 * PIECE, *[0] * ATTEMPTS]
     with pytest.raises(

@@ -4,12 +4,14 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lit_ad import Detector
+from lit_ad.batch import Sample
 from lit_ad.commands import export as command
 from lit_ad.commands.main import run
 from lit_ad.detector.inputs import read_pixels
@@ -99,6 +101,24 @@ def test_made_up_images_are_images_of_the_view(view: View) -> None:
         pixels = read_pixels(image, view.levels)
         assert pixels.std() > 20 and view(pixels)[0].ndim == 3
     assert not np.array_equal(made[0], made[1])
+
+
+def test_a_threshold_set_by_hand_is_told_where_scores_change(
+    checkpoint: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(["export", "--ckpt_path", str(checkpoint), "--output", str(tmp_path)])
+    file = tmp_path / "stfpm-fp32.onnx"
+    detector = Detector.load(file)
+    assert detector.card.decision is not None
+    decision = detector.card.decision.with_threshold(7.0)
+    by_hand = Detector(detector.network, replace(detector.card, decision=decision))
+    held_out = [Sample(path, 0, "stripes") for path in sorted((images / "train/good").iterdir())[:3]]
+    capsys.readouterr()
+    card = command.with_own_decision(by_hand, held_out, file)
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == "threshold from 3 held-out images: 7 in fp32, 7 in int8"
+    assert out[1].startswith("threshold 7, set by hand") and len(out) == 2
+    assert card.decision is not None and Detector.load(file).card.decision.operating_point().threshold == 7.0
 
 
 def test_int8_tells_its_cost_and_has_its_own_threshold(

@@ -1,5 +1,6 @@
 """`lit-ad speed`, of a real run."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -16,5 +17,7 @@ def test_speed(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert [row[:4] for row in rows] == [["best.ckpt", "PyTorch", "fp32", size] for size in "12"]
     assert all(float(value) > 0 for row in rows for value in row[4:])
     assert "Fastest here: PyTorch" in out
+    run(["speed", str(checkpoint), "--seconds", "0.01"])
+    assert re.findall(r"\| best.ckpt \| PyTorch +\| fp32 +\| +(\d+) ", capsys.readouterr().out) == ["1", "4"]
     with pytest.raises(UserError, match=r"there is no detector .*nowhere"):
         run(["speed", "nowhere.onnx"])

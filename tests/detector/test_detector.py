@@ -149,6 +149,9 @@ def test_a_detector_and_what_it_says_print_in_a_line(bright: Detector) -> None:
     assert str(decided(image)) == f"Detection({said}, 20 x 12 pixels)"
     mapped = replace(decided(image), seen=image[..., 0].astype(np.float32), box=(0, 0, 12, 20))
     assert str(mapped) == f"Detection({said}, 1 region, 20 x 12 pixels)"
+    assert mapped.colour_range == decision.colour_range("nut")
+    undecided = replace(mapped, decision=None)
+    assert undecided.colour_range is None and undecided.plot().size == (2 * 20 + 4, 12)
     by_hand = Detector(bright.network, replace(bright.card, decision=decision.with_threshold(7.0)))
     assert str(by_hand) == "Detector(bright, fp32, nut, threshold 7 set by hand)"
 

@@ -8,6 +8,7 @@ import venv
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from textwrap import dedent
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from lit_ad.deploy.example import example
 from lit_ad.deploy.export import SUFFIX
 from lit_ad.detector import runtimes
 from lit_ad.detector.card import Card
-from lit_ad.detector.runtimes import module_on, torch_for_callers
+from lit_ad.detector.runtimes import module_on, onnx_providers, torch_for_callers
 from lit_ad.errors import UserError
 from lit_ad.methods import torch_runtime
 from tests.deploy.test_export import export_every_format, pictures
@@ -178,6 +179,24 @@ def test_a_damaged_file_is_refused(name: str, place: float, files: dict[str, Pat
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=rf"{name}.* is damaged"):
         Detector.load(tmp_path / f"model{suffix}")
+
+
+@pytest.mark.parametrize("built", [True, False])
+def test_what_onnx_runtime_calls_a_device(built: bool) -> None:
+    """Of a build with CUDA, which need not be here, only the list of providers is asked."""
+    providers = ["CUDAExecutionProvider"] * built + ["CPUExecutionProvider"]
+    build = SimpleNamespace(get_available_providers=lambda: providers)
+    assert onnx_providers(build, "cpu") == ["CPUExecutionProvider"]
+    for device, number in (("cuda", 0), ("cuda:2", 2)):
+        if built:
+            cuda = ("CUDAExecutionProvider", {"device_id": number})
+            assert onnx_providers(build, device) == [cuda, "CPUExecutionProvider"]
+        else:
+            with pytest.raises(UserError, match=r"pip install onnxruntime-gpu"):
+                onnx_providers(build, device)
+    for device in ("warp", "cuda:x", "warp:1"):
+        with pytest.raises(UserError, match=device):
+            onnx_providers(build, device)
 
 
 @pytest.mark.parametrize("format", SUFFIX)

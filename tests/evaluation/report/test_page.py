@@ -16,7 +16,7 @@ from lit_ad.counts import format_count
 from lit_ad.detector.guarantee import summary
 from lit_ad.errors import UserError
 from lit_ad.evaluation.report import page
-from lit_ad.evaluation.report.page import differing, verdicts, write_page
+from lit_ad.evaluation.report.page import differing, title_of, verdicts, write_page
 from lit_ad.evaluation.report.record import Record
 from lit_ad.evaluation.report.runs import matched, read_run
 from lit_ad.evaluation.report.thumbnails import BYTES, THUMBNAILS, joined, jpeg, outline_png
@@ -166,6 +166,14 @@ def test_the_page_says_what_the_thresholds_promise(make_run: Any, tmp_path: Path
     assert "of 10 % is approximate: the epoch was chosen on the same held-out images." in told
     (run,) = data_of(tmp_path / "b.html")["runs"]
     assert (run["byHand"], run["checkpoint"]) == (["<b>bolt"], "/elsewhere/best.ckpt")
+
+
+def test_the_title_names_three_categories_and_counts_more(make_run: Any, tmp_path: Path) -> None:
+    make_run(tmp_path / "run")
+    run = read_run(tmp_path / "run", "run")
+    for names, data in (("abc", "a, b, c: "), ("abcd", "4 categories: ")):
+        run.results.images = [ImageResult(name, name, "good", 0, 1.0) for name in names]
+        assert title_of([run]).startswith(data)
 
 
 def test_the_title_says_what_was_inspected_and_how(make_run: Any, tmp_path: Path) -> None:

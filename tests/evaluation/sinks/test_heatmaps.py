@@ -10,11 +10,21 @@ from PIL import Image
 from lit_ad.data import AnomalyDataModule, Folder, Loading, MVTec
 from lit_ad.detector.decision import Decision
 from lit_ad.detector.painter import draw
+from lit_ad.errors import UserError
 from lit_ad.evaluation import Heatmaps
 from lit_ad.evaluation.sinks import heatmaps
 from lit_ad.evaluation.sinks.heatmaps import short
 
 GREY = np.full((64, 64, 3), 128, np.uint8)
+
+
+@pytest.mark.parametrize(("height", "fits"), [(15, False), (16, True), (8192, True), (8193, False)])
+def test_heights_that_a_picture_may_have(height: int, fits: bool) -> None:
+    if fits:
+        assert Heatmaps(height=height).height == height
+    else:
+        with pytest.raises(UserError, match=f"heatmaps.height is {height}, but it must lie between 16 and 8192"):
+            Heatmaps(height=height)
 
 
 def test_two_folders_of_one_name_keep_all_pictures(tmp_path: Path, brightness: Any, quiet_trainer: Any) -> None:

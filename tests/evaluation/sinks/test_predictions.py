@@ -108,6 +108,7 @@ def test_each_image_is_judged_by_its_folders_category(tmp_path: Path, brightness
         ("other/0.png", "nominal", "0.6"),
     ]
     assert (tmp_path / "run/predictions/maps/bright/line/2/0.tiff").exists()
+    assert predictions.summary()[0] == "3 images: 1 anomalous, 0 that could not be judged"
     assert predictions.summary()[1] == (
         "1 of them judged by all categories together, for their folder (other) is none of this model's (bright, dark)"
     )
