@@ -15,6 +15,7 @@ from lit_ad.errors import UserError
 from lit_ad.files import resolve_path
 from lit_ad.shipped_configs import find_config
 
+ROOT = "data.source.root"  # the key for which `data` is short
 PROGRAM = Path(__file__).with_name("__main__.py")  # Lightning starts processes for more devices by this name
 
 
@@ -80,9 +81,7 @@ def fit(config: str | Path, data: str | Path | None = None, keys: Mapping[str, A
     """
     from lit_ad.commands.main import mendable, prepare, quiet
 
-    words = [f"--config={find_config(config)}"]
-    words += [] if data is None else [f"--data.source.root={resolve_path(data)}"]
-    words += [f"--{key}={write_value(key, value)}" for key, value in flatten(keys or {})]
+    words = write_words(config, data, {} if keys is None else keys)
     with command_line(["fit", *words]), warnings.catch_warnings():
         prepare()
         quiet()
@@ -100,6 +99,32 @@ def fit(config: str | Path, data: str | Path | None = None, keys: Mapping[str, A
                 raise
             raise UserError(str(mended)) from error
     return Run(Path(trained.trainer.default_root_dir))
+
+
+def write_words(config: str | Path, data: str | Path | None, keys: Mapping[str, Any]) -> list[str]:
+    """Write the arguments of `fit` as the words of the command. Raises UserError on what is none, or is given twice."""
+    if not isinstance(config, str | os.PathLike):
+        raise UserError(f"config is of type {type(config).__name__}: give a file or a name, and single keys as keys")
+    if not isinstance(data, str | os.PathLike | None):
+        raise UserError(
+            f"data is of type {type(data).__name__}: give the folder of images; another source is a key, "
+            '{"data.source": {"class_path": NAME, "init_args": {...}}}'
+        )
+    if not isinstance(keys, Mapping):
+        raise UserError(f'keys is of type {type(keys).__name__}: give a dictionary, {{"trainer.max_epochs": 3}}')
+    given = [] if data is None else [(ROOT, resolve_path(data))]
+    given += flatten(keys)
+    source = dict(given).get("data.source")
+    names = [key for key, _ in given]
+    if data is not None and isinstance(source, Mapping) and "root" in source.get("init_args", {}):
+        names.append(ROOT)
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        where = "as data and in keys" if data is not None and twice[0] == ROOT else "in keys"
+        raise UserError(f"{twice[0]} is given twice, {where}: leave out one of them")
+    if "config" in names:
+        raise UserError("config is no key: give the file as fit's config, and single keys as keys")
+    return [f"--config={find_config(config)}", *(f"--{key}={write_value(key, value)}" for key, value in given)]
 
 
 def flatten(keys: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

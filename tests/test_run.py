@@ -13,6 +13,7 @@ import torch
 import yaml
 
 import lit_ad
+from lit_ad.data import MVTec
 from lit_ad.errors import UserError
 from lit_ad.run import Run, flatten, write_value
 
@@ -75,17 +76,32 @@ def test_data_is_the_root_of_the_source_and_runs_are_numbered(
         (DEMO, {"model.lr": "much"}, r"\blr\b"),
         (DEMO, {"data.source.category": "wood"}, "wood"),
         (ROOT / "nowhere.yaml", {}, r"cannot read the config file .*nowhere\.yaml: No such file"),
+        ({"model": 3}, {}, r"^config is of type dict: give a file or a name, and single keys as keys$"),
+        (DEMO, ["--trainer.max_epochs=3"], r'^keys is of type list: give a dictionary, \{"trainer.max_epochs": 3\}$'),
+        (DEMO, {"config": "stfpm"}, r"^config is no key: give the file as fit's config"),
+        (DEMO, {"model.lr": 1, "model": {"lr": 2}}, r"^model.lr is given twice, in keys: leave out one of them$"),
+        (DEMO, {"model.weights": None}, r"^the weights of tf_efficientnet_lite0 are None; weights can be: hub"),
+        (DEMO, {"model.backbone": None}, r"^the name of the backbone is None: give a model of timm"),
         (DEMO, {"trainer.callbacks": [print]}, r"trainer\.callbacks is, or holds, a builtin_function_or_method"),
     ],
 )
 def test_bad_input_is_one_line(
-    config: Path, keys: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: Any, keys: Any, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=message) as raised:
         lit_ad.fit(config, keys=keys)
     assert "\n" not in str(raised.value)
     assert not list(tmp_path.rglob("*.yaml"))
+
+
+def test_data_is_a_folder_and_given_once(tmp_path: Path) -> None:
+    source = {"class_path": "MVTec", "init_args": {"root": str(tmp_path)}}
+    with pytest.raises(UserError, match=r"^data is of type MVTec: give the folder of images; another source is a key"):
+        lit_ad.fit(DEMO, data=MVTec(tmp_path))  # type: ignore[arg-type]
+    for keys in ({"data.source.root": "x"}, {"data.source": source}, {"data": {"source": source}}):
+        with pytest.raises(UserError, match=r"^data.source.root is given twice, as data and in keys: leave out one"):
+            lit_ad.fit(DEMO, data=tmp_path, keys=keys)
 
 
 def test_a_directory_without_a_run_has_no_detector(tmp_path: Path) -> None:

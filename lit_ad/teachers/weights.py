@@ -38,6 +38,8 @@ HUB_FILES = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetens
 
 def build(name: str, **kwargs: Any) -> nn.Module:
     """A timm model, ViTs with position embeddings that follow the image's size. UserError for an unknown name."""
+    if not isinstance(name, str):  # a null, which the command line's parser lets pass
+        raise UserError(f"the name of the backbone is {name}: give a model of timm, such as resnet18.tv_in1k")
     if name.startswith("hf-hub:"):
         remedy = "copy what `hf download` leaves in the hub's cache there to the cache here"
         expect_hub(name.removeprefix("hf-hub:"), "config.json", "the description of the model", remedy)
@@ -55,6 +57,8 @@ def build(name: str, **kwargs: Any) -> nn.Module:
 
 def load_weights(model: nn.Module, name: str, weights: str) -> None:
     """Put pretrained weights into a (pruned) timm model. Raises UserError as Teacher does."""
+    if not isinstance(weights, str):
+        raise UserError(f"the weights of {name} are {weights}; {CHOICES}")
     if weights == "hub" or weights.startswith("hf-hub:"):
         given = _from_hub(name, weights)
     elif weights.startswith("pip:"):
