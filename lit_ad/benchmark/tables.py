@@ -59,7 +59,8 @@ class Cell:
 
     def cost(self) -> dict[str, Any]:
         """What it took, once it is finished."""
-        return json.loads((self.home / "cost.json").read_text(encoding="utf-8"))
+        cost: dict[str, Any] = json.loads((self.home / "cost.json").read_text(encoding="utf-8"))
+        return cost
 
 
 @dataclass

@@ -151,7 +151,8 @@ def perlin_noise(size: Size, cells: tuple[int, int], generator: np.random.Genera
 
     def corner(i: int, j: int) -> NDArray[np.float32]:
         place = rows + i, columns + j
-        return down[place] * (v - i) + across[place] * (u - j)
+        heights: NDArray[np.float32] = down[place] * (v - i) + across[place] * (u - j)
+        return heights
 
     fade_v, fade_u = (t**3 * (t * (6 * t - 15) + 10) for t in (v, u))
     above, below = (corner(i, 0) + fade_u * (corner(i, 1) - corner(i, 0)) for i in (0, 1))

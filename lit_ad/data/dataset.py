@@ -63,7 +63,7 @@ class AnomalyDataset(Dataset[Batch]):
     @property
     def is_in_memory(self) -> bool:
         """Whether an item is there without that an image file is read or an image is changed."""
-        return self.cache is not None and self.augment is self.unrelated is self.corrupt is None
+        return self.cache is not None and all(part is None for part in (self.augment, self.unrelated, self.corrupt))
 
     def __len__(self) -> int:
         return len(self.samples) if self.tiles is None else len(self.tiles)

@@ -150,7 +150,7 @@ def is_file(value: Any) -> bool:
 def is_iterable(value: Any) -> bool:
     """Whether it has several images, as a loader or a data set has: an iterable that is neither an image nor one of the
     kinds that `list_images` knows."""
-    known = str | os.PathLike | bytes | bytearray | memoryview | Image.Image | np.ndarray | Mapping | list | tuple
+    known = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray, Mapping, list, tuple)
     return isinstance(value, Iterable) and not (isinstance(value, known) or is_file(value) or is_tensor(value))
 
 
@@ -166,5 +166,5 @@ def array_of(tensor: Any) -> NDArray[Any]:
     tensor = tensor.detach().cpu()
     if tensor.is_floating_point():
         tensor = tensor.float()  # NumPy has no bfloat16
-    array = tensor.numpy()
+    array: NDArray[Any] = tensor.numpy()
     return array if array.ndim == 2 else array.transpose(1, 2, 0)

@@ -80,4 +80,5 @@ def content(batch: Batch, i: int) -> Pixels:
     assert batch.pixels is not None
     top, left, bottom, right = visible(batch.boxes[i], batch.input_size(i))
     seen = batch.pixels[i, :, top:bottom, left:right].permute(1, 2, 0).cpu().numpy()
-    return uncropped(seen, batch.boxes[i], 0)
+    shown: NDArray[np.uint8] = uncropped(seen, batch.boxes[i], 0)
+    return shown

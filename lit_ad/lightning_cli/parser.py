@@ -27,7 +27,8 @@ class Parser(LightningArgumentParser):
 
     def add_method_arguments(self, *args: Any, **kwargs: Any) -> list[str]:
         """Add the arguments of Trainer.fit and the like, such as ckpt_path, to the options that belong to no group."""
-        return super().add_method_arguments(*args, **{**kwargs, "as_group": False})
+        added: list[str] = super().add_method_arguments(*args, **{**kwargs, "as_group": False})
+        return added
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if "__class_fullname__" in message:

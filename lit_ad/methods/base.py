@@ -67,7 +67,8 @@ class Method(L.LightningModule):
 
     def describe(self, images: Tensor) -> list[Tensor]:
         """The frozen part, which the feature cache holds: images (B, 3, H, W) in [0, 1] -> (B, ...) each."""
-        return self.teacher(images)
+        features: list[Tensor] = self.teacher(images)
+        return features
 
     def compare(self, images: Tensor, features: list[Tensor]) -> Any:
         """The trained part, run once: what the students disagree in with `describe`'s features of the images."""

@@ -177,7 +177,8 @@ class DecoderBlock(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         tokens = tokens + self.attention(self.norm1(tokens))
-        return tokens + self.mlp(self.norm2(tokens))
+        out: Tensor = tokens + self.mlp(self.norm2(tokens))
+        return out
 
 
 class LinearAttention(nn.Module):
@@ -197,7 +198,8 @@ class LinearAttention(nn.Module):
             context = k.transpose(2, 3) @ v  # (B, heads, d, d)
             total = q @ k.sum(dim=2)[..., None]  # (B, heads, N, 1)
             attended = (q @ context / (total + 1e-6)).transpose(1, 2).flatten(2)
-        return self.projection(attended.to(tokens.dtype))
+        out: Tensor = self.projection(attended.to(tokens.dtype))
+        return out
 
 
 def mining_weights(distances: Tensor, share: float, weight: float) -> Tensor:

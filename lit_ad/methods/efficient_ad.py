@@ -104,7 +104,8 @@ class EfficientAD(Method):
         restored = self.autoencoder(normalized).float()
         forecast = some_outputs(self.student, normalized, slice(half, None)).float()
         teacher = self.standardised(self.describe(jittered))
-        return loss + (teacher - restored).square().mean() + (restored - forecast).square().mean()
+        total: Tensor = loss + (teacher - restored).square().mean() + (restored - forecast).square().mean()
+        return total
 
     def detect(self, disagreement: "Disagreement") -> Prediction:
         """Mean of both normalised maps, padded by zeros where patches would leave the image: (B, 1, H / 4, W / 4).
@@ -197,7 +198,8 @@ class Autoencoder(nn.Module):
         values = self.encoder(images)
         for step, layer in zip(steps, self.decoder, strict=True):
             values = layer(interpolate(values, size=step, mode="bilinear"))
-        return self.head(interpolate(values, size=last, mode="bilinear"))
+        restored: Tensor = self.head(interpolate(values, size=last, mode="bilinear"))
+        return restored
 
 
 def check_sides(sides: tuple[int, int]) -> None:

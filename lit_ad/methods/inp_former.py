@@ -181,7 +181,8 @@ class Block(nn.Module):
     def forward(self, queries: Tensor, others: Tensor) -> Tensor:
         attended = self.attention(self.norm1(queries), self.norm1(others)).to(queries.dtype)
         tokens = queries + attended if self.residual else attended
-        return tokens + self.mlp(self.norm2(tokens))
+        out: Tensor = tokens + self.mlp(self.norm2(tokens))
+        return out
 
 
 class CrossAttention(nn.Module):
@@ -199,11 +200,13 @@ class CrossAttention(nn.Module):
         with torch.autocast(queries.device.type, enabled=False):
             q, k, v = (at_least_float32(part) for part in (q, k, v))  # (B, heads, Q or K, d)
             attended = (self.weights(q, k) @ v).transpose(1, 2).flatten(2)
-        return self.projection(attended.to(queries.dtype))
+        out: Tensor = self.projection(attended.to(queries.dtype))
+        return out
 
     def weights(self, q: Tensor, k: Tensor) -> Tensor:
         """(B, heads, Q, d) and (B, heads, K, d) -> (B, heads, Q, K)."""
-        return (q @ k.transpose(2, 3) * q.shape[-1] ** -0.5).softmax(dim=-1)
+        weights: Tensor = (q @ k.transpose(2, 3) * q.shape[-1] ** -0.5).softmax(dim=-1)
+        return weights
 
 
 class ReLUAttention(CrossAttention):

@@ -94,7 +94,8 @@ def tokens(level: Tensor) -> Tensor:
 
 def distance(student: Tensor, teacher: Tensor) -> Tensor:
     """Distance of unit vectors: 2 x (B, D, h, w) float32 -> (B, 1, h, w)."""
-    return (normalize(student) - normalize(teacher)).norm(dim=1, keepdim=True)
+    distances: Tensor = (normalize(student) - normalize(teacher)).norm(dim=1, keepdim=True)
+    return distances
 
 
 def blur(anomaly_map: Tensor) -> Tensor:

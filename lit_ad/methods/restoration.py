@@ -43,7 +43,7 @@ class GroupedTokens(Teacher):
     def __init__(self, name: str, blocks: Sequence[int] | None, weights: str) -> None:
         super().__init__(name, blocks or (), weights)
 
-    def _prune(self, model: Any) -> nn.Module:
+    def _prune(self, model: Any) -> Any:
         if not isinstance(model, VisionTransformer | Eva):
             raise UserError(
                 f"Dinomaly and INP-Former need a plain ViT, whose blocks all have tokens of one width; timm's "

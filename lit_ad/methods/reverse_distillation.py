@@ -111,7 +111,10 @@ class OneClassEmbedding(nn.Module):
 
     def forward(self, levels: list[Tensor]) -> Tensor:
         """L x (B, C, h, w) -> (B, 2 C_L, h_L / 2, w_L / 2)."""
-        return self.squeeze(torch.cat([down(level) for down, level in zip(self.down, levels, strict=True)], dim=1))
+        embedding: Tensor = self.squeeze(
+            torch.cat([down(level) for down, level in zip(self.down, levels, strict=True)], dim=1)
+        )
+        return embedding
 
 
 class Decoder(nn.Module):
@@ -167,7 +170,8 @@ class Block(nn.Module):
         self.activation = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.activation(self.residual(x) + self.shortcut(x))
+        out: Tensor = self.activation(self.residual(x) + self.shortcut(x))
+        return out
 
 
 def distance_maps(pairs: Pairs, stride: int) -> Tensor:

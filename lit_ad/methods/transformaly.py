@@ -93,7 +93,8 @@ class Transformaly(Method):
     def patch_map(self, errors: Tensor, size: list[int]) -> Tensor:
         """Our extension: the patches' errors in nominal deviations, summed over blocks, (B, L, N) -> (B, 1, h, w)."""
         standard = (self.patches(errors) - self.token_mean[:, None]) / self.token_deviation[:, None]
-        return standard.sum(dim=1).unflatten(1, size)[:, None]
+        anomaly_map: Tensor = standard.sum(dim=1).unflatten(1, size)[:, None]
+        return anomaly_map
 
     def patches(self, errors: Tensor) -> Tensor:
         """Without class and register tokens, (B, L, N) -> (B, L, h * w)."""
@@ -142,7 +143,7 @@ class TokenTeacher(Teacher):
     def __init__(self, name: str, weights: str = "hub") -> None:
         super().__init__(name, (), weights, norm=True)
 
-    def _prune(self, model: Any) -> torch.nn.Module:
+    def _prune(self, model: Any) -> Any:
         if not isinstance(model, VisionTransformer):
             raise UserError(
                 f"Transformaly needs a plain ViT, whose blocks take tokens and nothing else; timm's {self.name} is a "

@@ -7,6 +7,7 @@ the true curve runs between the curves of the luckiest and the unluckiest order.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,7 +86,7 @@ def nan(like: Floats) -> Floats:
     return np.full_like(like, np.nan)
 
 
-def extremes(nominal: Counts, anomalous: Counts, nominal_tied: Counts, anomalous_tied: Counts) -> list[tuple]:
+def extremes(nominal: Counts, anomalous: Counts, nominal_tied: Counts, anomalous_tied: Counts) -> list[tuple[Any, ...]]:
     """Counts (3 R,) in the luckiest and the unluckiest order of the scores that share a cell, 4 x (R,)."""
     free, zero = (nominal - nominal_tied, anomalous - anomalous_tied), np.zeros_like(nominal)
     steps = [(free[0], zero), (nominal_tied, anomalous_tied), (zero, free[1])]  # ascending score: nominal ones low

@@ -16,6 +16,7 @@ they number at most the sum of the bits' minorities. This keeps heavy ties exact
 
 from bisect import bisect_left
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,7 +87,7 @@ def fit(histogram: Histogram, budget: int | None) -> Histogram:
     return coarsen(histogram, finest([histogram.cells], histogram.bits, budget))
 
 
-def finest(runs: list[NDArray], bits: int, budget: int | None) -> int:
+def finest(runs: list[NDArray[Any]], bits: int, budget: int | None) -> int:
     """The most bits, up to `bits`, with which the cells of these sorted keys number `budget` at most; at least 0."""
 
     def excess(bits: int) -> bool:
@@ -131,7 +132,7 @@ def rows(histogram: Histogram, codes: Ints) -> tuple[Ints, Ints, Ints]:
     return histogram.strata[cells >> KEY_BITS], low, histogram.counts[:, keep]
 
 
-def total(cells: Ints, counts: NDArray, onto: Ints) -> NDArray:
+def total(cells: Ints, counts: NDArray[Any], onto: Ints) -> NDArray[Any]:
     """Sum of counts (C, r) over equal cells (r,), as (C, len(onto)) along the sorted cells `onto`."""
     sums = np.zeros((len(counts), len(onto)), counts.dtype)
     order = np.argsort(cells, kind="stable")
@@ -176,7 +177,8 @@ def majority(counts: Ints, cleared: int) -> NDArray[np.bool_]:
 def tied(counts: Ints, value: NDArray[np.bool_]) -> Ints:
     """At least how many scores of each cell equal `value` (cleared, R) exactly: (1 + cleared, R) -> (R,)."""
     unlike = np.where(value, counts[:1] - counts[1:], counts[1:]).sum(axis=0, dtype=np.int64)
-    return np.maximum(counts[0] - unlike, 0)
+    votes: Ints = np.maximum(counts[0] - unlike, 0)
+    return votes
 
 
 def distinct(keys: Ints) -> Ints:
@@ -185,12 +187,12 @@ def distinct(keys: Ints) -> Ints:
     return keys[_starts(keys, 0)]
 
 
-def _differs(keys: NDArray, cleared: int) -> NDArray[np.bool_]:
+def _differs(keys: NDArray[Any], cleared: int) -> NDArray[np.bool_]:
     """Whether each of sorted keys (n,) after the first is in another cell than the one before it: (n - 1,)."""
     differs: NDArray[np.bool_] = (keys[1:] ^ keys[:-1]) >= (1 << cleared)
     return differs
 
 
-def _starts(keys: NDArray, cleared: int) -> Ints:
+def _starts(keys: NDArray[Any], cleared: int) -> Ints:
     """Where a new cell begins in sorted keys (n,)."""
     return np.concatenate([np.zeros(min(len(keys), 1), np.int64), np.flatnonzero(_differs(keys, cleared)) + 1])

@@ -106,13 +106,13 @@ def sample_auroc(scores: Sequence[float], labels: Sequence[int], samples: Sequen
     return float(curves.auroc(*by_score(highest, label)))
 
 
-def by_score(scores: NDArray, labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def by_score(scores: NDArray[Any], labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Nominal and anomalous ones by distinct score, ascending: 2 x (n,) -> 2 x (m,)."""
     distinct, cell = np.unique(scores, return_inverse=True)
     nominal, anomalous = (np.bincount(cell[labels == label], minlength=len(distinct)) for label in (0, 1))
     return nominal, anomalous
 
 
-def joined(parts: list[Tensor] | Tensor, dtype: torch.dtype) -> NDArray:
+def joined(parts: list[Tensor] | Tensor, dtype: torch.dtype) -> NDArray[Any]:
     """A torchmetrics list state, which is one tensor once synced, as one array (n,)."""
     return (dim_zero_cat(parts) if len(parts) else torch.zeros(0, dtype=dtype)).cpu().numpy()

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from lit_ad.metrics import curves
 
 Curve = Callable[[NDArray[np.int64], NDArray[np.int64]], Any]
-IMAGE_CURVES: dict[str, Callable] = {
+IMAGE_CURVES: dict[str, Callable[..., Any]] = {
     "image_auroc": curves.auroc,
     "image_average_precision": curves.average_precision,
     "image_f1_max": curves.f1_max,

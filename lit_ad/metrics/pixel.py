@@ -86,7 +86,7 @@ class PixelF1Max(PixelMetric):
         return curves.f1_max_error_bound(*fields(counts))
 
 
-def fields(counts: Counts) -> tuple:
+def fields(counts: Counts) -> tuple[Any, ...]:
     """The four arrays in the order that curves.py takes them."""
     return counts.nominal, counts.anomalous, counts.nominal_tied, counts.anomalous_tied
 

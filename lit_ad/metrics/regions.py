@@ -12,4 +12,5 @@ def region_sizes(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
         return np.zeros(0, np.int64)
     box = np.ascontiguousarray(mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
     _, labels, stats, _ = cv2.connectedComponentsWithStats(box.view(np.uint8), connectivity=8)
-    return stats[:, cv2.CC_STAT_AREA].astype(np.int64)[labels[box]]
+    sizes: NDArray[np.int64] = stats[:, cv2.CC_STAT_AREA].astype(np.int64)[labels[box]]
+    return sizes

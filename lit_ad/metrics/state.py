@@ -206,7 +206,7 @@ class PixelState(Metric):
         self._merge([self._copy_state_dict(), incoming_state])
         self._computed = None
 
-    def _sync_dist(self, dist_sync_fn: Callable = gather_tensors, process_group: Any | None = None) -> None:
+    def _sync_dist(self, dist_sync_fn: Callable[..., Any] = gather_tensors, process_group: Any | None = None) -> None:
         """Called by torchmetrics' `sync`: gather every process's tables, which differ in length, and add them up."""
         for table in self.tables:
             self._count(table)
@@ -273,7 +273,7 @@ def checked(scores: Tensor, target: Tensor, name: str) -> tuple[NDArray[np.float
     return values, mask
 
 
-def odd(labels: NDArray) -> str:
+def odd(labels: NDArray[Any]) -> str:
     """The first values that are no labels, for the message."""
     wrong = np.unique(labels[(labels != 0) & (labels != 1)])
     return ", ".join(str(value) for value in wrong[:3]) + (", ..." if len(wrong) > 3 else "")

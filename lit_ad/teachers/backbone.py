@@ -52,7 +52,7 @@ class Backbone(nn.Module):
     def _build(self) -> nn.Module:
         return build(self.name)
 
-    def _prune(self, model: Any) -> nn.Module:
+    def _prune(self, model: Any) -> Any:
         if not hasattr(model, "forward_intermediates"):
             raise UserError(f"timm's {self.name} does not give intermediate features; choose another backbone")
         info = model.feature_info
@@ -124,8 +124,8 @@ class Teacher(Backbone):
         self.requires_grad_(False)
         super().train(False)
         self.fingerprint = fingerprint(self.model.state_dict())
-        self.register_state_dict_post_hook(_leave_out)
-        self.register_load_state_dict_pre_hook(_put_back)
+        self.register_state_dict_post_hook(_leave_out)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_put_back)  # type: ignore[no-untyped-call]
 
     @property
     def identity(self) -> list[Any]:

@@ -71,7 +71,7 @@ class PDNTeacher(Teacher):
     def _build(self) -> nn.Module:
         return PDN(*self.arguments)
 
-    def _prune(self, model: Any) -> nn.Module:
+    def _prune(self, model: Any) -> Any:
         self.channels, self.strides = [self.arguments[1]], [4]
         self.is_vit, self.patch_size = False, 1
         return model

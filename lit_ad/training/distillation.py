@@ -168,10 +168,12 @@ def resized(level: Tensor, size: tuple[int, int]) -> Tensor:
 
 def patches(level: Tensor) -> Tensor:
     """3x3 around each position, zeros outside: (B, C, h, w) -> (B, 9 C, h, w)."""
-    return unfold(level, 3, padding=1).unflatten(2, level.shape[-2:])
+    patches: Tensor = unfold(level, 3, padding=1).unflatten(2, level.shape[-2:])
+    return patches
 
 
 def average(level: Tensor, outputs: int) -> Tensor:
     """Neighbouring channels averaged, (B, C, h, w) -> (B, outputs, h, w)."""
     vectors = level.flatten(2).transpose(1, 2)  # (B, h w, C)
-    return adaptive_avg_pool1d(vectors, outputs).transpose(1, 2).unflatten(2, level.shape[-2:])
+    pooled: Tensor = adaptive_avg_pool1d(vectors, outputs).transpose(1, 2).unflatten(2, level.shape[-2:])
+    return pooled

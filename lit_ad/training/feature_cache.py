@@ -199,7 +199,7 @@ def looks_per_image(trainer: L.Trainer, data: Any) -> float:
     epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs
     if trainer.max_steps != -1:
         epochs = min(epochs, trainer.max_steps * trainer.accumulate_grad_batches / max(batches, 1))
-    return epochs * min(1.0, batches * together / images)
+    return float(epochs * min(1.0, batches * together / images))
 
 
 def reason_too_large(size: int, directory: Path) -> str | None:

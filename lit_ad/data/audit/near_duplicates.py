@@ -41,7 +41,8 @@ class Fingerprints:
             return np.zeros(0, np.float32)
         parts = np.array_split(pairs, max(1, len(pairs) // BLOCK))
         found = [np.square(self.pictures[part[:, 0]] - self.pictures[part[:, 1]]).mean(axis=1) for part in parts]
-        return np.sqrt(np.concatenate(found))
+        distances: NDArray[np.float32] = np.sqrt(np.concatenate(found))
+        return distances
 
 
 def fingerprint_images(samples: Sequence[Sample], threads: int) -> Fingerprints:

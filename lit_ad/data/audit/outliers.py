@@ -73,7 +73,8 @@ def far_rows(features: NDArray[Any]) -> NDArray[np.int64]:
     centre = np.median(nearest)
     deviation = 1.4826 * np.median(np.abs(nearest - centre))
     order = np.argsort(-nearest, kind="stable")
-    return order[nearest[order] > centre + FAR * max(float(deviation), 1e-3)]
+    far: NDArray[np.int64] = order[nearest[order] > centre + FAR * max(float(deviation), 1e-3)]
+    return far
 
 
 def middle_taps(backbone: str) -> list[int]:

@@ -36,7 +36,8 @@ def rasterise_circle(centre: NDArray[np.float64], radius: float, size: Size) -> 
     """(H, W), true where a pixel's centre lies in a circle around x, y."""
     height, width = size
     x, y = np.arange(width) + 0.5 - centre[0], np.arange(height)[:, None] + 0.5 - centre[1]
-    return x**2 + y**2 <= radius**2
+    inside: NDArray[np.bool_] = x**2 + y**2 <= radius**2
+    return inside
 
 
 def read_boxes(value: Any) -> list[Polygon]:
