@@ -80,6 +80,9 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
     if "://" not in str(path):
         path = resolve_path(path)
         if not path.is_file():
+            inside = path / "checkpoints" / "last.ckpt"
+            if inside.is_file():
+                raise UserError(f"{path} is a run, and a checkpoint of it is asked for: give {inside}")
             raise UserError(f"there is no checkpoint {path}")
     try:
         with get_filesystem(path).open(str(path), "rb") as file:

@@ -17,6 +17,10 @@ def test_paths_are_resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert torch.equal(read_checkpoint(path)["state_dict"]["weight"], torch.ones(2))
     with pytest.raises(UserError, match=f"there is no checkpoint {tmp_path}/y.ckpt"):
         read_checkpoint("~/y.ckpt")
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    (tmp_path / "x.ckpt").rename(tmp_path / "run/checkpoints/last.ckpt")
+    with pytest.raises(UserError, match=f"run is a run, .*: give {tmp_path}/run/checkpoints/last.ckpt$"):
+        read_checkpoint("~/run")
 
 
 @pytest.mark.parametrize("content", [[1], {}, {"state_dict": [1]}])

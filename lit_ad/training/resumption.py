@@ -34,6 +34,7 @@ class Resumption(L.Callback):
         self.changed = {}
         self.options: list[list[dict[str, Any]]] = []  # of each group of each optimizer, as the model makes them
         self.schedules: list[dict[str, Any]] = []
+        self.step: int | None = None  # that the checkpoint had reached
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Raises UserError if there is no state of the optimizer in the checkpoint."""
@@ -44,6 +45,7 @@ class Resumption(L.Callback):
                 f"{trainer.ckpt_path} holds weights alone (checkpoint.save_weights_only), and a training goes on with "
                 "the state of its optimizer, too: give last.ckpt"
             )
+        self.step = checkpoint["global_step"]
         self.changed = changed_arguments(checkpoint, pl_module.hparams)
         for name, (then, now) in self.changed.items():
             rank_zero_info(f"Going on with other settings: model.{name}: {now} from here on, {then} in the checkpoint")
@@ -74,6 +76,15 @@ class Resumption(L.Callback):
             if longer:
                 rank_zero_info("Going on with the schedule of the learning rate that the present settings give")
         self.options, self.schedules = [], []
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Say so where nothing was left to train: a job that was ended in its test goes on with the test alone."""
+        if trainer.global_step == self.step:
+            rank_zero_info(
+                f"Nothing was left to train: {trainer.ckpt_path} has reached trainer.max_epochs or trainer.max_steps; "
+                "ask for more to train on"
+            )
+        self.step = None
 
 
 def options_of(group: dict[str, Any]) -> dict[str, Any]:

@@ -48,6 +48,18 @@ def fit(images: Path, small_models: dict[str, dict[str, Any]], tmp_path: Path, q
     return run
 
 
+def test_a_training_that_is_finished_says_so(fit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("lit_ad.training.resumption.rank_zero_info", said.append)
+    fit("STFPM", {}, epochs=1)
+    assert fit("STFPM", {}, resumed=tmp_path / "{}.ckpt", epochs=1) == []
+    assert said == [
+        f"Nothing was left to train: {tmp_path}/{{}}.ckpt has reached trainer.max_epochs or trainer.max_steps; ask for "
+        "more to train on"
+    ]
+    assert len(fit("STFPM", {}, resumed=tmp_path / "{}.ckpt", epochs=2)) == 1 and len(said) == 1
+
+
 @pytest.mark.parametrize(
     ("name", "then", "now"),
     [
