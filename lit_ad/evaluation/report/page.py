@@ -17,6 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from lit_ad.counts import format_count
+from lit_ad.evaluation.report.enough import draw, list_enough
 from lit_ad.evaluation.report.record import Took
 from lit_ad.evaluation.report.runs import Run, Shown, matched, names_of, read_run, shares_below
 from lit_ad.evaluation.report.table import HEADINGS, cells, with_intervals
@@ -57,6 +58,8 @@ def write_page(homes: list[Path], output: Path) -> None:
         rows=rows,
         headings=HEADINGS.values(),
         table=cells({run.name: with_intervals(run.results) for run in runs}, rows),
+        enough=[(run.name, each) for run in runs for each in list_enough(run.results)],
+        picture=draw(runs[0].results) if len(runs) == 1 else None,
         verdicts=list(verdicts(runs, images)),
         took=list(columns_of(runs)),
         differing=differing(runs),

@@ -1,0 +1,67 @@
+"""How many images a run has, and how many it wants."""
+
+import numpy as np
+import pytest
+
+from lit_ad.detector.decision import Decision
+from lit_ad.detector.guarantee import summary
+from lit_ad.evaluation.report.enough import HEIGHT, WIDTH, draw, list_enough
+from lit_ad.evaluation.results import ImageResult, Results
+from lit_ad.evaluation.rows import verdict_row
+
+
+def results(decision: Decision, misses: int = 1) -> Results:
+    """Of 20 anomalous images, some of them missed."""
+    threshold = decision.threshold()
+    scores = [threshold - 1] * misses + [threshold + 1] * (20 - misses)
+    images = [ImageResult(f"{i}.png", "nut", "dent", 1, score, threshold) for i, score in enumerate(scores)]
+    rows = {"pooled": verdict_row(images), "nut/": verdict_row(images)}
+    return Results(rows, images, threshold=threshold, false_alarm=decision.false_alarm, decision=summary(decision))
+
+
+def decision(count: int, rate: float = 0.05, **more: object) -> Decision:
+    return Decision({"nut": np.arange(float(count))}, false_alarm=rate, **more)  # type: ignore[arg-type]
+
+
+def test_too_few_held_out_images() -> None:
+    (line,) = list_enough(results(decision(9)))
+    assert (line.name, line.deciding, line.lowest) == ("all images", "9 (held out of training)", "10 %")
+    assert (line.more, line.promised) == ("10 more", "50 more")  # 19, and 59
+    assert line.recall == "19 of 20: 76 to 99 %"  # Wilson's interval
+
+
+def test_enough_of_them() -> None:
+    (line,) = list_enough(results(decision(59)))
+    assert (line.more, line.promised) == ("enough", "enough")
+
+
+@pytest.mark.parametrize(("more", "promised"), [({"folds": {"nut": 5}}, "not by folds"), ({}, "not as it is")])
+def test_what_no_number_of_images_promises(more: dict[str, object], promised: str) -> None:
+    chosen = {} if more else {"also_chosen": {"nut": ["the epoch"]}}
+    (line,) = list_enough(results(decision(9, **more, **chosen)))
+    assert line.promised == promised and line.deciding.startswith("9 (all, by 5 folds)" if more else "9 (held out")
+
+
+def test_each_category_has_a_line() -> None:
+    several = Decision({"nut": np.arange(9.0), "bolt": np.arange(19.0)}, false_alarm=0.05)
+    lines = list_enough(results(several))
+    assert [(line.name, line.lowest) for line in lines] == [("bolt", "5 %"), ("nut", "10 %"), ("all images", "3.45 %")]
+    assert lines[0].recall == "no anomalous image was tested"
+
+
+def test_nothing_is_said_without_a_rate() -> None:
+    by_hand = results(decision(9).with_threshold(3.0))
+    assert list_enough(by_hand) == [] and list_enough(Results({"pooled": {}}, [])) == []
+    assert draw(Results({"pooled": {}}, [])) is None
+
+
+def test_the_picture_has_the_run_on_the_line() -> None:
+    picture = draw(results(decision(9, rate=0.01)))
+    assert picture is not None
+    points = [tuple(map(float, point.split(","))) for point in picture.line.split()]
+    assert points[0][0] == 0 and points[-1] == pytest.approx((WIDTH, HEIGHT), abs=0.2)
+    assert picture.have == pytest.approx((WIDTH * np.log10(9) / 3, HEIGHT / 3)) and picture.asked == pytest.approx(
+        2 * HEIGHT / 3
+    )
+    nearest = min(points, key=lambda point: abs(point[0] - picture.have[0]))
+    assert nearest[1] == pytest.approx(picture.have[1], abs=2)
