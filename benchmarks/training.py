@@ -43,6 +43,7 @@ CASES = {
     "STFPM": Case("resnet18", 256, 32, peer="Stfpm"),
     "ReverseDistillation": Case("resnet18", 256, 16, peer="ReverseDistillation"),
     "ReContrast": Case("resnet18", 256, 16),
+    "DeSTSeg": Case("resnet18", 128, 8),
     "Dinomaly": Case("vit_small_patch14_reg4_dinov2", 224, 8, peer="Dinomaly"),
     "INPFormer": Case("vit_small_patch14_reg4_dinov2", 224, 8),
     "L2BT": Case("vit_base_patch14_reg4_dinov2", 224, 4, peer="L2BT"),
@@ -141,6 +142,7 @@ def run_bare(name: str, options: argparse.Namespace, kind: str = "bare") -> dict
     if kind != "plain":
         images = images.contiguous(memory_format=torch.channels_last)
         unrelated = unrelated.contiguous(memory_format=torch.channels_last)
+    others = Others(unrelated) if name == "EfficientAD" else Others(None, unrelated, images[:, :1] > 0.5)
     with torch.no_grad():
         features = model.describe(images)
     steps = case.batches * case.epochs
@@ -155,10 +157,11 @@ def run_bare(name: str, options: argparse.Namespace, kind: str = "bare") -> dict
         start = time.perf_counter(), time.process_time()
         for _ in range(case.batches):
             optimizer.zero_grad()
-            loss(images, features, Others(unrelated if name == "EfficientAD" else None)).backward()
+            loss(images, features, others).backward()
             if clip is not None:
                 torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
             optimizer.step()
+            model.trainer.global_step += 1
         wall.append(time.perf_counter() - start[0])
         processor.append(time.process_time() - start[1])
     return result(wall, processor, case.batches * case.batch)
@@ -167,7 +170,7 @@ def run_bare(name: str, options: argparse.Namespace, kind: str = "bare") -> dict
 def run_ours(name: str, options: argparse.Namespace, cached: bool) -> dict[str, float]:
     import lightning as L
 
-    from lit_ad.data import AnomalyDataModule, Loading, Sample, Source
+    from lit_ad.data import AnomalyDataModule, Loading, Perlin, Sample, Source
     from lit_ad.machine import keep_memory
     from lit_ad.training import Calibration, FeatureCache
 
@@ -186,6 +189,7 @@ def run_ours(name: str, options: argparse.Namespace, cached: bool) -> dict[str, 
             case.batch,
             val_fraction=1e-9,
             unrelated=options.images if name == "EfficientAD" else None,
+            corrupt=Perlin() if name == "DeSTSeg" else None,
             loading=Loading(inspect=False),
         )
         callbacks = [Calibration(), FeatureCache("auto" if cached else False, Path(home)), clock]

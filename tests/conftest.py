@@ -81,6 +81,7 @@ def small_models(resnet_file: Path, vit_file: Path, pdn_file: Path) -> dict[str,
         "L2BT": {**vit, "taps": [3, 11]},
         "ReverseDistillation": resnet,
         "ReContrast": resnet,
+        "DeSTSeg": {**resnet, "student_share": 0.5, "dropout": 0.0},
         # No dropout, which draws other numbers in each process; a warm-up that few steps get through.
         "Dinomaly": {**vit, "dropout": 0.0, "warmup": 2},
         "INPFormer": {**vit, "warmup": 2},

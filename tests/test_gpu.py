@@ -18,7 +18,8 @@ import torch
 import yaml
 
 from lit_ad import methods
-from lit_ad.data import AnomalyDataModule, Loading, MVTec
+from lit_ad.batch import Others
+from lit_ad.data import AnomalyDataModule, Loading, MVTec, Perlin
 from lit_ad.deploy.export import export
 from lit_ad.detector.detector import Detector
 from lit_ad.image.view import View
@@ -46,7 +47,7 @@ def trained(name: str, small_models: dict[str, dict[str, Any]], images: Path, ho
     arguments = small_models[name]["init_args"]
     view = View(**arguments["view"])
     method: Method = getattr(methods, name)(**{**arguments, "view": view})
-    data = AnomalyDataModule(MVTec(images), view, batch_size=4, loading=Loading(num_workers=0))
+    data = AnomalyDataModule(MVTec(images), view, batch_size=4, corrupt=Perlin(), loading=Loading(num_workers=0))
     trainer = trainer_in(home, accelerator=accelerator, devices=1, max_steps=3, callbacks=[Calibration()])
     trainer.fit(method, data)
     return method.eval().requires_grad_(False)
@@ -128,8 +129,8 @@ def test_a_compiled_loss_is_the_loss(name: str, small_models: dict[str, dict[str
     method = getattr(methods, name)(**{**arguments, "view": view}).cuda().eval()
     images = torch.rand(4, 3, 64, 64, device="cuda")
     features = method.describe(images)
-    plain = float(method.training_loss(images, features, None))
-    assert float(torch.compile(method.training_loss)(images, features, None)) == pytest.approx(plain, rel=PARTS)
+    plain = float(method.training_loss(images, features, Others()))
+    assert float(torch.compile(method.training_loss)(images, features, Others())) == pytest.approx(plain, rel=PARTS)
 
 
 def lit_ad(*words: object) -> str:

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from lit_ad import methods
-from lit_ad.data import AnomalyDataModule, Loading, MVTec
+from lit_ad.data import AnomalyDataModule, Loading, MVTec, Perlin
 from lit_ad.image.view import View
 from lit_ad.methods.base import Method
 from lit_ad.training import Calibration, FeatureCache
 
-COUNTING = ("Dinomaly", "EfficientAD", "INPFormer", "MixedTeacher", "ReContrast")
+COUNTING = ("DeSTSeg", "Dinomaly", "EfficientAD", "INPFormer", "MixedTeacher", "ReContrast")
 
 
 class Watch(L.Callback):
@@ -41,9 +41,8 @@ def test_cached_features_serve_every_step_and_a_resumed_epoch_goes_on(
         torch.manual_seed(0)
         arguments = small_models[name]["init_args"]
         method: Method = getattr(methods, name)(**{**arguments, "view": View(**arguments["view"])})
-        data = AnomalyDataModule(
-            MVTec(images), method.view, batch_size=3, loading=Loading(drop_last=True, num_workers=workers)
-        )
+        loading = Loading(drop_last=True, num_workers=workers)
+        data = AnomalyDataModule(MVTec(images), method.view, batch_size=3, corrupt=Perlin(), loading=loading)
         callbacks = [Calibration(), FeatureCache(True, tmp_path / "features"), watch]
         trainer = quiet_trainer(tmp_path, *callbacks, max_epochs=3, limit_train_batches=3, enable_checkpointing=False)
         trainer.fit(method, data, ckpt_path=resumed)

@@ -1,4 +1,5 @@
 from lit_ad.methods.dcam import DCAM
+from lit_ad.methods.destseg import DeSTSeg
 from lit_ad.methods.dinomaly import Dinomaly
 from lit_ad.methods.dskd import DSKD
 from lit_ad.methods.efficient_ad import EfficientAD
@@ -17,6 +18,7 @@ __all__ = [
     "L2BT",
     "MKD",
     "STFPM",
+    "DeSTSeg",
     "Dinomaly",
     "EfficientAD",
     "INPFormer",

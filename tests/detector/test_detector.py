@@ -19,7 +19,7 @@ from PIL import Image
 
 from lit_ad import Detector, methods
 from lit_ad.batch import Batch, Sample
-from lit_ad.data import AnomalyDataModule, Loading, MVTec
+from lit_ad.data import AnomalyDataModule, Loading, MVTec, Perlin
 from lit_ad.detector.card import Card
 from lit_ad.detector.decision import Decision
 from lit_ad.detector.painter import outline
@@ -56,7 +56,8 @@ def runs(
             given = small_models[method]["init_args"]
             arguments = {**given, "view": view(given["view"]["image_size"])}
             model: Method = getattr(methods, method)(**arguments)
-            data = AnomalyDataModule(MVTec(images), model.view, batch_size=4, loading=Loading(num_workers=0))
+            loading = Loading(num_workers=0)
+            data = AnomalyDataModule(MVTec(images), model.view, 4, corrupt=Perlin(), loading=loading)
             callbacks = [Calibration(0.3), Evaluation(), FeatureCache()]
             trainer = quiet_trainer(home, *callbacks, limit_train_batches=1, enable_checkpointing=False)
             trainer.fit(model, data)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_ad.batch import Batch, Sample
-from lit_ad.data import AnomalyDataModule, Loading, MVTec
+from lit_ad.data import AnomalyDataModule, Loading, MVTec, Perlin
 from lit_ad.image.view import Box, View
 from lit_ad.methods.base import Method
 from lit_ad.training import Calibration
@@ -55,7 +55,8 @@ def trained(
     for name in METHODS:
         folder, model = tmp_path_factory.mktemp("run"), made(name, small_models)
         trainer = trainer_in(folder, max_epochs=1, callbacks=[Calibration(0.2)])
-        trainer.fit(model, AnomalyDataModule(MVTec(images), model.view, batch_size=4, loading=Loading(num_workers=0)))
+        loading = Loading(num_workers=0)
+        trainer.fit(model, AnomalyDataModule(MVTec(images), model.view, 4, corrupt=Perlin(), loading=loading))
         trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
         found[name] = model.eval(), folder / "checkpoints" / "last.ckpt"
     return found
