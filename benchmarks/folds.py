@@ -1,0 +1,165 @@
+"""The false-alarm rate that is asked for, and the one that is reached, from few nominal images. Prints Markdown.
+
+    python benchmarks/folds.py --roots ../shared/data/mvtec_pill ../shared/data/magnetic_tile \\
+        --weights ../shared/weights/deit_tiny_patch16_224.safetensors       # 15 minutes on a busy core
+
+Of each data set, `--draws` times, n nominal images are drawn; the other nominal images and all anomalous ones are the
+test. A detector is trained on the n in three ways: a fifth is held out and decides, as without `decision.folds`; in
+five folds (of 4 images, four); and leaving each out. What is reached is the mean rate of false alarms of the test, over
+the draws, and the mean share of anomalous images that is found.
+
+The detector has no weights to train, so that thousands of trainings are cheap: an image's score is the largest distance
+of its patches to their nearest neighbours in the training images, of DeiT-tiny's unit features. Distances between the
+patches of all images are computed once. Thresholds are those of `Decision`.
+
+"All folds" is the verdict that the proof is of: the p-value (1 + number of left-out scores that are as high or higher
+than the image's score by the detector of their fold) / (n + 1), at most the rate.
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn.functional import normalize
+
+from lit_ad.batch import Sample
+from lit_ad.data import MVTec
+from lit_ad.data.splits import assign_folds, split_nominal
+from lit_ad.detector.decision import Decision
+from lit_ad.detector.guarantee import bound_of_folds
+from lit_ad.image.pixels import read_image
+from lit_ad.image.view import View
+from lit_ad.teachers import Teacher
+
+Floats = NDArray[np.float32]
+
+
+class Reached(NamedTuple):
+    """Of one draw."""
+
+    alarms: float  # share of the nominal test images that are called anomalous
+    found: float  # share of the anomalous ones
+    kept: float  # the rate that the images allow
+
+
+class Images(NamedTuple):
+    """A data set: how far each image is from each nominal one."""
+
+    name: str
+    nominal: int  # how many there are; they come first
+    distances: Floats  # (nominal, images, patches): of each patch to the nearest one in the nominal image
+
+    def scores(self, images: NDArray[np.int64], trained: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Of images, by a detector of the nominal images `trained`: both by number; (n,)."""
+        found: NDArray[Any] = self.distances[np.ix_(trained, images)].min(axis=0).max(axis=1)
+        return found.astype(np.float64)
+
+
+def read(root: Path, weights: str, most: int) -> Images:
+    """The distances of a category in MVTec AD's layout, of at most so many nominal images."""
+    samples = MVTec(root).samples()
+    nominal = [s for s in samples if s.label == 0]
+    nominal = [nominal[i] for i in np.random.default_rng(0).permutation(len(nominal))[:most]]
+    listed = [*nominal, *(s for s in samples if s.label == 1)]
+    view = View(224, fit="stretch", interpolation="bicubic")
+    teacher = Teacher("deit_tiny_patch16_224", (7,), weights).eval()
+    patches = torch.cat(list(features(teacher, view, listed)))  # (images, patches, channels)
+    against = patches[: len(nominal)].flatten(0, 1).T.contiguous()
+    distances = []
+    for image in patches:
+        cosine = (image @ against).unflatten(1, (len(nominal), -1)).amax(dim=2)  # (patches, nominal)
+        distances.append((2 - 2 * cosine).clamp(min=0).sqrt().T.numpy())
+    return Images(root.name, len(nominal), np.ascontiguousarray(np.stack(distances, axis=1)))
+
+
+@torch.no_grad()
+def features(teacher: Teacher, view: View, samples: list[Sample]) -> Iterator[torch.Tensor]:
+    """Unit features of each image's patches, (1, patches, channels)."""
+    for sample in samples:
+        pixels = torch.from_numpy(view(read_image(sample.image))[0].copy()).permute(2, 0, 1)[None]
+        yield normalize(teacher(pixels.float() / 255)[0], dim=1).flatten(2).transpose(1, 2)
+
+
+def drawn_ways(images: Images, count: int, rates: list[float], seed: int) -> dict[tuple[float, str], Reached]:
+    """What each way reaches with one draw of `count` nominal images, at each rate that is asked for."""
+    generator = np.random.default_rng(seed)
+    order = generator.permutation(images.nominal)
+    few, good = order[:count], order[count:]
+    bad = np.arange(images.nominal, images.distances.shape[1])
+    samples = [Sample(Path(f"{i}.png"), 0) for i in range(count)]
+
+    ways: dict[tuple[float, str], Reached] = {}
+
+    def judge(name: str, trained: NDArray[np.int64], deciding: NDArray[np.float64]) -> None:
+        scores = [images.scores(test, trained) for test in (good, bad)]
+        for rate in rates:
+            decision = Decision({"": deciding}, false_alarm=rate)
+            alarms, found = (float((of > decision.threshold()).mean()) for of in scores)
+            ways[rate, name] = Reached(alarms, found, decision.kept_rate())
+
+    held = [int(sample.image.stem) for sample in split_nominal(samples, 0.2, seed)[1]]
+    rest = np.delete(few, held)
+    judge("a fifth held out", rest, images.scores(few[held], rest))
+    for name, folds in (("5 folds", min(5, count)), ("leave-one-out", count)):
+        numbers = np.array(assign_folds(samples, folds, seed))
+        left_out = np.concatenate([images.scores(few[numbers == k], few[numbers != k]) for k in range(folds)])
+        judge(name, few, left_out)
+        if name == "5 folds":
+            p_values = [p_values_of_all_folds(images, few, numbers, test) for test in (good, bad)]
+            for rate in rates:
+                kept = max(rate, 1 / (count + 1))
+                alarms, found = (float((p <= kept * (1 + 1e-12)).mean()) for p in p_values)
+                ways[rate, "5 folds, verdict of all folds"] = Reached(alarms, found, kept)
+    return ways
+
+
+def p_values_of_all_folds(
+    images: Images, few: NDArray[np.int64], numbers: NDArray[np.int64], test: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """The cross-conformal p-values of test images, which every fold scores; (n,)."""
+    as_high = np.zeros(len(test))
+    for fold in range(numbers.max() + 1):
+        trained = few[numbers != fold]
+        own, scores = images.scores(few[numbers == fold], trained), images.scores(test, trained)
+        as_high += (own[None] >= scores[:, None]).sum(axis=1)
+    return (1 + as_high) / (len(few) + 1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--roots", type=Path, nargs="+", required=True, help="categories in MVTec AD's layout")
+    parser.add_argument("--weights", default="hub", help="the teacher's: a file, or hub")
+    parser.add_argument("--images", type=int, nargs="+", default=[4, 8, 16, 32])
+    parser.add_argument("--rates", type=float, nargs="+", default=[0.01, 0.1])
+    parser.add_argument("--draws", type=int, default=1000)
+    parser.add_argument("--most", type=int, default=200, help="nominal images of a data set")
+    options = parser.parse_args()
+    for root in options.roots:
+        images = read(root, options.weights, options.most)
+        anomalous = images.distances.shape[1] - images.nominal
+        print(f"\n{images.name}: {images.nominal} nominal images, {anomalous} anomalous\n")
+        print("| asked | images | way | rate allowed | rate reached | proven | anomalous found |")
+        print("| --- | ---: | --- | ---: | ---: | ---: | ---: |")
+        for count in options.images:
+            draws = [drawn_ways(images, count, options.rates, seed) for seed in range(options.draws)]
+            for rate, name in sorted(draws[0], key=lambda way: way[0]):
+                alarms, found, (kept, *_) = zip(*(draw[rate, name] for draw in draws), strict=True)
+                proven = ""
+                if "verdict" in name:
+                    proven = f"{100 * bound_of_folds(count, min(5, count), kept):.1f} %"
+                elif "held" in name:
+                    proven = f"{100 * kept:.1f} %"
+                error = np.std(alarms) / np.sqrt(len(alarms))
+                print(
+                    f"| {100 * rate:g} % | {count} | {name} | {100 * kept:.1f} % | {100 * np.mean(alarms):.1f} ± "
+                    f"{100 * error:.1f} % | {proven} | {100 * np.mean(found):.1f} % |",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()
