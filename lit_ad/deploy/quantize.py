@@ -5,6 +5,7 @@ smaller than the features, and would drown in their rounding. Nor is the map: NN
 which would cut off every anomaly.
 """
 
+import logging
 from collections.abc import Iterable
 from typing import Any
 
@@ -31,7 +32,9 @@ def quantize(model: Any, nominal: Iterable[ImageLike], card: Card) -> Any:
     Raises:
         UserError: No nominal image, or NNCF is not installed.
     """
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # says at the import that there is no CUDA
     nncf = need("nncf", "openvino")
+    nncf.set_log_level(logging.ERROR)  # or it tells of each operation that stays as it is
     inputs = [pixels for image in nominal for pixels in network_inputs(image, card)]
     if not inputs:
         raise UserError("int8 is calibrated on nominal training images, and there are none: give --nominal FOLDER")

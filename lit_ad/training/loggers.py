@@ -48,6 +48,9 @@ def opened(logger: Logger) -> bool:
     if isinstance(logger, WandbLogger) and logger.save_dir:
         # Pictures in tables wait there to be sent, which offline is until `wandb sync`; else in the home directory.
         os.environ.setdefault("WANDB_DATA_DIR", str(Path(logger.save_dir).absolute() / "wandb"))
+    if isinstance(logger, WandbLogger):
+        # Lightning 2.6 always gives it, wandb 0.31 warns that it has no effect, and no argument leaves it out.
+        logger._wandb_init.pop("anonymous", None)
     try:
         _ = getattr(logger, "experiment", None)
         return True
