@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lit_ad.commands.chosen_file import chosen_file
 from lit_ad.commands.own_method import import_own_method
+from lit_ad.deploy.journal import SETTINGS, Journal, JournalSettings
 from lit_ad.detector.detector import Detector
 from lit_ad.detector.guarantee import notes
 from lit_ad.detector.runtimes import need
@@ -25,13 +26,17 @@ def serve(
     max_mib: float = 32,
     max_megapixels: float = 100,
     max_seconds: float = 60,
+    journal: Path | None = None,
+    watch: JournalSettings = SETTINGS,
 ) -> None:
     """Serve a detector as a web service until it is stopped.
 
     POST /detect   an image file as the body, or in a form -> JSON: score, p_value, anomalous, threshold, size, regions;
-                   with `Accept: image/png` the image beside its heatmap; ?category=NAME, ?picture for both in one
-    GET /about     method, view, threshold, categories, limits
-    GET /health    {"status": "ok"}; 503 where every thread hangs
+                   with `Accept: image/png` the image beside its heatmap; ?category=NAME, ?picture for both in one;
+                   ?source=NAME of a camera or a line, for the journal
+    GET /about     method, view, threshold, categories, limits, the journal and its alarms of drift
+    GET /health    {"status": "ok"}, and whether there is an alarm of drift; 503 where every thread hangs
+    GET /metrics   numbers for Prometheus
     GET /          a page to drop images on
 
     Only this machine is served, unless --host names another address. Then the environment variable LIT_AD_TOKEN must
@@ -46,6 +51,9 @@ def serve(
         max_mib: Of an image file.
         max_megapixels: Of an image.
         max_seconds: Of a request, from the first byte of its image to the answer.
+        journal: A folder that each verdict is written to, with pictures of what matters, and that is tested for drift.
+            None: nothing is kept.
+        watch: What of the journal is tested and kept.
     """
     check_number("--port", port, least=0, most=65535)
     for name, value in (("max_mib", max_mib), ("max_megapixels", max_megapixels), ("max_seconds", max_seconds)):
@@ -53,6 +61,7 @@ def serve(
     uvicorn = need("uvicorn", "serve")
     need("starlette", "serve")
     need("python_multipart", "serve")
+    need("prometheus_client", "serve")
     from lit_ad.deploy.serve import service
     from lit_ad.deploy.uploads import Limits
 
@@ -70,10 +79,15 @@ def serve(
         raise UserError(
             f"cannot listen at {host}:{port}: {error.strerror}; give another --port, or 0 for a free one"
         ) from error
-    app = service(detector, file.name, token, Limits(max_mib, max_megapixels, max_seconds))
+    kept = None if journal is None else Journal(journal, detector, watch)
+    app = service(detector, file.name, token, Limits(max_mib, max_megapixels, max_seconds), kept)
     print(f"{file} is served at http://{host}:{listening.getsockname()[1]}; Ctrl-C ends it", flush=True)
     config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
-    uvicorn.Server(config).run(sockets=[listening])
+    try:
+        uvicorn.Server(config).run(sockets=[listening])
+    finally:
+        if kept is not None:
+            kept.close()
 
 
 def is_loopback(host: str) -> bool:

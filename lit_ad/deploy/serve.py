@@ -9,7 +9,9 @@ import base64
 import hmac
 import io
 import json
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from importlib.resources import files
@@ -22,6 +24,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from lit_ad.deploy.journal import Journal
+from lit_ad.deploy.metrics import CONTENT_TYPE, Metrics
 from lit_ad.deploy.uploads import LIMITS, Limits, decoded, read
 from lit_ad.detector.detector import Detection, Detector
 from lit_ad.detector.guarantee import summary
@@ -31,9 +35,17 @@ from lit_ad.names import printable
 from lit_ad.threads import Job, Workers, enter_stage
 
 WAITING = 256  # images in memory or before it; who comes then is asked to come again
+LONGEST = 100  # characters of a source's name
+WRITTEN = 1.0  # seconds that an answer waits for its row in the journal; it is given all the same
 
 
-def service(detector: Detector, name: str, token: str | None = None, limits: Limits = LIMITS) -> Starlette:
+def service(
+    detector: Detector,
+    name: str,
+    token: str | None = None,
+    limits: Limits = LIMITS,
+    journal: Journal | None = None,
+) -> Starlette:
     """The application, for any ASGI server: see `lit-ad serve --help` for its routes.
 
     Args:
@@ -41,8 +53,10 @@ def service(detector: Detector, name: str, token: str | None = None, limits: Lim
         name: Of its file, which /about tells.
         token: What `Authorization: Bearer TOKEN` must say. None: anyone is served.
         limits: Of the requests.
+        journal: Where each verdict is written before it is answered. None: nowhere.
     """
     waiting, workers = CapacityLimiter(WAITING), Workers(CALLERS)
+    metrics = Metrics(journal, lambda: waiting.borrowed_tokens)
     shared = detector.shared
     page = files("lit_ad.deploy").joinpath("page.html").read_text(encoding="utf-8")
 
@@ -58,11 +72,17 @@ def service(detector: Detector, name: str, token: str | None = None, limits: Lim
         hanging = workers.hanging(limits.seconds)
         if len(hanging) == CALLERS:  # only a new process helps: a thread inside a library cannot be ended
             return JSONResponse({"status": "hangs", "stages": hanging}, 503)
-        return JSONResponse({"status": "ok"})
+        alarms = [] if journal is None else journal.alarms()
+        return JSONResponse({"status": "ok", **({"drift": "there is an alarm, see /about"} if alarms else {})})
+
+    async def numbers(request: Request) -> Response:
+        admitted(request)
+        return Response(metrics.text(), headers={"content-type": CONTENT_TYPE})
 
     async def about(request: Request) -> Response:
         admitted(request)
-        return JSONResponse({"file": printable(name), **description(detector), "limits": vars(limits)})
+        known = {"journal": None if journal is None else journal.description()}
+        return JSONResponse({"file": printable(name), **description(detector), "limits": vars(limits), **known})
 
     async def detect(request: Request) -> Response:
         admitted(request)
@@ -72,13 +92,24 @@ def service(detector: Detector, name: str, token: str | None = None, limits: Lim
             raise HTTPException(503, f"{WAITING} images are waiting: try again", {"Retry-After": "1"}) from error
         stage = "receiving the image"
         job: Job | None = None
+        written: list[Future[bool]] = []
         try:
             async with asyncio.timeout(limits.seconds) as limit:
                 body, category = await read(request, limits)
                 picture, query = "image/png" in request.headers.get("accept", ""), request.query_params
                 category = query.get("category", category)
-                job = workers.submit(answer, shared, body, category, picture, "picture" in query, limits)
-                return await asyncio.wrap_future(job.future)
+
+                def note(found: Detection, seconds: float) -> None:
+                    metrics.observe(found, seconds)
+                    if journal is not None:
+                        source = query.get("source", journal.source)[:LONGEST]
+                        written.append(journal.record(found, seconds, source=source, file=body))
+
+                job = workers.submit(answer, shared, body, category, picture, "picture" in query, limits, note)
+                response: Response = await asyncio.wrap_future(job.future)
+            if written:
+                await asyncio.wait([asyncio.wrap_future(written[0])], timeout=WRITTEN)
+            return response
         except TimeoutError as error:
             if not limit.expired():
                 raise
@@ -98,7 +129,7 @@ def service(detector: Detector, name: str, token: str | None = None, limits: Lim
         yield
         workers.close()
 
-    routes = [Route("/", index), Route("/health", health), Route("/about", about)]
+    routes = [Route("/", index), Route("/health", health), Route("/about", about), Route("/metrics", numbers)]
     return Starlette(
         routes=[*routes, Route("/detect", detect, methods=["POST"])],
         exception_handlers={HTTPException: failed},
@@ -107,9 +138,19 @@ def service(detector: Detector, name: str, token: str | None = None, limits: Lim
 
 
 def answer(
-    detector: Detector, body: bytes, category: str | None, as_picture: bool, with_picture: bool, limits: Limits
+    detector: Detector,
+    body: bytes,
+    category: str | None,
+    as_picture: bool,
+    with_picture: bool,
+    limits: Limits,
+    note: Callable[[Detection, float], None],
 ) -> Response:
-    """JSON of an image file, with a picture in it if wanted, or the picture alone as a PNG."""
+    """JSON of an image file, with a picture in it if wanted, or the picture alone as a PNG.
+
+    `note` is called with the verdict and the seconds that it took.
+    """
+    begin = time.perf_counter()
     try:
         enter_stage("decoding the image")
         found = detector(decoded(body, limits), category)
@@ -118,6 +159,7 @@ def answer(
     except UserError as error:
         raise HTTPException(422, str(error)) from error
     enter_stage("the verdict")
+    note(found, time.perf_counter() - begin)
     if as_picture:
         return Response(png(found), media_type="image/png")
     told = as_json(found)

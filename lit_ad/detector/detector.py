@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -24,7 +25,7 @@ from lit_ad.detector.regions import Region, regions
 from lit_ad.detector.run_files import find_detector
 from lit_ad.detector.runtimes import load_exported
 from lit_ad.detector.scoring import Judgement, Network, NetworkFor, judge
-from lit_ad.detector.stream import CALLERS, in_order
+from lit_ad.detector.stream import CALLERS, Record, in_order
 from lit_ad.errors import UserError, check_number
 from lit_ad.files import atomic_write, resolve_path
 from lit_ad.image.pixels import Pixels
@@ -217,6 +218,7 @@ class Detector:
         timeout: float | None = TIMEOUT,
         source_timeout: float | None = None,
         bgr: bool = False,
+        journal: Record | None = None,
     ) -> Iterator[Detection]:
         """The same one after the other, `batch_size` at a time where their inputs have one size.
 
@@ -231,6 +233,7 @@ class Detector:
             timeout: Seconds that reading an image, or one run of the network, may take. None: any time.
             source_timeout: Seconds that `images` may take to give the next one. None: any time, as a camera may.
             bgr: As in a call.
+            journal: A `lit_ad.deploy.journal.Journal` that each verdict is written to, in the order of judging.
 
         Raises:
             UserError: As a call does.
@@ -242,9 +245,13 @@ class Detector:
                 check_number(setting, value, least=0, above=True)
 
         def work(group: list[ImageLike], first: int) -> list[Detection]:
-            return shared._judge(
-                group, [name_of(image, number) for number, image in enumerate(group, first)], category, bgr
-            )
+            names, begin = [name_of(image, number) for number, image in enumerate(group, first)], perf_counter()
+            detections = shared._judge(group, names, category, bgr)
+            seconds = (perf_counter() - begin) / len(group)
+            if journal is not None:
+                for found, name in zip(detections, names, strict=True):
+                    journal.record(found, seconds, name)
+            return detections
 
         return in_order(work, given, batch_size, timeout, source_timeout)
 

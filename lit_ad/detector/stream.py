@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from queue import Empty, Full, Queue
 from threading import Event, Thread
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from lit_ad.errors import TimeLimitError
 from lit_ad.machine import cores
@@ -14,6 +14,13 @@ CALLERS = min(4, cores())  # threads that share the cores
 WORKERS = CALLERS + 1  # threads of a stream: one reads while the others compute
 
 T = TypeVar("T")
+
+
+class Record(Protocol):
+    """Where the verdicts of a stream are written: a `lit_ad.deploy.journal.Journal`."""
+
+    def record(self, found: Any, seconds: float, name: str = "") -> object:
+        """Write a Detection, the seconds that it took, and the image's name. Return at once."""
 
 
 def in_order(

@@ -36,6 +36,9 @@ from lit_ad.methods.stfpm import STFPM
 
 uvicorn = pytest.importorskip("uvicorn")
 pytest.importorskip("starlette")
+pytest.importorskip("prometheus_client")
+from lit_ad.deploy.journal import Journal, JournalSettings  # noqa: E402
+from lit_ad.deploy.journal_file import JournalFile  # noqa: E402
 from lit_ad.deploy.serve import service  # noqa: E402
 from lit_ad.deploy.uploads import Limits  # noqa: E402
 
@@ -325,12 +328,47 @@ def test_other_routes(port: int) -> None:
 def test_a_token(detector: Detector) -> None:
     with served(detector, token="geheim") as port:
         for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "geheim"}):
-            for path, body in (("/detect", file_of(image())), ("/about", None)):
+            for path, body in (("/detect", file_of(image())), ("/about", None), ("/metrics", None)):
                 status, said, _ = ask(port, path, body, **headers)
                 assert status == 401 and "Authorization: Bearer TOKEN" in json.loads(said)["error"]
         assert ask(port, "/detect", file_of(image()), authorization="Bearer geheim")[0] == 200
         assert ask(port, "/about", authorization="Bearer geheim")[0] == 200
         assert ask(port, "/health")[0] == 200
+
+
+def test_what_is_answered_is_in_the_journal(detector: Detector, tmp_path: Path) -> None:
+    with Journal(tmp_path, detector, JournalSettings(sample=0)) as journal, served(detector, journal=journal) as port:
+        for number in range(5):
+            status, body, _ = ask(port, f"/detect?category=bolt&source=line-{number}", file_of(image(number)))
+            assert status == 200
+            _, row = list(journal.file.rows())[-1]  # at once
+            told = json.loads(body)
+            assert (row.score, row.p_value, row.category) == (told["score"], told["p_value"], "bolt")
+            assert (row.source, row.verdict) == (f"line-{number}", "nominal")
+        assert ask(port, "/detect", b"no image")[0] == 415
+        assert ask(port, "/detect", file_of(image()))[0] == 200
+        assert [row.kept for _, row in journal.file.rows()][-1] == "anomalous" and journal.file.last() == 6
+        about = json.loads(ask(port, "/about")[1])["journal"]
+        assert about["dropped"] == 0 and len(about["drift"]["tests"]) == 6 and not about["drift"]["alarms"]
+        numbers = ask(port, "/metrics")[1].decode()
+        assert 'lit_ad_images_total{category="bolt",verdict="nominal"} 5.0' in numbers
+        assert 'lit_ad_log_martingale{category="bolt",source="line-3",test="scores"}' in numbers
+    assert (tmp_path / "pictures" / "000000006.png").read_bytes() == file_of(image())
+
+
+def test_an_alarm_of_drift_is_told(detector: Detector, tmp_path: Path) -> None:
+    settings = JournalSettings(delta=0.05, anomalous_rate=0.01)
+    with Journal(tmp_path, detector, settings) as journal, served(detector, journal=journal) as port:
+        assert json.loads(ask(port, "/health")[1]) == {"status": "ok"}
+        for _ in range(5):
+            ask(port, "/detect?category=nut", file_of(image()))
+        assert json.loads(ask(port, "/health")[1]) == {"status": "ok", "drift": "there is an alarm, see /about"}
+        drift = json.loads(ask(port, "/about")[1])["journal"]["drift"]
+        assert re.match(
+            r"more images are called anomalous than the stated 1 %, category nut: since", drift["alarms"][0]
+        )
+        assert "As long as nominal images come as the held-out ones did" in drift["promise"]
+        assert 'lit_ad_drift_alarm{category="nut",source="",test="share"} 1.0' in ask(port, "/metrics")[1].decode()
 
 
 def test_fifty_clients_at_once(detector: Detector, port: int) -> None:
@@ -353,9 +391,9 @@ def test_fifty_clients_at_once(detector: Detector, port: int) -> None:
 
 
 @contextmanager
-def command(detector_file: Path, log: Path) -> Iterator[str]:
+def command(detector_file: Path, log: Path, *options: str) -> Iterator[str]:
     """`lit-ad serve` of a file, and its address."""
-    arguments = [sys.executable, "-m", "lit_ad", "serve", str(detector_file), "--port", "0"]
+    arguments = [sys.executable, "-m", "lit_ad", "serve", str(detector_file), "--port", "0", *options]
     with log.open("w") as out:
         process = subprocess.Popen(arguments, stdout=out, stderr=out, env={**os.environ, "OMP_NUM_THREADS": "1"})
         try:
@@ -382,12 +420,15 @@ def onnx_file(detector: Detector, small_models: dict[str, Any], tmp_path_factory
 
 
 def test_the_command(onnx_file: Path, detector: Detector, tmp_path: Path) -> None:
-    with command(onnx_file, tmp_path / "log") as address:
+    options = ("--journal", str(tmp_path / "journal"), "--watch.delta", "0.02")
+    with command(onnx_file, tmp_path / "log", *options) as address:
         port = int(address.rpartition(":")[2])
+        assert "at most 2 %" in json.loads(ask(port, "/about")[1])["journal"]["drift"]["promise"]
         assert json.loads(ask(port, "/about")[1])["file"] == "model.onnx"
         score = json.loads(ask(port, "/detect", file_of(image()))[1])["score"]
     assert score == pytest.approx(detector(image()).score, rel=1e-4)
     assert "Traceback" not in (tmp_path / "log").read_text()
+    assert JournalFile(tmp_path / "journal", alone=True).last() == 1
 
 
 @pytest.mark.slow  # needs a browser

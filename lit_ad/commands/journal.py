@@ -1,0 +1,43 @@
+"""`lit-ad journal`."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tabulate import tabulate
+
+from lit_ad.deploy.journal_file import JournalFile
+from lit_ad.errors import UserError
+from lit_ad.names import printable
+
+
+def journal(folder: Path, /, reset: str | None = None, source: str | None = None, category: str | None = None) -> None:
+    """Print what the journal of `lit-ad serve MODEL --journal DIR` holds: verdicts, alarms of drift and resets.
+
+    With --reset the tests for drift begin anew, after maintenance for example: with the next image where the service is
+    running, else when it starts. The promise on false alarms begins anew with them.
+
+    Args:
+        folder: DIR.
+        reset: The reason, such as "new lamp"; it is kept in the journal.
+        source: The one whose tests begin anew. None: all.
+        category: The same of a category.
+    """
+    file = JournalFile(folder, alone=False)
+    if reset is None and (source is not None or category is not None):
+        raise UserError('--source and --category say which tests begin anew: give --reset "the reason" as well')
+    if reset is not None:
+        if not reset.strip():
+            raise UserError('--reset is empty: give the reason, such as --reset "new lamp"')
+        file.add_event("reset", source, category, reset)
+    rows = [
+        [printable(of) or "-", kind or "-", *(verdicts.get(name, 0) for name in ("nominal", "anomalous"))]
+        for (of, kind), verdicts in file.counts().items()
+    ]
+    print(tabulate(rows, headers=["source", "category", "nominal", "anomalous"]))
+    for event in file.events():
+        when = datetime.fromtimestamp(event.time, UTC).isoformat(" ", "seconds")
+        where = "".join(
+            f", {name} {printable(of)}" for name, of in (("source", event.source), ("category", event.category)) if of
+        )
+        print(f"{when}  {event.kind}{where if event.kind == 'reset' else ''}: {event.reason}")
+    file.close()

@@ -1,0 +1,45 @@
+"""`lit-ad journal` prints what a journal holds, and resets its tests with a reason."""
+
+from pathlib import Path
+
+import pytest
+
+from lit_ad.commands.journal import journal
+from lit_ad.deploy.journal_file import JournalFile, Row
+from lit_ad.errors import UserError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    file = JournalFile(tmp_path, alone=True)
+    rows = [("nominal", "nut"), ("anomalous", "nut"), ("nominal", "nut"), ("nominal", "")]
+    file.insert([Row(1e9, "line 1", kind, "", 1.0, 0.5, verdict, 0.1, None, None) for verdict, kind in rows])
+    file.add_event("alarm", "line 1", "nut", "the scores have changed")
+    file.close()
+    return tmp_path
+
+
+def test_what_a_journal_holds(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    journal(folder)
+    said = capsys.readouterr().out
+    assert [line.split() for line in said.splitlines()[2:4]] == [
+        ["line", "1", "-", "1", "0"],
+        ["line", "1", "nut", "2", "1"],
+    ]
+    assert "alarm: the scores have changed" in said
+
+
+def test_a_reset_is_an_entry(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    journal(folder, reset="new lamp", source="line 1")
+    assert "reset, source line 1: new lamp" in capsys.readouterr().out
+    (event,) = JournalFile(folder, alone=False).events(kind="reset")
+    assert (event.source, event.category, event.reason, event.image) == ("line 1", None, "new lamp", 4)
+
+
+def test_what_is_refused(folder: Path) -> None:
+    with pytest.raises(UserError, match="give --reset"):
+        journal(folder, source="line 1")
+    with pytest.raises(UserError, match="--reset is empty"):
+        journal(folder, reset=" ")
+    with pytest.raises(UserError, match=r"journal.sqlite is not there"):
+        journal(folder / "nowhere")

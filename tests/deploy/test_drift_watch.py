@@ -1,0 +1,110 @@
+"""Each source and category has tests of its own, which tell what they find in words."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lit_ad.deploy import drift_watch
+from lit_ad.deploy.drift_watch import DriftWatch
+from lit_ad.deploy.journal_file import JournalFile, Row
+from lit_ad.detector.decision import Decision
+from lit_ad.errors import UserError
+
+HELD = np.random.default_rng(0).random(200)
+DECISION = Decision({"nut": HELD, "bolt": HELD + 5}, false_alarm=0.05)
+
+
+def row(score: float, source: str = "a", category: str = "nut", verdict: str = "nominal", time: float = 1e9) -> Row:
+    return Row(time, source, category, "", score, 0.5, verdict, 0.01, None, None)
+
+
+def test_each_source_and_category_has_its_own() -> None:
+    watch, random = DriftWatch(DECISION, 0.01, None), np.random.default_rng(1)
+    raised: list[str] = []
+    for number in range(300):
+        raised += watch.update(row(random.random() * 0.95, "a", time=1.8e9 + number))
+        raised += watch.update(row(random.random() * 0.2 + 0.74, "b", time=1.8e9 + number))
+        raised += watch.update(row(random.random() * 0.95 + 5, "a", "bolt", time=1.8e9 + number))
+    assert set(watch.tests) == {("a", "nut"), ("b", "nut"), ("a", "bolt")}
+    assert len(raised) == 1 and raised[0].startswith(
+        "the scores of nominal verdicts are no longer those of the held-out images, source b, category nut: since about"
+    )
+    (alarm,) = watch.alarms()
+    assert raised[0] in alarm and "lit-ad journal DIR --reset" in alarm
+    assert "2027-01-15" in alarm
+    watch.reset(source="a")
+    assert watch.alarms() == [alarm]
+    watch.reset(source="b", category="bolt")
+    assert watch.alarms() == [alarm]
+    watch.reset("b")
+    assert not watch.alarms()
+
+
+def test_too_many_anomalous_verdicts() -> None:
+    watch = DriftWatch(DECISION, 0.01, 0.05)
+    raised = [
+        words for n in range(100) for words in watch.update(row(2.0, verdict="nominal" if n % 2 else "anomalous"))
+    ]
+    assert len(raised) == 1 and raised[0].startswith("more images are called anomalous than the stated 5 %, source a")
+    known = watch.description()
+    assert {test["test"] for test in known["tests"]} == {"scores", "share"}
+    assert known["log_alarm"] == pytest.approx(math.log(100))
+    assert "against the stated rate of 5 %" in known["promise"] and "at most 1 %" in known["promise"]
+    json.dumps(known, allow_nan=False)
+
+
+def test_the_promise_says_what_it_rests_on() -> None:
+    assert "not tested, since no rate was stated" in DriftWatch(DECISION, 0.01, None).promise()
+    chosen = Decision({"": HELD}, also_chosen={"": ["the epoch"]})
+    assert "more was chosen on the held-out images" in DriftWatch(chosen, 0.01, None).promise()
+    assert "Nothing is tested" in DriftWatch(None, 0.01, None).promise()
+    assert DriftWatch(None, 0.01, None).update(row(0.5)) == []
+
+
+def test_pairs_without_end_take_no_memory_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drift_watch, "MOST", 3)
+    watch = DriftWatch(DECISION, 0.01, None)
+    for number in range(10):
+        watch.update(row(0.5, str(number)))
+    assert len(watch.tests) == 3 and watch.description()["untested"] == 7
+
+
+def test_a_state_and_the_rows_after_it_are_what_was(tmp_path: Path) -> None:
+    """Resets between the rows included; `journal` saves states, rows and events in this manner."""
+    file, watch, random = JournalFile(tmp_path, alone=True), DriftWatch(DECISION, 0.01, 0.05), np.random.default_rng(2)
+    for number in range(60):
+        each = row(random.random(), "ab"[number % 2])
+        file.insert([each])
+        watch.update(each)
+        if number == 20:
+            file.save_states(watch.states())
+            file.save_fact("image", file.last())
+        if number in (30, 45):
+            file.add_event("reset", "a" if number == 30 else None, None, "")
+            watch.reset("a" if number == 30 else None)
+    again = DriftWatch(DECISION, 0.01, 0.05)
+    again.load(file)
+    for key, name, test in watch.every():
+        assert again.tests[key][name].state() == test.state()
+    assert len(again.states()) == 2 and not again.states()
+
+
+def test_the_fingerprint_is_of_all_that_is_compared_with() -> None:
+    watches = [
+        DriftWatch(DECISION, 0.01, None),
+        DriftWatch(DECISION, 0.02, None),
+        DriftWatch(DECISION, 0.01, 0.1),
+        DriftWatch(DECISION.with_rate(0.1), 0.01, None),
+    ]
+    assert len({watch.fingerprint() for watch in watches}) == 4
+    assert DriftWatch(DECISION, 0.01, None).fingerprint() == watches[0].fingerprint()
+
+
+def test_numbers_that_make_no_sense() -> None:
+    with pytest.raises(UserError, match="delta is 2"):
+        DriftWatch(DECISION, 2, None)
+    with pytest.raises(UserError, match="rate is 0"):
+        DriftWatch(DECISION, 0.01, 0)

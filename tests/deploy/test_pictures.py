@@ -1,0 +1,48 @@
+"""Pictures never exceed their bound, and files and rows say the same."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from lit_ad.deploy.journal_file import JournalFile, Row
+from lit_ad.deploy.pictures import Pictures, encoded
+
+
+def save(file: JournalFile, pictures: Pictures, kept: str, size: int) -> bool:
+    (number,) = file.insert([Row(0.0, "", "", "", 1.0, 0.5, "nominal", 0.1, kept, None)])
+    return pictures.save(number, bytes(size), ".png")
+
+
+def sizes(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_size for path in sorted((folder / "pictures").iterdir())}
+
+
+def test_the_bound_is_kept(tmp_path: Path) -> None:
+    file = JournalFile(tmp_path, alone=True)
+    pictures = Pictures(file, 100)
+    for kept, size in (("anomalous", 40), ("sample", 30), ("sample", 30), ("borderline", 50)):
+        assert save(file, pictures, kept, size)
+        assert sum(sizes(tmp_path).values()) == pictures.bytes_used <= 100
+    assert sizes(tmp_path) == file.pictures() == {"000000001.png": 40, "000000004.png": 50}
+    assert not save(file, pictures, "anomalous", 101) and sizes(tmp_path) == file.pictures()
+    assert save(file, pictures, "sample", 100) and file.pictures() == {"000000006.png": 100}
+
+
+def test_what_a_kill_left_is_removed(tmp_path: Path) -> None:
+    file = JournalFile(tmp_path, alone=True)
+    save(file, Pictures(file, 100), "sample", 20)
+    for name in ("000000009.png", ".12.abc.tmp"):
+        (tmp_path / "pictures" / name).write_bytes(b"x")
+    assert Pictures(file, 100).bytes_used == 20
+    assert sizes(tmp_path) == {"000000001.png": 20}
+
+
+def test_a_file_stays_as_it_came_and_pixels_become_a_png() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 9, 3)).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "BMP")
+    assert encoded(pixels, file.getvalue()) == (file.getvalue(), ".bmp")
+    content, suffix = encoded(pixels, None)
+    assert suffix == ".png" and np.array_equal(np.asarray(Image.open(io.BytesIO(content))), pixels)
