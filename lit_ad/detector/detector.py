@@ -19,6 +19,7 @@ from PIL import Image
 from lit_ad.counts import format_count
 from lit_ad.detector.card import Card
 from lit_ad.detector.decision import NO_DECISION, Decision
+from lit_ad.detector.guarantee import folds_of
 from lit_ad.detector.inputs import ImageLike, iterate_images, list_images, name_of, read_pixels
 from lit_ad.detector.painter import FOUND, GAP, outline, outlined, over_grey
 from lit_ad.detector.regions import Region, regions
@@ -144,6 +145,7 @@ class Detector:
         categories = f", {len(known)} categories" if len(known) > 1 else f", {known[0]}" if known else ""
         point = decision.operating_point()
         rate = "set by hand" if point.by_hand else f"for {100 * decision.kept_rate():.3g} % false alarms"
+        rate += f" by {folds} folds" if (folds := folds_of(decision)) and not point.by_hand else ""
         return f"Detector({name}{categories}, threshold {point.threshold:.4g} {rate})"
 
     @classmethod

@@ -37,9 +37,9 @@ class Calibration(L.Callback):
     Args:
         false_alarm: The rate of nominal images that may be called anomalous. None: the checkpoint's, 0.01 in a first
             training.
-        folds: Every nominal image trains and decides: of so many parts (2 or more, or leave-one-out), a training each
-            leaves one out and scores it, and the last training has all. For few images; it takes so many times as long.
-            None: data.val_fraction holds images out.
+        folds: Into how many parts nominal images are cut, or leave-one-out, so that all of them train and decide. For
+            few images: a training for each part leaves it out and scores it, and at last one has all images. None:
+            data.val_fraction holds images out.
     """
 
     def __init__(self, false_alarm: float | None = None, folds: int | Literal["leave-one-out"] | None = None) -> None:

@@ -154,3 +154,12 @@ def test_each_command_lists_a_folder_as_predict_does(
     assert remark in out and "on 5 images" in out
     run(["speed", str(checkpoint), "--images", folder, "--batch", "[1]", "--seconds", "0.1"])
     assert remark in capsys.readouterr().out
+
+
+def test_the_images_of_a_run_of_folds_all_trained(trained: Path, tmp_path: Path) -> None:
+    """So that none of them gives the thresholds of int8."""
+    config = (trained / "config.yaml").read_text(encoding="utf-8")
+    assert "  folds: null\n" in config
+    (tmp_path / "config.yaml").write_text(config.replace("  folds: null\n", "  folds: 3\n"), encoding="utf-8")
+    before, after = (command.find_splits(home / "config.yaml")[0] for home in (trained, tmp_path))
+    assert before.val and not after.val and len(after.train) == len(before.train) + len(before.val)

@@ -171,3 +171,15 @@ def test_an_output_that_cannot_be_written_is_told_before_the_images_are_judged(c
     given = ["--ckpt_path", str(checkpoint), "--nominal", "/nowhere", "--output", str(output)]
     with pytest.raises(UserError, match=r"^cannot write /proc/x: No such file or directory; give another --output$"):
         run(["recalibrate", *given])
+
+
+def test_other_images_are_of_no_fold(checkpoint: Path, images: Path, tmp_path: Path) -> None:
+    content = read_checkpoint(checkpoint)
+    content["lit_ad"]["decision"]["folds"] = {"stripes": 4}
+    write_checkpoint(content, tmp_path / "folds.ckpt")
+    words = ["recalibrate", "--ckpt_path", str(tmp_path / "folds.ckpt"), "--nominal", str(images / "test/good")]
+    for more, folds in (("joined", 4), ("replaced", 0)):
+        output = tmp_path / f"{more}.ckpt"
+        run([*words, "--output", str(output), *(["--replace"] if more == "replaced" else [])])
+        decision = Detector.load(output).card.decision
+        assert decision is not None and decision.folds == {"stripes": folds}

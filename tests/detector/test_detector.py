@@ -146,6 +146,8 @@ def test_a_detector_and_what_it_says_print_in_a_line(bright: Detector) -> None:
     decision = Decision(held, held, held, false_alarm=0.01)
     decided = Detector(bright.network, replace(bright.card, decision=decision))
     assert str(decided) == "Detector(bright, fp32, nut, threshold 240 for 25 % false alarms)"
+    by_folds = Detector(bright.network, replace(decided.card, decision=replace(decision, folds={"nut": 3})))
+    assert str(by_folds) == "Detector(bright, fp32, nut, threshold 240 for 25 % false alarms by 3 folds)"
     said = "anomalous, score 250, threshold 240, p-value 0.25"
     assert str(decided(image)) == f"Detection({said}, 20 x 12 pixels)"
     mapped = replace(decided(image), seen=image[..., 0].astype(np.float32), box=(0, 0, 12, 20))

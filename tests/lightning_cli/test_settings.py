@@ -1,6 +1,7 @@
 """Settings are checked and completed before anything is made of them."""
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,13 @@ def test_a_prediction_needs_a_model_and_images() -> None:
         check_model_and_images("predict", Namespace(**vars(model), data=Namespace(predict_path=None)))
     with pytest.raises(UserError, match="test needs a trained model: lit-ad test RUN"):
         check_model_and_images("test", Namespace(ckpt_path=None, data=images))
+
+
+def test_a_validation_needs_images_that_did_not_train() -> None:
+    for folds, refused in ((None, False), (5, True)):
+        config = Namespace(ckpt_path="a.ckpt", data=Namespace(fold=Namespace(folds=folds)))
+        with pytest.raises(UserError, match=r"with decision\.folds all of them trained") if refused else nullcontext():
+            check_model_and_images("validate", config)
 
 
 LENGTHS = {"max_epochs": 3, "max_steps": -1, "limit_train_batches": None, "limit_val_batches": None}
