@@ -43,6 +43,22 @@ class Run:
         rows: dict[str, dict[str, float]] = json.loads(file.read_text(encoding="utf-8"))["rows"]
         return rows
 
+    @property
+    def val_loss(self) -> float:
+        """The lowest loss on the held-out nominal images, whose weights are the best checkpoint. To compare runs of one
+        method by: it has seen no defect and no test image. Losses of two methods, or of two sizes, are not alike.
+
+        Raises:
+            UserError: The run has no checkpoint that was chosen by it.
+        """
+        from lit_ad.checkpoint import read_checkpoint  # which brings torch
+
+        file = self.directory / "checkpoints/best.ckpt"
+        for state in read_checkpoint(file)["callbacks"].values():
+            if state.get("monitor") == "val/loss":
+                return float(state["best_model_score"])
+        raise UserError(f"{file} was not chosen by val/loss: train with checkpoint.monitor val/loss")
+
     def detector(self, device: str = "cpu") -> Detector:
         """Load the detector of the best checkpoint.
 

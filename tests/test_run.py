@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import subprocess
 import sys
 import warnings
@@ -19,6 +20,7 @@ from lit_ad.run import Run, flatten, write_value
 
 ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "configs/demo.yaml"
+FENCED = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -142,3 +144,33 @@ def test_importing_lit_ad_brings_nothing_of_the_command() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_the_loss_that_chose_the_best_checkpoint(command: Path, tmp_path: Path) -> None:
+    words = ["validate", command, "--trainer.default_root_dir", tmp_path / "again"]
+    done = subprocess.run(
+        [sys.executable, "-m", "lit_ad", *map(str, words)], check=True, capture_output=True, text=True
+    )
+    told = re.search(r"loss[^\d]*([\d.]+)", done.stdout)
+    assert told is not None and Run(command).val_loss == pytest.approx(float(told[1]), rel=1e-3)
+    with pytest.raises(UserError, match="there is no checkpoint"):
+        _ = Run(tmp_path).val_loss
+
+
+def test_the_rate_is_tuned_by_optuna(
+    images: Path, resnet_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As docs/training.md has it, with a small teacher, few images and two trials."""
+    optuna = pytest.importorskip("optuna")
+    (code,) = (block for block in FENCED.findall((ROOT / "docs/training.md").read_text()) if "optuna" in block)
+    fit = lit_ad.fit
+    small = {"model.backbone": "resnet10t", "model.weights": resnet_file, "model.view.image_size": 64}
+    monkeypatch.setattr(
+        lit_ad, "fit", lambda name, data, keys: fit(name, images, {**keys, **small, "trainer.max_epochs": 1})
+    )
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(code.replace("n_trials=20", "n_trials=2"), names)
+    losses = [Run(tmp_path / f"runs/tuning/{number}").val_loss for number in range(2)]
+    assert names["study"].best_value == min(losses) and losses[0] != losses[1]
+    assert isinstance(names["study"], optuna.Study)
