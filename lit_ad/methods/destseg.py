@@ -51,7 +51,8 @@ class DeSTSeg(Method):
         lr: SGD's, of the student.
         segmentation_lr: Of the segmentation network's residual blocks.
         head_lr: Of its dilated convolutions and what follows them.
-        momentum, weight_decay: SGD's.
+        momentum: SGD's.
+        weight_decay: SGD's.
     """
 
     top = 100 / 256**2
