@@ -13,6 +13,7 @@ from lit_ad.commands.own_method import import_own_method
 from lit_ad.commands.trained_images import refuse_trained
 from lit_ad.counts import format_count
 from lit_ad.data.sources.images import list_and_tell
+from lit_ad.data.sources.journal import Journal, is_journal
 from lit_ad.detector.card import read_card
 from lit_ad.detector.decision import HELD, NO_DECISION, Decision
 from lit_ad.detector.detector import Detector
@@ -44,7 +45,8 @@ def recalibrate(
     Args:
         run: RUN, whose best checkpoint is taken, a checkpoint, or an exported file.
         ckpt_path: The same.
-        nominal: Folder of good images that the model was not trained on; they join those held out in training.
+        nominal: Folder of good images that the model was not trained on; they join those held out in training. Or DIR
+            of `lit-ad serve MODEL --journal DIR`: the images of its random sample that were labelled good.
         false_alarm: The rate of nominal images that may be called anomalous. None: as it was.
         threshold: Set the threshold of image scores by hand.
         pixel_threshold: Set the threshold of anomaly maps by hand.
@@ -83,7 +85,7 @@ def recalibrate(
             raise UserError(f"this model is for {', '.join(known)}: say whose images these are by --category")
         name = name or ""
         assert detector is not None
-        samples = list_and_tell(nominal)
+        samples = Journal(nominal, category).good() if is_journal(nominal) else list_and_tell(nominal)
         refuse_trained(ckpt_path, samples)
         images = [sample.image for sample in samples]
         after = refitted(detector, images, name, false_alarm, add=not replace).without_threshold(name)

@@ -8,6 +8,7 @@ from lit_ad.data.sources.btad import BTAD
 from lit_ad.data.sources.demo import Demo
 from lit_ad.data.sources.folder import Folder
 from lit_ad.data.sources.images import Images
+from lit_ad.data.sources.journal import Journal
 from lit_ad.data.sources.kolektor import KolektorSDD, KolektorSDD2
 from lit_ad.data.sources.mpdd import MPDD
 from lit_ad.data.sources.mvtec import MVTec
@@ -33,6 +34,7 @@ __all__ = [
     "Demo",
     "Folder",
     "Images",
+    "Journal",
     "KolektorSDD",
     "KolektorSDD2",
     "Loading",

@@ -52,8 +52,8 @@ class JournalSettings:
         anomalous_rate: The share of images, defects and false alarms together, that may be called anomalous; an alarm
             says that there are more. None: this is not tested.
         pictures_mib: The bound of all pictures together: of all anomalous images, of the borderline ones, and of a
-            random sample of the other ones. The oldest of the sample go first.
-        sample: The share of the other images in that sample.
+            random sample. The oldest nominal ones of the sample go first.
+        sample: The share of images in that sample.
 
     Raises:
         UserError: A bound or a share that makes no sense.
@@ -131,7 +131,8 @@ class Journal:
         Returns:
             Whether the row is on disk, when that is known.
         """
-        kept = self._why_keep(found)
+        sampled = random.random() < self.sample
+        kept = why_keep(found) or ("sample" if sampled else None)
         size = 0 if kept is None else len(file) if file is not None else found.image.nbytes
         row = Row(
             time=time.time(),
@@ -143,6 +144,7 @@ class Journal:
             verdict=None if found.decision is None else found.decision.verdict(found.score, found.category),
             latency=seconds,
             kept=kept,
+            sampled=sampled,
             regions=None,
         )
         written = Future[bool]()
@@ -197,16 +199,6 @@ class Journal:
             self._event = events[-1].id if events else 0
             self._save_states()
 
-    def _why_keep(self, found: Detection) -> str | None:
-        """Of KEPT, why an image's picture is kept; None: it is not."""
-        if found.anomalous:
-            return "anomalous"
-        if found.decision is not None and found.p_value is not None:
-            limit = BORDERLINE * found.decision.operating_point(found.category).p_value
-            if found.p_value <= limit:
-                return "borderline"
-        return "sample" if random.random() < self.sample else None
-
     def _work(self) -> None:
         """Write records until a None comes."""
         going = True
@@ -260,7 +252,7 @@ class Journal:
             reason = (
                 ""
                 if self.pictures.save(number, *encoded(record.found.image, record.file))
-                else "a picture is larger than pictures_mib"
+                else "pictures_mib leaves no room for a picture"
             )
         except Exception as error:  # as above
             reason = str(error)
@@ -278,6 +270,16 @@ class Journal:
         self.file.save_fact("image", self.file.last())
         self.file.save_fact("event", self._event)
         self._saved = 0
+
+
+def why_keep(found: Detection) -> str | None:
+    """Of KEPT, why the verdict alone has an image's picture kept; None: it does not."""
+    if found.decision is None or found.p_value is None:
+        return None
+    if found.anomalous:
+        return "anomalous"
+    limit = BORDERLINE * found.decision.operating_point(found.category).p_value
+    return "borderline" if found.p_value <= limit else None
 
 
 def regions_of(record: Record) -> str | None:

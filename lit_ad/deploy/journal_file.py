@@ -17,13 +17,18 @@ NAME, LOCK, VERSION = "journal.sqlite", "lock.sqlite", 1
 SCHEMA = """
 CREATE TABLE images (
     id INTEGER PRIMARY KEY, time REAL NOT NULL, source TEXT NOT NULL, category TEXT NOT NULL, name TEXT NOT NULL,
-    score REAL NOT NULL, p_value REAL, verdict TEXT, latency REAL NOT NULL, kept TEXT, regions TEXT,
+    score REAL NOT NULL, p_value REAL, verdict TEXT, latency REAL NOT NULL, kept TEXT,
+    sampled INTEGER NOT NULL, regions TEXT,
     picture TEXT, bytes INTEGER);
 CREATE INDEX pictures ON images (kept, id) WHERE picture IS NOT NULL;
 CREATE TABLE events (
     id INTEGER PRIMARY KEY, time REAL NOT NULL, kind TEXT NOT NULL, source TEXT, category TEXT,
     image INTEGER NOT NULL, reason TEXT NOT NULL);
 CREATE TABLE drift (source TEXT NOT NULL, category TEXT NOT NULL, state TEXT NOT NULL, PRIMARY KEY (source, category));
+CREATE TABLE labels (
+    id INTEGER PRIMARY KEY, time REAL NOT NULL, image INTEGER NOT NULL REFERENCES images (id), label TEXT NOT NULL,
+    defect TEXT NOT NULL, who TEXT NOT NULL, undone REAL);
+CREATE INDEX labels_of_images ON labels (image);
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 KEPT = ("sample", "borderline", "anomalous")  # why a picture is kept; the first go first
@@ -42,6 +47,7 @@ class Row:
     verdict: str | None  # anomalous, nominal; None without a threshold
     latency: float  # seconds
     kept: str | None  # of KEPT; None: without a picture
+    sampled: bool  # whether it is of the random sample, which is drawn without a look at the score
     regions: str | None  # JSON, of anomalous images
 
 
@@ -169,9 +175,13 @@ class JournalFile:
         return dict(self.connection.execute("SELECT picture, bytes FROM images WHERE picture IS NOT NULL"))
 
     def first_to_go(self) -> tuple[int, str, int] | None:
-        """The picture that is removed next: number, name, size."""
+        """The picture that is removed next, of those that nobody has labelled: number, name, size."""
+        labelled = "SELECT image FROM labels WHERE undone IS NULL"
         for kept in KEPT:
-            query = "SELECT id, picture, bytes FROM images WHERE picture IS NOT NULL AND kept = ? ORDER BY id LIMIT 1"
+            query = (
+                "SELECT id, picture, bytes FROM images WHERE picture IS NOT NULL AND kept = ? "
+                f"AND id NOT IN ({labelled}) ORDER BY id LIMIT 1"
+            )
             found = self.connection.execute(query, (kept,)).fetchone()
             if found is not None:
                 return int(found[0]), str(found[1]), int(found[2])

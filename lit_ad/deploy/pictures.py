@@ -16,7 +16,7 @@ class Pictures:
     """The files of DIR/pictures.
 
     Where a new one would exceed the bound, others go first: the oldest of the random sample of nominal images, then the
-    oldest borderline ones, then the oldest anomalous ones.
+    oldest borderline ones, then the oldest anomalous ones; those that somebody has labelled stay.
 
     Args:
         file: The journal that names them. What it does not name, as after a kill between the two, is removed.
@@ -35,13 +35,16 @@ class Pictures:
                     path.unlink()
 
     def save(self, image: int, content: bytes, suffix: str) -> bool:
-        """Write the picture of a row. Return whether it was; not if it is larger than the bound.
+        """Write the picture of a row. Return whether it was; not where the bound leaves no room for it.
 
         Raises UserError if it cannot be written.
         """
         if len(content) > self.most_bytes:
             return False
-        while self.bytes_used + len(content) > self.most_bytes and (going := self.file.first_to_go()) is not None:
+        while self.bytes_used + len(content) > self.most_bytes:
+            going = self.file.first_to_go()
+            if going is None:
+                return False
             number, name, size = going
             self.file.note_picture(number, None, None)
             self.bytes_used -= size

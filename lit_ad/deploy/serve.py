@@ -25,7 +25,9 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from lit_ad.deploy.journal import Journal
+from lit_ad.deploy.labels import Labels
 from lit_ad.deploy.metrics import CONTENT_TYPE, Metrics
+from lit_ad.deploy.review import review_routes
 from lit_ad.deploy.uploads import LIMITS, Limits, decoded, read
 from lit_ad.detector.detector import Detection, Detector
 from lit_ad.detector.guarantee import summary
@@ -128,8 +130,14 @@ def service(
     async def life(app: Starlette) -> AsyncIterator[None]:
         yield
         workers.close()
+        if labels is not None:
+            labels.close()
 
+    labels, decision = None, detector.card.decision
+    if journal is not None:
+        labels = Labels(journal.file.path.parent, 1.0 if decision is None else decision.kept_rate())
     routes = [Route("/", index), Route("/health", health), Route("/about", about), Route("/metrics", numbers)]
+    routes += [] if labels is None else review_routes(labels, admitted)
     return Starlette(
         routes=[*routes, Route("/detect", detect, methods=["POST"])],
         exception_handlers={HTTPException: failed},

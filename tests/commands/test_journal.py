@@ -13,7 +13,7 @@ from lit_ad.errors import UserError
 def folder(tmp_path: Path) -> Path:
     file = JournalFile(tmp_path, alone=True)
     rows = [("nominal", "nut"), ("anomalous", "nut"), ("nominal", "nut"), ("nominal", "")]
-    file.insert([Row(1e9, "line 1", kind, "", 1.0, 0.5, verdict, 0.1, None, None) for verdict, kind in rows])
+    file.insert([Row(1e9, "line 1", kind, "", 1.0, 0.5, verdict, 0.1, None, False, None) for verdict, kind in rows])
     file.add_event("alarm", "line 1", "nut", "the scores have changed")
     file.close()
     return tmp_path

@@ -18,7 +18,7 @@ DECISION = Decision({"nut": HELD, "bolt": HELD + 5}, false_alarm=0.05)
 
 
 def row(score: float, source: str = "a", category: str = "nut", verdict: str = "nominal", time: float = 1e9) -> Row:
-    return Row(time, source, category, "", score, 0.5, verdict, 0.01, None, None)
+    return Row(time, source, category, "", score, 0.5, verdict, 0.01, None, False, None)
 
 
 def test_each_source_and_category_has_its_own() -> None:

@@ -10,7 +10,7 @@ from lit_ad.errors import UserError
 
 
 def row(score: float, verdict: str | None = "nominal", kept: str | None = None) -> Row:
-    return Row(1e9, "line", "nut", "part.png", score, 0.5, verdict, 0.01, kept, None)
+    return Row(1e9, "line", "nut", "part.png", score, 0.5, verdict, 0.01, kept, False, None)
 
 
 def test_rows_come_back_in_order_and_exactly(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from lit_ad.deploy.pictures import Pictures, encoded
 
 
 def save(file: JournalFile, pictures: Pictures, kept: str, size: int) -> bool:
-    (number,) = file.insert([Row(0.0, "", "", "", 1.0, 0.5, "nominal", 0.1, kept, None)])
+    (number,) = file.insert([Row(0.0, "", "", "", 1.0, 0.5, "nominal", 0.1, kept, False, None)])
     return pictures.save(number, bytes(size), ".png")
 
 

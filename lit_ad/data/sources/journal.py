@@ -1,0 +1,111 @@
+"""The images of a line that people have labelled, in the journal of `lit-ad serve MODEL --journal DIR`."""
+
+import random
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lit_ad.batch import Sample, Split
+from lit_ad.data.sources.source import Source, choose
+from lit_ad.errors import UserError
+from lit_ad.files import resolve_path
+
+NAME, SCHEMA = "journal.sqlite", 1  # as lit_ad.deploy.journal_file writes them
+LABELLED = """
+SELECT images.id, picture, label, defect, category, sampled FROM labels JOIN images ON images.id = labels.image
+WHERE undone IS NULL AND picture IS NOT NULL ORDER BY images.id
+"""
+
+
+Labelled = tuple[int, str, str, str, str, bool]  # number, picture, label, defect, category, whether sampled
+
+
+class Journal(Source):
+    """Images that were labelled on the service's page of review: good ones train, a part of them and the defects test.
+
+    An image stays on its side when more are labelled. Those that are unsure are passed over.
+
+    Args:
+        root: DIR of `lit-ad serve MODEL --journal DIR`.
+        category: The categories to take, as they were given to the service; all of them if not given.
+        test_fraction: Part of the good images kept from training for the test.
+        seed: Of that choice.
+    """
+
+    def __init__(
+        self, root: Path, category: str | list[str] | None = None, test_fraction: float = 0.2, seed: int = 0
+    ) -> None:
+        self.root, self.category = resolve_path(root), category
+        self.test_fraction, self.seed = test_fraction, seed
+        if not 0 <= test_fraction < 1:
+            raise UserError(f"test_fraction is {test_fraction}, but it must lie in [0, 1)")
+
+    def samples(self) -> list[Sample]:
+        labelled = self._labelled()
+        if not labelled:
+            raise UserError(f"no image in {self.root / NAME} is labelled: label some on the service's page, /review")
+        chosen, listed = choose(self.category, categories(labelled), self.root), []
+        for number, picture, label, defect, category, _ in labelled:
+            if category in chosen and label != "unsure":
+                tested = label == "defect" or random.Random(f"{self.seed}/{number}").random() < self.test_fraction
+                kind = (defect or "anomalous") if label == "defect" else "good"
+                split: Split = "test" if tested else "train"
+                image = self.root / "pictures" / picture
+                listed.append(Sample(image, int(label == "defect"), None, category, kind, split))
+        return sorted(listed, key=lambda sample: sample.split, reverse=True)  # train, test; stable within each
+
+    def good(self) -> list[Sample]:
+        """The images of the random sample that were labelled good, of whatever split, for other thresholds.
+
+        The others were kept because of their scores, and would make the threshold too high.
+        """
+        sampled = {self.root / "pictures" / picture for _, picture, *_, sampled in self._labelled() if sampled}
+        found = [sample for sample in self.samples() if sample.label == 0 and sample.image in sampled]
+        if not found:
+            raise UserError(
+                f"no image of the random sample in {self.root / NAME} is labelled good: label all of the sample on the "
+                "service's page, /review; the other images were kept because of their scores, and set no threshold"
+            )
+        return found
+
+    def tasks(self) -> dict[str, dict[str, Any]]:
+        """Each category."""
+        return {name: {"category": name} for name in categories(self._labelled())}
+
+    def remarks(self) -> list[str]:
+        """How many images are passed over since nobody was sure."""
+        unsure = sum(label == "unsure" for _, _, label, *_ in self._labelled())
+        return [f"{unsure} images labelled unsure are passed over"] if unsure else []
+
+    def _labelled(self) -> list[Labelled]:
+        with reading(self.root / NAME) as connection:
+            schema = connection.execute("PRAGMA user_version").fetchone()[0]
+            if schema != SCHEMA:
+                raise UserError(f"{self.root / NAME} has schema {schema}, and this lit_ad reads {SCHEMA}")
+            return connection.execute(LABELLED).fetchall()
+
+
+def categories(labelled: list[Labelled]) -> list[str]:
+    """Those of labelled images, each once."""
+    return list(dict.fromkeys(category for *_, category, _ in labelled))
+
+
+def is_journal(folder: Path) -> bool:
+    """Whether a folder holds a journal."""
+    return (folder / NAME).is_file()
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """A journal's file. Raises UserError if there is none, or it cannot be read."""
+    if not path.is_file():
+        raise UserError(f"{path} is not there: data.source.root is DIR of `lit-ad serve MODEL --journal DIR`")
+    connection = sqlite3.connect(path, timeout=10)
+    try:
+        yield connection
+    except sqlite3.Error as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    finally:
+        connection.close()

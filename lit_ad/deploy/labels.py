@@ -1,0 +1,103 @@
+"""What people say of judged images: good, defect or unsure; who and when. The standard library only."""
+
+import json
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from lit_ad.deploy.journal_file import JournalFile
+from lit_ad.errors import UserError
+from lit_ad.names import printable
+
+LABELS = ("good", "defect", "unsure")
+LONGEST = 100  # characters of a defect's or a person's name
+ORDERS = {
+    "newest": "images.id DESC",
+    "sample": "sampled DESC, images.id DESC",  # the random sample, then the others
+    "doubtful": "abs(coalesce(p_value, 1) - ?) ASC, images.id DESC",  # how far from the threshold's p-value
+}
+COLUMNS = ("id", "time", "source", "category", "name", "score", "p_value", "verdict", "regions")
+LABELLED = "SELECT image FROM labels WHERE undone IS NULL"
+
+
+class Labels:
+    """The labels of a journal's images. May be called from several threads, beside the process that writes the rows.
+
+    Args:
+        folder: DIR of the journal.
+        rate: The p-value of the threshold: an image is the more doubtful, the nearer its own is to that.
+    """
+
+    def __init__(self, folder: Path, rate: float) -> None:
+        self.folder, self.rate = folder, rate
+        self._file, self._lock = JournalFile(folder, alone=False), threading.Lock()
+
+    def to_review(self, order: str, most: int = 50) -> list[dict[str, Any]]:
+        """Images with a picture and without a label, as plain values for JSON.
+
+        Raises UserError on an order that is none of ORDERS.
+        """
+        if order not in ORDERS:
+            raise UserError(f"order is {order!r}, but it must be {' or '.join(ORDERS)}")
+        query = (
+            f"SELECT {', '.join(COLUMNS)} FROM images WHERE picture IS NOT NULL AND id NOT IN ({LABELLED}) "
+            f"ORDER BY {ORDERS[order]} LIMIT {most:d}"
+        )
+        with self._lock:
+            found = self._file.connection.execute(query, [self.rate] * ORDERS[order].count("?")).fetchall()
+        listed = [dict(zip(COLUMNS, values, strict=True)) for values in found]
+        return [{**each, "regions": json.loads(each["regions"] or "[]")} for each in listed]
+
+    def add(self, image: int, label: str, defect: str = "", who: str = "") -> None:
+        """Label an image; an earlier label of it counts no more.
+
+        Raises UserError on an unknown image, one without a picture, or an unknown label.
+        """
+        if label not in LABELS:
+            raise UserError(f"label is {label!r}, but it must be {', '.join(LABELS)}")
+        if label != "defect":
+            defect = ""
+        if defect == "good" or any(sign in defect for sign in "/\\") or (defect and not defect.strip(". ")):
+            raise UserError(f"{defect!r} is no name of a defect: it is 'good', or has a slash, or dots alone")
+        values = (time.time(), image, label, *(printable(text.strip())[:LONGEST] for text in (defect, who)))
+        with self._lock, self._file.transaction():
+            self._path(image)
+            self._file.connection.execute(
+                "UPDATE labels SET undone = ? WHERE image = ? AND undone IS NULL", (values[0], image)
+            )
+            self._file.connection.execute(
+                "INSERT INTO labels (time, image, label, defect, who) VALUES (?, ?, ?, ?, ?)", values
+            )
+
+    def undo(self, who: str = "") -> int | None:
+        """Take back a person's last label. Return the image, whose earlier label does not come back; None of none."""
+        run = self._file.connection.execute
+        with self._lock, self._file.transaction():
+            query = "SELECT id, image FROM labels WHERE undone IS NULL AND who = ? ORDER BY id DESC LIMIT 1"
+            found = run(query, (printable(who.strip())[:LONGEST],)).fetchone()
+            if found is None:
+                return None
+            run("UPDATE labels SET undone = ? WHERE id = ?", (time.time(), found[0]))
+        return int(found[1])
+
+    def counts(self) -> dict[str, int]:
+        """How many images have each label."""
+        query = "SELECT label, count(*) FROM labels WHERE undone IS NULL GROUP BY label"
+        with self._lock:
+            return {**dict.fromkeys(LABELS, 0), **dict(self._file.connection.execute(query))}
+
+    def picture(self, image: int) -> Path:
+        """An image's file. Raises UserError if it has none."""
+        with self._lock:
+            return self._path(image)
+
+    def _path(self, image: int) -> Path:
+        found = self._file.connection.execute("SELECT picture FROM images WHERE id = ?", (image,)).fetchone()
+        if found is None or found[0] is None:
+            raise UserError(f"image {image} has no picture in the journal")
+        return self.folder / "pictures" / str(found[0])
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()

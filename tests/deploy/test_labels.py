@@ -1,0 +1,95 @@
+"""Labels are kept with who and when, can be undone, and keep pictures from being removed."""
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from lit_ad.deploy.journal_file import JournalFile, Row
+from lit_ad.deploy.labels import Labels
+from lit_ad.deploy.pictures import Pictures
+from lit_ad.errors import UserError
+
+P_VALUES = (0.01, 0.2, 0.06, 0.9)
+
+
+def fill(folder: Path) -> JournalFile:
+    """A journal of four images with pictures of 10 bytes, the third of the random sample, and one without."""
+    file = JournalFile(folder, alone=True)
+    pictures = Pictures(file, 50)
+    for number, p in enumerate((*P_VALUES, 0.5)):
+        row = Row(0.0, "line", "nut", "", 1.0, p, "nominal", 0.1, "sample", number == 2, None)
+        (image,) = file.insert([row])
+        if number < 4:
+            assert pictures.save(image, bytes(10), ".png")
+    return file
+
+
+def order(labels: Labels, name: str) -> list[int]:
+    return [each["id"] for each in labels.to_review(name)]
+
+
+def test_images_to_review_in_each_order(tmp_path: Path) -> None:
+    fill(tmp_path)
+    labels = Labels(tmp_path, 0.05)
+    assert order(labels, "newest") == [4, 3, 2, 1]
+    assert order(labels, "doubtful") == [3, 1, 2, 4]
+    assert order(labels, "sample") == [3, 4, 2, 1]
+    (first, *_) = labels.to_review("newest", most=1)
+    assert (first["source"], first["p_value"], first["regions"]) == ("line", 0.9, [])
+    with pytest.raises(UserError, match="order is 'id; DROP', but it must be newest or"):
+        labels.to_review("id; DROP")
+
+
+def test_a_label_has_who_and_when_and_can_be_undone(tmp_path: Path) -> None:
+    fill(tmp_path)
+    labels = Labels(tmp_path, 0.05)
+    labels.add(4, "defect", " dent ", "Ada")
+    labels.add(3, "good", "dent", "Ada")
+    labels.add(2, "unsure", who="Bo")
+    assert order(labels, "newest") == [1] and labels.counts() == {"good": 1, "defect": 1, "unsure": 1}
+    assert labels.undo("Ada") == 3 and labels.undo("Ada") == 4 and labels.undo("Ada") is None
+    assert order(labels, "newest") == [4, 3, 1] and labels.counts() == {"good": 0, "defect": 0, "unsure": 1}
+    rows = sqlite3.connect(tmp_path / "journal.sqlite").execute("SELECT image, label, defect, who, undone FROM labels")
+    assert [(image, label, defect, who, undone is None) for image, label, defect, who, undone in rows] == [
+        (4, "defect", "dent", "Ada", False),
+        (3, "good", "", "Ada", False),
+        (2, "unsure", "", "Bo", True),
+    ]
+
+
+def test_a_later_label_counts(tmp_path: Path) -> None:
+    fill(tmp_path)
+    labels = Labels(tmp_path, 0.05)
+    labels.add(4, "good")
+    labels.add(4, "defect")
+    assert labels.counts() == {"good": 0, "defect": 1, "unsure": 0}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((4, "fine"), "label is 'fine', but it must be good, defect, unsure"),
+        ((4, "defect", "good"), "'good' is no name of a defect"),
+        ((4, "defect", "../x"), "is no name of a defect"),
+        ((5, "good"), "image 5 has no picture"),
+        ((9, "good"), "image 9 has no picture"),
+    ],
+)
+def test_what_is_refused(arguments: tuple[int, str], message: str, tmp_path: Path) -> None:
+    fill(tmp_path)
+    with pytest.raises(UserError, match=message):
+        Labels(tmp_path, 0.05).add(*arguments)
+
+
+def test_labelled_pictures_stay(tmp_path: Path) -> None:
+    file = fill(tmp_path)
+    labels, pictures = Labels(tmp_path, 0.05), Pictures(file, 50)
+    for image in (1, 2, 4):
+        labels.add(image, "good")
+    assert pictures.save(5, bytes(20), ".png")
+    assert sorted(file.pictures().values()) == [10, 10, 10, 20] and not (tmp_path / "pictures/000000003.png").exists()
+    labels.add(5, "good")
+    (image,) = file.insert([Row(0.0, "", "", "", 1.0, 0.5, "nominal", 0.1, "anomalous", False, None)])
+    assert not pictures.save(image, bytes(10), ".png")
+    assert labels.picture(1).stat().st_size == 10

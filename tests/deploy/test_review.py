@@ -1,0 +1,118 @@
+"""The routes of review: a list of images, their pictures, labels and undo, behind the service's token."""
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("starlette")
+pytest.importorskip("httpx")  # of its TestClient
+pytest.importorskip("prometheus_client")
+from starlette.testclient import TestClient
+
+from lit_ad.deploy.journal import Journal, JournalSettings
+from lit_ad.deploy.serve import service
+from tests.deploy.test_journal import detection, detector
+from tests.deploy.test_serve import served
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Any:
+    with Journal(tmp_path, detector(), JournalSettings(sample=1)) as journal:
+        for score in (150.0, 94.0, 5.0):
+            assert journal.record(detection(score), 0.1).result(30)
+        deadline = time.monotonic() + 30
+        while len(journal.file.pictures()) < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        yield journal
+
+
+def test_images_are_listed_shown_and_labelled(journal: Journal) -> None:
+    client = TestClient(service(detector(), "model.onnx", journal=journal))
+    assert "<title>lit_ad review</title>" in client.get("/review").text
+    told = client.get("/review/images").json()
+    assert [image["id"] for image in told["images"]] == [3, 2, 1]
+    assert told["images"][2]["regions"][0]["box"] == [0, 0, 32, 32]
+    assert [image["id"] for image in client.get("/review/images?order=doubtful").json()["images"]] == [2, 1, 3]
+    picture = client.get("/review/pictures/1")
+    assert picture.headers["content-type"] == "image/png" and picture.content.startswith(b"\x89PNG")
+    sent = {"image": 1, "label": "defect", "defect": "dent", "who": "Ada"}
+    assert client.post("/review/labels", json=sent).json() == {"counts": {"good": 0, "defect": 1, "unsure": 0}}
+    assert len(client.get("/review/images").json()["images"]) == 2
+    assert client.post("/review/undo", json={"who": "Ada"}).json()["image"] == 1
+    assert client.post("/review/undo", json={"who": "Ada"}).json()["image"] is None
+
+
+def test_requests_that_are_refused(journal: Journal) -> None:
+    client = TestClient(service(detector(), "model.onnx", journal=journal))
+    sent = {"image": 1, "label": "good", "defect": "", "who": ""}
+    text = client.post("/review/labels", content=json.dumps(sent), headers={"content-type": "text/plain"})
+    assert text.status_code == 415 and "content-type: application/json" in text.json()["error"]
+    for body, status, sentence in (
+        ({**sent, "image": "1"}, 400, "image (number)"),
+        ({**sent, "image": True}, 400, "image (number)"),
+        ([], 400, "send a JSON object"),
+        ({**sent, "label": "fine"}, 422, "label is 'fine'"),
+        ({**sent, "image": 77}, 422, "image 77 has no picture"),
+    ):
+        answer = client.post("/review/labels", json=body)
+        assert answer.status_code == status and sentence in answer.json()["error"]
+    assert client.get("/review/images?order=best").status_code == 422
+    assert client.get("/review/pictures/77").status_code == 422
+    assert client.get("/review/pictures/..%2Fjournal.sqlite").status_code == 404
+
+
+def test_the_token_is_asked_for(journal: Journal) -> None:
+    client = TestClient(service(detector(), "model.onnx", token="geheim", journal=journal))
+    assert client.get("/review").status_code == 200  # it holds nothing
+    for path in ("/review/images", "/review/pictures/1"):
+        assert client.get(path).status_code == 401
+        assert client.get(path, headers={"authorization": "Bearer geheim"}).status_code == 200
+    assert client.post("/review/labels", json={}).status_code == client.post("/review/undo", json={}).status_code == 401
+
+
+def test_without_a_journal_there_is_nothing_to_review() -> None:
+    assert TestClient(service(detector(), "model.onnx")).get("/review").status_code == 404
+
+
+@pytest.mark.slow  # needs a browser
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium and chromium-driver")
+def test_the_page(journal: Journal, tmp_path: Path) -> None:
+    webdriver = pytest.importorskip("selenium.webdriver")
+    options = webdriver.ChromeOptions()
+    for option in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking"):
+        options.add_argument(option)
+    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+    driver.implicitly_wait(30)
+
+    def wait(text: str) -> None:
+        deadline = time.monotonic() + 60
+        while text not in driver.find_element("tag name", "body").text:
+            assert time.monotonic() < deadline, driver.find_element("tag name", "body").text
+            time.sleep(0.05)
+
+    try:
+        with served(detector(), journal=journal) as port:
+            driver.get(f"http://127.0.0.1:{port}/review")
+            wait("image 3")
+            body = driver.find_element("tag name", "body")
+            body.send_keys("g")
+            wait("1 good, 0 defects")
+            wait("image 2")
+            body.send_keys("u")
+            wait("image 1")
+            assert len(driver.find_elements("css selector", "rect")) == 1
+            phone = {"width": 420, "height": 900, "deviceScaleFactor": 1, "mobile": True}
+            driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+            assert driver.execute_script("return document.documentElement.scrollWidth") <= 420
+            driver.save_screenshot(str(tmp_path / "review.png"))
+            body.send_keys("d")
+            wait("Nothing is left to review.")
+            body.send_keys("z")
+            wait("1 good, 0 defects, 1 unsure")
+            wait("image 1")
+    finally:
+        driver.quit()
