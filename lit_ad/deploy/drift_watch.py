@@ -120,15 +120,17 @@ class DriftWatch:
         """What an alarm means and what it assumes, in a few sentences."""
         if self.decision is None:
             return "Nothing is tested for drift: the model has no threshold and no held-out scores."
-        chosen = any(self.decision.also_chosen.values())
+        about = " (about: more was chosen on the held-out images)" if any(self.decision.also_chosen.values()) else ""
+        if any(self.decision.folds.values()):
+            about = " (about: trainings without these images scored them, and the detector was trained on them, too)"
         share = "is not tested, since no rate was stated"
         if self.anomalous_rate is not None:
             share = f"is tested against the stated rate of {100 * self.anomalous_rate:g} %"
         return (
             "As long as nominal images come as the held-out ones did, in no order, and few defects score below the "
             f"threshold, each test of a source and category ever alarms with a probability of at most "
-            f"{100 * self.delta:g} %{' (about: more was chosen on the held-out images)' if chosen else ''}. Drift that "
-            f"leaves the scores as they are is not seen. The share of anomalous verdicts {share}."
+            f"{100 * self.delta:g} %{about}. Drift that leaves the scores as they are is not seen. The share of "
+            f"anomalous verdicts {share}."
         )
 
     def _begin(self, key: Key) -> None:
