@@ -41,6 +41,7 @@ def gaussian_blur(
     """The Gaussian of scipy.ndimage.gaussian_filter: (B, C, h, w) -> the same shape, float32 under autocast too.
 
     Args:
+        anomaly_map: (B, C, h, w).
         sigma: Standard deviation in pixels of the map, above 0.
         radius: Pixels each way at which the Gaussian is cut. None: SciPy's, four sigmas, rounded.
         mode: What lies beyond the border, in SciPy's words. "reflect" mirrors the map and repeats the edge pixel

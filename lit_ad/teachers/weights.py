@@ -110,7 +110,8 @@ def expect_hub(hub_id: str, file: str, what: str, remedy: str) -> None:
     Args:
         hub_id: OWNER/REPO, perhaps with @REVISION.
         file: In that repository. In the cache, another that timm takes for it will do.
-        what: What the file is, and `remedy`, what to do with it once it is fetched elsewhere.
+        what: What the file is.
+        remedy: What to do with it once it is fetched elsewhere.
     """
     repository, _, revision = hub_id.partition("@")
     like = {file, *HUB_FILES} if file.endswith((".bin", ".safetensors")) else {file}
