@@ -121,13 +121,14 @@ class DriftWatch:
         if self.decision is None:
             return "Nothing is tested for drift: the model has no threshold and no held-out scores."
         about = " (about: more was chosen on the held-out images)" if any(self.decision.also_chosen.values()) else ""
-        if any(self.decision.folds.values()):
-            about = " (about: trainings without these images scored them, and the detector was trained on them, too)"
+        as_what = "the held-out ones"
+        if any(self.decision.folds.values()):  # whose scores are of other trainings: see DriftTest.from_decision
+            as_what = "earlier ones of the same line"
         share = "is not tested, since no rate was stated"
         if self.anomalous_rate is not None:
             share = f"is tested against the stated rate of {100 * self.anomalous_rate:g} %"
         return (
-            "As long as nominal images come as the held-out ones did, in no order, and few defects score below the "
+            f"As long as nominal images come as {as_what} did, in no order, and few defects score below the "
             f"threshold, each test of a source and category ever alarms with a probability of at most "
             f"{100 * self.delta:g} %{about}. Drift that leaves the scores as they are is not seen. The share of "
             f"anomalous verdicts {share}."
@@ -144,7 +145,7 @@ class DriftWatch:
 def words(test: DriftTest | ShareTest, key: Key) -> str:
     """An alarm in a clause: what has changed, where and since when."""
     assert test.alarm is not None
-    what = "the scores of nominal verdicts are no longer those of the held-out images"
+    what = "the scores of nominal verdicts are no longer as they were"
     if isinstance(test, ShareTest):
         what = f"more images are called anomalous than the stated {100 * test.rate:g} %"
     where = "".join(f", {name} {printable(of)}" for name, of in zip(("source", "category"), key, strict=True) if of)

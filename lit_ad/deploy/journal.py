@@ -154,11 +154,13 @@ class Journal:
             self._bytes += size if fits else 0
         record = Record(row, None if kept is None or not fits else found, file, size if fits else 0, written)
         try:
+            if not self._thread.is_alive():
+                raise Full
             self._queue.put_nowait(record)
         except Full:
             with self._counting:
                 self._bytes -= record.size
-            self._drop([record], f"{WAITING} rows wait for the disk")
+            self._drop([record], f"the journal is closed, or {WAITING} rows wait for the disk")
         return written
 
     def alarms(self) -> list[str]:

@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lit_ad.detector.decision import Decision, Floats, of_category, refuse_not_finite
+from lit_ad.detector.guarantee import folds_of
 from lit_ad.errors import check_number
 
 POWERS = np.array([*np.linspace(0.05, 0.95, 10), 1.5, 2.0, 3.0])  # below 1: higher scores; above: lower ones
@@ -141,8 +142,14 @@ class DriftTest:
 
     @classmethod
     def from_decision(cls, decision: Decision, category: str | None = None, delta: float = DELTA) -> "DriftTest":
-        """The test of a category; of None, or of an unknown one, all together."""
-        return cls(of_category(decision.scores, category), decision.threshold(category), delta)
+        """The test of a category; of None, or of an unknown one, all together.
+
+        Scores of folds are those of other trainings, and this detector's may be lower without any change: then images
+        are compared with earlier ones of the stream alone, which is as exact.
+        """
+        held_out = of_category(decision.scores, category)
+        comparable = held_out[:0] if folds_of(decision, category) else held_out
+        return cls(comparable, decision.threshold(category), delta)
 
     @property
     def alarm(self) -> Alarm | None:

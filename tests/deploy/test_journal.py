@@ -124,6 +124,18 @@ def test_pictures_that_cannot_be_written_are_counted(tmp_path: Path) -> None:
     assert [row["picture"] for row in rows(tmp_path)] == [None]
 
 
+def test_a_closed_journal_drops(tmp_path: Path) -> None:
+    with Journal(tmp_path, detector(), JournalSettings(sample=0)) as journal:
+        pass
+    assert not journal.record(detection(5.0), 0.1).result(0)
+    assert journal.dropped == 1 and "closed" in journal.trouble
+
+
+def test_a_device_that_only_judges_can_keep_a_journal() -> None:
+    code = "import lit_ad.deploy.journal, sys; print({'torch', 'lightning', 'cv2', 'scipy'} & sys.modules.keys())"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
 def test_recording_is_fast(tmp_path: Path) -> None:
     with Journal(tmp_path, detector(), JournalSettings(sample=0)) as journal:
         found = [detection(5.0) for _ in range(1000)]
@@ -154,7 +166,7 @@ def test_drift_goes_on_after_a_restart(tmp_path: Path) -> None:
     assert states[0] == states[1] and states[0]["scores"]["capital"]["alarm"]["image"] < 200
     for folder in ("one", "three"):
         (event,) = events(tmp_path / folder)
-        assert event[0] == "alarm" and "no longer those of the held-out images: since about 20" in event[1]
+        assert event[0] == "alarm" and "no longer as they were: since about 20" in event[1]
 
 
 KILLED = """

@@ -201,6 +201,19 @@ def test_categories_have_their_own_scores() -> None:
     assert len(DriftTest.from_decision(decision, None).state()["bag"]) == 4
 
 
+def test_scores_of_folds_are_compared_with_none_of_this_detector() -> None:
+    """They are of other trainings. Lower scores from the first image on are no change; later ones are."""
+    random = np.random.default_rng(3)
+    held = random.gamma(2.0, size=50)
+    test = DriftTest.from_decision(Decision({"": held}, false_alarm=0.05, folds={"": 5}))
+    assert test.state()["bag"] == [] and test.update(0.1) is not None
+    scores = random.gamma(2.0, size=800) * 0.6
+    scores[500:] += 1
+    for number, score in enumerate(scores.tolist()):
+        test.update(score, number)
+    assert test.alarm is not None and 500 <= test.alarm.time < 700
+
+
 @pytest.mark.parametrize("rate", [0.01, 0.3])
 def test_the_share_of_anomalous_verdicts(rate: float) -> None:
     """At the stated rate there are false alarms as promised; a share three times as high is found."""
