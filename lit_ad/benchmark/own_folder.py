@@ -37,10 +37,10 @@ def method_specs(methods: Mapping[str, MethodSpec] | Sequence[str]) -> dict[str,
 def config_of(method: str) -> Path:
     """The paper's setting of a method. Raises UserError if there is none."""
     files = {file.stem.replace("_", ""): file for file in CONFIGS.glob("*.yaml")}
-    found = [files[name] for pattern in NAMES if (name := pattern.format(method.lower())) in files]
-    if not found:
+    matching = [files[name] for pattern in NAMES if (name := pattern.format(method.lower())) in files]
+    if not matching:
         raise UserError(f"there is no method {method} with a file in {CONFIGS}: give its configuration, FILE.yaml")
-    return found[0]
+    return matching[0]
 
 
 def sources_of(root: Path | None, sources: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -80,9 +80,9 @@ def run_cells(
     if left:
         print(f"Not finished, since another process has them or ended them: {left}")
     if dead:
-        said = "; ".join(f"{cell.name} {cell.state()}" for cell in dead)
+        states = "; ".join(f"{cell.name} {cell.state()}" for cell in dead)
         raise UserError(
-            f"{len(dead)} of {format_count(len(share), 'cell')} died, the same command tries them again: {said}"
+            f"{len(dead)} of {format_count(len(share), 'cell')} died, the same command tries them again: {states}"
         )
 
 

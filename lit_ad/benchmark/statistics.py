@@ -38,7 +38,7 @@ def auroc_interval(nominal: Floats, anomalous: Floats, seed: int = 0) -> tuple[f
     def mean_auroc(i: NDArray[np.int64], j: NDArray[np.int64]) -> float:
         return float(np.bincount(i, minlength=n) @ wins @ np.bincount(j, minlength=m)) / (n * m)
 
-    found = stats.bootstrap(
+    interval = stats.bootstrap(
         (np.arange(n), np.arange(m)),
         mean_auroc,
         n_resamples=RESAMPLES,
@@ -46,7 +46,7 @@ def auroc_interval(nominal: Floats, anomalous: Floats, seed: int = 0) -> tuple[f
         method="percentile",
         rng=np.random.default_rng(seed),
     ).confidence_interval
-    return float(found.low), float(found.high)
+    return float(interval.low), float(interval.high)
 
 
 @dataclass
@@ -84,9 +84,9 @@ def compare(tasks: list[str], values: dict[str, list[float]]) -> Comparison | No
     ranks = stats.rankdata(-table, axis=0).mean(axis=1)
     p = float(stats.friedmanchisquare(*table).pvalue) if len(table) > 2 else math.nan
     pairs = [
-        Pair(first, second, float(np.mean(np.subtract(values[first], values[second]))), signed_rank(*of))
+        Pair(first, second, float(np.mean(np.subtract(values[first], values[second]))), signed_rank(*samples))
         for first, second in combinations(values, 2)
-        for of in [(values[first], values[second])]
+        for samples in [(values[first], values[second])]
     ]
     for pair, corrected in zip(pairs, holm([pair.p for pair in pairs]), strict=True):
         pair.p_holm = corrected

@@ -98,15 +98,17 @@ def write_tables(cells: list[Cell], output: Path, metrics: list[str], published:
             for cell in cells
         ],
         "tasks": {
-            metric: {method: {t: asdict(v) for t, v in of.items() if t != ALL} for method, of in by_method.items()}
+            metric: {
+                method: {t: asdict(v) for t, v in by_task.items() if t != ALL} for method, by_task in by_method.items()
+            }
             for metric, by_method in summary.items()
         },
         "mean": {
-            metric: {method: asdict(of[ALL]) for method, of in by_method.items() if ALL in of}
+            metric: {method: asdict(by_task[ALL]) for method, by_task in by_method.items() if ALL in by_task}
             for metric, by_method in summary.items()
         },
         "published": published,
-        "comparison": {metric: asdict(found) for metric, found in comparisons.items() if found},
+        "comparison": {metric: asdict(comparison) for metric, comparison in comparisons.items() if comparison},
         "missing": missing,
     }
     with atomic_write(output / "results.json") as temporary:
@@ -143,23 +145,23 @@ def summarise(
     """The metric of each method on each task, as far as there are finished cells, and the mean over tasks, where there
     is a seed with all of them."""
     methods, tasks = in_order(cells)
-    found: dict[str, dict[str, Value]] = {}
+    summary: dict[str, dict[str, Value]] = {}
     for method in methods:
         seeds: dict[str, dict[int, float]] = {task: {} for task in tasks}
         for cell in cells:
             value = rows.get(cell.name, {}).get(metric, math.nan)
             if cell.method == method and not math.isnan(value):
                 seeds[cell.task][cell.seed] = value
-        found[method] = {task: over_seeds(list(of.values())) for task, of in seeds.items() if of}
-        complete = [seed for seed in seeds[tasks[0]] if all(seed in of for of in seeds.values())]
+        summary[method] = {task: over_seeds(list(by_seed.values())) for task, by_seed in seeds.items() if by_seed}
+        complete = [seed for seed in seeds[tasks[0]] if all(seed in by_seed for by_seed in seeds.values())]
         if complete and len(tasks) > 1:
-            found[method][ALL] = over_seeds([fmean(of[seed] for of in seeds.values()) for seed in complete])
+            summary[method][ALL] = over_seeds([fmean(by_seed[seed] for by_seed in seeds.values()) for seed in complete])
         if metric == "image_auroc":
             for task in tasks:
                 runs = [results[c.name] for c in cells if (c.method, c.task) == (method, task) and c.name in results]
-                if task in found[method] and all(MEAN not in run.rows for run in runs):
-                    found[method][task].low, found[method][task].high = interval(runs)
-    return found
+                if task in summary[method] and all(MEAN not in run.rows for run in runs):
+                    summary[method][task].low, summary[method][task].high = interval(runs)
+    return summary
 
 
 def interval(runs: list[Results]) -> tuple[float, float]:
@@ -184,9 +186,9 @@ def in_order(cells: list[Cell]) -> tuple[list[str], list[str]]:
 def compare_methods(cells: list[Cell], summary: dict[str, dict[str, Value]]) -> Comparison | None:
     """The methods that have any value, on the tasks that all of these have."""
     _, tasks = in_order(cells)
-    there = {method: of for method, of in summary.items() if of}
-    shared = [task for task in tasks if all(task in of for of in there.values())]
-    return compare(shared, {method: [of[task].mean for task in shared] for method, of in there.items()})
+    there = {method: by_task for method, by_task in summary.items() if by_task}
+    shared = [task for task in tasks if all(task in by_task for by_task in there.values())]
+    return compare(shared, {method: [by_task[task].mean for task in shared] for method, by_task in there.items()})
 
 
 def in_table(value: Value | None) -> str:
@@ -207,10 +209,10 @@ def grid(
     for method in methods:
         headings.append(method)
         columns.append([in_table(summary[method].get(task)) for task in (*tasks, *ends)])
-        said = [published.get(method, {}).get(task.strip("*"), {}).get(metric) for task in (*tasks, *ends)]
-        if any(value is not None for value in said):
+        figures = [published.get(method, {}).get(task.strip("*"), {}).get(metric) for task in (*tasks, *ends)]
+        if any(value is not None for value in figures):
             headings.append(f"{method}, published")
-            columns.append(["" if value is None else f"{value:.3f}" for value in said])
+            columns.append(["" if value is None else f"{value:.3f}" for value in figures])
     return headings, [list(row) for row in zip(*columns, strict=True)]
 
 
@@ -226,14 +228,14 @@ def markdown(
     lines = [
         "Mean ± standard deviation over seeds. [Low, high]: 95 % interval over images, by bootstrap, of image AUROC. A",
         "mean over tasks stands where a seed has all of them. Why a cell is empty is said at the end.",
-        *(f"Published, {method}: {of['source']}." for method, of in published.items() if of.get("source")),
+        *(f"Published, {method}: {entry['source']}." for method, entry in published.items() if entry.get("source")),
     ]
-    for metric, of in summary.items():
-        if any(of.values()):
-            headings, rows = grid(cells, of, published, metric)
+    for metric, by_method in summary.items():
+        if any(by_method.values()):
+            headings, rows = grid(cells, by_method, published, metric)
             lines += ["", f"## {metric}", "", pipes(headings, rows)]
-            found = comparisons[metric]
-            lines += ["", *compared(found)] if found else []
+            comparison = comparisons[metric]
+            lines += ["", *compared(comparison)] if comparison else []
     spent: dict[tuple[str, str], list[dict[str, Any]]] = {(method, task): [] for method in methods for task in tasks}
     for cell in cells:
         spent[cell.method, cell.task] += [costs[cell.name]] if cell.name in costs else []
@@ -244,15 +246,17 @@ def markdown(
     return "\n".join(lines) + "\n"
 
 
-def compared(found: Comparison) -> list[str]:
+def compared(comparison: Comparison) -> list[str]:
     """The comparison over tasks, in Markdown."""
-    ranks = sorted(found.ranks.items(), key=lambda item: item[1])
+    ranks = sorted(comparison.ranks.items(), key=lambda item: item[1])
     ordered = ", ".join(f"{name} {rank:.2f}" for name, rank in ranks)
-    friedman = "" if math.isnan(found.friedman_p) else f" Friedman's p {found.friedman_p:.3g}."
-    pairs = [[f"{p.first} - {p.second}", f"{p.difference:+.3f}", f"{p.p:.3g}", f"{p.p_holm:.3g}"] for p in found.pairs]
+    friedman = "" if math.isnan(comparison.friedman_p) else f" Friedman's p {comparison.friedman_p:.3g}."
+    pairs = [
+        [f"{p.first} - {p.second}", f"{p.difference:+.3f}", f"{p.p:.3g}", f"{p.p_holm:.3g}"] for p in comparison.pairs
+    ]
     return [
-        f"Average rank over {format_count(len(found.tasks), 'task')}: {ordered}. "
-        f"Critical difference {found.critical_difference:.2f} (Nemenyi, 0.05).{friedman}",
+        f"Average rank over {format_count(len(comparison.tasks), 'task')}: {ordered}. "
+        f"Critical difference {comparison.critical_difference:.2f} (Nemenyi, 0.05).{friedman}",
         "",
         pipes(["difference of", "mean", "p (Wilcoxon)", "p (Holm)"], pairs),
     ]
@@ -262,11 +266,11 @@ def cost_of(costs: list[dict[str, Any]]) -> str:
     """Mean minutes and most memory of the finished seeds; "" of none."""
     if not costs:
         return ""
-    said = [f"{fmean(cost['seconds'] for cost in costs) / 60:.1f} min"]
-    for key, of in (("memory_mib", ""), ("gpu_memory_mib", " of GPU")):
+    parts = [f"{fmean(cost['seconds'] for cost in costs) / 60:.1f} min"]
+    for key, place in (("memory_mib", ""), ("gpu_memory_mib", " of GPU")):
         known = [cost[key] for cost in costs if cost.get(key) is not None]
-        said += [f"{max(known) / 1024:.1f} GiB{of}"] if known else []
-    return ", ".join(said)
+        parts += [f"{max(known) / 1024:.1f} GiB{place}"] if known else []
+    return ", ".join(parts)
 
 
 def pipes(headings: list[str], rows: list[list[str]]) -> str:
@@ -276,9 +280,9 @@ def pipes(headings: list[str], rows: list[list[str]]) -> str:
 def latex(cells: list[Cell], summary: dict[str, dict[str, dict[str, Value]]], published: dict[str, Published]) -> str:
     """A tabular of each metric, for booktabs."""
     parts = []
-    for metric, of in summary.items():
-        if any(of.values()):
-            headings, rows = grid(cells, of, published, metric)
+    for metric, by_method in summary.items():
+        if any(by_method.values()):
+            headings, rows = grid(cells, by_method, published, metric)
             plain = [[row[0].strip("*"), *row[1:]] for row in rows]
             text = tabulate(plain, headings, tablefmt="latex_booktabs", disable_numparse=True)
             parts.append(f"% {metric}\n" + text.replace("±", "$\\pm$"))

@@ -110,9 +110,9 @@ def append(answer: requests.Response, part: Path, have: int, size: int | None) -
 def verify(path: Path, sha256: str, name: str, remedy: str) -> None:
     """Raises UserError on another checksum."""
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != sha256:
-        raise UserError(f"{name} is not the file known here: its SHA-256 is {found}, and not {sha256}; {remedy}")
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != sha256:
+        raise UserError(f"{name} is not the file known here: its SHA-256 is {digest}, and not {sha256}; {remedy}")
 
 
 def extract(archive: Path, target: Path) -> None:

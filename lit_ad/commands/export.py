@@ -181,47 +181,47 @@ def made_up(view: View, count: int) -> Iterator[NDArray[Any]]:
             yield (low + pixels[..., 0] * ((high - low) / 255)).astype(np.float32)
 
 
-def pick(found: list[Sample], count: int) -> list[Sample]:
+def pick(samples: list[Sample], count: int) -> list[Sample]:
     """`count` of them, spread evenly."""
-    rows = sorted({round(row) for row in np.linspace(0, len(found) - 1, count)}) if found else []
-    return [found[row] for row in rows]
+    rows = sorted({round(row) for row in np.linspace(0, len(samples) - 1, count)}) if samples else []
+    return [samples[row] for row in rows]
 
 
 def compare(exported: Detector, checkpoint: Detector, images: list[ImageLike], precision: Precision) -> dict[str, Any]:
     """What is said of the differences. Raises UserError if they are beyond the precision's tolerance."""
-    found = differences(exported, checkpoint, images)
+    by_size = differences(exported, checkpoint, images)
     tolerance = TOLERANCE.get(precision)
     print(f"Against the checkpoint, on {format_count(len(images), 'image')}, the largest relative difference:")
-    for size, values in found.items():
+    for size, values in by_size.items():
         print(f"  {size}: " + ", ".join(f"{name} {value:.1e}" for name, value in values.items()))
-    wrong = [] if tolerance is None else beyond(found, tolerance)
+    wrong = [] if tolerance is None else beyond(by_size, tolerance)
     if wrong:
         raise UserError(
             f"the exported file differs from the checkpoint, {'; '.join(wrong)}, where {precision} may differ by "
             f"{tolerance:.0e}: no file was written"
         )
     names = [str(image) if isinstance(image, Path) else "made up" for image in images]
-    return {"precision": precision, "tolerance": tolerance, "differences": found, "images": names}
+    return {"precision": precision, "tolerance": tolerance, "differences": by_size, "images": names}
 
 
 def aurocs(exported: Detector, checkpoint: Detector, test: list[Sample]) -> dict[str, dict[str, float]]:
     """What int8 costs on the run's test images."""
-    found = {"fp32": auroc(checkpoint, test), "int8": auroc(exported, test)}
-    for name, before in found["fp32"].items():
-        after = found["int8"][name]
+    by_precision = {"fp32": auroc(checkpoint, test), "int8": auroc(exported, test)}
+    for name, before in by_precision["fp32"].items():
+        after = by_precision["int8"][name]
         change = f"{before:.4f} in fp32, {after:.4f} in int8 ({after - before:+.4f})"
         print(f"{name} on {format_count(len(test), 'test image')}: {change}")
-    return found
+    return by_precision
 
 
 def auroc(detector: Detector, test: list[Sample]) -> dict[str, float]:
     """Image AUROC, and pixel AUROC where there are masks."""
     of_images, of_pixels = ImageAUROC(), PixelAUROC()
-    for sample, found in zip(test, detector.stream(sample.image for sample in test), strict=True):
-        of_images.update(torch.tensor([found.score]), torch.tensor([sample.label]))
-        truth = read_truth(sample, (found.image.shape[0], found.image.shape[1]))
-        if found.anomaly_map is not None and truth is not None:
-            pixels = [counted(of, found.roi).ravel() for of in (found.anomaly_map, truth.numpy())]
+    for sample, detection in zip(test, detector.stream(sample.image for sample in test), strict=True):
+        of_images.update(torch.tensor([detection.score]), torch.tensor([sample.label]))
+        truth = read_truth(sample, (detection.image.shape[0], detection.image.shape[1]))
+        if detection.anomaly_map is not None and truth is not None:
+            pixels = [counted(array, detection.roi).ravel() for array in (detection.anomaly_map, truth.numpy())]
             of_pixels.update(*map(torch.from_numpy, pixels))
     values = {"image_auroc": float(of_images.compute()), "pixel_auroc": float(of_pixels.compute())}
     return {name: value for name, value in values.items() if not np.isnan(value)}

@@ -30,14 +30,16 @@ def journal(folder: Path, /, reset: str | None = None, source: str | None = None
             raise UserError('--reset is empty: give the reason, such as --reset "new lamp"')
         file.add_event("reset", source, category, reset)
     rows = [
-        [printable(of) or "-", kind or "-", *(verdicts.get(name, 0) for name in ("nominal", "anomalous"))]
-        for (of, kind), verdicts in file.counts().items()
+        [printable(origin) or "-", kind or "-", *(verdicts.get(name, 0) for name in ("nominal", "anomalous"))]
+        for (origin, kind), verdicts in file.counts().items()
     ]
     print(tabulate(rows, headers=["source", "category", "nominal", "anomalous"]))
     for event in file.events():
         when = datetime.fromtimestamp(event.time, UTC).isoformat(" ", "seconds")
         where = "".join(
-            f", {name} {printable(of)}" for name, of in (("source", event.source), ("category", event.category)) if of
+            f", {name} {printable(origin)}"
+            for name, origin in (("source", event.source), ("category", event.category))
+            if origin
         )
         print(f"{when}  {event.kind}{where if event.kind == 'reset' else ''}: {event.reason}")
     file.close()

@@ -123,10 +123,10 @@ def main() -> None:
         print("\nlit-ad: stopped by Ctrl-C", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     except Exception as error:
-        said = mendable(error)
-        if said is None:
+        message = mendable(error)
+        if message is None:
             raise
-        sys.exit(f"lit-ad: {said}")
+        sys.exit(f"lit-ad: {message}")
 
 
 def prepare() -> None:

@@ -131,14 +131,14 @@ def write_decision(file: Path, output: Path, decision: Decision, detector: Detec
 def tell(before: Decision | None, after: Decision, category: str | None) -> None:
     """Print the thresholds of a category, or of all, before and after, and what they promise."""
     for name in after.scores if category is None else [category]:
-        of = f" of {name}" if len(after.scores) > 1 else ""
+        place = f" of {name}" if len(after.scores) > 1 else ""
         old = "none" if before is None or name not in before.scores else f"{before.threshold(name):.6g}"
         count = format_count(len(after.scores[name]), "held-out image")
-        print(f"{count}{of}, false-alarm rate {after.describe_rate(name)}")
-        print(f"threshold{of} {after.operating_point(name)}; before: {old}")
+        print(f"{count}{place}, false-alarm rate {after.describe_rate(name)}")
+        print(f"threshold{place} {after.operating_point(name)}; before: {old}")
         pixels = after.pixel_operating_point(name)
         if pixels is not None:
-            print(f"pixel threshold{of} {pixels}")
+            print(f"pixel threshold{place} {pixels}")
         print(guarantee(after, name))
 
 
@@ -150,12 +150,12 @@ def refitted(
     scores, maxima, medians = [], [], []
     before = detector.card.decision
     there = before.scores.get(category, np.zeros(0)) if add and before is not None else np.zeros(0)
-    for found in detector.stream(images):
-        if np.isclose(there, found.score, rtol=1e-6, atol=0).any():
+    for detection in detector.stream(images):
+        if np.isclose(there, detection.score, rtol=1e-6, atol=0).any():
             continue
-        scores.append(found.score)
-        if found.anomaly_map is not None:
-            of_map = counted(found.anomaly_map, found.roi)
+        scores.append(detection.score)
+        if detection.anomaly_map is not None:
+            of_map = counted(detection.anomaly_map, detection.roi)
             maxima.append(float(of_map.max()))
             medians.append(float(np.median(of_map)))
     if len(scores) < len(images):

@@ -84,11 +84,11 @@ def judged(detector: Detector, name: str, images: list[Path]) -> Iterator[tuple[
         raise UserError(
             f"the model for {name} was trained on {', '.join(decision.scores)}: its threshold is not {name}'s"
         )
-    for image, found in zip(images, detector.stream(images, name), strict=True):
-        assert found.anomaly_map is not None and found.mask is not None
+    for image, detection in zip(images, detector.stream(images, name), strict=True):
+        assert detection.anomaly_map is not None and detection.mask is not None
         below = f"{name}/{image.parent.name}/{image.stem}"
-        yield f"anomaly_images/{below}.tiff", tiff(half(found.anomaly_map, image))
-        yield f"anomaly_images_thresholded/{below}.png", png(found.mask)
+        yield f"anomaly_images/{below}.tiff", tiff(half(detection.anomaly_map, image))
+        yield f"anomaly_images_thresholded/{below}.png", png(detection.mask)
 
 
 def half(anomaly_map: NDArray[np.float32], image: Path) -> NDArray[np.float16]:

@@ -51,6 +51,6 @@ def may_be_trained(sample: Sample, trained: set[int]) -> bool:
 def record_of(file: Path) -> dict[str, Any] | None:
     """What the checkpoint of a detector says of its training's images, or None if it says nothing."""
     files = [file] if file.suffix == ".ckpt" else [file.parent.parent / name for name in CHECKPOINTS]
-    found = next((each for each in files if each.is_file()), None)
-    record = None if found is None else read_checkpoint(found).get("AnomalyDataModule")
+    checkpoint = next((each for each in files if each.is_file()), None)
+    record = None if checkpoint is None else read_checkpoint(checkpoint).get("AnomalyDataModule")
     return record if record and "trained" in record else None

@@ -79,10 +79,10 @@ class Augment:
                     ) from error
                 sizes.add((height, width))
         if alike and len(sizes) > 1:
-            found = " and ".join(f"{height}x{width}" for height, width in sorted(sizes)[:2])
+            examples = " and ".join(f"{height}x{width}" for height, width in sorted(sizes)[:2])
             raise UserError(
-                f"data.augment makes images of several sizes of those of {size[0]}x{size[1]}, such as {found}, but a "
-                "batch has one: give transforms that change the size p: 1.0, or data.batch_size 1"
+                f"data.augment makes images of several sizes of those of {size[0]}x{size[1]}, such as {examples}, but "
+                "a batch has one: give transforms that change the size p: 1.0, or data.batch_size 1"
             )
 
 

@@ -41,9 +41,9 @@ def collate_equal(items: list[Batch]) -> Batch:
     """`collate` for training. Raises UserError on images of different sizes."""
     sizes = {tuple(item.pixels.shape[2:]): item.samples[0].image for item in items if item.pixels is not None}
     if len(sizes) > 1:
-        (one, first), (two, second), *_ = sizes.items()
+        (path, first), (two, second), *_ = sizes.items()
         raise UserError(
-            f"training images of different sizes, {one} {first} and {two} {second}: set model.view.image_size, or "
+            f"training images of different sizes, {path} {first} and {two} {second}: set model.view.image_size, or "
             "model.view.tile to train on tiles"
         )
     return collate(items)

@@ -221,12 +221,12 @@ def lay_out_tiles(samples: Sequence[Sample], view: View, random: bool = False) -
     return Tiles(sizes, grid.tile, grid.overlap, random)
 
 
-def rows_of(part: AnomalyDataset, whole: AnomalyDataset) -> list[int]:
+def rows_of(part: AnomalyDataset, dataset: AnomalyDataset) -> list[int]:
     """Return the numbers that the items of a dataset have in one of more images, tiled alike."""
     rows = defaultdict(list)
-    for item in range(len(whole)):
-        number = item if whole.tiles is None else whole.tiles.image(item)
-        rows[whole.samples[number]].append(item)
+    for item in range(len(dataset)):
+        number = item if dataset.tiles is None else dataset.tiles.image(item)
+        rows[dataset.samples[number]].append(item)
     return [row for sample in part.samples for row in rows[sample]]
 
 

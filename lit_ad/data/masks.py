@@ -46,16 +46,16 @@ def read_mask(path: Path, above: int | None = None) -> NDArray[np.bool_]:
 def read_folder(folder: Path, above: int | None = None) -> NDArray[np.bool_]:
     """Where one of the masks in a folder marks a defect: (H, W)."""
     files = mask_files(folder)
-    whole = read_mask(files[0], above).copy()
+    union = read_mask(files[0], above).copy()
     for file in files[1:]:
         mask = read_mask(file, above)
-        if mask.shape != whole.shape:
+        if mask.shape != union.shape:
             raise UserError(
-                f"masks of one image differ in size: {files[0]} is {whole.shape[0]}x{whole.shape[1]} (height x width), "
+                f"masks of one image differ in size: {files[0]} is {union.shape[0]}x{union.shape[1]} (height x width), "
                 f"but {file} is {mask.shape[0]}x{mask.shape[1]}: save both at the size of the image"
             )
-        whole |= mask
-    return whole
+        union |= mask
+    return union
 
 
 def read_truth(sample: Sample, size: Size) -> Tensor | None:

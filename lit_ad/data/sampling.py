@@ -80,7 +80,7 @@ def draw_alike(categories: list[str], seed: tuple[int, int]) -> list[int]:
     counts = np.full(len(rows), len(categories) // len(rows))
     counts[generator.permutation(len(rows))[: len(categories) % len(rows)]] += 1
     drawn: list[int] = []
-    for mine, count in zip(rows.values(), counts, strict=True):
-        rounds = [generator.permutation(mine) for _ in range(-(-count // len(mine)))]
+    for own_rows, count in zip(rows.values(), counts, strict=True):
+        rounds = [generator.permutation(own_rows) for _ in range(-(-count // len(own_rows)))]
         drawn += np.concatenate(rounds)[:count].tolist() if rounds else []
     return drawn

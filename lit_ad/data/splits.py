@@ -82,9 +82,9 @@ def take_shots(samples: list[Sample], shots: int, seed: int) -> list[Sample]:
     taken: set[Sample] = set()
     for name, nominal in categories.items():
         if len(nominal) < shots:
-            whole = f"category {name!r}" if name else "the data set"
+            subject = f"category {name!r}" if name else "the data set"
             have = format_count(len(nominal), "nominal training image")
-            raise UserError(f"data.shots is {shots}, but {whole} has {have}: lower it")
+            raise UserError(f"data.shots is {shots}, but {subject} has {have}: lower it")
         taken.update(nominal[i] for i in np.random.default_rng(seed).permutation(len(nominal))[:shots])
     return [sample for sample in samples if sample.split != "train" or sample in taken]
 
@@ -193,13 +193,13 @@ def split_nominal(samples: list[Sample], fraction: float, seed: int) -> tuple[li
 
 def single_error(category: str, samples: list[Sample]) -> UserError:
     """The error of a category whose only image, or the images of whose only item, cannot both train and decide."""
-    whole = f"category {category!r}" if category else "the data set"
+    subject = f"category {category!r}" if category else "the data set"
     if len(samples) == 1:
         return UserError(
-            f"{whole} has one nominal training image, {samples[0].image}, but it takes two or more: one is kept for "
+            f"{subject} has one nominal training image, {samples[0].image}, but it takes two or more: one is kept for "
             "validation"
         )
     return UserError(
-        f"{whole} has one item to train on, {samples[0].item}, but it takes two or more: one is kept for validation "
+        f"{subject} has one item to train on, {samples[0].item}, but it takes two or more: one is kept for validation "
         "(the pages of a file are one item, unless a Table has a column item)"
     )

@@ -122,8 +122,8 @@ class Evaluation(L.Callback):
         self.directory = run_directory(trainer)
         source = getattr(getattr(trainer, "datamodule", None), "source", None)
         rules = None if source is None else source.rules()
-        whole = self.eval_size is None and pl_module.view.region is None
-        by_rules = None if rules is None else ByRules(rules, whole)
+        uncut = self.eval_size is None and pl_module.view.region is None
+        by_rules = None if rules is None else ByRules(rules, uncut)
         self.measurement = Measurement(self.eval_size, self.bootstrap, by_rules)
 
     def on_test_batch_end(

@@ -78,15 +78,15 @@ class Measurement:
         tensors = torch.from_numpy(anomaly_map), torch.from_numpy(truth)
         self.pixel_metrics.update(*tensors, judged.group, str(judged.sample.image), inside)
 
-    def _count(self, group: str, truth: NDArray[np.bool_], found: NDArray[np.bool_]) -> None:
+    def _count(self, group: str, truth: NDArray[np.bool_], called: NDArray[np.bool_]) -> None:
         """Add an image's pixels at the original size, 2 x (H, W) or 2 x (n,)."""
-        values = {"nominal": ~truth, "anomalous": truth, "hits": truth & found, "false": ~truth & found}
-        for name, of in values.items():
-            self.pixels[group, name] += int(np.count_nonzero(of))
+        values = {"nominal": ~truth, "anomalous": truth, "hits": truth & called, "false": ~truth & called}
+        for name, pixels in values.items():
+            self.pixels[group, name] += int(np.count_nonzero(pixels))
 
     def compute(self, decision: Decision | None) -> Results:
         """Return the results of all processes, each of which must call this. `decision`: that of the verdicts."""
-        seen = sorted(gather(self.seen), key=lambda one: one[0])
+        seen = sorted(gather(self.seen), key=lambda entry: entry[0])
         images = [image for _, _, image in seen]
         groups = group_rows(sorted({(image.category, image.defect) for image in images}))
         rows = self._rows(groups, images, decision is not None and decision.pixel_threshold() is not None)
@@ -112,12 +112,12 @@ class Measurement:
         values = {}
         for row, groups in rows.items():
             count = {name: sum(pixels[group, name] for group in groups) for name in PIXELS}
-            found = (count["hits"], count["false"]) if decided else (math.nan, math.nan)
+            called = (count["hits"], count["false"]) if decided else (math.nan, math.nan)
             values[row] = {
                 **of_images[row],
                 **of_pixels[row],
                 **verdict_row(image for image in images if f"{image.category}/{image.defect}" in groups),
-                **pixel_verdict_row(count["nominal"], count["anomalous"], *found),
+                **pixel_verdict_row(count["nominal"], count["anomalous"], *called),
                 "nominal_pixels": count["compared nominal"],
                 "anomalous_pixels": count["compared anomalous"],
             }
@@ -147,14 +147,14 @@ def sample_aurocs(rows: dict[str, set[str]], images: list[ImageResult]) -> dict[
         samples[image.category, image.item, "" if image.item else image.path].append(image)
     if len(samples) == len(images):
         return {}
-    found = {}
+    aurocs = {}
     for row, groups in rows.items():
-        whole = [
+        complete = [
             (image.score, image.label, sample)
             for sample, views in samples.items()
             if groups.issuperset(f"{image.category}/{image.defect}" for image in views)
             for image in views
         ]
-        scores, labels, of = zip(*whole, strict=True) if whole else ((), (), ())
-        found[row] = sample_auroc(scores, labels, of)
-    return found
+        scores, labels, items = zip(*complete, strict=True) if complete else ((), (), ())
+        aurocs[row] = sample_auroc(scores, labels, items)
+    return aurocs

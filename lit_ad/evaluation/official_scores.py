@@ -38,10 +38,12 @@ class ByRules:
         group = f"{sample.category}/{sample.defect}"
         if limit is not None:
             self.images[group, sample.label, bool(anomaly_map.max() > limit)] += 1
-        found = None if self.rules.defects is None else self.rules.defects(sample)
-        if found is not None:
-            masks = np.stack([defect.mask for defect in found]) if found else np.zeros((0, *anomaly_map.shape), bool)
-            saturation = [defect.saturation for defect in found]
+        defects = None if self.rules.defects is None else self.rules.defects(sample)
+        if defects is not None:
+            masks = (
+                np.stack([defect.mask for defect in defects]) if defects else np.zeros((0, *anomaly_map.shape), bool)
+            )
+            saturation = [defect.saturation for defect in defects]
             self.spro.update(
                 torch.from_numpy(anomaly_map), torch.from_numpy(masks), saturation, group, str(sample.image)
             )
@@ -52,9 +54,10 @@ class ByRules:
         images: Counter[tuple[str, int, bool]] = Counter()
         for key, count in gather(list(self.images.items())):
             images[key] += count
-        for row, of in groups.items():
+        for row, members in groups.items():
             hits, false, misses = (
-                sum(images[group, label, found] for group in of) for label, found in ((1, True), (0, True), (1, False))
+                sum(images[group, label, called] for group in members)
+                for label, called in ((1, True), (0, True), (1, False))
             )
             values[row] |= rows[row] | {"seg_f1": rows[row]["pixel_f1"]}
             values[row]["class_f1"] = ratio(2 * hits, 2 * hits + false + misses)
@@ -67,13 +70,13 @@ class ByRules:
 
     def _figures(self, category: str, values: dict[str, Row]) -> Row:
         """Of one category."""
-        whole = values.get(f"{category}/", values[POOLED])
-        names = [key for name in self.rules.metrics for key in (name, f"{name}_error_bound") if key in whole]
+        pooled = values.get(f"{category}/", values[POOLED])
+        names = [key for name in self.rules.metrics for key in (name, f"{name}_error_bound") if key in pooled]
         if not self.rules.subsets:
-            return {name: whole[name] for name in names}
-        apart = {of: values.get(f"{category}/{kind}", {}) for kind, of in self.rules.subsets.items()}
-        found: Row = {}
+            return {name: pooled[name] for name in names}
+        apart = {suffix: values.get(f"{category}/{kind}", {}) for kind, suffix in self.rules.subsets.items()}
+        figures: Row = {}
         for name in names:
-            parts = {f"{name}_{of}": row.get(name, math.nan) for of, row in apart.items()}
-            found |= {name: fmean(parts.values()), **parts}  # of error bounds, the mean bounds the mean's error
-        return found
+            parts = {f"{name}_{suffix}": row.get(name, math.nan) for suffix, row in apart.items()}
+            figures |= {name: fmean(parts.values()), **parts}  # of error bounds, the mean bounds the mean's error
+        return figures

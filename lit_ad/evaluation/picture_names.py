@@ -28,20 +28,20 @@ def picture_names(samples: Sequence[Sample]) -> dict[str, str]:
         below = sample.category if sample.label >= 0 else Path(sample.category, sample.defect).as_posix()
         categories[below].append(sample)
     names: dict[str, str] = {}
-    for category, mine in categories.items():
-        paths = [sample.image for sample in mine]
+    for category, members in categories.items():
+        paths = [sample.image for sample in members]
         folders = [path.relative_to(path.anchor).parent.parts for path in paths]
-        least = int(any(sample.label >= 0 for sample in mine))
+        least = int(any(sample.label >= 0 for sample in members))
         depths = range(least, max(least, *map(len, folders)) + 1)
         most = len({folded(str(path)) for path in paths})
-        for whole, depth in ((whole, depth) for whole in (False, True) for depth in depths):
-            found = [
-                Path(category, *parts[max(0, len(parts) - depth) :], short_stem(path, whole)).as_posix()
+        for with_suffix, depth in ((with_suffix, depth) for with_suffix in (False, True) for depth in depths):
+            stems = [
+                Path(category, *parts[max(0, len(parts) - depth) :], short_stem(path, with_suffix)).as_posix()
                 for path, parts in zip(paths, folders, strict=True)
             ]
-            if len({folded(name) for name in found}) == most:
+            if len({folded(name) for name in stems}) == most:
                 break
-        names |= dict(zip(map(str, paths), numbered(found), strict=True))
+        names |= dict(zip(map(str, paths), numbered(stems), strict=True))
     return names
 
 
@@ -63,11 +63,11 @@ def numbered(names: Sequence[str]) -> list[str]:
     return free
 
 
-def short_stem(path: Path, whole: bool) -> str:
-    """An image's name, `whole` or without suffix; of a page, with its number. A hash stands for the end of a long one,
+def short_stem(path: Path, with_suffix: bool) -> str:
+    """An image's name, `with_suffix` or without; of a page, with its number. A hash stands for the end of a long one,
     to which no suffix could be added."""
     file, page = split_page(path)
-    name = path.name if whole else file.stem if page is None else f"{file.stem}#{page}"
+    name = path.name if with_suffix else file.stem if page is None else f"{file.stem}#{page}"
     coded = os.fsencode(name)
     if len(coded) <= LONGEST:
         return name

@@ -75,9 +75,9 @@ class Official:
         lines = [["", *titles]]
         for row, values in self.rows.items():
             lines.append([printable(row), *("" if math.isnan(values[key]) else f"{values[key]:.4f}" for key in titles)])
-        said = [f"{name}: {self.metrics[name]}" for name in self.headline] if self.rows else []
+        figures = [f"{name}: {self.metrics[name]}" for name in self.headline] if self.rows else []
         return "\n".join(
-            [f"By the rules of {self.name}:", *([align_columns(lines)] if self.rows else []), *said, *self.remarks]
+            [f"By the rules of {self.name}:", *([align_columns(lines)] if self.rows else []), *figures, *self.remarks]
         )
 
 

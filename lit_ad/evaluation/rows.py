@@ -15,10 +15,10 @@ def group_rows(groups: list[tuple[str, str]]) -> dict[str, set[str]]:
     categories: dict[str, set[str]] = defaultdict(set)
     for category, defect in groups:
         categories[category].add(f"{category}/{defect}")
-    for category, mine in sorted(categories.items()):
+    for category, members in sorted(categories.items()):
         if len(categories) > 1:
-            rows[f"{category}/"] = mine
-        rows |= {name: {name, f"{category}/good"} for name in sorted(mine - {f"{category}/good"})}
+            rows[f"{category}/"] = members
+        rows |= {name: {name, f"{category}/good"} for name in sorted(members - {f"{category}/good"})}
     return rows
 
 
@@ -29,9 +29,11 @@ def verdict_row(images: Iterable[ImageResult]) -> Row:
     nominal = [image for image in images if image.label == 0]
     anomalous = [image for image in images if image.label == 1]
     judged = all(image.threshold is not None for image in images)
-    false_alarms, misses = (sum(image.missed for image in of) if judged else math.nan for of in (nominal, anomalous))
+    false_alarms, misses = (
+        sum(image.missed for image in images_of) if judged else math.nan for images_of in (nominal, anomalous)
+    )
     alarm_ends, miss_ends = wilson(false_alarms, len(nominal)), wilson(misses, len(anomalous))
-    found = len(anomalous) - misses
+    hits = len(anomalous) - misses
     return {
         "nominal_images": len(nominal),
         "anomalous_images": len(anomalous),
@@ -43,8 +45,8 @@ def verdict_row(images: Iterable[ImageResult]) -> Row:
         "miss_rate": ratio(misses, len(anomalous)),
         "miss_rate_low": miss_ends[0],
         "miss_rate_high": miss_ends[1],
-        "precision": ratio(found, found + false_alarms),
-        "recall": ratio(found, len(anomalous)),
+        "precision": ratio(hits, hits + false_alarms),
+        "recall": ratio(hits, len(anomalous)),
     }
 
 
@@ -79,6 +81,6 @@ def wilson(count: float, total: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
-def ratio(part: float, whole: float) -> float:
+def ratio(part: float, total: float) -> float:
     """nan of nothing."""
-    return part / whole if whole else math.nan
+    return part / total if total else math.nan

@@ -247,10 +247,10 @@ def opened(path: Path, content: bytes | None = None) -> Iterator[Image.Image]:
             raise UserError(f"{file} has no page {page}")
         if page is None and len(kinds := list(page_kinds(image))) > 1:
             if len(set(kinds)) > 1:
-                one, other = (kinds[0], next(kind for kind in kinds if kind != kinds[0]))
+                first_kind, other = (kinds[0], next(kind for kind in kinds if kind != kinds[0]))
                 raise UserError(
-                    f"{file} has pages of different kinds, {one} and {other}, so that they are no images of one sort: "
-                    "save those that are as files of their own"
+                    f"{file} has pages of different kinds, {first_kind} and {other}, so that they are no images of one "
+                    "sort: save those that are as files of their own"
                 )
             remedy = f"name one, such as {file}#1" if content is None else "give one of them"
             raise UserError(f"{file} has {len(kinds)} pages, each of them an image: {remedy}")

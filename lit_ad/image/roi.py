@@ -37,8 +37,8 @@ class Roi:
     def cut(self, image: Pixels) -> Pixels:
         """(H, W, 3) -> (h, w, 3), filled where it does not count. Raises UserError if the image is of another size."""
         self.check((image.shape[0], image.shape[1]))
-        found = self.boxed(image)
-        return found if self.inside is None else np.where(self.inside[..., None], found, np.array(FILL, np.uint8))
+        cropped = self.boxed(image)
+        return cropped if self.inside is None else np.where(self.inside[..., None], cropped, np.array(FILL, np.uint8))
 
     def check(self, size: Size) -> None:
         """Raises UserError if images of this size do not go with it."""
@@ -62,9 +62,9 @@ class Roi:
     def place(self, values: NDArray[Any], size: Size) -> NDArray[Any]:
         """The inverse of `boxed`, (h, w) -> (H, W): where nothing counts, the lowest value of what does."""
         counted = values if self.inside is None else values[self.inside]
-        whole = np.full(size, counted.min(), values.dtype)
-        self.boxed(whole)[...] = values if self.inside is None else np.where(self.inside, values, counted.min())
-        return whole
+        placed = np.full(size, counted.min(), values.dtype)
+        self.boxed(placed)[...] = values if self.inside is None else np.where(self.inside, values, counted.min())
+        return placed
 
     def resized(self, size: Size) -> NDArray[np.bool_] | None:
         """`inside` at another size, (h, w): pixels of which half counts, or any of it where none has half."""
@@ -75,9 +75,9 @@ class Roi:
 
     def mask(self, size: Size) -> NDArray[np.bool_]:
         """What counts of an image, (H, W)."""
-        whole = np.zeros(size, bool)
-        self.boxed(whole)[...] = True if self.inside is None else self.inside
-        return whole
+        counted = np.zeros(size, bool)
+        self.boxed(counted)[...] = True if self.inside is None else self.inside
+        return counted
 
 
 def counted(values: NDArray[Any], roi: Roi | None) -> NDArray[Any]:

@@ -258,8 +258,8 @@ def original_map(anomaly_map: Floats, canvas: Size, box: Box, size: Size, roi: R
     """
     top, left, bottom, right = visible(box, canvas)
     seen = bilinear(anomaly_map, canvas)[top:bottom, left:right]
-    whole = bilinear(uncropped(seen, box, float(seen.min())), size if roi is None else roi.shape)
-    return whole if roi is None else roi.place(whole, size)
+    resized = bilinear(uncropped(seen, box, float(seen.min())), size if roi is None else roi.shape)
+    return resized if roi is None else roi.place(resized, size)
 
 
 def bilinear(values: Floats, size: Size) -> Floats:

@@ -88,7 +88,7 @@ def train_folds(cli: Any) -> Decision:
     parts: dict[str, set[int]] = defaultdict(set)
     for sample, number in zip(data.splits.train, numbers, strict=True):
         parts[sample.category] |= set() if number is None else {number}
-    return merge(list(finished.values()), {category: len(of) for category, of in parts.items() if of})
+    return merge(list(finished.values()), {category: len(folds_of) for category, folds_of in parts.items() if folds_of})
 
 
 def of_fold(config: Namespace, fold: int, home: Path, steps: int, inspect: bool) -> Namespace:

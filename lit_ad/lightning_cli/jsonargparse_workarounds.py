@@ -34,11 +34,11 @@ def allow_file_names() -> None:
         try:
             return load(text)
         except (yaml.YAMLError, UnicodeEncodeError):
-            shifted = SURROGATE.sub(lambda found: chr(ord(found[0]) + PRIVATE), text)
+            shifted = SURROGATE.sub(lambda match: chr(ord(match[0]) + PRIVATE), text)
             shifted = ESCAPED.sub(r"\1\\U0010\2", shifted)
             if shifted == text:
                 raise
-        return map_texts(lambda value: SHIFTED.sub(lambda found: chr(ord(found[0]) - PRIVATE), value), load(shifted))
+        return map_texts(lambda value: SHIFTED.sub(lambda match: chr(ord(match[0]) - PRIVATE), value), load(shifted))
 
     if load.__name__ != load_with_file_names.__name__:
         set_loader("yaml", load_with_file_names, (yaml.YAMLError,))

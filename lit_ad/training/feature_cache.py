@@ -144,8 +144,8 @@ class FeatureCache(L.Callback):
         missing = sum(part.count for part, folder in zip(parts, folders, strict=True) if not folder.is_dir())
         if not missing:
             return existing, 0
-        one = next(features(trainer, method, [parts[0].loader.dataset[0]]))  # all are of one size, or cannot be kept
-        return existing, missing * getattr(torch, self.dtype).itemsize * sum(level.numel() for level in one)
+        levels = next(features(trainer, method, [parts[0].loader.dataset[0]]))  # all are of one size, or cannot be kept
+        return existing, missing * getattr(torch, self.dtype).itemsize * sum(level.numel() for level in levels)
 
     def _store(self, trainer: L.Trainer, method: Method, part: Part) -> FeatureStore:
         """Return the store of a part, made now if there is none."""
@@ -159,7 +159,7 @@ class FeatureCache(L.Callback):
 
 def features(trainer: L.Trainer, method: Method, loader: Iterable[Batch]) -> Iterator[list[Tensor]]:
     """Yield the frozen part's features of each batch, (b, C, h, w) of each tap."""
-    for batch in (one for given in loader for one in given.uniform()):
+    for batch in (uniform for given in loader for uniform in given.uniform()):
         moved = trainer.strategy.batch_to_device(batch)
         with torch.no_grad(), trainer.precision_plugin.forward_context():
             yield method.describe(as_images(moved.pixels))
@@ -168,9 +168,9 @@ def features(trainer: L.Trainer, method: Method, loader: Iterable[Batch]) -> Ite
 def describe_pixels(samples: Sequence[Sample], view: View) -> dict[str, Any]:
     """Return all that the network's inputs depend on: path, size (bytes) and time of modification (ns) of the files,
     and the view."""
-    found = [(str(sample.image.absolute()), split_page(sample.image)[0].stat()) for sample in samples]
+    files = [(str(sample.image.absolute()), split_page(sample.image)[0].stat()) for sample in samples]
     seen = {name: value for name, value in view.to_dict().items() if name != "tile_batch"}
-    return {"files": [(name, file.st_size, file.st_mtime_ns) for name, file in found], "view": seen}
+    return {"files": [(name, file.st_size, file.st_mtime_ns) for name, file in files], "view": seen}
 
 
 def reason_not_to_cache(trainer: L.Trainer, method: Method) -> str | None:
@@ -193,9 +193,9 @@ def looks_per_image(trainer: L.Trainer, data: Any) -> float:
     """Return how often training looks at an image, on average."""
     images = data.train_items
     together = data.batch_size * trainer.world_size
-    whole = math.ceil(images / together)
+    per_epoch = math.ceil(images / together)
     limit = trainer.limit_train_batches
-    batches = min(whole, limit) if isinstance(limit, int) else int(whole * limit)
+    batches = min(per_epoch, limit) if isinstance(limit, int) else int(per_epoch * limit)
     epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs
     if trainer.max_steps != -1:
         epochs = min(epochs, trainer.max_steps * trainer.accumulate_grad_batches / max(batches, 1))

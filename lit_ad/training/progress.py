@@ -53,8 +53,8 @@ class Progress(RichProgressBar):
 
     def _get_train_description(self, current_epoch: int) -> str:
         epochs = self.trainer.max_epochs
-        of = f" of {epochs}" if epochs not in (None, -1) else ""
-        return f"Epoch {current_epoch + 1}{of}".ljust(len(self.validation_description))
+        total = f" of {epochs}" if epochs not in (None, -1) else ""
+        return f"Epoch {current_epoch + 1}{total}".ljust(len(self.validation_description))
 
 
 class TimeLeft(TimeRemainingColumn):

@@ -15,14 +15,14 @@ def chosen_in_fit(trainer: L.Trainer, method: L.LightningModule, validations: in
         validations: How many this fit has had, this one included.
         scaled: Whether the method's `calibrate` looks at held-out images.
     """
-    found = []
+    phrases = []
     if validations > 1 or not is_last_validation(trainer) or trainer.ckpt_path:  # one alone leaves no choice
         for what, monitor in monitors(trainer):
             if not monitor.startswith("train"):
-                found.append(f"{what} (by {monitor})")
+                phrases.append(f"{what} (by {monitor})")
     if scaled:
-        found.append(f"the scale of {type(method).__name__}'s scores (by calibrate)")
-    return list(dict.fromkeys(found))
+        phrases.append(f"the scale of {type(method).__name__}'s scores (by calibrate)")
+    return list(dict.fromkeys(phrases))
 
 
 def is_last_validation(trainer: L.Trainer) -> bool:
@@ -36,13 +36,17 @@ def is_last_validation(trainer: L.Trainer) -> bool:
 def monitors(trainer: L.Trainer) -> list[tuple[str, str]]:
     """What is chosen by a logged value, and the value's name."""
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    found = [
+    pairs = [
         ("the epoch of the best checkpoint", callback.monitor)
         for callback in callbacks
         if isinstance(callback, ModelCheckpoint) and callback.save_top_k != 0
     ]
-    found += [("the epoch that ended the training", one.monitor) for one in callbacks if isinstance(one, EarlyStopping)]
+    pairs += [
+        ("the epoch that ended the training", stopper.monitor)
+        for stopper in callbacks
+        if isinstance(stopper, EarlyStopping)
+    ]
     for config in trainer.lr_scheduler_configs:
         if config.reduce_on_plateau:
-            found.append(("the learning rate", config.monitor))
-    return [(what, monitor) for what, monitor in found if monitor]
+            pairs.append(("the learning rate", config.monitor))
+    return [(what, monitor) for what, monitor in pairs if monitor]

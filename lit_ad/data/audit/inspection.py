@@ -99,9 +99,9 @@ def inspect_samples(
         text += f"\n  {decoded} of {decoded + len(to_verify)} test images decoded, the others verified"
     reasons = {path: reason_of(error.__cause__ or error) for path, error in errors.items()}
     sound = {path for path, error in errors.items() if isinstance(error, ViewMismatch)}
-    found = unreadable({path: reason for path, reason in reasons.items() if path not in sound})
-    found += unfit({path: reason for path, reason in reasons.items() if path in sound})
-    return AuditReport(text, warnings, found, duplicates)
+    faults = unreadable({path: reason for path, reason in reasons.items() if path not in sound})
+    faults += unfit({path: reason for path, reason in reasons.items() if path in sound})
+    return AuditReport(text, warnings, faults, duplicates)
 
 
 def or_error(function: Callable[[Path], T], path: Path) -> T | UserError:

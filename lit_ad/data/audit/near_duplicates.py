@@ -40,8 +40,8 @@ class Fingerprints:
         if not len(pairs):
             return np.zeros(0, np.float32)
         parts = np.array_split(pairs, max(1, len(pairs) // BLOCK))
-        found = [np.square(self.pictures[part[:, 0]] - self.pictures[part[:, 1]]).mean(axis=1) for part in parts]
-        distances: NDArray[np.float32] = np.sqrt(np.concatenate(found))
+        squares = [np.square(self.pictures[part[:, 0]] - self.pictures[part[:, 1]]).mean(axis=1) for part in parts]
+        distances: NDArray[np.float32] = np.sqrt(np.concatenate(squares))
         return distances
 
 
@@ -73,19 +73,19 @@ def usual_difference(fingerprints: Fingerprints) -> float:
     """The median difference of two images taken at random, always the same ones."""
     count = len(fingerprints.samples)
     pairs = np.random.default_rng(0).integers(0, max(count, 1), (PAIRS if count else 0, 2))
-    found = fingerprints.differences(pairs[pairs[:, 0] != pairs[:, 1]])
-    return float(np.median(found)) if len(found) else 0.0
+    differences = fingerprints.differences(pairs[pairs[:, 0] != pairs[:, 1]])
+    return float(np.median(differences)) if len(differences) else 0.0
 
 
 def find_near_duplicates(fingerprints: Fingerprints) -> list[tuple[Sample, Sample]]:
     """Pairs of nearly the same image, the first before the second, those most alike first."""
     most = SAME * usual_difference(fingerprints)
-    found = []
+    near = []
     for start in range(0, len(fingerprints.samples), BLOCK):
         differ = (64 - fingerprints.hashes[start : start + BLOCK] @ fingerprints.hashes.T) / 2
         rows, columns = np.nonzero(differ <= HASH_BITS)
-        found.append(np.stack([rows + start, columns], axis=1)[rows + start < columns])
-    pairs = np.concatenate(found) if found else np.zeros((0, 2), np.int64)
+        near.append(np.stack([rows + start, columns], axis=1)[rows + start < columns])
+    pairs = np.concatenate(near) if near else np.zeros((0, 2), np.int64)
     differences = fingerprints.differences(pairs)
     order = [i for i in np.argsort(differences, kind="stable") if differences[i] <= most]
     return [(fingerprints.samples[pairs[i, 0]], fingerprints.samples[pairs[i, 1]]) for i in order]
@@ -96,9 +96,9 @@ def similar_consecutive(fingerprints: Fingerprints) -> tuple[list[tuple[Sample, 
     median, as a part of the usual difference: well below 1, if they are of one film or one part."""
     numbered: dict[tuple[str, str], dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
     for i, sample in enumerate(fingerprints.samples):
-        found = re.fullmatch(r"(.*?)(\d+)(\D*)", sample.image.stem)
-        if found:
-            numbered[found[1], found[3]][int(found[2])].append(i)
+        match = re.fullmatch(r"(.*?)(\d+)(\D*)", sample.image.stem)
+        if match:
+            numbered[match[1], match[3]][int(match[2])].append(i)
     pairs = [
         (i, j) if fingerprints.samples[i].split == "train" else (j, i)
         for numbers in numbered.values()
@@ -122,10 +122,10 @@ def without_equal_files(
     return [pair for pair in pairs if frozenset(split_page(sample.image)[0] for sample in pair) not in known]
 
 
-def near_duplicate_warnings(fingerprints: Fingerprints, found: Sequence[tuple[Sample, Sample]]) -> list[str]:
+def near_duplicate_warnings(fingerprints: Fingerprints, near: Sequence[tuple[Sample, Sample]]) -> list[str]:
     """Sentences about pairs of images that are nearly the same, and about neighbours by number."""
     kinds: dict[str, list[str]] = defaultdict(list)
-    for first, second in found:
+    for first, second in near:
         if first.split != second.split:
             kind = "in training and test; metrics will flatter"
         else:

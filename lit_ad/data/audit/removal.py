@@ -17,9 +17,9 @@ def files_to_remove(samples: Sequence[Sample], report: AuditReport) -> list[Path
     for first, second in pairs_of(report):
         if first == second or first not in known or second not in known or first in removed or second in removed:
             continue
-        one, other = known[first], known[second]
-        if one.label == other.label:
-            removed[first if other.split == "test" and one.split != "test" else second] = None
+        former, latter = known[first], known[second]
+        if former.label == latter.label:
+            removed[first if latter.split == "test" and former.split != "test" else second] = None
     return list(removed)
 
 

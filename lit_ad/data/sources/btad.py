@@ -32,10 +32,10 @@ class BTAD(Source):
 
     def _products(self) -> list[Path]:
         root = find_root(self.root, lambda folder: bool(products(folder)))
-        found = products(root)
-        if not found:
+        folders = products(root)
+        if not folders:
             raise UserError(f"no product in {self.root}: expected folders 01, 02 and 03 that hold train/ok")
-        return [found[name] for name in choose(self.category, found, root)]
+        return [folders[name] for name in choose(self.category, folders, root)]
 
 
 def products(folder: Path) -> dict[str, Path]:

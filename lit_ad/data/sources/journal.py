@@ -62,13 +62,13 @@ class Journal(Source):
         The others were kept because of their scores, and would make the threshold too high.
         """
         sampled = {self.root / "pictures" / picture for _, picture, *_, sampled in self._labelled() if sampled}
-        found = [sample for sample in self.samples() if sample.label == 0 and sample.image in sampled]
-        if not found:
+        nominal = [sample for sample in self.samples() if sample.label == 0 and sample.image in sampled]
+        if not nominal:
             raise UserError(
                 f"no image of the random sample in {self.root / NAME} is labelled good: label all of the sample on the "
                 "service's page, /review; the other images were kept because of their scores, and set no threshold"
             )
-        return found
+        return nominal
 
     def tasks(self) -> dict[str, dict[str, Any]]:
         """Each category."""

@@ -40,7 +40,7 @@ class MVTec(Source):
 
     def remarks(self) -> list[str]:
         """Folders beside `train` whose names are nearly `test` or `ground_truth`, where there is no such folder."""
-        said = []
+        lines = []
         for root in self._categories():
             try:
                 names = {folder.name for folder in list_folders(root)}
@@ -51,8 +51,8 @@ class MVTec(Source):
                 near = get_close_matches(absent, others, n=1, cutoff=0.7)
                 near += [name for name in others if absent == "ground_truth" and name in OTHER_NAMES]
                 if near:
-                    said.append(f"{root / others[near[0]]} is not read: it should be called {absent}")
-        return said
+                    lines.append(f"{root / others[near[0]]} is not read: it should be called {absent}")
+        return lines
 
     def _categories(self) -> list[Path]:
         if (self.root / "train" / "good").is_dir():
@@ -60,13 +60,13 @@ class MVTec(Source):
             if self.category not in (None, [here.name]):
                 raise UserError(f"{self.root} is itself one category, so it has no category {self.category}")
             return [self.root]
-        found = {folder.name: folder for folder in list_folders(self.root) if (folder / "train" / "good").is_dir()}
-        if not found:
+        folders = {folder.name: folder for folder in list_folders(self.root) if (folder / "train" / "good").is_dir()}
+        if not folders:
             raise UserError(
                 f"no nominal image in {self.root}: expected train/good in it (one category), or folders that hold "
                 "train/good (categories)"
             )
-        return [found[name] for name in choose(self.category, found, self.root)]
+        return [folders[name] for name in choose(self.category, folders, self.root)]
 
 
 def list_category(root: Path) -> list[Sample]:

@@ -62,7 +62,7 @@ class MVTecLOCO(MVTec):
     def remarks(self) -> list[str]:
         """Why there is no sPRO of a category. Of one that has it, all masks are read: raises UserError where one holds
         no defect's id, which the test would find after hours of training."""
-        said = [*super().remarks(), *self.rules().remarks]
+        lines = [*super().remarks(), *self.rules().remarks]
         for folder in self._categories():
             samples, config = list_loco(folder), read_config(folder / CONFIG)
             if not why_no_spro(samples, config):
@@ -72,7 +72,7 @@ class MVTecLOCO(MVTec):
                 if wrong:
                     more = f" (and {format_count(len(wrong) - 1, 'other')})" if len(wrong) > 1 else ""
                     raise UserError(wrong[0] + more)
-        return said
+        return lines
 
     def rules(self) -> Rules:
         """sPRO and image AUROC, logical and structural anomalies apart."""
@@ -85,8 +85,8 @@ class MVTecLOCO(MVTec):
                 return None
             return [read_defect(file, configs[sample.category]) for file in mask_files(sample.mask)]
 
-        said = tuple(f"{name}: no sPRO, since {why}" for name, why in missing.items() if why)
-        return Rules("MVTec LOCO AD", METRICS, ("image_auroc", "spro_05"), SUBSETS, defects, said)
+        remarks = tuple(f"{name}: no sPRO, since {why}" for name, why in missing.items() if why)
+        return Rules("MVTec LOCO AD", METRICS, ("image_auroc", "spro_05"), SUBSETS, defects, remarks)
 
 
 def list_loco(root: Path) -> list[Sample]:
@@ -124,7 +124,7 @@ def read_config(file: Path) -> dict[int, Saturation]:
     """
     if not file.is_file():
         return {}
-    found: dict[int, Saturation] = {}
+    saturations: dict[int, Saturation] = {}
     try:
         for entry in json.loads(file.read_text(encoding="utf-8")):
             threshold, relative = float(entry["saturation_threshold"]), bool(entry["relative_saturation"])
@@ -133,15 +133,15 @@ def read_config(file: Path) -> dict[int, Saturation]:
                     f"{file}: the saturation_threshold of {entry.get('defect_name')} is {threshold:g}, but it must be "
                     + ("a share in (0, 1]" if relative else "1 pixel or more")
                 )
-            if int(entry["pixel_value"]) in found:
+            if int(entry["pixel_value"]) in saturations:
                 raise UserError(f"{file} has two defects of pixel_value {entry['pixel_value']}")
-            found[int(entry["pixel_value"])] = (threshold, relative)
+            saturations[int(entry["pixel_value"])] = (threshold, relative)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{file} is no list of defects with pixel_value, saturation_threshold and relative_saturation: "
             f"{type(error).__name__} {error}; take it from the data set's archive"
         ) from error
-    return found
+    return saturations
 
 
 def why_no_spro(samples: Iterable[Sample], config: dict[int, Saturation]) -> str:
@@ -171,15 +171,15 @@ def why_no_spro(samples: Iterable[Sample], config: dict[int, Saturation]) -> str
 def read_defect(file: Path, config: dict[int, Saturation]) -> Defect:
     """The defect that a mask file marks. Raises UserError where it holds no id of the configuration, or several."""
     values = grey(file)
-    found = ids(values)
-    if len(found) != 1 or found[0] not in config:
-        said = ", ".join(map(str, found)) or "0 alone"
+    present = ids(values)
+    if len(present) != 1 or present[0] not in config:
+        listed = ", ".join(map(str, present)) or "0 alone"
         raise UserError(
-            f"{file} holds {said} where it should hold 0 and the id of one defect, which are "
+            f"{file} holds {listed} where it should hold 0 and the id of one defect, which are "
             f"{', '.join(map(str, sorted(config)))} in {CONFIG}; take it from the data set's archive"
         )
     mask = values > 0
-    return Defect(mask, saturation_area(*config[found[0]], int(mask.sum())))
+    return Defect(mask, saturation_area(*config[present[0]], int(mask.sum())))
 
 
 def no_defect(config: dict[int, Saturation], file: Path) -> str:

@@ -79,10 +79,10 @@ def classes(root: Path) -> list[str]:
     Raises:
         UserError: `root` has no such layout.
     """
-    found = [folder.name for folder in list_folders(root / "test")]
-    if not found or not (root / "train").is_dir():
+    names = [folder.name for folder in list_folders(root / "test")]
+    if not names or not (root / "train").is_dir():
         raise UserError(f"no classes in {root}: expected train/CLASS and test/CLASS folders (or set `download`)")
-    return found
+    return names
 
 
 def prepare(root: Path, download: Download) -> None:

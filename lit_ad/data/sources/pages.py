@@ -21,12 +21,12 @@ def by_page(samples: Iterable[Sample]) -> list[Sample]:
     Raises:
         UserError: A mask has several pages, but not as many as its image.
     """
-    found = []
+    pages = []
     for sample in samples:
         file, page = split_page(sample.image)
         images = page_paths(file)
         if page is None and len(images) == 1:
-            found.append(sample)
+            pages.append(sample)
             continue
         masks = [] if sample.mask is None else page_paths(sample.mask)
         if len(masks) > 1 and len(masks) != len(images):
@@ -37,8 +37,8 @@ def by_page(samples: Iterable[Sample]) -> list[Sample]:
         for number, image in enumerate(images, 1):
             if page is None or page == number:
                 mask = masks[number - 1] if len(masks) > 1 else sample.mask
-                found.append(sample._replace(image=image, mask=mask, item=sample.item or str(file)))
-    return found
+                pages.append(sample._replace(image=image, mask=mask, item=sample.item or str(file)))
+    return pages
 
 
 def files_of(samples: Iterable[Sample]) -> list[Path]:

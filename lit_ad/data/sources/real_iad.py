@@ -55,10 +55,10 @@ class RealIAD(Source):
     def _splits(self) -> dict[str, Path]:
         """The JSON file of each category that is asked for."""
         files = list_folder(self.splits).other if self.splits.is_dir() else []
-        found = {path.stem: path for path in files if path.suffix == ".json"}
-        if not found:
+        files_by_name = {path.stem: path for path in files if path.suffix == ".json"}
+        if not files_by_name:
             raise UserError(f"no CATEGORY.json in {self.splits}: set `splits` to the folder of Real-IAD's JSON files")
-        return {name: found[name] for name in choose(self.category, found, self.splits)}
+        return {name: files_by_name[name] for name in choose(self.category, files_by_name, self.splits)}
 
 
 def list_split(path: Path, images: Path) -> list[Sample]:

@@ -110,12 +110,12 @@ def is_folder(path: Path) -> bool:
 
 def by_stem(paths: Iterable[Path]) -> dict[str, Path]:
     """The files by their names without extension. Raises UserError on two files with one name."""
-    found: dict[str, Path] = {}
+    stems: dict[str, Path] = {}
     for path in paths:
-        other = found.setdefault(path.stem, path)
+        other = stems.setdefault(path.stem, path)
         if other != path:
             raise UserError(f"two files with one name: {other} and {path}; rename or remove one of them")
-    return found
+    return stems
 
 
 def pair_masks(images: Iterable[Path], masks: Iterable[Path]) -> dict[Path, Path]:

@@ -151,5 +151,5 @@ class Table(Source):
 
 def read_label(text: str) -> int | None:
     """0 nominal, 1 anomalous, None of a text that says neither."""
-    whole = WHOLE.fullmatch(text)
-    return int(whole[1]) if whole else LABELS.get(text.lower())
+    match = WHOLE.fullmatch(text)
+    return int(match[1]) if match else LABELS.get(text.lower())

@@ -85,13 +85,13 @@ def embedded(runs: list[Run], images: list[Shown]) -> tuple[list[dict[str, Any] 
     those with wrong verdicts come first, the worst before all, then those near their threshold."""
 
     def order(number: int) -> float:
-        return -max(one.wrong_by for one in images[number].results if one is not None)
+        return -max(result.wrong_by for result in images[number].results if result is not None)
 
     pictures: list[dict[str, Any] | None] = [None] * len(images)
     spent, left_out = 0, 0
     for number in sorted(range(len(images)), key=order):
         each = list(zip(runs, images[number].results, strict=True))
-        seen = [(run, one.path) for run, one in each if one is not None]
+        seen = [(run, result.path) for run, result in each if result is not None]
         source = next(((run, path) for run, path in seen if run.thumbnails.size(path, "image")), None)
         if source is None:
             continue  # of a test by an older version, or on another machine's disk
@@ -105,7 +105,7 @@ def embedded(runs: list[Run], images: list[Shown]) -> tuple[list[dict[str, Any] 
         pictures[number] = {
             "image": text_of(run.thumbnails(path, "image")),
             "truth": text_of(run.thumbnails(path, "truth")),
-            "heats": [None if one is None else text_of(run.thumbnails(one.path, "heat")) for run, one in each],
+            "heats": [None if result is None else text_of(run.thumbnails(result.path, "heat")) for run, result in each],
         }
     return pictures, left_out
 
@@ -125,7 +125,7 @@ def of_run(run: Run) -> dict[str, Any]:
         "name": run.name,
         "threshold": results.threshold,
         "thresholds": {image.category: image.threshold for image in results.images},
-        "byHand": [of["category"] for of in thresholds if of["image"]["by_hand"]],  # null: all together
+        "byHand": [entry["category"] for entry in thresholds if entry["image"]["by_hand"]],  # null: all together
         # As a shell takes it; a path that is absolute already stays so.
         "checkpoint": None if tested is None else shlex.quote(str(run.home.absolute() / tested)),
         "heldOut": {} if run.record is None else run.record.held_out,
@@ -146,22 +146,22 @@ def of_image(image: Shown, ranks: list[float | None]) -> dict[str, Any]:
         "category": common.category,
         "defect": common.defect,
         "label": common.label,
-        "scores": [None if one is None else one.score for one in image.results],
-        "pValues": [None if one is None else one.p_value for one in image.results],
+        "scores": [None if result is None else result.score for result in image.results],
+        "pValues": [None if result is None else result.p_value for result in image.results],
         "ranks": ranks,
     }
 
 
 def verdicts(runs: list[Run], images: list[Shown]) -> Iterator[tuple[str, str, dict[str, int]]]:
     """Of each pair of runs: how many of the images that both judged each of them judged rightly."""
-    for (i, one), (j, other) in combinations(enumerate(runs), 2):
+    for (i, run), (j, other) in combinations(enumerate(runs), 2):
         counts = dict.fromkeys(("both right", "first only", "second only", "both wrong"), 0)
         for image in images:
             first, second = image.results[i], image.results[j]
             if first is not None and second is not None and None not in (first.threshold, second.threshold):
                 kind = (("both right", "first only"), ("second only", "both wrong"))[first.missed][second.missed]
                 counts[kind] += 1
-        yield one.name, other.name, counts
+        yield run.name, other.name, counts
 
 
 def columns_of(runs: list[Run]) -> Iterator[tuple[str, str, dict[str, str]]]:
@@ -188,8 +188,8 @@ def differing(runs: list[Run]) -> dict[str, list[str]]:
     """The keys of the configurations that are not the same in all runs that have one, and their values."""
     flat = [dict(flattened(yaml.safe_load(run.config))) if run.config else {} for run in runs]
     keys = list(dict.fromkeys(key for values in flat for key in values))
-    found = {key: [values.get(key, "") for values in flat] for key in keys}
-    return {key: values for key, values in found.items() if len(set(values)) > 1}
+    by_key = {key: [values.get(key, "") for values in flat] for key in keys}
+    return {key: values for key, values in by_key.items() if len(set(values)) > 1}
 
 
 def flattened(values: Any, key: str = "") -> Iterator[tuple[str, str]]:

@@ -60,7 +60,7 @@ class Record:
 
 def environment(processes: int, devices: list[str]) -> dict[str, str]:
     """Where and when this runs, in words: a line each. `devices`: the accelerators' names."""
-    found = {
+    versions = {
         "date": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "system": platform.platform(),
         "processor": processor(),
@@ -73,10 +73,10 @@ def environment(processes: int, devices: list[str]) -> dict[str, str]:
     }
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:  # a fork under another name
             continue
-    return found
+    return versions
 
 
 def processor() -> str:

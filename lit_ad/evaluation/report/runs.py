@@ -34,7 +34,7 @@ class Shown:
 
     def of_any(self) -> ImageResult:
         """What all runs agree on: category, defect and label."""
-        return next(one for one in self.results if one is not None)
+        return next(result for result in self.results if result is not None)
 
 
 def names_of(homes: list[Path]) -> list[str]:
@@ -70,14 +70,14 @@ def matched(runs: list[list[ImageResult]]) -> list[Shown]:
     data set lies in other places, those with the same path below the folder that all have in common."""
     short = [below(images) for images in runs]
     shared = len(runs) > 1 and set.intersection(*({image.path for image in images} for images in runs))
-    found: dict[str, list[ImageResult | None]] = defaultdict(lambda: [None] * len(runs))
+    results_of: dict[str, list[ImageResult | None]] = defaultdict(lambda: [None] * len(runs))
     files: dict[str, str] = {}
     for number, images in enumerate(runs):
         for image in images:
             key = image.path if shared else short[number][image.path]
-            found[key][number] = image
+            results_of[key][number] = image
             files.setdefault(key, short[number][image.path])
-    return [Shown(files[key], results) for key, results in found.items()]
+    return [Shown(files[key], results) for key, results in results_of.items()]
 
 
 def shares_below(images: list[Shown]) -> list[list[float | None]]:
@@ -85,7 +85,7 @@ def shares_below(images: list[Shown]) -> list[list[float | None]]:
     ranks: list[list[float | None]] = [[] for _ in images]
     for number in range(len(images[0].results)):
         of_run = [image.results[number] for image in images]
-        scores = np.sort([one.score for one in of_run if one is not None])
-        for mine, one in zip(ranks, of_run, strict=True):
-            mine.append(None if one is None else float(np.searchsorted(scores, one.score) / len(scores)))
+        scores = np.sort([result.score for result in of_run if result is not None])
+        for own_ranks, result in zip(ranks, of_run, strict=True):
+            own_ranks.append(None if result is None else float(np.searchsorted(scores, result.score) / len(scores)))
     return ranks

@@ -26,10 +26,10 @@ class Cell:
 def cells(results: dict[str, Results], rows: list[str]) -> list[tuple[str, str, list[Cell]]]:
     """Row, run and cells of each line, runs by name; the lines of a row follow one another."""
     return [
-        (row, run, [cell(of, row, name) for name in HEADINGS])
+        (row, run, [cell(figures, row, name) for name in HEADINGS])
         for row in rows
-        for run, of in results.items()
-        if row in of.rows
+        for run, figures in results.items()
+        if row in figures.rows
     ]
 
 
@@ -39,8 +39,8 @@ def cell(results: Results, row: str, name: str) -> Cell:
     value = shown(values, name)
     if not value:
         return Cell("", why=results.why_empty(row, name))
-    of = VERDICTS[name][0] if name in VERDICTS else name
-    low, high = values.get(f"{of}_low", math.nan), values.get(f"{of}_high", math.nan)
+    metric = VERDICTS[name][0] if name in VERDICTS else name
+    low, high = values.get(f"{metric}_low", math.nan), values.get(f"{metric}_high", math.nan)
     if math.isnan(low) or math.isnan(high):
         return Cell(value)
     return Cell(value, f"{100 * low:.0f} to {100 * high:.0f} %" if name in VERDICTS else f"{low:.3f} to {high:.3f}")

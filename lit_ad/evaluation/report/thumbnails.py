@@ -58,12 +58,12 @@ def joined(parts: Iterable[Path], paths: dict[int, str], file: Path) -> list[int
     archives = [zipfile.ZipFile(part) for part in parts]
     try:
         where = {name: archive for archive in archives for name in archive.namelist()}
-        with atomic_write(file) as temporary, zipfile.ZipFile(temporary, "w") as whole:
+        with atomic_write(file) as temporary, zipfile.ZipFile(temporary, "w") as joint:
             numbers = {path: number for number, path in sorted(paths.items())}
-            whole.writestr(zipfile.ZipInfo(INDEX), json.dumps(numbers))
+            joint.writestr(zipfile.ZipInfo(INDEX), json.dumps(numbers))
             for name in sorted(where, key=lambda name: (int(name.partition(".")[0]), name)):
                 # An entry's date is that of a ZipInfo, 1980: the same test writes the same file.
-                whole.writestr(zipfile.ZipInfo(name), where[name].read(name))
+                joint.writestr(zipfile.ZipInfo(name), where[name].read(name))
         return [number for number in paths if f"{number}.image" not in where]
     finally:
         for archive in archives:

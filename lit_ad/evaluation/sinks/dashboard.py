@@ -86,13 +86,13 @@ def key(row: str) -> str:
 
 def show_misses(logger: Logger, misses: list[tuple[ImageResult, Path]], step: int) -> None:
     """The images with a wrong verdict, of all processes, with their heatmaps; the worst first."""
-    shown = [(one, picture) for one, picture in misses if picture.is_file()]  # another machine's may lie elsewhere
+    shown = [(miss, picture) for miss, picture in misses if picture.is_file()]  # another machine's may lie elsewhere
     if not shown:
         return
     if isinstance(logger, WandbLogger):
         import wandb
 
-        rows = [[printable(one.path), one.wrong_by, one.score, wandb.Image(str(picture))] for one, picture in shown]
+        rows = [[printable(miss.path), miss.wrong_by, miss.score, wandb.Image(str(picture))] for miss, picture in shown]
         logger.log_table("test/worst_misses", ["image", "beyond the threshold", "score", "heatmap"], rows)
     elif isinstance(logger, TensorBoardLogger):
         for number, (_, picture) in enumerate(shown):

@@ -178,18 +178,18 @@ class Predictions(Sink):
         if len(self.rows) == 1 and not self.failed:
             row = self.rows[0]
             judged = f"{row.verdict} (threshold {row.threshold}, p {row.p_value})" if row.verdict else "no threshold"
-            said = [f"{printable(row.path)}: score {row.score}, {judged}"]
+            lines = [f"{printable(row.path)}: score {row.score}, {judged}"]
         else:
             every = format_count(len(self.rows), "image")
-            said = [f"{every}: {anomalous} anomalous, {self.failed} that could not be judged"]
+            lines = [f"{every}: {anomalous} anomalous, {self.failed} that could not be judged"]
         if len(self.known) > 1 and self.unknown:
             number, few = sum(self.unknown.values()), ", ".join(name or "." for name in list(self.unknown)[:3])
-            said.append(
+            lines.append(
                 f"{number} of them judged by all categories together, for their folder ({few}"
                 f"{', ...' if len(self.unknown) > 3 else ''}) is none of this model's ({', '.join(self.known)})"
             )
         there = [name for name in ("scores.csv", "maps", "heatmaps") if (self.stage.directory / name).exists()]
-        return [*said, f"{', '.join(there)} are in {self.stage.directory}"]
+        return [*lines, f"{', '.join(there)} are in {self.stage.directory}"]
 
     @staticmethod
     def _map_file(stage: Stage, sample: Sample) -> Path:
