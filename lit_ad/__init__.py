@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     )
     from lit_ad.methods.base import Method
     from lit_ad.metrics import (
+        AUPIMO,
         AUPRO,
         SPRO,
         AUPROBySize,
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
 
 
 __all__ = [
+    "AUPIMO",
     "AUPRO",
     "BTAD",
     "DCAM",

@@ -34,10 +34,12 @@ def evaluated(indices: list[int]) -> str:
     by_pixel += [metrics.PixelPartialAUROC(0.2), metrics.AUPRO(0.1), metrics.AUPRO(thresholds="authors")]
     by_pixel += [metrics.AUPROBySize(), metrics.PixelAUROC(exact=True), metrics.AUPRO(exact=True)]
     saturated = metrics.SPRO()
+    overlaps = metrics.AUPIMO((0.01, 0.1))
     by_image = [metrics.ImageAUROC(), metrics.ImageAveragePrecision(), metrics.ImageF1Max()]
     for index in indices:
         anomaly_map, mask, group = image(index)
         pixels.update(anomaly_map, mask, group)
+        overlaps.update(anomaly_map, mask, group)
         images.update(anomaly_map.max()[None], mask.any()[None], [group])
         defects = torch.stack([mask, mask & (anomaly_map > 0)])[: 2 * (index % 2)]  # overlapping ones, or none
         saturated.update(anomaly_map, defects, [7, 3][: len(defects)], group)
@@ -49,8 +51,9 @@ def evaluated(indices: list[int]) -> str:
     results = [pixels.compute(), images.compute(), pixels.compute_rows(rows), images.compute_rows(rows, bootstrap=50)]
     results += [metric.compute() for metric in by_pixel + by_image]
     results += [saturated.compute(), saturated.compute_rows(rows)]
+    results += [overlaps.compute(), overlaps.compute_rows(rows), overlaps.certificate()]
     results += [by_pixel[0].certificate(), by_pixel[4].certificate(), by_image[0].interval(resamples=50)]
-    assert all(not metric._is_synced for metric in (pixels, images, saturated, *by_pixel, *by_image))
+    assert all(not metric._is_synced for metric in (pixels, images, saturated, overlaps, *by_pixel, *by_image))
     torch.set_printoptions(precision=17)
     return repr(results)
 

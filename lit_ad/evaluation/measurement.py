@@ -17,7 +17,7 @@ from lit_ad.evaluation.results import MEAN, POOLED, SAMPLE_AUROC, ImageResult, R
 from lit_ad.evaluation.rows import group_rows, mean_row, pixel_verdict_row, verdict_row
 from lit_ad.image.pixels import Size
 from lit_ad.image.view import bilinear
-from lit_ad.metrics import ImageEvaluation, PixelEvaluation, sample_auroc
+from lit_ad.metrics import AUPIMO, ImageEvaluation, PixelEvaluation, sample_auroc
 
 PIXELS = (  # what is counted of an image's pixels; hits: anomalous ones above the pixel threshold; false: nominal ones
     *("nominal", "anomalous", "hits", "false"),  # at the original size, that of the pixel threshold
@@ -36,7 +36,7 @@ class Measurement:
 
     def __init__(self, eval_size: Size | None = None, bootstrap: int = 0, by_rules: ByRules | None = None) -> None:
         self.eval_size, self.bootstrap, self.by_rules = eval_size, bootstrap, by_rules
-        self.pixel_metrics, self.image_metrics = PixelEvaluation(), ImageEvaluation()
+        self.pixel_metrics, self.image_metrics, self.overlaps = PixelEvaluation(), ImageEvaluation(), AUPIMO()
         self.parts: dict[str, ImageEvaluation] = {}
         self.pixels: Counter[tuple[str, str]] = Counter()  # by group, and one of PIXELS
         self.seen: list[tuple[int, bool, ImageResult]] = []  # with the image's place in the split, and if it has a map
@@ -76,7 +76,8 @@ class Measurement:
         if self.by_rules is not None:
             self.by_rules.update(judged.sample, anomaly_map, judged.pixel_threshold)
         tensors = torch.from_numpy(anomaly_map), torch.from_numpy(truth)
-        self.pixel_metrics.update(*tensors, judged.group, str(judged.sample.image), inside)
+        for metric in (self.pixel_metrics, self.overlaps):
+            metric.update(*tensors, judged.group, str(judged.sample.image), inside)
 
     def _count(self, group: str, truth: NDArray[np.bool_], called: NDArray[np.bool_]) -> None:
         """Add an image's pixels at the original size, 2 x (H, W) or 2 x (n,)."""
@@ -105,7 +106,7 @@ class Measurement:
     def _rows(self, rows: dict[str, set[str]], images: list[ImageResult], decided: bool) -> dict[str, dict[str, float]]:
         """Every metric of each row, a set of groups; all processes must call it, with the images of all."""
         of_images = self.image_metrics.compute_rows(rows, self.bootstrap)
-        of_pixels = self.pixel_metrics.compute_rows(rows)
+        of_pixels, of_overlaps = self.pixel_metrics.compute_rows(rows), self.overlaps.compute_rows(rows)
         pixels: Counter[tuple[str, str]] = Counter()
         for key, count in gather(list(self.pixels.items())):
             pixels[key] += count
@@ -116,6 +117,7 @@ class Measurement:
             values[row] = {
                 **of_images[row],
                 **of_pixels[row],
+                **of_overlaps[row],
                 **verdict_row(image for image in images if f"{image.category}/{image.defect}" in groups),
                 **pixel_verdict_row(count["nominal"], count["anomalous"], *called),
                 "nominal_pixels": count["compared nominal"],

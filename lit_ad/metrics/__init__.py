@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lit_ad.metrics.aupimo import AUPIMO
     from lit_ad.metrics.aupro import AUPRO, AUPROBySize
     from lit_ad.metrics.groups import ImageEvaluation, PixelEvaluation
     from lit_ad.metrics.image import ImageAUROC, ImageAveragePrecision, ImageF1Max, sample_auroc
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from lit_ad.metrics.state import NotFinite
 
 __all__ = [
+    "AUPIMO",
     "AUPRO",
     "SPRO",
     "AUPROBySize",
@@ -32,7 +34,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Imported when asked for: torchmetrics takes seconds, and the curves and intervals of a report do without."""
     if name in __all__:
-        for module in ("aupro", "groups", "image", "pixel", "spro", "state"):
+        for module in ("aupimo", "aupro", "groups", "image", "pixel", "spro", "state"):
             found = vars(import_module(f"{__name__}.{module}")).get(name)
             if found is not None:
                 return found

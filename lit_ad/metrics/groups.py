@@ -6,7 +6,7 @@ of groups, such as a category, or one defect type with its category's nominal im
 
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from lit_ad.metrics import curves
 from lit_ad.metrics.aupro import Thresholds, aupro, by_size, overlap_curve
 from lit_ad.metrics.histogram import Ints
-from lit_ad.metrics.image import ImageState, joined
+from lit_ad.metrics.image import ImageState
 from lit_ad.metrics.intervals import IMAGE_CURVES, bootstrap
 from lit_ad.metrics.pixel import fields
 from lit_ad.metrics.state import PixelState, decoded, encoded
@@ -116,11 +116,8 @@ class ImageEvaluation(ImageState):
     With bootstrap resamples each also has its 95 % interval: `image_auroc_low`, `image_auroc_high`.
     """
 
-    names: list[Tensor]  # uint8: each image's group, a newline after each
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.add_state("names", [], dist_reduce_fx="cat")
+    kinds: ClassVar[dict[str, torch.dtype]] = {**ImageState.kinds, "names": torch.uint8}
+    names: list[Tensor]  # each image's group, as `encoded` has it
 
     def update(
         self,
@@ -151,7 +148,7 @@ class ImageEvaluation(ImageState):
         Merges the processes once; each of them must call it, and gets the same values.
         """
         with self.sync_context(should_sync=not self._is_synced, should_unsync=not self._is_synced):
-            names = np.array(decoded(joined(self.names, torch.uint8)), dtype=object)
+            names = np.array(decoded(self._joined("names")), dtype=object)
             sets = {row: set(groups) for row, groups in rows.items()}
             keep = {row: np.array([name in groups for name in names], bool) for row, groups in sets.items()}
             return {row: self._row(self._counts(keep[row]), bootstrap) for row in rows}
@@ -159,7 +156,7 @@ class ImageEvaluation(ImageState):
     def groups(self) -> list[str]:
         """Groups seen by any process, sorted; every process must call it."""
         with self.sync_context(should_sync=not self._is_synced, should_unsync=not self._is_synced):
-            return sorted(set(decoded(joined(self.names, torch.uint8))))
+            return sorted(set(decoded(self._joined("names"))))
 
     def curves(self) -> dict[str, tuple[Floats, Floats]]:
         """Points (x, y) over all groups: `image_roc`. Every process must call it."""

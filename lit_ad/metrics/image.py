@@ -1,34 +1,25 @@
 """Image AUROC, average precision and F1-max, exact, with bootstrap intervals: small test sets deserve them."""
 
 from collections.abc import Hashable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities.data import dim_zero_cat
 
-from lit_ad.distributed import gather_tensors
 from lit_ad.metrics import curves
 from lit_ad.metrics.intervals import Curve, bootstrap
+from lit_ad.metrics.lists import ListState
 from lit_ad.metrics.state import checked
 
 
-class ImageState(Metric):
+class ImageState(ListState):
     """Base of the image metrics: every score and label is kept."""
 
-    is_differentiable = False
-    higher_is_better = True
-    full_state_update = False
-    scores: list[Tensor]  # float32 (n,) each
-    labels: list[Tensor]  # int64 (n,) each
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**{"dist_sync_fn": gather_tensors, **kwargs})
-        self.add_state("scores", [], dist_reduce_fx="cat")
-        self.add_state("labels", [], dist_reduce_fx="cat")
+    kinds: ClassVar[dict[str, torch.dtype]] = {"scores": torch.float32, "labels": torch.int64}
+    scores: list[Tensor]  # (n,) each
+    labels: list[Tensor]  # (n,) each
 
     def _add(self, scores: Tensor, labels: Tensor, names: Sequence[str] | None = None) -> None:
         """Keep 2 x (B,), or raise a ValueError that names the first wrong image, by its index if it has no name."""
@@ -41,16 +32,9 @@ class ImageState(Metric):
         self.scores.append(scores.detach().to(self.device, torch.float32))
         self.labels.append(labels.detach().to(self.device, torch.int64))
 
-    def _sync_dist(self, *args: Any, **kwargs: Any) -> None:
-        """Called by torchmetrics' `sync`, whose stand-in for a process that saw nothing has but one dtype."""
-        for name, dtype in (("scores", torch.float32), ("labels", torch.int64), ("names", torch.uint8)):
-            if name in self._defaults and not getattr(self, name):
-                getattr(self, name).append(torch.zeros(0, dtype=dtype, device=self.device))
-        super()._sync_dist(*args, **kwargs)
-
     def _counts(self, keep: NDArray[np.bool_] | slice = slice(None)) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Nominal and anomalous images by distinct score, ascending, (m,) each, of the images (n,) to keep."""
-        return by_score(joined(self.scores, torch.float32)[keep], joined(self.labels, torch.int64)[keep])
+        return by_score(self._joined("scores")[keep], self._joined("labels")[keep])
 
 
 class ImageMetric(ImageState):
@@ -111,8 +95,3 @@ def by_score(scores: NDArray[Any], labels: NDArray[np.int64]) -> tuple[NDArray[n
     distinct, cell = np.unique(scores, return_inverse=True)
     nominal, anomalous = (np.bincount(cell[labels == label], minlength=len(distinct)) for label in (0, 1))
     return nominal, anomalous
-
-
-def joined(parts: list[Tensor] | Tensor, dtype: torch.dtype) -> NDArray[Any]:
-    """A torchmetrics list state, which is one tensor once synced, as one array (n,)."""
-    return (dim_zero_cat(parts) if len(parts) else torch.zeros(0, dtype=dtype)).cpu().numpy()
