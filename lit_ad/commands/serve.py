@@ -38,6 +38,7 @@ def serve(
     GET /health    {"status": "ok"}, and whether there is an alarm of drift; 503 where every thread hangs
     GET /metrics   numbers for Prometheus
     GET /          a page to drop images on
+    GET /review    a page that takes labels of the journal's images
 
     Only this machine is served, unless --host names another address. Then the environment variable LIT_AD_TOKEN must
     hold a token, which requests give as `Authorization: Bearer TOKEN`.
@@ -58,6 +59,8 @@ def serve(
     check_number("--port", port, least=0, most=65535)
     for name, value in (("max_mib", max_mib), ("max_megapixels", max_megapixels), ("max_seconds", max_seconds)):
         check_number(f"--{name}", value, least=0, above=True)
+    if journal is None and watch != SETTINGS:
+        raise UserError("--watch is about the journal, and there is none: give --journal DIR")
     uvicorn = need("uvicorn", "serve")
     need("starlette", "serve")
     need("python_multipart", "serve")
