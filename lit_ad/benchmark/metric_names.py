@@ -12,11 +12,12 @@ def check_metrics(metrics: Sequence[str]) -> None:
     """Raises UserError on a metric that no test gives. Those by a data set's own rules, or of a method's parts, are not
     known before a test."""
     from lit_ad.metrics import AUPIMO, ImageEvaluation, PixelEvaluation  # bring torchmetrics, which takes seconds
+    from lit_ad.metrics.instances import Instances
 
     if not metrics:
         raise UserError("metrics is empty: give one or more, such as image_auroc")
     known = [*verdict_row([]), *pixel_verdict_row(0, 0, 0, 0), SAMPLE_AUROC]
-    for rows in (ImageEvaluation(), PixelEvaluation(), AUPIMO()):
+    for rows in (ImageEvaluation(), PixelEvaluation(), AUPIMO(), Instances()):
         known += rows.compute_rows({"": set()})[""]
     for name in metrics:
         if name not in known and not name.startswith(("official_", "image_auroc_")):

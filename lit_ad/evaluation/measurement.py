@@ -18,6 +18,7 @@ from lit_ad.evaluation.rows import group_rows, mean_row, pixel_verdict_row, verd
 from lit_ad.image.pixels import Size
 from lit_ad.image.view import bilinear
 from lit_ad.metrics import AUPIMO, ImageEvaluation, PixelEvaluation, sample_auroc
+from lit_ad.metrics.instances import Instances
 
 PIXELS = (  # what is counted of an image's pixels; hits: anomalous ones above the pixel threshold; false: nominal ones
     *("nominal", "anomalous", "hits", "false"),  # at the original size, that of the pixel threshold
@@ -37,6 +38,7 @@ class Measurement:
     def __init__(self, eval_size: Size | None = None, bootstrap: int = 0, by_rules: ByRules | None = None) -> None:
         self.eval_size, self.bootstrap, self.by_rules = eval_size, bootstrap, by_rules
         self.pixel_metrics, self.image_metrics, self.overlaps = PixelEvaluation(), ImageEvaluation(), AUPIMO()
+        self.instances = Instances()
         self.parts: dict[str, ImageEvaluation] = {}
         self.pixels: Counter[tuple[str, str]] = Counter()  # by group, and one of PIXELS
         self.seen: list[tuple[int, bool, ImageResult]] = []  # with the image's place in the split, and if it has a map
@@ -67,6 +69,9 @@ class Measurement:
         limit = math.inf if judged.pixel_threshold is None else judged.pixel_threshold
         above = anomaly_map > limit
         self._count(judged.group, *(values if inside is None else values[inside] for values in (truth, above)))
+        if judged.pixel_threshold is not None:
+            there = (truth, above) if inside is None else (truth & inside, above & inside)
+            self.instances.update(judged.group, *there)
         if self.eval_size is not None:
             anomaly_map, truth = resized(anomaly_map, truth, self.eval_size)
             inside = None if roi is None else roi.resized(self.eval_size)
@@ -107,6 +112,7 @@ class Measurement:
         """Every metric of each row, a set of groups; all processes must call it, with the images of all."""
         of_images = self.image_metrics.compute_rows(rows, self.bootstrap)
         of_pixels, of_overlaps = self.pixel_metrics.compute_rows(rows), self.overlaps.compute_rows(rows)
+        of_instances = self.instances.compute_rows(rows)
         pixels: Counter[tuple[str, str]] = Counter()
         for key, count in gather(list(self.pixels.items())):
             pixels[key] += count
@@ -118,6 +124,7 @@ class Measurement:
                 **of_images[row],
                 **of_pixels[row],
                 **of_overlaps[row],
+                **of_instances[row],
                 **verdict_row(image for image in images if f"{image.category}/{image.defect}" in groups),
                 **pixel_verdict_row(count["nominal"], count["anomalous"], *called),
                 "nominal_pixels": count["compared nominal"],

@@ -15,6 +15,7 @@ from lit_ad.evaluation.measurement import Measurement, resized, sample_aurocs
 from lit_ad.evaluation.results import ImageResult, Results
 from lit_ad.evaluation.rows import group_rows
 from lit_ad.image.roi import Roi
+from lit_ad.metrics.instances import match_regions
 
 SIZE = (6, 8)
 GENERATOR = np.random.default_rng(0)
@@ -73,6 +74,7 @@ def test_rows_against_scikit_learn(images: list[Judged]) -> None:
         assert values["image_auroc_teacher"] == pytest.approx(roc_auc_score(labels, 1 - scores))
         assert values["pixel_auroc"] == pytest.approx(roc_auc_score(truths, maps), abs=1e-6)
         assert values["pixel_f1"] == pytest.approx(f1_score(truths, above))
+        assert (values["instance_recall"], values["instance_precision"]) == pytest.approx(instances(of_row))
         assert values["aupimo"] == pytest.approx(aupimo(of_row))
         assert values["anomalous_pixels"] == truths.sum()
         assert values["nominal_pixels"] == (~truths).sum()
@@ -84,6 +86,12 @@ def aupimo(images: list[Judged]) -> float:
     """Of maps with so few pixels that one is more than 1e-4 of them: what of the defects is above all nominal ones."""
     highest = max(image.judgement.seen.max() for image in images if not image.truth.any())  # type: ignore[union-attr]
     return float(np.mean([(i.judgement.seen[i.truth] > highest).mean() for i in images if i.truth.any()]))  # type: ignore
+
+
+def instances(images: list[Judged]) -> tuple[float, float]:
+    matches = [match_regions(image.truth, image.judgement.seen > LIMITS[image.sample.category]) for image in images]
+    found, marked = sum(one.found.sum() for one in matches), sum(one.marked for one in matches)
+    return found / sum(len(one.sizes) for one in matches), found / marked
 
 
 def test_images_are_in_the_order_of_their_split(images: list[Judged]) -> None:

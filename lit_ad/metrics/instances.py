@@ -1,0 +1,105 @@
+"""Recall and precision of defects as things to count: which are found by a region of their own.
+
+A defect, a connected region (8-connected) of the mask, is found if a connected region of the pixels above the threshold
+covers it with an intersection over union of `LEAST` or more. One region finds one defect: the pairs with the highest
+intersection over union come first. The recall is the share of defects that are found; the precision, the share of
+marked regions that find one.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_ad.distributed import gather
+from lit_ad.metrics.aupro import QUARTERS, weighted_quantile
+
+LEAST = 0.3
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Matches:
+    """The defects of an image, and the marked regions."""
+
+    sizes: NDArray[np.int64]  # (D,): pixels of each defect
+    found: Bools  # (D,)
+    marked: int  # regions
+
+
+class Instances:
+    """Defects found and regions marked, by group of images; each process counts its own images."""
+
+    def __init__(self) -> None:
+        self.defects: Counter[tuple[str, int, bool]] = Counter()  # by group, size in pixels, and if it is found
+        self.marked: Counter[str] = Counter()  # by group
+
+    def update(self, group: str, truth: Bools, marked: Bools) -> None:
+        """Count an image's defects and marked regions, 2 x (H, W)."""
+        matches = match_regions(truth, marked)
+        found = zip(matches.sizes.tolist(), matches.found.tolist(), strict=True)
+        self.defects.update((group, size, hit) for size, hit in found)
+        self.marked[group] += matches.marked
+
+    def compute_rows(self, rows: Mapping[str, Iterable[str]]) -> dict[str, dict[str, float]]:
+        """`instance_recall`, also of the smallest quarter, half and three quarters of the defects, and
+        `instance_precision` of each row, a set of groups by name; nan of none. Each process must call it, and gets
+        the same values."""
+        defects: Counter[tuple[str, int, bool]] = Counter()
+        marked: Counter[str] = Counter()
+        for key, count in gather(list(self.defects.items())):
+            defects[key] += count
+        for group, count in gather(list(self.marked.items())):
+            marked[group] += count
+        values = {}
+        for row, groups in rows.items():
+            wanted = set(groups)
+            mine = sorted((size, hit, count) for (group, size, hit), count in defects.items() if group in wanted)
+            values[row] = recalls(
+                *(np.array(part, np.int64) for part in (zip(*mine, strict=True) if mine else [[]] * 3))
+            )
+            hits, all_marked = sum(hit * count for _, hit, count in mine), sum(marked[group] for group in wanted)
+            values[row]["instance_precision"] = hits / all_marked if all_marked else float("nan")
+        return values
+
+
+def recalls(sizes: NDArray[np.int64], hit: NDArray[np.int64], count: NDArray[np.int64]) -> dict[str, float]:
+    """`instance_recall` up to each quantile of QUARTERS of the defects' sizes; of ascending sizes, whether they are
+    found, and how many defects there are of each, 3 x (n,)."""
+    row = {}
+    for name, quantile in QUARTERS.items():
+        keep = sizes <= (weighted_quantile(sizes, count, quantile) if len(sizes) else 0)
+        total = int(count[keep].sum())
+        key = "instance_recall" + ("" if name == "all" else f"_{name}")
+        row[key] = int((hit * count)[keep].sum()) / total if total else float("nan")
+    return row
+
+
+def match_regions(truth: Bools, marked: Bools, least: float = LEAST) -> Matches:
+    """Match the regions of two masks, 2 x (H, W)."""
+    defects, defect_sizes = labelled(truth)
+    regions, region_sizes = labelled(marked)
+    found = np.zeros(len(defect_sizes), bool)
+    both = truth & marked
+    pairs, shared = np.unique(
+        defects[both].astype(np.int64) * (len(region_sizes) + 1) + regions[both], return_counts=True
+    )
+    defect, region = np.divmod(pairs, len(region_sizes) + 1)
+    overlap = shared / (defect_sizes[defect - 1] + region_sizes[region - 1] - shared)
+    taken: set[int] = set()
+    for pair in np.argsort(-overlap, kind="stable"):
+        if overlap[pair] >= least and not found[defect[pair] - 1] and int(region[pair]) not in taken:
+            found[defect[pair] - 1] = True
+            taken.add(int(region[pair]))
+    return Matches(defect_sizes, found, len(region_sizes))
+
+
+def labelled(mask: Bools) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Each pixel's region, from 1 (H, W), and the regions' sizes (n,)."""
+    if not mask.any():
+        return np.zeros(mask.shape, np.int32), np.zeros(0, np.int64)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(np.ascontiguousarray(mask).view(np.uint8), connectivity=8)
+    return np.asarray(labels, np.int32), stats[1:, cv2.CC_STAT_AREA].astype(np.int64)
