@@ -65,12 +65,12 @@ class Batch:
 
     def alone(self) -> list["Batch"]:
         """Each image by itself, without what fills it up."""
-        found = []
+        parts = []
         for i in range(len(self)):
-            one, (height, width) = self.select([j == i for j in range(len(self))]), self.input_size(i)
-            assert one.pixels is not None
-            found.append(replace(one, pixels=one.pixels[..., :height, :width], canvases=None))
-        return found
+            part, (height, width) = self.select([j == i for j in range(len(self))]), self.input_size(i)
+            assert part.pixels is not None
+            parts.append(replace(part, pixels=part.pixels[..., :height, :width], canvases=None))
+        return parts
 
     def uniform(self) -> list["Batch"]:
         """This batch, if its images have one input size; else each image by itself."""

@@ -1,15 +1,15 @@
 """How many there are of a thing, in texts: in the singular where there is one."""
 
 
-def format_count(number: int, one: str, several: str = "") -> str:
+def format_count(number: int, singular: str, plural: str = "") -> str:
     """A number and what it is of: "1 image", "2 images"; "no images" where there is none.
 
     Args:
         number: Of things.
-        one: The words for one of them, with its verb if it has one: "image", "file is".
-        several: The words for another number. "": `one` with an s.
+        singular: The words for one of them, with its verb if it has one: "image", "file is".
+        plural: The words for another number. "": `singular` with an s.
     """
-    return f"{number or 'no'} {one if number == 1 else several or f'{one}s'}"
+    return f"{number or 'no'} {singular if number == 1 else plural or f'{singular}s'}"
 
 
 def format_times(number: int) -> str:

@@ -34,12 +34,12 @@ def resolve_path(path: str | os.PathLike[str], folder: Path = Path()) -> Path:
     except RuntimeError as error:
         if given.parts[0] == "~":
             raise UserError(f"{given}: there is no home directory; set HOME, or give the whole path") from error
-    whole = Path(folder, given).absolute()
-    if ".." not in whole.parts:
-        return whole
-    behind = whole.parts[::-1].index("..")  # parts behind the last `..`
-    parts = len(whole.parts) - behind
-    return Path(*whole.parts[:parts]).resolve().joinpath(*whole.parts[parts:])
+    absolute = Path(folder, given).absolute()
+    if ".." not in absolute.parts:
+        return absolute
+    behind = absolute.parts[::-1].index("..")  # parts behind the last `..`
+    parts = len(absolute.parts) - behind
+    return Path(*absolute.parts[:parts]).resolve().joinpath(*absolute.parts[parts:])
 
 
 def resolve_paths(value: Any) -> Any:

@@ -12,10 +12,10 @@ from lit_ad.errors import UserError
 
 def memory() -> int | None:
     """Bytes that this process may have, where the system tells: the RAM, or the limit of a container or a Slurm job."""
-    found = group_limits(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
+    limits = group_limits(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
     with suppress(AttributeError, ValueError, OSError):  # Windows; a system without these names
-        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    return min(found, default=None)
+        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return min(limits, default=None)
 
 
 def group_limits(of_process: Path, root: Path) -> list[int]:
@@ -77,8 +77,8 @@ def torch_device(name: Any) -> Any:
 
     try:
         device = torch.device(name.lower() if isinstance(name, str) else name)
-        found = torch.zeros(1, device=device)
-        found.cpu()
+        tensor = torch.zeros(1, device=device)
+        tensor.cpu()
     except Exception as error:  # RuntimeError, AssertionError, NotImplementedError: each kind of device has its own
         there = ["cpu"]
         if torch.accelerator.is_available():
@@ -87,7 +87,7 @@ def torch_device(name: Any) -> Any:
         without = str(name).startswith("cuda") and torch.version.cuda is None
         more = "; this PyTorch is built without CUDA" if without else ""
         raise no_device(name, "PyTorch", there, more) from error
-    return found.device
+    return tensor.device
 
 
 def no_device(name: Any, runtime: str, there: list[str], more: str = "") -> UserError:

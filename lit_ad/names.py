@@ -37,7 +37,7 @@ def escape_bytes(text: str) -> str:
 
 def printable(name: str) -> str:
     """A file's name in one line of Unicode, without control characters."""
-    return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), escape_bytes(name))
+    return CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), escape_bytes(name))
 
 
 def map_texts(function: Callable[[str], str], values: Any) -> Any:

@@ -219,28 +219,28 @@ def differences(
     is the exported one's.
     """
     expected = list(checkpoint.stream(images))
-    usual = float(np.mean([abs(one.score) for one in expected]))
-    found: Differences = {}
+    usual = float(np.mean([abs(judgement.score) for judgement in expected]))
+    by_size: Differences = {}
     for size in batch_sizes:
         scores, maps = [], []
         try:
             judged = list(exported.stream(images, batch_size=size))
         except NotFiniteError as error:
             raise NotFiniteError(f"the exported file at batch {size}: {error}") from error
-        for one, other in zip(judged, expected, strict=True):
-            scores.append(abs(one.score - other.score) / max(abs(other.score), usual, 1e-12))
-            if one.anomaly_map is not None and other.anomaly_map is not None:
+        for judgement, other in zip(judged, expected, strict=True):
+            scores.append(abs(judgement.score - other.score) / max(abs(other.score), usual, 1e-12))
+            if judgement.anomaly_map is not None and other.anomaly_map is not None:
                 largest = max(float(np.abs(other.anomaly_map).max()), 1e-12)
-                maps.append(float(np.abs(one.anomaly_map - other.anomaly_map).max()) / largest)
-        found[f"batch {size}"] = {"score": max(scores), **({"anomaly_map": max(maps)} if maps else {})}
-    return found
+                maps.append(float(np.abs(judgement.anomaly_map - other.anomaly_map).max()) / largest)
+        by_size[f"batch {size}"] = {"score": max(scores), **({"anomaly_map": max(maps)} if maps else {})}
+    return by_size
 
 
-def beyond(found: Differences, tolerance: float) -> list[str]:
+def beyond(by_size: Differences, tolerance: float) -> list[str]:
     """What differs by more than that; NaN does."""
     return [
         f"{name} at {size} by {value:.1e}"
-        for size, values in found.items()
+        for size, values in by_size.items()
         for name, value in values.items()
         if not value <= tolerance
     ]

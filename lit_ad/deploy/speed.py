@@ -25,10 +25,10 @@ def measure(file: str, batch: str, seconds: str, images: str, device: str, weigh
     row: dict[str, Any] = {"file": path.name, "runtime": RUNTIMES[path.suffix], "precision": detector.card.precision}
     row |= {"batch": size, "p50 ms": f"{1e3 * np.quantile(times, 0.5):.1f}"}
     row |= {"p95 ms": f"{1e3 * np.quantile(times, 0.95):.1f}", "images/s": f"{size / np.mean(times):.1f}"}
-    whole = path.stat().st_size + (path.with_suffix(".bin").stat().st_size if path.suffix == ".xml" else 0)
+    size_in_bytes = path.stat().st_size + (path.with_suffix(".bin").stat().st_size if path.suffix == ".xml" else 0)
     memory = peak_memory()
     row["peak MiB"] = "" if memory is None else str(round(memory / 2**20))
-    print(json.dumps(row | {"file MiB": f"{whole / 2**20:.1f}"}))
+    print(json.dumps(row | {"file MiB": f"{size_in_bytes / 2**20:.1f}"}))
 
 
 def network(detector: Detector, size: int, seconds: float) -> list[float]:

@@ -35,8 +35,8 @@ class Card:
     def from_dict(cls, values: dict[str, Any]) -> "Card":
         """The inverse of `to_dict`; what else there is is for other programs."""
         decision = None if values["decision"] is None else Decision.from_dict(values["decision"])
-        mine = {field.name: values[field.name] for field in fields(cls) if field.name in values}
-        return cls(**{**mine, "view": View.from_dict(values["view"]), "decision": decision})
+        known = {field.name: values[field.name] for field in fields(cls) if field.name in values}
+        return cls(**{**known, "view": View.from_dict(values["view"]), "decision": decision})
 
 
 def read_card(values: Any, file: str | Path) -> Card:

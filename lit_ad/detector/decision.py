@@ -102,16 +102,17 @@ class Decision:
             raise UserError(f"decision.false_alarm is a rate between 0 and 1, not {self.false_alarm}")
         for name in HELD:
             values = {
-                category: np.sort(np.asarray(of, np.float64)) for category, of in sorted(getattr(self, name).items())
+                category: np.sort(np.asarray(numbers, np.float64))
+                for category, numbers in sorted(getattr(self, name).items())
             }
-            wrong = [category for category, of in values.items() if not np.isfinite(of).all()]
+            wrong = [category for category, numbers in values.items() if not np.isfinite(numbers).all()]
             if wrong:
                 raise UserError(
                     f"held-out nominal images of {wrong[0] or 'this model'} have {name} that are NaN or infinite: the "
                     "training has diverged; lower the learning rate"
                 )
             object.__setattr__(self, name, values)
-        if not any(len(of) for of in self.scores.values()):
+        if not any(len(numbers) for numbers in self.scores.values()):
             raise UserError("a decision needs the scores of held-out nominal images, and there are none")
 
     def with_rate(self, false_alarm: float) -> "Decision":
@@ -239,27 +240,27 @@ class Decision:
 
     def warnings(self) -> list[str]:
         """One for each category whose held-out images are too few for the rate."""
-        said = []
+        lines = []
         for category, held in self.scores.items():
             by_hand = category in self.by_hand and (category in self.pixels_by_hand or not self.maxima)
             if self.smallest_rate(category) > self.false_alarm and not by_hand:
-                of = f" of {category}" if len(self.scores) > 1 else ""
+                place = f" of {category}" if len(self.scores) > 1 else ""
                 have, more = ("nominal", "take") if self.folds.get(category) else ("held-out nominal", "hold out")
-                images = f"{have} image{of} allows", f"{have} images{of} allow"
+                images = f"{have} image{place} allows", f"{have} images{place} allow"
                 needed, lowest = math.ceil(1 / self.false_alarm) - 1, f"{self.smallest_rate(category):.3g}"
-                said.append(
+                lines.append(
                     f"{format_count(len(held), *images)} a false-alarm rate of {lowest} and no lower, where "
                     f"decision.false_alarm is {self.false_alarm:.3g}: {more} {needed} or more, or ask for a higher rate"
                 )
-        return said
+        return lines
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, for checkpoints and exported files."""
-        held = {name: {c: of.tolist() for c, of in getattr(self, name).items()} for name in HELD}
+        held = {name: {c: numbers.tolist() for c, numbers in getattr(self, name).items()} for name in HELD}
         return {
             **held,
             "false_alarm": self.false_alarm,
-            "also_chosen": {category: list(of) for category, of in self.also_chosen.items()},
+            "also_chosen": {category: list(numbers) for category, numbers in self.also_chosen.items()},
             "by_hand": dict(self.by_hand),
             "pixels_by_hand": dict(self.pixels_by_hand),
             "folds": dict(self.folds),

@@ -59,8 +59,10 @@ class Detection:
             return f"Detection(score {self.score:.4g}, no threshold, {width} x {height} pixels)"
         verdict, threshold = self.decision.verdict(self.score, self.category), self.decision.threshold(self.category)
         regions = "" if self.mask is None else f", {format_count(len(self.regions), 'region')}"
-        said = f"{verdict}, score {self.score:.4g}, threshold {threshold:.4g}, p-value {self.p_value:.3g}{regions}"
-        return f"Detection({said}, {width} x {height} pixels)"
+        verdict_and_score = (
+            f"{verdict}, score {self.score:.4g}, threshold {threshold:.4g}, p-value {self.p_value:.3g}{regions}"
+        )
+        return f"Detection({verdict_and_score}, {width} x {height} pixels)"
 
     @property
     def p_value(self) -> float | None:
@@ -85,8 +87,8 @@ class Detection:
         """(H, W): anomalous pixels. None without a map, or without a threshold for it."""
         if self.anomaly_map is None or self.decision is None or self.decision.pixel_threshold(self.category) is None:
             return None
-        found = self.decision.mask(self.anomaly_map, self.category)
-        return found if self.roi is None else found & self.roi.mask((self.image.shape[0], self.image.shape[1]))
+        mask = self.decision.mask(self.anomaly_map, self.category)
+        return mask if self.roi is None else mask & self.roi.mask((self.image.shape[0], self.image.shape[1]))
 
     @cached_property
     def regions(self) -> list[Region]:
@@ -251,8 +253,8 @@ class Detector:
             detections = shared._judge(group, names, category, bgr)
             seconds = (perf_counter() - begin) / len(group)
             if journal is not None:
-                for found, name in zip(detections, names, strict=True):
-                    journal.record(found, seconds, name)
+                for detection, name in zip(detections, names, strict=True):
+                    journal.record(detection, seconds, name)
             return detections
 
         return in_order(work, given, batch_size, timeout, source_timeout)

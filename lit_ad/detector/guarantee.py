@@ -128,8 +128,8 @@ def by_hand(decision: Decision) -> list[str]:
         keys = decision.by_hand if what == "threshold" else decision.pixels_by_hand
         everywhere = {"", *decision.scores} <= {*keys} and len(set(keys.values())) == 1
         for key in [""] if everywhere else sorted(keys):
-            of = "" if everywhere else f" of {key or 'images of no known category'}"
-            lines.append(f"{what}{of} {point(key or POOLED)}")
+            place = "" if everywhere else f" of {key or 'images of no known category'}"
+            lines.append(f"{what}{place} {point(key or POOLED)}")
     return lines
 
 

@@ -40,8 +40,8 @@ def draw(
     image (h, w, 3); heat and mask (H0, W0), whose proportions the panels take; span (low, high) of the colours, or
     those of this heat.
     """
-    whole = heat.shape if heat is not None else mask.shape if mask is not None else image.shape[:2]
-    size = panel_size((whole[0], whole[1]), height)
+    original = heat.shape if heat is not None else mask.shape if mask is not None else image.shape[:2]
+    size = panel_size((original[0], original[1]), height)
     marks: list[Mark] = []
     if heat is not None and threshold is not None:
         marks.append(Mark("above the threshold", heat > threshold, FOUND))
@@ -81,10 +81,10 @@ class Mark(NamedTuple):
         return self._replace(mask=self.mask[top:bottom, left:right])
 
 
-def panel_size(whole: Size, height: int) -> Size:
-    """Height and width of the panels of an image of size `whole`: its proportions, unless they are extreme."""
-    scale, least = min(height / whole[0], WIDEST * height / whole[1]), max(1, height // THINNEST)
-    return max(least, round(scale * whole[0])), max(least, round(scale * whole[1]))
+def panel_size(original: Size, height: int) -> Size:
+    """Height and width of the panels of an image of the size `original`: its proportions, unless they are extreme."""
+    scale, least = min(height / original[0], WIDEST * height / original[1]), max(1, height // THINNEST)
+    return max(least, round(scale * original[0])), max(least, round(scale * original[1]))
 
 
 def contours(marks: list[Mark], size: Size) -> list[tuple[Mask, Colour]]:
@@ -162,18 +162,18 @@ def hottest(heat: NDArray[np.float32], size: Size) -> Box | None:
     return starts[0], starts[1], starts[0] + sides[0], starts[1] + sides[1]
 
 
-def framed(panel: Pixels, window: Box, whole: Size) -> Pixels:
+def framed(panel: Pixels, window: Box, original: Size) -> Pixels:
     """A panel (h, w, 3) with a white frame where a window of the whole lies."""
-    scale = (panel.shape[0] / whole[0], panel.shape[1] / whole[1])
+    scale = (panel.shape[0] / original[0], panel.shape[1] / original[1])
     top, left, bottom, right = (int(edge * scale[i % 2]) for i, edge in enumerate(window))
     panel = panel.copy()
     panel[top:bottom, [left, right - 1]] = panel[[top, bottom - 1], left:right] = 255
     return panel
 
 
-def magnified(image: Pixels, window: Box, whole: Size, size: Size) -> Pixels:
+def magnified(image: Pixels, window: Box, original: Size, size: Size) -> Pixels:
     """A window of the whole (H0, W0), of which the image (h, w, 3) is the resized picture, at `size`."""
-    scale = [image.shape[axis] / whole[axis] for axis in (0, 1)]
+    scale = [image.shape[axis] / original[axis] for axis in (0, 1)]
     steps = [(window[axis + 2] - window[axis]) * scale[axis] / size[axis] for axis in (0, 1)]
     place = (steps[1], 0, window[1] * scale[1], 0, steps[0], window[0] * scale[0])
     picture = Image.fromarray(np.ascontiguousarray(image))

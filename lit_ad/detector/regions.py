@@ -44,11 +44,11 @@ def regions(mask: NDArray[np.bool_], anomaly_map: NDArray[np.float32]) -> Region
                 above += 1
             else:
                 here += 1
-    found: dict[int, list[int]] = {}
+    runs_of: dict[int, list[int]] = {}
     for run in range(len(rows)):
-        found.setdefault(root(run), []).append(run)
+        runs_of.setdefault(root(run), []).append(run)
     result = []
-    for runs in found.values():
+    for runs in runs_of.values():
         top, bottom = int(rows[runs[0]]), int(rows[runs[-1]]) + 1
         box = (top, int(starts[runs].min()), bottom, int(ends[runs].max()))
         peak = max(float(anomaly_map[rows[run], starts[run] : ends[run]].max()) for run in runs)

@@ -18,10 +18,10 @@ def find_detector(path: str | Path) -> Path:
     """
     path = resolve_path(path)
     if path.is_dir():
-        found = [path / name for name in CHECKPOINTS]
-        files = [file for file in found if file.is_file()]
+        places = [path / name for name in CHECKPOINTS]
+        files = [file for file in places if file.is_file()]
         if not files:
-            raise UserError(f"{path} is no run directory: it has neither {' nor '.join(map(str, found))}")
+            raise UserError(f"{path} is no run directory: it has neither {' nor '.join(map(str, places))}")
         path = files[0]
     if not path.is_file():
         raise UserError(f"there is no detector {path}: give a run's directory, a checkpoint or an exported file")

@@ -97,9 +97,9 @@ def load_onnx(file: Path, device: str) -> tuple[Network, Card, NetworkFor]:
 
         return run
 
-    whole = session()
-    card = card_of_text(whole.get_modelmeta().custom_metadata_map.get(KEY), file)
-    network = run_once(network_of(whole), card)
+    all_cores = session()
+    card = card_of_text(all_cores.get_modelmeta().custom_metadata_map.get(KEY), file)
+    network = run_once(network_of(all_cores), card)
 
     def network_for(callers: int) -> Network:
         if device != "cpu":
@@ -127,7 +127,8 @@ def load_openvino(file: Path, device: str) -> tuple[Network, Card, NetworkFor]:
     stream for each."""
     core = openvino_core()
     there = core.available_devices  # CPU, GPU.0, ...
-    if device.upper() not in {*there, *(one.partition(".")[0] for one in there)} and not VIRTUAL.match(device.upper()):
+    known = {*there, *(name.partition(".")[0] for name in there)}  # GPU.0, and GPU for any of that kind
+    if device.upper() not in known and not VIRTUAL.match(device.upper()):
         raise no_device(device, "OpenVINO", there)
     if not file.with_suffix(".bin").is_file():
         raise UserError(f"{file} needs its weights, {file.with_suffix('.bin').name}, beside it: copy both files")
@@ -161,8 +162,8 @@ def openvino_network(compiled: Any) -> Network:
     def run(pixels: NDArray[np.uint8]) -> tuple[Floats | None, Floats]:
         if not hasattr(own, "request"):
             own.request = compiled.create_infer_request()
-        found = own.request.infer({"pixels": pixels})
-        return (found[outputs[1]] if len(outputs) > 1 else None), found[outputs[0]]
+        results = own.request.infer({"pixels": pixels})
+        return (results[outputs[1]] if len(outputs) > 1 else None), results[outputs[0]]
 
     return run
 
@@ -208,10 +209,10 @@ def torch_for_callers(network: Network, callers: int, device: str) -> Network:
     def shared(pixels: NDArray[np.uint8]) -> tuple[Any, ...]:
         if not hasattr(own, "threads"):
             with setting:
-                whole = torch.get_num_threads()
-                own.threads = max(1, whole // callers)
+                before = torch.get_num_threads()
+                own.threads = max(1, before // callers)
                 torch.set_num_threads(own.threads)  # of this thread, and of those that begin later: not of these
-                later = threading.Thread(target=torch.set_num_threads, args=(whole,))
+                later = threading.Thread(target=torch.set_num_threads, args=(before,))
                 later.start()
                 later.join()
         return network(pixels)

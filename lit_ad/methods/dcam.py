@@ -104,5 +104,5 @@ def entropy_of(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
     """KL(teacher || student) of each channel's softmax over positions, summed over channels and positions, mean over
     the batch: 2 x (B, C, h, w) -> scalar, at least in float32."""
     dtype = torch.promote_types(teacher.dtype, torch.float32)
-    expected, found = (log_softmax(level.flatten(2).to(dtype) / temperature, dim=2) for level in (teacher, student))
-    return kl_div(found, expected, reduction="batchmean", log_target=True)
+    expected, actual = (log_softmax(level.flatten(2).to(dtype) / temperature, dim=2) for level in (teacher, student))
+    return kl_div(actual, expected, reduction="batchmean", log_target=True)

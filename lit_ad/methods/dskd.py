@@ -73,7 +73,8 @@ class DSKD(Method):
         encoded = self.encoder(images)
         decoded = self.decoder(self.bottleneck(encoded))
         pyramids = [
-            [cosine_distance(t, s)[:, None] for t, s in zip(features, of, strict=True)] for of in (encoded, decoded)
+            [cosine_distance(t, s)[:, None] for t, s in zip(features, pyramid, strict=True)]
+            for pyramid in (encoded, decoded)
         ]
         return Disagreement(pyramids[0], pyramids[1], (images.shape[-2], images.shape[-1]))
 
@@ -84,7 +85,9 @@ class DSKD(Method):
     def detect(self, disagreement: "Disagreement") -> Prediction:
         """The pyramids' maps at the image's resolution, fused and smoothed: (B, 1, H, W)."""
         size = disagreement.size
-        encoder, decoder = (torch.stack([upsample(level, size) for level in of]).sum(dim=0) for of in disagreement[:2])
+        encoder, decoder = (
+            torch.stack([upsample(level, size) for level in pyramid]).sum(dim=0) for pyramid in disagreement[:2]
+        )
         return Prediction(
             gaussian_blur(encoder * decoder if self.fusion == "product" else encoder + decoder, sigma=4.0)
         )

@@ -135,13 +135,13 @@ class EfficientAD(Method):
 
     def calibrate(self, nominal: Nominal, held_out: Nominal) -> None:
         """The quantiles of both maps over all held-out images."""
-        found: list[list[Tensor]] = [[], []]
+        by_map: list[list[Tensor]] = [[], []]
         for images, features in held_out:
-            for values, anomaly_map in zip(found, self.maps(self.compare(images, features)), strict=True):
+            for values, anomaly_map in zip(by_map, self.maps(self.compare(images, features)), strict=True):
                 values.append(anomaly_map.flatten())
-        for number, values in enumerate(found):
-            whole = of_all_processes(torch.cat(values) if values else self.quantiles.new_zeros(0), self.device)
-            low, high = (quantile(whole[None], fraction) for fraction in (0.9, 0.995))
+        for number, values in enumerate(by_map):
+            everywhere = of_all_processes(torch.cat(values) if values else self.quantiles.new_zeros(0), self.device)
+            low, high = (quantile(everywhere[None], fraction) for fraction in (0.9, 0.995))
             self.quantiles[number] = torch.cat([low, high])
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:

@@ -61,8 +61,8 @@ class L2BT(Method):
         """Early and late maps of the teacher, and what the students say of them: 2 x 2 x (B, D, h, w) in float32."""
         early, late = features
         students = [self.forward_student(tokens(early)), self.backward_student(tokens(late))]
-        said = [student.float().transpose(1, 2).unflatten(2, early.shape[-2:]) for student in students]
-        return said, [late.float(), early.float()]
+        predicted = [student.float().transpose(1, 2).unflatten(2, early.shape[-2:]) for student in students]
+        return predicted, [late.float(), early.float()]
 
     def loss(self, disagreement: tuple[list[Tensor], list[Tensor]]) -> Tensor:
         """One minus the cosine, mean over tokens, both directions."""

@@ -105,10 +105,10 @@ class Transformaly(Method):
         blocks = len(self.token_mean)
         embeddings, errors, tokens = Moments(self.teacher.model.embed_dim), Moments(blocks), Moments(blocks)
         for images, features in nominal:
-            found = self.compare(images, features).errors[:, self.first_block :]
+            of_blocks = self.compare(images, features).errors[:, self.first_block :]
             embeddings.update(features[-1])
-            errors.update(found.mean(dim=2))
-            tokens.update(self.patches(found).transpose(1, 2).flatten(0, 1))
+            errors.update(of_blocks.mean(dim=2))
+            tokens.update(self.patches(of_blocks).transpose(1, 2).flatten(0, 1))
         for moments in (embeddings, errors, tokens):
             moments.reduce(self.device)
         self.embedding_density.fit(embeddings)

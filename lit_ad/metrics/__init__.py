@@ -35,7 +35,7 @@ def __getattr__(name: str) -> Any:
     """Imported when asked for: torchmetrics takes seconds, and the curves and intervals of a report do without."""
     if name in __all__:
         for module in ("aupimo", "aupro", "groups", "image", "pixel", "spro", "state"):
-            found = vars(import_module(f"{__name__}.{module}")).get(name)
-            if found is not None:
-                return found
+            metric = vars(import_module(f"{__name__}.{module}")).get(name)
+            if metric is not None:
+                return metric
     raise AttributeError(f"module {__name__} has no attribute {name}")

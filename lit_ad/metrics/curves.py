@@ -31,14 +31,14 @@ def area(x: Floats, y: Floats, limit: float = 1.0) -> Floats:
     width = np.diff(x)
     inside = np.clip((limit - x[..., :-1]) / np.where(width > 0, width, 1), 0, 1)  # the part of each step that counts
     rise = np.diff(y) * inside
-    whole = np.sum(np.where(width > 0, width * inside * (y[..., :-1] + rise / 2), 0), axis=-1)
-    return np.where(np.isnan(x[..., -1] + y[..., -1]), np.nan, whole)
+    total = np.sum(np.where(width > 0, width * inside * (y[..., :-1] + rise / 2), 0), axis=-1)
+    return np.where(np.isnan(x[..., -1] + y[..., -1]), np.nan, total)
 
 
 def share(counts: Floats) -> Floats:
     """Cumulated counts as fractions of their total; nan when that is 0: (..., n) -> (..., n)."""
-    whole = counts[..., -1:]
-    return np.where(whole > 0, counts / np.where(whole > 0, whole, 1), np.nan)
+    total = counts[..., -1:]
+    return np.where(total > 0, counts / np.where(total > 0, total, 1), np.nan)
 
 
 def roc(nominal: Counts, anomalous: Counts, points: int = 1000) -> tuple[Floats, Floats]:
@@ -65,20 +65,22 @@ def standardised(partial: Floats, max_fpr: float) -> Floats:
 def average_precision(nominal: Counts, anomalous: Counts) -> Floats:
     """Precision at each threshold weighted by the recall it adds."""
     false, true = cumulated(nominal)[..., 1:], cumulated(anomalous)
-    whole, true = true[..., -1], true[..., 1:]
+    positives, true = true[..., -1], true[..., 1:]
     precision = true / np.maximum(true + false, 1)
-    found = np.sum(anomalous[..., ::-1] * precision, axis=-1)
+    precisions = np.sum(anomalous[..., ::-1] * precision, axis=-1)
     return (
-        np.where((whole > 0) & (false[..., -1] > 0), found / np.maximum(whole, 1), np.nan) if true.size else nan(whole)
+        np.where((positives > 0) & (false[..., -1] > 0), precisions / np.maximum(positives, 1), np.nan)
+        if true.size
+        else nan(positives)
     )
 
 
 def f1_max(nominal: Counts, anomalous: Counts) -> Floats:
     """The best F1 over all thresholds."""
     false, true = cumulated(nominal), cumulated(anomalous)
-    whole = true[..., -1:]
-    best = np.max(2 * true / np.maximum(true + false + whole, 1), axis=-1)
-    return np.where((whole[..., 0] > 0) & (false[..., -1] > 0), best, np.nan)
+    positives = true[..., -1:]
+    best = np.max(2 * true / np.maximum(true + false + positives, 1), axis=-1)
+    return np.where((positives[..., 0] > 0) & (false[..., -1] > 0), best, np.nan)
 
 
 def nan(like: Floats) -> Floats:

@@ -174,6 +174,6 @@ class ImageEvaluation(ImageState):
 
 def percent(limit: float) -> str:
     """A rate for a key, another one for every float: 0.3 -> 30, 0.05 -> 05, 0.054 -> 05.4, 0.001 -> 00.1."""
-    whole, _, part = f"{Decimal(repr(float(limit))) * 100:f}".partition(".")
+    integer, _, part = f"{Decimal(repr(float(limit))) * 100:f}".partition(".")
     part = part.rstrip("0")
-    return whole.zfill(2) + (f".{part}" if part else "")
+    return integer.zfill(2) + (f".{part}" if part else "")

@@ -83,10 +83,10 @@ def sample_auroc(scores: Sequence[float], labels: Sequence[int], samples: Sequen
     """S-AUROC of Real-IAD (https://arxiv.org/abs/2403.12580), of n images and the sample that each is a view of: a
     sample's score is the maximum over its views, and it is anomalous if any view is. nan without both kinds."""
     order = {sample: i for i, sample in enumerate(dict.fromkeys(samples))}
-    of = np.array([order[sample] for sample in samples], np.int64)
+    numbers = np.array([order[sample] for sample in samples], np.int64)
     highest, label = np.full(len(order), -np.inf), np.zeros(len(order), np.int64)
-    np.maximum.at(highest, of, np.array(scores))
-    np.maximum.at(label, of, np.array(labels, np.int64))
+    np.maximum.at(highest, numbers, np.array(scores))
+    np.maximum.at(label, numbers, np.array(labels, np.int64))
     return float(curves.auroc(*by_score(highest, label)))
 
 

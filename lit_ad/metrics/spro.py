@@ -70,8 +70,8 @@ class SPRO(PixelRows):
                 raise ValueError(f"{name}: a defect of {len(inside)} pixels cannot have a saturation area of {count}")
             highest.append(np.partition(inside, len(inside) - count)[len(inside) - count :])
         self._append("pixels", keys[~covered], np.array(code))
-        for found in highest:
-            self._append("regions", found, np.array(code + len(found)))
+        for scores_of_defect in highest:
+            self._append("regions", scores_of_defect, np.array(code + len(scores_of_defect)))
 
     def _row(self, groups: Iterable[str] | None) -> Row:
         overlap, row = self._overlap(groups), {}

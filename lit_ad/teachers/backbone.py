@@ -90,8 +90,8 @@ class Backbone(nn.Module):
         kwargs: dict[str, Any] = {"norm": self.norm} if self.is_vit else {}
         order = sorted(self.taps)
         normalized = self.normalize(images)
-        found = self.model.forward_intermediates(normalized, indices=order, intermediates_only=True, **kwargs)
-        return [found[order.index(tap)] for tap in self.taps]
+        levels = self.model.forward_intermediates(normalized, indices=order, intermediates_only=True, **kwargs)
+        return [levels[order.index(tap)] for tap in self.taps]
 
     def check_size(self, images: Tensor) -> None:
         """Raises UserError where the sides of images (B, 3, H, W) are no multiples of a ViT's patch."""

