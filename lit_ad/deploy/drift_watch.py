@@ -148,7 +148,9 @@ def words(test: DriftTest | ShareTest, key: Key) -> str:
     what = "the scores of nominal verdicts are no longer as they were"
     if isinstance(test, ShareTest):
         what = f"more images are called anomalous than the stated {100 * test.rate:g} %"
-    where = "".join(f", {name} {printable(of)}" for name, of in zip(("source", "category"), key, strict=True) if of)
+    where = "".join(
+        f", {name} {printable(origin)}" for name, origin in zip(("source", "category"), key, strict=True) if origin
+    )
     since, raised = (
         datetime.fromtimestamp(time, UTC).isoformat(" ", "seconds") for time in (test.alarm.since, test.alarm.time)
     )

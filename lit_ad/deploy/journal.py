@@ -37,7 +37,7 @@ class Record:
     """A row on its way, and what its picture is made of."""
 
     row: Row
-    found: Detection | None  # None: without a picture
+    detection: Detection | None  # None: without a picture
     file: bytes | None  # the image file as it came; None: a PNG is made of the pixels
     size: int  # bytes that it holds in memory
     written: Future[bool]
@@ -86,8 +86,8 @@ class Journal:
 
     Example:
         with Journal("line-1", detector) as journal:
-            for found in detector.stream(paths, journal=journal):
-                print(found.anomalous, journal.alarms())
+            for detection in detector.stream(paths, journal=journal):
+                print(detection.anomalous, journal.alarms())
     """
 
     def __init__(
@@ -117,12 +117,12 @@ class Journal:
         self.close()
 
     def record(
-        self, found: Detection, seconds: float, name: str = "", source: str | None = None, file: bytes | None = None
+        self, detection: Detection, seconds: float, name: str = "", source: str | None = None, file: bytes | None = None
     ) -> Future[bool]:
         """Have a verdict written. Return at once.
 
         Args:
-            found: The verdict.
+            detection: The verdict.
             seconds: That it took.
             name: Of the image.
             source: A camera or a line.
@@ -132,16 +132,18 @@ class Journal:
             Whether the row is on disk, when that is known.
         """
         sampled = random.random() < self.sample
-        kept = why_keep(found) or ("sample" if sampled else None)
-        size = 0 if kept is None else len(file) if file is not None else found.image.nbytes
+        kept = why_keep(detection) or ("sample" if sampled else None)
+        size = 0 if kept is None else len(file) if file is not None else detection.image.nbytes
         row = Row(
             time=time.time(),
             source=printable(self.source if source is None else source),
-            category=found.category or "",
+            category=detection.category or "",
             name=printable(name),
-            score=found.score,
-            p_value=found.p_value,
-            verdict=None if found.decision is None else found.decision.verdict(found.score, found.category),
+            score=detection.score,
+            p_value=detection.p_value,
+            verdict=None
+            if detection.decision is None
+            else detection.decision.verdict(detection.score, detection.category),
             latency=seconds,
             kept=kept,
             sampled=sampled,
@@ -152,7 +154,7 @@ class Journal:
             fits = self._bytes + size <= WAITING_BYTES
             self.dropped_pictures += not fits
             self._bytes += size if fits else 0
-        record = Record(row, None if kept is None or not fits else found, file, size if fits else 0, written)
+        record = Record(row, None if kept is None or not fits else detection, file, size if fits else 0, written)
         try:
             if not self._thread.is_alive():
                 raise Full
@@ -248,12 +250,12 @@ class Journal:
 
     def _keep(self, record: Record, number: int) -> None:
         """Write the picture of a row."""
-        if record.found is None:
+        if record.detection is None:
             return
         try:
             reason = (
                 ""
-                if self.pictures.save(number, *encoded(record.found.image, record.file))
+                if self.pictures.save(number, *encoded(record.detection.image, record.file))
                 else "pictures_mib leaves no room for a picture"
             )
         except Exception as error:  # as above
@@ -274,18 +276,18 @@ class Journal:
         self._saved = 0
 
 
-def why_keep(found: Detection) -> str | None:
+def why_keep(detection: Detection) -> str | None:
     """Of KEPT, why the verdict alone has an image's picture kept; None: it does not."""
-    if found.decision is None or found.p_value is None:
+    if detection.decision is None or detection.p_value is None:
         return None
-    if found.anomalous:
+    if detection.anomalous:
         return "anomalous"
-    limit = BORDERLINE * found.decision.operating_point(found.category).p_value
-    return "borderline" if found.p_value <= limit else None
+    limit = BORDERLINE * detection.decision.operating_point(detection.category).p_value
+    return "borderline" if detection.p_value <= limit else None
 
 
 def regions_of(record: Record) -> str | None:
     """The regions of an anomalous image, as JSON."""
-    if record.found is None or record.row.kept != "anomalous":
+    if record.detection is None or record.row.kept != "anomalous":
         return None
-    return json.dumps([asdict(region) for region in record.found.regions])
+    return json.dumps([asdict(region) for region in record.detection.regions])

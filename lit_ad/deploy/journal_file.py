@@ -129,8 +129,8 @@ class JournalFile:
 
     def rows(self, after: int = 0) -> Iterator[tuple[int, Row]]:
         """The rows behind that number, in order."""
-        found = self.connection.execute(f"SELECT id, {COLUMNS} FROM images WHERE id > ? ORDER BY id", (after,))
-        return ((values[0], Row(*values[1:])) for values in found)
+        cursor = self.connection.execute(f"SELECT id, {COLUMNS} FROM images WHERE id > ? ORDER BY id", (after,))
+        return ((values[0], Row(*values[1:])) for values in cursor)
 
     def add_event(self, kind: str, source: str | None, category: str | None, reason: str) -> int:
         """Write an event that comes after the last row. Return its number."""
@@ -140,13 +140,13 @@ class JournalFile:
 
     def events(self, after: int = 0, kind: str = "%") -> list[Event]:
         """The events behind that number, in order."""
-        found = self.connection.execute("SELECT * FROM events WHERE id > ? AND kind LIKE ? ORDER BY id", (after, kind))
-        return [Event(*values) for values in found]
+        cursor = self.connection.execute("SELECT * FROM events WHERE id > ? AND kind LIKE ? ORDER BY id", (after, kind))
+        return [Event(*values) for values in cursor]
 
     def states(self) -> dict[tuple[str, str], str]:
         """Of the tests for drift, by source and category, when `fact("image")` was the last row."""
-        found = self.connection.execute("SELECT source, category, state FROM drift")
-        return {(source, category): state for source, category, state in found}
+        cursor = self.connection.execute("SELECT source, category, state FROM drift")
+        return {(source, category): state for source, category, state in cursor}
 
     def save_states(self, states: dict[tuple[str, str], str]) -> None:
         """Write those that have changed."""
@@ -159,8 +159,8 @@ class JournalFile:
 
     def fact(self, name: str) -> str | None:
         """A value that was written under a name."""
-        found = self.connection.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
-        return None if found is None else str(found[0])
+        row = self.connection.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+        return None if row is None else str(row[0])
 
     def save_fact(self, name: str, value: object) -> None:
         """Write a value under a name."""
@@ -182,9 +182,9 @@ class JournalFile:
                 "SELECT id, picture, bytes FROM images WHERE picture IS NOT NULL AND kept = ? "
                 f"AND id NOT IN ({labelled}) ORDER BY id LIMIT 1"
             )
-            found = self.connection.execute(query, (kept,)).fetchone()
-            if found is not None:
-                return int(found[0]), str(found[1]), int(found[2])
+            row = self.connection.execute(query, (kept,)).fetchone()
+            if row is not None:
+                return int(row[0]), str(row[1]), int(row[2])
         return None
 
     def counts(self) -> dict[tuple[str, str], dict[str, int]]:

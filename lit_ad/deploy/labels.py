@@ -45,8 +45,8 @@ class Labels:
             f"ORDER BY {ORDERS[order]} LIMIT {most:d}"
         )
         with self._lock:
-            found = self._file.connection.execute(query, [self.rate] * ORDERS[order].count("?")).fetchall()
-        listed = [dict(zip(COLUMNS, values, strict=True)) for values in found]
+            rows = self._file.connection.execute(query, [self.rate] * ORDERS[order].count("?")).fetchall()
+        listed = [dict(zip(COLUMNS, values, strict=True)) for values in rows]
         return [{**each, "regions": json.loads(each["regions"] or "[]")} for each in listed]
 
     def add(self, image: int, label: str, defect: str = "", who: str = "") -> None:
@@ -75,11 +75,11 @@ class Labels:
         run = self._file.connection.execute
         with self._lock, self._file.transaction():
             query = "SELECT id, image FROM labels WHERE undone IS NULL AND who = ? ORDER BY id DESC LIMIT 1"
-            found = run(query, (printable(who.strip())[:LONGEST],)).fetchone()
-            if found is None:
+            row = run(query, (printable(who.strip())[:LONGEST],)).fetchone()
+            if row is None:
                 return None
-            run("UPDATE labels SET undone = ? WHERE id = ?", (time.time(), found[0]))
-        return int(found[1])
+            run("UPDATE labels SET undone = ? WHERE id = ?", (time.time(), row[0]))
+        return int(row[1])
 
     def counts(self) -> dict[str, int]:
         """How many images have each label."""
@@ -93,10 +93,10 @@ class Labels:
             return self._path(image)
 
     def _path(self, image: int) -> Path:
-        found = self._file.connection.execute("SELECT picture FROM images WHERE id = ?", (image,)).fetchone()
-        if found is None or found[0] is None:
+        row = self._file.connection.execute("SELECT picture FROM images WHERE id = ?", (image,)).fetchone()
+        if row is None or row[0] is None:
             raise UserError(f"image {image} has no picture in the journal")
-        return self.folder / "pictures" / str(found[0])
+        return self.folder / "pictures" / str(row[0])
 
     def close(self) -> None:
         """Close the file."""

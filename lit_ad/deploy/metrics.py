@@ -36,13 +36,13 @@ class Metrics:
         if journal is not None:
             self.registry.register(JournalCollector(journal))
 
-    def observe(self, found: Detection, seconds: float) -> None:
+    def observe(self, detection: Detection, seconds: float) -> None:
         """Count a verdict."""
-        verdict = {None: "no threshold", True: "anomalous", False: "nominal"}[found.anomalous]
-        self.images.labels(verdict, found.category or "").inc()
+        verdict = {None: "no threshold", True: "anomalous", False: "nominal"}[detection.anomalous]
+        self.images.labels(verdict, detection.category or "").inc()
         self.latency.observe(seconds)
-        if found.p_value is not None:
-            self.p_value.labels(found.category or "").observe(found.p_value)
+        if detection.p_value is not None:
+            self.p_value.labels(detection.category or "").observe(detection.p_value)
 
     def text(self) -> bytes:
         """What the server reads."""

@@ -101,11 +101,11 @@ def service(
                 picture, query = "image/png" in request.headers.get("accept", ""), request.query_params
                 category = query.get("category", category)
 
-                def note(found: Detection, seconds: float) -> None:
-                    metrics.observe(found, seconds)
+                def note(detection: Detection, seconds: float) -> None:
+                    metrics.observe(detection, seconds)
                     if journal is not None:
                         source = query.get("source", journal.source)[:LONGEST]
-                        written.append(journal.record(found, seconds, source=source, file=body))
+                        written.append(journal.record(detection, seconds, source=source, file=body))
 
                 job = workers.submit(answer, shared, body, category, picture, "picture" in query, limits, note)
                 response: Response = await asyncio.wrap_future(job.future)
@@ -161,31 +161,31 @@ def answer(
     begin = time.perf_counter()
     try:
         enter_stage("decoding the image")
-        found = detector(decoded(body, limits), category)
+        detection = detector(decoded(body, limits), category)
     except NotFiniteError as error:  # the detector's fault, and not the image's
         raise HTTPException(500, str(error)) from error
     except UserError as error:
         raise HTTPException(422, str(error)) from error
     enter_stage("the verdict")
-    note(found, time.perf_counter() - begin)
+    note(detection, time.perf_counter() - begin)
     if as_picture:
-        return Response(png(found), media_type="image/png")
-    told = as_json(found)
+        return Response(png(detection), media_type="image/png")
+    told = as_json(detection)
     if with_picture:
-        told["picture"] = "data:image/png;base64," + base64.b64encode(png(found)).decode()
+        told["picture"] = "data:image/png;base64," + base64.b64encode(png(detection)).decode()
     return Response(json.dumps(told, allow_nan=False), media_type="application/json")
 
 
-def as_json(found: Detection) -> dict[str, Any]:
+def as_json(detection: Detection) -> dict[str, Any]:
     """A verdict as plain values; pixels are those of the image, upright."""
-    decision, regions = found.decision, found.regions
+    decision, regions = detection.decision, detection.regions
     return {
-        "score": found.score,
-        "p_value": found.p_value,
-        "anomalous": found.anomalous,
-        "threshold": None if decision is None else decision.threshold(found.category),
-        "category": found.category,  # whose threshold; null: that of all together
-        "size": {"height": found.image.shape[0], "width": found.image.shape[1]},
+        "score": detection.score,
+        "p_value": detection.p_value,
+        "anomalous": detection.anomalous,
+        "threshold": None if decision is None else decision.threshold(detection.category),
+        "category": detection.category,  # whose threshold; null: that of all together
+        "size": {"height": detection.image.shape[0], "width": detection.image.shape[1]},
         "regions": [asdict(region) for region in regions],
     }
 
@@ -208,8 +208,8 @@ def description(detector: Detector) -> dict[str, Any]:
     }
 
 
-def png(found: Detection) -> bytes:
+def png(detection: Detection) -> bytes:
     """`Detection.plot` as a file."""
     file = io.BytesIO()
-    found.plot().save(file, format="PNG", compress_level=1)
+    detection.plot().save(file, format="PNG", compress_level=1)
     return file.getvalue()

@@ -19,7 +19,7 @@ T = TypeVar("T")
 class Record(Protocol):
     """Where the verdicts of a stream are written: a `lit_ad.deploy.journal.Journal`."""
 
-    def record(self, found: Any, seconds: float, name: str = "") -> object:
+    def record(self, detection: Any, seconds: float, name: str = "") -> object:
         """Write a Detection, the seconds that it took, and the image's name. Return at once."""
 
 

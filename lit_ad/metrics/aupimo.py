@@ -107,9 +107,9 @@ class AUPIMO(ListState):
         kept = [count if self.exact else len(kept_ranks(count)) for count in pixels.tolist()]
         scores = np.split(self._joined("scores"), np.cumsum(kept)[:-1]) if kept else []
         names, wanted = decoded(self._joined("names")), None if groups is None else set(groups)
-        mine = [i for i, name in enumerate(names) if wanted is None or name in wanted]
-        mine.sort(key=lambda i: scores[i].tobytes())  # float64 sums depend on the order, and that on the processes
-        good, bad = ([(scores[i], int(pixels[i])) for i in mine if labels[i] == label] for label in (0, 1))
+        members = [i for i, name in enumerate(names) if wanted is None or name in wanted]
+        members.sort(key=lambda i: scores[i].tobytes())  # float64 sums depend on the order, and that on the processes
+        good, bad = ([(scores[i], int(pixels[i])) for i in members if labels[i] == label] for label in (0, 1))
         if not good or not bad:
             return np.zeros(0)
         thresholds, rates = shared_rates([(kept, weights(len(kept), n, nominal) / n) for kept, n in good])

@@ -26,7 +26,7 @@ class Matches:
     """The defects of an image, and the marked regions."""
 
     sizes: NDArray[np.int64]  # (D,): pixels of each defect
-    found: Bools  # (D,)
+    hit: Bools  # (D,)
     marked: int  # regions
 
 
@@ -40,8 +40,8 @@ class Instances:
     def update(self, group: str, truth: Bools, marked: Bools) -> None:
         """Count an image's defects and marked regions, 2 x (H, W)."""
         matches = match_regions(truth, marked)
-        found = zip(matches.sizes.tolist(), matches.found.tolist(), strict=True)
-        self.defects.update((group, size, hit) for size, hit in found)
+        defects = zip(matches.sizes.tolist(), matches.hit.tolist(), strict=True)
+        self.defects.update((group, size, hit) for size, hit in defects)
         self.marked[group] += matches.marked
 
     def compute_rows(self, rows: Mapping[str, Iterable[str]]) -> dict[str, dict[str, float]]:
@@ -57,11 +57,9 @@ class Instances:
         values = {}
         for row, groups in rows.items():
             wanted = set(groups)
-            mine = sorted((size, hit, count) for (group, size, hit), count in defects.items() if group in wanted)
-            values[row] = recalls(
-                *(np.array(part, np.int64) for part in (zip(*mine, strict=True) if mine else [[]] * 3))
-            )
-            hits, all_marked = sum(hit * count for _, hit, count in mine), sum(marked[group] for group in wanted)
+            own = sorted((size, hit, count) for (group, size, hit), count in defects.items() if group in wanted)
+            values[row] = recalls(*(np.array(part, np.int64) for part in (zip(*own, strict=True) if own else [[]] * 3)))
+            hits, all_marked = sum(hit * count for _, hit, count in own), sum(marked[group] for group in wanted)
             values[row]["instance_precision"] = hits / all_marked if all_marked else float("nan")
         return values
 
@@ -82,7 +80,7 @@ def match_regions(truth: Bools, marked: Bools, least: float = LEAST) -> Matches:
     """Match the regions of two masks, 2 x (H, W)."""
     defects, defect_sizes = labelled(truth)
     regions, region_sizes = labelled(marked)
-    found = np.zeros(len(defect_sizes), bool)
+    hit = np.zeros(len(defect_sizes), bool)
     both = truth & marked
     pairs, shared = np.unique(
         defects[both].astype(np.int64) * (len(region_sizes) + 1) + regions[both], return_counts=True
@@ -91,10 +89,10 @@ def match_regions(truth: Bools, marked: Bools, least: float = LEAST) -> Matches:
     overlap = shared / (defect_sizes[defect - 1] + region_sizes[region - 1] - shared)
     taken: set[int] = set()
     for pair in np.argsort(-overlap, kind="stable"):
-        if overlap[pair] >= least and not found[defect[pair] - 1] and int(region[pair]) not in taken:
-            found[defect[pair] - 1] = True
+        if overlap[pair] >= least and not hit[defect[pair] - 1] and int(region[pair]) not in taken:
+            hit[defect[pair] - 1] = True
             taken.add(int(region[pair]))
-    return Matches(defect_sizes, found, len(region_sizes))
+    return Matches(defect_sizes, hit, len(region_sizes))
 
 
 def labelled(mask: Bools) -> tuple[NDArray[np.int32], NDArray[np.int64]]:

@@ -35,16 +35,16 @@ def test_pairs_above_one_half_are_those_of_trying_all(seed: int, share: float, c
         (int(defect.sum()), any((defect & region).sum() / (defect | region).sum() >= 0.51 for region in regions))
         for defect in defects
     )
-    assert sorted(zip(matches.sizes.tolist(), matches.found.tolist(), strict=True)) == expected
+    assert sorted(zip(matches.sizes.tolist(), matches.hit.tolist(), strict=True)) == expected
 
 
 def test_a_region_finds_one_defect_and_the_best_pair_comes_first() -> None:
     truth = boxes((0, 0, 4, 4), (0, 6, 4, 12))
     marked = boxes((0, 0, 4, 12))  # 16 / 48 and 24 / 48
-    assert match_regions(truth, marked).found.tolist() == [False, True]
-    assert match_regions(marked, truth).found.tolist() == [True]  # a defect in two pieces is found once
-    assert match_regions(truth, boxes((0, 0, 1, 4))).found.tolist() == [False, False]  # 4 / 16
-    assert match_regions(truth, boxes((0, 0, 2, 3))).found.tolist() == [True, False]  # 6 / 16
+    assert match_regions(truth, marked).hit.tolist() == [False, True]
+    assert match_regions(marked, truth).hit.tolist() == [True]  # a defect in two pieces is found once
+    assert match_regions(truth, boxes((0, 0, 1, 4))).hit.tolist() == [False, False]  # 4 / 16
+    assert match_regions(truth, boxes((0, 0, 2, 3))).hit.tolist() == [True, False]  # 6 / 16
 
 
 def test_rows_by_hand() -> None:
@@ -67,4 +67,4 @@ def test_rows_by_hand() -> None:
 @pytest.mark.parametrize("masks", [(boxes(), boxes()), (boxes((0, 0, 3, 3)), boxes()), (boxes(), boxes((0, 0, 3, 3)))])
 def test_nothing_marked_or_nothing_there(masks: tuple[np.ndarray, np.ndarray]) -> None:
     matches = match_regions(*masks)
-    assert not matches.found.any() and matches.marked == int(masks[1].any())
+    assert not matches.hit.any() and matches.marked == int(masks[1].any())
