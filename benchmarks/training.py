@@ -47,6 +47,7 @@ CASES = {
     "Dinomaly": Case("vit_small_patch14_reg4_dinov2", 224, 8, peer="Dinomaly"),
     "INPFormer": Case("vit_small_patch14_reg4_dinov2", 224, 8),
     "L2BT": Case("vit_base_patch14_reg4_dinov2", 224, 4, peer="L2BT"),
+    "FoundAD": Case("vit_small_patch14_dinov2", 224, 8),
     "EfficientAD": Case("pdn", 256, 1, 2, 3, peer="EfficientAd"),
     "Transformaly": Case("deit_tiny_patch16_224", 224, 16),
     "MKD": Case("vgg16", 128, 32),
@@ -170,7 +171,7 @@ def run_bare(name: str, options: argparse.Namespace, kind: str = "bare") -> dict
 def run_ours(name: str, options: argparse.Namespace, cached: bool) -> dict[str, float]:
     import lightning as L
 
-    from lit_ad.data import AnomalyDataModule, Loading, Perlin, Sample, Source
+    from lit_ad.data import AnomalyDataModule, CutPaste, Loading, Perlin, Sample, Source
     from lit_ad.machine import keep_memory
     from lit_ad.training import Calibration, FeatureCache
 
@@ -189,7 +190,7 @@ def run_ours(name: str, options: argparse.Namespace, cached: bool) -> dict[str, 
             case.batch,
             val_fraction=1e-9,
             unrelated=options.images if name == "EfficientAD" else None,
-            corrupt=Perlin() if name == "DeSTSeg" else None,
+            corrupt={"DeSTSeg": Perlin(), "FoundAD": CutPaste()}.get(name),
             loading=Loading(inspect=False),
         )
         callbacks = [Calibration(), FeatureCache("auto" if cached else False, Path(home)), clock]

@@ -85,6 +85,8 @@ def small_models(resnet_file: Path, vit_file: Path, pdn_file: Path) -> dict[str,
         # No dropout, which draws other numbers in each process; a warm-up that few steps get through.
         "Dinomaly": {**vit, "dropout": 0.0, "warmup": 2},
         "INPFormer": {**vit, "warmup": 2},
+        # Every step sees corrupted images, as each process draws for itself which steps do.
+        "FoundAD": {**vit, "width": 48, "depth": 2, "dropout": 0.0, "clean_share": 0.0},
         "DCAM": {**resnet, "lr": 0.02},
         "DSKD": resnet,
         "MixedTeacher": {**resnet, "deep_backbone": "resnet10t", "deep_weights": str(resnet_file)},
@@ -104,7 +106,7 @@ def shrink(images: Path, resnet_file: Path, vit_file: Path, pdn_file: Path) -> C
 
     def arguments(settings: dict[str, Any]) -> list[object]:
         model, given = settings["model"]["class_path"], settings["model"]["init_args"]
-        vit = any(name in model for name in ("L2BT", "Transformaly", "Dinomaly", "INPFormer"))
+        vit = any(name in model for name in ("L2BT", "Transformaly", "Dinomaly", "INPFormer", "FoundAD"))
         backbone, weights = ("deit_tiny_patch16_224", vit_file) if vit else ("resnet10t", resnet_file)
         found: list[object] = ["--model.view.image_size", 64, "--data.batch_size", 4]
         if model.endswith("EfficientAD"):

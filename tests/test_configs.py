@@ -61,6 +61,7 @@ PAPERS = {
     "ReverseDistillation": "wide_resnet50_2.tv_in1k",
     "ReContrast": "wide_resnet50_2.tv_in1k",
     "DeSTSeg": "resnet18.tv_in1k",
+    "FoundAD": "vit_base_patch14_dinov2.lvd142m",
     "Dinomaly": "vit_base_patch14_reg4_dinov2.lvd142m",
     "INPFormer": "vit_base_patch14_reg4_dinov2.lvd142m",
 }
@@ -88,6 +89,7 @@ SETTINGS = {  # batch, epochs or steps, image size: of the papers, or of their a
     "recontrast": (16, 2_000, 256),
     "multiclass_recontrast": (16, 5_000, 256),
     "destseg": (32, 5_000, 256),
+    "foundad": (8, 2_000, 518),
     "multiclass_dinomaly": (16, 10_000, 448),
     "multiclass_dinomaly2": (16, 40_000, 448),
     "dinomaly2": (16, 5_000, 448),

@@ -354,7 +354,7 @@ def trained(images: Path, small_models: dict[str, dict[str, Any]], tmp_path_fact
             "data": {
                 "source": {"class_path": source[0], "init_args": {"root": str(source[1])}},
                 **{"loading": {"eval_batch_size": 1}, "val_fraction": 0.385},
-                "corrupt": "Perlin" if method == "DeSTSeg" else None,
+                "corrupt": "Perlin" if method in ("DeSTSeg", "FoundAD") else None,
             },
             # Training multiplies the rounding of sums, so it is done in float64: then only an error makes a difference.
             "trainer": {

@@ -32,7 +32,7 @@ def fit_and_test_again(
         "data": {
             "source": {"class_path": "MVTec", "init_args": {"root": str(images)}},
             "batch_size": 4,
-            "corrupt": "Perlin" if model["class_path"].endswith("DeSTSeg") else None,
+            "corrupt": "Perlin" if model["class_path"].endswith(("DeSTSeg", "FoundAD")) else None,
         },
         "cache": {"enabled": True, "directory": str(home / "cache")},
         "trainer": {

@@ -3,6 +3,7 @@ from lit_ad.methods.destseg import DeSTSeg
 from lit_ad.methods.dinomaly import Dinomaly
 from lit_ad.methods.dskd import DSKD
 from lit_ad.methods.efficient_ad import EfficientAD
+from lit_ad.methods.foundad import FoundAD
 from lit_ad.methods.inp_former import INPFormer
 from lit_ad.methods.l2bt import L2BT
 from lit_ad.methods.mixed_teacher import MixedTeacher
@@ -21,6 +22,7 @@ __all__ = [
     "DeSTSeg",
     "Dinomaly",
     "EfficientAD",
+    "FoundAD",
     "INPFormer",
     "MixedTeacher",
     "ReContrast",

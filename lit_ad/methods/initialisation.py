@@ -15,12 +15,13 @@ def initialise_convolutions(module: nn.Module) -> None:
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
 
 
-def initialise_linear_layers(module: nn.Module) -> None:
-    """Draw every nn.Linear's weights from a normal distribution of 0.01 that is cut at three deviations; biases are 0.
+def initialise_linear_layers(module: nn.Module, std: float = 0.01, limit: float = 0.03) -> None:
+    """Draw every nn.Linear's weights from a normal distribution of deviation `std` that is cut at `limit` either way;
+    biases are 0.
 
-    Source: the code of Dinomaly and of INP-Former.
+    Source: the code of Dinomaly and of INP-Former, whose numbers are the defaults.
     """
     for layer in module.modules():
         if isinstance(layer, nn.Linear):
-            nn.init.trunc_normal_(layer.weight, std=0.01, a=-0.03, b=0.03)
+            nn.init.trunc_normal_(layer.weight, std=std, a=-limit, b=limit)
             nn.init.zeros_(layer.bias)
