@@ -174,10 +174,15 @@ class TrainLoader(DataLoader[Batch]):
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
+        """Return where this epoch stands; nothing where trainer.overfit_batches put a sampler of one order in place."""
+        if not isinstance(self.sampler, Shuffle):
+            return {}
         return {"epoch": int(self.sampler.shared_epoch), "batches": self.given, "order": self.order}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Raises UserError if batches that were given before are not the first ones of the present order."""
+        if not state or not isinstance(self.sampler, Shuffle):
+            return
         self.sampler.epoch = self.sampler.resumed = state["epoch"]
         self.start, then = state["batches"], state["order"]
         changed = [

@@ -6,6 +6,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -213,3 +214,12 @@ def test_an_error_of_a_file_is_the_users_in_workers_too(bottle: Path) -> None:
             list(data.test_dataloader())
         assert str(caught.value).startswith(f"cannot read {bottle / 'test/good/000.png'}: ")
         assert str(caught.value).endswith("; replace or remove it")
+
+
+def test_a_training_on_one_batch_alone_is_saved(bottle: Path, brightness: Any, tmp_path: Path) -> None:
+    model = brightness(View(16))
+    data = AnomalyDataModule(MVTec(bottle), model.view, loading=Loading(num_workers=0))
+    trainer = L.Trainer(accelerator="cpu", max_epochs=2, overfit_batches=1, logger=False, default_root_dir=tmp_path)
+    trainer.fit(model, data)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    assert trainer.global_step == 2
