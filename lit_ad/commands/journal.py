@@ -28,6 +28,10 @@ def journal(folder: Path, /, reset: str | None = None, source: str | None = None
     if reset is not None:
         if not reset.strip():
             raise UserError('--reset is empty: give the reason, such as --reset "new lamp"')
+        asked = {"source": source, "category": category}
+        if not any(source in (None, pair[0]) and category in (None, pair[1]) for pair in file.counts()):
+            names = " and ".join(f"{name} {value}" for name, value in asked.items() if value is not None)
+            raise UserError(f"no image of {names or 'any source'} was judged: lit-ad journal {folder} lists what was")
         file.add_event("reset", source, category, reset)
     rows = [
         [printable(origin) or "-", kind or "-", *(verdicts.get(name, 0) for name in ("nominal", "anomalous"))]

@@ -39,6 +39,10 @@ def test_a_reset_is_an_entry(folder: Path, capsys: pytest.CaptureFixture[str]) -
 def test_what_is_refused(folder: Path) -> None:
     with pytest.raises(UserError, match="give --reset"):
         journal(folder, source="line 1")
+    with pytest.raises(UserError, match=r"^no image of source line 2 was judged: lit-ad journal .* lists what was"):
+        journal(folder, reset="new lamp", source="line 2")
+    with pytest.raises(UserError, match="no image of source line 1 and category bolt was judged"):
+        journal(folder, reset="new lamp", source="line 1", category="bolt")
     with pytest.raises(UserError, match="--reset is empty"):
         journal(folder, reset=" ")
     with pytest.raises(UserError, match=r"journal.sqlite is not there"):
