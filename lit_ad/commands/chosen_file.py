@@ -20,5 +20,5 @@ def chosen_file(command: str, given: Path | None, ckpt_path: Path | None) -> Pat
     assert path is not None
     file = find_detector(path)
     if path.is_dir():
-        tell(f"Of {path}: {file.relative_to(resolve_path(path))}")
+        tell(f"Taken from {path}: {file.relative_to(resolve_path(path))}")
     return file

@@ -32,8 +32,10 @@ def expand_run(command: str, arguments: Sequence[str]) -> list[str]:
         arguments: What follows the command. RUN is a run's directory, or a checkpoint in one.
 
     Raises:
-        UserError: Too many words, no run or checkpoint of that name, or no configuration for it.
+        UserError: An option of fit alone, too many words, no run or checkpoint of that name, or no configuration.
     """
+    if command in USAGE and typed(arguments, "--decision.folds"):
+        raise UserError(f"decision.folds is for lit-ad fit: {command} takes the decision that the training left")
     words = leading_words(arguments)
     if not words or command not in USAGE:
         return list(arguments)
@@ -60,5 +62,5 @@ def expand_run(command: str, arguments: Sequence[str]) -> list[str]:
         options += ["--ckpt_path", str(checkpoint)]
     if is_first():
         files = " and ".join(str(Path(file).relative_to(home)) for file in options[1::2])
-        tell(f"Of {home}: {files}")
+        tell(f"Taken from {home}: {files}")
     return [*options, *(["--data.predict_path", images[0]] if images else []), *rest]

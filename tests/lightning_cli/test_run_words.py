@@ -24,7 +24,7 @@ def test_a_run_stands_for_its_configuration_and_its_best_checkpoint(
     config = ["--config", str(home / "config.yaml")]
     rest = ["--decision.false_alarm", "0.1"]
     assert expand_run("test", [str(home), *rest]) == [*config, "--ckpt_path", best, *rest]
-    assert capsys.readouterr().out == f"Of {home}: config.yaml and checkpoints/best.ckpt\n"
+    assert capsys.readouterr().out == f"Taken from {home}: config.yaml and checkpoints/best.ckpt\n"
     assert expand_run("validate", [last]) == [*config, "--ckpt_path", last]
     assert expand_run("test", [str(home), "--ckpt_path", last]) == [*config, "--ckpt_path", last]
     expected = [*config, "--ckpt_path", best, "--data.predict_path", "parts", *rest]
@@ -42,6 +42,8 @@ def test_what_is_no_run_is_refused(home: Path, tmp_path_factory: pytest.TempPath
         expand_run("test", [str(home), "images"])
     with pytest.raises(UserError, match=r"stfpm\.onnx is an exported file, which test does not take: give the run"):
         expand_run("test", [str(home / "export/stfpm.onnx")])
+    with pytest.raises(UserError, match=r"decision.folds is for lit-ad fit: test takes the decision that the training"):
+        expand_run("test", [str(home), "--decision.folds=3"])
     with pytest.raises(UserError, match=r"there is no detector .*nowhere"):
         expand_run("test", ["nowhere"])
     alone = tmp_path_factory.mktemp("alone") / "alone.ckpt"
