@@ -25,9 +25,17 @@ class Run:
 
     Args:
         directory: That of the run. Any finished run has one: `Run(Path("runs/stfpm/20260101-120000"))`.
+
+    Raises:
+        UserError: There is no such directory.
     """
 
     directory: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "directory", Path(self.directory))  # of a text too
+        if not self.directory.is_dir():
+            raise UserError(f"there is no run directory {self.directory}")
 
     @property
     def metrics(self) -> dict[str, dict[str, float]]:

@@ -109,6 +109,9 @@ def test_data_is_a_folder_and_given_once(tmp_path: Path) -> None:
 def test_a_directory_without_a_run_has_no_detector(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is no run directory"):
         Run(tmp_path).detector()
+    assert Run(str(tmp_path)) == Run(tmp_path)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"there is no run directory .*nowhere"):
+        Run(tmp_path / "nowhere")
 
 
 def test_keys_by_dots_or_as_a_file_has_them() -> None:

@@ -116,7 +116,10 @@ def assign_folds(samples: list[Sample], folds: int | Literal["leave-one-out"], s
         )
     count = most if folds == "leave-one-out" else folds
     if count > most:
-        raise UserError(f"decision.folds is {count}, but there are {most} nominal images (or items): leave-one-out?")
+        raise UserError(
+            f"decision.folds is {count}, but there are {most} nominal images (or items): give at most {most}, or "
+            "leave-one-out"
+        )
     numbers: list[int | None] = [None] * len(nominal)
     dealt = 0
     for of_category in items.values():

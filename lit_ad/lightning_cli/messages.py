@@ -17,6 +17,7 @@ NOISE = (
     *("Subclass types expect one of:", "a class path (str)", "a dict with"),
 )
 OF_A_TYPE = ("Expected a", "Not of type", "Not a valid subclass")  # how sentences begin that are not ours
+TYPE = r"(?:<class '\w+'>|typing\.Literal\[[^]]*\])"
 TYPES = {
     "str": "a text",
     "tuple": "a list",
@@ -62,13 +63,14 @@ def in_one_line(message: str, keys: Sequence[str], words: Sequence[str] = ()) ->
     text, hinted, hint = text.partition(". Did you mean ")  # of a message inside this one
     if needed := re.fullmatch(r"the following arguments are required: (.*)", text):
         return missing(needed[1].split(", "), words)
-    if wrong := re.search(r"Parser key \"([\w.]+)\":((?: Expected a <class '\w+'>)+)(?:\. Got value: (.*))?$", text):
-        given = re.search(r"Given value: (.*)", message)
-        value, types = wrong[3] or (given[1] if given else "not"), re.findall(r"<class '(\w+)'>", wrong[2])
-        example = f", such as '[{value}]'" if types == ["list"] else ""
-        return f"{wrong[1]} is {value}, but it must be {' or '.join(TYPES.get(name, name) for name in types)}{example}"
     if wrong := re.search(r"Parser key \"([\w.]+)\": Expected a typing\.Literal\[(.*)\]\. Got value: (.*)$", text):
         return f"{wrong[1]} is {wrong[3]}, but it must be one of {wrong[2].replace(chr(39), '')}"
+    if wrong := re.search(rf"Parser key \"([\w.]+)\":((?: Expected a {TYPE})+)(?:\. Got value: (.*))?$", text):
+        given = re.search(r"Given value: (.*)", message)
+        value, types = wrong[3] or (given[1] if given else "not"), re.findall(r"<class '(\w+)'>|'(\w[\w-]*)'", wrong[2])
+        example = f", such as '[{value}]'" if types == [("list", "")] else ""
+        names = " or ".join(TYPES.get(name, name) or literal for name, literal in types)
+        return f"{wrong[1]} is {value}, but it must be {names}{example}"
     for pattern, plain in PATTERNS:
         text = re.sub(pattern, plain, text)
     return text + (f"{hinted}{hint}" if hinted else nearest(text, keys))

@@ -77,7 +77,7 @@ def test_what_to_check(tmp_path: Path) -> None:
             run(["data", "check", "--config", str(config), *words])
     with pytest.raises(UserError, match=r"data.val_fraction is 5.0, but it must lie between 0 and 1"):
         run(["data", "check", *source, "--data.val_fraction", "5"])
-    with pytest.raises(UserError, match=rf"there is no folder {tmp_path}/none: data.source.root is where"):
+    with pytest.raises(UserError, match=rf"there is no folder {tmp_path}/none: data.source.root is the folder"):
         run(["data", "check", *source[:3], str(tmp_path / "none")])
     config.write_text("data: {source: {class_path: MVTek}}\n")
     with pytest.raises(UserError, match=r"data\.source of .*config\.yaml describes no source of images: .*MVTek"):

@@ -1,8 +1,10 @@
 """What a user reads where a key or a value on the command line, or in a config file, is wrong."""
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
+from jsonargparse import ArgumentError, ArgumentParser
 
 from lit_ad.commands.main import mendable
 from lit_ad.errors import UserError
@@ -45,7 +47,7 @@ DEMO = ("fit", "--config", str(CONFIGS / "demo.yaml"))
         ([*DEMO, "--seed_everything", "-3"], "seed_everything is -3, but it must lie between 0 and 4294967295"),
         (
             [*DEMO, *["--data.source", "MVTec", "--data.source.category", "null", "--data.source.root", "/nowhere"]],
-            "there is no folder /nowhere: data.source.root is where the images of the data set are",
+            "there is no folder /nowhere: data.source.root is the folder that holds the images of the data set",
         ),
         ([*DEMO, "--heatmaps.height", "-5"], "heatmaps.height is -5, but it must lie between 16 and 8192"),
         ([*DEMO, "--patience", "0"], "patience is 0, but it must be above 0"),
@@ -118,6 +120,15 @@ def test_a_file_of_another_version_is_told(monkeypatch: pytest.MonkeyPatch, tmp_
 def test_a_value_that_is_none_of_a_few() -> None:
     message = "Parser key \"format\":\n  Expected a typing.Literal['onnx', 'torch']. Got value: tflite"
     assert in_one_line(message, []) == "format is tflite, but it must be one of onnx, torch"
+
+
+def test_a_value_that_is_neither_a_number_nor_a_word() -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--folds", type=int | Literal["leave-one-out"] | None)
+    with pytest.raises(ArgumentError) as refused:
+        parser.parse_args(["--folds", "three"])
+    told = in_one_line(str(refused.value), ["folds"])
+    assert told == "folds is three, but it must be a whole number or leave-one-out"
 
 
 def test_hints_name_the_nearest_key() -> None:

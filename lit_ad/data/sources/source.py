@@ -46,8 +46,9 @@ class Source(ABC):
 def check_root(source: Source | type[Source], root: object) -> None:
     """Raises UserError if a data set's folder is not there, and the source does not make it."""
     kind = source if isinstance(source, type) else type(source)
-    if isinstance(root, Path | str) and kind.prepare is Source.prepare and not Path(root).exists():
-        raise UserError(f"there is no folder {root}: data.source.root is where the images of the data set are")
+    if isinstance(root, Path | str) and kind.prepare is Source.prepare and not Path(root).is_dir():
+        what = f"{root} is a file" if Path(root).exists() else f"there is no folder {root}"
+        raise UserError(f"{what}: data.source.root is the folder that holds the images of the data set")
 
 
 def find_root(root: Path, fits: Callable[[Path], bool]) -> Path:

@@ -10,7 +10,7 @@ import pytest
 from lit_ad import data
 from lit_ad.batch import Sample
 from lit_ad.data import AnomalyDataModule, Folder, Images, MVTec, OneClass, Table
-from lit_ad.data.sources.source import Source, check, holds_images, list_folders, list_images, pair_masks
+from lit_ad.data.sources.source import Source, check, check_root, holds_images, list_folders, list_images, pair_masks
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
 
@@ -58,6 +58,12 @@ def as_nobody() -> Iterator[Callable[[], Path]]:
             if not inside.is_symlink():
                 inside.chmod(0o755)
         shutil.rmtree(folder)
+
+
+def test_a_root_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "a.png").touch()
+    with pytest.raises(UserError, match=r"a.png is a file: data.source.root is the folder that holds the images"):
+        check_root(MVTec, tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("rights", [0o000, 0o111, 0o444])
