@@ -180,8 +180,8 @@ class Predictions(Sink):
             judged = f"{row.verdict} (threshold {row.threshold}, p {row.p_value})" if row.verdict else "no threshold"
             lines = [f"{printable(row.path)}: score {row.score}, {judged}"]
         else:
-            every = format_count(len(self.rows), "image")
-            lines = [f"{every}: {anomalous} anomalous, {self.failed} that could not be judged"]
+            failed = f", {self.failed} not judged (column error of scores.csv says why)" if self.failed else ""
+            lines = [f"{format_count(len(self.rows), 'image')}: {anomalous} anomalous{failed}"]
         if len(self.known) > 1 and self.unknown:
             number, few = sum(self.unknown.values()), ", ".join(name or "." for name in list(self.unknown)[:3])
             lines.append(
@@ -189,7 +189,7 @@ class Predictions(Sink):
                 f"{', ...' if len(self.unknown) > 3 else ''}) is none of this model's ({', '.join(self.known)})"
             )
         there = [name for name in ("scores.csv", "maps", "heatmaps") if (self.stage.directory / name).exists()]
-        return [*lines, f"{', '.join(there)} are in {self.stage.directory}"]
+        return [*lines, f"{', '.join(there)} {'are' if len(there) > 1 else 'is'} in {self.stage.directory}"]
 
     @staticmethod
     def _map_file(stage: Stage, sample: Sample) -> Path:

@@ -108,7 +108,7 @@ def test_each_image_is_judged_by_its_folders_category(tmp_path: Path, brightness
         ("other/0.png", "nominal", "0.6"),
     ]
     assert (tmp_path / "run/predictions/maps/bright/line/2/0.tiff").exists()
-    assert predictions.summary()[0] == "3 images: 1 anomalous, 0 that could not be judged"
+    assert predictions.summary()[0] == "3 images: 1 anomalous"
     assert predictions.summary()[1] == (
         "1 of them judged by all categories together, for their folder (other) is none of this model's (bright, dark)"
     )
@@ -130,7 +130,7 @@ def test_an_unreadable_image_is_a_row_and_the_others_go_on(tmp_path: Path, brigh
     assert [bool(row["score"]) for row in rows] == [True, False, True]
     assert "cannot read" in rows[1]["error"]
     assert predictions.failed == 1
-    assert predictions.summary()[0] == "3 images: 0 anomalous, 1 that could not be judged"
+    assert predictions.summary()[0] == ("3 images: 0 anomalous, 1 not judged (column error of scores.csv says why)")
     for folder, suffix in (("maps", "tiff"), ("heatmaps", "jpg")):
         assert sorted(path.name for path in (tmp_path / "out" / folder).iterdir()) == [f"0.{suffix}", f"2.{suffix}"]
     with pytest.raises(UserError, match="holds predictions already"):
