@@ -55,14 +55,13 @@ def guarantee(decision: Decision, category: str | None = POOLED) -> str:
     point, chosen = decision.operating_point(category), also_chosen(decision, category)
     if point.by_hand:
         return "The threshold was set by hand, so no false-alarm rate is promised."
-    rate = decision.kept_rate(category)
-    if chosen:
-        what = f"{' and '.join(chosen)} {'were' if len(chosen) > 1 else 'was'} chosen on the same held-out images"
-        return f"The false-alarm rate of {decision.describe_rate(category)} is approximate: {what}."
-    folds = folds_of(decision, category)
+    rate, folds = decision.kept_rate(category), folds_of(decision, category)
     more = "nominal" if folds else "held-out"
     lower = f" {100 * decision.false_alarm:.3g} % was asked for, which takes more {more} images."
     asked = lower if rate > decision.false_alarm else ""
+    if chosen:
+        what = f"{' and '.join(chosen)} {'were' if len(chosen) > 1 else 'was'} chosen on the same held-out images"
+        return f"The false-alarm rate of {100 * rate:.3g} % is approximate: {what}.{asked}"
     if folds:
         return of_folds(point.held_out, folds, rate) + asked
     bound = rate_bound(point.held_out, point.above, CONFIDENCE)

@@ -74,6 +74,10 @@ def test_a_guarantee_says_when_it_is_exact() -> None:
     assert chosen["thresholds"][0]["guarantee"] == (
         "The false-alarm rate of 5 % is approximate: the epoch and a scale were chosen on the same held-out images."
     )
+    assert guarantee(decision(4, 0.05, chosen=("the epoch",))) == (
+        "The false-alarm rate of 20 % is approximate: the epoch was chosen on the same held-out images. 5 % was asked "
+        "for, which takes more held-out images."
+    )
     assert not chosen["thresholds"][0]["exact"] and chosen["thresholds"][0]["probability_above_rate"] is None
 
 
