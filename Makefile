@@ -72,7 +72,8 @@ package: $(READY)  ## wheel and sdist in dist/, checked, and tried in a bare env
 	$(BIN)/python .ci/package.py
 
 docs: $(READY)  ## the documents as a site, in site/; refuses broken links
-	$(BIN)/mkdocs build --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "site/ holds the pages: python3 -m http.server --directory site shows them at http://localhost:8000"
 
 lint: $(READY)  ## format, lint, types, spelling
 	$(BIN)/ruff format --check .

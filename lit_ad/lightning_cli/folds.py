@@ -69,10 +69,10 @@ def train_folds(cli: Any) -> Decision:
     settings = describe_training(config, data, steps)
     finished = {} if config.overwrite else dict(read_folds(home, count, settings))
     cli.say(
-        f"decision.folds {data.fold.folds}: {count} trainings of {format_count(steps, 'step')}, each without a part of "
-        f"the {images} nominal images, which it then scores, and at last one of all of them: about {count + 1} times "
-        "the time of one. Each keeps its last step, since no image is left to choose another by",
-        *([f"Finished are {len(finished)} of them, by {home}"] if finished else []),
+        f"decision.folds {data.fold.folds}: {count + 1} trainings, about {count + 1} times as long as one. "
+        f"{count} of them leave out a part of the {images} nominal images each, and score it. The last one has all "
+        f"images. Each takes {format_count(steps, 'step')} and keeps its last: no image is left to choose another by",
+        *([f"{len(finished)} of {count} folds are finished already, in {home}"] if finished else []),
     )
     began, missing = time.monotonic(), [fold for fold in range(count) if fold not in finished]
     for done, fold in enumerate(missing, 1):

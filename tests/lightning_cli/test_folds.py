@@ -122,7 +122,7 @@ def test_p_values_and_threshold_are_of_all_left_out_scores(home: Path) -> None:
 
 def test_what_is_told(home: Path) -> None:
     printed = (home.parent / "printed").read_text()
-    assert "decision.folds 3: 3 trainings of 6 steps, each without a part of the 12 nominal images" in printed
+    assert "decision.folds 3: 4 trainings, about 4 times as long as one. 3 of them leave out a part" in printed
     assert "about 4 times the time of one" in printed
     for fold in (1, 2, 3):
         assert f"Fold {fold} of 3: 8 images trained, 4 left out and scored; about 0:0" in printed
@@ -149,7 +149,7 @@ def test_a_run_that_is_stopped_goes_on_with_the_fold(home: Path, config: Callabl
     assert finished < 3 and not (stopped / "metrics.json").exists()
     first = (stopped / "folds/1.json").stat().st_mtime_ns
     again = subprocess.run(arguments, capture_output=True, text=True, check=True, env=environment())
-    assert f"Finished are {finished} of them, by {stopped}/folds" in again.stdout
+    assert f"{finished} of 3 folds are finished already, in {stopped}/folds" in again.stdout
     assert "Fold 1 of 3" not in again.stdout and (stopped / "folds/1.json").stat().st_mtime_ns == first
     assert decision_of(stopped).to_dict() == decision_of(home).to_dict()
 
