@@ -37,7 +37,7 @@ from training import Case, method, run_anomalib, save_weights
 
 from lit_ad.batch import Others
 from lit_ad.commands.main import prepare, quiet
-from lit_ad.data import AnomalyDataModule, MVTec
+from lit_ad.data import AnomalyDataModule, MVTec, Perlin
 from lit_ad.deploy import speed
 from lit_ad.detector.detector import Detector
 from lit_ad.machine import cores
@@ -47,6 +47,8 @@ ROOT = Path(__file__).parents[1]
 CASES = {
     "STFPM": Case("resnet18", 256, 32, 8, peer="Stfpm"),
     "ReverseDistillation": Case("wide_resnet50_2", 256, 16, 12, peer="ReverseDistillation"),
+    "ReContrast": Case("wide_resnet50_2", 256, 16, 12),
+    "DeSTSeg": Case("resnet18", 256, 32, 8),
     "Dinomaly": Case("vit_base_patch14_reg4_dinov2", 392, 16, 6, peer="Dinomaly"),
     "INPFormer": Case("vit_base_patch14_reg4_dinov2", 392, 16, 6),
     "L2BT": Case("vit_base_patch14_reg4_dinov2", 1036, 4, 8, peer="L2BT"),
@@ -100,6 +102,7 @@ def run_bare(name: str, weights: str, precision: str, cached: bool) -> float:
     case = CASES[name]
     model = method(name, weights, case).cuda()
     images, unrelated = torch.rand(2, case.batch, 3, case.size, case.size, device="cuda")
+    others = Others(unrelated) if name == "EfficientAD" else Others(None, unrelated, images[:, :1] > 0.5)
     model.trainer = SimpleNamespace(estimated_stepping_batches=100, global_step=0, world_size=1)
     made = model.configure_optimizers()
     optimizer = made["optimizer"] if isinstance(made, dict) else made
@@ -115,7 +118,7 @@ def run_bare(name: str, weights: str, precision: str, cached: bool) -> float:
         given = features if cached else describe()
         optimizer.zero_grad()
         with torch.autocast("cuda", torch.bfloat16, enabled=precision == "bf16-mixed"):
-            loss = model.training_loss(images, given, Others(unrelated if name == "EfficientAD" else None))
+            loss = model.training_loss(images, given, others)
         loss.backward()
         if model.clip is not None:
             torch.nn.utils.clip_grad_norm_(model.parameters(), model.clip)
@@ -138,7 +141,10 @@ def run_fit(name: str, weights: str, precision: str, cached: bool, images: Path,
     model = method(name, weights, case)
     with tempfile.TemporaryDirectory() as home:
         unrelated = images / "train/good" if name == "EfficientAD" else None
-        data = AnomalyDataModule(MVTec(images), model.view, case.batch, val_fraction=1e-9, unrelated=unrelated)
+        corrupt = Perlin() if name == "DeSTSeg" else None
+        data = AnomalyDataModule(
+            MVTec(images), model.view, case.batch, val_fraction=1e-9, unrelated=unrelated, corrupt=corrupt
+        )
         trainer = L.Trainer(
             accelerator="gpu",
             devices=1,

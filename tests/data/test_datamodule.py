@@ -195,7 +195,7 @@ def test_loading_options_on_the_command_line(bottle: Path) -> None:
 def test_corruption_on_the_command_line_and_in_the_record(bottle: Path) -> None:
     arguments = ("--data.source=MVTec", f"--data.source.root={bottle}", "--data.view.image_size=16")
     corrupt = parse(*arguments, "--data.corrupt=Perlin", "--data.corrupt.opacity=[0.5, 1]").data.corrupt
-    assert (corrupt.class_path, corrupt.init_args.opacity) == ("lit_ad.data.Perlin", (0.5, 1.0))
+    assert (corrupt.class_path.rpartition(".")[2], corrupt.init_args.opacity) == ("Perlin", (0.5, 1.0))
     data = AnomalyDataModule(MVTec(bottle), View(16), corrupt=Perlin(opacity=(0.5, 1.0)))
     assert data.record.settings["data.corrupt"] == "Perlin(fineness=(0, 5), limit=0.5, opacity=(0.5, 1.0))"
     assert data.random_setting is None  # the image itself stays, and features of it may be cached
