@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TIMEOUT = 600.0  # seconds
-Looked = tuple[Pixels, Pixels, Box]  # an image, the network's input of it, and the box that it fills there
 
 
 @dataclass(frozen=True)
@@ -52,6 +51,7 @@ class Detection:
     decision: Decision | None = None
     category: str | None = None  # whose thresholds count; None: those of all together
     roi: Roi | None = None  # what is looked at of the image; outside, the map has the lowest value that it has inside
+    mm_per_pixel: float | None = None
 
     def __repr__(self) -> str:
         height, width = self.image.shape[:2]
@@ -93,7 +93,8 @@ class Detection:
     @cached_property
     def regions(self) -> list[Region]:
         """Connected anomalous pixels, the highest peak first."""
-        return [] if self.mask is None or self.anomaly_map is None else regions(self.mask, self.anomaly_map)
+        heat, mm = self.anomaly_map, self.mm_per_pixel
+        return [] if self.mask is None or heat is None else regions(self.mask, heat, mm)
 
     @property
     def colour_range(self) -> tuple[float, float] | None:
@@ -268,7 +269,7 @@ class Detector:
                 self._shared = self if for_callers is None else Detector(for_callers, self.card)
             return self._shared
 
-    def _look(self, image: ImageLike, name: str, bgr: bool) -> Looked:
+    def _look(self, image: ImageLike, name: str, bgr: bool) -> tuple[Pixels, Pixels, Box]:
         enter_stage(f"reading {name}")
         pixels = read_pixels(image, self.card.view.levels, name, bgr)
         try:
@@ -288,14 +289,13 @@ class Detector:
         group = [self._look(image, name, bgr) for image, name in zip(images, names, strict=True)]
         decision = self.card.decision
         known = category if decision is not None and category in decision.scores else None
-        alike = len({pixels.shape for _, pixels, _ in group}) == 1
         judgements: list[Judgement] = []
-        for part in [group] if alike else [[each] for each in group]:
+        for part in [group] if len({pixels.shape for _, pixels, _ in group}) == 1 else [[each] for each in group]:
             pixels = np.ascontiguousarray(np.stack([seen for _, seen, _ in part]).transpose(0, 3, 1, 2))
             judgements += judge(network, pixels, [box for _, _, box in part], self.card)
         detections = []
         for (image, _, _), name, judgement in zip(group, names, judgements, strict=True):
             judgement.refuse_not_finite(name)
-            seen, box = judgement.seen, judgement.box
-            detections.append(Detection(image, judgement.score, seen, box, decision, known, self.card.view.region))
+            judged = judgement.score, judgement.seen, judgement.box, decision, known
+            detections.append(Detection(image, *judged, self.card.view.region, self.card.view.mm_per_pixel))
         return detections

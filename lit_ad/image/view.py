@@ -49,6 +49,8 @@ class View:
         roi: The region of interest, in pixels of the image: a box [top, left, bottom, right], or a mask file of the
             images' size, white where they are looked at. Outside it nothing is trained on, scored or counted. The mask
             itself is kept, not its path. None: all of the image.
+        mm_per_pixel: The side of a pixel of the image, in millimetres on the part, for the sizes of regions. It changes
+            no score. None: sizes are in pixels alone.
     """
 
     image_size: int | tuple[int, int] | None = 256
@@ -61,6 +63,7 @@ class View:
     tile_batch: int = 8
     window: Window | Literal["auto"] | None = None
     roi: tuple[int, int, int, int] | Path | str | None = None
+    mm_per_pixel: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("image_size", "window", "roi"):
@@ -78,6 +81,8 @@ class View:
             value = getattr(self, name)
             if value is not None:
                 check_number(f"view.{name}", value, least=1)
+        if self.mm_per_pixel is not None:
+            check_number("view.mm_per_pixel", self.mm_per_pixel, least=0, above=True)
         if self.overlap is not None and self.tile is None:
             raise UserError(f"view.overlap is {self.overlap}, but there are no tiles: set view.tile, or leave it out")
         if self.crop is not None and (self.tile is not None or self.size is None or self.crop > min(self.size)):

@@ -107,8 +107,8 @@ def check_same_teacher(teacher: Teacher, trained: dict[str, Any], file: str | Pa
 
 def check_same_view(view: View, trained: View, file: str | Path) -> None:
     """Raise UserError where a checkpoint was trained at another view than the model's. The number of tiles that are
-    run together changes no number, and may differ."""
-    trained = replace(trained, tile_batch=view.tile_batch)
+    run together and the size of a pixel change no score, and may differ."""
+    trained = replace(trained, tile_batch=view.tile_batch, mm_per_pixel=view.mm_per_pixel)
     if trained != view:
         pairs = [(name, theirs, getattr(view, name)) for name, theirs in trained.to_dict().items()]
         differ = ", ".join(f"{name} {theirs!s:.40}, not {ours!s:.40}" for name, theirs, ours in pairs if theirs != ours)

@@ -169,7 +169,7 @@ def describe_pixels(samples: Sequence[Sample], view: View) -> dict[str, Any]:
     """Return all that the network's inputs depend on: path, size (bytes) and time of modification (ns) of the files,
     and the view."""
     files = [(str(sample.image.absolute()), split_page(sample.image)[0].stat()) for sample in samples]
-    seen = {name: value for name, value in view.to_dict().items() if name != "tile_batch"}
+    seen = {name: value for name, value in view.to_dict().items() if name not in ("tile_batch", "mm_per_pixel")}
     return {"files": [(name, file.st_size, file.st_mtime_ns) for name, file in files], "view": seen}
 
 

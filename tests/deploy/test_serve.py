@@ -45,7 +45,7 @@ from lit_ad.deploy.uploads import Limits  # noqa: E402
 
 def network(small_models: dict[str, dict[str, Any]]) -> STFPM:
     torch.manual_seed(0)
-    arguments = {**small_models["STFPM"]["init_args"], "view": View(64, fit="pad")}
+    arguments = {**small_models["STFPM"]["init_args"], "view": View(64, fit="pad", mm_per_pixel=0.1)}
     return STFPM(**arguments).eval().requires_grad_(False)
 
 
@@ -118,6 +118,7 @@ def test_json_is_what_the_detector_says(detector: Detector, port: int, category:
     assert told["size"] == {"height": 60, "width": 90}
     assert [tuple(region["box"]) for region in told["regions"]] == [region.box for region in found.regions]
     assert bool(told["regions"]) == (category != "bolt")
+    assert [region["length_mm"] for region in told["regions"]] == [0.1 * region.length for region in found.regions]
 
 
 def test_a_score_that_is_not_finite_is_the_services_error(detector: Detector) -> None:

@@ -154,6 +154,7 @@ def test_impossible_sizes(size: object) -> None:
         ({"tile": 32, "tile_batch": 0}, "view.tile_batch is 0"),
         ({"tile": 32, "overlap": 20}, "view.overlap must lie between 0 and half the tile of 32 pixels, not 20"),
         ({"tile": 32, "overlap": -1}, "view.overlap must lie between"),
+        ({"mm_per_pixel": 0}, "view.mm_per_pixel is 0, but it must be above 0"),
     ],
 )
 def test_impossible_arguments(wrong: dict[str, int], message: str) -> None:

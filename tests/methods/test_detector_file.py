@@ -158,7 +158,7 @@ def test_another_view_is_refused(
         assert all(torch.equal(before[name], tensor) for name, tensor in other.state_dict().items())
         with pytest.raises(UserError, match=said):
             Method.load_from_checkpoint(path, view=view)
-    faster = made("STFPM", small_models, View(64, tile_batch=3))  # which changes no number
+    faster = made("STFPM", small_models, View(64, tile_batch=3, mm_per_pixel=0.1))  # which change no score
     trainer_in(Path()).test(faster, data, ckpt_path=path, verbose=False)
     loaded = Method.load_from_checkpoint(path, view=View(64, tile_batch=3))
     assert faster.view.tile_batch == loaded.view.tile_batch == 3
