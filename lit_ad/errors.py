@@ -31,7 +31,9 @@ def check_number(
     if (value > least if above else value >= least) and value <= most:  # NaN is neither
         return
     limits = f"lie between {least:.12g} and {most:.12g}" if most < math.inf else f"be {least:.12g} or more"
-    raise UserError(f"{name} is {value:.12g}, but it must {f'be above {least:.12g}' if above else limits}")
+    if above:
+        limits = f"be above {least:.12g}" + (f" and at most {most:.12g}" if most < math.inf else "")
+    raise UserError(f"{name} is {value:.12g}, but it must {limits}")
 
 
 class ViewMismatch(UserError):

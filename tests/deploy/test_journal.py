@@ -247,3 +247,5 @@ def test_folders_that_are_no_journal(tmp_path: Path) -> None:
         Journal(tmp_path / "file", detector())
     with pytest.raises(UserError, match="sample is 2"):
         JournalSettings(sample=2)
+    with pytest.raises(UserError, match=r"anomalous_rate is 3, but it must be above 0 and at most 0\.999999"):
+        JournalSettings(anomalous_rate=3)

@@ -238,7 +238,7 @@ def test_bets_on_verdicts_are_fair_and_positive() -> None:
 
 
 def test_numbers_that_make_no_sense() -> None:
-    with pytest.raises(UserError, match="delta is 0, but it must be above 0"):
+    with pytest.raises(UserError, match=r"delta is 0, but it must be above 0 and at most 0\.5"):
         DriftTest([1.0], 2.0, delta=0)
     with pytest.raises(UserError, match=r"rate is 1.5, but"):
         ShareTest(1.5)
