@@ -44,10 +44,11 @@ def describe_splits(splits: Splits, headers: Mapping[Path, Header]) -> str:
         own = {split: [s for s in samples if s.category == name] for split, samples in vars(splits).items()}
         seen = [headers[s.image] for samples in own.values() for s in samples if s.image in headers]
         modes = Counter(header.mode for header in seen)
+        depths = [f"{mode} ({count})" if len(modes) > 1 else mode for mode, count in modes.most_common()]
+        looks = f"; {', '.join([describe_sizes([header.size for header in seen]), *depths])}" if seen else ""
         lines.append(
             f"{name or 'images'}: {len(own['train'])} to train on, {len(own['val'])} held out; "
-            f"test: {describe_test(own['test'])}; {describe_sizes([header.size for header in seen])}, "
-            + ", ".join(f"{mode} ({count})" if len(modes) > 1 else mode for mode, count in modes.most_common())
+            f"test: {describe_test(own['test'])}{looks}"
         )
     return "\n".join(lines)
 

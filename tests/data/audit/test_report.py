@@ -55,6 +55,7 @@ def test_a_category_without_name_and_images_without_header() -> None:
     splits = Splits([GOOD, bad("cut")])
     text = describe_splits(splits, {GOOD.image: Header((2, 3), "8-bit RGB")})
     assert text == "images: 2 to train on, 0 held out; test: none; 2x3, 8-bit RGB"
+    assert describe_splits(splits, {}) == "images: 2 to train on, 0 held out; test: none"
 
 
 def test_files_that_cannot_be_read() -> None:
