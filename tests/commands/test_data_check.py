@@ -42,15 +42,13 @@ def test_errors_end_in_code_1(images: Path, tmp_path: Path, capsys: pytest.Captu
 def test_what_fit_refuses_is_an_error_in_its_words(
     images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for category in ("one", "whole"):
-        shutil.copytree(images, tmp_path / "both" / category)
-    for path in sorted((tmp_path / "both/one/train/good").iterdir())[1:]:
+    shutil.copytree(images, tmp_path / "one")
+    for path in sorted((tmp_path / "one/train/good").iterdir())[1:]:
         path.unlink()
     (tmp_path / "tests.csv").write_text(f"path,split,label\n{images}/test/good/000.png,test,good\n")
     table = ["--data.source", "Table", "--data.source.table", "tests.csv"]
     for source, words in (
-        (MVTec(tmp_path / "both/one"), [str(tmp_path / "both/one")]),
-        (MVTec(tmp_path / "both"), [str(tmp_path / "both")]),
+        (MVTec(tmp_path / "one"), [str(tmp_path / "one")]),
         (Table(tmp_path, "tests.csv"), [*table, "--data.source.root", str(tmp_path)]),
     ):
         with pytest.raises(UserError) as refusal:
