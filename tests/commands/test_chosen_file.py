@@ -13,7 +13,7 @@ def test_a_line_says_which_checkpoint_of_a_run_is_taken(tmp_path: Path, capsys: 
     best.parent.mkdir()
     best.touch()
     assert chosen_file("export", tmp_path, None) == best
-    assert capsys.readouterr().out == f"Of {tmp_path}: checkpoints/best.ckpt\n"
+    assert capsys.readouterr().out == f"Taken from {tmp_path}: checkpoints/best.ckpt\n"
     assert chosen_file("export", best, None) == chosen_file("export", None, best) == best
     assert capsys.readouterr().out == ""
 

@@ -134,7 +134,7 @@ def test_a_test_is_written_beside_an_earlier_one(run: Path, tmp_path: Path) -> N
     before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
     out, error = lit_ad("test", copy, "--decision.false_alarm", 0.7, cwd=tmp_path)
     assert not error and f"are in {copy}/test; the earlier test stays" in out
-    assert f"Of {copy}: config.yaml and checkpoints/best.ckpt" in out
+    assert f"Taken from {copy}: config.yaml and checkpoints/best.ckpt" in out
     assert not lit_ad("test", copy, cwd=tmp_path)[1]
     assert {path: path.read_bytes() for path in before} == before
     shipped, other, again = (json.loads((copy / name / "metrics.json").read_text()) for name in ("", "test", "test-2"))
