@@ -153,6 +153,7 @@ def as_judged(detection: Detection, sample: Sample, place: int, view: View) -> J
             "pixel_threshold": decision.pixel_threshold(category),
             "colour_range": decision.colour_range(category),
             "verdict": decision.verdict(detection.score, category),
+            "mm_per_pixel": detection.mm_per_pixel,
         }
     size = (detection.image.shape[0], detection.image.shape[1])
     content = uncropped(pixels[top:bottom, left:right], box, 0)

@@ -104,7 +104,7 @@ class Evaluation(L.Callback):
     def on_predict_batch_end(
         self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        for judged in judge_images(outputs, batch, pl_module.decision, pl_module.view.region):
+        for judged in judge_images(outputs, batch, pl_module.decision, pl_module.view):
             self.writers.submit(self._show, judged)
 
     def on_predict_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
@@ -129,7 +129,7 @@ class Evaluation(L.Callback):
     def on_test_batch_end(
         self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        images = judge_images(outputs, batch, pl_module.decision, pl_module.view.region)
+        images = judge_images(outputs, batch, pl_module.decision, pl_module.view)
         self.measurement.add_scores(images)
         for judged in images:
             self.measurement.add_pixels(judged)

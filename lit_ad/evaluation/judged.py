@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from lit_ad.batch import Batch, Sample
 from lit_ad.detector.decision import Decision
+from lit_ad.detector.regions import Region, regions
 from lit_ad.detector.scoring import Judgement
 from lit_ad.image.pixels import Pixels, Size
 from lit_ad.image.roi import Roi
-from lit_ad.image.view import Floats, uncropped, visible
+from lit_ad.image.view import Floats, View, uncropped, visible
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Judged:
     pixel_threshold: float | None = None  # None also without maps
     colour_range: tuple[float, float] | None = None  # where the colours of heatmaps begin and end
     verdict: str = ""
+    mm_per_pixel: float | None = None
 
     @property
     def score(self) -> float:
@@ -42,6 +44,20 @@ class Judged:
         """(H0, W0), brought there when it is first asked for. None of image-level methods."""
         return None if self.judgement.seen is None else self.judgement.original_map(self.size, self.roi)
 
+    @cached_property
+    def mask(self) -> NDArray[np.bool_] | None:
+        """(H0, W0): the pixels above the pixel threshold. None without a map, or without a threshold for it."""
+        if self.anomaly_map is None or self.pixel_threshold is None:
+            return None
+        above = self.anomaly_map > self.pixel_threshold
+        return above if self.roi is None else above & self.roi.mask(self.size)
+
+    @property
+    def regions(self) -> list[Region]:
+        """Connected pixels above the pixel threshold, the highest peak first."""
+        mask, heat = self.mask, self.anomaly_map
+        return [] if mask is None or heat is None else regions(mask, heat, self.mm_per_pixel)
+
     @property
     def group(self) -> str:
         """CATEGORY/DEFECT, as metrics group images."""
@@ -52,16 +68,16 @@ class Judged:
         return values if self.roi is None else self.roi.boxed(values)
 
 
-def judge_images(judgements: list[Judgement], batch: Batch, decision: Decision | None, roi: Roi | None) -> list[Judged]:
-    """Put together what is known of each image of a batch. `roi`: the view's region of interest."""
-    return [judge_image(judgement, batch, i, decision, roi) for i, judgement in enumerate(judgements)]
+def judge_images(judgements: list[Judgement], batch: Batch, decision: Decision | None, view: View) -> list[Judged]:
+    """Put together what is known of each image of a batch."""
+    return [judge_image(judgement, batch, i, decision, view) for i, judgement in enumerate(judgements)]
 
 
-def judge_image(judgement: Judgement, batch: Batch, i: int, decision: Decision | None, roi: Roi | None) -> Judged:
+def judge_image(judgement: Judgement, batch: Batch, i: int, decision: Decision | None, view: View) -> Judged:
     """As `judge_images`, of image i."""
     sample, mask = batch.samples[i], None if batch.masks is None else batch.masks[i]
     truth = None if mask is None else mask.numpy()
-    known = (sample, int(batch.index[i]), batch.sizes[i], content(batch, i), judgement, truth, roi)
+    known = (sample, int(batch.index[i]), batch.sizes[i], content(batch, i), judgement, truth, view.region)
     if decision is None or not judgement.finite:  # of which there is no verdict
         return Judged(*known)
     category, score = sample.category, judgement.score
@@ -72,6 +88,7 @@ def judge_image(judgement: Judgement, batch: Batch, i: int, decision: Decision |
         pixel_threshold=decision.pixel_threshold(category),
         colour_range=decision.colour_range(category),
         verdict=decision.verdict(score, category),
+        mm_per_pixel=view.mm_per_pixel,
     )
 
 

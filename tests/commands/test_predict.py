@@ -55,7 +55,7 @@ def files_in(folder: Path) -> set[str]:
 
 def check(found: Path, expected: Path) -> None:
     """The same files in two folders of predictions, and within the tolerance of an export the same numbers."""
-    assert files_in(found) == files_in(expected) and len(files_in(found)) == 7
+    assert files_in(found) == files_in(expected) and len(files_in(found)) == 8
     for row, other in zip(rows(found), rows(expected), strict=True):
         assert {name: row[name] for name in ("path", "verdict", "error")} == {
             name: other[name] for name in ("path", "verdict", "error")
@@ -78,7 +78,7 @@ def test_an_exported_file_writes_what_its_run_does(
     assert "4 images: " in capsys.readouterr().out
     check(tmp_path / "predictions", of_run)
     predict(tmp_path / "stfpm-fp32.onnx", new, "--heatmaps.enabled", "false", "--predictions.maps", "false")
-    assert files_in(tmp_path / "predictions-2") == {"scores.csv"}
+    assert files_in(tmp_path / "predictions-2") == {"scores.csv", "regions.csv"}
 
 
 def test_a_checkpoint_in_no_run_is_enough(checkpoint: Path, new: Path, of_run: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
-from typing import NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from PIL import Image
 
@@ -18,12 +18,15 @@ from lit_ad.distributed import gather
 from lit_ad.errors import UserError
 from lit_ad.evaluation.judged import Judged
 from lit_ad.evaluation.results import Results
+from lit_ad.evaluation.sinks.region_files import plain, write_labelme, write_table
 from lit_ad.evaluation.sinks.sink import Sink, Stage
 from lit_ad.files import atomic_write, resolve_path, writing
 from lit_ad.names import open_table, printable, tell
 
 UNFINISHED = "unfinished.json"  # what the scores in PARTS are of; gone at the end, as they are
-PARTS = "scores.*.part"  # of each process: a line of JSON, [path, score, error], for every image so far
+PARTS = "scores.*.part"  # of each process: a line of JSON, [path, score, error, regions], for every image so far
+
+Plain = Sequence[dict[str, Any]]  # regions
 
 
 class Row(NamedTuple):
@@ -35,6 +38,15 @@ class Row(NamedTuple):
     verdict: str = ""
     threshold: str = ""
     error: str = ""
+
+
+class Line(NamedTuple):
+    """Of a part: an image's path below the folder given, and what is said of it."""
+
+    path: str
+    score: float
+    error: str
+    regions: Plain = ()
 
 
 class Predictions(Sink):
@@ -50,13 +62,18 @@ class Predictions(Sink):
 
     Args:
         maps: Write the maps at all.
+        regions: Write regions.csv, a line for each region above the pixel threshold, an image's highest peak first.
+        labelme: Write labelme/NAME.json, the outlines of an image's regions, to open in labelme.
         output: The directory. None: RUN/predictions, or with a number behind it if that holds predictions already.
     """
 
     stage: Stage
 
-    def __init__(self, maps: bool = True, output: Path | None = None) -> None:
-        self.maps, self.output = maps, None if output is None else resolve_path(output)
+    def __init__(
+        self, maps: bool = True, output: Path | None = None, regions: bool = True, labelme: bool = False
+    ) -> None:
+        self.maps, self.regions, self.labelme = maps, regions, labelme
+        self.output = None if output is None else resolve_path(output)
         self.rows: list[Row] = []  # in the images' order, once all are known
         self.lines: TextIO | None = None
         self.lock = Lock()
@@ -103,11 +120,16 @@ class Predictions(Sink):
             return
         sample = judged.sample
         if self.maps and judged.anomaly_map is not None and not sample.error:
-            with atomic_write(self._map_file(self.stage, sample)) as temporary:  # deflate hardly shrinks it
+            with atomic_write(
+                self._file(self.stage, "maps", sample, ".tiff")
+            ) as temporary:  # deflate hardly shrinks it
                 Image.fromarray(judged.anomaly_map).save(temporary, format="TIFF")
+        if self.labelme and not sample.error:
+            write_labelme(self._file(self.stage, "labelme", sample, ".json"), judged)
+        regions = plain(judged.regions) if self.regions and not sample.error else []
         with self.lock, writing(self.part):  # last: whose line is there has its files
             self.found[judged.place] = (judged.score, sample.error)
-            self.lines.write(part_line(path_below(self.stage, sample.image), judged.score, sample.error))
+            self.lines.write(part_line(path_below(self.stage, sample.image), judged.score, sample.error, regions))
             self.lines.flush()
 
     def finish(self, results: Results | None) -> None:
@@ -126,6 +148,9 @@ class Predictions(Sink):
                 writer = csv.writer(text)
                 writer.writerow(Row._fields)
                 writer.writerows(self.rows)
+            if self.regions and decision is not None and decision.pixel_threshold() is not None:
+                regions = {line.path: line.regions for part in stage.directory.glob(PARTS) for line in read_part(part)}
+                write_table(stage.directory / "regions.csv", {row.path: regions[row.path] for row in self.rows})
             for file in (*stage.directory.glob(PARTS), stage.directory / UNFINISHED):
                 file.unlink(missing_ok=True)
 
@@ -148,19 +173,20 @@ class Predictions(Sink):
         """The scores that an interrupted run left, by image, in one part; its files are all there."""
         directory, samples = stage.directory, stage.samples
         parts = sorted(directory.glob(PARTS))
-        scores = {path: score for part in parts for path, score, error in read_part(part) if not error}
+        judged = {line.path: line for part in parts for line in read_part(part) if not line.error}
         pictures = (directory / "heatmaps").is_dir()
         done = {}
         for sample in samples:
             path = path_below(stage, sample.image)
-            missing = (pictures and not stage.picture(sample.image).is_file()) or (
-                (directory / "maps").is_dir() and not self._map_file(stage, sample).is_file()
+            missing = (pictures and not stage.picture(sample.image).is_file()) or any(
+                (directory / folder).is_dir() and not self._file(stage, folder, sample, suffix).is_file()
+                for folder, suffix in (("maps", ".tiff"), ("labelme", ".json"))
             )
-            if path in scores and not missing:
-                done[str(sample.image)] = scores[path]
+            if path in judged and not missing:
+                done[str(sample.image)] = judged[path].score
         if parts:
             with atomic_write(directory / PARTS.replace("*", "earlier")) as temporary:
-                lines = [part_line(path_below(stage, Path(image)), score, "") for image, score in done.items()]
+                lines = [part_line(*judged[path_below(stage, Path(image))]) for image in done]
                 temporary.write_text("".join(lines), encoding="utf-8")
                 for part in parts:
                     part.unlink()
@@ -188,12 +214,16 @@ class Predictions(Sink):
                 f"{number} of them judged by all categories together, for their folder ({few}"
                 f"{', ...' if len(self.unknown) > 3 else ''}) is none of this model's ({', '.join(self.known)})"
             )
-        there = [name for name in ("scores.csv", "maps", "heatmaps") if (self.stage.directory / name).exists()]
+        there = [
+            name
+            for name in ("scores.csv", "regions.csv", "maps", "heatmaps", "labelme")
+            if (self.stage.directory / name).exists()
+        ]
         return [*lines, f"{', '.join(there)} {'are' if len(there) > 1 else 'is'} in {self.stage.directory}"]
 
     @staticmethod
-    def _map_file(stage: Stage, sample: Sample) -> Path:
-        return stage.directory / "maps" / f"{stage.names[str(sample.image)]}.tiff"
+    def _file(stage: Stage, folder: str, sample: Sample, suffix: str) -> Path:
+        return stage.directory / folder / f"{stage.names[str(sample.image)]}{suffix}"
 
 
 def path_below(stage: Stage, image: Path) -> str:
@@ -222,14 +252,13 @@ def place(wanted: Path, output: Path | None, about: dict[str, str | None]) -> Pa
         number += 1
 
 
-def part_line(path: str, score: float, error: str) -> str:
+def part_line(path: str, score: float, error: str, regions: Plain = ()) -> str:
     """The line of an image in a part, as JSON, which has no line break in it whatever the image is called."""
-    return json.dumps([path, score, error]) + "\n"
+    return json.dumps([path, score, error, regions]) + "\n"
 
 
-def read_part(part: Path) -> Iterator[tuple[str, float, str]]:
-    """Yield path, score and error of each image, without lines that were not written to their end."""
+def read_part(part: Path) -> Iterator[Line]:
+    """Yield each image's line, without lines that were not written to their end."""
     for line in part.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
-        with suppress(ValueError):
-            path, score, error = json.loads(line)
-            yield path, score, error
+        with suppress(ValueError, TypeError):
+            yield Line(*json.loads(line))

@@ -13,12 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
-from lit_ad.batch import Batch, Prediction
+from lit_ad.batch import Batch, Prediction, Sample
 from lit_ad.data import AnomalyDataModule, Images, Loading, MVTec
 from lit_ad.detector.decision import Decision
 from lit_ad.errors import NOT_FINITE, UserError
 from lit_ad.evaluation import Heatmaps, Predictions
-from lit_ad.evaluation.sinks.predictions import part_line
+from lit_ad.evaluation.sinks.predictions import part_line, read_part
 from lit_ad.image.view import View
 from lit_ad.teachers.weights import fingerprint
 
@@ -90,6 +90,46 @@ def test_verdicts_and_p_values(tmp_path: Path, brightness: Any, quiet_trainer: A
     assert [row["verdict"] for row in rows] == ["nominal", "nominal", "anomalous"]
     assert {float(row["threshold"]) for row in rows} == {0.5}
     assert not (tmp_path / "run/predictions/maps").exists()
+
+
+def test_regions_are_those_of_the_maps(tmp_path: Path, brightness: Any, quiet_trainer: Any) -> None:
+    for i, boxes in enumerate(((), (slice(2, 4),), (slice(0, 1), slice(5, 8)))):
+        pixels = np.full((8, 8), 51, np.uint8)
+        for rows in boxes:
+            pixels[rows, 1:7] = 204
+        (tmp_path / "new").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / f"new/{i}.png")
+    model = brightness()
+    model.view = View(None, mm_per_pixel=0.5)
+    model.decision = Decision({"x": np.array([0.9])}, {"x": np.array([0.5])}, false_alarm=0.5)
+    data = AnomalyDataModule(MVTec(tmp_path), model.view, loading=Loading(num_workers=0), predict_path=tmp_path / "new")
+    predictions = Predictions(labelme=True)
+    quiet_trainer(tmp_path / "run", predictions).predict(model, data)
+    with (tmp_path / "run/predictions/regions.csv").open() as file:
+        lines = [
+            (row["path"], row["top"], row["bottom"], row["area"], row["length_mm"]) for row in csv.DictReader(file)
+        ]
+    assert sorted(lines) == [
+        ("1.png", "2", "4", "12", "3"),
+        ("2.png", "0", "1", "6", "3"),
+        ("2.png", "5", "8", "18", "3"),
+    ]
+    drawn = [json.loads((tmp_path / f"run/predictions/labelme/{i}.json").read_text())["shapes"] for i in range(3)]
+    assert [len(shapes) for shapes in drawn] == [0, 1, 2]
+    assert "regions.csv" in predictions.summary()[-1]
+
+
+def test_an_interruption_keeps_the_regions(tmp_path: Path) -> None:
+    regions = [{"area": 3}]
+    (tmp_path / "predictions").mkdir()
+    written = part_line("0.png", 0.5, "", regions) + part_line("1.png", 0.5, "unreadable") + part_line("2.png", 0.1, "")
+    (tmp_path / "predictions/scores.0.part").write_text(written)
+    (tmp_path / "predictions/unfinished.json").write_text(json.dumps({"weights": "w", "images": str(tmp_path)}))
+    samples = [Sample(tmp_path / f"{i}.png", -1) for i in range(3)]
+    _, done = Predictions().claim(tmp_path, tmp_path, samples, "w")
+    assert list(done.values()) == [0.5, 0.1]
+    kept = list(read_part(tmp_path / "predictions/scores.earlier.part"))
+    assert [(line.path, line.regions) for line in kept] == [("0.png", regions), ("2.png", [])]
 
 
 def test_each_image_is_judged_by_its_folders_category(tmp_path: Path, brightness: Any, quiet_trainer: Any) -> None:

@@ -103,7 +103,7 @@ def test_pictures_lie_over_one_another() -> None:
     heat = np.zeros((64, 64), np.float32)
     heat[32:40, 48:56] = 4.0
     box = (16, 0, 48, 64)
-    found = thumbnails(judge_image(Judgement(heat, 0.0, box), batch_of((256, 512), box, mask), 0, DECISION, None))
+    found = thumbnails(judge_image(Judgement(heat, 0.0, box), batch_of((256, 512), box, mask), 0, DECISION, View()))
     image, truth, hot = (decoded(found[kind]) for kind in ("image", "truth", "heat"))
     assert image.shape == hot.shape == (128, 256, 3) and truth.shape == (128, 256, 4)
     rows, columns = np.nonzero(truth[..., 3])
@@ -118,8 +118,10 @@ def test_colours_are_those_of_the_whole_run() -> None:
     heat, box = np.zeros((64, 64), np.float32), (0, 0, 64, 64)
     heat[30, 30] = 0.5
     batch = batch_of((64, 64), box, np.zeros((64, 64), bool))
-    with_decision = thumbnails(judge_image(Judgement(heat, 0.0, box), batch, 0, DECISION, None))
+    with_decision = thumbnails(judge_image(Judgement(heat, 0.0, box), batch, 0, DECISION, View()))
     assert set(with_decision) == {"image", "heat"}  # an empty mask has no outline
     assert decoded(with_decision["heat"])[30, 30].max() < 80
-    assert decoded(thumbnails(judge_image(Judgement(heat, 0.0, box), batch, 0, None, None))["heat"])[30, 30].max() > 120
-    assert set(thumbnails(judge_image(Judgement(None, 0.0, box), batch, 0, DECISION, None))) == {"image"}
+    assert (
+        decoded(thumbnails(judge_image(Judgement(heat, 0.0, box), batch, 0, None, View()))["heat"])[30, 30].max() > 120
+    )
+    assert set(thumbnails(judge_image(Judgement(None, 0.0, box), batch, 0, DECISION, View()))) == {"image"}
