@@ -53,6 +53,7 @@ CASES = {
     "INPFormer": Case("vit_base_patch14_reg4_dinov2", 392, 16, 6),
     "L2BT": Case("vit_base_patch14_reg4_dinov2", 1036, 4, 8, peer="L2BT"),
     "EfficientAD": Case("pdn", 256, 1, 60, peer="EfficientAd"),
+    "FoundAD": Case("vit_base_patch14_dinov2", 518, 8, 8),
     "Transformaly": Case("vit_base_patch16_384", 384, 32, 5),
     "MKD": Case("vgg16", 128, 64, 4),
     "MixedTeacher": Case("resnet18", 256, 8, 24),
@@ -141,7 +142,7 @@ def run_fit(name: str, weights: str, precision: str, cached: bool, images: Path,
     model = method(name, weights, case)
     with tempfile.TemporaryDirectory() as home:
         unrelated = images / "train/good" if name == "EfficientAD" else None
-        corrupt = Perlin() if name == "DeSTSeg" else None
+        corrupt = Perlin() if name in ("DeSTSeg", "FoundAD") else None
         data = AnomalyDataModule(
             MVTec(images), model.view, case.batch, val_fraction=1e-9, unrelated=unrelated, corrupt=corrupt
         )
