@@ -1,6 +1,6 @@
 """One image, two images."""
 
-from lit_ad.counts import format_count, format_times
+from lit_ad.counts import first_few, format_count, format_times
 
 
 def test_counts_are_in_the_singular_where_there_is_one() -> None:
@@ -9,3 +9,9 @@ def test_counts_are_in_the_singular_where_there_is_one() -> None:
         *("1 category is", "2 categories are"),
     ]
     assert [format_times(number) for number in (1, 2)] == ["once", "2 times"]
+
+
+def test_of_many_things_a_sentence_names_the_first_ones() -> None:
+    assert first_few(["a.png"]) == "a.png"
+    assert first_few(["a", "b", "c"]) == "a, b, c"
+    assert first_few([1, 2, 3, 4, 5]) == "1, 2, 3 and 2 more"

@@ -49,7 +49,7 @@ ALLOWED = {
     "metrics": {"distributed"},  # where tensors must lie for processes to exchange them
     "data.sources": SOURCE,
     "data.audit": {*LIGHT, "batch", "image", "data.masks", "data.sources", "data.splits"},
-    "data.audit.outliers": {"errors", "batch", "image", "data.sources", "teachers.backbone"},
+    "data.audit.outliers": {"errors", "counts", "batch", "image", "data.sources", "teachers.backbone"},
     "data": {*SYSTEM, "batch", "image", "features.dataset", "data.sources", "data.audit"},
     "evaluation.protocols": {"batch"},
     "evaluation": {*SYSTEM, "batch", "image", "detector", "metrics", "evaluation"},

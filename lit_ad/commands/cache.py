@@ -7,8 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from lit_ad.counts import format_count
-from lit_ad.data.sources.listing import first_few
+from lit_ad.counts import first_few, format_count
 from lit_ad.errors import UserError, check_number
 from lit_ad.features.layout import (
     about_file,

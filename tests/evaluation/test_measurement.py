@@ -90,7 +90,7 @@ def aupimo(images: list[Judged]) -> float:
 
 def instances(images: list[Judged]) -> tuple[float, float]:
     matches = [match_regions(image.truth, image.judgement.seen > LIMITS[image.sample.category]) for image in images]
-    found, marked = sum(one.found.sum() for one in matches), sum(one.marked for one in matches)
+    found, marked = sum(one.hit.sum() for one in matches), sum(one.marked for one in matches)
     return found / sum(len(one.sizes) for one in matches), found / marked
 
 

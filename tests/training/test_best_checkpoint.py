@@ -141,6 +141,7 @@ def test_a_training_goes_on_from_best_exactly_and_under_early_stopping(fit: Fit,
 
 def test_a_moved_run_knows_its_best(fit: Fit, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """What is worse does not take its place; a run that goes on elsewhere says that it begins anew."""
+    caplog.set_level("INFO")
     more = ("--test_after_fit", "false", "--checkpoint.mode", "max")  # the first is the best
     assert fit("--trainer.max_epochs", 2, *more)[0] == 0
     assert saved(tmp_path / "run", "best.ckpt")["global_step"] == 3

@@ -87,6 +87,7 @@ def test_the_optimizer_has_the_present_settings(
 
 def test_nothing_is_done_where_nothing_differs(fit: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Even a rate that something else has set stays."""
+    caplog.set_level("INFO")
     fit("STFPM", {"lr": 0.1})
     file = tmp_path / f"{ {'lr': 0.1} }.ckpt"
     checkpoint = torch.load(file, weights_only=True)

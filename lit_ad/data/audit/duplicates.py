@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_ad.batch import Sample
-from lit_ad.counts import format_times
-from lit_ad.data.sources.listing import first_few
+from lit_ad.counts import first_few, format_times
 from lit_ad.data.sources.pages import files_of
 from lit_ad.threads import Pool
 

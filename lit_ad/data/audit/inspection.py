@@ -11,11 +11,11 @@ import numpy as np
 from tqdm import tqdm
 
 from lit_ad.batch import Sample
-from lit_ad.counts import format_count, format_times
+from lit_ad.counts import first_few, format_count, format_times
 from lit_ad.data.audit.duplicates import duplicate_warnings, find_duplicates
 from lit_ad.data.audit.measurements import Header, MaskExtent, max_value, measure_mask, read_header, verify_file
 from lit_ad.data.audit.report import AuditReport, describe_splits, unfit, unreadable
-from lit_ad.data.sources.listing import Listing, first_few, frame_remarks, list_folder
+from lit_ad.data.sources.listing import Listing, frame_remarks, list_folder
 from lit_ad.data.sources.pages import files_of
 from lit_ad.data.sources.photographs import Unrelated
 from lit_ad.data.sources.shapes import kept_masks

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_ad.batch import Sample
-from lit_ad.data.sources.listing import first_few
+from lit_ad.counts import first_few
 from lit_ad.errors import UserError
 from lit_ad.image.pixels import read_image
 from lit_ad.image.view import View

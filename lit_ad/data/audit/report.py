@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lit_ad.batch import Sample
-from lit_ad.counts import format_count
+from lit_ad.counts import first_few, format_count
 from lit_ad.data.audit.measurements import Header
-from lit_ad.data.sources.listing import first_few
 from lit_ad.data.sources.source import Source
 from lit_ad.data.splits import Splits
 from lit_ad.errors import UserError

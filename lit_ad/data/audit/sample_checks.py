@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from lit_ad.batch import Sample
-from lit_ad.counts import format_times
+from lit_ad.counts import first_few, format_times
 from lit_ad.data.masks import RESIZE, mask_files
-from lit_ad.data.sources.listing import first_few
 from lit_ad.data.sources.source import check
 from lit_ad.errors import UserError
 from lit_ad.image.pixels import open_image, upright_size

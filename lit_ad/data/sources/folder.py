@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lit_ad.batch import Sample
+from lit_ad.counts import first_few
 from lit_ad.data.sources.labelme import draw_labelme, mask_beside
-from lit_ad.data.sources.listing import first_few, list_folder
+from lit_ad.data.sources.listing import list_folder
 from lit_ad.data.sources.mask_folders import OF_IMAGES, holds_masks, masks_among, most_colours
 from lit_ad.data.sources.source import Source, holds_images, list_folders, list_images, pair_masks
 from lit_ad.errors import UserError

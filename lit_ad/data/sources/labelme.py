@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lit_ad.counts import format_count
-from lit_ad.data.sources.listing import first_few
+from lit_ad.counts import first_few, format_count
 from lit_ad.data.sources.shapes import keep_mask, numbers, rasterise, rasterise_circle
 from lit_ad.errors import UserError
 from lit_ad.image.pixels import Size, page_paths, reason_of, split_page, upright_size

@@ -8,11 +8,12 @@ so.
 import errno
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lit_ad.counts import first_few
 from lit_ad.errors import UserError
 from lit_ad.image.pixels import EXTENSIONS, opened
 
@@ -22,7 +23,6 @@ OF_SYSTEMS = (
     *("__macosx", "lost+found", "@eadir", "#recycle"),
 )
 ANIMATED = (".gif", ".webp", ".avif")  # kinds that may have several frames
-SHOWN = 3  # paths that a sentence names
 
 
 @dataclass
@@ -144,9 +144,3 @@ def is_animated(path: Path) -> bool:
             return bool(getattr(image, "is_animated", False))
     except Exception:  # decoders raise all sorts
         return False
-
-
-def first_few(items: Sequence[object]) -> str:
-    """The first of many, and how many more there are."""
-    rest = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
-    return ", ".join(str(item) for item in items[:SHOWN]) + rest
