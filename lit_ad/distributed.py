@@ -1,6 +1,7 @@
 """What several processes of one training tell one another."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
 import torch
@@ -11,6 +12,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
 
 
 def ask_first_process(trainer: Any, question: Callable[[], T]) -> T:
@@ -28,6 +30,14 @@ def gather(items: list[Any]) -> list[Any]:
     shares: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(shares, items)
     return [item for share in shares for item in share]
+
+
+def add_up(counts: Counter[K]) -> Counter[K]:
+    """Return the sum of the counts of all processes, by key. Every process must call it."""
+    sums: Counter[K] = Counter()
+    for key, count in gather(list(counts.items())):
+        sums[key] += count
+    return sums
 
 
 def collective_device() -> torch.device:

@@ -3,6 +3,7 @@
 import math
 import re
 import signal
+from collections.abc import Iterator
 
 
 class UserError(Exception):
@@ -54,6 +55,13 @@ class TimeLimitError(UserError):
     """Something that took longer than its time limit: it hangs, or the machine is slow."""
 
 
+def with_causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error, what it was raised from or in the handling of, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
 OUT_OF_MEMORY = "most likely because the memory ran out"
 WORKER_DIED = re.compile(
     r"DataLoader worker \(pid(?:\(s\))? [\d, ]+\) (?:exited unexpectedly|is killed by signal: (\w[\w ]*))"
@@ -66,8 +74,8 @@ def killed_worker(error: BaseException | None) -> UserError | None:
 
     torch raises its error wherever the main process is at that moment: while it writes a checkpoint, say.
     """
-    while error is not None:
-        died, text = WORKER_DIED.search(str(error)), str(error)
+    for each in with_causes(error):
+        died, text = WORKER_DIED.search(str(each)), str(each)
         signal_name = (died[1] or "").strip() if died else ""
         if signal_name == "Bus error" or ("DataLoader worker" in text and NO_SHARED_MEMORY.search(text)):
             return UserError(
@@ -84,7 +92,6 @@ def killed_worker(error: BaseException | None) -> UserError | None:
                 f"a process that loads images died of a {signal_name.lower()}, in a library that reads them: with "
                 "data.loading.num_workers 0 the main process dies of it, at the image that is to blame"
             )
-        error = error.__cause__ or error.__context__
     return None
 
 
@@ -96,11 +103,9 @@ GPU_MEMORY = (
 
 def gpu_out_of_memory(error: BaseException | None) -> UserError | None:
     """What a user can do about a GPU whose memory ran out, if that is behind an error."""
-    while error is not None:
-        if type(error).__name__ == "OutOfMemoryError":  # torch's, which a detector of an ONNX file does not import
-            return UserError(GPU_MEMORY)
-        error = error.__cause__ or error.__context__
-    return None
+    # By its name: a detector of an ONNX file does not import torch.
+    ran_out = any(type(each).__name__ == "OutOfMemoryError" for each in with_causes(error))
+    return UserError(GPU_MEMORY) if ran_out else None
 
 
 def ended_by(code: int) -> str:

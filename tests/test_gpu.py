@@ -17,7 +17,6 @@ import pytest
 import torch
 import yaml
 
-from lit_ad import methods
 from lit_ad.batch import Others
 from lit_ad.data import AnomalyDataModule, Loading, MVTec, Perlin
 from lit_ad.deploy.export import export
@@ -27,7 +26,7 @@ from lit_ad.methods import __all__ as METHODS
 from lit_ad.methods.base import Method
 from lit_ad.methods.network import inference
 from lit_ad.training import Calibration
-from tests.methods.training import trainer_in
+from tests.methods.training import made, trainer_in
 from tests.test_precision import fit_and_test_again
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")]
@@ -43,10 +42,8 @@ def without_tf32() -> Iterator[None]:
 
 def trained(name: str, small_models: dict[str, dict[str, Any]], images: Path, home: Path, accelerator: str) -> Method:
     """A small method after three steps."""
-    torch.manual_seed(0)
-    arguments = small_models[name]["init_args"]
-    view = View(**arguments["view"])
-    method: Method = getattr(methods, name)(**{**arguments, "view": view})
+    view = View(**small_models[name]["init_args"]["view"])
+    method = made(name, small_models, view)
     data = AnomalyDataModule(MVTec(images), view, batch_size=4, corrupt=Perlin(), loading=Loading(num_workers=0))
     trainer = trainer_in(home, accelerator=accelerator, devices=1, max_steps=3, callbacks=[Calibration()])
     trainer.fit(method, data)
@@ -123,10 +120,7 @@ def test_mixed_precision_is_nearly_float32(
 
 @pytest.mark.parametrize("name", ["STFPM", "L2BT"])  # Dinomaly's hooks on gradients are beyond PyTorch 2.11's compiler
 def test_a_compiled_loss_is_the_loss(name: str, small_models: dict[str, dict[str, Any]], without_tf32: None) -> None:
-    torch.manual_seed(0)
-    arguments = small_models[name]["init_args"]
-    view = View(**arguments["view"])
-    method = getattr(methods, name)(**{**arguments, "view": view}).cuda().eval()
+    method = made(name, small_models).cuda().eval()
     images = torch.rand(4, 3, 64, 64, device="cuda")
     features = method.describe(images)
     plain = float(method.training_loss(images, features, Others()))

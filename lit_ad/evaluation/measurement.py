@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from lit_ad.detector.decision import Decision
 from lit_ad.detector.guarantee import summary
-from lit_ad.distributed import gather
+from lit_ad.distributed import add_up, gather
 from lit_ad.evaluation.judged import Judged
 from lit_ad.evaluation.official_scores import ByRules
 from lit_ad.evaluation.results import MEAN, POOLED, SAMPLE_AUROC, ImageResult, Results
@@ -113,9 +113,7 @@ class Measurement:
         of_images = self.image_metrics.compute_rows(rows, self.bootstrap)
         of_pixels, of_overlaps = self.pixel_metrics.compute_rows(rows), self.overlaps.compute_rows(rows)
         of_instances = self.instances.compute_rows(rows)
-        pixels: Counter[tuple[str, str]] = Counter()
-        for key, count in gather(list(self.pixels.items())):
-            pixels[key] += count
+        pixels = add_up(self.pixels)
         values = {}
         for row, groups in rows.items():
             count = {name: sum(pixels[group, name] for group in groups) for name in PIXELS}

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from lit_ad.batch import Sample
-from lit_ad.distributed import gather
+from lit_ad.distributed import add_up
 from lit_ad.evaluation.protocols import Rules
 from lit_ad.evaluation.results import MEAN, POOLED, Official, Row
 from lit_ad.evaluation.rows import mean_row, ratio
@@ -51,9 +51,7 @@ class ByRules:
     def official(self, groups: dict[str, set[str]], rows: dict[str, Row]) -> Official:
         """The figures, from those of every test by row and each row's groups; all processes must call it."""
         values = self.spro.compute_rows(groups)
-        images: Counter[tuple[str, int, bool]] = Counter()
-        for key, count in gather(list(self.images.items())):
-            images[key] += count
+        images = add_up(self.images)
         for row, members in groups.items():
             hits, false, misses = (
                 sum(images[group, label, called] for group in members)

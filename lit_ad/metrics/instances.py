@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_ad.distributed import gather
+from lit_ad.distributed import add_up
 from lit_ad.metrics.aupro import QUARTERS, weighted_quantile
 
 LEAST = 0.3
@@ -48,12 +48,7 @@ class Instances:
         """`instance_recall`, also of the smallest quarter, half and three quarters of the defects, and
         `instance_precision` of each row, a set of groups by name; nan of none. Each process must call it, and gets
         the same values."""
-        defects: Counter[tuple[str, int, bool]] = Counter()
-        marked: Counter[str] = Counter()
-        for key, count in gather(list(self.defects.items())):
-            defects[key] += count
-        for group, count in gather(list(self.marked.items())):
-            marked[group] += count
+        defects, marked = add_up(self.defects), add_up(self.marked)
         values = {}
         for row, groups in rows.items():
             wanted = set(groups)
