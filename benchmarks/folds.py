@@ -150,7 +150,8 @@ def main() -> None:
                 alarms, found, (kept, *_) = zip(*(draw[rate, name] for draw in draws), strict=True)
                 proven = ""
                 if "verdict" in name:
-                    proven = f"{100 * bound_of_folds(count, min(5, count), kept):.1f} %"
+                    sizes = [len(part) for part in np.array_split(range(count), min(5, count))]
+                    proven = f"{100 * bound_of_folds(sizes, kept):.1f} %"
                 elif "held" in name:
                     proven = f"{100 * kept:.1f} %"
                 error = np.std(alarms) / np.sqrt(len(alarms))

@@ -90,7 +90,7 @@ def recalibrate(
         images = [sample.image for sample in samples]
         after = refitted(detector, images, name, false_alarm, add=not replace).without_threshold(name)
         if replace or before is None:  # nothing was chosen on these
-            also_chosen, folds = {**after.also_chosen, name: []}, {**after.folds, name: 0}
+            also_chosen, folds = {**after.also_chosen, name: []}, {**after.folds, name: []}
             after = dataclasses.replace(after, also_chosen=also_chosen, folds=folds)
     elif before is None:
         raise UserError(f"{ckpt_path} has no held-out images, since it was never validated: give --nominal FOLDER")

@@ -11,8 +11,8 @@ What this promises, and what it does not:
 - It is exact where the held-out images set the threshold and nothing else. Where the training's epoch, or the scale of
   a method's maps, was chosen on the same images, it is approximate, and `Decision.also_chosen` says so.
 - Where every nominal image trains and decides, a score is of a training that left its image out (`Decision.folds`,
-  cross-conformal prediction: Vovk, 2015, https://arxiv.org/abs/1208.0806). The rate is then usually about r, and less
-  is proven: `guarantee.bound_of_folds`.
+  cross-conformal prediction: Vovk, 2015, https://arxiv.org/abs/1208.0806). The rate is then usually about r, and
+  up to about 2 r is proven: `guarantee.bound_of_folds`.
 - A threshold that was set by hand promises nothing. `Decision.operating_point` says what it stands for among the
   held-out images.
 - The pixel threshold is that of the maps' maxima: with a probability of at most r, a nominal image has any pixel above
@@ -81,8 +81,8 @@ class Decision:
         by_hand: Thresholds that a person has set in place of those of the rate, by category; under "" that of images
             whose category is not known.
         pixels_by_hand: The same of pixel thresholds.
-        folds: Into how many parts the nominal images of a category were cut, each of which a training left out and
-            scored, before all of them trained the detector. Nothing, or 0: the images took no part in training.
+        folds: How many images of a category each fold held, which a training left out and scored, before all of them
+            trained the detector. Nothing: the images took no part in training.
 
     Raises:
         UserError: No score, one that is not finite, or a rate outside (0, 1).
@@ -95,7 +95,7 @@ class Decision:
     also_chosen: Mapping[str, Sequence[str]] = field(default_factory=dict)
     by_hand: Mapping[str, float] = field(default_factory=dict)
     pixels_by_hand: Mapping[str, float] = field(default_factory=dict)
-    folds: Mapping[str, int] = field(default_factory=dict)
+    folds: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 0 < self.false_alarm < 1:
@@ -263,7 +263,7 @@ class Decision:
             "also_chosen": {category: list(numbers) for category, numbers in self.also_chosen.items()},
             "by_hand": dict(self.by_hand),
             "pixels_by_hand": dict(self.pixels_by_hand),
-            "folds": dict(self.folds),
+            "folds": {category: list(images) for category, images in self.folds.items()},
         }
 
     @classmethod

@@ -1,6 +1,8 @@
 """What a decision promises, in words and numbers for files and pages. NumPy only."""
 
 import math
+from collections import Counter
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,9 +32,7 @@ def summary_of(decision: Decision, category: str | None) -> dict[str, Any]:
     image, pixels = decision.operating_point(category), decision.pixel_operating_point(category)
     folds = folds_of(decision, category)
     exact = not image.by_hand and not also_chosen(decision, category) and not folds
-    proven = (
-        bound_of_folds(image.held_out, folds, decision.kept_rate(category)) if folds and not image.by_hand else None
-    )
+    proven = None if image.by_hand or also_chosen(decision, category) else proven_of_folds(decision, category)
     return {
         "category": category,
         "image": image.to_dict(),
@@ -63,7 +63,7 @@ def guarantee(decision: Decision, category: str | None = POOLED) -> str:
         what = f"{' and '.join(chosen)} {'were' if len(chosen) > 1 else 'was'} chosen on the same held-out images"
         return f"The false-alarm rate of {100 * rate:.3g} % is approximate: {what}.{asked}"
     if folds:
-        return of_folds(point.held_out, folds, rate) + asked
+        return of_folds(decision, category) + asked
     bound = rate_bound(point.held_out, point.above, CONFIDENCE)
     return (
         f"A nominal image like the held-out ones is called anomalous with a probability of at most {100 * rate:.3g} %, "
@@ -79,40 +79,78 @@ def also_chosen(decision: Decision, category: str | None = POOLED) -> list[str]:
 
 
 def folds_of(decision: Decision, category: str | None = POOLED) -> int:
-    """Into how many folds the images of a category were cut, or at most those of one where all count together; 0 if
-    they were held out of training."""
+    """How many folds have images of a category, or at most those of one where all count together; 0 if its images were
+    held out of training."""
     known = [category] if category is not None and category in decision.scores else list(decision.scores)
-    return max(decision.folds.get(name, 0) for name in known)
+    return max(sum(images > 0 for images in decision.folds.get(name, ())) for name in known)
 
 
-def of_folds(images: int, folds: int, rate: float) -> str:
+def of_folds(decision: Decision, category: str | None) -> str:
     """What a decision of folds promises, in a few sentences."""
+    images, folds = decision.operating_point(category).held_out, folds_of(decision, category)
+    proven = proven_of_folds(decision, category)
+    what = (
+        "Nothing is proven about the rate."
+        if proven is None or proven >= 1
+        else (
+            f"Proven is a rate of at most {100 * proven:.3g} %, not for this detector alone but for a verdict in which "
+            "those of all these trainings take part."
+        )
+    )
+    if proven is None:  # lit-ad recalibrate
+        return (
+            f"Some of the {images} nominal images trained this detector, and each of these was scored by a training "
+            f"without it ({folds} folds); others were held out. {what}"
+        )
     how = "leaving one out" if folds >= images else f"{folds} folds"
     return (
         f"All {images} nominal images trained this detector, and each was scored by a training without it ({how}). "
-        f"About {100 * rate:.3g} % of nominal images are called anomalous, if this detector scores new ones as those "
-        f"trainings scored the images that they left out. Proven is a rate of at most "
-        f"{100 * bound_of_folds(images, folds, rate):.3g} %, not for this detector alone but for a verdict in which "
-        "those of all these trainings take part."
+        f"About {100 * decision.kept_rate(category):.3g} % of nominal images are called anomalous, if this detector "
+        f"scores new ones as those trainings scored the images that they left out. {what}"
     )
 
 
-def bound_of_folds(images: int, folds: int, rate: float) -> float:
+def proven_of_folds(decision: Decision, category: str | None = POOLED) -> float | None:
+    """Return `bound_of_folds` of a category, or of all together; None where not all that decide were in folds."""
+    known = [category] if category is not None and category in decision.scores else list(decision.scores)
+    held = [sum(decision.folds.get(name, ())) for name in known]
+    if held != [len(decision.scores[name]) for name in known]:
+        return None
+    contents = list(zip(*filter(None, decision.folds.values()), strict=True))  # of each fold, by category
+    sizes = [sum(images) for images in zip(*(decision.folds[name] for name in known), strict=True)]
+    return bound_of_folds(sizes, decision.kept_rate(category), contents)
+
+
+def bound_of_folds(sizes: Sequence[int], rate: float, contents: Sequence[Hashable] | None = None) -> float:
     """Return what the false-alarm rate of a cross-conformal verdict does not exceed, over the draw of the images.
 
     The verdict compares a new image's score by the detector of each fold with the scores of the images that this fold
-    left out. Leaving one out, twice the rate bounds it; with fewer folds, of one size, some more (CV+, Theorem 4 of
-    Barber et al., 2021, https://arxiv.org/abs/1905.02928). Seen is about the rate (Hennhöfer and Preisach, 2024,
-    https://arxiv.org/abs/2402.16388).
+    left out. It is anomalous where fewer than t of all n images score as high, t = floor(rate (n + 1)). Two bounds
+    hold, and the lower one is returned. Both take images that are exchangeable, and a training that does not care for
+    their order.
+
+    1. The p-value of each of K folds is valid, and twice a weighted mean of such p-values is, too (Vovk and Wang, 2020,
+       https://arxiv.org/abs/1212.4966). This gives 2 (t + K - 1) / (n + K).
+    2. Give the new image a fold of its own, of m images like the c folds that have m. Each two images of different
+       folds meet in the training without both folds, and the one with the higher score wins. An image that loses fewer
+       than t times is strange. Of s strange images in these c + 1 folds, at least s (s - m) / 2 pairs meet, and each
+       has a loser, so that s <= 2 (t - 1) + m. The new image is as likely to be strange as any other of the (c + 1) m:
+       (2 (t - 1) + m) / ((c + 1) m). This counts strange images as Barber et al. do (2021,
+       https://arxiv.org/abs/1905.02928), who have c = K, and round up to twice the rate and a remainder.
+
+    Leaving one out, the second is (2 t - 1) / (n + 1): at the lowest rate, where t = 1, no more than that rate. Seen is
+    about the rate (Hennhöfer and Preisach, 2024, https://arxiv.org/abs/2402.16388).
 
     Args:
-        images: How many nominal images there are, n.
-        folds: Into how many parts they were cut, K.
-        rate: Of the p-value, r.
+        sizes: How many images of the category each fold holds.
+        rate: That the p-value does not exceed, r.
+        contents: What each fold holds of all categories, equal where it is the same. None: of one category.
     """
-    each = images / folds
-    more = min(2 * (1 - 1 / folds) / (each + 1), max(0.0, 1 - folds / images) / (folds + 1))
-    return min(1.0, 2 * rate + more)
+    images, least = sum(sizes), may_lie_above(sum(sizes), rate) + 1
+    parts = Counter((size, like) for size, like in zip(sizes, contents or sizes, strict=True) if size)
+    bounds = [2 * (least + parts.total() - 1) / (images + parts.total())]
+    bounds += [(2 * (least - 1) + size) / ((alike + 1) * size) for (size, _), alike in parts.items()]
+    return min(1.0, *bounds)
 
 
 def notes(decision: Decision | None) -> list[str]:

@@ -5,7 +5,7 @@ import math
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -85,10 +85,11 @@ def train_folds(cli: Any) -> Decision:
             f"Fold {fold + 1} of {count}: {images - numbers.count(fold)} images trained, {numbers.count(fold)} left "
             f"out and scored; about {timedelta(seconds=round(left))} left, with the training of all"
         )
-    parts: dict[str, set[int]] = defaultdict(set)
+    sizes: dict[str, list[int]] = defaultdict(lambda: [0] * count)
     for sample, number in zip(data.splits.train, numbers, strict=True):
-        parts[sample.category] |= set() if number is None else {number}
-    return merge(list(finished.values()), {category: len(folds_of) for category, folds_of in parts.items() if folds_of})
+        if number is not None:
+            sizes[sample.category][number] += 1
+    return merge(list(finished.values()), sizes)
 
 
 def of_fold(config: Namespace, fold: int, home: Path, steps: int, inspect: bool) -> Namespace:
@@ -169,8 +170,8 @@ def scores_of(decision: Decision | None) -> dict[str, Any]:
     return {name: values[name] for name in (*HELD, "also_chosen")}
 
 
-def merge(records: list[dict[str, Any]], folds: dict[str, int]) -> Decision:
-    """Return the decision by the scores of all folds. `folds`: how many there are of each category."""
+def merge(records: list[dict[str, Any]], folds: Mapping[str, list[int]]) -> Decision:
+    """Return the decision by the scores of all folds. `folds`: how many images of each category each fold has."""
     held: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in HELD}
     chosen: dict[str, dict[str, None]] = defaultdict(dict)
     for record in records:
@@ -181,7 +182,7 @@ def merge(records: list[dict[str, Any]], folds: dict[str, int]) -> Decision:
             chosen[category] |= dict.fromkeys(phrases)
     scores, maxima, medians = ({category: np.array(values) for category, values in held[name].items()} for name in HELD)
     also_chosen = {category: list(phrases) for category, phrases in chosen.items()}
-    return Decision(scores, maxima, medians, also_chosen=also_chosen, folds=folds)
+    return Decision(scores, maxima, medians, also_chosen=also_chosen, folds=dict(folds))
 
 
 def way_to_go_on(config: Namespace) -> str:

@@ -175,10 +175,10 @@ def test_an_output_that_cannot_be_written_is_told_before_the_images_are_judged(c
 
 def test_other_images_are_of_no_fold(checkpoint: Path, images: Path, tmp_path: Path) -> None:
     content = read_checkpoint(checkpoint)
-    content["lit_ad"]["decision"]["folds"] = {"stripes": 4}
+    content["lit_ad"]["decision"]["folds"] = {"stripes": [1, 1, 1, 1]}
     write_checkpoint(content, tmp_path / "folds.ckpt")
     words = ["recalibrate", "--ckpt_path", str(tmp_path / "folds.ckpt"), "--nominal", str(images / "test/good")]
-    for more, folds in (("joined", 4), ("replaced", 0)):
+    for more, folds in (("joined", [1, 1, 1, 1]), ("replaced", [])):
         output = tmp_path / f"{more}.ckpt"
         run([*words, "--output", str(output), *(["--replace"] if more == "replaced" else [])])
         decision = Detector.load(output).card.decision

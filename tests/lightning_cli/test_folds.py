@@ -88,7 +88,7 @@ def command(*arguments: object) -> list[str]:
 
 def test_every_nominal_image_trains_and_decides(home: Path) -> None:
     decision = decision_of(home)
-    assert decision.folds == {"stripes": 3} and not any(decision.also_chosen.values())
+    assert decision.folds == {"stripes": [4, 4, 4]} and not any(decision.also_chosen.values())
     assert [len(getattr(decision, name)["stripes"]) for name in ("scores", "maxima", "medians")] == [12] * 3
     told = json.loads((home / "metrics.json").read_text())["decision"]["thresholds"][0]
     assert told["folds"] == 3 and told["kept_rate"] == pytest.approx(1 / 13) and not told["exact"]
@@ -190,7 +190,7 @@ def test_each_of_two_categories_has_its_own_and_one_image_shares_that_of_all(
     decision = run.detector().card.decision
     assert decision is not None
     assert {category: len(scores) for category, scores in decision.scores.items()} == {"bolt": 4, "nut": 3}
-    assert decision.folds == {"bolt": 4, "nut": 3}
+    assert decision.folds == {"bolt": [1, 1, 1, 1], "nut": [1, 1, 1, 0]}
     assert decision.threshold("pin") == decision.threshold()
 
 
@@ -240,6 +240,6 @@ def test_records_of_folds_become_a_decision(tmp_path: Path) -> None:
     for fold, record in enumerate(records):
         write_fold(tmp_path, fold, {"settings": {"steps": "1"}, **record})
     read = dict(read_folds(tmp_path, 3, {"steps": "1"}))
-    decision = merge(list(read.values()), {"a": 2, "b": 1})
+    decision = merge(list(read.values()), {"a": [2, 1], "b": [0, 1]})
     assert decision.scores["a"].tolist() == [1, 2, 3] and decision.scores["b"].tolist() == [5]
-    assert decision.also_chosen == {"a": ["x", "y"], "b": []} and decision.folds == {"a": 2, "b": 1}
+    assert decision.also_chosen == {"a": ["x", "y"], "b": []} and decision.folds == {"a": [2, 1], "b": [0, 1]}

@@ -35,7 +35,9 @@ def test_enough_of_them() -> None:
     assert (line.more, line.promised) == ("enough", "enough")
 
 
-@pytest.mark.parametrize(("more", "promised"), [({"folds": {"nut": 5}}, "not by folds"), ({}, "not as it is")])
+@pytest.mark.parametrize(
+    ("more", "promised"), [({"folds": {"nut": [2, 2, 2, 2, 1]}}, "not by folds"), ({}, "not as it is")]
+)
 def test_what_no_number_of_images_promises(more: dict[str, object], promised: str) -> None:
     chosen = {} if more else {"also_chosen": {"nut": ["the epoch"]}}
     (line,) = list_enough(results(decision(9, **more, **chosen)))
