@@ -7,7 +7,9 @@ from pathlib import Path
 
 from lit_ad.commands.chosen_file import chosen_file
 from lit_ad.commands.own_method import import_own_method
-from lit_ad.deploy.journal import SETTINGS, Journal, JournalSettings
+from lit_ad.deploy.journal import Journal
+from lit_ad.deploy.journal_settings import SETTINGS, JournalSettings
+from lit_ad.deploy.limits import LIMITS, Limits
 from lit_ad.detector.detector import Detector
 from lit_ad.detector.guarantee import notes
 from lit_ad.detector.runtimes import need
@@ -23,11 +25,9 @@ def serve(
     port: int = 8000,
     device: str = "cpu",
     weights: Path | None = None,
-    max_mib: float = 32,
-    max_megapixels: float = 100,
-    max_seconds: float = 60,
     journal: Path | None = None,
     watch: JournalSettings = SETTINGS,
+    limits: Limits = LIMITS,
 ) -> None:
     """Serve a detector as a web service until it is stopped.
 
@@ -49,16 +49,12 @@ def serve(
         port: The port; 0 for a free one.
         device: cpu, cuda or cuda:1; of an .xml, what OpenVINO calls it, such as GPU.
         weights: The teacher's, if a checkpoint does not find them.
-        max_mib: Of an image file.
-        max_megapixels: Of an image.
-        max_seconds: Of a request, from the first byte of its image to the answer.
         journal: A folder that each verdict is written to, with pictures of what matters, and that is tested for drift.
             None: nothing is kept.
         watch: What of the journal is tested and kept.
+        limits: Of a request.
     """
     check_number("--port", port, least=0, most=65535)
-    for name, value in (("max_mib", max_mib), ("max_megapixels", max_megapixels), ("max_seconds", max_seconds)):
-        check_number(f"--{name}", value, least=0, above=True)
     if journal is None and watch != SETTINGS:
         raise UserError("--watch is about the journal, and there is none: give --journal DIR")
     uvicorn = need("uvicorn", "serve")
@@ -66,7 +62,6 @@ def serve(
     need("python_multipart", "serve")
     need("prometheus_client", "serve")
     from lit_ad.deploy.serve import service
-    from lit_ad.deploy.uploads import Limits
 
     token = os.environ.get(TOKEN) or None
     if token is None and not is_loopback(host):
@@ -83,7 +78,7 @@ def serve(
             f"cannot listen at {host}:{port}: {error.strerror}; give another --port, or 0 for a free one"
         ) from error
     kept = None if journal is None else Journal(journal, detector, watch)
-    app = service(detector, file.name, token, Limits(max_mib, max_megapixels, max_seconds), kept)
+    app = service(detector, file.name, token, limits, kept)
     print(f"{file} is served at http://{host}:{listening.getsockname()[1]}; Ctrl-C ends it", flush=True)
     config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
     try:

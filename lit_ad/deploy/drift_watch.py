@@ -41,8 +41,8 @@ class DriftWatch:
         text = json.dumps([decision, self.delta, self.anomalous_rate], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def update(self, row: Row) -> list[str]:
-        """Take a judged image into account. Return the alarms that it raises, in words."""
+    def update(self, row: Row) -> list[tuple[str, float]]:
+        """Take a judged image into account. Return the alarms that it raises, in words, and since when."""
         key = row.source, row.category
         if self.decision is None or row.verdict is None:
             return []
@@ -59,7 +59,7 @@ class DriftWatch:
             else:
                 test.update(row.verdict == "anomalous", row.time)
             if quiet and test.alarm is not None:
-                raised.append(words(test, key))
+                raised.append((words(test, key), test.alarm.since))
         self._changed.add(key)
         return raised
 

@@ -8,22 +8,24 @@ import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
+from operator import attrgetter
 from pathlib import Path
 
 from lit_ad.errors import UserError
 
-NAME, LOCK, VERSION = "journal.sqlite", "lock.sqlite", 1
+NAME, LOCK, VERSION = "journal.sqlite", "lock.sqlite", 2
 SCHEMA = """
 CREATE TABLE images (
     id INTEGER PRIMARY KEY, time REAL NOT NULL, source TEXT NOT NULL, category TEXT NOT NULL, name TEXT NOT NULL,
     score REAL NOT NULL, p_value REAL, verdict TEXT, latency REAL NOT NULL, kept TEXT,
-    sampled INTEGER NOT NULL, regions TEXT,
+    sampled INTEGER NOT NULL, regions TEXT, look TEXT, version INTEGER,
     picture TEXT, bytes INTEGER);
+CREATE INDEX names ON images (source, name) WHERE name != '';
 CREATE INDEX pictures ON images (kept, id) WHERE picture IS NOT NULL;
 CREATE TABLE events (
     id INTEGER PRIMARY KEY, time REAL NOT NULL, kind TEXT NOT NULL, source TEXT, category TEXT,
-    image INTEGER NOT NULL, reason TEXT NOT NULL);
+    image INTEGER NOT NULL, reason TEXT NOT NULL, since REAL);
 CREATE TABLE drift (source TEXT NOT NULL, category TEXT NOT NULL, state TEXT NOT NULL, PRIMARY KEY (source, category));
 CREATE TABLE labels (
     id INTEGER PRIMARY KEY, time REAL NOT NULL, image INTEGER NOT NULL REFERENCES images (id), label TEXT NOT NULL,
@@ -31,6 +33,17 @@ CREATE TABLE labels (
 CREATE INDEX labels_of_images ON labels (image);
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
+VERSIONS = """
+CREATE TABLE versions (
+    id INTEGER PRIMARY KEY, time REAL NOT NULL, fingerprint TEXT NOT NULL UNIQUE, about TEXT NOT NULL,
+    file TEXT, parent INTEGER, state TEXT NOT NULL, report TEXT);
+"""
+FROM_1 = """
+ALTER TABLE images ADD COLUMN look TEXT;
+ALTER TABLE images ADD COLUMN version INTEGER;
+ALTER TABLE events ADD COLUMN since REAL;
+CREATE INDEX names ON images (source, name) WHERE name != '';
+"""  # a journal of lit_ad's first schema goes on
 KEPT = ("sample", "borderline", "anomalous")  # why a picture is kept; the first go first
 
 
@@ -49,6 +62,8 @@ class Row:
     kept: str | None  # of KEPT; None: without a picture
     sampled: bool  # whether it is of the random sample, which is drawn without a look at the score
     regions: str | None  # JSON, of anomalous images
+    look: str | None = None  # JSON: brightness, contrast, sharpness and colour
+    version: int | None = None  # of the detector, in the table of versions
 
 
 @dataclass(frozen=True)
@@ -62,9 +77,13 @@ class Event:
     category: str | None
     image: int  # the last row before it
     reason: str
+    since: float | None = None  # of an alarm: when the change began, as near as it is known
 
 
-COLUMNS = ", ".join(field.name for field in fields(Row))
+NAMES = [field.name for field in fields(Row)]
+COLUMNS = ", ".join(NAMES)
+VALUES = attrgetter(*NAMES)  # dataclasses.astuple copies each value, which takes ten times as long
+INSERT = f"INSERT INTO images (id, {COLUMNS}) VALUES ({', '.join('?' * (1 + len(NAMES)))})"
 
 
 class JournalFile:
@@ -98,12 +117,13 @@ class JournalFile:
         run("PRAGMA journal_mode = WAL")
         run("PRAGMA synchronous = NORMAL")
         version = run("PRAGMA user_version").fetchone()[0]
-        if version not in (0, VERSION):
+        if version not in (0, 1, VERSION):
             raise UserError(
                 f"{self.path} has schema {version}, and this lit_ad reads {VERSION}: give another --journal"
             )
-        if version == 0:
-            self.connection.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
+        if version < VERSION:
+            made = (FROM_1 if version == 1 else SCHEMA) + VERSIONS
+            self.connection.executescript(f"BEGIN IMMEDIATE; {made} PRAGMA user_version = {VERSION}; COMMIT;")
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -119,9 +139,10 @@ class JournalFile:
 
     def insert(self, rows: Sequence[Row]) -> list[int]:
         """Write rows. Return their numbers, which rise."""
-        marks = ", ".join("?" * len(fields(Row)))
-        insert = f"INSERT INTO images ({COLUMNS}) VALUES ({marks})"
-        return [int(self.connection.execute(insert, astuple(row)).lastrowid or 0) for row in rows]
+        first = self.last() + 1
+        numbers = list(range(first, first + len(rows)))
+        self.connection.executemany(INSERT, [(number, *VALUES(row)) for number, row in zip(numbers, rows, strict=True)])
+        return numbers
 
     def last(self) -> int:
         """The number of the last row; 0 of none."""
@@ -132,10 +153,17 @@ class JournalFile:
         cursor = self.connection.execute(f"SELECT id, {COLUMNS} FROM images WHERE id > ? ORDER BY id", (after,))
         return ((values[0], Row(*values[1:])) for values in cursor)
 
-    def add_event(self, kind: str, source: str | None, category: str | None, reason: str) -> int:
+    def last_time(self, source: str, name: str) -> float | None:
+        """When an image of that name was last judged. None: never."""
+        query = "SELECT max(time) FROM images WHERE source = ? AND name = ? AND name != ''"
+        return self.connection.execute(query, (source, name)).fetchone()[0]  # type: ignore[no-any-return]
+
+    def add_event(
+        self, kind: str, source: str | None, category: str | None, reason: str, since: float | None = None
+    ) -> int:
         """Write an event that comes after the last row. Return its number."""
-        values = (time.time(), kind, source, category, self.last(), reason)
-        insert = "INSERT INTO events (time, kind, source, category, image, reason) VALUES (?, ?, ?, ?, ?, ?)"
+        values = (time.time(), kind, source, category, self.last(), reason, since)
+        insert = "INSERT INTO events (time, kind, source, category, image, reason, since) VALUES (?, ?, ?, ?, ?, ?, ?)"
         return int(self.connection.execute(insert, values).lastrowid or 0)
 
     def events(self, after: int = 0, kind: str = "%") -> list[Event]:

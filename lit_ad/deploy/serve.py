@@ -26,9 +26,10 @@ from starlette.routing import Route
 
 from lit_ad.deploy.journal import Journal
 from lit_ad.deploy.labels import Labels
+from lit_ad.deploy.limits import LIMITS, Limits
 from lit_ad.deploy.metrics import CONTENT_TYPE, Metrics
 from lit_ad.deploy.review import review_routes
-from lit_ad.deploy.uploads import LIMITS, Limits, decoded, read
+from lit_ad.deploy.uploads import decoded, read
 from lit_ad.detector.detector import Detection, Detector
 from lit_ad.detector.guarantee import summary
 from lit_ad.detector.stream import CALLERS

@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 
@@ -13,23 +12,12 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
+from lit_ad.deploy.limits import Limits
 from lit_ad.image.limits import TooLarge, is_limit, read_within_limits
 from lit_ad.image.pixels import page_kinds
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")  # of pixels.EXTENSIONS; Pillow's other readers are not for strangers
 SEND = "send an image file as the body: curl --data-binary @part.png URL/detect; or curl -F image=@part.png URL/detect"
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a request may bring, and how long it may take."""
-
-    mib: float = 32
-    megapixels: float = 100
-    seconds: float = 60  # from the first byte of the image to the answer
-
-
-LIMITS = Limits()
 
 
 async def read(request: Request, limits: Limits) -> tuple[bytes, str | None]:

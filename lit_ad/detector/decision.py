@@ -276,6 +276,8 @@ def of_category(values: Mapping[str, Floats], category: str | None) -> Floats:
     """Those of a category, ascending; of all together where it is not known: (n,)."""
     if category is not None and category in values:
         return values[category]
+    if len(values) == 1:  # they are sorted, and sorting them anew for each image would be slow
+        return next(iter(values.values()))
     return np.sort(np.concatenate(list(values.values()))) if values else np.zeros(0)
 
 

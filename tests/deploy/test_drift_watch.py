@@ -23,17 +23,17 @@ def row(score: float, source: str = "a", category: str = "nut", verdict: str = "
 
 def test_each_source_and_category_has_its_own() -> None:
     watch, random = DriftWatch(DECISION, 0.01, None), np.random.default_rng(1)
-    raised: list[str] = []
+    raised: list[tuple[str, float]] = []
     for number in range(300):
         raised += watch.update(row(random.random() * 0.95, "a", time=1.8e9 + number))
         raised += watch.update(row(random.random() * 0.2 + 0.74, "b", time=1.8e9 + number))
         raised += watch.update(row(random.random() * 0.95 + 5, "a", "bolt", time=1.8e9 + number))
     assert set(watch.tests) == {("a", "nut"), ("b", "nut"), ("a", "bolt")}
-    assert len(raised) == 1 and raised[0].startswith(
+    assert len(raised) == 1 and raised[0][0].startswith(
         "the scores of nominal verdicts are no longer as they were, source b, category nut: since about"
     )
     (alarm,) = watch.alarms()
-    assert raised[0] in alarm and "lit-ad journal DIR --reset" in alarm
+    assert raised[0][0] in alarm and 1.8e9 <= raised[0][1] < 1.8e9 + 300 and "lit-ad journal DIR --reset" in alarm
     assert "2027-01-15" in alarm
     watch.reset(source="a")
     assert watch.alarms() == [alarm]
@@ -46,7 +46,7 @@ def test_each_source_and_category_has_its_own() -> None:
 def test_too_many_anomalous_verdicts() -> None:
     watch = DriftWatch(DECISION, 0.01, 0.05)
     raised = [
-        words for n in range(100) for words in watch.update(row(2.0, verdict="nominal" if n % 2 else "anomalous"))
+        words for n in range(100) for words, _ in watch.update(row(2.0, verdict="nominal" if n % 2 else "anomalous"))
     ]
     assert len(raised) == 1 and raised[0].startswith("more images are called anomalous than the stated 5 %, source a")
     known = watch.description()

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lit_ad.deploy.journal import BORDERLINE, Journal, JournalSettings
+from lit_ad.deploy.journal import BORDERLINE, Journal
 from lit_ad.deploy.journal_file import JournalFile
+from lit_ad.deploy.journal_settings import JournalSettings
 from lit_ad.detector.card import Card
 from lit_ad.detector.decision import Decision
 from lit_ad.detector.detector import Detection, Detector
@@ -245,7 +246,3 @@ def test_folders_that_are_no_journal(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="give another --journal"):
         Journal(tmp_path / "file", detector())
-    with pytest.raises(UserError, match="sample is 2"):
-        JournalSettings(sample=2)
-    with pytest.raises(UserError, match=r"anomalous_rate is 3, but it must be above 0 and at most 0\.999999"):
-        JournalSettings(anomalous_rate=3)

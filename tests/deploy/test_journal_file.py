@@ -1,6 +1,7 @@
 """One SQLite file: rows and events in order, all of a transaction or nothing, one writer."""
 
 import sqlite3
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -85,3 +86,23 @@ def test_files_that_are_refused(tmp_path: Path) -> None:
     connection.close()
     with pytest.raises(UserError, match=f"has schema {VERSION + 1}, and this lit_ad reads {VERSION}"):
         JournalFile(tmp_path, alone=True)
+
+
+def test_a_journal_of_the_first_schema_goes_on(tmp_path: Path) -> None:
+    JournalFile(tmp_path, alone=True).close()
+    connection = sqlite3.connect(tmp_path / NAME)
+    for change in (
+        *("DROP INDEX names", "ALTER TABLE images DROP COLUMN look", "ALTER TABLE images DROP COLUMN version"),
+        "ALTER TABLE events DROP COLUMN since",
+        *("DROP TABLE versions", "PRAGMA user_version = 1"),
+    ):
+        connection.execute(change)
+    columns = ", ".join(field.name for field in fields(Row) if field.name not in ("look", "version"))
+    values = [value for name, value in vars(row(7.0)).items() if name not in ("look", "version")]
+    connection.execute(f"INSERT INTO images ({columns}) VALUES ({', '.join('?' * len(values))})", values)
+    connection.commit()
+    connection.close()
+    file = JournalFile(tmp_path, alone=True)
+    assert file.insert([replace(row(8.0), version=1)]) == [2]
+    assert list(file.rows()) == [(1, row(7.0)), (2, replace(row(8.0), version=1))]
+    assert file.last_time("line", "part.png") == 1e9 and file.last_time("line", "other.png") is None

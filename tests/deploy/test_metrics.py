@@ -7,7 +7,8 @@ import pytest
 pytest.importorskip("prometheus_client")
 from prometheus_client.parser import text_string_to_metric_families
 
-from lit_ad.deploy.journal import Journal, JournalSettings
+from lit_ad.deploy.journal import Journal
+from lit_ad.deploy.journal_settings import JournalSettings
 from lit_ad.deploy.metrics import Metrics
 from tests.deploy.test_journal import detection, detector
 
@@ -44,7 +45,7 @@ def test_the_journals_numbers(tmp_path: Path) -> None:
         metrics = Metrics(journal, lambda: 0)
         for _ in range(4):
             assert journal.record(detection(150.0), 0.1).result(30)
-        journal.dropped = 3
+        journal.writer.dropped = 3
         found = samples(metrics)
     share = "[('category', ''), ('source', 'line \"1\"'), ('test', 'share')]"
     assert found[f"lit_ad_log_martingale{share}"] == journal.watch.tests['line "1"', ""]["share"].capital.log > 4.7

@@ -13,7 +13,8 @@ pytest.importorskip("httpx")  # of its TestClient
 pytest.importorskip("prometheus_client")
 from starlette.testclient import TestClient
 
-from lit_ad.deploy.journal import Journal, JournalSettings
+from lit_ad.deploy.journal import Journal
+from lit_ad.deploy.journal_settings import JournalSettings
 from lit_ad.deploy.serve import service
 from tests.deploy.test_journal import detection, detector
 from tests.deploy.test_serve import served

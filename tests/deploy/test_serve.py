@@ -37,10 +37,11 @@ from lit_ad.methods.stfpm import STFPM
 uvicorn = pytest.importorskip("uvicorn")
 pytest.importorskip("starlette")
 pytest.importorskip("prometheus_client")
-from lit_ad.deploy.journal import Journal, JournalSettings  # noqa: E402
+from lit_ad.deploy.journal import Journal  # noqa: E402
 from lit_ad.deploy.journal_file import JournalFile  # noqa: E402
+from lit_ad.deploy.journal_settings import JournalSettings  # noqa: E402
+from lit_ad.deploy.limits import Limits  # noqa: E402
 from lit_ad.deploy.serve import service  # noqa: E402
-from lit_ad.deploy.uploads import Limits  # noqa: E402
 
 
 def network(small_models: dict[str, dict[str, Any]]) -> STFPM:

@@ -14,7 +14,8 @@ pytest.importorskip("python_multipart")
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from lit_ad.deploy.uploads import Limits, decoded, read
+from lit_ad.deploy.limits import Limits
+from lit_ad.deploy.uploads import decoded, read
 
 LIMITS = Limits(mib=0.01, megapixels=0.01)  # 10,485 bytes, 10,000 pixels
 

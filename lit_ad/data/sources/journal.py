@@ -12,7 +12,7 @@ from lit_ad.data.sources.source import Source, choose
 from lit_ad.errors import UserError
 from lit_ad.files import resolve_path
 
-NAME, SCHEMA = "journal.sqlite", 1  # as lit_ad.deploy.journal_file writes them
+NAME, SCHEMAS = "journal.sqlite", (1, 2)  # as lit_ad.deploy.journal_file writes them
 LABELLED = """
 SELECT images.id, picture, label, defect, category, sampled FROM labels JOIN images ON images.id = labels.image
 WHERE undone IS NULL AND picture IS NOT NULL ORDER BY images.id
@@ -82,8 +82,8 @@ class Journal(Source):
     def _labelled(self) -> list[Labelled]:
         with reading(self.root / NAME) as connection:
             schema = connection.execute("PRAGMA user_version").fetchone()[0]
-            if schema != SCHEMA:
-                raise UserError(f"{self.root / NAME} has schema {schema}, and this lit_ad reads {SCHEMA}")
+            if schema not in SCHEMAS:
+                raise UserError(f"{self.root / NAME} has schema {schema}, and this lit_ad reads {SCHEMAS[-1]}")
             return connection.execute(LABELLED).fetchall()
 
 

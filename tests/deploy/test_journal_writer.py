@@ -1,0 +1,54 @@
+"""Records are written in the order they came in, and what cannot be written is counted. More: test_journal.py."""
+
+import time
+from concurrent.futures import Future
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lit_ad.deploy import journal_writer
+from lit_ad.deploy.drift_watch import DriftWatch
+from lit_ad.deploy.journal_file import JournalFile, Row
+from lit_ad.deploy.journal_writer import Record, Writer, regions_of
+from lit_ad.deploy.pictures import Pictures
+from lit_ad.detector.detector import Detection
+
+
+def record(score: float, kept: str | None = None, size: int = 0) -> Record:
+    row = Row(time.time(), "", "", "", score, 0.5, "nominal", 0.1, kept, False, None)
+    detection = None if kept is None else Detection(np.zeros((4, 4, 3), np.uint8), score)
+    return Record(row, detection, None, size, Future())
+
+
+def writer(folder: Path) -> Writer:
+    file = JournalFile(folder, alone=True)
+    return Writer(file, Pictures(file, 10**6), DriftWatch(None, 0.01, None))
+
+
+def test_rows_keep_their_order(tmp_path: Path) -> None:
+    writing = writer(tmp_path)
+    records = [record(float(score)) for score in range(1200)]
+    for each in records:
+        writing.put(each)
+    writing.close()
+    assert all(each.written.result(0) for each in records) and writing.waiting == 0
+    written = JournalFile(tmp_path, alone=False).rows()
+    assert [row.score for _, row in written] == list(range(1200))
+
+
+def test_more_pictures_than_fit_into_memory_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_writer, "WAITING_BYTES", 100)
+    writing = writer(tmp_path)
+    large, small = record(1.0, "sample", 101), record(2.0, "sample", 99)
+    writing.put(large)
+    writing.put(small)
+    writing.close()
+    assert large.written.result(0) and small.written.result(0)
+    assert (writing.dropped, writing.dropped_pictures) == (0, 1) and "memory" in writing.trouble
+    assert list(JournalFile(tmp_path, alone=False).pictures()) == ["000000002.png"]
+
+
+def test_regions_are_of_anomalous_images_alone() -> None:
+    assert regions_of(record(1.0, "sample")) is None
+    assert regions_of(record(1.0, "anomalous")) == "[]"  # an image-level method

@@ -1,0 +1,40 @@
+"""A journal's versions: a detector is entered once, and keeps its number."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from lit_ad.deploy.journal import Journal
+from lit_ad.deploy.journal_file import JournalFile
+from lit_ad.deploy.journal_settings import JournalSettings
+from lit_ad.deploy.versions import Versions
+from tests.deploy.test_journal import DECISION, detection, detector
+
+
+def test_a_detector_keeps_its_number(tmp_path: Path) -> None:
+    first, second = detector(), detector(DECISION.with_rate(0.1))
+    for judging, count in ((first, 3), (second, 1), (first, 1)):
+        with Journal(tmp_path, judging, JournalSettings(sample=0)) as journal:
+            for _ in range(count):
+                journal.record(detection(150.0), 0.1)
+    versions = Versions(JournalFile(tmp_path, alone=False))
+    assert [(version.id, version.about) for version in versions.all()] == [
+        (1, "STFPM, fp32, threshold 95"),
+        (2, "STFPM, fp32, threshold 90"),
+    ]
+    assert versions.images() == {1: {"anomalous": 4}, 2: {"anomalous": 1}}
+
+
+def test_what_is_known_of_a_version_is_kept(tmp_path: Path) -> None:
+    versions, card = Versions(JournalFile(tmp_path, alone=True)), detector().card
+    assert versions.register(card, "shipped", file="detectors/1.ckpt") == versions.register(card) == 1
+    assert versions.register(replace(card, decision=None), parent=1, report="{}") == 2
+    first, second = versions.all()
+    assert (first.state, first.file, first.parent) == ("shipped", "detectors/1.ckpt", None)
+    assert (second.state, second.parent, second.report, second.about) == (
+        "judged",
+        1,
+        "{}",
+        "STFPM, fp32, no threshold",
+    )
+    versions.set_state(1, "retired")
+    assert versions.all()[0].state == "retired"
