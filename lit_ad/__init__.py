@@ -32,7 +32,8 @@ if TYPE_CHECKING:
         Table,
         VisA,
     )
-    from lit_ad.detector.detector import Detection, Detector
+    from lit_ad.detector.detection import Detection
+    from lit_ad.detector.detector import Detector
     from lit_ad.errors import UserError
     from lit_ad.evaluation import Dashboard, Evaluation, Heatmaps, Predictions, Report
     from lit_ad.image.view import View
@@ -152,7 +153,7 @@ __all__ = [
 _ROOMS = ("data", "evaluation", "training", "metrics", "methods")  # whose names are all of them here
 _MODULES = {
     "Batch": "batch",
-    "Detection": "detector.detector",
+    "Detection": "detector.detection",
     "Detector": "detector.detector",
     "Method": "methods.base",
     "Prediction": "batch",

@@ -14,7 +14,8 @@ from lit_ad.batch import Sample
 from lit_ad.commands.own_method import import_own_method
 from lit_ad.commands.signature import Parser
 from lit_ad.data.sources.images import Images
-from lit_ad.detector.detector import TIMEOUT, Detection, Detector
+from lit_ad.detector.detection import Detection
+from lit_ad.detector.detector import TIMEOUT, Detector
 from lit_ad.detector.guarantee import notes
 from lit_ad.detector.run_files import CONFIG, EXPORTED, find_detector, run_of
 from lit_ad.detector.scoring import Judgement

@@ -23,7 +23,8 @@ from lit_ad.detector.card import Card
 from lit_ad.detector.detector import Detector
 from lit_ad.detector.guarantee import summary
 from lit_ad.detector.inputs import ImageLike
-from lit_ad.detector.runtimes import KEY, need, openvino_core
+from lit_ad.detector.openvino_runtime import openvino_core
+from lit_ad.detector.runtimes import KEY, need
 from lit_ad.errors import NotFiniteError, UserError
 from lit_ad.files import atomic_write
 from lit_ad.image.pixels import Size

@@ -16,7 +16,8 @@ from lit_ad.deploy.journal_writer import Record, Writer, save_states
 from lit_ad.deploy.looks import look
 from lit_ad.deploy.pictures import Pictures
 from lit_ad.deploy.versions import Versions
-from lit_ad.detector.detector import Detection, Detector
+from lit_ad.detector.detection import Detection
+from lit_ad.detector.detector import Detector
 from lit_ad.files import resolve_path
 from lit_ad.names import printable
 

@@ -15,7 +15,7 @@ from lit_ad.deploy.alarms import in_words, moves_since
 from lit_ad.deploy.drift_watch import DriftWatch
 from lit_ad.deploy.journal_file import JournalFile, Row
 from lit_ad.deploy.pictures import Pictures, encoded
-from lit_ad.detector.detector import Detection
+from lit_ad.detector.detection import Detection
 
 WAITING = 10_000  # rows that wait to be written
 WAITING_BYTES = 256 * 2**20  # of pictures that wait

@@ -30,7 +30,8 @@ from lit_ad.deploy.limits import LIMITS, Limits
 from lit_ad.deploy.metrics import CONTENT_TYPE, Metrics
 from lit_ad.deploy.review import review_routes
 from lit_ad.deploy.uploads import decoded, read
-from lit_ad.detector.detector import Detection, Detector
+from lit_ad.detector.detection import Detection
+from lit_ad.detector.detector import Detector
 from lit_ad.detector.guarantee import summary
 from lit_ad.detector.stream import CALLERS
 from lit_ad.errors import NotFiniteError, UserError

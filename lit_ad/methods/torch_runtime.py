@@ -2,16 +2,13 @@
 
 from pathlib import Path
 
-from lit_ad.detector.card import Card
-from lit_ad.detector.runtimes import run_once, torch_for_callers
-from lit_ad.detector.scoring import Network, NetworkFor
+from lit_ad.detector.runtimes import Loaded, run_once
+from lit_ad.detector.torch_export import torch_for_callers
 from lit_ad.methods.base import Method
 from lit_ad.methods.network import inference
 
 
-def load_network(
-    path: Path, weights: str | Path | None = None, device: str = "cpu"
-) -> tuple[Network, Card, NetworkFor]:
+def load_network(path: Path, weights: str | Path | None = None, device: str = "cpu") -> Loaded:
     """Return the network of a checkpoint, its card, and a function that makes the network for several callers.
 
     Raises:
@@ -20,4 +17,4 @@ def load_network(
     method: Method = Method.load_from_checkpoint(path, device, weights)
     method.requires_grad_(False)
     network = run_once(inference(method), method.card)
-    return network, method.card, lambda callers: torch_for_callers(network, callers, method.device.type)
+    return Loaded(network, method.card, lambda callers: torch_for_callers(network, callers, method.device.type))

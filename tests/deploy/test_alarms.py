@@ -11,7 +11,7 @@ from lit_ad.deploy.alarms import describe_alarm
 from lit_ad.deploy.journal import Journal
 from lit_ad.deploy.journal_file import JournalFile
 from lit_ad.deploy.journal_settings import JournalSettings
-from lit_ad.detector.detector import Detection
+from lit_ad.detector.detection import Detection
 from tests.deploy.test_journal import DECISION, detector
 
 

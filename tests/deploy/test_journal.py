@@ -21,7 +21,8 @@ from lit_ad.deploy.journal_file import JournalFile
 from lit_ad.deploy.journal_settings import JournalSettings
 from lit_ad.detector.card import Card
 from lit_ad.detector.decision import Decision
-from lit_ad.detector.detector import Detection, Detector
+from lit_ad.detector.detection import Detection
+from lit_ad.detector.detector import Detector
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
 

@@ -12,7 +12,7 @@ from lit_ad.deploy.drift_watch import DriftWatch
 from lit_ad.deploy.journal_file import JournalFile, Row
 from lit_ad.deploy.journal_writer import Record, Writer, regions_of
 from lit_ad.deploy.pictures import Pictures
-from lit_ad.detector.detector import Detection
+from lit_ad.detector.detection import Detection
 
 
 def record(score: float, kept: str | None = None, size: int = 0) -> Record:

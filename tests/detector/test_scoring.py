@@ -132,3 +132,7 @@ def test_padding_is_not_in_the_map() -> None:
     seen = np.full((8, 10), 9, np.float32)
     seen[2:6] = 1
     assert (Judgement(seen, 1.0, (2, 0, 6, 10)).original_map((4, 10)) == 1).all()
+
+
+def test_the_highest_part_of_a_map() -> None:
+    assert top_mean(np.arange(100, dtype=np.float32), 0.05) == 97

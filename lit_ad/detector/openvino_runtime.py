@@ -1,0 +1,76 @@
+"""OpenVINO, for .xml files with their .bin."""
+
+import re
+import threading
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_ad.detector.runtimes import KEY, Loaded, card_of_text, need, one_at_a_time, run_once
+from lit_ad.detector.scoring import Network
+from lit_ad.errors import UserError
+from lit_ad.image.view import Floats
+from lit_ad.integrity import check_seal, why_unreadable
+from lit_ad.machine import no_device
+
+VIRTUAL = re.compile("(AUTO|MULTI|HETERO|BATCH)(:|$)")  # devices of OpenVINO that choose among others
+
+
+def load_openvino(file: Path, device: str) -> Loaded:
+    """By OpenVINO. For one caller it computes an image with all cores; for several, it is compiled once more, with a
+    stream for each."""
+    core = openvino_core()
+    there = core.available_devices  # CPU, GPU.0, ...
+    known = {*there, *(name.partition(".")[0] for name in there)}  # GPU.0, and GPU for any of that kind
+    if device.upper() not in known and not VIRTUAL.match(device.upper()):
+        raise no_device(device, "OpenVINO", there)
+    if not file.with_suffix(".bin").is_file():
+        raise UserError(f"{file} needs its weights, {file.with_suffix('.bin').name}, beside it: copy both files")
+    check_seal(file, file.with_suffix(".bin"))
+    try:
+        model = core.read_model(file)
+    except Exception as error:
+        raise UserError(f"{file} cannot be read by OpenVINO: {why_unreadable(error)}") from error
+    card = card_of_text(model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None, file)
+    options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+    if device == "cpu":  # by itself it computes in bfloat16 where the processor can, and is half a per cent off
+        options["INFERENCE_PRECISION_HINT"] = "f32"
+    try:
+        network = run_once(openvino_network(core.compile_model(model, device.upper(), options)), card)
+    except RuntimeError as error:
+        raise UserError(f"{file} cannot be compiled for {device} by OpenVINO: {why_unreadable(error)}") from error
+
+    def network_for(callers: int) -> Network:
+        if device != "cpu":
+            return one_at_a_time(network)
+        streams = {**options, "PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": callers}
+        return run_once(openvino_network(core.compile_model(model, "CPU", streams)), card)
+
+    return Loaded(network, card, network_for)
+
+
+def openvino_network(compiled: Any) -> Network:
+    """A request serves one thread at a time, so that each thread has its own."""
+    outputs, own = compiled.outputs, threading.local()
+
+    def run(pixels: NDArray[np.uint8]) -> tuple[Floats | None, Floats]:
+        if not hasattr(own, "request"):
+            own.request = compiled.create_infer_request()
+        results = own.request.infer({"pixels": pixels})
+        return (results[outputs[1]] if len(outputs) > 1 else None), results[outputs[0]]
+
+    return run
+
+
+@cache
+def openvino_core() -> Any:
+    """OpenVINO's entry point, one for as long as the process lives.
+
+    Each that compiles a model gives its thread a stack for signals. Of two that end in the order in which they began,
+    the second gives back the first one's, which is gone, and the next signal, a Ctrl-C say, is a segmentation fault
+    (OpenVINO 2026.4).
+    """
+    return need("openvino", "openvino").Core()

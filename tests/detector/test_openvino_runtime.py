@@ -1,0 +1,38 @@
+"""OpenVINO: its two files, and signals."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from lit_ad import Detector
+from lit_ad.errors import UserError
+
+pytest.importorskip("openvino")
+
+
+def test_signals_are_heard_when_several_files_were_loaded(files: dict[str, Path]) -> None:
+    """OpenVINO would leave a stack for signals that is no more, and Ctrl-C would be a segmentation fault."""
+    code = """
+        import signal, sys
+        from lit_ad import Detector
+
+        one, two = Detector.load(sys.argv[1]), Detector.load(sys.argv[1])
+        del one
+        del two
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            print("heard")
+    """
+    done = subprocess.run([sys.executable, "-c", dedent(code), files["openvino"]], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr
+
+
+def test_half_of_an_openvino_file_is_refused(files: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copy(files["openvino"], tmp_path)
+    with pytest.raises(UserError, match=r"model\.xml needs its weights, model\.bin, beside it: copy both files"):
+        Detector.load(tmp_path / "model.xml")
