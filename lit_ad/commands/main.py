@@ -66,6 +66,9 @@ COMMANDS = {
     ),
     "data check": Command("what a data set holds, and what is wrong with it: PATH", "commands.data_check.data_check"),
     "data get": Command("download a data set whose licence allows it: NAME --root DIR", "commands.data_get.data_get"),
+    "data shift": Command(
+        "a copy of a test set under other light, to measure a detector by: PATH", "commands.data_shift.data_shift"
+    ),
     "submission": Command(
         "the private tests of MVTec AD 2, as its benchmark takes them", "commands.submission.submission"
     ),

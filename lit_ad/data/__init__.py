@@ -23,6 +23,7 @@ from lit_ad.data.sources.visa import VisA
 
 if TYPE_CHECKING:
     from lit_ad.data.datamodule import AnomalyDataModule
+    from lit_ad.data.light import Light
     from lit_ad.data.loading import Loading
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "Journal",
     "KolektorSDD",
     "KolektorSDD2",
+    "Light",
     "Loading",
     "MVTec",
     "MVTecAD2",
@@ -58,6 +60,10 @@ def __getattr__(name: str) -> Any:
         from lit_ad.data.datamodule import AnomalyDataModule
 
         return AnomalyDataModule
+    if name == "Light":
+        from lit_ad.data.light import Light
+
+        return Light
     if name == "Loading":
         from lit_ad.data.loading import Loading
 

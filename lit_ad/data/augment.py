@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from lit_ad.batch import Sample
+from lit_ad.data.light import KINDS, Kind, Light
 from lit_ad.errors import UserError
 from lit_ad.files import resolve_path
 from lit_ad.image.pixels import Pixels, Size, upright_size
@@ -86,8 +87,11 @@ class Augment:
             )
 
 
-def make_augment(transforms: Sequence[Augmentation] | Path | None) -> Augment | None:
-    """Return the augmentation by a list of transforms, or by the file of `load_transforms`; None: there are none."""
+def make_augment(transforms: Sequence[Augmentation] | Kind | Path | None) -> Augment | None:
+    """Return the augmentation by a list of transforms, by a kind of Light, or by the file of `load_transforms`; None:
+    there are none."""
+    if transforms in KINDS:
+        return Augment([Light(transforms)])
     if isinstance(transforms, str | Path):
         transforms = load_transforms(resolve_path(transforms))
     return Augment(transforms) if transforms else None

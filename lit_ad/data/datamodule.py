@@ -16,6 +16,7 @@ from lit_ad.data.audit.inspection import tell_what_there_is
 from lit_ad.data.augment import Augmentation, make_augment
 from lit_ad.data.corrupt import Corruption
 from lit_ad.data.dataset import AnomalyDataset, SplitDatasets, lay_out_tiles, rows_of
+from lit_ad.data.light import Kind
 from lit_ad.data.loading import Loaders, Loading, place_in
 from lit_ad.data.memory import check_batches, is_worth_caching, largest_size
 from lit_ad.data.record import DataRecord
@@ -43,7 +44,8 @@ class AnomalyDataModule(L.LightningDataModule):
         val_fraction: Part of the nominal training images that validates, where the source lists no images for that.
         split_seed: Of that choice.
         augment: Albumentations transforms for training, each a class_path with init_args, or a file that
-            albumentations' A.save wrote; they must keep uint8.
+            albumentations' A.save wrote; they must keep uint8. Or a kind of lit_ad.data.Light, such as light: other
+            light in every epoch.
         unrelated: Folder of photographs of anything, at any depth, for methods whose students must not learn them
             (EfficientAD): one beside each training image, another in each epoch.
         corrupt: Makes defects for methods that learn from them: lit_ad.data.Perlin or CutPaste. A corrupted
@@ -61,7 +63,7 @@ class AnomalyDataModule(L.LightningDataModule):
         batch_size: int = 32,
         val_fraction: float = 0.2,
         split_seed: int = 0,
-        augment: list[Augmentation] | Path | None = None,
+        augment: list[Augmentation] | Kind | Path | None = None,
         unrelated: Path | None = None,
         corrupt: Corruption | None = None,
         predict_path: Path | None = None,

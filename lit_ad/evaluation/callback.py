@@ -121,6 +121,7 @@ class Evaluation(L.Callback):
     def on_test_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         self.directory = run_directory(trainer)
         source = getattr(getattr(trainer, "datamodule", None), "source", None)
+        self.shift = None if source is None else source.shift()
         rules = None if source is None else source.rules()
         uncut = self.eval_size is None and pl_module.view.region is None
         by_rules = None if rules is None else ByRules(rules, uncut)
@@ -137,6 +138,7 @@ class Evaluation(L.Callback):
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         self.results = self.measurement.compute(pl_module.decision)
+        self.results.shift = self.shift
         rows = self.results.rows
         if trainer.ckpt_path:
             file = Path(trainer.ckpt_path).absolute()

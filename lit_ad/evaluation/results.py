@@ -99,6 +99,7 @@ class Results:
     official: Official | None = None  # of a data set with rules of its own
     decision: dict[str, Any] | None = None  # what its thresholds promise or stand for: guarantee.summary
     checkpoint: str | None = None  # that was tested: below the run's directory if it lies there, else its whole path
+    shift: dict[str, Any] | None = None  # how `lit-ad data shift` changed the test images: kind, strength and seed
 
     @property
     def kept_rate(self) -> float | None:
@@ -166,6 +167,7 @@ class Results:
             "pixel_threshold": self.pixel_threshold,
             "decision": self.decision,
             "checkpoint": self.checkpoint,
+            "shift": self.shift,
             "maps": self.maps,
             "rows": self.rows,
             "images": [asdict(image) for image in self.images],
@@ -197,6 +199,7 @@ class Results:
                 official=official,
                 decision=values.get("decision"),
                 checkpoint=values.get("checkpoint"),
+                shift=values.get("shift"),
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} holds no results of a test: {type(error).__name__} {error}") from error

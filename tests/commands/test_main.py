@@ -29,11 +29,14 @@ def test_an_unknown_command_names_the_nearest(monkeypatch: pytest.MonkeyPatch) -
 
 def test_commands_of_two_words(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert said(monkeypatch, "data", "gt") == "lit-ad: no command 'data gt': did you mean data get?"
-    assert said(monkeypatch, "data", "xyzzy") == "lit-ad: no command 'data xyzzy': there are data check, data get"
+    assert (
+        said(monkeypatch, "data", "xyzzy")
+        == "lit-ad: no command 'data xyzzy': there are data check, data get, data shift"
+    )
     for words in (["data"], ["data", "--help"]):
         program.run(words)
         lines = [line.split("  ") for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
-        assert [line[1] for line in lines] == ["data check", "data get"]
+        assert [line[1] for line in lines] == ["data check", "data get", "data shift"]
 
 
 def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

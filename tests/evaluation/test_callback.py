@@ -14,6 +14,7 @@ from sklearn.metrics import f1_score, jaccard_score, precision_score, recall_sco
 
 from lit_ad.batch import Prediction, Sample
 from lit_ad.data import AnomalyDataModule, Loading, MVTec
+from lit_ad.data.shift import Shift, write_shifted
 from lit_ad.detector.decision import Decision
 from lit_ad.errors import NotFiniteError
 from lit_ad.evaluation import Evaluation
@@ -296,3 +297,13 @@ def test_intervals_hold_95_per_cent() -> None:
         np.quantile(found, [0.025, 0.975]), abs=5e-3
     )
     assert row["image_auroc_low"] < np.quantile(found, 0.04)
+
+
+def test_a_test_under_other_light_says_so(parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any) -> None:
+    assert evaluated(parts, tmp_path / "run", brightness, quiet_trainer).shift is None
+    write_shifted(MVTec(parts).samples(), Shift("shadow", 0.5), tmp_path / "shifted")
+    results = evaluated(tmp_path / "shifted", tmp_path / "run/test", brightness, quiet_trainer)
+    assert list(results.rows) == ["pooled", "mean", "bolt/", "bolt/dent", "bolt/scratch", "nut/", "nut/dent"]
+    assert results.images[0].threshold == max(HELD["bolt"])  # the categories are called as before
+    assert results.shift == {"kind": "shadow", "strength": 0.5, "seed": 0}
+    assert Results.load(tmp_path / "run/test/metrics.json").shift == results.shift

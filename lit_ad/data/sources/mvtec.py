@@ -6,6 +6,7 @@ from typing import Any
 
 from lit_ad.batch import Sample, Split
 from lit_ad.data.sources.mask_folders import holds_masks, masks_among
+from lit_ad.data.sources.shift_record import read_shift
 from lit_ad.data.sources.source import Source, choose, holds_images, list_folders, list_images, pair_masks
 from lit_ad.errors import UserError
 from lit_ad.files import resolve_path
@@ -37,6 +38,10 @@ class MVTec(Source):
         if folders == [self.root]:
             return {self.root.absolute().name: {}}
         return {folder.name: {"category": folder.name} for folder in folders}
+
+    def shift(self) -> dict[str, Any] | None:
+        """What the folder's shift.json says. Raises UserError if it is another file."""
+        return read_shift(self.root)
 
     def remarks(self) -> list[str]:
         """Folders beside `train` whose names are nearly `test` or `ground_truth`, where there is no such folder."""

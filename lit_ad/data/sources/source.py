@@ -35,6 +35,10 @@ class Source(ABC):
         """What the data set is scored by, beside the metrics of every test, if it has rules of its own."""
         return None
 
+    def shift(self) -> dict[str, Any] | None:
+        """How `lit-ad data shift` changed the test images: kind, strength and seed. None: it did not."""
+        return None
+
     def remarks(self) -> list[str]:
         """What `samples` passes over and may be a mistake, such as a folder with a misspelled name: a sentence each.
 

@@ -20,6 +20,7 @@ from lit_ad.counts import format_count
 from lit_ad.evaluation.report.enough import draw, list_enough
 from lit_ad.evaluation.report.record import Took
 from lit_ad.evaluation.report.runs import Run, Shown, matched, names_of, read_run, shares_below
+from lit_ad.evaluation.report.shifts import describe, list_shifts
 from lit_ad.evaluation.report.table import HEADINGS, cells, with_intervals
 from lit_ad.evaluation.results import POOLED, without_nan
 from lit_ad.files import atomic_write, format_bytes
@@ -59,7 +60,9 @@ def write_page(homes: list[Path], output: Path) -> None:
         headings=HEADINGS.values(),
         table=cells({run.name: with_intervals(run.results) for run in runs}, rows),
         enough=[(run.name, each) for run in runs for each in list_enough(run.results)],
+        describe_shift=describe,
         picture=draw(runs[0].results) if len(runs) == 1 else None,
+        shifts=list_shifts(runs),
         verdicts=list(verdicts(runs, images)),
         took=list(columns_of(runs)),
         differing=differing(runs),

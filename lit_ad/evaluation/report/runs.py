@@ -67,14 +67,18 @@ def below(images: list[ImageResult]) -> dict[str, str]:
 
 def matched(runs: list[list[ImageResult]]) -> list[Shown]:
     """The images of all runs, each once: those with the same path, or, of runs that share none, as where the
-    data set lies in other places, those with the same path below the folder that all have in common."""
+    data set lies in other places, those with the same path below the folder that all have in common. There, another
+    suffix makes no other image, as in the copies of `lit-ad data shift`, if all images of a run have names of their own
+    without it."""
     short = [below(images) for images in runs]
     shared = len(runs) > 1 and set.intersection(*({image.path for image in images} for images in runs))
+    stems = [{path: str(Path(name).with_suffix("")) for path, name in names.items()} for names in short]
+    alone = all(len(set(names.values())) == len(names) for names in stems)
     results_of: dict[str, list[ImageResult | None]] = defaultdict(lambda: [None] * len(runs))
     files: dict[str, str] = {}
     for number, images in enumerate(runs):
         for image in images:
-            key = image.path if shared else short[number][image.path]
+            key = image.path if shared else (stems if alone else short)[number][image.path]
             results_of[key][number] = image
             files.setdefault(key, short[number][image.path])
     return [Shown(files[key], results) for key, results in results_of.items()]

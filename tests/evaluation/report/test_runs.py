@@ -27,3 +27,7 @@ def test_images_are_matched_by_path_or_below_their_common_folder() -> None:
     moved = matched([[image("/a/g/x.png"), image("/a/b/x.png")], [image("/mnt/b/x.png", 3.0), image("/mnt/g/x.png")]])
     assert [one.file for one in moved] == ["g/x.png", "b/x.png"]
     assert [one.score for one in moved[1].results if one is not None] == [1.0, 3.0]
+    copied = matched([[image("/a/g/x.jpg"), image("/a/b/x.jpg")], [image("/c/g/x.png"), image("/c/b/x.png")]])
+    assert [one.file for one in copied] == ["g/x.jpg", "b/x.jpg"]
+    twins = matched([[image("/a/x.jpg"), image("/a/x.png")], [image("/c/x.png"), image("/c/x.bmp")]])
+    assert [one.file for one in twins] == ["x.jpg", "x.png", "x.bmp"]

@@ -1,0 +1,68 @@
+"""`lit-ad data shift`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lit_ad.counts import format_count
+from lit_ad.data.audit.guess_source import guess_source
+from lit_ad.data.light import STRENGTH, Kind
+from lit_ad.data.shift import Shift, write_shifted
+from lit_ad.data.sources.images import Images
+from lit_ad.data.sources.pages import by_page
+from lit_ad.data.sources.source import Source, check
+from lit_ad.errors import UserError
+from lit_ad.training.run_directory import quoted
+
+
+@dataclass(frozen=True)
+class ShiftedData:
+    """What is shifted, by the flags that fit has.
+
+    Args:
+        source: Any source of images, with its own flags, as for fit.
+    """
+
+    source: Source | None = None
+
+
+def data_shift(
+    path: Path | None = None,
+    /,
+    data: ShiftedData = ShiftedData(),
+    kind: Kind = "light",
+    strength: float = STRENGTH,
+    seed: int = 0,
+    output: Path | None = None,
+) -> None:
+    """Write a copy of a test set under other light, with its masks, to measure how a detector takes it.
+
+    Each image is changed by lit_ad.data.Light, in its own size; the same seed changes it in the same way, anywhere.
+    The copy has MVTec AD's layout, for lit-ad test. Of a folder without a test, all images are changed, for predict.
+
+    Args:
+        path: Folder in MVTec's layout, one category or several; with train/CLASS folders; or of images.
+        data: For any other layout, as for fit: --data.source Folder --data.source.root PATH.
+        kind: What changes; light is all of the others together.
+        strength: How far, above 0 to 1.
+        seed: Of what is drawn.
+        output: The folder to write. None: NAME-KIND-STRENGTH here.
+    """
+    if (path is None) == (data.source is None):
+        raise UserError("give one data set to shift: lit-ad data shift PATH, or --data.source NAME with its flags")
+    shift = Shift(kind, strength, seed)
+    if path is None:
+        assert data.source is not None
+        data.source.prepare()
+        source, name = data.source, Path(getattr(data.source, "root", None) or type(data.source).__name__).name
+    else:
+        source, name = guess_source(path)[0], path.name
+    samples = by_page(source.samples())
+    check(samples)
+    if path is not None and not any(sample.split == "test" for sample in samples):
+        samples = Images(path).samples()
+    target = output or Path(f"{name}-{kind}-{strength:g}").absolute()
+    number = write_shifted(samples, shift, target)
+    print(f"{format_count(number, 'image')} in {target}, {kind} shifted by up to {strength:g}, seed {seed}")
+    labelled = any(sample.split == "test" for sample in samples)
+    words = f"test RUN --data.source MVTec --data.source.root {quoted(target)}"
+    print(f"Next: lit-ad {words if labelled else f'predict RUN {quoted(target)}'}")

@@ -1,0 +1,151 @@
+"""A copy of a test set under other light, to measure how a detector takes it."""
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from lit_ad.batch import Sample
+from lit_ad.data.augment import Augment
+from lit_ad.data.light import STRENGTH, Kind, Light, check_light
+from lit_ad.data.masks import read_truth
+from lit_ad.data.sources.shift_record import SHIFT
+from lit_ad.errors import UserError
+from lit_ad.files import new_folder, writing
+from lit_ad.image.pixels import Pixels, open_image, rgb, split_page
+from lit_ad.machine import cores
+from lit_ad.threads import Pool
+
+
+@dataclass(frozen=True)
+class Shift:
+    """How the images of a test set are changed. What is drawn for an image depends on this, and on its place in the
+    copy: not on the other images, nor on where the data set lies.
+
+    Args:
+        kind: A kind of `Light`.
+        strength: Its strength, in (0, 1].
+        seed: Another one draws other changes. Of two strengths, the same seed draws the same directions.
+    """
+
+    kind: Kind = "light"
+    strength: float = STRENGTH
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_light(self.kind, self.strength, "data shift")
+        if self.seed < 0:
+            raise UserError(f"data shift: seed is {self.seed}, but it must be 0 or more")
+
+    def __call__(self, image: Pixels, name: str) -> Pixels:
+        """(H, W, 3) -> (H, W, 3), drawn from the image's name."""
+        digest = hashlib.sha256(os.fsencode(name)).digest()
+        key = (self.seed, *np.frombuffer(digest[:16], np.uint32).tolist())
+        return Augment([Light(self.kind, self.strength)])(image, key)
+
+
+def write_shifted(samples: Sequence[Sample], shift: Shift, output: Path) -> int:
+    """Write the shifted copy of a data set's test images, and return how many there are.
+
+    The copy has MVTec AD's layout: CATEGORY/test/DEFECT, CATEGORY/ground_truth/DEFECT and, unchanged, the training
+    images in CATEGORY/train/good: as links to the same files where the file system has them (hard links), which take no
+    room. Images are PNG files of their own size. Of samples that are not labelled, each lies in the folders that it
+    comes from. All of it is there in the end, or nothing.
+
+    Raises:
+        UserError: `output` is there already, or cannot be written; there is nothing to shift; an image cannot be read,
+            or has more than 8 bits.
+    """
+    tested = [sample for sample in samples if sample.split in ("test", "predict")]
+    if not tested:
+        raise UserError("there is no test image to shift: give a data set with a test, or a folder of images")
+    if output.exists():
+        raise UserError(f"{output} is there already: give another --output")
+
+    def write(entry: tuple[Path, Sample]) -> None:
+        place, sample = entry
+        image = open_image(sample.image)
+        if image.mode.startswith("I") or image.mode == "F":
+            raise UserError(f"{sample.image} has more than 8 bits, which are not shifted here: convert it to 8 bits")
+        pixels = rgb(image, str(sample.image))
+        name = place.with_suffix(".png")
+        grey = bool((pixels == pixels[..., :1]).all())
+        changed = shift(pixels, name.as_posix())
+        save(folder / name, changed[..., 0] if grey else changed)
+        truth = read_truth(sample, (pixels.shape[0], pixels.shape[1])) if sample.label == 1 else None
+        if truth is not None:
+            mask = Path(*place.parts[:-3], "ground_truth", place.parts[-2], f"{place.stem}_mask.png")
+            save(folder / mask, truth.numpy().astype(np.uint8) * 255)
+
+    with whole_folder(output) as folder:
+        with Pool(cores()) as pool:
+            entries = list(zip(list_places(tested), tested, strict=True))
+            for _ in tqdm(pool.map(write, entries), "Shifting images", len(entries), leave=False):
+                pass
+        train = [sample for sample in samples if sample.split == "train" and sample.label == 0]
+        for place, sample in zip(list_places(train), train, strict=True):
+            link(sample.image, folder / place)
+        (folder / SHIFT).write_text(json.dumps(asdict(shift)) + "\n", encoding="utf-8")
+    return len(tested)
+
+
+def list_places(samples: Sequence[Sample]) -> list[Path]:
+    """Where each image lies in a copy in MVTec AD's layout. No two of them have one place, with whatever suffix."""
+    taken: set[str] = set()
+    places = []
+    for sample in samples:
+        file, page = split_page(sample.image)
+        stem = file.stem if page is None else f"{file.stem}-{page}"
+        folder = Path(sample.category, sample.split, sample.defect.replace("/", "-"))
+        if sample.split == "predict":
+            folder = Path(sample.category, sample.defect)
+        name, number = stem, 1
+        while (folder / name).as_posix().casefold() in taken:  # as some file systems see it
+            number += 1
+            name = f"{stem}~{number}"
+        taken.add((folder / name).as_posix().casefold())
+        places.append(folder / f"{name}{file.suffix if page is None else '.png'}")
+    return places
+
+
+def save(file: Path, pixels: Pixels) -> None:
+    """Write (H, W) or (H, W, 3) as a PNG file."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(file, format="PNG", compress_level=1)
+
+
+def link(file: Path, place: Path) -> None:
+    """Put a file at another place too: as a hard link, or as a copy where there are none; a page as a PNG file."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if split_page(file)[1] is not None:
+        open_image(file).save(place, format="PNG")
+        return
+    try:
+        place.hardlink_to(file.resolve())
+    except OSError:
+        shutil.copyfile(file, place)
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder beside `folder`, which takes its name when the block ends well, and goes when it does not.
+
+    Raises UserError if it cannot be written.
+    """
+    temporary = folder.with_name(f".{os.getpid()}.{secrets.token_hex(6)}.tmp")
+    with writing(folder, "give another --output"), new_folder(folder.parent):
+        try:
+            temporary.mkdir()
+            yield temporary
+            temporary.rename(folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,22 @@
+"""What a shifted copy says of itself."""
+
+from pathlib import Path
+
+import pytest
+
+from lit_ad.data.sources.shift_record import SHIFT, read_shift
+from lit_ad.errors import UserError
+
+
+def test_it_is_read_from_the_copy_and_from_a_category_in_it(tmp_path: Path) -> None:
+    (tmp_path / "nut").mkdir()
+    assert read_shift(tmp_path) is None
+    (tmp_path / SHIFT).write_text('{"kind": "gamma", "strength": 0.5, "seed": 3}')
+    assert read_shift(tmp_path) == read_shift(tmp_path / "nut") == {"kind": "gamma", "strength": 0.5, "seed": 3}
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"kind": "gamma"}', '{"kind": "gamma", "strength": "much", "seed": 0}'])
+def test_another_file_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / SHIFT).write_text(text)
+    with pytest.raises(UserError, match=r"shift.json is no record of lit-ad data shift"):
+        read_shift(tmp_path)
