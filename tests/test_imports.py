@@ -51,11 +51,12 @@ ALLOWED = {
     "data.audit": {*LIGHT, "batch", "image", "data.masks", "data.sources", "data.splits"},
     "data.audit.outliers": {"errors", "counts", "batch", "image", "data.sources", "teachers.backbone"},
     "data": {*SYSTEM, "batch", "image", "features.dataset", "data.sources", "data.audit"},
+    "annotations": {"detector.regions"},
     "evaluation.protocols": {"batch"},
-    "evaluation": {*SYSTEM, "batch", "image", "detector", "metrics", "evaluation"},
+    "evaluation": {*SYSTEM, "annotations", "batch", "image", "detector", "metrics", "evaluation"},
     "evaluation.callback": {*SYSTEM, "metrics", "batch", "image", "detector", "evaluation", "teachers.weights"},
     "training": {*SYSTEM, "batch", "checkpoint", "image", "detector", "teachers", "features", "methods"},
-    "deploy": {"__init__", *SYSTEM, "batch", "image", "detector", "methods"},
+    "deploy": {"__init__", *SYSTEM, "annotations", "batch", "image", "detector", "methods"},
     "benchmark": {""},  # starts `lit-ad fit`
     "lightning_cli": {""},  # may see all
     "commands": {""},

@@ -33,7 +33,8 @@ def serve(
 
     POST /detect   an image file as the body, or in a form -> JSON: score, p_value, anomalous, threshold, size, regions;
                    with `Accept: image/png` the image beside its heatmap; ?category=NAME, ?picture for both in one;
-                   ?source=NAME of a camera or a line, for the journal
+                   ?source=NAME of a camera or a line, for the journal; ?regions=csv, coco or labelme for a file of the
+                   regions alone, in which the image is called ?name=NAME
     GET /about     method, view, threshold, categories, limits, the journal and its alarms of drift
     GET /health    {"status": "ok"}, and whether there is an alarm of drift; 503 where every thread hangs
     GET /metrics   numbers for Prometheus

@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.resources import files
 from typing import Any
 
@@ -39,7 +39,8 @@ from lit_ad.names import printable
 from lit_ad.threads import Job, Workers, enter_stage
 
 WAITING = 256  # images in memory or before it; who comes then is asked to come again
-LONGEST = 100  # characters of a source's name
+LONGEST = 100  # characters of the name of a source, or of an image
+FILES = ("csv", "coco", "labelme")  # of regions
 WRITTEN = 1.0  # seconds that an answer waits for its row in the journal; it is given all the same
 
 
@@ -100,7 +101,7 @@ def service(
         try:
             async with asyncio.timeout(limits.seconds) as limit:
                 body, category = await read(request, limits)
-                picture, query = "image/png" in request.headers.get("accept", ""), request.query_params
+                wanted, query = wanted_of(request), request.query_params
                 category = query.get("category", category)
 
                 def note(detection: Detection, seconds: float) -> None:
@@ -109,7 +110,7 @@ def service(
                         source = query.get("source", journal.source)[:LONGEST]
                         written.append(journal.record(detection, seconds, source=source, file=body))
 
-                job = workers.submit(answer, shared, body, category, picture, "picture" in query, limits, note)
+                job = workers.submit(answer, shared, body, category, wanted, limits, note)
                 response: Response = await asyncio.wrap_future(job.future)
             if written:
                 await asyncio.wait([asyncio.wrap_future(written[0])], timeout=WRITTEN)
@@ -147,16 +148,35 @@ def service(
     )
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What a request wants of a verdict."""
+
+    as_picture: bool = False  # a PNG, and nothing else
+    with_picture: bool = False  # a PNG beside the numbers
+    regions: str = ""  # a file of the regions alone: csv, coco or labelme
+    name: str = "image"  # of the image, in that file
+
+
+def wanted_of(request: Request) -> Wanted:
+    """Raises HTTPException where the request wants a file that there is not."""
+    query = request.query_params
+    regions = query.get("regions", "")
+    if regions not in ("", *FILES):
+        raise HTTPException(400, f"there is no file of regions {regions[:20]!r}: ask for {', '.join(FILES)}")
+    as_picture = "image/png" in request.headers.get("accept", "")
+    return Wanted(as_picture, "picture" in query, regions, query.get("name", Wanted.name)[:LONGEST])
+
+
 def answer(
     detector: Detector,
     body: bytes,
     category: str | None,
-    as_picture: bool,
-    with_picture: bool,
+    wanted: Wanted,
     limits: Limits,
     note: Callable[[Detection, float], None],
 ) -> Response:
-    """JSON of an image file, with a picture in it if wanted, or the picture alone as a PNG.
+    """JSON of an image file, with a picture in it if wanted; or the picture alone as a PNG; or a file of the regions.
 
     `note` is called with the verdict and the seconds that it took.
     """
@@ -170,12 +190,30 @@ def answer(
         raise HTTPException(422, str(error)) from error
     enter_stage("the verdict")
     note(detection, time.perf_counter() - begin)
-    if as_picture:
+    if wanted.regions:
+        return region_file(detection, wanted)
+    if wanted.as_picture:
         return Response(png(detection), media_type="image/png")
     told = as_json(detection)
-    if with_picture:
+    if wanted.with_picture:
         told["picture"] = "data:image/png;base64," + base64.b64encode(png(detection)).decode()
     return Response(json.dumps(told, allow_nan=False), media_type="application/json")
+
+
+def region_file(detection: Detection, wanted: Wanted) -> Response:
+    """A file of an image's regions, for another program. Raises HTTPException where there is no pixel threshold."""
+    from lit_ad import annotations  # brings OpenCV, which a detector does not need
+
+    if detection.mask is None:
+        raise HTTPException(422, "this detector has no map, or no threshold for it, and so no regions")
+    findings = annotations.plain(detection.image.shape[:2], detection.regions, detection.mask)
+    if wanted.regions == "csv":
+        table = io.StringIO()
+        annotations.write_table(table, {wanted.name: findings})
+        return Response(table.getvalue(), media_type="text/csv")
+    coco = wanted.regions == "coco"
+    values = annotations.to_coco({wanted.name: findings}) if coco else annotations.to_labelme(wanted.name, findings)
+    return Response(annotations.as_text(values), media_type="application/json")
 
 
 def as_json(detection: Detection) -> dict[str, Any]:

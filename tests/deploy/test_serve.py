@@ -1,6 +1,7 @@
 """The service says what its Detector says, to many at once, and turns away what is no image in one sentence."""
 
 import base64
+import csv
 import io
 import json
 import os
@@ -256,6 +257,31 @@ def test_pictures(detector: Detector, port: int) -> None:
     kind, _, data = json.loads(ask(port, "/detect?picture=1", file_of(image()))[1])["picture"].partition(",")
     assert kind == "data:image/png;base64"
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))), expected)
+
+
+def test_files_of_regions(detector: Detector, port: int) -> None:
+    boxes = [region.box for region in detector(image()).regions]
+    status, body, headers = ask(port, "/detect?regions=csv&name=part.png", file_of(image()))
+    rows = list(csv.DictReader(io.StringIO(body.decode())))
+    assert (status, headers["content-type"]) == (200, "text/csv; charset=utf-8")
+    assert [tuple(int(row[side]) for side in ("top", "left", "bottom", "right")) for row in rows] == boxes
+    assert rows[0]["path"] == "part.png"
+    coco = json.loads(ask(port, "/detect?regions=coco", file_of(image()))[1])
+    assert coco["images"] == [{"id": 1, "file_name": "image", "height": 60, "width": 90}]
+    assert [each["bbox"][:2] for each in coco["annotations"]] == [[left, top] for top, left, _, _ in boxes]
+    labelme = json.loads(ask(port, "/detect?regions=labelme&name=part.png", file_of(image()))[1])
+    assert labelme["imagePath"] == "part.png" and len(labelme["shapes"]) == len(boxes)
+    status, body, _ = ask(port, "/detect?regions=xml", file_of(image()))
+    assert (status, json.loads(body)["error"]) == (
+        400,
+        "there is no file of regions 'xml': ask for csv, coco, labelme",
+    )
+
+
+def test_without_a_pixel_threshold_there_is_no_file_of_regions(detector: Detector) -> None:
+    with served(Detector(detector.network, replace(detector.card, decision=None))) as port:
+        status, body, _ = ask(port, "/detect?regions=csv", file_of(image()))
+        assert status == 422 and "no threshold for it, and so no regions" in json.loads(body)["error"]
 
 
 def test_an_upright_photograph(detector: Detector, port: int) -> None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TextIO
 
 from PIL import Image
 
+from lit_ad.annotations import Findings, Format, as_text, plain, to_coco, to_json, to_labelme, write_table
 from lit_ad.batch import Sample
 from lit_ad.counts import format_count
 from lit_ad.detector.decision import Decision
@@ -18,15 +19,13 @@ from lit_ad.distributed import gather
 from lit_ad.errors import UserError
 from lit_ad.evaluation.judged import Judged
 from lit_ad.evaluation.results import Results
-from lit_ad.evaluation.sinks.region_files import plain, write_labelme, write_table
 from lit_ad.evaluation.sinks.sink import Sink, Stage
 from lit_ad.files import atomic_write, resolve_path, writing
 from lit_ad.names import open_table, printable, tell
 
 UNFINISHED = "unfinished.json"  # what the scores in PARTS are of; gone at the end, as they are
-PARTS = "scores.*.part"  # of each process: a line of JSON, [path, score, error, regions], for every image so far
-
-Plain = Sequence[dict[str, Any]]  # regions
+PARTS = "scores.*.part"  # of each process: a line of JSON, [path, score, error, findings], for every image so far
+REGIONS = {"csv": "regions.csv", "json": "regions.json", "coco": "coco.json"}  # files of all images
 
 
 class Row(NamedTuple):
@@ -46,7 +45,9 @@ class Line(NamedTuple):
     path: str
     score: float
     error: str
-    regions: Plain = ()
+    findings: Findings | None = (
+        None  # the regions; None: there is no pixel threshold, or no file of regions was asked for
+    )
 
 
 class Predictions(Sink):
@@ -62,17 +63,16 @@ class Predictions(Sink):
 
     Args:
         maps: Write the maps at all.
-        regions: Write regions.csv, a line for each region above the pixel threshold, an image's highest peak first.
-        labelme: Write labelme/NAME.json, the outlines of an image's regions, to open in labelme.
+        regions: Files of the regions above the pixel threshold, an image's highest peak first. csv: regions.csv, a line
+            for each. json: regions.json, with their outlines too. coco: coco.json, as COCO's annotations. labelme:
+            labelme/NAME.json of each image.
         output: The directory. None: RUN/predictions, or with a number behind it if that holds predictions already.
     """
 
     stage: Stage
 
-    def __init__(
-        self, maps: bool = True, output: Path | None = None, regions: bool = True, labelme: bool = False
-    ) -> None:
-        self.maps, self.regions, self.labelme = maps, regions, labelme
+    def __init__(self, maps: bool = True, output: Path | None = None, regions: tuple[Format, ...] = ("csv",)) -> None:
+        self.maps, self.regions = maps, regions
         self.output = None if output is None else resolve_path(output)
         self.rows: list[Row] = []  # in the images' order, once all are known
         self.lines: TextIO | None = None
@@ -95,7 +95,8 @@ class Predictions(Sink):
         Raises:
             UserError: `output` holds predictions, finished or of another run.
         """
-        about = {"weights": weights, "images": None if folder is None else str(folder.absolute())}
+        images = None if folder is None else str(folder.absolute())
+        about = {"weights": weights, "images": images, "regions": list(self.regions)}
         directory = place(home / "predictions", self.output, about)
         if weights is None:
             return directory, {}
@@ -124,12 +125,15 @@ class Predictions(Sink):
                 self._file(self.stage, "maps", sample, ".tiff")
             ) as temporary:  # deflate hardly shrinks it
                 Image.fromarray(judged.anomaly_map).save(temporary, format="TIFF")
-        if self.labelme and not sample.error:
-            write_labelme(self._file(self.stage, "labelme", sample, ".json"), judged)
-        regions = plain(judged.regions) if self.regions and not sample.error else []
+        findings = None
+        if self.regions and judged.mask is not None and not sample.error:
+            findings = plain(judged.size, judged.regions, judged.mask)
+        if "labelme" in self.regions and findings is not None:
+            with atomic_write(self._file(self.stage, "labelme", sample, ".json")) as temporary:
+                temporary.write_text(as_text(to_labelme(str(sample.image.absolute()), findings)), encoding="utf-8")
         with self.lock, writing(self.part):  # last: whose line is there has its files
             self.found[judged.place] = (judged.score, sample.error)
-            self.lines.write(part_line(path_below(self.stage, sample.image), judged.score, sample.error, regions))
+            self.lines.write(part_line(path_below(self.stage, sample.image), judged.score, sample.error, findings))
             self.lines.flush()
 
     def finish(self, results: Results | None) -> None:
@@ -149,10 +153,23 @@ class Predictions(Sink):
                 writer.writerow(Row._fields)
                 writer.writerows(self.rows)
             if self.regions and decision is not None and decision.pixel_threshold() is not None:
-                regions = {line.path: line.regions for part in stage.directory.glob(PARTS) for line in read_part(part)}
-                write_table(stage.directory / "regions.csv", {row.path: regions[row.path] for row in self.rows})
+                self._write_regions()
             for file in (*stage.directory.glob(PARTS), stage.directory / UNFINISHED):
                 file.unlink(missing_ok=True)
+
+    def _write_regions(self) -> None:
+        """Write the files of all images that were judged, in their order."""
+        directory = self.stage.directory
+        parts = {line.path: line.findings for part in directory.glob(PARTS) for line in read_part(part)}
+        images = {row.path: findings for row in self.rows if (findings := parts[row.path]) is not None}
+        for name in self.regions:
+            if name == "csv":
+                with atomic_write(directory / REGIONS[name]) as temporary, open_table(temporary) as text:
+                    write_table(text, images)
+            elif name != "labelme":
+                values = to_json(images) if name == "json" else to_coco(images)
+                with atomic_write(directory / REGIONS[name]) as temporary:
+                    temporary.write_text(as_text(values), encoding="utf-8")
 
     def give_up(self) -> None:
         """Close this process's part, from which another run goes on."""
@@ -216,7 +233,7 @@ class Predictions(Sink):
             )
         there = [
             name
-            for name in ("scores.csv", "regions.csv", "maps", "heatmaps", "labelme")
+            for name in ("scores.csv", *REGIONS.values(), "maps", "heatmaps", "labelme")
             if (self.stage.directory / name).exists()
         ]
         return [*lines, f"{', '.join(there)} {'are' if len(there) > 1 else 'is'} in {self.stage.directory}"]
@@ -233,8 +250,9 @@ def path_below(stage: Stage, image: Path) -> str:
     return image.relative_to(stage.folder).as_posix() if stage.folder.is_dir() else image.name
 
 
-def place(wanted: Path, output: Path | None, about: dict[str, str | None]) -> Path:
-    """The directory to write to: that of an interrupted run of the same weights on the same images, or a new one.
+def place(wanted: Path, output: Path | None, about: dict[str, Any]) -> Path:
+    """The directory to write to: that of an interrupted run of the same weights on the same images, with the same files
+    of regions, or a new one.
 
     Raises UserError if `output` has predictions, finished or of another run.
     """
@@ -245,16 +263,20 @@ def place(wanted: Path, output: Path | None, about: dict[str, str | None]) -> Pa
         if not finished and (not begun.exists() or json.loads(begun.read_text(encoding="utf-8")) == about):
             return home
         if output is not None and (finished or about["weights"] is not None):  # or it is not known yet which
-            what = "predictions already" if finished else "unfinished predictions of another model, or of other images"
+            what = (
+                "predictions already"
+                if finished
+                else "unfinished predictions of another model, of other images, or with other predictions.regions"
+            )
             raise UserError(f"{home} holds {what}: give another predictions.output")
         if output is not None:
             return home
         number += 1
 
 
-def part_line(path: str, score: float, error: str, regions: Plain = ()) -> str:
+def part_line(path: str, score: float, error: str, findings: Findings | None = None) -> str:
     """The line of an image in a part, as JSON, which has no line break in it whatever the image is called."""
-    return json.dumps([path, score, error, regions]) + "\n"
+    return json.dumps([path, score, error, findings]) + "\n"
 
 
 def read_part(part: Path) -> Iterator[Line]:

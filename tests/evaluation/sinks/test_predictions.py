@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from lit_ad.annotations import Findings
 from lit_ad.batch import Batch, Prediction, Sample
 from lit_ad.data import AnomalyDataModule, Images, Loading, MVTec
 from lit_ad.detector.decision import Decision
@@ -103,7 +104,7 @@ def test_regions_are_those_of_the_maps(tmp_path: Path, brightness: Any, quiet_tr
     model.view = View(None, mm_per_pixel=0.5)
     model.decision = Decision({"x": np.array([0.9])}, {"x": np.array([0.5])}, false_alarm=0.5)
     data = AnomalyDataModule(MVTec(tmp_path), model.view, loading=Loading(num_workers=0), predict_path=tmp_path / "new")
-    predictions = Predictions(labelme=True)
+    predictions = Predictions(regions=("csv", "json", "coco", "labelme"))
     quiet_trainer(tmp_path / "run", predictions).predict(model, data)
     with (tmp_path / "run/predictions/regions.csv").open() as file:
         lines = [
@@ -116,20 +117,28 @@ def test_regions_are_those_of_the_maps(tmp_path: Path, brightness: Any, quiet_tr
     ]
     drawn = [json.loads((tmp_path / f"run/predictions/labelme/{i}.json").read_text())["shapes"] for i in range(3)]
     assert [len(shapes) for shapes in drawn] == [0, 1, 2]
-    assert "regions.csv" in predictions.summary()[-1]
+    assert "regions.csv, regions.json, coco.json, maps, labelme are in" in predictions.summary()[-1]
+    told = json.loads((tmp_path / "run/predictions/regions.json").read_text())["images"]
+    assert [(image["path"], len(image["regions"])) for image in told] == [("0.png", 0), ("1.png", 1), ("2.png", 2)]
+    coco = json.loads((tmp_path / "run/predictions/coco.json").read_text())
+    assert [image["file_name"] for image in coco["images"]] == ["0.png", "1.png", "2.png"]
+    assert next((each["image_id"], each["bbox"]) for each in coco["annotations"]) == (2, [1, 2, 6, 2])
 
 
 def test_an_interruption_keeps_the_regions(tmp_path: Path) -> None:
-    regions = [{"area": 3}]
+    found: Findings = {"size": [4, 4], "regions": [{"area": 3}]}
     (tmp_path / "predictions").mkdir()
-    written = part_line("0.png", 0.5, "", regions) + part_line("1.png", 0.5, "unreadable") + part_line("2.png", 0.1, "")
+    written = part_line("0.png", 0.5, "", found) + part_line("1.png", 0.5, "unreadable") + part_line("2.png", 0.1, "")
     (tmp_path / "predictions/scores.0.part").write_text(written)
-    (tmp_path / "predictions/unfinished.json").write_text(json.dumps({"weights": "w", "images": str(tmp_path)}))
+    about = {"weights": "w", "images": str(tmp_path), "regions": ["csv"]}
+    (tmp_path / "predictions/unfinished.json").write_text(json.dumps(about))
     samples = [Sample(tmp_path / f"{i}.png", -1) for i in range(3)]
     _, done = Predictions().claim(tmp_path, tmp_path, samples, "w")
     assert list(done.values()) == [0.5, 0.1]
     kept = list(read_part(tmp_path / "predictions/scores.earlier.part"))
-    assert [(line.path, line.regions) for line in kept] == [("0.png", regions), ("2.png", [])]
+    assert [(line.path, line.findings) for line in kept] == [("0.png", found), ("2.png", None)]
+    other = Predictions(regions=("csv", "coco"))  # whose files need what an interruption has not written
+    assert other.claim(tmp_path, tmp_path, samples, "w") == (tmp_path / "predictions-2", {})
 
 
 def test_each_image_is_judged_by_its_folders_category(tmp_path: Path, brightness: Any, quiet_trainer: Any) -> None:
@@ -292,7 +301,7 @@ def test_a_killed_run_goes_on_where_it_was(
     trainer.save_checkpoint(other := tmp_path / "other.ckpt")
     lines = sorted(part.read_text().splitlines(keepends=True))  # threads wrote them in any order
     part.write_text("".join(lines)[:-9])  # killed while it wrote the last line
-    with pytest.raises(UserError, match=r"holds unfinished predictions of another model, or of other images"):
+    with pytest.raises(UserError, match=r"holds unfinished predictions of another model, of other images, or with"):
         quiet_trainer(tmp_path / "run", Predictions(output=out)).predict(model, data, ckpt_path=other)
     (out / "heatmaps/a/00.jpg").unlink()  # what was said of an image is done when all of it is there
     rest = Kill(99)
@@ -361,7 +370,7 @@ def test_a_run_killed_at_its_very_end(
     lines = [line.split(",") for line in scores.splitlines()[1:]]
     (out / "scores.csv").unlink()
     (out / "scores.0.part").write_text("".join(part_line(line[0], float(line[1]), "") for line in lines))
-    about = {"weights": fingerprint(model.state_dict()), "images": str(data.predict_path)}
+    about = {"weights": fingerprint(model.state_dict()), "images": str(data.predict_path), "regions": ["csv"]}
     (out / "unfinished.json").write_text(json.dumps(about))
     rest = Kill(99)
     quiet_trainer(tmp_path / "run", Predictions(), rest).predict(model, data, ckpt_path=file)
