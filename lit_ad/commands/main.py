@@ -4,6 +4,7 @@ import codecs
 import locale
 import logging
 import os
+import re
 import signal
 import sys
 import warnings
@@ -209,7 +210,7 @@ def quiet() -> None:
 
 def is_of_use(record: logging.LogRecord) -> bool:
     """Return whether a message of Lightning tells a user something to act on."""
-    return not record.getMessage().startswith(NOISE)
+    return not re.sub(r"^\[rank: \d+\] ", "", record.getMessage()).startswith(NOISE)  # as Lightning marks it
 
 
 def overview() -> str:

@@ -36,6 +36,11 @@ class Fold:
     folds: int | Literal["leave-one-out"] | None = None
     number: int | None = None
 
+    @property
+    def repeats(self) -> bool:
+        """Whether the training of the first fold has said the same as this one has to say."""
+        return self.folds is not None and self.number != 0
+
 
 def list_splits(
     source: Source, val_fraction: float = 0.2, seed: int = 0, fold: Fold = Fold(), shots: int | None = None

@@ -7,7 +7,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import Namespace
 
 from lit_ad.evaluation.report.stopwatch import TrainingRecord
-from lit_ad.lightning_cli.folds import way_to_go_on
+from lit_ad.lightning_cli.folds import way_to_restart
 from lit_ad.training import Resumption
 from lit_ad.training.checkpoints import KeepProgress
 from lit_ad.training.final_weights import FinalWeights
@@ -38,6 +38,7 @@ def add_callbacks(trainer: L.Trainer, config: Namespace) -> tuple[Interruption, 
     callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     if checkpoint.save_last:
         callbacks.append(FinalWeights(last))
-    interruption, watch = Interruption(last, way_to_go_on(config)), Watch(config.patience)
+    interruption = Interruption(last, way_to_restart(config), part=config.data.fold.number is not None)
+    watch = Watch(config.patience)
     callbacks += [MonitorCheck(), Resumption(), TrainingSpeed(), TrainingRecord(), keep, interruption, watch]
     return interruption, watch, keep

@@ -68,7 +68,11 @@ class AnomalyCLI(LightningCLI):
     def again(self, config: Namespace) -> Self:
         """Run this command by another configuration, and return it."""
         args, kwargs = self.arguments
-        return type(self)(*args, given=config, **kwargs)
+        trained = type(self)(*args, given=config, **kwargs)
+        if started := getattr(trained.trainer.strategy.launcher, "procs", None):
+            launcher: Any = self.trainer.strategy.launcher
+            launcher.procs = started  # by the first training, for all: they end with this process
+        return trained
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -204,7 +208,8 @@ class AnomalyCLI(LightningCLI):
 
     def _decide_by_folds(self) -> None:
         if not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
-            self._get(self.config_init, "decision").left_out = train_folds(self)
+            with self.interruption.between_trainings(self.trainer):
+                self._get(self.config_init, "decision").left_out = train_folds(self)
             self._set_seed()  # or the last training would depend on how many were before it
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:

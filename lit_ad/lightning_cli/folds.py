@@ -25,6 +25,7 @@ from lit_ad.lightning_cli.settings import list_callbacks
 from lit_ad.training.run_directory import quoted
 
 FOLDS = "folds"  # RUN/folds: FOLD.json, the scores of a fold that is finished, and FOLD, the run of one that is not
+ENDING = ("EarlyStopping", "Timer", "ProcessorTime")  # callbacks that end a training before its length
 NEVER = 10**9  # epochs between two validations; the last step is validated all the same
 OF_SCORES = ("model.", "data.", "seed_everything", "trainer.precision")  # keys that the scores of a fold depend on
 NOT_OF_SCORES = ("data.predict_path", "data.fold.", "data.loading.inspect", "data.loading.num_workers")
@@ -39,8 +40,12 @@ def fix_length(config: Namespace) -> None:
     trainer, checkpoint = config.trainer, config.checkpoint
     if "decision" not in config:
         raise UserError("data.fold is of decision.folds, which a teacher's training has not: leave it out")
-    if any(str(getattr(each, "class_path", "")).endswith(".EarlyStopping") for each in list_callbacks(trainer)):
-        raise UserError("decision.folds takes trainings of one length: leave out EarlyStopping")
+    for callback in list_callbacks(trainer):
+        name = str(getattr(callback, "class_path", "")).rpartition(".")[2]
+        if name in ENDING:
+            raise UserError(
+                f"decision.folds takes trainings of one length: leave out {name}, and give trainer.max_epochs"
+            )
     if trainer.max_time is not None:
         raise UserError("decision.folds takes trainings of one length: give trainer.max_epochs in place of max_time")
     if trainer.limit_val_batches not in (None, 1.0):
@@ -185,7 +190,9 @@ def merge(records: list[dict[str, Any]], folds: Mapping[str, list[int]]) -> Deci
     return Decision(scores, maxima, medians, also_chosen=also_chosen, folds=dict(folds))
 
 
-def way_to_go_on(config: Namespace) -> str:
-    """Return what is typed to go on with an interrupted training of a fold; "" where it is none."""
+def way_to_restart(config: Namespace) -> str:
+    """Return what is typed to go on with the trainings of folds; "" where there are none."""
+    if config.data.fold.folds is None:
+        return ""
     run = Path(config.trainer.default_root_dir)
-    return "" if config.data.fold.number is None else f"--trainer.default_root_dir {quoted(run.parent.parent)}"
+    return f"--trainer.default_root_dir {quoted(run if config.data.fold.number is None else run.parent.parent)}"

@@ -29,6 +29,7 @@ from lit_ad.methods.base import Method
 from lit_ad.methods.detector_file import qualified_name
 from lit_ad.methods.network import as_images
 from lit_ad.training.calibration import data_of
+from lit_ad.training.progress import repeats
 
 
 @dataclass(frozen=True)
@@ -90,10 +91,12 @@ class FeatureCache(L.Callback):
             reason = reason_too_large(missing, self._home) if auto and missing else None
             reason = trainer.strategy.broadcast(reason)  # each process does as the first one says
         if reason is None:
-            rank_zero_info(
-                f"Features of {format_count(sum(part.count for part in parts), 'image')} are cached in {self._home}, "
-                f"{format_bytes(existing + missing)} ({self.dtype}); `lit-ad cache` lists and clears what is there"
-            )
+            images = format_count(sum(part.count for part in parts), "image")
+            if missing or not repeats(trainer):
+                rank_zero_info(
+                    f"Features of {images} are cached in {self._home}, {format_bytes(existing + missing)} "
+                    f"({self.dtype}); `lit-ad cache` lists and clears what is there"
+                )
             try:
                 for part in parts:
                     store = self._store(trainer, pl_module, part)
@@ -104,7 +107,8 @@ class FeatureCache(L.Callback):
                     raise
                 reason = str(error)
         if reason is not None:
-            rank_zero_info(f"Features are not cached: {reason}")
+            if not repeats(trainer):
+                rank_zero_info(f"Features are not cached: {reason}")
             return
         data_of(trainer, pl_module).features = SplitFeatures(stores, pl_module.needs_pixels)
 

@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +31,12 @@ class Interruption(L.Callback):
 
     Args:
         checkpoint: Where they save. A second Ctrl-C ends at once.
-        go_on: What is typed to go on. "": the checkpoint.
+        restart: What is typed to go on where there is no checkpoint. "": there is nothing to go on with.
+        part: Whether this is one of several trainings, so that they all go on by `restart`.
     """
 
-    def __init__(self, checkpoint: Path, go_on: str = "") -> None:
-        self.checkpoint, self.go_on = checkpoint, go_on or f"--ckpt_path {quoted(checkpoint)}"
+    def __init__(self, checkpoint: Path, restart: str = "", part: bool = False) -> None:
+        self.checkpoint, self.restart, self.part = checkpoint, restart, part
         self.asked = 0  # the signal's number
         self.stopped_by = signal.SIGTERM
         self.told = False  # whether the user knows how to go on
@@ -57,6 +60,23 @@ class Interruption(L.Callback):
 
         alone = trainer.world_size == 1
         self._handle(trainer, stop, signal.default_int_handler, self.requeue if alone else requeue_job)
+
+    @contextmanager
+    def between_trainings(self, trainer: L.Trainer) -> Iterator[None]:
+        """Where trainings follow one another, end at once by a signal between two of them, and tell how to go on."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # where Python allows no handlers
+            return
+        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        self._end_at_once(trainer)
+        try:
+            yield
+        except (KeyboardInterrupt, SIGTERMException) as stop:
+            self._tell(stop, self._way_on())
+            raise
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     on_sanity_check_start = on_test_start = on_predict_start = _end_at_once  # type: ignore[assignment]
 
@@ -102,7 +122,7 @@ class Interruption(L.Callback):
         if asked in STOP:
             trainer.save_checkpoint(self.checkpoint, weights_only=False)
             self.stopped_by, self.told = signal.Signals(asked), True
-            rank_zero_info(f"\nStopped by {STOP[asked]}. To go on: {self.go_on}")
+            rank_zero_info(f"\nStopped by {STOP[asked]}. {self._way_on()}")
             raise SIGTERMException
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger) and trainer.is_global_zero:
@@ -113,17 +133,26 @@ class Interruption(L.Callback):
         """A signal where no batch is trained, or a second Ctrl-C: what is there, and how to go on."""
         if self.told or not isinstance(exception, KeyboardInterrupt | SIGTERMException):
             return
-        name = "Ctrl-C" if isinstance(exception, KeyboardInterrupt) else "SIGTERM"
         stage, config = trainer.state.fn, Path(trainer.default_root_dir) / "config.yaml"
         if stage == "fit":
-            saved = self.checkpoint.is_file()
-            told = f"To go on: {self.go_on}" if saved else "Nothing was saved yet"
+            told = self._way_on()
         elif stage == "test" and trainer.ckpt_path and config.is_file():
             model = f"--config {quoted(config)} --ckpt_path {quoted(trainer.ckpt_path)}"
             told = f"The test was not finished, the training was. To test: lit-ad test {model}"
         else:
             told = "To do it again, type the same command"
+        self._tell(exception, told)
+
+    def _way_on(self) -> str:
+        """How to go on, in a sentence."""
+        saved = self.checkpoint.is_file() and not self.part
+        way = f"--ckpt_path {quoted(self.checkpoint)}" if saved else self.restart
+        return f"To go on: {way}" if way else "Nothing was saved yet"
+
+    def _tell(self, stop: BaseException, told: str) -> None:
+        name = "Ctrl-C" if isinstance(stop, KeyboardInterrupt) else "SIGTERM"
         rank_zero_info(f"Stopped by {name}. {told}")
+        self.told = True
 
 
 def requeue_job(number: int, frame: Any) -> None:

@@ -30,7 +30,9 @@ class Progress(RichProgressBar):
         return [describe, BarColumn(bar_width=16), batches, TimeLeft()]
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Say what is trained, and how large it is."""
+        """Say what is trained, and how large it is; of several trainings once."""
+        if repeats(trainer):
+            return
         trained, frozen = count_parameters(pl_module)
         rank_zero_info(
             f"{type(pl_module).__name__}: {millions(trained)} parameters are trained, {millions(frozen)} are frozen"
@@ -53,6 +55,9 @@ class Progress(RichProgressBar):
 
     def _get_train_description(self, current_epoch: int) -> str:
         epochs = self.trainer.max_epochs
+        fold = getattr(getattr(self.trainer, "datamodule", None), "fold", None)
+        if fold is not None and fold.number is not None:
+            return f"Fold {fold.number + 1}, epoch {current_epoch + 1}".ljust(len(self.validation_description))
         total = f" of {epochs}" if epochs not in (None, -1) else ""
         return f"Epoch {current_epoch + 1}{total}".ljust(len(self.validation_description))
 
@@ -61,7 +66,13 @@ class TimeLeft(TimeRemainingColumn):
     """Of a validation, a test or a prediction; of a training, `left` says it for all epochs together."""
 
     def render(self, task: Task) -> Text:
-        return Text() if task.description.startswith("Epoch") else super().render(task)
+        return Text() if task.description.startswith(("Epoch", "Fold")) else super().render(task)
+
+
+def repeats(trainer: L.Trainer) -> bool:
+    """Return whether a training is of decision.folds, and the first one of them has said the same."""
+    fold = getattr(getattr(trainer, "datamodule", None), "fold", None)
+    return fold is not None and bool(fold.repeats)
 
 
 def count_parameters(model: L.LightningModule) -> tuple[int, int]:

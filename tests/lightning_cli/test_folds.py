@@ -1,23 +1,28 @@
 """`decision.folds`: real trainings of small images, told, stopped and gone on with, by one process and by two."""
 
+import io
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 
 from lit_ad.detector.detector import Detector
 from lit_ad.errors import UserError
+from lit_ad.lightning_cli import folds
 from lit_ad.lightning_cli.folds import merge, read_folds, write_fold
-from lit_ad.run import fit
+from lit_ad.methods import STFPM
+from lit_ad.run import fit, write_words
 
 ROOT = Path(__file__).parents[2]
 Keys = dict[str, Any]
@@ -31,6 +36,7 @@ def keys(images: Path, small_models: dict[str, Keys]) -> Callable[..., Keys]:
         return {
             "model": small_models[method],
             "data": {"source": {"class_path": "lit_ad.data.MVTec", "init_args": {"root": str(images)}}},
+            **({"model.view.image_size": 32} if method == "STFPM" else {}),
             "data.batch_size": 4,
             "trainer.accelerator": "cpu",
             "trainer.max_epochs": 2,
@@ -43,23 +49,22 @@ def keys(images: Path, small_models: dict[str, Keys]) -> Callable[..., Keys]:
     return make
 
 
-@pytest.fixture(scope="module")
-def config(keys: Callable[..., Keys], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """config(method, more keys): the same as a file."""
+class Printed:
+    """What a training in this process prints, whichever way."""
 
-    def make(method: str = "STFPM", **more: Any) -> Path:
-        file = tmp_path_factory.mktemp("config") / "config.yaml"
-        nested: Keys = {}
-        for key, value in keys(method, **more).items():
-            *parents, leaf = key.split(".")
-            place = nested
-            for parent in parents:
-                place = place.setdefault(parent, {})
-            place[leaf] = value
-        file.write_text(yaml.safe_dump(nested))
-        return file
+    def __init__(self) -> None:
+        self.text = io.StringIO()
 
-    return make
+    def __enter__(self) -> io.StringIO:
+        self.handler = logging.StreamHandler(self.text)
+        logging.getLogger("lightning.pytorch").addHandler(self.handler)
+        self.redirected = redirect_stdout(self.text)
+        self.redirected.__enter__()
+        return self.text
+
+    def __exit__(self, *error: Any) -> None:
+        self.redirected.__exit__(*error)
+        logging.getLogger("lightning.pytorch").removeHandler(self.handler)
 
 
 def decision_of(home: Path) -> Any:
@@ -67,23 +72,18 @@ def decision_of(home: Path) -> Any:
 
 
 @pytest.fixture(scope="module")
-def home(config: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(keys: Callable[..., Keys], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of three folds, and what was printed beside it."""
     home = tmp_path_factory.mktemp("folds") / "run"
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, Printed() as printed, warnings.catch_warnings(record=True) as warned:
         patch.setenv("XDG_CACHE_HOME", str(home.parent / "cache"))
-        arguments = [*("--config", config(), "--trainer.default_root_dir", home, "--decision.folds", 3)]
-        done = subprocess.run(command(*arguments), capture_output=True, text=True, check=True, env=environment())
-    (home.parent / "printed").write_text(done.stdout + done.stderr)
+        train(keys(), home)
+    (home.parent / "printed").write_text(printed.getvalue() + "".join(str(each.message) for each in warned))
     return home
 
 
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-
-
-def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "lit_ad", "fit", *map(str, arguments)]
+def train(keys: Keys, home: Path, folds: int | str = 3) -> None:
+    fit(ROOT / "configs/stfpm.yaml", keys={"decision.folds": folds, "trainer.default_root_dir": str(home), **keys})
 
 
 def test_every_nominal_image_trains_and_decides(home: Path) -> None:
@@ -96,12 +96,10 @@ def test_every_nominal_image_trains_and_decides(home: Path) -> None:
     assert sorted(path.name for path in (home / "folds").iterdir()) == ["1.json", "2.json", "3.json"]
 
 
-def test_the_scores_are_those_of_detectors_without_the_fold(home: Path, config: Callable[..., Path]) -> None:
+def test_the_scores_are_those_of_detectors_without_the_fold(home: Path, keys: Callable[..., Keys]) -> None:
     """The training of a fold by itself: six steps, as many as the last one's 2 epochs of 3 batches."""
     alone = home.parent / "alone"
-    arguments = ["--config", config(), "--trainer.default_root_dir", alone, "--decision.folds", 3]
-    arguments += ["--data.fold.number", 1, "--trainer.max_steps", 6, "--trainer.max_epochs", -1]
-    subprocess.run(command(*arguments), capture_output=True, check=True, env=environment())
+    train({**keys(), "data.fold.number": 1, "trainer.max_steps": 6, "trainer.max_epochs": -1}, alone)
     record = json.loads((home / "folds/2.json").read_text())
     assert record["settings"]["steps"] == "6"
     assert decision_of(alone).scores["stripes"] == pytest.approx(record["scores"]["stripes"])
@@ -126,6 +124,8 @@ def test_what_is_told(home: Path) -> None:
     for fold in (1, 2, 3):
         assert f"Fold {fold} of 3: 8 images trained, 4 left out and scored; about 0:0" in printed
     assert printed.count("to train on,") == 2  # of the first fold, and of the last training
+    for line in ("Features of", "Seed set"):
+        assert printed.count(line) == (line == "Features of")  # the first fold says it for all
     assert printed.count("12 nominal images allow a false-alarm rate of 0.0769 and no lower") == 1
 
 
@@ -134,45 +134,123 @@ def test_all_trainings_share_one_cache_of_features(home: Path) -> None:
     assert len(stores) == 1
 
 
-def test_a_run_that_is_stopped_goes_on_with_the_fold(home: Path, config: Callable[..., Path], tmp_path: Path) -> None:
-    stopped = tmp_path / "run"
-    arguments = command("--config", config(), "--trainer.default_root_dir", stopped, "--decision.folds", 3)
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(arguments, stdout=log, stderr=log, env=environment())
-        until = time.monotonic() + 120
-        while not (stopped / "folds/1.json").exists() and time.monotonic() < until:
-            time.sleep(0.02)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(60) in (128 + signal.SIGTERM, -signal.SIGTERM)  # within a training, or between two
-    finished = len(list((stopped / "folds").glob("*.json")))
-    assert finished < 3 and not (stopped / "metrics.json").exists()
+@pytest.mark.parametrize(
+    ("place", "number"), [("between", signal.SIGTERM), ("between", signal.SIGINT), ("within", signal.SIGTERM)]
+)
+def test_a_run_that_is_stopped_goes_on_with_the_fold(
+    place: str, number: signal.Signals, home: Path, keys: Callable[..., Keys], tmp_path: Path
+) -> None:
+    stopped, handlers = tmp_path / "run", [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
+    between, given = place == "between", {**keys(), "test_after_fit": False}
+    finish, batch = folds.write_fold, STFPM.training_step
+
+    def write(*arguments: Any) -> None:
+        finish(*arguments)
+        os.kill(os.getpid(), number)
+
+    def step(method: STFPM, batch_: Any, *more: Any) -> Any:
+        if method.trainer.default_root_dir.endswith("folds/2") and method.trainer.global_step == 3:
+            os.kill(os.getpid(), number)
+        return batch(method, batch_, *more)
+
+    with pytest.MonkeyPatch.context() as patch, Printed() as printed:
+        patch.setattr(*((folds, "write_fold", write) if between else (STFPM, "training_step", step)))
+        with pytest.raises(SystemExit if number == signal.SIGTERM or not between else KeyboardInterrupt) as end:
+            train(given, stopped)
+    name = "SIGTERM" if number == signal.SIGTERM else "Ctrl-C"
+    assert f"Stopped by {name}. To go on: --trainer.default_root_dir {stopped}\n" in printed.getvalue()
+    assert printed.getvalue().count("Stopped by") == 1
+    assert not isinstance(end.value, SystemExit) or end.value.code == 128 + number
+    assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == handlers
+    assert [path.name for path in (stopped / "folds").glob("*.json")] == ["1.json"]
+    assert (stopped / "folds/2/checkpoints/last.ckpt").is_file() is not between
     first = (stopped / "folds/1.json").stat().st_mtime_ns
-    again = subprocess.run(arguments, capture_output=True, text=True, check=True, env=environment())
-    assert f"{finished} of 3 folds are finished already, in {stopped}/folds" in again.stdout
-    assert "Fold 1 of 3" not in again.stdout and (stopped / "folds/1.json").stat().st_mtime_ns == first
-    assert decision_of(stopped).to_dict() == decision_of(home).to_dict()
+    if number == signal.SIGINT:
+        return  # what goes on is the same
+    with Printed() as printed:
+        train(given, stopped)
+    assert f"1 of 3 folds are finished already, in {stopped}/folds" in printed.getvalue()
+    assert "Fold 1 of 3" not in printed.getvalue() and (stopped / "folds/1.json").stat().st_mtime_ns == first
+    # Lightning loads weights of 64 bits into 32, before it converts the model.
+    assert decision_of(stopped).scores["stripes"] == pytest.approx(
+        decision_of(home).scores["stripes"], rel=0 if between else 1e-5
+    )
 
 
-def test_scores_of_another_training_are_refused(home: Path, config: Callable[..., Path], tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_signal_between_two_folds_ends_the_command_in_order(keys: Callable[..., Keys], tmp_path: Path) -> None:
+    """The process itself: its exit code is that of a signal it has handled."""
+    done = subprocess.run(
+        [sys.executable, "-c", STOPPING, *words(keys(), tmp_path / "run")],
+        **{"capture_output": True, "text": True, "check": False, "env": environment()},
+    )
+    assert done.returncode == 128 + signal.SIGTERM
+    assert f"Stopped by SIGTERM. To go on: --trainer.default_root_dir {tmp_path}/run" in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr and not (tmp_path / "run/metrics.json").exists()
+
+
+STOPPING = """
+import os, signal
+from lit_ad.commands.main import main
+from lit_ad.lightning_cli import folds
+finish = folds.write_fold
+def write(*arguments):
+    finish(*arguments)
+    os.kill(os.getpid(), signal.SIGTERM)
+folds.write_fold = write
+main()
+"""
+
+
+def words(keys: Keys, home: Path, folds: int = 3) -> list[str]:
+    """Of the command of the same training."""
+    given = {"decision.folds": folds, "trainer.default_root_dir": str(home), **keys}
+    return ["fit", *write_words(ROOT / "configs/stfpm.yaml", None, given)]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def test_scores_of_another_training_are_refused(home: Path, keys: Callable[..., Keys], tmp_path: Path) -> None:
     other = tmp_path / "run"
     write_fold(other / "folds", 0, json.loads((home / "folds/1.json").read_text()))
-    arguments = ["--config", config(), "--trainer.default_root_dir", other, "--decision.folds", 3]
-    done = subprocess.run(
-        command(*arguments, "--model.lr", 0.5), capture_output=True, text=True, check=False, env=environment()
-    )
-    assert done.returncode == 1 and done.stderr.strip().splitlines()[-1] == (
-        f"lit-ad: {other}/folds/1.json is of a training with another model.init_args.lr: train as before, or remove "
+    with pytest.raises(UserError) as refused:
+        train({**keys(), "model.lr": 0.5}, other)
+    assert str(refused.value) == (
+        f"{other}/folds/1.json is of a training with another model.init_args.lr: train as before, or remove "
         f"{other}/folds, or give --overwrite true"
     )
 
 
-def test_two_processes_give_the_same_scores(home: Path, config: Callable[..., Path], tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_two_processes_give_the_same_scores(home: Path, keys: Callable[..., Keys], tmp_path: Path) -> None:
     """Each with half the batch."""
-    more = {"data.batch_size": 2, "trainer.devices": 2}
-    arguments = ["--config", config(**more), "--trainer.default_root_dir", tmp_path / "run", "--decision.folds", 3]
-    subprocess.run(command(*arguments), capture_output=True, check=True, env=environment(), timeout=240)
+    given = {**keys(), "data.batch_size": 2, "trainer.devices": 2, "test_after_fit": False}
+    arguments = [sys.executable, "-m", "lit_ad", *words(given, tmp_path / "run")]
+    subprocess.run(arguments, capture_output=True, check=True, env=environment(), timeout=240)
     scores = decision_of(tmp_path / "run").scores["stripes"]
     assert scores == pytest.approx(decision_of(home).scores["stripes"], rel=1e-6)
+
+
+@pytest.mark.slow
+def test_a_signal_to_the_first_of_two_processes_ends_both(keys: Callable[..., Keys], tmp_path: Path) -> None:
+    """Between two folds, where they share no collective to agree in."""
+    given = {**keys(), "data.batch_size": 2, "trainer.devices": 2, "test_after_fit": False}
+    (tmp_path / "stopping.py").write_text(STOPPING)  # the first process starts the second by this name
+    command = [sys.executable, str(tmp_path / "stopping.py"), *words(given, tmp_path / "run")]
+    process = subprocess.Popen(command, env=environment(), start_new_session=True)
+    assert process.wait(240) == 128 + signal.SIGTERM
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            break  # none of the session is left
+        time.sleep(0.1)
+    else:
+        raise AssertionError("the second process is left")
+    assert [path.name for path in (tmp_path / "run/folds").glob("*.json")] == ["1.json"]
 
 
 def test_each_of_two_categories_has_its_own_and_one_image_shares_that_of_all(
@@ -206,10 +284,16 @@ def test_a_scale_comes_from_the_training_images(keys: Callable[..., Keys], tmp_p
     assert not any(decision.also_chosen.values())
 
 
+TIMER = {"class_path": "lightning.pytorch.callbacks.Timer", "init_args": {"duration": "00:01:00:00"}}
+PROCESSOR_TIME = {"class_path": "lit_ad.benchmark.budget.ProcessorTime", "init_args": {"minutes": 1}}
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
         ({"trainer.max_time": "00:01:00:00"}, "give trainer.max_epochs in place of max_time"),
+        ({"trainer.callbacks": [TIMER]}, "takes trainings of one length: leave out Timer"),
+        ({"trainer.callbacks": [PROCESSOR_TIME]}, "takes trainings of one length: leave out ProcessorTime"),
         ({"trainer.limit_val_batches": 0.5}, "decision.folds scores every image: leave out trainer.limit_val_batches"),
         ({"trainer.max_epochs": -1}, "takes trainings of one length: set trainer.max_epochs or max_steps"),
         ({"decision.folds": 1}, "decision.folds is 1"),
