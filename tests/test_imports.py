@@ -57,6 +57,7 @@ ALLOWED = {
     "evaluation.callback": {*SYSTEM, "metrics", "batch", "image", "detector", "evaluation", "teachers.weights"},
     "training": {*SYSTEM, "batch", "checkpoint", "image", "detector", "teachers", "features", "methods"},
     "deploy": {"__init__", *SYSTEM, "annotations", "batch", "image", "detector", "methods"},
+    "line": {"__init__", *LIGHT, "image", "detector", "deploy", "line"},
     "benchmark": {""},  # starts `lit-ad fit`
     "lightning_cli": {""},  # may see all
     "commands": {""},

@@ -55,6 +55,9 @@ COMMANDS = {
         "a run's detector as one file for ONNX Runtime, OpenVINO or torch.export: RUN", "commands.export.export"
     ),
     "serve": Command("a detector as a web service: POST an image, get a verdict", "commands.serve.serve"),
+    "watch": Command(
+        "judge the images of a folder that fills, a camera or a pipe: SOURCE --detector RUN", "commands.watch.watch"
+    ),
     "journal": Command("what a service's journal holds, and a reset of its tests: DIR", "commands.journal.journal"),
     "recalibrate": Command(
         "other thresholds: from good images, for a rate, by hand: RUN", "commands.recalibrate.recalibrate"

@@ -1,11 +1,9 @@
 """`lit-ad serve`."""
 
-import os
-import socket
-from ipaddress import ip_address
 from pathlib import Path
 
 from lit_ad.commands.chosen_file import chosen_file
+from lit_ad.commands.listening import SERVICE, listen, token_of
 from lit_ad.commands.own_method import import_own_method
 from lit_ad.deploy.journal import Journal
 from lit_ad.deploy.journal_settings import SETTINGS, JournalSettings
@@ -14,8 +12,6 @@ from lit_ad.detector.detector import Detector
 from lit_ad.detector.guarantee import notes
 from lit_ad.detector.runtimes import need
 from lit_ad.errors import UserError, check_number
-
-TOKEN = "LIT_AD_TOKEN"  # an argument would stand in every list of processes
 
 
 def serve(
@@ -58,26 +54,19 @@ def serve(
     check_number("--port", port, least=0, most=65535)
     if journal is None and watch != SETTINGS:
         raise UserError("--watch is about the journal, and there is none: give --journal DIR")
-    uvicorn = need("uvicorn", "serve")
-    need("starlette", "serve")
-    need("python_multipart", "serve")
-    need("prometheus_client", "serve")
+    for package in SERVICE:
+        need(package, "serve")
+    import uvicorn
+
     from lit_ad.deploy.serve import service
 
-    token = os.environ.get(TOKEN) or None
-    if token is None and not is_loopback(host):
-        raise UserError(f"{host} is reached from other machines: set the environment variable {TOKEN} to a token")
+    token = token_of(host)
     chosen = chosen_file("serve", file, None)
     import_own_method(chosen)
     detector = Detector.load(chosen, weights, device)
     for line in notes(detector.card.decision):
         print(line)
-    try:
-        listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except OSError as error:
-        raise UserError(
-            f"cannot listen at {host}:{port}: {error.strerror}; give another --port, or 0 for a free one"
-        ) from error
+    listening = listen(host, port)
     kept = None if journal is None else Journal(journal, detector, watch)
     app = service(detector, file.name, token, limits, kept)
     print(f"{file} is served at http://{host}:{listening.getsockname()[1]}; Ctrl-C ends it", flush=True)
@@ -87,11 +76,3 @@ def serve(
     finally:
         if kept is not None:
             kept.close()
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address is of this machine alone."""
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:  # another name
-        return False

@@ -1,6 +1,7 @@
 """What a Prometheus server asks the service for: GET /metrics. Names begin with lit_ad_."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -21,9 +22,12 @@ class Metrics:
     Args:
         journal: Of the service, if it has one.
         waiting: Says how many images are waiting or being judged.
+        line: Says how the line stands that is watched, if one is.
     """
 
-    def __init__(self, journal: Journal | None, waiting: Callable[[], int]) -> None:
+    def __init__(
+        self, journal: Journal | None, waiting: Callable[[], int], line: Callable[[], dict[str, Any]] | None = None
+    ) -> None:
         self.registry = CollectorRegistry()
         self.images = Counter("lit_ad_images", "Judged images.", ["verdict", "category"], registry=self.registry)
         self.latency = Histogram(
@@ -35,6 +39,8 @@ class Metrics:
         Gauge("lit_ad_waiting", "Images waiting or being judged.", registry=self.registry).set_function(waiting)
         if journal is not None:
             self.registry.register(JournalCollector(journal))
+        if line is not None:
+            self.registry.register(LineCollector(line))
 
     def observe(self, detection: Detection, seconds: float) -> None:
         """Count a verdict."""
@@ -67,3 +73,27 @@ class JournalCollector(Collector):
         yield alarm
         for what, count in (("rows", self.journal.dropped), ("pictures", self.journal.dropped_pictures)):
             yield CounterMetricFamily(f"lit_ad_journal_dropped_{what}", f"{what} that were not written.", value=count)
+
+
+class LineCollector(Collector):
+    """Reads the numbers of a watched line when they are asked for."""
+
+    def __init__(self, status: Callable[[], dict[str, Any]]) -> None:
+        self.status = status
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield each metric."""
+        status = self.status()
+        yield GaugeMetricFamily("lit_ad_line_waiting", "Images of the source that wait.", value=status["waiting"])
+        trouble = float(bool(status["trouble"]))
+        yield GaugeMetricFamily("lit_ad_line_trouble", "Whether the source is in trouble: 1 or 0.", value=trouble)
+        yield CounterMetricFamily("lit_ad_line_refused", "Images that cannot be read.", value=status["refused"])
+        about = "Frames of a camera that came faster than they are judged."
+        yield CounterMetricFamily("lit_ad_line_passed_over", about, value=status["passed_over"])
+        dropped = CounterMetricFamily("lit_ad_sink_dropped", "Messages that were not delivered.", labels=["sink"])
+        waiting = GaugeMetricFamily("lit_ad_sink_waiting", "Messages that are to be delivered.", labels=["sink"])
+        for name, sink in status["sinks"].items():
+            dropped.add_metric([name], sink["dropped"])
+            waiting.add_metric([name], sink["waiting"])
+        yield dropped
+        yield waiting

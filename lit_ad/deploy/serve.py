@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
@@ -24,15 +24,16 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from lit_ad.deploy.answers import as_json, description, png
 from lit_ad.deploy.journal import Journal
 from lit_ad.deploy.labels import Labels
 from lit_ad.deploy.limits import LIMITS, Limits
+from lit_ad.deploy.live import Live, live_routes
 from lit_ad.deploy.metrics import CONTENT_TYPE, Metrics
 from lit_ad.deploy.review import review_routes
 from lit_ad.deploy.uploads import decoded, read
 from lit_ad.detector.detection import Detection
 from lit_ad.detector.detector import Detector
-from lit_ad.detector.guarantee import summary
 from lit_ad.detector.stream import CALLERS
 from lit_ad.errors import NotFiniteError, UserError
 from lit_ad.names import printable
@@ -50,6 +51,7 @@ def service(
     token: str | None = None,
     limits: Limits = LIMITS,
     journal: Journal | None = None,
+    live: Live | None = None,
 ) -> Starlette:
     """The application, for any ASGI server: see `lit-ad serve --help` for its routes.
 
@@ -59,9 +61,12 @@ def service(
         token: What `Authorization: Bearer TOKEN` must say. None: anyone is served.
         limits: Of the requests.
         journal: Where each verdict is written before it is answered. None: nowhere.
+        live: A line that is watched beside it. None: there is none.
     """
     waiting, workers = CapacityLimiter(WAITING), Workers(CALLERS)
-    metrics = Metrics(journal, lambda: waiting.borrowed_tokens)
+    metrics = Metrics(journal, lambda: waiting.borrowed_tokens, None if live is None else live.status)
+    if live is not None:
+        live.observers.append(metrics.observe)
     shared = detector.shared
     page = files("lit_ad.deploy").joinpath("page.html").read_text(encoding="utf-8")
 
@@ -86,7 +91,8 @@ def service(
 
     async def about(request: Request) -> Response:
         admitted(request)
-        known = {"journal": None if journal is None else journal.description()}
+        known: dict[str, Any] = {"journal": None if journal is None else journal.description()}
+        known["line"] = None if live is None else live.status()
         return JSONResponse({"file": printable(name), **description(detector), "limits": vars(limits), **known})
 
     async def detect(request: Request) -> Response:
@@ -141,6 +147,7 @@ def service(
         labels = Labels(journal.file.path.parent, 1.0 if decision is None else decision.kept_rate())
     routes = [Route("/", index), Route("/health", health), Route("/about", about), Route("/metrics", numbers)]
     routes += [] if labels is None else review_routes(labels, admitted)
+    routes += [] if live is None else live_routes(live, admitted)
     return Starlette(
         routes=[*routes, Route("/detect", detect, methods=["POST"])],
         exception_handlers={HTTPException: failed},
@@ -214,42 +221,3 @@ def region_file(detection: Detection, wanted: Wanted) -> Response:
     coco = wanted.regions == "coco"
     values = annotations.to_coco({wanted.name: findings}) if coco else annotations.to_labelme(wanted.name, findings)
     return Response(annotations.as_text(values), media_type="application/json")
-
-
-def as_json(detection: Detection) -> dict[str, Any]:
-    """A verdict as plain values; pixels are those of the image, upright."""
-    decision, regions = detection.decision, detection.regions
-    return {
-        "score": detection.score,
-        "p_value": detection.p_value,
-        "anomalous": detection.anomalous,
-        "threshold": None if decision is None else decision.threshold(detection.category),
-        "category": detection.category,  # whose threshold; null: that of all together
-        "size": {"height": detection.image.shape[0], "width": detection.image.shape[1]},
-        "regions": [asdict(region) for region in regions],
-    }
-
-
-def description(detector: Detector) -> dict[str, Any]:
-    """What clients may want to know of a detector."""
-    card, decision = detector.card, detector.card.decision
-    categories = [] if decision is None else [name for name in decision.scores if name]
-    return {
-        "method": card.method.rpartition(".")[2],
-        "version": card.version,
-        "precision": card.precision,
-        "view": card.view.to_dict(),
-        "categories": categories,
-        "false_alarm": None if decision is None else decision.false_alarm,  # that was asked for
-        "kept_rate": None if decision is None else decision.kept_rate(),  # that the held-out images allow
-        "threshold": None if decision is None else decision.threshold(),
-        "threshold_by_hand": decision is not None and decision.operating_point().by_hand,
-        "decision": None if decision is None else summary(decision),  # every threshold, and what it promises
-    }
-
-
-def png(detection: Detection) -> bytes:
-    """`Detection.plot` as a file."""
-    file = io.BytesIO()
-    detection.plot().save(file, format="PNG", compress_level=1)
-    return file.getvalue()

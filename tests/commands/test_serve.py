@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from lit_ad.commands.serve import is_loopback, serve
+from lit_ad.commands.serve import serve
 from lit_ad.deploy.journal import JournalSettings
 from lit_ad.errors import UserError
 
@@ -15,9 +15,6 @@ pytest.importorskip("starlette")
 
 def test_other_machines_need_a_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LIT_AD_TOKEN", raising=False)
-    assert [is_loopback(host) for host in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "example.org")] == [
-        *(True, True, True, False, False)
-    ]
     with pytest.raises(UserError, match=r"0.0.0.0 is reached from other machines: set .* LIT_AD_TOKEN"):
         serve(tmp_path / "model.onnx", host="0.0.0.0")
     monkeypatch.setenv("LIT_AD_TOKEN", "geheim")

@@ -1,0 +1,220 @@
+"""`lit-ad watch`."""
+
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lit_ad.commands.chosen_file import chosen_file
+from lit_ad.commands.listening import SERVICE, listen, token_of
+from lit_ad.commands.own_method import import_own_method
+from lit_ad.deploy.journal import Journal
+from lit_ad.deploy.journal_file import NAME, JournalFile
+from lit_ad.deploy.journal_settings import SETTINGS, JournalSettings
+from lit_ad.detector.detector import Detector
+from lit_ad.detector.guarantee import notes
+from lit_ad.detector.runtimes import need
+from lit_ad.errors import UserError
+from lit_ad.files import resolve_path
+from lit_ad.line.feed import FEED, Feed, FeedSettings
+from lit_ad.line.sinks.settings import SINKS, SinkSettings
+from lit_ad.line.sinks.sink import Sink
+from lit_ad.line.watching import Outcome, Watching
+from lit_ad.names import printable, tell
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page with the live picture, and all else that `lit-ad serve` has.
+
+    Args:
+        port: Of the service; 0 for a free one. None: there is no service.
+        host: The address to listen at.
+    """
+
+    port: int | None = None
+    host: str = "127.0.0.1"
+
+
+PAGE = Page()
+
+
+def watch(
+    source: str,
+    /,
+    detector: Path,
+    device: str = "cpu",
+    weights: Path | None = None,
+    journal: Path | None = None,
+    watch: JournalSettings = SETTINGS,
+    feed: FeedSettings = FEED,
+    to: SinkSettings = SINKS,
+    page: Page = PAGE,
+) -> None:
+    """Judge the images of a line as they come, until its source ends or Ctrl-C.
+
+    SOURCE is
+
+    a folder       its images, and those that come; files that are still being written are waited for
+    a video        each of its frames
+    a camera       0, /dev/video0, rtsp://HOST/PATH or http://HOST/PATH: its newest frame, whenever one can be judged
+    -              paths on standard input, one a line
+
+    Nothing is lost in silence. Files wait in their folder, and paths in their pipe. With a journal, a restart judges
+    what came in between. A camera does not wait: frames that came too fast are counted. What cannot be read, judged,
+    written or delivered is said and counted, too.
+
+    Args:
+        source: A folder, a video, a camera or -.
+        detector: An exported detector, a checkpoint or a run.
+        device: cpu, cuda or cuda:1; of an .xml, what OpenVINO calls it, such as GPU.
+        weights: The teacher's, if a checkpoint does not find them.
+        journal: A folder that each verdict is written to, with pictures of what matters, and that is tested for drift.
+            None: nothing is kept.
+        watch: What of the journal is tested and kept.
+        feed: What is taken of the source.
+        to: Where verdicts and alarms go to, as JSON.
+        page: A page with the live picture, and all else that `lit-ad serve` has.
+    """
+    if journal is None and watch != SETTINGS:
+        raise UserError("--watch is about the journal, and there is none: give --journal DIR")
+    for package in SERVICE if page.port is not None else ():
+        need(package, "serve")
+    token = None if page.port is None else token_of(page.host)
+    with redirect_stdout(sys.stderr):  # standard output is for verdicts
+        chosen = chosen_file("watch", detector, None)
+    import_own_method(chosen)
+    judging = Detector.load(chosen, weights, device)
+    for line in notes(judging.card.decision):
+        print(line, file=sys.stderr)
+    name = feed.name if feed.name is not None else name_of(source)
+    images = open_feed(source, feed, journal, name)
+    try:
+        sinks = to.make_sinks()
+        with closing(sinks, None if journal is None else Journal(journal, judging, watch, name)) as kept:
+            watching = Watching(judging, images, feed.category, kept, sinks, to.anomalous_only)
+            with ended_by_signal(images), served(page, token, judging, chosen.name, kept, watching) as show:
+                print(f"{printable(name)} is watched; Ctrl-C ends it", file=sys.stderr, flush=True)
+                for outcome in watching:
+                    show(outcome)
+                    if outcome.detection is not None and outcome.detection.anomalous and to.json_lines != "-":
+                        tell(in_a_line(outcome))
+        print(watching.summary(), file=sys.stderr, flush=True)
+    finally:
+        images.close()
+
+
+def open_feed(source: str, settings: FeedSettings, journal: Path | None, name: str) -> Feed:
+    """Where the images of a source come from. Raises UserError where there is none."""
+    if source == "-":
+        from lit_ad.line.paths import PathFeed
+
+        return PathFeed(sys.stdin)
+    folder = resolve_path(Path(source))
+    if folder.is_dir():
+        need("watchdog", "line")
+        from lit_ad.line.folder import FolderFeed
+
+        before = None if journal is None or not (journal / NAME).is_file() else JournalFile(journal, alone=False)
+
+        def judged(file: str, changed: float) -> bool:
+            last = None if before is None else before.last_time(printable(name), printable(file))
+            return last is not None and last >= changed
+
+        return FolderFeed(folder, settings.settle, judged, settings.new_only)
+    from lit_ad.line.camera import CameraFeed, VideoFeed, is_camera, is_video
+
+    if is_camera(source):
+        return CameraFeed(source, settings.every)
+    if folder.is_file() and is_video(source):
+        return VideoFeed(str(folder), settings.every)
+    raise UserError(
+        f"{source} is no source: give a folder, a video file, a camera (0, /dev/video0, rtsp://HOST/PATH), or - for "
+        "paths on standard input"
+    )
+
+
+def name_of(source: str) -> str:
+    """What a source is called in the journal, where the user does not say so."""
+    if source == "-":
+        return "standard input"
+    if "://" in source:
+        from lit_ad.line.camera import without_password
+
+        return without_password(source)
+    return f"camera {source}" if source.isdecimal() else resolve_path(Path(source)).name
+
+
+def in_a_line(outcome: Outcome) -> str:
+    """An anomalous image for the console."""
+    detection = outcome.detection
+    assert detection is not None and detection.decision is not None
+    threshold = detection.decision.threshold(detection.category)
+    numbers = f"score {detection.score:.4g}, threshold {threshold:.4g}, p-value {detection.p_value:.3g}"
+    return f"anomalous: {printable(outcome.name)}: {numbers}"
+
+
+@contextmanager
+def closing(sinks: dict[str, Sink], journal: Journal | None) -> Iterator[Journal | None]:
+    """Write and deliver what waits when the block ends."""
+    try:
+        yield journal
+    finally:
+        for sink in sinks.values():
+            sink.close()
+        if journal is not None:
+            journal.close()
+
+
+@contextmanager
+def ended_by_signal(images: Feed) -> Iterator[None]:
+    """Let the first Ctrl-C or SIGTERM end the source, so that what was taken is judged and told. A second one stops."""
+
+    def end(*_: object) -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        threading.Thread(target=images.close, daemon=True).start()
+
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def served(
+    page: Page, token: str | None, detector: Detector, name: str, journal: Journal | None, watching: Watching
+) -> Iterator[Callable[[Outcome], None]]:
+    """Serve the page, if there is to be one. Yield what takes each outcome."""
+    if page.port is None:
+        yield lambda outcome: None
+        return
+    import uvicorn
+
+    from lit_ad.deploy.live import Live
+    from lit_ad.deploy.serve import service
+
+    live, listening = Live(watching.status), listen(page.host, page.port)
+    app = service(detector, name, token, journal=journal, live=live)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, server_header=False))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name="page", daemon=True)
+    thread.start()
+    print(f"The page: http://{page.host}:{listening.getsockname()[1]}", file=sys.stderr, flush=True)
+
+    def show(outcome: Outcome) -> None:
+        if outcome.detection is not None:
+            live.show(outcome.name, outcome.detection, outcome.seconds)
+
+    try:
+        yield show
+    finally:
+        server.should_exit = True
+        thread.join(10)

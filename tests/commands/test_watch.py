@@ -1,0 +1,126 @@
+"""`lit-ad watch` judges what comes into a folder, ends at Ctrl-C, and goes on where it ended."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("watchdog")
+pytest.importorskip("uvicorn")
+from lit_ad.commands.watch import name_of, open_feed, watch
+from lit_ad.deploy.export import export
+from lit_ad.deploy.journal_file import JournalFile
+from lit_ad.deploy.journal_settings import JournalSettings
+from lit_ad.detector.decision import Decision
+from lit_ad.errors import UserError
+from lit_ad.image.view import View
+from lit_ad.line.feed import FeedSettings
+from lit_ad.methods.stfpm import STFPM
+
+
+@pytest.fixture(scope="module")
+def exported(small_models: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An ONNX file, which is loaded without torch."""
+    pytest.importorskip("onnxruntime")
+    torch.manual_seed(0)
+    method = STFPM(**{**small_models["STFPM"]["init_args"], "view": View(64)}).eval().requires_grad_(False)
+    method.decision = Decision({"": np.array([0.1, 0.2])}, {"": np.array([0.1, 0.2])}, {"": np.array([0.01])})
+    file = tmp_path_factory.mktemp("exported") / "model.onnx"
+    export(method, file, "onnx")
+    return file
+
+
+@contextmanager
+def watching(*arguments: Any) -> Iterator[subprocess.Popen[str]]:
+    """`lit-ad watch`, which is ended by Ctrl-C."""
+    command = [sys.executable, "-m", "lit_ad", "watch", *map(str, arguments)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.PIPE, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "NO_PROXY": "127.0.0.1"},
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait(30)
+
+
+def end(process: subprocess.Popen[str]) -> tuple[str, str]:
+    process.send_signal(signal.SIGINT)
+    out, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    return out, errors
+
+
+def wait(until: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not until():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_folder_that_fills(exported: Path, images: Path, tmp_path: Path) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out.jsonl"
+    folder.mkdir()
+    shutil.copy(images / "test/good/000.png", folder)
+    options = ["--detector", exported, "--journal", tmp_path / "journal", "--to.json_lines", out, "--feed.settle", 0.2]
+    with watching(folder, *options, "--page.port", 0) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if found := re.search(r"The page: (http://127.0.0.1:\d+)", line):
+                break
+        wait(lambda: out.exists() and len(out.read_text().splitlines()) == 1)
+        shutil.copy(images / "test/square/003.png", folder)
+        wait(lambda: len(out.read_text().splitlines()) == 2)
+        with urlopen(f"{found[1]}/live") as answer:
+            live = json.load(answer)
+        assert live["line"]["judged"] == 2 and live["image"]["name"] == "003.png"
+        _, errors = end(process)
+    assert "2 images judged" in errors
+    shutil.copy(images / "test/good/001.png", folder)
+    with watching(folder, *options) as process:  # what came in between
+        wait(lambda: len(out.read_text().splitlines()) == 3)
+        _, errors = end(process)
+    assert "in is watched; Ctrl-C ends it" in errors and "1 image judged" in errors
+    told = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [each["name"] for each in told] == ["000.png", "003.png", "001.png"]
+    assert {each["source"] for each in told} == {"in"}
+    written = [row for _, row in JournalFile(tmp_path / "journal", alone=False).rows()]
+    assert [(row.name, row.score) for row in written] == [(each["name"], each["score"]) for each in told]
+
+
+def test_paths_of_a_pipe(exported: Path, images: Path) -> None:
+    with watching("-", "--detector", exported, "--to.json_lines", "-") as process:
+        paths = "".join(f"{images / 'test' / kind / '001.png'}\n" for kind in ("good", "square"))
+        out, errors = process.communicate(paths, timeout=120)
+    assert process.returncode == 0, errors
+    assert [json.loads(line)["kind"] for line in out.splitlines()] == ["verdict"] * 2
+    assert "2 images judged" in errors
+
+
+def test_what_is_refused(exported: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nowhere is no source: give a folder, a video file, a camera"):
+        watch(str(tmp_path / "nowhere"), exported)
+    with pytest.raises(UserError, match="--watch is about the journal, and there is none"):
+        watch(str(tmp_path), exported, watch=JournalSettings(delta=0.1))
+
+
+def test_names_of_sources(tmp_path: Path) -> None:
+    assert [name_of(source) for source in ("-", "0", "rtsp://a:b@h/x", f"{tmp_path}/in")] == [
+        *("standard input", "camera 0", "rtsp://h/x", "in")
+    ]
+    feed = open_feed(str(tmp_path), FeedSettings(), None, "line")
+    feed.close()

@@ -1,0 +1,126 @@
+"""Each file of a folder is given once, when it is written to its end, whatever way it comes."""
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from queue import Empty, Queue
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("watchdog")
+from lit_ad.line import folder as folder_module
+from lit_ad.line.feed import Arrival
+from lit_ad.line.folder import FolderFeed, changed
+
+PIXELS = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3)).astype(np.uint8))
+
+
+@contextmanager
+def watched(folder: Path, **options: Any) -> Iterator[tuple[FolderFeed, Queue[Arrival]]]:
+    feed, arrivals = FolderFeed(folder, **{"settle": 0.2, **options}), Queue[Arrival]()
+
+    def take() -> None:
+        for arrival in feed:
+            arrivals.put(arrival)
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    try:
+        yield feed, arrivals
+    finally:
+        feed.close()
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def names(arrivals: Queue[Arrival], count: int, more: float = 0.3) -> list[str]:
+    """The names of `count` arrivals; there are no more."""
+    listed = [arrivals.get(timeout=10).name for _ in range(count)]
+    with pytest.raises(Empty):
+        listed.append(arrivals.get(timeout=more).name)
+    return listed
+
+
+def test_files_that_are_there_come_and_go_in(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    for number, name in enumerate(("b.png", "deep/a.png")):
+        PIXELS.save(tmp_path / name)
+        os.utime(tmp_path / name, (number, number))
+    (tmp_path / "notes.txt").touch()
+    with watched(tmp_path) as (feed, arrivals):
+        assert sorted(names(arrivals, 2)) == ["b.png", "deep/a.png"]
+        PIXELS.save(tmp_path / "c.png")
+        PIXELS.save(tmp_path / ".hidden.png")
+        (tmp_path / ".hidden.png").rename(tmp_path / "deep" / "d.png")
+        assert sorted(names(arrivals, 2)) == ["c.png", "deep/d.png"]
+        (tmp_path / "c.png").chmod(0o600)  # is no new image
+        assert names(arrivals, 0, more=0.8) == []
+        PIXELS.rotate(90).save(tmp_path / "c.png")  # is one
+        assert names(arrivals, 1) == ["c.png"] and feed.waiting() == 0
+
+
+def test_a_file_that_is_being_written_is_waited_for(tmp_path: Path) -> None:
+    PIXELS.save(tmp_path / ".a.png")
+    content = (tmp_path / ".a.png").read_bytes()
+    with watched(tmp_path) as (_, arrivals):
+        with (tmp_path / "a.png").open("wb") as file:
+            for part in (content[:1000], content[1000:]):
+                file.write(part)
+                file.flush()
+                with pytest.raises(Empty):
+                    arrivals.get(timeout=0.6)  # three times the time that a closed one takes
+        assert names(arrivals, 1) == ["a.png"]
+
+
+def test_what_no_event_tells_of_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder_module.Handler, "on_any_event", lambda self, event: None)
+    monkeypatch.setattr(folder_module, "LISTED", 0.1)
+    with watched(tmp_path) as (_, arrivals):
+        PIXELS.save(tmp_path / "a.png")
+        assert names(arrivals, 1) == ["a.png"]
+
+
+def test_a_file_that_cannot_be_read_comes_again_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder_module, "PATIENCE", 1.0)
+    with watched(tmp_path) as (feed, arrivals):
+        (tmp_path / "a.png").write_bytes(b"half")
+        first = arrivals.get(timeout=10)
+        assert feed.comes_again(first)
+        second = arrivals.get(timeout=10)
+        time.sleep(1.1)
+        assert second.name == "a.png" and not feed.comes_again(second)
+        (tmp_path / "a.png").unlink()
+        assert not feed.comes_again(second)
+
+
+def test_after_a_restart_only_what_was_not_judged(tmp_path: Path) -> None:
+    for name in ("old.png", "new.png", "overwritten.png"):
+        PIXELS.save(tmp_path / name)
+    times = {"old.png": time.time() + 1, "overwritten.png": changed(tmp_path / "overwritten.png") - 1}
+    with watched(tmp_path, judged=lambda name, since: times.get(name, 0) >= since) as (_, arrivals):
+        assert sorted(names(arrivals, 2)) == ["new.png", "overwritten.png"]
+
+
+def test_new_ones_only(tmp_path: Path) -> None:
+    PIXELS.save(tmp_path / "old.png")
+    with watched(tmp_path, new_only=True) as (feed, arrivals):
+        assert feed.at_start == 1
+        PIXELS.save(tmp_path / "new.png")
+        assert names(arrivals, 1) == ["new.png"]
+
+
+def test_a_folder_that_goes_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder_module, "LISTED", 0.1)
+    (tmp_path / "in").mkdir()
+    with watched(tmp_path / "in") as (feed, _):
+        (tmp_path / "in").rmdir()
+        end = time.monotonic() + 10
+        while not feed.trouble and time.monotonic() < end:
+            time.sleep(0.05)
+        assert "in is gone" in feed.trouble

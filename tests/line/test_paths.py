@@ -1,0 +1,21 @@
+"""Lines are paths; empty ones are none."""
+
+from pathlib import Path
+
+from lit_ad.line.paths import PathFeed
+
+
+def test_lines_are_paths() -> None:
+    feed = PathFeed(["/a/b c.png\n", "\n", "d.png\r\n"])
+    first, second = feed
+    assert (first.name, first.file) == ("/a/b c.png", Path("/a/b c.png"))
+    assert (second.name, second.file) == ("d.png", Path.cwd() / "d.png")
+    assert not feed.comes_again(first) and feed.waiting() == feed.passed_over == 0
+
+
+def test_an_end_in_between() -> None:
+    feed, listed = PathFeed(["a", "b", "c"]), []
+    for arrival in feed:
+        listed.append(arrival.name)
+        feed.close()
+    assert listed == ["a"]
