@@ -193,10 +193,8 @@ def cache_directory() -> Path:
     Raises:
         UserError: That folder belongs to another user, or cannot be made.
     """
-    from platformdirs import user_cache_path  # not needed by a detector, which imports this module
-
     with suppress(RuntimeError):  # there is no home directory; older versions return "~/.cache/lit_ad" instead
-        usual = user_cache_path("lit_ad", appauthor=False)
+        usual = usual_cache()
         there = next((folder for folder in (usual, *usual.parents) if os.access(folder, os.F_OK)), usual)
         writable = os.environ.get("XDG_CACHE_HOME") or usual == there or os.access(there, os.W_OK)
         if usual.is_absolute() and writable:
@@ -209,6 +207,19 @@ def cache_directory() -> Path:
         raise UserError(f"{folder} belongs to another user: set XDG_CACHE_HOME to a folder that you can write to")
     warnings.warn(f"no home directory to write to: caches are kept in {folder}, or in $XDG_CACHE_HOME", stacklevel=1)
     return folder
+
+
+def usual_cache() -> Path:
+    """Where the system keeps caches. A device that only judges has no platformdirs: there, as on Linux.
+
+    Raises:
+        RuntimeError: There is no home directory.
+    """
+    try:
+        from platformdirs import user_cache_path
+    except ImportError:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "lit_ad")
+    return user_cache_path("lit_ad", appauthor=False)
 
 
 def format_bytes(size: int) -> str:

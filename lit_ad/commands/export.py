@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,18 +23,12 @@ from lit_ad.data.masks import read_truth
 from lit_ad.data.sources.from_config import make_source
 from lit_ad.data.sources.images import list_and_tell
 from lit_ad.data.splits import Fold, Splits, list_splits
+from lit_ad.deploy.differences import TOLERANCE, beyond, differences
 from lit_ad.deploy.example import example, example_name
-from lit_ad.deploy.export import (
-    SUFFIX,
-    TOLERANCE,
-    Format,
-    Precision,
-    beyond,
-    check_options,
-    differences,
-    rewrite,
-)
+from lit_ad.deploy.export import SUFFIX, Format, Precision, check_options
 from lit_ad.deploy.export import export as write
+from lit_ad.deploy.exported_file import rewrite
+from lit_ad.deploy.self_check import COUNT, loosen
 from lit_ad.detector.card import Card
 from lit_ad.detector.detector import Detector
 from lit_ad.detector.guarantee import by_hand
@@ -49,6 +43,7 @@ from lit_ad.methods.network import inference
 from lit_ad.metrics import ImageAUROC, PixelAUROC
 
 COMPARED = 8  # images
+T = TypeVar("T")
 
 
 def export(
@@ -63,6 +58,7 @@ def export(
     weights: Path | None = None,
     opset: int | None = None,
     ir: int | None = None,
+    self_check: bool = True,
 ) -> None:
     """Write a checkpoint as one file for another runtime, and compare what the two say of some images.
 
@@ -81,6 +77,8 @@ def export(
         opset: Of an ONNX file, the version of its operators. None: 18.
         ir: Of an ONNX file, the version of its format. None: the oldest that has the opset, 8 of 18. ONNX Runtime 1.17
             reads files up to opset 20 and version 9.
+        self_check: Whether the file carries three of the images that it is compared on, and what the checkpoint said of
+            them. `Detector.load` compares them where the file is loaded. Whoever has the file can see these images.
     """
     os.environ.setdefault("NNCF_CI", "1")  # without it, NNCF sends usage data, unasked and by a fork of this process
     ckpt_path, output = chosen_file("export", run, ckpt_path), None if output is None else resolve_path(output)
@@ -111,14 +109,17 @@ def export(
     name = free_path(folder / usual).name
     with new_folder(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as scratch:
         file = Path(scratch, name)
-        card = write(method, file, format, precision, [sample.image for sample in calibration], opset, ir)
+        carried = pick(pictures, COUNT) if self_check else []
+        card = write(method, file, format, precision, [sample.image for sample in calibration], opset, ir, carried)
         if card.without_map:
             print(f"The file has scores and no anomaly_map: {card.without_map}.")
-        checkpoint, exported = Detector(inference(method), method.card), Detector.load(file)
+        checkpoint, exported = Detector(inference(method), method.card), Detector.load(file, verify=False)
         report = compare(exported, checkpoint, pictures, precision)
         if precision == "int8" and card.decision is not None:  # its scores are others, and so are its thresholds
             card = with_own_decision(exported, splits.val, file)
             exported = Detector(exported.network, card)
+        if precision == "int8":
+            loosen(file)
         if precision == "int8" and splits.test:
             report["auroc"] = aurocs(exported, checkpoint, splits.test)
         text = json.dumps(report, indent=2, allow_nan=False) + "\n"
@@ -128,6 +129,9 @@ def export(
             for written in sorted(Path(scratch).iterdir(), key=lambda path: path.suffix == SUFFIX[format]):
                 written.replace(folder / written.name)  # the file itself comes last
     earlier = "" if name == usual else f". {usual} of an earlier export stays as it is"
+    if carried:
+        count = format_count(len(carried), "image")
+        print(f"The file carries {count} of these, by which it is checked where it is loaded (lit-ad verify)")
     print(f"{folder / name}, and beside it {name}.json and {example_name(file)}{earlier}")
 
 
@@ -181,10 +185,10 @@ def made_up(view: View, count: int) -> Iterator[NDArray[Any]]:
             yield (low + pixels[..., 0] * ((high - low) / 255)).astype(np.float32)
 
 
-def pick(samples: list[Sample], count: int) -> list[Sample]:
+def pick(items: list[T], count: int) -> list[T]:
     """`count` of them, spread evenly."""
-    rows = sorted({round(row) for row in np.linspace(0, len(samples) - 1, count)}) if samples else []
-    return [samples[row] for row in rows]
+    rows = sorted({round(row) for row in np.linspace(0, len(items) - 1, count)}) if items else []
+    return [items[row] for row in rows]
 
 
 def compare(exported: Detector, checkpoint: Detector, images: list[ImageLike], precision: Precision) -> dict[str, Any]:

@@ -54,6 +54,7 @@ COMMANDS = {
     "export": Command(
         "a run's detector as one file for ONNX Runtime, OpenVINO or torch.export: RUN", "commands.export.export"
     ),
+    "verify": Command("an exported file beside its checkpoint, on this machine: FILE", "commands.verify.verify"),
     "serve": Command("a detector as a web service: POST an image, get a verdict", "commands.serve.serve"),
     "watch": Command(
         "judge the images of a folder that fills, a camera or a pipe: SOURCE --detector RUN", "commands.watch.watch"

@@ -68,7 +68,7 @@ def predict_alone(arguments: Sequence[str]) -> None:
     source = Images(folder)
     samples = source.samples()
     import_own_method(file)
-    detector = Detector.load(file, parsed.weights, parsed.device)
+    detector = Detector.load(file, parsed.weights, parsed.device, parsed.verify)
     decision = detector.card.decision
     if decision is not None and parsed.decision.false_alarm is not None:
         decision = decision.with_rate(parsed.decision.false_alarm)
@@ -100,6 +100,8 @@ def make_parser() -> Parser:
     parser.add_argument("--decision.false_alarm", type=float | None, default=None, help=rate)
     parser.add_argument("--device", type=str, default="cpu", help="cpu, or what the runtime calls another one.")
     parser.add_argument("--weights", type=Path | None, default=None, help="The teacher's, if a checkpoint needs them.")
+    verified = "Whether an exported file is compared with its checkpoint here first: see `lit-ad verify`."
+    parser.add_argument("--verify", type=bool, default=True, help=verified)
     return parser
 
 

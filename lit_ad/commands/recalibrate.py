@@ -120,7 +120,7 @@ def write_decision(file: Path, output: Path, decision: Decision, detector: Detec
         write_checkpoint(checkpoint, output)
         return
     from lit_ad.deploy.example import example, example_name
-    from lit_ad.deploy.export import rewrite
+    from lit_ad.deploy.exported_file import rewrite
 
     card = dataclasses.replace(detector.card, decision=decision)
     rewrite(file, output, card)

@@ -24,6 +24,7 @@ def serve(
     journal: Path | None = None,
     watch: JournalSettings = SETTINGS,
     limits: Limits = LIMITS,
+    verify: bool = True,
 ) -> None:
     """Serve a detector as a web service until it is stopped.
 
@@ -50,6 +51,7 @@ def serve(
             None: nothing is kept.
         watch: What of the journal is tested and kept.
         limits: Of a request.
+        verify: Whether an exported file is compared with its checkpoint here first: see `lit-ad verify`.
     """
     check_number("--port", port, least=0, most=65535)
     if journal is None and watch != SETTINGS:
@@ -63,7 +65,7 @@ def serve(
     token = token_of(host)
     chosen = chosen_file("serve", file, None)
     import_own_method(chosen)
-    detector = Detector.load(chosen, weights, device)
+    detector = Detector.load(chosen, weights, device, verify)
     for line in notes(detector.card.decision):
         print(line)
     listening = listen(host, port)

@@ -23,6 +23,7 @@ from lit_ad.detector.inputs import ImageLike, iterate_images, list_images, name_
 from lit_ad.detector.run_files import find_detector
 from lit_ad.detector.scoring import Judgement, Network, NetworkFor, judge
 from lit_ad.detector.stream import CALLERS, Record, in_order
+from lit_ad.detector.verification import verify as verify_loaded
 from lit_ad.errors import UserError, check_number
 from lit_ad.image.pixels import Pixels
 from lit_ad.image.view import Box
@@ -66,27 +67,37 @@ class Detector:
         return f"Detector({name}{categories}, threshold {point.threshold:.4g} {rate})"
 
     @classmethod
-    def load(cls, path: str | Path, weights: str | Path | None = None, device: str = "cpu") -> "Detector":
+    def load(
+        cls, path: str | Path, weights: str | Path | None = None, device: str = "cpu", verify: bool = True
+    ) -> "Detector":
         """The detector in a run's directory, in a checkpoint, or in an exported file.
 
         The file is compared with its checksum, since a damaged network still gives scores. On one core this takes 0.3 s
         for each GiB of a checkpoint or a .pt2 (CRC-32), and 0.6 s of an .onnx, or an .xml with its .bin (SHA-256).
 
+        An exported file is also compared with its checkpoint, on the three images that it carries, when it is loaded
+        for the first time on this machine, by this version of its runtime and on this device.
+
         Args:
             path: RUN, whose best checkpoint is taken, or a file.
             weights: The teacher's, if a checkpoint does not find them.
             device: cpu, cuda or cuda:1; of an .xml, what OpenVINO calls it, such as GPU.
+            verify: Whether an exported file is compared with its checkpoint.
 
         Raises:
-            UserError: There is no such file or no such device, the file is damaged, or what it needs is not there.
+            UserError: There is no such file or no such device, the file is damaged, what it needs is not there, or its
+                scores or maps are not its checkpoint's here.
         """
         path = find_detector(path)
         if path.suffix == ".ckpt":
             from lit_ad.methods.torch_runtime import load_network
 
-            detector = cls(*load_network(path, weights, device))
+            loaded = load_network(path, weights, device)
         else:
-            detector = cls(*load_exported(path, device))
+            loaded = load_exported(path, device)
+        if verify:
+            verify_loaded(loaded, path, device)
+        detector = cls(loaded.network, loaded.card, loaded.network_for)
         Image.init()  # Pillow's readers, before several threads want them
         if detector.card.decision is None:
             warnings.warn(NO_DECISION, stacklevel=2)

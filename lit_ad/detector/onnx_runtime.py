@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from lit_ad.detector.runtimes import KEY, Loaded, card_of_text, need, one_at_a_time, run_once
 from lit_ad.detector.scoring import Network
+from lit_ad.detector.self_check import CHECK_KEY
 from lit_ad.errors import UserError
 from lit_ad.image.view import Floats
 from lit_ad.integrity import check_seal, why_unreadable
@@ -21,7 +22,7 @@ def load_onnx(file: Path, device: str) -> Loaded:
     """By ONNX Runtime, on CUDA if `device` says so. For several callers there is a second session, of fewer threads."""
     runtime = need("onnxruntime", "onnx")
     providers = onnx_providers(runtime, device)
-    check_seal(file)
+    fingerprint = check_seal(file)
 
     def session(threads: int = 0) -> Any:
         options = runtime.SessionOptions()
@@ -45,7 +46,8 @@ def load_onnx(file: Path, device: str) -> Loaded:
         return run
 
     all_cores = session()
-    card = card_of_text(all_cores.get_modelmeta().custom_metadata_map.get(KEY), file)
+    metadata = all_cores.get_modelmeta().custom_metadata_map
+    card = card_of_text(metadata.get(KEY), file)
     network = run_once(network_of(all_cores), card)
 
     def network_for(callers: int) -> Network:
@@ -53,7 +55,8 @@ def load_onnx(file: Path, device: str) -> Loaded:
             return one_at_a_time(network)
         return run_once(network_of(session(max(1, cores() // callers))), card)
 
-    return Loaded(network, card, network_for)
+    name = f"ONNX Runtime {runtime.__version__} ({', '.join(all_cores.get_providers())})"
+    return Loaded(network, card, network_for, name, metadata.get(CHECK_KEY), fingerprint)
 
 
 def onnx_providers(runtime: Any, device: str) -> list[Any]:

@@ -2,6 +2,7 @@
 
 import re
 import threading
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from lit_ad.detector.runtimes import KEY, Loaded, card_of_text, need, one_at_a_time, run_once
 from lit_ad.detector.scoring import Network
+from lit_ad.detector.self_check import CHECK_KEY
 from lit_ad.errors import UserError
 from lit_ad.image.view import Floats
 from lit_ad.integrity import check_seal, why_unreadable
@@ -29,12 +31,12 @@ def load_openvino(file: Path, device: str) -> Loaded:
         raise no_device(device, "OpenVINO", there)
     if not file.with_suffix(".bin").is_file():
         raise UserError(f"{file} needs its weights, {file.with_suffix('.bin').name}, beside it: copy both files")
-    check_seal(file, file.with_suffix(".bin"))
+    fingerprint = check_seal(file, file.with_suffix(".bin"))
     try:
         model = core.read_model(file)
     except Exception as error:
         raise UserError(f"{file} cannot be read by OpenVINO: {why_unreadable(error)}") from error
-    card = card_of_text(model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None, file)
+    card = card_of_text(read_info(model, KEY), file)
     options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
     if device == "cpu":  # by itself it computes in bfloat16 where the processor can, and is half a per cent off
         options["INFERENCE_PRECISION_HINT"] = "f32"
@@ -49,7 +51,21 @@ def load_openvino(file: Path, device: str) -> Loaded:
         streams = {**options, "PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": callers}
         return run_once(openvino_network(core.compile_model(model, "CPU", streams)), card)
 
-    return Loaded(network, card, network_for)
+    openvino = need("openvino", "openvino")
+    name = f"OpenVINO {openvino.__version__} ({full_name(core, device)})"
+    return Loaded(network, card, network_for, name, read_info(model, CHECK_KEY), fingerprint)
+
+
+def read_info(model: Any, key: str) -> str | None:
+    """What a model's file keeps under a key."""
+    return str(model.get_rt_info([key]).astype(str)) if model.has_rt_info([key]) else None
+
+
+def full_name(core: Any, device: str) -> str:
+    """What a device is called in full, such as the processor's name, where OpenVINO tells; of AUTO it does not."""
+    with suppress(RuntimeError):
+        return f"{device}, {core.get_property(device.upper(), 'FULL_DEVICE_NAME')}"
+    return device
 
 
 def openvino_network(compiled: Any) -> Network:

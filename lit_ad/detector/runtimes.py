@@ -22,6 +22,9 @@ class Loaded(NamedTuple):
     network: Network
     card: Card
     network_for: NetworkFor  # for several callers
+    runtime: str  # its name and version, and what else decides how it computes
+    check: str | None = None  # what the file carries to check itself: `self_check.SelfCheck` as text
+    fingerprint: str = ""  # of the file's content
 
 
 def need(package: str, extra: str) -> Any:

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from lit_ad.detector.runtimes import KEY, Loaded, card_of_text, need, one_at_a_time, run_once
 from lit_ad.detector.scoring import Network
+from lit_ad.detector.self_check import CHECK_KEY
 from lit_ad.errors import UserError
 from lit_ad.image.view import Floats
-from lit_ad.integrity import check_zip, why_unreadable
+from lit_ad.integrity import check_zip, why_unreadable, zip_fingerprint
 from lit_ad.machine import torch_device
 from lit_ad.names import utf8_path
 
@@ -21,7 +22,7 @@ def load_torch(file: Path, device: str) -> Loaded:
     torch = need("torch", "torch")
     place = torch_device(device)
     check_zip(file, file)
-    extra = {KEY: ""}
+    extra = {KEY: "", CHECK_KEY: ""}
     try:
         with utf8_path(file) as path:
             program = torch.export.load(path, extra_files=extra)
@@ -35,7 +36,14 @@ def load_torch(file: Path, device: str) -> Loaded:
             score, *maps = module(torch.from_numpy(pixels).to(place))
         return (maps[0].float().cpu().numpy() if maps else None), score.float().cpu().numpy()
 
-    return Loaded(run_once(run, card), card, lambda callers: torch_for_callers(run, callers, place.type))
+    return Loaded(
+        run_once(run, card),
+        card,
+        lambda callers: torch_for_callers(run, callers, place.type),
+        f"PyTorch {torch.__version__}",
+        extra[CHECK_KEY] or None,
+        zip_fingerprint(file),
+    )
 
 
 def module_on(program: Any, place: Any) -> Any:

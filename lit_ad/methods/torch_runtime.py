@@ -1,6 +1,9 @@
 """PyTorch as the runtime of a checkpoint, as `detector.runtimes` has those of exported files."""
 
+from functools import partial
 from pathlib import Path
+
+import torch
 
 from lit_ad.detector.runtimes import Loaded, run_once
 from lit_ad.detector.torch_export import torch_for_callers
@@ -17,4 +20,5 @@ def load_network(path: Path, weights: str | Path | None = None, device: str = "c
     method: Method = Method.load_from_checkpoint(path, device, weights)
     method.requires_grad_(False)
     network = run_once(inference(method), method.card)
-    return Loaded(network, method.card, lambda callers: torch_for_callers(network, callers, method.device.type))
+    several = partial(torch_for_callers, network, device=method.device.type)
+    return Loaded(network, method.card, several, f"PyTorch {torch.__version__}")

@@ -14,6 +14,7 @@ from lit_ad import Detector
 from lit_ad.batch import Sample
 from lit_ad.commands import export as command
 from lit_ad.commands.main import run
+from lit_ad.deploy import differences
 from lit_ad.detector.inputs import read_pixels
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
@@ -64,7 +65,7 @@ def test_an_earlier_export_stays(trained: Path, tmp_path: Path, capsys: pytest.C
 def test_beyond_tolerance_there_is_no_file(
     trained: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(command.TOLERANCE, "fp32", 1e-12)
+    monkeypatch.setitem(differences.TOLERANCE, "fp32", 1e-12)
     with pytest.raises(UserError, match=r"differs from the checkpoint, score at batch .* no file was written"):
         run(["export", "--ckpt_path", str(checkpoint), "--format", "onnx", "--output", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()

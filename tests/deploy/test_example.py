@@ -13,7 +13,8 @@ from PIL import Image, PngImagePlugin
 
 from lit_ad import Detector
 from lit_ad.deploy.example import example, example_name
-from lit_ad.deploy.export import SUFFIX, export, write_onnx
+from lit_ad.deploy.export import SUFFIX, export
+from lit_ad.deploy.exported_file import write_onnx
 from lit_ad.errors import NOT_FINITE, NotFiniteError, UserError
 from lit_ad.image.pixels import read_image
 from lit_ad.image.view import View

@@ -12,9 +12,11 @@ from PIL import Image
 
 from lit_ad import Detector
 from lit_ad.batch import Prediction
-from lit_ad.deploy.export import SUFFIX, beyond, check_options, differences, export, input_size, rewrite
+from lit_ad.deploy.differences import beyond, differences
+from lit_ad.deploy.export import SUFFIX, check_options, export
+from lit_ad.deploy.exported_file import input_size, rewrite
 from lit_ad.detector.decision import Decision
-from lit_ad.errors import NotFiniteError, UserError
+from lit_ad.errors import UserError
 from lit_ad.image.view import View
 from lit_ad.methods import STFPM
 from lit_ad.methods import __all__ as METHODS
@@ -52,7 +54,7 @@ def export_every_format(small_models: dict[str, dict[str, Any]], home: Path) -> 
     method.decision = DECISION
     files = {format: home / f"model{suffix}" for format, suffix in SUFFIX.items()}
     for format, file in files.items():
-        export(method, file, format)  # type: ignore[arg-type]
+        export(method, file, format, carried=pictures(3))  # type: ignore[arg-type]
     Image.fromarray(pictures(1)[0]).save(home / "image.png")
     return method, files
 
@@ -139,49 +141,6 @@ def test_mkd_leaves_its_map_and_nothing_else(small_models: dict[str, dict[str, A
     assert found.anomaly_map is None and found.mask is None and found.regions == [] and found.anomalous is not None
     assert method.saliency == "gradients"  # type: ignore[comparison-overlap]
     assert Detector(inference(method), method.card)(pictures(1)[0]).anomaly_map is not None
-
-
-def test_a_wrong_file_is_found_out(small_models: dict[str, dict[str, Any]], tmp_path: Path) -> None:
-    method = made("STFPM", small_models)
-    checkpoint = Detector(inference(method), method.card)
-    with torch.no_grad():
-        changed = made("STFPM", small_models)
-        next(changed.student.parameters())[0].mul_(1.1)  # type: ignore[union-attr]
-    export(changed, tmp_path / "model.onnx")
-    found = differences(Detector.load(tmp_path / "model.onnx"), checkpoint, pictures(5))
-    assert beyond(found, 1e-4)
-    assert beyond({"batch 1": {"score": float("nan")}}, 1e-4)
-
-
-def test_an_exported_file_that_is_not_finite_is_found_out(
-    small_models: dict[str, dict[str, Any]], tmp_path: Path
-) -> None:
-    """Also in int8, where no tolerance says so."""
-    method = made("STFPM", small_models)
-    checkpoint = Detector(inference(method), method.card)
-
-    def broken(pixels: Any) -> Any:
-        maps, *others = checkpoint.network(pixels)
-        return maps * np.float32(np.inf), *others
-
-    with pytest.raises(
-        NotFiniteError, match=r"^the exported file at batch 1: image 1: its score or anomaly map is NaN"
-    ):
-        differences(Detector(broken, checkpoint.card), checkpoint, pictures(2))
-
-
-@pytest.mark.parametrize("format", SUFFIX)
-def test_another_decision_in_the_same_file(
-    format: str, small_models: dict[str, dict[str, Any]], tmp_path: Path
-) -> None:
-    method, suffix = made("STFPM", small_models), SUFFIX[format]
-    export(method, tmp_path / f"a{suffix}", format)  # type: ignore[arg-type]
-    before = Detector.load(tmp_path / f"a{suffix}")
-    card = replace(before.card, decision=DECISION.with_rate(0.5))
-    rewrite(tmp_path / f"a{suffix}", tmp_path / f"b{suffix}", card)
-    after = Detector.load(tmp_path / f"b{suffix}")
-    assert after.card.to_dict() == card.to_dict()
-    assert after(pictures(1)[0]).score == before(pictures(1)[0]).score
 
 
 class Smoothed(STFPM):

@@ -1,0 +1,92 @@
+"""Exported files with their metadata: written, and written anew with another card."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lit_ad.detector.card import Card
+from lit_ad.detector.guarantee import summary
+from lit_ad.detector.openvino_runtime import openvino_core
+from lit_ad.detector.runtimes import KEY, need
+from lit_ad.detector.self_check import CHECK_KEY
+from lit_ad.errors import UserError
+from lit_ad.files import atomic_write
+from lit_ad.image.pixels import Size
+from lit_ad.image.view import View
+from lit_ad.integrity import BLANK, DIGEST, seal
+
+
+def input_size(view: View) -> Size:
+    """Height and width of the network's input. Raises UserError if the view has none."""
+    if view.tile is None and view.size is None:
+        raise UserError(
+            "this model sees each image at its own size, and a graph has one: train with model.view.image_size or "
+            "model.view.tile"
+        )
+    height, width = view.black_input().shape[2:]
+    return height, width
+
+
+def metadata(card: Card) -> str:
+    """JSON: the card, the place of the digest, and for programs without lit_ad the input's size, the thresholds ("" is
+    all categories), and what they promise or stand for."""
+    decision = card.decision
+    thresholds: dict[str, Any] = {}
+    if decision is not None:
+        names = [None, *decision.scores] if len(decision.scores) > 1 else [None]
+        thresholds["threshold"] = {name or "": decision.threshold(name) for name in names}
+        thresholds["pixel_threshold"] = {name or "": decision.pixel_threshold(name) for name in names}
+        thresholds["summary"] = summary(decision)
+    return json.dumps({**card.to_dict(), "input_size": input_size(card.view), **thresholds, DIGEST: BLANK})
+
+
+def write_torch(program: Any, file: Path, card: Card, check: str | None = None) -> None:
+    """A torch.export program; its metadata is an extra file. It is a zip archive, and has the checksums of one."""
+    with atomic_write(file) as temporary, temporary.open("wb") as stream:
+        torch.export.save(program, stream, extra_files={KEY: metadata(card), CHECK_KEY: check or ""})
+
+
+def write_onnx(model: Any, file: Path, card: Card, check: str | None = None) -> None:
+    onnx = need("onnx", "onnx")
+    onnx.helper.set_model_props(model, {KEY: metadata(card), **({CHECK_KEY: check} if check else {})})
+    with atomic_write(file) as temporary:
+        onnx.save(model, temporary)
+        seal(temporary)
+
+
+def write_openvino(model: Any, file: Path, card: Card, check: str | None = None) -> None:
+    """FILE.xml, and its weights in FILE.bin."""
+    openvino = need("openvino", "openvino")
+    model.set_rt_info(metadata(card), [KEY])
+    if check:
+        model.set_rt_info(check, [CHECK_KEY])
+    with tempfile.TemporaryDirectory() as scratch:
+        written = Path(scratch, file.name)
+        openvino.save_model(model, written, compress_to_fp16=card.precision == "fp16")
+        seal(written, written.with_suffix(".bin"))
+        for suffix in (".bin", ".xml"):  # the weights first: an .xml without them would be half a file
+            with atomic_write(file.with_suffix(suffix)) as temporary:
+                temporary.write_bytes(written.with_suffix(suffix).read_bytes())
+
+
+def rewrite(file: Path, output: Path, card: Card, check: str | None = None) -> None:
+    """Write the same network with another card.
+
+    Args:
+        file: An exported file.
+        output: The new one; it may be the same.
+        card: What it is to say.
+        check: What it is to carry to check itself. None: what the old one carries.
+    """
+    if file.suffix == ".onnx":
+        model = need("onnx", "onnx").load(file)
+        carried = {entry.key: entry.value for entry in model.metadata_props}.get(CHECK_KEY)
+        write_onnx(model, output, card, check or carried)
+    elif file.suffix == ".xml":
+        write_openvino(openvino_core().read_model(file), output, card, check)  # it keeps what it was read with
+    else:
+        extra = {CHECK_KEY: ""}
+        write_torch(torch.export.load(file, extra_files=extra), output, card, check or extra[CHECK_KEY])
