@@ -129,7 +129,7 @@ def test_a_detector_prints_in_a_line(bright: Detector) -> None:
     decision = Decision(held, held, held, false_alarm=0.01)
     decided = Detector(bright.network, replace(bright.card, decision=decision))
     assert str(decided) == "Detector(bright, fp32, nut, threshold 240 for 25 % false alarms)"
-    by_folds = Detector(bright.network, replace(decided.card, decision=replace(decision, folds={"nut": 3})))
+    by_folds = Detector(bright.network, replace(decided.card, decision=replace(decision, folds={"nut": (1, 1, 1)})))
     assert str(by_folds) == "Detector(bright, fp32, nut, threshold 240 for 25 % false alarms by 3 folds)"
     by_hand = Detector(bright.network, replace(bright.card, decision=decision.with_threshold(7.0)))
     assert str(by_hand) == "Detector(bright, fp32, nut, threshold 7 set by hand)"
