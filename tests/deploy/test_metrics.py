@@ -1,16 +1,32 @@
-"""A Prometheus parser reads what the service counts."""
+"""A Prometheus parser reads what the service counts; and a real Prometheus answers each question of the dashboard."""
 
+import json
+import re
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+from urllib.request import ProxyHandler, build_opener
 
 import pytest
 
 pytest.importorskip("prometheus_client")
+pytest.importorskip("uvicorn")
 from prometheus_client.parser import text_string_to_metric_families
 
 from lit_ad.deploy.journal import Journal
 from lit_ad.deploy.journal_settings import JournalSettings
+from lit_ad.deploy.live import Live
 from lit_ad.deploy.metrics import Metrics
 from tests.deploy.test_journal import detection, detector
+from tests.deploy.test_live import STATUS
+from tests.deploy.test_serve import served
 
 
 def samples(metrics: Metrics) -> dict[str, float]:
@@ -53,3 +69,84 @@ def test_the_journals_numbers(tmp_path: Path) -> None:
     assert found[f"lit_ad_drift_alarm{share.replace('share', 'scores')}"] == 0
     assert found["lit_ad_journal_dropped_rows_total[]"] == 3
     assert found["lit_ad_journal_dropped_pictures_total[]"] == 0
+
+
+@contextmanager
+def prometheus(folder: Path, scraped: int) -> Iterator[str]:
+    """Debian's Prometheus, which scrapes a port five times in a second, and its address."""
+    config = folder / "prometheus.yml"
+    config.write_text(f"""
+global: {{scrape_interval: 200ms, scrape_timeout: 200ms}}
+scrape_configs:
+  - job_name: lit_ad
+    static_configs: [{{targets: ["127.0.0.1:{scraped}"]}}]
+""")
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+    arguments = [
+        f"--config.file={config}",
+        f"--storage.tsdb.path={folder}/data",
+        f"--web.listen-address=127.0.0.1:{port}",
+    ]
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(["prometheus", *arguments], stdout=log, stderr=log)
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def ask(address: str, query: str) -> list[Any]:
+    opener = build_opener(ProxyHandler({}))
+    with opener.open(f"{address}/api/v1/query?{urlencode({'query': query})}", timeout=10) as answer:
+        told = json.load(answer)
+    assert told["status"] == "success", told
+    return list(told["data"]["result"])
+
+
+def questions() -> list[str]:
+    """Of the dashboard, with its variables set."""
+    dashboard = json.loads(files("lit_ad.deploy").joinpath("grafana.json").read_text(encoding="utf-8"))
+    asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    return [text.replace("$instance", ".*").replace("$__rate_interval", "3s") for text in asked]
+
+
+@pytest.mark.skipif(not shutil.which("prometheus"), reason="needs prometheus: apt-get install prometheus")
+def test_a_prometheus_answers_each_question_of_the_dashboard(tmp_path: Path) -> None:
+    live = Live(lambda: STATUS)
+    settings = JournalSettings(sample=0)
+    with (
+        Journal(tmp_path / "journal", detector(), settings) as journal,
+        served(detector(), journal=journal, live=live) as port,
+    ):
+        (tmp_path / "prometheus").mkdir()
+        with prometheus(tmp_path / "prometheus", port) as address:
+            end = time.monotonic() + 60
+            while True:
+                live.show("a.png", detection(150.0), 0.01)
+                live.show("b.png", detection(5.0), 0.01)
+                journal.record(detection(5.0), 0.01)
+                time.sleep(0.1)
+                try:
+                    if len(questions()) == sum(bool(ask(address, question)) for question in questions()):
+                        break
+                except OSError:  # it is not there yet
+                    pass
+                silent = "its log: " + (tmp_path / "prometheus/log").read_text()[-500:]
+                assert time.monotonic() < end, silent
+            assert ask(address, "lit_ad_line_refused_total")[0]["value"][1] == "3"
+            (share,) = ask(address, questions()[1])
+            assert float(share["value"][1]) == pytest.approx(0.5, abs=0.1)
+            (median,) = ask(address, next(text for text in questions() if "0.5, sum by (le)" in text))
+            assert 0.005 < float(median["value"][1]) <= 0.01
+
+
+def test_the_dashboard_asks_for_what_there_is(tmp_path: Path) -> None:
+    with Journal(tmp_path, detector(), JournalSettings(sample=0)) as journal:
+        journal.record(detection(5.0), 0.1).result(30)
+        metrics = Metrics(journal, lambda: 0, lambda: STATUS)
+        metrics.observe(detection(5.0), 0.1)
+        known = {name.partition("[")[0] for name in samples(metrics)}
+    asked = {word for text in questions() for word in re.findall(r"lit_ad_\w+", text)}
+    assert asked and asked <= known, asked - known
