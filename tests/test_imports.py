@@ -58,6 +58,7 @@ ALLOWED = {
     "training": {*SYSTEM, "batch", "checkpoint", "image", "detector", "teachers", "features", "methods"},
     "deploy": {"__init__", *SYSTEM, "annotations", "batch", "image", "detector", "methods"},
     "line": {"__init__", *LIGHT, "image", "detector", "deploy", "line"},
+    "line.growth": {*LIGHT, "batch", "data.sources", "data.splits", "detector"},
     "benchmark": {""},  # starts `lit-ad fit`
     "lightning_cli": {""},  # may see all
     "commands": {""},

@@ -60,6 +60,10 @@ COMMANDS = {
         "judge the images of a folder that fills, a camera or a pipe: SOURCE --detector RUN", "commands.watch.watch"
     ),
     "journal": Command("what a service's journal holds, and a reset of its tests: DIR", "commands.journal.journal"),
+    "grow": Command(
+        "train a detector on with confirmed images of its line, and ship it if it is no worse: RUN --journal DIR",
+        "commands.grow.grow",
+    ),
     "recalibrate": Command(
         "other thresholds: from good images, for a rate, by hand: RUN", "commands.recalibrate.recalibrate"
     ),

@@ -5,7 +5,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lit_ad.batch import Sample, Split
 from lit_ad.data.sources.source import Source, choose
@@ -19,7 +19,15 @@ WHERE undone IS NULL AND picture IS NOT NULL ORDER BY images.id
 """
 
 
-Labelled = tuple[int, str, str, str, str, bool]  # number, picture, label, defect, category, whether sampled
+class Labelled(NamedTuple):
+    """An image that somebody has labelled."""
+
+    number: int
+    picture: str  # a file in DIR/pictures
+    label: str  # good, defect or unsure
+    defect: str
+    category: str
+    sampled: bool  # whether it is of the random sample, which is drawn without a look at the score
 
 
 class Journal(Source):
@@ -43,7 +51,7 @@ class Journal(Source):
             raise UserError(f"test_fraction is {test_fraction}, but it must lie in [0, 1)")
 
     def samples(self) -> list[Sample]:
-        labelled = self._labelled()
+        labelled = read_labelled(self.root)
         if not labelled:
             raise UserError(f"no image in {self.root / NAME} is labelled: label some on the service's page, /review")
         chosen, listed = choose(self.category, categories(labelled), self.root), []
@@ -61,7 +69,7 @@ class Journal(Source):
 
         The others were kept because of their scores, and would make the threshold too high.
         """
-        sampled = {self.root / "pictures" / picture for _, picture, *_, sampled in self._labelled() if sampled}
+        sampled = {self.root / "pictures" / picture for _, picture, *_, sampled in read_labelled(self.root) if sampled}
         nominal = [sample for sample in self.samples() if sample.label == 0 and sample.image in sampled]
         if not nominal:
             raise UserError(
@@ -72,19 +80,21 @@ class Journal(Source):
 
     def tasks(self) -> dict[str, dict[str, Any]]:
         """Each category."""
-        return {name: {"category": name} for name in categories(self._labelled())}
+        return {name: {"category": name} for name in categories(read_labelled(self.root))}
 
     def remarks(self) -> list[str]:
         """How many images are passed over since nobody was sure."""
-        unsure = sum(label == "unsure" for _, _, label, *_ in self._labelled())
+        unsure = sum(label == "unsure" for _, _, label, *_ in read_labelled(self.root))
         return [f"{unsure} images labelled unsure are passed over"] if unsure else []
 
-    def _labelled(self) -> list[Labelled]:
-        with reading(self.root / NAME) as connection:
-            schema = connection.execute("PRAGMA user_version").fetchone()[0]
-            if schema not in SCHEMAS:
-                raise UserError(f"{self.root / NAME} has schema {schema}, and this lit_ad reads {SCHEMAS[-1]}")
-            return connection.execute(LABELLED).fetchall()
+
+def read_labelled(folder: Path) -> list[Labelled]:
+    """The labelled images of a journal that have a picture, as they were judged. Raises UserError if there is none."""
+    with reading(folder / NAME) as connection:
+        schema = connection.execute("PRAGMA user_version").fetchone()[0]
+        if schema not in SCHEMAS:
+            raise UserError(f"{folder / NAME} has schema {schema}, and this lit_ad reads {SCHEMAS[-1]}")
+        return [Labelled(*row) for row in connection.execute(LABELLED)]
 
 
 def categories(labelled: list[Labelled]) -> list[str]:

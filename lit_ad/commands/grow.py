@@ -1,0 +1,140 @@
+"""`lit-ad grow`."""
+
+import json
+import re
+import warnings
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from tabulate import tabulate
+
+from lit_ad.checkpoint import read_checkpoint
+from lit_ad.commands.own_method import import_own_method
+from lit_ad.counts import format_count
+from lit_ad.data.sources.from_config import make_source
+from lit_ad.data.splits import Fold, Splits, list_splits
+from lit_ad.deploy.journal_file import JournalFile
+from lit_ad.deploy.versions import Versions
+from lit_ad.detector.decision import NO_DECISION
+from lit_ad.detector.detector import Detector
+from lit_ad.detector.run_files import CONFIG, find_detector
+from lit_ad.errors import UserError, check_number
+from lit_ad.files import atomic_write
+from lit_ad.line.growth import as_dict, compare, gather, in_rows, reasons_against, write_samples
+from lit_ad.line.shipping import new_folder_of, remember, ship
+from lit_ad.run import fit
+
+LAST = "checkpoints/last.ckpt"
+
+
+def grow(
+    run: Path,
+    /,
+    journal: Path,
+    steps: int,
+    held_out: Literal["both", "new"] = "both",
+    ship_worse: bool = False,
+    seed: int = 0,
+) -> None:
+    """Train a detector on, with the images of its line that people confirmed, and ship it if it is no worse.
+
+    The good images join those that it was trained on, and training goes on from RUN/checkpoints/last.ckpt. The decision
+    is made anew. Then the old and the new detector judge what neither was trained or decided by: the old test, the
+    confirmed defects, and good images of the line that were set aside. DIR/detectors/N has the new one, with a report.
+    DIR/detector.ckpt is the one that is shipped, for `lit-ad serve DIR/detector.ckpt --journal DIR`. A detector that is
+    worse on what people confirmed is not shipped. `lit-ad journal DIR --rollback` goes back.
+
+    Args:
+        run: RUN, which has the configuration and the last checkpoint; DIR/detectors/N of an earlier growth is one, too.
+        journal: DIR of `lit-ad serve MODEL --journal DIR`, with images labelled on the page /review.
+        steps: How many more steps are trained.
+        held_out: What sets the thresholds: the old held-out images and the new ones, or, where the line has changed for
+            good, the new ones alone. New ones are of the random sample only.
+        ship_worse: Ship it also where it is worse on what people confirmed.
+        seed: Which of the new images train, decide and test.
+    """
+    check_number("--steps", steps, least=1)
+    checkpoint, config = read_run(run)
+    import_own_method(run / LAST)
+    splits = splits_of(config)
+    growth = gather(splits, journal, held_out == "new", seed)
+    counts = ", ".join(f"{count} {split}" for split, count in growth.joined.items())
+    print(f"New images of the line, by what they are for: {counts or 'none that are not known already'}")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", re.escape(NO_DECISION))
+        old = Detector.load(find_detector(run))
+    if old.card.decision is None:
+        raise UserError(f"{run} has no threshold, so that nothing can be compared: lit-ad recalibrate sets one")
+    number = register(journal, old, find_detector(run))
+    home = new_folder_of(journal)
+    write_samples(growth.samples, home / "images.csv")
+    keys: dict[str, Any] = {
+        "data.source": {"class_path": "lit_ad.Table", "init_args": {"root": str(home), "table": "images.csv"}},
+        "data.shots": None,
+        "decision.folds": None,
+        "trainer.max_steps": int(checkpoint["global_step"]) + steps,
+        "trainer.max_epochs": -1,
+        "trainer.default_root_dir": str(home),
+        "checkpoint.dirpath": None,
+        "ckpt_path": str(run / LAST),
+    }
+    fit(run / CONFIG, keys=keys)
+    new = Detector.load(home)
+    comparisons, aurocs = compare(old, new, growth.groups)
+    report = as_dict(comparisons, aurocs, growth.joined)
+    with atomic_write(home / "growth.json") as temporary:
+        temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    print(tabulate(in_rows(comparisons), headers=["wrong verdicts", "images", "old", "new", "95 % interval of new"]))
+    if aurocs:
+        print(f"Image AUROC on the old test: {aurocs['old']:.4f} old, {aurocs['new']:.4f} new")
+    against = reasons_against(comparisons)
+    state = "refused" if against and not ship_worse else "judged"
+    grown = register(journal, new, find_detector(home), state=state, parent=number, report=json.dumps(report))
+    if state == "refused":
+        raise UserError(
+            f"version {grown}, {home}, is not shipped, since it has {'; and '.join(against)}. --ship-worse ships it "
+            "all the same; more labels, or other steps, may make a better one"
+        )
+    if first_growth(journal):
+        ship(journal, number, "before it grew")
+    place = ship(journal, grown, f"grown from version {number} by {format_count(steps, 'step')}")
+    print(f"Shipped as version {grown}: {place}. A running service takes it when it is started again:")
+    print(f"lit-ad serve {place} --journal {journal}")
+    print(f"lit-ad journal {journal} --rollback goes back to version {number}")
+
+
+def read_run(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The last checkpoint and the configuration of a run. Raises UserError where one is not there."""
+    for name in (LAST, CONFIG):
+        if not (run / name).is_file():
+            raise UserError(f"{run} has no {name}: give a run's directory, from which its training can go on")
+    return read_checkpoint(run / LAST), yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
+
+
+def splits_of(config: dict[str, Any]) -> Splits:
+    """The samples that a run was trained, decided and tested with, by its configuration."""
+    data, folds = config["data"], (config.get("decision") or {}).get("folds")
+    source, _ = make_source(data["source"])
+    return list_splits(source, data["val_fraction"], data["split_seed"], Fold(folds), data.get("shots"))
+
+
+def register(journal: Path, detector: Detector, checkpoint: Path, **values: Any) -> int:
+    """Enter a detector into the journal's versions, and keep its file. Return its number."""
+    file = JournalFile(journal, alone=False)
+    try:
+        with file.transaction():
+            number = Versions(file).register(detector.card, **values)
+    finally:
+        file.close()
+    remember(journal, number, checkpoint)
+    return number
+
+
+def first_growth(journal: Path) -> bool:
+    """Whether no version of a journal was shipped yet."""
+    file = JournalFile(journal, alone=False)
+    try:
+        return all(version.state not in ("shipped", "retired") for version in Versions(file).all())
+    finally:
+        file.close()

@@ -1,0 +1,65 @@
+"""`lit-ad grow`: a real run is trained on, compared and shipped; and back."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lit_ad.commands.grow import grow
+from lit_ad.commands.journal import journal
+from lit_ad.deploy.journal import Journal
+from lit_ad.deploy.journal_file import JournalFile
+from lit_ad.deploy.journal_settings import JournalSettings
+from lit_ad.deploy.labels import Labels
+from lit_ad.deploy.versions import Versions
+from lit_ad.detector.detector import Detector
+from lit_ad.errors import UserError
+
+
+def line(folder: Path, detector: Detector, images: Path) -> None:
+    """A journal of darker images, all good but the defects, labelled as they are."""
+    with Journal(folder, detector, JournalSettings(sample=1), "line") as kept:
+        paths = sorted(images.rglob("t*/good/*.png")) + sorted(images.rglob("test/square/*.png"))
+        for path in paths:
+            pixels = (np.asarray(Image.open(path)) * 0.6).astype(np.uint8)
+            kept.record(detector(pixels), 0.1, str(path))
+    labels = Labels(folder, 0.05)
+    for _, row in JournalFile(folder, alone=False).rows():
+        defect = "square" in row.name
+        labels.add(_, "defect" if defect else "good", "square" if defect else "")
+    labels.close()
+
+
+@pytest.mark.slow  # trains
+def test_a_run_grows_and_goes_back(
+    trained: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "journal"
+    line(folder, Detector.load(trained), images)
+    grow(trained, folder, steps=12, ship_worse=True)
+    told = capsys.readouterr().out
+    assert "12 new" not in told and "Shipped as version 2" in told and "confirmed defects" in told
+    new, old = Detector.load(folder / "detector.ckpt"), Detector.load(trained)
+    assert new.card.decision is not None and old.card.decision is not None
+    assert len(new.card.decision.scores["stripes"]) > len(old.card.decision.scores["stripes"])
+    first, second = Versions(JournalFile(folder, alone=False)).all()
+    assert (first.state, second.state, second.parent) == ("retired", "shipped", 1)
+    assert (folder / "detectors/2/metrics.json").is_file() or not (trained / "metrics.json").is_file()
+    journal(folder, rollback=True)
+    back = Detector.load(folder / "detector.ckpt")
+    assert back.card.decision is not None
+    assert np.array_equal(back.card.decision.scores["stripes"], old.card.decision.scores["stripes"])
+    capsys.readouterr()
+    journal(folder)
+    told = capsys.readouterr().out
+    assert "version 1: back from version 2" in told and "wrong verdicts" in told
+    grow(folder / "detectors/2", folder, steps=4, ship_worse=True)  # from a version that was grown
+    assert [version.parent for version in Versions(JournalFile(folder, alone=False)).all()] == [None, 1, 2]
+
+
+def test_what_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"has no checkpoints/last.ckpt: give a run's directory"):
+        grow(tmp_path, tmp_path, steps=5)
+    with pytest.raises(UserError, match="--steps is 0"):
+        grow(tmp_path, tmp_path, steps=0)
