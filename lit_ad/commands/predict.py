@@ -153,7 +153,7 @@ def as_judged(detection: Detection, sample: Sample, place: int, view: View) -> J
         known = {
             "threshold": decision.threshold(category),
             "p_value": detection.p_value,
-            "pixel_threshold": decision.pixel_threshold(category),
+            "marking": decision.marking(category),
             "colour_range": decision.colour_range(category),
             "verdict": decision.verdict(detection.score, category),
             "mm_per_pixel": detection.mm_per_pixel,

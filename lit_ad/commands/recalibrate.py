@@ -15,12 +15,13 @@ from lit_ad.counts import format_count
 from lit_ad.data.sources.images import list_and_tell
 from lit_ad.data.sources.journal import Journal, is_journal
 from lit_ad.detector.card import read_card
-from lit_ad.detector.decision import HELD, NO_DECISION, Decision
+from lit_ad.detector.decision import NO_DECISION, Decision
 from lit_ad.detector.detector import Detector
-from lit_ad.detector.guarantee import guarantee
+from lit_ad.detector.guarantee import guarantee, pixel_guarantee
+from lit_ad.detector.held_out import HeldOutImages, join_held
+from lit_ad.detector.pixel_rule import PixelKind, PixelRule
 from lit_ad.errors import UserError
 from lit_ad.files import atomic_write, check_writable, free_path
-from lit_ad.image.roi import counted
 
 
 def recalibrate(
@@ -35,6 +36,9 @@ def recalibrate(
     output: Path | None = None,
     weights: Path | None = None,
     replace: bool = False,
+    pixel: PixelKind | None = None,
+    pixel_rate: float | None = None,
+    area: int | None = None,
 ) -> None:
     """Change the thresholds of a detector without training: from more good images, for another rate, or by hand.
 
@@ -54,6 +58,9 @@ def recalibrate(
         output: The new file. None: NAME-recalibrated beside the old one, with a number if that is there already.
         weights: The teacher's, if a checkpoint does not find them.
         replace: Have these images replace those held out in training, on which the epoch may have been chosen.
+        pixel: Which pixels are anomalous: `decision.pixel` of a training. None: as it was.
+        pixel_rate: The rate of nominal pixels, for --pixel pixel. None: as it was.
+        area: Pixels of the smallest region that counts, for --pixel region. Another one than before takes images.
     """
     ckpt_path = chosen_file("recalibrate", run, ckpt_path)
     output = output or free_path(ckpt_path.with_name(f"{ckpt_path.stem}-recalibrated{ckpt_path.suffix}"))
@@ -65,8 +72,10 @@ def recalibrate(
         raise UserError(f"{output} is there already: give another --output, or remove it")
     if replace and nominal is None:
         raise UserError("--replace is for other good images: give --nominal FOLDER")
-    if (nominal, false_alarm, threshold, pixel_threshold) == (None,) * 4:
-        raise UserError("nothing to change: give --nominal FOLDER, --false_alarm, --threshold or --pixel_threshold")
+    if (nominal, false_alarm, threshold, pixel_threshold, pixel, pixel_rate, area) == (None,) * 7:
+        raise UserError(
+            "nothing to change: give --nominal FOLDER, --false_alarm, --threshold, --pixel_threshold or --pixel"
+        )
     check_writable(output.parent, "--output")  # judging the images takes minutes
     if nominal is None and ckpt_path.suffix == ".ckpt":
         detector, before = None, decision_of(ckpt_path)
@@ -77,6 +86,7 @@ def recalibrate(
             detector = Detector.load(ckpt_path, weights)
         before = detector.card.decision
     known = [] if before is None else list(before.scores)
+    rule = (PixelRule() if before is None else before.pixel_rule).changed(pixel, pixel_rate, area)
     name = category if category is not None else known[0] if len(known) == 1 else None
     if nominal is not None:
         if name is not None and known and name not in known:
@@ -88,7 +98,7 @@ def recalibrate(
         samples = Journal(nominal, category).good() if is_journal(nominal) else list_and_tell(nominal)
         refuse_trained(ckpt_path, samples)
         images = [sample.image for sample in samples]
-        after = refitted(detector, images, name, false_alarm, add=not replace).without_threshold(name)
+        after = refitted(detector, images, name, false_alarm, add=not replace, rule=rule).without_threshold(name)
         if replace or before is None:  # nothing was chosen on these
             also_chosen, folds = {**after.also_chosen, name: []}, {**after.folds, name: []}
             after = dataclasses.replace(after, also_chosen=also_chosen, folds=folds)
@@ -96,6 +106,7 @@ def recalibrate(
         raise UserError(f"{ckpt_path} has no held-out images, since it was never validated: give --nominal FOLDER")
     else:
         after = before if false_alarm is None else before.without_threshold(name).with_rate(false_alarm)
+        after = after.with_pixel_rule(rule)
     if threshold is not None:
         after = after.with_threshold(threshold, name)
     if pixel_threshold is not None:
@@ -139,33 +150,38 @@ def tell(before: Decision | None, after: Decision, category: str | None) -> None
         pixels = after.pixel_operating_point(name)
         if pixels is not None:
             print(f"pixel threshold{place} {pixels}")
-        print(guarantee(after, name))
+        print(f"{guarantee(after, name)} {pixel_guarantee(after, name)}".rstrip())
 
 
 def refitted(
-    detector: Detector, images: list[Path], category: str, false_alarm: float | None, add: bool = False
+    detector: Detector,
+    images: list[Path],
+    category: str,
+    false_alarm: float | None,
+    add: bool = False,
+    rule: PixelRule | None = None,
 ) -> Decision:
     """The decision with the images in place of the category's held-out ones, or beside them where `add` says so; an
-    image with a score that is there already counts once. Thresholds set by hand stay."""
-    scores, maxima, medians = [], [], []
+    image with a score that is there already counts once. Thresholds set by hand stay. `rule`: for pixels, in place of
+    the earlier one."""
     before = detector.card.decision
+    rule = rule or (PixelRule() if before is None else before.pixel_rule)
     there = before.scores.get(category, np.zeros(0)) if add and before is not None else np.zeros(0)
+    seen, again = HeldOutImages(rule.area), 0
     for detection in detector.stream(images):
         if np.isclose(there, detection.score, rtol=1e-6, atol=0).any():
-            continue
-        scores.append(detection.score)
-        if detection.anomaly_map is not None:
-            of_map = counted(detection.anomaly_map, detection.roi)
-            maxima.append(float(of_map.max()))
-            medians.append(float(np.median(of_map)))
-    if len(scores) < len(images):
-        print(f"held out already, by their scores, and counted once: {len(images) - len(scores)} of the images")
-    rate = false_alarm or (0.01 if before is None else before.false_alarm)
-    held = {name: {} if before is None else dict(getattr(before, name)) for name in HELD}
-    for name, values in zip(HELD, (scores, maxima, medians), strict=True):
-        if values:
-            earlier = held[name].get(category, []) if add else []
-            held[name][category] = np.concatenate([earlier, values])
-    return (
-        Decision(**held, false_alarm=rate) if before is None else dataclasses.replace(before, **held, false_alarm=rate)
-    )
+            again += 1
+        else:
+            seen.add(category, detection.score, detection.anomaly_map, detection.roi)
+    if again:
+        print(f"held out already, by their scores, and counted once: {again} of the images")
+    if before is None:
+        return Decision(**seen.held, false_alarm=0.01 if false_alarm is None else false_alarm, pixel_rule=rule)
+    earlier = before.held
+    if rule.area != before.pixel_rule.area:
+        earlier["peaks"] = {}
+    own = {name: {category: kept[category]} if category in kept else {} for name, kept in earlier.items()}
+    new = join_held([own, seen.held]) if add else seen.held
+    held = {name: {**{c: v for c, v in kept.items() if c != category}, **new[name]} for name, kept in earlier.items()}
+    rate = before.false_alarm if false_alarm is None else false_alarm
+    return dataclasses.replace(before, **held, false_alarm=rate, pixel_rule=rule)

@@ -80,7 +80,7 @@ def export(
     method, without_map = method.exportable()
     card = replace(method.card, precision=precision, without_map=without_map)
     if card.decision is not None and without_map:
-        card = replace(card, decision=replace(card.decision, maxima={}, medians={}, pixels_by_hand={}))
+        card = replace(card, decision=card.decision.without_maps())
     check = make_check(inference(method), card, carried, CHECKED[precision]).to_text() if carried else None
     fix_positions(method, size)
     graph = Graph(method).eval()

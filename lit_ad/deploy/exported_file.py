@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from lit_ad.detector.card import Card
-from lit_ad.detector.guarantee import summary
+from lit_ad.detector.summary import summary
 from lit_ad.detector.openvino_runtime import openvino_core
 from lit_ad.detector.runtimes import KEY, need
 from lit_ad.detector.self_check import CHECK_KEY
@@ -31,14 +31,16 @@ def input_size(view: View) -> Size:
 
 
 def metadata(card: Card) -> str:
-    """JSON: the card, the place of the digest, and for programs without lit_ad the input's size, the thresholds ("" is
-    all categories), and what they promise or stand for."""
+    """JSON: the card, the place of the digest, and for programs without lit_ad the input's size, the thresholds and
+    markings ("" is all categories), and what they promise or stand for."""
     decision = card.decision
     thresholds: dict[str, Any] = {}
     if decision is not None:
         names = [None, *decision.scores] if len(decision.scores) > 1 else [None]
         thresholds["threshold"] = {name or "": decision.threshold(name) for name in names}
         thresholds["pixel_threshold"] = {name or "": decision.pixel_threshold(name) for name in names}
+        markings = {name or "": decision.marking(name) for name in names}
+        thresholds["marking"] = {name: marking and marking.to_dict() for name, marking in markings.items()}
         thresholds["summary"] = summary(decision)
     return json.dumps({**card.to_dict(), "input_size": input_size(card.view), **thresholds, DIGEST: BLANK})
 

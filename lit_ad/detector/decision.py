@@ -15,55 +15,32 @@ What this promises, and what it does not:
   up to about 2 r is proven: `guarantee.bound_of_folds`.
 - A threshold that was set by hand promises nothing. `Decision.operating_point` says what it stands for among the
   held-out images.
-- The pixel threshold is that of the maps' maxima: with a probability of at most r, a nominal image has any pixel above
-  it. It is no rate of pixels.
+- What pixels are promised is another thing: `pixel_decision`.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lit_ad.counts import format_count
-from lit_ad.errors import NOT_FINITE, NotFiniteError, UserError
+from lit_ad.detector.components import Mask
+from lit_ad.detector.held_out import HELD, NUMBERS, Held
+from lit_ad.detector.marking import Marking
+from lit_ad.detector.nominal_pixels import NominalPixels
+from lit_ad.detector.pixel_decision import NO_MAPS, PixelDecision
+from lit_ad.detector.pixel_rule import PixelRule
+from lit_ad.detector.thresholds import POOLED, Floats, OperatingPoint, of_category, operating_point, refuse_not_finite
+from lit_ad.errors import UserError
 
-Floats = NDArray[np.float64]
 NO_DECISION = (
     "this model has no threshold, and so gives no verdicts and no p-values: no validation scored these weights, which "
     "were saved between two. `lit-ad recalibrate FILE --nominal FOLDER` sets a threshold by good images"
 )
-POOLED = None  # the category of an image whose own is not known: all held-out images together
-HELD = ("scores", "maxima", "medians")
-
-
-@dataclass(frozen=True)
-class OperatingPoint:
-    """A threshold, and what it stands for among the nominal held-out images."""
-
-    threshold: float
-    by_hand: bool  # whether a person set it, in place of the false-alarm rate
-    p_value: float  # what lies above the threshold has this p-value at most
-    above: int  # held-out images that lie above it
-    held_out: int
-
-    @property
-    def rate(self) -> float:
-        """The share of held-out images above the threshold."""
-        return self.above / self.held_out
-
-    def __str__(self) -> str:
-        how = ", set by hand" if self.by_hand else ""
-        return (
-            f"{self.threshold:.6g}{how}: p-value at most {self.p_value:.3g}, {self.above} of {self.held_out} held-out "
-            f"nominal images above it ({100 * self.rate:.3g} %)"
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
-        return {**asdict(self), "rate": self.rate}
 
 
 @dataclass(frozen=True)
@@ -74,8 +51,7 @@ class Decision:
         scores: Of the nominal held-out images, (n,) by category.
         maxima: Of their anomaly maps; nothing for methods without maps.
         medians: Of their anomaly maps, where colours begin.
-        false_alarm: The rate of nominal images that may be called anomalous, and of those that may have any anomalous
-            pixel.
+        false_alarm: The rate of nominal images that may be called anomalous, and of what `pixel_rule` says.
         also_chosen: What else was chosen on the held-out images of a category, a phrase each: then the rate is
             approximate. Nothing: it is exact.
         by_hand: Thresholds that a person has set in place of those of the rate, by category; under "" that of images
@@ -83,6 +59,9 @@ class Decision:
         pixels_by_hand: The same of pixel thresholds.
         folds: How many images of a category each fold held, which a training left out and scored, before all of them
             trained the detector. Nothing: the images took no part in training.
+        peaks: Of each map, the highest value at which it has a region of `pixel_rule.area` pixels.
+        pixels: The histogram of the maps' pixels, by category.
+        pixel_rule: Which pixels are anomalous.
 
     Raises:
         UserError: No score, one that is not finite, or a rate outside (0, 1).
@@ -96,11 +75,14 @@ class Decision:
     by_hand: Mapping[str, float] = field(default_factory=dict)
     pixels_by_hand: Mapping[str, float] = field(default_factory=dict)
     folds: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    peaks: Mapping[str, Floats] = field(default_factory=dict)
+    pixels: Mapping[str, NominalPixels] = field(default_factory=dict)
+    pixel_rule: PixelRule = field(default_factory=PixelRule)
 
     def __post_init__(self) -> None:
         if not 0 < self.false_alarm < 1:
             raise UserError(f"decision.false_alarm is a rate between 0 and 1, not {self.false_alarm}")
-        for name in HELD:
+        for name in NUMBERS:
             values = {
                 category: np.sort(np.asarray(numbers, np.float64))
                 for category, numbers in sorted(getattr(self, name).items())
@@ -114,6 +96,27 @@ class Decision:
             object.__setattr__(self, name, values)
         if not any(len(numbers) for numbers in self.scores.values()):
             raise UserError("a decision needs the scores of held-out nominal images, and there are none")
+        _ = self.pixel_decision  # says what does not go together
+
+    @cached_property
+    def pixel_decision(self) -> PixelDecision:
+        """What is done about the pixels of a map."""
+        held = (self.maxima, self.medians, self.peaks, self.pixels)
+        return PixelDecision(*held, self.pixel_rule, self.false_alarm, self.pixels_by_hand)
+
+    @property
+    def held(self) -> Held:
+        """What is kept of the held-out images."""
+        return {name: dict(getattr(self, name)) for name in HELD}
+
+    def without_maps(self) -> "Decision":
+        """The same for a network that gives scores alone."""
+        nothing: dict[str, Any] = {"maxima": {}, "medians": {}, "peaks": {}, "pixels": {}, "pixels_by_hand": {}}
+        return replace(self, **nothing, pixel_rule=PixelRule())
+
+    def with_pixel_rule(self, rule: PixelRule) -> "Decision":
+        """The same with another rule for pixels. Raises UserError if the held-out images do not allow it."""
+        return replace(self, pixel_rule=rule, peaks=self.peaks if rule.area == self.pixel_rule.area else {})
 
     def with_rate(self, false_alarm: float) -> "Decision":
         """The same held-out images, and another false-alarm rate. Thresholds that were set by hand stay."""
@@ -129,7 +132,7 @@ class Decision:
         if not math.isfinite(threshold):
             raise UserError(f"a threshold is a finite number, not {threshold}")
         if pixels and not self.maxima:
-            raise UserError("there is no pixel threshold to set: the held-out images of this model had no anomaly maps")
+            raise UserError(f"there is no pixel threshold to set: {NO_MAPS}")
         changed = dict.fromkeys(self._keys(category), threshold)
         if not pixels:
             return replace(self, by_hand={**self.by_hand, **changed})
@@ -181,19 +184,16 @@ class Decision:
 
     def operating_point(self, category: str | None = POOLED) -> OperatingPoint:
         """The image threshold, and what it stands for."""
-        return self._point(of_category(self.scores, category), self.by_hand, category)
+        by_hand = self.by_hand.get(category if category is not None and category in self.scores else "")
+        return operating_point(of_category(self.scores, category), self.false_alarm, by_hand)
 
     def pixel_operating_point(self, category: str | None = POOLED) -> OperatingPoint | None:
-        """The pixel threshold, and what it stands for: a held-out image lies above it with any pixel. None without
-        maps."""
-        held = of_category(self.maxima, category)
-        return self._point(held, self.pixels_by_hand, category) if len(held) else None
+        """The pixel threshold, and what it stands for. None without maps."""
+        return self.pixel_decision.operating_point(category)
 
-    def _point(self, held: Floats, by_hand: Mapping[str, float], category: str | None) -> OperatingPoint:
-        chosen = by_hand.get(category if category is not None and category in self.scores else "")
-        threshold = conformal_threshold(held, self.false_alarm) if chosen is None else chosen
-        above = int(np.count_nonzero(held > threshold))
-        return OperatingPoint(threshold, chosen is not None, (1 + above) / (len(held) + 1), above, len(held))
+    def marking(self, category: str | None = POOLED) -> Marking | None:
+        """Which pixels of a map are anomalous, as numbers. None without maps."""
+        return self.pixel_decision.marking(category)
 
     def anomalous(self, score: float, category: str | None = POOLED) -> bool:
         """The verdict. Raises NotFiniteError."""
@@ -204,25 +204,16 @@ class Decision:
         """In a word. Raises NotFiniteError."""
         return "anomalous" if self.anomalous(score, category) else "nominal"
 
-    def mask(self, anomaly_map: NDArray[np.float32], category: str | None = POOLED) -> NDArray[np.bool_]:
-        """Where an anomaly map is anomalous, (H, W) -> (H, W).
+    def mask(self, anomaly_map: NDArray[np.float32], category: str | None = POOLED, inside: Mask | None = None) -> Mask:
+        """Where an anomaly map is anomalous, (H, W) -> (H, W). `inside` (H, W): what counts of it; None: all.
 
         Raises UserError if no held-out image had a map, and NotFiniteError.
         """
-        threshold = self.pixel_threshold(category)
-        if threshold is None:
-            raise UserError("there is no pixel threshold: the held-out images of this model had no anomaly maps")
-        refuse_not_finite("the image", anomaly_map)
-        return anomaly_map > threshold
+        return self.pixel_decision.mask(anomaly_map, category, inside)
 
     def colour_range(self, category: str | None = POOLED) -> tuple[float, float] | None:
-        """Where heatmap colours begin and end: the middle of nominal pixels, and as far again beyond the pixel
-        threshold, which is thus the middle of the scale. None without maps."""
-        threshold, medians = self.pixel_threshold(category), of_category(self.medians, category)
-        if threshold is None or not len(medians):
-            return None
-        low = float(np.median(medians))
-        return low, low + 2 * (threshold - low)
+        """Where heatmap colours begin and end: the pixel threshold is the middle. None without maps."""
+        return self.pixel_decision.colour_range(category)
 
     def smallest_rate(self, category: str | None = POOLED) -> float:
         """The lowest false-alarm rate that the number of held-out images allows: 1 / (n + 1)."""
@@ -256,42 +247,20 @@ class Decision:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, for checkpoints and exported files."""
-        held = {name: {c: numbers.tolist() for c, numbers in getattr(self, name).items()} for name in HELD}
         return {
-            **held,
+            **{name: {category: held.tolist() for category, held in getattr(self, name).items()} for name in NUMBERS},
+            "pixels": {category: pixels.to_dict() for category, pixels in self.pixels.items()},
             "false_alarm": self.false_alarm,
-            "also_chosen": {category: list(numbers) for category, numbers in self.also_chosen.items()},
+            "also_chosen": {category: list(phrases) for category, phrases in self.also_chosen.items()},
             "by_hand": dict(self.by_hand),
             "pixels_by_hand": dict(self.pixels_by_hand),
             "folds": {category: list(images) for category, images in self.folds.items()},
+            "pixel_rule": self.pixel_rule.to_dict(),
         }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Decision":
         """The inverse of `to_dict`."""
-        return cls(**values)
-
-
-def of_category(values: Mapping[str, Floats], category: str | None) -> Floats:
-    """Those of a category, ascending; of all together where it is not known: (n,)."""
-    if category is not None and category in values:
-        return values[category]
-    if len(values) == 1:  # they are sorted, and sorting them anew for each image would be slow
-        return next(iter(values.values()))
-    return np.sort(np.concatenate(list(values.values()))) if values else np.zeros(0)
-
-
-def refuse_not_finite(image: str, *values: ArrayLike | None) -> None:
-    """Raises NotFiniteError that names the image where a score or a map (...) has NaN or infinity; None is no value."""
-    if not all(value is None or bool(np.isfinite(value).all()) for value in values):
-        raise NotFiniteError(f"{image}: {NOT_FINITE}")
-
-
-def conformal_threshold(held: Floats, rate: float) -> float:
-    """The score above which p <= rate, or the highest of all where so few scores (n,), ascending, allow no such p."""
-    return float(held[len(held) - may_lie_above(len(held), rate) - 1])
-
-
-def may_lie_above(held_out: int, rate: float) -> int:
-    """How many of the held-out scores lie above the threshold of a rate; their ties with it do not."""
-    return min(max(int(np.floor(rate * (held_out + 1) * (1 + 1e-12))) - 1, 0), held_out - 1)
+        values = dict(**values)  # of what is no mapping, Python says so
+        pixels = {category: NominalPixels.from_dict(plain) for category, plain in values.get("pixels", {}).items()}
+        return cls(**{**values, "pixels": pixels, "pixel_rule": PixelRule.from_dict(values.get("pixel_rule", {}))})

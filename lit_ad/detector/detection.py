@@ -66,8 +66,8 @@ class Detection:
         """(H, W): anomalous pixels. None without a map, or without a threshold for it."""
         if self.anomaly_map is None or self.decision is None or self.decision.pixel_threshold(self.category) is None:
             return None
-        mask = self.decision.mask(self.anomaly_map, self.category)
-        return mask if self.roi is None else mask & self.roi.mask((self.image.shape[0], self.image.shape[1]))
+        inside = None if self.roi is None else self.roi.mask((self.image.shape[0], self.image.shape[1]))
+        return self.decision.mask(self.anomaly_map, self.category, inside)
 
     @cached_property
     def regions(self) -> list[Region]:

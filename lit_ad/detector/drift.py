@@ -25,8 +25,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lit_ad.detector.decision import Decision, Floats, of_category, refuse_not_finite
+from lit_ad.detector.decision import Decision
 from lit_ad.detector.guarantee import folds_of
+from lit_ad.detector.thresholds import Floats, of_category, refuse_not_finite
 from lit_ad.errors import check_number
 
 POWERS = np.array([*np.linspace(0.05, 0.95, 10), 1.5, 2.0, 3.0])  # below 1: higher scores; above: lower ones

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from lit_ad.detector.decision import POOLED, Decision, may_lie_above
+from lit_ad.counts import format_count
+from lit_ad.detector.decision import Decision
+from lit_ad.detector.thresholds import POOLED, may_lie_above
 
 CONFIDENCE = 0.95  # of what is said of one detector
 
@@ -29,14 +31,14 @@ def summary(decision: Decision) -> dict[str, Any]:
 
 def summary_of(decision: Decision, category: str | None) -> dict[str, Any]:
     """The same of a category; of None, all together."""
-    image, pixels = decision.operating_point(category), decision.pixel_operating_point(category)
+    image = decision.operating_point(category)
     folds = folds_of(decision, category)
     exact = not image.by_hand and not also_chosen(decision, category) and not folds
     proven = None if image.by_hand or also_chosen(decision, category) else proven_of_folds(decision, category)
     return {
         "category": category,
         "image": image.to_dict(),
-        "pixels": None if pixels is None else pixels.to_dict(),
+        "pixels": summary_of_pixels(decision, category),
         "kept_rate": decision.kept_rate(category),
         "exact": exact,
         "folds": folds,
@@ -50,6 +52,50 @@ def summary_of(decision: Decision, category: str | None) -> dict[str, Any]:
     }
 
 
+def summary_of_pixels(decision: Decision, category: str | None) -> dict[str, Any] | None:
+    """What is said of the pixel threshold of a category; None without maps."""
+    point, marking = decision.pixel_operating_point(category), decision.marking(category)
+    if point is None or marking is None:
+        return None
+    pixels = decision.pixel_decision.pixels_of(category)
+    return {
+        **point.to_dict(),
+        "rule": decision.pixel_rule.kind,
+        "marking": marking.to_dict(),
+        "guarantee": pixel_guarantee(decision, category),
+        "resolution": None if pixels is None else pixels.resolution(point.threshold),
+    }
+
+
+def pixel_guarantee(decision: Decision, category: str | None = POOLED) -> str:
+    """What the pixel threshold promises, in a sentence or two; nothing without maps."""
+    point, rule, chosen = decision.pixel_operating_point(category), decision.pixel_rule, also_chosen(decision, category)
+    if point is None:
+        return ""
+    if point.by_hand:
+        return "The pixel threshold was set by hand, so no rate is promised of pixels."
+    approximate = f", which is approximate: {describe_chosen(chosen)}" if chosen else ""
+    folds = folds_of(decision, category)
+    if rule.kind == "pixel":
+        assert point.share is not None
+        most = (point.held_out * point.share + 1) / (point.held_out + 1)
+        proven = "" if chosen or folds else f" Proven is a mean of at most {100 * most:.3g} %."
+        return (
+            f"In the mean over images, {100 * point.share:.3g} % of a held-out nominal image's pixels lie above the "
+            f"pixel threshold, and about as many of a new one's{approximate}.{proven} A single image may have more."
+        )
+    what = "any anomalous pixel"
+    if rule.kind == "region":
+        what = f"an anomalous region, {format_count(rule.area or 1, 'connected pixel')} or more"
+    rate = f"{100 * decision.kept_rate(category):.3g} %"
+    if chosen or folds:
+        return f"About {rate} of nominal images have {what}{approximate or ', as of their verdicts'}."
+    return (
+        f"A nominal image like the held-out ones has {what}, with a probability of at most {rate}, over the draw of "
+        "the held-out images and of the image."
+    )
+
+
 def guarantee(decision: Decision, category: str | None = POOLED) -> str:
     """What the image threshold promises, in a sentence or two."""
     point, chosen = decision.operating_point(category), also_chosen(decision, category)
@@ -60,8 +106,7 @@ def guarantee(decision: Decision, category: str | None = POOLED) -> str:
     lower = f" {100 * decision.false_alarm:.3g} % was asked for, which takes more {more} images."
     asked = lower if rate > decision.false_alarm else ""
     if chosen:
-        what = f"{' and '.join(chosen)} {'were' if len(chosen) > 1 else 'was'} chosen on the same held-out images"
-        return f"The false-alarm rate of {100 * rate:.3g} % is approximate: {what}.{asked}"
+        return f"The false-alarm rate of {100 * rate:.3g} % is approximate: {describe_chosen(chosen)}.{asked}"
     if folds:
         return of_folds(decision, category) + asked
     bound = rate_bound(point.held_out, point.above, CONFIDENCE)
@@ -76,6 +121,11 @@ def also_chosen(decision: Decision, category: str | None = POOLED) -> list[str]:
     """What else was chosen on the held-out images of a category, or of all together."""
     known = [category] if category is not None and category in decision.scores else list(decision.scores)
     return list(dict.fromkeys(chosen for name in known for chosen in decision.also_chosen.get(name, ())))
+
+
+def describe_chosen(phrases: list[str]) -> str:
+    """Return what makes a rate approximate, as a part of a sentence."""
+    return f"{' and '.join(phrases)} {'were' if len(phrases) > 1 else 'was'} chosen on the same held-out images"
 
 
 def folds_of(decision: Decision, category: str | None = POOLED) -> int:

@@ -28,25 +28,26 @@ SMALL = ImageFont.load_default(11)
 def draw(
     image: Pixels,
     heat: NDArray[np.float32] | None,
-    mask: Mask | None,
+    truth: Mask | None,
+    marked: Mask | None,
     span: tuple[float, float] | None,
     threshold: float | None,
     title: str,
     height: int,
 ) -> Image.Image:
     """Panels side by side under a title: the image, the heatmap over the grey image with a bar of its colours, and of
-    large images the hottest place. The truth and the pixels above the threshold are outlined on each.
+    large images the hottest place. The truth and the anomalous pixels are outlined on each.
 
-    image (h, w, 3); heat and mask (H0, W0), whose proportions the panels take; span (low, high) of the colours, or
-    those of this heat.
+    image (h, w, 3); heat, truth and marked (H0, W0), whose proportions the panels take; span (low, high) of the
+    colours, or those of this heat.
     """
-    original = heat.shape if heat is not None else mask.shape if mask is not None else image.shape[:2]
+    original = heat.shape if heat is not None else truth.shape if truth is not None else image.shape[:2]
     size = panel_size((original[0], original[1]), height)
     marks: list[Mark] = []
-    if heat is not None and threshold is not None:
-        marks.append(Mark("above the threshold", heat > threshold, FOUND))
-    if mask is not None:
-        marks.append(Mark("truth", mask, TRUTH))  # last, so that it is seen where both are the same
+    if marked is not None:
+        marks.append(Mark("anomalous", marked, FOUND))
+    if truth is not None:
+        marks.append(Mark("truth", truth, TRUTH))  # last, so that it is seen where both are the same
     seen = resized(image, size)
     panels: list[Any] = [seen]
     if heat is not None:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Ints = NDArray[np.int64]
+from lit_ad.detector.components import Ints, Mask, connected
+
 Regions = list["Region"]
 
 
@@ -25,38 +26,14 @@ class Region:
     width_mm: float | None = None
 
 
-def regions(mask: NDArray[np.bool_], anomaly_map: NDArray[np.float32], mm_per_pixel: float | None = None) -> Regions:
-    """The regions of a mask, 2 x (H, W), the highest peak first; lengths also in mm if it is known what a pixel is.
-
-    Runs of each row are joined with those of the row above that touch them (union-find), so that the work grows with
-    the runs and not with the pixels.
-    """
-    edges = np.diff(np.pad(mask.astype(np.int8), ((0, 0), (1, 1))), axis=1)
-    rows, starts = np.nonzero(edges == 1)
-    ends = np.nonzero(edges == -1)[1]
-    parent = list(range(len(rows)))
-
-    def root(run: int) -> int:
-        while parent[run] != run:
-            parent[run] = parent[parent[run]]
-            run = parent[run]
-        return run
-
-    first = np.searchsorted(rows, np.arange(mask.shape[0] + 1))
-    for row in range(1, mask.shape[0]):
-        above, here = int(first[row - 1]), int(first[row])
-        while above < first[row] and here < first[row + 1]:
-            if starts[above] <= ends[here] and starts[here] <= ends[above]:  # touch, at a corner too
-                parent[root(here)] = root(above)
-            if ends[above] < ends[here]:
-                above += 1
-            else:
-                here += 1
-    runs_of: dict[int, list[int]] = {}
-    for run in range(len(rows)):
-        runs_of.setdefault(root(run), []).append(run)
+def regions(mask: Mask, anomaly_map: NDArray[np.float32], mm_per_pixel: float | None = None) -> Regions:
+    """The regions of a mask, 2 x (H, W), the highest peak first; lengths also in mm if it is known what a pixel is."""
+    parts = connected(mask)
+    order = np.argsort(parts.owner, kind="stable")
+    groups = np.split(order, np.cumsum(np.bincount(parts.owner))[:-1]) if len(order) else []
     made = [
-        measure_region(rows[runs], starts[runs], ends[runs], anomaly_map, mm_per_pixel) for runs in runs_of.values()
+        measure_region(parts.rows[runs], parts.starts[runs], parts.ends[runs], anomaly_map, mm_per_pixel)
+        for runs in groups
     ]
     return sorted(made, key=lambda region: -region.peak)
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from lit_ad.batch import Batch, Sample
 from lit_ad.detector.decision import Decision
+from lit_ad.detector.marking import Marking
 from lit_ad.detector.regions import Region, regions
 from lit_ad.detector.scoring import Judgement
 from lit_ad.image.pixels import Pixels, Size
@@ -29,7 +30,7 @@ class Judged:
     roi: Roi | None = None  # what is looked at of the image
     threshold: float | None = None  # of the score; the decision's are None without a decision
     p_value: float | None = None
-    pixel_threshold: float | None = None  # None also without maps
+    marking: Marking | None = None  # which pixels are anomalous; None also without maps
     colour_range: tuple[float, float] | None = None  # where the colours of heatmaps begin and end
     verdict: str = ""
     mm_per_pixel: float | None = None
@@ -44,17 +45,21 @@ class Judged:
         """(H0, W0), brought there when it is first asked for. None of image-level methods."""
         return None if self.judgement.seen is None else self.judgement.original_map(self.size, self.roi)
 
+    @property
+    def pixel_threshold(self) -> float | None:
+        """Of the map. None without maps."""
+        return None if self.marking is None else self.marking.threshold
+
     @cached_property
     def mask(self) -> NDArray[np.bool_] | None:
-        """(H0, W0): the pixels above the pixel threshold. None without a map, or without a threshold for it."""
-        if self.anomaly_map is None or self.pixel_threshold is None:
+        """(H0, W0): the anomalous pixels. None without a map, or without a threshold for it."""
+        if self.anomaly_map is None or self.marking is None:
             return None
-        above = self.anomaly_map > self.pixel_threshold
-        return above if self.roi is None else above & self.roi.mask(self.size)
+        return self.marking(self.anomaly_map, None if self.roi is None else self.roi.mask(self.size))
 
     @property
     def regions(self) -> list[Region]:
-        """Connected pixels above the pixel threshold, the highest peak first."""
+        """Connected anomalous pixels, the highest peak first."""
         mask, heat = self.mask, self.anomaly_map
         return [] if mask is None or heat is None else regions(mask, heat, self.mm_per_pixel)
 
@@ -85,7 +90,7 @@ def judge_image(judgement: Judgement, batch: Batch, i: int, decision: Decision |
         *known,
         threshold=decision.threshold(category),
         p_value=float(decision.p_value(score, category)),
-        pixel_threshold=decision.pixel_threshold(category),
+        marking=decision.marking(category),
         colour_range=decision.colour_range(category),
         verdict=decision.verdict(score, category),
         mm_per_pixel=view.mm_per_pixel,

@@ -66,12 +66,11 @@ class Measurement:
         roi = judged.roi
         inside = None if roi is None else roi.resized(roi.shape)
         anomaly_map, truth = judged.looked_at(judged.anomaly_map), judged.looked_at(judged.truth)
-        limit = math.inf if judged.pixel_threshold is None else judged.pixel_threshold
-        above = anomaly_map > limit
-        self._count(judged.group, *(values if inside is None else values[inside] for values in (truth, above)))
-        if judged.pixel_threshold is not None:
-            there = (truth, above) if inside is None else (truth & inside, above & inside)
-            self.instances.update(judged.group, *there)
+        marked = None if judged.mask is None else judged.looked_at(judged.mask)
+        called = np.zeros(truth.shape, bool) if marked is None else marked
+        self._count(judged.group, *(values if inside is None else values[inside] for values in (truth, called)))
+        if marked is not None:
+            self.instances.update(judged.group, truth if inside is None else truth & inside, marked)
         if self.eval_size is not None:
             anomaly_map, truth = resized(anomaly_map, truth, self.eval_size)
             inside = None if roi is None else roi.resized(self.eval_size)
@@ -79,7 +78,7 @@ class Measurement:
         self.pixels[judged.group, "compared anomalous"] += int(np.count_nonzero(compared))
         self.pixels[judged.group, "compared nominal"] += int(np.count_nonzero(~compared))
         if self.by_rules is not None:
-            self.by_rules.update(judged.sample, anomaly_map, judged.pixel_threshold)
+            self.by_rules.update(judged.sample, anomaly_map, marked)
         tensors = torch.from_numpy(anomaly_map), torch.from_numpy(truth)
         for metric in (self.pixel_metrics, self.overlaps):
             metric.update(*tensors, judged.group, str(judged.sample.image), inside)

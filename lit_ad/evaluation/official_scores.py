@@ -31,13 +31,13 @@ class ByRules:
         self.spro = SPRO()
         self.images: Counter[tuple[str, int, bool]] = Counter()  # by group, label, and if any pixel is anomalous
 
-    def update(self, sample: Sample, anomaly_map: NDArray[np.float32], limit: float | None) -> None:
-        """Count an image and its map (H, W). `limit`: the pixel threshold."""
+    def update(self, sample: Sample, anomaly_map: NDArray[np.float32], marked: NDArray[np.bool_] | None) -> None:
+        """Count an image and its map (H, W). `marked` (H, W): its anomalous pixels."""
         if not self.original:
             return
         group = f"{sample.category}/{sample.defect}"
-        if limit is not None:
-            self.images[group, sample.label, bool(anomaly_map.max() > limit)] += 1
+        if marked is not None:
+            self.images[group, sample.label, bool(marked.any())] += 1
         defects = None if self.rules.defects is None else self.rules.defects(sample)
         if defects is not None:
             masks = (

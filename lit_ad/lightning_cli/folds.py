@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
 from jsonargparse import Namespace
 
 from lit_ad.counts import format_count
 from lit_ad.data import AnomalyDataModule
 from lit_ad.data.record import common_folder, digest, identities
 from lit_ad.data.splits import assign_folds, count_folds
-from lit_ad.detector.decision import HELD, Decision
+from lit_ad.detector.decision import Decision
+from lit_ad.detector.held_out import HELD, join_held
 from lit_ad.errors import UserError
 from lit_ad.files import atomic_write
 from lit_ad.lightning_cli.settings import list_callbacks
@@ -27,7 +27,10 @@ from lit_ad.training.run_directory import quoted
 FOLDS = "folds"  # RUN/folds: FOLD.json, the scores of a fold that is finished, and FOLD, the run of one that is not
 ENDING = ("EarlyStopping", "Timer", "ProcessorTime")  # callbacks that end a training before its length
 NEVER = 10**9  # epochs between two validations; the last step is validated all the same
-OF_SCORES = ("model.", "data.", "seed_everything", "trainer.precision")  # keys that the scores of a fold depend on
+OF_SCORES = (
+    *("model.", "data.", "seed_everything"),
+    *("trainer.precision", "decision.area"),
+)  # keys of a fold's scores
 NOT_OF_SCORES = ("data.predict_path", "data.fold.", "data.loading.inspect", "data.loading.num_workers")
 
 
@@ -177,17 +180,13 @@ def scores_of(decision: Decision | None) -> dict[str, Any]:
 
 def merge(records: list[dict[str, Any]], folds: Mapping[str, list[int]]) -> Decision:
     """Return the decision by the scores of all folds. `folds`: how many images of each category each fold has."""
-    held: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in HELD}
+    decisions = [Decision.from_dict(record) for record in records]
     chosen: dict[str, dict[str, None]] = defaultdict(dict)
-    for record in records:
-        for name in HELD:
-            for category, values in record[name].items():
-                held[name][category] += values
-        for category, phrases in record["also_chosen"].items():
+    for decision in decisions:
+        for category, phrases in decision.also_chosen.items():
             chosen[category] |= dict.fromkeys(phrases)
-    scores, maxima, medians = ({category: np.array(values) for category, values in held[name].items()} for name in HELD)
     also_chosen = {category: list(phrases) for category, phrases in chosen.items()}
-    return Decision(scores, maxima, medians, also_chosen=also_chosen, folds=dict(folds))
+    return Decision(**join_held([decision.held for decision in decisions]), also_chosen=also_chosen, folds=dict(folds))
 
 
 def way_to_restart(config: Namespace) -> str:

@@ -2,7 +2,6 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, float32
 
 KEY_BITS = 32
 
@@ -19,7 +18,9 @@ def ordered_keys(scores: NDArray[np.float32]) -> NDArray[np.uint32]:
     return keys
 
 
-def as_float32(scores: Tensor) -> NDArray[np.float32]:
-    """Scores as a contiguous float32 array on the CPU: half and bfloat16 exactly, float64 rounded (order kept)."""
-    array: NDArray[np.float32] = scores.detach().to("cpu", float32).contiguous().numpy()
-    return array
+def ordered_scores(keys: NDArray[np.uint32]) -> NDArray[np.float32]:
+    """The inverse of `ordered_keys`, any shape; keys beyond those of finite scores become infinite ones."""
+    bits = (keys ^ np.uint32(0x80000000)).view(np.int32)
+    bits ^= (bits >> 31) & np.int32(0x7FFFFFFF)
+    scores = bits.view(np.float32)
+    return np.where(np.isnan(scores), np.copysign(np.float32(np.inf), scores), scores)

@@ -31,7 +31,7 @@ from lit_ad.metrics.histogram import (
     tied,
     total,
 )
-from lit_ad.metrics.keys import KEY_BITS, as_float32, ordered_keys
+from lit_ad.metrics.keys import KEY_BITS, ordered_keys
 from lit_ad.metrics.regions import region_sizes
 
 BUDGET = {"pixels": 1 << 18, "regions": 1 << 19}
@@ -271,6 +271,12 @@ def checked(scores: Tensor, target: Tensor, name: str) -> tuple[NDArray[np.float
     if not np.all(mask | (labels == 0)):
         raise ValueError(f"{name}: the target must hold 0 (nominal) and 1 (anomalous) only, not {odd(labels)}")
     return values, mask
+
+
+def as_float32(scores: Tensor) -> NDArray[np.float32]:
+    """Scores as a contiguous float32 array on the CPU: half and bfloat16 exactly, float64 rounded (order kept)."""
+    array: NDArray[np.float32] = scores.detach().to("cpu", torch.float32).contiguous().numpy()
+    return array
 
 
 def odd(labels: NDArray[Any]) -> str:

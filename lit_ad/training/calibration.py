@@ -1,24 +1,23 @@
 """What nominal images set: a method's statistics, and the decision."""
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import lightning as L
-import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lit_ad.batch import Batch
-from lit_ad.detector.decision import HELD, NO_DECISION, Decision
+from lit_ad.detector.decision import NO_DECISION, Decision
 from lit_ad.detector.guarantee import by_hand
+from lit_ad.detector.held_out import HeldOutImages, join_held
+from lit_ad.detector.pixel_rule import PixelKind, PixelRule
 from lit_ad.distributed import gather
 from lit_ad.errors import UserError, check_number
-from lit_ad.image.roi import counted
 from lit_ad.image.view import View
 from lit_ad.methods.base import Method
 from lit_ad.methods.network import as_images
@@ -40,23 +39,40 @@ class Calibration(L.Callback):
         folds: Into how many parts nominal images are cut, or leave-one-out, so that all of them train and decide. For
             few images: a training for each part leaves it out and scores it, and at last one has all images. None:
             data.val_fraction holds images out.
+        pixel: Which pixels are anomalous. "image": at most that rate of nominal images have any; "region": at most that
+            rate have a region of `area` connected pixels or more, and smaller ones are not marked; "pixel": about
+            `pixel_rate` of nominal pixels. None: the checkpoint's, image in a first training.
+        pixel_rate: The rate of nominal pixels of "pixel". None: the checkpoint's, false_alarm in a first training.
+        area: Pixels of the smallest region that counts, at the images' size. None: the checkpoint's, if it has one.
     """
 
-    def __init__(self, false_alarm: float | None = None, folds: int | Literal["leave-one-out"] | None = None) -> None:
+    def __init__(
+        self,
+        false_alarm: float | None = None,
+        folds: int | Literal["leave-one-out"] | None = None,
+        pixel: PixelKind | None = None,
+        pixel_rate: float | None = None,
+        area: int | None = None,
+    ) -> None:
         if false_alarm is not None and not 0 < false_alarm < 1:
             raise UserError(f"decision.false_alarm is a rate between 0 and 1, not {false_alarm}")
         if isinstance(folds, int):
             check_number("decision.folds", folds, least=2)
         self.false_alarm, self.folds = false_alarm, folds
         self.left_out: Decision | None = None  # by the images that the trainings of the folds left out; of the last one
+        self.given: dict[str, Any] = {"kind": pixel, "rate": pixel_rate, "area": area}
         self.rate = 0.01 if false_alarm is None else false_alarm  # in checkpoints: those between validations need it
+        self.pixel_rule = PixelRule().changed(**self.given)  # the same
         self.warned = False
         self.loaded: Mapping[str, Tensor] | None = None  # the weights of the checkpoint, until a test begins
         self.validations = 0  # of this fit, so far
         self.looked = False  # whether the method's statistics look at held-out images
 
     def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
-        """Find a window that is "auto", in the nominal training images. Raises UserError if they have none."""
+        """Find a window that is "auto", in the nominal training images. Raises UserError if they have none, or if keys
+        do not go together."""
+        if stage == "fit":
+            self.pixel_rule.check()
         if stage == "fit" and pl_module.view.window == "auto":
             train = data_of(trainer, pl_module).splits.train
             view = pl_module.view.resolved([sample.image for sample in train])
@@ -84,14 +100,16 @@ class Calibration(L.Callback):
             pl_module.prepare(nominal(trainer, pl_module))
 
     def state_dict(self) -> dict[str, Any]:
-        return {"false_alarm": self.rate}
+        return {"false_alarm": self.rate, "pixel_rule": self.pixel_rule.to_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if self.false_alarm is None:
             self.rate = state_dict["false_alarm"]
+        self.pixel_rule = PixelRule.from_dict(state_dict.get("pixel_rule", {})).changed(**self.given)
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        self.seen: list[HeldOut] = []
+        self._adopt(pl_module.decision)
+        self.seen = HeldOutImages(self.pixel_rule.area)
         self.scored_by: str | None = None  # the fingerprint of the weights
         self.calibrated: str | None = None
         training = trainer.state.fn == "fit" and not trainer.sanity_checking
@@ -101,6 +119,12 @@ class Calibration(L.Callback):
             with torch.no_grad():
                 pl_module.calibrate(nominal(trainer, pl_module), looked_at)
             self.calibrated = weights_of(trainer)
+
+    def _adopt(self, earlier: Decision | None) -> None:
+        """Take from an earlier decision what was not given."""
+        if earlier is not None:
+            self.rate = earlier.false_alarm if self.false_alarm is None else self.false_alarm
+            self.pixel_rule = earlier.pixel_rule.changed(**self.given)
 
     def on_validation_batch_start(
         self, trainer: L.Trainer, pl_module: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0
@@ -126,31 +150,21 @@ class Calibration(L.Callback):
     ) -> None:
         roi = pl_module.view.region
         for sample, size, judgement in zip(batch.samples, batch.sizes, outputs, strict=True):
-            maximum = median = None
-            if judgement.seen is not None:
-                anomaly_map = counted(judgement.original_map(size, roi), roi)
-                maximum, median = float(anomaly_map.max()), float(np.median(anomaly_map))
-            self.seen.append(HeldOut(sample.category, judgement.score, maximum, median))
+            anomaly_map = None if judgement.seen is None else judgement.original_map(size, roi)
+            self.seen.add(sample.category, judgement.score, anomaly_map, roi)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        seen = gather(self.seen)
+        held = join_held(gather([self.seen.held]))
         fitting = trainer.state.fn == "fit"
-        left_out = self.left_out if fitting and not seen else None
-        if trainer.sanity_checking or not (seen or left_out):
+        left_out = self.left_out if fitting and not held["scores"] else None
+        if trainer.sanity_checking or not (held["scores"] or left_out):
             return
-        held: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in HELD}
-        for image in seen:
-            held["scores"][image.category].append(image.score)
-            if image.maximum is not None and image.median is not None:
-                held["maxima"][image.category].append(image.maximum)
-                held["medians"][image.category].append(image.median)
         earlier: Decision | None = pl_module.decision
-        if self.false_alarm is None and earlier is not None:
-            self.rate = earlier.false_alarm
+        settings: dict[str, Any] = {"false_alarm": self.rate, "pixel_rule": self.pixel_rule}
         if left_out is not None:
-            decision, self.scored_by = replace(left_out, false_alarm=self.rate), weights_of(trainer)
+            decision, self.scored_by = replace(left_out, **settings), weights_of(trainer)
         else:
-            decision = Decision(**held, false_alarm=self.rate)  # type: ignore[arg-type]
+            decision = Decision(**held, **settings)
         if fitting:
             self.validations += 1
             if left_out is None:
@@ -174,6 +188,7 @@ class Calibration(L.Callback):
         if decision is None:
             return
         lines = by_hand(decision)
+        pl_module.decision = decision = decision.with_pixel_rule(decision.pixel_rule.changed(**self.given))
         if self.false_alarm not in (None, decision.false_alarm):
             rate = f"false_alarm {self.false_alarm:g}"
             pl_module.decision = decision = decision.with_rate(self.false_alarm)
@@ -211,15 +226,6 @@ class Calibration(L.Callback):
             for warning in decision.warnings():
                 rank_zero_warn(warning)
         self.warned = True
-
-
-class HeldOut(NamedTuple):
-    """What the decision takes from a held-out image."""
-
-    category: str
-    score: float
-    maximum: float | None  # of the map at the image's size; None without a map
-    median: float | None
 
 
 def set_view(trainer: L.Trainer, method: Any, view: View) -> None:

@@ -1,10 +1,9 @@
 import numpy as np
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from lit_ad.metrics.keys import as_float32, ordered_keys
+from lit_ad.metrics.keys import ordered_keys, ordered_scores
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False, width=32)
 
@@ -22,7 +21,10 @@ def test_zeros_share_a_key_and_extremes_have_one() -> None:
     assert len(set(keys.tolist())) == 5
 
 
-def test_half_and_bfloat16_are_exact() -> None:
-    for dtype in (torch.float16, torch.bfloat16):
-        scores = torch.randn(100).to(dtype)
-        assert torch.equal(torch.from_numpy(as_float32(scores)).to(dtype), scores)
+@given(arrays(np.float32, st.integers(1, 50), elements=FLOATS))
+def test_scores_come_back_from_their_keys(scores: np.ndarray) -> None:
+    assert np.array_equal(ordered_scores(ordered_keys(scores)), scores)
+
+
+def test_keys_beyond_those_of_numbers_are_infinite() -> None:
+    assert ordered_scores(np.array([0, 2**32 - 1], np.uint32)).tolist() == [-np.inf, np.inf]

@@ -20,7 +20,7 @@ METRICS = {
     "aupro_05": "area under the per-region overlap up to a false positive rate of 0.05, divided by it, over all of "
     "test_public of an object; at full resolution, by all thresholds",
     "seg_f1": f"F1 of an object's pixels, pooled over test_public (our reading), at {THRESHOLD}",
-    "class_f1": "F1 of an object's images, of which one is anomalous where any pixel lies above the same threshold",
+    "class_f1": "F1 of an object's images, of which one is anomalous where any pixel is called so by the same decision",
 }
 
 

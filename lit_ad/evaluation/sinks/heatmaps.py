@@ -14,7 +14,7 @@ class Heatmaps(Sink):
     """Write RUN/heatmaps/CATEGORY/FOLDER/NAME.jpg for every tested image, for predicted ones below RUN/predictions.
 
     The colours span the same range in every picture of a run, fixed by nominal held-out images: the middle of the
-    scale is the threshold of anomalous pixels. Green outlines the true defect, blue the pixels above the threshold. Of
+    scale is the threshold of anomalous pixels. Green outlines the true defect, blue the anomalous pixels. Of
     images more than twice as large as a panel, a third panel shows the hottest place pixel by pixel.
 
     Args:
@@ -35,14 +35,16 @@ class Heatmaps(Sink):
         sample = judged.sample
         if not self.enabled or sample.error:
             return
-        truth = {0: "good", 1: sample.defect}.get(sample.label, "")
+        kind = {0: "good", 1: sample.defect}.get(sample.label, "")
         title = f"{short(printable(sample.image.name))}   score {judged.score:.4g}   {judged.verdict}"
-        title += f"   truth: {printable(truth)}" if truth else ""
+        title += f"   truth: {printable(kind)}" if kind else ""
         # The picture is of what is looked at.
-        heat, mask = (
-            None if values is None else judged.looked_at(values) for values in (judged.anomaly_map, judged.truth)
+        heat, truth, marked = (
+            None if values is None else judged.looked_at(values)
+            for values in (judged.anomaly_map, judged.truth, judged.mask)
         )
-        picture = draw(judged.pixels, heat, mask, judged.colour_range, judged.pixel_threshold, title, self.height)
+        scale = (judged.colour_range, judged.pixel_threshold)
+        picture = draw(judged.pixels, heat, truth, marked, *scale, title, self.height)
         with atomic_write(self.stage.picture(sample.image)) as temporary:
             picture.save(temporary, format="JPEG", **JPEG)
 

@@ -83,7 +83,7 @@ class Report(Sink):
 
 def thumbnails(judged: Judged) -> dict[str, bytes]:
     """Return the pictures of an image: "image"; with a mask, "truth", its outline; with a map, "heat" in the colours of
-    Heatmaps, what lies above the threshold outlined. All have the image's proportions, and lie over one another."""
+    Heatmaps, the anomalous pixels outlined. All have the image's proportions, and lie over one another."""
     size = thumbnail_size(judged.size)
     pictures = {"image": jpeg(resized(judged.pixels, size), BYTES["image"])}
     if judged.truth is not None and judged.truth.any():
@@ -93,7 +93,7 @@ def thumbnails(judged: Judged) -> dict[str, bytes]:
     heat = heat_panel(judged.looked_at(judged.anomaly_map), size)
     low, high = judged.colour_range or (float(heat.min()), float(heat.max()))
     panel = colours(((heat - low) / max(high - low, 1e-30)).clip(0, 1))
-    if judged.pixel_threshold is not None:
-        panel = outlined(panel, [(outline(heat > judged.pixel_threshold), FOUND)])
+    if judged.mask is not None:
+        panel = outlined(panel, [(outline(highest(judged.looked_at(judged.mask), size)), FOUND)])
     pictures["heat"] = jpeg(panel, BYTES["heat"])
     return pictures
