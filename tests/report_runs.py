@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from lit_ad.detector.decision import Decision
-from lit_ad.detector.guarantee import summary
+from lit_ad.detector.summary import summary
 from lit_ad.evaluation.report.record import Record, Took, environment
 from lit_ad.evaluation.report.thumbnails import THUMBNAILS, joined, jpeg, outline_png
 from lit_ad.evaluation.results import ImageResult, Results

@@ -14,6 +14,7 @@ from lit_ad.annotations import COLUMNS, Findings, as_text, plain, to_coco, to_js
 from lit_ad.batch import Sample
 from lit_ad.data.masks import read_mask
 from lit_ad.data.sources.labelme import draw_labelme
+from lit_ad.detector.marking import Marking
 from lit_ad.detector.regions import regions
 from lit_ad.detector.scoring import Judgement
 from lit_ad.evaluation.judged import Judged
@@ -30,7 +31,7 @@ def judged(*boxes: tuple[int, int, int, int], threshold: float | None = 0.5, roi
     seen = heat if roi is None else roi.boxed(heat)
     judgement = Judgement(seen, 1.0, (0, 0, *seen.shape))
     known = (Sample(Path("a.png"), 1), 0, SIZE, np.zeros((*SIZE, 3), np.uint8), judgement, None, roi)
-    return Judged(*known, pixel_threshold=threshold, mm_per_pixel=0.5)
+    return Judged(*known, marking=None if threshold is None else Marking(threshold), mm_per_pixel=0.5)
 
 
 def found_in(image: Judged) -> Findings:

@@ -17,6 +17,7 @@ from lit_ad.data.sources.images import Images
 from lit_ad.detector.detection import Detection
 from lit_ad.detector.detector import TIMEOUT, Detector
 from lit_ad.detector.guarantee import notes
+from lit_ad.detector.pixel_rule import PixelKind
 from lit_ad.detector.run_files import CONFIG, EXPORTED, find_detector, run_of
 from lit_ad.detector.scoring import Judgement
 from lit_ad.detector.stream import in_order
@@ -70,8 +71,11 @@ def predict_alone(arguments: Sequence[str]) -> None:
     import_own_method(file)
     detector = Detector.load(file, parsed.weights, parsed.device, parsed.verify)
     decision = detector.card.decision
-    if decision is not None and parsed.decision.false_alarm is not None:
-        decision = decision.with_rate(parsed.decision.false_alarm)
+    asked = parsed.decision
+    if decision is not None:
+        decision = decision if asked.false_alarm is None else decision.with_rate(asked.false_alarm)
+        rule = decision.pixel_rule.changed(asked.pixel, asked.pixel_rate, asked.area)
+        decision = decision.with_pixel_rule(rule)
         detector = Detector(detector.network, replace(detector.card, decision=decision), detector.network_for)
     for line in notes(decision):
         tell(line)
@@ -98,6 +102,12 @@ def make_parser() -> Parser:
     parser.add_class_arguments(Predictions, "predictions")
     rate = "The rate of nominal images that may be called anomalous. None: that of the file."
     parser.add_argument("--decision.false_alarm", type=float | None, default=None, help=rate)
+    pixel = "Which pixels are anomalous, see lit-ad fit --help. None: as the file says."
+    parser.add_argument("--decision.pixel", type=PixelKind | None, default=None, help=pixel)
+    share = "The rate of nominal pixels, for --decision.pixel pixel. None: that of the file."
+    parser.add_argument("--decision.pixel_rate", type=float | None, default=None, help=share)
+    area = "Pixels of the smallest region that counts, for region. None: those of the file."
+    parser.add_argument("--decision.area", type=int | None, default=None, help=area)
     parser.add_argument("--device", type=str, default="cpu", help="cpu, or what the runtime calls another one.")
     parser.add_argument("--weights", type=Path | None, default=None, help="The teacher's, if a checkpoint needs them.")
     verified = "Whether an exported file is compared with its checkpoint here first: see `lit-ad verify`."

@@ -17,8 +17,9 @@ from lit_ad.data.sources.journal import Journal, is_journal
 from lit_ad.detector.card import read_card
 from lit_ad.detector.decision import NO_DECISION, Decision
 from lit_ad.detector.detector import Detector
-from lit_ad.detector.guarantee import guarantee, pixel_guarantee
+from lit_ad.detector.guarantee import guarantee
 from lit_ad.detector.held_out import HeldOutImages, join_held
+from lit_ad.detector.pixel_guarantee import pixel_guarantee
 from lit_ad.detector.pixel_rule import PixelKind, PixelRule
 from lit_ad.errors import UserError
 from lit_ad.files import atomic_write, check_writable, free_path

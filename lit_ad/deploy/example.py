@@ -1,12 +1,15 @@
 """FILE.example.py beside an exported FILE: a program that needs the file, NumPy, Pillow and the runtime, not lit_ad."""
 
+import inspect
+import re
 from pathlib import Path
 
+from lit_ad.detector import components, marking
 from lit_ad.detector.card import Card
 from lit_ad.errors import NOT_FINITE
 from lit_ad.image.limits import DEFAULTS, MEGAPIXELS, METADATA
 from lit_ad.image.roi import FILL, Roi
-from lit_ad.image.view import SMALLEST_SIDE, View
+from lit_ad.image.view import SMALLEST_SIDE, bilinear
 
 RUNTIMES = {  # by suffix: imports, and loading with `FILE` beside the program
     ".onnx": (
@@ -40,15 +43,19 @@ def example_name(file: Path) -> str:
 
 def example(file: Path, card: Card) -> str:
     """The program for an exported file. Stitching tiles is more than a page: there, lit_ad judges."""
-    return judge_by_lit_ad(file) if card.view.tile is not None else judge_alone(file, card.view)
+    return judge_by_lit_ad(file) if card.view.tile is not None else judge_alone(file, card)
 
 
-def judge_alone(file: Path, view: View) -> str:
+def judge_alone(file: Path, card: Card) -> str:
     """The program that judges as `lit_ad.detector.scoring` does, without tiles."""
+    view, maps = card.view, card.decision is not None and card.decision.marking() is not None
+    code, mark, pixels = describe_marking(view.region) if maps else ("", "", "")
     runtime, load = RUNTIMES[file.suffix]
     mask, cut, count = describe_region(view.region)
     imports = "base64, json, os, sys, zlib" if mask else "json, os, sys"
     return f'''"""python {example_name(file)} IMAGE...   Needs numpy, pillow and {runtime}."""
+
+from __future__ import annotations
 
 import {imports}
 from pathlib import Path
@@ -59,7 +66,7 @@ from PIL import Image, ImageOps, PngImagePlugin
 
 FILE = Path(__file__).with_name("{file.name}")
 
-
+{code}
 def limit(variable, default):
     text = os.environ.get(variable) or default
     try:
@@ -126,8 +133,33 @@ for path in sys.argv[1:]:
         score = float(values[-max(int(card["top"] * values.size), 1) :].mean())
     p_value = (1 + (held >= score).sum()) / (len(held) + 1)
     verdict = "anomalous" if score > card["threshold"][""] else "nominal"
-    print(f"{{path}}: {{verdict}}, score {{score:.6g}}, p-value {{p_value:.3g}}")
+{mark}    print(f"{{path}}: {{verdict}}, score {{score:.6g}}, p-value {{p_value:.3g}}{pixels}")
 '''
+
+
+def describe_marking(region: Roi | None) -> tuple[str, str, str]:
+    """Of the anomalous pixels: lit_ad's own code that marks them; how the example calls it; what it prints."""
+    parts = []
+    for part in (components, marking, bilinear):
+        source = inspect.getsource(part)
+        source = re.sub(r'^"""(?:.|\n)*?"""\n', "", source)  # of a module: what it is for
+        parts.append(re.sub(r"^(?:from|import) .*\n", "", source, flags=re.MULTILINE).strip("\n"))
+    code = """# From here to the next such line, code of lit_ad (Apache-2.0).
+from dataclasses import asdict, dataclass  # noqa: E402
+from typing import Any  # noqa: E402
+
+from numpy.typing import NDArray  # noqa: E402
+
+"""
+    code += "\n\n\n".join(parts) + "\n\n\n# Until here.\n\n"
+    inside = "np.asarray(mask) > 127" if region is not None and region.inside is not None else "None"
+    mark = f"""    content = maps[0][0, 0, max(top, 0) : top + h, max(left, 0) : left + w]
+    before, missing = (max(-top, 0), max(-left, 0)), (h - content.shape[0], w - content.shape[1])
+    cropped = [(first, lost - first) for first, lost in zip(before, missing)]
+    heat = bilinear(np.pad(content, cropped, constant_values=content.min()), image.size[::-1])
+    marked = Marking.from_dict(card["marking"][""])(heat, {inside})
+"""
+    return code, mark, ", {marked.sum()} anomalous pixels"
 
 
 def describe_region(region: Roi | None) -> tuple[str, str, str]:
@@ -173,5 +205,6 @@ for path in sys.argv[1:]:
     except UserError as error:
         sys.exit(str(error))
     verdict = "anomalous" if found.anomalous else "nominal"
-    print(f"{{path}}: {{verdict}}, score {{found.score:.6g}}, p-value {{found.p_value:.3g}}")
+    pixels = "" if found.mask is None else f", {{found.mask.sum()}} anomalous pixels"
+    print(f"{{path}}: {{verdict}}, score {{found.score:.6g}}, p-value {{found.p_value:.3g}}{{pixels}}")
 '''

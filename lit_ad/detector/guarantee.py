@@ -3,97 +3,13 @@
 import math
 from collections import Counter
 from collections.abc import Hashable, Sequence
-from typing import Any
 
 import numpy as np
 
-from lit_ad.counts import format_count
 from lit_ad.detector.decision import Decision
 from lit_ad.detector.thresholds import POOLED, may_lie_above
 
 CONFIDENCE = 0.95  # of what is said of one detector
-
-
-def summary(decision: Decision) -> dict[str, Any]:
-    """Every threshold of a decision, what it stands for and what it promises, as plain values for JSON.
-
-    Of one category there is one entry; of several, one for each and one for images whose category is not known.
-    """
-    categories = [*decision.scores, POOLED] if len(decision.scores) > 1 else [POOLED]
-    return {
-        "false_alarm": decision.false_alarm,
-        "kept_rate": decision.kept_rate(),
-        "also_chosen": {category: list(chosen) for category, chosen in decision.also_chosen.items()},
-        "by_hand": by_hand(decision),
-        "thresholds": [summary_of(decision, category) for category in categories],
-    }
-
-
-def summary_of(decision: Decision, category: str | None) -> dict[str, Any]:
-    """The same of a category; of None, all together."""
-    image = decision.operating_point(category)
-    folds = folds_of(decision, category)
-    exact = not image.by_hand and not also_chosen(decision, category) and not folds
-    proven = None if image.by_hand or also_chosen(decision, category) else proven_of_folds(decision, category)
-    return {
-        "category": category,
-        "image": image.to_dict(),
-        "pixels": summary_of_pixels(decision, category),
-        "kept_rate": decision.kept_rate(category),
-        "exact": exact,
-        "folds": folds,
-        "rate_proven_of_folds": proven,
-        "guarantee": guarantee(decision, category),
-        "probability_above_rate": probability_above(image.held_out, decision.false_alarm) if exact else None,
-        "rate_with_confidence": rate_bound(image.held_out, image.above, CONFIDENCE) if exact else None,
-        "confidence": CONFIDENCE,
-        "held_out_for_the_rate": math.ceil(1 / decision.false_alarm - 1e-9) - 1,
-        "held_out_for_the_rate_with_confidence": held_out_needed(decision.false_alarm, CONFIDENCE),
-    }
-
-
-def summary_of_pixels(decision: Decision, category: str | None) -> dict[str, Any] | None:
-    """What is said of the pixel threshold of a category; None without maps."""
-    point, marking = decision.pixel_operating_point(category), decision.marking(category)
-    if point is None or marking is None:
-        return None
-    pixels = decision.pixel_decision.pixels_of(category)
-    return {
-        **point.to_dict(),
-        "rule": decision.pixel_rule.kind,
-        "marking": marking.to_dict(),
-        "guarantee": pixel_guarantee(decision, category),
-        "resolution": None if pixels is None else pixels.resolution(point.threshold),
-    }
-
-
-def pixel_guarantee(decision: Decision, category: str | None = POOLED) -> str:
-    """What the pixel threshold promises, in a sentence or two; nothing without maps."""
-    point, rule, chosen = decision.pixel_operating_point(category), decision.pixel_rule, also_chosen(decision, category)
-    if point is None:
-        return ""
-    if point.by_hand:
-        return "The pixel threshold was set by hand, so no rate is promised of pixels."
-    approximate = f", which is approximate: {describe_chosen(chosen)}" if chosen else ""
-    folds = folds_of(decision, category)
-    if rule.kind == "pixel":
-        assert point.share is not None
-        most = (point.held_out * point.share + 1) / (point.held_out + 1)
-        proven = "" if chosen or folds else f" Proven is a mean of at most {100 * most:.3g} %."
-        return (
-            f"In the mean over images, {100 * point.share:.3g} % of a held-out nominal image's pixels lie above the "
-            f"pixel threshold, and about as many of a new one's{approximate}.{proven} A single image may have more."
-        )
-    what = "any anomalous pixel"
-    if rule.kind == "region":
-        what = f"an anomalous region, {format_count(rule.area or 1, 'connected pixel')} or more"
-    rate = f"{100 * decision.kept_rate(category):.3g} %"
-    if chosen or folds:
-        return f"About {rate} of nominal images have {what}{approximate or ', as of their verdicts'}."
-    return (
-        f"A nominal image like the held-out ones has {what}, with a probability of at most {rate}, over the draw of "
-        "the held-out images and of the image."
-    )
 
 
 def guarantee(decision: Decision, category: str | None = POOLED) -> str:

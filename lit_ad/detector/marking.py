@@ -34,3 +34,8 @@ class Marking:
     def to_dict(self) -> dict[str, Any]:
         """As plain values, for JSON."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Marking":
+        """The inverse of `to_dict`."""
+        return cls(**values)

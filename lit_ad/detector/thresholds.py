@@ -39,7 +39,8 @@ class OperatingPoint:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, for JSON."""
-        return {**asdict(self), "rate": self.rate}
+        values = {**asdict(self), "rate": self.rate}
+        return values if self.share is not None else {name: value for name, value in values.items() if name != "share"}
 
 
 def of_category(values: Mapping[str, Floats], category: str | None) -> Floats:

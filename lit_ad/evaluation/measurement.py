@@ -9,18 +9,18 @@ import torch
 from numpy.typing import NDArray
 
 from lit_ad.detector.decision import Decision
-from lit_ad.detector.guarantee import summary
+from lit_ad.detector.summary import summary
 from lit_ad.distributed import add_up, gather
 from lit_ad.evaluation.judged import Judged
 from lit_ad.evaluation.official_scores import ByRules
 from lit_ad.evaluation.results import MEAN, POOLED, SAMPLE_AUROC, ImageResult, Results
-from lit_ad.evaluation.rows import group_rows, mean_row, pixel_verdict_row, verdict_row
+from lit_ad.evaluation.rows import group_rows, mean_row, nominal_mask_row, pixel_verdict_row, verdict_row
 from lit_ad.image.pixels import Size
 from lit_ad.image.view import bilinear
 from lit_ad.metrics import AUPIMO, ImageEvaluation, PixelEvaluation, sample_auroc
 from lit_ad.metrics.instances import Instances
 
-PIXELS = (  # what is counted of an image's pixels; hits: anomalous ones above the pixel threshold; false: nominal ones
+PIXELS = (  # what is counted of an image's pixels; hits: anomalous ones that are marked; false: nominal ones
     *("nominal", "anomalous", "hits", "false"),  # at the original size, that of the pixel threshold
     *("compared nominal", "compared anomalous"),  # at the size that maps are compared at
 )
@@ -41,6 +41,7 @@ class Measurement:
         self.instances = Instances()
         self.parts: dict[str, ImageEvaluation] = {}
         self.pixels: Counter[tuple[str, str]] = Counter()  # by group, and one of PIXELS
+        self.nominal_shares: list[tuple[str, float]] = []  # by group: of each nominal image, the pixels that are marked
         self.seen: list[tuple[int, bool, ImageResult]] = []  # with the image's place in the split, and if it has a map
 
     def add_scores(self, images: list[Judged]) -> None:
@@ -70,6 +71,9 @@ class Measurement:
         called = np.zeros(truth.shape, bool) if marked is None else marked
         self._count(judged.group, *(values if inside is None else values[inside] for values in (truth, called)))
         if marked is not None:
+            if judged.sample.label == 0:
+                looked_at = marked.size if inside is None else np.count_nonzero(inside)
+                self.nominal_shares.append((judged.group, np.count_nonzero(marked) / looked_at))
             self.instances.update(judged.group, truth if inside is None else truth & inside, marked)
         if self.eval_size is not None:
             anomaly_map, truth = resized(anomaly_map, truth, self.eval_size)
@@ -112,7 +116,7 @@ class Measurement:
         of_images = self.image_metrics.compute_rows(rows, self.bootstrap)
         of_pixels, of_overlaps = self.pixel_metrics.compute_rows(rows), self.overlaps.compute_rows(rows)
         of_instances = self.instances.compute_rows(rows)
-        pixels = add_up(self.pixels)
+        pixels, shares = add_up(self.pixels), sorted(gather(self.nominal_shares))
         values = {}
         for row, groups in rows.items():
             count = {name: sum(pixels[group, name] for group in groups) for name in PIXELS}
@@ -124,6 +128,7 @@ class Measurement:
                 **of_instances[row],
                 **verdict_row(image for image in images if f"{image.category}/{image.defect}" in groups),
                 **pixel_verdict_row(count["nominal"], count["anomalous"], *called),
+                **nominal_mask_row([share for group, share in shares if group in groups]),
                 "nominal_pixels": count["compared nominal"],
                 "anomalous_pixels": count["compared anomalous"],
             }

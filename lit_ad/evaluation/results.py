@@ -113,9 +113,11 @@ class Results:
 
     @property
     def guarantees(self) -> list[str]:
-        """What the image thresholds promise, each sentence once."""
+        """What the image thresholds promise, and then the pixel thresholds, each sentence once."""
         thresholds = [] if self.decision is None else self.decision["thresholds"]
-        return list(dict.fromkeys(threshold["guarantee"] for threshold in thresholds))
+        pixels = [threshold["pixels"] for threshold in thresholds if threshold.get("pixels")]
+        sentences = [each["guarantee"] for each in (*thresholds, *pixels) if each.get("guarantee")]
+        return list(dict.fromkeys(sentences))
 
     def misses(self, count: int) -> list[ImageResult]:
         """The images with a wrong verdict, the worst first."""

@@ -64,6 +64,20 @@ def pixel_verdict_row(nominal: int, anomalous: int, hits: float, false: float) -
     }
 
 
+def nominal_mask_row(shares: list[float]) -> Row:
+    """How many of the nominal images have an anomalous pixel, with a 95 % interval of their rate, and the mean share of
+    an image's pixels, from the share of each; nan of none."""
+    marked = sum(share > 0 for share in shares)
+    low, high = wilson(marked, len(shares))
+    return {
+        "mask_false_alarms": marked if shares else math.nan,
+        "mask_false_alarm_rate": ratio(marked, len(shares)),
+        "mask_false_alarm_rate_low": low,
+        "mask_false_alarm_rate_high": high,
+        "nominal_share_marked": ratio(math.fsum(shares), len(shares)),
+    }
+
+
 def mean_row(rows: list[Row]) -> Row:
     """The mean over categories of each metric, nan where one of them has none. Numbers and intervals have no mean."""
     counts = ("_images", "_pixels", "_low", "_high", *VERDICTS)

@@ -2,14 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from itertools import islice
 from typing import Any, Literal
 
 import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from lit_ad.batch import Batch
 from lit_ad.detector.decision import NO_DECISION, Decision
@@ -20,8 +18,8 @@ from lit_ad.distributed import gather
 from lit_ad.errors import UserError, check_number
 from lit_ad.image.view import View
 from lit_ad.methods.base import Method
-from lit_ad.methods.network import as_images
 from lit_ad.teachers.weights import fingerprint
+from lit_ad.training.nominal_images import data_of, held_out, nominal
 from lit_ad.training.selection import chosen_in_fit
 
 
@@ -249,42 +247,3 @@ def same_weights(state: Mapping[str, Tensor], loaded: Mapping[str, Tensor]) -> b
         for name, tensor in state.items()
         if name in loaded and loaded[name].shape == tensor.shape
     )
-
-
-def nominal(trainer: L.Trainer, method: Method) -> Iterator[tuple[Tensor, list[Tensor]]]:
-    """Every nominal training image once, without augmentation, with its features: this process's share of them.
-
-    Obeys trainer.limit_train_batches.
-    """
-    limited = isinstance(trainer.limit_train_batches, int) or trainer.limit_train_batches < 1
-    loader = data_of(trainer, method).nominal_dataloader()
-    return described(trainer, method, loader, int(trainer.num_training_batches) if limited else None)
-
-
-def held_out(trainer: L.Trainer, method: Method) -> Iterator[tuple[Tensor, list[Tensor]]]:
-    """The same of the held-out images."""
-    data = data_of(trainer, method)
-    return described(trainer, method, data.held_out_dataloader(), None)
-
-
-def data_of(trainer: L.Trainer, method: Method) -> Any:
-    """The DataModule. Raises UserError if the Trainer was given loaders instead."""
-    data = getattr(trainer, "datamodule", None)
-    if data is None:
-        raise UserError(f"{type(method).__name__} needs nominal images for its statistics: fit it with a DataModule")
-    return data
-
-
-def described(
-    trainer: L.Trainer, method: Method, loader: DataLoader[Batch], count: int | None
-) -> Iterator[tuple[Tensor, list[Tensor]]]:
-    """The first `count` batches of a loader as images (B, 3, H, W) in [0, 1], and their features."""
-    for batch in (uniform for given in islice(loader, count) for uniform in given.uniform()):
-        moved = trainer.strategy.batch_to_device(batch)
-        with torch.no_grad(), trainer.precision_plugin.forward_context():
-            images = None if moved.pixels is None else as_images(moved.pixels)
-            if moved.features is not None:
-                yield images, [level.to(method.dtype) for level in moved.features]  # type: ignore[misc]
-            else:
-                assert images is not None
-                yield images, method.describe(images)

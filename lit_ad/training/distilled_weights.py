@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from lit_ad.files import atomic_write, run_directory
 from lit_ad.integrity import BLANK, DIGEST, seal
-from lit_ad.training.calibration import nominal
+from lit_ad.training.nominal_images import nominal
 
 
 class DistilledWeights(L.Callback):

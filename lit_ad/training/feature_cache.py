@@ -28,7 +28,7 @@ from lit_ad.machine import memory
 from lit_ad.methods.base import Method
 from lit_ad.methods.detector_file import qualified_name
 from lit_ad.methods.network import as_images
-from lit_ad.training.calibration import data_of
+from lit_ad.training.nominal_images import data_of
 from lit_ad.training.progress import repeats
 
 

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from lit_ad import Detector
 from lit_ad.deploy.example import example, example_name
 from lit_ad.deploy.export import SUFFIX, export
 from lit_ad.deploy.exported_file import write_onnx
+from lit_ad.detector.pixel_rule import PixelRule
 from lit_ad.errors import NOT_FINITE, NotFiniteError, UserError
 from lit_ad.image.pixels import read_image
 from lit_ad.image.view import View
+from lit_ad.methods.network import inference
 from lit_ad.methods.stfpm import STFPM
 from tests.deploy.test_export import DECISION, export_every_format, pictures
 
@@ -40,7 +43,9 @@ def test_the_example_says_what_the_detector_says(format: str, files: dict[str, P
     done = subprocess.run([sys.executable, program, image], capture_output=True, text=True, check=True)
     found = detector(image)
     verdict = "anomalous" if found.anomalous else "nominal"
-    assert f"{verdict}, score {found.score:.6g}, p-value {found.p_value:.3g}" in done.stdout
+    assert found.mask is not None
+    marked = f", {found.mask.sum()} anomalous pixels"
+    assert f"{verdict}, score {found.score:.6g}, p-value {found.p_value:.3g}{marked}" in done.stdout
     for number, size in enumerate(((7, 90), (700, 60))):
         thin = image.with_name(f"thin-{number}.png")
         Image.fromarray(np.zeros((*size, 3), np.uint8)).save(thin)
@@ -67,12 +72,15 @@ def test_neither_the_example_nor_the_detector_judges_what_is_not_finite(files: d
 def onnx_of(
     small_models: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[View], tuple[Path, Path]]:
-    """onnx_of(view): STFPM with that view as an ONNX file, and the example beside it."""
+    """onnx_of(view): STFPM with that view as an ONNX file that marks regions, and the example beside it."""
 
     def onnx_of(view: View) -> tuple[Path, Path]:
+        images: list[Any] = pictures(1) if view.window is None else [np.zeros((70, 90), np.uint16)]
         home = tmp_path_factory.mktemp("with_view")
         method = STFPM(**{**small_models["STFPM"]["init_args"], "view": view}).eval().requires_grad_(False)
-        method.decision = DECISION
+        heat = np.concatenate([found.anomaly_map.ravel() for found in Detector(inference(method), method.card)(images)])
+        by_hand = replace(DECISION, medians={}).with_threshold(float(np.quantile(heat, 0.9)), pixels=True)
+        method.decision = replace(by_hand, pixel_rule=PixelRule("region", area=5), peaks=by_hand.maxima)
         export(method, home / "model.onnx", "onnx")
         (home / "example.py").write_text(example(home / "model.onnx", Detector.load(home / "model.onnx").card))
         assert ("lit_ad " in (home / "example.py").read_text().splitlines()[0]) == (view.tile is not None)
@@ -110,6 +118,7 @@ def test_the_example_looks_at_the_region_of_interest_alone(
     done = alone(program, *images)
     for image, line in zip(images, done.stdout.splitlines(), strict=False):
         assert line.startswith(f"{image}: ") and f"score {one.score:.5g}"[:-1] in line, done.stderr
+        assert one.mask is not None and one.mask.any() and line.endswith(f", {one.mask.sum()} anomalous pixels")
     assert len(done.stdout.splitlines()) == 2 and done.returncode == 1
     assert str(images[2]) in done.stderr and "region of interest" in done.stderr
 

@@ -17,8 +17,8 @@ from lit_ad.detector.guarantee import (
     probability_above,
     proven_of_folds,
     rate_bound,
-    summary,
 )
+from lit_ad.detector.summary import summary
 
 
 def decision(count: int = 19, rate: float = 0.05, chosen: tuple[str, ...] = ()) -> Decision:

@@ -9,6 +9,7 @@ from sklearn.metrics import f1_score, roc_auc_score
 
 from lit_ad.batch import Sample
 from lit_ad.detector.decision import Decision
+from lit_ad.detector.marking import Marking
 from lit_ad.detector.scoring import Judgement
 from lit_ad.evaluation.judged import Judged
 from lit_ad.evaluation.measurement import Measurement, resized, sample_aurocs
@@ -36,7 +37,7 @@ def judged(place: int, category: str, defect: str, with_map: bool = True, roi: R
         *(np.zeros((*SIZE, 3), np.uint8), judgement, truth, roi),
         threshold=DECISION.threshold(category),
         p_value=0.5,
-        pixel_threshold=LIMITS[category],
+        marking=Marking(LIMITS[category]),
     )
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lit_ad.metrics import state
-from lit_ad.metrics.state import NotFinite, Overlap, PixelState, checked, decoded, encoded
+from lit_ad.metrics.state import NotFinite, Overlap, PixelState, as_float32, checked, decoded, encoded
 
 
 class Kept(PixelState):
@@ -95,3 +95,9 @@ def test_scores_and_target_of_any_type() -> None:
         checked(torch.tensor([1e300, 0.0], dtype=torch.float64), target, "x")
     with pytest.raises(ValueError, match=r"and 1 \(anomalous\) only, not 2.0, 3.0, 4.0, \.\.\."):
         checked(torch.rand(4), torch.tensor([2.0, 3, 4, 5]), "x")
+
+
+def test_half_and_bfloat16_are_exact() -> None:
+    for dtype in (torch.float16, torch.bfloat16):
+        scores = torch.randn(100).to(dtype)
+        assert torch.equal(torch.from_numpy(as_float32(scores)).to(dtype), scores)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lit_ad.detector.decision import Decision
-from lit_ad.detector.guarantee import summary
+from lit_ad.detector.summary import summary
 from lit_ad.evaluation.report.enough import HEIGHT, WIDTH, draw, list_enough
 from lit_ad.evaluation.results import ImageResult, Results
 from lit_ad.evaluation.rows import verdict_row

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from lit_ad.counts import format_count
-from lit_ad.detector.guarantee import summary
+from lit_ad.detector.summary import summary
 from lit_ad.errors import UserError
 from lit_ad.evaluation.report import page
 from lit_ad.evaluation.report.page import differing, title_of, verdicts, write_page

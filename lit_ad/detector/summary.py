@@ -1,0 +1,72 @@
+"""What a decision is and promises, as plain values for files and pages. NumPy only."""
+
+import math
+from typing import Any
+
+from lit_ad.detector.decision import Decision
+from lit_ad.detector.guarantee import (
+    CONFIDENCE,
+    also_chosen,
+    by_hand,
+    folds_of,
+    guarantee,
+    held_out_needed,
+    probability_above,
+    proven_of_folds,
+    rate_bound,
+)
+from lit_ad.detector.pixel_guarantee import pixel_guarantee
+from lit_ad.detector.thresholds import POOLED
+
+
+def summary(decision: Decision) -> dict[str, Any]:
+    """Every threshold of a decision, what it stands for and what it promises, as plain values for JSON.
+
+    Of one category there is one entry; of several, one for each and one for images whose category is not known.
+    """
+    categories = [*decision.scores, POOLED] if len(decision.scores) > 1 else [POOLED]
+    return {
+        "false_alarm": decision.false_alarm,
+        "kept_rate": decision.kept_rate(),
+        "also_chosen": {category: list(chosen) for category, chosen in decision.also_chosen.items()},
+        "by_hand": by_hand(decision),
+        "thresholds": [summary_of(decision, category) for category in categories],
+    }
+
+
+def summary_of(decision: Decision, category: str | None) -> dict[str, Any]:
+    """The same of a category; of None, all together."""
+    image = decision.operating_point(category)
+    folds = folds_of(decision, category)
+    exact = not image.by_hand and not also_chosen(decision, category) and not folds
+    proven = None if image.by_hand or also_chosen(decision, category) else proven_of_folds(decision, category)
+    return {
+        "category": category,
+        "image": image.to_dict(),
+        "pixels": summary_of_pixels(decision, category),
+        "kept_rate": decision.kept_rate(category),
+        "exact": exact,
+        "folds": folds,
+        "rate_proven_of_folds": proven,
+        "guarantee": guarantee(decision, category),
+        "probability_above_rate": probability_above(image.held_out, decision.false_alarm) if exact else None,
+        "rate_with_confidence": rate_bound(image.held_out, image.above, CONFIDENCE) if exact else None,
+        "confidence": CONFIDENCE,
+        "held_out_for_the_rate": math.ceil(1 / decision.false_alarm - 1e-9) - 1,
+        "held_out_for_the_rate_with_confidence": held_out_needed(decision.false_alarm, CONFIDENCE),
+    }
+
+
+def summary_of_pixels(decision: Decision, category: str | None) -> dict[str, Any] | None:
+    """What is said of the pixel threshold of a category; None without maps."""
+    point, marking = decision.pixel_operating_point(category), decision.marking(category)
+    if point is None or marking is None:
+        return None
+    pixels = decision.pixel_decision.pixels_of(category)
+    return {
+        **point.to_dict(),
+        "rule": decision.pixel_rule.kind,
+        "marking": marking.to_dict(),
+        "guarantee": pixel_guarantee(decision, category),
+        "resolution": None if pixels is None else pixels.resolution(point.threshold),
+    }

@@ -1,0 +1,94 @@
+"""Pixel decisions: what each rule promises, by counting on maps that no decision has seen."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from lit_ad.detector.decision import Decision
+from lit_ad.detector.held_out import HeldOutImages
+from lit_ad.detector.pixel_rule import PixelRule
+from lit_ad.errors import UserError
+
+AREA = 6
+RULES = {"image": PixelRule(), "region": PixelRule("region", area=AREA), "pixel": PixelRule("pixel", rate=0.02)}
+
+
+def draw(generator: np.random.Generator, count: int) -> list[np.ndarray]:
+    """Smooth maps, some of them noisier than others."""
+    noise = generator.gamma(2, size=(count, 16, 16)) * np.exp(0.3 * generator.normal(size=(count, 1, 1)))
+    return list(ndimage.gaussian_filter(noise, (0, 1, 1)).astype(np.float32))
+
+
+def decided(maps: list[np.ndarray], rule: PixelRule, rate: float = 0.1, category: str = "") -> Decision:
+    images = HeldOutImages(rule.area)
+    for heat in maps:
+        images.add(category, float(heat.max()), heat, None)
+    return Decision(**images.held, false_alarm=rate, pixel_rule=rule)
+
+
+@pytest.mark.parametrize("kind", RULES)
+def test_new_nominal_images_keep_what_is_promised(kind: str) -> None:
+    """Over many draws of 19 held-out maps and 10 new ones, for a rate of 10 % of images, or 2 % of pixels."""
+    generator, rates = np.random.default_rng(0), []
+    for _ in range(100):
+        decision = decided(draw(generator, 19), RULES[kind])
+        masks = [decision.mask(heat) for heat in draw(generator, 10)]
+        rates.append(np.mean([mask.mean() if kind == "pixel" else mask.any() for mask in masks]))
+    asked, error = (0.02 if kind == "pixel" else 0.1), 3 * np.std(rates) / np.sqrt(len(rates))
+    assert np.mean(rates) <= asked + error
+    assert np.mean(rates) >= 0.8 * asked - error  # it is used up, too
+
+
+def test_thresholds_are_the_lower_the_more_is_allowed() -> None:
+    maps = draw(np.random.default_rng(1), 19)
+    image, region, pixel = (decided(maps, rule).pixel_threshold() for rule in RULES.values())
+    assert region < image and pixel < image  # type: ignore[operator]
+    assert image == sorted(float(heat.max()) for heat in maps)[-2]
+    assert decided(maps, PixelRule("pixel", rate=1e-9)).pixel_threshold() == max(float(heat.max()) for heat in maps)
+
+
+def test_what_a_threshold_stands_for_is_counted_by_its_rule() -> None:
+    maps = draw(np.random.default_rng(2), 19)
+    for kind, rule in RULES.items():
+        decision = decided(maps, rule)
+        point = decision.pixel_operating_point()
+        masks = [heat > decision.pixel_threshold() for heat in maps]
+        assert point is not None and point.share == pytest.approx(np.mean(masks), abs=0.002)
+        assert point.above == sum(decision.mask(heat).any() for heat in maps), kind
+        assert not point.by_hand and decision.with_threshold(9, pixels=True).pixel_operating_point().by_hand  # type: ignore[union-attr]
+
+
+def test_regions_of_fewer_pixels_are_not_marked() -> None:
+    decision = decided(draw(np.random.default_rng(3), 19), RULES["region"])
+    heat = np.zeros((16, 16), np.float32)
+    heat[0:2, 0:3] = heat[8, 8:13] = 99  # 6 pixels, and 5
+    assert decision.mask(heat).sum() == 6 and decision.marking().area == AREA  # type: ignore[union-attr]
+
+
+def test_each_category_has_its_own() -> None:
+    generator = np.random.default_rng(4)
+    low, high = draw(generator, 9), [heat + 100 for heat in draw(generator, 9)]
+    for rule in RULES.values():
+        apart = [decided(maps, rule, category=name) for name, maps in (("a", low), ("b", high))]
+        held = {name: {**apart[0].held[name], **apart[1].held[name]} for name in apart[0].held}
+        both = replace(apart[0], **held)
+        assert [both.pixel_threshold(name) for name in "ab"] == [part.pixel_threshold() for part in apart]
+        assert both.pixel_threshold("a") < 100 < both.pixel_threshold(None)  # type: ignore[operator]
+        assert Decision.from_dict(json.loads(json.dumps(both.to_dict()))).to_dict() == both.to_dict()
+
+
+def test_a_rule_that_the_held_out_images_do_not_allow() -> None:
+    maps = draw(np.random.default_rng(5), 9)
+    image = decided(maps, RULES["image"])
+    with pytest.raises(UserError, match=r"looked at for regions of 6 pixels, which those of this model were not"):
+        image.with_pixel_rule(RULES["region"])
+    with pytest.raises(UserError, match=r"regions of 7 pixels"):  # and not of 6
+        decided(maps, RULES["region"]).with_pixel_rule(PixelRule("region", area=7))
+    with pytest.raises(UserError, match=r"decision.pixel pixel needs the pixels of held-out maps"):
+        replace(image, pixels={}, pixel_rule=RULES["pixel"])  # as an earlier version left it
+    with pytest.raises(UserError, match=r"are for anomaly maps, and the held-out images of this model had no"):
+        Decision({"": np.ones(3)}, pixel_rule=RULES["pixel"])
+    assert decided(maps, RULES["pixel"]).without_maps().pixel_threshold() is None

@@ -1,0 +1,31 @@
+"""Thresholds by held-out scores, and what they stand for."""
+
+import numpy as np
+import pytest
+
+from lit_ad.detector.thresholds import conformal_threshold, of_category, operating_point, refuse_not_finite
+from lit_ad.errors import NotFiniteError
+
+HELD = np.arange(19.0)
+
+
+def test_what_a_threshold_stands_for() -> None:
+    point = operating_point(HELD, 0.1)
+    assert (point.threshold, point.above, point.held_out, point.by_hand) == (17, 1, 19, False)
+    assert point.p_value == 2 / 20 and point.rate == 1 / 19
+    assert operating_point(HELD, 0.1, 3.5).above == 15 and operating_point(HELD, 0.1, 3.5).by_hand
+    assert conformal_threshold(HELD, 0.01) == 18  # the lowest rate that they allow
+    assert point.to_dict()["rate"] == point.rate
+
+
+def test_categories_that_are_not_known_are_all_together() -> None:
+    values = {"a": np.array([3.0]), "b": np.array([1.0, 2.0])}
+    assert of_category(values, "a").tolist() == [3]
+    assert of_category(values, None).tolist() == of_category(values, "c").tolist() == [1, 2, 3]
+    assert len(of_category({}, None)) == 0
+
+
+def test_what_is_not_finite_is_refused() -> None:
+    refuse_not_finite("a.png", 1.0, None, HELD)
+    with pytest.raises(NotFiniteError, match=r"^a\.png: "):
+        refuse_not_finite("a.png", 1.0, np.array([np.nan]))
