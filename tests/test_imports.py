@@ -37,6 +37,7 @@ ALLOWED = {
     "checkpoint": {"errors", "files", "integrity"},
     "detector": {*LIGHT, "image"},  # neither torch nor anything of training
     "detector.card": {*LIGHT, "image", "version"},  # the version, for messages
+    "detector.nominal_pixels": {"metrics.histogram", "metrics.keys"},  # NumPy alone
     "detector.detector": {*LIGHT, "image", "methods.torch_runtime"},  # for checkpoints
     "teachers": SYSTEM,
     "features": {*SYSTEM, "image"},

@@ -6,7 +6,7 @@ from typing import Any
 
 from lit_ad.detector.detection import Detection
 from lit_ad.detector.detector import Detector
-from lit_ad.detector.guarantee import summary
+from lit_ad.detector.summary import summary
 
 
 def as_json(detection: Detection) -> dict[str, Any]:

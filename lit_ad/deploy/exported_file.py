@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from lit_ad.detector.card import Card
-from lit_ad.detector.summary import summary
 from lit_ad.detector.openvino_runtime import openvino_core
 from lit_ad.detector.runtimes import KEY, need
 from lit_ad.detector.self_check import CHECK_KEY
+from lit_ad.detector.summary import summary
 from lit_ad.errors import UserError
 from lit_ad.files import atomic_write
 from lit_ad.image.pixels import Size

@@ -73,7 +73,7 @@ class Measurement:
         if marked is not None:
             if judged.sample.label == 0:
                 looked_at = marked.size if inside is None else np.count_nonzero(inside)
-                self.nominal_shares.append((judged.group, np.count_nonzero(marked) / looked_at))
+                self.nominal_shares.append((judged.group, float(np.count_nonzero(marked) / looked_at)))
             self.instances.update(judged.group, truth if inside is None else truth & inside, marked)
         if self.eval_size is not None:
             anomaly_map, truth = resized(anomaly_map, truth, self.eval_size)

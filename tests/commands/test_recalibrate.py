@@ -98,6 +98,27 @@ def test_a_rate_or_other_images_replace_what_was_set_by_hand(
     assert decision_of(new).pixel_threshold() == 9 and not decision_of(new).operating_point().by_hand
 
 
+def test_another_rule_for_pixels(
+    files: tuple[Path, Path], images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A rate of pixels from what is kept; regions of another area from images."""
+    new = tmp_path / "new.onnx"
+    words = ["recalibrate", "--ckpt_path", str(files[1]), "--output", str(new)]
+    run([*words, "--pixel", "pixel", "--pixel_rate", "0.05"])
+    decision = Detector.load(new).card.decision
+    share = decision.pixel_operating_point().share  # type: ignore[union-attr]
+    assert share is not None and 0.04 < share <= 0.05
+    assert "of a held-out nominal image's pixels lie above the pixel threshold" in capsys.readouterr().out
+    new.unlink()
+    region = ["--pixel", "region", "--area", "9"]
+    with pytest.raises(UserError, match="looked at for regions of 9 pixels, which those of this model were not"):
+        run([*words, *region])
+    run([*words, *region, "--nominal", str(images / "test/good"), "--replace"])
+    found = Detector.load(new)(images / "test/good/000.png")
+    assert found.decision is not None and len(found.decision.peaks["stripes"]) == 5
+    assert all(region.area >= 9 for region in found.regions)
+
+
 def test_nothing_was_chosen_on_other_images(files: tuple[Path, Path], images: Path, tmp_path: Path) -> None:
     chosen = tmp_path / "chosen.ckpt"
     checkpoint = read_checkpoint(files[0])

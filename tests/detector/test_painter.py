@@ -30,9 +30,9 @@ def heat_of(value: float) -> np.ndarray:
 
 
 def test_equal_values_have_equal_colours_in_every_picture() -> None:
-    first = panel(draw(GREY, heat_of(0.5), None, (0.0, 1.0), None, "a", 100), 1)
+    first = panel(draw(GREY, heat_of(0.5), None, None, (0.0, 1.0), None, "a", 100), 1)
     brighter = np.maximum(heat_of(0.5), np.roll(heat_of(5.0), 20, 1))  # a hotter spot elsewhere changes nothing here
-    second = panel(draw(GREY, brighter, None, (0.0, 1.0), None, "b", 100), 1)
+    second = panel(draw(GREY, brighter, None, None, (0.0, 1.0), None, "b", 100), 1)
     assert np.array_equal(first[30:45, 30:45], second[30:45, 30:45])
     assert not np.array_equal(first[35, 35], first[90, 90])
 
@@ -40,7 +40,7 @@ def test_equal_values_have_equal_colours_in_every_picture() -> None:
 def test_truth_is_outlined_on_both_panels_where_it_lies() -> None:
     mask = np.zeros((64, 64), bool)
     mask[16:48, 16:48] = True
-    picture = draw(GREY, heat_of(1.0), mask, (0.0, 1.0), None, "c", 100)
+    picture = draw(GREY, heat_of(1.0), mask, None, (0.0, 1.0), None, "c", 100)
     for number in (0, 1):
         green = (panel(picture, number) == (0, 255, 0)).all(axis=2)
         rows, columns = np.nonzero(green)
@@ -63,7 +63,7 @@ def test_thin_defects_keep_their_outline(size: tuple[int, int]) -> None:
         mask = np.zeros(size, bool)
         row, column = size[0] // 3, size[1] // 4
         mask[(row, slice(column, column + 9)) if axis else (slice(row, row + 9), column)] = True
-        picture = draw(GREY, np.zeros(size, np.float32), mask, (0.0, 1.0), None, "", 100)
+        picture = draw(GREY, np.zeros(size, np.float32), mask, None, (0.0, 1.0), None, "", 100)
         height, width = panel_size(size, 100)
         for number in (0, 1):
             left = number * (width + 4)
@@ -77,7 +77,7 @@ def test_what_is_above_the_threshold_has_another_outline() -> None:
     heat = heat_of(1.0)
     mask = np.zeros((64, 64), bool)
     mask[40:60, 40:60] = True
-    picture = draw(GREY, heat, mask, (0.0, 2.0), 0.9, "", 100)
+    picture = draw(GREY, heat, mask, heat > 0.9, (0.0, 2.0), 0.9, "", 100)
     assert TRUTH != FOUND
     for number in (0, 1):
         rows, columns = points(panel(picture, number), FOUND)
@@ -86,7 +86,7 @@ def test_what_is_above_the_threshold_has_another_outline() -> None:
         assert (rows.min(), rows.max(), columns.min(), columns.max()) == pytest.approx((62, 93, 62, 93), abs=1.5)
     legend = np.asarray(picture)[:22]
     assert len(points(legend, FOUND)[0]) and len(points(legend, TRUTH)[0])
-    without = np.asarray(draw(GREY, heat, None, (0.0, 2.0), 1.0, "", 100))  # nothing lies above 1
+    without = np.asarray(draw(GREY, heat, None, heat > 1, (0.0, 2.0), 1.0, "", 100))  # nothing lies above 1
     assert not len(points(without[:, :204], FOUND)[0])
 
 
@@ -102,7 +102,7 @@ def test_the_colour_bar_has_the_threshold_where_its_colour_is() -> None:
         row = bar[round(200 * (1 - level)), 5].astype(float)
         assert 0.65 * row == pytest.approx(colour(level), abs=4)
     assert (bar[:, 18:] < 128).any()  # the numbers
-    picture = np.asarray(draw(GREY, heat_of(1.0), None, (0.0, 2.0), 1.5, "", 201))
+    picture = np.asarray(draw(GREY, heat_of(1.0), None, None, (0.0, 2.0), 1.5, "", 201))
     assert np.array_equal(picture[22:, 2 * (201 + 4) :], colour_bar(201, 0.0, 2.0, 1.5))
 
 
@@ -112,7 +112,7 @@ def test_the_colour_bar_has_the_threshold_where_its_colour_is() -> None:
 def test_sides_are_bounded(size: tuple[int, int], limit: int) -> None:
     mask = np.zeros(size, bool)
     mask[-1, -1] = True
-    picture = draw(GREY, np.zeros(size, np.float32), mask, (0.0, 1.0), 0.5, "name", 320)
+    picture = draw(GREY, np.zeros(size, np.float32), mask, None, (0.0, 1.0), 0.5, "name", 320)
     assert picture.size[0] <= limit
     assert 32 <= picture.size[1] - 22 <= 320
     assert len(points(np.asarray(picture)[22:], TRUTH)[0]) > 0
@@ -127,7 +127,7 @@ def test_small_defects_of_large_images_are_seen() -> None:
     heat[698:706, 1200:1209] = 1.0
     mask = np.zeros(size, bool)
     mask[700:704, 1203:1206] = True
-    picture = np.asarray(draw(pixels, heat, mask, (0.0, 1.0), 0.5, "", 100))[22:]
+    picture = np.asarray(draw(pixels, heat, mask, heat > 0.5, (0.0, 1.0), 0.5, "", 100))[22:]
     inset = picture[:, -150:]
     assert hottest(heat, (100, 150)) == (648, 1125, 748, 1275)
     rows, columns = points(inset, TRUTH)
@@ -139,7 +139,7 @@ def test_small_defects_of_large_images_are_seen() -> None:
     for number in (0, 1):
         rows, columns = points(picture[:, number * 154 : number * 154 + 150], (255, 255, 255))
         assert (rows.min(), rows.max(), columns.min(), columns.max()) == (64, 73, 112, 126)
-    hot = np.asarray(draw(pixels, heat, None, (0.0, 1.0), None, "", 100))[22:, 154:304]
+    hot = np.asarray(draw(pixels, heat, None, None, (0.0, 1.0), None, "", 100))[22:, 154:304]
     assert (np.abs(hot[70, 120].astype(float) - colour(1.0) - 35) < 12).all()  # no average with the cold around it
 
 
@@ -173,13 +173,13 @@ def test_highest_of_each_cell() -> None:
 
 
 def test_panels_keep_the_images_proportions() -> None:
-    picture = draw(GREY, np.zeros((40, 120), np.float32), None, (0.0, 1.0), None, "", 50)
+    picture = draw(GREY, np.zeros((40, 120), np.float32), None, None, (0.0, 1.0), None, "", 50)
     bar = colour_bar(50, 0.0, 1.0, None).shape[1]
     assert picture.size == (2 * 150 + 4 + 4 + bar, 50 + 22)
 
 
 def test_an_image_level_method_shows_its_image() -> None:
-    assert draw(GREY, None, None, None, None, "", 100).size == (100, 122)
+    assert draw(GREY, None, None, None, None, None, "", 100).size == (100, 122)
 
 
 def colour(level: float) -> np.ndarray:
@@ -195,5 +195,5 @@ def test_the_range_ends_at_the_hottest_colour() -> None:
     black = np.zeros((64, 64, 3), np.uint8)
     for value, level in ((2.0, 0.0), (5.0, 0.5), (8.0, 1.0), (99.0, 1.0)):
         heat = np.full((64, 64), value, np.float32)
-        middle = panel(draw(black, heat, None, (2.0, 8.0), None, "", 100), 1)[50, 50].astype(float)
+        middle = panel(draw(black, heat, None, None, (2.0, 8.0), None, "", 100), 1)[50, 50].astype(float)
         assert middle == pytest.approx(colour(level), abs=4), value

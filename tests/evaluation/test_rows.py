@@ -9,6 +9,7 @@ from lit_ad.evaluation.results import ImageResult
 from lit_ad.evaluation.rows import (
     group_rows,
     mean_row,
+    nominal_mask_row,
     pixel_verdict_row,
     ratio,
     verdict_row,
@@ -101,3 +102,11 @@ def test_the_mean_is_of_metrics_and_not_of_numbers() -> None:
     assert set(mean) == {"image_auroc", "pixel_auroc"}
     assert mean["image_auroc"] == 0.75
     assert math.isnan(mean["pixel_auroc"])
+
+
+def test_nominal_images_with_anomalous_pixels_are_counted() -> None:
+    row = nominal_mask_row([0.0, 0.02, 0.0, 0.1])
+    assert row["mask_false_alarms"] == 2 and row["mask_false_alarm_rate"] == 0.5
+    assert row["mask_false_alarm_rate_low"] < 0.5 < row["mask_false_alarm_rate_high"]
+    assert row["nominal_share_marked"] == pytest.approx(0.03)
+    assert all(math.isnan(value) for value in nominal_mask_row([]).values())

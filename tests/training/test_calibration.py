@@ -17,6 +17,7 @@ from lit_ad import Detector
 from lit_ad.batch import Prediction
 from lit_ad.data import AnomalyDataModule, Loading, MVTec
 from lit_ad.detector.decision import Decision
+from lit_ad.detector.pixel_rule import PixelRule
 from lit_ad.errors import NotFiniteError, UserError
 from lit_ad.evaluation import Evaluation, Predictions
 from lit_ad.image.view import View
@@ -402,3 +403,37 @@ def test_calibration_comes_after_what_exchanges_weights(parts: Path, tmp_path: P
 def test_a_rate_is_between_0_and_1(rate: float) -> None:
     with pytest.raises(UserError, match=r"decision.false_alarm is a rate between 0 and 1"):
         Calibration(rate)
+
+
+def test_pixels_are_decided_by_the_rule_of_the_training_and_a_test_takes_another(
+    parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any
+) -> None:
+    """The rule is in the checkpoint. What a test asks for must be known of the held-out maps."""
+    model = brightness(View((12, 18)))
+    data = AnomalyDataModule(MVTec(parts / "nut"), model.view, batch_size=3, loading=Loading(num_workers=0))
+    fitting = quiet_trainer(tmp_path / "fit", Calibration(0.4, pixel="region", area=5))
+    fitting.fit(model, data)
+    assert model.decision is not None and model.decision.pixel_rule == PixelRule("region", area=5)
+    assert len(model.decision.peaks["nut"]) == len(data.splits.val)
+    fitting.save_checkpoint(tmp_path / "a.ckpt")
+
+    def tested(calibration: Calibration) -> Evaluation:
+        evaluation = Evaluation()
+        trainer = quiet_trainer(tmp_path / "test", calibration, evaluation)
+        trainer.test(brightness(View((12, 18))), data, ckpt_path=tmp_path / "a.ckpt", verbose=False, weights_only=True)
+        return evaluation
+
+    region, pixel = tested(Calibration()).results, tested(Calibration(pixel="pixel", pixel_rate=0.1)).results
+    assert region is not None and pixel is not None
+    for results, sentence in (
+        (region, "5 connected pixels or more"),
+        (pixel, "% of a held-out nominal image's pixels"),
+    ):
+        assert sentence in " ".join(results.guarantees)
+        pooled = results.rows["pooled"]
+        assert pooled["mask_false_alarm_rate"] == pooled["mask_false_alarms"] / pooled["nominal_images"]
+    assert region.pixel_threshold != pixel.pixel_threshold
+    with pytest.raises(UserError, match="looked at for regions of 6 pixels, which those of this model were not"):
+        tested(Calibration(area=6))
+    with pytest.raises(UserError, match=r"decision.pixel region needs decision.area"):
+        quiet_trainer(tmp_path / "other", Calibration(pixel="region")).fit(brightness(), data)
