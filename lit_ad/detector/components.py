@@ -70,14 +70,14 @@ def touching(rows: Ints, starts: Ints, ends: Ints, width: int, corners: bool) ->
     return upper, np.repeat(first, count) + offset
 
 
-def join(number: int, one: Ints, other: Ints) -> Ints:
+def join(number: int, first: Ints, second: Ints) -> Ints:
     """Return the group of each of `number` things, (number,) from 0 in the order of their first things; of pairs that
     belong together, 2 x (p,)."""
     parent = np.arange(number)
-    while len(one):
-        roots = parent[one], parent[other]
+    while len(first):
+        roots = parent[first], parent[second]
         apart = roots[0] != roots[1]
-        one, other = one[apart], other[apart]
+        first, second = first[apart], second[apart]
         np.minimum.at(parent, np.maximum(*roots)[apart], np.minimum(*roots)[apart])
         while not np.array_equal(parent, grand := parent[parent]):
             parent = grand

@@ -42,7 +42,7 @@ class NominalPixels:
     @classmethod
     def merged(cls, parts: Iterable["NominalPixels"]) -> "NominalPixels":
         """That of all images of one or more others."""
-        return cls(reduce(lambda one, other: merge(one, other, CELLS), (part.histogram for part in parts)))
+        return cls(reduce(lambda total, more: merge(total, more, CELLS), (part.histogram for part in parts)))
 
     def threshold(self, rate: float) -> float:
         """Return the lowest end of a cell above which a share of at most `rate` of the held-out pixels lies."""
