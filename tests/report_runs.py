@@ -56,7 +56,8 @@ def make_run(
     }
     rows["mean"] = mean_row([row for name, row in rows.items() if name.endswith("/")])
     curve = (np.array([0.0, 0.01, 0.5, 1.0]), np.array([0.0, 0.6, 0.9, 1.0]))
-    curves = {"image_roc": curve, "pixel_roc": curve, "pro": curve}
+    logarithmic = (np.geomspace(1e-6, 1, 4), curve[1])
+    curves = {"image_roc": curve, "pixel_roc": curve, "pro": curve, "pimo": logarithmic, "instances": curve}
     results = Results(rows, images, curves, decision.threshold(), 2.0, 0.1)
     results.decision, results.checkpoint = summary(decision), "checkpoints/it's best.ckpt"
     home.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,7 @@ def benchmark(
     output: Path | None = None,
     seeds: tuple[int, ...] = (0,),
     budget: Budget = Budget(),
-    metrics: tuple[str, ...] = ("image_auroc", "pixel_auroc", "aupro_30"),
+    metrics: tuple[str, ...] = ("image_auroc", "pixel_auroc", "aupro_30", "aupimo", "instance_recall"),
     arguments: tuple[str, ...] = (),
     only: tuple[str, ...] = (),
     jobs: int = 1,

@@ -42,6 +42,7 @@ class Measurement:
         self.parts: dict[str, ImageEvaluation] = {}
         self.pixels: Counter[tuple[str, str]] = Counter()  # by group, and one of PIXELS
         self.nominal_shares: list[tuple[str, float]] = []  # by group: of each nominal image, the pixels that are marked
+        self.f1s: list[tuple[str, float]] = []  # of each anomalous image at the pixel threshold: its group, and F1
         self.seen: list[tuple[int, bool, ImageResult]] = []  # with the image's place in the split, and if it has a map
 
     def add_scores(self, images: list[Judged]) -> None:
@@ -69,11 +70,14 @@ class Measurement:
         anomaly_map, truth = judged.looked_at(judged.anomaly_map), judged.looked_at(judged.truth)
         marked = None if judged.mask is None else judged.looked_at(judged.mask)
         called = np.zeros(truth.shape, bool) if marked is None else marked
-        self._count(judged.group, *(values if inside is None else values[inside] for values in (truth, called)))
+        counts = self._count(judged.group, *(part if inside is None else part[inside] for part in (truth, called)))
         if marked is not None:
             if judged.sample.label == 0:
                 looked_at = marked.size if inside is None else np.count_nonzero(inside)
                 self.nominal_shares.append((judged.group, float(np.count_nonzero(marked) / looked_at)))
+            if counts["anomalous"]:
+                both = counts["hits"] + counts["false"] + counts["anomalous"]
+                self.f1s.append((judged.group, 2 * counts["hits"] / both))
             self.instances.update(judged.group, truth if inside is None else truth & inside, marked)
         if self.eval_size is not None:
             anomaly_map, truth = resized(anomaly_map, truth, self.eval_size)
@@ -87,11 +91,13 @@ class Measurement:
         for metric in (self.pixel_metrics, self.overlaps):
             metric.update(*tensors, judged.group, str(judged.sample.image), inside)
 
-    def _count(self, group: str, truth: NDArray[np.bool_], called: NDArray[np.bool_]) -> None:
-        """Add an image's pixels at the original size, 2 x (H, W) or 2 x (n,)."""
+    def _count(self, group: str, truth: NDArray[np.bool_], called: NDArray[np.bool_]) -> dict[str, int]:
+        """Add an image's pixels at the original size, 2 x (H, W) or 2 x (n,), and return their numbers."""
         values = {"nominal": ~truth, "anomalous": truth, "hits": truth & called, "false": ~truth & called}
-        for name, pixels in values.items():
-            self.pixels[group, name] += int(np.count_nonzero(pixels))
+        counts = {name: int(np.count_nonzero(pixels)) for name, pixels in values.items()}
+        for name, count in counts.items():
+            self.pixels[group, name] += count
+        return counts
 
     def compute(self, decision: Decision | None) -> Results:
         """Return the results of all processes, each of which must call this. `decision`: that of the verdicts."""
@@ -103,6 +109,7 @@ class Measurement:
         if categories:  # second, after the pooled one
             rows = {POOLED: rows.pop(POOLED), MEAN: mean_row(categories), **rows}
         curves = {**self.image_metrics.curves(), **self.pixel_metrics.curves()}
+        curves |= {**self.overlaps.curves(), **self.instances.curves()}
         results = Results(rows, images, curves, maps=any(mapped for _, mapped, _ in seen))
         if decision is not None:
             results.threshold, results.pixel_threshold = decision.threshold(), decision.pixel_threshold()
@@ -116,18 +123,19 @@ class Measurement:
         of_images = self.image_metrics.compute_rows(rows, self.bootstrap)
         of_pixels, of_overlaps = self.pixel_metrics.compute_rows(rows), self.overlaps.compute_rows(rows)
         of_instances = self.instances.compute_rows(rows)
-        pixels, shares = add_up(self.pixels), sorted(gather(self.nominal_shares))
+        pixels, shares, f1s = add_up(self.pixels), sorted(gather(self.nominal_shares)), gather(self.f1s)
         values = {}
         for row, groups in rows.items():
             count = {name: sum(pixels[group, name] for group in groups) for name in PIXELS}
-            called = (count["hits"], count["false"]) if decided else (math.nan, math.nan)
+            hits, false = (count["hits"], count["false"]) if decided else (math.nan, math.nan)
+            own_f1s = [f1 for group, f1 in f1s if group in groups]
             values[row] = {
                 **of_images[row],
                 **of_pixels[row],
                 **of_overlaps[row],
                 **of_instances[row],
                 **verdict_row(image for image in images if f"{image.category}/{image.defect}" in groups),
-                **pixel_verdict_row(count["nominal"], count["anomalous"], *called),
+                **pixel_verdict_row(count["nominal"], count["anomalous"], hits, false, own_f1s),
                 **nominal_mask_row([share for group, share in shares if group in groups]),
                 "nominal_pixels": count["compared nominal"],
                 "anomalous_pixels": count["compared anomalous"],

@@ -19,7 +19,10 @@ Row = dict[str, float]
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # points: false positive rate, and what is gained
 
 POOLED, MEAN = "pooled", "mean"  # all other rows' names have a slash in them, which no folder's name can have
-COLUMNS = ("image_auroc", "image_average_precision", "image_f1_max", "pixel_auroc", "pixel_f1_max", "aupro_30")
+COLUMNS = (
+    *("image_auroc", "image_average_precision", "image_f1_max", "pixel_auroc", "pixel_f1_max", "aupro_30"),
+    *("aupimo", "instance_recall", "instance_precision"),
+)
 SAMPLE_AUROC = "sample_auroc"  # where the test has several images of an item
 VERDICTS = {"false_alarms": ("false_alarm_rate", "nominal_images"), "misses": ("miss_rate", "anomalous_images")}
 
@@ -129,7 +132,7 @@ class Results:
         notes: dict[str, str] = {}
         several = any(SAMPLE_AUROC in values for values in self.rows.values())
         names = [*COLUMNS, *([SAMPLE_AUROC] if several else []), *VERDICTS]
-        lines = [["", *(name.replace("_", "\n") for name in names)]]  # or lines of 80 columns break
+        lines = [["", *(name.replace("_", "\n") for name in names)]]  # or the lines are too long
         for row, values in self.rows.items():
             cells = [printable(row)]
             for name in names:
@@ -145,7 +148,8 @@ class Results:
     def why_empty(self, row: str, name: str) -> str:
         """Why a row has no value of a metric."""
         values = self.rows[row]
-        if name in VERDICTS and self.threshold is None:
+        instances = name.startswith("instance_")
+        if (name in VERDICTS and self.threshold is None) or (instances and self.maps and self.pixel_threshold is None):
             return "no threshold: no validation scored the checkpoint's weights"
         if not name.startswith(("image_", SAMPLE_AUROC, *VERDICTS)) and not self.maps:
             return "no anomaly maps: the method gives scores only"
@@ -156,6 +160,10 @@ class Results:
         for count, what in (("nominal_images", "good image"), ("anomalous_images", "anomalous image")):
             if not values.get(count) and VERDICTS.get(name, ("", count))[1] == count:
                 return f"no {what}"
+        if name == "instance_precision" and values.get("anomalous_pixels"):
+            return "no region above the pixel threshold"
+        if name == "aupimo" and not values.get("nominal_images"):
+            return "no good image"
         if not values.get("anomalous_pixels"):
             return "no anomalous pixel: masks are missing, or empty"
         return "no nominal pixel"

@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from statistics import fmean
 
 from lit_ad.evaluation.results import POOLED, VERDICTS, ImageResult, Row
@@ -50,14 +50,15 @@ def verdict_row(images: Iterable[ImageResult]) -> Row:
     }
 
 
-def pixel_verdict_row(nominal: int, anomalous: int, hits: float, false: float) -> Row:
+def pixel_verdict_row(nominal: int, anomalous: int, hits: float, false: float, f1s: Sequence[float] = ()) -> Row:
     """F1, IoU and the two rates of the ROC curve at the pixel threshold, from numbers of pixels; nan without any
-    anomalous one, or without hits."""
+    anomalous one, or without hits. `f1s`: of each anomalous image."""
     defined = anomalous > 0
     return {
         "nominal_pixels": nominal,
         "anomalous_pixels": anomalous,
         "pixel_f1": ratio(2 * hits, hits + false + anomalous) if defined else math.nan,
+        "pixel_f1_by_image": fmean(f1s) if f1s else math.nan,
         "pixel_iou": ratio(hits, false + anomalous) if defined else math.nan,
         "pixel_recall": ratio(hits, anomalous),
         "pixel_false_positive_rate": ratio(false, nominal),

@@ -30,8 +30,10 @@ from lit_ad.metrics.state import checked, decoded, encoded
 
 Floats = NDArray[np.float64]
 Scores = NDArray[np.float32]
+Images = list[tuple[Scores, int]]
 
 BOUNDS = (1e-5, 1e-4)  # of the authors
+DRAWN = np.geomspace(1e-6, 1, 121)  # false positive rates of a curve's points
 RESOLUTION = 256
 
 
@@ -101,8 +103,31 @@ class AUPIMO(ListState):
             value, high, low = (mean(self._by_image(None, *ends)) for ends in ((0.5, 0.5), (0.0, 1.0), (1.0, 0.0)))
         return float(np.maximum(high - value, value - low)) + ROUNDING
 
+    def curves(self) -> dict[str, tuple[Floats, Floats]]:
+        """Points (x, y) over all groups: `pimo`, the mean overlap of the anomalous images by false positive rate.
+
+        Nothing without any, or without a nominal one. Every process must call it.
+        """
+        with self.sync_context(should_sync=not self._is_synced, should_unsync=not self._is_synced):
+            good, bad = self._members(None)
+        if not good or not bad:
+            return {}
+        thresholds, rates = shared_rates([(kept, weights(len(kept), n, 0.5) / n) for kept, n in good])
+        infinity = np.float32(np.inf)  # a rate is kept from right above the last score where it is exceeded
+        cuts = np.append(-infinity, np.nextafter(thresholds, infinity))[np.searchsorted(-rates, -DRAWN)]
+        return {"pimo": (DRAWN, np.mean([share_above(kept, weights(len(kept), n, 0.5), cuts) for kept, n in bad], 0))}
+
     def _by_image(self, groups: Iterable[str] | None, nominal: float = 0.5, anomalous: float = 0.5) -> Floats:
         """The areas (A,) of the groups' anomalous images; see `weights` of the two fractions."""
+        good, bad = self._members(groups)
+        if not good or not bad:
+            return np.zeros(0)
+        thresholds, rates = shared_rates([(kept, weights(len(kept), n, nominal) / n) for kept, n in good])
+        gains = axis_above(rates, self.bounds)
+        return np.array([overlap(kept, weights(len(kept), n, anomalous), thresholds, gains) for kept, n in bad])
+
+    def _members(self, groups: Iterable[str] | None) -> tuple[Images, Images]:
+        """The groups' nominal and anomalous images, each by its kept scores, descending (m,), and its pixels."""
         pixels, labels = self._joined("pixels"), self._joined("labels")
         kept = [count if self.exact else len(kept_ranks(count)) for count in pixels.tolist()]
         scores = np.split(self._joined("scores"), np.cumsum(kept)[:-1]) if kept else []
@@ -110,11 +135,7 @@ class AUPIMO(ListState):
         members = [i for i, name in enumerate(names) if wanted is None or name in wanted]
         members.sort(key=lambda i: scores[i].tobytes())  # float64 sums depend on the order, and that on the processes
         good, bad = ([(scores[i], int(pixels[i])) for i in members if labels[i] == label] for label in (0, 1))
-        if not good or not bad:
-            return np.zeros(0)
-        thresholds, rates = shared_rates([(kept, weights(len(kept), n, nominal) / n) for kept, n in good])
-        gains = axis_above(rates, self.bounds)
-        return np.array([overlap(kept, weights(len(kept), n, anomalous), thresholds, gains) for kept, n in bad])
+        return good, bad
 
 
 @lru_cache(maxsize=256)
@@ -170,6 +191,14 @@ def overlap(scores: Scores, pixels: Floats, thresholds: Scores, gains: tuple[Flo
     first, after = (np.searchsorted(thresholds, scores, side=side) for side in ("left", "right"))
     gain = np.where(after > first, tied[np.minimum(first, len(tied) - 1)], clear[first])
     return float(np.sum(gain * pixels) / np.sum(pixels))
+
+
+def share_above(scores: Scores, pixels: Floats, cuts: Scores) -> Floats:
+    """The share of an image's pixels at or above each of some scores (c,); of its kept scores, descending, and how many
+    pixels each stands for, 2 x (m,)."""
+    above = np.append(0, np.cumsum(pixels))
+    shares: Floats = above[len(scores) - np.searchsorted(scores[::-1], cuts)] / above[-1]
+    return shares
 
 
 def mean(values: Floats) -> float:

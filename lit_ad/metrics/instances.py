@@ -10,15 +10,17 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from lit_ad.distributed import add_up
 from lit_ad.metrics.aupro import QUARTERS, weighted_quantile
+from lit_ad.metrics.regions import bounding_box, label_regions
 
 LEAST = 0.3
+POINTS = 200  # of a curve, at most
 Bools = NDArray[np.bool_]
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,12 @@ class Instances:
         self.defects.update((group, size, hit) for size, hit in defects)
         self.marked[group] += matches.marked
 
+    def curves(self) -> dict[str, tuple[Floats, Floats]]:
+        """Points (x, y) over all groups: `instances`, the share of defects that are found, of those up to a size in
+        pixels; nothing without any. Every process must call it."""
+        defects = [(size, hit, count) for (_, size, hit), count in add_up(self.defects).items()]
+        return {"instances": draw(*np.array(defects, np.int64).T)} if defects else {}
+
     def compute_rows(self, rows: Mapping[str, Iterable[str]]) -> dict[str, dict[str, float]]:
         """`instance_recall`, also of the smallest quarter, half and three quarters of the defects, and
         `instance_precision` of each row, a set of groups by name; nan of none. Each process must call it, and gets
@@ -57,6 +65,16 @@ class Instances:
             hits, all_marked = sum(hit * count for _, hit, count in own), sum(marked[group] for group in wanted)
             values[row]["instance_precision"] = hits / all_marked if all_marked else float("nan")
         return values
+
+
+def draw(sizes: NDArray[np.int64], hit: NDArray[np.int64], count: NDArray[np.int64]) -> tuple[Floats, Floats]:
+    """Points (x, y): sizes, ascending, and the share found of the defects of that size or less; of sizes, whether the
+    defects are found, and how many there are of each, 3 x (n,)."""
+    distinct = np.unique(sizes)
+    place = np.searchsorted(distinct, sizes)
+    hits, total = (np.cumsum(np.bincount(place, part)) for part in (hit * count, count))
+    drawn = np.unique(np.linspace(0, len(distinct) - 1, POINTS).round().astype(int))
+    return distinct[drawn].astype(np.float64), (hits / total)[drawn]
 
 
 def recalls(sizes: NDArray[np.int64], hit: NDArray[np.int64], count: NDArray[np.int64]) -> dict[str, float]:
@@ -73,8 +91,10 @@ def recalls(sizes: NDArray[np.int64], hit: NDArray[np.int64], count: NDArray[np.
 
 def match_regions(truth: Bools, marked: Bools, least: float = LEAST) -> Matches:
     """Match the regions of two masks, 2 x (H, W)."""
-    defects, defect_sizes = labelled(truth)
-    regions, region_sizes = labelled(marked)
+    box = bounding_box(truth | marked)  # most of an image is neither
+    truth, marked = truth[box], marked[box]
+    defects, defect_sizes = label_regions(truth)
+    regions, region_sizes = label_regions(marked)
     hit = np.zeros(len(defect_sizes), bool)
     both = truth & marked
     pairs, shared = np.unique(
@@ -88,11 +108,3 @@ def match_regions(truth: Bools, marked: Bools, least: float = LEAST) -> Matches:
             hit[defect[pair] - 1] = True
             taken.add(int(region[pair]))
     return Matches(defect_sizes, hit, len(region_sizes))
-
-
-def labelled(mask: Bools) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Each pixel's region, from 1 (H, W), and the regions' sizes (n,)."""
-    if not mask.any():
-        return np.zeros(mask.shape, np.int32), np.zeros(0, np.int64)
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(np.ascontiguousarray(mask).view(np.uint8), connectivity=8)
-    return np.asarray(labels, np.int32), stats[1:, cv2.CC_STAT_AREA].astype(np.int64)

@@ -75,6 +75,12 @@ def test_rows_against_scikit_learn(images: list[Judged]) -> None:
         assert values["image_auroc_teacher"] == pytest.approx(roc_auc_score(labels, 1 - scores))
         assert values["pixel_auroc"] == pytest.approx(roc_auc_score(truths, maps), abs=1e-6)
         assert values["pixel_f1"] == pytest.approx(f1_score(truths, above))
+        each = [
+            f1_score(np.ravel(i.truth), np.ravel(i.judgement.seen > LIMITS[i.sample.category]))
+            for i in of_row
+            if i.truth.any()
+        ]
+        assert values["pixel_f1_by_image"] == pytest.approx(np.mean(each))
         assert (values["instance_recall"], values["instance_precision"]) == pytest.approx(instances(of_row))
         assert values["aupimo"] == pytest.approx(aupimo(of_row))
         assert values["anomalous_pixels"] == truths.sum()

@@ -71,15 +71,15 @@ def test_the_table_says_why_a_cell_is_empty() -> None:
     good = {"nominal_images": 4, "anomalous_images": 0, "false_alarms": 1, "misses": 0, "false_alarm_rate": 0.25}
     mean = {"image_auroc": 0.5, "false_alarm_rate": 0.125, "miss_rate": math.nan}
     results = Results({"pooled": {**both, "pixel_auroc": 0.25}, "mean": mean, "a/": unmasked, "b/": good}, [])
-    results.threshold = 1.0
+    results.threshold, results.pixel_threshold = 1.0, 1.0
 
     def cells(row: str) -> list[str]:
         return next(line for line in results.table().splitlines() if line.startswith(row)).split()
 
     lines = results.table().splitlines()
     assert [line.split() for line in lines[:3]] == [  # a title has a line for each of its words
-        ["image", "image", "image", "pixel", "pixel", "aupro", "false", "misses"],
-        ["auroc", "average", "f1", "auroc", "f1", "30", "alarms"],
+        ["image", "image", "image", "pixel", "pixel", "aupro", "aupimo", "instance", "instance", "false", "misses"],
+        ["auroc", "average", "f1", "auroc", "f1", "30", "recall", "precision", "alarms"],
         ["precision", "max", "max"],
     ]
     notes = dict(line.split(" ", 1) for line in lines if line.startswith("("))
@@ -90,6 +90,7 @@ def test_the_table_says_why_a_cell_is_empty() -> None:
     assert notes[cells("a/")[4]] == "no anomalous pixel: masks are missing, or empty"
     assert notes[cells("b/")[1]] == notes[cells("b/")[4]] == notes[cells("b/")[-1]] == "no anomalous image"
     assert cells("b/")[-2] == "1/4"
+    assert "no region above the pixel threshold" in notes.values()
     assert len(set(map(len, lines[3:7]))) == 1  # aligned
     results.maps = False
     assert "no anomaly maps: the method gives scores only" in results.table()

@@ -52,6 +52,24 @@ def fed(metric: AUPIMO, pairs: Pairs) -> AUPIMO:
     return metric
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_its_curve_is_the_overlap_at_each_rate(seed: int) -> None:
+    """By the definition: at the lowest threshold whose false positive rate is not above the one drawn."""
+    pairs = random_images(seed, decimals=1)
+    rates, overlaps = fed(AUPIMO(exact=True), pairs).curves()["pimo"]
+    nominal, bad = ([pair for pair in pairs if pair[1].any() == label] for label in (False, True))
+    thresholds = np.unique(np.concatenate([scores.ravel() for scores, _ in pairs] + [[np.float32(99)]]))
+    reached = np.array([np.mean([(scores >= limit).mean() for scores, _ in nominal]) for limit in thresholds])
+    assert (rates[0], rates[-1], overlaps[-1]) == (1e-6, 1, 1)
+    for rate, overlap in zip(rates, overlaps, strict=True):
+        if np.abs(reached - rate).min() < 1e-9:  # sums of floats
+            continue
+        limit = thresholds[reached <= rate][0]
+        assert overlap == pytest.approx(np.mean([(scores[mask] >= limit).mean() for scores, mask in bad]))
+    kept = fed(AUPIMO(), random_images(seed, side=90)).curves()["pimo"][1]
+    assert kept == pytest.approx(fed(AUPIMO(exact=True), random_images(seed, side=90)).curves()["pimo"][1], abs=0.01)
+
+
 @pytest.mark.parametrize("decimals", [1, 9])
 @pytest.mark.parametrize("bounds", [BOUNDS, (0.005, 0.7), (0.05, 1.0)])
 @pytest.mark.parametrize("seed", [0, 1])
@@ -129,6 +147,7 @@ def test_all_found_and_nothing_found() -> None:
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
 def test_errors_and_nothing_to_measure() -> None:
     metric = AUPIMO()
+    assert metric.curves() == {}
     assert torch.isnan(metric.compute()) and np.isnan(metric.compute_rows({"x": {"y"}})["x"]["aupimo"])
     with pytest.raises(NotFinite, match=r"^a\.png: 1 of 9"):
         metric.update(torch.tensor([[torch.nan] + [0] * 8]), torch.zeros(1, 9), name="a.png")

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import label
 
-from lit_ad.metrics.instances import Instances, match_regions
+from lit_ad.metrics.instances import POINTS, Instances, match_regions
 
 
 def boxes(*corners: tuple[int, int, int, int]) -> np.ndarray:
@@ -68,3 +68,23 @@ def test_rows_by_hand() -> None:
 def test_nothing_marked_or_nothing_there(masks: tuple[np.ndarray, np.ndarray]) -> None:
     matches = match_regions(*masks)
     assert not matches.hit.any() and matches.marked == int(masks[1].any())
+
+
+def test_its_curve_is_the_recall_up_to_each_size() -> None:
+    instances = Instances()
+    assert instances.curves() == {}
+    random, sizes = np.random.default_rng(0), []
+    for group in ("a", "b"):
+        for side in range(1, 30):
+            truth, hit = np.zeros((30, 30), bool), random.random() < 0.5
+            truth[:side, :side] = True
+            sizes.append((side * side, hit))
+            instances.update(group, truth, truth & hit)
+    ((x, y),) = instances.curves().values()
+    assert x.tolist() == [side * side for side in range(1, 30)]
+    assert y == pytest.approx([np.mean([hit for size, hit in sizes if size <= most]) for most in x])
+    for size in range(900, 1500):
+        instances.defects["a", size, True] += 1
+    x, y = instances.curves()["instances"]
+    assert len(x) == POINTS and (x[0], x[-1]) == (1, 1499)
+    assert y[-1] == pytest.approx((sum(hit for _, hit in sizes) + 600) / (len(sizes) + 600))

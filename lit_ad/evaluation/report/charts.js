@@ -151,13 +151,14 @@ function showHistogram() {
   histogram.update();
 }
 
-function curveChart(id, x, y, title) {
+function curveChart(id, x, y, title, logarithmic = false) {
   const unit = { type: "linear", min: 0, max: 1, ticks: { stepSize: .2 } };
+  const powers = { type: "logarithmic", ticks: { maxRotation: 0, callback: value => Number.isInteger(Math.round(1e6 * Math.log10(value)) / 1e6) ? value : null } };
   return new Chart(at(id), {
     type: "scatter", data: { datasets: [] },
     options: {
       clip: false, interaction: { mode: "nearest", axis: "x", intersect: false },
-      scales: { x: { ...unit, title: named(x) }, y: { ...unit, title: named(y) } },
+      scales: { x: { ...(logarithmic ? powers : unit), title: named(x) }, y: { ...unit, title: named(y) } },
       plugins: { title: titled(title), legend: { ...legend, display: several }, tooltip: { callbacks: { label: item => `${x} ${digits(item.parsed.x)}, ${y} ${digits(item.parsed.y)}` } } },
     },
   });
@@ -168,6 +169,8 @@ const charts = {
   pixelRoc: curveChart("pixel-ROC", "false positive rate", "true positive rate", "ROC curve of pixels"),
   pixelPr: curveChart("pixel-precision-and-recall", "recall", "precision", "Precision and recall of pixels"),
   pro: curveChart("PRO", "false positive rate", "overlap", "PRO curve"),
+  pimo: curveChart("PIMO", "false positive rate of nominal images", "overlap", "PIMO curve, mean over anomalous images", true),
+  instances: curveChart("defects-by-size", "pixels of a defect, at most", "share found", "Defects found by size", true),
 };
 
 const colourOf = run => RUN_COLOURS[run % RUN_COLOURS.length];
@@ -218,6 +221,8 @@ function heightAt([xs, ys], x) {
 function showPixelCurves() {
   runs.forEach((run, number) => {
     const { pixel_roc: roc, pro } = run.curves, pixels = run.pixels;
+    for (const name of ["pimo", "instances"])
+      if (run.curves[name]) charts[name].data.datasets.push(line(number, run.curves[name][0].map((x, i) => ({ x, y: run.curves[name][1][i] }))));
     const x = pixels.pixel_false_positive_rate ?? NaN, recall = pixels.pixel_recall ?? NaN;
     const precision = (false_, true_) => true_ * pixels.anomalous_pixels / (true_ * pixels.anomalous_pixels + false_ * pixels.nominal_pixels);
     const drawn = curve => curve[0].map((x, i) => ({ x, y: curve[1][i] }));
@@ -230,7 +235,7 @@ function showPixelCurves() {
       // One rate of false positives is one threshold only if all categories have the same.
       charts.pro.data.datasets.push(line(number, drawn(pro)), mark(number, [x, categories.size > 1 ? NaN : heightAt(pro, x)], true));
   });
-  for (const chart of [charts.pixelRoc, charts.pixelPr, charts.pro]) {
+  for (const chart of [charts.pixelRoc, charts.pixelPr, charts.pro, charts.pimo, charts.instances]) {
     if (chart.data.datasets.length) chart.update(); else chart.canvas.closest(".chart").parentElement.hidden = true;
   }
 }

@@ -9,7 +9,8 @@ from lit_ad.evaluation.results import COLUMNS, MEAN, POOLED, VERDICTS, ImageResu
 from lit_ad.metrics.intervals import IMAGE_CURVES, bootstrap
 
 HEADINGS = {
-    **dict(zip(COLUMNS, ("image AUROC", "AP", "F1 max", "pixel AUROC", "pixel F1 max", "AUPRO 30 %"), strict=True)),
+    **dict(zip(COLUMNS[:6], ("image AUROC", "AP", "F1 max", "pixel AUROC", "pixel F1 max", "AUPRO 30 %"), strict=True)),
+    **{"aupimo": "AUPIMO", "instance_recall": "defects found", "instance_precision": "regions on defects"},
     **{"false_alarms": "false alarms", "misses": "misses"},
 }
 

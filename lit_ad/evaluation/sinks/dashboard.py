@@ -130,16 +130,27 @@ AREAS = {  # of each curve: its name, and the metric that is its area
     "image_roc": ("ROC curve of images, area {:.4f}", "image_auroc"),
     "pixel_roc": ("ROC curve of pixels, area {:.4f}", "pixel_auroc"),
     "pro": ("PRO curve, area up to 0.3 is {:.4f}", "aupro_30"),
+    "pimo": ("PIMO curve, mean from 1e-5 to 1e-4 is {:.4f}", "aupimo"),
+    "instances": ("Defects found by their size, {:.4f} of all", "instance_recall"),
+}
+AXES = {  # of each curve: what is along x and y, where it is neither of a ROC curve's
+    "pro": ("false positive rate", "overlap"),
+    "pimo": ("false positive rate of nominal images", "overlap, mean over images"),
+    "instances": ("pixels of a defect, at most", "share that is found"),
 }
 
 
 def curve(name: str, x: NDArray[np.float64], y: NDArray[np.float64], metrics: dict[str, float]) -> NDArray[np.uint8]:
-    """A curve over the false positive rate; its area is among the metrics."""
+    """A curve, most of them over the false positive rate; its area is among the metrics."""
     figure = Figure(figsize=(5, 4), layout="constrained")
     axes = figure.subplots()
     axes.plot(x, y)
-    axes.set(xlabel="false positive rate", ylabel="overlap" if name == "pro" else "true positive rate")
-    axes.set(xlim=(0, 1), ylim=(0, 1.01), title=curve_title(name, metrics))
+    across, up = AXES.get(name, ("false positive rate", "true positive rate"))
+    axes.set(xlabel=across, ylabel=up, ylim=(0, 1.01), title=curve_title(name, metrics))
+    if name in ("pimo", "instances"):
+        axes.set_xscale("log")
+    else:
+        axes.set_xlim(0, 1)
     axes.grid(alpha=0.3)
     return rendered(figure)
 

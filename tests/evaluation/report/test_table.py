@@ -35,8 +35,9 @@ def test_cells_have_values_intervals_or_why_not(make_run: Any, tmp_path: Path) -
     _, results, _ = make_run(tmp_path / "run")
     lines = {row: line for row, _, line in cells({"run": with_intervals(results)}, list(results.rows))}
     pooled = results.rows["pooled"]
-    auroc, *_, aupro, alarms, misses = lines["pooled"]
+    auroc, *_, aupro, _, _, instances, alarms, misses = lines["pooled"]
     assert auroc.value == f"{pooled['image_auroc']:.4f}" and re.fullmatch(r"0\.\d{3} to [01]\.\d{3}", auroc.interval)
     assert alarms.value == f"{pooled['false_alarms']:.0f}/24" and misses.value == f"{pooled['misses']:.0f}/20"
     assert alarms.interval.endswith(f"to {100 * pooled['false_alarm_rate_high']:.0f} %")
     assert math.isnan(pooled["aupro_30"]) and aupro.value == "" and aupro.why == "no nominal pixel"
+    assert instances.value == "" and instances.why == "no region above the pixel threshold"
