@@ -4,6 +4,8 @@ import io
 from dataclasses import asdict
 from typing import Any
 
+from PIL import Image
+
 from lit_ad.detector.detection import Detection
 from lit_ad.detector.detector import Detector
 from lit_ad.detector.summary import summary
@@ -43,6 +45,17 @@ def description(detector: Detector) -> dict[str, Any]:
 
 def png(detection: Detection) -> bytes:
     """`Detection.plot` as a file."""
+    return as_png(detection.plot())
+
+
+def heat_png(detection: Detection) -> bytes | None:
+    """`Detection.heatmap` as a file, to be laid over the image. None without a map."""
+    heat = detection.heatmap()
+    return None if heat is None else as_png(Image.fromarray(heat))
+
+
+def as_png(picture: Image.Image) -> bytes:
+    """A picture as a file."""
     file = io.BytesIO()
-    detection.plot().save(file, format="PNG", compress_level=1)
+    picture.save(file, format="PNG", compress_level=1)
     return file.getvalue()

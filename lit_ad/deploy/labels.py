@@ -1,4 +1,4 @@
-"""What people say of judged images: good, defect or unsure; who and when. The standard library only."""
+"""What people say of judged images: good, defect or unsure; who and when."""
 
 import json
 import threading
@@ -6,11 +6,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+from lit_ad.deploy.alarms import describe_alarm
 from lit_ad.deploy.journal_file import JournalFile
+from lit_ad.deploy.measured import measured_rates
+from lit_ad.detector.decision import Decision
 from lit_ad.errors import UserError
 from lit_ad.names import printable
 
 LABELS = ("good", "defect", "unsure")
+MOST_ALARMS = 10
 LONGEST = 100  # characters of a defect's or a person's name
 ORDERS = {
     "newest": "images.id DESC",
@@ -86,6 +90,17 @@ class Labels:
         query = "SELECT label, count(*) FROM labels WHERE undone IS NULL GROUP BY label"
         with self._lock:
             return {**dict.fromkeys(LABELS, 0), **dict(self._file.connection.execute(query))}
+
+    def measured(self, version: int, decision: Decision | None) -> list[dict[str, Any]]:
+        """As `measured_rates` says."""
+        with self._lock:
+            return measured_rates(self._file, version, decision)
+
+    def alarms(self) -> list[dict[str, Any]]:
+        """The last ten alarms of drift, the newest first, with images of both sides and what has moved."""
+        with self._lock:
+            events = self._file.events(kind="alarm")[-MOST_ALARMS:]
+            return [describe_alarm(self._file, event) for event in reversed(events)]
 
     def picture(self, image: int) -> Path:
         """An image's file. Raises UserError if it has none."""

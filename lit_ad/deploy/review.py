@@ -1,7 +1,8 @@
 """The page of the service on which people say what judged images are, and its routes below /review."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -14,12 +15,19 @@ from lit_ad.deploy.labels import Labels
 from lit_ad.errors import UserError
 
 
-def review_routes(labels: Labels, admitted: Callable[[Request], None]) -> list[Route]:
-    """GET /review is the page; the routes below it list images and take labels.
+def review_routes(
+    labels: Labels,
+    admitted: Callable[[Request], None],
+    heat: Callable[[Path], Awaitable[bytes | None]],
+    measured: Callable[[], list[dict[str, Any]]],
+) -> list[Route]:
+    """GET /review is the page; the routes below it list images, alarms and measured rates, and take labels.
 
     Args:
         labels: Of the service's journal.
         admitted: Raises HTTPException on a request that lacks the service's token.
+        heat: Makes the heatmap of an image file, by the present detector.
+        measured: What the labels say of thresholds.
     """
     page = files("lit_ad.deploy").joinpath("review.html").read_text(encoding="utf-8")
 
@@ -38,6 +46,21 @@ def review_routes(labels: Labels, admitted: Callable[[Request], None]) -> list[R
             raise HTTPException(404, f"the picture of image {request.path_params['image']} is gone")
         return FileResponse(path, headers={"x-content-type-options": "nosniff"})
 
+    async def heatmap(request: Request) -> Response:
+        admitted(request)
+        made = await heat(await answer(labels.picture, request.path_params["image"]))
+        if made is None:
+            raise HTTPException(404, "this detector has no map")
+        return Response(made, media_type="image/png")
+
+    async def rates(request: Request) -> Response:
+        admitted(request)
+        return JSONResponse({"rates": await answer(measured)})
+
+    async def alarms(request: Request) -> Response:
+        admitted(request)
+        return JSONResponse({"alarms": await answer(labels.alarms)})
+
     async def label(request: Request) -> Response:
         admitted(request)
         given = await body(request, {"image": int, "label": str, "defect": str, "who": str})
@@ -53,6 +76,9 @@ def review_routes(labels: Labels, admitted: Callable[[Request], None]) -> list[R
         Route("/review", index),
         Route("/review/images", images),
         Route("/review/pictures/{image:int}", picture),
+        Route("/review/heatmaps/{image:int}", heatmap),
+        Route("/review/rates", rates),
+        Route("/review/alarms", alarms),
         Route("/review/labels", label, methods=["POST"]),
         Route("/review/undo", undo, methods=["POST"]),
     ]

@@ -14,7 +14,9 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from anyio import CapacityLimiter, WouldBlock
@@ -24,7 +26,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from lit_ad.deploy.answers import as_json, description, png
+from lit_ad.deploy.answers import as_json, description, heat_png, png
 from lit_ad.deploy.journal import Journal
 from lit_ad.deploy.labels import Labels
 from lit_ad.deploy.limits import LIMITS, Limits
@@ -131,6 +133,10 @@ def service(
         finally:
             waiting.release_on_behalf_of(request)
 
+    async def heat(file: Path) -> bytes | None:
+        made: bytes | None = await asyncio.wrap_future(workers.submit(heat_of, shared, file).future)
+        return made
+
     async def failed(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         return JSONResponse({"error": error.detail}, error.status_code, error.headers)
@@ -146,7 +152,9 @@ def service(
     if journal is not None:
         labels = Labels(journal.file.path.parent, 1.0 if decision is None else decision.kept_rate())
     routes = [Route("/", index), Route("/health", health), Route("/about", about), Route("/metrics", numbers)]
-    routes += [] if labels is None else review_routes(labels, admitted)
+    if journal is not None and labels is not None:
+        measured = partial(labels.measured, journal.version, decision)
+        routes += review_routes(labels, admitted, heat, measured)
     routes += [] if live is None else live_routes(live, admitted)
     return Starlette(
         routes=[*routes, Route("/detect", detect, methods=["POST"])],
@@ -173,6 +181,14 @@ def wanted_of(request: Request) -> Wanted:
         raise HTTPException(400, f"there is no file of regions {regions[:20]!r}: ask for {', '.join(FILES)}")
     as_picture = "image/png" in request.headers.get("accept", "")
     return Wanted(as_picture, "picture" in query, regions, query.get("name", Wanted.name)[:LONGEST])
+
+
+def heat_of(detector: Detector, file: Path) -> bytes | None:
+    """The heatmap of an image file. Raises HTTPException if it cannot be judged any more."""
+    try:
+        return heat_png(detector(file))
+    except UserError as error:
+        raise HTTPException(422, str(error)) from error
 
 
 def answer(

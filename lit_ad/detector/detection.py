@@ -80,12 +80,17 @@ class Detection:
         """Of heatmaps: its middle is the pixel threshold."""
         return None if self.decision is None else self.decision.colour_range(self.category)
 
+    def heatmap(self) -> Pixels | None:
+        """The map's colours over the grey image, (H, W, 3). None without a map."""
+        if self.anomaly_map is None:
+            return None
+        low, high = self.colour_range or (float(self.anomaly_map.min()), float(self.anomaly_map.max()))
+        return over_grey(self.image, np.clip((self.anomaly_map - low) / max(high - low, 1e-30), 0, 1))
+
     def plot(self) -> Image.Image:
         """The image, and beside it the map over the grey image, anomalous pixels outlined."""
-        panels = [self.image]
-        if self.anomaly_map is not None:
-            low, high = self.colour_range or (float(self.anomaly_map.min()), float(self.anomaly_map.max()))
-            heat = over_grey(self.image, np.clip((self.anomaly_map - low) / max(high - low, 1e-30), 0, 1))
+        panels, heat = [self.image], self.heatmap()
+        if heat is not None:
             panels.append(heat if self.mask is None else outlined(heat, [(outline(self.mask), FOUND)]))
         gap = np.full((self.image.shape[0], GAP, 3), 255, np.uint8)
         return Image.fromarray(np.hstack([part for panel in panels for part in (panel, gap)][:-1]))

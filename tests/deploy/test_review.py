@@ -1,12 +1,16 @@
 """The routes of review: a list of images, their pictures, labels and undo, behind the service's token."""
 
+import io
 import json
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip("starlette")
 pytest.importorskip("httpx")  # of its TestClient
@@ -16,7 +20,7 @@ from starlette.testclient import TestClient
 from lit_ad.deploy.journal import Journal
 from lit_ad.deploy.journal_settings import JournalSettings
 from lit_ad.deploy.serve import service
-from tests.deploy.test_journal import detection, detector
+from tests.deploy.test_journal import PIXELS, detection, detector
 from tests.deploy.test_serve import served
 
 
@@ -47,6 +51,24 @@ def test_images_are_listed_shown_and_labelled(journal: Journal) -> None:
     assert client.post("/review/undo", json={"who": "Ada"}).json()["image"] is None
 
 
+def test_heatmaps_rates_and_alarms(journal: Journal) -> None:
+    client = TestClient(service(detector(), "model.onnx", journal=journal))
+    heat = client.get("/review/heatmaps/1")
+    assert heat.headers["content-type"] == "image/png"
+    expected = detector()(PIXELS).heatmap()
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(heat.content))), expected)
+    client.post("/review/labels", json={"image": 1, "label": "defect", "defect": "", "who": ""})
+    shipped = client.get("/review/rates").json()["rates"][0]
+    assert shipped["rate"] is None and (shipped["recall"]["count"], shipped["recall"]["images"]) == (1, 1)
+    assert client.get("/review/alarms").json() == {"alarms": []}
+    journal.file.add_event("alarm", "", "", "it is darker", since=time.time() + 9)
+    (alarm,) = client.get("/review/alarms").json()["alarms"]
+    assert (alarm["reason"], alarm["before"], alarm["after"]) == ("it is darker", [3, 2, 1], [])
+    assert client.get("/review/heatmaps/77").status_code == 422
+    (journal.file.path.parent / "pictures/000000002.png").write_text("no image")
+    assert client.get("/review/heatmaps/2").status_code == 422
+
+
 def test_requests_that_are_refused(journal: Journal) -> None:
     client = TestClient(service(detector(), "model.onnx", journal=journal))
     sent = {"image": 1, "label": "good", "defect": "", "who": ""}
@@ -69,7 +91,8 @@ def test_requests_that_are_refused(journal: Journal) -> None:
 def test_the_token_is_asked_for(journal: Journal) -> None:
     client = TestClient(service(detector(), "model.onnx", token="geheim", journal=journal))
     assert client.get("/review").status_code == 200  # it holds nothing
-    for path in ("/review/images", "/review/pictures/1"):
+    paths = ("/review/images", "/review/pictures/1", "/review/heatmaps/1", "/review/rates", "/review/alarms")
+    for path in paths:
         assert client.get(path).status_code == 401
         assert client.get(path, headers={"authorization": "Bearer geheim"}).status_code == 200
     assert client.post("/review/labels", json={}).status_code == client.post("/review/undo", json={}).status_code == 401
@@ -89,17 +112,26 @@ def test_the_page(journal: Journal, tmp_path: Path) -> None:
     driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
     driver.implicitly_wait(30)
 
-    def wait(text: str) -> None:
-        deadline = time.monotonic() + 60
-        while text not in driver.find_element("tag name", "body").text:
+    def wait_until(what: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 30
+        while not what():
             assert time.monotonic() < deadline, driver.find_element("tag name", "body").text
             time.sleep(0.05)
+
+    def wait(text: str) -> None:
+        wait_until(lambda: text in driver.find_element("tag name", "body").text)
+
+    journal.file.add_event("alarm", "", "", "it is darker", since=time.time() + 9)
 
     try:
         with served(detector(), journal=journal) as port:
             driver.get(f"http://127.0.0.1:{port}/review")
             wait("image 3")
             body = driver.find_element("tag name", "body")
+            heat = "arguments[0].value = 0.6; arguments[0].dispatchEvent(new Event('input'))"
+            driver.execute_script(heat, driver.find_element("id", "heatOpacity"))
+            wait_until(lambda: driver.find_element("id", "heat").is_displayed())
+            assert driver.execute_script("return document.getElementById('heat').naturalWidth") == 32
             body.send_keys("g")
             wait("1 good, 0 defects")
             wait("image 2")
@@ -108,6 +140,11 @@ def test_the_page(journal: Journal, tmp_path: Path) -> None:
             assert len(driver.find_elements("css selector", "rect")) == 1
             phone = {"width": 420, "height": 900, "deviceScaleFactor": 1, "mobile": True}
             driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+            for name in ("ofRates", "ofAlarms"):
+                driver.execute_script(f"document.getElementById('{name}').open = true")
+            wait("it is darker")
+            wait("5 % false alarms, shipped")
+            wait_until(lambda: len(driver.find_elements("css selector", "#alarms img")) == 3)
             assert driver.execute_script("return document.documentElement.scrollWidth") <= 420
             driver.save_screenshot(str(tmp_path / "review.png"))
             body.send_keys("d")
