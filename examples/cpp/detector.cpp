@@ -1,0 +1,193 @@
+#include "detector.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <filesystem>
+#include <limits>
+#include <numeric>
+#include <opencv2/imgproc.hpp>
+
+#include "tiles.hpp"
+
+namespace lit_ad {
+namespace {
+
+constexpr const char* KEY = "lit_ad";  // under which a file keeps what is known of it beside the network
+
+// What exporting wrote into the file, as JSON.
+nlohmann::json read_card(const Ort::Session& session, const std::string& file) {
+  Ort::AllocatorWithDefaultOptions allocator;
+  const auto text = session.GetModelMetadata().LookupCustomMetadataMapAllocated(KEY, allocator);
+  if (!text) throw UserError(file + " was not exported by lit_ad: it says nothing of its view and decision");
+  return nlohmann::json::parse(text.get());
+}
+
+// Values by category; those that are null are left out.
+std::map<std::string, double> by_category(const nlohmann::json& card, const char* key) {
+  std::map<std::string, double> values;
+  if (card.contains(key))
+    for (const auto& [category, value] : card[key].items())
+      if (!value.is_null()) values[category] = value;
+  return values;
+}
+
+// That of a category, or of all together where it is not known.
+template <typename Value>
+const Value* find(const std::map<std::string, Value>& values, const std::string& category) {
+  auto found = values.find(category);
+  if (found == values.end()) found = values.find("");
+  return found == values.end() ? nullptr : &found->second;
+}
+
+}  // namespace
+
+Detector::Detector(const std::string& file, int threads, int pillow) : environment_(ORT_LOGGING_LEVEL_ERROR, KEY) {
+  Ort::SessionOptions options;
+  options.SetIntraOpNumThreads(threads);
+  options.AddConfigEntry("session.intra_op.allow_spinning", "0");  // threads that wait leave the cores to others
+  try {
+    session_ = std::make_unique<Ort::Session>(environment_, std::filesystem::u8path(file).c_str(), options);
+    const nlohmann::json card = read_card(*session_, file);
+    view_.emplace(card.at("view"), pillow);
+    map_scored_ = card.at("map_scored");
+    top_ = card.at("top");
+    has_map_ = session_->GetOutputCount() > 1;
+    thresholds_ = by_category(card, "threshold");
+    pixel_thresholds_ = by_category(card, "pixel_threshold");
+    if (card.at("decision").is_null()) return;
+    std::vector<double>& all = held_out_[""];
+    for (const auto& [category, scores] : card["decision"]["scores"].items()) {
+      const auto held = scores.get<std::vector<double>>();
+      all.insert(all.end(), held.begin(), held.end());
+      if (!category.empty()) held_out_[category] = held;
+    }
+  } catch (const Ort::Exception& error) {
+    throw UserError(file + " cannot be read by ONNX Runtime: " + error.what());
+  } catch (const nlohmann::json::exception& error) {
+    throw UserError(file + " is of a version of lit_ad that this program does not know: " + error.what());
+  }
+}
+
+Verdict Detector::operator()(const cv::Mat& image, const std::string& category) const {
+  Verdict verdict{};
+  verdict.seen = (*view_)(image);
+  const Judgement judgement = view_->tile ? judge_tiles(verdict.seen) : judge(verdict.seen);
+  if (!std::isfinite(judgement.score) || (!judgement.map.empty() && !cv::checkRange(judgement.map)))
+    throw UserError("the score or the map is not finite: there is no verdict");
+  verdict.score = judgement.score;
+  verdict.category = held_out_.count(category) ? category : "";
+  if (!judgement.map.empty()) verdict.map = view_->original_map(judgement.map, verdict.seen.box, image.size());
+  decide(verdict, image.size());
+  return verdict;
+}
+
+// n images (H, W) RGB -> scores and maps. The network takes (n, 3, H, W).
+Detector::Output Detector::run(const std::vector<cv::Mat>& images) const {
+  const int height = images[0].rows, width = images[0].cols;
+  const std::size_t plane = static_cast<std::size_t>(height) * width;
+  std::vector<std::uint8_t> pixels(images.size() * 3 * plane);
+  std::uint8_t* to = pixels.data();
+  for (const cv::Mat& image : images) {
+    std::array<cv::Mat, 3> planes;
+    for (cv::Mat& channel : planes) {
+      channel = cv::Mat(height, width, CV_8UC1, to);
+      to += plane;
+    }
+    cv::split(image, planes.data());
+  }
+  const std::array<std::int64_t, 4> shape{static_cast<std::int64_t>(images.size()), 3, height, width};
+  const auto memory = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
+  const auto input =
+      Ort::Value::CreateTensor<std::uint8_t>(memory, pixels.data(), pixels.size(), shape.data(), shape.size());
+  const char *inputs[] = {"pixels"}, *outputs[] = {"score", "anomaly_map"};
+  std::vector<Ort::Value> results;
+  try {
+    results = session_->Run(Ort::RunOptions{}, inputs, &input, 1, outputs, has_map_ ? 2 : 1);
+  } catch (const Ort::Exception& error) {
+    throw UserError(std::string("ONNX Runtime cannot run the model: ") + error.what());
+  }
+  Output output;
+  const float* scores = results[0].GetTensorData<float>();
+  output.scores.assign(scores, scores + images.size());
+  for (std::size_t i = 0; has_map_ && i < images.size(); ++i)
+    output.maps.push_back(cv::Mat(height, width, CV_32F, results[1].GetTensorMutableData<float>() + i * plane).clone());
+  return output;
+}
+
+Detector::Judgement Detector::judge(const Seen& seen) const {
+  Output output = run({seen.pixels});
+  if (!has_map_) return {output.scores[0], {}};
+  return {map_scored_ ? score_map(output.maps[0], seen.box) : output.scores[0], output.maps[0]};
+}
+
+// The tiles' maps become one map, which is scored as a whole. A score of the network's own is the maximum over the
+// tiles.
+Detector::Judgement Detector::judge_tiles(const Seen& seen) const {
+  const cv::Mat content = seen.pixels(seen.box.rect());
+  const Grid grid(content.size(), view_->tile, view_->overlap);
+  cv::Mat total = grid.blank();
+  float highest = -std::numeric_limits<float>::infinity();
+  for (std::size_t start = 0; start < grid.size(); start += view_->tile_batch) {
+    std::vector<cv::Mat> tiles;
+    for (std::size_t i = start; i < std::min(start + view_->tile_batch, grid.size()); ++i)
+      tiles.push_back(grid.cut(content, i));
+    const Output output = run(tiles);
+    for (const float score : output.scores) highest = std::isnan(score) ? score : std::max(score, highest);
+    for (std::size_t i = 0; i < output.maps.size(); ++i) grid.add(total, output.maps[i], start + i);
+  }
+  if (!has_map_) return {highest, {}};
+  cv::Mat map = cv::Mat::zeros(seen.pixels.size(), CV_32F);  // around the content, the map is 0
+  grid.finish(total).copyTo(map(seen.box.rect()));
+  return {map_scored_ ? score_map(map, seen.box) : highest, map};
+}
+
+// The mean of the highest of those pixels that count, or the maximum.
+double Detector::score_map(const cv::Mat& map, const Box& box) const {
+  const cv::Mat seen = map(visible(box, map.size()).rect()), inside = view_->inside(map.size(), box);
+  std::vector<float> values;
+  for (int row = 0; row < seen.rows; ++row)
+    for (int column = 0; column < seen.cols; ++column)
+      if (inside.empty() || inside.at<std::uint8_t>(row, column)) values.push_back(seen.at<float>(row, column));
+  if (!cv::checkRange(values)) return std::numeric_limits<double>::quiet_NaN();
+  const auto count = std::max<std::size_t>(static_cast<std::size_t>(top_ * static_cast<double>(values.size())), 1);
+  const auto highest = values.end() - static_cast<std::ptrdiff_t>(count);
+  std::nth_element(values.begin(), highest, values.end());
+  return std::accumulate(highest, values.end(), 0.0) / static_cast<double>(count);
+}
+
+void Detector::decide(Verdict& verdict, const cv::Size& image) const {
+  if (const double* threshold = find(thresholds_, verdict.category)) {
+    verdict.threshold = *threshold;
+    verdict.anomalous = verdict.score > *threshold;
+  }
+  // How many nominal images, of those held out and this one, have such a score or a higher one.
+  if (const std::vector<double>* held = find(held_out_, verdict.category)) {
+    const auto higher = std::count_if(held->begin(), held->end(), [&](double other) { return other >= verdict.score; });
+    verdict.p_value = (1.0 + static_cast<double>(higher)) / (static_cast<double>(held->size()) + 1.0);
+  }
+  const double* threshold = find(pixel_thresholds_, verdict.category);
+  if (verdict.map.empty() || !threshold) return;
+  cv::Mat labels, sizes, centroids, mask = verdict.map > *threshold;
+  if (view_->region) {
+    cv::Mat counted = cv::Mat::zeros(image, CV_8UC1);
+    const Region& region = *view_->region;
+    counted(region.box.rect()).setTo(255, region.inside.empty() ? cv::noArray() : region.inside);
+    mask &= counted;
+  }
+  const int count = cv::connectedComponentsWithStats(mask, labels, sizes, centroids, 8, CV_32S);
+  for (int label = 1; label < count; ++label) {
+    const int* size = sizes.ptr<int>(label);
+    const Box box{size[cv::CC_STAT_TOP], size[cv::CC_STAT_LEFT], size[cv::CC_STAT_TOP] + size[cv::CC_STAT_HEIGHT],
+                  size[cv::CC_STAT_LEFT] + size[cv::CC_STAT_WIDTH]};
+    double peak;
+    cv::minMaxLoc(verdict.map(box.rect()), nullptr, &peak, nullptr, nullptr, labels(box.rect()) == label);
+    verdict.regions.push_back({box, size[cv::CC_STAT_AREA], static_cast<float>(peak)});
+  }
+  std::stable_sort(verdict.regions.begin(), verdict.regions.end(),
+                   [](const FoundRegion& a, const FoundRegion& b) { return a.peak > b.peak; });
+}
+
+}  // namespace lit_ad

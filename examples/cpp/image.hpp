@@ -1,0 +1,24 @@
+// Image files -> 8-bit RGB, as lit_ad reads them.
+#pragma once
+
+#include <opencv2/core.hpp>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+namespace lit_ad {
+
+// What the user can mend; the message names the file or the option.
+struct UserError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+// The values of a grey image of more than 8 bits that become 0 and 255.
+using Window = std::optional<std::pair<double, double>>;
+
+// A PNG, JPEG, BMP, TIFF or PNM file -> (H, W) CV_8UC3 in the order red, green, blue, upright as its EXIF data say.
+// Transparency is dropped. Throws UserError.
+cv::Mat read_image(const std::string& path, const Window& window);
+
+}  // namespace lit_ad

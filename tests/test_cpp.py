@@ -1,0 +1,260 @@
+"""examples/cpp against `Detector`: it is built, and says of 20 images what the detector says.
+
+Needs CMake, a C++ compiler, OpenCV and nlohmann's JSON, as `.ci/cpp.sh` installs them, and the headers of ONNX Runtime;
+its library is that of the Python package, so that both run the same network.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import PIL
+import pytest
+from PIL import Image
+
+from lit_ad import Detector
+from lit_ad.deploy.export import export
+from lit_ad.deploy.exported_file import rewrite
+from lit_ad.detector.card import Card
+from lit_ad.detector.decision import Decision
+from lit_ad.errors import UserError
+from lit_ad.image.pixels import read_image
+from lit_ad.image.view import View
+from tests.deploy.test_export import made
+
+onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+pytestmark = pytest.mark.slow
+
+SOURCE = Path(__file__).parents[1] / "examples" / "cpp"
+HEADERS = [
+    Path(folder)
+    for folder in (
+        Path(os.environ.get("ONNXRUNTIME_ROOT", "nowhere"), "include"),
+        *("/usr/local/include/onnxruntime", "/usr/include/onnxruntime"),
+    )
+]
+SCORES = {"a": [0.1, 0.2, 0.35], "b": [0.05, 3.0]}
+DECISION = Decision(SCORES, {"a": [0.6, 0.7, 0.8], "b": [0.5, 0.65]}, SCORES, 0.3)  # type: ignore[arg-type]
+SHAPE = (90, 100)  # of the images that go with a region of interest
+
+Judge = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory: pytest.TempPathFactory) -> Judge:
+    """judge(*words): the program of examples/cpp, built with the library of onnxruntime's Python package."""
+    headers = next((folder for folder in HEADERS if (folder / "onnxruntime_cxx_api.h").is_file()), None)
+    if headers is None:
+        pytest.skip("the headers of ONNX Runtime are not there")
+    for program in ("cmake", "c++", "pkg-config"):
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not there")
+    for library in ("opencv4", "nlohmann_json", "zlib"):
+        if subprocess.run(["pkg-config", "--exists", library], check=False).returncode:
+            pytest.skip(f"the library {library} is not there")
+    home = tmp_path_factory.mktemp("cpp")
+    (library,) = Path(onnxruntime.__file__).parent.glob("capi/libonnxruntime.so.*")
+    (home / "runtime/lib").mkdir(parents=True)
+    (home / "runtime/include").symlink_to(headers)
+    for name in ("libonnxruntime.so", "libonnxruntime.so.1"):
+        (home / "runtime/lib" / name).symlink_to(library)
+    for command in (
+        ["cmake", "-S", SOURCE, "-B", home / "build", f"-DONNXRUNTIME_ROOT={home / 'runtime'}"],
+        ["cmake", "--build", home / "build"],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert "warning" not in (done.stdout + done.stderr).lower()
+
+    def judge(*words: object) -> "subprocess.CompletedProcess[str]":
+        version = PIL.__version__.partition(".")[0]
+        command = [str(word) for word in (home / "build" / "judge", *words, "--pillow", version)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    return judge
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """20 files: kinds of files, depths, orientations, and sizes from thin to large."""
+    home, generator = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+
+    def picture(height: int, width: int, channels: int = 3) -> Any:
+        noise = cv2.GaussianBlur(generator.normal(size=(height, width, channels)).astype(np.float32), (0, 0), 2)
+        noise = noise.reshape(height, width, channels).squeeze()
+        return Image.fromarray(np.rint(255 * (noise - noise.min()) / np.ptp(noise)).astype(np.uint8))
+
+    for orientation, name in ((3, "turned.jpg"), (6, "right.jpg"), (8, "left.png")):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        picture(120, 90).save(home / name, exif=exif.tobytes())
+    picture(203, 311).save(home / "half.jpg", quality=90)  # half of the colours' resolution, as usual
+    picture(480, 640).save(home / "full.jpg", quality=85, subsampling=0)
+    picture(255, 254).save(home / "progressive.jpg", progressive=True)
+    picture(256, 256, 1).save(home / "grey.jpg")
+    picture(64, 64).save(home / "as_it_is.png")
+    picture(90, 90).quantize(17).save(home / "palette.png")
+    Image.merge("RGBA", [*picture(100, 110).split(), picture(100, 110, 1)]).save(home / "transparent.png")
+    picture(90, 90, 1).convert("1").save(home / "bits.png")
+    picture(*SHAPE).save(home / "colours.tif", compression="tiff_lzw")
+    picture(*SHAPE).save(home / "colours.bmp")
+    picture(*SHAPE, 1).save(home / "grey.pgm")
+    deep = generator.integers(0, 65536, SHAPE)
+    Image.fromarray(deep.astype(np.uint16)).save(home / "deep.png")
+    Image.fromarray((deep / 65535).astype(np.float32)).save(home / "floats.tif")
+    cv2.imwrite(str(home / "deep_colours.png"), generator.integers(0, 65536, (*SHAPE, 3)).astype(np.uint16))
+    picture(600, 12).save(home / "high.png")
+    picture(9, 300).save(home / "wide.png")
+    picture(1100, 1500).save(home / "large.jpg")
+    return sorted(home.iterdir())
+
+
+@pytest.fixture(scope="module")
+def file(
+    small_models: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, dict[str, Any], dict[str, Any]], Path]:
+    """file(method, view, card): an exported method whose network sees 64 x 64 pixels, with another view and card."""
+    home = tmp_path_factory.mktemp("models")
+    cards: dict[str, Card] = {}
+
+    def file(name: str, view: dict[str, Any], changes: dict[str, Any]) -> Path:
+        base, output = home / f"{name}.onnx", home / f"other-{len(list(home.iterdir()))}.onnx"
+        if name not in cards:
+            method = made(name, small_models)
+            method.decision = DECISION
+            cards[name] = export(method, base)
+        rewrite(base, output, replace(cards[name], view=View(**{"image_size": 64, **view}), **changes))
+        return output
+
+    return file
+
+
+@pytest.fixture(scope="module")
+def mask(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path, pixels = tmp_path_factory.mktemp("mask") / "mask.png", np.zeros(SHAPE, np.uint8)
+    pixels[5:61, 3:77] = 255
+    pixels[35:, 3:26] = 0
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("method", "view", "changes"),
+    [
+        ("STFPM", {}, {}),
+        ("STFPM", {"fit": "pad"}, {"top": 0.02}),
+        ("STFPM", {"image_size": (80, 72), "interpolation": "bicubic", "crop": 64}, {"map_scored": False}),
+        ("STFPM", {"image_size": (50, 60), "fit": "pad", "interpolation": "bicubic", "multiple": 64}, {}),
+        ("STFPM", {"fit": "pad", "roi": (5, 3, 61, 40)}, {}),
+        ("STFPM", {"fit": "pad", "roi": "mask"}, {"top": 0.02}),
+        ("STFPM", {"image_size": 80, "crop": 64, "roi": "mask"}, {}),
+        ("STFPM", {"window": (100, 3000)}, {}),
+        ("STFPM", {"image_size": 150, "fit": "pad", "tile": 64, "overlap": 16, "tile_batch": 3}, {"top": 0.02}),
+        ("STFPM", {"image_size": 100, "tile": 64, "roi": "mask"}, {"map_scored": False}),
+        ("MKD", {}, {}),
+        ("MKD", {"image_size": None, "tile": 64}, {}),
+    ],
+    ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else value,
+)
+def test_it_says_what_the_detector_says(
+    method: str,
+    view: dict[str, Any],
+    changes: dict[str, Any],
+    judge: Judge,
+    file: Callable[..., Path],
+    images: list[Path],
+    mask: Path,
+    tmp_path: Path,
+) -> None:
+    """What the network sees is equal bit for bit; what cannot be judged, neither judges."""
+    model = file(method, {**view, "roi": mask} if view.get("roi") == "mask" else view, changes)
+    detector = Detector.load(model)
+    done = judge(model, *images, "--category", "b", "--maps", tmp_path, "--seen", tmp_path)
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["image"] for line in lines] == list(map(str, images)), done.stderr
+    judged = 0
+    for image, line in zip(images, lines, strict=True):
+        found = None
+        with suppress(UserError):
+            found = detector(image, "b")
+        if found is None:
+            assert set(line) == {"image", "error"} and line["error"].startswith(str(image)), line
+            continue
+        assert "error" not in line, line
+        judged += 1
+        seen = np.asarray(Image.open(tmp_path / f"{image.name}.png"))
+        np.testing.assert_array_equal(seen, detector.card.view(read_image(image, detector.card.view.levels))[0])
+        assert line["score"] == pytest.approx(found.score, rel=1e-6)
+        assert (line["p_value"], line["anomalous"], line["category"]) == (found.p_value, found.anomalous, "b")
+        assert line["threshold"] == DECISION.threshold("b")
+        assert (line["size"]["height"], line["size"]["width"]) == found.image.shape[:2]
+        regions = [(list(region.box), region.area) for region in found.regions]
+        assert [(region["box"], region["area"]) for region in line["regions"]] == regions
+        written = tmp_path / f"{image.name}.tiff"
+        assert written.exists() == (found.anomaly_map is not None)
+        if found.anomaly_map is not None:
+            values = np.asarray(Image.open(written))
+            np.testing.assert_allclose(values, found.anomaly_map, atol=1e-6 * np.abs(found.anomaly_map).max())
+    few = bool({"roi", "window"} & set(view))  # images that go with them
+    assert judged >= 18 if not few else judged >= 2
+    assert done.returncode == (0 if judged == len(images) else 1)
+
+
+def test_what_cannot_be_judged_is_one_line_and_the_rest_is_judged(
+    judge: Judge, file: Callable[..., Path], images: list[Path], tmp_path: Path
+) -> None:
+    jpeg = next(image for image in images if image.name == "half.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(jpeg[: len(jpeg) // 2])
+    (tmp_path / "text.png").write_text("no image")
+    page = Image.new("RGB", (90, 90))
+    page.convert("CMYK").save(tmp_path / "inks.jpg")
+    page.convert("RGBA").save(tmp_path / "transparent.tif")
+    page.save(tmp_path / "pages.tif", save_all=True, append_images=[page])
+    page.save(tmp_path / "other.webp")
+    page.resize((90, 7)).save(tmp_path / "thin.png")
+    names = {
+        "none.png": "no such file",
+        "cut.jpg": "truncated",
+        "text.png": "no PNG",
+        "inks.jpg": "CMYK",
+        "transparent.tif": "four channels",
+        "pages.tif": "several pages",
+        "other.webp": "no PNG",
+        "thin.png": "too thin",
+    }
+    done = judge(file("STFPM", {}, {}), *(tmp_path / name for name in names), images[0])
+    *refused, last = (json.loads(line) for line in done.stdout.splitlines())
+    for (name, reason), line in zip(names.items(), refused, strict=True):
+        assert line["image"] == str(tmp_path / name) and reason in line["error"] and name in line["error"]
+    assert last["image"] == str(images[0]) and "score" in last and done.returncode == 1
+
+
+def test_what_is_no_model_of_lit_ad_is_one_line(
+    judge: Judge, file: Callable[..., Path], images: list[Path], tmp_path: Path
+) -> None:
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(file("STFPM", {}, {}))
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "other.onnx")
+    (tmp_path / "text.onnx").write_text("no model")
+    for words, reason in (
+        ([tmp_path / "none.onnx", images[0]], "none.onnx"),
+        ([tmp_path / "text.onnx", images[0]], "cannot be read by ONNX Runtime"),
+        ([tmp_path / "other.onnx", images[0]], "other.onnx was not exported by lit_ad"),
+        ([tmp_path / "other.onnx"], "give an exported file and an image"),
+        ([tmp_path / "other.onnx", images[0], "--threads", "0"], "--threads is 0"),
+        ([tmp_path / "other.onnx", images[0], "--colour", "red"], "--colour is unknown"),
+        ([tmp_path / "other.onnx", images[0], images[0], "--maps", tmp_path], "two images have the name"),
+    ):
+        done = judge(*words)
+        assert (done.returncode, done.stdout) == (2, "") and reason in done.stderr
+        assert len(done.stderr.splitlines()) == 1
