@@ -23,8 +23,11 @@ from PIL import Image
 from lit_ad import Detector
 from lit_ad.deploy.export import export
 from lit_ad.deploy.exported_file import rewrite
+from lit_ad.deploy.self_check import make_check
 from lit_ad.detector.card import Card
 from lit_ad.detector.decision import Decision
+from lit_ad.detector.exported import load_exported
+from lit_ad.detector.pixel_rule import PixelRule
 from lit_ad.errors import UserError
 from lit_ad.image.pixels import read_image
 from lit_ad.image.view import View
@@ -44,6 +47,12 @@ HEADERS = [
 ]
 SCORES = {"a": [0.1, 0.2, 0.35], "b": [0.05, 3.0]}
 DECISION = Decision(SCORES, {"a": [0.6, 0.7, 0.8], "b": [0.5, 0.65]}, SCORES, 0.3)  # type: ignore[arg-type]
+IN_REGIONS = replace(
+    DECISION,
+    maxima={"a": [2.0], "b": [2.0]},  # type: ignore[dict-item]
+    peaks={"a": [1.4], "b": [1.4]},  # type: ignore[dict-item]
+    pixel_rule=PixelRule("region", area=60),
+)
 SHAPE = (90, 100)  # of the images that go with a region of interest
 
 Judge = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -152,6 +161,7 @@ def mask(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ("STFPM", {}, {}),
         ("STFPM", {"fit": "pad"}, {"top": 0.02}),
+        ("STFPM", {"fit": "pad"}, {"decision": IN_REGIONS}),
         ("STFPM", {"image_size": (80, 72), "interpolation": "bicubic", "crop": 64}, {"map_scored": False}),
         ("STFPM", {"image_size": (50, 60), "fit": "pad", "interpolation": "bicubic", "multiple": 64}, {}),
         ("STFPM", {"fit": "pad", "roi": (5, 3, 61, 40)}, {}),
@@ -163,7 +173,7 @@ def mask(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("MKD", {}, {}),
         ("MKD", {"image_size": None, "tile": 64}, {}),
     ],
-    ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else value,
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else value,
 )
 def test_it_says_what_the_detector_says(
     method: str,
@@ -181,7 +191,7 @@ def test_it_says_what_the_detector_says(
     done = judge(model, *images, "--category", "b", "--maps", tmp_path, "--seen", tmp_path)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [line["image"] for line in lines] == list(map(str, images)), done.stderr
-    judged = 0
+    judged, areas = 0, set[int]()
     for image, line in zip(images, lines, strict=True):
         found = None
         with suppress(UserError):
@@ -197,6 +207,7 @@ def test_it_says_what_the_detector_says(
         assert (line["p_value"], line["anomalous"], line["category"]) == (found.p_value, found.anomalous, "b")
         assert line["threshold"] == DECISION.threshold("b")
         assert (line["size"]["height"], line["size"]["width"]) == found.image.shape[:2]
+        areas.update(region.area for region in found.regions)
         regions = [(list(region.box), region.area) for region in found.regions]
         assert [(region["box"], region["area"]) for region in line["regions"]] == regions
         written = tmp_path / f"{image.name}.tiff"
@@ -206,6 +217,8 @@ def test_it_says_what_the_detector_says(
             np.testing.assert_allclose(values, found.anomaly_map, atol=1e-6 * np.abs(found.anomaly_map).max())
     few = bool({"roi", "window"} & set(view))  # images that go with them
     assert judged >= 18 if not few else judged >= 2
+    if changes.get("decision") is IN_REGIONS:
+        assert len(areas) > 1 and min(areas) >= 60
     assert done.returncode == (0 if judged == len(images) else 1)
 
 
@@ -236,6 +249,25 @@ def test_what_cannot_be_judged_is_one_line_and_the_rest_is_judged(
     for (name, reason), line in zip(names.items(), refused, strict=True):
         assert line["image"] == str(tmp_path / name) and reason in line["error"] and name in line["error"]
     assert last["image"] == str(images[0]) and "score" in last and done.returncode == 1
+
+
+@pytest.mark.parametrize(("change", "code"), [(0.0, 0), (0.002, 0), (0.02, 2)])
+def test_it_refuses_a_runtime_that_computes_something_else(
+    change: float, code: int, judge: Judge, file: Callable[..., Path], images: list[Path], tmp_path: Path
+) -> None:
+    """Whether the checkpoint's scores or maps are others than the runtime's, by more than five times the tolerance."""
+    model, pixels = file("STFPM", {}, {}), [read_image(image) for image in images[:3]]
+    loaded = load_exported(model)
+    check = make_check(loaded.network, loaded.card, pixels, 1e-3)
+    assert check.maps is not None
+    for other in (
+        replace(check, scores=tuple(score * (1 + change) for score in check.scores)),
+        replace(check, maps=check.maps * np.float32(1 + change)),
+    ):
+        rewrite(model, tmp_path / "other.onnx", loaded.card, other.to_text())
+        done = judge(tmp_path / "other.onnx", images[0])
+        assert (done.returncode, len(done.stdout.splitlines())) == (code, int(not code))
+        assert len(done.stderr.splitlines()) == int(bool(change)) and ("the tolerance" in done.stderr) == bool(change)
 
 
 def test_what_is_no_model_of_lit_ad_is_one_line(

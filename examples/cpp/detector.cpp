@@ -4,34 +4,36 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <filesystem>
+#include <iostream>
 #include <limits>
 #include <numeric>
+#include <opencv2/imgcodecs.hpp>
 #include <opencv2/imgproc.hpp>
+#include <sstream>
 
 #include "tiles.hpp"
 
 namespace lit_ad {
 namespace {
 
-constexpr const char* KEY = "lit_ad";  // under which a file keeps what is known of it beside the network
+constexpr const char *KEY = "lit_ad", *CHECK_KEY = "lit_ad_check";  // under which a file keeps what is below
+constexpr double REFUSED = 5;  // times the tolerance of a file's own images; between, there is a warning
 
-// What exporting wrote into the file, as JSON.
-nlohmann::json read_card(const Ort::Session& session, const std::string& file) {
+// What exporting wrote into the file, as JSON; null where there is no such key.
+nlohmann::json read_metadata(const Ort::Session& session, const char* key) {
   Ort::AllocatorWithDefaultOptions allocator;
-  const auto text = session.GetModelMetadata().LookupCustomMetadataMapAllocated(KEY, allocator);
-  if (!text) throw UserError(file + " was not exported by lit_ad: it says nothing of its view and decision");
-  return nlohmann::json::parse(text.get());
+  const auto text = session.GetModelMetadata().LookupCustomMetadataMapAllocated(key, allocator);
+  return text ? nlohmann::json::parse(text.get()) : nlohmann::json();
 }
 
-// Values by category; those that are null are left out.
-std::map<std::string, double> by_category(const nlohmann::json& card, const char* key) {
-  std::map<std::string, double> values;
-  if (card.contains(key))
-    for (const auto& [category, value] : card[key].items())
-      if (!value.is_null()) values[category] = value;
-  return values;
+// A PNG in base64 -> RGB, or 16 bits of grey.
+cv::Mat decode_png(const std::string& text) {
+  const cv::Mat image = cv::imdecode(decode_base64(text), cv::IMREAD_ANYDEPTH | cv::IMREAD_ANYCOLOR);
+  if (image.empty()) throw UserError("an image that the file carries to check itself by is damaged: export it anew");
+  cv::Mat rgb = image;
+  if (image.channels() == 3) cv::cvtColor(image, rgb, cv::COLOR_BGR2RGB);
+  return rgb;
 }
 
 // That of a category, or of all together where it is not known.
@@ -50,14 +52,17 @@ Detector::Detector(const std::string& file, int threads, int pillow) : environme
   options.AddConfigEntry("session.intra_op.allow_spinning", "0");  // threads that wait leave the cores to others
   try {
     session_ = std::make_unique<Ort::Session>(environment_, std::filesystem::u8path(file).c_str(), options);
-    const nlohmann::json card = read_card(*session_, file);
+    const nlohmann::json card = read_metadata(*session_, KEY);
+    if (card.is_null()) throw UserError(file + " was not exported by lit_ad: it says nothing of its view and decision");
     view_.emplace(card.at("view"), pillow);
     map_scored_ = card.at("map_scored");
     top_ = card.at("top");
     has_map_ = session_->GetOutputCount() > 1;
-    thresholds_ = by_category(card, "threshold");
-    pixel_thresholds_ = by_category(card, "pixel_threshold");
+    check(read_metadata(*session_, CHECK_KEY));
     if (card.at("decision").is_null()) return;
+    for (const auto& [category, threshold] : card.at("threshold").items()) thresholds_[category] = threshold;
+    for (const auto& [category, marking] : card.at("marking").items())
+      if (!marking.is_null()) markings_[category] = {marking.at("threshold"), marking.at("area")};
     std::vector<double>& all = held_out_[""];
     for (const auto& [category, scores] : card["decision"]["scores"].items()) {
       const auto held = scores.get<std::vector<double>>();
@@ -144,18 +149,61 @@ Detector::Judgement Detector::judge_tiles(const Seen& seen) const {
   return {map_scored_ ? score_map(map, seen.box) : highest, map};
 }
 
-// The mean of the highest of those pixels that count, or the maximum.
 double Detector::score_map(const cv::Mat& map, const Box& box) const {
-  const cv::Mat seen = map(visible(box, map.size()).rect()), inside = view_->inside(map.size(), box);
+  return top_mean(map(visible(box, map.size()).rect()), view_->inside(map.size(), box));
+}
+
+// The mean of the highest of those pixels of a map that count, or their maximum; NaN if any of them is not finite.
+double Detector::top_mean(const cv::Mat& map, const cv::Mat& inside) const {
   std::vector<float> values;
-  for (int row = 0; row < seen.rows; ++row)
-    for (int column = 0; column < seen.cols; ++column)
-      if (inside.empty() || inside.at<std::uint8_t>(row, column)) values.push_back(seen.at<float>(row, column));
+  for (int row = 0; row < map.rows; ++row)
+    for (int column = 0; column < map.cols; ++column)
+      if (inside.empty() || inside.at<std::uint8_t>(row, column)) values.push_back(map.at<float>(row, column));
   if (!cv::checkRange(values)) return std::numeric_limits<double>::quiet_NaN();
   const auto count = std::max<std::size_t>(static_cast<std::size_t>(top_ * static_cast<double>(values.size())), 1);
   const auto highest = values.end() - static_cast<std::ptrdiff_t>(count);
   std::nth_element(values.begin(), highest, values.end());
   return std::accumulate(highest, values.end(), 0.0) / static_cast<double>(count);
+}
+
+// Compare images that the file carries, with what the checkpoint said of them: another runtime, driver or device may
+// compute something else, and still give scores. Scores are compared relative to their size, or to the mean size of all
+// if that is larger; maps relative to their largest value.
+void Detector::check(const nlohmann::json& carried) const {
+  if (carried.is_null()) return;  // nothing to compare, as of a file whose data set was gone
+  const auto scores = carried.at("scores").get<std::vector<double>>();
+  const double usual = std::accumulate(scores.begin(), scores.end(), 0.0,
+                                       [](double sum, double score) { return sum + std::abs(score); }) /
+                       static_cast<double>(scores.size());
+  double largest = 0;
+  const auto compare = [&](double value, double expected, double scale) {
+    const double difference = std::abs(value - expected) / std::max(scale, 1e-12);
+    largest = std::isnan(difference) ? std::numeric_limits<double>::infinity() : std::max(largest, difference);
+  };
+  for (std::size_t i = 0; i < scores.size(); ++i) {
+    const cv::Mat image = decode_png(carried.at("images")[i]);
+    const Output output =
+        run({resize(image, carried.at("size")[0], carried.at("size")[1], Filter::bilinear, view_->pillow)});
+    const double score = has_map_ && map_scored_ ? top_mean(output.maps[0], {}) : output.scores[0];
+    compare(score, scores[i], std::max(std::abs(scores[i]), usual));
+    if (!has_map_ || !carried.contains("maps")) continue;
+    const nlohmann::json& map = carried["maps"][i];
+    const double low = map.at("low"), high = map.at("high");
+    const cv::Mat levels = decode_png(map.at("png"));  // every `step`-th pixel, in 16 bits between `low` and `high`
+    const int step = carried.at("step");
+    for (int row = 0; row < levels.rows; ++row)
+      for (int column = 0; column < levels.cols; ++column)
+        compare(output.maps[0].at<float>(row * step, column * step),
+                low + levels.at<std::uint16_t>(row, column) * ((high - low) / 65535),
+                std::max(std::abs(low), std::abs(high)));
+  }
+  const double tolerance = carried.at("tolerance");
+  if (largest <= tolerance) return;
+  std::ostringstream text;
+  text << "this runtime's scores or maps of the file's own images differ by " << largest
+       << " from the checkpoint's, where " << tolerance << " is the tolerance";
+  if (!(largest <= REFUSED * tolerance)) throw UserError(text.str() + ": update the runtime, or choose another device");
+  std::cerr << "judge: " << text.str() << ": judge images that you know before you rely on its verdicts\n";
 }
 
 void Detector::decide(Verdict& verdict, const cv::Size& image) const {
@@ -168,9 +216,9 @@ void Detector::decide(Verdict& verdict, const cv::Size& image) const {
     const auto higher = std::count_if(held->begin(), held->end(), [&](double other) { return other >= verdict.score; });
     verdict.p_value = (1.0 + static_cast<double>(higher)) / (static_cast<double>(held->size()) + 1.0);
   }
-  const double* threshold = find(pixel_thresholds_, verdict.category);
-  if (verdict.map.empty() || !threshold) return;
-  cv::Mat labels, sizes, centroids, mask = verdict.map > *threshold;
+  const Marking* marking = find(markings_, verdict.category);
+  if (verdict.map.empty() || !marking) return;
+  cv::Mat labels, sizes, centroids, mask = verdict.map > marking->threshold;
   if (view_->region) {
     cv::Mat counted = cv::Mat::zeros(image, CV_8UC1);
     const Region& region = *view_->region;
@@ -180,6 +228,7 @@ void Detector::decide(Verdict& verdict, const cv::Size& image) const {
   const int count = cv::connectedComponentsWithStats(mask, labels, sizes, centroids, 8, CV_32S);
   for (int label = 1; label < count; ++label) {
     const int* size = sizes.ptr<int>(label);
+    if (size[cv::CC_STAT_AREA] < marking->area) continue;
     const Box box{size[cv::CC_STAT_TOP], size[cv::CC_STAT_LEFT], size[cv::CC_STAT_TOP] + size[cv::CC_STAT_HEIGHT],
                   size[cv::CC_STAT_LEFT] + size[cv::CC_STAT_WIDTH]};
     double peak;

@@ -20,6 +20,12 @@ struct FoundRegion {
   float peak;  // the map's maximum in it
 };
 
+// Which pixels of a map, at the image's size, are anomalous: those above `threshold`, in regions of at least `area`.
+struct Marking {
+  double threshold;
+  int area;
+};
+
 struct Verdict {
   double score;                              // raw; higher is more anomalous
   std::optional<double> p_value, threshold;  // nothing of a model without held-out images
@@ -32,7 +38,8 @@ struct Verdict {
 
 class Detector {
  public:
-  // Throws UserError. `threads` of the network; 0: as many as there are cores. `pillow`: see resize.hpp.
+  // `threads` of the network; 0: as many as there are cores. `pillow`: see resize.hpp. Throws UserError, also where the
+  // runtime computes something else of the file's own images than the checkpoint did that it was exported from.
   Detector(const std::string& file, int threads, int pillow);
 
   // Judge an image of `read_image`. A category that is not known counts as all together. Throws UserError.
@@ -54,6 +61,8 @@ class Detector {
   Judgement judge(const Seen& seen) const;
   Judgement judge_tiles(const Seen& seen) const;
   double score_map(const cv::Mat& map, const Box& box) const;
+  double top_mean(const cv::Mat& map, const cv::Mat& inside) const;
+  void check(const nlohmann::json& carried) const;
   void decide(Verdict& verdict, const cv::Size& image) const;
 
   Ort::Env environment_;
@@ -64,7 +73,7 @@ class Detector {
   bool has_map_ = true;
   std::map<std::string, std::vector<double>> held_out_;  // scores of nominal images by category; "": all
   std::map<std::string, double> thresholds_;             // by category; "": of all together
-  std::map<std::string, double> pixel_thresholds_;       // nothing of methods without maps
+  std::map<std::string, Marking> markings_;              // nothing of methods without maps
 };
 
 }  // namespace lit_ad

@@ -114,4 +114,18 @@ cv::Mat read_image(const std::string& path, const Window& window) {
   return rgb;
 }
 
+std::vector<std::uint8_t> decode_base64(const std::string& text) {
+  std::vector<std::uint8_t> bytes;
+  std::uint32_t bits = 0;
+  int have = 0;
+  for (const char letter : text) {
+    static const std::string LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    const auto value = LETTERS.find(letter);
+    if (value == std::string::npos) break;  // the "=" at the end
+    bits = bits << 6 | static_cast<std::uint32_t>(value);
+    if ((have += 6) >= 8) bytes.push_back(static_cast<std::uint8_t>(bits >> (have -= 8)));
+  }
+  return bytes;
+}
+
 }  // namespace lit_ad

@@ -1,11 +1,13 @@
 // Image files -> 8-bit RGB, as lit_ad reads them.
 #pragma once
 
+#include <cstdint>
 #include <opencv2/core.hpp>
 #include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
+#include <vector>
 
 namespace lit_ad {
 
@@ -20,5 +22,7 @@ using Window = std::optional<std::pair<double, double>>;
 // A PNG, JPEG, BMP, TIFF or PNM file -> (H, W) CV_8UC3 in the order red, green, blue, upright as its EXIF data say.
 // Transparency is dropped. Throws UserError.
 cv::Mat read_image(const std::string& path, const Window& window);
+
+std::vector<std::uint8_t> decode_base64(const std::string& text);
 
 }  // namespace lit_ad

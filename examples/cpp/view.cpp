@@ -20,20 +20,6 @@ std::string format_size(cv::Size size) {
   return std::to_string(size.height) + "x" + std::to_string(size.width) + " (height x width)";
 }
 
-std::vector<std::uint8_t> from_base64(const std::string& text) {
-  std::vector<std::uint8_t> bytes;
-  std::uint32_t bits = 0;
-  int have = 0;
-  for (const char letter : text) {
-    static const std::string LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    const auto value = LETTERS.find(letter);
-    if (value == std::string::npos) break;  // the "=" at the end
-    bits = bits << 6 | static_cast<std::uint32_t>(value);
-    if ((have += 6) >= 8) bytes.push_back(static_cast<std::uint8_t>(bits >> (have -= 8)));
-  }
-  return bytes;
-}
-
 // The mask of a region of interest: bits, row by row, deflated and as base64. -> CV_8UC1 of 0 and 255.
 cv::Mat read_mask(const std::string& text) {
   std::istringstream stream(text.substr(std::string(MASK_BEGINS).size()));
@@ -42,7 +28,7 @@ cv::Mat read_mask(const std::string& text) {
   std::string code;
   stream >> height >> comma >> width >> comma >> code;
   if (!stream || height < 1 || width < 1) throw UserError("the model's view.roi cannot be read: " + text.substr(0, 40));
-  const std::vector<std::uint8_t> deflated = from_base64(code);
+  const std::vector<std::uint8_t> deflated = decode_base64(code);
   uLongf length = (static_cast<uLongf>(height) * width + 7) / 8;
   std::vector<std::uint8_t> bits(length);
   if (uncompress(bits.data(), &length, deflated.data(), deflated.size()) != Z_OK || length != bits.size())
