@@ -10,8 +10,10 @@ import yaml
 
 from lit_ad.benchmark.tables import Cell, Published
 from lit_ad.data.sources.from_config import make_source
-from lit_ad.errors import UserError
+from lit_ad.errors import UserError, check_number
 from lit_ad.files import atomic_write
+
+MOST_FOLDS = 4  # of few shots: 2, 4, 8 and 16 images make folds of one size, of which more is proven
 
 
 @dataclass(frozen=True)
@@ -51,33 +53,73 @@ class Budget:
                 raise UserError(f"budget.{name} is {value}, but it must be above 0")
 
 
-def list_tasks(sources: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return the source of each task, as a configuration.
+@dataclass(frozen=True)
+class Task:
+    """What a cell trains on.
+
+    Args:
+        source: As a configuration.
+        shots: Nominal images of each category, by the cell's seed: all of them train, and decide by folds; one alone
+            decides nothing. None: all, as the method's configuration has it.
+    """
+
+    source: dict[str, Any]
+    shots: int | None = None
+
+
+def list_tasks(sources: dict[str, dict[str, Any]]) -> dict[str, Task]:
+    """Return the tasks by name.
 
     The tasks of a single source are called TASK, those of several SOURCE/TASK, or SOURCE where it is one task.
 
     Raises:
         UserError: One of them is no source.
     """
-    configs: dict[str, dict[str, Any]] = {}
+    named: dict[str, Task] = {}
     for name, given in sources.items():
         source, config = make_source(given, f"sources.{name}")
         source.prepare()
         tasks = source.tasks()
         for task, arguments in tasks.items():
             title = task if len(sources) == 1 else name if len(tasks) == 1 else f"{name}/{task}"
-            configs[title] = {**config, "init_args": {**(config.get("init_args") or {}), **arguments}}
-    return configs
+            named[title] = Task({**config, "init_args": {**(config.get("init_args") or {}), **arguments}})
+    return named
 
 
-def make_cell(
-    output: Path, method: str, spec: MethodSpec, task: str, source: dict[str, Any], seed: int, budget: Budget
-) -> Cell:
-    """Write a cell's HOME/cell.yaml. Raises UserError if its directory holds results of other settings."""
+def with_shots(tasks: dict[str, Task], shots: Sequence[int]) -> dict[str, Task]:
+    """Return each task with each number of nominal images of a category, called TASK/4-shot; as they are without shots.
+
+    Raises UserError on a number below 1.
+    """
+    for count in shots:
+        check_number("shots", count, least=1)
+    few = {f"{name}/{count}-shot": Task(task.source, count) for name, task in tasks.items() for count in shots}
+    return few or tasks
+
+
+def make_cell(output: Path, method: str, spec: MethodSpec, name: str, task: Task, seed: int, budget: Budget) -> Cell:
+    """Write a cell's HOME/cell.yaml.
+
+    Raises:
+        UserError: Its directory holds results of other settings, or folds have a budget of time.
+    """
     config = yaml.safe_load(Path(spec.config).read_text(encoding="utf-8"))
     data, trainer = config.setdefault("data", {}), config.setdefault("trainer", {})
-    data["source"], config["seed_everything"] = source, seed
+    data["source"], config["seed_everything"] = task.source, seed
+    if task.shots is not None:
+        data |= {"shots": task.shots, "split_seed": seed}
+        if task.shots == 1:
+            data["val_fraction"] = 0
+        else:
+            config.setdefault("decision", {})["folds"] = min(task.shots, MOST_FOLDS)
     trainer["enable_progress_bar"] = False
+    clock = next((name for name in ("minutes", "processor_minutes") if getattr(budget, name) is not None), None)
+    words = [word.partition("=")[0] for word in spec.arguments]
+    if clock and (config.get("decision", {}).get("folds") or "--decision.folds" in words):
+        raise UserError(
+            f"budget.{clock} ends each training at another step, and decision.folds{' of shots' if task.shots else ''} "
+            "takes trainings of one length: give budget.epochs, or --trainer.max_steps as an argument"
+        )
     if budget.epochs is not None:
         trainer |= {"max_epochs": budget.epochs, "max_steps": -1}
     if budget.minutes is not None:
@@ -88,7 +130,7 @@ def make_cell(
             "init_args": {"minutes": budget.processor_minutes},
         }
         trainer["callbacks"] = [*(trainer.get("callbacks") or []), limit]
-    cell = Cell(output / method / task / f"seed-{seed}", method, task, seed, spec.arguments)
+    cell = Cell(output / method / name / f"seed-{seed}", method, name, seed, spec.arguments)
     asked, record = {"arguments": spec.arguments, "config": config}, cell.home / "asked.json"
     if record.is_file():
         earlier = json.loads(record.read_text(encoding="utf-8"))

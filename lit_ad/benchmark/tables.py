@@ -17,6 +17,7 @@ import numpy as np
 from tabulate import tabulate
 
 from lit_ad.benchmark.cell import is_finished
+from lit_ad.benchmark.false_alarms import describe_false_alarms
 from lit_ad.benchmark.statistics import Comparison, auroc_interval, compare
 from lit_ad.counts import format_count
 from lit_ad.evaluation.results import MEAN, POOLED, Results, Row, without_nan
@@ -121,9 +122,11 @@ def write_tables(cells: list[Cell], output: Path, metrics: list[str], published:
             numbers = [row[key] if key in row and not math.isnan(row[key]) else "" for key in known]
             took = [cost.get(key) if cost.get(key) is not None else "" for key in COST]
             table.writerow([cell.method, cell.task, cell.seed, states[cell.name], *took, *numbers])
+    runs = [(cell.method, cell.task, results[cell.name], rows[cell.name]) for cell in finished]
+    false_alarms = describe_false_alarms(runs, *in_order(cells))
     with atomic_write(output / "results.md") as temporary:
         temporary.write_text(
-            markdown(cells, summary, comparisons, published, costs, missing),
+            markdown(cells, summary, comparisons, published, costs, missing, false_alarms),
             encoding="utf-8",
             errors="backslashreplace",
         )
@@ -223,6 +226,7 @@ def markdown(
     published: dict[str, Published],
     costs: dict[str, dict[str, Any]],
     missing: dict[str, str],
+    false_alarms: tuple[str, list[list[str]]],
 ) -> str:
     methods, tasks = in_order(cells)
     lines = [
@@ -236,6 +240,8 @@ def markdown(
             lines += ["", f"## {metric}", "", pipes(headings, rows)]
             comparison = comparisons[metric]
             lines += ["", *compared(comparison)] if comparison else []
+    if false_alarms[1]:
+        lines += ["", "## False alarms", "", false_alarms[0], "", pipes(["task", *methods], false_alarms[1])]
     spent: dict[tuple[str, str], list[dict[str, Any]]] = {(method, task): [] for method in methods for task in tasks}
     for cell in cells:
         spent[cell.method, cell.task] += [costs[cell.name]] if cell.name in costs else []

@@ -8,7 +8,7 @@ from typing import Any
 
 from lit_ad.benchmark.metric_names import check_metrics
 from lit_ad.benchmark.own_folder import method_specs, save_config, sources_of
-from lit_ad.benchmark.plan import Budget, MethodSpec, list_tasks, make_cell, select_cells
+from lit_ad.benchmark.plan import Budget, MethodSpec, list_tasks, make_cell, select_cells, with_shots
 from lit_ad.benchmark.runner import run_cells
 from lit_ad.errors import UserError
 from lit_ad.files import check_writable
@@ -24,6 +24,7 @@ def benchmark(
     minutes: float | None = None,
     output: Path | None = None,
     seeds: tuple[int, ...] = (0,),
+    shots: tuple[int, ...] = (),
     budget: Budget = Budget(),
     metrics: tuple[str, ...] = ("image_auroc", "pixel_auroc", "aupro_30", "aupimo", "instance_recall"),
     arguments: tuple[str, ...] = (),
@@ -49,6 +50,8 @@ def benchmark(
         minutes: Of training of each cell; the same as budget.minutes.
         output: Where the runs and the tables go. None: runs/benchmark/NAME, of a root's name.
         seeds: Of each method on each task.
+        shots: Numbers of nominal images of each category, each a task of its own. The seed draws them. All of them
+            train and decide, by as many folds, at most 4; one image alone decides nothing. None: all images.
         budget: Of each cell: minutes, processor_minutes, or epochs.
         metrics: In the tables.
         arguments: For each fit, as what follows --.
@@ -70,20 +73,20 @@ def benchmark(
         raise UserError("give --output FOLDER, where the runs and the tables go")
     output = (output or Path("runs/benchmark", next(iter(given)))).absolute()
     check_writable(output, "--output")
-    tasks = list_tasks(given)
+    tasks = with_shots(list_tasks(given), shots)
     selected = select_cells([(method, task) for method in specs for task in tasks], only)
     cells, share = [], []
     for seed in seeds:  # the first seed of all methods and tasks comes first
-        for task, source in tasks.items():
+        for title, task in tasks.items():
             for name, method in specs.items():
                 spec = replace(method, arguments=[*arguments, *method.arguments, *passed])
-                cells.append(make_cell(output, name, spec, task, source, seed, budget))
-                share += [len(cells) - 1] if (name, task) in selected else []
+                cells.append(make_cell(output, name, spec, title, task, seed, budget))
+                share += [len(cells) - 1] if (name, title) in selected else []
     for number in STOP:
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     published = {name: method.published for name, method in specs.items()}
     if root is not None:
-        same = {"output": output, "seeds": seeds, "budget": budget, "metrics": metrics, "only": only}
+        same = {"output": output, "seeds": seeds, "shots": shots, "budget": budget, "metrics": metrics, "only": only}
         file = save_config(output, {**same, "arguments": [*arguments, *passed], "sources": given, "methods": specs})
         print(f"The same as lit-ad benchmark --config {file}:\n\n{file.read_text(encoding='utf-8')}")
     run_cells(cells, output, list(metrics), published, jobs, share[index::of], budget)

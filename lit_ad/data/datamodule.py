@@ -41,7 +41,8 @@ class AnomalyDataModule(L.LightningDataModule):
         source: Where the images are: lit_ad.data.MVTec, Folder, Demo, or your own Source.
         view: What the network sees of them: the model's own, `model.view`.
         batch_size: In training, on each device; tiles, where the view has them.
-        val_fraction: Part of the nominal training images that validates, where the source lists no images for that.
+        val_fraction: Part of the nominal training images that validates, where the source lists no images for that. 0:
+            none does, and no threshold is set.
         split_seed: Of that choice.
         augment: Albumentations transforms for training, each a class_path with init_args, or a file that
             albumentations' A.save wrote; they must keep uint8. Or a kind of lit_ad.data.Light, such as light: other

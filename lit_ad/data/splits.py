@@ -14,6 +14,11 @@ from lit_ad.data.sources.pages import by_page
 from lit_ad.data.sources.source import Source, check, check_root
 from lit_ad.errors import UserError
 
+UNDECIDED = (
+    "Or train on it without a threshold, by data.val_fraction 0 and without decision.folds: lit-ad recalibrate sets "
+    "one later, by other good images"
+)
+
 
 @dataclass(frozen=True)
 class Splits:
@@ -50,7 +55,7 @@ def list_splits(
     Args:
         source: The data set.
         val_fraction: Part of the nominal training images that validates, in categories whose source lists no images for
-            that.
+            that. 0: none does, so that no threshold is set.
         seed: Of that choice, of the folds, and of the shots.
         fold: Of which parts one is left out in place of that fraction, or none.
         shots: How many nominal training images of each category are taken, those of validation among them. None: all.
@@ -117,7 +122,7 @@ def assign_folds(samples: list[Sample], folds: int | Literal["leave-one-out"], s
     if most < 2:
         raise UserError(
             "decision.folds needs two nominal images (or items) of a category, one to train on and one to score, and "
-            "there is no such category: one image alone decides nothing, give another one"
+            f"there is no such category: one image alone decides nothing, give another one. {UNDECIDED}"
         )
     count = most if folds == "leave-one-out" else folds
     if count > most:
@@ -144,8 +149,8 @@ def count_folds(numbers: list[int | None]) -> int:
 
 def check_val_fraction(fraction: float) -> None:
     """Raises UserError if it is not a part of the images that leaves some to train on."""
-    if not 0 < fraction < 1:
-        raise UserError(f"data.val_fraction is {fraction}, but it must lie between 0 and 1")
+    if not 0 <= fraction < 1:
+        raise UserError(f"data.val_fraction is {fraction}, but it must be 0 or lie between 0 and 1")
 
 
 def hold_out(samples: list[Sample], fraction: float, seed: int) -> tuple[list[Sample], list[Sample]]:
@@ -170,13 +175,16 @@ def split_nominal(samples: list[Sample], fraction: float, seed: int) -> tuple[li
     """Training and validation samples: in each category, `fraction` of them validates, at least one.
 
     Images of one item stay together, so that it may be some more. Of several categories, one with a single image (or
-    item) trains on it, and the held-out images of the others decide about it. Raises UserError if no category has two.
+    item) trains on it, and the held-out images of the others decide about it. Of a fraction of 0, none validates.
+    Raises UserError if no category has two.
     """
     categories: dict[str, list[int]] = defaultdict(list)
     for i, sample in enumerate(samples):
         categories[sample.category].append(i)
     if not categories:
         raise UserError("no nominal image to train on: the source lists none")
+    if fraction == 0:
+        return samples, []
     held: set[int] = set()
     alone: UserError | None = None
     for name, rows in categories.items():
@@ -205,7 +213,7 @@ def single_error(category: str, samples: list[Sample]) -> UserError:
     if len(samples) == 1:
         return UserError(
             f"{subject} has one nominal training image, {samples[0].image}, but it takes two or more: one is kept for "
-            "validation"
+            f"validation. {UNDECIDED}"
         )
     return UserError(
         f"{subject} has one item to train on, {samples[0].item}, but it takes two or more: one is kept for validation "

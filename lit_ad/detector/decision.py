@@ -38,8 +38,8 @@ from lit_ad.detector.thresholds import POOLED, Floats, OperatingPoint, of_catego
 from lit_ad.errors import UserError
 
 NO_DECISION = (
-    "this model has no threshold, and so gives no verdicts and no p-values: no validation scored these weights, which "
-    "were saved between two. `lit-ad recalibrate FILE --nominal FOLDER` sets a threshold by good images"
+    "this model has no threshold, and so gives no verdicts and no p-values: these weights have scored no held-out "
+    "image. `lit-ad recalibrate FILE --nominal FOLDER` sets a threshold by good images"
 )
 
 

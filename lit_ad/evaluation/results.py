@@ -150,7 +150,7 @@ class Results:
         values = self.rows[row]
         instances = name.startswith("instance_")
         if (name in VERDICTS and self.threshold is None) or (instances and self.maps and self.pixel_threshold is None):
-            return "no threshold: no validation scored the checkpoint's weights"
+            return "no threshold: no held-out image was scored by the checkpoint's weights"
         if not name.startswith(("image_", SAMPLE_AUROC, *VERDICTS)) and not self.maps:
             return "no anomaly maps: the method gives scores only"
         if row == MEAN:

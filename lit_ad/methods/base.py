@@ -101,7 +101,7 @@ class Method(L.LightningModule):
         """Statistics that scoring stands on, of the training images and the held-out ones, before a validation.
 
         If a method looks at `held_out`, the false-alarm rate of its decision is approximate, and the decision says so.
-        With decision.folds, `held_out` are the training images once more: no image of the last training is held out.
+        Where no image is held out, as in the last training of decision.folds, `held_out` are the training images.
 
         Of several processes, each sees its own share of both, and reduces what it found (`statistics.Moments`).
         """

@@ -113,7 +113,8 @@ class Calibration(L.Callback):
         training = trainer.state.fn == "fit" and not trainer.sanity_checking
         if training and type(pl_module).calibrate is not Method.calibrate:
             # With folds, the last training holds no image out, and each of the others must do as the last one does.
-            looked_at = nominal(trainer, pl_module) if self.folds else self._noticed(held_out(trainer, pl_module))
+            none_held = self.folds or not data_of(trainer, pl_module).splits.val
+            looked_at = nominal(trainer, pl_module) if none_held else self._noticed(held_out(trainer, pl_module))
             with torch.no_grad():
                 pl_module.calibrate(nominal(trainer, pl_module), looked_at)
             self.calibrated = weights_of(trainer)

@@ -22,8 +22,12 @@ class MonitorCheck(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Raises UserError."""
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        splits = getattr(getattr(trainer, "datamodule", None), "splits", None)
+        undecided = splits is not None and not splits.val
         logged = sorted({name for part in (pl_module, *callbacks) for name in getattr(part, "logged", ())})
         for who, name, strict in monitored(trainer):
+            if name in logged and undecided and name.startswith("val/") and strict:
+                raise UserError(f"{who} monitors {name!r}, and no image is held out to measure it on: leave {who} out")
             if name in logged:
                 continue
             unknown = " or ".join(type(callback).__name__ for callback in callbacks if may_log(callback))

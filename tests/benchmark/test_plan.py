@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from lit_ad.benchmark.plan import Budget, MethodSpec, list_tasks, make_cell, select_cells
+from lit_ad.benchmark.plan import Budget, MethodSpec, Task, list_tasks, make_cell, select_cells, with_shots
 from lit_ad.errors import UserError
 
 
@@ -28,22 +28,49 @@ def test_tasks_of_one_source_and_of_several(images: Path, tmp_path: Path) -> Non
     found = list_tasks({"uni": uni, "multi": multi, "one": mvtec})
     assert list(found) == ["uni/cat", "uni/dog", "multi/cat", "multi/dog", "one"]
     given = {"root": str(pets), "download": None}
-    assert found["uni/dog"]["init_args"] == {**given, "normal": ["dog"], "anomalous": None}
-    assert found["multi/dog"]["init_args"] == {**given, "normal": None, "anomalous": ["dog"]}
+    assert found["uni/dog"].source["init_args"] == {**given, "normal": ["dog"], "anomalous": None}
+    assert found["multi/dog"].source["init_args"] == {**given, "normal": None, "anomalous": ["dog"]}
 
 
 def test_a_cell_has_its_source_seed_and_budget_and_no_others(config: Path, tmp_path: Path) -> None:
     source: dict[str, Any] = {"class_path": "MVTec", "init_args": {"root": "r"}}
     budget = Budget(minutes=0.5, epochs=3)
-    cell = make_cell(tmp_path, "m", MethodSpec(str(config)), "t", source, 4, budget)
+    cell = make_cell(tmp_path, "m", MethodSpec(str(config)), "t", Task(source), 4, budget)
     made = yaml.safe_load((cell.home / "cell.yaml").read_text())
     assert (made["data"], made["seed_everything"]) == ({"source": source, "batch_size": 2}, 4)
     asked = {"max_epochs": 3, "max_steps": -1, "max_time": {"seconds": 30}, "enable_progress_bar": False}
     assert made["trainer"] == asked
     config.write_text("# a comment\n" + config.read_text())
-    make_cell(tmp_path, "m", MethodSpec(str(config)), "t", source, 4, budget)
+    make_cell(tmp_path, "m", MethodSpec(str(config)), "t", Task(source), 4, budget)
     with pytest.raises(UserError, match=r"m/t/seed-4 holds a run of other settings"):
-        make_cell(tmp_path, "m", MethodSpec(str(config), ["--model.lr=1"]), "t", source, 4, budget)
+        make_cell(tmp_path, "m", MethodSpec(str(config), ["--model.lr=1"]), "t", Task(source), 4, budget)
+
+
+def test_few_shots_are_drawn_by_the_seed_and_decide_by_folds(config: Path, tmp_path: Path) -> None:
+    source: dict[str, Any] = {"class_path": "MVTec", "init_args": {"root": "r"}}
+    tasks = with_shots({"t": Task(source)}, [1, 2, 16])
+    assert list(tasks) == ["t/1-shot", "t/2-shot", "t/16-shot"] and with_shots(tasks, []) is tasks
+    made = {}
+    for name, task in tasks.items():
+        cell = make_cell(tmp_path, "m", MethodSpec(str(config)), name, task, 4, Budget())
+        made[task.shots] = yaml.safe_load((cell.home / "cell.yaml").read_text())
+    assert [made[shots]["data"]["shots"] for shots in (1, 2, 16)] == [1, 2, 16]
+    assert all(settings["data"]["split_seed"] == 4 for settings in made.values())
+    assert [made[shots].get("decision") for shots in (1, 2, 16)] == [None, {"folds": 2}, {"folds": 4}]
+    assert made[1]["data"]["val_fraction"] == 0 and "val_fraction" not in made[2]["data"]
+    with pytest.raises(UserError, match=r"shots is 0"):
+        with_shots(tasks, [0])
+
+
+@pytest.mark.parametrize("limit", ["minutes", "processor_minutes"])
+def test_a_time_limit_is_none_of_folds(limit: str, config: Path, tmp_path: Path) -> None:
+    few, budget = Task({"class_path": "MVTec"}, 4), Budget(**{limit: 1})  # type: ignore[arg-type]
+    with pytest.raises(
+        UserError, match=rf"budget.{limit} ends each training at another step, and decision.folds of sh"
+    ):
+        make_cell(tmp_path, "m", MethodSpec(str(config)), "t", few, 0, budget)
+    with pytest.raises(UserError, match=r"and decision.folds takes trainings of one length: give budget.epochs"):
+        make_cell(tmp_path, "m", MethodSpec(str(config), ["--decision.folds=3"]), "t", Task(few.source), 0, budget)
 
 
 def test_only_some() -> None:

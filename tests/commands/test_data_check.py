@@ -73,7 +73,7 @@ def test_what_to_check(tmp_path: Path) -> None:
         choice = f"to check that of {one}, leave out {other}; to check that of {other}, leave out {one}"
         with pytest.raises(UserError, match=f"^{one} and {other} each name a data set, and one is checked: {choice}$"):
             run(["data", "check", "--config", str(config), *words])
-    with pytest.raises(UserError, match=r"data.val_fraction is 5.0, but it must lie between 0 and 1"):
+    with pytest.raises(UserError, match=r"data.val_fraction is 5.0, but it must be 0 or lie between 0 and 1"):
         run(["data", "check", *source, "--data.val_fraction", "5"])
     with pytest.raises(UserError, match=rf"there is no folder {tmp_path}/none: data.source.root is the folder"):
         run(["data", "check", *source[:3], str(tmp_path / "none")])

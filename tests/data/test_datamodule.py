@@ -124,7 +124,7 @@ def test_eval_batch_size(bottle: Path) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"val_fraction": 0}, {"val_fraction": 1}, {"batch_size": 0}, {"eval_batch_size": -1}, {"num_workers": -1}],
+    [{"val_fraction": -0.1}, {"val_fraction": 1}, {"batch_size": 0}, {"eval_batch_size": -1}, {"num_workers": -1}],
 )
 def test_arguments(bottle: Path, wrong: dict[str, float]) -> None:
     with pytest.raises(UserError, match=next(iter(wrong))):

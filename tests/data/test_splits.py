@@ -124,6 +124,14 @@ def test_what_cannot_be_cut_into_folds() -> None:
         assign_folds([*nominal(5), official], 2, 0)
 
 
+def test_without_a_part_to_validate_all_images_train() -> None:
+    """One image of each category too, which then decide nothing."""
+    assert split_nominal(nominal(1, "a") + nominal(3, "b"), 0, 0) == (nominal(1, "a") + nominal(3, "b"), [])
+    for alone in (lambda: split_nominal(nominal(1), 0.2, 0), lambda: assign_folds(nominal(1), "leave-one-out", 0)):
+        with pytest.raises(UserError, match=r"Or train on it without a threshold, by data.val_fraction 0"):
+            alone()
+
+
 def test_a_fold_is_held_out_and_the_last_training_has_all(bottle: Path) -> None:
     source = MVTec(bottle)
     last = list_splits(source, fold=Fold(3))

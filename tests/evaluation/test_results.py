@@ -96,7 +96,7 @@ def test_the_table_says_why_a_cell_is_empty() -> None:
     assert "no anomaly maps: the method gives scores only" in results.table()
     results.threshold = None
     results.rows["a/"]["false_alarm_rate"] = math.nan
-    assert "no threshold: no validation scored the checkpoint's weights" in results.table()
+    assert "no threshold: no held-out image was scored by the checkpoint's weights" in results.table()
     results.rows = {"pooled": {**both, "nominal_images": 0, "image_auroc": math.nan}}
     assert "(a) no good image\n" in results.table()
 

@@ -10,7 +10,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAveraging, WeightAveraging
+from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, StochasticWeightAveraging, WeightAveraging
 from PIL import Image
 
 from lit_ad import Detector
@@ -23,6 +23,8 @@ from lit_ad.evaluation import Evaluation, Predictions
 from lit_ad.image.view import View
 from lit_ad.methods.base import Method
 from lit_ad.training import Calibration, FeatureCache
+from lit_ad.training.best_checkpoint import BestCheckpoint
+from lit_ad.training.monitors import MonitorCheck
 
 
 def read(path: Path) -> np.ndarray:
@@ -220,6 +222,25 @@ def test_statistics_see_nominal_images_once_and_never_those_of_the_test(
     for nominal, held_out in seen["calibrate"]:
         assert nominal == pytest.approx(train, abs=1e-6)
         assert held_out == pytest.approx(val, abs=1e-6)
+
+
+def test_where_no_image_is_held_out_training_images_scale_and_nothing_decides(
+    parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any
+) -> None:
+    seen: list[int] = []
+
+    class Statistics(brightness):  # type: ignore[misc]
+        def calibrate(self, nominal: Any, held_out: Any) -> None:
+            seen.append(sum(len(images) for images, _ in held_out))
+
+    model = Statistics()
+    data = AnomalyDataModule(MVTec(parts / "nut"), model.view, batch_size=3, shots=1, val_fraction=0)
+    best = BestCheckpoint(monitor="val/loss", dirpath=tmp_path / "best")
+    quiet_trainer(tmp_path, Calibration(0.4), best, MonitorCheck()).fit(model, data)
+    assert seen == [1] and model.decision is None and Path(best.best_model_path).is_file()
+    stopper = EarlyStopping("val/loss")
+    with pytest.raises(UserError, match=r"EarlyStopping monitors 'val/loss', and no image is held out to measure it"):
+        quiet_trainer(tmp_path, Calibration(0.4), stopper, MonitorCheck()).fit(Statistics(), data)
 
 
 def test_statistics_and_cached_features_are_of_whole_images_alone(

@@ -69,7 +69,7 @@ def test_without_decision(parts: Path, tmp_path: Path, brightness: Any, quiet_tr
     data = AnomalyDataModule(MVTec(parts), View(None), batch_size=4)
     quiet_trainer(tmp_path / "run", Evaluation(), Report()).test(brightness(), datamodule=data, verbose=False)
     text = (tmp_path / "run/report.html").read_text()
-    assert "no validation scored the checkpoint's weights" in text
+    assert "no held-out image was scored by the checkpoint's weights" in text
     assert json.loads((tmp_path / "run/record.json").read_text())["held_out"] == {}
 
 
