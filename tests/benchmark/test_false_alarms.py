@@ -7,7 +7,7 @@ import pytest
 
 from lit_ad.benchmark.false_alarms import allowed_rate, describe_false_alarms
 from lit_ad.detector.decision import Decision
-from lit_ad.detector.guarantee import summary
+from lit_ad.detector.summary import summary
 from lit_ad.evaluation.results import ImageResult, Results
 from lit_ad.evaluation.rows import verdict_row
 
