@@ -16,6 +16,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from lit_ad.deploy.exported_file import input_size, write_onnx, write_openvino, write_torch
+from lit_ad.deploy.float16 import to_float16
 from lit_ad.deploy.onnx_versions import OPSET, check_versions, set_versions
 from lit_ad.deploy.quantize import quantize
 from lit_ad.deploy.self_check import TOLERANCE as CHECKED
@@ -99,6 +100,8 @@ def export(
             model = need("onnx", "onnx").load(plain) if onnx else openvino_core().read_model(plain)
             if precision == "int8":
                 model = quantize(model, nominal, card)
+            if onnx and precision == "fp16":
+                model = to_float16(model)
             if onnx:
                 set_versions(model, opset, ir)
             (write_onnx if onnx else write_openvino)(model, file, card, check)
@@ -108,9 +111,7 @@ def export(
 def check_options(format: Format, precision: Precision, opset: int | None = None, ir: int | None = None) -> None:
     """Raises UserError where they do not go together."""
     if precision != "fp32" and format == "torch":
-        raise UserError("torch files are fp32: choose onnx or openvino for int8, openvino for fp16")
-    if precision == "fp16" and format == "onnx":
-        raise UserError("fp16 is for openvino, which keeps half-sized weights and computes as its device can")
+        raise UserError("torch files are fp32: choose onnx or openvino for fp16 and int8")
     if format == "onnx":
         check_versions(opset, ir)
     elif (opset, ir) != (None, None):

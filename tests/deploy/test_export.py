@@ -177,8 +177,6 @@ def test_what_cannot_be_exported(small_models: dict[str, dict[str, Any]], tmp_pa
         export(method, tmp_path / "model.xml", "onnx")
     with pytest.raises(UserError, match="torch files are fp32"):
         export(method, tmp_path / "model.pt2", "torch", "int8")
-    with pytest.raises(UserError, match="fp16 is for openvino"):
-        export(method, tmp_path / "model.onnx", "onnx", "fp16")
     with pytest.raises(UserError, match="sees each image at its own size"):
         input_size(View(None))
     pytest.importorskip("nncf")
