@@ -1,9 +1,18 @@
 """Versions of ONNX files: what torch writes and the package onnx knows, and by default those of old runtimes."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
 import pytest
 
+import lit_ad
+from lit_ad.deploy.export import export
 from lit_ad.deploy.onnx_versions import OPSET, check_versions, oldest_ir, set_versions
 from lit_ad.errors import UserError
+from tests.deploy.test_export import made, pictures
 
 onnx = pytest.importorskip("onnx")
 
@@ -53,3 +62,41 @@ def test_the_version_that_is_written(opset: int | None, ir: int | None, written:
 def test_a_graph_of_another_opset_is_refused() -> None:
     with pytest.raises(UserError, match="opset is 18, but this graph was written in 20: ask for that one"):
         set_versions(model_of(20), 18, None)
+
+
+OLDEST = """
+import sys
+from pathlib import Path
+import onnxruntime
+from lit_ad.detector.exported import load_exported
+from lit_ad.detector.self_check import SelfCheck, compare
+
+file = Path(sys.argv[1])
+loaded = load_exported(file)
+print(onnxruntime.__version__, compare(loaded.network, loaded.card, SelfCheck.from_text(loaded.check, file)).largest)
+"""
+
+
+@pytest.mark.slow  # installs from a package index
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_the_oldest_runtime_that_pip_installs_reads_the_default(
+    precision: Any, small_models: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    """1.15.1 is the oldest with a wheel for Python 3.11. It takes NumPy 1, and has no platformdirs beside it here."""
+    if sys.version_info >= (3, 12):
+        pytest.skip("there are no wheels of it for this Python")
+    file = tmp_path / "model.onnx"
+    export(made("STFPM", small_models), file, "onnx", precision, carried=pictures(3))
+    packages = ["numpy<2", "pillow", "onnxruntime==1.15.1"]
+    command = [sys.executable, "-m", "pip", "install", "-q", "--target", tmp_path / "bare", *packages]
+    subprocess.run(command, check=True)
+    paths = os.pathsep.join([str(tmp_path / "bare"), str(Path(lit_ad.__file__).parents[1])])
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", OLDEST, file],
+        env={"PYTHONPATH": paths, "XDG_CACHE_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    version, difference = done.stdout.split()
+    assert version == "1.15.1" and float(difference) < {"fp32": 1e-4, "fp16": 2e-2}[precision]
