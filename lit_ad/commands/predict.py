@@ -17,7 +17,7 @@ from lit_ad.data.sources.images import Images
 from lit_ad.detector.detection import Detection
 from lit_ad.detector.detector import TIMEOUT, Detector
 from lit_ad.detector.guarantee import notes
-from lit_ad.detector.pixel_rule import PixelKind
+from lit_ad.detector.pixel_rule import CleanUpKey, PixelKind
 from lit_ad.detector.run_files import CONFIG, EXPORTED, find_detector, run_of
 from lit_ad.detector.scoring import Judgement
 from lit_ad.detector.stream import in_order
@@ -74,7 +74,7 @@ def predict_alone(arguments: Sequence[str]) -> None:
     asked = parsed.decision
     if decision is not None:
         decision = decision if asked.false_alarm is None else decision.with_rate(asked.false_alarm)
-        rule = decision.pixel_rule.changed(asked.pixel, asked.pixel_rate, asked.area)
+        rule = decision.pixel_rule.changed(asked.pixel, asked.pixel_rate, asked.area, asked.clean_up)
         decision = decision.with_pixel_rule(rule)
         detector = Detector(detector.network, replace(detector.card, decision=decision), detector.network_for)
     for line in notes(decision):
@@ -108,6 +108,8 @@ def make_parser() -> Parser:
     parser.add_argument("--decision.pixel_rate", type=float | None, default=None, help=share)
     area = "Pixels of the smallest region that counts, for region. None: those of the file."
     parser.add_argument("--decision.area", type=int | None, default=None, help=area)
+    outline = "Grow anomalous pixels to the outline of a defect. None: as the file says."
+    parser.add_argument("--decision.clean_up", type=CleanUpKey | None, default=None, help=outline)
     parser.add_argument("--device", type=str, default="cpu", help="cpu, or what the runtime calls another one.")
     parser.add_argument("--weights", type=Path | None, default=None, help="The teacher's, if a checkpoint needs them.")
     verified = "Whether an exported file is compared with its checkpoint here first: see `lit-ad verify`."

@@ -20,7 +20,7 @@ from lit_ad.detector.detector import Detector
 from lit_ad.detector.guarantee import guarantee
 from lit_ad.detector.held_out import HeldOutImages, join_held
 from lit_ad.detector.pixel_guarantee import pixel_guarantee
-from lit_ad.detector.pixel_rule import PixelKind, PixelRule
+from lit_ad.detector.pixel_rule import CleanUpKey, PixelKind, PixelRule
 from lit_ad.errors import UserError
 from lit_ad.files import atomic_write, check_writable, free_path
 
@@ -40,6 +40,7 @@ def recalibrate(
     pixel: PixelKind | None = None,
     pixel_rate: float | None = None,
     area: int | None = None,
+    clean_up: CleanUpKey | None = None,
 ) -> None:
     """Change the thresholds of a detector without training: from more good images, for another rate, or by hand.
 
@@ -62,6 +63,7 @@ def recalibrate(
         pixel: Which pixels are anomalous: `decision.pixel` of a training. None: as it was.
         pixel_rate: The rate of nominal pixels, for --pixel pixel. None: as it was.
         area: Pixels of the smallest region that counts, for --pixel region. Another one than before takes images.
+        clean_up: Grow anomalous pixels to the outline of a defect: `decision.clean_up` of a training. None: as it was.
     """
     ckpt_path = chosen_file("recalibrate", run, ckpt_path)
     output = output or free_path(ckpt_path.with_name(f"{ckpt_path.stem}-recalibrated{ckpt_path.suffix}"))
@@ -73,7 +75,7 @@ def recalibrate(
         raise UserError(f"{output} is there already: give another --output, or remove it")
     if replace and nominal is None:
         raise UserError("--replace is for other good images: give --nominal FOLDER")
-    if (nominal, false_alarm, threshold, pixel_threshold, pixel, pixel_rate, area) == (None,) * 7:
+    if (nominal, false_alarm, threshold, pixel_threshold, pixel, pixel_rate, area, clean_up) == (None,) * 8:
         raise UserError(
             "nothing to change: give --nominal FOLDER, --false_alarm, --threshold, --pixel_threshold or --pixel"
         )
@@ -87,7 +89,7 @@ def recalibrate(
             detector = Detector.load(ckpt_path, weights)
         before = detector.card.decision
     known = [] if before is None else list(before.scores)
-    rule = (PixelRule() if before is None else before.pixel_rule).changed(pixel, pixel_rate, area)
+    rule = (PixelRule() if before is None else before.pixel_rule).changed(pixel, pixel_rate, area, clean_up)
     name = category if category is not None else known[0] if len(known) == 1 else None
     if nominal is not None:
         if name is not None and known and name not in known:

@@ -4,7 +4,7 @@ import inspect
 import re
 from pathlib import Path
 
-from lit_ad.detector import components, marking
+from lit_ad.detector import clean_up, components, marking
 from lit_ad.detector.card import Card
 from lit_ad.errors import NOT_FINITE
 from lit_ad.image.limits import DEFAULTS, MEGAPIXELS, METADATA
@@ -140,7 +140,7 @@ for path in sys.argv[1:]:
 def describe_marking(region: Roi | None) -> tuple[str, str, str]:
     """Of the anomalous pixels: lit_ad's own code that marks them; how the example calls it; what it prints."""
     parts = []
-    for part in (components, marking, bilinear):
+    for part in (components, clean_up, marking, bilinear):
         source = inspect.getsource(part)
         source = re.sub(r'^"""(?:.|\n)*?"""\n', "", source)  # of a module: what it is for
         parts.append(re.sub(r"^(?:from|import) .*\n", "", source, flags=re.MULTILINE).strip("\n"))

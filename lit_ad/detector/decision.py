@@ -61,6 +61,7 @@ class Decision:
             trained the detector. Nothing: the images took no part in training.
         peaks: Of each map, the highest value at which it has a region of `pixel_rule.area` pixels.
         pixels: The histogram of the maps' pixels, by category.
+        grains: Of each map, the pixels of its highest peak (`held_out.grain`).
         pixel_rule: Which pixels are anomalous.
 
     Raises:
@@ -77,6 +78,7 @@ class Decision:
     folds: Mapping[str, Sequence[int]] = field(default_factory=dict)
     peaks: Mapping[str, Floats] = field(default_factory=dict)
     pixels: Mapping[str, NominalPixels] = field(default_factory=dict)
+    grains: Mapping[str, Floats] = field(default_factory=dict)
     pixel_rule: PixelRule = field(default_factory=PixelRule)
 
     def __post_init__(self) -> None:
@@ -101,7 +103,7 @@ class Decision:
     @cached_property
     def pixel_decision(self) -> PixelDecision:
         """What is done about the pixels of a map."""
-        held = (self.maxima, self.medians, self.peaks, self.pixels)
+        held = (self.maxima, self.medians, self.peaks, self.pixels, self.grains)
         return PixelDecision(*held, self.pixel_rule, self.false_alarm, self.pixels_by_hand)
 
     @property
@@ -111,7 +113,7 @@ class Decision:
 
     def without_maps(self) -> "Decision":
         """The same for a network that gives scores alone."""
-        nothing: dict[str, Any] = {"maxima": {}, "medians": {}, "peaks": {}, "pixels": {}, "pixels_by_hand": {}}
+        nothing: dict[str, Any] = {name: {} for name in (*HELD, "pixels_by_hand") if name != "scores"}
         return replace(self, **nothing, pixel_rule=PixelRule())
 
     def with_pixel_rule(self, rule: PixelRule) -> "Decision":

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lit_ad.detector.clean_up import CleanUp
 from lit_ad.detector.components import Mask, connected
 
 
@@ -16,10 +17,12 @@ class Marking:
     Args:
         threshold: Pixels above it are marked.
         area: Where they are connected to at least as many pixels above it (8-connected), themselves included.
+        clean_up: What is made of the marked pixels. None: nothing.
     """
 
     threshold: float
     area: int = 1
+    clean_up: CleanUp | None = None
 
     def __call__(self, anomaly_map: NDArray[np.float32], inside: Mask | None = None) -> Mask:
         """Return the anomalous pixels of a map, (H, W) -> (H, W). `inside` (H, W): what counts of it; None: all."""
@@ -29,7 +32,7 @@ class Marking:
         if self.area > 1:
             parts = connected(marked)
             marked = parts.paint(parts.sizes >= self.area)
-        return marked
+        return marked if self.clean_up is None else self.clean_up(anomaly_map, marked, inside)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, for JSON."""
@@ -38,4 +41,5 @@ class Marking:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Marking":
         """The inverse of `to_dict`."""
-        return cls(**values)
+        clean_up = values["clean_up"]
+        return cls(values["threshold"], values["area"], None if clean_up is None else CleanUp(**clean_up))

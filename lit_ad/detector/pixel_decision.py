@@ -9,6 +9,18 @@ What each rule promises (`PixelRule.kind`):
 - pixel: a share r of the held-out maps' pixels lies above the threshold, in the mean over images. So does about r of a
   new nominal image, in the mean, and provably no more than (n r + 1) / (n + 1) of n held-out images (conformal risk
   control: Angelopoulos et al., 2022, https://arxiv.org/abs/2208.02814). It is no rate of images.
+
+How a clean-up is learned (`PixelRule.clean_up`), from the same maps and nothing else:
+
+- A region that holds a marked pixel ends where a share `rate` of nominal pixels is as high: what is unusual for an
+  image says that there is a defect, and what is unusual for a pixel says how far it reaches.
+- The *grain* of the maps is how many pixels a peak of theirs has: those connected to a map's maximum above half of its
+  height over the map's 99th percentile, the median over the held-out maps. Gaps narrower than such a peak (its side,
+  the square root) are closed, holes of no more pixels are filled, and smaller regions are dropped, since no map tells
+  such things from its own noise. With "region", regions of fewer than `area` pixels are dropped.
+
+Images without a marked pixel have none after it: the rates of "image" and "region" hold for the cleaned mask as well.
+That of "pixel" is of the pixels before it.
 """
 
 from collections.abc import Mapping
@@ -18,6 +30,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from lit_ad.detector.clean_up import CleanUp
 from lit_ad.detector.components import Mask
 from lit_ad.detector.marking import Marking
 from lit_ad.detector.nominal_pixels import NominalPixels
@@ -36,6 +49,7 @@ class PixelDecision:
     medians: Mapping[str, Floats]
     peaks: Mapping[str, Floats]
     pixels: Mapping[str, NominalPixels]
+    grains: Mapping[str, Floats]
     rule: PixelRule
     false_alarm: float
     by_hand: Mapping[str, float]
@@ -46,6 +60,11 @@ class PixelDecision:
             raise UserError(f"decision.pixel and what goes with it are for anomaly maps, and {NO_MAPS}: leave them out")
         kind, area = self.rule.kind, self.rule.area
         anew = "train anew, or take good images for it: lit-ad recalibrate FILE --nominal FOLDER --replace"
+        known = set(self.pixels) == set(self.grains) == set(self.maxima)
+        if self.rule.clean_up is not None and not known:
+            raise UserError(
+                f"decision.clean_up is learned from held-out maps, of which this model has too little: {anew}"
+            )
         if kind == "pixel" and set(self.pixels) != set(self.maxima):
             raise UserError(f"decision.pixel pixel needs the pixels of held-out maps, which this model has not: {anew}")
         if kind == "region" and set(self.peaks) != set(self.maxima):
@@ -56,9 +75,8 @@ class PixelDecision:
 
     @property
     def rate(self) -> float:
-        """The rate that was asked for: of nominal images, or of pixels."""
-        rate = self.rule.rate
-        return self.false_alarm if rate is None or self.rule.kind != "pixel" else rate
+        """The rate of nominal pixels that was asked for."""
+        return self.false_alarm if self.rule.rate is None else self.rule.rate
 
     def operating_point(self, category: str | None) -> OperatingPoint | None:
         """The threshold, and what it stands for: a held-out image lies above it with any pixel, or with a region of
@@ -90,7 +108,23 @@ class PixelDecision:
         """What is marked in maps of a category. None without maps."""
         point = self.operating_point(category)
         area = self.rule.area if self.rule.kind == "region" else None
-        return None if point is None else Marking(point.threshold, area or 1)
+        clean_up = None if point is None else self.clean_up(category, point.threshold)
+        return None if point is None else Marking(point.threshold, area or 1, clean_up)
+
+    def clean_up(self, category: str | None, threshold: float) -> CleanUp | None:
+        """What is made of pixels above a threshold: what was given, and what is learned. None: nothing."""
+        given, pixels = self.rule.clean_up, self.pixels_of(category)
+        if given is None or pixels is None:
+            return None
+        grain = float(np.median(of_category(self.grains, category)))
+        low = pixels.threshold(self.rate) if given.low is None else given.low
+        smallest = round(grain) if self.rule.kind != "region" else self.rule.area or 1
+        return CleanUp(
+            min(low, threshold),
+            round(grain**0.5 / 2) if given.closing is None else given.closing,
+            round(grain) if given.holes is None else given.holes,
+            smallest if given.area is None else given.area,
+        )
 
     def mask(self, anomaly_map: NDArray[np.float32], category: str | None, inside: Mask | None) -> Mask:
         """Where an anomaly map is anomalous. Raises UserError if no held-out image had a map, and NotFiniteError."""

@@ -19,9 +19,11 @@ def pixel_guarantee(decision: Decision, category: str | None = POOLED) -> str:
         assert point.share is not None
         most = (point.held_out * point.share + 1) / (point.held_out + 1)
         proven = "" if chosen or folds else f" Proven is a mean of at most {100 * most:.3g} %."
+        before = " It is of the pixels before the clean-up." if rule.clean_up else ""
         return (
             f"In the mean over images, {100 * point.share:.3g} % of a held-out nominal image's pixels lie above the "
             f"pixel threshold, and about as many of a new one's{approximate}.{proven} A single image may have more."
+            f"{before}"
         )
     what = "any anomalous pixel"
     if rule.kind == "region":

@@ -13,7 +13,7 @@ from lit_ad.batch import Batch
 from lit_ad.detector.decision import NO_DECISION, Decision
 from lit_ad.detector.guarantee import by_hand
 from lit_ad.detector.held_out import HeldOutImages, join_held
-from lit_ad.detector.pixel_rule import PixelKind, PixelRule
+from lit_ad.detector.pixel_rule import CleanUpKey, PixelKind, PixelRule
 from lit_ad.distributed import gather
 from lit_ad.errors import UserError, check_number
 from lit_ad.image.view import View
@@ -40,8 +40,12 @@ class Calibration(L.Callback):
         pixel: Which pixels are anomalous. "image": at most that rate of nominal images have any; "region": at most that
             rate have a region of `area` connected pixels or more, and smaller ones are not marked; "pixel": about
             `pixel_rate` of nominal pixels. None: the checkpoint's, image in a first training.
-        pixel_rate: The rate of nominal pixels of "pixel". None: the checkpoint's, false_alarm in a first training.
+        pixel_rate: The rate of nominal pixels of "pixel", and of where a cleaned-up region ends. None: the
+            checkpoint's, false_alarm in a first training.
         area: Pixels of the smallest region that counts, at the images' size. None: the checkpoint's, if it has one.
+        clean_up: Grow anomalous pixels to the outline of a defect: true, by what is learned from held-out maps; false;
+            or any of {low: 0.5, closing: 3, holes: 50, area: 50} in place of what is learned. None: the checkpoint's,
+            false in a first training.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class Calibration(L.Callback):
         pixel: PixelKind | None = None,
         pixel_rate: float | None = None,
         area: int | None = None,
+        clean_up: CleanUpKey | None = None,
     ) -> None:
         if false_alarm is not None and not 0 < false_alarm < 1:
             raise UserError(f"decision.false_alarm is a rate between 0 and 1, not {false_alarm}")
@@ -58,7 +63,7 @@ class Calibration(L.Callback):
             check_number("decision.folds", folds, least=2)
         self.false_alarm, self.folds = false_alarm, folds
         self.left_out: Decision | None = None  # by the images that the trainings of the folds left out; of the last one
-        self.given: dict[str, Any] = {"kind": pixel, "rate": pixel_rate, "area": area}
+        self.given: dict[str, Any] = {"kind": pixel, "rate": pixel_rate, "area": area, "clean_up": clean_up}
         self.rate = 0.01 if false_alarm is None else false_alarm  # in checkpoints: those between validations need it
         self.pixel_rule = PixelRule().changed(**self.given)  # the same
         self.warned = False

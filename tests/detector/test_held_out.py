@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from lit_ad.detector.held_out import HeldOutImages, join_held
+from lit_ad.detector.held_out import HeldOutImages, grain, join_held
 from lit_ad.image.roi import Roi
 
 GENERATOR = np.random.default_rng(0)
@@ -58,3 +58,14 @@ def test_parts_are_joined_in_any_order() -> None:
         assert joined["pixels"]["nut"].to_dict() == whole["pixels"]["nut"].to_dict()
     older = {**parts[0], "pixels": {}, "peaks": {}}  # of a checkpoint that has none
     assert not join_held([older, parts[1]])["pixels"] and not join_held([older, parts[1]])["peaks"]
+
+
+def test_the_grain_is_the_highest_peak_at_half_of_its_height() -> None:
+    heat = np.zeros((40, 50), np.float32)
+    heat[10:14, 20:25] = 0.6
+    heat[11, 22] = 1
+    heat[30:40] = 0.55  # above half as well, but elsewhere
+    assert grain(heat, 0.0, None) == 20 == heat.size // 100
+    assert grain(heat, 0.3, None) == 1
+    assert grain(heat, 0.0, np.arange(50) < 22) == 8
+    assert grain(np.ones((5, 5), np.float32), 1.0, None) == 1

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 
+from lit_ad.detector.clean_up import CleanUp
 from lit_ad.detector.marking import Marking
 
 
@@ -28,6 +29,14 @@ def test_regions_of_fewer_pixels_are_not() -> None:
     assert not Marking(0.5, 4)(values, heat((0, 0, 2, 30)) == 1).any()
 
 
+def test_marked_pixels_are_cleaned_up() -> None:
+    values = heat((2, 2, 5, 5), (10, 10, 12, 12))
+    values[4, 5:9] = values[11, 12:15] = 0.4
+    cleaned = Marking(0.5, 5, CleanUp(0.3))(values)
+    assert cleaned.sum() == 13 and not cleaned[10:].any()  # the second one has 4 pixels above the threshold
+    assert Marking(0.5, 5, CleanUp(0.3))(values, heat((0, 0, 20, 7)) == 1).sum() == 11
+
+
 def test_to_json_and_back() -> None:
-    marking = Marking(0.25, 7)
-    assert Marking.from_dict(json.loads(json.dumps(marking.to_dict()))) == marking
+    for marking in (Marking(0.25, 7), Marking(0.25, 7, CleanUp(0.1, 2, 30, 40))):
+        assert Marking.from_dict(json.loads(json.dumps(marking.to_dict()))) == marking

@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from lit_ad.detector.decision import Decision
 from lit_ad.detector.held_out import HeldOutImages
-from lit_ad.detector.pixel_rule import PixelRule
+from lit_ad.detector.pixel_rule import GivenCleanUp, PixelRule
 from lit_ad.errors import UserError
 
 AREA = 6
@@ -92,3 +92,39 @@ def test_a_rule_that_the_held_out_images_do_not_allow() -> None:
     with pytest.raises(UserError, match=r"are for anomaly maps, and the held-out images of this model had no"):
         Decision({"": np.ones(3)}, pixel_rule=RULES["pixel"])
     assert decided(maps, RULES["pixel"]).without_maps().pixel_threshold() is None
+
+
+def test_a_learned_clean_up_is_of_the_held_out_maps() -> None:
+    maps = draw(np.random.default_rng(6), 19)
+    decision = decided(maps, PixelRule(rate=0.05, clean_up=GivenCleanUp()))
+    marking = decision.marking()
+    assert marking is not None and marking.clean_up is not None
+    assert np.mean([(heat > marking.clean_up.low).mean() for heat in maps]) == pytest.approx(0.05, abs=0.003)
+    grain = float(np.median(decision.grains[""]))
+    assert marking.clean_up.closing == round(grain**0.5 / 2)
+    assert (marking.clean_up.holes, marking.clean_up.area) == (round(grain), round(grain))
+    given = decision.with_pixel_rule(decision.pixel_rule.changed(clean_up={"closing": 9, "low": 99.0})).marking()
+    assert given is not None and given.clean_up is not None
+    assert given.clean_up.closing == 9 and given.clean_up.holes == marking.clean_up.holes
+    assert given.clean_up.low == given.threshold  # and no higher
+    region = decided(maps, PixelRule("region", area=AREA, clean_up=GivenCleanUp())).marking()
+    assert region is not None and region.clean_up is not None and region.clean_up.area == AREA
+
+
+@pytest.mark.parametrize("kind", ["image", "region"])
+def test_a_clean_up_leaves_the_rate_of_images_as_it_is(kind: str) -> None:
+    maps, new = (draw(np.random.default_rng(seed), 19) for seed in (7, 8))
+    plain = decided(maps, RULES[kind], 0.3)
+    cleaned = plain.with_pixel_rule(plain.pixel_rule.changed(clean_up={"area": 1}))
+    masks = [(plain.mask(heat), cleaned.mask(heat)) for heat in new]
+    assert [before.any() for before, _ in masks] == [after.any() for _, after in masks]
+    assert all((after >= before).all() for before, after in masks)
+    assert sum(after.sum() for _, after in masks) > sum(before.sum() for before, _ in masks)
+
+
+def test_a_clean_up_needs_maps_that_were_looked_at_for_it() -> None:
+    decision = decided(draw(np.random.default_rng(9), 9), PixelRule())
+    with pytest.raises(
+        UserError, match=r"decision.clean_up is learned from held-out maps, of which this model has too"
+    ):
+        replace(decision, grains={}, pixel_rule=PixelRule(clean_up=GivenCleanUp()))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lit_ad.detector.pixel_rule import PixelRule
+from lit_ad.detector.pixel_rule import GivenCleanUp, PixelRule
 from lit_ad.errors import UserError
 
 
@@ -21,6 +21,29 @@ def test_values_that_cannot_be(key: str, value: float) -> None:
 def test_keys_that_do_not_go_together() -> None:
     with pytest.raises(UserError, match=r"decision.pixel region needs decision.area"):
         PixelRule("region").check()
-    with pytest.raises(UserError, match=r"decision.pixel_rate is for decision.pixel pixel, not image"):
+    with pytest.raises(UserError, match=r"decision.pixel_rate is for decision.pixel pixel, or for decision.clean_up"):
         PixelRule(rate=0.1).check()
     PixelRule(area=5).check()  # it may be used later
+
+
+def test_a_clean_up_is_off_learned_or_given() -> None:
+    learned = PixelRule().changed(clean_up=True)
+    assert learned.clean_up == GivenCleanUp() and learned.changed(clean_up=False) == PixelRule()
+    given = learned.changed(clean_up={"closing": 3, "low": 0.5})
+    assert given.clean_up == GivenCleanUp(low=0.5, closing=3) and given.changed() == given
+    assert PixelRule.from_dict(given.to_dict()) == given
+    PixelRule(rate=0.1, clean_up=GivenCleanUp()).check()
+
+
+@pytest.mark.parametrize(
+    ("clean_up", "message"),
+    [
+        ({"opening": 3}, r"decision.clean_up has no opening, but low, closing, holes, area"),
+        ({"closing": -1}, r"decision.clean_up.closing"),
+        ({"area": 0}, r"decision.clean_up.area"),
+        ({"holes": 1.5}, r"decision.clean_up.holes is a number of pixels, not 1.5"),
+    ],
+)
+def test_a_clean_up_that_cannot_be(clean_up: dict[str, float], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        PixelRule().changed(clean_up=clean_up)
