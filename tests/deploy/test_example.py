@@ -4,7 +4,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,15 @@ from lit_ad import Detector
 from lit_ad.deploy.example import example, example_name
 from lit_ad.deploy.export import SUFFIX, export
 from lit_ad.deploy.exported_file import write_onnx
-from lit_ad.detector.pixel_rule import PixelRule
+from lit_ad.detector.decision import Decision
+from lit_ad.detector.held_out import HeldOutImages
+from lit_ad.detector.pixel_rule import GivenCleanUp, PixelRule
 from lit_ad.errors import NOT_FINITE, NotFiniteError, UserError
 from lit_ad.image.pixels import read_image
 from lit_ad.image.view import View
 from lit_ad.methods.network import inference
 from lit_ad.methods.stfpm import STFPM
-from tests.deploy.test_export import DECISION, export_every_format, pictures
+from tests.deploy.test_export import export_every_format, pictures
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -72,15 +73,18 @@ def test_neither_the_example_nor_the_detector_judges_what_is_not_finite(files: d
 def onnx_of(
     small_models: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[View], tuple[Path, Path]]:
-    """onnx_of(view): STFPM with that view as an ONNX file that marks regions, and the example beside it."""
+    """onnx_of(view): STFPM with that view as an ONNX file that marks cleaned-up regions, and the example beside it."""
 
     def onnx_of(view: View) -> tuple[Path, Path]:
         images: list[Any] = pictures(1) if view.window is None else [np.zeros((70, 90), np.uint16)]
         home = tmp_path_factory.mktemp("with_view")
         method = STFPM(**{**small_models["STFPM"]["init_args"], "view": view}).eval().requires_grad_(False)
-        heat = np.concatenate([found.anomaly_map.ravel() for found in Detector(inference(method), method.card)(images)])
-        by_hand = replace(DECISION, medians={}).with_threshold(float(np.quantile(heat, 0.9)), pixels=True)
-        method.decision = replace(by_hand, pixel_rule=PixelRule("region", area=5), peaks=by_hand.maxima)
+        seen = HeldOutImages(5)
+        for found in Detector(inference(method), method.card)(images):
+            seen.add("a", found.score, found.anomaly_map, found.roi)
+        rule = PixelRule("region", 0.2, 5, GivenCleanUp(closing=1))
+        decision = Decision(**seen.held, false_alarm=0.3, pixel_rule=rule)
+        method.decision = decision.with_threshold(seen.held["pixels"]["a"].threshold(0.1), pixels=True)
         export(method, home / "model.onnx", "onnx")
         (home / "example.py").write_text(example(home / "model.onnx", Detector.load(home / "model.onnx").card))
         assert ("lit_ad " in (home / "example.py").read_text().splitlines()[0]) == (view.tile is not None)

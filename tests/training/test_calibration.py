@@ -454,6 +454,11 @@ def test_pixels_are_decided_by_the_rule_of_the_training_and_a_test_takes_another
         pooled = results.rows["pooled"]
         assert pooled["mask_false_alarm_rate"] == pooled["mask_false_alarms"] / pooled["nominal_images"]
     assert region.pixel_threshold != pixel.pixel_threshold
+    cleaned = tested(Calibration(clean_up={"closing": 2})).results
+    assert cleaned is not None and cleaned.decision is not None
+    marking = cleaned.decision["thresholds"][0]["pixels"]["marking"]
+    assert marking["clean_up"]["closing"] == 2 and marking["clean_up"]["low"] <= marking["threshold"]
+    assert cleaned.rows["pooled"]["mask_false_alarms"] == region.rows["pooled"]["mask_false_alarms"]
     with pytest.raises(UserError, match="looked at for regions of 6 pixels, which those of this model were not"):
         tested(Calibration(area=6))
     with pytest.raises(UserError, match=r"decision.pixel region needs decision.area"):
