@@ -27,7 +27,8 @@ from lit_ad.deploy.self_check import make_check
 from lit_ad.detector.card import Card
 from lit_ad.detector.decision import Decision
 from lit_ad.detector.exported import load_exported
-from lit_ad.detector.pixel_rule import PixelRule
+from lit_ad.detector.nominal_pixels import NominalPixels
+from lit_ad.detector.pixel_rule import GivenCleanUp, PixelRule
 from lit_ad.errors import UserError
 from lit_ad.image.pixels import read_image
 from lit_ad.image.view import View
@@ -52,6 +53,13 @@ IN_REGIONS = replace(
     maxima={"a": [2.0], "b": [2.0]},  # type: ignore[dict-item]
     peaks={"a": [1.4], "b": [1.4]},  # type: ignore[dict-item]
     pixel_rule=PixelRule("region", area=60),
+)
+PIXELS = NominalPixels.of_image(np.linspace(0, 1.2, 1000, dtype=np.float32))
+CLEANED = replace(
+    IN_REGIONS,
+    pixels={"a": PIXELS, "b": PIXELS},
+    grains={"a": [40.0], "b": [40.0]},  # type: ignore[dict-item]
+    pixel_rule=PixelRule("region", 0.1, 60, GivenCleanUp(closing=2)),
 )
 SHAPE = (90, 100)  # of the images that go with a region of interest
 
@@ -162,6 +170,8 @@ def mask(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("STFPM", {}, {}),
         ("STFPM", {"fit": "pad"}, {"top": 0.02}),
         ("STFPM", {"fit": "pad"}, {"decision": IN_REGIONS}),
+        ("STFPM", {"fit": "pad"}, {"decision": CLEANED}),
+        ("STFPM", {"fit": "pad", "roi": "mask"}, {"decision": CLEANED}),
         ("STFPM", {"image_size": (80, 72), "interpolation": "bicubic", "crop": 64}, {"map_scored": False}),
         ("STFPM", {"image_size": (50, 60), "fit": "pad", "interpolation": "bicubic", "multiple": 64}, {}),
         ("STFPM", {"fit": "pad", "roi": (5, 3, 61, 40)}, {}),

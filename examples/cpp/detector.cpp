@@ -62,7 +62,7 @@ Detector::Detector(const std::string& file, int threads, int pillow) : environme
     if (card.at("decision").is_null()) return;
     for (const auto& [category, threshold] : card.at("threshold").items()) thresholds_[category] = threshold;
     for (const auto& [category, marking] : card.at("marking").items())
-      if (!marking.is_null()) markings_[category] = {marking.at("threshold"), marking.at("area")};
+      if (!marking.is_null()) markings_[category] = Marking::from_json(marking);
     std::vector<double>& all = held_out_[""];
     for (const auto& [category, scores] : card["decision"]["scores"].items()) {
       const auto held = scores.get<std::vector<double>>();
@@ -218,17 +218,16 @@ void Detector::decide(Verdict& verdict, const cv::Size& image) const {
   }
   const Marking* marking = find(markings_, verdict.category);
   if (verdict.map.empty() || !marking) return;
-  cv::Mat labels, sizes, centroids, mask = verdict.map > marking->threshold;
+  cv::Mat labels, sizes, centroids, inside;
   if (view_->region) {
-    cv::Mat counted = cv::Mat::zeros(image, CV_8UC1);
+    inside = cv::Mat::zeros(image, CV_8UC1);
     const Region& region = *view_->region;
-    counted(region.box.rect()).setTo(255, region.inside.empty() ? cv::noArray() : region.inside);
-    mask &= counted;
+    inside(region.box.rect()).setTo(255, region.inside.empty() ? cv::noArray() : region.inside);
   }
+  const cv::Mat mask = (*marking)(verdict.map, inside);
   const int count = cv::connectedComponentsWithStats(mask, labels, sizes, centroids, 8, CV_32S);
   for (int label = 1; label < count; ++label) {
     const int* size = sizes.ptr<int>(label);
-    if (size[cv::CC_STAT_AREA] < marking->area) continue;
     const Box box{size[cv::CC_STAT_TOP], size[cv::CC_STAT_LEFT], size[cv::CC_STAT_TOP] + size[cv::CC_STAT_HEIGHT],
                   size[cv::CC_STAT_LEFT] + size[cv::CC_STAT_WIDTH]};
     double peak;

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "marking.hpp"
 #include "view.hpp"
 
 namespace lit_ad {
@@ -18,12 +19,6 @@ struct FoundRegion {
   Box box;
   int area;
   float peak;  // the map's maximum in it
-};
-
-// Which pixels of a map, at the image's size, are anomalous: those above `threshold`, in regions of at least `area`.
-struct Marking {
-  double threshold;
-  int area;
 };
 
 struct Verdict {
