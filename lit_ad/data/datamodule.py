@@ -178,9 +178,14 @@ class AnomalyDataModule(L.LightningDataModule):
         """The training images once, in order, without augmentation: this process's share of them, none twice."""
         return self._loaders.share(self._items("train", plain=True), self.batch_size)
 
-    def held_out_dataloader(self) -> DataLoader[Batch]:
-        """The validation images in the same way: by tiles, where there are any; this process's share."""
-        return self._loaders.share(self._items("val", plain=True), self.batch_size)
+    def held_out_dataloader(self, numbers: Sequence[int] | None = None) -> DataLoader[Batch]:
+        """The validation images in the same way, or those with these numbers: by tiles, where there are any; this
+        process's share."""
+        tiles = self._images("val").plain().tiles
+        if numbers is not None and tiles is not None:
+            wanted = set(numbers)
+            numbers = [item for item in range(len(tiles)) if tiles.image(item) in wanted]
+        return self._loaders.share(self._items("val", plain=True), self.batch_size, numbers)
 
     def cacheable(self, needs_pixels: bool) -> Iterator[tuple[dict[str, Sequence[int] | None], DataLoader[Batch]]]:
         """Yield what features may be kept of: a loader of items in order, and which of them are those of each split

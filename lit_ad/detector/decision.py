@@ -63,6 +63,7 @@ class Decision:
         pixels: The histogram of the maps' pixels, by category.
         grains: Of each map, the pixels of its highest peak (`held_out.grain`).
         pixel_rule: Which pixels are anomalous.
+        scaled: How many other held-out images of a category set the scale of the maps, and do not decide.
 
     Raises:
         UserError: No score, one that is not finite, or a rate outside (0, 1).
@@ -80,6 +81,7 @@ class Decision:
     pixels: Mapping[str, NominalPixels] = field(default_factory=dict)
     grains: Mapping[str, Floats] = field(default_factory=dict)
     pixel_rule: PixelRule = field(default_factory=PixelRule)
+    scaled: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 0 < self.false_alarm < 1:
@@ -258,6 +260,7 @@ class Decision:
             "pixels_by_hand": dict(self.pixels_by_hand),
             "folds": {category: list(images) for category, images in self.folds.items()},
             "pixel_rule": self.pixel_rule.to_dict(),
+            "scaled": dict(self.scaled),
         }
 
     @classmethod

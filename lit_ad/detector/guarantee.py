@@ -6,6 +6,7 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
+from lit_ad.counts import format_count
 from lit_ad.detector.decision import Decision
 from lit_ad.detector.thresholds import POOLED, may_lie_above
 
@@ -26,10 +27,12 @@ def guarantee(decision: Decision, category: str | None = POOLED) -> str:
     if folds:
         return of_folds(decision, category) + asked
     bound = rate_bound(point.held_out, point.above, CONFIDENCE)
+    others = scale_images_of(decision, category)
+    of_scale = f" {format_count(others, 'other held-out image')} set the scale of the maps." if others else ""
     return (
         f"A nominal image like the held-out ones is called anomalous with a probability of at most {100 * rate:.3g} %, "
         f"over the draw of the held-out images and of the image. The rate of one detector may lie above: with "
-        f"{100 * CONFIDENCE:g} % confidence that of this one is at most {100 * bound:.3g} %.{asked}"
+        f"{100 * CONFIDENCE:g} % confidence that of this one is at most {100 * bound:.3g} %.{asked}{of_scale}"
     )
 
 
@@ -37,6 +40,12 @@ def also_chosen(decision: Decision, category: str | None = POOLED) -> list[str]:
     """What else was chosen on the held-out images of a category, or of all together."""
     known = [category] if category is not None and category in decision.scores else list(decision.scores)
     return list(dict.fromkeys(chosen for name in known for chosen in decision.also_chosen.get(name, ())))
+
+
+def scale_images_of(decision: Decision, category: str | None = POOLED) -> int:
+    """How many held-out images of a category, or of all, set the scale of the maps alone."""
+    known = [category] if category is not None and category in decision.scores else list(decision.scores)
+    return sum(decision.scaled.get(name, 0) for name in known)
 
 
 def describe_chosen(phrases: list[str]) -> str:

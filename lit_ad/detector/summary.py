@@ -1,6 +1,5 @@
 """What a decision is and promises, as plain values for files and pages. NumPy only."""
 
-import math
 from typing import Any
 
 from lit_ad.detector.decision import Decision
@@ -14,9 +13,10 @@ from lit_ad.detector.guarantee import (
     probability_above,
     proven_of_folds,
     rate_bound,
+    scale_images_of,
 )
 from lit_ad.detector.pixel_guarantee import pixel_guarantee
-from lit_ad.detector.thresholds import POOLED
+from lit_ad.detector.thresholds import POOLED, held_out_for
 
 
 def summary(decision: Decision) -> dict[str, Any]:
@@ -46,13 +46,14 @@ def summary_of(decision: Decision, category: str | None) -> dict[str, Any]:
         "pixels": summary_of_pixels(decision, category),
         "kept_rate": decision.kept_rate(category),
         "exact": exact,
+        "scale_images": scale_images_of(decision, category),
         "folds": folds,
         "rate_proven_of_folds": proven,
         "guarantee": guarantee(decision, category),
         "probability_above_rate": probability_above(image.held_out, decision.false_alarm) if exact else None,
         "rate_with_confidence": rate_bound(image.held_out, image.above, CONFIDENCE) if exact else None,
         "confidence": CONFIDENCE,
-        "held_out_for_the_rate": math.ceil(1 / decision.false_alarm - 1e-9) - 1,
+        "held_out_for_the_rate": held_out_for(decision.false_alarm),
         "held_out_for_the_rate_with_confidence": held_out_needed(decision.false_alarm, CONFIDENCE),
     }
 

@@ -1,5 +1,6 @@
 """Thresholds by the scores of held-out images, and what such a threshold stands for. NumPy only."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -63,6 +64,11 @@ def operating_point(held: Floats, rate: float, by_hand: float | None = None) -> 
 def conformal_threshold(held: Floats, rate: float) -> float:
     """The score above which p <= rate, or the highest of all where so few scores (n,), ascending, allow no such p."""
     return float(held[len(held) - may_lie_above(len(held), rate) - 1])
+
+
+def held_out_for(rate: float) -> int:
+    """Return how many held-out images allow a rate."""
+    return math.ceil(1 / rate - 1e-9) - 1
 
 
 def may_lie_above(held_out: int, rate: float) -> int:

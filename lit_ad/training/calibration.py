@@ -9,17 +9,19 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from lit_ad.batch import Batch
+from lit_ad.batch import Batch, Sample
 from lit_ad.detector.decision import NO_DECISION, Decision
 from lit_ad.detector.guarantee import by_hand
 from lit_ad.detector.held_out import HeldOutImages, join_held
 from lit_ad.detector.pixel_rule import CleanUpKey, PixelKind, PixelRule
+from lit_ad.detector.thresholds import held_out_for
 from lit_ad.distributed import gather
 from lit_ad.errors import UserError, check_number
 from lit_ad.image.view import View
 from lit_ad.methods.base import Method
 from lit_ad.teachers.weights import fingerprint
 from lit_ad.training.nominal_images import data_of, held_out, nominal
+from lit_ad.training.scale_images import choose_scale_images, flatten, looked_at
 from lit_ad.training.selection import chosen_in_fit
 
 
@@ -115,14 +117,27 @@ class Calibration(L.Callback):
         self.seen = HeldOutImages(self.pixel_rule.area)
         self.scored_by: str | None = None  # the fingerprint of the weights
         self.calibrated: str | None = None
+        self.scale_images: dict[str, list[int]] = {}  # numbers of held-out ones that do not decide, by category
+        self.undecided: set[Sample] = set()  # the same images
         training = trainer.state.fn == "fit" and not trainer.sanity_checking
         if training and type(pl_module).calibrate is not Method.calibrate:
             # With folds, the last training holds no image out, and each of the others must do as the last one does.
-            none_held = self.folds or not data_of(trainer, pl_module).splits.val
-            looked_at = nominal(trainer, pl_module) if none_held else self._noticed(held_out(trainer, pl_module))
+            val = data_of(trainer, pl_module).splits.val
+            none_held = self.folds or not val
+            if not none_held and not chosen_in_fit(trainer, pl_module, self.validations + 1, scaled=False):
+                self.scale_images = choose_scale_images(val, held_out_for(self.rate))
+            rows = looked_at(val, self.scale_images)
+            scaling = nominal(trainer, pl_module) if none_held else self._noticed(held_out(trainer, pl_module, rows))
             with torch.no_grad():
-                pl_module.calibrate(nominal(trainer, pl_module), looked_at)
+                pl_module.calibrate(nominal(trainer, pl_module), scaling)
+            self.scale_images = self.scale_images if self.looked else {}
             self.calibrated = weights_of(trainer)
+        elif trainer.state.fn == "validate" and pl_module.decision is not None and any(pl_module.decision.scaled):
+            halves = choose_scale_images(data_of(trainer, pl_module).splits.val, 0)
+            self.scale_images = {name: rows for name, rows in halves.items() if name in pl_module.decision.scaled}
+        if self.scale_images:
+            samples = data_of(trainer, pl_module).splits.val
+            self.undecided = {samples[row] for row in flatten(self.scale_images)}
 
     def _adopt(self, earlier: Decision | None) -> None:
         """Take from an earlier decision what was not given."""
@@ -154,6 +169,8 @@ class Calibration(L.Callback):
     ) -> None:
         roi = pl_module.view.region
         for sample, size, judgement in zip(batch.samples, batch.sizes, outputs, strict=True):
+            if sample in self.undecided:
+                continue
             anomaly_map = None if judgement.seen is None else judgement.original_map(size, roi)
             self.seen.add(sample.category, judgement.score, anomaly_map, roi)
 
@@ -171,17 +188,21 @@ class Calibration(L.Callback):
             decision = Decision(**held, **settings)
         if fitting:
             self.validations += 1
+            scaled = {name: len(rows) for name, rows in self.scale_images.items()}
             if left_out is None:
-                chosen = chosen_in_fit(trainer, pl_module, self.validations, self.looked)
-                decision = replace(decision, also_chosen=dict.fromkeys(decision.scores, chosen))
+                chosen = {
+                    name: chosen_in_fit(trainer, pl_module, self.validations, self.looked and name not in scaled)
+                    for name in decision.scores
+                }
+                decision = replace(decision, also_chosen=chosen, scaled=scaled)
             if earlier is not None and by_hand(earlier):
                 lines = "; ".join(by_hand(earlier))
                 rank_zero_warn(
                     f"thresholds set by hand were of the weights before this training, and are gone: {lines}"
                 )
         elif earlier is not None:  # the same weights
-            kept = {name: getattr(earlier, name) for name in ("also_chosen", "by_hand", "pixels_by_hand", "folds")}
-            decision = replace(decision, **kept)
+            kept = ("also_chosen", "by_hand", "pixels_by_hand", "folds", "scaled")
+            decision = replace(decision, **{name: getattr(earlier, name) for name in kept})
         pl_module.decision = decision
         pl_module.decided_for = trainer.strategy.broadcast(self.scored_by)  # the first process has a batch
         if self.folds is None or left_out is not None:

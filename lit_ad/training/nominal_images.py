@@ -1,6 +1,6 @@
 """The nominal images of a run, with their features, as a method's statistics want them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -25,10 +25,12 @@ def nominal(trainer: L.Trainer, method: Method) -> Iterator[tuple[Tensor, list[T
     return described(trainer, method, loader, int(trainer.num_training_batches) if limited else None)
 
 
-def held_out(trainer: L.Trainer, method: Method) -> Iterator[tuple[Tensor, list[Tensor]]]:
-    """The same of the held-out images."""
+def held_out(
+    trainer: L.Trainer, method: Method, numbers: Sequence[int] | None = None
+) -> Iterator[tuple[Tensor, list[Tensor]]]:
+    """The same of the held-out images, or of those with these numbers."""
     data = data_of(trainer, method)
-    return described(trainer, method, data.held_out_dataloader(), None)
+    return described(trainer, method, data.held_out_dataloader(numbers), None)
 
 
 def data_of(trainer: L.Trainer, method: Method) -> Any:
