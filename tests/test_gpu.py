@@ -201,19 +201,30 @@ main()
 """
 
 
-@pytest.mark.parametrize("format", ["torch", "onnx"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("device", ["torch", "cuda", "tensorrt"])
 def test_an_exported_file_on_the_gpu(
-    format: str, small_models: dict[str, dict[str, Any]], images: Path, tmp_path: Path, without_tf32: None
+    device: str,
+    precision: Any,
+    small_models: dict[str, dict[str, Any]],
+    images: Path,
+    tmp_path: Path,
+    without_tf32: None,
 ) -> None:
-    if format == "onnx":
+    if device != "torch":
         runtime = pytest.importorskip("onnxruntime")
-        if "CUDAExecutionProvider" not in runtime.get_available_providers():
-            pytest.skip("needs onnxruntime-gpu")
+        if f"{device}executionprovider" not in {name.lower() for name in runtime.get_available_providers()}:
+            pytest.skip("needs onnxruntime-gpu, and TensorRT")
+    elif precision == "fp16":
+        pytest.skip("files of torch are fp32")
     method = trained("STFPM", small_models, images, tmp_path, "gpu").cpu()
-    file = tmp_path / ("model.onnx" if format == "onnx" else "model.pt2")
-    export(method, file, format)  # type: ignore[arg-type]
+    file = tmp_path / ("model.pt2" if device == "torch" else "model.onnx")
+    export(method, file, "torch" if device == "torch" else "onnx", precision, carried=pictures(images)[:3])
     checkpoint = Detector(inference(method), method.card)
-    assert largest_difference(checkpoint, Detector.load(file, device="cuda"), pictures(images)) < PARTS
+    exported = Detector.load(file, device="cuda" if device == "torch" else device)
+    assert largest_difference(checkpoint, exported, pictures(images)) < (PARTS if precision == "fp32" else 2e-2)
+    if device == "tensorrt":
+        assert list(tmp_path.glob("model.onnx.tensorrt/*/*.engine")), "an engine is kept beside the file"
 
 
 def test_a_stream_holds_no_more_memory_than_its_first_images(

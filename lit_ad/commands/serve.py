@@ -45,7 +45,7 @@ def serve(
         file: An exported detector, a checkpoint or a run.
         host: The address to listen at.
         port: The port; 0 for a free one.
-        device: cpu, cuda or cuda:1; of an .xml, what OpenVINO calls it, such as GPU.
+        device: cpu, cuda or cuda:1; of an .onnx, tensorrt too; of an .xml, what OpenVINO calls it, such as GPU.
         weights: The teacher's, if a checkpoint does not find them.
         journal: A folder that each verdict is written to, with pictures of what matters, and that is tested for drift.
             None: nothing is kept.

@@ -37,7 +37,7 @@ def speed(
         batch: Batch sizes. None: 1 and 4.
         seconds: That each row is measured for.
         images: Folder: from files to verdicts. None: the network alone, on random pixels of its size.
-        device: cpu, cuda or cuda:1; of an .xml, what OpenVINO calls it, such as GPU.
+        device: cpu, cuda or cuda:1; of an .onnx, tensorrt too; of an .xml, what OpenVINO calls it, such as GPU.
         weights: The teacher's, if a checkpoint does not find them.
     """
     check_number("--seconds", seconds, least=0, above=True)

@@ -81,7 +81,7 @@ class Detector:
         Args:
             path: RUN, whose best checkpoint is taken, or a file.
             weights: The teacher's, if a checkpoint does not find them.
-            device: cpu, cuda or cuda:1; of an .xml, what OpenVINO calls it, such as GPU.
+            device: cpu, cuda or cuda:1; of an .onnx, tensorrt too; of an .xml, what OpenVINO calls it, such as GPU.
             verify: Whether an exported file is compared with its checkpoint.
 
         Raises:

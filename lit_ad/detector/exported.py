@@ -13,7 +13,8 @@ def load_exported(file: Path, device: str = "cpu") -> Loaded:
 
     Args:
         file: .onnx, .xml or .pt2.
-        device: cpu; cuda or cuda:1 for .onnx and .pt2; what OpenVINO calls it for .xml, such as GPU, NPU or AUTO.
+        device: cpu; cuda or cuda:1 for .onnx and .pt2; tensorrt or tensorrt:1 for .onnx; what OpenVINO calls it for
+            .xml, such as GPU, NPU or AUTO.
 
     All bytes are compared with the file's checksum first: 0.6 s for each GiB, 0.3 s of a .pt2.
 

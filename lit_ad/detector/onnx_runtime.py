@@ -1,72 +1,130 @@
 """ONNX Runtime, for .onnx files."""
 
+from collections.abc import Sequence
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_ad.detector.runtimes import KEY, Loaded, card_of_text, need, one_at_a_time, run_once
+from lit_ad.detector.onnx_gpu import (
+    INSTALL,
+    LARGEST_BATCH,
+    bound_network,
+    engine_folder,
+    gpu_of,
+    gpu_providers,
+    tensorrt_version,
+)
+from lit_ad.detector.runtimes import KEY, Loaded, card_of_text, need, run_once
 from lit_ad.detector.scoring import Network
 from lit_ad.detector.self_check import CHECK_KEY
 from lit_ad.errors import UserError
 from lit_ad.image.view import Floats
-from lit_ad.integrity import check_seal, why_unreadable
+from lit_ad.integrity import check_seal, first_line, why_unreadable
 from lit_ad.machine import cores, no_device
 from lit_ad.names import utf8_path
 
-CUDA = "CUDAExecutionProvider"  # of ONNX Runtime
+CPU = "CPUExecutionProvider"
 
 
 def load_onnx(file: Path, device: str) -> Loaded:
-    """By ONNX Runtime, on CUDA if `device` says so. For several callers there is a second session, of fewer threads."""
+    """By ONNX Runtime, on a CPU, or by CUDA or TensorRT where `device` says so."""
     runtime = need("onnxruntime", "onnx")
-    providers = onnx_providers(runtime, device)
+    return load_on_cpu(runtime, file) if device == "cpu" else load_on_gpu(runtime, file, device)
+
+
+def load_on_cpu(runtime: Any, file: Path) -> Loaded:
+    """For several callers there is a second session, of fewer threads."""
     fingerprint = check_seal(file)
-
-    def session(threads: int = 0) -> Any:
-        options = runtime.SessionOptions()
-        options.log_severity_level, options.intra_op_num_threads = 3, threads  # 0: as many as there are cores
-        # Threads that wait without spinning leave the cores to those that read images.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        try:
-            with utf8_path(file) as path:
-                made = runtime.InferenceSession(str(path), options, providers=providers)
-        except Exception as error:  # its own kinds
-            raise UserError(f"{file} cannot be read by ONNX Runtime: {why_unreadable(error)}") from error
-        if device != "cpu" and CUDA not in made.get_providers():  # it says so in its log, and takes the CPU
-            raise no_device(device, "ONNX Runtime", ["cpu"])
-        return made
-
-    def network_of(session: Any) -> Network:
-        def run(pixels: NDArray[np.uint8]) -> tuple[Floats | None, Floats]:
-            score, *maps = session.run(None, {"pixels": pixels})
-            return (maps[0] if maps else None), score
-
-        return run
-
-    all_cores = session()
+    all_cores = make_session(runtime, file, [CPU])
     metadata = all_cores.get_modelmeta().custom_metadata_map
     card = card_of_text(metadata.get(KEY), file)
     network = run_once(network_of(all_cores), card)
 
     def network_for(callers: int) -> Network:
-        if device != "cpu":
-            return one_at_a_time(network)
-        return run_once(network_of(session(max(1, cores() // callers))), card)
+        return run_once(network_of(make_session(runtime, file, [CPU], max(1, cores() // callers))), card)
 
-    name = f"ONNX Runtime {runtime.__version__} ({', '.join(all_cores.get_providers())})"
+    name = f"ONNX Runtime {runtime.__version__} ({CPU})"
     return Loaded(network, card, network_for, name, metadata.get(CHECK_KEY), fingerprint)
 
 
-def onnx_providers(runtime: Any, device: str) -> list[Any]:
-    """What ONNX Runtime calls a device. Raises UserError if it has no such device."""
-    if device == "cpu":
-        return ["CPUExecutionProvider"]
-    kind, _, number = device.partition(":")
-    built = CUDA in runtime.get_available_providers()
-    if kind != "cuda" or not built or not (number.isdecimal() or device == kind):
-        there = ["cpu", "cuda"] if built else ["cpu"]
-        more = "" if built or kind != "cuda" else "; for cuda, pip install onnxruntime-gpu"
-        raise no_device(device, "ONNX Runtime", there, more)
-    return [(CUDA, {"device_id": int(number or 0)}), "CPUExecutionProvider"]
+def load_on_gpu(runtime: Any, file: Path, device: str) -> Loaded:
+    """The network serves one caller at a time: a GPU's memory is for one batch.
+
+    Raises:
+        UserError: There is no such GPU, or the libraries of CUDA or TensorRT are not there.
+    """
+    kind, number = gpu_of(runtime, device)
+    fingerprint = check_seal(file)
+    metadata = read_metadata(runtime, file)
+    card = card_of_text(metadata.get(KEY), file)
+    engines = engine_folder(file, fingerprint) if kind == "tensorrt" else None
+    session = gpu_session(runtime, file, device, gpu_providers(runtime, kind, number, card, engines), engines)
+    largest = LARGEST_BATCH if kind == "tensorrt" else None
+    network = run_once(bound_network(runtime, session, "cuda", number, largest), card)
+    name = f"ONNX Runtime {runtime.__version__} ({', '.join(session.get_providers())})"
+    if kind == "tensorrt":
+        name += f", TensorRT {tensorrt_version()}"
+    return Loaded(network, card, lambda callers: network, name, metadata.get(CHECK_KEY), fingerprint)
+
+
+def gpu_session(runtime: Any, file: Path, device: str, providers: Sequence[Any], engines: Path | None) -> Any:
+    """A session whose first provider is there. Without CUDA's libraries, ONNX Runtime writes a page and takes the CPU.
+
+    Raises:
+        UserError: It is not there. A folder for engines that is empty is removed again.
+    """
+    runtime.set_default_logger_severity(4)  # fatal errors
+    try:
+        if hasattr(runtime, "preload_dlls"):  # of CUDA and cuDNN, where pip has installed them; since 1.21
+            with redirect_stdout(None):
+                runtime.preload_dlls()
+        session = make_session(runtime, file, providers)
+        if providers[0][0] in session.get_providers():
+            return session
+        reason = ""
+    except UserError as error:  # the file is well, since its metadata were read
+        reason = f" ({first_line(error.__cause__)})" if isinstance(error.__cause__, Exception) else ""
+    finally:
+        runtime.set_default_logger_severity(2)  # warnings, as at first
+    if engines is not None:
+        with suppress(OSError):
+            engines.rmdir()
+            engines.parent.rmdir()
+    kind = device.partition(":")[0]
+    missing = f"; there is no GPU, no driver, or {kind} is missing: pip install {INSTALL[kind]}{reason}"
+    raise no_device(device, "ONNX Runtime", ["cpu"], missing)
+
+
+def make_session(runtime: Any, file: Path, providers: Sequence[Any], threads: int = 0, optimised: bool = True) -> Any:
+    """Read a file. `threads`: on the CPU; 0: as many as there are cores. Raises UserError if it cannot be read."""
+    options = runtime.SessionOptions()
+    options.log_severity_level, options.intra_op_num_threads = 3, threads
+    if not optimised:
+        options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    # Threads that wait without spinning leave the cores to those that read images.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        with utf8_path(file) as path:
+            # The fallback would print, and compute on another device than was asked for.
+            return runtime.InferenceSession(str(path), options, providers=list(providers), enable_fallback=False)
+    except Exception as error:  # its own kinds
+        raise UserError(f"{file} cannot be read by ONNX Runtime: {why_unreadable(error)}") from error
+
+
+def read_metadata(runtime: Any, file: Path) -> dict[str, str]:
+    """What a file says of itself, which decides how a GPU is to run it."""
+    session = make_session(runtime, file, [CPU], optimised=False)
+    return dict(session.get_modelmeta().custom_metadata_map)
+
+
+def network_of(session: Any) -> Network:
+    """A session may be run by several threads at once."""
+
+    def run(pixels: NDArray[np.uint8]) -> tuple[Floats | None, Floats]:
+        score, *maps = session.run(None, {"pixels": pixels})
+        return (maps[0] if maps else None), score
+
+    return run

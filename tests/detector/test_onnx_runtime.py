@@ -1,34 +1,48 @@
 """ONNX Runtime: its devices, and files that are none of ours."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from lit_ad import Detector
-from lit_ad.detector.onnx_runtime import onnx_providers
+from lit_ad.detector.onnx_runtime import gpu_session, read_metadata
 from lit_ad.errors import UserError
 
 onnx = pytest.importorskip("onnx")
-pytest.importorskip("onnxruntime")
+onnxruntime = pytest.importorskip("onnxruntime")
 
 
-@pytest.mark.parametrize("built", [True, False])
-def test_what_onnx_runtime_calls_a_device(built: bool) -> None:
-    """Of a build with CUDA, which need not be here, only the list of providers is asked."""
-    providers = ["CUDAExecutionProvider"] * built + ["CPUExecutionProvider"]
-    build = SimpleNamespace(get_available_providers=lambda: providers)
-    assert onnx_providers(build, "cpu") == ["CPUExecutionProvider"]
-    for device, number in (("cuda", 0), ("cuda:2", 2)):
-        if built:
-            cuda = ("CUDAExecutionProvider", {"device_id": number})
-            assert onnx_providers(build, device) == [cuda, "CPUExecutionProvider"]
-        else:
-            with pytest.raises(UserError, match=r"pip install onnxruntime-gpu"):
-                onnx_providers(build, device)
-    for device in ("warp", "cuda:x", "warp:1"):
-        with pytest.raises(UserError, match=device):
-            onnx_providers(build, device)
+@pytest.mark.parametrize(
+    ("device", "packages"), [("cuda", "onnxruntime-gpu"), ("tensorrt", "onnxruntime-gpu tensorrt")]
+)
+def test_a_gpu_that_is_not_there(device: str, packages: str, files: dict[str, Path]) -> None:
+    """In one line, and nothing is left beside the file."""
+    if f"{device}executionprovider" in {name.lower() for name in onnxruntime.get_available_providers()}:
+        pytest.skip("this ONNX Runtime has the provider: test_gpu.py is for it")
+    for name in (device, f"{device}:1"):
+        message = rf"there is no device '{name}' .*, only cpu; for {device}, pip install {packages}$"
+        with pytest.raises(UserError, match=message):
+            Detector.load(files["onnx"], device=name)
+    assert not files["onnx"].with_name("model.onnx.tensorrt").exists()
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+@pytest.mark.parametrize("fails", ["silently", "with an error"])
+def test_a_gpu_without_its_libraries(fails: str, files: dict[str, Path], tmp_path: Path) -> None:
+    """As the build for GPUs does where there is no CUDA (seen with onnxruntime-gpu 1.31): it takes the CPU, or raises
+    of TensorRT. Here the build for CPUs plays its part."""
+    engines = tmp_path / "model.onnx.tensorrt/abc"
+    engines.mkdir(parents=True)
+    provider = ("CUDAExecutionProvider", {}) if fails == "silently" else ("NoSuchProvider", {})
+    message = r"only cpu; there is no GPU, no driver, or tensorrt is missing: pip install onnxruntime-gpu tensorrt"
+    with pytest.raises(UserError, match=message):
+        gpu_session(onnxruntime, files["onnx"], "tensorrt", [provider, "CPUExecutionProvider"], engines)
+    assert not engines.parent.exists()
+
+
+def test_metadata_are_read_without_running(files: dict[str, Path]) -> None:
+    metadata = read_metadata(onnxruntime, files["onnx"])
+    assert set(metadata) == {"lit_ad", "lit_ad_check"}
 
 
 def test_another_ones_onnx(files: dict[str, Path], tmp_path: Path) -> None:
