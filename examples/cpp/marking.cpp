@@ -31,6 +31,18 @@ cv::Mat grow(const cv::Mat& marked, const cv::Mat& above) {
   return kept;
 }
 
+// The pixels of a mask that are more than half as high over `base` as its highest pixel near them.
+cv::Mat drop_halos(const cv::Mat& map, const cv::Mat& mask, double base, int reach) {
+  if (reach == 0) return mask;
+  cv::Mat heights = cv::Mat::zeros(map.size(), CV_32FC1), highest;
+  const float from = static_cast<float>(base);
+  for (int row = 0; row < map.rows; ++row)
+    for (int column = 0; column < map.cols; ++column)
+      if (mask.at<std::uint8_t>(row, column)) heights.at<float>(row, column) = map.at<float>(row, column) - from;
+  cv::dilate(heights, highest, cv::getStructuringElement(cv::MORPH_RECT, cv::Size(2 * reach + 1, 2 * reach + 1)));
+  return (heights > highest * 0.5) & mask;
+}
+
 // The closing of a mask by a square, as if nothing were anomalous around it.
 cv::Mat close_gaps(const cv::Mat& mask, int radius) {
   if (radius == 0) return mask;
@@ -60,7 +72,8 @@ cv::Mat fill_holes(const cv::Mat& mask, int most) {
 Marking Marking::from_json(const nlohmann::json& values) {
   Marking marking{values.at("threshold"), values.at("area"), std::nullopt};
   if (const nlohmann::json& steps = values.at("clean_up"); !steps.is_null())
-    marking.clean_up = CleanUp{steps.at("low"), steps.at("closing"), steps.at("holes"), steps.at("area")};
+    marking.clean_up = CleanUp{steps.at("low"),     steps.at("base"),  steps.at("reach"),
+                               steps.at("closing"), steps.at("holes"), steps.at("area")};
   return marking;
 }
 
@@ -71,7 +84,8 @@ cv::Mat Marking::operator()(const cv::Mat& map, const cv::Mat& inside) const {
   if (!clean_up || cv::countNonZero(marked) == 0) return marked;
   cv::Mat above = (map > clean_up->low) | marked;
   if (!inside.empty()) above &= inside;
-  cv::Mat mask = fill_holes(close_gaps(grow(marked, above), clean_up->closing), clean_up->holes);
+  const cv::Mat sharp = drop_halos(map, grow(marked, above), clean_up->base, clean_up->reach);
+  cv::Mat mask = fill_holes(close_gaps(sharp, clean_up->closing), clean_up->holes);
   if (!inside.empty()) mask &= inside;
   return drop_small(mask, clean_up->area);
 }

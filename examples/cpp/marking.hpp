@@ -10,6 +10,8 @@ namespace lit_ad {
 // From marked pixels to the outline of a defect; see lit_ad/detector/clean_up.py.
 struct CleanUp {
   double low;   // marked regions grow to the pixels above it that are connected to them
+  double base;  // that heights are measured from
+  int reach;    // what is less than half as high as the highest pixel so near is dropped; 0: nothing
   int closing;  // gaps of up to twice as many pixels are closed
   int holes;    // holes of at most so many pixels are filled
   int area;     // regions of fewer pixels are dropped

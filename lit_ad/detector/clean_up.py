@@ -18,6 +18,10 @@ class CleanUp:
     Args:
         low: Hysteresis (Canny, 1986, https://doi.org/10.1109/TPAMI.1986.4767851): a mask grows to all pixels above this
             that are connected to it (8-connected).
+        base: The value that heights are measured from.
+        reach: Halos: of the grown mask, a pixel stays where the map is more than half as high as the highest pixel of
+            the mask at most so many rows and columns away. A map blurs a defect, and a blurred edge has half of its
+            height where the edge is. 0: all stay.
         closing: Gaps of up to twice as many pixels are closed, by a square with this many pixels around its centre.
         holes: Holes of at most so many pixels are filled (background, 4-connected, that no side of the image has a part
             in).
@@ -25,6 +29,8 @@ class CleanUp:
     """
 
     low: float
+    base: float = 0.0
+    reach: int = 0
     closing: int = 0
     holes: int = 0
     area: int = 1
@@ -38,12 +44,37 @@ class CleanUp:
         mask = parts.paint(parts.touches(marked))
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]  # no step leaves it
-        cleaned = fill_holes(close_gaps(mask[box], self.closing), self.holes)
+        sharp = drop_halos(anomaly_map[box], mask[box], self.base, self.reach)
+        cleaned = fill_holes(close_gaps(sharp, self.closing), self.holes)
         if inside is not None:
             cleaned &= inside[box]
         parts = connected(cleaned)
         mask[box] = parts.paint(parts.sizes >= self.area)
         return mask
+
+
+def drop_halos(anomaly_map: NDArray[np.float32], mask: Mask, base: float, reach: int) -> Mask:
+    """Return the pixels of a mask that are more than half as high over `base` as its highest pixel near them, 2 x
+    (H, W)."""
+    if reach == 0:
+        return mask
+    heights = np.where(mask, anomaly_map - np.float32(base), np.float32(0))
+    return mask & (heights > highest_near(heights, reach) / np.float32(2))
+
+
+def highest_near(values: NDArray[np.float32], reach: int) -> NDArray[np.float32]:
+    """Return the highest value at most so many rows and columns away, (H, W), of values of which one is 0 or more."""
+    height, width = values.shape
+    values = np.pad(values, reach)
+    for axis, length in ((0, height), (1, width)):
+        have, side = 1, 2 * reach + 1
+        while have < side:  # windows of twice as many pixels, and at last of all of them
+            step = min(have, side - have)
+            count = values.shape[axis] - step
+            values = np.maximum(values.take(range(count), axis), values.take(range(step, count + step), axis))
+            have += step
+        values = values.take(range(length), axis)
+    return values
 
 
 def close_gaps(mask: Mask, radius: int) -> Mask:

@@ -15,9 +15,10 @@ How a clean-up is learned (`PixelRule.clean_up`), from the same maps and nothing
 - A region that holds a marked pixel ends where a share `rate` of nominal pixels is as high: what is unusual for an
   image says that there is a defect, and what is unusual for a pixel says how far it reaches.
 - The *grain* of the maps is how many pixels a peak of theirs has: those connected to a map's maximum above half of its
-  height over the map's 99th percentile, the median over the held-out maps. Gaps narrower than such a peak (its side,
-  the square root) are closed, holes of no more pixels are filled, and smaller regions are dropped, since no map tells
-  such things from its own noise. With "region", regions of fewer than `area` pixels are dropped.
+  height over the map's 99th percentile, the median over the held-out maps. What is less than half as high as the
+  highest pixel no further away than the side of such a peak (the square root) is its halo, and dropped; gaps narrower
+  than that are closed, holes of no more pixels are filled, and smaller regions are dropped, since no map tells such
+  things from its own noise. With "region", regions of fewer than `area` pixels are dropped.
 
 Images without a marked pixel have none after it: the rates of "image" and "region" hold for the cleaned mask as well.
 That of "pixel" is of the pixels before it.
@@ -117,10 +118,12 @@ class PixelDecision:
         if given is None or pixels is None:
             return None
         grain = float(np.median(of_category(self.grains, category)))
-        low = pixels.threshold(self.rate) if given.low is None else given.low
+        low = min(pixels.threshold(self.rate) if given.low is None else given.low, threshold)
         smallest = round(grain) if self.rule.kind != "region" else self.rule.area or 1
         return CleanUp(
-            min(low, threshold),
+            low,
+            min(float(np.median(of_category(self.medians, category))), low),
+            round(grain**0.5) if given.reach is None else given.reach,
             round(grain**0.5 / 2) if given.closing is None else given.closing,
             round(grain) if given.holes is None else given.holes,
             smallest if given.area is None else given.area,

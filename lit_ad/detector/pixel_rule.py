@@ -15,6 +15,7 @@ class GivenCleanUp:
     """What is given of a `CleanUp`, whose fields it has. None: it is learned from the held-out maps."""
 
     low: float | None = None
+    reach: int | None = None
     closing: int | None = None
     holes: int | None = None
     area: int | None = None
@@ -26,7 +27,7 @@ class GivenCleanUp:
         unknown = [name for name in value if name not in names]
         if unknown:
             raise UserError(f"decision.clean_up has no {', '.join(unknown)}, but {', '.join(names)}")
-        least = {"closing": 0, "holes": 0, "area": 1}
+        least = {"reach": 0, "closing": 0, "holes": 0, "area": 1}
         for name in (name for name in least if name in value):
             check_number(f"decision.clean_up.{name}", value[name], least=least[name])
             if value[name] != int(value[name]):

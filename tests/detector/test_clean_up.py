@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from scipy import ndimage
 
-from lit_ad.detector.clean_up import CleanUp, close_gaps, fill_holes
+from lit_ad.detector.clean_up import CleanUp, close_gaps, drop_halos, fill_holes, highest_near
 
 SHAPES = array_shapes(min_dims=2, max_dims=2, max_side=14)
 MASKS = arrays(bool, SHAPES)
@@ -18,6 +18,10 @@ EVERY_NEIGHBOUR = np.ones((3, 3))
 def by_scipy(heat: np.ndarray, marked: np.ndarray, clean_up: CleanUp, inside: np.ndarray) -> np.ndarray:
     """The same by scipy, on a canvas with room around."""
     grown = ndimage.binary_propagation(marked, EVERY_NEIGHBOUR, mask=((heat > clean_up.low) | marked) & inside)
+    heights = np.where(grown, heat - clean_up.base, 0)
+    if clean_up.reach:
+        near = ndimage.maximum_filter(heights, 2 * clean_up.reach + 1, mode="constant")
+        grown &= heights > near / 2
     room, side = clean_up.closing + 1, 2 * clean_up.closing + 1
     closed = ndimage.binary_closing(np.pad(grown, room), np.ones((side, side)))[room:-room, room:-room]
     labels, _ = ndimage.label(~closed)
@@ -30,17 +34,38 @@ def by_scipy(heat: np.ndarray, marked: np.ndarray, clean_up: CleanUp, inside: np
     return (sizes >= clean_up.area)[labels] & (labels > 0)
 
 
-@given(MAPS, st.integers(0, 8), st.integers(0, 3), st.integers(0, 9), st.integers(1, 9), st.booleans())
+@given(
+    MAPS, st.integers(0, 8), st.integers(0, 3), st.integers(0, 3), st.integers(0, 9), st.integers(1, 9), st.booleans()
+)
 @settings(deadline=None, max_examples=200)
 def test_all_steps_are_those_of_scipy(
-    heat: np.ndarray, low: int, closing: int, holes: int, area: int, with_region: bool
+    heat: np.ndarray, low: int, reach: int, closing: int, holes: int, area: int, with_region: bool
 ) -> None:
     inside = np.random.default_rng(0).random(heat.shape) > 0.2 if with_region else np.ones(heat.shape, bool)
-    marked, clean_up = (heat > 8) & inside, CleanUp(low, closing, holes, area)
+    marked, clean_up = (heat > 8) & inside, CleanUp(low, low / 2, reach, closing, holes, area)
     expected = by_scipy(heat, marked, clean_up, inside)
     assert np.array_equal(clean_up(heat, marked, inside), expected)
     if not with_region:
         assert np.array_equal(clean_up(heat, marked), expected)
+
+
+@given(MAPS, st.integers(0, 5))
+@settings(deadline=None)
+def test_the_highest_value_near_is_that_of_scipy(heat: np.ndarray, reach: int) -> None:
+    expected = ndimage.maximum_filter(heat, 2 * reach + 1, mode="constant")
+    assert np.array_equal(highest_near(heat, reach), expected)
+
+
+def test_a_blurred_edge_is_where_it_was() -> None:
+    defect = np.zeros((60, 60), bool)
+    defect[20:40, 15:45] = True
+    heat = 0.2 + ndimage.gaussian_filter(defect.astype(np.float32), 4)
+    grown = heat > 0.21
+    assert grown.sum() > 2 * defect.sum()
+    sharp = drop_halos(heat, grown, 0.2, 10)
+    assert (sharp != defect).sum() < 0.1 * defect.sum()  # the corners
+    weak = np.where(np.arange(60) > 50, 0.3, heat).astype(np.float32)  # less high, but far away
+    assert drop_halos(weak, weak > 0.21, 0.2, 5)[:, 57:].all()
 
 
 @given(MASKS, st.integers(0, 4))
@@ -67,4 +92,4 @@ def test_holes_are_filled_up_to_a_size(most: int, filled: int) -> None:
 
 def test_an_empty_mask_stays_empty() -> None:
     heat = np.ones((4, 5), np.float32)
-    assert not CleanUp(0.0, 3, 9, 1)(heat, heat > 1).any()
+    assert not CleanUp(0.0, 0.0, 2, 3, 9, 1)(heat, heat > 1).any()

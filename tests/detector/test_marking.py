@@ -38,5 +38,5 @@ def test_marked_pixels_are_cleaned_up() -> None:
 
 
 def test_to_json_and_back() -> None:
-    for marking in (Marking(0.25, 7), Marking(0.25, 7, CleanUp(0.1, 2, 30, 40))):
+    for marking in (Marking(0.25, 7), Marking(0.25, 7, CleanUp(0.1, 0.05, 4, 2, 30, 40))):
         assert Marking.from_dict(json.loads(json.dumps(marking.to_dict()))) == marking

@@ -38,7 +38,7 @@ def test_a_clean_up_is_off_learned_or_given() -> None:
 @pytest.mark.parametrize(
     ("clean_up", "message"),
     [
-        ({"opening": 3}, r"decision.clean_up has no opening, but low, closing, holes, area"),
+        ({"opening": 3}, r"decision.clean_up has no opening, but low, reach, closing, holes, area"),
         ({"closing": -1}, r"decision.clean_up.closing"),
         ({"area": 0}, r"decision.clean_up.area"),
         ({"holes": 1.5}, r"decision.clean_up.holes is a number of pixels, not 1.5"),
