@@ -46,8 +46,8 @@ class Calibration(L.Callback):
             checkpoint's, false_alarm in a first training.
         area: Pixels of the smallest region that counts, at the images' size. None: the checkpoint's, if it has one.
         clean_up: Grow anomalous pixels to the outline of a defect: true, by what is learned from held-out maps; false;
-            or any of {low: 0.5, reach: 5, closing: 3, holes: 50, area: 50} in place of what is learned. None: the checkpoint's,
-            false in a first training.
+            or any of {low: 0.5, reach: 5, closing: 3, holes: 50, area: 50} in place of what is learned. None: the
+            checkpoint's, false in a first training.
     """
 
     def __init__(
