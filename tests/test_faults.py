@@ -240,7 +240,7 @@ def test_ctrl_c_before_anything_is_saved_says_so(images: Path, resnet_file: Path
         (0, signal.SIGTERM),
         pytest.param(1, signal.SIGTERM, marks=pytest.mark.slow),
         pytest.param(0, signal.SIGKILL, marks=pytest.mark.slow),
-        (1, signal.SIGKILL),
+        pytest.param(1, signal.SIGKILL, marks=pytest.mark.slow),
     ],
 )
 def test_two_processes_end_together(

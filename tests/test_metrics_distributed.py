@@ -69,7 +69,7 @@ def run(rank: int, processes: int, folder: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("processes", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_processes_agree_bit_for_bit(processes: int, tmp_path: Path) -> None:
     budget, pending, options = dict(state.BUDGET), state.PENDING, torch._tensor_str.PRINT_OPTS.precision
     try:

@@ -32,8 +32,13 @@ class Watch(L.Callback):
             trainer.save_checkpoint(self.checkpoint)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-@pytest.mark.parametrize("name", COUNTING)
+@pytest.mark.parametrize(
+    ("name", "workers"),
+    [
+        *((name, 0) for name in COUNTING),
+        *(pytest.param(name, 1, marks=[] if name == "EfficientAD" else pytest.mark.slow) for name in COUNTING),
+    ],
+)
 def test_cached_features_serve_every_step_and_a_resumed_epoch_goes_on(
     name: str, workers: int, small_models: dict[str, dict[str, Any]], images: Path, tmp_path: Path, quiet_trainer: Any
 ) -> None:

@@ -33,8 +33,8 @@ def lit_ad(home: Path, *words: object) -> subprocess.CompletedProcess[str]:
     "words",
     [
         ("export", "mine.ckpt", "--format", "torch"),
-        ("recalibrate", "mine.ckpt", "--nominal", "IMAGES"),
-        ("speed", "mine.ckpt", "--seconds", "0.05", "--batch", "[1]"),
+        pytest.param(("recalibrate", "mine.ckpt", "--nominal", "IMAGES"), marks=pytest.mark.slow),
+        pytest.param(("speed", "mine.ckpt", "--seconds", "0.05", "--batch", "[1]"), marks=pytest.mark.slow),
         ("predict", "mine.ckpt", "IMAGES"),
     ],
     ids=lambda words: words[0],

@@ -109,7 +109,12 @@ def test_padding_and_tiles(small_models: dict[str, dict[str, Any]], tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("options", "versions"), [({}, (18, 8)), ({"opset": 20}, (20, 9)), ({"opset": 18, "ir": 9}, (18, 9))]
+    ("options", "versions"),
+    [
+        ({}, (18, 8)),
+        pytest.param({"opset": 20}, (20, 9), marks=pytest.mark.slow),
+        pytest.param({"opset": 18, "ir": 9}, (18, 9), marks=pytest.mark.slow),
+    ],
 )
 def test_versions_of_onnx(
     options: dict[str, int], versions: tuple[int, int], small_models: dict[str, dict[str, Any]], tmp_path: Path

@@ -227,6 +227,7 @@ def test_rates(model: DeSTSeg, monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(rate == prefixes[next(p for p in prefixes if name.startswith(p))] for name, rate in rates.items())
 
 
+@pytest.mark.slow
 def test_it_learns_to_find_made_up_defects(resnet_file: Path) -> None:
     """Of one batch, by heart: first the student's loss falls, then the map shows where the defect is."""
     model, (images, others) = made(resnet_file, student_share=0.4, dropout=0.0, lr=0.1), corrupted()
