@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.integrate import trapezoid
 from scipy.ndimage import label
 from sklearn.metrics import roc_auc_score
 from torchmetrics.classification import BinaryAUROC
@@ -65,7 +66,7 @@ def naive_aupro(maps: list[np.ndarray], masks: list[np.ndarray], limit: float) -
     fpr, pro = np.append(0, fpr[last] / fpr[-1]), np.append(0, np.minimum(pro[last] / regions, 1))
     at_limit = np.interp(limit, fpr, pro)
     fpr, pro = np.append(fpr[fpr < limit], limit), np.append(pro[fpr < limit], at_limit)
-    return float(np.trapezoid(pro, fpr) / limit)
+    return float(trapezoid(pro, fpr) / limit)
 
 
 def run_nothing(maps: int, size: int) -> dict[str, Any]:

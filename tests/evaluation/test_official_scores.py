@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.integrate import trapezoid
 from sklearn.metrics import f1_score, roc_auc_score
 
 from lit_ad.data import AnomalyDataModule, Loading, MVTec, MVTecAD2, MVTecLOCO
@@ -85,7 +86,7 @@ def spro(root: Path, kind: str, limit: float) -> float:
         x.append(float(np.mean(np.concatenate(nominal) > threshold)))
         y.append(float(np.mean([min(np.sum(values > threshold) / s, 1) for values, s in channels])))
     ends = [value for value in x if value < limit]
-    return float(np.trapezoid([*y[: len(ends)], np.interp(limit, x, y)], [*ends, limit]) / limit)
+    return float(trapezoid([*y[: len(ends)], np.interp(limit, x, y)], [*ends, limit]) / limit)
 
 
 def test_loco(loco: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any, capsys: Any) -> None:

@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.integrate import trapezoid
 
 from lit_ad.metrics import AUPIMO, NotFinite, aupimo
 from lit_ad.metrics.aupimo import kept_ranks, weights
@@ -42,7 +43,7 @@ def defined(pairs: Pairs, bounds: tuple[float, float]) -> list[float]:
         ends = [np.interp(low, axis, overlap), np.interp(high, axis, overlap)]
         between = (axis > low) & (axis < high)
         curve = np.concatenate([ends[:1], overlap[between], ends[1:]])
-        areas.append(np.trapezoid(curve, np.concatenate([[low], axis[between], [high]])) / (high - low))
+        areas.append(trapezoid(curve, np.concatenate([[low], axis[between], [high]])) / (high - low))
     return areas
 
 

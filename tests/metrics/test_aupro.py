@@ -3,6 +3,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.integrate import trapezoid
 from scipy.ndimage import label
 
 from lit_ad.metrics import AUPRO, AUPROBySize, state
@@ -41,10 +42,10 @@ def curve(pairs: Pairs, largest: float = np.inf) -> tuple[np.ndarray, np.ndarray
 def area(fpr: np.ndarray, pro: np.ndarray, limit: float) -> float:
     after = np.searchsorted(fpr, limit, side="right")
     if after == len(fpr):
-        return float(np.trapezoid(pro, fpr) / limit)
+        return float(trapezoid(pro, fpr) / limit)
     step = (limit - fpr[after - 1]) / (fpr[after] - fpr[after - 1])
     at_limit = pro[after - 1] + step * (pro[after] - pro[after - 1])
-    return float(np.trapezoid(np.append(pro[:after], at_limit), np.append(fpr[:after], limit)) / limit)
+    return float(trapezoid(np.append(pro[:after], at_limit), np.append(fpr[:after], limit)) / limit)
 
 
 def fed(metric: AUPRO | AUPROBySize, pairs: Pairs) -> AUPRO | AUPROBySize:
