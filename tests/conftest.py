@@ -1,5 +1,6 @@
 """What several tests share: where the real data lies, and small images and weights of our own."""
 
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,8 @@ import timm
 import torch
 from PIL import Image
 from torch import Tensor
+
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # tests may import it first; then it asks the network for a newer version
 
 from lit_ad.batch import Prediction
 from lit_ad.evaluation import Evaluation

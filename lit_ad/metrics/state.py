@@ -79,6 +79,8 @@ class PixelState(Metric):
     tables: tuple[str, ...] = ("pixels", "regions")
     votes = True  # whether pixels have votes, and anomalous ones are counted at all
     names: Tensor
+    pixels_cells: Tensor
+    regions_cells: Tensor
     pixels_bits: Tensor
     regions_bits: Tensor
 

@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+import albumentations as A
 import numpy as np
 import pytest
 
 from lit_ad.batch import Sample
 from lit_ad.data import AnomalyDataModule, MVTec
-from lit_ad.data.augment import A, Augment, load_transforms, smallest_inputs
+from lit_ad.data.augment import Augment, load_transforms, smallest_inputs
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
 

@@ -10,9 +10,10 @@ from lit_ad.data.dataset import AnomalyDataset
 from lit_ad.errors import UserError
 from lit_ad.features.dataset import FeatureDataset
 from lit_ad.image.view import View
+from tests.data.conftest import Write
 
 
-def test_sizes_in_one_batch(write) -> None:
+def test_sizes_in_one_batch(write: Write) -> None:
     samples = [Sample(write("a.png", (20, 24)), 0, split="test"), Sample(write("b.png", (30, 16)), 0, split="test")]
     items = [AnomalyDataset(samples, View(None))[i] for i in range(2)]
     batch = collate(items)
@@ -29,7 +30,7 @@ def test_sizes_in_one_batch(write) -> None:
         collate_equal(items)
 
 
-def test_masks_of_a_batch(write) -> None:
+def test_masks_of_a_batch(write: Write) -> None:
     image = write("a.png")
     kinds = [Sample(image, 0, split="test"), Sample(image, 1, split="test"), Sample(image, 0)]
     nominal, anomalous, training = (AnomalyDataset([kind], View(16))[0] for kind in kinds)
@@ -39,7 +40,7 @@ def test_masks_of_a_batch(write) -> None:
     assert collate([training]).masks is None
 
 
-def test_what_is_known_of_each_image_stays_in_order(write) -> None:
+def test_what_is_known_of_each_image_stays_in_order(write: Write) -> None:
     samples = [Sample(write(f"{i}.png", (20 + i, 24)), i % 2, category="ab"[i % 2], split="test") for i in range(4)]
     dataset = AnomalyDataset(samples, View(16, fit="pad"))
     batch = collate([dataset[i] for i in (2, 0, 3)])
@@ -49,7 +50,7 @@ def test_what_is_known_of_each_image_stays_in_order(write) -> None:
         assert torch.equal(batch.pixels[row], dataset[i].pixels[0]) and batch.boxes[row] == dataset[i].boxes[0]
 
 
-def test_corrupted_images_of_a_batch(write) -> None:
+def test_corrupted_images_of_a_batch(write: Write) -> None:
     dataset = AnomalyDataset([Sample(write(f"{i}.png"), 0) for i in range(3)], View(16), corrupt=CutPaste())
     batch, items = collate_equal([dataset[i] for i in range(3)]), [dataset[i] for i in range(3)]
     assert batch.corrupted.shape == (3, 3, 16, 16) and batch.corruption.shape == (3, 1, 16, 16)
@@ -58,7 +59,7 @@ def test_corrupted_images_of_a_batch(write) -> None:
         assert torch.equal(batch.corruption[row], item.corruption[0])
 
 
-def test_features_of_a_batch(write) -> None:
+def test_features_of_a_batch(write: Write) -> None:
     images = AnomalyDataset([Sample(write(f"{i}.png"), 0) for i in range(3)], View(16))
     levels = [torch.randn(3, 8, 4, 4), torch.randn(3, 5, 7)]
     dataset = FeatureDataset(images, [[level[i : i + 1] for level in levels] for i in range(3)], pixels=False)

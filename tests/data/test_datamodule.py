@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import albumentations as A
 import lightning as L
 import numpy as np
 import pytest
@@ -17,12 +18,12 @@ from PIL import Image
 
 from lit_ad.batch import Batch, Sample
 from lit_ad.data import AnomalyDataModule, Demo, Folder, Loading, MVTec, Perlin
-from lit_ad.data.augment import A
 from lit_ad.data.sources import demo
 from lit_ad.data.sources.source import Source
 from lit_ad.errors import UserError
 from lit_ad.image.pixels import read_image
 from lit_ad.image.view import View
+from tests.data.conftest import Write
 from tests.data.loaded import module, order
 
 
@@ -81,7 +82,7 @@ def test_an_anomalous_training_image_is_an_error(bottle: Path) -> None:
         data.setup("fit")
 
 
-def test_no_test_images(tmp_path: Path, write) -> None:
+def test_no_test_images(tmp_path: Path, write: Write) -> None:
     for i in range(4):
         write(f"ok/{i}.png")
     data = AnomalyDataModule(Folder("ok", root=tmp_path), View(16))
@@ -290,7 +291,7 @@ def test_what_there_is_is_told_once_before_training(bottle: Path, capsys: pytest
 
 
 def test_what_is_passed_over_in_unrelated_images_is_told(
-    bottle: Path, write, capsys: pytest.CaptureFixture[str]
+    bottle: Path, write: Write, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write("elsewhere/a.png")
     hidden, link = write("photographs/.trash/b.png"), bottle.parent / "photographs/more"
@@ -326,6 +327,7 @@ import torch
 from lit_ad.data import AnomalyDataModule, MVTec
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
+from tests.data.conftest import Write
 
 
 class Watcher(L.LightningModule):

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import albumentations as A
 import numpy as np
 import pytest
 import torch
@@ -9,7 +10,7 @@ from PIL import Image
 
 from lit_ad.batch import Sample
 from lit_ad.data import AnomalyDataModule, Loading, MVTec
-from lit_ad.data.augment import A, Augment
+from lit_ad.data.augment import Augment
 from lit_ad.data.corrupt import CutPaste, Perlin
 from lit_ad.data.dataset import AnomalyDataset
 from lit_ad.data.sources.photographs import Unrelated
@@ -18,9 +19,10 @@ from lit_ad.errors import UserError
 from lit_ad.image.pixels import read_image
 from lit_ad.image.tiling import Tiles
 from lit_ad.image.view import View
+from tests.data.conftest import Write
 
 
-def test_an_item(write, write_mask) -> None:
+def test_an_item(write: Write, write_mask: Write) -> None:
     image, mask = write("a.png", (20, 24)), write_mask("a_mask.png", (20, 24))
     dataset = AnomalyDataset([Sample(image, 1, mask, "nut", "dent", "test")], View(16))
     item = dataset[0]
@@ -32,7 +34,7 @@ def test_an_item(write, write_mask) -> None:
     assert item.masks[0].dtype == torch.bool and item.masks[0].sum() == 120 and item.masks[0][:10, :12].all()
 
 
-def test_truth(write, write_mask) -> None:
+def test_truth(write: Write, write_mask: Write) -> None:
     image = write("a.png")
     kinds = [Sample(image, 0, split="test"), Sample(image, 1, split="test"), Sample(image, 0), Sample(image, -1)]
     dataset = AnomalyDataset(kinds, View(16))
@@ -41,13 +43,13 @@ def test_truth(write, write_mask) -> None:
     assert dataset[2].masks is None and dataset[3].masks is None
 
 
-def test_mask_of_another_size_names_both(write, write_mask) -> None:
+def test_mask_of_another_size_names_both(write: Write, write_mask: Write) -> None:
     sample = Sample(write("a.png", (20, 24)), 1, write_mask("m.png", (24, 20)), split="test")
     with pytest.raises(UserError, match=r"m.png is 24x20 .* its image .*a.png is 20x24"):
         AnomalyDataset([sample], View(16))[0]
 
 
-def test_mask_fits_the_image_turned_upright(tmp_path: Path, write_mask) -> None:
+def test_mask_fits_the_image_turned_upright(tmp_path: Path, write_mask: Write) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(tmp_path / "a.png", exif=exif)
@@ -55,7 +57,7 @@ def test_mask_fits_the_image_turned_upright(tmp_path: Path, write_mask) -> None:
     assert item.sizes == [(30, 20)] and item.masks[0].shape == (30, 20)
 
 
-def test_cache_gives_the_same_items_and_reads_no_more(write) -> None:
+def test_cache_gives_the_same_items_and_reads_no_more(write: Write) -> None:
     samples = [Sample(write(f"{i}.png"), 0) for i in range(5)]
     dataset = AnomalyDataset(samples, View(16, fit="pad"))
     read = [dataset[i] for i in range(5)]
@@ -67,7 +69,7 @@ def test_cache_gives_the_same_items_and_reads_no_more(write) -> None:
         assert dataset[i].sizes == read[i].sizes
 
 
-def test_augmentation_never_touches_the_cache(write) -> None:
+def test_augmentation_never_touches_the_cache(write: Write) -> None:
     dataset = AnomalyDataset([Sample(write("a.png"), 0)], View(16), Augment([A.Downscale(p=1), A.InvertImg(p=1)]))
     dataset.fill_cache(1)
     before = dataset.cache[0][0].copy()
@@ -75,7 +77,7 @@ def test_augmentation_never_touches_the_cache(write) -> None:
     assert np.array_equal(dataset.cache[0][0], before)
 
 
-def test_items_never_write_to_the_cache(write) -> None:
+def test_items_never_write_to_the_cache(write: Write) -> None:
     dataset = AnomalyDataset([Sample(write("a.png"), 0)], View(16))
     dataset.fill_cache(1)
     before = dataset.cache[0][0].copy()
@@ -83,7 +85,7 @@ def test_items_never_write_to_the_cache(write) -> None:
     assert np.array_equal(dataset.cache[0][0], before)
 
 
-def test_augmentations_differ_by_epoch_and_image(write) -> None:
+def test_augmentations_differ_by_epoch_and_image(write: Write) -> None:
     path = write("a.png")
     dataset = AnomalyDataset([Sample(path, 0)] * 2, View(16), Augment([A.GaussNoise(p=1)]), seed=3)
     first = dataset[0].pixels
@@ -92,12 +94,12 @@ def test_augmentations_differ_by_epoch_and_image(write) -> None:
     assert not torch.equal(dataset[0].pixels, first)
 
 
-def test_a_cropping_augmentation_fills_the_box(write) -> None:
+def test_a_cropping_augmentation_fills_the_box(write: Write) -> None:
     dataset = AnomalyDataset([Sample(write("a.png"), 0)], View(16, fit="pad"), Augment([A.RandomCrop(8, 8)]))
     assert dataset[0].pixels.shape == (1, 3, 8, 8) and dataset[0].boxes == [(0, 0, 8, 8)]
 
 
-def test_items_of_tiles(write) -> None:
+def test_items_of_tiles(write: Write) -> None:
     """Each tile of each image's content, without padding, and augmented by its own number."""
     paths = [write("a.png", (40, 24)), write("b.png", (24, 24))]
     samples = [Sample(path, 0) for path in paths]
@@ -115,7 +117,7 @@ def test_items_of_tiles(write) -> None:
     assert not torch.equal(noisy[0].pixels, noisy[6].pixels)  # the same tile of the same file
 
 
-def test_a_corrupted_image_beside_the_image(write) -> None:
+def test_a_corrupted_image_beside_the_image(write: Write) -> None:
     """It is the item's own, padding and what lies outside of the region of interest excepted, and another one in each
     epoch; the unrelated image is its texture."""
     sample, view = Sample(write("a.png", (40, 60)), 0), View(64, fit="pad", roi=(5, 10, 35, 60))
@@ -139,7 +141,7 @@ def test_a_corrupted_image_beside_the_image(write) -> None:
     assert dataset[0].corruption.sum().item() == seen[0]
 
 
-def test_a_mask_of_the_region_bounds_corruption(write, tmp_path: Path) -> None:
+def test_a_mask_of_the_region_bounds_corruption(write: Write, tmp_path: Path) -> None:
     inside = np.zeros((20, 24), np.uint8)
     inside[4:16, 6:12], inside[10:16, 6:20] = 255, 255
     Image.fromarray(inside).save(tmp_path / "region.png")
@@ -151,7 +153,7 @@ def test_a_mask_of_the_region_bounds_corruption(write, tmp_path: Path) -> None:
         assert not item.corruption[0, 0][torch.tensor(inside[4:16, 6:20] == 0)].any()
 
 
-def test_corruption_of_tiles(write) -> None:
+def test_corruption_of_tiles(write: Write) -> None:
     tiles = Tiles([(20, 24)], 16, 4)
     dataset = AnomalyDataset(
         [Sample(write("a.png"), 0)], View(None, tile=16), tiles=tiles, corrupt=CutPaste(jitter=1.0)

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+import albumentations as A
 import numpy as np
 import pytest
 
-from lit_ad.data.augment import A, Augment, load_transforms, make_augment
+from lit_ad.data.augment import Augment, load_transforms, make_augment
 from lit_ad.data.light import KINDS, Kind, Light, Shadow
 from lit_ad.errors import UserError
 

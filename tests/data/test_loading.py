@@ -6,6 +6,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import albumentations as A
 import lightning as L
 import pytest
 import torch
@@ -13,7 +14,6 @@ from torch.utils.data import DataLoader
 
 from lit_ad.batch import Batch, Sample
 from lit_ad.data import AnomalyDataModule, Loading, MVTec
-from lit_ad.data.augment import A
 from lit_ad.data.collation import collate, collate_equal
 from lit_ad.data.corrupt import CutPaste, Perlin
 from lit_ad.data.dataset import AnomalyDataset
@@ -22,11 +22,12 @@ from lit_ad.data.sampling import Shuffle
 from lit_ad.errors import UserError
 from lit_ad.image.tiling import Tiles
 from lit_ad.image.view import View
+from tests.data.conftest import Write
 from tests.data.loaded import module, order
 
 
 @pytest.mark.parametrize("tile", [None, 16])
-def test_threads_read_what_the_process_itself_does(write, tile: int | None) -> None:
+def test_threads_read_what_the_process_itself_does(write: Write, tile: int | None) -> None:
     samples = [Sample(write(f"{i}.png", (20 + i, 40)), i % 2, split="test") for i in range(7)]
     tiles = None if tile is None else Tiles([(20 + i, 40) for i in range(7)], tile, 0)
     dataset = AnomalyDataset(samples, View(None if tile else 16, tile=tile), tiles=tiles)
@@ -37,7 +38,7 @@ def test_threads_read_what_the_process_itself_does(write, tile: int | None) -> N
         assert torch.equal(one.pixels, other.pixels) and one.samples == other.samples
 
 
-def test_threads_end_with_the_loader(write) -> None:
+def test_threads_end_with_the_loader(write: Write) -> None:
     samples = [Sample(write(f"{i}.png"), 0, split="test") for i in range(6)]
     before = threading.active_count()
     with closing(iter(ThreadLoader(AnomalyDataset(samples, View(16)), batch_size=1, collate_fn=collate))) as batches:
@@ -52,7 +53,9 @@ def test_threads_end_with_the_loader(write) -> None:
     assert threading.active_count() == before
 
 
-def loader_of(write, batch_size: int = 3, seed: int = 1, processes: int = 1, balanced: bool = False) -> TrainLoader:
+def loader_of(
+    write: Write, batch_size: int = 3, seed: int = 1, processes: int = 1, balanced: bool = False
+) -> TrainLoader:
     dataset = AnomalyDataset([Sample(write(f"{i}.png", (8, 8)), 0) for i in range(10)], View(8))
     sampler = Shuffle(dataset, processes, 0, seed, balanced)
     return TrainLoader(dataset, batch_size=batch_size, sampler=sampler, collate_fn=collate_equal)
@@ -63,7 +66,7 @@ def indices(batches: list[Batch]) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("seen", [1, 2, 4])
-def test_an_epoch_resumes_after_the_batches_it_has_given(write, seen: int) -> None:
+def test_an_epoch_resumes_after_the_batches_it_has_given(write: Write, seen: int) -> None:
     """Where all are given, what is resumed is an epoch with nothing left."""
     loader = loader_of(write)
     epochs = [indices(list(loader)) for _ in range(3)]
@@ -94,7 +97,7 @@ def test_an_epoch_resumes_after_the_batches_it_has_given(write, seen: int) -> No
         ({"balanced": True}, "data.loading.balanced False, not True"),
     ],
 )
-def test_an_epoch_is_not_finished_in_another_order(write, settings: dict[str, Any], message: str) -> None:
+def test_an_epoch_is_not_finished_in_another_order(write: Write, settings: dict[str, Any], message: str) -> None:
     """It would show images twice and others never. Where all were given, the next epoch may have any order."""
     loader = loader_of(write)
     batches = iter(loader)
@@ -108,7 +111,7 @@ def test_an_epoch_is_not_finished_in_another_order(write, settings: dict[str, An
     assert len(list(resumed)) == len(resumed)
 
 
-def test_a_setting_that_an_older_checkpoint_does_not_know_is_not_compared(write) -> None:
+def test_a_setting_that_an_older_checkpoint_does_not_know_is_not_compared(write: Write) -> None:
     loader, epoch = loader_of(write), indices(list(loader_of(write)))
     next(iter(loader))
     state = loader.state_dict()

@@ -10,6 +10,7 @@ from lit_ad.batch import Sample
 from lit_ad.data.masks import check_masks, read_mask, read_truth
 from lit_ad.errors import UserError
 from lit_ad.image.pixels import EXTENSIONS
+from tests.data.conftest import Write
 
 GREY = np.random.default_rng(0).integers(0, 256, (20, 30)).astype(np.uint8)
 
@@ -55,7 +56,7 @@ def test_a_data_set_says_above_which_value_a_mask_counts(tmp_path: Path) -> None
     assert truth is not None and np.array_equal(truth.numpy(), GREY > 127)
 
 
-def test_no_mask_is_not_no_defect(write_mask) -> None:
+def test_no_mask_is_not_no_defect(write_mask: Write) -> None:
     image, mask = Path("a.png"), write_mask("m.png", (20, 24))
     nominal = read_truth(Sample(image, 0, split="test"), (20, 24))
     assert nominal is not None and nominal.shape == (20, 24) and not nominal.any()
@@ -68,7 +69,7 @@ def test_no_mask_is_not_no_defect(write_mask) -> None:
         read_truth(Sample(image, 1, mask, split="test"), (24, 20))
 
 
-def test_sizes_are_checked_from_headers(tmp_path: Path, write, write_mask) -> None:
+def test_sizes_are_checked_from_headers(tmp_path: Path, write: Write, write_mask: Write) -> None:
     fits = Sample(write("a.png", (20, 24)), 1, write_mask("a_mask.png", (20, 24)), split="test")
     check_masks([fits, Sample(tmp_path / "gone.png", 1, split="test")])  # without a mask no file is opened
     wrong = Sample(write("b.png", (20, 24)), 1, write_mask("b_mask.png", (24, 20)), split="test")
@@ -76,7 +77,7 @@ def test_sizes_are_checked_from_headers(tmp_path: Path, write, write_mask) -> No
         check_masks([fits, wrong])
 
 
-def test_a_mask_fits_the_image_turned_upright(tmp_path: Path, write_mask) -> None:
+def test_a_mask_fits_the_image_turned_upright(tmp_path: Path, write_mask: Write) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(GREY).save(tmp_path / "a.png", exif=exif)

@@ -11,6 +11,7 @@ from lit_ad.data import AnomalyDataModule, Loading, MVTec
 from lit_ad.data.memory import is_worth_caching, largest_size
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
+from tests.data.conftest import Write
 from tests.data.loaded import module
 
 
@@ -45,7 +46,7 @@ def test_more_pixels_than_memory(bottle: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("stage", ["fit", "test", "predict"])
 def test_more_pixels_of_the_largest_image_than_memory(
-    bottle: Path, write, stage: str, monkeypatch: pytest.MonkeyPatch
+    bottle: Path, write: Write, stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where each image is seen in its own size."""
     samples = MVTec(bottle).samples()
@@ -68,14 +69,14 @@ def test_more_pixels_of_the_largest_image_than_memory(
         tiles.setup("test")
 
 
-def test_the_largest_image_of_those_that_can_be_read(write) -> None:
+def test_the_largest_image_of_those_that_can_be_read(write: Write) -> None:
     (bad := write("bad.png")).write_bytes(b"no image")
     paths = [write("a.png", (10, 40)), bad, write("b.png", (30, 20))]
     assert largest_size(Sample(path, 0) for path in paths) == (30, 20)
     assert largest_size([]) == largest_size([Sample(bad, 0)]) == (0, 0)
 
 
-def test_what_is_kept_in_memory_unasked(write, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_kept_in_memory_unasked(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     """All images together, as the network sees them: of one size, or in tiles of their own size."""
     samples = [Sample(write("a.png", (10, 40)), 0), Sample(write("b.png", (30, 20)), 0)]
     for view, size in ((View(16), 3 * 2 * 16 * 16), (View(None, tile=8), 3 * (10 * 40 + 30 * 20))):

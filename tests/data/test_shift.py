@@ -8,9 +8,10 @@ from PIL import Image
 
 from lit_ad.batch import Sample
 from lit_ad.data import MVTec
+from lit_ad.data.augment import Augment
 from lit_ad.data.light import Light
 from lit_ad.data.masks import read_mask
-from lit_ad.data.shift import Augment, Shift, write_shifted
+from lit_ad.data.shift import Shift, write_shifted
 from lit_ad.errors import UserError
 from lit_ad.image.pixels import read_image
 

@@ -3,21 +3,25 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import albumentations as A
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from lit_ad.batch import Sample
-from lit_ad.data.augment import A, Augment
+from lit_ad.data.augment import Augment
 from lit_ad.data.dataset import AnomalyDataset
 from lit_ad.features.dataset import FeatureDataset, SplitFeatures
 from lit_ad.image.tiling import Tiles
 from lit_ad.image.view import View
+from tests.optional import unwrap
+
+Write = Callable[..., Path]
 
 
 @pytest.fixture
-def write(tmp_path: Path) -> Callable[..., Path]:
+def write(tmp_path: Path) -> Write:
     """write("a.png", size=(h, w)): a random RGB image under tmp_path."""
     generator = np.random.default_rng(0)
 
@@ -28,31 +32,31 @@ def write(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-def test_features_take_the_place_of_pixels(write) -> None:
+def test_features_take_the_place_of_pixels(write: Write) -> None:
     path = write("a.png")
     images = AnomalyDataset([Sample(path, 0)], View(16))
     features = [[torch.ones(1, 8, 4, 4)]]
     dataset = FeatureDataset(images, features, pixels=True)
-    assert dataset[0].features is features[0] and dataset[0].pixels.shape == (1, 3, 16, 16)
+    assert dataset[0].features is features[0] and unwrap(dataset[0].pixels).shape == (1, 3, 16, 16)
     dataset = FeatureDataset(images, features, pixels=False)
     assert images[0].features is None and images[0].pixels is not None  # what is wrapped does not change
     path.unlink()  # nor is the file read
     assert dataset[0].features is features[0] and dataset[0].pixels is None and len(dataset[0]) == 1
 
 
-def test_what_loaders_ask_of_a_dataset_is_that_of_the_images(write) -> None:
+def test_what_loaders_ask_of_a_dataset_is_that_of_the_images(write: Write) -> None:
     samples = [Sample(write(f"{i}.png", (16, 32)), 0) for i in range(2)]
     tiles = Tiles([(16, 32)] * 2, 16, 0)
     images = AnomalyDataset(samples, View(None, tile=16), tiles=tiles)
     dataset = FeatureDataset(images, [[torch.full((1, 2), float(i))] for i in range(4)])
     assert len(dataset) == 4 and dataset.samples == samples and dataset.tiles is tiles
-    assert [float(dataset[i].features[0][0, 0]) for i in range(4)] == [0, 1, 2, 3]
+    assert [float(unwrap(dataset[i].features)[0][0, 0]) for i in range(4)] == [0, 1, 2, 3]
     assert [dataset[i].samples[0] for i in range(4)] == [samples[0], samples[0], samples[1], samples[1]]
     with pytest.raises(AssertionError, match="3 features of 4 items"):
         FeatureDataset(images, [[torch.ones(1, 2)]] * 3)
 
 
-def test_items_are_in_memory_where_no_image_is_read(write) -> None:
+def test_items_are_in_memory_where_no_image_is_read(write: Write) -> None:
     path, features = write("a.png"), [[torch.ones(1, 2)]]
     images = AnomalyDataset([Sample(path, 0)], View(16))
     assert not images.is_in_memory and not FeatureDataset(images, features).is_in_memory
@@ -63,10 +67,10 @@ def test_items_are_in_memory_where_no_image_is_read(write) -> None:
     augmented = AnomalyDataset(images.samples, View(16), Augment([A.InvertImg(p=1)]), cache=images.cache)
     assert not augmented.is_in_memory
     path.unlink()
-    assert torch.equal(again[0].pixels, images[0].pixels)
+    assert torch.equal(unwrap(again[0].pixels), unwrap(images[0].pixels))
 
 
-def test_each_split_has_its_features(write) -> None:
+def test_each_split_has_its_features(write: Write) -> None:
     images = AnomalyDataset([Sample(write("a.png"), 0)], View(16))
     features = [[torch.ones(1, 2)]]
     assert SplitFeatures().add_to(images, "train") is images

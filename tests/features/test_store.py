@@ -6,9 +6,9 @@ import pickle
 import shutil
 import signal
 import time
-from collections import namedtuple
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lit_ad.errors import UserError
 from lit_ad.features.store import FeatureStore, load_or_compute
+from tests.optional import unwrap
 
 FORK = multiprocessing.get_context("fork")
 
@@ -98,7 +99,7 @@ def test_computed_once_for_one_key(tmp_path: Path) -> None:
 
 
 def test_a_small_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: namedtuple("Usage", "free")(2000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2000))
     with pytest.raises(UserError, match=r"the disk is too small.*2 KiB are free: set cache.directory to another disk"):
         load_or_compute(tmp_path, {}, 7, "float32", lambda: batches(features()))
     assert not [path for path in tmp_path.iterdir() if path.suffix != ".lock"]
@@ -164,7 +165,7 @@ def test_a_killed_writer_leaves_no_half_cache(tmp_path: Path) -> None:
     writer.start()
     wait_for(begun)
     assert any(path.suffix == ".partial" for path in tmp_path.iterdir())
-    os.kill(writer.pid, signal.SIGKILL)
+    os.kill(unwrap(writer.pid), signal.SIGKILL)
     writer.join()
     assert not list(tmp_path.glob("*/about.json"))
     kept = load_or_compute(tmp_path, {}, 7, "float32", lambda: batches(features()))  # neither waits nor serves the half

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,7 +58,7 @@ def test_pages_larger_than_pillow_allows(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(pages) == 3 and np.array_equal(read_image(pages[2]), PIXELS)
 
 
-def texts(kind: str) -> dict[str, object]:
+def texts(kind: str) -> dict[str, Any]:
     """Arguments for `save` by which a PNG has 3 MiB of metadata."""
     long, info = "x" * 3 * 2**20, PngImagePlugin.PngInfo()
     if kind == "profile":

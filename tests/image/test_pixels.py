@@ -3,6 +3,7 @@
 import os
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ GREY3 = np.repeat(GREY[..., None], 3, axis=2)
 ALPHA = GENERATOR.integers(0, 256, (20, 30)).astype(np.uint8)
 
 
-def saved(image: Image.Image, path: Path, **kwargs: object) -> np.ndarray:
+def saved(image: Image.Image, path: Path, **kwargs: Any) -> np.ndarray:
     image.save(path, **kwargs)
     return read_image(path)
 
@@ -153,8 +154,10 @@ def test_an_odd_orientation_is_what_pillow_makes_of_it(
     tags[0x0112] = orientation
     path = tmp_path / f"x.{extension}"
     exif = b"Exif\0\0" + ImageFileDirectory_v2().prefix + b"*\0\x08\0\0\0" + tags.tobytes(8)
-    more = {"tiffinfo": tags} if extension == "tiff" else {"exif": exif}
-    Image.fromarray(GREY).save(path, **more, **{"lossless": True} if extension == "webp" else {})
+    more: dict[str, Any] = {"tiffinfo": tags} if extension == "tiff" else {"exif": exif}
+    if extension == "webp":
+        more["lossless"] = True
+    Image.fromarray(GREY).save(path, **more)
     with Image.open(BytesIO(path.read_bytes())) as image:  # see `opened`: given a path, Pillow garbles a TIFF
         expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     assert np.array_equal(read_image(path), expected)
@@ -185,7 +188,8 @@ def test_all_that_is_an_image(tmp_path: Path) -> None:
 
 def test_a_file_and_its_array_are_the_same_image(tmp_path: Path) -> None:
     """What a program holds in memory is read as what it would save."""
-    for i, array in enumerate((RGB, GREY, np.dstack([RGB, ALPHA]), GREY.astype(np.uint16) * 199, GREY > 127)):
+    arrays: list[np.ndarray] = [RGB, GREY, np.dstack([RGB, ALPHA]), GREY.astype(np.uint16) * 199, GREY > 127]
+    for i, array in enumerate(arrays):
         Image.fromarray(array).save(tmp_path / f"{i}.png")
         assert np.array_equal(to_rgb(array), read_image(tmp_path / f"{i}.png"))
 
@@ -213,7 +217,7 @@ def test_a_pillow_image_is_turned_upright_and_stays_as_it_is(tmp_path: Path) -> 
         (np.full((4, 4), 100, np.int64), "an array of int64 with values from 100 to 100 is no image"),
     ],
 )
-def test_what_is_no_image(wrong: object, message: str) -> None:
+def test_what_is_no_image(wrong: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         to_rgb(wrong)
 

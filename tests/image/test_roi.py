@@ -38,8 +38,8 @@ def test_what_is_outside_changes_nothing(mask_file: Path) -> None:
     for view in (View(32, roi=mask_file), View(None, roi=mask_file), View((24, 48), fit="pad", roi=mask_file)):
         (seen, box), (same, there) = view(IMAGE), view(other)
         assert np.array_equal(seen, same) and box == there
-    box = View(None, roi=(10, 5, 30, 45))
-    assert np.array_equal(box(IMAGE)[0], IMAGE[10:30, 5:45]) and box.content((40, 60)) == (20, 40)
+    framed = View(None, roi=(10, 5, 30, 45))
+    assert np.array_equal(framed(IMAGE)[0], IMAGE[10:30, 5:45]) and framed.content((40, 60)) == (20, 40)
     assert (View(None, roi=mask_file)(IMAGE)[0][0, 0] == FILL).all()
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from lit_ad.batch import Batch, Prediction, Sample
 from lit_ad.data import AnomalyDataModule, Loading, MVTec
+from lit_ad.data.dataset import AnomalyDataset
 from lit_ad.errors import UserError
 from lit_ad.image.tiling import Grid, Tiles, ramp, reflect, starts
 from lit_ad.image.view import View
@@ -24,6 +25,7 @@ from lit_ad.methods.base import Method
 from lit_ad.methods.network import as_images
 from lit_ad.teachers import Teacher
 from tests.judging import predict_batch
+from tests.optional import unwrap
 
 SIZES = [(64, 64), (65, 64), (100, 130), (16, 200), (10, 7), (33, 1), (1, 1)]
 TILES = [(16, 0), (16, 1), (16, 5), (16, 8), (40, 10)]
@@ -139,7 +141,8 @@ class Sharpness(Method):
         self.kernel = nn.Conv2d(3, 1, 9, padding=4)
 
     def compare(self, images: Tensor, features: list[Tensor]) -> Tensor:
-        return self.kernel(images)
+        disagreement: Tensor = self.kernel(images)
+        return disagreement
 
     def loss(self, disagreement: Tensor) -> Tensor:
         return disagreement.square().mean()
@@ -169,14 +172,14 @@ def batch_of(pixels: Tensor) -> Batch:
 def test_stitched_equals_untiled(sharpness: Sharpness, size: tuple[int, int]) -> None:
     batch = batch_of(torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8))
     whole = predict_batch(sharpness, batch)
-    assert torch.equal(whole.score, whole.anomaly_map.flatten(1).amax(dim=1))
+    assert torch.equal(unwrap(whole.score), unwrap(whole.anomaly_map).flatten(1).amax(dim=1))
     sharpness.view = View(None, tile=32, overlap=16, tile_batch=3)  # a quarter of 16 is the kernel's reach
     tiled = predict_batch(sharpness, batch)
     torch.testing.assert_close(tiled.anomaly_map, whole.anomaly_map)
     torch.testing.assert_close(tiled.score, whole.score)
     sharpness.view = View(None, tile=32, overlap=0, tile_batch=3)  # and without overlap there are seams
     cut = predict_batch(sharpness, batch)
-    assert (cut.anomaly_map - whole.anomaly_map).abs().max() > 1e-3
+    assert (unwrap(cut.anomaly_map) - unwrap(whole.anomaly_map)).abs().max() > 1e-3
 
 
 def test_padding_is_neither_tiled_nor_scored(sharpness: Sharpness) -> None:
@@ -184,10 +187,11 @@ def test_padding_is_neither_tiled_nor_scored(sharpness: Sharpness) -> None:
     pixels = torch.randint(0, 256, (2, 3, 50, 70), dtype=torch.uint8)
     alone = predict_batch(sharpness, batch_of(pixels[:1, :, 3:43, 5:60]))
     both = predict_batch(sharpness, replace(batch_of(pixels), boxes=[(3, 5, 43, 60), (0, 0, 50, 70)]))
-    assert both.anomaly_map.shape == (2, 1, 50, 70)
-    torch.testing.assert_close(both.anomaly_map[:1, :, 3:43, 5:60], alone.anomaly_map)
-    torch.testing.assert_close(both.score[:1], alone.score)
-    outside = both.anomaly_map[0].clone()
+    maps = unwrap(both.anomaly_map)
+    assert maps.shape == (2, 1, 50, 70)
+    torch.testing.assert_close(maps[:1, :, 3:43, 5:60], alone.anomaly_map)
+    torch.testing.assert_close(unwrap(both.score)[:1], alone.score)
+    outside = maps[0].clone()
     outside[:, 3:43, 5:60] = 0
     assert not outside.any()
 
@@ -254,6 +258,7 @@ def test_training_on_tiles_of_mixed_sizes(mixed: Path) -> None:
     data = AnomalyDataModule(MVTec(mixed), View(None, tile=32, overlap=8), batch_size=2)
     loader = data.train_dataloader()
     sizes = [Image.open(sample.image).size[::-1] for sample in data.splits.train]
+    assert isinstance(loader.dataset, AnomalyDataset)
     assert len(loader.dataset) == sum(len(Grid(size, 32, 8)) for size in sizes)
     batches = list(loader)
     assert all(b.pixels.shape == (2, 3, 32, 32) and b.pixels.dtype == torch.uint8 for b in batches)
@@ -263,7 +268,7 @@ def test_training_on_tiles_of_mixed_sizes(mixed: Path) -> None:
 
 
 def test_random_tiles_differ_by_epoch(mixed: Path) -> None:
-    made = {}
+    made: dict[int, dict[int, Tensor]] = {}
     for _ in range(2):
         data = AnomalyDataModule(MVTec(mixed), View(None, tile=16), batch_size=1, loading=Loading(train_tiles="random"))
         loader = data.train_dataloader()
@@ -301,7 +306,7 @@ def test_tiled_evaluation_does_not_depend_on_the_batch(mixed: Path, resnet_file:
     scores = []
     for size in (1, 3):
         data = AnomalyDataModule(MVTec(mixed), model.view, loading=Loading(eval_batch_size=size))
-        scores.append(torch.cat([predict_batch(model, batch).score for batch in data.test_dataloader()]))
+        scores.append(torch.cat([unwrap(predict_batch(model, batch).score) for batch in data.test_dataloader()]))
     torch.testing.assert_close(scores[0], scores[1])
 
 

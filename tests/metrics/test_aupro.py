@@ -1,3 +1,5 @@
+from typing import TypeVar
+
 import numpy as np
 import pytest
 import torch
@@ -7,9 +9,10 @@ from scipy.integrate import trapezoid
 from scipy.ndimage import label
 
 from lit_ad.metrics import AUPRO, AUPROBySize, state
-from lit_ad.metrics.aupro import QUARTERS
+from lit_ad.metrics.aupro import QUARTERS, RegionMetric, Thresholds
 
 Pairs = list[tuple[np.ndarray, np.ndarray]]
+Metric = TypeVar("Metric", bound=RegionMetric)
 
 
 def random_images(seed: int, number: int = 5, decimals: int = 9) -> Pairs:
@@ -48,7 +51,7 @@ def area(fpr: np.ndarray, pro: np.ndarray, limit: float) -> float:
     return float(trapezoid(np.append(pro[:after], at_limit), np.append(fpr[:after], limit)) / limit)
 
 
-def fed(metric: AUPRO | AUPROBySize, pairs: Pairs) -> AUPRO | AUPROBySize:
+def fed(metric: Metric, pairs: Pairs) -> Metric:
     for scores, mask in pairs:
         metric.update(torch.from_numpy(scores), torch.from_numpy(mask))
     return metric
@@ -112,7 +115,7 @@ def test_perfect_maps_reach_one_and_no_more() -> None:
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
 @pytest.mark.parametrize("thresholds", ["exact", "authors"])
-def test_no_region_or_no_nominal_pixel_is_nan(thresholds: str) -> None:
+def test_no_region_or_no_nominal_pixel_is_nan(thresholds: Thresholds) -> None:
     scores = np.random.default_rng(0).random((8, 8), np.float32)
     for pairs in ([], [(scores, np.zeros((8, 8), bool))], [(scores, np.ones((8, 8), bool))]):
         assert torch.isnan(fed(AUPRO(thresholds=thresholds), pairs).compute())
@@ -130,4 +133,4 @@ def test_batches_with_a_channel_and_errors() -> None:
     with pytest.raises(ValueError, match="false positive rate"):
         AUPRO(30)
     with pytest.raises(ValueError, match='"exact" or "authors"'):
-        AUPRO(thresholds="theirs")
+        AUPRO(thresholds="theirs")  # type: ignore[arg-type]

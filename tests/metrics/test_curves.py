@@ -1,6 +1,7 @@
 """Areas under curves from counts, against scikit-learn on the scores themselves."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,10 +18,11 @@ COUNTS = st.lists(st.integers(0, 3), min_size=CELLS, max_size=CELLS).map(np.arra
 def best_f1(labels: np.ndarray, scores: np.ndarray) -> float:
     """The best F1 of all thresholds, one by one."""
     values = [np.array([labels[scores >= t].sum(), (scores >= t).sum()]) for t in np.unique(scores)]
-    return max(2 * hits / (found + labels.sum()) for hits, found in values)
+    return float(max(2 * hits / (found + labels.sum()) for hits, found in values))
 
 
-METRICS: dict[str, tuple[Callable, Callable, Callable]] = {  # ours, the reference, and what hidden scores may change
+Curve = Callable[..., Any]
+METRICS: dict[str, tuple[Curve, Curve, Curve]] = {  # ours, the reference, and what hidden scores may change
     "auroc": (curves.auroc, roc_auc_score, lambda *c: curves.error_bound(curves.auroc, *c)),
     "partial": (
         lambda n, a: curves.auroc(n, a, 0.3),

@@ -72,7 +72,8 @@ def test_scores_alike_are_never_counted_too_many() -> None:
         scores = random.standard_normal(4000).astype(np.float32)
         scores[: int(4000 * share)] = 0.7
         table = absorb(empty(votes=True), {0: ordered_keys(scores)}, 40)
-        cell = table.cells == (int(ordered_keys(np.float32([0.7]))[0]) >> (32 - table.bits)) << (32 - table.bits)
+        key, low = int(ordered_keys(np.array([0.7], np.float32))[0]), 32 - table.bits
+        cell = table.cells == (key >> low) << low
         least = tied(table.counts, majority(table.counts, 32 - table.bits))[cell].sum()
         equal = int((scores == np.float32(0.7)).sum())
         others = table.counts[0][cell].sum() - equal

@@ -1,11 +1,17 @@
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from lit_ad.metrics import ImageAUROC, ImageAveragePrecision, ImageF1Max, sample_auroc
+from lit_ad.metrics.image import ImageMetric
 
-METRICS = {ImageAUROC: roc_auc_score, ImageAveragePrecision: average_precision_score}
+METRICS: dict[type[ImageMetric], Callable[..., float]] = {
+    ImageAUROC: roc_auc_score,
+    ImageAveragePrecision: average_precision_score,
+}
 
 
 def random_scores(seed: int, number: int = 83) -> tuple[torch.Tensor, torch.Tensor]:
@@ -16,7 +22,7 @@ def random_scores(seed: int, number: int = 83) -> tuple[torch.Tensor, torch.Tens
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_equals_scikit_learn_in_any_batches(metric: type) -> None:
+def test_equals_scikit_learn_in_any_batches(metric: type[ImageMetric]) -> None:
     scores, target = random_scores(0)
     ours = metric()
     for part in torch.randperm(len(scores)).split(10):
@@ -36,7 +42,7 @@ def test_f1_max_is_the_best_over_all_thresholds() -> None:
 
 
 @pytest.mark.parametrize("metric", [*METRICS, ImageF1Max])
-def test_interval_is_that_of_a_naive_bootstrap(metric: type) -> None:
+def test_interval_is_that_of_a_naive_bootstrap(metric: type[ImageMetric]) -> None:
     scores, target = random_scores(2)
     ours, turned = metric(), metric()
     ours.update(scores, target)

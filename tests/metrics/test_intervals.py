@@ -11,7 +11,8 @@ NOMINAL, ANOMALOUS = np.array([20, 10, 10, 0]), np.array([0, 5, 5, 50])
 
 def anomalous_part(nominal: np.ndarray, anomalous: np.ndarray) -> np.ndarray:
     """Of the drawn images: (draws, R) -> (draws,). Its distribution is the binomial one."""
-    return anomalous.sum(axis=1) / (nominal.sum(axis=1) + anomalous.sum(axis=1))
+    part: np.ndarray = anomalous.sum(axis=1) / (nominal.sum(axis=1) + anomalous.sum(axis=1))
+    return part
 
 
 @pytest.mark.parametrize("confidence", [0.8, 0.95])

@@ -7,6 +7,7 @@ from lit_ad.metrics.lists import ListState
 
 class Seen(ListState):
     kinds: ClassVar[dict[str, torch.dtype]] = {"numbers": torch.int64, "bytes": torch.uint8}
+    numbers: list[torch.Tensor]
 
     def update(self, *numbers: int) -> None:
         self.numbers.append(torch.tensor(numbers))

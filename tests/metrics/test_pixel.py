@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ def best_f1(target: np.ndarray, scores: np.ndarray) -> float:
     return float(np.max(2 * precision * recall / np.maximum(precision + recall, 1e-12)))
 
 
-METRICS: dict[str, tuple[Callable, Callable[[np.ndarray, np.ndarray], float]]] = {
+METRICS: dict[str, tuple[Callable[..., Any], Callable[[np.ndarray, np.ndarray], float]]] = {
     "auroc": (PixelAUROC, roc_auc_score),
     "partial": (lambda **k: PixelPartialAUROC(0.1, **k), lambda y, s: roc_auc_score(y, s, max_fpr=0.1)),
     "precision": (PixelAveragePrecision, average_precision_score),
@@ -83,7 +84,9 @@ def test_certificate_is_small_in_a_full_table(name: str, monkeypatch: pytest.Mon
     scale=st.sampled_from([1e-3, 1.0, 1e3]),
     metric=st.sampled_from(sorted(METRICS)),
 )
-def test_order_and_batching_never_matter(seed: int, shape: list, dtype: torch.dtype, scale: float, metric: str) -> None:
+def test_order_and_batching_never_matter(
+    seed: int, shape: list[int], dtype: torch.dtype, scale: float, metric: str
+) -> None:
     random = torch.Generator().manual_seed(seed)
     scores = (scale * torch.randn(shape, generator=random)).to(dtype)
     target = torch.rand(shape, generator=random) < 0.4

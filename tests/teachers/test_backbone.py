@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -19,7 +20,8 @@ IMAGES = torch.linspace(0, 40, 2 * 3 * 64 * 96).sin().square().reshape(2, 3, 64,
 
 def imagenet(images: torch.Tensor) -> torch.Tensor:
     """Normalised as torchvision's models are trained, (B, 3, H, W) -> the same shape."""
-    return torchvision_normalize(images, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    normalized: torch.Tensor = torchvision_normalize(images, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    return normalized
 
 
 def test_cnn_features_are_those_of_timms_own_wrapper(shared: Path) -> None:
@@ -33,9 +35,9 @@ def test_cnn_features_are_those_of_timms_own_wrapper(shared: Path) -> None:
 
 
 def test_vit_features_are_normed_patch_tokens(vit_file: Path) -> None:
-    model = timm.create_model("deit_tiny_patch16_224", dynamic_img_size=True).eval()
+    model: Any = timm.create_model("deit_tiny_patch16_224", dynamic_img_size=True).eval()
     model.load_state_dict(torch.load(vit_file, weights_only=True))
-    tokens = {}
+    tokens: dict[int, torch.Tensor] = {}
     for block in (3, 5):
         model.blocks[block].register_forward_hook(lambda _, __, out, block=block: tokens.update({block: out}))
     with torch.no_grad():

@@ -39,8 +39,8 @@ def test_an_output_sees_33_pixels_a_side(size: str) -> None:
     PDN(size, 4, 1 / 32)(images)[0, :, 20, 30].sum().backward()  # type: ignore[arg-type]
     assert images.grad is not None
     rows, columns = (images.grad.abs().sum(dim=(0, 1, axis)).nonzero().flatten() for axis in (3, 2))
-    assert (rows.min(), rows.max()) == (4 * 20, 4 * 20 + 32)
-    assert (columns.min(), columns.max()) == (4 * 30, 4 * 30 + 32)
+    assert (int(rows.min()), int(rows.max())) == (4 * 20, 4 * 20 + 32)
+    assert (int(columns.min()), int(columns.max())) == (4 * 30, 4 * 30 + 32)
 
 
 def test_padding_only_adds_positions() -> None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from importlib.util import spec_from_file_location
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -30,7 +31,7 @@ def test_wheel_weights_classify_as_they_do_in_timm_order() -> None:
     assert teacher.channels == [24, 40, 112]
     assert teacher.mean == (0.5, 0.5, 0.5)  # not ImageNet's
     # Trained, not random: BatchNorm has seen images.
-    assert float(teacher.get_submodule("model.bn1").running_var.std()) > 0.1
+    assert float(teacher.get_buffer("model.bn1.running_var").std()) > 0.1
 
 
 def test_a_damaged_wheel_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -89,7 +90,7 @@ def test_a_name_with_a_tag_takes_weights_from_anywhere(resnet_file: Path) -> Non
 
 
 class Trap:
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         return os.system, ("echo harmless > trapped",)
 
 

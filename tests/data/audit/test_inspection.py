@@ -16,6 +16,7 @@ from lit_ad.data.audit.measurements import Header
 from lit_ad.data.audit.report import AuditReport
 from lit_ad.data.splits import Splits, list_splits, split_nominal
 from lit_ad.image.view import View
+from tests.data.conftest import Write
 
 
 def report(samples: list[Sample], **options: bool) -> AuditReport:
@@ -30,7 +31,7 @@ def test_a_sound_data_set(bottle: Path) -> None:
     assert str(found) == "bottle: 8 to train on, 2 held out; test: 3 good, 2 broken (1 with masks); 20x24, 8-bit RGB"
 
 
-def test_each_category_its_sizes_depths_and_masks(bottle: Path, write, write_mask) -> None:
+def test_each_category_its_sizes_depths_and_masks(bottle: Path, write: Write, write_mask: Write) -> None:
     for i in range(5):
         write(f"cable/train/good/{i}.png", (10 + i, 30))
         write_mask(f"cable/train/good/grey{i}.png", (40, 30))
@@ -45,7 +46,7 @@ def test_each_category_its_sizes_depths_and_masks(bottle: Path, write, write_mas
     ]
 
 
-def test_classes_have_no_masks(write) -> None:
+def test_classes_have_no_masks(write: Write) -> None:
     for split in ("train", "test"):
         for name in ("cat", "dog"):
             for i in range(2):
@@ -56,7 +57,7 @@ def test_classes_have_no_masks(write) -> None:
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "tiff"])
 @pytest.mark.parametrize("damage", ["cut", "empty", "text"])
-def test_test_images_that_cannot_be_read_are_errors(bottle: Path, write, suffix: str, damage: str) -> None:
+def test_test_images_that_cannot_be_read_are_errors(bottle: Path, write: Write, suffix: str, damage: str) -> None:
     bad = write(f"bottle/test/good/bad.{suffix}", (64, 64))
     content = {"cut": bad.read_bytes()[: bad.stat().st_size // 2], "empty": b"", "text": b"not an image"}[damage]
     bad.write_bytes(content)
@@ -180,7 +181,7 @@ def test_a_mask_is_judged_above_its_data_sets_value(bottle: Path) -> None:
     assert said.startswith("masks empty")
 
 
-def test_masks_of_good_images(bottle: Path, write_mask) -> None:
+def test_masks_of_good_images(bottle: Path, write_mask: Write) -> None:
     """Some data sets bring black ones, which is right; what others mark would be ignored without a word."""
     folder = bottle / "ground_truth/good"
     folder.mkdir()
@@ -287,7 +288,9 @@ def test_real_data_raises_no_false_alarm(shared: Path, name: str) -> None:
     assert found.text.startswith(f"{name}: ") and os.linesep not in found.text
 
 
-def test_a_category_that_holds_out_nothing_is_told(bottle: Path, write, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_category_that_holds_out_nothing_is_told(
+    bottle: Path, write: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
     write("cork/train/good/0.png")
     source = MVTec(bottle.parent)
     tell_what_there_is(list_splits(source), source, View())

@@ -12,12 +12,13 @@ from lit_ad.data.masks import read_truth
 from lit_ad.data.sources.source import check
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
+from tests.data.conftest import Write
 
 SUFFIXES = {"01": ("bmp", "png"), "02": ("png", "png"), "03": ("bmp", "bmp")}
 
 
 @pytest.fixture
-def btad(tmp_path: Path, write, write_mask) -> Path:
+def btad(tmp_path: Path, write: Write, write_mask: Write) -> Path:
     for product, (image, mask) in SUFFIXES.items():
         root = f"BTech_Dataset_transformed/{product}"
         for i in range(4):
@@ -53,7 +54,7 @@ def test_the_folder_above_and_single_products(btad: Path) -> None:
         BTAD(btad / "01").samples()
 
 
-def test_what_does_not_fit_is_named(btad: Path, write, write_mask) -> None:
+def test_what_does_not_fit_is_named(btad: Path, write: Write, write_mask: Write) -> None:
     write_mask(f"{btad.name}/01/ground_truth/ko/0007.png")
     with pytest.raises(UserError, match=r"mask without an image: .*ko/0007.png"):
         BTAD(btad).samples()

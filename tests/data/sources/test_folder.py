@@ -7,20 +7,21 @@ from lit_ad.batch import Sample
 from lit_ad.data import Folder
 from lit_ad.data.sources.folder import name_defects
 from lit_ad.errors import UserError
+from tests.data.conftest import Write
 
 
 def count(samples: list[Sample]) -> dict[tuple[str, str], int]:
     return dict(Counter((s.split, s.defect) for s in samples))
 
 
-def test_nominal_images_alone(tmp_path: Path, write) -> None:
+def test_nominal_images_alone(tmp_path: Path, write: Write) -> None:
     for i in range(5):
         write(f"ok/{i}.png")
     assert count(Folder("ok", root=tmp_path).samples()) == {("train", "good"): 5}
     assert count(Folder(str(tmp_path / "ok")).samples()) == {("train", "good"): 5}
 
 
-def test_a_fifth_of_the_nominal_images_is_kept_for_the_test(tmp_path: Path, write) -> None:
+def test_a_fifth_of_the_nominal_images_is_kept_for_the_test(tmp_path: Path, write: Write) -> None:
     for i in range(10):
         write(f"ok/{i}.png")
     write("scratched/0.png")
@@ -31,7 +32,7 @@ def test_a_fifth_of_the_nominal_images_is_kept_for_the_test(tmp_path: Path, writ
     assert samples != Folder("ok", "scratched", root=tmp_path, seed=1).samples()
 
 
-def test_nominal_test_images_of_ones_own(tmp_path: Path, write) -> None:
+def test_nominal_test_images_of_ones_own(tmp_path: Path, write: Write) -> None:
     for i in range(3):
         write(f"ok/{i}.png")
         write(f"ok_test/{i}.png")
@@ -41,7 +42,7 @@ def test_nominal_test_images_of_ones_own(tmp_path: Path, write) -> None:
     assert [s.mask for s in samples if s.label] == [None]
 
 
-def test_masks_one_folder_for_each(tmp_path: Path, write, write_mask) -> None:
+def test_masks_one_folder_for_each(tmp_path: Path, write: Write, write_mask: Write) -> None:
     for name in ("ok/0.png", "ok/1.png", "dent/0.png", "hole/0.png", "hole/1.png"):
         write(name)
     masks = [write_mask("truth_dent/0_mask.png"), write_mask("truth_hole/1.png")]
@@ -50,7 +51,7 @@ def test_masks_one_folder_for_each(tmp_path: Path, write, write_mask) -> None:
 
 
 @pytest.mark.parametrize("anomalous", ["bad", ["bad/dent", "bad/hole"]])
-def test_masks_one_folder_for_all(tmp_path: Path, write, write_mask, anomalous: str | list[str]) -> None:
+def test_masks_one_folder_for_all(tmp_path: Path, write: Write, write_mask: Write, anomalous: str | list[str]) -> None:
     for name in ("ok/0.png", "ok/1.png", "bad/dent/0.png", "bad/hole/0.png"):
         write(name)
     masks = [write_mask("truth/dent/0_mask.png"), write_mask("truth/hole/0.png")]
@@ -58,7 +59,7 @@ def test_masks_one_folder_for_all(tmp_path: Path, write, write_mask, anomalous: 
     assert [(s.defect, s.mask) for s in samples if s.label] == [("dent", masks[0]), ("hole", masks[1])]
 
 
-def test_one_flat_folder_of_masks_for_two_of_images(tmp_path: Path, write, write_mask) -> None:
+def test_one_flat_folder_of_masks_for_two_of_images(tmp_path: Path, write: Write, write_mask: Write) -> None:
     for name in ("ok/0.png", "ok/1.png", "dent/5.png", "hole/6.png"):
         write(name)
     masks = [write_mask("truth/5.png"), write_mask("truth/6.png")]
@@ -69,7 +70,7 @@ def test_one_flat_folder_of_masks_for_two_of_images(tmp_path: Path, write, write
         Folder("ok", ["dent", "hole"], "truth", root=tmp_path).samples()
 
 
-def test_errors(tmp_path: Path, write, write_mask) -> None:
+def test_errors(tmp_path: Path, write: Write, write_mask: Write) -> None:
     write("ok/0.png")
     write("bad/0.png")
     write_mask("truth/9.png")
@@ -87,7 +88,7 @@ def test_errors(tmp_path: Path, write, write_mask) -> None:
 
 
 @pytest.fixture
-def two_defects(tmp_path: Path, write, write_mask) -> Path:
+def two_defects(tmp_path: Path, write: Write, write_mask: Write) -> Path:
     """Ten nominal images; dent and scratch in folders of images and masks, whose files are called alike."""
     for i in range(10):
         write(f"ok/{i}.png")
@@ -141,7 +142,9 @@ def test_images_and_masks_of_each_defect(
         (["test/dent", "test/good"], r"test/good is in `anomalous`, but called good"),
     ],
 )
-def test_what_is_not_clear_is_refused(two_defects: Path, write, write_mask, anomalous: list[str], message: str) -> None:
+def test_what_is_not_clear_is_refused(
+    two_defects: Path, write: Write, write_mask: Write, anomalous: list[str], message: str
+) -> None:
     write_mask("test/only/masks/0.png")
     write("test/good/0.png")
     for camera in ("left", "right"):
@@ -183,7 +186,7 @@ def test_one_folder_of_masks_has_a_folder_for_each_defect(two_defects: Path) -> 
     assert [s.mask for s in samples] == [two_defects / "truth" / s.defect / s.image.name for s in samples]
 
 
-def test_masks_among_images_are_no_images(two_defects: Path, write, write_mask) -> None:
+def test_masks_among_images_are_no_images(two_defects: Path, write: Write, write_mask: Write) -> None:
     write("bad/0.png")
     write("bad/1.png")
     masks = [write_mask("bad/0_mask.png"), write_mask("ok/3_mask.png")]
@@ -197,7 +200,7 @@ def test_masks_among_images_are_no_images(two_defects: Path, write, write_mask) 
     assert [s.mask for s in samples if s.label] == [None, two_defects / "truth/1.png"]
 
 
-def test_folders_inside_folders_of_images_are_told(two_defects: Path, write) -> None:
+def test_folders_inside_folders_of_images_are_told(two_defects: Path, write: Write) -> None:
     inside = [write("ok/more/0.png").parent, write("bad/0.png").parent / "masks"]
     inside[1].mkdir()
     told = f"folders inside folders of images, which are not read, 2: {inside[0]}, {inside[1]}"
@@ -206,7 +209,7 @@ def test_folders_inside_folders_of_images_are_told(two_defects: Path, write) -> 
     assert Folder(["ok", "ok/more"], "bad", "bad/masks", root=two_defects).remarks() == []
 
 
-def test_images_of_few_colours_are_no_masks(tmp_path: Path, write, write_mask) -> None:
+def test_images_of_few_colours_are_no_masks(tmp_path: Path, write: Write, write_mask: Write) -> None:
     """As drawings have them: nominal ones are even, anomalous ones have a square."""
     for i in range(5):
         write(f"ok/{i}.png", value=0)

@@ -7,9 +7,10 @@ from lit_ad.data.dataset import AnomalyDataset
 from lit_ad.data.sources.images import list_and_tell
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
+from tests.data.conftest import Write
 
 
-def test_every_image_below(tmp_path: Path, write) -> None:
+def test_every_image_below(tmp_path: Path, write: Write) -> None:
     paths = [write("a/0.png"), write("b/0.png"), write("b/c/1.jpg")]
     samples = Images(tmp_path).samples()
     assert [s.image for s in samples] == paths
@@ -18,7 +19,7 @@ def test_every_image_below(tmp_path: Path, write) -> None:
     assert [(s.image, s.category) for s in Images(paths[0]).samples()] == [(paths[0], "")]
 
 
-def test_a_broken_link_is_listed(tmp_path: Path, write) -> None:
+def test_a_broken_link_is_listed(tmp_path: Path, write: Write) -> None:
     """So that predict tells of it; other links lead to what they are."""
     image, folder = write("a/0.png"), tmp_path / "links"
     (folder / "inner").mkdir(parents=True)
@@ -32,7 +33,7 @@ def test_a_broken_link_is_listed(tmp_path: Path, write) -> None:
     assert errors[:2] == ["", ""] and errors[2].startswith(f"cannot read {folder}/inner/gone.png: ")
 
 
-def test_linked_and_hidden_folders(tmp_path: Path, write, capsys: pytest.CaptureFixture[str]) -> None:
+def test_linked_and_hidden_folders(tmp_path: Path, write: Write, capsys: pytest.CaptureFixture[str]) -> None:
     images = [write("new/line1/0.png"), write("elsewhere/1.png")]
     hidden = write("new/line1/.ipynb_checkpoints/0-checkpoint.png")
     (tmp_path / "new/line2").symlink_to(tmp_path / "elsewhere")

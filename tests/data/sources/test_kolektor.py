@@ -16,6 +16,7 @@ from lit_ad.data.masks import read_truth
 from lit_ad.data.sources.source import check
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
+from tests.data.conftest import Write
 
 
 def write_label(path: Path, value: int) -> None:
@@ -26,7 +27,7 @@ def write_label(path: Path, value: int) -> None:
 
 
 @pytest.fixture
-def sdd(tmp_path: Path, write) -> Path:
+def sdd(tmp_path: Path, write: Write) -> Path:
     """Nine items of four parts, of which the second is defective."""
     for item in range(1, 10):
         for part in range(4):
@@ -36,7 +37,7 @@ def sdd(tmp_path: Path, write) -> Path:
 
 
 @pytest.fixture
-def sdd2(tmp_path: Path, write) -> Path:
+def sdd2(tmp_path: Path, write: Write) -> Path:
     for split, count in (("train", 6), ("test", 4)):
         for i in range(count):
             image = write(f"KolektorSDD2/{split}/{i:05}.png")

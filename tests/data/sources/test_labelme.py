@@ -15,12 +15,13 @@ from lit_ad.data.masks import read_mask
 from lit_ad.data.sources.labelme import draw_labelme, mask_beside
 from lit_ad.data.splits import Splits
 from lit_ad.errors import UserError
+from tests.data.conftest import Write
 
 SIZE = (20, 30)  # of the images: height, width
 
 
 @pytest.fixture
-def image(write) -> Path:
+def image(write: Write) -> Path:
     return write("bad/dent/a.png", SIZE)
 
 
@@ -183,7 +184,7 @@ def test_only_files_of_labelme_beside_an_image_are_its_mask(image: Path) -> None
 
 
 @pytest.fixture
-def root(tmp_path: Path, image: Path, write) -> Path:
+def root(tmp_path: Path, image: Path, write: Write) -> Path:
     """Nominal images, and of two anomalous ones the first annotated; a nominal one has a file without shapes."""
     for i in range(4):
         write(f"ok/{i}.png", SIZE)

@@ -1,4 +1,3 @@
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -6,8 +5,7 @@ import pytest
 from PIL import Image
 
 from lit_ad.data.sources.mask_folders import count_colours, holds_masks, masks_among, most_colours
-
-Write = Callable[..., Path]
+from tests.data.conftest import Write
 
 
 @pytest.mark.parametrize(

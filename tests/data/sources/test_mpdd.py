@@ -6,12 +6,13 @@ import pytest
 from lit_ad.data import MPDD
 from lit_ad.data.sources.source import check
 from lit_ad.errors import UserError
+from tests.data.conftest import Write
 
 NAMES = ("bracket_black", "tubes")
 
 
 @pytest.fixture
-def mpdd(tmp_path: Path, write, write_mask) -> Path:
+def mpdd(tmp_path: Path, write: Write, write_mask: Write) -> Path:
     for category in NAMES:
         root = f"MPDD/MPDD/{category}"
         for i in range(3):

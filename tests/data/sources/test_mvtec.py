@@ -6,6 +6,7 @@ import pytest
 from lit_ad.data import MVTec
 from lit_ad.data.sources.source import check
 from lit_ad.errors import UserError
+from tests.data.conftest import Write
 
 
 def test_one_category(bottle: Path) -> None:
@@ -20,7 +21,7 @@ def test_one_category(bottle: Path) -> None:
     assert [s.split for s in samples] == ["train"] * 10 + ["test"] * 5
 
 
-def test_a_folder_of_categories(bottle: Path, write) -> None:
+def test_a_folder_of_categories(bottle: Path, write: Write) -> None:
     write("cable/train/good/0.bmp")
     root = bottle.parent
     (root / "licence").mkdir()
@@ -39,7 +40,7 @@ def test_root_and_category_must_fit(bottle: Path, tmp_path: Path) -> None:
         MVTec(tmp_path / "nowhere").samples()
 
 
-def test_each_category_is_a_task(bottle: Path, write, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_category_is_a_task(bottle: Path, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     write("cable/train/good/0.bmp")
     root = bottle.parent
     tasks = MVTec(root).tasks()
@@ -61,13 +62,13 @@ def test_empty_training_folder(bottle: Path) -> None:
         MVTec(bottle).samples()
 
 
-def test_a_mask_without_an_image(bottle: Path, write_mask) -> None:
+def test_a_mask_without_an_image(bottle: Path, write_mask: Write) -> None:
     write_mask("bottle/ground_truth/broken/7_mask.png")
     with pytest.raises(UserError, match=r"mask without an image: .*broken/7_mask.png"):
         MVTec(bottle).samples()
 
 
-def test_a_folder_of_masks_is_called_like_that_of_its_images(bottle: Path, write, write_mask) -> None:
+def test_a_folder_of_masks_is_called_like_that_of_its_images(bottle: Path, write: Write, write_mask: Write) -> None:
     write("bottle/test/colour/0.png")
     (bottle / "ground_truth/color").mkdir()
     assert len(MVTec(bottle).samples()) == 16  # nothing in it, nothing lost
@@ -100,13 +101,13 @@ def test_other_folders_are_nobodys_mistake(bottle: Path) -> None:
     assert MVTec(bottle).remarks() == [f"{bottle / 'tests'} is not read: it should be called test"]
 
 
-def test_masks_of_good_images_are_listed_for_the_inspection(bottle: Path, write_mask) -> None:
+def test_masks_of_good_images_are_listed_for_the_inspection(bottle: Path, write_mask: Write) -> None:
     mask = write_mask("bottle/ground_truth/good/001_mask.png")
     assert [s.mask for s in MVTec(bottle).samples() if s.label == 0 and s.mask] == [mask]
     assert all(s.mask is None for s in MVTec(bottle).samples() if s.split == "train")
 
 
-def test_anomalous_training_folders_are_offered_and_refused(bottle: Path, write) -> None:
+def test_anomalous_training_folders_are_offered_and_refused(bottle: Path, write: Write) -> None:
     write("bottle/train/dent/x.png")
     with pytest.raises(UserError, match=r"anomalous image in training: .*train/dent/x.png"):
         check(MVTec(bottle).samples())
@@ -123,7 +124,7 @@ def test_real_data(shared: Path, name: str, train: int, good: int, defective: in
     assert all((s.mask is not None) == (s.label == 1) for s in samples)
 
 
-def test_masks_that_lie_among_images(bottle: Path, write_mask) -> None:
+def test_masks_that_lie_among_images(bottle: Path, write_mask: Write) -> None:
     mask = write_mask("bottle/test/broken/000_mask.png")
     with pytest.raises(UserError, match=r"test/broken/000_mask.png is called like a mask of 000.png: masks belong in"):
         MVTec(bottle).samples()

@@ -7,10 +7,11 @@ import pytest
 from lit_ad.data import AnomalyDataModule, MVTecAD2
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
+from tests.data.conftest import Write
 
 
 @pytest.fixture
-def vial(tmp_path: Path, write, write_mask) -> Path:
+def vial(tmp_path: Path, write: Write, write_mask: Write) -> Path:
     for folder, names in {
         "train/good": [f"{i:03}_regular" for i in range(5)],
         "validation/good": [f"{i:03}_regular" for i in range(2)],
@@ -66,7 +67,7 @@ def test_without_a_test_there_is_still_a_training(vial: Path) -> None:
         MVTecAD2(vial).private()
 
 
-def test_folders_that_do_not_fit(vial: Path, write, write_mask) -> None:
+def test_folders_that_do_not_fit(vial: Path, write: Write, write_mask: Write) -> None:
     write_mask("ad2/vial/test_public/ground_truth/bad/007_regular_mask.png")
     with pytest.raises(UserError, match=r"mask without an image: .*007_regular_mask.png"):
         MVTecAD2(vial).samples()

@@ -15,6 +15,7 @@ from lit_ad.data.masks import check_masks, read_mask, read_truth
 from lit_ad.data.sources.mvtec_loco import ARCHIVE, saturation_area
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
+from tests.data.conftest import Write
 
 CONFIG = [
     {"defect_name": "missing", "pixel_value": 255, "saturation_threshold": 6, "relative_saturation": False},
@@ -32,7 +33,7 @@ def save_mask(file: Path, value: int, *rows: int, size: tuple[int, int] = (20, 2
 
 
 @pytest.fixture
-def pushpins(tmp_path: Path, write) -> Path:
+def pushpins(tmp_path: Path, write: Write) -> Path:
     for folder, count in (("train/good", 6), ("validation/good", 2), ("test/good", 3)):
         for i in range(count):
             write(f"loco/pushpins/{folder}/{i:03}.png")
@@ -166,7 +167,7 @@ def test_a_mask_of_no_defect_is_named(pushpins: Path, value: int, said: str) -> 
     assert other.is_file()
 
 
-def test_folders_that_do_not_fit(pushpins: Path, write) -> None:
+def test_folders_that_do_not_fit(pushpins: Path, write: Write) -> None:
     stray = save_mask(pushpins / "ground_truth/logical_anomalies/007/000.png", 255, 1)
     with pytest.raises(UserError, match=rf"masks without an image: {stray.parent} belongs"):
         MVTecLOCO(pushpins).samples()

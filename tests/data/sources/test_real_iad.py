@@ -16,13 +16,14 @@ from lit_ad.data.masks import read_truth
 from lit_ad.data.sources.source import check
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
+from tests.data.conftest import Write
 
 NAMES = ("audiojack", "toy_brick")
 VIEWS = range(1, 6)
 
 
 @pytest.fixture
-def real_iad(tmp_path: Path, write) -> Path:
+def real_iad(tmp_path: Path, write: Write) -> Path:
     """Two categories: four parts to train on, one good part and one with a defect in two of five views."""
     root = tmp_path / "Real-IAD"
     for name in NAMES:

@@ -13,12 +13,13 @@ from lit_ad.data.masks import read_truth
 from lit_ad.data.sources.source import check
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
+from tests.data.conftest import Write
 
 Row = dict[str, Any]
 
 
 @pytest.fixture
-def rows(write, write_mask) -> list[Row]:
+def rows(write: Write, write_mask: Write) -> list[Row]:
     """Seven images to train on, one to validate; in the test one good, and three with a mask, boxes and a polygon."""
     found: list[Row] = []
     for i in range(7):
@@ -199,7 +200,7 @@ def test_labels_as_programs_write_them(tmp_path: Path, rows: list[Row], labels: 
     ]
 
 
-def test_paths_of_windows(tmp_path: Path, rows: list[Row], write) -> None:
+def test_paths_of_windows(tmp_path: Path, rows: list[Row], write: Write) -> None:
     expected = [s.image for s in Table(tmp_path, save(tmp_path / "parts.csv", rows)).samples()]
     for row in rows:
         row |= {name: row[name].replace("/", "\\") for name in ("path", "mask") if name in row}

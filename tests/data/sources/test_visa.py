@@ -15,6 +15,7 @@ from lit_ad.data.masks import read_truth
 from lit_ad.data.sources.source import check
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
+from tests.data.conftest import Write
 
 OBJECTS = ("candle", "pcb1")
 SPLITS = {  # the stems of normal and of anomalous images to train on; all others are tested
@@ -25,7 +26,7 @@ SPLITS = {  # the stems of normal and of anomalous images to train on; all other
 
 
 @pytest.fixture
-def visa(tmp_path: Path, write) -> Path:
+def visa(tmp_path: Path, write: Write) -> Path:
     """Each object with four normal and two anomalous images; masks hold 0, 1 and 3."""
     root = tmp_path / "VisA"
     for name in OBJECTS:
@@ -93,7 +94,7 @@ def test_categories(visa: Path) -> None:
 
 
 @pytest.mark.parametrize("split", ["1cls", "2cls_highshot"])
-def test_converted(tmp_path: Path, write, write_mask, split: str) -> None:
+def test_converted(tmp_path: Path, write: Write, write_mask: Write, split: str) -> None:
     """By spot-diff's prepare_data.py, masks of two-class splits lie in folders of the splits."""
     two = split != "1cls"
     for name in OBJECTS:
