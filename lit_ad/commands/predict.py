@@ -74,6 +74,7 @@ def predict_alone(arguments: Sequence[str]) -> None:
     asked = parsed.decision
     if decision is not None:
         decision = decision if asked.false_alarm is None else decision.with_rate(asked.false_alarm)
+        decision = decision if asked.confidence is None else decision.with_confidence(asked.confidence)
         rule = decision.pixel_rule.changed(asked.pixel, asked.pixel_rate, asked.area, asked.clean_up)
         decision = decision.with_pixel_rule(rule)
         detector = Detector(detector.network, replace(detector.card, decision=decision), detector.network_for)
@@ -109,6 +110,8 @@ def make_parser() -> Parser:
     area = "Pixels of the smallest region that counts, for region. None: those of the file."
     parser.add_argument("--decision.area", type=int | None, default=None, help=area)
     outline = "Grow anomalous pixels to the outline of a defect. None: as the file says."
+    sure = "Keep that rate by this one detector with a confidence, such as 0.95. None: the file's."
+    parser.add_argument("--decision.confidence", type=float | None, default=None, help=sure)
     parser.add_argument("--decision.clean_up", type=CleanUpKey | None, default=None, help=outline)
     parser.add_argument("--device", type=str, default="cpu", help="cpu, or what the runtime calls another one.")
     parser.add_argument("--weights", type=Path | None, default=None, help="The teacher's, if a checkpoint needs them.")

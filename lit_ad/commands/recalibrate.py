@@ -4,6 +4,7 @@ import dataclasses
 import re
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -41,6 +42,7 @@ def recalibrate(
     pixel_rate: float | None = None,
     area: int | None = None,
     clean_up: CleanUpKey | None = None,
+    confidence: float | None = None,
 ) -> None:
     """Change the thresholds of a detector without training: from more good images, for another rate, or by hand.
 
@@ -54,6 +56,7 @@ def recalibrate(
         nominal: Folder of good images that the model was not trained on; they join those held out in training. Or DIR
             of `lit-ad serve MODEL --journal DIR`: the images of its random sample that were labelled good.
         false_alarm: The rate of nominal images that may be called anomalous. None: as it was.
+        confidence: Keep that rate by this one detector with a confidence, such as 0.95. None: as it was.
         threshold: Set the threshold of image scores by hand.
         pixel_threshold: Set the threshold of anomaly maps by hand.
         category: Of a model for several: whose images these are, or whose threshold. None: of thresholds, all.
@@ -75,7 +78,7 @@ def recalibrate(
         raise UserError(f"{output} is there already: give another --output, or remove it")
     if replace and nominal is None:
         raise UserError("--replace is for other good images: give --nominal FOLDER")
-    if (nominal, false_alarm, threshold, pixel_threshold, pixel, pixel_rate, area, clean_up) == (None,) * 8:
+    if (nominal, false_alarm, threshold, pixel_threshold, pixel, pixel_rate, area, clean_up, confidence) == (None,) * 9:
         raise UserError(
             "nothing to change: give --nominal FOLDER, --false_alarm, --threshold, --pixel_threshold or --pixel"
         )
@@ -110,6 +113,8 @@ def recalibrate(
     else:
         after = before if false_alarm is None else before.without_threshold(name).with_rate(false_alarm)
         after = after.with_pixel_rule(rule)
+    if confidence is not None:
+        after = after.without_threshold(name).with_confidence(confidence)
     if threshold is not None:
         after = after.with_threshold(threshold, name)
     if pixel_threshold is not None:
@@ -185,6 +190,8 @@ def refitted(
         earlier["peaks"] = {}
     own = {name: {category: kept[category]} if category in kept else {} for name, kept in earlier.items()}
     new = join_held([own, seen.held]) if add else seen.held
-    held = {name: {**{c: v for c, v in kept.items() if c != category}, **new[name]} for name, kept in earlier.items()}
+    held: Any = {
+        name: {**{c: v for c, v in kept.items() if c != category}, **new[name]} for name, kept in earlier.items()
+    }
     rate = before.false_alarm if false_alarm is None else false_alarm
     return dataclasses.replace(before, **held, false_alarm=rate, pixel_rule=rule)

@@ -34,7 +34,17 @@ from lit_ad.detector.marking import Marking
 from lit_ad.detector.nominal_pixels import NominalPixels
 from lit_ad.detector.pixel_decision import NO_MAPS, PixelDecision
 from lit_ad.detector.pixel_rule import PixelRule
-from lit_ad.detector.thresholds import POOLED, Floats, OperatingPoint, of_category, operating_point, refuse_not_finite
+from lit_ad.detector.thresholds import (
+    POOLED,
+    Floats,
+    OperatingPoint,
+    check_confidence,
+    held_out_for,
+    of_category,
+    operating_point,
+    refuse_not_finite,
+    smallest_rate,
+)
 from lit_ad.errors import UserError
 
 NO_DECISION = (
@@ -63,6 +73,8 @@ class Decision:
         pixels: The histogram of the maps' pixels, by category.
         grains: Of each map, the pixels of its highest peak (`held_out.grain`).
         pixel_rule: Which pixels are anomalous.
+        confidence: That the rate of this one detector is no higher than false_alarm, over the draw of the held-out
+            images. None: it is no higher in the mean over detectors.
         scaled: How many other held-out images of a category set the scale of the maps, and do not decide.
 
     Raises:
@@ -82,10 +94,12 @@ class Decision:
     grains: Mapping[str, Floats] = field(default_factory=dict)
     pixel_rule: PixelRule = field(default_factory=PixelRule)
     scaled: Mapping[str, int] = field(default_factory=dict)
+    confidence: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.false_alarm < 1:
             raise UserError(f"decision.false_alarm is a rate between 0 and 1, not {self.false_alarm}")
+        check_confidence(self.confidence, any(self.folds.values()))
         for name in NUMBERS:
             values = {
                 category: np.sort(np.asarray(numbers, np.float64))
@@ -125,6 +139,10 @@ class Decision:
     def with_rate(self, false_alarm: float) -> "Decision":
         """The same held-out images, and another false-alarm rate. Thresholds that were set by hand stay."""
         return replace(self, false_alarm=false_alarm)
+
+    def with_confidence(self, confidence: float | None) -> "Decision":
+        """The same rate, kept with a confidence by this detector, or in the mean (None). Raises UserError of folds."""
+        return replace(self, confidence=confidence)
 
     def with_threshold(self, threshold: float, category: str | None = POOLED, pixels: bool = False) -> "Decision":
         """The same with an image threshold set by hand, or a pixel threshold, of a category or of all.
@@ -189,7 +207,7 @@ class Decision:
     def operating_point(self, category: str | None = POOLED) -> OperatingPoint:
         """The image threshold, and what it stands for."""
         by_hand = self.by_hand.get(category if category is not None and category in self.scores else "")
-        return operating_point(of_category(self.scores, category), self.false_alarm, by_hand)
+        return operating_point(of_category(self.scores, category), self.false_alarm, by_hand, self.confidence)
 
     def pixel_operating_point(self, category: str | None = POOLED) -> OperatingPoint | None:
         """The pixel threshold, and what it stands for. None without maps."""
@@ -220,8 +238,9 @@ class Decision:
         return self.pixel_decision.colour_range(category)
 
     def smallest_rate(self, category: str | None = POOLED) -> float:
-        """The lowest false-alarm rate that the number of held-out images allows: 1 / (n + 1)."""
-        return 1 / (len(of_category(self.scores, category)) + 1)
+        """The lowest false-alarm rate that the number of held-out images allows: 1 / (n + 1) in the mean, or that with
+        the confidence."""
+        return smallest_rate(len(of_category(self.scores, category)), self.confidence)
 
     def kept_rate(self, category: str | None = POOLED) -> float:
         """The false-alarm rate that is kept: the one asked for, or the lowest that the held-out images allow."""
@@ -231,7 +250,9 @@ class Decision:
         """The rate that is kept in words, with the one that was asked for where it is another."""
         asked = f"{100 * self.false_alarm:.3g} %"
         kept = f"{100 * self.kept_rate(category):.3g} %"
-        return kept if kept == asked else f"{kept}, the lowest that the held-out images allow ({asked} was asked for)"
+        sure = "" if self.confidence is None else f" with {100 * self.confidence:g} % confidence"
+        lowest = f"{kept}, the lowest that the held-out images allow{sure} ({asked} was asked for)"
+        return f"{kept}{sure}" if kept == asked else lowest
 
     def warnings(self) -> list[str]:
         """One for each category whose held-out images are too few for the rate."""
@@ -242,7 +263,9 @@ class Decision:
                 place = f" of {category}" if len(self.scores) > 1 else ""
                 have, more = ("nominal", "take") if self.folds.get(category) else ("held-out nominal", "hold out")
                 images = f"{have} image{place} allows", f"{have} images{place} allow"
-                needed, lowest = math.ceil(1 / self.false_alarm) - 1, f"{self.smallest_rate(category):.3g}"
+                needed = held_out_for(self.false_alarm, self.confidence)
+                sure = "" if self.confidence is None else f" with {100 * self.confidence:g} % confidence"
+                lowest = f"{self.smallest_rate(category):.3g}{sure}"
                 lines.append(
                     f"{format_count(len(held), *images)} a false-alarm rate of {lowest} and no lower, where "
                     f"decision.false_alarm is {self.false_alarm:.3g}: {more} {needed} or more, or ask for a higher rate"
@@ -261,6 +284,7 @@ class Decision:
             "folds": {category: list(images) for category, images in self.folds.items()},
             "pixel_rule": self.pixel_rule.to_dict(),
             "scaled": dict(self.scaled),
+            "confidence": self.confidence,
         }
 
     @classmethod

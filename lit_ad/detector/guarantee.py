@@ -1,14 +1,12 @@
 """What a decision promises, in words and numbers for files and pages. NumPy only."""
 
-import math
 from collections import Counter
 from collections.abc import Hashable, Sequence
-
-import numpy as np
 
 from lit_ad.counts import format_count
 from lit_ad.detector.decision import Decision
 from lit_ad.detector.thresholds import POOLED, may_lie_above
+from lit_ad.detector.tolerance import at_most, rate_bound
 
 CONFIDENCE = 0.95  # of what is said of one detector
 
@@ -29,6 +27,11 @@ def guarantee(decision: Decision, category: str | None = POOLED) -> str:
     bound = rate_bound(point.held_out, point.above, CONFIDENCE)
     others = scale_images_of(decision, category)
     of_scale = f" {format_count(others, 'other held-out image')} set the scale of the maps." if others else ""
+    if decision.confidence is not None:
+        return (
+            f"With {100 * decision.confidence:g} % confidence over the draw of the held-out images, at most "
+            f"{100 * rate:.3g} % of nominal images like them are called anomalous by this detector.{asked}{of_scale}"
+        )
     return (
         f"A nominal image like the held-out ones is called anomalous with a probability of at most {100 * rate:.3g} %, "
         f"over the draw of the held-out images and of the image. The rate of one detector may lie above: with "
@@ -145,45 +148,11 @@ def by_hand(decision: Decision) -> list[str]:
     return lines
 
 
-def rate_bound(held_out: int, above: int, confidence: float) -> float:
-    """Return what the false-alarm rate of one detector does not exceed, with a confidence over the draw of its held-out
-    images: a one-sided tolerance limit of the order statistic that is its threshold.
-
-    The rate of a threshold that k of n held-out scores lie above is distributed as Beta(k + 1, n - k), whatever the
-    distribution of scores without ties; with ties it is lower (Wilks, 1941, https://doi.org/10.1214/aoms/1177731788).
-
-    Args:
-        held_out: How many images were held out.
-        above: How many of their scores lie above the threshold.
-        confidence: In (0, 1), such as 0.95.
-    """
-    low, high = 0.0, 1.0
-    for _ in range(60):  # halves the interval each time: to the last digit of a float
-        rate = (low + high) / 2
-        low, high = (rate, high) if at_most(above, held_out, rate) > 1 - confidence else (low, rate)
-    return high
-
-
-def held_out_needed(rate: float, confidence: float) -> int:
-    """Return how many images must be held out for a rate that one detector keeps with a confidence: the fewest of which
-    the highest score is such a threshold."""
-    return math.ceil(math.log1p(-confidence) / math.log1p(-rate))
-
-
-def probability_above(held_out: int, rate: float) -> float:
+def probability_above(held_out: int, rate: float, confidence: float | None = None) -> float:
     """The probability that the false-alarm rate of one detector lies above the rate that its threshold was set for.
 
     Of scores without ties, the rate of a threshold that k of n held-out scores lie above is distributed as
     Beta(k + 1, n - k) (Vovk, 2012, https://proceedings.mlr.press/v25/vovk12.html). It lies above `rate` as often as a
     Binomial(n, rate) variable is k or less.
     """
-    return at_most(may_lie_above(held_out, rate), held_out, rate)
-
-
-def at_most(count: int, trials: int, rate: float) -> float:
-    """Return the probability that a Binomial(trials, rate) variable is `count` or less; rate in (0, 1)."""
-    successes = np.arange(1, count + 1)
-    # log P(j) from log P(j - 1): factorials of large n have no float.
-    steps = np.log((trials - successes + 1) / successes * rate / (1 - rate))
-    logs = trials * np.log1p(-rate) + np.concatenate([[0.0], np.cumsum(steps)])
-    return float(np.exp(logs).sum())
+    return at_most(may_lie_above(held_out, rate, confidence), held_out, rate)

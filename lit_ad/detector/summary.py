@@ -9,14 +9,13 @@ from lit_ad.detector.guarantee import (
     by_hand,
     folds_of,
     guarantee,
-    held_out_needed,
     probability_above,
     proven_of_folds,
-    rate_bound,
     scale_images_of,
 )
 from lit_ad.detector.pixel_guarantee import pixel_guarantee
 from lit_ad.detector.thresholds import POOLED, held_out_for
+from lit_ad.detector.tolerance import rate_bound
 
 
 def summary(decision: Decision) -> dict[str, Any]:
@@ -27,6 +26,7 @@ def summary(decision: Decision) -> dict[str, Any]:
     categories = [*decision.scores, POOLED] if len(decision.scores) > 1 else [POOLED]
     return {
         "false_alarm": decision.false_alarm,
+        "confidence_asked": decision.confidence,
         "kept_rate": decision.kept_rate(),
         "also_chosen": {category: list(chosen) for category, chosen in decision.also_chosen.items()},
         "by_hand": by_hand(decision),
@@ -39,6 +39,7 @@ def summary_of(decision: Decision, category: str | None) -> dict[str, Any]:
     image = decision.operating_point(category)
     folds = folds_of(decision, category)
     exact = not image.by_hand and not also_chosen(decision, category) and not folds
+    confidence = decision.confidence or CONFIDENCE
     proven = None if image.by_hand or also_chosen(decision, category) else proven_of_folds(decision, category)
     return {
         "category": category,
@@ -50,11 +51,13 @@ def summary_of(decision: Decision, category: str | None) -> dict[str, Any]:
         "folds": folds,
         "rate_proven_of_folds": proven,
         "guarantee": guarantee(decision, category),
-        "probability_above_rate": probability_above(image.held_out, decision.false_alarm) if exact else None,
-        "rate_with_confidence": rate_bound(image.held_out, image.above, CONFIDENCE) if exact else None,
-        "confidence": CONFIDENCE,
+        "probability_above_rate": probability_above(image.held_out, decision.false_alarm, decision.confidence)
+        if exact
+        else None,
+        "rate_with_confidence": rate_bound(image.held_out, image.above, confidence) if exact else None,
+        "confidence": confidence,
         "held_out_for_the_rate": held_out_for(decision.false_alarm),
-        "held_out_for_the_rate_with_confidence": held_out_needed(decision.false_alarm, CONFIDENCE),
+        "held_out_for_the_rate_with_confidence": held_out_for(decision.false_alarm, confidence),
     }
 
 

@@ -14,7 +14,7 @@ from lit_ad.detector.decision import NO_DECISION, Decision
 from lit_ad.detector.guarantee import by_hand
 from lit_ad.detector.held_out import HeldOutImages, join_held
 from lit_ad.detector.pixel_rule import CleanUpKey, PixelKind, PixelRule
-from lit_ad.detector.thresholds import held_out_for
+from lit_ad.detector.thresholds import check_confidence, held_out_for
 from lit_ad.distributed import gather
 from lit_ad.errors import UserError, check_number
 from lit_ad.image.view import View
@@ -36,6 +36,8 @@ class Calibration(L.Callback):
     Args:
         false_alarm: The rate of nominal images that may be called anomalous. None: the checkpoint's, 0.01 in a first
             training.
+        confidence: Keep that rate by this one detector with a confidence, such as 0.95, over the draw of the held-out
+            images, which takes more of them. None: the checkpoint's; in a first training, the rate is kept in the mean.
         folds: Into how many parts nominal images are cut, or leave-one-out, so that all of them train and decide. For
             few images: a training for each part leaves it out and scores it, and at last one has all images. None:
             data.val_fraction holds images out.
@@ -58,14 +60,17 @@ class Calibration(L.Callback):
         pixel_rate: float | None = None,
         area: int | None = None,
         clean_up: CleanUpKey | None = None,
+        confidence: float | None = None,
     ) -> None:
         if false_alarm is not None and not 0 < false_alarm < 1:
             raise UserError(f"decision.false_alarm is a rate between 0 and 1, not {false_alarm}")
         if isinstance(folds, int):
             check_number("decision.folds", folds, least=2)
+        check_confidence(confidence, folds is not None)
         self.false_alarm, self.folds = false_alarm, folds
         self.left_out: Decision | None = None  # by the images that the trainings of the folds left out; of the last one
         self.given: dict[str, Any] = {"kind": pixel, "rate": pixel_rate, "area": area, "clean_up": clean_up}
+        self.asked_confidence = self.confidence = confidence
         self.rate = 0.01 if false_alarm is None else false_alarm  # in checkpoints: those between validations need it
         self.pixel_rule = PixelRule().changed(**self.given)  # the same
         self.warned = False
@@ -105,11 +110,13 @@ class Calibration(L.Callback):
             pl_module.prepare(nominal(trainer, pl_module))
 
     def state_dict(self) -> dict[str, Any]:
-        return {"false_alarm": self.rate, "pixel_rule": self.pixel_rule.to_dict()}
+        return {"false_alarm": self.rate, "confidence": self.confidence, "pixel_rule": self.pixel_rule.to_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if self.false_alarm is None:
             self.rate = state_dict["false_alarm"]
+        if self.asked_confidence is None and self.folds is None:
+            self.confidence = state_dict.get("confidence")
         self.pixel_rule = PixelRule.from_dict(state_dict.get("pixel_rule", {})).changed(**self.given)
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
@@ -125,7 +132,7 @@ class Calibration(L.Callback):
             val = data_of(trainer, pl_module).splits.val
             none_held = self.folds or not val
             if not none_held and not chosen_in_fit(trainer, pl_module, self.validations + 1, scaled=False):
-                self.scale_images = choose_scale_images(val, held_out_for(self.rate))
+                self.scale_images = choose_scale_images(val, held_out_for(self.rate, self.confidence))
             rows = looked_at(val, self.scale_images)
             scaling = nominal(trainer, pl_module) if none_held else self._noticed(held_out(trainer, pl_module, rows))
             with torch.no_grad():
@@ -143,6 +150,8 @@ class Calibration(L.Callback):
         """Take from an earlier decision what was not given."""
         if earlier is not None:
             self.rate = earlier.false_alarm if self.false_alarm is None else self.false_alarm
+            if self.asked_confidence is None and self.folds is None:
+                self.confidence = earlier.confidence
             self.pixel_rule = earlier.pixel_rule.changed(**self.given)
 
     def on_validation_batch_start(
@@ -182,6 +191,7 @@ class Calibration(L.Callback):
             return
         earlier: Decision | None = pl_module.decision
         settings: dict[str, Any] = {"false_alarm": self.rate, "pixel_rule": self.pixel_rule}
+        settings["confidence"] = self.confidence
         if left_out is not None:
             decision, self.scored_by = replace(left_out, **settings), weights_of(trainer)
         else:
@@ -214,6 +224,8 @@ class Calibration(L.Callback):
             return
         lines = by_hand(decision)
         pl_module.decision = decision = decision.with_pixel_rule(decision.pixel_rule.changed(**self.given))
+        if self.asked_confidence is not None:
+            pl_module.decision = decision = decision.with_confidence(self.asked_confidence)
         if self.false_alarm not in (None, decision.false_alarm):
             rate = f"false_alarm {self.false_alarm:g}"
             pl_module.decision = decision = decision.with_rate(self.false_alarm)

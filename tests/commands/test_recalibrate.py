@@ -194,6 +194,14 @@ def test_an_output_that_cannot_be_written_is_told_before_the_images_are_judged(c
         run(["recalibrate", *given])
 
 
+def test_a_rate_is_kept_with_a_confidence(checkpoint: Path, tmp_path: Path) -> None:
+    output = tmp_path / "sure.ckpt"
+    run(["recalibrate", "--ckpt_path", str(checkpoint), "--confidence", "0.9", "--output", str(output)])
+    assert decision_of(output).confidence == 0.9 and decision_of(checkpoint).confidence is None
+    with pytest.raises(UserError, match=r"decision.confidence is a probability between 0 and 1"):
+        run(["recalibrate", "--ckpt_path", str(checkpoint), "--confidence", "90", "--output", str(tmp_path / "b.ckpt")])
+
+
 def test_other_images_are_of_no_fold(checkpoint: Path, images: Path, tmp_path: Path) -> None:
     content = read_checkpoint(checkpoint)
     content["lit_ad"]["decision"]["folds"] = {"stripes": [1, 1, 1, 1]}

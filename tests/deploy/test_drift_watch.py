@@ -60,7 +60,7 @@ def test_the_promise_says_what_it_rests_on() -> None:
     assert "not tested, since no rate was stated" in DriftWatch(DECISION, 0.01, None).promise()
     chosen = Decision({"": HELD}, also_chosen={"": ["the epoch"]})
     assert "more was chosen on the held-out images" in DriftWatch(chosen, 0.01, None).promise()
-    folds = Decision({"": HELD}, folds={"": 5})
+    folds = Decision({"": HELD}, folds={"": [1] * 5})
     assert "come as earlier ones of the same line did" in DriftWatch(folds, 0.01, None).promise()
     assert "Nothing is tested" in DriftWatch(None, 0.01, None).promise()
     assert DriftWatch(None, 0.01, None).update(row(0.5)) == []

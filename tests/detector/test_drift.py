@@ -205,7 +205,7 @@ def test_scores_of_folds_are_compared_with_none_of_this_detector() -> None:
     """They are of other trainings. Lower scores from the first image on are no change; later ones are."""
     random = np.random.default_rng(3)
     held = random.gamma(2.0, size=50)
-    test = DriftTest.from_decision(Decision({"": held}, false_alarm=0.05, folds={"": 5}))
+    test = DriftTest.from_decision(Decision({"": held}, false_alarm=0.05, folds={"": [1] * 5}))
     assert test.state()["bag"] == [] and test.update(0.1) is not None
     scores = random.gamma(2.0, size=800) * 0.6
     scores[500:] += 1

@@ -267,6 +267,22 @@ def test_statistics_and_cached_features_are_of_whole_images_alone(
         quiet_trainer(tmp_path / "run", cache, Calibration(0.4)).fit(Statistics(), data)
 
 
+def test_a_confidence_is_kept_in_the_checkpoint_and_taken_by_a_test(
+    parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any
+) -> None:
+    model = brightness(View((12, 18)))
+    data = AnomalyDataModule(MVTec(parts / "nut"), model.view, batch_size=3, val_fraction=0.5)
+    trainer = quiet_trainer(tmp_path, Calibration(0.4, confidence=0.9))
+    trainer.fit(model, data)
+    assert model.decision is not None and model.decision.confidence == 0.9
+    quiet_trainer(tmp_path / "a", Calibration()).validate(model, data, verbose=False)
+    assert model.decision.confidence == 0.9
+    quiet_trainer(tmp_path / "b", Calibration(confidence=0.5)).test(model, data, verbose=False)
+    assert model.decision.confidence == 0.5
+    with pytest.raises(UserError, match=r"decision.confidence is of images that were held out, .* leave out one"):
+        Calibration(folds=5, confidence=0.9)
+
+
 def test_statistics_need_a_datamodule(parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any) -> None:
     class Statistics(brightness):  # type: ignore[misc]
         def prepare(self, nominal: Any) -> None:
