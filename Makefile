@@ -1,6 +1,6 @@
 # `make` alone lists the targets. Each makes .venv itself when it is missing or older than pyproject.toml.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast fast-one fast-two test-one test-two test-slow lowest user package cpp gpu docs lint check format clean
+.PHONY: help demo test test-fast fast-one fast-two test-one test-two test-slow lowest user package cpp images gpu docs lint check format clean
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
@@ -70,6 +70,9 @@ gpu:  ## on a machine with a CUDA GPU: its tests, and how fast it trains and jud
 
 cpp: $(READY)  ## build examples/cpp and compare it with Detector; skips what .ci/cpp.sh would install
 	$(BIN)/pytest -m slow -rs tests/test_cpp.py
+
+images: $(READY)  ## build the images of docker/, train the demo in one and serve it in the other
+	$(BIN)/python .ci/images.py
 
 package: $(READY)  ## wheel and sdist in dist/, checked, and tried in a bare environment; about 3 minutes
 	$(BIN)/python .ci/package.py
