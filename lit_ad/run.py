@@ -103,7 +103,7 @@ def fit(config: str | Path, data: str | Path | None = None, keys: Mapping[str, A
         print(run.directory, run.metrics["pooled"]["image_auroc"])
         print(run.detector()("part.png").anomalous)
     """
-    from lit_ad.commands.main import mendable, prepare, quiet
+    from lit_ad.commands.main import format_warning, mendable, prepare, quiet
 
     words = write_words(config, data, {} if keys is None else keys)
     with command_line(["fit", *words]), warnings.catch_warnings():
@@ -111,6 +111,7 @@ def fit(config: str | Path, data: str | Path | None = None, keys: Mapping[str, A
         quiet()
         from lit_ad.lightning_cli.cli import main  # once prepare has been called
 
+        formats, warnings.formatwarning = warnings.formatwarning, format_warning  # now: Lightning sets its own
         try:
             trained = main(words)
         except SystemExit as end:
@@ -122,6 +123,8 @@ def fit(config: str | Path, data: str | Path | None = None, keys: Mapping[str, A
             if mended is None or isinstance(error, UserError):
                 raise
             raise UserError(str(mended)) from error
+        finally:
+            warnings.formatwarning = formats
     return Run(Path(trained.trainer.default_root_dir))
 
 

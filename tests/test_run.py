@@ -36,9 +36,10 @@ def test_three_lines_give_what_the_command_gives(
     command: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    before = (sys.argv, list(sys.path), warnings.showwarning, torch.get_num_threads())
+    before = (sys.argv, list(sys.path), warnings.showwarning, warnings.formatwarning, torch.get_num_threads())
     run = lit_ad.fit("demo", keys={"trainer": {"max_epochs": 2}, "trainer.default_root_dir": tmp_path / "run"})
-    assert (sys.argv, list(sys.path), warnings.showwarning, torch.get_num_threads()) == before
+    after = (sys.argv, list(sys.path), warnings.showwarning, warnings.formatwarning, torch.get_num_threads())
+    assert after == before
     assert run.directory == tmp_path / "run"
     assert run.metrics == Run(command).metrics
     assert 0.5 < run.metrics["pooled"]["image_auroc"] <= 1

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import yaml
 from lit_ad.benchmark.plan import Budget, MethodSpec
 from lit_ad.errors import UserError
 from lit_ad.files import atomic_write, resolve_path
+from lit_ad.methods import __all__ as METHODS
 from lit_ad.shipped_configs import CONFIGS, find_config
 
 NAMES = ("{}", "multiclass{}", "{}s")  # the file of a method's own setting by its paper, without _
@@ -39,7 +41,9 @@ def config_of(method: str) -> Path:
     files = {file.stem.replace("_", ""): file for file in CONFIGS.glob("*.yaml")}
     matching = [files[name] for pattern in NAMES if (name := pattern.format(method.lower())) in files]
     if not matching:
-        raise UserError(f"there is no method {method} with a file in {CONFIGS}: give its configuration, FILE.yaml")
+        near = get_close_matches(method, METHODS, n=1)
+        hint = f"did you mean {near[0]}?" if near else "give its configuration, FILE.yaml"
+        raise UserError(f"there is no method {method} with a file in {CONFIGS}: {hint}")
     return matching[0]
 
 

@@ -1,6 +1,6 @@
 """What callbacks and schedules of the learning rate wait for has to be measured: known before the training."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from typing import Any
 
@@ -19,23 +19,14 @@ class MonitorCheck(L.Callback):
     callbacks are of neither Lightning nor lit_ad and have no list, a warning is all that can be said.
     """
 
+    def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
+        """Before features are computed. Raises UserError on a callback's name."""
+        if stage == "fit":
+            self._check(trainer, pl_module, monitored_by_callbacks(trainer))
+
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Raises UserError."""
-        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-        splits = getattr(getattr(trainer, "datamodule", None), "splits", None)
-        undecided = splits is not None and not splits.val
-        logged = sorted({name for part in (pl_module, *callbacks) for name in getattr(part, "logged", ())})
-        for who, name, strict in monitored(trainer):
-            if name in logged and undecided and name.startswith("val/") and strict:
-                raise UserError(f"{who} monitors {name!r}, and no image is held out to measure it on: leave {who} out")
-            if name in logged:
-                continue
-            unknown = " or ".join(type(callback).__name__ for callback in callbacks if may_log(callback))
-            nothing = f"nothing logs, unless {unknown} does" if unknown else "nothing logs"
-            message = f"{who} monitors {name!r}, which {nothing}: {advice(name, logged)}"
-            if strict and not unknown:
-                raise UserError(message)
-            rank_zero_warn(message)
+        """Once there are schedules of the learning rate. Raises UserError on their names."""
+        self._check(trainer, pl_module, monitored_by_schedules(trainer))
         every = trainer.check_val_every_n_epoch
         for config in trainer.lr_scheduler_configs:
             rare = config.reduce_on_plateau and config.interval == "epoch" and str(config.monitor).startswith("val/")
@@ -45,14 +36,35 @@ class MonitorCheck(L.Callback):
                     f"and trainer.check_val_every_n_epoch is {every}: return a frequency of {every} beside it"
                 )
 
+    def _check(self, trainer: L.Trainer, pl_module: Any, monitored: Iterable[tuple[str, str, bool]]) -> None:
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        splits = getattr(getattr(trainer, "datamodule", None), "splits", None)
+        undecided = splits is not None and not splits.val
+        logged = sorted({name for part in (pl_module, *callbacks) for name in getattr(part, "logged", ())})
+        for who, name, strict in monitored:
+            if undecided and name.startswith("val/") and name in logged and strict and not who.endswith("Checkpoint"):
+                raise UserError(f"{who} monitors {name!r}, and no image is held out to measure it on: leave {who} out")
+            if name in logged:
+                continue
+            unknown = " or ".join(type(callback).__name__ for callback in callbacks if may_log(callback))
+            nothing = f"nothing logs, unless {unknown} does" if unknown else "nothing logs"
+            message = f"{who} monitors {name!r}, which {nothing}: {advice(name, logged)}"
+            if strict and not unknown:
+                raise UserError(message)
+            rank_zero_warn(message)
 
-def monitored(trainer: L.Trainer) -> Iterator[tuple[str, str, bool]]:
+
+def monitored_by_callbacks(trainer: L.Trainer) -> Iterator[tuple[str, str, bool]]:
     """Who waits for a value, the value's name, and whether it is an error if it is missing."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         name = getattr(callback, "monitor", None)
         counts = isinstance(callback, ModelCheckpoint) and name in ("epoch", "step")  # which Lightning adds itself
         if isinstance(name, str) and not counts:
             yield type(callback).__name__, name, not isinstance(callback, EarlyStopping) or callback.strict
+
+
+def monitored_by_schedules(trainer: L.Trainer) -> Iterator[tuple[str, str, bool]]:
+    """The same of schedules of the learning rate."""
     for config in trainer.lr_scheduler_configs:
         if config.reduce_on_plateau:
             yield type(config.scheduler).__name__, str(config.monitor), config.strict

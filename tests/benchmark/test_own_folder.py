@@ -42,3 +42,10 @@ def test_the_file_says_what_was_asked(tmp_path: Path) -> None:
         "budget": {"minutes": 5},
         "methods": {"a": {"config": str(tmp_path / "a.yaml")}},
     }
+
+
+def test_a_method_with_a_slip_is_guessed() -> None:
+    with pytest.raises(UserError, match=r"there is no method STFPN with a file in .*: did you mean STFPM\?"):
+        method_specs(["STFPN"])
+    with pytest.raises(UserError, match=r"there is no method Nothing .*: give its configuration, FILE.yaml"):
+        method_specs(["Nothing"])
