@@ -77,7 +77,7 @@ def small_models(resnet_file: Path, vit_file: Path, pdn_file: Path) -> dict[str,
     takes no less: 256)."""
     resnet = {"backbone": "resnet10t", "weights": str(resnet_file)}
     vit = {"backbone": "deit_tiny_patch16_224", "weights": str(vit_file)}
-    arguments = {
+    arguments: dict[str, dict[str, Any]] = {
         "STFPM": {**resnet, "lr": 0.05},
         "MKD": {**resnet, "taps": [1, 2]},
         "Transformaly": vit,

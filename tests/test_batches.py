@@ -29,7 +29,8 @@ VIEWS: dict[str, dict[str, Any]] = {  # of a side that the method's small model 
 
 def view_of(name: str, side: int) -> View:
     scaled = {key: int(value * side) if isinstance(value, float) else value for key, value in VIEWS[name].items()}
-    return View(**{"image_size": side, **scaled})
+    settings: dict[str, Any] = {"image_size": side, **scaled}
+    return View(**settings)
 
 
 @pytest.fixture(scope="module")

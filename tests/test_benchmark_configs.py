@@ -100,7 +100,11 @@ def cifar10(root: Path) -> None:
 
 
 def each(names: str, make: Callable[[Path], None]) -> Callable[[Path], None]:
-    return lambda root: [make(root / name) for name in names.split()] and None
+    def make_each(root: Path) -> None:
+        for name in names.split():
+            make(root / name)
+
+    return make_each
 
 
 LAYOUTS = {  # the data's folder, how it is made, its tasks

@@ -12,8 +12,9 @@ from PIL import Image
 from lit_ad import Detector
 from lit_ad.data import AnomalyDataModule, Loading, MVTec
 from lit_ad.data.dataset import AnomalyDataset
+from lit_ad.deploy.differences import beyond, differences
 from lit_ad.deploy.example import example
-from lit_ad.deploy.export import beyond, differences, export
+from lit_ad.deploy.export import export
 from lit_ad.errors import UserError
 from lit_ad.evaluation import Evaluation
 from lit_ad.evaluation.results import POOLED
@@ -175,4 +176,4 @@ def test_files_that_do_not_go_with_the_view_are_named(
         trained(clean, View(64, roi=(0, 0, 65, 72)), tmp_path)
     samples = MVTec(clean).samples()
     with pytest.raises(UserError, match=r"000\.png: an image of 64x72 .* does not hold view.roi"):
-        _: Any = AnomalyDataset(samples, View(64, roi=(0, 0, 65, 72)))[0]
+        AnomalyDataset(samples, View(64, roi=(0, 0, 65, 72))).__getitem__(0)

@@ -46,12 +46,13 @@ HEADERS = [
         *("/usr/local/include/onnxruntime", "/usr/include/onnxruntime"),
     )
 ]
-SCORES = {"a": [0.1, 0.2, 0.35], "b": [0.05, 3.0]}
-DECISION = Decision(SCORES, {"a": [0.6, 0.7, 0.8], "b": [0.5, 0.65]}, SCORES, 0.3)  # type: ignore[arg-type]
+SCORES = {"a": np.array([0.1, 0.2, 0.35]), "b": np.array([0.05, 3.0])}
+MAXIMA = {"a": np.array([0.6, 0.7, 0.8]), "b": np.array([0.5, 0.65])}
+DECISION = Decision(SCORES, MAXIMA, SCORES, 0.3)
 IN_REGIONS = replace(
     DECISION,
-    maxima={"a": [2.0], "b": [2.0]},  # type: ignore[dict-item]
-    peaks={"a": [1.4], "b": [1.4]},  # type: ignore[dict-item]
+    maxima=dict.fromkeys("ab", np.array([2.0])),
+    peaks=dict.fromkeys("ab", np.array([1.4])),
     pixel_rule=PixelRule("region", area=60),
 )
 PIXELS = NominalPixels.of_image(np.linspace(0, 1.2, 1000, dtype=np.float32))
@@ -79,15 +80,16 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> Judge:
         if subprocess.run(["pkg-config", "--exists", library], check=False).returncode:
             pytest.skip(f"the library {library} is not there")
     home = tmp_path_factory.mktemp("cpp")
-    (library,) = Path(onnxruntime.__file__).parent.glob("capi/libonnxruntime.so.*")
+    (runtime,) = Path(onnxruntime.__file__).parent.glob("capi/libonnxruntime.so.*")
     (home / "runtime/lib").mkdir(parents=True)
     (home / "runtime/include").symlink_to(headers)
     for name in ("libonnxruntime.so", "libonnxruntime.so.1"):
-        (home / "runtime/lib" / name).symlink_to(library)
-    for command in (
+        (home / "runtime/lib" / name).symlink_to(runtime)
+    commands: tuple[list[str | Path], ...] = (
         ["cmake", "-S", SOURCE, "-B", home / "build", f"-DONNXRUNTIME_ROOT={home / 'runtime'}"],
         ["cmake", "--build", home / "build"],
-    ):
+    )
+    for command in commands:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
     assert "warning" not in (done.stdout + done.stderr).lower()

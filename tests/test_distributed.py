@@ -13,6 +13,7 @@ import sys
 import tempfile
 import textwrap
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -34,10 +35,10 @@ COUNT = 7  # neither 2 nor 3 divides it
 
 
 def lit_ad(*arguments: object) -> None:
-    launch([[sys.executable, "-m", "lit_ad", *map(str, arguments)]])
+    launch([[sys.executable, "-m", "lit_ad", *map(str, arguments)]], {})
 
 
-def launch(commands: list[list[str]], seconds: float = 300, **environment: str) -> str:
+def launch(commands: list[list[str]], environment: Mapping[str, str], seconds: float = 300) -> str:
     """What commands printed that run together: all must end well, in time. What they started is killed then."""
     common = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
     with tempfile.TemporaryFile("w+") as log, ExitStack() as stack:
@@ -127,7 +128,7 @@ def test_processes_with_all_that_a_user_has_by_default_end(
         *("--trainer.check_val_every_n_epoch", 2, "--trainer.default_root_dir", tmp_path / "run"),
     ]
     commands, environment = commands_of(launcher, processes, [*map(str, arguments)])
-    printed = launch(commands, PYTHONPATH=f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}", **environment)
+    printed = launch(commands, {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}", **environment})
     assert f"Starting with {processes} processes" in printed
     for file in ("metrics.json", "report.html", "checkpoints/best.ckpt", "checkpoints/last.ckpt", "heatmaps"):
         assert (tmp_path / "run" / file).exists()
@@ -171,7 +172,7 @@ def test_slurms_signal_requeues_from_one_place(images: Path, resnet_file: Path, 
         "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}",
         "PATH": f"{tmp_path}:{os.environ['PATH']}",
     }
-    launch(commands, **environment)
+    launch(commands, environment)
     assert (tmp_path / "asked").read_text() == "requeue 17\n" * 2
     assert [path.name for path in (tmp_path / "run").glob("hpc_ckpt_*")] == ["hpc_ckpt_1.ckpt"]
     assert (tmp_path / "run/metrics.json").is_file()
@@ -207,7 +208,7 @@ def test_an_error_of_one_process_ends_both_in_a_line(
     ]
     command = [sys.executable, "-m", "lit_ad", *map(str, arguments)]
     with pytest.raises(AssertionError, match=r"exit codes \[(1|-9)\]") as failure:
-        launch([command], PYTHONPATH=f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+        launch([command], {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"})
     printed = str(failure.value)
     assert "lit-ad: what the user can mend" in printed
     assert "Traceback" not in printed
@@ -326,7 +327,7 @@ def test_processes_without_images_wait_for_nothing(resnet_file: Path, tmp_path: 
         (file := tmp_path / "data" / f"{name}.png").parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(generator.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(file)
     (tmp_path / "few.py").write_text(FEW_IMAGES)
-    launch([[sys.executable, str(tmp_path / "few.py"), str(tmp_path), str(resnet_file)]])
+    launch([[sys.executable, str(tmp_path / "few.py"), str(tmp_path), str(resnet_file)]], {})
     files = ("loss.json", "metrics.json", "scores.csv", "predictions/scores.csv")
     one, two, three = ([(tmp_path / n / file).read_text() for file in files] for n in "123")
     assert one == two == three

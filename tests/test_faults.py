@@ -247,7 +247,7 @@ def test_two_processes_end_together(
     images: Path, resnet_file: Path, tmp_path: Path, number: signal.Signals, rank: int
 ) -> None:
     """Whichever is told to stop, or dies: no hang, a checkpoint to go on from. One of them has nothing to validate."""
-    more = ("--trainer.devices", 2, "--trainer.max_epochs", 1000, "--data.val_fraction", 0.08)
+    more: tuple[object, ...] = ("--trainer.devices", 2, "--trainer.max_epochs", 1000, "--data.val_fraction", 0.08)
     more += ("--trainer.enable_progress_bar", "true")
     arguments = command(images, resnet_file, tmp_path, *more)
     process, last = start(arguments, tmp_path / "log"), tmp_path / "checkpoints/last.ckpt"
@@ -418,8 +418,10 @@ def test_a_killed_worker_is_told_as_memory(
 ) -> None:
     """And not as a full disk, or by a traceback; while features are computed, and in training."""
     monkeypatch.setattr("lit_ad.data.dataset.AnomalyDataset", Deadly)
-    more = ("--data.loading.cache_images", "false", "--data.loading.num_workers", 1, "--cache.enabled", cache)
-    more += ("--cache.directory", tmp_path / "cache")
+    more = [
+        *("--data.loading.cache_images", "false", "--data.loading.num_workers", 1),
+        *("--cache.enabled", cache, "--cache.directory", tmp_path / "cache"),
+    ]
     said = refused(*command(images, resnet_file, tmp_path / "run", *more)[3:])
     assert said.startswith("lit-ad: a process that loads images was killed, most likely because the memory ran out")
     assert len(said.splitlines()) == 1

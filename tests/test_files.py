@@ -6,6 +6,7 @@ import pwd
 import tempfile
 import threading
 from argparse import Namespace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -166,8 +167,8 @@ def test_a_folder_of_another_user_holds_no_caches(homeless: Path, monkeypatch: p
 def test_where_caches_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_directory() == tmp_path / "lit_ad"
-    for unset in (lambda: monkeypatch.setenv("XDG_CACHE_HOME", ""), lambda: monkeypatch.delenv("XDG_CACHE_HOME")):
-        unset()
+    for unset in (partial(monkeypatch.setenv, value=""), monkeypatch.delenv):
+        unset("XDG_CACHE_HOME")
         assert cache_directory() == Path.home() / ".cache/lit_ad"
 
 

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -30,7 +31,7 @@ def evaluated(indices: list[int]) -> str:
     state.BUDGET.update(pixels=1000, regions=2000)
     state.PENDING = 5000
     pixels, images = metrics.PixelEvaluation(), metrics.ImageEvaluation()
-    by_pixel = [metrics.PixelAUROC(), metrics.PixelAveragePrecision(), metrics.PixelF1Max()]
+    by_pixel: list[Any] = [metrics.PixelAUROC(), metrics.PixelAveragePrecision(), metrics.PixelF1Max()]
     by_pixel += [metrics.PixelPartialAUROC(0.2), metrics.AUPRO(0.1), metrics.AUPRO(thresholds="authors")]
     by_pixel += [metrics.AUPROBySize(), metrics.PixelAUROC(exact=True), metrics.AUPRO(exact=True)]
     saturated = metrics.SPRO()

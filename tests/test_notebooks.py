@@ -11,8 +11,8 @@ from pathlib import Path
 import nbformat
 import pytest
 from ipykernel.kernelspec import write_kernel_spec
-from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
@@ -21,7 +21,8 @@ NAMES = ("1_quickstart", "2_your_own_folder", "3_comparing_methods")
 
 
 def read(name: str) -> NotebookNode:
-    return nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
+    notebook: NotebookNode = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)  # type: ignore[no-untyped-call]
+    return notebook
 
 
 def outputs(notebook: NotebookNode) -> Iterator[NotebookNode]:

@@ -78,9 +78,10 @@ class Keep(L.Callback):
         self.maxima: list[float] = []
 
     def on_validation_batch_end(
-        self, trainer: Any, model: Any, outputs: list[Judgement], batch: Batch, *_: Any
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        for judgement, size in zip(outputs, batch.sizes, strict=True):
+        judgements: list[Judgement] = outputs
+        for judgement, size in zip(judgements, batch.sizes, strict=True):
             assert judgement.seen is not None and judgement.seen.dtype == np.float32
             self.scores.append(judgement.score)
             self.maxima.append(float(judgement.original_map(size).max()))

@@ -84,13 +84,13 @@ def threshold(driver: Any) -> float:
 def counted(results: Results, row: str, limit: float) -> list[int]:
     images = of_row(results.images, row)
     above = [one.score > limit for one in images]
-    return confusion_matrix([one.label for one in images], above, labels=[0, 1]).ravel().tolist()
+    return list(confusion_matrix([one.label for one in images], above, labels=[0, 1]).ravel().tolist())
 
 
 def shown(driver: Any) -> list[int]:
     """The numbers of the images in the gallery, in order."""
     script = "return [...document.querySelectorAll('#gallery button')].map(card => Number(card.dataset.number))"
-    return driver.execute_script(script)
+    return list(driver.execute_script(script))
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -99,8 +99,8 @@ def test_the_slider_counts_as_scikit_learn(driver: Any, files: dict[str, Path], 
     opened(driver, files["one"])
     choose(driver, "row", row)
     category = None if row == "pooled" else row.partition("/")[0]
-    ends = [float(driver.find_element("id", "threshold").get_attribute(end)) for end in ("min", "max")]
-    for wanted in np.linspace(*ends, 9):
+    low, high = (float(driver.find_element("id", "threshold").get_attribute(end)) for end in ("min", "max"))
+    for wanted in np.linspace(low, high, 9):
         slide(driver, float(wanted))
         limit = threshold(driver)
         assert limit == pytest.approx(wanted, abs=1e-9)  # the slider has 15 digits

@@ -141,7 +141,7 @@ def cluster(images: Path, resnet_file: Path, tmp_path_factory: pytest.TempPathFa
         *("--config", ROOT / "configs/stfpm.yaml", "--model.backbone", "resnet10t", "--model.weights", resnet_file),
         *("--model.view.image_size", 64, "--data.batch_size", 4, "--trainer.accelerator", "cpu"),
     ]
-    started = []
+    started: list[subprocess.Popen[bytes]] = []
     cluster = Cluster(home, environment, small)
     try:
         for command in daemons:

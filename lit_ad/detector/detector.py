@@ -4,7 +4,7 @@ With an exported file it needs NumPy, Pillow and that file's runtime; with a che
 """
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from threading import Lock
 from time import perf_counter
@@ -113,7 +113,7 @@ class Detector:
 
     @overload
     def __call__(
-        self, images: list[ImageLike], category: str | None = None, *, bgr: bool = False
+        self, images: Sequence[ImageLike], category: str | None = None, *, bgr: bool = False
     ) -> list[Detection]: ...
 
     @overload
@@ -122,10 +122,10 @@ class Detector:
     ) -> Iterator[Detection]: ...
 
     def __call__(self, images: Any, category: str | None = None, *, bgr: bool = False) -> Any:
-        """One image -> its Detection; a list -> a list; an iterator -> an iterator, as the images come.
+        """One image -> its Detection; a sequence -> a list; an iterator -> an iterator, as the images come.
 
         Args:
-            images: See `inputs.ImageLike`. A list, a tuple or a tensor (B, C, H, W) of several, or an iterator of them.
+            images: See `inputs.ImageLike`. A sequence or a tensor (B, C, H, W) of several, or an iterator of them.
             category: Of a model for many products: whose thresholds count. None, or an unknown one: those of all
                 together.
             bgr: Whether the channels of arrays and tensors are blue, green, red, as OpenCV's are.
@@ -149,7 +149,7 @@ class Detector:
         source_timeout: float | None = None,
         bgr: bool = False,
         journal: Record | None = None,
-    ) -> Iterator[Detection]:
+    ) -> Generator[Detection, None, None]:
         """The same one after the other, `batch_size` at a time where their inputs have one size.
 
         Several threads read images and judge them, each with a part of the cores, which is faster than all cores for

@@ -5,7 +5,7 @@ What is none of these is refused at once. torch itself is not needed.
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Union
 
@@ -32,7 +32,7 @@ EXPECTED = (
 
 
 def list_images(given: Any) -> list[ImageLike] | Iterator[ImageLike] | None:
-    """The images of a list, a tuple, a tensor (B, C, H, W) or an iterator. None: what is given is one image.
+    """The images of a sequence, a tensor (B, C, H, W) or an iterator. None: what is given is one image.
 
     Raises:
         UserError: It is none of these, or one of a list is no image.
@@ -40,7 +40,7 @@ def list_images(given: Any) -> list[ImageLike] | Iterator[ImageLike] | None:
     if is_tensor(given) and given.ndim == 4:
         check_channels(given, "a tensor (B, C, H, W)")
         return list(given)
-    if isinstance(given, list | tuple):
+    if isinstance(given, Sequence) and not isinstance(given, str | bytes | bytearray | memoryview):
         for number, image in enumerate(given, 1):
             check_image(image, name_of(image, number))
         return list(given)

@@ -1,6 +1,6 @@
 """Images judged by several threads, answers in the order of the images."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from itertools import islice
 from queue import Empty, Full, Queue
 from threading import Event, Thread
@@ -29,7 +29,7 @@ def in_order(
     batch_size: int,
     timeout: float | None,
     source_timeout: float | None,
-) -> Iterator[T]:
+) -> Generator[T, None, None]:
     """Yield what `work` says of each image. A few groups are taken ahead; no answer waits for an image that is to come.
 
     Args:

@@ -1,6 +1,6 @@
 """A method as the network that `detector.scoring.judge` runs: uint8 pixels in, arrays of map and score out."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -58,7 +58,7 @@ def make_network(
     return run
 
 
-def inference(method: Predicting) -> Network:
+def inference(method: Predicting) -> Callable[[Any], Output]:
     """Return a method as a detector's network, outside of any training."""
     run = make_network(method)
 

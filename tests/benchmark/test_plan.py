@@ -64,7 +64,7 @@ def test_few_shots_are_drawn_by_the_seed_and_decide_by_folds(config: Path, tmp_p
 
 @pytest.mark.parametrize("limit", ["minutes", "processor_minutes"])
 def test_a_time_limit_is_none_of_folds(limit: str, config: Path, tmp_path: Path) -> None:
-    few, budget = Task({"class_path": "MVTec"}, 4), Budget(**{limit: 1})  # type: ignore[arg-type]
+    few, budget = Task({"class_path": "MVTec"}, 4), Budget(**{limit: 1})
     with pytest.raises(
         UserError, match=rf"budget.{limit} ends each training at another step, and decision.folds of sh"
     ):

@@ -30,7 +30,7 @@ class Handler(BaseHTTPRequestHandler):
         fault = self.server.faults.pop(0) if self.server.faults else None
         content = self.server.files.get(self.path[1:])
         if content is None or str(fault).startswith("status"):
-            return self.send_error(404 if content is None else int(fault.split()[1]))
+            return self.send_error(404 if content is None else int(str(fault).split()[1]))
         start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and fault != "whole" else None
         if start is not None and start >= len(content):
             return self.send_error(416)

@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ import torch
 from filelock import FileLock
 
 from lit_ad.commands.main import main
-from lit_ad.data.sources.table import keep_mask
+from lit_ad.data.sources.shapes import keep_mask
 from lit_ad.features.layout import add_run, list_stores
 from lit_ad.features.store import load_or_compute
 
@@ -29,7 +28,7 @@ def lit_ad(*arguments: object) -> None:
 
 
 @pytest.fixture
-def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where caches lie by default."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     return tmp_path / "home/lit_ad/features"

@@ -113,13 +113,14 @@ def test_a_threshold_set_by_hand_is_told_where_scores_change(
     assert detector.card.decision is not None
     decision = detector.card.decision.with_threshold(7.0)
     by_hand = Detector(detector.network, replace(detector.card, decision=decision))
-    held_out = [Sample(path, 0, "stripes") for path in sorted((images / "train/good").iterdir())[:3]]
+    held_out = [Sample(path, 0, category="stripes") for path in sorted((images / "train/good").iterdir())[:3]]
     capsys.readouterr()
     card = command.with_own_decision(by_hand, held_out, file)
     out = capsys.readouterr().out.splitlines()
     assert out[0] == "threshold from 3 held-out images: 7 in fp32, 7 in int8"
     assert out[1].startswith("threshold 7, set by hand") and len(out) == 2
-    assert card.decision is not None and Detector.load(file).card.decision.operating_point().threshold == 7.0
+    rewritten = Detector.load(file).card.decision
+    assert card.decision is not None and rewritten is not None and rewritten.operating_point().threshold == 7.0
 
 
 def test_int8_tells_its_cost_and_has_its_own_threshold(
@@ -132,9 +133,8 @@ def test_int8_tells_its_cost_and_has_its_own_threshold(
     assert "image_auroc on 9 test images" in out and "pixel_auroc on 9 test images" in out
     report = json.loads((trained / "export/stfpm-int8.onnx.json").read_text())
     assert set(report["auroc"]) == {"fp32", "int8"} and report["tolerance"] is None
-    exported, trained = Detector.load(trained / "export/stfpm-int8.onnx"), Detector.load(trained)
-    assert exported.card.decision is not None and trained.card.decision is not None
-    ours, theirs = exported.card.decision.scores["stripes"], trained.card.decision.scores["stripes"]
+    decisions = [Detector.load(path).card.decision for path in (trained / "export/stfpm-int8.onnx", trained)]
+    ours, theirs = (decision.scores["stripes"] for decision in decisions if decision is not None)
     assert len(ours) == len(theirs) == 2 and list(ours) != list(theirs)
 
 

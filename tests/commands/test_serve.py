@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from lit_ad.commands.serve import serve
-from lit_ad.deploy.journal import JournalSettings
+from lit_ad.deploy.journal_settings import JournalSettings
 from lit_ad.errors import UserError
 
 pytest.importorskip("uvicorn")

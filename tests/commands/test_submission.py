@@ -86,7 +86,8 @@ def test_the_archive_holds_maps_and_masks_and_nothing_else(
             assert heat.dtype == np.float16 and heat.shape == size and np.isfinite(heat).all()
             assert heat == pytest.approx(judged.anomaly_map, rel=1e-3, abs=1e-6)
             mask = Image.open(io.BytesIO(found[f"anomaly_images_thresholded/{name}/{image}.png"]))
-            assert mask.mode == "L" and set(np.unique(mask)) <= {0, 255}
+            assert judged.anomaly_map is not None and threshold is not None
+            assert mask.mode == "L" and set(np.unique(np.asarray(mask))) <= {0, 255}
             assert np.array_equal(np.asarray(mask) == 255, judged.anomaly_map > threshold)
     said = capsys.readouterr().out
     assert "rice: 3 images, pixel threshold " in said and "2 of the 8 objects" in said

@@ -82,6 +82,7 @@ def test_a_folder_that_fills(exported: Path, images: Path, tmp_path: Path) -> No
         for line in process.stderr:
             if found := re.search(r"The page: (http://127.0.0.1:\d+)", line):
                 break
+        assert found is not None
         wait(lambda: out.exists() and len(out.read_text().splitlines()) == 1)
         shutil.copy(images / "test/square/003.png", folder)
         wait(lambda: len(out.read_text().splitlines()) == 2)

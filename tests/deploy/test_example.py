@@ -117,7 +117,7 @@ def test_the_example_looks_at_the_region_of_interest_alone(
     images = [tmp_path / name for name in ("whole.png", "inside.png", "small.png")]
     for image, shown in zip(images, (pixels, np.where(mask[..., None] > 0, pixels, 0), pixels[:35]), strict=True):
         Image.fromarray(shown.astype(np.uint8)).save(image)
-    one, other = Detector.load(model)(images[:2])  # type: ignore[arg-type]
+    one, other = Detector.load(model)(images[:2])
     assert one.score == other.score
     done = alone(program, *images)
     for image, line in zip(images, done.stdout.splitlines(), strict=False):
@@ -131,7 +131,8 @@ def test_the_example_reads_through_the_window(onnx_of: Callable[[View], tuple[Pa
     model, program = onnx_of(View(64, window=(100, 3000)))
     deep = np.random.default_rng(0).integers(0, 4096, (70, 90)).astype(np.uint16)
     images = [tmp_path / name for name in ("deep.png", "deep.tif", "float.tif", "eight.png")]
-    for image, values in zip(images, (deep, deep, deep.astype(np.float32), deep.astype(np.uint8)), strict=True):
+    kinds: tuple[np.ndarray, ...] = (deep, deep, deep.astype(np.float32), deep.astype(np.uint8))
+    for image, values in zip(images, kinds, strict=True):
         Image.fromarray(values).save(image)
     score = Detector.load(model)(images[0]).score
     done = alone(program, *images)

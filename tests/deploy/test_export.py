@@ -64,9 +64,10 @@ def made(name: str, small_models: dict[str, dict[str, Any]], **changes: Any) -> 
     torch.manual_seed(0)
     arguments = dict(small_models[name]["init_args"])
     view = View(**arguments.pop("view"))
-    method: Method = find_method_class(f"lit_ad.methods.{small_models[name]['class_path'].rsplit('.', 1)[-1]}", Path())(
+    method = find_method_class(f"lit_ad.methods.{small_models[name]['class_path'].rsplit('.', 1)[-1]}", Path())(
         **{**arguments, "view": view, **changes}
     )
+    assert isinstance(method, Method)
     method.eval().requires_grad_(False)
     side = view.size or (64, 64)
     images = torch.rand(12, 3, *side, generator=torch.Generator().manual_seed(0))
@@ -144,7 +145,7 @@ def test_mkd_leaves_its_map_and_nothing_else(small_models: dict[str, dict[str, A
     assert "compute no gradients" in exported.card.without_map
     found = exported(pictures(1)[0])
     assert found.anomaly_map is None and found.mask is None and found.regions == [] and found.anomalous is not None
-    assert method.saliency == "gradients"  # type: ignore[comparison-overlap]
+    assert method.saliency == "gradients"
     assert Detector(inference(method), method.card)(pictures(1)[0]).anomaly_map is not None
 
 

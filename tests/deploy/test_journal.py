@@ -149,7 +149,7 @@ def test_recording_is_fast(tmp_path: Path) -> None:
 
 
 def drifting(count: int) -> list[float]:
-    return (np.random.default_rng(0).random(count) * 30 + 64).tolist()
+    return list((np.random.default_rng(0).random(count) * 30 + 64).tolist())
 
 
 def test_drift_goes_on_after_a_restart(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_the_oldest_format_of_an_opset(opset: int, ir: int) -> None:
     assert oldest_ir(opset) == ir
 
 
-def model_of(opset: int) -> "onnx.ModelProto":
+def model_of(opset: int) -> Any:  # an onnx.ModelProto
     values = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
     other = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
     graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "graph", [values], [other])
@@ -88,7 +88,7 @@ def test_the_oldest_runtime_that_pip_installs_reads_the_default(
     file = tmp_path / "model.onnx"
     export(made("STFPM", small_models), file, "onnx", precision, carried=pictures(3))
     packages = ["numpy<2", "pillow", "onnxruntime==1.15.1"]
-    command = [sys.executable, "-m", "pip", "install", "-q", "--target", tmp_path / "bare", *packages]
+    command = [sys.executable, "-m", "pip", "install", "-q", "--target", str(tmp_path / "bare"), *packages]
     subprocess.run(command, check=True)
     paths = os.pathsep.join([str(tmp_path / "bare"), str(Path(lit_ad.__file__).parents[1])])
     done = subprocess.run(

@@ -56,7 +56,7 @@ def test_heatmaps_rates_and_alarms(journal: Journal) -> None:
     heat = client.get("/review/heatmaps/1")
     assert heat.headers["content-type"] == "image/png"
     expected = detector()(PIXELS).heatmap()
-    assert np.array_equal(np.asarray(Image.open(io.BytesIO(heat.content))), expected)
+    assert expected is not None and np.array_equal(np.asarray(Image.open(io.BytesIO(heat.content))), expected)
     client.post("/review/labels", json={"image": 1, "label": "defect", "defect": "", "who": ""})
     shipped = client.get("/review/rates").json()["rates"][0]
     assert shipped["rate"] is None and (shipped["recall"]["count"], shipped["recall"]["images"]) == (1, 1)

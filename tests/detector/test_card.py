@@ -15,8 +15,8 @@ from lit_ad.image.view import View
 
 SCORES = {"nut": np.array([0.5, 1.5, 1.0])}
 CARDS = [
-    Card("STFPM", View(64, tile=32, roi=[1, 2, 30, 40]), Decision(SCORES, SCORES, SCORES, false_alarm=0.2), 0.01),
-    Card("Transformaly", View((64, 32), window=[0, 4095]), None, 0.0, False, "0.2.0", "int8", "no map"),
+    Card("STFPM", View(64, tile=32, roi=(1, 2, 30, 40)), Decision(SCORES, SCORES, SCORES, false_alarm=0.2), 0.01),
+    Card("Transformaly", View((64, 32), window=(0, 4095)), None, 0.0, False, "0.2.0", "int8", "no map"),
 ]
 
 

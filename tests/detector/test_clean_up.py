@@ -31,7 +31,7 @@ def by_scipy(heat: np.ndarray, marked: np.ndarray, clean_up: CleanUp, inside: np
     labels, _ = ndimage.label((closed | small[labels]) & inside, EVERY_NEIGHBOUR)
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
-    return (sizes >= clean_up.area)[labels] & (labels > 0)
+    return np.asarray((sizes >= clean_up.area)[labels] & (labels > 0))
 
 
 @given(

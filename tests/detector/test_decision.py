@@ -1,6 +1,7 @@
 """Thresholds, p-values and masks, against counting by hand and simulation."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -70,7 +71,7 @@ def test_each_category_has_its_own() -> None:
 
 
 def test_pixels_and_colours() -> None:
-    decision = of([1.0], maxima={"a": [4.0, 8.0]}, medians={"a": [1.0, 2.0, 9.0]})  # type: ignore[arg-type]
+    decision = of([1.0], maxima={"a": [4.0, 8.0]}, medians={"a": [1.0, 2.0, 9.0]})
     assert decision.pixel_threshold() == 8
     assert decision.colour_range() == (2, 14)
     assert decision.mask(np.array([[8.0, 8.5]], np.float32)).tolist() == [[False, True]]
@@ -89,7 +90,7 @@ def many() -> Decision:
 
 
 def test_a_threshold_set_by_hand_is_used_in_place_of_the_rates() -> None:
-    before, held = of(list(map(float, range(19))), 0.05, maxima={"a": [3.0, 4.0]}), range(19)  # type: ignore[arg-type]
+    before, held = of(list(map(float, range(19))), 0.05, maxima={"a": [3.0, 4.0]}), range(19)
     for category in ("a", None):  # of one category, the name makes no difference
         decision = before.with_threshold(16.5, category)
         for asked in ("a", None, "unknown"):
@@ -153,7 +154,7 @@ def test_what_is_no_decision() -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_what_is_not_finite_is_not_judged(value: float) -> None:
-    decision = of([1.0, 2.0], maxima={"a": [4.0, 8.0]})  # type: ignore[arg-type]
+    decision = of([1.0, 2.0], maxima={"a": [4.0, 8.0]})
     for judge in (decision.p_value, decision.anomalous, decision.verdict):
         with pytest.raises(NotFiniteError, match=r"^the image: its score or anomaly map is NaN or infinite"):
             judge(value)
@@ -162,8 +163,9 @@ def test_what_is_not_finite_is_not_judged(value: float) -> None:
     with pytest.raises(NotFiniteError):
         decision.mask(np.array([[9.0, value]], np.float32))
     for name in ("scores", "maxima", "medians"):
+        held: dict[str, Any] = {"scores": {"a": np.ones(2)}, name: {"a": np.array([1.0, value])}}
         with pytest.raises(UserError, match=f"held-out nominal images of a have {name} that are NaN or infinite"):
-            Decision(**{"scores": {"a": np.ones(2)}, name: {"a": np.array([1.0, value])}})
+            Decision(**held)
 
 
 def test_to_json_and_back() -> None:
@@ -203,7 +205,8 @@ def test_a_scale_set_on_the_same_images_raises_the_rate() -> None:
         ]
 
     def score(maps: list[np.ndarray], ends: list[np.ndarray]) -> np.ndarray:
-        return sum((values - low) / (high - low) for values, (low, high) in zip(maps, ends, strict=True)).max(axis=1)  # type: ignore[union-attr]
+        scaled = [(values - low) / (high - low) for values, (low, high) in zip(maps, ends, strict=True)]
+        return np.asarray(np.sum(scaled, axis=0).max(axis=1))
 
     for _ in range(600):
         held, other, new = draw(19), draw(19), draw(100)

@@ -78,7 +78,7 @@ def test_a_checkpoint_alone_says_what_the_test_said(method: str, name: str, runs
         assert found.image.shape == (64, 72, 3)
         if found.anomaly_map is not None:
             assert found.anomaly_map.shape == (64, 72)
-            assert found.mask is not None
+            assert found.mask is not None and results.pixel_threshold is not None
             assert np.array_equal(found.mask, found.anomaly_map > results.pixel_threshold)
             assert sum(region.area for region in found.regions) == found.mask.sum()
     assert results.false_alarm == 0.3
@@ -104,7 +104,7 @@ def test_images_of_every_kind(runs: dict[tuple[str, str], Path], images: Path, t
     pixels = np.asarray(Image.open(path))
     expected = detector(path).score
     grey = pixels[..., 0]
-    kinds = [str(path), Image.open(path), pixels, grey, grey[..., None], np.dstack([pixels, grey])]
+    kinds: list[Any] = [str(path), Image.open(path), pixels, grey, grey[..., None], np.dstack([pixels, grey])]
     kinds += [grey.astype(np.uint16) * 257, grey / 255, (grey / 255).astype(np.float32), Image.fromarray(grey)]
     for kind in kinds:
         assert detector(kind).score == expected
@@ -248,7 +248,8 @@ def test_what_breaks_a_stream_reaches_its_reader(bright: Detector, tmp_path: Pat
 
 def test_what_is_no_image_is_refused_at_once(bright: Detector) -> None:
     """And not when the first verdict is asked for; the other kinds are in test_inputs.py."""
-    for wrong in (None, 7, {"a": frame(1)}, [frame(1), None], np.zeros((0, 0, 3), np.uint8)):
+    given: tuple[Any, ...] = (None, 7, {"a": frame(1)}, [frame(1), None], np.zeros((0, 0, 3), np.uint8))
+    for wrong in given:
         with pytest.raises(UserError, match=r"the image|image 2"):
             bright(wrong)
     with pytest.raises(UserError, match="a stream is of several images"):

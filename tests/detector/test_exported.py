@@ -60,7 +60,7 @@ print(len(scores))
 def test_no_process_hangs_at_its_first_images(format: str, files: dict[str, Path]) -> None:
     """Of 200 that judge from many threads at once, right after loading; before, 6 of OpenVINO's did."""
     for _ in range(200):
-        command = [sys.executable, "-c", JUDGED, files[format], files["onnx"].with_name("image.png")]
+        command = [sys.executable, "-c", JUDGED, *map(str, (files[format], files["onnx"].with_name("image.png")))]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         assert done.stdout == "32\n", done.stderr
 

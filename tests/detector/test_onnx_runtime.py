@@ -33,10 +33,10 @@ def test_a_gpu_without_its_libraries(fails: str, files: dict[str, Path], tmp_pat
     of TensorRT. Here the build for CPUs plays its part."""
     engines = tmp_path / "model.onnx.tensorrt/abc"
     engines.mkdir(parents=True)
-    provider = ("CUDAExecutionProvider", {}) if fails == "silently" else ("NoSuchProvider", {})
+    provider = "CUDAExecutionProvider" if fails == "silently" else "NoSuchProvider"
     message = r"only cpu; there is no GPU, no driver, or tensorrt is missing: pip install onnxruntime-gpu tensorrt"
     with pytest.raises(UserError, match=message):
-        gpu_session(onnxruntime, files["onnx"], "tensorrt", [provider, "CPUExecutionProvider"], engines)
+        gpu_session(onnxruntime, files["onnx"], "tensorrt", [(provider, {}), "CPUExecutionProvider"], engines)
     assert not engines.parent.exists()
 
 

@@ -52,8 +52,8 @@ def test_truth_is_outlined_on_both_panels_where_it_lies() -> None:
 
 def points(pixels: np.ndarray, colour: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Rows and columns of the pixels of a colour."""
-    found: tuple[np.ndarray, np.ndarray] = np.nonzero((pixels == colour).all(axis=2))
-    return found
+    rows, columns = np.nonzero((pixels == colour).all(axis=2))
+    return rows, columns
 
 
 @pytest.mark.parametrize("size", [(1024, 1024), (333, 2000), (64, 64), (50, 700)])

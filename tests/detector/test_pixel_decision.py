@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,7 +74,7 @@ def test_each_category_has_its_own() -> None:
     low, high = draw(generator, 9), [heat + 100 for heat in draw(generator, 9)]
     for rule in RULES.values():
         apart = [decided(maps, rule, category=name) for name, maps in (("a", low), ("b", high))]
-        held = {name: {**apart[0].held[name], **apart[1].held[name]} for name in apart[0].held}
+        held: dict[str, Any] = {name: {**apart[0].held[name], **apart[1].held[name]} for name in apart[0].held}
         both = replace(apart[0], **held)
         assert [both.pixel_threshold(name) for name in "ab"] == [part.pixel_threshold() for part in apart]
         assert both.pixel_threshold("a") < 100 < both.pixel_threshold(None)  # type: ignore[operator]

@@ -50,7 +50,7 @@ def test_few_images_are_taken_ahead() -> None:
     stream = in_order(numbered, images(), 1, None, None)
     next(stream)
     time.sleep(0.3)
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
     assert len(taken) < 4 * WORKERS + 4
 
 

@@ -9,6 +9,7 @@ import torch
 
 from lit_ad import Detector
 from lit_ad.detector.torch_export import module_on, torch_for_callers
+from lit_ad.image.pixels import Pixels
 from tests.deploy.test_export import pictures
 
 
@@ -17,9 +18,12 @@ def test_a_stream_leaves_the_threads_of_torch_as_they_are(files: dict[str, Path]
     torch.set_num_threads(5)
     try:
         seen: list[int] = []
-        shared = torch_for_callers(
-            lambda pixels: seen.append(torch.get_num_threads()) or detector.network(pixels), 2, "cpu"
-        )
+
+        def network(pixels: Pixels) -> Any:
+            seen.append(torch.get_num_threads())
+            return detector.network(pixels)
+
+        shared = torch_for_callers(network, 2, "cpu")
         pixels = np.zeros((1, 3, 64, 64), np.uint8)
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(shared, [pixels] * 4))

@@ -12,6 +12,7 @@ from lit_ad.deploy.export import SUFFIX
 from lit_ad.detector import detector as module
 from lit_ad.detector import verification
 from lit_ad.detector.card import Card
+from lit_ad.detector.exported import load_exported
 from lit_ad.detector.runtimes import Loaded
 from lit_ad.detector.self_check import SelfCheck
 from lit_ad.detector.verification import verify
@@ -31,12 +32,12 @@ class Counting:
         self.runs += 1
         return None, np.float32(self.factor) * pixels.mean(axis=(1, 2, 3), dtype=np.float32)
 
-    def loaded(self, **changes: str) -> Loaded:
+    def loaded(self, runtime: str = "Runtime 1", fingerprint: str = "abc") -> Loaded:
         images = np.random.default_rng(0).integers(0, 256, (3, 3, 8, 8), dtype=np.uint8)
         scores = tuple(float(image.mean()) for image in images)
         text = SelfCheck(images, (8, 8), scores, None, 1, 1e-3).to_text()
         card = Card("x", View(8), None, map_scored=False)
-        return Loaded(self, card, lambda callers: self, "Runtime 1", text, "abc")._replace(**changes)
+        return Loaded(self, card, lambda callers: self, runtime, text, fingerprint)
 
 
 @pytest.fixture
@@ -94,7 +95,7 @@ def test_a_kept_result_that_is_damaged_is_made_anew(network: Counting, tmp_path:
 
 
 def test_what_carries_nothing_is_taken_as_it_is(network: Counting) -> None:
-    verify(network.loaded(check=None), FILE, "cpu")  # type: ignore[arg-type]
+    verify(network.loaded()._replace(check=None), FILE, "cpu")
     assert network.runs == 0
 
 
@@ -103,11 +104,10 @@ def test_a_runtime_that_computes_something_else_is_refused(
     format: str, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, network: Counting
 ) -> None:
     """As a driver would that leaves a file's network as it is, and not its numbers."""
-    load = module.load_exported
-    assert load(files[format]).check is not None
+    assert load_exported(files[format]).check is not None
 
     def wrong(file: Path, device: str) -> Loaded:
-        loaded = load(file, device)
+        loaded = load_exported(file, device)
 
         def off(pixels: Any) -> Any:
             maps, scores = loaded.network(pixels)

@@ -75,8 +75,8 @@ def test_a_device_that_is_not_there(
 def run(images: Path, resnet_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run, trained with relative paths."""
     home = tmp_path_factory.mktemp("home")
-    relative = [Path(os.path.relpath(path, home)) for path in (images, resnet_file)]
-    out, error = lit_ad(*fit_arguments(*relative, Path("run")), cwd=home)
+    data, weights = (Path(os.path.relpath(path, home)) for path in (images, resnet_file))
+    out, error = lit_ad(*fit_arguments(data, weights, Path("run")), cwd=home)
     assert not error
     assert f"This run is in {home}/run" in out
     return home / "run"

@@ -182,7 +182,10 @@ def test_a_signal_between_two_folds_ends_the_command_in_order(keys: Callable[...
     """The process itself: its exit code is that of a signal it has handled."""
     done = subprocess.run(
         [sys.executable, "-c", STOPPING, *words(keys(), tmp_path / "run")],
-        **{"capture_output": True, "text": True, "check": False, "env": environment()},
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment(),
     )
     assert done.returncode == 128 + signal.SIGTERM
     assert f"Stopped by SIGTERM. To go on: --trainer.default_root_dir {tmp_path}/run" in done.stderr + done.stdout

@@ -1,11 +1,18 @@
 """What torchrun and srun started, by the environment they give."""
 
 import pytest
+import torch
 from jsonargparse import Namespace
 
 from lit_ad.errors import UserError
-from lit_ad.lightning_cli import launcher
-from lit_ad.lightning_cli.launcher import Launched, launched, refuse_copies, refuse_separate_trainings, take_devices
+from lit_ad.lightning_cli.launcher import (
+    Launched,
+    environment_alone,
+    launched,
+    refuse_copies,
+    refuse_separate_trainings,
+    take_devices,
+)
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "6", "LOCAL_WORLD_SIZE": "3", "GROUP_WORLD_SIZE": "2"}
 SRUN = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NUM_NODES": "2", "SLURM_NTASKS": "8", "SLURM_JOB_NAME": "train"}
@@ -21,7 +28,7 @@ def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
 def start(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], gpus: int = 0) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(launcher.torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
 
 
 @pytest.mark.parametrize(
@@ -71,11 +78,11 @@ def test_separate_trainings_are_refused(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_training_of_its_own_sees_no_launcher_of_several(monkeypatch: pytest.MonkeyPatch) -> None:
     """Such as a benchmark's cell, where srun shares the cells among its processes."""
     start(monkeypatch, SRUN | {"SLURM_PROCID": "3", "SLURM_JOB_ID": "17"})
-    environment = launcher.environment_alone()
+    environment = environment_alone()
     assert environment["SLURM_JOB_ID"] == "17"
     assert not {"SLURM_PROCID", "SLURM_NTASKS", "SLURM_STEP_NUM_TASKS"} & environment.keys()
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
-    assert launcher.environment_alone()["SLURM_PROCID"] == "3"
+    assert environment_alone()["SLURM_PROCID"] == "3"
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def test_config_files_that_can_be_read_pass_and_the_others_of_a_line_are_looked_
 def parser() -> Parser:
     parser = Parser(exit_on_error=False)
     parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--name", type=str | None, default="a")  # type: ignore[arg-type]
+    parser.add_argument("--name", type=str | None, default="a")
     return parser
 
 

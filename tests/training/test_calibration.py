@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -367,7 +368,7 @@ class SaveOften(L.Callback):
         self.save(trainer, "epoch")
 
 
-AVERAGING = {
+AVERAGING: dict[str, Callable[[], list[L.Callback]]] = {
     "none": lambda: [],
     "EMA": lambda: [EMAWeightAveraging(decay=0.5)],
     "EMA, buffers apart": lambda: [EMAWeightAveraging(decay=0.5, use_buffers=False)],
@@ -406,8 +407,8 @@ def test_a_checkpoint_has_a_decision_of_its_own_weights_or_none(
         state = torch.load(path, weights_only=True)["state_dict"]
         assert evaluation.results is not None
         for image in evaluation.results.images:
-            expected = float(read(Path(image.path)).max()) / 255 * float(state["weight"] * state["statistic"])
-            assert image.score == pytest.approx(expected, rel=1e-5)
+            score = float(read(Path(image.path)).max()) / 255 * float(state["weight"] * state["statistic"])
+            assert image.score == pytest.approx(score, rel=1e-5)
 
 
 def test_a_decision_of_other_weights_judges_no_test(parts: Path, tmp_path: Path, quiet_trainer: Any) -> None:

@@ -19,7 +19,8 @@ def test_averages_that_no_checkpoint_holds_get_a_file(
 ) -> None:
     class Gain(brightness):  # type: ignore[misc]
         def loss(self, disagreement: torch.Tensor) -> torch.Tensor:
-            return disagreement.mean() * self.weight
+            loss: torch.Tensor = disagreement.mean() * self.weight
+            return loss
 
     last = tmp_path / "last.ckpt"
     settings = {"swa_lrs": 0.1, "swa_epoch_start": 1} if averaging is StochasticWeightAveraging else {}

@@ -18,7 +18,7 @@ def test_every_epoch_logs_its_speed(images: Path, small_models: dict[str, Any], 
 
     model = STFPM(**{**small_models["STFPM"]["init_args"], "view": View(64)})
     logger = CSVLogger(tmp_path)
-    off = dict.fromkeys(("enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    off: dict[str, Any] = dict.fromkeys(("enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     trainer = L.Trainer(
         default_root_dir=tmp_path, max_epochs=2, logger=logger, callbacks=[TrainingSpeed()], accelerator="cpu", **off
     )
