@@ -66,9 +66,10 @@ def test_pictures_tell_the_verdict_the_truth_and_use_the_decisions_colours(
 ) -> None:
     seen: dict[str, tuple[Any, ...]] = {}
 
-    def watch(image: Any, heat: Any, mask: Any, span: Any, threshold: Any, title: str, height: int) -> Image.Image:
-        seen[title] = (image, heat, mask, span, threshold)
-        return draw(image, heat, mask, span, threshold, title, height)
+    def watch(image: Any, heat: Any, truth: Any, marked: Any, *others: Any) -> Image.Image:
+        span, threshold, title, _ = others
+        seen[title] = (image, heat, truth, marked, span, threshold)
+        return draw(image, heat, truth, marked, *others)
 
     monkeypatch.setattr(heatmaps, "draw", watch)
     model = brightness()
@@ -76,10 +77,10 @@ def test_pictures_tell_the_verdict_the_truth_and_use_the_decisions_colours(
     data = AnomalyDataModule(MVTec(parts / "nut"), model.view, loading=Loading(num_workers=0))
     quiet_trainer(tmp_path / "run", Heatmaps(height=64)).test(model, data, verbose=False)
     assert len(seen) == 7
-    for title, (image, heat, mask, span, threshold) in seen.items():
+    for title, (image, heat, mask, marked, span, threshold) in seen.items():
         name, score, verdict, truth = title.replace("score ", "").replace("truth: ", "").split("   ")
         assert span == pytest.approx((0.4, 1.4))
-        assert threshold == 0.9
+        assert threshold == 0.9 and np.array_equal(marked, heat > 0.9)
         assert verdict == ("anomalous" if float(score) > 0.85 else "nominal")
         assert mask.any() == (truth == "dent")
         file = parts / "nut/test" / truth / name
