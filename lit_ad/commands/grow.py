@@ -42,8 +42,9 @@ def grow(
     The good images join those that it was trained on, and training goes on from RUN/checkpoints/last.ckpt. The decision
     is made anew. Then the old and the new detector judge what neither was trained or decided by: the old test, the
     confirmed defects, and good images of the line that were set aside. DIR/detectors/N has the new one, with a report.
-    DIR/detector.ckpt is the one that is shipped, for `lit-ad serve DIR/detector.ckpt --journal DIR`. A detector that is
-    worse on what people confirmed is not shipped. `lit-ad journal DIR --rollback` goes back.
+    DIR/detector.ckpt is the one that is shipped, for `lit-ad serve DIR/detector.ckpt --journal DIR`. A detector is not
+    shipped that is worse on what people confirmed than the old one, both as it is and with thresholds made anew by the
+    same images. `lit-ad journal DIR --rollback` goes back.
 
     Args:
         run: RUN, which has the configuration and the last checkpoint; DIR/detectors/N of an earlier growth is one, too.
@@ -81,11 +82,12 @@ def grow(
     }
     fit(run / CONFIG, keys=keys)
     new = Detector.load(home)
-    comparisons, aurocs = compare(old, new, growth.groups)
+    comparisons, aurocs = compare(old, new, growth)
     report = as_dict(comparisons, aurocs, growth.joined)
     with atomic_write(home / "growth.json") as temporary:
         temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    print(tabulate(in_rows(comparisons), headers=["wrong verdicts", "images", "old", "new", "95 % interval of new"]))
+    headers = ["wrong verdicts", "images", "old", "old, thresholds anew", "new", "95 % interval of new"]
+    print(tabulate(in_rows(comparisons), headers=headers))
     if aurocs:
         print(f"Image AUROC on the old test: {aurocs['old']:.4f} old, {aurocs['new']:.4f} new")
     against = reasons_against(comparisons)

@@ -11,11 +11,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from scipy.stats import binomtest, mannwhitneyu
 
 from lit_ad.batch import Sample, Split
 from lit_ad.data.sources.journal import Labelled, read_labelled
 from lit_ad.data.splits import Splits
+from lit_ad.detector.decision import Decision
 from lit_ad.detector.detector import Detector
 from lit_ad.errors import UserError
 from lit_ad.files import atomic_write
@@ -148,12 +150,13 @@ class Comparison:
     group: str
     images: int
     old: int
+    anew: int  # of the old one, with thresholds made anew by the same held-out images as the new one's
     new: int
 
     @property
     def worse(self) -> bool:
-        """Whether the new one is wrong more often."""
-        return self.new > self.old
+        """Whether the new one is wrong more often than the old one is at either threshold."""
+        return self.new > max(self.old, self.anew)
 
     def interval(self) -> tuple[float, float]:
         """Wilson's 95 % interval of the new one's rate."""
@@ -161,21 +164,25 @@ class Comparison:
         return float(ends.low), float(ends.high)
 
 
-def compare(old: Detector, new: Detector, groups: dict[str, list[Sample]]) -> tuple[list[Comparison], dict[str, Any]]:
+def compare(old: Detector, new: Detector, growth: Growth) -> tuple[list[Comparison], dict[str, float]]:
     """The wrong verdicts of both on each group, and the image AUROC of both on the old test, where it has one."""
+    held_out = [sample for sample in growth.samples if sample.split == "validation"]
+    decisions = (decision_of(old), decide_anew(old, held_out), decision_of(new))
     comparisons: list[Comparison] = []
     scores: dict[str, dict[str, list[float]]] = {"old": {}, "new": {}}
-    for group, samples in groups.items():
+    for group, samples in growth.groups.items():
         if not samples:
             continue
-        wrong = {}
         for name, detector in (("old", old), ("new", new)):
-            judged = verdicts(detector, samples)
-            scores[name][group] = [score for score, _ in judged]
-            wrong[name] = sum(
-                anomalous != bool(sample.label) for sample, (_, anomalous) in zip(samples, judged, strict=True)
+            scores[name][group] = score(detector, samples)
+        judged = (scores["old"][group], scores["old"][group], scores["new"][group])
+        wrong = [
+            sum(
+                d.anomalous(s, sample.category) != bool(sample.label) for s, sample in zip(of_all, samples, strict=True)
             )
-        comparisons.append(Comparison(group, len(samples), wrong["old"], wrong["new"]))
+            for d, of_all in zip(decisions, judged, strict=True)
+        ]
+        comparisons.append(Comparison(group, len(samples), *wrong))
     aurocs = {
         name: image_auroc(of_groups[OLD_GOOD], of_groups[OLD_DEFECTS])
         for name, of_groups in scores.items()
@@ -184,17 +191,31 @@ def compare(old: Detector, new: Detector, groups: dict[str, list[Sample]]) -> tu
     return comparisons, aurocs
 
 
-def verdicts(detector: Detector, samples: Sequence[Sample]) -> list[tuple[float, bool]]:
-    """The score and the verdict of each sample, at its category's threshold."""
-    by_category: dict[str, list[int]] = defaultdict(list)
-    for index, sample in enumerate(samples):
-        by_category[sample.category].append(index)
-    judged: list[tuple[float, bool]] = [(0.0, False)] * len(samples)
-    for category, indices in by_category.items():
-        stream = detector.stream([samples[index].image for index in indices], category)
-        for index, detection in zip(indices, stream, strict=True):
-            judged[index] = detection.score, bool(detection.anomalous)
-    return judged
+def count_wrong(decision: Decision, scores: Sequence[float], samples: Sequence[Sample]) -> int:
+    """How many verdicts on samples (n,) are wrong, by their scores (n,)."""
+    pairs = zip(scores, samples, strict=True)
+    return sum(decision.anomalous(value, sample.category) != bool(sample.label) for value, sample in pairs)
+
+
+def decision_of(detector: Detector) -> Decision:
+    """A detector's decision. Raises UserError where it has none."""
+    if detector.card.decision is None:
+        raise UserError("a detector without a threshold cannot be compared: lit-ad recalibrate sets one")
+    return detector.card.decision
+
+
+def decide_anew(detector: Detector, held_out: Sequence[Sample]) -> Decision:
+    """The decision of a detector's scores of held-out images, for the same rate, as `lit-ad recalibrate` sets it."""
+    scores: dict[str, list[float]] = defaultdict(list)
+    for value, sample in zip(score(detector, held_out), held_out, strict=True):
+        scores[sample.category].append(value)
+    arrays = {category: np.array(values) for category, values in scores.items()}
+    return Decision(arrays, false_alarm=decision_of(detector).false_alarm)
+
+
+def score(detector: Detector, samples: Sequence[Sample]) -> list[float]:
+    """The score of each sample."""
+    return [detection.score for detection in detector.stream([sample.image for sample in samples])]
 
 
 def image_auroc(nominal: Sequence[float], anomalous: Sequence[float]) -> float:
@@ -203,10 +224,11 @@ def image_auroc(nominal: Sequence[float], anomalous: Sequence[float]) -> float:
 
 
 def reasons_against(comparisons: Iterable[Comparison]) -> list[str]:
-    """Where the new detector is worse on what people have confirmed, a clause each."""
+    """Where the new detector is worse on what people confirmed than the old one is at either threshold, in clauses."""
     what: Callable[[str], str] = lambda group: "misses" if group == DEFECTS else "false alarms"  # noqa: E731
     return [
-        f"{each.new} {what(each.group)} among {each.images} {each.group}, where the old one has {each.old}"
+        f"{each.new} {what(each.group)} among {each.images} {each.group}, where the old one has {each.old}, and "
+        f"{each.anew} with thresholds made anew"
         for each in comparisons
         if each.group in CONFIRMED and each.worse
     ]
@@ -218,10 +240,10 @@ def as_dict(comparisons: Iterable[Comparison], aurocs: dict[str, float], joined:
 
 
 def in_rows(comparisons: Iterable[Comparison]) -> list[list[str]]:
-    """The report as rows of a table: images, wrong verdicts of the old and of the new, the new one's interval."""
+    """The report as rows: group, images, wrong verdicts of the old, at both thresholds, and of the new; interval."""
     rows = []
     for each in comparisons:
         low, high = each.interval()
         ends = f"{100 * low:.1f} to {100 * high:.1f} %"
-        rows.append([each.group, str(each.images), str(each.old), str(each.new), ends])
+        rows.append([each.group, *map(str, (each.images, each.old, each.anew, each.new)), ends])
     return rows

@@ -130,16 +130,25 @@ def test_without_good_images(splits: Splits, folder: Path) -> None:
 
 def test_detectors_are_compared(splits: Splits, folder: Path) -> None:
     label(folder, {**dict.fromkeys(range(1, 41), "good"), 60: "defect"})
-    groups = gather(splits, folder).groups
+    growth = gather(splits, folder, only_new_decide=True)  # whose scores are 120, and so is the threshold by them
     old, new = detector(), detector(DECISION.with_threshold(130.0))
-    comparisons, aurocs = compare(old, new, groups)
-    counts = {each.group: (each.images, each.old, each.new) for each in comparisons}
-    assert counts[OLD_GOOD] == (2, 1, 0) and counts[OLD_DEFECTS] == (2, 1, 2)
-    assert counts[DEFECTS] == (1, 0, 1) and counts[SAMPLED] == (len(groups[SAMPLED]), len(groups[SAMPLED]), 0)
+    comparisons, aurocs = compare(old, new, growth)
+    counts = {each.group: (each.images, each.old, each.anew, each.new) for each in comparisons}
+    assert counts[OLD_GOOD] == (2, 1, 0, 0) and counts[OLD_DEFECTS] == (2, 1, 2, 2)
+    sampled = len(growth.groups[SAMPLED])
+    assert counts[DEFECTS] == (1, 0, 1, 1) and counts[SAMPLED] == (sampled, sampled, 0, 0)
     assert aurocs == {"old": 0.5, "new": 0.5}  # 97 and 40 against 30 and 99
-    (reason,) = reasons_against(comparisons)
-    assert reason == "1 misses among 1 confirmed defects, where the old one has 0"
-    assert in_rows(comparisons)[0][0] == OLD_GOOD
+    assert not reasons_against(comparisons)  # the old one misses it as well, once it keeps the rate
+    assert in_rows(comparisons)[0][:2] == [OLD_GOOD, "2"]
+    with pytest.raises(UserError, match="without a threshold cannot be compared"):
+        compare(old, detector(None), growth)
+
+
+def test_what_is_worse_than_the_old_one_at_either_threshold() -> None:
+    assert reasons_against([Comparison(DEFECTS, 9, 2, 4, 5), Comparison(SAMPLED, 9, 3, 1, 3)]) == [
+        "5 misses among 9 confirmed defects, where the old one has 2, and 4 with thresholds made anew"
+    ]
+    assert not reasons_against([Comparison(OLD_GOOD, 5, 0, 0, 3)])  # it was not confirmed on this line
 
 
 @pytest.mark.parametrize(
@@ -150,8 +159,7 @@ def test_auroc_by_pairs(nominal: list[float], anomalous: list[float], expected: 
 
 
 def test_wilsons_interval() -> None:
-    low, high = Comparison(DEFECTS, 20, 0, 1).interval()
+    low, high = Comparison(DEFECTS, 20, 0, 0, 1).interval()
     z, p, n = 1.959964, 1 / 20, 20
     middle, half = p + z**2 / (2 * n), z * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5
     assert (low, high) == pytest.approx([(middle - half) / (1 + z**2 / n), (middle + half) / (1 + z**2 / n)], rel=1e-5)
-    assert not reasons_against([Comparison(OLD_GOOD, 5, 0, 3)])  # it was not confirmed on this line
