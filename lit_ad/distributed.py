@@ -8,8 +8,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
-from torchmetrics import Metric
-from torchmetrics.utilities.distributed import gather_all_tensors
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
@@ -54,6 +52,8 @@ def gather_tensors(tensor: Tensor, group: Any = None) -> list[Tensor]:
 
     It is torchmetrics' own way, for tensors on any device: our metrics count on the CPU, whatever the networks run on.
     """
+    from torchmetrics.utilities.distributed import gather_all_tensors  # takes a second, and predict needs none of it
+
     return [share.to(tensor.device) for share in gather_all_tensors(tensor.to(collective_device()), group)]
 
 
@@ -69,38 +69,9 @@ def share_buffers(trainer: Any) -> None:
         model.require_forward_param_sync = False  # until the next training step
 
 
-class SharedMean(Metric):
-    """The weighted mean of the values of all processes, which communicate in `update` and `forward` and never later.
-
-    `self.log(..., on_epoch=True, sync_dist=True)` communicates when the mean is first read. At an epoch's end the
-    progress bar reads it on the first process alone, and the other processes read it after the hooks: any collective in
-    between makes all of them wait for ever.
-    """
-
-    full_state_update = False
-    total: Tensor
-    weight: Tensor
-
-    def __init__(self) -> None:
-        super().__init__(sync_on_compute=False)
-        for name in ("total", "weight"):
-            self.add_state(name, torch.tensor(0.0, dtype=torch.get_default_dtype()), dist_reduce_fx="sum")
-
-    def update(self, value: Tensor, weight: float) -> None:
-        """Add a scalar with its weight on this process. Every process must call it."""
-        sums = torch.stack([value * weight, torch.full_like(value, weight)]).to(self.total.dtype)
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(sums)
-        self.total, self.weight = self.total + sums[0], self.weight + sums[1]
-
-    def compute(self) -> Tensor:
-        """The mean, a scalar."""
-        return self.total / self.weight
-
-
 def reduce_logged_metrics(trainer: Any) -> None:
     """Reduce what was logged with `sync_dist=True`. Call it on every process, before another collective at an epoch's
-    end: on the first process the progress bar has perhaps reduced it already, see `SharedMean`."""
+    end: on the first process the progress bar has perhaps reduced it already, see `shared_mean`."""
     _ = trainer.callback_metrics  # computes what is not computed yet
 
 

@@ -3,7 +3,6 @@
 import ast
 import csv
 import json
-import math
 import os
 import shutil
 import signal
@@ -26,7 +25,6 @@ from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lit_ad.distributed import SharedMean
 from lit_ad.methods import __all__ as METHODS
 
 ROOT = Path(__file__).parents[1]
@@ -446,11 +444,3 @@ def test_nothing_is_reduced_when_it_is_first_read() -> None:
     for path in (ROOT / "lit_ad").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             assert not (isinstance(node, ast.keyword) and node.arg == "sync_dist"), f"{path}: use SharedMean"
-
-
-def test_a_shared_mean_is_of_one_process_where_there_is_one() -> None:
-    mean = SharedMean()
-    assert mean(torch.tensor(2.0), weight=3).item() == 2.0
-    mean.update(torch.tensor(4.0), weight=1)
-    assert mean.compute().item() == 2.5
-    assert math.isnan(mean(torch.tensor(math.nan), weight=1))  # what has diverged is seen

@@ -8,7 +8,6 @@ from lit_ad.detector.run_files import CONFIG, EXPORTED, find_detector, run_of
 from lit_ad.errors import UserError
 from lit_ad.files import resolve_path
 from lit_ad.names import tell
-from lit_ad.training.run_directory import is_first
 
 USAGE = {"validate": "RUN", "test": "RUN", "predict": "RUN IMAGES"}
 
@@ -60,6 +59,8 @@ def expand_run(command: str, arguments: Sequence[str]) -> list[str]:
         raise UserError(f"{given} has no {home / CONFIG} beside it: give --config FILE, with the data to {command}")
     if checkpoint is not None:
         options += ["--ckpt_path", str(checkpoint)]
+    from lit_ad.training.run_directory import is_first  # brings Lightning, which an exported file needs not
+
     if is_first():
         files = " and ".join(str(Path(file).relative_to(home)) for file in options[1::2])
         tell(f"Taken from {home}: {files}")

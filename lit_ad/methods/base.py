@@ -22,13 +22,14 @@ from lit_ad.batch import Batch, Others, Prediction
 from lit_ad.detector.card import Card
 from lit_ad.detector.decision import Decision
 from lit_ad.detector.scoring import Judgement, judge
-from lit_ad.distributed import SharedMean, share_buffers
+from lit_ad.distributed import share_buffers
 from lit_ad.errors import NOT_FINITE, UserError, check_number
 from lit_ad.files import resolve_path
 from lit_ad.image.view import View
 from lit_ad.methods.batchnorm import SharedBatchNorm
 from lit_ad.methods.detector_file import load_method, qualified_name, read_record, write_record
 from lit_ad.methods.network import as_images, eval_mode, make_network, select_region, upsample_maps
+from lit_ad.shared_mean import SharedMean
 from lit_ad.teachers.backbone import Teacher
 from lit_ad.version import __version__
 

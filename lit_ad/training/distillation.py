@@ -17,12 +17,13 @@ from torchmetrics import MeanMetric
 
 from lit_ad.batch import Batch
 from lit_ad.checkpoint import changed_arguments
-from lit_ad.distributed import SharedMean, share_buffers
+from lit_ad.distributed import share_buffers
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
 from lit_ad.methods.base import Method, Nominal
 from lit_ad.methods.network import as_images
 from lit_ad.methods.statistics import Moments
+from lit_ad.shared_mean import SharedMean
 from lit_ad.teachers import Teacher
 from lit_ad.teachers.pdn import PDN, PDNSize, imagenet
 

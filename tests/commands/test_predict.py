@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -121,3 +122,10 @@ def test_wrong_words_after_an_exported_file_end_in_one_line(words: list[str], me
     with pytest.raises(UserError) as raised:
         run(["predict", str(file), str(tmp_path), *words])
     assert str(raised.value) == f"{message} (lit-ad predict --help)"
+
+
+def test_an_exported_file_brings_no_training(tmp_path: Path) -> None:
+    """Lightning and torchmetrics take seconds."""
+    script = "import sys, lit_ad.commands.predict; print({'lightning', 'torchmetrics', 'timm'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
