@@ -27,7 +27,7 @@ from lit_ad.evaluation.sinks.heatmaps import Heatmaps
 from lit_ad.evaluation.sinks.predictions import Predictions
 from lit_ad.evaluation.sinks.sink import Stage
 from lit_ad.files import resolve_path
-from lit_ad.image.view import View, uncropped, visible
+from lit_ad.image.view import uncropped, visible
 from lit_ad.lightning_cli.jsonargparse_workarounds import allow_file_names
 from lit_ad.lightning_cli.run_words import leading_words, typed
 from lit_ad.names import tell
@@ -155,13 +155,14 @@ def judge_sample(detector: Detector, sample: Sample, place: int) -> Judged:
         size = (blank.shape[0], blank.shape[1])
         sample = sample._replace(error=str(error))
         return Judged(sample, place, size, blank, Judgement(None, float("nan"), (0, 0, 0, 0)))
-    return as_judged(detection, sample, place, view)
+    return as_judged(detection, sample, place)
 
 
-def as_judged(detection: Detection, sample: Sample, place: int, view: View) -> Judged:
+def as_judged(detection: Detection, sample: Sample, place: int) -> Judged:
     """What a Detector says of an image, as a run's prediction has it."""
     decision, category, roi = detection.decision, sample.category, detection.roi
-    pixels, box = view(detection.image)
+    pixels, box = detection.shown, detection.box
+    assert pixels is not None, "of a Detector"
     top, left, bottom, right = visible(box, (pixels.shape[0], pixels.shape[1]))
     known: dict[str, Any] = {}
     if decision is not None:

@@ -31,6 +31,7 @@ class Detection:
     category: str | None = None  # whose thresholds count; None: those of all together
     roi: Roi | None = None  # what is looked at of the image; outside, the map has the lowest value that it has inside
     mm_per_pixel: float | None = None
+    shown: Pixels | None = None  # (h, w, 3): what the network saw, padding included
 
     def __repr__(self) -> str:
         height, width = self.image.shape[:2]

@@ -219,8 +219,8 @@ class Detector:
             pixels = np.ascontiguousarray(np.stack([seen for _, seen, _ in part]).transpose(0, 3, 1, 2))
             judgements += judge(network, pixels, [box for _, _, box in part], self.card)
         detections = []
-        for (image, _, _), name, judgement in zip(group, names, judgements, strict=True):
+        for (image, shown, _), name, judgement in zip(group, names, judgements, strict=True):
             judgement.refuse_not_finite(name)
             judged = judgement.score, judgement.seen, judgement.box, decision, known
-            detections.append(Detection(image, *judged, self.card.view.region, self.card.view.mm_per_pixel))
+            detections.append(Detection(image, *judged, self.card.view.region, self.card.view.mm_per_pixel, shown))
         return detections

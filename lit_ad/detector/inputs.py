@@ -15,7 +15,7 @@ from PIL import Image
 
 from lit_ad.errors import UserError
 from lit_ad.files import resolve_path
-from lit_ad.image.pixels import Pixels, Window, open_image, read_image, rgb, to_rgb
+from lit_ad.image.pixels import Pixels, Window, read_image, to_rgb
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -107,13 +107,13 @@ def read_pixels(image: Any, window: Window | None = None, name: str = "the image
     if isinstance(image, str | os.PathLike):
         return read_image(resolve_path(image), window)
     if isinstance(image, bytes | bytearray | memoryview):
-        return rgb(open_image(Path(name), bytes(image)), name, window)
+        return read_image(Path(name), window, bytes(image))
     if is_file(image):
         content = image.read()
         if not isinstance(content, bytes) or not content:
             why = "is at its end, or empty" if isinstance(content, bytes) else "gives text: open it with mode 'rb'"
             raise UserError(f"cannot read {name}: the file {why}")
-        return rgb(open_image(Path(name), content), name, window)
+        return read_image(Path(name), window, content)
     try:
         array = array_of(image) if is_tensor(image) else image
         return to_rgb(swap_red_and_blue(array) if bgr else array, window)

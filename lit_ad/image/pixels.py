@@ -16,6 +16,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, features
 from PIL.TiffImagePlugin import TiffImageFile
 
 from lit_ad.errors import UserError, ViewMismatch
+from lit_ad.image.jpeg import decode_jpeg
 from lit_ad.image.limits import check_pixels, read_within_limits
 
 EXTENSIONS = (  # of files that count as images; Pillow's readers of other kinds are rare, or start other programs
@@ -38,15 +39,25 @@ T = TypeVar("T")
 Window = tuple[float, float]  # the values of an image of more than 8 bits that become 0 and 255
 
 
-def read_image(path: Path, window: Window | None = None) -> Pixels:
+def read_image(path: Path, window: Window | None = None, content: bytes | None = None) -> Pixels:
     """Any image file -> (H, W, 3) uint8 RGB, turned upright as its EXIF says. See `rgb` for depths and colours.
 
-    Of a TIFF of several pages, one is named: stack.tif#3 is the third.
+    Of a TIFF of several pages, one is named: stack.tif#3 is the third. `content` is what the file holds, if it is no
+    file; `path` is then the name of it in messages.
 
     Raises:
         UserError: The file cannot be read, holds values that have no RGB, or several pages; it is named.
     """
-    return rgb(open_image(path), str(path), window)
+    jpeg = path.suffix.lower() in (".jpg", ".jpeg", ".jpe", ".jfif") if content is None else content[:2] == b"\xff\xd8"
+    if jpeg and window is None:
+
+        def read() -> Pixels | None:
+            with opened(path, content) as image:
+                return decode_jpeg(image)
+
+        if (pixels := read_file(read, path)) is not None:
+            return pixels
+    return rgb(open_image(path, content), str(path), window)
 
 
 def to_rgb(image: "str | Path | Image.Image | NDArray[Any]", window: Window | None = None) -> Pixels:
