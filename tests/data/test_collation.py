@@ -11,21 +11,24 @@ from lit_ad.errors import UserError
 from lit_ad.features.dataset import FeatureDataset
 from lit_ad.image.view import View
 from tests.data.conftest import Write
+from tests.optional import unwrap
 
 
 def test_sizes_in_one_batch(write: Write) -> None:
     samples = [Sample(write("a.png", (20, 24)), 0, split="test"), Sample(write("b.png", (30, 16)), 0, split="test")]
     items = [AnomalyDataset(samples, View(None))[i] for i in range(2)]
     batch = collate(items)
-    assert batch.pixels.shape == (2, 3, 30, 24) and batch.canvases == [(20, 24), (30, 16)]
-    for image, item, (top, left, bottom, right) in zip(batch.pixels, items, batch.boxes, strict=True):
-        assert torch.equal(image[:, top:bottom, left:right], item.pixels[0])
-    assert not batch.pixels[0, :, 20:].any() and not batch.pixels[1, :, :, 16:].any()
+    pixels = unwrap(batch.pixels)
+    assert pixels.shape == (2, 3, 30, 24) and batch.canvases == [(20, 24), (30, 16)]
+    for image, item, (top, left, bottom, right) in zip(pixels, items, batch.boxes, strict=True):
+        assert torch.equal(image[:, top:bottom, left:right], unwrap(item.pixels)[0])
+    assert not pixels[0, :, 20:].any() and not pixels[1, :, :, 16:].any()
     for one, item in zip(batch.uniform(), items, strict=True):  # what networks see: each as it is in a batch of one
-        assert torch.equal(one.pixels, item.pixels) and one.canvases is None
+        assert torch.equal(unwrap(one.pixels), unwrap(item.pixels)) and one.canvases is None
         assert (one.samples, one.sizes, one.boxes) == (item.samples, item.sizes, item.boxes)
-    assert collate(items[:1]).canvases is None and collate([items[0], items[0]]).uniform()[0].pixels.shape[0] == 2
-    assert batch.select([False, True]).uniform()[0].pixels.shape == (1, 3, 30, 16)
+    assert collate(items[:1]).canvases is None
+    assert unwrap(collate([items[0], items[0]]).uniform()[0].pixels).shape[0] == 2
+    assert unwrap(batch.select([False, True]).uniform()[0].pixels).shape == (1, 3, 30, 16)
     with pytest.raises(UserError, match=r"\(20, 24\) .*a.png and \(30, 16\) .*b.png: set model.view.image_size"):
         collate_equal(items)
 
@@ -35,7 +38,8 @@ def test_masks_of_a_batch(write: Write) -> None:
     kinds = [Sample(image, 0, split="test"), Sample(image, 1, split="test"), Sample(image, 0)]
     nominal, anomalous, training = (AnomalyDataset([kind], View(16))[0] for kind in kinds)
     batch = collate([nominal, anomalous])
-    assert batch.masks[0] is not None and batch.masks[1] is None
+    first, second = unwrap(batch.masks)
+    assert first is not None and second is None
     assert collate([anomalous]).masks == [None]
     assert collate([training]).masks is None
 
@@ -47,16 +51,18 @@ def test_what_is_known_of_each_image_stays_in_order(write: Write) -> None:
     assert batch.samples == [samples[2], samples[0], samples[3]] and batch.index.tolist() == [2, 0, 3]
     assert batch.labels.tolist() == [0, 0, 1] and batch.sizes == [(22, 24), (20, 24), (23, 24)]
     for row, i in enumerate((2, 0, 3)):
-        assert torch.equal(batch.pixels[row], dataset[i].pixels[0]) and batch.boxes[row] == dataset[i].boxes[0]
+        assert torch.equal(unwrap(batch.pixels)[row], unwrap(dataset[i].pixels)[0])
+        assert batch.boxes[row] == dataset[i].boxes[0]
 
 
 def test_corrupted_images_of_a_batch(write: Write) -> None:
     dataset = AnomalyDataset([Sample(write(f"{i}.png"), 0) for i in range(3)], View(16), corrupt=CutPaste())
     batch, items = collate_equal([dataset[i] for i in range(3)]), [dataset[i] for i in range(3)]
-    assert batch.corrupted.shape == (3, 3, 16, 16) and batch.corruption.shape == (3, 1, 16, 16)
+    corrupted, corruption = unwrap(batch.corrupted), unwrap(batch.corruption)
+    assert corrupted.shape == (3, 3, 16, 16) and corruption.shape == (3, 1, 16, 16)
     for row, item in enumerate(items):
-        assert torch.equal(batch.corrupted[row], item.corrupted[0])
-        assert torch.equal(batch.corruption[row], item.corruption[0])
+        assert torch.equal(corrupted[row], unwrap(item.corrupted)[0])
+        assert torch.equal(corruption[row], unwrap(item.corruption)[0])
 
 
 def test_features_of_a_batch(write: Write) -> None:
@@ -65,7 +71,7 @@ def test_features_of_a_batch(write: Write) -> None:
     dataset = FeatureDataset(images, [[level[i : i + 1] for level in levels] for i in range(3)], pixels=False)
     batch = collate_equal([dataset[i] for i in range(3)])
     assert batch.pixels is None and len(batch) == 3
-    for joined, level in zip(batch.features, levels, strict=True):
+    for joined, level in zip(unwrap(batch.features), levels, strict=True):
         assert torch.equal(joined, level)
 
 

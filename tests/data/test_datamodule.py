@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import albumentations as A
 import lightning as L
@@ -18,6 +19,7 @@ from PIL import Image
 
 from lit_ad.batch import Batch, Sample
 from lit_ad.data import AnomalyDataModule, Demo, Folder, Loading, MVTec, Perlin
+from lit_ad.data.dataset import AnomalyDataset
 from lit_ad.data.sources import demo
 from lit_ad.data.sources.source import Source
 from lit_ad.errors import UserError
@@ -25,6 +27,7 @@ from lit_ad.image.pixels import read_image
 from lit_ad.image.view import View
 from tests.data.conftest import Write
 from tests.data.loaded import module, order
+from tests.optional import unwrap
 
 
 class Listed(Source):
@@ -143,11 +146,11 @@ class Watcher(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         self.seen.append(batch.index.tolist())
-        self.shapes.add(batch.pixels.shape)
-        return self.weight * batch.pixels.float().mean()
+        self.shapes.add(unwrap(batch.pixels).shape)
+        return self.weight * unwrap(batch.pixels).float().mean()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.shapes.add(batch.pixels.shape)
+        self.shapes.add(unwrap(batch.pixels).shape)
 
     test_step = predict_step = validation_step
 
@@ -156,8 +159,8 @@ class Watcher(L.LightningModule):
 
 
 def test_under_a_trainer(bottle: Path, tmp_path: Path) -> None:
-    options = {"max_epochs": 3, "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    options |= {"default_root_dir": tmp_path, "enable_checkpointing": False, "accelerator": "cpu"}
+    options: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    options |= {"max_epochs": 3, "default_root_dir": tmp_path, "enable_checkpointing": False, "accelerator": "cpu"}
     data, models = AnomalyDataModule(MVTec(bottle), View(20).of_multiple(14), batch_size=4), [Watcher(), Watcher()]
     for model in models:
         L.seed_everything(5)
@@ -300,7 +303,9 @@ def test_what_is_passed_over_in_unrelated_images_is_told(
     data.setup("fit")
     remark = f"hidden files and folders that are left out, 1: {hidden.parent}"
     assert f"\n  in data.unrelated, {remark}\n" in capsys.readouterr().out
-    (item,) = data.train_dataloader().dataset.unrelated.images
+    dataset = data.train_dataloader().dataset
+    assert isinstance(dataset, AnomalyDataset)
+    (item,) = unwrap(dataset.unrelated).images
     assert item == link / "a.png"
     with pytest.raises(UserError, match=r"nowhere is not a folder"):
         AnomalyDataModule(MVTec(bottle), View(16), unrelated=bottle / "nowhere").setup("fit")
@@ -310,9 +315,10 @@ def test_a_damaged_test_image_is_found_before_training(bottle: Path, tmp_path: P
     bad = bottle / "test/broken/001.png"
     bad.write_bytes(bad.read_bytes()[:-100])
     data, model = AnomalyDataModule(MVTec(bottle), View(16)), Watcher()
-    options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    options: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    options |= {"default_root_dir": tmp_path, "enable_checkpointing": False, "accelerator": "cpu"}
     with pytest.raises(UserError, match=f"cannot read {bad}: image file is truncated.*; replace or remove it"):
-        L.Trainer(max_epochs=1, enable_checkpointing=False, default_root_dir=tmp_path, **options).fit(model, data)
+        L.Trainer(max_epochs=1, **options).fit(model, data)
     assert not model.seen
 
 

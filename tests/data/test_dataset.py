@@ -20,25 +20,28 @@ from lit_ad.image.pixels import read_image
 from lit_ad.image.tiling import Tiles
 from lit_ad.image.view import View
 from tests.data.conftest import Write
+from tests.optional import unwrap
 
 
 def test_an_item(write: Write, write_mask: Write) -> None:
     image, mask = write("a.png", (20, 24)), write_mask("a_mask.png", (20, 24))
     dataset = AnomalyDataset([Sample(image, 1, mask, "nut", "dent", "test")], View(16))
     item = dataset[0]
-    assert item.pixels.shape == (1, 3, 16, 16) and item.pixels.dtype == torch.uint8
-    assert np.array_equal(item.pixels[0].permute(1, 2, 0), View(16)(read_image(image))[0])
+    pixels, (truth,) = unwrap(item.pixels), unwrap(item.masks)
+    assert pixels.shape == (1, 3, 16, 16) and pixels.dtype == torch.uint8
+    assert np.array_equal(pixels[0].permute(1, 2, 0), View(16)(read_image(image))[0])
     assert item.labels.tolist() == [1] and item.index.tolist() == [0] and item.samples == dataset.samples
-    assert (item.sizes, item.boxes) == ([(20, 24)], [(0, 0, 16, 16)]) and item.features is item.unrelated is None
-    assert item.corrupted is item.corruption is None
-    assert item.masks[0].dtype == torch.bool and item.masks[0].sum() == 120 and item.masks[0][:10, :12].all()
+    assert (item.sizes, item.boxes) == ([(20, 24)], [(0, 0, 16, 16)])
+    assert item.features is None and item.unrelated is item.corrupted is item.corruption is None
+    assert truth is not None and truth.dtype == torch.bool and truth.sum() == 120 and truth[:10, :12].all()
 
 
 def test_truth(write: Write, write_mask: Write) -> None:
     image = write("a.png")
     kinds = [Sample(image, 0, split="test"), Sample(image, 1, split="test"), Sample(image, 0), Sample(image, -1)]
     dataset = AnomalyDataset(kinds, View(16))
-    assert dataset[0].masks[0].shape == (20, 24) and not dataset[0].masks[0].any()
+    (truth,) = unwrap(dataset[0].masks)
+    assert truth is not None and truth.shape == (20, 24) and not truth.any()
     assert dataset[1].masks == [None]
     assert dataset[2].masks is None and dataset[3].masks is None
 
@@ -54,7 +57,8 @@ def test_mask_fits_the_image_turned_upright(tmp_path: Path, write_mask: Write) -
     exif[0x0112] = 6
     Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(tmp_path / "a.png", exif=exif)
     item = AnomalyDataset([Sample(tmp_path / "a.png", 1, write_mask("m.png", (30, 20)), split="test")], View(16))[0]
-    assert item.sizes == [(30, 20)] and item.masks[0].shape == (30, 20)
+    (truth,) = unwrap(item.masks)
+    assert item.sizes == [(30, 20)] and truth is not None and truth.shape == (30, 20)
 
 
 def test_cache_gives_the_same_items_and_reads_no_more(write: Write) -> None:
@@ -65,38 +69,38 @@ def test_cache_gives_the_same_items_and_reads_no_more(write: Write) -> None:
     for sample in samples:
         sample.image.unlink()
     for i in range(5):
-        assert torch.equal(dataset[i].pixels, read[i].pixels) and dataset[i].boxes == read[i].boxes
+        assert torch.equal(unwrap(dataset[i].pixels), unwrap(read[i].pixels)) and dataset[i].boxes == read[i].boxes
         assert dataset[i].sizes == read[i].sizes
 
 
 def test_augmentation_never_touches_the_cache(write: Write) -> None:
     dataset = AnomalyDataset([Sample(write("a.png"), 0)], View(16), Augment([A.Downscale(p=1), A.InvertImg(p=1)]))
     dataset.fill_cache(1)
-    before = dataset.cache[0][0].copy()
-    dataset[0].pixels.zero_()
-    assert np.array_equal(dataset.cache[0][0], before)
+    before = unwrap(dataset.cache)[0][0].copy()
+    unwrap(dataset[0].pixels).zero_()
+    assert np.array_equal(unwrap(dataset.cache)[0][0], before)
 
 
 def test_items_never_write_to_the_cache(write: Write) -> None:
     dataset = AnomalyDataset([Sample(write("a.png"), 0)], View(16))
     dataset.fill_cache(1)
-    before = dataset.cache[0][0].copy()
-    dataset[0].pixels.zero_()
-    assert np.array_equal(dataset.cache[0][0], before)
+    before = unwrap(dataset.cache)[0][0].copy()
+    unwrap(dataset[0].pixels).zero_()
+    assert np.array_equal(unwrap(dataset.cache)[0][0], before)
 
 
 def test_augmentations_differ_by_epoch_and_image(write: Write) -> None:
     path = write("a.png")
     dataset = AnomalyDataset([Sample(path, 0)] * 2, View(16), Augment([A.GaussNoise(p=1)]), seed=3)
-    first = dataset[0].pixels
-    assert torch.equal(dataset[0].pixels, first) and not torch.equal(dataset[1].pixels, first)
+    first = unwrap(dataset[0].pixels)
+    assert torch.equal(unwrap(dataset[0].pixels), first) and not torch.equal(unwrap(dataset[1].pixels), first)
     dataset.epoch.fill_(1)
-    assert not torch.equal(dataset[0].pixels, first)
+    assert not torch.equal(unwrap(dataset[0].pixels), first)
 
 
 def test_a_cropping_augmentation_fills_the_box(write: Write) -> None:
     dataset = AnomalyDataset([Sample(write("a.png"), 0)], View(16, fit="pad"), Augment([A.RandomCrop(8, 8)]))
-    assert dataset[0].pixels.shape == (1, 3, 8, 8) and dataset[0].boxes == [(0, 0, 8, 8)]
+    assert unwrap(dataset[0].pixels).shape == (1, 3, 8, 8) and dataset[0].boxes == [(0, 0, 8, 8)]
 
 
 def test_items_of_tiles(write: Write) -> None:
@@ -109,12 +113,14 @@ def test_items_of_tiles(write: Write) -> None:
     assert len(dataset) == 3 * 2 + 3 * 3
     first, seventh = dataset[0], dataset[6]
     assert (first.samples, seventh.samples) == (samples[:1], samples[1:]) and seventh.index.tolist() == [6]
-    assert first.pixels.shape == (1, 3, 16, 16) and first.boxes == [(0, 0, 16, 16)] and first.sizes == [(40, 24)]
-    assert np.array_equal(first.pixels[0].permute(1, 2, 0), read_image(paths[0])[:16, :16])
+    pixels = unwrap(first.pixels)
+    assert pixels.shape == (1, 3, 16, 16) and first.boxes == [(0, 0, 16, 16)] and first.sizes == [(40, 24)]
+    assert np.array_equal(pixels[0].permute(1, 2, 0), read_image(paths[0])[:16, :16])
     dataset.fill_cache(1)
-    assert torch.equal(dataset[0].pixels, first.pixels) and torch.equal(dataset[6].pixels, seventh.pixels)
+    assert torch.equal(unwrap(dataset[0].pixels), pixels)
+    assert torch.equal(unwrap(dataset[6].pixels), unwrap(seventh.pixels))
     noisy = AnomalyDataset([samples[0]] * 2, view, Augment([A.GaussNoise(p=1)]), 0, Tiles([(40, 24)] * 2, 16, 0))
-    assert not torch.equal(noisy[0].pixels, noisy[6].pixels)  # the same tile of the same file
+    assert not torch.equal(unwrap(noisy[0].pixels), unwrap(noisy[6].pixels))  # the same tile of the same file
 
 
 def test_a_corrupted_image_beside_the_image(write: Write) -> None:
@@ -128,17 +134,18 @@ def test_a_corrupted_image_beside_the_image(write: Write) -> None:
     for epoch in range(4):
         dataset.epoch.fill_(epoch)
         item = dataset[0]
-        assert torch.equal(item.pixels, dataset.plain()[0].pixels)
-        where = item.corruption.expand(1, 3, 64, 64)
-        assert item.corruption.shape == (1, 1, 64, 64) and item.corruption.dtype == torch.bool
-        assert torch.equal((item.corrupted != item.pixels).any(dim=1, keepdim=True), item.corruption)
-        assert torch.equal(item.corrupted[where], item.unrelated[where])
+        pixels, corrupted, corruption = unwrap(item.pixels), unwrap(item.corrupted), unwrap(item.corruption)
+        assert torch.equal(pixels, unwrap(dataset.plain()[0].pixels))
+        where = corruption.expand(1, 3, 64, 64)
+        assert corruption.shape == (1, 1, 64, 64) and corruption.dtype == torch.bool
+        assert torch.equal((corrupted != pixels).any(dim=1, keepdim=True), corruption)
+        assert torch.equal(corrupted[where], unwrap(item.unrelated)[where])
         top, left, bottom, right = item.boxes[0]
-        assert item.corruption.sum() == item.corruption[..., top:bottom, left:right].sum()
-        seen.append(item.corruption.sum().item())
+        assert corruption.sum() == corruption[..., top:bottom, left:right].sum()
+        seen.append(corruption.sum().item())
     assert len(set(seen)) > 1 and max(seen) > 0
     dataset.epoch.fill_(0)
-    assert dataset[0].corruption.sum().item() == seen[0]
+    assert unwrap(dataset[0].corruption).sum().item() == seen[0]
 
 
 def test_a_mask_of_the_region_bounds_corruption(write: Write, tmp_path: Path) -> None:
@@ -149,8 +156,7 @@ def test_a_mask_of_the_region_bounds_corruption(write: Write, tmp_path: Path) ->
     dataset = AnomalyDataset(samples, view, corrupt=Perlin())
     for epoch in range(8):
         dataset.epoch.fill_(epoch)
-        item = dataset[0]
-        assert not item.corruption[0, 0][torch.tensor(inside[4:16, 6:20] == 0)].any()
+        assert not unwrap(dataset[0].corruption)[0, 0][torch.tensor(inside[4:16, 6:20] == 0)].any()
 
 
 def test_corruption_of_tiles(write: Write) -> None:
@@ -158,7 +164,7 @@ def test_corruption_of_tiles(write: Write) -> None:
     dataset = AnomalyDataset(
         [Sample(write("a.png"), 0)], View(None, tile=16), tiles=tiles, corrupt=CutPaste(jitter=1.0)
     )
-    masks = [dataset[i].corruption for i in range(len(tiles))]
+    masks = [unwrap(dataset[i].corruption) for i in range(len(tiles))]
     assert {mask.shape for mask in masks} == {(1, 1, 16, 16)} and all(mask.any() for mask in masks)
 
 
@@ -169,10 +175,13 @@ def test_features_of_all_nominal_images_serve_every_fold(view: View, bottle: Pat
     for number in (None, 0, 1):
         data = AnomalyDataModule(MVTec(bottle), view, loading=Loading(num_workers=0), fold=Fold(2, number))
         ((rows, loader),) = data.cacheable(needs_pixels=False)
-        whole.add(tuple(sample.image for sample in loader.dataset.samples))
+        dataset = loader.dataset
+        assert isinstance(dataset, AnomalyDataset)
+        whole.add(tuple(sample.image for sample in dataset.samples))
         assert list(rows) == (["train"] if view.tile or number is None else ["train", "val"])
         for split, numbers in rows.items():
             items = data._images(split)
-            assert len(numbers) == len(items) > 0
-            assert all(torch.equal(items[i].pixels, loader.dataset[row].pixels) for i, row in enumerate(numbers))
+            assert len(unwrap(numbers)) == len(items) > 0
+            for i, row in enumerate(unwrap(numbers)):
+                assert torch.equal(unwrap(items[i].pixels), unwrap(dataset[row].pixels))
     assert len(whole) == 1

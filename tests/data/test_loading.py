@@ -24,6 +24,7 @@ from lit_ad.image.tiling import Tiles
 from lit_ad.image.view import View
 from tests.data.conftest import Write
 from tests.data.loaded import module, order
+from tests.optional import unwrap
 
 
 @pytest.mark.parametrize("tile", [None, 16])
@@ -31,11 +32,11 @@ def test_threads_read_what_the_process_itself_does(write: Write, tile: int | Non
     samples = [Sample(write(f"{i}.png", (20 + i, 40)), i % 2, split="test") for i in range(7)]
     tiles = None if tile is None else Tiles([(20 + i, 40) for i in range(7)], tile, 0)
     dataset = AnomalyDataset(samples, View(None if tile else 16, tile=tile), tiles=tiles)
-    more = {"batch_size": 3, "sampler": [5, 0, 6, 2], "collate_fn": collate}
+    more: dict[str, Any] = {"batch_size": 3, "sampler": [5, 0, 6, 2], "collate_fn": collate}
     given, expected = list(ThreadLoader(dataset, **more)), list(DataLoader(dataset, **more))
     assert [batch.index.tolist() for batch in given] == [[5, 0, 6], [2]]
     for one, other in zip(given, expected, strict=True):
-        assert torch.equal(one.pixels, other.pixels) and one.samples == other.samples
+        assert torch.equal(unwrap(one.pixels), unwrap(other.pixels)) and one.samples == other.samples
 
 
 def test_threads_end_with_the_loader(write: Write) -> None:
@@ -150,7 +151,7 @@ def test_workers(bottle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_cpu_looks_at_what_threads_read(
-    bottle: Path, tmp_path: Path, quiet_trainer, monkeypatch: pytest.MonkeyPatch
+    bottle: Path, tmp_path: Path, quiet_trainer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Workers would be forked from networks whose memory is then copied page by page."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(3))
@@ -182,6 +183,7 @@ def test_order_depends_on_seed_and_epoch_alone(bottle: Path, monkeypatch: pytest
     assert one[0] != one[1] != one[2]
     monkeypatch.setitem(os.environ, "PL_GLOBAL_SEED", "1")
     resumed = AnomalyDataModule(MVTec(bottle), View(16), batch_size=4).train_dataloader()
+    assert isinstance(resumed.sampler, Shuffle)
     resumed.sampler.set_epoch(2)
     assert order(resumed) == one[2]
 

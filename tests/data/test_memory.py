@@ -3,11 +3,13 @@
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lit_ad.batch import Sample
 from lit_ad.data import AnomalyDataModule, Loading, MVTec
+from lit_ad.data.dataset import AnomalyDataset
 from lit_ad.data.memory import is_worth_caching, largest_size
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
@@ -26,7 +28,8 @@ def test_more_pixels_than_memory(bottle: Path, monkeypatch: pytest.MonkeyPatch) 
         "data.batch_size or data.loading.eval_batch_size, or set model.view.tile"
     )
     monkeypatch.setattr("lit_ad.data.memory.memory", lambda: 24 * 2**30)
-    for view, batches in ((View(20_000), {}), (View((20_000, 20_000)), {"batch_size": 6}), (View(None), {})):
+    cases: list[tuple[View, dict[str, Any]]] = [(View(20_000), {}), (View((20_000, 20_000)), {"batch_size": 6})]
+    for view, batches in [*cases, (View(None), {})]:
         if view.size is None:
             AnomalyDataModule(MVTec(bottle), view, **batches)
             continue
@@ -90,8 +93,11 @@ def test_what_is_kept_in_memory_unasked(write: Write, monkeypatch: pytest.Monkey
 def test_cache_by_itself_only_where_it_is_small(bottle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def cached(view: View, **kwargs: object) -> list[bool]:
         data = module(bottle, view, **kwargs)
-        loaders = (data.train_dataloader(), data.val_dataloader(), data.test_dataloader())
-        return [loader.dataset.cache is not None for loader in loaders]
+        caches = []
+        for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
+            assert isinstance(loader.dataset, AnomalyDataset)
+            caches.append(loader.dataset.cache)
+        return [cache is not None for cache in caches]
 
     assert cached(View(16)) == [True, True, False]
     assert cached(View(16), cache_images=False) == [False, False, False]

@@ -47,9 +47,9 @@ class Table(Source):
         category: The categories to take; all of them if not given.
     """
 
-    def __init__(self, root: Path, table: str, category: str | list[str] | None = None) -> None:
+    def __init__(self, root: Path, table: str | Path, category: str | list[str] | None = None) -> None:
         self.root, self.category = resolve_path(root), category
-        self.table = resolve_path(table, self.root)  # no Path: the command line makes those absolute at once
+        self.table = resolve_path(table, self.root)  # str first: the command line makes a Path absolute at once
 
     def samples(self) -> list[Sample]:
         rows = self._rows()

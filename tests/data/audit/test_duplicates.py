@@ -1,6 +1,7 @@
 """Files with the same bytes. What is said of them stands in test_inspection.py."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,8 +13,13 @@ def test_only_files_of_one_size_are_hashed(tmp_path: Path, monkeypatch: pytest.M
     for file, content in zip(files, (b"1", b"22", b"33", b"22", b"4444"), strict=True):
         file.write_bytes(content)
     opened: list[str] = []
-    read = Path.open
-    monkeypatch.setattr(Path, "open", lambda path, *mode: (opened.append(path.name), read(path, *mode))[1])
+    read: Any = Path.open
+
+    def watch(path: Path, *mode: str) -> Any:
+        opened.append(path.name)
+        return read(path, *mode)
+
+    monkeypatch.setattr(Path, "open", watch)
     assert find_duplicates(files, 2) == [[files[1], files[3]]]
     assert sorted(opened) == ["b", "b", "c", "d", "d"]  # a piece of each, and all of those whose pieces are equal
 

@@ -3,6 +3,7 @@
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,14 +13,14 @@ from lit_ad.batch import Sample
 from lit_ad.data import MVTec, OneClass
 from lit_ad.data.audit import inspection
 from lit_ad.data.audit.inspection import inspect_samples, split_by_budget, tell_what_there_is
-from lit_ad.data.audit.measurements import Header
+from lit_ad.data.audit.measurements import Header, max_value
 from lit_ad.data.audit.report import AuditReport
 from lit_ad.data.splits import Splits, list_splits, split_nominal
 from lit_ad.image.view import View
 from tests.data.conftest import Write
 
 
-def report(samples: list[Sample], **options: bool) -> AuditReport:
+def report(samples: list[Sample], **options: Any) -> AuditReport:
     train, val = split_nominal([s for s in samples if s.split == "train"], 0.2, 0)
     splits = Splits(train, val, [s for s in samples if s.split == "test"])
     return inspect_samples(splits, threads=2, **options)
@@ -248,7 +249,6 @@ def test_broken_links_and_other_files_are_not_dropped_in_silence(bottle: Path) -
 def test_thousands_of_images_take_seconds(tmp_path: Path) -> None:
     folder = tmp_path / "part/train/good"
     folder.mkdir(parents=True)
-    content = bytes(Path(__file__).stat().st_size)
     Image.new("L", (64, 64)).save(tmp_path / "a.bmp")
     content = bytearray((tmp_path / "a.bmp").read_bytes())
     for i in range(2000):  # all of one size, so that all are hashed
@@ -264,7 +264,7 @@ def test_memory_of_large_images_is_that_of_one(tmp_path: Path, bottle: Path, mon
     """Threads that each hold a scan of a whole slide would take the machine down."""
     monkeypatch.setattr(inspection, "PIXELS_AT_ONCE", 20 * 24)
     together = [0, 0]  # now, and at most
-    look = inspection.max_value
+    look = max_value
 
     def slow(path: Path, view: View) -> int:
         together[0] += 1

@@ -34,7 +34,7 @@ def test_the_mode_of_an_image_in_words(tmp_path: Path, mode: str, name: str, tex
 def test_a_region_of_interest_must_lie_in_the_image(tmp_path: Path) -> None:
     Image.new("L", (6, 4)).save(tmp_path / "a.png")
     with pytest.raises(UserError, match="roi"):
-        read_header(tmp_path / "a.png", View(roi=[0, 0, 9, 9]))
+        read_header(tmp_path / "a.png", View(roi=(0, 0, 9, 9)))
 
 
 def test_the_greatest_value_is_of_eight_bits(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_the_greatest_value_is_of_eight_bits(tmp_path: Path) -> None:
     values[1, 2] = 257 * 77
     Image.fromarray(values).save(tmp_path / "a.png")
     assert max_value(tmp_path / "a.png", View()) == 77
-    assert max_value(tmp_path / "a.png", View(window=[0, 2 * 257 * 77])) == pytest.approx(128, abs=1)
+    assert max_value(tmp_path / "a.png", View(window=(0, 2 * 257 * 77))) == pytest.approx(128, abs=1)
     assert max_value(tmp_path / "a.png", View(window="auto")) == 255  # the window is not known yet
     Image.fromarray(np.zeros((4, 6), np.uint16)).save(tmp_path / "black.png")
     assert max_value(tmp_path / "black.png", View(window="auto")) == 0
@@ -67,6 +67,6 @@ def test_the_extent_of_a_mask_by_hand(tmp_path: Path) -> None:
     assert extent.part == pytest.approx(3 / 24)
     assert extent.border == pytest.approx(4 / 20)  # corners are counted in rows and columns
     assert extent.inside
-    assert not measure_mask(tmp_path / "a.png", View(roi=[2, 0, 4, 6])).inside
+    assert not measure_mask(tmp_path / "a.png", View(roi=(2, 0, 4, 6))).inside
     assert measure_mask(tmp_path / "a.png", View(), above=254).part == extent.part
     assert measure_mask(tmp_path / "a.png", View(), above=255).part == 0

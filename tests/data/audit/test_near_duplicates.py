@@ -1,11 +1,12 @@
 """Nearly the same image, found among images that merely look alike."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from lit_ad.batch import Sample
+from lit_ad.batch import Sample, Split
 from lit_ad.data.audit.near_duplicates import (
     find_near_duplicates,
     fingerprint_images,
@@ -22,13 +23,15 @@ def surface(seed: int) -> np.ndarray:
     rows, columns = np.mgrid[:96, :96]
     disc = 60.0 + 120 * (np.hypot(rows - 48, columns - 48) < 30)
     coarse = np.random.default_rng(seed).normal(0, 25, (12, 12)).astype(np.float32)
-    return (disc + np.asarray(Image.fromarray(coarse).resize((96, 96)))).clip(0, 255).astype(np.uint8)
+    part: np.ndarray = disc + np.asarray(Image.fromarray(coarse).resize((96, 96)))
+    return part.clip(0, 255).astype(np.uint8)
 
 
-def written(folder: Path, name: str, pixels: np.ndarray, split: str = "train", label: int = 0) -> Sample:
+def written(folder: Path, name: str, pixels: np.ndarray, split: Split = "train", label: int = 0) -> Sample:
     path = folder / name
-    Image.fromarray(pixels).save(path, **({"quality": 60} if path.suffix == ".jpg" else {}))
-    return Sample(path, label, split=split, defect="bad" if label else "good")  # type: ignore[arg-type]
+    options: dict[str, Any] = {"quality": 60} if path.suffix == ".jpg" else {}
+    Image.fromarray(pixels).save(path, **options)
+    return Sample(path, label, split=split, defect="bad" if label else "good")
 
 
 def test_a_copy_saved_anew_is_found_and_no_other(tmp_path: Path) -> None:

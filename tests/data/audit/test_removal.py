@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from lit_ad.batch import Sample
+from lit_ad.batch import Sample, Split
 from lit_ad.data.audit.removal import files_to_remove
 from lit_ad.data.audit.report import AuditReport
 
 
 def test_of_two_copies_one_goes() -> None:
-    names = {
+    names: dict[str, tuple[Split, int]] = {
         "a": ("train", 0),
         "b": ("train", 0),
         "c": ("test", 0),
@@ -20,7 +20,7 @@ def test_of_two_copies_one_goes() -> None:
 
     def removed(duplicates: list[str], near: list[str]) -> str:
         groups = [[Path(name) for name in group] for group in duplicates]
-        pairs = [(Path(first), Path(second)) for first, second in near]
+        pairs = [(Path(pair[0]), Path(pair[1])) for pair in near]
         return "".join(map(str, files_to_remove(samples, AuditReport("", [], [], groups, pairs))))
 
     assert removed(["ab"], []) == "b"  # the second

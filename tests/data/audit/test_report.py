@@ -67,6 +67,8 @@ def test_files_that_cannot_be_read() -> None:
 
 def test_what_a_source_has_to_say_is_added() -> None:
     class Remarking(Source):
+        broken = False
+
         def samples(self) -> list[Sample]:
             return []
 
@@ -76,7 +78,6 @@ def test_what_a_source_has_to_say_is_added() -> None:
             return ["a folder is passed over"]
 
     source, report = Remarking(), AuditReport("text", ["first"], [], [])
-    source.broken = False
     report.add_source_remarks(source)
     source.broken = True
     report.add_source_remarks(source)

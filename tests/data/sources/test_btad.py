@@ -13,6 +13,7 @@ from lit_ad.data.sources.source import check
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
 from tests.data.conftest import Write
+from tests.optional import unwrap
 
 SUFFIXES = {"01": ("bmp", "png"), "02": ("png", "png"), "03": ("bmp", "bmp")}
 
@@ -41,7 +42,7 @@ def test_counts_and_masks_by_stem(btad: Path) -> None:
     masks = {f"{s.category}/{s.image.name}": s.mask.name for s in samples if s.mask}
     assert masks == {f"{p}/000{i}.{a}": f"000{i}.{b}" for p, (a, b) in SUFFIXES.items() for i in range(2)}
     assert [s.split for s in samples] == ["train"] * 12 + ["test"] * 9
-    assert all(read_truth(s, (20, 24)).sum() == 10 * 12 for s in samples if s.label)
+    assert all(unwrap(read_truth(s, (20, 24))).sum() == 10 * 12 for s in samples if s.label)
 
 
 def test_the_folder_above_and_single_products(btad: Path) -> None:

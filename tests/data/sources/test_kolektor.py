@@ -17,6 +17,7 @@ from lit_ad.data.sources.source import check
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
 from tests.data.conftest import Write
+from tests.optional import unwrap
 
 
 def write_label(path: Path, value: int) -> None:
@@ -75,7 +76,7 @@ def test_an_item_is_not_split_by_validation_either(sdd: Path) -> None:
 def test_any_pixel_above_0_is_a_defect(sdd: Path) -> None:
     """Of value 1, which is nearly black."""
     anomalous = [sample for sample in KolektorSDD(sdd).samples() if sample.label]
-    assert all(read_truth(sample, (20, 24)).nonzero().tolist() == [[3, 5]] for sample in anomalous)
+    assert all(unwrap(read_truth(sample, (20, 24))).nonzero().tolist() == [[3, 5]] for sample in anomalous)
 
 
 def test_sdd2_leaves_defects_out_of_training(sdd2: Path) -> None:

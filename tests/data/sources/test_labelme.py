@@ -32,8 +32,8 @@ def shape(kind: str | None, *points: tuple[float, float], label: str = "dent", *
 def annotate(image: Path, *shapes: Any, **changes: Any) -> Path:
     """NAME.json beside an image, as labelme 5 writes it."""
     file = image.with_suffix(".json")
-    content = {"version": "5.5.0", "flags": {}, "shapes": shapes, "imagePath": image.name, "imageData": None}
-    content |= {"imageHeight": SIZE[0], "imageWidth": SIZE[1], **changes}
+    content: dict[str, Any] = {"version": "5.5.0", "flags": {}, "shapes": shapes, "imagePath": image.name}
+    content |= {"imageData": None, "imageHeight": SIZE[0], "imageWidth": SIZE[1], **changes}
     file.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
     return file
 

@@ -88,7 +88,7 @@ def test_each_file_is_a_defect_with_its_own_saturation(pushpins: Path) -> None:
     found = [rules.defects(sample) for sample in samples if sample.split == "test"]
     areas = [[(int(d.mask.sum()), d.saturation) for d in of or []] for of in found]
     assert areas == [[], [], [], [(8, 6), (16, 8)], [(8, 4)], [(16, 6)], [(16, 6)]]
-    assert [d.mask.any(axis=1).nonzero()[0].tolist() for d in found[3] or []] == [[1], [1, 2]]
+    assert [np.flatnonzero(d.mask.any(axis=1)).tolist() for d in found[3] or []] == [[1], [1, 2]]
 
 
 def test_saturation_areas() -> None:

@@ -3,6 +3,7 @@
 import pickle
 import struct
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import numpy as np
@@ -61,7 +62,8 @@ def test_mistakes(root: Path, tmp_path: Path) -> None:
 
 def test_each_class_in_turn_is_a_task(root: Path) -> None:
     """Nominal alone where `normal` is given, anomalous alone where `anomalous` is, whichever class that was."""
-    for given, label in (({"normal": ["dog"]}, 0), ({"anomalous": ["dog"]}, 1)):
+    cases: list[tuple[dict[str, Any], int]] = [({"normal": ["dog"]}, 0), ({"anomalous": ["dog"]}, 1)]
+    for given, label in cases:
         tasks = OneClass(root, **given).tasks()
         assert list(tasks) == ["cat", "dog", "ship"]
         for name, arguments in tasks.items():

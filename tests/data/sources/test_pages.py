@@ -95,7 +95,7 @@ def test_a_damaged_page_is_an_error_that_names_it(wafers: Path) -> None:
     file = wafers / "test/dent/1.tif"
     tifffile.imwrite(file, np.zeros((2, 20, 24), np.uint8), photometric="minisblack", metadata=None, compression="zlib")
     with tifffile.TiffFile(file) as opened:
-        offset, count = opened.pages[1].dataoffsets[0], opened.pages[1].databytecounts[0]  # type: ignore[union-attr]
+        offset, count = opened.pages[1].dataoffsets[0], opened.pages[1].databytecounts[0]
     content = bytearray(file.read_bytes())
     content[offset : offset + count] = b"x" * count
     file.write_bytes(content)
@@ -124,7 +124,7 @@ def test_one_file_cannot_train_and_validate(tmp_path: Path) -> None:
 
 def test_a_table_may_list_pages_and_say_what_is_an_item(tmp_path: Path) -> None:
     stack(tmp_path / "film.tif", 8)
-    rows = [
+    rows: list[dict[str, Any]] = [
         *({"path": f"film.tif#{page}", "split": "train", "label": "good", "item": f"{page}"} for page in range(1, 6)),
         {"path": "film.tif#7", "split": "test", "label": "good", "item": "7"},
         {"path": "film.tif#8", "split": "test", "label": "bad", "item": "8", "box": [0, 0, 12, 10]},

@@ -107,7 +107,7 @@ MORE = {"Table": {"table": "a.csv"}, "Folder": {"nominal": "good"}, "OneClass": 
 
 
 @pytest.mark.parametrize("kind", [one for one in SOURCES if isinstance(one, type) and issubclass(one, Source)])
-def test_tilde_and_dots_are_resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Source]) -> None:
+def test_tilde_and_dots_are_resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Any]) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
     for root, expected in (("~/a", tmp_path / "home/a"), ("b/../c", tmp_path / "c")):

@@ -14,6 +14,7 @@ from lit_ad.data.sources.source import check
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
 from tests.data.conftest import Write
+from tests.optional import unwrap
 
 Row = dict[str, Any]
 
@@ -29,7 +30,7 @@ def rows(write: Write, write_mask: Write) -> list[Row]:
         write(f"images/{name}.png")
         found.append({"path": f"images/{name}.png", "split": split, "label": "nominal"})
     write_mask("masks/a.png")
-    shapes = (
+    shapes: tuple[Row, ...] = (
         {"mask": "masks/a.png"},
         {"box": [[1, 2, 4, 4], [10, 0, 11, 20]]},
         {"polygon": [[0, 0], [24, 0], [0, 20]]},
@@ -73,7 +74,7 @@ def test_each_format_lists_the_same(tmp_path: Path, rows: list[Row], name: str) 
     }
     assert [s.split for s in samples] == [*["train"] * 7, "validation", *["test"] * 4]
     assert [s.item for s in samples][:8] == [*(f"part{i // 2}" for i in range(7)), ""]
-    masks = {s.image.stem: read_truth(s, (20, 24)) for s in samples if s.label}
+    masks = {s.image.stem: unwrap(read_truth(s, (20, 24))) for s in samples if s.label}
     assert {stem: int(mask.sum()) for stem, mask in masks.items()} == {"a": 120, "b": 6 + 20, "c": 240}
     assert masks["b"][2:4, 1:4].all() and masks["b"][:, 10].all()
 

@@ -13,12 +13,15 @@ from lit_ad.data.datamodule import AnomalyDataModule
 from lit_ad.data.loading import Loading
 from lit_ad.data.masks import read_truth
 from lit_ad.data.sources.source import check
+from lit_ad.data.sources.visa import Official
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
 from tests.data.conftest import Write
+from tests.optional import unwrap
 
 OBJECTS = ("candle", "pcb1")
-SPLITS = {  # the stems of normal and of anomalous images to train on; all others are tested
+Stems = tuple[str, ...]
+SPLITS: dict[Official, tuple[Stems, Stems]] = {  # of normal and of anomalous images to train on; others are tested
     "1cls": (("0000", "0001", "0002"), ()),
     "2cls_highshot": (("0000", "0001"), ("000",)),
     "2cls_fewshot": (("0000",), ("000",)),
@@ -44,7 +47,7 @@ def visa(tmp_path: Path, write: Write) -> Path:
     return root
 
 
-def write_table(root: Path, split: str) -> None:
+def write_table(root: Path, split: Official) -> None:
     (root / "split_csv").mkdir(exist_ok=True)
     with (root / "split_csv" / f"{split}.csv").open("w", newline="") as file:
         writer = csv.writer(file)
@@ -59,7 +62,7 @@ def write_table(root: Path, split: str) -> None:
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_each_official_split_trains_on_normal_images_alone(visa: Path, split: str) -> None:
+def test_each_official_split_trains_on_normal_images_alone(visa: Path, split: Official) -> None:
     source = VisA(visa, split=split)
     samples = source.samples()
     check(samples)
@@ -79,7 +82,7 @@ def test_each_official_split_trains_on_normal_images_alone(visa: Path, split: st
 
 def test_any_class_of_a_mask_is_a_defect(visa: Path) -> None:
     anomalous = [sample for sample in VisA(visa).samples() if sample.label]
-    assert len(anomalous) == 4 and all(int(read_truth(sample, (20, 24)).sum()) == 8 for sample in anomalous)
+    assert len(anomalous) == 4 and all(int(unwrap(read_truth(sample, (20, 24))).sum()) == 8 for sample in anomalous)
     data = AnomalyDataModule(VisA(visa, "candle"), View(16), loading=Loading(num_workers=0))
     (batch,) = data.test_dataloader()
     assert [int(mask.sum()) for mask in batch.masks] == [0, 8, 8]
@@ -94,7 +97,7 @@ def test_categories(visa: Path) -> None:
 
 
 @pytest.mark.parametrize("split", ["1cls", "2cls_highshot"])
-def test_converted(tmp_path: Path, write: Write, write_mask: Write, split: str) -> None:
+def test_converted(tmp_path: Path, write: Write, write_mask: Write, split: Official) -> None:
     """By spot-diff's prepare_data.py, masks of two-class splits lie in folders of the splits."""
     two = split != "1cls"
     for name in OBJECTS:
@@ -116,10 +119,10 @@ def test_converted(tmp_path: Path, write: Write, write_mask: Write, split: str) 
         for kind, count in {("train", "good", False): 3, ("test", "good", False): 1, ("test", "bad", True): 1}.items()
     }
     assert VisA(home / split, split=split).samples() == samples
-    other = "2cls_fewshot" if two else "2cls_highshot"
-    for root in (home, home / split):
+    other: Official = "2cls_fewshot" if two else "2cls_highshot"
+    for folder in (home, home / split):
         with pytest.raises(UserError, match=rf"neither VisA nor its conversion .*split_csv/{other}.csv"):
-            VisA(root, split=other).samples()
+            VisA(folder, split=other).samples()
     if not two:  # as others name the folder
         (home / split).rename(home / "visa")
         assert len(VisA(home / "visa").samples()) == len(VisA(home).samples()) == len(samples)
