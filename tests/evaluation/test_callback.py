@@ -168,7 +168,7 @@ def test_samples_of_several_views_against_scikit_learn(
             if category in categories and {p.parent.name for p in paths} <= {"good", *defects}
         ]
         labels = [any(p.parent.name != "good" for p in paths) for paths in whole]
-        return roc_auc_score(labels, [max(read(p).max() for p in paths) for paths in whole])
+        return float(roc_auc_score(labels, [max(read(p).max() for p in paths) for paths in whole]))
 
     of_bolts, of_nuts = expected("bolt", "scratch", "dent"), expected("nut", "dent")
     assert rows["pooled"]["sample_auroc"] == pytest.approx(expected("bolt nut", "scratch", "dent"))

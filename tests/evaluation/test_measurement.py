@@ -17,6 +17,7 @@ from lit_ad.evaluation.results import ImageResult, Results
 from lit_ad.evaluation.rows import group_rows
 from lit_ad.image.roi import Roi
 from lit_ad.metrics.instances import match_regions
+from tests.optional import unwrap
 
 SIZE = (6, 8)
 GENERATOR = np.random.default_rng(0)
@@ -33,12 +34,22 @@ def judged(place: int, category: str, defect: str, with_map: bool = True, roi: R
     score = float(seen.max())
     judgement = Judgement(seen if with_map else None, score, (0, 0, *size), {"teacher": 1 - score})
     return Judged(
-        *(Sample(Path(f"{place}.png"), label, category=category, defect=defect), place, SIZE),
-        *(np.zeros((*SIZE, 3), np.uint8), judgement, truth, roi),
+        Sample(Path(f"{place}.png"), label, category=category, defect=defect),
+        place,
+        SIZE,
+        np.zeros((*SIZE, 3), np.uint8),
+        judgement,
+        truth,
+        roi,
         threshold=DECISION.threshold(category),
         p_value=0.5,
         marking=Marking(LIMITS[category]),
     )
+
+
+def above_limit(image: Judged) -> np.ndarray:
+    """(H, W): which pixels of the map are above the limit of the image's category."""
+    return unwrap(image.judgement.seen) > LIMITS[image.sample.category]
 
 
 @pytest.fixture
@@ -69,17 +80,13 @@ def test_rows_against_scikit_learn(images: list[Judged]) -> None:
         ]
         values, labels = results.rows[row], [image.sample.label for image in of_row]
         maps, truths = (np.ravel([getattr(image, name) for image in of_row]) for name in ("anomaly_map", "truth"))
-        above = np.ravel([image.judgement.seen > LIMITS[image.sample.category] for image in of_row])
+        above = np.ravel([above_limit(image) for image in of_row])
         scores = np.array([image.score for image in of_row])
         assert values["image_auroc"] == pytest.approx(roc_auc_score(labels, scores))
         assert values["image_auroc_teacher"] == pytest.approx(roc_auc_score(labels, 1 - scores))
         assert values["pixel_auroc"] == pytest.approx(roc_auc_score(truths, maps), abs=1e-6)
         assert values["pixel_f1"] == pytest.approx(f1_score(truths, above))
-        each = [
-            f1_score(np.ravel(i.truth), np.ravel(i.judgement.seen > LIMITS[i.sample.category]))
-            for i in of_row
-            if i.truth.any()
-        ]
+        each = [f1_score(np.ravel(unwrap(i.truth)), np.ravel(above_limit(i))) for i in of_row if unwrap(i.truth).any()]
         assert values["pixel_f1_by_image"] == pytest.approx(np.mean(each))
         assert (values["instance_recall"], values["instance_precision"]) == pytest.approx(instances(of_row))
         assert values["aupimo"] == pytest.approx(aupimo(of_row))
@@ -91,12 +98,13 @@ def test_rows_against_scikit_learn(images: list[Judged]) -> None:
 
 def aupimo(images: list[Judged]) -> float:
     """Of maps with so few pixels that one is more than 1e-4 of them: what of the defects is above all nominal ones."""
-    highest = max(image.judgement.seen.max() for image in images if not image.truth.any())  # type: ignore[union-attr]
-    return float(np.mean([(i.judgement.seen[i.truth] > highest).mean() for i in images if i.truth.any()]))  # type: ignore
+    pairs = [(unwrap(image.judgement.seen), unwrap(image.truth)) for image in images]
+    highest = max(seen.max() for seen, truth in pairs if not truth.any())
+    return float(np.mean([(seen[truth] > highest).mean() for seen, truth in pairs if truth.any()]))
 
 
 def instances(images: list[Judged]) -> tuple[float, float]:
-    matches = [match_regions(image.truth, image.judgement.seen > LIMITS[image.sample.category]) for image in images]
+    matches = [match_regions(unwrap(image.truth), above_limit(image)) for image in images]
     found, marked = sum(one.hit.sum() for one in matches), sum(one.marked for one in matches)
     return found / sum(len(one.sizes) for one in matches), found / marked
 

@@ -231,7 +231,8 @@ def test_two_processes_are_one(loco: Path, ad2: Path, tmp_path: Path, brightness
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    arguments = [sys.executable, tmp_path / "script.py", Path(__file__).parents[1], loco, ad2, tmp_path / "two"]
+    arguments: list[str | Path] = [sys.executable, tmp_path / "script.py", Path(__file__).parents[1]]
+    arguments += [loco, ad2, tmp_path / "two"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     logs = [tmp_path / f"{rank}.log" for rank in range(2)]
     processes = [

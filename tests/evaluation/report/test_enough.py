@@ -1,5 +1,7 @@
 """How many images a run has, and how many it wants."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -19,8 +21,8 @@ def results(decision: Decision, misses: int = 1) -> Results:
     return Results(rows, images, threshold=threshold, false_alarm=decision.false_alarm, decision=summary(decision))
 
 
-def decision(count: int, rate: float = 0.05, **more: object) -> Decision:
-    return Decision({"nut": np.arange(float(count))}, false_alarm=rate, **more)  # type: ignore[arg-type]
+def decision(count: int, rate: float = 0.05, **more: Any) -> Decision:
+    return Decision({"nut": np.arange(float(count))}, false_alarm=rate, **more)
 
 
 def test_too_few_held_out_images() -> None:
@@ -38,8 +40,8 @@ def test_enough_of_them() -> None:
 @pytest.mark.parametrize(
     ("more", "promised"), [({"folds": {"nut": [2, 2, 2, 2, 1]}}, "not by folds"), ({}, "not as it is")]
 )
-def test_what_no_number_of_images_promises(more: dict[str, object], promised: str) -> None:
-    chosen = {} if more else {"also_chosen": {"nut": ["the epoch"]}}
+def test_what_no_number_of_images_promises(more: dict[str, Any], promised: str) -> None:
+    chosen: dict[str, Any] = {} if more else {"also_chosen": {"nut": ["the epoch"]}}
     (line,) = list_enough(results(decision(9, **more, **chosen)))
     assert line.promised == promised and line.deciding.startswith("9 (all, by 5 folds)" if more else "9 (held out")
 

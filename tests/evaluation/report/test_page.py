@@ -28,7 +28,8 @@ def data_of(file: Path) -> dict[str, Any]:
     """What the script of a page is given."""
     found = re.search(r'<script id="data" type="application/json">(.*?)</script>', file.read_text(), re.DOTALL)
     assert found
-    return json.loads(found[1])
+    content: dict[str, Any] = json.loads(found[1])
+    return content
 
 
 def image(path: str, score: float = 1.0) -> ImageResult:

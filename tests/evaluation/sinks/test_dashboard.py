@@ -27,9 +27,10 @@ from lit_ad.evaluation.sinks.dashboard import Dashboard, curve, curve_title, his
 from lit_ad.training import loggers
 
 ROOT = Path(__file__).parents[3]
+MESSAGES: Any = wandb_internal_pb2  # made for the installed protobuf when it is imported: mypy sees none of them
 
 
-def records(file: Path) -> list[wandb_internal_pb2.Record]:
+def records(file: Path) -> list[Any]:
     """Everything in an offline wandb run: protobuf records in LevelDB's log format, after a header of 7 bytes."""
     data, position, parts, found = file.read_bytes(), 7, b"", []
     while position + 7 <= len(data):
@@ -41,7 +42,7 @@ def records(file: Path) -> list[wandb_internal_pb2.Record]:
         parts += data[position + 7 : position + 7 + length]
         position += 7 + length
         if kind in (1, 4):  # a whole record, or the last part of one
-            found.append(wandb_internal_pb2.Record.FromString(parts))
+            found.append(MESSAGES.Record.FromString(parts))
             parts = b""
     return found
 
@@ -222,7 +223,7 @@ def test_the_histogram_counts_both_kinds_and_shows_the_threshold(monkeypatch: py
 
 def test_a_figures_pixels() -> None:
     pixels = histogram(scored())
-    assert (pixels.shape, pixels.dtype) == ((400, 600, 3), np.uint8)
+    assert pixels.shape == (400, 600, 3) and pixels.dtype == np.uint8
     assert pixels.min() < 100 and pixels[0, 0].tolist() == [255, 255, 255]
 
 

@@ -60,8 +60,8 @@ def test_a_planted_defect_is_found_where_it_is(
         predict_path=tmp_path / "new",
     )
     quiet_trainer(tmp_path / "run", Predictions()).predict(model, data)
-    with (tmp_path / "run/predictions/scores.csv").open() as file:
-        rows = {row["path"]: row for row in csv.DictReader(file)}
+    with (tmp_path / "run/predictions/scores.csv").open() as table:
+        rows = {row["path"]: row for row in csv.DictReader(table)}
     assert list(rows) == list(planted)
     for image, (size, row, column) in planted.items():
         found = np.asarray(Image.open(tmp_path / "run/predictions/maps" / Path(image).with_suffix(".tiff")))
@@ -287,7 +287,12 @@ def test_a_killed_run_goes_on_where_it_was(
 ) -> None:
     model, data, file = checkpoint
     write = Predictions.image
-    monkeypatch.setattr(Predictions, "image", lambda *arguments: (time.sleep(0.05), write(*arguments)))
+
+    def slow(*arguments: Any) -> None:
+        time.sleep(0.05)
+        write(*arguments)
+
+    monkeypatch.setattr(Predictions, "image", slow)
     whole, broken, out = Predictions(output=tmp_path / "whole"), Kill(4), tmp_path / "run/predictions"
     quiet_trainer(tmp_path / "run", whole, Heatmaps()).predict(model, data, ckpt_path=file)
     with pytest.raises(Killed):
