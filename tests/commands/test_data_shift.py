@@ -39,11 +39,11 @@ def test_a_folder_of_images_is_shifted_for_predict(
     ("words", "message"),
     [
         ([], r"give one data set to shift: lit-ad data shift PATH"),
-        (["nowhere"], "nowhere is no folder"),
+        (["IMAGES/nowhere"], "nowhere is no folder"),
         (["IMAGES", "--strength", "2"], r"data shift: strength is 2.0, but it must lie above 0, and not above 1"),
         (["IMAGES", "--kind", "dusk"], "kind"),
     ],
 )
 def test_what_cannot_be_shifted_is_refused(images: Path, tmp_path: Path, words: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        run(["data", "shift", *(str(images) if word == "IMAGES" else word for word in words)])
+        run(["data", "shift", *(word.replace("IMAGES", str(images)) for word in words)])
