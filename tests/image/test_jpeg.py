@@ -40,7 +40,9 @@ def test_the_pixels_are_pillows(quality: int, progressive: bool, subsampling: in
         for image in (Image.open(io.BytesIO(content)), Image.open(io.BytesIO(content)).convert("L")):
             content = content if image.mode == "RGB" else encoded(image, quality=quality)
             decoded = decode_jpeg(Image.open(io.BytesIO(content)))
-            assert np.array_equal(decoded, np.asarray(Image.open(io.BytesIO(content)).convert("RGB")))
+            assert decoded is not None and np.array_equal(
+                decoded, np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+            )
 
 
 @pytest.mark.parametrize("orientation", range(10))
