@@ -16,6 +16,18 @@ def predict_batch(model: Method, batch: Batch, losses: list[tuple[Tensor, int]] 
     return stacked(model.judge(batch, losses))
 
 
+def map_of(prediction: Prediction) -> Tensor:
+    """The maps (B, 1, h, w) of a prediction that has some."""
+    assert prediction.anomaly_map is not None
+    return prediction.anomaly_map
+
+
+def scores_of(prediction: Prediction) -> Tensor:
+    """The scores (B,) of a prediction that has its own."""
+    assert prediction.score is not None
+    return prediction.score
+
+
 def stacked(judgements: list[Judgement]) -> Prediction:
     """Judgements as one prediction."""
     maps = [torch.from_numpy(judgement.seen) for judgement in judgements if judgement.seen is not None]

@@ -172,7 +172,7 @@ class Block(nn.Module):
             other tokens alone.
     """
 
-    def __init__(self, width: int, attention: nn.Module, residual: bool) -> None:
+    def __init__(self, width: int, attention: "CrossAttention", residual: bool) -> None:
         super().__init__()
         self.norm1, self.attention = nn.LayerNorm(width, eps=1e-8), attention
         self.norm2, self.mlp = nn.LayerNorm(width, eps=1e-8), mlp(width)

@@ -18,7 +18,7 @@ def one_minus_cosine(a: np.ndarray, b: np.ndarray) -> float:
 def distances(target: np.ndarray, student: np.ndarray) -> np.ndarray:
     """One minus the cosine of each point, 2 x (B, C, h, w) -> (B, h, w)."""
     cosine = (target * student).sum(1) / np.linalg.norm(target, axis=1) / np.linalg.norm(student, axis=1)
-    return 1 - cosine
+    return np.asarray(1 - cosine)
 
 
 def stretched(level: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -93,7 +93,10 @@ def check_schedule_and_clipping(
         gradient_clip_val=of_trainer,
         callbacks=[watch],
         accelerator="cpu",
-        **dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False),
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
     )
     trainer.fit(
         model.train(), AnomalyDataModule(MVTec(images), model.view, batch_size=4, loading=Loading(num_workers=0))

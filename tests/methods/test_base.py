@@ -13,14 +13,13 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
-from torch.utils.data import DataLoader
 
 from lit_ad.batch import Batch, Prediction, Sample
 from lit_ad.image.view import View
 from lit_ad.methods.base import Method
 from lit_ad.methods.maps import upsample
-from tests.judging import original_map, predict_batch, stacked
-from tests.methods.training import METHODS, Brightness, assert_same, random_pixels, trainer_in
+from tests.judging import map_of, original_map, predict_batch, scores_of, stacked
+from tests.methods.training import METHODS, Brightness, assert_same, loader, random_pixels, trainer_in
 
 Batches = Callable[..., Batch]
 
@@ -42,7 +41,7 @@ def validated(model: Method, batches: list[Batch]) -> tuple[list[Any], float]:
     """What validation_step says of each batch, and val/loss, by a Trainer."""
     keep = Keep()
     trainer = trainer_in(Path(), callbacks=[keep])
-    trainer.validate(model, DataLoader(batches, batch_size=None), verbose=False)
+    trainer.validate(model, loader(batches), verbose=False)
     predictions = [stacked(judgements) for judgements in keep.outputs]
     return predictions, trainer.callback_metrics["val/loss"].item()
 
@@ -70,9 +69,9 @@ def test_padding_is_never_scored(brightness: Brightness, batch_of: Batches) -> N
     pixels[:, :, 20:] = 255  # below the content of the first image
     pixels[:, :, 3, 4] = 51
     batch = batch_of(pixels, boxes=[(0, 0, 20, 32), (0, 0, 32, 32)])
-    assert predict_batch(brightness, batch).score.tolist() == pytest.approx([0.2, 1.0])
+    assert scores_of(predict_batch(brightness, batch)).tolist() == pytest.approx([0.2, 1.0])
     brightness.view = View(None, tile=16, overlap=4)
-    assert predict_batch(brightness, batch).score.tolist() == pytest.approx([0.2, 1.0])
+    assert scores_of(predict_batch(brightness, batch)).tolist() == pytest.approx([0.2, 1.0])
 
 
 class Coarse(Brightness):
@@ -95,13 +94,13 @@ def test_a_score_is_the_maximum_at_the_networks_input_size(resnet_file: Path, ba
     assert 0.7 < peak < 0.8  # and 1 at the map's own size
     for prediction in (model(pixels), predict_batch(model, batch)):
         torch.testing.assert_close(prediction.anomaly_map, large)
-        assert prediction.score[0] == prediction.anomaly_map[0].max() == peak
-    assert predict_batch(model, batch).score.tolist() == [peak, peak]
+        assert scores_of(prediction)[0] == map_of(prediction)[0].max() == peak
+    assert scores_of(predict_batch(model, batch)).tolist() == [peak, peak]
     assert model(pixels).score[1] == 1  # which is not told of padding
     model.view = View(None, tile=16, overlap=0)
     tiled = predict_batch(model, batch)
-    assert torch.equal(tiled.score, torch.stack([of.max() for of in tiled.anomaly_map]))
-    assert tiled.score.max() < 0.9
+    assert torch.equal(scores_of(tiled), torch.stack([of.max() for of in map_of(tiled)]))
+    assert scores_of(tiled).max() < 0.9
 
 
 def test_images_of_other_sizes_in_the_batch_are_not_seen(brightness: Brightness, batch_of: Batches) -> None:
@@ -114,9 +113,9 @@ def test_images_of_other_sizes_in_the_batch_are_not_seen(brightness: Brightness,
     assert [tuple(images.shape) for images in seen] == [(1, 3, 24, 32), (1, 3, 40, 32)]
     assert [(float(loss), n) for loss, n in losses] == [(float(images.mean()), 1) for images in seen]
     alone = pixels[:1, :, :20, :28].float().mean(dim=1) / 255
-    assert prediction.score[0].item() == pytest.approx(alone.max().item())
-    assert prediction.anomaly_map.shape == (2, 1, 40, 32)
-    assert not prediction.anomaly_map[0, :, 24:].any()  # nothing was there
+    assert scores_of(prediction)[0].item() == pytest.approx(alone.max().item())
+    assert map_of(prediction).shape == (2, 1, 40, 32)
+    assert not map_of(prediction)[0, :, 24:].any()  # nothing was there
     batch.sizes[0] = (20, 28)
     np.testing.assert_allclose(original_map(prediction, batch, 0), alone[0].numpy(), rtol=1e-6)
 
@@ -130,7 +129,7 @@ def test_what_a_view_crops_is_not_scored(resnet_file: Path) -> None:
     batch = Batch(torch.from_numpy(pixels).permute(2, 0, 1)[None], torch.arange(1), [], [(32, 32)], [box])
     batch.samples.append(Sample(Path("0.png"), 0))
     prediction = predict_batch(model, batch)
-    assert prediction.score.tolist() == pytest.approx([0.2])
+    assert scores_of(prediction).tolist() == pytest.approx([0.2])
     whole = original_map(prediction, batch, 0)
     assert whole.shape == (32, 32) and np.unravel_index(whole.argmax(), whole.shape) == (9, 9)
     assert np.array_equal(np.nonzero(whole), [[9], [9]])
@@ -148,6 +147,8 @@ def test_tiles_give_what_the_whole_image_gives(brightness: Brightness, batch_of:
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 def test_a_tile_that_is_not_finite_is_not_lost_among_others(resnet_file: Path, batch_of: Batches, value: float) -> None:
     class Scores(Brightness):
+        in_part = False
+
         def detect(self, disagreement: Tensor) -> Prediction:
             score = disagreement.flatten(1).amax(dim=1)
             broken = torch.where(score > 0.9, value, score)
@@ -166,7 +167,8 @@ def test_validation_loss_counts_each_image_once(brightness: Brightness, batch_of
     batches = [batch_of(random_pixels(3, 3, 16, 16)), batch_of(random_pixels(1, 3, 16, 16) // 4)]
     (prediction, other), loss = validated(brightness, batches)
     assert (len(prediction.score), len(other.score)) == (3, 1)
-    assert loss == pytest.approx(float(torch.cat([batch.pixels for batch in batches]).float().mean()) / 255)
+    pixels = torch.cat([batch.pixels for batch in batches if batch.pixels is not None])
+    assert loss == pytest.approx(float(pixels.float().mean()) / 255)
 
 
 # Every method, trained.
@@ -188,7 +190,7 @@ def test_validation_gives_what_separate_calls_give(
             losses += [model.loss(model.compare(images, features)).item()] * n
             detected = model.detect(model.compare(images, features))
             # MKD's map takes gradients, and is not made by detect.
-            anomaly_map = (model.predict(images) if name == "MKD" else detected).anomaly_map
+            anomaly_map = map_of(model.predict(images) if name == "MKD" else detected)
             anomaly_map = upsample(anomaly_map, (64, 64))  # scores are those of the network's input size
         torch.testing.assert_close(prediction.anomaly_map, anomaly_map)
         score = model.score(anomaly_map) if detected.score is None else detected.score

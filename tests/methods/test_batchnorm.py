@@ -18,6 +18,7 @@ def layers() -> nn.Sequential:
     torch.manual_seed(0)
     made = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 5, 3), BatchNormAct2d(5, momentum=0.3))
     for layer in made[1::2]:
+        assert isinstance(layer, nn.BatchNorm2d)
         nn.init.normal_(layer.weight), nn.init.normal_(layer.bias)
     return made
 

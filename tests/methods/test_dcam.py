@@ -11,6 +11,7 @@ from scipy.special import rel_entr, softmax
 from lit_ad.image.view import View
 from lit_ad.methods.dcam import DCAM, ChannelAttention, entropy_of
 from lit_ad.methods.stfpm import STFPM
+from tests.judging import map_of
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def levels_of(model: DCAM, seen: torch.Tensor) -> list[tuple[np.ndarray, np.ndar
 def cosine_distance(teacher: np.ndarray, student: np.ndarray) -> np.ndarray:
     """Over channels: 2 x (B, C, h, w) -> (B, h, w)."""
     norms = np.linalg.norm(teacher, axis=1) * np.linalg.norm(student, axis=1)
-    return 1 - (teacher * student).sum(axis=1) / norms
+    return np.asarray(1 - (teacher * student).sum(axis=1) / norms)
 
 
 def test_loss_by_hand(model: DCAM) -> None:
@@ -100,7 +101,8 @@ def test_the_exported_graph_is_as_large_as_without_attention(model: DCAM, resnet
             self.method = method
 
         def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-            return self.method(pixels).score
+            score: torch.Tensor = self.method(pixels).score
+            return score
 
     names = []
     for method in (model, STFPM("resnet10t", (1, 2), str(resnet_file), View(64)).eval()):
@@ -118,7 +120,7 @@ def test_the_exported_graph_is_as_large_as_without_attention(model: DCAM, resnet
 def test_map_is_the_sum_of_levels_and_score_its_maximum(model: DCAM) -> None:
     pixels = (255 * images()).to(torch.uint8)
     with torch.no_grad():
-        small, prediction = model.predict(pixels / 255).anomaly_map, model(pixels)
+        small, prediction = map_of(model.predict(pixels / 255)), model(pixels)
     fine, coarse = (cosine_distance(t, s) for t, s in levels_of(model, pixels / 255))
     sums = [one + cv2.resize(other, (16, 16)) for one, other in zip(fine, coarse, strict=True)]
     np.testing.assert_allclose(small[:, 0].numpy(), sums, rtol=1e-5)

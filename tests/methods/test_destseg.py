@@ -15,6 +15,7 @@ from lit_ad.data import AnomalyDataModule, Loading, MVTec, Perlin
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
 from lit_ad.methods.destseg import DeSTSeg, Segmentation, Student, join_products, segmentation_loss, student_loss
+from lit_ad.methods.reverse_distillation import Block
 from lit_ad.training import Calibration
 
 
@@ -30,7 +31,7 @@ def model(resnet_file: Path) -> DeSTSeg:
 
 def unit(level: np.ndarray) -> np.ndarray:
     """Vectors of length 1, (B, C, h, w) -> the same shape."""
-    return level / np.linalg.norm(level, axis=1, keepdims=True)
+    return np.asarray(level / np.linalg.norm(level, axis=1, keepdims=True))
 
 
 def levels(*shapes: tuple[int, ...]) -> list[Tensor]:
@@ -112,11 +113,20 @@ def test_products_by_hand() -> None:
     assert join_products([t.bfloat16() for t in teachers], [s.bfloat16() for s in students]).dtype == torch.bfloat16
 
 
+def first_convolution(block: nn.Module) -> nn.Conv2d:
+    assert isinstance(block, Block)
+    layer = block.residual[0]
+    assert isinstance(layer, nn.Conv2d)
+    return layer
+
+
 def test_the_student_goes_down_a_level_and_comes_back() -> None:
     student = Student("resnet18", (1, 2, 3)).eval()
-    widths = [(stage[0].residual[0].in_channels, stage[0].residual[0].out_channels) for stage in student.decoder]
+    stages = [stage for stage in student.decoder if isinstance(stage, nn.Sequential)]
+    firsts = [first_convolution(stage[0]) for stage in stages]
+    widths = [(first.in_channels, first.out_channels) for first in firsts]
     assert widths == [(512, 512), (512, 256), (256, 128), (128, 64)]
-    assert all(len(stage) == 2 for stage in student.decoder)
+    assert [len(stage) for stage in stages] == [2] * len(student.decoder)
     with torch.no_grad():
         shapes = [tuple(level.shape) for level in student(torch.rand(1, 3, 64, 96))]
     assert shapes == [(1, 64, 16, 24), (1, 128, 8, 12), (1, 256, 4, 6)]
@@ -126,7 +136,7 @@ def test_the_student_goes_down_a_level_and_comes_back() -> None:
 def test_the_segmentation_network_is_as_the_paper_has_it() -> None:
     network = Segmentation([64, 128, 256], dropout=0.25)
     first, second = network.blocks
-    assert first.residual[0].in_channels == 448 and second.residual[0].in_channels == 256
+    assert first_convolution(first).in_channels == 448 and first_convolution(second).in_channels == 256
     dilations = {m.dilation[0] for m in network.head.modules() if isinstance(m, nn.Conv2d)}
     assert dilations == {1, 6, 12, 18}
     assert [m.p for m in network.modules() if isinstance(m, nn.Dropout)] == [0.25]
@@ -161,6 +171,7 @@ def test_the_segmentation_network_sees_the_defect_by_both(model: DeSTSeg) -> Non
     with torch.no_grad():
         teachers, students = model.teacher(others.corrupted), model.student(others.corrupted)
         logits = model.segmentation(teachers, students)
+        assert others.corruption is not None
         expected = segmentation_loss(logits, others.corruption, 4.0).item()
         assert model.training_loss(images, [], others).item() == pytest.approx(expected, rel=1e-6)
     assert logits.shape == (3, 1, 16, 16)
@@ -218,7 +229,7 @@ def test_rates(model: DeSTSeg, monkeypatch: pytest.MonkeyPatch) -> None:
     optimizer = model.configure_optimizers()
     assert isinstance(optimizer, torch.optim.SGD) and model.student_steps == 1000
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    rates = {}
+    rates: dict[str, float] = {}
     for group in optimizer.param_groups:
         assert (group["momentum"], group["weight_decay"]) == (0.9, 1e-4)
         rates |= {names[id(p)]: group["lr"] for p in group["params"]}

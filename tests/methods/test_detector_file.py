@@ -50,7 +50,7 @@ def test_a_checkpoint_is_a_detector(name: str, trained: dict[str, tuple[Method, 
         assert type(again) is type(model)
         assert not any(module.training for module in again.modules())
         assert again.view == model.view and again.view.image_size == 64
-        assert again.decision is not None and again.decision.false_alarm == 0.2
+        assert again.decision is not None and model.decision is not None and again.decision.false_alarm == 0.2
         assert again.decision.to_dict() == model.decision.to_dict()
         assert_same(again(pixels), expected)
 
@@ -60,9 +60,11 @@ def test_a_test_restores_the_decision(
 ) -> None:
     model, path = trained["STFPM"]
     other = made("STFPM", small_models)
+    assert isinstance(other, STFPM)
     other.student.load_state_dict({name: tensor * 0 for name, tensor in other.student.state_dict().items()})
     trainer_in(Path()).test(other, data, ckpt_path=path, verbose=False)
-    assert other.decision is not None and other.decision.to_dict() == model.decision.to_dict()
+    assert other.decision is not None and model.decision is not None
+    assert other.decision.to_dict() == model.decision.to_dict()
     pixels = random_pixels(1, 3, 64, 64)
     assert_same(other.eval()(pixels), model(pixels))
 

@@ -15,7 +15,7 @@ from lit_ad.batch import Others
 from lit_ad.data import AnomalyDataModule, Loading, MVTec
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
-from lit_ad.methods.dinomaly import Dinomaly, Disagreement, LinearAttention, mining_weights
+from lit_ad.methods.dinomaly import DecoderBlock, Dinomaly, Disagreement, LinearAttention, mining_weights
 from tests.methods.restoration_checks import check_planted_noise_is_found, check_schedule_and_clipping
 
 
@@ -31,12 +31,13 @@ def model(vit_file: Path) -> Dinomaly:
 
 def one_minus_cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Over the last axis."""
-    return 1 - (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
+    return np.asarray(1 - (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1))
 
 
 def random_disagreement(size: tuple[int, int], batch: int = 2, width: int = 8) -> Disagreement:
     count = size[0] * size[1] // 16**2
-    return Disagreement(*([torch.randn(batch, count, width) for _ in range(2)] for _ in range(2)), size)
+    teachers, students = ([torch.randn(batch, count, width) for _ in range(2)] for _ in range(2))
+    return Disagreement(teachers, students, size)
 
 
 # The students.
@@ -67,6 +68,7 @@ def test_the_decoder_ends_where_the_teacher_begins(model: Dinomaly) -> None:
     with torch.no_grad():
         tokens, after = model.bottleneck(0.5 * early + 0.5 * late), []  # in eval mode, without noise
         for block in model.decoder:
+            assert isinstance(block, DecoderBlock)
             tokens = tokens + block.attention(block.norm1(tokens))
             tokens = tokens + block.mlp(block.norm2(tokens))
             after.append(tokens[:, 1:])
@@ -92,7 +94,7 @@ def test_students_are_as_the_authors_start_them(model: Dinomaly) -> None:
     assert {m.eps for m in students.modules() if isinstance(m, nn.LayerNorm)} == {1e-8}
     assert [m.p for m in model.bottleneck if isinstance(m, nn.Dropout)] == [0.2] * 3
     assert not any(m.p for m in model.decoder.modules() if isinstance(m, nn.Dropout))
-    assert model.decoder[0].attention.heads == 3
+    assert {block.attention.heads for block in model.decoder if isinstance(block, DecoderBlock)} == {3}
 
 
 def test_the_noise_is_in_training_only(model: Dinomaly) -> None:
@@ -132,7 +134,7 @@ def test_recentred_targets_by_hand(vit_file: Path) -> None:
 def hardest(distances: np.ndarray, share: float) -> np.ndarray:
     """Whether a patch is among the batch's (1 - share) hardest; one at least is."""
     count = max(1, int(distances.size * (1 - share)))
-    return distances >= np.sort(distances.ravel())[-count]
+    return np.asarray(distances >= np.sort(distances.ravel())[-count])
 
 
 @pytest.mark.parametrize(("share", "kept"), [(0.0, 12), (0.45, 6), (0.9, 1), (1.0, 1)])
@@ -149,7 +151,8 @@ def test_gradients_of_easy_patches_are_small(
 ) -> None:
     """Central differences of the loss, times the weights by hand, are what backward gives the decoder's patches."""
     found = random_disagreement((32, 48), width=4)
-    found = Disagreement(*([x.double() for x in side] for side in found[:2]), found.size)
+    teachers, students = ([x.double() for x in side] for side in (found.teachers, found.students))
+    found = Disagreement(teachers, students, found.size)
     leaves = [s.clone().requires_grad_() for s in found.students]
     # As it comes from a decoder, a patch is no leaf.
     monkeypatch.setattr(model, "compare", lambda *_: found._replace(students=[leaf * 1 for leaf in leaves]))
@@ -169,6 +172,7 @@ def test_gradients_of_easy_patches_are_small(
                 ends.append(model.loss(found).item())
             moved[place] = value
             gradient[place] = (ends[0] - ends[1]) / 2e-6
+        assert leaf.grad is not None
         np.testing.assert_allclose(leaf.grad.numpy(), gradient * weights[..., None], rtol=1e-5, atol=1e-9)
 
 
@@ -228,7 +232,10 @@ def test_the_recipe_of_dinomaly2(vit_file: Path, images: Path, tmp_path: Path) -
         limit_train_batches=2,
         callbacks=[Rates(), Stop(4)],
         accelerator="cpu",
-        **dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False),
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
     )
     trainer.fit(model, AnomalyDataModule(MVTec(images), model.view, batch_size=4, loading=Loading(num_workers=0)))
     assert rates == [pytest.approx([part * 2e-3, part * 2e-4]) for part in (0, 0.5, 1, 1)]
@@ -237,7 +244,8 @@ def test_the_recipe_of_dinomaly2(vit_file: Path, images: Path, tmp_path: Path) -
     assert {id(p) for p in squeezing["params"]} == {id(p) for p in model.squeeze.parameters()}
     trained = {id(p) for p in model.parameters() if p.requires_grad}
     assert {id(p) for group in (others, squeezing) for p in group["params"]} == trained
-    assert not torch.equal(first.weight, made(vit_file, squeeze=32).squeeze.weight)
+    other = made(vit_file, squeeze=32).squeeze
+    assert isinstance(other, nn.Linear) and not torch.equal(first.weight, other.weight)
 
 
 class Stop(L.Callback):

@@ -281,7 +281,7 @@ def surfaces(tmp_path: Path) -> Path:
 def trainer(home: Path, **kwargs: Any) -> L.Trainer:
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
     return L.Trainer(
-        **{"max_steps": 4, "max_epochs": -1, **quiet, **kwargs},  # type: ignore[arg-type]
+        **{"max_steps": 4, "max_epochs": -1, **quiet, **kwargs},
         default_root_dir=home,
         enable_checkpointing=False,
         callbacks=[Calibration()],
@@ -302,12 +302,12 @@ def test_a_checkpoint_is_a_detector(pdn_file: Path, surfaces: Path, precision: A
     assert fitting.optimizers[0].param_groups[0]["lr"] == pytest.approx(1e-4)  # of 4 steps, the last
     assert model.quantiles.isfinite().all()
     assert (model.teacher_deviation != 1).any()
-    (before,) = fitting.predict(model, data)
+    (before,) = fitting.predict(model, data) or []
     fitting.save_checkpoint(surfaces / "a.ckpt")
     state = torch.load(surfaces / "a.ckpt", weights_only=True)["state_dict"]
     assert not [name for name in state if name.startswith("teacher.")]
     again = EfficientAD.load_from_checkpoint(surfaces / "a.ckpt")
-    (after,) = trainer(surfaces, precision=precision).predict(again, data)
+    (after,) = trainer(surfaces, precision=precision).predict(again, data) or []
     assert [judgement.score for judgement in before] == [judgement.score for judgement in after]
     assert before and all(judgement.finite for judgement in before)
 
@@ -342,5 +342,5 @@ def test_every_network_but_the_teacher_learns(model: EfficientAD) -> None:
     with torch.no_grad():
         for parameter in trained:
             assert parameter.grad is not None
-            parameter -= 0.01 * loss / size * parameter.grad  # lowers it by 1 % to first order
+            parameter.sub_(0.01 * loss / size * parameter.grad)  # lowers it by 1 % to first order
         assert model.training_loss(images, features, Others(unrelated)) < loss

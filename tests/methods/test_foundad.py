@@ -10,6 +10,8 @@ import pytest
 import timm
 import torch
 from scipy.special import erf
+from timm.layers import Mlp
+from timm.models.vision_transformer import Attention, Block
 from torch import Tensor, nn
 
 from lit_ad.batch import Others
@@ -45,7 +47,7 @@ def norm(x: np.ndarray, weights: Weights, name: str) -> np.ndarray:
     """(B, N, W) -> the same shape."""
     centred = x - x.mean(axis=-1, keepdims=True)
     scaled = centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + 1e-6)
-    return scaled * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+    return np.asarray(scaled * weights[f"{name}.weight"] + weights[f"{name}.bias"])
 
 
 def attend(x: np.ndarray, weights: Weights, name: str) -> np.ndarray:
@@ -90,8 +92,10 @@ def test_the_projector_is_the_papers(vit_file: Path) -> None:
     projector = FoundAD(BACKBONE, weights=str(vit_file), view=View(64)).projector
     assert (projector.embedding.in_features, projector.embedding.out_features) == (192, 384)
     assert (projector.head.in_features, projector.head.out_features) == (384, 192)
-    assert len(projector.blocks) == 6 and {block.attn.num_heads for block in projector.blocks} == {12}
-    assert {block.mlp.fc1.out_features for block in projector.blocks} == {4 * 384}
+    blocks = [block for block in projector.blocks if isinstance(block, Block)]
+    attentions = [block.attn for block in blocks if isinstance(block.attn, Attention)]
+    assert [attention.num_heads for attention in attentions] == [12] * 6
+    assert [block.mlp.fc1.out_features for block in blocks if isinstance(block.mlp, Mlp)] == [4 * 384] * 6
     layers = [module for module in projector.modules() if isinstance(module, nn.Linear)]
     assert len(layers) == 2 + 6 * 4
     for layer in layers:
@@ -108,7 +112,7 @@ def test_the_teachers_tokens_are_normed_ones_of_one_block(
     tap: int, block: int, vit_file: Path, imagenet: Callable[[Tensor], Tensor]
 ) -> None:
     model, images = made(vit_file, tap=tap), torch.rand(2, 3, 64, 64)
-    whole = timm.create_model(BACKBONE, dynamic_img_size=True).eval()
+    whole: Any = timm.create_model(BACKBONE, dynamic_img_size=True).eval()
     whole.load_state_dict(torch.load(vit_file))
     with torch.no_grad():
         tokens = whole._pos_embed(whole.patch_embed(imagenet(images)))

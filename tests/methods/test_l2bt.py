@@ -41,7 +41,7 @@ def test_loss_is_one_minus_cosine_of_each_token(model: L2BT, imagenet: Callable[
     expected = 0.0
     for student, teacher in ((forward, late), (backward, early)):
         cosines = [np.diag(cosine_similarity(s, t)) for s, t in zip(student, teacher, strict=True)]
-        expected += 1 - np.mean(cosines)
+        expected += 1 - float(np.mean(cosines))
     assert model.loss(model.compare(None, model.teacher(images))).item() == pytest.approx(expected, rel=1e-5)
 
 
@@ -51,7 +51,7 @@ def test_map_is_the_product_of_distances_blurred(model: L2BT, imagenet: Callable
     early, late, forward, backward = by_hand(model, imagenet(pixels / 255))
 
     def unit(x: np.ndarray) -> np.ndarray:
-        return x / np.linalg.norm(x, axis=-1, keepdims=True)
+        return np.asarray(x / np.linalg.norm(x, axis=-1, keepdims=True))
 
     distances = np.linalg.norm(unit(forward) - unit(late), axis=-1) * np.linalg.norm(
         unit(backward) - unit(early), axis=-1

@@ -13,13 +13,14 @@ from lit_ad.errors import UserError
 from lit_ad.image.view import View
 from lit_ad.methods.mixed_teacher import MixedTeacher, ReducedResNet
 from lit_ad.teachers import Backbone
+from tests.judging import map_of
 
 
 @pytest.fixture
 def model(resnet_file: Path) -> MixedTeacher:
     torch.manual_seed(0)
-    two = {"backbone": "resnet10t", "weights": str(resnet_file)}
-    return MixedTeacher(**two, deep_backbone="resnet10t", deep_weights=str(resnet_file), view=View(64)).eval()
+    name, file = "resnet10t", str(resnet_file)
+    return MixedTeacher(backbone=name, weights=file, deep_backbone=name, deep_weights=file, view=View(64)).eval()
 
 
 def images(count: int = 3) -> torch.Tensor:
@@ -145,13 +146,13 @@ def test_one_cycle_of_adam(model: MixedTeacher, monkeypatch: pytest.MonkeyPatch)
 def test_students_that_are_their_teachers_see_no_anomaly(model: MixedTeacher) -> None:
     model.deep_student.load_state_dict(model.deep_teacher.model.state_dict(prefix="model."))
     model.pair_means.fill_(1)
-    assert model.predict(images()).anomaly_map.abs().max() < 1e-5  # of the deep pair is none, and so of their product
+    assert map_of(model.predict(images())).abs().max() < 1e-5  # of the deep pair is none, and so of their product
 
 
 @pytest.mark.parametrize("size", [(70, 90), (65, 81)])
 def test_sizes_that_no_stride_divides(model: MixedTeacher, size: tuple[int, int]) -> None:
     model.pair_means.fill_(1)
-    assert model.predict(torch.rand(1, 3, *size)).anomaly_map.shape == (1, 1, *size)
+    assert map_of(model.predict(torch.rand(1, 3, *size))).shape == (1, 1, *size)
 
 
 def test_taps_of_other_strides(resnet_file: Path) -> None:

@@ -17,7 +17,6 @@ import torch
 import yaml
 from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from lit_ad.batch import Batch
 from lit_ad.detector.scoring import Judgement
@@ -27,7 +26,8 @@ from lit_ad.methods import MKD
 from lit_ad.methods.mkd import POOL, Cloner, GuidedBackprop, layout
 from lit_ad.methods.network import as_images
 from lit_ad.teachers import Backbone
-from tests.judging import predict_batch, stacked
+from tests.judging import map_of, predict_batch, scores_of, stacked
+from tests.methods.training import loader
 
 Normalise = Callable[[Tensor], Tensor]
 MODES = ("gradients", "smooth_grad", "guided_backprop")
@@ -52,6 +52,7 @@ def lively(model: MKD) -> MKD:
     """In eval mode, with running statistics and scales that are not the identity."""
     for module in model.student.modules():
         if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None and module.running_var is not None
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 1.5)
             module.weight.data.uniform_(0.5, 1.5)
@@ -85,6 +86,7 @@ def test_small_cloner_fits_other_sources() -> None:
 
 def test_small_cloner_norms_every_convolution_but_those_before_pools() -> None:
     stage = Cloner([128, 256], [4, 8]).stages[0]
+    assert isinstance(stage, nn.Sequential)
     kinds = " ".join(type(layer).__name__.removesuffix("2d") for layer in stage)
     assert kinds == "Conv BatchNorm ReLU Conv ReLU MaxPool Conv BatchNorm ReLU Conv ReLU MaxPool"
     for layer in stage:
@@ -144,7 +146,8 @@ def test_loss_and_score_by_hand(vgg: MKD, resnet_file: Path, imagenet: Normalise
 def test_both_networks_see_images_alike(cloner: str, normalize: bool, resnet_file: Path, imagenet: Normalise) -> None:
     model = MKD("resnet10t", (1, 2), str(resnet_file), normalize=normalize, cloner=cloner).eval()  # type: ignore[arg-type]
     seen: list[Tensor] = []
-    inner = model.student if cloner == "small" else model.student.model
+    inner = model.student.model if isinstance(model.student, Backbone) else model.student
+    assert isinstance(inner, nn.Module)
     for network in (model.teacher.model, inner):
         first = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
         first.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
@@ -205,18 +208,19 @@ def test_training_brings_the_cloner_nearer_and_leaves_the_source(resnet_file: Pa
 
 class GuidedReLU(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:  # type: ignore[no-untyped-def,override]
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
         return x.clamp(min=0)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:  # type: ignore[no-untyped-def,override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return torch.where(ctx.saved_tensors[0] > 0, gradient.clamp(min=0), 0.0)
 
 
 class Guided(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return GuidedReLU.apply(x)
+        passed: Tensor = GuidedReLU.apply(x)
+        return passed
 
 
 def guided_twin(model: MKD) -> MKD:
@@ -299,7 +303,7 @@ def test_maps_on_the_authors_scale(mode: str, vgg: MKD) -> None:
     model.saliency, model.map_scale = mode, "image"  # type: ignore[assignment]
 
     def unit(values: np.ndarray) -> np.ndarray:
-        return (values - values.min()) / (values.max() - values.min())
+        return np.asarray((values - values.min()) / (values.max() - values.min()))
 
     for image, found in zip(images_of(2), model(pixels_of(2)).anomaly_map, strict=True):
         copies = [image]
@@ -331,7 +335,7 @@ def test_saliency_is_the_slope_of_the_score(vgg: MKD) -> None:
     images = images_of(2)
     _, gradient = vgg.gradient(images)
     step = 2e-3 * gradient / gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-    rise = vgg.predict(images + step).score - vgg.predict(images - step).score
+    rise = scores_of(vgg.predict(images + step)) - scores_of(vgg.predict(images - step))
     expected = 2 * (gradient * step).flatten(1).sum(1)
     torch.testing.assert_close(rise, expected, rtol=0.02, atol=0)
 
@@ -388,12 +392,12 @@ class Keep(L.Callback):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
 def test_saliency_under_the_trainers_inference_mode(
-    mode: str, precision: str, vgg: MKD, tmp_path: Path, batch_of: Callable[..., Batch]
+    mode: str, precision: Any, vgg: MKD, tmp_path: Path, batch_of: Callable[..., Batch]
 ) -> None:
     model = copy.deepcopy(vgg)
     model.saliency = mode  # type: ignore[assignment]
     pixels = [pixels_of(2, 16), pixels_of(3, 16)]
-    data = DataLoader([batch_of(p) for p in pixels], batch_size=None)
+    data = loader([batch_of(p) for p in pixels])
     keep = Keep()
     trainer = L.Trainer(
         max_epochs=1, logger=False, callbacks=[keep], precision=precision, default_root_dir=tmp_path, **QUIET
@@ -401,11 +405,13 @@ def test_saliency_under_the_trainers_inference_mode(
     trainer.fit(model.train(), data, data)
     assert torch.isfinite(trainer.callback_metrics["val/loss"])
     trainer.test(model, data, verbose=False)
-    (predicted,) = trainer.predict(model, DataLoader([batch_of(pixels[1])], batch_size=None))
+    (predicted,) = trainer.predict(model, loader([batch_of(pixels[1])])) or []
     model.float().eval()
     expected = model(pixels[1])
     # Mixed precision computes saliency in float32; weights that are halves themselves leave their mark.
-    tolerance = {"rtol": 0.05, "atol": 0.1 * float(expected.anomaly_map.max())} if precision == "bf16-true" else {}
+    tolerance: dict[str, Any] = {}
+    if precision == "bf16-true":
+        tolerance = {"rtol": 0.05, "atol": 0.1 * float(expected.anomaly_map.max())}
     for judgements in (keep.seen["validate"][-1], keep.seen["test"][-1], predicted):
         prediction = stacked(judgements)
         torch.testing.assert_close(prediction.anomaly_map, expected.anomaly_map, **tolerance)
@@ -425,8 +431,8 @@ def test_an_images_score_is_its_loss_with_padding_and_by_tiles(vgg: MKD, batch_o
         for y in (0, 16)
         for x in (0, 16, 32)
     ]
-    assert tiled.score.tolist() == pytest.approx([max(scores[:6]), max(scores[6:])], rel=1e-5)
-    assert tiled.anomaly_map.shape == (2, 1, 32, 48)
+    assert scores_of(tiled).tolist() == pytest.approx([max(scores[:6]), max(scores[6:])], rel=1e-5)
+    assert map_of(tiled).shape == (2, 1, 32, 48)
 
 
 def test_cached_features_spare_the_teacher(
@@ -437,7 +443,7 @@ def test_cached_features_spare_the_teacher(
     model, twin = copy.deepcopy(vgg).train(), copy.deepcopy(vgg).train()
     expected = twin.loss(twin.compare(as_images(pixels), [level.float() for level in features])).item()
     monkeypatch.setattr(type(model.teacher), "forward", lambda *_: pytest.fail("the teacher ran"))
-    data = DataLoader([batch_of(pixels, features=features)], batch_size=None)
+    data = loader([batch_of(pixels, features=features)])
     trainer = L.Trainer(max_epochs=1, logger=False, default_root_dir=tmp_path, **QUIET)
     trainer.fit(model, data)
     assert trainer.callback_metrics["train/loss"].item() == pytest.approx(expected)

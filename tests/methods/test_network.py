@@ -128,4 +128,4 @@ def test_a_mask_leaves_its_pixels_of_a_map(tile: int | None, tmp_path: Path) -> 
     assert kept.shape == (2, 1, 1, len(places))
     assert kept[0, 0, 0].tolist() == places
     assert select_region(maps, View(32)) is maps
-    assert select_region(maps, View(32, roi=[8, 16, 40, 48])) is maps  # a box is cut out before: all of it counts
+    assert select_region(maps, View(32, roi=(8, 16, 40, 48))) is maps  # a box is cut out before: all of it counts

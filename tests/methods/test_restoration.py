@@ -4,6 +4,7 @@ import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ from lit_ad.methods.restoration import (
 
 def one_minus_cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Over the last axis."""
-    return 1 - (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
+    return np.asarray(1 - (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1))
 
 
 def random_groups(size: tuple[int, int], batch: int = 2, width: int = 8) -> tuple[list[Tensor], list[Tensor]]:
@@ -46,7 +47,7 @@ def random_groups(size: tuple[int, int], batch: int = 2, width: int = 8) -> tupl
 
 
 def test_the_teacher_gives_the_means_of_its_middle_blocks(imagenet: Callable[[Tensor], Tensor], vit_file: Path) -> None:
-    vit = timm.create_model("deit_tiny_patch16_224", dynamic_img_size=True).eval()
+    vit: Any = timm.create_model("deit_tiny_patch16_224", dynamic_img_size=True).eval()
     vit.load_state_dict(torch.load(vit_file, weights_only=True))
     images = torch.rand(2, 3, 32, 48)
     with torch.no_grad():
@@ -91,8 +92,8 @@ def test_dinov3_at_middle_blocks_as_they_are_is_warned_of(vit_file: Path, tmp_pa
     prediction = model(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
     assert prediction.anomaly_map is not None and prediction.anomaly_map.shape == (1, 1, 64, 64)
     with pytest.warns(UserWarning, match=r"is known to fail with DINOv3's middle blocks: take late blocks"):
-        model = INPFormer(name, str(file), View(64))
-    assert [level.shape for level in model.describe(torch.rand(1, 3, 64, 64))] == [(1, 16, 192)] * 2
+        other = INPFormer(name, str(file), View(64))
+    assert [level.shape for level in other.describe(torch.rand(1, 3, 64, 64))] == [(1, 16, 192)] * 2
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         Dinomaly(name, str(file), View(64), recentre=True)
@@ -172,7 +173,7 @@ def test_every_patch_is_found_in_its_place(size: tuple[int, int]) -> None:
     for i, one in enumerate(maps):
         whole = original_map(one, size, (0, 0, *size), (3 * size[0], 3 * size[1]))
         y, x = np.unravel_index(whole.argmax(), whole.shape)
-        assert (y // 48, x // 48) == (i // columns, i % columns)
+        assert (int(y) // 48, int(x) // 48) == (i // columns, i % columns)
 
 
 # How it trains.
@@ -191,7 +192,8 @@ def test_schedule() -> None:
 
 def test_every_group_follows_the_schedule() -> None:
     first, second = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
-    optimizer = stable_adamw([{"params": [first]}, {"params": [second], "lr": 0.1}], 1.0, 1e-8, 0.0, amsgrad=False)
+    groups: list[dict[str, Any]] = [{"params": [first]}, {"params": [second], "lr": 0.1}]
+    optimizer = stable_adamw(groups, 1.0, 1e-8, 0.0, amsgrad=False)
     assert [group["amsgrad"] for group in optimizer.param_groups] == [False, False]
     settings = warm_up_and_fall(optimizer, steps=6, warmup=2, final=0.5)["lr_scheduler"]
     assert settings["interval"] == "step"

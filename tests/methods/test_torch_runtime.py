@@ -19,9 +19,9 @@ def test_a_checkpoint_is_its_network_and_its_card(
     method, path = trained["STFPM"]
     pixels = random_pixels(2, 3, 64, 64).numpy()
     expected = np.asarray(inference(method)(pixels).anomaly_map)
-    network, card, for_callers = load_network(path)
-    assert card.to_dict() == method.card.to_dict()
-    for run in (network, for_callers(2)):
+    loaded = load_network(path)
+    assert loaded.card.to_dict() == method.card.to_dict()
+    for run in (loaded.network, loaded.network_for(2)):
         np.testing.assert_array_equal(np.asarray(run(pixels)[0]), expected)
     resnet = torch.load(resnet_file, weights_only=True)
     torch.save({name: 0.5 * value for name, value in resnet.items()}, tmp_path / "other.pt")

@@ -14,6 +14,7 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from PIL import Image
 from sklearn.decomposition import PCA
 from sklearn.mixture import GaussianMixture
+from timm.models.vision_transformer import Attention, Block
 from torch import Tensor
 
 from lit_ad.batch import Batch
@@ -22,7 +23,7 @@ from lit_ad.errors import UserError
 from lit_ad.image.view import View
 from lit_ad.methods.transformaly import TokenTeacher, Transformaly
 from lit_ad.training import Calibration, FeatureCache
-from tests.judging import predict_batch, stacked
+from tests.judging import predict_batch, scores_of, stacked
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +67,7 @@ def test_students_that_are_their_blocks_make_no_error(model: Transformaly) -> No
 
 def test_students_begin_at_random_and_the_papers_blocks_count(model: Transformaly) -> None:
     for student, block in zip(model.students, model.teacher.model.blocks, strict=True):
+        assert isinstance(student, Block) and isinstance(student.attn, Attention)
         assert [p.shape for p in student.parameters()] == [p.shape for p in block.parameters()]
         assert not torch.equal(student.attn.qkv.weight, block.attn.qkv.weight)
     assert model.first_block == 2 and len(model.token_mean) == 10  # blocks 2 to 11
@@ -107,7 +109,7 @@ def test_scores_are_scikit_learns(model: Transformaly) -> None:
     prediction = fitted.predict(test)
 
     def embeddings(x: Tensor) -> np.ndarray[Any, Any]:
-        return model.teacher(x)[-1].double().numpy()
+        return np.asarray(model.teacher(x)[-1].double().numpy())
 
     def errors(x: Tensor) -> np.ndarray[Any, Any]:
         return errors_of(model, x)[:, 2:].mean(dim=2).double().numpy()
@@ -119,9 +121,9 @@ def test_scores_are_scikit_learns(model: Transformaly) -> None:
     b = -blocks.score_samples(errors(test))
     np.testing.assert_allclose(prediction.parts["teacher"].numpy(), a, rtol=1e-5)
     np.testing.assert_allclose(prediction.parts["blocks"].numpy(), b, rtol=1e-4)  # errors themselves are float32
-    np.testing.assert_allclose(prediction.score.numpy(), a + b, rtol=1e-4)
+    np.testing.assert_allclose(scores_of(prediction).numpy(), a + b, rtol=1e-4)
     for kind in ("teacher", "blocks"):
-        fitted.scored_by = kind  # type: ignore[assignment]
+        fitted.scored_by = kind
         torch.testing.assert_close(fitted.predict(test).score, prediction.parts[kind])
 
 
@@ -185,15 +187,11 @@ def test_a_checkpoint_is_enough(vit_file: Path, data: AnomalyDataModule, tmp_pat
     fitting.fit(model, data)
     assert model.error_density.fitted
     # 8 training images of the 10, fewer than the blocks and the width
-    before = torch.cat([stacked(judgements).score for judgements in fitting.predict(model, data)])
+    before = torch.cat([scores_of(stacked(judgements)) for judgements in fitting.predict(model, data) or []])
     fitting.save_checkpoint(tmp_path / "a.ckpt")
     again = small(vit_file, token_map=False)
-    after = torch.cat(
-        [
-            stacked(judgements).score
-            for judgements in trainer(tmp_path, precision=precision).predict(again, data, ckpt_path=tmp_path / "a.ckpt")
-        ]
-    )
+    judged = trainer(tmp_path, precision=precision).predict(again, data, ckpt_path=tmp_path / "a.ckpt")
+    after = torch.cat([scores_of(stacked(judgements)) for judgements in judged or []])
     assert torch.equal(before, after)
     assert before.isfinite().all()
     assert before[4:].min() > before[:4].max()  # light ones are not dark

@@ -1,14 +1,16 @@
 """Methods to train in tests: a small one whose maps are easy to follow, and every method with a small teacher."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from lit_ad import methods
-from lit_ad.batch import Prediction
+from lit_ad.batch import Batch, Prediction
 from lit_ad.image.view import View
 from lit_ad.methods import __all__ as ALL_METHODS
 from lit_ad.methods.base import Method
@@ -39,6 +41,23 @@ def trainer_in(folder: Path, **more: Any) -> L.Trainer:
     return L.Trainer(default_root_dir=folder, **{"enable_checkpointing": False, **quiet, **more})
 
 
+class Batches(Dataset[Batch]):
+    """Batches, each as it is."""
+
+    def __init__(self, batches: Sequence[Batch]) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.batches[index]
+
+
+def loader(batches: Sequence[Batch]) -> DataLoader[Batch]:
+    return DataLoader(Batches(batches), batch_size=None)
+
+
 def random_pixels(*shape: int) -> Tensor:
     return torch.randint(0, 256, shape, dtype=torch.uint8)
 
@@ -50,4 +69,6 @@ def assert_same(one: Prediction, other: Prediction) -> None:
 def made(name: str, small_models: dict[str, dict[str, Any]], view: View = View(64), **more: Any) -> Method:
     torch.manual_seed(0)
     given = {**small_models[name]["init_args"], "view": view, **more}
-    return getattr(methods, name)(**given)
+    method = getattr(methods, name)(**given)
+    assert isinstance(method, Method)
+    return method
