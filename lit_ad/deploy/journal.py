@@ -68,7 +68,13 @@ class Journal:
         self.close()
 
     def record(
-        self, detection: Detection, seconds: float, name: str = "", source: str | None = None, file: bytes | None = None
+        self,
+        detection: Detection,
+        seconds: float,
+        name: str = "",
+        source: str | None = None,
+        file: bytes | None = None,
+        awaited: bool = True,
     ) -> Future[bool]:
         """Have a verdict written. Return at once.
 
@@ -78,6 +84,7 @@ class Journal:
             name: Of the image.
             source: A camera or a line.
             file: The image file, to be kept as it is where a picture is kept.
+            awaited: Whether somebody waits for what is returned; else several rows are written together.
 
         Returns:
             Whether the row is on disk, when that is known.
@@ -104,7 +111,7 @@ class Journal:
             look=look(detection.image) if looks else None,
             version=self.version,
         )
-        record = Record(row, None if kept is None else detection, file, size, Future[bool]())
+        record = Record(row, None if kept is None else detection, file, size, Future[bool](), awaited)
         self.writer.put(record)
         return record.written
 

@@ -6,6 +6,7 @@ as dropped.
 
 import json
 import threading
+import time
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -20,6 +21,7 @@ from lit_ad.detector.detection import Detection
 WAITING = 10_000  # rows that wait to be written
 WAITING_BYTES = 256 * 2**20  # of pictures that wait
 TOGETHER = 500  # rows of a transaction
+GATHERED = 0.05  # seconds in which rows that nobody waits for are gathered: a transaction takes as long as a few rows
 SAVED = 1000  # rows after which the states of the tests are saved; a start reads the rows since then again
 PATIENCE = 30.0  # seconds that the end waits for what is still to be written
 
@@ -33,6 +35,7 @@ class Record:
     file: bytes | None  # the image file as it came; None: a PNG is made of the pixels
     size: int  # bytes that it holds in memory
     written: Future[bool]
+    awaited: bool = True  # whether somebody waits for that; else it is written with those that come soon after it
 
 
 class Writer:
@@ -90,6 +93,8 @@ class Writer:
         going = True
         while going:
             batch = [self._queue.get()]
+            if batch[0] is not None and not batch[0].awaited:
+                time.sleep(GATHERED)
             with suppress(Empty):
                 while len(batch) < TOGETHER and batch[-1] is not None:
                     batch.append(self._queue.get_nowait())

@@ -19,8 +19,9 @@ T = TypeVar("T")
 class Record(Protocol):
     """Where the verdicts of a stream are written: a `lit_ad.deploy.journal.Journal`."""
 
-    def record(self, detection: Any, seconds: float, name: str = "") -> object:
-        """Write a Detection, the seconds that it took, and the image's name. Return at once."""
+    def record(self, detection: Any, seconds: float, name: str = "", *, awaited: bool = True) -> object:
+        """Write a Detection, the seconds that it took, and the image's name. Return at once; `awaited` is whether
+        somebody waits until it is written."""
 
 
 def in_order(

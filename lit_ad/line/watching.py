@@ -82,7 +82,7 @@ class Watching:
                 return [] if again else [Outcome(arrival.name, None, str(error))]
             seconds = time.perf_counter() - begin
             if self.journal is not None:
-                self.journal.record(detection, seconds, arrival.name, file=content)
+                self.journal.record(detection, seconds, arrival.name, file=content, awaited=False)
             return [Outcome(arrival.name, detection, "", seconds)]
 
         self._told = time.monotonic()

@@ -52,3 +52,16 @@ def test_more_pictures_than_fit_into_memory_are_counted(tmp_path: Path, monkeypa
 def test_regions_are_of_anomalous_images_alone() -> None:
     assert regions_of(record(1.0, "sample")) is None
     assert regions_of(record(1.0, "anomalous")) == "[]"  # an image-level method
+
+
+def test_rows_that_nobody_waits_for_are_written_together(tmp_path: Path) -> None:
+    writing, transactions = writer(tmp_path), list[int]()
+    store = writing._store
+    writing._store = lambda records: transactions.append(len(records)) or store(records)  # type: ignore[method-assign, func-returns-value]
+    for score in range(5):
+        each = record(float(score))
+        each.awaited = False
+        writing.put(each)
+        time.sleep(0.002)
+    writing.close()
+    assert sum(transactions) == 5 and len(transactions) < 5
