@@ -138,7 +138,7 @@ counts = labels.counts()
 labels.close()
 print(f"Labelled: {counts['good']} good, {counts['defect']} defects")
 
-grow(run.directory, journal, options.steps, options.held_out)
+grow(run.directory, journal, options.steps, options.held_out, ship_worse=True)
 new = Detector.load(journal / "detector.ckpt")
 table = [
     [name, f"{light:g}", wrong(detector, test_good, light, False), wrong(detector, test_defects, light, True)]

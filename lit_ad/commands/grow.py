@@ -43,8 +43,7 @@ def grow(
     is made anew. Then the old and the new detector judge what neither was trained or decided by: the old test, the
     confirmed defects, and good images of the line that were set aside. DIR/detectors/N has the new one, with a report.
     DIR/detector.ckpt is the one that is shipped, for `lit-ad serve DIR/detector.ckpt --journal DIR`. A detector is not
-    shipped that is worse on what people confirmed than the old one, both as it is and with thresholds made anew by the
-    same images. `lit-ad journal DIR --rollback` goes back.
+    shipped that is worse on what people confirmed than the old one. `lit-ad journal DIR --rollback` goes back.
 
     Args:
         run: RUN, which has the configuration and the last checkpoint; DIR/detectors/N of an earlier growth is one, too.

@@ -155,8 +155,8 @@ class Comparison:
 
     @property
     def worse(self) -> bool:
-        """Whether the new one is wrong more often than the old one is at either threshold."""
-        return self.new > max(self.old, self.anew)
+        """Whether the new one is wrong more often than the old one is, as it was shipped."""
+        return self.new > self.old
 
     def interval(self) -> tuple[float, float]:
         """Wilson's 95 % interval of the new one's rate."""
@@ -224,11 +224,11 @@ def image_auroc(nominal: Sequence[float], anomalous: Sequence[float]) -> float:
 
 
 def reasons_against(comparisons: Iterable[Comparison]) -> list[str]:
-    """Where the new detector is worse on what people confirmed than the old one is at either threshold, in clauses."""
+    """Where the new detector is worse on what people confirmed than the old one as it was shipped, in clauses."""
     what: Callable[[str], str] = lambda group: "misses" if group == DEFECTS else "false alarms"  # noqa: E731
     return [
-        f"{each.new} {what(each.group)} among {each.images} {each.group}, where the old one has {each.old}, and "
-        f"{each.anew} with thresholds made anew"
+        f"more {what(each.group)} ({each.new} of {each.images} {each.group}; the old one {each.old}, "
+        f"and {each.anew} with thresholds made anew)"
         for each in comparisons
         if each.group in CONFIRMED and each.worse
     ]

@@ -101,7 +101,7 @@ def test_what_carries_nothing_is_taken_as_it_is(network: Counting) -> None:
 
 @pytest.mark.parametrize("format", SUFFIX)
 def test_a_runtime_that_computes_something_else_is_refused(
-    format: str, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, network: Counting
+    format: str, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, network: Counting, tmp_path: Path
 ) -> None:
     """As a driver would that leaves a file's network as it is, and not its numbers."""
     assert load_exported(files[format]).check is not None
@@ -120,5 +120,5 @@ def test_a_runtime_that_computes_something_else_is_refused(
         Detector.load(files[format])
     Detector.load(files[format], verify=False)
     monkeypatch.undo()
-    monkeypatch.setattr(verification, "cache_directory", lambda: Path("nowhere"))
+    monkeypatch.setattr(verification, "cache_directory", lambda: tmp_path)
     Detector.load(files[format])

@@ -104,7 +104,8 @@ def test_what_is_kept_errs_within_the_certificate_in_any_order(seed: int, resolu
         patch.setattr(aupimo, "RESOLUTION", resolution)
         kept_ranks.cache_clear()
         a, b = fed(AUPIMO(BOUNDS), pairs), fed(AUPIMO(BOUNDS), pairs[::-1])
-        assert torch.equal(a.compute(), b.compute()) and a.certificate() == b.certificate()
+        assert a.compute().item() == pytest.approx(b.compute().item(), rel=1e-12)  # sums round by where tensors lie
+        assert a.certificate() == b.certificate()
         truth = fed(AUPIMO(BOUNDS, exact=True), pairs).compute()
         assert abs(float(a.compute() - truth)) <= a.certificate()
     kept_ranks.cache_clear()
