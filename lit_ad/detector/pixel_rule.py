@@ -1,5 +1,6 @@
 """The keys `decision.pixel` and those beside it: by what rule pixels are called anomalous. Nothing but Python."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
@@ -7,6 +8,7 @@ from typing import Any, Literal
 from lit_ad.errors import UserError, check_number
 
 PixelKind = Literal["image", "pixel", "region"]
+FARTHEST = 1000  # pixels: a window of as many more on each side of an image must fit into memory
 CleanUpKey = bool | dict[str, float]  # of decision.clean_up: on or off, or the fields of GivenCleanUp
 
 
@@ -28,8 +30,12 @@ class GivenCleanUp:
         if unknown:
             raise UserError(f"decision.clean_up has no {', '.join(unknown)}, but {', '.join(names)}")
         least = {"reach": 0, "closing": 0, "holes": 0, "area": 1}
+        for name, number in value.items():
+            if not math.isfinite(number):
+                raise UserError(f"decision.clean_up.{name} is {number:g}, but it must be a finite number")
         for name in (name for name in least if name in value):
-            check_number(f"decision.clean_up.{name}", value[name], least=least[name])
+            most = FARTHEST if name in ("reach", "closing") else math.inf
+            check_number(f"decision.clean_up.{name}", value[name], least=least[name], most=most)
             if value[name] != int(value[name]):
                 raise UserError(f"decision.clean_up.{name} is a number of pixels, not {value[name]:g}")
         given: dict[str, Any] = {name: int(number) if name in least else number for name, number in value.items()}

@@ -40,6 +40,10 @@ def test_a_clean_up_is_off_learned_or_given() -> None:
     [
         ({"opening": 3}, r"decision.clean_up has no opening, but low, reach, closing, holes, area"),
         ({"closing": -1}, r"decision.clean_up.closing"),
+        ({"closing": 100000}, r"decision.clean_up.closing is 100000, but it must lie between 0 and 1000"),
+        ({"reach": 1e6}, r"decision.clean_up.reach"),
+        ({"holes": float("inf")}, r"decision.clean_up.holes is inf, but it must be a finite number"),
+        ({"low": float("nan")}, r"decision.clean_up.low is nan"),
         ({"area": 0}, r"decision.clean_up.area"),
         ({"holes": 1.5}, r"decision.clean_up.holes is a number of pixels, not 1.5"),
     ],
