@@ -3,7 +3,7 @@
 from lit_ad.counts import format_count
 from lit_ad.detector.decision import Decision
 from lit_ad.detector.guarantee import also_chosen, describe_chosen, folds_of
-from lit_ad.detector.thresholds import POOLED
+from lit_ad.detector.thresholds import POOLED, smallest_rate
 
 
 def pixel_guarantee(decision: Decision, category: str | None = POOLED) -> str:
@@ -28,7 +28,8 @@ def pixel_guarantee(decision: Decision, category: str | None = POOLED) -> str:
     what = "any anomalous pixel"
     if rule.kind == "region":
         what = f"an anomalous region, {format_count(rule.area or 1, 'connected pixel')} or more"
-    rate = f"{100 * decision.kept_rate(category):.3g} %"
+    # Of this threshold, a rate is kept in the mean over detectors: decision.confidence is of the image threshold.
+    rate = f"{100 * max(decision.false_alarm, smallest_rate(point.held_out)):.3g} %"
     if chosen or folds:
         return f"About {rate} of nominal images have {what}{approximate or ', as of their verdicts'}."
     return (

@@ -42,5 +42,11 @@ def test_what_was_chosen_on_the_same_images_makes_it_approximate(kind: str) -> N
     assert "at most" not in pixel_guarantee(folds) and "bout" in pixel_guarantee(folds)
 
 
+def test_a_confidence_is_of_the_image_threshold_alone() -> None:
+    decision = decided(MAPS, RULES["image"])
+    for confidence in (0.5, 0.95):
+        assert pixel_guarantee(decision.with_confidence(confidence)) == pixel_guarantee(decision)
+
+
 def test_without_maps_nothing_is_said() -> None:
     assert pixel_guarantee(Decision({"": np.ones(3)}, pixel_rule=PixelRule())) == ""
