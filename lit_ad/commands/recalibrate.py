@@ -113,6 +113,8 @@ def recalibrate(
     else:
         after = before if false_alarm is None else before.without_threshold(name).with_rate(false_alarm)
         after = after.with_pixel_rule(rule)
+    if (pixel, pixel_rate, area) != (None,) * 3:
+        after = dataclasses.replace(after, pixels_by_hand={})  # the rule is that of all categories
     if confidence is not None:
         after = after.without_threshold(name).with_confidence(confidence)
     if threshold is not None:

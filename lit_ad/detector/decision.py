@@ -134,7 +134,10 @@ class Decision:
 
     def with_pixel_rule(self, rule: PixelRule) -> "Decision":
         """The same with another rule for pixels. Raises UserError if the held-out images do not allow it."""
-        return replace(self, pixel_rule=rule, peaks=self.peaks if rule.area == self.pixel_rule.area else {})
+        same = rule.area == self.pixel_rule.area
+        if not same and rule.kind != "region":
+            raise UserError(f"decision.area is for decision.pixel region, and not for {rule.kind}: leave it out")
+        return replace(self, pixel_rule=rule, peaks=self.peaks if same else {})
 
     def with_rate(self, false_alarm: float) -> "Decision":
         """The same held-out images, and another false-alarm rate. Thresholds that were set by hand stay."""

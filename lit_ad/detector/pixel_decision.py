@@ -73,6 +73,15 @@ class PixelDecision:
                 f"decision.pixel region needs held-out maps that were looked at for regions of {area} pixels, which "
                 f"those of this model were not: {anew} --pixel region --area {area}"
             )
+        if kind == "pixel" and self.rate >= 0.5:
+            raise UserError(f"decision.pixel_rate is {self.rate:g}, but for decision.pixel pixel it must be below 0.5")
+        for category, peaks in self.peaks.items() if kind == "region" else ():
+            if category in self.medians and np.median(peaks) < np.median(self.medians[category]):
+                place = f" of {category}" if category else ""
+                raise UserError(
+                    f"decision.area is {area}, but a nominal map{place} has a connected region of so many pixels only "
+                    "where more than half of its pixels are anomalous: give fewer pixels"
+                )
 
     @property
     def rate(self) -> float:

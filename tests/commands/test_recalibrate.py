@@ -96,6 +96,9 @@ def test_a_rate_or_other_images_replace_what_was_set_by_hand(
     new.unlink()
     run([*words, "--false_alarm", "0.4", "--pixel_threshold", "9"])
     assert decision_of(new).pixel_threshold() == 9 and not decision_of(new).operating_point().by_hand
+    pixels = tmp_path / "pixels.ckpt"
+    run(["recalibrate", "--ckpt_path", str(new), "--output", str(pixels), "--pixel", "pixel", "--threshold", "9"])
+    assert not decision_of(pixels).pixels_by_hand and decision_of(pixels).threshold() == 9
 
 
 def test_another_rule_for_pixels(

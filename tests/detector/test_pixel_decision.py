@@ -88,6 +88,12 @@ def test_a_rule_that_the_held_out_images_do_not_allow() -> None:
         image.with_pixel_rule(RULES["region"])
     with pytest.raises(UserError, match=r"regions of 7 pixels"):  # and not of 6
         decided(maps, RULES["region"]).with_pixel_rule(PixelRule("region", area=7))
+    with pytest.raises(UserError, match=r"decision.area is for decision.pixel region, and not for image"):
+        image.with_pixel_rule(PixelRule(area=7))
+    with pytest.raises(UserError, match=r"decision.area is 300, but a nominal map has a connected region of so many"):
+        decided(maps, PixelRule("region", area=300))  # more than the maps have
+    with pytest.raises(UserError, match=r"decision.pixel_rate is 0.9, but"):
+        image.with_pixel_rule(PixelRule("pixel", rate=0.9))
     with pytest.raises(UserError, match=r"decision.pixel pixel needs the pixels of held-out maps"):
         replace(image, pixels={}, pixel_rule=RULES["pixel"])  # as an earlier version left it
     with pytest.raises(UserError, match=r"are for anomaly maps, and the held-out images of this model had no"):
