@@ -61,6 +61,9 @@ def data_shift(
     if path is not None and not any(sample.split == "test" for sample in samples):
         samples = Images(path).samples()
     target = output or Path(f"{name}-{kind}-{strength:g}").absolute()
+    root = path or getattr(data.source, "root", None)
+    if root is not None and target.resolve().is_relative_to(Path(root).resolve()):
+        raise UserError(f"{target} lies in the data set {root}, of which it would become a part: give another --output")
     number = write_shifted(samples, shift, target)
     print(f"{format_count(number, 'image')} in {target}, {kind} shifted by up to {strength:g}, seed {seed}")
     labelled = any(sample.split == "test" for sample in samples)

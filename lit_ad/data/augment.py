@@ -124,6 +124,11 @@ def load_transforms(path: Path) -> list[Augmentation]:
     Raises:
         UserError: There is no such file, or it is another one.
     """
+    if not path.is_file():
+        raise UserError(
+            f"data.augment: {path} cannot be read as a file of albumentations' A.save: there is no such file (kinds of "
+            f"light are {', '.join(KINDS)})"
+        )
     kind = "yaml" if path.suffix.lower() in (".yaml", ".yml") else "json"
     try:
         return [A.load(path, data_format=kind)]

@@ -89,6 +89,7 @@ class Detector:
                 scores or maps are not its checkpoint's here.
         """
         path = find_detector(path)
+        device = str(device)  # a torch.device is taken, too
         if path.suffix == ".ckpt":
             from lit_ad.methods.torch_runtime import load_network
 

@@ -42,6 +42,7 @@ def test_a_folder_of_images_is_shifted_for_predict(
         (["IMAGES/nowhere"], "nowhere is no folder"),
         (["IMAGES", "--strength", "2"], r"data shift: strength is 2.0, but it must lie above 0, and not above 1"),
         (["IMAGES", "--kind", "dusk"], "kind"),
+        (["IMAGES", "--output", "IMAGES/test/dark"], r"test/dark lies in the data set .*: give another --output"),
     ],
 )
 def test_what_cannot_be_shifted_is_refused(images: Path, tmp_path: Path, words: list[str], message: str) -> None:
