@@ -12,6 +12,7 @@ import ctypes
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -152,7 +153,8 @@ class Chroot:
             steps.append(f'mount --bind "{folder}" "$root{place}"')
         steps.append('mount -o remount,bind,ro "$root"; mount -t tmpfs tmpfs "$root/tmp"')
         steps.append('mount --rbind /dev "$root/dev"; mount -t proc proc "$root/proc"')
-        steps.append('cd "$root"; exec chroot "$@"')
+        # No exec: the kernel forgets --kill-child of a process that changes its user, as chroot does
+        steps.append('cd "$root"; chroot "$@"; exit "$?"')
         inner = [f"--userspec={said['User']}", str(root), "env", "-i", f"--chdir={said['WorkingDir']}"]
         inner += [*said["Env"], f"LIT_AD_TOKEN={TOKEN}", *(said["Entrypoint"] if entry else []), *words]
         namespaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
@@ -194,6 +196,16 @@ def ask(method: str, path: str, body: bytes | None = None, token: str | None = N
     return response.status, response.read()
 
 
+def ends() -> bool:
+    """Whether nobody listens any more, within ten seconds."""
+    for _ in range(50):
+        with socket.socket() as client:
+            if client.connect_ex(("127.0.0.1", PORT)):
+                return True
+        time.sleep(0.2)
+    return False
+
+
 def check_service(engine: Docker | Chroot, model: Path, picture: Path, home: Path) -> None:
     """Let the image judge a picture, and see that nothing else is open."""
     journal = home / "journal"
@@ -226,6 +238,7 @@ def check_service(engine: Docker | Chroot, model: Path, picture: Path, home: Pat
             ),
             "the journal is written": (journal / "journal.sqlite").is_file(),
         }
+    passed["it ends with its container"] = ends()
     for line, holds in passed.items():
         print("ok    " if holds else "FAILED", line)
     if not all(passed.values()):
