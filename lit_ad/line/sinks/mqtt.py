@@ -8,7 +8,7 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
 from lit_ad.errors import UserError
-from lit_ad.line.sinks.sink import LONGEST_PAUSE, Failed, Outbox
+from lit_ad.line.sinks.sink import LONGEST_PAUSE, Failed, Outbox, has_port
 
 USER, PASSWORD = "LIT_AD_MQTT_USER", "LIT_AD_MQTT_PASSWORD"
 EXPECTED = "mqtt://HOST/TOPIC or mqtts://HOST:PORT/TOPIC, and the topic may have slashes"
@@ -34,6 +34,7 @@ class Mqtt(Outbox):
             or not parts.hostname
             or not self.topic
             or {"+", "#", "?"} & {*address}
+            or not has_port(parts)
         ):
             raise UserError(f"to.mqtt is {address!r}, but it must be {EXPECTED}")
         if parts.username or parts.password:

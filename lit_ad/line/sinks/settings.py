@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from lit_ad.detector.runtimes import need
+from lit_ad.errors import UserError
 from lit_ad.line.sinks.json_lines import JsonLines
 from lit_ad.line.sinks.sink import Sink
 
@@ -39,6 +40,8 @@ class SinkSettings:
             sinks["mqtt"] = Mqtt(self.mqtt)
         if self.json_lines is not None:
             sinks["json_lines"] = JsonLines(self.json_lines)
+        if self.anomalous_only and not sinks:
+            raise UserError("--to.anomalous_only is about messages, and there are none: give --to.json_lines FILE")
         return sinks
 
 

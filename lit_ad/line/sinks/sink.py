@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
+from urllib.parse import SplitResult
 
 MOST = 1000  # messages that wait; the oldest is dropped for a new one
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds until a delivery is tried again
@@ -117,3 +118,11 @@ class Outbox:
             if self.ended:
                 return False
             pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def has_port(address: SplitResult) -> bool:
+    """Whether the port of an address is none, or one that there is."""
+    try:
+        return address.port != 0
+    except ValueError:  # a word, or above 65535
+        return False

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 import requests
 
 from lit_ad.errors import UserError
-from lit_ad.line.sinks.sink import Failed, Outbox
+from lit_ad.line.sinks.sink import Failed, Outbox, has_port
 
 TOKEN = "LIT_AD_WEBHOOK_TOKEN"  # an argument would stand in every list of processes
 SECONDS = (5, 10)  # until a connection, and until an answer
@@ -28,10 +28,8 @@ class Webhook(Outbox):
 
     def __init__(self, address: str) -> None:
         parts = urlsplit(address)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UserError(
-                f"to.webhook is {address!r}, but it must be an address that begins with http:// or https://"
-            )
+        if parts.scheme not in ("http", "https") or not parts.hostname or not has_port(parts):
+            raise UserError(f"to.webhook is {address!r}, but it must be http://HOST[:PORT]/PATH or https://")
         self.address, self.session = address, requests.Session()
         self.session.headers["content-type"] = "application/json"
         if token := os.environ.get(TOKEN):

@@ -117,7 +117,7 @@ def test_a_broker_that_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_what_is_no_address() -> None:
-    for address in ("http://host/x", "mqtt://host", "mqtt:///x", "mqtt://host/a/#"):
+    for address in ("http://host/x", "mqtt://host", "mqtt:///x", "mqtt://host/a/#", "mqtt://host:99999/x"):
         with pytest.raises(UserError, match=r"it must be mqtt://HOST/TOPIC"):
             Mqtt(address)
     with pytest.raises(UserError, match="set LIT_AD_MQTT_USER and LIT_AD_MQTT_PASSWORD"):

@@ -71,6 +71,6 @@ def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_no_address() -> None:
-    for address in ("localhost:80", "ftp://host/x", "http:///x"):
-        with pytest.raises(UserError, match="must be an address that begins with http"):
+    for address in ("localhost:80", "ftp://host/x", "http:///x", "http://host:port/x"):
+        with pytest.raises(UserError, match=r"it must be http://HOST\[:PORT\]/PATH"):
             Webhook(address)
