@@ -82,6 +82,8 @@ def watch(
     """
     if journal is None and watch != SETTINGS:
         raise UserError("--watch is about the journal, and there is none: give --journal DIR")
+    if page.port is None and page != PAGE:
+        raise UserError("--page.host is about the page, and there is none: give --page.port")
     for package in SERVICE if page.port is not None else ():
         need(package, "serve")
     token = None if page.port is None else token_of(page.host)
@@ -96,7 +98,7 @@ def watch(
     try:
         sinks = to.make_sinks()
         with closing(sinks, None if journal is None else Journal(journal, judging, watch, name)) as kept:
-            watching = Watching(judging, images, feed.category, kept, sinks, to.anomalous_only)
+            watching = Watching(judging, images, feed.category, kept, sinks, to.anomalous_only, source=name)
             with ended_by_signal(images), served(page, token, judging, chosen.name, kept, watching) as show:
                 print(f"{printable(name)} is watched; Ctrl-C ends it", file=sys.stderr, flush=True)
                 for outcome in watching:
@@ -113,12 +115,23 @@ def open_feed(source: str, settings: FeedSettings, journal: Path | None, name: s
     if source == "-":
         from lit_ad.line.paths import PathFeed
 
+        refuse_settings(settings, "paths", "every", "new_only", "settle")
         return PathFeed(sys.stdin)
     folder = resolve_path(Path(source))
     if folder.is_dir():
+        refuse_settings(settings, "folders", "every")
         need("watchdog", "line")
-        from lit_ad.line.folder import FolderFeed
+        from lit_ad.line.folder import FolderFeed, is_image
 
+        if journal is not None:
+            watched, pictures = folder.resolve(), resolve_path(journal).resolve() / "pictures"
+            if watched.is_relative_to(pictures) or (
+                pictures.is_relative_to(watched) and is_image(pictures / "1.png", watched)
+            ):
+                raise UserError(
+                    f"the journal {journal} keeps pictures in the watched folder {source}, which would be judged without "
+                    "end: give another --journal"
+                )
         before = None if journal is None or not (journal / NAME).is_file() else JournalFile(journal, alone=False)
 
         def judged(file: str, changed: float) -> bool:
@@ -129,13 +142,22 @@ def open_feed(source: str, settings: FeedSettings, journal: Path | None, name: s
     from lit_ad.line.camera import CameraFeed, VideoFeed, is_camera, is_video
 
     if is_camera(source):
+        refuse_settings(settings, "cameras", "new_only", "settle")
         return CameraFeed(source, settings.every)
     if folder.is_file() and is_video(source):
+        refuse_settings(settings, "videos", "new_only", "settle")
         return VideoFeed(str(folder), settings.every)
     raise UserError(
         f"{source} is no source: give a folder, a video file, a camera (0, /dev/video0, rtsp://HOST/PATH), or - for "
         "paths on standard input"
     )
+
+
+def refuse_settings(settings: FeedSettings, sources: str, *names: str) -> None:
+    """Raise UserError where a setting is given that sources of a kind do not have."""
+    for name in names:
+        if getattr(settings, name) != getattr(FEED, name):
+            raise UserError(f"--feed.{name} does nothing for {sources}: leave it out")
 
 
 def name_of(source: str) -> str:

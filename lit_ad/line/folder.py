@@ -67,6 +67,7 @@ class FolderFeed:
         self.folder, self.settle, self.judged = folder, settle, judged
         self.passed_over, self.trouble = 0, ""
         self.at_start = 0  # files that were there, and are not given
+        self._left = 0  # files that were ready when `close` was called
         self._events: SimpleQueue[tuple[str, str]] = SimpleQueue()
         self._writing: dict[Path, Writing] = {}
         self._given: dict[Path, State] = {}  # of the files that are there: some 200 bytes each
@@ -85,12 +86,15 @@ class FolderFeed:
 
     def __iter__(self) -> Iterator[Arrival]:
         """Yield each image when it is written."""
-        while (path := self._ready.get()) is not None and not self._closing.is_set():
+        while (path := self._ready.get()) is not None:
+            if self._closing.is_set():
+                self._left += 1
+                continue
             yield Arrival(self._name(path), path)
 
     def waiting(self) -> int:
-        """Images that are ready, or being written."""
-        return self._ready.qsize() + len(self._writing)
+        """Images that are ready, or being written; after the end, those that were."""
+        return self._ready.qsize() + len(self._writing) + self._left
 
     def comes_again(self, arrival: Arrival) -> bool:
         """Whether the file has changed since it was given, or has changed so lately that it may go on."""
@@ -119,6 +123,10 @@ class FolderFeed:
             if time.monotonic() >= self._next_listing:
                 self._list(take=True)
             self._settle()
+        with suppress(Empty):  # so that `waiting` counts them
+            while True:
+                name, kind = self._events.get_nowait()
+                self._heed(Path(name), kind)
         self._observer.stop()
         self._observer.join()
         self._ready.put(None)
@@ -150,7 +158,7 @@ class FolderFeed:
                 writing.state, writing.since = state, now
             still = now - writing.since
             needed = self.settle * (OPEN_TIMES if TELLS_CLOSE and writing.opened else 1)
-            if state[0] and (writing.closed or still >= needed):
+            if (state[0] or still >= PATIENCE) and (writing.closed or still >= needed):
                 del self._writing[path]
                 self._give(path, state)
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from lit_ad.counts import format_count
@@ -46,6 +47,7 @@ class Watching:
         sinks: Where messages go to, by the sinks' names.
         anomalous_only: Whether nominal verdicts are no messages.
         say: Takes sentences about back-pressure, trouble and alarms.
+        source: A camera or a line, in messages. None: the journal's.
     """
 
     def __init__(
@@ -57,9 +59,11 @@ class Watching:
         sinks: Mapping[str, Sink] | None = None,
         anomalous_only: bool = False,
         say: Callable[[str], None] = lambda sentence: print(sentence, file=sys.stderr, flush=True),
+        source: str | None = None,
     ) -> None:
         self.detector, self.feed, self.category, self.journal = detector, feed, category, journal
         self.sinks, self.anomalous_only, self.say = sinks or {}, anomalous_only, say
+        self.source = source if source is not None else "" if journal is None else journal.source
         self.judged = self.anomalous = self.refused = 0
         self._told = 0.0
         self._judged_then = self._passed_over_then = 0
@@ -74,7 +78,7 @@ class Watching:
             arrival, begin = group[0], time.perf_counter()
             try:
                 enter_stage(f"reading {arrival.name}")
-                content = None if arrival.file is None else arrival.file.read_bytes()
+                content = None if arrival.file is None else read(arrival.file)
                 image: Any = arrival.frame if content is None else content
                 detection: Detection = shared(image, category, bgr=content is None)
             except (UserError, OSError) as error:
@@ -114,6 +118,7 @@ class Watching:
         """What was done, and all that was lost, in one sentence."""
         lost = {
             "refused": self.refused,
+            "left unjudged": self.feed.waiting(),
             "passed over, since the camera is faster than the detector": self.feed.passed_over,
             "not written to the journal": 0 if self.journal is None else self.journal.dropped,
             **{f"not delivered by {name}": sink.status()["dropped"] for name, sink in self.sinks.items()},
@@ -137,8 +142,9 @@ class Watching:
     def _send(self, message: dict[str, Any]) -> None:
         if not self.sinks:
             return
-        source = "" if self.journal is None else self.journal.source
-        text = json.dumps({"time": datetime.now(UTC).isoformat(), "source": source, **message}, allow_nan=False)
+        text = json.dumps(
+            {"time": datetime.now(UTC).isoformat(), "source": printable(self.source), **message}, allow_nan=False
+        )
         for sink in self.sinks.values():
             sink.send(text)
 
@@ -176,3 +182,11 @@ class Watching:
             self.say("judging has caught up")
         self._behind = waiting > 2 * WORKERS
         self._told, self._judged_then, self._passed_over_then = now, self.judged, self.feed.passed_over
+
+
+def read(file: Path) -> bytes:
+    """The content of a file. Raises OSError."""
+    try:
+        return file.read_bytes()
+    except ValueError as error:  # a zero byte in the name, as of `find -print0`
+        raise OSError(f"{printable(str(file))} is no path: {error}") from error

@@ -20,7 +20,7 @@ import torch
 
 pytest.importorskip("watchdog")
 pytest.importorskip("uvicorn")
-from lit_ad.commands.watch import name_of, open_feed, watch
+from lit_ad.commands.watch import Page, name_of, open_feed, watch
 from lit_ad.deploy.export import export
 from lit_ad.deploy.journal_file import JournalFile
 from lit_ad.deploy.journal_settings import JournalSettings
@@ -108,7 +108,7 @@ def test_paths_of_a_pipe(exported: Path, images: Path) -> None:
         paths = "".join(f"{images / 'test' / kind / '001.png'}\n" for kind in ("good", "square"))
         out, errors = process.communicate(paths, timeout=120)
     assert process.returncode == 0, errors
-    assert [json.loads(line)["kind"] for line in out.splitlines()] == ["verdict"] * 2
+    assert [json.loads(line)["source"] for line in out.splitlines()] == ["standard input"] * 2
     assert "2 images judged" in errors
 
 
@@ -117,6 +117,17 @@ def test_what_is_refused(exported: Path, tmp_path: Path) -> None:
         watch(str(tmp_path / "nowhere"), exported)
     with pytest.raises(UserError, match="--watch is about the journal, and there is none"):
         watch(str(tmp_path), exported, watch=JournalSettings(delta=0.1))
+    with pytest.raises(UserError, match="--page.host is about the page, and there is none"):
+        watch(str(tmp_path), exported, page=Page(host="::1"))
+    with pytest.raises(UserError, match="--feed.every does nothing for folders"):
+        watch(str(tmp_path), exported, feed=FeedSettings(every=1))
+    with pytest.raises(UserError, match="--feed.new_only does nothing for paths"):
+        watch("-", exported, feed=FeedSettings(new_only=True))
+    (journal := tmp_path / "line" / "pictures").mkdir(parents=True)
+    for folder in (tmp_path, journal):
+        with pytest.raises(UserError, match="would be judged without end: give another --journal"):
+            watch(str(folder), exported, journal=journal.parent)
+    assert not (journal.parent / "journal.sqlite").exists()
 
 
 def test_names_of_sources(tmp_path: Path) -> None:

@@ -124,3 +124,23 @@ def test_a_folder_that_goes_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         while not feed.trouble and time.monotonic() < end:
             time.sleep(0.05)
         assert "in is gone" in feed.trouble
+
+
+def test_what_is_left_at_the_end_is_counted(tmp_path: Path) -> None:
+    """One file that was ready, one that nobody could read and one that is empty."""
+    for name, content in (("a.png", "a"), ("b.png", "b"), ("empty.png", "")):
+        (tmp_path / name).write_text(content)
+    feed = FolderFeed(tmp_path, settle=0.1)
+    given = iter(feed)
+    assert feed.comes_again(next(given))
+    feed.close()
+    assert (list(given), feed.waiting()) == ([], 3)
+
+
+def test_an_empty_file_is_given_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that it is told that it cannot be read."""
+    monkeypatch.setattr(folder_module, "PATIENCE", 0.3)
+    (tmp_path / "empty.png").touch()
+    with watched(tmp_path) as (feed, arrivals):
+        assert names(arrivals, 1) == ["empty.png"]
+        assert not feed.comes_again(Arrival("empty.png", tmp_path / "empty.png"))

@@ -19,6 +19,7 @@ from lit_ad.line import watching as watching_module
 from lit_ad.line.feed import Arrival
 from lit_ad.line.paths import PathFeed
 from lit_ad.line.watching import Watching
+from lit_ad.names import printable
 from tests.deploy.test_journal import DECISION, brightness, detector, rows
 
 
@@ -67,7 +68,7 @@ def files(tmp_path: Path) -> list[str]:
         names.append(str(tmp_path / "in" / f"{number}.png"))
         Image.new("RGB", (32, 32), (shade, 0, 0)).save(names[-1])
     (tmp_path / "in/broken.png").write_bytes(Path(names[0]).read_bytes()[:60])
-    return [*names, str(tmp_path / "in/broken.png"), str(tmp_path / "in/gone.png")]
+    return [*names, str(tmp_path / "in/broken.png"), str(tmp_path / "in/gone.png"), "zero\0byte.png"]
 
 
 def test_files_are_judged_written_and_told(files: list[str], tmp_path: Path) -> None:
@@ -77,7 +78,14 @@ def test_files_are_judged_written_and_told(files: list[str], tmp_path: Path) -> 
             detector(), PathFeed(files), None, journal, {"kept": messages}, say=sentences.append, anomalous_only=False
         )
         outcomes = list(watching)
-    assert [outcome.detection.score if outcome.detection else None for outcome in outcomes] == [200, 10, 94, None, None]
+    assert [outcome.detection.score if outcome.detection else None for outcome in outcomes] == [
+        200,
+        10,
+        94,
+        None,
+        None,
+        None,
+    ]
     written = rows(tmp_path / "journal")
     assert sorted((row["name"], row["score"], row["source"]) for row in written) == [
         (name, score, "line 1") for name, score in zip(files, (200, 10, 94), strict=False)
@@ -86,12 +94,12 @@ def test_files_are_judged_written_and_told(files: list[str], tmp_path: Path) -> 
     assert (tmp_path / "journal/pictures" / kept["picture"]).read_bytes() == Path(files[0]).read_bytes()
     assert [(told["kind"], told["name"], told.get("anomalous")) for told in messages.sent] == [
         *[("verdict", name, name == files[0]) for name in files[:3]],
-        *[("refused", name, None) for name in files[3:]],
+        *[("refused", printable(name), None) for name in files[3:]],
     ]
     assert messages.sent[0]["source"] == "line 1" and messages.sent[0]["regions"][0]["box"] == [0, 0, 32, 32]
-    assert len(sentences) == 2 and sentences[0].startswith(f"not judged: {files[3]}: ")
-    assert watching.summary() == "3 images judged, 1 anomalous, 2 refused"
-    assert watching.status()["sinks"]["kept"]["sent"] == 5
+    assert len(sentences) == 3 and sentences[0].startswith(f"not judged: {files[3]}: ")
+    assert watching.summary() == "3 images judged, 1 anomalous, 3 refused"
+    assert watching.status()["sinks"]["kept"]["sent"] == 6
 
 
 def test_frames_have_their_colours() -> None:
