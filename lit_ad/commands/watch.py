@@ -129,8 +129,8 @@ def open_feed(source: str, settings: FeedSettings, journal: Path | None, name: s
                 pictures.is_relative_to(watched) and is_image(pictures / "1.png", watched)
             ):
                 raise UserError(
-                    f"the journal {journal} keeps pictures in the watched folder {source}, which would be judged without "
-                    "end: give another --journal"
+                    f"the journal {journal} keeps pictures in the watched folder {source}, which would be judged "
+                    "without end: give another --journal"
                 )
         before = None if journal is None or not (journal / NAME).is_file() else JournalFile(journal, alone=False)
 

@@ -117,11 +117,11 @@ def test_what_is_refused(exported: Path, tmp_path: Path) -> None:
         watch(str(tmp_path / "nowhere"), exported)
     with pytest.raises(UserError, match="--watch is about the journal, and there is none"):
         watch(str(tmp_path), exported, watch=JournalSettings(delta=0.1))
-    with pytest.raises(UserError, match="--page.host is about the page, and there is none"):
+    with pytest.raises(UserError, match=r"--page.host is about the page, and there is none"):
         watch(str(tmp_path), exported, page=Page(host="::1"))
-    with pytest.raises(UserError, match="--feed.every does nothing for folders"):
+    with pytest.raises(UserError, match=r"--feed.every does nothing for folders"):
         watch(str(tmp_path), exported, feed=FeedSettings(every=1))
-    with pytest.raises(UserError, match="--feed.new_only does nothing for paths"):
+    with pytest.raises(UserError, match=r"--feed.new_only does nothing for paths"):
         watch("-", exported, feed=FeedSettings(new_only=True))
     (journal := tmp_path / "line" / "pictures").mkdir(parents=True)
     for folder in (tmp_path, journal):

@@ -17,5 +17,5 @@ def test_sinks_by_their_settings(tmp_path: Path) -> None:
         sink.close()
     with pytest.raises(UserError, match=r"to.webhook is 'x'"):
         SinkSettings(webhook="x").make_sinks()
-    with pytest.raises(UserError, match="give --to.json_lines FILE"):
+    with pytest.raises(UserError, match=r"give --to.json_lines FILE"):
         SinkSettings(anomalous_only=True).make_sinks()
