@@ -14,7 +14,7 @@ from lit_ad.commands.own_method import import_own_method
 from lit_ad.counts import format_count
 from lit_ad.data.sources.from_config import make_source
 from lit_ad.data.splits import Fold, Splits, list_splits
-from lit_ad.deploy.journal_file import JournalFile
+from lit_ad.deploy.journal_file import NAME, JournalFile
 from lit_ad.deploy.versions import Versions
 from lit_ad.detector.decision import NO_DECISION
 from lit_ad.detector.detector import Detector
@@ -55,6 +55,8 @@ def grow(
         seed: Which of the new images train, decide and test.
     """
     check_number("--steps", steps, least=1)
+    if not (journal / NAME).is_file():
+        raise UserError(f"{journal} has no {NAME}: --journal is DIR of `lit-ad serve MODEL --journal DIR`")
     checkpoint, config = read_run(run)
     import_own_method(run / LAST)
     splits = splits_of(config)
@@ -69,8 +71,10 @@ def grow(
     number = register(journal, old, find_detector(run))
     home = new_folder_of(journal)
     write_samples(growth.samples, home / "images.csv")
+    # The category is named, or that of the run's own source would be kept: the table has those images alone
+    table = {"root": str(home), "table": "images.csv", "category": None}
     keys: dict[str, Any] = {
-        "data.source": {"class_path": "lit_ad.Table", "init_args": {"root": str(home), "table": "images.csv"}},
+        "data.source": {"class_path": "lit_ad.Table", "init_args": table},
         "data.shots": None,
         "decision.folds": None,
         "trainer.max_steps": int(checkpoint["global_step"]) + steps,

@@ -1,9 +1,11 @@
 """`lit-ad grow`: a real run is trained on, compared and shipped; and back."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from lit_ad.commands.grow import grow
@@ -37,7 +39,12 @@ def test_a_run_grows_and_goes_back(
 ) -> None:
     folder = tmp_path / "journal"
     line(folder, Detector.load(trained), images)
-    grow(trained, folder, steps=12, ship_worse=True)
+    run = tmp_path / "run"  # of a source with a category, as the demo's
+    shutil.copytree(trained, run)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["data"]["source"]["init_args"]["category"] = "stripes"
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    grow(run, folder, steps=12, ship_worse=True)
     told = capsys.readouterr().out
     assert "12 new" not in told and "Shipped as version 2" in told and "confirmed defects" in told
     new, old = Detector.load(folder / "detector.ckpt"), Detector.load(trained)
@@ -59,6 +66,9 @@ def test_a_run_grows_and_goes_back(
 
 
 def test_what_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"has no journal.sqlite: --journal is DIR"):
+        grow(tmp_path, tmp_path, steps=5)
+    JournalFile(tmp_path, alone=True).close()
     with pytest.raises(UserError, match=r"has no checkpoints/last.ckpt: give a run's directory"):
         grow(tmp_path, tmp_path, steps=5)
     with pytest.raises(UserError, match="--steps is 0"):
