@@ -16,7 +16,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import PIL
 import pytest
 from PIL import Image
 
@@ -52,6 +51,7 @@ DECISION = Decision(SCORES, MAXIMA, SCORES, 0.3)
 IN_REGIONS = replace(
     DECISION,
     maxima=dict.fromkeys("ab", np.array([2.0])),
+    medians=dict.fromkeys("ab", np.array([0.1])),
     peaks=dict.fromkeys("ab", np.array([1.4])),
     pixel_rule=PixelRule("region", area=60),
 )
@@ -95,8 +95,7 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> Judge:
     assert "warning" not in (done.stdout + done.stderr).lower()
 
     def judge(*words: object) -> "subprocess.CompletedProcess[str]":
-        version = PIL.__version__.partition(".")[0]
-        command = [str(word) for word in (home / "build" / "judge", *words, "--pillow", version)]
+        command = [str(word) for word in (home / "build" / "judge", *words)]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
     return judge

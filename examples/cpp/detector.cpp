@@ -46,7 +46,7 @@ const Value* find(const std::map<std::string, Value>& values, const std::string&
 
 }  // namespace
 
-Detector::Detector(const std::string& file, int threads, int pillow) : environment_(ORT_LOGGING_LEVEL_ERROR, KEY) {
+Detector::Detector(const std::string& file, int threads) : environment_(ORT_LOGGING_LEVEL_ERROR, KEY) {
   Ort::SessionOptions options;
   options.SetIntraOpNumThreads(threads);
   options.AddConfigEntry("session.intra_op.allow_spinning", "0");  // threads that wait leave the cores to others
@@ -54,7 +54,7 @@ Detector::Detector(const std::string& file, int threads, int pillow) : environme
     session_ = std::make_unique<Ort::Session>(environment_, std::filesystem::u8path(file).c_str(), options);
     const nlohmann::json card = read_metadata(*session_, KEY);
     if (card.is_null()) throw UserError(file + " was not exported by lit_ad: it says nothing of its view and decision");
-    view_.emplace(card.at("view"), pillow);
+    view_.emplace(card.at("view"));
     map_scored_ = card.at("map_scored");
     top_ = card.at("top");
     has_map_ = session_->GetOutputCount() > 1;
@@ -183,7 +183,7 @@ void Detector::check(const nlohmann::json& carried) const {
   for (std::size_t i = 0; i < scores.size(); ++i) {
     const cv::Mat image = decode_png(carried.at("images")[i]);
     const Output output =
-        run({resize(image, carried.at("size")[0], carried.at("size")[1], Filter::bilinear, view_->pillow)});
+        run({resize(image, carried.at("size")[0], carried.at("size")[1], Filter::bilinear)});
     const double score = has_map_ && map_scored_ ? top_mean(output.maps[0], {}) : output.scores[0];
     compare(score, scores[i], std::max(std::abs(scores[i]), usual));
     if (!has_map_ || !carried.contains("maps")) continue;

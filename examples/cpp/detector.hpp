@@ -33,9 +33,9 @@ struct Verdict {
 
 class Detector {
  public:
-  // `threads` of the network; 0: as many as there are cores. `pillow`: see resize.hpp. Throws UserError, also where the
-  // runtime computes something else of the file's own images than the checkpoint did that it was exported from.
-  Detector(const std::string& file, int threads, int pillow);
+  // `threads` of the network; 0: as many as there are cores. Throws UserError, also where the runtime computes something
+  // else of the file's own images than the checkpoint did that it was exported from.
+  Detector(const std::string& file, int threads);
 
   // Judge an image of `read_image`. A category that is not known counts as all together. Throws UserError.
   Verdict operator()(const cv::Mat& image, const std::string& category) const;

@@ -15,14 +15,13 @@ using lit_ad::UserError;
 using Json = nlohmann::ordered_json;
 namespace files = std::filesystem;
 
-constexpr const char* USAGE = R"(judge MODEL.onnx IMAGE... [--category NAME] [--threads N] [--pillow VERSION]
+constexpr const char* USAGE = R"(judge MODEL.onnx IMAGE... [--category NAME] [--threads N]
                           [--maps FOLDER] [--seen FOLDER]
 
 MODEL.onnx        what `lit-ad export RUN --format onnx` has written
 IMAGE             PNG, JPEG, BMP, TIFF or PNM files
 --category NAME   of a model of several products, whose threshold counts; without it, that of all together
 --threads N       of the network; without it, as many as there are cores
---pillow VERSION  the first number of the version of Pillow that the model was trained with: 13, or less (13)
 --maps FOLDER     for the anomaly map of each image, as IMAGE.tiff: floats, at the image's size
 --seen FOLDER     for what the network sees of each image, as IMAGE.png
 
@@ -32,7 +31,7 @@ Exit code: 0; 1 if an image cannot be judged, whose line has an "error"; 2 if no
 struct Options {
   std::string model, category;
   std::vector<std::string> images;
-  int threads = 0, pillow = 13;
+  int threads = 0;
   files::path maps, seen;
 };
 
@@ -60,8 +59,6 @@ Options parse(const std::vector<std::string>& words) {
       options.category = value;
     else if (word == "--threads")
       options.threads = parse_number(word, value);
-    else if (word == "--pillow")
-      options.pillow = parse_number(word, value);
     else if (word == "--maps")
       options.maps = files::u8path(value);
     else if (word == "--seen")
@@ -147,7 +144,7 @@ int main(int count, char** words) {
       return 0;
     }
     const Options options = parse(given);
-    const lit_ad::Detector detector(options.model, options.threads, options.pillow);
+    const lit_ad::Detector detector(options.model, options.threads);
     int code = 0;
     for (const std::string& path : options.images) {
       Json line;

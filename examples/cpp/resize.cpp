@@ -96,8 +96,9 @@ cv::Mat resize_columns(const cv::Mat& image, int height, const Weights& weights)
 
 }  // namespace
 
-// Each axis by itself, and rounded to 8 bits between them: the order of the axes makes a difference, and is Pillow's.
-cv::Mat resize(const cv::Mat& image, int height, int width, Filter filter, int pillow) {
+// Each axis by itself, and rounded to 8 bits between them: the order of the axes makes a difference, and is that of
+// lit_ad/image/resize.py.
+cv::Mat resize(const cv::Mat& image, int height, int width, Filter filter) {
   CV_Assert(image.type() == CV_8UC1 || image.type() == CV_8UC3);
   const auto along_rows = [&](const cv::Mat& from) {
     if (width == from.cols) return from;
@@ -107,8 +108,6 @@ cv::Mat resize(const cv::Mat& image, int height, int width, Filter filter, int p
   const auto along_columns = [&](const cv::Mat& from) {
     return height == from.rows ? from : resize_columns(from, height, make_weights(from.rows, height, filter));
   };
-  const int lost_rows = image.rows - height, lost_columns = image.cols - width;
-  if (pillow >= 13 && lost_rows > 0 && lost_rows > 2 * lost_columns) return along_rows(along_columns(image));
   return along_columns(along_rows(image));
 }
 

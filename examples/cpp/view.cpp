@@ -118,9 +118,9 @@ cv::Mat Region::cut(const cv::Mat& image) const {
   return boxed;
 }
 
-cv::Mat Region::resized(int rows, int columns, int pillow) const {
+cv::Mat Region::resized(int rows, int columns) const {
   if (inside.empty() || (rows == inside.rows && columns == inside.cols)) return inside;
-  const cv::Mat share = resize(inside, rows, columns, Filter::box, pillow);
+  const cv::Mat share = resize(inside, rows, columns, Filter::box);
   double highest;
   cv::minMaxLoc(share, nullptr, &highest);
   return share > (highest > 127 ? 127 : 0);  // where half of a pixel counts, or any of it where none has half
@@ -134,7 +134,7 @@ cv::Mat Region::place(const cv::Mat& map, cv::Size image) const {
   return placed;
 }
 
-View::View(const nlohmann::json& view, int pillow) : pillow(pillow) {
+View::View(const nlohmann::json& view) {
   const nlohmann::json& size = view.at("image_size");
   if (!size.is_null()) {
     height = size.is_array() ? size[0].get<int>() : size.get<int>();
@@ -169,7 +169,7 @@ Seen View::operator()(const cv::Mat& image) const {
     throw UserError("the image of " + format_size(image.size()) + " is too small or too thin to be judged");
   cv::Mat seen = region ? region->cut(image) : image;
   cv::Size canvas = height ? cv::Size(width, height) : seen.size();
-  seen = resize(seen, content.height, content.width, filter, pillow);
+  seen = resize(seen, content.height, content.width, filter);
   const auto filled = [this](int side) { return (side + multiple - 1) / multiple * multiple; };
   canvas = crop ? cv::Size(crop, crop) : cv::Size(filled(canvas.width), filled(canvas.height));
   // Below 0, the middle is cut out; above, reflections are around it. As in Python, half a pixel goes down.
@@ -185,7 +185,7 @@ Seen View::operator()(const cv::Mat& image) const {
 }
 
 cv::Mat View::inside(cv::Size canvas, const Box& box) const {
-  const cv::Mat mask = region ? region->resized(box.height(), box.width(), pillow) : cv::Mat();
+  const cv::Mat mask = region ? region->resized(box.height(), box.width()) : cv::Mat();
   if (mask.empty()) return mask;
   const Box shown = visible(box, canvas);
   const cv::Mat counted = mask(cv::Rect(shown.left - box.left, shown.top - box.top, shown.width(), shown.height()));

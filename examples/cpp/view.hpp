@@ -26,7 +26,7 @@ struct Region {
   int height = 0, width = 0;  // that images must have; 0: any that hold the box
 
   cv::Mat cut(const cv::Mat& image) const;                   // (H, W) RGB -> (h, w), filled where it does not count
-  cv::Mat resized(int height, int width, int pillow) const;  // `inside` at another size; empty: all
+  cv::Mat resized(int height, int width) const;  // `inside` at another size; empty: all
   cv::Mat place(const cv::Mat& map, cv::Size) const;  // a map (h, w) CV_32F -> (H, W): around it, the lowest value
 };
 
@@ -46,9 +46,8 @@ struct View {
   int tile_batch = 1;         // tiles that are run at once
   Window window;
   std::optional<Region> region;
-  int pillow;  // the version of Pillow whose pixels the network sees: see resize.hpp
 
-  View(const nlohmann::json& view, int pillow);
+  explicit View(const nlohmann::json& view);
   Seen operator()(const cv::Mat& image) const;            // throws UserError: too small, too thin, of the wrong size
   cv::Size content(cv::Size image) const;                 // what becomes of an image of this size, without padding
   cv::Mat inside(cv::Size canvas, const Box& box) const;  // CV_8UC1: what counts of what is seen; empty: all

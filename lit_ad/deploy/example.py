@@ -118,7 +118,9 @@ for path in sys.argv[1:]:
         h, w = max(1, round(scale * image.height)), max(1, round(scale * image.width))
     if min(smallest, h, w) < {SMALLEST_SIDE}:
         sys.exit(f"{{path}} is too small or too thin to be judged")
-    pixels = np.asarray(image.resize((w, h), Image.Resampling.{view.interpolation.upper()}))
+    method = Image.Resampling.{view.interpolation.upper()}
+    narrow = image.resize((w, image.height), method)  # Pillow 13 would resize some images in another order than 12
+    pixels = np.asarray(narrow.resize((w, h), method))
     counts = np.full((h, w), True)
 {count}    top, left = (height - h) // 2, (width - w) // 2  # below 0: the middle is cut out; above: reflections around
     middle = np.s_[max(-top, 0) : height - top, max(-left, 0) : width - left]
@@ -181,7 +183,8 @@ mask = mask.crop({(left, top, right, bottom)})
 """
     cut += f"""    image = Image.composite(image, Image.new("RGB", image.size, {FILL}), mask)
 """
-    count = """    share = np.asarray(mask.resize((w, h), Image.Resampling.BOX))
+    count = """    share = mask.resize((w, mask.height), Image.Resampling.BOX).resize((w, h), Image.Resampling.BOX)
+    share = np.asarray(share)
     counts = share > (127 if share.max() > 127 else 0)
 """
     return mask, cut, count

@@ -27,7 +27,7 @@ from lit_ad.features.layout import DTYPES, KEY_LENGTH, about_file, lock_file, pa
 from lit_ad.files import format_bytes, sync_folder, writing
 
 REMEDY = "set cache.directory to another disk, or cache.enabled to false"
-FORMAT = 2  # of the files, and of what a key stands for
+FORMAT = 3  # of the files, and of what a key stands for
 
 
 class FeatureStore:

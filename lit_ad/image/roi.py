@@ -16,6 +16,7 @@ from PIL import Image
 
 from lit_ad.errors import UserError, ViewMismatch
 from lit_ad.image.pixels import Pixels, Size, read_image
+from lit_ad.image.resize import resize
 
 FILL = (124, 116, 104)  # ImageNet's mean colour: most teachers normalise it to 0, which is what they pad with
 CODE = "mask:"  # how a mask begins that is written as text
@@ -70,7 +71,7 @@ class Roi:
         """`inside` at another size, (h, w): pixels of which half counts, or any of it where none has half."""
         if self.inside is None or size == self.shape:
             return self.inside
-        share = np.asarray(Image.fromarray(self.inside.astype(np.uint8) * 255).resize(size[::-1], Image.Resampling.BOX))
+        share = resize(self.inside.astype(np.uint8) * 255, size, Image.Resampling.BOX)
         return share > (127 if share.max() > 127 else 0)
 
     def mask(self, size: Size) -> NDArray[np.bool_]:

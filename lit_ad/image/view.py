@@ -18,6 +18,7 @@ from PIL import Image
 from lit_ad.errors import UserError, check_number
 from lit_ad.files import resolve_path
 from lit_ad.image.pixels import Pixels, Size, Window, deep_values, open_image
+from lit_ad.image.resize import resize
 from lit_ad.image.roi import CODE, Roi, counted, mask_as_text, roi_of
 from lit_ad.image.tiling import Grid
 
@@ -181,7 +182,7 @@ class View:
         content = self.content((image.shape[0], image.shape[1]))
         if content != image.shape[:2]:
             method = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}[self.interpolation]
-            image = np.asarray(Image.fromarray(image).resize(content[::-1], method))
+            image = resize(image, content, method)
         multiple = 1 if self.tile else self.multiple or 1  # of tiles, it is the tile that the network sees
         canvas = (math.ceil(canvas[0] / multiple) * multiple, math.ceil(canvas[1] / multiple) * multiple)
         if self.crop is not None:
