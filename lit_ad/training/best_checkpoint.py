@@ -67,9 +67,10 @@ class BestCheckpoint(ModelCheckpoint):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Where no image is held out, the latest weights are kept: there is no value of a validation."""
         super().setup(trainer, pl_module, stage)
-        splits = getattr(getattr(trainer, "datamodule", None), "splits", None)
-        if stage == "fit" and (self.monitor or "").startswith("val/") and splits is not None and not splits.val:
-            self.monitor = None
+        if stage == "fit" and (self.monitor or "").startswith("val/"):  # others may have no training images to list
+            splits = getattr(getattr(trainer, "datamodule", None), "splits", None)
+            if splits is not None and not splits.val:
+                self.monitor = None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The best so far is known in a run that was moved, too: Lightning forgets it where the directory differs."""
