@@ -1,6 +1,6 @@
 # `make` alone lists the targets. Each makes .venv itself when it is missing or older than pyproject.toml.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast fast-one fast-two test-one test-two test-slow lowest user package cpp images gpu docs lint check format clean
+.PHONY: help demo test test-fast fast-one fast-two test-one test-two test-slow coverage lowest user package cpp images gpu docs lint check format clean
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
@@ -56,6 +56,9 @@ test-two:
 test-slow: $(READY)  ## the long tests as well
 	@$(MAKE) --no-print-directory --jobs 2 test-one test-two MARK="-m 'slow or not slow' -o timeout=3600"
 
+coverage: $(READY)  ## the lines of lit_ad that no test of TESTS (all of them) runs; about 30 minutes
+	$(TEST) --cov=lit_ad --cov-report=term-missing:skip-covered $(TESTS)
+
 lowest:  ## the short tests with the lowest dependencies that pyproject.toml allows, in .venv-lowest
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/pip install --quiet uv
@@ -95,5 +98,5 @@ format: $(READY)  ## put the code in order
 	$(BIN)/ruff check --fix .
 
 clean:  ## remove what the other targets made (runs are kept)
-	rm -rf .venv .venv-lowest build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-lowest build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
