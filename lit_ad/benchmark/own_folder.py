@@ -8,10 +8,10 @@ from typing import Any
 
 import yaml
 
+from lit_ad import __all__ as PUBLIC
 from lit_ad.benchmark.plan import Budget, MethodSpec
 from lit_ad.errors import UserError
 from lit_ad.files import atomic_write, resolve_path
-from lit_ad.methods import __all__ as METHODS
 from lit_ad.shipped_configs import CONFIGS, find_config
 
 NAMES = ("{}", "multiclass{}", "{}s")  # the file of a method's own setting by its paper, without _
@@ -41,7 +41,8 @@ def config_of(method: str) -> Path:
     files = {file.stem.replace("_", ""): file for file in CONFIGS.glob("*.yaml")}
     matching = [files[name] for pattern in NAMES if (name := pattern.format(method.lower())) in files]
     if not matching:
-        near = get_close_matches(method, METHODS, n=1)
+        with_file = [name for name in PUBLIC if any(pattern.format(name.lower()) in files for pattern in NAMES)]
+        near = get_close_matches(method, with_file, n=1)
         hint = f"did you mean {near[0]}?" if near else "give its configuration, FILE.yaml"
         raise UserError(f"there is no method {method} with a file in {CONFIGS}: {hint}")
     return matching[0]

@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -116,7 +117,7 @@ def export(
         checkpoint, exported = Detector(inference(method), method.card), Detector.load(file, verify=False)
         report = compare(exported, checkpoint, pictures, precision)
         if precision == "int8" and card.decision is not None:  # its scores are others, and so are its thresholds
-            card = with_own_decision(exported, splits.val, file)
+            card = with_own_decision(exported, splits.val if decides(checkpoint, splits.val) else [], file)
             exported = Detector(exported.network, card)
         if precision == "int8":
             loosen(file)
@@ -135,11 +136,34 @@ def export(
     print(f"{folder / name}, and beside it {name}.json and {example_name(file)}{earlier}")
 
 
+def decides(checkpoint: Detector, held_out: list[Sample]) -> bool:
+    """Whether a checkpoint's decision is made of these images, and of no others, by their number and some scores.
+
+    It is not after `lit-ad recalibrate --nominal`, nor where only a half of the images decides. What its guarantee says
+    of the images would then be wrong of these.
+    """
+    decision = checkpoint.card.decision
+    assert decision is not None
+    counts = Counter(sample.category for sample in held_out)
+    if any(len(decision.scores.get(category, ())) != count for category, count in counts.items()):
+        return False
+    for category in counts:
+        some = pick([sample for sample in held_out if sample.category == category], 3)
+        scores = np.array([detection.score for detection in checkpoint([sample.image for sample in some])])
+        near = np.isclose(scores[:, None], np.asarray(decision.scores[category])[None, :], rtol=1e-2)
+        if not near.any(axis=1).all():
+            return False
+    return True
+
+
 def with_own_decision(exported: Detector, held_out: list[Sample], file: Path) -> Card:
     """The card with the file's own scores of the held-out images, which is written into it."""
     decision = exported.card.decision
     if not held_out:
-        print("Its thresholds are still those of fp32: run lit-ad recalibrate on it, with good images held out")
+        print(
+            "Its thresholds are still those of fp32, since the images that set them are gone or not the run's held-out "
+            "ones: run lit-ad recalibrate on it, with good images that nothing was trained on"
+        )
         return exported.card
     for category in sorted({sample.category for sample in held_out}):
         images = [sample.image for sample in held_out if sample.category == category]

@@ -15,6 +15,7 @@ from lit_ad.batch import Sample
 from lit_ad.commands import export as command
 from lit_ad.commands.main import run
 from lit_ad.deploy import differences
+from lit_ad.detector.decision import Decision
 from lit_ad.detector.inputs import read_pixels
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
@@ -121,6 +122,17 @@ def test_a_threshold_set_by_hand_is_told_where_scores_change(
     assert out[1].startswith("threshold 7, set by hand") and len(out) == 2
     rewritten = Detector.load(file).card.decision
     assert card.decision is not None and rewritten is not None and rewritten.operating_point().threshold == 7.0
+
+
+def test_whether_the_runs_held_out_images_decide(trained: Path, images: Path) -> None:
+    """Not where others took their place, as many or more, nor where a half of them decides."""
+    detector, held_out = Detector.load(trained), command.find_splits(trained / "config.yaml")[0].val
+    assert len(held_out) == 2 and command.decides(detector, held_out)
+    assert detector.card.decision is not None
+    scores = [d.score for d in detector(sorted((images / "test/square").iterdir())[:3])]
+    for others in (scores, scores[:2], detector.card.decision.scores["stripes"][:1]):
+        decision = Decision({"stripes": np.asarray(others)})
+        assert not command.decides(Detector(detector.network, replace(detector.card, decision=decision)), held_out)
 
 
 def test_int8_tells_its_cost_and_has_its_own_threshold(
