@@ -176,12 +176,7 @@ def compare(old: Detector, new: Detector, growth: Growth) -> tuple[list[Comparis
         for name, detector in (("old", old), ("new", new)):
             scores[name][group] = score(detector, samples)
         judged = (scores["old"][group], scores["old"][group], scores["new"][group])
-        wrong = [
-            sum(
-                d.anomalous(s, sample.category) != bool(sample.label) for s, sample in zip(of_all, samples, strict=True)
-            )
-            for d, of_all in zip(decisions, judged, strict=True)
-        ]
+        wrong = [count_wrong(decision, of_all, samples) for decision, of_all in zip(decisions, judged, strict=True)]
         comparisons.append(Comparison(group, len(samples), *wrong))
     aurocs = {
         name: image_auroc(of_groups[OLD_GOOD], of_groups[OLD_DEFECTS])
