@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 
 from lit_ad.commands import download
 from tests.commands.broken_server import CONTENT, PIECE, Handler, Server
+from tests.serving import serving
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,9 +38,5 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setattr(download, "PIECE", PIECE)
     server = Server(("127.0.0.1", 0), Handler)
     server.files, server.faults, server.asked = {"x.bin": CONTENT}, [], []
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(server):
+        yield server

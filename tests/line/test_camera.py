@@ -1,6 +1,5 @@
 """A video gives each frame; a camera gives its newest one, counts the others, and is opened again when it was lost."""
 
-import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,6 +12,7 @@ import pytest
 from lit_ad.errors import UserError
 from lit_ad.line import camera
 from lit_ad.line.camera import CameraFeed, VideoFeed, is_camera, is_video, without_password
+from tests.serving import serving
 
 
 def frame(number: int) -> np.ndarray:
@@ -68,12 +68,8 @@ class Handler(BaseHTTPRequestHandler):
 def server() -> Iterator[Camera]:
     server = Camera(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(server):
+        yield server
 
 
 def test_frames_that_nobody_took_are_counted(server: Camera) -> None:

@@ -1,7 +1,6 @@
 """A webhook gets each message once, in order, also when it was away; what it refuses is counted."""
 
 import json
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -10,6 +9,7 @@ import pytest
 from lit_ad.errors import UserError
 from lit_ad.line.sinks import sink
 from lit_ad.line.sinks.webhook import Webhook
+from tests.serving import serving
 
 
 class Receiver(ThreadingHTTPServer):
@@ -40,12 +40,8 @@ def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
     monkeypatch.setattr(sink, "FIRST_PAUSE", 0.01)
     server = Receiver(("127.0.0.1", 0), Handler)
     server.answers, server.got = [], []
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(server):
+        yield server
 
 
 def test_messages_are_posted(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
