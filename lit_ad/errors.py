@@ -55,18 +55,18 @@ class TimeLimitError(UserError):
     """Something that took longer than its time limit: it hangs, or the machine is slow."""
 
 
-def with_causes(error: BaseException | None) -> Iterator[BaseException]:
+def _with_causes(error: BaseException | None) -> Iterator[BaseException]:
     """Yield an error, what it was raised from or in the handling of, and so on."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
-OUT_OF_MEMORY = "most likely because the memory ran out"
-WORKER_DIED = re.compile(
+_OUT_OF_MEMORY = "most likely because the memory ran out"
+_WORKER_DIED = re.compile(
     r"DataLoader worker \(pid(?:\(s\))? [\d, ]+\) (?:exited unexpectedly|is killed by signal: (\w[\w ]*))"
 )
-NO_SHARED_MEMORY = re.compile(r"unable to \w+ .*(?:No space left on device|Cannot allocate memory)")
+_NO_SHARED_MEMORY = re.compile(r"unable to \w+ .*(?:No space left on device|Cannot allocate memory)")
 
 
 def killed_worker(error: BaseException | None) -> UserError | None:
@@ -74,17 +74,17 @@ def killed_worker(error: BaseException | None) -> UserError | None:
 
     torch raises its error wherever the main process is at that moment: while it writes a checkpoint, say.
     """
-    for each in with_causes(error):
-        died, text = WORKER_DIED.search(str(each)), str(each)
+    for each in _with_causes(error):
+        died, text = _WORKER_DIED.search(str(each)), str(each)
         signal_name = (died[1] or "").strip() if died else ""
-        if signal_name == "Bus error" or ("DataLoader worker" in text and NO_SHARED_MEMORY.search(text)):
+        if signal_name == "Bus error" or ("DataLoader worker" in text and _NO_SHARED_MEMORY.search(text)):
             return UserError(
                 "a process that loads images ran out of shared memory, /dev/shm: lower data.loading.num_workers (0 "
                 "loads in this process), or give the container more, as by docker run --shm-size 8g"
             )
         if died and signal_name in ("", "Killed", "Terminated"):
             return UserError(
-                f"a process that loads images was killed, {OUT_OF_MEMORY}: lower data.loading.num_workers (0 loads in "
+                f"a process that loads images was killed, {_OUT_OF_MEMORY}: lower data.loading.num_workers (0 loads in "
                 "this process), data.batch_size or model.view.image_size"
             )
         if died:
@@ -95,7 +95,7 @@ def killed_worker(error: BaseException | None) -> UserError | None:
     return None
 
 
-GPU_MEMORY = (
+_GPU_MEMORY = (
     "the GPU's memory ran out: lower data.batch_size, data.loading.eval_batch_size or model.view.image_size, set "
     "model.view.tile_batch for tiles, or train with --trainer.precision bf16-mixed"
 )
@@ -104,8 +104,8 @@ GPU_MEMORY = (
 def gpu_out_of_memory(error: BaseException | None) -> UserError | None:
     """What a user can do about a GPU whose memory ran out, if that is behind an error."""
     # By its name: a detector of an ONNX file does not import torch.
-    ran_out = any(type(each).__name__ == "OutOfMemoryError" for each in with_causes(error))
-    return UserError(GPU_MEMORY) if ran_out else None
+    ran_out = any(type(each).__name__ == "OutOfMemoryError" for each in _with_causes(error))
+    return UserError(_GPU_MEMORY) if ran_out else None
 
 
 def ended_by(code: int) -> str:
@@ -116,4 +116,4 @@ def ended_by(code: int) -> str:
         name = signal.Signals(-code).name
     except ValueError:
         name = f"signal {-code}"
-    return f"killed by {name}" + (f", {OUT_OF_MEMORY}" if name == "SIGKILL" else "")
+    return f"killed by {name}" + (f", {_OUT_OF_MEMORY}" if name == "SIGKILL" else "")

@@ -194,7 +194,7 @@ def cache_directory() -> Path:
         UserError: That folder belongs to another user, or cannot be made.
     """
     with suppress(RuntimeError):  # there is no home directory; older versions return "~/.cache/lit_ad" instead
-        usual = usual_cache()
+        usual = _usual_cache()
         there = next((folder for folder in (usual, *usual.parents) if os.access(folder, os.F_OK)), usual)
         writable = os.environ.get("XDG_CACHE_HOME") or usual == there or os.access(there, os.W_OK)
         if usual.is_absolute() and writable:
@@ -209,7 +209,7 @@ def cache_directory() -> Path:
     return folder
 
 
-def usual_cache() -> Path:
+def _usual_cache() -> Path:
     """Where the system keeps caches. A device that only judges has no platformdirs: there, as on Linux.
 
     Raises:

@@ -1,7 +1,7 @@
 """Files that are not as they were written are refused: a network with damaged weights still gives scores.
 
 A file of torch.save or torch.export is a zip archive, which keeps a CRC-32 of each member; torch does not look at it.
-Other files carry a SHA-256 of their own bytes but its 64 digits, which follow `MARK`.
+Other files carry a SHA-256 of their own bytes but its 64 digits, which follow `_MARK`.
 """
 
 import hashlib
@@ -14,10 +14,10 @@ from typing import BinaryIO
 
 from lit_ad.errors import UserError
 
-MARK = b"lit_ad-sha256-"
+_MARK = b"lit_ad-sha256-"
 DIGEST = "digest"  # the key of it, where a file has keys
-BLANK = (MARK + b"0" * 64).decode()  # to be written somewhere in a file that `seal` fills in
-CHUNK = 2**20
+BLANK = (_MARK + b"0" * 64).decode()  # to be written somewhere in a file that `seal` fills in
+_CHUNK = 2**20
 REMEDY = "copy it again from where it came, or make it anew"
 
 
@@ -54,7 +54,7 @@ def zip_fingerprint(file: Path) -> str:
 
 def seal(file: Path, *parts: Path) -> None:
     """Write the digest of a file that holds `BLANK`, and of the other files that belong to it, into the file."""
-    place, _, digest = digests(file, *parts)
+    place, _, digest = _digests(file, *parts)
     with file.open("r+b") as stream:
         stream.seek(place)
         stream.write(digest)
@@ -69,7 +69,7 @@ def check_seal(file: Path, *parts: Path) -> str:
     Raises:
         UserError: They changed since they were written, one of them is missing, or there is no digest.
     """
-    _, written, digest = digests(file, *parts)
+    _, written, digest = _digests(file, *parts)
     if written != digest:
         names = " or ".join(map(str, (file, *parts)))
         raise UserError(
@@ -78,7 +78,7 @@ def check_seal(file: Path, *parts: Path) -> str:
     return digest.decode()
 
 
-def digests(file: Path, *parts: Path) -> tuple[int, bytes, bytes]:
+def _digests(file: Path, *parts: Path) -> tuple[int, bytes, bytes]:
     """Where the digest of a file stands, its digits, and those that it should have.
 
     Raises:
@@ -86,17 +86,17 @@ def digests(file: Path, *parts: Path) -> tuple[int, bytes, bytes]:
     """
     try:
         with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            start = content.rfind(MARK) + len(MARK)
-            if start < len(MARK):
+            start = content.rfind(_MARK) + len(_MARK)
+            if start < len(_MARK):
                 raise ValueError("no digest")
             digest = hashlib.sha256()
             for first, last in ((0, start), (start + 64, len(content))):
-                for at in range(first, last, CHUNK):
-                    digest.update(content[at : min(at + CHUNK, last)])
+                for at in range(first, last, _CHUNK):
+                    digest.update(content[at : min(at + _CHUNK, last)])
             written = content[start : start + 64]
         for part in parts:
             with part.open("rb") as stream:
-                while chunk := stream.read(CHUNK):
+                while chunk := stream.read(_CHUNK):
                     digest.update(chunk)
     except ValueError as error:  # mmap's, of an empty file, too
         raise UserError(f"{file} was not exported by lit_ad, or is damaged: it carries no digest of itself") from error

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def file_name(text: str) -> str:
@@ -37,7 +37,7 @@ def escape_bytes(text: str) -> str:
 
 def printable(name: str) -> str:
     """A file's name in one line of Unicode, without control characters."""
-    return CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), escape_bytes(name))
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), escape_bytes(name))
 
 
 def map_texts(function: Callable[[str], str], values: Any) -> Any:

@@ -106,7 +106,7 @@ def fit(config: str | Path, data: str | Path | None = None, keys: Mapping[str, A
     from lit_ad.commands.main import format_warning, mendable, prepare, quiet
 
     words = write_words(config, data, {} if keys is None else keys)
-    with command_line(["fit", *words]), warnings.catch_warnings():
+    with _command_line(["fit", *words]), warnings.catch_warnings():
         prepare()
         quiet()
         from lit_ad.lightning_cli.cli import main  # once prepare has been called
@@ -180,7 +180,7 @@ def write_value(key: str, value: Any) -> str:
 
 
 @contextmanager
-def command_line(words: list[str]) -> Iterator[None]:
+def _command_line(words: list[str]) -> Iterator[None]:
     """Have the words in sys.argv, which the command's parser reads, and the processes that it starts are given.
     Afterwards, sys.argv and sys.path are as before."""
     argv, path = sys.argv, list(sys.path)

@@ -27,7 +27,7 @@ def describe_false_alarms(
         if allowed_rate(run) is not None:
             decided[method, task].append((run, row))
     asked = sorted({run.false_alarm for of_pair in decided.values() for run, _ in of_pair if run.false_alarm})
-    table = [[task, *(describe_rates(decided.get((method, task), [])) for method in methods)] for task in tasks]
+    table = [[task, *(_describe_rates(decided.get((method, task), [])) for method in methods)] for task in tasks]
     rates = " and ".join(f"{100 * rate:g} %" for rate in asked)
     return f"{ABOUT} Asked for: {rates}.", [row for row in table if any(row[1:])]
 
@@ -41,7 +41,7 @@ def allowed_rate(run: Results) -> float | None:
     return fmean(rates) if rates else None
 
 
-def describe_rates(runs: Sequence[tuple[Results, Row]]) -> str:
+def _describe_rates(runs: Sequence[tuple[Results, Row]]) -> str:
     """Return a cell: "8.3 / 11.1 / 60.1"; "" of no run."""
     if not runs:
         return ""

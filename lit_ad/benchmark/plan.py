@@ -13,7 +13,7 @@ from lit_ad.data.sources.from_config import make_source
 from lit_ad.errors import UserError, check_number
 from lit_ad.files import atomic_write
 
-MOST_FOLDS = 4  # of few shots: 2, 4, 8 and 16 images make folds of one size, of which more is proven
+_MOST_FOLDS = 4  # of few shots: 2, 4, 8 and 16 images make folds of one size, of which more is proven
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def make_cell(output: Path, method: str, spec: MethodSpec, name: str, task: Task
         if task.shots == 1:
             data["val_fraction"] = 0
         else:
-            config.setdefault("decision", {})["folds"] = min(task.shots, MOST_FOLDS)
+            config.setdefault("decision", {})["folds"] = min(task.shots, _MOST_FOLDS)
     trainer["enable_progress_bar"] = False
     clock = next((name for name in ("minutes", "processor_minutes") if getattr(budget, name) is not None), None)
     words = [word.partition("=")[0] for word in spec.arguments]

@@ -51,13 +51,13 @@ def run_cells(
             while waiting and free:
                 place, cell = free.pop(0), waiting.pop(0)
                 print(f"{cell.name}: begins", flush=True)
-                running[place] = (cell, start_cell(cell, places[place]))
+                running[place] = (cell, _start_cell(cell, places[place]))
             for place, (cell, process) in list(running.items()):
                 if process.poll() is None:
                     continue
                 del running[place]
                 free.append(place)
-                record_failure(cell, process.returncode)
+                _record_failure(cell, process.returncode)
                 write_tables_locked(cells, output, metrics, published)
                 clock.ended += 1
                 print(f"{cell.name}: {cell.state()}\n{clock.describe()}", flush=True)
@@ -136,7 +136,7 @@ def environments(jobs: int) -> list[dict[str, str]]:
     return places
 
 
-def start_cell(cell: Cell, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+def _start_cell(cell: Cell, environment: dict[str, str]) -> subprocess.Popen[bytes]:
     """Begin a cell, or go on with it. What it prints is in HOME/log.txt, unbuffered: an error is the last line."""
     (cell.home / "died.txt").unlink(missing_ok=True)
     arguments = ["--config", str(cell.home / "cell.yaml"), "--trainer.default_root_dir", str(cell.home.absolute())]
@@ -146,7 +146,7 @@ def start_cell(cell: Cell, environment: dict[str, str]) -> subprocess.Popen[byte
         return subprocess.Popen([*command, *arguments, *cell.arguments], env=unbuffered, stdout=log, stderr=log)
 
 
-def record_failure(cell: Cell, code: int) -> None:
+def _record_failure(cell: Cell, code: int) -> None:
     """Write down why a cell died, if it did. One that another process has, or that was asked to stop, did not."""
     if cell.finished or code in (BUSY, 128 + signal.SIGTERM, -signal.SIGTERM):
         return

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-LEVEL = 0.05
-RESAMPLES = 1000
+_LEVEL = 0.05
+_RESAMPLES = 1000
 
 Floats = NDArray[np.float64]
 
@@ -41,7 +41,7 @@ def auroc_interval(nominal: Floats, anomalous: Floats, seed: int = 0) -> tuple[f
     interval = stats.bootstrap(
         (np.arange(n), np.arange(m)),
         mean_auroc,
-        n_resamples=RESAMPLES,
+        n_resamples=_RESAMPLES,
         vectorized=False,
         method="percentile",
         rng=np.random.default_rng(seed),
@@ -84,7 +84,7 @@ def compare(tasks: list[str], values: dict[str, list[float]]) -> Comparison | No
     ranks = stats.rankdata(-table, axis=0).mean(axis=1)
     p = float(stats.friedmanchisquare(*table).pvalue) if len(table) > 2 else math.nan
     pairs = [
-        Pair(first, second, float(np.mean(np.subtract(values[first], values[second]))), signed_rank(*samples))
+        Pair(first, second, float(np.mean(np.subtract(values[first], values[second]))), _signed_rank(*samples))
         for first, second in combinations(values, 2)
         for samples in [(values[first], values[second])]
     ]
@@ -94,7 +94,7 @@ def compare(tasks: list[str], values: dict[str, list[float]]) -> Comparison | No
     return Comparison(tasks, named, p, critical_difference(len(values), len(tasks)), pairs)
 
 
-def signed_rank(first: list[float], second: list[float]) -> float:
+def _signed_rank(first: list[float], second: list[float]) -> float:
     """p-value of Wilcoxon's signed-rank test; 1 of values that are all alike."""
     return 1.0 if first == second else float(stats.wilcoxon(first, second).pvalue)
 
@@ -110,5 +110,5 @@ def holm(p_values: list[float]) -> list[float]:
 
 def critical_difference(methods: int, tasks: int) -> float:
     """By how much two average ranks must differ at the level of 0.05 (Nemenyi)."""
-    q = stats.studentized_range.ppf(1 - LEVEL, methods, np.inf) / math.sqrt(2)
+    q = stats.studentized_range.ppf(1 - _LEVEL, methods, np.inf) / math.sqrt(2)
     return float(q * math.sqrt(methods * (methods + 1) / (6 * tasks)))

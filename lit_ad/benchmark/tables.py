@@ -25,9 +25,9 @@ from lit_ad.files import atomic_write
 from lit_ad.names import open_table
 
 Published = dict[str, Any]  # source: who says so, mean: {metric: value}, TASK: {metric: value}
-FINISHED = "finished"
+_FINISHED = "finished"
 ALL = "**mean**"  # a task may be called mean, too: a bold one is none
-COST = ("seconds", "memory_mib", "gpu_memory_mib", "attempts", "device")
+_COST = ("seconds", "memory_mib", "gpu_memory_mib", "attempts", "device")
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Cell:
     def state(self) -> str:
         """In words: finished, or why not."""
         if self.finished:
-            return FINISHED
+            return _FINISHED
         with suppress(FileNotFoundError):  # of most; or another process begins it again just now
             return f"died, {(self.home / 'died.txt').read_text(encoding='utf-8').strip()} (see {self.home / 'log.txt'})"
         if (self.home / "checkpoints" / "last.ckpt").is_file():
@@ -78,16 +78,16 @@ class Value:
 def write_tables(cells: list[Cell], output: Path, metrics: list[str], published: dict[str, Published]) -> None:
     """Write the four files from the cells that are finished, by any process."""
     states = {cell.name: cell.state() for cell in cells}  # asked once: another cell may end while these are written
-    finished = [cell for cell in cells if states[cell.name] == FINISHED]
+    finished = [cell for cell in cells if states[cell.name] == _FINISHED]
     results = {cell.name: Results.load(cell.home / "metrics.json") for cell in finished}
     costs = {cell.name: cell.cost() for cell in finished}
     rows = {name: row_of(result) for name, result in results.items()}
     known = list(dict.fromkeys(key for row in rows.values() for key in row))
     parts = [key for key in known if key.startswith("image_auroc_") and not key.endswith(("_low", "_high", "_bound"))]
     shown = [*metrics, *(part for part in parts if part not in metrics)]
-    summary = {metric: summarise(cells, results, rows, metric) for metric in shown}
-    comparisons = {metric: compare_methods(cells, summary[metric]) for metric in shown}
-    missing = {name: state for name, state in states.items() if state != FINISHED}
+    summary = {metric: _summarise(cells, results, rows, metric) for metric in shown}
+    comparisons = {metric: _compare_methods(cells, summary[metric]) for metric in shown}
+    missing = {name: state for name, state in states.items() if state != _FINISHED}
     for metric in metrics:  # the others are of methods that have such parts
         for cell in finished:
             if math.isnan(rows[cell.name].get(metric, math.nan)):
@@ -116,11 +116,11 @@ def write_tables(cells: list[Cell], output: Path, metrics: list[str], published:
         temporary.write_text(json.dumps(without_nan(report), indent=1, allow_nan=False) + "\n", encoding="utf-8")
     with atomic_write(output / "results.csv") as temporary, open_table(temporary) as file:
         table = csv.writer(file)
-        table.writerow(["method", "task", "seed", "state", *COST, *known])
+        table.writerow(["method", "task", "seed", "state", *_COST, *known])
         for cell in cells:
             row, cost = rows.get(cell.name, {}), costs.get(cell.name, {})
             numbers = [row[key] if key in row and not math.isnan(row[key]) else "" for key in known]
-            took = [cost.get(key) if cost.get(key) is not None else "" for key in COST]
+            took = [cost.get(key) if cost.get(key) is not None else "" for key in _COST]
             table.writerow([cell.method, cell.task, cell.seed, states[cell.name], *took, *numbers])
     runs = [(cell.method, cell.task, results[cell.name], rows[cell.name]) for cell in finished]
     false_alarms = describe_false_alarms(runs, *in_order(cells))
@@ -142,7 +142,7 @@ def row_of(result: Results) -> Row:
     return {**(result.rows.get(MEAN, {}) or result.rows[POOLED]), **own}
 
 
-def summarise(
+def _summarise(
     cells: list[Cell], results: dict[str, Results], rows: dict[str, Row], metric: str
 ) -> dict[str, dict[str, Value]]:
     """The metric of each method on each task, as far as there are finished cells, and the mean over tasks, where there
@@ -155,10 +155,12 @@ def summarise(
             value = rows.get(cell.name, {}).get(metric, math.nan)
             if cell.method == method and not math.isnan(value):
                 seeds[cell.task][cell.seed] = value
-        summary[method] = {task: over_seeds(list(by_seed.values())) for task, by_seed in seeds.items() if by_seed}
+        summary[method] = {task: _over_seeds(list(by_seed.values())) for task, by_seed in seeds.items() if by_seed}
         complete = [seed for seed in seeds[tasks[0]] if all(seed in by_seed for by_seed in seeds.values())]
         if complete and len(tasks) > 1:
-            summary[method][ALL] = over_seeds([fmean(by_seed[seed] for by_seed in seeds.values()) for seed in complete])
+            summary[method][ALL] = _over_seeds(
+                [fmean(by_seed[seed] for by_seed in seeds.values()) for seed in complete]
+            )
         if metric == "image_auroc":
             for task in tasks:
                 runs = [results[c.name] for c in cells if (c.method, c.task) == (method, task) and c.name in results]
@@ -177,7 +179,7 @@ def interval(runs: list[Results]) -> tuple[float, float]:
     return auroc_interval(scores[:, labels == 0], scores[:, labels == 1])
 
 
-def over_seeds(values: list[float]) -> Value:
+def _over_seeds(values: list[float]) -> Value:
     return Value(fmean(values), stdev(values) if len(values) > 1 else math.nan, len(values))
 
 
@@ -186,7 +188,7 @@ def in_order(cells: list[Cell]) -> tuple[list[str], list[str]]:
     return list(dict.fromkeys(cell.method for cell in cells)), list(dict.fromkeys(cell.task for cell in cells))
 
 
-def compare_methods(cells: list[Cell], summary: dict[str, dict[str, Value]]) -> Comparison | None:
+def _compare_methods(cells: list[Cell], summary: dict[str, dict[str, Value]]) -> Comparison | None:
     """The methods that have any value, on the tasks that all of these have."""
     _, tasks = in_order(cells)
     there = {method: by_task for method, by_task in summary.items() if by_task}
@@ -194,7 +196,7 @@ def compare_methods(cells: list[Cell], summary: dict[str, dict[str, Value]]) -> 
     return compare(shared, {method: [by_task[task].mean for task in shared] for method, by_task in there.items()})
 
 
-def in_table(value: Value | None) -> str:
+def _in_table(value: Value | None) -> str:
     """As a cell of a table; "" of nothing."""
     if value is None:
         return ""
@@ -211,7 +213,7 @@ def grid(
     headings, columns = ["task"], [[*tasks, *ends]]
     for method in methods:
         headings.append(method)
-        columns.append([in_table(summary[method].get(task)) for task in (*tasks, *ends)])
+        columns.append([_in_table(summary[method].get(task)) for task in (*tasks, *ends)])
         figures = [published.get(method, {}).get(task.strip("*"), {}).get(metric) for task in (*tasks, *ends)]
         if any(value is not None for value in figures):
             headings.append(f"{method}, published")
@@ -237,16 +239,16 @@ def markdown(
     for metric, by_method in summary.items():
         if any(by_method.values()):
             headings, rows = grid(cells, by_method, published, metric)
-            lines += ["", f"## {metric}", "", pipes(headings, rows)]
+            lines += ["", f"## {metric}", "", _pipes(headings, rows)]
             comparison = comparisons[metric]
             lines += ["", *compared(comparison)] if comparison else []
     if false_alarms[1]:
-        lines += ["", "## False alarms", "", false_alarms[0], "", pipes(["task", *methods], false_alarms[1])]
+        lines += ["", "## False alarms", "", false_alarms[0], "", _pipes(["task", *methods], false_alarms[1])]
     spent: dict[tuple[str, str], list[dict[str, Any]]] = {(method, task): [] for method in methods for task in tasks}
     for cell in cells:
         spent[cell.method, cell.task] += [costs[cell.name]] if cell.name in costs else []
-    took = [[task, *(cost_of(spent[method, task]) for method in methods)] for task in tasks]
-    lines += ["", "## Minutes and peak memory of a cell", "", pipes(["task", *methods], took)]
+    took = [[task, *(_cost_of(spent[method, task]) for method in methods)] for task in tasks]
+    lines += ["", "## Minutes and peak memory of a cell", "", _pipes(["task", *methods], took)]
     if missing:
         lines += ["", "## Missing", "", *(f"- {name}: {why}" for name, why in missing.items())]
     return "\n".join(lines) + "\n"
@@ -264,11 +266,11 @@ def compared(comparison: Comparison) -> list[str]:
         f"Average rank over {format_count(len(comparison.tasks), 'task')}: {ordered}. "
         f"Critical difference {comparison.critical_difference:.2f} (Nemenyi, 0.05).{friedman}",
         "",
-        pipes(["difference of", "mean", "p (Wilcoxon)", "p (Holm)"], pairs),
+        _pipes(["difference of", "mean", "p (Wilcoxon)", "p (Holm)"], pairs),
     ]
 
 
-def cost_of(costs: list[dict[str, Any]]) -> str:
+def _cost_of(costs: list[dict[str, Any]]) -> str:
     """Mean minutes and most memory of the finished seeds; "" of none."""
     if not costs:
         return ""
@@ -279,7 +281,7 @@ def cost_of(costs: list[dict[str, Any]]) -> str:
     return ", ".join(parts)
 
 
-def pipes(headings: list[str], rows: list[list[str]]) -> str:
+def _pipes(headings: list[str], rows: list[list[str]]) -> str:
     return tabulate(rows, headings, tablefmt="pipe", disable_numparse=True)
 
 

@@ -94,9 +94,9 @@ def cache(
         raise UserError(f"--older goes with clear, and not with {action}")
     if older is not None:
         check_number("--older", older, least=0)
-    masks = [] if directory else list_masks(cache_directory() / "masks")
+    masks = [] if directory else _list_masks(cache_directory() / "masks")
     features = directory or cache_directory() / "features"
-    caches = list_caches(features)
+    caches = _list_caches(features)
     print(f"{features}: {format_count(len(caches), 'cache')}, {format_bytes(sum(each.size for each in caches))}")
     if action == "list":
         for each in caches:
@@ -112,7 +112,7 @@ def cache(
         remove([each for each in caches if not each.busy and (each.stale or not each.about)], [], yes)
 
 
-def list_caches(directory: Path) -> list[Cache]:
+def _list_caches(directory: Path) -> list[Cache]:
     """All caches in a directory, the latest used last."""
     caches = []
     for store in list_stores(directory):
@@ -123,7 +123,7 @@ def list_caches(directory: Path) -> list[Cache]:
     return sorted(caches, key=lambda each: each.used)
 
 
-def list_masks(directory: Path) -> list[Path]:
+def _list_masks(directory: Path) -> list[Path]:
     """The masks that a Table has made; like stores, they are called by a hash of what they hold."""
     return sorted(path for path in directory.glob("*.png") if is_key(path.stem))
 

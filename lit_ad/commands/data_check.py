@@ -23,7 +23,7 @@ from lit_ad.errors import UserError
 from lit_ad.files import atomic_write
 from lit_ad.machine import cores
 
-HELD_OUT = ("val_fraction", "split_seed")  # keys that say which images are held out
+_HELD_OUT = ("val_fraction", "split_seed")  # keys that say which images are held out
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class CheckedData:
         """What is given of how images are held out. Raises UserError on what fit refuses."""
         if self.val_fraction is not None:
             check_val_fraction(self.val_fraction)
-        return {name: getattr(self, name) for name in HELD_OUT if getattr(self, name) is not None}
+        return {name: getattr(self, name) for name in _HELD_OUT if getattr(self, name) is not None}
 
 
 def data_check(
@@ -68,13 +68,13 @@ def data_check(
         json: Print JSON in place of the page, with all pairs of copies.
         remove: A file to write: the paths to remove, one a line, so that no image is there twice.
     """
-    refuse_all_but_one({"the folder": path, "--config": config, "--data.source": data.source})
+    _refuse_all_but_one({"the folder": path, "--config": config, "--data.source": data.source})
     if remove is not None and remove.exists():
         raise UserError(f"{remove} is there already: give another --remove")
     if path is not None:
         source, about = guess_source(path)
     elif config is not None:
-        source, about, configured = configured_source(config)
+        source, about, configured = _configured_source(config)
         data = CheckedData(None, **{**configured.settings(), **data.settings()})
     else:
         assert data.source is not None
@@ -91,7 +91,7 @@ def data_check(
         sys.exit(1)
 
 
-def refuse_all_but_one(given: dict[str, object]) -> None:
+def _refuse_all_but_one(given: dict[str, object]) -> None:
     """Raises UserError that says what to add or to leave out, unless one of the arguments is given (is not None)."""
     names = [name for name, value in given.items() if value is not None]
     if not names:
@@ -101,7 +101,7 @@ def refuse_all_but_one(given: dict[str, object]) -> None:
         raise UserError(f"{' and '.join(names)} each name a data set, and one is checked: {'; '.join(choices)}")
 
 
-def configured_source(config: Path) -> tuple[Source, str, CheckedData]:
+def _configured_source(config: Path) -> tuple[Source, str, CheckedData]:
     """Return the source of a config file, a line about it, and how it holds out images. Raises UserError if it has
     none."""
     try:
@@ -110,7 +110,7 @@ def configured_source(config: Path) -> tuple[Source, str, CheckedData]:
     except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
         raise UserError(f"{config} has no data.source to check ({type(error).__name__}: {error})") from error
     source, _ = make_source(described, f"data.source of {config}")
-    chosen = {name: settings[name] for name in HELD_OUT if settings.get(name) is not None}
+    chosen = {name: settings[name] for name in _HELD_OUT if settings.get(name) is not None}
     return source, f"{config}: {type(source).__name__}", CheckedData(None, **chosen)
 
 

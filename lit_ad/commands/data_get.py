@@ -69,7 +69,7 @@ def get(name: str, published: Published, root: Path, accept_licence: bool) -> No
         print(f"{target} is there already")
         return
     print(published.licence)
-    if not accept_licence and not agreed():
+    if not accept_licence and not _agreed():
         raise UserError(f"{name} was not downloaded: its licence was not accepted (--accept-licence)")
     archive = root / published.url.rpartition("/")[2]
     try:
@@ -85,6 +85,6 @@ def get(name: str, published: Published, root: Path, accept_licence: bool) -> No
     print(f"{target} is there: --data.source {name} --data.source.root {target}. {archive} is no longer needed.")
 
 
-def agreed() -> bool:
+def _agreed() -> bool:
     """Ask at the terminal whether the licence is accepted; without a terminal the answer is no."""
     return sys.stdin.isatty() and input("Accept this licence? [y/N] ").strip().lower() in ("y", "yes")

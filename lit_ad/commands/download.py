@@ -27,7 +27,7 @@ TIMEOUT = 30.0  # seconds without a byte
 PIECE = 1 << 16  # bytes; what came of one when the connection breaks is lost
 
 
-class Interrupted(Exception):
+class _Interrupted(Exception):
     """What another attempt may mend."""
 
 
@@ -46,9 +46,9 @@ def download(url: str, target: Path, sha256: str) -> None:
     while True:
         before = length(part)
         try:
-            fetch_rest(url, part)
+            _fetch_rest(url, part)
             break
-        except Interrupted as error:
+        except _Interrupted as error:
             failed = 0 if length(part) > before else failed + 1
             if failed == ATTEMPTS:
                 raise UserError(
@@ -71,7 +71,7 @@ def length(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
-def fetch_rest(url: str, part: Path) -> None:
+def _fetch_rest(url: str, part: Path) -> None:
     """One attempt: append what `part` lacks. Raises Interrupted where another one may do better."""
     have = length(part)
     asked = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})  # bytes as they are stored
@@ -80,7 +80,7 @@ def fetch_rest(url: str, part: Path) -> None:
             if answer.status_code == 416:  # nothing after these: they are all, or of another file, as the checksum says
                 return
             if answer.status_code >= 500 or answer.status_code == 429:
-                raise Interrupted(f"the server answers {answer.status_code} {answer.reason}")
+                raise _Interrupted(f"the server answers {answer.status_code} {answer.reason}")
             if answer.status_code not in (200, 206):
                 raise UserError(f"{url} cannot be had: the server answers {answer.status_code} {answer.reason}")
             if answer.status_code == 200:  # a server that knows no parts sends all of it
@@ -90,9 +90,9 @@ def fetch_rest(url: str, part: Path) -> None:
             size = have + int(answer.headers["Content-Length"]) if "Content-Length" in answer.headers else None
             append(answer, part, have, size)
     except requests.RequestException as error:
-        raise Interrupted(f"{type(error).__name__} {error}") from error
+        raise _Interrupted(f"{type(error).__name__} {error}") from error
     if size is not None and length(part) < size:
-        raise Interrupted(f"the connection closed after {format_bytes(length(part))} of {format_bytes(size)}")
+        raise _Interrupted(f"the connection closed after {format_bytes(length(part))} of {format_bytes(size)}")
 
 
 def append(answer: requests.Response, part: Path, have: int, size: int | None) -> None:
@@ -127,9 +127,9 @@ def extract(archive: Path, target: Path) -> None:
             shutil.rmtree(scratch)
         scratch.mkdir(parents=True)
         if archive.suffix == ".zip":
-            unzip(archive, scratch)
+            _unzip(archive, scratch)
         else:
-            untar(archive, scratch)
+            _untar(archive, scratch)
         scratch.rename(target)
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
         raise UserError(f"cannot extract {archive}: {error}; remove it, and get it again") from error
@@ -139,7 +139,7 @@ def extract(archive: Path, target: Path) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def untar(archive: Path, folder: Path) -> None:
+def _untar(archive: Path, folder: Path) -> None:
     """Extract a tar. Raises tarfile.TarError on a file, or a link, that leads out of the folder."""
     if not hasattr(tarfile, "data_filter"):
         raise UserError("this Python cannot extract tar files safely: take 3.11.4 or newer")
@@ -147,7 +147,7 @@ def untar(archive: Path, folder: Path) -> None:
         file.extractall(folder, filter="data")
 
 
-def unzip(archive: Path, folder: Path) -> None:
+def _unzip(archive: Path, folder: Path) -> None:
     """Extract a zip. Raises BadZipFile on a file that would lie outside of the folder; links are files of text."""
     with zipfile.ZipFile(archive) as file:
         for name in file.namelist():

@@ -25,7 +25,7 @@ from lit_ad.line.growth import as_dict, compare, gather, in_rows, reasons_agains
 from lit_ad.line.shipping import new_folder_of, remember, ship
 from lit_ad.run import fit
 
-LAST = "checkpoints/last.ckpt"
+_LAST = "checkpoints/last.ckpt"
 
 
 def grow(
@@ -58,8 +58,8 @@ def grow(
     if not (journal / NAME).is_file():
         raise UserError(f"{journal} has no {NAME}: --journal is DIR of `lit-ad serve MODEL --journal DIR`")
     checkpoint, config = read_run(run)
-    import_own_method(run / LAST)
-    splits = splits_of(config)
+    import_own_method(run / _LAST)
+    splits = _splits_of(config)
     growth = gather(splits, journal, held_out == "new", seed)
     counts = ", ".join(f"{count} {split}" for split, count in growth.joined.items())
     print(f"New images of the line, by what they are for: {counts or 'none that are not known already'}")
@@ -81,7 +81,7 @@ def grow(
         "trainer.max_epochs": -1,
         "trainer.default_root_dir": str(home),
         "checkpoint.dirpath": None,
-        "ckpt_path": str(run / LAST),
+        "ckpt_path": str(run / _LAST),
     }
     fit(run / CONFIG, keys=keys)
     new = Detector.load(home)
@@ -101,7 +101,7 @@ def grow(
             f"version {grown}, {home}, is not shipped, since it has {'; and '.join(against)}. --ship-worse ships it "
             "all the same; more labels, or other steps, may make a better one"
         )
-    if first_growth(journal):
+    if _first_growth(journal):
         ship(journal, number, "before it grew")
     place = ship(journal, grown, f"grown from version {number} by {format_count(steps, 'step')}")
     print(f"Shipped as version {grown}: {place}. A running service takes it when it is started again:")
@@ -111,13 +111,13 @@ def grow(
 
 def read_run(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The last checkpoint and the configuration of a run. Raises UserError where one is not there."""
-    for name in (LAST, CONFIG):
+    for name in (_LAST, CONFIG):
         if not (run / name).is_file():
             raise UserError(f"{run} has no {name}: give a run's directory, from which its training can go on")
-    return read_checkpoint(run / LAST), yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
+    return read_checkpoint(run / _LAST), yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
 
 
-def splits_of(config: dict[str, Any]) -> Splits:
+def _splits_of(config: dict[str, Any]) -> Splits:
     """The samples that a run was trained, decided and tested with, by its configuration."""
     data, folds = config["data"], (config.get("decision") or {}).get("folds")
     source, _ = make_source(data["source"])
@@ -136,7 +136,7 @@ def register(journal: Path, detector: Detector, checkpoint: Path, **values: Any)
     return number
 
 
-def first_growth(journal: Path) -> bool:
+def _first_growth(journal: Path) -> bool:
     """Whether no version of a journal was shipped yet."""
     file = JournalFile(journal, alone=False)
     try:

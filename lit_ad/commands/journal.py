@@ -53,7 +53,7 @@ def journal(
         for (origin, kind), verdicts in file.counts().items()
     ]
     print(tabulate(rows, headers=["source", "category", "nominal", "anomalous"]))
-    print_versions(Versions(file))
+    _print_versions(Versions(file))
     for event in file.events():
         when = datetime.fromtimestamp(event.time, UTC).isoformat(" ", "seconds")
         where = "".join(
@@ -65,7 +65,7 @@ def journal(
     file.close()
 
 
-def print_versions(versions: Versions) -> None:
+def _print_versions(versions: Versions) -> None:
     """Print the detectors beside one another: what each judged, and how it compared with the one it grew from."""
     judged, rows = versions.images(), []
     for version in versions.all():

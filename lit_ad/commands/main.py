@@ -21,7 +21,7 @@ from lit_ad.shipped_configs import replace_names
 from lit_ad.version import __version__
 
 
-class Command(NamedTuple):
+class _Command(NamedTuple):
     about: str
     function: str  # of lit_ad, imported when the command is typed
     lightning: bool = (
@@ -31,60 +31,60 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "fit": Command(
+    "fit": _Command(
         "train on nominal images, test the best checkpoint, write heatmaps", "lightning_cli.cli.main", lightning=True
     ),
-    "validate": Command("loss on held-out nominal images", "lightning_cli.cli.main", lightning=True),
-    "test": Command(
+    "validate": _Command("loss on held-out nominal images", "lightning_cli.cli.main", lightning=True),
+    "test": _Command(
         "metrics and heatmaps of a run's best checkpoint: RUN",
         "lightning_cli.cli.main",
         lightning=True,
     ),
-    "predict": Command(
+    "predict": _Command(
         "scores, maps and heatmaps of unlabelled images: RUN IMAGES, or an exported FILE IMAGES",
         "commands.predict.predict",
         lightning=True,
     ),
-    "report": Command("one page of several runs beside one another: RUN...", "commands.report.report"),
-    "distill": Command(
+    "report": _Command("one page of several runs beside one another: RUN...", "commands.report.report"),
+    "distill": _Command(
         "train EfficientAD's teacher on photographs: RUN/pdn_small.safetensors",
         "lightning_cli.distill.main",
         lightning=True,
     ),
-    "export": Command(
+    "export": _Command(
         "a run's detector as one file for ONNX Runtime, OpenVINO or torch.export: RUN", "commands.export.export"
     ),
-    "verify": Command("an exported file beside its checkpoint, on this machine: FILE", "commands.verify.verify"),
-    "serve": Command("a detector as a web service: POST an image, get a verdict", "commands.serve.serve"),
-    "watch": Command(
+    "verify": _Command("an exported file beside its checkpoint, on this machine: FILE", "commands.verify.verify"),
+    "serve": _Command("a detector as a web service: POST an image, get a verdict", "commands.serve.serve"),
+    "watch": _Command(
         "judge the images of a folder that fills, a camera or a pipe: SOURCE --detector RUN", "commands.watch.watch"
     ),
-    "journal": Command("what a service's journal holds, and a reset of its tests: DIR", "commands.journal.journal"),
-    "grow": Command(
+    "journal": _Command("what a service's journal holds, and a reset of its tests: DIR", "commands.journal.journal"),
+    "grow": _Command(
         "train a detector on with confirmed images of its line, and ship it if it is no worse: RUN --journal DIR",
         "commands.grow.grow",
     ),
-    "recalibrate": Command(
+    "recalibrate": _Command(
         "other thresholds: from good images, for a rate, by hand: RUN", "commands.recalibrate.recalibrate"
     ),
-    "speed": Command("latency, images/s and memory of runs and exported files: RUN FILE...", "commands.speed.speed"),
-    "benchmark": Command(
+    "speed": _Command("latency, images/s and memory of runs and exported files: RUN FILE...", "commands.speed.speed"),
+    "benchmark": _Command(
         "methods x categories or classes x seeds, and the tables of them",
         "commands.benchmark.benchmark",
         config_file=True,
     ),
-    "data check": Command("what a data set holds, and what is wrong with it: PATH", "commands.data_check.data_check"),
-    "data get": Command("download a data set whose licence allows it: NAME --root DIR", "commands.data_get.data_get"),
-    "data shift": Command(
+    "data check": _Command("what a data set holds, and what is wrong with it: PATH", "commands.data_check.data_check"),
+    "data get": _Command("download a data set whose licence allows it: NAME --root DIR", "commands.data_get.data_get"),
+    "data shift": _Command(
         "a copy of a test set under other light, to measure a detector by: PATH", "commands.data_shift.data_shift"
     ),
-    "submission": Command(
+    "submission": _Command(
         "the private tests of MVTec AD 2, as its benchmark takes them", "commands.submission.submission"
     ),
-    "cache": Command("the feature caches on this machine; clear and prune remove them", "commands.cache.cache"),
+    "cache": _Command("the feature caches on this machine; clear and prune remove them", "commands.cache.cache"),
 }
 
-EXAMPLES = """
+_EXAMPLES = """
 Every key of a config file can be given on the command line, and --print_config shows them all with their values.
   lit-ad fit --config configs/stfpm.yaml --data.source.root PATH/TO/mvtec/bottle
   lit-ad fit --config ... --dashboards '[wandb, tensorboard]'
@@ -93,7 +93,7 @@ Every key of a config file can be given on the command line, and --print_config 
   lit-ad fit --data.source.help Folder  the keys of a source of images
 """
 
-EXPECTED_WARNINGS = (  # of things that are as they should be
+_EXPECTED_WARNINGS = (  # of things that are as they should be
     r"Found \d+ module\(s\) in eval mode",  # the frozen teacher
     "The number of training batches",
     "The '.*_dataloader' does not have many workers",
@@ -117,7 +117,7 @@ NOISE = (  # how Lightning's own messages begin that tell a user nothing to act 
 
 
 def main() -> None:
-    use_utf8()
+    _use_utf8()
     arguments = sys.argv[1:]
     codecs.register_error("lit_ad.escape", escape)
     for stream in (sys.stdout, sys.stderr):
@@ -126,7 +126,7 @@ def main() -> None:
     if arguments == ["--version"]:
         return print(f"lit-ad {__version__}")
     if arguments in ([], ["-h"], ["--help"], ["help"]):
-        return print(overview())
+        return print(_overview())
     prepare()
     quiet()
     try:
@@ -157,7 +157,7 @@ def escape(error: UnicodeError) -> tuple[str, int]:
     return text.encode("ascii", "backslashreplace").decode("ascii"), error.end
 
 
-def use_utf8() -> None:
+def _use_utf8() -> None:
     """Start this program again in Python's UTF-8 mode (PEP 540) where the locale has another encoding, in which
     libraries would read and write text files, such as configurations."""
     utf8 = sys.flags.utf8_mode or locale.getencoding().lower() in ("utf-8", "utf8")
@@ -210,20 +210,20 @@ def format_warning(message: Warning | str, *_: object, **__: object) -> str:
 
 def quiet() -> None:
     """Nothing on the console that means nothing to a user."""
-    for expected in EXPECTED_WARNINGS:
+    for expected in _EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", expected)
     for name in ("pytorch.utilities.rank_zero", "fabric.utilities.rank_zero", "fabric.utilities.seed"):
-        logging.getLogger(f"lightning.{name}").addFilter(is_of_use)
+        logging.getLogger(f"lightning.{name}").addFilter(_is_of_use)
 
 
-def is_of_use(record: logging.LogRecord) -> bool:
+def _is_of_use(record: logging.LogRecord) -> bool:
     """Return whether a message of Lightning tells a user something to act on."""
     return not re.sub(r"^\[rank: \d+\] ", "", record.getMessage()).startswith(NOISE)  # as Lightning marks it
 
 
-def overview() -> str:
+def _overview() -> str:
     """The help text."""
-    return "\n".join(["usage: lit-ad COMMAND --config FILE [--KEY VALUE ...]", "", *lines(COMMANDS), EXAMPLES])
+    return "\n".join(["usage: lit-ad COMMAND --config FILE [--KEY VALUE ...]", "", *lines(COMMANDS), _EXAMPLES])
 
 
 def lines(names: Iterable[str]) -> list[str]:

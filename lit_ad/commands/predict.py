@@ -40,15 +40,15 @@ def predict(arguments: list[str]) -> None:
         arguments: What follows `lit-ad predict`.
     """
     words = leading_words(arguments)
-    if words and stands_alone(words[0], arguments):
-        predict_alone(arguments)
+    if words and _stands_alone(words[0], arguments):
+        _predict_alone(arguments)
         return
     from lit_ad.lightning_cli.cli import main  # brings all of training, which a Detector does not need
 
     main(arguments)
 
 
-def stands_alone(given: str, arguments: Sequence[str]) -> bool:
+def _stands_alone(given: str, arguments: Sequence[str]) -> bool:
     """Whether a detector has no configuration: an exported file, or a checkpoint without one beside it. Raises
     UserError if there is no such detector."""
     if typed(arguments, "--config", "-c", "--ckpt_path"):
@@ -57,7 +57,7 @@ def stands_alone(given: str, arguments: Sequence[str]) -> bool:
     return file.suffix in EXPORTED or not ((run_of(file) or file.parent) / CONFIG).is_file()
 
 
-def predict_alone(arguments: Sequence[str]) -> None:
+def _predict_alone(arguments: Sequence[str]) -> None:
     """Judge images by a Detector, and write what a run's predict writes, to FOLDER_OF_FILE/predictions."""
     allow_file_names()
     if len(leading_words(arguments)) == 1 and not typed(arguments, "-h", "--help"):
@@ -126,7 +126,7 @@ def write(detector: Detector, stage: Stage, sinks: Sequence[Heatmaps | Predictio
 
     def work(group: list[int], first: int) -> list[None]:
         for place in group:
-            judged = judge_sample(detector.shared, stage.samples[place], place)
+            judged = _judge_sample(detector.shared, stage.samples[place], place)
             for sink in sinks:
                 sink.image(judged)
         return [None] * len(group)
@@ -145,7 +145,7 @@ def write(detector: Detector, stage: Stage, sinks: Sequence[Heatmaps | Predictio
         sink.finish(None)
 
 
-def judge_sample(detector: Detector, sample: Sample, place: int) -> Judged:
+def _judge_sample(detector: Detector, sample: Sample, place: int) -> Judged:
     """An image as sinks take it; where it has no verdict, a black one with the reason in its sample."""
     view = detector.card.view
     try:
@@ -155,10 +155,10 @@ def judge_sample(detector: Detector, sample: Sample, place: int) -> Judged:
         size = (blank.shape[0], blank.shape[1])
         sample = sample._replace(error=str(error))
         return Judged(sample, place, size, blank, Judgement(None, float("nan"), (0, 0, 0, 0)))
-    return as_judged(detection, sample, place)
+    return _as_judged(detection, sample, place)
 
 
-def as_judged(detection: Detection, sample: Sample, place: int) -> Judged:
+def _as_judged(detection: Detection, sample: Sample, place: int) -> Judged:
     """What a Detector says of an image, as a run's prediction has it."""
     decision, category, roi = detection.decision, sample.category, detection.roi
     pixels, box = detection.shown, detection.box

@@ -123,7 +123,7 @@ def recalibrate(
         after = after.with_threshold(pixel_threshold, name, pixels=True)
     for warning in after.warnings():
         print(f"Warning: {warning}")
-    write_decision(ckpt_path, output, after, detector)
+    _write_decision(ckpt_path, output, after, detector)
     tell(before, after, name)
     print(f"Written: {output}. {ckpt_path} stays as it is")
 
@@ -133,7 +133,7 @@ def decision_of(checkpoint: Path) -> Decision | None:
     return read_card(read_checkpoint(checkpoint).get("lit_ad"), checkpoint).decision
 
 
-def write_decision(file: Path, output: Path, decision: Decision, detector: Detector | None) -> None:
+def _write_decision(file: Path, output: Path, decision: Decision, detector: Detector | None) -> None:
     """Write a file anew with another decision; beside an exported one, its example. `detector`: of an exported file."""
     if detector is None or file.suffix == ".ckpt":
         checkpoint = read_checkpoint(file)

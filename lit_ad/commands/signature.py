@@ -46,7 +46,7 @@ def make_parser(function: Callable[..., None], prog: str, config_file: bool = Fa
     types = get_type_hints(function)
     about = {parameter.arg_name: parameter.description for parameter in parse(text).params}
     description = text.partition("\nArgs:")[0]
-    parser = Parser(prog=prog, description=description, formatter_class=Help, allow_abbrev=False)
+    parser = Parser(prog=prog, description=description, formatter_class=_Help, allow_abbrev=False)
     if config_file:
         parser.add_argument("--config", action=ActionConfigFile, help="A YAML file of these arguments.")
     added: set[str | int] = set()
@@ -73,7 +73,7 @@ class Parser(ArgumentParser):
         raise UserError(f"{in_one_line(message, list(self.get_defaults().keys()))} ({self.prog} --help)")
 
 
-class Help(DefaultHelpFormatter):
+class _Help(DefaultHelpFormatter):
     """Fills the paragraphs of a description, each by itself; the lines of a table (with two spaces in a row) stay."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:

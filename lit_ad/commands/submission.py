@@ -20,7 +20,7 @@ from lit_ad.files import atomic_write
 
 OBJECTS = 8  # of MVTec AD 2
 SUFFIX = ".tar.gz"
-HIGHEST = float(np.finfo(np.float16).max)
+_HIGHEST = float(np.finfo(np.float16).max)
 
 
 def submission(
@@ -94,8 +94,8 @@ def judged(detector: Detector, name: str, images: list[Path]) -> Iterator[tuple[
 def half(anomaly_map: NDArray[np.float32], image: Path) -> NDArray[np.float16]:
     """A map (H, W) in float16. Raises UserError on a value that has none."""
     highest = float(np.abs(anomaly_map).max())
-    if highest > HIGHEST:
-        raise UserError(f"the map of {image} reaches {highest:.6g}, but float16, as the benchmark has it, {HIGHEST:g}")
+    if highest > _HIGHEST:
+        raise UserError(f"the map of {image} reaches {highest:.6g}, but float16, as the benchmark has it, {_HIGHEST:g}")
     return anomaly_map.astype(np.float16)
 
 

@@ -22,7 +22,7 @@ def refuse_trained(file: Path, samples: Sequence[Sample]) -> None:
     Raises:
         UserError: Images lie where they were in training.
     """
-    record = record_of(file)
+    record = _record_of(file)
     if record is None:
         tell(f"Whether {file} was trained on these images is not known: it must not have been")
         return
@@ -35,7 +35,7 @@ def refuse_trained(file: Path, samples: Sequence[Sample]) -> None:
             f"{len(known)} of {every} trained this model, such as {known[0].image}: they score lower than new ones, "
             "and the false-alarm rate would not be kept. Give good images that it has not seen"
         )
-    copies = [s for s in samples if not s.image.is_relative_to(root) and may_be_trained(s, trained)]
+    copies = [s for s in samples if not s.image.is_relative_to(root) and _may_be_trained(s, trained)]
     if copies:
         tell(
             f"Warning: {len(copies)} of {every} may be copies of some that trained this model, by name and size, such "
@@ -43,12 +43,12 @@ def refuse_trained(file: Path, samples: Sequence[Sample]) -> None:
         )
 
 
-def may_be_trained(sample: Sample, trained: set[int]) -> bool:
+def _may_be_trained(sample: Sample, trained: set[int]) -> bool:
     """Whether an image, by one of the ends of its path and its size, is one of those."""
     return any(identities([sample], folder)[0] in trained for folder in sample.image.parents)
 
 
-def record_of(file: Path) -> dict[str, Any] | None:
+def _record_of(file: Path) -> dict[str, Any] | None:
     """What the checkpoint of a detector says of its training's images, or None if it says nothing."""
     files = [file] if file.suffix == ".ckpt" else [file.parent.parent / name for name in CHECKPOINTS]
     checkpoint = next((each for each in files if each.is_file()), None)

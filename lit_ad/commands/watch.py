@@ -99,12 +99,12 @@ def watch(
         sinks = to.make_sinks()
         with closing(sinks, None if journal is None else Journal(journal, judging, watch, name)) as kept:
             watching = Watching(judging, images, feed.category, kept, sinks, to.anomalous_only, source=name)
-            with ended_by_signal(images), served(page, token, judging, chosen.name, kept, watching) as show:
+            with _ended_by_signal(images), served(page, token, judging, chosen.name, kept, watching) as show:
                 print(f"{printable(name)} is watched; Ctrl-C ends it", file=sys.stderr, flush=True)
                 for outcome in watching:
                     show(outcome)
                     if outcome.detection is not None and outcome.detection.anomalous and to.json_lines != "-":
-                        tell(in_a_line(outcome))
+                        tell(_in_a_line(outcome))
         print(watching.summary(), file=sys.stderr, flush=True)
     finally:
         images.close()
@@ -115,11 +115,11 @@ def open_feed(source: str, settings: FeedSettings, journal: Path | None, name: s
     if source == "-":
         from lit_ad.line.paths import PathFeed
 
-        refuse_settings(settings, "paths", "every", "new_only", "settle")
+        _refuse_settings(settings, "paths", "every", "new_only", "settle")
         return PathFeed(sys.stdin)
     folder = resolve_path(Path(source))
     if folder.is_dir():
-        refuse_settings(settings, "folders", "every")
+        _refuse_settings(settings, "folders", "every")
         need("watchdog", "line")
         from lit_ad.line.folder import FolderFeed, is_image
 
@@ -142,10 +142,10 @@ def open_feed(source: str, settings: FeedSettings, journal: Path | None, name: s
     from lit_ad.line.camera import CameraFeed, VideoFeed, is_camera, is_video
 
     if is_camera(source):
-        refuse_settings(settings, "cameras", "new_only", "settle")
+        _refuse_settings(settings, "cameras", "new_only", "settle")
         return CameraFeed(source, settings.every)
     if folder.is_file() and is_video(source):
-        refuse_settings(settings, "videos", "new_only", "settle")
+        _refuse_settings(settings, "videos", "new_only", "settle")
         return VideoFeed(str(folder), settings.every)
     raise UserError(
         f"{source} is no source: give a folder, a video file, a camera (0, /dev/video0, rtsp://HOST/PATH), or - for "
@@ -153,7 +153,7 @@ def open_feed(source: str, settings: FeedSettings, journal: Path | None, name: s
     )
 
 
-def refuse_settings(settings: FeedSettings, sources: str, *names: str) -> None:
+def _refuse_settings(settings: FeedSettings, sources: str, *names: str) -> None:
     """Raise UserError where a setting is given that sources of a kind do not have."""
     for name in names:
         if getattr(settings, name) != getattr(FEED, name):
@@ -171,7 +171,7 @@ def name_of(source: str) -> str:
     return f"camera {source}" if source.isdecimal() else resolve_path(Path(source)).name
 
 
-def in_a_line(outcome: Outcome) -> str:
+def _in_a_line(outcome: Outcome) -> str:
     """An anomalous image for the console."""
     detection = outcome.detection
     assert detection is not None and detection.decision is not None
@@ -193,7 +193,7 @@ def closing(sinks: dict[str, Sink], journal: Journal | None) -> Iterator[Journal
 
 
 @contextmanager
-def ended_by_signal(images: Feed) -> Iterator[None]:
+def _ended_by_signal(images: Feed) -> Iterator[None]:
     """Let the first Ctrl-C or SIGTERM end the source, so that what was taken is judged and told. A second one stops."""
 
     def end(*_: object) -> None:

@@ -22,7 +22,7 @@ os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # or importing it asks the network
 import albumentations as A
 
 Augmentation: TypeAlias = A.BasicTransform | A.BaseCompose
-TRIALS = 16  # draws before a training
+_TRIALS = 16  # draws before a training
 
 
 class Augment:
@@ -68,7 +68,7 @@ class Augment:
             transform.p = 0.5 if isinstance(transform, A.OneOrOther) else 1.0
         sizes: set[Size] = set()
         for augment in (always, self):
-            for trial in range(TRIALS):
+            for trial in range(_TRIALS):
                 try:
                     height, width, _ = augment(noise, (trial,)).shape
                 except UserError:

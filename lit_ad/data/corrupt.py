@@ -62,8 +62,8 @@ class Perlin(Corruption):
     opacity: Range = (0.2, 1.0)
 
     def __post_init__(self) -> None:
-        check_range("fineness", self.fineness, 0, 16)
-        check_range("opacity", self.opacity, 0, 1)
+        _check_range("fineness", self.fineness, 0, 16)
+        _check_range("opacity", self.opacity, 0, 1)
 
     def draw(self, image: Pixels, generator: np.random.Generator, texture: Pixels | None) -> Pixels:
         size = (image.shape[0], image.shape[1])
@@ -99,11 +99,11 @@ class CutPaste(Corruption):
     jitter: float = 0.5
 
     def __post_init__(self) -> None:
-        check_range("area", self.area, 0, 1)
-        check_range("aspect", self.aspect, 0.01, 100)
+        _check_range("area", self.area, 0, 1)
+        _check_range("aspect", self.aspect, 0.01, 100)
         for name in ("width", "length"):
-            check_range(name, getattr(self, name), 1, 10**4)
-        check_range("scars, jitter", (min(self.scars, self.jitter), max(self.scars, self.jitter)), 0, 1)
+            _check_range(name, getattr(self, name), 1, 10**4)
+        _check_range("scars, jitter", (min(self.scars, self.jitter), max(self.scars, self.jitter)), 0, 1)
 
     def draw(self, image: Pixels, generator: np.random.Generator, texture: Pixels | None) -> Pixels:
         scar = generator.random() < self.scars
@@ -114,7 +114,7 @@ class CutPaste(Corruption):
             aspect = np.exp(generator.uniform(*np.log(self.aspect)))
             height, width = np.sqrt(area * aspect), np.sqrt(area / aspect)
         part = min(max(1, round(height)), image.shape[0]), min(max(1, round(width)), image.shape[1])
-        top, left = draw_place(image.shape, part, generator)
+        top, left = _draw_place(image.shape, part, generator)
         piece = Image.fromarray(np.ascontiguousarray(image[top : top + part[0], left : left + part[1]]))
         for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
             piece = enhance(piece).enhance(generator.uniform(1 - self.jitter, 1 + self.jitter))
@@ -122,7 +122,7 @@ class CutPaste(Corruption):
         if scar:
             angle = generator.uniform(-self.turn, self.turn)
             piece, shape = (part.rotate(angle, expand=True) for part in (piece, shape))
-        top, left = draw_place(image.shape, (piece.height, piece.width), generator)
+        top, left = _draw_place(image.shape, (piece.height, piece.width), generator)
         result = Image.fromarray(image)
         result.paste(piece, (left, top), shape)
         return np.array(result)
@@ -167,13 +167,13 @@ def draw_texture(size: Size, generator: np.random.Generator) -> Pixels:
     return np.asarray(colours.resize((size[1], size[0]), Image.Resampling.BICUBIC))
 
 
-def draw_place(image: Sequence[int], part: Size, generator: np.random.Generator) -> tuple[int, int]:
+def _draw_place(image: Sequence[int], part: Size, generator: np.random.Generator) -> tuple[int, int]:
     """Return top and left of a part that lies inside an image (H, W, ...), or covers it."""
     top, left = (int(generator.integers(max(0, side - own) + 1)) for side, own in zip(image[:2], part, strict=True))
     return top, left
 
 
-def check_range(name: str, values: Range, least: float, most: float) -> None:
+def _check_range(name: str, values: Range, least: float, most: float) -> None:
     """Raises UserError if two values are not in order, or not within the limits."""
     if not (len(values) == 2 and least <= values[0] <= values[1] <= most):
         raise UserError(f"data.corrupt: {name} is {list(values)}, but it must be ascending, from {least} to {most}")

@@ -53,7 +53,7 @@ class Light(A.ImageOnlyTransform):  # type: ignore[misc]  # albumentations has n
         super().__init__(p=p)
         check_light(kind, strength, "data.augment, Light")
         self.kind, self.strength = kind, strength
-        self.steps = {grey: A.Sequential(list_steps(kind, strength, grey), p=1.0) for grey in (False, True)}
+        self.steps = {grey: A.Sequential(_list_steps(kind, strength, grey), p=1.0) for grey in (False, True)}
 
     def set_random_state(self, random_generator: np.random.Generator, py_random: random.Random) -> None:
         """Draw from these generators from now on."""
@@ -102,7 +102,7 @@ class Shadow(A.ImageOnlyTransform):  # type: ignore[misc]
         return shaded
 
 
-def list_steps(kind: Kind, strength: float, grey: bool) -> list[A.BasicTransform]:
+def _list_steps(kind: Kind, strength: float, grey: bool) -> list[A.BasicTransform]:
     """Return the transforms of a kind, for float images in [0, 1] of one channel (grey) or three."""
     s = strength
     same = (1.0, 1.0)

@@ -14,7 +14,7 @@ from lit_ad.errors import UserError
 from lit_ad.image.pixels import Size, open_image, upright_size
 
 RESIZE = "resize it without smoothing, or draw it anew; or remove it, and its image counts without a mask"
-LOSSY = ("JPEG", "MPO", "AVIF")  # MPO: a JPEG of several pictures
+_LOSSY = ("JPEG", "MPO", "AVIF")  # MPO: a JPEG of several pictures
 
 
 def mask_files(mask: Path | None) -> list[Path]:
@@ -31,9 +31,9 @@ def read_mask(path: Path, above: int | None = None) -> NDArray[np.bool_]:
     folder, where one of its files is so. Raises UserError on files of several sizes.
     """
     if path.is_dir():
-        return read_folder(path, above)
+        return _read_folder(path, above)
     image = open_image(path)
-    threshold = above if above is not None else 127 if image.format in LOSSY else 0
+    threshold = above if above is not None else 127 if image.format in _LOSSY else 0
     if image.mode == "P" and above is None:
         image = image.convert("RGBA")
     values = np.asarray(image)
@@ -43,7 +43,7 @@ def read_mask(path: Path, above: int | None = None) -> NDArray[np.bool_]:
     return values > threshold
 
 
-def read_folder(folder: Path, above: int | None = None) -> NDArray[np.bool_]:
+def _read_folder(folder: Path, above: int | None = None) -> NDArray[np.bool_]:
     """Where one of the masks in a folder marks a defect: (H, W)."""
     files = mask_files(folder)
     union = read_mask(files[0], above).copy()

@@ -24,13 +24,13 @@ def check_batches(view: View, size: Size, batch_size: int, eval_batch_size: int)
         eval_batch_size: Images in validation, test and predict.
     """
     if view.tile is None:
-        check_memory(max(batch_size, eval_batch_size), size)
+        _check_memory(max(batch_size, eval_batch_size), size)
     else:
-        check_memory(batch_size, (view.tile, view.tile))
-        check_memory(eval_batch_size, size, bytes_each=3)  # as uint8: it is their tiles that become float
+        _check_memory(batch_size, (view.tile, view.tile))
+        _check_memory(eval_batch_size, size, bytes_each=3)  # as uint8: it is their tiles that become float
 
 
-def check_memory(count: int, size: Size, bytes_each: int = 12) -> None:
+def _check_memory(count: int, size: Size, bytes_each: int = 12) -> None:
     """Raises UserError if the pixels alone of `count` images at once do not fit the machine's memory.
 
     As 3 float32 numbers, which is what a network takes. What the teacher makes of them it looks at itself; what

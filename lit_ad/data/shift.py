@@ -86,19 +86,19 @@ def write_shifted(samples: Sequence[Sample], shift: Shift, output: Path) -> int:
             mask = Path(*place.parts[:-3], "ground_truth", place.parts[-2], f"{place.stem}_mask.png")
             save(folder / mask, truth.numpy().astype(np.uint8) * 255)
 
-    with whole_folder(output) as folder:
+    with _whole_folder(output) as folder:
         with Pool(cores()) as pool:
-            entries = list(zip(list_places(tested), tested, strict=True))
+            entries = list(zip(_list_places(tested), tested, strict=True))
             for _ in tqdm(pool.map(write, entries), "Shifting images", len(entries), leave=False):
                 pass
         train = [sample for sample in samples if sample.split == "train" and sample.label == 0]
-        for place, sample in zip(list_places(train), train, strict=True):
+        for place, sample in zip(_list_places(train), train, strict=True):
             link(sample.image, folder / place)
         (folder / SHIFT).write_text(json.dumps(asdict(shift)) + "\n", encoding="utf-8")
     return len(tested)
 
 
-def list_places(samples: Sequence[Sample]) -> list[Path]:
+def _list_places(samples: Sequence[Sample]) -> list[Path]:
     """Where each image lies in a copy in MVTec AD's layout. No two of them have one place, with whatever suffix."""
     taken: set[str] = set()
     places = []
@@ -136,7 +136,7 @@ def link(file: Path, place: Path) -> None:
 
 
 @contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
+def _whole_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder beside `folder`, which takes its name when the block ends well, and goes when it does not.
 
     Raises UserError if it cannot be written.

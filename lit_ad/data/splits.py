@@ -14,7 +14,7 @@ from lit_ad.data.sources.pages import by_page
 from lit_ad.data.sources.source import Source, check, check_root
 from lit_ad.errors import UserError
 
-UNDECIDED = (
+_UNDECIDED = (
     "Or train on it without a threshold, by data.val_fraction 0 and without decision.folds: lit-ad recalibrate sets "
     "one later, by other good images"
 )
@@ -122,7 +122,7 @@ def assign_folds(samples: list[Sample], folds: int | Literal["leave-one-out"], s
     if most < 2:
         raise UserError(
             "decision.folds needs two nominal images (or items) of a category, one to train on and one to score, and "
-            f"there is no such category: one image alone decides nothing, give another one. {UNDECIDED}"
+            f"there is no such category: one image alone decides nothing, give another one. {_UNDECIDED}"
         )
     count = most if folds == "leave-one-out" else folds
     if count > most:
@@ -192,7 +192,7 @@ def split_nominal(samples: list[Sample], fraction: float, seed: int) -> tuple[li
         for row in rows:
             items[samples[row].item or row].append(row)
         if len(items) < 2:
-            alone = alone or single_error(name, [samples[row] for row in rows])
+            alone = alone or _single_error(name, [samples[row] for row in rows])
             continue
         count, kept = min(max(1, round(fraction * len(rows))), len(rows) - 1), 0
         order = [list(items)[i] for i in np.random.default_rng(seed).permutation(len(items))]
@@ -207,13 +207,13 @@ def split_nominal(samples: list[Sample], fraction: float, seed: int) -> tuple[li
     return train, [samples[i] for i in sorted(held)]
 
 
-def single_error(category: str, samples: list[Sample]) -> UserError:
+def _single_error(category: str, samples: list[Sample]) -> UserError:
     """The error of a category whose only image, or the images of whose only item, cannot both train and decide."""
     subject = f"category {category!r}" if category else "the data set"
     if len(samples) == 1:
         return UserError(
             f"{subject} has one nominal training image, {samples[0].image}, but it takes two or more: one is kept for "
-            f"validation. {UNDECIDED}"
+            f"validation. {_UNDECIDED}"
         )
     return UserError(
         f"{subject} has one item to train on, {samples[0].item}, but it takes two or more: one is kept for validation "

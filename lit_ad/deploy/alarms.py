@@ -7,7 +7,7 @@ from lit_ad.deploy.looks import Move, moves
 
 COMPARED = 500  # images on either side, those next to the change before it and the last ones after it
 SHOWN = 4  # pictures on either side
-SIDES = {"before": "time < ?", "after": "time >= ?"}
+_SIDES = {"before": "time < ?", "after": "time >= ?"}
 
 
 def moves_since(file: JournalFile, source: str, category: str, since: float, until: int | None = None) -> list[Move]:
@@ -21,8 +21,8 @@ def moves_since(file: JournalFile, source: str, category: str, since: float, unt
         until: The last image that counts. None: all do.
     """
     before, after = (
-        [str(row[0]) for row in rows_beside(file, "look", side, source, category, since, until, COMPARED)]
-        for side in SIDES
+        [str(row[0]) for row in _rows_beside(file, "look", side, source, category, since, until, COMPARED)]
+        for side in _SIDES
     )
     return moves(before, after)
 
@@ -44,16 +44,16 @@ def describe_alarm(file: JournalFile, event: Event) -> dict[str, Any]:
     if event.since is None:  # of a journal that did not know it
         return {**known, "before": [], "after": [], "moves": []}
     where = event.source or "", event.category or "", event.since, event.image
-    pictures = {side: [int(row[0]) for row in rows_beside(file, "id", side, *where, SHOWN)] for side in SIDES}
+    pictures = {side: [int(row[0]) for row in _rows_beside(file, "id", side, *where, SHOWN)] for side in _SIDES}
     return {**known, **pictures, "moves": [vars(move) for move in moves_since(file, *where)]}
 
 
-def rows_beside(
+def _rows_beside(
     file: JournalFile, column: str, side: str, source: str, category: str, since: float, until: int | None, most: int
 ) -> list[Any]:
     """A column of the last images before a time, or since it: those with a look, or with a picture."""
     query = (
-        f"SELECT {column} FROM images WHERE source = ? AND category = ? AND {SIDES[side]} AND id <= ? "
+        f"SELECT {column} FROM images WHERE source = ? AND category = ? AND {_SIDES[side]} AND id <= ? "
         f"AND {'picture' if column == 'id' else column} IS NOT NULL ORDER BY id DESC LIMIT ?"
     )
     last = file.last() if until is None else until

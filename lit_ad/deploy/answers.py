@@ -45,16 +45,16 @@ def description(detector: Detector) -> dict[str, Any]:
 
 def png(detection: Detection) -> bytes:
     """`Detection.plot` as a file."""
-    return as_png(detection.plot())
+    return _as_png(detection.plot())
 
 
 def heat_png(detection: Detection) -> bytes | None:
     """`Detection.heatmap` as a file, to be laid over the image. None without a map."""
     heat = detection.heatmap()
-    return None if heat is None else as_png(Image.fromarray(heat))
+    return None if heat is None else _as_png(Image.fromarray(heat))
 
 
-def as_png(picture: Image.Image) -> bytes:
+def _as_png(picture: Image.Image) -> bytes:
     """A picture as a file."""
     file = io.BytesIO()
     picture.save(file, format="PNG", compress_level=1)

@@ -14,7 +14,7 @@ from lit_ad.names import printable
 Key = tuple[str, str]  # source, category; "" is one that is not known
 TESTS: dict[str, type[DriftTest] | type[ShareTest]] = {"scores": DriftTest, "share": ShareTest}
 MOST = 100  # pairs of a source and a category that are tested, each with at most 0.4 MiB
-RESET = 'when the cause is mended, begin anew: lit-ad journal DIR --reset "what was done"'
+_RESET = 'when the cause is mended, begin anew: lit-ad journal DIR --reset "what was done"'
 
 
 class DriftWatch:
@@ -99,7 +99,7 @@ class DriftWatch:
 
     def alarms(self) -> list[str]:
         """Those that stand, in words."""
-        return [f"{words(test, key)}; {RESET}" for key, _, test in self.every() if test.alarm is not None]
+        return [f"{words(test, key)}; {_RESET}" for key, _, test in self.every() if test.alarm is not None]
 
     def description(self) -> dict[str, Any]:
         """Alarms in words, what they promise and assume, and each test, as plain values for JSON."""

@@ -43,15 +43,15 @@ def example_name(file: Path) -> str:
 
 def example(file: Path, card: Card) -> str:
     """The program for an exported file. Stitching tiles is more than a page: there, lit_ad judges."""
-    return judge_by_lit_ad(file) if card.view.tile is not None else judge_alone(file, card)
+    return _judge_by_lit_ad(file) if card.view.tile is not None else _judge_alone(file, card)
 
 
-def judge_alone(file: Path, card: Card) -> str:
+def _judge_alone(file: Path, card: Card) -> str:
     """The program that judges as `lit_ad.detector.scoring` does, without tiles."""
     view, maps = card.view, card.decision is not None and card.decision.marking() is not None
-    code, mark, pixels = describe_marking(view.region) if maps else ("", "", "")
+    code, mark, pixels = _describe_marking(view.region) if maps else ("", "", "")
     runtime, load = RUNTIMES[file.suffix]
-    mask, cut, count = describe_region(view.region)
+    mask, cut, count = _describe_region(view.region)
     imports = "base64, json, os, sys, zlib" if mask else "json, os, sys"
     return f'''"""python {example_name(file)} IMAGE...   Needs numpy, pillow and {runtime}."""
 
@@ -139,7 +139,7 @@ for path in sys.argv[1:]:
 '''
 
 
-def describe_marking(region: Roi | None) -> tuple[str, str, str]:
+def _describe_marking(region: Roi | None) -> tuple[str, str, str]:
     """Of the anomalous pixels: lit_ad's own code that marks them; how the example calls it; what it prints."""
     parts = []
     for part in (components, clean_up, marking, bilinear):
@@ -164,7 +164,7 @@ from numpy.typing import NDArray  # noqa: E402
     return code, mark, ", {marked.sum()} anomalous pixels"
 
 
-def describe_region(region: Roi | None) -> tuple[str, str, str]:
+def _describe_region(region: Roi | None) -> tuple[str, str, str]:
     """Of a region of interest: its mask; how it is cut out of an image; what counts of that at the content's size."""
     if region is None:
         return "", "", ""
@@ -190,7 +190,7 @@ mask = mask.crop({(left, top, right, bottom)})
     return mask, cut, count
 
 
-def judge_by_lit_ad(file: Path) -> str:
+def _judge_by_lit_ad(file: Path) -> str:
     """The program that asks lit_ad."""
     runtime, _ = RUNTIMES[file.suffix]
     return f'''"""python {example_name(file)} IMAGE...   Needs numpy, pillow, {runtime}, and lit_ad for the tiles."""

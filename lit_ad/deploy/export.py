@@ -83,7 +83,7 @@ def export(
     if card.decision is not None and without_map:
         card = replace(card, decision=card.decision.without_maps())
     check = make_check(inference(method), card, carried, CHECKED[precision]).to_text() if carried else None
-    fix_positions(method, size)
+    _fix_positions(method, size)
     graph = Graph(method).eval()
     example = torch.zeros(2, 3, *size, dtype=torch.uint8, device=method.device)
     with torch.no_grad(), warnings.catch_warnings():
@@ -94,7 +94,7 @@ def export(
             return card
         with tempfile.TemporaryDirectory() as scratch:
             plain = Path(scratch, "plain.onnx")
-            write_plain_onnx(graph, example, plain, opset)
+            _write_plain_onnx(graph, example, plain, opset)
             onnx = format == "onnx"
             # OpenVINO's convert_model would tell Intel, unasked and by a fork of this process.
             model = need("onnx", "onnx").load(plain) if onnx else openvino_core().read_model(plain)
@@ -118,14 +118,14 @@ def check_options(format: Format, precision: Precision, opset: int | None = None
         raise UserError(f"opset and ir are versions of ONNX files, and the format is {format}: leave them out")
 
 
-def fix_positions(method: Method, size: Size) -> None:
+def _fix_positions(method: Method, size: Size) -> None:
     """ViTs resize their position embeddings now, for images of that size: OpenVINO does it wrongly in the graph."""
     for module in method.modules():
         if isinstance(module, VisionTransformer):
             module.set_input_size(img_size=size)
 
 
-def write_plain_onnx(graph: Graph, example: Tensor, file: Path, opset: int | None) -> None:
+def _write_plain_onnx(graph: Graph, example: Tensor, file: Path, opset: int | None) -> None:
     need("onnx", "onnx")
     need("onnxscript", "onnx")
     torch.onnx.export(

@@ -10,7 +10,7 @@ from typing import Any
 from lit_ad.deploy.quantize import COMPARING, LAYERS, behind_networks, doubles, onnx_nodes
 from lit_ad.detector.runtimes import need
 
-BETWEEN = (  # operations that round no more in float16 than the layers around them do
+_BETWEEN = (  # operations that round no more in float16 than the layers around them do
     *("BatchNormalization", "Relu", "LeakyRelu", "PRelu", "Clip", "HardSwish", "HardSigmoid", "Sigmoid", "Tanh"),
     *("Gelu", "Elu", "Add", "Concat", "MaxPool", "AveragePool", "GlobalAveragePool", "Pad", "Identity", "Dropout"),
     *("Reshape", "Transpose", "Slice", "Split", "Flatten", "Squeeze", "Unsqueeze", "Gather", "Expand"),
@@ -24,18 +24,18 @@ def to_float16(model: Any) -> Any:
         UserError: ONNX Runtime, whose converter this is, is not installed.
     """
     float16 = need("onnxruntime.transformers.float16", "onnx")
-    wanted = half_nodes(model)
+    wanted = _half_nodes(model)
     for number, node in enumerate(model.graph.node):
         node.name = node.name or f"node_{number}"
     blocked = [node.name for node in model.graph.node if node.name not in wanted]
     model = float16.convert_float_to_float16(model, keep_io_types=True, op_block_list=[], node_block_list=blocked)
-    join_casts(model)
+    _join_casts(model)
     need("onnxruntime.transformers.onnx_model", "onnx").OnnxModel(model).topological_sort()
     del model.graph.value_info[:]  # the types of before
     return need("onnx.shape_inference", "onnx").infer_shapes(model)
 
 
-def half_nodes(model: Any) -> set[str]:
+def _half_nodes(model: Any) -> set[str]:
     """Name the layers, and what is between two layers and may be in float16."""
     nodes = onnx_nodes(model)
     apart = {*doubles(model), *behind_networks(model)}
@@ -43,22 +43,22 @@ def half_nodes(model: Any) -> set[str]:
     for name, kind, inputs, _ in nodes:
         if kind in LAYERS or layered & {*inputs}:
             layered.add(name)
-    allowed = {*LAYERS, *BETWEEN} - {*COMPARING}
+    allowed = {*LAYERS, *_BETWEEN} - {*COMPARING}
     return {name for name, kind, *_ in nodes if kind in allowed and name in layered and name not in apart}
 
 
-def join_casts(model: Any) -> None:
+def _join_casts(model: Any) -> None:
     """Take out float32 -> float16 -> float32 between two operations in float32, which the converter leaves there: an
     island of them would be rounded at each step."""
     graph, types = model.graph, need("onnx", "onnx").TensorProto
-    narrowed, widened = sources_of_casts(graph, types.FLOAT16), sources_of_casts(graph, types.FLOAT)
+    narrowed, widened = _sources_of_casts(graph, types.FLOAT16), _sources_of_casts(graph, types.FLOAT)
     exact = {output: narrowed[source] for output, source in widened.items() if source in narrowed}
     outputs = {value.name for value in graph.output}
     rename(graph, exact)
     for node in [node for node in graph.node if outputs & {*node.output} & {*exact}]:
         graph.node.remove(node)  # the cast of an output of the graph: what it takes gets the output's name
         rename(graph, {exact[node.output[0]]: node.output[0]}, outputs=True)
-    while unused := find_unused_casts(graph, outputs):
+    while unused := _find_unused_casts(graph, outputs):
         for node in unused:
             graph.node.remove(node)
 
@@ -71,7 +71,7 @@ def rename(graph: Any, names: dict[str, str], outputs: bool = False) -> None:
                 values[place] = names.get(name, name)
 
 
-def sources_of_casts(graph: Any, to: int) -> dict[str, str]:
+def _sources_of_casts(graph: Any, to: int) -> dict[str, str]:
     """The names of what casts to a type give, and of what they take."""
     return {
         node.output[0]: node.input[0]
@@ -80,7 +80,7 @@ def sources_of_casts(graph: Any, to: int) -> dict[str, str]:
     }
 
 
-def find_unused_casts(graph: Any, outputs: set[str]) -> list[Any]:
+def _find_unused_casts(graph: Any, outputs: set[str]) -> list[Any]:
     """List casts that nothing takes."""
     used = {name for node in graph.node for name in node.input} | outputs
     return [node for node in graph.node if node.op_type == "Cast" and node.output[0] not in used]

@@ -91,7 +91,7 @@ class Journal:
         """
         sampled = random.random() < self.sample
         p_value, anomalous = detection.p_value, detection.anomalous
-        kept = why_keep(detection, p_value, anomalous) or ("sample" if sampled else None)
+        kept = _why_keep(detection, p_value, anomalous) or ("sample" if sampled else None)
         size = 0 if kept is None else len(file) if file is not None else detection.image.nbytes
         now = time.time()
         looks = abs(now - self._looked) >= LOOKS_APART
@@ -164,7 +164,7 @@ class Journal:
         save_states(file, self.watch, events[-1].id if events else 0)
 
 
-def why_keep(detection: Detection, p_value: float | None, anomalous: bool | None) -> str | None:
+def _why_keep(detection: Detection, p_value: float | None, anomalous: bool | None) -> str | None:
     """Of KEPT, why the verdict alone has an image's picture kept; None: it does not."""
     if detection.decision is None or p_value is None:
         return None

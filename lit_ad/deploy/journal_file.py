@@ -15,7 +15,7 @@ from pathlib import Path
 from lit_ad.errors import UserError
 
 NAME, LOCK, VERSION = "journal.sqlite", "lock.sqlite", 2
-SCHEMA = """
+_SCHEMA = """
 CREATE TABLE images (
     id INTEGER PRIMARY KEY, time REAL NOT NULL, source TEXT NOT NULL, category TEXT NOT NULL, name TEXT NOT NULL,
     score REAL NOT NULL, p_value REAL, verdict TEXT, latency REAL NOT NULL, kept TEXT,
@@ -33,12 +33,12 @@ CREATE TABLE labels (
 CREATE INDEX labels_of_images ON labels (image);
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
-VERSIONS = """
+_VERSIONS = """
 CREATE TABLE versions (
     id INTEGER PRIMARY KEY, time REAL NOT NULL, fingerprint TEXT NOT NULL UNIQUE, about TEXT NOT NULL,
     file TEXT, parent INTEGER, state TEXT NOT NULL, report TEXT);
 """
-FROM_1 = """
+_FROM_1 = """
 ALTER TABLE images ADD COLUMN look TEXT;
 ALTER TABLE images ADD COLUMN version INTEGER;
 ALTER TABLE events ADD COLUMN since REAL;
@@ -122,7 +122,7 @@ class JournalFile:
                 f"{self.path} has schema {version}, and this lit_ad reads {VERSION}: give another --journal"
             )
         if version < VERSION:
-            made = (FROM_1 if version == 1 else SCHEMA) + VERSIONS
+            made = (_FROM_1 if version == 1 else _SCHEMA) + _VERSIONS
             self.connection.executescript(f"BEGIN IMMEDIATE; {made} PRAGMA user_version = {VERSION}; COMMIT;")
 
     @contextmanager

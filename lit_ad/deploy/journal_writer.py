@@ -20,8 +20,8 @@ from lit_ad.detector.detection import Detection
 
 WAITING = 10_000  # rows that wait to be written
 WAITING_BYTES = 256 * 2**20  # of pictures that wait
-TOGETHER = 500  # rows of a transaction
-GATHERED = 0.05  # seconds in which rows that nobody waits for are gathered: a transaction takes as long as a few rows
+_TOGETHER = 500  # rows of a transaction
+_GATHERED = 0.05  # seconds in which rows that nobody waits for are gathered: a transaction takes as long as a few rows
 SAVED = 1000  # rows after which the states of the tests are saved; a start reads the rows since then again
 PATIENCE = 30.0  # seconds that the end waits for what is still to be written
 
@@ -94,9 +94,9 @@ class Writer:
         while going:
             batch = [self._queue.get()]
             if batch[0] is not None and not batch[0].awaited:
-                time.sleep(GATHERED)
+                time.sleep(_GATHERED)
             with suppress(Empty):
-                while len(batch) < TOGETHER and batch[-1] is not None:
+                while len(batch) < _TOGETHER and batch[-1] is not None:
                     batch.append(self._queue.get_nowait())
             going = batch[-1] is not None
             records = [record for record in batch if record is not None]

@@ -14,9 +14,9 @@ from lit_ad.errors import UserError
 from lit_ad.names import printable
 
 LABELS = ("good", "defect", "unsure")
-MOST_ALARMS = 10
+_MOST_ALARMS = 10
 LONGEST = 100  # characters of a defect's or a person's name
-ORDERS = {
+_ORDERS = {
     "newest": "images.id DESC",
     "sample": "sampled DESC, images.id DESC",  # the random sample, then the others
     "doubtful": "abs(coalesce(p_value, 1) - ?) ASC, images.id DESC",  # how far from the threshold's p-value
@@ -42,14 +42,14 @@ class Labels:
 
         Raises UserError on an order that is none of ORDERS.
         """
-        if order not in ORDERS:
-            raise UserError(f"order is {order!r}, but it must be {' or '.join(ORDERS)}")
+        if order not in _ORDERS:
+            raise UserError(f"order is {order!r}, but it must be {' or '.join(_ORDERS)}")
         query = (
             f"SELECT {', '.join(COLUMNS)} FROM images WHERE picture IS NOT NULL AND id NOT IN ({LABELLED}) "
-            f"ORDER BY {ORDERS[order]} LIMIT {most:d}"
+            f"ORDER BY {_ORDERS[order]} LIMIT {most:d}"
         )
         with self._lock:
-            rows = self._file.connection.execute(query, [self.rate] * ORDERS[order].count("?")).fetchall()
+            rows = self._file.connection.execute(query, [self.rate] * _ORDERS[order].count("?")).fetchall()
         listed = [dict(zip(COLUMNS, values, strict=True)) for values in rows]
         return [{**each, "regions": json.loads(each["regions"] or "[]")} for each in listed]
 
@@ -99,7 +99,7 @@ class Labels:
     def alarms(self) -> list[dict[str, Any]]:
         """The last ten alarms of drift, the newest first, with images of both sides and what has moved."""
         with self._lock:
-            events = self._file.events(kind="alarm")[-MOST_ALARMS:]
+            events = self._file.events(kind="alarm")[-_MOST_ALARMS:]
             return [describe_alarm(self._file, event) for event in reversed(events)]
 
     def picture(self, image: int) -> Path:

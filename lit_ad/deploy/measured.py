@@ -40,12 +40,12 @@ def measured_rates(file: JournalFile, version: int, decision: Decision | None) -
     for rate in (None, *(rate for rate in RATES if rate >= smallest)):
         row: dict[str, Any] = {"rate": rate, "kept_rate": decision.kept_rate() if rate is None else rate}
         for name, images in (("recall", defects), ("sampled_recall", sampled), ("false_alarms", good)):
-            row[name] = share(sum(is_anomalous(each, rate) for each in images), images)
+            row[name] = share(sum(_is_anomalous(each, rate) for each in images), images)
         rows.append(row)
     return rows
 
 
-def is_anomalous(image: Judged, rate: float | None) -> bool:
+def _is_anomalous(image: Judged, rate: float | None) -> bool:
     """Whether an image is anomalous at a rate; at None, as it was judged."""
     return image[3] == "anomalous" if rate is None else image[2] <= rate
 

@@ -38,9 +38,9 @@ class Metrics:
         )
         Gauge("lit_ad_waiting", "Images waiting or being judged.", registry=self.registry).set_function(waiting)
         if journal is not None:
-            self.registry.register(JournalCollector(journal))
+            self.registry.register(_JournalCollector(journal))
         if line is not None:
-            self.registry.register(LineCollector(line))
+            self.registry.register(_LineCollector(line))
 
     def observe(self, detection: Detection, seconds: float) -> None:
         """Count a verdict."""
@@ -55,7 +55,7 @@ class Metrics:
         return generate_latest(self.registry)
 
 
-class JournalCollector(Collector):
+class _JournalCollector(Collector):
     """Reads a journal's numbers when they are asked for."""
 
     def __init__(self, journal: Journal) -> None:
@@ -75,7 +75,7 @@ class JournalCollector(Collector):
             yield CounterMetricFamily(f"lit_ad_journal_dropped_{what}", f"{what} that were not written.", value=count)
 
 
-class LineCollector(Collector):
+class _LineCollector(Collector):
     """Reads the numbers of a watched line when they are asked for."""
 
     def __init__(self, status: Callable[[], dict[str, Any]]) -> None:

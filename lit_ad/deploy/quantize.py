@@ -22,7 +22,7 @@ COMPARING = (  # operations of OpenVINO and ONNX that compare features and make 
     *("Sub", "Mul", "Div", "Pow", "LpNormalization", "Resize"),
 )
 LAYERS = ("Convolution", "ConvolutionBackpropData", "GroupConvolution", "MatMul", "Conv", "ConvTranspose", "Gemm")
-CALIBRATION_IMAGES = 300  # NNCF's own number
+_CALIBRATION_IMAGES = 300  # NNCF's own number
 Node = tuple[str, str, list[str], list[int]]  # an operation: name, type, what feeds it, shape of its second input
 
 
@@ -38,7 +38,7 @@ def quantize(model: Any, nominal: Iterable[ImageLike], card: Card) -> Any:
     inputs = [pixels for image in nominal for pixels in network_inputs(image, card)]
     if not inputs:
         raise UserError("int8 is calibrated on nominal training images, and there are none: give --nominal FOLDER")
-    rows = np.random.default_rng(0).permutation(len(inputs))[:CALIBRATION_IMAGES]
+    rows = np.random.default_rng(0).permutation(len(inputs))[:_CALIBRATION_IMAGES]
     dataset = nncf.Dataset([inputs[row] for row in rows], lambda pixels: {"pixels": pixels[None]})
     names = [*doubles(model), *behind_networks(model)]
     scope = nncf.IgnoredScope(names=names, types=[*COMPARING], validate=False)
@@ -68,7 +68,7 @@ def behind_networks(model: Any) -> list[str]:
 
     A convolution of one channel is no layer: it smooths a map.
     """
-    nodes = openvino_nodes(model) if hasattr(model, "get_ordered_ops") else onnx_nodes(model)
+    nodes = _openvino_nodes(model) if hasattr(model, "get_ordered_ops") else onnx_nodes(model)
     followed: set[str] = set()  # by a layer, and the layers themselves
     for name, kind, inputs, weights in reversed(nodes):
         if name in followed or (kind in LAYERS and weights[:2] != [1, 1]):
@@ -76,7 +76,7 @@ def behind_networks(model: Any) -> list[str]:
     return [name for name, *_ in nodes if name not in followed]
 
 
-def openvino_nodes(model: Any) -> list[Node]:
+def _openvino_nodes(model: Any) -> list[Node]:
     """List an OpenVINO model's operations in the order of their computation."""
     nodes = []
     for op in model.get_ordered_ops():

@@ -44,7 +44,7 @@ from lit_ad.threads import Job, Workers, enter_stage
 WAITING = 256  # images in memory or before it; who comes then is asked to come again
 LONGEST = 100  # characters of the name of a source, or of an image
 FILES = ("csv", "coco", "labelme")  # of regions
-WRITTEN = 1.0  # seconds that an answer waits for its row in the journal; it is given all the same
+_WRITTEN = 1.0  # seconds that an answer waits for its row in the journal; it is given all the same
 
 
 def service(
@@ -109,7 +109,7 @@ def service(
         try:
             async with asyncio.timeout(limits.seconds) as limit:
                 body, category = await read(request, limits)
-                wanted, query = wanted_of(request), request.query_params
+                wanted, query = _wanted_of(request), request.query_params
                 category = query.get("category", category)
 
                 def note(detection: Detection, seconds: float) -> None:
@@ -121,7 +121,7 @@ def service(
                 job = workers.submit(answer, shared, body, category, wanted, limits, note)
                 response: Response = await asyncio.wrap_future(job.future)
             if written:
-                await asyncio.wait([asyncio.wrap_future(written[0])], timeout=WRITTEN)
+                await asyncio.wait([asyncio.wrap_future(written[0])], timeout=_WRITTEN)
             return response
         except TimeoutError as error:
             if not limit.expired():
@@ -173,7 +173,7 @@ class Wanted:
     name: str = "image"  # of the image, in that file
 
 
-def wanted_of(request: Request) -> Wanted:
+def _wanted_of(request: Request) -> Wanted:
     """Raises HTTPException where the request wants a file that there is not."""
     query = request.query_params
     regions = query.get("regions", "")
@@ -214,7 +214,7 @@ def answer(
     enter_stage("the verdict")
     note(detection, time.perf_counter() - begin)
     if wanted.regions:
-        return region_file(detection, wanted)
+        return _region_file(detection, wanted)
     if wanted.as_picture:
         return Response(png(detection), media_type="image/png")
     told = as_json(detection)
@@ -223,7 +223,7 @@ def answer(
     return Response(json.dumps(told, allow_nan=False), media_type="application/json")
 
 
-def region_file(detection: Detection, wanted: Wanted) -> Response:
+def _region_file(detection: Detection, wanted: Wanted) -> Response:
     """A file of an image's regions, for another program. Raises HTTPException where there is no pixel threshold."""
     from lit_ad import annotations  # brings OpenCV, which a detector does not need
 

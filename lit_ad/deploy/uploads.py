@@ -16,8 +16,8 @@ from lit_ad.deploy.limits import Limits
 from lit_ad.image.limits import TooLarge, is_limit, read_within_limits
 from lit_ad.image.pixels import page_kinds
 
-FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")  # of pixels.EXTENSIONS; Pillow's other readers are not for strangers
-SEND = "send an image file as the body: curl --data-binary @part.png URL/detect; or curl -F image=@part.png URL/detect"
+_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")  # of pixels.EXTENSIONS; Pillow's other readers are not for strangers
+_SEND = "send an image file as the body: curl --data-binary @part.png URL/detect; or curl -F image=@part.png URL/detect"
 
 
 async def read(request: Request, limits: Limits) -> tuple[bytes, str | None]:
@@ -26,19 +26,19 @@ async def read(request: Request, limits: Limits) -> tuple[bytes, str | None]:
     Raises HTTPException if it is too long, or none.
     """
     if request.headers.get("content-type", "").startswith("multipart/form-data"):
-        return await read_form(request, limits)
+        return await _read_form(request, limits)
     body = b"".join([part async for part in limited(request, limits)])
     if not body:
-        raise HTTPException(400, SEND)
+        raise HTTPException(400, _SEND)
     return body, None
 
 
-async def read_form(request: Request, limits: Limits) -> tuple[bytes, str | None]:
+async def _read_form(request: Request, limits: Limits) -> tuple[bytes, str | None]:
     """The one file of a form, of any name, and its field `category`, which may be missing."""
     try:
         form = await MultiPartParser(request.headers, limited(request, limits), max_files=2, max_fields=2).parse()
     except (MultiPartException, FormParserError) as error:
-        raise HTTPException(400, f"the form cannot be read ({error}); {SEND}") from error
+        raise HTTPException(400, f"the form cannot be read ({error}); {_SEND}") from error
     try:
         images = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
         fields = {name: value for name, value in form.multi_items() if isinstance(value, str)}
@@ -46,10 +46,10 @@ async def read_form(request: Request, limits: Limits) -> tuple[bytes, str | None
         if others:
             raise HTTPException(400, f"the form has a field {others[0]!r}, where one file and `category` are expected")
         if len(images) != 1:
-            raise HTTPException(400, f"the form has {len(images) or 'no'} files, where one image is expected; {SEND}")
+            raise HTTPException(400, f"the form has {len(images) or 'no'} files, where one image is expected; {_SEND}")
         content = await images[0].read()
         if not content:
-            raise HTTPException(400, f"the form's file is empty; {SEND}")
+            raise HTTPException(400, f"the form's file is empty; {_SEND}")
         return content, fields.get("category")
     finally:
         await form.close()
@@ -76,11 +76,11 @@ def decoded(body: bytes, limits: Limits) -> Image.Image:
 def read_image(body: bytes, limits: Limits) -> Image.Image:
     """The same. Raises also what Pillow raises at its limits."""
     try:
-        image = Image.open(io.BytesIO(body), formats=FORMATS)
+        image = Image.open(io.BytesIO(body), formats=_FORMATS)
     except Exception as error:  # Pillow's readers raise all sorts
         if is_limit(error):
             raise
-        raise HTTPException(415, f"this is no image that is read here: send {', '.join(FORMATS)}") from error
+        raise HTTPException(415, f"this is no image that is read here: send {', '.join(_FORMATS)}") from error
     if image.width * image.height > limits.megapixels * 1e6:
         size = f"{image.width}x{image.height}"
         raise HTTPException(

@@ -13,7 +13,7 @@ from lit_ad.deploy.journal_file import JournalFile
 from lit_ad.detector.card import Card
 
 COLUMNS = "id, time, about, file, parent, state, report"
-STATES = ("judged", "shipped", "refused", "retired")
+_STATES = ("judged", "shipped", "refused", "retired")
 
 
 @dataclass(frozen=True)

@@ -81,13 +81,13 @@ def close_gaps(mask: Mask, radius: int) -> Mask:
     """Return the closing of a mask (H, W) by a square of side 2 radius + 1, as if nothing were anomalous around it."""
     mask = np.pad(mask, radius)
     for axis in (0, 1):
-        mask = window_sums(mask, radius, axis) > 0
+        mask = _window_sums(mask, radius, axis) > 0
     for axis in (0, 1):
-        mask = window_sums(mask, radius, axis) == 2 * radius + 1
+        mask = _window_sums(mask, radius, axis) == 2 * radius + 1
     return mask[radius : mask.shape[0] - radius, radius : mask.shape[1] - radius]
 
 
-def window_sums(mask: Mask, radius: int, axis: int) -> NDArray[np.int32]:
+def _window_sums(mask: Mask, radius: int, axis: int) -> NDArray[np.int32]:
     """Return how many pixels of a mask (H, W) lie at most `radius` away along an axis: (H, W)."""
     length = mask.shape[axis]
     before = np.insert(np.cumsum(mask, axis=axis, dtype=np.int32), 0, 0, axis=axis)

@@ -53,12 +53,12 @@ def connected(mask: Mask, corners: bool = True) -> Components:
     rows, starts = np.nonzero(edges == 1)
     ends = np.nonzero(edges == -1)[1]
     height, width = mask.shape
-    owner = join(len(rows), *touching(rows, starts, ends, width, corners))
+    owner = join(len(rows), *_touching(rows, starts, ends, width, corners))
     sizes = np.bincount(owner, ends - starts).astype(np.int64)
     return Components((height, width), rows, starts, ends, owner, sizes)
 
 
-def touching(rows: Ints, starts: Ints, ends: Ints, width: int, corners: bool) -> tuple[Ints, Ints]:
+def _touching(rows: Ints, starts: Ints, ends: Ints, width: int, corners: bool) -> tuple[Ints, Ints]:
     """Return the pairs of runs, 2 x (p,), of which the second touches the first from the row below it."""
     begin, end = rows * (width + 2) + starts, rows * (width + 2) + ends
     below = width + 2

@@ -34,7 +34,7 @@ POWERS = np.array([*np.linspace(0.05, 0.95, 10), 1.5, 2.0, 3.0])  # below 1: hig
 LOG_POWERS = np.log(POWERS)
 ODDS = np.array([1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0])  # times the stated rate's
 SPENT_HALF = 100  # images after which half of the capital has been bet
-MEMBERS = 10_000  # scores that new ones are compared with: 0.3 MiB
+_MEMBERS = 10_000  # scores that new ones are compared with: 0.3 MiB
 DELTA = 0.01
 
 
@@ -131,7 +131,7 @@ class DriftTest:
     """
 
     def __init__(
-        self, held_out: ArrayLike, threshold: float, delta: float = DELTA, members: int = MEMBERS, seed: int = 0
+        self, held_out: ArrayLike, threshold: float, delta: float = DELTA, members: int = _MEMBERS, seed: int = 0
     ) -> None:
         check_number("members", members, least=1)
         self.threshold, self.members = threshold, members

@@ -24,7 +24,7 @@ ImageLike = Union[str, os.PathLike[str], bytes, bytearray, memoryview, BinaryIO,
 """An image: a path; bytes or a binary file that hold an image file; a Pillow image; an array (H, W), (H, W, 1), (H, W,
 3) or (H, W, 4); a tensor (H, W), (1, H, W), (3, H, W) or (4, H, W). Numbers are uint8, uint16, or floats in [0, 1]."""
 
-CHANNELS = (1, 3, 4)
+_CHANNELS = (1, 3, 4)
 EXPECTED = (
     "an image is a path, bytes or a binary file, a Pillow image, an array (H, W) or (H, W, C) of NumPy, or a tensor "
     "(C, H, W) of torch, where C is 1, 3 or 4"
@@ -37,8 +37,8 @@ def list_images(given: Any) -> list[ImageLike] | Iterator[ImageLike] | None:
     Raises:
         UserError: It is none of these, or one of a list is no image.
     """
-    if is_tensor(given) and given.ndim == 4:
-        check_channels(given, "a tensor (B, C, H, W)")
+    if _is_tensor(given) and given.ndim == 4:
+        _check_channels(given, "a tensor (B, C, H, W)")
         return list(given)
     if isinstance(given, Sequence) and not isinstance(given, str | bytes | bytearray | memoryview):
         for number, image in enumerate(given, 1):
@@ -56,7 +56,7 @@ def iterate_images(given: Any) -> Iterator[ImageLike]:
     Raises:
         UserError: It is one image, or nothing to iterate over.
     """
-    several = given if is_iterable(given) else list_images(given)
+    several = given if _is_iterable(given) else list_images(given)
     if several is None:
         raise UserError("a stream is of several images: give a list of them, or call the detector with the one image")
     return iter(several)
@@ -64,13 +64,13 @@ def iterate_images(given: Any) -> Iterator[ImageLike]:
 
 def check_image(image: Any, name: str) -> None:
     """Raises UserError, with the image's name, if it is no image by its type and shape. Files are not read."""
-    if is_tensor(image):
+    if _is_tensor(image):
         if image.ndim not in (2, 3):
             raise UserError(f"{name} is a tensor of shape {tuple(image.shape)}: {EXPECTED}")
         if image.ndim == 3:
-            check_channels(image, f"{name}, a tensor (C, H, W),")
+            _check_channels(image, f"{name}, a tensor (C, H, W),")
     elif isinstance(image, np.ndarray):
-        if image.ndim not in (2, 3) or image.shape[2:] not in ((), *((count,) for count in CHANNELS)):
+        if image.ndim not in (2, 3) or image.shape[2:] not in ((), *((count,) for count in _CHANNELS)):
             hint = "; array.transpose(1, 2, 0) makes one of (C, H, W)" if image.shape[:1] in ((1,), (3,), (4,)) else ""
             raise UserError(f"{name} is an array of shape {image.shape}: {EXPECTED}{hint}")
     elif not (isinstance(image, str | os.PathLike | bytes | bytearray | memoryview | Image.Image) or is_file(image)):
@@ -79,9 +79,9 @@ def check_image(image: Any, name: str) -> None:
         raise UserError(f"{name} is {kind}: {EXPECTED}{hint}")
 
 
-def check_channels(tensor: Any, name: str) -> None:
+def _check_channels(tensor: Any, name: str) -> None:
     """Raises UserError if the channels of a tensor (..., C, H, W) are elsewhere, or might be."""
-    if tensor.shape[-3] not in CHANNELS or tensor.shape[-1] in CHANNELS:
+    if tensor.shape[-3] not in _CHANNELS or tensor.shape[-1] in _CHANNELS:
         shape = tuple(tensor.shape)
         raise UserError(
             f"{name} has the shape {shape}, in which C, of 1, 3 or 4 channels, is not the first of (C, H, W), or might "
@@ -102,7 +102,7 @@ def read_pixels(image: Any, window: Window | None = None, name: str = "the image
         UserError: It cannot be read, or its values are none of an image.
     """
     check_image(image, name)
-    if bgr and not (is_tensor(image) or isinstance(image, np.ndarray)):
+    if bgr and not (_is_tensor(image) or isinstance(image, np.ndarray)):
         raise UserError(f"{name} is no array, whose channels may be blue, green, red: leave out bgr")
     if isinstance(image, str | os.PathLike):
         return read_image(resolve_path(image), window)
@@ -115,8 +115,8 @@ def read_pixels(image: Any, window: Window | None = None, name: str = "the image
             raise UserError(f"cannot read {name}: the file {why}")
         return read_image(Path(name), window, content)
     try:
-        array = array_of(image) if is_tensor(image) else image
-        return to_rgb(swap_red_and_blue(array) if bgr else array, window)
+        array = _array_of(image) if _is_tensor(image) else image
+        return to_rgb(_swap_red_and_blue(array) if bgr else array, window)
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
 
@@ -136,7 +136,7 @@ def name_of(image: Any, number: int | None = None) -> str:
     return f"the image given as {given}" if given else "the image"
 
 
-def is_tensor(value: Any) -> bool:
+def _is_tensor(value: Any) -> bool:
     """Whether it is a tensor of torch, which is not imported for this."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(value, torch.Tensor)
@@ -147,21 +147,21 @@ def is_file(value: Any) -> bool:
     return callable(getattr(value, "read", None)) and not isinstance(value, type)
 
 
-def is_iterable(value: Any) -> bool:
+def _is_iterable(value: Any) -> bool:
     """Whether it has several images, as a loader or a data set has: an iterable that is neither an image nor one of the
     kinds that `list_images` knows."""
     known = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray, Mapping, list, tuple)
-    return isinstance(value, Iterable) and not (isinstance(value, known) or is_file(value) or is_tensor(value))
+    return isinstance(value, Iterable) and not (isinstance(value, known) or is_file(value) or _is_tensor(value))
 
 
-def swap_red_and_blue(array: NDArray[Any]) -> NDArray[Any]:
+def _swap_red_and_blue(array: NDArray[Any]) -> NDArray[Any]:
     """(H, W, C) with the first three channels in the other order; one channel, or (H, W), as it is."""
     if array.ndim == 2 or array.shape[2] == 1:
         return array
     return array[..., [2, 1, 0, *range(3, array.shape[2])]]
 
 
-def array_of(tensor: Any) -> NDArray[Any]:
+def _array_of(tensor: Any) -> NDArray[Any]:
     """A tensor (H, W) or (C, H, W) -> an array (H, W) or (H, W, C)."""
     tensor = tensor.detach().cpu()
     if tensor.is_floating_point():

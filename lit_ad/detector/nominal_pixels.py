@@ -20,7 +20,7 @@ from lit_ad.metrics.histogram import Histogram, absorb, empty, merge
 from lit_ad.metrics.keys import KEY_BITS, ordered_keys, ordered_scores
 
 CELLS = 512  # of a histogram
-UNITS = 1 << 44  # of an image: whole numbers, so that sums depend on no order; room for 2^19 images
+_UNITS = 1 << 44  # of an image: whole numbers, so that sums depend on no order; room for 2^19 images
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class NominalPixels:
         keys = ordered_keys(ascending[number // 2 :])
         histogram = absorb(empty(), {0: keys}, CELLS)
         histogram.counts[0, 0] += number // 2
-        counts = histogram.counts * (UNITS // number)
+        counts = histogram.counts * (_UNITS // number)
         return cls(Histogram(histogram.strata, histogram.cells, counts, histogram.bits))
 
     @classmethod

@@ -51,7 +51,7 @@ def gpu_providers(runtime: Any, kind: str, number: int, card: Card, engines: Pat
         engines: Where TensorRT keeps the engines that it builds, from `engine_folder`. None: nowhere.
     """
     options: dict[str, Any] = {"device_id": number}
-    if card.precision == "fp32" and version_of(runtime) >= (1, 18):
+    if card.precision == "fp32" and _version_of(runtime) >= (1, 18):
         options["use_tf32"] = 0  # which has 10 bits: maps would be a per cent off
     providers = [(CUDA, options), "CPUExecutionProvider"]
     if kind == "cuda":
@@ -88,7 +88,7 @@ def engine_folder(file: Path, fingerprint: str) -> Path | None:
     return None
 
 
-def version_of(runtime: Any) -> tuple[int, int]:
+def _version_of(runtime: Any) -> tuple[int, int]:
     """The first two numbers of its version."""
     major, minor, *_ = runtime.__version__.split(".")
     return int(major), int(minor)

@@ -32,10 +32,10 @@ CPU = "CPUExecutionProvider"
 def load_onnx(file: Path, device: str) -> Loaded:
     """By ONNX Runtime, on a CPU, or by CUDA or TensorRT where `device` says so."""
     runtime = need("onnxruntime", "onnx")
-    return load_on_cpu(runtime, file) if device == "cpu" else load_on_gpu(runtime, file, device)
+    return _load_on_cpu(runtime, file) if device == "cpu" else _load_on_gpu(runtime, file, device)
 
 
-def load_on_cpu(runtime: Any, file: Path) -> Loaded:
+def _load_on_cpu(runtime: Any, file: Path) -> Loaded:
     """For several callers there is a second session, of fewer threads."""
     fingerprint = check_seal(file)
     all_cores = make_session(runtime, file, [CPU])
@@ -50,7 +50,7 @@ def load_on_cpu(runtime: Any, file: Path) -> Loaded:
     return Loaded(network, card, network_for, name, metadata.get(CHECK_KEY), fingerprint)
 
 
-def load_on_gpu(runtime: Any, file: Path, device: str) -> Loaded:
+def _load_on_gpu(runtime: Any, file: Path, device: str) -> Loaded:
     """The network serves one caller at a time: a GPU's memory is for one batch.
 
     Raises:

@@ -13,15 +13,15 @@ Mask = NDArray[np.bool_]
 Colour = tuple[int, int, int]
 
 TRUTH, FOUND = (0, 255, 0), (0, 190, 255)  # colours of outlines; the heat's own run from black by purple to yellow
-INFERNO = bytes.fromhex(  # matplotlib's colours at 33 points: black, purple, orange, yellow
+_INFERNO = bytes.fromhex(  # matplotlib's colours at 33 points: black, purple, orange, yellow
     "0000040403120b0724150b37210c4a2e0a5a3c09654a0c6b57106d63146e70196e"
     "7d1e6d89226a962766a32b61af315cbb3755c63e4dd14644db4f3be35932eb6528"
     "f1711ef67f14f98d0afb9c06fcab0ffbba1ff9ca32f5d949f2e865f3f586fcffa4"
 )
-WIDEST = 4  # panels are at most as many times as wide as `height`
-THINNEST = 10  # no side is less than this part of `height`, whatever the image's proportions
+_WIDEST = 4  # panels are at most as many times as wide as `height`
+_THINNEST = 10  # no side is less than this part of `height`, whatever the image's proportions
 GAP, TITLE = 4, 22
-FONT = ImageFont.load_default(13)
+_FONT = ImageFont.load_default(13)
 SMALL = ImageFont.load_default(11)
 
 
@@ -54,7 +54,7 @@ def draw(
         low, high = span or (float(heat.min()), float(heat.max()))
         scaled = ((heat_panel(heat, size) - low) / max(high - low, 1e-30)).clip(0, 1)
         panels.append(over_grey(seen, scaled))
-    outlines = contours(marks, size)
+    outlines = _contours(marks, size)
     panels = [outlined(panel, outlines) for panel in panels]
     if heat is not None:
         window = hottest(heat, size)
@@ -62,11 +62,11 @@ def draw(
             panels = [framed(panel, window, heat.shape) for panel in panels]
         panels.append(colour_bar(size[0], low, high, threshold))
         if window is not None:
-            nearer = contours([mark.within(window) for mark in marks], size)
+            nearer = _contours([mark.within(window) for mark in marks], size)
             panels.append(outlined(magnified(image, window, heat.shape, size), nearer))
     gap = np.full((size[0], GAP, 3), 255, np.uint8)
     row = np.hstack([part for panel in panels for part in (panel, gap)][:-1])
-    return titled(row, title, [mark for mark in marks if mark.mask.any()])
+    return _titled(row, title, [mark for mark in marks if mark.mask.any()])
 
 
 class Mark(NamedTuple):
@@ -84,11 +84,11 @@ class Mark(NamedTuple):
 
 def panel_size(original: Size, height: int) -> Size:
     """Height and width of the panels of an image of the size `original`: its proportions, unless they are extreme."""
-    scale, least = min(height / original[0], WIDEST * height / original[1]), max(1, height // THINNEST)
+    scale, least = min(height / original[0], _WIDEST * height / original[1]), max(1, height // _THINNEST)
     return max(least, round(scale * original[0])), max(least, round(scale * original[1]))
 
 
-def contours(marks: list[Mark], size: Size) -> list[tuple[Mask, Colour]]:
+def _contours(marks: list[Mark], size: Size) -> list[tuple[Mask, Colour]]:
     """Return the outlines of masks (H0, W0) in a panel of `size`, (h, w) each, and their colours."""
     return [(outline(highest(mark.mask, size)), mark.colour) for mark in marks]
 
@@ -101,7 +101,7 @@ def outline(mask: Mask) -> Mask:
 
 
 def outlined(panel: Pixels, outlines: list[tuple[Mask, Colour]]) -> Pixels:
-    """Return a panel (h, w, 3) with `contours` on it."""
+    """Return a panel (h, w, 3) with `_contours` on it."""
     panel = panel.copy()
     for pixels, colour in outlines:
         panel[pixels] = colour
@@ -144,7 +144,7 @@ def heat_panel(heat: NDArray[np.float32], size: Size) -> NDArray[np.float32]:
 
 def colours(scaled: NDArray[np.float32]) -> Pixels:
     """Return the colours of a heat (H, W) in [0, 1]: (H, W, 3)."""
-    stops = np.frombuffer(INFERNO, np.uint8).reshape(-1, 3)
+    stops = np.frombuffer(_INFERNO, np.uint8).reshape(-1, 3)
     levels, places = np.arange(256) / 255, np.linspace(0, 1, len(stops))
     table = np.stack([np.interp(levels, places, stops[:, channel]) for channel in range(3)], axis=1)
     return np.rint(table).astype(np.uint8)[(scaled * 255).astype(np.uint8)]
@@ -200,20 +200,20 @@ def colour_bar(height: int, low: float, high: float, threshold: float | None) ->
     return np.asarray(bar)
 
 
-def titled(row: Pixels, title: str, marks: list[Mark]) -> Image.Image:
+def _titled(row: Pixels, title: str, marks: list[Mark]) -> Image.Image:
     """The panels (h, w, 3) under a title, and after it what the outlines' colours mean."""
-    begin = int(FONT.getlength(title)) + 24
-    width = max([row.shape[1], begin - 16, *([begin + sum(legend_width(mark) for mark in marks)] if marks else [])])
+    begin = int(_FONT.getlength(title)) + 24
+    width = max([row.shape[1], begin - 16, *([begin + sum(_legend_width(mark) for mark in marks)] if marks else [])])
     picture = Image.new("RGB", (width, TITLE + row.shape[0]), "white")
     picture.paste(Image.fromarray(row), (0, TITLE))
     pen = ImageDraw.Draw(picture)
-    pen.text((4, 3), title, fill="black", font=FONT)
+    pen.text((4, 3), title, fill="black", font=_FONT)
     for mark in marks:
         pen.rectangle([begin, 6, begin + 9, 15], outline="black", fill=mark.colour)
-        pen.text((begin + 14, 3), mark.name, fill="black", font=FONT)
-        begin += legend_width(mark)
+        pen.text((begin + 14, 3), mark.name, fill="black", font=_FONT)
+        begin += _legend_width(mark)
     return picture
 
 
-def legend_width(mark: Mark) -> int:
-    return int(FONT.getlength(mark.name)) + 28
+def _legend_width(mark: Mark) -> int:
+    return int(_FONT.getlength(mark.name)) + 28

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from lit_ad.errors import UserError, check_number
 
 PixelKind = Literal["image", "pixel", "region"]
-FARTHEST = 1000  # pixels: a window of as many more on each side of an image must fit into memory
+_FARTHEST = 1000  # pixels: a window of as many more on each side of an image must fit into memory
 CleanUpKey = bool | dict[str, float]  # of decision.clean_up: on or off, or the fields of GivenCleanUp
 
 
@@ -34,7 +34,7 @@ class GivenCleanUp:
             if not math.isfinite(number):
                 raise UserError(f"decision.clean_up.{name} is {number:g}, but it must be a finite number")
         for name in (name for name in least if name in value):
-            most = FARTHEST if name in ("reach", "closing") else math.inf
+            most = _FARTHEST if name in ("reach", "closing") else math.inf
             check_number(f"decision.clean_up.{name}", value[name], least=least[name], most=most)
             if value[name] != int(value[name]):
                 raise UserError(f"decision.clean_up.{name} is a number of pixels, not {value[name]:g}")

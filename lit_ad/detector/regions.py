@@ -32,20 +32,20 @@ def regions(mask: Mask, anomaly_map: NDArray[np.float32], mm_per_pixel: float | 
     order = np.argsort(parts.owner, kind="stable")
     groups = np.split(order, np.cumsum(np.bincount(parts.owner))[:-1]) if len(order) else []
     made = [
-        measure_region(parts.rows[runs], parts.starts[runs], parts.ends[runs], anomaly_map, mm_per_pixel)
+        _measure_region(parts.rows[runs], parts.starts[runs], parts.ends[runs], anomaly_map, mm_per_pixel)
         for runs in groups
     ]
     return sorted(made, key=lambda region: -region.peak)
 
 
-def measure_region(rows: Ints, starts: Ints, ends: Ints, anomaly_map: NDArray[np.float32], mm: float | None) -> Region:
+def _measure_region(rows: Ints, starts: Ints, ends: Ints, anomaly_map: NDArray[np.float32], mm: float | None) -> Region:
     """Return the region of some runs of pixels: each run's row, first column and the one after its last, 3 x (n,), by
     row. `mm`: a pixel's side, if it is known."""
     values = [anomaly_map[row, start:end] for row, start, end in zip(rows, starts, ends, strict=True)]
     counts = ends - starts
     area = int(counts.sum())
     row, column = (float((counts * at).sum() / area) for at in (rows, (starts + ends - 1) / 2))
-    length, width = smallest_rectangle(rows, starts, ends)
+    length, width = _smallest_rectangle(rows, starts, ends)
     box = (int(rows[0]), int(starts.min()), int(rows[-1]) + 1, int(ends.max()))
     peak = max(float(part.max()) for part in values)
     mean = sum(float(part.sum(dtype=np.float64)) for part in values) / area
@@ -53,7 +53,7 @@ def measure_region(rows: Ints, starts: Ints, ends: Ints, anomaly_map: NDArray[np
     return Region(box, area, peak, mean, (row, column), length, width, *of_mm)
 
 
-def smallest_rectangle(rows: Ints, starts: Ints, ends: Ints) -> tuple[float, float]:
+def _smallest_rectangle(rows: Ints, starts: Ints, ends: Ints) -> tuple[float, float]:
     """Length and width of the rectangle of the smallest area, at any angle, around the runs' pixels, 3 x (n,).
 
     One of its sides lies along an edge of the convex hull (Freeman and Shapira 1975, https://doi.org/10.1145/360881.360919).
@@ -61,7 +61,7 @@ def smallest_rectangle(rows: Ints, starts: Ints, ends: Ints) -> tuple[float, flo
     if len(rows) == 1:
         sides = (1.0, float(ends[0] - starts[0]))
         return max(sides), min(sides)
-    hull = convex_hull(rows, starts, ends)
+    hull = _convex_hull(rows, starts, ends)
     edges = np.diff(hull, axis=0, append=hull[:1])
     along = edges / np.hypot(edges[:, 0], edges[:, 1])[:, None]
     heights, widths = (np.ptp(hull @ side.T, axis=0) for side in (along, along[:, ::-1] * [-1, 1]))
@@ -69,7 +69,7 @@ def smallest_rectangle(rows: Ints, starts: Ints, ends: Ints) -> tuple[float, flo
     return float(max(heights[best], widths[best])), float(min(heights[best], widths[best]))
 
 
-def convex_hull(rows: Ints, starts: Ints, ends: Ints) -> NDArray[np.float64]:
+def _convex_hull(rows: Ints, starts: Ints, ends: Ints) -> NDArray[np.float64]:
     """The corners (h, 2), as row and column, of the runs' convex hull, 3 x (n,) by row (Andrew's monotone chain)."""
     first = np.flatnonzero(np.diff(rows, prepend=-1))
     left, right = np.minimum.reduceat(starts, first), np.maximum.reduceat(ends, first)

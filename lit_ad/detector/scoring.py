@@ -77,7 +77,7 @@ def judge(network: Network, pixels: Any, boxes: Sequence[Box], card: Card) -> li
         seen = None if output.anomaly_map is None else output.anomaly_map[i, 0]
         own = None if output.score is None else float(output.score[i])
         parts = {name: float(scores[i]) for name, scores in output.parts.items()}
-        judgements.append(Judgement(seen, final_score(seen, own, box, card), box, parts))
+        judgements.append(Judgement(seen, _final_score(seen, own, box, card), box, parts))
     return judgements
 
 
@@ -109,11 +109,11 @@ def judge_tiles(network: Network, image: Any, box: Box, card: Card) -> Judgement
         seen = np.zeros(image.shape[-2:], np.float32)
         seen[top:bottom, left:right] = grid.stitch(chain([first], maps))[0, 0]
     own = worst.pop("", None)
-    score = final_score(seen, None if own is None else float(own), box, card)
+    score = _final_score(seen, None if own is None else float(own), box, card)
     return Judgement(seen, score, box, {name: float(value) for name, value in worst.items()})
 
 
-def final_score(seen: Floats | None, own: float | None, box: Box, card: Card) -> float:
+def _final_score(seen: Floats | None, own: float | None, box: Box, card: Card) -> float:
     """Return the network's own score, or that of the map's content in `box`, (H, W)."""
     if seen is None or not card.map_scored:
         assert own is not None, "a score, a map, or both"

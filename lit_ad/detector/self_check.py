@@ -46,10 +46,10 @@ class SelfCheck:
 
     def to_text(self) -> str:
         """As JSON."""
-        images = [encode_png(Image.fromarray(image.transpose(1, 2, 0))) for image in self.images]
+        images = [_encode_png(Image.fromarray(image.transpose(1, 2, 0))) for image in self.images]
         values: dict[str, Any] = {"images": images, "size": self.size, "scores": self.scores}
         if self.maps is not None:
-            values |= {"maps": [encode_map(anomaly_map) for anomaly_map in self.maps], "step": self.step}
+            values |= {"maps": [_encode_map(anomaly_map) for anomaly_map in self.maps], "step": self.step}
         return json.dumps({**values, "tolerance": self.tolerance})
 
     @classmethod
@@ -59,7 +59,7 @@ class SelfCheck:
             values = json.loads(text)
             images = np.stack([decode_png(image).transpose(2, 0, 1) for image in values["images"]])
             height, width = map(int, values["size"])
-            maps = np.stack([decode_map(each) for each in values["maps"]]) if "maps" in values else None
+            maps = np.stack([_decode_map(each) for each in values["maps"]]) if "maps" in values else None
             step, scores = int(values.get("step", 1)), tuple(map(float, values["scores"]))
             return cls(images, (height, width), scores, maps, step, float(values["tolerance"]))
         except (ValueError, KeyError, TypeError, OSError) as error:
@@ -139,12 +139,12 @@ def compare(network: Network, card: Card, check: SelfCheck, batch_size: int = 1)
             expected = check.scores[i]
             row = Row(expected, score, abs(score - expected) / max(abs(expected), usual, 1e-12))
             if check.maps is not None:
-                row = row._replace(**compare_map(None if maps is None else maps[i - first], check.maps[i], check.step))
+                row = row._replace(**_compare_map(None if maps is None else maps[i - first], check.maps[i], check.step))
             rows.append(row)
     return Comparison(tuple(rows), check.tolerance)
 
 
-def compare_map(anomaly_map: Floats | None, expected: Floats, step: int) -> dict[str, float]:
+def _compare_map(anomaly_map: Floats | None, expected: Floats, step: int) -> dict[str, float]:
     """The fields of a `Row` that are a map's. (H, W), and (h, w): every `step`-th pixel."""
     if anomaly_map is None or anomaly_map[::step, ::step].shape != expected.shape:
         return {"map_difference": float("inf"), "expected_pixel": float(expected.max()), "pixel": float("nan")}
@@ -167,7 +167,7 @@ def enlarge(image: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.asarray(resized).transpose(2, 0, 1))
 
 
-def encode_png(image: Image.Image) -> str:
+def _encode_png(image: Image.Image) -> str:
     stream = io.BytesIO()
     image.save(stream, "PNG", optimize=True)
     return base64.b64encode(stream.getvalue()).decode("ascii")
@@ -178,14 +178,14 @@ def decode_png(text: str) -> NDArray[Any]:
         return np.array(image)
 
 
-def encode_map(anomaly_map: Floats) -> dict[str, Any]:
+def _encode_map(anomaly_map: Floats) -> dict[str, Any]:
     """(h, w) as a PNG of 16 bits, and the values that 0 and 65535 stand for."""
     low, high = float(anomaly_map.min()), float(anomaly_map.max())
     levels = np.rint((anomaly_map.astype(np.float64) - low) * (STEPS / max(high - low, 1e-300)))
-    return {"low": low, "high": high, "png": encode_png(Image.fromarray(levels.astype(np.uint16)))}
+    return {"low": low, "high": high, "png": _encode_png(Image.fromarray(levels.astype(np.uint16)))}
 
 
-def decode_map(values: dict[str, Any]) -> Floats:
+def _decode_map(values: dict[str, Any]) -> Floats:
     low, high = float(values["low"]), float(values["high"])
     levels = decode_png(values["png"]).astype(np.float64)
     return (low + levels * ((high - low) / STEPS)).astype(np.float32)

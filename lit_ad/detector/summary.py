@@ -30,11 +30,11 @@ def summary(decision: Decision) -> dict[str, Any]:
         "kept_rate": decision.kept_rate(),
         "also_chosen": {category: list(chosen) for category, chosen in decision.also_chosen.items()},
         "by_hand": by_hand(decision),
-        "thresholds": [summary_of(decision, category) for category in categories],
+        "thresholds": [_summary_of(decision, category) for category in categories],
     }
 
 
-def summary_of(decision: Decision, category: str | None) -> dict[str, Any]:
+def _summary_of(decision: Decision, category: str | None) -> dict[str, Any]:
     """The same of a category; of None, all together."""
     image = decision.operating_point(category)
     folds = folds_of(decision, category)
@@ -44,7 +44,7 @@ def summary_of(decision: Decision, category: str | None) -> dict[str, Any]:
     return {
         "category": category,
         "image": image.to_dict(),
-        "pixels": summary_of_pixels(decision, category),
+        "pixels": _summary_of_pixels(decision, category),
         "kept_rate": decision.kept_rate(category),
         "exact": exact,
         "scale_images": scale_images_of(decision, category),
@@ -61,7 +61,7 @@ def summary_of(decision: Decision, category: str | None) -> dict[str, Any]:
     }
 
 
-def summary_of_pixels(decision: Decision, category: str | None) -> dict[str, Any] | None:
+def _summary_of_pixels(decision: Decision, category: str | None) -> dict[str, Any] | None:
     """What is said of the pixel threshold of a category; None without maps."""
     point, marking = decision.pixel_operating_point(category), decision.marking(category)
     if point is None or marking is None:

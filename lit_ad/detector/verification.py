@@ -27,8 +27,8 @@ def verify(loaded: Loaded, file: Path, device: str) -> None:
     """
     if loaded.check is None:
         return
-    place = result_file(loaded, device)
-    comparison = None if place is None else read_result(place)
+    place = _result_file(loaded, device)
+    comparison = None if place is None else _read_result(place)
     if comparison is None:
         comparison = compare_and_keep(loaded, SelfCheck.from_text(loaded.check, file), file, device)
     judge_result(comparison, loaded, file)
@@ -37,7 +37,7 @@ def verify(loaded: Loaded, file: Path, device: str) -> None:
 def compare_and_keep(loaded: Loaded, check: SelfCheck, file: Path, device: str, batch_size: int = 1) -> Comparison:
     """Compare, and keep the result for the next time the file is loaded here."""
     comparison = compare(loaded.network, loaded.card, check, batch_size)
-    place = result_file(loaded, device)
+    place = _result_file(loaded, device)
     if place is not None and batch_size == 1:
         with suppress(UserError):  # a read-only file system: the next program compares again
             if comparison.refused:
@@ -60,7 +60,7 @@ def judge_result(comparison: Comparison, loaded: Loaded, file: Path) -> None:
         )
 
 
-def result_file(loaded: Loaded, device: str) -> Path | None:
+def _result_file(loaded: Loaded, device: str) -> Path | None:
     """Where a result is kept. None where there is no place for caches."""
     with warnings.catch_warnings(), suppress(UserError):
         warnings.simplefilter("ignore")  # of a home that cannot be written to
@@ -76,7 +76,7 @@ def driver() -> str:
     return ""
 
 
-def read_result(place: Path) -> Comparison | None:
+def _read_result(place: Path) -> Comparison | None:
     """The result that was kept. None if there is none that can be read."""
     with suppress(OSError, ValueError, TypeError):
         tolerance, rows = json.loads(place.read_text(encoding="utf-8"))

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from lit_ad.evaluation.results import MEAN, POOLED, Results
 
-LOWEST = 0.6  # image AUROC; 0.5 is that of a detector that knows nothing
+_LOWEST = 0.6  # image AUROC; 0.5 is that of a detector that knows nothing
 
 
 def describe_doubts(results: Results, held_out: Mapping[str, NDArray[np.float64]]) -> str:
@@ -22,16 +22,16 @@ def describe_doubts(results: Results, held_out: Mapping[str, NDArray[np.float64]
     auroc, pooled = row.get("image_auroc", math.nan), results.rows[POOLED]
     anomalous = pooled.get("anomalous_images", 0)
     reasons = []
-    if auroc < LOWEST:
+    if auroc < _LOWEST:
         reasons.append(f"the image AUROC is {auroc:.3f}, where guessing gives 0.5")
     if anomalous and pooled.get("misses") == anomalous:
         all_of_them = "the one anomalous image was" if anomalous == 1 else f"all {anomalous:.0f} anomalous images were"
         reasons.append(f"{all_of_them} missed")
-    if lies_above(results, held_out):
+    if _lies_above(results, held_out):
         reasons.append("the good images held out of training score higher than those of the test")
     if not reasons:
         return ""
-    sound = auroc >= LOWEST and reasons[0].endswith("missed")  # the scores tell good from bad, the threshold does not
+    sound = auroc >= _LOWEST and reasons[0].endswith("missed")  # the scores tell good from bad, the threshold does not
     rate = "a false-alarm rate that is too low for the held-out images, " if sound else ""
     causes = f"{rate}a folder that is not what it is taken for (lit-ad data check), too few training steps"
     return (
@@ -40,7 +40,7 @@ def describe_doubts(results: Results, held_out: Mapping[str, NDArray[np.float64]
     )
 
 
-def lies_above(results: Results, held_out: Mapping[str, NDArray[np.float64]]) -> bool:
+def _lies_above(results: Results, held_out: Mapping[str, NDArray[np.float64]]) -> bool:
     """Whether in some category the median held-out score lies above the highest score of the test."""
     for category, scores in held_out.items():
         tested = [image.score for image in results.images if image.category == category]

@@ -15,7 +15,7 @@ from lit_ad.evaluation.results import MEAN, POOLED, Official, Row
 from lit_ad.evaluation.rows import mean_row, ratio
 from lit_ad.metrics import SPRO
 
-RESIZED = "none: evaluation.eval_size or model.view.roi is set, and these rules are for all pixels at full resolution"
+_RESIZED = "none: evaluation.eval_size or model.view.roi is set, and these rules are for all pixels at full resolution"
 
 
 class ByRules:
@@ -63,7 +63,7 @@ class ByRules:
         figures = {f"{category}/": self._figures(category, values) for category in categories}
         if len(figures) > 1:
             figures[MEAN] = mean_row(list(figures.values()))
-        remarks = [*self.rules.remarks, *([] if self.original else [RESIZED])]
+        remarks = [*self.rules.remarks, *([] if self.original else [_RESIZED])]
         return Official(self.rules.name, dict(self.rules.metrics), list(self.rules.headline), figures, remarks)
 
     def _figures(self, category: str, values: dict[str, Row]) -> Row:

@@ -36,7 +36,7 @@ def picture_names(samples: Sequence[Sample]) -> dict[str, str]:
         most = len({folded(str(path)) for path in paths})
         for with_suffix, depth in ((with_suffix, depth) for with_suffix in (False, True) for depth in depths):
             stems = [
-                Path(category, *parts[max(0, len(parts) - depth) :], short_stem(path, with_suffix)).as_posix()
+                Path(category, *parts[max(0, len(parts) - depth) :], _short_stem(path, with_suffix)).as_posix()
                 for path, parts in zip(paths, folders, strict=True)
             ]
             if len({folded(name) for name in stems}) == most:
@@ -63,7 +63,7 @@ def numbered(names: Sequence[str]) -> list[str]:
     return free
 
 
-def short_stem(path: Path, with_suffix: bool) -> str:
+def _short_stem(path: Path, with_suffix: bool) -> str:
     """An image's name, `with_suffix` or without; of a page, with its number. A hash stands for the end of a long one,
     to which no suffix could be added."""
     file, page = split_page(path)

@@ -74,13 +74,13 @@ class Official:
 
     def table(self) -> str:
         """The headline as aligned text, its rules and the remarks below it."""
-        titles = [key for name in self.headline for key in self.last() if is_of(key, name)]
+        titles = [key for name in self.headline for key in self.last() if _is_of(key, name)]
         lines = [["", *titles]]
         for row, values in self.rows.items():
             lines.append([printable(row), *("" if math.isnan(values[key]) else f"{values[key]:.4f}" for key in titles)])
         figures = [f"{name}: {self.metrics[name]}" for name in self.headline] if self.rows else []
         return "\n".join(
-            [f"By the rules of {self.name}:", *([align_columns(lines)] if self.rows else []), *figures, *self.remarks]
+            [f"By the rules of {self.name}:", *([_align_columns(lines)] if self.rows else []), *figures, *self.remarks]
         )
 
 
@@ -143,7 +143,7 @@ class Results:
                 cells.append(cell)
             lines.append(cells)
         official = [] if self.official is None else ["", self.official.table()]
-        return "\n".join([align_columns(lines), *(f"({letter}) {why}" for why, letter in notes.items()), *official])
+        return "\n".join([_align_columns(lines), *(f"({letter}) {why}" for why, letter in notes.items()), *official])
 
     def why_empty(self, row: str, name: str) -> str:
         """Why a row has no value of a metric."""
@@ -193,10 +193,10 @@ class Results:
         """The inverse of `save`. Raises UserError if the file is not one of these."""
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-            rows = rows_with_nan(values["rows"])
+            rows = _rows_with_nan(values["rows"])
             official = values.get("official")
             if official is not None:
-                official = Official(**{**official, "rows": rows_with_nan(official["rows"])})
+                official = Official(**{**official, "rows": _rows_with_nan(official["rows"])})
             images = [ImageResult(**image) for image in values["images"]]
             curves = {name: (np.array(x), np.array(y)) for name, (x, y) in values["curves"].items()}
             decided = (values["threshold"], values["pixel_threshold"], values["false_alarm"])
@@ -221,17 +221,17 @@ class Results:
             writer.writerow(["path", "category", "defect", "label", "score", "p_value", "verdict", "threshold"])
             for image in self.images:
                 verdict = {None: "", True: "anomalous", False: "nominal"}[image.anomalous]
-                judged = (six_digits(image.score), six_digits(image.p_value), verdict, six_digits(image.threshold))
+                judged = (_six_digits(image.score), _six_digits(image.p_value), verdict, _six_digits(image.threshold))
                 writer.writerow([image.path, image.category, image.defect, image.label, *judged])
 
 
-def align_columns(lines: list[list[str]]) -> str:
+def _align_columns(lines: list[list[str]]) -> str:
     """Lines of cells, whose first are names and the others numbers, as text in columns."""
     sides = ("left", *["right"] * (len(lines[0]) - 1))
     return tabulate(lines, tablefmt="plain", colalign=sides, disable_numparse=True)
 
 
-def is_of(key: str, metric: str) -> bool:
+def _is_of(key: str, metric: str) -> bool:
     """Whether a figure of `Official` is that of a metric, or of a subset by it, and no error bound."""
     return key == metric or (key.startswith(f"{metric}_") and "error_bound" not in key)
 
@@ -247,7 +247,7 @@ def shown(values: Row, name: str) -> str:
     return f"{values[name]:.0f}/{values[total]:.0f}" if name in values else f"{100 * value:.3g} %"
 
 
-def six_digits(value: float | None) -> str:
+def _six_digits(value: float | None) -> str:
     """As files have it: 6 significant digits are float32's; "" of nothing."""
     return "" if value is None else f"{value:.6g}"
 
@@ -260,9 +260,9 @@ def without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def rows_with_nan(rows: dict[str, dict[str, float | None]]) -> dict[str, Row]:
-    return {row: {name: with_nan(value) for name, value in metrics.items()} for row, metrics in rows.items()}
+def _rows_with_nan(rows: dict[str, dict[str, float | None]]) -> dict[str, Row]:
+    return {row: {name: _with_nan(value) for name, value in metrics.items()} for row, metrics in rows.items()}
 
 
-def with_nan(value: float | None) -> float:
+def _with_nan(value: float | None) -> float:
     return math.nan if value is None else value

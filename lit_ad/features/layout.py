@@ -21,7 +21,7 @@ from lit_ad.image.pixels import split_page
 from lit_ad.names import file_name
 
 KEY_LENGTH = 24  # hexadecimal digits of a SHA-256
-PARTIAL = ".partial"
+_PARTIAL = ".partial"
 RUNS = 1000  # that runs.json names
 DTYPES = ("float16", "bfloat16", "float32")
 
@@ -41,22 +41,22 @@ def tap_file(store: Path, tap: int) -> Path:
 
 def partial_folder(store: Path) -> Path:
     """Where a store is written until it is complete."""
-    return store.with_name(f"{store.name}{PARTIAL}")
+    return store.with_name(f"{store.name}{_PARTIAL}")
 
 
 def lock_file(store: Path) -> Path:
     """The lock that the writer of a store holds, whether the store is complete or partial."""
-    return store.with_name(f"{store.name.removesuffix(PARTIAL)}.lock")
+    return store.with_name(f"{store.name.removesuffix(_PARTIAL)}.lock")
 
 
 def list_stores(directory: Path) -> list[Path]:
     """All stores in a directory, complete or partial. An absent directory has none."""
     folders = (path for path in directory.iterdir() if path.is_dir()) if directory.is_dir() else ()
-    return sorted(path for path in folders if is_key(path.name.removesuffix(PARTIAL)))
+    return sorted(path for path in folders if is_key(path.name.removesuffix(_PARTIAL)))
 
 
 def is_partial(store: Path) -> bool:
-    return store.name.endswith(PARTIAL)
+    return store.name.endswith(_PARTIAL)
 
 
 def is_being_written(store: Path) -> bool:

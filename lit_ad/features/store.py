@@ -27,7 +27,7 @@ from lit_ad.features.layout import DTYPES, KEY_LENGTH, about_file, lock_file, pa
 from lit_ad.files import format_bytes, sync_folder, writing
 
 REMEDY = "set cache.directory to another disk, or cache.enabled to false"
-FORMAT = 3  # of the files, and of what a key stands for
+_FORMAT = 3  # of the files, and of what a key stands for
 
 
 class FeatureStore:
@@ -102,7 +102,7 @@ def load_or_compute(
                 shutil.rmtree(partial, ignore_errors=True)  # of a writer that was killed
                 try:
                     partial.mkdir()
-                    write(partial, full_key(about, count, dtype), batches(), title)
+                    write(partial, _full_key(about, count, dtype), batches(), title)
                     partial.rename(folder)
                     sync_folder(directory)
                 except OSError as error:
@@ -121,13 +121,13 @@ def store_path(directory: Path, about: Mapping[str, Any], count: int, dtype: str
     is unknown."""
     if dtype not in DTYPES:
         raise UserError(f"cache.dtype is {dtype!r}, but it must be one of {', '.join(DTYPES)}")
-    described = json.dumps(full_key(about, count, dtype), sort_keys=True)
+    described = json.dumps(_full_key(about, count, dtype), sort_keys=True)
     return directory / hashlib.sha256(described.encode()).hexdigest()[:KEY_LENGTH]
 
 
-def full_key(about: Mapping[str, Any], count: int, dtype: str) -> dict[str, Any]:
+def _full_key(about: Mapping[str, Any], count: int, dtype: str) -> dict[str, Any]:
     """Return all that a key stands for."""
-    return {**about, "format": FORMAT, "timm": timm.__version__, "count": count, "dtype": dtype}
+    return {**about, "format": _FORMAT, "timm": timm.__version__, "count": count, "dtype": dtype}
 
 
 def write(folder: Path, about: Mapping[str, Any], batches: Iterable[Sequence[Tensor]], title: str) -> None:
@@ -145,10 +145,10 @@ def write(folder: Path, about: Mapping[str, Any], batches: Iterable[Sequence[Ten
             if not shapes:
                 shapes = [level.shape[1:] for level in levels]
                 size = count * dtype.itemsize * sum(shape.numel() for shape in shapes)
-                check_room(folder.parent, size, f"{title} of {format_count(count, 'input')} ({about['dtype']})")
+                _check_room(folder.parent, size, f"{title} of {format_count(count, 'input')} ({about['dtype']})")
                 for number, shape in enumerate(shapes):
                     files.append(opened.enter_context(tap_file(folder, number).open("wb")))
-                    write_header(files[-1], (count, *shape), dtype)
+                    _write_header(files[-1], (count, *shape), dtype)
             elif shapes != [level.shape[1:] for level in levels]:
                 raise UserError(
                     "features cannot be cached for images of different sizes: set model.view.image_size, or train on "
@@ -175,14 +175,14 @@ def write(folder: Path, about: Mapping[str, Any], batches: Iterable[Sequence[Ten
     sync_folder(folder)
 
 
-def write_header(file: BinaryIO, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+def _write_header(file: BinaryIO, shape: tuple[int, ...], dtype: torch.dtype) -> None:
     """NumPy's, of an array that follows in pieces. NumPy has no bfloat16: its bits are stored as integers."""
     kind = np.dtype(np.uint16) if dtype == torch.bfloat16 else torch.zeros(0, dtype=dtype).numpy().dtype
     about = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_2_0(file, about)
 
 
-def check_room(directory: Path, size: int, what: str) -> None:
+def _check_room(directory: Path, size: int, what: str) -> None:
     """Raises UserError if the disk is too small."""
     free = shutil.disk_usage(directory).free
     if size > 0.98 * free:  # a file system wants some for itself

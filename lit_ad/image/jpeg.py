@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-TURNS: dict[int, Callable[[Any], Any]] = {  # by EXIF's orientation, as Pillow's `exif_transpose` turns an image upright
+_TURNS: dict[
+    int, Callable[[Any], Any]
+] = {  # by EXIF's orientation, as Pillow's `exif_transpose` turns an image upright
     2: np.fliplr,
     3: lambda pixels: np.rot90(pixels, 2),
     4: np.flipud,
@@ -37,7 +39,7 @@ def decode_jpeg(image: Image.Image) -> NDArray[np.uint8] | None:
         pixels = decode(stream.read(), "RGB")
     except ValueError:  # Pillow reads what is damaged a little, and says what is wrong with the rest
         return None
-    turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     return pixels if turn is None else np.ascontiguousarray(turn(pixels))
 
 

@@ -76,7 +76,7 @@ def is_limit(error: Exception) -> bool:
     return isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning)
 
 
-class PillowLimits:
+class _PillowLimits:
     """Pillow's global limits, which are ours while a thread is inside `raised`, and then what they were before."""
 
     def __init__(self) -> None:
@@ -104,4 +104,4 @@ class PillowLimits:
         PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY = text, texts
 
 
-PILLOW = PillowLimits()
+PILLOW = _PillowLimits()

@@ -28,7 +28,7 @@ EXTENSIONS = (  # of files that count as images; Pillow's readers of other kinds
 
 PAGE = re.compile(r"(.+\.tiff?)#([1-9]\d*)", re.IGNORECASE)  # a page of a file, the first of them is 1: stack.tif#3
 
-TURNED = (5, 6, 7, 8)  # orientations of EXIF by which width and height change places; Pillow ignores unknown ones
+_TURNED = (5, 6, 7, 8)  # orientations of EXIF by which width and height change places; Pillow ignores unknown ones
 
 # Tags of TIFF 6.0. In the first, bit 0 says that a page is a smaller copy, bit 2 that it is a mask.
 NEW_SUBFILE_TYPE, EXTRA_SAMPLES, UNSPECIFIED = 254, 338, 0
@@ -81,7 +81,7 @@ def to_rgb(image: "str | Path | Image.Image | NDArray[Any]", window: Window | No
         raise UserError(f"an array of shape {image.shape} has no pixels")
     values = image[..., None] if image.ndim == 2 else image[..., :3]
     if window is not None:
-        values = windowed(values, window, "the array")
+        values = _windowed(values, window, "the array")
     elif values.dtype != np.uint8:
         top = {"u2": 65535.0, "f4": 1.0, "f8": 1.0, "f2": 1.0, "b1": 1.0}.get(values.dtype.str[1:])
         if top is None or not (values.min() >= 0 and values.max() <= top):
@@ -97,11 +97,11 @@ def rgb(image: Image.Image, name: str, window: Window | None = None) -> Pixels:
     """A decoded image -> (H, W, 3) uint8 RGB. Raises UserError that names it.
 
     16-bit values are divided by 257, so that 0..65535 becomes 0..255; float images must lie in [0, 1]. With a window,
-    `windowed` does it. Transparency is dropped, which leaves the colours as stored; CMYK is converted without colour
+    `_windowed` does it. Transparency is dropped, which leaves the colours as stored; CMYK is converted without colour
     profile. Of a GIF's pages, the first.
     """
     if window is not None:
-        return np.repeat(windowed(deep_values(image, name), window, name)[..., None], 3, axis=2)
+        return np.repeat(_windowed(deep_values(image, name), window, name)[..., None], 3, axis=2)
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image)
         top = 1 if image.mode == "F" else 65535
@@ -130,7 +130,7 @@ def deep_values(image: Image.Image, name: str) -> NDArray[Any]:
     return np.asarray(image)
 
 
-def windowed(values: NDArray[Any], window: Window, name: str) -> NDArray[np.uint8]:
+def _windowed(values: NDArray[Any], window: Window, name: str) -> NDArray[np.uint8]:
     """Numbers of more than 8 bits -> uint8: `window` becomes 0 and 255, what lies beyond is cut off.
 
     Raises UserError that names the image on values of 8 bits, which are of another scale, and on NaN.
@@ -153,13 +153,13 @@ def upright_size(path: Path) -> Size:
             if isinstance(image, TiffImageFile):  # its `size` is upright already, but only in newer versions of Pillow
                 width, height = image.tag_v2[ExifTags.Base.ImageWidth], image.tag_v2[ExifTags.Base.ImageLength]
             # Asked for the EXIF data of a PNG, Pillow decodes all of it, since they may follow the pixels.
-            exif = image.getexif() if image.format != "PNG" or text_follows(path) else Image.Image.getexif(image)
-            return (width, height) if exif.get(ExifTags.Base.Orientation) in TURNED else (height, width)
+            exif = image.getexif() if image.format != "PNG" or _text_follows(path) else Image.Image.getexif(image)
+            return (width, height) if exif.get(ExifTags.Base.Orientation) in _TURNED else (height, width)
 
     return read_file(read, path)
 
 
-def text_follows(path: Path) -> bool:
+def _text_follows(path: Path) -> bool:
     """Whether a PNG has chunks of EXIF data or text behind its pixels."""
     behind = False
     with path.open("rb") as file:
@@ -224,7 +224,7 @@ def page_paths(path: Path) -> list[Path]:
     if path.suffix.lower() not in (".tif", ".tiff"):
         return [path]
     try:
-        kinds = kinds_in(path, path.stat().st_mtime_ns)
+        kinds = _kinds_in(path, path.stat().st_mtime_ns)
     except Exception:  # it is told of by who reads it
         return [path]
     if len(kinds) < 2 or len(set(kinds)) > 1:
@@ -233,7 +233,7 @@ def page_paths(path: Path) -> list[Path]:
 
 
 @lru_cache(2**16)
-def kinds_in(path: Path, modified: int) -> tuple[str, ...]:
+def _kinds_in(path: Path, modified: int) -> tuple[str, ...]:
     """Of each page of a file, as `page_kinds`; `modified` is when it was written."""
 
     def read() -> tuple[str, ...]:

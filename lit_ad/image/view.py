@@ -25,7 +25,7 @@ from lit_ad.image.tiling import Grid
 Box = tuple[int, int, int, int]  # top, left, bottom, right: the slice [top:bottom, left:right]
 Floats = NDArray[np.float32]
 SMALLEST_SIDE = 8  # pixels: below, an image has no texture, and a network sees what enlarging has made
-WINDOW_IMAGES = 100  # that an automatic window is found in
+_WINDOW_IMAGES = 100  # that an automatic window is found in
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class View:
         """
         if self.window != "auto":
             return self
-        nominal = nominal[:: math.ceil(len(nominal) / WINDOW_IMAGES)]
+        nominal = nominal[:: math.ceil(len(nominal) / _WINDOW_IMAGES)]
         read = (deep_values(open_image(path), str(path)) for path in nominal)
         ends = np.array([np.percentile(counted(values, self.region), (0.1, 99.9)) for values in read])
         low, high = float(ends[:, 0].min()), float(ends[:, 1].max())

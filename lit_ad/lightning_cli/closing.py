@@ -6,13 +6,13 @@ from lit_ad.counts import format_count
 from lit_ad.detector.decision import Decision
 from lit_ad.training.run_directory import TESTED, quoted
 
-OF_TEST = ("metrics.json", "scores.csv", "report.html", "heatmaps")
-OF_RUN = ("config.yaml", "checkpoints/best.ckpt", "checkpoints/last.ckpt", *OF_TEST)
+_OF_TEST = ("metrics.json", "scores.csv", "report.html", "heatmaps")
+_OF_RUN = ("config.yaml", "checkpoints/best.ckpt", "checkpoints/last.ckpt", *_OF_TEST)
 
 
 def describe_run(home: Path) -> list[str]:
     """Return a line that names what a training left in its directory, and one with the command for new images."""
-    there = existing_files(home, OF_RUN)
+    there = _existing_files(home, _OF_RUN)
     lines = [f"This run is in {home}: {', '.join(there)}"]
     if "config.yaml" in there and any(file.endswith(".ckpt") for file in there):
         lines.append(f"Next: lit-ad predict {quoted(home)} FOLDER_OF_IMAGES")
@@ -32,9 +32,9 @@ def describe_validation(loss: float | None, count: int, decision: Decision | Non
 def describe_test(home: Path) -> list[str]:
     """Return a line that names what a test left in its directory."""
     earlier = "; the earlier test stays" if home.name.startswith("test") and (home.parent / TESTED).is_file() else ""
-    return [f"{', '.join(existing_files(home, OF_TEST))} are in {home}{earlier}"]
+    return [f"{', '.join(_existing_files(home, _OF_TEST))} are in {home}{earlier}"]
 
 
-def existing_files(home: Path, names: tuple[str, ...]) -> list[str]:
+def _existing_files(home: Path, names: tuple[str, ...]) -> list[str]:
     """Return the names of those files that are in a directory."""
     return [name for name in names if (home / name).exists()]

@@ -13,13 +13,13 @@ from lit_ad.training import DistilledWeights
 from lit_ad.training.distillation import Distillation
 
 
-class DistillHelp(BriefHelp):
+class _DistillHelp(BriefHelp):
     """LightningCLI has the subcommand fit, which nobody types here."""
 
     command = "lit-ad distill"
 
 
-class DistillCLI(AnomalyCLI):
+class _DistillCLI(AnomalyCLI):
     """Its run directory is runs/distillation/TIME, unless it is given."""
 
     @staticmethod
@@ -43,8 +43,8 @@ def main(arguments: list[str]) -> None:
     """Run the command, given what follows `lit-ad distill`."""
     # They are given as `args`, because a process that Lightning starts for another GPU is given this one's sys.argv.
     warnings.filterwarnings("ignore", "LightningCLI's args parameter")
-    options: dict[str, Any] = {"formatter_class": DistillHelp}
-    DistillCLI(
+    options: dict[str, Any] = {"formatter_class": _DistillHelp}
+    _DistillCLI(
         Distillation,
         AnomalyDataModule,
         subclass_mode_model=True,

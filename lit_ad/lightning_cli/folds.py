@@ -25,13 +25,13 @@ from lit_ad.lightning_cli.settings import list_callbacks
 from lit_ad.training.run_directory import quoted
 
 FOLDS = "folds"  # RUN/folds: FOLD.json, the scores of a fold that is finished, and FOLD, the run of one that is not
-ENDING = ("EarlyStopping", "Timer", "ProcessorTime")  # callbacks that end a training before its length
-NEVER = 10**9  # epochs between two validations; the last step is validated all the same
-OF_SCORES = (
+_ENDING = ("EarlyStopping", "Timer", "ProcessorTime")  # callbacks that end a training before its length
+_NEVER = 10**9  # epochs between two validations; the last step is validated all the same
+_OF_SCORES = (
     *("model.", "data.", "seed_everything"),
     *("trainer.precision", "decision.area"),
 )  # keys of a fold's scores
-NOT_OF_SCORES = ("data.predict_path", "data.fold.", "data.loading.inspect", "data.loading.num_workers")
+_NOT_OF_SCORES = ("data.predict_path", "data.fold.", "data.loading.inspect", "data.loading.num_workers")
 
 
 def fix_length(config: Namespace) -> None:
@@ -45,7 +45,7 @@ def fix_length(config: Namespace) -> None:
         raise UserError("data.fold is of decision.folds, which a teacher's training has not: leave it out")
     for callback in list_callbacks(trainer):
         name = str(getattr(callback, "class_path", "")).rpartition(".")[2]
-        if name in ENDING:
+        if name in _ENDING:
             raise UserError(
                 f"decision.folds takes trainings of one length: leave out {name}, and give trainer.max_epochs"
             )
@@ -54,7 +54,7 @@ def fix_length(config: Namespace) -> None:
     if trainer.limit_val_batches not in (None, 1.0):
         raise UserError("decision.folds scores every image: leave out trainer.limit_val_batches")
     checkpoint.monitor, trainer.val_check_interval, trainer.num_sanity_val_steps = None, None, 0
-    trainer.check_val_every_n_epoch = NEVER
+    trainer.check_val_every_n_epoch = _NEVER
 
 
 def train_folds(cli: Any) -> Decision:
@@ -72,9 +72,9 @@ def train_folds(cli: Any) -> Decision:
     config, data = cli.config.fit, cli.datamodule
     data.prepare_data()
     numbers = assign_folds(data.splits.train, data.fold.folds, data.split_seed)
-    count, images, steps = count_folds(numbers), len(numbers), count_steps(cli.trainer, data)
+    count, images, steps = count_folds(numbers), len(numbers), _count_steps(cli.trainer, data)
     home = Path(config.trainer.default_root_dir) / FOLDS
-    settings = describe_training(config, data, steps)
+    settings = _describe_training(config, data, steps)
     finished = {} if config.overwrite else dict(read_folds(home, count, settings))
     cli.say(
         f"decision.folds {data.fold.folds}: {count + 1} trainings, about {count + 1} times as long as one. "
@@ -84,7 +84,7 @@ def train_folds(cli: Any) -> Decision:
     )
     began, missing = time.monotonic(), [fold for fold in range(count) if fold not in finished]
     for done, fold in enumerate(missing, 1):
-        trained = cli.again(of_fold(cli.config, fold, home, steps, inspect=done == 1))
+        trained = cli.again(_of_fold(cli.config, fold, home, steps, inspect=done == 1))
         finished[fold] = scores_of(trained.model.decision)
         if cli.trainer.is_global_zero:
             write_fold(home, fold, {"settings": settings, **finished[fold]})
@@ -100,7 +100,7 @@ def train_folds(cli: Any) -> Decision:
     return merge(list(finished.values()), sizes)
 
 
-def of_fold(config: Namespace, fold: int, home: Path, steps: int, inspect: bool) -> Namespace:
+def _of_fold(config: Namespace, fold: int, home: Path, steps: int, inspect: bool) -> Namespace:
     """Return the configuration of a fold's training, which goes on where it was interrupted.
 
     Args:
@@ -121,7 +121,7 @@ def of_fold(config: Namespace, fold: int, home: Path, steps: int, inspect: bool)
     return config
 
 
-def count_steps(trainer: L.Trainer, data: AnomalyDataModule) -> int:
+def _count_steps(trainer: L.Trainer, data: AnomalyDataModule) -> int:
     """Return the steps of the training of all images. Raises UserError if it has no end."""
     items = math.ceil(data.train_items / trainer.world_size)
     batches = items // data.batch_size if data.loading.drop_last else math.ceil(items / data.batch_size)
@@ -135,12 +135,12 @@ def count_steps(trainer: L.Trainer, data: AnomalyDataModule) -> int:
     return int(steps)
 
 
-def describe_training(config: Namespace, data: AnomalyDataModule, steps: int) -> dict[str, str]:
+def _describe_training(config: Namespace, data: AnomalyDataModule, steps: int) -> dict[str, str]:
     """Return all that the scores of a fold depend on, by keys of the configuration."""
     chosen = {
         key: str(value)
         for key, value in config.items()
-        if key.startswith(OF_SCORES) and not key.startswith(NOT_OF_SCORES)
+        if key.startswith(_OF_SCORES) and not key.startswith(_NOT_OF_SCORES)
     }
     images = identities(data.splits.train, common_folder(sample.image for sample in data.splits.train))
     return {**chosen, "decision.folds": str(data.fold.folds), "steps": str(steps), "images": digest(images)}

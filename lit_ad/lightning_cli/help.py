@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from lit_ad.methods import __all__ as METHODS
 
-TITLES = {"trainer": "trainer, of Lightning", "cache": "cache, of features", "checkpoint": "checkpoint, of Lightning"}
+_TITLES = {"trainer": "trainer, of Lightning", "cache": "cache, of features", "checkpoint": "checkpoint, of Lightning"}
 ABOUT = {  # what jsonargparse says less well
     "--model": f"{', '.join(METHODS)}, or your own; each of its keys as --model.KEY VALUE.",
     "--model.help": "The keys of a method: --model.help STFPM.",
@@ -22,7 +22,7 @@ NAME = 36  # columns
 def set_titles(parser: ArgumentParser) -> None:
     """Call each group of options by its key, and not by the first sentence of a docstring."""
     for key, group in (parser.groups or {}).items():
-        group.title = TITLES.get(key, key)
+        group.title = _TITLES.get(key, key)
 
 
 class BriefHelp(DefaultHelpFormatter):

@@ -15,12 +15,12 @@ from lit_ad.errors import UserError
 from lit_ad.files import resolve_path
 from lit_ad.names import map_texts
 
-VIEW_KEY = re.compile(r"(--model(?:\.init_args)?\.view)\.(\w+)(=null)?")
+_VIEW_KEY = re.compile(r"(--model(?:\.init_args)?\.view)\.(\w+)(=null)?")
 PRIVATE = 0x100000  # Unicode's last plane, for private use
-SURROGATE = re.compile(r"[\udc80-\udcff]")
-ESCAPED = re.compile(r"(?<!\\)((?:\\\\)*)\\u(dc[89a-f][0-9a-f])", re.IGNORECASE)  # in double quotes: "\\uDCFC"
-SHIFTED = re.compile(f"[{chr(PRIVATE + 0xDC80)}-{chr(PRIVATE + 0xDCFF)}]")
-CLASS_KEYS = ("data.source", "model")
+_SURROGATE = re.compile(r"[\udc80-\udcff]")
+_ESCAPED = re.compile(r"(?<!\\)((?:\\\\)*)\\u(dc[89a-f][0-9a-f])", re.IGNORECASE)  # in double quotes: "\\uDCFC"
+_SHIFTED = re.compile(f"[{chr(PRIVATE + 0xDC80)}-{chr(PRIVATE + 0xDCFF)}]")
+_CLASS_KEYS = ("data.source", "model")
 
 
 def allow_file_names() -> None:
@@ -34,11 +34,11 @@ def allow_file_names() -> None:
         try:
             return load(text)
         except (yaml.YAMLError, UnicodeEncodeError):
-            shifted = SURROGATE.sub(lambda match: chr(ord(match[0]) + PRIVATE), text)
-            shifted = ESCAPED.sub(r"\1\\U0010\2", shifted)
+            shifted = _SURROGATE.sub(lambda match: chr(ord(match[0]) + PRIVATE), text)
+            shifted = _ESCAPED.sub(r"\1\\U0010\2", shifted)
             if shifted == text:
                 raise
-        return map_texts(lambda value: SHIFTED.sub(lambda match: chr(ord(match[0]) - PRIVATE), value), load(shifted))
+        return map_texts(lambda value: _SHIFTED.sub(lambda match: chr(ord(match[0]) - PRIVATE), value), load(shifted))
 
     if load.__name__ != load_with_file_names.__name__:
         set_loader("yaml", load_with_file_names, (yaml.YAMLError,))
@@ -52,11 +52,11 @@ def rewrite_nulls(arguments: Sequence[str]) -> list[str]:
     """
     rewritten: list[str] = []
     for argument in arguments:
-        key = VIEW_KEY.fullmatch(rewritten[-1]) if argument == "null" and rewritten else None
+        key = _VIEW_KEY.fullmatch(rewritten[-1]) if argument == "null" and rewritten else None
         if key and not key[3]:
             rewritten.pop()
         else:
-            key = VIEW_KEY.fullmatch(argument)
+            key = _VIEW_KEY.fullmatch(argument)
         rewritten += [key[1], f"{{{key[2]}: null}}"] if key and (key[3] or argument == "null") else [argument]
     return rewritten
 
@@ -76,18 +76,18 @@ def refuse_inherited(arguments: Sequence[str], config: Any) -> None:
         UserError: An argument would be kept that was not typed.
     """
     files = [resolve_path(str(path)) for path in config.get("config") or []]
-    for key in CLASS_KEYS:
+    for key in _CLASS_KEYS:
         typed, given = typed_class(arguments, key)
         file, earlier = class_in_files(files, key)
-        if typed is None or file is None or class_name(typed) == class_name(earlier["class_path"]):
+        if typed is None or file is None or _class_name(typed) == _class_name(earlier["class_path"]):
             continue
         final = config[key]
         values = {name: value for name, value in (earlier.get("init_args") or {}).items() if value is not None}
         kept = [name for name in values if name in final.get("init_args", {}) and name not in given]
-        if class_name(final.class_path) == class_name(typed) and kept:
+        if _class_name(final.class_path) == _class_name(typed) and kept:
             listed = ", ".join(f"{name} {values[name]}" for name in kept)
             raise UserError(
-                f"--{key} {class_name(typed)} replaces {class_name(earlier['class_path'])} of {file}, but would keep "
+                f"--{key} {_class_name(typed)} replaces {_class_name(earlier['class_path'])} of {file}, but would keep "
                 f"its {listed}: give " + ", ".join(f"--{key}.{name}" for name in kept)
             )
 
@@ -118,6 +118,6 @@ def class_in_files(files: Sequence[Path], key: str) -> tuple[Path | None, dict[s
     return None, {}
 
 
-def class_name(path: str) -> str:
+def _class_name(path: str) -> str:
     """The class without its module."""
     return path.rsplit(".", 1)[-1]

@@ -10,7 +10,7 @@ from jsonargparse import Namespace
 from lit_ad.counts import format_count
 from lit_ad.errors import UserError
 
-PLACES = (  # among the processes of a launcher
+_PLACES = (  # among the processes of a launcher
     *("RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE"),
     *("MASTER_ADDR", "MASTER_PORT", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_NTASKS"),
 )
@@ -56,7 +56,7 @@ def environment_alone() -> dict[str, str]:
     return {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("SLURM_STEP_", "TORCHELASTIC_")) and name not in PLACES
+        if not name.startswith(("SLURM_STEP_", "TORCHELASTIC_")) and name not in _PLACES
     }
 
 

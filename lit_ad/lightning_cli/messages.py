@@ -11,14 +11,14 @@ from lit_ad.data import __all__ as SOURCES
 from lit_ad.image.view import View
 from lit_ad.methods import __all__ as METHODS
 
-UNION = "Does not validate against any of the Union subtypes"
+_UNION = "Does not validate against any of the Union subtypes"
 NOISE = (
-    *(UNION, "Subtypes:", "Errors:", "Expected a <class 'NoneType'>", "Given value"),
+    *(_UNION, "Subtypes:", "Errors:", "Expected a <class 'NoneType'>", "Given value"),
     *("Subclass types expect one of:", "a class path (str)", "a dict with"),
 )
-OF_A_TYPE = ("Expected a", "Not of type", "Not a valid subclass")  # how sentences begin that are not ours
+_OF_A_TYPE = ("Expected a", "Not of type", "Not a valid subclass")  # how sentences begin that are not ours
 TYPE = r"(?:<class '\w+'>|typing\.Literal\[[^]]*\])"
-TYPES = {
+_TYPES = {
     "str": "a text",
     "tuple": "a list",
     "int": "a whole number",
@@ -27,11 +27,11 @@ TYPES = {
     "list": "a list",
     "dict": "keys with values",
 }
-NO_SOURCE = "the data has no source: give --config FILE, or --data.source Folder, MVTec, or another one with its keys"
-CONFIG_FIRST = "give --config FILE, such as configs/stfpm.yaml; single keys go after it, as --data.source.root FOLDER"
+_NO_SOURCE = "the data has no source: give --config FILE, or --data.source Folder, MVTec, or another one with its keys"
+_CONFIG_FIRST = "give --config FILE, such as configs/stfpm.yaml; single keys go after it, as --data.source.root FOLDER"
 
 # What the parser says -> what a user reads. Each is tried in turn on the line that the one before it left.
-PATTERNS = (
+_PATTERNS = (
     (r"Parser key \"config\": File does not exist: (.*)", r"there is no config file \1"),
     (r"Subcommand '\w+' does not accept option '([\w.]+)'", r"there is no key \1"),
     (r"Group '(\w+)' does not accept option '([\w.]+)'", r"there is no key \2 in \1"),
@@ -40,7 +40,7 @@ PATTERNS = (
      + ".".join(part for part in m.groups()[:2] if part)),
     (r"unrecognized arguments: (-\S+).*", r"there is no option \1"),
     (r"unrecognized arguments: (.*)", r"\1 belongs to no option"),
-    (r".*Expected an instantiatable class, but lit_ad\.[\w.]+ is abstract", NO_SOURCE),
+    (r".*Expected an instantiatable class, but lit_ad\.[\w.]+ is abstract", _NO_SOURCE),
     (r"Parser key \"([\w.]+)\": (?:Expected a path but .* )?Expected a dot import path string: (\S+)", r"\1 is \2, but "
      "there is no such class"),
     (r"Parser key \"([\w.]+)\": there is no key (\S+)(?: in (\w+))?", lambda m: f"there is no key {m[2]} in {m[1]}"
@@ -59,7 +59,7 @@ def in_one_line(message: str, keys: Sequence[str], words: Sequence[str] = ()) ->
         keys: That there are.
         words: What was typed.
     """
-    text = " ".join(telling_lines(message))
+    text = " ".join(_telling_lines(message))
     text, hinted, hint = text.partition(". Did you mean ")  # of a message inside this one
     if needed := re.fullmatch(r"the following arguments are required: (.*)", text):
         return missing(needed[1].split(", "), words)
@@ -69,14 +69,14 @@ def in_one_line(message: str, keys: Sequence[str], words: Sequence[str] = ()) ->
         given = re.search(r"Given value: (.*)", message)
         value, types = wrong[3] or (given[1] if given else "not"), re.findall(r"<class '(\w+)'>|'(\w[\w-]*)'", wrong[2])
         example = f", such as '[{value}]'" if types == [("list", "")] else ""
-        names = " or ".join(TYPES.get(name, name) or literal for name, literal in types)
+        names = " or ".join(_TYPES.get(name, name) or literal for name, literal in types)
         return f"{wrong[1]} is {value}, but it must be {names}{example}"
-    for pattern, plain in PATTERNS:
+    for pattern, plain in _PATTERNS:
         text = re.sub(pattern, plain, text)
     return text + (f"{hinted}{hint}" if hinted else nearest(text, keys))
 
 
-def telling_lines(message: str) -> list[str]:
+def _telling_lines(message: str) -> list[str]:
     """Return the lines of a parser's message that say something, each once.
 
     A value of several types is tried as each of them, and each says what it lacks. The type that was meant is most
@@ -85,7 +85,7 @@ def telling_lines(message: str) -> list[str]:
     message = re.sub(r"(Problem with given class_path .*:)\n\s*(?:- )?", r"\1 ", message)
     lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
     lines = [line for line in dict.fromkeys(lines) if line and not line.startswith(NOISE)]
-    ours = [line for line in lines[1:] if not line.startswith(OF_A_TYPE)] if UNION in message else []
+    ours = [line for line in lines[1:] if not line.startswith(_OF_A_TYPE)] if _UNION in message else []
     return [*lines[:1], *(sorted(ours, key=lambda line: "Did you mean" not in line)[:1] or lines[1:])]
 
 
@@ -111,5 +111,5 @@ def missing(names: Sequence[str], words: Sequence[str]) -> str:
                 return f"data.source {source} needs {', '.join(f'--data.source.{name}' for name in names)}"
     short = [re.sub(r"^(fit|validate|test|predict)\.", "", name) for name in names]
     if any(name in ("model", "data.source", "data") for name in short):
-        return f"{' and '.join(short)} {'are' if len(short) > 1 else 'is'} missing: {CONFIG_FIRST}"
+        return f"{' and '.join(short)} {'are' if len(short) > 1 else 'is'} missing: {_CONFIG_FIRST}"
     return f"missing: {', '.join(short)}"

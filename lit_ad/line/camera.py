@@ -20,7 +20,7 @@ from lit_ad.line.feed import Arrival
 
 OPENED, READ = 10_000, 10_000  # milliseconds that opening a stream, or its next frame, may take
 LONGEST_PAUSE = 30.0  # seconds before a lost camera is tried again; the first pause is 1
-VIDEOS = (".mp4", ".m4v", ".avi", ".mkv", ".mov", ".webm", ".mpg", ".mpeg", ".wmv", ".ts", ".mjpeg", ".mjpg")
+_VIDEOS = (".mp4", ".m4v", ".avi", ".mkv", ".mov", ".webm", ".mpg", ".mpeg", ".wmv", ".ts", ".mjpeg", ".mjpg")
 
 
 def is_camera(source: str) -> bool:
@@ -30,7 +30,7 @@ def is_camera(source: str) -> bool:
 
 def is_video(source: str) -> bool:
     """Whether a source is called like a video file."""
-    return Path(source).suffix.lower() in VIDEOS
+    return Path(source).suffix.lower() in _VIDEOS
 
 
 def without_password(address: str) -> str:

@@ -20,17 +20,17 @@ from lit_ad.errors import UserError
 from lit_ad.image.pixels import EXTENSIONS
 from lit_ad.line.feed import Arrival
 
-TICK = 0.05  # seconds
+_TICK = 0.05  # seconds
 LISTED = 10.0  # seconds from one listing of the folder to the next, and 20 times what a listing takes
-OPEN_TIMES = 20  # times `settle` for which a file that is known to be open must not change
+_OPEN_TIMES = 20  # times `settle` for which a file that is known to be open must not change
 PATIENCE = 30.0  # seconds since its last change for which a file that cannot be read is tried again
-TELLS_CLOSE = sys.platform == "linux"  # inotify tells that a file was closed
+_TELLS_CLOSE = sys.platform == "linux"  # inotify tells that a file was closed
 
 State = tuple[int, int]  # size in bytes, time of the last change in ns
 
 
 @dataclass
-class Writing:
+class _Writing:
     """A file that may still be written to."""
 
     state: State
@@ -69,7 +69,7 @@ class FolderFeed:
         self.at_start = 0  # files that were there, and are not given
         self._left = 0  # files that were ready when `close` was called
         self._events: SimpleQueue[tuple[str, str]] = SimpleQueue()
-        self._writing: dict[Path, Writing] = {}
+        self._writing: dict[Path, _Writing] = {}
         self._given: dict[Path, State] = {}  # of the files that are there: some 200 bytes each
         self._ready: Queue[Path | None] = Queue()
         self._closing = threading.Event()
@@ -99,7 +99,7 @@ class FolderFeed:
     def comes_again(self, arrival: Arrival) -> bool:
         """Whether the file has changed since it was given, or has changed so lately that it may go on."""
         assert arrival.file is not None
-        state = state_of(arrival.file)
+        state = _state_of(arrival.file)
         if state is None or self._closing.is_set():
             return False
         if state == self._given.get(arrival.file) and time.time() - state[1] / 1e9 > PATIENCE:
@@ -115,7 +115,7 @@ class FolderFeed:
     def _work(self) -> None:
         while not self._closing.is_set():
             try:
-                name, kind = self._events.get(timeout=TICK)
+                name, kind = self._events.get(timeout=_TICK)
                 self._heed(Path(name), kind)
                 continue  # all events first: they say what is closed
             except Empty:
@@ -140,24 +140,24 @@ class FolderFeed:
 
     def _note(self, path: Path) -> bool:
         """Follow a file from now on. False: it is not there, or was given as it is."""
-        state = state_of(path)
+        state = _state_of(path)
         if state is None or self._given.get(path) == state:
             return False
-        self._writing[path] = Writing(state, time.monotonic())
+        self._writing[path] = _Writing(state, time.monotonic())
         return True
 
     def _settle(self) -> None:
         """Give the files that are written to their end."""
         now = time.monotonic()
         for path, writing in list(self._writing.items()):
-            state = state_of(path)
+            state = _state_of(path)
             if state is None:
                 del self._writing[path]
                 continue
             if state != writing.state:
                 writing.state, writing.since = state, now
             still = now - writing.since
-            needed = self.settle * (OPEN_TIMES if TELLS_CLOSE and writing.opened else 1)
+            needed = self.settle * (_OPEN_TIMES if _TELLS_CLOSE and writing.opened else 1)
             if (state[0] or still >= PATIENCE) and (writing.closed or still >= needed):
                 del self._writing[path]
                 self._give(path, state)
@@ -185,7 +185,7 @@ class FolderFeed:
 
     def _meet(self, path: Path, take: bool) -> None:
         """Follow a file of the listing, unless it was given or judged as it is."""
-        state = state_of(path)
+        state = _state_of(path)
         if state is None or self._given.get(path) == state or path in self._writing:
             return
         if not take:
@@ -221,7 +221,7 @@ def is_image(path: Path, folder: Path) -> bool:
     return path.suffix.lower() in EXTENSIONS and not hidden
 
 
-def state_of(path: Path) -> State | None:
+def _state_of(path: Path) -> State | None:
     """A file's size and time of change. None: there is no file."""
     with suppress(OSError):
         if path.is_file():

@@ -26,7 +26,7 @@ from lit_ad.names import tell
 COLUMNS = ("path", "split", "label", "mask", "category", "defect", "item")
 SAMPLED, SELECTED = "new good images, of the random sample", "new good images, kept for their scores"
 DEFECTS, OLD_GOOD, OLD_DEFECTS = "confirmed defects", "old test, good", "old test, defects"
-CONFIRMED = (SAMPLED, SELECTED, DEFECTS)
+_CONFIRMED = (SAMPLED, SELECTED, DEFECTS)
 
 
 @dataclass
@@ -63,7 +63,7 @@ def gather(splits: Splits, folder: Path, only_new_decide: bool = False, seed: in
     labelled = [each for each in read_labelled(folder) if each.label != "unsure"]
     if not any(each.label == "good" for each in labelled):
         raise UserError(f"no image in {folder} is labelled good: label some on the service's page, /review")
-    known = {sample.image: sample for sample in with_splits(splits.train, splits.val, splits.test)}
+    known = {sample.image: sample for sample in _with_splits(splits.train, splits.val, splits.test)}
     categories = list(dict.fromkeys(sample.category for sample in splits.train))
     old_test = [sample for sample in splits.test if not sample.image.is_relative_to(pictures)]
     groups: dict[str, list[Sample]] = defaultdict(list)
@@ -72,10 +72,10 @@ def gather(splits: Splits, folder: Path, only_new_decide: bool = False, seed: in
     train, test, new_val = list(splits.train), list(old_test), list[Sample]()
     joined: dict[str, int] = defaultdict(int)
     for each in labelled:
-        category = category_of(each, categories)
+        category = _category_of(each, categories)
         if category is None:
             continue
-        split = side_of(each, known.get(pictures / each.picture), seed)
+        split = _side_of(each, known.get(pictures / each.picture), seed)
         kind = (each.defect or "anomalous") if each.label == "defect" else "good"
         sample = Sample(pictures / each.picture, int(each.label == "defect"), None, category, kind, split)
         joined[split] += sample.image not in known
@@ -101,10 +101,10 @@ def gather(splits: Splits, folder: Path, only_new_decide: bool = False, seed: in
     trained = {sample.image for sample in splits.train}
     test = [sample for sample in test if sample.image not in trained]
     groups = {name: [s for s in samples if s.image not in trained] for name, samples in groups.items()}
-    return Growth(list(with_splits(train, val, test)), groups, dict(joined))
+    return Growth(list(_with_splits(train, val, test)), groups, dict(joined))
 
 
-def with_splits(train: Iterable[Sample], val: Iterable[Sample], test: Iterable[Sample]) -> Iterable[Sample]:
+def _with_splits(train: Iterable[Sample], val: Iterable[Sample], test: Iterable[Sample]) -> Iterable[Sample]:
     """Yield each sample with its split."""
     named: tuple[tuple[Split, Iterable[Sample]], ...] = (("train", train), ("validation", val), ("test", test))
     for split, samples in named:
@@ -112,14 +112,14 @@ def with_splits(train: Iterable[Sample], val: Iterable[Sample], test: Iterable[S
             yield sample._replace(split=split)
 
 
-def category_of(image: Labelled, categories: Sequence[str]) -> str | None:
+def _category_of(image: Labelled, categories: Sequence[str]) -> str | None:
     """The category of the data set that an image of a line is of. None: none is known, and the image is left out."""
     if image.category in categories:
         return image.category
     return categories[0] if len(categories) == 1 and not image.category else None
 
 
-def side_of(image: Labelled, earlier: Sample | None, seed: int) -> Split:
+def _side_of(image: Labelled, earlier: Sample | None, seed: int) -> Split:
     """Where an image goes: where it is already, or as chance has it, by its number."""
     if image.label == "defect":
         return "test"
@@ -167,7 +167,7 @@ class Comparison:
 def compare(old: Detector, new: Detector, growth: Growth) -> tuple[list[Comparison], dict[str, float]]:
     """The wrong verdicts of both on each group, and the image AUROC of both on the old test, where it has one."""
     held_out = [sample for sample in growth.samples if sample.split == "validation"]
-    decisions = (decision_of(old), decide_anew(old, held_out), decision_of(new))
+    decisions = (decision_of(old), _decide_anew(old, held_out), decision_of(new))
     comparisons: list[Comparison] = []
     scores: dict[str, dict[str, list[float]]] = {"old": {}, "new": {}}
     for group, samples in growth.groups.items():
@@ -176,7 +176,7 @@ def compare(old: Detector, new: Detector, growth: Growth) -> tuple[list[Comparis
         for name, detector in (("old", old), ("new", new)):
             scores[name][group] = score(detector, samples)
         judged = (scores["old"][group], scores["old"][group], scores["new"][group])
-        wrong = [count_wrong(decision, of_all, samples) for decision, of_all in zip(decisions, judged, strict=True)]
+        wrong = [_count_wrong(decision, of_all, samples) for decision, of_all in zip(decisions, judged, strict=True)]
         comparisons.append(Comparison(group, len(samples), *wrong))
     aurocs = {
         name: image_auroc(of_groups[OLD_GOOD], of_groups[OLD_DEFECTS])
@@ -186,7 +186,7 @@ def compare(old: Detector, new: Detector, growth: Growth) -> tuple[list[Comparis
     return comparisons, aurocs
 
 
-def count_wrong(decision: Decision, scores: Sequence[float], samples: Sequence[Sample]) -> int:
+def _count_wrong(decision: Decision, scores: Sequence[float], samples: Sequence[Sample]) -> int:
     """How many verdicts on samples (n,) are wrong, by their scores (n,)."""
     pairs = zip(scores, samples, strict=True)
     return sum(decision.anomalous(value, sample.category) != bool(sample.label) for value, sample in pairs)
@@ -199,7 +199,7 @@ def decision_of(detector: Detector) -> Decision:
     return detector.card.decision
 
 
-def decide_anew(detector: Detector, held_out: Sequence[Sample]) -> Decision:
+def _decide_anew(detector: Detector, held_out: Sequence[Sample]) -> Decision:
     """The decision of a detector's scores of held-out images, for the same rate, as `lit-ad recalibrate` sets it."""
     scores: dict[str, list[float]] = defaultdict(list)
     for value, sample in zip(score(detector, held_out), held_out, strict=True):
@@ -225,7 +225,7 @@ def reasons_against(comparisons: Iterable[Comparison]) -> list[str]:
         f"more {what(each.group)} ({each.new} of {each.images} {each.group}; the old one {each.old}, "
         f"and {each.anew} with thresholds made anew)"
         for each in comparisons
-        if each.group in CONFIRMED and each.worse
+        if each.group in _CONFIRMED and each.worse
     ]
 
 

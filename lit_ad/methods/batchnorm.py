@@ -16,10 +16,10 @@ class SharedBatchNorm(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        return (shared_batch_norm if func is batch_norm else func)(*args, **(kwargs or {}))
+        return (_shared_batch_norm if func is batch_norm else func)(*args, **(kwargs or {}))
 
 
-def shared_batch_norm(
+def _shared_batch_norm(
     images: Tensor,
     running_mean: Tensor | None,
     running_var: Tensor | None,
@@ -35,10 +35,10 @@ def shared_batch_norm(
     over = [axis for axis in range(images.ndim) if axis != 1]
     values = images if images.dtype == torch.float64 else images.float()
     here = values.new_tensor([values.numel() / values.shape[1]])
-    sums, count = Total.apply(torch.cat([values.sum(dim=over), here])).split([values.shape[1], 1])
+    sums, count = _Total.apply(torch.cat([values.sum(dim=over), here])).split([values.shape[1], 1])
     mean = sums / count
     centred = values - aligned(mean, images.ndim)
-    variance = Total.apply(centred.square().sum(dim=over)) / count
+    variance = _Total.apply(centred.square().sum(dim=over)) / count
     if running_mean is not None and running_var is not None:
         with torch.no_grad():
             running_mean.lerp_(mean.to(running_mean), momentum)
@@ -53,7 +53,7 @@ def aligned(channels: Tensor, ndim: int) -> Tensor:
     return channels.view(1, -1, *[1] * (ndim - 2))
 
 
-class Total(torch.autograd.Function):
+class _Total(torch.autograd.Function):
     """The sum over processes, through which gradients flow back from all of them."""
 
     @staticmethod
@@ -64,4 +64,4 @@ class Total(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return Total.forward(ctx, gradient)
+        return _Total.forward(ctx, gradient)

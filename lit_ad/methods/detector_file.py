@@ -23,7 +23,7 @@ from lit_ad.machine import torch_device
 from lit_ad.teachers.backbone import Teacher
 from lit_ad.teachers.weights import fingerprint
 
-THIS = "this checkpoint"  # in messages, where its file is not known
+_THIS = "this checkpoint"  # in messages, where its file is not known
 M = TypeVar("M", bound=L.LightningModule)
 
 
@@ -76,21 +76,21 @@ def read_record(method: Recorded, checkpoint: dict[str, Any]) -> None:
     Raises:
         UserError: The checkpoint is another method's, of other teachers, other networks or another view.
     """
-    file = (method._trainer.ckpt_path if method._trainer is not None else None) or THIS
+    file = (method._trainer.ckpt_path if method._trainer is not None else None) or _THIS
     card, own_name = read_card(checkpoint.get("lit_ad"), file), qualified_name(type(method))
     if card.method != own_name:
         raise UserError(f"{file} is of {card.method}, not of {own_name}")
     for name, teacher in method.teachers().items():
-        check_same_teacher(teacher, checkpoint["lit_ad"].get("teachers", {}).get(name, {}), file)
+        _check_same_teacher(teacher, checkpoint["lit_ad"].get("teachers", {}).get(name, {}), file)
     asked = method.hparams.get("view")
     if isinstance(asked, View) and asked.window == "auto":
         method.view = replace(method.view, window=card.view.window)
-    check_same_view(method.view, card.view, file)
-    check_same_networks(method, checkpoint, card, file)
+    _check_same_view(method.view, card.view, file)
+    _check_same_networks(method, checkpoint, card, file)
     method.decision = card.decision
 
 
-def check_same_teacher(teacher: Teacher, trained: dict[str, Any], file: str | Path) -> None:
+def _check_same_teacher(teacher: Teacher, trained: dict[str, Any], file: str | Path) -> None:
     """Raise UserError where a checkpoint was trained with another teacher than the model's, or with other taps or
     weights of it. `trained`: what the checkpoint says of its own."""
     taps = list(teacher.taps)
@@ -105,7 +105,7 @@ def check_same_teacher(teacher: Teacher, trained: dict[str, Any], file: str | Pa
             )
 
 
-def check_same_view(view: View, trained: View, file: str | Path) -> None:
+def _check_same_view(view: View, trained: View, file: str | Path) -> None:
     """Raise UserError where a checkpoint was trained at another view than the model's. The number of tiles that are
     run together and the size of a pixel change no score, and may differ."""
     trained = replace(trained, tile_batch=view.tile_batch, mm_per_pixel=view.mm_per_pixel)
@@ -115,7 +115,7 @@ def check_same_view(view: View, trained: View, file: str | Path) -> None:
         raise UserError(f"{file} was trained at {differ}: leave model.view as it was, or train anew")
 
 
-def check_same_networks(method: Recorded, checkpoint: dict[str, Any], card: Card, file: str | Path) -> None:
+def _check_same_networks(method: Recorded, checkpoint: dict[str, Any], card: Card, file: str | Path) -> None:
     """Raise UserError where the networks in a checkpoint have other tensors than the model's, or of other shapes."""
     there, here = (
         {n: tensor.shape for n, tensor in s.items()} for s in (checkpoint["state_dict"], method.state_dict())
@@ -131,7 +131,7 @@ def check_same_networks(method: Recorded, checkpoint: dict[str, Any], card: Card
         )
 
 
-def check_arguments(method: type[L.LightningModule], arguments: dict[str, Any], card: Card, file: Path) -> None:
+def _check_arguments(method: type[L.LightningModule], arguments: dict[str, Any], card: Card, file: Path) -> None:
     """Raise UserError where a checkpoint was trained with arguments that the method does not have here."""
     try:
         inspect.signature(method).bind(**arguments)
@@ -159,8 +159,8 @@ def load_method(kind: type[M], path: Path, device: Any, arguments: dict[str, Any
         raise UserError(f"{path} is a checkpoint of {method.__name__}, not of {kind.__name__}")
     trained = {**checkpoint.get("hyper_parameters", {}), "view": card.view}
     kept = {n: value for n, value in trained.items() if not n.startswith("_") and n not in arguments}
-    kept = {n: find_weights(value, path) if n.endswith("weights") else value for n, value in kept.items()}
-    check_arguments(method, {**kept, **arguments}, card, path)
+    kept = {n: _find_weights(value, path) if n.endswith("weights") else value for n, value in kept.items()}
+    _check_arguments(method, {**kept, **arguments}, card, path)
     try:
         model = method(**kept, **arguments)
     except UserError as error:
@@ -168,7 +168,7 @@ def load_method(kind: type[M], path: Path, device: Any, arguments: dict[str, Any
     try:
         model.on_load_checkpoint(checkpoint)
     except UserError as error:
-        raise UserError(str(error).replace(THIS, str(path), 1)) from error
+        raise UserError(str(error).replace(_THIS, str(path), 1)) from error
     model.load_state_dict(checkpoint["state_dict"])
     return model.to(device).eval()
 
@@ -198,7 +198,7 @@ def find_method_class(name: str, path: Path) -> type[L.LightningModule]:
     return method
 
 
-def find_weights(weights: Any, checkpoint: Path) -> Any:
+def _find_weights(weights: Any, checkpoint: Path) -> Any:
     """Return a teacher's weights as the method takes them: a file that has moved is looked for beside the checkpoint,
     in its folder and in the run's. Raise UserError if it is nowhere."""
     if not isinstance(weights, str) or weights == "hub" or weights.startswith(("hf-hub:", "pip:")):

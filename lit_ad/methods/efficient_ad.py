@@ -94,15 +94,15 @@ class EfficientAD(Method):
         """Hard patches of the student, the penalty on unrelated images, and both terms of the autoencoder, which see
         the same jittered images."""
         half = len(self.teacher_mean)  # of the student's outputs, each term wants one: a quarter less to compute
-        imitation = some_outputs(self.student, self.teacher.normalize(images), slice(half)).float()
+        imitation = _some_outputs(self.student, self.teacher.normalize(images), slice(half)).float()
         loss = hardest((self.standardised(features) - imitation).square(), self.hard, all_processes=True)
         if others.unrelated is not None:
-            other = some_outputs(self.student, self.teacher.normalize(others.unrelated), slice(half))
+            other = _some_outputs(self.student, self.teacher.normalize(others.unrelated), slice(half))
             loss = loss + other.float().square().mean()
         jittered = jitter(images, self.jitter)
         normalized = self.teacher.normalize(jittered)
         restored = self.autoencoder(normalized).float()
-        forecast = some_outputs(self.student, normalized, slice(half, None)).float()
+        forecast = _some_outputs(self.student, normalized, slice(half, None)).float()
         teacher = self.standardised(self.describe(jittered))
         total: Tensor = loss + (teacher - restored).square().mean() + (restored - forecast).square().mean()
         return total
@@ -194,7 +194,7 @@ class Autoencoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         sides = images.shape[-2:]
         check_sides((sides[0], sides[1]))
-        *steps, last = zip(*map(decoder_sizes, sides), strict=True)
+        *steps, last = zip(*map(_decoder_sizes, sides), strict=True)
         values = self.encoder(images)
         for step, layer in zip(steps, self.decoder, strict=True):
             values = layer(interpolate(values, size=step, mode="bilinear"))
@@ -211,12 +211,12 @@ def check_sides(sides: tuple[int, int]) -> None:
         )
 
 
-def decoder_sizes(side: int) -> list[int]:
+def _decoder_sizes(side: int) -> list[int]:
     """Of the decoder's steps, each before its convolution: 3, 8, 15, 32, 63, 127 and 56 of an image of 256."""
     return [side // 64 - 1, side // 32, side // 16 - 1, side // 8, side // 4 - 1, side // 2 - 1, -(-side // 4) - 8]
 
 
-def some_outputs(network: PDN, images: Tensor, outputs: slice) -> Tensor:
+def _some_outputs(network: PDN, images: Tensor, outputs: slice) -> Tensor:
     """Some channels of what a network says, without computing the others: (B, 3, H, W) -> (B, outputs, h, w)."""
     *hidden, last = network
     for layer in hidden:

@@ -71,7 +71,7 @@ class FoundAD(Method):
         check_number("model.depth", depth, least=1)
         check_number("model.clean_share", clean_share, least=0, most=1)
         check_number("model.highest", highest, least=1)
-        teacher = NormedTokens(backbone, [tap], weights)
+        teacher = _NormedTokens(backbone, [tap], weights)
         super().__init__(view.of_multiple(teacher.patch_size))
         self.teacher = teacher
         self.projector = Projector(teacher.channels[0], width, depth, dropout)
@@ -83,7 +83,7 @@ class FoundAD(Method):
 
     def loss(self, disagreement: "Disagreement") -> Tensor:
         """Mean squared error over batch, channels and patches."""
-        return patch_errors(disagreement).mean()
+        return _patch_errors(disagreement).mean()
 
     def training_loss(self, images: Tensor, features: list[Tensor], others: Others) -> Tensor:
         """The same; the projector sees the whole batch as it is or the whole batch corrupted, by chance.
@@ -98,7 +98,7 @@ class FoundAD(Method):
 
     def detect(self, disagreement: "Disagreement") -> Prediction:
         """Each patch's error, (B, 1, h, w), and the mean of the highest ones, (B,)."""
-        errors = patch_errors(disagreement)
+        errors = _patch_errors(disagreement)
         patches = errors.flatten(1)
         count = min(self.highest, patches.shape[1])
         return Prediction(errors, patches.topk(count, dim=1, sorted=False).values.mean(dim=1))
@@ -114,7 +114,7 @@ class Disagreement(NamedTuple):
     student: Tensor  # (B, D, h, w)
 
 
-class NormedTokens(Teacher):
+class _NormedTokens(Teacher):
     """A ViT's patch tokens after one block and the model's final norm, (B, D, h, w).
 
     Args:
@@ -160,7 +160,7 @@ class Projector(nn.Module):
         return output
 
 
-def patch_errors(disagreement: Disagreement) -> Tensor:
+def _patch_errors(disagreement: Disagreement) -> Tensor:
     """Mean of the squared differences over channels, (B, 1, h, w), at least in float32."""
     teacher, student = map(at_least_float32, disagreement)
     return (student - teacher).square().mean(dim=1, keepdim=True)

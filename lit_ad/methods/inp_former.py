@@ -86,7 +86,7 @@ class INPFormer(Method):
         self.teacher: GroupedPatches = teacher
         teacher.warn_of_middle_blocks("take")
         width, heads = teacher.width, teacher.heads
-        self.extractor = Extractor(prototypes, width, heads)
+        self.extractor = _Extractor(prototypes, width, heads)
         self.bottleneck = mlp(width)
         self.decoder = nn.ModuleList(Block(width, ReLUAttention(width, heads), residual=False) for _ in teacher.taps)
         for part in self.students:
@@ -149,7 +149,7 @@ class Disagreement(NamedTuple):
     size: tuple[int, int] | None  # (H, W), where the images are at hand
 
 
-class Extractor(nn.Module):
+class _Extractor(nn.Module):
     """An image's own prototypes, gathered from its patches by learned tokens, (B, N, D) -> (B, M, D)."""
 
     def __init__(self, prototypes: int, width: int, heads: int) -> None:

@@ -96,7 +96,9 @@ class MixedTeacher(Method):
         count = len(shallow)
         size = (images.shape[-2], images.shape[-1])
         return Disagreement(
-            half_distances(features[:count], shallow), half_distances(features[count:], self.deep_student(images)), size
+            _half_distances(features[:count], shallow),
+            _half_distances(features[count:], self.deep_student(images)),
+            size,
         )
 
     def loss(self, disagreement: "Disagreement") -> Tensor:
@@ -136,7 +138,7 @@ class MixedTeacher(Method):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
 
 
-def half_distances(teacher: list[Tensor], student: list[Tensor]) -> list[Tensor]:
+def _half_distances(teacher: list[Tensor], student: list[Tensor]) -> list[Tensor]:
     """2 x L x (B, C, h, w) -> L x (B, 1, h, w)."""
     return [unit_distance(t, s) / 2 for t, s in zip(teacher, student, strict=True)]
 
@@ -157,7 +159,7 @@ class ReducedResNet(nn.Module):
         stem = [nn.Conv2d(3, channels[0], 7, 2, 3, bias=False), nn.BatchNorm2d(channels[0]), nn.ReLU(inplace=True)]
         self.stem = nn.Sequential(*stem, nn.MaxPool2d(3, 2, 1))
         widths = [channels[0], *channels]
-        self.levels = nn.ModuleList(halving(a, b) for a, b in pairwise(widths))
+        self.levels = nn.ModuleList(_halving(a, b) for a, b in pairwise(widths))
         initialise_convolutions(self)
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -167,7 +169,7 @@ class ReducedResNet(nn.Module):
         return features[1:]
 
 
-def halving(inputs: int, outputs: int) -> nn.Module:
+def _halving(inputs: int, outputs: int) -> nn.Module:
     """A ResNet block of stride 2, (B, inputs, h, w) -> (B, outputs, h / 2, w / 2)."""
     skip = nn.Sequential(nn.Conv2d(inputs, outputs, 1, 2, bias=False), nn.BatchNorm2d(outputs))
     return BasicBlock(inputs, outputs, stride=2, downsample=skip)

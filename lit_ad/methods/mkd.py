@@ -23,9 +23,9 @@ from lit_ad.methods.base import Method
 from lit_ad.methods.maps import clip, gaussian_blur
 from lit_ad.teachers import Backbone, Teacher
 
-HIDDEN = 16  # width of the small cloner's convolutions between critical outputs
+_HIDDEN = 16  # width of the small cloner's convolutions between critical outputs
 POOL = 0  # a 2x2 max pool, in a list of widths
-RELUS = (relu, relu6, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_)
+_RELUS = (relu, relu6, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_)
 
 
 class MKD(Method):
@@ -141,12 +141,12 @@ class MKD(Method):
         for copy in range(self.copies):  # a copy's noise is the same for every image, in whatever batch it comes
             noise = torch.randn(images.shape[1:], generator=torch.Generator().manual_seed(copy)).to(images)
             saliency += self.of_pixels(self.gradient(images + deviation * noise)[1]) / self.copies
-        return score, saliency if self.map_scale == "raw" else to_unit_range(saliency)
+        return score, saliency if self.map_scale == "raw" else _to_unit_range(saliency)
 
     def of_pixels(self, gradient: Tensor) -> Tensor:
         """Absolute sum over channels, clipped at each image's 99th percentile: (B, 3, H, W) -> (B, 1, H, W)."""
         saliency = clip(gradient.float().abs().sum(dim=1, keepdim=True), 0.99)
-        return saliency if self.map_scale == "raw" else to_unit_range(saliency)
+        return saliency if self.map_scale == "raw" else _to_unit_range(saliency)
 
     def gradient(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """The loss of each image and its gradient with respect to the image, (B, 3, H, W) -> (B,), (B, 3, H, W).
@@ -232,8 +232,8 @@ def layout(channels: Sequence[int], strides: Sequence[int]) -> list[list[int]]:
         stage: list[int] = []
         pools = (target // stride).bit_length() - 1
         for left in reversed(range(max(pools, 1))):
-            narrow = [HIDDEN] * (1 if blocks < 2 else 2)
-            stage += [*narrow, HIDDEN if left else width, *([POOL] if pools else [])]
+            narrow = [_HIDDEN] * (1 if blocks < 2 else 2)
+            stage += [*narrow, _HIDDEN if left else width, *([POOL] if pools else [])]
             blocks += 1
         stages.append(stage)
         stride = target
@@ -260,7 +260,7 @@ class GuidedBackprop(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
-        if func in RELUS and output.requires_grad:
+        if func in _RELUS and output.requires_grad:
             output.register_hook(lambda gradient: gradient.clamp(min=0))
         return output
 
@@ -272,7 +272,7 @@ def disagreement(teacher: Tensor, student: Tensor, value_weight: float) -> Tenso
     return direction + value_weight * (teacher - student).square().mean(dim=1) if value_weight else direction
 
 
-def to_unit_range(saliency: Tensor) -> Tensor:
+def _to_unit_range(saliency: Tensor) -> Tensor:
     """Each map's lowest value becomes 0 and its highest 1, (B, 1, H, W) -> the same shape."""
     low, high = (end(saliency, dim=(1, 2, 3), keepdim=True) for end in (torch.amin, torch.amax))
     return (saliency - low) / (high - low).clamp(min=torch.finfo(saliency.dtype).tiny)

@@ -52,8 +52,8 @@ def make_network(
         if score is not None and score.shape != (len(images),):
             shape = f"{tuple(score.shape)} for {len(images)} images"
             raise ValueError(f"{type(method).__name__} gave scores of shape {shape}: it must be one for each")
-        arrays = {name: as_array(part) for name, part in parts.items()}
-        return Output(None if maps is None else as_array(maps), None if score is None else as_array(score), arrays)
+        arrays = {name: _as_array(part) for name, part in parts.items()}
+        return Output(None if maps is None else _as_array(maps), None if score is None else _as_array(score), arrays)
 
     return run
 
@@ -121,6 +121,6 @@ def select_region(maps: Tensor, view: View) -> Tensor:
     return maps[..., top:bottom, left:right].flatten(2).index_select(2, places)[:, :, None]
 
 
-def as_array(values: Tensor) -> Floats:
+def _as_array(values: Tensor) -> Floats:
     """Return a tensor as a float32 array of the same shape."""
     return values.detach().float().cpu().numpy()

@@ -74,10 +74,10 @@ class ReContrast(Method):
         check_levels("ReContrast", teacher)
         super().__init__(view.of_multiple(2 * teacher.strides[-1]))  # the embedding's stride
         self.teacher = teacher
-        self.encoder = Encoder(teacher, batchnorm)
+        self.encoder = _Encoder(teacher, batchnorm)
         inner, depths = inner_share(teacher), block_counts(teacher)
         self.bottleneck = OneClassEmbedding(teacher.channels, inner).to(memory_format=torch.channels_last)
-        self.decoder = TwoHeadedDecoder(teacher.channels, inner, depths).to(memory_format=torch.channels_last)
+        self.decoder = _TwoHeadedDecoder(teacher.channels, inner, depths).to(memory_format=torch.channels_last)
         self.ramp, self.lr, self.encoder_lr, self.weight_decay = ramp, lr, encoder_lr, weight_decay
         self.ramp_steps = 0.0  # known when the optimizer is made
 
@@ -123,7 +123,7 @@ class ReContrast(Method):
         return torch.optim.AdamW(groups, lr=self.lr, weight_decay=self.weight_decay)
 
 
-class Encoder(Backbone):
+class _Encoder(Backbone):
     """A copy of a teacher that is trained.
 
     Args:
@@ -140,7 +140,7 @@ class Encoder(Backbone):
         return super().train(mode and self.moves_statistics)
 
 
-class TwoHeadedDecoder(nn.Module):
+class _TwoHeadedDecoder(nn.Module):
     """Reverse Distillation's decoder with two 1x1 convolutions at each level: one says what the frozen encoder sees,
     the other what the trained one sees. Arguments as for Decoder."""
 

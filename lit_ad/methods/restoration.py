@@ -23,8 +23,8 @@ from lit_ad.errors import UserError
 from lit_ad.methods.maps import gaussian_blur, upsample
 from lit_ad.teachers import Teacher
 
-BLOCKS = 8  # of the teacher that are restored, if it is not said which: Dinomaly, section 4
-MAP_SIDE = 256  # of the map that is smoothed and scored, as the authors of both methods evaluate
+_BLOCKS = 8  # of the teacher that are restored, if it is not said which: Dinomaly, section 4
+_MAP_SIDE = 256  # of the map that is smoothed and scored, as the authors of both methods evaluate
 
 
 class GroupedTokens(Teacher):
@@ -104,7 +104,7 @@ class GroupedPatches(GroupedTokens):
 def middle(depth: int) -> tuple[int, ...]:
     """2 to 9 of 12 blocks, every second one from 4 to 18 of 24."""
     first, last = depth / 6, depth * 3 / 4
-    return tuple(sorted({round(first + i * (last - first) / (BLOCKS - 1)) for i in range(BLOCKS)}))
+    return tuple(sorted({round(first + i * (last - first) / (_BLOCKS - 1)) for i in range(_BLOCKS)}))
 
 
 def mlp(width: int, dropout: float = 0.0, source: int | None = None) -> nn.Sequential:
@@ -171,7 +171,7 @@ def restoration_map(teachers: list[Tensor], students: list[Tensor], size: tuple[
     pairs = zip(teachers, students, strict=True)
     levels = [distance(t, s).unflatten(1, (height // patch, width // patch))[:, None] for t, s in pairs]
     maps = [interpolate(level, size, mode="bilinear", align_corners=True) for level in levels]
-    scale = MAP_SIDE / min(height, width)
+    scale = _MAP_SIDE / min(height, width)
     small = upsample(torch.stack(maps).mean(dim=0), (round(scale * height), round(scale * width)))
     return gaussian_blur(small, sigma=4.0, radius=2, mode="constant")
 

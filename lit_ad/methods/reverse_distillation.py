@@ -102,7 +102,7 @@ class OneClassEmbedding(nn.Module):
         super().__init__()
         last = channels[-1]
         self.down = nn.ModuleList(
-            nn.Sequential(*(strided(a, b) for a, b in zip(channels[i:-1], channels[i + 1 :], strict=True)))
+            nn.Sequential(*(_strided(a, b) for a, b in zip(channels[i:-1], channels[i + 1 :], strict=True)))
             for i in range(len(channels))
         )
         blocks = [Block(2 * last, 2 * last, inner) for _ in range(1 if inner is None else 2)]
@@ -219,7 +219,7 @@ def block_counts(teacher: Backbone) -> list[int]:
     return [len(stage) if isinstance(stage, nn.Sequential) else 2 for stage in stages]
 
 
-def strided(before: int, out: int) -> nn.Sequential:
+def _strided(before: int, out: int) -> nn.Sequential:
     """(B, before, h, w) -> (B, out, h / 2, w / 2)."""
     return nn.Sequential(resizing(before, out, 3, "down"), nn.BatchNorm2d(out), nn.ReLU(inplace=True))
 

@@ -33,7 +33,7 @@ Scores = NDArray[np.float32]
 Images = list[tuple[Scores, int]]
 
 BOUNDS = (1e-5, 1e-4)  # of the authors
-DRAWN = np.geomspace(1e-6, 1, 121)  # false positive rates of a curve's points
+_DRAWN = np.geomspace(1e-6, 1, 121)  # false positive rates of a curve's points
 RESOLUTION = 256
 
 
@@ -112,18 +112,18 @@ class AUPIMO(ListState):
             good, bad = self._members(None)
         if not good or not bad:
             return {}
-        thresholds, rates = shared_rates([(kept, weights(len(kept), n, 0.5) / n) for kept, n in good])
+        thresholds, rates = _shared_rates([(kept, weights(len(kept), n, 0.5) / n) for kept, n in good])
         infinity = np.float32(np.inf)  # a rate is kept from right above the last score where it is exceeded
-        cuts = np.append(-infinity, np.nextafter(thresholds, infinity))[np.searchsorted(-rates, -DRAWN)]
-        return {"pimo": (DRAWN, np.mean([share_above(kept, weights(len(kept), n, 0.5), cuts) for kept, n in bad], 0))}
+        cuts = np.append(-infinity, np.nextafter(thresholds, infinity))[np.searchsorted(-rates, -_DRAWN)]
+        return {"pimo": (_DRAWN, np.mean([share_above(kept, weights(len(kept), n, 0.5), cuts) for kept, n in bad], 0))}
 
     def _by_image(self, groups: Iterable[str] | None, nominal: float = 0.5, anomalous: float = 0.5) -> Floats:
         """The areas (A,) of the groups' anomalous images; see `weights` of the two fractions."""
         good, bad = self._members(groups)
         if not good or not bad:
             return np.zeros(0)
-        thresholds, rates = shared_rates([(kept, weights(len(kept), n, nominal) / n) for kept, n in good])
-        gains = axis_above(rates, self.bounds)
+        thresholds, rates = _shared_rates([(kept, weights(len(kept), n, nominal) / n) for kept, n in good])
+        gains = _axis_above(rates, self.bounds)
         return np.array([overlap(kept, weights(len(kept), n, anomalous), thresholds, gains) for kept, n in bad])
 
     def _members(self, groups: Iterable[str] | None) -> tuple[Images, Images]:
@@ -158,7 +158,7 @@ def weights(kept: int, pixels: int, above: float) -> Floats:
     return 1 + above * np.append(hidden, 0) + (1 - above) * np.append(0, hidden)
 
 
-def shared_rates(images: list[tuple[Scores, Floats]]) -> tuple[Scores, Floats]:
+def _shared_rates(images: list[tuple[Scores, Floats]]) -> tuple[Scores, Floats]:
     """The distinct scores of nominal images, ascending (t,), and the false positive rate at each as a threshold (t,);
     of each image its kept scores, and the share of its pixels that each stands for, 2 x (m,)."""
     thresholds, place = np.unique(np.concatenate([kept for kept, _ in images]), return_inverse=True)
@@ -166,7 +166,7 @@ def shared_rates(images: list[tuple[Scores, Floats]]) -> tuple[Scores, Floats]:
     return thresholds, np.cumsum(rates[::-1])[::-1]
 
 
-def axis_above(rates: Floats, bounds: tuple[float, float]) -> tuple[Floats, Floats]:
+def _axis_above(rates: Floats, bounds: tuple[float, float]) -> tuple[Floats, Floats]:
     """The part of the logarithmic axis on which a pixel is found, whose score lies below each threshold and above the
     next lower one (t + 1,), from below all to above all, or is equal to it (t,); of descending rates (t,).
 
@@ -186,7 +186,7 @@ def axis_above(rates: Floats, bounds: tuple[float, float]) -> tuple[Floats, Floa
 
 def overlap(scores: Scores, pixels: Floats, thresholds: Scores, gains: tuple[Floats, Floats]) -> float:
     """The area of one image from its kept scores and how many pixels each stands for, 2 x (m,); thresholds (t,)
-    ascending, and what `axis_above` says of them."""
+    ascending, and what `_axis_above` says of them."""
     clear, tied = gains
     first, after = (np.searchsorted(thresholds, scores, side=side) for side in ("left", "right"))
     gain = np.where(after > first, tied[np.minimum(first, len(tied) - 1)], clear[first])

@@ -18,7 +18,7 @@ from lit_ad.metrics.state import Overlap, PixelState
 
 Thresholds = Literal["exact", "authors"]
 
-AUTHORS_THRESHOLDS = 99  # num_thresholds in the evaluation code of MVTec 3D-AD, and of L2BT after it
+_AUTHORS_THRESHOLDS = 99  # num_thresholds in the evaluation code of MVTec 3D-AD, and of L2BT after it
 QUARTERS = {"smallest_quarter": 0.25, "smallest_half": 0.5, "smallest_three_quarters": 0.75, "all": 1.0}
 
 
@@ -108,18 +108,18 @@ def aupro(overlap: Overlap, limits: Iterable[float], thresholds: Thresholds = "e
     """Area under the PRO curve up to each false positive rate of `limits`, divided by it."""
     nominal, weights = overlap_curve(overlap)
     if thresholds == "authors":
-        fpr, pro = authors_points(nominal, weights)
+        fpr, pro = _authors_points(nominal, weights)
     else:
         fpr, pro = curves.share(curves.cumulated(nominal)), curves.share(curves.cumulated(weights))
     return [float(np.minimum(curves.area(fpr, pro, limit) / limit, 1)) for limit in limits]
 
 
-def authors_points(nominal: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _authors_points(nominal: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """FPR and PRO (101 points) above 99 nominal scores equidistant in rank, and at 0 and 1 as the authors have them."""
     seen = np.cumsum(nominal)
     if not len(seen) or not seen[-1] or not weights.sum():
         return np.array([0.0, 1.0]), np.full(2, np.nan)
-    ranks = np.linspace(0, seen[-1] - 1, AUTHORS_THRESHOLDS, dtype=np.int64)
+    ranks = np.linspace(0, seen[-1] - 1, _AUTHORS_THRESHOLDS, dtype=np.int64)
     above = curves.share(curves.cumulated(weights))[::-1][1:]  # PRO strictly above each cell
     fpr = 1 - (ranks + 1) / seen[-1]  # by rank: pixels tied with the threshold are not looked at
     pro = above[np.searchsorted(seen, ranks, side="right")]

@@ -26,8 +26,8 @@ from lit_ad.metrics.keys import KEY_BITS
 Ints = NDArray[np.int64]
 
 FIELD_BITS, FIELDS = 5, 12  # votes are added twelve to an int64; a field of 5 bits holds a sum of 31 scores
-LOWS = np.arange(1 << FIELDS, dtype=np.int64)[:, None]
-SPREAD: Ints = (((LOWS >> np.arange(FIELDS)) & 1) << (FIELD_BITS * np.arange(FIELDS))).sum(axis=1)
+_LOWS = np.arange(1 << FIELDS, dtype=np.int64)[:, None]
+_SPREAD: Ints = (((_LOWS >> np.arange(FIELDS)) & 1) << (FIELD_BITS * np.arange(FIELDS))).sum(axis=1)
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def absorb(histogram: Histogram, scores: dict[int, NDArray[np.uint32]], budget: 
     for keys in runs.values():
         keys.sort()
     bits = finest(list(runs.values()), histogram.bits, budget)
-    tallies = [tally(keys, bits, histogram.votes) for keys in runs.values()]
+    tallies = [_tally(keys, bits, histogram.votes) for keys in runs.values()]
     cells = np.concatenate([(index << KEY_BITS) + cells for index, (cells, _) in enumerate(tallies)])
     counts = np.concatenate([counts for _, counts in tallies], axis=1)
     added = Histogram(np.array(list(runs), np.int64), cells, counts, bits, histogram.votes)
@@ -72,7 +72,7 @@ def merge(a: Histogram, b: Histogram, budget: int | None) -> Histogram:
         return fit(a, budget)
     bits = min(a.bits, b.bits)
     strata = np.union1d(a.strata, b.strata)
-    a, b = (restratify(coarsen(side, bits), strata) for side in (a, b))
+    a, b = (_restratify(coarsen(side, bits), strata) for side in (a, b))
     cells = distinct(np.concatenate([a.cells, b.cells]))
     counts = np.zeros((len(a.counts), len(cells)), np.int64)
     for side in (a, b):
@@ -113,7 +113,7 @@ def coarsen(histogram: Histogram, bits: int) -> Histogram:
     return histogram
 
 
-def restratify(histogram: Histogram, strata: Ints) -> Histogram:
+def _restratify(histogram: Histogram, strata: Ints) -> Histogram:
     """The same with `strata` (T,), sorted and holding all of its own, as its list of strata."""
     if np.array_equal(strata, histogram.strata):
         return histogram
@@ -144,7 +144,7 @@ def total(cells: Ints, counts: NDArray[Any], onto: Ints) -> NDArray[Any]:
     return sums
 
 
-def tally(keys: NDArray[np.uint32], bits: int, votes: bool) -> tuple[Ints, Ints]:
+def _tally(keys: NDArray[np.uint32], bits: int, votes: bool) -> tuple[Ints, Ints]:
     """Cells (R,) and counts (1, R) or, with votes, (1 + 32 - bits, R) of sorted keys (n,)."""
     cleared = KEY_BITS - bits
     first = _starts(keys, cleared)
@@ -163,7 +163,7 @@ def _bit_sums(keys: NDArray[np.uint32], first: Ints, counts: Ints, cleared: int)
     starts = np.repeat(first, pieces) + most * (np.arange(pieces.sum()) - np.repeat(owner, pieces))
     sums = np.empty((cleared, len(first)), np.int64)
     for low in range(0, cleared, FIELDS):
-        packed = np.add.reduceat(SPREAD[(keys >> np.uint32(low)) & np.uint32((1 << FIELDS) - 1)], starts)
+        packed = np.add.reduceat(_SPREAD[(keys >> np.uint32(low)) & np.uint32((1 << FIELDS) - 1)], starts)
         for bit in range(low, min(low + FIELDS, cleared)):
             sums[bit] = np.add.reduceat((packed >> (FIELD_BITS * (bit - low))) & most, owner)
     return sums

@@ -34,7 +34,7 @@ class ImageState(ListState):
 
     def _counts(self, keep: NDArray[np.bool_] | slice = slice(None)) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Nominal and anomalous images by distinct score, ascending, (m,) each, of the images (n,) to keep."""
-        return by_score(self._joined("scores")[keep], self._joined("labels")[keep])
+        return _by_score(self._joined("scores")[keep], self._joined("labels")[keep])
 
 
 class ImageMetric(ImageState):
@@ -87,10 +87,10 @@ def sample_auroc(scores: Sequence[float], labels: Sequence[int], samples: Sequen
     highest, label = np.full(len(order), -np.inf), np.zeros(len(order), np.int64)
     np.maximum.at(highest, numbers, np.array(scores))
     np.maximum.at(label, numbers, np.array(labels, np.int64))
-    return float(curves.auroc(*by_score(highest, label)))
+    return float(curves.auroc(*_by_score(highest, label)))
 
 
-def by_score(scores: NDArray[Any], labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _by_score(scores: NDArray[Any], labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Nominal and anomalous ones by distinct score, ascending: 2 x (n,) -> 2 x (m,)."""
     distinct, cell = np.unique(scores, return_inverse=True)
     nominal, anomalous = (np.bincount(cell[labels == label], minlength=len(distinct)) for label in (0, 1))

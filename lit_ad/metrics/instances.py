@@ -61,7 +61,9 @@ class Instances:
         for row, groups in rows.items():
             wanted = set(groups)
             own = sorted((size, hit, count) for (group, size, hit), count in defects.items() if group in wanted)
-            values[row] = recalls(*(np.array(part, np.int64) for part in (zip(*own, strict=True) if own else [[]] * 3)))
+            values[row] = _recalls(
+                *(np.array(part, np.int64) for part in (zip(*own, strict=True) if own else [[]] * 3))
+            )
             hits, all_marked = sum(hit * count for _, hit, count in own), sum(marked[group] for group in wanted)
             values[row]["instance_precision"] = hits / all_marked if all_marked else float("nan")
         return values
@@ -77,7 +79,7 @@ def draw(sizes: NDArray[np.int64], hit: NDArray[np.int64], count: NDArray[np.int
     return distinct[drawn].astype(np.float64), (hits / total)[drawn]
 
 
-def recalls(sizes: NDArray[np.int64], hit: NDArray[np.int64], count: NDArray[np.int64]) -> dict[str, float]:
+def _recalls(sizes: NDArray[np.int64], hit: NDArray[np.int64], count: NDArray[np.int64]) -> dict[str, float]:
     """`instance_recall` up to each quantile of QUARTERS of the defects' sizes; of ascending sizes, whether they are
     found, and how many defects there are of each, 3 x (n,)."""
     row = {}

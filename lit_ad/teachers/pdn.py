@@ -82,7 +82,7 @@ class PDNTeacher(Teacher):
                 f"there is no weights file {weights}: {self.name} takes a .safetensors file of `lit-ad distill`, or a "
                 "published state dict of this network"
             )
-        self.model.load_state_dict(by_order(from_file(weights), self.model.state_dict(), f"{self.name} in {weights}"))
+        self.model.load_state_dict(_by_order(from_file(weights), self.model.state_dict(), f"{self.name} in {weights}"))
 
 
 def imagenet(images: Tensor) -> Tensor:
@@ -94,7 +94,7 @@ def imagenet(images: Tensor) -> Tensor:
     return (images - mean) / deviation
 
 
-def by_order(given: Mapping[str, Tensor], needed: Mapping[str, Tensor], title: str) -> dict[str, Tensor]:
+def _by_order(given: Mapping[str, Tensor], needed: Mapping[str, Tensor], title: str) -> dict[str, Tensor]:
     """Published files name the same layers differently: 0, 3, 6, ... or conv1, conv2, .... -> under the names needed.
 
     Raises UserError if numbers or shapes differ.

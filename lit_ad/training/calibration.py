@@ -86,7 +86,7 @@ class Calibration(L.Callback):
         if stage == "fit" and pl_module.view.window == "auto":
             train = data_of(trainer, pl_module).splits.train
             view = pl_module.view.resolved([sample.image for sample in train])
-            set_view(trainer, pl_module, view)
+            _set_view(trainer, pl_module, view)
             low, high = view.window
             rank_zero_info(f"view.window is auto: values from {low:g} to {high:g} become 0 to 255")
 
@@ -96,7 +96,7 @@ class Calibration(L.Callback):
             pl_module.decided_for = fingerprint(checkpoint["state_dict"])
         else:
             self.loaded, pl_module.decided_for = checkpoint["state_dict"], None
-        set_view(trainer, pl_module, pl_module.view)
+        _set_view(trainer, pl_module, pl_module.view)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Raises UserError if all images train, and no scores of left-out ones are known."""
@@ -265,7 +265,7 @@ class Calibration(L.Callback):
         self.warned = True
 
 
-def set_view(trainer: L.Trainer, method: Any, view: View) -> None:
+def _set_view(trainer: L.Trainer, method: Any, view: View) -> None:
     """Have method and data look through the window of a view: the one place where a run sets it, before any image is
     read. It comes from the nominal training images, or from the checkpoint that a run begins with."""
     method.view = view

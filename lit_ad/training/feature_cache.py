@@ -84,11 +84,11 @@ class FeatureCache(L.Callback):
             return
         auto = self.enabled == "auto"
         stores: dict[str, Features] = {}
-        reason = reason_not_to_cache(trainer, pl_module) if auto else None
+        reason = _reason_not_to_cache(trainer, pl_module) if auto else None
         if reason is None:
             parts = list(self._parts(trainer, pl_module))
             existing, missing = self._sizes(trainer, pl_module, parts)
-            reason = reason_too_large(missing, self._home) if auto and missing else None
+            reason = _reason_too_large(missing, self._home) if auto and missing else None
             reason = trainer.strategy.broadcast(reason)  # each process does as the first one says
         if reason is None:
             images = format_count(sum(part.count for part in parts), "image")
@@ -177,7 +177,7 @@ def describe_pixels(samples: Sequence[Sample], view: View) -> dict[str, Any]:
     return {"files": [(name, file.st_size, file.st_mtime_ns) for name, file in files], "view": seen}
 
 
-def reason_not_to_cache(trainer: L.Trainer, method: Method) -> str | None:
+def _reason_not_to_cache(trainer: L.Trainer, method: Method) -> str | None:
     """Return why cached features would not serve this training twice; None: they would."""
     data = getattr(trainer, "datamodule", None)
     if data is None:
@@ -188,12 +188,12 @@ def reason_not_to_cache(trainer: L.Trainer, method: Method) -> str | None:
         return f"{data.random_setting} shows another image in every epoch"
     if data.view.size is None and data.view.tile is None:
         return "each image has its own size (model.view.image_size and model.view.tile are null)"
-    if looks_per_image(trainer, data) < 2:
+    if _looks_per_image(trainer, data) < 2:
         return "training looks at an image less than twice"
     return None
 
 
-def looks_per_image(trainer: L.Trainer, data: Any) -> float:
+def _looks_per_image(trainer: L.Trainer, data: Any) -> float:
     """Return how often training looks at an image, on average."""
     images = data.train_items
     together = data.batch_size * trainer.world_size
@@ -206,7 +206,7 @@ def looks_per_image(trainer: L.Trainer, data: Any) -> float:
     return float(epochs * min(1.0, batches * together / images))
 
 
-def reason_too_large(size: int, directory: Path) -> str | None:
+def _reason_too_large(size: int, directory: Path) -> str | None:
     """Return why a cache of `size` bytes should not be written to a directory; None: it may be."""
     try:
         directory.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from lit_ad.files import atomic_write
 from lit_ad.names import printable
 
 Dashboards = list[Literal["wandb", "tensorboard"]]
-CALLS = ("log_metrics", "log_hyperparams", "log_graph", "log_image", "log_table", "save", "finalize")
+_CALLS = ("log_metrics", "log_hyperparams", "log_graph", "log_image", "log_table", "save", "finalize")
 
 
 def by_name(name: str, run: Path) -> Namespace:
@@ -40,7 +40,7 @@ def wandb_id(run: Path) -> str:
 
 def forgiving(loggers: list[Logger]) -> list[Logger]:
     """The same loggers, opened, and those left out that cannot be. From now on a failing call costs a warning, once."""
-    return [guarded(logger) for logger in loggers if opened(logger)]
+    return [_guarded(logger) for logger in loggers if opened(logger)]
 
 
 def opened(logger: Logger) -> bool:
@@ -72,9 +72,9 @@ def opened(logger: Logger) -> bool:
         return False
 
 
-def guarded(logger: Logger) -> Logger:
+def _guarded(logger: Logger) -> Logger:
     """A logger that falls silent at its first error."""
-    for name in CALLS:
+    for name in _CALLS:
         if hasattr(logger, name):
             setattr(logger, name, guard(logger, getattr(logger, name)))
     return logger

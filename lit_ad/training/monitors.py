@@ -22,11 +22,11 @@ class MonitorCheck(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
         """Before features are computed. Raises UserError on a callback's name."""
         if stage == "fit":
-            self._check(trainer, pl_module, monitored_by_callbacks(trainer))
+            self._check(trainer, pl_module, _monitored_by_callbacks(trainer))
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Once there are schedules of the learning rate. Raises UserError on their names."""
-        self._check(trainer, pl_module, monitored_by_schedules(trainer))
+        self._check(trainer, pl_module, _monitored_by_schedules(trainer))
         every = trainer.check_val_every_n_epoch
         for config in trainer.lr_scheduler_configs:
             rare = config.reduce_on_plateau and config.interval == "epoch" and str(config.monitor).startswith("val/")
@@ -46,7 +46,7 @@ class MonitorCheck(L.Callback):
                 raise UserError(f"{who} monitors {name!r}, and no image is held out to measure it on: leave {who} out")
             if name in logged:
                 continue
-            unknown = " or ".join(type(callback).__name__ for callback in callbacks if may_log(callback))
+            unknown = " or ".join(type(callback).__name__ for callback in callbacks if _may_log(callback))
             nothing = f"nothing logs, unless {unknown} does" if unknown else "nothing logs"
             message = f"{who} monitors {name!r}, which {nothing}: {advice(name, logged)}"
             if strict and not unknown:
@@ -54,7 +54,7 @@ class MonitorCheck(L.Callback):
             rank_zero_warn(message)
 
 
-def monitored_by_callbacks(trainer: L.Trainer) -> Iterator[tuple[str, str, bool]]:
+def _monitored_by_callbacks(trainer: L.Trainer) -> Iterator[tuple[str, str, bool]]:
     """Who waits for a value, the value's name, and whether it is an error if it is missing."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         name = getattr(callback, "monitor", None)
@@ -63,14 +63,14 @@ def monitored_by_callbacks(trainer: L.Trainer) -> Iterator[tuple[str, str, bool]
             yield type(callback).__name__, name, not isinstance(callback, EarlyStopping) or callback.strict
 
 
-def monitored_by_schedules(trainer: L.Trainer) -> Iterator[tuple[str, str, bool]]:
+def _monitored_by_schedules(trainer: L.Trainer) -> Iterator[tuple[str, str, bool]]:
     """The same of schedules of the learning rate."""
     for config in trainer.lr_scheduler_configs:
         if config.reduce_on_plateau:
             yield type(config.scheduler).__name__, str(config.monitor), config.strict
 
 
-def may_log(callback: Any) -> bool:
+def _may_log(callback: Any) -> bool:
     """Whether a callback is of someone else, who has not said what it logs."""
     return type(callback).__module__.split(".")[0] not in ("lit_ad", "lightning") and not hasattr(callback, "logged")
 

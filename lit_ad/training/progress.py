@@ -27,7 +27,7 @@ class Progress(RichProgressBar):
     def configure_columns(self, trainer: L.Trainer) -> list[ProgressColumn]:
         """What stands on the line, which fits a console of 80 columns."""
         describe, _, batches, *_ = super().configure_columns(trainer)
-        return [describe, BarColumn(bar_width=16), batches, TimeLeft()]
+        return [describe, BarColumn(bar_width=16), batches, _TimeLeft()]
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Say what is trained, and how large it is; of several trainings once."""
@@ -40,14 +40,14 @@ class Progress(RichProgressBar):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        self.began, self.first = time.monotonic(), batches_done(trainer)
+        self.began, self.first = time.monotonic(), _batches_done(trainer)
 
     def get_metrics(
         self, trainer: L.Trainer, pl_module: L.LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
         metrics = super().get_metrics(trainer, pl_module)
         shown: dict[str, Any] = {name: metrics[key] for key, name in SHOWN.items() if key in metrics}
-        done, total = batches_done(trainer), batches_in_all(trainer)
+        done, total = _batches_done(trainer), batches_in_all(trainer)
         if done > self.first and done < total < math.inf:
             seconds = (time.monotonic() - self.began) / (done - self.first) * (total - done)
             shown["left"] = str(timedelta(seconds=round(seconds)))
@@ -62,7 +62,7 @@ class Progress(RichProgressBar):
         return f"Epoch {current_epoch + 1}{total}".ljust(len(self.validation_description))
 
 
-class TimeLeft(TimeRemainingColumn):
+class _TimeLeft(TimeRemainingColumn):
     """Of a validation, a test or a prediction; of a training, `left` says it for all epochs together."""
 
     def render(self, task: Task) -> Text:
@@ -86,7 +86,7 @@ def millions(count: int) -> str:
     return f"{count / 1e6:.1f} M" if count >= 1e6 else f"{count / 1e3:.1f} K"
 
 
-def batches_done(trainer: L.Trainer) -> int:
+def _batches_done(trainer: L.Trainer) -> int:
     """Return how many training batches there were so far, those before a resumption included."""
     return int(trainer.fit_loop.epoch_loop.total_batch_idx) + 1
 

@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from lit_ad.checkpoint import changed_arguments
 from lit_ad.errors import UserError
 
-COUNTERS = {
+_COUNTERS = {
     "last_epoch",
     "_step_count",
     "_last_lr",
@@ -53,7 +53,9 @@ class Resumption(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Before the optimizer is restored."""
         if trainer.ckpt_path:
-            self.options = [[options_of(group) for group in optimizer.param_groups] for optimizer in trainer.optimizers]
+            self.options = [
+                [_options_of(group) for group in optimizer.param_groups] for optimizer in trainer.optimizers
+            ]
             self.schedules = [copy.deepcopy(config.scheduler.state_dict()) for config in trainer.lr_scheduler_configs]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
@@ -87,14 +89,14 @@ class Resumption(L.Callback):
         self.step = None
 
 
-def options_of(group: dict[str, Any]) -> dict[str, Any]:
+def _options_of(group: dict[str, Any]) -> dict[str, Any]:
     """All of an optimizer's group but the parameters."""
     return copy.deepcopy({name: value for name, value in group.items() if name != "params"})
 
 
 def fixed(state: dict[str, Any]) -> dict[str, Any]:
     """What a schedule does not change from step to step."""
-    return {name: value for name, value in state.items() if name not in COUNTERS}
+    return {name: value for name, value in state.items() if name not in _COUNTERS}
 
 
 def repeat(schedule: Any, fresh: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from lit_ad.names import printable
 from lit_ad.training.run_lock import LOCK, OWNER, RunLock
 
 TESTED = "metrics.json"  # what a test writes at its end
-OURS = ("config.yaml", "wandb_id", "tensorboard", LOCK, OWNER)  # what a fit writes before its training begins
+_OURS = ("config.yaml", "wandb_id", "tensorboard", LOCK, OWNER)  # what a fit writes before its training begins
 
 
 class RunDirectory:
@@ -28,7 +28,7 @@ class RunDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
         self.absent = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
-        self.ours = {name for name in OURS if not (self.path / name).exists()}
+        self.ours = {name for name in _OURS if not (self.path / name).exists()}
         self.lock: RunLock | None = None
 
     @classmethod

@@ -21,9 +21,9 @@ from lit_ad.errors import UserError
 from lit_ad.files import atomic_write
 
 LOCK, OWNER = ".run.lock", ".run_owner.json"
-RENEWAL = 60.0  # seconds
+_RENEWAL = 60.0  # seconds
 DEAD_AFTER = 240.0  # seconds without a renewal
-WORKERS_END = 15.0  # seconds: workers that load images hold a lock on until they see that their process is dead
+_WORKERS_END = 15.0  # seconds: workers that load images hold a lock on until they see that their process is dead
 
 
 @dataclass
@@ -84,7 +84,7 @@ class RunLock:
         try:
             self.home.mkdir(parents=True, exist_ok=True)
             owner = self._owner()
-            self.lock.acquire(timeout=WORKERS_END if owner is not None and owner.is_dead else 0)
+            self.lock.acquire(timeout=_WORKERS_END if owner is not None and owner.is_dead else 0)
         except Timeout as error:
             raise self._refusal(self._owner()) from error
         except NotImplementedError:  # a file system without locks
@@ -135,6 +135,6 @@ class RunLock:
         return self.file.stat().st_mtime - self.record.stat().st_mtime < DEAD_AFTER
 
     def _renew(self) -> None:
-        while not self.released.wait(RENEWAL):
+        while not self.released.wait(_RENEWAL):
             with suppress(OSError):
                 os.utime(self.record)

@@ -16,7 +16,7 @@ def chosen_in_fit(trainer: L.Trainer, method: L.LightningModule, validations: in
         scaled: Whether the method's `calibrate` looks at held-out images.
     """
     phrases = []
-    if validations > 1 or not is_last_validation(trainer) or trainer.ckpt_path:  # one alone leaves no choice
+    if validations > 1 or not _is_last_validation(trainer) or trainer.ckpt_path:  # one alone leaves no choice
         for what, monitor in monitors(trainer):
             if not monitor.startswith("train"):
                 phrases.append(f"{what} (by {monitor})")
@@ -25,7 +25,7 @@ def chosen_in_fit(trainer: L.Trainer, method: L.LightningModule, validations: in
     return list(dict.fromkeys(phrases))
 
 
-def is_last_validation(trainer: L.Trainer) -> bool:
+def _is_last_validation(trainer: L.Trainer) -> bool:
     """Whether the training ends with this validation; False where it is not known."""
     if trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps:
         return True

@@ -11,10 +11,10 @@ from types import FrameType
 from lit_ad.distributed import gather
 
 INTERVAL = 1.0  # seconds between two signs
-LIBRARIES = ("torch", "lightning", "torchmetrics")
-STANDARD = Path(os.__file__).parent  # the folder of Python's own modules
-GATHERS = Path(gather.__code__.co_filename)
-BACKWARD = "_engine_run_backward"  # in which DDP reduces gradients
+_LIBRARIES = ("torch", "lightning", "torchmetrics")
+_STANDARD = Path(os.__file__).parent  # the folder of Python's own modules
+_GATHERS = Path(gather.__code__.co_filename)
+_BACKWARD = "_engine_run_backward"  # in which DDP reduces gradients
 
 
 @dataclass
@@ -85,10 +85,10 @@ def stack(thread: int) -> Iterator[FrameType]:
 
 def place_of(frames: Sequence[FrameType]) -> tuple[str, bool]:
     """Where a thread stands, in words, and whether that is a collective: torch.distributed, or DDP's backward."""
-    caller = next((frame for frame in frames if not is_library(Path(frame.f_code.co_filename))), None)
+    caller = next((frame for frame in frames if not _is_library(Path(frame.f_code.co_filename))), None)
     within = frames[: frames.index(caller)] if caller is not None else frames
     collective = any(
-        "/torch/distributed/" in Path(frame.f_code.co_filename).as_posix() or frame.f_code.co_name == BACKWARD
+        "/torch/distributed/" in Path(frame.f_code.co_filename).as_posix() or frame.f_code.co_name == _BACKWARD
         for frame in within
     )
     called = f"{within[0].f_code.co_name}, called by " if within else ""
@@ -98,8 +98,8 @@ def place_of(frames: Sequence[FrameType]) -> tuple[str, bool]:
     return f"{called}{caller.f_code.co_name} ({file}:{caller.f_lineno})", collective
 
 
-def is_library(file: Path) -> bool:
+def _is_library(file: Path) -> bool:
     """Whether a frame's file is Python's, torch's, Lightning's, or our own module over torch.distributed."""
     if "site-packages" in file.parts:
-        return file.parts[file.parts.index("site-packages") + 1] in LIBRARIES
-    return STANDARD in file.parents or file == GATHERS or file.parts[0].startswith("<")
+        return file.parts[file.parts.index("site-packages") + 1] in _LIBRARIES
+    return _STANDARD in file.parents or file == _GATHERS or file.parts[0].startswith("<")

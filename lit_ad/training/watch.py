@@ -28,10 +28,10 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lit_ad.distributed import gather
 from lit_ad.training.signs import INTERVAL, Sign, explain_wait, in_vain, place_of, stack
 
-WORKED = 0.001  # seconds of processor time; a thread that waits takes none at all
+_WORKED = 0.001  # seconds of processor time; a thread that waits takes none at all
 PATIENCE_TO_JOIN = 120.0  # seconds, at least: imports from a busy disk
 PATIENCE_OF_SIGNAL = 20.0  # seconds; Slurm kills 30 seconds after its SIGTERM
-PATIENCE_OF_SECOND = 2.0  # seconds, after a second Ctrl-C
+_PATIENCE_OF_SECOND = 2.0  # seconds, after a second Ctrl-C
 KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has none
 
 
@@ -71,7 +71,7 @@ class Watch(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
         if trainer.world_size == 1 or not dist.is_initialized():
             return
-        self.store = self.store or open_store(trainer)
+        self.store = self.store or _open_store(trainer)
         if self.store is None:
             return
         self.launcher = trainer.strategy.launcher
@@ -122,7 +122,7 @@ class Watch(L.Callback):
                 own.ended = b"\0" in received
                 signals += [number for number in received if number in (signal.SIGINT, signal.SIGTERM)]
             position, now, worked = self._position(), time.monotonic(), self._processor_time() - processor
-            if position != before or worked > WORKED:
+            if position != before or worked > _WORKED:
                 before, since, processor = position, now, self._processor_time()
             frames = list(stack(self.main))
             own.place, own.collective = place_of(frames)
@@ -131,7 +131,7 @@ class Watch(L.Callback):
             patience = self.patience if not signals else min(self.patience, PATIENCE_OF_SIGNAL)
             alone = signals.count(signal.SIGINT) > 1
             if alone:
-                patience = min(patience, PATIENCE_OF_SECOND)
+                patience = min(patience, _PATIENCE_OF_SECOND)
             if not own.ended and in_vain(own, [] if alone else others, patience):
                 if any(other.rank < own.rank and not other.gone for other in others):
                     time.sleep(3 * INTERVAL)  # that one prints the line, and ends this process too if it started it
@@ -155,7 +155,7 @@ class Watch(L.Callback):
 
     def _end(self, explanation: str, code: int = 1) -> None:
         """End this process, whatever it waits for, and those it has started, which may be frozen."""
-        print_last(f"lit-ad: {explanation}")
+        _print_last(f"lit-ad: {explanation}")
         if self.launcher is not None:
             self.launcher.kill(KILL)
         os._exit(code)
@@ -171,7 +171,7 @@ class Watch(L.Callback):
         return time.clock_gettime(time.pthread_getcpuclockid(self.main))
 
 
-def open_store(trainer: L.Trainer) -> dist.Store | None:
+def _open_store(trainer: L.Trainer) -> dist.Store | None:
     """A store that no other thread uses, on the first process. None, on all processes, where one cannot reach it."""
     store: dist.Store | None = None
     address, port, limit = os.environ.get("MASTER_ADDR", "localhost"), 0, timedelta(seconds=30)
@@ -195,7 +195,7 @@ def open_store(trainer: L.Trainer) -> dist.Store | None:
     return None
 
 
-def print_last(line: str) -> None:
+def _print_last(line: str) -> None:
     """Print a line before the process ends at once, and give the terminal its cursor back, which a bar hides."""
     with suppress(OSError):
         print(line, file=sys.stderr, flush=True)

@@ -19,7 +19,7 @@ def find_duplicates(paths: Sequence[Path], threads: int) -> list[list[Path]]:
     """
     groups: dict[Any, list[Path]] = {"": list(paths)}
     with Pool(threads) as pool:
-        for key in (file_size, middle_hash, file_hash):
+        for key in (file_size, _middle_hash, _file_hash):
             left = [(name, path) for name, group in groups.items() if len(group) > 1 for path in group]
             values = pool.map(key, [path for _, path in left])
             groups = defaultdict(list)
@@ -33,14 +33,14 @@ def file_size(path: Path) -> int:
     return path.stat().st_size
 
 
-def middle_hash(path: Path) -> bytes:
+def _middle_hash(path: Path) -> bytes:
     """A hash of 4 KiB from the middle of a file."""
     with path.open("rb") as file:
         file.seek(max(0, file_size(path) // 2 - 2048))
         return hashlib.blake2b(file.read(4096), digest_size=16).digest()
 
 
-def file_hash(path: Path) -> bytes:
+def _file_hash(path: Path) -> bytes:
     """A hash of a whole file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "blake2b").digest()

@@ -14,7 +14,7 @@ from lit_ad.errors import UserError
 from lit_ad.files import resolve_path
 
 
-class NominalImages(Source):
+class _NominalImages(Source):
     """Every image below a folder, as a nominal one to train on."""
 
     def __init__(self, root: Path) -> None:
@@ -56,4 +56,4 @@ def guess_source(path: Path) -> tuple[Source, str]:
             f". If some of {below} are defects, give the source as to fit: --data.source Folder --data.source.root "
             f"{path} --data.source.nominal NAME --data.source.anomalous '[NAME]'"
         )
-    return NominalImages(path), about
+    return _NominalImages(path), about

@@ -30,7 +30,7 @@ from lit_ad.threads import Pool
 
 DECODED_PIXELS = 2e9  # of test images: 20 to 40 seconds of one core; all of MVTec AD's are 1.4e9
 PIXELS_AT_ONCE = 2**28  # decoded together, by all threads
-DEEP_IMAGES = 20  # training images of 16 bits that are decoded, to see how many of the bits they use
+_DEEP_IMAGES = 20  # training images of 16 bits that are decoded, to see how many of the bits they use
 T = TypeVar("T")
 
 
@@ -61,7 +61,7 @@ def inspect_samples(
         """What a function reads from each file; the files that cannot be read are noted among the errors."""
         values = {}
         with Pool(at_once) as pool:
-            results = pool.map(partial(or_error, function), paths)
+            results = pool.map(partial(_or_error, function), paths)
             bar = tqdm(results, title, len(paths), leave=False, delay=2, disable=not progress)
             for path, value in zip(paths, bar, strict=True):
                 if isinstance(value, UserError):
@@ -74,19 +74,19 @@ def inspect_samples(
     to_decode, to_verify = split_by_budget([s.image for s in test if s.image in headers] if decode else [], headers)
     deep = [s.image for s in train if s.image in headers and headers[s.image].deep]
     decoded = len(to_decode)
-    to_decode += deep[:: max(1, len(deep) // DEEP_IMAGES)]
+    to_decode += deep[:: max(1, len(deep) // _DEEP_IMAGES)]
     largest = max((headers[path].pixels for path in to_decode), default=0)
     few = max(1, min(threads, PIXELS_AT_ONCE // max(1, largest)))
     brightest = read_all(partial(max_value, view=view), to_decode, "Reading test images", few)
     read_all(verify_file, to_verify, "Verifying test images")
     extents = read_all(lambda path: measure_mask(path, view, masks[path]), list(masks), "Reading masks", few)
     duplicates = find_duplicates(files_of(sample for sample in (*train, *test) if sample.image not in errors), threads)
-    around = list_around((*train, *test))
+    around = _list_around((*train, *test))
     warnings = [
         *duplicate_warnings(duplicates, train, test),
-        *mask_warnings(test, extents),
-        *depth_warnings({path: value for path, value in brightest.items() if headers[path].deep}, view),
-        *broken_links(around.broken),
+        *_mask_warnings(test, extents),
+        *_depth_warnings({path: value for path, value in brightest.items() if headers[path].deep}, view),
+        *_broken_links(around.broken),
         *Listing(other=around.other).remarks(),
         *frame_remarks([*images, *masks]),
     ]
@@ -104,7 +104,7 @@ def inspect_samples(
     return AuditReport(text, warnings, faults, duplicates)
 
 
-def or_error(function: Callable[[Path], T], path: Path) -> T | UserError:
+def _or_error(function: Callable[[Path], T], path: Path) -> T | UserError:
     """What a function reads from a file, or why it cannot be read."""
     try:
         return function(path)
@@ -119,7 +119,7 @@ def split_by_budget(paths: Sequence[Path], headers: Mapping[Path, Header]) -> tu
     return list(paths[::step]), [path for i, path in enumerate(paths) if i % step]
 
 
-def mask_warnings(test: Sequence[Sample], extents: Mapping[Path, MaskExtent]) -> list[str]:
+def _mask_warnings(test: Sequence[Sample], extents: Mapping[Path, MaskExtent]) -> list[str]:
     """Sentences about masks that mark nothing, all, or what they should leave out."""
     faults: dict[str, list[Path]] = defaultdict(list)
     for sample in test:
@@ -140,7 +140,7 @@ def mask_warnings(test: Sequence[Sample], extents: Mapping[Path, MaskExtent]) ->
     return [f"masks {fault}, {format_times(len(paths))}: {first_few(paths)}" for fault, paths in faults.items()]
 
 
-def depth_warnings(brightest: Mapping[Path, int], view: View) -> list[str]:
+def _depth_warnings(brightest: Mapping[Path, int], view: View) -> list[str]:
     """A sentence about images of 16 bits that use 14 or fewer, given the greatest value (0 to 255) of each."""
     if not brightest or view.window is not None:
         return []
@@ -154,7 +154,7 @@ def depth_warnings(brightest: Mapping[Path, int], view: View) -> list[str]:
     return []
 
 
-def list_around(samples: Sequence[Sample]) -> Listing:
+def _list_around(samples: Sequence[Sample]) -> Listing:
     """What is passed over in the folders of images and masks: all of it; and in the folders that these lie in, broken
     links and hidden folders of images."""
     files = {split_page(sample.image)[0] for sample in samples} | {s.mask for s in samples if s.mask is not None}
@@ -174,7 +174,7 @@ def list_around(samples: Sequence[Sample]) -> Listing:
     return passed_over
 
 
-def broken_links(paths: Sequence[Path]) -> list[str]:
+def _broken_links(paths: Sequence[Path]) -> list[str]:
     """One sentence about links that lead nowhere, if there are any."""
     return [f"broken links, {format_times(len(paths))}: {first_few(paths)}; they are left out"] if paths else []
 

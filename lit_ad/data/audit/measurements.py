@@ -44,12 +44,12 @@ def read_header(path: Path, view: View) -> Header:
 
     def read() -> Header:
         with opened(path) as image:
-            return Header(size, describe_mode(image))
+            return Header(size, _describe_mode(image))
 
     return read_file(read, path)
 
 
-def describe_mode(image: Image.Image) -> str:
+def _describe_mode(image: Image.Image) -> str:
     """Bit depth and colours of an opened image."""
     # Pillow reads RGB of 16 bits as RGB of 8; how it is going to do so tells them apart.
     deep = image.mode.startswith("I;16") or ";16" in str(getattr(image, "tile", ""))

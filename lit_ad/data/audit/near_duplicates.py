@@ -19,12 +19,12 @@ from lit_ad.image.pixels import open_image, split_page
 from lit_ad.threads import Pool
 
 SIDE = 32  # of the small pictures
-HASH_BITS = 6  # of 64, that hashes of nearly the same image may differ in
-SAME = 0.15  # of the usual difference of two images: the most that nearly the same ones differ by
-ALIKE = 0.5  # likewise, of neighbours by number
-PAIRS = 2000  # by which the usual difference is measured
-FEWEST = 5  # pairs of neighbours that something is said of
-BLOCK = 1024  # hashes compared at once
+_HASH_BITS = 6  # of 64, that hashes of nearly the same image may differ in
+_SAME = 0.15  # of the usual difference of two images: the most that nearly the same ones differ by
+_ALIKE = 0.5  # likewise, of neighbours by number
+_PAIRS = 2000  # by which the usual difference is measured
+_FEWEST = 5  # pairs of neighbours that something is said of
+_BLOCK = 1024  # hashes compared at once
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Fingerprints:
         """Root mean square difference of the pictures of pairs, (m, 2) -> (m,)."""
         if not len(pairs):
             return np.zeros(0, np.float32)
-        parts = np.array_split(pairs, max(1, len(pairs) // BLOCK))
+        parts = np.array_split(pairs, max(1, len(pairs) // _BLOCK))
         squares = [np.square(self.pictures[part[:, 0]] - self.pictures[part[:, 1]]).mean(axis=1) for part in parts]
         distances: NDArray[np.float32] = np.sqrt(np.concatenate(squares))
         return distances
@@ -69,21 +69,21 @@ def fingerprint(sample: Sample) -> tuple[NDArray[Any], NDArray[Any]] | None:
     return np.where(imagehash.phash(grey).hash.ravel(), 1, -1), picture
 
 
-def usual_difference(fingerprints: Fingerprints) -> float:
+def _usual_difference(fingerprints: Fingerprints) -> float:
     """The median difference of two images taken at random, always the same ones."""
     count = len(fingerprints.samples)
-    pairs = np.random.default_rng(0).integers(0, max(count, 1), (PAIRS if count else 0, 2))
+    pairs = np.random.default_rng(0).integers(0, max(count, 1), (_PAIRS if count else 0, 2))
     differences = fingerprints.differences(pairs[pairs[:, 0] != pairs[:, 1]])
     return float(np.median(differences)) if len(differences) else 0.0
 
 
 def find_near_duplicates(fingerprints: Fingerprints) -> list[tuple[Sample, Sample]]:
     """Pairs of nearly the same image, the first before the second, those most alike first."""
-    most = SAME * usual_difference(fingerprints)
+    most = _SAME * _usual_difference(fingerprints)
     near = []
-    for start in range(0, len(fingerprints.samples), BLOCK):
-        differ = (64 - fingerprints.hashes[start : start + BLOCK] @ fingerprints.hashes.T) / 2
-        rows, columns = np.nonzero(differ <= HASH_BITS)
+    for start in range(0, len(fingerprints.samples), _BLOCK):
+        differ = (64 - fingerprints.hashes[start : start + _BLOCK] @ fingerprints.hashes.T) / 2
+        rows, columns = np.nonzero(differ <= _HASH_BITS)
         near.append(np.stack([rows + start, columns], axis=1)[rows + start < columns])
     pairs = np.concatenate(near) if near else np.zeros((0, 2), np.int64)
     differences = fingerprints.differences(pairs)
@@ -108,8 +108,8 @@ def similar_consecutive(fingerprints: Fingerprints) -> tuple[list[tuple[Sample, 
         if fingerprints.samples[i].split != fingerprints.samples[j].split
         and fingerprints.samples[i].category == fingerprints.samples[j].category
     ]
-    usual = usual_difference(fingerprints)
-    if len(pairs) < FEWEST or usual == 0:
+    usual = _usual_difference(fingerprints)
+    if len(pairs) < _FEWEST or usual == 0:
         return [], 1.0
     share = float(np.median(fingerprints.differences(np.array(pairs)))) / usual
     return [(fingerprints.samples[i], fingerprints.samples[j]) for i, j in pairs], share
@@ -138,7 +138,7 @@ def near_duplicate_warnings(fingerprints: Fingerprints, near: Sequence[tuple[Sam
         count = format_count(len(pairs), "pair")
         warnings.append(f"nearly the same image {where}, {count}: {', '.join(pairs[:3])}" + (why and f"; {why}"))
     neighbours, share = similar_consecutive(fingerprints)
-    if neighbours and share < ALIKE:
+    if neighbours and share < _ALIKE:
         train, test = neighbours[0]
         warnings.append(
             f"{len(neighbours)} pairs of images with consecutive numbers lie in training and test, such as "

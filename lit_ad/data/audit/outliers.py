@@ -13,8 +13,8 @@ from lit_ad.errors import UserError
 from lit_ad.image.pixels import read_image
 from lit_ad.image.view import View
 
-NEIGHBOURS = 5  # nearest training images by which an image is judged to be far off
-FAR = 5.0  # deviations, of the logarithm of that distance
+_NEIGHBOURS = 5  # nearest training images by which an image is judged to be far off
+_FAR = 5.0  # deviations, of the logarithm of that distance
 
 
 def outlier_warnings(train: Sequence[Sample], backbone: str, weights: str) -> list[str]:
@@ -30,7 +30,7 @@ def outlier_warnings(train: Sequence[Sample], backbone: str, weights: str) -> li
     """
     from lit_ad.teachers.backbone import Teacher  # brings timm, which takes seconds
 
-    teacher = Teacher(backbone, middle_taps(backbone), weights)
+    teacher = Teacher(backbone, _middle_taps(backbone), weights)
     view = View(224).of_multiple(teacher.patch_size or 1)
     warnings = []
     for category in dict.fromkeys(sample.category for sample in train):
@@ -42,9 +42,9 @@ def outlier_warnings(train: Sequence[Sample], backbone: str, weights: str) -> li
                     pixels, _ = view(read_image(sample.image))
                 except UserError:
                     continue  # the inspection tells of files that cannot be read
-                rows.append(mean_features(teacher, pixels))
+                rows.append(_mean_features(teacher, pixels))
                 images.append(sample.image)
-        far = far_rows(np.array(rows)) if len(rows) > 2 * NEIGHBOURS else np.zeros(0, np.int64)
+        far = far_rows(np.array(rows)) if len(rows) > 2 * _NEIGHBOURS else np.zeros(0, np.int64)
         if len(far):
             warnings.append(
                 f"training images unlike the others by {backbone}'s features, {len(far)} of {len(images)}: "
@@ -53,7 +53,7 @@ def outlier_warnings(train: Sequence[Sample], backbone: str, weights: str) -> li
     return warnings
 
 
-def mean_features(teacher: Any, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+def _mean_features(teacher: Any, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """The mean over places of each channel of a teacher's features: (H, W, 3) -> (D,)."""
     import torch
 
@@ -69,14 +69,14 @@ def far_rows(features: NDArray[Any]) -> NDArray[np.int64]:
     scaled = (features - features.mean(axis=0)) / np.where(spread > 0, spread, 1)
     squares = np.square(scaled).sum(axis=1)
     distances = np.sqrt(np.maximum(squares[:, None] + squares - 2 * scaled @ scaled.T, 0))
-    nearest = np.log(np.maximum(np.sort(distances, axis=1)[:, 1 : NEIGHBOURS + 1].mean(axis=1), 1e-12))
+    nearest = np.log(np.maximum(np.sort(distances, axis=1)[:, 1 : _NEIGHBOURS + 1].mean(axis=1), 1e-12))
     centre = np.median(nearest)
     deviation = 1.4826 * np.median(np.abs(nearest - centre))
     order = np.argsort(-nearest, kind="stable")
-    far: NDArray[np.int64] = order[nearest[order] > centre + FAR * max(float(deviation), 1e-3)]
+    far: NDArray[np.int64] = order[nearest[order] > centre + _FAR * max(float(deviation), 1e-3)]
     return far
 
 
-def middle_taps(backbone: str) -> list[int]:
+def _middle_taps(backbone: str) -> list[int]:
     """Two levels of a backbone in its middle."""
     return [1, 2] if "vit" not in backbone and "deit" not in backbone else [3, 7]

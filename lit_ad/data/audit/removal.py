@@ -14,7 +14,7 @@ def files_to_remove(samples: Sequence[Sample], report: AuditReport) -> list[Path
     one in training. A good and an anomalous image both stay: a person must say which of the two is right."""
     known = {split_page(sample.image)[0]: sample for sample in samples}
     removed: dict[Path, None] = {}
-    for first, second in pairs_of(report):
+    for first, second in _pairs_of(report):
         if first == second or first not in known or second not in known or first in removed or second in removed:
             continue
         former, latter = known[first], known[second]
@@ -23,7 +23,7 @@ def files_to_remove(samples: Sequence[Sample], report: AuditReport) -> list[Path
     return list(removed)
 
 
-def pairs_of(report: AuditReport) -> Iterable[tuple[Path, Path]]:
+def _pairs_of(report: AuditReport) -> Iterable[tuple[Path, Path]]:
     """All pairs of files with the same bytes, then those of nearly the same images."""
     for group in report.duplicates:
         yield from combinations(group, 2)

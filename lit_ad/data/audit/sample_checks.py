@@ -12,7 +12,7 @@ from lit_ad.data.sources.source import check
 from lit_ad.errors import UserError
 from lit_ad.image.pixels import open_image, upright_size
 
-GREYS = 16  # values of a mask above which its edges are called antialiased
+_GREYS = 16  # values of a mask above which its edges are called antialiased
 
 
 def sample_errors(samples: Sequence[Sample]) -> list[str]:
@@ -49,7 +49,7 @@ def mask_value_warnings(masks: Sequence[Path]) -> list[str]:
         except UserError:
             continue  # the inspection tells of files that cannot be read
         values = np.unique(np.asarray(image if image.mode[0] in "1LPIF" else image.convert("L")))
-        if image.format == "JPEG" or len(values) > GREYS:
+        if image.format == "JPEG" or len(values) > _GREYS:
             grey.append(path)
         elif len(values) > 2:
             classes.append(path)

@@ -23,7 +23,7 @@ class BTAD(Source):
         self.root, self.category = resolve_path(root), category
 
     def samples(self) -> list[Sample]:
-        listed = [sample for folder in self._products() for sample in list_product(folder)]
+        listed = [sample for folder in self._products() for sample in _list_product(folder)]
         return sorted(listed, key=lambda sample: sample.split, reverse=True)  # train, test; stable within each
 
     def tasks(self) -> dict[str, dict[str, Any]]:
@@ -43,7 +43,7 @@ def products(folder: Path) -> dict[str, Path]:
     return {inner.name: inner for inner in list_folders(folder) if (inner / "train" / "ok").is_dir()}
 
 
-def list_product(root: Path) -> list[Sample]:
+def _list_product(root: Path) -> list[Sample]:
     """The samples of one product, named as elsewhere: ok is good."""
     listed = [Sample(image, 0, None, root.name) for image in list_images(root / "train" / "ok")]
     anomalous, truth = list_images(root / "test" / "ko"), root / "ground_truth" / "ko"

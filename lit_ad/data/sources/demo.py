@@ -143,14 +143,14 @@ def scratch(image: Grey, generator: Generator, bold: float) -> tuple[Grey, Mask]
 
 def stain(image: Grey, generator: Generator, bold: float) -> tuple[Grey, Mask]:
     """A dark, wet looking spot with a ragged edge; the texture stays visible."""
-    mask = blob(generator, generator.uniform(13, 24), rough=0.35)
+    mask = _blob(generator, generator.uniform(13, 24), rough=0.35)
     soft = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 2)
     return image * (1 - generator.uniform(0.28, 0.45) * bold * soft), mask
 
 
 def hole(image: Grey, generator: Generator, bold: float) -> tuple[Grey, Mask]:
     """A small, dark pit whose lower rim catches light."""
-    mask = blob(generator, generator.uniform(4.5, 8.5) * bold, rough=0.2)
+    mask = _blob(generator, generator.uniform(4.5, 8.5) * bold, rough=0.2)
     deep = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 1.5)
     rim = np.clip(mask - np.roll(mask.astype(np.float32), -2, axis=0), 0, 1)
     return image * (1 - min(0.9, generator.uniform(0.6, 0.8) * bold) * deep) + 40 * rim, mask
@@ -158,12 +158,12 @@ def hole(image: Grey, generator: Generator, bold: float) -> tuple[Grey, Mask]:
 
 def missing_patch(image: Grey, generator: Generator, bold: float) -> tuple[Grey, Mask]:
     """A piece of the surface is gone: the brightness remains, the texture hardly does."""
-    mask = blob(generator, generator.uniform(14, 24), rough=0.3)
+    mask = _blob(generator, generator.uniform(14, 24), rough=0.3)
     smooth = cv2.GaussianBlur(image, (0, 0), 10)
     return 0.9 * smooth + 0.1 * image + generator.normal(0, 2, image.shape).astype(np.float32), mask
 
 
-def blob(generator: Generator, radius: float, rough: float) -> Mask:
+def _blob(generator: Generator, radius: float, rough: float) -> Mask:
     """A filled, star shaped outline around a random centre, entirely inside the image."""
     angle = np.linspace(0, 2 * np.pi, 72, endpoint=False)
     waves = np.arange(2, 7)

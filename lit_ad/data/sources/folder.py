@@ -60,8 +60,8 @@ class Folder(Source):
 
     def samples(self) -> list[Sample]:
         category = self.root.absolute().name
-        train = [image for folder in self.nominal for image in list_photographs(folder)]
-        test = [image for folder in self.nominal_test for image in list_photographs(folder)]
+        train = [image for folder in self.nominal for image in _list_photographs(folder)]
+        test = [image for folder in self.nominal_test for image in _list_photographs(folder)]
         if self.anomalous and not self.nominal_test:
             test = sorted(random.Random(self.seed).sample(train, round(self.test_fraction * len(train))))
         kept = set(train) - set(test) if not self.nominal_test else train
@@ -91,11 +91,11 @@ class Folder(Source):
         good = [folder for folder, defect in defects.items() if defect == "good"]
         if good:
             raise UserError(f"{good[0]} is in `anomalous`, but called good: leave it out, or rename it")
-        images = {image: defects[folder] for folder in folders for image in list_photographs(folder)}
+        images = {image: defects[folder] for folder in folders for image in _list_photographs(folder)}
         if self.masks:
             masks = self._masks(images)
         else:
-            masks = {image: mask for folder in folders for image, mask in masks_beside(folder).items()}
+            masks = {image: mask for folder in folders for image, mask in _masks_beside(folder).items()}
         return [Sample(image, 1, masks.get(image), category, defect, "test") for image, defect in images.items()]
 
     def _masks(self, images: Mapping[Path, str]) -> dict[Path, Path]:
@@ -106,13 +106,13 @@ class Folder(Source):
         for folder, truth in groups:
             inside = [image for image in images if folder is None or folder in image.parents]
             if truth in {image.parent for image in inside}:
-                pairs |= masks_beside(truth)
-            elif holds_folders(truth):
+                pairs |= _masks_beside(truth)
+            elif _holds_folders(truth):
                 for inner in list_folders(truth):
                     of_defect = [image for image in inside if inner.name in (images[image], image.parent.name)]
-                    pairs |= pair_truth(of_defect, inner)
+                    pairs |= _pair_truth(of_defect, inner)
             else:
-                pairs |= pair_truth(inside, truth)
+                pairs |= _pair_truth(inside, truth)
         return pairs
 
     def _defect_folders(self) -> tuple[list[Path], list[Path]]:
@@ -124,8 +124,8 @@ class Folder(Source):
         folders: list[Path] = []
         masks: list[Path] = []
         for given in self.anomalous:
-            inner = list_folders(given) if holds_folders(given) else []
-            groups = [list_folders(folder) if holds_folders(folder) else [folder] for folder in inner] or [[given]]
+            inner = list_folders(given) if _holds_folders(given) else []
+            groups = [list_folders(folder) if _holds_folders(folder) else [folder] for folder in inner] or [[given]]
             candidates = [folder for group in groups for folder in group]
             beside = candidates if inner else self.anomalous
             of_masks = [folder for folder in candidates if holds_masks(folder, beside, photographs)]
@@ -168,17 +168,17 @@ def name_defects(folders: Sequence[Path], root: Path) -> dict[Path, str]:
     return defects
 
 
-def list_photographs(folder: Path) -> list[Path]:
+def _list_photographs(folder: Path) -> list[Path]:
     """The images in a folder, without the masks among them."""
     images = list_images(folder)
     masks = set(masks_among(images).values())
     return [image for image in images if image not in masks]
 
 
-def masks_beside(folder: Path) -> dict[Path, Path]:
+def _masks_beside(folder: Path) -> dict[Path, Path]:
     """Image -> its mask in the same folder: NAME_mask, or NAME.json of labelme. Raises UserError on both for one."""
     pairs = masks_among(list_images(folder))
-    for image in list_photographs(folder):
+    for image in _list_photographs(folder):
         drawn = mask_beside(image)
         if drawn is not None:
             if image in pairs:
@@ -187,7 +187,7 @@ def masks_beside(folder: Path) -> dict[Path, Path]:
     return pairs
 
 
-def pair_truth(images: Sequence[Path], folder: Path) -> dict[Path, Path]:
+def _pair_truth(images: Sequence[Path], folder: Path) -> dict[Path, Path]:
     """Image -> its mask in a folder of masks, drawn where that is a labelme file."""
     stems = {image.stem for image in images}
     other = list_folder(folder).other if folder.is_dir() else []
@@ -197,6 +197,6 @@ def pair_truth(images: Sequence[Path], folder: Path) -> dict[Path, Path]:
     return {image: draw_labelme(mask, image) if mask in shapes else mask for image, mask in pairs.items()}
 
 
-def holds_folders(folder: Path) -> bool:
+def _holds_folders(folder: Path) -> bool:
     """Whether there are folders in it, and no images."""
     return bool(list_folders(folder)) and not holds_images(folder)

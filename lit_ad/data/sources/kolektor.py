@@ -44,12 +44,12 @@ class KolektorSDD(Source):
                 f"no item in {self.root}: expected folders kos01, kos02, ... of PartM.jpg and PartM_label.bmp"
             )
         there = [folder.name for folder in items(root)]
-        test = there[self.fold :: FOLDS] if self.splits is None else items_to_test(self.splits, self.fold, there)
+        test = there[self.fold :: FOLDS] if self.splits is None else _items_to_test(self.splits, self.fold, there)
         listed: list[Sample] = []
         for folder in items(root):
             split: Split = "test" if folder.name in test else "train"
-            listed += list_masked(list_images(folder), "_label", split, "kolektor_sdd", folder.name)
-        return nominal_to_train(listed)
+            listed += _list_masked(list_images(folder), "_label", split, "kolektor_sdd", folder.name)
+        return _nominal_to_train(listed)
 
     def tasks(self) -> dict[str, dict[str, Any]]:
         """Each fold."""
@@ -72,8 +72,8 @@ class KolektorSDD2(Source):
         listed: list[Sample] = []
         for split in splits:
             images = [image for image in list_images(self.root / split) if not image.stem.endswith("(copy)")]
-            listed += list_masked(images, "_GT", split, "kolektor_sdd2")
-        return nominal_to_train(listed)
+            listed += _list_masked(images, "_GT", split, "kolektor_sdd2")
+        return _nominal_to_train(listed)
 
     def remarks(self) -> list[str]:
         """The published archive holds an image and its mask twice."""
@@ -81,7 +81,7 @@ class KolektorSDD2(Source):
         return [f"copies are left out: {', '.join(map(str, copies))}"] if copies else []
 
 
-class PlainUnpickler(pickle.Unpickler):
+class _PlainUnpickler(pickle.Unpickler):
     """Reads a pickle of lists, texts and numbers. A class or a function, which could do anything, is refused."""
 
     def find_class(self, module: str, name: str) -> Any:
@@ -97,7 +97,7 @@ def read_folds(path: Path) -> list[tuple[list[str], list[str]]]:
     existing(path, "no splits")
     try:
         with path.open("rb") as file:
-            train, test, *_ = PlainUnpickler(file).load()
+            train, test, *_ = _PlainUnpickler(file).load()
         folds = [(names(ours), names(others)) for ours, others in zip(train, test, strict=True)]
         if len(folds) != FOLDS or not all(isinstance(name, str) for fold in folds for rows in fold for name in rows):
             raise ValueError(f"expected {FOLDS} lists of names to train on, and as many to test on")
@@ -114,7 +114,7 @@ def names(rows: Iterable[Any]) -> list[str]:
     return [row if isinstance(row, str) else row[0] for row in rows]
 
 
-def items_to_test(path: Path, fold: int, there: list[str]) -> set[str]:
+def _items_to_test(path: Path, fold: int, there: list[str]) -> set[str]:
     """The items to test on, of a file's fold. Raises UserError where it lists other items than are there."""
     train, test = map(set, read_folds(path)[fold])
     both, missing, unknown = train & test, set(there) - train - test, (train | test) - set(there)
@@ -129,7 +129,7 @@ def items(folder: Path) -> list[Path]:
     return [inner for inner in list_folders(folder) if inner.name.startswith("kos") and inner.name[3:].isdigit()]
 
 
-def list_masked(files: Iterable[Path], ending: str, split: Split, category: str, item: str = "") -> list[Sample]:
+def _list_masked(files: Iterable[Path], ending: str, split: Split, category: str, item: str = "") -> list[Sample]:
     """The images among files, where each has a mask named like it with an `ending`.
 
     Raises UserError on an image without its mask, and on a mask without its image.
@@ -148,7 +148,7 @@ def list_masked(files: Iterable[Path], ending: str, split: Split, category: str,
     ]
 
 
-def nominal_to_train(listed: list[Sample]) -> list[Sample]:
+def _nominal_to_train(listed: list[Sample]) -> list[Sample]:
     """The nominal ones of the training images, then all of the test."""
     train = [sample for sample in listed if sample.split == "train" and sample.label == 0]
     return train + [sample for sample in listed if sample.split == "test"]

@@ -19,16 +19,16 @@ from lit_ad.data.sources.shapes import keep_mask, numbers, rasterise, rasterise_
 from lit_ad.errors import UserError
 from lit_ad.image.pixels import Size, page_paths, reason_of, split_page, upright_size
 
-CORNERS = {  # the shapes with straight edges, and how many points they have
+_CORNERS = {  # the shapes with straight edges, and how many points they have
     "polygon": range(3, 2**31),
     "rectangle": (2, 4),  # two opposite corners, or, by other programs in labelme's format, all four
     "oriented_rectangle": (4,),
     "rotation": (4,),  # the same by X-AnyLabeling
     "quadrilateral": (4,),
 }
-WITHOUT_AREA = ("point", "points", "line", "linestrip")
+_WITHOUT_AREA = ("point", "points", "line", "linestrip")
 BACKGROUND, IGNORED = "_background_", "__ignore__"  # labels with a meaning of their own in labelme
-OUTSIDE = 1.0  # pixels that a corner may lie outside of its image, as hands draw
+_OUTSIDE = 1.0  # pixels that a corner may lie outside of its image, as hands draw
 
 
 def mask_beside(image: Path) -> Path | None:
@@ -37,7 +37,7 @@ def mask_beside(image: Path) -> Path | None:
     Raises UserError as `draw_labelme` does, and if NAME.json is no JSON.
     """
     file = split_page(image)[0].with_suffix(".json")
-    if not file.is_file() or not is_labelme(read_json(file)):
+    if not file.is_file() or not _is_labelme(read_json(file)):
         return None
     return draw_labelme(file, image)
 
@@ -49,25 +49,25 @@ def draw_labelme(file: Path, image: Path) -> Path:
         UserError: It is no such file, it is another image's, or one of its shapes marks nothing; the file is named.
     """
     values = read_json(file)
-    if not is_labelme(values):
+    if not _is_labelme(values):
         raise UserError(f"{file} is no labelme file: it has no list of shapes")
     size = upright_size(page_paths(image)[0])  # pages of one file have one size
     check_image(file, values, image, size)
     shapes = values["shapes"]
-    names = [f"shape {i} ({kind_of(shape)} {label_of(shape)!r})" for i, shape in enumerate(shapes, 1)]
-    flat = [name for name, shape in zip(names, shapes, strict=True) if kind_of(shape) in WITHOUT_AREA]
+    names = [f"shape {i} ({_kind_of(shape)} {_label_of(shape)!r})" for i, shape in enumerate(shapes, 1)]
+    flat = [name for name, shape in zip(names, shapes, strict=True) if _kind_of(shape) in _WITHOUT_AREA]
     if flat:
         raise UserError(f"{file} has shapes without an area, {first_few(flat)}: draw polygons in place of them")
     mask = np.zeros(size, bool)
     for name, shape in zip(names, shapes, strict=True):
         try:
-            marked = draw_shape(shape, size)
+            marked = _draw_shape(shape, size)
             if not marked.any():
                 raise ValueError("it marks no pixel")
         except (ValueError, KeyError, TypeError, OSError) as error:
             reason = f"{error.args[0]} is missing" if isinstance(error, KeyError) else reason_of(error)
             raise UserError(f"{file}: {name}: {reason}; correct or remove it") from error
-        mask[marked] = label_of(shape) != BACKGROUND
+        mask[marked] = _label_of(shape) != BACKGROUND
     if not mask.any():
         raise UserError(f"{file} marks nothing in {image}: draw its defects, or remove the file")
     return keep_mask(mask)
@@ -81,7 +81,7 @@ def read_json(file: Path) -> Any:
         raise UserError(f"cannot read {file}, which may be labelme's: {error}; replace or remove it") from error
 
 
-def is_labelme(values: Any) -> bool:
+def _is_labelme(values: Any) -> bool:
     """Whether the content of a JSON file is labelme's."""
     return isinstance(values, dict) and isinstance(values.get("shapes"), list)
 
@@ -102,33 +102,33 @@ def check_image(file: Path, values: dict[str, Any], image: Path, size: Size) -> 
         )
 
 
-def kind_of(shape: Any) -> str:
+def _kind_of(shape: Any) -> str:
     """The kind of a shape; early files of labelme have polygons alone, and do not say it."""
     return str((shape.get("shape_type") if isinstance(shape, dict) else None) or "polygon")
 
 
-def label_of(shape: Any) -> str:
+def _label_of(shape: Any) -> str:
     return str(shape.get("label") if isinstance(shape, dict) else None)
 
 
-def draw_shape(shape: Any, size: Size) -> NDArray[np.bool_]:
+def _draw_shape(shape: Any, size: Size) -> NDArray[np.bool_]:
     """(H, W), true where a shape is. Raises ValueError, KeyError, TypeError or OSError on one that cannot be drawn."""
-    kind, points = kind_of(shape), numbers(shape["points"])
+    kind, points = _kind_of(shape), numbers(shape["points"])
     if points.ndim != 2 or points.shape[1] != 2:
         raise ValueError("its points are no list of [x, y]")
-    if label_of(shape) == IGNORED:
+    if _label_of(shape) == IGNORED:
         raise ValueError("a mask cannot tell what to ignore")
     if kind == "circle":
         if len(points) != 2:
             raise ValueError("a circle has two points, its centre and one on its edge")
         return rasterise_circle(points[0], float(np.hypot(*(points[1] - points[0]))), size)
     if kind == "mask":
-        return paste_mask(shape["mask"], points, size)
-    if kind not in CORNERS:
-        raise ValueError(f"this kind is not read; there are {', '.join([*CORNERS, 'circle', 'mask'])}")
-    if len(points) not in CORNERS[kind]:
+        return _paste_mask(shape["mask"], points, size)
+    if kind not in _CORNERS:
+        raise ValueError(f"this kind is not read; there are {', '.join([*_CORNERS, 'circle', 'mask'])}")
+    if len(points) not in _CORNERS[kind]:
         raise ValueError(f"it has {format_count(len(points), 'point')}")
-    if (points < -OUTSIDE).any() or (points > np.array(size[::-1]) + OUTSIDE).any():
+    if (points < -_OUTSIDE).any() or (points > np.array(size[::-1]) + _OUTSIDE).any():
         raise ValueError(f"it leaves its image, where x ends at {size[1]}, y at {size[0]}")
     if len(points) == 2:
         (x0, y0), (x1, y1) = points
@@ -136,7 +136,7 @@ def draw_shape(shape: Any, size: Size) -> NDArray[np.bool_]:
     return rasterise([points], size)
 
 
-def paste_mask(encoded: str, points: NDArray[np.float64], size: Size) -> NDArray[np.bool_]:
+def _paste_mask(encoded: str, points: NDArray[np.float64], size: Size) -> NDArray[np.bool_]:
     """(H, W) of a small mask, a PNG in base64, whose upper left pixel lies at the first of two points."""
     small = np.asarray(Image.open(io.BytesIO(base64.b64decode(encoded))).convert("L")) > 0
     left, top = points[0].astype(int)

@@ -18,11 +18,11 @@ from lit_ad.errors import UserError
 from lit_ad.image.pixels import EXTENSIONS, opened
 
 # What Windows, macOS and storage devices leave in folders, in lower case; other such names begin with a dot.
-OF_SYSTEMS = (
+_OF_SYSTEMS = (
     *("thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "system volume information"),
     *("__macosx", "lost+found", "@eadir", "#recycle"),
 )
-ANIMATED = (".gif", ".webp", ".avif")  # kinds that may have several frames
+_ANIMATED = (".gif", ".webp", ".avif")  # kinds that may have several frames
 
 
 @dataclass
@@ -71,7 +71,7 @@ def is_image(path: Path) -> bool:
 
 def is_hidden(name: str) -> bool:
     """Whether a file or folder of this name is hidden, or left by a system."""
-    return name.startswith(".") or name.lower() in OF_SYSTEMS
+    return name.startswith(".") or name.lower() in _OF_SYSTEMS
 
 
 def list_folder(folder: Path) -> Listing:
@@ -85,7 +85,7 @@ def list_folder(folder: Path) -> Listing:
             path = Path(entry.path)
             if is_hidden(entry.name):
                 listing.hidden.append(path)
-            elif leads_nowhere(entry):
+            elif _leads_nowhere(entry):
                 (listing.broken if is_image(path) or not path.suffix else listing.other).append(path)
             elif entry.is_dir():
                 listing.folders.append(path)
@@ -94,7 +94,7 @@ def list_folder(folder: Path) -> Listing:
     return listing
 
 
-def leads_nowhere(entry: os.DirEntry[str]) -> bool:
+def _leads_nowhere(entry: os.DirEntry[str]) -> bool:
     """Whether it is a link to what is not there, or to itself."""
     try:
         return entry.is_symlink() and not entry.stat()
@@ -131,13 +131,13 @@ def list_tree(root: Path) -> Listing:
 
 def frame_remarks(paths: Iterable[Path]) -> list[str]:
     """A sentence about the files with several frames, if there are any: their first one is read."""
-    animated = [path for path in paths if path.suffix.lower() in ANIMATED and is_animated(path)]
+    animated = [path for path in paths if path.suffix.lower() in _ANIMATED and _is_animated(path)]
     if not animated:
         return []
     return [f"files of several frames, of which the first is read, {len(animated)}: {first_few(animated)}"]
 
 
-def is_animated(path: Path) -> bool:
+def _is_animated(path: Path) -> bool:
     """Whether a file has several frames. Whoever reads it tells of one that cannot be read."""
     try:
         with opened(path) as image:

@@ -13,10 +13,10 @@ from lit_ad.image.pixels import open_image, page_paths
 
 OF_IMAGES = ("image", "images", "img", "imgs", "photo", "photos", "picture", "pictures", "rgb")  # say no more than that
 MASK = r"(?:masks?|gts?|ground[_ -]?truths?|truths?)"
-MASK_FOLDER = re.compile(rf"{MASK}|{MASK}[_ -](?P<before>.+)|(?P<after>.+)[_ -]{MASK}", re.IGNORECASE)
-ANNOTATIONS = ("label", "labels", "annotation", "annotations", "segmentation", "segmentations", "target", "targets")
-MASK_FILE = re.compile(r"(?P<stem>.+)_(?:mask|gt|ground_truth)", re.IGNORECASE)
-LOOKED_AT = 5  # images of a folder
+_MASK_FOLDER = re.compile(rf"{MASK}|{MASK}[_ -](?P<before>.+)|(?P<after>.+)[_ -]{MASK}", re.IGNORECASE)
+_ANNOTATIONS = ("label", "labels", "annotation", "annotations", "segmentation", "segmentations", "target", "targets")
+_MASK_FILE = re.compile(r"(?P<stem>.+)_(?:mask|gt|ground_truth)", re.IGNORECASE)
+_LOOKED_AT = 5  # images of a folder
 
 
 def holds_masks(folder: Path, beside: Iterable[Path], photographs: bool) -> bool:
@@ -31,12 +31,12 @@ def holds_masks(folder: Path, beside: Iterable[Path], photographs: bool) -> bool
         photographs: The nominal images have more than two colours.
     """
     names = {other.name.lower() for other in beside if other.parent == folder.parent and other.name != folder.name}
-    named = MASK_FOLDER.fullmatch(folder.name)
+    named = _MASK_FOLDER.fullmatch(folder.name)
     if named and names:
         rest = named["before"] or named["after"]
         if rest is None or rest.lower() in names:
             return True
-    if folder.name.lower() in ANNOTATIONS and names & set(OF_IMAGES):
+    if folder.name.lower() in _ANNOTATIONS and names & set(OF_IMAGES):
         return True
     return photographs and most_colours(folder) == 2
 
@@ -44,7 +44,7 @@ def holds_masks(folder: Path, beside: Iterable[Path], photographs: bool) -> bool
 def most_colours(folder: Path) -> int:
     """The most colours that one of the first images in a folder has, as `count_colours` has them; 0 without images."""
     most = 0
-    for image in list_folder(folder).images[:LOOKED_AT] if folder.is_dir() else ():
+    for image in list_folder(folder).images[:_LOOKED_AT] if folder.is_dir() else ():
         with suppress(UserError):  # whoever needs the image tells that it cannot be read
             most = max(most, count_colours(image))
         if most > 2:
@@ -64,5 +64,5 @@ def count_colours(path: Path) -> int:
 def masks_among(images: Sequence[Path]) -> dict[Path, Path]:
     """Image -> its mask, for masks that lie among images and are called NAME_mask, where the image is NAME."""
     stems = {image.stem: image for image in images}
-    named = {mask: MASK_FILE.fullmatch(mask.stem) for mask in images}
+    named = {mask: _MASK_FILE.fullmatch(mask.stem) for mask in images}
     return {stems[name["stem"]]: mask for mask, name in named.items() if name and name["stem"] in stems}

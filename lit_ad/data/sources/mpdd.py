@@ -16,9 +16,9 @@ class MPDD(MVTec):
     """
 
     def _categories(self) -> list[Path]:
-        return MVTec(find_root(self.root, holds_categories), self.category)._categories()
+        return MVTec(find_root(self.root, _holds_categories), self.category)._categories()
 
 
-def holds_categories(folder: Path) -> bool:
+def _holds_categories(folder: Path) -> bool:
     """Whether it is a category, or a folder of them."""
     return any((inner / "train" / "good").is_dir() for inner in (folder, *list_folders(folder)))

@@ -11,7 +11,7 @@ from lit_ad.data.sources.source import Source, choose, holds_images, list_folder
 from lit_ad.errors import UserError
 from lit_ad.files import resolve_path
 
-OTHER_NAMES = ("gt", "mask", "masks", "label", "labels", "truth")  # that people give ground_truth
+_OTHER_NAMES = ("gt", "mask", "masks", "label", "labels", "truth")  # that people give ground_truth
 
 
 class MVTec(Source):
@@ -29,7 +29,7 @@ class MVTec(Source):
         self.category = [category] if isinstance(category, str) else category
 
     def samples(self) -> list[Sample]:
-        listed = [sample for folder in self._categories() for sample in list_category(folder)]
+        listed = [sample for folder in self._categories() for sample in _list_category(folder)]
         return sorted(listed, key=lambda sample: sample.split, reverse=True)  # train, test; stable within each
 
     def tasks(self) -> dict[str, dict[str, Any]]:
@@ -54,7 +54,7 @@ class MVTec(Source):
             for absent in sorted({"test", "ground_truth"} - names):
                 others = {name.lower().replace("-", "_"): name for name in names - {"train", "test", "ground_truth"}}
                 near = get_close_matches(absent, others, n=1, cutoff=0.7)
-                near += [name for name in others if absent == "ground_truth" and name in OTHER_NAMES]
+                near += [name for name in others if absent == "ground_truth" and name in _OTHER_NAMES]
                 if near:
                     lines.append(f"{root / others[near[0]]} is not read: it should be called {absent}")
         return lines
@@ -74,7 +74,7 @@ class MVTec(Source):
         return [folders[name] for name in choose(self.category, folders, self.root)]
 
 
-def list_category(root: Path) -> list[Sample]:
+def _list_category(root: Path) -> list[Sample]:
     """The samples of one category. Folders beside train/good count as anomalous, there as in test."""
     category = root.absolute().name
     defects = {folder.name for folder in list_folders(root / "test")}

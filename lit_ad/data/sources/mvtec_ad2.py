@@ -12,14 +12,14 @@ from lit_ad.errors import UserError
 from lit_ad.evaluation.protocols import Rules
 
 PRIVATE = ("test_private", "test_private_mixed")
-THRESHOLD = (
+_THRESHOLD = (
     "the pixel threshold of the checkpoint, which the maps of the held-out nominal images set at "
     "decision.false_alarm (the benchmark takes any threshold that no test image has a part in)"
 )
 METRICS = {
     "aupro_05": "area under the per-region overlap up to a false positive rate of 0.05, divided by it, over all of "
     "test_public of an object; at full resolution, by all thresholds",
-    "seg_f1": f"F1 of an object's pixels, pooled over test_public (our reading), at {THRESHOLD}",
+    "seg_f1": f"F1 of an object's pixels, pooled over test_public (our reading), at {_THRESHOLD}",
     "class_f1": "F1 of an object's images, of which one is anomalous where any pixel is called so by the same decision",
 }
 
@@ -36,7 +36,7 @@ class MVTecAD2(MVTec):
 
     def samples(self) -> list[Sample]:
         order = ("train", "validation", "test")
-        listed = [sample for folder in self._categories() for sample in list_object(folder)]
+        listed = [sample for folder in self._categories() for sample in _list_object(folder)]
         return sorted(listed, key=lambda sample: order.index(sample.split))
 
     def private(self) -> dict[str, list[Path]]:
@@ -55,7 +55,7 @@ class MVTecAD2(MVTec):
         return Rules("MVTec AD 2", METRICS, tuple(METRICS))
 
 
-def list_object(root: Path) -> list[Sample]:
+def _list_object(root: Path) -> list[Sample]:
     """The samples of one object. Raises UserError where its folders are not those of MVTec AD 2."""
     category, test = root.absolute().name, root / "test_public"
     listed = [Sample(image, 0, None, category) for image in list_images(root / "train" / "good")]

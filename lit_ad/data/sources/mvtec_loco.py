@@ -20,7 +20,7 @@ from lit_ad.evaluation.protocols import Defect, Rules
 from lit_ad.image.pixels import open_image
 from lit_ad.threads import Pool
 
-SUBSETS = {"logical_anomalies": "logical", "structural_anomalies": "structural"}
+_SUBSETS = {"logical_anomalies": "logical", "structural_anomalies": "structural"}
 CONFIG = "defects_config.json"
 SPRO = (
     "area under the saturated per-region overlap up to a false positive rate of {}, divided by it; a mask file is one "
@@ -53,10 +53,10 @@ class MVTecLOCO(MVTec):
     def samples(self) -> list[Sample]:
         folders = self._categories()
         for folder in folders:
-            read_config(folder / CONFIG)  # a wrong one is told now, and not after the training
+            _read_config(folder / CONFIG)  # a wrong one is told now, and not after the training
         order = ("train", "validation", "test")
         return sorted(
-            (s for folder in folders for s in list_loco(folder)), key=lambda sample: order.index(sample.split)
+            (s for folder in folders for s in _list_loco(folder)), key=lambda sample: order.index(sample.split)
         )
 
     def remarks(self) -> list[str]:
@@ -64,11 +64,11 @@ class MVTecLOCO(MVTec):
         no defect's id, which the test would find after hours of training."""
         lines = [*super().remarks(), *self.rules().remarks]
         for folder in self._categories():
-            samples, config = list_loco(folder), read_config(folder / CONFIG)
-            if not why_no_spro(samples, config):
+            samples, config = _list_loco(folder), _read_config(folder / CONFIG)
+            if not _why_no_spro(samples, config):
                 with Pool() as pool:
                     files = [file for sample in samples if sample.label for file in mask_files(sample.mask)]
-                    wrong = [text for text in pool.map(partial(no_defect, config), files) if text]
+                    wrong = [text for text in pool.map(partial(_no_defect, config), files) if text]
                 if wrong:
                     more = f" (and {format_count(len(wrong) - 1, 'other')})" if len(wrong) > 1 else ""
                     raise UserError(wrong[0] + more)
@@ -77,36 +77,36 @@ class MVTecLOCO(MVTec):
     def rules(self) -> Rules:
         """sPRO and image AUROC, logical and structural anomalies apart."""
         folders = {folder.absolute().name: folder for folder in self._categories()}
-        configs = {name: read_config(folder / CONFIG) for name, folder in folders.items()}
-        missing = {name: why_no_spro(list_loco(folder), configs[name]) for name, folder in folders.items()}
+        configs = {name: _read_config(folder / CONFIG) for name, folder in folders.items()}
+        missing = {name: _why_no_spro(_list_loco(folder), configs[name]) for name, folder in folders.items()}
 
         def defects(sample: Sample) -> list[Defect] | None:
             if missing[sample.category]:
                 return None
-            return [read_defect(file, configs[sample.category]) for file in mask_files(sample.mask)]
+            return [_read_defect(file, configs[sample.category]) for file in mask_files(sample.mask)]
 
         remarks = tuple(f"{name}: no sPRO, since {why}" for name, why in missing.items() if why)
-        return Rules("MVTec LOCO AD", METRICS, ("image_auroc", "spro_05"), SUBSETS, defects, remarks)
+        return Rules("MVTec LOCO AD", METRICS, ("image_auroc", "spro_05"), _SUBSETS, defects, remarks)
 
 
-def list_loco(root: Path) -> list[Sample]:
+def _list_loco(root: Path) -> list[Sample]:
     """The samples of one category. Raises UserError where its folders are not those of MVTec LOCO AD."""
     category = root.absolute().name
     listed = [Sample(image, 0, None, category) for image in list_images(root / "train" / "good")]
     listed += [Sample(x, 0, None, category, split="validation") for x in list_images(root / "validation" / "good")]
     for folder in list_folders(root / "test"):
-        if folder.name not in ("good", *SUBSETS):
+        if folder.name not in ("good", *_SUBSETS):
             raise UserError(
-                f"{folder} is no folder of MVTec LOCO AD, whose test holds good, {' and '.join(SUBSETS)}: data of "
+                f"{folder} is no folder of MVTec LOCO AD, whose test holds good, {' and '.join(_SUBSETS)}: data of "
                 "other defect types is read by the MVTec source"
             )
         images, label = list_images(folder), int(folder.name != "good")
-        masks = pair_masks_and_folders(images, root / "ground_truth" / folder.name) if label else {}
+        masks = _pair_masks_and_folders(images, root / "ground_truth" / folder.name) if label else {}
         listed += [Sample(image, label, masks.get(image), category, folder.name, "test") for image in images]
     return listed
 
 
-def pair_masks_and_folders(images: Sequence[Path], truth: Path) -> dict[Path, Path]:
+def _pair_masks_and_folders(images: Sequence[Path], truth: Path) -> dict[Path, Path]:
     """Image -> the folder of its masks, or its one mask. Raises UserError where one of them belongs to no image."""
     pairs = pair_masks(images, list_images(truth) if holds_images(truth) else [])
     named = {image.stem: image for image in images}
@@ -117,7 +117,7 @@ def pair_masks_and_folders(images: Sequence[Path], truth: Path) -> dict[Path, Pa
     return pairs
 
 
-def read_config(file: Path) -> dict[int, Saturation]:
+def _read_config(file: Path) -> dict[int, Saturation]:
     """The saturation of each defect by its id, the value of its pixels; nothing where there is no such file.
 
     Raises UserError on an entry that says something else.
@@ -144,7 +144,7 @@ def read_config(file: Path) -> dict[int, Saturation]:
     return saturations
 
 
-def why_no_spro(samples: Iterable[Sample], config: dict[int, Saturation]) -> str:
+def _why_no_spro(samples: Iterable[Sample], config: dict[int, Saturation]) -> str:
     """Why the masks of a category do not tell its defects apart; nothing where they do."""
     anomalous = [sample for sample in samples if sample.label]
     bare = [sample for sample in anomalous if sample.mask is None]
@@ -168,7 +168,7 @@ def why_no_spro(samples: Iterable[Sample], config: dict[int, Saturation]) -> str
     return ""
 
 
-def read_defect(file: Path, config: dict[int, Saturation]) -> Defect:
+def _read_defect(file: Path, config: dict[int, Saturation]) -> Defect:
     """The defect that a mask file marks. Raises UserError where it holds no id of the configuration, or several."""
     values = grey(file)
     present = ids(values)
@@ -182,10 +182,10 @@ def read_defect(file: Path, config: dict[int, Saturation]) -> Defect:
     return Defect(mask, saturation_area(*config[present[0]], int(mask.sum())))
 
 
-def no_defect(config: dict[int, Saturation], file: Path) -> str:
-    """What `read_defect` would say of a mask file that it refuses; nothing of another."""
+def _no_defect(config: dict[int, Saturation], file: Path) -> str:
+    """What `_read_defect` would say of a mask file that it refuses; nothing of another."""
     try:
-        read_defect(file, config)
+        _read_defect(file, config)
     except UserError as error:
         return str(error)
     return ""

@@ -25,11 +25,11 @@ class Photographs(Source):
         self.root = resolve_path(root)
 
     def samples(self) -> list[Sample]:
-        return [Sample(image, 0) for image in list_below(self.root).images]
+        return [Sample(image, 0) for image in _list_below(self.root).images]
 
     def remarks(self) -> list[str]:
         """The links that are not followed."""
-        return Listing(repeated=list_below(self.root).repeated).remarks()
+        return Listing(repeated=_list_below(self.root).repeated).remarks()
 
 
 class Unrelated:
@@ -44,7 +44,7 @@ class Unrelated:
     """
 
     def __init__(self, folder: Path) -> None:
-        listing = list_below(resolve_path(folder))
+        listing = _list_below(resolve_path(folder))
         self.remarks = listing.remarks() + frame_remarks(listing.images)  # what is passed over, a sentence each
         self.images = [page for file in listing.images for page in page_paths(file)]
 
@@ -61,7 +61,7 @@ class Unrelated:
         return np.array(image)
 
 
-def list_below(folder: Path) -> Listing:
+def _list_below(folder: Path) -> Listing:
     """What lies in a folder and in the folders inside it. Raises UserError if there is no image."""
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder: it should hold photographs")

@@ -12,7 +12,7 @@ from lit_ad.errors import UserError
 from lit_ad.files import resolve_path
 from lit_ad.names import file_name
 
-VIEW = re.compile(r"(.+)_C\d+(_.*)?")  # NAME_C1_TIME: views of one part share NAME
+_VIEW = re.compile(r"(.+)_C\d+(_.*)?")  # NAME_C1_TIME: views of one part share NAME
 
 
 class RealIAD(Source):
@@ -45,7 +45,7 @@ class RealIAD(Source):
                 f"{self.images} is not a folder: set `images` to that of Real-IAD's images; there are {there}"
             )
         splits = self._splits()
-        listed = [sample for name in splits for sample in list_split(splits[name], self.images)]
+        listed = [sample for name in splits for sample in _list_split(splits[name], self.images)]
         return sorted(listed, key=lambda sample: sample.split, reverse=True)  # train, test; stable within each
 
     def tasks(self) -> dict[str, dict[str, Any]]:
@@ -61,7 +61,7 @@ class RealIAD(Source):
         return {name: files_by_name[name] for name in choose(self.category, files_by_name, self.splits)}
 
 
-def list_split(path: Path, images: Path) -> list[Sample]:
+def _list_split(path: Path, images: Path) -> list[Sample]:
     """The samples of one JSON file. Raises UserError that names the entry that does not fit."""
     try:
         values = json.loads(existing(path, "Real-IAD").read_text(encoding="utf-8"))
@@ -78,7 +78,7 @@ def list_split(path: Path, images: Path) -> list[Sample]:
                 image = images / prefix / file_name(row["image_path"])
             except (KeyError, TypeError, AttributeError) as error:
                 raise UserError(f"{where} is {row}: expected category, anomaly_class, image_path, mask_path") from error
-            label, named = int(defect != nominal), VIEW.fullmatch(image.stem)
+            label, named = int(defect != nominal), _VIEW.fullmatch(image.stem)
             if named is None:
                 raise UserError(f"{where}: {image.name} has no _C1 to _C5 in its name, which tells the view")
             if split == "train" and label:

@@ -80,12 +80,12 @@ def existing(path: Path, where: str) -> Path:
 
 def list_folders(folder: Path) -> list[Path]:
     """The folders in a folder, sorted, without hidden ones. An absent folder has none."""
-    return list_folder(folder).folders if is_folder(folder) else []
+    return list_folder(folder).folders if _is_folder(folder) else []
 
 
 def holds_images(folder: Path) -> bool:
     """Whether there are images directly in a folder; an absent one has none."""
-    return is_folder(folder) and bool(list_folder(folder).images)
+    return _is_folder(folder) and bool(list_folder(folder).images)
 
 
 def list_images(folder: Path) -> list[Path]:
@@ -94,7 +94,7 @@ def list_images(folder: Path) -> list[Path]:
     Raises UserError if there is no such folder, it cannot be read, there is no image in it, or two images whose names
     differ in extension only.
     """
-    if not is_folder(folder):
+    if not _is_folder(folder):
         raise UserError(f"{folder} is not a folder: it should hold images")
     listing = list_folder(folder)
     if not listing.images:
@@ -103,17 +103,17 @@ def list_images(folder: Path) -> list[Path]:
         hint = f" ({broken} are broken links)" if broken else f" ({hidden} are hidden)" if hidden else ""
         hint = f" ({deeper} lie in folders inside it)" if deeper else hint
         raise UserError(f"no image in {folder}{hint}: it should hold {', '.join(EXTENSIONS)} files")
-    by_stem(listing.images)
+    _by_stem(listing.images)
     return listing.images
 
 
-def is_folder(path: Path) -> bool:
+def _is_folder(path: Path) -> bool:
     """Whether there is a folder of this name. Raises UserError where the system does not tell."""
     with readable():
         return path.is_dir()
 
 
-def by_stem(paths: Iterable[Path]) -> dict[str, Path]:
+def _by_stem(paths: Iterable[Path]) -> dict[str, Path]:
     """The files by their names without extension. Raises UserError on two files with one name."""
     stems: dict[str, Path] = {}
     for path in paths:
@@ -129,7 +129,7 @@ def pair_masks(images: Iterable[Path], masks: Iterable[Path]) -> dict[Path, Path
     Raises UserError on a mask without an image, on an image as its own mask, and on two masks or two images with one
     name.
     """
-    named = by_stem(images)
+    named = _by_stem(images)
     pairs: dict[Path, Path] = {}
     for mask in masks:
         image = named.get(mask.stem) or named.get(mask.stem.removesuffix("_mask"))

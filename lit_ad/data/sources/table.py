@@ -19,15 +19,15 @@ from lit_ad.names import file_name
 
 REQUIRED = ("path", "split", "label")
 SHAPES: dict[str, Callable[[Any], list[Polygon]]] = {"box": read_boxes, "polygon": read_polygons}
-PATHS = ("path", "mask")
+_PATHS = ("path", "mask")
 COLUMNS = (*REQUIRED, "mask", "category", "defect", "item", *SHAPES)
 SPLITS: dict[str, Split] = {split: split for split in get_args(Split) if split != "predict"}
 LABELS = {
     **{"0": 0, "nominal": 0, "good": 0, "ok": 0, "false": 0},
     **{"1": 1, "anomalous": 1, "bad": 1, "nok": 1, "true": 1},
 }
-WHOLE = re.compile(r"([01])[.,]0+")  # a label that a program took for a number: 1.0, or 1,0
-ROUNDED = re.compile(r"[+-]?\d+([.,]\d+)?E[+-]?\d+", re.IGNORECASE)  # a long number as spreadsheets write it: 1.23E+12
+_WHOLE = re.compile(r"([01])[.,]0+")  # a label that a program took for a number: 1.0, or 1,0
+_ROUNDED = re.compile(r"[+-]?\d+([.,]\d+)?E[+-]?\d+", re.IGNORECASE)  # a long number as spreadsheets write it: 1.23E+12
 
 
 class Table(Source):
@@ -76,7 +76,7 @@ class Table(Source):
 
     def _rows(self) -> list[tuple[str, Row]]:
         """The rows of the categories that are asked for, each with its place in words."""
-        rows = read_table(existing(self.table, "no table"), COLUMNS, REQUIRED, PATHS)
+        rows = read_table(existing(self.table, "no table"), COLUMNS, REQUIRED, _PATHS)
         chosen = choose(self.category, dict.fromkeys(self._category(row) for _, row in rows), self.table)
         return [(where, row) for where, row in rows if self._category(row) in chosen]
 
@@ -88,7 +88,7 @@ class Table(Source):
         if cell_text(row, "path") == "":
             raise UserError(f"{where} has no path")
         named = cell_text(row, "split")
-        split, label = SPLITS.get(named.lower()), read_label(cell_text(row, "label"))
+        split, label = SPLITS.get(named.lower()), _read_label(cell_text(row, "label"))
         if split is None:
             raise UserError(f"{where}: split is {named!r}, but it must be {', '.join(SPLITS)}")
         if label is None:
@@ -102,7 +102,7 @@ class Table(Source):
             if any(sign in name for sign in "/\\\r\n") or not name.strip("."):
                 raise UserError(f"{where}: {name!r} is no name: slashes and line breaks cannot be in it")
         for column in ("path", "category", "defect", "item"):
-            if ROUNDED.fullmatch(cell_text(row, column)):
+            if _ROUNDED.fullmatch(cell_text(row, column)):
                 raise UserError(
                     f"{where}: {column} is {cell_text(row, column)}, a number that a spreadsheet has rounded: format "
                     "that column as text, and fill it again"
@@ -149,7 +149,7 @@ class Table(Source):
         return keep_mask(mask)
 
 
-def read_label(text: str) -> int | None:
+def _read_label(text: str) -> int | None:
     """0 nominal, 1 anomalous, None of a text that says neither."""
-    match = WHOLE.fullmatch(text)
+    match = _WHOLE.fullmatch(text)
     return int(match[1]) if match else LABELS.get(text.lower())

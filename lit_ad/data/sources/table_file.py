@@ -19,18 +19,18 @@ from lit_ad.errors import UserError
 
 Row = dict[str, Any]
 
-DELIMITED = (".csv", ".tsv", ".txt")
+_DELIMITED = (".csv", ".tsv", ".txt")
 OBJECTS = (".json", ".jsonl")
-SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
-EXCEL_SEPARATOR = re.compile(r"sep=([,;\t])\r?\n", re.IGNORECASE)  # Excel's own first line, not a row of the table
-EMPTY = ("", "nan", "<na>", "none", "null")  # how programs write a cell without a value
-LONGEST_CELL = 2**28  # characters; csv's own limit, 2**17, is too short for a fine polygon
+_SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
+_EXCEL_SEPARATOR = re.compile(r"sep=([,;\t])\r?\n", re.IGNORECASE)  # Excel's own first line, not a row of the table
+_EMPTY = ("", "nan", "<na>", "none", "null")  # how programs write a cell without a value
+_LONGEST_CELL = 2**28  # characters; csv's own limit, 2**17, is too short for a fine polygon
 AS_CSV = "save it as CSV UTF-8"
-NO_TABLE = "is no table: expected a .csv, .json or .parquet file"
-WORKBOOK = f"{NO_TABLE}; of a workbook, save the sheet as CSV UTF-8"
-SIGNATURES = {  # the first bytes of files that are no text, whatever their names say
-    b"PK\x03\x04": WORKBOOK,
-    b"\xd0\xcf\x11\xe0": WORKBOOK,
+_NO_TABLE = "is no table: expected a .csv, .json or .parquet file"
+_WORKBOOK = f"{_NO_TABLE}; of a workbook, save the sheet as CSV UTF-8"
+_SIGNATURES = {  # the first bytes of files that are no text, whatever their names say
+    b"PK\x03\x04": _WORKBOOK,
+    b"\xd0\xcf\x11\xe0": _WORKBOOK,
     b"\x1f\x8b": "is compressed: decompress it by gunzip",
     b"PAR1": "is a Parquet file: let its name end in .parquet",
     codecs.BOM_UTF32_LE: f"is UTF-32: {AS_CSV}",
@@ -58,25 +58,25 @@ def read_table(
     """
     suffix = path.suffix.lower()
     if suffix in (".xlsx", ".xlsm", ".xls", ".ods"):
-        raise UserError(f"{path} {WORKBOOK}")
-    if suffix not in (*DELIMITED, *OBJECTS, ".parquet"):
-        raise UserError(f"{path} {NO_TABLE}")
-    if suffix in DELIMITED:
-        rows = read_delimited(path, columns)
+        raise UserError(f"{path} {_WORKBOOK}")
+    if suffix not in (*_DELIMITED, *OBJECTS, ".parquet"):
+        raise UserError(f"{path} {_NO_TABLE}")
+    if suffix in _DELIMITED:
+        rows = _read_delimited(path, columns)
     else:
-        objects = read_parquet(path) if suffix == ".parquet" else read_json(path)
+        objects = _read_parquet(path) if suffix == ".parquet" else read_json(path)
         rows = []
         for number, row in enumerate(objects, 1):
             where = f"row {number} of {path}"
-            names = column_names(list(row), columns, where)
+            names = _column_names(list(row), columns, where)
             rows.append((where, dict(zip(names, row.values(), strict=True))))
-    rows = [(where, row) for where, row in rows if not row or not all(map(is_empty, row.values()))]
+    rows = [(where, row) for where, row in rows if not row or not all(map(_is_empty, row.values()))]
     if not rows:
         raise UserError(f"{path} has no rows: expected one for each image")
     for where, row in rows:
         absent = [name for name in required if name not in row]
         if absent:
-            hint = f"; cells are separated by {', '.join(SEPARATORS.values())}" if len(row) == 1 else ""
+            hint = f"; cells are separated by {', '.join(_SEPARATORS.values())}" if len(row) == 1 else ""
             raise UserError(f"{where} has no {', '.join(absent)}: there are {', '.join(row) or 'none'}{hint}")
         for name, value in row.items():
             if name not in paths and isinstance(value, str) and not is_utf8(value):
@@ -87,15 +87,15 @@ def read_table(
 def cell_text(row: Row, name: str) -> str:
     """A cell as text, "" of an absent or empty one. A float that is a whole number is written as an integer."""
     value = row.get(name)
-    if is_empty(value):
+    if _is_empty(value):
         return ""
     return str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
 
 
-def is_empty(value: Any) -> bool:
+def _is_empty(value: Any) -> bool:
     """Whether a cell holds nothing."""
     if isinstance(value, str):
-        return value.strip().lower() in EMPTY
+        return value.strip().lower() in _EMPTY
     return value is None or value == [] or (isinstance(value, float) and math.isnan(value))
 
 
@@ -110,7 +110,7 @@ def decode(path: Path) -> str:
     Bytes that are not UTF-8 are kept as Python keeps them in the names of files, by surrogates.
     """
     content = path.read_bytes()
-    for signature, reason in SIGNATURES.items():
+    for signature, reason in _SIGNATURES.items():
         if content.startswith(signature):
             raise UserError(f"{path} {reason}")
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -123,7 +123,7 @@ def decode(path: Path) -> str:
     return content.decode("utf-8", "surrogateescape").lstrip("\ufeff")  # programs may write several of the mark
 
 
-def column_names(names: Sequence[str], columns: Sequence[str], where: str) -> list[str]:
+def _column_names(names: Sequence[str], columns: Sequence[str], where: str) -> list[str]:
     """The names of a header, without spaces; one in capitals that only so is in `columns`, as it stands there.
 
     Raises UserError on two columns of one name.
@@ -140,48 +140,48 @@ def column_names(names: Sequence[str], columns: Sequence[str], where: str) -> li
 # Text with separators.
 
 
-def read_delimited(path: Path, columns: Sequence[str]) -> list[tuple[str, Row]]:
+def _read_delimited(path: Path, columns: Sequence[str]) -> list[tuple[str, Row]]:
     """The rows below the header. Raises UserError on a row that has more cells than the header."""
     content, line = decode(path), 1
-    if given := EXCEL_SEPARATOR.match(content):
+    if given := _EXCEL_SEPARATOR.match(content):
         content, line = content[given.end() :], 2
-    separator = given[1] if given else find_separator(content, columns, path)
-    records = read_records(content, separator, path, line)
+    separator = given[1] if given else _find_separator(content, columns, path)
+    records = _read_records(content, separator, path, line)
     header_row, cells = next(records, (line, []))
-    header = column_names(cells, columns, f"row {header_row} of {path}")
+    header = _column_names(cells, columns, f"row {header_row} of {path}")
     rows = []
     for number, cells in records:
         where = f"row {number} of {path}"
         nameless = [cell for name, cell in zip(header[1:], cells[1:], strict=False) if cell and not name]
         if len(cells) > len(header) or nameless:  # the first column may be the index of pandas
             raise UserError(
-                f"{where} has more cells than the header; put text with a {SEPARATORS[separator]} in it in quotes"
+                f"{where} has more cells than the header; put text with a {_SEPARATORS[separator]} in it in quotes"
             )
         rows.append((where, {name: cell for name, cell in zip(header, cells, strict=False) if name}))
     return rows
 
 
-def find_separator(content: str, columns: Sequence[str], path: Path) -> str:
+def _find_separator(content: str, columns: Sequence[str], path: Path) -> str:
     """The separator that makes most of the expected columns of the header. Raises UserError where two do."""
     counts = {}
-    for separator in SEPARATORS:
+    for separator in _SEPARATORS:
         try:
-            _, header = next(read_records(content, separator, path), (1, []))
+            _, header = next(_read_records(content, separator, path), (1, []))
         except UserError:  # quotes that do not fit this separator
             continue
         counts[separator] = sum(name.lower() in columns for name in header)
     most = max(counts.values(), default=0)
     best = [separator for separator, count in counts.items() if count == most]
     if most and len(best) > 1:
-        names = " and ".join(f"{SEPARATORS[separator]}s" for separator in best)
+        names = " and ".join(f"{_SEPARATORS[separator]}s" for separator in best)
         raise UserError(f"the header of {path} has {names} between its names: use one of them")
     return best[0] if best else ","
 
 
-def read_records(content: str, separator: str, path: Path, first: int = 1) -> Iterator[tuple[int, list[str]]]:
+def _read_records(content: str, separator: str, path: Path, first: int = 1) -> Iterator[tuple[int, list[str]]]:
     """Number and cells of each row that is not empty, without spaces around the cells. Raises UserError on quotes that
     do not fit."""
-    csv.field_size_limit(max(csv.field_size_limit(), LONGEST_CELL))  # of the whole process
+    csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_CELL))  # of the whole process
     table = csv.reader(io.StringIO(content, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
     for number in count(first):
         try:
@@ -225,7 +225,7 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def read_parquet(path: Path) -> list[dict[str, Any]]:
+def _read_parquet(path: Path) -> list[dict[str, Any]]:
     """The rows of a Parquet file. Raises UserError without pyarrow, and on another file."""
     try:
         from pyarrow import ArrowException, parquet

@@ -54,12 +54,12 @@ class VisA(Source):
         objects = converted(root, self.split)
         if objects:
             chosen = choose(self.category, objects, root)
-            listed = [sample for name in chosen for sample in list_converted(objects[name])]
+            listed = [sample for name in chosen for sample in _list_converted(objects[name])]
         else:
             table = existing(
                 root / "split_csv" / f"{self.split}.csv", f"neither VisA nor its conversion in {self.root}"
             )
-            rows = list(list_rows(root, table))
+            rows = list(_list_rows(root, table))
             chosen = choose(self.category, dict.fromkeys(sample.category for sample in rows), table)
             listed = [sample for sample in rows if sample.category in chosen]
             for sample in listed:
@@ -68,7 +68,7 @@ class VisA(Source):
         return sorted(listed, key=lambda sample: sample.split, reverse=True)
 
 
-def list_rows(root: Path, table: Path) -> Iterator[Sample]:
+def _list_rows(root: Path, table: Path) -> Iterator[Sample]:
     """The samples that a table lists. Raises UserError that names a row that does not fit."""
     for where, row in read_table(table, COLUMNS, COLUMNS, ("image", "mask")):
         cells = {name: cell_text(row, name) for name in COLUMNS}
@@ -91,7 +91,7 @@ def converted(root: Path, split: str) -> dict[str, Path]:
     return {folder.name: folder for folder in list_folders(inside) if (folder / "train" / "good").is_dir()}
 
 
-def list_converted(folder: Path) -> list[Sample]:
+def _list_converted(folder: Path) -> list[Sample]:
     """The samples of one object; the masks of the two-class splits lie by split."""
     listed = [Sample(x, 0, None, folder.name) for x in list_images(folder / "train" / "good")]
     if (folder / "train" / "bad").is_dir():

@@ -55,11 +55,11 @@ def describe(threshold: dict[str, Any], results: Results) -> Enough:
         f"{100 / (have + 1):.3g} %",
         f"{more[0]} more" if more[0] else "enough",
         "enough" if promised == "0 more" else promised,
-        describe_recall(row),
+        _describe_recall(row),
     )
 
 
-def describe_recall(row: Row) -> str:
+def _describe_recall(row: Row) -> str:
     """Return how many anomalous images were found, with the 95 % interval of that share."""
     anomalous = int(row.get("anomalous_images", 0))
     misses = row.get("misses", math.nan)

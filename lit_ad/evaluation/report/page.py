@@ -27,7 +27,7 @@ from lit_ad.files import atomic_write, format_bytes
 from lit_ad.names import escape_bytes, map_texts
 
 PAGE = "report.html"
-HERE = Path(__file__).parent
+_HERE = Path(__file__).parent
 BUDGET = 55_000_000  # characters of pictures: with the rest, a page of 10 000 images has less than 60 MB
 
 
@@ -47,10 +47,10 @@ def write_page(homes: list[Path], output: Path) -> None:
         "pictures": pictures,
     }
     environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     # The last line of the library names a file for debuggers, which is not here.
-    chart_js = (HERE / "chart.js/chart.umd.min.js").read_text(encoding="utf-8").partition("//# sourceMappingURL")[0]
+    chart_js = (_HERE / "chart.js/chart.umd.min.js").read_text(encoding="utf-8").partition("//# sourceMappingURL")[0]
     text = environment.get_template("page.html").render(
         runs=runs,
         title=title_of(runs),
@@ -64,11 +64,11 @@ def write_page(homes: list[Path], output: Path) -> None:
         picture=draw(runs[0].results) if len(runs) == 1 else None,
         shifts=list_shifts(runs),
         verdicts=list(verdicts(runs, images)),
-        took=list(columns_of(runs)),
+        took=list(_columns_of(runs)),
         differing=differing(runs),
         left_out=left_out,
         chart_js=Markup(chart_js),
-        page_js=Markup("".join((HERE / name).read_text(encoding="utf-8") for name in ("charts.js", "gallery.js"))),
+        page_js=Markup("".join((_HERE / name).read_text(encoding="utf-8") for name in ("charts.js", "gallery.js"))),
     )
     with atomic_write(output) as temporary:
         temporary.write_text(escape_bytes(text), encoding="utf-8")
@@ -106,14 +106,16 @@ def embedded(runs: list[Run], images: list[Shown]) -> tuple[list[dict[str, Any] 
             continue
         spent += size
         pictures[number] = {
-            "image": text_of(run.thumbnails(path, "image")),
-            "truth": text_of(run.thumbnails(path, "truth")),
-            "heats": [None if result is None else text_of(run.thumbnails(result.path, "heat")) for run, result in each],
+            "image": _text_of(run.thumbnails(path, "image")),
+            "truth": _text_of(run.thumbnails(path, "truth")),
+            "heats": [
+                None if result is None else _text_of(run.thumbnails(result.path, "heat")) for run, result in each
+            ],
         }
     return pictures, left_out
 
 
-def text_of(picture: bytes | None) -> str | None:
+def _text_of(picture: bytes | None) -> str | None:
     """In base64."""
     return None if picture is None else b64encode(picture).decode()
 
@@ -167,7 +169,7 @@ def verdicts(runs: list[Run], images: list[Shown]) -> Iterator[tuple[str, str, d
         yield run.name, other.name, counts
 
 
-def columns_of(runs: list[Run]) -> Iterator[tuple[str, str, dict[str, str]]]:
+def _columns_of(runs: list[Run]) -> Iterator[tuple[str, str, dict[str, str]]]:
     """What training and testing took, in words: run, "training" or "test", and the lines."""
     for run in runs:
         if run.record is not None:
@@ -189,16 +191,16 @@ def in_words(took: Took) -> dict[str, str]:
 
 def differing(runs: list[Run]) -> dict[str, list[str]]:
     """The keys of the configurations that are not the same in all runs that have one, and their values."""
-    flat = [dict(flattened(yaml.safe_load(run.config))) if run.config else {} for run in runs]
+    flat = [dict(_flattened(yaml.safe_load(run.config))) if run.config else {} for run in runs]
     keys = list(dict.fromkeys(key for values in flat for key in values))
     by_key = {key: [values.get(key, "") for values in flat] for key in keys}
     return {key: values for key, values in by_key.items() if len(set(values)) > 1}
 
 
-def flattened(values: Any, key: str = "") -> Iterator[tuple[str, str]]:
+def _flattened(values: Any, key: str = "") -> Iterator[tuple[str, str]]:
     """KEY.KEY of each value that is no dictionary, and the value as YAML has it in a line."""
     if isinstance(values, dict) and values:
         for name, inner in values.items():
-            yield from flattened(inner, f"{key}.{name}" if key else str(name))
+            yield from _flattened(inner, f"{key}.{name}" if key else str(name))
     else:
         yield key, yaml.safe_dump(values, default_flow_style=True, width=10_000).removesuffix("...\n").strip()

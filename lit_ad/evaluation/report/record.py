@@ -14,7 +14,7 @@ from lit_ad.files import atomic_write
 from lit_ad.machine import cores
 
 RECORD = "record.json"
-PACKAGES = ("lit-ad", "torch", "lightning", "timm", "torchmetrics", "numpy", "opencv-python-headless", "pillow")
+_PACKAGES = ("lit-ad", "torch", "lightning", "timm", "torchmetrics", "numpy", "opencv-python-headless", "pillow")
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def environment(processes: int, devices: list[str]) -> dict[str, str]:
         "processes": str(processes),
         "python": platform.python_version(),
     }
-    for package in PACKAGES:
+    for package in _PACKAGES:
         try:
             versions[package] = version(package)
         except PackageNotFoundError:  # a fork under another name

@@ -21,7 +21,7 @@ from lit_ad.image.pixels import Pixels, Size
 THUMBNAILS = "thumbnails.zip"
 SIDE = 256  # of the longer side, in pixels
 BYTES = {"image": 14_000, "heat": 7_000}  # at most; the truth, of 1 bit a pixel, has 8 600 at most anyway
-QUALITIES = (80, 65, 50, 35, 20, 10)
+_QUALITIES = (80, 65, 50, 35, 20, 10)
 INDEX = "index.json"
 
 
@@ -35,7 +35,7 @@ def jpeg(pixels: Pixels, most: int) -> bytes:
     """(h, w, 3) in at most so many bytes: of lower quality, and then smaller, until it fits."""
     image = Image.fromarray(pixels)
     while True:
-        for quality in QUALITIES:
+        for quality in _QUALITIES:
             file = io.BytesIO()
             image.save(file, format="JPEG", quality=quality)
             if file.tell() <= most:

@@ -39,7 +39,7 @@ class Dashboard(Sink):
         misses = [(miss, self.stage.picture(miss.path)) for miss in results.misses(self.misses)]
         for logger in self.stage.loggers:
             try:
-                show_results(logger, results, self.stage.step)
+                _show_results(logger, results, self.stage.step)
                 show_misses(logger, misses, self.stage.step)
             except Exception as error:  # whatever a dashboard's client raises
                 rank_zero_warn(f"{type(logger).__name__} took no test results ({type(error).__name__}: {error})")
@@ -48,15 +48,15 @@ class Dashboard(Sink):
 def show_config(logger: Logger, text: str) -> None:
     """The run's configuration, as YAML. wandb has it as hyperparameters; TensorBoard would keep these for itself."""
     if isinstance(logger, TensorBoardLogger):
-        show_text(logger, "config", text)
+        _show_text(logger, "config", text)
 
 
-def show_text(logger: TensorBoardLogger, name: str, text: str) -> None:
+def _show_text(logger: TensorBoardLogger, name: str, text: str) -> None:
     """A text as it stands, which in Markdown takes an indentation."""
     logger.experiment.add_text(name, "".join(f"    {line}\n" for line in text.splitlines()))
 
 
-def show_results(logger: Logger, results: Results, step: int) -> None:
+def _show_results(logger: Logger, results: Results, step: int) -> None:
     """Metrics of every row, the histogram of scores, and the curves.
 
     TensorBoard shows each value as a card with one point: it gets the table as text, and the metrics that people quote
@@ -66,14 +66,14 @@ def show_results(logger: Logger, results: Results, step: int) -> None:
         headline = results.rows.get(MEAN, results.rows[POOLED])
         quoted = {f"test/{name}": headline[name] for name in COLUMNS if not np.isnan(headline.get(name, np.nan))}
         logger.log_hyperparams(logger.hparams, quoted)
-        show_text(logger, "test/table", results.table())
+        _show_text(logger, "test/table", results.table())
     else:
         rows = {key(row): metrics for row, metrics in results.rows.items()}
         values = {f"{row}/{name}": value for row, metrics in rows.items() for name, value in metrics.items()}
         logger.log_metrics({name: value for name, value in values.items() if not np.isnan(value)}, step)
-    show_picture(logger, "test/scores", histogram(results), step)
+    _show_picture(logger, "test/scores", histogram(results), step)
     for name, points in results.curves.items():
-        show_picture(logger, f"test/{name}", curve(name, *points, results.rows[POOLED]), step)
+        _show_picture(logger, f"test/{name}", curve(name, *points, results.rows[POOLED]), step)
 
 
 def key(row: str) -> str:
@@ -100,7 +100,7 @@ def show_misses(logger: Logger, misses: list[tuple[ImageResult, Path]], step: in
             logger.experiment.add_image(f"test/worst_misses/{number:02d}", pixels, step, dataformats="HWC")
 
 
-def show_picture(logger: Logger, key: str, pixels: NDArray[np.uint8], step: int) -> None:
+def _show_picture(logger: Logger, key: str, pixels: NDArray[np.uint8], step: int) -> None:
     """(H, W, 3) on a dashboard that takes pictures."""
     if isinstance(logger, WandbLogger):
         logger.log_image(key, [pixels])
@@ -126,14 +126,14 @@ def histogram(results: Results) -> NDArray[np.uint8]:
     return rendered(figure)
 
 
-AREAS = {  # of each curve: its name, and the metric that is its area
+_AREAS = {  # of each curve: its name, and the metric that is its area
     "image_roc": ("ROC curve of images, area {:.4f}", "image_auroc"),
     "pixel_roc": ("ROC curve of pixels, area {:.4f}", "pixel_auroc"),
     "pro": ("PRO curve, area up to 0.3 is {:.4f}", "aupro_30"),
     "pimo": ("PIMO curve, mean from 1e-5 to 1e-4 is {:.4f}", "aupimo"),
     "instances": ("Defects found by their size, {:.4f} of all", "instance_recall"),
 }
-AXES = {  # of each curve: what is along x and y, where it is neither of a ROC curve's
+_AXES = {  # of each curve: what is along x and y, where it is neither of a ROC curve's
     "pro": ("false positive rate", "overlap"),
     "pimo": ("false positive rate of nominal images", "overlap, mean over images"),
     "instances": ("pixels of a defect, at most", "share that is found"),
@@ -145,7 +145,7 @@ def curve(name: str, x: NDArray[np.float64], y: NDArray[np.float64], metrics: di
     figure = Figure(figsize=(5, 4), layout="constrained")
     axes = figure.subplots()
     axes.plot(x, y)
-    across, up = AXES.get(name, ("false positive rate", "true positive rate"))
+    across, up = _AXES.get(name, ("false positive rate", "true positive rate"))
     axes.set(xlabel=across, ylabel=up, ylim=(0, 1.01), title=curve_title(name, metrics))
     if name in ("pimo", "instances"):
         axes.set_xscale("log")
@@ -157,7 +157,7 @@ def curve(name: str, x: NDArray[np.float64], y: NDArray[np.float64], metrics: di
 
 def curve_title(name: str, metrics: dict[str, float]) -> str:
     """With the area under the curve."""
-    title, area = AREAS[name]
+    title, area = _AREAS[name]
     return title.format(metrics[area])
 
 

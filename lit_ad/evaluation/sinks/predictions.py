@@ -23,9 +23,9 @@ from lit_ad.evaluation.sinks.sink import Sink, Stage
 from lit_ad.files import atomic_write, resolve_path, writing
 from lit_ad.names import open_table, printable, tell
 
-UNFINISHED = "unfinished.json"  # what the scores in PARTS are of; gone at the end, as they are
+_UNFINISHED = "unfinished.json"  # what the scores in PARTS are of; gone at the end, as they are
 PARTS = "scores.*.part"  # of each process: a line of JSON, [path, score, error, findings], for every image so far
-REGIONS = {"csv": "regions.csv", "json": "regions.json", "coco": "coco.json"}  # files of all images
+_REGIONS = {"csv": "regions.csv", "json": "regions.json", "coco": "coco.json"}  # files of all images
 
 
 class Row(NamedTuple):
@@ -101,7 +101,7 @@ class Predictions(Sink):
         if weights is None:
             return directory, {}
         done = self._resume(Stage(directory, samples, None, "", folder=folder))
-        with atomic_write(directory / UNFINISHED) as temporary:
+        with atomic_write(directory / _UNFINISHED) as temporary:
             temporary.write_text(json.dumps(about), encoding="utf-8")
         return directory, done
 
@@ -133,7 +133,7 @@ class Predictions(Sink):
                 temporary.write_text(as_text(to_labelme(str(sample.image.absolute()), findings)), encoding="utf-8")
         with self.lock, writing(self.part):  # last: whose line is there has its files
             self.found[judged.place] = (judged.score, sample.error)
-            self.lines.write(part_line(path_below(self.stage, sample.image), judged.score, sample.error, findings))
+            self.lines.write(part_line(_path_below(self.stage, sample.image), judged.score, sample.error, findings))
             self.lines.flush()
 
     def finish(self, results: Results | None) -> None:
@@ -154,7 +154,7 @@ class Predictions(Sink):
                 writer.writerows(self.rows)
             if self.regions and decision is not None and decision.pixel_threshold() is not None:
                 self._write_regions()
-            for file in (*stage.directory.glob(PARTS), stage.directory / UNFINISHED):
+            for file in (*stage.directory.glob(PARTS), stage.directory / _UNFINISHED):
                 file.unlink(missing_ok=True)
 
     def _write_regions(self) -> None:
@@ -164,11 +164,11 @@ class Predictions(Sink):
         images = {row.path: findings for row in self.rows if (findings := parts[row.path]) is not None}
         for name in self.regions:
             if name == "csv":
-                with atomic_write(directory / REGIONS[name]) as temporary, open_table(temporary) as text:
+                with atomic_write(directory / _REGIONS[name]) as temporary, open_table(temporary) as text:
                     write_table(text, images)
             elif name != "labelme":
                 values = to_json(images) if name == "json" else to_coco(images)
-                with atomic_write(directory / REGIONS[name]) as temporary:
+                with atomic_write(directory / _REGIONS[name]) as temporary:
                     temporary.write_text(as_text(values), encoding="utf-8")
 
     def give_up(self) -> None:
@@ -179,7 +179,7 @@ class Predictions(Sink):
             self.lines = None
 
     def _row(self, sample: Sample, score: float, error: str, decision: Decision | None) -> Row:
-        row = Row(path_below(self.stage, sample.image), "" if error else f"{score:.6g}", error=error)
+        row = Row(_path_below(self.stage, sample.image), "" if error else f"{score:.6g}", error=error)
         if error or decision is None:
             return row
         p_value, threshold = float(decision.p_value(score, sample.category)), decision.threshold(sample.category)
@@ -194,7 +194,7 @@ class Predictions(Sink):
         pictures = (directory / "heatmaps").is_dir()
         done = {}
         for sample in samples:
-            path = path_below(stage, sample.image)
+            path = _path_below(stage, sample.image)
             missing = (pictures and not stage.picture(sample.image).is_file()) or any(
                 (directory / folder).is_dir() and not self._file(stage, folder, sample, suffix).is_file()
                 for folder, suffix in (("maps", ".tiff"), ("labelme", ".json"))
@@ -203,7 +203,7 @@ class Predictions(Sink):
                 done[str(sample.image)] = judged[path].score
         if parts:
             with atomic_write(directory / PARTS.replace("*", "earlier")) as temporary:
-                lines = [part_line(*judged[path_below(stage, Path(image))]) for image in done]
+                lines = [part_line(*judged[_path_below(stage, Path(image))]) for image in done]
                 temporary.write_text("".join(lines), encoding="utf-8")
                 for part in parts:
                     part.unlink()
@@ -233,7 +233,7 @@ class Predictions(Sink):
             )
         there = [
             name
-            for name in ("scores.csv", *REGIONS.values(), "maps", "heatmaps", "labelme")
+            for name in ("scores.csv", *_REGIONS.values(), "maps", "heatmaps", "labelme")
             if (self.stage.directory / name).exists()
         ]
         return [*lines, f"{', '.join(there)} {'are' if len(there) > 1 else 'is'} in {self.stage.directory}"]
@@ -243,7 +243,7 @@ class Predictions(Sink):
         return stage.directory / folder / f"{stage.names[str(sample.image)]}{suffix}"
 
 
-def path_below(stage: Stage, image: Path) -> str:
+def _path_below(stage: Stage, image: Path) -> str:
     """Return an image's path below the folder that was given, or all of it where none was."""
     if stage.folder is None:
         return str(image)
@@ -259,7 +259,7 @@ def place(wanted: Path, output: Path | None, about: dict[str, Any]) -> Path:
     number = 1
     while True:
         home = output or (wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}"))
-        begun, finished = home / UNFINISHED, (home / "scores.csv").exists()
+        begun, finished = home / _UNFINISHED, (home / "scores.csv").exists()
         if not finished and (not begun.exists() or json.loads(begun.read_text(encoding="utf-8")) == about):
             return home
         if output is not None and (finished or about["weights"] is not None):  # or it is not known yet which

@@ -12,7 +12,7 @@ from lit_ad.evaluation.judged import Judged
 from lit_ad.evaluation.picture_names import picture_names
 from lit_ad.evaluation.results import Results
 
-PICTURE = ".jpg"  # of heatmaps/
+_PICTURE = ".jpg"  # of heatmaps/
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Stage:
 
     def picture(self, image: Path | str) -> Path:
         """Where the heatmap of an image is."""
-        return self.directory / "heatmaps" / f"{self.names[str(image)]}{PICTURE}"
+        return self.directory / "heatmaps" / f"{self.names[str(image)]}{_PICTURE}"
 
 
 class Sink:

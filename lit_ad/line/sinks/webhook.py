@@ -10,7 +10,7 @@ from lit_ad.line.sinks.sink import Failed, Outbox, has_port
 
 TOKEN = "LIT_AD_WEBHOOK_TOKEN"  # an argument would stand in every list of processes
 SECONDS = (5, 10)  # until a connection, and until an answer
-LATER = (408, 425, 429)  # of the 4xx, those that ask to come again
+_LATER = (408, 425, 429)  # of the 4xx, those that ask to come again
 
 
 class Webhook(Outbox):
@@ -43,4 +43,4 @@ class Webhook(Outbox):
             raise Failed(f"the webhook does not answer: {type(error).__name__}") from error
         status = answer.status_code
         if not 200 <= status < 300:
-            raise Failed(f"the webhook answers {status}", again=status in LATER or status >= 500)
+            raise Failed(f"the webhook answers {status}", again=status in _LATER or status >= 500)
