@@ -64,7 +64,7 @@ def _predict_alone(arguments: Sequence[str]) -> None:
         raise UserError(f"predict needs images: lit-ad predict {arguments[0]} IMAGES")
     parser = make_parser()
     parsed = parser.parse_args(list(arguments))
-    made = parser.instantiate_classes(parsed)
+    made = parser.instantiate(parsed)
     file, folder = find_detector(parsed.file), resolve_path(parsed.images)
     source = Images(folder)
     samples = source.samples()

@@ -33,7 +33,7 @@ def call(function: Callable[..., None], prog: str, words: Sequence[str], config_
         words, passed = words[:end], words[end + 1 :]
     allow_file_names()
     parser = make_parser(function, prog, config_file)
-    values = vars(parser.instantiate_classes(resolve_paths(parser.parse_args(words))))
+    values = vars(parser.instantiate(resolve_paths(parser.parse_args(words))))
     positional = [values[parameter.name] for parameter in parameters if parameter.kind is Parameter.POSITIONAL_ONLY]
     options = [parameter.name for parameter in parameters if parameter.kind is Parameter.POSITIONAL_OR_KEYWORD]
     options += [parameter.name for parameter in parameters if parameter.kind is Parameter.KEYWORD_ONLY]

@@ -28,4 +28,4 @@ def make_source(config: Any, key: str = "data.source") -> tuple[Source, dict[str
     except ArgumentError as error:
         reason = re.sub(r"\s+", " ", str(error).removeprefix('Parser key "source":')).strip()
         raise UserError(f"{key} describes no source of images: {reason}") from error
-    return parser.instantiate_classes(parsed).source, json.loads(json.dumps(parsed.source.as_dict(), default=str))
+    return parser.instantiate(parsed).source, json.loads(json.dumps(parsed.source.as_dict(), default=str))
