@@ -132,8 +132,8 @@ def test_every_page_is_found_from_the_readme() -> None:
 
 def test_every_method_config_and_source_has_its_row() -> None:
     readme, sources = PAGES["README.md"].read_text(), PAGES["docs/data.md"].read_text()
-    rows = [line for line in readme.splitlines() if "`configs/" in line and line.startswith("|")]
-    named = [re.search(r"`(configs/\w+\.yaml)`", row)[1] for row in rows]  # type: ignore[index]
+    rows = [line for line in readme.splitlines() if "](configs/" in line and line.startswith("|")]
+    named = [re.search(r"\((configs/\w+\.yaml)\)", row)[1] for row in rows]  # type: ignore[index]
     classes = {re.search(r"class_path: lit_ad\.methods\.(\w+)", (ROOT / name).read_text())[1] for name in named}  # type: ignore[index]
     assert classes == set(methods.__all__)
     others = {"AnomalyDataModule", "Loading", "Sample", "Source", "Demo", "Images", "Photographs"}  # no user's data set
