@@ -103,7 +103,7 @@ def fit(config: str | Path, data: str | Path | None = None, keys: Mapping[str, A
         print(run.directory, run.metrics["pooled"]["image_auroc"])
         print(run.detector()("part.png").anomalous)
     """
-    from lit_ad.commands.main import format_warning, mendable, prepare, quiet
+    from lit_ad.commands.main import find_user_error, format_warning, prepare, quiet
 
     words = write_words(config, data, {} if keys is None else keys)
     with _command_line(["fit", *words]), warnings.catch_warnings():
@@ -119,7 +119,7 @@ def fit(config: str | Path, data: str | Path | None = None, keys: Mapping[str, A
                 raise KeyboardInterrupt from end
             raise
         except Exception as error:
-            mended = mendable(error)
+            mended = find_user_error(error)
             if mended is None or isinstance(error, UserError):
                 raise
             raise UserError(str(mended)) from error

@@ -5,7 +5,7 @@ import signal
 import pytest
 import torch
 
-from lit_ad.commands.main import mendable
+from lit_ad.commands.main import find_user_error
 from lit_ad.errors import NotFiniteError, UserError, ViewMismatch, ended_by, gpu_out_of_memory, killed_worker
 
 
@@ -80,5 +80,5 @@ def test_a_gpu_whose_memory_ran_out_is_told_as_that() -> None:
     error.__cause__ = cause
     for one in (cause, error):
         assert str(gpu_out_of_memory(one)).startswith("the GPU's memory ran out: lower data.batch_size")
-        assert mendable(one) is not None
+        assert find_user_error(one) is not None
     assert gpu_out_of_memory(RuntimeError("out of luck")) is None and gpu_out_of_memory(None) is None

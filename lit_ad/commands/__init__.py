@@ -1,1 +1,1 @@
-"""The commands of `lit-ad`: one table, one function for each."""
+"""The commands of `lit-ad`: main.py holds their table, and each command is one function."""

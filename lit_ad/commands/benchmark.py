@@ -36,41 +36,47 @@ def benchmark(
     """Train and test each method on each task with each seed, and write the tables of the results.
 
     Methods on a folder of your own need no file: lit-ad benchmark --root FOLDER --methods '[STFPM, Dinomaly]'
-    --minutes 5. OUTPUT/benchmark.yaml is the file that it stands for.
+    --minutes 5. The command writes the file that would do the same: OUTPUT/benchmark.yaml.
 
-    A cell is one `lit-ad fit` and test in a process of its own, in OUTPUT/METHOD/TASK/seed-N. A finished cell is not
-    done again: the same command goes on where it was interrupted. A cell that dies does not stop the others; the next
-    command tries it again. What follows `--` is given to every `lit-ad fit`.
+    A cell is one method on one task with one seed: one `lit-ad fit` with its test, in a process of its own, in
+    OUTPUT/METHOD/TASK/seed-N. The same command again continues an interrupted benchmark, and does not repeat finished
+    cells. A cell that fails does not stop the others; the next command tries it again. Words after `--` are passed to
+    every `lit-ad fit`.
 
     Args:
-        passed: What follows `--`.
-        methods: A list of methods of lit_ad or of config files; or by name: config, arguments, published.
-        root: A folder in the layout of MVTec AD, one category or several, in place of sources.
-        sources: By name: class_path and init_args, as for data.source; each is split into tasks.
-        minutes: Of training of each cell; the same as budget.minutes.
-        output: Where the runs and the tables go. None: runs/benchmark/NAME, of a root's name.
-        seeds: Of each method on each task.
-        shots: Numbers of nominal images of each category, each a task of its own. The seed draws them. All of them
-            train and decide, by as many folds, at most 4; one image alone decides nothing. None: all images.
-        budget: Of each cell: minutes, processor_minutes, or epochs.
-        metrics: In the tables.
-        arguments: For each fit, as what follows --.
-        only: Names of methods and tasks; all if none.
-        jobs: Cells at a time, each with a GPU of its own in turn.
-        index: Which share of the cells this process does, from 0.
-        of: How many shares there are: an array of jobs.
+        passed: The words after `--`.
+        methods: A list of methods of lit_ad or of config files; or a dict with a config, arguments and published
+            figures for each name.
+        root: A folder in the layout of MVTec AD, one category or several. It takes the place of sources.
+        sources: For each name a class_path and init_args, as for data.source. Each source is split into tasks.
+        minutes: Minutes of training of each cell; the same as budget.minutes.
+        output: The folder for the runs and the tables. None: runs/benchmark/NAME, with the name of the root.
+        seeds: The seeds; each method is trained on each task with each of them.
+        shots: Numbers of nominal images of each category; each number makes a task of its own. The seed draws the
+            images. All of them train and decide, in as many folds as there are images, at most 4. A single image
+            cannot set a threshold. Empty: all images.
+        budget: The limit of each cell: minutes, processor_minutes, or epochs.
+        metrics: The metrics in the tables.
+        arguments: Words for every `lit-ad fit`, like those after --.
+        only: Names of methods and tasks to run. Empty: all.
+        jobs: Number of cells that run at a time; each gets one of the GPUs in turn.
+        index: The share of the cells that this process runs, from 0 to of - 1.
+        of: The number of shares, for an array of jobs.
+
+    Raises:
+        UserError: An argument makes no sense, or the output cannot be written.
     """
     if not 0 <= index < of:
-        raise UserError(f"index must lie in 0 to {of - 1}, not {index}")
+        raise UserError(f"--index is {index}, but it must lie between 0 and {of - 1}, since --of is {of}")
     if jobs < 1 or not seeds:
-        raise UserError("jobs must be 1 or more, and seeds not be empty")
+        raise UserError("give --jobs of 1 or more, and at least one of --seeds")
     specs, given = method_specs(methods), sources_of(root, sources or {})
     if minutes is not None:
         budget = replace(budget, minutes=minutes)
     budget.check()
     check_metrics(metrics)
     if output is None and root is None:
-        raise UserError("give --output FOLDER, where the runs and the tables go")
+        raise UserError("give --output FOLDER, for the runs and the tables")
     output = (output or Path("runs/benchmark", next(iter(given)))).absolute()
     check_writable(output, "--output")
     tasks = with_shots(list_tasks(given), shots)
@@ -88,5 +94,5 @@ def benchmark(
     if root is not None:
         same = {"output": output, "seeds": seeds, "shots": shots, "budget": budget, "metrics": metrics, "only": only}
         file = save_config(output, {**same, "arguments": [*arguments, *passed], "sources": given, "methods": specs})
-        print(f"The same as lit-ad benchmark --config {file}:\n\n{file.read_text(encoding='utf-8')}")
+        print(f"This does the same as lit-ad benchmark --config {file}:\n\n{file.read_text(encoding='utf-8')}")
     run_cells(cells, output, list(metrics), published, jobs, share[index::of], budget)

@@ -1,4 +1,4 @@
-"""`lit-ad cache`. Neither torch nor timm is imported: they take seconds."""
+"""`lit-ad cache`. It imports neither torch nor timm, which take seconds."""
 
 import os
 import sys
@@ -28,27 +28,27 @@ DAY = 24 * 60 * 60  # seconds
 
 
 class Cache(NamedTuple):
-    """A store of features, as it is listed."""
+    """A store of features, with what the list shows of it."""
 
     folder: Path
-    about: dict[str, Any]  # what it is of; empty where it is partial, or about.json cannot be read
+    about: dict[str, Any]  # its about.json: images, teachers, view; empty where it is partial or cannot be read
     size: int  # bytes
-    used: float  # when it last served, in seconds since 1970
-    busy: bool  # a process is writing it
-    runs: list[list[str]]  # directory and user of each run that it served, the latest last
+    used: float  # time of its last use, in seconds since 1970
+    busy: bool  # whether a process is writing it
+    runs: list[list[str]]  # directory and user of each run that has used it, the latest last
 
     @property
     def stale(self) -> int:
-        """The number of its images that are gone or changed: with one of them it will never serve again."""
+        """The number of its images that are gone or changed. If it is above 0, no run can use the cache again."""
         return sum(is_changed(*file) for file in self.about.get("files", []))
 
     @property
     def description(self) -> str:
-        """What it is of, in words."""
+        """Images, teachers, view and number format in words, or why they are unknown."""
         if is_partial(self.folder):
-            return "being written" if self.busy else "half written, by a run that was killed"
+            return "being written" if self.busy else "incomplete: the run that wrote it was killed"
         if not self.about:
-            return f"unknown: no {about_file(self.folder).name} that can be read"
+            return f"unknown: its {about_file(self.folder).name} cannot be read"
         files = [Path(file[0]) for file in self.about.get("files", [])]
         view = self.about.get("view", {})
         folder = f" of {os.path.commonpath({file.parent for file in files})}" if files else ""
@@ -63,15 +63,15 @@ class Cache(NamedTuple):
 
     @property
     def line(self) -> str:
-        """Size, day of the last use, and what it is of."""
+        """Size, day of the last use, and description."""
         return f"{format_bytes(self.size):>10}  {datetime.fromtimestamp(self.used):%Y-%m-%d}  {self.description}"
 
     def tell(self) -> None:
-        """Print the line, and below it whose runs it has served."""
+        """Print the line, and below it the runs that have used the cache, with their users."""
         tell(self.line)
         if self.runs:
             latest = [f"{run} of {user}" if user else run for run, user in reversed(self.runs)]
-            tell(f"{'':24}served {format_count(len(latest), 'run')}: {first_few(latest)}")
+            tell(f"{'':24}used by {format_count(len(latest), 'run')}: {first_few(latest)}")
 
 
 def cache(
@@ -84,14 +84,17 @@ def cache(
     """List or remove what is cached: features of teachers, and the masks that a Table makes of boxes and polygons.
 
     Args:
-        action: list: print them; clear: remove all, or with --older those unused for so long; prune: remove those
-            whose images are gone or changed, and what killed runs left half written.
-        older: Days. With clear, only what was not used for so long is removed.
-        directory: Where the features are, if cache.directory was set.
+        action: list prints the caches. clear removes all of them, or with --older the old ones. prune removes caches
+            whose images are gone or changed, and incomplete caches of killed runs.
+        older: Days. clear removes only what was not used in the last so many days.
+        directory: The directory of the features, if cache.directory was set. Masks are then left alone.
         yes: Remove without asking.
+
+    Raises:
+        UserError: --older without clear or below 0, or a cache that cannot be removed.
     """
     if older is not None and action != "clear":
-        raise UserError(f"--older goes with clear, and not with {action}")
+        raise UserError(f"--older works with clear only, not with {action}: leave it out")
     if older is not None:
         check_number("--older", older, least=0)
     masks = [] if directory else _list_masks(cache_directory() / "masks")
@@ -108,12 +111,12 @@ def cache(
         limit = time.time() - older * DAY if older is not None else float("inf")
         chosen = [each for each in caches if not each.busy and each.used < limit]
         remove(chosen, [mask for mask in masks if mask.stat().st_mtime < limit], yes)
-    else:  # no file says of which images a mask is
+    else:  # prune keeps the masks: no file says which images they belong to
         remove([each for each in caches if not each.busy and (each.stale or not each.about)], [], yes)
 
 
 def _list_caches(directory: Path) -> list[Cache]:
-    """All caches in a directory, the latest used last."""
+    """List the caches in a directory, the latest used last."""
     caches = []
     for store in list_stores(directory):
         used = max((file.stat().st_mtime for file in store.iterdir()), default=store.stat().st_mtime)
@@ -124,7 +127,7 @@ def _list_caches(directory: Path) -> list[Cache]:
 
 
 def _list_masks(directory: Path) -> list[Path]:
-    """The masks that a Table has made; like stores, they are called by a hash of what they hold."""
+    """List the masks that a Table has made. Their names are hashes of their content, as those of stores are."""
     return sorted(path for path in directory.glob("*.png") if is_key(path.stem))
 
 
@@ -132,10 +135,10 @@ def remove(caches: list[Cache], masks: list[Path], yes: bool) -> None:
     """Remove caches and masks, and print what was removed. Unless `yes`, list them and ask first.
 
     Raises:
-        UserError: One of them cannot be removed, or nobody is there to be asked.
+        UserError: A cache cannot be removed, or there is no terminal to ask at.
     """
     if not caches and not masks:
-        print("there is nothing to remove")
+        print("nothing to remove")
         return
     freed = sum(each.size for each in caches)
     if not yes:

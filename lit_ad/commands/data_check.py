@@ -28,12 +28,12 @@ _HELD_OUT = ("val_fraction", "split_seed")  # keys that say which images are hel
 
 @dataclass(frozen=True)
 class CheckedData:
-    """What is checked, by the flags that fit has.
+    """The data set to check, given by the same flags as for fit.
 
     Args:
         source: Any source of images, with its own flags, as for fit.
-        val_fraction: Part of the nominal training images that would be held out. None: that of the config, or 0.2.
-        split_seed: Of that choice. None: that of the config, or 0.
+        val_fraction: Part of the nominal training images that fit would hold out. None: the config's value, or 0.2.
+        split_seed: The seed that chooses the held-out images. None: the config's value, or 0.
     """
 
     source: Source | None = None
@@ -41,7 +41,7 @@ class CheckedData:
     split_seed: int | None = None
 
     def settings(self) -> dict[str, Any]:
-        """What is given of how images are held out. Raises UserError on what fit refuses."""
+        """Return the given values of val_fraction and split_seed. Raises UserError on a value that fit refuses."""
         if self.val_fraction is not None:
             check_val_fraction(self.val_fraction)
         return {name: getattr(self, name) for name in _HELD_OUT if getattr(self, name) is not None}
@@ -57,20 +57,23 @@ def data_check(
     json: bool = False,
     remove: Path | None = None,
 ) -> None:
-    """Print what a data set holds, and what looks wrong with it. Exit code 1 if it cannot be trained or tested on.
+    """Print what a data set holds, and what looks wrong with it. The exit code is 1 if fit could not use it.
 
     Args:
-        path: Folder in MVTec's layout, one category or several; with train/CLASS folders; or of images.
+        path: A folder: in MVTec's layout, with one category or several; with train/CLASS folders; or of images.
         data: For any other layout, as for fit: --data.source Folder --data.source.root PATH.
-        config: A YAML file in place of it, whose data.source is looked at.
-        backbone: A timm model, whose features tell which training images are unlike the others. None: not looked at.
-        weights: Of the backbone: hub, or a file.
+        config: A YAML file whose data.source is checked, in place of a path.
+        backbone: A timm model. Its features tell which training images are unlike the others. None: no such check.
+        weights: The backbone's weights: hub, or a file.
         json: Print JSON in place of the page, with all pairs of copies.
-        remove: A file to write: the paths to remove, one a line, so that no image is there twice.
+        remove: A file to write. It lists the surplus copies of images, one path a line, for you to remove.
+
+    Raises:
+        UserError: No data set or more than one is given, it cannot be read, or `remove` exists already.
     """
     _refuse_all_but_one({"the folder": path, "--config": config, "--data.source": data.source})
     if remove is not None and remove.exists():
-        raise UserError(f"{remove} is there already: give another --remove")
+        raise UserError(f"{remove} exists already: give another --remove")
     if path is not None:
         source, about = guess_source(path)
     elif config is not None:
@@ -86,24 +89,29 @@ def data_check(
             text = "".join(f"{file}\n" for file in files)
             temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
         about += f"\n  {format_count(len(files), 'file to remove is', 'files to remove are')} listed in {remove}"
-    print(as_json.dumps(as_dict(about, samples, report), indent=2) if json else page(about, report, backbone))
+    print(as_json.dumps(_as_dict(about, samples, report), indent=2) if json else _format_page(about, report, backbone))
     if report.errors:
         sys.exit(1)
 
 
 def _refuse_all_but_one(given: dict[str, object]) -> None:
-    """Raises UserError that says what to add or to leave out, unless one of the arguments is given (is not None)."""
+    """Raise UserError, which says what to add or to leave out, unless exactly one argument is given (is not None)."""
     names = [name for name, value in given.items() if value is not None]
     if not names:
-        raise UserError("nothing is given to check: lit-ad data check PATH, or --config FILE, or --data.source NAME")
+        raise UserError("give a data set to check: lit-ad data check PATH, or --config FILE, or --data.source NAME")
     if len(names) > 1:
-        choices = [f"to check that of {name}, leave out {' and '.join(sorted({*names} - {name}))}" for name in names]
-        raise UserError(f"{' and '.join(names)} each name a data set, and one is checked: {'; '.join(choices)}")
+        choices = [f"for that of {name}, leave out {' and '.join(sorted({*names} - {name}))}" for name in names]
+        raise UserError(
+            f"{' and '.join(names)} each name a data set, but only one can be checked: {'; '.join(choices)}"
+        )
 
 
 def _configured_source(config: Path) -> tuple[Source, str, CheckedData]:
-    """Return the source of a config file, a line about it, and how it holds out images. Raises UserError if it has
-    none."""
+    """Return the source of a config file, a line about it, and the file's keys about held-out images.
+
+    Raises:
+        UserError: The file cannot be read, or has no data.source.
+    """
     try:
         settings = yaml.safe_load(config.read_text(encoding="utf-8"))["data"]
         described = settings["source"]
@@ -114,18 +122,18 @@ def _configured_source(config: Path) -> tuple[Source, str, CheckedData]:
     return source, f"{config}: {type(source).__name__}", CheckedData(None, **chosen)
 
 
-def page(about: str, report: AuditReport, backbone: str | None) -> str:
-    """The report as text."""
+def _format_page(about: str, report: AuditReport, backbone: str | None) -> str:
+    """Return the report as text."""
     lines = [about, report.text, *(f"  Error: {error}" for error in report.errors)]
     lines += [f"  Warning: {warning}" for warning in report.warnings]
     if backbone is None:
-        lines.append("  Not looked at: training images unlike the others; give --backbone NAME, and --weights FILE")
+        lines.append("  Not checked: training images unlike the others; give --backbone NAME, and --weights FILE")
     lines.append(f"{format_count(len(report.errors), 'error')}, {format_count(len(report.warnings), 'warning')}")
     return "\n".join(lines)
 
 
-def as_dict(about: str, samples: Sequence[Sample], report: AuditReport) -> dict[str, Any]:
-    """The report for programs."""
+def _as_dict(about: str, samples: Sequence[Sample], report: AuditReport) -> dict[str, Any]:
+    """Return the report as a dict for JSON."""
     counts = Counter((sample.category, sample.split, sample.defect) for sample in samples)
     return {
         "source": about,

@@ -14,11 +14,11 @@ class Published(NamedTuple):
     """An archive that a data set's owners offer to everybody."""
 
     url: str
-    sha256: str  # measured on copies of it: the owners publish none
+    sha256: str  # measured by us on downloaded copies: the owners publish none
     licence: str
 
 
-SETS = {  # by the name of the source that reads it
+SETS = {  # keys: the name of the source class that reads the data set
     "BTAD": Published(
         "https://avires.dimi.uniud.it/papers/btad/btad.zip",
         "461c9387e515bfed41ecaae07c50cf6b10def647b36c9e31d239ab2736b10d2a",
@@ -32,7 +32,7 @@ SETS = {  # by the name of the source that reads it
         "https://creativecommons.org/licenses/by/4.0/",
     ),
 }
-ELSEWHERE = {  # given after a form or on a share whose address changes, or of unknown checksum
+ELSEWHERE = {  # behind a form, at an address that changes, or without a checksum known to us
     "KolektorSDD": "https://www.vicos.si/resources/kolektorsdd/",
     "KolektorSDD2": "https://www.vicos.si/resources/kolektorsdd2/",
     "MPDD": "https://github.com/stepanje/MPDD",
@@ -46,19 +46,22 @@ ELSEWHERE = {  # given after a form or on a share whose address changes, or of u
 def data_get(name: str, /, root: Path, accept_licence: bool = False) -> None:
     """Download a data set into ROOT/NAME, from the address of its owners.
 
-    Its licence is shown first. A broken download goes on where it ended.
+    The licence is shown first. The same command again continues a broken download.
 
     Args:
-        name: BTAD or VisA; other data sets are to be had from their owners.
-        root: The folder of data sets.
-        accept_licence: Do not ask; the licence is printed anyway.
+        name: BTAD or VisA. For other data sets, the command prints the address of their owners.
+        root: The folder of your data sets.
+        accept_licence: Do not ask whether you accept the licence; it is printed anyway.
+
+    Raises:
+        UserError: The data set is not offered here, its licence is not accepted, or the download fails.
     """
     names = {known.lower(): known for known in (*SETS, *ELSEWHERE)}
     known = names.get(name.lower())
     if known in ELSEWHERE:
-        raise UserError(f"{known} is not downloaded here: its owners offer it at {ELSEWHERE[known]}")
+        raise UserError(f"lit-ad cannot download {known}: get it from its owners at {ELSEWHERE[known]}")
     if known is None:
-        raise UserError(f"no data set {name!r}: there are {', '.join(SETS)}")
+        raise UserError(f"there is no data set {name!r}: give one of {', '.join(SETS)}")
     get(known, SETS[known], root, accept_licence)
 
 
@@ -66,7 +69,7 @@ def get(name: str, published: Published, root: Path, accept_licence: bool) -> No
     """Download a data set into ROOT/NAME, if its licence is accepted. Raises UserError if it is not, or on failure."""
     target = root / name
     if target.exists():
-        print(f"{target} is there already")
+        print(f"{target} exists already")
         return
     print(published.licence)
     if not accept_licence and not _agreed():
@@ -79,12 +82,12 @@ def get(name: str, published: Published, root: Path, accept_licence: bool) -> No
             print(f"extracting {archive}")
             extract(archive, target)
     except Timeout as error:
-        raise UserError(f"another process is getting {name} into {root}: wait for it") from error
+        raise UserError(f"another process is downloading {name} to {root}: wait for it") from error
     except OSError as error:
         raise UserError(f"cannot write to {root}: {error}") from error
-    print(f"{target} is there: --data.source {name} --data.source.root {target}. {archive} is no longer needed.")
+    print(f"{target} is ready: --data.source {name} --data.source.root {target}. You may remove {archive}.")
 
 
 def _agreed() -> bool:
-    """Ask at the terminal whether the licence is accepted; without a terminal the answer is no."""
+    """Ask at the terminal whether the licence is accepted. Without a terminal the answer is no."""
     return sys.stdin.isatty() and input("Accept this licence? [y/N] ").strip().lower() in ("y", "yes")

@@ -16,7 +16,7 @@ from lit_ad.training.run_directory import quoted
 
 @dataclass(frozen=True)
 class ShiftedData:
-    """What is shifted, by the flags that fit has.
+    """The data set to shift, given by the same flags as for fit.
 
     Args:
         source: Any source of images, with its own flags, as for fit.
@@ -34,18 +34,22 @@ def data_shift(
     seed: int = 0,
     output: Path | None = None,
 ) -> None:
-    """Write a copy of a test set under other light, with its masks, to measure how a detector takes it.
+    """Copy a test set, with its masks, under other light, to measure how a detector takes the change.
 
-    Each image is changed by lit_ad.data.Light, in its own size; the same seed changes it in the same way, anywhere.
-    The copy has MVTec AD's layout, for lit-ad test. Of a folder without a test, all images are changed, for predict.
+    lit_ad.data.Light changes each image at the image's own size. The same seed gives the same images on any machine.
+    The copy has MVTec AD's layout, for lit-ad test. If the folder has no test set, all of its images are copied, for
+    lit-ad predict.
 
     Args:
-        path: Folder in MVTec's layout, one category or several; with train/CLASS folders; or of images.
+        path: A folder: in MVTec's layout, with one category or several; with train/CLASS folders; or of images.
         data: For any other layout, as for fit: --data.source Folder --data.source.root PATH.
-        kind: What changes; light is all of the others together.
-        strength: How far, above 0 to 1.
-        seed: Of what is drawn.
-        output: The folder to write. None: NAME-KIND-STRENGTH here.
+        kind: What changes. light changes all of the others together.
+        strength: How strong the change is, above 0 and at most 1.
+        seed: The seed that draws each image's change.
+        output: The folder to write. None: NAME-KIND-STRENGTH in the working directory.
+
+    Raises:
+        UserError: No data set or more than one is given, or the output lies in it or cannot be written.
     """
     if (path is None) == (data.source is None):
         raise UserError("give one data set to shift: lit-ad data shift PATH, or --data.source NAME with its flags")
@@ -63,7 +67,7 @@ def data_shift(
     target = output or Path(f"{name}-{kind}-{strength:g}").absolute()
     root = path or getattr(data.source, "root", None)
     if root is not None and target.resolve().is_relative_to(Path(root).resolve()):
-        raise UserError(f"{target} lies in the data set {root}, of which it would become a part: give another --output")
+        raise UserError(f"{target} lies in the data set {root}, so the copy would join it: give another --output")
     number = write_shifted(samples, shift, target)
     print(f"{format_count(number, 'image')} in {target}, {kind} shifted by up to {strength:g}, seed {seed}")
     labelled = any(sample.split == "test" for sample in samples)

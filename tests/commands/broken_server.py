@@ -1,4 +1,4 @@
-"""A server that breaks off, knows no parts, or gives what it should not."""
+"""A server with faults: it breaks off, knows no ranges, or sends another part."""
 
 import hashlib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,10 +11,12 @@ CONTENT = np.random.default_rng(0).bytes(300_000)
 
 
 class Server(ThreadingHTTPServer):
-    """Serves files from memory; what it does wrong is taken from a list, an answer each."""
+    """Serves files from memory. Each answer takes the next fault from a list, until the list is empty."""
 
     files: dict[str, bytes]
-    faults: list[Any]  # a number: close after so many bytes; "status N"; "whole": of no parts; "shift": another part
+    faults: list[
+        Any
+    ]  # a number: close after so many bytes; "status N"; "whole": ignore the range; "shift": another part
     asked: list[str | None]  # the Range of each request
 
     def address(self, name: str) -> str:

@@ -1,4 +1,4 @@
-"""`lit-ad benchmark`: its arguments, before any cell is run; tests/benchmark runs cells."""
+"""`lit-ad benchmark`: its arguments, without running a cell. tests/benchmark runs cells."""
 
 import json
 import signal
@@ -18,19 +18,19 @@ def words(images: Path, tmp_path: Path) -> Iterator[list[str]]:
     (tmp_path / "method.yaml").write_text("trainer: {max_steps: 9}\ndata: {batch_size: 2}\n")
     method = {"config": str(tmp_path / "method.yaml"), "arguments": ["--model.lr=2"]}
     source = {"class_path": "MVTec", "init_args": {"root": str(images)}}
-    handlers = {number: signal.getsignal(number) for number in STOP}  # which the command takes for its process
+    handlers = {number: signal.getsignal(number) for number in STOP}  # the command replaces them
     yield ["benchmark", "--methods", json.dumps({"m": method}), "--sources", json.dumps({"s": source})]
     for number, handler in handlers.items():
         signal.signal(number, handler)
 
 
-def test_mistakes(words: list[str], tmp_path: Path) -> None:
+def test_mistakes_in_arguments_are_refused(words: list[str], tmp_path: Path) -> None:
     words = [*words, "--output", str(tmp_path / "out")]
-    with pytest.raises(UserError, match="index must lie in 0 to 1"):
+    with pytest.raises(UserError, match="--index is 2, but it must lie between 0 and 1, since --of is 2"):
         run([*words, "--index", "2", "--of", "2"])
-    with pytest.raises(UserError, match="jobs must be 1 or more"):
+    with pytest.raises(UserError, match="give --jobs of 1 or more"):
         run([*words, "--jobs", "0"])
-    with pytest.raises(UserError, match="seeds not be empty"):
+    with pytest.raises(UserError, match="at least one of --seeds"):
         run([*words, "--seeds", "[]"])
     with pytest.raises(UserError, match="no cow"):
         run([*words, "--only", "[cow]"])
@@ -52,7 +52,7 @@ def test_mistakes(words: list[str], tmp_path: Path) -> None:
         ([], "give --output FOLDER"),
     ],
 )
-def test_what_no_benchmark_can_do_is_refused_at_once(more: list[str], message: str, words: list[str]) -> None:
+def test_impossible_benchmarks_are_refused_before_training(more: list[str], message: str, words: list[str]) -> None:
     with pytest.raises(UserError, match=message):
         run([*words, *more])
 
@@ -60,13 +60,16 @@ def test_what_no_benchmark_can_do_is_refused_at_once(more: list[str], message: s
 def test_methods_by_name_on_a_folder(
     words: list[str], images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Without a file; the file that it writes asks for the same cells."""
+    """The command needs no file, and the file that it writes gives the same cells."""
     monkeypatch.chdir(tmp_path)
     none = ["--index", "2", "--of", "3"]  # a share without cells: nothing is trained
     run(["benchmark", "--root", str(images), "--methods", "[STFPM, method.yaml]", "--minutes", "0.5", *none])
     out = tmp_path / "runs/benchmark" / images.name
     printed = capsys.readouterr().out
-    assert f"The same as lit-ad benchmark --config {out}/benchmark.yaml:" in printed and "minutes: 0.5" in printed
+    assert (
+        f"This does the same as lit-ad benchmark --config {out}/benchmark.yaml:" in printed
+        and "minutes: 0.5" in printed
+    )
     before = {file: file.read_bytes() for file in out.rglob("asked.json")}
     assert {file.relative_to(out).parts[0] for file in before} == {"STFPM", "method"}
     stfpm = json.loads((out / "STFPM" / images.name / "seed-0/asked.json").read_text())["config"]
@@ -77,7 +80,7 @@ def test_methods_by_name_on_a_folder(
 
 
 def test_every_fit_is_given_all_arguments(words: list[str], images: Path, tmp_path: Path) -> None:
-    """Those for all methods, those of its own, and what follows `--`; a share without cells does none."""
+    """The arguments of all methods, of the one method, and after `--`. A share without cells runs nothing."""
     empty = ["--index", "1", "--of", "2", "--arguments", "[--model.lr=1]"]
     run([*words, "--output", str(tmp_path / "out"), "--budget.epochs", "3", *empty, "--", "--model.lr", "3"])
     (asked,) = (tmp_path / "out/m").rglob("asked.json")

@@ -1,4 +1,4 @@
-"""`lit-ad cache` on caches that runs wrote: it lists, clears and prunes them, and nothing else."""
+"""`lit-ad cache` lists, clears and prunes the caches that runs wrote, and touches nothing else."""
 
 import io
 import os
@@ -29,13 +29,13 @@ def lit_ad(*arguments: object) -> None:
 
 @pytest.fixture
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where caches lie by default."""
+    """The default directory of the caches."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     return tmp_path / "home/lit_ad/features"
 
 
 def keep(directory: Path, images: Path, days: float = 0, count: int = 3) -> Path:
-    """A cache of some images, that last served some days ago."""
+    """A cache of `count` images that was last used `days` days ago."""
     images.mkdir(parents=True, exist_ok=True)
     files = []
     for i in range(count):
@@ -51,7 +51,9 @@ def keep(directory: Path, images: Path, days: float = 0, count: int = 3) -> Path
     return kept
 
 
-def test_it_lists_what_is_there(directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_prints_size_day_and_content_of_each_cache(
+    directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     keep(directory, tmp_path / "old", days=40)
     keep(directory, tmp_path / "new", count=2)
     (directory / ("0" * 24 + ".partial")).mkdir()
@@ -66,21 +68,21 @@ def test_it_lists_what_is_there(directory: Path, tmp_path: Path, capsys: pytest.
     rest = sorted(line.split("  ")[-1] for line in lines[1:])
     assert rest == [
         f"2 inputs of {tmp_path}/new, resnet18, image_size 64, float32",
-        "half written, by a run that was killed",
-        "unknown: no about.json that can be read",
+        "incomplete: the run that wrote it was killed",
+        "unknown: its about.json cannot be read",
     ]
 
 
-def test_it_says_whose_runs_a_cache_served(
+def test_list_names_the_runs_and_users_of_a_cache(
     directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before clear asks, too: a person sees what would have to be computed again."""
+    """clear names them too before it asks: people see which runs would compute the features again."""
     monkeypatch.setattr("getpass.getuser", lambda: "ada")
     store = keep(directory, tmp_path / "part")
     keep(directory, tmp_path / "other", days=3)
     for name in "abcd":
         add_run(store, tmp_path / "runs" / name)
-    said = f"served 4 runs: {tmp_path}/runs/d of ada, {tmp_path}/runs/c of ada, {tmp_path}/runs/b of ada and 1 more"
+    said = f"used by 4 runs: {tmp_path}/runs/d of ada, {tmp_path}/runs/c of ada, {tmp_path}/runs/b of ada and 1 more"
     capsys.readouterr()
     lit_ad("cache")
     assert [line.strip() for line in capsys.readouterr().out.splitlines()[3:]] == [said]
@@ -89,13 +91,13 @@ def test_it_says_whose_runs_a_cache_served(
     assert said in capsys.readouterr().out and store.exists()
 
 
-def test_nothing_is_there(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_empty_cache_directory(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lit_ad("cache", "list")
     assert capsys.readouterr().out == f"{directory}: no caches, 0 KiB\n"
     lit_ad("cache", "clear", "--yes")
 
 
-def test_clear_removes_all_or_what_was_not_used_for_long(
+def test_clear_removes_all_caches_or_old_ones(
     directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     old, new = keep(directory, tmp_path / "old", days=40), keep(directory, tmp_path / "new", days=2)
@@ -110,7 +112,7 @@ def test_clear_removes_all_or_what_was_not_used_for_long(
     assert (tmp_path / "old/0.png").exists()
 
 
-def test_prune_removes_what_will_never_serve_again(directory: Path, tmp_path: Path) -> None:
+def test_prune_removes_caches_that_no_run_can_use(directory: Path, tmp_path: Path) -> None:
     whole, gone, written = (keep(directory, tmp_path / name) for name in ("whole", "gone", "written"))
     half = directory / ("0" * 24 + ".partial")
     half.mkdir()
@@ -122,7 +124,7 @@ def test_prune_removes_what_will_never_serve_again(directory: Path, tmp_path: Pa
     assert whole.exists() and not gone.exists() and not written.exists()
 
 
-def test_stale_caches_are_told(directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_marks_stale_caches(directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     keep(directory, tmp_path / "part")
     shutil.rmtree(tmp_path / "part")
     capsys.readouterr()
@@ -137,7 +139,7 @@ def test_masks_of_boxes_are_listed_and_cleared(directory: Path, capsys: pytest.C
     month_ago = time.time() - 30 * DAY
     for mask in (old, new):
         os.utime(mask, (month_ago, month_ago))
-    assert keep_mask(np.arange(9000).reshape(90, 100) % 3 == 0) == new  # served again
+    assert keep_mask(np.arange(9000).reshape(90, 100) % 3 == 0) == new  # used again
     lit_ad("cache")
     assert f"{old.parent}: 2 masks of boxes and polygons, 1 KiB" in capsys.readouterr().out
     lit_ad("cache", "prune", "--yes")
@@ -167,8 +169,8 @@ def test_a_cache_that_is_being_written_is_left_alone(
     assert list(directory.iterdir()) == []
 
 
-def test_what_is_not_ours_stays(tmp_path: Path) -> None:
-    """Even if --directory is somewhere else."""
+def test_other_folders_stay(tmp_path: Path) -> None:
+    """Also in another --directory."""
     other = [tmp_path / "photographs", tmp_path / "model.partial", tmp_path / "notes"]
     for folder in other:
         folder.mkdir()
@@ -178,14 +180,14 @@ def test_what_is_not_ours_stays(tmp_path: Path) -> None:
     assert all((folder / "a.png").exists() for folder in other) and not kept.exists()
 
 
-def test_a_directory_of_its_own(tmp_path: Path, directory: Path) -> None:
+def test_clear_of_another_directory(tmp_path: Path, directory: Path) -> None:
     here, there = keep(directory, tmp_path / "part"), keep(tmp_path / "disk", tmp_path / "part")
     lit_ad("cache", "clear", "--yes", "--directory", tmp_path / "disk")
     assert here.exists() and not there.exists()
 
 
 def test_older_goes_with_clear(directory: Path) -> None:
-    with pytest.raises(SystemExit, match="--older goes with clear, and not with prune"):
+    with pytest.raises(SystemExit, match="--older works with clear only, not with prune"):
         lit_ad("cache", "prune", "--older", 3)
 
 
@@ -196,7 +198,7 @@ def test_days_are_not_negative(directory: Path, tmp_path: Path) -> None:
     assert list_stores(directory)
 
 
-def test_nothing_is_removed_unasked(
+def test_clear_asks_before_it_removes(
     directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     keep(directory, tmp_path / "images")

@@ -1,4 +1,4 @@
-"""`lit-ad data check`: the page, and the same for programs. tests/data/audit has the faults."""
+"""`lit-ad data check`: its page, its JSON and its exit code. tests/data/audit tests the faults that it finds."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ def test_a_sound_data_set(images: Path, capsys: pytest.CaptureFixture[str]) -> N
     ]
 
 
-def test_errors_end_in_code_1(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_give_exit_code_1(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = tmp_path / "part"
     shutil.copytree(images, root)
     (root / "train/good/005.png").write_bytes(b"no image")
@@ -39,7 +39,7 @@ def test_errors_end_in_code_1(images: Path, tmp_path: Path, capsys: pytest.Captu
         assert "cannot read" in capsys.readouterr().out
 
 
-def test_what_fit_refuses_is_an_error_in_its_words(
+def test_an_error_has_the_words_with_which_fit_refuses(
     images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(images, tmp_path / "one")
@@ -60,18 +60,20 @@ def test_what_fit_refuses_is_an_error_in_its_words(
 
 def test_images_unlike_the_others(images: Path, resnet_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(["data", "check", str(images), "--backbone", "resnet10t", "--weights", str(resnet_file)])
-    assert "Not looked at" not in capsys.readouterr().out
+    assert "Not checked" not in capsys.readouterr().out
 
 
-def test_what_to_check(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"nothing is given to check: lit-ad data check PATH, or --config FILE"):
+def test_exactly_one_data_set_is_given(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"give a data set to check: lit-ad data check PATH, or --config FILE"):
         run(["data", "check"])
     config = tmp_path / "config.yaml"
     source = ["--data.source", "MVTec", "--data.source.root", str(tmp_path)]
     for words, names in ((source, ("--config", "--data.source")), ([str(tmp_path)], ("the folder", "--config"))):
         one, other = names
-        choice = f"to check that of {one}, leave out {other}; to check that of {other}, leave out {one}"
-        with pytest.raises(UserError, match=f"^{one} and {other} each name a data set, and one is checked: {choice}$"):
+        choice = f"for that of {one}, leave out {other}; for that of {other}, leave out {one}"
+        with pytest.raises(
+            UserError, match=f"^{one} and {other} each name a data set, but only one can be checked: {choice}$"
+        ):
             run(["data", "check", "--config", str(config), *words])
     with pytest.raises(UserError, match=r"data.val_fraction is 5.0, but it must be 0 or lie between 0 and 1"):
         run(["data", "check", *source, "--data.val_fraction", "5"])
@@ -86,7 +88,7 @@ def test_what_to_check(tmp_path: Path) -> None:
 
 
 def test_any_source_with_the_flags_of_fit(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """README's second layout; what fit holds out is held out here."""
+    """README's second layout. The check holds out the images that fit would hold out."""
     shutil.copytree(images / "train/good", tmp_path / "good")
     shutil.copytree(images / "test/square", tmp_path / "dented")
     run(["data", "check", str(tmp_path)])
@@ -99,7 +101,7 @@ def test_any_source_with_the_flags_of_fit(images: Path, tmp_path: Path, capsys: 
     settings = f"source: {{class_path: MVTec, init_args: {{root: {images}}}}}, val_fraction: 0.5"
     config.write_text(f"data: {{{settings}}}\n")
     for words, split in (([], "6 to train on, 6 held out"), (["--data.val_fraction", "0.25"], "9 to train on, 3 held")):
-        run(["data", "check", "--config", str(config), *words])  # what is typed counts more than the file
+        run(["data", "check", "--config", str(config), *words])  # the command line overrides the file
         assert split in capsys.readouterr().out
 
 
@@ -114,10 +116,10 @@ def test_copies_are_listed_and_can_be_removed(images: Path, tmp_path: Path, caps
     same = [str(root / name) for name in ("train/good/000.png", "train/good/copy.png", "train/good/second.png")]
     assert [sorted(group) for group in found["duplicates"]] == [sorted([*same, str(root / "test/good/copy.png")])]
     removed = (tmp_path / "copies.txt").read_text().splitlines()
-    assert sorted(removed) == same  # all that are in training: the one in the test stays
+    assert sorted(removed) == same  # all copies in training: the one in the test set stays
     for file in removed:
         Path(file).unlink()
-    with pytest.raises(UserError, match=r"copies\.txt is there already: give another --remove"):
+    with pytest.raises(UserError, match=r"copies\.txt exists already: give another --remove"):
         run(words)
     run([*words[:4]])
     assert json.loads(capsys.readouterr().out)["duplicates"] == []

@@ -1,4 +1,4 @@
-"""`lit-ad data get`: the licence comes first, and each data set is to be had once. test_download.py downloads."""
+"""`lit-ad data get` shows the licence first, and downloads a data set once. test_download.py tests the download."""
 
 import io
 import re
@@ -17,7 +17,7 @@ from tests.commands.broken_server import CONTENT, PIECE, Server, sha256, starts
 
 @pytest.fixture
 def btad(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """BTAD is on our server; where it goes to."""
+    """Serve BTAD from our server, and return the folder to download it to."""
     with zipfile.ZipFile(tmp_path / "btad.zip", "w") as archive:
         archive.writestr("BTech_Dataset_transformed/01/train/ok/0.bmp", CONTENT)
     content = (tmp_path / "btad.zip").read_bytes()
@@ -27,7 +27,9 @@ def btad(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     return tmp_path / "sets"
 
 
-def test_the_command(server: Server, btad: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_data_set_is_downloaded_and_extracted_once(
+    server: Server, btad: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     server.faults = [25 * PIECE]
     run(["data", "get", "btad", "--root", str(btad), "--accept-licence"])
     assert (btad / "BTAD/BTech_Dataset_transformed/01/train/ok/0.bmp").read_bytes() == CONTENT
@@ -36,7 +38,7 @@ def test_the_command(server: Server, btad: Path, capsys: pytest.CaptureFixture[s
     assert re.search(rf"^extracting {btad}/\w", said, re.MULTILINE)
     assert f"--data.source BTAD --data.source.root {btad / 'BTAD'}" in said
     run(["data", "get", "BTAD", "--root", str(btad)])
-    assert capsys.readouterr().out == f"{btad / 'BTAD'} is there already\n"
+    assert capsys.readouterr().out == f"{btad / 'BTAD'} exists already\n"
     assert starts(server) == [0, 25 * PIECE]
 
 
@@ -62,17 +64,17 @@ def test_the_licence_comes_first(
     assert (btad / "BTAD").is_dir() == accepted == bool(server.asked)
 
 
-def test_two_at_once(server: Server, btad: Path) -> None:
+def test_two_downloads_at_once_are_refused(server: Server, btad: Path) -> None:
     btad.mkdir()
-    with FileLock(btad / ".BTAD.lock"), pytest.raises(UserError, match=r"another process is getting BTAD into"):
+    with FileLock(btad / ".BTAD.lock"), pytest.raises(UserError, match=r"another process is downloading BTAD to"):
         run(["data", "get", "BTAD", "--root", str(btad), "--accept-licence"])
     assert server.asked == []
 
 
-def test_other_names(tmp_path: Path) -> None:
+def test_other_data_sets_are_refused_with_an_address(tmp_path: Path) -> None:
     for name, page in ELSEWHERE.items():
-        with pytest.raises(UserError, match=rf"{name} is not downloaded here: its owners offer it at {page}"):
+        with pytest.raises(UserError, match=rf"lit-ad cannot download {name}: get it from its owners at {page}"):
             run(["data", "get", name, "--root", str(tmp_path)])
-    with pytest.raises(UserError, match=r"no data set 'nuts': there are BTAD, VisA"):
+    with pytest.raises(UserError, match=r"there is no data set 'nuts': give one of BTAD, VisA"):
         run(["data", "get", "nuts", "--root", str(tmp_path)])
     assert all(len(published.sha256) == 64 and "CC BY" in published.licence for published in SETS.values())

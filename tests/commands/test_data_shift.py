@@ -1,4 +1,4 @@
-"""`lit-ad data shift`: what may be shifted, and what is told."""
+"""`lit-ad data shift`: which data sets it shifts, and which line it prints for the next command."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Downloads from a server that does what it should not, and archives that should not be extracted."""
+"""Downloads from a faulty server, and archives that are damaged or lead out of their folder."""
 
 import io
 import tarfile
@@ -17,15 +17,15 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_whole_download(server: Server, tmp_path: Path) -> None:
+def test_a_complete_download(server: Server, tmp_path: Path) -> None:
     download(server.address("x.bin"), tmp_path / "x.bin", sha256(CONTENT))
     assert (tmp_path / "x.bin").read_bytes() == CONTENT and server.asked == [None]
     assert names(tmp_path) == ["x.bin"]
     download(server.address("x.bin"), tmp_path / "x.bin", sha256(CONTENT))
-    assert len(server.asked) == 1  # there already
+    assert len(server.asked) == 1  # the file exists already
 
 
-def test_broken_connections_go_on_where_they_ended(server: Server, tmp_path: Path) -> None:
+def test_a_broken_connection_is_resumed(server: Server, tmp_path: Path) -> None:
     server.faults = [12 * PIECE, 12 * PIECE, "status 503", 30 * PIECE]
     download(server.address("x.bin"), tmp_path / "x.bin", sha256(CONTENT))
     assert (tmp_path / "x.bin").read_bytes() == CONTENT
@@ -39,10 +39,10 @@ def test_a_server_that_is_busy_or_broken_is_asked_again(server: Server, tmp_path
     assert (tmp_path / "x.bin").read_bytes() == CONTENT and starts(server) == [0, 0]
 
 
-def test_a_later_run_goes_on(server: Server, tmp_path: Path) -> None:
+def test_a_later_run_resumes(server: Server, tmp_path: Path) -> None:
     server.faults = [17 * PIECE, *[0] * ATTEMPTS]
     with pytest.raises(
-        UserError, match=r"x.bin broke off: .*; 68 KiB of it lies in .*x.bin.part: run the same command again"
+        UserError, match=r"x.bin broke off: .*; .*x.bin.part has the first 68 KiB: run the same command again"
     ):
         download(server.address("x.bin"), tmp_path / "x.bin", sha256(CONTENT))
     assert (tmp_path / "x.bin.part").read_bytes() == CONTENT[: 17 * PIECE] and not (tmp_path / "x.bin").exists()
@@ -52,20 +52,20 @@ def test_a_later_run_goes_on(server: Server, tmp_path: Path) -> None:
     assert (tmp_path / "x.bin").read_bytes() == CONTENT and starts(server) == [17 * PIECE]
 
 
-def test_attempts_are_counted_only_while_nothing_comes(server: Server, tmp_path: Path) -> None:
+def test_only_attempts_without_a_new_byte_are_counted(server: Server, tmp_path: Path) -> None:
     server.faults = [3 * PIECE] * (3 * ATTEMPTS)
     download(server.address("x.bin"), tmp_path / "x.bin", sha256(CONTENT))
     assert len(server.asked) == 3 * ATTEMPTS + 1
 
 
-def test_a_part_that_is_whole_already(server: Server, tmp_path: Path) -> None:
-    """Killed between the last byte and the new name: the server has nothing after it."""
+def test_a_part_that_is_complete_already(server: Server, tmp_path: Path) -> None:
+    """The process was killed after the last byte, before the file got its name. The server answers 416."""
     (tmp_path / "x.bin.part").write_bytes(CONTENT)
     download(server.address("x.bin"), tmp_path / "x.bin", sha256(CONTENT))
     assert starts(server) == [len(CONTENT)] and names(tmp_path) == ["x.bin"]
 
 
-def test_a_server_without_parts_starts_anew(server: Server, tmp_path: Path) -> None:
+def test_a_server_without_ranges_starts_anew(server: Server, tmp_path: Path) -> None:
     (tmp_path / "x.bin.part").write_bytes(b"other" * 1000)
     server.faults = ["whole"]
     download(server.address("x.bin"), tmp_path / "x.bin", sha256(CONTENT))
@@ -74,22 +74,22 @@ def test_a_server_without_parts_starts_anew(server: Server, tmp_path: Path) -> N
 
 def test_a_wrong_checksum_leaves_nothing(server: Server, tmp_path: Path) -> None:
     (tmp_path / "x.bin.part").write_bytes(b"other" * 1000)  # of another file
-    with pytest.raises(UserError, match=rf"what .*x.bin gave is not the file known here: .* and not {sha256(CONTENT)}"):
+    with pytest.raises(UserError, match=rf"the file from .*x.bin is not the expected one: .*, not {sha256(CONTENT)}"):
         download(server.address("x.bin"), tmp_path / "x.bin", sha256(CONTENT))
     assert names(tmp_path) == []
     download(server.address("x.bin"), tmp_path / "x.bin", sha256(CONTENT))
     assert (tmp_path / "x.bin").read_bytes() == CONTENT
-    with pytest.raises(UserError, match=r"x.bin, which was there already is not the file known here: .*; remove it"):
+    with pytest.raises(UserError, match=r"the file .*x.bin is not the expected one: .*; remove it"):
         download(server.address("x.bin"), tmp_path / "x.bin", sha256(b"newer"))
-    assert (tmp_path / "x.bin").read_bytes() == CONTENT  # not ours to remove
+    assert (tmp_path / "x.bin").read_bytes() == CONTENT  # the user's file stays
 
 
-def test_what_no_attempt_mends(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match=r"y.bin cannot be had: the server answers 404 Not Found"):
+def test_faults_that_no_attempt_mends(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"cannot download .*y.bin: the server answers 404 Not Found"):
         download(server.address("y.bin"), tmp_path / "y.bin", "")
     (tmp_path / "x.bin.part").write_bytes(CONTENT[:10])
     server.faults = ["shift"]
-    with pytest.raises(UserError, match=r"gives another part than was asked for: remove .*x.bin.part"):
+    with pytest.raises(UserError, match=r"sends another part than requested: remove .*x.bin.part"):
         download(server.address("x.bin"), tmp_path / "x.bin", "")
     assert len(server.asked) == 2
     with pytest.raises(UserError, match=r"cannot write .*nowhere/x.bin.part: .*No such file"):
@@ -102,7 +102,7 @@ def test_what_no_attempt_mends(server: Server, tmp_path: Path, monkeypatch: pyte
 
 def test_a_full_disk(server: Server, small_disk: Any) -> None:
     disk = small_disk("128k")
-    with pytest.raises(UserError, match=r"x.bin.part takes 293 KiB more, but its disk has \d+ KiB left"):
+    with pytest.raises(UserError, match=r"x.bin.part needs 293 KiB more, but its disk has \d+ KiB left"):
         download(server.address("x.bin"), disk / "x.bin", sha256(CONTENT))
 
 
@@ -135,7 +135,7 @@ def link(name: str, to: str, kind: bytes = tarfile.SYMTYPE) -> tarfile.TarInfo:
 
 
 @pytest.mark.parametrize("name", ["a.tar", "a.tar.xz", "a.zip"])
-def test_archives_are_extracted_whole(tmp_path: Path, name: str) -> None:
+def test_archives_are_extracted(tmp_path: Path, name: str) -> None:
     members = {"01/train/ok/0.bmp": b"image", "readme.txt": b"text"}
     make: Any = zipped if name.endswith("zip") else tar
     archive = make(tmp_path / name, members)
@@ -159,7 +159,7 @@ def test_archives_are_extracted_whole(tmp_path: Path, name: str) -> None:
         ("a.zip", {"x.txt": b"", "a/../../out.txt": b"bad"}),
     ],
 )
-def test_what_leads_out_of_the_folder_is_refused(tmp_path: Path, name: str, members: dict[str, Any]) -> None:
+def test_a_member_outside_of_the_folder_is_refused(tmp_path: Path, name: str, members: dict[str, Any]) -> None:
     (tmp_path / "root").mkdir()
     make: Any = zipped if name.endswith("zip") else tar
     archive = make(tmp_path / "root" / name, members)
@@ -173,6 +173,6 @@ def test_a_damaged_archive_leaves_no_folder(tmp_path: Path, name: str) -> None:
     make: Any = zipped if name.endswith("zip") else tar
     archive = make(tmp_path / name, {"1.bin": CONTENT, "2.bin": CONTENT})
     archive.write_bytes(archive.read_bytes()[:200_000])
-    with pytest.raises(UserError, match=rf"cannot extract .*{name}: .*; remove it, and get it again"):
+    with pytest.raises(UserError, match=rf"cannot extract .*{name}: .*; remove it, and download it again"):
         extract(archive, tmp_path / "BTAD")
     assert names(tmp_path) == [name]

@@ -24,14 +24,14 @@ def said(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
 
 def test_an_unknown_command_names_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
     assert said(monkeypatch, "fti") == "lit-ad: no command 'fti': did you mean fit?"
-    assert "there are fit, " in said(monkeypatch, "xyzzy")
+    assert "the commands are fit, " in said(monkeypatch, "xyzzy")
 
 
 def test_commands_of_two_words(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert said(monkeypatch, "data", "gt") == "lit-ad: no command 'data gt': did you mean data get?"
     assert (
         said(monkeypatch, "data", "xyzzy")
-        == "lit-ad: no command 'data xyzzy': there are data check, data get, data shift"
+        == "lit-ad: no command 'data xyzzy': the commands are data check, data get, data shift"
     )
     for words in (["data"], ["data", "--help"]):
         program.run(words)

@@ -6,7 +6,7 @@ from typing import Literal
 import pytest
 from jsonargparse import ArgumentError, ArgumentParser
 
-from lit_ad.commands.main import mendable
+from lit_ad.commands.main import find_user_error
 from lit_ad.errors import UserError
 from lit_ad.lightning_cli.cli import main as run
 from lit_ad.lightning_cli.messages import in_one_line
@@ -19,7 +19,7 @@ def message_of(monkeypatch: pytest.MonkeyPatch, *words: str) -> str:
     monkeypatch.setattr("sys.argv", ["lit-ad", *words])
     with pytest.raises((UserError, ValueError)) as raised:
         run(list(words[1:]))
-    return str(mendable(raised.value))
+    return str(find_user_error(raised.value))
 
 
 DEMO = ("fit", "--config", str(CONFIGS / "demo.yaml"))
