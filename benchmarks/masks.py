@@ -1,24 +1,33 @@
-"""Today's pixel threshold against each rule for pixels, with and without clean-up. Prints Markdown.
+"""Today's pixel threshold against each rule for pixels, with and without clean-up, light and windows. Prints Markdown.
 
-    python benchmarks/masks.py --data ../shared/data --sets hazelnut_toy mvtec_pill magnetic_tile glass_fibre \\
-        --weights ../shared/weights/resnet18_stages1-3.safetensors --runs runs/masks   # 2 minutes of a core each
+    python benchmarks/masks.py --data ../shared/data --sets hazelnut_toy mvtec_pill magnetic_tile \\
+        --weights ../shared/weights/deit_tiny_patch16_224.safetensors --runs runs/masks
+    python benchmarks/masks.py --data ../shared/data --sets glass_fibre --trainings plain light windows \\
+        --weights ../shared/weights/deit_tiny_patch16_224.safetensors --runs runs/masks
 
-Each data set has MVTec's layout. A detector is trained on it with few steps, unless RUNS has its run already: two
-fifths of its nominal images are held out, and decide alone, since the last step is taken. Nothing is chosen by a test
-image, and one rule serves all sets: false-alarm rate and rate of pixels are those given, and a region counts from a
-square with a 64th of the side of an image of median size.
+Each data set has MVTec's layout. A detector is trained on it with few steps, as it is, with `data.augment light`, or on
+windows of the image at its own size, unless RUNS has its run already: two fifths of its nominal images are held out,
+and decide alone, since the last step is taken. Nothing is chosen by a test image, and one rule serves all sets:
+false-alarm rate and rate of pixels are those given, and a region counts from a square with a 64th of the side of an
+image of median size.
 
-Of each rule: SegF1 (the F1 of all pixels of the test), the share of true and of marked regions that match with an
-intersection over union of 0.3 or more, the share of nominal test images with any marked pixel, or of their pixels, and
-which of the two the rule promises. AUPIMO, which takes no threshold, is that of the maps.
+Each detector is tested on the test set as it is, and on the copy that `lit-ad data shift` writes of it: a cell has both
+figures. A map is computed once, and decided about by each rule. Of each rule: SegF1 (the F1 of all pixels of the test,
+and its mean over the anomalous images), the share of true and of marked regions that match with an intersection over
+union of 0.3 or more, how many of the nominal test images have a marked pixel, and of their pixels are marked, and which
+of the two the rule promises. AUPIMO, which takes no threshold, is that of the maps.
 """
 
 import argparse
 import json
+import subprocess
+import sys
 import time
 from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -26,30 +35,54 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import lit_ad
+from lit_ad.batch import Sample
 from lit_ad.data import MVTec
 from lit_ad.data.masks import read_truth
 from lit_ad.detector.decision import Decision
+from lit_ad.detector.decision_keys import DecisionKeys
 from lit_ad.detector.detection import Detection
 from lit_ad.detector.held_out import HeldOutImages
 from lit_ad.detector.marking import Marking
 from lit_ad.detector.painter import FOUND, TRUTH, outline, outlined
-from lit_ad.detector.pixel_rule import GivenCleanUp, PixelRule
+from lit_ad.detector.pixel_rule import PixelKind
 from lit_ad.metrics import AUPIMO
 from lit_ad.metrics.instances import match_regions
 
 Mask = NDArray[np.bool_]
 SIDE = 64  # of an image: a region counts from a square with this part of its side
-SHOWN = 3  # pictures of each data set
+SHOWN = 3  # pictures of each test
+STRENGTH = 0.3  # of the light of shifted copies
+TRAININGS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "light": {"data.augment": "light"},
+    "windows": {
+        "model.view": {"image_size": None, "tile": 256, "overlap": 64},
+        "data.loading.train_tiles": "random",
+        "data.loading.cache_images": True,
+    },
+}
+
+
+@dataclass
+class Test:
+    """What is counted of a test."""
+
+    sums: dict[str, dict[str, float]]  # by rule
+    overlaps: AUPIMO = field(default_factory=AUPIMO)
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))  # for the masks of each rule
+    megapixels: float = 0.0
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--sets", nargs="+", required=True)
-    parser.add_argument("--weights", type=Path, required=True, help="of ResNet-18's first three stages")
-    parser.add_argument("--config", default="reverse_distillation_resnet18")
+    parser.add_argument("--weights", type=Path, required=True, help="of the teacher")
+    parser.add_argument("--trainings", nargs="+", default=["plain", "light"], choices=list(TRAININGS))
+    parser.add_argument("--config", default="dinomaly_deit_tiny")
     parser.add_argument("--runs", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--false_alarm", type=float, default=0.05)
     parser.add_argument("--pixel_rate", type=float, default=0.01)
     parser.add_argument("--pictures", type=Path, help="a folder for outlines of some anomalous images")
@@ -58,14 +91,14 @@ def main() -> None:
         measure(name, arguments)
 
 
-def train(root: Path, run: Path, arguments: argparse.Namespace) -> None:
+def train(root: Path, run: Path, training: str, arguments: argparse.Namespace) -> None:
     """Train a detector whose held-out images decide alone."""
     sizes = [Image.open(sample.image).size for sample in MVTec(root).samples() if sample.split == "train"]
     area = max(1, round(float(np.median([width * height for width, height in sizes])) / SIDE**2))
     keys: dict[str, Any] = {
         "model.weights": arguments.weights,
         "data.val_fraction": 0.4,
-        "data.batch_size": 8,
+        "data.batch_size": arguments.batch_size,
         "decision.false_alarm": arguments.false_alarm,
         "decision.area": area,
         "trainer.max_steps": arguments.steps,
@@ -76,63 +109,88 @@ def train(root: Path, run: Path, arguments: argparse.Namespace) -> None:
         "cache.enabled": False,
         "test_after_fit": False,
     }
-    lit_ad.fit(arguments.config, data=root, keys=keys)
+    lit_ad.fit(arguments.config, data=root, keys=keys | TRAININGS[training])
 
 
 def measure(name: str, arguments: argparse.Namespace) -> None:
     """Print the table of a data set."""
-    root, run = arguments.data / name, arguments.runs / name
-    if not (run / "checkpoints").is_dir():
-        train(root, run, arguments)
-    detector = lit_ad.Detector.load(run)
-    decision = detector.card.decision
-    assert decision is not None and decision.pixel_rule.area is not None
-    rules = list_rules(decision.pixel_rule.area, arguments.pixel_rate)
-    markings = {title: decision.with_pixel_rule(rule).marking() for title, rule in rules.items()}
-    counts: dict[str, dict[str, float]] = {title: defaultdict(float) for title in rules}
-    seconds: dict[str, float] = defaultdict(float)
-    overlaps, megapixels, shown = AUPIMO(), 0.0, 0
-    for sample in MVTec(root).samples():
-        if sample.split != "test":
-            continue
-        found = detector(sample.image)
-        heat = found.anomaly_map
+    root, shifted = arguments.data / name, arguments.runs / f"{name}-shifted"
+    if not shifted.is_dir():
+        words = ["data", "shift", root, "--kind", "light", "--strength", STRENGTH, "--output", shifted]
+        subprocess.run([sys.executable, "-m", "lit_ad", *map(str, words)], check=True, capture_output=True)
+    lines, remarks = [], []
+    for training in arguments.trainings:
+        run, begin = arguments.runs / f"{name}-{training}", time.process_time()
+        if not (run / "checkpoints").is_dir():
+            train(root, run, training, arguments)
+        trained = time.process_time() - begin
+        detector = lit_ad.Detector.load(run)
+        decision = detector.card.decision
+        assert decision is not None
+        rules = list_rules(arguments.pixel_rate)
+        markings: dict[str, Marking] = {}
+        for title, rule in rules.items():
+            marking = decision.changed(rule).marking()
+            assert marking is not None
+            markings[title] = marking
+        pictures = None if arguments.pictures is None else arguments.pictures / f"{name}-{training}"
+        tests = [test(detector, where, markings, pictures) for where in (root, shifted)]
+        aupimo = " / ".join(f"{float(each.overlaps.compute()):.3f}" for each in tests)
+        for title, rule in rules.items():
+            asked = f"{100 * arguments.pixel_rate:g} % of pixels" if rule.pixel == "pixel" else decision_rate(decision)
+            first = f"{name}, {training}: {aupimo}" if title == "image" else ""
+            lines.append(row(first, title, [each.sums[title] for each in tests], asked))
+        seconds, megapixels = tests[0].seconds, tests[0].megapixels
+        each = ", ".join(f"{title} {1000 * took / megapixels:.1f}" for title, took in seconds.items())
+        remarks.append(
+            f"- {name}, {training}: {trained:.0f} s of a core for the training, "
+            f"{describe(decision, markings['image, cleaned up'])}. ms of a core for the mask of a megapixel: {each}. "
+            f"{describe_cost(detector(next(iter(MVTec(root).samples())).image), decision)}"
+        )
+    print(
+        "\n| data, training: AUPIMO | rule | SegF1 | by image | instance recall | precision | nominal images marked | "
+        "nominal pixels marked, % | asked |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    print("\n".join([*lines, "", *remarks]), flush=True)
+
+
+def test(detector: lit_ad.Detector, root: Path, markings: Mapping[str, Marking], pictures: Path | None) -> Test:
+    """Judge the test images of a data set once, and count each rule's masks."""
+    counted = Test({title: defaultdict(float) for title in markings})
+    samples = [sample for sample in MVTec(root).samples() if sample.split == "test"]
+    anomalous = [sample for sample in samples if sample.label == 1]
+    shown = anomalous[len(anomalous) // (2 * SHOWN) :: max(len(anomalous) // SHOWN, 1)]
+    for sample in samples:
+        detection = detector(sample.image)
+        heat = detection.anomaly_map
         assert heat is not None
-        truth = np.zeros(heat.shape, bool) if sample.label == 0 else np.asarray(read_truth(sample, heat.shape))
-        overlaps.update(torch.from_numpy(heat), torch.from_numpy(truth))
-        megapixels += heat.size / 1e6
+        truth = read_mask(sample, heat.shape)
+        counted.overlaps.update(torch.from_numpy(heat), torch.from_numpy(truth))
+        counted.megapixels += heat.size / 1e6
         masks = {}
         for title, marking in markings.items():
-            assert marking is not None
             begin = time.process_time()
             masks[title] = marking(heat)
-            seconds[title] += time.process_time() - begin
-            count(counts[title], truth, masks[title], sample.label)
-        if arguments.pictures is not None and sample.label == 1 and shown < SHOWN:
-            shown += 1
-            show(found, truth, masks, arguments.pictures / f"{name}-{shown}.png")
-    aupimo = float(overlaps.compute())
-    print(f"\n{name}: {describe(decision, markings['image, cleaned up'])}; AUPIMO {aupimo:.3f}\n")
-    print("| rule | SegF1 | instance recall | precision | nominal images marked | nominal pixels marked | promised |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: | --- |")
-    for title, rule in rules.items():
-        promised = f"{100 * arguments.pixel_rate:g} % of pixels" if rule.kind == "pixel" else decision_rate(decision)
-        print(row(title, counts[title], promised))
-    each = ", ".join(f"{title} {1000 * took / megapixels:.1f}" for title, took in seconds.items())
-    print(f"\nms of a core for the mask of a megapixel: {each}. {describe_cost(found, decision)}")
+            counted.seconds[title] += time.process_time() - begin
+            count(counted.sums[title], truth, masks[title], sample.label)
+        if pictures is not None and sample in shown:
+            show(detection, truth, masks, pictures / root.name / f"{sample.defect}-{sample.image.stem}.png")
+    return counted
 
 
-def list_rules(area: int, rate: float) -> dict[str, PixelRule]:
-    """Return the rules that are compared, by what the table calls them."""
-    plain = {
-        "image": PixelRule("image", area=area),
-        "region": PixelRule("region", area=area),
-        "pixel": PixelRule("pixel", rate, area),
-    }
-    cleaned = {
-        f"{title}, cleaned up": PixelRule(rule.kind, rate, area, GivenCleanUp()) for title, rule in plain.items()
-    }
-    return {title: {**plain, **cleaned}[title] for kind in plain for title in (kind, f"{kind}, cleaned up")}
+def read_mask(sample: Sample, size: tuple[int, ...]) -> Mask:
+    """The true mask of an image, (H, W)."""
+    return np.zeros(size, bool) if sample.label == 0 else np.asarray(read_truth(sample, (size[0], size[1])))
+
+
+def list_rules(rate: float) -> dict[str, DecisionKeys]:
+    """Return the keys of the rules that are compared, by what the table calls them."""
+    rules = {}
+    for kind in get_args(PixelKind):
+        rules[kind] = DecisionKeys(pixel=kind, pixel_rate=rate if kind == "pixel" else None)
+        rules[f"{kind}, cleaned up"] = DecisionKeys(pixel=kind, pixel_rate=rate, clean_up=True)
+    return rules
 
 
 def count(sums: dict[str, float], truth: Mask, mask: Mask, label: int) -> None:
@@ -144,17 +202,24 @@ def count(sums: dict[str, float], truth: Mask, mask: Mask, label: int) -> None:
     }
     if label == 0:
         added |= {"images": 1, "alarms": mask.any(), "shares": mask.mean()}
+    elif truth.any():
+        added |= {"anomalous": 1, "f1s": 2 * added["hits"] / (added["marked"] + added["true"])}
     for name, value in added.items():
         sums[name] += float(value)
 
 
-def row(title: str, sums: dict[str, float], promised: str) -> str:
-    """Return a line of the table."""
-    f1 = 2 * sums["hits"] / (sums["marked"] + sums["true"])
-    recall, precision = sums["matched"] / sums["defects"], sums["matched"] / max(sums["regions"], 1)
-    rate = f"{100 * sums['alarms'] / sums['images']:.1f} % ({sums['alarms']:.0f}/{sums['images']:.0f})"
-    share = f"{100 * sums['shares'] / sums['images']:.2f} %"
-    return f"| {title} | {f1:.3f} | {recall:.3f} | {precision:.3f} | {rate} | {share} | {promised} |"
+def row(first: str, title: str, tests: list[dict[str, float]], asked: str) -> str:
+    """Return a line of the table: of each figure that of each test."""
+    cells: dict[str, list[str]] = defaultdict(list)
+    for sums in tests:
+        cells["f1"].append(f"{2 * sums['hits'] / (sums['marked'] + sums['true']):.3f}")
+        cells["by image"].append(f"{sums['f1s'] / sums['anomalous']:.3f}")
+        cells["recall"].append(f"{sums['matched'] / sums['defects']:.3f}")
+        cells["precision"].append(f"{sums['matched'] / sums['regions']:.3f}" if sums["regions"] else "none")
+        cells["images"].append(f"{sums['alarms']:.0f}")
+        cells["pixels"].append(f"{100 * sums['shares'] / sums['images']:.2f}")
+    cells["images"][-1] += f" of {tests[0]['images']:.0f}"
+    return f"| {first} | {title} | {' | '.join(' / '.join(cell) for cell in cells.values())} | {asked} |"
 
 
 def decision_rate(decision: Decision) -> str:
@@ -162,25 +227,25 @@ def decision_rate(decision: Decision) -> str:
     return f"{100 * decision.kept_rate():.3g} % of images"
 
 
-def describe(decision: Decision, marking: Marking | None) -> str:
+def describe(decision: Decision, marking: Marking) -> str:
     """Return what the held-out images set."""
-    assert marking is not None and marking.clean_up is not None
+    assert marking.clean_up is not None
     held = len(next(iter(decision.scores.values())))
     learned = marking.clean_up
     return (
-        f"{held} images held out; regions from {decision.pixel_rule.area} pixels; thresholds {marking.threshold:.3g} "
-        f"and {learned.low:.3g}; closing {learned.closing}, holes and areas {learned.holes} pixels"
+        f"{held} images held out, regions from {decision.pixel_rule.area} pixels, thresholds {marking.threshold:.3g} "
+        f"and {learned.low:.3g}, closing {learned.closing}, holes and areas {learned.holes} pixels"
     )
 
 
-def describe_cost(found: Detection, decision: Decision) -> str:
+def describe_cost(detection: Detection, decision: Decision) -> str:
     """Return what a held-out image takes, and what the file of the detector holds of all of them."""
-    assert found.anomaly_map is not None
+    assert detection.anomaly_map is not None
     taken = []
     for area in (None, decision.pixel_rule.area):
         begin = time.process_time()
-        HeldOutImages(area).add("", found.score, found.anomaly_map, None)
-        taken.append(1e9 * (time.process_time() - begin) / found.anomaly_map.size)
+        HeldOutImages(area).add("", detection.score, detection.anomaly_map, None)
+        taken.append(1e9 * (time.process_time() - begin) / detection.anomaly_map.size)
     kept = len(json.dumps(decision.to_dict()["pixels"])) / 2**10
     return (
         f"A held-out map takes {taken[0]:.0f} ms for a megapixel, {taken[1]:.0f} with the search for regions. The "
@@ -188,10 +253,12 @@ def describe_cost(found: Detection, decision: Decision) -> str:
     )
 
 
-def show(found: Detection, truth: Mask, masks: dict[str, Mask], file: Path) -> None:
-    """Write the image with the outline of the truth, and of each rule's mask."""
-    panels = [outlined(found.image, [(outline(truth), TRUTH)])]
-    panels += [outlined(found.image, [(outline(truth), TRUTH), (outline(mask), FOUND)]) for mask in masks.values()]
+def show(detection: Detection, truth: Mask, masks: dict[str, Mask], file: Path) -> None:
+    """Write the image with the outline of the truth, and its heatmap with that of each rule's mask beside it."""
+    heat = detection.heatmap()
+    assert heat is not None
+    panels = [outlined(detection.image, [(outline(truth), TRUTH)])]
+    panels += [outlined(heat, [(outline(truth), TRUTH), (outline(mask), FOUND)]) for mask in masks.values()]
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.hstack(panels)).save(file)
 

@@ -31,6 +31,7 @@ from lit_ad.deploy.export import export as write
 from lit_ad.deploy.exported_file import rewrite
 from lit_ad.deploy.self_check import COUNT, loosen
 from lit_ad.detector.card import Card
+from lit_ad.detector.decision_keys import DecisionKeys
 from lit_ad.detector.detector import Detector
 from lit_ad.detector.guarantee import by_hand
 from lit_ad.detector.inputs import ImageLike
@@ -168,7 +169,7 @@ def with_own_decision(exported: Detector, held_out: list[Sample], file: Path) ->
     for category in sorted({sample.category for sample in held_out}):
         images = [sample.image for sample in held_out if sample.category == category]
         exported = Detector(
-            exported.network, replace(exported.card, decision=refitted(exported, images, category, None))
+            exported.network, replace(exported.card, decision=refitted(exported, images, category, DecisionKeys()))
         )
     rewrite(file, file, exported.card)
     assert decision is not None and exported.card.decision is not None

@@ -14,10 +14,10 @@ from lit_ad.batch import Sample
 from lit_ad.commands.own_method import import_own_method
 from lit_ad.commands.signature import Parser
 from lit_ad.data.sources.images import Images
+from lit_ad.detector.decision_keys import DecisionKeys
 from lit_ad.detector.detection import Detection
 from lit_ad.detector.detector import TIMEOUT, Detector
 from lit_ad.detector.guarantee import notes
-from lit_ad.detector.pixel_rule import CleanUpKey, PixelKind
 from lit_ad.detector.run_files import CONFIG, EXPORTED, find_detector, run_of
 from lit_ad.detector.scoring import Judgement
 from lit_ad.detector.stream import in_order
@@ -71,12 +71,8 @@ def _predict_alone(arguments: Sequence[str]) -> None:
     import_own_method(file)
     detector = Detector.load(file, parsed.weights, parsed.device, parsed.verify)
     decision = detector.card.decision
-    asked = parsed.decision
     if decision is not None:
-        decision = decision if asked.false_alarm is None else decision.with_rate(asked.false_alarm)
-        decision = decision if asked.confidence is None else decision.with_confidence(asked.confidence)
-        rule = decision.pixel_rule.changed(asked.pixel, asked.pixel_rate, asked.area, asked.clean_up)
-        decision = decision.with_pixel_rule(rule)
+        decision = decision.changed(made.decision)
         detector = Detector(detector.network, replace(detector.card, decision=decision), detector.network_for)
     for line in notes(decision):
         tell(line)
@@ -101,18 +97,7 @@ def make_parser() -> Parser:
     parser.add_argument("images", type=str, help="A folder of images, or an image.")
     parser.add_class_arguments(Heatmaps, "heatmaps")
     parser.add_class_arguments(Predictions, "predictions")
-    rate = "The rate of nominal images that may be called anomalous. None: that of the file."
-    parser.add_argument("--decision.false_alarm", type=float | None, default=None, help=rate)
-    pixel = "Which pixels are anomalous, see lit-ad fit --help. None: as the file says."
-    parser.add_argument("--decision.pixel", type=PixelKind | None, default=None, help=pixel)
-    share = "The rate of nominal pixels, for --decision.pixel pixel. None: that of the file."
-    parser.add_argument("--decision.pixel_rate", type=float | None, default=None, help=share)
-    area = "Pixels of the smallest region that counts, for region. None: those of the file."
-    parser.add_argument("--decision.area", type=int | None, default=None, help=area)
-    outline = "Grow anomalous pixels to the outline of a defect. None: as the file says."
-    sure = "Keep that rate by this one detector with a confidence, such as 0.95. None: the file's."
-    parser.add_argument("--decision.confidence", type=float | None, default=None, help=sure)
-    parser.add_argument("--decision.clean_up", type=CleanUpKey | None, default=None, help=outline)
+    parser.add_class_arguments(DecisionKeys, "decision")
     parser.add_argument("--device", type=str, default="cpu", help="cpu, or what the runtime calls another one.")
     parser.add_argument("--weights", type=Path | None, default=None, help="The teacher's, if a checkpoint needs them.")
     verified = "Whether an exported file is compared with its checkpoint here first: see `lit-ad verify`."

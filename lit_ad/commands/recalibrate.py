@@ -17,11 +17,12 @@ from lit_ad.data.sources.images import list_and_tell
 from lit_ad.data.sources.journal import Journal, is_journal
 from lit_ad.detector.card import read_card
 from lit_ad.detector.decision import NO_DECISION, Decision
+from lit_ad.detector.decision_keys import DecisionKeys, DecisionSettings
 from lit_ad.detector.detector import Detector
-from lit_ad.detector.guarantee import guarantee
+from lit_ad.detector.guarantee import describe_rate, guarantee
 from lit_ad.detector.held_out import HeldOutImages, join_held
 from lit_ad.detector.pixel_guarantee import pixel_guarantee
-from lit_ad.detector.pixel_rule import CleanUpKey, PixelKind, PixelRule
+from lit_ad.detector.pixel_rule import CleanUpKey, PixelKind
 from lit_ad.errors import UserError
 from lit_ad.files import atomic_write, check_writable, free_path
 
@@ -92,7 +93,7 @@ def recalibrate(
             detector = Detector.load(ckpt_path, weights)
         before = detector.card.decision
     known = [] if before is None else list(before.scores)
-    rule = (PixelRule() if before is None else before.pixel_rule).changed(pixel, pixel_rate, area, clean_up)
+    keys = DecisionKeys(false_alarm, None, pixel, pixel_rate, area, clean_up)
     name = category if category is not None else known[0] if len(known) == 1 else None
     if nominal is not None:
         if name is not None and known and name not in known:
@@ -104,19 +105,18 @@ def recalibrate(
         samples = Journal(nominal, category).good() if is_journal(nominal) else list_and_tell(nominal)
         refuse_trained(ckpt_path, samples)
         images = [sample.image for sample in samples]
-        after = refitted(detector, images, name, false_alarm, add=not replace, rule=rule).without_threshold(name)
+        after = refitted(detector, images, name, keys, add=not replace).without_threshold(name)
         if replace or before is None:  # nothing was chosen on these
             also_chosen, folds = {**after.also_chosen, name: []}, {**after.folds, name: []}
             after = dataclasses.replace(after, also_chosen=also_chosen, folds=folds)
     elif before is None:
         raise UserError(f"{ckpt_path} has no held-out images, since it was never validated: give --nominal FOLDER")
     else:
-        after = before if false_alarm is None else before.without_threshold(name).with_rate(false_alarm)
-        after = after.with_pixel_rule(rule)
+        after = (before if false_alarm is None else before.without_threshold(name)).changed(keys)
     if (pixel, pixel_rate, area) != (None,) * 3:
         after = dataclasses.replace(after, pixels_by_hand={})  # the rule is that of all categories
     if confidence is not None:
-        after = after.without_threshold(name).with_confidence(confidence)
+        after = after.without_threshold(name).changed(DecisionKeys(confidence=confidence))
     if threshold is not None:
         after = after.with_threshold(threshold, name)
     if pixel_threshold is not None:
@@ -155,7 +155,7 @@ def tell(before: Decision | None, after: Decision, category: str | None) -> None
         place = f" of {name}" if len(after.scores) > 1 else ""
         old = "none" if before is None or name not in before.scores else f"{before.threshold(name):.6g}"
         count = format_count(len(after.scores[name]), "held-out image")
-        print(f"{count}{place}, false-alarm rate {after.describe_rate(name)}")
+        print(f"{count}{place}, false-alarm rate {describe_rate(after, name)}")
         print(f"threshold{place} {after.operating_point(name)}; before: {old}")
         pixels = after.pixel_operating_point(name)
         if pixels is not None:
@@ -167,15 +167,14 @@ def refitted(
     detector: Detector,
     images: list[Path],
     category: str,
-    false_alarm: float | None,
+    keys: DecisionKeys,
     add: bool = False,
-    rule: PixelRule | None = None,
 ) -> Decision:
     """The decision with the images in place of the category's held-out ones, or beside them where `add` says so; an
-    image with a score that is there already counts once. Thresholds set by hand stay. `rule`: for pixels, in place of
-    the earlier one."""
+    image with a score that is there already counts once. Thresholds set by hand stay. `keys`: what is asked anew."""
     before = detector.card.decision
-    rule = rule or (PixelRule() if before is None else before.pixel_rule)
+    settings = (DecisionSettings() if before is None else before.settings).changed(keys)
+    rule = settings.pixel_rule
     there = before.scores.get(category, np.zeros(0)) if add and before is not None else np.zeros(0)
     seen, again = HeldOutImages(rule.area), 0
     for detection in detector.stream(images):
@@ -185,8 +184,9 @@ def refitted(
             seen.add(category, detection.score, detection.anomaly_map, detection.roi)
     if again:
         print(f"held out already, by their scores, and counted once: {again} of the images")
+    asked: Any = vars(settings)
     if before is None:
-        return Decision(**seen.held, false_alarm=0.01 if false_alarm is None else false_alarm, pixel_rule=rule)
+        return Decision(**seen.held, **asked)
     earlier = before.held
     if rule.area != before.pixel_rule.area:
         earlier["peaks"] = {}
@@ -195,5 +195,4 @@ def refitted(
     held: Any = {
         name: {**{c: v for c, v in kept.items() if c != category}, **new[name]} for name, kept in earlier.items()
     }
-    rate = before.false_alarm if false_alarm is None else false_alarm
-    return dataclasses.replace(before, **held, false_alarm=rate, pixel_rule=rule)
+    return dataclasses.replace(before, **held, **asked)

@@ -29,6 +29,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lit_ad.counts import format_count
 from lit_ad.detector.components import Mask
+from lit_ad.detector.decision_keys import DecisionKeys, DecisionSettings
 from lit_ad.detector.held_out import HELD, NUMBERS, Held
 from lit_ad.detector.marking import Marking
 from lit_ad.detector.nominal_pixels import NominalPixels
@@ -132,20 +133,25 @@ class Decision:
         nothing: dict[str, Any] = {name: {} for name in (*HELD, "pixels_by_hand") if name != "scores"}
         return replace(self, **nothing, pixel_rule=PixelRule())
 
-    def with_pixel_rule(self, rule: PixelRule) -> "Decision":
-        """The same with another rule for pixels. Raises UserError if the held-out images do not allow it."""
-        same = rule.area == self.pixel_rule.area
+    @property
+    def settings(self) -> DecisionSettings:
+        """What was asked for."""
+        return DecisionSettings(self.false_alarm, self.confidence, self.pixel_rule)
+
+    def changed(self, keys: DecisionKeys) -> "Decision":
+        """The same held-out images, and another rate, confidence or rule for pixels. Thresholds set by hand stay.
+
+        Raises UserError if the held-out images do not allow it.
+        """
+        settings = self.settings.changed(keys)
+        rule, same = settings.pixel_rule, settings.pixel_rule.area == self.pixel_rule.area
         if not same and rule.kind != "region":
             raise UserError(f"decision.area is for decision.pixel region, and not for {rule.kind}: leave it out")
-        return replace(self, pixel_rule=rule, peaks=self.peaks if same else {})
+        return replace(self, **vars(settings), peaks=self.peaks if same else {})
 
     def with_rate(self, false_alarm: float) -> "Decision":
         """The same held-out images, and another false-alarm rate. Thresholds that were set by hand stay."""
-        return replace(self, false_alarm=false_alarm)
-
-    def with_confidence(self, confidence: float | None) -> "Decision":
-        """The same rate, kept with a confidence by this detector, or in the mean (None). Raises UserError of folds."""
-        return replace(self, confidence=confidence)
+        return self.changed(DecisionKeys(false_alarm))
 
     def with_threshold(self, threshold: float, category: str | None = POOLED, pixels: bool = False) -> "Decision":
         """The same with an image threshold set by hand, or a pixel threshold, of a category or of all.
@@ -248,14 +254,6 @@ class Decision:
     def kept_rate(self, category: str | None = POOLED) -> float:
         """The false-alarm rate that is kept: the one asked for, or the lowest that the held-out images allow."""
         return max(self.false_alarm, self.smallest_rate(category))
-
-    def describe_rate(self, category: str | None = POOLED) -> str:
-        """The rate that is kept in words, with the one that was asked for where it is another."""
-        asked = f"{100 * self.false_alarm:.3g} %"
-        kept = f"{100 * self.kept_rate(category):.3g} %"
-        sure = "" if self.confidence is None else f" with {100 * self.confidence:g} % confidence"
-        lowest = f"{kept}, the lowest that the held-out images allow{sure} ({asked} was asked for)"
-        return f"{kept}{sure}" if kept == asked else lowest
 
     def warnings(self) -> list[str]:
         """One for each category whose held-out images are too few for the rate."""

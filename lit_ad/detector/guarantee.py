@@ -39,6 +39,15 @@ def guarantee(decision: Decision, category: str | None = POOLED) -> str:
     )
 
 
+def describe_rate(decision: Decision, category: str | None = POOLED) -> str:
+    """The false-alarm rate that is kept in words, with the one that was asked for where it is another."""
+    asked = f"{100 * decision.false_alarm:.3g} %"
+    kept = f"{100 * decision.kept_rate(category):.3g} %"
+    sure = "" if decision.confidence is None else f" with {100 * decision.confidence:g} % confidence"
+    lowest = f"{kept}, the lowest that the held-out images allow{sure} ({asked} was asked for)"
+    return f"{kept}{sure}" if kept == asked else lowest
+
+
 def also_chosen(decision: Decision, category: str | None = POOLED) -> list[str]:
     """What else was chosen on the held-out images of a category, or of all together."""
     known = [category] if category is not None and category in decision.scores else list(decision.scores)

@@ -74,20 +74,29 @@ class PixelRule:
         area: int | None = None,
         clean_up: CleanUpKey | None = None,
     ) -> "PixelRule":
-        """The same with what is given in place of its own. Raises UserError on a clean-up that cannot be."""
+        """The same with what is given in place of its own; its own rate goes where the new rule takes none.
+
+        Raises UserError on a clean-up that cannot be.
+        """
         given = {"kind": kind, "rate": rate, "area": area}
         changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         if isinstance(clean_up, Mapping):
             changes["clean_up"] = GivenCleanUp.from_key(clean_up)
         elif clean_up is not None:
             changes["clean_up"] = GivenCleanUp() if clean_up else None
-        return replace(self, **changes)
+        rule = replace(self, **changes)
+        return rule if rate is not None or rule.takes_rate else replace(rule, rate=None)
+
+    @property
+    def takes_rate(self) -> bool:
+        """Whether a rate of nominal pixels has an effect."""
+        return self.kind == "pixel" or self.clean_up is not None
 
     def check(self) -> None:
         """Raises UserError if a key is missing that another one needs, or has no effect beside it."""
         if self.kind == "region" and self.area is None:
             raise UserError("decision.pixel region needs decision.area: the pixels of the smallest region that counts")
-        if self.rate is not None and self.kind != "pixel" and self.clean_up is None:
+        if self.rate is not None and not self.takes_rate:
             raise UserError(
                 f"decision.pixel_rate is for decision.pixel pixel, or for decision.clean_up, and not for {self.kind} "
                 "alone: leave it out"

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from lit_ad.counts import format_count
 from lit_ad.detector.decision import Decision
+from lit_ad.detector.guarantee import describe_rate
 from lit_ad.training.run_directory import TESTED, quoted
 
 _OF_TEST = ("metrics.json", "scores.csv", "report.html", "heatmaps")
@@ -24,7 +25,7 @@ def describe_validation(loss: float | None, count: int, decision: Decision | Non
     lines = [] if loss is None else [f"val/loss {loss:.6g} of {format_count(count, 'held-out nominal image')}"]
     if decision is not None:
         point = decision.operating_point()
-        rate = f" at a false-alarm rate of {decision.describe_rate()}"
+        rate = f" at a false-alarm rate of {describe_rate(decision)}"
         lines.append(f"threshold {point}" if point.by_hand else f"threshold {point.threshold:.6g}{rate}")
     return [*lines, "validate saves nothing: the decision of the checkpoint stays as it is"]
 

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from lit_ad.batch import Batch, Sample
 from lit_ad.detector.decision import NO_DECISION, Decision
+from lit_ad.detector.decision_keys import DecisionKeys, DecisionSettings
 from lit_ad.detector.guarantee import by_hand
 from lit_ad.detector.held_out import HeldOutImages, join_held
-from lit_ad.detector.pixel_rule import CleanUpKey, PixelKind, PixelRule
+from lit_ad.detector.pixel_rule import CleanUpKey, PixelKind
 from lit_ad.detector.thresholds import check_confidence, held_out_for
 from lit_ad.distributed import gather
 from lit_ad.errors import UserError, check_number
@@ -67,12 +68,10 @@ class Calibration(L.Callback):
         if isinstance(folds, int):
             check_number("decision.folds", folds, least=2)
         check_confidence(confidence, folds is not None)
-        self.false_alarm, self.folds = false_alarm, folds
+        self.folds = folds
         self.left_out: Decision | None = None  # by the images that the trainings of the folds left out; of the last one
-        self.given: dict[str, Any] = {"kind": pixel, "rate": pixel_rate, "area": area, "clean_up": clean_up}
-        self.asked_confidence = self.confidence = confidence
-        self.rate = 0.01 if false_alarm is None else false_alarm  # in checkpoints: those between validations need it
-        self.pixel_rule = PixelRule().changed(**self.given)  # the same
+        self.keys = DecisionKeys(false_alarm, confidence, pixel, pixel_rate, area, clean_up)
+        self.settings = DecisionSettings().changed(self.keys)  # in checkpoints: those between validations need them
         self.warned = False
         self.loaded: Mapping[str, Tensor] | None = None  # the weights of the checkpoint, until a test begins
         self.validations = 0  # of this fit, so far
@@ -82,7 +81,7 @@ class Calibration(L.Callback):
         """Find a window that is "auto", in the nominal training images. Raises UserError if they have none, or if keys
         do not go together."""
         if stage == "fit":
-            self.pixel_rule.check()
+            self.settings.pixel_rule.check()
         if stage == "fit" and pl_module.view.window == "auto":
             train = data_of(trainer, pl_module).splits.train
             view = pl_module.view.resolved([sample.image for sample in train])
@@ -110,18 +109,20 @@ class Calibration(L.Callback):
             pl_module.prepare(nominal(trainer, pl_module))
 
     def state_dict(self) -> dict[str, Any]:
-        return {"false_alarm": self.rate, "confidence": self.confidence, "pixel_rule": self.pixel_rule.to_dict()}
+        return self.settings.to_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if self.false_alarm is None:
-            self.rate = state_dict["false_alarm"]
-        if self.asked_confidence is None and self.folds is None:
-            self.confidence = state_dict.get("confidence")
-        self.pixel_rule = PixelRule.from_dict(state_dict.get("pixel_rule", {})).changed(**self.given)
+        self._adopt(DecisionSettings.from_dict(state_dict))
+
+    def _adopt(self, earlier: DecisionSettings) -> None:
+        """Take from earlier settings what was not given; folds have no confidence."""
+        kept = earlier if self.folds is None else replace(earlier, confidence=None)
+        self.settings = kept.changed(self.keys)
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        self._adopt(pl_module.decision)
-        self.seen = HeldOutImages(self.pixel_rule.area)
+        if pl_module.decision is not None:
+            self._adopt(pl_module.decision.settings)
+        self.seen = HeldOutImages(self.settings.pixel_rule.area)
         self.scored_by: str | None = None  # the fingerprint of the weights
         self.calibrated: str | None = None
         self.scale_images: dict[str, list[int]] = {}  # numbers of held-out ones that do not decide, by category
@@ -132,7 +133,9 @@ class Calibration(L.Callback):
             val = data_of(trainer, pl_module).splits.val
             none_held = self.folds or not val
             if not none_held and not chosen_in_fit(trainer, pl_module, self.validations + 1, scaled=False):
-                self.scale_images = choose_scale_images(val, held_out_for(self.rate, self.confidence))
+                self.scale_images = choose_scale_images(
+                    val, held_out_for(self.settings.false_alarm, self.settings.confidence)
+                )
             rows = looked_at(val, self.scale_images)
             scaling = nominal(trainer, pl_module) if none_held else self._noticed(held_out(trainer, pl_module, rows))
             with torch.no_grad():
@@ -145,14 +148,6 @@ class Calibration(L.Callback):
         if self.scale_images:
             samples = data_of(trainer, pl_module).splits.val
             self.undecided = {samples[row] for row in flatten(self.scale_images)}
-
-    def _adopt(self, earlier: Decision | None) -> None:
-        """Take from an earlier decision what was not given."""
-        if earlier is not None:
-            self.rate = earlier.false_alarm if self.false_alarm is None else self.false_alarm
-            if self.asked_confidence is None and self.folds is None:
-                self.confidence = earlier.confidence
-            self.pixel_rule = earlier.pixel_rule.changed(**self.given)
 
     def on_validation_batch_start(
         self, trainer: L.Trainer, pl_module: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0
@@ -190,8 +185,7 @@ class Calibration(L.Callback):
         if trainer.sanity_checking or not (held["scores"] or left_out):
             return
         earlier: Decision | None = pl_module.decision
-        settings: dict[str, Any] = {"false_alarm": self.rate, "pixel_rule": self.pixel_rule}
-        settings["confidence"] = self.confidence
+        settings: dict[str, Any] = vars(self.settings)
         if left_out is not None:
             decision, self.scored_by = replace(left_out, **settings), weights_of(trainer)
         else:
@@ -222,14 +216,11 @@ class Calibration(L.Callback):
         decision: Decision | None = pl_module.decision
         if decision is None:
             return
-        lines = by_hand(decision)
-        pl_module.decision = decision = decision.with_pixel_rule(decision.pixel_rule.changed(**self.given))
-        if self.asked_confidence is not None:
-            pl_module.decision = decision = decision.with_confidence(self.asked_confidence)
-        if self.false_alarm not in (None, decision.false_alarm):
-            rate = f"false_alarm {self.false_alarm:g}"
-            pl_module.decision = decision = decision.with_rate(self.false_alarm)
-            lines += [f"decision.{rate} moves nothing set by hand; lit-ad recalibrate --{rate} does"] if lines else []
+        lines, before = by_hand(decision), decision.false_alarm
+        pl_module.decision = decision = decision.changed(self.keys)
+        if lines and decision.false_alarm != before:
+            rate = f"false_alarm {decision.false_alarm:g}"
+            lines.append(f"decision.{rate} moves nothing set by hand; lit-ad recalibrate --{rate} does")
         self._warn(decision)
         for line in lines:
             rank_zero_info(line)

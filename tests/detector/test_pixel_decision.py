@@ -9,6 +9,7 @@ import pytest
 from scipy import ndimage
 
 from lit_ad.detector.decision import Decision
+from lit_ad.detector.decision_keys import DecisionKeys
 from lit_ad.detector.held_out import HeldOutImages
 from lit_ad.detector.pixel_rule import GivenCleanUp, PixelRule
 from lit_ad.errors import UserError
@@ -85,15 +86,15 @@ def test_a_rule_that_the_held_out_images_do_not_allow() -> None:
     maps = draw(np.random.default_rng(5), 9)
     image = decided(maps, RULES["image"])
     with pytest.raises(UserError, match=r"looked at for regions of 6 pixels, which those of this model were not"):
-        image.with_pixel_rule(RULES["region"])
+        image.changed(DecisionKeys(pixel="region", area=AREA))
     with pytest.raises(UserError, match=r"regions of 7 pixels"):  # and not of 6
-        decided(maps, RULES["region"]).with_pixel_rule(PixelRule("region", area=7))
+        decided(maps, RULES["region"]).changed(DecisionKeys(area=7))
     with pytest.raises(UserError, match=r"decision.area is for decision.pixel region, and not for image"):
-        image.with_pixel_rule(PixelRule(area=7))
+        image.changed(DecisionKeys(area=7))
     with pytest.raises(UserError, match=r"decision.area is 300, but a nominal map has a connected region of so many"):
         decided(maps, PixelRule("region", area=300))  # more than the maps have
     with pytest.raises(UserError, match=r"decision.pixel_rate is 0.9, but"):
-        image.with_pixel_rule(PixelRule("pixel", rate=0.9))
+        image.changed(DecisionKeys(pixel="pixel", pixel_rate=0.9))
     with pytest.raises(UserError, match=r"decision.pixel pixel needs the pixels of held-out maps"):
         replace(image, pixels={}, pixel_rule=RULES["pixel"])  # as an earlier version left it
     with pytest.raises(UserError, match=r"are for anomaly maps, and the held-out images of this model had no"):
@@ -111,7 +112,7 @@ def test_a_learned_clean_up_is_of_the_held_out_maps() -> None:
     assert (marking.clean_up.reach, marking.clean_up.closing) == (round(grain**0.5), round(grain**0.5 / 2))
     assert marking.clean_up.base == pytest.approx(np.median([np.median(heat) for heat in maps]))
     assert (marking.clean_up.holes, marking.clean_up.area) == (round(grain), round(grain))
-    given = decision.with_pixel_rule(decision.pixel_rule.changed(clean_up={"closing": 9, "low": 99.0})).marking()
+    given = decision.changed(DecisionKeys(clean_up={"closing": 9, "low": 99.0})).marking()
     assert given is not None and given.clean_up is not None
     assert given.clean_up.closing == 9 and given.clean_up.holes == marking.clean_up.holes
     assert given.clean_up.low == given.threshold  # and no higher
@@ -123,10 +124,10 @@ def test_a_learned_clean_up_is_of_the_held_out_maps() -> None:
 def test_a_clean_up_leaves_the_rate_of_images_as_it_is(kind: str) -> None:
     maps, new = (draw(np.random.default_rng(seed), 19) for seed in (7, 8))
     plain = decided(maps, RULES[kind], 0.3)
-    cleaned = plain.with_pixel_rule(plain.pixel_rule.changed(clean_up={"area": 1}))
+    cleaned = plain.changed(DecisionKeys(clean_up={"area": 1}))
     masks = [(plain.mask(heat), cleaned.mask(heat)) for heat in new]
     assert [before.any() for before, _ in masks] == [after.any() for _, after in masks]
-    without = plain.with_pixel_rule(plain.pixel_rule.changed(clean_up={"area": 1, "reach": 0}))
+    without = plain.changed(DecisionKeys(clean_up={"area": 1, "reach": 0}))
     assert all((without.mask(heat) >= plain.mask(heat)).all() for heat in new)  # dropping halos may take marked pixels
     assert any((after > before).any() for before, after in masks)
 

@@ -1,5 +1,7 @@
 """What a decision says of pixels."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -45,7 +47,7 @@ def test_what_was_chosen_on_the_same_images_makes_it_approximate(kind: str) -> N
 def test_a_confidence_is_of_the_image_threshold_alone() -> None:
     decision = decided(MAPS, RULES["image"])
     for confidence in (0.5, 0.95):
-        assert pixel_guarantee(decision.with_confidence(confidence)) == pixel_guarantee(decision)
+        assert pixel_guarantee(replace(decision, confidence=confidence)) == pixel_guarantee(decision)
 
 
 def test_without_maps_nothing_is_said() -> None:

@@ -2,13 +2,14 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy.stats import beta
 
 from lit_ad.detector.decision import Decision
-from lit_ad.detector.guarantee import guarantee
+from lit_ad.detector.guarantee import describe_rate, guarantee
 from lit_ad.detector.summary import summary
 from lit_ad.detector.tolerance import held_out_needed, most_above, rate_bound
 from lit_ad.errors import UserError
@@ -56,7 +57,7 @@ def test_a_decision_with_a_confidence_exceeds_the_rate_in_5_of_100_draws() -> No
 def test_what_is_said_with_a_confidence() -> None:
     decision = Decision({"": np.arange(100.0)}, false_alarm=0.05, confidence=0.95)
     assert most_above(100, 0.05, 0.95) == 1 and decision.threshold() == 98
-    assert decision.with_confidence(None).threshold() == 95
+    assert replace(decision, confidence=None).threshold() == 95
     assert guarantee(decision) == (
         "With 95 % confidence over the draw of the held-out images, at most 5 % of nominal images like them are called "
         "anomalous by this detector."
@@ -66,10 +67,10 @@ def test_what_is_said_with_a_confidence() -> None:
     assert summary(decision)["confidence_asked"] == 0.95
     few = decision.with_rate(0.01)
     assert few.threshold() == 99 and few.smallest_rate() == pytest.approx(1 - 0.05 ** (1 / 100))
-    assert few.describe_rate() == (
+    assert describe_rate(few) == (
         "2.95 %, the lowest that the held-out images allow with 95 % confidence (1 % was asked for)"
     )
-    assert decision.describe_rate() == "5 % with 95 % confidence"
+    assert describe_rate(decision) == "5 % with 95 % confidence"
     (warning,) = few.warnings()
     assert (
         "a false-alarm rate of 0.0295 with 95 % confidence and no lower" in warning

@@ -1,0 +1,56 @@
+"""What is asked of a decision: by a training, by what its checkpoint holds, and by keys that are given anew."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from lit_ad.detector.decision import Decision
+from lit_ad.detector.decision_keys import DecisionKeys, DecisionSettings
+from lit_ad.detector.held_out import HeldOutImages
+from lit_ad.detector.pixel_rule import GivenCleanUp, PixelRule
+from lit_ad.errors import UserError
+
+
+def held_out_maps() -> list[NDArray[np.float32]]:
+    return list(np.random.default_rng(0).random((30, 8, 8)).astype(np.float32))
+
+
+def decided(settings: DecisionSettings) -> Decision:
+    images = HeldOutImages(settings.pixel_rule.area)
+    for heat in held_out_maps():
+        images.add("", float(heat.max()), heat, None)
+    return Decision(**images.held, false_alarm=settings.false_alarm, pixel_rule=settings.pixel_rule)
+
+
+def test_what_is_not_given_stays() -> None:
+    asked = DecisionSettings(0.1, 0.9, PixelRule("pixel", 0.02, clean_up=GivenCleanUp(closing=3)))
+    assert asked.changed(DecisionKeys()) == asked
+    assert asked.changed(DecisionKeys(false_alarm=0.2)) == replace(asked, false_alarm=0.2)
+    assert asked.changed(DecisionKeys(confidence=0.5)) == replace(asked, confidence=0.5)
+    assert asked.changed(DecisionKeys(clean_up=False)).pixel_rule == PixelRule("pixel", 0.02)
+    assert DecisionSettings.from_dict(json.loads(json.dumps(asked.to_dict()))) == asked
+    assert DecisionSettings.from_dict({"false_alarm": 0.3}) == DecisionSettings(0.3)  # of an earlier version
+
+
+def test_a_rate_of_pixels_goes_with_the_rule_that_took_it() -> None:
+    """A checkpoint of `pixel` is tested by `image` without a word about a rate that nobody typed."""
+    by_pixel = decided(DecisionSettings(0.1, None, PixelRule("pixel", 0.02)))
+    by_image = by_pixel.changed(DecisionKeys(pixel="image"))
+    assert by_image.pixel_rule == PixelRule() and by_image.pixel_threshold() == by_image.threshold()
+    assert by_pixel.changed(DecisionKeys(pixel="image", clean_up=True)).pixel_rule.rate == 0.02
+    with pytest.raises(UserError, match=r"decision.pixel_rate is for decision.pixel pixel"):
+        by_pixel.changed(DecisionKeys(pixel="image", pixel_rate=0.02))
+
+
+def test_keys_are_given_together() -> None:
+    """A rule that the earlier rate refuses is taken with the rate that allows it."""
+    loose = decided(DecisionSettings(0.6))
+    with pytest.raises(UserError, match=r"must be below 0.5"):
+        loose.changed(DecisionKeys(pixel="pixel"))
+    strict = loose.changed(DecisionKeys(false_alarm=0.05, pixel="pixel"))
+    point = strict.pixel_operating_point()
+    assert point is not None and point.share is not None and point.share <= 0.05
+    assert strict.settings == DecisionSettings(0.05, None, PixelRule("pixel"))
