@@ -70,7 +70,8 @@ ALLOWED = {
     "training": {*SYSTEM, "shared_mean", "batch", "checkpoint", "image", "detector", "teachers", "features", "methods"},
     "deploy": {"__init__", *SYSTEM, "annotations", "batch", "image", "detector", "methods"},
     "line": {"__init__", *LIGHT, "image", "detector", "deploy", "line"},
-    "line.growth": {*LIGHT, "batch", "data.sources", "data.splits", "detector"},
+    "line.growth": {*LIGHT, "batch", "data.sources", "data.splits", "image"},
+    "line.comparison": {*LIGHT, "batch", "detector", "line.growth"},
     "benchmark": {""},  # starts `lit-ad fit`
     "lightning_cli": {""},  # may see all
     "commands": {""},

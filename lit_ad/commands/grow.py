@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 import warnings
 from pathlib import Path
 from typing import Any, Literal
@@ -13,17 +14,31 @@ from lit_ad.checkpoint import read_checkpoint
 from lit_ad.commands.own_method import import_own_method
 from lit_ad.counts import format_count
 from lit_ad.data.sources.from_config import make_source
+from lit_ad.data.sources.table import Table
 from lit_ad.data.splits import Fold, Splits, list_splits
 from lit_ad.deploy.journal_file import NAME, JournalFile
-from lit_ad.deploy.versions import Versions
+from lit_ad.deploy.versions import Version, Versions
 from lit_ad.detector.decision import NO_DECISION
 from lit_ad.detector.detector import Detector
 from lit_ad.detector.run_files import CONFIG, find_detector
 from lit_ad.errors import UserError, check_number
 from lit_ad.files import atomic_write
-from lit_ad.line.growth import as_dict, compare, gather, in_rows, reasons_against, write_samples
-from lit_ad.line.shipping import new_folder_of, remember, ship
+from lit_ad.line.comparison import as_dict, compare, in_rows, reasons_against
+from lit_ad.line.growth import Growth, gather, with_splits, write_samples
+from lit_ad.line.shipping import (
+    IMAGES,
+    file_of,
+    images_of,
+    new_folder_of,
+    nothing_half_made,
+    remember,
+    ship,
+    shipped_version,
+    version_of,
+)
+from lit_ad.names import tell
 from lit_ad.run import fit
+from lit_ad.training.interruption import CALLER_TELLS
 
 _LAST = "checkpoints/last.ckpt"
 
@@ -41,9 +56,10 @@ def grow(
 
     The good images join those that it was trained on, and training goes on from RUN/checkpoints/last.ckpt. The decision
     is made anew. Then the old and the new detector judge what neither was trained or decided by: the old test, the
-    confirmed defects, and good images of the line that were set aside. DIR/detectors/N has the new one, with a report.
-    DIR/detector.ckpt is the one that is shipped, for `lit-ad serve DIR/detector.ckpt --journal DIR`. A detector is not
-    shipped that is worse on what people confirmed than the old one. `lit-ad journal DIR --rollback` goes back.
+    confirmed defects, and good images of the line that were set aside. The old one is the one that is shipped, or RUN
+    where none is yet. DIR/detectors/N has the new one, with a report. DIR/detector.ckpt is the one that is shipped, for
+    `lit-ad serve DIR/detector.ckpt --journal DIR`. A detector is not shipped that is worse on what people confirmed
+    than the old one. `lit-ad journal DIR --rollback` goes back.
 
     Args:
         run: RUN, which has the configuration and the last checkpoint; DIR/detectors/N of an earlier growth is one, too.
@@ -60,53 +76,47 @@ def grow(
     checkpoint, config = read_run(run)
     import_own_method(run / _LAST)
     splits = _splits_of(config)
-    growth = gather(splits, journal, held_out == "new", seed)
-    counts = ", ".join(f"{count} {split}" for split, count in growth.joined.items())
-    print(f"New images of the line, by what they are for: {counts or 'none that are not known already'}")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", re.escape(NO_DECISION))
-        old = Detector.load(find_detector(run))
-    if old.card.decision is None:
-        raise UserError(f"{run} has no threshold, so that nothing can be compared: lit-ad recalibrate sets one")
-    number = register(journal, old, find_detector(run))
-    home = new_folder_of(journal)
-    write_samples(growth.samples, home / "images.csv")
-    # The category is named, or that of the run's own source would be kept: the table has those images alone
-    table = {"root": str(home), "table": "images.csv", "category": None}
-    keys: dict[str, Any] = {
-        "data.source": {"class_path": "lit_ad.Table", "init_args": table},
-        "data.shots": None,
-        "decision.folds": None,
-        "trainer.max_steps": int(checkpoint["global_step"]) + steps,
-        "trainer.max_epochs": -1,
-        "trainer.default_root_dir": str(home),
-        "checkpoint.dirpath": None,
-        "ckpt_path": str(run / _LAST),
-    }
-    fit(run / CONFIG, keys=keys)
-    new = Detector.load(home)
-    comparisons, aurocs = compare(old, new, growth)
-    report = as_dict(comparisons, aurocs, growth.joined)
-    with atomic_write(home / "growth.json") as temporary:
-        temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    grown_from = _load(find_detector(run))
+    try:
+        with nothing_half_made(journal):
+            number = register(journal, grown_from, find_detector(run))
+            _keep_images(journal, number, splits)
+            shipped = shipped_version(journal)
+            before, old, compared = number, grown_from, None
+            if shipped is not None and shipped.id != number:
+                before, old, compared = shipped.id, _load(file_of(journal, shipped)), _images_of(journal, shipped)
+                print(f"The new detector is compared with version {before}, which is shipped, not with {run}")
+            growth = gather(splits, journal, held_out == "new", seed, compared)
+            counts = ", ".join(f"{count} {split}" for split, count in growth.joined.items() if count)
+            print(f"New images of the line, by what they are for: {counts or 'none that are not known already'}")
+            home = new_folder_of(journal)
+            _train(run, home, growth, int(checkpoint["global_step"]) + steps)
+            new = Detector.load(home)
+            comparisons, aurocs = compare(old, new, growth)
+            report = json.dumps({**as_dict(comparisons, aurocs, growth.joined), "grown_from": number}, indent=2)
+            with atomic_write(home / "growth.json") as temporary:
+                temporary.write_text(report + "\n", encoding="utf-8")
+            against = reasons_against(comparisons)
+            state = "refused" if against and not ship_worse else "judged"
+            grown = register(journal, new, find_detector(home), state=state, parent=before, report=report)
+    except (KeyboardInterrupt, SystemExit):
+        print(f"Nothing of this growth is left in {journal}: to begin again, type the same command", file=sys.stderr)
+        raise
     headers = ["wrong verdicts", "images", "old", "old, thresholds anew", "new", "95 % interval of new"]
     print(tabulate(in_rows(comparisons), headers=headers))
     if aurocs:
         print(f"Image AUROC on the old test: {aurocs['old']:.4f} old, {aurocs['new']:.4f} new")
-    against = reasons_against(comparisons)
-    state = "refused" if against and not ship_worse else "judged"
-    grown = register(journal, new, find_detector(home), state=state, parent=number, report=json.dumps(report))
     if state == "refused":
         raise UserError(
             f"version {grown}, {home}, is not shipped, since it has {'; and '.join(against)}. --ship-worse ships it "
             "all the same; more labels, or other steps, may make a better one"
         )
-    if _first_growth(journal):
-        ship(journal, number, "before it grew")
+    if shipped is None:
+        ship(journal, before, "before it grew")
     place = ship(journal, grown, f"grown from version {number} by {format_count(steps, 'step')}")
     print(f"Shipped as version {grown}: {place}. A running service takes it when it is started again:")
     print(f"lit-ad serve {place} --journal {journal}")
-    print(f"lit-ad journal {journal} --rollback goes back to version {number}")
+    print(f"lit-ad journal {journal} --rollback goes back to version {before}")
 
 
 def read_run(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -124,6 +134,39 @@ def _splits_of(config: dict[str, Any]) -> Splits:
     return list_splits(source, data["val_fraction"], data["split_seed"], Fold(folds), data.get("shots"))
 
 
+def _load(file: Path) -> Detector:
+    """A detector that can be compared. Raises UserError where it has no threshold."""
+    import_own_method(file)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", re.escape(NO_DECISION))
+        detector = Detector.load(file)
+    if detector.card.decision is None:
+        raise UserError(f"{file} has no threshold, so that nothing can be compared: lit-ad recalibrate sets one")
+    return detector
+
+
+def _train(run: Path, home: Path, growth: Growth, steps: int) -> None:
+    """Train a run on, with other images, up to that step, as a run of its own in `home`."""
+    write_samples(growth.samples, home / IMAGES)
+    # The category is named, or that of the run's own source would be kept: the table has those images alone
+    table = {"root": str(home), "table": IMAGES, "category": None}
+    keys: dict[str, Any] = {
+        "data.source": {"class_path": "lit_ad.Table", "init_args": table},
+        "data.shots": None,
+        "decision.folds": None,
+        "trainer.max_steps": steps,
+        "trainer.max_epochs": -1,
+        "trainer.default_root_dir": str(home),
+        "checkpoint.dirpath": None,
+        "ckpt_path": str(run / _LAST),
+    }
+    token = CALLER_TELLS.set(True)
+    try:
+        fit(run / CONFIG, keys=keys)
+    finally:
+        CALLER_TELLS.reset(token)
+
+
 def register(journal: Path, detector: Detector, checkpoint: Path, **values: Any) -> int:
     """Enter a detector into the journal's versions, and keep its file. Return its number."""
     file = JournalFile(journal, alone=False)
@@ -136,10 +179,17 @@ def register(journal: Path, detector: Detector, checkpoint: Path, **values: Any)
     return number
 
 
-def _first_growth(journal: Path) -> bool:
-    """Whether no version of a journal was shipped yet."""
-    file = JournalFile(journal, alone=False)
-    try:
-        return all(version.state not in ("shipped", "retired") for version in Versions(file).all())
-    finally:
-        file.close()
+def _keep_images(journal: Path, number: int, splits: Splits) -> None:
+    """Keep what trained, decided and tested a version, so that a later one is never compared by it."""
+    version = version_of(journal, number)
+    if images_of(journal, version) is None:
+        write_samples(with_splits(splits), file_of(journal, version).parent / IMAGES)
+
+
+def _images_of(journal: Path, version: Version) -> Splits | None:
+    """What trained, decided and tested a version. None: it is not known, and a line says so."""
+    table = images_of(journal, version)
+    if table is None:
+        tell(f"Which images trained version {version.id} is not known: it may be compared by some of them")
+        return None
+    return list_splits(Table(table.parent, table.name))

@@ -31,7 +31,7 @@ def journal(
         reset: The reason, such as "new lamp"; it is kept in the journal.
         source: The one whose tests begin anew. None: all.
         category: The same of a category.
-        rollback: Ship the detector again that the shipped one grew from (`lit-ad grow`), as DIR/detector.ckpt.
+        rollback: Ship the detector again that was shipped before this one (`lit-ad grow`), as DIR/detector.ckpt.
     """
     if rollback:
         version = roll_back(folder)
@@ -66,7 +66,7 @@ def journal(
 
 
 def _print_versions(versions: Versions) -> None:
-    """Print the detectors beside one another: what each judged, and how it compared with the one it grew from."""
+    """Print the detectors beside one another: what each judged, and how it compared with the one before."""
     judged, rows = versions.images(), []
     for version in versions.all():
         counts = judged.get(version.id, {})
@@ -80,6 +80,6 @@ def _print_versions(versions: Versions) -> None:
                 "; ".join(wrong),
             ]
         )
-    headers = ["version", "state", "detector", "grown from", "nominal", "anomalous", "wrong verdicts, old -> new"]
+    headers = ["version", "state", "detector", "compared with", "nominal", "anomalous", "wrong verdicts, old -> new"]
     if rows:
         print(tabulate(rows, headers=headers))

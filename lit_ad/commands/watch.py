@@ -91,6 +91,7 @@ def watch(
         chosen = chosen_file("watch", detector, None)
     import_own_method(chosen)
     judging = Detector.load(chosen, weights, device)
+    _refuse_category(judging, feed.category)
     for line in notes(judging.card.decision):
         print(line, file=sys.stderr)
     name = feed.name if feed.name is not None else name_of(source)
@@ -151,6 +152,15 @@ def open_feed(source: str, settings: FeedSettings, journal: Path | None, name: s
         f"{source} is no source: give a folder, a video file, a camera (0, /dev/video0, rtsp://HOST/PATH), or - for "
         "paths on standard input"
     )
+
+
+def _refuse_category(detector: Detector, category: str | None) -> None:
+    """Raise UserError where a detector has no thresholds of a category: its images would pass for those of others."""
+    decision = detector.card.decision
+    known = [] if decision is None else [name for name in decision.scores if name]
+    if category is not None and decision is not None and category not in known:
+        has = f"has {', '.join(known)}" if known else "has none: leave it out"
+        raise UserError(f"--feed.category {printable(category)} is not one of the detector's: it {has}")
 
 
 def _refuse_settings(settings: FeedSettings, sources: str, *names: str) -> None:

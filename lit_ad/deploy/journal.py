@@ -75,6 +75,7 @@ class Journal:
         source: str | None = None,
         file: bytes | None = None,
         awaited: bool = True,
+        category: str | None = None,
     ) -> Future[bool]:
         """Have a verdict written. Return at once.
 
@@ -85,6 +86,8 @@ class Journal:
             source: A camera or a line.
             file: The image file, to be kept as it is where a picture is kept.
             awaited: Whether somebody waits for what is returned; else several rows are written together.
+            category: That the image was said to be of, where the detector knows none of that name: it stays apart from
+                the images of others.
 
         Returns:
             Whether the row is on disk, when that is known.
@@ -99,7 +102,7 @@ class Journal:
         row = Row(
             time=now,
             source=printable(self.source if source is None else source),
-            category=detection.category or "",
+            category=detection.category or printable(category or ""),
             name=printable(name),
             score=detection.score,
             p_value=p_value,

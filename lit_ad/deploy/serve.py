@@ -116,7 +116,8 @@ def service(
                     metrics.observe(detection, seconds)
                     if journal is not None:
                         source = query.get("source", journal.source)[:LONGEST]
-                        written.append(journal.record(detection, seconds, source=source, file=body))
+                        product = None if category is None else category[:LONGEST]
+                        written.append(journal.record(detection, seconds, "", source, body, category=product))
 
                 job = workers.submit(answer, shared, body, category, wanted, limits, note)
                 response: Response = await asyncio.wrap_future(job.future)

@@ -24,7 +24,7 @@ class Version:
     time: float  # when the journal saw it first
     about: str
     file: str | None  # below DIR; None: it lies elsewhere
-    parent: int | None  # that it grew from
+    parent: int | None  # that it was compared with: the one shipped then, which a rollback goes back to
     state: str  # of STATES
     report: str | None  # JSON: how it compares with its parent
 
@@ -60,6 +60,14 @@ class Versions:
     def set_state(self, number: int, state: str) -> None:
         """Change the state of a version."""
         self.file.connection.execute("UPDATE versions SET state = ? WHERE id = ?", (state, number))
+
+    def set_file(self, number: int, file: str | None) -> None:
+        """Say where below DIR the file of a version is. None: it is not kept."""
+        self.file.connection.execute("UPDATE versions SET file = ? WHERE id = ?", (file, number))
+
+    def remove(self, number: int) -> None:
+        """Forget a version."""
+        self.file.connection.execute("DELETE FROM versions WHERE id = ?", (number,))
 
     def images(self) -> dict[int, dict[str, int]]:
         """How many images each version has judged, by verdict."""

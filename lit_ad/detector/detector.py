@@ -181,7 +181,7 @@ class Detector:
             seconds = (perf_counter() - begin) / len(group)
             if journal is not None:
                 for detection, name in zip(detections, names, strict=True):
-                    journal.record(detection, seconds, name, awaited=False)
+                    journal.record(detection, seconds, name, awaited=False, category=category)
             return detections
 
         return in_order(work, given, batch_size, timeout, source_timeout)

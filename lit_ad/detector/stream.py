@@ -19,9 +19,11 @@ T = TypeVar("T")
 class Record(Protocol):
     """Where the verdicts of a stream are written: a `lit_ad.deploy.journal.Journal`."""
 
-    def record(self, detection: Any, seconds: float, name: str = "", *, awaited: bool = True) -> object:
-        """Write a Detection, the seconds that it took, and the image's name. Return at once; `awaited` is whether
-        somebody waits until it is written."""
+    def record(
+        self, detection: Any, seconds: float, name: str = "", *, awaited: bool = True, category: str | None = None
+    ) -> object:
+        """Write a Detection, the seconds that it took, the image's name, and the category that was asked for. Return at
+        once; `awaited` is whether somebody waits until it is written."""
 
 
 def in_order(

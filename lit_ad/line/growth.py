@@ -1,32 +1,31 @@
-"""What a detector grows by, and what it gains: confirmed images join its own, and old and new are compared.
+"""What a detector grows by: confirmed images join its own, and each has one side for good.
 
-An image keeps its side for good: what has trained is never tested or held out, however many are labelled later.
+What has trained or decided a detector is never compared, however many images are labelled later and however often an
+image comes along the line: images of the same pixels are one.
 """
 
 import csv
+import hashlib
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from scipy.stats import binomtest, mannwhitneyu
 
 from lit_ad.batch import Sample, Split
+from lit_ad.counts import format_count
 from lit_ad.data.sources.journal import Labelled, read_labelled
 from lit_ad.data.splits import Splits
-from lit_ad.detector.decision import Decision
-from lit_ad.detector.detector import Detector
 from lit_ad.errors import UserError
 from lit_ad.files import atomic_write
-from lit_ad.names import tell
+from lit_ad.image.pixels import read_image
+from lit_ad.machine import cores
+from lit_ad.names import printable, tell
+from lit_ad.threads import Pool
 
 COLUMNS = ("path", "split", "label", "mask", "category", "defect", "item")
 SAMPLED, SELECTED = "new good images, of the random sample", "new good images, kept for their scores"
 DEFECTS, OLD_GOOD, OLD_DEFECTS = "confirmed defects", "old test, good", "old test, defects"
-_CONFIRMED = (SAMPLED, SELECTED, DEFECTS)
 
 
 @dataclass
@@ -44,91 +43,157 @@ class Growth:
     joined: dict[str, int]
 
 
-def gather(splits: Splits, folder: Path, only_new_decide: bool = False, seed: int = 0) -> Growth:
+def gather(
+    splits: Splits, folder: Path, only_new_decide: bool = False, seed: int = 0, compared: Splits | None = None
+) -> Growth:
     """Let the confirmed images of a journal join a data set.
 
     Of the good ones in the random sample, half trains, a quarter decides and a quarter tests; of the other good ones,
-    which were kept because of their scores, three quarters train, and none decides. Defects test.
+    which were kept because of their scores, three quarters train, and none decides. Defects test. An image of the data
+    set that came along the line stays where it is.
 
     Args:
-        splits: What the old detector was trained, decided and tested with.
+        splits: What the detector that grows was trained, decided and tested with.
         folder: DIR of the journal.
         only_new_decide: Whether new held-out images take the place of the old ones, in place of joining them.
         seed: Of the choice of sides.
+        compared: The splits of the detector that the grown one is compared with, where that is another one.
 
     Raises:
-        UserError: No image is labelled good.
+        UserError: No image is labelled good; two labels contradict one another; an image cannot be read.
     """
+    labelled = _list_labelled(folder, list(dict.fromkeys(sample.category for sample in splits.train)))
+    own, others = list(with_splits(splits)), [] if compared is None else list(with_splits(compared))
+    keys = _keys_of([*(sample.image for sample in (*own, *others)), *(sample.image for _, sample in labelled)])
+    _refuse_two_labels([sample for _, sample in labelled], keys)
+
+    def key(sample: Sample) -> str:
+        return keys[sample.image]
+
     pictures = folder / "pictures"
-    labelled = [each for each in read_labelled(folder) if each.label != "unsure"]
-    if not any(each.label == "good" for each in labelled):
-        raise UserError(f"no image in {folder} is labelled good: label some on the service's page, /review")
-    known = {sample.image: sample for sample in _with_splits(splits.train, splits.val, splits.test)}
-    categories = list(dict.fromkeys(sample.category for sample in splits.train))
-    old_test = [sample for sample in splits.test if not sample.image.is_relative_to(pictures)]
-    groups: dict[str, list[Sample]] = defaultdict(list)
-    for sample in old_test:
-        groups[OLD_DEFECTS if sample.label else OLD_GOOD].append(sample)
-    train, test, new_val = list(splits.train), list(old_test), list[Sample]()
+    base = {key(sample) for sample in own if not sample.image.is_relative_to(pictures)}
+    sides = {key(sample): sample.split for sample in sorted((*own, *others), key=_by_strictness)}
+    known = {key(sample) for sample in own}
+    drawn: dict[str, tuple[Labelled, Sample]] = {}  # by key; an image that came twice is taken once
+    for each, sample in labelled:
+        if key(sample) not in base and (key(sample) not in drawn or each.sampled):
+            split = _side_of(each, sides.get(key(sample)), f"{seed}/{key(sample)}")
+            drawn[key(sample)] = each, sample._replace(split=split)
+    again = sum(key(sample) in base for _, sample in labelled)
+    if again:
+        tell(
+            f"{format_count(again, 'labelled image')} of the line: the data set has the same, which stay where they are"
+        )
+    if not any(sample.label == 0 for _, sample in drawn.values()):
+        raise UserError(f"each image that is labelled good in {folder} is one of the data set: label others")
+
     joined: dict[str, int] = defaultdict(int)
-    for each in labelled:
-        category = _category_of(each, categories)
-        if category is None:
-            continue
-        split = _side_of(each, known.get(pictures / each.picture), seed)
-        kind = (each.defect or "anomalous") if each.label == "defect" else "good"
-        sample = Sample(pictures / each.picture, int(each.label == "defect"), None, category, kind, split)
-        joined[split] += sample.image not in known
-        if split == "validation":
-            new_val.append(sample)
-        elif split == "train":
-            if sample.image not in known:
-                train.append(sample)
-        else:
-            test.append(sample)
-            groups[DEFECTS if sample.label else SAMPLED if each.sampled else SELECTED].append(sample)
-    new_ones = {sample.image for sample in new_val}
-    val = new_val if only_new_decide else [s for s in splits.val if s.image not in new_ones] + new_val
+    for name, (_, sample) in drawn.items():
+        joined[sample.split] += name not in known
+    new = {split: [s for _, s in drawn.values() if s.split == split] for split in ("train", "validation", "test")}
+    defects = {key(sample) for _, sample in labelled if sample.label}
+    taken_back = [sample for sample in splits.train if key(sample) in defects]
+    if taken_back:
+        tell(f"Of the images that trained, {len(taken_back)} are defects now, and train no more")
+    train = [*splits.train, *(sample for sample in new["train"] if key(sample) not in known)]
+    deciding = {key(sample) for sample in new["validation"]}
+    old_val = [] if only_new_decide else [sample for sample in splits.val if key(sample) not in deciding]
+    train, val = ([s for s in part if key(s) not in defects] for part in (train, [*old_val, *new["validation"]]))
     if not val:
         raise UserError(
             f"no image in {folder} can decide: label more of its random sample good, which only --watch.sample draws"
         )
-    defects = {pictures / each.picture for each in labelled if each.label == "defect"}
-    taken_back = [sample for sample in train if sample.image in defects]
-    if taken_back:
-        tell(f"Of the images that trained, {len(taken_back)} are defects now, and train no more")
-    train, val = ([sample for sample in samples if sample.image not in defects] for samples in (train, val))
-    trained = {sample.image for sample in splits.train}
-    test = [sample for sample in test if sample.image not in trained]
-    groups = {name: [s for s in samples if s.image not in trained] for name, samples in groups.items()}
-    return Growth(list(_with_splits(train, val, test)), groups, dict(joined))
+    # Nothing is compared that trained or decided either detector, or will
+    seen = {name for name, split in sides.items() if split != "test"} | {key(sample) for sample in (*train, *val)}
+    groups: dict[str, list[Sample]] = defaultdict(list)
+    for sample in splits.test:
+        if key(sample) in base - seen and not sample.image.is_relative_to(pictures):
+            groups[OLD_DEFECTS if sample.label else OLD_GOOD].append(sample)
+    for each, sample in drawn.values():
+        if sample.split == "test" and key(sample) not in seen:
+            groups[DEFECTS if sample.label else SAMPLED if each.sampled else SELECTED].append(sample)
+    test = [sample for samples in groups.values() for sample in samples]
+    return Growth(list(with_splits(Splits(train, val, test))), dict(groups), dict(joined))
 
 
-def _with_splits(train: Iterable[Sample], val: Iterable[Sample], test: Iterable[Sample]) -> Iterable[Sample]:
+def _list_labelled(folder: Path, categories: Sequence[str]) -> list[tuple[Labelled, Sample]]:
+    """The images of a journal that are labelled good or a defect, and are of a category of the data set.
+
+    Raises UserError where there are none, or none is good.
+    """
+    everything = [each for each in read_labelled(folder) if each.label != "unsure"]
+    if not any(each.label == "good" for each in everything):
+        raise UserError(f"no image in {folder} is labelled good: label some on the service's page, /review")
+    listed, others = [], set[str]()
+    for each in everything:
+        category = each.category if each.category or len(categories) > 1 else categories[0]
+        if category not in categories:
+            others.add(category)
+            continue
+        kind = (each.defect or "anomalous") if each.label == "defect" else "good"
+        image = folder / "pictures" / each.picture
+        listed.append((each, Sample(image, int(each.label == "defect"), None, category, kind, "test")))
+    names = ", ".join(sorted(printable(name) or "no category" for name in others))
+    if not any(each.label == "good" for each, _ in listed):
+        raise UserError(
+            f"the images labelled good in {folder} are of {names}, and RUN is of {', '.join(categories)}: grow the run "
+            "of that product, or give the journal of this one"
+        )
+    if others:
+        left_out = format_count(len(everything) - len(listed), "labelled image")
+        tell(f"{left_out} of {names}: left out, since RUN is of {', '.join(categories)}")
+    return listed
+
+
+def _keys_of(images: Iterable[Path]) -> dict[Path, str]:
+    """A key of each image, the same for the same pixels. Raises UserError if one cannot be read."""
+    paths = list(dict.fromkeys(images))
+    with Pool(cores()) as pool:
+        return dict(zip(paths, pool.map(_key_of, paths), strict=True))
+
+
+def _key_of(image: Path) -> str:
+    pixels = read_image(image)
+    return hashlib.blake2b(pixels.tobytes() + str(pixels.shape).encode(), digest_size=16).hexdigest()
+
+
+def _refuse_two_labels(samples: Iterable[Sample], keys: dict[Path, str]) -> None:
+    """Raise UserError where images of the same pixels are labelled good and a defect."""
+    first: dict[str, Sample] = {}
+    for sample in samples:
+        other = first.setdefault(keys[sample.image], sample)
+        if other.label != sample.label:
+            names = f"{other.image.name} and {sample.image.name}"
+            raise UserError(
+                f"{names} are the same image, labelled good and a defect: label one of them anew on /review"
+            )
+
+
+def _by_strictness(sample: Sample) -> int:
+    """Order samples by their splits, so that what trained comes last."""
+    return ("test", "validation", "train").index(sample.split)
+
+
+def with_splits(splits: Splits) -> Iterator[Sample]:
     """Yield each sample with its split."""
-    named: tuple[tuple[Split, Iterable[Sample]], ...] = (("train", train), ("validation", val), ("test", test))
+    named: tuple[tuple[Split, Sequence[Sample]], ...] = (
+        *(("train", splits.train), ("validation", splits.val), ("test", splits.test)),
+    )
     for split, samples in named:
         for sample in samples:
             yield sample._replace(split=split)
 
 
-def _category_of(image: Labelled, categories: Sequence[str]) -> str | None:
-    """The category of the data set that an image of a line is of. None: none is known, and the image is left out."""
-    if image.category in categories:
-        return image.category
-    return categories[0] if len(categories) == 1 and not image.category else None
-
-
-def _side_of(image: Labelled, earlier: Sample | None, seed: int) -> Split:
-    """Where an image goes: where it is already, or as chance has it, by its number."""
+def _side_of(image: Labelled, earlier: Split | None, chance: str) -> Split:
+    """Where an image goes: where it is already, or as chance has it."""
     if image.label == "defect":
         return "test"
     if earlier is not None:
-        return earlier.split
-    chance = random.Random(f"{seed}/{image.number}").random()
+        return earlier
+    drawn = random.Random(chance).random()
     if image.sampled:
-        return "train" if chance < 0.5 else "validation" if chance < 0.75 else "test"
-    return "train" if chance < 0.75 else "test"
+        return "train" if drawn < 0.5 else "validation" if drawn < 0.75 else "test"
+    return "train" if drawn < 0.75 else "test"
 
 
 def write_samples(samples: Iterable[Sample], file: Path) -> None:
@@ -141,104 +206,3 @@ def write_samples(samples: Iterable[Sample], file: Path) -> None:
             defect = sample.defect if sample.label else ""
             mask = sample.mask if plain and sample.label else ""
             writer.writerow((sample.image, sample.split, sample.label, mask, sample.category, defect, sample.item))
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """The wrong verdicts of two detectors on the images of a group."""
-
-    group: str
-    images: int
-    old: int
-    anew: int  # of the old one, with thresholds made anew by the same held-out images as the new one's
-    new: int
-
-    @property
-    def worse(self) -> bool:
-        """Whether the new one is wrong more often than the old one is, as it was shipped."""
-        return self.new > self.old
-
-    def interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval of the new one's rate."""
-        ends = binomtest(self.new, self.images).proportion_ci(method="wilson")
-        return float(ends.low), float(ends.high)
-
-
-def compare(old: Detector, new: Detector, growth: Growth) -> tuple[list[Comparison], dict[str, float]]:
-    """The wrong verdicts of both on each group, and the image AUROC of both on the old test, where it has one."""
-    held_out = [sample for sample in growth.samples if sample.split == "validation"]
-    decisions = (decision_of(old), _decide_anew(old, held_out), decision_of(new))
-    comparisons: list[Comparison] = []
-    scores: dict[str, dict[str, list[float]]] = {"old": {}, "new": {}}
-    for group, samples in growth.groups.items():
-        if not samples:
-            continue
-        for name, detector in (("old", old), ("new", new)):
-            scores[name][group] = score(detector, samples)
-        judged = (scores["old"][group], scores["old"][group], scores["new"][group])
-        wrong = [_count_wrong(decision, of_all, samples) for decision, of_all in zip(decisions, judged, strict=True)]
-        comparisons.append(Comparison(group, len(samples), *wrong))
-    aurocs = {
-        name: image_auroc(of_groups[OLD_GOOD], of_groups[OLD_DEFECTS])
-        for name, of_groups in scores.items()
-        if OLD_GOOD in of_groups and OLD_DEFECTS in of_groups
-    }
-    return comparisons, aurocs
-
-
-def _count_wrong(decision: Decision, scores: Sequence[float], samples: Sequence[Sample]) -> int:
-    """How many verdicts on samples (n,) are wrong, by their scores (n,)."""
-    pairs = zip(scores, samples, strict=True)
-    return sum(decision.anomalous(value, sample.category) != bool(sample.label) for value, sample in pairs)
-
-
-def decision_of(detector: Detector) -> Decision:
-    """A detector's decision. Raises UserError where it has none."""
-    if detector.card.decision is None:
-        raise UserError("a detector without a threshold cannot be compared: lit-ad recalibrate sets one")
-    return detector.card.decision
-
-
-def _decide_anew(detector: Detector, held_out: Sequence[Sample]) -> Decision:
-    """The decision of a detector's scores of held-out images, for the same rate, as `lit-ad recalibrate` sets it."""
-    scores: dict[str, list[float]] = defaultdict(list)
-    for value, sample in zip(score(detector, held_out), held_out, strict=True):
-        scores[sample.category].append(value)
-    arrays = {category: np.array(values) for category, values in scores.items()}
-    return Decision(arrays, false_alarm=decision_of(detector).false_alarm)
-
-
-def score(detector: Detector, samples: Sequence[Sample]) -> list[float]:
-    """The score of each sample."""
-    return [detection.score for detection in detector.stream([sample.image for sample in samples])]
-
-
-def image_auroc(nominal: Sequence[float], anomalous: Sequence[float]) -> float:
-    """The probability that an anomalous image scores higher than a nominal one; ties count half."""
-    return float(mannwhitneyu(anomalous, nominal).statistic) / (len(nominal) * len(anomalous))
-
-
-def reasons_against(comparisons: Iterable[Comparison]) -> list[str]:
-    """Where the new detector is worse on what people confirmed than the old one as it was shipped, in clauses."""
-    what: Callable[[str], str] = lambda group: "misses" if group == DEFECTS else "false alarms"  # noqa: E731
-    return [
-        f"more {what(each.group)} ({each.new} of {each.images} {each.group}; the old one {each.old}, "
-        f"and {each.anew} with thresholds made anew)"
-        for each in comparisons
-        if each.group in _CONFIRMED and each.worse
-    ]
-
-
-def as_dict(comparisons: Iterable[Comparison], aurocs: dict[str, float], joined: dict[str, int]) -> dict[str, Any]:
-    """The report as plain values, for JSON."""
-    return {"comparisons": [asdict(each) for each in comparisons], "image_auroc": aurocs, "joined": joined}
-
-
-def in_rows(comparisons: Iterable[Comparison]) -> list[list[str]]:
-    """The report as rows: group, images, wrong verdicts of the old, at both thresholds, and of the new; interval."""
-    rows = []
-    for each in comparisons:
-        low, high = each.interval()
-        ends = f"{100 * low:.1f} to {100 * high:.1f} %"
-        rows.append([each.group, *map(str, (each.images, each.old, each.anew, each.new)), ends])
-    return rows

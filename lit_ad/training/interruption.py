@@ -6,6 +6,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lit_ad.distributed import reduce_logged_metrics
 from lit_ad.training.run_directory import quoted
 
+# Whether what has called the training tells how to go on, since its user cannot type what a training of one's own takes
+CALLER_TELLS: ContextVar[bool] = ContextVar("CALLER_TELLS", default=False)
 STOP: dict[int, str] = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
 
 
@@ -122,7 +125,7 @@ class Interruption(L.Callback):
         if asked in STOP:
             trainer.save_checkpoint(self.checkpoint, weights_only=False)
             self.stopped_by, self.told = signal.Signals(asked), True
-            rank_zero_info(f"\nStopped by {STOP[asked]}. {self._way_on()}")
+            rank_zero_info(f"\nStopped by {STOP[asked]}. {self._way_on()}".rstrip())
             raise SIGTERMException
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger) and trainer.is_global_zero:
@@ -134,7 +137,7 @@ class Interruption(L.Callback):
         if self.told or not isinstance(exception, KeyboardInterrupt | SIGTERMException):
             return
         stage, config = trainer.state.fn, Path(trainer.default_root_dir) / "config.yaml"
-        if stage == "fit":
+        if stage == "fit" or CALLER_TELLS.get():
             told = self._way_on()
         elif stage == "test" and trainer.ckpt_path and config.is_file():
             model = f"--config {quoted(config)} --ckpt_path {quoted(trainer.ckpt_path)}"
@@ -145,13 +148,15 @@ class Interruption(L.Callback):
 
     def _way_on(self) -> str:
         """How to go on, in a sentence."""
+        if CALLER_TELLS.get():
+            return ""
         saved = self.checkpoint.is_file() and not self.part
         way = f"--ckpt_path {quoted(self.checkpoint)}" if saved else self.restart
         return f"To go on: {way}" if way else "Nothing was saved yet"
 
     def _tell(self, stop: BaseException, told: str) -> None:
         name = "Ctrl-C" if isinstance(stop, KeyboardInterrupt) else "SIGTERM"
-        rank_zero_info(f"Stopped by {name}. {told}")
+        rank_zero_info(f"Stopped by {name}. {told}".rstrip())
         self.told = True
 
 

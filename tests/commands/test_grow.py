@@ -1,6 +1,11 @@
 """`lit-ad grow`: a real run is trained on, compared and shipped; and back."""
 
+import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +67,34 @@ def test_a_run_grows_and_goes_back(
     told = capsys.readouterr().out
     assert "version 1: back from version 2" in told and "wrong verdicts" in told
     grow(folder / "detectors/2", folder, steps=4, ship_worse=True)  # from a version that was grown
-    assert [version.parent for version in Versions(JournalFile(folder, alone=False)).all()] == [None, 1, 2]
+    told = capsys.readouterr().out
+    assert f"compared with version 1, which is shipped, not with {folder / 'detectors/2'}" in told
+    versions = Versions(JournalFile(folder, alone=False)).all()
+    assert [version.parent for version in versions] == [None, 1, 1]
+    assert json.loads(versions[2].report or "")["grown_from"] == 2
+    assert "goes back to version 1" in told and (folder / "detectors/1/images.csv").is_file()
+    stop_in_the_middle(run, folder)
+
+
+def stop_in_the_middle(run: Path, folder: Path) -> None:
+    """Ctrl-C leaves a journal as it was, and says what to do."""
+    listed = sorted(folder.rglob("*"))
+    versions = Versions(JournalFile(folder, alone=False)).all()
+    words = ["grow", str(run), "--journal", str(folder), "--steps", "100000"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lit_ad", *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    while not list(folder.glob("detectors/4/checkpoints/last.ckpt")):
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    told = process.communicate(timeout=120)[0]
+    assert process.returncode == 128 + signal.SIGINT, told
+    assert "Nothing of this growth is left" in told and "type the same command" in told
+    assert "--ckpt_path" not in told and "Traceback" not in told
+    kept = [path for path in sorted(folder.rglob("*")) if not path.name.endswith(("-wal", "-shm"))]
+    assert kept == [path for path in listed if not path.name.endswith(("-wal", "-shm"))]
+    assert Versions(JournalFile(folder, alone=False)).all() == versions
 
 
 def test_what_is_no_run(tmp_path: Path) -> None:

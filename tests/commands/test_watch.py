@@ -123,6 +123,10 @@ def test_what_is_refused(exported: Path, tmp_path: Path) -> None:
         watch(str(tmp_path), exported, feed=FeedSettings(every=1))
     with pytest.raises(UserError, match=r"--feed.new_only does nothing for paths"):
         watch("-", exported, feed=FeedSettings(new_only=True))
+    with pytest.raises(
+        UserError, match=r"--feed.category bolt is not one of the detector's: it has none: leave it out"
+    ):
+        watch(str(tmp_path), exported, feed=FeedSettings(category="bolt"))
     (journal := tmp_path / "line" / "pictures").mkdir(parents=True)
     for folder in (tmp_path, journal):
         with pytest.raises(UserError, match="would be judged without end: give another --journal"):

@@ -74,6 +74,13 @@ def test_a_stream_is_written(tmp_path: Path) -> None:
     assert np.array_equal(np.asarray(kept), images[0]) and written[10]["picture"] is None
 
 
+def test_a_category_that_the_detector_does_not_know_stays_apart(tmp_path: Path) -> None:
+    """Its images would else pass for those of the product that the detector is of, and be trained on."""
+    with Journal(tmp_path, detector()) as journal:
+        assert [found.category for found in detector().stream([PIXELS], "bolt", journal=journal)] == [None]
+    assert [row["category"] for row in rows(tmp_path)] == ["bolt"]
+
+
 def test_the_image_file_is_kept_as_it_came(tmp_path: Path) -> None:
     file = io.BytesIO()
     Image.fromarray(PIXELS).save(file, "JPEG")

@@ -374,8 +374,9 @@ def test_what_is_answered_is_in_the_journal(detector: Detector, tmp_path: Path) 
             assert (row.score, row.p_value, row.category) == (told["score"], told["p_value"], "bolt")
             assert (row.source, row.verdict) == (f"line-{number}", "nominal")
         assert ask(port, "/detect", b"no image")[0] == 415
-        assert ask(port, "/detect", file_of(image()))[0] == 200
-        assert [row.kept for _, row in journal.file.rows()][-1] == "anomalous" and journal.file.last() == 6
+        assert ask(port, "/detect?category=nowhere", file_of(image()))[0] == 200
+        _, row = list(journal.file.rows())[-1]
+        assert (row.kept, row.category) == ("anomalous", "nowhere") and journal.file.last() == 6
         about = json.loads(ask(port, "/about")[1])["journal"]
         assert about["dropped"] == 0 and len(about["drift"]["tests"]) == 6 and not about["drift"]["alarms"]
         numbers = ask(port, "/metrics")[1].decode()

@@ -1,4 +1,4 @@
-"""Confirmed images join a data set, each on one side for good; old and new are compared on what is neither's."""
+"""Confirmed images join a data set, each on one side for good; what has trained is never compared."""
 
 from pathlib import Path
 
@@ -12,62 +12,11 @@ from lit_ad.data.sources.table import Table
 from lit_ad.data.splits import Splits, list_splits
 from lit_ad.deploy.journal import Journal
 from lit_ad.deploy.journal_settings import JournalSettings
-from lit_ad.deploy.labels import Labels
 from lit_ad.detector.detection import Detection
 from lit_ad.errors import UserError
-from lit_ad.line.growth import (
-    DEFECTS,
-    OLD_DEFECTS,
-    OLD_GOOD,
-    SAMPLED,
-    SELECTED,
-    Comparison,
-    compare,
-    gather,
-    image_auroc,
-    in_rows,
-    reasons_against,
-    write_samples,
-)
+from lit_ad.line.growth import DEFECTS, OLD_DEFECTS, OLD_GOOD, SAMPLED, SELECTED, gather, write_samples
 from tests.deploy.test_journal import DECISION, detector
-
-SHADES = {"train": [10] * 6, "validation": [20] * 3, "test": [30, 99, 97, 40]}  # red; above 95 is anomalous
-
-
-@pytest.fixture
-def splits(tmp_path: Path) -> Splits:
-    samples: dict[str, list[Sample]] = {name: [] for name in SHADES}
-    for split, shades in SHADES.items():
-        for number, shade in enumerate(shades):
-            image = tmp_path / "base" / f"{split}-{number}.png"
-            image.parent.mkdir(exist_ok=True)
-            Image.new("RGB", (32, 32), (shade, 0, 0)).save(image)
-            label = int(split == "test" and number >= 2)
-            samples[split].append(Sample(image, label, None, "tile", "dent" if label else "good", split))  # type: ignore[arg-type]
-    return Splits(samples["train"], samples["validation"], samples["test"])
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """40 images of the random sample, and 20 that were kept for their scores; each red of its score."""
-    folder = tmp_path / "journal"
-    for sample, count in ((1.0, 40), (0.0, 20)):
-        with Journal(folder, detector(), JournalSettings(sample=sample), "line") as journal:
-            for number in range(count):
-                pixels = np.full((32, 32, 3), (0, 0, 0), np.uint8)
-                pixels[..., 0] = 120
-                pixels[0, 0, 1] = number  # no image twice
-                journal.record(
-                    Detection(pixels, 120.0, np.full((32, 32), 120, np.float32), (0, 0, 32, 32), DECISION), 0.1
-                )
-    return folder
-
-
-def label(folder: Path, names: dict[int, str]) -> None:
-    labels = Labels(folder, 0.05)
-    for image, name in names.items():
-        labels.add(image, name, "dent" if name == "defect" else "")
-    labels.close()
+from tests.line.conftest import SHADES, label
 
 
 def sides(samples: list[Sample]) -> dict[str, str]:
@@ -128,41 +77,71 @@ def test_without_good_images(splits: Splits, folder: Path) -> None:
         gather(splits, folder, only_new_decide=True)
 
 
-def test_detectors_are_compared(splits: Splits, folder: Path) -> None:
-    label(folder, {**dict.fromkeys(range(1, 41), "good"), 60: "defect"})
-    growth = gather(splits, folder, only_new_decide=True)  # whose scores are 120, and so is the threshold by them
-    old, new = detector(), detector(DECISION.with_threshold(130.0))
-    comparisons, aurocs = compare(old, new, growth)
-    counts = {each.group: (each.images, each.old, each.anew, each.new) for each in comparisons}
-    assert counts[OLD_GOOD] == (2, 1, 0, 0) and counts[OLD_DEFECTS] == (2, 1, 2, 2)
-    sampled = len(growth.groups[SAMPLED])
-    assert counts[DEFECTS] == (1, 0, 1, 1) and counts[SAMPLED] == (sampled, sampled, 0, 0)
-    assert aurocs == {"old": 0.5, "new": 0.5}  # 97 and 40 against 30 and 99
-    assert reasons_against(comparisons) == [
-        "more misses (1 of 1 confirmed defects; the old one 0, and 1 with thresholds made anew)"
-    ]
-    assert in_rows(comparisons)[0][:2] == [OLD_GOOD, "2"]
-    with pytest.raises(UserError, match="without a threshold cannot be compared"):
-        compare(old, detector(None), growth)
+def record(folder: Path, pixels: np.ndarray, category: str | None = None, sample: float = 1.0) -> None:
+    """An image comes along the line."""
+    with Journal(folder, detector(), JournalSettings(sample=sample), "line") as journal:
+        shape = pixels.shape[:2]
+        maps = np.full(shape, 120, np.float32)
+        journal.record(Detection(pixels, 120.0, maps, (0, 0, *shape), DECISION, category), 0.1)
 
 
-def test_what_is_worse_than_the_old_one() -> None:
-    assert reasons_against([Comparison(DEFECTS, 9, 2, 4, 5), Comparison(SAMPLED, 9, 3, 1, 3)]) == [
-        "more misses (5 of 9 confirmed defects; the old one 2, and 4 with thresholds made anew)"
-    ]
-    assert len(reasons_against([Comparison(DEFECTS, 9, 2, 6, 5)])) == 1  # also where the old one would be no better
-    assert not reasons_against([Comparison(DEFECTS, 9, 5, 4, 5), Comparison(OLD_GOOD, 5, 0, 0, 3)])  # of the old test
+def test_images_of_the_data_set_that_came_along_the_line_stay_where_they_are(
+    splits: Splits, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for sample in (splits.train[0], splits.val[0], splits.test[0], splits.test[2]):
+        record(folder, np.asarray(Image.open(sample.image)))
+    label(folder, {61: "good", 62: "good", 63: "good", 64: "defect"})
+    with pytest.raises(UserError, match=r"each image that is labelled good in .* is one of the data set"):
+        gather(splits, folder)
+    label(folder, dict.fromkeys(range(1, 41), "good"))
+    growth = gather(splits, folder)
+    assert "4 labelled images of the line: the data set has the same" in capsys.readouterr().out
+    assert not {f"0000000{number}.png" for number in range(61, 65)} & set(sides(growth.samples))
+    assert DEFECTS not in growth.groups and len(growth.groups[OLD_GOOD]) == len(growth.groups[OLD_DEFECTS]) == 2
 
 
-@pytest.mark.parametrize(
-    ("nominal", "anomalous", "expected"), [([1, 2], [3, 4], 1.0), ([1, 3], [2, 3], 0.625), ([2], [1], 0.0)]
-)
-def test_auroc_by_pairs(nominal: list[float], anomalous: list[float], expected: float) -> None:
-    assert image_auroc(nominal, anomalous) == expected
+def test_what_a_data_set_trains_and_tests_is_not_compared(splits: Splits, folder: Path) -> None:
+    label(folder, dict.fromkeys(range(1, 41), "good"))
+    copy = splits.test[0].image
+    copy.write_bytes(splits.train[0].image.read_bytes())
+    growth = gather(splits, folder)
+    assert [sample.image for sample in growth.groups[OLD_GOOD]] == [splits.test[1].image]
 
 
-def test_wilsons_interval() -> None:
-    low, high = Comparison(DEFECTS, 20, 0, 0, 1).interval()
-    z, p, n = 1.959964, 1 / 20, 20
-    middle, half = p + z**2 / (2 * n), z * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5
-    assert (low, high) == pytest.approx([(middle - half) / (1 + z**2 / n), (middle + half) / (1 + z**2 / n)], rel=1e-5)
+def test_an_image_that_came_twice_is_on_one_side(splits: Splits, folder: Path) -> None:
+    for number in range(1, 41):
+        pixels = np.full((32, 32, 3), (120, 0, 0), np.uint8)
+        pixels[0, 0, 1:] = number - 1, 40  # as image `number` of the fixture
+        record(folder, pixels)
+    label(folder, dict.fromkeys(range(1, 41), "good"))
+    once = gather(splits, folder)
+    label(folder, dict.fromkeys(range(61, 101), "good"))
+    twice = gather(splits, folder)
+    assert once.joined == twice.joined and sum(twice.joined.values()) == 40
+    assert len(sides(twice.samples)) == 40
+    label(folder, {61: "defect"})
+    with pytest.raises(
+        UserError, match=r"000000001.png and 000000061.png are the same image, labelled good and a defec"
+    ):
+        gather(splits, folder)
+
+
+def test_what_trained_or_decided_the_compared_detector_is_not_compared(splits: Splits, folder: Path) -> None:
+    label(folder, dict.fromkeys(range(1, 41), "good"))
+    shipped = gather(splits, folder, seed=1)
+    by_split = {name: [s for s in shipped.samples if s.split == name] for name in SHADES}
+    compared = Splits(by_split["train"], by_split["validation"], by_split["test"])
+    grown = gather(splits, folder, seed=0, compared=compared)  # from the older run
+    assert sides(grown.samples) == sides(shipped.samples)  # also with another seed
+    again = gather(splits, folder, seed=0)
+    assert sides(again.samples) != sides(shipped.samples)
+
+
+def test_images_of_another_product(splits: Splits, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record(folder, np.zeros((32, 32, 3), np.uint8), "bolt")
+    label(folder, {61: "good"})
+    with pytest.raises(UserError, match="are of bolt, and RUN is of tile: grow the run of that product"):
+        gather(splits, folder)
+    label(folder, dict.fromkeys(range(1, 41), "good"))
+    assert "000000061.png" not in sides(gather(splits, folder).samples)
+    assert "1 labelled image of bolt: left out, since RUN is of tile" in capsys.readouterr().out

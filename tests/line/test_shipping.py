@@ -1,5 +1,6 @@
 """DIR/detector.ckpt is the shipped version; going back is one step."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,18 @@ import pytest
 from lit_ad.deploy.journal_file import JournalFile
 from lit_ad.deploy.versions import Versions
 from lit_ad.errors import UserError
-from lit_ad.line.shipping import new_folder_of, remember, roll_back, ship, take_copy
+from lit_ad.line.shipping import (
+    file_of,
+    images_of,
+    new_folder_of,
+    nothing_half_made,
+    remember,
+    roll_back,
+    ship,
+    shipped_version,
+    take_copy,
+    version_of,
+)
 from tests.deploy.test_journal import DECISION, detector
 
 
@@ -58,3 +70,39 @@ def test_a_copy_stays_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "c").write_text("2")
     (tmp_path / "c").replace(tmp_path / "a")  # as checkpoints are written
     assert (tmp_path / "deep/b").read_text() == "1"
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_what_fails_leaves_nothing(folder: Path, tmp_path: Path, first: bool) -> None:
+    if first:  # nothing was grown yet
+        shutil.rmtree(folder / "detectors")
+    before = [version_of(folder, number) for number in (1, 2)]
+    (tmp_path / "third.ckpt").write_text("third")
+
+    @nothing_half_made(folder)
+    def grow() -> None:
+        file = JournalFile(folder, alone=False)
+        assert Versions(file).register(detector(DECISION.with_rate(0.2)).card) == 3
+        file.close()
+        remember(folder, 3, tmp_path / "third.ckpt")
+        assert file_of(folder, version_of(folder, 3)).read_text() == "third"
+        if first:
+            remember(folder, 1, tmp_path / "old.ckpt")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        grow()
+    assert states(folder) == ["judged", "judged"]
+    if first:
+        assert not (folder / "detectors").exists() and version_of(folder, 1).file is None
+    else:
+        assert [version_of(folder, number) for number in (1, 2)] == before
+        assert sorted(path.name for path in (folder / "detectors").iterdir()) == ["1", "7"]
+
+
+def test_what_a_version_was_made_of(folder: Path) -> None:
+    assert shipped_version(folder) is None and images_of(folder, version_of(folder, 2)) is None
+    (folder / "detectors/7/images.csv").write_text("path,split,label\n")
+    assert images_of(folder, version_of(folder, 2)) == folder / "detectors/7/images.csv"
+    ship(folder, 2, "grown")
+    assert shipped_version(folder) == version_of(folder, 2)

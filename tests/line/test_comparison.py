@@ -1,0 +1,52 @@
+"""Old and new detector are compared by their wrong verdicts."""
+
+from pathlib import Path
+
+import pytest
+
+from lit_ad.data.splits import Splits
+from lit_ad.errors import UserError
+from lit_ad.line.comparison import Comparison, compare, image_auroc, in_rows, reasons_against
+from lit_ad.line.growth import DEFECTS, OLD_DEFECTS, OLD_GOOD, SAMPLED, gather
+from tests.deploy.test_journal import DECISION, detector
+from tests.line.conftest import label
+
+
+def test_detectors_are_compared(splits: Splits, folder: Path) -> None:
+    label(folder, {**dict.fromkeys(range(1, 41), "good"), 60: "defect"})
+    growth = gather(splits, folder, only_new_decide=True)  # whose scores are 120, and so is the threshold by them
+    old, new = detector(), detector(DECISION.with_threshold(130.0))
+    comparisons, aurocs = compare(old, new, growth)
+    counts = {each.group: (each.images, each.old, each.anew, each.new) for each in comparisons}
+    assert counts[OLD_GOOD] == (2, 1, 0, 0) and counts[OLD_DEFECTS] == (2, 1, 2, 2)
+    sampled = len(growth.groups[SAMPLED])
+    assert counts[DEFECTS] == (1, 0, 1, 1) and counts[SAMPLED] == (sampled, sampled, 0, 0)
+    assert aurocs == {"old": 0.5, "new": 0.5}  # 97 and 40 against 30 and 99
+    assert reasons_against(comparisons) == [
+        "more misses (1 of 1 confirmed defects; the old one 0, and 1 with thresholds made anew)"
+    ]
+    assert in_rows(comparisons)[0][:2] == [OLD_GOOD, "2"]
+    with pytest.raises(UserError, match="without a threshold cannot be compared"):
+        compare(old, detector(None), growth)
+
+
+def test_what_is_worse_than_the_old_one() -> None:
+    assert reasons_against([Comparison(DEFECTS, 9, 2, 4, 5), Comparison(SAMPLED, 9, 3, 1, 3)]) == [
+        "more misses (5 of 9 confirmed defects; the old one 2, and 4 with thresholds made anew)"
+    ]
+    assert len(reasons_against([Comparison(DEFECTS, 9, 2, 6, 5)])) == 1  # also where the old one would be no better
+    assert not reasons_against([Comparison(DEFECTS, 9, 5, 4, 5), Comparison(OLD_GOOD, 5, 0, 0, 3)])  # of the old test
+
+
+@pytest.mark.parametrize(
+    ("nominal", "anomalous", "expected"), [([1, 2], [3, 4], 1.0), ([1, 3], [2, 3], 0.625), ([2], [1], 0.0)]
+)
+def test_auroc_by_pairs(nominal: list[float], anomalous: list[float], expected: float) -> None:
+    assert image_auroc(nominal, anomalous) == expected
+
+
+def test_wilsons_interval() -> None:
+    low, high = Comparison(DEFECTS, 20, 0, 0, 1).interval()
+    z, p, n = 1.959964, 1 / 20, 20
+    middle, half = p + z**2 / (2 * n), z * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5
+    assert (low, high) == pytest.approx([(middle - half) / (1 + z**2 / n), (middle + half) / (1 + z**2 / n)], rel=1e-5)
