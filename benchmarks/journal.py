@@ -95,4 +95,6 @@ with tempfile.TemporaryDirectory() as name:
 lost = sum(max(0, count - rows[source]) for source, count in answered.items())
 print(f"{options.clients} clients, {seconds:.0f} s: {sum(answered.values())} answers, {before} of them before the kill")
 print(f"{sum(rows.values())} rows in the journal; of the answers, {lost} have none")
-print(f"p50 {np.quantile(waits, 0.5):.2f} s, p95 {np.quantile(waits, 0.95):.2f} s; without an answer: {dict(errors)}")
+p50, p95, p99 = np.quantile(waits, [0.5, 0.95, 0.99])
+print(f"{sum(answered.values()) / seconds:.1f} answers/s; p50 {p50:.2f} s, p95 {p95:.2f} s, p99 {p99:.2f} s")
+print(f"Without an answer: {dict(errors)}")
