@@ -13,6 +13,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -52,6 +53,14 @@ class Interruption(L.Callback):
     def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         self._end_at_once(trainer)
 
+    def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        if SLURMEnvironment.detect() and signal.getsignal(signal.SIGUSR1) is requeue_job:
+            signal.signal(signal.SIGUSR1, signal.SIG_DFL)  # Lightning sets its own handler only where there is none
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        if self.part:
+            _requeue_on_signal()  # until the next training
+
     def _end_at_once(self, trainer: L.Trainer, *_: Any) -> None:
         """Until Lightning restores the handlers of before the run. Its own communicate in the middle of anything."""
 
@@ -66,12 +75,17 @@ class Interruption(L.Callback):
 
     @contextmanager
     def between_trainings(self, trainer: L.Trainer) -> Iterator[None]:
-        """Where trainings follow one another, end at once by a signal between two of them, and tell how to go on."""
+        """Where trainings follow one another, end at once by a signal between two of them, and tell how to go on.
+
+        SIGUSR1 under Slurm requeues the job: what the finished trainings wrote is on disk.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield  # where Python allows no handlers
             return
-        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        numbers = [*STOP, *([signal.SIGUSR1] if SLURMEnvironment.detect() else [])]  # Windows has no SIGUSR1
+        before = {number: signal.getsignal(number) for number in numbers}
         self._end_at_once(trainer)
+        _requeue_on_signal()
         try:
             yield
         except (KeyboardInterrupt, SIGTERMException) as stop:
@@ -158,6 +172,12 @@ class Interruption(L.Callback):
         name = "Ctrl-C" if isinstance(stop, KeyboardInterrupt) else "SIGTERM"
         rank_zero_info(f"Stopped by {name}. {told}".rstrip())
         self.told = True
+
+
+def _requeue_on_signal() -> None:
+    """Have SIGUSR1 requeue the Slurm job where no training is there to save a checkpoint first."""
+    if SLURMEnvironment.detect() and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGUSR1, requeue_job)
 
 
 def requeue_job(number: int, frame: Any) -> None:

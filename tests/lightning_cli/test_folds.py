@@ -192,6 +192,48 @@ def test_a_signal_between_two_folds_ends_the_command_in_order(keys: Callable[...
     assert "Traceback" not in done.stderr and not (tmp_path / "run/metrics.json").exists()
 
 
+@pytest.mark.slow
+def test_slurms_signal_between_two_folds_requeues_the_job(keys: Callable[..., Keys], tmp_path: Path) -> None:
+    """Before the first fold, after each, and in the last training, which has a checkpoint to go on from."""
+    program = tmp_path / "scontrol"
+    program.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
+    program.chmod(0o755)
+    slurm = {"SLURM_JOB_ID": "17", "SLURM_NTASKS": "1", "SLURM_JOB_NAME": "folds", "SLURM_PROCID": "0"}
+    slurm |= {"SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_NODELIST": "here", "SLURM_NTASKS_PER_NODE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNALLING, *words(keys(), tmp_path / "run", folds=2)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**environment(), **slurm, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "asked").read_text() == "requeue 17\n" * 4
+    assert (tmp_path / "run/hpc_ckpt_1.ckpt").is_file() and (tmp_path / "run/metrics.json").is_file()
+
+
+SIGNALLING = """
+import os, signal
+from lit_ad.commands.main import main
+from lit_ad.lightning_cli import folds
+from lit_ad.training.interruption import Interruption
+finish, begin, batch = folds.write_fold, folds._of_fold, Interruption.on_train_batch_end
+def write(*arguments):
+    finish(*arguments)
+    os.kill(os.getpid(), signal.SIGUSR1)
+def first(config, fold, *arguments, **more):
+    if fold == 0:
+        os.kill(os.getpid(), signal.SIGUSR1)
+    return begin(config, fold, *arguments, **more)
+def last(self, trainer, *arguments):
+    if not self.part and trainer.global_step == 1:
+        os.kill(os.getpid(), signal.SIGUSR1)
+    batch(self, trainer, *arguments)
+folds.write_fold, folds._of_fold, Interruption.on_train_batch_end = write, first, last
+main()
+"""
+
+
 STOPPING = """
 import os, signal
 from lit_ad.commands.main import main
