@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from lit_ad.detector.detection import Detection
     from lit_ad.detector.detector import Detector
     from lit_ad.errors import UserError
-    from lit_ad.evaluation import Dashboard, Evaluation, Heatmaps, Predictions, Report
+    from lit_ad.evaluation import Dashboard, Evaluation, Heatmaps, Predictions, PrototypePictures, Report
     from lit_ad.image.view import View
     from lit_ad.methods import (
         DCAM,
@@ -134,6 +134,7 @@ __all__ = [
     "PixelPartialAUROC",
     "Prediction",
     "Predictions",
+    "PrototypePictures",
     "ReContrast",
     "RealIAD",
     "Report",

@@ -69,6 +69,26 @@ def draw(
     return _titled(row, title, [mark for mark in marks if mark.mask.any()])
 
 
+def draw_labels(image: Pixels, labels: NDArray[np.integer[Any]], count: int, title: str, height: int) -> Image.Image:
+    """Paint an image (h, w, 3) under a title, and beside it, over the grey image, a colour for each of its labels.
+
+    Args:
+        image: (h, w, 3).
+        labels: (h, w), from 0 to count - 1.
+        count: How many colours there are, evenly spaced around the colour circle.
+        title: What stands above the panels.
+        height: Of the panels, in pixels.
+    """
+    size = panel_size((image.shape[0], image.shape[1]), height)
+    hues = Image.fromarray(np.array([[(256 * i // count, 255, 255) for i in range(count)]], np.uint8), "HSV")
+    palette = np.asarray(hues.convert("RGB"), np.float32)[0]
+    shown = np.asarray(Image.fromarray(labels.astype(np.int32)).resize(size[::-1], Image.Resampling.NEAREST))
+    seen = resized(image, size)
+    grey = np.asarray(Image.fromarray(seen).convert("L"), np.float32)[..., None]
+    painted = np.rint(0.45 * palette[shown] + 0.55 * grey).astype(np.uint8)
+    return _titled(np.hstack([seen, np.full((size[0], GAP, 3), 255, np.uint8), painted]), title, [])
+
+
 class Mark(NamedTuple):
     """What is outlined."""
 

@@ -5,17 +5,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lit_ad.evaluation.callback import Evaluation
+    from lit_ad.evaluation.prototypes import PrototypePictures
     from lit_ad.evaluation.sinks.dashboard import Dashboard
     from lit_ad.evaluation.sinks.heatmaps import Heatmaps
     from lit_ad.evaluation.sinks.predictions import Predictions
     from lit_ad.evaluation.sinks.report import Report
 
-__all__ = ["Dashboard", "Evaluation", "Heatmaps", "Predictions", "Report"]
+__all__ = ["Dashboard", "Evaluation", "Heatmaps", "Predictions", "PrototypePictures", "Report"]
 MODULES = {
     "Dashboard": "sinks.dashboard",
     "Evaluation": "callback",
     "Heatmaps": "sinks.heatmaps",
     "Predictions": "sinks.predictions",
+    "PrototypePictures": "prototypes",
     "Report": "sinks.report",
 }
 

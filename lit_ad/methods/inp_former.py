@@ -18,6 +18,7 @@ from lit_ad.errors import UserError
 from lit_ad.image.view import View
 from lit_ad.methods.base import Method
 from lit_ad.methods.initialisation import initialise_linear_layers
+from lit_ad.methods.network import as_images
 from lit_ad.methods.restoration import (
     GroupedPatches,
     at_least_float32,
@@ -131,6 +132,14 @@ class INPFormer(Method):
         size = disagreement.size
         assert size is not None
         return Prediction(restoration_map(disagreement.teachers, disagreement.students, size, self.teacher.patch_size))
+
+    @torch.no_grad()
+    def nearest_prototypes(self, pixels: Tensor) -> Tensor:
+        """Return the number of the prototype that each patch is nearest to: uint8 (B, 3, H, W) -> (B, h, w)."""
+        images = as_images(pixels)
+        disagreement = self.compare(images, self.describe(images))
+        nearest = prototype_distances(disagreement.patches, disagreement.prototypes).argmin(dim=2)
+        return nearest.view(len(images), images.shape[-2] // self.teacher.patch_size, -1)
 
     def configure_optimizers(self) -> Any:
         parameters = [parameter for part in self.students for parameter in part.parameters()]

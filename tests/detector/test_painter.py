@@ -6,9 +6,12 @@ import torch
 
 from lit_ad.detector.painter import (
     FOUND,
+    GAP,
+    TITLE,
     TRUTH,
     colour_bar,
     draw,
+    draw_labels,
     highest,
     hottest,
     magnified,
@@ -197,3 +200,14 @@ def test_the_range_ends_at_the_hottest_colour() -> None:
         heat = np.full((64, 64), value, np.float32)
         middle = panel(draw(black, heat, None, None, (2.0, 8.0), None, "", 100), 1)[50, 50].astype(float)
         assert middle == pytest.approx(colour(level), abs=4), value
+
+
+def test_labels_have_a_colour_each_over_the_grey_image() -> None:
+    image = np.full((20, 40, 3), 100, np.uint8)
+    labels = np.zeros((20, 40), np.int64)
+    labels[:, 20:] = 1
+    picture = np.asarray(draw_labels(image, labels, 2, "", 20))[TITLE:]
+    assert (picture[:, :40] == 100).all()
+    first, second = picture[5, 40 + GAP + 5], picture[5, 40 + GAP + 35]
+    assert np.abs(first - np.array([170, 55, 55])).max() <= 2  # 0.45 of red, and of cyan: Pillow's hue has 256 steps
+    assert np.abs(second - np.array([55, 170, 170])).max() <= 2
