@@ -1,6 +1,6 @@
-"""Any timm CNN or ViT as a pyramid of features; the frozen, fingerprinted one is a Teacher.
+"""Backbone: the feature levels of any timm CNN or ViT. Teacher: a Backbone with frozen, fingerprinted weights.
 
-Both take images in [0, 1] and normalise them for themselves, so that networks of different families work side by side.
+Both take images in [0, 1] and normalise them as their model was trained, so that different models work side by side.
 """
 
 from collections.abc import Sequence
@@ -15,25 +15,25 @@ from lit_ad.errors import UserError
 from lit_ad.machine import memory
 from lit_ad.teachers.weights import build, fingerprint, load_weights
 
-LARGE = 2**26  # values of a batch of images, 22 million pixels, from which on their memory is looked at first
+LARGE = 2**26  # size of a batch, B * 3 * H * W, that has its memory checked before it runs: 22 million pixels
 
 
 class Backbone(nn.Module):
     """The features of a timm model at the given taps, randomly initialised and trainable.
 
-    A tap is an index into timm's feature levels: stages for a CNN (0 is the stem), blocks for a ViT, from 0. What lies
-    beyond the deepest tap is neither kept nor run.
+    A tap is an index into timm's feature levels: stages for a CNN (0 is the stem), blocks for a ViT, from 0. Layers
+    after the deepest tap are removed.
 
-    The weights begin as timm draws them: in a ResNet, the last BatchNorm weight of each residual block is 0, so that a
-    block begins as its shortcut. In torchvision's it is 1.
+    timm draws the initial weights. In its ResNets, the last BatchNorm weight of each residual block is 0, so that an
+    untrained block is its shortcut; in torchvision's it is 1.
 
     Args:
-        name: A timm model name with the tag of its weights, "resnet18.tv_in1k"; without one, timm's newest.
+        name: A timm model name with the tag of its weights, "resnet18.tv_in1k". Without the tag, timm's newest weights.
         taps: Levels to return, in this order.
         norm: For ViTs, apply the final norm to every tap.
 
     Raises:
-        UserError: The model or a tap does not exist, or the model does not give intermediate features.
+        UserError: The model or a tap does not exist, or the model does not return intermediate features.
     """
 
     pixel_mean: Tensor
@@ -42,7 +42,7 @@ class Backbone(nn.Module):
     def __init__(self, name: str, taps: Sequence[int], norm: bool = False) -> None:
         super().__init__()
         self.name, self.taps, self.norm = name, tuple(taps), norm
-        # Channels last: a ResNet-18 steps 1.7 times as fast on a CPU, and GPUs want it in half precision.
+        # Channels last: a ResNet-18 trains 1.7 times as fast on a CPU, and GPUs need it for speed in half precision.
         self.model: Any = self._prune(self._build()).to(memory_format=torch.channels_last)
         config = timm.data.resolve_model_data_config(self.model)
         self.mean, self.std = tuple(config["mean"]), tuple(config["std"])
@@ -54,13 +54,15 @@ class Backbone(nn.Module):
 
     def _prune(self, model: Any) -> Any:
         if not hasattr(model, "forward_intermediates"):
-            raise UserError(f"timm's {self.name} does not give intermediate features; choose another backbone")
+            raise UserError(f"timm's {self.name} does not return intermediate features; choose another backbone")
         info = model.feature_info
         levels = [dict(level) for level in (info.get_dicts() if hasattr(info, "get_dicts") else info)]
         wrong = [tap for tap in self.taps if not 0 <= tap < len(levels)]
         if wrong or not self.taps or len(set(self.taps)) < len(self.taps):
             table = "\n".join(f"  {i}: {d['num_chs']} channels, stride {d['reduction']}" for i, d in enumerate(levels))
-            raise UserError(f"taps {list(self.taps)} do not fit {self.name}, which has these, each once:\n{table}")
+            raise UserError(
+                f"taps {list(self.taps)} do not fit {self.name}: choose from these levels, each once:\n{table}"
+            )
         self.channels = [int(levels[tap]["num_chs"]) for tap in self.taps]
         self.strides = [int(levels[tap]["reduction"]) for tap in self.taps]
         self.is_vit = hasattr(model, "patch_embed") and hasattr(model, "blocks")
@@ -71,20 +73,20 @@ class Backbone(nn.Module):
         return model
 
     def skip_normalization(self) -> None:
-        """From now on, see images in [0, 1] as they are."""
+        """Feed images in [0, 1] to the model unchanged from now on."""
         self.mean, self.std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
         self.pixel_mean.fill_(0)
         self.pixel_std.fill_(1)
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Images in [0, 1] as the model was trained on them, (B, 3, H, W) -> the same shape in the model's dtype."""
+        """Normalise images in [0, 1] as in the model's training, (B, 3, H, W) -> the same shape, the model's dtype."""
         return ((images.float() - self.pixel_mean.float()) / self.pixel_std.float()).to(self.pixel_mean.dtype)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) in [0, 1] -> one (B, C, h, w) per tap, in their order, without class and register tokens.
+        """(B, 3, H, W) in [0, 1] -> one (B, C, h, w) for each tap, in their order, without class and register tokens.
 
         Raises:
-            UserError: H or W is no multiple of a ViT's patch.
+            UserError: H or W is not a multiple of the ViT's patch size.
         """
         self.check_size(images)
         kwargs: dict[str, Any] = {"norm": self.norm} if self.is_vit else {}
@@ -94,7 +96,7 @@ class Backbone(nn.Module):
         return [levels[order.index(tap)] for tap in self.taps]
 
     def check_size(self, images: Tensor) -> None:
-        """Raises UserError where the sides of images (B, 3, H, W) are no multiples of a ViT's patch."""
+        """Raise UserError if a side of images (B, 3, H, W) is not a multiple of the ViT's patch size."""
         if any(side % self.patch_size for side in images.shape[-2:]):
             raise UserError(
                 f"{self.name} has patches of {self.patch_size} pixels: the image size {tuple(images.shape[-2:])} must "
@@ -103,19 +105,18 @@ class Backbone(nn.Module):
 
 
 class Teacher(Backbone):
-    """A Backbone with pretrained weights, frozen for good: always in eval mode, without gradients of its own.
+    """A Backbone with pretrained weights that never change: always in eval mode, and its weights need no gradients.
 
-    Its weights are left out of every state dict; `fingerprint` stands for them. Gradients flow to the images when the
-    images ask for them.
+    State dicts leave its weights out; its `fingerprint` identifies them. Gradients flow through it to images that
+    require them.
 
     Args:
-        name: A timm model's, as Backbone has it.
-        taps: Which of its levels or blocks, as Backbone has them.
-        norm: Whether the model's last norm is applied to each tap, as Backbone has it.
-        weights: See CHOICES in weights.py; "hub" for timm's own.
+        name, taps, norm: As for Backbone.
+        weights: "hub" for timm's own weights, or another source: see CHOICES in weights.py.
 
     Raises:
-        UserError: Unknown names or taps, a file that lacks tensors the taps need or holds others, a hub out of reach.
+        UserError: The model or a tap does not exist, a weights file lacks a tensor of these taps or has it in another
+            shape, or the hub cannot be reached.
     """
 
     def __init__(self, name: str, taps: Sequence[int], weights: str = "hub", norm: bool = False) -> None:
@@ -129,7 +130,7 @@ class Teacher(Backbone):
 
     @property
     def identity(self) -> list[Any]:
-        """All that its features of given pixels depend on, as JSON."""
+        """All settings that its features of given pixels depend on, as JSON values."""
         return [type(self).__name__, self.name, self.fingerprint, self.taps, self.norm, self.mean, self.std]
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -137,22 +138,24 @@ class Teacher(Backbone):
             return super().forward(images)
 
     def check_size(self, images: Tensor) -> None:
-        """Raises UserError as well where images (B, 3, H, W) do not fit the memory of the machine, or of the GPU."""
+        """Check the sides as Backbone does, and raise UserError if images (B, 3, H, W) do not fit into the memory of
+        the machine, or of the GPU."""
         super().check_size(images)
         if torch.compiler.is_compiling() or images.numel() < LARGE:
             return
         count, _, height, width = images.shape
         needed = self.bytes_per_pixel(images) * count * height * width
-        have = torch.cuda.get_device_properties(images.device).total_memory if images.is_cuda else memory()
-        if have is not None and needed > have:
+        available = torch.cuda.get_device_properties(images.device).total_memory if images.is_cuda else memory()
+        if available is not None and needed > available:
             raise UserError(
-                f"the features of {format_count(count, 'image')} of {height}x{width} at once take "
-                f"{needed / 2**30:.1f} GiB in one layer of {self.name} alone, and there are {have / 2**30:.1f} GiB: "
+                f"one layer of {self.name} needs {needed / 2**30:.1f} GiB for a batch of "
+                f"{format_count(count, 'image')} of {height}x{width}, but there are {available / 2**30:.1f} GiB: "
                 "lower model.view.image_size, data.batch_size or data.loading.eval_batch_size, or set model.view.tile"
             )
 
     def bytes_per_pixel(self, images: Tensor) -> float:
-        """The most that one layer takes in and gives out, measured on a small image: less than a forward pass needs."""
+        """Return the bytes for input and output of the largest layer, for each pixel of an image. They are measured on
+        a small image. A whole forward pass needs more."""
         side = 16 * self.patch_size if self.is_vit else 224
         sizes: list[int] = []
 
@@ -177,11 +180,13 @@ class Teacher(Backbone):
 
 
 def _leave_out(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
+    """Remove a teacher's tensors from a state dict that is being made."""
     for key in [key for key in state if key.startswith(prefix)]:
         del state[key]
 
 
 def _put_back(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Add a teacher's own tensors to a state dict that is being loaded, so that none is missing."""
     for key, tensor in [*module.named_parameters(), *module.named_buffers()]:
         if key not in module._non_persistent_buffers_set:
             state[prefix + key] = tensor

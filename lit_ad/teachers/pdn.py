@@ -1,5 +1,5 @@
-"""Patch description networks (EfficientAD, Batzner et al., WACV 2024): a few convolutions, of which each output sees
-33x33 pixels and says what a large network would say of them.
+"""Patch description networks (EfficientAD, Batzner et al., WACV 2024): a few convolutions that predict the features of
+a large network. Each output sees 33x33 pixels.
 """
 
 import re
@@ -13,25 +13,28 @@ from torch import Tensor, nn
 from lit_ad.errors import UserError
 from lit_ad.files import resolve_path
 from lit_ad.teachers.backbone import Teacher
-from lit_ad.teachers.weights import from_file
+from lit_ad.teachers.weights import read_weights
 
 PDNSize = Literal["small", "medium"]
-CONVS: dict[str, Sequence[tuple[int, int | None]]] = {  # kernel, and outputs; None: the network's own
+CONVS: dict[str, Sequence[tuple[int, int | None]]] = {  # kernel size and output channels; None: PDN's `outputs`
     "small": ((4, 128), (4, 256), (3, 256), (4, None)),
     "medium": ((4, 256), (4, 512), (1, 512), (3, 512), (4, None), (1, None)),
 }
 
 
 class PDN(nn.Sequential):
-    """Normalised images (B, 3, H, W) -> (B, outputs, h, w), of stride 4.
+    """A patch description network of stride 4: normalised images (B, 3, H, W) -> (B, outputs, h, w).
 
-    Without padding h is ceil(H / 4) - 8, and with it, which is for the teacher's distillation alone, ceil(H / 4).
+    h is ceil(H / 4) with padding, and ceil(H / 4) - 8 without; w likewise.
 
     Args:
-        size: The paper's S or M.
-        outputs: Channels: 384 of a teacher, 768 of a student.
-        width: Of the channels between, relative to the paper's. Narrower networks are ours, for a CPU.
-        padding: See above.
+        size: The paper's network S, "small", or M, "medium".
+        outputs: Output channels: 384 for a teacher, 768 for a student.
+        width: Width of the hidden layers, relative to the paper's. Values below 1 are our addition, for CPUs.
+        padding: Pad the convolutions. Only the teacher's distillation does.
+
+    Raises:
+        UserError: The size is unknown.
     """
 
     def __init__(self, size: PDNSize = "small", outputs: int = 384, width: float = 1.0, padding: bool = False) -> None:
@@ -40,16 +43,16 @@ class PDN(nn.Sequential):
         layers: list[nn.Module] = []
         channels = 3
         for number, (kernel, hidden) in enumerate(CONVS[size]):
-            made = outputs if hidden is None else max(1, round(width * hidden))
-            around = {4: 3 if number < 2 else 0, 3: 1, 1: 0}[kernel] if padding else 0
-            layers += [nn.Conv2d(channels, made, kernel, padding=around), nn.ReLU()]
+            out = outputs if hidden is None else max(1, round(width * hidden))
+            margin = {4: 3 if number < 2 else 0, 3: 1, 1: 0}[kernel] if padding else 0
+            layers += [nn.Conv2d(channels, out, kernel, padding=margin), nn.ReLU()]
             if number < 2:
                 layers.append(nn.AvgPool2d(2, padding=int(padding)))
-            channels = made
+            channels = out
         super().__init__(*layers[:-1])  # no ReLU at the end
 
     def forward_intermediates(self, images: Tensor, **_: Any) -> list[Tensor]:
-        """The one level there is, as timm's models give theirs."""
+        """Return the network's one feature level, as timm's models return several."""
         return [self(images)]
 
 
@@ -57,15 +60,15 @@ class PDNTeacher(Teacher):
     """A frozen PDN that was distilled from a large network. It takes images in [0, 1] as every Teacher does.
 
     Args:
-        weights: A file: of `lit-ad distill`, or a published state dict.
-        size, outputs, width: As for PDN; they must be those of the file.
+        weights: File that `lit-ad distill` wrote, or a published state dict.
+        size, outputs, width: As for PDN; they must fit the file.
 
     Raises:
-        UserError: No such file, one that holds more than tensors, or those of another network.
+        UserError: The file does not exist, holds more than tensors, or is of another network.
     """
 
     def __init__(self, weights: str, size: PDNSize = "small", outputs: int = 384, width: float = 1.0) -> None:
-        self.arguments = (size, outputs, width)  # before nn.Module's own, whose `_build` needs them
+        self.arguments = (size, outputs, width)  # set before super().__init__, which calls `_build`
         super().__init__(f"pdn_{size}", (0,), weights)
 
     def _build(self) -> nn.Module:
@@ -82,11 +85,13 @@ class PDNTeacher(Teacher):
                 f"there is no weights file {weights}: {self.name} takes a .safetensors file of `lit-ad distill`, or a "
                 "published state dict of this network"
             )
-        self.model.load_state_dict(_by_order(from_file(weights), self.model.state_dict(), f"{self.name} in {weights}"))
+        published, own = read_weights(weights), self.model.state_dict()
+        self.model.load_state_dict(_rename_by_order(published, own, f"{self.name} in {weights}"))
 
 
-def imagenet(images: Tensor) -> Tensor:
-    """Images (B, 3, H, W) in [0, 1] as a PDN takes them, and as `PDNTeacher.normalize` makes them."""
+def normalize_imagenet(images: Tensor) -> Tensor:
+    """Normalise images (B, 3, H, W) in [0, 1] by ImageNet's mean and deviation, as `PDNTeacher.normalize` does: the
+    same shape."""
     mean, deviation = (
         torch.tensor(values, device=images.device).view(3, 1, 1)
         for values in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
@@ -94,23 +99,28 @@ def imagenet(images: Tensor) -> Tensor:
     return (images - mean) / deviation
 
 
-def _by_order(given: Mapping[str, Tensor], needed: Mapping[str, Tensor], title: str) -> dict[str, Tensor]:
-    """Published files name the same layers differently: 0, 3, 6, ... or conv1, conv2, .... -> under the names needed.
+def _rename_by_order(published: Mapping[str, Tensor], own: Mapping[str, Tensor], title: str) -> dict[str, Tensor]:
+    """Give published tensors our names of the same layers: files count 0, 3, 6, ... or conv1, conv2, ...
 
-    Raises UserError if numbers or shapes differ.
+    Args:
+        published: The tensors of a file.
+        own: The state dict of the network.
+        title: Network and file, for the message.
+
+    Raises:
+        UserError: The number of tensors, or a shape, differs.
     """
-    names = sorted(given, key=natural)
-    wanted = sorted(needed, key=natural)
-    theirs, ours = ([tuple(tensors[n].shape) for n in order] for tensors, order in ((given, names), (needed, wanted)))
+    their_names, our_names = sorted(published, key=_natural_order), sorted(own, key=_natural_order)
+    theirs, ours = [tuple(published[n].shape) for n in their_names], [tuple(own[n].shape) for n in our_names]
     if theirs != ours:
         shapes = [[shape for shape in each if len(shape) == 4] for each in (theirs, ours)]
         raise UserError(
-            f"these are not the weights of {title}: its convolutions are {shapes[0]}, and {shapes[1]} are needed; see "
-            "model.size and model.width"
+            f"these are not the weights of {title}: its convolutions are {shapes[0]}, but the network needs "
+            f"{shapes[1]}: set model.size and model.width as the file's"
         )
-    return {name: given[other] for name, other in zip(wanted, names, strict=True)}
+    return {our_name: published[name] for our_name, name in zip(our_names, their_names, strict=True)}
 
 
-def natural(name: str) -> list[int | str]:
-    """A key that sorts 10.weight after 8.weight."""
+def _natural_order(name: str) -> list[int | str]:
+    """Return a sort key by which 8.weight comes before 10.weight."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]

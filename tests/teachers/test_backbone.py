@@ -128,7 +128,9 @@ def test_what_does_not_fit_the_memory_is_refused(
     monkeypatch.setattr(backbone, "memory", lambda: needed - 1)
     teacher(images)  # few pixels are not worth the look
     monkeypatch.setattr(backbone, "LARGE", 1)
-    with pytest.raises(UserError, match=rf"2 images of 64x96 at once take .* in one layer of {name} alone, and there"):
+    with pytest.raises(
+        UserError, match=rf"one layer of {name} needs .* for a batch of 2 images of 64x96, but there are"
+    ):
         teacher(images)
     monkeypatch.setattr(backbone, "memory", lambda: needed + 1)
     teacher(images)

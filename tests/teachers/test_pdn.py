@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lit_ad.errors import UserError
 from lit_ad.teachers import Teacher
-from lit_ad.teachers.pdn import CONVS, PDN, PDNTeacher, imagenet
+from lit_ad.teachers.pdn import CONVS, PDN, PDNTeacher, normalize_imagenet
 
 
 @pytest.mark.parametrize("size", CONVS)
@@ -74,7 +74,7 @@ def test_published_weights_load(size: str, form: str, tmp_path: Path) -> None:
     (features,) = teacher(images)
     mean, deviation = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     torch.testing.assert_close(features, network((images - mean) / deviation))
-    torch.testing.assert_close(teacher.normalize(images), imagenet(images))
+    torch.testing.assert_close(teacher.normalize(images), normalize_imagenet(images))
 
 
 def test_it_is_a_teacher_like_any_other(pdn_file: Path) -> None:

