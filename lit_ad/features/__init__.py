@@ -1,1 +1,1 @@
-"""The outputs of frozen teachers, kept on disk."""
+"""Features of frozen teachers, cached on disk."""

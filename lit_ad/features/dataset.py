@@ -1,4 +1,4 @@
-"""Items that have the frozen part's features beside their pixels, or in place of them."""
+"""Datasets whose items have cached features, beside their pixels or instead of them."""
 
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
@@ -11,41 +11,41 @@ from lit_ad.batch import Batch, Sample
 
 
 class Features(Sized, Protocol):
-    """The features of each item: (1, C, h, w) of each tap."""
+    """The cached features of a dataset: for each item, (1, C, h, w) of each tap."""
 
     def __getitem__(self, index: int) -> list[Tensor]: ...
 
 
 class Items(Sized, Protocol):
-    """What a loader loads: a dataset of images, with features or without."""
+    """A dataset of images or tiles, with cached features or without, as a loader needs it."""
 
     @property
     def samples(self) -> Sequence[Sample]: ...
 
     @property
     def tiles(self) -> Any:
-        """Where the items are tiles: of which images. None: each item is an image."""
+        """The image of each tile; None if each item is an image."""
 
     @property
     def has_pixels(self) -> bool: ...
 
     @property
     def is_in_memory(self) -> bool:
-        """Whether an item is there without that an image file is read or an image is changed."""
+        """Whether returning an item needs neither reading an image file nor augmenting an image."""
 
     def item(self, index: int, pixels: bool = True) -> Batch:
-        """Return an item, with its image or without."""
+        """Return an item as a batch of one, with its pixels or without."""
 
     def __getitem__(self, index: int) -> Batch: ...
 
 
 class FeatureDataset(Dataset[Batch]):
-    """The items of a dataset, each with its features.
+    """A dataset that adds cached features to the items of another one.
 
     Args:
         dataset: The images, or their tiles.
-        features: Of each item, in the same order.
-        pixels: Whether items have pixels as well; without, no image is read.
+        features: The features of each item, in the same order.
+        pixels: Whether items keep their pixels. Without, no image file is read.
     """
 
     def __init__(self, dataset: Items, features: Features, pixels: bool = True) -> None:
@@ -77,18 +77,18 @@ class FeatureDataset(Dataset[Batch]):
 
 @dataclass(frozen=True)
 class SplitFeatures:
-    """The features that a training has of its splits.
+    """The cached features of a training.
 
     Args:
-        splits: By the name of the split, "train" or "val"; a split may be absent.
-        train_pixels: Whether training items have pixels as well. Those of validation always have.
+        splits: Features by the name of the split, "train" or "val". A split may be absent.
+        train_pixels: Whether training items keep their pixels. Validation items always do.
     """
 
     splits: Mapping[str, Features] = field(default_factory=dict)
     train_pixels: bool = True
 
     def add_to(self, dataset: Items, split: str) -> Items:
-        """Return the dataset with the features of a split, or as it is where there are none."""
+        """Return the dataset of a split with its features, or unchanged if the split has none."""
         if split not in self.splits:
             return dataset
         return FeatureDataset(dataset, self.splits[split], self.train_pixels or split != "train")

@@ -1,9 +1,8 @@
-"""How feature stores lie on disk. It imports neither torch nor timm, so that `lit-ad cache` starts at once.
+"""Files of a feature store. This module imports neither torch nor timm, so that `lit-ad cache` starts at once.
 
-A store is a folder DIRECTORY/KEY with a NumPy file for each tap, and about.json, which says what the features are of.
-runs.json says which runs it has served, the latest last, so that a person knows whose features they are. The store is
-called KEY.partial until it is complete. Whoever writes it holds KEY.lock, which the system takes back from a process
-that dies.
+A store is a folder DIRECTORY/KEY. It holds a NumPy file for each tap; about.json, which describes the features; and
+runs.json, which lists the runs that used the store, the latest last. The folder is called KEY.partial until it is
+complete. Its writer holds the lock KEY.lock, which the system releases if the process dies.
 """
 
 import getpass
@@ -22,12 +21,12 @@ from lit_ad.names import file_name
 
 KEY_LENGTH = 24  # hexadecimal digits of a SHA-256
 _PARTIAL = ".partial"
-RUNS = 1000  # that runs.json names
+RUNS = 1000  # most runs that runs.json lists
 DTYPES = ("float16", "bfloat16", "float32")
 
 
 def is_key(name: str) -> bool:
-    """Whether a folder of this name can be a store: no other folder is ever removed."""
+    """Return whether a folder of this name can be a store. `lit-ad cache` removes no other folder."""
     return len(name) == KEY_LENGTH and set(name) <= set("0123456789abcdef")
 
 
@@ -40,17 +39,17 @@ def tap_file(store: Path, tap: int) -> Path:
 
 
 def partial_folder(store: Path) -> Path:
-    """Where a store is written until it is complete."""
+    """Return the folder of a store while it is written."""
     return store.with_name(f"{store.name}{_PARTIAL}")
 
 
 def lock_file(store: Path) -> Path:
-    """The lock that the writer of a store holds, whether the store is complete or partial."""
+    """Return the file of the lock that a store's writer holds, for the complete or the partial folder."""
     return store.with_name(f"{store.name.removesuffix(_PARTIAL)}.lock")
 
 
 def list_stores(directory: Path) -> list[Path]:
-    """All stores in a directory, complete or partial. An absent directory has none."""
+    """Return all stores in a directory, complete or partial: none if the directory does not exist."""
     folders = (path for path in directory.iterdir() if path.is_dir()) if directory.is_dir() else ()
     return sorted(path for path in folders if is_key(path.name.removesuffix(_PARTIAL)))
 
@@ -60,7 +59,7 @@ def is_partial(store: Path) -> bool:
 
 
 def is_being_written(store: Path) -> bool:
-    """Whether a process holds the lock of a store."""
+    """Return whether a process holds the lock of a store."""
     lock = lock_file(store)
     if not lock.is_file():
         return False
@@ -72,7 +71,7 @@ def is_being_written(store: Path) -> bool:
 
 
 def read_about(store: Path) -> dict[str, Any]:
-    """What a store's about.json says; an empty dict if it cannot be read."""
+    """Return the content of a store's about.json, or an empty dict if it cannot be read."""
     try:
         about = json.loads(about_file(store).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -85,20 +84,20 @@ def runs_file(store: Path) -> Path:
 
 
 def add_run(store: Path, run: Path) -> None:
-    """Write down that a store has served a run, of a directory and a user. Nothing where it is only to be read."""
+    """Add a run, its directory and user, to a store's runs.json. A store that is read-only stays unchanged."""
     try:
         user = getpass.getuser()
-    except (OSError, KeyError, ImportError):  # of an account without a name
+    except (OSError, KeyError, ImportError):  # the account has no name
         user = ""
     entry = [str(run.absolute()), user]
-    with suppress(OSError, UserError, Timeout), FileLock(lock_file(store), timeout=10):  # others may add theirs
+    with suppress(OSError, UserError, Timeout), FileLock(lock_file(store), timeout=10):  # other runs may write, too
         runs = [entry, *(earlier for earlier in reversed(read_runs(store)) if earlier != entry)][:RUNS]
         with atomic_write(runs_file(store)) as temporary:
             temporary.write_text(json.dumps(runs[::-1]), encoding="utf-8")
 
 
 def read_runs(store: Path) -> list[list[str]]:
-    """Directory and user of the runs that a store has served, the latest last; none where that cannot be read."""
+    """Return [directory, user] of each run that used a store, the latest last; none if runs.json cannot be read."""
     try:
         runs = json.loads(runs_file(store).read_text(encoding="utf-8"))
         return [[str(directory), str(user)] for directory, user in runs]
@@ -107,7 +106,7 @@ def read_runs(store: Path) -> list[list[str]]:
 
 
 def is_changed(image: str, size: int, modified: int) -> bool:
-    """Whether an image file is gone, or has another size (bytes) or time of modification (ns) than a store says."""
+    """Return whether an image file is missing, or has another size (bytes) or modification time (ns) than recorded."""
     try:
         now = split_page(Path(file_name(image)))[0].stat()
     except OSError:
@@ -116,24 +115,24 @@ def is_changed(image: str, size: int, modified: int) -> bool:
 
 
 def store_bytes(store: Path) -> int:
-    """Bytes of the files of a store."""
+    """Return the bytes of a store's files."""
     size = 0
     for file in store.iterdir() if store.is_dir() else ():
-        with suppress(OSError):  # another process has just removed it
+        with suppress(OSError):  # another process may remove the file meanwhile
             size += file.stat().st_size
     return size
 
 
 def bytes_used(directory: Path) -> int:
-    """Bytes of all stores in a directory, partial ones as well."""
+    """Return the bytes of all stores in a directory, including partial ones."""
     return sum(store_bytes(store) for store in list_stores(directory))
 
 
 def remove_store(store: Path) -> None:
-    """Remove a store, its about.json last, so that what an interruption leaves can still be told.
+    """Remove a store. about.json goes last, so that an interrupted removal leaves a folder that can be described.
 
     Raises:
-        UserError: It cannot be removed.
+        UserError: A file cannot be removed.
     """
     try:
         for path in sorted(store.iterdir(), key=lambda path: path == about_file(store)):

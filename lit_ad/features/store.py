@@ -1,8 +1,8 @@
-"""Features of the frozen part computed once and kept on disk, memory-mapped, shared by the processes of a machine.
+"""A store of the frozen part's features on disk: computed once, memory-mapped, shared by the processes of a machine.
 
-A store is a folder DIRECTORY/KEY, as layout.py says. KEY is a hash of everything the features depend on, so nothing
-stale is ever served: what changed has another key. The folder appears under its name when it is complete and on disk;
-processes that need it meanwhile wait for its writer. Any store may be deleted between runs, as `lit-ad cache` does.
+A store is a folder DIRECTORY/KEY: see layout.py. KEY is a hash of everything that the features depend on, so that
+changed inputs get another store, and no store is ever out of date. The folder gets its name when it is complete;
+processes that need it earlier wait for its writer. Any store may be deleted between runs, as `lit-ad cache` does.
 """
 
 import hashlib
@@ -27,11 +27,12 @@ from lit_ad.features.layout import DTYPES, KEY_LENGTH, about_file, lock_file, pa
 from lit_ad.files import format_bytes, sync_folder, writing
 
 REMEDY = "set cache.directory to another disk, or cache.enabled to false"
-_FORMAT = 3  # of the files, and of what a key stands for
+_FORMAT = 3  # version of the files and of the key
 
 
 class FeatureStore:
-    """The features of `count` network inputs, memory-mapped; maps lie channels last, as convolutions read them fastest.
+    """The features of `count` network inputs, memory-mapped. Maps are stored channels last, which convolutions read
+    fastest.
 
     Args:
         folder: DIRECTORY/KEY.
@@ -40,7 +41,7 @@ class FeatureStore:
     def __init__(self, folder: Path) -> None:
         about = json.loads(about_file(folder).read_text(encoding="utf-8"))
         self.folder, self.count = folder, int(about["count"])
-        # Copy on write: torch wants memory that it could write to, and the file stays as it is.
+        # Copy on write: torch needs memory that it may write to, and the file must not change.
         arrays = [np.load(tap_file(folder, i), mmap_mode="c") for i in range(len(about["shapes"]))]
         self.taps = [torch.from_numpy(array).view(getattr(torch, about["dtype"])) for array in arrays]
 
@@ -52,11 +53,11 @@ class FeatureStore:
 
     @property
     def nbytes(self) -> int:
-        """Of all features together."""
+        """Bytes of all features."""
         return sum(tap.nbytes for tap in self.taps)
 
     def __getitem__(self, index: int) -> list[Tensor]:
-        """Of one input, as views of the files: (1, C, h, w) of each tap."""
+        """Return the features of one input as views of the files: (1, C, h, w) of each tap."""
         return [channels_first(tap[index : index + 1]) for tap in self.taps]
 
 
@@ -68,57 +69,60 @@ def load_or_compute(
     compute: Callable[[], Iterable[Sequence[Tensor]]],
     title: str = "Teacher features",
 ) -> FeatureStore:
-    """The store of what `about` describes, written first if there is none.
+    """Return the store of the features that `about` describes. Compute and write it first if it does not exist.
 
     Args:
-        directory: Where stores are kept.
-        about: All that the features depend on, as JSON.
+        directory: The folder of all stores.
+        about: Everything that the features depend on, as JSON values.
         count: Number of inputs.
-        dtype: Of the numbers on disk: float16, bfloat16 or float32.
-        compute: Gives the features of all inputs in order, in batches: (b, C, h, w) of each tap.
-        title: Of the bar that is shown meanwhile.
+        dtype: Type of the numbers on disk: float16, bfloat16 or float32.
+        compute: Yields the features of all inputs in order, in batches: (b, C, h, w) of each tap.
+        title: Title of the progress bar.
 
     Raises:
-        UserError: Unknown dtype, a disk that is too small or fails, inputs of different sizes, numbers that dtype
-            cannot hold.
+        UserError: The dtype is unknown or cannot hold a number, the disk is too small or fails, or the inputs have
+            different sizes.
     """
     folder = store_path(directory, about, count, dtype)
     partial = partial_folder(folder)
-    of_inputs: list[OSError] = []  # errors of reading them, and not of this disk
+    input_errors: list[OSError] = []  # errors of reading the inputs, not of writing the store
 
     def batches() -> Iterator[Sequence[Tensor]]:
         try:
             yield from compute()
         except OSError as error:
-            of_inputs.append(error)
+            input_errors.append(error)
             raise
 
     if not folder.is_dir():
         with writing(directory, REMEDY):
             directory.mkdir(parents=True, exist_ok=True)
             lock = FileLock(lock_file(folder)).acquire()
-        with lock:  # the system takes it back from a process that dies
-            if not folder.is_dir():  # nobody wrote it while we waited
-                shutil.rmtree(partial, ignore_errors=True)  # of a writer that was killed
+        with lock:  # the system releases it if this process dies
+            if not folder.is_dir():  # no other process wrote it while this one waited
+                shutil.rmtree(partial, ignore_errors=True)  # a killed writer may have left it
                 try:
                     partial.mkdir()
                     write(partial, _full_key(about, count, dtype), batches(), title)
                     partial.rename(folder)
                     sync_folder(directory)
                 except OSError as error:
-                    if error in of_inputs:
+                    if error in input_errors:
                         raise
                     raise UserError(f"cannot write the cache {folder}: {error}; {REMEDY}") from error
                 finally:
                     shutil.rmtree(partial, ignore_errors=True)
-    with suppress(OSError):  # of others, in a directory that is only to be read
-        os.utime(about_file(folder))  # when it last served, for `lit-ad cache clear --older`
+    with suppress(OSError):  # the directory may be another user's and read-only
+        os.utime(about_file(folder))  # time of the last use, for `lit-ad cache clear --older`
     return FeatureStore(folder)
 
 
 def store_path(directory: Path, about: Mapping[str, Any], count: int, dtype: str) -> Path:
-    """Return DIRECTORY/KEY of what `about` describes, whether there is a store or not. Raises UserError if the dtype
-    is unknown."""
+    """Return DIRECTORY/KEY of the features that `about` describes; the folder need not exist.
+
+    Raises:
+        UserError: The dtype is unknown.
+    """
     if dtype not in DTYPES:
         raise UserError(f"cache.dtype is {dtype!r}, but it must be one of {', '.join(DTYPES)}")
     described = json.dumps(_full_key(about, count, dtype), sort_keys=True)
@@ -126,28 +130,32 @@ def store_path(directory: Path, about: Mapping[str, Any], count: int, dtype: str
 
 
 def _full_key(about: Mapping[str, Any], count: int, dtype: str) -> dict[str, Any]:
-    """Return all that a key stands for."""
+    """Return all values that KEY is a hash of."""
     return {**about, "format": _FORMAT, "timm": timm.__version__, "count": count, "dtype": dtype}
 
 
 def write(folder: Path, about: Mapping[str, Any], batches: Iterable[Sequence[Tensor]], title: str) -> None:
-    """Stream batches of features to `folder`, and see them on disk. Raises UserError as `load_or_compute` says.
+    """Write batches of features to `folder`, and flush them to the disk.
 
-    Written as a stream and not through a memory map: on a full disk a write is an error, and a map a dead process.
+    The files are written as streams and not by a memory map: if the disk is full, a stream raises an error, but a
+    memory map kills the process.
+
+    Raises:
+        UserError: As for `load_or_compute`.
     """
     count, dtype = int(about["count"]), getattr(torch, about["dtype"])
     shapes: list[torch.Size] = []
     done = 0
-    with ExitStack() as opened, tqdm(total=count, desc=title, leave=False) as bar:
+    with ExitStack() as open_files, tqdm(total=count, desc=title, leave=False) as bar:
         files: list[BinaryIO] = []
         for features in batches:
             levels = [channels_last(level) for level in features]
             if not shapes:
                 shapes = [level.shape[1:] for level in levels]
                 size = count * dtype.itemsize * sum(shape.numel() for shape in shapes)
-                _check_room(folder.parent, size, f"{title} of {format_count(count, 'input')} ({about['dtype']})")
+                _check_free_space(folder.parent, size, f"{title} of {format_count(count, 'input')} ({about['dtype']})")
                 for number, shape in enumerate(shapes):
-                    files.append(opened.enter_context(tap_file(folder, number).open("wb")))
+                    files.append(open_files.enter_context(tap_file(folder, number).open("wb")))
                     _write_header(files[-1], (count, *shape), dtype)
             elif shapes != [level.shape[1:] for level in levels]:
                 raise UserError(
@@ -158,13 +166,13 @@ def write(folder: Path, about: Mapping[str, Any], batches: Iterable[Sequence[Ten
                 numbers = level.detach().to("cpu", dtype).contiguous()
                 if not numbers.isfinite().all():
                     raise UserError(
-                        f"the teacher's features, up to {float(level.abs().max()):.3g}, do not fit {about['dtype']}: "
-                        "set cache.dtype to bfloat16 or float32"
+                        f"the teacher's features, up to {float(level.abs().max()):.3g}, are too large for "
+                        f"{about['dtype']}: set cache.dtype to bfloat16 or float32"
                     )
                 file.write(numbers.view(-1).view(torch.uint8).numpy().data)
             done += len(levels[0])
             bar.update(len(levels[0]))
-        assert done == count, f"features of {done} inputs where {count} were to come"
+        assert done == count, f"`compute` gave features of {done} inputs instead of {count}"
         for file in files:
             file.flush()
             os.fsync(file.fileno())
@@ -176,25 +184,26 @@ def write(folder: Path, about: Mapping[str, Any], batches: Iterable[Sequence[Ten
 
 
 def _write_header(file: BinaryIO, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    """NumPy's, of an array that follows in pieces. NumPy has no bfloat16: its bits are stored as integers."""
+    """Write the header of a .npy file, whose numbers follow in batches. NumPy has no bfloat16: its bits are stored as
+    uint16."""
     kind = np.dtype(np.uint16) if dtype == torch.bfloat16 else torch.zeros(0, dtype=dtype).numpy().dtype
-    about = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_2_0(file, about)
+    header = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_2_0(file, header)
 
 
-def _check_room(directory: Path, size: int, what: str) -> None:
-    """Raises UserError if the disk is too small."""
+def _check_free_space(directory: Path, size: int, what: str) -> None:
+    """Raise UserError if the disk of a directory has no room for `size` bytes."""
     free = shutil.disk_usage(directory).free
-    if size > 0.98 * free:  # a file system wants some for itself
+    if size > 0.98 * free:  # a file system needs some space for itself
         raise UserError(
-            f"the disk is too small for the cache. {what}: {format_bytes(size)} in {directory}, where "
-            f"{format_bytes(free)} are free: set cache.directory to another disk, cache.dtype to float16, or "
+            f"the disk is too small for the cache: {what} need {format_bytes(size)}, but {directory} has "
+            f"{format_bytes(free)} free: set cache.directory to another disk, cache.dtype to float16, or "
             "cache.enabled to false"
         )
 
 
 def channels_last(level: Tensor) -> Tensor:
-    """(B, C, h, w) -> (B, h, w, C); anything else, such as tokens (B, N, D), stays."""
+    """(B, C, h, w) -> (B, h, w, C); other shapes, such as tokens (B, N, D), are unchanged."""
     return level.permute(0, 2, 3, 1) if level.ndim == 4 else level
 
 

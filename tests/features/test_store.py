@@ -100,7 +100,7 @@ def test_computed_once_for_one_key(tmp_path: Path) -> None:
 
 def test_a_small_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2000))
-    with pytest.raises(UserError, match=r"the disk is too small.*2 KiB are free: set cache.directory to another disk"):
+    with pytest.raises(UserError, match=r"the disk is too small.*has 2 KiB free: set cache.directory to another disk"):
         load_or_compute(tmp_path, {}, 7, "float32", lambda: batches(features()))
     assert not [path for path in tmp_path.iterdir() if path.suffix != ".lock"]
     monkeypatch.undo()
@@ -109,7 +109,7 @@ def test_a_small_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_numbers_that_do_not_fit(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"up to .*e\+05, do not fit float16: set cache.dtype to bfloat16"):
+    with pytest.raises(UserError, match=r"up to .*e\+05, are too large for float16: set cache.dtype to bfloat16"):
         load_or_compute(tmp_path, {}, 7, "float16", lambda: batches(features(scale=1e5)))
     load_or_compute(tmp_path, {}, 7, "bfloat16", lambda: batches(features(scale=1e5)))
     with pytest.raises(UserError, match=r"cache.dtype is 'int8', but it must be one of float16, bfloat16, float32"):

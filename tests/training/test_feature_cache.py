@@ -356,8 +356,8 @@ def test_features_that_cannot_be_kept_end_no_run(part: Path, tmp_path: Path, vit
         return fit(model, part, tmp_path, FeatureCache(enabled, tmp_path / "features"), epochs=2)
 
     assert start("auto").taught.count("train") == 4
-    assert "do not fit float16: set cache.dtype to bfloat16" in said[1]
-    with pytest.raises(UserError, match="do not fit float16"):
+    assert "are too large for float16: set cache.dtype to bfloat16" in said[1]
+    with pytest.raises(UserError, match="are too large for float16"):
         start(True)
 
 
