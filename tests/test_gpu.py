@@ -24,7 +24,7 @@ from lit_ad.detector.detector import Detector
 from lit_ad.image.view import View
 from lit_ad.methods import __all__ as METHODS
 from lit_ad.methods.base import Method
-from lit_ad.methods.network import inference
+from lit_ad.methods.network import make_inference_network
 from lit_ad.training import Calibration
 from tests.methods.training import made, trainer_in
 from tests.test_precision import fit_and_test_again
@@ -220,7 +220,7 @@ def test_an_exported_file_on_the_gpu(
     method = trained("STFPM", small_models, images, tmp_path, "gpu").cpu()
     file = tmp_path / ("model.pt2" if device == "torch" else "model.onnx")
     export(method, file, "torch" if device == "torch" else "onnx", precision, carried=pictures(images)[:3])
-    checkpoint = Detector(inference(method), method.card)
+    checkpoint = Detector(make_inference_network(method), method.card)
     exported = Detector.load(file, device="cuda" if device == "torch" else device)
     assert largest_difference(checkpoint, exported, pictures(images)) < (PARTS if precision == "fp32" else 2e-2)
     if device == "tensorrt":

@@ -41,7 +41,7 @@ from lit_ad.files import check_writable, free_path, new_folder, resolve_path, wr
 from lit_ad.image.roi import counted
 from lit_ad.image.view import View
 from lit_ad.methods.base import Method
-from lit_ad.methods.network import inference
+from lit_ad.methods.network import make_inference_network
 from lit_ad.metrics import ImageAUROC, PixelAUROC
 
 COMPARED = 8  # images
@@ -115,7 +115,7 @@ def export(
         card = write(method, file, format, precision, [sample.image for sample in calibration], opset, ir, carried)
         if card.without_map:
             print(f"The file has scores and no anomaly_map: {card.without_map}.")
-        checkpoint, exported = Detector(inference(method), method.card), Detector.load(file, verify=False)
+        checkpoint, exported = Detector(make_inference_network(method), method.card), Detector.load(file, verify=False)
         report = compare(exported, checkpoint, pictures, precision)
         if precision == "int8" and card.decision is not None:  # its scores are others, and so are its thresholds
             card = with_own_decision(exported, splits.val if decides(checkpoint, splits.val) else [], file)

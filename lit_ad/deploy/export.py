@@ -28,7 +28,7 @@ from lit_ad.detector.runtimes import need
 from lit_ad.errors import UserError
 from lit_ad.image.pixels import Size
 from lit_ad.methods.base import Method
-from lit_ad.methods.network import inference
+from lit_ad.methods.network import make_inference_network
 
 Format = Literal["onnx", "openvino", "torch"]
 Precision = Literal["fp32", "fp16", "int8"]
@@ -82,7 +82,7 @@ def export(
     card = replace(method.card, precision=precision, without_map=without_map)
     if card.decision is not None and without_map:
         card = replace(card, decision=card.decision.without_maps())
-    check = make_check(inference(method), card, carried, CHECKED[precision]).to_text() if carried else None
+    check = make_check(make_inference_network(method), card, carried, CHECKED[precision]).to_text() if carried else None
     _fix_positions(method, size)
     graph = Graph(method).eval()
     example = torch.zeros(2, 3, *size, dtype=torch.uint8, device=method.device)

@@ -1,8 +1,8 @@
 """The one class between a method and LightningModule.
 
-Read it top to bottom: what a method writes; what is made of that, from pixels to a judgement of each image; Lightning's
-hooks, which call it; and the checkpoint, which is a detector. `methods/network.py` runs a method as the network that
-`detector.scoring.judge` asks for, `methods/detector_file.py` has what is in a checkpoint.
+The order of the class: the functions that a method writes; how they turn pixels into a judgement of each image;
+Lightning's hooks; the checkpoint. Two modules help it: `methods/network.py` wraps a method as the network that
+`detector.scoring.judge` takes, and `methods/detector_file.py` writes and reads a checkpoint's record of the detector.
 """
 
 import copy
@@ -33,28 +33,28 @@ from lit_ad.shared_mean import SharedMean
 from lit_ad.teachers.backbone import Teacher
 from lit_ad.version import __version__
 
-Nominal = Iterable[tuple[Tensor, list[Tensor]]]  # images (B, 3, H, W) in [0, 1] and what `describe` says of them
+Nominal = Iterable[tuple[Tensor, list[Tensor]]]  # images (B, 3, H, W) in [0, 1] and their features from `describe`
 
 
 class Method(L.LightningModule):
-    """A detector: how it looks at an image, frozen teachers, students that agree with them on nominal images, and what
-    is made of their disagreement.
+    """A detector: a view of the image, frozen teachers, and students that learn to agree with them on nominal images.
+    Where they disagree, the image is anomalous.
 
     A method writes `compare`, `loss`, `detect` and `configure_optimizers`; it assigns its teachers and students as
     attributes. Everything else has a default here.
 
     Args:
-        view: How images become network inputs, at the multiple of pixels that the method needs (`View.of_multiple`).
+        view: How images become network inputs; `view.of_multiple(n)` if the networks need sides divisible by n.
     """
 
     logged = ("train/loss", "train/loss_step", "train/loss_epoch", "val/loss")  # names of values that training logs
-    needs_pixels = True  # whether `compare` looks at the images, or at the features alone
-    top = 0.0  # the fraction of a map's pixels, the highest, whose mean is the image's score; 0: the maximum
-    clip: float | None = None  # the largest norm of a step's gradient, unless trainer.gradient_clip_val says another
-    map_scored = True  # whether an image's score is that of its map; False where `detect` gives scores beside maps
-    teacher: Teacher  # where there is one; `teachers()` has all
-    decision: Decision | None = None  # from nominal images held out of training; set by the Calibration callback
-    decided_for: str | None = None  # the fingerprint of the weights that scored those images; None: not known
+    needs_pixels = True  # False: `compare` reads the features only, so that a cache of them replaces the images
+    top = 0.0  # an image's score is the mean of this fraction of its map's pixels, the highest; 0: the maximum
+    clip: float | None = None  # the largest norm of a step's gradient; trainer.gradient_clip_val overrides it
+    map_scored = True  # True: an image's score is computed from its map; False: `detect` returns its own scores
+    teacher: Teacher  # the only or the first one; `teachers()` returns all
+    decision: Decision | None = None  # thresholds from held-out nominal images; set by the Calibration callback
+    decided_for: str | None = None  # fingerprint of the weights that scored those images; None: unknown
 
     def __init__(self, view: View) -> None:
         super().__init__()
@@ -67,26 +67,27 @@ class Method(L.LightningModule):
     # What a method writes.
 
     def describe(self, images: Tensor) -> list[Tensor]:
-        """The frozen part, which the feature cache holds: images (B, 3, H, W) in [0, 1] -> (B, ...) each."""
+        """Run the frozen part: images (B, 3, H, W) in [0, 1] -> features (B, ...), which the feature cache holds."""
         features: list[Tensor] = self.teacher(images)
         return features
 
     def compare(self, images: Tensor, features: list[Tensor]) -> Any:
-        """The trained part, run once: what the students disagree in with `describe`'s features of the images."""
+        """Run the trained part once, and return how the students disagree with the features from `describe`."""
         raise NotImplementedError
 
     def loss(self, disagreement: Any) -> Tensor:
-        """What training minimises, and validation measures: a scalar."""
+        """Return the scalar that training minimises and validation logs."""
         raise NotImplementedError
 
     def detect(self, disagreement: Any) -> Prediction:
-        """Map and score of each image."""
+        """Return the map (B, 1, h, w) of each image, its score (B,), or both."""
         raise NotImplementedError
 
-    # Where a paper needs more.
+    # What a method overrides if its paper needs more.
 
     def score(self, anomaly_map: Tensor) -> Tensor:
-        """Score of each image from its map, (B, 1, h, w) -> (B,): the mean of the highest `top`, one pixel at least."""
+        """Score each image by its map, (B, 1, h, w) -> (B,): the mean of the fraction `top` of its pixels, the highest,
+        and of at least one pixel."""
         values = anomaly_map.flatten(1)
         count = int(self.top * values.shape[1])
         return values.amax(dim=1) if count < 2 else values.topk(count, dim=1, sorted=False).values.mean(dim=1)
@@ -96,51 +97,61 @@ class Method(L.LightningModule):
         return self.loss(self.compare(images, features))
 
     def prepare(self, nominal: Nominal) -> None:
-        """Statistics of the nominal training images that training stands on, before its first step."""
+        """Compute the statistics of the nominal training images that training needs, before its first step."""
 
     def calibrate(self, nominal: Nominal, held_out: Nominal) -> None:
-        """Statistics that scoring stands on, of the training images and the held-out ones, before a validation.
+        """Compute the statistics that scoring needs, before each validation.
 
-        If a method looks at `held_out`, the false-alarm rate of its decision is approximate, and the decision says so.
-        Where no image is held out, as in the last training of decision.folds, `held_out` are the training images.
+        If a method uses `held_out`, the false-alarm rate of its decision is approximate, and the decision records that.
+        With several processes, each one gets its share of the images and must merge its statistics with the others'
+        (`statistics.Moments.reduce`).
 
-        Of several processes, each sees its own share of both, and reduces what it found (`statistics.Moments`).
+        Args:
+            nominal: The training images.
+            held_out: The images held out of training. Without any, as in the last training of decision.folds, these
+                are the training images.
         """
 
     def exportable(self) -> tuple[Self, str]:
-        """A copy that runtimes without gradients can run, and why it has no map where this one has."""
+        """Return a copy that runs without gradients, and the reason if the copy has no map although this model has."""
         return copy.deepcopy(self), ""
 
-    # What a method may ask for.
+    # What a method may call.
 
     def teachers(self) -> dict[str, Teacher]:
-        """The frozen networks, by the names of the attributes they are."""
+        """Return the frozen networks by the names of their attributes."""
         return {name: module for name, module in self.named_modules() if isinstance(module, Teacher)}
 
     def total_steps(self, why: str) -> int:
-        """The steps of the whole training, for `configure_optimizers`. Raises UserError, with what of the method needs
-        them, if there is no end."""
+        """Return the number of steps of the whole training, for `configure_optimizers`.
+
+        Args:
+            why: What needs the number, for the message: "learning rate falls until training ends".
+
+        Raises:
+            UserError: The trainer has no last step.
+        """
         steps = self.trainer.estimated_stepping_batches
         if math.isinf(steps):
             raise UserError(f"{type(self).__name__}'s {why}: set trainer.max_steps or max_epochs")
         return int(steps)
 
-    # From images to judgements. `detector.scoring` says what maps and scores mean for an image.
+    # From images to judgements. `detector.scoring` defines how maps and scores become the judgement of an image.
 
     def predict(self, images: Tensor, features: list[Tensor] | None = None) -> Prediction:
-        """Map and score of images (B, 3, H, W) in [0, 1], whose features may be at hand."""
+        """Return map and score of images (B, 3, H, W) in [0, 1]. `features` saves the run of the frozen part."""
         return self.detect(self.compare(images, self.describe(images) if features is None else features))
 
     def assess(self, images: Tensor, features: list[Tensor] | None = None) -> tuple[Prediction, Tensor]:
-        """Prediction and loss of held-out images from one comparison."""
+        """Return prediction and loss of held-out images (B, 3, H, W) from one comparison."""
         disagreement = self.compare(images, self.describe(images) if features is None else features)
         return self.detect(disagreement), self.loss(disagreement)
 
     def forward(self, pixels: Tensor) -> Prediction:
         """Return maps (B, 1, H, W) and scores (B,) of uint8 pixels (B, 3, H, W): the graph of an exported file.
 
-        Scores of maps count padding, too, which lies elsewhere in each image. They leave out what the mask of a region
-        of interest leaves out: it has one size, and so one place in the input.
+        A score from a map includes the padding, whose place differs from image to image. It excludes what the mask of
+        a region of interest excludes, because the mask has the same place in every input.
         """
         with eval_mode(self):
             prediction = upsample_maps(self, self.predict(as_images(pixels)), pixels)
@@ -150,7 +161,12 @@ class Method(L.LightningModule):
         return prediction
 
     def judge(self, batch: Batch, losses: list[tuple[Tensor, int]] | None = None) -> list[Judgement]:
-        """Judge the images of a batch that is on the device, each for itself: see `detector.scoring.judge`."""
+        """Judge each image of a batch, which is on the model's device: see `detector.scoring.judge`.
+
+        Args:
+            batch: B images or tiles.
+            losses: Receives the loss and the number of images of each call of the network. None: no loss is computed.
+        """
         judgements: list[Judgement] = []
         for part in batch.uniform():
             network = make_network(self, self._cached_features(part), losses)
@@ -158,19 +174,19 @@ class Method(L.LightningModule):
         return judgements
 
     def _cached_features(self, batch: Batch) -> list[Tensor] | None:
-        """Return a batch's cached features, which may be stored in half precision, in the networks' own."""
+        """Return a batch's cached features, in the networks' precision: the cache may store half precision."""
         return None if batch.features is None else [level.to(self.dtype) for level in batch.features]
 
     @property
     def card(self) -> Card:
-        """What this detector is beside its networks."""
+        """The record of this detector without its networks: view, decision, and how its maps are scored."""
         name = qualified_name(type(self))
         return Card(name, self.view, self.decision, self.top, self.map_scored, __version__)
 
     # Lightning's hooks.
 
     def configure_model(self) -> None:
-        """DDP never broadcasts a teacher; on several GPUs, the students' BatchNorm sees the batches of all of them."""
+        """Keep DDP from broadcasting the teachers; on several GPUs, let the students' BatchNorm see all batches."""
         trainer = self._trainer
         self._ddp_params_and_buffers_to_ignore = [
             f"{name}.{inner}"
@@ -184,8 +200,8 @@ class Method(L.LightningModule):
                 setattr(self, name, convert_sync_batchnorm(students))
 
     def on_fit_start(self) -> None:
-        """Drop the training loader that Lightning made early, to count the steps for `configure_optimizers`. It makes
-        another one, and loads the loader's state in a checkpoint into that."""
+        """Drop the training loader that Lightning made early, to count the steps for `configure_optimizers`. Lightning
+        then makes a new one, and restores the checkpoint's loader state into it."""
         self.trainer.fit_loop._combined_loader = None
 
     def configure_gradient_clipping(
@@ -219,15 +235,15 @@ class Method(L.LightningModule):
         count = sum(n for _, n in losses)
         loss = sum((loss * (n / count) for loss, n in losses), start=torch.zeros((), device=self.device))
         self.val_loss.update(loss, weight=len(batch))
-        if not self.trainer.sanity_checking:  # which comes before the first `calibrate`
+        if not self.trainer.sanity_checking:  # the sanity check comes before the first `calibrate`
             refuse_not_finite(judgements, batch)
         return judgements
 
     def on_validation_epoch_end(self) -> None:
-        """Log the loss: here, where a process without validation images is, too."""
+        """Log the loss here, and not in a step: a process without validation images runs no step."""
         if not len(self.trainer.val_dataloaders.dataset):  # type: ignore[union-attr]
             return  # no image is held out
-        self.val_loss.update(0.0, weight=0.0)  # or torchmetrics warns of such a process
+        self.val_loss.update(0.0, weight=0.0)  # torchmetrics warns of a metric that was never updated
         self.log("val/loss", self.val_loss, prog_bar=True, batch_size=1)
 
     def test_step(self, batch: Batch, batch_idx: int) -> list[Judgement]:  # type: ignore[override]
@@ -236,7 +252,7 @@ class Method(L.LightningModule):
         return judgements
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[Judgement]:
-        """As `test_step`, but an error is written to the image's sample in the batch, where callbacks read it."""
+        """As `test_step`, but a score that is not finite goes to the image's sample as its error: callbacks read it."""
         judgements = self.judge(batch)
         for i, (sample, judgement) in enumerate(zip(batch.samples, judgements, strict=True)):
             if not judgement.finite and not sample.error:
@@ -249,24 +265,26 @@ class Method(L.LightningModule):
         write_record(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Raises UserError if the checkpoint is another method's, of other teachers, or of another view."""
+        """Restore the decision. Raises UserError if the checkpoint is of another method, view or teacher."""
         read_record(self, checkpoint)
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
         cls, checkpoint_path: str | Path, map_location: Any = "cpu", weights: str | Path | None = None, **arguments: Any
     ) -> Self:
-        """The detector in a checkpoint, in eval mode; also on `Method` itself, since the file names its class.
+        """Return the detector in a checkpoint, in eval mode. `Method.load_from_checkpoint` works for every method,
+        because the file names its class.
 
         Args:
             checkpoint_path: RUN/checkpoints/best.ckpt.
             map_location: The device.
-            weights: The teacher's, if they are no longer where they were, nor beside the checkpoint.
-            **arguments: Of the method, in place of those it was trained with.
+            weights: The file of the teacher's weights, if it is neither where it was in training nor beside the
+                checkpoint.
+            **arguments: Arguments of the method that replace those of training.
 
         Raises:
-            UserError: No checkpoint, a method that is not known, no such device, or a teacher whose weights are not to
-                be found or are others than in training.
+            UserError: The file is no checkpoint, its method is not imported, the device does not exist, or the
+                teacher's weights are missing or are not those of training.
         """
         if weights is not None:
             arguments["weights"] = str(weights)
@@ -274,6 +292,6 @@ class Method(L.LightningModule):
 
 
 def refuse_not_finite(judgements: list[Judgement], batch: Batch) -> None:
-    """Raise NotFiniteError that names the first image of a batch of which a number is NaN or infinite."""
+    """Raise NotFiniteError if a judgement has a NaN or infinite number. The message names the first such image."""
     for judgement, sample in zip(judgements, batch.samples, strict=True):
         judgement.refuse_not_finite(str(sample.image))

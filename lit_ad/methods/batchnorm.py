@@ -1,4 +1,4 @@
-"""BatchNorm's statistics over the batches of all processes, so that several train as one would."""
+"""BatchNorm over the batches of all processes on CPUs, so that several processes train as one process would."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,7 +11,10 @@ from torch.overrides import TorchFunctionMode
 
 
 class SharedBatchNorm(TorchFunctionMode):
-    """What nn.SyncBatchNorm does on GPUs, on a CPU, where torch has none: within it, every BatchNorm in training."""
+    """Within this context, each BatchNorm in training mode takes its statistics over the batches of all processes.
+
+    It does on CPUs what nn.SyncBatchNorm does on GPUs; torch has no SyncBatchNorm for CPUs.
+    """
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
@@ -29,32 +32,32 @@ def _shared_batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """`torch.nn.functional.batch_norm` of the batches (B, C, ...) of all processes together."""
+    """`torch.nn.functional.batch_norm` of a batch (B, C, ...), with mean and variance over all processes' batches."""
     if not training:
         return batch_norm(images, running_mean, running_var, weight, bias, False, momentum, eps)
-    over = [axis for axis in range(images.ndim) if axis != 1]
+    axes = [axis for axis in range(images.ndim) if axis != 1]
     values = images if images.dtype == torch.float64 else images.float()
-    here = values.new_tensor([values.numel() / values.shape[1]])
-    sums, count = _Total.apply(torch.cat([values.sum(dim=over), here])).split([values.shape[1], 1])
+    own_count = values.new_tensor([values.numel() / values.shape[1]])
+    sums, count = _Total.apply(torch.cat([values.sum(dim=axes), own_count])).split([values.shape[1], 1])
     mean = sums / count
-    centred = values - aligned(mean, images.ndim)
-    variance = _Total.apply(centred.square().sum(dim=over)) / count
+    centred = values - _align_channels(mean, images.ndim)
+    variance = _Total.apply(centred.square().sum(dim=axes)) / count
     if running_mean is not None and running_var is not None:
         with torch.no_grad():
             running_mean.lerp_(mean.to(running_mean), momentum)
             running_var.lerp_((variance * count / (count - 1)).to(running_var), momentum)
     scale = torch.rsqrt(variance + eps) * (1 if weight is None else weight)
-    result = centred * aligned(scale, images.ndim)
-    return (result if bias is None else result + aligned(bias, images.ndim)).to(images.dtype)
+    result = centred * _align_channels(scale, images.ndim)
+    return (result if bias is None else result + _align_channels(bias, images.ndim)).to(images.dtype)
 
 
-def aligned(channels: Tensor, ndim: int) -> Tensor:
-    """(C,) -> (1, C, 1, ...)."""
+def _align_channels(channels: Tensor, ndim: int) -> Tensor:
+    """Give a vector of channels `ndim` axes, so that it broadcasts: (C,) -> (1, C, 1, ...)."""
     return channels.view(1, -1, *[1] * (ndim - 2))
 
 
 class _Total(torch.autograd.Function):
-    """The sum over processes, through which gradients flow back from all of them."""
+    """The sum of a tensor over all processes, the same shape; the backward pass sums their gradients."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:

@@ -1,9 +1,10 @@
 """Attend, Distill, Detect: Attention-aware Entropy Distillation for Anomaly Detection (Jena et al.),
 https://arxiv.org/abs/2405.06467. DCAM is its distributed convolutional attention module.
 
-A student twin for all products at once: while it trains, attention weighs its channels, so that it learns where each
-product's features lie; a cosine compares channels at a position, an entropy the positions of a channel. Afterwards the
-attention is gone, and the detector is as fast as without.
+One student, an untrained copy of the teacher, learns all products at once. In training, attention weighs the student's
+channels, so that it learns which channels describe which product. The loss has two terms: a cosine compares the
+channels of a position, an entropy compares the positions of a channel. The attention is not part of the detector, and
+costs no time there.
 Shapes: B batch, L levels from fine to coarse, C channels, (h, w) feature map, n = h w positions.
 """
 
@@ -24,22 +25,22 @@ Pairs = list[tuple[Tensor, Tensor]]
 
 
 class DCAM(Method):
-    """A student of any timm CNN, with channel attention while it trains: the best of the paper's variants.
+    """A student of any timm CNN, with channel attention in training: the best of the paper's variants.
 
-    The authors' public script trains another variant, the cosine over the positions of each channel, without attention
-    and entropy.
+    The authors' public script trains another variant: the cosine over the positions of each channel, without attention
+    and without entropy.
 
     Args:
         backbone: timm name with the tag of its weights; the authors' is ResNet-18.
-        taps: Levels, as timm counts them: 1 to 3 are strides 4, 8 and 16.
-        weights: The teacher's: hub, hf-hub:OWNER/REPO, pip:PACKAGE, or a file.
+        taps: Feature levels, by timm's numbers: 1 to 3 have strides 4, 8 and 16.
+        weights: Source of the teacher's weights: hub, hf-hub:OWNER/REPO, pip:PACKAGE, or a file.
         view: How images become network inputs.
-        temperature: Of the softmax over positions. The paper does not tell it: 1 is ours.
-        entropy: Weight of the entropy, which is a sum over channels and positions where the cosine is a mean. The paper
-            does not tell it: ours is about one over the number of channels.
-        lr: SGD's learning rate.
-        momentum: SGD's.
-        weight_decay: SGD's.
+        temperature: Temperature of the softmax over positions. The paper does not give it; 1 is our choice.
+        entropy: Weight of the entropy, which is a sum over channels and positions, while the cosine is a mean. The
+            paper does not give it; our choice is about one over the number of channels.
+        lr: Learning rate of SGD.
+        momentum: Momentum of SGD.
+        weight_decay: Weight decay of SGD.
     """
 
     def __init__(
@@ -63,20 +64,22 @@ class DCAM(Method):
         self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
 
     def compare(self, images: Tensor, features: list[Tensor]) -> Pairs:
-        """The teacher's levels and the student's, L x 2 x (B, C, h, w); in training, what attention makes of these."""
+        """Return pairs of the teacher's and the student's levels, L x 2 x (B, C, h, w). In training, attention weighs
+        the student's channels."""
         levels = self.student(images)
         if self.training:
             levels = [attention(level) for attention, level in zip(self.attention, levels, strict=True)]
         return list(zip(features, levels, strict=True))
 
     def loss(self, disagreement: Pairs) -> Tensor:
-        """Sum over levels of the cosine distance, mean over batch and positions, and the weighted entropy."""
+        """Return the cosine distance, mean over batch and positions, plus the weighted entropy, both summed over
+        levels: a scalar."""
         cosine = torch.stack([cosine_distance(teacher, student).mean() for teacher, student in disagreement]).sum()
-        entropies = [entropy_of(teacher, student, self.temperature) for teacher, student in disagreement]
+        entropies = [channel_entropy(teacher, student, self.temperature) for teacher, student in disagreement]
         return cosine + self.entropy * torch.stack(entropies).sum()
 
     def detect(self, disagreement: Pairs) -> Prediction:
-        """Sum of the levels' cosine distances at the finest level's resolution (64 of 256)."""
+        """Sum the levels' cosine distances at the finest level's resolution: (B, 1, h, w), 64x64 for 256x256 images."""
         height, width = max(teacher.shape[-2:] for teacher, _ in disagreement)
         levels = [cosine_distance(teacher, student)[:, None] for teacher, student in disagreement]
         return Prediction(torch.stack([upsample(level, (height, width)) for level in levels]).sum(dim=0))
@@ -87,7 +90,7 @@ class DCAM(Method):
 
 
 class ChannelAttention(nn.Module):
-    """Weighs channels by their mean and their maximum over positions (CBAM's), (B, C, h, w) -> the same shape."""
+    """CBAM's channel attention: weigh channels by their mean and maximum over positions, (B, C, h, w) -> same shape."""
 
     def __init__(self, channels: int, reduction: int = 8) -> None:
         super().__init__()
@@ -100,9 +103,9 @@ class ChannelAttention(nn.Module):
         return level * weights[..., None, None]
 
 
-def entropy_of(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
+def channel_entropy(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
     """KL(teacher || student) of each channel's softmax over positions, summed over channels and positions, mean over
-    the batch: 2 x (B, C, h, w) -> scalar, at least in float32."""
+    the batch: 2 x (B, C, h, w) -> a scalar, in float32 or float64."""
     dtype = torch.promote_types(teacher.dtype, torch.float32)
     expected, actual = (log_softmax(level.flatten(2).to(dtype) / temperature, dim=2) for level in (teacher, student))
     return kl_div(actual, expected, reduction="batchmean", log_target=True)

@@ -1,8 +1,8 @@
 """DeSTSeg: Segmentation Guided Denoising Student-Teacher for Anomaly Detection (Zhang et al., CVPR 2023),
 https://arxiv.org/abs/2211.11317.
 
-A student sees an image with a made-up defect, and learns to say what the frozen teacher says of the image without it.
-Then a segmentation network learns, from where the two differ, to find the defect.
+A student gets an image with a made-up defect, and learns the frozen teacher's features of the image without it. Then a
+segmentation network learns to find the defect from the difference between teacher and student.
 Shapes: B batch, L levels from fine to coarse, C channels, (h, w) feature map, (H, W) image.
 """
 
@@ -26,33 +26,33 @@ from lit_ad.methods.restoration import at_least_float32
 from lit_ad.methods.reverse_distillation import Block, check_levels, check_sides
 from lit_ad.teachers import Backbone, Teacher
 
-RATES = (6, 12, 18)  # of the dilated convolutions, as in DeepLabv3
+RATES = (6, 12, 18)  # dilations of the segmentation head's convolutions, as in DeepLabv3
 
 
 class DeSTSeg(Method):
     """A denoising student of any timm CNN, and a segmentation network on top of it.
 
-    It needs data.corrupt, lit_ad.data.Perlin as the paper has it. The student learns in the first steps, the
-    segmentation network in the others: trainer.max_steps says how many there are, 5000 in the paper. The last step is
-    to be kept, by `checkpoint.monitor: null`: an empty map is the best on nominal held-out images.
+    Set data.corrupt, to lit_ad.data.Perlin as in the paper. The student learns in the first steps, the segmentation
+    network in the others; set trainer.max_steps, 5000 in the paper. Set `checkpoint.monitor: null` to keep the last
+    step: nominal held-out images have no defects, so that a network that finds nothing would look best.
 
-    An image's score is the mean of the highest 100 pixels of a map of 256x256, and of as large a part of others.
+    An image's score is the mean of the highest 100 pixels of a map of 256x256, and of the same fraction of other sizes.
 
     Args:
         backbone: timm name; the paper's is ResNet-18.
-        taps: The teacher's levels, each of twice the stride before it: 1 to 3 are strides 4, 8 and 16. The student goes
-            one level further down.
-        weights: The teacher's: hub, hf-hub:OWNER/REPO, pip:PACKAGE, or a file.
+        taps: The teacher's feature levels, by timm's numbers: 1 to 3 have strides 4, 8 and 16. Each stride must be
+            twice the one before. The student has one deeper level.
+        weights: Source of the teacher's weights: hub, hf-hub:OWNER/REPO, pip:PACKAGE, or a file.
         view: How images become network inputs.
-        student_share: Part of the training's steps in which the student learns, 1000 of 5000 in the paper.
-        reduction: Of the student's loss over a batch: "mean", or "sum" as in the authors' code.
-        gamma: Of the focal loss.
-        dropout: Before the segmentation network's last convolution, as DeepLabv3 has it in torchvision.
-        lr: SGD's, of the student.
-        segmentation_lr: Of the segmentation network's residual blocks.
-        head_lr: Of its dilated convolutions and what follows them.
-        momentum: SGD's.
-        weight_decay: SGD's.
+        student_share: Fraction of the training's steps in which the student learns, 1000 of 5000 in the paper.
+        reduction: How the student's loss is reduced over a batch: "mean", or "sum" as in the authors' code.
+        gamma: Exponent of the focal loss.
+        dropout: Dropout before the segmentation network's last convolution, as in torchvision's DeepLabv3.
+        lr: Learning rate of SGD for the student.
+        segmentation_lr: Learning rate of SGD for the segmentation network's residual blocks.
+        head_lr: Learning rate of SGD for its head: the dilated convolutions and the layers after them.
+        momentum: Momentum of SGD.
+        weight_decay: Weight decay of SGD.
     """
 
     top = 100 / 256**2
@@ -84,61 +84,66 @@ class DeSTSeg(Method):
         self.student_steps = 0  # known when the optimizer is made
 
     def compare(self, images: Tensor, features: list[Tensor]) -> "Disagreement":
-        """Raises UserError if H or W is no multiple of the student's deepest stride."""
+        """Run the student on the same images as the teacher, and segment their difference.
+
+        Raises:
+            UserError: H or W is not a multiple of the student's deepest stride.
+        """
         check_sides(features[-1], self.teacher.strides[-1])
         students = self.student(images)
         return Disagreement(features, students, self.segmentation(features, students))
 
     def loss(self, disagreement: "Disagreement") -> Tensor:
-        """Of both networks on images without a defect, for validation."""
+        """The sum of both networks' losses on images without a defect, for validation: a scalar."""
         logits = disagreement.logits
-        nothing = torch.zeros(logits.shape, dtype=torch.bool, device=logits.device)
+        no_defect = torch.zeros(logits.shape, dtype=torch.bool, device=logits.device)
         return student_loss(disagreement.teachers, disagreement.students) + segmentation_loss(
-            logits, nothing, self.gamma
+            logits, no_defect, self.gamma
         )
 
     def training_loss(self, images: Tensor, features: list[Tensor], others: Others) -> Tensor:
-        """The student's on corrupted images against features of clean ones; after its steps, the segmentation's.
+        """Return the student's loss in its steps, from features of corrupted and of clean images; afterwards, the
+        segmentation network's loss.
 
         Raises:
-            UserError: The data has no corrupted images, or the segmentation network gets one image alone.
+            UserError: The data has no corrupted images, or the segmentation network gets a batch of one image.
         """
         if others.corrupted is None or others.corruption is None:
             raise UserError("DeSTSeg learns from made-up defects: set data.corrupt to lit_ad.data.Perlin")
-        if self.learns_student:
+        if self.is_student_step:
             loss = student_loss(features, self.student(others.corrupted))
             if self.reduction == "sum":
                 loss = loss * len(images) * count_processes()
         else:
             if len(images) * count_processes() == 1:
                 raise UserError(
-                    "DeSTSeg's segmentation network takes BatchNorm's statistics over images: set data.batch_size to 2 "
-                    "or more, and data.loading.drop_last to true where one image is left over"
+                    "BatchNorm in DeSTSeg's segmentation network needs two images in a batch: set data.batch_size to 2 "
+                    "or more, and data.loading.drop_last to true if the last batch has one image"
                 )
             with torch.no_grad(), eval_mode(self.student):
                 teachers, students = self.describe(others.corrupted), self.student(others.corrupted)
             loss = segmentation_loss(self.segmentation(teachers, students), others.corruption, self.gamma)
         if count_processes() > 1:  # DDP waits for a gradient of each parameter
-            loss = loss + 0 * torch.stack([parameter.sum() for parameter in self.idle.parameters()]).sum()
+            loss = loss + 0 * torch.stack([parameter.sum() for parameter in self.idle_network.parameters()]).sum()
         return loss
 
     @property
-    def learns_student(self) -> bool:
-        """Whether this step is one of the student's."""
+    def is_student_step(self) -> bool:
+        """Whether the student learns in this step; otherwise the segmentation network does."""
         return self.global_step < self.student_steps
 
     @property
-    def idle(self) -> nn.Module:
+    def idle_network(self) -> nn.Module:
         """The network that does not learn in this step."""
-        return self.segmentation if self.learns_student else self.student
+        return self.segmentation if self.is_student_step else self.student
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Without a gradient, SGD leaves a parameter and its momentum as they are: no weight decay moves it either."""
-        for parameter in self.idle.parameters():
+        """Remove the idle network's gradients: without one, SGD applies no weight decay either."""
+        for parameter in self.idle_network.parameters():
             parameter.grad = None
 
     def detect(self, disagreement: "Disagreement") -> Prediction:
-        """How likely each cell is a part of a defect, (B, 1, H / 4, W / 4)."""
+        """Return the probability that a cell belongs to a defect, (B, 1, H / 4, W / 4)."""
         return Prediction(at_least_float32(disagreement.logits).sigmoid())
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -152,19 +157,22 @@ class DeSTSeg(Method):
 
 
 class Disagreement(NamedTuple):
-    """What teacher and student say of an image, and what the segmentation network makes of it."""
+    """The features of teacher and student, and the segmentation network's output for them."""
 
     teachers: list[Tensor]  # L x (B, C, h, w)
     students: list[Tensor]  # L x (B, C, h, w)
-    logits: Tensor  # (B, 1, h, w) of the finest level
+    logits: Tensor  # (B, 1, h, w), of the finest level's size
 
 
 class Student(nn.Module):
-    """A random encoder, one level deeper than the teacher's, and a decoder back to the teacher's levels.
+    """An encoder with random weights, one level deeper than the teacher's, and a decoder back to the teacher's levels.
 
     Args:
         backbone: timm name.
-        taps: The teacher's.
+        taps: The teacher's levels.
+
+    Raises:
+        UserError: A level does not have twice the stride of the one before.
     """
 
     def __init__(self, backbone: str, taps: Sequence[int]) -> None:
@@ -188,12 +196,12 @@ class Student(nn.Module):
 
 
 class Segmentation(nn.Module):
-    """Finds a defect by where teacher and student differ.
+    """Segments defects from the difference between teacher and student.
 
     Args:
-        channels: Of the levels.
-        dropout: See DeSTSeg.
-        width: Of all hidden layers.
+        channels: Channels of each level.
+        dropout: Dropout before the last convolution.
+        width: Channels of all hidden layers.
     """
 
     def __init__(self, channels: Sequence[int], dropout: float, width: int = 256) -> None:
@@ -205,14 +213,14 @@ class Segmentation(nn.Module):
         self.head = nn.Sequential(pyramid, nn.Conv2d(width, 1, 1))
 
     def forward(self, teachers: list[Tensor], students: list[Tensor]) -> Tensor:
-        """2 x L x (B, C, h, w) -> logits (B, 1, h, w) of the finest level."""
+        """2 x L x (B, C, h, w) -> logits (B, 1, h, w) of the finest level's size."""
         logits: Tensor = self.head(self.blocks(join_products(teachers, students)))
         return logits
 
 
 def join_products(teachers: list[Tensor], students: list[Tensor]) -> Tensor:
-    """Minus the product of the unit vectors of each level, all at the finest size: 2 x L x (B, C, h, w) -> (B, sum of
-    C, h, w). A point's channels sum to minus its cosine."""
+    """Multiply the unit vectors of teacher and student at each level, and join the negative products at the finest
+    level's size: 2 x L x (B, C, h, w) -> (B, sum of C, h, w). A level's channels sum to minus its cosine."""
     pairs = [[normalize(at_least_float32(level)) for level in pair] for pair in zip(teachers, students, strict=True)]
     size = teachers[0].shape[-2:]
     products = [interpolate(-teacher * student, size, mode="bilinear") for teacher, student in pairs]
@@ -225,20 +233,20 @@ def student_loss(teachers: list[Tensor], students: list[Tensor]) -> Tensor:
 
 
 def segmentation_loss(logits: Tensor, corruption: Tensor, gamma: float) -> Tensor:
-    """Focal loss (Lin et al., ICCV 2017, without weights of classes) and mean absolute error: a scalar.
+    """Return focal loss (Lin et al., ICCV 2017, without class weights) plus mean absolute error: a scalar.
 
     Args:
         logits: (B, 1, h, w).
-        corruption: (B, 1, H, W) bool, which is shrunk to the logits' size, and true where at least half of it is.
-        gamma: Of the focal loss.
+        corruption: (B, 1, H, W) bool, resized to the logits' size. A cell is true if at least half of it is.
+        gamma: Exponent of the focal loss.
     """
     logits = at_least_float32(logits)
     truth = interpolate(corruption.to(logits.dtype), logits.shape[-2:], mode="bilinear") >= 0.5
-    right = torch.where(truth, logits, -logits)  # the logit of what is true
-    wrong = (-right).sigmoid()  # also the absolute error
-    return (wrong**gamma * -logsigmoid(right)).mean() + wrong.mean()
+    true_logits = torch.where(truth, logits, -logits)  # the logit of the true class
+    errors = (-true_logits).sigmoid()  # absolute error of the probability
+    return (errors**gamma * -logsigmoid(true_logits)).mean() + errors.mean()
 
 
 def count_processes() -> int:
-    """How many processes train together."""
+    """Return the number of processes that train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1

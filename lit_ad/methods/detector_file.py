@@ -1,7 +1,7 @@
-"""What is in a checkpoint beside the students, and a detector made of it again.
+"""Write the record of a detector into a checkpoint, and load a detector from a checkpoint.
 
-`checkpoint["lit_ad"]` is the detector's `Card`, and of each teacher its name, taps and fingerprint. Teachers themselves
-are not in the file. With that, and with the arguments of the method that Lightning saves, a checkpoint alone is a whole
+The record, `checkpoint["lit_ad"]`, has the detector's `Card`, and the name, taps and fingerprint of each teacher, but
+not the teachers' weights. Lightning saves the method's arguments beside the record. Together they are enough to load a
 detector.
 """
 
@@ -23,16 +23,16 @@ from lit_ad.machine import torch_device
 from lit_ad.teachers.backbone import Teacher
 from lit_ad.teachers.weights import fingerprint
 
-_THIS = "this checkpoint"  # in messages, where its file is not known
+_THIS = "this checkpoint"  # stands in messages for a file that is not known
 M = TypeVar("M", bound=L.LightningModule)
 
 
 class Recorded(Protocol):
-    """What is recorded of a method, and read again."""
+    """The part of a method that goes into a checkpoint's record and comes back from it."""
 
     view: View
     decision: Decision | None
-    decided_for: str | None  # the fingerprint of the weights that scored the decision's images; None: not known
+    decided_for: str | None  # fingerprint of the weights that scored the decision's images; None: unknown
     _trainer: L.Trainer | None
 
     @property
@@ -50,10 +50,10 @@ class Recorded(Protocol):
 
 
 def write_record(method: Recorded, checkpoint: dict[str, Any]) -> None:
-    """Write all that makes the file a detector into a checkpoint.
+    """Write the record of a detector into a checkpoint.
 
-    The decision in it is that of the weights in the file, or none: where the latest validation scored other weights, as
-    between two validations or where a callback averages weights, the thresholds would not fit the scores.
+    The decision is left out if the latest validation scored other weights than those in the checkpoint: its thresholds
+    would not fit their scores. This happens between two validations, and with callbacks that average weights.
     """
     decision = method.decision
     if decision is not None and method.decided_for not in (None, fingerprint(checkpoint["state_dict"])):
@@ -67,23 +67,23 @@ def write_record(method: Recorded, checkpoint: dict[str, Any]) -> None:
     }
     arguments = checkpoint.get("hyper_parameters", {})
     if isinstance(arguments.get("view"), View):
-        arguments["view"] = arguments["view"].to_dict()  # plain values, or the file could not be read as data
+        arguments["view"] = arguments["view"].to_dict()  # plain values, for torch.load(weights_only=True)
 
 
 def read_record(method: Recorded, checkpoint: dict[str, Any]) -> None:
-    """Give a method the decision in a checkpoint, and the window of its view where the training has found that.
+    """Give a method the decision of a checkpoint, and its view's window if the method's view leaves it to "auto".
 
     Raises:
-        UserError: The checkpoint is another method's, of other teachers, other networks or another view.
+        UserError: The checkpoint has another method, other teachers, other networks or another view.
     """
     file = (method._trainer.ckpt_path if method._trainer is not None else None) or _THIS
     card, own_name = read_card(checkpoint.get("lit_ad"), file), qualified_name(type(method))
     if card.method != own_name:
-        raise UserError(f"{file} is of {card.method}, not of {own_name}")
+        raise UserError(f"{file} is a checkpoint of {card.method}, not of {own_name}")
     for name, teacher in method.teachers().items():
         _check_same_teacher(teacher, checkpoint["lit_ad"].get("teachers", {}).get(name, {}), file)
-    asked = method.hparams.get("view")
-    if isinstance(asked, View) and asked.window == "auto":
+    requested = method.hparams.get("view")
+    if isinstance(requested, View) and requested.window == "auto":
         method.view = replace(method.view, window=card.view.window)
     _check_same_view(method.view, card.view, file)
     _check_same_networks(method, checkpoint, card, file)
@@ -91,8 +91,13 @@ def read_record(method: Recorded, checkpoint: dict[str, Any]) -> None:
 
 
 def _check_same_teacher(teacher: Teacher, trained: dict[str, Any], file: str | Path) -> None:
-    """Raise UserError where a checkpoint was trained with another teacher than the model's, or with other taps or
-    weights of it. `trained`: what the checkpoint says of its own."""
+    """Raise UserError if the model's teacher is not that of the checkpoint's training, by name, taps or weights.
+
+    Args:
+        teacher: The model's.
+        trained: Name, taps and fingerprint of the teacher in training, from the checkpoint's record.
+        file: The checkpoint, for the message.
+    """
     taps = list(teacher.taps)
     for what, key, theirs, ours in (
         ("the teacher", "backbone", trained.get("name"), teacher.name),
@@ -106,33 +111,34 @@ def _check_same_teacher(teacher: Teacher, trained: dict[str, Any], file: str | P
 
 
 def _check_same_view(view: View, trained: View, file: str | Path) -> None:
-    """Raise UserError where a checkpoint was trained at another view than the model's. The number of tiles that are
-    run together and the size of a pixel change no score, and may differ."""
+    """Raise UserError if the model's view is not that of the checkpoint's training. `tile_batch` and `mm_per_pixel` may
+    differ, because they change no score."""
     trained = replace(trained, tile_batch=view.tile_batch, mm_per_pixel=view.mm_per_pixel)
     if trained != view:
         pairs = [(name, theirs, getattr(view, name)) for name, theirs in trained.to_dict().items()]
         differ = ", ".join(f"{name} {theirs!s:.40}, not {ours!s:.40}" for name, theirs, ours in pairs if theirs != ours)
-        raise UserError(f"{file} was trained at {differ}: leave model.view as it was, or train anew")
+        raise UserError(f"{file} was trained at {differ}: give model.view as in training, or train anew")
 
 
 def _check_same_networks(method: Recorded, checkpoint: dict[str, Any], card: Card, file: str | Path) -> None:
-    """Raise UserError where the networks in a checkpoint have other tensors than the model's, or of other shapes."""
-    there, here = (
-        {n: tensor.shape for n, tensor in s.items()} for s in (checkpoint["state_dict"], method.state_dict())
+    """Raise UserError if the tensors in a checkpoint have other names or shapes than those of the model's networks."""
+    theirs, ours = (
+        {name: tensor.shape for name, tensor in state.items()}
+        for state in (checkpoint["state_dict"], method.state_dict())
     )
-    wrong = sorted(name for name in {*there, *here} if there.get(name) != here.get(name))
-    if wrong and method.strict_loading:
+    different = sorted(name for name in {*theirs, *ours} if theirs.get(name) != ours.get(name))
+    if different and method.strict_loading:
         changed = changed_arguments(checkpoint, method.hparams)
         settings = [f"model.{name} {then}, not {now}" for name, (then, now) in changed.items()]
         remedy = f"give the model the arguments that it was trained with: {', '.join(settings)}"
         raise UserError(
-            f"{file} has other networks than {type(method).__name__} here ({wrong[0]} is one difference): "
+            f"{file} has other networks than {type(method).__name__} here ({different[0]} is one difference): "
             + (remedy if settings else f"lit_ad {card.version} has trained it; {ANOTHER_VERSION}")
         )
 
 
 def _check_arguments(method: type[L.LightningModule], arguments: dict[str, Any], card: Card, file: Path) -> None:
-    """Raise UserError where a checkpoint was trained with arguments that the method does not have here."""
+    """Raise UserError if a checkpoint has arguments that this version of the method does not take."""
     try:
         inspect.signature(method).bind(**arguments)
     except TypeError as error:
@@ -143,13 +149,16 @@ def _check_arguments(method: type[L.LightningModule], arguments: dict[str, Any],
 
 
 def load_method(kind: type[M], path: Path, device: Any, arguments: dict[str, Any]) -> M:
-    """Return the detector in a checkpoint, in eval mode. `Method.load_from_checkpoint` has more to say of it.
+    """Return the detector in a checkpoint, in eval mode: see `Method.load_from_checkpoint`.
 
     Args:
-        kind: The class of it, or one that it inherits from.
-        path: The file.
-        device: Of the detector.
-        arguments: Of the method, in place of those that it was trained with.
+        kind: The method's class, or one that it inherits from.
+        path: The checkpoint.
+        device: The detector's device.
+        arguments: Arguments of the method that replace those of training.
+
+    Raises:
+        UserError: As for `Method.load_from_checkpoint`.
     """
     device = torch_device(device)
     checkpoint = read_checkpoint(path)
@@ -179,10 +188,11 @@ def qualified_name(method: type) -> str:
 
 
 def find_method_class(name: str, path: Path) -> type[L.LightningModule]:
-    """Return the class that a checkpoint names. It must be imported already, as lit_ad's own are: a file runs no code.
+    """Return the class that a checkpoint names. It must be imported already, as lit_ad's own methods are: reading a
+    checkpoint never imports a module, so that a file cannot run code.
 
     Raises:
-        UserError: It is not there, or no method.
+        UserError: The class is not imported, or is not a method.
     """
     module, _, attribute = name.rpartition(".")
     method = getattr(sys.modules.get(module), attribute, None)
@@ -199,8 +209,12 @@ def find_method_class(name: str, path: Path) -> type[L.LightningModule]:
 
 
 def _find_weights(weights: Any, checkpoint: Path) -> Any:
-    """Return a teacher's weights as the method takes them: a file that has moved is looked for beside the checkpoint,
-    in its folder and in the run's. Raise UserError if it is nowhere."""
+    """Return the source of a teacher's weights for the method. If it is a file that is no longer at its place, look for
+    it in the checkpoint's folder and in the folder above.
+
+    Raises:
+        UserError: The file is in none of these places.
+    """
     if not isinstance(weights, str) or weights == "hub" or weights.startswith(("hf-hub:", "pip:")):
         return weights
     file = resolve_path(weights)

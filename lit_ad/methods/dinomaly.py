@@ -1,10 +1,10 @@
 """Dinomaly: The Less Is More Philosophy in Multi-Class Unsupervised Anomaly Detection (Guo et al., CVPR 2025),
-https://arxiv.org/abs/2405.14325; recentring, squeezing and a constant rate are of Dinomaly2,
+https://arxiv.org/abs/2405.14325; recentring, squeezing and a constant rate come from Dinomaly2,
 https://arxiv.org/abs/2510.17611.
 
-A bottleneck full of dropout and a decoder of blocks with linear attention restore a frozen ViT's middle tokens. All of
-it keeps the decoder from copying what it has not learned: noise, attention that cannot focus, and a loose target, the
-means of groups of blocks, of which training drops the patches that are restored already.
+A bottleneck with dropout and a decoder with linear attention restore a frozen ViT's middle tokens. Three things keep
+the decoder from copying anomalies, which it has not learned: the noise of the dropout, an attention that cannot focus,
+and a loose target. The target is the mean of a group of blocks, and patches that are restored well hardly train.
 Shapes: B batch, N = h * w patches, P class and register tokens, D token width, (H, W) image.
 """
 
@@ -24,7 +24,7 @@ from lit_ad.methods.restoration import (
     GroupedTokens,
     at_least_float32,
     distance,
-    gather_processes,
+    gather_batches,
     group_outputs,
     mlp,
     restoration_loss,
@@ -36,34 +36,38 @@ from lit_ad.methods.restoration import (
 
 
 class Dinomaly(Method):
-    """A decoder of the tokens of any plain timm ViT. It needs no pixels once features are cached.
+    """A decoder for the tokens of any plain timm ViT. It needs no pixels once features are cached.
 
-    The learning rate follows the whole training: trainer.max_steps says how long that is, 10 000 steps in the paper.
+    The schedule of the learning rate spans the whole training: set trainer.max_steps, 10 000 steps in the paper.
     configs/multiclass_dinomaly2.yaml has the recipe of Dinomaly2.
-    An image's score is taken after its map is resized to the network's size, 0.04 to 0.4 % lower than the authors' at
-    256. timm resizes position embeddings with antialiasing, as DINOv2's authors do and Dinomaly's do not.
+
+    Two differences from the authors' code. An image's score is taken after its map is resized to the network's size;
+    it is 0.04 to 0.4 % lower than theirs at 256. timm resizes position embeddings with antialiasing, as DINOv2's
+    authors do, but not Dinomaly's.
 
     Args:
         backbone: timm name; the paper's is DINOv2 ViT-B/14 with registers.
-        weights: The teacher's: hub, hf-hub:OWNER/REPO, or a file.
+        weights: Source of the teacher's weights: hub, hf-hub:OWNER/REPO, or a file.
         view: How images become network inputs. The paper's tables crop 392 of 448, View(448, crop=392).
-        blocks: The teacher's that are restored, from 0, an even number of them: the early half is one target, the
-            late half the other. None: eight from a sixth to three quarters of its depth, 2 to 9 of 12.
-        recentre: Compare patches as they differ from the class token, normalised (Dinomaly2): for many categories.
-        squeeze: Channels to which the bottleneck squeezes a token first, 256 in Dinomaly2. None: it does not.
-        dropout: In the bottleneck; 0.4 for as many categories as Real-IAD has, and in Dinomaly2.
-        easy: The share of a batch's patches, those that are restored best, whose gradient is made smaller.
-        easy_weight: The factor of their gradient.
-        ramp: Steps in which the share grows from 0 to `easy`.
+        blocks: Indices of the teacher's blocks to restore, from 0, an even number: the mean of the early half is one
+            target, the mean of the late half the other. None: eight from a sixth to three quarters of the depth, 2 to 9
+            of 12.
+        recentre: Subtract the class token from the patches, and normalise them, before they are compared (Dinomaly2),
+            for one model of many categories.
+        squeeze: Channels of a linear layer before the bottleneck, 256 in Dinomaly2. None: no such layer.
+        dropout: Dropout in the bottleneck; 0.4 in Dinomaly2, and for as many categories as Real-IAD has.
+        easy: Fraction of a batch's patches with a smaller gradient: those that are restored best.
+        easy_weight: Factor of their gradient.
+        ramp: Steps in which that fraction grows from 0 to `easy`.
         lr: The highest learning rate.
-        final_lr: The learning rate of the last step, to which it falls by a cosine. Where it is `lr`, the rate stays,
-            and training needs no end.
-        warmup: Steps in which it rises from 0 to `lr`.
-        squeeze_lr: That of the squeezing layer, which rises and falls with the others'.
-        eps: StableAdamW's; the authors train single categories with 1e-8.
-        weight_decay: StableAdamW's.
-        amsgrad: StableAdamW's: the second moment never falls.
-        clip: The largest norm of a step's gradient, unless trainer.gradient_clip_val says another.
+        final_lr: Learning rate of the last step; the rate falls to it by a cosine. If it equals `lr`, the rate is
+            constant, and training needs no last step.
+        warmup: Steps in which the rate rises from 0 to `lr`.
+        squeeze_lr: Highest learning rate of the squeezing layer; it follows the same schedule.
+        eps: Epsilon in the denominator of StableAdamW; the authors train single categories with 1e-8.
+        weight_decay: Weight decay of StableAdamW.
+        amsgrad: Keep the second moment of StableAdamW from falling.
+        clip: The largest norm of a step's gradient; trainer.gradient_clip_val overrides it.
     """
 
     needs_pixels = False
@@ -108,6 +112,7 @@ class Dinomaly(Method):
         self.eps, self.weight_decay, self.amsgrad, self.clip = eps, weight_decay, amsgrad, clip
 
     def compare(self, images: Tensor | None, features: list[Tensor]) -> "Disagreement":
+        """Restore the two groups' patches from the mean of both."""
         early, late = features
         mean = (early + late) / 2  # of all blocks
         tokens = self.bottleneck(self.squeeze(mean)).to(early.dtype)
@@ -120,22 +125,22 @@ class Dinomaly(Method):
         return Disagreement([self.target(level) for level in features], students, size)
 
     def target(self, tokens: Tensor) -> Tensor:
-        """What a group is to be restored to, (B, P + N, D) -> (B, N, D)."""
+        """Return the patches that the decoder must restore for a group, (B, P + N, D) -> (B, N, D)."""
         patches = self.patches(tokens)
         if self.recentre:  # 1e-8: the authors' epsilon
             patches = layer_norm(patches - tokens[:, :1].to(patches.dtype), patches.shape[-1:], eps=1e-8)
         return patches
 
     def patches(self, tokens: Tensor) -> Tensor:
-        """Without class and register tokens, at least in float32: (B, P + N, D) -> (B, N, D)."""
+        """Drop class and register tokens, (B, P + N, D) -> (B, N, D) in float32 or float64."""
         return at_least_float32(tokens[:, self.teacher.model.num_prefix_tokens :])
 
     def loss(self, disagreement: "Disagreement") -> Tensor:
-        """One minus the cosine of all patches of an image together, mean over images and groups."""
+        """One minus the cosine of all patches of an image as one vector, mean over images and groups: a scalar."""
         return restoration_loss(disagreement.teachers, disagreement.students)
 
     def training_loss(self, images: Tensor, features: list[Tensor], others: Others) -> Tensor:
-        """The same loss; what is restored best already hardly moves the decoder."""
+        """Return the same loss. Patches that are restored best have a smaller gradient: see `easy`."""
         disagreement = self.compare(images, features)
         share = self.easy * min(1.0, self.global_step / self.ramp)
         for teacher, student in zip(disagreement.teachers, disagreement.students, strict=True):
@@ -144,7 +149,7 @@ class Dinomaly(Method):
         return self.loss(disagreement)
 
     def detect(self, disagreement: "Disagreement") -> Prediction:
-        """Mean of the groups' distances, smoothed at the authors' size by 5x5 taps of a Gaussian, zeros outside."""
+        """Average, resize and smooth the groups' distances: (B, 1, h, w). See `restoration_map`."""
         teachers, students, size = disagreement
         assert size is not None
         return Prediction(restoration_map(teachers, students, size, self.teacher.patch_size))
@@ -160,11 +165,11 @@ class Dinomaly(Method):
 
 
 class Disagreement(NamedTuple):
-    """What teacher and decoder say of the patches, the early group and the late one."""
+    """The teacher's and the decoder's patches for the early and the late group."""
 
     teachers: list[Tensor]  # 2 x (B, N, D)
     students: list[Tensor]  # 2 x (B, N, D)
-    size: tuple[int, int] | None  # (H, W), where the images are at hand
+    size: tuple[int, int] | None  # (H, W); None if only cached features are given
 
 
 class DecoderBlock(nn.Module):
@@ -182,8 +187,8 @@ class DecoderBlock(nn.Module):
 
 
 class LinearAttention(nn.Module):
-    """Attention by phi(q) phi(k)^T with phi(x) = elu(x) + 1 in place of the softmax (Katharopoulos et al., ICML 2020),
-    (B, N, D) -> the same: it cannot focus, and so passes on less of what is local."""
+    """Attention by phi(q) phi(k)^T with phi(x) = elu(x) + 1 instead of the softmax (Katharopoulos et al., ICML 2020),
+    (B, N, D) -> the same. It cannot focus on single patches, and so passes on less local detail."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -203,7 +208,8 @@ class LinearAttention(nn.Module):
 
 
 def mining_weights(distances: Tensor, share: float, weight: float) -> Tensor:
-    """1 for the hardest patches of the batches of all processes, `weight` for the `share` of them below: (B, N)."""
-    everywhere = gather_processes(distances)
+    """Return `weight` for the `share` of patches with the lowest distances, over the batches of all processes, and 1
+    for the others: (B, N) -> the same shape."""
+    everywhere = gather_batches(distances)
     hardest = everywhere.topk(max(1, int(len(everywhere) * (1 - share))), sorted=False).values
     return torch.where(distances < hardest.min(), weight, 1.0)

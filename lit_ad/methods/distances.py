@@ -1,4 +1,4 @@
-"""Distances of feature maps that several methods use, at least in float32."""
+"""Distances between feature maps that several methods use, computed in float32 or float64."""
 
 import torch
 from torch import Tensor
@@ -6,7 +6,7 @@ from torch.nn.functional import cosine_similarity, normalize
 
 
 def unit_distance(teacher: Tensor, student: Tensor) -> Tensor:
-    """Squared distance of unit feature vectors, in float32: 2 x (B, C, h, w) -> (B, 1, h, w)."""
+    """Squared distance between the unit vectors of each position, in float32: 2 x (B, C, h, w) -> (B, 1, h, w)."""
     teacher, student = normalize(teacher.float()), normalize(student.float())
     return (teacher - student).square().sum(dim=1, keepdim=True)
 

@@ -1,8 +1,9 @@
 """Dual-Student Knowledge Distillation Networks for Unsupervised Anomaly Detection (Yao and Gao, 2024),
 https://arxiv.org/abs/2402.00448.
 
-An encoder student looks at the image as the frozen teacher does. Its levels, squeezed into one embedding, are all that
-a decoder student has to say the teacher's levels again. The first sees every detail, the second what a whole should be.
+An encoder student learns the frozen teacher's features of an image. A bottleneck squeezes its features into one
+embedding, from which a decoder student learns to restore the teacher's features. The encoder detects small details, the
+decoder structure that a nominal image does not have.
 Shapes: B batch, L levels from fine to coarse, C channels, (h, w) feature map, (H, W) image.
 """
 
@@ -18,25 +19,27 @@ from lit_ad.image.view import View
 from lit_ad.methods.base import Method
 from lit_ad.methods.distances import cosine_distance
 from lit_ad.methods.maps import gaussian_blur, upsample
-from lit_ad.methods.reverse_distillation import Decoder, OneClassEmbedding, block_counts, check_sides, inner_share
+from lit_ad.methods.reverse_distillation import Decoder, OneClassEmbedding, check_sides, count_blocks, inner_fraction
 from lit_ad.teachers import Backbone, Teacher
 
 
 class DSKD(Method):
     """An encoder and a decoder student of any timm CNN.
 
-    The paper's code and the weights of its terms were not found. Ours are: both students' losses count alike, the
-    distances of each are summed over its levels, and the two maps are multiplied. Bottleneck, decoder, smoothing and
-    optimiser are those of Reverse Distillation. The encoder's weights begin as timm draws them (see Backbone).
+    We found neither the paper's code nor the weights of its terms. Our choices: both students' losses have the same
+    weight, the distances of a student are summed over its levels, and the two students' maps are multiplied.
+    Bottleneck, decoder, smoothing and optimiser are those of Reverse Distillation. timm draws the encoder's initial
+    weights (see Backbone).
 
     Args:
         backbone: timm name with the tag of its weights; the paper's is ResNet-18.
-        taps: Levels, as timm counts them, each of twice the stride before it: 1 to 3 are strides 4, 8 and 16.
-        weights: The teacher's: hub, hf-hub:OWNER/REPO, pip:PACKAGE, or a file.
+        taps: Feature levels, by timm's numbers: 1 to 3 have strides 4, 8 and 16. Each stride must be twice the one
+            before.
+        weights: Source of the teacher's weights: hub, hf-hub:OWNER/REPO, pip:PACKAGE, or a file.
         view: How images become network inputs.
-        fusion: Of both pyramids' maps: "product" or "sum".
-        lr: Adam's learning rate.
-        betas: Adam's.
+        fusion: How the maps of both students are combined: "product" or "sum".
+        lr: Learning rate of Adam.
+        betas: Adam's decay rates of its two moments.
     """
 
     def __init__(
@@ -58,16 +61,16 @@ class DSKD(Method):
         super().__init__(view.of_multiple(2 * teacher.strides[-1]))  # the embedding's stride
         self.teacher = teacher
         self.encoder = Backbone(backbone, taps)
-        inner = inner_share(teacher)
+        inner = inner_fraction(teacher)
         self.bottleneck = OneClassEmbedding(teacher.channels, inner).to(memory_format=torch.channels_last)
-        self.decoder = Decoder(teacher.channels, inner, block_counts(teacher)).to(memory_format=torch.channels_last)
+        self.decoder = Decoder(teacher.channels, inner, count_blocks(teacher)).to(memory_format=torch.channels_last)
         self.fusion, self.lr, self.betas = fusion, lr, betas
 
     def compare(self, images: Tensor, features: list[Tensor]) -> "Disagreement":
-        """Both students' distances from the teacher.
+        """Return both students' distances from the teacher.
 
         Raises:
-            UserError: H or W is no multiple of the embedding's stride.
+            UserError: H or W is not a multiple of the embedding's stride.
         """
         check_sides(features[-1], self.teacher.strides[-1])
         encoded = self.encoder(images)
@@ -79,11 +82,11 @@ class DSKD(Method):
         return Disagreement(pyramids[0], pyramids[1], (images.shape[-2], images.shape[-1]))
 
     def loss(self, disagreement: "Disagreement") -> Tensor:
-        """One minus the cosine, mean over batch and positions, sum over levels and students."""
+        """Return one minus the cosine, mean over batch and positions, summed over levels and students: a scalar."""
         return torch.stack([level.mean() for level in [*disagreement.encoder, *disagreement.decoder]]).sum()
 
     def detect(self, disagreement: "Disagreement") -> Prediction:
-        """The pyramids' maps at the image's resolution, fused and smoothed: (B, 1, H, W)."""
+        """Combine and smooth both students' maps at the image's resolution: (B, 1, H, W)."""
         size = disagreement.size
         encoder, decoder = (
             torch.stack([upsample(level, size) for level in pyramid]).sum(dim=0) for pyramid in disagreement[:2]
@@ -99,8 +102,8 @@ class DSKD(Method):
 
 
 class Disagreement(NamedTuple):
-    """Cosine distances, L x (B, 1, h, w) of each student, and the input's size."""
+    """Each student's cosine distances from the teacher, and the size of the network's input."""
 
-    encoder: list[Tensor]
-    decoder: list[Tensor]
-    size: tuple[int, int]
+    encoder: list[Tensor]  # L x (B, 1, h, w)
+    decoder: list[Tensor]  # L x (B, 1, h, w)
+    size: tuple[int, int]  # (H, W)

@@ -1,9 +1,9 @@
 """EfficientAD: Accurate Visual Anomaly Detection at Millisecond-Level Latencies (Batzner et al., WACV 2024),
 https://arxiv.org/abs/2303.14535.
 
-A student imitates a small patch network on nominal patches, and fails on others; an autoencoder imitates it through a
-bottleneck that sees the whole image, so that nominal parts in a wrong arrangement are noticed as well.
-Shapes: B batch, C = 384 channels of the teacher, (H, W) image, (h, w) = (H / 4 - 8, W / 4 - 8) its unpadded map.
+The teacher is a small patch network. A student imitates it on nominal patches, and fails on others. An autoencoder
+imitates it through a bottleneck that sees the whole image, and fails where nominal parts are in a wrong arrangement.
+Shapes: B batch, C = 384 channels of the teacher, (H, W) image, (h, w) = (H / 4 - 8, W / 4 - 8) unpadded map.
 """
 
 import math
@@ -21,31 +21,32 @@ from lit_ad.errors import UserError
 from lit_ad.image.view import View
 from lit_ad.methods.base import Method, Nominal
 from lit_ad.methods.maps import quantile
-from lit_ad.methods.statistics import Moments, of_all_processes, refuse_unscaled
+from lit_ad.methods.statistics import Moments, gather_values, refuse_unscaled
 from lit_ad.teachers.pdn import PDN, PDNSize, PDNTeacher
 
-LEAST = 256  # pixels a side that the autoencoder's bottleneck needs
+_MIN_SIDE = 256  # smallest side in pixels that the autoencoder's bottleneck can see
 
 
 class EfficientAD(Method):
-    """A student and an autoencoder of a patch description network.
+    """A student and an autoencoder that imitate a patch description network.
 
-    It wants `data.unrelated`: other images, on which the student must not imitate the teacher. The last step is kept,
-    as in the paper, by `checkpoint.monitor: null`.
+    Set `data.unrelated` to a folder of other images, on which the student must not imitate the teacher. Set
+    `checkpoint.monitor: null` to keep the last step, as in the paper.
 
     An image's score is the maximum of the map at the network's size. The reference code takes it at the image's own
     size, where it is 0.2 to 1.5 % higher.
 
     Args:
-        weights: The teacher's: a file of `lit-ad distill`, or a published one.
-        size: The paper's S, "small", or M, "medium".
-        width: Of all hidden layers, relative to the paper's. Narrower networks are ours, for a CPU.
-        view: How images become network inputs; 256 pixels a side or more.
-        hard: Quantile of the teacher-student errors from which on they count.
-        jitter: Brightness, contrast or saturation of the autoencoder's images change by up to this factor.
-        dropout: In the autoencoder's decoder.
-        lr: Adam's learning rate, which falls to a tenth after 95 % of the steps.
-        weight_decay: Adam's.
+        weights: File of the teacher's weights, written by `lit-ad distill` or published.
+        size: The paper's network S, "small", or M, "medium".
+        width: Width of all hidden layers, relative to the paper's. Values below 1 are our addition, for CPUs.
+        view: How images become network inputs; sides of at least 256 pixels.
+        hard: The student's loss is the mean of the errors above this quantile.
+        jitter: For the autoencoder, an image's brightness, contrast or saturation changes by a factor between 1 -
+            jitter and 1 + jitter.
+        dropout: Dropout in the autoencoder's decoder.
+        lr: Learning rate of Adam. It falls to a tenth after 95 % of the steps.
+        weight_decay: Weight decay of Adam.
     """
 
     quantiles: Tensor
@@ -65,7 +66,7 @@ class EfficientAD(Method):
         weight_decay: float = 1e-5,
     ) -> None:
         part = view.tile or view.crop
-        check_sides((part, part) if part else view.size or (LEAST, LEAST))
+        check_sides((part, part) if part else view.size or (_MIN_SIDE, _MIN_SIDE))
         super().__init__(view.of_multiple(4))
         self.teacher = PDNTeacher(weights, size, width=width)
         channels = self.teacher.channels[0]
@@ -77,8 +78,8 @@ class EfficientAD(Method):
         self.register_buffer("quantiles", torch.full((2, 2), torch.nan))  # of both maps: 0.9 and 0.995
 
     def compare(self, images: Tensor, features: list[Tensor]) -> "Disagreement":
-        """Of the three networks on one image, without jitter."""
-        teacher, normalized = self.standardised(features), self.teacher.normalize(images)
+        """Compare teacher, student and autoencoder on the same images, without jitter."""
+        teacher, normalized = self.standardise_features(features), self.teacher.normalize(images)
         imitation, forecast = self.student(normalized).float().chunk(2, dim=1)
         restored = self.autoencoder(normalized).float()
         return Disagreement(
@@ -86,16 +87,18 @@ class EfficientAD(Method):
         )
 
     def loss(self, disagreement: "Disagreement") -> Tensor:
-        """That of training but for the unrelated images."""
+        """The loss of training without the term of the unrelated images: a scalar."""
         student, autoencoder, both = disagreement
-        return hardest(student, self.hard) + autoencoder.mean() + both.mean()
+        return mean_of_hardest(student, self.hard) + autoencoder.mean() + both.mean()
 
     def training_loss(self, images: Tensor, features: list[Tensor], others: Others) -> Tensor:
-        """Hard patches of the student, the penalty on unrelated images, and both terms of the autoencoder, which see
-        the same jittered images."""
-        half = len(self.teacher_mean)  # of the student's outputs, each term wants one: a quarter less to compute
+        """Sum the student's loss on hard patches, its penalty on unrelated images, and the two terms of the
+        autoencoder, which use the same jittered images."""
+        half = len(self.teacher_mean)  # each term needs one half of the student's outputs: a quarter less to compute
         imitation = _some_outputs(self.student, self.teacher.normalize(images), slice(half)).float()
-        loss = hardest((self.standardised(features) - imitation).square(), self.hard, all_processes=True)
+        loss = mean_of_hardest(
+            (self.standardise_features(features) - imitation).square(), self.hard, all_processes=True
+        )
         if others.unrelated is not None:
             other = _some_outputs(self.student, self.teacher.normalize(others.unrelated), slice(half))
             loss = loss + other.float().square().mean()
@@ -103,29 +106,30 @@ class EfficientAD(Method):
         normalized = self.teacher.normalize(jittered)
         restored = self.autoencoder(normalized).float()
         forecast = _some_outputs(self.student, normalized, slice(half, None)).float()
-        teacher = self.standardised(self.describe(jittered))
+        teacher = self.standardise_features(self.describe(jittered))
         total: Tensor = loss + (teacher - restored).square().mean() + (restored - forecast).square().mean()
         return total
 
     def detect(self, disagreement: "Disagreement") -> Prediction:
-        """Mean of both normalised maps, padded by zeros where patches would leave the image: (B, 1, H / 4, W / 4).
+        """Average both scaled maps, and pad them by zeros where patches would leave the image: (B, 1, H / 4, W / 4).
 
-        A padded cell is what the teacher says of the 4x4 pixels there, as it learned in its distillation.
+        A cell of the padded map stands for 4x4 pixels of the image, as the teacher learned in its distillation.
         """
-        standard = [standardise(m, *q) for m, q in zip(self.maps(disagreement), self.quantiles, strict=True)]
-        return Prediction(pad((standard[0] + standard[1]) / 2, (4, 4, 4, 4)))
+        scaled = [scale_map(m, *q) for m, q in zip(self.maps(disagreement), self.quantiles, strict=True)]
+        return Prediction(pad((scaled[0] + scaled[1]) / 2, (4, 4, 4, 4)))
 
     def maps(self, disagreement: "Disagreement") -> list[Tensor]:
-        """Errors of the student in the teacher and in the autoencoder, mean over channels: 2 x (B, 1, h, w)."""
+        """Return the student's errors in predicting the teacher and the autoencoder, mean over channels:
+        2 x (B, 1, h, w)."""
         return [errors.mean(dim=1, keepdim=True) for errors in (disagreement.student, disagreement.both)]
 
-    def standardised(self, features: list[Tensor]) -> Tensor:
-        """The teacher's output by the mean and deviation of nominal images, (B, C, h, w) in float32."""
+    def standardise_features(self, features: list[Tensor]) -> Tensor:
+        """Scale the teacher's output to mean 0 and deviation 1 on nominal images: (B, C, h, w) in float32."""
         mean, deviation = (values.float().view(1, -1, 1, 1) for values in (self.teacher_mean, self.teacher_deviation))
         return (features[0].float() - mean) / deviation
 
     def prepare(self, nominal: Nominal) -> None:
-        """Mean and deviation of each of the teacher's channels."""
+        """Compute mean and standard deviation of each of the teacher's channels."""
         moments = Moments(len(self.teacher_mean), diagonal=True)
         for _, features in nominal:
             moments.update(features[0].permute(0, 2, 3, 1).flatten(0, 2))
@@ -134,20 +138,20 @@ class EfficientAD(Method):
         self.teacher_deviation.copy_(moments.variance().sqrt().clamp(min=1e-6))
 
     def calibrate(self, nominal: Nominal, held_out: Nominal) -> None:
-        """The quantiles of both maps over all held-out images."""
+        """Compute the quantiles of both maps over all held-out images."""
         by_map: list[list[Tensor]] = [[], []]
         for images, features in held_out:
             for values, anomaly_map in zip(by_map, self.maps(self.compare(images, features)), strict=True):
                 values.append(anomaly_map.flatten())
         for number, values in enumerate(by_map):
-            everywhere = of_all_processes(torch.cat(values) if values else self.quantiles.new_zeros(0), self.device)
-            low, high = (quantile(everywhere[None], fraction) for fraction in (0.9, 0.995))
+            all_values = gather_values(torch.cat(values) if values else self.quantiles.new_zeros(0), self.device)
+            low, high = (quantile(all_values[None], fraction) for fraction in (0.9, 0.995))
             self.quantiles[number] = torch.cat([low, high])
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         if batch.unrelated is None and self.trainer.global_step == 0:
             rank_zero_warn(
-                "EfficientAD trains without unrelated images, and its student will imitate the teacher on defects more "
+                "EfficientAD trains without unrelated images, so that its student imitates the teacher on defects more "
                 "than in the paper: give data.unrelated a folder of photographs, such as ImageNet's"
             )
 
@@ -165,16 +169,16 @@ class EfficientAD(Method):
 
 
 class Disagreement(NamedTuple):
-    """Squared errors, (B, C, h, w) float32 each."""
+    """Squared differences, (B, C, h, w) float32 each."""
 
-    student: Tensor  # of the student's first half in the teacher
-    autoencoder: Tensor  # of the autoencoder in the teacher
-    both: Tensor  # of the student's second half in the autoencoder
+    student: Tensor  # between the teacher and the student's first half of channels
+    autoencoder: Tensor  # between the teacher and the autoencoder
+    both: Tensor  # between the autoencoder and the student's second half of channels
 
 
 class Autoencoder(nn.Module):
-    """Normalised images (B, 3, H, W) -> what the teacher says of them, (B, C, H / 4 - 8, W / 4 - 8), through vectors of
-    64 that each see at least 256x256 pixels."""
+    """Predicts the teacher's features: normalised images (B, 3, H, W) -> (B, C, H / 4 - 8, W / 4 - 8). The bottleneck
+    has vectors of 64 channels, each of which sees at least 256x256 pixels."""
 
     def __init__(self, channels: int, width: float = 1.0, dropout: float = 0.2) -> None:
         super().__init__()
@@ -203,21 +207,21 @@ class Autoencoder(nn.Module):
 
 
 def check_sides(sides: tuple[int, int]) -> None:
-    """Raises UserError where the network would see less than the autoencoder can."""
-    if min(sides) < LEAST:
+    """Raise UserError if an image, crop or tile of these sides is too small for the autoencoder."""
+    if min(sides) < _MIN_SIDE:
         raise UserError(
-            f"EfficientAD's autoencoder needs {LEAST} pixels a side or more, not {sides[0]}x{sides[1]}: set "
-            "model.view.image_size, or crop or tile"
+            f"EfficientAD's autoencoder needs {_MIN_SIDE} pixels a side or more, not {sides[0]}x{sides[1]}: set "
+            "model.view.image_size, or model.view.crop or model.view.tile if you use them"
         )
 
 
 def _decoder_sizes(side: int) -> list[int]:
-    """Of the decoder's steps, each before its convolution: 3, 8, 15, 32, 63, 127 and 56 of an image of 256."""
+    """Return the size before each convolution of the decoder: 3, 8, 15, 32, 63, 127 and 56 for an image of 256."""
     return [side // 64 - 1, side // 32, side // 16 - 1, side // 8, side // 4 - 1, side // 2 - 1, -(-side // 4) - 8]
 
 
 def _some_outputs(network: PDN, images: Tensor, outputs: slice) -> Tensor:
-    """Some channels of what a network says, without computing the others: (B, 3, H, W) -> (B, outputs, h, w)."""
+    """Compute some output channels of a network, without the others: (B, 3, H, W) -> (B, outputs, h, w)."""
     *hidden, last = network
     for layer in hidden:
         images = layer(images)
@@ -225,12 +229,17 @@ def _some_outputs(network: PDN, images: Tensor, outputs: slice) -> Tensor:
     return conv2d(images, weight[outputs], bias[outputs])
 
 
-def hardest(errors: Tensor, fraction: float, all_processes: bool = False) -> Tensor:
-    """Mean of the errors (B, C, h, w) that reach their quantile: a scalar.
+def mean_of_hardest(errors: Tensor, fraction: float, all_processes: bool = False) -> Tensor:
+    """Return the mean of the errors (B, C, h, w) that reach their quantile `fraction`: a scalar.
 
-    By a count, since older versions of torch.quantile refuse more than 2^24 values. Those that equal the quantile are
-    all in it, as in the authors' code: in float32, there are such ties every few steps. With `all_processes`, each adds
-    its share of the hardest of all batches together, so that the mean over processes is that of one large batch.
+    topk finds the quantile, because older versions of torch.quantile refuse more than 2^24 values. All errors that
+    equal the quantile are included, as in the authors' code; in float32 such ties come every few steps.
+
+    Args:
+        errors: (B, C, h, w).
+        fraction: The quantile, in [0, 1].
+        all_processes: Take the quantile over the batches of all processes. The mean of the processes' results is then
+            the loss of one large batch.
     """
     values = errors.flatten()
     processes = dist.get_world_size() if all_processes and dist.is_available() and dist.is_initialized() else 1
@@ -239,21 +248,23 @@ def hardest(errors: Tensor, fraction: float, all_processes: bool = False) -> Ten
     top = values.detach().topk(min(count, len(values)), sorted=False).values
     if processes == 1:
         return values[values >= top.min()].mean()
-    least = of_all_processes(top, top.device).topk(count, sorted=False).values.min()
+    least = gather_values(top, top.device).topk(count, sorted=False).values.min()
     hard = values[values >= least]
-    number = of_all_processes(hard.new_tensor([len(hard)]), hard.device).sum()
+    number = gather_values(hard.new_tensor([len(hard)]), hard.device).sum()
     return hard.sum() * (processes / number)
 
 
-def standardise(anomaly_map: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Between two quantiles of nominal maps lies 0.1; equal ones do not divide by zero."""
+def scale_map(anomaly_map: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Scale a map so that the quantiles `low` and `high` of nominal maps become 0 and 0.1: the same shape. Their
+    difference is at least 1e-6, to avoid a division by zero."""
     return 0.1 * (anomaly_map - low) / (high - low).clamp(min=1e-6)
 
 
 def jitter(images: Tensor, most: float) -> Tensor:
-    """One of brightness, contrast and saturation of each image, times 1 - most to 1 + most: (B, 3, H, W) in [0, 1].
+    """Multiply brightness, contrast or saturation of each image, one at random, by a factor between 1 - most and
+    1 + most: (B, 3, H, W) in [0, 1] -> the same shape.
 
-    The paper does so before it shrinks the image, which is the same but for rounding: all three are linear.
+    The paper changes the image before it is resized. The result differs by rounding only, because all three are linear.
     """
     drawn = torch.rand(2, len(images), 1, 1, 1, device=images.device)
     factor, choice = 1 + most * (2 * drawn[0] - 1), (3 * drawn[1]).long()

@@ -1,8 +1,8 @@
 """FoundAD: Foundation Visual Encoders Are Secretly Few-Shot Anomaly Detectors (Zhai et al., ICLR 2026),
 https://arxiv.org/abs/2510.01934.
 
-A projector learns to bring a frozen ViT's tokens back to what nominal images say: those of an image with a made-up
-defect to those of the image without it. Where it moves a patch far, the patch is anomalous.
+A projector learns to map a frozen ViT's tokens to those of a nominal image. In training, its input is an image with a
+made-up defect, and its target the same image without the defect. A patch whose token it moves far is anomalous.
 Shapes: B batch, D token width, N = h * w patches, W the projector's width.
 """
 
@@ -22,32 +22,31 @@ from lit_ad.methods.initialisation import initialise_linear_layers
 from lit_ad.methods.restoration import at_least_float32
 from lit_ad.teachers import Teacher
 
-HEADS = 12  # of each block's attention
+HEADS = 12  # heads of each block's attention
 LayerNorm: Any = partial(nn.LayerNorm, eps=1e-6)
 
 
 class FoundAD(Method):
-    """A projector of the patch tokens of any timm ViT, for few images of each of many categories.
+    """A projector for the patch tokens of any timm ViT, trained on a few images of each of many categories.
 
-    It needs data.corrupt, lit_ad.data.CutPaste as the paper has it, and data.augment: few images as they are teach too
-    little. The last step is to be kept, by `checkpoint.monitor: null`: nominal held-out images cannot tell which step
-    finds defects best.
+    Set data.corrupt, to lit_ad.data.CutPaste as in the paper, and data.augment: few images need augmentation. Set
+    `checkpoint.monitor: null` to keep the last step: nominal held-out images cannot tell which step finds defects best.
 
-    An image's score is that of its patches, and not of its map: padding and what the mask of view.roi leaves out count
-    too. Of tiles, it is the highest.
+    An image's score comes from all its patches, and not from its map, so it includes padding and what the mask of
+    view.roi excludes. With tiles, it is the highest of their scores.
 
     Args:
         backbone: timm name; the paper's are DINOv3 ViT-B/16 at 512 and DINOv2 ViT-B/14 at 518.
-        tap: The teacher's block, from 0, or from the end where it is negative: -3 is the third from the end.
-        weights: The teacher's: hub, hf-hub:OWNER/REPO, or a file.
+        tap: Index of the teacher's block, from 0. A negative index counts from the end: -3 is the third last.
+        weights: Source of the teacher's weights: hub, hf-hub:OWNER/REPO, or a file.
         view: How images become network inputs.
-        width: Of the projector's tokens, a multiple of 12, its attention's heads.
-        depth: Its blocks.
-        dropout: On its input.
-        clean_share: How many of the steps have the nominal images as the input, the others the corrupted ones.
-        highest: How many patches, those with the highest errors, have the image's score as their mean. 6 for VisA.
-        lr: AdamW's, which stays.
-        weight_decay: AdamW's.
+        width: Width of the projector's tokens, a multiple of its 12 attention heads.
+        depth: Number of the projector's blocks.
+        dropout: Dropout on the projector's input.
+        clean_share: Fraction of steps whose input is the nominal images. The input of the others is corrupted.
+        highest: An image's score is the mean of this number of patch errors, the highest. The paper takes 6 for VisA.
+        lr: Learning rate of AdamW, which is constant.
+        weight_decay: Weight decay of AdamW.
     """
 
     map_scored = False
@@ -78,6 +77,7 @@ class FoundAD(Method):
         self.clean_share, self.highest, self.lr, self.weight_decay = clean_share, highest, lr, weight_decay
 
     def compare(self, images: Tensor, features: list[Tensor]) -> "Disagreement":
+        """Project the teacher's tokens."""
         (level,) = features
         return Disagreement(level, self.projector(level))
 
@@ -86,9 +86,10 @@ class FoundAD(Method):
         return _patch_errors(disagreement).mean()
 
     def training_loss(self, images: Tensor, features: list[Tensor], others: Others) -> Tensor:
-        """The same; the projector sees the whole batch as it is or the whole batch corrupted, by chance.
+        """Return the same loss. By chance, the projector's input is the clean batch or the corrupted batch.
 
-        Raises UserError if the data has no corrupted images.
+        Raises:
+            UserError: The data has no corrupted images.
         """
         if others.corrupted is None:
             raise UserError("FoundAD learns from made-up defects: set data.corrupt to lit_ad.data.CutPaste")
@@ -97,7 +98,7 @@ class FoundAD(Method):
         return self.loss(Disagreement(features[0], self.projector(inputs[0])))
 
     def detect(self, disagreement: "Disagreement") -> Prediction:
-        """Each patch's error, (B, 1, h, w), and the mean of the highest ones, (B,)."""
+        """Return the map of the patches' errors, (B, 1, h, w), and the mean of the highest errors, (B,)."""
         errors = _patch_errors(disagreement)
         patches = errors.flatten(1)
         count = min(self.highest, patches.shape[1])
@@ -108,14 +109,14 @@ class FoundAD(Method):
 
 
 class Disagreement(NamedTuple):
-    """What the teacher says of nominal images, and what the projector makes of its input."""
+    """The projector's target and output."""
 
-    teacher: Tensor  # (B, D, h, w)
-    student: Tensor  # (B, D, h, w)
+    teacher: Tensor  # (B, D, h, w): the teacher's tokens of the nominal images
+    student: Tensor  # (B, D, h, w): the projector's output
 
 
 class _NormedTokens(Teacher):
-    """A ViT's patch tokens after one block and the model's final norm, (B, D, h, w).
+    """A ViT teacher that returns its patch tokens after one block and the model's final norm, (B, D, h, w).
 
     Args:
         name, weights: As for Teacher.
@@ -127,20 +128,20 @@ class _NormedTokens(Teacher):
 
     def _prune(self, model: Any) -> Any:
         if not (hasattr(model, "patch_embed") and hasattr(model, "blocks")):
-            raise UserError(f"FoundAD needs a ViT, and {self.name} is none: choose one of vit_*, deit*")
+            raise UserError(f"FoundAD needs a ViT, but {self.name} is not one: choose one of vit_*, deit*")
         depth = len(model.blocks)
         self.taps = tuple(depth + tap if tap < 0 else tap for tap in self.taps)
         return super()._prune(model)
 
 
 class Projector(nn.Module):
-    """Pre-norm transformer blocks, each of which gets the embedded input added to its output; no position embedding.
+    """Pre-norm transformer blocks. The embedded input is added to each block's output; there is no position embedding.
 
     Args:
-        channels: D, of its input and output.
-        width: W, inside.
-        depth: How many blocks there are.
-        dropout: On the input.
+        channels: Width D of its input and output.
+        width: Width W of its tokens.
+        depth: Number of blocks.
+        dropout: Dropout on the input.
     """
 
     def __init__(self, channels: int, width: int, depth: int, dropout: float) -> None:
@@ -161,6 +162,6 @@ class Projector(nn.Module):
 
 
 def _patch_errors(disagreement: Disagreement) -> Tensor:
-    """Mean of the squared differences over channels, (B, 1, h, w), at least in float32."""
+    """Mean of the squared differences over channels, (B, 1, h, w), in float32 or float64."""
     teacher, student = map(at_least_float32, disagreement)
     return (student - teacher).square().mean(dim=1, keepdim=True)

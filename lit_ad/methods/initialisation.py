@@ -1,12 +1,12 @@
-"""How the weights of students begin."""
+"""Initial weights of students."""
 
 from torch import nn
 
 
 def initialise_convolutions(module: nn.Module) -> None:
-    """Draw every nn.Conv2d's weights as a ResNet's: He's normal distribution by fan out.
+    """Draw the weights of every nn.Conv2d from He's normal distribution by fan-out, as ResNets do.
 
-    Transposed convolutions, which are no nn.Conv2d, keep PyTorch's default.
+    Transposed convolutions are not nn.Conv2d, and keep PyTorch's default.
 
     Source: He et al., "Delving Deep into Rectifiers", https://arxiv.org/abs/1502.01852.
     """
@@ -16,8 +16,8 @@ def initialise_convolutions(module: nn.Module) -> None:
 
 
 def initialise_linear_layers(module: nn.Module, std: float = 0.01, limit: float = 0.03) -> None:
-    """Draw every nn.Linear's weights from a normal distribution of deviation `std` that is cut at `limit` either way;
-    biases are 0.
+    """Draw the weights of every nn.Linear from a normal distribution with standard deviation `std`, cut at -`limit` and
+    `limit`; set the biases to 0.
 
     Source: the code of Dinomaly and of INP-Former, whose numbers are the defaults.
     """

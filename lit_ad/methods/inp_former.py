@@ -2,7 +2,7 @@
 https://arxiv.org/abs/2503.02424.
 
 A few learned tokens gather an image's own normal patterns, its prototypes, from a frozen ViT's patches. A decoder
-restores the patches from these prototypes and nothing else: what has no prototype in its image is not restored.
+restores the patches from these prototypes alone, and fails on a patch that resembles none of them.
 Shapes: B batch, N = h * w patches, M prototypes, D token width, (H, W) image.
 """
 
@@ -23,7 +23,7 @@ from lit_ad.methods.restoration import (
     GroupedPatches,
     at_least_float32,
     distance,
-    gather_processes,
+    gather_batches,
     group_outputs,
     mlp,
     restoration_loss,
@@ -35,30 +35,30 @@ from lit_ad.methods.restoration import (
 
 
 class INPFormer(Method):
-    """A decoder of the patches of any plain timm ViT. It needs no pixels once features are cached.
+    """A decoder for the patches of any plain timm ViT. It needs no pixels once features are cached.
 
-    The learning rate follows the whole training: trainer.max_epochs says how long that is, 200 in the paper. Teacher,
-    blocks, map and score are as Dinomaly's, with the same differences from the authors: see there.
+    The schedule of the learning rate spans the whole training: set trainer.max_epochs, 200 in the paper. Teacher,
+    blocks, map and score are those of Dinomaly, with the same differences from the authors' code.
 
     Args:
         backbone: timm name; the paper's is DINOv2 ViT-B/14 with registers.
-        weights: The teacher's: hub, hf-hub:OWNER/REPO, or a file.
+        weights: Source of the teacher's weights: hub, hf-hub:OWNER/REPO, or a file.
         view: How images become network inputs. The paper's tables crop 392 of 448, View(448, crop=392).
-        blocks: The teacher's that are restored, from 0, an even number of them: the early half is one target, the
-            late half the other. None: eight from a sixth to three quarters of its depth, 2 to 9 of 12.
-        prototypes: Of an image.
-        gather: The weight of the gather loss beside that of the restoration.
-        power: Of a patch's distance over the mean of its batch, by which the patch's gradient is multiplied. 0: all
-            patches count alike.
+        blocks: Indices of the teacher's blocks to restore, from 0, an even number: the mean of the early half is one
+            target, the mean of the late half the other. None: eight from a sixth to three quarters of the depth, 2 to 9
+            of 12.
+        prototypes: Number of prototypes of an image.
+        gather: Weight of the gather loss beside the restoration loss: the mean distance of patches to their prototypes.
+        power: A patch's gradient is multiplied by (distance / mean distance of the batch)^power. 0: no weighting.
         lr: The highest learning rate.
-        final_lr: The learning rate of the last step, to which it falls by a cosine.
-        warmup: Steps in which it rises from 0 to `lr`.
-        eps: StableAdamW's.
-        weight_decay: StableAdamW's.
-        clip: The largest norm of a step's gradient, unless trainer.gradient_clip_val says another.
+        final_lr: Learning rate of the last step; the rate falls to it by a cosine.
+        warmup: Steps in which the rate rises from 0 to `lr`.
+        eps: Epsilon in the denominator of StableAdamW.
+        weight_decay: Weight decay of StableAdamW.
+        clip: The largest norm of a step's gradient; trainer.gradient_clip_val overrides it.
 
     Raises:
-        UserError: The backbone is no plain ViT, or there are less than one prototype.
+        UserError: The backbone is not a plain ViT, or `prototypes` is below 1.
     """
 
     needs_pixels = False
@@ -98,10 +98,11 @@ class INPFormer(Method):
 
     @property
     def students(self) -> list[nn.Module]:
-        """All that is trained."""
+        """The trained networks."""
         return [self.extractor, self.bottleneck, self.decoder]
 
     def compare(self, images: Tensor | None, features: list[Tensor]) -> "Disagreement":
+        """Extract the prototypes, and restore the two groups' patches from them."""
         early, late = features
         patches = (early + late) / 2  # the mean of all blocks
         prototypes = self.extractor(patches)
@@ -116,13 +117,13 @@ class INPFormer(Method):
         return Disagreement(teachers, students, patches, prototypes, size)
 
     def loss(self, disagreement: "Disagreement") -> Tensor:
-        """That of the restoration, and the mean distance of the patches to their nearest prototypes."""
+        """Restoration loss plus the weighted mean distance of the patches to their nearest prototypes: a scalar."""
         restoration = restoration_loss(disagreement.teachers, disagreement.students)
         distances = prototype_distances(disagreement.patches, disagreement.prototypes)
         return restoration + self.gather * distances.amin(dim=2).mean()
 
     def training_loss(self, images: Tensor, features: list[Tensor], others: Others) -> Tensor:
-        """The same loss; what is restored worst moves the decoder most."""
+        """Return the same loss. Patches that are restored worst have the largest gradient: see `power`."""
         disagreement = self.compare(images, features)
         for teacher, student in zip(disagreement.teachers, disagreement.students, strict=True):
             weigh_gradients(student, adaptive_weights(distance(teacher, student).detach(), self.power))
@@ -149,17 +150,17 @@ class INPFormer(Method):
 
 
 class Disagreement(NamedTuple):
-    """What teacher and decoder say of the patches, the early group and the late one; patches and prototypes."""
+    """The teacher's and the decoder's patches for the early and the late group, and the prototypes."""
 
     teachers: list[Tensor]  # 2 x (B, N, D)
     students: list[Tensor]  # 2 x (B, N, D)
     patches: Tensor  # (B, N, D), the mean of the groups
     prototypes: Tensor  # (B, M, D)
-    size: tuple[int, int] | None  # (H, W), where the images are at hand
+    size: tuple[int, int] | None  # (H, W); None if only cached features are given
 
 
 class _Extractor(nn.Module):
-    """An image's own prototypes, gathered from its patches by learned tokens, (B, N, D) -> (B, M, D)."""
+    """Learned tokens gather an image's prototypes from its patches, (B, N, D) -> (B, M, D)."""
 
     def __init__(self, prototypes: int, width: int, heads: int) -> None:
         super().__init__()
@@ -175,10 +176,10 @@ class Block(nn.Module):
     """A pre-norm transformer block that attends to other tokens, (B, Q, D) and (B, K, D) -> (B, Q, D).
 
     Args:
-        width: Of a token.
-        attention: From the queries to the others.
-        residual: Whether the queries are added to what the attention gives. Without, the block's output is made of the
-            other tokens alone.
+        width: Width D of a token.
+        attention: Attention from the queries to the other tokens.
+        residual: Add the queries to the attention's output. Without, the output depends on the queries only through
+            the attention's weights.
     """
 
     def __init__(self, width: int, attention: "CrossAttention", residual: bool) -> None:
@@ -195,7 +196,7 @@ class Block(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Attention of several heads, by softmax, from queries to other tokens, (B, Q, D) and (B, K, D) -> (B, Q, D)."""
+    """Multi-head softmax attention from queries to other tokens, (B, Q, D) and (B, K, D) -> (B, Q, D)."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -213,13 +214,13 @@ class CrossAttention(nn.Module):
         return out
 
     def weights(self, q: Tensor, k: Tensor) -> Tensor:
-        """(B, heads, Q, d) and (B, heads, K, d) -> (B, heads, Q, K)."""
+        """Weights of the keys for each query, (B, heads, Q, d) and (B, heads, K, d) -> (B, heads, Q, K)."""
         weights: Tensor = (q @ k.transpose(2, 3) * q.shape[-1] ** -0.5).softmax(dim=-1)
         return weights
 
 
 class ReLUAttention(CrossAttention):
-    """Attention by ReLU of the cosine in place of the softmax: a patch that is like no prototype gets nothing."""
+    """Attention by the ReLU of the cosine instead of the softmax: a patch that resembles no prototype gets zeros."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__(width, heads)
@@ -230,7 +231,7 @@ class ReLUAttention(CrossAttention):
 
 
 def prototype_distances(patches: Tensor, prototypes: Tensor) -> Tensor:
-    """One minus the cosine, at least in float32, (B, N, D) and (B, M, D) -> (B, N, M)."""
+    """One minus the cosine in float32 or float64, (B, N, D) and (B, M, D) -> (B, N, M)."""
     with torch.autocast(patches.device.type, enabled=False):
         patches, prototypes = (normalize(at_least_float32(tokens), dim=-1) for tokens in (patches, prototypes))
         return 1 - patches @ prototypes.transpose(1, 2)
@@ -238,6 +239,6 @@ def prototype_distances(patches: Tensor, prototypes: Tensor) -> Tensor:
 
 def adaptive_weights(distances: Tensor, power: float) -> Tensor:
     """(distance / mean)^power, with the mean over the batches of all processes: (B, N) -> the same shape."""
-    distances = distances.clamp(min=0)  # rounding gives -1e-7
-    mean = gather_processes(distances).mean()
+    distances = distances.clamp(min=0)  # rounding can make them -1e-7
+    mean = gather_batches(distances).mean()
     return (distances / mean.clamp(min=torch.finfo(mean.dtype).tiny)) ** power

@@ -1,7 +1,7 @@
 """L2BT: Learning to Be a Transformer to Pinpoint Anomalies (Costanzino et al., IEEE Access 2025).
 
-Two small MLPs learn on nominal patches to predict a frozen ViT's late tokens from its early ones, and back; on
-anomalous patches both fail. They see one token at a time, so images may be large.
+On nominal patches, one small MLP learns to predict a frozen ViT's late tokens from its early ones, and a second MLP the
+early from the late. On anomalous patches both fail. Each sees one token at a time, so images may be large.
 Shapes: B batch, D token width, N = h * w patches, (H, W) image.
 """
 
@@ -20,15 +20,15 @@ from lit_ad.teachers import Teacher
 
 
 class L2BT(Method):
-    """Token students of any timm ViT, between two of its blocks. They need no pixels once features are cached.
+    """Two token students between two blocks of any timm ViT. They need no pixels once features are cached.
 
     Args:
         backbone: timm name with the tag of its weights; the paper's is DINOv2 ViT-B/14 with registers.
-        taps: The early and the late block, from 0.
-        weights: The teacher's: hub, hf-hub:OWNER/REPO, or a file.
+        taps: Indices of the early and the late block, from 0.
+        weights: Source of the teacher's weights: hub, hf-hub:OWNER/REPO, or a file.
         view: How images become network inputs.
-        top: Fraction of the map's pixels, the highest, whose mean is an image's score.
-        lr: Adam. The paper's, at which 50 epochs converge with small sets as well; the authors' code has 1e-4.
+        top: An image's score is the mean of this fraction of its map's pixels, the highest.
+        lr: Learning rate of Adam, from the paper; 50 epochs converge also with small sets. The authors' code has 1e-4.
     """
 
     needs_pixels = False
@@ -43,14 +43,15 @@ class L2BT(Method):
         lr: float = 1e-3,
     ) -> None:
         if len(taps) != 2 or taps[0] >= taps[1]:
-            raise UserError(
-                f"L2BT works between two blocks: model.taps must be an early and then a late one, not {list(taps)}"
-            )
+            raise UserError(f"L2BT takes two blocks: model.taps must be an early and then a late one, not {list(taps)}")
         if not 0 < top <= 1:
             raise UserError(f"model.top is a fraction of the map's pixels, above 0 and up to 1, not {top}")
         teacher = Teacher(backbone, taps, weights, norm=True)
         if not teacher.is_vit:
-            raise UserError(f"L2BT needs a ViT, whose tokens all have one width, and {backbone} is none")
+            raise UserError(
+                f"L2BT needs a ViT, whose tokens all have the same width, but {backbone} is not one: choose one of "
+                "vit_*, deit*"
+            )
         super().__init__(view.of_multiple(teacher.patch_size))
         self.teacher = teacher
         width = self.teacher.channels[0]
@@ -58,18 +59,19 @@ class L2BT(Method):
         self.top, self.lr = top, lr
 
     def compare(self, images: Tensor | None, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Early and late maps of the teacher, and what the students say of them: 2 x 2 x (B, D, h, w) in float32."""
+        """Return the students' predictions of the late and the early maps, then the teacher's late and early maps:
+        2 x 2 x (B, D, h, w) in float32."""
         early, late = features
-        students = [self.forward_student(tokens(early)), self.backward_student(tokens(late))]
+        students = [self.forward_student(_to_tokens(early)), self.backward_student(_to_tokens(late))]
         predicted = [student.float().transpose(1, 2).unflatten(2, early.shape[-2:]) for student in students]
         return predicted, [late.float(), early.float()]
 
     def loss(self, disagreement: tuple[list[Tensor], list[Tensor]]) -> Tensor:
-        """One minus the cosine, mean over tokens, both directions."""
+        """One minus the cosine, mean over tokens, summed over both directions: a scalar."""
         return sum((1 - cosine_similarity(s, t, dim=1)).mean() for s, t in zip(*disagreement, strict=True))  # type: ignore[return-value]
 
     def detect(self, disagreement: tuple[list[Tensor], list[Tensor]]) -> Prediction:
-        """Product of both directions' distances, at the image's resolution and blurred."""
+        """Multiply both directions' distances, and blur the product at the image's resolution: (B, 1, H, W)."""
         forward, backward = (distance(s, t) for s, t in zip(*disagreement, strict=True))
         patches = forward * backward
         height, width = (side * self.teacher.patch_size for side in patches.shape[-2:])
@@ -81,25 +83,25 @@ class L2BT(Method):
 
 
 def mlp(width: int) -> nn.Sequential:
-    """(..., D) -> (..., D)."""
+    """Make an MLP of three linear layers, (..., D) -> (..., D), where D is `width`."""
     return nn.Sequential(
         nn.Linear(width, width), nn.GELU(), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width)
     )
 
 
-def tokens(level: Tensor) -> Tensor:
-    """(B, D, h, w) -> (B, N, D)."""
+def _to_tokens(level: Tensor) -> Tensor:
+    """Flatten a map to tokens, (B, D, h, w) -> (B, N, D)."""
     return level.flatten(2).transpose(1, 2)
 
 
 def distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """Distance of unit vectors: 2 x (B, D, h, w) float32 -> (B, 1, h, w)."""
+    """Distance between unit vectors: 2 x (B, D, h, w) float32 -> (B, 1, h, w)."""
     distances: Tensor = (normalize(student) - normalize(teacher)).norm(dim=1, keepdim=True)
     return distances
 
 
 def blur(anomaly_map: Tensor) -> Tensor:
-    """Box filters, five of 5x5 and three of 7x7: (B, 1, H, W) -> the same shape, in float32."""
+    """Apply five box filters of 5x5 and three of 7x7: (B, 1, H, W) -> the same shape, in float32."""
     with torch.autocast(anomaly_map.device.type, enabled=False):
         result = anomaly_map.float()
         for side in (5, 5, 5, 5, 5, 7, 7, 7):
@@ -108,7 +110,8 @@ def blur(anomaly_map: Tensor) -> Tensor:
 
 
 def box(anomaly_map: Tensor, side: int) -> Tensor:
-    """Mean over side x side pixels, edges reflected, as kornia's box_blur, which takes 40 times as long on a CPU."""
+    """Average over side x side pixels, with reflected edges: (B, 1, H, W) -> the same shape. kornia does the same
+    in 40 times the time on a CPU."""
     for axis, padding in ((2, (0, 0, side // 2, side // 2)), (3, (side // 2, side // 2, 0, 0))):
         length = anomaly_map.shape[axis]
         padded = pad(anomaly_map, padding, mode="reflect")

@@ -23,7 +23,7 @@ def product(maps: list[Tensor], size: tuple[int, int]) -> Tensor:
 
 
 def clip(anomaly_map: Tensor, fraction: float) -> Tensor:
-    """Values above each map's own quantile become it, (B, 1, h, w) -> the same shape."""
+    """Limit each map to its own quantile `fraction`: higher values become that quantile. (B, 1, h, w) -> same shape."""
     return anomaly_map.minimum(quantile(anomaly_map.flatten(1), fraction).view(-1, 1, 1, 1))
 
 
@@ -38,16 +38,16 @@ def quantile(values: Tensor, fraction: float) -> Tensor:
 def gaussian_blur(
     anomaly_map: Tensor, sigma: float, radius: int | None = None, mode: Literal["reflect", "constant"] = "reflect"
 ) -> Tensor:
-    """The Gaussian of scipy.ndimage.gaussian_filter: (B, C, h, w) -> the same shape, float32 under autocast too.
+    """Smooth as scipy.ndimage.gaussian_filter does: (B, C, h, w) -> the same shape, in float32 also under autocast.
 
     Args:
         anomaly_map: (B, C, h, w).
         sigma: Standard deviation in pixels of the map, above 0.
-        radius: Pixels each way at which the Gaussian is cut. None: SciPy's, four sigmas, rounded.
-        mode: What lies beyond the border, in SciPy's words. "reflect" mirrors the map and repeats the edge pixel
-            (c b a | a b c); torch's and kornia's "reflect" do not repeat it (c b | a b c). "constant" is zeros.
+        radius: The Gaussian is cut this many pixels from its centre. None: SciPy's four sigmas, rounded.
+        mode: How the map continues beyond its border, in SciPy's terms. "reflect" mirrors the map and repeats the edge
+            pixel (c b a | a b c); torch's and kornia's "reflect" do not repeat it (c b | a b c). "constant" is zeros.
     """
-    from kornia.filters import gaussian_blur2d  # here, because importing kornia takes half a second that few runs need
+    from kornia.filters import gaussian_blur2d  # imported here: it takes half a second, and few runs need it
 
     radius = int(4 * sigma + 0.5) if radius is None else radius
     with torch.autocast(anomaly_map.device.type, enabled=False):
@@ -62,8 +62,8 @@ def gaussian_blur(
 
 
 def mirror(anomaly_map: Tensor, axis: int, margin: int) -> Tensor:
-    """Mirror a map beyond both ends of an axis, edge pixel included, as often as the margin needs:
-    (..., n, ...) -> (..., margin + n + margin, ...)."""
+    """Extend a map at both ends of an axis by its mirror image, edge pixel included; a margin longer than the map
+    repeats the mirroring: (..., n, ...) -> (..., margin + n + margin, ...)."""
     side = anomaly_map.shape[axis]
     places = torch.arange(-margin, side + margin, device=anomaly_map.device) % (2 * side)
     return anomaly_map.index_select(axis, places.minimum(2 * side - 1 - places))

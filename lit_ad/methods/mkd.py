@@ -1,8 +1,8 @@
 """Multiresolution Knowledge Distillation for Anomaly Detection (Salehi et al., CVPR 2021), https://arxiv.org/abs/2011.11108.
 
-A narrow cloner learns a frozen source network's outputs at several depths, both their values and their directions, on
-nominal images. The disagreement is an image's score; its gradient with respect to the pixels shows where. The defaults
-are what the authors' code does with MVTec AD.
+On nominal images, a narrow cloner learns a frozen source network's outputs at several depths, their values and their
+directions. The disagreement of both is an image's score, and its gradient with respect to the pixels is the map. The
+defaults are those of the authors' code for MVTec AD.
 Shapes: B batch, C channels, (H, W) image, (h, w) critical output, L critical layers.
 """
 
@@ -23,8 +23,8 @@ from lit_ad.methods.base import Method
 from lit_ad.methods.maps import clip, gaussian_blur
 from lit_ad.teachers import Backbone, Teacher
 
-_HIDDEN = 16  # width of the small cloner's convolutions between critical outputs
-POOL = 0  # a 2x2 max pool, in a list of widths
+_HIDDEN = 16  # channels of the small cloner's convolutions between critical outputs
+POOL = 0  # stands for a 2x2 max pool in a list of widths
 _RELUS = (relu, relu6, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_)
 
 
@@ -32,27 +32,27 @@ class MKD(Method):
     """A cloner of any timm CNN.
 
     Args:
-        backbone: timm name of the source with the tag of its weights; the authors' are torchvision's VGG-16.
-        taps: Critical layers, as timm counts them. For VGG-16, 1 to 4 are pool2 to pool5 (detection), 2 to 4 are pool3
-            to pool5 (localisation).
-        weights: The source's: hub, hf-hub:OWNER/REPO, pip:PACKAGE, or a file.
+        backbone: timm name of the source with the tag of its weights; the authors' is torchvision's VGG-16.
+        taps: Critical layers, by timm's numbers. For VGG-16, 1 to 4 are pool2 to pool5 (detection), 2 to 4 are pool3 to
+            pool5 (localisation).
+        weights: Source of the frozen network's weights: hub, hf-hub:OWNER/REPO, pip:PACKAGE, or a file.
         view: How images become network inputs.
-        normalize: Normalise images as the source's training did, as the authors do with CIFAR-10, or only scale them to
-            [0, 1], as they do with MVTec AD.
-        pool: Compare the taps after a 2x2 max pool. By default for VGGs alone, whose taps sit before the pools.
-        cloner: "small", narrow between critical outputs, or "equal", the source's architecture with timm's own
-            random initialisation.
-        value_weight: The paper's lambda, of the squared error: 0.5 on MVTec AD, 0.01 elsewhere.
-        direction_only: Leave the squared error out, as for sources with activations in the hundreds, where it drowns
-            the directions.
-        saliency: How the map is made; None makes none and is the fastest. guided_backprop is that of the cloner's ReLUs
-            and ReLU6s; other activations pass gradients as they are.
-        copies: How many noisy copies of an image smooth_grad averages over.
-        noise: Of those copies: its standard deviation is (noise / range)^2, where range is the image's, in [0, 1]. It
-            hardly changes an image; SmoothGrad's own paper takes far more.
-        map_scale: "raw" maps can be compared between images. The authors scale each "image"'s map to 0..1 by its own
-            extremes: in a nominal image, too, something is then as anomalous as can be. Published pixel metrics are so.
-        lr: Adam.
+        normalize: True: normalise images as in the source's training, as the authors do for CIFAR-10. False: only scale
+            them to [0, 1], as they do for MVTec AD.
+        pool: Compare the taps after a 2x2 max pool. None: for VGGs only, because timm taps a VGG before its pools.
+        cloner: "small" is narrow between critical outputs. "equal" has the source's architecture with timm's random
+            initial weights.
+        value_weight: Weight of the squared error, the paper's lambda: 0.5 for MVTec AD, 0.01 for other data.
+        direction_only: Leave the squared error out. For sources with activations in the hundreds, it would outweigh the
+            directions.
+        saliency: How the map is computed; None computes no map and is the fastest. guided_backprop changes the
+            gradients of the cloner's ReLUs and ReLU6s only.
+        copies: Number of noisy copies of an image that smooth_grad averages.
+        noise: Noise of those copies: its standard deviation is (noise / range)^2, where range is highest - lowest value
+            of the image in [0, 1]. It hardly changes an image; SmoothGrad's own paper takes far more.
+        map_scale: "raw" maps are comparable between images. "image" scales each map to [0, 1] by its own extremes, as
+            the authors do: the highest value of a nominal image is then also 1. Published pixel metrics use it.
+        lr: Learning rate of Adam.
     """
 
     map_scored = False
@@ -83,15 +83,15 @@ class MKD(Method):
             for network in (source, self.student):
                 if isinstance(network, Backbone):
                     network.skip_normalization()
-        self.pools_student = source.pool and not small  # the small cloner ends its blocks with the pools
+        self.pools_student = source.pool and not small  # the small cloner has its own pools
         self.value_weight = 0.0 if direction_only else value_weight
         self.saliency, self.copies, self.noise, self.map_scale, self.lr = saliency, copies, noise, map_scale, lr
 
     def compare(self, images: Tensor, features: list[Tensor]) -> Tensor:
-        """The discrepancy of each image, summed over critical layers: (B,).
+        """Return the disagreement of each image, summed over critical layers: (B,).
 
         Raises:
-            UserError: H or W is no multiple of the deepest stride.
+            UserError: H or W is not a multiple of the deepest stride.
         """
         stride = self.teacher.strides[-1]
         if any(side % stride for side in images.shape[-2:]):
@@ -99,7 +99,7 @@ class MKD(Method):
                 f"the deepest critical layer has stride {stride}: the image size {tuple(images.shape[-2:])} must be a "
                 "multiple of it (set model.view.image_size, or take shallower model.taps)"
             )
-        # The small cloner sees what its source sees.
+        # The small cloner needs the source's normalised images; a Backbone normalises for itself.
         student = self.student(self.teacher.normalize(images) if isinstance(self.student, Cloner) else images)
         student = [max_pool2d(s, 2) for s in student] if self.pools_student else student
         pairs = zip(features, student, strict=True)
@@ -109,13 +109,14 @@ class MKD(Method):
         return disagreement.mean()
 
     def detect(self, disagreement: Tensor) -> Prediction:
-        """The score alone: a map takes gradients, see `predict`."""
+        """Return the scores (B,) only: the map needs gradients, see `predict`."""
         return Prediction(None, disagreement)
 
     def predict(self, images: Tensor, features: list[Tensor] | None = None) -> Prediction:
-        """Score: the loss of that image. Map: its gradient's absolute sum over channels, clipped and smoothed.
+        """Return each image's loss as its score, (B,), and as its map (B, 1, H, W) the absolute gradient of that loss,
+        summed over channels, clipped and smoothed.
 
-        A saliency runs the source by itself, for its gradients.
+        Cached features have no gradients: for a map, the source runs again.
         """
         if self.saliency is None:
             return super().predict(images, features)
@@ -130,28 +131,28 @@ class MKD(Method):
         return prediction, prediction.score.mean()
 
     def differentiate(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss of each image and how much its pixels matter: (B, 3, H, W) in [0, 1] -> (B,), (B, 1, H, W)."""
+        """Return each image's loss and its pixels' saliency: (B, 3, H, W) in [0, 1] -> (B,), (B, 1, H, W)."""
         score, gradient = self.gradient(images)
         if self.saliency != "smooth_grad":
-            return score, self.of_pixels(gradient)
+            return score, self.pixel_saliency(gradient)
         span = images.amax(dim=(1, 2, 3), keepdim=True) - images.amin(dim=(1, 2, 3), keepdim=True)
-        # The authors square what they call sigma, and torch takes the square as the standard deviation.
+        # The authors pass the square of their sigma to torch, which takes it as the standard deviation.
         deviation = (self.noise / span.clamp(min=self.noise)).square()
         saliency = torch.zeros_like(images[:, :1], dtype=torch.float32)
-        for copy in range(self.copies):  # a copy's noise is the same for every image, in whatever batch it comes
+        for copy in range(self.copies):  # seeded by the copy: an image's map does not depend on its batch
             noise = torch.randn(images.shape[1:], generator=torch.Generator().manual_seed(copy)).to(images)
-            saliency += self.of_pixels(self.gradient(images + deviation * noise)[1]) / self.copies
+            saliency += self.pixel_saliency(self.gradient(images + deviation * noise)[1]) / self.copies
         return score, saliency if self.map_scale == "raw" else _to_unit_range(saliency)
 
-    def of_pixels(self, gradient: Tensor) -> Tensor:
-        """Absolute sum over channels, clipped at each image's 99th percentile: (B, 3, H, W) -> (B, 1, H, W)."""
+    def pixel_saliency(self, gradient: Tensor) -> Tensor:
+        """Sum absolute values over channels, clipped at each image's 99th percentile: (B, 3, H, W) -> (B, 1, H, W)."""
         saliency = clip(gradient.float().abs().sum(dim=1, keepdim=True), 0.99)
         return saliency if self.map_scale == "raw" else _to_unit_range(saliency)
 
     def gradient(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss of each image and its gradient with respect to the image, (B, 3, H, W) -> (B,), (B, 3, H, W).
+        """Return the loss of each image and its gradient with respect to the image, (B, 3, H, W) -> (B,), (B, 3, H, W).
 
-        All in one backward pass: no loss depends on another's image.
+        One backward pass gives all gradients, because no loss depends on another image.
         """
         images = images.detach().requires_grad_()
         features = self.teacher(images)
@@ -172,20 +173,21 @@ class MKD(Method):
 
 
 class Source(Teacher):
-    """The critical outputs of a CNN: its taps, or what a 2x2 max pool makes of them, a quarter of it to keep.
+    """The frozen source network, a CNN. It returns the critical outputs: its taps, or the taps after a 2x2 max pool,
+    which takes a quarter of the space in a cache.
 
     Args:
         name, taps, weights: As for Teacher.
-        pool: None: for VGGs.
+        pool: Apply the max pool. None: for VGGs only.
 
     Raises:
-        UserError: It is no CNN, or a tap is a pool already.
+        UserError: The network is not a CNN, or a tap is a pool already.
     """
 
     def __init__(self, name: str, taps: Sequence[int], weights: str, pool: bool | None) -> None:
         super().__init__(name, taps, weights)
         if self.is_vit:
-            raise UserError(f"MKD clones convolutional networks: {name} is none, choose a VGG or a ResNet")
+            raise UserError(f"MKD clones convolutional networks, but {name} is not one: choose a VGG or a ResNet")
         vgg = isinstance(self.model, VGG)
         self.pool = vgg if pool is None else pool
         if self.pool and vgg and isinstance(self.model.features[-1], nn.MaxPool2d):
@@ -204,18 +206,19 @@ class Source(Teacher):
 
 
 class Cloner(nn.Module):
-    """The small cloner: 3x3 convolutions, batch-normed but for those before a pool; one stage per critical output.
+    """The small cloner: 3x3 convolutions, one stage for each critical output. BatchNorm follows each convolution that
+    is not before a pool.
 
     Args:
-        channels: Of the source's critical outputs, from shallow to deep.
-        strides: Of the same.
+        channels: Channels of the source's critical outputs, from shallow to deep.
+        strides: Strides of the same outputs.
     """
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int]) -> None:
         super().__init__()
         widths = [3, *channels[:-1]]
-        stages = zip(widths, layout(channels, strides), strict=True)
-        self.stages = nn.ModuleList(nn.Sequential(*layers(width, stage)) for width, stage in stages)
+        stages = zip(widths, plan_stages(channels, strides), strict=True)
+        self.stages = nn.ModuleList(nn.Sequential(*_make_layers(width, stage)) for width, stage in stages)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> L x (B, C, h, w)."""
@@ -225,8 +228,14 @@ class Cloner(nn.Module):
         return outputs[1:]
 
 
-def layout(channels: Sequence[int], strides: Sequence[int]) -> list[list[int]]:
-    """Widths of each stage's convolutions, POOL between them; blocks of two, two, three, three... as in VGG-16."""
+def plan_stages(channels: Sequence[int], strides: Sequence[int]) -> list[list[int]]:
+    """Return the channels of each stage's convolutions, with POOL for a pool. The blocks between pools have two, two,
+    three, three... convolutions, as in VGG-16.
+
+    Args:
+        channels: Channels of the critical outputs, from shallow to deep.
+        strides: Strides of the same outputs.
+    """
     stages, blocks, stride = [], 0, 1
     for width, target in zip(channels, strides, strict=True):
         stage: list[int] = []
@@ -240,8 +249,8 @@ def layout(channels: Sequence[int], strides: Sequence[int]) -> list[list[int]]:
     return stages
 
 
-def layers(width: int, stage: Sequence[int]) -> Iterator[nn.Module]:
-    """The layers of one stage, whose input has `width` channels."""
+def _make_layers(width: int, stage: Sequence[int]) -> Iterator[nn.Module]:
+    """Yield the layers of one stage of `plan_stages`, whose input has `width` channels."""
     for out, after in zip(stage, [*stage[1:], None], strict=True):
         if out == POOL:
             yield nn.MaxPool2d(2)
@@ -256,7 +265,8 @@ def layers(width: int, stage: Sequence[int]) -> Iterator[nn.Module]:
 
 
 class GuidedBackprop(TorchFunctionMode):
-    """Inside, gradients that reach a ReLU's output lose their negative part; this thread only, no module is touched."""
+    """Within this context, ReLUs pass back only the positive part of the gradient at their output. No module changes,
+    and no other thread."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
@@ -266,13 +276,13 @@ class GuidedBackprop(TorchFunctionMode):
 
 
 def disagreement(teacher: Tensor, student: Tensor, value_weight: float) -> Tensor:
-    """1 - cosine + weight x mean squared error of one critical layer, in float32: 2 x (B, C, h, w) -> (B,)."""
+    """1 - cosine + value_weight x mean squared error of one critical layer, in float32: 2 x (B, C, h, w) -> (B,)."""
     teacher, student = teacher.float().flatten(1), student.float().flatten(1)
     direction = 1 - cosine_similarity(teacher, student)
     return direction + value_weight * (teacher - student).square().mean(dim=1) if value_weight else direction
 
 
 def _to_unit_range(saliency: Tensor) -> Tensor:
-    """Each map's lowest value becomes 0 and its highest 1, (B, 1, H, W) -> the same shape."""
+    """Scale each map so that its lowest value is 0 and its highest 1, (B, 1, H, W) -> the same shape."""
     low, high = (end(saliency, dim=(1, 2, 3), keepdim=True) for end in (torch.amin, torch.amax))
     return (saliency - low) / (high - low).clamp(min=torch.finfo(saliency.dtype).tiny)

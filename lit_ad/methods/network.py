@@ -1,4 +1,4 @@
-"""A method as the network that `detector.scoring.judge` runs: uint8 pixels in, arrays of map and score out."""
+"""Wrap a method as the network that `detector.scoring.judge` runs: uint8 pixels in, arrays of maps and scores out."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from lit_ad.methods.maps import upsample
 
 
 class Predicting(Protocol):
-    """What a method has to run as a network."""
+    """The part of a method that `make_network` uses."""
 
     map_scored: bool
 
@@ -35,9 +35,10 @@ def make_network(
     """Return a method as the network that `judge` runs, in eval mode.
 
     Args:
-        method: Its mode, parts in training or not, is the same after each call.
-        features: Of the images it will be given, if they are at hand: (B, ...) each.
-        losses: Gets the loss of each call, and its number of images.
+        method: Each call puts it in eval mode, and afterwards back in the mode that it had.
+        features: Cached features of the images that the network will be called with, (B, ...) each. None: the method's
+            frozen part computes them.
+        losses: Receives the loss and the number of images of each call. None: no loss is computed.
     """
 
     def run(pixels: Any) -> Output:
@@ -51,15 +52,15 @@ def make_network(
             maps, score, parts = upsample_maps(method, prediction, images)
         if score is not None and score.shape != (len(images),):
             shape = f"{tuple(score.shape)} for {len(images)} images"
-            raise ValueError(f"{type(method).__name__} gave scores of shape {shape}: it must be one for each")
+            raise ValueError(f"{type(method).__name__} gave scores of shape {shape}: `detect` must return one for each")
         arrays = {name: _as_array(part) for name, part in parts.items()}
         return Output(None if maps is None else _as_array(maps), None if score is None else _as_array(score), arrays)
 
     return run
 
 
-def inference(method: Predicting) -> Callable[[Any], Output]:
-    """Return a method as a detector's network, outside of any training."""
+def make_inference_network(method: Predicting) -> Callable[[Any], Output]:
+    """Return a method as the network of a detector that is not trained: it runs in PyTorch's inference mode."""
     run = make_network(method)
 
     def infer(pixels: Any) -> Output:
@@ -71,8 +72,8 @@ def inference(method: Predicting) -> Callable[[Any], Output]:
 
 @contextmanager
 def eval_mode(model: nn.Module | Predicting) -> Iterator[None]:
-    """Eval mode inside; after it, every part in the mode that it was in."""
-    training = [part for part in model.modules() if part.training]  # none of a detector: nothing is written to
+    """Put a model in eval mode for a `with` block; afterwards each module is in the mode that it had before."""
+    training = [part for part in model.modules() if part.training]  # empty in a detector: threads may share it
     for part in training:
         part.training = False
     try:
@@ -83,9 +84,9 @@ def eval_mode(model: nn.Module | Predicting) -> Iterator[None]:
 
 
 def as_images(pixels: Tensor) -> Tensor:
-    """uint8 (B, 3, H, W) -> float32 in [0, 1]; every network normalises for itself.
+    """Scale uint8 pixels (B, 3, H, W) to float32 in [0, 1]; each network normalises by its own mean and deviation.
 
-    On a CPU, channels last, in which convolutions need not bring them there and back: an eighth of MKD's step.
+    On a CPU, the memory format is channels last: convolutions need not convert it, which saves an eighth of MKD's step.
     """
     if pixels.device.type == "cpu":
         pixels = pixels.contiguous(memory_format=torch.channels_last)
@@ -93,23 +94,27 @@ def as_images(pixels: Tensor) -> Tensor:
 
 
 def upsample_maps(method: Predicting, prediction: Prediction, inputs: Tensor) -> Prediction:
-    """Bring maps to the size of the network's inputs (B, 3, H, W), where most papers score them.
+    """Resize the maps of a prediction to the size of the network's inputs (B, 3, H, W), where most papers score them.
 
-    The maximum of the small map is about 10 % higher. The authors of EfficientAD and Dinomaly score at other sizes:
-    the docstrings of these methods say what that changes.
+    The maximum of the small map is about 10 % higher, so scores of the two sizes are not comparable. The authors of
+    EfficientAD and Dinomaly score at other sizes: the docstrings of these methods say what that changes.
+
+    Raises:
+        ValueError: The method's `map_scored` and its prediction contradict each other.
     """
     if prediction.anomaly_map is None:
         return prediction
     if method.map_scored != (prediction.score is None):
         raise ValueError(
             f"{type(method).__name__}.map_scored is {method.map_scored}, but `detect` returns "
-            f"{'no score' if prediction.score is None else 'a score'}: map_scored says whether the map is scored"
+            f"{'no score' if prediction.score is None else 'a score'}: True is for methods whose score is the map's"
         )
     return prediction._replace(anomaly_map=upsample(prediction.anomaly_map, (inputs.shape[-2], inputs.shape[-1])))
 
 
 def select_region(maps: Tensor, view: View) -> Tensor:
-    """Return what the mask of a view's region of interest leaves of maps (B, 1, H, W): (B, 1, 1, n), or all of them."""
+    """Return the pixels of maps (B, 1, H, W) inside the mask of a view's region of interest, (B, 1, 1, n). Without a
+    mask, or with tiles, return the maps unchanged."""
     region = view.region
     if view.tile is not None or region is None or region.inside is None:
         return maps

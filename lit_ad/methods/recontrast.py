@@ -1,10 +1,9 @@
 """ReContrast: Domain-Specific Anomaly Detection via Contrastive Reconstruction (Guo et al., NeurIPS 2023),
 https://arxiv.org/abs/2306.02602.
 
-Reverse Distillation by two encoders: a frozen one, and a copy of it that training moves towards the product's own
-images. The decoder restores the frozen encoder's features from the trained one's, and the trained one's from the frozen
-one's. What is compared comes from two views of an image, so that neither encoder can make its task easy by saying the
-same of everything.
+Reverse Distillation with two encoders: a frozen one, and a trained copy that adapts to the product's images. A decoder
+restores the features of each encoder from those of the other. The two encoders are two views of an image, so that the
+trained encoder cannot make the task easy by giving the same features for everything.
 Shapes: B batch, L levels from fine to coarse, C channels, (h, w) feature map, (H, W) image.
 """
 
@@ -21,41 +20,45 @@ from lit_ad.methods.base import Method
 from lit_ad.methods.distances import cosine_distance
 from lit_ad.methods.initialisation import initialise_convolutions
 from lit_ad.methods.maps import gaussian_blur
-from lit_ad.methods.restoration import gather_processes
+from lit_ad.methods.restoration import gather_batches
 from lit_ad.methods.reverse_distillation import (
     Decoder,
     OneClassEmbedding,
     Pairs,
-    block_counts,
     check_levels,
     check_sides,
-    convolution,
+    count_blocks,
     distance_maps,
-    inner_share,
+    inner_fraction,
+    make_convolution,
 )
 from lit_ad.teachers import Backbone, Teacher
 
-EASIEST, HARDEST = -3.0, 1.0  # deviations above the mean from which on a point counts, at first and later
+EASIEST, HARDEST = (
+    -3.0,
+    1.0,
+)  # lowest distance that has a gradient, in deviations above the mean: first, and after `ramp`
 
 
 class ReContrast(Method):
-    """A frozen and a trained encoder of any timm CNN, and one decoder of both.
+    """A frozen and a trained encoder, both any timm CNN, and one decoder for both.
 
     Features of the frozen encoder may be cached; the trained one needs the pixels.
 
     Args:
         backbone: timm name; the paper's is WideResNet-50.
-        taps: Levels, as timm counts them, each of twice the stride before it: 1 to 3 are strides 4, 8 and 16.
-        weights: Those that both encoders begin with: hub, hf-hub:OWNER/REPO, pip:PACKAGE, or a file.
+        taps: Feature levels, by timm's numbers: 1 to 3 have strides 4, 8 and 16. Each stride must be twice the one
+            before.
+        weights: Source of both encoders' initial weights: hub, hf-hub:OWNER/REPO, pip:PACKAGE, or a file.
         view: How images become network inputs.
-        batchnorm: Of the trained encoder, in training: it takes its statistics from each batch ("train"), or keeps
-            those it began with ("eval"), as the authors do for some categories, and for many categories in one model.
-        ramp: Part of the training's steps over which more and more of the points that are restored best are left out
-            of the gradient: at first those that lie 3 deviations below the mean distance of a batch, in the end all
-            below 1 deviation above it.
-        lr: AdamW's, of bottleneck and decoder.
-        encoder_lr: Of the trained encoder.
-        weight_decay: AdamW's.
+        batchnorm: Statistics of the trained encoder's BatchNorm in training: those of each batch ("train"), or the
+            pretrained ones ("eval"). The authors take "eval" for some categories and for one model of many categories.
+        ramp: Fraction of the training's steps in which the gradient narrows to the points that are restored worst. At
+            first it leaves out points whose distance is below the batch's mean - 3 deviations, at last all below the
+            mean + 1 deviation.
+        lr: Learning rate of AdamW for bottleneck and decoder.
+        encoder_lr: Learning rate of AdamW for the trained encoder.
+        weight_decay: Weight decay of AdamW.
     """
 
     def __init__(
@@ -75,20 +78,20 @@ class ReContrast(Method):
         super().__init__(view.of_multiple(2 * teacher.strides[-1]))  # the embedding's stride
         self.teacher = teacher
         self.encoder = _Encoder(teacher, batchnorm)
-        inner, depths = inner_share(teacher), block_counts(teacher)
+        inner, depths = inner_fraction(teacher), count_blocks(teacher)
         self.bottleneck = OneClassEmbedding(teacher.channels, inner).to(memory_format=torch.channels_last)
         self.decoder = _TwoHeadedDecoder(teacher.channels, inner, depths).to(memory_format=torch.channels_last)
         self.ramp, self.lr, self.encoder_lr, self.weight_decay = ramp, lr, encoder_lr, weight_decay
         self.ramp_steps = 0.0  # known when the optimizer is made
 
     def compare(self, images: Tensor, features: list[Tensor]) -> Pairs:
-        """What is to be restored, and the decoder's answer, 2 L x 2 x (B, C, h, w): first the frozen encoder's levels,
-        restored from the trained one's, then the other way round.
+        """Return pairs of a target and the decoder's output for it, 2 L x 2 x (B, C, h, w). The first L pairs are the
+        frozen encoder's levels, restored from the trained one's; the others are the opposite direction.
 
-        Both encoders' levels are one batch, over which the decoder's BatchNorm takes its statistics.
+        Both encoders' levels form one batch, over which the decoder's BatchNorm takes its statistics.
 
         Raises:
-            UserError: H or W is no multiple of the embedding's stride.
+            UserError: H or W is not a multiple of the embedding's stride.
         """
         check_sides(features[-1], self.teacher.strides[-1])
         trained = self.encoder(images)
@@ -98,12 +101,13 @@ class ReContrast(Method):
         return list(zip(targets, [*from_trained, *from_frozen], strict=True))
 
     def loss(self, disagreement: Pairs) -> Tensor:
-        """One minus the cosine of whole levels, mean over images, summed over levels; half of either direction."""
+        """Return one minus the cosine of each flattened level, mean over images and directions, summed over levels: a
+        scalar."""
         pairs = [(target.flatten(1), restored.flatten(1)) for target, restored in disagreement]
         return torch.stack([cosine_distance(target, restored).mean() for target, restored in pairs]).sum() / 2
 
     def training_loss(self, images: Tensor, features: list[Tensor], others: Others) -> Tensor:
-        """The same loss; the points that are restored best move nothing."""
+        """Return the same loss. Points that are restored best have no gradient: see `ramp`."""
         pairs = self.compare(images, features)
         deviations = hardness(self.global_step, self.ramp_steps)
         for target, restored in pairs:
@@ -112,7 +116,7 @@ class ReContrast(Method):
         return self.loss(pairs)
 
     def detect(self, disagreement: Pairs) -> Prediction:
-        """The sum of all distances at the image's resolution, smoothed; the maximum is the score."""
+        """Sum and smooth all distances at the image's resolution: (B, 1, H, W). The maximum is the score."""
         return Prediction(gaussian_blur(distance_maps(disagreement, self.teacher.strides[0]).sum(dim=0), sigma=4.0))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -124,11 +128,11 @@ class ReContrast(Method):
 
 
 class _Encoder(Backbone):
-    """A copy of a teacher that is trained.
+    """A trained copy of a teacher.
 
     Args:
-        teacher: What it begins as.
-        batchnorm: "train", or "eval" for statistics that stay the teacher's.
+        teacher: The network to copy.
+        batchnorm: "train", or "eval" to keep the teacher's statistics.
     """
 
     def __init__(self, teacher: Teacher, batchnorm: Literal["train", "eval"]) -> None:
@@ -141,32 +145,38 @@ class _Encoder(Backbone):
 
 
 class _TwoHeadedDecoder(nn.Module):
-    """Reverse Distillation's decoder with two 1x1 convolutions at each level: one says what the frozen encoder sees,
-    the other what the trained one sees. Arguments as for Decoder."""
+    """Reverse Distillation's decoder with two 1x1 convolutions at each level: one predicts the frozen encoder's
+    features, the other the trained encoder's. Arguments as for Decoder."""
 
     def __init__(self, channels: Sequence[int], inner: float | None, depths: Sequence[int]) -> None:
         super().__init__()
         self.trunk = Decoder(channels, inner, depths)
-        self.frozen, self.trained = (nn.ModuleList(convolution(c, c, 1) for c in channels) for _ in range(2))
+        self.frozen, self.trained = (nn.ModuleList(make_convolution(c, c, 1) for c in channels) for _ in range(2))
         for heads in (self.frozen, self.trained):
             initialise_convolutions(heads)
 
     def forward(self, embedding: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """(2 B, 2 C_L, h_L / 2, w_L / 2), the trained encoder's half first -> the frozen encoder's levels from that
-        half, and the trained encoder's from the other one, L x (B, C, h, w) each."""
-        levels, half = self.trunk(embedding), embedding.shape[0] // 2  # len would fix an export to one batch size
+        """Predict each encoder's levels from the other's embedding.
+
+        Args:
+            embedding: (2 B, 2 C_L, h_L / 2, w_L / 2); the first B are the trained encoder's.
+
+        Returns:
+            The frozen encoder's levels, and the trained encoder's, L x (B, C, h, w) each.
+        """
+        levels, half = self.trunk(embedding), embedding.shape[0] // 2  # len() would fix an export to one batch size
         frozen = [head(level[:half]) for head, level in zip(self.frozen, levels, strict=True)]
         trained = [head(level[half:]) for head, level in zip(self.trained, levels, strict=True)]
         return frozen, trained
 
 
 def hardness(step: int, ramp: float) -> float:
-    """How many deviations above the mean a distance lies that counts: from EASIEST, in `ramp` steps, to HARDEST."""
+    """Return the lowest distance that has a gradient, in deviations above the mean. It rises in `ramp` steps."""
     return HARDEST if step >= ramp else EASIEST + (HARDEST - EASIEST) * step / ramp
 
 
 def select_hard(distances: Tensor, deviations: float) -> Tensor:
-    """True where a distance lies so many deviations above the mean of the batches of all processes, or more:
-    (B, h, w) -> the same shape."""
-    everywhere = gather_processes(distances)
+    """Return True for each distance that is at least mean + `deviations` x standard deviation, over the batches of all
+    processes: (B, h, w) -> the same shape."""
+    everywhere = gather_batches(distances)
     return distances >= everywhere.mean() + deviations * everywhere.std()

@@ -1,7 +1,7 @@
 """Anomaly Detection via Reverse Distillation (Deng and Li, CVPR 2022), https://arxiv.org/abs/2201.10703.
 
-A bottleneck squeezes the frozen teacher's feature maps into one embedding, and a decoder student grows them back from
-it. Both learn on nominal images: what is anomalous does not pass the bottleneck, and the decoder cannot restore it.
+A bottleneck squeezes the frozen teacher's feature maps into one embedding, and a decoder, the student, restores the
+maps from it. Both learn on nominal images: an anomaly does not pass the bottleneck, so the decoder cannot restore it.
 Shapes: B batch, L levels from fine to coarse, C channels, (h, w) feature map, (H, W) image.
 """
 
@@ -26,19 +26,21 @@ Pairs = list[tuple[Tensor, Tensor]]
 
 
 class ReverseDistillation(Method):
-    """A decoder student of any timm CNN: it has the teacher's channels, strides and kind of block. It needs no pixels
-    once features are cached.
+    """A decoder for the features of any timm CNN: it has the teacher's channels, strides and kind of block. It needs no
+    pixels once features are cached.
 
     Args:
         backbone: timm name; the paper's is WideResNet-50.
-        taps: Levels, as timm counts them, each of twice the stride before it: 1 to 3 are strides 4, 8 and 16.
-        weights: The teacher's: hub, hf-hub:OWNER/REPO, pip:PACKAGE, or a file.
+        taps: Feature levels, by timm's numbers: 1 to 3 have strides 4, 8 and 16. Each stride must be twice the one
+            before.
+        weights: Source of the teacher's weights: hub, hf-hub:OWNER/REPO, pip:PACKAGE, or a file.
         view: How images become network inputs.
-        cosine: What the loss compares of a level: a whole "image" at once, as in the authors' code, or each "position"
-            by itself, as the paper writes it; their results are not reached so.
-        fusion: Of the levels' maps: "sum" or "product".
-        lr: Adam's learning rate.
-        betas: Adam's.
+        cosine: The vectors whose cosine is the loss of a level: "image" flattens a level of an image to one vector, as
+            the authors' code does. "position" takes the channels at each position, as the paper writes; it does not
+            reach their results.
+        fusion: How the maps of the levels are combined: "sum" or "product".
+        lr: Learning rate of Adam.
+        betas: Adam's decay rates of its two moments.
     """
 
     needs_pixels = False
@@ -58,29 +60,29 @@ class ReverseDistillation(Method):
         check_levels("Reverse Distillation", teacher)
         super().__init__(view.of_multiple(2 * teacher.strides[-1]))  # the embedding's stride
         self.teacher = teacher
-        inner, depths = inner_share(teacher), block_counts(teacher)
+        inner, depths = inner_fraction(teacher), count_blocks(teacher)
         self.bottleneck = OneClassEmbedding(teacher.channels, inner).to(memory_format=torch.channels_last)
         self.decoder = Decoder(teacher.channels, inner, depths).to(memory_format=torch.channels_last)
         self.cosine, self.fusion, self.lr, self.betas = cosine, fusion, lr, betas
 
     def compare(self, images: Tensor | None, features: list[Tensor]) -> Pairs:
-        """The teacher's maps and the decoder's, L x 2 x (B, C, h, w).
+        """Return the pairs of the teacher's and the decoder's feature maps, L x 2 x (B, C, h, w).
 
         Raises:
-            UserError: H or W is no multiple of the embedding's stride.
+            UserError: H or W is not a multiple of the embedding's stride.
         """
         check_sides(features[-1], self.teacher.strides[-1])
         return list(zip(features, self.decoder(self.bottleneck(features)), strict=True))
 
     def loss(self, disagreement: Pairs) -> Tensor:
-        """One minus the cosine, mean over images (and positions), sum over levels."""
+        """Return one minus the cosine, mean over images (and positions), summed over levels: a scalar."""
         pairs = disagreement
         if self.cosine == "image":
             pairs = [(teacher.flatten(1), student.flatten(1)) for teacher, student in disagreement]
         return torch.stack([cosine_distance(teacher, student).mean() for teacher, student in pairs]).sum()
 
     def detect(self, disagreement: Pairs) -> Prediction:
-        """The levels' distances at the image's resolution, fused and smoothed; the maximum is the score."""
+        """Combine and smooth the levels' distances at the image's size: (B, 1, H, W). The score is the maximum."""
         maps = distance_maps(disagreement, self.teacher.strides[0])
         fused = maps.sum(dim=0) if self.fusion == "sum" else maps.prod(dim=0)
         return Prediction(gaussian_blur(fused, sigma=4.0))
@@ -91,10 +93,10 @@ class ReverseDistillation(Method):
 
 
 class OneClassEmbedding(nn.Module):
-    """All levels brought to the coarsest one's size, joined, and squeezed to half of it by a few blocks.
+    """Convolve all levels down to the coarsest one's size, join them, and squeeze them to half that size.
 
     Args:
-        channels: Of the levels.
+        channels: Channels of each level.
         inner: See Block.
     """
 
@@ -118,12 +120,13 @@ class OneClassEmbedding(nn.Module):
 
 
 class Decoder(nn.Module):
-    """A stage for each level, from coarse to fine, whose first block doubles height and width.
+    """One stage for each level, from coarse to fine. The first block of a stage doubles height and width.
 
     Args:
-        channels: Of the levels.
+        channels: Channels of each level, from fine to coarse.
         inner: See Block.
-        depths: Blocks of the stages, in their order: the teacher's, from its first stage on, not mirrored.
+        depths: Number of blocks of each stage, from coarse to fine. They are the teacher's numbers from fine to coarse,
+            not reversed.
     """
 
     def __init__(self, channels: Sequence[int], inner: float | None, depths: Sequence[int]) -> None:
@@ -148,25 +151,27 @@ class Block(nn.Module):
     """A residual block, (B, before, h, w) -> (B, out, h, w), or half or twice h and w.
 
     Args:
-        before: Channels of what comes in.
-        out: Channels of what goes out.
-        inner: Width of the 3x3 convolution as a share of `out`, in a bottleneck block. None: a basic block.
-        resize: "down" by a strided convolution, "up" by a 2x2 transposed one in its place.
+        before: Channels of the input.
+        out: Channels of the output.
+        inner: Channels of a bottleneck block's 3x3 convolution, as a fraction of `out`. None: a basic block.
+        resize: "down" halves h and w by a strided convolution, "up" doubles them by a 2x2 transposed convolution.
     """
 
     def __init__(self, before: int, out: int, inner: float | None, resize: Literal["down", "up"] | None = None) -> None:
         super().__init__()
         if inner is None:
-            layers = [resizing(before, out, 3, resize), nn.BatchNorm2d(out), nn.ReLU(inplace=True)]
-            layers += [convolution(out, out, 3), nn.BatchNorm2d(out)]
+            layers = [_make_resizing(before, out, 3, resize), nn.BatchNorm2d(out), nn.ReLU(inplace=True)]
+            layers += [make_convolution(out, out, 3), nn.BatchNorm2d(out)]
         else:
             width = round(inner * out)
-            layers = [convolution(before, width, 1), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
-            layers += [resizing(width, width, 3, resize), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
-            layers += [convolution(width, out, 1), nn.BatchNorm2d(out)]
+            layers = [make_convolution(before, width, 1), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+            layers += [_make_resizing(width, width, 3, resize), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+            layers += [make_convolution(width, out, 1), nn.BatchNorm2d(out)]
         self.residual = nn.Sequential(*layers)
         same = resize is None and before == out
-        self.shortcut = nn.Identity() if same else nn.Sequential(resizing(before, out, 1, resize), nn.BatchNorm2d(out))
+        self.shortcut = (
+            nn.Identity() if same else nn.Sequential(_make_resizing(before, out, 1, resize), nn.BatchNorm2d(out))
+        )
         self.activation = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -175,11 +180,11 @@ class Block(nn.Module):
 
 
 def distance_maps(pairs: Pairs, stride: int) -> Tensor:
-    """One minus the cosine of each level at the image's resolution, L x 2 x (B, C, h, w) -> (L, B, 1, H, W).
+    """Return one minus the cosine of each level at the image's resolution, L x 2 x (B, C, h, w) -> (L, B, 1, H, W).
 
     Args:
-        pairs: Teacher and student; the first pair is of the finest level.
-        stride: Of that level.
+        pairs: Features of teacher and student; the first pair is the finest level.
+        stride: Stride of the finest level in pixels.
     """
     size = [side * stride for side in pairs[0][0].shape[-2:]]
     levels = [cosine_distance(teacher, student)[:, None] for teacher, student in pairs]
@@ -187,8 +192,8 @@ def distance_maps(pairs: Pairs, stride: int) -> Tensor:
 
 
 def check_levels(method: str, teacher: Backbone) -> None:
-    """Raises UserError where a decoder could not double its way from the coarsest of a teacher's levels to the finest.
-    `method`: its name, for the message."""
+    """Raise UserError unless each of a teacher's levels has twice the stride of the one before: a stage of the decoder
+    doubles height and width. `method`: its name, for the message."""
     steps = zip(teacher.strides[:-1], teacher.strides[1:], strict=True)
     if teacher.is_vit or len(teacher.taps) < 2 or any(coarse != 2 * fine for fine, coarse in steps):
         raise UserError(
@@ -198,7 +203,7 @@ def check_levels(method: str, teacher: Backbone) -> None:
 
 
 def check_sides(coarsest: Tensor, stride: int) -> None:
-    """Raises UserError where the decoder could not double the embedding of a level (B, C, h, w) of that stride."""
+    """Raise UserError if the coarsest level (B, C, h, w) has an odd side: the embedding has half its size."""
     if any(side % 2 for side in coarsest.shape[-2:]):
         raise UserError(
             f"the decoder doubles an embedding of stride {2 * stride}: images must have sides that are a multiple of "
@@ -206,29 +211,30 @@ def check_sides(coarsest: Tensor, stride: int) -> None:
         )
 
 
-def inner_share(teacher: Backbone) -> float | None:
-    """Width of the 3x3 convolution in a bottleneck block as a share of its output: 1/4 for a ResNet-50, 1/2 for the
-    wide one. None: the teacher's blocks are no bottlenecks."""
+def inner_fraction(teacher: Backbone) -> float | None:
+    """Return the channels of the 3x3 convolution in the teacher's bottleneck blocks, as a fraction of their output: 1/4
+    for a ResNet-50, 1/2 for the wide one. None if the teacher has no bottleneck blocks."""
     blocks = [module for module in teacher.model.modules() if isinstance(module, TeacherBottleneck)]
     return blocks[0].conv1.out_channels / blocks[0].conv3.out_channels if blocks else None
 
 
-def block_counts(teacher: Backbone) -> list[int]:
-    """Blocks of each tapped stage: a ResNet's own, and 2 for other networks."""
+def count_blocks(teacher: Backbone) -> list[int]:
+    """Return the number of blocks of each tapped stage: a ResNet's own numbers, and 2 for other networks."""
     stages = [getattr(teacher.model, f"layer{tap}", None) for tap in teacher.taps]
     return [len(stage) if isinstance(stage, nn.Sequential) else 2 for stage in stages]
 
 
 def _strided(before: int, out: int) -> nn.Sequential:
     """(B, before, h, w) -> (B, out, h / 2, w / 2)."""
-    return nn.Sequential(resizing(before, out, 3, "down"), nn.BatchNorm2d(out), nn.ReLU(inplace=True))
+    return nn.Sequential(_make_resizing(before, out, 3, "down"), nn.BatchNorm2d(out), nn.ReLU(inplace=True))
 
 
-def resizing(before: int, out: int, side: int, resize: Literal["down", "up"] | None) -> nn.Module:
+def _make_resizing(before: int, out: int, side: int, resize: Literal["down", "up"] | None) -> nn.Module:
+    """Make the convolution that halves ("down") or doubles ("up") height and width, or keeps them (None)."""
     if resize == "up":
         return nn.ConvTranspose2d(before, out, 2, stride=2, bias=False)
-    return convolution(before, out, side, stride=2 if resize == "down" else 1)
+    return make_convolution(before, out, side, stride=2 if resize == "down" else 1)
 
 
-def convolution(before: int, out: int, side: int, stride: int = 1) -> nn.Conv2d:
+def make_convolution(before: int, out: int, side: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(before, out, side, stride, padding=side // 2, bias=False)

@@ -1,6 +1,6 @@
-"""Moments of vectors that are never kept, Gaussians fitted to them, and values gathered from all processes.
+"""Running moments of vectors, Gaussians fitted to these moments, and values gathered from all processes.
 
-Shapes: n vectors of width D. Everything is float64: log-densities of hundreds of dimensions cancel in float32.
+Shapes: n vectors of width D. Everything is float64: float32 is not precise enough for hundreds of dimensions.
 """
 
 import math
@@ -16,11 +16,11 @@ from lit_ad.errors import UserError
 
 
 class Moments:
-    """Count, mean and scatter of the vectors seen, merged batch by batch (Chan, Golub and LeVeque, 1983).
+    """Count, mean and scatter of vectors, updated batch by batch (Chan, Golub and LeVeque, 1983). No vector is kept.
 
     Args:
         dim: D.
-        diagonal: Keep each dimension's own scatter alone: D numbers, and not D x D.
+        diagonal: Keep the diagonal of the scatter only, D numbers instead of D x D.
     """
 
     def __init__(self, dim: int, diagonal: bool = False) -> None:
@@ -30,7 +30,7 @@ class Moments:
         self.scatter = self._scatter(self.mean[None])  # sum of (x - mean)(x - mean)^T
 
     def update(self, vectors: Tensor) -> None:
-        """Take in n vectors, (n, D)."""
+        """Add n vectors, (n, D)."""
         vectors = vectors.detach().cpu().double()
         count, mean = len(vectors), vectors.mean(dim=0) if len(vectors) else self.mean
         shift, total = mean - self.mean, max(self.count + count, 1)
@@ -39,7 +39,7 @@ class Moments:
         self.count += count
 
     def reduce(self, device: torch.device) -> None:
-        """Merge what all processes have seen, on all of them. `device` is where this process group communicates."""
+        """Merge the moments of all processes; each process gets the result. The group communicates on `device`."""
         if not (dist.is_available() and dist.is_initialized()):
             return
         sums = torch.cat([self.mean * self.count, self.mean.new_tensor([self.count])]).to(device)
@@ -51,11 +51,11 @@ class Moments:
         self.count, self.mean, self.scatter = count, mean, scatter.cpu()
 
     def _scatter(self, centred: Tensor) -> Tensor:
-        """(n, D) -> (D, D), or of the diagonal (D,)."""
+        """Return the sum of outer products, (n, D) -> (D, D), or its diagonal, (D,)."""
         return centred.square().sum(dim=0) if self.diagonal else centred.T @ centred
 
     def variance(self) -> Tensor:
-        """Of each dimension, divided by n: (D,)."""
+        """Variance of each dimension, divided by n: (D,)."""
         return (self.scatter if self.diagonal else self.scatter.diagonal()) / max(self.count, 1)
 
     def covariance(self) -> Tensor:
@@ -64,14 +64,15 @@ class Moments:
 
 
 class Gaussian(nn.Module):
-    """log N(x) of the nominal vectors; mean and whitening are buffers, so that a checkpoint is enough.
+    """The log-density log N(x) of a Gaussian fitted to nominal vectors. Its state is in buffers, so that a checkpoint
+    holds it.
 
-    The covariance is the sample's where that is well conditioned and n > D; else it is shrunk, see `shrunk`.
+    The covariance is the sample's if n > D and it is well conditioned; otherwise it is shrunk, see `shrink`.
 
     Args:
         dim: D.
-        keep: Fraction of the variance. Below 1, vectors are first whitened by PCA, as scikit-learn's PCA(keep,
-            whiten=True) does, and the density is that of the whitened vectors.
+        keep: Fraction of the variance to keep. Below 1, vectors are first whitened by PCA, as scikit-learn's
+            PCA(keep, whiten=True) does, and the density is that of the whitened vectors.
     """
 
     mean: Tensor
@@ -95,7 +96,7 @@ class Gaussian(nn.Module):
 
     @torch.no_grad()
     def fit(self, moments: Moments) -> None:
-        """Fit to the vectors seen.
+        """Fit the Gaussian to these moments.
 
         Raises:
             UserError: Fewer than two vectors.
@@ -104,8 +105,8 @@ class Gaussian(nn.Module):
         if n < 2:
             raise UserError(f"a Gaussian needs at least 2 nominal images, not {n}")
         covariance = moments.covariance()
-        if n <= len(covariance) or not covariance.any() or (self.keep == 1 and degenerate(covariance)):
-            covariance = shrunk(covariance, n)
+        if n <= len(covariance) or not covariance.any() or (self.keep == 1 and is_degenerate(covariance)):
+            covariance = shrink(covariance, n)
         variances, axes = torch.linalg.eigh(covariance)
         variances, axes = variances.flip(0), axes.flip(1)  # the largest first
         rank = len(variances)
@@ -113,7 +114,7 @@ class Gaussian(nn.Module):
             ratios = variances.clamp(min=0).cumsum(0) / variances.clamp(min=0).sum()
             rank = min(int((ratios <= self.keep).sum()) + 1, rank)
         variances = variances[:rank]
-        # A sample whitened by PCA has the variance 1 with the divisor n - 1, hence (n - 1) / n for maximum likelihood.
+        # PCA whitens to variance 1 by the divisor n - 1. By n, as in maximum likelihood, that variance is (n - 1) / n.
         log_volume = rank * math.log((n - 1) / n) if self.keep < 1 else float(variances.log().sum())
         self.mean.copy_(moments.mean)
         self.whitening.zero_()
@@ -126,7 +127,7 @@ class Gaussian(nn.Module):
         return self.constant - 0.5 * white.square().sum(dim=1)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        """Follow the model to its device but not to half precision (MPS, which has no float64, gets float32)."""
+        """Move to the model's device, but stay float64 in any precision (float32 on MPS, which has no float64)."""
         device = fn(torch.empty(0, device=self.mean.device)).device
         dtype = torch.float32 if device.type == "mps" else torch.float64
         for name, buffer in self._buffers.items():
@@ -135,8 +136,8 @@ class Gaussian(nn.Module):
         return self
 
 
-def degenerate(covariance: Tensor) -> bool:
-    """Whether some direction has next to no variance, each dimension measured in its own unit: (D, D)."""
+def is_degenerate(covariance: Tensor) -> bool:
+    """Return whether some direction has almost no variance after each dimension is scaled to variance 1: (D, D)."""
     deviations = covariance.diagonal().sqrt()
     if bool((deviations == 0).any()):
         return True
@@ -144,12 +145,16 @@ def degenerate(covariance: Tensor) -> bool:
     return bool(eigenvalues[0] < 1e-10 * eigenvalues[-1])
 
 
-def shrunk(covariance: Tensor, n: int) -> Tensor:
-    """The correlations pulled towards 0, so that every direction has variance: (D, D) -> (D, D).
+def shrink(covariance: Tensor, n: int) -> Tensor:
+    """Pull the correlations towards 0, so that every direction has variance: (D, D) -> (D, D).
 
-    Oracle approximating shrinkage (Chen et al., 2010, https://arxiv.org/abs/0907.4698) in the form scikit-learn's OAS
-    has it, on the correlation matrix: the result does not depend on the units of the dimensions. Deviations below 1e-6
-    of the largest are raised to it, so that a constant dimension does not decide alone.
+    Oracle approximating shrinkage (Chen et al., 2010, https://arxiv.org/abs/0907.4698) as scikit-learn's OAS computes
+    it, but on the correlation matrix, so that the units of the dimensions do not matter. A standard deviation below
+    1e-6 of the largest is raised to that, so that a constant dimension does not dominate the density.
+
+    Args:
+        covariance: Of n vectors, (D, D).
+        n: The number of vectors.
     """
     deviations = covariance.diagonal().sqrt()
     largest = deviations.max()
@@ -163,8 +168,8 @@ def shrunk(covariance: Tensor, n: int) -> Tensor:
     return ((1 - amount) * correlation + amount * target) * scale
 
 
-def of_all_processes(values: Tensor, device: torch.device) -> Tensor:
-    """The values of every process in one vector, (n,) -> (N,). `device` is where this process group communicates."""
+def gather_values(values: Tensor, device: torch.device) -> Tensor:
+    """Concatenate the values of all processes, (n,) -> (N,); n may differ. The group communicates on `device`."""
     if not (dist.is_available() and dist.is_initialized()):
         return values
     counts = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(dist.get_world_size())]
@@ -176,9 +181,9 @@ def of_all_processes(values: Tensor, device: torch.device) -> Tensor:
 
 
 def refuse_unscaled(name: str, scale: Tensor) -> None:
-    """Raises UserError where a method's scale of its maps, from held-out images, is not known yet: it has NaN."""
+    """Raise UserError if the method `name` has no scale for its maps yet: `scale`, from held-out images, has NaN."""
     if bool(scale.isnan().any()):
         raise UserError(
-            f"{name}'s maps are scaled by held-out images before each validation of a fit, and this model has had "
-            "none: train it, or give --ckpt_path"
+            f"{name} needs the scale of its maps, which a fit computes from held-out images before each validation, "
+            "and this model has had none: train it, or give --ckpt_path"
         )

@@ -1,6 +1,6 @@
 """Student-Teacher Feature Pyramid Matching (Wang et al., BMVC 2021), https://arxiv.org/abs/2103.04257.
 
-An untrained twin learns the frozen teacher's features on nominal images and fails elsewhere.
+A student, an untrained copy of the frozen teacher, learns the teacher's features on nominal images. It fails on others.
 Shapes: B batch, C channels, (H, W) image, (h, w) pyramid level.
 """
 
@@ -18,16 +18,16 @@ from lit_ad.teachers import Backbone, Teacher
 
 
 class STFPM(Method):
-    """A pyramid student of any timm CNN, whose weights begin as timm draws them (see Backbone).
+    """A pyramid student of any timm CNN. timm draws its initial weights (see Backbone).
 
     Args:
         backbone: timm name with the tag of its weights; the authors' are torchvision's ResNet-18.
-        taps: Pyramid levels, as timm counts them: 1 to 3 are strides 4, 8 and 16.
-        weights: The teacher's: hub, hf-hub:OWNER/REPO, pip:PACKAGE, or a file.
+        taps: Pyramid levels, by timm's numbers: 1 to 3 have strides 4, 8 and 16.
+        weights: Source of the teacher's weights: hub, hf-hub:OWNER/REPO, pip:PACKAGE, or a file.
         view: How images become network inputs.
-        lr: SGD's learning rate; section 4.1 of the paper has all three.
-        momentum: SGD's.
-        weight_decay: SGD's.
+        lr: Learning rate of SGD. Its three values are from section 4.1 of the paper.
+        momentum: Momentum of SGD.
+        weight_decay: Weight decay of SGD.
     """
 
     def __init__(
@@ -47,15 +47,17 @@ class STFPM(Method):
         self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
 
     def compare(self, images: Tensor, features: list[Tensor]) -> list[Tensor]:
-        """The levels' distances, L x (B, 1, h, w)."""
+        """Return the distance of teacher and student at each level, L x (B, 1, h, w)."""
         return [unit_distance(t, s) for t, s in zip(features, self.student(images), strict=True)]
 
     def loss(self, disagreement: list[Tensor]) -> Tensor:
-        """Sum over levels of the mean over batch and positions; without the paper's 1/2, as in the authors' code."""
+        """Return the sum over levels of the mean over batch and positions: a scalar. The paper's factor 1/2 is left
+        out, as in the authors' code."""
         return torch.stack([level.mean() for level in disagreement]).sum()
 
     def detect(self, disagreement: list[Tensor]) -> Prediction:
-        """Product of the levels' distances at the finest level's resolution, as the authors' code (64 of 256)."""
+        """Multiply the levels' distances at the finest level's resolution, as the authors' code does: (B, 1, h, w),
+        64x64 for images of 256x256."""
         height, width = max(distance.shape[-2:] for distance in disagreement)
         return Prediction(product(disagreement, (height, width)))
 

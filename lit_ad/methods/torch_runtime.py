@@ -1,4 +1,4 @@
-"""PyTorch as the runtime of a checkpoint, as `detector.runtimes` has those of exported files."""
+"""The PyTorch runtime of checkpoints; `detector.runtimes` has the runtimes of exported files."""
 
 from functools import partial
 from pathlib import Path
@@ -8,17 +8,17 @@ import torch
 from lit_ad.detector.runtimes import Loaded, run_once
 from lit_ad.detector.torch_export import torch_for_callers
 from lit_ad.methods.base import Method
-from lit_ad.methods.network import inference
+from lit_ad.methods.network import make_inference_network
 
 
 def load_network(path: Path, weights: str | Path | None = None, device: str = "cpu") -> Loaded:
-    """Return the network of a checkpoint, its card, and a function that makes the network for several callers.
+    """Return the network of a checkpoint, its card, and a function that makes a network for several callers at once.
 
     Raises:
         UserError: As `Method.load_from_checkpoint` does.
     """
     method: Method = Method.load_from_checkpoint(path, device, weights)
     method.requires_grad_(False)
-    network = run_once(inference(method), method.card)
+    network = run_once(make_inference_network(method), method.card)
     several = partial(torch_for_callers, network, device=method.device.type)
     return Loaded(network, method.card, several, f"PyTorch {torch.__version__}")

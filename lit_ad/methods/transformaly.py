@@ -1,7 +1,8 @@
 """Transformaly: Two (Feature Spaces) Are Better Than One (Cohen and Avidan, CVPRW 2022), https://arxiv.org/abs/2112.04185.
 
-Each block of a frozen ViT gets an untrained twin, which learns on nominal images what the block makes of its input. An
-image is nominal where both the ViT's embedding of it and the twins' errors are likely under nominal Gaussians.
+Each block of a frozen ViT has a student, an untrained copy, which learns on nominal images to give the block's output
+for the block's input. Two Gaussians are fitted to nominal images: one to the ViT's embeddings, one to the students'
+errors. An image is nominal if its embedding and its errors are likely under them.
 Shapes: B batch, L blocks, N tokens (class and register tokens first), D token width, (h, w) patches of an image.
 """
 
@@ -21,21 +22,21 @@ from lit_ad.teachers.weights import build
 
 
 class Transformaly(Method):
-    """Block students of any plain timm ViT (`vit_*`, `deit*`, DINO, DINOv2, CLIP, MAE).
+    """One student for each block of any plain timm ViT (`vit_*`, `deit*`, DINO, DINOv2, CLIP, MAE).
 
-    The Gaussians are fitted by one pass over the nominal training images before each validation, so that every
-    checkpoint holds those of its own students. The paper scores images only; the anomaly map is our extension.
+    The Gaussians are fitted in one pass over the nominal training images before each validation, so that they fit the
+    students in each checkpoint. The paper scores images only; the anomaly map is our extension.
 
     Args:
         backbone: timm name with the tag of its weights; the paper's is ViT-B/16 at 384, the original authors' weights.
-        weights: The teacher's: hub, hf-hub:OWNER/REPO, or a file.
+        weights: Source of the teacher's weights: hub, hf-hub:OWNER/REPO, or a file.
         view: How images become network inputs.
-        score: What an image's score is: -log p of the "teacher"'s embedding, of the "blocks"' errors, or the sum of
-            "both". All three are measured, as image_auroc_teacher, image_auroc_blocks and image_auroc_both.
-        first_block: Errors count from this block on, from 0 (the paper's 2 to 11).
+        score: An image's score: "teacher" is -log p of the embedding, "blocks" is -log p of the students' errors,
+            "both" is their sum. A test measures all three: image_auroc_teacher, image_auroc_blocks, image_auroc_both.
+        first_block: First block, from 0, whose errors are used (2 to 11 in the paper).
         keep: Fraction of the embeddings' variance that PCA keeps.
-        token_map: Whether to give anomaly maps.
-        lr: Adam.
+        token_map: Compute anomaly maps.
+        lr: Learning rate of Adam.
     """
 
     needs_pixels = False
@@ -69,6 +70,7 @@ class Transformaly(Method):
         self.register_buffer("token_deviation", torch.full((depth - first_block,), torch.nan))
 
     def compare(self, images: Tensor | None, features: list[Tensor]) -> "Disagreement":
+        """Run each student on its block's input, and measure its error in the block's output."""
         *tokens, embedding = features
         pairs = zip(self.students, tokens[:-1], tokens[1:], strict=True)
         errors = [(student(before).float() - after.float()).square().mean(dim=2) for student, before, after in pairs]
@@ -76,13 +78,14 @@ class Transformaly(Method):
         return Disagreement(torch.stack(errors, dim=1), embedding, size)
 
     def loss(self, disagreement: "Disagreement") -> Tensor:
-        """Mean over blocks, tokens and width."""
+        """Mean square error over batch, blocks and tokens: a scalar."""
         return disagreement.errors.mean()
 
     def detect(self, disagreement: "Disagreement") -> Prediction:
+        """Return the three scores (B,), and the anomaly map (B, 1, h, w) if it is wanted."""
         errors = disagreement.errors[:, self.first_block :]
         teacher = -self.embedding_density(disagreement.embedding)
-        # The mean before the slice: OpenVINO's of a slice is wrong in batches of two and more.
+        # The mean comes before the slice: OpenVINO's mean of a slice is wrong in batches of two or more.
         blocks = -self.error_density(disagreement.errors.mean(dim=2)[:, self.first_block :])
         scores = {"teacher": teacher.float(), "blocks": blocks.float(), "both": (teacher + blocks).float()}
         anomaly_map = None
@@ -91,24 +94,25 @@ class Transformaly(Method):
         return Prediction(anomaly_map, scores[self.scored_by], scores)
 
     def patch_map(self, errors: Tensor, size: list[int]) -> Tensor:
-        """Our extension: the patches' errors in nominal deviations, summed over blocks, (B, L, N) -> (B, 1, h, w)."""
+        """Our extension: scale the patches' errors by mean and deviation of nominal ones, and sum them over blocks:
+        (B, L, N) -> (B, 1, h, w)."""
         standard = (self.patches(errors) - self.token_mean[:, None]) / self.token_deviation[:, None]
         anomaly_map: Tensor = standard.sum(dim=1).unflatten(1, size)[:, None]
         return anomaly_map
 
     def patches(self, errors: Tensor) -> Tensor:
-        """Without class and register tokens, (B, L, N) -> (B, L, h * w)."""
+        """Drop class and register tokens, (B, L, N) -> (B, L, h * w)."""
         return errors[:, :, self.teacher.model.num_prefix_tokens :]
 
     def calibrate(self, nominal: Nominal, held_out: Nominal) -> None:
-        """Both Gaussians, and the scale of the map, from one pass over the nominal training images."""
+        """Fit both Gaussians, and the scale of the map, in one pass over the nominal training images."""
         blocks = len(self.token_mean)
         embeddings, errors, tokens = Moments(self.teacher.model.embed_dim), Moments(blocks), Moments(blocks)
         for images, features in nominal:
-            of_blocks = self.compare(images, features).errors[:, self.first_block :]
+            block_errors = self.compare(images, features).errors[:, self.first_block :]
             embeddings.update(features[-1])
-            errors.update(of_blocks.mean(dim=2))
-            tokens.update(self.patches(of_blocks).transpose(1, 2).flatten(0, 1))
+            errors.update(block_errors.mean(dim=2))
+            tokens.update(self.patches(block_errors).transpose(1, 2).flatten(0, 1))
         for moments in (embeddings, errors, tokens):
             moments.reduce(self.device)
         self.embedding_density.fit(embeddings)
@@ -119,8 +123,8 @@ class Transformaly(Method):
     def on_test_start(self) -> None:
         if not self.error_density.fitted:
             raise UserError(
-                "Transformaly's Gaussians are fitted before each validation of a fit, and this model has had none: "
-                "train it, or give --ckpt_path"
+                "Transformaly needs its Gaussians, which a fit computes before each validation, and this model has had "
+                "none: train it, or give --ckpt_path"
             )
 
     on_predict_start = on_test_start
@@ -130,15 +134,15 @@ class Transformaly(Method):
 
 
 class Disagreement(NamedTuple):
-    """What the scores are made of."""
+    """The inputs of the scores."""
 
-    errors: Tensor  # (B, L, N): mean square over width of what each student says of its block
-    embedding: Tensor  # (B, D): the teacher's, of the image
-    size: list[int] | None  # (h, w) of the patches, where the images are at hand
+    errors: Tensor  # (B, L, N): each student's squared error in its block's output, mean over width
+    embedding: Tensor  # (B, D): the teacher's embedding of the image
+    size: list[int] | None  # (h, w) of the patches; None if only cached features are given
 
 
 class TokenTeacher(Teacher):
-    """A ViT's tokens before and after every block, and its final embedding."""
+    """A ViT teacher that returns its tokens before and after every block, and its final embedding."""
 
     def __init__(self, name: str, weights: str = "hub") -> None:
         super().__init__(name, (), weights, norm=True)
@@ -153,10 +157,10 @@ class TokenTeacher(Teacher):
         return super()._prune(model)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) in [0, 1] -> the tokens (B, N, D) that enter block 0,
-        those after each block, and the embedding (B, D).
+        """(B, 3, H, W) in [0, 1] -> the tokens (B, N, D) before block 0, those after each block, and the embedding
+        (B, D).
 
-        The embedding is the class token after the final norm (the mean of all tokens where there is no class token).
+        The embedding is the class token after the final norm, or the mean of all tokens if there is no class token.
         """
         self.check_size(images)
         model = self.model

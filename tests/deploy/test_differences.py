@@ -11,7 +11,7 @@ from lit_ad import Detector
 from lit_ad.deploy.differences import beyond, differences
 from lit_ad.deploy.export import export
 from lit_ad.errors import NotFiniteError
-from lit_ad.methods.network import inference
+from lit_ad.methods.network import make_inference_network
 from tests.deploy.test_export import made, pictures
 
 pytest.importorskip("onnx")
@@ -21,7 +21,7 @@ pytest.importorskip("openvino")
 
 def test_a_wrong_file_is_found_out(small_models: dict[str, dict[str, Any]], tmp_path: Path) -> None:
     method = made("STFPM", small_models)
-    checkpoint = Detector(inference(method), method.card)
+    checkpoint = Detector(make_inference_network(method), method.card)
     with torch.no_grad():
         changed = made("STFPM", small_models)
         next(changed.student.parameters())[0].mul_(1.1)  # type: ignore[union-attr]
@@ -36,7 +36,7 @@ def test_an_exported_file_that_is_not_finite_is_found_out(
 ) -> None:
     """Also in int8, where no tolerance says so."""
     method = made("STFPM", small_models)
-    checkpoint = Detector(inference(method), method.card)
+    checkpoint = Detector(make_inference_network(method), method.card)
 
     def broken(pixels: Any) -> Any:
         maps, *others = checkpoint.network(pixels)

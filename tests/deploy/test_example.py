@@ -21,7 +21,7 @@ from lit_ad.detector.pixel_rule import GivenCleanUp, PixelRule
 from lit_ad.errors import NOT_FINITE, NotFiniteError, UserError
 from lit_ad.image.pixels import read_image
 from lit_ad.image.view import View
-from lit_ad.methods.network import inference
+from lit_ad.methods.network import make_inference_network
 from lit_ad.methods.stfpm import STFPM
 from tests.deploy.test_export import export_every_format, pictures
 
@@ -80,7 +80,7 @@ def onnx_of(
         home = tmp_path_factory.mktemp("with_view")
         method = STFPM(**{**small_models["STFPM"]["init_args"], "view": view}).eval().requires_grad_(False)
         seen = HeldOutImages(5)
-        for found in Detector(inference(method), method.card)(images):
+        for found in Detector(make_inference_network(method), method.card)(images):
             seen.add("a", found.score, found.anomaly_map, found.roi)
         rule = PixelRule("region", 0.2, 5, GivenCleanUp(closing=1))
         decision = Decision(**seen.held, false_alarm=0.3, pixel_rule=rule)

@@ -23,7 +23,7 @@ from lit_ad.methods import __all__ as METHODS
 from lit_ad.methods.base import Method
 from lit_ad.methods.detector_file import find_method_class
 from lit_ad.methods.maps import gaussian_blur, upsample
-from lit_ad.methods.network import inference
+from lit_ad.methods.network import make_inference_network
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
@@ -87,7 +87,7 @@ QUICK = ("STFPM", "MKD")  # the others' graphs take minutes to write and to load
 )
 def test_parity(name: str, small_models: dict[str, dict[str, Any]], tmp_path: Path) -> None:
     method = made(name, small_models)
-    checkpoint = Detector(inference(method), method.card)
+    checkpoint = Detector(make_inference_network(method), method.card)
     for format, suffix in SUFFIX.items():
         file = tmp_path / f"model{suffix}"
         card = export(method, file, format)  # type: ignore[arg-type]
@@ -105,7 +105,7 @@ def test_padding_and_tiles(small_models: dict[str, dict[str, Any]], tmp_path: Pa
         method = made("STFPM", small_models, view=view)
         file = tmp_path / f"{number}.onnx"
         export(method, file)
-        checkpoint = Detector(inference(method), method.card)
+        checkpoint = Detector(make_inference_network(method), method.card)
         assert not beyond(differences(Detector.load(file), checkpoint, pictures(5)), 1e-5)
 
 
@@ -146,7 +146,7 @@ def test_mkd_leaves_its_map_and_nothing_else(small_models: dict[str, dict[str, A
     found = exported(pictures(1)[0])
     assert found.anomaly_map is None and found.mask is None and found.regions == [] and found.anomalous is not None
     assert method.saliency == "gradients"
-    assert Detector(inference(method), method.card)(pictures(1)[0]).anomaly_map is not None
+    assert Detector(make_inference_network(method), method.card)(pictures(1)[0]).anomaly_map is not None
 
 
 class Smoothed(STFPM):
@@ -169,7 +169,7 @@ def test_an_int8_map_rises_above_those_of_calibration(
     for weight in method.student.parameters():
         weight.data += 0.02 * weight.data.std() * torch.randn_like(weight)  # a student that is nearly its teacher
     nominal, anomalous = pictures(4), [np.full((64, 64, 3), 100, dtype=np.uint8)]  # noise moves these weights least
-    checkpoint = Detector(inference(method), method.card)
+    checkpoint = Detector(make_inference_network(method), method.card)
     usual, most = (max(one.score for one in checkpoint.stream(images)) for images in (nominal, anomalous))
     assert most > 1.5 * usual
     file = tmp_path / f"model{SUFFIX[format]}"
@@ -204,5 +204,5 @@ def test_int8_runs_and_is_near(
     export(method, file, format, "int8", pictures(6, seed=1))  # type: ignore[arg-type]
     exported = Detector.load(file)
     assert exported.card.precision == "int8"
-    found = differences(exported, Detector(inference(method), method.card), pictures(4))
+    found = differences(exported, Detector(make_inference_network(method), method.card), pictures(4))
     assert 1e-5 < found["batch 1"]["score"] < near

@@ -11,7 +11,7 @@ from lit_ad.deploy.differences import TOLERANCE, beyond, differences
 from lit_ad.deploy.export import export
 from lit_ad.deploy.float16 import to_float16
 from lit_ad.methods import __all__ as METHODS
-from lit_ad.methods.network import inference
+from lit_ad.methods.network import make_inference_network
 from tests.deploy.test_export import made, pictures
 
 onnx = pytest.importorskip("onnx")
@@ -27,7 +27,7 @@ def test_parity(name: str, small_models: dict[str, dict[str, Any]], tmp_path: Pa
     card = export(method, file, "onnx", "fp16", carried=pictures(3))
     assert card.precision == "fp16"
     exported = Detector.load(file)
-    found = differences(exported, Detector(inference(method), method.card), pictures(5))
+    found = differences(exported, Detector(make_inference_network(method), method.card), pictures(5))
     print(name, {size: {of: f"{value:.1e}" for of, value in values.items()} for size, values in found.items()})
     assert not beyond(found, TOLERANCE["fp16"])
     model = onnx.load(file)

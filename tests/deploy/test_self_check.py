@@ -12,20 +12,20 @@ from lit_ad.detector.card import Card
 from lit_ad.detector.exported import load_exported
 from lit_ad.detector.self_check import SelfCheck, compare
 from lit_ad.image.view import View
-from lit_ad.methods.network import inference
+from lit_ad.methods.network import make_inference_network
 from tests.deploy.test_export import made, pictures
 
 
 @pytest.mark.parametrize("view", [View(64, fit="pad"), View(96, tile=64, overlap=16)], ids=["padded", "tiles"])
 def test_it_is_what_the_checkpoint_says(view: View, small_models: dict[str, dict[str, Any]]) -> None:
     method = made("STFPM", small_models, view=view)
-    check = make_check(inference(method), method.card, pictures(3), 1e-3)
+    check = make_check(make_inference_network(method), method.card, pictures(3), 1e-3)
     again = SelfCheck.from_text(check.to_text(), Path("x.onnx"))
     assert again.pixels.shape == (3, 3, 64, 64) and len(again.scores) == 3
-    assert compare(inference(method), method.card, again).largest < 2e-5
+    assert compare(make_inference_network(method), method.card, again).largest < 2e-5
     other = made("STFPM", small_models, view=view)
     next(other.student.parameters())[0].mul_(1.1)  # type: ignore[union-attr]
-    assert not compare(inference(other), method.card, again).agrees
+    assert not compare(make_inference_network(other), method.card, again).agrees
 
 
 def test_large_inputs_are_kept_smaller() -> None:

@@ -32,7 +32,7 @@ from lit_ad.detector.detector import Detector
 from lit_ad.detector.stream import CALLERS
 from lit_ad.image.limits import MEGAPIXELS
 from lit_ad.image.view import View
-from lit_ad.methods.network import inference
+from lit_ad.methods.network import make_inference_network
 from lit_ad.methods.stfpm import STFPM
 
 uvicorn = pytest.importorskip("uvicorn")
@@ -60,7 +60,7 @@ def detector(small_models: dict[str, dict[str, Any]]) -> Detector:
         {"nut": np.array([0.01]), "bolt": np.array([0.01])},
         false_alarm=0.5,
     )
-    return Detector(inference(method), method.card)
+    return Detector(make_inference_network(method), method.card)
 
 
 @contextmanager

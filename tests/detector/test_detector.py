@@ -30,7 +30,7 @@ from lit_ad.image.view import View
 from lit_ad.methods import STFPM
 from lit_ad.methods import __all__ as METHODS
 from lit_ad.methods.base import Method
-from lit_ad.methods.network import inference
+from lit_ad.methods.network import make_inference_network
 from lit_ad.training import Calibration, FeatureCache
 from tests.judging import original_map, predict_batch
 
@@ -331,7 +331,7 @@ def test_scores_are_those_of_evaluation_to_the_last_digit(top: float, view: View
     torch.manual_seed(0)
     model = STFPM("resnet10t", (1, 2), str(resnet_file), view.of_multiple(16)).eval().requires_grad_(False)
     model.top = top
-    detector = Detector(inference(model), model.card)
+    detector = Detector(make_inference_network(model), model.card)
     generator = np.random.default_rng(0)
     for size in ((64, 64), (60, 90), (81, 50)):
         image = generator.integers(0, 256, (*size, 3)).astype(np.uint8)

@@ -9,7 +9,7 @@ import torch
 from scipy.special import rel_entr, softmax
 
 from lit_ad.image.view import View
-from lit_ad.methods.dcam import DCAM, ChannelAttention, entropy_of
+from lit_ad.methods.dcam import DCAM, ChannelAttention, channel_entropy
 from lit_ad.methods.stfpm import STFPM
 from tests.judging import map_of
 
@@ -32,9 +32,11 @@ def test_entropy_by_hand() -> None:
         for channel in range(5):
             p, q = (softmax(level[image, channel].ravel() / 0.5) for level in (teacher, student))
             expected += rel_entr(p, q).sum() / 2
-    found = entropy_of(torch.from_numpy(teacher), torch.from_numpy(student), 0.5)
+    found = channel_entropy(torch.from_numpy(teacher), torch.from_numpy(student), 0.5)
     assert found.item() == pytest.approx(expected, rel=1e-9)
-    assert entropy_of(torch.from_numpy(teacher), torch.from_numpy(teacher), 0.5).item() == pytest.approx(0, abs=1e-12)
+    assert channel_entropy(torch.from_numpy(teacher), torch.from_numpy(teacher), 0.5).item() == pytest.approx(
+        0, abs=1e-12
+    )
 
 
 def levels_of(model: DCAM, seen: torch.Tensor) -> list[tuple[np.ndarray, np.ndarray]]:

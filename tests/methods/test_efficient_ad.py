@@ -18,7 +18,7 @@ from lit_ad.batch import Others
 from lit_ad.data import AnomalyDataModule, Loading, MVTec
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
-from lit_ad.methods.efficient_ad import Autoencoder, Disagreement, EfficientAD, hardest, jitter, standardise
+from lit_ad.methods.efficient_ad import Autoencoder, Disagreement, EfficientAD, jitter, mean_of_hardest, scale_map
 from lit_ad.teachers.pdn import PDN
 from lit_ad.training import Calibration
 
@@ -40,12 +40,12 @@ def by_hand(values: Tensor) -> float:
 @pytest.mark.parametrize("shape", [(1, 384, 56, 56), (3, 5, 7, 11), (1, 1, 1, 1001), (1, 1, 1, 2000), (1, 1, 1, 1)])
 def test_hard_mining_by_hand(shape: tuple[int, ...]) -> None:
     errors = torch.rand(shape, generator=torch.Generator().manual_seed(0)).square()
-    assert hardest(errors, 0.999).item() == pytest.approx(by_hand(errors), rel=1e-6)
+    assert mean_of_hardest(errors, 0.999).item() == pytest.approx(by_hand(errors), rel=1e-6)
 
 
 def test_only_the_hardest_have_gradients() -> None:
     errors = torch.arange(5000.0).view(1, 2, 50, 50).requires_grad_()
-    hardest(errors, 0.999).backward()
+    mean_of_hardest(errors, 0.999).backward()
     assert errors.grad is not None
     expected = np.arange(5000) >= np.quantile(np.arange(5000), 0.999)
     np.testing.assert_allclose(errors.grad.flatten().numpy(), expected / expected.sum(), rtol=1e-6)
@@ -55,7 +55,7 @@ def test_more_than_2_24_values() -> None:
     """Of a batch of 15 images of 256 pixels: older versions of torch.quantile refuse them."""
     errors = torch.rand(15, 384, 56, 56, generator=torch.Generator().manual_seed(0))
     assert errors.numel() > 2**24
-    assert hardest(errors, 0.999).item() == pytest.approx(by_hand(errors), rel=1e-6)
+    assert mean_of_hardest(errors, 0.999).item() == pytest.approx(by_hand(errors), rel=1e-6)
 
 
 def mine(rank: int, store: Path, batches: list[Tensor]) -> None:
@@ -63,9 +63,9 @@ def mine(rank: int, store: Path, batches: list[Tensor]) -> None:
     dist.init_process_group("gloo", f"file://{store}", rank=rank, world_size=2)
     torch.set_num_threads(1)
     for errors in batches:
-        total = hardest(errors.chunk(2)[rank], 0.999, all_processes=True)
+        total = mean_of_hardest(errors.chunk(2)[rank], 0.999, all_processes=True)
         dist.all_reduce(total)
-        assert total.item() / 2 == pytest.approx(hardest(errors, 0.999).item(), rel=1e-6)
+        assert total.item() / 2 == pytest.approx(mean_of_hardest(errors, 0.999).item(), rel=1e-6)
     dist.destroy_process_group()
 
 
@@ -75,7 +75,7 @@ def test_hard_mining_over_processes(tmp_path: Path) -> None:
     errors[:2] *= 3
     tied = (85 * errors).round() / 85  # 256 steps of a size: many errors equal the quantile
     for batch in (errors, tied):
-        assert hardest(batch, 0.999).item() == pytest.approx(by_hand(batch), rel=1e-6)
+        assert mean_of_hardest(batch, 0.999).item() == pytest.approx(by_hand(batch), rel=1e-6)
     mp.spawn(mine, (tmp_path / "store", [errors, tied]), nprocs=2)
 
 
@@ -136,7 +136,7 @@ def test_both_autoencoder_terms_see_the_same_jittered_image(
     with torch.no_grad():
         loss = model.training_loss(images, model.describe(images), Others())
         plain, jittered = (model.compare(these, model.describe(these)) for these in (images, other))
-    expected = hardest(plain.student, 0.999) + jittered.autoencoder.mean() + jittered.both.mean()
+    expected = mean_of_hardest(plain.student, 0.999) + jittered.autoencoder.mean() + jittered.both.mean()
     torch.testing.assert_close(loss, expected)
 
 
@@ -214,7 +214,7 @@ def test_a_planted_defect_is_found_where_it_is(
 def test_equal_quantiles_do_not_divide_by_zero() -> None:
     maps = torch.tensor([[[[0.5, 0.5], [0.5, 0.7]]]])
     same = torch.tensor(0.5)
-    result = standardise(maps, same, same)
+    result = scale_map(maps, same, same)
     assert result.isfinite().all()
     assert (result == torch.tensor([[0, 0], [0, 1]])).logical_or(result > 0).all()
     assert result[0, 0, 0, 0] == 0
@@ -227,7 +227,7 @@ def test_statistics_of_nominal_images(model: EfficientAD) -> None:
     values = features.double().transpose(0, 1).flatten(1)
     torch.testing.assert_close(model.teacher_mean.double(), values.mean(dim=1), rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(model.teacher_deviation.double(), values.std(dim=1, correction=0), rtol=1e-4, atol=1e-6)
-    standard = model.standardised([features]).transpose(0, 1).flatten(1)
+    standard = model.standardise_features([features]).transpose(0, 1).flatten(1)
     torch.testing.assert_close(standard.std(dim=1, correction=0), torch.ones(384), rtol=1e-3, atol=1e-3)
 
 

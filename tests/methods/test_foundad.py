@@ -231,5 +231,5 @@ def test_what_it_cannot_learn_from(model: FoundAD, resnet_file: Path) -> None:
     images: Tensor = torch.rand(1, 3, 64, 64)
     with pytest.raises(UserError, match=r"made-up defects: set data.corrupt to lit_ad.data.CutPaste"):
         model.training_loss(images, model.describe(images), Others())
-    with pytest.raises(UserError, match="FoundAD needs a ViT, and resnet10t is none"):
+    with pytest.raises(UserError, match="FoundAD needs a ViT, but resnet10t is not one"):
         FoundAD("resnet10t", weights=str(resnet_file))

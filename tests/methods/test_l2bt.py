@@ -114,5 +114,5 @@ def test_what_cannot_be(resnet_file: Path, vit_file: Path) -> None:
             L2BT("deit_tiny_patch16_224", taps, str(vit_file))
     with pytest.raises(UserError, match=r"fraction of the map's pixels"):
         L2BT("deit_tiny_patch16_224", (7, 11), str(vit_file), top=0)
-    with pytest.raises(UserError, match=r"L2BT needs a ViT.* resnet10t is none"):
+    with pytest.raises(UserError, match=r"L2BT needs a ViT.* resnet10t is not one"):
         L2BT("resnet10t", (1, 2), str(resnet_file))

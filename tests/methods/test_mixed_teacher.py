@@ -161,7 +161,7 @@ def test_taps_of_other_strides(resnet_file: Path) -> None:
 
 
 def test_a_gaussian_of_no_width(resnet_file: Path) -> None:
-    with pytest.raises(UserError, match=r"model\.sigma is 0, but a Gaussian's must be above 0"):
+    with pytest.raises(UserError, match=r"model\.sigma is 0, but the width of a Gaussian must be above 0"):
         MixedTeacher("resnet10t", (1, 2), str(resnet_file), "resnet10t", (3,), str(resnet_file), sigma=0)
 
 

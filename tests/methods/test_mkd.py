@@ -23,7 +23,7 @@ from lit_ad.detector.scoring import Judgement
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
 from lit_ad.methods import MKD
-from lit_ad.methods.mkd import POOL, Cloner, GuidedBackprop, layout
+from lit_ad.methods.mkd import POOL, Cloner, GuidedBackprop, plan_stages
 from lit_ad.methods.network import as_images
 from lit_ad.teachers import Backbone
 from tests.judging import map_of, predict_batch, scores_of, stacked
@@ -71,15 +71,15 @@ def images_of(n: int, side: int = 32) -> Tensor:
 
 
 def test_small_cloner_of_vgg16_is_the_papers() -> None:
-    stages = layout([128, 256, 512, 512], [4, 8, 16, 32])
+    stages = plan_stages([128, 256, 512, 512], [4, 8, 16, 32])
     text = ",".join("M" if width == POOL else str(width) for stage in stages for width in stage)
     assert text == "16,16,M,16,128,M,16,16,256,M,16,16,512,M,16,16,512,M"
 
 
 def test_small_cloner_fits_other_sources() -> None:
-    assert layout([64, 128], [4, 8]) == [[16, 16, POOL, 16, 64, POOL], [16, 16, 128, POOL]]  # ResNet stages
-    assert layout([24], [16])[0] == [16, 16, POOL, 16, 16, POOL, 16, 16, 16, POOL, 16, 16, 24, POOL]
-    assert layout([8, 9, 10], [1, 2, 2]) == [[16, 8], [16, 9, POOL], [16, 16, 10]]  # two outputs of one stride
+    assert plan_stages([64, 128], [4, 8]) == [[16, 16, POOL, 16, 64, POOL], [16, 16, 128, POOL]]  # ResNet stages
+    assert plan_stages([24], [16])[0] == [16, 16, POOL, 16, 16, POOL, 16, 16, 16, POOL, 16, 16, 24, POOL]
+    assert plan_stages([8, 9, 10], [1, 2, 2]) == [[16, 8], [16, 9, POOL], [16, 16, 10]]  # two outputs of one stride
     outputs = Cloner([8, 9, 10], [1, 2, 4])(torch.randn(2, 3, 16, 16))
     assert [tuple(o.shape) for o in outputs] == [(2, 8, 16, 16), (2, 9, 8, 8), (2, 10, 4, 4)]
 

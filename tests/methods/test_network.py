@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from lit_ad.batch import Prediction
 from lit_ad.image.view import View
 from lit_ad.methods import STFPM
-from lit_ad.methods.network import as_images, eval_mode, inference, make_network, select_region, upsample_maps
+from lit_ad.methods.network import (
+    as_images,
+    eval_mode,
+    make_inference_network,
+    make_network,
+    select_region,
+    upsample_maps,
+)
 from tests.methods.training import Brightness
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 3, 64, 64)).astype(np.uint8)
@@ -26,7 +33,7 @@ def method(resnet_file: Path) -> STFPM:
 
 def test_it_says_what_the_method_says(method: STFPM) -> None:
     """uint8 in, arrays without gradients out."""
-    found = inference(method)(PIXELS)
+    found = make_inference_network(method)(PIXELS)
     with torch.no_grad():
         expected = method(torch.from_numpy(PIXELS)).anomaly_map
     assert found.score is None and expected is not None

@@ -20,7 +20,7 @@ from lit_ad.methods.restoration import (
     GroupedPatches,
     GroupedTokens,
     group_outputs,
-    middle,
+    middle_blocks,
     mlp,
     restoration_loss,
     restoration_map,
@@ -71,8 +71,8 @@ def test_the_teacher_gives_the_means_of_its_middle_blocks(imagenet: Callable[[Te
 
 
 def test_middle_blocks() -> None:
-    assert middle(12) == (2, 3, 4, 5, 6, 7, 8, 9)
-    assert middle(24) == (4, 6, 8, 10, 12, 14, 16, 18)
+    assert middle_blocks(12) == (2, 3, 4, 5, 6, 7, 8, 9)
+    assert middle_blocks(24) == (4, 6, 8, 10, 12, 14, 16, 18)
 
 
 def test_teachers_that_cannot_be(resnet_file: Path, vit_file: Path) -> None:

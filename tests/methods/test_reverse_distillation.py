@@ -17,8 +17,8 @@ from lit_ad.methods.reverse_distillation import (
     Decoder,
     OneClassEmbedding,
     ReverseDistillation,
-    block_counts,
-    inner_share,
+    count_blocks,
+    inner_fraction,
 )
 from lit_ad.teachers import Backbone
 from tests.judging import map_of
@@ -82,7 +82,7 @@ BACKBONES = {
 def test_students_follow_from_the_teacher(name: str) -> None:
     channels, inner, depths = BACKBONES[name]
     teacher = Backbone(name, (1, 2, 3))
-    assert (teacher.channels, inner_share(teacher), block_counts(teacher)) == (channels, inner, depths)
+    assert (teacher.channels, inner_fraction(teacher), count_blocks(teacher)) == (channels, inner, depths)
     bottleneck, decoder = OneClassEmbedding(channels, inner).eval(), Decoder(channels, inner, depths).eval()
     levels = [torch.randn(1, c, 64 // s, 96 // s) for c, s in zip(channels, (4, 8, 16), strict=True)]
     with torch.no_grad():

@@ -16,7 +16,7 @@ from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
 from lit_ad.errors import UserError
-from lit_ad.methods.statistics import Gaussian, Moments, degenerate, shrunk
+from lit_ad.methods.statistics import Gaussian, Moments, is_degenerate, shrink
 
 
 def correlated(n: int, dim: int, seed: int = 0) -> Tensor:
@@ -108,7 +108,7 @@ def test_shrinkage_is_scikit_learns_oas_on_correlations() -> None:
     vectors = correlated(15, 20)
     units = vectors.std(dim=0, correction=0)
     reference = OAS().fit((vectors / units).numpy()).covariance_ * torch.outer(units, units).numpy()
-    np.testing.assert_allclose(shrunk(moments(vectors).covariance(), 15).numpy(), reference, rtol=1e-8)
+    np.testing.assert_allclose(shrink(moments(vectors).covariance(), 15).numpy(), reference, rtol=1e-8)
 
 
 @pytest.mark.parametrize("keep", [1.0, 0.9])
@@ -126,7 +126,7 @@ def test_degenerate_covariances_give_a_density(keep: float) -> None:
     twice = torch.cat([vectors, vectors[:, :1]], dim=1)  # one dimension repeats another
     constant = torch.cat([vectors, torch.ones(100, 1)], dim=1)
     for train in (twice, constant, torch.ones(100, 4)):
-        assert degenerate(moments(train).covariance()) or not moments(train).scatter.any()
+        assert is_degenerate(moments(train).covariance()) or not moments(train).scatter.any()
         gaussian = fitted(train, keep=keep)
         assert gaussian(train).isfinite().all()
         assert gaussian(train).mean() > gaussian(train + 100).mean() + 1

@@ -8,7 +8,7 @@ import torch
 
 from lit_ad.errors import UserError
 from lit_ad.methods.base import Method
-from lit_ad.methods.network import inference
+from lit_ad.methods.network import make_inference_network
 from lit_ad.methods.torch_runtime import load_network
 from tests.methods.training import random_pixels
 
@@ -18,7 +18,7 @@ def test_a_checkpoint_is_its_network_and_its_card(
 ) -> None:
     method, path = trained["STFPM"]
     pixels = random_pixels(2, 3, 64, 64).numpy()
-    expected = np.asarray(inference(method)(pixels).anomaly_map)
+    expected = np.asarray(make_inference_network(method)(pixels).anomaly_map)
     loaded = load_network(path)
     assert loaded.card.to_dict() == method.card.to_dict()
     for run in (loaded.network, loaded.network_for(2)):
