@@ -111,7 +111,9 @@ class Teacher(Backbone):
     require them.
 
     Args:
-        name, taps, norm: As for Backbone.
+        name: A timm model name, as for Backbone.
+        taps: Levels to return, as for Backbone.
+        norm: For ViTs, apply the final norm to every tap.
         weights: "hub" for timm's own weights, or another source: see CHOICES in weights.py.
 
     Raises:
