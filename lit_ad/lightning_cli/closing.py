@@ -12,11 +12,13 @@ _OF_RUN = ("config.yaml", "checkpoints/best.ckpt", "checkpoints/last.ckpt", *_OF
 
 
 def describe_run(home: Path) -> list[str]:
-    """Return a line that names what a training left in its directory, and one with the command for new images."""
-    there = _existing_files(home, _OF_RUN)
-    lines = [f"This run is in {home}: {', '.join(there)}"]
+    """Return a line that names what a training left in its directory, and one with the command for new images. A
+    directory below the working directory is named from there, which is shorter to read and to copy."""
+    there, here = _existing_files(home, _OF_RUN), Path.cwd()
+    shown = home.relative_to(here) if here in home.parents else home
+    lines = [f"This run is in {shown}: {', '.join(there)}"]
     if "config.yaml" in there and any(file.endswith(".ckpt") for file in there):
-        lines.append(f"Next: lit-ad predict {quoted(home)} FOLDER_OF_IMAGES")
+        lines.append(f"Next: lit-ad predict {quoted(shown)} FOLDER_OF_IMAGES")
     return lines
 
 

@@ -78,7 +78,7 @@ def run(images: Path, resnet_file: Path, tmp_path_factory: pytest.TempPathFactor
     data, weights = (Path(os.path.relpath(path, home)) for path in (images, resnet_file))
     out, error = lit_ad(*fit_arguments(data, weights, Path("run")), cwd=home)
     assert not error
-    assert f"This run is in {home}/run" in out
+    assert "This run is in run: config.yaml" in out  # below the working directory: from there
     return home / "run"
 
 

@@ -4,6 +4,7 @@ import shlex
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from lit_ad.detector.decision import Decision
 from lit_ad.lightning_cli.closing import describe_run, describe_test, describe_validation
@@ -22,6 +23,18 @@ def test_a_run_names_its_files_and_the_next_command(tmp_path: Path) -> None:
     assert there == f"This run is in {home}: config.yaml, checkpoints/best.ckpt, checkpoints/last.ckpt, metrics.json"
     assert following.startswith("Next: ")
     assert shlex.split(following.removeprefix("Next: ")) == ["lit-ad", "predict", str(home), "FOLDER_OF_IMAGES"]
+
+
+def test_a_run_below_the_working_directory_is_named_from_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "runs/stfpm"
+    make_files(home, "config.yaml", "checkpoints/last.ckpt")
+    monkeypatch.chdir(tmp_path)
+    assert describe_run(home) == [
+        "This run is in runs/stfpm: config.yaml, checkpoints/last.ckpt",
+        "Next: lit-ad predict runs/stfpm FOLDER_OF_IMAGES",
+    ]
+    monkeypatch.chdir(home)
+    assert describe_run(home)[1] == f"Next: lit-ad predict {home} FOLDER_OF_IMAGES"
 
 
 def test_a_test_beside_an_earlier_one_says_that_this_one_stays(tmp_path: Path) -> None:
