@@ -13,6 +13,7 @@ import yaml
 from lit_ad import methods
 from lit_ad.commands.main import main
 from lit_ad.methods import __all__ as METHODS
+from tests.test_docs import check_that_it_parses, split
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.yaml") if "model" in yaml.safe_load(path.read_text()))
@@ -112,3 +113,27 @@ def test_header_gives_the_command(config: Path) -> None:
     header = "".join(line for line in config.read_text().splitlines(True) if line.startswith("#"))
     commands = [f"lit-ad {command} --config configs/{config.name}" for command in ("fit", "distill")]
     assert any(command in header for command in [*commands, "make demo"])
+
+
+def header_commands() -> list[tuple[Path, list[str]]]:
+    """What follows `lit-ad` in the header of each file of configs/, as a reader would copy it."""
+    listed = []
+    for path in sorted(path for path in (ROOT / "configs").rglob("*") if path.is_file()):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        block = "\n".join(line.removeprefix("#") for line in lines if line.startswith("#   ")).replace("\\\n", " ")
+        for line in block.splitlines():
+            program, *words = split(line)
+            if program == "sbatch":
+                words = ["benchmark" if "benchmark" in words[0] else "fit", *words[1:]]
+            if program in ("lit-ad", "sbatch"):
+                listed.append((path, words))
+    return listed
+
+
+@pytest.mark.parametrize(
+    ("path", "words"), header_commands(), ids=lambda value: value.stem if isinstance(value, Path) else None
+)
+def test_the_commands_of_headers_parse(
+    path: Path, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check_that_it_parses(path.name, words, tmp_path, monkeypatch, capsys, path if path in CONFIGS else CONFIGS[0])

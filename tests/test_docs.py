@@ -54,12 +54,25 @@ def commands() -> list[tuple[str, list[str]]]:
 def test_commands_parse(
     page: str, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    check_that_it_parses(page, words, tmp_path, monkeypatch, capsys)
+
+
+def check_that_it_parses(
+    page: str,
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    config: Path = ROOT / "configs/stfpm.yaml",
+) -> None:
+    """Have lit-ad parse what follows its name on a page, in an empty folder with the files that the pages name. RUN has
+    the settings of `config`."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")
     for name in ("RUN/config.yaml", "my.yaml"):  # a run's own, and a reader's
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text((ROOT / "configs/stfpm.yaml").read_text())
+        (tmp_path / name).write_text(config.read_text())
     for name in ("checkpoints/best.ckpt", "export/stfpm-fp32.onnx"):
         (tmp_path / "RUN" / name).parent.mkdir()
         (tmp_path / "RUN" / name).touch()
@@ -139,6 +152,17 @@ def test_every_method_config_and_source_has_its_row() -> None:
     others = {"AnomalyDataModule", "Loading", "Sample", "Source", "Demo", "Images", "Photographs"}  # no user's data set
     others |= {"Corruption", "CutPaste", "Light", "Perlin"}
     assert set(re.findall(r"^\| `([A-Z]\w+)` \|", sources, re.M)) == set(data.__all__) - others
+
+
+def test_the_readme_shows_a_verdict_at_once_and_no_empty_cell() -> None:
+    """A reader sees a picture and three lines before the first heading; what was not measured is no cell."""
+    readme = PAGES["README.md"].read_text()
+    first_screen = readme.split("\n## ")[0]
+    assert "![" in first_screen
+    programs = [line.split()[0] for line in FENCED.findall(first_screen)[0][1].splitlines()]
+    assert programs == ["pip", "lit-ad", "python"]
+    rows = [line.strip("|").split("|") for line in readme.splitlines() if line.startswith("|")]
+    assert rows and all(cell.strip() for row in rows for cell in row)
 
 
 def test_every_command_is_on_a_page() -> None:
