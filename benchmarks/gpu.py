@@ -37,7 +37,7 @@ from training import Case, method, run_anomalib, save_weights
 
 from lit_ad.batch import Others
 from lit_ad.commands.main import prepare, quiet
-from lit_ad.data import AnomalyDataModule, MVTec, Perlin
+from lit_ad.data import AnomalyDataModule, MVTec, Perlin, Split
 from lit_ad.deploy import speed
 from lit_ad.detector.detector import Detector
 from lit_ad.machine import cores
@@ -144,7 +144,7 @@ def run_fit(name: str, weights: str, precision: str, cached: bool, images: Path,
         unrelated = images / "train/good" if name == "EfficientAD" else None
         corrupt = Perlin() if name in ("DeSTSeg", "FoundAD") else None
         data = AnomalyDataModule(
-            MVTec(images), model.view, case.batch, val_fraction=1e-9, unrelated=unrelated, corrupt=corrupt
+            MVTec(images), model.view, case.batch, split=Split(val_fraction=1e-9), unrelated=unrelated, corrupt=corrupt
         )
         trainer = L.Trainer(
             accelerator="gpu",

@@ -97,7 +97,7 @@ def train(root: Path, run: Path, training: str, arguments: argparse.Namespace) -
     area = max(1, round(float(np.median([width * height for width, height in sizes])) / SIDE**2))
     keys: dict[str, Any] = {
         "model.weights": arguments.weights,
-        "data.val_fraction": 0.4,
+        "data.split.val_fraction": 0.4,
         "data.batch_size": arguments.batch_size,
         "decision.false_alarm": arguments.false_alarm,
         "decision.area": area,

@@ -35,7 +35,7 @@ def fit(method: str, processes: int, precision: str, home: Path, options: argpar
             *("--model.weights", options.weights / f"{weights}.safetensors", "--heatmaps.enabled", "false"),
             *("--model.view.image_size", size),
             *("--data.batch_size", BATCH // processes, "--data.loading.eval_batch_size", 1),
-            *("--data.val_fraction", 0.2, "--cache.enabled", "false"),
+            *("--data.split.val_fraction", 0.2, "--cache.enabled", "false"),
             *("--trainer.max_epochs", epochs, "--trainer.check_val_every_n_epoch", 1),
             *("--trainer.accelerator", "cpu", "--trainer.devices", processes, "--trainer.precision", precision),
             *("--trainer.log_every_n_steps", 1),

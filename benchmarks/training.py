@@ -171,7 +171,7 @@ def run_bare(name: str, options: argparse.Namespace, kind: str = "bare") -> dict
 def run_ours(name: str, options: argparse.Namespace, cached: bool) -> dict[str, float]:
     import lightning as L
 
-    from lit_ad.data import AnomalyDataModule, CutPaste, Loading, Perlin, Sample, Source
+    from lit_ad.data import AnomalyDataModule, CutPaste, Loading, Perlin, Sample, Source, Split
     from lit_ad.machine import keep_memory
     from lit_ad.training import Calibration, FeatureCache
 
@@ -188,7 +188,7 @@ def run_ours(name: str, options: argparse.Namespace, cached: bool) -> dict[str, 
             Listed(),
             model.view,
             case.batch,
-            val_fraction=1e-9,
+            split=Split(val_fraction=1e-9),
             unrelated=options.images if name == "EfficientAD" else None,
             corrupt={"DeSTSeg": Perlin(), "FoundAD": CutPaste()}.get(name),
             loading=Loading(inspect=False),

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         RealIAD,
         Sample,
         Source,
+        Split,
         Table,
         VisA,
     )
@@ -143,6 +144,7 @@ __all__ = [
     "Run",
     "Sample",
     "Source",
+    "Split",
     "Table",
     "Teacher",
     "Transformaly",

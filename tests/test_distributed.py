@@ -361,7 +361,7 @@ def trained(
             "model": model,
             "data": {
                 "source": {"class_path": source[0], "init_args": {"root": str(source[1])}},
-                **{"loading": {"eval_batch_size": 1}, "val_fraction": 0.385},
+                **{"loading": {"eval_batch_size": 1}, "split": {"val_fraction": 0.385}},
                 "corrupt": "Perlin" if method in ("DeSTSeg", "FoundAD") else None,
             },
             # Training multiplies the rounding of sums, so it is done in float64: then only an error makes a difference.

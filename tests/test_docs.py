@@ -150,7 +150,7 @@ def test_every_method_config_and_source_has_its_row() -> None:
     classes = {re.search(r"class_path: lit_ad\.methods\.(\w+)", (ROOT / name).read_text())[1] for name in named}  # type: ignore[index]
     assert classes == set(methods.__all__)
     others = {"AnomalyDataModule", "Loading", "Sample", "Source", "Demo", "Images", "Photographs"}  # no user's data set
-    others |= {"Corruption", "CutPaste", "Light", "Perlin"}
+    others |= {"Corruption", "CutPaste", "Light", "Perlin", "Split"}
     assert set(re.findall(r"^\| `([A-Z]\w+)` \|", sources, re.M)) == set(data.__all__) - others
 
 

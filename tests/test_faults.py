@@ -39,7 +39,7 @@ def command(images: Path, weights: Path, run: Path, *more: object) -> list[str]:
             64,
             "--data.batch_size",
             2,
-            "--data.val_fraction",
+            "--data.split.val_fraction",
             0.34,
         ),
         *("--trainer.max_epochs", EPOCHS, "--trainer.default_root_dir", run, "--trainer.enable_progress_bar", "false"),
@@ -247,7 +247,7 @@ def test_two_processes_end_together(
     images: Path, resnet_file: Path, tmp_path: Path, number: signal.Signals, rank: int
 ) -> None:
     """Whichever is told to stop, or dies: no hang, a checkpoint to go on from. One of them has nothing to validate."""
-    more: tuple[object, ...] = ("--trainer.devices", 2, "--trainer.max_epochs", 1000, "--data.val_fraction", 0.08)
+    more: tuple[object, ...] = ("--trainer.devices", 2, "--trainer.max_epochs", 1000, "--data.split.val_fraction", 0.08)
     more += ("--trainer.enable_progress_bar", "true")
     arguments = command(images, resnet_file, tmp_path, *more)
     process, last = start(arguments, tmp_path / "log"), tmp_path / "checkpoints/last.ckpt"

@@ -117,12 +117,12 @@ def test_a_directory_without_a_run_has_no_detector(tmp_path: Path) -> None:
 
 def test_keys_by_dots_or_as_a_file_has_them() -> None:
     model = {"class_path": "STFPM", "init_args": {"lr": 0.1}}
-    keys = {"model": model, "trainer": {"max_epochs": 3, "logger": False}, "data.val_fraction": 0.2}
+    keys = {"model": model, "trainer": {"max_epochs": 3, "logger": False}, "data.split.val_fraction": 0.2}
     assert dict(flatten(keys)) == {
         "model": model,
         "trainer.max_epochs": 3,
         "trainer.logger": False,
-        "data.val_fraction": 0.2,
+        "data.split.val_fraction": 0.2,
     }
     assert [write_value("a", value) for value in ("hub", None, True, 0.1, (1, 2), Path("x"))] == [
         *("hub", "null", "true", "0.1", "[1, 2]", "x")

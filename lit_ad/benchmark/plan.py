@@ -107,9 +107,10 @@ def make_cell(output: Path, method: str, spec: MethodSpec, name: str, task: Task
     data, trainer = config.setdefault("data", {}), config.setdefault("trainer", {})
     data["source"], config["seed_everything"] = task.source, seed
     if task.shots is not None:
-        data |= {"shots": task.shots, "split_seed": seed}
+        split = data.setdefault("split", {})
+        split |= {"shots": task.shots, "seed": seed}
         if task.shots == 1:
-            data["val_fraction"] = 0
+            split["val_fraction"] = 0
         else:
             config.setdefault("decision", {})["folds"] = min(task.shots, _MOST_FOLDS)
     trainer["enable_progress_bar"] = False

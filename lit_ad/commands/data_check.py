@@ -4,7 +4,7 @@ import json as as_json
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,27 @@ from lit_ad.data.audit.removal import files_to_remove
 from lit_ad.data.audit.report import AuditReport
 from lit_ad.data.sources.from_config import make_source
 from lit_ad.data.sources.source import Source
-from lit_ad.data.splits import check_val_fraction
+from lit_ad.data.splits import Split
 from lit_ad.errors import UserError
 from lit_ad.files import atomic_write
 from lit_ad.machine import cores
 
-_HELD_OUT = ("val_fraction", "split_seed")  # keys that say which images are held out
+
+@dataclass(frozen=True)
+class CheckedSplit:
+    """Which images a training would hold out.
+
+    Args:
+        val_fraction: Part of the nominal training images that fit would hold out. None: the config's value, or 0.2.
+        seed: The seed that chooses the held-out images. None: the config's value, or 0.
+    """
+
+    val_fraction: float | None = None
+    seed: int | None = None
+
+    def replace_in(self, split: Split) -> Split:
+        """Return a split with what is given here. Raises UserError on what fit refuses."""
+        return replace(split, **{name: value for name, value in vars(self).items() if value is not None})
 
 
 @dataclass(frozen=True)
@@ -32,19 +47,11 @@ class CheckedData:
 
     Args:
         source: Any source of images, with its own flags, as for fit.
-        val_fraction: Part of the nominal training images that fit would hold out. None: the config's value, or 0.2.
-        split_seed: The seed that chooses the held-out images. None: the config's value, or 0.
+        split: Which images a training would hold out.
     """
 
     source: Source | None = None
-    val_fraction: float | None = None
-    split_seed: int | None = None
-
-    def settings(self) -> dict[str, Any]:
-        """Return the given values of val_fraction and split_seed. Raises UserError on a value that fit refuses."""
-        if self.val_fraction is not None:
-            check_val_fraction(self.val_fraction)
-        return {name: getattr(self, name) for name in _HELD_OUT if getattr(self, name) is not None}
+    split: CheckedSplit = CheckedSplit()
 
 
 def data_check(
@@ -74,15 +81,15 @@ def data_check(
     _refuse_all_but_one({"the folder": path, "--config": config, "--data.source": data.source})
     if remove is not None and remove.exists():
         raise UserError(f"{remove} exists already: give another --remove")
+    split = Split()
     if path is not None:
         source, about = guess_source(path)
     elif config is not None:
-        source, about, configured = _configured_source(config)
-        data = CheckedData(None, **{**configured.settings(), **data.settings()})
+        source, about, split = _configured_source(config)
     else:
         assert data.source is not None
         source, about = data.source, f"data.source: {type(data.source).__name__}"
-    samples, report = audit_source(source, cores(), backbone, weights, not json, **data.settings())
+    samples, report = audit_source(source, cores(), backbone, weights, not json, data.split.replace_in(split))
     if remove is not None:
         files = files_to_remove(samples, report)
         with atomic_write(remove) as temporary:
@@ -106,8 +113,8 @@ def _refuse_all_but_one(given: dict[str, object]) -> None:
         )
 
 
-def _configured_source(config: Path) -> tuple[Source, str, CheckedData]:
-    """Return the source of a config file, a line about it, and the file's keys about held-out images.
+def _configured_source(config: Path) -> tuple[Source, str, Split]:
+    """Return the source of a config file, a line about it, and how the file holds out images.
 
     Raises:
         UserError: The file cannot be read, or has no data.source.
@@ -118,8 +125,9 @@ def _configured_source(config: Path) -> tuple[Source, str, CheckedData]:
     except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
         raise UserError(f"{config} has no data.source to check ({type(error).__name__}: {error})") from error
     source, _ = make_source(described, f"data.source of {config}")
-    chosen = {name: settings[name] for name in _HELD_OUT if settings.get(name) is not None}
-    return source, f"{config}: {type(source).__name__}", CheckedData(None, **chosen)
+    split = settings.get("split") or {}
+    chosen = {field.name: split[field.name] for field in fields(CheckedSplit) if split.get(field.name) is not None}
+    return source, f"{config}: {type(source).__name__}", Split(**chosen)
 
 
 def _format_page(about: str, report: AuditReport, backbone: str | None) -> str:

@@ -23,7 +23,7 @@ from lit_ad.counts import format_count
 from lit_ad.data.masks import read_truth
 from lit_ad.data.sources.from_config import make_source
 from lit_ad.data.sources.images import list_and_tell
-from lit_ad.data.splits import Fold, Splits, list_splits
+from lit_ad.data.splits import Split, Splits, list_splits
 from lit_ad.deploy.differences import TOLERANCE, beyond, differences
 from lit_ad.deploy.example import example, example_name
 from lit_ad.deploy.export import SUFFIX, Format, Precision, check_options
@@ -186,9 +186,8 @@ def find_splits(config: Path) -> tuple[Splits, str]:
     """List the images of a run. If they are gone, return empty lists and the reason."""
     try:
         settings = yaml.safe_load(config.read_text(encoding="utf-8"))
-        data, fold = settings["data"], Fold(settings.get("decision", {}).get("folds"))  # of folds, all images train
-        source, _ = make_source(data["source"], f"data.source of {config}")
-        return list_splits(source, data["val_fraction"], data["split_seed"], fold, data.get("shots")), ""
+        source, _ = make_source(settings["data"]["source"], f"data.source of {config}")
+        return list_splits(source, Split.from_config(settings)), ""  # of folds, all images train
     except OSError as error:
         return Splits(), f"{config}: {error.strerror}"
     except UserError as error:

@@ -15,7 +15,7 @@ from lit_ad.commands.own_method import import_own_method
 from lit_ad.counts import format_count
 from lit_ad.data.sources.from_config import make_source
 from lit_ad.data.sources.table import Table
-from lit_ad.data.splits import Fold, Splits, list_splits
+from lit_ad.data.splits import Split, Splits, list_splits
 from lit_ad.deploy.journal_file import NAME, JournalFile
 from lit_ad.deploy.versions import Version, Versions
 from lit_ad.detector.decision import NO_DECISION
@@ -129,9 +129,8 @@ def read_run(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _splits_of(config: dict[str, Any]) -> Splits:
     """The samples that a run was trained, decided and tested with, by its configuration."""
-    data, folds = config["data"], (config.get("decision") or {}).get("folds")
-    source, _ = make_source(data["source"])
-    return list_splits(source, data["val_fraction"], data["split_seed"], Fold(folds), data.get("shots"))
+    source, _ = make_source(config["data"]["source"])
+    return list_splits(source, Split.from_config(config))
 
 
 def _load(file: Path) -> Detector:
@@ -152,7 +151,7 @@ def _train(run: Path, home: Path, growth: Growth, steps: int) -> None:
     table = {"root": str(home), "table": IMAGES, "category": None}
     keys: dict[str, Any] = {
         "data.source": {"class_path": "lit_ad.Table", "init_args": table},
-        "data.shots": None,
+        "data.split.shots": None,
         "decision.folds": None,
         "trainer.max_steps": steps,
         "trainer.max_epochs": -1,

@@ -20,6 +20,7 @@ from lit_ad.data.sources.real_iad import RealIAD
 from lit_ad.data.sources.source import Source
 from lit_ad.data.sources.table import Table
 from lit_ad.data.sources.visa import VisA
+from lit_ad.data.splits import Split
 
 if TYPE_CHECKING:
     from lit_ad.data.datamodule import AnomalyDataModule
@@ -49,6 +50,7 @@ __all__ = [
     "RealIAD",
     "Sample",
     "Source",
+    "Split",
     "Table",
     "VisA",
 ]

@@ -22,7 +22,7 @@ from lit_ad.data.memory import check_batches, is_worth_caching, largest_size
 from lit_ad.data.record import DataRecord
 from lit_ad.data.sources.images import Images
 from lit_ad.data.sources.source import Source
-from lit_ad.data.splits import Fold, Splits, check_val_fraction, list_splits
+from lit_ad.data.splits import Split, Splits, list_splits
 from lit_ad.distributed import ask_first_process
 from lit_ad.errors import UserError, check_number
 from lit_ad.features.dataset import Items, SplitFeatures
@@ -41,9 +41,6 @@ class AnomalyDataModule(L.LightningDataModule):
         source: Where the images are: lit_ad.data.MVTec, Folder, Demo, or your own Source.
         view: What the network sees of them: the model's own, `model.view`.
         batch_size: In training, on each device; tiles, where the view has them.
-        val_fraction: Part of the nominal training images that validates, where the source lists no images for that. 0:
-            none does, and no threshold is set.
-        split_seed: Of that choice.
         augment: Albumentations transforms for training, each a class_path with init_args, or a file that
             albumentations' A.save wrote; they must keep uint8. Or a kind of lit_ad.data.Light, such as light: other
             light in every epoch.
@@ -53,8 +50,7 @@ class AnomalyDataModule(L.LightningDataModule):
             image is beside each training image, corrupted otherwise in each epoch; data.unrelated gives textures.
         predict_path: Folder of images, or an image, for predict. None: predict runs over the test images.
         loading: How images are loaded, and in which order.
-        shots: Take so many nominal training images of each category, by split_seed, to learn from few. None: all.
-        fold: Which part of the nominal images decision.folds leaves out; it sets this itself.
+        split: Which nominal images train, and which validate.
     """
 
     def __init__(
@@ -62,24 +58,17 @@ class AnomalyDataModule(L.LightningDataModule):
         source: Source,
         view: View,
         batch_size: int = 32,
-        val_fraction: float = 0.2,
-        split_seed: int = 0,
         augment: list[Augmentation] | Kind | Path | None = None,
         unrelated: Path | None = None,
         corrupt: Corruption | None = None,
         predict_path: Path | None = None,
         loading: Loading = Loading(),
-        shots: int | None = None,
-        fold: Fold = Fold(),
+        split: Split = Split(),
     ) -> None:
         super().__init__()
-        check_val_fraction(val_fraction)
         check_number("data.batch_size", batch_size, least=1)
-        self.source, self.view, self.loading, self.batch_size = source, view, loading, batch_size
+        self.source, self.view, self.batch_size, self.loading, self.split = source, view, batch_size, loading, split
         self.eval_batch_size = loading.eval_batch_size or (1 if view.tile else batch_size)
-        if shots is not None:
-            check_number("data.shots", shots, least=1)
-        self.val_fraction, self.split_seed, self.shots, self.fold = val_fraction, split_seed, shots, fold
         self.augment = make_augment(augment)
         self.unrelated = None if unrelated is None else resolve_path(unrelated)
         self._datasets = SplitDatasets(self.augment, self.unrelated, corrupt, loading.train_tiles == "random")
@@ -96,7 +85,7 @@ class AnomalyDataModule(L.LightningDataModule):
     @cached_property
     def splits(self) -> Splits:
         """The samples of each split. Raises UserError if they cannot be trained on."""
-        return list_splits(self.source, self.val_fraction, self.split_seed, self.fold, self.shots)
+        return list_splits(self.source, self.split)
 
     @cached_property
     def record(self) -> DataRecord:
@@ -104,10 +93,7 @@ class AnomalyDataModule(L.LightningDataModule):
         source = type(self.source)
         settings = {
             "data.source": f"{source.__module__}.{source.__qualname__}",
-            "data.val_fraction": self.val_fraction,
-            "data.split_seed": self.split_seed,
-            "data.shots": self.shots,
-            "decision.folds": self.fold.folds,
+            **self.split.choices(),
             "data.batch_size": self.batch_size,
             **self.loading.choices(),
             "data.augment": str(self.augment.compose) if self.augment else None,
@@ -199,9 +185,9 @@ class AnomalyDataModule(L.LightningDataModule):
         for split in splits:
             if needs_pixels or split == "val":
                 self._keep_in_memory(self._images(split))  # for later, too
-            if self.fold.folds is None:
+            if self.split.folds is None:
                 yield {split: None}, self._loaders.plain(self._images(split), self.batch_size)
-        if self.fold.folds is not None:
+        if self.split.folds is not None:
             samples = sorted([*self.splits.train, *self.splits.val], key=lambda sample: str(sample.image))
             nominal = AnomalyDataset(samples, self.view, tiles=lay_out_tiles(samples, self.view))
             rows: dict[str, Sequence[int] | None] = {split: rows_of(self._images(split), nominal) for split in splits}

@@ -58,6 +58,8 @@ class DataRecord:
             leaked = [sample.image for sample, number in zip(samples, known, strict=True) if number in trained]
             if leaked:
                 choices = [f"{name} {then}" for name, (then, _) in changed.items() if name in CHOICES]
+                if not earlier["settings"].keys() >= {*CHOICES}:  # of a version that had other keys, see UPGRADING.md
+                    choices.append("data.split as it was")
                 raise UserError(
                     f"{format_count(len(leaked), 'image')} that the checkpoint was trained on would now be {fate}, "
                     f"such as {leaked[0]}: give {' and '.join(choices) or 'the data.source as it was'}, or train anew"
@@ -81,7 +83,7 @@ class DataRecord:
 
 
 # What decides which images are held out.
-CHOICES = ("data.val_fraction", "data.split_seed", "data.shots", "decision.folds", "data.source")
+CHOICES = ("data.split.val_fraction", "data.split.seed", "data.split.shots", "decision.folds", "data.source")
 
 
 def common_folder(images: Iterable[Path]) -> Path:

@@ -1,8 +1,9 @@
 """Which images train, validate and test: a list of each, from a source and a seed alone."""
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -12,11 +13,11 @@ from lit_ad.data.masks import check_masks
 from lit_ad.data.sources.listing import readable
 from lit_ad.data.sources.pages import by_page
 from lit_ad.data.sources.source import Source, check, check_root
-from lit_ad.errors import UserError
+from lit_ad.errors import UserError, check_number
 
 _UNDECIDED = (
-    "Or train on it without a threshold, by data.val_fraction 0 and without decision.folds: lit-ad recalibrate sets "
-    "one later, by other good images"
+    "Or train on it without a threshold, by data.split.val_fraction 0 and without decision.folds: lit-ad recalibrate "
+    "sets one later, by other good images"
 )
 
 
@@ -30,35 +31,55 @@ class Splits:
 
 
 @dataclass(frozen=True)
-class Fold:
-    """A part of the nominal images that one of several trainings leaves out, in place of data.val_fraction.
+class Split:
+    """Which nominal images train, and which validate.
 
     Args:
-        folds: How many parts there are, or leave-one-out. None: no parts; data.val_fraction holds images out.
-        number: The part that is left out, from 0. None: none is, and all nominal images train.
+        val_fraction: Part of the nominal training images that validates, in categories whose source lists no images for
+            that. 0: none does, and no threshold is set.
+        seed: Of that choice, of the folds, and of the shots.
+        shots: Take so many nominal training images of each category, those of validation among them, to learn from few.
+            None: all.
+        folds: Into how many parts decision.folds divides the nominal images, in place of val_fraction; it sets this.
+        fold: The part that this training leaves out, from 0; decision.folds sets it. None: all nominal images train.
+
+    Raises:
+        UserError: A value is out of its range.
     """
 
+    val_fraction: float = 0.2
+    seed: int = 0
+    shots: int | None = None
     folds: int | Literal["leave-one-out"] | None = None
-    number: int | None = None
+    fold: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.val_fraction < 1:
+            raise UserError(f"data.split.val_fraction is {self.val_fraction}, but it must be 0 or lie between 0 and 1")
+        check_number("data.split.seed", self.seed, least=0)
+        if self.shots is not None:
+            check_number("data.split.shots", self.shots, least=1)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "Split":
+        """Return that of a run, by its configuration. Raises UserError if that is of an earlier version."""
+        if "split" not in config["data"]:
+            raise UserError("the run's config.yaml has no data.split: it is of an earlier version, see UPGRADING.md")
+        return cls(**{**config["data"]["split"], "folds": (config.get("decision") or {}).get("folds")})
 
     @property
     def repeats(self) -> bool:
         """Whether the training of the first fold has said the same as this one has to say."""
-        return self.folds is not None and self.number != 0
+        return self.folds is not None and self.fold != 0
+
+    def choices(self) -> dict[str, Any]:
+        """Return what decides which images are held out, by the names of the keys."""
+        keys = {f"data.split.{name}": getattr(self, name) for name in ("val_fraction", "seed", "shots")}
+        return {**keys, "decision.folds": self.folds}
 
 
-def list_splits(
-    source: Source, val_fraction: float = 0.2, seed: int = 0, fold: Fold = Fold(), shots: int | None = None
-) -> Splits:
+def list_splits(source: Source, split: Split = Split()) -> Splits:
     """List the samples of a source for training, validation and test; each page of a file is one.
-
-    Args:
-        source: The data set.
-        val_fraction: Part of the nominal training images that validates, in categories whose source lists no images for
-            that. 0: none does, so that no threshold is set.
-        seed: Of that choice, of the folds, and of the shots.
-        fold: Of which parts one is left out in place of that fraction, or none.
-        shots: How many nominal training images of each category are taken, those of validation among them. None: all.
 
     Raises:
         UserError: There is nothing to train on, a sample is in two splits, or a mask is not to be found.
@@ -69,13 +90,13 @@ def list_splits(
     check(samples)
     check_masks(samples)  # now, and not after hours of training
     test = [sample for sample in samples if sample.split == "test"]
-    if shots is not None:
-        samples = take_shots(samples, shots, seed)
-    if fold.folds is None:
-        return Splits(*hold_out(samples, val_fraction, seed), test)
-    numbers = assign_folds(samples, fold.folds, seed)
+    if split.shots is not None:
+        samples = take_shots(samples, split.shots, split.seed)
+    if split.folds is None:
+        return Splits(*hold_out(samples, split.val_fraction, split.seed), test)
+    numbers = assign_folds(samples, split.folds, split.seed)
     nominal = [sample for sample in samples if sample.split == "train"]
-    left_out = [number is not None and number == fold.number for number in numbers]
+    left_out = [number is not None and number == split.fold for number in numbers]
     train, val = ([s for s, out in zip(nominal, left_out, strict=True) if out is held] for held in (False, True))
     return Splits(train, val, test)
 
@@ -94,7 +115,7 @@ def take_shots(samples: list[Sample], shots: int, seed: int) -> list[Sample]:
         if len(nominal) < shots:
             subject = f"category {name!r}" if name else "the data set"
             have = format_count(len(nominal), "nominal training image")
-            raise UserError(f"data.shots is {shots}, but {subject} has {have}: lower it")
+            raise UserError(f"data.split.shots is {shots}, but {subject} has {have}: lower it")
         taken.update(nominal[i] for i in np.random.default_rng(seed).permutation(len(nominal))[:shots])
     return [sample for sample in samples if sample.split != "train" or sample in taken]
 
@@ -145,12 +166,6 @@ def assign_folds(samples: list[Sample], folds: int | Literal["leave-one-out"], s
 def count_folds(numbers: list[int | None]) -> int:
     """How many folds there are, of those that `assign_folds` gives."""
     return 1 + max(number for number in numbers if number is not None)
-
-
-def check_val_fraction(fraction: float) -> None:
-    """Raises UserError if it is not a part of the images that leaves some to train on."""
-    if not 0 <= fraction < 1:
-        raise UserError(f"data.val_fraction is {fraction}, but it must be 0 or lie between 0 and 1")
 
 
 def hold_out(samples: list[Sample], fraction: float, seed: int) -> tuple[list[Sample], list[Sample]]:

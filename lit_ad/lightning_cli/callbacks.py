@@ -38,7 +38,7 @@ def add_callbacks(trainer: L.Trainer, config: Namespace) -> tuple[Interruption, 
     callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     if checkpoint.save_last:
         callbacks.append(FinalWeights(last))
-    interruption = Interruption(last, way_to_restart(config), part=config.data.fold.number is not None)
+    interruption = Interruption(last, way_to_restart(config), part=config.data.split.fold is not None)
     watch = Watch(config.patience)
     callbacks += [MonitorCheck(), Resumption(), TrainingSpeed(), TrainingRecord(), keep, interruption, watch]
     return interruption, watch, keep

@@ -91,7 +91,7 @@ class AnomalyCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(FeatureCache, "cache")
         parser.add_lightning_class_args(Calibration, "decision")
-        parser.link_arguments("decision.folds", "data.fold.folds")
+        parser.link_arguments("decision.folds", "data.split.folds")
         parser.add_class_arguments(Evaluation, "evaluation", skip={"sinks"})  # which have keys of their own
         parser.callback_keys.append("evaluation")
         parser.add_class_arguments(Heatmaps, "heatmaps")
@@ -144,7 +144,7 @@ class AnomalyCLI(LightningCLI):
         if self.subcommand == "fit":
             check_lengths(config)
             check_epochs_left(config)
-            if config.data.fold.folds is not None:
+            if config.data.split.folds is not None:
                 fix_length(config)
             skip_sanity_check(config.trainer)
             stop_after_validation(config.trainer)
@@ -186,7 +186,7 @@ class AnomalyCLI(LightningCLI):
         if self.trainer.world_size > 1:
             self.watch.join(self.trainer)
         try:
-            if subcommand == "fit" and self.datamodule.fold.folds and self.datamodule.fold.number is None:
+            if subcommand == "fit" and self.datamodule.split.folds and self.datamodule.split.fold is None:
                 self._decide_by_folds()
             super()._run_subcommand(subcommand)
         except SIGTERMException:
@@ -239,7 +239,7 @@ class AnomalyCLI(LightningCLI):
 
     def after_fit(self) -> None:
         config = self.config.fit
-        if not self.trainer.state.finished or config.trainer.fast_dev_run or config.data.fold.number is not None:
+        if not self.trainer.state.finished or config.trainer.fast_dev_run or config.data.split.fold is not None:
             return
         if config.test_after_fit and self.datamodule.splits.test:
             self.test_file()

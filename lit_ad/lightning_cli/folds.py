@@ -31,7 +31,7 @@ _OF_SCORES = (
     *("model.", "data.", "seed_everything"),
     *("trainer.precision", "decision.area"),
 )  # keys of a fold's scores
-_NOT_OF_SCORES = ("data.predict_path", "data.fold.", "data.loading.inspect", "data.loading.num_workers")
+_NOT_OF_SCORES = ("data.predict_path", "data.split.fold", "data.loading.inspect", "data.loading.num_workers")
 
 
 def fix_length(config: Namespace) -> None:
@@ -42,7 +42,7 @@ def fix_length(config: Namespace) -> None:
     """
     trainer, checkpoint = config.trainer, config.checkpoint
     if "decision" not in config:
-        raise UserError("data.fold is of decision.folds, which a teacher's training has not: leave it out")
+        raise UserError("data.split.fold is of decision.folds, which a teacher's training has not: leave it out")
     for callback in list_callbacks(trainer):
         name = str(getattr(callback, "class_path", "")).rpartition(".")[2]
         if name in _ENDING:
@@ -71,13 +71,13 @@ def train_folds(cli: Any) -> Decision:
     """
     config, data = cli.config.fit, cli.datamodule
     data.prepare_data()
-    numbers = assign_folds(data.splits.train, data.fold.folds, data.split_seed)
+    numbers = assign_folds(data.splits.train, data.split.folds, data.split.seed)
     count, images, steps = count_folds(numbers), len(numbers), _count_steps(cli.trainer, data)
     home = Path(config.trainer.default_root_dir) / FOLDS
     settings = _describe_training(config, data, steps)
     finished = {} if config.overwrite else dict(read_folds(home, count, settings))
     cli.say(
-        f"decision.folds {data.fold.folds}: {count + 1} trainings, about {count + 1} times as long as one. "
+        f"decision.folds {data.split.folds}: {count + 1} trainings, about {count + 1} times as long as one. "
         f"{count} of them leave out a part of the {images} nominal images each, and score it. The last one has all "
         f"images. Each takes {format_count(steps, 'step')} and keeps its last: no image is left to choose another by",
         *([f"{len(finished)} of {count} folds are finished already, in {home}"] if finished else []),
@@ -113,7 +113,7 @@ def _of_fold(config: Namespace, fold: int, home: Path, steps: int, inspect: bool
     config = config.clone()
     fit, run = config.fit, home / str(fold + 1)
     last = run / "checkpoints/last.ckpt"
-    fit.data.fold.number, fit.data.loading.inspect = fold, inspect and fit.data.loading.inspect
+    fit.data.split.fold, fit.data.loading.inspect = fold, inspect and fit.data.loading.inspect
     fit.trainer.max_steps, fit.trainer.max_epochs, fit.trainer.logger, fit.dashboards = steps, -1, False, []
     fit.trainer.default_root_dir, fit.checkpoint.dirpath = str(run), None
     fit.checkpoint.save_top_k = 0  # last.ckpt is of the last step
@@ -143,7 +143,7 @@ def _describe_training(config: Namespace, data: AnomalyDataModule, steps: int) -
         if key.startswith(_OF_SCORES) and not key.startswith(_NOT_OF_SCORES)
     }
     images = identities(data.splits.train, common_folder(sample.image for sample in data.splits.train))
-    return {**chosen, "decision.folds": str(data.fold.folds), "steps": str(steps), "images": digest(images)}
+    return {**chosen, "decision.folds": str(data.split.folds), "steps": str(steps), "images": digest(images)}
 
 
 def read_folds(home: Path, count: int, settings: dict[str, str]) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -191,7 +191,7 @@ def merge(records: list[dict[str, Any]], folds: Mapping[str, list[int]]) -> Deci
 
 def way_to_restart(config: Namespace) -> str:
     """Return what is typed to go on with the trainings of folds; "" where there are none."""
-    if config.data.fold.folds is None:
+    if config.data.split.folds is None:
         return ""
     run = Path(config.trainer.default_root_dir)
-    return f"--trainer.default_root_dir {quoted(run if config.data.fold.number is None else run.parent.parent)}"
+    return f"--trainer.default_root_dir {quoted(run if config.data.split.fold is None else run.parent.parent)}"

@@ -66,7 +66,7 @@ def check_model_and_images(command: str, config: Namespace) -> None:
     """Raises UserError where validate, test or predict has no trained model, or predict no images."""
     if not config.ckpt_path:
         raise UserError(f"{command} needs a trained model: lit-ad {command} {USAGE[command]}")
-    if command == "validate" and config.data.fold.folds is not None:
+    if command == "validate" and config.data.split.folds is not None:
         raise UserError("validate needs held-out images, and with decision.folds all of them trained: lit-ad test RUN")
     if command == "predict" and not config.data.predict_path:
         raise UserError(

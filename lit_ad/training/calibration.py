@@ -41,7 +41,7 @@ class Calibration(L.Callback):
             images, which takes more of them. None: the checkpoint's; in a first training, the rate is kept in the mean.
         folds: Into how many parts nominal images are cut, or leave-one-out, so that all of them train and decide. For
             few images: a training for each part leaves it out and scores it, and at last one has all images. None:
-            data.val_fraction holds images out.
+            data.split.val_fraction holds images out.
         pixel: Which pixels are anomalous. "image": at most that rate of nominal images have any; "region": at most that
             rate have a region of `area` connected pixels or more, and smaller ones are not marked; "pixel": about
             `pixel_rate` of nominal pixels. None: the checkpoint's, image in a first training.

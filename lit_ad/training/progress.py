@@ -55,9 +55,9 @@ class Progress(RichProgressBar):
 
     def _get_train_description(self, current_epoch: int) -> str:
         epochs = self.trainer.max_epochs
-        fold = getattr(getattr(self.trainer, "datamodule", None), "fold", None)
-        if fold is not None and fold.number is not None:
-            return f"Fold {fold.number + 1}, epoch {current_epoch + 1}".ljust(len(self.validation_description))
+        fold = getattr(getattr(getattr(self.trainer, "datamodule", None), "split", None), "fold", None)
+        if fold is not None:
+            return f"Fold {fold + 1}, epoch {current_epoch + 1}".ljust(len(self.validation_description))
         total = f" of {epochs}" if epochs not in (None, -1) else ""
         return f"Epoch {current_epoch + 1}{total}".ljust(len(self.validation_description))
 
@@ -71,8 +71,7 @@ class _TimeLeft(TimeRemainingColumn):
 
 def repeats(trainer: L.Trainer) -> bool:
     """Return whether a training is of decision.folds, and the first one of them has said the same."""
-    fold = getattr(getattr(trainer, "datamodule", None), "fold", None)
-    return fold is not None and bool(fold.repeats)
+    return bool(getattr(getattr(getattr(trainer, "datamodule", None), "split", None), "repeats", False))
 
 
 def count_parameters(model: L.LightningModule) -> tuple[int, int]:

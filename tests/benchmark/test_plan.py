@@ -54,10 +54,10 @@ def test_few_shots_are_drawn_by_the_seed_and_decide_by_folds(config: Path, tmp_p
     for name, task in tasks.items():
         cell = make_cell(tmp_path, "m", MethodSpec(str(config)), name, task, 4, Budget())
         made[task.shots] = yaml.safe_load((cell.home / "cell.yaml").read_text())
-    assert [made[shots]["data"]["shots"] for shots in (1, 2, 16)] == [1, 2, 16]
-    assert all(settings["data"]["split_seed"] == 4 for settings in made.values())
+    assert [made[shots]["data"]["split"]["shots"] for shots in (1, 2, 16)] == [1, 2, 16]
+    assert all(settings["data"]["split"]["seed"] == 4 for settings in made.values())
     assert [made[shots].get("decision") for shots in (1, 2, 16)] == [None, {"folds": 2}, {"folds": 4}]
-    assert made[1]["data"]["val_fraction"] == 0 and "val_fraction" not in made[2]["data"]
+    assert made[1]["data"]["split"]["val_fraction"] == 0 and "val_fraction" not in made[2]["data"]["split"]
     with pytest.raises(UserError, match=r"shots is 0"):
         with_shots(tasks, [0])
 

@@ -75,8 +75,8 @@ def test_exactly_one_data_set_is_given(tmp_path: Path) -> None:
             UserError, match=f"^{one} and {other} each name a data set, but only one can be checked: {choice}$"
         ):
             run(["data", "check", "--config", str(config), *words])
-    with pytest.raises(UserError, match=r"data.val_fraction is 5.0, but it must be 0 or lie between 0 and 1"):
-        run(["data", "check", *source, "--data.val_fraction", "5"])
+    with pytest.raises(UserError, match=r"data.split.val_fraction is 5.0, but it must be 0 or lie between 0 and 1"):
+        run(["data", "check", *source, "--data.split.val_fraction", "5"])
     with pytest.raises(UserError, match=rf"there is no folder {tmp_path}/none: data.source.root is the folder"):
         run(["data", "check", *source[:3], str(tmp_path / "none")])
     config.write_text("data: {source: {class_path: MVTek}}\n")
@@ -94,13 +94,16 @@ def test_any_source_with_the_flags_of_fit(images: Path, tmp_path: Path, capsys: 
     run(["data", "check", str(tmp_path)])
     assert "If some of dented, good are defects, give the source as to fit" in capsys.readouterr().out
     source = ["--data.source", "Folder", "--data.source.root", str(tmp_path), "--data.source.nominal", "good"]
-    source += ["--data.source.anomalous", "[dented]", "--data.val_fraction", "0.5"]
+    source += ["--data.source.anomalous", "[dented]", "--data.split.val_fraction", "0.5"]
     run(["data", "check", *source])
     assert "5 to train on, 5 held out; test: 2 good, 4 dented" in capsys.readouterr().out
     config = tmp_path / "config.yaml"
-    settings = f"source: {{class_path: MVTec, init_args: {{root: {images}}}}}, val_fraction: 0.5"
+    settings = f"source: {{class_path: MVTec, init_args: {{root: {images}}}}}, split: {{val_fraction: 0.5}}"
     config.write_text(f"data: {{{settings}}}\n")
-    for words, split in (([], "6 to train on, 6 held out"), (["--data.val_fraction", "0.25"], "9 to train on, 3 held")):
+    for words, split in (
+        ([], "6 to train on, 6 held out"),
+        (["--data.split.val_fraction", "0.25"], "9 to train on, 3 held"),
+    ):
         run(["data", "check", "--config", str(config), *words])  # the command line overrides the file
         assert split in capsys.readouterr().out
 

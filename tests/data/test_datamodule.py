@@ -18,7 +18,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from PIL import Image
 
 from lit_ad.batch import Batch, Sample
-from lit_ad.data import AnomalyDataModule, Demo, Folder, Loading, MVTec, Perlin
+from lit_ad.data import AnomalyDataModule, Demo, Folder, Loading, MVTec, Perlin, Split
 from lit_ad.data.dataset import AnomalyDataset
 from lit_ad.data.sources import demo
 from lit_ad.data.sources.source import Source
@@ -41,12 +41,12 @@ class Listed(Source):
 def test_official_validation_images_go_through_the_module(bottle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     listed = MVTec(bottle).samples()
     moved = [s._replace(split="validation") if s.split == "train" and i < 3 else s for i, s in enumerate(listed)]
-    data = AnomalyDataModule(Listed(moved), View(16), batch_size=4, val_fraction=0.5)
+    data = AnomalyDataModule(Listed(moved), View(16), batch_size=4, split=Split(0.5))
     data.setup("fit")
     assert [len(getattr(data.splits, split)) for split in ("train", "val", "test")] == [7, 3, 5]
     assert capsys.readouterr().out == (
         "bottle: 7 to train on, 3 held out; test: 3 good, 2 broken (1 with masks); 20x24, 8-bit RGB\n"
-        "  held out are the validation images of the data set, so data.val_fraction is not used\n"
+        "  held out are the validation images of the data set, so data.split.val_fraction is not used\n"
     )
     (batch,) = data.val_dataloader()
     assert batch.masks is None and [s.image for s in batch.samples] == [s.image for s in moved[:3]]
@@ -128,7 +128,7 @@ def test_eval_batch_size(bottle: Path) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"val_fraction": -0.1}, {"val_fraction": 1}, {"batch_size": 0}, {"eval_batch_size": -1}, {"num_workers": -1}],
+    [{"batch_size": 0}, {"eval_batch_size": -1}, {"num_workers": -1}],
 )
 def test_arguments(bottle: Path, wrong: dict[str, float]) -> None:
     with pytest.raises(UserError, match=next(iter(wrong))):
@@ -330,7 +330,7 @@ from pathlib import Path
 import lightning as L
 import torch
 
-from lit_ad.data import AnomalyDataModule, MVTec
+from lit_ad.data import AnomalyDataModule, MVTec, Split
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
 from tests.data.conftest import Write
@@ -360,7 +360,7 @@ if __name__ == "__main__":
     options = dict(logger=False, enable_model_summary=False, enable_checkpointing=False)
     options |= dict(max_epochs=1, accelerator="cpu", devices=2, strategy="ddp", num_sanity_val_steps=0)
     trainer, model = L.Trainer(**options), Watcher()
-    data, said = AnomalyDataModule(MVTec(sys.argv[1]), View(16), batch_size=2, val_fraction=0.3), ""
+    data, said = AnomalyDataModule(MVTec(sys.argv[1]), View(16), batch_size=2, split=Split(0.3)), ""
     try:
         trainer.fit(model, data)
         trainer.test(model, data)

@@ -14,7 +14,7 @@ from lit_ad.data.augment import Augment
 from lit_ad.data.corrupt import CutPaste, Perlin
 from lit_ad.data.dataset import AnomalyDataset
 from lit_ad.data.sources.photographs import Unrelated
-from lit_ad.data.splits import Fold
+from lit_ad.data.splits import Split
 from lit_ad.errors import UserError
 from lit_ad.image.pixels import read_image
 from lit_ad.image.tiling import Tiles
@@ -173,7 +173,7 @@ def test_features_of_all_nominal_images_serve_every_fold(view: View, bottle: Pat
     """Each part of the images has its own rows of the same items, or tiles."""
     whole: set[tuple[Path, ...]] = set()
     for number in (None, 0, 1):
-        data = AnomalyDataModule(MVTec(bottle), view, loading=Loading(num_workers=0), fold=Fold(2, number))
+        data = AnomalyDataModule(MVTec(bottle), view, loading=Loading(num_workers=0), split=Split(folds=2, fold=number))
         ((rows, loader),) = data.cacheable(needs_pixels=False)
         dataset = loader.dataset
         assert isinstance(dataset, AnomalyDataset)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lit_ad.data import AnomalyDataModule, Loading, MVTec
+from lit_ad.data import AnomalyDataModule, Loading, MVTec, Split
 from lit_ad.data.record import DataRecord
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
@@ -27,16 +27,25 @@ def test_the_same_data_are_the_same_also_elsewhere(images: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("settings", "remedy"),
+    ("split", "remedy"),
     [
-        ({"split_seed": 1}, "data.split_seed 0"),
-        ({"val_fraction": 0.5}, "data.val_fraction 0.2"),
-        ({"split_seed": 1, "val_fraction": 0.5}, "data.val_fraction 0.2 and data.split_seed 0"),
+        (Split(seed=1), "data.split.seed 0"),
+        (Split(0.5), "data.split.val_fraction 0.2"),
+        (Split(0.5, 1), "data.split.val_fraction 0.2 and data.split.seed 0"),
     ],
 )
-def test_what_was_trained_on_is_not_held_out(images: Path, settings: dict[str, Any], remedy: str) -> None:
+def test_what_was_trained_on_is_not_held_out(images: Path, split: Split, remedy: str) -> None:
     with pytest.raises(UserError, match=rf"would now be held out, such as .*\.png: give {remedy}, or train anew"):
-        record(images, **settings).go_on(record(images).to_dict())
+        record(images, split=split).go_on(record(images).to_dict())
+
+
+def test_a_checkpoint_of_an_earlier_version_had_other_keys(images: Path) -> None:
+    before = record(images).to_dict()
+    del before["settings"]["data.split.seed"]
+    with pytest.raises(UserError, match=r"give data.split.val_fraction 0.2 and data.split as it was, or train anew"):
+        record(images, split=Split(0.5)).go_on(before)
+    with pytest.raises(UserError, match=r"give data.split as it was, or train anew"):
+        record(images, split=Split(seed=1)).go_on(before)
 
 
 def test_what_was_trained_on_is_not_tested(images: Path, tmp_path: Path) -> None:
@@ -49,11 +58,11 @@ def test_what_was_trained_on_is_not_tested(images: Path, tmp_path: Path) -> None
 
 
 def test_what_can_be_honoured_is_said(images: Path) -> None:
-    lines = record(images, val_fraction=0.1, batch_size=8, loading=Loading(balanced=True)).go_on(
+    lines = record(images, split=Split(0.1), batch_size=8, loading=Loading(balanced=True)).go_on(
         record(images).to_dict()
     )
     assert lines == [
-        "data.val_fraction: 0.1 from here on, 0.2 in the checkpoint",
+        "data.split.val_fraction: 0.1 from here on, 0.2 in the checkpoint",
         "data.batch_size: 8 from here on, 32 in the checkpoint",
         "data.loading.balanced: True from here on, False in the checkpoint",
         "of 11 training images, 1 new; 0 of the checkpoint gone",
@@ -78,5 +87,5 @@ def test_other_images_of_the_same_names_are_others(images: Path, tmp_path: Path)
     shutil.copytree(images, root := tmp_path / "stripes")
     for file in (root / "train/good").iterdir():
         file.write_bytes(file.read_bytes() + b"\0")
-    lines = record(root, split_seed=1).go_on(record(images).to_dict())
+    lines = record(root, split=Split(seed=1)).go_on(record(images).to_dict())
     assert "of 10 training images, 10 new; 10 of the checkpoint gone" in lines

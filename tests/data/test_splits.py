@@ -1,5 +1,6 @@
 """Which images train, validate and test."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,16 @@ import pytest
 
 from lit_ad.batch import Sample
 from lit_ad.data import AnomalyDataModule, MVTec
-from lit_ad.data.splits import Fold, Splits, assign_folds, count_folds, hold_out, list_splits, split_nominal, take_shots
+from lit_ad.data.splits import (
+    Split,
+    Splits,
+    assign_folds,
+    count_folds,
+    hold_out,
+    list_splits,
+    split_nominal,
+    take_shots,
+)
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
 
@@ -80,18 +90,18 @@ def test_an_item_is_left_to_train_on_however_much_validates(seed: int) -> None:
 
 
 def test_a_source_and_a_seed_give_the_splits(bottle: Path) -> None:
-    splits = list_splits(MVTec(bottle), 0.3, 1)
+    splits = list_splits(MVTec(bottle), Split(0.3, 1))
     samples = MVTec(bottle).samples()
     assert (splits.train, splits.val) == split_nominal([s for s in samples if s.split == "train"], 0.3, 1)
     assert splits.test == [s for s in samples if s.split == "test"]
-    assert splits == list_splits(MVTec(bottle), 0.3, 1) != list_splits(MVTec(bottle), 0.3, 2)
+    assert splits == list_splits(MVTec(bottle), Split(0.3, 1)) != list_splits(MVTec(bottle), Split(0.3, 2))
     assert list(vars(Splits())) == ["train", "val", "test"]
 
 
 def test_what_nobody_chose_is_the_same_for_a_program_and_for_a_training(bottle: Path) -> None:
     """A fifth is held out, by the seed 0: another default would hold out other images than an earlier run's."""
     source = MVTec(bottle)
-    assert list_splits(source) == list_splits(source, 0.2, 0) == AnomalyDataModule(source, View(32)).splits
+    assert list_splits(source) == list_splits(source, Split(0.2, 0)) == AnomalyDataModule(source, View(32)).splits
 
 
 @pytest.mark.parametrize(("folds", "count", "sizes"), [(3, 3, [4, 4, 4]), ("leave-one-out", 10, [2, 2, *[1] * 8])])
@@ -128,14 +138,14 @@ def test_without_a_part_to_validate_all_images_train() -> None:
     """One image of each category too, which then decide nothing."""
     assert split_nominal(nominal(1, "a") + nominal(3, "b"), 0, 0) == (nominal(1, "a") + nominal(3, "b"), [])
     for alone in (lambda: split_nominal(nominal(1), 0.2, 0), lambda: assign_folds(nominal(1), "leave-one-out", 0)):
-        with pytest.raises(UserError, match=r"Or train on it without a threshold, by data.val_fraction 0"):
+        with pytest.raises(UserError, match=r"Or train on it without a threshold, by data.split.val_fraction 0"):
             alone()
 
 
 def test_a_fold_is_held_out_and_the_last_training_has_all(bottle: Path) -> None:
     source = MVTec(bottle)
-    last = list_splits(source, fold=Fold(3))
-    parts = [list_splits(source, fold=Fold(3, number)) for number in range(3)]
+    last = list_splits(source, Split(folds=3))
+    parts = [list_splits(source, Split(folds=3, fold=number)) for number in range(3)]
     assert not last.val and last.test == parts[0].test
     assert sorted(s.image for part in parts for s in part.val) == sorted(s.image for s in last.train)
     for part in parts:
@@ -149,5 +159,29 @@ def test_shots_are_images_of_each_category_and_few_are_among_more() -> None:
     assert [sum(s.category == c and s.split == "train" for s in few) for c in "ab"] == [2, 2]
     assert set(few) < set(more) and few[-1:] == test
     assert few != take_shots(samples, 2, 1)
-    with pytest.raises(UserError, match=r"data.shots is 5, but category 'b' has 4 nominal training images: lower it"):
+    with pytest.raises(UserError, match=r"split.shots is 5, but category 'b' has 4 nominal training images: lower it"):
         take_shots(samples, 5, 0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"val_fraction": -0.1}, "data.split.val_fraction is -0.1, but it must be 0 or lie between 0 and 1"),
+        ({"val_fraction": 1}, "data.split.val_fraction is 1, but it must be 0 or lie between 0 and 1"),
+        ({"seed": -1}, "data.split.seed is -1, but it must be 0 or more"),
+        ({"shots": 0}, "data.split.shots is 0, but it must be 1 or more"),
+    ],
+)
+def test_values_out_of_range_are_refused(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        Split(**wrong)
+
+
+def test_the_split_of_a_run_is_that_of_its_configuration() -> None:
+    config = {"data": {"split": {"val_fraction": 0.1, "seed": 3, "shots": None, "fold": None}}}
+    assert Split.from_config(config) == Split(0.1, 3)
+    assert Split.from_config({**config, "decision": {"folds": 4}}) == Split(0.1, 3, folds=4)
+    with pytest.raises(
+        UserError, match=r"config.yaml has no data.split: it is of an earlier version, see UPGRADING.md"
+    ):
+        Split.from_config({"data": {"val_fraction": 0.2}})

@@ -37,7 +37,7 @@ def distill(home: Path, photographs: Path, weights: Path, *more: object) -> str:
     arguments = [
         *("distill", "--config", ROOT / "configs/distill_pdn.yaml", "--data.source.root", photographs),
         *("--model.backbone", "resnet10t", "--model.weights", weights, "--model.width", 1 / 32),
-        *("--model.view.image_size", 64, "--data.batch_size", 4, "--data.val_fraction", 0.2, "--model.lr", 0.01),
+        *("--model.view.image_size", 64, "--data.batch_size", 4, "--data.split.val_fraction", 0.2, "--model.lr", 0.01),
         *("--trainer.val_check_interval", 1, "--trainer.default_root_dir", home, "--trainer.accelerator", "cpu"),
         *("--trainer.enable_progress_bar", "false", "--model.grey", 0, *more),
     ]

@@ -99,7 +99,7 @@ def test_every_nominal_image_trains_and_decides(home: Path) -> None:
 def test_the_scores_are_those_of_detectors_without_the_fold(home: Path, keys: Callable[..., Keys]) -> None:
     """The training of a fold by itself: six steps, as many as the last one's 2 epochs of 3 batches."""
     alone = home.parent / "alone"
-    train({**keys(), "data.fold.number": 1, "trainer.max_steps": 6, "trainer.max_epochs": -1}, alone)
+    train({**keys(), "data.split.fold": 1, "trainer.max_steps": 6, "trainer.max_epochs": -1}, alone)
     record = json.loads((home / "folds/2.json").read_text())
     assert record["settings"]["steps"] == "6"
     assert decision_of(alone).scores["stripes"] == pytest.approx(record["scores"]["stripes"])
@@ -319,7 +319,7 @@ def test_each_of_two_categories_has_its_own_and_one_image_shares_that_of_all(
 
 def test_a_scale_comes_from_the_training_images(keys: Callable[..., Keys], tmp_path: Path) -> None:
     """EfficientAD's, which held-out images would set elsewhere: nothing but the threshold is chosen on scored ones."""
-    more = {"data.shots": 3, "trainer.max_epochs": 1, "decision.folds": "leave-one-out", "test_after_fit": False}
+    more = {"data.split.shots": 3, "trainer.max_epochs": 1, "decision.folds": "leave-one-out", "test_after_fit": False}
     more["data.unrelated"] = None
     given = keys(
         "EfficientAD", **more, **{"trainer.precision": "32-true", "trainer.default_root_dir": str(tmp_path / "run")}

@@ -6,7 +6,7 @@ import pytest
 
 from lit_ad.commands.main import main
 
-RUN = ["options", "trainer, of Lightning", "model", "data", "data.loading", "data.fold"]
+RUN = ["options", "trainer, of Lightning", "model", "data", "data.loading", "data.split"]
 OUTPUT = ["checkpoint, of Lightning"]
 JUDGED = ["cache, of features", "decision", "evaluation", "heatmaps", "predictions", "dashboard"]
 
@@ -38,6 +38,8 @@ def test_help_is_a_line_a_key(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     shown = lines(monkeypatch, capsys, "fit")
     assert len(shown) < 200
     assert max(map(len, shown)) <= 120
-    assert any(line.startswith("  --data.val_fraction ") and "[0.2] Part of the nominal" in line for line in shown)
+    assert any(
+        line.startswith("  --data.split.val_fraction ") and "[0.2] Part of the nominal" in line for line in shown
+    )
     assert any(line.startswith("  --ckpt_path ") for line in shown)
     assert all(any(method in line for line in shown) for method in ("STFPM", "MKD", "Transformaly", "L2BT"))

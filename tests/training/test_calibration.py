@@ -16,7 +16,7 @@ from PIL import Image
 
 from lit_ad import Detector
 from lit_ad.batch import Prediction
-from lit_ad.data import AnomalyDataModule, Loading, MVTec
+from lit_ad.data import AnomalyDataModule, Loading, MVTec, Split
 from lit_ad.detector.decision import Decision
 from lit_ad.detector.pixel_rule import PixelRule
 from lit_ad.errors import NotFiniteError, UserError
@@ -235,7 +235,7 @@ def test_where_no_image_is_held_out_training_images_scale_and_nothing_decides(
             seen.append(sum(len(images) for images, _ in held_out))
 
     model = Statistics()
-    data = AnomalyDataModule(MVTec(parts / "nut"), model.view, batch_size=3, shots=1, val_fraction=0)
+    data = AnomalyDataModule(MVTec(parts / "nut"), model.view, batch_size=3, split=Split(0, shots=1))
     best = BestCheckpoint(monitor="val/loss", dirpath=tmp_path / "best")
     quiet_trainer(tmp_path, Calibration(0.4), best, MonitorCheck()).fit(model, data)
     assert seen == [1] and model.decision is None and Path(best.best_model_path).is_file()
@@ -249,7 +249,7 @@ def test_statistics_and_cached_features_are_of_whole_images_alone(
 ) -> None:
     """Images of many sizes in one batch of held-out images: none with what fills it up."""
     data = AnomalyDataModule(
-        MVTec(parts / "nut"), View(None), batch_size=3, loading=Loading(num_workers=0), val_fraction=0.3
+        MVTec(parts / "nut"), View(None), batch_size=3, loading=Loading(num_workers=0), split=Split(0.3)
     )
     for i, sample in enumerate(data.splits.val):
         Image.fromarray(np.full((20 + i, 30, 3), 99, np.uint8)).save(sample.image)
@@ -272,7 +272,7 @@ def test_a_confidence_is_kept_in_the_checkpoint_and_taken_by_a_test(
     parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any
 ) -> None:
     model = brightness(View((12, 18)))
-    data = AnomalyDataModule(MVTec(parts / "nut"), model.view, batch_size=3, val_fraction=0.5)
+    data = AnomalyDataModule(MVTec(parts / "nut"), model.view, batch_size=3, split=Split(0.5))
     trainer = quiet_trainer(tmp_path, Calibration(0.4, confidence=0.9))
     trainer.fit(model, data)
     assert model.decision is not None and model.decision.confidence == 0.9

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from lit_ad.batch import Sample
-from lit_ad.data import AnomalyDataModule, Loading, MVTec
+from lit_ad.data import AnomalyDataModule, Loading, MVTec, Split
 from lit_ad.detector.decision import Decision
 from lit_ad.detector.guarantee import guarantee
 from lit_ad.detector.summary import summary
@@ -56,7 +56,7 @@ def test_a_scale_of_one_half_leaves_the_other_to_decide(
 
     view = View((24, 36), tile=tile)
     model = Method(view)
-    data = AnomalyDataModule(MVTec(parts), view, batch_size=4, val_fraction=0.5, loading=Loading(num_workers=0))
+    data = AnomalyDataModule(MVTec(parts), view, batch_size=4, split=Split(0.5), loading=Loading(num_workers=0))
     trainer = quiet_trainer(tmp_path, Calibration(rate))
     trainer.fit(model, data)
     decision = model.decision

@@ -15,7 +15,7 @@ from lit_ad.data.masks import mask_files
 from lit_ad.data.sources.listing import readable
 from lit_ad.data.sources.pages import by_page
 from lit_ad.data.sources.source import Source, check_root
-from lit_ad.data.splits import Splits, hold_out
+from lit_ad.data.splits import Split, Splits, hold_out
 from lit_ad.errors import UserError
 
 
@@ -25,8 +25,7 @@ def audit_source(
     backbone: str | None = None,
     weights: str = "hub",
     progress: bool = False,
-    val_fraction: float = 0.2,
-    split_seed: int = 0,
+    split: Split = Split(),
 ) -> tuple[list[Sample], AuditReport]:
     """Return the samples of a source, and what is in them and wrong with them.
 
@@ -36,8 +35,7 @@ def audit_source(
         backbone: A timm model, whose features tell which training images are unlike the others. None: not looked at.
         weights: Of the backbone: hub, or a file.
         progress: Whether to show bars.
-        val_fraction: The share of images that a training would hold out, as `list_splits` takes it.
-        split_seed: Of the drawing of those images, as `list_splits` takes it.
+        split: How a training would hold out images: its val_fraction and seed.
 
     Raises:
         UserError: There is no such folder, or the source lists no samples.
@@ -53,7 +51,7 @@ def audit_source(
     train = [sample for sample in samples if sample.split == "train"]
     kept, held_out, refusals = train, [sample for sample in samples if sample.split == "validation"], list[str]()
     try:
-        kept, held_out = hold_out(samples, val_fraction, split_seed)
+        kept, held_out = hold_out(samples, split.val_fraction, split.seed)
     except UserError as error:  # nothing to train on, or too little of a category
         refusals.append(str(error))
     test = [sample for sample in samples if sample.split == "test"]

@@ -197,7 +197,7 @@ def tell_what_there_is(
     report = inspect_samples(splits, cores(), decode, progress=True, view=view)
     report.add_source_remarks(source)
     if any(sample.split == "validation" for sample in splits.val):
-        report.text += "\n  held out are the validation images of the data set, so data.val_fraction is not used"
+        report.text += "\n  held out are the validation images of the data set, so data.split.val_fraction is not used"
     undecided = {sample.category for sample in splits.train} - {sample.category for sample in splits.val}
     if splits.val and undecided:
         report.text += (

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lit_ad.data import KolektorSDD, KolektorSDD2
+from lit_ad.data import KolektorSDD, KolektorSDD2, Split
 from lit_ad.data.datamodule import AnomalyDataModule
 from lit_ad.data.loading import Loading
 from lit_ad.data.masks import read_truth
@@ -68,7 +68,7 @@ def test_folds_by_item(sdd: Path) -> None:
 
 def test_an_item_is_not_split_by_validation_either(sdd: Path) -> None:
     for seed in range(5):
-        data = AnomalyDataModule(KolektorSDD(sdd), View(16), split_seed=seed, loading=Loading(num_workers=0))
+        data = AnomalyDataModule(KolektorSDD(sdd), View(16), split=Split(seed=seed), loading=Loading(num_workers=0))
         sides = [{sample.item for sample in getattr(data.splits, split)} for split in ("train", "val", "test")]
         assert [len(side) for side in sides] == [4, 2, 3] and len(set.union(*sides)) == 9
 

@@ -78,7 +78,7 @@ def test_the_module_trains_on_all_of_train(pushpins: Path, capsys: pytest.Captur
     assert capsys.readouterr().out == (
         "pushpins: 6 to train on, 2 held out; test: 3 good, 2 logical_anomalies, 2 structural_anomalies, each with a "
         "mask; 20x24, 8-bit RGB\n"
-        "  held out are the validation images of the data set, so data.val_fraction is not used\n"
+        "  held out are the validation images of the data set, so data.split.val_fraction is not used\n"
     )
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lit_ad.batch import Batch, Prediction, Sample
-from lit_ad.data import AnomalyDataModule, MVTec
+from lit_ad.data import AnomalyDataModule, MVTec, Split
 from lit_ad.detector.decision import Decision
 from lit_ad.detector.painter import TRUTH
 from lit_ad.detector.scoring import Judgement
@@ -34,7 +34,7 @@ def decoded(data: bytes | None) -> np.ndarray:
 
 
 def test_after_a_test(parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Callable[..., Any]) -> None:
-    model, data = brightness(), AnomalyDataModule(MVTec(parts), View(None), batch_size=4, val_fraction=0.3)
+    model, data = brightness(), AnomalyDataModule(MVTec(parts), View(None), batch_size=4, split=Split(0.3))
     evaluation = Evaluation()
     callbacks = [Calibration(0.2), evaluation, TrainingRecord(), Report()]
     trainer = quiet_trainer(tmp_path / "run", *callbacks)
