@@ -68,6 +68,7 @@ ALLOWED = {
     "evaluation": {*SYSTEM, "annotations", "batch", "image", "detector", "metrics", "evaluation"},
     "evaluation.callback": {*SYSTEM, "metrics", "batch", "image", "detector", "evaluation", "teachers.weights"},
     "training": {*SYSTEM, "shared_mean", "batch", "checkpoint", "image", "detector", "teachers", "features", "methods"},
+    "training.cache_parts": {"batch", "data.dataset", "image", "methods"},
     "deploy": {"__init__", *SYSTEM, "annotations", "batch", "image", "detector", "methods"},
     "line": {"__init__", *LIGHT, "image", "detector", "deploy", "line"},
     "line.growth": {*LIGHT, "batch", "data.sources", "data.splits", "image"},

@@ -1,7 +1,6 @@
 """The one DataModule: splits, reads and loads the samples of any source."""
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -15,9 +14,9 @@ from lit_ad.batch import Batch, Sample
 from lit_ad.data.audit.inspection import tell_what_there_is
 from lit_ad.data.augment import Augmentation, make_augment
 from lit_ad.data.corrupt import Corruption
-from lit_ad.data.dataset import AnomalyDataset, SplitDatasets, lay_out_tiles, rows_of
+from lit_ad.data.dataset import AnomalyDataset, SplitDatasets
 from lit_ad.data.light import Kind
-from lit_ad.data.loading import Loaders, Loading, place_in
+from lit_ad.data.loading import Loaders, Loading, place_in, run_seed
 from lit_ad.data.memory import check_batches, is_worth_caching, largest_size
 from lit_ad.data.record import DataRecord
 from lit_ad.data.sources.images import Images
@@ -69,10 +68,9 @@ class AnomalyDataModule(L.LightningDataModule):
         check_number("data.batch_size", batch_size, least=1)
         self.source, self.view, self.batch_size, self.loading, self.split = source, view, batch_size, loading, split
         self.eval_batch_size = loading.eval_batch_size or (1 if view.tile else batch_size)
-        self.augment = make_augment(augment)
-        self.unrelated = None if unrelated is None else resolve_path(unrelated)
-        self._datasets = SplitDatasets(self.augment, self.unrelated, corrupt, loading.train_tiles == "random")
         self.predict_path = None if predict_path is None else resolve_path(predict_path)
+        self.augment, photographs = make_augment(augment), None if unrelated is None else resolve_path(unrelated)
+        self._datasets = SplitDatasets(self.augment, photographs, corrupt, loading.train_tiles == "random")
         if view.size is not None:
             check_batches(view, view.size, batch_size, self.eval_batch_size)
         # What callbacks find out about a run before its loaders are made. `setup`, with which a run begins, clears it.
@@ -90,17 +88,14 @@ class AnomalyDataModule(L.LightningDataModule):
     @cached_property
     def record(self) -> DataRecord:
         """What checkpoints say of the data."""
-        source = type(self.source)
+        source, processes = type(self.source), place_in(self.trainer).processes
         settings = {
             "data.source": f"{source.__module__}.{source.__qualname__}",
             **self.split.choices(),
             "data.batch_size": self.batch_size,
             **self.loading.choices(),
-            "data.augment": str(self.augment.compose) if self.augment else None,
-            "data.unrelated": str(self.unrelated) if self.unrelated else None,
-            "data.corrupt": str(self._datasets.corrupt) if self._datasets.corrupt else None,
-            "seed_everything": seed(),
-            "processes": place_in(self.trainer).processes,
+            **self._datasets.choices(),
+            **{"seed_everything": run_seed(), "processes": processes},
         }
         return DataRecord(self.splits, settings)
 
@@ -145,71 +140,43 @@ class AnomalyDataModule(L.LightningDataModule):
     # What is loaded.
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        return self._loaders.train(self._images("train"), self._items("train"), self.batch_size)
+        return self.loaders.train(self.images("train"), self._items("train"), self.batch_size)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        return self._loaders.share(self._items("val"), self.eval_batch_size)
+        return self.loaders.share(self._items("val"), self.eval_batch_size)
 
     def test_dataloader(self) -> DataLoader[Batch]:
         if not self.splits.test:
             raise UserError(f"nothing to test on: the {type(self.source).__name__} source lists no test images")
-        return self._loaders.share(self._images("test"), self.eval_batch_size)
+        return self.loaders.share(self.images("test"), self.eval_batch_size)
 
     def predict_dataloader(self) -> DataLoader[Batch]:
-        images = self._images("test" if self.predict_path is None else "predict")
+        images = self.images("test" if self.predict_path is None else "predict")
         left = [i for i, sample in enumerate(images.samples) if str(sample.image) not in self.already_predicted]
-        return self._loaders.share(images, self.eval_batch_size, left)
+        return self.loaders.share(images, self.eval_batch_size, left)
 
     def nominal_dataloader(self) -> DataLoader[Batch]:
         """The training images once, in order, without augmentation: this process's share of them, none twice."""
-        return self._loaders.share(self._items("train", plain=True), self.batch_size)
+        return self.loaders.share(self._items("train", plain=True), self.batch_size)
 
     def held_out_dataloader(self, numbers: Sequence[int] | None = None) -> DataLoader[Batch]:
-        """The validation images in the same way, or those with these numbers: by tiles, where there are any; this
-        process's share."""
-        tiles = self._images("val").plain().tiles
-        if numbers is not None and tiles is not None:
-            wanted = set(numbers)
-            numbers = [item for item in range(len(tiles)) if tiles.image(item) in wanted]
-        return self._loaders.share(self._items("val", plain=True), self.batch_size, numbers)
-
-    def cacheable(self, needs_pixels: bool) -> Iterator[tuple[dict[str, Sequence[int] | None], DataLoader[Batch]]]:
-        """Yield what features may be kept of: a loader of items in order, and which of them are those of each split
-        (None: all). Tiles of validation images are cut by the model, and are not among them.
-
-        All nominal images are one, where folds train on one part of them after the other.
-        """
-        splits = [
-            split for split in ("train", "val") if split == "train" or (self.view.tile is None and self.splits.val)
-        ]
-        for split in splits:
-            if needs_pixels or split == "val":
-                self._keep_in_memory(self._images(split))  # for later, too
-            if self.split.folds is None:
-                yield {split: None}, self._loaders.plain(self._images(split), self.batch_size)
-        if self.split.folds is not None:
-            samples = sorted([*self.splits.train, *self.splits.val], key=lambda sample: str(sample.image))
-            nominal = AnomalyDataset(samples, self.view, tiles=lay_out_tiles(samples, self.view))
-            rows: dict[str, Sequence[int] | None] = {split: rows_of(self._images(split), nominal) for split in splits}
-            yield rows, self._loaders.plain(nominal, self.batch_size)
+        """The validation images in the same way, or those with these numbers: by tiles, where there are any."""
+        items = self._items("val", plain=True)
+        if numbers is not None and items.tiles is not None:
+            numbers = items.tiles.of_images(numbers)
+        return self.loaders.share(items, self.batch_size, numbers)
 
     @property
-    def train_items(self) -> int:
-        """How many items an epoch of training has: images, or tiles of them."""
-        return len(self._images("train"))
+    def loaders(self) -> Loaders:
+        """What makes the loaders of this process."""
+        return Loaders(self.loading, place_in(self.trainer), run_seed())
 
-    def _items(self, split: str, plain: bool = False) -> Items:
-        """Return the items of "train" or "val" with features, where there are some; plain: as AnomalyDataset.plain."""
-        images = self._images(split)
-        if self.features.add_to(images, split).has_pixels:
-            self._keep_in_memory(images)
-        return self.features.add_to(images.plain() if plain else images, split)
-
-    def _images(self, split: str) -> AnomalyDataset:
+    def images(self, split: str) -> AnomalyDataset:
+        """Return the images of "train", "val", "test" or "predict", as a loader takes them."""
         samples = self.to_predict() if split == "predict" else getattr(self.splits, split)
-        return self._datasets.images(split, samples, self.view, seed())
+        return self._datasets.images(split, samples, self.view, run_seed())
 
-    def _keep_in_memory(self, images: AnomalyDataset) -> None:
+    def keep_in_memory(self, images: AnomalyDataset) -> None:
         """Decode the images of a dataset once for all epochs, if that is wanted."""
         wanted = self.loading.cache_images
         if wanted is None:
@@ -218,11 +185,9 @@ class AnomalyDataModule(L.LightningDataModule):
         if images.cache is None and wanted:
             images.fill_cache(cores())
 
-    @property
-    def _loaders(self) -> Loaders:
-        return Loaders(self.loading, place_in(self.trainer), seed())
-
-
-def seed() -> int:
-    """seed_everything's, as Lightning's own samplers read it."""
-    return int(os.environ.get("PL_GLOBAL_SEED", 0))
+    def _items(self, split: str, plain: bool = False) -> Items:
+        """Return the items of "train" or "val" with features, where there are some; plain: as AnomalyDataset.plain."""
+        images = self.images(split)
+        if self.features.add_to(images, split).has_pixels:
+            self.keep_in_memory(images)
+        return self.features.add_to(images.plain() if plain else images, split)

@@ -192,6 +192,14 @@ class SplitDatasets:
             return "data.augment"
         return "data.loading.train_tiles: random" if view.tile is not None and self.random_tiles else None
 
+    def choices(self) -> dict[str, Any]:
+        """Return what is done to training images, by the names of the keys, in words."""
+        return {
+            "data.augment": str(self.augment.compose) if self.augment else None,
+            "data.unrelated": str(self.folder) if self.folder else None,
+            "data.corrupt": str(self.corrupt) if self.corrupt else None,
+        }
+
     def check_training(self, samples: Sequence[Sample], view: View, batch_size: int) -> None:
         """Raises UserError if these training images cannot be augmented, or there is no unrelated one."""
         _ = self.unrelated  # every process lists them, so that all of them end if there are none

@@ -1,5 +1,6 @@
 """How images are loaded: the options, and the loaders that are made by them."""
 
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -77,6 +78,11 @@ def place_in(trainer: L.Trainer | None) -> Place:
         return Place()
     on_cpu = trainer.strategy.root_device.type == "cpu"
     return Place(trainer.world_size, trainer.global_rank, max(1, trainer.num_devices), on_cpu)
+
+
+def run_seed() -> int:
+    """Return seed_everything's, as Lightning's own samplers read it."""
+    return int(os.environ.get("PL_GLOBAL_SEED", 0))
 
 
 @dataclass(frozen=True)

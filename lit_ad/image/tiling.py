@@ -7,7 +7,7 @@ so that memory is bounded by the batch and not by the image (kornia's and torch'
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property, lru_cache
 from itertools import accumulate
 from typing import Any, TypeVar
@@ -134,6 +134,11 @@ class Tiles:
     def image(self, index: int) -> int:
         """Which image a tile is of."""
         return bisect_right(self.ends, index)
+
+    def of_images(self, numbers: Collection[int]) -> list[int]:
+        """The tiles of the images with these numbers, in order."""
+        wanted = set(numbers)
+        return [index for index in range(len(self)) if self.image(index) in wanted]
 
     def cut(self, image: Any, index: int, key: Sequence[int]) -> Any:
         """The tile from its image, (C, H, W) -> (C, tile, tile); a random one is the same for the same key."""

@@ -123,7 +123,7 @@ def _of_fold(config: Namespace, fold: int, home: Path, steps: int, inspect: bool
 
 def _count_steps(trainer: L.Trainer, data: AnomalyDataModule) -> int:
     """Return the steps of the training of all images. Raises UserError if it has no end."""
-    items = math.ceil(data.train_items / trainer.world_size)
+    items = math.ceil(len(data.images("train")) / trainer.world_size)
     batches = items // data.batch_size if data.loading.drop_last else math.ceil(items / data.batch_size)
     limit = trainer.limit_train_batches
     batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)

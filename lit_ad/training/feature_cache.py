@@ -3,8 +3,7 @@
 import math
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -15,35 +14,19 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import Subset
 
-from lit_ad.batch import Batch, Sample
+from lit_ad.batch import Batch
 from lit_ad.counts import format_count
 from lit_ad.errors import UserError
 from lit_ad.features.dataset import FeatureDataset, Features, SplitFeatures
 from lit_ad.features.layout import add_run, bytes_used
 from lit_ad.features.store import FeatureStore, load_or_compute, store_path
 from lit_ad.files import cache_directory, format_bytes, resolve_path
-from lit_ad.image.pixels import split_page
-from lit_ad.image.view import View
 from lit_ad.machine import memory
 from lit_ad.methods.base import Method
-from lit_ad.methods.detector_file import qualified_name
 from lit_ad.methods.network import as_images
+from lit_ad.training.cache_parts import Part, list_parts
 from lit_ad.training.nominal_images import data_of
 from lit_ad.training.progress import repeats
-
-
-@dataclass(frozen=True)
-class Part:
-    """Items that are to be cached."""
-
-    rows: Mapping[str, Sequence[int] | None]  # which of them are "train" and "val"; None: all
-    loader: Any  # of all its items, in order
-    about: dict[str, Any]  # all that its features depend on, as JSON
-
-    @property
-    def count(self) -> int:
-        """How many items it has."""
-        return len(self.loader.dataset)
 
 
 class FeatureCache(L.Callback):
@@ -86,7 +69,7 @@ class FeatureCache(L.Callback):
         stores: dict[str, Features] = {}
         reason = _reason_not_to_cache(trainer, pl_module) if auto else None
         if reason is None:
-            parts = list(self._parts(trainer, pl_module))
+            parts = list(list_parts(trainer, pl_module))
             existing, missing = self._sizes(trainer, pl_module, parts)
             reason = _reason_too_large(missing, self._home) if auto and missing else None
             reason = trainer.strategy.broadcast(reason)  # each process does as the first one says
@@ -127,19 +110,6 @@ class FeatureCache(L.Callback):
     def _home(self) -> Path:
         return self.directory or cache_directory() / "features"
 
-    def _parts(self, trainer: L.Trainer, method: Method) -> Iterator[Part]:
-        """Yield what is to be cached."""
-        overridden = type(method).describe is not Method.describe
-        made_by = {
-            "describe": qualified_name(type(method)) if overridden else "teacher",
-            "teachers": [teacher.identity for teacher in method.teachers().values()],
-            "precision": str(trainer.precision),
-        }
-        data = data_of(trainer, method)
-        for rows, loader in data.cacheable(method.needs_pixels):
-            if "train" in rows or trainer.enable_validation:
-                yield Part(rows, loader, {**made_by, **describe_pixels(loader.dataset.samples, data.view)})
-
     def _sizes(self, trainer: L.Trainer, method: Method, parts: list[Part]) -> tuple[int, int]:
         """Return the bytes of the stores that exist, and of those that are missing. Raises UserError if the dtype is
         unknown."""
@@ -169,14 +139,6 @@ def features(trainer: L.Trainer, method: Method, loader: Iterable[Batch]) -> Ite
             yield method.describe(as_images(moved.pixels))
 
 
-def describe_pixels(samples: Sequence[Sample], view: View) -> dict[str, Any]:
-    """Return all that the network's inputs depend on: path, size (bytes) and time of modification (ns) of the files,
-    and the view."""
-    files = [(str(sample.image.absolute()), split_page(sample.image)[0].stat()) for sample in samples]
-    seen = {name: value for name, value in view.to_dict().items() if name not in ("tile_batch", "mm_per_pixel")}
-    return {"files": [(name, file.st_size, file.st_mtime_ns) for name, file in files], "view": seen}
-
-
 def _reason_not_to_cache(trainer: L.Trainer, method: Method) -> str | None:
     """Return why cached features would not serve this training twice; None: they would."""
     data = getattr(trainer, "datamodule", None)
@@ -195,7 +157,7 @@ def _reason_not_to_cache(trainer: L.Trainer, method: Method) -> str | None:
 
 def _looks_per_image(trainer: L.Trainer, data: Any) -> float:
     """Return how often training looks at an image, on average."""
-    images = data.train_items
+    images = len(data.images("train"))
     together = data.batch_size * trainer.world_size
     per_epoch = math.ceil(images / together)
     limit = trainer.limit_train_batches

@@ -25,6 +25,7 @@ from lit_ad.data.sources.source import Source
 from lit_ad.errors import UserError
 from lit_ad.image.pixels import read_image
 from lit_ad.image.view import View
+from lit_ad.training.cache_parts import find_cacheable
 from tests.data.conftest import Write
 from tests.data.loaded import module, order
 from tests.optional import unwrap
@@ -50,7 +51,7 @@ def test_official_validation_images_go_through_the_module(bottle: Path, capsys: 
     )
     (batch,) = data.val_dataloader()
     assert batch.masks is None and [s.image for s in batch.samples] == [s.image for s in moved[:3]]
-    assert [list(rows) for rows, _ in data.cacheable(False)] == [["train"], ["val"]]
+    assert [list(rows) for rows, _ in find_cacheable(data, False)] == [["train"], ["val"]]
     bad = moved[-1]._replace(split="validation", label=1)
     with pytest.raises(UserError, match=rf"anomalous image in validation: {bad.image} .*validation takes nominal"):
         AnomalyDataModule(Listed([*moved[:-1], bad]), View(16)).setup("fit")

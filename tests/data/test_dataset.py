@@ -9,12 +9,10 @@ import torch
 from PIL import Image
 
 from lit_ad.batch import Sample
-from lit_ad.data import AnomalyDataModule, Loading, MVTec
 from lit_ad.data.augment import Augment
 from lit_ad.data.corrupt import CutPaste, Perlin
 from lit_ad.data.dataset import AnomalyDataset
 from lit_ad.data.sources.photographs import Unrelated
-from lit_ad.data.splits import Split
 from lit_ad.errors import UserError
 from lit_ad.image.pixels import read_image
 from lit_ad.image.tiling import Tiles
@@ -166,22 +164,3 @@ def test_corruption_of_tiles(write: Write) -> None:
     )
     masks = [unwrap(dataset[i].corruption) for i in range(len(tiles))]
     assert {mask.shape for mask in masks} == {(1, 1, 16, 16)} and all(mask.any() for mask in masks)
-
-
-@pytest.mark.parametrize("view", [View(16), View(None, tile=8, overlap=0)])
-def test_features_of_all_nominal_images_serve_every_fold(view: View, bottle: Path) -> None:
-    """Each part of the images has its own rows of the same items, or tiles."""
-    whole: set[tuple[Path, ...]] = set()
-    for number in (None, 0, 1):
-        data = AnomalyDataModule(MVTec(bottle), view, loading=Loading(num_workers=0), split=Split(folds=2, fold=number))
-        ((rows, loader),) = data.cacheable(needs_pixels=False)
-        dataset = loader.dataset
-        assert isinstance(dataset, AnomalyDataset)
-        whole.add(tuple(sample.image for sample in dataset.samples))
-        assert list(rows) == (["train"] if view.tile or number is None else ["train", "val"])
-        for split, numbers in rows.items():
-            items = data._images(split)
-            assert len(unwrap(numbers)) == len(items) > 0
-            for i, row in enumerate(unwrap(numbers)):
-                assert torch.equal(unwrap(items[i].pixels), unwrap(dataset[row].pixels))
-    assert len(whole) == 1

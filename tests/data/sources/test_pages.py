@@ -17,7 +17,7 @@ from lit_ad.data.sources.pages import by_page
 from lit_ad.errors import UserError
 from lit_ad.image.pixels import read_image
 from lit_ad.image.view import View
-from lit_ad.training.feature_cache import describe_pixels
+from lit_ad.training.cache_parts import describe_pixels, find_cacheable
 
 GENERATOR = np.random.default_rng(0)
 
@@ -69,8 +69,8 @@ def test_batches_features_and_tiles_are_of_pages(wafers: Path) -> None:
     for i in (0, 9, 100):
         batch = train[i]
         assert batch.samples[0].image == data.splits.train[i // 9].image
-    rows, loader = next(data.cacheable(needs_pixels=False))
-    files = describe_pixels(loader.dataset.samples, data.view)["files"]  # type: ignore[attr-defined]
+    rows, loader = next(find_cacheable(data, needs_pixels=False))
+    files = describe_pixels(loader.dataset.samples, data.view)["files"]
     assert list(rows) == ["train"] and len(files) == len(set(files)) == 16
     assert all(size == (wafers / "train/good/0.tif").stat().st_size for _, size, _ in files)
 
