@@ -12,8 +12,8 @@ from PIL import Image
 from lit_ad import Detector
 from lit_ad.data import AnomalyDataModule, Loading, MVTec
 from lit_ad.data.dataset import AnomalyDataset
-from lit_ad.deploy.differences import beyond, differences
-from lit_ad.deploy.example import example
+from lit_ad.deploy.differences import list_excesses, measure_differences
+from lit_ad.deploy.example import make_example
 from lit_ad.deploy.export import export
 from lit_ad.errors import UserError
 from lit_ad.evaluation import Evaluation
@@ -117,7 +117,7 @@ def test_the_checkpoint_the_export_and_the_test_agree(
     export(Method.load_from_checkpoint(tmp_path / "checkpoints/best.ckpt"), tmp_path / "model.onnx")
     exported = Detector.load(tmp_path / "model.onnx")
     assert exported.card.view == checkpoint.card.view == model.view
-    assert not beyond(differences(exported, checkpoint, paths), 1e-5)
+    assert not list_excesses(measure_differences(exported, checkpoint, paths), 1e-5)
     for path, expected in zip(paths, results.images, strict=True):
         for detector in (checkpoint, exported):
             one, other = detector(path), detector(dirty / Path(path).relative_to(clean))
@@ -133,7 +133,7 @@ def test_the_checkpoint_the_export_and_the_test_agree(
     inside = model.view.inside((64, 64), (0, 0, 64, 64))
     assert np.array_equal(scores, maps[:, 0, inside].max(axis=1))
     assert (scores < maps.max(axis=(1, 2, 3))).any()
-    assert "Needs numpy, pillow and onnxruntime." in example(tmp_path / "model.onnx", exported.card)
+    assert "Needs numpy, pillow and onnxruntime." in make_example(tmp_path / "model.onnx", exported.card)
 
 
 def test_an_automatic_window_comes_from_training_alone(

@@ -24,8 +24,8 @@ from lit_ad.data.masks import read_truth
 from lit_ad.data.sources.from_config import make_source
 from lit_ad.data.sources.images import list_and_tell
 from lit_ad.data.splits import Split, Splits, list_splits
-from lit_ad.deploy.differences import TOLERANCE, beyond, differences
-from lit_ad.deploy.example import example, example_name
+from lit_ad.deploy.differences import TOLERANCE, list_excesses, measure_differences
+from lit_ad.deploy.example import example_name, make_example
 from lit_ad.deploy.export import SUFFIX, Format, Precision, check_options
 from lit_ad.deploy.export import export as write
 from lit_ad.deploy.exported_file import rewrite
@@ -44,7 +44,7 @@ from lit_ad.methods.base import Method
 from lit_ad.methods.network import make_inference_network
 from lit_ad.metrics import ImageAUROC, PixelAUROC
 
-COMPARED = 8  # images
+_COMPARED = 8  # images
 T = TypeVar("T")
 
 
@@ -100,11 +100,11 @@ def export(
             f"int8 is calibrated on nominal training images, and those of {ckpt_path} are not to be had ({gone}): give "
             "--nominal FOLDER"
         )
-    compared = pick(list_and_tell(images) if images else splits.test or splits.val or calibration, COMPARED)
+    compared = pick(list_and_tell(images) if images else splits.test or splits.val or calibration, _COMPARED)
     pictures: list[ImageLike] = [sample.image for sample in compared]
     if not pictures:
-        pictures = list(made_up(method.view, COMPARED))
-        print(f"The images of {ckpt_path} are not to be had ({gone}): it is compared on {COMPARED} made-up ones")
+        pictures = list(made_up(method.view, _COMPARED))
+        print(f"The images of {ckpt_path} are not to be had ({gone}): it is compared on {_COMPARED} made-up ones")
     folder = output or (home or ckpt_path.parent) / "export"
     check_writable(folder, "--output")  # writing takes minutes
     usual = f"{type(method).__name__.lower()}-{precision}{SUFFIX[format]}"
@@ -127,7 +127,7 @@ def export(
         text = json.dumps(report, indent=2, allow_nan=False) + "\n"
         with writing(folder, "make room, or give another --output"):
             file.with_name(f"{name}.json").write_text(text, encoding="utf-8")
-            file.with_name(example_name(file)).write_text(example(file, card), encoding="utf-8")
+            file.with_name(example_name(file)).write_text(make_example(file, card), encoding="utf-8")
             for written in sorted(Path(scratch).iterdir(), key=lambda path: path.suffix == SUFFIX[format]):
                 written.replace(folder / written.name)  # the file itself comes last
     earlier = "" if name == usual else f". {usual} of an earlier export stays as it is"
@@ -217,12 +217,12 @@ def pick(items: list[T], count: int) -> list[T]:
 
 def compare(exported: Detector, checkpoint: Detector, images: list[ImageLike], precision: Precision) -> dict[str, Any]:
     """What is said of the differences. Raises UserError if they are beyond the precision's tolerance."""
-    by_size = differences(exported, checkpoint, images)
+    by_size = measure_differences(exported, checkpoint, images)
     tolerance = TOLERANCE.get(precision)
     print(f"Against the checkpoint, on {format_count(len(images), 'image')}, the largest relative difference:")
     for size, values in by_size.items():
         print(f"  {size}: " + ", ".join(f"{name} {value:.1e}" for name, value in values.items()))
-    wrong = [] if tolerance is None else beyond(by_size, tolerance)
+    wrong = [] if tolerance is None else list_excesses(by_size, tolerance)
     if wrong:
         raise UserError(
             f"the exported file differs from the checkpoint, {'; '.join(wrong)}, where {precision} may differ by "

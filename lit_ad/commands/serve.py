@@ -60,7 +60,7 @@ def serve(
         need(package, "serve")
     import uvicorn
 
-    from lit_ad.deploy.serve import service
+    from lit_ad.deploy.serve import make_service
 
     token = token_of(host)
     chosen = chosen_file("serve", file, None)
@@ -70,7 +70,7 @@ def serve(
         print(line)
     listening = listen(host, port)
     kept = None if journal is None else Journal(journal, detector, watch)
-    app = service(detector, file.name, token, limits, kept)
+    app = make_service(detector, file.name, token, limits, kept)
     print(f"{file} is served at http://{host}:{listening.getsockname()[1]}; Ctrl-C ends it", flush=True)
     config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
     try:

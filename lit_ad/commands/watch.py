@@ -175,9 +175,9 @@ def name_of(source: str) -> str:
     if source == "-":
         return "standard input"
     if "://" in source:
-        from lit_ad.line.camera import without_password
+        from lit_ad.line.camera import hide_password
 
-        return without_password(source)
+        return hide_password(source)
     return f"camera {source}" if source.isdecimal() else resolve_path(Path(source)).name
 
 
@@ -232,10 +232,10 @@ def served(
     import uvicorn
 
     from lit_ad.deploy.live import Live
-    from lit_ad.deploy.serve import service
+    from lit_ad.deploy.serve import make_service
 
     live, listening = Live(watching.status), listen(page.host, page.port)
-    app = service(detector, name, token, journal=journal, live=live)
+    app = make_service(detector, name, token, journal=journal, live=live)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, server_header=False))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name="page", daemon=True)
     thread.start()

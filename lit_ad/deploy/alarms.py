@@ -1,57 +1,65 @@
-"""What an alarm of drift shows: images before and after the change, and how their looks have moved."""
+"""Details of a drift alarm: pictures from before and after the change, and how the looks of the images changed."""
 
 from typing import Any
 
 from lit_ad.deploy.journal_file import Event, JournalFile
-from lit_ad.deploy.looks import Move, moves
+from lit_ad.deploy.looks import Move, compare_looks
 
-COMPARED = 500  # images on either side, those next to the change before it and the last ones after it
-SHOWN = 4  # pictures on either side
+_MAX_COMPARED = 500  # images on each side of the change: the last ones before it, and the newest ones after it
+_MAX_SHOWN = 4  # pictures on each side
 _SIDES = {"before": "time < ?", "after": "time >= ?"}
 
 
-def moves_since(file: JournalFile, source: str, category: str, since: float, until: int | None = None) -> list[Move]:
-    """How the images since a time differ from those before it, what has moved most first.
+def compare_looks_since(
+    file: JournalFile, source: str, category: str, since: float, until: int | None = None
+) -> list[Move]:
+    """Compare the looks of images before and after a time.
 
     Args:
         file: The journal.
-        source: Of the images.
-        category: Of the images.
-        since: When the change began.
-        until: The last image that counts. None: all do.
+        source: The source of the images.
+        category: The category of the images.
+        since: The time of the change, in seconds since 1970.
+        until: The number of the last image to compare. None: the last of the journal.
+
+    Returns:
+        One `Move` for each property of a look, the largest change first; empty if too few images have a look.
     """
     before, after = (
-        [str(row[0]) for row in _rows_beside(file, "look", side, source, category, since, until, COMPARED)]
+        [str(row[0]) for row in _last_rows(file, "look", side, source, category, since, until, _MAX_COMPARED)]
         for side in _SIDES
     )
-    return moves(before, after)
+    return compare_looks(before, after)
 
 
-def in_words(moved: list[Move]) -> str:
-    """What has moved most, as the end of a sentence; nothing where nothing is known."""
-    if not moved:
+def phrase_largest_move(moves: list[Move]) -> str:
+    """Return the largest change of the looks as the end of a sentence, or "" if there are no moves."""
+    if not moves:
         return ""
-    most = moved[0]
+    largest = moves[0]
     return (
-        f"; {most.name} has moved most of how the images look, from {most.before:.1f} to {most.after:.1f} "
-        f"({most.deviations:+.1f} standard deviations)"
+        f"; of the images' looks, {largest.name} changed most: from {largest.before:.1f} to {largest.after:.1f} "
+        f"({largest.deviations:+.1f} standard deviations)"
     )
 
 
 def describe_alarm(file: JournalFile, event: Event) -> dict[str, Any]:
-    """An alarm with pictures of both sides and all that has moved, as plain values for JSON."""
-    known: dict[str, Any] = {"id": event.id, "time": event.time, "reason": event.reason, "since": event.since}
-    if event.since is None:  # of a journal that did not know it
-        return {**known, "before": [], "after": [], "moves": []}
+    """Return an alarm as plain values for JSON, with the numbers of pictures from both sides and all moves."""
+    values: dict[str, Any] = {"id": event.id, "time": event.time, "reason": event.reason, "since": event.since}
+    if event.since is None:  # an older version of lit_ad wrote the alarm, without the time of the change
+        return {**values, "before": [], "after": [], "moves": []}
     where = event.source or "", event.category or "", event.since, event.image
-    pictures = {side: [int(row[0]) for row in _rows_beside(file, "id", side, *where, SHOWN)] for side in _SIDES}
-    return {**known, **pictures, "moves": [vars(move) for move in moves_since(file, *where)]}
+    pictures = {side: [int(row[0]) for row in _last_rows(file, "id", side, *where, _MAX_SHOWN)] for side in _SIDES}
+    return {**values, **pictures, "moves": [vars(move) for move in compare_looks_since(file, *where)]}
 
 
-def _rows_beside(
+def _last_rows(
     file: JournalFile, column: str, side: str, source: str, category: str, since: float, until: int | None, most: int
 ) -> list[Any]:
-    """A column of the last images before a time, or since it: those with a look, or with a picture."""
+    """Read a column of at most `most` images on one side of a time, the newest first.
+
+    Images without a value in the column do not count; for the column `id`, images without a picture do not count.
+    """
     query = (
         f"SELECT {column} FROM images WHERE source = ? AND category = ? AND {_SIDES[side]} AND id <= ? "
         f"AND {'picture' if column == 'id' else column} IS NOT NULL ORDER BY id DESC LIMIT ?"

@@ -1,4 +1,4 @@
-"""What a detector says of an image and of itself, as plain values for JSON, and as a picture."""
+"""The service's answers: a verdict and a detector as plain values for JSON, and a verdict as a picture."""
 
 import io
 from dataclasses import asdict
@@ -11,22 +11,22 @@ from lit_ad.detector.detector import Detector
 from lit_ad.detector.summary import summary
 
 
-def as_json(detection: Detection) -> dict[str, Any]:
-    """A verdict as plain values; pixels are those of the image, upright."""
+def describe_detection(detection: Detection) -> dict[str, Any]:
+    """Return a verdict as plain values for JSON. Coordinates are pixels of the upright image."""
     decision, regions = detection.decision, detection.regions
     return {
         "score": detection.score,
         "p_value": detection.p_value,
         "anomalous": detection.anomalous,
         "threshold": None if decision is None else decision.threshold(detection.category),
-        "category": detection.category,  # whose threshold; null: that of all together
+        "category": detection.category,  # the category whose threshold decided; null: one threshold for all categories
         "size": {"height": detection.image.shape[0], "width": detection.image.shape[1]},
         "regions": [asdict(region) for region in regions],
     }
 
 
-def description(detector: Detector) -> dict[str, Any]:
-    """What clients may want to know of a detector."""
+def describe_detector(detector: Detector) -> dict[str, Any]:
+    """Return a detector's method, view, categories and thresholds as plain values for JSON."""
     card, decision = detector.card, detector.card.decision
     categories = [] if decision is None else [name for name in decision.scores if name]
     return {
@@ -35,27 +35,26 @@ def description(detector: Detector) -> dict[str, Any]:
         "precision": card.precision,
         "view": card.view.to_dict(),
         "categories": categories,
-        "false_alarm": None if decision is None else decision.false_alarm,  # that was asked for
-        "kept_rate": None if decision is None else decision.kept_rate(),  # that the held-out images allow
+        "false_alarm": None if decision is None else decision.false_alarm,  # the rate that the user asked for
+        "kept_rate": None if decision is None else decision.kept_rate(),  # the rate that the held-out images allow
         "threshold": None if decision is None else decision.threshold(),
         "threshold_by_hand": decision is not None and decision.operating_point().by_hand,
-        "decision": None if decision is None else summary(decision),  # every threshold, and what it promises
+        "decision": None if decision is None else summary(decision),  # each threshold and its promise
     }
 
 
-def png(detection: Detection) -> bytes:
-    """`Detection.plot` as a file."""
-    return _as_png(detection.plot())
+def draw_png(detection: Detection) -> bytes:
+    """Draw `Detection.plot`, the image beside its heatmap, as a PNG file."""
+    return _encode_png(detection.plot())
 
 
-def heat_png(detection: Detection) -> bytes | None:
-    """`Detection.heatmap` as a file, to be laid over the image. None without a map."""
+def draw_heat_png(detection: Detection) -> bytes | None:
+    """Draw `Detection.heatmap` as a PNG file of the image's size. None if the detector has no map."""
     heat = detection.heatmap()
-    return None if heat is None else _as_png(Image.fromarray(heat))
+    return None if heat is None else _encode_png(Image.fromarray(heat))
 
 
-def _as_png(picture: Image.Image) -> bytes:
-    """A picture as a file."""
+def _encode_png(picture: Image.Image) -> bytes:
     file = io.BytesIO()
     picture.save(file, format="PNG", compress_level=1)
     return file.getvalue()

@@ -1,4 +1,4 @@
-"""The tests for drift of each source and category, and what they tell in words. NumPy only."""
+"""Drift tests, one set for each pair of source and category, and their alarms in words. NumPy only."""
 
 import hashlib
 import json
@@ -11,73 +11,83 @@ from lit_ad.detector.decision import Decision
 from lit_ad.detector.drift import DriftTest, ShareTest
 from lit_ad.names import printable
 
-Key = tuple[str, str]  # source, category; "" is one that is not known
-TESTS: dict[str, type[DriftTest] | type[ShareTest]] = {"scores": DriftTest, "share": ShareTest}
-MOST = 100  # pairs of a source and a category that are tested, each with at most 0.4 MiB
-_RESET = 'when the cause is mended, begin anew: lit-ad journal DIR --reset "what was done"'
+Key = tuple[str, str]  # source, category; "" stands for an unknown one
+_TESTS: dict[str, type[DriftTest] | type[ShareTest]] = {"scores": DriftTest, "share": ShareTest}
+MAX_KEYS = 100  # tested pairs of source and category; each takes up to 0.4 MiB
+_RESET = 'when the cause is mended, restart the tests: lit-ad journal DIR --reset "what was done"'
 
 
 class DriftWatch:
-    """Tests whether the images of a line still come as they did when the detector was made.
+    """Tests whether the images of a line are still distributed as they were when the detector was made.
+
+    Each pair of source and category has up to two tests: one of the scores of nominal verdicts, and one of the share
+    of anomalous verdicts.
 
     Args:
-        decision: Of the detector. None: there is nothing to compare with, and nothing is tested.
-        delta: The probability of a false alarm, ever, of each test.
-        anomalous_rate: The share of images that may be called anomalous. None: it is not tested.
+        decision: The detector's decision, whose held-out scores the tests compare with. None: nothing is tested.
+        delta: The probability that a test ever raises a false alarm.
+        anomalous_rate: The share of images that may be judged anomalous. None: the share is not tested.
+
+    Raises:
+        UserError: `delta` or `anomalous_rate` is not between 0 and 1.
     """
 
     def __init__(self, decision: Decision | None, delta: float, anomalous_rate: float | None) -> None:
         self.decision, self.delta, self.anomalous_rate = decision, delta, anomalous_rate
         self.tests: dict[Key, dict[str, DriftTest | ShareTest]] = {}
-        self.untested = 0  # images of further pairs
+        self.untested = 0  # images of pairs beyond MAX_KEYS
         self._changed: set[Key] = set()
-        DriftTest([], 0.0, delta)  # refuses numbers that make no sense
+        DriftTest([], 0.0, delta)  # raises UserError if delta is out of range
         if anomalous_rate is not None:
             ShareTest(anomalous_rate, delta)
 
     def fingerprint(self) -> str:
-        """Of all that the tests compare with: where it changes, they begin anew."""
+        """Return a hash of all that the tests compare with. When it changes, the tests have to restart."""
         decision = None if self.decision is None else self.decision.to_dict()
         text = json.dumps([decision, self.delta, self.anomalous_rate], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def update(self, row: Row) -> list[tuple[str, float]]:
-        """Take a judged image into account. Return the alarms that it raises, in words, and since when."""
+        """Add a judged image to the tests of its source and category.
+
+        Returns:
+            Each alarm that this image raises: the alarm in words, and the time of the change in seconds since 1970.
+        """
         key = row.source, row.category
         if self.decision is None or row.verdict is None:
             return []
         if key not in self.tests:
-            if len(self.tests) >= MOST:
+            if len(self.tests) >= MAX_KEYS:
                 self.untested += 1
                 return []
-            self._begin(key)
-        raised = []
+            self._start_tests(key)
+        alarms = []
         for test in self.tests[key].values():
-            quiet = test.alarm is None
+            was_quiet = test.alarm is None
             if isinstance(test, DriftTest):
                 test.update(row.score, row.time)
             else:
                 test.update(row.verdict == "anomalous", row.time)
-            if quiet and test.alarm is not None:
-                raised.append((words(test, key), test.alarm.since))
+            if was_quiet and test.alarm is not None:
+                alarms.append((_phrase_alarm(test, key), test.alarm.since))
         self._changed.add(key)
-        return raised
+        return alarms
 
     def reset(self, source: str | None = None, category: str | None = None) -> None:
-        """Begin anew, of a source or a category or of all."""
+        """Restart the tests of a source, of a category or of both. None: of every source, or of every category."""
         for key in list(self.tests):
             if source in (None, key[0]) and category in (None, key[1]):
-                self._begin(key)
+                self._start_tests(key)
 
     def apply(self, resets: list[Event]) -> None:
-        """Begin anew where the journal's events say so."""
+        """Restart the tests that the journal's reset events name."""
         for event in resets:
             self.reset(event.source, event.category)
 
     def load(self, file: JournalFile) -> None:
-        """Take up the states that the journal has, and the rows and resets that came after them."""
+        """Load the states of the tests that a journal saved, then add the rows and resets that came after them."""
         for key, text in file.states().items():
-            self.tests[key] = {name: TESTS[name].from_state(state) for name, state in json.loads(text).items()}
+            self.tests[key] = {name: _TESTS[name].from_state(state) for name, state in json.loads(text).items()}
         resets = file.events(int(file.fact("event") or 0), "reset")
         for number, row in file.rows(int(file.fact("image") or 0)):
             while resets and resets[0].image < number:
@@ -86,23 +96,23 @@ class DriftWatch:
         self.apply(resets)
 
     def states(self) -> dict[Key, str]:
-        """The states that have changed since the last call, as JSON."""
+        """Return the states that changed since the last call, each as JSON."""
         changed, self._changed = self._changed, set()
         return {
             key: json.dumps({name: test.state() for name, test in self.tests[key].items()}, allow_nan=False)
             for key in changed
         }
 
-    def every(self) -> list[tuple[Key, str, DriftTest | ShareTest]]:
-        """Each test with its source, category and name. May be called from another thread."""
+    def list_tests(self) -> list[tuple[Key, str, DriftTest | ShareTest]]:
+        """List each test with its key and its name ("scores" or "share"). Another thread may call this."""
         return [(key, name, test) for key, tests in list(self.tests.items()) for name, test in tests.items()]
 
     def alarms(self) -> list[str]:
-        """Those that stand, in words."""
-        return [f"{words(test, key)}; {_RESET}" for key, _, test in self.every() if test.alarm is not None]
+        """Return the alarms that nobody has reset, in words."""
+        return [f"{_phrase_alarm(test, key)}; {_RESET}" for key, _, test in self.list_tests() if test.alarm is not None]
 
     def description(self) -> dict[str, Any]:
-        """Alarms in words, what they promise and assume, and each test, as plain values for JSON."""
+        """Return the alarms in words, their promise, and each test, as plain values for JSON."""
         tests = [
             {
                 "source": key[0] or None,
@@ -111,30 +121,37 @@ class DriftWatch:
                 "log_martingale": test.capital.log,
                 "alarm": None if test.alarm is None else vars(test.alarm),
             }
-            for key, name, test in self.every()
+            for key, name, test in self.list_tests()
         ]
-        known = {"alarms": self.alarms(), "promise": self.promise(), "log_alarm": -math.log(self.delta)}
-        return {**known, "tests": tests, "untested": self.untested}
+        return {
+            "alarms": self.alarms(),
+            "promise": self.promise(),
+            "log_alarm": -math.log(self.delta),  # a test raises its alarm when its log_martingale reaches this
+            "tests": tests,
+            "untested": self.untested,
+        }
 
     def promise(self) -> str:
-        """What an alarm means and what it assumes, in a few sentences."""
+        """Return what an alarm means, and what it assumes, in a few sentences."""
         if self.decision is None:
             return "Nothing is tested for drift: the model has no threshold and no held-out scores."
-        about = " (about: more was chosen on the held-out images)" if any(self.decision.also_chosen.values()) else ""
-        as_what = "the held-out ones"
-        if any(self.decision.folds.values()):  # whose scores are of other trainings: see DriftTest.from_decision
-            as_what = "earlier ones of the same line"
-        share = "is not tested, since no rate was stated"
+        chosen = any(self.decision.also_chosen.values())
+        about = " (approximately: the held-out images also served other choices)" if chosen else ""
+        reference = "the held-out images"
+        if any(self.decision.folds.values()):  # held-out scores of other trainings: see DriftTest.from_decision
+            reference = "earlier images of the same line"
+        share = "is not tested, because no rate was stated"
         if self.anomalous_rate is not None:
             share = f"is tested against the stated rate of {100 * self.anomalous_rate:g} %"
         return (
-            f"As long as nominal images come as {as_what} did, in no order, and few defects score below the "
-            f"threshold, each test of a source and category ever alarms with a probability of at most "
-            f"{100 * self.delta:g} %{about}. Drift that leaves the scores as they are is not seen. The share of "
-            f"anomalous verdicts {share}."
+            f"A test of a source and category raises a false alarm with a probability of at most "
+            f"{100 * self.delta:g} %, however long it runs{about}. This holds if nominal images are distributed as "
+            f"{reference}, come in random order, and few defects score below the threshold. Drift that does not "
+            f"change the scores is not detected. The share of anomalous verdicts {share}."
         )
 
-    def _begin(self, key: Key) -> None:
+    def _start_tests(self, key: Key) -> None:
+        """Make new tests for a source and category, in place of any earlier ones."""
         assert self.decision is not None
         self.tests[key] = {"scores": DriftTest.from_decision(self.decision, key[1] or None, self.delta)}
         if self.anomalous_rate is not None:
@@ -142,12 +159,12 @@ class DriftWatch:
         self._changed.add(key)
 
 
-def words(test: DriftTest | ShareTest, key: Key) -> str:
-    """An alarm in a clause: what has changed, where and since when."""
+def _phrase_alarm(test: DriftTest | ShareTest, key: Key) -> str:
+    """Return an alarm as a clause: what changed, where and when."""
     assert test.alarm is not None
-    what = "the scores of nominal verdicts are no longer as they were"
+    what = "the scores of images judged nominal have changed"
     if isinstance(test, ShareTest):
-        what = f"more images are called anomalous than the stated {100 * test.rate:g} %"
+        what = f"more images are judged anomalous than the stated {100 * test.rate:g} %"
     where = "".join(
         f", {name} {printable(origin)}" for name, origin in zip(("source", "category"), key, strict=True) if origin
     )

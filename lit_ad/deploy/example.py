@@ -1,4 +1,4 @@
-"""FILE.example.py beside an exported FILE: a program that needs the file, NumPy, Pillow and the runtime, not lit_ad."""
+"""The program FILE.example.py beside an exported FILE: it judges images by NumPy, Pillow and a runtime alone."""
 
 import inspect
 import re
@@ -11,7 +11,7 @@ from lit_ad.image.limits import DEFAULTS, MEGAPIXELS, METADATA
 from lit_ad.image.roi import FILL, Roi
 from lit_ad.image.view import SMALLEST_SIDE, bilinear
 
-RUNTIMES = {  # by suffix: imports, and loading with `FILE` beside the program
+_RUNTIMES = {  # by suffix: the package to import, and the code that loads `FILE` and its metadata
     ".onnx": (
         "onnxruntime",
         """session = onnxruntime.InferenceSession(FILE, providers=["CPUExecutionProvider"])
@@ -37,21 +37,24 @@ run = lambda pixels: [output.numpy() for output in network(torch.from_numpy(pixe
 
 
 def example_name(file: Path) -> str:
-    """What the program of an exported file is called: each file has its own."""
+    """Return the file name of the program for an exported file."""
     return f"{file.name}.example.py"
 
 
-def example(file: Path, card: Card) -> str:
-    """The program for an exported file. Stitching tiles is more than a page: there, lit_ad judges."""
-    return _judge_by_lit_ad(file) if card.view.tile is not None else _judge_alone(file, card)
+def make_example(file: Path, card: Card) -> str:
+    """Return the text of the program for an exported file.
+
+    With tiles, the program calls lit_ad, because the code that joins tiles would be too long for an example.
+    """
+    return _make_program_with_lit_ad(file) if card.view.tile is not None else _make_program(file, card)
 
 
-def _judge_alone(file: Path, card: Card) -> str:
-    """The program that judges as `lit_ad.detector.scoring` does, without tiles."""
+def _make_program(file: Path, card: Card) -> str:
+    """Return a program without lit_ad, which judges as `lit_ad.detector.scoring` does."""
     view, maps = card.view, card.decision is not None and card.decision.marking() is not None
-    code, mark, pixels = _describe_marking(view.region) if maps else ("", "", "")
-    runtime, load = RUNTIMES[file.suffix]
-    mask, cut, count = _describe_region(view.region)
+    code, mark, pixels = _make_marking(view.region) if maps else ("", "", "")
+    runtime, load = _RUNTIMES[file.suffix]
+    mask, cut, count = _make_region(view.region)
     imports = "base64, json, os, sys, zlib" if mask else "json, os, sys"
     return f'''"""python {example_name(file)} IMAGE...   Needs numpy, pillow and {runtime}."""
 
@@ -91,7 +94,7 @@ def read(path):
         sys.exit(f"cannot read {{path}}: {{error}}")
 
 
-# Limits of image files, as lit_ad has them, in place of Pillow's, unless those of text are higher.
+# The limits of lit_ad for image files replace those of Pillow. For texts in a file, the higher limit counts.
 MEGAPIXELS = limit("{MEGAPIXELS}", "{DEFAULTS[MEGAPIXELS]:g}")
 METADATA = limit("{METADATA}", "{DEFAULTS[METADATA]:g}")
 Image.MAX_IMAGE_PIXELS = None
@@ -99,8 +102,8 @@ PngImagePlugin.MAX_TEXT_CHUNK = max(int(2**20 * METADATA), PngImagePlugin.MAX_TE
 PngImagePlugin.MAX_TEXT_MEMORY = max(int(2**20 * METADATA), PngImagePlugin.MAX_TEXT_MEMORY)
 {load}
 view, (height, width) = card["view"], card["input_size"]
-{mask}# Scores of nominal images that nothing was trained on.
-held = np.concatenate(list(card["decision"]["scores"].values()))
+{mask}# Scores of held-out nominal images: no training image is among them.
+held_out = np.concatenate(list(card["decision"]["scores"].values()))
 
 for path in sys.argv[1:]:
     image = read(path)
@@ -109,7 +112,7 @@ for path in sys.argv[1:]:
         values = (np.asarray(image).astype(float).clip(low, high) - low) * (255 / (high - low))
         image = Image.fromarray(np.rint(values).astype(np.uint8))
     elif view["window"]:
-        sys.exit(f"{{path}} has values of 8 bits, and the window is for more")
+        sys.exit(f"{{path}} has values of 8 bits, but the window is for images of more bits")
     image = image.convert("RGB")
     smallest = min(image.size)
 {cut}    h, w = {view.size}
@@ -119,10 +122,11 @@ for path in sys.argv[1:]:
     if min(smallest, h, w) < {SMALLEST_SIDE}:
         sys.exit(f"{{path}} is too small or too thin to be judged")
     method = Image.Resampling.{view.interpolation.upper()}
-    narrow = image.resize((w, image.height), method)  # Pillow 13 would resize some images in another order than 12
+    narrow = image.resize((w, image.height), method)  # the width first: Pillow 13 may start with the height
     pixels = np.asarray(narrow.resize((w, h), method))
     counts = np.full((h, w), True)
-{count}    top, left = (height - h) // 2, (width - w) // 2  # below 0: the middle is cut out; above: reflections around
+{count}    # Crop the middle where the content is larger than the input; reflect its border where it is smaller.
+    top, left = (height - h) // 2, (width - w) // 2
     middle = np.s_[max(-top, 0) : height - top, max(-left, 0) : width - left]
     around = [(max(top, 0), max(height - h - top, 0)), (max(left, 0), max(width - w - left, 0))]
     pixels, counts = np.pad(pixels[middle], [*around, (0, 0)], "reflect"), np.pad(counts[middle], around)
@@ -133,27 +137,27 @@ for path in sys.argv[1:]:
     if maps and card["map_scored"]:  # padding is not judged
         values = np.sort(maps[0][0, 0, counts])
         score = float(values[-max(int(card["top"] * values.size), 1) :].mean())
-    p_value = (1 + (held >= score).sum()) / (len(held) + 1)
+    p_value = (1 + (held_out >= score).sum()) / (len(held_out) + 1)
     verdict = "anomalous" if score > card["threshold"][""] else "nominal"
 {mark}    print(f"{{path}}: {{verdict}}, score {{score:.6g}}, p-value {{p_value:.3g}}{pixels}")
 '''
 
 
-def _describe_marking(region: Roi | None) -> tuple[str, str, str]:
-    """Of the anomalous pixels: lit_ad's own code that marks them; how the example calls it; what it prints."""
+def _make_marking(region: Roi | None) -> tuple[str, str, str]:
+    """Return three pieces of code that mark anomalous pixels: lit_ad's functions, their call, and the printed text."""
     parts = []
     for part in (components, clean_up, marking, bilinear):
         source = inspect.getsource(part)
-        source = re.sub(r'^"""(?:.|\n)*?"""\n', "", source)  # of a module: what it is for
+        source = re.sub(r'^"""(?:.|\n)*?"""\n', "", source)  # remove the docstring of a module
         parts.append(re.sub(r"^(?:from|import) .*\n", "", source, flags=re.MULTILINE).strip("\n"))
-    code = """# From here to the next such line, code of lit_ad (Apache-2.0).
+    code = """# Code of lit_ad (Apache-2.0), down to "End of lit_ad's code".
 from dataclasses import asdict, dataclass  # noqa: E402
 from typing import Any  # noqa: E402
 
 from numpy.typing import NDArray  # noqa: E402
 
 """
-    code += "\n\n\n".join(parts) + "\n\n\n# Until here.\n\n"
+    code += "\n\n\n".join(parts) + "\n\n\n# End of lit_ad's code.\n\n"
     inside = "np.asarray(mask) > 127" if region is not None and region.inside is not None else "None"
     mark = f"""    content = maps[0][0, 0, max(top, 0) : top + h, max(left, 0) : left + w]
     before, missing = (max(-top, 0), max(-left, 0)), (h - content.shape[0], w - content.shape[1])
@@ -164,15 +168,19 @@ from numpy.typing import NDArray  # noqa: E402
     return code, mark, ", {marked.sum()} anomalous pixels"
 
 
-def _describe_region(region: Roi | None) -> tuple[str, str, str]:
-    """Of a region of interest: its mask; how it is cut out of an image; what counts of that at the content's size."""
+def _make_region(region: Roi | None) -> tuple[str, str, str]:
+    """Return three pieces of code for a region of interest.
+
+    The first reads the region's mask; the second cuts the region out of an image; the third marks the pixels that
+    count, at the content's size. All are "" without a region.
+    """
     if region is None:
         return "", "", ""
     top, left, bottom, right = region.box
     rows, columns = region.size or (bottom, right)
     misfit = "<" if region.size is None else "!="
     cut = f"""    if image.width {misfit} {columns} or image.height {misfit} {rows}:
-        sys.exit(f"{{path}} does not go with the region of interest, of {columns} x {rows} pixels")
+        sys.exit(f"{{path}} does not fit the region of interest, which is for images of {columns} x {rows} pixels")
     image = image.crop({(left, top, right, bottom)})
 """
     if region.inside is None:
@@ -190,9 +198,9 @@ mask = mask.crop({(left, top, right, bottom)})
     return mask, cut, count
 
 
-def _judge_by_lit_ad(file: Path) -> str:
-    """The program that asks lit_ad."""
-    runtime, _ = RUNTIMES[file.suffix]
+def _make_program_with_lit_ad(file: Path) -> str:
+    """Return a program that lets lit_ad judge."""
+    runtime, _ = _RUNTIMES[file.suffix]
     return f'''"""python {example_name(file)} IMAGE...   Needs numpy, pillow, {runtime}, and lit_ad for the tiles."""
 
 import sys
@@ -204,10 +212,10 @@ from lit_ad.errors import UserError
 detector = Detector.load(Path(__file__).with_name("{file.name}"))
 for path in sys.argv[1:]:
     try:
-        found = detector(path)
+        detection = detector(path)
     except UserError as error:
         sys.exit(str(error))
-    verdict = "anomalous" if found.anomalous else "nominal"
-    pixels = "" if found.mask is None else f", {{found.mask.sum()}} anomalous pixels"
-    print(f"{{path}}: {{verdict}}, score {{found.score:.6g}}, p-value {{found.p_value:.3g}}{{pixels}}")
+    verdict = "anomalous" if detection.anomalous else "nominal"
+    pixels = "" if detection.mask is None else f", {{detection.mask.sum()}} anomalous pixels"
+    print(f"{{path}}: {{verdict}}, score {{detection.score:.6g}}, p-value {{detection.p_value:.3g}}{{pixels}}")
 '''

@@ -1,7 +1,8 @@
-"""A checkpoint as one file for another runtime: teacher included, normalisation in the graph, the rest as metadata.
+"""Export a checkpoint as one file for another runtime.
 
-The graph is `Method.forward`: `pixels` (batch, 3, H, W) uint8 of the view's size in, `score` (batch,) and `anomaly_map`
-(batch, 1, H, W) out. Resizing, tiles and padding stay outside, in the view, which the file names.
+The file's graph is `Method.forward`, with the teacher and the normalisation. It takes `pixels` (batch, 3, H, W) uint8
+of the view's size, and gives `score` (batch,) and `anomaly_map` (batch, 1, H, W). Resizing, tiles and padding are not
+in the graph: the file's metadata describe them, and `lit_ad.image.view` does them.
 """
 
 import tempfile
@@ -36,14 +37,14 @@ SUFFIX = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
 
 
 class Graph(nn.Module):
-    """`Method.forward` as tensors, the score first."""
+    """A module whose forward is `Method.forward`, with a tuple of tensors as result: the score first."""
 
     def __init__(self, method: Method) -> None:
         super().__init__()
         self.method = method
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """uint8 (B, 3, H, W) -> (B,), and (B, 1, H, W) of methods with maps."""
+        """uint8 (B, 3, H, W) -> score (B,); methods with maps also return the map (B, 1, H, W)."""
         prediction = self.method(pixels)
         assert prediction.score is not None
         return (prediction.score,) if prediction.anomaly_map is None else (prediction.score, prediction.anomaly_map)
@@ -59,20 +60,24 @@ def export(
     ir: int | None = None,
     carried: Sequence[ImageLike] = (),
 ) -> Card:
-    """Write a detector for another runtime. It is the caller who compares it (`differences`).
+    """Write a detector for another runtime. Compare the file with the checkpoint by `measure_differences`.
 
     Args:
-        method: From `Method.load_from_checkpoint`, say; it is left as it is.
-        file: Where to; its suffix is the format's.
-        format: onnx (ONNX Runtime), openvino, or torch (torch.export).
-        precision: Of the network: fp16 halves the file, int8 is NNCF's.
-        nominal: Nominal training images, to calibrate int8 with.
-        opset: Of an ONNX file, the version of its operators. None: 18.
-        ir: Of an ONNX file, the version of its format. None: the oldest that has the opset.
-        carried: Images that the file carries to check itself where it is loaded (`lit_ad.detector.self_check`).
+        method: The trained method, for example from `Method.load_from_checkpoint`. It is not changed.
+        file: The file to write. Its suffix must be the one of the format.
+        format: onnx (for ONNX Runtime), openvino, or torch (torch.export).
+        precision: The precision of the network. fp16 halves the file; NNCF makes int8.
+        nominal: Nominal training images, which set the ranges of int8.
+        opset: The version of the operators in an ONNX file. None: 18.
+        ir: The version of the format of an ONNX file. None: the oldest that has the opset.
+        carried: Images that the file carries, so that it can check itself where it is loaded: see
+            `lit_ad.detector.self_check`.
+
+    Returns:
+        The card that the file carries.
 
     Raises:
-        UserError: A view of no fixed size, options that do not go together, a package that is missing.
+        UserError: The view has no fixed size, the options do not go together, or a package is missing.
     """
     if file.suffix != SUFFIX[format]:
         raise UserError(f"{file} should end in {SUFFIX[format]} for {format}")
@@ -87,7 +92,7 @@ def export(
     graph = Graph(method).eval()
     example = torch.zeros(2, 3, *size, dtype=torch.uint8, device=method.device)
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # exporters talk to their developers
+        warnings.simplefilter("ignore")  # the exporters' warnings are for their developers
         if format == "torch":
             program = torch.export.export(graph, (example,), dynamic_shapes={"pixels": {0: torch.export.Dim("batch")}})
             write_torch(program, file, card, check)
@@ -96,7 +101,7 @@ def export(
             plain = Path(scratch, "plain.onnx")
             _write_plain_onnx(graph, example, plain, opset)
             onnx = format == "onnx"
-            # OpenVINO's convert_model would tell Intel, unasked and by a fork of this process.
+            # Not OpenVINO's convert_model: it forks this process and sends usage data to Intel without asking.
             model = need("onnx", "onnx").load(plain) if onnx else openvino_core().read_model(plain)
             if precision == "int8":
                 model = quantize(model, nominal, card)
@@ -109,17 +114,17 @@ def export(
 
 
 def check_options(format: Format, precision: Precision, opset: int | None = None, ir: int | None = None) -> None:
-    """Raises UserError where they do not go together."""
+    """Check that the options go together. Raises UserError if they do not."""
     if precision != "fp32" and format == "torch":
         raise UserError("torch files are fp32: choose onnx or openvino for fp16 and int8")
     if format == "onnx":
         check_versions(opset, ir)
     elif (opset, ir) != (None, None):
-        raise UserError(f"opset and ir are versions of ONNX files, and the format is {format}: leave them out")
+        raise UserError(f"opset and ir are versions of ONNX files, but the format is {format}: leave them out")
 
 
 def _fix_positions(method: Method, size: Size) -> None:
-    """ViTs resize their position embeddings now, for images of that size: OpenVINO does it wrongly in the graph."""
+    """Resize the position embeddings of ViTs before the export, because OpenVINO resizes them wrongly in the graph."""
     for module in method.modules():
         if isinstance(module, VisionTransformer):
             module.set_input_size(img_size=size)

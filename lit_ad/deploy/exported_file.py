@@ -1,4 +1,4 @@
-"""Exported files with their metadata: written, and written anew with another card."""
+"""Write exported files with their metadata, and rewrite them with another card."""
 
 import json
 import tempfile
@@ -20,19 +20,22 @@ from lit_ad.integrity import BLANK, DIGEST, seal
 
 
 def input_size(view: View) -> Size:
-    """Height and width of the network's input. Raises UserError if the view has none."""
+    """Return height and width of the network's input. Raises UserError if the view has no fixed size."""
     if view.tile is None and view.size is None:
         raise UserError(
-            "this model sees each image at its own size, and a graph has one: train with model.view.image_size or "
-            "model.view.tile"
+            "this model sees each image at its own size, but an exported graph has one fixed size: train with "
+            "model.view.image_size or model.view.tile"
         )
     height, width = view.black_input().shape[2:]
     return height, width
 
 
-def metadata(card: Card) -> str:
-    """JSON: the card, the place of the digest, and for programs without lit_ad the input's size, the thresholds and
-    markings ("" is all categories), and what they promise or stand for."""
+def _make_metadata(card: Card) -> str:
+    """Return the metadata of an exported file as JSON.
+
+    It has the card and an empty place for the file's digest. For programs without lit_ad it also has the input's size,
+    the thresholds and markings of each category ("": of all categories together), and a summary of their promises.
+    """
     decision = card.decision
     thresholds: dict[str, Any] = {}
     if decision is not None:
@@ -46,49 +49,53 @@ def metadata(card: Card) -> str:
 
 
 def write_torch(program: Any, file: Path, card: Card, check: str | None = None) -> None:
-    """A torch.export program; its metadata is an extra file. It is a zip archive, and has the checksums of one."""
+    """Write a torch.export program, with the metadata as an extra file in its zip archive.
+
+    It needs no digest, because a zip archive has checksums.
+    """
     with atomic_write(file) as temporary, temporary.open("wb") as stream:
-        torch.export.save(program, stream, extra_files={KEY: metadata(card), CHECK_KEY: check or ""})
+        torch.export.save(program, stream, extra_files={KEY: _make_metadata(card), CHECK_KEY: check or ""})
 
 
 def write_onnx(model: Any, file: Path, card: Card, check: str | None = None) -> None:
+    """Write an ONNX model with metadata and digest."""
     onnx = need("onnx", "onnx")
-    onnx.helper.set_model_props(model, {KEY: metadata(card), **({CHECK_KEY: check} if check else {})})
+    onnx.helper.set_model_props(model, {KEY: _make_metadata(card), **({CHECK_KEY: check} if check else {})})
     with atomic_write(file) as temporary:
         onnx.save(model, temporary)
         seal(temporary)
 
 
 def write_openvino(model: Any, file: Path, card: Card, check: str | None = None) -> None:
-    """FILE.xml, and its weights in FILE.bin."""
+    """Write an OpenVINO model as FILE.xml, with metadata and digest, and its weights as FILE.bin."""
     openvino = need("openvino", "openvino")
-    model.set_rt_info(metadata(card), [KEY])
+    model.set_rt_info(_make_metadata(card), [KEY])
     if check:
         model.set_rt_info(check, [CHECK_KEY])
     with tempfile.TemporaryDirectory() as scratch:
         written = Path(scratch, file.name)
         openvino.save_model(model, written, compress_to_fp16=card.precision == "fp16")
         seal(written, written.with_suffix(".bin"))
-        for suffix in (".bin", ".xml"):  # the weights first: an .xml without them would be half a file
+        for suffix in (".bin", ".xml"):  # the weights first: an .xml without weights would look like a complete file
             with atomic_write(file.with_suffix(suffix)) as temporary:
                 temporary.write_bytes(written.with_suffix(suffix).read_bytes())
 
 
 def rewrite(file: Path, output: Path, card: Card, check: str | None = None) -> None:
-    """Write the same network with another card.
+    """Write the network of an exported file with another card.
 
     Args:
-        file: An exported file.
-        output: The new one; it may be the same.
-        card: What it is to say.
-        check: What it is to carry to check itself. None: what the old one carries.
+        file: The exported file.
+        output: The file to write. It may be the same file.
+        card: The new card.
+        check: The new text of `SelfCheck.to_text`. None: the text that the old file carries.
     """
     if file.suffix == ".onnx":
         model = need("onnx", "onnx").load(file)
         carried = {entry.key: entry.value for entry in model.metadata_props}.get(CHECK_KEY)
         write_onnx(model, output, card, check or carried)
     elif file.suffix == ".xml":
-        write_openvino(openvino_core().read_model(file), output, card, check)  # it keeps what it was read with
+        write_openvino(openvino_core().read_model(file), output, card, check)  # the model keeps the old check itself
     else:
         extra = {CHECK_KEY: ""}
         write_torch(torch.export.load(file, extra_files=extra), output, card, check or extra[CHECK_KEY])

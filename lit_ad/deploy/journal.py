@@ -1,6 +1,6 @@
-"""The journal of a line: what was judged, pictures of what matters, and whether the images still come as they did.
+"""The journal of a line: a row for each verdict, pictures of the most telling images, and tests for drift.
 
-Judging only puts a record into a queue; a thread of its own writes. Nothing leaves the machine.
+Judging only puts a record into a queue; a separate thread writes it. Nothing leaves the machine.
 """
 
 import random
@@ -13,7 +13,7 @@ from lit_ad.deploy.drift_watch import DriftWatch
 from lit_ad.deploy.journal_file import JournalFile, Row
 from lit_ad.deploy.journal_settings import SETTINGS, JournalSettings
 from lit_ad.deploy.journal_writer import Record, Writer, save_states
-from lit_ad.deploy.looks import look
+from lit_ad.deploy.looks import measure_look
 from lit_ad.deploy.pictures import Pictures
 from lit_ad.deploy.versions import Versions
 from lit_ad.detector.detection import Detection
@@ -21,18 +21,18 @@ from lit_ad.detector.detector import Detector
 from lit_ad.files import resolve_path
 from lit_ad.names import printable
 
-LOOKS_APART = 0.01  # seconds between two images that are looked at, so that a fast line is not slowed down by it
-BORDERLINE = 3  # times the p-value of the threshold: up to there, a nominal verdict is doubtful
+LOOK_INTERVAL = 0.01  # seconds between two images whose look is measured, so that it does not slow a fast line down
+BORDERLINE = 3  # a nominal image is borderline if its p-value is at most this many times the threshold's
 
 
 class Journal:
-    """Writes what a detector says to DIR/journal.sqlite and DIR/pictures, and tests it for drift.
+    """Writes a detector's verdicts to DIR/journal.sqlite and DIR/pictures, and tests them for drift.
 
     Args:
-        folder: DIR. Where it has a journal, that one goes on.
-        detector: Whose verdicts these are; with another one, the tests for drift begin anew.
-        settings: What is tested and kept.
-        source: A camera or a line, where `record` names none.
+        folder: DIR. An existing journal in DIR is continued.
+        detector: The detector that gives the verdicts. If it is not the detector of last time, the drift tests restart.
+        settings: What to test, and which pictures to keep.
+        source: The name of the camera or line, unless `record` names another one.
 
     Raises:
         UserError: The journal cannot be opened, or another process writes to it.
@@ -53,12 +53,12 @@ class Journal:
         decision = detector.card.decision
         self.watch = DriftWatch(decision, settings.delta, settings.anomalous_rate)
         self.sample, self.source = settings.sample, source
-        self._looked = 0.0
+        self._last_look = 0.0  # time of the last image whose look was measured
         self.file = JournalFile(resolve_path(folder), alone=True)
         pictures = Pictures(self.file, int(settings.pictures_mib * 2**20))
         with self.file.transaction():
             self.version = Versions(self.file).register(detector.card)
-            self._take_up()
+            self._resume_tests()
         self.writer = Writer(self.file, pictures, self.watch)
 
     def __enter__(self) -> "Journal":
@@ -77,28 +77,28 @@ class Journal:
         awaited: bool = True,
         category: str | None = None,
     ) -> Future[bool]:
-        """Have a verdict written. Return at once.
+        """Put a verdict into the queue of the writing thread, and return at once.
 
         Args:
             detection: The verdict.
-            seconds: That it took.
-            name: Of the image.
-            source: A camera or a line.
-            file: The image file, to be kept as it is where a picture is kept.
-            awaited: Whether somebody waits for what is returned; else several rows are written together.
-            category: That the image was said to be of, where the detector knows none of that name: it stays apart from
-                the images of others.
+            seconds: The time that judging took.
+            name: The name of the image.
+            source: The name of the camera or line. None: the journal's own source.
+            file: The image file. If a picture is kept, it is this file; None: a PNG of the pixels.
+            awaited: Whether the caller waits for the result. If not, the writer collects several rows before it writes.
+            category: The category that the client named. The row gets it if the detector has no threshold of that name,
+                so that the drift tests keep the image apart from those of other categories.
 
         Returns:
-            Whether the row is on disk, when that is known.
+            A future that is True when the row is on disk, and False if the row was dropped.
         """
         sampled = random.random() < self.sample
         p_value, anomalous = detection.p_value, detection.anomalous
-        kept = _why_keep(detection, p_value, anomalous) or ("sample" if sampled else None)
+        kept = _reason_to_keep(detection, p_value, anomalous) or ("sample" if sampled else None)
         size = 0 if kept is None else len(file) if file is not None else detection.image.nbytes
         now = time.time()
-        looks = abs(now - self._looked) >= LOOKS_APART
-        self._looked = now if looks else self._looked
+        measure = abs(now - self._last_look) >= LOOK_INTERVAL
+        self._last_look = now if measure else self._last_look
         row = Row(
             time=now,
             source=printable(self.source if source is None else source),
@@ -111,7 +111,7 @@ class Journal:
             kept=kept,
             sampled=sampled,
             regions=None,
-            look=look(detection.image) if looks else None,
+            look=measure_look(detection.image) if measure else None,
             version=self.version,
         )
         record = Record(row, None if kept is None else detection, file, size, Future[bool](), awaited)
@@ -119,26 +119,26 @@ class Journal:
         return record.written
 
     def alarms(self) -> list[str]:
-        """The alarms of drift that stand, in words."""
+        """Return the drift alarms that nobody has reset, in words."""
         return self.watch.alarms()
 
     @property
     def dropped(self) -> int:
-        """Rows that could not be written."""
+        """The number of rows that could not be written."""
         return self.writer.dropped
 
     @property
     def dropped_pictures(self) -> int:
-        """Pictures that could not be written."""
+        """The number of pictures that could not be written."""
         return self.writer.dropped_pictures
 
     @property
     def trouble(self) -> str:
-        """What the last row or picture was dropped for."""
+        """Why the last row or picture was dropped; "" if none was."""
         return self.writer.trouble
 
     def description(self) -> dict[str, Any]:
-        """Where the journal is, what was dropped, and the tests for drift, as plain values for JSON."""
+        """Return the journal's file, its dropped rows and its drift tests, as plain values for JSON."""
         return {
             "file": str(self.file.path),
             "version": self.version,
@@ -150,11 +150,11 @@ class Journal:
         }
 
     def close(self) -> None:
-        """Write what waits, and close the file."""
+        """Write the waiting records, and close the file."""
         self.writer.close()
 
-    def _take_up(self) -> None:
-        """Go on with the tests of the journal."""
+    def _resume_tests(self) -> None:
+        """Continue the drift tests that the journal saved; restart them if the detector or a setting has changed."""
         file, fingerprint = self.file, self.watch.fingerprint()
         if file.fact("tested against") == fingerprint:
             self.watch.load(file)
@@ -167,8 +167,8 @@ class Journal:
         save_states(file, self.watch, events[-1].id if events else 0)
 
 
-def _why_keep(detection: Detection, p_value: float | None, anomalous: bool | None) -> str | None:
-    """Of KEPT, why the verdict alone has an image's picture kept; None: it does not."""
+def _reason_to_keep(detection: Detection, p_value: float | None, anomalous: bool | None) -> str | None:
+    """Return why the verdict makes the journal keep a picture: "anomalous" or "borderline". None: no reason."""
     if detection.decision is None or p_value is None:
         return None
     if anomalous:

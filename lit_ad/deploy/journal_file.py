@@ -1,7 +1,7 @@
-"""The journal on disk: one SQLite file, a row for each judged image. The standard library only.
+"""The journal on disk: one SQLite file with a row for each judged image. The standard library only.
 
-SQLite's write-ahead log keeps every committed row when the process is killed; after a power failure the last ones may
-be missing, but the file is whole.
+SQLite's write-ahead log keeps every committed row if the process is killed. After a power failure the last rows may be
+missing, but the file is intact.
 """
 
 import sqlite3
@@ -43,8 +43,8 @@ ALTER TABLE images ADD COLUMN look TEXT;
 ALTER TABLE images ADD COLUMN version INTEGER;
 ALTER TABLE events ADD COLUMN since REAL;
 CREATE INDEX names ON images (source, name) WHERE name != '';
-"""  # a journal of lit_ad's first schema goes on
-KEPT = ("sample", "borderline", "anomalous")  # why a picture is kept; the first go first
+"""  # upgrades a journal of schema 1
+_KEPT = ("sample", "borderline", "anomalous")  # why a picture is kept; pictures of the first reason are removed first
 
 
 @dataclass(frozen=True)
@@ -52,141 +52,146 @@ class Row:
     """A judged image."""
 
     time: float  # seconds since 1970
-    source: str  # a camera or a line, as the user calls it; "": not said
-    category: str  # whose threshold counted; "": that of all together
+    source: str  # the user's name of the camera or line; "": no name
+    category: str  # the category whose threshold decided; "": the threshold of all categories together
     name: str
     score: float
     p_value: float | None
-    verdict: str | None  # anomalous, nominal; None without a threshold
+    verdict: str | None  # "anomalous" or "nominal"; None: the detector has no threshold
     latency: float  # seconds
-    kept: str | None  # of KEPT; None: without a picture
-    sampled: bool  # whether it is of the random sample, which is drawn without a look at the score
-    regions: str | None  # JSON, of anomalous images
-    look: str | None = None  # JSON: brightness, contrast, sharpness and colour
-    version: int | None = None  # of the detector, in the table of versions
+    kept: str | None  # why the picture is kept, one of _KEPT; None: no picture
+    sampled: bool  # whether the image is in the random sample, which is drawn independently of the score
+    regions: str | None  # JSON; only of anomalous images
+    look: str | None = None  # JSON of brightness, contrast, sharpness and colour; None: not measured
+    version: int | None = None  # the detector's id in the table of versions
 
 
 @dataclass(frozen=True)
 class Event:
-    """What happened to the tests for drift: a reset, or an alarm."""
+    """An event of the journal: an alarm or a reset of the drift tests, or a newly shipped detector."""
 
     id: int
     time: float
-    kind: str  # reset or alarm
-    source: str | None  # None: all
-    category: str | None
-    image: int  # the last row before it
+    kind: str  # "reset", "alarm" or "shipped"
+    source: str | None  # None: all sources
+    category: str | None  # None: all categories
+    image: int  # number of the last row before the event
     reason: str
-    since: float | None = None  # of an alarm: when the change began, as near as it is known
+    since: float | None = None  # of an alarm: the estimated time of the change, in seconds since 1970
 
 
-NAMES = [field.name for field in fields(Row)]
-COLUMNS = ", ".join(NAMES)
-VALUES = attrgetter(*NAMES)  # dataclasses.astuple copies each value, which takes ten times as long
-INSERT = f"INSERT INTO images (id, {COLUMNS}) VALUES ({', '.join('?' * (1 + len(NAMES)))})"
+_NAMES = [field.name for field in fields(Row)]
+_COLUMNS = ", ".join(_NAMES)
+_get_values = attrgetter(*_NAMES)  # dataclasses.astuple copies each value, which takes ten times as long
+_INSERT = f"INSERT INTO images (id, {_COLUMNS}) VALUES ({', '.join('?' * (1 + len(_NAMES)))})"
 
 
 class JournalFile:
-    """Rows, events and states of DIR/journal.sqlite.
+    """Reads and writes DIR/journal.sqlite: rows, events, labels, and the states of the drift tests.
 
     Args:
         folder: DIR.
-        alone: Whether this process is the one that writes rows; there may be one at a time.
+        alone: Whether this process writes rows. Only one process at a time may do so; others may read, label and reset.
 
     Raises:
-        UserError: It cannot be opened, another version of lit_ad wrote it, or another process writes to it.
+        UserError: The file cannot be opened, has an unknown schema, or (if `alone`) another process writes rows.
     """
 
     def __init__(self, folder: Path, alone: bool) -> None:
         self.path = folder / NAME
         if not alone and not self.path.is_file():
-            raise UserError(f"{self.path} is not there: give a folder that `lit-ad serve MODEL --journal DIR` has made")
+            raise UserError(f"{self.path} does not exist: give a DIR that `lit-ad serve MODEL --journal DIR` has made")
         self._lock: sqlite3.Connection | None = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if alone:
                 self._lock = sqlite3.connect(folder / LOCK, timeout=0, isolation_level=None, check_same_thread=False)
-                lock(self._lock, folder)
+                _lock_exclusively(self._lock, folder)
             self.connection = sqlite3.connect(self.path, timeout=10, isolation_level=None, check_same_thread=False)
             self._prepare()
         except (OSError, sqlite3.Error) as error:
             raise UserError(f"the journal {self.path} cannot be opened ({error}): give another --journal") from error
 
     def _prepare(self) -> None:
+        """Create the tables in a new file, or upgrade an older schema. Raises UserError on an unknown schema."""
         run = self.connection.execute
         run("PRAGMA journal_mode = WAL")
         run("PRAGMA synchronous = NORMAL")
         version = run("PRAGMA user_version").fetchone()[0]
         if version not in (0, 1, VERSION):
             raise UserError(
-                f"{self.path} has schema {version}, and this lit_ad reads {VERSION}: give another --journal"
+                f"{self.path} has schema {version}, but this lit_ad reads schema {VERSION}: give another --journal"
             )
         if version < VERSION:
-            made = (_FROM_1 if version == 1 else _SCHEMA) + _VERSIONS
-            self.connection.executescript(f"BEGIN IMMEDIATE; {made} PRAGMA user_version = {VERSION}; COMMIT;")
+            changes = (_FROM_1 if version == 1 else _SCHEMA) + _VERSIONS
+            self.connection.executescript(f"BEGIN IMMEDIATE; {changes} PRAGMA user_version = {VERSION}; COMMIT;")
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All that the block writes, or nothing."""
+        """Write everything that the block writes, or nothing if the block raises."""
         self.connection.execute("BEGIN IMMEDIATE")
         try:
             yield
             self.connection.execute("COMMIT")
         except BaseException:
-            if self.connection.in_transaction:  # SQLite has ended it itself where the disk is full
+            if self.connection.in_transaction:  # if the disk is full, SQLite has already rolled it back
                 self.connection.execute("ROLLBACK")
             raise
 
     def insert(self, rows: Sequence[Row]) -> list[int]:
-        """Write rows. Return their numbers, which rise."""
+        """Write rows, and return their numbers, in rising order."""
         first = self.last() + 1
         numbers = list(range(first, first + len(rows)))
-        self.connection.executemany(INSERT, [(number, *VALUES(row)) for number, row in zip(numbers, rows, strict=True)])
+        values = [(number, *_get_values(row)) for number, row in zip(numbers, rows, strict=True)]
+        self.connection.executemany(_INSERT, values)
         return numbers
 
     def last(self) -> int:
-        """The number of the last row; 0 of none."""
+        """Return the number of the last row; 0 if there are no rows."""
         return int(self.connection.execute("SELECT coalesce(max(id), 0) FROM images").fetchone()[0])
 
     def rows(self, after: int = 0) -> Iterator[tuple[int, Row]]:
-        """The rows behind that number, in order."""
-        cursor = self.connection.execute(f"SELECT id, {COLUMNS} FROM images WHERE id > ? ORDER BY id", (after,))
+        """Yield the rows whose number is above `after`, each with its number, in order."""
+        cursor = self.connection.execute(f"SELECT id, {_COLUMNS} FROM images WHERE id > ? ORDER BY id", (after,))
         return ((values[0], Row(*values[1:])) for values in cursor)
 
     def last_time(self, source: str, name: str) -> float | None:
-        """When an image of that name was last judged. None: never."""
+        """Return when an image of this name was last judged, in seconds since 1970. None: never."""
         query = "SELECT max(time) FROM images WHERE source = ? AND name = ? AND name != ''"
         return self.connection.execute(query, (source, name)).fetchone()[0]  # type: ignore[no-any-return]
 
     def add_event(
         self, kind: str, source: str | None, category: str | None, reason: str, since: float | None = None
     ) -> int:
-        """Write an event that comes after the last row. Return its number."""
+        """Write an event, and return its number. The event comes after the last row."""
         values = (time.time(), kind, source, category, self.last(), reason, since)
         insert = "INSERT INTO events (time, kind, source, category, image, reason, since) VALUES (?, ?, ?, ?, ?, ?, ?)"
         return int(self.connection.execute(insert, values).lastrowid or 0)
 
     def events(self, after: int = 0, kind: str = "%") -> list[Event]:
-        """The events behind that number, in order."""
+        """Return the events whose number is above `after`, in order. `kind` is a pattern of SQL's LIKE."""
         cursor = self.connection.execute("SELECT * FROM events WHERE id > ? AND kind LIKE ? ORDER BY id", (after, kind))
         return [Event(*values) for values in cursor]
 
     def states(self) -> dict[tuple[str, str], str]:
-        """Of the tests for drift, by source and category, when `fact("image")` was the last row."""
+        """Return the saved states of the drift tests, by source and category.
+
+        The states include all rows up to number `fact("image")`.
+        """
         cursor = self.connection.execute("SELECT source, category, state FROM drift")
         return {(source, category): state for source, category, state in cursor}
 
     def save_states(self, states: dict[tuple[str, str], str]) -> None:
-        """Write those that have changed."""
+        """Write states of drift tests, by source and category, over earlier ones."""
         values = [(*key, state) for key, state in states.items()]
         self.connection.executemany("INSERT OR REPLACE INTO drift VALUES (?, ?, ?)", values)
 
     def forget_states(self) -> None:
-        """Remove all states."""
+        """Remove the states of all drift tests."""
         self.connection.execute("DELETE FROM drift")
 
     def fact(self, name: str) -> str | None:
-        """A value that was written under a name."""
+        """Return the value that `save_fact` wrote under a name. None: there is none."""
         row = self.connection.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
         return None if row is None else str(row[0])
 
@@ -194,18 +199,22 @@ class JournalFile:
         """Write a value under a name."""
         self.connection.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, str(value)))
 
-    def note_picture(self, image: int, picture: str | None, size: int | None) -> None:
-        """Write the name and size of an image's picture; None: it has none any more."""
+    def set_picture(self, image: int, picture: str | None, size: int | None) -> None:
+        """Write the file name and the size in bytes of an image's picture. None: the image has no picture any more."""
         self.connection.execute("UPDATE images SET picture = ?, bytes = ? WHERE id = ?", (picture, size, image))
 
     def pictures(self) -> dict[str, int]:
-        """The sizes of all pictures, by name."""
+        """Return the sizes of all pictures in bytes, by file name."""
         return dict(self.connection.execute("SELECT picture, bytes FROM images WHERE picture IS NOT NULL"))
 
-    def first_to_go(self) -> tuple[int, str, int] | None:
-        """The picture that is removed next, of those that nobody has labelled: number, name, size."""
+    def picture_to_remove(self) -> tuple[int, str, int] | None:
+        """Return the picture to remove next: the number of its image, its file name, and its size in bytes.
+
+        Sampled pictures go first, then borderline ones, then anomalous ones, each the oldest first. Labelled pictures
+        stay. None: there is no picture to remove.
+        """
         labelled = "SELECT image FROM labels WHERE undone IS NULL"
-        for kept in KEPT:
+        for kept in _KEPT:
             query = (
                 "SELECT id, picture, bytes FROM images WHERE picture IS NOT NULL AND kept = ? "
                 f"AND id NOT IN ({labelled}) ORDER BY id LIMIT 1"
@@ -216,7 +225,7 @@ class JournalFile:
         return None
 
     def counts(self) -> dict[tuple[str, str], dict[str, int]]:
-        """Images of each verdict, by source and category."""
+        """Count the images of each verdict, by source and category."""
         counts: dict[tuple[str, str], dict[str, int]] = {}
         query = "SELECT source, category, coalesce(verdict, 'no threshold'), count(*) FROM images GROUP BY 1, 2, 3"
         for source, category, verdict, count in self.connection.execute(query):
@@ -224,14 +233,18 @@ class JournalFile:
         return counts
 
     def close(self) -> None:
-        """Close the file; another process may write to it then."""
+        """Close the file, so that another process may write to it."""
         self.connection.close()
         if self._lock is not None:
             self._lock.close()
 
 
-def lock(connection: sqlite3.Connection, folder: Path) -> None:
-    """Hold a file's lock until the connection is closed or the process ends, however it ends. Raises UserError."""
+def _lock_exclusively(connection: sqlite3.Connection, folder: Path) -> None:
+    """Lock a file until the connection is closed or the process ends, even by a kill.
+
+    Raises:
+        UserError: Another process holds the lock.
+    """
     try:
         connection.execute("BEGIN EXCLUSIVE")
     except sqlite3.OperationalError as error:

@@ -1,4 +1,4 @@
-"""What of a line is tested and kept in its journal."""
+"""Settings of a journal: what it tests, and which pictures it keeps."""
 
 from dataclasses import dataclass
 
@@ -8,18 +8,19 @@ from lit_ad.errors import check_number
 
 @dataclass(frozen=True)
 class JournalSettings:
-    """What of a line is tested and kept.
+    """What a journal tests, and which pictures it keeps.
 
     Args:
-        delta: The probability of a false alarm of drift, ever, of each test.
-        anomalous_rate: The share of images, defects and false alarms together, that may be called anomalous; an alarm
-            says that there are more. None: this is not tested.
-        pictures_mib: The bound of all pictures together: of all anomalous images, of the borderline ones, and of a
-            random sample. The oldest nominal ones of the sample go first.
-        sample: The share of images in that sample.
+        delta: The probability that a drift test ever raises a false alarm, for each test.
+        anomalous_rate: The share of images that may be judged anomalous, defects and false alarms together. An alarm is
+            raised if the share is higher. None: the share is not tested.
+        pictures_mib: The most disk space for all pictures together, in MiB. Pictures are kept of anomalous images, of
+            borderline images, and of a random sample. When the space is used up, the oldest pictures of nominal images
+            in the sample are removed first.
+        sample: The share of images in the random sample.
 
     Raises:
-        UserError: A bound or a share that makes no sense.
+        UserError: A number is out of its range.
     """
 
     delta: float = DELTA

@@ -1,4 +1,4 @@
-"""What people say of judged images: good, defect or unsure; who and when."""
+"""Labels that people give to judged images: good, defect or unsure, with who gave them and when."""
 
 import json
 import threading
@@ -8,63 +8,83 @@ from typing import Any
 
 from lit_ad.deploy.alarms import describe_alarm
 from lit_ad.deploy.journal_file import JournalFile
-from lit_ad.deploy.measured import measured_rates
+from lit_ad.deploy.rates import measure_rates
 from lit_ad.detector.decision import Decision
 from lit_ad.errors import UserError
 from lit_ad.names import printable
 
-LABELS = ("good", "defect", "unsure")
-_MOST_ALARMS = 10
-LONGEST = 100  # characters of a defect's or a person's name
+_LABELS = ("good", "defect", "unsure")
+_MAX_ALARMS = 10
+_MAX_NAME = 100  # characters of the name of a defect or a person; longer names are cut
 _ORDERS = {
     "newest": "images.id DESC",
-    "sample": "sampled DESC, images.id DESC",  # the random sample, then the others
-    "doubtful": "abs(coalesce(p_value, 1) - ?) ASC, images.id DESC",  # how far from the threshold's p-value
+    "sample": "sampled DESC, images.id DESC",  # the random sample first
+    "doubtful": "abs(coalesce(p_value, 1) - ?) ASC, images.id DESC",  # by the distance to the threshold's p-value
 }
-COLUMNS = ("id", "time", "source", "category", "name", "score", "p_value", "verdict", "regions")
-LABELLED = "SELECT image FROM labels WHERE undone IS NULL"
+_COLUMNS = ("id", "time", "source", "category", "name", "score", "p_value", "verdict", "regions")
+_LABELLED = "SELECT image FROM labels WHERE undone IS NULL"
 
 
 class Labels:
-    """The labels of a journal's images. May be called from several threads, beside the process that writes the rows.
+    """Reads and writes the labels of a journal's images.
+
+    Several threads may call it, and it may run beside the process that writes the journal's rows.
 
     Args:
         folder: DIR of the journal.
-        rate: The p-value of the threshold: an image is the more doubtful, the nearer its own is to that.
+        rate: The p-value of the threshold. The nearer an image's p-value is to it, the more doubtful is its verdict.
     """
 
     def __init__(self, folder: Path, rate: float) -> None:
         self.folder, self.rate = folder, rate
         self._file, self._lock = JournalFile(folder, alone=False), threading.Lock()
 
-    def to_review(self, order: str, most: int = 50) -> list[dict[str, Any]]:
-        """Images with a picture and without a label, as plain values for JSON.
+    def list_unlabelled(self, order: str, most: int = 50) -> list[dict[str, Any]]:
+        """List images that have a picture and no label yet.
 
-        Raises UserError on an order that is none of ORDERS.
+        Args:
+            order: "newest", "sample" (the random sample first) or "doubtful" (the nearest to the threshold first).
+            most: The largest number of images to list.
+
+        Returns:
+            The columns of each image, as plain values for JSON.
+
+        Raises:
+            UserError: An unknown order.
         """
         if order not in _ORDERS:
             raise UserError(f"order is {order!r}, but it must be {' or '.join(_ORDERS)}")
         query = (
-            f"SELECT {', '.join(COLUMNS)} FROM images WHERE picture IS NOT NULL AND id NOT IN ({LABELLED}) "
+            f"SELECT {', '.join(_COLUMNS)} FROM images WHERE picture IS NOT NULL AND id NOT IN ({_LABELLED}) "
             f"ORDER BY {_ORDERS[order]} LIMIT {most:d}"
         )
         with self._lock:
             rows = self._file.connection.execute(query, [self.rate] * _ORDERS[order].count("?")).fetchall()
-        listed = [dict(zip(COLUMNS, values, strict=True)) for values in rows]
-        return [{**each, "regions": json.loads(each["regions"] or "[]")} for each in listed]
+        images = [dict(zip(_COLUMNS, values, strict=True)) for values in rows]
+        return [{**image, "regions": json.loads(image["regions"] or "[]")} for image in images]
 
     def add(self, image: int, label: str, defect: str = "", who: str = "") -> None:
-        """Label an image; an earlier label of it counts no more.
+        """Label an image. The new label replaces an earlier one.
 
-        Raises UserError on an unknown image, one without a picture, or an unknown label.
+        Args:
+            image: The image's number in the journal.
+            label: "good", "defect" or "unsure".
+            defect: The name of the defect, or "".
+            who: The name of the person.
+
+        Raises:
+            UserError: The image is unknown or has no picture, or the label or the defect's name is not allowed.
         """
-        if label not in LABELS:
-            raise UserError(f"label is {label!r}, but it must be {', '.join(LABELS)}")
+        if label not in _LABELS:
+            raise UserError(f"label is {label!r}, but it must be {', '.join(_LABELS)}")
         if label != "defect":
             defect = ""
         if defect == "good" or any(sign in defect for sign in "/\\") or (defect and not defect.strip(". ")):
-            raise UserError(f"{defect!r} is no name of a defect: it is 'good', or has a slash, or dots alone")
-        values = (time.time(), image, label, *(printable(text.strip())[:LONGEST] for text in (defect, who)))
+            raise UserError(
+                f"{defect!r} cannot be the name of a defect: give a name other than 'good', without slashes, and not "
+                "only of dots"
+            )
+        values = (time.time(), image, label, *(printable(text.strip())[:_MAX_NAME] for text in (defect, who)))
         with self._lock, self._file.transaction():
             self._path(image)
             self._file.connection.execute(
@@ -75,35 +95,39 @@ class Labels:
             )
 
     def undo(self, who: str = "") -> int | None:
-        """Take back a person's last label. Return the image, whose earlier label does not come back; None of none."""
+        """Take back the last label of a person.
+
+        Returns:
+            The number of the image, which then has no label, even if it had an earlier one. None: there was none.
+        """
         run = self._file.connection.execute
         with self._lock, self._file.transaction():
             query = "SELECT id, image FROM labels WHERE undone IS NULL AND who = ? ORDER BY id DESC LIMIT 1"
-            row = run(query, (printable(who.strip())[:LONGEST],)).fetchone()
+            row = run(query, (printable(who.strip())[:_MAX_NAME],)).fetchone()
             if row is None:
                 return None
             run("UPDATE labels SET undone = ? WHERE id = ?", (time.time(), row[0]))
         return int(row[1])
 
     def counts(self) -> dict[str, int]:
-        """How many images have each label."""
+        """Count the images of each label."""
         query = "SELECT label, count(*) FROM labels WHERE undone IS NULL GROUP BY label"
         with self._lock:
-            return {**dict.fromkeys(LABELS, 0), **dict(self._file.connection.execute(query))}
+            return {**dict.fromkeys(_LABELS, 0), **dict(self._file.connection.execute(query))}
 
-    def measured(self, version: int, decision: Decision | None) -> list[dict[str, Any]]:
-        """As `measured_rates` says."""
+    def measure_rates(self, version: int, decision: Decision | None) -> list[dict[str, Any]]:
+        """Count recall and false alarms by the labels: see `lit_ad.deploy.rates.measure_rates`."""
         with self._lock:
-            return measured_rates(self._file, version, decision)
+            return measure_rates(self._file, version, decision)
 
     def alarms(self) -> list[dict[str, Any]]:
-        """The last ten alarms of drift, the newest first, with images of both sides and what has moved."""
+        """Describe the last ten drift alarms, the newest first: see `describe_alarm`."""
         with self._lock:
-            events = self._file.events(kind="alarm")[-_MOST_ALARMS:]
+            events = self._file.events(kind="alarm")[-_MAX_ALARMS:]
             return [describe_alarm(self._file, event) for event in reversed(events)]
 
     def picture(self, image: int) -> Path:
-        """An image's file. Raises UserError if it has none."""
+        """Return the path of an image's picture. Raises UserError if it has none."""
         with self._lock:
             return self._path(image)
 

@@ -1,4 +1,4 @@
-"""What a request to the service may bring, and how long it may take."""
+"""Limits of a request to the service: the size of the image, and the time for an answer."""
 
 from dataclasses import dataclass
 
@@ -7,15 +7,15 @@ from lit_ad.errors import check_number
 
 @dataclass(frozen=True)
 class Limits:
-    """What a request may bring, and how long it may take.
+    """Limits of a request to the service.
 
     Args:
-        mib: Of an image file.
-        megapixels: Of an image.
-        seconds: From the first byte of the image to the answer.
+        mib: The largest image file, in MiB.
+        megapixels: The largest image, in millions of pixels.
+        seconds: The longest time from the first byte of the image to the answer, in seconds.
 
     Raises:
-        UserError: A limit that is not above 0.
+        UserError: A limit is not above 0.
     """
 
     mib: float = 32

@@ -1,4 +1,4 @@
-"""What a Prometheus server asks the service for: GET /metrics. Names begin with lit_ad_."""
+"""The service's metrics for a Prometheus server: GET /metrics. Their names begin with lit_ad_."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,17 +12,17 @@ from lit_ad.deploy.journal import Journal
 from lit_ad.detector.detection import Detection
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
-SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
-P_VALUES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, *(tenth / 10 for tenth in range(1, 11)))
+_SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)  # bins of the histogram of latencies
+_P_VALUES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, *(tenth / 10 for tenth in range(1, 11)))
 
 
 class Metrics:
-    """Counts and histograms since the service began, and how the tests for drift stand.
+    """Counts and histograms since the start of the service, and the states of the drift tests.
 
     Args:
-        journal: Of the service, if it has one.
-        waiting: Says how many images are waiting or being judged.
-        line: Says how the line stands that is watched, if one is.
+        journal: The service's journal. None: it has none.
+        waiting: Returns the number of images that wait or are being judged.
+        line: Returns the status of the watched line: see `lit_ad.line.watching.Watching.status`. None: no line.
     """
 
     def __init__(
@@ -31,12 +31,15 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.images = Counter("lit_ad_images", "Judged images.", ["verdict", "category"], registry=self.registry)
         self.latency = Histogram(
-            "lit_ad_latency_seconds", "From the image file to the verdict.", buckets=SECONDS, registry=self.registry
+            "lit_ad_latency_seconds",
+            "Seconds from the image file to the verdict.",
+            buckets=_SECONDS,
+            registry=self.registry,
         )
         self.p_value = Histogram(
-            "lit_ad_p_value", "Of judged images.", ["category"], buckets=P_VALUES, registry=self.registry
+            "lit_ad_p_value", "P-values of judged images.", ["category"], buckets=_P_VALUES, registry=self.registry
         )
-        Gauge("lit_ad_waiting", "Images waiting or being judged.", registry=self.registry).set_function(waiting)
+        Gauge("lit_ad_waiting", "Images that wait or are being judged.", registry=self.registry).set_function(waiting)
         if journal is not None:
             self.registry.register(_JournalCollector(journal))
         if line is not None:
@@ -51,12 +54,12 @@ class Metrics:
             self.p_value.labels(detection.category or "").observe(detection.p_value)
 
     def text(self) -> bytes:
-        """What the server reads."""
+        """Return all metrics in the text format of Prometheus."""
         return generate_latest(self.registry)
 
 
 class _JournalCollector(Collector):
-    """Reads a journal's numbers when they are asked for."""
+    """Reads the metrics of a journal at each request."""
 
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
@@ -64,19 +67,22 @@ class _JournalCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield each metric."""
         labels = ["test", "source", "category"]
-        log = GaugeMetricFamily("lit_ad_log_martingale", "Of each test for drift, natural logarithm.", labels=labels)
-        alarm = GaugeMetricFamily("lit_ad_drift_alarm", "Whether the alarm of a test stands: 1 or 0.", labels=labels)
-        for (source, category), name, test in self.journal.watch.every():
+        about = "Natural logarithm of the martingale of a drift test."
+        log = GaugeMetricFamily("lit_ad_log_martingale", about, labels=labels)
+        about = "Whether a drift test has an alarm that nobody has reset: 1 or 0."
+        alarm = GaugeMetricFamily("lit_ad_drift_alarm", about, labels=labels)
+        for (source, category), name, test in self.journal.watch.list_tests():
             log.add_metric([name, source, category], test.capital.log)
             alarm.add_metric([name, source, category], float(test.alarm is not None))
         yield log
         yield alarm
         for what, count in (("rows", self.journal.dropped), ("pictures", self.journal.dropped_pictures)):
-            yield CounterMetricFamily(f"lit_ad_journal_dropped_{what}", f"{what} that were not written.", value=count)
+            about = f"{what.capitalize()} that could not be written."
+            yield CounterMetricFamily(f"lit_ad_journal_dropped_{what}", about, value=count)
 
 
 class _LineCollector(Collector):
-    """Reads the numbers of a watched line when they are asked for."""
+    """Reads the metrics of a watched line at each request."""
 
     def __init__(self, status: Callable[[], dict[str, Any]]) -> None:
         self.status = status
@@ -88,10 +94,10 @@ class _LineCollector(Collector):
         trouble = float(bool(status["trouble"]))
         yield GaugeMetricFamily("lit_ad_line_trouble", "Whether the source is in trouble: 1 or 0.", value=trouble)
         yield CounterMetricFamily("lit_ad_line_refused", "Images that cannot be read.", value=status["refused"])
-        about = "Frames of a camera that came faster than they are judged."
+        about = "Frames that the camera gave faster than the detector judges, and that were not judged."
         yield CounterMetricFamily("lit_ad_line_passed_over", about, value=status["passed_over"])
         dropped = CounterMetricFamily("lit_ad_sink_dropped", "Messages that were not delivered.", labels=["sink"])
-        waiting = GaugeMetricFamily("lit_ad_sink_waiting", "Messages that are to be delivered.", labels=["sink"])
+        waiting = GaugeMetricFamily("lit_ad_sink_waiting", "Messages that wait for delivery.", labels=["sink"])
         for name, sink in status["sinks"].items():
             dropped.add_metric([name], sink["dropped"])
             waiting.add_metric([name], sink["waiting"])

@@ -1,6 +1,7 @@
 """The two versions of an ONNX file: of its operators (opset) and of its format (IR).
 
-A runtime refuses a file that is newer than itself. ONNX Runtime 1.17 knows opset 20 and IR 9, 1.14 opset 18 and IR 8.
+A runtime refuses versions newer than those it knows. ONNX Runtime 1.17 knows up to opset 20 and IR 9; version 1.14
+knows up to opset 18 and IR 8.
 """
 
 from typing import Any
@@ -8,11 +9,15 @@ from typing import Any
 from lit_ad.detector.runtimes import need
 from lit_ad.errors import UserError
 
-OPSET = 18  # the oldest that torch's exporter writes; asked for an older one, it writes this one
+OPSET = 18  # the oldest that torch's exporter writes; for an older one it would silently write 18
 
 
 def check_versions(opset: int | None, ir: int | None) -> None:
-    """Raises UserError if there is no ONNX file of these versions. None: the default."""
+    """Check that an ONNX file of these versions can be written. None stands for the default version.
+
+    Raises:
+        UserError: torch or the package onnx does not write these versions.
+    """
     onnx, opset = need("onnx", "onnx"), OPSET if opset is None else opset
     newest = onnx.defs.onnx_opset_version()
     if not OPSET <= opset <= newest:
@@ -27,19 +32,19 @@ def check_versions(opset: int | None, ir: int | None) -> None:
 
 
 def set_versions(model: Any, opset: int | None, ir: int | None) -> None:
-    """Write the format's version into an ONNX model: `ir`, or the oldest that has the opset.
+    """Set the version of the format of an ONNX model. None: the oldest that has the opset.
 
     Raises:
-        UserError: The model is not of the opset.
+        UserError: The model has another opset.
     """
     opset = OPSET if opset is None else opset
-    (made,) = (entry.version for entry in model.opset_import if entry.domain == "")
-    if made != opset:
-        raise UserError(f"opset is {opset}, but this graph was written in {made}: ask for that one")
+    (actual,) = (entry.version for entry in model.opset_import if entry.domain == "")
+    if actual != opset:
+        raise UserError(f"opset is {opset}, but torch wrote this graph in opset {actual}: give --opset {actual}")
     model.ir_version = oldest_ir(opset) if ir is None else ir
 
 
 def oldest_ir(opset: int) -> int:
-    """The oldest version of the format that has these operators."""
+    """Return the oldest version of the format that has the operators of an opset."""
     helper = need("onnx.helper", "onnx")
     return int(helper.find_min_ir_version_for([helper.make_opsetid("", opset)]))

@@ -1,8 +1,8 @@
-"""A network in eight bits, by NNCF.
+"""Convert a network to int8, by NNCF.
 
-Only what multiplies by a network's weights is for eight bits. The difference of teacher and student is not: it is far
-smaller than the features, and would drown in their rounding. Nor is the map: NNCF takes ranges from nominal images,
-which would cut off every anomaly.
+Only the layers of the networks become int8. The difference of teacher and student does not: it is much smaller than the
+features, so the rounding of int8 features would hide it. The map does not either: NNCF sets its ranges by nominal
+images, and every anomaly would be clipped to them.
 """
 
 import logging
@@ -17,38 +17,43 @@ from lit_ad.detector.inputs import ImageLike, read_pixels
 from lit_ad.detector.runtimes import need
 from lit_ad.errors import UserError
 
-COMPARING = (  # operations of OpenVINO and ONNX that compare features and make maps of them
+COMPARING = (  # operations of OpenVINO and ONNX that compare features or make maps
     *("Subtract", "Multiply", "Divide", "Power", "NormalizeL2", "ReduceL2", "ReduceSum", "ReduceMean", "Interpolate"),
     *("Sub", "Mul", "Div", "Pow", "LpNormalization", "Resize"),
 )
 LAYERS = ("Convolution", "ConvolutionBackpropData", "GroupConvolution", "MatMul", "Conv", "ConvTranspose", "Gemm")
-_CALIBRATION_IMAGES = 300  # NNCF's own number
-Node = tuple[str, str, list[str], list[int]]  # an operation: name, type, what feeds it, shape of its second input
+_CALIBRATION_IMAGES = 300  # the default of NNCF
+Node = tuple[str, str, list[str], list[int]]  # name, type, names of the nodes before it, shape of its second input
 
 
 def quantize(model: Any, nominal: Iterable[ImageLike], card: Card) -> Any:
-    """Return an OpenVINO or ONNX model in int8. NNCF takes the ranges from nominal training images.
+    """Return an OpenVINO or ONNX model in int8.
+
+    Args:
+        model: The model in float32.
+        nominal: Nominal training images, by which NNCF sets the ranges of int8. At most 300 inputs are used.
+        card: The card of the detector, whose view makes the network's inputs.
 
     Raises:
-        UserError: No nominal image, or NNCF is not installed.
+        UserError: There is no nominal image, or NNCF is not installed.
     """
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # says at the import that there is no CUDA
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns at import if there is no CUDA
     nncf = need("nncf", "openvino")
-    nncf.set_log_level(logging.ERROR)  # or it tells of each operation that stays as it is
+    nncf.set_log_level(logging.ERROR)  # at other levels it lists each operation that stays in float
     inputs = [pixels for image in nominal for pixels in network_inputs(image, card)]
     if not inputs:
-        raise UserError("int8 is calibrated on nominal training images, and there are none: give --nominal FOLDER")
+        raise UserError("int8 is calibrated on nominal training images, but there are none: give --nominal FOLDER")
     rows = np.random.default_rng(0).permutation(len(inputs))[:_CALIBRATION_IMAGES]
     dataset = nncf.Dataset([inputs[row] for row in rows], lambda pixels: {"pixels": pixels[None]})
-    names = [*doubles(model), *behind_networks(model)]
+    names = [*nodes_in_float64(model), *nodes_after_networks(model)]
     scope = nncf.IgnoredScope(names=names, types=[*COMPARING], validate=False)
     return nncf.quantize(
         model, dataset, subset_size=len(rows), preset=nncf.QuantizationPreset.MIXED, ignored_scope=scope
     )
 
 
-def doubles(model: Any) -> list[str]:
-    """Name the operations in float64: what needs that many bits is not for eight."""
+def nodes_in_float64(model: Any) -> list[str]:
+    """Return the names of the operations in float64, which need their bits and must not become int8 or float16."""
     if hasattr(model, "get_ordered_ops"):
         return [
             op.get_friendly_name()
@@ -63,20 +68,20 @@ def doubles(model: Any) -> list[str]:
     return [node.name for node in model.graph.node if values & {*node.input}]
 
 
-def behind_networks(model: Any) -> list[str]:
-    """Name the operations that no layer of a network follows: they compare features and make maps.
+def nodes_after_networks(model: Any) -> list[str]:
+    """Return the names of the operations after the last layers of the networks: they compare features and make maps.
 
-    A convolution of one channel is no layer: it smooths a map.
+    A convolution of one channel does not count as a layer, because it smooths a map.
     """
-    nodes = _openvino_nodes(model) if hasattr(model, "get_ordered_ops") else onnx_nodes(model)
-    followed: set[str] = set()  # by a layer, and the layers themselves
+    nodes = _list_openvino_nodes(model) if hasattr(model, "get_ordered_ops") else list_onnx_nodes(model)
+    before: set[str] = set()  # layers, and all nodes before a layer
     for name, kind, inputs, weights in reversed(nodes):
-        if name in followed or (kind in LAYERS and weights[:2] != [1, 1]):
-            followed |= {name, *inputs}
-    return [name for name, *_ in nodes if name not in followed]
+        if name in before or (kind in LAYERS and weights[:2] != [1, 1]):
+            before |= {name, *inputs}
+    return [name for name, *_ in nodes if name not in before]
 
 
-def _openvino_nodes(model: Any) -> list[Node]:
+def _list_openvino_nodes(model: Any) -> list[Node]:
     """List an OpenVINO model's operations in the order of their computation."""
     nodes = []
     for op in model.get_ordered_ops():
@@ -87,8 +92,8 @@ def _openvino_nodes(model: Any) -> list[Node]:
     return nodes
 
 
-def onnx_nodes(model: Any) -> list[Node]:
-    """List an ONNX model's operations in the order of their computation. Only weights have a shape here."""
+def list_onnx_nodes(model: Any) -> list[Node]:
+    """List an ONNX model's operations in the order of their computation. Shapes are those of weights; others are []."""
     maker = {output: node.name for node in model.graph.node for output in node.output}
     shapes = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
     nodes = []
@@ -100,7 +105,7 @@ def onnx_nodes(model: Any) -> list[Node]:
 
 
 def network_inputs(image: ImageLike, card: Card) -> list[NDArray[np.uint8]]:
-    """Return what the network sees of an image, itself or its tiles: (3, H, W) uint8 each."""
+    """Return the network's inputs for an image, (3, H, W) uint8 each: one for the image, or one for each tile."""
     pixels, (top, left, bottom, right) = card.view(read_pixels(image, card.view.levels))
     channels_first = np.ascontiguousarray(pixels.transpose(2, 0, 1))
     grid = card.view.grid((bottom - top, right - left))

@@ -1,4 +1,4 @@
-"""The page of the service on which people say what judged images are, and its routes below /review."""
+"""The service's review page, on which people label judged images, and its routes below /review."""
 
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
@@ -15,95 +15,107 @@ from lit_ad.deploy.labels import Labels
 from lit_ad.errors import UserError
 
 
-def review_routes(
+def make_review_routes(
     labels: Labels,
-    admitted: Callable[[Request], None],
-    heat: Callable[[Path], Awaitable[bytes | None]],
-    measured: Callable[[], list[dict[str, Any]]],
+    check_token: Callable[[Request], None],
+    make_heatmap: Callable[[Path], Awaitable[bytes | None]],
+    measure_rates: Callable[[], list[dict[str, Any]]],
 ) -> list[Route]:
-    """GET /review is the page; the routes below it list images, alarms and measured rates, and take labels.
+    """Make the route of the page, GET /review, and the routes that it calls.
 
     Args:
-        labels: Of the service's journal.
-        admitted: Raises HTTPException on a request that lacks the service's token.
-        heat: Makes the heatmap of an image file, by the present detector.
-        measured: What the labels say of thresholds.
+        labels: The labels of the service's journal.
+        check_token: Raises HTTPException on a request without the service's token.
+        make_heatmap: Judges an image file, and returns its heatmap as a PNG. None: the detector has no map.
+        measure_rates: Returns recall and false alarms by the labels: see `lit_ad.deploy.rates.measure_rates`.
     """
     page = files("lit_ad.deploy").joinpath("review.html").read_text(encoding="utf-8")
 
-    async def index(request: Request) -> Response:
+    async def show_page(request: Request) -> Response:
         return HTMLResponse(page)
 
-    async def images(request: Request) -> Response:
-        admitted(request)
-        listed = await answer(labels.to_review, request.query_params.get("order", "newest"))
-        return JSONResponse({"images": listed, "counts": await answer(labels.counts)})
+    async def list_images(request: Request) -> Response:
+        check_token(request)
+        images = await _call(labels.list_unlabelled, request.query_params.get("order", "newest"))
+        return JSONResponse({"images": images, "counts": await _call(labels.counts)})
 
-    async def picture(request: Request) -> Response:
-        admitted(request)
-        path = await answer(labels.picture, request.path_params["image"])
+    async def send_picture(request: Request) -> Response:
+        check_token(request)
+        path = await _call(labels.picture, request.path_params["image"])
         if not path.is_file():
-            raise HTTPException(404, f"the picture of image {request.path_params['image']} is gone")
+            raise HTTPException(404, f"the picture of image {request.path_params['image']} was removed")
         return FileResponse(path, headers={"x-content-type-options": "nosniff"})
 
-    async def heatmap(request: Request) -> Response:
-        admitted(request)
-        made = await heat(await answer(labels.picture, request.path_params["image"]))
-        if made is None:
+    async def send_heatmap(request: Request) -> Response:
+        check_token(request)
+        heatmap = await make_heatmap(await _call(labels.picture, request.path_params["image"]))
+        if heatmap is None:
             raise HTTPException(404, "this detector has no map")
-        return Response(made, media_type="image/png")
+        return Response(heatmap, media_type="image/png")
 
-    async def rates(request: Request) -> Response:
-        admitted(request)
-        return JSONResponse({"rates": await answer(measured)})
+    async def list_rates(request: Request) -> Response:
+        check_token(request)
+        return JSONResponse({"rates": await _call(measure_rates)})
 
-    async def alarms(request: Request) -> Response:
-        admitted(request)
-        return JSONResponse({"alarms": await answer(labels.alarms)})
+    async def list_alarms(request: Request) -> Response:
+        check_token(request)
+        return JSONResponse({"alarms": await _call(labels.alarms)})
 
-    async def label(request: Request) -> Response:
-        admitted(request)
-        given = await body(request, {"image": int, "label": str, "defect": str, "who": str})
-        await answer(labels.add, given["image"], given["label"], given["defect"], given["who"])
-        return JSONResponse({"counts": await answer(labels.counts)})
+    async def add_label(request: Request) -> Response:
+        check_token(request)
+        body = await _read_json(request, {"image": int, "label": str, "defect": str, "who": str})
+        await _call(labels.add, body["image"], body["label"], body["defect"], body["who"])
+        return JSONResponse({"counts": await _call(labels.counts)})
 
-    async def undo(request: Request) -> Response:
-        admitted(request)
-        given = await body(request, {"who": str})
-        return JSONResponse({"image": await answer(labels.undo, given["who"]), "counts": await answer(labels.counts)})
+    async def undo_label(request: Request) -> Response:
+        check_token(request)
+        body = await _read_json(request, {"who": str})
+        return JSONResponse({"image": await _call(labels.undo, body["who"]), "counts": await _call(labels.counts)})
 
     return [
-        Route("/review", index),
-        Route("/review/images", images),
-        Route("/review/pictures/{image:int}", picture),
-        Route("/review/heatmaps/{image:int}", heatmap),
-        Route("/review/rates", rates),
-        Route("/review/alarms", alarms),
-        Route("/review/labels", label, methods=["POST"]),
-        Route("/review/undo", undo, methods=["POST"]),
+        Route("/review", show_page),
+        Route("/review/images", list_images),
+        Route("/review/pictures/{image:int}", send_picture),
+        Route("/review/heatmaps/{image:int}", send_heatmap),
+        Route("/review/rates", list_rates),
+        Route("/review/alarms", list_alarms),
+        Route("/review/labels", add_label, methods=["POST"]),
+        Route("/review/undo", undo_label, methods=["POST"]),
     ]
 
 
-async def answer(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function of the journal in a thread. Raises HTTPException of what the user can mend."""
+async def _call(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function of the journal in a thread, and return its result.
+
+    Raises:
+        HTTPException: With status 422 and its message, if the function raises UserError.
+    """
     try:
         return await run_in_threadpool(function, *arguments)
     except UserError as error:
         raise HTTPException(422, str(error)) from error
 
 
-async def body(request: Request, expected: dict[str, type]) -> dict[str, Any]:
-    """The JSON object of a request. Raises HTTPException on any other one.
+async def _read_json(request: Request, expected: dict[str, type]) -> dict[str, Any]:
+    """Return the body of a request, a JSON object.
 
-    Its content type must say so: pages of other addresses cannot send that without being asked for it first.
+    The content type must be application/json: a browser does not let a page of another site send that type without
+    asking this service first. So another site cannot send labels in the name of a user.
+
+    Args:
+        request: The request.
+        expected: Name and type of each value that the object must have.
+
+    Raises:
+        HTTPException: The body is not such an object, or has another content type.
     """
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
         raise HTTPException(415, "send JSON, with the header content-type: application/json")
     try:
-        given = await request.json()
+        body = await request.json()
     except ValueError as error:
-        raise HTTPException(400, "the body is no JSON") from error
-    if not isinstance(given, dict) or any(type(given.get(name)) is not kind for name, kind in expected.items()):
-        wanted = ", ".join(f"{name} ({'number' if kind is int else 'text'})" for name, kind in expected.items())
-        raise HTTPException(400, f"send a JSON object of {wanted}")
-    return given
+        raise HTTPException(400, "the body is not JSON") from error
+    if not isinstance(body, dict) or any(type(body.get(name)) is not kind for name, kind in expected.items()):
+        names = ", ".join(f"{name} ({'number' if kind is int else 'text'})" for name, kind in expected.items())
+        raise HTTPException(400, f"send a JSON object of {names}")
+    return body

@@ -1,4 +1,7 @@
-"""How fast one detector is here: run in a process of its own, which imports what the detector needs and no more."""
+"""The speed of one detector on this machine.
+
+It is measured in a process of its own, which imports only what the detector needs, so that the peak memory is right.
+"""
 
 import json
 import time
@@ -10,19 +13,30 @@ import numpy as np
 from lit_ad.detector.detector import Detector
 from lit_ad.machine import peak_memory
 
-RUNTIMES = {".onnx": "ONNX Runtime", ".xml": "OpenVINO", ".pt2": "torch.export", ".ckpt": "PyTorch"}
+_RUNTIMES = {".onnx": "ONNX Runtime", ".xml": "OpenVINO", ".pt2": "torch.export", ".ckpt": "PyTorch"}
 
 
 def measure(file: str, batch: str, seconds: str, images: str, device: str, weights: str) -> None:
-    """One row as JSON, on stdout."""
+    """Measure a detector, and print one row of the table of `lit-ad speed` as JSON.
+
+    All arguments are texts, because they come from a command line.
+
+    Args:
+        file: The exported file or checkpoint.
+        batch: The batch size.
+        seconds: How long to measure.
+        images: A JSON list of image files to judge. "[]": only the network is measured, on random pixels.
+        device: The device, such as cpu.
+        weights: The teacher's weights, or "".
+    """
     path, size = Path(file), int(batch)
     detector = Detector.load(path, weights or None, device)
     times = (
-        folder(detector, json.loads(images), size, float(seconds))
+        time_files(detector, json.loads(images), size, float(seconds))
         if images != "[]"
-        else network(detector, size, float(seconds))
+        else time_network(detector, size, float(seconds))
     )
-    row: dict[str, Any] = {"file": path.name, "runtime": RUNTIMES[path.suffix], "precision": detector.card.precision}
+    row: dict[str, Any] = {"file": path.name, "runtime": _RUNTIMES[path.suffix], "precision": detector.card.precision}
     row |= {"batch": size, "p50 ms": f"{1e3 * np.quantile(times, 0.5):.1f}"}
     row |= {"p95 ms": f"{1e3 * np.quantile(times, 0.95):.1f}", "images/s": f"{size / np.mean(times):.1f}"}
     size_in_bytes = path.stat().st_size + (path.with_suffix(".bin").stat().st_size if path.suffix == ".xml" else 0)
@@ -31,8 +45,8 @@ def measure(file: str, batch: str, seconds: str, images: str, device: str, weigh
     print(json.dumps(row | {"file MiB": f"{size_in_bytes / 2**20:.1f}"}))
 
 
-def network(detector: Detector, size: int, seconds: float) -> list[float]:
-    """Seconds of each run of a batch."""
+def time_network(detector: Detector, size: int, seconds: float) -> list[float]:
+    """Run the network on batches of random pixels for some seconds. Return the seconds of each batch."""
     black = detector.card.view.black_input(size)
     pixels = np.random.default_rng(0).integers(0, 256, black.shape, dtype=np.uint8)
     for _ in range(3):
@@ -45,8 +59,11 @@ def network(detector: Detector, size: int, seconds: float) -> list[float]:
     return times
 
 
-def folder(detector: Detector, paths: list[str], size: int, seconds: float) -> list[float]:
-    """The same from files: of a batch of one, the latency of a file; of more, the mean of a stream."""
+def time_files(detector: Detector, paths: list[str], size: int, seconds: float) -> list[float]:
+    """Judge image files for some seconds. Return the seconds of each batch.
+
+    With a batch size of 1, this is the latency of each file. With more, it is the mean of a stream over all files.
+    """
     detector(paths[0])
     times: list[float] = []
     start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The detectors that a journal has seen: which judged, which grew from which, and which one is shipped.
+"""The versions of a detector in a journal: which judged, which grew from which, and which one is shipped.
 
 The standard library only.
 """
@@ -12,39 +12,41 @@ from typing import Any
 from lit_ad.deploy.journal_file import JournalFile
 from lit_ad.detector.card import Card
 
-COLUMNS = "id, time, about, file, parent, state, report"
-_STATES = ("judged", "shipped", "refused", "retired")
+_COLUMNS = "id, time, about, file, parent, state, report"
 
 
 @dataclass(frozen=True)
 class Version:
-    """A detector."""
+    """A detector that judged images of the journal, or grew from one that did."""
 
     id: int
-    time: float  # when the journal saw it first
-    about: str
-    file: str | None  # below DIR; None: it lies elsewhere
-    parent: int | None  # that it was compared with: the one shipped then, which a rollback goes back to
-    state: str  # of STATES
-    report: str | None  # JSON: how it compares with its parent
+    time: float  # when it entered the journal, in seconds since 1970
+    about: str  # a few words for people: see `_describe_card`
+    file: str | None  # the checkpoint's path below DIR; None: the checkpoint lies elsewhere
+    parent: int | None  # id of the version it was compared with, which was shipped then; a rollback ships that again
+    state: str  # "judged", "shipped", "refused" or "retired"
+    report: str | None  # JSON: the comparison with its parent
 
 
 class Versions:
-    """The table of versions in a journal's file."""
+    """Reads and writes the table of versions in a journal's file."""
 
     def __init__(self, file: JournalFile) -> None:
         self.file = file
 
     def register(self, card: Card, state: str = "judged", **values: Any) -> int:
-        """The number of a detector, which is entered where it is not there yet; `values` are set: file, parent, report.
+        """Enter a detector in the table, unless it is there already, and return its id.
 
-        A state of "judged" does not change that of a version that is there.
+        Args:
+            card: The detector's card.
+            state: Its state. "judged" does not change the state of a version that is there already.
+            **values: Columns to set: file, parent, report.
         """
-        run, print_ = self.file.connection.execute, fingerprint(card)
-        row = run("SELECT id FROM versions WHERE fingerprint = ?", (print_,)).fetchone()
+        run, fingerprint = self.file.connection.execute, _hash_card(card)
+        row = run("SELECT id FROM versions WHERE fingerprint = ?", (fingerprint,)).fetchone()
         if row is None:
             insert = "INSERT INTO versions (time, fingerprint, about, state) VALUES (?, ?, ?, ?)"
-            number = int(run(insert, (time.time(), print_, about(card), state)).lastrowid or 0)
+            number = int(run(insert, (time.time(), fingerprint, _describe_card(card), state)).lastrowid or 0)
         else:
             number = int(row[0])
             if state != "judged":
@@ -54,23 +56,23 @@ class Versions:
         return number
 
     def all(self) -> list[Version]:
-        """Each version, the first first."""
-        return [Version(*row) for row in self.file.connection.execute(f"SELECT {COLUMNS} FROM versions ORDER BY id")]
+        """Return all versions in the order of their ids."""
+        return [Version(*row) for row in self.file.connection.execute(f"SELECT {_COLUMNS} FROM versions ORDER BY id")]
 
     def set_state(self, number: int, state: str) -> None:
         """Change the state of a version."""
         self.file.connection.execute("UPDATE versions SET state = ? WHERE id = ?", (state, number))
 
     def set_file(self, number: int, file: str | None) -> None:
-        """Say where below DIR the file of a version is. None: it is not kept."""
+        """Set the path below DIR of a version's checkpoint. None: the checkpoint is not kept."""
         self.file.connection.execute("UPDATE versions SET file = ? WHERE id = ?", (file, number))
 
     def remove(self, number: int) -> None:
-        """Forget a version."""
+        """Remove a version from the table."""
         self.file.connection.execute("DELETE FROM versions WHERE id = ?", (number,))
 
     def images(self) -> dict[int, dict[str, int]]:
-        """How many images each version has judged, by verdict."""
+        """Count the images that each version judged: {id: {verdict: count}}."""
         counts: dict[int, dict[str, int]] = {}
         query = "SELECT version, coalesce(verdict, 'no threshold'), count(*) FROM images GROUP BY 1, 2"
         for number, verdict, count in self.file.connection.execute(query):
@@ -79,15 +81,18 @@ class Versions:
         return counts
 
 
-def about(card: Card) -> str:
-    """A detector in a few words."""
+def _describe_card(card: Card) -> str:
+    """Return method, precision and threshold in a few words."""
     decision = card.decision
     threshold = "no threshold" if decision is None else f"threshold {decision.threshold():.6g}"
     return f"{card.method.rpartition('.')[2]}, {card.precision}, {threshold}"
 
 
-def fingerprint(card: Card) -> str:
-    """Tells detectors apart by what they say of the held-out images, to the last bit."""
+def _hash_card(card: Card) -> str:
+    """Return a hash of method, precision, view and decision.
+
+    The decision has the exact scores of the held-out images, so two trainings have different hashes.
+    """
     decision = None if card.decision is None else card.decision.to_dict()
     text = json.dumps([card.method, card.precision, card.view.to_dict(), decision], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()

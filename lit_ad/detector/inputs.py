@@ -25,7 +25,7 @@ ImageLike = Union[str, os.PathLike[str], bytes, bytearray, memoryview, BinaryIO,
 3) or (H, W, 4); a tensor (H, W), (1, H, W), (3, H, W) or (4, H, W). Numbers are uint8, uint16, or floats in [0, 1]."""
 
 _CHANNELS = (1, 3, 4)
-EXPECTED = (
+_EXPECTED = (
     "an image is a path, bytes or a binary file, a Pillow image, an array (H, W) or (H, W, C) of NumPy, or a tensor "
     "(C, H, W) of torch, where C is 1, 3 or 4"
 )
@@ -66,17 +66,17 @@ def check_image(image: Any, name: str) -> None:
     """Raises UserError, with the image's name, if it is no image by its type and shape. Files are not read."""
     if _is_tensor(image):
         if image.ndim not in (2, 3):
-            raise UserError(f"{name} is a tensor of shape {tuple(image.shape)}: {EXPECTED}")
+            raise UserError(f"{name} is a tensor of shape {tuple(image.shape)}: {_EXPECTED}")
         if image.ndim == 3:
             _check_channels(image, f"{name}, a tensor (C, H, W),")
     elif isinstance(image, np.ndarray):
         if image.ndim not in (2, 3) or image.shape[2:] not in ((), *((count,) for count in _CHANNELS)):
             hint = "; array.transpose(1, 2, 0) makes one of (C, H, W)" if image.shape[:1] in ((1,), (3,), (4,)) else ""
-            raise UserError(f"{name} is an array of shape {image.shape}: {EXPECTED}{hint}")
+            raise UserError(f"{name} is an array of shape {image.shape}: {_EXPECTED}{hint}")
     elif not (isinstance(image, str | os.PathLike | bytes | bytearray | memoryview | Image.Image) or is_file(image)):
         kind = "None" if image is None else f"of type {type(image).__name__}"
         hint = "; several images are a list of them, or an iterator: iter(...)" if isinstance(image, Iterable) else ""
-        raise UserError(f"{name} is {kind}: {EXPECTED}{hint}")
+        raise UserError(f"{name} is {kind}: {_EXPECTED}{hint}")
 
 
 def _check_channels(tensor: Any, name: str) -> None:

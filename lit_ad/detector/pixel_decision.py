@@ -60,10 +60,7 @@ class PixelDecision:
         if not self.maxima and self.rule != PixelRule():
             raise UserError(f"decision.pixel and what goes with it are for anomaly maps, and {NO_MAPS}: leave them out")
         kind, area = self.rule.kind, self.rule.area
-        anew = f"train anew{f' with decision.area {area}' if kind == 'region' else ''}"
-        if len(self.maxima) == 1:  # of several categories, recalibrate takes the images of one
-            region = f" --pixel region --area {area}" if kind == "region" else ""
-            anew += f", or take good images for it: lit-ad recalibrate FILE --nominal FOLDER --replace{region}"
+        anew = "train anew, or take good images for it: lit-ad recalibrate FILE --nominal FOLDER --replace"
         known = set(self.pixels) == set(self.grains) == set(self.maxima)
         if self.rule.clean_up is not None and not known:
             raise UserError(
@@ -74,30 +71,16 @@ class PixelDecision:
         if kind == "region" and set(self.peaks) != set(self.maxima):
             raise UserError(
                 f"decision.pixel region needs held-out maps that were looked at for regions of {area} pixels, which "
-                f"those of this model were not: {anew}"
+                f"those of this model were not: {anew} --pixel region --area {area}"
             )
         if kind == "pixel" and self.rate >= 0.5:
             raise UserError(f"decision.pixel_rate is {self.rate:g}, but for decision.pixel pixel it must be below 0.5")
-        self._check_low()
         for category, peaks in self.peaks.items() if kind == "region" else ():
             if category in self.medians and np.median(peaks) < np.median(self.medians[category]):
                 place = f" of {category}" if category else ""
                 raise UserError(
                     f"decision.area is {area}, but a nominal map{place} has a connected region of so many pixels only "
                     "where more than half of its pixels are anomalous: give fewer pixels"
-                )
-
-    def _check_low(self) -> None:
-        """Raises UserError on an end of regions that was given, and lies where half of a nominal map does."""
-        low = None if self.rule.clean_up is None else self.rule.clean_up.low
-        if low is None:
-            return
-        for category, medians in self.medians.items():
-            if low <= np.median(medians):
-                place = f" of {category}" if category else ""
-                raise UserError(
-                    f"decision.clean_up.low is {low:g}, no higher than the median {np.median(medians):.6g} of nominal "
-                    f"pixels{place}, so that a region would grow over half of a nominal image: give a higher one"
                 )
 
     @property

@@ -11,7 +11,7 @@ from unicodedata import normalize
 from lit_ad.batch import Sample
 from lit_ad.image.pixels import split_page
 
-LONGEST = 240  # bytes of a name without suffix, where file systems allow 255 with it
+_LONGEST = 240  # bytes of a name without suffix, where file systems allow 255 with it
 
 
 def picture_names(samples: Sequence[Sample]) -> dict[str, str]:
@@ -69,6 +69,6 @@ def _short_stem(path: Path, with_suffix: bool) -> str:
     file, page = split_page(path)
     name = path.name if with_suffix else file.stem if page is None else f"{file.stem}#{page}"
     coded = os.fsencode(name)
-    if len(coded) <= LONGEST:
+    if len(coded) <= _LONGEST:
         return name
-    return f"{coded[: LONGEST - 20].decode(errors='ignore')}~{hashlib.sha256(coded).hexdigest()[:12]}"
+    return f"{coded[: _LONGEST - 20].decode(errors='ignore')}~{hashlib.sha256(coded).hexdigest()[:12]}"

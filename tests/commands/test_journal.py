@@ -45,5 +45,5 @@ def test_what_is_refused(folder: Path) -> None:
         journal(folder, reset="new lamp", source="line 1", category="bolt")
     with pytest.raises(UserError, match="--reset is empty"):
         journal(folder, reset=" ")
-    with pytest.raises(UserError, match=r"journal.sqlite is not there"):
+    with pytest.raises(UserError, match=r"journal.sqlite does not exist"):
         journal(folder / "nowhere")

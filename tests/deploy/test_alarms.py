@@ -1,4 +1,4 @@
-"""An alarm shows images of both sides, and what of their looks has moved most."""
+"""An alarm shows images from before and after the change, and which property of their looks changed most."""
 
 import time
 from pathlib import Path
@@ -15,9 +15,9 @@ from lit_ad.detector.detection import Detection
 from tests.deploy.test_journal import DECISION, detector
 
 
-def test_brighter_images_with_higher_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_alarm_tells_that_the_images_became_brighter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = np.random.default_rng(0)
-    monkeypatch.setattr(journal_module, "LOOKS_APART", 0.0)  # each image is looked at
+    monkeypatch.setattr(journal_module, "LOOK_INTERVAL", 0.0)  # each image is looked at
     with Journal(tmp_path, detector(), JournalSettings(sample=0.5), "line") as journal:
         for number in range(260):
             changed = number >= 200
@@ -28,14 +28,14 @@ def test_brighter_images_with_higher_scores(tmp_path: Path, monkeypatch: pytest.
     file = JournalFile(tmp_path, alone=False)
     (event,) = file.events(kind="alarm")
     assert event.since is not None and event.time - 1 < event.since < event.time
-    assert "; brightness has moved most of how the images look, from 99.5 to 129.5 (+" in event.reason
+    assert "; of the images' looks, brightness changed most: from 99.5 to 129.5 (+" in event.reason
     alarm = describe_alarm(file, event)
     assert len(alarm["before"]) == len(alarm["after"]) == 4
     assert max(alarm["before"]) < min(alarm["after"]) <= event.image
     assert alarm["moves"][0]["name"] == "brightness" and alarm["moves"][0]["deviations"] > 3
 
 
-def test_an_alarm_without_a_time(tmp_path: Path) -> None:
+def test_an_alarm_without_the_time_of_the_change_has_no_moves(tmp_path: Path) -> None:
     file = JournalFile(tmp_path, alone=True)
     file.add_event("alarm", "line", "", "drift")
     (event,) = file.events()

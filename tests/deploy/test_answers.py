@@ -6,25 +6,25 @@ import json
 import numpy as np
 from PIL import Image
 
-from lit_ad.deploy.answers import as_json, description, png
+from lit_ad.deploy.answers import describe_detection, describe_detector, draw_png
 from tests.deploy.test_journal import DECISION, detection, detector
 
 
 def test_a_verdict_as_plain_values() -> None:
-    told = json.loads(json.dumps(as_json(detection(150.0)), allow_nan=False))
+    told = json.loads(json.dumps(describe_detection(detection(150.0)), allow_nan=False))
     assert (told["score"], told["anomalous"], told["threshold"]) == (150.0, True, DECISION.threshold())
     assert told["p_value"] == 0.01 and told["size"] == {"height": 32, "width": 32}
     assert told["regions"][0]["box"] == [0, 0, 32, 32]
-    nothing = as_json(detection(150.0, None))
+    nothing = describe_detection(detection(150.0, None))
     assert nothing["anomalous"] is nothing["threshold"] is nothing["p_value"] is None
 
 
 def test_a_picture_is_a_png() -> None:
-    picture = Image.open(io.BytesIO(png(detection(150.0))))
+    picture = Image.open(io.BytesIO(draw_png(detection(150.0))))
     assert picture.format == "PNG" and np.array_equal(np.asarray(picture), np.asarray(detection(150.0).plot()))
 
 
-def test_a_detector_describes_itself() -> None:
-    known = description(detector())
+def test_the_description_of_a_detector() -> None:
+    known = describe_detector(detector())
     assert (known["method"], known["false_alarm"], known["threshold"]) == ("STFPM", 0.05, 95.0)
-    assert description(detector(None))["threshold"] is None
+    assert describe_detector(detector(None))["threshold"] is None

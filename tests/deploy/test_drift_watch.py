@@ -1,4 +1,4 @@
-"""Each source and category has tests of its own, which tell what they find in words."""
+"""Each source and category has its own drift tests, and alarms are told in words."""
 
 import json
 import math
@@ -21,7 +21,7 @@ def row(score: float, source: str = "a", category: str = "nut", verdict: str = "
     return Row(time, source, category, "", score, 0.5, verdict, 0.01, None, False, None)
 
 
-def test_each_source_and_category_has_its_own() -> None:
+def test_each_source_and_category_has_its_own_tests() -> None:
     watch, random = DriftWatch(DECISION, 0.01, None), np.random.default_rng(1)
     raised: list[tuple[str, float]] = []
     for number in range(300):
@@ -30,7 +30,7 @@ def test_each_source_and_category_has_its_own() -> None:
         raised += watch.update(row(random.random() * 0.95 + 5, "a", "bolt", time=1.8e9 + number))
     assert set(watch.tests) == {("a", "nut"), ("b", "nut"), ("a", "bolt")}
     assert len(raised) == 1 and raised[0][0].startswith(
-        "the scores of nominal verdicts are no longer as they were, source b, category nut: since about"
+        "the scores of images judged nominal have changed, source b, category nut: since about"
     )
     (alarm,) = watch.alarms()
     assert raised[0][0] in alarm and 1.8e9 <= raised[0][1] < 1.8e9 + 300 and "lit-ad journal DIR --reset" in alarm
@@ -43,12 +43,12 @@ def test_each_source_and_category_has_its_own() -> None:
     assert not watch.alarms()
 
 
-def test_too_many_anomalous_verdicts() -> None:
+def test_too_many_anomalous_verdicts_raise_an_alarm() -> None:
     watch = DriftWatch(DECISION, 0.01, 0.05)
     raised = [
         words for n in range(100) for words, _ in watch.update(row(2.0, verdict="nominal" if n % 2 else "anomalous"))
     ]
-    assert len(raised) == 1 and raised[0].startswith("more images are called anomalous than the stated 5 %, source a")
+    assert len(raised) == 1 and raised[0].startswith("more images are judged anomalous than the stated 5 %, source a")
     known = watch.description()
     assert {test["test"] for test in known["tests"]} == {"scores", "share"}
     assert known["log_alarm"] == pytest.approx(math.log(100))
@@ -56,26 +56,26 @@ def test_too_many_anomalous_verdicts() -> None:
     json.dumps(known, allow_nan=False)
 
 
-def test_the_promise_says_what_it_rests_on() -> None:
-    assert "not tested, since no rate was stated" in DriftWatch(DECISION, 0.01, None).promise()
+def test_the_promise_names_its_assumptions() -> None:
+    assert "not tested, because no rate was stated" in DriftWatch(DECISION, 0.01, None).promise()
     chosen = Decision({"": HELD}, also_chosen={"": ["the epoch"]})
-    assert "more was chosen on the held-out images" in DriftWatch(chosen, 0.01, None).promise()
+    assert "the held-out images also served other choices" in DriftWatch(chosen, 0.01, None).promise()
     folds = Decision({"": HELD}, folds={"": [1] * 5})
-    assert "come as earlier ones of the same line did" in DriftWatch(folds, 0.01, None).promise()
+    assert "distributed as earlier images of the same line" in DriftWatch(folds, 0.01, None).promise()
     assert "Nothing is tested" in DriftWatch(None, 0.01, None).promise()
     assert DriftWatch(None, 0.01, None).update(row(0.5)) == []
 
 
-def test_pairs_without_end_take_no_memory_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drift_watch, "MOST", 3)
+def test_the_number_of_tested_pairs_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drift_watch, "MAX_KEYS", 3)
     watch = DriftWatch(DECISION, 0.01, None)
     for number in range(10):
         watch.update(row(0.5, str(number)))
     assert len(watch.tests) == 3 and watch.description()["untested"] == 7
 
 
-def test_a_state_and_the_rows_after_it_are_what_was(tmp_path: Path) -> None:
-    """Resets between the rows included; `journal` saves states, rows and events in this manner."""
+def test_tests_are_restored_from_a_state_and_the_rows_after_it(tmp_path: Path) -> None:
+    """With resets between the rows. The journal saves states, rows and events in the same way."""
     file, watch, random = JournalFile(tmp_path, alone=True), DriftWatch(DECISION, 0.01, 0.05), np.random.default_rng(2)
     for number in range(60):
         each = row(random.random(), "ab"[number % 2])
@@ -89,12 +89,12 @@ def test_a_state_and_the_rows_after_it_are_what_was(tmp_path: Path) -> None:
             watch.reset("a" if number == 30 else None)
     again = DriftWatch(DECISION, 0.01, 0.05)
     again.load(file)
-    for key, name, test in watch.every():
+    for key, name, test in watch.list_tests():
         assert again.tests[key][name].state() == test.state()
     assert len(again.states()) == 2 and not again.states()
 
 
-def test_the_fingerprint_is_of_all_that_is_compared_with() -> None:
+def test_the_fingerprint_changes_with_decision_delta_and_rate() -> None:
     watches = [
         DriftWatch(DECISION, 0.01, None),
         DriftWatch(DECISION, 0.02, None),
@@ -105,7 +105,7 @@ def test_the_fingerprint_is_of_all_that_is_compared_with() -> None:
     assert DriftWatch(DECISION, 0.01, None).fingerprint() == watches[0].fingerprint()
 
 
-def test_numbers_that_make_no_sense() -> None:
+def test_numbers_out_of_range_are_refused() -> None:
     with pytest.raises(UserError, match="delta is 2"):
         DriftWatch(DECISION, 2, None)
     with pytest.raises(UserError, match="rate is 0"):

@@ -1,4 +1,4 @@
-"""The program beside an exported file says what the detector says, where lit_ad cannot be imported."""
+"""The program beside an exported file agrees with the detector, and does not import lit_ad."""
 
 import re
 import subprocess
@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from lit_ad import Detector
-from lit_ad.deploy.example import example, example_name
+from lit_ad.deploy.example import example_name, make_example
 from lit_ad.deploy.export import SUFFIX, export
 from lit_ad.deploy.exported_file import write_onnx
 from lit_ad.detector.decision import Decision
@@ -37,10 +37,10 @@ def files(small_models: dict[str, dict[str, Any]], tmp_path_factory: pytest.Temp
 
 
 @pytest.mark.parametrize("format", SUFFIX)
-def test_the_example_says_what_the_detector_says(format: str, files: dict[str, Path]) -> None:
+def test_the_example_agrees_with_the_detector(format: str, files: dict[str, Path]) -> None:
     detector = Detector.load(files[format])
     program, image = files[format].with_name(f"{format}_example.py"), files[format].with_name("image.png")
-    program.write_text(example(files[format], detector.card))
+    program.write_text(make_example(files[format], detector.card))
     done = subprocess.run([sys.executable, program, image], capture_output=True, text=True, check=True)
     found = detector(image)
     verdict = "anomalous" if found.anomalous else "nominal"
@@ -54,7 +54,7 @@ def test_the_example_says_what_the_detector_says(format: str, files: dict[str, P
         assert (done.returncode, done.stderr) == (1, f"{thin} is too small or too thin to be judged\n")
 
 
-def test_neither_the_example_nor_the_detector_judges_what_is_not_finite(files: dict[str, Path], tmp_path: Path) -> None:
+def test_example_and_detector_refuse_scores_that_are_not_finite(files: dict[str, Path], tmp_path: Path) -> None:
     model, broken, program = onnx.load(files["onnx"]), tmp_path / "broken.onnx", tmp_path / "example.py"
     for weights in model.graph.initializer:
         if weights.data_type == onnx.TensorProto.FLOAT:
@@ -64,8 +64,8 @@ def test_neither_the_example_nor_the_detector_judges_what_is_not_finite(files: d
     image = files["onnx"].with_name("image.png")
     with pytest.raises(NotFiniteError, match=rf"^{re.escape(str(image))}: {NOT_FINITE}$"):
         Detector.load(broken)(image)
-    program.write_text(example(broken, Detector.load(broken).card))
-    done = alone(program, image)
+    program.write_text(make_example(broken, Detector.load(broken).card))
+    done = run_alone(program, image)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"{image}: {NOT_FINITE}\n")
 
 
@@ -73,7 +73,7 @@ def test_neither_the_example_nor_the_detector_judges_what_is_not_finite(files: d
 def onnx_of(
     small_models: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[View], tuple[Path, Path]]:
-    """onnx_of(view): STFPM with that view as an ONNX file that marks cleaned-up regions, and the example beside it."""
+    """onnx_of(view) exports an STFPM with that view and a clean-up of regions; it returns the file and its example."""
 
     def onnx_of(view: View) -> tuple[Path, Path]:
         images: list[Any] = pictures(1) if view.window is None else [np.zeros((70, 90), np.uint16)]
@@ -86,14 +86,14 @@ def onnx_of(
         decision = Decision(**seen.held, false_alarm=0.3, pixel_rule=rule)
         method.decision = decision.with_threshold(seen.held["pixels"]["a"].threshold(0.1), pixels=True)
         export(method, home / "model.onnx", "onnx")
-        (home / "example.py").write_text(example(home / "model.onnx", Detector.load(home / "model.onnx").card))
+        (home / "example.py").write_text(make_example(home / "model.onnx", Detector.load(home / "model.onnx").card))
         assert ("lit_ad " in (home / "example.py").read_text().splitlines()[0]) == (view.tile is not None)
         return home / "model.onnx", home / "example.py"
 
     return onnx_of
 
 
-def alone(program: Path, *images: Path) -> "subprocess.CompletedProcess[str]":
+def run_alone(program: Path, *images: Path) -> "subprocess.CompletedProcess[str]":
     """Run an example where lit_ad cannot be imported."""
     (program.parent / "lit_ad.py").write_text("raise SystemExit('lit_ad was imported')")
     return subprocess.run([sys.executable, program, *images], capture_output=True, text=True, check=False)
@@ -102,7 +102,7 @@ def alone(program: Path, *images: Path) -> "subprocess.CompletedProcess[str]":
 @pytest.mark.parametrize(
     ("kind", "fit", "crop"), [("box", "pad", None), ("mask", "stretch", 48), ("rectangle", "pad", 56)]
 )
-def test_the_example_looks_at_the_region_of_interest_alone(
+def test_the_example_judges_only_the_region_of_interest(
     kind: str, fit: Any, crop: int | None, onnx_of: Callable[[View], tuple[Path, Path]], tmp_path: Path
 ) -> None:
     pixels = pictures(1)[0]
@@ -119,7 +119,7 @@ def test_the_example_looks_at_the_region_of_interest_alone(
         Image.fromarray(shown.astype(np.uint8)).save(image)
     one, other = Detector.load(model)(images[:2])
     assert one.score == other.score
-    done = alone(program, *images)
+    done = run_alone(program, *images)
     for image, line in zip(images, done.stdout.splitlines(), strict=False):
         assert line.startswith(f"{image}: ") and f"score {one.score:.5g}"[:-1] in line, done.stderr
         assert one.mask is not None and one.mask.any() and line.endswith(f", {one.mask.sum()} anomalous pixels")
@@ -127,7 +127,7 @@ def test_the_example_looks_at_the_region_of_interest_alone(
     assert str(images[2]) in done.stderr and "region of interest" in done.stderr
 
 
-def test_the_example_reads_through_the_window(onnx_of: Callable[[View], tuple[Path, Path]], tmp_path: Path) -> None:
+def test_the_example_applies_the_window(onnx_of: Callable[[View], tuple[Path, Path]], tmp_path: Path) -> None:
     model, program = onnx_of(View(64, window=(100, 3000)))
     deep = np.random.default_rng(0).integers(0, 4096, (70, 90)).astype(np.uint16)
     images = [tmp_path / name for name in ("deep.png", "deep.tif", "float.tif", "eight.png")]
@@ -135,21 +135,23 @@ def test_the_example_reads_through_the_window(onnx_of: Callable[[View], tuple[Pa
     for image, values in zip(images, kinds, strict=True):
         Image.fromarray(values).save(image)
     score = Detector.load(model)(images[0]).score
-    done = alone(program, *images)
+    done = run_alone(program, *images)
     assert [f"score {score:.5g}"[:-1] in line for line in done.stdout.splitlines()] == [True] * 3, done.stderr
-    assert done.returncode == 1 and f"{images[3]} has values of 8 bits, and the window is for more" in done.stderr
+    assert (
+        done.returncode == 1
+        and f"{images[3]} has values of 8 bits, but the window is for images of more bits" in done.stderr
+    )
 
 
-def test_each_file_has_a_program_of_its_own_name(files: dict[str, Path]) -> None:
+def test_each_program_is_named_after_its_file(files: dict[str, Path]) -> None:
     card = Detector.load(files["onnx"]).card
     for file in files.values():
         name = example_name(file)
         assert name == f"{file.name}.example.py"
-        assert example(file, card).startswith(f'"""python {name} IMAGE...')
+        assert make_example(file, card).startswith(f'"""python {name} IMAGE...')
 
 
-def test_a_detector_of_tiles_is_asked_by_lit_ad(onnx_of: Callable[[View], tuple[Path, Path]], tmp_path: Path) -> None:
-    """The program of one without tiles needs no lit_ad; stitching tiles is more than a page."""
+def test_with_tiles_the_program_calls_lit_ad(onnx_of: Callable[[View], tuple[Path, Path]], tmp_path: Path) -> None:
     model, program = onnx_of(View(64, tile=32, overlap=8))
     Image.fromarray(pictures(1)[0]).save(tmp_path / "image.png")
     found = Detector.load(model)(tmp_path / "image.png")
@@ -158,7 +160,7 @@ def test_a_detector_of_tiles_is_asked_by_lit_ad(onnx_of: Callable[[View], tuple[
 
 
 @pytest.mark.parametrize("view", [View(64), View(64, tile=32, overlap=8)], ids=["alone", "by lit_ad"])
-def test_what_cannot_be_read_is_one_line(
+def test_an_unreadable_image_ends_with_a_line_of_error(
     view: View, onnx_of: Callable[[View], tuple[Path, Path]], tmp_path: Path
 ) -> None:
     _, program = onnx_of(view)
@@ -169,33 +171,33 @@ def test_what_cannot_be_read_is_one_line(
         assert len(done.stderr.splitlines()) == 1
 
 
-def test_the_example_has_our_limit_of_metadata(
+def test_the_example_has_lit_ads_limit_of_metadata(
     onnx_of: Callable[[View], tuple[Path, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The limits, their default and their sentences are those of the reader of lit_ad."""
+    """Limits, defaults and messages are the same as when lit_ad reads the image."""
     program, image, notes = onnx_of(View(64))[1], tmp_path / "noted.png", PngImagePlugin.PngInfo()
     notes.add_text("log", "x" * 3 * 2**20, zip=True)
     Image.fromarray(pictures(1)[0]).save(image, pnginfo=notes)
-    assert alone(program, image).stdout.startswith(f"{image}: ")
+    assert run_alone(program, image).stdout.startswith(f"{image}: ")
     for limit in ("2", "0.01", "much"):
         monkeypatch.setenv("LIT_AD_MAX_METADATA_MIB", limit)
         with pytest.raises(UserError) as refusal:
             read_image(image)
-        done = alone(program, image)
+        done = run_alone(program, image)
         assert done.returncode == 1 and str(refusal.value).startswith(done.stderr.strip())
     monkeypatch.setenv("LIT_AD_MAX_METADATA_MIB", "4")
-    assert alone(program, image).returncode == 0
+    assert run_alone(program, image).returncode == 0
 
 
-def test_the_example_has_our_limit_of_pixels_and_not_pillows(
+def test_the_example_has_lit_ads_limit_of_pixels_in_place_of_pillows(
     onnx_of: Callable[[View], tuple[Path, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scan = tmp_path / "scan.png"
     Image.new("1", (13500, 13500)).save(scan)  # 182 megapixels: Pillow refuses 179
     _, program = onnx_of(View(64))
-    done = alone(program, scan)
+    done = run_alone(program, scan)
     assert done.stdout.startswith(f"{scan}: ") and "score" in done.stdout, done.stderr
     monkeypatch.setenv("LIT_AD_MAX_MEGAPIXELS", "100")
-    done = alone(program, scan)
+    done = run_alone(program, scan)
     said = f"{scan} has more pixels than the 100 million that LIT_AD_MAX_MEGAPIXELS allows"
     assert (done.returncode, done.stderr.strip()) == (1, said)

@@ -1,4 +1,4 @@
-"""What leaves the building says what the checkpoint says: every method in every format."""
+"""Exported files agree with their checkpoints: every method in every format."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,7 +12,7 @@ from PIL import Image
 
 from lit_ad import Detector
 from lit_ad.batch import Prediction
-from lit_ad.deploy.differences import beyond, differences
+from lit_ad.deploy.differences import list_excesses, measure_differences
 from lit_ad.deploy.export import SUFFIX, check_options, export
 from lit_ad.deploy.exported_file import input_size, rewrite
 from lit_ad.detector.decision import Decision
@@ -36,7 +36,7 @@ DECISION = Decision({"a": [1.0, 2.0, 3.0]}, {"a": [1.0, 2.0, 3.0]}, {"a": [0.5, 
 
 @pytest.fixture(autouse=True)
 def _nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """OpenVINO's converter would tell Intel what it converts."""
+    """Fail if a test sends usage data to Intel, as OpenVINO's converter does."""
     sent: list[Any] = []
     monkeypatch.setattr(telemetry.Telemetry, "send_event", lambda *args, **_: sent.append(args))
     yield
@@ -49,7 +49,7 @@ def pictures(count: int, seed: int = 0) -> list[np.ndarray]:
 
 
 def export_every_format(small_models: dict[str, dict[str, Any]], home: Path) -> tuple[STFPM, dict[str, Path]]:
-    """A small STFPM, and its file in each format, in a folder where an image lies, too: image.png."""
+    """Make a small STFPM, export it in each format to a folder, and add image.png. Return the method and the files."""
     method = STFPM(**{**small_models["STFPM"]["init_args"], "view": View(64, fit="pad")}).eval().requires_grad_(False)
     method.decision = DECISION
     files = {format: home / f"model{suffix}" for format, suffix in SUFFIX.items()}
@@ -60,7 +60,7 @@ def export_every_format(small_models: dict[str, dict[str, Any]], home: Path) -> 
 
 
 def made(name: str, small_models: dict[str, dict[str, Any]], **changes: Any) -> Method:
-    """A method of random weights, calibrated on noise, with a decision."""
+    """Make a method with random weights and a decision, calibrated on noise."""
     torch.manual_seed(0)
     arguments = dict(small_models[name]["init_args"])
     view = View(**arguments.pop("view"))
@@ -92,12 +92,16 @@ def test_parity(name: str, small_models: dict[str, dict[str, Any]], tmp_path: Pa
         file = tmp_path / f"model{suffix}"
         card = export(method, file, format)  # type: ignore[arg-type]
         exported = Detector.load(file)
-        found = differences(exported, checkpoint, pictures(5))
-        print(name, format, {size: {of: f"{v:.1e}" for of, v in values.items()} for size, values in found.items()})
-        assert not beyond(found, 1e-5)
+        found = measure_differences(exported, checkpoint, pictures(5))
+        print(
+            name,
+            format,
+            {size: {key: f"{value:.1e}" for key, value in values.items()} for size, values in found.items()},
+        )
+        assert not list_excesses(found, 1e-5)
         assert set(found["batch 4"]) == ({"score"} if name == "MKD" else {"score", "anomaly_map"})
         assert exported.card.to_dict() == card.to_dict()
-    assert checkpoint.card.to_dict() == method.card.to_dict()  # the given model is as it was
+    assert checkpoint.card.to_dict() == method.card.to_dict()  # export does not change the given method
 
 
 def test_padding_and_tiles(small_models: dict[str, dict[str, Any]], tmp_path: Path) -> None:
@@ -106,7 +110,7 @@ def test_padding_and_tiles(small_models: dict[str, dict[str, Any]], tmp_path: Pa
         file = tmp_path / f"{number}.onnx"
         export(method, file)
         checkpoint = Detector(make_inference_network(method), method.card)
-        assert not beyond(differences(Detector.load(file), checkpoint, pictures(5)), 1e-5)
+        assert not list_excesses(measure_differences(Detector.load(file), checkpoint, pictures(5)), 1e-5)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +124,7 @@ def test_padding_and_tiles(small_models: dict[str, dict[str, Any]], tmp_path: Pa
 def test_versions_of_onnx(
     options: dict[str, int], versions: tuple[int, int], small_models: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
-    """By default those of ONNX Runtime 1.17, and of some before it; the same after another decision."""
+    """The default suits ONNX Runtime 1.17 and older. Another decision does not change the versions."""
     method = made("STFPM", small_models)
     for precision in ("fp32", "int8"):
         card = export(method, tmp_path / "a.onnx", "onnx", precision, pictures(4), **options)  # type: ignore[arg-type]
@@ -133,12 +137,12 @@ def test_versions_of_onnx(
 
 
 @pytest.mark.parametrize(("format", "options"), [("openvino", {"opset": 18}), ("torch", {"ir": 8})])
-def test_versions_are_those_of_onnx_files(format: Any, options: dict[str, int]) -> None:
-    with pytest.raises(UserError, match=f"opset and ir are versions of ONNX files, and the format is {format}"):
+def test_only_onnx_files_have_versions(format: Any, options: dict[str, int]) -> None:
+    with pytest.raises(UserError, match=f"opset and ir are versions of ONNX files, but the format is {format}"):
         check_options(format, "fp32", **options)
 
 
-def test_mkd_leaves_its_map_and_nothing_else(small_models: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+def test_an_exported_mkd_has_no_map(small_models: dict[str, dict[str, Any]], tmp_path: Path) -> None:
     method = made("MKD", small_models)
     export(method, tmp_path / "model.onnx")
     exported = Detector.load(tmp_path / "model.onnx")
@@ -150,7 +154,7 @@ def test_mkd_leaves_its_map_and_nothing_else(small_models: dict[str, dict[str, A
 
 
 class Smoothed(STFPM):
-    """A map of operations that NNCF has eight bits for: a sum and a convolution."""
+    """An STFPM whose map is made by operations that NNCF could quantize: a sum and a convolution."""
 
     def detect(self, disagreement: list[torch.Tensor]) -> Prediction:
         fine, coarse = disagreement[0], upsample(disagreement[1], (16, 16))
@@ -158,7 +162,7 @@ class Smoothed(STFPM):
 
 
 @pytest.mark.parametrize("format", ["onnx", "openvino"])
-def test_an_int8_map_rises_above_those_of_calibration(
+def test_an_int8_map_can_be_higher_than_in_calibration(
     format: str, small_models: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
     pytest.importorskip("nncf")
@@ -170,14 +174,14 @@ def test_an_int8_map_rises_above_those_of_calibration(
         weight.data += 0.02 * weight.data.std() * torch.randn_like(weight)  # a student that is nearly its teacher
     nominal, anomalous = pictures(4), [np.full((64, 64, 3), 100, dtype=np.uint8)]  # noise moves these weights least
     checkpoint = Detector(make_inference_network(method), method.card)
-    usual, most = (max(one.score for one in checkpoint.stream(images)) for images in (nominal, anomalous))
+    usual, most = (max(detection.score for detection in checkpoint.stream(images)) for images in (nominal, anomalous))
     assert most > 1.5 * usual
     file = tmp_path / f"model{SUFFIX[format]}"
     export(method, file, format, "int8", nominal)  # type: ignore[arg-type]
-    assert max(one.score for one in Detector.load(file).stream(anomalous)) > 0.8 * most
+    assert max(detection.score for detection in Detector.load(file).stream(anomalous)) > 0.8 * most
 
 
-def test_what_cannot_be_exported(small_models: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+def test_wrong_options_are_refused(small_models: dict[str, dict[str, Any]], tmp_path: Path) -> None:
     method = made("STFPM", small_models)
     with pytest.raises(UserError, match=r"should end in \.onnx"):
         export(method, tmp_path / "model.xml", "onnx")
@@ -195,7 +199,7 @@ def test_what_cannot_be_exported(small_models: dict[str, dict[str, Any]], tmp_pa
     ("name", "near"), [("STFPM", 0.05), pytest.param("Transformaly", 0.5, marks=pytest.mark.slow)]
 )
 @pytest.mark.parametrize("format", ["onnx", "openvino"])
-def test_int8_runs_and_is_near(
+def test_int8_scores_are_near_those_of_the_checkpoint(
     name: str, near: float, format: str, small_models: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
     pytest.importorskip("nncf")
@@ -204,5 +208,5 @@ def test_int8_runs_and_is_near(
     export(method, file, format, "int8", pictures(6, seed=1))  # type: ignore[arg-type]
     exported = Detector.load(file)
     assert exported.card.precision == "int8"
-    found = differences(exported, Detector(make_inference_network(method), method.card), pictures(4))
+    found = measure_differences(exported, Detector(make_inference_network(method), method.card), pictures(4))
     assert 1e-5 < found["batch 1"]["score"] < near

@@ -1,4 +1,4 @@
-"""Exported files are written anew with another card, and carry what they did."""
+"""Exported files can be rewritten with another card, and keep their network and self-check."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ pytest.importorskip("openvino")
 
 
 @pytest.mark.parametrize("format", SUFFIX)
-def test_another_decision_in_the_same_file(
+def test_a_file_is_rewritten_with_another_decision(
     format: str, small_models: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
     method, suffix = made("STFPM", small_models), SUFFIX[format]

@@ -1,4 +1,4 @@
-"""A network in float16 is near, is half as large, and compares and makes maps in float32."""
+"""A float16 network has nearly the same results and half the size; it compares features and makes maps in float32."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lit_ad import Detector
-from lit_ad.deploy.differences import TOLERANCE, beyond, differences
+from lit_ad.deploy.differences import TOLERANCE, list_excesses, measure_differences
 from lit_ad.deploy.export import export
 from lit_ad.deploy.float16 import to_float16
 from lit_ad.methods import __all__ as METHODS
@@ -27,9 +27,9 @@ def test_parity(name: str, small_models: dict[str, dict[str, Any]], tmp_path: Pa
     card = export(method, file, "onnx", "fp16", carried=pictures(3))
     assert card.precision == "fp16"
     exported = Detector.load(file)
-    found = differences(exported, Detector(make_inference_network(method), method.card), pictures(5))
-    print(name, {size: {of: f"{value:.1e}" for of, value in values.items()} for size, values in found.items()})
-    assert not beyond(found, TOLERANCE["fp16"])
+    found = measure_differences(exported, Detector(make_inference_network(method), method.card), pictures(5))
+    print(name, {size: {name: f"{value:.1e}" for name, value in values.items()} for size, values in found.items()})
+    assert not list_excesses(found, TOLERANCE["fp16"])
     model = onnx.load(file)
     onnx.checker.check_model(model, full_check=True)
     weights = {kind: sum(np.prod(t.dims) for t in model.graph.initializer if t.data_type == kind) for kind in (1, 10)}
@@ -56,7 +56,7 @@ def run(model: Any, x: Any) -> Any:
 
 
 def test_a_comparison_between_layers_stays_in_float32() -> None:
-    """(x A - x B)^2, then a layer: the differences of 1e-5 would be 0 in float16, beside features of about 1."""
+    """(x A - b)^2, then a layer: in float16, differences of 1e-5 between features of about 1 would be 0."""
     node = onnx.helper.make_node
     nodes = [
         node("MatMul", ["x", "a"], ["f"], "f"),
@@ -66,7 +66,7 @@ def test_a_comparison_between_layers_stays_in_float32() -> None:
         node("MatMul", ["s", "a"], ["y"], "y"),
     ]
     weights = {"a": np.eye(4), "b": [[1.0, 1.0, 1.0, 1.0]], "scale": np.full((1, 4), 1e8)}
-    x = [1 + 2**-10, 1 + 2**-9, 1 - 2**-10, 1.0]  # of what float16 has
+    x = [1 + 2**-10, 1 + 2**-9, 1 - 2**-10, 1.0]  # exact in float16
     exact = run(model_of(nodes, **weights), x)
     model = to_float16(model_of(nodes, **weights))
     onnx.checker.check_model(model, full_check=True)
@@ -78,7 +78,7 @@ def test_a_comparison_between_layers_stays_in_float32() -> None:
     assert run(model, x) == pytest.approx(exact, rel=1e-3) and exact[0] > 90
 
 
-def test_layers_that_follow_one_another_are_not_cast_between() -> None:
+def test_there_is_no_cast_between_consecutive_layers() -> None:
     node = onnx.helper.make_node
     nodes = [
         node("Sub", ["x", "mean"], ["n"], "n"),

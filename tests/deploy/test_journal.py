@@ -1,4 +1,4 @@
-"""The journal has what was judged: after a kill, with a full disk, and with the tests for drift going on."""
+"""The journal has each verdict, also after a kill and with a full disk, and continues its drift tests."""
 
 import io
 import json
@@ -31,7 +31,7 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (32, 32, 3)).astype(np.uint8)
 
 
 def brightness(pixels: Any) -> tuple[Any, Any]:
-    """A network whose map is the red channel, and whose score is the highest of it."""
+    """A network whose map is the red channel, and whose score is the map's maximum."""
     maps = pixels[:, :1].astype(np.float32)
     return maps, maps.max((1, 2, 3))
 
@@ -57,7 +57,7 @@ def events(folder: Path) -> list[tuple[str, str]]:
     ]
 
 
-def test_a_stream_is_written(tmp_path: Path) -> None:
+def test_each_verdict_of_a_stream_has_a_row(tmp_path: Path) -> None:
     images = [np.full((32, 32, 3), value, np.uint8) for value in (200, 10, 94)] + [PIXELS]
     with Journal(tmp_path, detector(), JournalSettings(sample=0), "camera 1") as journal:
         found = list(detector().stream(images, journal=journal))
@@ -109,8 +109,8 @@ def test_pictures_are_bounded_and_the_oldest_sampled_go_first(tmp_path: Path) ->
     assert sum(path.stat().st_size for path in (tmp_path / "pictures").iterdir()) <= 4 * size
 
 
-def test_a_full_disk_holds_nothing_up(tmp_path: Path) -> None:
-    """SQLite refuses to grow, and grows again later: what was refused in between is counted."""
+def test_a_full_disk_does_not_stop_the_journal(tmp_path: Path) -> None:
+    """SQLite refuses to grow, and later grows again. Rows that were refused in between are counted."""
     with Journal(tmp_path, detector(), JournalSettings(sample=0)) as journal:
         assert journal.record(detection(5.0), 0.1).result(30)
         pages = journal.file.connection.execute("PRAGMA page_count").fetchone()[0]
@@ -133,14 +133,14 @@ def test_pictures_that_cannot_be_written_are_counted(tmp_path: Path) -> None:
     assert [row["picture"] for row in rows(tmp_path)] == [None]
 
 
-def test_a_closed_journal_drops(tmp_path: Path) -> None:
+def test_a_closed_journal_drops_rows(tmp_path: Path) -> None:
     with Journal(tmp_path, detector(), JournalSettings(sample=0)) as journal:
         pass
     assert not journal.record(detection(5.0), 0.1).result(0)
     assert journal.dropped == 1 and "closed" in journal.trouble
 
 
-def test_a_device_that_only_judges_can_keep_a_journal() -> None:
+def test_a_journal_needs_no_torch_opencv_or_scipy() -> None:
     code = "import lit_ad.deploy.journal, sys; print({'torch', 'lightning', 'cv2', 'scipy'} & sys.modules.keys())"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
@@ -175,7 +175,7 @@ def test_drift_goes_on_after_a_restart(tmp_path: Path) -> None:
     assert states[0] == states[1] and states[0]["scores"]["capital"]["alarm"]["image"] < 200
     for folder in ("one", "three"):
         (event,) = events(tmp_path / folder)
-        assert event[0] == "alarm" and "no longer as they were: since about 20" in event[1]
+        assert event[0] == "alarm" and "nominal have changed: since about 20" in event[1]
 
 
 KILLED = """
@@ -188,7 +188,7 @@ for number, score in enumerate(drifting(10_000)):
 """
 
 
-def test_a_kill_loses_nothing_that_was_said_to_be_written(tmp_path: Path) -> None:
+def test_rows_reported_as_written_survive_a_kill(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     process = subprocess.Popen(
         [sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE, cwd=root, text=True,
@@ -212,11 +212,11 @@ def test_a_kill_loses_nothing_that_was_said_to_be_written(tmp_path: Path) -> Non
     with Journal(tmp_path / "again", detector(), JournalSettings(sample=0)) as journal:
         for score in written:
             journal.record(detection(score), 0.1)
-        assert journal.record(detection(99.0), 0.1).result(60)  # anomalous: it does not count
+        assert journal.record(detection(99.0), 0.1).result(60)  # anomalous: the test of the scores ignores it
         assert journal.watch.tests["", ""]["scores"].capital.log == capital
 
 
-def test_a_reset_by_another_process_is_an_entry_with_a_reason(tmp_path: Path) -> None:
+def test_another_process_can_reset_the_tests_with_a_reason(tmp_path: Path) -> None:
     with Journal(tmp_path, detector(), JournalSettings(sample=0)) as journal:
         for score in drifting(300):
             journal.record(detection(score), 0.1)
@@ -231,7 +231,7 @@ def test_a_reset_by_another_process_is_an_entry_with_a_reason(tmp_path: Path) ->
         assert not journal.alarms() and journal.watch.tests["", ""]["scores"].capital.images == 1
 
 
-def test_another_detector_begins_anew(tmp_path: Path) -> None:
+def test_another_detector_restarts_the_tests(tmp_path: Path) -> None:
     with Journal(tmp_path, detector(), JournalSettings(sample=0)) as journal:
         assert journal.record(detection(50.0), 0.1).result(30)
     with Journal(tmp_path, detector(DECISION.with_rate(0.1)), JournalSettings(sample=0)) as journal:
@@ -239,7 +239,7 @@ def test_another_detector_begins_anew(tmp_path: Path) -> None:
     assert events(tmp_path) == [("reset", "another detector, decision, delta or anomalous_rate")]
 
 
-def test_without_a_threshold(tmp_path: Path) -> None:
+def test_without_a_threshold_nothing_is_tested(tmp_path: Path) -> None:
     with Journal(tmp_path, detector(None), JournalSettings(sample=1)) as journal:
         assert journal.record(detection(5.0, None), 0.1, name="a\nb").result(30)
         assert "Nothing is tested" in journal.description()["drift"]["promise"]
@@ -247,7 +247,7 @@ def test_without_a_threshold(tmp_path: Path) -> None:
     assert (row["verdict"], row["p_value"], row["name"]) == (None, None, "a\\nb") and row["picture"]
 
 
-def test_folders_that_are_no_journal(tmp_path: Path) -> None:
+def test_folders_that_are_not_a_journal_are_refused(tmp_path: Path) -> None:
     (tmp_path / "journal.sqlite").write_text("no database at all, but a text " * 100)
     with pytest.raises(UserError, match=r"journal.sqlite cannot be opened .*give another --journal"):
         Journal(tmp_path, detector())

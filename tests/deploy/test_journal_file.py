@@ -1,4 +1,4 @@
-"""One SQLite file: rows and events in order, all of a transaction or nothing, one writer."""
+"""The SQLite file keeps rows and events in order, writes whole transactions, and has one writer."""
 
 import sqlite3
 from dataclasses import fields, replace
@@ -26,7 +26,7 @@ def test_rows_come_back_in_order_and_exactly(tmp_path: Path) -> None:
     assert list(JournalFile(tmp_path, alone=False).rows()) == list(zip(numbers, given, strict=True))
 
 
-def test_a_transaction_is_whole_or_nothing(tmp_path: Path) -> None:
+def test_a_transaction_that_fails_writes_nothing(tmp_path: Path) -> None:
     file = JournalFile(tmp_path, alone=True)
 
     def fail() -> None:
@@ -54,19 +54,19 @@ def test_events_and_counts(tmp_path: Path) -> None:
     assert file.counts() == {("line", "nut"): {"nominal": 3, "anomalous": 1, "no threshold": 1}}
 
 
-def test_pictures_go_by_kind_and_age(tmp_path: Path) -> None:
+def test_pictures_are_removed_by_kind_and_age(tmp_path: Path) -> None:
     file = JournalFile(tmp_path, alone=True)
     kinds = ("anomalous", "sample", "borderline", "sample", None)
     for number in file.insert([row(1.0, kept=kept) for kept in kinds])[:4]:
-        file.note_picture(number, f"{number}.png", 10)
+        file.set_picture(number, f"{number}.png", 10)
     gone = []
-    while (going := file.first_to_go()) is not None:
+    while (going := file.picture_to_remove()) is not None:
         gone.append(going[0])
-        file.note_picture(going[0], None, None)
+        file.set_picture(going[0], None, None)
     assert gone == [2, 4, 3, 1] and not file.pictures()
 
 
-def test_one_process_writes(tmp_path: Path) -> None:
+def test_only_one_process_may_write_rows(tmp_path: Path) -> None:
     first = JournalFile(tmp_path, alone=True)
     with pytest.raises(UserError, match="another process writes to the journal"):
         JournalFile(tmp_path, alone=True)
@@ -77,18 +77,18 @@ def test_one_process_writes(tmp_path: Path) -> None:
 
 
 def test_files_that_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"journal.sqlite is not there: give a folder"):
+    with pytest.raises(UserError, match=r"journal.sqlite does not exist: give a DIR"):
         JournalFile(tmp_path / "nowhere", alone=False)
     assert not (tmp_path / "nowhere").exists()
     JournalFile(tmp_path, alone=True).close()
     connection = sqlite3.connect(tmp_path / NAME)
     connection.execute(f"PRAGMA user_version = {VERSION + 1}")
     connection.close()
-    with pytest.raises(UserError, match=f"has schema {VERSION + 1}, and this lit_ad reads {VERSION}"):
+    with pytest.raises(UserError, match=f"has schema {VERSION + 1}, but this lit_ad reads schema {VERSION}"):
         JournalFile(tmp_path, alone=True)
 
 
-def test_a_journal_of_the_first_schema_goes_on(tmp_path: Path) -> None:
+def test_a_journal_of_schema_1_is_upgraded(tmp_path: Path) -> None:
     JournalFile(tmp_path, alone=True).close()
     connection = sqlite3.connect(tmp_path / NAME)
     for change in (

@@ -1,4 +1,4 @@
-"""Records are written in the order they came in, and what cannot be written is counted. More: test_journal.py."""
+"""The writer keeps the order of records, and counts those that it cannot write. See also test_journal.py."""
 
 import time
 from concurrent.futures import Future
@@ -10,7 +10,7 @@ import pytest
 from lit_ad.deploy import journal_writer
 from lit_ad.deploy.drift_watch import DriftWatch
 from lit_ad.deploy.journal_file import JournalFile, Row
-from lit_ad.deploy.journal_writer import Record, Writer, regions_of
+from lit_ad.deploy.journal_writer import Record, Writer, format_regions
 from lit_ad.deploy.pictures import Pictures
 from lit_ad.detector.detection import Detection
 
@@ -37,8 +37,10 @@ def test_rows_keep_their_order(tmp_path: Path) -> None:
     assert [row.score for _, row in written] == list(range(1200))
 
 
-def test_more_pictures_than_fit_into_memory_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal_writer, "WAITING_BYTES", 100)
+def test_pictures_beyond_the_memory_limit_are_dropped_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_writer, "MAX_WAITING_BYTES", 100)
     writing = writer(tmp_path)
     large, small = record(1.0, "sample", 101), record(2.0, "sample", 99)
     writing.put(large)
@@ -49,15 +51,15 @@ def test_more_pictures_than_fit_into_memory_are_counted(tmp_path: Path, monkeypa
     assert list(JournalFile(tmp_path, alone=False).pictures()) == ["000000002.png"]
 
 
-def test_regions_are_of_anomalous_images_alone() -> None:
-    assert regions_of(record(1.0, "sample")) is None
-    assert regions_of(record(1.0, "anomalous")) == "[]"  # an image-level method
+def test_only_anomalous_images_have_regions() -> None:
+    assert format_regions(record(1.0, "sample")) is None
+    assert format_regions(record(1.0, "anomalous")) == "[]"  # an image-level method
 
 
 def test_rows_that_nobody_waits_for_are_written_together(tmp_path: Path) -> None:
     writing, transactions = writer(tmp_path), list[int]()
-    store = writing._store
-    writing._store = lambda records: transactions.append(len(records)) or store(records)  # type: ignore[method-assign, func-returns-value]
+    store = writing._store_rows
+    writing._store_rows = lambda records: transactions.append(len(records)) or store(records)  # type: ignore[method-assign, func-returns-value]
     for score in range(5):
         each = record(float(score))
         each.awaited = False

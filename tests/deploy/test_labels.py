@@ -1,4 +1,4 @@
-"""Labels are kept with who and when, can be undone, and keep pictures from being removed."""
+"""Labels record who gave them and when, can be undone, and protect pictures from removal."""
 
 import sqlite3
 from pathlib import Path
@@ -26,19 +26,19 @@ def fill(folder: Path) -> JournalFile:
 
 
 def order(labels: Labels, name: str) -> list[int]:
-    return [each["id"] for each in labels.to_review(name)]
+    return [each["id"] for each in labels.list_unlabelled(name)]
 
 
-def test_images_to_review_in_each_order(tmp_path: Path) -> None:
+def test_unlabelled_images_are_listed_in_each_order(tmp_path: Path) -> None:
     fill(tmp_path)
     labels = Labels(tmp_path, 0.05)
     assert order(labels, "newest") == [4, 3, 2, 1]
     assert order(labels, "doubtful") == [3, 1, 2, 4]
     assert order(labels, "sample") == [3, 4, 2, 1]
-    (first, *_) = labels.to_review("newest", most=1)
+    (first, *_) = labels.list_unlabelled("newest", most=1)
     assert (first["source"], first["p_value"], first["regions"]) == ("line", 0.9, [])
     with pytest.raises(UserError, match="order is 'id; DROP', but it must be newest or"):
-        labels.to_review("id; DROP")
+        labels.list_unlabelled("id; DROP")
 
 
 def test_a_label_has_who_and_when_and_can_be_undone(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_a_label_has_who_and_when_and_can_be_undone(tmp_path: Path) -> None:
     ]
 
 
-def test_a_later_label_counts(tmp_path: Path) -> None:
+def test_a_later_label_replaces_an_earlier_one(tmp_path: Path) -> None:
     fill(tmp_path)
     labels = Labels(tmp_path, 0.05)
     labels.add(4, "good")
@@ -70,13 +70,13 @@ def test_a_later_label_counts(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ((4, "fine"), "label is 'fine', but it must be good, defect, unsure"),
-        ((4, "defect", "good"), "'good' is no name of a defect"),
-        ((4, "defect", "../x"), "is no name of a defect"),
+        ((4, "defect", "good"), "'good' cannot be the name of a defect"),
+        ((4, "defect", "../x"), "cannot be the name of a defect"),
         ((5, "good"), "image 5 has no picture"),
         ((9, "good"), "image 9 has no picture"),
     ],
 )
-def test_what_is_refused(arguments: tuple[int, str], message: str, tmp_path: Path) -> None:
+def test_wrong_labels_are_refused(arguments: tuple[int, str], message: str, tmp_path: Path) -> None:
     fill(tmp_path)
     with pytest.raises(UserError, match=message):
         Labels(tmp_path, 0.05).add(*arguments)

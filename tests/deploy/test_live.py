@@ -1,4 +1,4 @@
-"""The last image of a line is shown once, behind the service's token, and its numbers are in /metrics."""
+"""The last image of a line is sent once, to requests with the token, and the line's numbers are in /metrics."""
 
 import base64
 import io
@@ -14,7 +14,7 @@ pytest.importorskip("prometheus_client")
 from starlette.testclient import TestClient
 
 from lit_ad.deploy.live import Live
-from lit_ad.deploy.serve import service
+from lit_ad.deploy.serve import make_service
 from tests.deploy.test_journal import detection, detector
 
 STATUS: dict[str, Any] = {
@@ -23,9 +23,9 @@ STATUS: dict[str, Any] = {
 }
 
 
-def test_the_last_image_is_shown() -> None:
+def test_the_last_image_is_sent_once() -> None:
     live = Live(lambda: STATUS)
-    client = TestClient(service(detector(), "model.onnx", live=live))
+    client = TestClient(make_service(detector(), "model.onnx", live=live))
     assert client.get("/live").json() == {"image": None, "line": STATUS}
     live.show("a.png", detection(5.0), 0.1)
     live.show("b.png", detection(150.0), 0.1)
@@ -48,12 +48,12 @@ def test_the_last_image_is_shown() -> None:
         assert line in numbers.splitlines(), line
 
 
-def test_the_token_is_asked_for() -> None:
-    client = TestClient(service(detector(), "model.onnx", token="geheim", live=Live(lambda: STATUS)))
+def test_requests_need_the_token() -> None:
+    client = TestClient(make_service(detector(), "model.onnx", token="geheim", live=Live(lambda: STATUS)))
     assert client.get("/live").status_code == 401
     assert client.get("/live", headers={"authorization": "Bearer geheim"}).status_code == 200
 
 
-def test_without_a_line_there_is_nothing_to_follow() -> None:
-    client = TestClient(service(detector(), "model.onnx"))
+def test_without_a_line_there_is_no_live_route() -> None:
+    client = TestClient(make_service(detector(), "model.onnx"))
     assert client.get("/live").status_code == 404 and client.get("/about").json()["line"] is None

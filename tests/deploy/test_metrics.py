@@ -1,4 +1,4 @@
-"""A Prometheus parser reads what the service counts; and a real Prometheus answers each question of the dashboard."""
+"""A Prometheus parser reads the metrics, and a real Prometheus answers each query of the dashboard."""
 
 import json
 import re
@@ -30,7 +30,7 @@ from tests.deploy.test_serve import served
 
 
 def samples(metrics: Metrics) -> dict[str, float]:
-    """Of each name and its labels."""
+    """Return the value of each metric, by its name and labels."""
     return {
         f"{sample.name}{sorted(sample.labels.items())}": sample.value
         for family in text_string_to_metric_families(metrics.text().decode())
@@ -56,7 +56,7 @@ def test_verdicts_latencies_and_p_values() -> None:
     assert not any("journal" in name or "martingale" in name for name in found)
 
 
-def test_the_journals_numbers(tmp_path: Path) -> None:
+def test_metrics_of_a_journal(tmp_path: Path) -> None:
     with Journal(tmp_path, detector(), JournalSettings(anomalous_rate=0.01, sample=0), 'line "1"') as journal:
         metrics = Metrics(journal, lambda: 0)
         for _ in range(4):
@@ -73,7 +73,7 @@ def test_the_journals_numbers(tmp_path: Path) -> None:
 
 @contextmanager
 def prometheus(folder: Path, scraped: int) -> Iterator[str]:
-    """Debian's Prometheus, which scrapes a port five times in a second, and its address."""
+    """Run a Prometheus that reads a port five times a second. Yield its address."""
     config = folder / "prometheus.yml"
     config.write_text(f"""
 global: {{scrape_interval: 200ms, scrape_timeout: 200ms}}
@@ -105,15 +105,15 @@ def ask(address: str, query: str) -> list[Any]:
     return list(told["data"]["result"])
 
 
-def questions() -> list[str]:
-    """Of the dashboard, with its variables set."""
+def queries() -> list[str]:
+    """Return the queries of the dashboard, with its variables set."""
     dashboard = json.loads(files("lit_ad.deploy").joinpath("grafana.json").read_text(encoding="utf-8"))
     asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     return [text.replace("$instance", ".*").replace("$__rate_interval", "3s") for text in asked]
 
 
 @pytest.mark.skipif(not shutil.which("prometheus"), reason="needs prometheus: apt-get install prometheus")
-def test_a_prometheus_answers_each_question_of_the_dashboard(tmp_path: Path) -> None:
+def test_a_prometheus_answers_each_query_of_the_dashboard(tmp_path: Path) -> None:
     live = Live(lambda: STATUS)
     settings = JournalSettings(sample=0)
     with (
@@ -129,24 +129,24 @@ def test_a_prometheus_answers_each_question_of_the_dashboard(tmp_path: Path) -> 
                 journal.record(detection(5.0), 0.01)
                 time.sleep(0.1)
                 try:
-                    if len(questions()) == sum(bool(ask(address, question)) for question in questions()):
+                    if len(queries()) == sum(bool(ask(address, query)) for query in queries()):
                         break
                 except OSError:  # it is not there yet
                     pass
                 silent = "its log: " + (tmp_path / "prometheus/log").read_text()[-500:]
                 assert time.monotonic() < end, silent
             assert ask(address, "lit_ad_line_refused_total")[0]["value"][1] == "3"
-            (share,) = ask(address, questions()[1])
+            (share,) = ask(address, queries()[1])
             assert float(share["value"][1]) == pytest.approx(0.5, abs=0.1)
-            (median,) = ask(address, next(text for text in questions() if "0.5, sum by (le)" in text))
+            (median,) = ask(address, next(text for text in queries() if "0.5, sum by (le)" in text))
             assert 0.005 < float(median["value"][1]) <= 0.01
 
 
-def test_the_dashboard_asks_for_what_there_is(tmp_path: Path) -> None:
+def test_the_dashboard_asks_only_for_metrics_that_exist(tmp_path: Path) -> None:
     with Journal(tmp_path, detector(), JournalSettings(sample=0)) as journal:
         journal.record(detection(5.0), 0.1).result(30)
         metrics = Metrics(journal, lambda: 0, lambda: STATUS)
         metrics.observe(detection(5.0), 0.1)
         known = {name.partition("[")[0] for name in samples(metrics)}
-    asked = {word for text in questions() for word in re.findall(r"lit_ad_\w+", text)}
+    asked = {word for text in queries() for word in re.findall(r"lit_ad_\w+", text)}
     assert asked and asked <= known, asked - known

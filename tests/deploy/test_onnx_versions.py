@@ -1,4 +1,4 @@
-"""Versions of ONNX files: what torch writes and the package onnx knows, and by default those of old runtimes."""
+"""ONNX files have versions that torch writes and the package onnx knows; by default, versions for old runtimes."""
 
 import os
 import subprocess
@@ -27,12 +27,12 @@ onnx = pytest.importorskip("onnx")
         (21, 9, r"ir is 9, but opset 21 needs 10 or newer"),
     ],
 )
-def test_versions_that_cannot_be(opset: int | None, ir: int | None, message: str) -> None:
+def test_impossible_versions_are_refused(opset: int | None, ir: int | None, message: str) -> None:
     with pytest.raises(UserError, match=message):
         check_versions(opset, ir)
 
 
-def test_the_ends_of_what_can_be() -> None:
+def test_the_oldest_and_newest_versions_are_accepted() -> None:
     newest = onnx.defs.onnx_opset_version()
     for opset, ir in ((None, None), (OPSET, 8), (newest, None), (newest, onnx.IR_VERSION)):
         check_versions(opset, ir)
@@ -40,7 +40,7 @@ def test_the_ends_of_what_can_be() -> None:
 
 @pytest.mark.parametrize(("opset", "ir"), [(18, 8), (19, 9), (20, 9), (21, 10)])
 def test_the_oldest_format_of_an_opset(opset: int, ir: int) -> None:
-    """As the table in ONNX's docs/Versioning.md has it."""
+    """The expected values are from the table in ONNX's docs/Versioning.md."""
     assert oldest_ir(opset) == ir
 
 
@@ -52,7 +52,7 @@ def model_of(opset: int) -> Any:  # an onnx.ModelProto
 
 
 @pytest.mark.parametrize(("opset", "ir", "written"), [(None, None, 8), (None, 9, 9), (20, None, 9)])
-def test_the_version_that_is_written(opset: int | None, ir: int | None, written: int) -> None:
+def test_the_format_version_is_written(opset: int | None, ir: int | None, written: int) -> None:
     model = model_of(opset or OPSET)
     set_versions(model, opset, ir)
     assert model.ir_version == written
@@ -60,7 +60,7 @@ def test_the_version_that_is_written(opset: int | None, ir: int | None, written:
 
 
 def test_a_graph_of_another_opset_is_refused() -> None:
-    with pytest.raises(UserError, match="opset is 18, but this graph was written in 20: ask for that one"):
+    with pytest.raises(UserError, match="opset is 18, but torch wrote this graph in opset 20: give --opset 20"):
         set_versions(model_of(20), 18, None)
 
 
@@ -82,9 +82,9 @@ print(onnxruntime.__version__, compare(loaded.network, loaded.card, SelfCheck.fr
 def test_the_oldest_runtime_that_pip_installs_reads_the_default(
     precision: Any, small_models: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
-    """1.15.1 is the oldest with a wheel for Python 3.11. It takes NumPy 1, and has no platformdirs beside it here."""
+    """ONNX Runtime 1.15.1 is the oldest with a wheel for Python 3.11. It needs NumPy 1."""
     if sys.version_info >= (3, 12):
-        pytest.skip("there are no wheels of it for this Python")
+        pytest.skip("ONNX Runtime 1.15.1 has no wheel for this Python")
     file = tmp_path / "model.onnx"
     export(made("STFPM", small_models), file, "onnx", precision, carried=pictures(3))
     packages = ["numpy<2", "pillow", "onnxruntime==1.15.1"]

@@ -1,4 +1,4 @@
-"""Pictures never exceed their bound, and files and rows say the same."""
+"""Pictures stay within their limit, and the journal names exactly the files that exist."""
 
 import io
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from lit_ad.deploy.journal_file import JournalFile, Row
-from lit_ad.deploy.pictures import Pictures, encoded
+from lit_ad.deploy.pictures import Pictures, encode_picture
 
 
 def save(file: JournalFile, pictures: Pictures, kept: str, size: int) -> bool:
@@ -19,7 +19,7 @@ def sizes(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_size for path in sorted((folder / "pictures").iterdir())}
 
 
-def test_the_bound_is_kept(tmp_path: Path) -> None:
+def test_pictures_stay_within_the_limit(tmp_path: Path) -> None:
     file = JournalFile(tmp_path, alone=True)
     pictures = Pictures(file, 100)
     for kept, size in (("anomalous", 40), ("sample", 30), ("sample", 30), ("borderline", 50)):
@@ -30,7 +30,7 @@ def test_the_bound_is_kept(tmp_path: Path) -> None:
     assert save(file, pictures, "sample", 100) and file.pictures() == {"000000006.png": 100}
 
 
-def test_what_a_kill_left_is_removed(tmp_path: Path) -> None:
+def test_files_left_by_a_killed_process_are_removed(tmp_path: Path) -> None:
     file = JournalFile(tmp_path, alone=True)
     save(file, Pictures(file, 100), "sample", 20)
     for name in ("000000009.png", ".12.abc.tmp"):
@@ -39,10 +39,10 @@ def test_what_a_kill_left_is_removed(tmp_path: Path) -> None:
     assert sizes(tmp_path) == {"000000001.png": 20}
 
 
-def test_a_file_stays_as_it_came_and_pixels_become_a_png() -> None:
+def test_a_picture_is_the_image_file_or_a_png_of_the_pixels() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (9, 9, 3)).astype(np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "BMP")
-    assert encoded(pixels, file.getvalue()) == (file.getvalue(), ".bmp")
-    content, suffix = encoded(pixels, None)
+    assert encode_picture(pixels, file.getvalue()) == (file.getvalue(), ".bmp")
+    content, suffix = encode_picture(pixels, None)
     assert suffix == ".png" and np.array_equal(np.asarray(Image.open(io.BytesIO(content))), pixels)

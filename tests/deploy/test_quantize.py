@@ -1,4 +1,4 @@
-"""What is kept out of eight bits, in both kinds of graph."""
+"""The operations that do not become int8, in graphs of ONNX and of OpenVINO."""
 
 from pathlib import Path
 from typing import Any
@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lit_ad.deploy.quantize import behind_networks
+from lit_ad.deploy.quantize import nodes_after_networks
 
 onnx = pytest.importorskip("onnx")
 openvino = pytest.importorskip("openvino")
 
 
 def write_graph(file: Path) -> Any:
-    """Two convolutions of an image, their difference, and its mean over channels, doubled and smoothed."""
+    """Write a graph: two convolutions of an image, their difference, its mean over channels, doubled and smoothed."""
     node, value, tensor = onnx.helper.make_node, onnx.helper.make_tensor_value_info, onnx.numpy_helper.from_array
     nodes = [
         node("Conv", ["image", "first"], ["features"], "first layer"),
@@ -39,12 +39,12 @@ def write_graph(file: Path) -> Any:
     return model
 
 
-def test_what_no_layer_follows_is_kept_out(tmp_path: Path) -> None:
+def test_operations_after_the_last_layer_are_kept_out(tmp_path: Path) -> None:
     model = write_graph(tmp_path / "graph.onnx")
-    assert behind_networks(model) == ["difference", "mean", "twice", "smoothing"]
+    assert nodes_after_networks(model) == ["difference", "mean", "twice", "smoothing"]
     read = openvino.Core().read_model(tmp_path / "graph.onnx")
     kinds = {op.get_friendly_name(): op.get_type_name() for op in read.get_ordered_ops()}
-    kept = [kinds[name] for name in behind_networks(read)]
+    kept = [kinds[name] for name in nodes_after_networks(read)]
     assert [kind for kind in kept if kind not in ("Constant", "Result")] == [
         "Subtract",
         "ReduceMean",

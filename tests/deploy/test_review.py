@@ -1,4 +1,4 @@
-"""The routes of review: a list of images, their pictures, labels and undo, behind the service's token."""
+"""The routes below /review list images, send pictures, take labels and undo them, and check the service's token."""
 
 import io
 import json
@@ -19,7 +19,7 @@ from starlette.testclient import TestClient
 
 from lit_ad.deploy.journal import Journal
 from lit_ad.deploy.journal_settings import JournalSettings
-from lit_ad.deploy.serve import service
+from lit_ad.deploy.serve import make_service
 from tests.deploy.test_journal import PIXELS, detection, detector
 from tests.deploy.test_serve import served
 
@@ -36,7 +36,7 @@ def journal(tmp_path: Path) -> Any:
 
 
 def test_images_are_listed_shown_and_labelled(journal: Journal) -> None:
-    client = TestClient(service(detector(), "model.onnx", journal=journal))
+    client = TestClient(make_service(detector(), "model.onnx", journal=journal))
     assert "<title>lit_ad review</title>" in client.get("/review").text
     told = client.get("/review/images").json()
     assert [image["id"] for image in told["images"]] == [3, 2, 1]
@@ -52,7 +52,7 @@ def test_images_are_listed_shown_and_labelled(journal: Journal) -> None:
 
 
 def test_heatmaps_rates_and_alarms(journal: Journal) -> None:
-    client = TestClient(service(detector(), "model.onnx", journal=journal))
+    client = TestClient(make_service(detector(), "model.onnx", journal=journal))
     heat = client.get("/review/heatmaps/1")
     assert heat.headers["content-type"] == "image/png"
     expected = detector()(PIXELS).heatmap()
@@ -70,7 +70,7 @@ def test_heatmaps_rates_and_alarms(journal: Journal) -> None:
 
 
 def test_requests_that_are_refused(journal: Journal) -> None:
-    client = TestClient(service(detector(), "model.onnx", journal=journal))
+    client = TestClient(make_service(detector(), "model.onnx", journal=journal))
     sent = {"image": 1, "label": "good", "defect": "", "who": ""}
     text = client.post("/review/labels", content=json.dumps(sent), headers={"content-type": "text/plain"})
     assert text.status_code == 415 and "content-type: application/json" in text.json()["error"]
@@ -88,9 +88,9 @@ def test_requests_that_are_refused(journal: Journal) -> None:
     assert client.get("/review/pictures/..%2Fjournal.sqlite").status_code == 404
 
 
-def test_the_token_is_asked_for(journal: Journal) -> None:
-    client = TestClient(service(detector(), "model.onnx", token="geheim", journal=journal))
-    assert client.get("/review").status_code == 200  # it holds nothing
+def test_requests_need_the_token(journal: Journal) -> None:
+    client = TestClient(make_service(detector(), "model.onnx", token="geheim", journal=journal))
+    assert client.get("/review").status_code == 200  # the page itself holds no data
     paths = ("/review/images", "/review/pictures/1", "/review/heatmaps/1", "/review/rates", "/review/alarms")
     for path in paths:
         assert client.get(path).status_code == 401
@@ -98,8 +98,8 @@ def test_the_token_is_asked_for(journal: Journal) -> None:
     assert client.post("/review/labels", json={}).status_code == client.post("/review/undo", json={}).status_code == 401
 
 
-def test_without_a_journal_there_is_nothing_to_review() -> None:
-    assert TestClient(service(detector(), "model.onnx")).get("/review").status_code == 404
+def test_without_a_journal_there_is_no_review_page() -> None:
+    assert TestClient(make_service(detector(), "model.onnx")).get("/review").status_code == 404
 
 
 @pytest.mark.slow  # needs a browser
@@ -140,7 +140,7 @@ def test_the_page(journal: Journal, tmp_path: Path) -> None:
             assert len(driver.find_elements("css selector", "rect")) == 1
             phone = {"width": 420, "height": 900, "deviceScaleFactor": 1, "mobile": True}
             driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
-            for name in ("ofRates", "ofAlarms"):
+            for name in ("ratesPanel", "alarmsPanel"):
                 driver.execute_script(f"document.getElementById('{name}').open = true")
             wait("it is darker")
             wait("5 % false alarms, shipped")
@@ -148,7 +148,7 @@ def test_the_page(journal: Journal, tmp_path: Path) -> None:
             assert driver.execute_script("return document.documentElement.scrollWidth") <= 420
             driver.save_screenshot(str(tmp_path / "review.png"))
             body.send_keys("d")
-            wait("Nothing is left to review.")
+            wait("nothing is left to review.")
             body.send_keys("z")
             wait("1 good, 0 defects, 1 unsure")
             wait("image 1")

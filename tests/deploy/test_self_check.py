@@ -1,4 +1,4 @@
-"""What a file carries is what its checkpoint says, of inputs, tiles and large inputs alike."""
+"""The self-check of a file has the results of its checkpoint, also with tiles and with large inputs."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from tests.deploy.test_export import made, pictures
 
 
 @pytest.mark.parametrize("view", [View(64, fit="pad"), View(96, tile=64, overlap=16)], ids=["padded", "tiles"])
-def test_it_is_what_the_checkpoint_says(view: View, small_models: dict[str, dict[str, Any]]) -> None:
+def test_the_check_agrees_with_its_checkpoint_only(view: View, small_models: dict[str, dict[str, Any]]) -> None:
     method = made("STFPM", small_models, view=view)
     check = make_check(make_inference_network(method), method.card, pictures(3), 1e-3)
     again = SelfCheck.from_text(check.to_text(), Path("x.onnx"))
@@ -28,7 +28,7 @@ def test_it_is_what_the_checkpoint_says(view: View, small_models: dict[str, dict
     assert not compare(make_inference_network(other), method.card, again).agrees
 
 
-def test_large_inputs_are_kept_smaller() -> None:
+def test_large_inputs_are_carried_smaller() -> None:
     def network(pixels: Any) -> tuple[Any, Any]:
         return pixels[:, :1].astype(np.float32), None
 
@@ -40,7 +40,7 @@ def test_large_inputs_are_kept_smaller() -> None:
     assert shrink(np.zeros((3, 100, 1000), np.uint8)).shape == (3, 38, LARGEST)
 
 
-def test_eight_bits_tolerate_twice_what_they_differ_by(small_models: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+def test_int8_tolerates_twice_its_measured_difference(small_models: dict[str, dict[str, Any]], tmp_path: Path) -> None:
     pytest.importorskip("nncf")
     pytest.importorskip("onnxruntime")
     method, file = made("STFPM", small_models), tmp_path / "model.onnx"

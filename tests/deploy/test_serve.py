@@ -1,4 +1,4 @@
-"""The service says what its Detector says, to many at once, and turns away what is no image in one sentence."""
+"""The service answers as its Detector judges, serves many clients at once, and refuses bad input in one sentence."""
 
 import base64
 import csv
@@ -42,7 +42,7 @@ from lit_ad.deploy.journal import Journal  # noqa: E402
 from lit_ad.deploy.journal_file import JournalFile  # noqa: E402
 from lit_ad.deploy.journal_settings import JournalSettings  # noqa: E402
 from lit_ad.deploy.limits import Limits  # noqa: E402
-from lit_ad.deploy.serve import service  # noqa: E402
+from lit_ad.deploy.serve import make_service  # noqa: E402
 
 
 def network(small_models: dict[str, dict[str, Any]]) -> STFPM:
@@ -65,9 +65,9 @@ def detector(small_models: dict[str, dict[str, Any]]) -> Detector:
 
 @contextmanager
 def served(detector: Detector, **options: Any) -> Iterator[int]:
-    """Its port on this machine."""
+    """Run a service of the detector. Yield its port."""
     server = uvicorn.Server(
-        uvicorn.Config(service(detector, "model.onnx", **options), port=0, log_level="warning", access_log=False)
+        uvicorn.Config(make_service(detector, "model.onnx", **options), port=0, log_level="warning", access_log=False)
     )
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -109,7 +109,7 @@ def file_of(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
 
 
 @pytest.mark.parametrize("category", [None, "bolt", "nowhere"])
-def test_json_is_what_the_detector_says(detector: Detector, port: int, category: str | None) -> None:
+def test_the_json_agrees_with_the_detector(detector: Detector, port: int, category: str | None) -> None:
     status, body, headers = ask(port, "/detect" + (f"?category={category}" if category else ""), file_of(image()))
     assert (status, headers["content-type"]) == (200, "application/json")
     told, found = json.loads(body), detector(image(), category)
@@ -175,7 +175,7 @@ FORMS = {
     "another field": (form(FILE, ("threshold", "", b"1")), 400, r"a field 'threshold', where one file and `category`"),
     "an empty file": (form(("image", "part.png", b"")), 400, r"the form's file is empty; send an image file"),
     "too many bytes": (form(("image", "part.png", bytes(600_000))), 413, r"more than 0.5 MiB"),
-    "no image": (form(FILE), 415, r"no image that is read here"),
+    "no image": (form(FILE), 415, r"not an image of a known format"),
     "no boundary": (
         (b"x", {"content-type": "multipart/form-data"}),
         400,
@@ -212,7 +212,7 @@ def test_requests_that_hang_are_answered_and_told(detector: Detector) -> None:
         gate.set()
         time.sleep(0.5)
         assert ask(port, "/health")[0] == 200
-        assert ask(port, "/detect", file_of(image()))[0] == 200  # it goes on
+        assert ask(port, "/detect", file_of(image()))[0] == 200  # the service still works
 
 
 def test_a_service_whose_threads_all_hang_is_not_healthy(detector: Detector) -> None:
@@ -238,7 +238,7 @@ def test_a_service_whose_threads_all_hang_is_not_healthy(detector: Detector) -> 
         gate.set()
 
 
-def test_a_body_that_does_not_come_ends(detector: Detector) -> None:
+def test_a_body_that_does_not_arrive_is_refused_in_time(detector: Detector) -> None:
     with served(detector, limits=Limits(seconds=0.3)) as port:
         connection = HTTPConnection("127.0.0.1", port, timeout=60)
         connection.putrequest("POST", "/detect")
@@ -274,14 +274,14 @@ def test_files_of_regions(detector: Detector, port: int) -> None:
     status, body, _ = ask(port, "/detect?regions=xml", file_of(image()))
     assert (status, json.loads(body)["error"]) == (
         400,
-        "there is no file of regions 'xml': ask for csv, coco, labelme",
+        "regions is 'xml', but it must be csv, coco, labelme",
     )
 
 
 def test_without_a_pixel_threshold_there_is_no_file_of_regions(detector: Detector) -> None:
     with served(Detector(detector.network, replace(detector.card, decision=None))) as port:
         status, body, _ = ask(port, "/detect?regions=csv", file_of(image()))
-        assert status == 422 and "no threshold for it, and so no regions" in json.loads(body)["error"]
+        assert status == 422 and "there are no regions: this detector has no map" in json.loads(body)["error"]
 
 
 def test_an_upright_photograph(detector: Detector, port: int) -> None:
@@ -309,28 +309,32 @@ def bomb() -> bytes:
 PAGE = Image.new("L", (9, 9))
 REFUSED = {
     "nothing": (b"", 400, r"send an image file as the body"),
-    "a text": (b"no image at all", 415, r"no image that is read here: send JPEG, PNG"),
-    "another format": (file_of(image(), "GIF"), 415, r"no image that is read here"),
-    "a truncated image": (file_of(image())[:-3000], 422, r"cannot be read to its end"),
+    "a text": (b"no image at all", 415, r"not an image of a known format: send JPEG, PNG"),
+    "another format": (file_of(image(), "GIF"), 415, r"not an image of a known format"),
+    "a truncated image": (file_of(image())[:-3000], 422, r"damaged or cut off"),
     "too many bytes": (bytes(600_000), 413, r"more than 0.5 MiB"),
-    "too many pixels": (file_of(Image.new("L", (400, 300))), 413, r"400x300 pixels: at most 0.1 million"),
+    "too many pixels": (file_of(Image.new("L", (400, 300))), 413, r"400x300 pixels, and the limit is 0.1 million"),
     "a bomb": (bomb(), 413, r"too large"),
-    "several pages": (file_of(PAGE, "TIFF", save_all=True, append_images=[PAGE]), 422, r"several pages, .* send one"),
+    "several pages": (
+        file_of(PAGE, "TIFF", save_all=True, append_images=[PAGE]),
+        422,
+        r"several pages, .* send one page",
+    ),
     "numbers that are no image": (file_of(Image.fromarray(np.full((9, 9), 7.0, np.float32)), "TIFF"), 422, r"values"),
 }
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_what_is_refused_in_one_sentence(port: int, what: str) -> None:
+def test_bad_input_is_refused_in_one_sentence(port: int, what: str) -> None:
     body, status, sentence = REFUSED[what]
     found = ask(port, "/detect", body)
     assert found[0] == status
     assert re.search(sentence, json.loads(found[1])["error"])
-    assert ask(port, "/detect", file_of(image()))[0] == 200  # it goes on
+    assert ask(port, "/detect", file_of(image()))[0] == 200  # the service still works
 
 
 def test_the_service_has_limits_of_its_own(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not Pillow's, nor those by which files are read."""
+    """Its limits replace those of Pillow and those of reading files."""
     body = file_of(image())  # 60x90
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     monkeypatch.setenv(MEGAPIXELS, "0.0001")
@@ -364,7 +368,7 @@ def test_a_token(detector: Detector) -> None:
         assert ask(port, "/health")[0] == 200
 
 
-def test_what_is_answered_is_in_the_journal(detector: Detector, tmp_path: Path) -> None:
+def test_each_answer_has_a_row_in_the_journal(detector: Detector, tmp_path: Path) -> None:
     with Journal(tmp_path, detector, JournalSettings(sample=0)) as journal, served(detector, journal=journal) as port:
         for number in range(5):
             status, body, _ = ask(port, f"/detect?category=bolt&source=line-{number}", file_of(image(number)))
@@ -385,7 +389,7 @@ def test_what_is_answered_is_in_the_journal(detector: Detector, tmp_path: Path) 
     assert (tmp_path / "pictures" / "000000006.png").read_bytes() == file_of(image())
 
 
-def test_an_alarm_of_drift_is_told(detector: Detector, tmp_path: Path) -> None:
+def test_health_and_about_tell_of_a_drift_alarm(detector: Detector, tmp_path: Path) -> None:
     settings = JournalSettings(delta=0.05, anomalous_rate=0.01)
     with Journal(tmp_path, detector, settings) as journal, served(detector, journal=journal) as port:
         assert json.loads(ask(port, "/health")[1]) == {"status": "ok"}
@@ -394,9 +398,9 @@ def test_an_alarm_of_drift_is_told(detector: Detector, tmp_path: Path) -> None:
         assert json.loads(ask(port, "/health")[1]) == {"status": "ok", "drift": "there is an alarm, see /about"}
         drift = json.loads(ask(port, "/about")[1])["journal"]["drift"]
         assert re.match(
-            r"more images are called anomalous than the stated 1 %, category nut: since", drift["alarms"][0]
+            r"more images are judged anomalous than the stated 1 %, category nut: since", drift["alarms"][0]
         )
-        assert "As long as nominal images come as the held-out ones did" in drift["promise"]
+        assert "This holds if nominal images are distributed as the held-out images" in drift["promise"]
         assert 'lit_ad_drift_alarm{category="nut",source="",test="share"} 1.0' in ask(port, "/metrics")[1].decode()
 
 
@@ -421,7 +425,7 @@ def test_fifty_clients_at_once(detector: Detector, port: int) -> None:
 
 @contextmanager
 def command(detector_file: Path, log: Path, *options: str) -> Iterator[str]:
-    """`lit-ad serve` of a file, and its address."""
+    """Run `lit-ad serve` on a file. Yield its address."""
     arguments = [sys.executable, "-m", "lit_ad", "serve", str(detector_file), "--port", "0", *options]
     with log.open("w") as out:
         process = subprocess.Popen(arguments, stdout=out, stderr=out, env={**os.environ, "OMP_NUM_THREADS": "1"})
@@ -481,12 +485,14 @@ def test_the_page(onnx_file: Path, detector: Detector, tmp_path: Path) -> None:
                 time.sleep(0.1)
             first, second = reversed(driver.find_elements("css selector", "article"))
             assert "<b>part.png" in first.text and "anomalous: score" in first.text
-            assert "no image that is read here" in second.text
+            assert "not an image of a known format" in second.text
             assert driver.execute_script("return arguments[0].querySelector('img').naturalWidth", first) == 724
             assert "model.onnx: STFPM, fp32, threshold for 50 % false alarms" in driver.find_element("id", "about").text
             phone = {"width": 420, "height": 1100, "deviceScaleFactor": 1, "mobile": True}
             driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
-            assert driver.execute_script("return document.documentElement.scrollWidth") <= 420  # none to the side
+            assert (
+                driver.execute_script("return document.documentElement.scrollWidth") <= 420
+            )  # nothing sticks out at the side
             driver.save_screenshot(str(tmp_path / "page.png"))
     finally:
         driver.quit()

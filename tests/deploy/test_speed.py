@@ -1,4 +1,4 @@
-"""How fast a detector is: as many runs as fill the time, five at least, of the batch that was asked for."""
+"""The speed of a detector is measured for the given time, on at least five batches of the given size."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lit_ad.deploy.speed import folder, measure, network
+from lit_ad.deploy.speed import measure, time_files, time_network
 from lit_ad.detector.card import Card
 from lit_ad.detector.detector import Detector
 from lit_ad.detector.scoring import Output
@@ -16,7 +16,7 @@ from tests.methods.training import Brightness, trainer_in
 
 
 class Counted:
-    """A network that notes the batches it gets."""
+    """A network that records the shapes of its batches."""
 
     def __init__(self) -> None:
         self.shapes: list[tuple[int, ...]] = []
@@ -45,23 +45,23 @@ def paths(tmp_path: Path) -> list[str]:
 
 
 def test_the_network_alone_runs_at_least_five_times_after_warming_up(detector: Detector, counted: Counted) -> None:
-    times = network(detector, 4, seconds=0)
+    times = time_network(detector, 4, seconds=0)
     assert len(times) == 5 and all(time > 0 for time in times)
     assert counted.shapes == [(4, 3, 16, 16)] * (3 + 5)
 
 
-def test_it_runs_until_the_time_is_full(detector: Detector) -> None:
-    times = network(detector, 1, seconds=0.05)
+def test_the_network_runs_until_the_time_is_used_up(detector: Detector) -> None:
+    times = time_network(detector, 1, seconds=0.05)
     assert sum(times) >= 0.05 > sum(times[:-1])
 
 
 @pytest.mark.parametrize("size", [1, 2])
-def test_times_from_files_are_those_of_a_batch(size: int, detector: Detector, paths: list[str]) -> None:
-    times = folder(detector, paths, size, seconds=0)
+def test_files_are_judged_in_at_least_five_batches(size: int, detector: Detector, paths: list[str]) -> None:
+    times = time_files(detector, paths, size, seconds=0)
     assert len(times) == 5 and all(time > 0 for time in times)
 
 
-def test_a_row_says_what_was_measured(
+def test_a_row_has_the_file_its_runtime_and_the_times(
     resnet_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], paths: list[str]
 ) -> None:
     trainer = trainer_in(tmp_path)

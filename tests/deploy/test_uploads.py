@@ -1,4 +1,4 @@
-"""What a request brings: an image within limits, as its body or in a form; anything else is refused with its reason."""
+"""A request has one image within limits, in its body or in a form; anything else is refused with the reason."""
 
 import asyncio
 import io
@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from lit_ad.deploy.limits import Limits
-from lit_ad.deploy.uploads import decoded, read
+from lit_ad.deploy.uploads import decode_image, read_upload
 
 LIMITS = Limits(mib=0.01, megapixels=0.01)  # 10,485 bytes, 10,000 pixels
 
@@ -35,7 +35,7 @@ def request(*parts: bytes, content_type: str = "") -> Request:
 
 
 def body_of(*parts: bytes, content_type: str = "") -> tuple[bytes, str | None]:
-    return asyncio.run(read(request(*parts, content_type=content_type), LIMITS))
+    return asyncio.run(read_upload(request(*parts, content_type=content_type), LIMITS))
 
 
 def form(*fields: tuple[str, str, bytes]) -> tuple[bytes, str | None]:
@@ -69,7 +69,7 @@ def test_a_form_has_one_file_of_any_name_and_may_have_a_category() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ([], "the form has no files, where one image is expected"),
+        ([], "the form has no files, but it must have one image"),
         ([("a", "a.png", b"x"), ("b", "b.png", b"x")], "the form has 2 files"),
         ([("a", "a.png", b"x"), ("threshold", "", b"1")], "the form has a field 'threshold'"),
         ([("a", "a.png", b"")], "the form's file is empty"),
@@ -81,35 +81,35 @@ def test_forms_that_are_refused(fields: list[tuple[str, str, bytes]], message: s
     assert error.value.status_code == 400
 
 
-def test_nothing_and_a_broken_form_are_told_what_to_send() -> None:
+def test_an_empty_body_and_a_broken_form_are_answered_with_what_to_send() -> None:
     for content_type in ("", "multipart/form-data; boundary=edge"):
         with pytest.raises(HTTPException, match="send an image file as the body") as error:
             body_of(*([b"x"] if content_type else []), content_type=content_type)
         assert error.value.status_code == 400
 
 
-def test_pixels_are_those_of_the_file_up_to_the_limit() -> None:
+def test_an_image_is_decoded_if_it_is_within_the_limit() -> None:
     pixels = np.arange(100 * 100, dtype=np.uint32).astype(np.uint8).reshape(100, 100)
-    assert np.array_equal(np.asarray(decoded(file_of(Image.fromarray(pixels)), LIMITS)), pixels)  # 10,000: as many
-    with pytest.raises(HTTPException, match=r"of 101x100 pixels: at most 0.01 million") as error:
-        decoded(file_of(Image.new("L", (101, 100))), LIMITS)
+    assert np.array_equal(np.asarray(decode_image(file_of(Image.fromarray(pixels)), LIMITS)), pixels)  # 10,000 pixels
+    with pytest.raises(HTTPException, match=r"it has 101x100 pixels, and the limit is 0.01 million") as error:
+        decode_image(file_of(Image.new("L", (101, 100))), LIMITS)
     assert error.value.status_code == 413
 
 
 @pytest.mark.parametrize(
     ("content", "status", "message"),
     [
-        (b"no image", 415, "no image that is read here: send JPEG, PNG"),
-        (file_of(Image.new("L", (9, 9)), "GIF"), 415, "no image that is read here"),
+        (b"no image", 415, "not an image of a known format: send JPEG, PNG"),
+        (file_of(Image.new("L", (9, 9)), "GIF"), 415, "not an image of a known format"),
         (
             file_of(Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 50, 3), np.uint8)))[:-3000],
             422,
-            "end",
+            "damaged or cut off",
         ),
         (file_of(Image.new("L", (9, 9)), "TIFF", save_all=True, append_images=[Image.new("L", (9, 9))]), 422, "pages"),
     ],
 )
 def test_images_that_are_refused(content: bytes, status: int, message: str) -> None:
     with pytest.raises(HTTPException, match=message) as error:
-        decoded(content, LIMITS)
+        decode_image(content, LIMITS)
     assert error.value.status_code == status

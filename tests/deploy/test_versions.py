@@ -1,4 +1,4 @@
-"""A journal's versions: a detector is entered once, and keeps its number."""
+"""Each detector enters a journal's table of versions once, and keeps its id."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +24,7 @@ def test_a_detector_keeps_its_number(tmp_path: Path) -> None:
     assert versions.images() == {1: {"anomalous": 4}, 2: {"anomalous": 1}}
 
 
-def test_what_is_known_of_a_version_is_kept(tmp_path: Path) -> None:
+def test_a_version_keeps_its_state_file_and_parent(tmp_path: Path) -> None:
     versions, card = Versions(JournalFile(tmp_path, alone=True)), detector().card
     assert versions.register(card, "shipped", file="detectors/1.ckpt") == versions.register(card) == 1
     assert versions.register(replace(card, decision=None), parent=1, report="{}") == 2

@@ -14,7 +14,7 @@ import pytest
 
 import lit_ad
 from lit_ad import Detector
-from lit_ad.deploy.example import example
+from lit_ad.deploy.example import make_example
 from lit_ad.deploy.export import SUFFIX
 from lit_ad.detector import onnx_runtime, openvino_runtime, runtimes, torch_export
 from lit_ad.detector.card import Card
@@ -174,7 +174,7 @@ def test_where_nothing_but_the_runtime_is(files: dict[str, Path], tmp_path: Path
         found.append((imported, loaded))
     imported, loaded = np.min(found, axis=0)
     assert imported < 1 and loaded < 1
-    (files["onnx"].with_name("example.py")).write_text(example(files["onnx"], Detector.load(files["onnx"]).card))
+    (files["onnx"].with_name("example.py")).write_text(make_example(files["onnx"], Detector.load(files["onnx"]).card))
     done = subprocess.run(
         [python, files["onnx"].with_name("example.py"), image], env={}, capture_output=True, text=True, check=True
     )

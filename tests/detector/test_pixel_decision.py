@@ -138,22 +138,3 @@ def test_a_clean_up_needs_maps_that_were_looked_at_for_it() -> None:
         UserError, match=r"decision.clean_up is learned from held-out maps, of which this model has too"
     ):
         replace(decision, grains={}, pixel_rule=PixelRule(clean_up=GivenCleanUp()))
-
-
-def test_a_region_does_not_grow_over_what_is_nominal() -> None:
-    decision = decided(draw(np.random.default_rng(9), 9), PixelRule())
-    median = float(np.median(decision.medians[""]))
-    decision.changed(DecisionKeys(clean_up={"low": median + 0.01}))
-    with pytest.raises(UserError, match=r"decision.clean_up.low is .* no higher than the median .* give a higher one"):
-        decision.changed(DecisionKeys(clean_up={"low": median}))
-
-
-def test_the_remedy_is_one_that_there_is() -> None:
-    """recalibrate takes images of one category, which does not give all of several what a rule needs."""
-    maps = draw(np.random.default_rng(5), 9)
-    parts = [decided(maps, RULES["image"], category=name) for name in "ab"]
-    held: dict[str, Any] = {name: {**parts[0].held[name], **parts[1].held[name]} for name in parts[0].held}
-    for decision, remedy in ((parts[0], True), (replace(parts[0], **held), False)):
-        with pytest.raises(UserError, match=r"train anew with decision.area 7") as refused:
-            decision.changed(DecisionKeys(pixel="region", area=7))
-        assert ("lit-ad recalibrate FILE --nominal FOLDER --replace --pixel region" in str(refused.value)) == remedy

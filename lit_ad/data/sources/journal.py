@@ -13,7 +13,7 @@ from lit_ad.errors import UserError
 from lit_ad.files import resolve_path
 
 NAME, SCHEMAS = "journal.sqlite", (1, 2)  # as lit_ad.deploy.journal_file writes them
-LABELLED = """
+_LABELLED = """
 SELECT images.id, picture, label, defect, category, sampled FROM labels JOIN images ON images.id = labels.image
 WHERE undone IS NULL AND picture IS NOT NULL ORDER BY images.id
 """
@@ -94,7 +94,7 @@ def read_labelled(folder: Path) -> list[Labelled]:
         schema = connection.execute("PRAGMA user_version").fetchone()[0]
         if schema not in SCHEMAS:
             raise UserError(f"{folder / NAME} has schema {schema}, and this lit_ad reads {SCHEMAS[-1]}")
-        return [Labelled(*row) for row in connection.execute(LABELLED)]
+        return [Labelled(*row) for row in connection.execute(_LABELLED)]
 
 
 def categories(labelled: list[Labelled]) -> list[str]:

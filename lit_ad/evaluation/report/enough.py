@@ -8,7 +8,7 @@ from lit_ad.counts import format_count
 from lit_ad.evaluation.results import POOLED, Results, Row
 
 WIDTH, HEIGHT = 420, 130  # of the picture's axes, pixels
-MOST = 1000  # images, at the right end of the picture
+_MOST = 1000  # images, at the right end of the picture
 LEAST = 0.001  # rate, at its lower end
 
 
@@ -75,7 +75,7 @@ def draw(results: Results) -> Picture | None:
     if not thresholds or not results.false_alarm:
         return None
     have = thresholds[-1]["image"]["held_out"]
-    counts = [10 ** (step / 20) for step in range(int(20 * math.log10(MOST)) + 1)]
+    counts = [10 ** (step / 20) for step in range(int(20 * math.log10(_MOST)) + 1)]
     return Picture(
         " ".join(f"{across(count):.1f},{up(1 / (count + 1)):.1f}" for count in counts),
         up(results.false_alarm),
@@ -87,7 +87,7 @@ def draw(results: Results) -> Picture | None:
 
 def across(count: float) -> float:
     """Return the place of a number of images, in pixels from the left."""
-    return WIDTH * min(1.0, math.log10(max(count, 1)) / math.log10(MOST))
+    return WIDTH * min(1.0, math.log10(max(count, 1)) / math.log10(_MOST))
 
 
 def up(rate: float) -> float:

@@ -175,10 +175,10 @@ def _columns_of(runs: list[Run]) -> Iterator[tuple[str, str, dict[str, str]]]:
         if run.record is not None:
             for what, took in (("training", run.record.training), ("test", run.record.test)):
                 if took is not None:
-                    yield run.name, what, in_words(took)
+                    yield run.name, what, _in_words(took)
 
 
-def in_words(took: Took) -> dict[str, str]:
+def _in_words(took: Took) -> dict[str, str]:
     seconds = f"{took.seconds:.1f} s" if took.seconds < 600 else f"{took.seconds / 60:.1f} min"
     return {
         "time": seconds + (", since it went on from a checkpoint" if took.resumed else ""),

@@ -1,4 +1,4 @@
-"""What labels say of thresholds: counts of what was judged, by p-values, and Wilson's intervals."""
+"""Recall and false alarms are counted by labels and p-values, with Wilson's intervals."""
 
 from pathlib import Path
 
@@ -6,8 +6,8 @@ import pytest
 
 from lit_ad.deploy.journal_file import JournalFile, Row
 from lit_ad.deploy.labels import Labels
-from lit_ad.deploy.measured import RATES, measured_rates
 from lit_ad.deploy.pictures import Pictures
+from lit_ad.deploy.rates import RATES, measure_rates
 from tests.deploy.test_journal import DECISION
 
 IMAGES = [  # p-value, label, whether sampled, version
@@ -32,7 +32,7 @@ def file(tmp_path: Path) -> JournalFile:
 
 
 def test_counts_at_each_threshold(file: JournalFile) -> None:
-    shipped, *others = measured_rates(file, 2, DECISION)
+    shipped, *others = measure_rates(file, 2, DECISION)
     assert shipped["rate"] is None and shipped["kept_rate"] == 0.05
     names = ("recall", "sampled_recall", "false_alarms")
     assert [(shipped[name]["count"], shipped[name]["images"]) for name in names] == [(2, 3), (1, 2), (1, 3)]
@@ -44,5 +44,5 @@ def test_counts_at_each_threshold(file: JournalFile) -> None:
 
 
 def test_without_labels_or_thresholds(file: JournalFile) -> None:
-    assert measured_rates(file, 2, None) == []
-    assert measured_rates(file, 3, DECISION)[0]["recall"] == {"count": 0, "images": 0, "low": None, "high": None}
+    assert measure_rates(file, 2, None) == []
+    assert measure_rates(file, 3, DECISION)[0]["recall"] == {"count": 0, "images": 0, "low": None, "high": None}
