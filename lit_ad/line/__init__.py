@@ -1,1 +1,1 @@
-"""A line that is watched: where images come from, where verdicts go to, and how its detector grows."""
+"""Watch a line: sources of images (feeds), receivers of verdicts (sinks), and a detector that grows by labels."""

@@ -1,4 +1,4 @@
-"""Where the images of a line come from: a folder that fills, a camera or video, or paths on standard input."""
+"""Sources of images: a folder that fills, a camera or a video, or paths on standard input."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,45 +12,49 @@ from lit_ad.errors import check_number
 
 @dataclass(frozen=True)
 class Arrival:
-    """An image that has come: a file, or a frame of a camera."""
+    """An image of a feed: either a file or a frame."""
 
     name: str
     file: Path | None = None
-    frame: NDArray[Any] | None = None  # (H, W, 3) uint8; blue, green, red, as OpenCV has them
+    frame: NDArray[Any] | None = None  # (H, W, 3) uint8 in the order blue, green, red, as OpenCV gives it
 
 
 class Feed(Protocol):
-    """Gives images as they come. What it could not give is counted."""
+    """A source of images. Images that the feed skips are counted."""
 
-    passed_over: int  # images that never come, since judging is slower than they are
+    passed_over: int  # frames that were skipped, because the camera is faster than the detector
     trouble: str  # what is wrong with the source now; "": nothing
 
     def __iter__(self) -> Iterator[Arrival]:
         """Yield images until the source ends or `close` is called."""
 
     def waiting(self) -> int:
-        """Images that are there and were not given yet."""
+        """Return the number of images that have arrived and were not yielded yet."""
 
     def comes_again(self, arrival: Arrival) -> bool:
-        """Whether an image that cannot be read is given again later, since it may not be written to its end."""
+        """Whether the feed will yield an unreadable image again, because it may not be completely written yet."""
 
     def close(self) -> None:
-        """End; may be called from another thread."""
+        """End the feed. Another thread may call this."""
 
 
 @dataclass(frozen=True)
 class FeedSettings:
-    """What is taken of a source.
+    """Which images of the source are judged, and under which name.
 
     Args:
-        name: Of the source, in the journal and in messages. None: the folder's, or the camera's.
-        category: Of a model for many products: whose thresholds count.
-        every: Seconds from a frame of a camera or video to the next that is judged. None: each frame, as far as a
-            camera's can be judged in time.
-        new_only: Whether the images that lie in a folder at the start are passed over. Else those are judged that the
-            journal does not have.
-        settle: Seconds for which a file must not change before it is read, where the system does not say that it was
-            closed.
+        name: The name of the source in the journal and in messages. None: the name of the folder or camera.
+        category: The category of all images, for a model of several products; its threshold decides. None: one
+            threshold for all categories.
+        every: Seconds between two frames of a camera or video to judge. None: every frame of a video, and as many
+            frames of a camera as the detector can judge.
+        new_only: Whether to skip the images that are in the folder at the start. If false, images that the journal does
+            not have yet are judged.
+        settle: Seconds that a file must stay unchanged before it is read. This is needed where the system does not
+            report that a file was closed.
+
+    Raises:
+        UserError: A number is out of its range.
     """
 
     name: str | None = None

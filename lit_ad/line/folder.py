@@ -1,7 +1,7 @@
-"""The images of a folder that fills: each is given once, when it is written to its end.
+"""The images of a folder that fills. Each image is yielded once, when it is completely written.
 
-watchdog tells of new files. Where no event comes, as from other machines' writes to a network drive, or where there
-were more events than the system keeps, the folder is listed again: no file is passed over in silence.
+The package watchdog reports new files. It reports nothing if another machine writes to a network drive, or if there are
+more events than the system can hold. So the folder is also listed from time to time, and no file is missed.
 """
 
 import sys
@@ -20,41 +20,44 @@ from lit_ad.errors import UserError
 from lit_ad.image.pixels import EXTENSIONS
 from lit_ad.line.feed import Arrival
 
-_TICK = 0.05  # seconds
-LISTED = 10.0  # seconds from one listing of the folder to the next, and 20 times what a listing takes
-_OPEN_TIMES = 20  # times `settle` for which a file that is known to be open must not change
-PATIENCE = 30.0  # seconds since its last change for which a file that cannot be read is tried again
-_TELLS_CLOSE = sys.platform == "linux"  # inotify tells that a file was closed
+_TICK = 0.05  # seconds between two looks at the files that are being written
+LISTING_INTERVAL = 10.0  # least seconds between two listings of the folder; at least 20 times the time of a listing
+_OPEN_FACTOR = 20  # a file that is known to be open must stay unchanged for this many times `settle`
+RETRY_SECONDS = 30.0  # an unreadable file is tried again until it has been unchanged for this long
+_REPORTS_CLOSE = sys.platform == "linux"  # whether the system reports that a file was closed, as inotify does
 
 State = tuple[int, int]  # size in bytes, time of the last change in ns
 
 
 @dataclass
 class _Writing:
-    """A file that may still be written to."""
+    """A file that may not be completely written yet."""
 
     state: State
-    since: float  # when this state was first seen
-    opened: bool = False  # whether an event told that it is being written, so that another one will tell its end
-    closed: bool = False
+    since: float  # time.monotonic() when this state was first seen
+    opened: bool = False  # whether an event reported a write, so that another event will report the close
+    closed: bool = False  # whether an event reported the close
 
-    def heed(self, kind: str) -> None:
-        """Take an event into account: changed or closed."""
+    def update(self, kind: str) -> None:
+        """Take an event into account: "changed" or "closed"."""
         if kind == "closed":
             self.closed = True
         elif kind == "changed":
-            self.opened = not self.closed  # what changes after its end, as by chmod, may be closed for good
+            self.opened = not self.closed  # a change after the close, as by chmod, may have no close of its own
             self.closed = False
 
 
 class FolderFeed:
-    """The images below a folder.
+    """The images in a folder and its subfolders.
 
     Args:
-        folder: It is there, and stays.
-        settle: Seconds for which a file must not change, where nothing says that it was closed.
-        judged: Whether a file of that name, as it was at that time (seconds since 1970), was judged before.
-        new_only: Whether the files that are there now are passed over.
+        folder: An existing folder.
+        settle: Seconds that a file must stay unchanged, if no event reports that it was closed.
+        judged: judged(name, time) tells whether a file was judged at that time (in seconds since 1970) or later.
+        new_only: Whether to skip the files that are in the folder now.
+
+    Raises:
+        UserError: The system cannot watch the folder.
     """
 
     def __init__(
@@ -66,26 +69,26 @@ class FolderFeed:
     ) -> None:
         self.folder, self.settle, self.judged = folder, settle, judged
         self.passed_over, self.trouble = 0, ""
-        self.at_start = 0  # files that were there, and are not given
+        self.at_start = 0  # files that were in the folder at the start and are skipped
         self._left = 0  # files that were ready when `close` was called
-        self._events: SimpleQueue[tuple[str, str]] = SimpleQueue()
+        self._events: SimpleQueue[tuple[str, str]] = SimpleQueue()  # path and kind: "changed", "closed" or "again"
         self._writing: dict[Path, _Writing] = {}
-        self._given: dict[Path, State] = {}  # of the files that are there: some 200 bytes each
+        self._done: dict[Path, State] = {}  # files that were yielded or skipped, about 200 bytes each
         self._ready: Queue[Path | None] = Queue()
         self._closing = threading.Event()
         self._observer = Observer()
         self._observer.schedule(Handler(self._events), str(folder), recursive=True)
         try:
             self._observer.start()
-        except OSError as error:  # as where there are more folders than inotify watches
+        except OSError as error:  # for example if there are more folders than inotify can watch
             raise UserError(f"{folder} cannot be watched ({error}): raise fs.inotify.max_user_watches") from error
         self._next_listing = time.monotonic()
-        self._list(take=not new_only)
+        self._list(skip=new_only)
         self._thread = threading.Thread(target=self._work, name="folder", daemon=True)
         self._thread.start()
 
     def __iter__(self) -> Iterator[Arrival]:
-        """Yield each image when it is written."""
+        """Yield each image when it is completely written."""
         while (path := self._ready.get()) is not None:
             if self._closing.is_set():
                 self._left += 1
@@ -93,61 +96,62 @@ class FolderFeed:
             yield Arrival(self._name(path), path)
 
     def waiting(self) -> int:
-        """Images that are ready, or being written; after the end, those that were."""
+        """Return the number of images that are ready or being written. After `close`: that were left over."""
         return self._ready.qsize() + len(self._writing) + self._left
 
     def comes_again(self, arrival: Arrival) -> bool:
-        """Whether the file has changed since it was given, or has changed so lately that it may go on."""
+        """Whether an unreadable file will be yielded again: it changed after it was yielded, or very recently."""
         assert arrival.file is not None
         state = _state_of(arrival.file)
         if state is None or self._closing.is_set():
             return False
-        if state == self._given.get(arrival.file) and time.time() - state[1] / 1e9 > PATIENCE:
+        if state == self._done.get(arrival.file) and time.time() - state[1] / 1e9 > RETRY_SECONDS:
             return False
         self._events.put((str(arrival.file), "again"))
         return True
 
     def close(self) -> None:
-        """End."""
+        """End the feed, and stop watching."""
         self._closing.set()
         self._thread.join()
 
     def _work(self) -> None:
+        """Handle events, list the folder and look at the files in writing, until `close` is called."""
         while not self._closing.is_set():
             try:
                 name, kind = self._events.get(timeout=_TICK)
-                self._heed(Path(name), kind)
-                continue  # all events first: they say what is closed
+                self._handle(Path(name), kind)
+                continue  # handle all events before looking at the files: events report closed files
             except Empty:
                 pass
             if time.monotonic() >= self._next_listing:
-                self._list(take=True)
-            self._settle()
-        with suppress(Empty):  # so that `waiting` counts them
+                self._list()
+            self._yield_complete_files()
+        with suppress(Empty):  # handle the events that are left, so that `waiting` counts their files
             while True:
                 name, kind = self._events.get_nowait()
-                self._heed(Path(name), kind)
+                self._handle(Path(name), kind)
         self._observer.stop()
         self._observer.join()
         self._ready.put(None)
 
-    def _heed(self, path: Path, kind: str) -> None:
-        """Take an event into account: changed, closed, or again, where it could not be read."""
+    def _handle(self, path: Path, kind: str) -> None:
+        """Handle an event of a file: "changed", "closed", or "again" if it could not be read."""
         if kind == "again":
-            self._given.pop(path, None)
-        if is_image(path, self.folder) and (path in self._writing or self._note(path)):
-            self._writing[path].heed(kind)
+            self._done.pop(path, None)
+        if is_image(path, self.folder) and (path in self._writing or self._follow(path)):
+            self._writing[path].update(kind)
 
-    def _note(self, path: Path) -> bool:
-        """Follow a file from now on. False: it is not there, or was given as it is."""
+    def _follow(self, path: Path) -> bool:
+        """Begin to wait for a file. Return False if it does not exist, or was yielded or skipped in this state."""
         state = _state_of(path)
-        if state is None or self._given.get(path) == state:
+        if state is None or self._done.get(path) == state:
             return False
         self._writing[path] = _Writing(state, time.monotonic())
         return True
 
-    def _settle(self) -> None:
-        """Give the files that are written to their end."""
+    def _yield_complete_files(self) -> None:
+        """Move the files that are completely written to the queue of ready files."""
         now = time.monotonic()
         for path, writing in list(self._writing.items()):
             state = _state_of(path)
@@ -156,57 +160,56 @@ class FolderFeed:
                 continue
             if state != writing.state:
                 writing.state, writing.since = state, now
-            still = now - writing.since
-            needed = self.settle * (_OPEN_TIMES if _TELLS_CLOSE and writing.opened else 1)
-            if (state[0] or still >= PATIENCE) and (writing.closed or still >= needed):
+            unchanged = now - writing.since
+            needed = self.settle * (_OPEN_FACTOR if _REPORTS_CLOSE and writing.opened else 1)
+            if (state[0] or unchanged >= RETRY_SECONDS) and (writing.closed or unchanged >= needed):
                 del self._writing[path]
-                self._give(path, state)
+                self._done[path] = state
+                self._ready.put(path)
 
-    def _give(self, path: Path, state: State) -> None:
-        self._given[path] = state
-        self._ready.put(path)
+    def _list(self, skip: bool = False) -> None:
+        """List the folder: follow files that no event reported, and forget files that were removed.
 
-    def _list(self, take: bool) -> None:
-        """Look for files that no event told of, and forget those that are gone. `take`: else all that are there count
-        as given."""
-        begin, there = time.monotonic(), set[Path]()
+        With `skip`, all files of the listing are skipped.
+        """
+        begin, present = time.monotonic(), set[Path]()
         try:
-            for path in sorted(self.folder.rglob("*"), key=changed):
+            for path in sorted(self.folder.rglob("*"), key=change_time):
                 if is_image(path, self.folder):
-                    there.add(path)
-                    self._meet(path, take)
-            self.trouble = "" if self.folder.is_dir() else f"the folder {self.folder} is gone"
+                    present.add(path)
+                    self._add_listed(path, skip)
+            self.trouble = "" if self.folder.is_dir() else f"the folder {self.folder} was removed"
         except OSError as error:
             self.trouble = f"the folder cannot be listed: {error}"
         else:
-            for path in self._given.keys() - there:
-                del self._given[path]
-        self._next_listing = begin + max(LISTED, 20 * (time.monotonic() - begin))
+            for path in self._done.keys() - present:
+                del self._done[path]
+        self._next_listing = begin + max(LISTING_INTERVAL, 20 * (time.monotonic() - begin))
 
-    def _meet(self, path: Path, take: bool) -> None:
-        """Follow a file of the listing, unless it was given or judged as it is."""
+    def _add_listed(self, path: Path, skip: bool) -> None:
+        """Follow a file of the listing. With `skip`, or if it was judged in this state before, skip it."""
         state = _state_of(path)
-        if state is None or self._given.get(path) == state or path in self._writing:
+        if state is None or self._done.get(path) == state or path in self._writing:
             return
-        if not take:
+        if skip:
             self.at_start += 1
-        elif not self.judged(self._name(path), changed(path)):
-            self._note(path)
+        elif not self.judged(self._name(path), change_time(path)):
+            self._follow(path)
             return
-        self._given[path] = state
+        self._done[path] = state
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.folder).as_posix()
 
 
 class Handler(FileSystemEventHandler):
-    """Hands on which files changed, and which were closed or moved into place."""
+    """Puts events of files into a queue: "changed", or "closed" if a file was closed or moved into the folder."""
 
     def __init__(self, events: SimpleQueue[tuple[str, str]]) -> None:
         self.events = events
 
     def on_any_event(self, event: FileSystemEvent) -> None:
-        """Take an event of the observer's thread."""
+        """Put an event into the queue. The observer's thread calls this."""
         if event.is_directory:
             return
         if event.event_type == "moved":
@@ -216,13 +219,13 @@ class Handler(FileSystemEventHandler):
 
 
 def is_image(path: Path, folder: Path) -> bool:
-    """Whether a file in a folder has the suffix of an image, and is not hidden, as files are that are renamed later."""
+    """Whether a file in a folder has the suffix of an image and is not hidden. Hidden files may be temporary ones."""
     hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
     return path.suffix.lower() in EXTENSIONS and not hidden
 
 
 def _state_of(path: Path) -> State | None:
-    """A file's size and time of change. None: there is no file."""
+    """Return a file's size in bytes and its time of change in ns. None: the file does not exist."""
     with suppress(OSError):
         if path.is_file():
             info = path.stat()
@@ -230,8 +233,8 @@ def _state_of(path: Path) -> State | None:
     return None
 
 
-def changed(path: Path) -> float:
-    """When a file was changed or moved to where it is, in seconds since 1970; 0 of what is not there."""
+def change_time(path: Path) -> float:
+    """Return when a file was changed or moved to its place, in seconds since 1970. 0 if it does not exist."""
     with suppress(OSError):
         info = path.stat()
         return max(info.st_mtime, info.st_ctime)

@@ -1,4 +1,7 @@
-"""Paths of images, one a line, as on standard input. A pipe that is not read holds its writer up: nothing is lost."""
+"""Paths of images as lines of text, for example on standard input.
+
+A program that writes paths to a pipe waits while nobody reads, so no path is lost.
+"""
 
 import threading
 from collections.abc import Iterable, Iterator
@@ -10,15 +13,15 @@ from lit_ad.line.feed import Arrival
 
 
 class PathFeed:
-    """The images that lines of text name.
+    """The images whose paths are lines of text.
 
     Args:
-        lines: Such as sys.stdin. Empty ones are passed over.
+        lines: The lines, for example sys.stdin. Empty lines are skipped.
     """
 
     def __init__(self, lines: Iterable[str]) -> None:
         self.passed_over, self.trouble = 0, ""
-        self._read: Queue[str | None] = Queue(1)  # one, so that the others wait in the pipe
+        self._next: Queue[str | None] = Queue(1)  # only one path, so that the others wait in the pipe
         self._closing = threading.Event()
         threading.Thread(target=self._work, args=(lines,), name="paths", daemon=True).start()
 
@@ -26,7 +29,7 @@ class PathFeed:
         """Yield each image."""
         while not self._closing.is_set():
             try:
-                name = self._read.get(timeout=0.1)
+                name = self._next.get(timeout=0.1)
             except Empty:
                 continue
             if name is None:
@@ -34,6 +37,7 @@ class PathFeed:
             yield Arrival(name, resolve_path(Path(name)))
 
     def _work(self, lines: Iterable[str]) -> None:
+        """Read lines until they end or `close` is called."""
         for line in lines:
             if name := line.rstrip("\r\n"):
                 self._put(name)
@@ -44,19 +48,19 @@ class PathFeed:
     def _put(self, name: str | None) -> None:
         while not self._closing.is_set():
             try:
-                self._read.put(name, timeout=0.1)
+                self._next.put(name, timeout=0.1)
                 break
             except Full:
                 pass
 
     def waiting(self) -> int:
-        """None that are known: they wait in the pipe."""
+        """Return 0: the paths wait in the pipe, where they cannot be counted."""
         return 0
 
     def comes_again(self, arrival: Arrival) -> bool:
-        """Never: who names a file has written it."""
+        """Return False: a program that sends a path has already written the file."""
         return False
 
     def close(self) -> None:
-        """End at once, also where no line comes."""
+        """End the feed at once, even while it waits for a line."""
         self._closing.set()

@@ -1,4 +1,4 @@
-"""The images of a feed are judged as they come; each verdict goes to the journal, the sinks and the live picture."""
+"""Judge the images of a feed as they come, and send each verdict to the journal and to the sinks."""
 
 import json
 import sys
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_ad.counts import format_count
-from lit_ad.deploy.answers import as_json
+from lit_ad.deploy.answers import describe_detection
 from lit_ad.deploy.journal import Journal
 from lit_ad.detector.detection import Detection
 from lit_ad.detector.detector import TIMEOUT, Detector
@@ -22,32 +22,32 @@ from lit_ad.line.sinks.sink import Sink
 from lit_ad.names import printable
 from lit_ad.threads import enter_stage
 
-TOLD = 30.0  # seconds from one word about back-pressure to the next
-LOOKED = 1.0  # seconds from one look at troubles and alarms to the next
+REPORT_INTERVAL = 30.0  # seconds between two reports that judging is too slow
+CHECK_INTERVAL = 1.0  # seconds between two checks for troubles and alarms
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of an image."""
+    """The result for one image: its verdict, or why it could not be judged."""
 
     name: str
-    detection: Detection | None  # None: it could not be judged
-    error: str = ""
-    seconds: float = 0.0
+    detection: Detection | None  # None: the image could not be judged
+    error: str = ""  # why it could not be judged
+    seconds: float = 0.0  # the time that judging took
 
 
 class Watching:
-    """Judges what a feed gives.
+    """Judges the images of a feed. Iterate over it to run it.
 
     Args:
         detector: The detector.
-        feed: Where images come from.
-        category: Of a model for many products: whose thresholds count.
-        journal: Where each verdict is written to; its source is the feed's name.
-        sinks: Where messages go to, by the sinks' names.
-        anomalous_only: Whether nominal verdicts are no messages.
-        say: Takes sentences about back-pressure, trouble and alarms.
-        source: A camera or a line, in messages. None: the journal's.
+        feed: The source of the images.
+        category: The category of all images, whose threshold decides. None: one threshold for all categories.
+        journal: Each verdict is written to it. None: verdicts are not written.
+        sinks: The sinks that get messages, by name.
+        anomalous_only: Whether nominal verdicts are left out of the messages.
+        say: Called with sentences about slow judging, trouble and alarms.
+        source: The name of the camera or line in messages. None: the journal's source.
     """
 
     def __init__(
@@ -65,20 +65,20 @@ class Watching:
         self.sinks, self.anomalous_only, self.say = sinks or {}, anomalous_only, say
         self.source = source if source is not None else "" if journal is None else journal.source
         self.judged = self.anomalous = self.refused = 0
-        self._told = 0.0
-        self._judged_then = self._passed_over_then = 0
+        self._last_report = 0.0  # time.monotonic() of the last report on the speed
+        self._judged_before = self._passed_over_before = 0  # counts at the last report
         self._behind, self._trouble = False, ""
         self._alarms = set(() if journal is None else journal.alarms())
 
     def __iter__(self) -> Iterator[Outcome]:
-        """Yield what became of each image, in the order in which they came, until the feed ends."""
+        """Yield the outcome of each image, in the order of the feed, until the feed ends."""
         shared, category = self.detector.shared, self.category
 
         def work(group: list[Arrival], first: int) -> list[Outcome]:
             arrival, begin = group[0], time.perf_counter()
             try:
                 enter_stage(f"reading {arrival.name}")
-                content = None if arrival.file is None else read(arrival.file)
+                content = None if arrival.file is None else _read_file(arrival.file)
                 image: Any = arrival.frame if content is None else content
                 detection: Detection = shared(image, category, bgr=content is None)
             except (UserError, OSError) as error:
@@ -89,21 +89,21 @@ class Watching:
                 self.journal.record(detection, seconds, arrival.name, file=content, awaited=False)
             return [Outcome(arrival.name, detection, "", seconds)]
 
-        self._told = time.monotonic()
+        self._last_report = time.monotonic()
         ended = threading.Event()
-        looking = threading.Thread(target=self._look_until, args=(ended,), name="looking", daemon=True)
-        looking.start()
+        checking = threading.Thread(target=self._check_until, args=(ended,), name="checking", daemon=True)
+        checking.start()
         try:
             for outcome in in_order(work, iter(self.feed), 1, TIMEOUT, None):
                 self._count(outcome)
                 yield outcome
         finally:
             ended.set()
-            looking.join()
-            self._look()
+            checking.join()
+            self._check()
 
     def status(self) -> dict[str, Any]:
-        """How the line stands, as plain values for JSON."""
+        """Return the counts of images, the trouble of the source, and the status of each sink, for JSON."""
         return {
             "judged": self.judged,
             "anomalous": self.anomalous,
@@ -115,11 +115,11 @@ class Watching:
         }
 
     def summary(self) -> str:
-        """What was done, and all that was lost, in one sentence."""
+        """Return the counts of judged images and of all losses, in one sentence."""
         lost = {
             "refused": self.refused,
             "left unjudged": self.feed.waiting(),
-            "passed over, since the camera is faster than the detector": self.feed.passed_over,
+            "passed over, because the camera is faster than the detector": self.feed.passed_over,
             "not written to the journal": 0 if self.journal is None else self.journal.dropped,
             **{f"not delivered by {name}": sink.status()["dropped"] for name, sink in self.sinks.items()},
         }
@@ -127,6 +127,7 @@ class Watching:
         return f"{format_count(self.judged, 'image')} judged, {self.anomalous} anomalous{losses}"
 
     def _count(self, outcome: Outcome) -> None:
+        """Count an outcome, and send it as a message."""
         detection = outcome.detection
         if detection is None:
             self.refused += 1
@@ -135,11 +136,12 @@ class Watching:
         self.judged += 1
         self.anomalous += bool(detection.anomalous)
         if detection.anomalous or not self.anomalous_only:
-            told = {"kind": "verdict", "name": printable(outcome.name), **as_json(detection)}
-            self._send({**told, "seconds": round(outcome.seconds, 6)})
+            message = {"kind": "verdict", "name": printable(outcome.name), **describe_detection(detection)}
+            self._send({**message, "seconds": round(outcome.seconds, 6)})
         return None
 
     def _send(self, message: dict[str, Any]) -> None:
+        """Send a message to all sinks, as one line of JSON with the time and the source."""
         if not self.sinks:
             return
         text = json.dumps(
@@ -148,12 +150,12 @@ class Watching:
         for sink in self.sinks.values():
             sink.send(text)
 
-    def _look_until(self, ended: threading.Event) -> None:
-        while not ended.wait(LOOKED):
-            self._look()
+    def _check_until(self, ended: threading.Event) -> None:
+        while not ended.wait(CHECK_INTERVAL):
+            self._check()
 
-    def _look(self) -> None:
-        """Say what has gone wrong or well since the last look."""
+    def _check(self) -> None:
+        """Report new alarms, and troubles that began or ended since the last check."""
         for alarm in [] if self.journal is None else self.journal.alarms():
             if alarm not in self._alarms:
                 self._alarms.add(alarm)
@@ -163,30 +165,32 @@ class Watching:
         trouble = "; ".join(text for text in troubles if text)
         if trouble != self._trouble:
             self._trouble = trouble
-            self.say(trouble or "what was wrong is well again")
-        if (now := time.monotonic()) - self._told >= TOLD:
-            self._tell_pressure(now)
+            self.say(trouble or "the trouble is over")
+        if (now := time.monotonic()) - self._last_report >= REPORT_INTERVAL:
+            self._report_speed(now)
 
-    def _tell_pressure(self, now: float) -> None:
-        seconds, judged = now - self._told, self.judged - self._judged_then
-        passed_over, waiting = self.feed.passed_over - self._passed_over_then, self.feed.waiting()
+    def _report_speed(self, now: float) -> None:
+        """Report if judging is slower than the source, or no longer is. Measure since the last report."""
+        seconds, judged = now - self._last_report, self.judged - self._judged_before
+        passed_over, waiting = self.feed.passed_over - self._passed_over_before, self.feed.waiting()
         rate = f"{judged / seconds:.3g} images/s are judged"
         if passed_over:
             self.say(
                 f"judging is slower than the camera: {passed_over} frames were passed over in {seconds:.0f} s, and "
-                f"{rate}; --feed.every asks for fewer"
+                f"{rate}; use --feed.every to judge fewer frames"
             )
         elif waiting > 2 * WORKERS:
             self.say(f"judging is behind: {waiting} images wait, and {rate}")
         elif self._behind:
             self.say("judging has caught up")
         self._behind = waiting > 2 * WORKERS
-        self._told, self._judged_then, self._passed_over_then = now, self.judged, self.feed.passed_over
+        self._last_report = now
+        self._judged_before, self._passed_over_before = self.judged, self.feed.passed_over
 
 
-def read(file: Path) -> bytes:
-    """The content of a file. Raises OSError."""
+def _read_file(file: Path) -> bytes:
+    """Return the content of a file. Raises OSError, also if the path is not a valid one."""
     try:
         return file.read_bytes()
-    except ValueError as error:  # a zero byte in the name, as of `find -print0`
-        raise OSError(f"{printable(str(file))} is no path: {error}") from error
+    except ValueError as error:  # a zero byte in the name, as from `find -print0`
+        raise OSError(f"{printable(str(file))} is not a valid path: {error}") from error

@@ -1,4 +1,4 @@
-"""A video gives each frame; a camera gives its newest one, counts the others, and is opened again when it was lost."""
+"""A video gives every frame. A camera gives its newest frame, counts the others, and is opened again if it is lost."""
 
 import time
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ import pytest
 
 from lit_ad.errors import UserError
 from lit_ad.line import camera
-from lit_ad.line.camera import CameraFeed, VideoFeed, is_camera, is_video, without_password
+from lit_ad.line.camera import CameraFeed, VideoFeed, hide_password, is_camera, is_video
 from tests.serving import serving
 
 
@@ -21,7 +21,7 @@ def frame(number: int) -> np.ndarray:
 
 @pytest.fixture
 def video(tmp_path: Path) -> Path:
-    """40 frames, 10 in a second; each brighter than the one before."""
+    """Write a video of 40 frames, 10 per second, each brighter than the one before."""
     writer = cv2.VideoWriter(str(tmp_path / "v.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, (48, 32))
     for number in range(40):
         writer.write(frame(number))
@@ -29,7 +29,7 @@ def video(tmp_path: Path) -> Path:
     return tmp_path / "v.avi"
 
 
-def test_each_frame_of_a_video(video: Path) -> None:
+def test_a_video_gives_every_frame(video: Path) -> None:
     arrivals = list(VideoFeed(str(video)))
     assert [arrival.name for arrival in arrivals] == [f"v.avi#{number}" for number in range(1, 41)]
     shades = [float(arrival.frame.mean()) for arrival in arrivals if arrival.frame is not None]
@@ -38,10 +38,10 @@ def test_each_frame_of_a_video(video: Path) -> None:
 
 
 class Camera(ThreadingHTTPServer):
-    """A network camera: motion JPEG by HTTP, 50 frames in a second."""
+    """A network camera that sends motion JPEG by HTTP, 50 frames per second."""
 
     connections = 0
-    frames = 1_000_000  # after which it ends
+    frames = 1_000_000  # frames of a connection, which then ends
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -72,7 +72,7 @@ def server() -> Iterator[Camera]:
         yield server
 
 
-def test_frames_that_nobody_took_are_counted(server: Camera) -> None:
+def test_skipped_frames_are_counted(server: Camera) -> None:
     feed = CameraFeed(f"http://127.0.0.1:{server.server_port}/stream.mjpg")
     taken = 0
     for arrival in feed:
@@ -98,7 +98,7 @@ def test_a_camera_that_is_lost_is_opened_again(server: Camera) -> None:
     assert feed.frames > 60 and server.connections >= 3
 
 
-def test_every_so_many_seconds(server: Camera) -> None:
+def test_frames_are_given_every_few_seconds(server: Camera) -> None:
     feed = CameraFeed(f"http://127.0.0.1:{server.server_port}/stream.mjpg", every=0.3)
     begin = time.monotonic()
     for taken, _ in enumerate(feed, 1):
@@ -106,11 +106,13 @@ def test_every_so_many_seconds(server: Camera) -> None:
             break
     seconds = time.monotonic() - begin
     feed.close()
-    assert seconds > 0.85 and feed.frames > 20 and feed.passed_over == 0  # the others were not asked for
+    assert (
+        seconds > 0.85 and feed.frames > 20 and feed.passed_over == 0
+    )  # frames before `every` do not count as skipped
 
 
-def test_what_gives_no_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(camera, "OPENED", 1000)
+def test_sources_without_pictures_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(camera, "OPEN_MS", 1000)
     (tmp_path / "v.mp4").write_text("no video")
     with pytest.raises(UserError, match=r"v.mp4 gives no pictures"):
         VideoFeed(str(tmp_path / "v.mp4"))
@@ -118,7 +120,7 @@ def test_what_gives_no_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         CameraFeed("rtsp://ada:geheim@127.0.0.1:9/x")
 
 
-def test_sources_by_their_names() -> None:
+def test_sources_are_recognized_by_their_names() -> None:
     assert all(map(is_camera, ("0", "rtsp://h/x", "http://h/x.mjpg", "/dev/video0"))) and not is_camera("a/0")
     assert is_video("a/V.MP4") and not is_video("a")
-    assert without_password("rtsp://ada:pass@host:554/x@y") == "rtsp://host:554/x@y"
+    assert hide_password("rtsp://ada:pass@host:554/x@y") == "rtsp://host:554/x@y"

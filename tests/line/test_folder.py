@@ -1,4 +1,4 @@
-"""Each file of a folder is given once, when it is written to its end, whatever way it comes."""
+"""Each file of a folder is yielded once, when it is completely written, however it got there."""
 
 import os
 import threading
@@ -16,7 +16,7 @@ from PIL import Image
 pytest.importorskip("watchdog")
 from lit_ad.line import folder as folder_module
 from lit_ad.line.feed import Arrival
-from lit_ad.line.folder import FolderFeed, changed
+from lit_ad.line.folder import FolderFeed, change_time
 
 PIXELS = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3)).astype(np.uint8))
 
@@ -40,14 +40,14 @@ def watched(folder: Path, **options: Any) -> Iterator[tuple[FolderFeed, Queue[Ar
 
 
 def names(arrivals: Queue[Arrival], count: int, more: float = 0.3) -> list[str]:
-    """The names of `count` arrivals; there are no more."""
+    """Return the names of the next `count` arrivals, and check that no more follow."""
     listed = [arrivals.get(timeout=10).name for _ in range(count)]
     with pytest.raises(Empty):
         listed.append(arrivals.get(timeout=more).name)
     return listed
 
 
-def test_files_that_are_there_come_and_go_in(tmp_path: Path) -> None:
+def test_present_and_new_files_are_yielded(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     for number, name in enumerate(("b.png", "deep/a.png")):
         PIXELS.save(tmp_path / name)
@@ -59,13 +59,13 @@ def test_files_that_are_there_come_and_go_in(tmp_path: Path) -> None:
         PIXELS.save(tmp_path / ".hidden.png")
         (tmp_path / ".hidden.png").rename(tmp_path / "deep" / "d.png")
         assert sorted(names(arrivals, 2)) == ["c.png", "deep/d.png"]
-        (tmp_path / "c.png").chmod(0o600)  # is no new image
+        (tmp_path / "c.png").chmod(0o600)  # not a new image
         assert names(arrivals, 0, more=0.8) == []
-        PIXELS.rotate(90).save(tmp_path / "c.png")  # is one
+        PIXELS.rotate(90).save(tmp_path / "c.png")  # a new image
         assert names(arrivals, 1) == ["c.png"] and feed.waiting() == 0
 
 
-def test_a_file_that_is_being_written_is_waited_for(tmp_path: Path) -> None:
+def test_a_file_is_yielded_only_when_it_is_closed(tmp_path: Path) -> None:
     PIXELS.save(tmp_path / ".a.png")
     content = (tmp_path / ".a.png").read_bytes()
     with watched(tmp_path) as (_, arrivals):
@@ -78,16 +78,16 @@ def test_a_file_that_is_being_written_is_waited_for(tmp_path: Path) -> None:
         assert names(arrivals, 1) == ["a.png"]
 
 
-def test_what_no_event_tells_of_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_without_events_are_found_by_listing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder_module.Handler, "on_any_event", lambda self, event: None)
-    monkeypatch.setattr(folder_module, "LISTED", 0.1)
+    monkeypatch.setattr(folder_module, "LISTING_INTERVAL", 0.1)
     with watched(tmp_path) as (_, arrivals):
         PIXELS.save(tmp_path / "a.png")
         assert names(arrivals, 1) == ["a.png"]
 
 
-def test_a_file_that_cannot_be_read_comes_again_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folder_module, "PATIENCE", 1.0)
+def test_an_unreadable_file_is_yielded_again_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder_module, "RETRY_SECONDS", 1.0)
     with watched(tmp_path) as (feed, arrivals):
         (tmp_path / "a.png").write_bytes(b"half")
         first = arrivals.get(timeout=10)
@@ -99,15 +99,15 @@ def test_a_file_that_cannot_be_read_comes_again_for_a_while(tmp_path: Path, monk
         assert not feed.comes_again(second)
 
 
-def test_after_a_restart_only_what_was_not_judged(tmp_path: Path) -> None:
+def test_after_a_restart_only_new_files_are_yielded(tmp_path: Path) -> None:
     for name in ("old.png", "new.png", "overwritten.png"):
         PIXELS.save(tmp_path / name)
-    times = {"old.png": time.time() + 1, "overwritten.png": changed(tmp_path / "overwritten.png") - 1}
+    times = {"old.png": time.time() + 1, "overwritten.png": change_time(tmp_path / "overwritten.png") - 1}
     with watched(tmp_path, judged=lambda name, since: times.get(name, 0) >= since) as (_, arrivals):
         assert sorted(names(arrivals, 2)) == ["new.png", "overwritten.png"]
 
 
-def test_new_ones_only(tmp_path: Path) -> None:
+def test_present_files_can_be_skipped(tmp_path: Path) -> None:
     PIXELS.save(tmp_path / "old.png")
     with watched(tmp_path, new_only=True) as (feed, arrivals):
         assert feed.at_start == 1
@@ -115,31 +115,31 @@ def test_new_ones_only(tmp_path: Path) -> None:
         assert names(arrivals, 1) == ["new.png"]
 
 
-def test_a_folder_that_goes_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folder_module, "LISTED", 0.1)
+def test_a_removed_folder_is_a_trouble(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder_module, "LISTING_INTERVAL", 0.1)
     (tmp_path / "in").mkdir()
     with watched(tmp_path / "in") as (feed, _):
         (tmp_path / "in").rmdir()
         end = time.monotonic() + 10
         while not feed.trouble and time.monotonic() < end:
             time.sleep(0.05)
-        assert "in is gone" in feed.trouble
+        assert "in was removed" in feed.trouble
 
 
-def test_what_is_left_at_the_end_is_counted(tmp_path: Path) -> None:
-    """One file that was ready, one that nobody could read and one that is empty."""
+def test_files_left_at_the_end_are_counted(tmp_path: Path) -> None:
+    """The three are: a file that was ready, a file that could not be read, and an empty file."""
     for name, content in (("a.png", "a"), ("b.png", "b"), ("empty.png", "")):
         (tmp_path / name).write_text(content)
     feed = FolderFeed(tmp_path, settle=0.1)
-    given = iter(feed)
-    assert feed.comes_again(next(given))
+    arrivals = iter(feed)
+    assert feed.comes_again(next(arrivals))
     feed.close()
-    assert (list(given), feed.waiting()) == ([], 3)
+    assert (list(arrivals), feed.waiting()) == ([], 3)
 
 
-def test_an_empty_file_is_given_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that it is told that it cannot be read."""
-    monkeypatch.setattr(folder_module, "PATIENCE", 0.3)
+def test_an_empty_file_is_yielded_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is yielded so that the detector reports that it is unreadable."""
+    monkeypatch.setattr(folder_module, "RETRY_SECONDS", 0.3)
     (tmp_path / "empty.png").touch()
     with watched(tmp_path) as (feed, arrivals):
         assert names(arrivals, 1) == ["empty.png"]

@@ -1,4 +1,4 @@
-"""Lines are paths; empty ones are none."""
+"""Each line of text is a path; empty lines are skipped."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ def test_lines_are_paths() -> None:
     assert not feed.comes_again(first) and feed.waiting() == feed.passed_over == 0
 
 
-def test_an_end_in_between() -> None:
+def test_close_ends_the_feed_before_the_lines_end() -> None:
     feed, listed = PathFeed(["a", "b", "c"]), []
     for arrival in feed:
         listed.append(arrival.name)

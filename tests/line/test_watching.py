@@ -1,4 +1,4 @@
-"""What a feed gives is judged, written down and told; what is lost is counted and said."""
+"""Images of a feed are judged, recorded and sent as messages; losses are counted and reported."""
 
 import json
 import time
@@ -24,7 +24,7 @@ from tests.deploy.test_journal import DECISION, brightness, detector, rows
 
 
 class Messages:
-    """A sink that keeps what it is sent."""
+    """A sink that keeps its messages."""
 
     def __init__(self) -> None:
         self.sent: list[dict[str, Any]] = []
@@ -40,7 +40,7 @@ class Messages:
 
 
 class Frames:
-    """A camera that gives given shades."""
+    """A camera whose frames have the given shades of red."""
 
     def __init__(self, shades: list[int]) -> None:
         self.shades, self.passed_over, self.trouble = shades, 0, ""
@@ -71,7 +71,7 @@ def files(tmp_path: Path) -> list[str]:
     return [*names, str(tmp_path / "in/broken.png"), str(tmp_path / "in/gone.png"), "zero\0byte.png"]
 
 
-def test_files_are_judged_written_and_told(files: list[str], tmp_path: Path) -> None:
+def test_files_are_judged_recorded_and_sent(files: list[str], tmp_path: Path) -> None:
     messages, sentences = Messages(), list[str]()
     with Journal(tmp_path / "journal", detector(), JournalSettings(sample=0), "line 1") as journal:
         watching = Watching(
@@ -102,12 +102,12 @@ def test_files_are_judged_written_and_told(files: list[str], tmp_path: Path) -> 
     assert watching.status()["sinks"]["kept"]["sent"] == 6
 
 
-def test_frames_have_their_colours() -> None:
+def test_frames_keep_their_colours() -> None:
     messages = Messages()
     watching = Watching(detector(), Frames([200, 10]), sinks={"kept": messages}, anomalous_only=True)
     assert [outcome.detection.score for outcome in watching if outcome.detection] == [200, 10]
     assert [told["name"] for told in messages.sent] == ["frame 1"]
-    assert "6 passed over, since the camera is faster than the detector" in watching.summary()
+    assert "6 passed over, because the camera is faster than the detector" in watching.summary()
 
 
 def test_an_image_that_is_not_written_yet_comes_again(files: list[str]) -> None:
@@ -117,9 +117,9 @@ def test_an_image_that_is_not_written_yet_comes_again(files: list[str]) -> None:
     assert list(watching) == [] and watching.refused == 0
 
 
-def test_back_pressure_and_alarms_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watching_module, "TOLD", 0.3)
-    monkeypatch.setattr(watching_module, "LOOKED", 0.1)
+def test_slow_judging_and_alarms_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching_module, "REPORT_INTERVAL", 0.3)
+    monkeypatch.setattr(watching_module, "CHECK_INTERVAL", 0.1)
 
     def slow(pixels: Any) -> Any:
         time.sleep(0.02)
@@ -133,19 +133,19 @@ def test_back_pressure_and_alarms_are_said(tmp_path: Path, monkeypatch: pytest.M
         list(Watching(slow_detector, feed, None, journal, {"kept": messages}, say=sentences.append))
     text = "\n".join(sentences)
     assert "the lens is dirty" in text
-    assert "judging is slower than the camera: " in text and "--feed.every asks for fewer" in text
+    assert "judging is slower than the camera: " in text and "use --feed.every to judge fewer frames" in text
     (alarm,) = [told["text"] for told in messages.sent if told["kind"] == "alarm"]
-    assert alarm.startswith("more images are called anomalous than the stated 1 %") and f"drift: {alarm}" in text
+    assert alarm.startswith("more images are judged anomalous than the stated 1 %") and f"drift: {alarm}" in text
 
 
-def test_files_that_wait_are_said(files: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watching_module, "TOLD", 0.0)
+def test_waiting_files_are_reported(files: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching_module, "REPORT_INTERVAL", 0.0)
     feed, sentences = PathFeed(files[:1]), list[str]()
     waiting = iter([0, 50, 0])
     feed.waiting = lambda: next(waiting)  # type: ignore[method-assign]
     watching = Watching(detector(), feed, say=sentences.append)
     for _ in range(3):
         time.sleep(0.01)
-        watching._look()
+        watching._check()
     assert sentences[0].startswith("judging is behind: 50 images wait, and 0 images/s")
     assert sentences[1:] == ["judging has caught up"]

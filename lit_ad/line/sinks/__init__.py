@@ -1,1 +1,1 @@
-"""Where the verdicts of a watched line go to: each sink takes a line of JSON, and counts what it could not deliver."""
+"""Sinks receive the verdicts of a watched line: each takes lines of JSON, and counts those it cannot deliver."""

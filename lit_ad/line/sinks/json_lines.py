@@ -1,4 +1,4 @@
-"""Messages as lines of a file, or on standard output."""
+"""A sink that writes messages as lines of a file, or to standard output."""
 
 import sys
 import threading
@@ -9,13 +9,13 @@ from lit_ad.files import writing
 
 
 class JsonLines:
-    """Appends each message to a file, a line each.
+    """Appends each message to a file, as one line.
 
     Args:
-        path: The file. "-": standard output; who reads it slowly holds the judging up, and loses nothing.
+        path: The file. "-": standard output. If its reader is slow, judging waits, and no message is lost.
 
     Raises:
-        UserError: It cannot be written.
+        UserError: The file cannot be written.
     """
 
     def __init__(self, path: str) -> None:
@@ -31,12 +31,12 @@ class JsonLines:
                 self.file = Path(path).open("a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115 - it stays open
 
     def send(self, text: str) -> None:
-        """Write a line."""
+        """Write a message. If that fails, count it as dropped."""
         try:
             with self._writing:
                 self.file.write(text + "\n")
                 self.file.flush()
-        except (OSError, ValueError) as error:  # a full disk; a file that is closed
+        except (OSError, ValueError) as error:  # for example a full disk; ValueError: the file is closed
             self.dropped, self.trouble = self.dropped + 1, f"{self.path}: {error}"
         else:
             self.sent, self.trouble = self.sent + 1, ""
@@ -50,5 +50,5 @@ class JsonLines:
                 self.trouble = f"{self.path}: {error}"
 
     def status(self) -> dict[str, Any]:
-        """As `Sink` says."""
+        """Return counts and trouble: see `Sink.status`."""
         return {"sent": self.sent, "dropped": self.dropped, "waiting": 0, "trouble": self.trouble or None}

@@ -1,4 +1,4 @@
-"""Messages to an MQTT broker, by paho-mqtt."""
+"""A sink that sends messages to an MQTT broker, by paho-mqtt."""
 
 import os
 from typing import Any
@@ -8,22 +8,22 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
 from lit_ad.errors import UserError
-from lit_ad.line.sinks.sink import LONGEST_PAUSE, Failed, Outbox, has_port
+from lit_ad.line.sinks.sink import LONGEST_PAUSE, DeliveryError, Outbox, has_valid_port
 
-USER, PASSWORD = "LIT_AD_MQTT_USER", "LIT_AD_MQTT_PASSWORD"
-EXPECTED = "mqtt://HOST/TOPIC or mqtts://HOST:PORT/TOPIC, and the topic may have slashes"
+_USER, _PASSWORD = "LIT_AD_MQTT_USER", "LIT_AD_MQTT_PASSWORD"  # environment variables
+_EXPECTED = "mqtt://HOST/TOPIC or mqtts://HOST:PORT/TOPIC; the topic may have slashes"
 
 
 class Mqtt(Outbox):
-    """Publishes each message with quality of service 1: the broker has it at least once, in order.
+    """Publishes the messages in order, with quality of service 1: the broker gets each message at least once.
 
-    The environment variables LIT_AD_MQTT_USER and LIT_AD_MQTT_PASSWORD are given to a broker that asks for them.
+    The environment variables LIT_AD_MQTT_USER and LIT_AD_MQTT_PASSWORD log in to the broker, if they are set.
 
     Args:
-        address: mqtt://HOST[:PORT]/TOPIC; mqtts:// by TLS.
+        address: mqtt://HOST[:PORT]/TOPIC, or mqtts:// for TLS.
 
     Raises:
-        UserError: It is none.
+        UserError: The address is not valid, or has a user or password in it.
     """
 
     def __init__(self, address: str) -> None:
@@ -34,14 +34,17 @@ class Mqtt(Outbox):
             or not parts.hostname
             or not self.topic
             or {"+", "#", "?"} & {*address}
-            or not has_port(parts)
+            or not has_valid_port(parts)
         ):
-            raise UserError(f"to.mqtt is {address!r}, but it must be {EXPECTED}")
+            raise UserError(f"to.mqtt is {address!r}, but it must be {_EXPECTED}")
         if parts.username or parts.password:
-            raise UserError(f"to.mqtt has a user or password, which any user sees: set {USER} and {PASSWORD}")
+            raise UserError(
+                "to.mqtt has a user or a password, which every user of this machine can see: set the environment "
+                f"variables {_USER} and {_PASSWORD} instead"
+            )
         self.client = paho.Client(CallbackAPIVersion.VERSION2)
-        if user := os.environ.get(USER):
-            self.client.username_pw_set(user, os.environ.get(PASSWORD))
+        if user := os.environ.get(_USER):
+            self.client.username_pw_set(user, os.environ.get(_PASSWORD))
         if parts.scheme == "mqtts":
             self.client.tls_set()
         self.refusal = ""
@@ -52,7 +55,7 @@ class Mqtt(Outbox):
         super().__init__(self._publish)
 
     def close(self) -> None:
-        """As `Outbox` does; then leave the broker."""
+        """Deliver the waiting messages as `Outbox.close` does, then disconnect from the broker."""
         super().close()
         self.client.disconnect()
         self.client.loop_stop()
@@ -61,10 +64,11 @@ class Mqtt(Outbox):
         self.refusal = str(reason) if reason.is_failure else ""
 
     def _publish(self, text: str) -> None:
+        """Send a message, and wait until the broker confirms it. Raises DeliveryError."""
         if not self.client.is_connected():
-            raise Failed(f"the broker does not answer: {self.refusal or 'no connection'}")
+            raise DeliveryError(f"the broker does not answer: {self.refusal or 'no connection'}")
         message = self.client.publish(self.topic, text.encode(), qos=1)
-        while not message.is_published():  # paho sends it again itself where the connection is lost in between
+        while not message.is_published():  # paho sends it again by itself if the connection is lost meanwhile
             if self.ended:
-                raise Failed("the broker does not say that it has a message")
+                raise DeliveryError("the broker does not confirm a message")
             message.wait_for_publish(0.5)

@@ -1,4 +1,4 @@
-"""Which sinks a watched line has."""
+"""Settings of the sinks of a watched line."""
 
 from dataclasses import dataclass
 
@@ -10,15 +10,15 @@ from lit_ad.line.sinks.sink import Sink
 
 @dataclass(frozen=True)
 class SinkSettings:
-    """Where verdicts and alarms go to, as JSON.
+    """Where to send verdicts and alarms, as JSON.
 
     Args:
-        json_lines: A file that each is appended to, in a line of its own; - is standard output.
-        webhook: An http:// or https:// address that each is posted to. LIT_AD_WEBHOOK_TOKEN in the environment is its
-            bearer token.
-        mqtt: mqtt://HOST[:PORT]/TOPIC, or mqtts:// by TLS. LIT_AD_MQTT_USER and LIT_AD_MQTT_PASSWORD in the environment
-            are for the broker.
-        anomalous_only: Whether nominal verdicts are left out.
+        json_lines: Append each message as a line to this file. - is standard output.
+        webhook: Post each message to this http:// or https:// address. The environment variable LIT_AD_WEBHOOK_TOKEN
+            is sent as its bearer token.
+        mqtt: Publish each message at mqtt://HOST[:PORT]/TOPIC, or mqtts:// for TLS. The environment variables
+            LIT_AD_MQTT_USER and LIT_AD_MQTT_PASSWORD log in to the broker.
+        anomalous_only: Send no nominal verdicts.
     """
 
     json_lines: str | None = None
@@ -27,7 +27,11 @@ class SinkSettings:
     anomalous_only: bool = False
 
     def make_sinks(self) -> dict[str, Sink]:
-        """The sinks, by their names. Raises UserError where one makes no sense, or its package is not installed."""
+        """Make the sinks that are set, by name.
+
+        Raises:
+            UserError: A setting is not valid, or the package of a sink is not installed.
+        """
         sinks: dict[str, Sink] = {}
         if self.webhook is not None:
             from lit_ad.line.sinks.webhook import Webhook
@@ -41,7 +45,9 @@ class SinkSettings:
         if self.json_lines is not None:
             sinks["json_lines"] = JsonLines(self.json_lines)
         if self.anomalous_only and not sinks:
-            raise UserError("--to.anomalous_only is about messages, and there are none: give --to.json_lines FILE")
+            raise UserError(
+                "--to.anomalous_only selects messages, but there is no receiver: give --to.json_lines FILE as well"
+            )
         return sinks
 
 

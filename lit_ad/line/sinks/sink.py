@@ -1,4 +1,4 @@
-"""A sink of messages, and one that delivers them by a thread of its own, so that no receiver holds the judging up."""
+"""The interface of a sink, and the base of sinks with a delivery thread, so that judging waits for no receiver."""
 
 import threading
 import time
@@ -7,46 +7,46 @@ from collections.abc import Callable
 from typing import Any, Protocol
 from urllib.parse import SplitResult
 
-MOST = 1000  # messages that wait; the oldest is dropped for a new one
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds until a delivery is tried again
-PATIENCE = 10.0  # seconds that the end waits for what is still to be delivered
+_MAX_WAITING = 1000  # messages in the queue; for a new message, the oldest is dropped
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds between two attempts to deliver a message
+CLOSE_SECONDS = 10.0  # `close` waits this long for the delivery of waiting messages
 
 
 class Sink(Protocol):
-    """Takes messages, each a JSON object in one line."""
+    """Receives messages, each a JSON object in one line."""
 
     def send(self, text: str) -> None:
-        """Have a message delivered. Raises nothing: what cannot be delivered is counted."""
+        """Accept a message for delivery. Raises nothing: messages that cannot be delivered are counted."""
 
     def close(self) -> None:
-        """Deliver what waits, within PATIENCE."""
+        """Deliver the waiting messages for up to CLOSE_SECONDS, and drop the rest."""
 
     def status(self) -> dict[str, Any]:
-        """How many were sent, dropped and are waiting, and what is wrong now, as plain values for JSON."""
+        """Return the numbers of sent, dropped and waiting messages, and the present trouble, for JSON."""
 
 
-class Failed(Exception):
-    """A delivery that failed, in one sentence.
+class DeliveryError(Exception):
+    """A message could not be delivered.
 
     Args:
-        reason: The sentence.
-        again: Whether it may go well later.
+        reason: Why, in one sentence.
+        retry: Whether another attempt may succeed.
     """
 
-    def __init__(self, reason: str, again: bool = True) -> None:
+    def __init__(self, reason: str, retry: bool = True) -> None:
         super().__init__(reason)
-        self.again = again
+        self.retry = retry
 
 
 class Outbox:
-    """Delivers messages in their order, each until it is delivered, or refused for good.
+    """Delivers messages in order, by a thread. It tries each message until it is delivered or refused.
 
     Args:
-        deliver: Delivers one. Raises Failed. It is called by one thread.
-        most: Messages that wait.
+        deliver: Delivers one message, or raises DeliveryError. Only the thread calls it.
+        most: The most messages in the queue.
     """
 
-    def __init__(self, deliver: Callable[[str], None], most: int = MOST) -> None:
+    def __init__(self, deliver: Callable[[str], None], most: int = _MAX_WAITING) -> None:
         self.deliver, self.most = deliver, most
         self.sent = self.dropped = 0
         self.trouble = ""
@@ -57,7 +57,7 @@ class Outbox:
         self._thread.start()
 
     def send(self, text: str) -> None:
-        """Have a message delivered; where as many wait as may, the oldest is dropped."""
+        """Put a message into the queue. If the queue is full, drop its oldest message."""
         with self._changed:
             if len(self._waiting) >= self.most:
                 self._waiting.popleft()
@@ -66,26 +66,27 @@ class Outbox:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Deliver what waits, within PATIENCE; the rest is dropped."""
+        """Deliver the waiting messages for up to CLOSE_SECONDS, and drop the rest."""
         with self._changed:
-            self._end = time.monotonic() + PATIENCE
+            self._end = time.monotonic() + CLOSE_SECONDS
             self._changed.notify_all()
-        self._thread.join(PATIENCE + 15)
+        self._thread.join(CLOSE_SECONDS + 15)
         with self._changed:
             self.dropped += len(self._waiting) + self._busy
             self._waiting.clear()
 
     def status(self) -> dict[str, Any]:
-        """As `Sink` says."""
+        """Return counts and trouble: see `Sink.status`."""
         waiting = len(self._waiting) + self._busy
         return {"sent": self.sent, "dropped": self.dropped, "waiting": waiting, "trouble": self.trouble or None}
 
     @property
     def ended(self) -> bool:
-        """Whether the time of `close` is over."""
+        """Whether `close` was called and its time is over."""
         return time.monotonic() >= self._end
 
     def _work(self) -> None:
+        """Deliver messages until `close` is called and the queue is empty or the time is over."""
         while True:
             with self._changed:
                 while not self._waiting:
@@ -93,21 +94,21 @@ class Outbox:
                         return
                     self._changed.wait()
                 text, self._busy = self._waiting.popleft(), True
-            done = self._try(text)
+            finished = self._try_to_deliver(text)
             with self._changed:
-                if not done:
-                    return  # `close` counts it
+                if not finished:
+                    return  # `close` counts this message as dropped
                 self._busy = False
 
-    def _try(self, text: str) -> bool:
-        """Deliver a message. False: the time is over."""
+    def _try_to_deliver(self, text: str) -> bool:
+        """Try to deliver a message until it is delivered or refused. Return False if the time is over before."""
         pause = FIRST_PAUSE
         while True:
             try:
                 self.deliver(text)
-            except Failed as error:
+            except DeliveryError as error:
                 self.trouble = str(error)
-                if not error.again:
+                if not error.retry:
                     self.dropped += 1
                     return True
             else:
@@ -120,9 +121,9 @@ class Outbox:
             pause = min(2 * pause, LONGEST_PAUSE)
 
 
-def has_port(address: SplitResult) -> bool:
-    """Whether the port of an address is none, or one that there is."""
+def has_valid_port(address: SplitResult) -> bool:
+    """Whether an address has no port, or a port from 1 to 65535."""
     try:
         return address.port != 0
-    except ValueError:  # a word, or above 65535
+    except ValueError:  # the port is a word, or above 65535
         return False

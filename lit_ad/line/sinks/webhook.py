@@ -1,4 +1,4 @@
-"""Messages by POST to an HTTP address."""
+"""A sink that posts messages to an HTTP address."""
 
 import os
 from urllib.parse import urlsplit
@@ -6,41 +6,42 @@ from urllib.parse import urlsplit
 import requests
 
 from lit_ad.errors import UserError
-from lit_ad.line.sinks.sink import Failed, Outbox, has_port
+from lit_ad.line.sinks.sink import DeliveryError, Outbox, has_valid_port
 
-TOKEN = "LIT_AD_WEBHOOK_TOKEN"  # an argument would stand in every list of processes
-SECONDS = (5, 10)  # until a connection, and until an answer
-_LATER = (408, 425, 429)  # of the 4xx, those that ask to come again
+_TOKEN = "LIT_AD_WEBHOOK_TOKEN"  # an environment variable: an argument would show in the list of processes
+_TIMEOUTS = (5, 10)  # seconds to wait for a connection, and for an answer
+_TEMPORARY = (408, 425, 429)  # answers 4xx after which a message is sent again
 
 
 class Webhook(Outbox):
-    """Posts each message as JSON, in order; while the receiver is away, it is tried again.
+    """Posts the messages as JSON, in order. A message is sent again until the receiver takes it or refuses it.
 
-    The environment variable LIT_AD_WEBHOOK_TOKEN, where it is set, is sent as `Authorization: Bearer TOKEN`. A 4xx, but
-    for 408, 425 and 429, refuses a message for good.
+    An answer 4xx is a refusal, except 408, 425 and 429. If the environment variable LIT_AD_WEBHOOK_TOKEN is set, the
+    requests have it as `Authorization: Bearer TOKEN`.
 
     Args:
-        address: http:// or https://
+        address: An address that begins with http:// or https://.
 
     Raises:
-        UserError: It is none.
+        UserError: The address is not valid.
     """
 
     def __init__(self, address: str) -> None:
         parts = urlsplit(address)
-        if parts.scheme not in ("http", "https") or not parts.hostname or not has_port(parts):
+        if parts.scheme not in ("http", "https") or not parts.hostname or not has_valid_port(parts):
             raise UserError(f"to.webhook is {address!r}, but it must be http://HOST[:PORT]/PATH or https://")
         self.address, self.session = address, requests.Session()
         self.session.headers["content-type"] = "application/json"
-        if token := os.environ.get(TOKEN):
+        if token := os.environ.get(_TOKEN):
             self.session.headers["authorization"] = f"Bearer {token}"
         super().__init__(self._post)
 
     def _post(self, text: str) -> None:
+        """Send a message. Raises DeliveryError."""
         try:
-            answer = self.session.post(self.address, data=text.encode(), timeout=SECONDS, allow_redirects=False)
+            answer = self.session.post(self.address, data=text.encode(), timeout=_TIMEOUTS, allow_redirects=False)
         except requests.RequestException as error:
-            raise Failed(f"the webhook does not answer: {type(error).__name__}") from error
+            raise DeliveryError(f"the webhook does not answer: {type(error).__name__}") from error
         status = answer.status_code
         if not 200 <= status < 300:
-            raise Failed(f"the webhook answers {status}", again=status in _LATER or status >= 500)
+            raise DeliveryError(f"the webhook answers {status}", retry=status in _TEMPORARY or status >= 500)

@@ -1,4 +1,4 @@
-"""Lines are appended, on disk at once, and a full disk is counted."""
+"""Each message is appended as a line at once, and messages lost to a full disk are counted."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from lit_ad.errors import UserError
 from lit_ad.line.sinks.json_lines import JsonLines
 
 
-def test_lines_are_appended(tmp_path: Path) -> None:
+def test_messages_are_appended_as_lines(tmp_path: Path) -> None:
     for text in ("1", "2"):
         sink = JsonLines(str(tmp_path / "new/out.jsonl"))
         sink.send(text)
@@ -17,7 +17,7 @@ def test_lines_are_appended(tmp_path: Path) -> None:
     assert (tmp_path / "new/out.jsonl").read_text() == "1\n2\n" and sink.status()["sent"] == 1
 
 
-def test_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
+def test_messages_go_to_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
     sink = JsonLines("-")
     sink.send("{}")
     sink.close()
@@ -25,7 +25,7 @@ def test_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk_is_counted() -> None:
+def test_messages_lost_to_a_full_disk_are_counted() -> None:
     sink = JsonLines("/dev/full")
     sink.send("{}")
     sink.close()

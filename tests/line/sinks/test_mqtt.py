@@ -1,4 +1,4 @@
-"""A real broker, mosquitto, has each message, also when it was away for a while."""
+"""A real broker, mosquitto, gets each message, also if it was not running for a while."""
 
 import shutil
 import socket
@@ -29,8 +29,8 @@ def free_port() -> int:
 
 @contextmanager
 def broker(folder: Path, port: int, settings: str = "allow_anonymous true\n") -> Iterator[None]:
-    """mosquitto, which keeps what it has over a restart."""
-    folder.chmod(0o777)  # it drops the rights of root
+    """Run mosquitto, which keeps its messages over a restart."""
+    folder.chmod(0o777)  # mosquitto gives up the rights of root
     config = folder / "mosquitto.conf"
     config.write_text(f"listener {port} 127.0.0.1\npersistence true\npersistence_location {folder}/\n{settings}")
     assert MOSQUITTO is not None
@@ -51,7 +51,7 @@ def broker(folder: Path, port: int, settings: str = "allow_anonymous true\n") ->
 
 @contextmanager
 def subscriber(port: int) -> Iterator[list[tuple[str, str]]]:
-    """Topics and messages, as another program has them, in a session that outlives connections."""
+    """Subscribe as another program does, in a session that survives lost connections. Yield (topic, message) pairs."""
     got: list[tuple[str, str]] = []
     client = paho.Client(CallbackAPIVersion.VERSION2, client_id="reader", clean_session=False)
     client.on_connect = lambda client, *_: client.subscribe("factory/#", qos=1)
@@ -76,7 +76,7 @@ def wait_for(got: list[tuple[str, str]], count: int) -> None:
 
 
 @with_broker
-def test_a_broker_has_each_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broker_gets_each_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sink, "FIRST_PAUSE", 0.05)
     monkeypatch.setattr(sink, "LONGEST_PAUSE", 0.2)
     port = free_port()
@@ -91,7 +91,7 @@ def test_a_broker_has_each_message(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @with_broker
-def test_a_broker_that_comes_late(tmp_path: Path) -> None:
+def test_a_broker_that_starts_late_gets_the_message(tmp_path: Path) -> None:
     port = free_port()
     mqtt = Mqtt(f"mqtt://127.0.0.1:{port}/factory/x")
     mqtt.send("early")
@@ -106,8 +106,10 @@ def test_a_broker_that_comes_late(tmp_path: Path) -> None:
 
 
 @with_broker
-def test_a_broker_that_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sink, "PATIENCE", 1.0)
+def test_messages_for_a_broker_that_refuses_the_login_are_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sink, "CLOSE_SECONDS", 1.0)
     port = free_port()
     with broker(tmp_path, port, "allow_anonymous false\n"):
         mqtt = Mqtt(f"mqtt://127.0.0.1:{port}/factory/x")
@@ -116,9 +118,9 @@ def test_a_broker_that_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert mqtt.dropped == 1 and "Not authorized" in mqtt.trouble
 
 
-def test_what_is_no_address() -> None:
+def test_wrong_addresses_are_refused() -> None:
     for address in ("http://host/x", "mqtt://host", "mqtt:///x", "mqtt://host/a/#", "mqtt://host:99999/x"):
         with pytest.raises(UserError, match=r"it must be mqtt://HOST/TOPIC"):
             Mqtt(address)
-    with pytest.raises(UserError, match="set LIT_AD_MQTT_USER and LIT_AD_MQTT_PASSWORD"):
+    with pytest.raises(UserError, match="variables LIT_AD_MQTT_USER and LIT_AD_MQTT_PASSWORD"):
         Mqtt("mqtt://ada:geheim@host/x")

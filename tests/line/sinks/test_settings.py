@@ -1,4 +1,4 @@
-"""Each sink that is asked for is opened."""
+"""The settings make the sinks that they name."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from lit_ad.errors import UserError
 from lit_ad.line.sinks.settings import SinkSettings
 
 
-def test_sinks_by_their_settings(tmp_path: Path) -> None:
+def test_settings_make_sinks(tmp_path: Path) -> None:
     assert SinkSettings().make_sinks() == {}
     settings = SinkSettings(json_lines=str(tmp_path / "out"), webhook="http://127.0.0.1:9/", anomalous_only=True)
     sinks = settings.make_sinks()

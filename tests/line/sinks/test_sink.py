@@ -1,4 +1,4 @@
-"""Messages are delivered in order, again until they are, and what is not is counted."""
+"""Messages are delivered in order, failed deliveries are repeated, and dropped messages are counted."""
 
 import threading
 import time
@@ -6,7 +6,7 @@ import time
 import pytest
 
 from lit_ad.line.sinks import sink
-from lit_ad.line.sinks.sink import Failed, Outbox
+from lit_ad.line.sinks.sink import DeliveryError, Outbox
 
 
 @pytest.fixture(autouse=True)
@@ -15,12 +15,12 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sink, "LONGEST_PAUSE", 0.02)
 
 
-def test_what_fails_is_tried_again_in_order() -> None:
+def test_failed_deliveries_are_repeated_in_order() -> None:
     delivered, failures = list[str](), iter([True, True, False, True, False])
 
     def deliver(text: str) -> None:
         if next(failures, False):
-            raise Failed("away")
+            raise DeliveryError("away")
         delivered.append(text)
 
     outbox = Outbox(deliver)
@@ -31,10 +31,10 @@ def test_what_fails_is_tried_again_in_order() -> None:
     assert outbox.status() == {"sent": 5, "dropped": 0, "waiting": 0, "trouble": None}
 
 
-def test_what_is_refused_for_good_is_dropped() -> None:
+def test_refused_messages_are_dropped() -> None:
     def deliver(text: str) -> None:
         if text == "1":
-            raise Failed("never", again=False)
+            raise DeliveryError("never", retry=False)
 
     outbox = Outbox(deliver)
     for number in range(3):
@@ -43,13 +43,13 @@ def test_what_is_refused_for_good_is_dropped() -> None:
     assert (outbox.sent, outbox.dropped) == (2, 1)
 
 
-def test_the_oldest_go_where_too_many_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sink, "PATIENCE", 0.3)
+def test_a_full_queue_drops_its_oldest_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sink, "CLOSE_SECONDS", 0.3)
     away, delivered = threading.Event(), list[str]()
 
     def deliver(text: str) -> None:
         if not away.is_set():
-            raise Failed("away")
+            raise DeliveryError("away")
         delivered.append(text)
 
     outbox = Outbox(deliver, most=3)
@@ -64,11 +64,11 @@ def test_the_oldest_go_where_too_many_wait(monkeypatch: pytest.MonkeyPatch) -> N
     assert delivered == ["first", "2", "3", "4"] and outbox.dropped == 2
 
 
-def test_the_end_drops_what_nobody_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sink, "PATIENCE", 0.2)
+def test_close_drops_messages_that_cannot_be_delivered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sink, "CLOSE_SECONDS", 0.2)
 
     def deliver(text: str) -> None:
-        raise Failed("away")
+        raise DeliveryError("away")
 
     outbox = Outbox(deliver)
     for number in range(4):

@@ -1,4 +1,4 @@
-"""A webhook gets each message once, in order, also when it was away; what it refuses is counted."""
+"""A webhook gets each message once and in order, also after a failure; messages that it refuses are counted."""
 
 import json
 from collections.abc import Iterator
@@ -51,22 +51,22 @@ def test_messages_are_posted(receiver: Receiver, monkeypatch: pytest.MonkeyPatch
     for number in range(4):
         webhook.send(json.dumps({"number": number}))
     webhook.close()
-    assert [json.loads(body)["number"] for body, _ in receiver.got] == [0, 2, 3]  # 1 was refused for good
+    assert [json.loads(body)["number"] for body, _ in receiver.got] == [0, 2, 3]  # the webhook refused 1
     headers = receiver.got[0][1]
     assert (headers["content-type"], headers["authorization"]) == ("application/json", "Bearer geheim")
     assert webhook.status() == {"sent": 3, "dropped": 1, "waiting": 0, "trouble": None}
 
 
-def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_messages_are_dropped_if_nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(sink, "PATIENCE", 0.2)
+    monkeypatch.setattr(sink, "CLOSE_SECONDS", 0.2)
     webhook = Webhook("http://127.0.0.1:9/hook")
     webhook.send("{}")
     webhook.close()
     assert webhook.dropped == 1 and webhook.trouble == "the webhook does not answer: ConnectionError"
 
 
-def test_what_is_no_address() -> None:
+def test_wrong_addresses_are_refused() -> None:
     for address in ("localhost:80", "ftp://host/x", "http:///x", "http://host:port/x"):
         with pytest.raises(UserError, match=r"it must be http://HOST\[:PORT\]/PATH"):
             Webhook(address)
