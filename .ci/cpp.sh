@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# What `make cpp` needs, on Debian and as root: CMake, a compiler, OpenCV, nlohmann's JSON, and ONNX Runtime's headers.
-# Debian 12 has no ONNX Runtime. There, its headers, and nothing else, are taken from the package of Debian 13: the library
-# that they are used with is that of the Python package onnxruntime, which runs programs of older headers.
+# Install what `make cpp` needs, on Debian as root: CMake, a compiler, OpenCV, nlohmann's JSON, and ONNX Runtime's headers.
+# Debian 12 has no package of ONNX Runtime, so its headers (and nothing else) come from the package of Debian 13. The
+# library itself is that of the Python package onnxruntime, which also runs programs that were built with older headers.
 set -euo pipefail
-[ "$(id -u)" = 0 ] && command -v apt-get > /dev/null || { echo "this is for root on Debian"; exit 1; }
+[ "$(id -u)" = 0 ] && command -v apt-get > /dev/null || { echo "run this as root on Debian"; exit 1; }
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -qq
 apt-get install -qq --no-install-recommends cmake g++ pkg-config libopencv-dev nlohmann-json3-dev zlib1g-dev > /dev/null

@@ -1,4 +1,4 @@
-"""Griffe's extension for the documents' site (mkdocs.yml): an example in a docstring is shown as code."""
+"""An extension of Griffe for the documentation site (mkdocs.yml): show the example of a docstring as code."""
 
 import re
 from textwrap import indent
@@ -17,4 +17,5 @@ class Examples(griffe.Extension):
 
 
 def fence(code: re.Match[str]) -> str:
+    """Return the matched code between the fences of a Markdown code block, all indented by 4 spaces."""
     return indent("```python\n", " " * 4) + code[0].rstrip("\n") + "\n" + indent("```\n\n", " " * 4)

@@ -1,10 +1,11 @@
-"""The container images of docker/: built, and tried. `make images`.
+"""Build and test the container images of docker/: `make images`.
 
-The training image trains the demo and exports it. The service's image judges a picture by that file: as another user
-than root, with nothing writable but /tmp and the journal, behind a token, with its own health check, and without torch.
+The training image trains the demo and exports it. The service's image judges a picture with the exported file. The test
+checks that the service is not root, can write only to /tmp and the journal, needs its token, passes its health check,
+and has no torch.
 
-Where there is no Docker daemon, the same Dockerfiles are built by buildah, as root, on a Debian that debootstrap makes
-in place of the image python:3.12-slim, and the service runs in a chroot: see `Chroot`. apt install buildah debootstrap.
+Without a Docker daemon, buildah builds the same Dockerfiles, as root, on a Debian that debootstrap makes in place of
+the image python:3.12-slim, and the service runs in a chroot: see `Chroot`. apt install buildah debootstrap.
 """
 
 import argparse
@@ -27,13 +28,13 @@ from lit_ad import Detector
 ROOT = Path(__file__).parents[1]
 BASE = "docker.io/library/python:3.12-slim"
 IMAGES = {"train": "lit-ad", "serve": "lit-ad-serve"}
-CLONE_NEWNET = 0x40000000  # of Linux's sched.h; os.unshare is there since Python 3.12
+CLONE_NEWNET = 0x40000000  # from Linux's sched.h; Python has os.unshare only since 3.12
 PORT, TOKEN, USER = 8000, "a-token-of-this-check", 10001
-Mounts = Mapping[Path, str]  # folders here -> in the container
+Mounts = Mapping[Path, str]  # folder on this machine -> folder in the container
 
 
 def run(*command: str | Path, check: bool = True, quiet: bool = False) -> str:
-    """Run a command, and return what it printed."""
+    """Run a command, and return its output. Exit with an error if it fails and `check` is true."""
     print("$", *command, flush=True)
     done = subprocess.run(
         list(map(str, command)), cwd=ROOT, stdout=subprocess.PIPE, text=True, stderr=subprocess.STDOUT
@@ -46,7 +47,7 @@ def run(*command: str | Path, check: bool = True, quiet: bool = False) -> str:
 
 
 class Docker:
-    """By Docker's daemon."""
+    """Builds and runs images by Docker's daemon."""
 
     options = ("--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")
 
@@ -54,22 +55,22 @@ class Docker:
         run("docker", "build", "--file", f"docker/{name}.Dockerfile", "--tag", IMAGES[name], ".", quiet=True)
 
     def close(self) -> None:
-        """Nothing is left open."""
+        """Do nothing: `serving` has removed its container."""
 
     def size(self, name: str) -> str:
         return run("docker", "image", "inspect", "--format", "{{.Size}}", IMAGES[name], quiet=True)
 
     def execute(self, name: str, mounts: Mounts, *words: str) -> str:
-        """Run a command of the image to its end, and return what it printed."""
+        """Run a command in an image, and return its output."""
         volumes = [word for folder, place in mounts.items() for word in ("--volume", f"{folder}:{place}")]
         return run("docker", "run", "--rm", "--shm-size", "1g", *volumes, IMAGES[name], *words)
 
     @contextmanager
     def serving(self, mounts: Mounts, *words: str) -> Iterator[None]:
-        """The service, running."""
+        """Run the service while the block runs."""
         volumes = [word for folder, place in mounts.items() for word in ("--volume", f"{folder}:{place}")]
-        given = (*self.options, "--publish", f"127.0.0.1:{PORT}:8000", "--env", f"LIT_AD_TOKEN={TOKEN}", *volumes)
-        self.running = run("docker", "run", "--detach", *given, IMAGES["serve"], *words).split()[-1]
+        options = (*self.options, "--publish", f"127.0.0.1:{PORT}:8000", "--env", f"LIT_AD_TOKEN={TOKEN}", *volumes)
+        self.running = run("docker", "run", "--detach", *options, IMAGES["serve"], *words).split()[-1]
         try:
             yield
         finally:
@@ -81,7 +82,7 @@ class Docker:
         return subprocess.run(["docker", "exec", self.running, *words], check=False).returncode == 0
 
     def healthy(self) -> bool:
-        """Whether the image's health check has passed."""
+        """Wait for the image's health check, and return whether it passes."""
         for _ in range(90):
             state = run("docker", "inspect", "--format", "{{.State.Health.Status}}", self.running, quiet=True).strip()
             if state != "starting":
@@ -91,12 +92,13 @@ class Docker:
 
 
 class Chroot:
-    """By buildah, without a daemon, in a folder. What the images say of user, environment and command is carried out.
+    """Builds images by buildah without a daemon, and runs them in a chroot with the user, environment and command that
+    they name.
 
     Args:
-        home: Where images are kept.
-        base: A Debian with Python, in place of the image that the Dockerfiles begin with. None: it is made.
-        wheels: A folder of wheels that pip may take torch from, where its index has too large ones.
+        home: The folder for the images.
+        base: A folder with a Debian that has Python, in place of the base image. None: debootstrap makes one.
+        wheels: A folder with wheels of torch for pip, if those of the package index are too large.
     """
 
     def __init__(self, home: Path, base: Path | None, wheels: Path | None) -> None:
@@ -129,51 +131,53 @@ class Chroot:
 
     def build(self, name: str) -> None:
         volume = () if self.wheels is None else ("--volume", f"{self.wheels}:{self.wheels}:ro")
-        made = ("--format", "docker", "--pull-never", "--file", f"docker/{name}.Dockerfile", "--tag", IMAGES[name])
-        run(*self.buildah, "bud", *volume, *made, ".", quiet=True)
+        options = ("--format", "docker", "--pull-never", "--file", f"docker/{name}.Dockerfile", "--tag", IMAGES[name])
+        run(*self.buildah, "bud", *volume, *options, ".", quiet=True)
 
     def size(self, name: str) -> str:
-        whole, base = (size_of(self.mounted(image)) for image in (IMAGES[name], BASE))
-        return f"{whole}, of which {base} are the base's"
+        total, base = (size_of(self.mount(image)) for image in (IMAGES[name], BASE))
+        return f"{total}, of which the base image has {base}"
 
-    def mounted(self, image: str) -> Path:
+    def mount(self, image: str) -> Path:
+        """Mount a new container of an image, and return its root folder."""
         container = run(*self.buildah, "from", "--pull-never", image, quiet=True).split()[-1]
         return Path(run(*self.buildah, "mount", container, quiet=True).split()[-1])
 
     def command(self, root: Path, name: str, mounts: Mounts, *words: str, entry: bool = True) -> list[str]:
-        """What runs words in an image as that says: user, environment, folder, and entry point; all is read-only but
-        /tmp and what is mounted."""
-        said = json.loads(run(*self.buildah, "inspect", "--type", "image", IMAGES[name], quiet=True))["Docker"][
-            "config"
-        ]
-        self.health = said.get("Healthcheck", {}).get("Test", [])[1:]
+        """Return the command that runs words in an image, with the image's user, environment, folder and entry point.
+
+        Everything is read-only except /tmp and the mounts.
+        """
+        about = json.loads(run(*self.buildah, "inspect", "--type", "image", IMAGES[name], quiet=True))
+        config = about["Docker"]["config"]
+        self.health = config.get("Healthcheck", {}).get("Test", [])[1:]
         steps = ['root=$1; shift; mount --bind "$root" "$root"']
         for folder, place in mounts.items():
             (root / place.strip("/")).mkdir(parents=True, exist_ok=True)
             steps.append(f'mount --bind "{folder}" "$root{place}"')
         steps.append('mount -o remount,bind,ro "$root"; mount -t tmpfs tmpfs "$root/tmp"')
         steps.append('mount --rbind /dev "$root/dev"; mount -t proc proc "$root/proc"')
-        # No exec: the kernel forgets --kill-child of a process that changes its user, as chroot does
+        # Not `exec chroot`: chroot changes the user, and the kernel then forgets --kill-child of the process.
         steps.append('cd "$root"; chroot "$@"; exit "$?"')
-        inner = [f"--userspec={said['User']}", str(root), "env", "-i", f"--chdir={said['WorkingDir']}"]
-        inner += [*said["Env"], f"LIT_AD_TOKEN={TOKEN}", *(said["Entrypoint"] if entry else []), *words]
+        inner = [f"--userspec={config['User']}", str(root), "env", "-i", f"--chdir={config['WorkingDir']}"]
+        inner += [*config["Env"], f"LIT_AD_TOKEN={TOKEN}", *(config["Entrypoint"] if entry else []), *words]
         namespaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
         return [*namespaces, "bash", "-ec", "\n".join(steps), "bash", str(root), *inner]
 
     def execute(self, name: str, mounts: Mounts, *words: str) -> str:
-        return run(*self.command(self.mounted(IMAGES[name]), name, mounts, *words))
+        return run(*self.command(self.mount(IMAGES[name]), name, mounts, *words))
 
     @contextmanager
     def serving(self, mounts: Mounts, *words: str) -> Iterator[None]:
-        self.root, self.mounts = self.mounted(IMAGES["serve"]), mounts
-        if ctypes.CDLL(None).unshare(CLONE_NEWNET):  # a network of this check alone, in which no other service listens
-            sys.exit("FAILED: this process may not have a network of its own")
+        self.root, self.mounts = self.mount(IMAGES["serve"]), mounts
+        if ctypes.CDLL(None).unshare(CLONE_NEWNET):  # a network of its own, in which no other service uses the port
+            sys.exit("FAILED: this process may not make a network of its own")
         run("ip", "link", "set", "lo", "up")
         server = subprocess.Popen(self.command(self.root, "serve", mounts, *words))
         try:
             yield
         finally:
-            server.kill()  # and with it, by --kill-child, what runs in it
+            server.kill()  # --kill-child then kills the service inside, too
             server.wait()
 
     def inside(self, *words: str) -> bool:
@@ -189,15 +193,15 @@ def size_of(folder: Path) -> int:
 
 
 def ask(method: str, path: str, body: bytes | None = None, token: str | None = None) -> tuple[int, bytes]:
-    """Status and answer of the service."""
+    """Send a request to the service. Return the status and the body of its answer."""
     connection = HTTPConnection("127.0.0.1", PORT, timeout=60)
     connection.request(method, path, body, {} if token is None else {"Authorization": f"Bearer {token}"})
     response = connection.getresponse()
     return response.status, response.read()
 
 
-def ends() -> bool:
-    """Whether nobody listens any more, within ten seconds."""
+def port_closes() -> bool:
+    """Whether the service's port is closed within ten seconds."""
     for _ in range(50):
         with socket.socket() as client:
             if client.connect_ex(("127.0.0.1", PORT)):
@@ -207,7 +211,7 @@ def ends() -> bool:
 
 
 def check_service(engine: Docker | Chroot, model: Path, picture: Path, home: Path) -> None:
-    """Let the image judge a picture, and see that nothing else is open."""
+    """Let the service's image judge a picture, and check the limits of its rights."""
     journal = home / "journal"
     journal.mkdir()
     shutil.chown(journal, USER, USER)
@@ -216,7 +220,7 @@ def check_service(engine: Docker | Chroot, model: Path, picture: Path, home: Pat
         {model.parent: "/models", journal: "/journal"}, f"/models/{model.name}", "--journal", "/journal"
     ):
         for _ in range(120):
-            with suppress(OSError):  # not there yet
+            with suppress(OSError):  # the service has not started yet
                 if ask("GET", "/health")[0] == 200:
                     break
             time.sleep(0.5)
@@ -227,18 +231,18 @@ def check_service(engine: Docker | Chroot, model: Path, picture: Path, home: Pat
         writes = "import sys; open(sys.argv[1] + '/written', 'w').close()"
         passed = {
             "its health check passes": engine.healthy(),
-            "it refuses who has no token": ask("POST", "/detect", body)[0] == 401,
-            f"it judges as Detector does ({score}, {expected})": status == 200
+            "it refuses requests without the token": ask("POST", "/detect", body)[0] == 401,
+            f"its score is that of Detector ({score}, {expected})": status == 200
             and abs(score - expected) <= 1e-4 * expected,
             "it is not root": engine.inside("python", "-c", f"import os; assert os.getuid() == {USER}"),
-            "its files cannot be written": not engine.inside("python", "-c", writes, "/opt/lit_ad"),
-            "/tmp can": engine.inside("python", "-c", writes, "/tmp"),
+            "it cannot write to its own files": not engine.inside("python", "-c", writes, "/opt/lit_ad"),
+            "it can write to /tmp": engine.inside("python", "-c", writes, "/tmp"),
             "it has no torch": engine.inside(
                 "python", "-c", "import importlib.util as u; assert not u.find_spec('torch')"
             ),
-            "the journal is written": (journal / "journal.sqlite").is_file(),
+            "it writes the journal": (journal / "journal.sqlite").is_file(),
         }
-    passed["it ends with its container"] = ends()
+    passed["it ends with its container"] = port_closes()
     for line, holds in passed.items():
         print("ok    " if holds else "FAILED", line)
     if not all(passed.values()):
@@ -246,7 +250,7 @@ def check_service(engine: Docker | Chroot, model: Path, picture: Path, home: Pat
 
 
 def try_images(engine: Docker | Chroot, home: Path, model: Path | None, picture: Path | None) -> None:
-    """Build both images, or the service's alone if there is a model, and try them."""
+    """Build and test both images. If a model and a picture are given, build and test only the service's image."""
     if model is None or picture is None:
         engine.build("train")
         print("bytes of the training image:", engine.size("train"))
@@ -265,13 +269,13 @@ def try_images(engine: Docker | Chroot, home: Path, model: Path | None, picture:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, help="an exported file to serve: the training image is left out")
-    parser.add_argument("--picture", type=Path, help="to judge by it")
-    parser.add_argument("--base", type=Path, help="without Docker: a Debian with Python, which debootstrap made before")
+    parser.add_argument("--model", type=Path, help="an exported file to serve; then the training image is not built")
+    parser.add_argument("--picture", type=Path, help="an image to judge with the model")
+    parser.add_argument("--base", type=Path, help="without Docker: the folder of a Debian with Python, by debootstrap")
     parser.add_argument("--wheels", type=Path, help="without Docker: a folder with a wheel of torch")
     options = parser.parse_args()
     if (options.model is None) != (options.picture is None):
-        parser.error("--model and --picture go together")
+        parser.error("give both --model and --picture, or neither")
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         daemon = shutil.which("docker") and subprocess.run(["docker", "info"], capture_output=True).returncode == 0

@@ -1,7 +1,7 @@
-"""What a user runs, with the defaults that a user has, on a copy of the committed tree alone: `make user`.
+"""Run the commands of a user with a user's defaults, on a copy of the committed tree alone: `make user`.
 
-Bars are on, images come from the demo, nothing lies beside the tree. Each step has a time limit: one that hangs fails.
-Exit code: the number of steps that failed.
+Progress bars are on, the images are those of the demo, and there are no files beside the tree. Each step has a time
+limit, so a step that hangs fails. The exit code is the number of failed steps.
 """
 
 import json
@@ -18,15 +18,15 @@ ROOT = Path(__file__).parents[1]
 PYTHON = sys.executable
 
 
-class Failed(Exception):
-    """A step that did not do what it should; the message says what."""
+class StepError(Exception):
+    """A step failed; the message says why."""
 
 
 class Steps:
-    """Run steps in a clone, and print a line for each.
+    """Runs steps in a clone, and prints a line for each.
 
     Args:
-        home: An empty directory, for the clone and what the steps write.
+        home: An empty directory for the clone and for the files that the steps write.
     """
 
     def __init__(self, home: Path) -> None:
@@ -44,8 +44,11 @@ class Steps:
         }
 
     def run(self, limit: int, *command: str | Path, folder: Path | None = None) -> str:
-        """Run a command in the clone and return what it printed. Raises Failed if it fails, or takes longer than
-        `limit` seconds: then it and all that it started are killed."""
+        """Run a command in the clone, and return its output.
+
+        Raises:
+            StepError: The command fails, or takes longer than `limit` seconds. Then its whole process group is killed.
+        """
         log = self.home / "log"
         with log.open("w") as output:
             process = subprocess.Popen(
@@ -62,9 +65,9 @@ class Steps:
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-                raise Failed(f"not done after {limit} s; last line: {last_line(log)}") from None
+                raise StepError(f"not finished after {limit} s; last line: {last_line(log)}") from None
         if code:
-            raise Failed(last_line(log))
+            raise StepError(last_line(log))
         return log.read_text(encoding="utf-8", errors="replace")
 
     def lit_ad(self, limit: int, *arguments: str | Path, folder: Path | None = None) -> str:
@@ -81,11 +84,11 @@ class Steps:
         return run
 
     def step(self, name: str, job: Callable[[], object]) -> None:
-        """Do a step, and print how it ended."""
+        """Do a step, and print whether it failed."""
         started = time.monotonic()
         try:
             job()
-        except Failed as error:
+        except StepError as error:
             self.failed += 1
             print(f"FAILED  {name}: {error}", flush=True)
         else:
@@ -107,7 +110,7 @@ def main() -> int:
         plain = steps.home / "plain"
         config, checkpoint, new = plain / "config.yaml", plain / "checkpoints/best.ckpt", steps.home / "new"
 
-        def averaged() -> None:
+        def compare_averaged() -> None:
             average = ("--trainer.callbacks", "lightning.pytorch.callbacks.EMAWeightAveraging")
             run, again = (
                 steps.fit(240, "averaged", "--trainer.max_epochs", "3", *average),
@@ -118,7 +121,7 @@ def main() -> int:
                 "--trainer.default_root_dir", again,
             )  # fmt: skip
             if abs(image_auroc(run) - image_auroc(again)) > 1e-6:
-                raise Failed(f"fit says {image_auroc(run)}, a test of the same file {image_auroc(again)}")
+                raise StepError(f"image AUROC {image_auroc(run)} by fit, {image_auroc(again)} by test of the same file")
 
         def predict() -> None:
             new.mkdir()
@@ -126,7 +129,7 @@ def main() -> int:
                 (new / f"{number}.jpg").write_bytes(picture.read_bytes())
             steps.lit_ad(120, "predict", "--config", config, "--ckpt_path", checkpoint, "--data.predict_path", new)
 
-        def damaged() -> None:
+        def load_damaged() -> None:
             content = bytearray(checkpoint.read_bytes())
             middle = len(content) // 2
             content[middle : middle + 2000] = bytes(255 - byte for byte in content[middle : middle + 2000])
@@ -134,19 +137,19 @@ def main() -> int:
             load = f"from lit_ad import Detector; Detector.load({str(steps.home / 'damaged.ckpt')!r})"
             try:
                 steps.run(120, PYTHON, "-c", load)
-            except Failed as error:
+            except StepError as error:
                 if "damaged" not in str(error):
                     raise
             else:
-                raise Failed("a checkpoint with 2000 inverted bytes was loaded")
+                raise StepError("a checkpoint with 2000 inverted bytes was loaded")
 
-        def configs() -> None:
+        def read_configs() -> None:
             for path in sorted((steps.clone / "configs").glob("*.yaml")):
                 command = "distill" if path.name.startswith("distill") else "fit"
                 try:
                     steps.lit_ad(60, command, "--config", path, "--print_config")
-                except Failed as error:
-                    raise Failed(f"{path.name}: {error}") from error
+                except StepError as error:
+                    raise StepError(f"{path.name}: {error}") from error
 
         both = "[wandb, tensorboard]"
         again = ("--trainer.default_root_dir", steps.home / "again")
@@ -157,15 +160,15 @@ def main() -> int:
             "two processes and both dashboards",
             lambda: steps.fit(300, "boards", "--trainer.devices", "2", "--dashboards", both),
         )
-        steps.step("averaged weights: fit and test agree", averaged)
+        steps.step("averaged weights: fit and test agree", compare_averaged)
         steps.step(
             "a test from another folder",
             lambda: steps.lit_ad(120, "test", "--config", config, "--ckpt_path", checkpoint, *again, folder=steps.home),
         )
         steps.step("predict a folder", predict)
         steps.step("export to ONNX", lambda: steps.lit_ad(180, "export", "--ckpt_path", checkpoint, "--format", "onnx"))
-        steps.step("a damaged checkpoint is refused", damaged)
-        steps.step("every config can be read", configs)
+        steps.step("a damaged checkpoint is refused", load_damaged)
+        steps.step("every config can be read", read_configs)
         two = ("--config", "configs/benchmark/demo.yaml", "--only", "[brick]", "--budget.processor_minutes", "0.1")
         steps.step("a benchmark of two methods", lambda: steps.lit_ad(300, "benchmark", *two, folder=steps.clone))
         print(f"{steps.failed} failed")

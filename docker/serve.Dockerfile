@@ -1,8 +1,8 @@
-# The service of an exported detector, without torch. In the top folder:
+# An image that serves an exported detector, without torch. Build it in the top folder of the repository:
 #
 #   docker build -f docker/serve.Dockerfile -t lit-ad-serve .
 #
-# docs/deploy.md says how to run it. For OpenVINO's files: --build-arg RUNTIME=openvino
+# docs/deploy.md says how to run it. For files of OpenVINO, add --build-arg RUNTIME=openvino
 ARG PYTHON=3.12
 
 FROM python:${PYTHON}-slim AS build
@@ -17,7 +17,7 @@ RUN python -m pip --python /opt/lit_ad/bin/python install --no-cache-dir --no-de
 FROM python:${PYTHON}-slim
 COPY --from=build /opt/lit_ad /opt/lit_ad
 RUN install --directory --owner 10001 --group 10001 /journal
-# Another user's files are read, /tmp and /journal are written to, and nothing else.
+# The service runs as user 10001, who can write to /tmp and /journal only.
 ENV PATH=/opt/lit_ad/bin:$PATH XDG_CACHE_HOME=/tmp HOME=/tmp PYTHONUNBUFFERED=1
 USER 10001:10001
 WORKDIR /tmp

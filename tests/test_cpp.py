@@ -1,7 +1,7 @@
-"""examples/cpp against `Detector`: it is built, and says of 20 images what the detector says.
+"""The program of examples/cpp is built, and agrees with `Detector` on 20 images.
 
-Needs CMake, a C++ compiler, OpenCV and nlohmann's JSON, as `.ci/cpp.sh` installs them, and the headers of ONNX Runtime;
-its library is that of the Python package, so that both run the same network.
+The tests need CMake, a C++ compiler, OpenCV, nlohmann's JSON and the headers of ONNX Runtime; `.ci/cpp.sh` installs
+them. The library of ONNX Runtime is that of the Python package, so that both programs run the same network.
 """
 
 import json
@@ -62,23 +62,23 @@ CLEANED = replace(
     grains={"a": [40.0], "b": [40.0]},  # type: ignore[dict-item]
     pixel_rule=PixelRule("region", 0.1, 60, GivenCleanUp(closing=2)),
 )
-SHAPE = (90, 100)  # of the images that go with a region of interest
+SHAPE = (90, 100)  # height and width of the images for views with a region of interest
 
 Judge = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="module")
 def judge(tmp_path_factory: pytest.TempPathFactory) -> Judge:
-    """judge(*words): the program of examples/cpp, built with the library of onnxruntime's Python package."""
+    """Build the program of examples/cpp. judge(*words) runs it with these arguments."""
     headers = next((folder for folder in HEADERS if (folder / "onnxruntime_cxx_api.h").is_file()), None)
     if headers is None:
-        pytest.skip("the headers of ONNX Runtime are not there")
+        pytest.skip("the headers of ONNX Runtime are not installed")
     for program in ("cmake", "c++", "pkg-config"):
         if shutil.which(program) is None:
-            pytest.skip(f"{program} is not there")
+            pytest.skip(f"{program} is not installed")
     for library in ("opencv4", "nlohmann_json", "zlib"):
         if subprocess.run(["pkg-config", "--exists", library], check=False).returncode:
-            pytest.skip(f"the library {library} is not there")
+            pytest.skip(f"the library {library} is not installed")
     home = tmp_path_factory.mktemp("cpp")
     (runtime,) = Path(onnxruntime.__file__).parent.glob("capi/libonnxruntime.so.*")
     (home / "runtime/lib").mkdir(parents=True)
@@ -103,7 +103,7 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> Judge:
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """20 files: kinds of files, depths, orientations, and sizes from thin to large."""
+    """Write 20 images of several file formats, depths, orientations and sizes."""
     home, generator = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
 
     def picture(height: int, width: int, channels: int = 3) -> Any:
@@ -115,7 +115,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         exif = Image.Exif()
         exif[0x0112] = orientation
         picture(120, 90).save(home / name, exif=exif.tobytes())
-    picture(203, 311).save(home / "half.jpg", quality=90)  # half of the colours' resolution, as usual
+    picture(203, 311).save(home / "half.jpg", quality=90)  # colours at half the resolution, the default of JPEG
     picture(480, 640).save(home / "full.jpg", quality=85, subsampling=0)
     picture(255, 254).save(home / "progressive.jpg", progressive=True)
     picture(256, 256, 1).save(home / "grey.jpg")
@@ -140,7 +140,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def file(
     small_models: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str, dict[str, Any], dict[str, Any]], Path]:
-    """file(method, view, card): an exported method whose network sees 64 x 64 pixels, with another view and card."""
+    """file(method, view, card) exports a method with 64 x 64 pixels of input, and changes its view and card."""
     home = tmp_path_factory.mktemp("models")
     cards: dict[str, Card] = {}
 
@@ -186,7 +186,7 @@ def mask(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else value,
 )
-def test_it_says_what_the_detector_says(
+def test_it_agrees_with_the_detector(
     method: str,
     view: dict[str, Any],
     changes: dict[str, Any],
@@ -196,7 +196,7 @@ def test_it_says_what_the_detector_says(
     mask: Path,
     tmp_path: Path,
 ) -> None:
-    """What the network sees is equal bit for bit; what cannot be judged, neither judges."""
+    """The network's inputs are equal bit for bit, and both refuse the same images."""
     model = file(method, {**view, "roi": mask} if view.get("roi") == "mask" else view, changes)
     detector = Detector.load(model)
     done = judge(model, *images, "--category", "b", "--maps", tmp_path, "--seen", tmp_path)
@@ -226,14 +226,14 @@ def test_it_says_what_the_detector_says(
         if found.anomaly_map is not None:
             values = np.asarray(Image.open(written))
             np.testing.assert_allclose(values, found.anomaly_map, atol=1e-6 * np.abs(found.anomaly_map).max())
-    few = bool({"roi", "window"} & set(view))  # images that go with them
+    few = bool({"roi", "window"} & set(view))  # only a few images fit such a view
     assert judged >= 18 if not few else judged >= 2
     if changes.get("decision") is IN_REGIONS:
         assert len(areas) > 1 and min(areas) >= 60
     assert done.returncode == (0 if judged == len(images) else 1)
 
 
-def test_what_cannot_be_judged_is_one_line_and_the_rest_is_judged(
+def test_a_bad_image_gets_a_line_with_the_error_and_others_are_judged(
     judge: Judge, file: Callable[..., Path], images: list[Path], tmp_path: Path
 ) -> None:
     jpeg = next(image for image in images if image.name == "half.jpg").read_bytes()
@@ -263,10 +263,10 @@ def test_what_cannot_be_judged_is_one_line_and_the_rest_is_judged(
 
 
 @pytest.mark.parametrize(("change", "code"), [(0.0, 0), (0.002, 0), (0.02, 2)])
-def test_it_refuses_a_runtime_that_computes_something_else(
+def test_it_refuses_a_runtime_with_other_results(
     change: float, code: int, judge: Judge, file: Callable[..., Path], images: list[Path], tmp_path: Path
 ) -> None:
-    """Whether the checkpoint's scores or maps are others than the runtime's, by more than five times the tolerance."""
+    """Scores or maps that differ from the checkpoint's by more than five times the tolerance are refused."""
     model, pixels = file("STFPM", {}, {}), [read_image(image) for image in images[:3]]
     loaded = load_exported(model)
     check = make_check(loaded.network, loaded.card, pixels, 1e-3)
@@ -281,7 +281,7 @@ def test_it_refuses_a_runtime_that_computes_something_else(
         assert len(done.stderr.splitlines()) == int(bool(change)) and ("the tolerance" in done.stderr) == bool(change)
 
 
-def test_what_is_no_model_of_lit_ad_is_one_line(
+def test_a_file_that_is_not_lit_ads_ends_with_a_line_of_error(
     judge: Judge, file: Callable[..., Path], images: list[Path], tmp_path: Path
 ) -> None:
     onnx = pytest.importorskip("onnx")
@@ -293,7 +293,7 @@ def test_what_is_no_model_of_lit_ad_is_one_line(
         ([tmp_path / "none.onnx", images[0]], "none.onnx"),
         ([tmp_path / "text.onnx", images[0]], "cannot be read by ONNX Runtime"),
         ([tmp_path / "other.onnx", images[0]], "other.onnx was not exported by lit_ad"),
-        ([tmp_path / "other.onnx"], "give an exported file and an image"),
+        ([tmp_path / "other.onnx"], "give an exported file and at least one image"),
         ([tmp_path / "other.onnx", images[0], "--threads", "0"], "--threads is 0"),
         ([tmp_path / "other.onnx", images[0], "--colour", "red"], "--colour is unknown"),
         ([tmp_path / "other.onnx", images[0], images[0], "--maps", tmp_path], "two images have the name"),

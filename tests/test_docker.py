@@ -1,4 +1,4 @@
-"""The Dockerfiles of docker/, as far as they can be read: `make images` builds and tries them."""
+"""The texts of the Dockerfiles in docker/ are checked here; `make images` builds and tests the images."""
 
 import re
 import shutil
@@ -18,7 +18,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 def test_hadolint_finds_nothing(file: Path) -> None:
     hadolint = shutil.which("hadolint", path=str(Path(sys.executable).parent)) or shutil.which("hadolint")
     if hadolint is None:
-        pytest.skip("hadolint is not there")
+        pytest.skip("hadolint is not installed")
     done = subprocess.run([hadolint, "--no-color", file], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")
 
@@ -32,8 +32,7 @@ def test_an_image_is_not_run_as_root(file: Path) -> None:
     assert ("HEALTHCHECK" in last_stage) == (file.stem == "serve")
 
 
-def test_the_service_has_the_versions_of_the_project() -> None:
-    """And no torch, which only its runtime and its own packages stand for."""
+def test_the_service_has_the_bounds_of_the_project_and_no_torch() -> None:
     lines = (ROOT / "docker/serve.txt").read_text().splitlines()
     wanted = {re.sub(r"\[.*?\]", "", line) for line in PROJECT["project"]["dependencies"]}
     wanted |= set(PROJECT["project"]["optional-dependencies"]["serve"])
@@ -43,7 +42,7 @@ def test_the_service_has_the_versions_of_the_project() -> None:
     assert not [line for line in given if "torch" in line or "lightning" in line]
 
 
-def test_what_the_package_is_built_from_reaches_the_images() -> None:
+def test_dockerignore_lets_the_package_files_pass() -> None:
     lines = (ROOT / ".dockerignore").read_text().splitlines()
     kept = {line[1:] for line in lines if line.startswith("!")}
     built = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]

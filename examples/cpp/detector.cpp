@@ -17,26 +17,26 @@
 namespace lit_ad {
 namespace {
 
-constexpr const char *KEY = "lit_ad", *CHECK_KEY = "lit_ad_check";  // under which a file keeps what is below
-constexpr double REFUSED = 5;  // times the tolerance of a file's own images; between, there is a warning
+constexpr const char *KEY = "lit_ad", *CHECK_KEY = "lit_ad_check";  // keys of the metadata: the card, the self-check
+constexpr double REFUSED = 5;  // the file is refused beyond this many times its tolerance; above 1, there is a warning
 
-// What exporting wrote into the file, as JSON; null where there is no such key.
+// Reads the metadata that the export wrote under a key, as JSON; null if the key is missing.
 nlohmann::json read_metadata(const Ort::Session& session, const char* key) {
   Ort::AllocatorWithDefaultOptions allocator;
   const auto text = session.GetModelMetadata().LookupCustomMetadataMapAllocated(key, allocator);
   return text ? nlohmann::json::parse(text.get()) : nlohmann::json();
 }
 
-// A PNG in base64 -> RGB, or 16 bits of grey.
+// A PNG in base64 -> RGB, or grey of 16 bits.
 cv::Mat decode_png(const std::string& text) {
   const cv::Mat image = cv::imdecode(decode_base64(text), cv::IMREAD_ANYDEPTH | cv::IMREAD_ANYCOLOR);
-  if (image.empty()) throw UserError("an image that the file carries to check itself by is damaged: export it anew");
+  if (image.empty()) throw UserError("an image of the file's self-check is damaged: export the model again");
   cv::Mat rgb = image;
   if (image.channels() == 3) cv::cvtColor(image, rgb, cv::COLOR_BGR2RGB);
   return rgb;
 }
 
-// That of a category, or of all together where it is not known.
+// The value of a category; for an unknown category, the value of all categories together. Null if there is none.
 template <typename Value>
 const Value* find(const std::map<std::string, Value>& values, const std::string& category) {
   auto found = values.find(category);
@@ -49,11 +49,11 @@ const Value* find(const std::map<std::string, Value>& values, const std::string&
 Detector::Detector(const std::string& file, int threads) : environment_(ORT_LOGGING_LEVEL_ERROR, KEY) {
   Ort::SessionOptions options;
   options.SetIntraOpNumThreads(threads);
-  options.AddConfigEntry("session.intra_op.allow_spinning", "0");  // threads that wait leave the cores to others
+  options.AddConfigEntry("session.intra_op.allow_spinning", "0");  // waiting threads do not use a core
   try {
     session_ = std::make_unique<Ort::Session>(environment_, std::filesystem::u8path(file).c_str(), options);
     const nlohmann::json card = read_metadata(*session_, KEY);
-    if (card.is_null()) throw UserError(file + " was not exported by lit_ad: it says nothing of its view and decision");
+    if (card.is_null()) throw UserError(file + " was not exported by lit_ad: its metadata have no view");
     view_.emplace(card.at("view"));
     map_scored_ = card.at("map_scored");
     top_ = card.at("top");
@@ -72,7 +72,7 @@ Detector::Detector(const std::string& file, int threads) : environment_(ORT_LOGG
   } catch (const Ort::Exception& error) {
     throw UserError(file + " cannot be read by ONNX Runtime: " + error.what());
   } catch (const nlohmann::json::exception& error) {
-    throw UserError(file + " is of a version of lit_ad that this program does not know: " + error.what());
+    throw UserError(file + " was exported by a version of lit_ad that this program does not know: " + error.what());
   }
 }
 
@@ -128,8 +128,8 @@ Detector::Judgement Detector::judge(const Seen& seen) const {
   return {map_scored_ ? score_map(output.maps[0], seen.box) : output.scores[0], output.maps[0]};
 }
 
-// The tiles' maps become one map, which is scored as a whole. A score of the network's own is the maximum over the
-// tiles.
+// Blends the maps of the tiles into one map, and scores that. If the network gives the scores, the image's score is the
+// maximum over the tiles.
 Detector::Judgement Detector::judge_tiles(const Seen& seen) const {
   const cv::Mat content = seen.pixels(seen.box.rect());
   const Grid grid(content.size(), view_->tile, view_->overlap);
@@ -153,7 +153,7 @@ double Detector::score_map(const cv::Mat& map, const Box& box) const {
   return top_mean(map(visible(box, map.size()).rect()), view_->inside(map.size(), box));
 }
 
-// The mean of the highest of those pixels of a map that count, or their maximum; NaN if any of them is not finite.
+// The mean of the highest pixels of a map, among those that count, or their maximum. NaN if one of them is not finite.
 double Detector::top_mean(const cv::Mat& map, const cv::Mat& inside) const {
   std::vector<float> values;
   for (int row = 0; row < map.rows; ++row)
@@ -166,13 +166,13 @@ double Detector::top_mean(const cv::Mat& map, const cv::Mat& inside) const {
   return std::accumulate(highest, values.end(), 0.0) / static_cast<double>(count);
 }
 
-// Compare images that the file carries, with what the checkpoint said of them: another runtime, driver or device may
-// compute something else, and still give scores. Scores are compared relative to their size, or to the mean size of all
-// if that is larger; maps relative to their largest value.
+// Judges the images that the file carries, and compares scores and maps with those of the checkpoint: another runtime,
+// driver or device may give wrong scores without an error. A difference of scores is relative to the score, or to the
+// mean size of all scores if that is larger; a difference of maps is relative to the map's largest value.
 void Detector::check(const nlohmann::json& carried) const {
-  if (carried.is_null()) return;  // nothing to compare, as of a file whose data set was gone
+  if (carried.is_null()) return;  // the file carries no images, for example because the data set was gone at the export
   const auto scores = carried.at("scores").get<std::vector<double>>();
-  const double usual = std::accumulate(scores.begin(), scores.end(), 0.0,
+  const double mean_size = std::accumulate(scores.begin(), scores.end(), 0.0,
                                        [](double sum, double score) { return sum + std::abs(score); }) /
                        static_cast<double>(scores.size());
   double largest = 0;
@@ -185,7 +185,7 @@ void Detector::check(const nlohmann::json& carried) const {
     const Output output =
         run({resize(image, carried.at("size")[0], carried.at("size")[1], Filter::bilinear)});
     const double score = has_map_ && map_scored_ ? top_mean(output.maps[0], {}) : output.scores[0];
-    compare(score, scores[i], std::max(std::abs(scores[i]), usual));
+    compare(score, scores[i], std::max(std::abs(scores[i]), mean_size));
     if (!has_map_ || !carried.contains("maps")) continue;
     const nlohmann::json& map = carried["maps"][i];
     const double low = map.at("low"), high = map.at("high");
@@ -200,10 +200,10 @@ void Detector::check(const nlohmann::json& carried) const {
   const double tolerance = carried.at("tolerance");
   if (largest <= tolerance) return;
   std::ostringstream text;
-  text << "this runtime's scores or maps of the file's own images differ by " << largest
-       << " from the checkpoint's, where " << tolerance << " is the tolerance";
+  text << "on the images in the file, this runtime's scores or maps differ by " << largest
+       << " from the checkpoint's, but the tolerance is " << tolerance;
   if (!(largest <= REFUSED * tolerance)) throw UserError(text.str() + ": update the runtime, or choose another device");
-  std::cerr << "judge: " << text.str() << ": judge images that you know before you rely on its verdicts\n";
+  std::cerr << "judge: " << text.str() << ": check the verdicts on known images before you rely on them\n";
 }
 
 void Detector::decide(Verdict& verdict, const cv::Size& image) const {
@@ -211,7 +211,7 @@ void Detector::decide(Verdict& verdict, const cv::Size& image) const {
     verdict.threshold = *threshold;
     verdict.anomalous = verdict.score > *threshold;
   }
-  // How many nominal images, of those held out and this one, have such a score or a higher one.
+  // The share of the held-out nominal images, with this image among them, whose score is at least this one.
   if (const std::vector<double>* held = find(held_out_, verdict.category)) {
     const auto higher = std::count_if(held->begin(), held->end(), [&](double other) { return other >= verdict.score; });
     verdict.p_value = (1.0 + static_cast<double>(higher)) / (static_cast<double>(held->size()) + 1.0);

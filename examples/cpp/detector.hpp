@@ -1,4 +1,4 @@
-// An exported file of lit_ad: an image in, a score, a map and a verdict out.
+// Loads a file that lit_ad has exported, and judges images: each gets a score, a map and a verdict.
 #pragma once
 
 #include <onnxruntime_cxx_api.h>
@@ -14,30 +14,31 @@
 
 namespace lit_ad {
 
-// Connected anomalous pixels (8-connected), in pixels of the image.
+// A region of 8-connected anomalous pixels, in coordinates of the image.
 struct FoundRegion {
   Box box;
-  int area;
-  float peak;  // the map's maximum in it
+  int area;    // pixels
+  float peak;  // the map's maximum in the region
 };
 
 struct Verdict {
-  double score;                              // raw; higher is more anomalous
-  std::optional<double> p_value, threshold;  // nothing of a model without held-out images
-  std::optional<bool> anomalous;
-  std::string category;              // whose threshold and p-value; empty: those of all together
-  cv::Mat map;                       // CV_32F of the image's size; empty of methods without maps
+  double score;                              // higher is more anomalous
+  std::optional<double> p_value, threshold;  // empty if the model has no held-out images
+  std::optional<bool> anomalous;             // the same
+  std::string category;              // the category of threshold and p-value; empty: all categories together
+  cv::Mat map;                       // CV_32F of the image's size; empty if the method has no map
   std::vector<FoundRegion> regions;  // the highest peak first
-  Seen seen;                         // by the network
+  Seen seen;                         // the network's input
 };
 
 class Detector {
  public:
-  // `threads` of the network; 0: as many as there are cores. Throws UserError, also where the runtime computes something
-  // else of the file's own images than the checkpoint did that it was exported from.
+  // The network uses this many threads; 0: one for each core. Throws UserError, also if the file's own images get other
+  // scores or maps here than from the checkpoint.
   Detector(const std::string& file, int threads);
 
-  // Judge an image of `read_image`. A category that is not known counts as all together. Throws UserError.
+  // Judges an image, as `read_image` returns it. For an unknown category, the threshold of all categories together
+  // decides. Throws UserError.
   Verdict operator()(const cv::Mat& image, const std::string& category) const;
 
   const View& view() const { return *view_; }
@@ -45,11 +46,11 @@ class Detector {
  private:
   struct Output {
     std::vector<float> scores;  // (n,)
-    std::vector<cv::Mat> maps;  // n of (H, W); none of methods without maps
+    std::vector<cv::Mat> maps;  // n maps (H, W); empty if the method has no maps
   };
   struct Judgement {
     double score;
-    cv::Mat map;  // of the network's input
+    cv::Mat map;  // of the network input's size
   };
 
   Output run(const std::vector<cv::Mat>& images) const;
@@ -63,12 +64,12 @@ class Detector {
   Ort::Env environment_;
   mutable std::unique_ptr<Ort::Session> session_;  // its Run is not const, but may be called by several threads
   std::optional<View> view_;
-  bool map_scored_ = true;  // whether the score is the map's, or the network's own
-  double top_ = 0;          // the fraction of a map's pixels, the highest, whose mean is the score; 0: the maximum
+  bool map_scored_ = true;  // whether the score is taken from the map; if not, the network gives it
+  double top_ = 0;          // the score is the mean of this fraction of the map's highest pixels; 0: the maximum
   bool has_map_ = true;
-  std::map<std::string, std::vector<double>> held_out_;  // scores of nominal images by category; "": all
+  std::map<std::string, std::vector<double>> held_out_;  // scores of nominal images by category; "": of all together
   std::map<std::string, double> thresholds_;             // by category; "": of all together
-  std::map<std::string, Marking> markings_;              // nothing of methods without maps
+  std::map<std::string, Marking> markings_;              // by category; empty if the method has no maps
 };
 
 }  // namespace lit_ad

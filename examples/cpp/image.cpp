@@ -27,18 +27,19 @@ bool begins_with(const Bytes& bytes, std::string_view start) {
                     [](char a, std::uint8_t b) { return static_cast<std::uint8_t>(a) == b; });
 }
 
-// OpenCV gives an image without an error where a JPEG ends too early, and converts inks in a way of its own.
+// Refuses JPEGs that are cut off or have four inks. OpenCV would read the first without an error, and convert the
+// second in another way than Pillow.
 void check_jpeg(const Bytes& bytes, const std::string& path) {
-  std::size_t at = 2;  // behind the marker "start of image"
+  std::size_t at = 2;  // after the marker "start of image"
   while (at + 9 < bytes.size() && bytes[at] == 0xFF) {
     const int marker = bytes[at + 1];
-    if (marker == 0xFF) {  // filling
+    if (marker == 0xFF) {  // a fill byte
       ++at;
       continue;
     }
     const bool frame = marker >= 0xC0 && marker <= 0xCF && marker != 0xC4 && marker != 0xC8 && marker != 0xCC;
     if (frame && bytes[at + 9] == 4) throw UserError(path + " has the colours of four inks (CMYK): convert it to RGB");
-    if (marker == 0xDA) {  // the pixels: there, 0xFF is followed by 0xD9 only at the end of the image
+    if (marker == 0xDA) {  // the pixels begin: from here, the bytes 0xFF 0xD9 are only at the end of the image
       constexpr std::uint8_t end[] = {0xFF, 0xD9};
       if (std::search(bytes.begin() + at, bytes.end(), end, end + 2) != bytes.end()) return;
       break;
@@ -65,9 +66,9 @@ cv::Mat to_8_bits(const cv::Mat& values, double low, double high) {
 cv::Mat reduce_depth(const cv::Mat& image, const std::string& path, const Window& window) {
   if (window && (image.depth() == CV_8U || image.channels() > 1))
     throw UserError(path +
-                    " has values of 8 bits, or colours, and the window of this model is for grey images of more");
+                    " has values of 8 bits, or colours, but the window of this model is for grey images of more bits");
   if (image.depth() == CV_8U) return image;
-  if (image.channels() > 1) {  // of colours of 16 bits, the upper 8
+  if (image.channels() > 1) {  // keep the upper 8 bits of 16
     if (image.depth() != CV_16U) throw UserError(path + " has colours of more than 16 bits: convert it");
     cv::Mat upper(image.size(), CV_8UC(image.channels()));
     std::transform(image.begin<cv::Vec3w>(), image.end<cv::Vec3w>(), upper.begin<cv::Vec3b>(),
@@ -101,7 +102,7 @@ cv::Mat read_image(const std::string& path, const Window& window) {
   try {
     if (tiff && cv::imcount(path) > 1)
       throw UserError(path + " has several pages: save one of them as a file of its own");
-    // Of a TIFF, OpenCV multiplies colours with the transparency: such a file has to be seen in order to be refused.
+    // OpenCV multiplies the colours of a TIFF by its transparency. All channels are read to refuse such a file.
     image = cv::imdecode(bytes, tiff ? cv::IMREAD_UNCHANGED : cv::IMREAD_ANYDEPTH | cv::IMREAD_ANYCOLOR);
   } catch (const cv::Exception& error) {
     throw UserError("cannot read " + path + ": " + error.err);

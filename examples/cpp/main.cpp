@@ -1,4 +1,4 @@
-// judge MODEL.onnx IMAGE...: one line of JSON for each image.
+// judge MODEL.onnx IMAGE... prints a line of JSON for each image.
 #include <chrono>
 #include <filesystem>
 #include <fstream>
@@ -18,14 +18,14 @@ namespace files = std::filesystem;
 constexpr const char* USAGE = R"(judge MODEL.onnx IMAGE... [--category NAME] [--threads N]
                           [--maps FOLDER] [--seen FOLDER]
 
-MODEL.onnx        what `lit-ad export RUN --format onnx` has written
-IMAGE             PNG, JPEG, BMP, TIFF or PNM files
---category NAME   of a model of several products, whose threshold counts; without it, that of all together
---threads N       of the network; without it, as many as there are cores
---maps FOLDER     for the anomaly map of each image, as IMAGE.tiff: floats, at the image's size
---seen FOLDER     for what the network sees of each image, as IMAGE.png
+MODEL.onnx        the file that `lit-ad export RUN --format onnx` wrote
+IMAGE             a PNG, JPEG, BMP, TIFF or PNM file
+--category NAME   decide by the threshold of this product; without it, by the threshold of all products together
+--threads N       threads of the network; without it, one for each core
+--maps FOLDER     write the anomaly map of each image to FOLDER/IMAGE.tiff: floats, at the image's size
+--seen FOLDER     write the network's input for each image to FOLDER/IMAGE.png
 
-Exit code: 0; 1 if an image cannot be judged, whose line has an "error"; 2 if nothing can.
+Exit code: 0 if all images are judged; 1 if some are not (their lines have an "error"); 2 if the program cannot start.
 )";
 
 struct Options {
@@ -66,12 +66,12 @@ Options parse(const std::vector<std::string>& words) {
     else
       throw UserError(word + " is unknown: judge --help");
   }
-  if (options.images.empty()) throw UserError("give an exported file and an image at least: judge --help");
+  if (options.images.empty()) throw UserError("give an exported file and at least one image: judge --help");
   if (options.maps.empty() && options.seen.empty()) return options;
   std::set<files::path> names;
   for (const std::string& image : options.images)
     if (!names.insert(files::u8path(image).filename()).second)
-      throw UserError("two images have the name of " + image + ", so that one would take the other's file");
+      throw UserError("two images have the name of " + image + ", so one map or input would overwrite the other");
   for (const files::path& folder : {options.maps, options.seen})
     if (!folder.empty()) files::create_directories(folder);
   return options;
@@ -157,7 +157,7 @@ int main(int count, char** words) {
       std::cout << line.dump(-1, ' ', false, Json::error_handler_t::replace) << std::endl;
     }
     return code;
-  } catch (const std::exception& error) {  // one line, and no verdict
+  } catch (const std::exception& error) {  // print one line instead of a verdict
     std::cerr << "judge: " << error.what() << "\n";
     return 2;
   }

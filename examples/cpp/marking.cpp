@@ -7,7 +7,7 @@
 namespace lit_ad {
 namespace {
 
-// The part of a mask in regions of at least `least` pixels.
+// Keeps the regions of a mask that have at least `least` pixels.
 cv::Mat drop_small(const cv::Mat& mask, int least) {
   cv::Mat labels, stats, centroids, kept = cv::Mat::zeros(mask.size(), CV_8UC1);
   const int count = cv::connectedComponentsWithStats(mask, labels, stats, centroids, 8, CV_32S);
@@ -16,7 +16,7 @@ cv::Mat drop_small(const cv::Mat& mask, int least) {
   return kept;
 }
 
-// The regions of `above` that have a pixel of `marked`.
+// Keeps the regions of `above` that contain a pixel of `marked`.
 cv::Mat grow(const cv::Mat& marked, const cv::Mat& above) {
   cv::Mat labels, kept = cv::Mat::zeros(above.size(), CV_8UC1);
   const int count = cv::connectedComponents(above, labels, 8, CV_32S);
@@ -31,7 +31,7 @@ cv::Mat grow(const cv::Mat& marked, const cv::Mat& above) {
   return kept;
 }
 
-// The pixels of a mask that are more than half as high over `base` as its highest pixel near them.
+// Keeps the pixels of a mask whose height over `base` is more than half of the greatest height within `reach`.
 cv::Mat drop_halos(const cv::Mat& map, const cv::Mat& mask, double base, int reach) {
   if (reach == 0) return mask;
   cv::Mat heights = cv::Mat::zeros(map.size(), CV_32FC1), highest;
@@ -43,7 +43,7 @@ cv::Mat drop_halos(const cv::Mat& map, const cv::Mat& mask, double base, int rea
   return (heights > highest * 0.5) & mask;
 }
 
-// The closing of a mask by a square, as if nothing were anomalous around it.
+// Closes the gaps of a mask, by a square. Pixels outside the image count as nominal.
 cv::Mat close_gaps(const cv::Mat& mask, int radius) {
   if (radius == 0) return mask;
   cv::Mat padded, closed;
@@ -53,7 +53,8 @@ cv::Mat close_gaps(const cv::Mat& mask, int radius) {
   return closed(cv::Rect(2 * radius, 2 * radius, mask.cols, mask.rows)).clone();
 }
 
-// A mask with its holes of at most so many pixels filled: background, 4-connected, that is not at a side of the image.
+// Fills the holes of a mask that have at most `most` pixels. A hole is 4-connected background that touches no side of
+// the image.
 cv::Mat fill_holes(const cv::Mat& mask, int most) {
   cv::Mat labels, stats, centroids, filled = mask.clone();
   const int count = cv::connectedComponentsWithStats(mask == 0, labels, stats, centroids, 4, CV_32S);

@@ -7,17 +7,17 @@
 
 namespace lit_ad {
 
-// From marked pixels to the outline of a defect; see lit_ad/detector/clean_up.py.
+// The steps from marked pixels to the outline of a defect: see lit_ad/detector/clean_up.py.
 struct CleanUp {
-  double low;   // marked regions grow to the pixels above it that are connected to them
-  double base;  // that heights are measured from
-  int reach;    // what is less than half as high as the highest pixel so near is dropped; 0: nothing
-  int closing;  // gaps of up to twice as many pixels are closed
-  int holes;    // holes of at most so many pixels are filled
+  double low;   // marked regions grow to all connected pixels above this value of the map
+  double base;  // the value of the map from which heights are measured
+  int reach;    // a pixel less than half as high as the highest pixel within this distance is dropped; 0: none is
+  int closing;  // gaps of up to twice this many pixels are closed
+  int holes;    // holes of up to this many pixels are filled
   int area;     // regions of fewer pixels are dropped
 };
 
-// Pixels above `threshold`, in regions of at least `area` (8-connected), cleaned up if there is a clean-up.
+// Marks pixels above `threshold` in 8-connected regions of at least `area` pixels, then applies the clean-up, if any.
 struct Marking {
   double threshold;
   int area;
@@ -25,7 +25,8 @@ struct Marking {
 
   static Marking from_json(const nlohmann::json& values);
 
-  // The anomalous pixels of a map, CV_32F of the image's size: CV_8U of 0 and 255. `inside`: what counts; empty: all.
+  // A map, CV_32F of the image's size -> its anomalous pixels, CV_8U of 0 and 255. Only pixels of `inside` count; if it
+  // is empty, all pixels count.
   cv::Mat operator()(const cv::Mat& map, const cv::Mat& inside) const;
 };
 

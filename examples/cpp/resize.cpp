@@ -8,15 +8,15 @@
 namespace lit_ad {
 namespace {
 
-// Pillow computes in whole numbers: a weight is a multiple of 2^-22. Sums of 8-bit pixels stay below 2^31 that way.
+// Pillow computes with integers: a weight is a multiple of 2^-22, so that sums of 8-bit pixels stay below 2^31.
 constexpr int BITS = 32 - 8 - 2;
 
-// What each pixel of the output is made of, along one axis.
+// Along one axis, the input pixels that make each output pixel, and their weights.
 struct Weights {
   std::vector<int> first;             // (outputs,): the first input pixel
-  std::vector<int> count;             // (outputs,): how many input pixels follow from there
-  std::vector<std::int32_t> weights;  // (outputs * room,)
-  int room;
+  std::vector<int> count;             // (outputs,): the number of input pixels from there
+  std::vector<std::int32_t> weights;  // (outputs * room,): those of output i begin at i * room
+  int room;                           // the largest possible count
 };
 
 double support(Filter filter) { return filter == Filter::box ? 0.5 : filter == Filter::bilinear ? 1.0 : 2.0; }
@@ -33,7 +33,7 @@ double weight(Filter filter, double x) {
 
 Weights make_weights(int inputs, int outputs, Filter filter) {
   const double scale = static_cast<double>(inputs) / outputs;
-  const double stretch = std::max(scale, 1.0);  // wider when the image becomes smaller: antialiasing
+  const double stretch = std::max(scale, 1.0);  // antialiasing: the filter is wider when the image becomes smaller
   const double reach = support(filter) * stretch, shrink = 1.0 / stretch;
   Weights made{{}, {}, {}, static_cast<int>(std::ceil(reach)) * 2 + 1};
   std::vector<double> exact(static_cast<std::size_t>(made.room));
@@ -53,7 +53,7 @@ Weights make_weights(int inputs, int outputs, Filter filter) {
   return made;
 }
 
-std::uint8_t clipped(std::int32_t sum) { return static_cast<std::uint8_t>(std::clamp(sum >> BITS, 0, 255)); }
+std::uint8_t to_pixel(std::int32_t sum) { return static_cast<std::uint8_t>(std::clamp(sum >> BITS, 0, 255)); }
 
 template <int Channels>
 cv::Mat resize_rows(const cv::Mat& image, int width, const Weights& weights) {
@@ -69,7 +69,7 @@ cv::Mat resize_rows(const cv::Mat& image, int width, const Weights& weights) {
         std::fill_n(sums, Channels, 1 << (BITS - 1));
         for (int i = 0; i < weights.count[column]; ++i, pixel += Channels)
           for (int channel = 0; channel < Channels; ++channel) sums[channel] += pixel[channel] * share[i];
-        for (int channel = 0; channel < Channels; ++channel) *target++ = clipped(sums[channel]);
+        for (int channel = 0; channel < Channels; ++channel) *target++ = to_pixel(sums[channel]);
       }
     }
   });
@@ -88,7 +88,7 @@ cv::Mat resize_columns(const cv::Mat& image, int height, const Weights& weights)
         const auto* source = image.ptr<std::uint8_t>(weights.first[row] + i);
         for (int at = 0; at < length; ++at) sums[at] += source[at] * share;
       }
-      std::transform(sums.begin(), sums.end(), resized.ptr<std::uint8_t>(row), clipped);
+      std::transform(sums.begin(), sums.end(), resized.ptr<std::uint8_t>(row), to_pixel);
     }
   });
   return resized;
@@ -96,8 +96,8 @@ cv::Mat resize_columns(const cv::Mat& image, int height, const Weights& weights)
 
 }  // namespace
 
-// Each axis by itself, and rounded to 8 bits between them: the order of the axes makes a difference, and is that of
-// lit_ad/image/resize.py.
+// One axis after the other, with pixels rounded to 8 bits in between. So the order of the axes changes the result; it
+// is the order of lit_ad/image/resize.py.
 cv::Mat resize(const cv::Mat& image, int height, int width, Filter filter) {
   CV_Assert(image.type() == CV_8UC1 || image.type() == CV_8UC3);
   const auto along_rows = [&](const cv::Mat& from) {

@@ -1,6 +1,6 @@
-// Pillow's Image.resize of 8-bit images, bit for bit, in the order of Pillow 12: first along rows, then along columns.
+// Resizes 8-bit images bit for bit as Pillow 12 does: first along rows, then along columns.
 //
-// A network has learnt images that Pillow resized. OpenCV's resize gives other pixels, and thereby other scores.
+// The network was trained on images that Pillow resized. OpenCV's resize gives other pixels, and so other scores.
 #pragma once
 
 #include <opencv2/core.hpp>

@@ -6,7 +6,8 @@
 namespace lit_ad {
 namespace {
 
-// First pixels of the fewest evenly spread tiles that cover `length` with at least `overlap` shared pixels.
+// The first pixel of each tile along one axis. The fewest tiles that cover `length` are spread evenly; neighbours share
+// at least `overlap` pixels.
 std::vector<int> make_starts(int length, int tile, int overlap) {
   if (length <= tile) return {0};
   const int count = (length - overlap + tile - overlap - 1) / (tile - overlap);
@@ -59,8 +60,8 @@ cv::Mat Grid::finish(cv::Mat total) const {
   return total(cv::Rect(0, 0, image_.width, image_.height));
 }
 
-// Weights along one axis of a tile, (tile,): one inside; towards a neighbour they fall smoothly over the middle half of
-// the overlap, and are zero in the outermost quarter, where a network sees its own padding.
+// The weights of a tile along one axis, (tile,). They are 1 inside. Towards a neighbour, they fall smoothly over the
+// middle half of the overlap. They are 0 in the outermost quarter, because the network saw its own padding there.
 std::vector<float> Grid::ramp(int start, const std::vector<int>& starts) const {
   std::vector<float> weights(static_cast<std::size_t>(tile_), 1.0f);
   for (int i = 0; i < overlap_; ++i) {

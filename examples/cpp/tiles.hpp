@@ -1,4 +1,4 @@
-// Where the tiles of an image lie, and how their maps become one map again: lit_ad's Grid.
+// Cuts an image into tiles, and blends their maps into one map: lit_ad's Grid.
 #pragma once
 
 #include <opencv2/core.hpp>
@@ -8,14 +8,15 @@ namespace lit_ad {
 
 class Grid {
  public:
-  // The tiles of an image of this size, `tile` pixels a side, which share `overlap` pixels or more.
+  // Places tiles of `tile` x `tile` pixels on an image, so that neighbours share at least `overlap` pixels.
   Grid(cv::Size image, int tile, int overlap);
 
   std::size_t size() const { return corners_.size(); }
-  cv::Mat cut(const cv::Mat& image, std::size_t number) const;             // (tile, tile); filled up by reflection
-  void add(cv::Mat& total, const cv::Mat& map, std::size_t number) const;  // CV_32F (tile, tile), weighted, to `total`
-  cv::Mat blank() const;                                                   // what `add` adds to: CV_32F zeros
-  cv::Mat finish(cv::Mat total) const;  // what was added -> the image's map, CV_32F (H, W)
+  cv::Mat cut(const cv::Mat& image, std::size_t number) const;  // -> (tile, tile), padded by reflection
+  cv::Mat blank() const;                                        // CV_32F zeros, the first `total` for `add`
+  // Adds the map of a tile, CV_32F (tile, tile), to `total`, with the weights of `ramp`.
+  void add(cv::Mat& total, const cv::Mat& map, std::size_t number) const;
+  cv::Mat finish(cv::Mat total) const;  // the sum of all tiles -> the image's map, CV_32F (H, W)
 
  private:
   std::vector<float> ramp(int start, const std::vector<int>& starts) const;

@@ -12,15 +12,15 @@
 namespace lit_ad {
 namespace {
 
-constexpr int SMALLEST_SIDE = 8;              // pixels: below, an image shows too little
-const cv::Scalar FILL(124, 116, 104);         // red, green, blue, where a region of interest does not count
-constexpr const char* MASK_BEGINS = "mask:";  // a region as text: mask:HEIGHT,WIDTH,BASE64
+constexpr int SMALLEST_SIDE = 8;              // pixels; images with a shorter side are refused
+const cv::Scalar FILL(124, 116, 104);         // red, green, blue of pixels that do not count in a region of interest
+constexpr const char* MASK_BEGINS = "mask:";  // a region of interest as text: mask:HEIGHT,WIDTH,BASE64
 
 std::string format_size(cv::Size size) {
   return std::to_string(size.height) + "x" + std::to_string(size.width) + " (height x width)";
 }
 
-// The mask of a region of interest: bits, row by row, deflated and as base64. -> CV_8UC1 of 0 and 255.
+// Reads the mask of a region of interest: its bits row by row, deflated, in base64 -> CV_8UC1 of 0 and 255.
 cv::Mat read_mask(const std::string& text) {
   std::istringstream stream(text.substr(std::string(MASK_BEGINS).size()));
   int height = 0, width = 0;
@@ -59,22 +59,22 @@ Region make_region(const nlohmann::json& roi) {
   return {box, all ? cv::Mat() : inside, mask.rows, mask.cols};
 }
 
-// Where the pixels of a line of `length` lie between those of a line of `have`: the one before, and how far behind it.
-std::vector<std::pair<int, float>> positions(int have, int length) {
-  std::vector<std::pair<int, float>> made;
-  for (int at = 0; at < length; ++at) {
-    const double position = (at + 0.5) * (static_cast<double>(have) / length) - 0.5;
-    const double inside = std::clamp(position, 0.0, have - 1.0);
-    made.emplace_back(static_cast<int>(inside), static_cast<float>(inside - static_cast<int>(inside)));
+// For each of `outputs` pixels along an axis: the input pixel before its position, and the distance from it (0 to 1).
+std::vector<std::pair<int, float>> positions(int inputs, int outputs) {
+  std::vector<std::pair<int, float>> pairs;
+  for (int output = 0; output < outputs; ++output) {
+    const double position = (output + 0.5) * (static_cast<double>(inputs) / outputs) - 0.5;
+    const double inside = std::clamp(position, 0.0, inputs - 1.0);
+    pairs.emplace_back(static_cast<int>(inside), static_cast<float>(inside - static_cast<int>(inside)));
   }
-  return made;
+  return pairs;
 }
 
-// Between pixel centres, CV_32F -> another size: torch's interpolate with align_corners=False, not antialiased.
+// Resizes a map, CV_32F, as torch's interpolate with mode "bilinear" and align_corners=False: without antialiasing.
 cv::Mat bilinear(const cv::Mat& map, cv::Size size) {
   cv::Mat higher = map, wider;
   if (size.height != map.rows) {
-    higher = cv::Mat(size.height, map.cols, CV_32F);  // not into `map`
+    higher = cv::Mat(size.height, map.cols, CV_32F);  // new memory, because `higher` shares that of `map`
     const auto rows = positions(map.rows, size.height);
     for (int row = 0; row < size.height; ++row) {
       const auto [low, weight] = rows[row];
@@ -99,7 +99,7 @@ cv::Mat bilinear(const cv::Mat& map, cv::Size size) {
   return wider;
 }
 
-// `value`, or `otherwise` where it is null or not there.
+// The value of a key, or `otherwise` if it is null or missing.
 int number(const nlohmann::json& view, const char* key, int otherwise) {
   return view.contains(key) && !view[key].is_null() ? view[key].get<int>() : otherwise;
 }
@@ -111,19 +111,19 @@ cv::Mat Region::cut(const cv::Mat& image) const {
       height ? image.rows == height && image.cols == width : image.rows >= box.bottom && image.cols >= box.right;
   if (!fits)
     throw UserError("the image of " + format_size(image.size()) +
-                    " does not go with the model's region of interest, of " +
+                    " does not fit the model's region of interest, which is for images of " +
                     format_size(height ? cv::Size(width, height) : cv::Size(box.right, box.bottom)));
   cv::Mat boxed = image(box.rect()).clone();
   if (!inside.empty()) boxed.setTo(FILL, inside == 0);
   return boxed;
 }
 
-cv::Mat Region::resized(int rows, int columns) const {
+cv::Mat Region::resize_inside(int rows, int columns) const {
   if (inside.empty() || (rows == inside.rows && columns == inside.cols)) return inside;
   const cv::Mat share = resize(inside, rows, columns, Filter::box);
   double highest;
   cv::minMaxLoc(share, nullptr, &highest);
-  return share > (highest > 127 ? 127 : 0);  // where half of a pixel counts, or any of it where none has half
+  return share > (highest > 127 ? 127 : 0);  // where half of a pixel counts; if none has half, where any part counts
 }
 
 cv::Mat Region::place(const cv::Mat& map, cv::Size image) const {
@@ -146,7 +146,7 @@ View::View(const nlohmann::json& view) {
   tile = number(view, "tile", 0);
   overlap = number(view, "overlap", tile / 4);
   tile_batch = number(view, "tile_batch", 1);
-  multiple = tile ? 1 : number(view, "multiple", 1);  // of tiles, it is the tile that the network sees
+  multiple = tile ? 1 : number(view, "multiple", 1);  // with tiles, the network's input is the tile
   if (!view.at("window").is_null()) window = {view["window"][0].get<double>(), view["window"][1].get<double>()};
   if (!view.at("roi").is_null()) region = make_region(view["roi"]);
 }
@@ -170,9 +170,10 @@ Seen View::operator()(const cv::Mat& image) const {
   cv::Mat seen = region ? region->cut(image) : image;
   cv::Size canvas = height ? cv::Size(width, height) : seen.size();
   seen = resize(seen, content.height, content.width, filter);
-  const auto filled = [this](int side) { return (side + multiple - 1) / multiple * multiple; };
-  canvas = crop ? cv::Size(crop, crop) : cv::Size(filled(canvas.width), filled(canvas.height));
-  // Below 0, the middle is cut out; above, reflections are around it. As in Python, half a pixel goes down.
+  const auto round_up = [this](int side) { return (side + multiple - 1) / multiple * multiple; };
+  canvas = crop ? cv::Size(crop, crop) : cv::Size(round_up(canvas.width), round_up(canvas.height));
+  // Where the content is larger than the canvas, its middle is cut out; where it is smaller, its border is reflected.
+  // Halves of pixels are rounded down, as in Python.
   const int top = static_cast<int>(std::floor((canvas.height - content.height) / 2.0));
   const int left = static_cast<int>(std::floor((canvas.width - content.width) / 2.0));
   const Box box{top, left, top + content.height, left + content.width};
@@ -185,12 +186,12 @@ Seen View::operator()(const cv::Mat& image) const {
 }
 
 cv::Mat View::inside(cv::Size canvas, const Box& box) const {
-  const cv::Mat mask = region ? region->resized(box.height(), box.width()) : cv::Mat();
+  const cv::Mat mask = region ? region->resize_inside(box.height(), box.width()) : cv::Mat();
   if (mask.empty()) return mask;
   const Box shown = visible(box, canvas);
   const cv::Mat counted = mask(cv::Rect(shown.left - box.left, shown.top - box.top, shown.width(), shown.height()));
   if (!cv::countNonZero(counted))
-    throw UserError("the crop of the model's view leaves nothing of its region of interest");
+    throw UserError("the crop of the model's view contains no pixel of its region of interest");
   return counted;
 }
 
@@ -199,7 +200,7 @@ cv::Mat View::original_map(const cv::Mat& map, const Box& box, cv::Size image) c
   const cv::Mat seen = map(shown.rect());
   double lowest;
   cv::minMaxLoc(seen, &lowest);
-  cv::Mat content;  // where a crop let the network see nothing, the lowest value
+  cv::Mat content;  // cropped parts, which the network did not see, get the lowest value
   cv::copyMakeBorder(seen, content, shown.top - box.top, box.bottom - shown.bottom, shown.left - box.left,
                      box.right - shown.right, cv::BORDER_CONSTANT | cv::BORDER_ISOLATED, cv::Scalar(lowest));
   if (!region) return bilinear(content, image);

@@ -1,4 +1,4 @@
-// How an image becomes the network's input, and how maps get back to the image: lit_ad's View.
+// Turns an image into the network's input, and a map into one of the image's size: lit_ad's View.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -19,43 +19,45 @@ struct Box {
   cv::Rect rect() const { return {left, top, width(), height()}; }
 };
 
-// The part of an image that is looked at.
+// A region of interest: the part of an image that is judged.
 struct Region {
   Box box;
-  cv::Mat inside;             // CV_8UC1 of the box: 255 where it counts, 0 elsewhere; empty: all of it counts
-  int height = 0, width = 0;  // that images must have; 0: any that hold the box
+  cv::Mat inside;             // CV_8UC1 of the box: 255 for pixels that count, 0 for others; empty: all pixels count
+  int height = 0, width = 0;  // the size that images must have; 0: any size that contains the box
 
-  cv::Mat cut(const cv::Mat& image) const;                   // (H, W) RGB -> (h, w), filled where it does not count
-  cv::Mat resized(int height, int width) const;  // `inside` at another size; empty: all
-  cv::Mat place(const cv::Mat& map, cv::Size) const;  // a map (h, w) CV_32F -> (H, W): around it, the lowest value
+  cv::Mat cut(const cv::Mat& image) const;  // (H, W) RGB -> (h, w); pixels that do not count get the colour FILL
+  cv::Mat resize_inside(int height, int width) const;  // `inside` at another size; empty: all pixels count
+  cv::Mat place(const cv::Mat& map, cv::Size) const;   // a map (h, w) CV_32F -> (H, W), with its minimum around it
 };
 
-// What the network sees of an image.
+// The network's input for an image.
 struct Seen {
   cv::Mat pixels;  // (H, W) RGB
-  Box box;         // that the image fills in it: what lies outside is padding, and what sticks out is cropped
+  Box box;         // the image's place in `pixels`. Pixels outside the box are padding; where it sticks out, the image
+                   // is cropped
 };
 
 struct View {
-  int height = 0, width = 0;  // to resize to; 0: each image's own size
-  bool pad = false;           // keep the aspect ratio, and fill up by reflection; or stretch
+  int height = 0, width = 0;  // the size to resize to; 0: the image's own size
+  bool pad = false;           // true: keep the aspect ratio, and pad by reflection; false: stretch
   Filter filter = Filter::bilinear;
-  int crop = 0;               // side of the square that is seen of the middle; 0: all
-  int multiple = 1;           // that the sides of the input are of
-  int tile = 0, overlap = 0;  // sides in pixels; 0: no tiles
-  int tile_batch = 1;         // tiles that are run at once
+  int crop = 0;               // side of the square to cut out of the middle; 0: no crop
+  int multiple = 1;           // the sides of the input are multiples of this
+  int tile = 0, overlap = 0;  // side of a tile, and pixels that neighbours share; 0: no tiles
+  int tile_batch = 1;         // tiles in one run of the network
   Window window;
   std::optional<Region> region;
 
   explicit View(const nlohmann::json& view);
-  Seen operator()(const cv::Mat& image) const;            // throws UserError: too small, too thin, of the wrong size
-  cv::Size content(cv::Size image) const;                 // what becomes of an image of this size, without padding
-  cv::Mat inside(cv::Size canvas, const Box& box) const;  // CV_8UC1: what counts of what is seen; empty: all
-  // The map of an input, CV_32F (H, W) -> the image's own size, without padding.
+  Seen operator()(const cv::Mat& image) const;  // throws UserError if the image is too small, thin, or of a wrong size
+  cv::Size content(cv::Size image) const;       // the size of a resized image, without padding
+  // CV_8UC1: the visible pixels that count; empty: all of them.
+  cv::Mat inside(cv::Size canvas, const Box& box) const;
+  // A map of the input, CV_32F (H, W) -> a map of the image's size, without padding.
   cv::Mat original_map(const cv::Mat& map, const Box& box, cv::Size image) const;
 };
 
-// The part of an image's content that lies in an input of this size.
+// The part of the image's box that lies inside an input of this size.
 Box visible(const Box& box, cv::Size canvas);
 
 }  // namespace lit_ad
