@@ -1,6 +1,7 @@
-"""The score of each of eight images of different sizes in batches of 1, 3 and 8, by every method.
+"""Score eight images of different sizes in batches of 1, 3 and 8, by every method.
 
-An image's score depends on the image alone: the rows of a method are equal. Networks are small, their weights random.
+An image's score must not depend on the other images of its batch, so the rows of a method must be equal. The networks
+are small and have random weights.
 
 python benchmarks/batch_sizes.py
 """
@@ -25,8 +26,8 @@ BATCHES = (1, 3, 8)
 DEIT = "deit_tiny_patch16_224"
 
 
-def methods(folder: Path) -> dict[str, Method]:
-    """Each of them, on images of any size."""
+def make_methods(folder: Path) -> dict[str, Method]:
+    """Make each method for images of any size, with weights in a folder."""
     resnet, vit, pdn = (str(folder / name) for name in ("resnet.pt", "vit.pt", "pdn.pt"))
     torch.save(timm.create_model("resnet10t").state_dict(), resnet)
     torch.save(timm.create_model(DEIT).state_dict(), vit)
@@ -43,19 +44,19 @@ def methods(folder: Path) -> dict[str, Method]:
     }
 
 
-def images_of(model: Method, scale: int) -> list[Batch]:
-    """A batch of each image, noise around a shade of its own, `scale` times as large as SIZES has it."""
-    generator, found = np.random.default_rng(0), []
+def make_images(model: Method, scale: int) -> list[Batch]:
+    """Make a batch of one image for each of SIZES, enlarged by `scale`: noise, each with a brightness of its own."""
+    generator, batches = np.random.default_rng(0), []
     for number, (height, width) in enumerate(SIZES):
         size = (scale * height, scale * width)
         pixels, box = model.view(generator.integers(0, generator.integers(64, 256), (*size, 3)).astype(np.uint8))
         tensor = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
-        found.append(Batch(tensor, torch.tensor([number]), [Sample(Path(f"{number}"), 0)], [size], [box]))
-    return found
+        batches.append(Batch(tensor, torch.tensor([number]), [Sample(Path(f"{number}"), 0)], [size], [box]))
+    return batches
 
 
-def scores_of(model: Any, images: list[Batch], size: int) -> torch.Tensor:
-    """Of each image, in batches of `size`: (len(images),)."""
+def score_images(model: Any, images: list[Batch], size: int) -> torch.Tensor:
+    """Score images in batches of `size`: (len(images),)."""
     batches = [collate(images[start : start + size]) for start in range(0, len(images), size)]
     return torch.cat([model.predict_batch(batch).score for batch in batches])
 
@@ -64,17 +65,17 @@ def scores_of(model: Any, images: list[Batch], size: int) -> torch.Tensor:
 def main() -> None:
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
-        made = methods(Path(folder))
+        methods = make_methods(Path(folder))
     print(f"{'method':20}{'batch':>6}   " + " ".join(f"{f'{h}x{w}':9}" for h, w in SIZES))
-    for name, model in made.items():
-        scale = 4 if name == "EfficientAD" else 1  # it takes no less than 256 pixels
+    for name, model in methods.items():
+        scale = 4 if name == "EfficientAD" else 1  # EfficientAD needs at least 256 pixels
         nominal = [(images, model.describe(images)) for images in torch.rand(4, 2, 3, 64 * scale, 64 * scale)]
         model.prepare(nominal)
         model.calibrate(nominal, nominal[:2])
-        images = images_of(model, scale)
-        alone = scores_of(model, images, 1)
+        images = make_images(model, scale)
+        alone = score_images(model, images, 1)
         for size in BATCHES:
-            scores = scores_of(model, images, size)
+            scores = score_images(model, images, size)
             difference = float(((scores - alone) / alone).abs().max())
             values = " ".join(f"{score:<9.5g}" for score in scores.tolist())
             print(f"{name:20}{size:6}   {values} largest difference {difference:.1e}", flush=True)

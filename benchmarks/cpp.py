@@ -1,8 +1,9 @@
-"""examples/cpp beside Detector, on the same images one after the other: what they say, and how long it takes.
+"""Compare results and speed of examples/cpp with those of Detector, on the same images one after the other.
 
 python benchmarks/cpp.py PROGRAM MODEL.onnx IMAGES [--rounds 5]
 
-Both run in turns, each time as a process of its own, and the least of each is told: other load only adds.
+The two run in turn, each time in a new process. The shortest time of each is printed, because other load on the machine
+only adds time.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from lit_ad.data.sources.images import Images
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("program", type=Path, help="build/judge of examples/cpp")
 parser.add_argument("model", type=Path)
-parser.add_argument("images", type=Path, help="a folder, of which 20 images are taken, evenly spread")
+parser.add_argument("images", type=Path, help="a folder; 20 images, evenly spread, are judged")
 parser.add_argument("--rounds", type=int, default=5)
 options = parser.parse_args()
 
@@ -28,11 +29,11 @@ from lit_ad import Detector
 detector = Detector.load(sys.argv[1])
 for path in sys.argv[2:]:
     start = time.perf_counter()
-    found = detector(path)
-    told = {"score": found.score, "p_value": found.p_value, "anomalous": found.anomalous}
-    regions = [{"box": list(region.box), "area": region.area} for region in found.regions]
+    detection = detector(path)
+    values = {"score": detection.score, "p_value": detection.p_value, "anomalous": detection.anomalous}
+    regions = [{"box": list(region.box), "area": region.area} for region in detection.regions]
     seconds = time.perf_counter() - start
-    print(json.dumps({"image": path, **told, "regions": regions, "milliseconds": {"all": 1000 * seconds}}))
+    print(json.dumps({"image": path, **values, "regions": regions, "milliseconds": {"all": 1000 * seconds}}))
 """
 KEYS = ("score", "p_value", "anomalous", "regions")
 
@@ -42,10 +43,10 @@ commands = {
     "C++": [str(options.program), str(options.model), *paths],
     "Detector": [sys.executable, "-c", DETECTOR, str(options.model), *paths],
 }
-told: dict[str, list[dict]] = {}
-process: dict[str, list[float]] = {name: [] for name in commands}
-processor: dict[str, list[float]] = {name: [] for name in commands}
-image: dict[str, list[float]] = {name: [] for name in commands}
+answers: dict[str, list[dict]] = {}
+process: dict[str, list[float]] = {name: [] for name in commands}  # seconds of each process
+processor: dict[str, list[float]] = {name: [] for name in commands}  # processor seconds of each process
+image: dict[str, list[float]] = {name: [] for name in commands}  # milliseconds of each image
 for _ in range(options.rounds):
     for name, command in commands.items():
         start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -53,11 +54,11 @@ for _ in range(options.rounds):
         process[name].append(time.perf_counter() - start)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         processor[name].append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-        told[name] = [json.loads(line) for line in done.stdout.splitlines()]
-        image[name] += [sum(line["milliseconds"].values()) for line in told[name][1:]]  # the first one warms up
+        answers[name] = [json.loads(line) for line in done.stdout.splitlines()]
+        image[name] += [sum(line["milliseconds"].values()) for line in answers[name][1:]]  # the first image warms up
 
 equal = 0
-for ours, theirs in zip(told["C++"], told["Detector"], strict=True):
+for ours, theirs in zip(answers["C++"], answers["Detector"], strict=True):
     for line in (ours, theirs):
         line["regions"] = [{key: region[key] for key in ("box", "area")} for region in line["regions"]]
     equal += all(ours[key] == theirs[key] for key in KEYS)

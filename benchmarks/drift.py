@@ -1,9 +1,9 @@
-"""How often the tests for drift alarm on simulated streams of gamma scores, without a change and after one.
+"""Count the alarms of the drift tests on simulated streams of gamma scores, without a change and after one.
 
     python benchmarks/drift.py [--streams 1000] [--images 1500] [--change 300]
 
-Each stream has held-out scores of its own. `plain` is the same mixture with all of its capital bet from the first image
-on, for comparison.
+Each stream has its own held-out scores. For comparison, `plain` is the same mixture of bets, but bets its whole capital
+from the first image on.
 """
 
 import argparse
@@ -16,18 +16,30 @@ from numpy.typing import NDArray
 from lit_ad.detector.decision import Decision
 from lit_ad.detector.drift import LOG_POWERS, POWERS, DriftTest, ShareTest
 
-RATE = 0.05
-DELTAS = (0.05, 0.01)
+RATE = 0.05  # false alarms of the detector
+DELTAS = (0.05, 0.01)  # false alarms of the drift tests
 
 
-def stream(
+def simulate_scores(
     held_out: int, images: int, change: int, shift: float, defects: float, seed: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Logarithms of the capital after each image, and of that of the plain mixture: 2 x (images,)."""
+    """Test a stream of scores. Return the logarithm of the capital after each image, of the test and of `plain`.
+
+    Args:
+        held_out: The number of held-out scores.
+        images: The length of the stream.
+        change: The image from which the scores are higher.
+        shift: How much higher, in standard deviations.
+        defects: The share of defects, whose scores are 20 higher.
+        seed: The seed of the stream.
+
+    Returns:
+        Two arrays (images,).
+    """
     random = np.random.default_rng([seed, held_out, images])
     test = DriftTest.from_decision(Decision({"": random.gamma(2.0, size=held_out)}, false_alarm=RATE))
     scores = random.gamma(2.0, size=images)
-    scores[change:] += shift * math.sqrt(2)  # standard deviations
+    scores[change:] += shift * math.sqrt(2)  # the standard deviation of this gamma distribution
     scores[random.random(images) < defects] += 20
     capital, plain, parts = np.zeros(images), np.zeros(images), np.full(len(POWERS), -math.log(len(POWERS)))
     for number, score in enumerate(scores):
@@ -38,8 +50,11 @@ def stream(
     return capital, plain
 
 
-def shares(rate: float, images: int, change: int, later: float, seed: int) -> NDArray[np.float64]:
-    """The same of the share of anomalous verdicts, whose rate is the stated one before the change: (images,)."""
+def simulate_share(rate: float, images: int, change: int, later: float, seed: int) -> NDArray[np.float64]:
+    """Test a stream of verdicts, anomalous at `rate` before the change and at `later` after it.
+
+    Return the logarithm of the capital after each image, (images,).
+    """
     random, test = np.random.default_rng([seed, images]), ShareTest(rate)
     verdicts = random.random(images) < np.where(np.arange(images) < change, rate, later)
     capital = np.zeros(images)
@@ -50,7 +65,13 @@ def shares(rate: float, images: int, change: int, later: float, seed: int) -> ND
 
 
 def report(name: str, capitals: NDArray[np.float64], change: int) -> None:
-    """Print, for each delta, how many streams (streams, images) alarm before and after the change, and when."""
+    """Print for each delta the share of streams that alarm before and after the change, and the median image.
+
+    Args:
+        name: The name of the streams.
+        capitals: Logarithms of the capital, (streams, images).
+        change: The image from which the streams are changed.
+    """
     for delta in DELTAS:
         above = capitals >= -math.log(delta)
         first = np.where(above.any(1), above.argmax(1) + 1, np.inf)
@@ -68,20 +89,23 @@ def main() -> None:
     parser.add_argument("--change", type=int, default=300)
     parser.add_argument("--held_out", type=int, nargs="+", default=[20, 100])
     parser.add_argument("--shifts", type=float, nargs="+", default=[0.0, 0.25, 0.5, 1.0], help="standard deviations")
-    given = parser.parse_args()
+    options = parser.parse_args()
     begin = time.process_time()
-    for held_out in given.held_out:
-        for shift, defects in [(shift, 0.0) for shift in given.shifts] + [(0.0, 0.05)]:
-            change = given.change if shift else given.images
-            found = [stream(held_out, given.images, change, shift, defects, seed) for seed in range(given.streams)]
+    for held_out in options.held_out:
+        for shift, defects in [(shift, 0.0) for shift in options.shifts] + [(0.0, 0.05)]:
+            change = options.change if shift else options.images
+            pairs = [
+                simulate_scores(held_out, options.images, change, shift, defects, seed)
+                for seed in range(options.streams)
+            ]
             name = f"n {held_out}  shift {shift:g}  defects {defects:g}"
             for which, kind in enumerate(("", "  plain")):
-                report(name + kind, np.array([each[which] for each in found]), change)
+                report(name + kind, np.array([pair[which] for pair in pairs]), change)
     for rate, later in ((0.05, 0.05), (0.05, 0.1), (0.05, 0.2), (0.01, 0.01), (0.01, 0.03)):
-        change = given.change if later > rate else given.images
-        capitals = [shares(rate, given.images, change, later, seed) for seed in range(given.streams)]
+        change = options.change if later > rate else options.images
+        capitals = [simulate_share(rate, options.images, change, later, seed) for seed in range(options.streams)]
         report(f"share {rate:g} then {later:g}", np.array(capitals), change)
-    print(f"{time.process_time() - begin:.0f} s of one core")
+    print(f"{time.process_time() - begin:.0f} s of processor time")
 
 
 if __name__ == "__main__":

@@ -1,19 +1,20 @@
-"""The false-alarm rate that is asked for, and the one that is reached, from few nominal images. Prints Markdown.
+"""Compare the rate of false alarms that a user asks for with the measured one, for few nominal images. Prints Markdown.
 
     python benchmarks/folds.py --roots ../shared/data/mvtec_pill ../shared/data/magnetic_tile \\
         --weights ../shared/weights/deit_tiny_patch16_224.safetensors       # 15 minutes on a busy core
 
-Of each data set, `--draws` times, n nominal images are drawn; the other nominal images and all anomalous ones are the
-test. A detector is trained on the n in three ways: a fifth is held out and decides, as without `decision.folds`; in
-five folds (of 4 images, four); and leaving each out. What is reached is the mean rate of false alarms of the test, over
-the draws, and the mean share of anomalous images that is found.
+From each data set, n nominal images are drawn, `--draws` times. The other nominal images and all anomalous images are
+the test. A detector is trained with the n images in three ways: a fifth is held out and sets the threshold, as without
+`decision.folds`; five folds (four, if n is 4); and leave-one-out. The table has the mean rate of false alarms in the
+test, and the mean share of anomalous images that are detected, over all draws.
 
-The detector has no weights to train, so that thousands of trainings are cheap: an image's score is the largest distance
-of its patches to their nearest neighbours in the training images, of DeiT-tiny's unit features. Distances between the
-patches of all images are computed once. Thresholds are those of `Decision`.
+The detector has no weights to train, so thousands of trainings are cheap. The score of an image is the largest distance
+of its patches to their nearest neighbours in the training images, in unit features of DeiT-tiny. The distances between
+all patches are computed once. `Decision` sets the thresholds.
 
-"All folds" is the verdict that the proof is of: the p-value (1 + number of left-out scores that are as high or higher
-than the image's score by the detector of their fold) / (n + 1), at most the rate.
+"Verdict of all folds" is the verdict that the proof is about. An image is anomalous if its p-value is at most the rate.
+The p-value is (1 + k) / (n + 1), where k counts the left-out images that score at least as high as the image, by the
+detector of their fold.
 """
 
 import argparse
@@ -38,36 +39,39 @@ from lit_ad.teachers import Teacher
 Floats = NDArray[np.float32]
 
 
-class Reached(NamedTuple):
-    """Of one draw."""
+class Rates(NamedTuple):
+    """The results of one draw."""
 
-    alarms: float  # share of the nominal test images that are called anomalous
-    found: float  # share of the anomalous ones
-    kept: float  # the rate that the images allow
+    alarms: float  # share of the nominal test images that are judged anomalous
+    recall: float  # share of the anomalous images that are judged anomalous
+    kept: float  # the rate of false alarms that the number of images allows
 
 
 class Images(NamedTuple):
-    """A data set: how far each image is from each nominal one."""
+    """A data set, as distances of each image to each nominal image."""
 
     name: str
-    nominal: int  # how many there are; they come first
-    distances: Floats  # (nominal, images, patches): of each patch to the nearest one in the nominal image
+    nominal: int  # number of nominal images, which come first
+    distances: Floats  # (nominal, images, patches): distance of each patch to the nearest patch of the nominal image
 
     def scores(self, images: NDArray[np.int64], trained: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Of images, by a detector of the nominal images `trained`: both by number; (n,)."""
-        found: NDArray[Any] = self.distances[np.ix_(trained, images)].min(axis=0).max(axis=1)
-        return found.astype(np.float64)
+        """Score images by a detector that was trained on the nominal images `trained`.
+
+        Both are numbers of images. Return the scores, (n,).
+        """
+        scores: NDArray[Any] = self.distances[np.ix_(trained, images)].min(axis=0).max(axis=1)
+        return scores.astype(np.float64)
 
 
-def read(root: Path, weights: str, most: int) -> Images:
-    """The distances of a category in MVTec AD's layout, of at most so many nominal images."""
+def measure_distances(root: Path, weights: str, most: int) -> Images:
+    """Measure the distances of a category in MVTec AD's layout, with at most `most` nominal images."""
     samples = MVTec(root).samples()
     nominal = [s for s in samples if s.label == 0]
     nominal = [nominal[i] for i in np.random.default_rng(0).permutation(len(nominal))[:most]]
-    listed = [*nominal, *(s for s in samples if s.label == 1)]
+    samples = [*nominal, *(s for s in samples if s.label == 1)]
     view = View(224, fit="stretch", interpolation="bicubic")
     teacher = Teacher("deit_tiny_patch16_224", (7,), weights).eval()
-    patches = torch.cat(list(features(teacher, view, listed)))  # (images, patches, channels)
+    patches = torch.cat(list(compute_features(teacher, view, samples)))  # (images, patches, channels)
     against = patches[: len(nominal)].flatten(0, 1).T.contiguous()
     distances = []
     for image in patches:
@@ -77,29 +81,29 @@ def read(root: Path, weights: str, most: int) -> Images:
 
 
 @torch.no_grad()
-def features(teacher: Teacher, view: View, samples: list[Sample]) -> Iterator[torch.Tensor]:
-    """Unit features of each image's patches, (1, patches, channels)."""
+def compute_features(teacher: Teacher, view: View, samples: list[Sample]) -> Iterator[torch.Tensor]:
+    """Yield the unit features of each image's patches, (1, patches, channels)."""
     for sample in samples:
         pixels = torch.from_numpy(view(read_image(sample.image))[0].copy()).permute(2, 0, 1)[None]
         yield normalize(teacher(pixels.float() / 255)[0], dim=1).flatten(2).transpose(1, 2)
 
 
-def drawn_ways(images: Images, count: int, rates: list[float], seed: int) -> dict[tuple[float, str], Reached]:
-    """What each way reaches with one draw of `count` nominal images, at each rate that is asked for."""
+def measure_draw(images: Images, count: int, rates: list[float], seed: int) -> dict[tuple[float, str], Rates]:
+    """Draw `count` nominal images, and train in each way. Return the results for each asked rate and way."""
     generator = np.random.default_rng(seed)
     order = generator.permutation(images.nominal)
     few, good = order[:count], order[count:]
     bad = np.arange(images.nominal, images.distances.shape[1])
     samples = [Sample(Path(f"{i}.png"), 0) for i in range(count)]
 
-    ways: dict[tuple[float, str], Reached] = {}
+    ways: dict[tuple[float, str], Rates] = {}
 
-    def judge(name: str, trained: NDArray[np.int64], deciding: NDArray[np.float64]) -> None:
+    def judge(name: str, trained: NDArray[np.int64], held_out: NDArray[np.float64]) -> None:
         scores = [images.scores(test, trained) for test in (good, bad)]
         for rate in rates:
-            decision = Decision({"": deciding}, false_alarm=rate)
-            alarms, found = (float((of > decision.threshold()).mean()) for of in scores)
-            ways[rate, name] = Reached(alarms, found, decision.kept_rate())
+            decision = Decision({"": held_out}, false_alarm=rate)
+            alarms, recall = (float((values > decision.threshold()).mean()) for values in scores)
+            ways[rate, name] = Rates(alarms, recall, decision.kept_rate())
 
     held = [int(sample.image.stem) for sample in split_nominal(samples, 0.2, seed)[1]]
     rest = np.delete(few, held)
@@ -112,15 +116,15 @@ def drawn_ways(images: Images, count: int, rates: list[float], seed: int) -> dic
             p_values = [p_values_of_all_folds(images, few, numbers, test) for test in (good, bad)]
             for rate in rates:
                 kept = max(rate, 1 / (count + 1))
-                alarms, found = (float((p <= kept * (1 + 1e-12)).mean()) for p in p_values)
-                ways[rate, "5 folds, verdict of all folds"] = Reached(alarms, found, kept)
+                alarms, recall = (float((p <= kept * (1 + 1e-12)).mean()) for p in p_values)
+                ways[rate, "5 folds, verdict of all folds"] = Rates(alarms, recall, kept)
     return ways
 
 
 def p_values_of_all_folds(
     images: Images, few: NDArray[np.int64], numbers: NDArray[np.int64], test: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """The cross-conformal p-values of test images, which every fold scores; (n,)."""
+    """Return the cross-conformal p-values of test images, each of which the detectors of all folds score: (n,)."""
     as_high = np.zeros(len(test))
     for fold in range(numbers.max() + 1):
         trained = few[numbers != fold]
@@ -132,22 +136,22 @@ def p_values_of_all_folds(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--roots", type=Path, nargs="+", required=True, help="categories in MVTec AD's layout")
-    parser.add_argument("--weights", default="hub", help="the teacher's: a file, or hub")
+    parser.add_argument("--weights", default="hub", help="weights of the teacher: a file, or hub")
     parser.add_argument("--images", type=int, nargs="+", default=[4, 8, 16, 32])
     parser.add_argument("--rates", type=float, nargs="+", default=[0.01, 0.1])
     parser.add_argument("--draws", type=int, default=1000)
-    parser.add_argument("--most", type=int, default=200, help="nominal images of a data set")
+    parser.add_argument("--most", type=int, default=200, help="use at most this many nominal images of a data set")
     options = parser.parse_args()
     for root in options.roots:
-        images = read(root, options.weights, options.most)
+        images = measure_distances(root, options.weights, options.most)
         anomalous = images.distances.shape[1] - images.nominal
         print(f"\n{images.name}: {images.nominal} nominal images, {anomalous} anomalous\n")
         print("| asked | images | way | rate allowed | rate reached | proven | anomalous found |")
         print("| --- | ---: | --- | ---: | ---: | ---: | ---: |")
         for count in options.images:
-            draws = [drawn_ways(images, count, options.rates, seed) for seed in range(options.draws)]
+            draws = [measure_draw(images, count, options.rates, seed) for seed in range(options.draws)]
             for rate, name in sorted(draws[0], key=lambda way: way[0]):
-                alarms, found, (kept, *_) = zip(*(draw[rate, name] for draw in draws), strict=True)
+                alarms, recalls, (kept, *_) = zip(*(draw[rate, name] for draw in draws), strict=True)
                 proven = ""
                 if "verdict" in name:
                     sizes = [len(part) for part in np.array_split(range(count), min(5, count))]
@@ -157,7 +161,7 @@ def main() -> None:
                 error = np.std(alarms) / np.sqrt(len(alarms))
                 print(
                     f"| {100 * rate:g} % | {count} | {name} | {100 * kept:.1f} % | {100 * np.mean(alarms):.1f} ± "
-                    f"{100 * error:.1f} % | {proven} | {100 * np.mean(found):.1f} % |",
+                    f"{100 * error:.1f} % | {proven} | {100 * np.mean(recalls):.1f} % |",
                     flush=True,
                 )
 

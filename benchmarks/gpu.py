@@ -1,14 +1,16 @@
-"""One CUDA GPU, whole, in one call: the tests marked gpu, then how fast it trains and judges. Prints tables.
+"""Run the tests marked gpu on a CUDA GPU, then measure how fast it trains and judges. Prints tables.
 
     make gpu                                              # about 8 minutes
     python benchmarks/gpu.py --without-tests --methods STFPM Dinomaly --output gpu.json
 
-It needs a checkout and its packages, and nothing else: weights are random, which costs nothing in time, and images are
-noise that is drawn here. Networks, sizes and batches are those of the papers. `bare` is forward, loss, backward and
-optimizer on images and features that lie on the GPU: the ceiling. `fit` is lit_ad as it is by default, with images read
-from JPEG files. Either runs the teacher in every step, or has cached features. Of the epochs but the first, the median.
-Memory is the most that PyTorch has had in use. anomalib is measured where it is installed. What fails is told in its
-cell, and the others go on; what was not reached when --minutes were over is left empty.
+It needs only a checkout and its packages: weights are random, which makes no difference to the time, and the images are
+random JPEG files. Networks, sizes and batches are those of the papers.
+
+`bare` is the upper limit: forward pass, loss, backward pass and optimizer on images and features that are on the GPU.
+`fit` is lit_ad with its defaults, which reads the images from files. Both are measured with the teacher in every step
+and with cached features. A speed is the median of the epochs without the first; memory is PyTorch's peak. anomalib is
+measured if it is installed. The cell of a measurement that fails has its error. Cells that were not measured within
+--minutes are empty.
 """
 
 import argparse
@@ -33,7 +35,7 @@ import numpy as np
 import torch
 from PIL import Image
 from tabulate import tabulate
-from training import Case, method, run_anomalib, save_weights
+from training import Case, make_method, run_anomalib, save_weights
 
 from lit_ad.batch import Others
 from lit_ad.commands.main import prepare, quiet
@@ -60,7 +62,7 @@ CASES = {
     "DCAM": Case("resnet18", 256, 32, 8),
     "DSKD": Case("resnet18", 256, 16, 16),
 }
-TRAINING = {  # column: precision, and whether features are ready; None: the bare step
+TRAINING = {  # column: precision, whether features are cached, whether it is the bare step
     "bare, teacher": ("32-true", False, True),
     "fit, teacher": ("32-true", False, False),
     "bare, cached": ("32-true", True, True),
@@ -69,11 +71,11 @@ TRAINING = {  # column: precision, and whether features are ready; None: the bar
     "fit, teacher, bf16": ("bf16-mixed", False, False),
 }
 EPOCHS = 3
-FILES, SIDE = 257, 512  # of the folder: 256 train, one is held out
+FILES, SIDE = 257, 512  # files of the folder (256 train, one is held out), and their side in pixels
 
 
 def draw_images(home: Path) -> Path:
-    """A folder in MVTec AD's layout, of JPEG files of noise with some structure."""
+    """Write JPEG files of coarse noise to a folder in MVTec AD's layout, and return it."""
     generator = np.random.default_rng(0)
     for name, count in (("train/good", FILES), ("test/good", 8), ("test/bad", 8)):
         (home / name).mkdir(parents=True)
@@ -84,7 +86,7 @@ def draw_images(home: Path) -> Path:
 
 
 class Clock(L.Callback):
-    """Seconds of every training epoch, when all that the GPU was given is done."""
+    """Records the seconds of each training epoch, until the GPU has finished its work."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -99,14 +101,14 @@ class Clock(L.Callback):
 
 
 def run_bare(name: str, weights: str, precision: str, cached: bool) -> float:
-    """Images/s of the training step on tensors that lie on the GPU."""
+    """Return images per second of the bare training step, on tensors that are on the GPU."""
     case = CASES[name]
-    model = method(name, weights, case).cuda()
+    model = make_method(name, weights, case).cuda()
     images, unrelated = torch.rand(2, case.batch, 3, case.size, case.size, device="cuda")
     others = Others(unrelated) if name == "EfficientAD" else Others(None, unrelated, images[:, :1] > 0.5)
     model.trainer = SimpleNamespace(estimated_stepping_batches=100, global_step=0, world_size=1)
-    made = model.configure_optimizers()
-    optimizer = made["optimizer"] if isinstance(made, dict) else made
+    configured = model.configure_optimizers()
+    optimizer = configured["optimizer"] if isinstance(configured, dict) else configured
     model.train()
 
     def describe() -> Any:
@@ -116,10 +118,10 @@ def run_bare(name: str, weights: str, precision: str, cached: bool) -> float:
     features = describe()
 
     def step() -> None:
-        given = features if cached else describe()
+        described = features if cached else describe()
         optimizer.zero_grad()
         with torch.autocast("cuda", torch.bfloat16, enabled=precision == "bf16-mixed"):
-            loss = model.training_loss(images, given, others)
+            loss = model.training_loss(images, described, others)
         loss.backward()
         if model.clip is not None:
             torch.nn.utils.clip_grad_norm_(model.parameters(), model.clip)
@@ -137,9 +139,9 @@ def run_bare(name: str, weights: str, precision: str, cached: bool) -> float:
 
 
 def run_fit(name: str, weights: str, precision: str, cached: bool, images: Path, keep: Path | None = None) -> float:
-    """Images/s of the same by Lightning, from files. `keep`: where the checkpoint is to be written."""
+    """Return images per second of training by Lightning, from files. `keep`: write the checkpoint to this path."""
     case, clock = CASES[name], Clock()
-    model = method(name, weights, case)
+    model = make_method(name, weights, case)
     with tempfile.TemporaryDirectory() as home:
         unrelated = images / "train/good" if name == "EfficientAD" else None
         corrupt = Perlin() if name in ("DeSTSeg", "FoundAD") else None
@@ -168,7 +170,7 @@ def run_fit(name: str, weights: str, precision: str, cached: bool, images: Path,
 
 
 def measure(work: Callable[[], float]) -> dict[str, Any]:
-    """Images/s and GiB of one measurement, or its error."""
+    """Call `work`. Return its images per second, its peak GiB on the GPU and its seconds, or its error."""
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     start = time.perf_counter()
@@ -181,50 +183,52 @@ def measure(work: Callable[[], float]) -> dict[str, Any]:
     return {"images/s": value, "GiB": gib, "took": time.perf_counter() - start}
 
 
-def training(options: argparse.Namespace, home: Path, images: Path, deadline: float) -> Iterator[tuple[str, str, Any]]:
-    """Method, column and what was measured."""
+def measure_training(
+    options: argparse.Namespace, home: Path, images: Path, deadline: float
+) -> Iterator[tuple[str, str, Any]]:
+    """Yield method, column and result of each measurement, until the deadline."""
     for name in options.methods:
         weights = str(save_weights(CASES[name], home))
         for column, (precision, cached, bare) in TRAINING.items():
             if time.monotonic() > deadline:
                 return
-            kept = home / f"{name}.ckpt" if column == "fit, teacher" and name in options.judges else None
+            checkpoint = home / f"{name}.ckpt" if column == "fit, teacher" and name in options.judges else None
             work = partial(run_bare if bare else run_fit, name, weights, precision, cached)
-            yield name, column, measure(work if bare else partial(work, images, kept))
+            yield name, column, measure(work if bare else partial(work, images, checkpoint))
         if CASES[name].peer and importlib.util.find_spec("anomalib"):
-            given = argparse.Namespace(images=images / "train/good", anomalib_workers=8)
-            yield name, "anomalib", measure(partial(peer_speed, name, given))
+            peer_options = argparse.Namespace(images=images / "train/good", anomalib_workers=8)
+            yield name, "anomalib", measure(partial(run_peer, name, peer_options))
 
 
-def peer_speed(name: str, options: argparse.Namespace) -> float:
+def run_peer(name: str, options: argparse.Namespace) -> float:
     return run_anomalib(name, options, CASES[name], "gpu")["wall"]
 
 
-def judging(name: str, file: Path, images: Path) -> Iterator[dict[str, Any]]:
-    """Rows of how fast a detector is: its network alone, and a folder of files by all cores."""
+def measure_judging(name: str, file: Path, images: Path) -> Iterator[dict[str, Any]]:
+    """Yield a row for each batch size: the speed of the network alone, and of a folder of files by all cores."""
     files = [str(path) for path in sorted((images / "train/good").iterdir())]
     for batch in (1, 8, 32):
         row: dict[str, Any] = {"method": name, "batch": batch}
-        measured = measure(partial(judge_folder, file, batch, files, row))
-        yield row | {key: measured[key] for key in ("GiB", "error") if key in measured}
+        result = measure(partial(judge_folder, file, batch, files, row))
+        yield row | {key: result[key] for key in ("GiB", "error") if key in result}
 
 
 def judge_folder(file: Path, batch: int, files: list[str], row: dict[str, Any]) -> float:
-    """Write what a detector on the GPU does into its row; images/s from files."""
+    """Measure a detector on the GPU, and write the speeds to its row. Return images per second from files."""
     detector = Detector.load(file, device="cuda")
-    alone = speed.network(detector, batch, 1.0)
-    row |= {"network p50 ms": 1e3 * statistics.median(alone), "network images/s": batch / statistics.mean(alone)}
-    whole = speed.folder(detector, files, batch, 2.0)
-    row |= {"folder images/s": batch / statistics.mean(whole)}
+    network_times = speed.time_network(detector, batch, 1.0)
+    row |= {"network p50 ms": 1e3 * statistics.median(network_times)}
+    row |= {"network images/s": batch / statistics.mean(network_times)}
+    row |= {"folder images/s": batch / statistics.mean(speed.time_files(detector, files, batch, 2.0))}
     return row["folder images/s"]
 
 
-def cell(value: Any) -> str:
+def format_cell(value: Any) -> str:
     return "" if value is None else value if isinstance(value, str) else f"{value:.4g}"
 
 
 def run_tests(seconds: float) -> dict[str, Any]:
-    """The tests marked gpu: what pytest says of them, and the figures that they recorded."""
+    """Run the tests marked gpu. Return pytest's counts, and the figures that the tests recorded."""
     workers = min(12, cores()) if importlib.util.find_spec("xdist") else 1
     parallel = ["-n", str(workers)] if workers > 1 else []
     with tempfile.TemporaryDirectory() as home:
@@ -234,11 +238,11 @@ def run_tests(seconds: float) -> dict[str, Any]:
         with suppress(subprocess.TimeoutExpired):
             subprocess.run([*command, f"--junitxml={file}", *parallel], cwd=ROOT, env=environment, timeout=seconds)
         if not file.is_file():
-            return {"error": f"not ended after {seconds:.0f} s"}
+            return {"error": f"not finished after {seconds:.0f} s"}
         suite = ElementTree.parse(file).getroot()[0]
     counts = {name: int(suite.attrib[name]) for name in ("tests", "failures", "errors", "skipped")}
     figures = {
-        case.attrib["name"]: {found.attrib["name"]: found.attrib["value"] for found in case.iter("property")}
+        case.attrib["name"]: {figure.attrib["name"]: figure.attrib["value"] for figure in case.iter("property")}
         for case in suite.iter("testcase")
     }
     return {**counts, "figures": {name: values for name, values in figures.items() if values}}
@@ -249,7 +253,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--judges", nargs="*", choices=CASES, default=["STFPM", "ReverseDistillation", "Dinomaly"])
     parser.add_argument("--without-tests", action="store_true")
-    parser.add_argument("--minutes", type=float, default=8.0, help="after which nothing more is begun")
+    parser.add_argument("--minutes", type=float, default=8.0, help="start no measurement after this time")
     parser.add_argument("--output", type=Path, default=Path("gpu.json"))
     options = parser.parse_args()
     if not torch.cuda.is_available():
@@ -257,7 +261,7 @@ def main() -> None:
     deadline = time.monotonic() + 60 * options.minutes
     prepare()
     quiet()
-    found: dict[str, Any] = {
+    results: dict[str, Any] = {
         "gpu": torch.cuda.get_device_name(),
         "cores": cores(),
         "torch": torch.__version__,
@@ -268,29 +272,28 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         images = draw_images(home / "data")
-        for name, column, value in training(options, home, images, deadline):
+        for name, column, value in measure_training(options, home, images, deadline):
             print(name, column, value, flush=True)
-            found["training"].setdefault(name, {})[column] = value
-            kept = home / f"{name}.ckpt"
-            for row in judging(name, kept, images) if column == "fit, teacher" and kept.is_file() else ():
+            results["training"].setdefault(name, {})[column] = value
+            file = home / f"{name}.ckpt"
+            for row in measure_judging(name, file, images) if column == "fit, teacher" and file.is_file() else ():
                 print(row, flush=True)
-                found["judging"].append(row)
-            options.output.write_text(json.dumps(found, indent=1), encoding="utf-8")
-    print(f"\n{found['gpu']}, {found['cores']} cores, PyTorch {found['torch']}; tests: {found['tests']}\n")
+                results["judging"].append(row)
+            options.output.write_text(json.dumps(results, indent=1), encoding="utf-8")
+    print(f"\n{results['gpu']}, {results['cores']} cores, PyTorch {results['torch']}; tests: {results['tests']}\n")
     columns = [*TRAINING, "anomalib"]
     rows = []
-    for name, values in found["training"].items():
+    for name, values in results["training"].items():
         case = CASES[name]
-        speeds = [
-            cell(values.get(column, {}).get("images/s", values.get(column, {}).get("error"))) for column in columns
-        ]
+        cells = (values.get(column, {}) for column in columns)
+        speeds = [format_cell(cell.get("images/s", cell.get("error"))) for cell in cells]
         gib = max(
             (value["GiB"] for column, value in values.items() if "fit" in column and "GiB" in value), default=None
         )
-        rows.append([name, f"{case.backbone}, {case.batch} at {case.size}", *speeds, cell(gib)])
+        rows.append([name, f"{case.backbone}, {case.batch} at {case.size}", *speeds, format_cell(gib)])
     print(tabulate(rows, ["method", "teacher, batch", *columns, "GiB"], tablefmt="pipe", disable_numparse=True))
     heads = ["method", "batch", "network p50 ms", "network images/s", "folder images/s", "GiB", "error"]
-    lines = [[cell(row.get(head)) for head in heads] for row in found["judging"]]
+    lines = [[format_cell(row.get(head)) for head in heads] for row in results["judging"]]
     print(f"\n{tabulate(lines, heads, tablefmt='pipe', disable_numparse=True)}")
 
 

@@ -1,9 +1,12 @@
-"""A whole job, from the command to the last picture: STFPM with EfficientNet-Lite0 at 256, one epoch of 160 images,
-then the test of 206 with pictures. Ours and anomalib's in turn; the median seconds and the highest memory of each.
+"""Measure time and memory of a complete job, from the start of the command to the last picture.
+
+The job is STFPM with EfficientNet-Lite0 at 256: one epoch on 160 images, then the test of 206 images with pictures.
+lit_ad and anomalib run in turn. The median seconds and the highest memory of each are printed.
 
     python benchmarks/job.py --root ../shared/data/magnetic_tile --anomalib-python VENV/bin/python [--rounds 3]
 
-anomalib's environment is one of its own: pip install anomalib==2.7.0. Its teacher is random, which costs no time.
+anomalib needs its own environment: pip install anomalib==2.7.0. Its teacher has random weights, which makes no
+difference to the time.
 """
 
 import argparse
@@ -40,8 +43,8 @@ engine.test(model, datamodule=data)
 """
 
 
-def folder(root: Path, home: Path) -> Path:
-    """Links to some of the images of an MVTec-like folder."""
+def link_images(root: Path, home: Path) -> Path:
+    """Link some images of a folder in MVTec AD's layout in a new folder, and return that."""
     for kind, count in (("train/good", TRAIN), ("test", TEST)):
         files = sorted(path for path in (root / kind).rglob("*.*"))
         for path in sorted(random.Random(0).sample(files, count)):
@@ -55,8 +58,8 @@ def folder(root: Path, home: Path) -> Path:
     return home / "part"
 
 
-def timed(command: list[str | Path], log: Path) -> tuple[float, float]:
-    """Seconds, and the highest memory in GiB of the process itself."""
+def measure(command: list[str | Path], log: Path) -> tuple[float, float]:
+    """Run a command. Return its seconds, and the peak memory of its process (without children) in GiB."""
     start = time.perf_counter()
     with log.open("w", encoding="utf-8") as out:
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, cwd=log.parent)
@@ -73,10 +76,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     config = Path(__file__).parents[1] / "configs/stfpm.yaml"
-    found: dict[str, list[tuple[float, float]]] = {}
+    results: dict[str, list[tuple[float, float]]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         home = Path(scratch)
-        part = folder(options.root, home)
+        part = link_images(options.root, home)
         (home / "peer.py").write_text(PEER)
         for number in range(options.rounds):
             run = home / f"run{number}"
@@ -89,10 +92,10 @@ def main() -> None:
             if options.anomalib_python:
                 jobs["anomalib"] = [options.anomalib_python.absolute(), home / "peer.py", part, home / f"peer{number}"]
             for name, command in jobs.items():
-                found.setdefault(name, []).append(timed(command, home / "log"))
-                print(name, *(f"{value:.1f}" for value in found[name][-1]), flush=True)
+                results.setdefault(name, []).append(measure(command, home / "log"))
+                print(name, *(f"{value:.1f}" for value in results[name][-1]), flush=True)
     print("\n| job | seconds | peak GiB |\n| --- | ---: | ---: |")
-    for name, rounds in found.items():
+    for name, rounds in results.items():
         print(f"| {name} | {median(t for t, _ in rounds):.1f} | {max(m for _, m in rounds):.2f} |")
 
 

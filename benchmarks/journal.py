@@ -1,4 +1,4 @@
-"""`lit-ad serve --journal` under 50 clients, killed by SIGKILL half-way: does the journal have all that was answered?
+"""Check that the journal of `lit-ad serve` has a row for each answer to 50 clients, even after a SIGKILL half-way.
 
 python benchmarks/journal.py DETECTOR IMAGES [--clients 50] [--seconds 120]
 """
@@ -34,8 +34,8 @@ errors: Counter[str] = Counter()
 ended = threading.Event()
 
 
-def start(folder: Path, port: int) -> tuple[subprocess.Popen[bytes], int]:
-    """The service, once it listens, and its port."""
+def start_service(folder: Path, port: int) -> tuple[subprocess.Popen[bytes], int]:
+    """Start the service, and wait until it listens. Return its process and its port."""
     log = folder / f"log-{time.monotonic_ns()}"
     command = [sys.executable, "-m", "lit_ad", "serve", str(options.detector), "--port", str(port)]
     with log.open("wb") as out:
@@ -46,8 +46,8 @@ def start(folder: Path, port: int) -> tuple[subprocess.Popen[bytes], int]:
     return server, int(listening[1])
 
 
-def client(number: int, port: int) -> None:
-    """Ask until the end; what is answered by 200 is counted under the client's name, which is the source."""
+def run_client(number: int, port: int) -> None:
+    """Send requests until the end, and count the answers with status 200. The client's name is the journal's source."""
     source, which, connection = f"client-{number}", number, None
     while not ended.is_set():
         begin = time.perf_counter()
@@ -55,13 +55,13 @@ def client(number: int, port: int) -> None:
             connection = connection or HTTPConnection("127.0.0.1", port, timeout=60)
             connection.request("POST", f"/detect?source={source}", bodies[which % len(bodies)])
             response = connection.getresponse()
-            told = json.loads(response.read())
-        except (OSError, HTTPException, ValueError):  # the service is killed
+            answer = json.loads(response.read())
+        except (OSError, HTTPException, ValueError):  # the service was killed
             connection = None
             errors["no answer"] += 1
             time.sleep(0.2)
             continue
-        if response.status == 200 and "score" in told:
+        if response.status == 200 and "score" in answer:
             answered[source] += 1
             waits.append(time.perf_counter() - begin)
         else:
@@ -71,8 +71,8 @@ def client(number: int, port: int) -> None:
 
 with tempfile.TemporaryDirectory() as name:
     folder = Path(name)
-    server, port = start(folder, 0)
-    threads = [threading.Thread(target=client, args=(number, port)) for number in range(options.clients)]
+    server, port = start_service(folder, 0)
+    threads = [threading.Thread(target=run_client, args=(number, port)) for number in range(options.clients)]
     begin = time.monotonic()
     for thread in threads:
         thread.start()
@@ -80,7 +80,7 @@ with tempfile.TemporaryDirectory() as name:
     server.kill()
     server.wait()
     before = sum(answered.values())
-    server, _ = start(folder, port)
+    server, _ = start_service(folder, port)
     time.sleep(max(0.0, options.seconds / 2))
     ended.set()
     for thread in threads:
@@ -94,7 +94,7 @@ with tempfile.TemporaryDirectory() as name:
 
 lost = sum(max(0, count - rows[source]) for source, count in answered.items())
 print(f"{options.clients} clients, {seconds:.0f} s: {sum(answered.values())} answers, {before} of them before the kill")
-print(f"{sum(rows.values())} rows in the journal; of the answers, {lost} have none")
+print(f"{sum(rows.values())} rows in the journal; {lost} answers without a row")
 p50, p95, p99 = np.quantile(waits, [0.5, 0.95, 0.99])
 print(f"{sum(answered.values()) / seconds:.1f} answers/s; p50 {p50:.2f} s, p95 {p95:.2f} s, p99 {p99:.2f} s")
-print(f"Without an answer: {dict(errors)}")
+print(f"Requests without an answer: {dict(errors)}")

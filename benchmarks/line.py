@@ -1,10 +1,10 @@
-"""The story of a line: the light changes, drift is told, people label images, the detector grows, and fits again.
+"""Play the story of a line: the light changes, a drift alarm is raised, people label images, and the detector grows.
 
 python benchmarks/line.py --root PATH/TO/magnetic_tile --output FOLDER
 
-All images are real; the change of light is made: --light of the brightness. MVTec's layout is expected. Each image has
-one part in the story: 300 good ones train the detector, others come along the line before and after the change, and the
-good images and half of the defects of the test measure old and new detector. The labels are the folders' names.
+The images are real, in MVTec AD's layout; the change of light is simulated: --light times the brightness. Each image is
+used once: 300 good images train the detector, others come along the line before and after the change, and the good test
+images and half of the defects measure the old and the new detector. The names of the folders are the labels.
 """
 
 import argparse
@@ -30,32 +30,33 @@ from lit_ad.line.watching import Watching
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--root", type=Path, required=True)
-parser.add_argument("--output", type=Path, required=True, help="a folder; its FOLDER/run is taken if it is there")
-parser.add_argument("--light", type=float, default=1.5, help="brightness after the change, of 1 before")
+parser.add_argument("--output", type=Path, required=True, help="a folder; if FOLDER/run exists, it is used")
+parser.add_argument("--light", type=float, default=1.5, help="brightness after the change; 1 is the original one")
 parser.add_argument("--epochs", type=int, default=10)
-parser.add_argument("--steps", type=int, default=300, help="that the detector grows by")
+parser.add_argument("--steps", type=int, default=300, help="training steps of the growth")
 parser.add_argument("--sample", type=float, default=0.5, help="share of images in the random sample")
 parser.add_argument("--held_out", choices=["both", "new"], default="new")
 options = parser.parse_args()
 options.root, options.output = options.root.resolve(), options.output.resolve()
 
-RATE, DELTA, STATED = 0.05, 0.01, 0.1  # asked of the detector, of the tests; the stated share of anomalous images
+RATE, DELTA = 0.05, 0.01  # false alarms of the detector, and of the drift tests
+STATED = 0.1  # the stated share of anomalous images
 shutil.rmtree(options.output / "journal", ignore_errors=True)
 shutil.rmtree(options.output / "line", ignore_errors=True)
 options.output.mkdir(parents=True, exist_ok=True)
 generator = random.Random(0)
 
 
-def shuffled(paths: Iterable[Path]) -> list[Path]:
-    listed = sorted(paths)
-    generator.shuffle(listed)
-    return listed
+def shuffle(paths: Iterable[Path]) -> list[Path]:
+    files = sorted(paths)
+    generator.shuffle(files)
+    return files
 
 
-good = shuffled((options.root / "train/good").iterdir())
+good = shuffle((options.root / "train/good").iterdir())
 trained, before, after = good[:300], good[300:430], good[430:]
-test_good = shuffled((options.root / "test/good").iterdir())
-defects = shuffled(path for path in (options.root / "test").rglob("*.jpg") if path.parent.name != "good")
+test_good = shuffle((options.root / "test/good").iterdir())
+defects = shuffle(path for path in (options.root / "test").rglob("*.jpg") if path.parent.name != "good")
 line_defects, test_defects = defects[: len(defects) // 2], defects[len(defects) // 2 :]
 
 with (options.output / "trained.csv").open("w", newline="", encoding="utf-8") as file:
@@ -83,44 +84,44 @@ run = Run(options.output / "run")
 old, journal = run.detector(), options.output / "journal"
 
 
-def lit(path: Path, light: float) -> np.ndarray:
-    """The pixels of an image at a light, (H, W, 3); what is too bright for the camera is white."""
+def read_at_light(path: Path, light: float) -> np.ndarray:
+    """Read an image, and multiply its brightness, (H, W, 3). Pixels that become too bright are white."""
     pixels = np.asarray(Image.open(path).convert("RGB")).astype(np.float32) * light
     return np.rint(pixels.clip(0, 255)).astype(np.uint8)
 
 
-def arrive(name: str, paths: list[Path], light: float) -> list[str]:
-    """Have images come along the line in a folder, at that light; return their paths."""
+def write_at_light(name: str, paths: list[Path], light: float) -> list[str]:
+    """Write images at a light to a folder of the line, and return the new paths."""
     folder = options.output / "line" / name
     folder.mkdir(parents=True)
     arrived = []
     for number, path in enumerate(paths):
         arrived.append(str(folder / f"{number:04}-{path.parent.name}.png"))
-        Image.fromarray(lit(path, light)).save(arrived[-1])
+        Image.fromarray(read_at_light(path, light)).save(arrived[-1])
     return arrived
 
 
 def watch(detector: Detector, paths: list[str]) -> list[str]:
-    """Judge them as `lit-ad watch` does; return the alarms of drift that stand."""
+    """Judge images as `lit-ad watch` does, and return the drift alarms."""
     settings = JournalSettings(delta=DELTA, anomalous_rate=STATED, sample=options.sample)
-    with Journal(journal, detector, settings, "line") as kept:
-        list(Watching(detector, PathFeed(paths), None, kept))
-        kept.writer.close()
-        return kept.alarms()
+    with Journal(journal, detector, settings, "line") as opened:
+        list(Watching(detector, PathFeed(paths), None, opened))
+        opened.writer.close()
+        return opened.alarms()
 
 
-def wrong(detector: Detector, paths: list[Path], light: float, anomalous: bool) -> str:
-    """The wrong verdicts on images at a light, with the 95 % interval of their rate."""
-    count = sum(detector(lit(path, light)).anomalous is not anomalous for path in paths)
+def count_wrong(detector: Detector, paths: list[Path], light: float, anomalous: bool) -> str:
+    """Count the wrong verdicts on images at a light, with the 95 % interval of their rate."""
+    count = sum(detector(read_at_light(path, light)).anomalous is not anomalous for path in paths)
     ends = binomtest(count, len(paths)).proportion_ci(method="wilson")
     return f"{count} of {len(paths)} ({100 * ends.low:.1f} to {100 * ends.high:.1f} %)"
 
 
-alarms = watch(old, arrive("before", before, 1.0))
-print(f"{len(before)} good images before the change: {len(alarms)} alarms of drift")
+alarms = watch(old, write_at_light("before", before, 1.0))
+print(f"{len(before)} good images before the change: {len(alarms)} drift alarms")
 mixed = after + line_defects[: len(after) // 10]
 generator.shuffle(mixed)
-alarms = watch(old, arrive("after", mixed, options.light))
+alarms = watch(old, write_at_light("after", mixed, options.light))
 rows = list(JournalFile(journal, alone=False).rows())
 alarm = next(iter(JournalFile(journal, alone=False).events(kind="alarm")), None)
 if alarm is None:
@@ -129,11 +130,10 @@ else:
     print(f"{len(mixed)} images after the change: alarm at image {alarm.image - len(before)} of them: {alarm.reason}")
 
 labels = Labels(journal, RATE)
-shown = labels.to_review("newest", most=10_000)
-for each in shown:
-    kind = Path(each["name"]).stem.partition("-")[2]
-    if each["id"] > len(before):  # people label what came after the change
-        labels.add(each["id"], "good" if kind == "good" else "defect", "" if kind == "good" else kind, "the story")
+for image in labels.list_unlabelled("newest", most=10_000):
+    kind = Path(image["name"]).stem.partition("-")[2]
+    if image["id"] > len(before):  # people label the images that came after the change
+        labels.add(image["id"], "good" if kind == "good" else "defect", "" if kind == "good" else kind, "the story")
 counts = labels.counts()
 labels.close()
 print(f"Labelled: {counts['good']} good, {counts['defect']} defects")
@@ -141,9 +141,12 @@ print(f"Labelled: {counts['good']} good, {counts['defect']} defects")
 grow(run.directory, journal, options.steps, options.held_out, ship_worse=True)
 new = Detector.load(journal / "detector.ckpt")
 table = [
-    [name, f"{light:g}", wrong(detector, test_good, light, False), wrong(detector, test_defects, light, True)]
+    [
+        *(name, f"{light:g}", count_wrong(detector, test_good, light, False)),
+        count_wrong(detector, test_defects, light, True),
+    ]
     for name, detector, light in (("old", old, 1.0), ("old", old, options.light), ("grown", new, options.light))
 ]
 print(tabulate(table, headers=["detector", "light", "false alarms", "misses"], tablefmt="github"))
-alarms = watch(new, arrive("grown", test_good, options.light))
-print(f"{len(test_good)} good images after the growth: {len(alarms)} alarms of drift")
+alarms = watch(new, write_at_light("grown", test_good, options.light))
+print(f"{len(test_good)} good images after the growth: {len(alarms)} drift alarms")

@@ -1,10 +1,10 @@
-"""Pixel metrics against torchmetrics and a naive AUPRO: speed, memory, error. Prints Markdown tables.
+"""Compare our pixel metrics with torchmetrics and a naive AUPRO: speed, memory and error. Prints Markdown tables.
 
     python benchmarks/metrics.py                           # 200 maps of 1024x1024: 10 minutes and 8 GB of memory
     python benchmarks/metrics.py --maps 20 --size 256      # seconds
 
-Every measurement is a process of its own with the same two threads, on the same random maps, made one at a time.
-Extra memory is the peak of the process over one that only makes the maps.
+Each measurement is a new process with two threads, on the same random maps, which are made one at a time. Extra memory
+is the peak of the process minus the peak of a process that only makes the maps.
 """
 
 import argparse
@@ -28,11 +28,11 @@ from lit_ad.metrics import AUPIMO, AUPRO, PixelAUROC, PixelEvaluation
 from lit_ad.metrics.instances import Instances
 
 LIMIT = 0.3
-MARKED = 4.0  # scores above it count as marked, 3e-5 of the nominal ones
+MARKED = 4.0  # scores above this are marked as anomalous: 3e-5 of the nominal ones
 
 
 def random_maps(number: int, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Gaussian scores (size, size), raised by 1.5 in up to four discs of every second map; their masks."""
+    """Yield Gaussian scores (size, size) and masks. In every second map, up to four discs are anomalous: 1.5 higher."""
     axis = np.arange(size)
     for index in range(number):
         random = np.random.default_rng(index)
@@ -46,7 +46,7 @@ def random_maps(number: int, size: int) -> Iterator[tuple[torch.Tensor, torch.Te
 
 
 def naive_aupro(maps: list[np.ndarray], masks: list[np.ndarray], limit: float) -> float:
-    """AUPRO as MVTec's evaluation defines it, step by step: every score sorted, every region weighed on its own."""
+    """Compute AUPRO as MVTec's evaluation defines it, step by step: sort all scores, weigh each region by itself."""
     weights, nominal, regions = [], [], 0
     for mask in masks:
         labels, number = label(mask, np.ones((3, 3)))
@@ -76,7 +76,7 @@ def run_nothing(maps: int, size: int) -> dict[str, Any]:
 
 
 def run_metric(metric: Any, maps: int, size: int) -> dict[str, Any]:
-    """Update and compute; making the maps does not count."""
+    """Update and compute a metric. Return its value and the seconds, without those for making the maps."""
     spent = 0.0
     for scores, mask in random_maps(maps, size):
         start = time.perf_counter()
@@ -114,7 +114,7 @@ RUNS = {
 
 
 def distributions(pixels: int) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Scores the bins must cope with, 5 % of them anomalous."""
+    """Yield distributions of scores that are difficult for bins: name, scores and targets. 5 % are anomalous."""
     random = np.random.default_rng(0)
     target = random.random(pixels) < 0.05
     normal = random.standard_normal(pixels, dtype=np.float32) + target
@@ -138,8 +138,8 @@ def run_certificates(maps: int, size: int) -> dict[str, Any]:
     return {"rows": rows}
 
 
-def measured(name: str, maps: int, size: int) -> dict[str, Any]:
-    """The same in a new process, with its peak memory in MB."""
+def run_in_process(name: str, maps: int, size: int) -> dict[str, Any]:
+    """Run a measurement of RUNS in a new process. Its result has the peak memory in MB."""
     command = [sys.executable, __file__, "--maps", str(maps), "--size", str(size), "--only", name]
     result: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
     return result
@@ -150,9 +150,9 @@ def main() -> None:
     parser.add_argument("--maps", type=int, default=200)
     parser.add_argument("--size", type=int, default=1024)
     parser.add_argument(
-        "--peer-maps", type=int, help="maps for the peers, if memory cannot hold all (12 bytes a pixel)"
+        "--peer-maps", type=int, help="maps for the peers, if memory cannot hold all (12 bytes per pixel)"
     )
-    parser.add_argument("--certificate-maps", type=int, default=20, help="maps' worth of pixels by distribution")
+    parser.add_argument("--certificate-maps", type=int, default=20, help="pixels of each distribution, in maps")
     parser.add_argument("--only", choices=[*RUNS, "certificates"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.only:
@@ -168,7 +168,7 @@ def main() -> None:
 
     peers = arguments.peer_maps or arguments.maps
     counts = sorted({math.ceil(arguments.maps / 4), math.ceil(arguments.maps / 2), arguments.maps, peers})
-    base = measured("nothing", min(counts), arguments.size)["memory"]
+    base = run_in_process("nothing", min(counts), arguments.size)["memory"]
     results: dict[tuple[str, int], dict[str, Any]] = {}
     print(f"\nMaps of {arguments.size} x {arguments.size}, two threads:\n")
     row("metric", "maps", "update + compute, s", "ms a map", "extra memory, MB", "value")
@@ -184,7 +184,7 @@ def main() -> None:
     ):
         ours = name not in ("torchmetrics BinaryAUROC", "naive AUPRO")
         for maps in counts if ours else [peers]:
-            result = results[name, maps] = measured(name, maps, arguments.size)
+            result = results[name, maps] = run_in_process(name, maps, arguments.size)
             seconds, memory = result["seconds"], result["memory"] - base
             row(name, maps, f"{seconds:.1f}", f"{1000 * seconds / maps:.0f}", f"{memory:.0f}", f"{result['value']:.6f}")
 
@@ -199,7 +199,7 @@ def main() -> None:
     print(f"\nPixelAUROC on {arguments.certificate_maps * arguments.size**2} pixels:\n")
     row("scores", "difference from scikit-learn", "certificate")
     row("---", "--:", "--:")
-    for name, error, bound in measured("certificates", arguments.certificate_maps, arguments.size)["rows"]:
+    for name, error, bound in run_in_process("certificates", arguments.certificate_maps, arguments.size)["rows"]:
         row(name, f"{error:.1e}", f"{bound:.1e}" + ("" if error <= bound else " EXCEEDED"))
 
 

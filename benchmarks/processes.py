@@ -1,9 +1,9 @@
-"""Each method trained by one process, by two with half the batch each, and by one in bfloat16: losses and metrics.
+"""Compare losses and metrics of trainings by one process, by two with half the batch each, and by one in bfloat16.
 
     python benchmarks/processes.py --root ../shared/data/hazelnut_toy --weights ../shared/weights
 
-The weights folder holds resnet18_stages1-3, vgg16_blocks1-3 and deit_tiny_patch16_224 as .safetensors. Each run is one
-`lit-ad fit` in OUTPUT; what is there already is not run again.
+The folder of weights has resnet18_stages1-3, vgg16_blocks1-3 and deit_tiny_patch16_224 as .safetensors. Each run is one
+`lit-ad fit` in OUTPUT. Runs that are finished there are not repeated.
 """
 
 import argparse
@@ -20,13 +20,13 @@ METHODS = {  # config, image size, epochs, weights
     "Transformaly": ("transformaly_deit_tiny", 224, 4, "deit_tiny_patch16_224"),
     "L2BT": ("l2bt_deit_tiny", 224, 20, "deit_tiny_patch16_224"),
 }
-BATCH = 8  # an odd rest of an epoch would have two processes see one image twice
+BATCH = 8  # if the images of an epoch were odd, two processes would train on one of them twice
 RUNS = {"one": (1, "32-true"), "two": (2, "32-true"), "bf16": (1, "bf16-mixed")}
 Report = tuple[list[float], dict[str, float]]
 
 
 def fit(method: str, processes: int, precision: str, home: Path, options: argparse.Namespace) -> Report:
-    """The loss of every step, and the metrics of all test images."""
+    """Train and test a method, unless `home` has the run already. Return the loss of each step, and the metrics."""
     config, size, epochs, weights = METHODS[method]
     if not (home / "metrics.json").is_file():
         source = {"class_path": "lit_ad.data.MVTec", "init_args": {"root": str(options.root)}}
@@ -40,7 +40,7 @@ def fit(method: str, processes: int, precision: str, home: Path, options: argpar
             *("--trainer.accelerator", "cpu", "--trainer.devices", processes, "--trainer.precision", precision),
             *("--trainer.log_every_n_steps", 1),
             *("--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", home, "--trainer.default_root_dir", home),
-            *("--overwrite", "true"),  # a run that was interrupted
+            *("--overwrite", "true"),  # an interrupted run
         ]
         if method == "STFPM":
             arguments += ["--model.backbone", "resnet18"]
@@ -61,7 +61,10 @@ def main() -> None:
     print("| method | steps | largest relative difference of a step's loss, two processes |", end="")
     print("".join(f" {c}: one / two / bf16 |" for c in columns))
     for method in options.methods:
-        runs = {name: fit(method, *how, options.output / f"{method}_{name}", options) for name, how in RUNS.items()}
+        runs = {
+            name: fit(method, processes, precision, options.output / f"{method}_{name}", options)
+            for name, (processes, precision) in RUNS.items()
+        }
         pairs = zip(runs["one"][0], runs["two"][0], strict=True)
         worst = max(abs(b - a) / abs(a) for a, b in pairs)
         cells = [" / ".join(f"{runs[name][1][column]:.5f}" for name in RUNS) for column in columns]

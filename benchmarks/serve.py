@@ -1,4 +1,4 @@
-"""`lit-ad serve` under load: 50 clients at once on this machine, their answers against Detector's.
+"""Load `lit-ad serve` with 50 clients at once on this machine, and compare the answers with Detector's scores.
 
 python benchmarks/serve.py DETECTOR IMAGES [--clients 50] [--requests 20]
 """
@@ -23,29 +23,29 @@ parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("detector", type=Path)
 parser.add_argument("images", type=Path)
 parser.add_argument("--clients", type=int, default=50)
-parser.add_argument("--requests", type=int, default=20, help="of each client")
+parser.add_argument("--requests", type=int, default=20, help="requests of each client")
 options = parser.parse_args()
 
 paths = [sample.image for sample in Images(options.images).samples()][:100]
 detector = Detector.load(options.detector)
 start = time.perf_counter()
-expected = [found.score for found in detector.stream(paths)]
+expected = [detection.score for detection in detector.stream(paths)]
 alone = len(paths) / (time.perf_counter() - start)
 bodies = [path.read_bytes() for path in paths]
 
 
-def client(port: int, number: int) -> list[tuple[float, int, bool]]:
-    """Seconds, status, and whether the score is the Detector's, of each request over one connection."""
-    connection, found = HTTPConnection("127.0.0.1", port, timeout=300), []
+def run_client(port: int, number: int) -> list[tuple[float, int, bool]]:
+    """Send requests over one connection. Return for each: seconds, status, and whether the score is the Detector's."""
+    connection, results = HTTPConnection("127.0.0.1", port, timeout=300), []
     for i in range(options.requests):
         which = (number + i) % len(paths)
         begin = time.perf_counter()
         connection.request("POST", "/detect", bodies[which])
         response = connection.getresponse()
-        told = json.loads(response.read())
-        same = abs(told.get("score", np.nan) - expected[which]) <= 1e-5 * abs(expected[which])
-        found.append((time.perf_counter() - begin, response.status, same))
-    return found
+        answer = json.loads(response.read())
+        same = abs(answer.get("score", np.nan) - expected[which]) <= 1e-5 * abs(expected[which])
+        results.append((time.perf_counter() - begin, response.status, same))
+    return results
 
 
 with tempfile.TemporaryFile("w+", encoding="utf-8") as log:
@@ -54,22 +54,23 @@ with tempfile.TemporaryFile("w+", encoding="utf-8") as log:
     try:
         while True:
             log.seek(0)
-            if found := re.search(r"is served at http://127.0.0.1:(\d+)", log.read()):
+            if address := re.search(r"is served at http://127.0.0.1:(\d+)", log.read()):
                 break
             assert server.poll() is None, "the service did not start"
             time.sleep(0.1)
-        port = int(found[1])
-        client(port, 0)  # warm
+        port = int(address[1])
+        run_client(port, 0)  # the first requests warm the service up
         start = time.perf_counter()
         with ThreadPoolExecutor(options.clients) as clients:
-            answers = [one for many in clients.map(lambda n: client(port, n), range(options.clients)) for one in many]
-        whole = time.perf_counter() - start
+            results = list(clients.map(lambda number: run_client(port, number), range(options.clients)))
+        total = time.perf_counter() - start
+        answers = [answer for answers_of_client in results for answer in answers_of_client]
     finally:
         server.terminate()
         server.wait(60)
 
 times = np.array([seconds for seconds, _, _ in answers])
 print(f"{len(answers)} requests of {options.clients} clients, {sum(status != 200 for _, status, _ in answers)} errors")
-print(f"{sum(same for _, _, same in answers)} scores are the Detector's")
+print(f"{sum(same for _, _, same in answers)} scores are equal to the Detector's")
 print(f"p50 {np.quantile(times, 0.5):.2f} s, p95 {np.quantile(times, 0.95):.2f} s")
-print(f"{len(answers) / whole:.1f} images/s; Detector.stream in one process {alone:.1f}")
+print(f"{len(answers) / total:.1f} images/s; Detector.stream in one process {alone:.1f}")

@@ -1,9 +1,9 @@
-"""Peak memory of testing STFPM by tiles on one image, as the image grows. Prints a Markdown table.
+"""Measure the peak memory of testing STFPM by tiles, for images of growing size. Prints a Markdown table.
 
     python benchmarks/tiling_memory.py --weights ../shared/weights/resnet18_stages1-3.safetensors      # a minute
 
-Each size is a process of its own: the real test loop on one image with a mask, tiles of 256 with overlap 64, with all
-metrics, and in the second column the heatmap as well. Memory is the process's largest resident set.
+For each size, a new process runs the real test loop on one image with a mask: tiles of 256 with overlap 64, all
+metrics, and in the second column also the heatmap. Memory is the largest resident set of the process.
 """
 
 import argparse
@@ -17,8 +17,8 @@ from pathlib import Path
 SIZES = (1024, 2048, 4096)
 
 
-def write(home: Path, side: int) -> None:
-    """Two small training images, one large anomalous one with its mask, in MVTec AD's layout."""
+def write_images(home: Path, side: int) -> None:
+    """Write two small training images and a large anomalous image with its mask, in MVTec AD's layout."""
     import numpy as np
     from PIL import Image
 
@@ -34,6 +34,7 @@ def write(home: Path, side: int) -> None:
 
 
 def measure(options: argparse.Namespace) -> dict[str, float]:
+    """Test the images in `options.home`, and return the peak memory of this process in MiB."""
     import lightning as L
 
     from lit_ad.data import AnomalyDataModule, Loading, MVTec
@@ -59,7 +60,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", required=True, help="ResNet-18's: a file, or hub")
+    parser.add_argument("--weights", required=True, help="weights of ResNet-18: a file, or hub")
     parser.add_argument("--tile", type=int, default=256)
     parser.add_argument("--overlap", type=int, default=64)
     parser.add_argument("--tile-batch", type=int, default=8)
@@ -73,13 +74,13 @@ def main() -> None:
     for side in SIZES:
         for heatmaps in (False, True):
             with tempfile.TemporaryDirectory() as home:
-                # A process of its own for this too: Linux hands a child the largest size of the one it forked from.
+                # Written by another process: a child inherits the peak memory of this process, so it must stay small.
                 subprocess.run(
                     [
                         sys.executable,
                         "-c",
                         f"import {Path(__file__).stem} as it; from pathlib import Path; "
-                        f"it.write(Path({home!r}), {side})",
+                        f"it.write_images(Path({home!r}), {side})",
                     ],
                     check=True,
                     cwd=Path(__file__).parent,

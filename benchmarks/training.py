@@ -1,15 +1,19 @@
-"""How fast every method trains: against the bare step of the same networks, and against anomalib. Prints a table.
+"""Measure how fast each method trains, beside the bare step of the same networks and anomalib. Prints a table.
 
     python benchmarks/training.py --images ../shared/data/magnetic_tile/train/good                # about an hour
     python benchmarks/training.py --images ... --methods STFPM L2BT --without-anomalib            # minutes
-    python benchmarks/training.py --images ... --steps                    # the bare step, without and with settings
+    python benchmarks/training.py --images ... --steps                    # only the bare step, with other settings
 
-The bare step is forward of what is trained, loss, backward and optimizer, on images and features that are ready: the
-ceiling. "cached" is lit_ad as it is by default, "teacher" runs the teacher in every epoch. Every measurement is a
-process of its own with the same threads, all kinds in turn for --rounds rounds; of the epochs but the first, the
-median, and of the rounds the best. Ratios are by the wall, and in brackets by the processor's seconds, which other
-processes on the machine disturb less. Weights are random, which costs nothing in time. No validation in any. anomalib
-goes into a temporary environment, on top of this one, and trains the same networks on images of the same size.
+- "bare" is the upper limit: the forward pass of the trained networks, loss, backward pass and optimizer, on images and
+  teacher features that are ready in memory.
+- "cached" is lit_ad with its defaults. "teacher" runs the teacher in every epoch.
+- "anomalib" is installed in a temporary environment on top of this one, and trains the same networks on images of the
+  same size.
+
+Each measurement is a new process with the same number of threads; all kinds run in turn for --rounds rounds. A round
+counts with the median of its epochs, without the first; the best round counts. Ratios are of wall seconds, and in
+brackets of processor seconds, which other programs disturb less. Weights are random, which makes no difference to the
+time. There is no validation.
 """
 
 import argparse
@@ -29,14 +33,14 @@ ANOMALIB = "anomalib==2.7.0"
 
 
 class Case(NamedTuple):
-    """What is trained, at which size, on how many images in an epoch, and its name in anomalib."""
+    """The setting of a method."""
 
     backbone: str
-    size: int
-    batch: int
-    batches: int = 2
+    size: int  # side of the images in pixels
+    batch: int  # images in a batch
+    batches: int = 2  # batches in an epoch
     epochs: int = 4
-    peer: str = ""
+    peer: str = ""  # the method's name in anomalib; "": anomalib does not have it
 
 
 CASES = {
@@ -57,19 +61,19 @@ CASES = {
 }
 KINDS = ("bare", "cached", "teacher", "anomalib")
 RATIOS = (("cached", "bare"), ("cached", "anomalib"))
-STEPS = ("bare", "plain", "compiled")  # what settings make of the step of the same networks
+STEPS = ("bare", "plain", "compiled")  # the bare step with several settings: see run_bare
 STEP_RATIOS = (("bare", "plain"), ("compiled", "bare"))
 
 
-def images_of(folder: Path, count: int) -> list[Path]:
+def list_images(folder: Path, count: int) -> list[Path]:
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".jpg", ".png", ".jpeg"))
     if len(files) < count:
-        sys.exit(f"{folder} holds {len(files)} images, and {count} are needed")
+        sys.exit(f"{folder} has {len(files)} images, but {count} are needed")
     return files[:count]
 
 
-def linked(files: list[Path], home: Path) -> Path:
-    """A folder of nominal images, and one to test on, in MVTec AD's layout."""
+def link_images(files: list[Path], home: Path) -> Path:
+    """Link training images and two test images in a folder in MVTec AD's layout, and return it."""
     for name, chosen in (("train/good", files), ("test/good", files[:1]), ("test/bad", files[:1])):
         (home / name).mkdir(parents=True)
         for file in chosen:
@@ -78,10 +82,12 @@ def linked(files: list[Path], home: Path) -> Path:
 
 
 class Epochs:
-    """Wall and processor seconds of every training epoch. Becomes a Callback of the Lightning it is given."""
+    """Makes callbacks that record the wall and processor seconds of each training epoch."""
 
     @staticmethod
-    def of(lightning: Any) -> Any:
+    def make_callback(lightning: Any) -> Any:
+        """Make the callback for `lightning` or `lightning.pytorch`: their classes of callbacks differ."""
+
         class Clock(lightning.Callback):
             def __init__(self) -> None:
                 self.wall: list[float] = []
@@ -97,13 +103,13 @@ class Epochs:
         return Clock()
 
 
-def result(wall: list[float], processor: list[float], images: int) -> dict[str, float]:
-    """Images in a second of either clock."""
+def to_speeds(wall: list[float], processor: list[float], images: int) -> dict[str, float]:
+    """Return images per second of both clocks, from the seconds of each epoch of `images` images."""
     return {"wall": images / statistics.median(wall[1:]), "processor": images / statistics.median(processor[1:])}
 
 
 def save_weights(case: Case, home: Path) -> Path:
-    """Random ones of the teacher."""
+    """Write random weights of the teacher to a file, and return its path."""
     import timm
     import torch
     from safetensors.torch import save_file
@@ -117,7 +123,7 @@ def save_weights(case: Case, home: Path) -> Path:
     return path
 
 
-def method(name: str, weights: str, case: Case) -> Any:
+def make_method(name: str, weights: str, case: Case) -> Any:
     import lit_ad.methods
     from lit_ad.image.view import View
 
@@ -128,7 +134,11 @@ def method(name: str, weights: str, case: Case) -> Any:
 
 
 def run_bare(name: str, options: argparse.Namespace, kind: str = "bare") -> dict[str, float]:
-    """As lit_ad sets the machine up; "plain" without its two settings; "compiled" with torch.compile besides."""
+    """Measure the bare step.
+
+    "bare" has lit_ad's two settings of the machine (malloc keeps memory, images are channels-last), "plain" has none of
+    them, and "compiled" has them and torch.compile.
+    """
     import torch
 
     from lit_ad.batch import Others
@@ -137,7 +147,7 @@ def run_bare(name: str, options: argparse.Namespace, kind: str = "bare") -> dict
     if kind != "plain":
         keep_memory()
     case = CASES[name]
-    model = method(name, options.weights, case)
+    model = make_method(name, options.weights, case)
     shape = (case.batch, 3, case.size, case.size)
     images, unrelated = torch.rand(2, *shape)
     if kind != "plain":
@@ -148,8 +158,8 @@ def run_bare(name: str, options: argparse.Namespace, kind: str = "bare") -> dict
         features = model.describe(images)
     steps = case.batches * case.epochs
     model.trainer = SimpleNamespace(estimated_stepping_batches=steps, global_step=0, world_size=1)
-    made = model.configure_optimizers()
-    optimizer = made["optimizer"] if isinstance(made, dict) else made
+    configured = model.configure_optimizers()
+    optimizer = configured["optimizer"] if isinstance(configured, dict) else configured
     model.train()
     loss = torch.compile(model.training_loss) if kind == "compiled" else model.training_loss
     clip = getattr(model, "clip", None)
@@ -165,7 +175,7 @@ def run_bare(name: str, options: argparse.Namespace, kind: str = "bare") -> dict
             model.trainer.global_step += 1
         wall.append(time.perf_counter() - start[0])
         processor.append(time.process_time() - start[1])
-    return result(wall, processor, case.batches * case.batch)
+    return to_speeds(wall, processor, case.batches * case.batch)
 
 
 def run_ours(name: str, options: argparse.Namespace, cached: bool) -> dict[str, float]:
@@ -175,17 +185,17 @@ def run_ours(name: str, options: argparse.Namespace, cached: bool) -> dict[str, 
     from lit_ad.machine import keep_memory
     from lit_ad.training import Calibration, FeatureCache
 
-    class Listed(Source):
+    class FirstImages(Source):
         def samples(self) -> list[Sample]:
-            files = images_of(options.images, case.batch * case.batches + 1)  # one is held out, and not used
+            files = list_images(options.images, case.batch * case.batches + 1)  # one is held out, and not used
             return [Sample(file, 0) for file in files]
 
     keep_memory()
-    clock, case = Epochs.of(L), CASES[name]
-    model = method(name, options.weights, case)
+    clock, case = Epochs.make_callback(L), CASES[name]
+    model = make_method(name, options.weights, case)
     with tempfile.TemporaryDirectory() as home:
         data = AnomalyDataModule(
-            Listed(),
+            FirstImages(),
             model.view,
             case.batch,
             split=Split(val_fraction=1e-9),
@@ -208,11 +218,11 @@ def run_ours(name: str, options: argparse.Namespace, cached: bool) -> dict[str, 
         trainer.fit(model, datamodule=data)
         if cached and not list(Path(home).glob("*/about.json")):
             sys.exit(f"the features of {name} were not cached")
-    return result(clock.wall, clock.processor, case.batches * case.batch)
+    return to_speeds(clock.wall, clock.processor, case.batches * case.batch)
 
 
 def run_anomalib(name: str, options: argparse.Namespace, case: Case, accelerator: str = "cpu") -> dict[str, float]:
-    """In anomalib's environment."""
+    """Train by anomalib, in its environment. Return images per second of both clocks."""
     import lightning
     import timm
 
@@ -230,13 +240,13 @@ def run_anomalib(name: str, options: argparse.Namespace, case: Case, accelerator
     if name == "Dinomaly":
         arguments = {"encoder_name": case.backbone}
         size["crop_size"] = case.size
-    clock = Epochs.of(lightning.pytorch)
-    files = images_of(options.images, case.batch * case.batches)
+    clock = Epochs.make_callback(lightning.pytorch)
+    files = list_images(options.images, case.batch * case.batches)
     with tempfile.TemporaryDirectory() as home:
         if name == "EfficientAD":
             kind.prepare_pretrained_model = lambda self: None
-            arguments = {"imagenet_dir": str(linked(files, Path(home) / "unrelated") / "train")}
-        root = linked(files, Path(home) / "data")
+            arguments = {"imagenet_dir": str(link_images(files, Path(home) / "unrelated") / "train")}
+        root = link_images(files, Path(home) / "data")
         data = Folder(
             "images",
             "train/good",
@@ -260,11 +270,11 @@ def run_anomalib(name: str, options: argparse.Namespace, case: Case, accelerator
             default_root_dir=home,
         )
         engine.fit(model, datamodule=data)
-    return result(clock.wall, clock.processor, case.batches * case.batch)
+    return to_speeds(clock.wall, clock.processor, case.batches * case.batch)
 
 
 def install(home: Path) -> Path:
-    """A throw-away environment with anomalib that sees the packages of this one; its Python."""
+    """Make a temporary environment with anomalib and the packages of this environment. Return its Python."""
     subprocess.run([sys.executable, "-m", "venv", str(home)], check=True)
     ours = next(home.glob("lib/python*/site-packages")) / "ours.pth"
     ours.write_text(sysconfig.get_path("purelib"))
@@ -273,7 +283,7 @@ def install(home: Path) -> Path:
 
 
 def measure(kind: str, name: str, python: str, weights: Path, options: argparse.Namespace) -> dict[str, float]:
-    """In a process of its own."""
+    """Run a measurement in a new process. Return images per second of both clocks."""
     command = [python, __file__, *sys.argv[1:], "--only", kind, name, "--weights", str(weights)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
@@ -284,14 +294,14 @@ def measure(kind: str, name: str, python: str, weights: Path, options: argparse.
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=Path, required=True, help="folder of 65 images or more")
+    parser.add_argument("--images", type=Path, required=True, help="a folder of at least 65 images")
     parser.add_argument("--methods", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--rounds", type=int, default=2, help="of all kinds in turn; the best of each counts")
+    parser.add_argument("--rounds", type=int, default=2, help="rounds of all kinds in turn; the best of each counts")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--anomalib-workers", type=int, default=1, help="its own default is 8")
-    parser.add_argument("--anomalib-python", help="of an environment that has anomalib, to install none")
+    parser.add_argument("--anomalib-python", help="the Python of an environment with anomalib; then none is installed")
     parser.add_argument("--without-anomalib", action="store_true")
-    parser.add_argument("--steps", action="store_true", help="what settings make of the bare step, and nothing else")
+    parser.add_argument("--steps", action="store_true", help="measure only the bare step, with several settings")
     parser.add_argument("--only", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--weights", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -314,23 +324,23 @@ def main() -> None:
             python = str(install(Path(home) / "anomalib"))
         for name in options.methods:
             case = CASES[name]
-            found: dict[str, dict[str, float]] = {}
+            best: dict[str, dict[str, float]] = {}
             weights = save_weights(case, Path(home))
             for _ in range(options.rounds):
                 for kind in (kind for kind in kinds if kind != "anomalib" or (case.peer and python)):
-                    one = measure(kind, name, python if kind == "anomalib" else sys.executable, weights, options)
-                    best = found.setdefault(kind, one)
-                    found[kind] = {clock: max(best[clock], one[clock]) for clock in one}
-            speeds = [f"{found[kind]['wall']:.2f}" if kind in found else "" for kind in kinds]
-            shares = [ratio(found, *pair) for pair in ratios]
-            print(f"| {' | '.join([name, f'{case.batch} at {case.size}', *speeds, *shares])} |", flush=True)
+                    speeds = measure(kind, name, python if kind == "anomalib" else sys.executable, weights, options)
+                    earlier = best.setdefault(kind, speeds)
+                    best[kind] = {clock: max(earlier[clock], speeds[clock]) for clock in speeds}
+            cells = [f"{best[kind]['wall']:.2f}" if kind in best else "" for kind in kinds]
+            cells += [format_ratio(best, *pair) for pair in ratios]
+            print(f"| {' | '.join([name, f'{case.batch} at {case.size}', *cells])} |", flush=True)
 
 
-def ratio(found: dict[str, dict[str, float]], kind: str, of: str) -> str:
-    """By the wall, and by the processor's seconds."""
-    if of not in found:
+def format_ratio(best: dict[str, dict[str, float]], kind: str, other: str) -> str:
+    """Return the ratio of two speeds by wall seconds, and in brackets by processor seconds. "" without the other."""
+    if other not in best:
         return ""
-    wall, processor = (found[kind][clock] / found[of][clock] for clock in ("wall", "processor"))
+    wall, processor = (best[kind][clock] / best[other][clock] for clock in ("wall", "processor"))
     return f"{wall:.2f} ({processor:.2f})"
 
 

@@ -26,7 +26,6 @@ from lit_ad.metrics.keys import KEY_BITS
 Ints = NDArray[np.int64]
 
 FIELD_BITS, FIELDS = 5, 12  # votes are added twelve to an int64; a field of 5 bits holds a sum of 31 scores
-_BLOCK = 1 << 15  # keys
 _LOWS = np.arange(1 << FIELDS, dtype=np.int64)[:, None]
 _SPREAD: Ints = (((_LOWS >> np.arange(FIELDS)) & 1) << (FIELD_BITS * np.arange(FIELDS))).sum(axis=1)
 
@@ -76,10 +75,10 @@ def merge(a: Histogram, b: Histogram, budget: int | None) -> Histogram:
     a, b = (_restratify(coarsen(side, bits), strata) for side in (a, b))
     cells = distinct(np.concatenate([a.cells, b.cells]))
     counts = np.zeros((len(a.counts), len(cells)), np.int64)
-    places = [np.searchsorted(cells, side.cells) for side in (a, b)]
-    for total, first, second in zip(counts, a.counts, b.counts, strict=True):
-        total[places[0]] = first
-        total[places[1]] += second
+    for side in (a, b):
+        columns = np.searchsorted(cells, side.cells)
+        for total, part in zip(counts, side.counts, strict=True):
+            total[columns] += part
     return fit(Histogram(strata, cells, counts, bits, a.votes), budget)
 
 
@@ -91,12 +90,9 @@ def fit(histogram: Histogram, budget: int | None) -> Histogram:
 def finest(runs: list[NDArray[Any]], bits: int, budget: int | None) -> int:
     """The most bits, up to `bits`, with which the cells of these sorted keys number `budget` at most; at least 0."""
 
-    if budget is None:
-        return bits
-    steps = [keys[1:] ^ keys[:-1] for keys in runs if len(keys)]  # once: each number of bits looks at all of them
-
     def excess(bits: int) -> bool:
-        return sum(1 + int(np.count_nonzero(step >= 1 << (KEY_BITS - bits))) for step in steps) > budget
+        rows = sum(1 + int(np.count_nonzero(_differs(keys, KEY_BITS - bits))) for keys in runs if len(keys))
+        return budget is not None and rows > budget
 
     if not excess(bits):
         return bits
@@ -167,20 +163,10 @@ def _bit_sums(keys: NDArray[np.uint32], first: Ints, counts: Ints, cleared: int)
     starts = np.repeat(first, pieces) + most * (np.arange(pieces.sum()) - np.repeat(owner, pieces))
     sums = np.empty((cleared, len(first)), np.int64)
     for low in range(0, cleared, FIELDS):
-        packed = np.add.reduceat(_spread(keys, low), starts)
+        packed = np.add.reduceat(_SPREAD[(keys >> np.uint32(low)) & np.uint32((1 << FIELDS) - 1)], starts)
         for bit in range(low, min(low + FIELDS, cleared)):
             sums[bit] = np.add.reduceat((packed >> (FIELD_BITS * (bit - low))) & most, owner)
     return sums
-
-
-def _spread(keys: NDArray[np.uint32], low: int) -> Ints:
-    """The bits of each key (n,) from `low` on, each in a field of its own: FIELDS of them (n,). In blocks that stay in
-    the processor's cache, which takes half the time."""
-    spread = np.empty(len(keys), np.int64)
-    for start in range(0, len(keys), _BLOCK):
-        block = slice(start, start + _BLOCK)
-        spread[block] = _SPREAD[(keys[block] >> np.uint32(low)) & np.uint32((1 << FIELDS) - 1)]
-    return spread
 
 
 def majority(counts: Ints, cleared: int) -> NDArray[np.bool_]:

@@ -268,8 +268,6 @@ def checked(scores: Tensor, target: Tensor, name: str) -> tuple[NDArray[np.float
     if not np.isfinite(values).all():
         bad = int((~np.isfinite(values)).sum())
         raise NotFinite(f"{name}: {bad} of {values.size} scores are NaN or infinite (as float32)")
-    if target.dtype == torch.bool:
-        return values, target.detach().cpu().contiguous().numpy()
     labels = target.detach().cpu().contiguous().numpy() if target.dtype != torch.bfloat16 else as_float32(target)
     mask: NDArray[np.bool_] = labels == 1
     if not np.all(mask | (labels == 0)):
