@@ -127,11 +127,21 @@ class Results:
         return sorted((image for image in self.images if image.missed), key=lambda image: -image.wrong_by)[:count]
 
     def table(self) -> str:
-        """The rows as aligned text, the metrics people quote only; all are in the file. An empty cell has a letter,
-        and a line below says why it is empty."""
+        """The rows as aligned text, one table of images and, with maps, one of pixels; the metrics people quote only,
+        all are in the file. An empty cell has a letter, and a line below says why it is empty."""
         notes: dict[str, str] = {}
+        of_images = [name for name in COLUMNS if name.startswith("image_")]
         several = any(SAMPLE_AUROC in values for values in self.rows.values())
-        names = [*COLUMNS, *([SAMPLE_AUROC] if several else []), *VERDICTS]
+        tables = [self._table([*of_images, *([SAMPLE_AUROC] if several else []), *VERDICTS], notes)]
+        if self.maps:
+            tables.append(self._table([name for name in COLUMNS if name not in of_images], notes))
+        below = [f"({letter}) {why}" for why, letter in notes.items()]
+        below += [] if self.maps else ["no figures of pixels: the method gives scores only, and no anomaly maps"]
+        official = [] if self.official is None else ["", self.official.table()]
+        return "\n".join(["\n\n".join(tables), *below, *official])
+
+    def _table(self, names: list[str], notes: dict[str, str]) -> str:
+        """Some columns as aligned text; why a cell is empty, and its letter, go to the notes."""
         lines = [["", *(name.replace("_", "\n") for name in names)]]  # or the lines are too long
         for row, values in self.rows.items():
             cells = [printable(row)]
@@ -142,8 +152,7 @@ class Results:
                     cell = f"({notes.setdefault(why, chr(ord('a') + len(notes)))})"
                 cells.append(cell)
             lines.append(cells)
-        official = [] if self.official is None else ["", self.official.table()]
-        return "\n".join([_align_columns(lines), *(f"({letter}) {why}" for why, letter in notes.items()), *official])
+        return _align_columns(lines)
 
     def why_empty(self, row: str, name: str) -> str:
         """Why a row has no value of a metric."""

@@ -12,7 +12,7 @@ import torch.multiprocessing as mp
 
 from lit_ad.distributed import gather
 from lit_ad.errors import UserError
-from lit_ad.evaluation.results import ImageResult, Results
+from lit_ad.evaluation.results import COLUMNS, SAMPLE_AUROC, ImageResult, Results
 from lit_ad.evaluation.rows import verdict_row
 from tests.evaluation.test_rows import IMAGES, image
 
@@ -73,32 +73,47 @@ def test_the_table_says_why_a_cell_is_empty() -> None:
     results = Results({"pooled": {**both, "pixel_auroc": 0.25}, "mean": mean, "a/": unmasked, "b/": good}, [])
     results.threshold, results.pixel_threshold = 1.0, 1.0
 
-    def cells(row: str) -> list[str]:
-        return next(line for line in results.table().splitlines() if line.startswith(row)).split()
+    def cells(row: str, table: int) -> list[str]:
+        return [line for line in results.table().splitlines() if line.startswith(row)][table].split()
 
     lines = results.table().splitlines()
-    assert [line.split() for line in lines[:3]] == [  # a title has a line for each of its words
-        ["image", "image", "image", "pixel", "pixel", "aupro", "aupimo", "instance", "instance", "false", "misses"],
-        ["auroc", "average", "f1", "auroc", "f1", "30", "recall", "precision", "alarms"],
-        ["precision", "max", "max"],
+    assert [line.split() for line in (*lines[:3], *lines[8:11])] == [  # a title has a line for each of its words
+        ["image", "image", "image", "false", "misses"],
+        ["auroc", "average", "f1", "alarms"],
+        ["precision", "max"],
+        ["pixel", "pixel", "aupro", "aupimo", "instance", "instance"],
+        ["auroc", "f1", "30", "recall", "precision"],
+        ["max"],
     ]
     notes = dict(line.split(" ", 1) for line in lines if line.startswith("("))
-    assert cells("pooled")[1] == "0.5000" and cells("pooled")[4] == "0.2500"
-    assert cells("pooled")[-2:] == ["1/4", "2/3"]
-    assert cells("mean")[-3:-1] == ["12.5", "%"]
-    assert notes[cells("mean")[-1]] == "no mean: not every category has a value"
-    assert notes[cells("a/")[4]] == "no anomalous pixel: masks are missing, or empty"
-    assert notes[cells("b/")[1]] == notes[cells("b/")[4]] == notes[cells("b/")[-1]] == "no anomalous image"
-    assert cells("b/")[-2] == "1/4"
+    assert cells("pooled", 0)[1] == "0.5000" and cells("pooled", 1)[1] == "0.2500"
+    assert cells("pooled", 0)[-2:] == ["1/4", "2/3"]
+    assert cells("mean", 0)[-3:-1] == ["12.5", "%"]
+    assert notes[cells("mean", 0)[-1]] == "no mean: not every category has a value"
+    assert notes[cells("a/", 1)[1]] == "no anomalous pixel: masks are missing, or empty"
+    assert notes[cells("b/", 0)[1]] == notes[cells("b/", 1)[1]] == notes[cells("b/", 0)[-1]] == "no anomalous image"
+    assert cells("b/", 0)[-2] == "1/4"
     assert "no region above the pixel threshold" in notes.values()
-    assert len(set(map(len, lines[3:7]))) == 1  # aligned
+    assert len(set(map(len, lines[3:7]))) == len(set(map(len, lines[11:15]))) == 1  # aligned
     results.maps = False
-    assert "no anomaly maps: the method gives scores only" in results.table()
+    assert "no figures of pixels: the method gives scores only" in results.table()
+    assert "aupimo" not in results.table()
     results.threshold = None
     results.rows["a/"]["false_alarm_rate"] = math.nan
     assert "no threshold: no held-out image was scored by the checkpoint's weights" in results.table()
     results.rows = {"pooled": {**both, "nominal_images": 0, "image_auroc": math.nan}}
     assert "(a) no good image\n" in results.table()
+
+
+def test_a_table_is_at_most_100_columns_wide() -> None:
+    """With a long name, many images, and the column of several views of a part."""
+    many = dict.fromkeys((*COLUMNS, SAMPLE_AUROC, "false_alarm_rate", "miss_rate"), 0.5)
+    many |= {"false_alarms": 12345, "nominal_images": 26881, "misses": 12345, "anomalous_images": 51329}
+    results = Results({"pooled": many, "toothbrush/defective_with_a_long_name": many}, [])
+    results.threshold, results.pixel_threshold = 1.0, 1.0
+    lines = results.table().splitlines()
+    assert max(map(len, lines)) <= 100
+    assert all(word in results.table().split() for name in COLUMNS for word in name.split("_"))
 
 
 def test_scores_are_written_per_image(tmp_path: Path) -> None:
