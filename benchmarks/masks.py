@@ -43,7 +43,7 @@ from lit_ad.detector.decision_keys import DecisionKeys
 from lit_ad.detector.detection import Detection
 from lit_ad.detector.held_out import HeldOutImages
 from lit_ad.detector.marking import Marking
-from lit_ad.detector.painter import FOUND, TRUTH, outline, outlined
+from lit_ad.detector.painter import FOUND, TRUTH, draw_outlines, outline
 from lit_ad.detector.pixel_rule import PixelKind
 from lit_ad.metrics import AUPIMO
 from lit_ad.metrics.instances import match_regions
@@ -81,14 +81,19 @@ def main() -> None:
     parser.add_argument("--trainings", nargs="+", default=["plain", "light"], choices=list(TRAININGS))
     parser.add_argument("--config", default="dinomaly_deit_tiny")
     parser.add_argument("--runs", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--false_alarm", type=float, default=0.05)
     parser.add_argument("--pixel_rate", type=float, default=0.01)
     parser.add_argument("--pictures", type=Path, help="a folder for outlines of some anomalous images")
     arguments = parser.parse_args()
-    for name in arguments.sets:
-        measure(name, arguments)
+    print(
+        "\n| data, training: AUPIMO | rule | SegF1 | by image | instance recall | precision | nominal images marked | "
+        "nominal pixels marked, % | asked |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |", flush=True)
+    remarks = [measure(name, training, arguments) for name in arguments.sets for training in arguments.trainings]
+    print("\n".join(["", *remarks]))
 
 
 def train(root: Path, run: Path, training: str, arguments: argparse.Namespace) -> None:
@@ -112,47 +117,39 @@ def train(root: Path, run: Path, training: str, arguments: argparse.Namespace) -
     lit_ad.fit(arguments.config, data=root, keys=keys | TRAININGS[training])
 
 
-def measure(name: str, arguments: argparse.Namespace) -> None:
-    """Print the table of a data set."""
+def measure(name: str, training: str, arguments: argparse.Namespace) -> str:
+    """Print the rows of a detector, and return what it took."""
     root, shifted = arguments.data / name, arguments.runs / f"{name}-shifted"
     if not shifted.is_dir():
         words = ["data", "shift", root, "--kind", "light", "--strength", STRENGTH, "--output", shifted]
         subprocess.run([sys.executable, "-m", "lit_ad", *map(str, words)], check=True, capture_output=True)
-    lines, remarks = [], []
-    for training in arguments.trainings:
-        run, begin = arguments.runs / f"{name}-{training}", time.process_time()
-        if not (run / "checkpoints").is_dir():
-            train(root, run, training, arguments)
-        trained = time.process_time() - begin
-        detector = lit_ad.Detector.load(run)
-        decision = detector.card.decision
-        assert decision is not None
-        rules = list_rules(arguments.pixel_rate)
-        markings: dict[str, Marking] = {}
-        for title, rule in rules.items():
-            marking = decision.changed(rule).marking()
-            assert marking is not None
-            markings[title] = marking
-        pictures = None if arguments.pictures is None else arguments.pictures / f"{name}-{training}"
-        tests = [test(detector, where, markings, pictures) for where in (root, shifted)]
-        aupimo = " / ".join(f"{float(each.overlaps.compute()):.3f}" for each in tests)
-        for title, rule in rules.items():
-            asked = f"{100 * arguments.pixel_rate:g} % of pixels" if rule.pixel == "pixel" else decision_rate(decision)
-            first = f"{name}, {training}: {aupimo}" if title == "image" else ""
-            lines.append(row(first, title, [each.sums[title] for each in tests], asked))
-        seconds, megapixels = tests[0].seconds, tests[0].megapixels
-        each = ", ".join(f"{title} {1000 * took / megapixels:.1f}" for title, took in seconds.items())
-        remarks.append(
-            f"- {name}, {training}: {trained:.0f} s of a core for the training, "
-            f"{describe(decision, markings['image, cleaned up'])}. ms of a core for the mask of a megapixel: {each}. "
-            f"{describe_cost(detector(next(iter(MVTec(root).samples())).image), decision)}"
-        )
-    print(
-        "\n| data, training: AUPIMO | rule | SegF1 | by image | instance recall | precision | nominal images marked | "
-        "nominal pixels marked, % | asked |"
+    run, begin = arguments.runs / f"{name}-{training}", time.process_time()
+    if not (run / "checkpoints").is_dir():
+        train(root, run, training, arguments)
+    trained = time.process_time() - begin
+    detector = lit_ad.Detector.load(run)
+    decision = detector.card.decision
+    assert decision is not None
+    rules = list_rules(arguments.pixel_rate)
+    markings: dict[str, Marking] = {}
+    for title, rule in rules.items():
+        marking = decision.changed(rule).marking()
+        assert marking is not None
+        markings[title] = marking
+    pictures = None if arguments.pictures is None else arguments.pictures / f"{name}-{training}"
+    tests = [test(detector, where, markings, pictures) for where in (root, shifted)]
+    aupimo = " / ".join(f"{float(each.overlaps.compute()):.3f}" for each in tests)
+    for title, rule in rules.items():
+        asked = f"{100 * arguments.pixel_rate:g} % of pixels" if rule.pixel == "pixel" else decision_rate(decision)
+        first = f"{name}, {training}: {aupimo}" if title == "image" else ""
+        print(row(first, title, [each.sums[title] for each in tests], asked), flush=True)
+    seconds, megapixels = tests[0].seconds, tests[0].megapixels
+    masks = ", ".join(f"{title} {1000 * took / megapixels:.1f}" for title, took in seconds.items())
+    return (
+        f"- {name}, {training}: {trained:.0f} s of a core for the training, "
+        f"{describe(decision, markings['image, cleaned up'])}. ms of a core for the mask of a megapixel: {masks}. "
+        f"{describe_cost(detector(next(iter(MVTec(root).samples())).image), decision)}"
     )
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
-    print("\n".join([*lines, "", *remarks]), flush=True)
 
 
 def test(detector: lit_ad.Detector, root: Path, markings: Mapping[str, Marking], pictures: Path | None) -> Test:
@@ -257,8 +254,8 @@ def show(detection: Detection, truth: Mask, masks: dict[str, Mask], file: Path) 
     """Write the image with the outline of the truth, and its heatmap with that of each rule's mask beside it."""
     heat = detection.heatmap()
     assert heat is not None
-    panels = [outlined(detection.image, [(outline(truth), TRUTH)])]
-    panels += [outlined(heat, [(outline(truth), TRUTH), (outline(mask), FOUND)]) for mask in masks.values()]
+    panels = [draw_outlines(detection.image, [(outline(truth), TRUTH)])]
+    panels += [draw_outlines(heat, [(outline(truth), TRUTH), (outline(mask), FOUND)]) for mask in masks.values()]
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.hstack(panels)).save(file)
 

@@ -155,7 +155,7 @@ __all__ = [
     "fit",
     "sample_auroc",
 ]
-_ROOMS = ("data", "evaluation", "training", "metrics", "methods")  # whose names are all of them here
+_ROOMS = ("data", "evaluation", "training", "metrics", "methods")  # all public names of these packages are names here
 _MODULES = {
     "Batch": "batch",
     "Detection": "detector.detection",
@@ -171,7 +171,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a name when it is asked for: torch and Lightning take seconds, and a detector on ONNX Runtime needs
+    """Import a name when it is first used: torch and Lightning take seconds, and a detector on ONNX Runtime needs
     neither."""
     if name in _MODULES:
         return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,4 +1,4 @@
-"""`python -m lit_ad`."""
+"""The command line, as `python -m lit_ad`."""
 
 from lit_ad.commands.main import main
 

@@ -1,4 +1,4 @@
-"""Regions as files that other programs read: a table, JSON, COCO's annotations, and labelme's."""
+"""Write regions in formats of other programs: a CSV table, JSON, COCO and labelme."""
 
 import csv
 import json
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lit_ad.detector.regions import Region
 
 Format = Literal["csv", "json", "coco", "labelme"]
-LABEL = "anomalous"  # of every region in annotations
+LABEL = "anomalous"  # the label of every region in COCO and labelme
 COLUMNS = (
     *("path", "region", "top", "left", "bottom", "right", "area", "peak", "mean", "row", "column"),
     *("length", "width", "area_mm2", "length_mm", "width_mm"),
@@ -24,24 +24,30 @@ class Findings(TypedDict):
     """The regions of an image, as plain values for JSON."""
 
     size: Sequence[int]  # height and width of the image
-    regions: Sequence[Mapping[str, Any]]  # the fields of Region, and `outline`: its corners, [x, y] each
+    regions: Sequence[Mapping[str, Any]]  # the fields of Region, and `outline`: its corners [x, y], in pixels
 
 
-def plain(size: Sequence[int], regions: Sequence[Region], mask: NDArray[np.bool_] | None) -> Findings:
-    """Return an image's regions, which are those of its mask (H, W), as plain values."""
-    outlines = {} if mask is None else trace(mask)
-    return {"size": list(size), "regions": [{**asdict(each), "outline": outlines[each.box]} for each in regions]}
+def list_findings(size: Sequence[int], regions: Sequence[Region], mask: NDArray[np.bool_] | None) -> Findings:
+    """Return an image's regions as plain values.
+
+    Args:
+        size: H, W of the image.
+        regions: The regions of `mask`.
+        mask: The anomalous pixels, (H, W). None: there are no regions.
+    """
+    outlines = {} if mask is None else trace_outlines(mask)
+    return {"size": list(size), "regions": [{**asdict(region), "outline": outlines[region.box]} for region in regions]}
 
 
-def trace(mask: NDArray[np.bool_]) -> dict[tuple[int, int, int, int], list[list[float]]]:
-    """The outline of each region of a mask (H, W), without its holes: the corners of a polygon, by the region's box.
+def trace_outlines(mask: NDArray[np.bool_]) -> dict[tuple[int, int, int, int], list[list[float]]]:
+    """Return the outline of each region of a mask (H, W), for the region's box: the corners [x, y] of a polygon.
 
-    A pixel of the region has its centre inside of the polygon, and any other one outside, if it lies in no hole: the
-    mask is traced at twice its size, where a corner lies a quarter of a pixel inside of the pixel's own. No two
-    regions have one box: where one joins left and right, and the other top and bottom, they touch.
+    Holes are filled. The centres of the region's pixels lie inside the polygon, and those of all pixels around it lie
+    outside: the mask is traced at twice its size, where a corner lies a quarter of a pixel inside the pixel's own
+    corner. The box identifies a region, because two regions with the same box would touch.
     """
     twice = cv2.resize(mask.astype(np.uint8), None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
-    # Of two levels, holes are the second one. RETR_EXTERNAL would leave out a region inside of another one's hole.
+    # RETR_CCOMP has two levels: outlines and holes. RETR_EXTERNAL would leave out a region in the hole of another one.
     outlines, levels = cv2.findContours(twice, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     traced = {}
     for outline, level in zip(outlines, () if levels is None else levels[0], strict=True):
@@ -53,7 +59,7 @@ def trace(mask: NDArray[np.bool_]) -> dict[tuple[int, int, int, int], list[list[
 
 
 def write_table(file: TextIO, images: Mapping[str, Findings]) -> None:
-    """Write a line of COLUMNS for each region, by the images' paths."""
+    """Write a CSV table: a line of COLUMNS for each region. `images`: the findings of each image, by its path."""
     writer = csv.writer(file)
     writer.writerow(COLUMNS)
     for path, findings in images.items():
@@ -65,30 +71,31 @@ def write_table(file: TextIO, images: Mapping[str, Findings]) -> None:
 
 
 def to_json(images: Mapping[str, Findings]) -> dict[str, Any]:
-    """Every figure of every region: {"images": [{"path", "size", "regions"}]}."""
+    """Return all findings of all images: {"images": [{"path", "size", "regions"}]}."""
     return {"images": [{"path": path, **findings} for path, findings in images.items()]}
 
 
 def to_coco(images: Mapping[str, Findings]) -> dict[str, Any]:
-    """COCO's annotations (https://cocodataset.org/#format-data): a polygon and a box [x, y, width, height] in pixels.
+    """Return the regions as annotations of COCO (https://cocodataset.org/#format-data).
 
-    The area is that of the pixels, without those of holes, and the score the region's peak.
+    Each has a polygon and a box [x, y, width, height] in pixels. The area is the number of pixels, without holes. The
+    score is the region's peak.
     """
     annotations: list[dict[str, Any]] = []
-    listed = []
+    entries = []
     for number, (path, findings) in enumerate(images.items(), 1):
-        listed.append({"id": number, "file_name": path, "height": findings["size"][0], "width": findings["size"][1]})
+        entries.append({"id": number, "file_name": path, "height": findings["size"][0], "width": findings["size"][1]})
         for region in findings["regions"]:
             top, left, bottom, right = region["box"]
             place = {"id": len(annotations) + 1, "image_id": number, "category_id": 1, "iscrowd": 0}
-            shape = {"bbox": [left, top, right - left, bottom - top], "segmentation": [flat(region["outline"])]}
+            shape = {"bbox": [left, top, right - left, bottom - top], "segmentation": [_flatten(region["outline"])]}
             annotations.append({**place, **shape, "area": region["area"], "score": region["peak"]})
     categories = [{"id": 1, "name": LABEL, "supercategory": ""}]
-    return {"info": {}, "licenses": [], "images": listed, "annotations": annotations, "categories": categories}
+    return {"info": {}, "licenses": [], "images": entries, "annotations": annotations, "categories": categories}
 
 
 def to_labelme(path: str, findings: Findings) -> dict[str, Any]:
-    """An image's regions as labelme reads them: a polygon for each."""
+    """Return the regions of an image in labelme's format: a polygon for each."""
     height, width = findings["size"]
     shapes = [
         {"label": LABEL, "points": region["outline"], "group_id": None, "shape_type": "polygon", "flags": {}}
@@ -100,11 +107,11 @@ def to_labelme(path: str, findings: Findings) -> dict[str, Any]:
     }
 
 
-def flat(points: Sequence[Sequence[float]]) -> list[float]:
-    """[[x, y], ...] -> [x, y, ...]."""
+def _flatten(points: Sequence[Sequence[float]]) -> list[float]:
+    """Return [[x, y], ...] as [x, y, ...]."""
     return [value for point in points for value in point]
 
 
 def as_text(values: Any) -> str:
-    """JSON in one line; any name of a file is in it, bytes that are not UTF-8 as escapes."""
+    """Return values as JSON in one line. Bytes of file names that are not UTF-8 become escapes."""
     return json.dumps(values, allow_nan=False) + "\n"

@@ -1,4 +1,4 @@
-"""What travels: Samples make a Batch, a Batch goes into the model, a Prediction comes out."""
+"""The values that pass through a model: Samples make a Batch, and the model turns it into a Prediction."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -11,46 +11,47 @@ from torch import Tensor
 from lit_ad.image.pixels import Size
 from lit_ad.image.view import Box
 
-Split = Literal["train", "validation", "test", "predict"]  # validation: nominal images that a data set holds out
+Split = Literal["train", "validation", "test", "predict"]  # validation: nominal images that the data set holds out
 
 
-class Sample(NamedTuple):  # half precision has Lightning rebuild what is in a batch, which no frozen dataclass allows
-    """One image, and what is known of it before it is opened."""
+# A NamedTuple, because Lightning's half precision rebuilds every value in a batch, and fails on frozen dataclasses.
+class Sample(NamedTuple):
+    """One image, with what is known about it before it is opened."""
 
-    image: Path  # a file; of a TIFF of several pages, FILE#N is one of them (pixels.split_page)
+    image: Path  # a file, or a page FILE#N of a TIFF with several pages (pixels.split_page)
     label: int  # 0 nominal, 1 anomalous, -1 unknown (predict)
-    mask: Path | None = None  # a file, or a folder of them; an anomalous image without has no pixel truth
+    mask: Path | None = None  # a file, or a folder of files; None: an anomalous image has no pixel truth
     category: str = ""
     defect: str = "good"  # the defect type, "good" for nominal images
     split: Split = "train"
-    error: str = ""  # why an image to predict has no verdict; a black one stands in for one that cannot be read
-    item: str = ""  # what in its category the image is a view or a part of, where there are several of it
-    mask_above: int | None = None  # stored values of the mask above it are anomalous; None: what is not black
+    error: str = ""  # predict: why the image cannot be judged (a black image takes its place); "": it can
+    item: str = ""  # the object that the image shows, if several images show views or parts of one object
+    mask_above: int | None = None  # mask values above this are anomalous; None: all values that are not black
 
 
 @dataclass
 class Batch:
-    """B images as the network sees them. The model turns the pixels into floats, and its networks normalise."""
+    """B images as network inputs. The model turns the pixels into floats, and its networks normalise them."""
 
-    pixels: Tensor | None  # (B, 3, H, W) uint8; None where cached features serve and the method needs no pixels
-    index: Tensor  # (B,) of the sample, or of the tile, in its split
+    pixels: Tensor | None  # (B, 3, H, W) uint8; None: cached features replace them
+    index: Tensor  # (B,): the number of the sample, or of the tile, in its split
     samples: list[Sample]
     sizes: list[Size]  # of the original images
-    boxes: list[Box]  # where the image's content lies in its pixels; what is outside is padding
-    canvases: list[Size] | None = None  # of each image's own input, where larger ones filled it up; None: all alike
-    masks: list[Tensor | None] | None = None  # B x (H0, W0) bool at original size; an entry is None without pixel truth
-    features: list[Tensor] | None = None  # of the frozen part, from the cache: (B, ...) each
-    # For methods that train on them too:
-    unrelated: Tensor | None = None  # (B, 3, H, W) uint8: other images
-    corrupted: Tensor | None = None  # (B, 3, H, W) uint8: the images with made-up defects
-    corruption: Tensor | None = None  # (B, 1, H, W) bool: where these are
+    boxes: list[Box]  # the part of the pixels that each image's content fills; the rest is padding
+    canvases: list[Size] | None = None  # the size of each input before padding to the largest; None: all are equal
+    masks: list[Tensor | None] | None = None  # B x (H0, W0) bool at original size; None: an image without pixel truth
+    features: list[Tensor] | None = None  # cached outputs of the frozen part, (B, ...) each
+    # For methods that also train on other images:
+    unrelated: Tensor | None = None  # (B, 3, H, W) uint8: images of other things
+    corrupted: Tensor | None = None  # (B, 3, H, W) uint8: the images with artificial defects
+    corruption: Tensor | None = None  # (B, 1, H, W) bool: the pixels of the artificial defects
 
     def __len__(self) -> int:
         return len(self.samples)
 
     @property
     def labels(self) -> Tensor:
-        """(B,): 0 nominal, 1 anomalous, -1 unknown."""
+        """The labels (B,): 0 nominal, 1 anomalous, -1 unknown."""
         return torch.tensor([sample.label for sample in self.samples])
 
     @property
@@ -60,11 +61,11 @@ class Batch:
         return self.pixels.shape[-2], self.pixels.shape[-1]
 
     def input_size(self, i: int) -> Size:
-        """Height and width of the network's input for image i."""
+        """Return height and width of the network's input for image i."""
         return self.canvas if self.canvases is None else self.canvases[i]
 
-    def alone(self) -> list["Batch"]:
-        """Each image by itself, without what fills it up."""
+    def split(self) -> list["Batch"]:
+        """Return a batch for each image, without the padding to the largest image."""
         parts = []
         for i in range(len(self)):
             part, (height, width) = self.select([j == i for j in range(len(self))]), self.input_size(i)
@@ -72,27 +73,27 @@ class Batch:
             parts.append(replace(part, pixels=part.pixels[..., :height, :width], canvases=None))
         return parts
 
-    def uniform(self) -> list["Batch"]:
-        """This batch, if its images have one input size; else each image by itself."""
-        return [self] if self.canvases is None else self.alone()
+    def same_size_parts(self) -> list["Batch"]:
+        """Return this batch alone if all its inputs have the same size, else a batch for each image."""
+        return [self] if self.canvases is None else self.split()
 
     def select(self, keep: Sequence[bool]) -> "Batch":
-        """The images for which `keep` is true."""
+        """Return a batch of the images for which `keep` is true."""
         if all(keep):
             return self
-        rows = [i for i, kept in enumerate(keep) if kept]
+        rows = [i for i, wanted in enumerate(keep) if wanted]
 
         def pick(value: Any) -> Any:
             if value is None or isinstance(value, Tensor):
                 return None if value is None else value[rows]
             return [value[i] for i in rows]
 
-        chosen = {field.name: pick(getattr(self, field.name)) for field in fields(self) if field.name != "features"}
+        values = {field.name: pick(getattr(self, field.name)) for field in fields(self) if field.name != "features"}
         features = None if self.features is None else [level[rows] for level in self.features]
-        return Batch(**chosen, features=features)
+        return Batch(**values, features=features)
 
     def to(self, device: torch.device, **kwargs: Any) -> "Batch":
-        """The batch on a device. Masks stay on the CPU: only metrics read them."""
+        """Return this batch on a device. Masks stay on the CPU: only metrics read them."""
         return self._each_tensor(lambda tensor: tensor.to(device, **kwargs))
 
     def pin_memory(self) -> "Batch":
@@ -108,16 +109,16 @@ class Batch:
 
 
 class Others(NamedTuple):
-    """What a training step shows beside its images, as far as the data has it."""
+    """The other images of a training step. None: the data do not have them."""
 
-    unrelated: Tensor | None = None  # (B, 3, H, W) in [0, 1]: of anything else
-    corrupted: Tensor | None = None  # (B, 3, H, W) in [0, 1]: the images with made-up defects
-    corruption: Tensor | None = None  # (B, 1, H, W) bool: where these are
+    unrelated: Tensor | None = None  # (B, 3, H, W) in [0, 1]: images of other things
+    corrupted: Tensor | None = None  # (B, 3, H, W) in [0, 1]: the images with artificial defects
+    corruption: Tensor | None = None  # (B, 1, H, W) bool: the pixels of the artificial defects
 
 
 class Prediction(NamedTuple):
-    """What a method says of B images. Raw values: nothing is clamped, min-maxed or thresholded."""
+    """The outputs of a method for B images: raw values, neither clamped nor scaled nor thresholded."""
 
-    anomaly_map: Tensor | None  # (B, 1, h, w) float32 at the method's own resolution; None for image-level methods
+    anomaly_map: Tensor | None  # (B, 1, h, w) float32 at the method's own resolution; None: the method makes no maps
     score: Tensor | None = None  # (B,) float32, higher is more anomalous; None: the method's `score` of the map
-    parts: dict[str, Tensor] = {}  # noqa: RUF012  # further scores by name, (B,) each; never written to
+    parts: dict[str, Tensor] = {}  # noqa: RUF012  # further scores by name, (B,) each; never modified

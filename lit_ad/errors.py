@@ -1,4 +1,4 @@
-"""What a user can mend."""
+"""Errors that a user can mend, and explanations of common crashes."""
 
 import math
 import re
@@ -13,21 +13,21 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str) -> None:
-        # A DataLoader's worker hands its exception over as the text of the traceback, which ends with the message.
+        # A DataLoader worker passes an exception on as the text of its traceback, which ends with the message.
         super().__init__(message.rpartition(f"{__name__}.{type(self).__name__}: ")[2].rstrip())
 
 
 def check_number(
     name: str, value: float, least: float = -math.inf, most: float = math.inf, above: bool = False
 ) -> None:
-    """Raises UserError that names an argument whose value is not a number from `least` to `most`.
+    """Raise UserError, which names the argument, if its value is not a number from `least` to `most`.
 
     Args:
-        name: Of the argument, as it is typed.
+        name: The name of the argument, as a user types it.
         value: Its value.
-        least: The lowest that is allowed.
-        most: The highest that is allowed.
-        above: Whether `least` itself is not allowed.
+        least: The lowest value that is allowed.
+        most: The highest value that is allowed.
+        above: Whether the value must be above `least`.
     """
     if (value > least if above else value >= least) and value <= most:  # NaN is neither
         return
@@ -38,11 +38,11 @@ def check_number(
 
 
 class ViewMismatch(UserError):
-    """A sound image that the view does not fit: it is the view that is to be changed, or the image that is left out."""
+    """The view does not fit an image, which itself is sound: change the view, or leave out the image."""
 
 
 class NotFiniteError(UserError):
-    """A score or an anomaly map that is NaN or infinite: no verdict follows from it."""
+    """A score or an anomaly map is NaN or infinite, so there is no verdict."""
 
 
 NOT_FINITE = (
@@ -52,11 +52,11 @@ NOT_FINITE = (
 
 
 class TimeLimitError(UserError):
-    """Something that took longer than its time limit: it hangs, or the machine is slow."""
+    """A step took longer than its time limit: it hangs, or the machine is slow."""
 
 
 def _with_causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error, what it was raised from or in the handling of, and so on."""
+    """Yield an error, its cause or context, the cause or context of that, and so on."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
@@ -69,13 +69,13 @@ _WORKER_DIED = re.compile(
 _NO_SHARED_MEMORY = re.compile(r"unable to \w+ .*(?:No space left on device|Cannot allocate memory)")
 
 
-def killed_worker(error: BaseException | None) -> UserError | None:
-    """What a user can do about a process that loads images and died, if that is behind an error.
+def explain_killed_worker(error: BaseException | None) -> UserError | None:
+    """Return an error that tells what to do, if `error` comes from the death of a process that loads images, else None.
 
-    torch raises its error wherever the main process is at that moment: while it writes a checkpoint, say.
+    torch raises its own error wherever the main process is at that moment, for example while it writes a checkpoint.
     """
-    for each in _with_causes(error):
-        died, text = _WORKER_DIED.search(str(each)), str(each)
+    for cause in _with_causes(error):
+        died, text = _WORKER_DIED.search(str(cause)), str(cause)
         signal_name = (died[1] or "").strip() if died else ""
         if signal_name == "Bus error" or ("DataLoader worker" in text and _NO_SHARED_MEMORY.search(text)):
             return UserError(
@@ -89,8 +89,8 @@ def killed_worker(error: BaseException | None) -> UserError | None:
             )
         if died:
             return UserError(
-                f"a process that loads images died of a {signal_name.lower()}, in a library that reads them: with "
-                "data.loading.num_workers 0 the main process dies of it, at the image that is to blame"
+                f"a process that loads images died of a {signal_name.lower()}, in a library that reads them: find the "
+                "image with data.loading.num_workers 0, where the main process dies at it"
             )
     return None
 
@@ -101,15 +101,15 @@ _GPU_MEMORY = (
 )
 
 
-def gpu_out_of_memory(error: BaseException | None) -> UserError | None:
-    """What a user can do about a GPU whose memory ran out, if that is behind an error."""
-    # By its name: a detector of an ONNX file does not import torch.
-    ran_out = any(type(each).__name__ == "OutOfMemoryError" for each in _with_causes(error))
+def explain_gpu_out_of_memory(error: BaseException | None) -> UserError | None:
+    """Return an error that tells what to do, if `error` comes from a GPU whose memory ran out, else None."""
+    # The class is compared by name, because a detector from an ONNX file does not import torch.
+    ran_out = any(type(cause).__name__ == "OutOfMemoryError" for cause in _with_causes(error))
     return UserError(_GPU_MEMORY) if ran_out else None
 
 
-def ended_by(code: int) -> str:
-    """What ended a process, in words, by its exit code: negative is a signal."""
+def describe_exit(code: int) -> str:
+    """Return in words what ended a process, from its exit code. A negative code is a signal."""
     if code >= 0:
         return f"exit code {code}"
     try:

@@ -1,4 +1,4 @@
-"""Paths as users give them, files written whole or not at all, a run's directory, and where caches are kept."""
+"""Resolve paths, write files whole or not at all, and find the cache directory."""
 
 import argparse
 import math
@@ -20,32 +20,32 @@ from lit_ad.threads import Pool
 
 
 def resolve_path(path: str | os.PathLike[str], folder: Path = Path()) -> Path:
-    """An absolute path without `~` and `..`, the same one from every directory; a relative path begins in `folder`.
+    """Return an absolute path without `~` and `..`. A relative path begins in `folder`.
 
-    Links keep their names, since a data set's folder names its category; of a link before `..`, its target counts, as
-    for the system. An unknown user's `~NAME` is a file name like any other.
+    Links keep their names, because the folder of a data set names its category. A link before `..` is replaced by its
+    target, as the system does. `~NAME` of an unknown user is a file name like any other.
 
     Raises:
         UserError: There is no home directory for `~`.
     """
-    given = Path(file_name(os.fspath(path)))
+    expanded = Path(file_name(os.fspath(path)))
     try:
-        given = given.expanduser()
+        expanded = expanded.expanduser()
     except RuntimeError as error:
-        if given.parts[0] == "~":
-            raise UserError(f"{given}: there is no home directory; set HOME, or give the whole path") from error
-    absolute = Path(folder, given).absolute()
+        if expanded.parts[0] == "~":
+            raise UserError(f"{expanded}: there is no home directory; set HOME, or give the whole path") from error
+    absolute = Path(folder, expanded).absolute()
     if ".." not in absolute.parts:
         return absolute
-    behind = absolute.parts[::-1].index("..")  # parts behind the last `..`
-    parts = len(absolute.parts) - behind
+    after = absolute.parts[::-1].index("..")  # the number of parts after the last `..`
+    parts = len(absolute.parts) - after
     return Path(*absolute.parts[:parts]).resolve().joinpath(*absolute.parts[parts:])
 
 
 def resolve_paths(value: Any) -> Any:
-    """The value with resolved paths: each Path in it, and each text that begins with `~`.
+    """Return a value in which each Path, and each text that begins with `~`, is resolved.
 
-    It may be a list, a tuple, a dictionary or a namespace of the command line's parser, which is changed in place.
+    The value may be a list, a tuple, a dictionary, or a namespace of the parser, which is changed in place.
     """
     if isinstance(value, Path):
         return resolve_path(value)
@@ -61,8 +61,8 @@ def resolve_paths(value: Any) -> Any:
 
 
 @contextmanager
-def writing(path: Path, remedy: str = "") -> Iterator[None]:
-    """Raises UserError that names the path, and the remedy, in place of an OSError of the block."""
+def explain_write_errors(path: Path, remedy: str = "") -> Iterator[None]:
+    """Raise UserError, which names the path and the remedy, in place of an OSError in the block."""
     try:
         yield
     except OSError as error:
@@ -71,32 +71,36 @@ def writing(path: Path, remedy: str = "") -> Iterator[None]:
 
 
 def check_writable(folder: Path, setting: str) -> None:
-    """Write to a folder for a trial, before work is done whose result goes there; it is left as it was.
+    """Try to write to a folder, before long work whose result goes there. The folder is left as it was.
+
+    Args:
+        folder: The folder, which may not exist yet.
+        setting: The key or option that names the folder, for the message.
 
     Raises:
-        UserError: No file can be written to it; the message names the setting that says where it is.
+        UserError: No file can be written to it.
     """
     absent = [path for path in (folder, *folder.parents) if not path.exists()]
-    with writing(folder, f"give another {setting}"):
+    with explain_write_errors(folder, f"give another {setting}"):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
                 pass
         finally:
-            with suppress(OSError):  # another process has written to it
+            with suppress(OSError):  # it is not empty: another process has written to it
                 for path in absent:
                     path.rmdir()
 
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[None]:
-    """A folder, made with those above it where they are not there. Where the block fails, what was made goes again."""
+    """Create a folder and its parents if they are missing. If the block fails, remove those that were created."""
     absent = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:
         yield
     except BaseException:
-        with suppress(OSError):  # something is in it
+        with suppress(OSError):  # a folder is not empty
             for path in absent:
                 path.rmdir()
         raise
@@ -104,12 +108,13 @@ def new_folder(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A temporary name to write to, renamed to `path` when the block ends well and removed when it does not.
+    """Yield a temporary file to write to. It is renamed to `path` if the block succeeds, and removed if it fails.
 
     Raises:
-        UserError: It cannot be written; the message has the path.
+        UserError: The file cannot be written; the message has the path.
     """
-    # Short, since a name may be as long as a file system allows. Other machines may have a process of this number.
+    # The temporary name is short, because `path` may have the longest name that the file system allows. It has random
+    # characters, because a process on another machine may have the same number.
     temporary = path.with_name(f".{os.getpid()}.{secrets.token_hex(6)}.tmp")
     try:
         with new_folder(path.parent):
@@ -117,42 +122,42 @@ def atomic_write(path: Path) -> Iterator[Path]:
                 yield temporary
                 temporary.replace(path)
             finally:
-                with suppress(OSError):  # it is not there
+                with suppress(OSError):  # it does not exist any more
                     temporary.unlink()
     except OSError as error:
         raise UserError(f"cannot write {path}: {error}") from error
 
 
-def free_path(path: Path) -> Path:
-    """The path, or NAME-2, NAME-3 and so on of the same suffix: the first where nothing is."""
+def find_free_path(path: Path) -> Path:
+    """Return the first path that does not exist among `path`, NAME-2, NAME-3 and so on, with the same suffix."""
     names = (path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}") for number in count(1))
     return next(name for name in names if not name.exists())
 
 
 class Writers:
-    """Threads that write files beside the caller, who never waits for a disk or a codec unless they fall far behind.
+    """Threads that write files, so that the caller waits for a disk or a codec only if they fall far behind.
 
-    The caller does the first job (see `threads.Pool`). They end when all is written; another job begins others.
+    The caller's thread does the first job (see `threads.Pool`). The threads end in `finish`; a later job starts others.
 
     Args:
-        count: Of threads.
+        count: How many threads there are.
     """
 
     def __init__(self, count: int = min(4, os.cpu_count() or 1)) -> None:
         self.count = count
         self.pool: Pool | None = None
         self.waiting: deque[Future[None]] = deque()
-        self.most = 4 * count  # jobs that wait: what they hold is all the memory it takes
+        self.most = 4 * count  # the most jobs that wait: their arguments take memory
 
     def submit(self, job: Callable[..., None], *arguments: Any) -> None:
-        """Have `job(*arguments)` done. Raises what an earlier one raised."""
+        """Let a thread call `job(*arguments)`. Raises the exception of an earlier job, if one failed."""
         while self.waiting and (len(self.waiting) >= self.most or self.waiting[0].done()):
             self.waiting.popleft().result()
         self.pool = self.pool or Pool(self.count, "writer")
         self.waiting.append(self.pool.submit(job, *arguments))
 
     def finish(self) -> None:
-        """Wait until all is written. Raises what one of the jobs raised."""
+        """Wait until all jobs are done. Raises the exception of a job, if one failed."""
         try:
             while self.waiting:
                 self.waiting.popleft().result()
@@ -163,13 +168,13 @@ class Writers:
             self.waiting.clear()
 
     def give_up(self) -> None:
-        """Wait as `finish` does, where a run has failed: its exception is the one to tell."""
+        """Wait until all jobs are done, after the run has failed: exceptions of jobs are dropped, the run's matters."""
         with suppress(Exception):
             self.finish()
 
 
 def sync_folder(folder: Path) -> None:
-    """See a folder's entries on disk, where folders can be opened."""
+    """Flush a folder's entries to disk, on systems where folders can be opened."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -180,28 +185,28 @@ def sync_folder(folder: Path) -> None:
 
 
 def run_directory(trainer: Any) -> Path:
-    """The run's directory, the same on every process (call it on all of them)."""
+    """Return the run directory, the same on every process. Every process must call this."""
     return Path(trainer.strategy.broadcast(trainer.default_root_dir))
 
 
 def cache_directory() -> Path:
-    """Where caches are kept: $XDG_CACHE_HOME/lit_ad, ~/.cache/lit_ad on Linux, and what is usual on other systems.
+    """Return the cache directory: $XDG_CACHE_HOME/lit_ad, or ~/.cache/lit_ad on Linux, or the usual one elsewhere.
 
-    An account whose home directory is unknown or not to be written to, as `docker run --user 12345` makes one, has a
-    folder of its own for temporary files instead.
+    If the home directory is unknown or cannot be written to, as after `docker run --user 12345`, it is a folder of the
+    user's own among the temporary files, and there is a warning.
 
     Raises:
-        UserError: That folder belongs to another user, or cannot be made.
+        UserError: That folder belongs to another user, or cannot be created.
     """
-    with suppress(RuntimeError):  # there is no home directory; older versions return "~/.cache/lit_ad" instead
+    with suppress(RuntimeError):  # no home directory; older versions of platformdirs return "~/.cache/lit_ad" instead
         usual = _usual_cache()
-        there = next((folder for folder in (usual, *usual.parents) if os.access(folder, os.F_OK)), usual)
-        writable = os.environ.get("XDG_CACHE_HOME") or usual == there or os.access(there, os.W_OK)
+        existing = next((folder for folder in (usual, *usual.parents) if os.access(folder, os.F_OK)), usual)
+        writable = os.environ.get("XDG_CACHE_HOME") or usual == existing or os.access(existing, os.W_OK)
         if usual.is_absolute() and writable:
             return usual
     user = os.getuid() if hasattr(os, "getuid") else 0
     folder = Path(tempfile.gettempdir(), f"lit_ad-{user}")
-    with writing(folder, "set XDG_CACHE_HOME to a folder that you can write to"):
+    with explain_write_errors(folder, "set XDG_CACHE_HOME to a folder that you can write to"):
         folder.mkdir(mode=0o700, exist_ok=True)
     if user and (folder.is_symlink() or folder.stat().st_uid != user):
         raise UserError(f"{folder} belongs to another user: set XDG_CACHE_HOME to a folder that you can write to")
@@ -210,7 +215,7 @@ def cache_directory() -> Path:
 
 
 def _usual_cache() -> Path:
-    """Where the system keeps caches. A device that only judges has no platformdirs: there, as on Linux.
+    """Return the directory in which the system keeps caches. Without the package platformdirs, it is that of Linux.
 
     Raises:
         RuntimeError: There is no home directory.
@@ -223,7 +228,7 @@ def _usual_cache() -> Path:
 
 
 def format_bytes(size: int) -> str:
-    """A number of bytes in words: KiB, MiB or GiB."""
+    """Return a number of bytes as text, in KiB, MiB or GiB."""
     if size < 2**20:
         return f"{math.ceil(size / 2**10)} KiB"
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"

@@ -1,7 +1,7 @@
-"""Files that are not as they were written are refused: a network with damaged weights still gives scores.
+"""Refuse files that changed since they were written, because a network with damaged weights still gives scores.
 
-A file of torch.save or torch.export is a zip archive, which keeps a CRC-32 of each member; torch does not look at it.
-Other files carry a SHA-256 of their own bytes but its 64 digits, which follow `_MARK`.
+A file of torch.save or torch.export is a zip archive with a CRC-32 of each member, which torch does not check. Other
+files carry the 64 digits of a SHA-256 after `_MARK`. It is the digest of all their other bytes.
 """
 
 import hashlib
@@ -15,10 +15,10 @@ from typing import BinaryIO
 from lit_ad.errors import UserError
 
 _MARK = b"lit_ad-sha256-"
-DIGEST = "digest"  # the key of it, where a file has keys
-BLANK = (_MARK + b"0" * 64).decode()  # to be written somewhere in a file that `seal` fills in
+DIGEST = "digest"  # the key of the digest in files that have keys
+BLANK = (_MARK + b"0" * 64).decode()  # the place for the digest in a new file, which `seal` fills in
 _CHUNK = 2**20
-REMEDY = "copy it again from where it came, or make it anew"
+REMEDY = "copy it again from its source, or make it anew"
 
 
 def check_zip(file: Path | BinaryIO, name: str | Path, strict: bool = True) -> None:
@@ -26,9 +26,9 @@ def check_zip(file: Path | BinaryIO, name: str | Path, strict: bool = True) -> N
 
     Args:
         file: The archive.
-        name: What messages call it.
-        strict: Whether a file that is no zip archive, or one without CRCs, is refused. torch saved other files before
-            version 1.6, and leaves out the CRCs if it is told to.
+        name: Its name in messages.
+        strict: Whether a file that is no zip archive, or has no CRCs, is refused. torch wrote other files before
+            version 1.6, and can leave out the CRCs.
 
     Raises:
         UserError: The file is damaged.
@@ -37,7 +37,7 @@ def check_zip(file: Path | BinaryIO, name: str | Path, strict: bool = True) -> N
         with zipfile.ZipFile(file) as archive:
             with_crc = any(member.CRC for member in archive.infolist())
             damaged = archive.testzip() if strict or with_crc else None
-    except Exception as error:  # of a damaged archive, zipfile raises all sorts
+    except Exception as error:  # for a damaged archive, zipfile raises many kinds
         if not strict and not zipfile.is_zipfile(file):
             return
         raise UserError(f"{name} is damaged or incomplete ({first_line(error)}): {REMEDY}") from error
@@ -46,14 +46,14 @@ def check_zip(file: Path | BinaryIO, name: str | Path, strict: bool = True) -> N
 
 
 def zip_fingerprint(file: Path) -> str:
-    """Return a digest of what a zip archive says that it holds: the names, sizes and CRC-32 of its members."""
+    """Return a digest of the names, sizes and CRC-32 of a zip archive's members."""
     with zipfile.ZipFile(file) as archive:
         members = [(member.filename, member.file_size, member.CRC) for member in archive.infolist()]
     return hashlib.sha256(repr(sorted(members)).encode()).hexdigest()
 
 
 def seal(file: Path, *parts: Path) -> None:
-    """Write the digest of a file that holds `BLANK`, and of the other files that belong to it, into the file."""
+    """Write into a file, which must contain `BLANK`, the digest of the file and of the `parts` that belong to it."""
     place, _, digest = _digests(file, *parts)
     with file.open("r+b") as stream:
         stream.seek(place)
@@ -61,13 +61,13 @@ def seal(file: Path, *parts: Path) -> None:
 
 
 def check_seal(file: Path, *parts: Path) -> str:
-    """Compare a file, and the other files that belong to it, with the digest in it: 0.6 s for each GiB on one core.
+    """Compare a file, and the `parts` that belong to it, with the digest in the file: 0.6 s for each GiB on one core.
 
     Returns:
         The digest.
 
     Raises:
-        UserError: They changed since they were written, one of them is missing, or there is no digest.
+        UserError: A file changed since it was written, one is missing, or there is no digest.
     """
     _, written, digest = _digests(file, *parts)
     if written != digest:
@@ -79,10 +79,10 @@ def check_seal(file: Path, *parts: Path) -> str:
 
 
 def _digests(file: Path, *parts: Path) -> tuple[int, bytes, bytes]:
-    """Where the digest of a file stands, its digits, and those that it should have.
+    """Return the place of the digest in a file, the digits there, and the right digits.
 
     Raises:
-        UserError: A file cannot be read, or carries no digest.
+        UserError: A file cannot be read, or has no digest.
     """
     try:
         with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
@@ -91,14 +91,14 @@ def _digests(file: Path, *parts: Path) -> tuple[int, bytes, bytes]:
                 raise ValueError("no digest")
             digest = hashlib.sha256()
             for first, last in ((0, start), (start + 64, len(content))):
-                for at in range(first, last, _CHUNK):
-                    digest.update(content[at : min(at + _CHUNK, last)])
+                for begin in range(first, last, _CHUNK):
+                    digest.update(content[begin : min(begin + _CHUNK, last)])
             written = content[start : start + 64]
         for part in parts:
             with part.open("rb") as stream:
                 while chunk := stream.read(_CHUNK):
                     digest.update(chunk)
-    except ValueError as error:  # mmap's, of an empty file, too
+    except ValueError as error:  # no digest, or an empty file, which mmap refuses
         raise UserError(f"{file} was not exported by lit_ad, or is damaged: it carries no digest of itself") from error
     except OSError as error:
         raise UserError(f"cannot read {error.filename or file}: {error.strerror}; {REMEDY}") from error
@@ -106,21 +106,21 @@ def _digests(file: Path, *parts: Path) -> tuple[int, bytes, bytes]:
 
 
 def why_unreadable(error: Exception) -> str:
-    """The reason in a reader's error, in one line.
+    """Return the reason in a reader's error, in one line.
 
-    Of a pickle that torch refuses, the name of what is in it: the texts of torch and timm say how to load the file
-    nevertheless, which could run any code.
+    For a pickle that torch refuses, it is our own text with the name of the object in it. The texts of torch and timm
+    explain how to load the file nevertheless, which could run any code.
     """
     cause = error.__cause__ or error
     if isinstance(cause, pickle.UnpicklingError):
         name = re.search(r"GLOBAL (\S+)", str(cause))
-        what = f"{name[1]}, which is" if name else "something that is"
-        return f"it holds {what} neither a tensor nor a plain value, and loading it could run code"
+        content = f"{name[1]}, which is" if name else "an object that is"
+        return f"it holds {content} neither a tensor nor a plain value, and loading it could run code"
     return f"{type(error).__name__}: {first_line(error)}"
 
 
 def first_line(error: Exception) -> str:
-    """Of its text, at most 200 characters. OpenVINO's begins with places in its source code, which are left out."""
+    """Return the first line of an error's text, at most 200 characters. Places in OpenVINO's source are left out."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = [line for line in lines if not line.startswith("Exception from ")]
-    return next(iter(told or lines), "")[:200]
+    messages = [line for line in lines if not line.startswith("Exception from ")]
+    return next(iter(messages or lines), "")[:200]

@@ -1,8 +1,8 @@
-"""Names of files in texts.
+"""Write names of files in texts, and read them back.
 
-A file name is any bytes. Python has those that are not UTF-8 as the characters U+DC80 to U+DCFF (PEP 383), which no
-UTF-8 text may hold. So tables (CSV) have the bytes of the name, JSON has these characters as escapes, and both are read
-back as the same name. Pages, pictures, dashboards and the console have `printable` names, for people.
+A file name may be any bytes. Python represents bytes that are not UTF-8 by the characters U+DC80 to U+DCFF (PEP 383),
+which a UTF-8 text must not contain. So tables (CSV) contain the bytes of the name, and JSON contains these characters
+as escapes; both are read back as the same name. Pages, pictures, dashboards and the console show `printable` names.
 """
 
 import os
@@ -18,30 +18,30 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def file_name(text: str) -> str:
-    """A file's name in a UTF-8 text, as the system's functions take it: another one where the locale is not UTF-8."""
+    """Return a file name from a UTF-8 text as the system's functions need it, which differs in other locales."""
     try:
         os.fsencode(text)
     except UnicodeEncodeError:
-        with suppress(UnicodeEncodeError):  # no name of a file: who opens it says so
+        with suppress(UnicodeEncodeError):  # it cannot be a file name; opening it raises the error
             return os.fsdecode(text.encode("utf-8", "surrogateescape"))
     return text
 
 
 def escape_bytes(text: str) -> str:
-    """The text as Unicode, with `\\xNN` for each byte in it that is not UTF-8."""
+    """Return the text as valid Unicode, with `\\xNN` for each byte in it that is not UTF-8."""
     try:
         return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    except UnicodeEncodeError:  # of a file name of Windows, which may have a half of a pair of surrogates
+    except UnicodeEncodeError:  # a file name of Windows may contain half of a surrogate pair
         return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def printable(name: str) -> str:
-    """A file's name in one line of Unicode, without control characters."""
+    """Return a file's name as one line of valid Unicode, with control characters as escapes."""
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), escape_bytes(name))
 
 
 def map_texts(function: Callable[[str], str], values: Any) -> Any:
-    """The values, as JSON has them, with the function's result for each text in them, keys included."""
+    """Return JSON-like values in which each text, keys included, is replaced by the function's result."""
     if isinstance(values, str):
         return function(values)
     if isinstance(values, dict):
@@ -51,7 +51,8 @@ def map_texts(function: Callable[[str], str], values: Any) -> Any:
 
 @contextmanager
 def utf8_path(file: Path) -> Iterator[Path]:
-    """A path in UTF-8, for libraries that take no other: the file's own, or a link's, which is gone after the block."""
+    """Yield a path in UTF-8 for libraries that need one: the file's own, or a link to it, which the block's end
+    removes."""
     if escape_bytes(str(file)) == str(file):
         yield file
         return
@@ -62,11 +63,11 @@ def utf8_path(file: Path) -> Iterator[Path]:
 
 
 def open_table(path: Path) -> TextIO:
-    """Open a CSV file to write to, with any names of files in it."""
+    """Open a CSV file for writing, in which any file names can be written."""
     return path.open("w", newline="", encoding="utf-8", errors="surrogateescape")
 
 
 def tell(text: str) -> None:
-    """Print a text; what the console's encoding has not is there as escapes, and no error."""
+    """Print a text. Characters that the console's encoding does not have are printed as escapes, without an error."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     print(escape_bytes(text).encode(encoding, "backslashreplace").decode(encoding), flush=True)

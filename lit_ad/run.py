@@ -1,4 +1,4 @@
-"""A training in a program: `fit` does what `lit-ad fit` does, and gives the run that came of it."""
+"""Train from a program: `fit` does the same as the command `lit-ad fit`, and returns the run."""
 
 import json
 import os
@@ -15,16 +15,16 @@ from lit_ad.errors import UserError
 from lit_ad.files import resolve_path
 from lit_ad.shipped_configs import find_config
 
-ROOT = "data.source.root"  # the key for which `data` is short
-PROGRAM = Path(__file__).with_name("__main__.py")  # Lightning starts processes for more devices by this name
+ROOT = "data.source.root"  # the key that `data` of `fit` stands for
+PROGRAM = Path(__file__).with_name("__main__.py")  # the program that Lightning starts again for each further device
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a training left in its directory.
+    """A finished training: its metrics, its loss and its detector, from its directory.
 
     Args:
-        directory: That of the run. Any finished run has one: `Run(Path("runs/stfpm/20260101-120000"))`.
+        directory: The run directory, such as runs/stfpm/20260101-120000.
 
     Raises:
         UserError: There is no such directory.
@@ -33,14 +33,14 @@ class Run:
     directory: Path
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "directory", Path(self.directory))  # of a text too
+        object.__setattr__(self, "directory", Path(self.directory))  # for callers that give a text
         if not self.directory.is_dir():
             raise UserError(f"there is no run directory {self.directory}")
 
     @property
     def metrics(self) -> dict[str, dict[str, float]]:
-        """The test's metrics: those of all images under "pooled", and a row for each category and kind of defect, as
-        `metrics["pooled"]["image_auroc"]`. `RUN/metrics.json` says more.
+        """The metrics of the test, such as `metrics["pooled"]["image_auroc"]`: "pooled" is all images together, and
+        there is a row for each category and each kind of defect. `RUN/metrics.json` has more.
 
         Raises:
             UserError: The run was not tested.
@@ -53,13 +53,15 @@ class Run:
 
     @property
     def val_loss(self) -> float:
-        """The lowest loss on the held-out nominal images, whose weights are the best checkpoint. To compare runs of one
-        method by: it has seen no defect and no test image. Losses of two methods, or of two sizes, are not alike.
+        """The lowest loss on the held-out nominal images. The best checkpoint has the weights of that epoch.
+
+        Use it to compare runs of one method: no defect and no test image is part of it. Losses of different methods, or
+        of different image sizes, cannot be compared.
 
         Raises:
-            UserError: The run has no checkpoint that was chosen by it.
+            UserError: The run's best checkpoint was not chosen by this loss.
         """
-        from lit_ad.checkpoint import read_checkpoint  # which brings torch
+        from lit_ad.checkpoint import read_checkpoint  # imports torch
 
         file = self.directory / "checkpoints/best.ckpt"
         for state in read_checkpoint(file)["callbacks"].values():
@@ -82,21 +84,21 @@ class Run:
 def fit(config: str | Path, data: str | Path | None = None, keys: Mapping[str, Any] | None = None) -> Run:
     """Train, test the best checkpoint and write a run directory, as `lit-ad fit --config CONFIG` does.
 
-    All is that command's: its defaults, its callbacks, what it prints, and so its figures. A new run is in
-    runs/METHOD/TIME, unless the key trainer.default_root_dir names a directory.
+    Defaults, callbacks, output and figures are those of the command. The run directory is runs/METHOD/TIME, unless the
+    key trainer.default_root_dir names another one.
 
     Args:
         config: A YAML file, or the name of one that comes with lit_ad, such as stfpm.
-        data: The folder of images, for the source that the file names: its key data.source.root.
-        keys: Other keys of the configuration and their values, by dots, {"trainer.max_epochs": 3}, or as a file has
-            them, {"trainer": {"max_epochs": 3}}. A class is its name, or {"class_path": ..., "init_args": ...}.
+        data: The folder of images, for the source in the file: the key data.source.root.
+        keys: Other keys of the configuration and their values, with dots, {"trainer.max_epochs": 3}, or nested as in a
+            file, {"trainer": {"max_epochs": 3}}. A class is its name, or {"class_path": ..., "init_args": ...}.
 
     Returns:
-        The run, of which directory, metrics and detector() are asked.
+        The run. Use its `directory`, `metrics` and `detector()`.
 
     Raises:
-        UserError: What the command would say in one line.
-        KeyboardInterrupt: It was stopped by Ctrl-C; what is printed says how to go on.
+        UserError: An error that the command would print as one line.
+        KeyboardInterrupt: Ctrl-C stopped the training; the output tells how to go on.
 
     Example:
         run = lit_ad.fit("configs/stfpm.yaml", data="PATH/TO/mvtec/bottle", keys={"trainer.max_epochs": 50})
@@ -109,9 +111,9 @@ def fit(config: str | Path, data: str | Path | None = None, keys: Mapping[str, A
     with _command_line(["fit", *words]), warnings.catch_warnings():
         prepare()
         quiet()
-        from lit_ad.lightning_cli.cli import main  # once prepare has been called
+        from lit_ad.lightning_cli.cli import main  # only after prepare()
 
-        formats, warnings.formatwarning = warnings.formatwarning, format_warning  # now: Lightning sets its own
+        formats, warnings.formatwarning = warnings.formatwarning, format_warning  # after the import, which sets another
         try:
             trained = main(words)
         except SystemExit as end:
@@ -129,7 +131,10 @@ def fit(config: str | Path, data: str | Path | None = None, keys: Mapping[str, A
 
 
 def write_words(config: str | Path, data: str | Path | None, keys: Mapping[str, Any]) -> list[str]:
-    """Write the arguments of `fit` as the words of the command. Raises UserError on what is none, or is given twice."""
+    """Return the arguments of `fit` as the words of the command.
+
+    Raises UserError if an argument has a wrong type, or a key is given twice.
+    """
     if not isinstance(config, str | os.PathLike):
         raise UserError(f"config is of type {type(config).__name__}: give a file or a name, and single keys as keys")
     if not isinstance(data, str | os.PathLike | None):
@@ -139,10 +144,10 @@ def write_words(config: str | Path, data: str | Path | None, keys: Mapping[str, 
         )
     if not isinstance(keys, Mapping):
         raise UserError(f'keys is of type {type(keys).__name__}: give a dictionary, {{"trainer.max_epochs": 3}}')
-    given = [] if data is None else [(ROOT, resolve_path(data))]
-    given += flatten(keys)
-    source = dict(given).get("data.source")
-    names = [key for key, _ in given]
+    pairs = [] if data is None else [(ROOT, resolve_path(data))]
+    pairs += flatten(keys)
+    source = dict(pairs).get("data.source")
+    names = [key for key, _ in pairs]
     if data is not None and isinstance(source, Mapping) and "root" in source.get("init_args", {}):
         names.append(ROOT)
     twice = [name for name in names if names.count(name) > 1]
@@ -151,11 +156,11 @@ def write_words(config: str | Path, data: str | Path | None, keys: Mapping[str, 
         raise UserError(f"{twice[0]} is given twice, {where}: leave out one of them")
     if "config" in names:
         raise UserError("config is no key: give the file as fit's config, and single keys as keys")
-    return [f"--config={find_config(config)}", *(f"--{key}={write_value(key, value)}" for key, value in given)]
+    return [f"--config={find_config(config)}", *(f"--{key}={write_value(key, value)}" for key, value in pairs)]
 
 
 def flatten(keys: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield each key by dots, and its value; a class and its arguments stay one value."""
+    """Yield each key, with dots, and its value. A class and its arguments stay one value."""
     for key, value in keys.items():
         if isinstance(value, Mapping) and value and "class_path" not in value:
             yield from flatten(value, f"{prefix}{key}.")
@@ -164,7 +169,7 @@ def flatten(keys: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def write_value(key: str, value: Any) -> str:
-    """Write a value as it is typed on a command line. Raises UserError if it cannot be typed."""
+    """Return a value as text for the command line. Raises UserError if it cannot be written as text."""
     if isinstance(value, str | os.PathLike):
         return str(value)
 
@@ -172,8 +177,8 @@ def write_value(key: str, value: Any) -> str:
         if isinstance(part, os.PathLike):
             return str(part)
         raise UserError(
-            f"{key} is, or holds, a {type(part).__name__}: a run is written down as text, so give numbers, texts, "
-            'lists, or of a class {"class_path": NAME, "init_args": {...}}'
+            f"{key} is, or contains, a {type(part).__name__}: a run is recorded as text, so give numbers, texts, "
+            'lists, or for an object {"class_path": NAME, "init_args": {...}}'
         )
 
     return json.dumps(value, default=refuse)
@@ -181,8 +186,10 @@ def write_value(key: str, value: Any) -> str:
 
 @contextmanager
 def _command_line(words: list[str]) -> Iterator[None]:
-    """Have the words in sys.argv, which the command's parser reads, and the processes that it starts are given.
-    Afterwards, sys.argv and sys.path are as before."""
+    """Set sys.argv to the words, for the command's parser and for the processes that it starts.
+
+    Afterwards, sys.argv and sys.path are restored.
+    """
     argv, path = sys.argv, list(sys.path)
     sys.argv = [str(PROGRAM), *words]
     try:

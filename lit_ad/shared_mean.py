@@ -1,4 +1,4 @@
-"""The mean loss of several processes."""
+"""Compute the mean loss of several processes."""
 
 import torch
 import torch.distributed as dist
@@ -7,11 +7,11 @@ from torchmetrics import Metric
 
 
 class SharedMean(Metric):
-    """The weighted mean of the values of all processes, which communicate in `update` and `forward` and never later.
+    """The weighted mean of the values of all processes. Processes communicate in `update` and `forward`, never later.
 
-    `self.log(..., on_epoch=True, sync_dist=True)` communicates when the mean is first read. At an epoch's end the
-    progress bar reads it on the first process alone, and the other processes read it after the hooks: any collective in
-    between makes all of them wait for ever.
+    `self.log(..., on_epoch=True, sync_dist=True)` communicates when the mean is first read. At the end of an epoch the
+    progress bar reads it on the first process only, and the other processes read it after the hooks. Any collective in
+    between would make all of them wait for ever.
     """
 
     full_state_update = False
@@ -24,12 +24,12 @@ class SharedMean(Metric):
             self.add_state(name, torch.tensor(0.0, dtype=torch.get_default_dtype()), dist_reduce_fx="sum")
 
     def update(self, value: Tensor, weight: float) -> None:
-        """Add a scalar with its weight on this process. Every process must call it."""
+        """Add this process's scalar with its weight. Every process must call this."""
         sums = torch.stack([value * weight, torch.full_like(value, weight)]).to(self.total.dtype)
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(sums)
         self.total, self.weight = self.total + sums[0], self.weight + sums[1]
 
     def compute(self) -> Tensor:
-        """The mean, a scalar."""
+        """Return the mean, a scalar."""
         return self.total / self.weight

@@ -1,4 +1,4 @@
-"""The configurations that come with lit_ad: the folder configs/ of the repository, which the wheel holds too."""
+"""Find the configurations that come with lit_ad: the folder configs/ of the repository, which is also in the wheel."""
 
 import re
 from collections.abc import Sequence
@@ -9,8 +9,8 @@ from lit_ad.errors import UserError
 from lit_ad.files import resolve_path
 
 PACKAGE = Path(__file__).parent
-CONFIGS = (PACKAGE if (PACKAGE / "configs").is_dir() else PACKAGE.parent) / "configs"  # of a wheel, or of a checkout
-NAME = re.compile(r"[\w-]+(/[\w-]+)*")  # without a suffix: no file's
+CONFIGS = (PACKAGE if (PACKAGE / "configs").is_dir() else PACKAGE.parent) / "configs"  # in a wheel, or in a checkout
+NAME = re.compile(r"[\w-]+(/[\w-]+)*")  # a name has no suffix, and so is no file's
 
 
 def config_names() -> list[str]:
@@ -19,13 +19,14 @@ def config_names() -> list[str]:
 
 
 def find_config(given: str | Path) -> Path:
-    """Return the file that a path, or the name of a configuration of lit_ad, stands for.
+    """Return the file of a path, or of the name of a configuration of lit_ad.
 
     Args:
-        given: A path; where it has no suffix and there is no such file, a name.
+        given: A path. If it has no suffix and there is no such file, it is a name.
 
     Raises:
-        UserError: There is no configuration of this name; or no such file, but a configuration of its name.
+        UserError: There is no configuration with this name; or there is no such file, but a configuration with its
+            name.
     """
     path = resolve_path(given)
     if path.is_file():
@@ -38,12 +39,12 @@ def find_config(given: str | Path) -> Path:
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
         raise UserError(f"there is no config file {given}, and none comes with lit_ad under this name: {hint}")
     if path.suffix in (".yaml", ".yml") and path.stem in names:
-        raise UserError(f"there is no config file {path}: {path.stem}, without a path, is the one that lit_ad has")
+        raise UserError(f"there is no config file {path}: lit_ad's own one is {path.stem}, without a path")
     return path
 
 
 def replace_names(words: Sequence[str]) -> list[str]:
-    """Return a command line with the file in place of each name that is given as --config. Raises as find_config."""
+    """Return a command line in which names after --config are replaced by files. Raises UserError as `find_config`."""
     replaced: list[str] = []
     for word in words:
         name, equals, value = word.partition("=")

@@ -30,7 +30,7 @@ def scores_of(prediction: Prediction) -> Tensor:
 
 def stacked(judgements: list[Judgement]) -> Prediction:
     """Judgements as one prediction."""
-    maps = [torch.from_numpy(judgement.seen) for judgement in judgements if judgement.seen is not None]
+    maps = [torch.from_numpy(judgement.network_map) for judgement in judgements if judgement.network_map is not None]
     sides = [max(seen.shape[axis] for seen in maps) for axis in (0, 1)] if maps else []
     whole = torch.zeros(len(maps), 1, *sides)
     for i, seen in enumerate(maps):

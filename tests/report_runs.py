@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from lit_ad.detector.decision import Decision
-from lit_ad.detector.summary import summary
+from lit_ad.detector.summary import summarize
 from lit_ad.evaluation.report.record import Record, Took, environment
 from lit_ad.evaluation.report.thumbnails import THUMBNAILS, joined, jpeg, outline_png
 from lit_ad.evaluation.results import ImageResult, Results
@@ -59,7 +59,7 @@ def make_run(
     logarithmic = (np.geomspace(1e-6, 1, 4), curve[1])
     curves = {"image_roc": curve, "pixel_roc": curve, "pro": curve, "pimo": logarithmic, "instances": curve}
     results = Results(rows, images, curves, decision.threshold(), 2.0, 0.1)
-    results.decision, results.checkpoint = summary(decision), "checkpoints/it's best.ckpt"
+    results.decision, results.checkpoint = summarize(decision), "checkpoints/it's best.ckpt"
     home.mkdir(parents=True, exist_ok=True)
     results.save(home / "metrics.json")
     (home / "config.yaml").write_text(f"model: {{lr: {seed}}}\ndata: {{root: '</pre><b>'}}\n")

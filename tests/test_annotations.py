@@ -1,4 +1,4 @@
-"""Files of regions, read again."""
+"""Files of regions are read back as the same regions."""
 
 import csv
 import io
@@ -10,12 +10,22 @@ import pytest
 from PIL import Image
 from scipy.ndimage import binary_fill_holes, label
 
-from lit_ad.annotations import COLUMNS, Findings, as_text, plain, to_coco, to_json, to_labelme, trace, write_table
+from lit_ad.annotations import (
+    COLUMNS,
+    Findings,
+    as_text,
+    list_findings,
+    to_coco,
+    to_json,
+    to_labelme,
+    trace_outlines,
+    write_table,
+)
 from lit_ad.batch import Sample
 from lit_ad.data.masks import read_mask
 from lit_ad.data.sources.labelme import draw_labelme
 from lit_ad.detector.marking import Marking
-from lit_ad.detector.regions import regions
+from lit_ad.detector.regions import find_regions
 from lit_ad.detector.scoring import Judgement
 from lit_ad.evaluation.judged import Judged
 from lit_ad.image.roi import Roi
@@ -23,8 +33,8 @@ from lit_ad.image.roi import Roi
 SIZE = (30, 40)
 
 
-def judged(*boxes: tuple[int, int, int, int], threshold: float | None = 0.5, roi: Roi | None = None) -> Judged:
-    """An image whose map is 1 in boxes and 0 elsewhere."""
+def judge_boxes(*boxes: tuple[int, int, int, int], threshold: float | None = 0.5, roi: Roi | None = None) -> Judged:
+    """Return a judged image whose map is 1 in boxes and 0 elsewhere."""
     heat = np.zeros(SIZE, np.float32)
     for top, left, bottom, right in boxes:
         heat[top:bottom, left:right] = 1
@@ -34,13 +44,16 @@ def judged(*boxes: tuple[int, int, int, int], threshold: float | None = 0.5, roi
     return Judged(*known, marking=None if threshold is None else Marking(threshold), mm_per_pixel=0.5)
 
 
-def found_in(image: Judged) -> Findings:
-    return plain(image.size, image.regions, image.mask)
+def findings_of(image: Judged) -> Findings:
+    return list_findings(image.size, image.regions, image.mask)
 
 
-def test_a_line_for_each_region() -> None:
+def test_the_table_has_a_line_for_each_region() -> None:
     text = io.StringIO()
-    write_table(text, {"b/ä.png": found_in(judged((2, 3, 6, 13), (20, 20, 21, 21))), "c.png": found_in(judged())})
+    write_table(
+        text,
+        {"b/ä.png": findings_of(judge_boxes((2, 3, 6, 13), (20, 20, 21, 21))), "c.png": findings_of(judge_boxes())},
+    )
     rows = list(csv.DictReader(io.StringIO(text.getvalue())))
     assert [row["path"] for row in rows] == ["b/ä.png"] * 2 and tuple(rows[0]) == COLUMNS
     values = [float(rows[0][name]) for name in COLUMNS[1:]]
@@ -49,11 +62,11 @@ def test_a_line_for_each_region() -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_labelme_draws_the_regions_pixel_by_pixel(seed: int, tmp_path: Path) -> None:
-    """By the reader of labelme's files; holes are filled. Single pixels, lines and corners that touch among them."""
+def test_labelme_files_give_back_the_regions_pixel_by_pixel(seed: int, tmp_path: Path) -> None:
+    """Our reader of labelme's files reads them. Holes are filled. Masks have single pixels and touching corners."""
     mask = np.random.default_rng(seed).random(SIZE) < (0.05, 0.2, 0.35, 0.5)[seed]
     mask[0, :5], mask[5:9, 0], mask[-1, -1] = True, True, True
-    found = plain(SIZE, regions(mask, mask.astype(np.float32)), mask)
+    found = list_findings(SIZE, find_regions(mask, mask.astype(np.float32)), mask)
     (tmp_path / "a.json").write_text(as_text(to_labelme("a.png", found)))
     Image.fromarray(np.zeros(SIZE, np.uint8)).save(tmp_path / "a.png")
 
@@ -64,17 +77,17 @@ def test_labelme_draws_the_regions_pixel_by_pixel(seed: int, tmp_path: Path) -> 
     assert (told["imageHeight"], told["imageWidth"]) == SIZE and len(told["shapes"]) == count
 
 
-def test_a_region_inside_of_another_ones_hole_has_an_outline() -> None:
+def test_a_region_in_the_hole_of_another_one_has_an_outline() -> None:
     mask = np.zeros(SIZE, bool)
     mask[2:12, 2:12], mask[4:10, 4:10], mask[6:8, 6:8] = True, False, True
-    assert trace(mask) == {
+    assert trace_outlines(mask) == {
         (2, 2, 12, 12): [[2.25, 2.25], [2.25, 11.75], [11.75, 11.75], [11.75, 2.25]],
         (6, 6, 8, 8): [[6.25, 6.25], [6.25, 7.75], [7.75, 7.75], [7.75, 6.25]],
     }
 
 
 def test_coco_has_images_boxes_and_polygons() -> None:
-    images = {"b/0.png": found_in(judged()), "1.png": found_in(judged((2, 3, 6, 13), (20, 20, 21, 21)))}
+    images = {"b/0.png": findings_of(judge_boxes()), "1.png": findings_of(judge_boxes((2, 3, 6, 13), (20, 20, 21, 21)))}
     told = json.loads(as_text(to_coco(images)))
     assert told["images"] == [
         {"id": 1, "file_name": "b/0.png", "height": 30, "width": 40},
@@ -86,11 +99,13 @@ def test_coco_has_images_boxes_and_polygons() -> None:
     }
     assert first["segmentation"] == [[3.25, 2.25, 3.25, 5.75, 12.75, 5.75, 12.75, 2.25]]
     assert second["id"] == 2 and told["categories"][0]["id"] == 1
-    regions = json.loads(as_text(to_json(images)))["images"][1]["regions"]
-    assert regions[0]["area_mm2"] == 10 and regions[0]["outline"][0] == [3.25, 2.25]
+    described = json.loads(as_text(to_json(images)))["images"][1]["regions"]
+    assert described[0]["area_mm2"] == 10 and described[0]["outline"][0] == [3.25, 2.25]
 
 
-def test_without_a_threshold_and_outside_of_what_is_looked_at() -> None:
-    assert found_in(judged((2, 3, 6, 13), threshold=None))["regions"] == []
+def test_no_regions_without_a_threshold_or_outside_the_region_of_interest() -> None:
+    assert findings_of(judge_boxes((2, 3, 6, 13), threshold=None))["regions"] == []
     roi = Roi((0, 0, 10, 20), None, None)
-    assert [region["area"] for region in found_in(judged((2, 3, 6, 13), (20, 20, 22, 22), roi=roi))["regions"]] == [40]
+    assert [
+        region["area"] for region in findings_of(judge_boxes((2, 3, 6, 13), (20, 20, 22, 22), roi=roi))["regions"]
+    ] == [40]

@@ -1,4 +1,4 @@
-"""What travels with a batch stays together: images, masks, sizes and features, each with its own."""
+"""The values of each image stay together in a batch: pixels, mask, size and features."""
 
 from pathlib import Path
 
@@ -9,8 +9,8 @@ from lit_ad.batch import Batch, Sample
 LABELS = (0, 1, -1)
 
 
-def batch_of(count: int = 3, canvases: list[tuple[int, int]] | None = None) -> Batch:
-    """Images of 8x10 pixels, each of its own number."""
+def make_batch(count: int = 3, canvases: list[tuple[int, int]] | None = None) -> Batch:
+    """Return a batch of images of 8x10 pixels; all pixels of an image are its number."""
     numbers = torch.arange(count, dtype=torch.uint8)
     return Batch(
         pixels=numbers.view(-1, 1, 1, 1).expand(count, 3, 8, 10).clone(),
@@ -28,15 +28,15 @@ def batch_of(count: int = 3, canvases: list[tuple[int, int]] | None = None) -> B
 
 
 def test_labels_and_sizes() -> None:
-    batch = batch_of()
+    batch = make_batch()
     assert len(batch) == 3
     assert batch.labels.tolist() == [0, 1, -1]
     assert batch.canvas == (8, 10)
     assert batch.input_size(2) == (8, 10)
 
 
-def test_selecting_keeps_together_what_belongs_together() -> None:
-    batch = batch_of(3, canvases=[(8, 10), (4, 6), (8, 5)])
+def test_a_selection_keeps_the_values_of_each_image_together() -> None:
+    batch = make_batch(3, canvases=[(8, 10), (4, 6), (8, 5)])
     chosen = batch.select([False, True, True])
     assert chosen.index.tolist() == [41, 42]
     assert [sample.image.name for sample in chosen.samples] == ["1.png", "2.png"]
@@ -56,31 +56,31 @@ def test_selecting_keeps_together_what_belongs_together() -> None:
     assert (len(none), none.index.tolist(), none.samples) == (0, [], [])
 
 
-def test_what_is_absent_stays_absent() -> None:
+def test_missing_values_stay_missing() -> None:
     batch = Batch(None, torch.tensor([1, 2]), [Sample(Path("a"), 0)] * 2, [(0, 0)] * 2, [(0, 0, 0, 0)] * 2)
     for one in (batch.select([True, False]), batch.to(torch.device("cpu"))):
         for name in ("pixels", "masks", "features", "canvases", "unrelated", "corrupted", "corruption"):
             assert getattr(one, name) is None
 
 
-def test_moving_moves_all_but_the_masks() -> None:
-    """They are at the images' own size, and only metrics on the CPU read them."""
-    moved = batch_of().to(torch.device("meta"))
+def test_a_move_to_a_device_leaves_masks_on_the_cpu() -> None:
+    """Masks have the images' own size, and only metrics on the CPU read them."""
+    moved = make_batch().to(torch.device("meta"))
     assert moved.features is not None
     for tensor in (moved.pixels, moved.index, moved.unrelated, moved.corrupted, moved.corruption, *moved.features):
         assert tensor is not None and tensor.device.type == "meta"
     assert moved.masks is not None and moved.masks[1] is not None
     assert moved.masks[1].device.type == "cpu"
-    assert moved.sizes == batch_of().sizes
+    assert moved.sizes == make_batch().sizes
 
 
-def test_each_image_alone_is_as_it_was_before_it_was_filled_up() -> None:
-    batch = batch_of(3, canvases=[(8, 10), (4, 6), (8, 5)])
-    alone = batch.alone()
+def test_split_removes_the_padding_of_each_image() -> None:
+    batch = make_batch(3, canvases=[(8, 10), (4, 6), (8, 5)])
+    alone = batch.split()
     assert [one.canvas for one in alone] == [(8, 10), (4, 6), (8, 5)]
     assert [one.index.tolist() for one in alone] == [[40], [41], [42]]
     assert all(one.canvases is None and len(one) == 1 for one in alone)
     assert [int(one.pixels.max()) for one in alone if one.pixels is not None] == [0, 1, 2]
-    assert len(batch.uniform()) == 3
-    same = batch_of()
-    assert same.uniform() == [same]
+    assert len(batch.same_size_parts()) == 3
+    same = make_batch()
+    assert same.same_size_parts() == [same]

@@ -1,4 +1,4 @@
-"""A score depends on its image alone: in batches of 1, 3 and 8, whatever the sizes of the images beside it."""
+"""A score depends on its image only: batches of 1, 3 and 8 with images of other sizes give the same score."""
 
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,8 @@ def view_of(name: str, side: int) -> View:
 
 
 @pytest.fixture(scope="module")
-def fitted(small_models: dict[str, dict[str, Any]]) -> dict[str, tuple[Method, int]]:
-    """Each method with the statistics it scores by, and the side of its images."""
+def fitted_methods(small_models: dict[str, dict[str, Any]]) -> dict[str, tuple[Method, int]]:
+    """Each method with its statistics, and the side of its images."""
     found = {}
     for name in METHODS:
         torch.manual_seed(0)
@@ -50,8 +50,8 @@ def fitted(small_models: dict[str, dict[str, Any]]) -> dict[str, tuple[Method, i
     return found
 
 
-def items_of(view: View, sizes: list[tuple[int, int]], seed: int) -> list[Batch]:
-    """An image of each size, each with a contrast and a gradient of its own, as the data module gives them."""
+def make_items(view: View, sizes: list[tuple[int, int]], seed: int) -> list[Batch]:
+    """Return an image of each size as the data module gives it, each with its own contrast and gradient."""
     generator = np.random.default_rng(seed)
     items = []
     for i, (height, width) in enumerate(sizes):
@@ -63,8 +63,8 @@ def items_of(view: View, sizes: list[tuple[int, int]], seed: int) -> list[Batch]
     return items
 
 
-def predicted(model: Method, items: list[Batch], size: int) -> tuple[Tensor, list[Any]]:
-    """Scores and original maps of all images, `size` at a time."""
+def predict(model: Method, items: list[Batch], size: int) -> tuple[Tensor, list[Any]]:
+    """Return scores and original maps of all images, in batches of `size`."""
     scores, maps = [], []
     for start in range(0, len(items), size):
         batch = collate(items[start : start + size])
@@ -81,17 +81,17 @@ def predicted(model: Method, items: list[Batch], size: int) -> tuple[Tensor, lis
 @pytest.mark.parametrize("name", METHODS)
 @settings(deadline=None, max_examples=2, derandomize=True)
 @given(seed=st.integers(0, 9999))
-def test_a_score_depends_on_its_image_alone(
-    name: str, view: str, fitted: dict[str, tuple[Method, int]], seed: int
+def test_a_score_depends_on_its_image_only(
+    name: str, view: str, fitted_methods: dict[str, tuple[Method, int]], seed: int
 ) -> None:
-    model, side = fitted[name]
+    model, side = fitted_methods[name]
     model.view = view_of(view, side).of_multiple(model.view.multiple or 1)
     sizes = np.random.default_rng(seed).integers(side, side + side // 2, (4 if side > 64 else 8, 2)).tolist()
-    items = items_of(model.view, [(height, width) for height, width in sizes], seed)
-    alone, maps = predicted(model, items, 1)
+    items = make_items(model.view, [(height, width) for height, width in sizes], seed)
+    alone, maps = predict(model, items, 1)
     assert alone.isfinite().all() and len(set(alone.tolist())) == len(items)
     for size in (3,) if side > 64 else (3, 8):  # EfficientAD's are too large for all on a CPU
-        scores, others = predicted(model, items, size)
+        scores, others = predict(model, items, size)
         torch.testing.assert_close(scores, alone, rtol=1e-4, atol=1e-6)
         for one, other in zip(maps, others, strict=True):
             # MKD's are gradients, which jump where a ReLU ends: with SciPy's border, 0.6 % of the maximum was seen.

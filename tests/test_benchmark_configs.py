@@ -34,7 +34,7 @@ CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
 
 
 def save(file: Path, mask: int = 0) -> None:
-    """A random image, or a mask with a square of this value."""
+    """Write a random image, or a mask with a square of this value."""
     pixels = np.random.default_rng(len(str(file))).integers(0, 256, (32, 40, 3)).astype(np.uint8)
     if mask:
         pixels = np.zeros((32, 40), np.uint8)
@@ -43,36 +43,36 @@ def save(file: Path, mask: int = 0) -> None:
     Image.fromarray(pixels).save(file)
 
 
-def several(folder: Path, ending: str = ".png", count: int = 2, mask: int = 0) -> None:
-    """Images 000, 001, ... in a folder, or masks."""
+def save_several(folder: Path, ending: str = ".png", count: int = 2, mask: int = 0) -> None:
+    """Write images, or masks, 000, 001, ... to a folder."""
     for i in range(count):
         save(folder / f"{i:03}{ending}", mask)
 
 
 def mvtec(root: Path) -> None:
-    several(root / "train/good", count=TRAIN)
-    several(root / "test/good")
-    several(root / "test/broken")
-    several(root / "ground_truth/broken", "_mask.png", mask=255)
+    save_several(root / "train/good", count=TRAIN)
+    save_several(root / "test/good")
+    save_several(root / "test/broken")
+    save_several(root / "ground_truth/broken", "_mask.png", mask=255)
 
 
 def loco(root: Path) -> None:
-    several(root / "train/good", count=TRAIN)
-    several(root / "validation/good")
-    several(root / "test/good")
+    save_several(root / "train/good", count=TRAIN)
+    save_several(root / "validation/good")
+    save_several(root / "test/good")
     for number, kind in enumerate(("logical_anomalies", "structural_anomalies")):
-        several(root / "test" / kind)
-        several(root / "ground_truth" / kind, "/000.png", mask=255 - number)
+        save_several(root / "test" / kind)
+        save_several(root / "ground_truth" / kind, "/000.png", mask=255 - number)
     entry = {"saturation_threshold": 0.5, "relative_saturation": True}
     defects = [{"defect_name": str(value), "pixel_value": value, **entry} for value in (255, 254)]
     (root / "defects_config.json").write_text(json.dumps(defects))
 
 
 def mvtec2(root: Path) -> None:
-    several(root / "train/good", "_regular.png", TRAIN)
+    save_several(root / "train/good", "_regular.png", TRAIN)
     for folder in ("validation/good", "test_public/good", "test_public/bad", "test_private"):
-        several(root / folder, "_regular.png")
-    several(root / "test_public/ground_truth/bad", "_regular_mask.png", mask=255)
+        save_several(root / folder, "_regular.png")
+    save_several(root / "test_public/ground_truth/bad", "_regular_mask.png", mask=255)
 
 
 def visa(root: Path) -> None:
@@ -121,8 +121,8 @@ LAYOUTS = {  # the data's folder, how it is made, its tasks
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda path: path.stem)
-def test_configs(file: Path) -> None:
-    """The command, methods that are there, and no published number that its method's header does not give."""
+def test_benchmark_configs_have_a_command_known_methods_and_sourced_numbers(file: Path) -> None:
+    """Each has its command, methods that exist, and only published numbers that the method's own config names."""
     said = yaml.safe_load(file.read_text())
     assert f"lit-ad benchmark --config {file.relative_to(ROOT).as_posix()}" in file.read_text()
     for source in said["sources"].values():
@@ -139,7 +139,7 @@ def test_configs(file: Path) -> None:
 
 @pytest.fixture(params=LAYOUTS)
 def made(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The name of a benchmark, whose data and configurations lie in the current directory, and whose cells are made."""
+    """The name of a benchmark whose data and configurations are in the current directory, and whose cells exist."""
     folder, make, _ = LAYOUTS[request.param]
     make(tmp_path / folder)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
@@ -153,7 +153,7 @@ def made(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_every_published_number_has_its_row(made: str) -> None:
-    """The tasks are those of the data set, and each published number is beside a metric of ours in the tables."""
+    """The tasks are those of the data set, and the tables show each published number beside our metric."""
     said, tasks = yaml.safe_load(Path(f"configs/benchmark/{made}.yaml").read_text()), LAYOUTS[made][2]
     report = json.loads(Path(said["output"], "results.json").read_text())
     assert {cell["task"] for cell in report["cells"]} == {*tasks}
@@ -165,8 +165,8 @@ def test_every_published_number_has_its_row(made: str) -> None:
 
 @pytest.mark.slow
 def test_every_method_runs(made: str, shrink: Shrink, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cell of each: its configuration and arguments, then those of a small teacher and one step. Every metric of the
-    benchmark comes out."""
+    """One cell of each runs with its configuration and arguments, a small teacher and one step, and has every metric of
+    the benchmark."""
     said = yaml.safe_load(Path(f"configs/benchmark/{made}.yaml").read_text())
     for method in said["methods"]:
         home = Path(said["output"], method, LAYOUTS[made][2][0], "seed-0").absolute()

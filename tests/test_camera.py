@@ -1,4 +1,4 @@
-"""Images as a camera gives them, from files to the exported detector: 12 bits, and a region of interest."""
+"""Images of a camera, with 12 bits and a region of interest, work from files to the exported detector."""
 
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,8 @@ ROI[8:24, 16:32] = False  # a corner that is in its box, and not in it
 
 @pytest.fixture(scope="module")
 def twelve_bits(images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The striped images as 12 bits in 16-bit files; and the same with noise wherever the region of interest is not,
-    marked as a defect where there is a mask."""
+    """The striped images as 12 bits in 16-bit files, and the same images with noise outside the region of interest,
+    which masks mark as a defect."""
     clean, dirty = (tmp_path_factory.mktemp(name) / "part" for name in ("clean", "dirty"))
     generator = np.random.default_rng(1)
     for path in sorted(images.rglob("*.png")):
@@ -83,7 +83,7 @@ def evaluation(trainer: L.Trainer) -> Evaluation:
 def test_a_defect_outside_the_region_changes_nothing(
     tile: int | None, twelve_bits: tuple[Path, Path], roi_file: Path, trained: Any, tmp_path: Path
 ) -> None:
-    """Neither in training, nor in scores, thresholds and metrics of images and pixels."""
+    """It changes neither training nor scores, thresholds and metrics of images and pixels."""
     views = [View(64, roi=roi_file, window=(0, 4095), tile=tile)]
     views += [] if tile else [View(64, fit="pad", roi=(8, 32, 56, 64), window=(0, 4095))]
     for number, view in enumerate(views):
@@ -136,10 +136,10 @@ def test_the_checkpoint_the_export_and_the_test_agree(
     assert "Needs numpy, pillow and onnxruntime." in make_example(tmp_path / "model.onnx", exported.card)
 
 
-def test_an_automatic_window_comes_from_training_alone(
+def test_an_automatic_window_comes_from_training_images_only(
     twelve_bits: tuple[Path, Path], resnet_file: Path, trained: Any, quiet_trainer: Any, tmp_path: Path
 ) -> None:
-    """It is found once, and stays with the checkpoint: in a test from the same configuration, and in going on."""
+    """It is computed once and stays in the checkpoint, for a test with the same configuration and for a resumed run."""
     clean, _ = twelve_bits
     before = (read_image(clean / "test/good/000.png"), read_image(clean / "test/square/000.png"))
     assert max(image.max() for image in before) <= 16  # of 255
@@ -164,7 +164,7 @@ def test_an_automatic_window_comes_from_training_alone(
         trainer.test(fixed, other, ckpt_path=tmp_path / "checkpoints/best.ckpt", weights_only=True)
 
 
-def test_files_that_do_not_go_with_the_view_are_named(
+def test_files_that_do_not_fit_the_view_are_named(
     images: Path, twelve_bits: tuple[Path, Path], trained: Any, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=r"000\.png has values of 8 bits, and view.window is for grey images"):

@@ -1,4 +1,4 @@
-"""Checkpoint files are found and read; damaged ones are in test_faults.py."""
+"""Checkpoint files are found and read. test_faults.py has the damaged ones."""
 
 from pathlib import Path
 
@@ -19,12 +19,12 @@ def test_paths_are_resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         read_checkpoint("~/y.ckpt")
     (tmp_path / "run/checkpoints").mkdir(parents=True)
     (tmp_path / "x.ckpt").rename(tmp_path / "run/checkpoints/last.ckpt")
-    with pytest.raises(UserError, match=f"run is a run, .*: give {tmp_path}/run/checkpoints/last.ckpt$"):
+    with pytest.raises(UserError, match=f"run is a run directory, .*: give {tmp_path}/run/checkpoints/last.ckpt$"):
         read_checkpoint("~/run")
 
 
 @pytest.mark.parametrize("content", [[1], {}, {"state_dict": [1]}])
-def test_what_holds_no_state_dict(content: object, tmp_path: Path) -> None:
+def test_files_without_a_state_dict_are_refused(content: object, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "x.ckpt")
     with pytest.raises(UserError, match=f"^{tmp_path}/x.ckpt is no checkpoint of lit_ad: it holds no state_dict$"):
         read_checkpoint(tmp_path / "x.ckpt")

@@ -1,4 +1,4 @@
-"""Every config trains, validates and tests: a fast run of each on small images, with a small random teacher."""
+"""Every config trains, validates and tests, on small images with a small random teacher."""
 
 import inspect
 import sys
@@ -42,8 +42,8 @@ def test_config_runs(
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
-def test_weights_from_the_hub_have_their_tag(config: Path) -> None:
-    """Without one, timm gives its newest weights, which no paper used."""
+def test_weights_from_the_hub_have_a_tag(config: Path) -> None:
+    """Without a tag, timm loads its newest weights, which no paper used."""
     arguments = yaml.safe_load(config.read_text())["model"]["init_args"]
     for network in ("", "deep_"):
         if arguments.get(f"{network}weights") == "hub":
@@ -68,8 +68,8 @@ PAPERS = {
 }
 
 
-def test_the_default_teachers_are_the_papers() -> None:
-    """EfficientAD's is a network of its own, which is given by its weights."""
+def test_the_default_teachers_are_those_of_the_papers() -> None:
+    """EfficientAD has a network of its own, which its weights identify."""
     arguments = {method: inspect.signature(getattr(methods, method)).parameters for method in METHODS}
     assert {method: of["backbone"].default for method, of in arguments.items() if "backbone" in of} == PAPERS
     assert set(METHODS) - set(PAPERS) == {"EfficientAD"} and "weights" in arguments["EfficientAD"]
@@ -100,7 +100,7 @@ SETTINGS = {  # batch, epochs or steps, image size: of the papers, or of their a
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_the_setting_is_the_papers(name: str) -> None:
+def test_the_settings_are_those_of_the_papers(name: str) -> None:
     settings = yaml.safe_load((ROOT / f"configs/{name}.yaml").read_text())
     trainer = settings["trainer"]
     (length,) = (trainer[key] for key in LENGTHS & set(trainer) if trainer[key] > 0)
@@ -109,7 +109,7 @@ def test_the_setting_is_the_papers(name: str) -> None:
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
-def test_header_gives_the_command(config: Path) -> None:
+def test_each_header_has_the_command(config: Path) -> None:
     header = "".join(line for line in config.read_text().splitlines(True) if line.startswith("#"))
     commands = [f"lit-ad {command} --config configs/{config.name}" for command in ("fit", "distill")]
     assert any(command in header for command in [*commands, "make demo"])

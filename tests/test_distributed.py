@@ -1,4 +1,4 @@
-"""Several processes through the CLI: the same numbers as one, and one set of files."""
+"""Several processes of the CLI give the numbers of one process and write one set of files."""
 
 import ast
 import csv
@@ -37,7 +37,7 @@ def lit_ad(*arguments: object) -> None:
 
 
 def launch(commands: list[list[str]], environment: Mapping[str, str], seconds: float = 300) -> str:
-    """What commands printed that run together: all must end well, in time. What they started is killed then."""
+    """Run commands together and return their output. All must succeed in time; then all that they started is killed."""
     common = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
     with tempfile.TemporaryFile("w+") as log, ExitStack() as stack:
         started = []
@@ -69,7 +69,7 @@ def free_port() -> int:
 
 
 def commands_of(launcher: str, processes: int, arguments: list[str]) -> tuple[list[list[str]], dict[str, str]]:
-    """The commands that a launcher runs on one machine, and the environment it gives them."""
+    """Return the commands that a launcher runs on one machine, and their environment."""
     python = [sys.executable, "-m", "lit_ad", *arguments]
     if launcher == "torchrun":  # which lit-ad sees by itself
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
@@ -107,11 +107,11 @@ class Logs(L.Callback):
         ),
     ],
 )
-def test_processes_with_all_that_a_user_has_by_default_end(
+def test_processes_with_all_defaults_end(
     images: Path, resnet_file: Path, tmp_path: Path, launcher: str, processes: int, bar: str
 ) -> None:
-    """Bar, dashboards, heatmaps, report, epochs with and without validation, and what a callback of the user's own has
-    Lightning reduce over the processes when it is first read."""
+    """There are a progress bar, dashboards, heatmaps, a report, epochs with and without validation, and values of a
+    user's callback that Lightning reduces over the processes when they are first read."""
     (tmp_path / "logs.py").write_text(LOGS)
     callbacks = ["logs.Logs"] if bar == "default" else [bar, "logs.Logs"]
     config = {
@@ -153,8 +153,8 @@ class Requeue(L.Callback):
 
 
 @pytest.mark.slow
-def test_slurms_signal_requeues_from_one_place(images: Path, resnet_file: Path, tmp_path: Path) -> None:
-    """Within an epoch all save together; within the test, where each may stand elsewhere, nobody saves."""
+def test_a_signal_of_slurm_requeues_from_one_place(images: Path, resnet_file: Path, tmp_path: Path) -> None:
+    """Within an epoch all save together. Within the test, where their positions may differ, none saves."""
     (tmp_path / "requeue.py").write_text(REQUEUE)
     (tmp_path / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
     (tmp_path / "scontrol").chmod(0o755)
@@ -192,7 +192,7 @@ class Raises(L.Callback):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
-def test_an_error_of_one_process_ends_both_in_a_line(
+def test_an_error_of_one_process_ends_both_with_one_line(
     images: Path, resnet_file: Path, tmp_path: Path, rank: int
 ) -> None:
     (tmp_path / "raises.py").write_text(RAISES)
@@ -214,7 +214,7 @@ def test_an_error_of_one_process_ends_both_in_a_line(
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, resnet_file: Path) -> Path:
-    """A run trained by one process, and its test images: three good ones, two defect types; some are views of one."""
+    """A run of one process, and its test images: three good ones and two defect types; some are views of one part."""
     home = tmp_path_factory.mktemp("distributed")
     items = {"test/good/0": "a", "test/good/1": "a", "test/good/2": "b", "test/dot/0": "b", "test/line/0": "c"}
     table = ["path,split,label,defect,mask,item"]
@@ -245,7 +245,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, resnet_file: Path) -> Path:
 
 
 @pytest.mark.parametrize("processes", [pytest.param(2, marks=pytest.mark.slow), 3])
-def test_metrics_of_many_processes_are_those_of_one(run: Path, tmp_path: Path, processes: int) -> None:
+def test_metrics_of_many_processes_equal_those_of_one(run: Path, tmp_path: Path, processes: int) -> None:
     arguments = [
         *("--config", run / "config.yaml", "--ckpt_path", run / "checkpoints/best.ckpt"),
         *("--trainer.accelerator", "cpu", "--trainer.devices", processes, "--trainer.default_root_dir", tmp_path),
@@ -318,8 +318,8 @@ for processes in (3, 2, 1):  # the last, since a process that has computed gradi
 """
 
 
-def test_processes_without_images_wait_for_nothing(resnet_file: Path, tmp_path: Path) -> None:
-    """One image to validate, one to test and one to predict; Reverse Distillation has buffers that DDP broadcasts."""
+def test_processes_without_images_do_not_hang(resnet_file: Path, tmp_path: Path) -> None:
+    """Validation, test and predict have one image each. Reverse Distillation has buffers that DDP broadcasts."""
     generator = np.random.default_rng(0)
     for name in ("train/good/0", "train/good/1", "test/good/0"):
         (file := tmp_path / "data" / f"{name}.png").parent.mkdir(parents=True, exist_ok=True)
@@ -344,8 +344,8 @@ def trained(
     small_models: dict[str, dict[str, Any]],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
-    """Methods trained, and a teacher distilled, on batches of 4 by one process, and of 2 by each of two nodes of one
-    process each, that torchrun brings together."""
+    """The runs of methods and of a distillation: by one process with batches of 4, and by two nodes of one process each
+    with batches of 2, which torchrun connects."""
     home = tmp_path_factory.mktemp("trained")
     root = shutil.copytree(images, home / "data")
     shutil.copy(root / "train/good/000.png", root / "train/good/012.png")  # 8 to train on, and an odd 5 to validate
@@ -408,13 +408,13 @@ def trained(
 
 
 def curve(run: Path, name: str) -> list[float]:
-    """What a run logged under a name."""
+    """Return the values that a run logged under a name."""
     with next(run.glob("lightning_logs/*/metrics.csv")).open() as file:
         return [float(row[name]) for row in csv.DictReader(file) if row[name]]
 
 
-def test_training_of_two_processes_is_that_of_one(trained: Path) -> None:
-    """Losses and metrics of methods, and the network that a distillation writes."""
+def test_training_by_two_processes_equals_training_by_one(trained: Path) -> None:
+    """Losses and metrics of methods are equal, and so is the network that a distillation writes."""
     for one in sorted((trained / "1").iterdir()):
         two = trained / "2" / one.name
         for name, count in (("train/loss_step", 4), ("train/loss_epoch", 2), ("val/loss", 2)):
@@ -439,8 +439,8 @@ def test_two_nodes_leave_one_run_and_one_cache(trained: Path) -> None:
         assert len([path for path in (trained / "cache").iterdir() if path.is_dir()]) == 2
 
 
-def test_nothing_is_reduced_when_it_is_first_read() -> None:
-    """The progress bar reads it on the first process alone."""
+def test_logged_values_are_not_reduced_when_they_are_first_read() -> None:
+    """The progress bar reads them on the first process only."""
     for path in (ROOT / "lit_ad").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             assert not (isinstance(node, ast.keyword) and node.arg == "sync_dist"), f"{path}: use SharedMean"

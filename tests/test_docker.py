@@ -15,7 +15,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
 @pytest.mark.parametrize("file", DOCKERFILES, ids=lambda path: path.stem)
-def test_hadolint_finds_nothing(file: Path) -> None:
+def test_hadolint_finds_no_fault(file: Path) -> None:
     hadolint = shutil.which("hadolint", path=str(Path(sys.executable).parent)) or shutil.which("hadolint")
     if hadolint is None:
         pytest.skip("hadolint is not installed")
@@ -24,7 +24,7 @@ def test_hadolint_finds_nothing(file: Path) -> None:
 
 
 @pytest.mark.parametrize("file", DOCKERFILES, ids=lambda path: path.stem)
-def test_an_image_is_not_run_as_root(file: Path) -> None:
+def test_an_image_does_not_run_as_root(file: Path) -> None:
     last_stage = re.split(r"^FROM ", file.read_text(), flags=re.M)[-1]
     (user,) = re.findall(r"^USER (\d+):\d+$", last_stage, re.M)
     assert int(user) >= 1000

@@ -1,4 +1,4 @@
-"""README.md and docs/ against the code: their commands parse, their links lead somewhere, what they name is there."""
+"""README.md and docs/ match the code: their commands parse, their links work, and the files that they name exist."""
 
 import re
 import shlex
@@ -20,8 +20,7 @@ CODE = re.compile(r"`([^`\n]+(?:\n[^`\n]+)*)`")  # within a paragraph, also over
 
 
 def typed(text: str) -> list[list[str]]:
-    """What a page has its reader type: each line of its blocks and each piece of code in its sentences, split as a
-    shell would, without comments."""
+    """Return the commands on a page, in blocks and in sentences, split into words as a shell does, without comments."""
     lines = [code.replace("\n", " ") for code in CODE.findall(FENCED.sub("", text))]
     for language, block in FENCED.findall(text):
         lines += [] if language else block.replace("\\\n", " ").splitlines()
@@ -33,19 +32,19 @@ def split(line: str) -> list[str]:
 
 
 def command_name(words: list[str]) -> str:
-    """The command that is typed: one word, or two."""
+    """Return the name of the command in a list of words: one word, or two."""
     return next(name for name in (" ".join(words[:2]), words[0]) if name in COMMANDS)
 
 
 def commands() -> list[tuple[str, list[str]]]:
-    """What follows `lit-ad` on each page; a Slurm script hands on what follows its name."""
+    """Return, for each page, the words after `lit-ad`, or after the name of a Slurm script, which passes them on."""
     found = []
     for page, path in PAGES.items():
         for program, *words in typed(path.read_text()):
             if program == "sbatch":
                 script, *words = words
                 words = ["benchmark" if "benchmark" in script else "fit", *words]
-            if program in ("lit-ad", "sbatch") and (len(words) > 1 or words == ["cache"]):  # or it is but a name
+            if program in ("lit-ad", "sbatch") and (len(words) > 1 or words == ["cache"]):  # else it is only a name
                 found.append((page, words))
     return found
 
@@ -105,13 +104,13 @@ def check_that_it_parses(
 
 
 def examples() -> list[str]:
-    """The files that a page has its reader write."""
+    """Return the Python files that pages ask their readers to write."""
     blocks = [block for path in PAGES.values() for language, block in FENCED.findall(path.read_text())]
     return [block for block in blocks if re.match(r"# \w+\.py\n", block)]
 
 
 def anchors(text: str) -> set[str]:
-    """Of a page's headings, as GitHub makes them."""
+    """Return the anchors of a page's headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.+)$", FENCED.sub("", text), re.M)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -130,8 +129,8 @@ def test_links_lead_somewhere(page: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_what_is_named_is_there(page: str) -> None:
-    """Files of the repository, where NAME stands for any name, and targets of make."""
+def test_files_and_targets_that_a_page_names_exist(page: str) -> None:
+    """They are files of the repository, where NAME stands for any name, and targets of make."""
     text = PAGES[page].read_text()
     for name in re.findall(r"(?<![\w./])(?:configs|benchmarks|tests|notebooks|lit_ad)/[\w./-]*\w", text):
         assert any(ROOT.glob(name.replace("NAME", "*"))), name
@@ -169,9 +168,9 @@ def test_every_command_is_on_a_page() -> None:
     assert {command_name(words) for _, words in commands()} >= set(COMMANDS) - {"validate"}
 
 
-def test_a_clone_alone_has_what_is_told_to_be_used() -> None:
-    """The folder of our own measurements lies beside this machine's clone alone: only docs/results.md and benchmarks/
-    name it, and docs/contributing.md, which says so."""
+def test_a_clone_alone_has_everything_that_the_pages_use() -> None:
+    """Only our machine has the folder of our own measurements. So only docs/results.md, benchmarks/ and
+    docs/contributing.md, which explains it, may name it."""
     pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "configs").rglob("*.yaml"), ROOT / "Makefile"]
     named = {path.name for path in pages if "../shared" in path.read_text(encoding="utf-8")}
     assert named <= {"results.md", "contributing.md"}

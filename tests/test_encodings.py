@@ -1,6 +1,6 @@
-"""Text files are UTF-8 on any system: Python's default is the locale's encoding.
+"""Text files are UTF-8 on any system: every call names the encoding, because Python's default is the locale's.
 
-Ruff's rule PLW1514 finds calls whose object it can tell for a path; this finds the others.
+Ruff's rule PLW1514 finds calls on objects that it knows to be paths. This test finds the others.
 """
 
 import ast
@@ -13,7 +13,7 @@ BINARY = {"Image", "tarfile", "zipfile", "os"}  # modules whose `open` is of ano
 
 
 def lacks_encoding(call: ast.Call) -> bool:
-    """Whether a call reads or writes text in the locale's encoding."""
+    """Return whether a call reads or writes text in the locale's encoding."""
     given = {keyword.arg: keyword.value for keyword in call.keywords}
     if "encoding" in given:
         return False
@@ -31,7 +31,7 @@ def lacks_encoding(call: ast.Call) -> bool:
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_an_encoding_is_given_wherever_text_is_read_or_written(path: Path) -> None:
+def test_every_call_that_reads_or_writes_text_has_an_encoding(path: Path) -> None:
     calls = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)]
     lines = [call.lineno for call in calls if lacks_encoding(call)]
     assert not lines, f"{path}, lines {lines}: give encoding"
@@ -51,5 +51,5 @@ def test_an_encoding_is_given_wherever_text_is_read_or_written(path: Path) -> No
         *(("Image.open(a)", False), ("run(a, text=True)", True), ("run(a, capture_output=True)", False)),
     ],
 )
-def test_what_this_finds(code: str, expected: bool) -> None:
+def test_calls_without_an_encoding_are_found(code: str, expected: bool) -> None:
     assert lacks_encoding(ast.parse(code).body[0].value) is expected  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""A user's error is its message, wherever it is raised; what ended a process is told as what it was."""
+"""A user's error keeps its message wherever it is raised, and common crashes are explained."""
 
 import signal
 
@@ -6,12 +6,19 @@ import pytest
 import torch
 
 from lit_ad.commands.main import find_user_error
-from lit_ad.errors import NotFiniteError, UserError, ViewMismatch, ended_by, gpu_out_of_memory, killed_worker
+from lit_ad.errors import (
+    NotFiniteError,
+    UserError,
+    ViewMismatch,
+    describe_exit,
+    explain_gpu_out_of_memory,
+    explain_killed_worker,
+)
 
 
 @pytest.mark.parametrize("kind", [UserError, ViewMismatch, NotFiniteError])
-def test_an_error_of_a_loaders_worker_is_its_message(kind: type[UserError]) -> None:
-    """torch hands it over as the text of a traceback."""
+def test_an_error_in_a_loaders_worker_keeps_its_message(kind: type[UserError]) -> None:
+    """torch passes it on as the text of a traceback."""
 
     class Broken(torch.utils.data.Dataset):  # type: ignore[type-arg]
         def __len__(self) -> int:
@@ -49,36 +56,36 @@ SHARED = r"^a process that loads images ran out of shared memory, /dev/shm: lowe
         ),
     ],
 )
-def test_a_killed_worker_is_told_as_memory(text: str, message: str) -> None:
+def test_a_killed_worker_is_explained_by_memory(text: str, message: str) -> None:
     wrapped = UserError("cannot write best.ckpt: make room")
     wrapped.__cause__ = RuntimeError(text)
     for error in (RuntimeError(text), wrapped):
-        killed = killed_worker(error)
+        killed = explain_killed_worker(error)
         assert killed is not None
         with pytest.raises(UserError, match=message):
             raise killed
 
 
-def test_other_errors_are_no_killed_worker() -> None:
+def test_other_errors_are_not_explained_by_a_killed_worker() -> None:
     for error in (
         None,
         RuntimeError("unable to write to file: No space left on device"),
         UserError("DataLoader worker"),
     ):
-        assert killed_worker(error) is None
+        assert explain_killed_worker(error) is None
 
 
-def test_what_ended_a_process() -> None:
-    assert ended_by(7) == "exit code 7"
-    assert ended_by(-signal.SIGKILL) == "killed by SIGKILL, most likely because the memory ran out"
-    assert (ended_by(-signal.SIGSEGV), ended_by(-999)) == ("killed by SIGSEGV", "killed by signal 999")
+def test_exit_codes_in_words() -> None:
+    assert describe_exit(7) == "exit code 7"
+    assert describe_exit(-signal.SIGKILL) == "killed by SIGKILL, most likely because the memory ran out"
+    assert (describe_exit(-signal.SIGSEGV), describe_exit(-999)) == ("killed by SIGSEGV", "killed by signal 999")
 
 
-def test_a_gpu_whose_memory_ran_out_is_told_as_that() -> None:
+def test_a_gpu_out_of_memory_is_explained() -> None:
     cause = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of ...")
     error = RuntimeError("in a step")
     error.__cause__ = cause
     for one in (cause, error):
-        assert str(gpu_out_of_memory(one)).startswith("the GPU's memory ran out: lower data.batch_size")
+        assert str(explain_gpu_out_of_memory(one)).startswith("the GPU's memory ran out: lower data.batch_size")
         assert find_user_error(one) is not None
-    assert gpu_out_of_memory(RuntimeError("out of luck")) is None and gpu_out_of_memory(None) is None
+    assert explain_gpu_out_of_memory(RuntimeError("out of luck")) is None and explain_gpu_out_of_memory(None) is None

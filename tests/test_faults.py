@@ -1,4 +1,4 @@
-"""What goes wrong on real machines ends in a clear message or a clean resume; nothing earlier is lost."""
+"""Faults of real machines end with a clear message or a clean resume, and nothing that was saved is lost."""
 
 import contextlib
 import csv
@@ -29,7 +29,7 @@ EPOCHS = 4
 
 
 def command(images: Path, weights: Path, run: Path, *more: object) -> list[str]:
-    """Four epochs of four batches each, what every step lost in logs/metrics.csv."""
+    """Return the command of four epochs of four batches, which logs every step's loss to logs/metrics.csv."""
     arguments = [
         *("fit", "--config", ROOT / "configs/stfpm.yaml", "--model.backbone", "resnet10t", "--model.weights", weights),
         *(
@@ -57,13 +57,13 @@ def start(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
 
 
 def run_to_end(arguments: list[str], log: Path) -> str:
-    """All that a command printed; it has to end well."""
+    """Run a command, which must succeed, and return its output."""
     assert start(arguments, log).wait(300) == 0, log.read_text()[-5000:]
     return log.read_text()
 
 
-def refused(*arguments: object) -> str:
-    """With what message a command, run in this process, ends."""
+def refusal(*arguments: object) -> str:
+    """Return the message with which a command, run in this process, ends."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["lit-ad", *map(str, arguments)])
         with pytest.raises(SystemExit) as stop:
@@ -80,7 +80,7 @@ def wait_for(there: Callable[[], bool], process: subprocess.Popen[bytes]) -> Non
 
 
 def losses(run: Path) -> dict[int, float]:
-    """Of each step; a resumed run's replace those of the run it goes on from."""
+    """Return the loss of each step. Those of a resumed run replace those of the run that it continues."""
     found = {}
     for table in sorted(run.glob("logs/lightning_logs/*/metrics.csv")):
         with table.open() as file:
@@ -99,9 +99,9 @@ def metrics(run: Path) -> object:
 
 
 @pytest.fixture(scope="module")
-def whole(images: Path, resnet_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nothing disturbed."""
-    home = tmp_path_factory.mktemp("whole")
+def undisturbed(images: Path, resnet_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run without a fault."""
+    home = tmp_path_factory.mktemp("undisturbed")
     run_to_end(command(images, resnet_file, home), home / "log")
     assert len(losses(home)) == 4 * EPOCHS
     return home
@@ -109,9 +109,9 @@ def whole(images: Path, resnet_file: Path, tmp_path_factory: pytest.TempPathFact
 
 @pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_sigkill_within_an_epoch_resumes_exactly(
-    whole: Path, images: Path, resnet_file: Path, tmp_path: Path, workers: int
+    undisturbed: Path, images: Path, resnet_file: Path, tmp_path: Path, workers: int
 ) -> None:
-    """From a checkpoint of every third step: in the middle of the second epoch."""
+    """It resumes from a checkpoint of every third step, in the middle of the second epoch."""
     often = ("--checkpoint.every_n_train_steps", 3, "--checkpoint.save_top_k", 0, "--data.loading.num_workers", workers)
     arguments = command(images, resnet_file, tmp_path, *often)
     process = start(arguments, tmp_path / "log")
@@ -121,26 +121,26 @@ def test_sigkill_within_an_epoch_resumes_exactly(
     process.wait()
     saved = torch.load(last, weights_only=True)["global_step"]
     run_to_end([*arguments, "--ckpt_path", str(last)], tmp_path / "log")
-    assert {**losses(whole), **losses(tmp_path)} == losses(whole)
+    assert {**losses(undisturbed), **losses(tmp_path)} == losses(undisturbed)
     assert set(range(saved, 4 * EPOCHS)) <= set(losses(tmp_path))
 
 
 @pytest.mark.slow
 def test_sigterm_at_the_last_batch_of_an_epoch_resumes_exactly(images: Path, resnet_file: Path, tmp_path: Path) -> None:
-    """The only one of its epoch."""
+    """The batch is the only one of its epoch."""
     more = ("--data.batch_size", 8, "--trainer.max_epochs", 4 * EPOCHS)
-    run_to_end(command(images, resnet_file, tmp_path / "whole", *more), tmp_path / "whole.log")
+    run_to_end(command(images, resnet_file, tmp_path / "undisturbed", *more), tmp_path / "undisturbed.log")
     arguments = command(images, resnet_file, tmp_path / "stopped", *more)
     process, last = start(arguments, tmp_path / "log"), tmp_path / "stopped/checkpoints/last.ckpt"
     wait_for(last.exists, process)
     process.send_signal(signal.SIGTERM)
     assert process.wait(120) == 143
     run_to_end([*arguments, "--ckpt_path", str(last)], tmp_path / "log")
-    assert metrics(tmp_path / "stopped") == metrics(tmp_path / "whole")
+    assert metrics(tmp_path / "stopped") == metrics(tmp_path / "undisturbed")
 
 
-def test_sigterm_saves_where_it_is_and_resumes_exactly(
-    whole: Path, images: Path, resnet_file: Path, tmp_path: Path
+def test_sigterm_saves_at_once_and_resumes_exactly(
+    undisturbed: Path, images: Path, resnet_file: Path, tmp_path: Path
 ) -> None:
     arguments = command(images, resnet_file, tmp_path)
     process, last = start(arguments, tmp_path / "log"), tmp_path / "checkpoints/last.ckpt"
@@ -150,9 +150,9 @@ def test_sigterm_saves_where_it_is_and_resumes_exactly(
     assert "Stopped by SIGTERM" in (tmp_path / "log").read_text()
     assert not (tmp_path / "metrics.json").exists()  # a run that was stopped is not tested
     run_to_end([*arguments, "--ckpt_path", str(last)], tmp_path / "log")
-    assert losses(tmp_path).items() <= losses(whole).items()  # the step that was stopped may be missing
+    assert losses(tmp_path).items() <= losses(undisturbed).items()  # the step that was stopped may be missing
     assert max(losses(tmp_path)) == 4 * EPOCHS - 1
-    assert metrics(tmp_path) == metrics(whole)
+    assert metrics(tmp_path) == metrics(undisturbed)
 
 
 STOPPER = """
@@ -171,7 +171,7 @@ class Stop(L.Callback):
 
 
 def stop_at(arguments: list[str], hook: str, batch: int, folder: Path, number: signal.Signals = signal.SIGINT) -> str:
-    """What a command printed that got a signal at a batch."""
+    """Send a signal to a command at a batch, and return its output."""
     (folder / "stopper.py").write_text(STOPPER)
     callback = {"class_path": "stopper.Stop", "init_args": {"hook": hook, "batch": batch, "number": int(number)}}
     (folder / "stopper.yaml").write_text(json.dumps({"trainer": {"callbacks": [callback]}}))
@@ -190,7 +190,7 @@ def stop_at(arguments: list[str], hook: str, batch: int, folder: Path, number: s
 
 
 def test_ctrl_c_within_the_first_epoch_resumes_exactly(
-    whole: Path, images: Path, resnet_file: Path, tmp_path: Path
+    undisturbed: Path, images: Path, resnet_file: Path, tmp_path: Path
 ) -> None:
     arguments, last = command(images, resnet_file, tmp_path), tmp_path / "checkpoints/last.ckpt"
     said = stop_at(arguments, "on_train_batch_start", 1, tmp_path)
@@ -200,16 +200,16 @@ def test_ctrl_c_within_the_first_epoch_resumes_exactly(
     assert torch.load(last, weights_only=True)["global_step"] == 2
     assert not (tmp_path / "metrics.json").exists()
     run_to_end([*arguments, "--ckpt_path", str(last)], tmp_path / "log")
-    assert losses(tmp_path).items() <= losses(whole).items()
-    assert metrics(tmp_path) == metrics(whole)
+    assert losses(tmp_path).items() <= losses(undisturbed).items()
+    assert metrics(tmp_path) == metrics(undisturbed)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "processes"), [(signal.SIGINT, 1), (signal.SIGTERM, 1), (signal.SIGINT, 2), (signal.SIGTERM, 2)]
 )
-def test_a_signal_within_the_test_says_how_to_test(
-    whole: Path, images: Path, resnet_file: Path, tmp_path: Path, number: signal.Signals, processes: int
+def test_a_signal_within_the_test_tells_how_to_test_again(
+    undisturbed: Path, images: Path, resnet_file: Path, tmp_path: Path, number: signal.Signals, processes: int
 ) -> None:
     arguments = command(images, resnet_file, tmp_path)
     if processes > 1:
@@ -224,11 +224,11 @@ def test_a_signal_within_the_test_says_how_to_test(
     config["trainer"]["callbacks"] = None  # the one that stopped it
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     run_to_end([sys.executable, "-m", "lit_ad", *shlex.split(again)], tmp_path / "log")
-    assert metrics(tmp_path) == metrics(whole)
+    assert metrics(tmp_path) == metrics(undisturbed)
 
 
 @pytest.mark.slow
-def test_ctrl_c_before_anything_is_saved_says_so(images: Path, resnet_file: Path, tmp_path: Path) -> None:
+def test_ctrl_c_before_anything_is_saved_tells_so(images: Path, resnet_file: Path, tmp_path: Path) -> None:
     said = stop_at(command(images, resnet_file, tmp_path), "on_validation_batch_start", 0, tmp_path)
     assert "Stopped by Ctrl-C. Nothing was saved yet\n" in said and "Traceback" not in said
     assert not (tmp_path / "checkpoints/last.ckpt").exists()
@@ -246,7 +246,7 @@ def test_ctrl_c_before_anything_is_saved_says_so(images: Path, resnet_file: Path
 def test_two_processes_end_together(
     images: Path, resnet_file: Path, tmp_path: Path, number: signal.Signals, rank: int
 ) -> None:
-    """Whichever is told to stop, or dies: no hang, a checkpoint to go on from. One of them has nothing to validate."""
+    """Whichever stops or dies, neither hangs, and there is a checkpoint to resume. One has no image to validate."""
     more: tuple[object, ...] = ("--trainer.devices", 2, "--trainer.max_epochs", 1000, "--data.split.val_fraction", 0.08)
     more += ("--trainer.enable_progress_bar", "true")
     arguments = command(images, resnet_file, tmp_path, *more)
@@ -269,7 +269,7 @@ def test_two_processes_end_together(
 
 @pytest.mark.slow
 def test_ctrl_c_in_a_terminal_ends_two_processes_together(images: Path, resnet_file: Path, tmp_path: Path) -> None:
-    """All processes of the terminal get it."""
+    """All processes of the terminal get the signal."""
     more = ("--trainer.devices", 2, "--trainer.max_epochs", 1000, "--trainer.enable_progress_bar", "true")
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(
@@ -292,14 +292,14 @@ def test_ctrl_c_in_a_terminal_ends_two_processes_together(images: Path, resnet_f
     assert f"Stopped by Ctrl-C. To go on: --ckpt_path {last}" in said and "Traceback" not in said
 
 
-def test_a_second_fit_is_kept_out_until_the_first_is_dead(images: Path, resnet_file: Path, tmp_path: Path) -> None:
-    """Even with --overwrite. What the dead one has left keeps out no other command."""
+def test_a_second_fit_is_refused_while_the_first_runs(images: Path, resnet_file: Path, tmp_path: Path) -> None:
+    """This holds even with --overwrite. Files that a dead run has left do not stop another command."""
     run, last = tmp_path / "run", tmp_path / "run/checkpoints/last.ckpt"
     arguments = command(images, resnet_file, run, "--trainer.max_epochs", 1000)
     process = start(arguments, tmp_path / "log")
     try:
         wait_for(last.exists, process)
-        said = refused(*arguments[3:], "--overwrite", "true")
+        said = refusal(*arguments[3:], "--overwrite", "true")
         assert f"{run} is in use: process {process.pid} on " in said
     finally:
         process.kill()
@@ -313,8 +313,8 @@ def test_a_second_fit_is_kept_out_until_the_first_is_dead(images: Path, resnet_f
     assert not (run / ".run_owner.json").exists()
 
 
-def test_a_full_disk_leaves_the_earlier_checkpoint(
-    whole: Path, images: Path, resnet_file: Path, small_disk: Callable[[str], Path], tmp_path: Path
+def test_a_full_disk_leaves_the_old_checkpoint(
+    undisturbed: Path, images: Path, resnet_file: Path, small_disk: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """best.ckpt and last.ckpt of the second epoch are written beside those of the first."""
     disk = small_disk("25m")  # room for two of this student, not for three
@@ -327,7 +327,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(
     assert sorted(path.name for path in disk.iterdir()) == ["best.ckpt", "last.ckpt"]
     elsewhere = ("--checkpoint.dirpath", tmp_path / "checkpoints", "--ckpt_path", last)
     run_to_end(command(images, resnet_file, tmp_path, *elsewhere), tmp_path / "log")
-    assert metrics(tmp_path) == metrics(whole)
+    assert metrics(tmp_path) == metrics(undisturbed)
 
 
 def test_a_disk_that_fills_while_the_cache_is_written(
@@ -360,7 +360,7 @@ class Code:
 
 
 def arguments_for(subcommand: str, checkpoint: Path, run: Path) -> list[object]:
-    """A command that reads a checkpoint."""
+    """Return a command that reads a checkpoint."""
     if subcommand in ("speed", "serve"):
         return [subcommand, checkpoint]
     if subcommand in ("export", "recalibrate"):
@@ -375,10 +375,10 @@ COMMANDS = ("fit", "test", "predict", "export", "recalibrate", "speed", "serve")
 
 @pytest.mark.parametrize("subcommand", COMMANDS)
 @pytest.mark.parametrize("fault", ["truncated", "empty", "code", "other", "missing", "inverted"])
-def test_a_bad_checkpoint_is_refused(whole: Path, tmp_path: Path, subcommand: str, fault: str) -> None:
+def test_a_bad_checkpoint_is_refused(undisturbed: Path, tmp_path: Path, subcommand: str, fault: str) -> None:
     if fault not in ("code", "inverted") and subcommand not in COMMANDS[:3]:
         pytest.skip("all commands read checkpoints by one function: two faults of each are enough")
-    good, bad = whole / "checkpoints/last.ckpt", tmp_path / "bad.ckpt"
+    good, bad = undisturbed / "checkpoints/last.ckpt", tmp_path / "bad.ckpt"
     content = good.read_bytes()
     if fault == "truncated":
         bad.write_bytes(content[:-5000])
@@ -393,7 +393,7 @@ def test_a_bad_checkpoint_is_refused(whole: Path, tmp_path: Path, subcommand: st
         inverted = bytes(255 - byte for byte in content[middle : middle + 2000])
         bad.write_bytes(content[:middle] + inverted + content[middle + 2000 :])
     more = ["--trainer.default_root_dir", tmp_path / "run"] if subcommand in COMMANDS[:3] else []
-    said = refused(*arguments_for(subcommand, bad, whole), *more)
+    said = refusal(*arguments_for(subcommand, bad, undisturbed), *more)
     assert said.startswith("lit-ad: ") and len(said.splitlines()) == 1
     assert str(bad) in said
     assert ("is damaged" in said) == (fault in ("truncated", "empty", "inverted"))
@@ -413,24 +413,24 @@ class Deadly(AnomalyDataset):
 
 
 @pytest.mark.parametrize("cache", ["true", "false"])
-def test_a_killed_worker_is_told_as_memory(
+def test_a_killed_worker_is_explained_by_memory(
     cache: str, images: Path, resnet_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And not as a full disk, or by a traceback; while features are computed, and in training."""
+    """The message is about memory, not about a full disk: while features are computed, and in training."""
     monkeypatch.setattr("lit_ad.data.dataset.AnomalyDataset", Deadly)
     more = [
         *("--data.loading.cache_images", "false", "--data.loading.num_workers", 1),
         *("--cache.enabled", cache, "--cache.directory", tmp_path / "cache"),
     ]
-    said = refused(*command(images, resnet_file, tmp_path / "run", *more)[3:])
+    said = refusal(*command(images, resnet_file, tmp_path / "run", *more)[3:])
     assert said.startswith("lit-ad: a process that loads images was killed, most likely because the memory ran out")
     assert len(said.splitlines()) == 1
 
 
-def test_a_worker_killed_while_a_checkpoint_is_written_is_no_full_disk(
+def test_a_worker_killed_while_a_checkpoint_is_written_is_not_reported_as_a_full_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """torch raises the error of a worker in the main process, wherever that is."""
+    """torch raises the error of a worker in the main process, wherever that process is at the moment."""
 
     def save(*_: object) -> None:
         raise RuntimeError("DataLoader worker (pid 4592) is killed by signal: Killed. ")
@@ -447,6 +447,6 @@ def test_one_corrupt_image_among_many_is_named(images: Path, resnet_file: Path, 
     bad.write_bytes(bad.read_bytes()[:1000])
     more = ("--data.loading.cache_images", "false", "--data.loading.num_workers", workers)
     arguments = command(tmp_path / "images", resnet_file, tmp_path / "run", *more)
-    said = refused(*arguments[3:])
+    said = refusal(*arguments[3:])
     assert f"cannot read {bad}" in said
     assert len(said.splitlines()) == 1

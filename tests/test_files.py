@@ -1,4 +1,4 @@
-"""Files are written whole or not at all."""
+"""Files are written whole or not at all, and paths and caches are where they should be."""
 
 import os
 import pickle
@@ -18,16 +18,16 @@ from lit_ad.files import (
     atomic_write,
     cache_directory,
     check_writable,
+    explain_write_errors,
     format_bytes,
     resolve_path,
     resolve_paths,
     run_directory,
     sync_folder,
-    writing,
 )
 
 
-def test_a_file_is_there_once_it_is_whole(tmp_path: Path) -> None:
+def test_a_file_appears_only_when_it_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "a.txt"
     with atomic_write(path) as temporary:
         assert temporary.parent == path.parent
@@ -42,7 +42,7 @@ def test_a_file_is_there_once_it_is_whole(tmp_path: Path) -> None:
     assert path.read_text() == "again"
 
 
-def test_an_error_leaves_the_earlier_file_and_no_other(tmp_path: Path) -> None:
+def test_an_error_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("earlier")
     with pytest.raises(KeyError), atomic_write(path) as temporary:  # noqa: PT012
@@ -52,7 +52,7 @@ def test_an_error_leaves_the_earlier_file_and_no_other(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     path = tmp_path / "file" / "a.txt"
     with pytest.raises(UserError, match=rf"^cannot write {path}: .*(Not a directory|File exists)"), atomic_write(path):
@@ -69,14 +69,14 @@ def test_processes_do_not_write_to_one_temporary_file(tmp_path: Path) -> None:
         temporary.touch()
 
 
-def test_names_as_long_as_a_file_system_allows(tmp_path: Path) -> None:
+def test_names_may_be_as_long_as_the_file_system_allows(tmp_path: Path) -> None:
     for name in ("x" * 255, "\u00fc" * 127):
         with atomic_write(tmp_path / name) as temporary:
             temporary.write_text("whole", encoding="utf-8")
         assert (tmp_path / name).read_text(encoding="utf-8") == "whole"
 
 
-def test_a_run_s_directory_is_that_of_the_first_process(tmp_path: Path) -> None:
+def test_all_processes_use_the_run_directory_of_the_first(tmp_path: Path) -> None:
     strategy = SimpleNamespace(broadcast=lambda mine: tmp_path / "of the first")
     assert run_directory(SimpleNamespace(strategy=strategy, default_root_dir="mine")) == tmp_path / "of the first"
 
@@ -101,7 +101,7 @@ def test_a_path_has_neither_tilde_nor_dots(tmp_path: Path, monkeypatch: pytest.M
     assert resolve_path("~/a", tmp_path) == home / "a" and resolve_path("../a", tmp_path / "b") == tmp_path / "a"
 
 
-def test_the_paths_of_a_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_in_a_configuration_are_resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     config = Namespace(
@@ -125,7 +125,7 @@ def test_the_paths_of_a_configuration(tmp_path: Path, monkeypatch: pytest.Monkey
 
 @pytest.fixture
 def homeless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder for temporary files of an account that has no home directory and no entry in passwd."""
+    """The folder for temporary files of a user without a home directory and without an entry in passwd."""
     for name in ("HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(pwd, "getpwuid", lambda user: {}[user])
@@ -133,7 +133,7 @@ def homeless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_without_a_home_directory(homeless: Path) -> None:
+def test_caches_without_a_home_directory(homeless: Path) -> None:
     with pytest.raises(UserError, match=r"^~/a: there is no home directory; set HOME, or give the whole path"):
         resolve_path("~/a")
     with pytest.warns(UserWarning, match=f"caches are kept in {homeless}/lit_ad-"):
@@ -143,10 +143,8 @@ def test_without_a_home_directory(homeless: Path) -> None:
         assert cache_directory() == folder
 
 
-def test_where_caches_are_if_the_home_directory_is_not_to_be_written_to(
-    homeless: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As in a container whose user is only a number: HOME is / there."""
+def test_caches_if_the_home_directory_cannot_be_written_to(homeless: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This is so in a container whose user is only a number: HOME is /."""
     (homeless / "home").mkdir()
     monkeypatch.setenv("HOME", str(homeless / "home"))
     access = os.access
@@ -157,14 +155,14 @@ def test_where_caches_are_if_the_home_directory_is_not_to_be_written_to(
     assert cache_directory() == homeless / "home/.cache/lit_ad"
 
 
-def test_a_folder_of_another_user_holds_no_caches(homeless: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_of_another_user_is_not_used_for_caches(homeless: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "getuid", lambda: 12345)
     (homeless / "lit_ad-12345").mkdir()
     with pytest.raises(UserError, match=r"lit_ad-12345 belongs to another user: set XDG_CACHE_HOME"):
         cache_directory()
 
 
-def test_where_caches_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_usual_cache_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_directory() == tmp_path / "lit_ad"
     for unset in (partial(monkeypatch.setenv, value=""), monkeypatch.delenv):
@@ -172,7 +170,7 @@ def test_where_caches_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
         assert cache_directory() == Path.home() / ".cache/lit_ad"
 
 
-def test_a_folder_is_synced(tmp_path: Path) -> None:
+def test_a_folder_is_flushed_to_disk(tmp_path: Path) -> None:
     descriptors = Path("/proc/self/fd")
     before = len(list(descriptors.iterdir())) if descriptors.is_dir() else None
     sync_folder(tmp_path)
@@ -191,7 +189,7 @@ def test_sizes_in_words() -> None:
     ]
 
 
-def test_writers_do_all_wait_for_none_and_tell_the_first_error(tmp_path: Path) -> None:
+def test_writers_do_all_jobs_without_waiting_and_raise_the_first_error(tmp_path: Path) -> None:
     writers, gate = Writers(2), threading.Event()
     done: list[int] = []
 
@@ -239,8 +237,8 @@ def test_a_folder_is_tried_and_left_as_it_was(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_writing_names_the_path_and_no_other_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=rf"^cannot write {tmp_path}: Is a directory$"), writing(tmp_path):
+def test_write_errors_name_the_path_and_other_errors_pass(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"^cannot write {tmp_path}: Is a directory$"), explain_write_errors(tmp_path):
         tmp_path.open("w")
-    with pytest.raises(KeyError), writing(tmp_path):
+    with pytest.raises(KeyError), explain_write_errors(tmp_path):
         raise KeyError("a bug")

@@ -1,7 +1,7 @@
-"""On a CUDA GPU: every method as on the CPU, in mixed precision, compiled, distributed and exported. Skipped elsewhere.
+"""On a CUDA GPU every method gives the CPU's numbers, also in mixed precision, compiled, distributed and exported.
 
-`make gpu` runs them, and then measures. TF32, by which convolutions are rounded to 10 bits there by default, is off
-where numbers are compared with the CPU's.
+Without a GPU these tests are skipped. `make gpu` runs them, and then measures. By default, TF32 rounds convolutions to
+10 bits on a GPU; it is off where numbers are compared with the CPU's.
 """
 
 import json
@@ -41,7 +41,7 @@ def without_tf32() -> Iterator[None]:
 
 
 def trained(name: str, small_models: dict[str, dict[str, Any]], images: Path, home: Path, accelerator: str) -> Method:
-    """A small method after three steps."""
+    """Return a small method after three training steps."""
     view = View(**small_models[name]["init_args"]["view"])
     method = made(name, small_models, view)
     data = AnomalyDataModule(MVTec(images), view, batch_size=4, corrupt=Perlin(), loading=Loading(num_workers=0))
@@ -55,7 +55,7 @@ def pictures(images: Path) -> list[str]:
 
 
 def largest_difference(one: Detector, other: Detector, files: list[str]) -> float:
-    """Of all scores and maps of two detectors, as a part of the largest value of the first one's."""
+    """Return the largest difference of scores and maps of two detectors, relative to the first one's largest value."""
     parts = []
     for left, right in zip(one(files), other(files), strict=True):
         parts.append(abs(left.score - right.score) / abs(left.score))
@@ -65,7 +65,7 @@ def largest_difference(one: Detector, other: Detector, files: list[str]) -> floa
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_training_is_that_of_the_cpu(
+def test_training_equals_that_on_the_cpu(
     name: str,
     small_models: dict[str, dict[str, Any]],
     images: Path,
@@ -85,7 +85,7 @@ def test_training_is_that_of_the_cpu(
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_detector_says_what_it_says_on_the_cpu(
+def test_a_detector_gives_the_results_of_the_cpu(
     name: str,
     small_models: dict[str, dict[str, Any]],
     images: Path,
@@ -119,7 +119,9 @@ def test_mixed_precision_is_nearly_float32(
 
 
 @pytest.mark.parametrize("name", ["STFPM", "L2BT"])  # Dinomaly's hooks on gradients are beyond PyTorch 2.11's compiler
-def test_a_compiled_loss_is_the_loss(name: str, small_models: dict[str, dict[str, Any]], without_tf32: None) -> None:
+def test_a_compiled_loss_equals_the_loss(
+    name: str, small_models: dict[str, dict[str, Any]], without_tf32: None
+) -> None:
     method = made(name, small_models).cuda().eval()
     images = torch.rand(4, 3, 64, 64, device="cuda")
     features = method.describe(images)
@@ -128,7 +130,7 @@ def test_a_compiled_loss_is_the_loss(name: str, small_models: dict[str, dict[str
 
 
 def lit_ad(*words: object) -> str:
-    """What a command printed. It must end well."""
+    """Run a command, which must succeed, and return its output."""
     command = [sys.executable, "-m", "lit_ad", *map(str, words)]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "2"}
@@ -139,7 +141,7 @@ def lit_ad(*words: object) -> str:
 
 @pytest.fixture
 def config(small_models: dict[str, dict[str, Any]], images: Path, tmp_path: Path) -> Path:
-    """Of a small STFPM, which trains for two epochs."""
+    """The configuration of a small STFPM that trains for two epochs."""
     file = tmp_path / "config.yaml"
     source = {"class_path": "MVTec", "init_args": {"root": str(images)}}
     trainer = {"max_epochs": 2, "accelerator": "gpu", "devices": 1, "default_root_dir": str(tmp_path / "run")}
@@ -157,7 +159,7 @@ def pooled(run: Path) -> dict[str, float]:
     "devices", [1, pytest.param(2, marks=pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs"))]
 )
 def test_nccl(config: Path, tmp_path: Path, devices: int) -> None:
-    """With bar, heatmaps and report, as a user has them; the test by one process has the figures of the same file."""
+    """Progress bar, heatmaps and report are on, as by default. A test by one process gives the same figures."""
     printed = lit_ad("fit", "--config", config, "--trainer.strategy", "ddp", "--trainer.devices", devices)
     assert "distributed_backend=nccl" in printed
     best = tmp_path / "run/checkpoints/best.ckpt"
@@ -166,7 +168,7 @@ def test_nccl(config: Path, tmp_path: Path, devices: int) -> None:
     assert many == pytest.approx(one, abs=1e-3)
 
 
-def test_a_run_goes_on_where_there_is_no_gpu(config: Path, tmp_path: Path) -> None:
+def test_a_run_resumes_on_a_machine_without_a_gpu(config: Path, tmp_path: Path) -> None:
     lit_ad("fit", "--config", config)
     last = tmp_path / "run/checkpoints/last.ckpt"
     on_cpu = ["--trainer.accelerator", "cpu", "--trainer.max_epochs", 3, "--trainer.default_root_dir", tmp_path / "cpu"]
@@ -175,16 +177,16 @@ def test_a_run_goes_on_where_there_is_no_gpu(config: Path, tmp_path: Path) -> No
     assert state["epoch"] == 2 and state["global_step"] == 3 * (torch.load(last, weights_only=True)["global_step"] // 2)
 
 
-def test_averaged_weights(config: Path, tmp_path: Path) -> None:
-    """What is tested after a fit is the file."""
+def test_a_fit_tests_the_averaged_weights_of_its_file(config: Path, tmp_path: Path) -> None:
+    """The test after a fit uses the weights in the file."""
     lit_ad("fit", "--config", config, "--trainer.callbacks", "EMAWeightAveraging")
     again = ["--ckpt_path", tmp_path / "run/checkpoints/best.ckpt", "--trainer.default_root_dir", tmp_path / "again"]
     lit_ad("test", "--config", config, *again)
     assert pooled(tmp_path / "again") == pytest.approx(pooled(tmp_path / "run"), abs=1e-3)  # cuDNN adds in any order
 
 
-def test_memory_that_ran_out_is_one_line(config: Path) -> None:
-    """The GPU's, at images that no GPU has the memory for."""
+def test_memory_that_runs_out_is_an_error_in_one_line(config: Path) -> None:
+    """The images are so large that no GPU has the memory for them."""
     command = [sys.executable, "-c", LITTLE_MEMORY, "fit", "--config", str(config), "--model.view.image_size", "512"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     last = done.stderr.strip().splitlines()[-1]

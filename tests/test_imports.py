@@ -1,4 +1,4 @@
-"""Imports point one way: each part may import only what stands beside it here."""
+"""Imports point one way: each part may import only the parts that this file lists for it."""
 
 import ast
 from graphlib import TopologicalSorter
@@ -116,9 +116,9 @@ def test_imports_point_one_way(path: Path) -> None:
     assert not wrong, f"{module} imports {wrong}, but may import only {ALLOWED[rule]}"
 
 
-def test_no_module_imports_itself_by_way_of_others() -> None:
-    """Not even for types, or inside a function: such modules are read together, as one. What a room offers in its
-    `__init__` is no module of its own."""
+def test_no_module_imports_itself_through_others() -> None:
+    """This includes imports for types and inside functions: such modules could only be read together. An `__init__`,
+    which only offers names, does not count."""
     modules = {name(path): imports(path) for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"}
     list(TopologicalSorter(modules).static_order())  # raises CycleError, which names them
 
@@ -137,5 +137,5 @@ def test_methods_and_data_do_not_look_at_each_other_through_the_trainer(room: st
 
 
 @pytest.mark.parametrize("module", ["utils", "helpers", "common", "misc"])
-def test_no_drawer_for_everything(module: str) -> None:
+def test_no_module_has_a_name_that_fits_everything(module: str) -> None:
     assert not list(PACKAGE.rglob(f"{module}*"))

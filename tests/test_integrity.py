@@ -1,4 +1,4 @@
-"""Checksums of files: what is damaged is refused, what has no checksum only where that is asked for."""
+"""Damaged files are refused, and files without a checksum only if they must have one."""
 
 import datetime
 from pathlib import Path
@@ -11,7 +11,7 @@ from lit_ad.errors import UserError
 from lit_ad.integrity import BLANK, check_seal, check_zip, seal, why_unreadable
 
 
-def flipped(file: Path, place: int) -> None:
+def flip_byte(file: Path, place: int) -> None:
     content = bytearray(file.read_bytes())
     content[place] ^= 1
     file.write_bytes(content)
@@ -26,7 +26,7 @@ def test_a_seal_covers_every_byte_of_a_file_and_its_parts(tmp_path: Path) -> Non
     good = file.read_bytes(), part.read_bytes()
     for changed, count in ((file, len(good[0])), (part, len(good[1]))):
         for place in range(count):
-            flipped(changed, place)
+            flip_byte(changed, place)
             with pytest.raises(UserError, match=rf"{file}.* damaged"):
                 check_seal(file, part)
             file.write_bytes(good[0])
@@ -36,7 +36,7 @@ def test_a_seal_covers_every_byte_of_a_file_and_its_parts(tmp_path: Path) -> Non
         check_seal(file, part)
 
 
-def test_a_zip_without_checksums(tmp_path: Path) -> None:
+def test_a_zip_without_checksums_is_refused_only_if_strict(tmp_path: Path) -> None:
     set_crc32_options(False)
     try:
         torch.save({"a": torch.arange(10)}, tmp_path / "new.pt")

@@ -1,4 +1,4 @@
-"""Names of values say what they hold."""
+"""Names of variables and arguments say what they hold."""
 
 import ast
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ FLAGS = {("benchmark.py", "of")}  # --index 0 --of 4, as people type it
 
 
 def assigned_names(source: str) -> Iterator[tuple[int, str]]:
-    """The line and the name of each variable and argument."""
+    """Yield the line and the name of each variable and argument."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             yield node.lineno, node.id
@@ -22,12 +22,12 @@ def assigned_names(source: str) -> Iterator[tuple[int, str]]:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
-def test_no_value_has_a_name_that_says_nothing(file: Path) -> None:
+def test_no_variable_has_an_empty_name(file: Path) -> None:
     names = assigned_names(file.read_text(encoding="utf-8"))
     assert not [f"{line}: {name}" for line, name in names if name in SAY_NOTHING and (file.name, name) not in FLAGS]
 
 
-def test_assigned_names_are_found_wherever_they_are() -> None:
+def test_assigned_names_are_found_everywhere() -> None:
     source = """
 def f(of):
     for one in of:

@@ -1,4 +1,4 @@
-"""What this process may have of the machine."""
+"""The devices and the memory that this process may use are found."""
 
 import os
 from pathlib import Path
@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from lit_ad.errors import UserError
-from lit_ad.machine import group_limits, memory, torch_device
+from lit_ad.machine import available_memory, group_limits, torch_device
 
 
 @pytest.mark.parametrize("name", ["cuda:99", "gpu", "warp", "meta", "", -1])
-def test_a_device_that_is_not_there(name: object) -> None:
+def test_a_missing_device_is_refused(name: object) -> None:
     with pytest.raises(UserError, match=rf"there is no device {name!r} for PyTorch on this machine, only cpu"):
         torch_device(name)
 
@@ -20,8 +20,8 @@ def test_the_cpu_is_a_device() -> None:
     assert torch_device("CPU") == torch_device(torch.device("cpu")) == torch.device("cpu")
 
 
-def test_the_memory_is_that_of_the_narrowest_control_group(tmp_path: Path) -> None:
-    """Of a container or a Slurm job, in both versions of Linux's files for them."""
+def test_the_memory_is_the_lowest_limit_of_the_control_groups(tmp_path: Path) -> None:
+    """Containers and Slurm jobs have such groups, in two versions of Linux's files."""
     of_process, root = tmp_path / "cgroup", tmp_path / "groups"
 
     def put(file: str, text: str) -> None:
@@ -42,5 +42,5 @@ def test_the_memory_is_that_of_the_narrowest_control_group(tmp_path: Path) -> No
         of_process.write_text(lines)
         assert group_limits(of_process, root) == limits
     assert group_limits(tmp_path / "none", root) == []
-    have = memory()
+    have = available_memory()
     assert have is not None and 0 < have <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,4 +1,4 @@
-"""Real gloo processes: every metric equals the one-process value bit for bit, also when a process saw nothing."""
+"""In real gloo processes every metric equals the value of one process bit for bit, also if a process has no images."""
 
 import os
 from pathlib import Path
@@ -26,8 +26,8 @@ def image(index: int) -> tuple[torch.Tensor, torch.Tensor, str]:
     return torch.randn(mask.shape, generator=random) + mask, mask, f"c/hole {index}" if index % 2 else "c/good"
 
 
-def evaluated(indices: list[int]) -> str:
-    """Every digit of every metric, on a few rows of a table that has to be coarse."""
+def evaluate(indices: list[int]) -> str:
+    """Return every digit of every metric, from a table with so few rows that its cells are coarse."""
     state.BUDGET.update(pixels=1000, regions=2000)
     state.PENDING = 5000
     pixels, images = metrics.PixelEvaluation(), metrics.ImageEvaluation()
@@ -65,7 +65,7 @@ def run(rank: int, processes: int, folder: Path) -> None:
     dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=processes)
     for busy in (processes, processes - 1):  # once each has images, once the last has none
         indices = list(range(IMAGES))[rank::busy] if rank < busy else []
-        (folder / f"{rank} of {busy}.txt").write_text(evaluated(indices))
+        (folder / f"{rank} of {busy}.txt").write_text(evaluate(indices))
     dist.destroy_process_group()
 
 
@@ -74,7 +74,7 @@ def run(rank: int, processes: int, folder: Path) -> None:
 def test_processes_agree_bit_for_bit(processes: int, tmp_path: Path) -> None:
     budget, pending, options = dict(state.BUDGET), state.PENDING, torch._tensor_str.PRINT_OPTS.precision
     try:
-        alone = evaluated(list(range(IMAGES)))
+        alone = evaluate(list(range(IMAGES)))
     finally:
         state.BUDGET.update(budget)
         state.PENDING = pending
@@ -85,7 +85,7 @@ def test_processes_agree_bit_for_bit(processes: int, tmp_path: Path) -> None:
 
 
 def place(rank: int, folder: Path, backend: str) -> None:
-    """Write where tensors must lie in a group of a backend, and what it says of a tensor on the CPU."""
+    """Write the device of tensors for a backend's group, and the result of a collective with a tensor on the CPU."""
     dist.init_process_group(backend, init_method=f"file://{folder}/rendezvous", rank=rank, world_size=1)
     try:
         dist.all_reduce(torch.ones(1))
@@ -98,13 +98,13 @@ def place(rank: int, folder: Path, backend: str) -> None:
 @pytest.mark.parametrize(
     ("backend", "device"), [("gloo", "cpu "), ("cuda:gloo", "cuda:0 No backend type associated with device type cpu")]
 )
-def test_tensors_lie_where_the_group_takes_them(backend: str, device: str, tmp_path: Path) -> None:
-    """NCCL takes those on GPUs only. Here gloo plays NCCL's part: registered for GPUs, it refuses the CPU's too."""
+def test_tensors_are_on_the_device_that_the_group_needs(backend: str, device: str, tmp_path: Path) -> None:
+    """NCCL takes tensors on GPUs only. Here gloo plays its part: registered for GPUs, it refuses those on the CPU."""
     mp.spawn(place, (tmp_path, backend), nprocs=1)
     assert (tmp_path / "found").read_text(encoding="utf-8") == device
 
 
-def test_every_metric_gathers_its_counts_where_the_group_takes_them() -> None:
+def test_every_metric_gathers_its_counts_on_that_device() -> None:
     kinds = [kind for name in metrics.__all__ if isinstance(kind := getattr(metrics, name), type)]
     found = [kind() for kind in kinds if issubclass(kind, Metric)]
     assert len(found) > 8

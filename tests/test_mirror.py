@@ -1,7 +1,7 @@
 """Tests mirror the package path by path: lit_ad/ROOM/NAME.py has tests/ROOM/test_NAME.py, and the other way round.
 
-What an `__init__.py` offers is tested with the modules that it takes it from. What concerns several modules is tested
-in tests/ itself, and only there.
+The names of an `__init__.py` are tested with the modules that define them. Behaviour of several modules together is
+tested in tests/ itself, and only there.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Any name of a file, in texts that programs read and in texts for people."""
+"""Any file name survives in texts for programs, and can be printed in texts for people."""
 
 import csv
 import io
@@ -35,8 +35,8 @@ def test_any_name_survives_tables_and_json_and_can_be_printed(tmp_path: Path, na
     assert map_texts(printable, {text: [text, 1, None]}) == {NAMES[name]: [NAMES[name], 1, None]}
 
 
-def test_names_in_a_locale_that_is_not_utf8(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The system's functions take other texts there than a file of UTF-8 has."""
+def test_names_survive_a_locale_that_is_not_utf8(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In such a locale, the system's functions need other texts than a UTF-8 file contains."""
     monkeypatch.setattr(os, "fsencode", lambda text: text.encode("ascii", "surrogateescape"))
     monkeypatch.setattr(os, "fsdecode", lambda name: name.decode("ascii", "surrogateescape"))
     for name in ("pr\u00fcf".encode(), b"\xfc", b"plain"):
@@ -57,7 +57,7 @@ def test_libraries_get_a_path_in_utf8(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
-def test_any_console_takes_any_name(monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
+def test_any_name_can_be_printed_on_any_console(monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
     console = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
     monkeypatch.setattr(sys, "stdout", console)
     tell("r\udcfcn pr\u00fcf \u65e5:\n  1")

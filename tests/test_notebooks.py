@@ -1,4 +1,5 @@
-"""Each notebook runs from top to bottom in an empty directory, and what is committed of it is whole, small and neutral.
+"""Each notebook runs from top to bottom in an empty directory, and its committed outputs are complete, small and
+neutral.
 
 To refresh the outputs: jupyter execute --inplace notebooks/*.ipynb
 """
@@ -31,7 +32,7 @@ def outputs(notebook: NotebookNode) -> Iterator[NotebookNode]:
 
 
 def said(notebook: NotebookNode) -> str:
-    """All the text that a notebook put out: printed, displayed, or in errors."""
+    """Return all text output of a notebook: printed, displayed, or in errors."""
     texts = []
     for output in outputs(notebook):
         texts += [output.get("text", ""), *output.get("traceback", [])]
@@ -45,7 +46,7 @@ def pictures(notebook: NotebookNode) -> int:
 
 @pytest.fixture
 def executed(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NotebookNode:
-    """A notebook run by this very interpreter, without a network for the hub, in a directory that stays empty."""
+    """A notebook that this interpreter has run without a network, in a directory that stays empty."""
     cwd = tmp_path / "cwd"
     cwd.mkdir()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -65,13 +66,13 @@ def executed(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest
 
 
 def table(text: str, row: str) -> list[float]:
-    """The metrics of a row of Evaluation's table: image AUROC, AP, F1, pixel AUROC, F1, AUPRO, and three of defects."""
+    """Return a row of Evaluation's table: image AUROC, AP and F1; pixel AUROC, F1 and AUPRO; three of defects."""
     (found,) = re.findall(rf"^{row} +((?:[\d.]+ +){{9}})\d+/\d+ +\d+/\d+$", text, flags=re.MULTILINE)
     return [float(number) for number in found.split()]
 
 
 @pytest.mark.parametrize("executed", NAMES[:1], indirect=True)
-def test_quickstart(executed: NotebookNode) -> None:
+def test_the_quickstart_notebook(executed: NotebookNode) -> None:
     text = said(executed)
     image_auroc, _, _, pixel_auroc, _, aupro, *_ = table(text, "pooled")
     assert 0.85 < image_auroc <= 1 and 0.9 < pixel_auroc <= 1 and 0.8 < aupro <= 1
@@ -86,7 +87,7 @@ def test_quickstart(executed: NotebookNode) -> None:
 
 @pytest.mark.slow  # half a minute
 @pytest.mark.parametrize("executed", NAMES[1:2], indirect=True)
-def test_your_own_folder(executed: NotebookNode) -> None:
+def test_the_notebook_of_your_own_folder(executed: NotebookNode) -> None:
     text = said(executed)
     image_auroc, _, _, pixel_auroc, _, aupro, *_ = table(text, "pooled")
     assert 0.85 < image_auroc <= 1 and 0.9 < pixel_auroc <= 1 and 0.8 < aupro <= 1
@@ -106,7 +107,7 @@ def test_your_own_folder(executed: NotebookNode) -> None:
 
 @pytest.mark.slow  # half a minute
 @pytest.mark.parametrize("executed", NAMES[2:], indirect=True)
-def test_comparing_methods(executed: NotebookNode) -> None:
+def test_the_notebook_that_compares_methods(executed: NotebookNode) -> None:
     text = said(executed)
     rows = re.findall(r"^\| (\w+) \| ([\w/]+) \| ([\d.]+) \[[\d.]+, [\d.]+\] \| ([\d.]+) \| ([\d.]+) \|$", text, re.M)
     found = {(method, kind): [float(number) for number in numbers] for method, kind, *numbers in rows}
@@ -118,7 +119,7 @@ def test_comparing_methods(executed: NotebookNode) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_committed_outputs(name: str) -> None:
+def test_committed_outputs_are_complete_small_and_neutral(name: str) -> None:
     notebook = read(name)
     assert (FOLDER / f"{name}.ipynb").stat().st_size < 300_000
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]

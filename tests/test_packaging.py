@@ -1,5 +1,5 @@
-"""What a package says of itself: one version, links that hold where it is shown, files that others read. `make package`
-builds one and tries it."""
+"""The package has one version, links that work on its pages, and valid files for other tools. `make package` builds one
+and tries it."""
 
 import re
 import tomllib
@@ -22,7 +22,7 @@ def test_the_version_is_in_one_place() -> None:
         assert lit_ad.__version__ not in re.findall(r"[\d.]+\d", (ROOT / name).read_text(encoding="utf-8")), name
 
 
-def test_no_link_of_the_readme_leads_nowhere_on_pypi() -> None:
+def test_links_of_the_readme_work_on_pypi() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     words = re.sub(r"\W+", " ", re.sub(r"!\[.*?\)\n+\*.*?\*\n|\]\([^)]+\)", " ", text, flags=re.S))
     for change in PROJECT["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]["substitutions"]:
@@ -39,7 +39,7 @@ def test_links_lead_somewhere(page: str) -> None:
         assert (ROOT / link.partition("#")[0]).exists(), link
 
 
-def test_the_citation_has_what_its_format_asks_for() -> None:
+def test_the_citation_has_the_fields_of_its_format() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert {"cff-version", "message", "title", "authors"} <= set(citation)
     assert [author["name"] for author in citation["authors"]] == [who["name"] for who in PROJECT["project"]["authors"]]

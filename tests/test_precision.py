@@ -1,5 +1,5 @@
-"""bf16-mixed: every method trains in it, and its checkpoint measures nearly the same in float32. bf16-true: what is
-decided by is not rounded."""
+"""In bf16-mixed every method trains, and its checkpoint has nearly the same metrics in float32. In bf16-true scores and
+thresholds are not rounded."""
 
 import json
 import sys
@@ -26,7 +26,7 @@ from lit_ad.training import Calibration
 def fit_and_test_again(
     model: dict[str, Any], precision: str, accelerator: str, images: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> list[dict[str, float]]:
-    """The pooled metrics of a fit in a precision, and of its checkpoint tested in float32."""
+    """Return the pooled metrics of a fit in a precision, and of its checkpoint tested in float32."""
     settings = {
         "model": model,
         "data": {
@@ -71,7 +71,7 @@ def test_bf16_is_nearly_float32(
 
 
 class Keep(L.Callback):
-    """What validation said of the held-out images: scores and maps' maxima."""
+    """Keeps the scores and the maps' maxima of the held-out images in validation."""
 
     def on_validation_epoch_start(self, *_: Any) -> None:
         self.scores: list[float] = []
@@ -82,13 +82,13 @@ class Keep(L.Callback):
     ) -> None:
         judgements: list[Judgement] = outputs
         for judgement, size in zip(judgements, batch.sizes, strict=True):
-            assert judgement.seen is not None and judgement.seen.dtype == np.float32
+            assert judgement.network_map is not None and judgement.network_map.dtype == np.float32
             self.scores.append(judgement.score)
             self.maxima.append(float(judgement.original_map(size).max()))
 
 
-def test_a_decision_in_bf16_true_is_that_of_the_scores(images: Path, resnet_file: Path, tmp_path: Path) -> None:
-    """Weights and buffers are halves there; threshold and colours are neither."""
+def test_the_decision_of_bf16_true_matches_its_scores(images: Path, resnet_file: Path, tmp_path: Path) -> None:
+    """Weights and buffers have half precision there. Threshold and colours do not."""
     model = STFPM("resnet10t", (1, 2), str(resnet_file), View(64), lr=0.05)
     data = AnomalyDataModule(MVTec(images), model.view, batch_size=4, loading=Loading(num_workers=0))
     keep = Keep()

@@ -1,4 +1,4 @@
-"""A name that only its own module uses begins with `_`, so that a reader knows what else may depend on it."""
+"""A name that only its own module uses begins with `_`, so that readers know that nothing else depends on it."""
 
 import ast
 import re
@@ -41,7 +41,7 @@ def module_names(tree: ast.Module) -> Iterator[str]:
 
 
 def types_of_signatures(tree: ast.Module) -> set[str]:
-    """Return the types of arguments, results and fields, and the base classes: who calls or derives meets them."""
+    """Return the types of arguments, results and fields, and the base classes: callers and subclasses meet them."""
     types: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.arg | ast.AnnAssign) and node.annotation is not None:
@@ -66,6 +66,6 @@ def test_names_of_one_module_are_private(file: Path) -> None:
     assert lonely_names(ast.parse(file.read_text(encoding="utf-8")), others) == []
 
 
-def test_a_lonely_name_is_told() -> None:
+def test_a_lonely_name_is_found() -> None:
     tree = ast.parse("LIMIT = 3\nclass Size: ...\ndef area(size: Size): ...\ndef used(): ...\ndef _own(): ...")
     assert lonely_names(tree, {"used"}) == ["LIMIT", "area"]

@@ -1,4 +1,4 @@
-"""The page in a browser: counts are scikit-learn's, keys work, nothing is asked of a network."""
+"""The page works in a browser: counts equal scikit-learn's, keys work, and nothing is loaded from a network."""
 
 import json
 import re
@@ -45,7 +45,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Results, Decisi
 
 @pytest.fixture(scope="module")
 def files(run: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A page of one run, and one of two."""
+    """A page of one run, and a page of two runs."""
     home = tmp_path_factory.mktemp("pages")
     write_page([run[0]], home / "one.html")
     write_page([run[0], make_run(home / "other", 1)[0]], home / "two.html")
@@ -88,7 +88,7 @@ def counted(results: Results, row: str, limit: float) -> list[int]:
 
 
 def shown(driver: Any) -> list[int]:
-    """The numbers of the images in the gallery, in order."""
+    """Return the numbers of the images in the gallery, in order."""
     script = "return [...document.querySelectorAll('#gallery button')].map(card => Number(card.dataset.number))"
     return list(driver.execute_script(script))
 
@@ -114,7 +114,7 @@ def test_the_slider_counts_as_scikit_learn(driver: Any, files: dict[str, Path], 
         assert float(p[1]) == pytest.approx(float(decision.p_value(np.nextafter(limit, np.inf), category)), rel=1e-3)
 
 
-def test_it_begins_with_what_is_shipped(driver: Any, files: dict[str, Path], run: Any) -> None:
+def test_the_page_begins_with_the_shipped_threshold(driver: Any, files: dict[str, Path], run: Any) -> None:
     _, results, decision = run
     opened(driver, files["one"])
     for row in ROWS:
@@ -189,8 +189,8 @@ def test_curves_and_operating_points(driver: Any, files: dict[str, Path], run: A
     assert driver.execute_script(script, "pixelPr")[1] == [[pytest.approx(0.6), pytest.approx(600 / 690)]]
 
 
-def test_the_operating_point_on_the_pro_curve(driver: Any, files: dict[str, Path], tmp_path: Path) -> None:
-    """It lies at the rate of false positives of the one threshold; of several categories there is none."""
+def test_the_pro_curve_shows_the_operating_point(driver: Any, files: dict[str, Path], tmp_path: Path) -> None:
+    """It lies at the false positive rate of the threshold. With several categories there is no point."""
     script = "return charts.pro.data.datasets[1].data.map(point => [point.x, point.y])"
     opened(driver, files["one"])
     assert driver.execute_script(script) == []
@@ -228,7 +228,7 @@ def test_the_gallery_is_sorted_and_filtered(driver: Any, files: dict[str, Path],
     assert sum(a != b for a, b in pairwise(kinds)) == len(set(kinds)) - 1  # each in one piece
 
 
-def test_keys(driver: Any, files: dict[str, Path]) -> None:
+def test_keys_move_through_the_gallery(driver: Any, files: dict[str, Path]) -> None:
     opened(driver, files["one"])
     body = webdriver.ActionChains(driver, duration=0)
     keys = webdriver.Keys
@@ -262,7 +262,7 @@ def test_keys(driver: Any, files: dict[str, Path]) -> None:
     )  # "close" comes as an event of its own
 
 
-def test_two_runs_beside_one_another(driver: Any, files: dict[str, Path]) -> None:
+def test_two_runs_are_shown_side_by_side(driver: Any, files: dict[str, Path]) -> None:
     opened(driver, files["two"])
     first = driver.find_element("css selector", "#gallery button")
     assert len(first.find_elements("css selector", ".stack img.heat")) == 2

@@ -1,4 +1,4 @@
-"""A training in a program against the command's."""
+"""A training from a program equals one by the command."""
 
 import json
 import logging
@@ -25,14 +25,14 @@ FENCED = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
 @pytest.fixture(scope="module")
 def command(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `lit-ad fit` leaves of the demo, after two epochs."""
+    """The run directory of `lit-ad fit` on the demo, after two epochs."""
     home = tmp_path_factory.mktemp("command")
     words = ["fit", "--config", DEMO, "--trainer.max_epochs", "2", "--trainer.default_root_dir", "run"]
     subprocess.run([sys.executable, "-m", "lit_ad", *map(str, words)], cwd=home, check=True, capture_output=True)
     return home / "run"
 
 
-def test_three_lines_give_what_the_command_gives(
+def test_three_lines_give_the_results_of_the_command(
     command: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -85,10 +85,10 @@ def test_data_is_the_root_of_the_source_and_runs_are_numbered(
         (DEMO, {"model.lr": 1, "model": {"lr": 2}}, r"^model.lr is given twice, in keys: leave out one of them$"),
         (DEMO, {"model.weights": None}, r"^the weights of tf_efficientnet_lite0 are None; weights can be: hub"),
         (DEMO, {"model.backbone": None}, r"^the name of the backbone is None: give a model of timm"),
-        (DEMO, {"trainer.callbacks": [print]}, r"trainer\.callbacks is, or holds, a builtin_function_or_method"),
+        (DEMO, {"trainer.callbacks": [print]}, r"trainer\.callbacks is, or contains, a builtin_function_or_method"),
     ],
 )
-def test_bad_input_is_one_line(
+def test_bad_input_is_an_error_in_one_line(
     config: Any, keys: Any, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -115,7 +115,7 @@ def test_a_directory_without_a_run_has_no_detector(tmp_path: Path) -> None:
         Run(tmp_path / "nowhere")
 
 
-def test_keys_by_dots_or_as_a_file_has_them() -> None:
+def test_keys_with_dots_or_nested_as_in_a_file() -> None:
     model = {"class_path": "STFPM", "init_args": {"lr": 0.1}}
     keys = {"model": model, "trainer": {"max_epochs": 3, "logger": False}, "data.split.val_fraction": 0.2}
     assert dict(flatten(keys)) == {
@@ -131,7 +131,7 @@ def test_keys_by_dots_or_as_a_file_has_them() -> None:
 
 
 def test_two_processes_from_a_script(tmp_path: Path) -> None:
-    """The second process is the command, whatever the first one is."""
+    """The second process is the command, whatever program the first one is."""
     keys = {"trainer.max_epochs": 1, "trainer.devices": 2, "trainer.accelerator": "cpu"}
     script = f"import lit_ad\nrun = lit_ad.fit({str(DEMO)!r}, keys={keys!r})\nprint(run.metrics['pooled'])\n"
     (tmp_path / "train.py").write_text(script)
@@ -142,7 +142,7 @@ def test_two_processes_from_a_script(tmp_path: Path) -> None:
     assert len(list((tmp_path / "runs/stfpm").iterdir())) == 1
 
 
-def test_importing_lit_ad_brings_nothing_of_the_command() -> None:
+def test_importing_lit_ad_does_not_import_the_command() -> None:
     code = (
         "import sys, lit_ad; lit_ad.fit; print([m for m in ('torch', 'lightning', 'jsonargparse') if m in sys.modules])"
     )
@@ -164,7 +164,7 @@ def test_the_loss_that_chose_the_best_checkpoint(command: Path, tmp_path: Path) 
 def test_the_rate_is_tuned_by_optuna(
     images: Path, resnet_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As docs/training.md has it, with a small teacher, few images and two trials."""
+    """This is the example of docs/training.md, with a small teacher, few images and two trials."""
     optuna = pytest.importorskip("optuna")
     (code,) = (block for block in FENCED.findall((ROOT / "docs/training.md").read_text()) if "optuna" in block)
     fit = lit_ad.fit

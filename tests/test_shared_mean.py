@@ -1,4 +1,4 @@
-"""The mean loss; that of several processes is in test_distributed.py."""
+"""The mean loss of one process. test_distributed.py has that of several."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 from lit_ad.shared_mean import SharedMean
 
 
-def test_a_shared_mean_is_of_one_process_where_there_is_one() -> None:
+def test_the_shared_mean_of_one_process() -> None:
     mean = SharedMean()
     assert mean(torch.tensor(2.0), weight=3).item() == 2.0
     mean.update(torch.tensor(4.0), weight=1)

@@ -1,4 +1,4 @@
-"""Configurations by name, and paths that stay paths."""
+"""Configurations are found by name, and paths stay paths."""
 
 import sys
 from pathlib import Path
@@ -12,7 +12,7 @@ from lit_ad.shipped_configs import CONFIGS, config_names, find_config, replace_n
 ROOT = Path(__file__).parents[1]
 
 
-def test_the_names_are_those_of_the_folder() -> None:
+def test_the_names_are_the_files_of_the_folder() -> None:
     assert CONFIGS == ROOT / "configs"
     assert {"stfpm", "demo", "benchmark/mvtec"} <= set(config_names())
     assert all(find_config(name).is_file() for name in config_names())
@@ -33,16 +33,18 @@ def test_a_file_wins_over_a_name_and_a_folder_does_not(tmp_path: Path, monkeypat
     [
         ("stfpn", "no config file stfpn, and none comes with lit_ad under this name: did you mean stfpm?"),
         ("zzzzzz", "under this name: there are benchmark/"),
-        ("configs/stfpm.yaml", "stfpm, without a path, is the one that lit_ad has"),
+        ("configs/stfpm.yaml", "own one is stfpm, without a path"),
     ],
 )
-def test_what_is_not_there(given: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_files_and_names_are_refused_with_a_hint(
+    given: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=message.replace("?", r"\?")):
         find_config(given)
 
 
-def test_names_on_a_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_on_a_command_line_become_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     stfpm, demo = (str(ROOT / f"configs/{name}.yaml") for name in ("stfpm", "demo"))
     words = ["--config", "stfpm", "-c=demo", "--config=demo", "--model", "stfpm", "--config"]

@@ -1,4 +1,4 @@
-"""configs/cluster/*.sbatch on a real Slurm of this machine: a controller and two nodes, started and stopped here."""
+"""configs/cluster/*.sbatch run on a real Slurm on this machine: a controller and two nodes, which the tests start."""
 
 import json
 import os
@@ -60,7 +60,7 @@ PartitionName=high Nodes=ALL PriorityTier=2 PreemptMode=OFF
 
 @dataclass
 class Cluster:
-    """What a user has: a directory to submit from, the commands, and the arguments of a small training."""
+    """A user's directory to submit from, the commands, and the arguments of a small training."""
 
     home: Path
     environment: dict[str, str]
@@ -116,7 +116,7 @@ class Cluster:
 
 @pytest.fixture(scope="module")
 def cluster(images: Path, resnet_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Slurm, in a directory of its own and on free ports."""
+    """A Slurm cluster in a directory of its own, on free ports."""
     home = tmp_path_factory.mktemp("slurm")
     (home / "state").mkdir()
     conf, key = home / "slurm.conf", home / "munge.key"
@@ -158,7 +158,7 @@ def cluster(images: Path, resnet_file: Path, tmp_path_factory: pytest.TempPathFa
 
 
 def stop(started: list[subprocess.Popen[bytes]], conf: Path) -> None:
-    """End the daemons and whatever they started: all have this slurm.conf in their environment."""
+    """End the daemons and all processes that they started: these have this slurm.conf in their environment."""
     for process in reversed(started):
         process.terminate()
     for process in reversed(started):
@@ -188,7 +188,7 @@ def free_ports(count: int) -> list[int]:
 
 @pytest.fixture(autouse=True)
 def no_job_left(cluster: Cluster) -> Iterator[None]:
-    """A test that failed leaves the nodes to the next one."""
+    """Cancel all jobs after a test, so that a test that failed leaves free nodes."""
     yield
     cluster.run("scancel", "--user=root", tries=5)
 
@@ -202,19 +202,19 @@ def training(cluster: Cluster, images: Path) -> list[object]:
 
 @pytest.fixture(scope="module")
 def whole(cluster: Cluster, images: Path) -> str:
-    """The metrics of a job that nobody stopped."""
+    """The metrics of a job that ran without interruption."""
     job = cluster.submit("one_node.sbatch", *training(cluster, images))
     assert cluster.until(job, "COMPLETED")["Restarts"] == "0"
     return cluster.metrics(job)
 
 
 def preempt(cluster: Cluster, job: str) -> None:
-    """A job of higher priority wants the node: SIGTERM to the tasks, and time to end."""
+    """Preempt a job: its tasks get SIGTERM and time to end, as if a job of higher priority needed the node."""
     cluster.run("sbatch", "--partition=high", f"--nodelist={cluster.job(job)['NodeList']}", "--wrap=sleep 1")
 
 
 def run_out_of_time(cluster: Cluster, job: str) -> None:
-    """What --signal asks for, and preemption where the cluster has preempt_send_user_signal."""
+    """Send the signal of --signal, which preemption also sends if the cluster has preempt_send_user_signal."""
     cluster.run("scancel", "--signal=USR1", job)
 
 
@@ -225,7 +225,7 @@ def lose_the_node(cluster: Cluster, job: str) -> None:
 
 
 @pytest.mark.parametrize("interrupt", [preempt, run_out_of_time, lose_the_node])
-def test_an_interrupted_job_goes_on_to_the_results_of_a_whole_one(
+def test_an_interrupted_job_reaches_the_results_of_an_uninterrupted_one(
     cluster: Cluster, whole: str, images: Path, interrupt: Callable[[Cluster, str], None]
 ) -> None:
     wandb = ("--trainer.logger", "WandbLogger", "--trainer.logger.save_dir", cluster.home)
@@ -246,7 +246,7 @@ def test_an_interrupted_job_goes_on_to_the_results_of_a_whole_one(
     assert len(starts) == 2  # of one run: `wandb sync` makes them one curve
 
 
-def test_an_interrupted_job_of_two_nodes_goes_on(cluster: Cluster, images: Path) -> None:
+def test_an_interrupted_job_on_two_nodes_resumes(cluster: Cluster, images: Path) -> None:
     jobs = [cluster.submit("several_nodes.sbatch", *training(cluster, images)) for _ in range(2)]
     assert cluster.until(jobs[0], "COMPLETED")["NodeList"] == "node[0-1]"
     cluster.trains(jobs[1])
@@ -257,8 +257,8 @@ def test_an_interrupted_job_of_two_nodes_goes_on(cluster: Cluster, images: Path)
     assert cluster.metrics(jobs[0]) == cluster.metrics(jobs[1])
 
 
-def test_an_array_does_a_benchmark(cluster: Cluster, images: Path) -> None:
-    """Two jobs share two categories; the one out of time goes on, and the tables have both."""
+def test_an_array_of_jobs_runs_a_benchmark(cluster: Cluster, images: Path) -> None:
+    """Two jobs share two categories. The job that runs out of time resumes, and the tables have both categories."""
     for category in ("bottle", "cable"):
         (cluster.home / "data" / category).parent.mkdir(exist_ok=True)
         (cluster.home / "data" / category).symlink_to(images)
@@ -282,7 +282,7 @@ def test_an_array_does_a_benchmark(cluster: Cluster, images: Path) -> None:
     assert [cell["attempts"] for cell in report["cells"]] == [1, 2]
 
 
-def test_errors_and_cancelled_jobs_are_not_tried_again(cluster: Cluster, images: Path) -> None:
+def test_failed_and_cancelled_jobs_are_not_repeated(cluster: Cluster, images: Path) -> None:
     wrong = cluster.submit("one_node.sbatch", *cluster.small, "--data.source.root", cluster.home / "nowhere")
     cluster.until(wrong, "FAILED")
     cancelled = cluster.submit("one_node.sbatch", *training(cluster, images))

@@ -1,5 +1,5 @@
-"""Methods whose learning rate follows the count of steps: Lightning makes the training loader to count them, before it
-knows of a checkpoint and before features are cached."""
+"""Learning rates that depend on the number of steps work with cached features and resumed runs, although Lightning
+makes the training loader, to count the steps, before it knows of either."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ COUNTING = ("DeSTSeg", "Dinomaly", "EfficientAD", "INPFormer", "MixedTeacher", "
 
 
 class Watch(L.Callback):
-    """What each step was shown, and a checkpoint within the second epoch."""
+    """Records the images of each step, and saves a checkpoint within the second epoch."""
 
     def __init__(self, checkpoint: Path | None = None) -> None:
         self.checkpoint = checkpoint
@@ -39,7 +39,7 @@ class Watch(L.Callback):
         *(pytest.param(name, 1, marks=[] if name == "EfficientAD" else pytest.mark.slow) for name in COUNTING),
     ],
 )
-def test_cached_features_serve_every_step_and_a_resumed_epoch_goes_on(
+def test_every_step_uses_cached_features_and_a_resumed_epoch_continues(
     name: str, workers: int, small_models: dict[str, dict[str, Any]], images: Path, tmp_path: Path, quiet_trainer: Any
 ) -> None:
     def fit(watch: Watch, resumed: Path | None = None) -> None:

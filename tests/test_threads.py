@@ -1,4 +1,4 @@
-"""Nothing begins beside the first job; a job that hangs is told, and keeps no process from ending."""
+"""The first job runs alone, and a job that hangs is reported and does not keep the process from ending."""
 
 import ast
 import subprocess
@@ -24,7 +24,7 @@ def workers() -> Iterator[Workers]:
 
 
 @pytest.mark.parametrize("kind", ["pool", "workers"])
-def test_the_first_job_is_done_alone_and_the_others_together(kind: str, workers: Workers) -> None:
+def test_the_first_job_runs_alone_and_the_others_together(kind: str, workers: Workers) -> None:
     lock, both = threading.Lock(), threading.Barrier(2)
     running = 0
 
@@ -50,7 +50,7 @@ def test_the_first_job_is_done_alone_and_the_others_together(kind: str, workers:
     assert names[0] == threading.current_thread().name and all(name.startswith("job") for name in names[1:])
 
 
-def test_a_job_is_told_by_the_stage_that_it_hangs_in(workers: Workers) -> None:
+def test_a_job_that_hangs_is_reported_with_its_stage(workers: Workers) -> None:
     gate = threading.Event()
 
     def job() -> str:
@@ -97,7 +97,7 @@ except threads.TimeLimitError:
     assert (done.returncode, done.stdout) == (0, "told\n"), done.stderr
 
 
-def test_the_error_of_the_first_job_is_told_as_of_any_other() -> None:
+def test_the_first_job_raises_its_error_like_any_other() -> None:
     with Pool(2) as pool:
         first, second = (pool.submit(int, "x") for _ in range(2))
     for future in (first, second):
@@ -105,7 +105,7 @@ def test_the_error_of_the_first_job_is_told_as_of_any_other() -> None:
             future.result()
 
 
-def test_no_other_pools() -> None:
+def test_no_module_uses_another_thread_pool() -> None:
     for path in PACKAGE.rglob("*.py"):
         names = {node.id for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Name)}
         assert path.name == "threads.py" or "ThreadPoolExecutor" not in names, path

@@ -1,4 +1,4 @@
-"""The version that the package, its metadata and its files tell."""
+"""The package, its metadata and its files have the same version."""
 
 import re
 from importlib.metadata import version
@@ -7,6 +7,6 @@ import lit_ad
 from lit_ad.version import __version__
 
 
-def test_the_package_and_its_metadata_tell_one_version() -> None:
+def test_the_package_and_its_metadata_have_one_version() -> None:
     assert lit_ad.__version__ == __version__ == version("lit-ad")
     assert re.fullmatch(r"\d+\.\d+\.\d+", __version__)

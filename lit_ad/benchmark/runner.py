@@ -15,8 +15,8 @@ from lit_ad.benchmark.cell import BUSY
 from lit_ad.benchmark.plan import Budget
 from lit_ad.benchmark.tables import Cell, Published, write_tables
 from lit_ad.counts import format_count
-from lit_ad.errors import UserError, ended_by
-from lit_ad.files import atomic_write, writing
+from lit_ad.errors import UserError, describe_exit
+from lit_ad.files import atomic_write, explain_write_errors
 from lit_ad.lightning_cli.launcher import environment_alone
 from lit_ad.machine import cores
 
@@ -153,12 +153,12 @@ def _record_failure(cell: Cell, code: int) -> None:
     lines = (cell.home / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
     last = lines[-1].strip() if lines else "nothing printed"
     with atomic_write(cell.home / "died.txt") as temporary:
-        temporary.write_text(f"{ended_by(code)}: {last}\n", encoding="utf-8")
+        temporary.write_text(f"{describe_exit(code)}: {last}\n", encoding="utf-8")
 
 
 def write_tables_locked(cells: list[Cell], output: Path, metrics: list[str], published: dict[str, Published]) -> None:
     """Write the tables. Of several processes the last one has seen what all have finished."""
-    with writing(output, "give another --output"):
+    with explain_write_errors(output, "give another --output"):
         output.mkdir(parents=True, exist_ok=True)
         lock = FileLock(output / "tables.lock").acquire()
     with lock:

@@ -123,7 +123,7 @@ def write_tables(cells: list[Cell], output: Path, metrics: list[str], published:
             took = [cost.get(key) if cost.get(key) is not None else "" for key in _COST]
             table.writerow([cell.method, cell.task, cell.seed, states[cell.name], *took, *numbers])
     runs = [(cell.method, cell.task, results[cell.name], rows[cell.name]) for cell in finished]
-    false_alarms = describe_false_alarms(runs, *in_order(cells))
+    false_alarms = describe_false_alarms(runs, *_in_order(cells))
     with atomic_write(output / "results.md") as temporary:
         temporary.write_text(
             markdown(cells, summary, comparisons, published, costs, missing, false_alarms),
@@ -147,7 +147,7 @@ def _summarise(
 ) -> dict[str, dict[str, Value]]:
     """The metric of each method on each task, as far as there are finished cells, and the mean over tasks, where there
     is a seed with all of them."""
-    methods, tasks = in_order(cells)
+    methods, tasks = _in_order(cells)
     summary: dict[str, dict[str, Value]] = {}
     for method in methods:
         seeds: dict[str, dict[int, float]] = {task: {} for task in tasks}
@@ -183,14 +183,14 @@ def _over_seeds(values: list[float]) -> Value:
     return Value(fmean(values), stdev(values) if len(values) > 1 else math.nan, len(values))
 
 
-def in_order(cells: list[Cell]) -> tuple[list[str], list[str]]:
+def _in_order(cells: list[Cell]) -> tuple[list[str], list[str]]:
     """Methods and tasks."""
     return list(dict.fromkeys(cell.method for cell in cells)), list(dict.fromkeys(cell.task for cell in cells))
 
 
 def _compare_methods(cells: list[Cell], summary: dict[str, dict[str, Value]]) -> Comparison | None:
     """The methods that have any value, on the tasks that all of these have."""
-    _, tasks = in_order(cells)
+    _, tasks = _in_order(cells)
     there = {method: by_task for method, by_task in summary.items() if by_task}
     shared = [task for task in tasks if all(task in by_task for by_task in there.values())]
     return compare(shared, {method: [by_task[task].mean for task in shared] for method, by_task in there.items()})
@@ -208,7 +208,7 @@ def grid(
     cells: list[Cell], summary: dict[str, dict[str, Value]], published: dict[str, Published], metric: str
 ) -> tuple[list[str], list[list[str]]]:
     """Headings and rows: a task each and the mean, a column for each method, and beside it the published numbers."""
-    methods, tasks = in_order(cells)
+    methods, tasks = _in_order(cells)
     ends = [ALL] if len(tasks) > 1 else []
     headings, columns = ["task"], [[*tasks, *ends]]
     for method in methods:
@@ -230,7 +230,7 @@ def markdown(
     missing: dict[str, str],
     false_alarms: tuple[str, list[list[str]]],
 ) -> str:
-    methods, tasks = in_order(cells)
+    methods, tasks = _in_order(cells)
     lines = [
         "Mean ± standard deviation over seeds. [Low, high]: 95 % interval over images, by bootstrap, of image AUROC. A",
         "mean over tasks stands where a seed has all of them. Why a cell is empty is said at the end.",

@@ -33,12 +33,12 @@ from lit_ad.deploy.self_check import COUNT, loosen
 from lit_ad.detector.card import Card
 from lit_ad.detector.decision_keys import DecisionKeys
 from lit_ad.detector.detector import Detector
-from lit_ad.detector.guarantee import by_hand
+from lit_ad.detector.guarantee import describe_by_hand
 from lit_ad.detector.inputs import ImageLike
 from lit_ad.detector.run_files import CONFIG, run_of
 from lit_ad.errors import UserError
-from lit_ad.files import check_writable, free_path, new_folder, resolve_path, writing
-from lit_ad.image.roi import counted
+from lit_ad.files import check_writable, explain_write_errors, find_free_path, new_folder, resolve_path
+from lit_ad.image.roi import values_inside
 from lit_ad.image.view import View
 from lit_ad.methods.base import Method
 from lit_ad.methods.network import make_inference_network
@@ -108,7 +108,7 @@ def export(
     folder = output or (home or ckpt_path.parent) / "export"
     check_writable(folder, "--output")  # writing takes minutes
     usual = f"{type(method).__name__.lower()}-{precision}{SUFFIX[format]}"
-    name = free_path(folder / usual).name
+    name = find_free_path(folder / usual).name
     with new_folder(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as scratch:
         file = Path(scratch, name)
         carried = pick(pictures, COUNT) if self_check else []
@@ -125,7 +125,7 @@ def export(
         if precision == "int8" and splits.test:
             report["auroc"] = aurocs(exported, checkpoint, splits.test)
         text = json.dumps(report, indent=2, allow_nan=False) + "\n"
-        with writing(folder, "make room, or give another --output"):
+        with explain_write_errors(folder, "make room, or give another --output"):
             file.with_name(f"{name}.json").write_text(text, encoding="utf-8")
             file.with_name(example_name(file)).write_text(make_example(file, card), encoding="utf-8")
             for written in sorted(Path(scratch).iterdir(), key=lambda path: path.suffix == SUFFIX[format]):
@@ -177,7 +177,8 @@ def with_own_decision(exported: Detector, held_out: list[Sample], file: Path) ->
         f"threshold from {format_count(len(held_out), 'held-out image')}: {decision.threshold():.6g} in fp32, ", end=""
     )
     print(f"{exported.card.decision.threshold():.6g} in int8")
-    for line in by_hand(exported.card.decision):  # which stay, and stand for something else among other scores
+    # Thresholds set by hand stay, but stand for another rate among the new scores.
+    for line in describe_by_hand(exported.card.decision):
         print(line)
     return exported.card
 
@@ -249,7 +250,7 @@ def auroc(detector: Detector, test: list[Sample]) -> dict[str, float]:
         of_images.update(torch.tensor([detection.score]), torch.tensor([sample.label]))
         truth = read_truth(sample, (detection.image.shape[0], detection.image.shape[1]))
         if detection.anomaly_map is not None and truth is not None:
-            pixels = [counted(array, detection.roi).ravel() for array in (detection.anomaly_map, truth.numpy())]
+            pixels = [values_inside(array, detection.roi).ravel() for array in (detection.anomaly_map, truth.numpy())]
             of_pixels.update(*map(torch.from_numpy, pixels))
     values = {"image_auroc": float(of_images.compute()), "pixel_auroc": float(of_pixels.compute())}
     return {name: value for name, value in values.items() if not np.isnan(value)}

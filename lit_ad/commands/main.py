@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lit_ad.commands.lazy_import import import_function
-from lit_ad.errors import UserError, gpu_out_of_memory, killed_worker
+from lit_ad.errors import UserError, explain_gpu_out_of_memory, explain_killed_worker
 from lit_ad.names import escape_bytes
 from lit_ad.shipped_configs import replace_names
 from lit_ad.version import __version__
@@ -208,7 +208,7 @@ def find_user_error(error: BaseException | None) -> BaseException | None:
 
     Our error may be the cause of another one: jsonargparse raises an error of its own from it.
     """
-    if known := killed_worker(error) or gpu_out_of_memory(error):
+    if known := explain_killed_worker(error) or explain_gpu_out_of_memory(error):
         return known
     while error is not None:
         if isinstance(error, UserError) or type(error).__name__ == "MisconfigurationException":

@@ -17,17 +17,17 @@ from lit_ad.data.sources.images import Images
 from lit_ad.detector.decision_keys import DecisionKeys
 from lit_ad.detector.detection import Detection
 from lit_ad.detector.detector import TIMEOUT, Detector
-from lit_ad.detector.guarantee import notes
+from lit_ad.detector.guarantee import list_notes
 from lit_ad.detector.run_files import CONFIG, EXPORTED, find_detector, run_of
 from lit_ad.detector.scoring import Judgement
-from lit_ad.detector.stream import in_order
+from lit_ad.detector.stream import run_in_order
 from lit_ad.errors import UserError
 from lit_ad.evaluation.judged import Judged
 from lit_ad.evaluation.sinks.heatmaps import Heatmaps
 from lit_ad.evaluation.sinks.predictions import Predictions
 from lit_ad.evaluation.sinks.sink import Stage
 from lit_ad.files import resolve_path
-from lit_ad.image.view import uncropped, visible
+from lit_ad.image.view import pad_to_content, visible_box
 from lit_ad.lightning_cli.jsonargparse_workarounds import allow_file_names
 from lit_ad.lightning_cli.run_words import leading_words, typed
 from lit_ad.names import tell
@@ -74,7 +74,7 @@ def _predict_alone(arguments: Sequence[str]) -> None:
     if decision is not None:
         decision = decision.changed(made.decision)
         detector = Detector(detector.network, replace(detector.card, decision=decision), detector.network_for)
-    for line in notes(decision):
+    for line in list_notes(decision):
         tell(line)
     predictions: Predictions = made.predictions
     with file.open("rb") as stream:
@@ -120,7 +120,7 @@ def write(detector: Detector, stage: Stage, sinks: Sequence[Heatmaps | Predictio
         sink.begin(stage)
     try:
         stream = partial(tqdm, desc="Judging images", total=len(left), leave=False, disable=None)
-        for _ in stream(in_order(work, iter(left), 1, TIMEOUT, None)):
+        for _ in stream(run_in_order(work, iter(left), 1, TIMEOUT, None)):
             pass
     except BaseException:
         for sink in sinks:
@@ -146,9 +146,9 @@ def _judge_sample(detector: Detector, sample: Sample, place: int) -> Judged:
 def _as_judged(detection: Detection, sample: Sample, place: int) -> Judged:
     """What a Detector says of an image, as a run's prediction has it."""
     decision, category, roi = detection.decision, sample.category, detection.roi
-    pixels, box = detection.shown, detection.box
+    pixels, box = detection.network_input, detection.box
     assert pixels is not None, "of a Detector"
-    top, left, bottom, right = visible(box, (pixels.shape[0], pixels.shape[1]))
+    top, left, bottom, right = visible_box(box, (pixels.shape[0], pixels.shape[1]))
     known: dict[str, Any] = {}
     if decision is not None:
         known = {
@@ -160,6 +160,6 @@ def _as_judged(detection: Detection, sample: Sample, place: int) -> Judged:
             "mm_per_pixel": detection.mm_per_pixel,
         }
     size = (detection.image.shape[0], detection.image.shape[1])
-    content = uncropped(pixels[top:bottom, left:right], box, 0)
-    judgement = Judgement(detection.seen, detection.score, detection.box)
+    content = pad_to_content(pixels[top:bottom, left:right], box, 0)
+    judgement = Judgement(detection.network_map, detection.score, detection.box)
     return Judged(sample, place, size, content, judgement, None, roi, **known)

@@ -19,12 +19,12 @@ from lit_ad.detector.card import read_card
 from lit_ad.detector.decision import NO_DECISION, Decision
 from lit_ad.detector.decision_keys import DecisionKeys, DecisionSettings
 from lit_ad.detector.detector import Detector
-from lit_ad.detector.guarantee import describe_rate, guarantee
+from lit_ad.detector.guarantee import describe_guarantee, describe_rate, list_warnings
 from lit_ad.detector.held_out import HeldOutImages, join_held
-from lit_ad.detector.pixel_guarantee import pixel_guarantee
+from lit_ad.detector.pixel_guarantee import describe_pixel_guarantee
 from lit_ad.detector.pixel_rule import CleanUpKey, PixelKind
 from lit_ad.errors import UserError
-from lit_ad.files import atomic_write, check_writable, free_path
+from lit_ad.files import atomic_write, check_writable, find_free_path
 
 
 def recalibrate(
@@ -70,7 +70,7 @@ def recalibrate(
         clean_up: Grow anomalous pixels to the outline of a defect: `decision.clean_up` of a training. None: as it was.
     """
     ckpt_path = chosen_file("recalibrate", run, ckpt_path)
-    output = output or free_path(ckpt_path.with_name(f"{ckpt_path.stem}-recalibrated{ckpt_path.suffix}"))
+    output = output or find_free_path(ckpt_path.with_name(f"{ckpt_path.stem}-recalibrated{ckpt_path.suffix}"))
     if output.suffix != ckpt_path.suffix:
         raise UserError(f"{output} should end in {ckpt_path.suffix}, as {ckpt_path} does")
     if output.absolute() == ckpt_path.absolute():
@@ -121,7 +121,7 @@ def recalibrate(
         after = after.with_threshold(threshold, name)
     if pixel_threshold is not None:
         after = after.with_threshold(pixel_threshold, name, pixels=True)
-    for warning in after.warnings():
+    for warning in list_warnings(after):
         print(f"Warning: {warning}")
     _write_decision(ckpt_path, output, after, detector)
     tell(before, after, name)
@@ -160,7 +160,7 @@ def tell(before: Decision | None, after: Decision, category: str | None) -> None
         pixels = after.pixel_operating_point(name)
         if pixels is not None:
             print(f"pixel threshold{place} {pixels}")
-        print(f"{guarantee(after, name)} {pixel_guarantee(after, name)}".rstrip())
+        print(f"{describe_guarantee(after, name)} {describe_pixel_guarantee(after, name)}".rstrip())
 
 
 def refitted(

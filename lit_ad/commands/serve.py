@@ -9,8 +9,8 @@ from lit_ad.deploy.journal import Journal
 from lit_ad.deploy.journal_settings import SETTINGS, JournalSettings
 from lit_ad.deploy.limits import LIMITS, Limits
 from lit_ad.detector.detector import Detector
-from lit_ad.detector.guarantee import notes
-from lit_ad.detector.runtimes import need
+from lit_ad.detector.guarantee import list_notes
+from lit_ad.detector.runtimes import import_optional
 from lit_ad.errors import UserError, check_number
 
 
@@ -57,7 +57,7 @@ def serve(
     if journal is None and watch != SETTINGS:
         raise UserError("--watch is about the journal, and there is none: give --journal DIR")
     for package in SERVICE:
-        need(package, "serve")
+        import_optional(package, "serve")
     import uvicorn
 
     from lit_ad.deploy.serve import make_service
@@ -66,7 +66,7 @@ def serve(
     chosen = chosen_file("serve", file, None)
     import_own_method(chosen)
     detector = Detector.load(chosen, weights, device, verify)
-    for line in notes(detector.card.decision):
+    for line in list_notes(detector.card.decision):
         print(line)
     listening = listen(host, port)
     kept = None if journal is None else Journal(journal, detector, watch)

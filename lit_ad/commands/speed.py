@@ -9,7 +9,7 @@ from tabulate import tabulate
 
 from lit_ad.commands.chosen_file import chosen_file
 from lit_ad.data.sources.images import list_and_tell
-from lit_ad.errors import UserError, check_number, ended_by
+from lit_ad.errors import UserError, check_number, describe_exit
 
 PROGRAM = """from pathlib import Path
 from lit_ad.commands.own_method import import_own_method
@@ -57,7 +57,7 @@ def speed(
             )
             if done.returncode:
                 last = (done.stderr.strip().splitlines() or [""])[-1]
-                reason = last if done.returncode > 0 and last else ended_by(done.returncode)
+                reason = last if done.returncode > 0 and last else describe_exit(done.returncode)
                 raise UserError(f"{file} could not be measured: {reason}")
             rows.append(json.loads(done.stdout.splitlines()[-1]))
     print("The network alone" if images is None else f"From the files in {images} to verdicts")

@@ -16,8 +16,8 @@ from lit_ad.deploy.journal import Journal
 from lit_ad.deploy.journal_file import NAME, JournalFile
 from lit_ad.deploy.journal_settings import SETTINGS, JournalSettings
 from lit_ad.detector.detector import Detector
-from lit_ad.detector.guarantee import notes
-from lit_ad.detector.runtimes import need
+from lit_ad.detector.guarantee import list_notes
+from lit_ad.detector.runtimes import import_optional
 from lit_ad.errors import UserError
 from lit_ad.files import resolve_path
 from lit_ad.line.feed import FEED, Feed, FeedSettings
@@ -85,14 +85,14 @@ def watch(
     if page.port is None and page != PAGE:
         raise UserError("--page.host is about the page, and there is none: give --page.port")
     for package in SERVICE if page.port is not None else ():
-        need(package, "serve")
+        import_optional(package, "serve")
     token = None if page.port is None else token_of(page.host)
     with redirect_stdout(sys.stderr):  # standard output is for verdicts
         chosen = chosen_file("watch", detector, None)
     import_own_method(chosen)
     judging = Detector.load(chosen, weights, device)
     _refuse_category(judging, feed.category)
-    for line in notes(judging.card.decision):
+    for line in list_notes(judging.card.decision):
         print(line, file=sys.stderr)
     name = feed.name if feed.name is not None else name_of(source)
     images = open_feed(source, feed, journal, name)
@@ -121,7 +121,7 @@ def open_feed(source: str, settings: FeedSettings, journal: Path | None, name: s
     folder = resolve_path(Path(source))
     if folder.is_dir():
         _refuse_settings(settings, "folders", "every")
-        need("watchdog", "line")
+        import_optional("watchdog", "line")
         from lit_ad.line.folder import FolderFeed, is_image
 
         if journal is not None:

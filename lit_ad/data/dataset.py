@@ -21,7 +21,7 @@ from lit_ad.data.sources.photographs import Unrelated
 from lit_ad.errors import UserError
 from lit_ad.image.pixels import Pixels, Size, read_image, upright_size
 from lit_ad.image.tiling import Tiles
-from lit_ad.image.view import Box, View, visible
+from lit_ad.image.view import Box, View, visible_box
 from lit_ad.threads import Pool
 
 Seen = tuple[Pixels, Box, Size]  # an image as the network sees it, the box of its content, its original size
@@ -110,7 +110,7 @@ class AnomalyDataset(Dataset[Batch]):
         if unrelated is not None:
             others["unrelated"] = as_tensor(unrelated)
         if self.corrupt is not None:
-            top, left, bottom, right = visible(box, (image.shape[0], image.shape[1]))
+            top, left, bottom, right = visible_box(box, (image.shape[0], image.shape[1]))
             content = (slice(top, bottom), slice(left, right))  # padding has no defects
             inside = self.view.inside((image.shape[0], image.shape[1]), box) if self.tiles is None else None
             corrupted, corruption = image.copy(), np.zeros((*image.shape[:2], 1), np.bool_)

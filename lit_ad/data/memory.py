@@ -9,7 +9,7 @@ from lit_ad.counts import format_count
 from lit_ad.errors import UserError
 from lit_ad.image.pixels import Size, upright_size
 from lit_ad.image.view import View
-from lit_ad.machine import memory
+from lit_ad.machine import available_memory
 
 CACHE_BYTES = 2**30  # what loading.cache_images takes of the RAM without being asked
 
@@ -36,7 +36,7 @@ def _check_memory(count: int, size: Size, bytes_each: int = 12) -> None:
     As 3 float32 numbers, which is what a network takes. What the teacher makes of them it looks at itself; what
     students and their gradients take on top is not counted.
     """
-    needed, have = count * size[0] * size[1] * bytes_each, memory()
+    needed, have = count * size[0] * size[1] * bytes_each, available_memory()
     if have is not None and needed > have:
         raise UserError(
             f"the pixels of {format_count(count, 'image')} of {size[0]}x{size[1]} at once take "

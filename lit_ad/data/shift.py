@@ -20,8 +20,9 @@ from lit_ad.data.light import STRENGTH, Kind, Light, check_light
 from lit_ad.data.masks import read_truth
 from lit_ad.data.sources.shift_record import SHIFT
 from lit_ad.errors import UserError
-from lit_ad.files import new_folder, writing
-from lit_ad.image.pixels import Pixels, open_image, rgb, split_page
+from lit_ad.files import explain_write_errors, new_folder
+from lit_ad.image.conversion import convert_to_rgb
+from lit_ad.image.pixels import Pixels, open_image, split_page
 from lit_ad.machine import cores
 from lit_ad.threads import Pool
 
@@ -76,7 +77,7 @@ def write_shifted(samples: Sequence[Sample], shift: Shift, output: Path) -> int:
         image = open_image(sample.image)
         if image.mode.startswith("I") or image.mode == "F":
             raise UserError(f"{sample.image} has more than 8 bits, which are not shifted here: convert it to 8 bits")
-        pixels = rgb(image, str(sample.image))
+        pixels = convert_to_rgb(image, str(sample.image))
         name = place.with_suffix(".png")
         grey = bool((pixels == pixels[..., :1]).all())
         changed = shift(pixels, name.as_posix())
@@ -142,7 +143,7 @@ def _whole_folder(folder: Path) -> Iterator[Path]:
     Raises UserError if it cannot be written.
     """
     temporary = folder.with_name(f".{os.getpid()}.{secrets.token_hex(6)}.tmp")
-    with writing(folder, "give another --output"), new_folder(folder.parent):
+    with explain_write_errors(folder, "give another --output"), new_folder(folder.parent):
         try:
             temporary.mkdir()
             yield temporary

@@ -8,7 +8,7 @@ from PIL import Image
 
 from lit_ad.detector.detection import Detection
 from lit_ad.detector.detector import Detector
-from lit_ad.detector.summary import summary
+from lit_ad.detector.summary import summarize
 
 
 def describe_detection(detection: Detection) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def describe_detector(detector: Detector) -> dict[str, Any]:
         "kept_rate": None if decision is None else decision.kept_rate(),  # the rate that the held-out images allow
         "threshold": None if decision is None else decision.threshold(),
         "threshold_by_hand": decision is not None and decision.operating_point().by_hand,
-        "decision": None if decision is None else summary(decision),  # each threshold and its promise
+        "decision": None if decision is None else summarize(decision),  # each threshold and its promise
     }
 
 

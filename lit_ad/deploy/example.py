@@ -8,8 +8,9 @@ from lit_ad.detector import clean_up, components, marking
 from lit_ad.detector.card import Card
 from lit_ad.errors import NOT_FINITE
 from lit_ad.image.limits import DEFAULTS, MEGAPIXELS, METADATA
+from lit_ad.image.resize import resize_bilinear
 from lit_ad.image.roi import FILL, Roi
-from lit_ad.image.view import SMALLEST_SIDE, bilinear
+from lit_ad.image.view import SMALLEST_SIDE
 
 _RUNTIMES = {  # by suffix: the package to import, and the code that loads `FILE` and its metadata
     ".onnx": (
@@ -146,7 +147,7 @@ for path in sys.argv[1:]:
 def _make_marking(region: Roi | None) -> tuple[str, str, str]:
     """Return three pieces of code that mark anomalous pixels: lit_ad's functions, their call, and the printed text."""
     parts = []
-    for part in (components, clean_up, marking, bilinear):
+    for part in (components, clean_up, marking, resize_bilinear):
         source = inspect.getsource(part)
         source = re.sub(r'^"""(?:.|\n)*?"""\n', "", source)  # remove the docstring of a module
         parts.append(re.sub(r"^(?:from|import) .*\n", "", source, flags=re.MULTILINE).strip("\n"))
@@ -162,7 +163,7 @@ from numpy.typing import NDArray  # noqa: E402
     mark = f"""    content = maps[0][0, 0, max(top, 0) : top + h, max(left, 0) : left + w]
     before, missing = (max(-top, 0), max(-left, 0)), (h - content.shape[0], w - content.shape[1])
     cropped = [(first, lost - first) for first, lost in zip(before, missing)]
-    heat = bilinear(np.pad(content, cropped, constant_values=content.min()), image.size[::-1])
+    heat = resize_bilinear(np.pad(content, cropped, constant_values=content.min()), image.size[::-1])
     marked = Marking.from_dict(card["marking"][""])(heat, {inside})
 """
     return code, mark, ", {marked.sum()} anomalous pixels"

@@ -9,9 +9,9 @@ import torch
 
 from lit_ad.detector.card import Card
 from lit_ad.detector.openvino_runtime import openvino_core
-from lit_ad.detector.runtimes import KEY, need
+from lit_ad.detector.runtimes import KEY, import_optional
 from lit_ad.detector.self_check import CHECK_KEY
-from lit_ad.detector.summary import summary
+from lit_ad.detector.summary import summarize
 from lit_ad.errors import UserError
 from lit_ad.files import atomic_write
 from lit_ad.image.pixels import Size
@@ -44,7 +44,7 @@ def _make_metadata(card: Card) -> str:
         thresholds["pixel_threshold"] = {name or "": decision.pixel_threshold(name) for name in names}
         markings = {name or "": decision.marking(name) for name in names}
         thresholds["marking"] = {name: marking and marking.to_dict() for name, marking in markings.items()}
-        thresholds["summary"] = summary(decision)
+        thresholds["summary"] = summarize(decision)
     return json.dumps({**card.to_dict(), "input_size": input_size(card.view), **thresholds, DIGEST: BLANK})
 
 
@@ -59,7 +59,7 @@ def write_torch(program: Any, file: Path, card: Card, check: str | None = None) 
 
 def write_onnx(model: Any, file: Path, card: Card, check: str | None = None) -> None:
     """Write an ONNX model with metadata and digest."""
-    onnx = need("onnx", "onnx")
+    onnx = import_optional("onnx", "onnx")
     onnx.helper.set_model_props(model, {KEY: _make_metadata(card), **({CHECK_KEY: check} if check else {})})
     with atomic_write(file) as temporary:
         onnx.save(model, temporary)
@@ -68,7 +68,7 @@ def write_onnx(model: Any, file: Path, card: Card, check: str | None = None) -> 
 
 def write_openvino(model: Any, file: Path, card: Card, check: str | None = None) -> None:
     """Write an OpenVINO model as FILE.xml, with metadata and digest, and its weights as FILE.bin."""
-    openvino = need("openvino", "openvino")
+    openvino = import_optional("openvino", "openvino")
     model.set_rt_info(_make_metadata(card), [KEY])
     if check:
         model.set_rt_info(check, [CHECK_KEY])
@@ -91,7 +91,7 @@ def rewrite(file: Path, output: Path, card: Card, check: str | None = None) -> N
         check: The new text of `SelfCheck.to_text`. None: the text that the old file carries.
     """
     if file.suffix == ".onnx":
-        model = need("onnx", "onnx").load(file)
+        model = import_optional("onnx", "onnx").load(file)
         carried = {entry.key: entry.value for entry in model.metadata_props}.get(CHECK_KEY)
         write_onnx(model, output, card, check or carried)
     elif file.suffix == ".xml":

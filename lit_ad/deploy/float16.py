@@ -9,7 +9,7 @@ everything in float32.
 from typing import Any
 
 from lit_ad.deploy.quantize import COMPARING, LAYERS, list_onnx_nodes, nodes_after_networks, nodes_in_float64
-from lit_ad.detector.runtimes import need
+from lit_ad.detector.runtimes import import_optional
 
 _BETWEEN = (  # operations that may be in float16 between two layers: they add no more rounding than the layers do
     *("BatchNormalization", "Relu", "LeakyRelu", "PRelu", "Clip", "HardSwish", "HardSigmoid", "Sigmoid", "Tanh"),
@@ -24,16 +24,16 @@ def to_float16(model: Any) -> Any:
     Raises:
         UserError: ONNX Runtime, which has the converter, is not installed.
     """
-    float16 = need("onnxruntime.transformers.float16", "onnx")
+    float16 = import_optional("onnxruntime.transformers.float16", "onnx")
     half = _select_half_nodes(model)
     for number, node in enumerate(model.graph.node):
         node.name = node.name or f"node_{number}"
     blocked = [node.name for node in model.graph.node if node.name not in half]
     model = float16.convert_float_to_float16(model, keep_io_types=True, op_block_list=[], node_block_list=blocked)
     _join_casts(model)
-    need("onnxruntime.transformers.onnx_model", "onnx").OnnxModel(model).topological_sort()
+    import_optional("onnxruntime.transformers.onnx_model", "onnx").OnnxModel(model).topological_sort()
     del model.graph.value_info[:]  # it still has the types from before the conversion
-    return need("onnx.shape_inference", "onnx").infer_shapes(model)
+    return import_optional("onnx.shape_inference", "onnx").infer_shapes(model)
 
 
 def _select_half_nodes(model: Any) -> set[str]:
@@ -53,7 +53,7 @@ def _join_casts(model: Any) -> None:
 
     The converter leaves such pairs of casts. Each pair would round a value that should keep its 32 bits.
     """
-    graph, types = model.graph, need("onnx", "onnx").TensorProto
+    graph, types = model.graph, import_optional("onnx", "onnx").TensorProto
     to_half, to_float = _sources_of_casts(graph, types.FLOAT16), _sources_of_casts(graph, types.FLOAT)
     exact = {output: to_half[source] for output, source in to_float.items() if source in to_half}
     outputs = {value.name for value in graph.output}

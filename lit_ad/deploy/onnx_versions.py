@@ -6,7 +6,7 @@ knows up to opset 18 and IR 8.
 
 from typing import Any
 
-from lit_ad.detector.runtimes import need
+from lit_ad.detector.runtimes import import_optional
 from lit_ad.errors import UserError
 
 OPSET = 18  # the oldest that torch's exporter writes; for an older one it would silently write 18
@@ -18,7 +18,7 @@ def check_versions(opset: int | None, ir: int | None) -> None:
     Raises:
         UserError: torch or the package onnx does not write these versions.
     """
-    onnx, opset = need("onnx", "onnx"), OPSET if opset is None else opset
+    onnx, opset = import_optional("onnx", "onnx"), OPSET if opset is None else opset
     newest = onnx.defs.onnx_opset_version()
     if not OPSET <= opset <= newest:
         raise UserError(
@@ -46,5 +46,5 @@ def set_versions(model: Any, opset: int | None, ir: int | None) -> None:
 
 def oldest_ir(opset: int) -> int:
     """Return the oldest version of the format that has the operators of an opset."""
-    helper = need("onnx.helper", "onnx")
+    helper = import_optional("onnx.helper", "onnx")
     return int(helper.find_min_ir_version_for([helper.make_opsetid("", opset)]))

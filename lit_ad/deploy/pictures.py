@@ -6,7 +6,7 @@ from contextlib import suppress
 from PIL import Image
 
 from lit_ad.deploy.journal_file import JournalFile
-from lit_ad.files import atomic_write, writing
+from lit_ad.files import atomic_write, explain_write_errors
 from lit_ad.image.pixels import Pixels
 
 _FOLDER = "pictures"
@@ -32,7 +32,7 @@ class Pictures:
         self.folder = file.path.parent / _FOLDER
         named = file.pictures()
         self.bytes_used = sum(named.values())
-        with writing(self.folder, "give another --journal"):
+        with explain_write_errors(self.folder, "give another --journal"):
             self.folder.mkdir(exist_ok=True)
             for path in self.folder.iterdir():
                 if path.name not in named:

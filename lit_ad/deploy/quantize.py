@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lit_ad.detector.card import Card
 from lit_ad.detector.inputs import ImageLike, read_pixels
-from lit_ad.detector.runtimes import need
+from lit_ad.detector.runtimes import import_optional
 from lit_ad.errors import UserError
 
 COMPARING = (  # operations of OpenVINO and ONNX that compare features or make maps
@@ -38,7 +38,7 @@ def quantize(model: Any, nominal: Iterable[ImageLike], card: Card) -> Any:
         UserError: There is no nominal image, or NNCF is not installed.
     """
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns at import if there is no CUDA
-    nncf = need("nncf", "openvino")
+    nncf = import_optional("nncf", "openvino")
     nncf.set_log_level(logging.ERROR)  # at other levels it lists each operation that stays in float
     inputs = [pixels for image in nominal for pixels in network_inputs(image, card)]
     if not inputs:
@@ -60,7 +60,7 @@ def nodes_in_float64(model: Any) -> list[str]:
             for op in model.get_ordered_ops()
             if any(value.get_element_type().get_type_name() == "f64" for value in op.inputs())
         ]
-    onnx = need("onnx", "onnx")
+    onnx = import_optional("onnx", "onnx")
     double = onnx.TensorProto.DOUBLE
     values = {value.name for value in model.graph.initializer if value.data_type == double}
     inferred = onnx.shape_inference.infer_shapes(model).graph

@@ -246,7 +246,7 @@ def _write_regions(detection: Detection, wanted: Wanted) -> Response:
 
     if detection.mask is None:
         raise HTTPException(422, "there are no regions: this detector has no map, or no threshold for its map")
-    findings = annotations.plain(detection.image.shape[:2], detection.regions, detection.mask)
+    findings = annotations.list_findings(detection.image.shape[:2], detection.regions, detection.mask)
     if wanted.regions == "csv":
         table = io.StringIO()
         annotations.write_table(table, {wanted.name: findings})

@@ -14,7 +14,7 @@ from starlette.requests import Request
 
 from lit_ad.deploy.limits import Limits
 from lit_ad.image.limits import TooLarge, is_limit, read_within_limits
-from lit_ad.image.pixels import page_kinds
+from lit_ad.image.pixels import visit_pages
 
 _FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")  # Pillow's other readers may be unsafe for files of strangers
 _SEND = "send an image file as the body: curl --data-binary @part.png URL/detect; or curl -F image=@part.png URL/detect"
@@ -94,7 +94,7 @@ def _decode(body: bytes, limits: Limits) -> Image.Image:
             413, f"the image is too large: it has {size} pixels, and the limit is {limits.megapixels:g} million"
         )
     try:
-        has_pages = len(list(islice(page_kinds(image), 2))) > 1
+        has_pages = len(list(islice(visit_pages(image), 2))) > 1
         image.load()
     except Exception as error:
         if is_limit(error):

@@ -1,4 +1,4 @@
-"""What a detector is beside its network, whatever runs that: one record, in checkpoints and exported files alike."""
+"""The card of a detector: one record of everything but its network, the same in checkpoints and in exported files."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -15,43 +15,49 @@ ANOTHER_VERSION = "use it with that version, or train anew with this one"
 
 @dataclass(frozen=True)
 class Card:
-    """What a detector's file says of it beside the network."""
+    """The record of a detector: its method, how it sees an image, how it scores and how it decides."""
 
-    method: str
+    method: str  # the class, such as lit_ad.methods.stfpm.STFPM
     view: View
-    decision: Decision | None
-    top: float = 0.0  # the fraction of a map's pixels, the highest, whose mean is the score; 0: the maximum
-    map_scored: bool = True  # whether the score is that of the map
-    version: str = ""
-    precision: str = "fp32"
-    without_map: str = ""  # why there is no map, of an exported method that has one
+    decision: Decision | None  # None: the detector has no threshold
+    top: float = 0.0  # the score is the mean of this fraction of the map's pixels, the highest ones; 0: the maximum
+    map_scored: bool = True  # whether the score is computed from the map; False: the network gives it
+    version: str = ""  # of lit_ad, which wrote the file
+    precision: str = "fp32"  # fp32, fp16 or int8
+    without_map: str = (
+        ""  # the reason why an exported file gives no map although its method makes one; "": it gives one
+    )
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
+        """Return plain values, for JSON."""
         decision = None if self.decision is None else self.decision.to_dict()
         return {**vars(self), "view": self.view.to_dict(), "decision": decision}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Card":
-        """The inverse of `to_dict`; what else there is is for other programs."""
+        """Return the card of `to_dict`'s values. Other keys are ignored: they are for other programs."""
         decision = None if values["decision"] is None else Decision.from_dict(values["decision"])
         known = {field.name: values[field.name] for field in fields(cls) if field.name in values}
         return cls(**{**known, "view": View.from_dict(values["view"]), "decision": decision})
 
 
 def read_card(values: Any, file: str | Path) -> Card:
-    """The card of a file, from the plain values that stand in it.
+    """Return the card of a file, from the plain values in it.
+
+    Args:
+        values: From `Card.to_dict`, or anything else that a file holds in its place.
+        file: Its name, for messages.
 
     Raises:
-        UserError: There is none, or another version of lit_ad wrote it and it cannot be read here; the file is named.
+        UserError: The file has no card, or this version of lit_ad cannot read the card that another version wrote.
     """
     try:
         return Card.from_dict(values)
     except (UserError, TypeError, ValueError, KeyError, AttributeError) as error:
         version = values.get("version") if isinstance(values, dict) else None
         if not version:
-            raise UserError(f"{file} is not of lit_ad: it says nothing of its method, view and decision") from error
+            raise UserError(f"{file} is not of lit_ad: it has no record of its method, view and decision") from error
         raise UserError(
-            f"{file} was written by lit_ad {version}, and lit_ad {__version__} cannot read what it says of its view "
-            f"and its decision ({first_line(error)}): {ANOTHER_VERSION}"
+            f"{file} was written by lit_ad {version}, and lit_ad {__version__} cannot read its view and its decision "
+            f"({first_line(error)}): {ANOTHER_VERSION}"
         ) from error

@@ -1,4 +1,4 @@
-"""What people ask of a decision, and the one way in which keys change it. Nothing but Python."""
+"""The settings of a decision, and how keys change them: the same way for all commands. Plain Python only."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -11,12 +11,12 @@ class DecisionKeys:
     """The keys that change a decision without a training.
 
     Args:
-        false_alarm: The rate of nominal images that may be called anomalous. None: as it was.
-        confidence: Keep that rate by this one detector with a confidence, such as 0.95. None: as it was.
-        pixel: Which pixels are anomalous, see lit-ad fit --help. None: as it was.
-        pixel_rate: The rate of nominal pixels, for `pixel`, and of where a cleaned-up region ends. None: as it was.
-        area: Pixels of the smallest region that counts, for `region`. None: as it was.
-        clean_up: Grow anomalous pixels to the outline of a defect, see lit-ad fit --help. None: as it was.
+        false_alarm: The rate of nominal images that may be called anomalous. None: unchanged.
+        confidence: The probability, such as 0.95, that this detector keeps that rate. None: unchanged.
+        pixel: The rule by which pixels are anomalous, see lit-ad fit --help. None: unchanged.
+        pixel_rate: The rate of nominal pixels, for `pixel` and for the clean-up. None: unchanged.
+        area: The pixels of the smallest region that counts, for `region`. None: unchanged.
+        clean_up: Whether anomalous pixels grow to the outline of a defect, see lit-ad fit --help. None: unchanged.
     """
 
     false_alarm: float | None = None
@@ -29,14 +29,15 @@ class DecisionKeys:
 
 @dataclass(frozen=True)
 class DecisionSettings:
-    """What a decision is asked for; its fields of these names say more."""
+    """The settings of a decision. `Decision` documents the fields."""
 
     false_alarm: float = 0.01
     confidence: float | None = None
     pixel_rule: PixelRule = field(default_factory=PixelRule)
 
     def changed(self, keys: DecisionKeys) -> "DecisionSettings":
-        """The same with what is given in place of its own. Raises UserError on what cannot be."""
+        """Return these settings with the keys that are not None in place of their own. Raises UserError if a value is
+        wrong."""
         return DecisionSettings(
             self.false_alarm if keys.false_alarm is None else keys.false_alarm,
             self.confidence if keys.confidence is None else keys.confidence,
@@ -44,11 +45,11 @@ class DecisionSettings:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, for checkpoints."""
+        """Return plain values, for checkpoints."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "DecisionSettings":
-        """The inverse of `to_dict`, also of files from before confidence and rule were there."""
+        """Return the settings of `to_dict`'s values. Files of earlier versions have no confidence and no rule."""
         rule = PixelRule.from_dict(values.get("pixel_rule", {}))
         return cls(values["false_alarm"], values.get("confidence"), rule)

@@ -1,6 +1,6 @@
-"""A trained detector for programs: an image in, a verdict out. Nothing of training is imported.
+"""A trained detector for programs: an image in, a verdict out. No training code is imported.
 
-With an exported file it needs NumPy, Pillow and that file's runtime; with a checkpoint also torch and lit_ad's methods.
+An exported file needs NumPy, Pillow and that file's runtime. A checkpoint also needs torch and lit_ad's methods.
 """
 
 import warnings
@@ -18,11 +18,11 @@ from lit_ad.detector.card import Card
 from lit_ad.detector.decision import NO_DECISION
 from lit_ad.detector.detection import Detection
 from lit_ad.detector.exported import load_exported
-from lit_ad.detector.guarantee import folds_of
+from lit_ad.detector.guarantee import count_folds
 from lit_ad.detector.inputs import ImageLike, iterate_images, list_images, name_of, read_pixels
 from lit_ad.detector.run_files import find_detector
 from lit_ad.detector.scoring import Judgement, Network, NetworkFor, judge
-from lit_ad.detector.stream import CALLERS, Record, in_order
+from lit_ad.detector.stream import CALLERS, Record, run_in_order
 from lit_ad.detector.verification import verify as verify_loaded
 from lit_ad.errors import UserError, check_number
 from lit_ad.image.pixels import Pixels
@@ -36,12 +36,12 @@ TIMEOUT = 600.0  # seconds
 
 
 class Detector:
-    """Judges images as training's own evaluation does.
+    """A trained detector. A call judges images, exactly as the evaluation in training does.
 
     Args:
-        network: Of the detector.
-        card: What is known of it.
-        network_for: The network for several callers at a time. None: `network` is.
+        network: Turns pixels into maps and scores.
+        card: The detector's view, decision and other settings.
+        network_for: Returns the network that several threads may call at the same time. None: `network` is one.
 
     Example:
         detector = Detector.load("runs/stfpm/20260101-120000")
@@ -59,37 +59,39 @@ class Detector:
         name = f"{card.method.rpartition('.')[2]}, {card.precision}"
         if decision is None:
             return f"Detector({name}, no threshold)"
-        known = [category for category in decision.scores if category]
-        categories = f", {len(known)} categories" if len(known) > 1 else f", {known[0]}" if known else ""
-        point = decision.operating_point()
-        rate = "set by hand" if point.by_hand else f"for {100 * decision.kept_rate():.3g} % false alarms"
-        rate += f" by {folds} folds" if (folds := folds_of(decision)) and not point.by_hand else ""
-        return f"Detector({name}{categories}, threshold {point.threshold:.4g} {rate})"
+        names = [category for category in decision.scores if category]
+        categories = f", {len(names)} categories" if len(names) > 1 else f", {names[0]}" if names else ""
+        point, folds = decision.operating_point(), count_folds(decision)
+        rate = f"for {100 * decision.kept_rate():.3g} % false alarms" + (f" by {folds} folds" if folds else "")
+        return (
+            f"Detector({name}{categories}, threshold {point.threshold:.4g} {'set by hand' if point.by_hand else rate})"
+        )
 
     @classmethod
     def load(
         cls, path: str | Path, weights: str | Path | None = None, device: str = "cpu", verify: bool = True
     ) -> "Detector":
-        """The detector in a run's directory, in a checkpoint, or in an exported file.
+        """Load a detector from a run directory, a checkpoint or an exported file.
 
-        The file is compared with its checksum, since a damaged network still gives scores. On one core this takes 0.3 s
-        for each GiB of a checkpoint or a .pt2 (CRC-32), and 0.6 s of an .onnx, or an .xml with its .bin (SHA-256).
+        The file is compared with its checksum, because a damaged network still gives scores. On one core this takes
+        0.3 s for each GiB of a checkpoint or a .pt2 (CRC-32), and 0.6 s for each GiB of an .onnx, or an .xml with its
+        .bin (SHA-256).
 
-        An exported file is also compared with its checkpoint, on the three images that it carries, when it is loaded
-        for the first time on this machine, by this version of its runtime and on this device.
+        An exported file is also compared with its checkpoint, on the three images that it carries. This happens once on
+        each machine, for each version of the runtime and each device.
 
         Args:
-            path: RUN, whose best checkpoint is taken, or a file.
-            weights: The teacher's, if a checkpoint does not find them.
-            device: cpu, cuda or cuda:1; of an .onnx, tensorrt too; of an .xml, what OpenVINO calls it, such as GPU.
+            path: A run directory, whose best checkpoint is loaded, or a file.
+            weights: The file of the teacher's weights, if they are not where the checkpoint expects them.
+            device: cpu, cuda or cuda:1; for an .onnx also tensorrt; for an .xml a name of OpenVINO's, such as GPU.
             verify: Whether an exported file is compared with its checkpoint.
 
         Raises:
-            UserError: There is no such file or no such device, the file is damaged, what it needs is not there, or its
-                scores or maps are not its checkpoint's here.
+            UserError: The file or the device does not exist, the file is damaged, a package or weights that it needs
+                are missing, or its scores or maps differ from its checkpoint's on this machine.
         """
         path = find_detector(path)
-        device = str(device)  # a torch.device is taken, too
+        device = str(device)  # for callers that give a torch.device
         if path.suffix == ".ckpt":
             from lit_ad.methods.torch_runtime import load_network
 
@@ -99,7 +101,7 @@ class Detector:
         if verify:
             verify_loaded(loaded, path, device)
         detector = cls(loaded.network, loaded.card, loaded.network_for)
-        Image.init()  # Pillow's readers, before several threads want them
+        Image.init()  # load Pillow's readers before several threads need them
         if detector.card.decision is None:
             warnings.warn(NO_DECISION, stacklevel=2)
         return detector
@@ -108,7 +110,7 @@ class Detector:
     def __call__(self, images: "Tensor", category: str | None = None, *, bgr: bool = False) -> Any: ...
 
     @overload
-    def __call__(  # type: ignore[overload-overlap]  # a binary file is an iterator, too
+    def __call__(  # type: ignore[overload-overlap]  # a binary file is also an iterator
         self, images: ImageLike, category: str | None = None, *, bgr: bool = False
     ) -> Detection: ...
 
@@ -123,17 +125,20 @@ class Detector:
     ) -> Iterator[Detection]: ...
 
     def __call__(self, images: Any, category: str | None = None, *, bgr: bool = False) -> Any:
-        """One image -> its Detection; a sequence -> a list; an iterator -> an iterator, as the images come.
+        """Judge images.
 
         Args:
-            images: See `inputs.ImageLike`. A sequence or a tensor (B, C, H, W) of several, or an iterator of them.
-            category: Of a model for many products: whose thresholds count. None, or an unknown one: those of all
-                together.
-            bgr: Whether the channels of arrays and tensors are blue, green, red, as OpenCV's are.
+            images: One image (see `inputs.ImageLike`), a sequence of images, a tensor (B, C, H, W), or an iterator.
+            category: For a model of several products, the category whose thresholds decide. None, or one that is not
+                known: the thresholds of all categories together.
+            bgr: Whether the channels of arrays and tensors are blue, green, red, as OpenCV has them.
+
+        Returns:
+            A `Detection` for one image, a list for a sequence or a tensor, an iterator for an iterator.
 
         Raises:
-            UserError: What is no image, or an image that cannot be read, or that is too small; it is named.
-            NotFiniteError: A score or map that is NaN or infinite; the image is named.
+            UserError: An input is no image, or an image cannot be read or is too small; the message names it.
+            NotFiniteError: A score or map is NaN or infinite; the message names the image.
         """
         several = list_images(images)
         if several is None:
@@ -151,31 +156,32 @@ class Detector:
         bgr: bool = False,
         journal: Record | None = None,
     ) -> Generator[Detection, None, None]:
-        """The same one after the other, `batch_size` at a time where their inputs have one size.
+        """Yield a `Detection` for each image, in the order of the images.
 
-        Several threads read images and judge them, each with a part of the cores, which is faster than all cores for
-        one image. They take images from the iterator ahead, but no answer waits for images that a camera has yet to
-        give, unless they are of its batch.
+        Several threads read and judge images, each with a part of the cores: this is faster than one image on all
+        cores. They take some images ahead of time. An answer waits for the other images of its batch, but never for
+        images after it.
 
         Args:
             images: A list, or any other iterable.
             category: As in a call.
-            batch_size: Images that the network sees at once.
-            timeout: Seconds that reading an image, or one run of the network, may take. None: any time.
-            source_timeout: Seconds that `images` may take to give the next one. None: any time, as a camera may.
+            batch_size: How many images the network judges at once, if their inputs have the same size.
+            timeout: Seconds that reading an image, or one run of the network, may take. None: no limit.
+            source_timeout: Seconds that `images` may take to give the next image. None: no limit, as for a camera.
             bgr: As in a call.
-            journal: A `lit_ad.deploy.journal.Journal` that each verdict is written to, in the order of judging.
+            journal: A `lit_ad.deploy.journal.Journal`, to which each verdict is written, in the order of judging.
 
         Raises:
-            UserError: As a call does.
-            TimeLimitError: One of them took longer; the message says which. The program can end all the same.
+            UserError: As in a call.
+            TimeLimitError: A step took longer than its limit; the message says which. The program can still end: no
+                thread keeps it alive.
         """
-        given, shared = iterate_images(images), self.shared
+        iterator, shared = iterate_images(images), self.shared
         for setting, value in (("batch_size", batch_size), ("timeout", timeout), ("source_timeout", source_timeout)):
             if value is not None:
                 check_number(setting, value, least=0, above=True)
 
-        def work(group: list[ImageLike], first: int) -> list[Detection]:
+        def judge_group(group: list[ImageLike], first: int) -> list[Detection]:
             names, begin = [name_of(image, number) for number, image in enumerate(group, first)], perf_counter()
             detections = shared._judge(group, names, category, bgr)
             seconds = (perf_counter() - begin) / len(group)
@@ -184,18 +190,19 @@ class Detector:
                     journal.record(detection, seconds, name, awaited=False, category=category)
             return detections
 
-        return in_order(work, given, batch_size, timeout, source_timeout)
+        return run_in_order(judge_group, iterator, batch_size, timeout, source_timeout)
 
     @property
     def shared(self) -> "Detector":
-        """The same detector for several threads at a time, each of which has a part of the cores."""
+        """This detector for several threads at the same time, each with a part of the cores."""
         with self._sharing:
             if self._shared is None:
                 for_callers = None if self.network_for is None else self.network_for(CALLERS)
                 self._shared = self if for_callers is None else Detector(for_callers, self.card)
             return self._shared
 
-    def _look(self, image: ImageLike, name: str, bgr: bool) -> tuple[Pixels, Pixels, Box]:
+    def _read(self, image: ImageLike, name: str, bgr: bool) -> tuple[Pixels, Pixels, Box]:
+        """Return the image (H, W, 3), the network's input (h, w, 3), and the box that the image fills in the input."""
         enter_stage(f"reading {name}")
         pixels = read_pixels(image, self.card.view.levels, name, bgr)
         try:
@@ -206,22 +213,24 @@ class Detector:
     def _judge(
         self, images: list[ImageLike], names: list[str], category: str | None, bgr: bool = False
     ) -> list[Detection]:
-        """A Detection of each image. Raises NotFiniteError, and UserError, with the image's name."""
+        """Return a Detection of each image. Raises NotFiniteError and UserError, which name the image."""
 
         def network(pixels: NDArray[np.uint8]) -> Any:
             enter_stage(f"the network, for {', '.join(names)},")
             return self.network(pixels)
 
-        group = [self._look(image, name, bgr) for image, name in zip(images, names, strict=True)]
-        decision = self.card.decision
-        known = category if decision is not None and category in decision.scores else None
+        group = [self._read(image, name, bgr) for image, name in zip(images, names, strict=True)]
+        decision, view = self.card.decision, self.card.view
+        known_category = category if decision is not None and category in decision.scores else None
+        same_size = len({network_input.shape for _, network_input, _ in group}) == 1
         judgements: list[Judgement] = []
-        for part in [group] if len({pixels.shape for _, pixels, _ in group}) == 1 else [[each] for each in group]:
-            pixels = np.ascontiguousarray(np.stack([seen for _, seen, _ in part]).transpose(0, 3, 1, 2))
+        for part in [group] if same_size else [[entry] for entry in group]:
+            inputs = np.stack([network_input for _, network_input, _ in part])
+            pixels = np.ascontiguousarray(inputs.transpose(0, 3, 1, 2))
             judgements += judge(network, pixels, [box for _, _, box in part], self.card)
         detections = []
-        for (image, shown, _), name, judgement in zip(group, names, judgements, strict=True):
+        for (image, network_input, _), name, judgement in zip(group, names, judgements, strict=True):
             judgement.refuse_not_finite(name)
-            judged = judgement.score, judgement.seen, judgement.box, decision, known
-            detections.append(Detection(image, *judged, self.card.view.region, self.card.view.mm_per_pixel, shown))
+            judged = judgement.score, judgement.network_map, judgement.box, decision, known_category
+            detections.append(Detection(image, *judged, view.region, view.mm_per_pixel, network_input))
         return detections

@@ -1,20 +1,21 @@
-"""Whether nominal images still come as the held-out ones did, and whether too many are anomalous. NumPy only.
+"""Two tests of a stream of images: whether nominal scores have drifted, and whether too many images are anomalous.
 
-Both tests bet against "nothing has changed". The capital, 1 at the beginning, is a martingale while that is true: it
-ever reaches 1 / delta with a probability of at most delta, however long one looks (Ville's inequality).
+NumPy only. Both tests bet against the hypothesis "nothing has changed". They begin with a capital of 1, which is a
+martingale while the hypothesis is true: the probability that it ever reaches 1 / delta is at most delta, however long
+the test runs (Ville's inequality).
 
-- `DriftTest` bets on the ranks of the scores of nominal verdicts: a conformal test martingale (Vovk et al., 2005, 2021,
+- `DriftTest` bets on the ranks of scores below the threshold: a conformal test martingale (Vovk et al., 2005, 2021,
   https://arxiv.org/abs/2102.10439). Scores at or above the threshold do not count, so that defects raise no alarm.
-  Given the threshold, the held-out scores below it and those of new nominal images below it are exchangeable, whatever
-  their distribution. So the smoothed rank p of each is exactly uniform, and independent of those before it.
+  Given the threshold, the held-out scores below it and the scores of new nominal images below it are exchangeable,
+  whatever their distribution. So the smoothed rank p of each is exactly uniform, and independent of those before it.
 - `ShareTest` bets on the verdicts, against a rate that the user states.
 
-What `DriftTest` assumes: nominal images come in no order (a batch of one supplier after another is drift, rightly), and
-few defects score below the threshold. What it does not see: changes that leave the scores as they are.
+`DriftTest` assumes that nominal images come in random order (parts of one supplier after those of another are a drift)
+and that few defects score below the threshold. It cannot detect changes that leave the scores as they are.
 
-Capital that is bet from the first image on is used up by a long quiet time, so that a late change is found late. So a
-part of it waits for later images, 100 / (100 + t) after t of them: a mixture over the bets and over the images that
-they begin at, which is a martingale as well. `benchmarks/drift.py` compares the two.
+If all capital were bet from the first image on, a long quiet time would use it up, and a later change would be found
+late. So a part of the capital, 100 / (100 + t) after t images, waits for later images. This is a mixture over the bets
+and over the images at which they begin, and also a martingale. `benchmarks/drift.py` compares the two.
 """
 
 import math
@@ -26,34 +27,37 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lit_ad.detector.decision import Decision
-from lit_ad.detector.guarantee import folds_of
-from lit_ad.detector.thresholds import Floats, of_category, refuse_not_finite
+from lit_ad.detector.guarantee import count_folds
+from lit_ad.detector.thresholds import Floats, refuse_not_finite, select_category
 from lit_ad.errors import check_number
 
 POWERS = np.array([*np.linspace(0.05, 0.95, 10), 1.5, 2.0, 3.0])  # below 1: higher scores; above: lower ones
 LOG_POWERS = np.log(POWERS)
-ODDS = np.array([1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0])  # times the stated rate's
-SPENT_HALF = 100  # images after which half of the capital has been bet
-_MEMBERS = 10_000  # scores that new ones are compared with: 0.3 MiB
-DELTA = 0.01
+ODDS = np.array([1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0])  # multiples of the odds of the stated rate
+SPENT_HALF = 100  # the number of images after which half of the capital has been bet
+_MEMBERS = 10_000  # the number of scores that a new one is compared with; they take 0.3 MiB
+DELTA = 0.01  # the probability of a false alarm, ever
 
 
 @dataclass(frozen=True)
 class Alarm:
-    """A change, as a test tells it."""
+    """The alarm of a test: when it was raised, and when the change began."""
 
-    image: int  # of those that the test counts, at which the alarm was raised; the first is 1
-    time: float  # of that image, as it was given
-    since_image: int  # where the change began: since here, a bet has gained more than any other since anywhere
-    since: float
+    image: int  # the number of the image that raised it, among the images that the test counts; the first is 1
+    time: float  # the time that was given with that image
+    since_image: int  # the number of the image at which the change began, by the bet that has gained most since then
+    since: float  # the time of that image
 
 
 class Capital:
-    """The capital of a mixture of bets, in logarithms, and the alarm.
+    """The capital of a mixture of bets, as logarithms. It raises an alarm when it reaches 1 / delta.
 
     Args:
-        bets: How many kinds there are.
+        bets: The number of bets in the mixture.
         delta: The probability of a false alarm, ever.
+
+    Raises:
+        UserError: delta is not in (0, 0.5].
     """
 
     def __init__(self, bets: int, delta: float) -> None:
@@ -63,11 +67,11 @@ class Capital:
         self.log = 0.0
         self.alarm: Alarm | None = None
         self._logs: Floats = np.full(bets, -np.inf)
-        self._gains = np.zeros(bets)  # of each bet, since its own capital was lowest: at an image and its time
-        self._since_images, self._since = np.zeros(bets), np.zeros(bets)
+        self._gains = np.zeros(bets)  # the log gain of each bet since its capital was lowest
+        self._since_images, self._since = np.zeros(bets), np.zeros(bets)  # the image at which it was lowest; its time
 
     def bet(self, log_factors: Floats, time: float) -> None:
-        """Multiply each bet's part (bets,) by what it gains on an image."""
+        """Multiply the part of each bet by its gain on one image. `log_factors` (bets,): logarithms of the gains."""
         before, self.images = SPENT_HALF + self.images, self.images + 1
         fresh = math.log(SPENT_HALF / before / (before + 1) / len(self._logs))
         self._logs = np.logaddexp(self._logs, fresh) + log_factors
@@ -84,7 +88,7 @@ class Capital:
             self.alarm = Alarm(self.images, time, int(self._since_images[best]), float(self._since[best]))
 
     def state(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
+        """Return plain values, for JSON."""
         return {
             "delta": self.delta,
             "images": self.images,
@@ -98,7 +102,7 @@ class Capital:
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> "Capital":
-        """The inverse of `state`."""
+        """Return the capital of `state`'s values."""
         capital = cls(len(state["logs"]), state["delta"])
         capital.images, capital.log = state["images"], state["log"]
         capital.alarm = None if state["alarm"] is None else Alarm(**state["alarm"])
@@ -110,17 +114,20 @@ class Capital:
 
 
 class DriftTest:
-    """Tests whether the scores of images judged nominal are distributed as those of the held-out images.
+    """Tests whether scores below the threshold are still distributed as those of the held-out images.
 
-    Its memory is bounded: of more than `members` scores that count, one drawn at random is forgotten with each new one,
-    which may be the new one itself. What is left is exchangeable with the next score, so that p stays exactly uniform.
+    Memory is bounded: the test remembers `members` scores. Beyond that, with each new score one drawn at random is
+    forgotten, which may be the new one. The others stay exchangeable with the next score, so p stays exactly uniform.
 
     Args:
-        held_out: Nominal scores (n,), in any order.
-        threshold: Of the decision, an order statistic of them or set by hand. Only lower scores count.
+        held_out: The scores of held-out nominal images (n,), in any order.
+        threshold: The decision's: one of the held-out scores, or set by hand. Only scores below it count.
         delta: The probability of an alarm, ever, if nothing changes.
         members: How many scores are remembered.
-        seed: Of the numbers that break ties and that choose what is forgotten.
+        seed: For the random numbers that break ties and choose which score is forgotten.
+
+    Raises:
+        UserError: members is less than 1, or delta is not in (0, 0.5].
 
     Example:
         test = DriftTest.from_decision(detector.card.decision)
@@ -143,27 +150,35 @@ class DriftTest:
 
     @classmethod
     def from_decision(cls, decision: Decision, category: str | None = None, delta: float = DELTA) -> "DriftTest":
-        """The test of a category; of None, or of an unknown one, all together.
+        """Return the test of a category; for None, or a category that is not known, the test of all together.
 
-        Scores of folds are those of other trainings, and this detector's may be lower without any change: then images
-        are compared with earlier ones of the stream alone, which is as exact.
+        If the decision has folds, its scores come from other trainings, and this detector's scores may be lower without
+        any drift. Images are then compared only with earlier images of the stream, which is as exact.
         """
-        held_out = of_category(decision.scores, category)
-        comparable = held_out[:0] if folds_of(decision, category) else held_out
+        held_out = select_category(decision.scores, category)
+        comparable = held_out[:0] if count_folds(decision, category) else held_out
         return cls(comparable, decision.threshold(category), delta)
 
     @property
     def alarm(self) -> Alarm | None:
-        """The first alarm; it stays."""
+        """The first alarm, or None. It stays when the capital falls again."""
         return self.capital.alarm
 
     @property
     def log_martingale(self) -> float:
-        """The natural logarithm of the capital; log(1 / delta) is the alarm."""
+        """The natural logarithm of the capital. The alarm is raised at log(1 / delta)."""
         return self.capital.log
 
     def update(self, score: float, time: float = 0.0) -> float | None:
-        """Bet on an image's score. Return its p, in (0, 1]; None where it does not count. Raises NotFiniteError."""
+        """Bet on the score of an image.
+
+        Returns:
+            The smoothed rank p of the score, in (0, 1]. None: the score does not count, since it is not below the
+            threshold.
+
+        Raises:
+            NotFiniteError: The score is NaN or infinite.
+        """
         refuse_not_finite("the image", score)
         if score >= self.threshold:
             return None
@@ -177,7 +192,7 @@ class DriftTest:
         return p
 
     def state(self) -> dict[str, Any]:
-        """As plain values, for JSON: a test that is made from them goes on as this one would."""
+        """Return plain values, for JSON. A test made from them goes on as this one would."""
         return {
             "threshold": self.threshold,
             "members": self.members,
@@ -188,7 +203,7 @@ class DriftTest:
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> "DriftTest":
-        """The inverse of `state`."""
+        """Return the test of `state`'s values."""
         test = cls(state["bag"], state["threshold"], members=state["members"])
         test.capital = Capital.from_state(state["capital"])
         test._random.bit_generator.state = state["random"]
@@ -196,14 +211,18 @@ class DriftTest:
 
 
 class ShareTest:
-    """Tests whether a share of anomalous verdicts lies above the rate that a user states.
+    """Tests whether the share of anomalous verdicts lies above a rate that the user states.
 
-    Each bet is the likelihood ratio of a rate whose odds are a multiple of the stated one's. So it multiplies the
-    capital by 1 + lambda (x - rate), where x is 1 for an anomalous verdict and else 0, and lambda in (0, 1 / rate).
+    Each bet is the likelihood ratio between a higher rate and the stated one. The odds of the higher rate are a
+    multiple of the stated rate's odds. So a bet multiplies the capital by 1 + lambda (x - rate), where x is 1 for an
+    anomalous verdict and 0 for a nominal one, and lambda is in (0, 1 / rate).
 
     Args:
-        rate: The share of images, defects and false alarms together, that may be called anomalous.
-        delta: The probability of an alarm, ever, if no image is anomalous with a higher probability than that.
+        rate: The share of images that may be called anomalous, defects and false alarms together.
+        delta: The probability of an alarm, ever, if no image is called anomalous with a probability above `rate`.
+
+    Raises:
+        UserError: rate is not in (0, 1), or delta is not in (0, 0.5].
     """
 
     def __init__(self, rate: float, delta: float = DELTA) -> None:
@@ -215,7 +234,7 @@ class ShareTest:
 
     @property
     def alarm(self) -> Alarm | None:
-        """The first alarm; it stays."""
+        """The first alarm, or None. It stays when the capital falls again."""
         return self.capital.alarm
 
     def update(self, anomalous: bool, time: float = 0.0) -> None:
@@ -223,12 +242,12 @@ class ShareTest:
         self.capital.bet(self._gains[int(anomalous)], time)
 
     def state(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
+        """Return plain values, for JSON."""
         return {"rate": self.rate, "capital": self.capital.state()}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> "ShareTest":
-        """The inverse of `state`."""
+        """Return the test of `state`'s values."""
         test = cls(state["rate"], state["capital"]["delta"])
         test.capital = Capital.from_state(state["capital"])
         return test

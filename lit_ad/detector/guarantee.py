@@ -1,31 +1,31 @@
-"""What a decision promises, in words and numbers for files and pages. NumPy only."""
+"""Describe what a decision promises, in words and numbers for files and pages. NumPy only."""
 
 from collections import Counter
 from collections.abc import Hashable, Sequence
 
 from lit_ad.counts import format_count
 from lit_ad.detector.decision import Decision
-from lit_ad.detector.thresholds import POOLED, may_lie_above
-from lit_ad.detector.tolerance import at_most, rate_bound
+from lit_ad.detector.thresholds import POOLED, allowed_above, held_out_for
+from lit_ad.detector.tolerance import binomial_cdf, rate_bound
 
-CONFIDENCE = 0.95  # of what is said of one detector
+CONFIDENCE = 0.95  # of the bound on the rate of one detector, if the decision has no confidence of its own
 
 
-def guarantee(decision: Decision, category: str | None = POOLED) -> str:
-    """What the image threshold promises, in a sentence or two."""
-    point, chosen = decision.operating_point(category), also_chosen(decision, category)
+def describe_guarantee(decision: Decision, category: str | None = POOLED) -> str:
+    """Return in a sentence or two what the image threshold promises."""
+    point, chosen = decision.operating_point(category), list_also_chosen(decision, category)
     if point.by_hand:
         return "The threshold was set by hand, so no false-alarm rate is promised."
-    rate, folds = decision.kept_rate(category), folds_of(decision, category)
+    rate, folds = decision.kept_rate(category), count_folds(decision, category)
     more = "nominal" if folds else "held-out"
     lower = f" {100 * decision.false_alarm:.3g} % was asked for, which takes more {more} images."
     asked = lower if rate > decision.false_alarm else ""
     if chosen:
         return f"The false-alarm rate of {100 * rate:.3g} % is approximate: {describe_chosen(chosen)}.{asked}"
     if folds:
-        return of_folds(decision, category) + asked
+        return _describe_folds(decision, category) + asked
     bound = rate_bound(point.held_out, point.above, CONFIDENCE)
-    others = scale_images_of(decision, category)
+    others = count_scale_images(decision, category)
     of_scale = f" {format_count(others, 'other held-out image')} set the scale of the maps." if others else ""
     if decision.confidence is not None:
         return (
@@ -39,43 +39,40 @@ def guarantee(decision: Decision, category: str | None = POOLED) -> str:
     )
 
 
-def describe_rate(decision: Decision, category: str | None = POOLED) -> str:
-    """The false-alarm rate that is kept in words, with the one that was asked for where it is another."""
-    asked = f"{100 * decision.false_alarm:.3g} %"
-    kept = f"{100 * decision.kept_rate(category):.3g} %"
-    sure = "" if decision.confidence is None else f" with {100 * decision.confidence:g} % confidence"
-    lowest = f"{kept}, the lowest that the held-out images allow{sure} ({asked} was asked for)"
-    return f"{kept}{sure}" if kept == asked else lowest
+def list_also_chosen(decision: Decision, category: str | None = POOLED) -> list[str]:
+    """Return what else was chosen on the held-out images of a category, or of all (None): one phrase each."""
+    names = _categories_of(decision, category)
+    return list(dict.fromkeys(phrase for name in names for phrase in decision.also_chosen.get(name, ())))
 
 
-def also_chosen(decision: Decision, category: str | None = POOLED) -> list[str]:
-    """What else was chosen on the held-out images of a category, or of all together."""
-    known = [category] if category is not None and category in decision.scores else list(decision.scores)
-    return list(dict.fromkeys(chosen for name in known for chosen in decision.also_chosen.get(name, ())))
+def count_scale_images(decision: Decision, category: str | None = POOLED) -> int:
+    """Return how many held-out images of a category, or of all (None), set only the scale of the maps."""
+    return sum(decision.scaled.get(name, 0) for name in _categories_of(decision, category))
 
 
-def scale_images_of(decision: Decision, category: str | None = POOLED) -> int:
-    """How many held-out images of a category, or of all, set the scale of the maps alone."""
-    known = [category] if category is not None and category in decision.scores else list(decision.scores)
-    return sum(decision.scaled.get(name, 0) for name in known)
+def _categories_of(decision: Decision, category: str | None) -> list[str]:
+    """Return the category alone, or all of a decision's categories if it is None or not known."""
+    return [category] if category is not None and category in decision.scores else list(decision.scores)
 
 
 def describe_chosen(phrases: list[str]) -> str:
-    """Return what makes a rate approximate, as a part of a sentence."""
+    """Return as a part of a sentence why a rate is approximate, for the phrases of `list_also_chosen`."""
     return f"{' and '.join(phrases)} {'were' if len(phrases) > 1 else 'was'} chosen on the same held-out images"
 
 
-def folds_of(decision: Decision, category: str | None = POOLED) -> int:
-    """How many folds have images of a category, or at most those of one where all count together; 0 if its images were
-    held out of training."""
-    known = [category] if category is not None and category in decision.scores else list(decision.scores)
-    return max(sum(images > 0 for images in decision.folds.get(name, ())) for name in known)
+def count_folds(decision: Decision, category: str | None = POOLED) -> int:
+    """Return the number of folds that have images of a category; 0 if its images were held out of training.
+
+    For all categories together (None), return the highest of their numbers.
+    """
+    names = _categories_of(decision, category)
+    return max(sum(images > 0 for images in decision.folds.get(name, ())) for name in names)
 
 
-def of_folds(decision: Decision, category: str | None) -> str:
-    """What a decision of folds promises, in a few sentences."""
-    images, folds = decision.operating_point(category).held_out, folds_of(decision, category)
-    proven = proven_of_folds(decision, category)
+def _describe_folds(decision: Decision, category: str | None) -> str:
+    """Return in a few sentences what a decision with folds promises."""
+    images, folds = decision.operating_point(category).held_out, count_folds(decision, category)
+    proven = proven_rate_of_folds(decision, category)
     what = (
         "Nothing is proven about the rate."
         if proven is None or proven >= 1
@@ -84,7 +81,7 @@ def of_folds(decision: Decision, category: str | None) -> str:
             "those of all these trainings take part."
         )
     )
-    if proven is None:  # lit-ad recalibrate
+    if proven is None:  # `lit-ad recalibrate` has added held-out images
         return (
             f"Some of the {images} nominal images trained this detector, and each of these was scored by a training "
             f"without it ({folds} folds); others were held out. {what}"
@@ -97,56 +94,91 @@ def of_folds(decision: Decision, category: str | None) -> str:
     )
 
 
-def proven_of_folds(decision: Decision, category: str | None = POOLED) -> float | None:
-    """Return `bound_of_folds` of a category, or of all together; None where not all that decide were in folds."""
-    known = [category] if category is not None and category in decision.scores else list(decision.scores)
-    held = [sum(decision.folds.get(name, ())) for name in known]
-    if held != [len(decision.scores[name]) for name in known]:
+def proven_rate_of_folds(decision: Decision, category: str | None = POOLED) -> float | None:
+    """Return `bound_of_folds` of a category, or of all together (None).
+
+    None if some of the images that set the threshold were in no fold: nothing is proven then.
+    """
+    names = _categories_of(decision, category)
+    in_folds = [sum(decision.folds.get(name, ())) for name in names]
+    if in_folds != [len(decision.scores[name]) for name in names]:
         return None
-    contents = list(zip(*filter(None, decision.folds.values()), strict=True))  # of each fold, by category
-    sizes = [sum(images) for images in zip(*(decision.folds[name] for name in known), strict=True)]
+    contents = list(zip(*filter(None, decision.folds.values()), strict=True))  # each fold's images, by category
+    sizes = [sum(images) for images in zip(*(decision.folds[name] for name in names), strict=True)]
     return bound_of_folds(sizes, decision.kept_rate(category), contents)
 
 
 def bound_of_folds(sizes: Sequence[int], rate: float, contents: Sequence[Hashable] | None = None) -> float:
-    """Return what the false-alarm rate of a cross-conformal verdict does not exceed, over the draw of the images.
+    """Return an upper bound of the false-alarm rate of a cross-conformal verdict, over the draw of the images.
 
-    The verdict compares a new image's score by the detector of each fold with the scores of the images that this fold
-    left out. It is anomalous where fewer than t of all n images score as high, t = floor(rate (n + 1)). Two bounds
-    hold, and the lower one is returned. Both take images that are exchangeable, and a training that does not care for
-    their order.
+    The verdict: each fold's detector, which was trained without that fold, scores the new image and the images of the
+    fold. The new image is anomalous if fewer than t of all n images score as high as it does in their fold, where
+    t = floor(rate (n + 1)). Two bounds hold, and the lower one is returned. Both assume that the images are
+    exchangeable and that a training does not depend on their order.
 
-    1. The p-value of each of K folds is valid, and twice a weighted mean of such p-values is, too (Vovk and Wang, 2020,
-       https://arxiv.org/abs/1212.4966). This gives 2 (t + K - 1) / (n + K).
-    2. Give the new image a fold of its own, of m images like the c folds that have m. Each two images of different
-       folds meet in the training without both folds, and the one with the higher score wins. An image that loses fewer
-       than t times is strange. Of s strange images in these c + 1 folds, at least s (s - m) / 2 pairs meet, and each
-       has a loser, so that s <= 2 (t - 1) + m. The new image is as likely to be strange as any other of the (c + 1) m:
-       (2 (t - 1) + m) / ((c + 1) m). This counts strange images as Barber et al. do (2021,
-       https://arxiv.org/abs/1905.02928), who have c = K, and round up to twice the rate and a remainder.
+    1. The p-value of each of the K folds is valid, and so is twice a weighted mean of valid p-values (Vovk and Wang,
+       2020, https://arxiv.org/abs/1212.4966). This gives 2 (t + K - 1) / (n + K).
+    2. Put the new image into a fold of its own, with m images, like the c folds that have m. Any two images of
+       different folds meet in the training without both folds, and the one with the higher score wins. Call an image
+       strange if it loses fewer than t times. Among s strange images in these c + 1 folds, at least s (s - m) / 2 pairs
+       meet, and each pair has a loser, so s <= 2 (t - 1) + m. The new image is as likely to be strange as any other of
+       the (c + 1) m images, which gives (2 (t - 1) + m) / ((c + 1) m). Barber et al. (2021,
+       https://arxiv.org/abs/1905.02928) count strange images in this way, with c = K, and round the bound up to twice
+       the rate and a remainder.
 
-    Leaving one out, the second is (2 t - 1) / (n + 1): at the lowest rate, where t = 1, no more than that rate. Seen is
-    about the rate (Hennhöfer and Preisach, 2024, https://arxiv.org/abs/2402.16388).
+    With folds of one image (leave one out), the second bound is (2 t - 1) / (n + 1): at the lowest rate, where t = 1,
+    it is that rate. In experiments the rate is about `rate` (Hennhöfer and Preisach, 2024,
+    https://arxiv.org/abs/2402.16388).
 
     Args:
-        sizes: How many images of the category each fold holds.
-        rate: That the p-value does not exceed, r.
-        contents: What each fold holds of all categories, equal where it is the same. None: of one category.
+        sizes: How many images of the category each fold has.
+        rate: The highest p-value of an anomalous verdict, r.
+        contents: What each fold has of all categories; folds with equal contents are alike. None: `sizes` is all.
     """
-    images, least = sum(sizes), may_lie_above(sum(sizes), rate) + 1
+    images, least = sum(sizes), allowed_above(sum(sizes), rate) + 1
     parts = Counter((size, like) for size, like in zip(sizes, contents or sizes, strict=True) if size)
     bounds = [2 * (least + parts.total() - 1) / (images + parts.total())]
     bounds += [(2 * (least - 1) + size) / ((alike + 1) * size) for (size, _), alike in parts.items()]
     return min(1.0, *bounds)
 
 
-def notes(decision: Decision | None) -> list[str]:
-    """A line for each thing that who uses a decision should know: warnings, and thresholds that were set by hand."""
-    return [] if decision is None else [*(f"Warning: {each}" for each in decision.warnings()), *by_hand(decision)]
+def describe_rate(decision: Decision, category: str | None = POOLED) -> str:
+    """Return in words the false-alarm rate that holds, and the one asked for if it differs."""
+    asked = f"{100 * decision.false_alarm:.3g} %"
+    kept = f"{100 * decision.kept_rate(category):.3g} %"
+    sure = "" if decision.confidence is None else f" with {100 * decision.confidence:g} % confidence"
+    lowest = f"{kept}, the lowest that the held-out images allow{sure} ({asked} was asked for)"
+    return f"{kept}{sure}" if kept == asked else lowest
 
 
-def by_hand(decision: Decision) -> list[str]:
-    """A line for each threshold that was set by hand; of several categories with one threshold, a line for all."""
+def list_warnings(decision: Decision) -> list[str]:
+    """Return a warning for each category that has too few held-out images for the rate."""
+    lines = []
+    for category, scores in decision.scores.items():
+        by_hand = category in decision.by_hand and (category in decision.pixels_by_hand or not decision.maxima)
+        if decision.smallest_rate(category) > decision.false_alarm and not by_hand:
+            place = f" of {category}" if len(decision.scores) > 1 else ""
+            kind, more = ("nominal", "take") if decision.folds.get(category) else ("held-out nominal", "hold out")
+            images = f"{kind} image{place} allows", f"{kind} images{place} allow"
+            needed = held_out_for(decision.false_alarm, decision.confidence)
+            sure = "" if decision.confidence is None else f" with {100 * decision.confidence:g} % confidence"
+            lowest = f"{decision.smallest_rate(category):.3g}{sure}"
+            lines.append(
+                f"{format_count(len(scores), *images)} a false-alarm rate of {lowest} and no lower, where "
+                f"decision.false_alarm is {decision.false_alarm:.3g}: {more} {needed} or more, or ask for a higher rate"
+            )
+    return lines
+
+
+def list_notes(decision: Decision | None) -> list[str]:
+    """Return the lines that a command shows about a decision: its warnings, and the thresholds set by hand."""
+    if decision is None:
+        return []
+    return [*(f"Warning: {warning}" for warning in list_warnings(decision)), *describe_by_hand(decision)]
+
+
+def describe_by_hand(decision: Decision) -> list[str]:
+    """Return a line for each threshold set by hand; one line in all if every category has the same threshold."""
     lines = []
     for what, point in (("threshold", decision.operating_point), ("pixel threshold", decision.pixel_operating_point)):
         keys = decision.by_hand if what == "threshold" else decision.pixels_by_hand
@@ -158,10 +190,11 @@ def by_hand(decision: Decision) -> list[str]:
 
 
 def probability_above(held_out: int, rate: float, confidence: float | None = None) -> float:
-    """The probability that the false-alarm rate of one detector lies above the rate that its threshold was set for.
+    """Return the probability that the false-alarm rate of one detector lies above `rate`, for which its threshold was
+    set.
 
-    Of scores without ties, the rate of a threshold that k of n held-out scores lie above is distributed as
-    Beta(k + 1, n - k) (Vovk, 2012, https://proceedings.mlr.press/v25/vovk12.html). It lies above `rate` as often as a
-    Binomial(n, rate) variable is k or less.
+    If k of n held-out scores lie above the threshold and there are no ties, the rate is distributed as
+    Beta(k + 1, n - k) (Vovk, 2012, https://proceedings.mlr.press/v25/vovk12.html). The probability that it lies above
+    `rate` is the probability that a Binomial(n, rate) variable is at most k.
     """
-    return at_most(may_lie_above(held_out, rate, confidence), held_out, rate)
+    return binomial_cdf(allowed_above(held_out, rate, confidence), held_out, rate)

@@ -1,6 +1,6 @@
-"""What a detector takes as images: paths, bytes, files, Pillow images, arrays of NumPy, tensors of torch, or several.
+"""Read what a detector takes as images: paths, bytes, files, Pillow images, NumPy arrays and torch tensors.
 
-What is none of these is refused at once. torch itself is not needed.
+Any other input is refused at once, by its type and shape. torch is not imported.
 """
 
 import os
@@ -32,10 +32,10 @@ _EXPECTED = (
 
 
 def list_images(given: Any) -> list[ImageLike] | Iterator[ImageLike] | None:
-    """The images of a sequence, a tensor (B, C, H, W) or an iterator. None: what is given is one image.
+    """Return the images of a sequence or a tensor (B, C, H, W) as a list, and an iterator as it is; None for one image.
 
     Raises:
-        UserError: It is none of these, or one of a list is no image.
+        UserError: `given` is none of these, or an entry of a sequence is no image.
     """
     if _is_tensor(given) and given.ndim == 4:
         _check_channels(given, "a tensor (B, C, H, W)")
@@ -51,19 +51,19 @@ def list_images(given: Any) -> list[ImageLike] | Iterator[ImageLike] | None:
 
 
 def iterate_images(given: Any) -> Iterator[ImageLike]:
-    """The images of a stream one after the other, from anything that has several.
+    """Return an iterator over several images, from any iterable of them.
 
     Raises:
-        UserError: It is one image, or nothing to iterate over.
+        UserError: `given` is one image, or is not iterable.
     """
     several = given if _is_iterable(given) else list_images(given)
     if several is None:
-        raise UserError("a stream is of several images: give a list of them, or call the detector with the one image")
+        raise UserError("a stream needs several images: give a list of them, or call the detector with the one image")
     return iter(several)
 
 
 def check_image(image: Any, name: str) -> None:
-    """Raises UserError, with the image's name, if it is no image by its type and shape. Files are not read."""
+    """Raise UserError, which names the image, if its type or shape is no image's. Files are not read."""
     if _is_tensor(image):
         if image.ndim not in (2, 3):
             raise UserError(f"{name} is a tensor of shape {tuple(image.shape)}: {_EXPECTED}")
@@ -80,30 +80,30 @@ def check_image(image: Any, name: str) -> None:
 
 
 def _check_channels(tensor: Any, name: str) -> None:
-    """Raises UserError if the channels of a tensor (..., C, H, W) are elsewhere, or might be."""
+    """Raise UserError if the channels of a tensor (..., C, H, W) are, or could be, on another axis."""
     if tensor.shape[-3] not in _CHANNELS or tensor.shape[-1] in _CHANNELS:
         shape = tuple(tensor.shape)
         raise UserError(
-            f"{name} has the shape {shape}, in which C, of 1, 3 or 4 channels, is not the first of (C, H, W), or might "
-            "be the last: give tensor.movedim(-1, -3) if it is the last; or tensor.numpy(), of shape (H, W, C)"
+            f"{name} has the shape {shape}: C, of (C, H, W), must be 1, 3 or 4, and W must not. If the channels are "
+            "last, give tensor.movedim(-1, -3), or tensor.numpy()"
         )
 
 
 def read_pixels(image: Any, window: Window | None = None, name: str = "the image", bgr: bool = False) -> Pixels:
-    """An image -> (H, W, 3) uint8 RGB, upright. A path may name a page of a TIFF, stack.tif#3.
+    """Return an image as (H, W, 3) uint8 RGB, upright. A path may name a page of a TIFF, such as stack.tif#3.
 
     Args:
-        image: As `ImageLike` says.
-        window: The values of more than 8 bits that become 0 and 255.
-        name: What messages call it, unless it is a path.
+        image: See `ImageLike`.
+        window: For images of more than 8 bits, the two values that become 0 and 255. None: those of the data type.
+        name: The image's name in messages, unless it is a path.
         bgr: Whether the channels of an array or a tensor are blue, green, red, as OpenCV has them.
 
     Raises:
-        UserError: It cannot be read, or its values are none of an image.
+        UserError: The image cannot be read, its values are not those of an image, or `bgr` is given for a file.
     """
     check_image(image, name)
     if bgr and not (_is_tensor(image) or isinstance(image, np.ndarray)):
-        raise UserError(f"{name} is no array, whose channels may be blue, green, red: leave out bgr")
+        raise UserError(f"{name} is no array or tensor, and bgr is for these alone: leave out bgr")
     if isinstance(image, str | os.PathLike):
         return read_image(resolve_path(image), window)
     if isinstance(image, bytes | bytearray | memoryview):
@@ -122,7 +122,7 @@ def read_pixels(image: Any, window: Window | None = None, name: str = "the image
 
 
 def name_of(image: Any, number: int | None = None) -> str:
-    """What messages call an image: its file, its number in a list or stream, whose first is 1, or how it is given."""
+    """Return the name of an image in messages: its file, else its number (the first is 1), else how it was given."""
     file = image
     if isinstance(image, Image.Image):
         file = getattr(image, "filename", "")
@@ -132,37 +132,36 @@ def name_of(image: Any, number: int | None = None) -> str:
         return str(file)
     if number is not None:
         return f"image {number}"
-    given = "a file" if is_file(image) else "bytes" if isinstance(image, bytes | bytearray | memoryview) else ""
-    return f"the image given as {given}" if given else "the image"
+    kind = "a file" if is_file(image) else "bytes" if isinstance(image, bytes | bytearray | memoryview) else ""
+    return f"the image given as {kind}" if kind else "the image"
 
 
 def _is_tensor(value: Any) -> bool:
-    """Whether it is a tensor of torch, which is not imported for this."""
+    """Return whether a value is a torch tensor, without importing torch."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(value, torch.Tensor)
 
 
 def is_file(value: Any) -> bool:
-    """Whether it is an open file, or reads like one."""
+    """Return whether a value is an open file, or has a file's `read`."""
     return callable(getattr(value, "read", None)) and not isinstance(value, type)
 
 
 def _is_iterable(value: Any) -> bool:
-    """Whether it has several images, as a loader or a data set has: an iterable that is neither an image nor one of the
-    kinds that `list_images` knows."""
+    """Return whether a value is an iterable of images, such as a data set, that `list_images` does not handle."""
     known = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray, Mapping, list, tuple)
     return isinstance(value, Iterable) and not (isinstance(value, known) or is_file(value) or _is_tensor(value))
 
 
 def _swap_red_and_blue(array: NDArray[Any]) -> NDArray[Any]:
-    """(H, W, C) with the first three channels in the other order; one channel, or (H, W), as it is."""
+    """Return (H, W, C) with the first and the third channel swapped; an image of one channel unchanged."""
     if array.ndim == 2 or array.shape[2] == 1:
         return array
     return array[..., [2, 1, 0, *range(3, array.shape[2])]]
 
 
 def _array_of(tensor: Any) -> NDArray[Any]:
-    """A tensor (H, W) or (C, H, W) -> an array (H, W) or (H, W, C)."""
+    """Return a tensor (H, W) or (C, H, W) as an array (H, W) or (H, W, C)."""
     tensor = tensor.detach().cpu()
     if tensor.is_floating_point():
         tensor = tensor.float()  # NumPy has no bfloat16

@@ -1,4 +1,4 @@
-"""Which pixels of an anomaly map are anomalous, as numbers that any program can apply. NumPy only."""
+"""Mark the anomalous pixels of a map, by a few numbers that any program can apply. NumPy only."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -7,17 +7,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_ad.detector.clean_up import CleanUp
-from lit_ad.detector.components import Mask, connected
+from lit_ad.detector.components import Mask, find_components
 
 
 @dataclass(frozen=True)
 class Marking:
-    """What a decision marks in the maps of a category. A call gives the mask.
+    """The rule by which a decision marks pixels in the maps of a category. A call returns the mask.
 
     Args:
         threshold: Pixels above it are marked.
-        area: Where they are connected to at least as many pixels above it (8-connected), themselves included.
-        clean_up: What is made of the marked pixels. None: nothing.
+        area: Regions (8-connected) of fewer pixels above the threshold are not marked.
+        clean_up: The steps that turn the marked pixels into an outline. None: no steps.
     """
 
     threshold: float
@@ -25,21 +25,21 @@ class Marking:
     clean_up: CleanUp | None = None
 
     def __call__(self, anomaly_map: NDArray[np.float32], inside: Mask | None = None) -> Mask:
-        """Return the anomalous pixels of a map, (H, W) -> (H, W). `inside` (H, W): what counts of it; None: all."""
+        """Return the anomalous pixels of a map, (H, W) -> (H, W). `inside` (H, W): the pixels that count; None: all."""
         marked = anomaly_map > self.threshold
         if inside is not None:
             marked &= inside
         if self.area > 1:
-            parts = connected(marked)
+            parts = find_components(marked)
             marked = parts.paint(parts.sizes >= self.area)
         return marked if self.clean_up is None else self.clean_up(anomaly_map, marked, inside)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
+        """Return plain values, for JSON."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Marking":
-        """The inverse of `to_dict`."""
+        """Return the marking of `to_dict`'s values."""
         clean_up = values["clean_up"]
         return cls(values["threshold"], values["area"], None if clean_up is None else CleanUp(**clean_up))

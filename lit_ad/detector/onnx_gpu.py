@@ -1,6 +1,6 @@
-"""ONNX Runtime on NVIDIA's GPUs: its CUDA and TensorRT providers, and images and results that stay in GPU buffers.
+"""Run ONNX files on NVIDIA GPUs, by the CUDA and TensorRT providers of ONNX Runtime, with buffers on the GPU.
 
-No GPU was at hand when this was written: see docs/deploy.md for what has run where.
+docs/deploy.md says which of this has run on which GPU.
 """
 
 import os
@@ -14,45 +14,45 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_ad.detector.card import Card
-from lit_ad.detector.runtimes import one_at_a_time
+from lit_ad.detector.runtimes import lock_network
 from lit_ad.detector.scoring import Network
 from lit_ad.image.view import Floats
-from lit_ad.machine import no_device
+from lit_ad.machine import missing_device
 
-CUDA, TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"  # what ONNX Runtime calls them
+CUDA, TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"  # the providers' names in ONNX Runtime
 KINDS = {"cuda": CUDA, "tensorrt": TENSORRT}
 INSTALL = {"cuda": "onnxruntime-gpu", "tensorrt": "onnxruntime-gpu tensorrt"}
-LARGEST_BATCH = 16  # that TensorRT builds an engine for; of larger ones, it is given parts
+LARGEST_BATCH = 16  # of a TensorRT engine; larger batches are run in parts
 
 
 def gpu_of(runtime: Any, device: str) -> tuple[str, int]:
-    """What a device such as cuda:1 or tensorrt names: its kind, and the number of the GPU.
+    """Return the kind and the number of the GPU that a device, such as cuda:1 or tensorrt, names.
 
     Raises:
-        UserError: It is no such device, or this build of ONNX Runtime has no provider for it.
+        UserError: The name is no device's, or this build of ONNX Runtime has no provider for it.
     """
     kind, _, number = device.partition(":")
-    built = runtime.get_available_providers()
-    if KINDS.get(kind) not in built or not (number.isdecimal() or device == kind):
-        there = ["cpu", *(name for name, provider in KINDS.items() if provider in built)]
-        more = f"; for {kind}, pip install {INSTALL[kind]}" if kind in KINDS and KINDS[kind] not in built else ""
-        raise no_device(device, "ONNX Runtime", there, more)
+    providers = runtime.get_available_providers()
+    if KINDS.get(kind) not in providers or not (number.isdecimal() or device == kind):
+        available = ["cpu", *(name for name, provider in KINDS.items() if provider in providers)]
+        more = f"; for {kind}, pip install {INSTALL[kind]}" if kind in KINDS and KINDS[kind] not in providers else ""
+        raise missing_device(device, "ONNX Runtime", available, more)
     return kind, int(number or 0)
 
 
 def gpu_providers(runtime: Any, kind: str, number: int, card: Card, engines: Path | None) -> list[Any]:
-    """ONNX Runtime's providers for a GPU, with their options: what one cannot compute, the next one does.
+    """Return ONNX Runtime's providers for a GPU, with their options, in the order in which it tries them.
 
     Args:
         runtime: The package onnxruntime.
-        kind: From `gpu_of`.
-        number: Of the GPU, from there too.
-        card: Of the file: its precision, and the size of its inputs.
-        engines: Where TensorRT keeps the engines that it builds, from `engine_folder`. None: nowhere.
+        kind: cuda or tensorrt, from `gpu_of`.
+        number: The number of the GPU, from `gpu_of`.
+        card: The file's card, for its precision and the size of its inputs.
+        engines: The folder in which TensorRT keeps its engines, from `engine_folder`. None: it does not keep them.
     """
     options: dict[str, Any] = {"device_id": number}
     if card.precision == "fp32" and _version_of(runtime) >= (1, 18):
-        options["use_tf32"] = 0  # which has 10 bits: maps would be a per cent off
+        options["use_tf32"] = 0  # TF32 has a mantissa of 10 bits: maps would differ by a per cent
     providers = [(CUDA, options), "CPUExecutionProvider"]
     if kind == "cuda":
         return providers
@@ -72,9 +72,11 @@ def gpu_providers(runtime: Any, kind: str, number: int, card: Card, engines: Pat
 
 
 def engine_folder(file: Path, fingerprint: str) -> Path | None:
-    """FILE.tensorrt/FINGERPRINT beside the file, which is made. None, with a warning, where it cannot be written.
+    """Create the folder FILE.tensorrt/FINGERPRINT beside the file, and return it. None, with a warning, if it cannot be
+    written.
 
-    Engines take minutes to build. TensorRT would take one of other weights for its own, hence the fingerprint.
+    TensorRT builds an engine for minutes, so engines are kept. It does not notice that an engine has other weights, so
+    the folder's name has the fingerprint of the file.
     """
     folder = file.with_name(f"{file.name}.tensorrt") / fingerprint[:16]
     with suppress(OSError):
@@ -89,13 +91,16 @@ def engine_folder(file: Path, fingerprint: str) -> Path | None:
 
 
 def _version_of(runtime: Any) -> tuple[int, int]:
-    """The first two numbers of its version."""
+    """Return the first two numbers of ONNX Runtime's version."""
     major, minor, *_ = runtime.__version__.split(".")
     return int(major), int(minor)
 
 
 def tensorrt_version() -> str:
-    """Of its package from pip, where there is one: with another one, a file is compared with its checkpoint again."""
+    """Return the version of TensorRT's pip package, or "of the system" if there is none.
+
+    It is part of a runtime's name: after an update, a file is compared with its checkpoint again.
+    """
     for package in ("tensorrt", "tensorrt-cu12", "tensorrt-cu13"):
         with suppress(PackageNotFoundError):
             return version(package)
@@ -103,17 +108,18 @@ def tensorrt_version() -> str:
 
 
 def bound_network(runtime: Any, session: Any, place: str, number: int, largest: int | None = None) -> Network:
-    """A session whose input and outputs are buffers on a device (IO binding), for one caller at a time.
+    """Return a session as a network whose inputs and outputs are buffers on a device (IO binding). It runs one call at
+    a time.
 
     Args:
         runtime: The package onnxruntime.
         session: Of the file.
-        place: Where the buffers are: cuda, or cpu.
-        number: Of the device.
-        largest: The largest batch that it is given at once. None: any.
+        place: The kind of device: cuda or cpu.
+        number: The number of the device.
+        largest: The largest batch of one run; larger ones are split. None: no limit.
     """
     names = [output.name for output in session.get_outputs()]
-    inputs: dict[tuple[int, ...], Any] = {}  # the buffer of the last shape
+    inputs: dict[tuple[int, ...], Any] = {}  # at most one: the buffer for the shape of the last batch
 
     def run_part(pixels: NDArray[np.uint8]) -> list[Floats]:
         pixels = np.ascontiguousarray(pixels)
@@ -121,7 +127,7 @@ def bound_network(runtime: Any, session: Any, place: str, number: int, largest: 
             inputs[pixels.shape].update_inplace(pixels)
         else:
             inputs.clear()
-            # A copy: a buffer on the CPU is the array itself, and the next images would be written into it.
+            # Copy: on the CPU the buffer is the caller's array itself, and the next images would overwrite it.
             inputs[pixels.shape] = runtime.OrtValue.ortvalue_from_numpy(pixels.copy(), place, number)
         binding = session.io_binding()
         binding.bind_ortvalue_input("pixels", inputs[pixels.shape])
@@ -137,4 +143,4 @@ def bound_network(runtime: Any, session: Any, place: str, number: int, largest: 
         score, *maps = [np.concatenate(values) if len(values) > 1 else values[0] for values in zip(*parts, strict=True)]
         return (maps[0] if maps else None), score
 
-    return one_at_a_time(run)
+    return lock_network(run)

@@ -1,27 +1,28 @@
-"""Which pixels are anomalous, by the anomaly maps of nominal images held out of training. NumPy only.
+"""Decide which pixels are anomalous, from the anomaly maps of nominal images held out of training. NumPy only.
 
-What each rule promises (`PixelRule.kind`):
+The guarantee of each rule (`PixelRule.kind`), for a rate r:
 
-- image: the threshold lies among the maxima of the held-out maps as that of images among their scores. With a
-  probability of at most r, a nominal image has any pixel above it.
-- region: the same of the highest value at which a map still has a region of A pixels. With a probability of at most r,
-  a nominal image has A connected pixels or more above the threshold. What is smaller is not marked.
-- pixel: a share r of the held-out maps' pixels lies above the threshold, in the mean over images. So does about r of a
-  new nominal image, in the mean, and provably no more than (n r + 1) / (n + 1) of n held-out images (conformal risk
-  control: Angelopoulos et al., 2022, https://arxiv.org/abs/2208.02814). It is no rate of images.
+- image: the threshold is chosen among the maxima of the held-out maps, as the image threshold is among their scores.
+  The probability that a nominal image has any pixel above it is at most r.
+- region: the threshold is chosen in the same way among the highest values at which each map has a region of A pixels.
+  The probability that a nominal image has A connected pixels or more above it is at most r. Smaller regions are not
+  marked.
+- pixel: in the mean over images, a share r of the held-out maps' pixels lies above the threshold. For new nominal
+  images the mean share is about r, and provably at most (n r + 1) / (n + 1) for n held-out images (conformal risk
+  control: Angelopoulos et al., 2022, https://arxiv.org/abs/2208.02814). This is no rate of images.
 
-How a clean-up is learned (`PixelRule.clean_up`), from the same maps and nothing else:
+A clean-up (`PixelRule.clean_up`) learns its settings from the same maps and nothing else:
 
-- A region that holds a marked pixel ends where a share `rate` of nominal pixels is as high: what is unusual for an
-  image says that there is a defect, and what is unusual for a pixel says how far it reaches.
-- The *grain* of the maps is how many pixels a peak of theirs has: those connected to a map's maximum above half of its
-  height over the map's 99th percentile, the median over the held-out maps. What is less than half as high as the
-  highest pixel no further away than the side of such a peak (the square root) is its halo, and dropped; gaps narrower
-  than that are closed, holes of no more pixels are filled, and smaller regions are dropped, since no map tells such
-  things from its own noise. With "region", regions of fewer than `area` pixels are dropped.
+- A region with a marked pixel extends to all connected pixels above a lower threshold, above which a share `rate` of
+  nominal pixels lies. So the higher threshold decides whether there is a defect, and the lower one how far it reaches.
+- The *grain* of the maps is the size of a typical peak, in pixels: the median, over the held-out maps, of the number of
+  pixels that are connected to the map's maximum and at least half as high over the map's 99th percentile. Maps do not
+  resolve anything finer. So pixels less than half as high as the highest pixel within the side of a peak (the square
+  root of the grain) are a halo and are dropped, gaps narrower than that side are closed, holes of at most the grain
+  are filled, and smaller regions are dropped. With "region", regions of fewer than `area` pixels are dropped instead.
 
-Images without a marked pixel have none after it: the rates of "image" and "region" hold for the cleaned mask as well.
-That of "pixel" is of the pixels before it.
+A clean-up marks nothing in an image without marked pixels, so the rates of "image" and "region" also hold for the
+cleaned mask. The rate of "pixel" is of the pixels before the clean-up.
 """
 
 from collections.abc import Mapping
@@ -36,7 +37,7 @@ from lit_ad.detector.components import Mask
 from lit_ad.detector.marking import Marking
 from lit_ad.detector.nominal_pixels import NominalPixels
 from lit_ad.detector.pixel_rule import PixelRule
-from lit_ad.detector.thresholds import Floats, OperatingPoint, of_category, operating_point, refuse_not_finite
+from lit_ad.detector.thresholds import Floats, OperatingPoint, operating_point, refuse_not_finite, select_category
 from lit_ad.errors import UserError
 
 NO_MAPS = "the held-out images of this model had no anomaly maps"
@@ -44,7 +45,11 @@ NO_MAPS = "the held-out images of this model had no anomaly maps"
 
 @dataclass(frozen=True)
 class PixelDecision:
-    """What is done about the pixels of a map. `Decision` has what the fields mean."""
+    """The thresholds of pixels. `Decision` documents the fields.
+
+    Raises:
+        UserError: The rule needs numbers that the held-out images do not have, or its settings exclude each other.
+    """
 
     maxima: Mapping[str, Floats]
     medians: Mapping[str, Floats]
@@ -58,40 +63,61 @@ class PixelDecision:
     def __post_init__(self) -> None:
         self.rule.check()
         if not self.maxima and self.rule != PixelRule():
-            raise UserError(f"decision.pixel and what goes with it are for anomaly maps, and {NO_MAPS}: leave them out")
-        kind, area = self.rule.kind, self.rule.area
-        anew = "train anew, or take good images for it: lit-ad recalibrate FILE --nominal FOLDER --replace"
-        known = set(self.pixels) == set(self.grains) == set(self.maxima)
-        if self.rule.clean_up is not None and not known:
             raise UserError(
-                f"decision.clean_up is learned from held-out maps, of which this model has too little: {anew}"
+                f"decision.pixel and the keys that go with it are for anomaly maps, and {NO_MAPS}: leave them out"
+            )
+        kind, area = self.rule.kind, self.rule.area
+        remedy = f"train anew{f' with decision.area {area}' if kind == 'region' else ''}"
+        if len(self.maxima) == 1:  # recalibrate takes the images of one category only
+            region = f" --pixel region --area {area}" if kind == "region" else ""
+            remedy += f", or measure good images: lit-ad recalibrate FILE --nominal FOLDER --replace{region}"
+        has_pixels = set(self.pixels) == set(self.grains) == set(self.maxima)
+        if self.rule.clean_up is not None and not has_pixels:
+            raise UserError(
+                f"decision.clean_up is learned from held-out maps, and this model has kept too little of them: {remedy}"
             )
         if kind == "pixel" and set(self.pixels) != set(self.maxima):
-            raise UserError(f"decision.pixel pixel needs the pixels of held-out maps, which this model has not: {anew}")
+            raise UserError(
+                f"decision.pixel pixel needs the pixels of held-out maps, and this model has not kept them: {remedy}"
+            )
         if kind == "region" and set(self.peaks) != set(self.maxima):
             raise UserError(
-                f"decision.pixel region needs held-out maps that were looked at for regions of {area} pixels, which "
-                f"those of this model were not: {anew} --pixel region --area {area}"
+                f"decision.pixel region needs the peaks of held-out maps for regions of {area} pixels, and this model "
+                f"has not kept them: {remedy}"
             )
         if kind == "pixel" and self.rate >= 0.5:
             raise UserError(f"decision.pixel_rate is {self.rate:g}, but for decision.pixel pixel it must be below 0.5")
+        self._check_low()
         for category, peaks in self.peaks.items() if kind == "region" else ():
             if category in self.medians and np.median(peaks) < np.median(self.medians[category]):
                 place = f" of {category}" if category else ""
                 raise UserError(
-                    f"decision.area is {area}, but a nominal map{place} has a connected region of so many pixels only "
-                    "where more than half of its pixels are anomalous: give fewer pixels"
+                    f"decision.area is {area}, but a nominal map{place} has a connected region of that size only if "
+                    "more than half of its pixels are anomalous: give fewer pixels"
+                )
+
+    def _check_low(self) -> None:
+        """Raise UserError if `clean_up.low` is given and is no higher than the median of nominal pixels."""
+        low = None if self.rule.clean_up is None else self.rule.clean_up.low
+        if low is None:
+            return
+        for category, medians in self.medians.items():
+            if low <= np.median(medians):
+                place = f" of {category}" if category else ""
+                raise UserError(
+                    f"decision.clean_up.low is {low:g}, no higher than the median {np.median(medians):.6g} of nominal "
+                    f"pixels{place}, so that a region would grow over half of a nominal image: give a higher one"
                 )
 
     @property
     def rate(self) -> float:
-        """The rate of nominal pixels that was asked for."""
+        """The rate of nominal pixels that the user asked for."""
         return self.false_alarm if self.rule.rate is None else self.rule.rate
 
     def operating_point(self, category: str | None) -> OperatingPoint | None:
-        """The threshold, and what it stands for: a held-out image lies above it with any pixel, or with a region of
-        `area` pixels. None without maps."""
-        maxima = of_category(self.maxima, category)
+        """Return the pixel threshold, and how many held-out images lie above it with any pixel ("region": with a region
+        of `area` pixels). None without maps."""
+        maxima = select_category(self.maxima, category)
         if not len(maxima):
             return None
         by_hand = self.by_hand.get(category if category is not None and category in self.maxima else "")
@@ -99,13 +125,13 @@ class PixelDecision:
         if threshold is None and self.rule.kind == "pixel":
             assert pixels is not None
             threshold = min(pixels.threshold(self.rate), float(maxima[-1]))
-        held = of_category(self.peaks, category) if self.rule.kind == "region" else maxima
+        held = select_category(self.peaks, category) if self.rule.kind == "region" else maxima
         point = operating_point(held, self.false_alarm, threshold)
         share = None if pixels is None else pixels.share_above(point.threshold)
         return replace(point, by_hand=by_hand is not None, share=share)
 
     def pixels_of(self, category: str | None) -> NominalPixels | None:
-        """The held-out pixels of a category, or of all together; None where none were kept."""
+        """Return the held-out pixels of a category, or of all together (None, or not known). None: none were kept."""
         if set(self.pixels) != set(self.maxima):
             return None
         return self.pixels[category] if category is not None and category in self.pixels else self._all_pixels
@@ -115,23 +141,24 @@ class PixelDecision:
         return NominalPixels.merged(self.pixels.values())
 
     def marking(self, category: str | None) -> Marking | None:
-        """What is marked in maps of a category. None without maps."""
+        """Return the rule by which pixels are marked in the maps of a category. None without maps."""
         point = self.operating_point(category)
         area = self.rule.area if self.rule.kind == "region" else None
         clean_up = None if point is None else self.clean_up(category, point.threshold)
         return None if point is None else Marking(point.threshold, area or 1, clean_up)
 
     def clean_up(self, category: str | None, threshold: float) -> CleanUp | None:
-        """What is made of pixels above a threshold: what was given, and what is learned. None: nothing."""
+        """Return the clean-up of pixels above a threshold: settings that the user gave, and learned ones for the rest.
+        None: no clean-up."""
         given, pixels = self.rule.clean_up, self.pixels_of(category)
         if given is None or pixels is None:
             return None
-        grain = float(np.median(of_category(self.grains, category)))
+        grain = float(np.median(select_category(self.grains, category)))
         low = min(pixels.threshold(self.rate) if given.low is None else given.low, threshold)
         smallest = round(grain) if self.rule.kind != "region" else self.rule.area or 1
         return CleanUp(
             low,
-            min(float(np.median(of_category(self.medians, category))), low),
+            min(float(np.median(select_category(self.medians, category))), low),
             round(grain**0.5) if given.reach is None else given.reach,
             round(grain**0.5 / 2) if given.closing is None else given.closing,
             round(grain) if given.holes is None else given.holes,
@@ -139,7 +166,7 @@ class PixelDecision:
         )
 
     def mask(self, anomaly_map: NDArray[np.float32], category: str | None, inside: Mask | None) -> Mask:
-        """Where an anomaly map is anomalous. Raises UserError if no held-out image had a map, and NotFiniteError."""
+        """Return the anomalous pixels of a map (H, W): see `Decision.mask`."""
         marking = self.marking(category)
         if marking is None:
             raise UserError(f"there is no pixel threshold: {NO_MAPS}")
@@ -147,9 +174,11 @@ class PixelDecision:
         return marking(anomaly_map, inside)
 
     def colour_range(self, category: str | None) -> tuple[float, float] | None:
-        """Where heatmap colours begin and end: the middle of nominal pixels, and as far again beyond the threshold,
-        which is thus the middle of the scale. None without maps."""
-        point, medians = self.operating_point(category), of_category(self.medians, category)
+        """Return the map values at which heatmap colours begin and end. None without maps.
+
+        They begin at the median of nominal pixels. The threshold is the middle.
+        """
+        point, medians = self.operating_point(category), select_category(self.medians, category)
         if point is None or not len(medians):
             return None
         low = float(np.median(medians))

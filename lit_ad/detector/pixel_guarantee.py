@@ -1,20 +1,21 @@
-"""What a decision promises of pixels, in words. NumPy only."""
+"""Describe in words what the pixel threshold of a decision promises. NumPy only."""
 
 from lit_ad.counts import format_count
 from lit_ad.detector.decision import Decision
-from lit_ad.detector.guarantee import also_chosen, describe_chosen, folds_of
+from lit_ad.detector.guarantee import count_folds, describe_chosen, list_also_chosen
 from lit_ad.detector.thresholds import POOLED, smallest_rate
 
 
-def pixel_guarantee(decision: Decision, category: str | None = POOLED) -> str:
-    """What the pixel threshold promises, in a sentence or two; nothing without maps."""
-    point, rule, chosen = decision.pixel_operating_point(category), decision.pixel_rule, also_chosen(decision, category)
+def describe_pixel_guarantee(decision: Decision, category: str | None = POOLED) -> str:
+    """Return in a sentence or two what the pixel threshold promises; "" if the method makes no maps."""
+    point, rule = decision.pixel_operating_point(category), decision.pixel_rule
+    chosen = list_also_chosen(decision, category)
     if point is None:
         return ""
     if point.by_hand:
         return "The pixel threshold was set by hand, so no rate is promised of pixels."
     approximate = f", which is approximate: {describe_chosen(chosen)}" if chosen else ""
-    folds = folds_of(decision, category)
+    folds = count_folds(decision, category)
     if rule.kind == "pixel":
         assert point.share is not None
         most = (point.held_out * point.share + 1) / (point.held_out + 1)
@@ -28,7 +29,7 @@ def pixel_guarantee(decision: Decision, category: str | None = POOLED) -> str:
     what = "any anomalous pixel"
     if rule.kind == "region":
         what = f"an anomalous region, {format_count(rule.area or 1, 'connected pixel')} or more"
-    # Of this threshold, a rate is kept in the mean over detectors: decision.confidence is of the image threshold.
+    # decision.confidence is for the image threshold only. The rate of this threshold holds in the mean over detectors.
     rate = f"{100 * max(decision.false_alarm, smallest_rate(point.held_out)):.3g} %"
     if chosen or folds:
         return f"About {rate} of nominal images have {what}{approximate or ', as of their verdicts'}."

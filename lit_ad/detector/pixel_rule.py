@@ -1,4 +1,4 @@
-"""The keys `decision.pixel` and those beside it: by what rule pixels are called anomalous. Nothing but Python."""
+"""The rule by which pixels are called anomalous: the key `decision.pixel` and the keys beside it. Plain Python only."""
 
 import math
 from collections.abc import Mapping
@@ -8,13 +8,13 @@ from typing import Any, Literal
 from lit_ad.errors import UserError, check_number
 
 PixelKind = Literal["image", "pixel", "region"]
-_FARTHEST = 1000  # pixels: a window of as many more on each side of an image must fit into memory
-CleanUpKey = bool | dict[str, float]  # of decision.clean_up: on or off, or the fields of GivenCleanUp
+_FARTHEST = 1000  # pixels; an image padded by so many pixels on each side must fit into memory
+CleanUpKey = bool | dict[str, float]  # the value of decision.clean_up: on or off, or fields of GivenCleanUp
 
 
 @dataclass(frozen=True)
 class GivenCleanUp:
-    """What is given of a `CleanUp`, whose fields it has. None: it is learned from the held-out maps."""
+    """The settings of a `CleanUp` that the user gives. A field that is None is learned from the held-out maps."""
 
     low: float | None = None
     reach: int | None = None
@@ -24,11 +24,15 @@ class GivenCleanUp:
 
     @classmethod
     def from_key(cls, value: Mapping[str, float]) -> "GivenCleanUp":
-        """From the value of decision.clean_up. Raises UserError on what it does not have."""
+        """Return the settings of a value of decision.clean_up.
+
+        Raises:
+            UserError: A name is not known, or a number is not finite, too low, too high or not whole.
+        """
         names = [field.name for field in fields(cls)]
         unknown = [name for name in value if name not in names]
         if unknown:
-            raise UserError(f"decision.clean_up has no {', '.join(unknown)}, but {', '.join(names)}")
+            raise UserError(f"decision.clean_up has no {', '.join(unknown)}: its keys are {', '.join(names)}")
         least = {"reach": 0, "closing": 0, "holes": 0, "area": 1}
         for name, number in value.items():
             if not math.isfinite(number):
@@ -37,23 +41,26 @@ class GivenCleanUp:
             most = _FARTHEST if name in ("reach", "closing") else math.inf
             check_number(f"decision.clean_up.{name}", value[name], least=least[name], most=most)
             if value[name] != int(value[name]):
-                raise UserError(f"decision.clean_up.{name} is a number of pixels, not {value[name]:g}")
+                raise UserError(f"decision.clean_up.{name} is a whole number of pixels, not {value[name]:g}")
         given: dict[str, Any] = {name: int(number) if name in least else number for name, number in value.items()}
         return cls(**given)
 
 
 @dataclass(frozen=True)
 class PixelRule:
-    """What the pixel threshold promises.
+    """What the pixel threshold guarantees.
 
     Args:
-        kind: Of what `decision.false_alarm` or `rate` is a rate. "image": of nominal images with any anomalous pixel.
-            "region": of nominal images with an anomalous region of at least `area` pixels; smaller ones are not marked.
-            "pixel": of nominal pixels.
-        rate: Of nominal pixels, for "pixel", and for where a region ends that is cleaned up. None:
-            decision.false_alarm.
-        area: In pixels of the image, for "region".
-        clean_up: Whether marked pixels are cleaned up, and what is given of how. None: they are not.
+        kind: What `decision.false_alarm` limits. "image": the share of nominal images with any anomalous pixel.
+            "region": the share of nominal images with an anomalous region of at least `area` pixels; smaller regions
+            are not marked. "pixel": the share of nominal pixels that are anomalous.
+        rate: The share of nominal pixels above the threshold of "pixel", or above the lower threshold of a clean-up.
+            None: decision.false_alarm.
+        area: The pixels of the smallest region that counts, for "region".
+        clean_up: The settings of the clean-up of marked pixels. None: there is no clean-up.
+
+    Raises:
+        UserError: rate is not in (0, 1), or area is less than 1.
     """
 
     kind: PixelKind = "image"
@@ -74,9 +81,10 @@ class PixelRule:
         area: int | None = None,
         clean_up: CleanUpKey | None = None,
     ) -> "PixelRule":
-        """The same with what is given in place of its own; its own rate goes where the new rule takes none.
+        """Return this rule with other values for the arguments that are not None.
 
-        Raises UserError on a clean-up that cannot be.
+        The rule's own rate is dropped if the new rule uses no rate. Raises UserError if `clean_up` has a wrong key or
+        value.
         """
         given = {"kind": kind, "rate": rate, "area": area}
         changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
@@ -93,21 +101,21 @@ class PixelRule:
         return self.kind == "pixel" or self.clean_up is not None
 
     def check(self) -> None:
-        """Raises UserError if a key is missing that another one needs, or has no effect beside it."""
+        """Raise UserError if a key is missing that another key needs, or if a key has no effect."""
         if self.kind == "region" and self.area is None:
             raise UserError("decision.pixel region needs decision.area: the pixels of the smallest region that counts")
         if self.rate is not None and not self.takes_rate:
             raise UserError(
-                f"decision.pixel_rate is for decision.pixel pixel, or for decision.clean_up, and not for {self.kind} "
-                "alone: leave it out"
+                f"decision.pixel_rate is for decision.pixel pixel or for decision.clean_up, not for decision.pixel "
+                f"{self.kind} alone: leave it out"
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
+        """Return plain values, for JSON."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "PixelRule":
-        """The inverse of `to_dict`."""
+        """Return the rule of `to_dict`'s values."""
         clean_up = values.get("clean_up")
         return cls(**{**values, "clean_up": None if clean_up is None else GivenCleanUp(**clean_up)})

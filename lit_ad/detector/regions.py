@@ -1,60 +1,66 @@
-"""Connected anomalous pixels. NumPy only."""
+"""Measure the connected regions of a mask: area, peak, length and width. NumPy only."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_ad.detector.components import Ints, Mask, connected
+from lit_ad.detector.components import Ints, Mask, find_components
 
 Regions = list["Region"]
 
 
 @dataclass(frozen=True)
 class Region:
-    """Connected anomalous pixels (8-connected), in pixels of the image."""
+    """A region of connected anomalous pixels (8-connected). Lengths are in pixels of the image."""
 
     box: tuple[int, int, int, int]  # top, left, bottom, right: the slice [top:bottom, left:right]
-    area: int
-    peak: float  # the map's maximum in it
-    mean: float  # of the map in it
+    area: int  # pixels
+    peak: float  # the map's maximum in the region
+    mean: float  # the map's mean in the region
     centroid: tuple[float, float]  # row and column
-    length: float  # of the smallest rectangle around it, at any angle
-    width: float  # that rectangle's shorter side
-    area_mm2: float | None = None  # in square millimetres and millimetres; None: it is not known what a pixel is
+    length: float  # the longer side of the smallest rectangle around the region, at any angle
+    width: float  # its shorter side
+    area_mm2: float | None = None  # square millimetres; None: the size of a pixel is not known
     length_mm: float | None = None
     width_mm: float | None = None
 
 
-def regions(mask: Mask, anomaly_map: NDArray[np.float32], mm_per_pixel: float | None = None) -> Regions:
-    """The regions of a mask, 2 x (H, W), the highest peak first; lengths also in mm if it is known what a pixel is."""
-    parts = connected(mask)
+def find_regions(mask: Mask, anomaly_map: NDArray[np.float32], mm_per_pixel: float | None = None) -> Regions:
+    """Return the regions of a mask, the highest peak first.
+
+    Args:
+        mask: The anomalous pixels, (H, W).
+        anomaly_map: (H, W).
+        mm_per_pixel: The side of a pixel in mm, from which lengths in mm follow. None: it is not known.
+    """
+    parts = find_components(mask)
     order = np.argsort(parts.owner, kind="stable")
     groups = np.split(order, np.cumsum(np.bincount(parts.owner))[:-1]) if len(order) else []
-    made = [
+    regions = [
         _measure_region(parts.rows[runs], parts.starts[runs], parts.ends[runs], anomaly_map, mm_per_pixel)
         for runs in groups
     ]
-    return sorted(made, key=lambda region: -region.peak)
+    return sorted(regions, key=lambda region: -region.peak)
 
 
 def _measure_region(rows: Ints, starts: Ints, ends: Ints, anomaly_map: NDArray[np.float32], mm: float | None) -> Region:
-    """Return the region of some runs of pixels: each run's row, first column and the one after its last, 3 x (n,), by
-    row. `mm`: a pixel's side, if it is known."""
+    """Return the region of n runs, which are given as in `Components`: 3 x (n,), by row. `mm`: a pixel's side."""
     values = [anomaly_map[row, start:end] for row, start, end in zip(rows, starts, ends, strict=True)]
     counts = ends - starts
     area = int(counts.sum())
-    row, column = (float((counts * at).sum() / area) for at in (rows, (starts + ends - 1) / 2))
+    row, column = (float((counts * centres).sum() / area) for centres in (rows, (starts + ends - 1) / 2))
     length, width = _smallest_rectangle(rows, starts, ends)
     box = (int(rows[0]), int(starts.min()), int(rows[-1]) + 1, int(ends.max()))
     peak = max(float(part.max()) for part in values)
     mean = sum(float(part.sum(dtype=np.float64)) for part in values) / area
-    of_mm = (None, None, None) if mm is None else (area * mm**2, length * mm, width * mm)
-    return Region(box, area, peak, mean, (row, column), length, width, *of_mm)
+    millimetres = (None, None, None) if mm is None else (area * mm**2, length * mm, width * mm)
+    return Region(box, area, peak, mean, (row, column), length, width, *millimetres)
 
 
 def _smallest_rectangle(rows: Ints, starts: Ints, ends: Ints) -> tuple[float, float]:
-    """Length and width of the rectangle of the smallest area, at any angle, around the runs' pixels, 3 x (n,).
+    """Return length and width of the rectangle of the smallest area, at any angle, around the pixels of n runs, 3 x
+    (n,).
 
     One of its sides lies along an edge of the convex hull (Freeman and Shapira 1975, https://doi.org/10.1145/360881.360919).
     """
@@ -70,7 +76,8 @@ def _smallest_rectangle(rows: Ints, starts: Ints, ends: Ints) -> tuple[float, fl
 
 
 def _convex_hull(rows: Ints, starts: Ints, ends: Ints) -> NDArray[np.float64]:
-    """The corners (h, 2), as row and column, of the runs' convex hull, 3 x (n,) by row (Andrew's monotone chain)."""
+    """Return the corners (h, 2) of the convex hull of n runs, 3 x (n,) by row: rows and columns (Andrew's monotone
+    chain)."""
     first = np.flatnonzero(np.diff(rows, prepend=-1))
     left, right = np.minimum.reduceat(starts, first), np.maximum.reduceat(ends, first)
     chains = []
@@ -87,5 +94,6 @@ def _convex_hull(rows: Ints, starts: Ints, ends: Ints) -> NDArray[np.float64]:
 
 
 def turn(a: tuple[int, int], b: tuple[int, int], c: tuple[int, int]) -> int:
-    """Twice the signed area of a triangle of corners, each a row and a column."""
+    """Return twice the signed area of a triangle, whose corners are pairs of a row and a column. Its sign tells to
+    which side the path a, b, c turns."""
     return (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])

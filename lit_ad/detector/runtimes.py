@@ -1,4 +1,4 @@
-"""What the runtimes of exported files share. For ONNX and OpenVINO nothing of torch or of training is imported."""
+"""What the runtimes of exported files share. Neither torch nor training code is imported here."""
 
 import importlib
 import json
@@ -13,7 +13,7 @@ from lit_ad.detector.card import Card, read_card
 from lit_ad.detector.scoring import Network, NetworkFor
 from lit_ad.errors import UserError
 
-KEY = "lit_ad"  # under which a file keeps its card
+KEY = "lit_ad"  # the key of the card in a file's metadata
 
 
 class Loaded(NamedTuple):
@@ -21,44 +21,48 @@ class Loaded(NamedTuple):
 
     network: Network
     card: Card
-    network_for: NetworkFor  # for several callers
-    runtime: str  # its name and version, and what else decides how it computes
-    check: str | None = None  # what the file carries to check itself: `self_check.SelfCheck` as text
+    network_for: NetworkFor  # returns the network for several callers
+    runtime: str  # its name, its version and its device or providers: what decides the numbers that it computes
+    check: str | None = None  # `self_check.SelfCheck` as text; None: the file has none
     fingerprint: str = ""  # of the file's content
 
 
-def need(package: str, extra: str) -> Any:
-    """An optional package. Raises UserError that says how to install it."""
+def import_optional(package: str, extra: str) -> Any:
+    """Import and return an optional package.
+
+    Raises:
+        UserError: The package is not installed. The message names lit_ad's extra that installs it.
+    """
     try:
         return importlib.import_module(package)
     except ImportError as error:
         raise UserError(f"this needs the package {package}: pip install 'lit-ad[{extra}]' ({error})") from error
 
 
-def run_once(network: Network, card: Card) -> Network:
-    """Run a network on a black image in this thread alone, and return it, ready to be shared by several threads.
+def warm_up(network: Network, card: Card) -> Network:
+    """Run a network once, on a black image, before several threads share it. Return the network.
 
-    Libraries set things up at their first use, and of two threads that meet there each may wait for the other for ever:
-    in OpenVINO's Python binding one is inside a call_once and waits for the interpreter's lock, which the other holds
-    while it waits for the call_once. No signal ends that. 6 of 200 processes hung so.
+    Libraries initialise themselves at their first use, and two threads that do this at the same time can deadlock. In
+    OpenVINO's Python binding, one thread is inside a call_once and waits for Python's global lock, which the other
+    holds while it waits for the call_once. No signal ends this. It happened in 6 of 200 processes.
     """
     network(card.view.black_input())
     return network
 
 
-def one_at_a_time(network: Network) -> Network:
-    """A network of a GPU for several callers: its memory is for one batch."""
-    alone = threading.Lock()
+def lock_network(network: Network) -> Network:
+    """Return a network that several threads may call. It runs one call at a time: a GPU's memory is for one batch."""
+    lock = threading.Lock()
 
-    def shared(pixels: NDArray[np.uint8]) -> tuple[Any, ...]:
-        with alone:
+    def run(pixels: NDArray[np.uint8]) -> tuple[Any, ...]:
+        with lock:
             return network(pixels)
 
-    return shared
+    return run
 
 
 def card_of_text(text: Any, file: Path) -> Card:
-    """Raises UserError if the file has no card of ours, or one that cannot be read."""
+    """Return the card in the text of a file's metadata. Raises UserError if there is none, or it cannot be read."""
     try:
         values = json.loads(text)
     except (TypeError, ValueError):

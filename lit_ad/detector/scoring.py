@@ -1,7 +1,7 @@
-"""From what a network says to what is said of an image: the one judge, whoever runs the network.
+"""Turn a network's outputs into the map and the score of each image: the one judge of lit_ad. NumPy only.
 
-Content, padding, region of interest, tiles and the top fraction of a map are dealt with here and nowhere else.
-Validation, test, predict, a program's Detector, the check of an export and the service all call `judge`. NumPy only.
+Content, padding, region of interest, tiles and the top fraction of a map are handled here and nowhere else. Validation,
+test, predict, `Detector`, the check of an export and the service all call `judge`.
 """
 
 from collections import deque
@@ -16,15 +16,15 @@ from lit_ad.detector.card import Card
 from lit_ad.errors import NOT_FINITE, NotFiniteError
 from lit_ad.image.pixels import Size
 from lit_ad.image.roi import Roi
-from lit_ad.image.view import Box, Floats, original_map, visible
+from lit_ad.image.view import Box, Floats, original_map, visible_box
 
 
 class Output(NamedTuple):
-    """What a network says of n inputs."""
+    """The outputs of a network for n inputs."""
 
-    anomaly_map: Floats | None  # (n, 1, H, W), of the inputs' size; None of image-level methods
-    score: Floats | None = None  # (n,); None where scores are the map's (`Card.map_scored`)
-    parts: Mapping[str, Floats] = {}  # further scores by name, (n,) each; never written to
+    anomaly_map: Floats | None  # (n, 1, H, W), of the inputs' size; None: the method makes no maps
+    score: Floats | None = None  # (n,); None: scores are computed from the maps (`Card.map_scored`)
+    parts: Mapping[str, Floats] = {}  # further scores by name, (n,) each; never modified
 
 
 Network = Callable[[Any], tuple[Any, ...]]
@@ -32,64 +32,67 @@ Network = Callable[[Any], tuple[Any, ...]]
 an OpenVINO model or a program of torch.export."""
 
 NetworkFor = Callable[[int], Network]
-"""A number of callers -> the network for as many at a time, each of whom has that part of the cores."""
+"""n -> a network that n threads may call at the same time, each of which uses 1 / n of the cores."""
 
 
 class Judgement(NamedTuple):
-    """What a detector says of one image, before any decision."""
+    """The map and the score of one image, before any decision."""
 
-    seen: Floats | None  # (H, W): the map of the network's input; None of image-level methods
+    network_map: Floats | None  # (H, W): the map at the size of the network's input; None: the method makes no maps
     score: float  # raw; higher is more anomalous
-    box: Box  # that the image fills in the input
+    box: Box  # the part of the input that the image fills
     parts: Mapping[str, float] = {}  # further scores by name
 
     def original_map(self, size: Size, roi: Roi | None = None) -> Floats:
-        """Return the anomaly map without padding at the image's size: (H0, W0). `roi`: the view's region."""
-        assert self.seen is not None
-        return original_map(self.seen, (self.seen.shape[0], self.seen.shape[1]), self.box, size, roi)
+        """Return the anomaly map at the image's size, without padding: (H0, W0). `roi`: the view's region."""
+        assert self.network_map is not None
+        canvas = (self.network_map.shape[0], self.network_map.shape[1])
+        return original_map(self.network_map, canvas, self.box, size, roi)
 
     @property
     def finite(self) -> bool:
-        """Whether score, parts and map have no NaN and no infinity."""
+        """Whether score, parts and map are free of NaN and infinity."""
         numbers = (self.score, *self.parts.values())
-        return bool(np.isfinite(numbers).all()) and (self.seen is None or bool(np.isfinite(self.seen).all()))
+        return bool(np.isfinite(numbers).all()) and (
+            self.network_map is None or bool(np.isfinite(self.network_map).all())
+        )
 
     def refuse_not_finite(self, image: str) -> None:
-        """Raise NotFiniteError that names the image if there is no verdict on it."""
+        """Raise NotFiniteError, which names the image, if a number of this judgement is not finite."""
         if not self.finite:
             raise NotFiniteError(f"{image}: {NOT_FINITE}")
 
 
 def judge(network: Network, pixels: Any, boxes: Sequence[Box], card: Card) -> list[Judgement]:
-    """Judge images whose network inputs have one size.
+    """Judge n images whose network inputs have the same size.
 
     Args:
-        network: Runs inputs of the view's size, or tiles.
-        pixels: (n, 3, H, W) uint8, of NumPy or torch: the network takes what is given here.
-        boxes: Of each image, the box that its content fills in its pixels; what is outside is padding.
-        card: Of the detector.
+        network: It takes inputs of the view's size, or tiles.
+        pixels: (n, 3, H, W) uint8, a NumPy array or a tensor, whichever the network takes.
+        boxes: For each image, the box that its content fills in its pixels; outside is padding.
+        card: The detector's card.
     """
     if card.view.tile is not None:
         return [judge_tiles(network, image, box, card) for image, box in zip(pixels, boxes, strict=True)]
     output = Output(*network(pixels))
     judgements = []
     for i, box in enumerate(boxes):
-        seen = None if output.anomaly_map is None else output.anomaly_map[i, 0]
-        own = None if output.score is None else float(output.score[i])
+        network_map = None if output.anomaly_map is None else output.anomaly_map[i, 0]
+        own_score = None if output.score is None else float(output.score[i])
         parts = {name: float(scores[i]) for name, scores in output.parts.items()}
-        judgements.append(Judgement(seen, _final_score(seen, own, box, card), box, parts))
+        judgements.append(Judgement(network_map, _final_score(network_map, own_score, box, card), box, parts))
     return judgements
 
 
 def judge_tiles(network: Network, image: Any, box: Box, card: Card) -> Judgement:
-    """Judge one image, (3, H, W) uint8, whose content is run in tiles: their maps become one, which is scored whole.
+    """Judge one image, (3, H, W) uint8, tile by tile. The tiles' maps are stitched, and the whole map is scored.
 
-    Scores that do not come from the map are the maximum over the tiles. Around the content the map is 0.
+    Scores that do not come from the map are the maximum over the tiles. In the padding, the map is 0.
     """
     top, left, bottom, right = box
     grid = card.view.grid((bottom - top, right - left))
     assert grid is not None
-    worst: dict[str, Any] = {}
+    worst: dict[str, Any] = {}  # the maximum of each score over the tiles; "" is the network's own score
 
     def run_tiles() -> Iterator[Floats | None]:
         for tiles in grid.batches(image[:, top:bottom, left:right], card.view.tile_batch):
@@ -102,29 +105,35 @@ def judge_tiles(network: Network, image: Any, box: Box, card: Card) -> Judgement
 
     maps = run_tiles()
     first = next(maps)
-    seen = None
+    network_map = None
     if first is None:
-        deque(maps, maxlen=0)  # for their scores
+        deque(maps, maxlen=0)  # there is no map, but the other tiles must still run for their scores
     else:
-        seen = np.zeros(image.shape[-2:], np.float32)
-        seen[top:bottom, left:right] = grid.stitch(chain([first], maps))[0, 0]
-    own = worst.pop("", None)
-    score = _final_score(seen, None if own is None else float(own), box, card)
-    return Judgement(seen, score, box, {name: float(value) for name, value in worst.items()})
+        network_map = np.zeros(image.shape[-2:], np.float32)
+        network_map[top:bottom, left:right] = grid.stitch(chain([first], maps))[0, 0]
+    own_score = worst.pop("", None)
+    score = _final_score(network_map, None if own_score is None else float(own_score), box, card)
+    return Judgement(network_map, score, box, {name: float(value) for name, value in worst.items()})
 
 
-def _final_score(seen: Floats | None, own: float | None, box: Box, card: Card) -> float:
-    """Return the network's own score, or that of the map's content in `box`, (H, W)."""
-    if seen is None or not card.map_scored:
-        assert own is not None, "a score, a map, or both"
-        return own
-    canvas = (seen.shape[0], seen.shape[1])
-    top, left, bottom, right = visible(box, canvas)
-    return top_mean(seen[top:bottom, left:right], card.top, card.view.inside(canvas, box))
+def _final_score(network_map: Floats | None, own_score: float | None, box: Box, card: Card) -> float:
+    """Return the score of an image: from its content in the map (H, W) if the card says so, else the network's own."""
+    if network_map is None or not card.map_scored:
+        assert own_score is not None, "a network gives a score, a map, or both"
+        return own_score
+    canvas = (network_map.shape[0], network_map.shape[1])
+    top, left, bottom, right = visible_box(box, canvas)
+    return top_mean(network_map[top:bottom, left:right], card.top, card.view.inside(canvas, box))
 
 
 def top_mean(anomaly_map: Floats, top: float, inside: NDArray[np.bool_] | None = None) -> float:
-    """Return the mean of the highest `top` of a map's pixels (h, w), or of those inside; of one pixel at least."""
+    """Return the mean of a map's highest pixels: the fraction `top` of them, but at least one.
+
+    Args:
+        anomaly_map: (h, w).
+        top: In [0, 1]; 0: the maximum.
+        inside: The pixels that count, (h, w). None: all.
+    """
     values = anomaly_map.ravel() if inside is None else anomaly_map[inside]
     count = int(top * len(values))
     return float(values.max() if count < 2 else np.partition(values, -count)[-count:].mean(dtype=np.float64))

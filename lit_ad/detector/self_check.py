@@ -1,8 +1,8 @@
-"""What an exported file carries to check itself where it runs: three images, and what the checkpoint said of them.
+"""Check an exported file where it runs: it carries three images, and the checkpoint's scores and maps of them.
 
-Drivers and accelerators may compute something else than the checkpoint did, and still give scores. The images are as
-the network sees them, so that nothing but the runtime is compared. Each is a PNG in base64. A map is every `step`-th
-pixel of it in 16 bits between its lowest and its highest value, which rounds by 8e-6 of that range.
+A driver or an accelerator may compute other numbers than the checkpoint did, and still give scores. The images are
+network inputs, so that nothing but the runtime is compared. They are kept as PNGs in base64. Of a map, every `step`-th
+pixel is kept in 16 bits between the map's lowest and highest value, which rounds by 8e-6 of that range.
 """
 
 import base64
@@ -23,21 +23,21 @@ from lit_ad.errors import UserError
 from lit_ad.image.pixels import Size
 from lit_ad.image.view import Floats
 
-CHECK_KEY = "lit_ad_check"  # under which a file keeps it, beside its card
-REFUSED = 5.0  # times the tolerance: beyond, a detector is refused; between, there is a warning
-STEPS = 65535  # of 16 bits
+CHECK_KEY = "lit_ad_check"  # the key of the check in a file's metadata, beside the card's
+REFUSED = 5.0  # a difference beyond 5 x the tolerance is an error; beyond the tolerance it is a warning
+STEPS = 65535  # the highest value of 16 bits
 
 
 @dataclass(frozen=True)
 class SelfCheck:
-    """Images, and what the checkpoint said of them."""
+    """Images, with the scores and maps that the checkpoint computed."""
 
-    images: NDArray[np.uint8]  # (n, 3, h0, w0): the network's input, or smaller
+    images: NDArray[np.uint8]  # (n, 3, h0, w0): network inputs, or smaller images that are enlarged to them
     size: Size  # H, W of the network's input
-    scores: tuple[float, ...]
-    maps: Floats | None  # (n, h, w): every `step`-th pixel of each map; None of files without maps
+    scores: tuple[float, ...]  # n
+    maps: Floats | None  # (n, h, w): every `step`-th pixel of each map; None: the file gives no maps
     step: int
-    tolerance: float  # relative difference of scores and maps beyond which there is a warning
+    tolerance: float  # the relative difference of scores and maps beyond which there is a warning
 
     @cached_property
     def pixels(self) -> NDArray[np.uint8]:
@@ -45,7 +45,7 @@ class SelfCheck:
         return np.stack([enlarge(image, self.size) for image in self.images])
 
     def to_text(self) -> str:
-        """As JSON."""
+        """Return the check as JSON."""
         images = [_encode_png(Image.fromarray(image.transpose(1, 2, 0))) for image in self.images]
         values: dict[str, Any] = {"images": images, "size": self.size, "scores": self.scores}
         if self.maps is not None:
@@ -54,45 +54,45 @@ class SelfCheck:
 
     @classmethod
     def from_text(cls, text: str, file: Path) -> "SelfCheck":
-        """The inverse of `to_text`. Raises UserError that names the file if it is something else."""
+        """Return the check of `to_text`'s JSON. Raises UserError, which names the file, if it cannot be read."""
         try:
             values = json.loads(text)
             images = np.stack([decode_png(image).transpose(2, 0, 1) for image in values["images"]])
             height, width = map(int, values["size"])
-            maps = np.stack([_decode_map(each) for each in values["maps"]]) if "maps" in values else None
+            maps = np.stack([_decode_map(encoded) for encoded in values["maps"]]) if "maps" in values else None
             step, scores = int(values.get("step", 1)), tuple(map(float, values["scores"]))
             return cls(images, (height, width), scores, maps, step, float(values["tolerance"]))
         except (ValueError, KeyError, TypeError, OSError) as error:
-            raise UserError(f"{file} carries images to check itself by that cannot be read: export it anew") from error
+            raise UserError(f"{file} carries check images that cannot be read: export it anew") from error
 
 
 class Row(NamedTuple):
-    """One image: what the checkpoint gave and what a runtime gives."""
+    """The numbers of the checkpoint and of a runtime for one image."""
 
-    expected: float  # score
-    score: float
+    expected: float  # the checkpoint's score
+    score: float  # the runtime's score
     score_difference: float  # relative
     map_difference: float = 0.0  # relative
-    expected_pixel: float = 0.0  # of the map, where it differs most
-    pixel: float = 0.0
+    expected_pixel: float = 0.0  # the checkpoint's value of the map pixel that differs most
+    pixel: float = 0.0  # the runtime's value of that pixel
 
     @property
     def largest(self) -> float:
-        """The larger one of its differences; infinite if there is a NaN."""
+        """The larger of the two differences; infinite if one is NaN."""
         differences = (self.score_difference, self.map_difference)
         return max(differences) if np.isfinite(differences).all() else float("inf")
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A runtime beside the checkpoint."""
+    """The comparison of a runtime with the checkpoint, a row for each image."""
 
     rows: tuple[Row, ...]
     tolerance: float
 
     @property
     def largest(self) -> float:
-        """The largest relative difference; infinite if there is a NaN."""
+        """The largest relative difference; infinite if one is NaN."""
         return max(row.largest for row in self.rows)
 
     @property
@@ -102,22 +102,22 @@ class Comparison:
 
     @property
     def refused(self) -> bool:
-        """Whether a difference is beyond what a warning is enough for."""
+        """Whether a difference is so large that the detector must not be used."""
         return not self.largest <= REFUSED * self.tolerance
 
     def describe(self) -> str:
-        """Both numbers, of the image that differs most."""
+        """Return in words both numbers of the image that differs most."""
         number, row = max(enumerate(self.rows, 1), key=lambda pair: pair[1].largest)
         if row.score_difference < row.largest:
-            told = f"a pixel of the map of image {number} is {row.pixel:.6g}, and the checkpoint gave "
-            told += f"{row.expected_pixel:.6g}"
+            numbers = f"a pixel of the map of image {number} is {row.pixel:.6g}, and the checkpoint gave "
+            numbers += f"{row.expected_pixel:.6g}"
         else:
-            told = f"the score of image {number} is {row.score:.6g}, and the checkpoint gave {row.expected:.6g}"
-        return f"{told}, a relative difference of {self.largest:.1e} where {self.tolerance:.0e} is the tolerance"
+            numbers = f"the score of image {number} is {row.score:.6g}, and the checkpoint gave {row.expected:.6g}"
+        return f"{numbers}, a relative difference of {self.largest:.1e}; the tolerance is {self.tolerance:.0e}"
 
 
 def run_network(network: Network, pixels: NDArray[np.uint8], card: Card) -> tuple[list[float], Floats | None]:
-    """Scores and maps (n, H, W) of network inputs (n, 3, H, W): of all their pixels, since these are all content."""
+    """Return the scores, and the maps (n, H, W) or None, of network inputs (n, 3, H, W), which have no padding."""
     output = Output(*network(pixels))
     maps = None if output.anomaly_map is None else output.anomaly_map[:, 0]
     if maps is None or not card.map_scored:
@@ -127,17 +127,17 @@ def run_network(network: Network, pixels: NDArray[np.uint8], card: Card) -> tupl
 
 
 def compare(network: Network, card: Card, check: SelfCheck, batch_size: int = 1) -> Comparison:
-    """Run the images of a file and compare.
+    """Run the images of a check, and compare scores and maps with the checkpoint's.
 
-    The difference of a score is relative to its size, or to the mean size of all if that is larger; that of a map to
-    the map's largest value.
+    The difference of a score is relative to the larger of its own absolute value and the mean absolute value of all
+    scores. The difference of a map is relative to its largest absolute value.
     """
-    rows, usual = list[Row](), float(np.mean(np.abs(check.scores)))
+    rows, mean_size = list[Row](), float(np.mean(np.abs(check.scores)))
     for first in range(0, len(check.pixels), batch_size):
         scores, maps = run_network(network, check.pixels[first : first + batch_size], card)
         for i, score in enumerate(scores, first):
             expected = check.scores[i]
-            row = Row(expected, score, abs(score - expected) / max(abs(expected), usual, 1e-12))
+            row = Row(expected, score, abs(score - expected) / max(abs(expected), mean_size, 1e-12))
             if check.maps is not None:
                 row = row._replace(**_compare_map(None if maps is None else maps[i - first], check.maps[i], check.step))
             rows.append(row)
@@ -145,13 +145,13 @@ def compare(network: Network, card: Card, check: SelfCheck, batch_size: int = 1)
 
 
 def _compare_map(anomaly_map: Floats | None, expected: Floats, step: int) -> dict[str, float]:
-    """The fields of a `Row` that are a map's. (H, W), and (h, w): every `step`-th pixel."""
+    """Return the fields of a `Row` that are about the map. (H, W), and expected (h, w): every `step`-th pixel."""
     if anomaly_map is None or anomaly_map[::step, ::step].shape != expected.shape:
         return {"map_difference": float("inf"), "expected_pixel": float(expected.max()), "pixel": float("nan")}
     thinned = anomaly_map[::step, ::step]
-    apart = np.abs(thinned - expected)
-    place = np.unravel_index(int(np.argmax(np.nan_to_num(apart, nan=np.inf))), apart.shape)
-    difference = float(apart[place]) / max(float(np.abs(expected).max()), 1e-12)
+    differences = np.abs(thinned - expected)
+    place = np.unravel_index(int(np.argmax(np.nan_to_num(differences, nan=np.inf))), differences.shape)
+    difference = float(differences[place]) / max(float(np.abs(expected).max()), 1e-12)
     return {
         "map_difference": difference,
         "expected_pixel": float(expected[place]),
@@ -160,7 +160,8 @@ def _compare_map(anomaly_map: Floats | None, expected: Floats, step: int) -> dic
 
 
 def enlarge(image: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
-    """(3, h0, w0) -> (3, H, W), by Pillow, whose resize computes with integers: every machine gets the same."""
+    """Return an image (3, h0, w0) at another size, (3, H, W). Pillow resizes with integers, so every machine gets the
+    same pixels."""
     if image.shape[1:] == size:
         return image
     resized = Image.fromarray(image.transpose(1, 2, 0)).resize(size[::-1], Image.Resampling.BILINEAR)
@@ -179,7 +180,7 @@ def decode_png(text: str) -> NDArray[Any]:
 
 
 def _encode_map(anomaly_map: Floats) -> dict[str, Any]:
-    """(h, w) as a PNG of 16 bits, and the values that 0 and 65535 stand for."""
+    """Return a map (h, w) as a PNG of 16 bits, with the values of 0 ("low") and 65535 ("high")."""
     low, high = float(anomaly_map.min()), float(anomaly_map.max())
     levels = np.rint((anomaly_map.astype(np.float64) - low) * (STEPS / max(high - low, 1e-300)))
     return {"low": low, "high": high, "png": _encode_png(Image.fromarray(levels.astype(np.uint16)))}

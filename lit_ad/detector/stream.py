@@ -1,4 +1,4 @@
-"""Images judged by several threads, answers in the order of the images."""
+"""Judge images by several threads, and give the answers in the order of the images."""
 
 from collections.abc import Callable, Generator, Iterator
 from itertools import islice
@@ -8,57 +8,59 @@ from typing import Any, Protocol, TypeVar
 
 from lit_ad.errors import TimeLimitError
 from lit_ad.machine import cores
-from lit_ad.threads import PATIENCE, Job, Workers, too_long
+from lit_ad.threads import PATIENCE, Job, Workers, time_limit_error
 
-CALLERS = min(4, cores())  # threads that share the cores
-WORKERS = CALLERS + 1  # threads of a stream: one reads while the others compute
+CALLERS = min(4, cores())  # how many threads share the cores
+WORKERS = CALLERS + 1  # how many threads a stream has: one more, which reads while the others compute
 
 T = TypeVar("T")
 
 
 class Record(Protocol):
-    """Where the verdicts of a stream are written: a `lit_ad.deploy.journal.Journal`."""
+    """The place to which the verdicts of a stream are written: a `lit_ad.deploy.journal.Journal`."""
 
     def record(
         self, detection: Any, seconds: float, name: str = "", *, awaited: bool = True, category: str | None = None
     ) -> object:
-        """Write a Detection, the seconds that it took, the image's name, and the category that was asked for. Return at
-        once; `awaited` is whether somebody waits until it is written."""
+        """Write a Detection, its seconds, the image's name and the category that was asked for. Return at once.
+        `awaited`: whether the caller waits until it is written."""
 
 
-def in_order(
+def run_in_order(
     work: Callable[[list[Any], int], list[T]],
     images: Iterator[Any],
     batch_size: int,
     timeout: float | None,
     source_timeout: float | None,
 ) -> Generator[T, None, None]:
-    """Yield what `work` says of each image. A few groups are taken ahead; no answer waits for an image that is to come.
+    """Yield the result of `work` for each image, in order. Some groups are taken ahead of time, but no answer waits for
+    an image of a later group.
 
     Args:
-        work: A group of images, and the number of the first (the stream's first is 1) -> a result of each.
-        images: May be slow, or endless.
-        batch_size: Images of a group.
-        timeout: Seconds that a stage of `work` may take (`threads.enter_stage`). None: any time.
-        source_timeout: Seconds that the next image may take. None: any time.
+        work: Takes a group of images and the number of the first of them (the stream's first is 1). Returns a result
+            for each.
+        images: The images. They may come slowly, and without end.
+        batch_size: How many images a group has.
+        timeout: Seconds that a stage of `work` may take (`threads.enter_stage`). None: no limit.
+        source_timeout: Seconds that the next image may take. None: no limit.
 
     Raises:
-        TimeLimitError: One of them took longer.
+        TimeLimitError: A stage of `work` or the next image took longer than its limit.
     """
-    ahead: Queue[Job | BaseException | None] = Queue(WORKERS)  # None is the end, an error that of `images`
+    ahead: Queue[Job | BaseException | None] = Queue(WORKERS)  # None: the images end; an exception: `images` raised it
     closed, workers, patience = Event(), Workers(WORKERS), PATIENCE
 
     def feed() -> None:
-        last: BaseException | None = None
+        end: BaseException | None = None
         try:
             first = 1
             while group := list(islice(images, batch_size)):
                 if not put(ahead, workers.submit(work, group, first), closed):
                     return
                 first += len(group)
-        except BaseException as error:  # for the reader
-            last = error
-        put(ahead, last, closed)
+        except BaseException as error:  # the loop below raises it, in the caller's thread
+            end = error
+        put(ahead, end, closed)
 
     Thread(target=feed, daemon=True).start()
     try:
@@ -75,16 +77,16 @@ def in_order(
 
 
 def take(queue: Queue[Any], timeout: float | None) -> Any:
-    """The next item of a queue. Raises TimeLimitError."""
+    """Return the next item of a queue. Raises TimeLimitError if there is none after `timeout` seconds."""
     try:
         return queue.get(timeout=timeout)
     except Empty:
         assert timeout is not None
-        raise too_long("waiting for the next image of the stream", timeout) from None
+        raise time_limit_error("waiting for the next image of the stream", timeout) from None
 
 
 def put(queue: Queue[Any], item: Any, closed: Event) -> bool:
-    """Wait for a place in a queue. False where nobody takes from it any more."""
+    """Wait for a place in a queue, and put an item there. Return False if `closed` is set: nobody reads any more."""
     while not closed.is_set():
         try:
             queue.put(item, timeout=0.1)

@@ -1,27 +1,28 @@
-"""What a decision is and promises, as plain values for files and pages. NumPy only."""
+"""Summarize a decision and its guarantees as plain values, for files and pages. NumPy only."""
 
 from typing import Any
 
 from lit_ad.detector.decision import Decision
 from lit_ad.detector.guarantee import (
     CONFIDENCE,
-    also_chosen,
-    by_hand,
-    folds_of,
-    guarantee,
+    count_folds,
+    count_scale_images,
+    describe_by_hand,
+    describe_guarantee,
+    list_also_chosen,
     probability_above,
-    proven_of_folds,
-    scale_images_of,
+    proven_rate_of_folds,
 )
-from lit_ad.detector.pixel_guarantee import pixel_guarantee
+from lit_ad.detector.pixel_guarantee import describe_pixel_guarantee
 from lit_ad.detector.thresholds import POOLED, held_out_for
 from lit_ad.detector.tolerance import rate_bound
 
 
-def summary(decision: Decision) -> dict[str, Any]:
-    """Every threshold of a decision, what it stands for and what it promises, as plain values for JSON.
+def summarize(decision: Decision) -> dict[str, Any]:
+    """Return every threshold of a decision, with its figures and guarantees, as plain values for JSON.
 
-    Of one category there is one entry; of several, one for each and one for images whose category is not known.
+    "thresholds" has one entry if there is one category. If there are several, it has one entry for each, and one for
+    images whose category is not known (None).
     """
     categories = [*decision.scores, POOLED] if len(decision.scores) > 1 else [POOLED]
     return {
@@ -29,28 +30,28 @@ def summary(decision: Decision) -> dict[str, Any]:
         "confidence_asked": decision.confidence,
         "kept_rate": decision.kept_rate(),
         "also_chosen": {category: list(chosen) for category, chosen in decision.also_chosen.items()},
-        "by_hand": by_hand(decision),
+        "by_hand": describe_by_hand(decision),
         "thresholds": [_summary_of(decision, category) for category in categories],
     }
 
 
 def _summary_of(decision: Decision, category: str | None) -> dict[str, Any]:
-    """The same of a category; of None, all together."""
+    """Return the entry of a category; for None, of all categories together."""
     image = decision.operating_point(category)
-    folds = folds_of(decision, category)
-    exact = not image.by_hand and not also_chosen(decision, category) and not folds
+    folds = count_folds(decision, category)
+    exact = not image.by_hand and not list_also_chosen(decision, category) and not folds
     confidence = decision.confidence or CONFIDENCE
-    proven = None if image.by_hand or also_chosen(decision, category) else proven_of_folds(decision, category)
+    proven = None if image.by_hand or list_also_chosen(decision, category) else proven_rate_of_folds(decision, category)
     return {
         "category": category,
         "image": image.to_dict(),
         "pixels": _summary_of_pixels(decision, category),
         "kept_rate": decision.kept_rate(category),
         "exact": exact,
-        "scale_images": scale_images_of(decision, category),
+        "scale_images": count_scale_images(decision, category),
         "folds": folds,
         "rate_proven_of_folds": proven,
-        "guarantee": guarantee(decision, category),
+        "guarantee": describe_guarantee(decision, category),
         "probability_above_rate": probability_above(image.held_out, decision.false_alarm, decision.confidence)
         if exact
         else None,
@@ -62,7 +63,7 @@ def _summary_of(decision: Decision, category: str | None) -> dict[str, Any]:
 
 
 def _summary_of_pixels(decision: Decision, category: str | None) -> dict[str, Any] | None:
-    """What is said of the pixel threshold of a category; None without maps."""
+    """Return the entry of the pixel threshold of a category. None without maps."""
     point, marking = decision.pixel_operating_point(category), decision.marking(category)
     if point is None or marking is None:
         return None
@@ -71,6 +72,6 @@ def _summary_of_pixels(decision: Decision, category: str | None) -> dict[str, An
         **point.to_dict(),
         "rule": decision.pixel_rule.kind,
         "marking": marking.to_dict(),
-        "guarantee": pixel_guarantee(decision, category),
+        "guarantee": describe_pixel_guarantee(decision, category),
         "resolution": None if pixels is None else pixels.resolution(point.threshold),
     }

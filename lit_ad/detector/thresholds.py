@@ -1,4 +1,4 @@
-"""Thresholds by the scores of held-out images, and what such a threshold stands for. NumPy only."""
+"""Compute thresholds from the scores of held-out images, and how many of them lie above a threshold. NumPy only."""
 
 import math
 from collections.abc import Mapping
@@ -8,23 +8,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lit_ad.detector.tolerance import held_out_needed, most_above, rate_bound
+from lit_ad.detector.tolerance import allowed_above_with_confidence, held_out_needed, rate_bound
 from lit_ad.errors import NOT_FINITE, NotFiniteError, UserError
 
 Floats = NDArray[np.float64]
-POOLED = None  # the category of an image whose own is not known: all held-out images together
+POOLED = None  # the category of an image whose own is not known; all held-out images together set its threshold
 
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """A threshold, and what it stands for among the nominal held-out images."""
+    """A threshold, with its p-value and the number of nominal held-out images above it."""
 
     threshold: float
-    by_hand: bool  # whether a person set it, in place of the false-alarm rate
-    p_value: float  # what lies above the threshold has this p-value at most
-    above: int  # held-out images that lie above it
-    held_out: int
-    share: float | None = None  # of the pixels of a held-out map that lie above it, the mean; None of image thresholds
+    by_hand: bool  # whether a person set it, instead of the false-alarm rate
+    p_value: float  # the highest p-value of a score above the threshold
+    above: int  # how many held-out images lie above it
+    held_out: int  # how many held-out images there are
+    share: float | None = None  # for pixel thresholds: the mean share of a held-out map's pixels above it
 
     @property
     def rate(self) -> float:
@@ -40,16 +40,16 @@ class OperatingPoint:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
+        """Return plain values, for JSON."""
         values = {**asdict(self), "rate": self.rate}
         return values if self.share is not None else {name: value for name, value in values.items() if name != "share"}
 
 
-def of_category(values: Mapping[str, Floats], category: str | None) -> Floats:
-    """Those of a category, ascending; of all together where it is not known: (n,)."""
+def select_category(values: Mapping[str, Floats], category: str | None) -> Floats:
+    """Return the values of a category, or of all categories together if it is None or not known: (n,), ascending."""
     if category is not None and category in values:
         return values[category]
-    if len(values) == 1:  # they are sorted, and sorting them anew for each image would be slow
+    if len(values) == 1:  # already sorted; sorting again for each image would be slow
         return next(iter(values.values()))
     return np.sort(np.concatenate(list(values.values()))) if values else np.zeros(0)
 
@@ -57,51 +57,62 @@ def of_category(values: Mapping[str, Floats], category: str | None) -> Floats:
 def operating_point(
     held: Floats, rate: float, by_hand: float | None = None, confidence: float | None = None
 ) -> OperatingPoint:
-    """Return the threshold of a rate by held-out scores (n,), ascending, or the one set by hand, and what it stands
-    for. `confidence`: as of `may_lie_above`."""
+    """Return the threshold set by hand, else the threshold for a rate, with the number of held-out scores above it.
+
+    Args:
+        held: The held-out scores (n,), ascending.
+        rate: The false-alarm rate, in (0, 1).
+        by_hand: The threshold that a person set. None: the rate sets it.
+        confidence: See `allowed_above`.
+    """
     threshold = conformal_threshold(held, rate, confidence) if by_hand is None else by_hand
     above = int(np.count_nonzero(held > threshold))
     return OperatingPoint(threshold, by_hand is not None, (1 + above) / (len(held) + 1), above, len(held))
 
 
 def conformal_threshold(held: Floats, rate: float, confidence: float | None = None) -> float:
-    """The score above which p <= rate, or the highest of all where so few scores (n,), ascending, allow no such p."""
-    return float(held[len(held) - may_lie_above(len(held), rate, confidence) - 1])
+    """Return the held-out score above which p <= rate; the highest one if n scores are too few for such a p.
+
+    `held` (n,): the held-out scores, ascending. `confidence`: see `allowed_above`.
+    """
+    return float(held[len(held) - allowed_above(len(held), rate, confidence) - 1])
 
 
 def held_out_for(rate: float, confidence: float | None = None) -> int:
-    """Return how many held-out images allow a rate: in the mean, or of one detector with a confidence."""
+    """Return how many held-out images a rate needs: in the mean over detectors (None), or for one detector with a
+    confidence."""
     return math.ceil(1 / rate - 1e-9) - 1 if confidence is None else held_out_needed(rate, confidence)
 
 
 def smallest_rate(held_out: int, confidence: float | None = None) -> float:
-    """Return the lowest rate that so many held-out images allow, in the same sense."""
+    """Return the lowest rate that `held_out` images allow: the inverse of `held_out_for`."""
     return 1 / (held_out + 1) if confidence is None else rate_bound(held_out, 0, confidence)
 
 
-def may_lie_above(held_out: int, rate: float, confidence: float | None = None) -> int:
-    """How many of the held-out scores lie above the threshold of a rate; their ties with it do not.
+def allowed_above(held_out: int, rate: float, confidence: float | None = None) -> int:
+    """Return how many held-out scores may lie above the threshold for a rate. Scores equal to it are not above it.
 
-    `confidence`: that the rate of one detector is no higher; None: it is no higher in the mean over detectors.
+    `confidence`: the probability that the rate of one detector is at most `rate`. None: the mean over detectors is.
     """
     if confidence is not None:
-        return most_above(held_out, rate, confidence)
+        return allowed_above_with_confidence(held_out, rate, confidence)
     return min(max(int(np.floor(rate * (held_out + 1) * (1 + 1e-12))) - 1, 0), held_out - 1)
 
 
 def refuse_not_finite(image: str, *values: ArrayLike | None) -> None:
-    """Raises NotFiniteError that names the image where a score or a map (...) has NaN or infinity; None is no value."""
+    """Raise NotFiniteError, which names the image, if a score or a map (...) has NaN or infinity. None is ignored."""
     if not all(value is None or bool(np.isfinite(value).all()) for value in values):
         raise NotFiniteError(f"{image}: {NOT_FINITE}")
 
 
 def check_confidence(confidence: float | None, folds: bool) -> None:
-    """Raises UserError on what is no confidence, or is asked of folds."""
+    """Raise UserError if a confidence is not in (0, 1), or is given for a decision with folds."""
     if confidence is None:
         return
     if not 0 < confidence < 1:
         raise UserError(f"decision.confidence is a probability between 0 and 1, such as 0.95, not {confidence}")
     if folds:
         raise UserError(
-            "decision.confidence is of images that were held out, and of decision.folds none is known: leave out one"
+            "decision.confidence needs images that were held out, and decision.folds holds none out: leave out one of "
+            "the two"
         )

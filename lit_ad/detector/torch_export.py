@@ -1,4 +1,4 @@
-"""torch.export, for .pt2 files, and threads of torch for several callers."""
+"""Load .pt2 files with torch.export, and share torch's threads among several callers."""
 
 import threading
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_ad.detector.runtimes import KEY, Loaded, card_of_text, need, one_at_a_time, run_once
+from lit_ad.detector.runtimes import KEY, Loaded, card_of_text, import_optional, lock_network, warm_up
 from lit_ad.detector.scoring import Network
 from lit_ad.detector.self_check import CHECK_KEY
 from lit_ad.errors import UserError
@@ -18,8 +18,12 @@ from lit_ad.names import utf8_path
 
 
 def load_torch(file: Path, device: str) -> Loaded:
-    """By torch.export. Its module keeps nothing between calls: several threads may run it at once."""
-    torch = need("torch", "torch")
+    """Load a .pt2 file on cpu, cuda or cuda:1. Its module has no state, so several threads may run it at the same time.
+
+    Raises:
+        UserError: torch is missing, the file is damaged or not of lit_ad, or there is no such device.
+    """
+    torch = import_optional("torch", "torch")
     place = torch_device(device)
     check_zip(file, file)
     extra = {KEY: "", CHECK_KEY: ""}
@@ -37,7 +41,7 @@ def load_torch(file: Path, device: str) -> Loaded:
         return (maps[0].float().cpu().numpy() if maps else None), score.float().cpu().numpy()
 
     return Loaded(
-        run_once(run, card),
+        warm_up(run, card),
         card,
         lambda callers: torch_for_callers(run, callers, place.type),
         f"PyTorch {torch.__version__}",
@@ -47,8 +51,10 @@ def load_torch(file: Path, device: str) -> Loaded:
 
 
 def module_on(program: Any, place: Any) -> Any:
-    """Return an exported program's module, to run on a device of torch. Its operations name the device that it was
-    exported on, and refuse tensors on another."""
+    """Return the module of an exported program, moved to a device of torch.
+
+    The operations of a program name the device on which it was exported, and refuse tensors on another.
+    """
     if place.type == "cpu":
         return program.module()
     from torch.export.passes import move_to_device_pass
@@ -57,20 +63,22 @@ def module_on(program: Any, place: Any) -> Any:
 
 
 def torch_for_callers(network: Network, callers: int, device: str) -> Network:
-    """A network of torch for several callers: each thread that calls it computes with a part of torch's threads."""
+    """Return a network of torch that several threads may call, each with a part of torch's threads."""
     if device != "cpu":
-        return one_at_a_time(network)
-    torch, own, setting = need("torch", "torch"), threading.local(), threading.Lock()
+        return lock_network(network)
+    torch, own, lock = import_optional("torch", "torch"), threading.local(), threading.Lock()
 
-    def shared(pixels: NDArray[np.uint8]) -> tuple[Any, ...]:
+    def run(pixels: NDArray[np.uint8]) -> tuple[Any, ...]:
         if not hasattr(own, "threads"):
-            with setting:
+            with lock:
                 before = torch.get_num_threads()
                 own.threads = max(1, before // callers)
-                torch.set_num_threads(own.threads)  # of this thread, and of those that begin later: not of these
-                later = threading.Thread(target=torch.set_num_threads, args=(before,))
-                later.start()
-                later.join()
+                # This sets the number for the calling thread and for threads that start later. Another thread sets the
+                # number for later threads back.
+                torch.set_num_threads(own.threads)
+                restorer = threading.Thread(target=torch.set_num_threads, args=(before,))
+                restorer.start()
+                restorer.join()
         return network(pixels)
 
-    return shared
+    return run

@@ -1,4 +1,4 @@
-"""Compare an exported file with its checkpoint where it is loaded, once for each file, runtime, device and machine."""
+"""Compare an exported file with its checkpoint when it is loaded, once for each file, runtime, device and machine."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from lit_ad.detector.self_check import Comparison, Row, SelfCheck, compare
 from lit_ad.errors import UserError
 from lit_ad.files import atomic_write, cache_directory
 
-FOLDER = "verified"  # of the cache directory
+FOLDER = "verified"  # the folder of results in the cache directory
 REMEDY = (
     "update its driver or runtime, or choose another device. verify=False of Detector.load, or --verify false, leaves "
     "the check out"
@@ -20,7 +20,9 @@ REMEDY = (
 
 
 def verify(loaded: Loaded, file: Path, device: str) -> None:
-    """Compare a file with what it carries, unless that was done here before. What carries nothing is taken as it is.
+    """Compare a file with the check that it carries, unless this was done here before. A file without one is accepted.
+
+    Warns if a difference is beyond the tolerance.
 
     Raises:
         UserError: A score or map differs by more than 5 times the tolerance, or is NaN; the message has both numbers.
@@ -35,11 +37,11 @@ def verify(loaded: Loaded, file: Path, device: str) -> None:
 
 
 def compare_and_keep(loaded: Loaded, check: SelfCheck, file: Path, device: str, batch_size: int = 1) -> Comparison:
-    """Compare, and keep the result for the next time the file is loaded here."""
+    """Compare a file with its check, and keep the result for the next time that the file is loaded here."""
     comparison = compare(loaded.network, loaded.card, check, batch_size)
     place = _result_file(loaded, device)
     if place is not None and batch_size == 1:
-        with suppress(UserError):  # a read-only file system: the next program compares again
+        with suppress(UserError):  # on a read-only file system nothing is kept: the next program compares again
             if comparison.refused:
                 place.unlink(missing_ok=True)
             else:
@@ -49,9 +51,11 @@ def compare_and_keep(loaded: Loaded, check: SelfCheck, file: Path, device: str, 
 
 
 def judge_result(comparison: Comparison, loaded: Loaded, file: Path) -> None:
-    """Raises UserError where a runtime computes something else, and warns where it is less near than usual."""
+    """Raise UserError if a runtime computes other numbers than the checkpoint, and warn if they differ a little."""
     if comparison.refused:
-        raise UserError(f"{loaded.runtime} computes something else of {file}: {comparison.describe()}. {REMEDY}")
+        raise UserError(
+            f"{loaded.runtime} computes other numbers for {file} than its checkpoint: {comparison.describe()}. {REMEDY}"
+        )
     if not comparison.agrees:
         warnings.warn(
             f"{loaded.runtime} is not as near to the checkpoint of {file} as it should be: {comparison.describe()}. "
@@ -61,23 +65,23 @@ def judge_result(comparison: Comparison, loaded: Loaded, file: Path) -> None:
 
 
 def _result_file(loaded: Loaded, device: str) -> Path | None:
-    """Where a result is kept. None where there is no place for caches."""
+    """Return the file in which a result is kept. None if there is no cache directory."""
     with warnings.catch_warnings(), suppress(UserError):
-        warnings.simplefilter("ignore")  # of a home that cannot be written to
-        parts = [loaded.fingerprint, loaded.runtime, device, platform.node(), platform.platform(), driver()]
+        warnings.simplefilter("ignore")  # a home that cannot be written to
+        parts = [loaded.fingerprint, loaded.runtime, device, platform.node(), platform.platform(), _driver_version()]
         return cache_directory() / FOLDER / f"{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]}.json"
     return None
 
 
-def driver() -> str:
-    """The version of NVIDIA's driver, where Linux tells: with another one, files are compared again."""
+def _driver_version() -> str:
+    """Return the version of NVIDIA's driver on Linux, else "". After an update of it, files are compared again."""
     with suppress(OSError):
         return Path("/proc/driver/nvidia/version").read_text(encoding="utf-8", errors="replace")
     return ""
 
 
 def _read_result(place: Path) -> Comparison | None:
-    """The result that was kept. None if there is none that can be read."""
+    """Return the result that was kept. None if there is none, or it cannot be read."""
     with suppress(OSError, ValueError, TypeError):
         tolerance, rows = json.loads(place.read_text(encoding="utf-8"))
         return Comparison(tuple(Row(*map(float, row)) for row in rows), float(tolerance))

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from lit_ad.batch import Batch, Sample
 from lit_ad.detector.decision import Decision
 from lit_ad.detector.marking import Marking
-from lit_ad.detector.regions import Region, regions
+from lit_ad.detector.regions import Region, find_regions
 from lit_ad.detector.scoring import Judgement
 from lit_ad.image.pixels import Pixels, Size
 from lit_ad.image.roi import Roi
-from lit_ad.image.view import Floats, View, uncropped, visible
+from lit_ad.image.view import Floats, View, pad_to_content, visible_box
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Judged:
     @cached_property
     def anomaly_map(self) -> Floats | None:
         """(H0, W0), brought there when it is first asked for. None of image-level methods."""
-        return None if self.judgement.seen is None else self.judgement.original_map(self.size, self.roi)
+        return None if self.judgement.network_map is None else self.judgement.original_map(self.size, self.roi)
 
     @property
     def pixel_threshold(self) -> float | None:
@@ -61,7 +61,7 @@ class Judged:
     def regions(self) -> list[Region]:
         """Connected anomalous pixels, the highest peak first."""
         mask, heat = self.mask, self.anomaly_map
-        return [] if mask is None or heat is None else regions(mask, heat, self.mm_per_pixel)
+        return [] if mask is None or heat is None else find_regions(mask, heat, self.mm_per_pixel)
 
     @property
     def group(self) -> str:
@@ -100,7 +100,7 @@ def judge_image(judgement: Judgement, batch: Batch, i: int, decision: Decision |
 def content(batch: Batch, i: int) -> Pixels:
     """Return image i as the network saw it, without padding, and black where the view crops: (h, w, 3)."""
     assert batch.pixels is not None
-    top, left, bottom, right = visible(batch.boxes[i], batch.input_size(i))
+    top, left, bottom, right = visible_box(batch.boxes[i], batch.input_size(i))
     seen = batch.pixels[i, :, top:bottom, left:right].permute(1, 2, 0).cpu().numpy()
-    shown: NDArray[np.uint8] = uncropped(seen, batch.boxes[i], 0)
+    shown: NDArray[np.uint8] = pad_to_content(seen, batch.boxes[i], 0)
     return shown

@@ -9,14 +9,14 @@ import torch
 from numpy.typing import NDArray
 
 from lit_ad.detector.decision import Decision
-from lit_ad.detector.summary import summary
+from lit_ad.detector.summary import summarize
 from lit_ad.distributed import add_up, gather
 from lit_ad.evaluation.judged import Judged
 from lit_ad.evaluation.official_scores import ByRules
 from lit_ad.evaluation.results import MEAN, POOLED, SAMPLE_AUROC, ImageResult, Results
 from lit_ad.evaluation.rows import group_rows, mean_row, nominal_mask_row, pixel_verdict_row, verdict_row
 from lit_ad.image.pixels import Size
-from lit_ad.image.view import bilinear
+from lit_ad.image.resize import resize_bilinear
 from lit_ad.metrics import AUPIMO, ImageEvaluation, PixelEvaluation, sample_auroc
 from lit_ad.metrics.instances import Instances
 
@@ -59,7 +59,7 @@ class Measurement:
             sample = judged.sample
             known = (file, sample.category, sample.defect, sample.label, judged.score)
             image = ImageResult(*known, judged.threshold, judged.p_value, sample.item)
-            self.seen.append((judged.place, judged.judgement.seen is not None, image))
+            self.seen.append((judged.place, judged.judgement.network_map is not None, image))
 
     def add_pixels(self, judged: Judged) -> None:
         """Add an image's pixels, of the region of interest where there is one; nothing without a map or a truth."""
@@ -113,7 +113,7 @@ class Measurement:
         results = Results(rows, images, curves, maps=any(mapped for _, mapped, _ in seen))
         if decision is not None:
             results.threshold, results.pixel_threshold = decision.threshold(), decision.pixel_threshold()
-            results.false_alarm, results.decision = decision.false_alarm, summary(decision)
+            results.false_alarm, results.decision = decision.false_alarm, summarize(decision)
         if self.by_rules is not None:
             results.official = self.by_rules.official(groups, rows)
         return results
@@ -155,7 +155,7 @@ def resized(
     """Return map and truth, 2 x (H, W), at another size."""
     # INTER_NEAREST would take the pixel at a cell's corner, and so shift the truth against the map.
     small = cv2.resize(truth.astype(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-    return bilinear(anomaly_map, size), small.astype(bool)
+    return resize_bilinear(anomaly_map, size), small.astype(bool)
 
 
 def sample_aurocs(rows: dict[str, set[str]], images: list[ImageResult]) -> dict[str, float]:

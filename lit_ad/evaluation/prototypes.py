@@ -10,7 +10,7 @@ from lit_ad.errors import UserError, check_number
 from lit_ad.evaluation.judged import content
 from lit_ad.evaluation.picture_names import picture_names
 from lit_ad.files import atomic_write, run_directory
-from lit_ad.image.view import uncropped, visible
+from lit_ad.image.view import pad_to_content, visible_box
 from lit_ad.names import printable
 
 
@@ -44,15 +44,15 @@ class PrototypePictures(L.Callback):
     def on_test_batch_end(
         self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        for part in batch.uniform():
+        for part in batch.same_size_parts():
             assert part.pixels is not None
             with trainer.precision_plugin.forward_context():
                 patches = pl_module.nearest_prototypes(part.pixels).cpu().numpy()
             scale = part.canvas[0] // patches.shape[1]
             for i, sample in enumerate(part.samples):
-                top, left, bottom, right = visible(part.boxes[i], part.input_size(i))
+                top, left, bottom, right = visible_box(part.boxes[i], part.input_size(i))
                 labels = patches[i].repeat(scale, 0).repeat(scale, 1)[top:bottom, left:right]
-                shown = uncropped(labels[..., None], part.boxes[i], 0)[..., 0]
+                shown = pad_to_content(labels[..., None], part.boxes[i], 0)[..., 0]
                 title = f"{printable(sample.image.name)}   {pl_module.hparams.prototypes} prototypes"
                 picture = draw_labels(content(part, i), shown, pl_module.hparams.prototypes, title, self.height)
                 with atomic_write(self.folder / f"{self.names[str(sample.image)]}.png") as temporary:

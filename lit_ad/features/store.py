@@ -24,7 +24,7 @@ from tqdm import tqdm
 from lit_ad.counts import format_count
 from lit_ad.errors import UserError
 from lit_ad.features.layout import DTYPES, KEY_LENGTH, about_file, lock_file, partial_folder, tap_file
-from lit_ad.files import format_bytes, sync_folder, writing
+from lit_ad.files import explain_write_errors, format_bytes, sync_folder
 
 REMEDY = "set cache.directory to another disk, or cache.enabled to false"
 _FORMAT = 3  # version of the files and of the key
@@ -95,7 +95,7 @@ def load_or_compute(
             raise
 
     if not folder.is_dir():
-        with writing(directory, REMEDY):
+        with explain_write_errors(directory, REMEDY):
             directory.mkdir(parents=True, exist_ok=True)
             lock = FileLock(lock_file(folder)).acquire()
         with lock:  # the system releases it if this process dies

@@ -1,1 +1,1 @@
-"""From any image to network input, and back from an anomaly map to the image."""
+"""Turn any image into network input, and bring an anomaly map back to the image."""

@@ -1,7 +1,7 @@
-"""JPEG files by simplejpeg, where it is installed: the pixels of Pillow, to the last bit, in less time.
+"""Decode JPEG files with simplejpeg, if it is installed: exactly the pixels that Pillow gives, in less time.
 
-Both decode by libjpeg-turbo. A Pillow of another system may be built with another library, so that a process compares
-them on pictures made here before its first JPEG file.
+Both use libjpeg-turbo. Since some builds of Pillow use another library, each process compares the two on small pictures
+before its first JPEG file.
 """
 
 from collections.abc import Callable
@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-_TURNS: dict[
-    int, Callable[[Any], Any]
-] = {  # by EXIF's orientation, as Pillow's `exif_transpose` turns an image upright
+# How to turn pixels upright, for each orientation of EXIF; the same as Pillow's `exif_transpose`.
+_TURNS: dict[int, Callable[[Any], Any]] = {
     2: np.fliplr,
     3: lambda pixels: np.rot90(pixels, 2),
     4: np.flipud,
@@ -27,17 +26,17 @@ _TURNS: dict[
 
 
 def decode_jpeg(image: Image.Image) -> NDArray[np.uint8] | None:
-    """The pixels of a JPEG that Pillow has opened and not decoded yet, upright: (H, W, 3).
+    """Return the upright pixels (H, W, 3) of a JPEG that Pillow has opened but not decoded.
 
-    None where Pillow is to decode it: other kinds of files, colours for printing, and what simplejpeg cannot read.
+    None if Pillow must decode it: the file is no JPEG or has CMYK colours, or simplejpeg is missing or cannot read it.
     """
     if image.format != "JPEG" or image.mode not in ("RGB", "L") or (decode := find_decoder()) is None:
         return None
-    stream: Any = image.fp  # type: ignore[attr-defined]  # typed for opened files alone
+    stream: Any = image.fp  # type: ignore[attr-defined]  # only Pillow's ImageFile has this type
     stream.seek(0)
     try:
         pixels = decode(stream.read(), "RGB")
-    except ValueError:  # Pillow reads what is damaged a little, and says what is wrong with the rest
+    except ValueError:  # Pillow reads slightly damaged files, and its error says what is wrong with others
         return None
     turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     return pixels if turn is None else np.ascontiguousarray(turn(pixels))
@@ -45,7 +44,7 @@ def decode_jpeg(image: Image.Image) -> NDArray[np.uint8] | None:
 
 @cache
 def find_decoder() -> Callable[[bytes, str], NDArray[np.uint8]] | None:
-    """simplejpeg's, if it is installed and gives the pixels that Pillow does."""
+    """Return simplejpeg's decoder. None if it is not installed, or gives other pixels than Pillow."""
     try:
         import simplejpeg
     except ImportError:

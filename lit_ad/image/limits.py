@@ -1,8 +1,8 @@
-"""How large an image file may be: limits of our own in place of Pillow's. Pillow only.
+"""Limit the size of image files: our own limits replace Pillow's. Pillow only.
 
-Pillow refuses images of more than 179 megapixels, and PNG files with more than 1 MiB of text or colour profile. A line
-scan and a camera's file may well have more. Pillow's limits are global variables, on which a user's own program may
-rely. So a file is read under Pillow's limits first, and under ours only where those stop it.
+Pillow refuses images of more than 179 megapixels, and PNG files with more than 1 MiB of text or colour profile. Line
+scans and cameras' files may have more. Pillow's limits are global variables, and a user's program may rely on them. So
+a file is first read under Pillow's limits, and again under ours only if Pillow's limits stop it.
 """
 
 import os
@@ -15,18 +15,18 @@ from PIL import Image, PngImagePlugin
 
 from lit_ad.errors import UserError
 
-# Environment variables, which worker processes inherit, and what holds without them. 1000 megapixels in RGB are 3 GB.
+# The limits are environment variables, because worker processes inherit those. 1000 megapixels in RGB are 3 GB.
 MEGAPIXELS, METADATA = "LIT_AD_MAX_MEGAPIXELS", "LIT_AD_MAX_METADATA_MIB"
 DEFAULTS = {MEGAPIXELS: 1000.0, METADATA: 64.0}
 T = TypeVar("T")
 
 
 class TooLarge(ValueError):
-    """A file exceeds a limit of ours. The message names the limit, and not the file."""
+    """A file exceeds one of our limits. The message names the limit, but not the file."""
 
 
-def limit(variable: str) -> float:
-    """A limit as the environment has it, or its default. Raises UserError if it is no number above 0."""
+def read_limit(variable: str) -> float:
+    """Return the limit of an environment variable, or its default. Raises UserError if it is no number above 0."""
     text = os.environ.get(variable) or str(DEFAULTS[variable])
     try:
         value = float(text)
@@ -38,19 +38,22 @@ def limit(variable: str) -> float:
 
 
 def check_pixels(image: Image.Image) -> None:
-    """Raises TooLarge if an opened image has more pixels than our limit."""
-    if image.width * image.height > 1e6 * limit(MEGAPIXELS):
+    """Raise TooLarge if an opened image has more pixels than our limit."""
+    if image.width * image.height > 1e6 * read_limit(MEGAPIXELS):
         raise TooLarge(
-            f"it has {image.height}x{image.width} pixels (height x width), more than the {limit(MEGAPIXELS):g} million "
-            f"that the environment variable {MEGAPIXELS} allows"
+            f"it has {image.height}x{image.width} pixels (height x width), more than the "
+            f"{read_limit(MEGAPIXELS):g} million that the environment variable {MEGAPIXELS} allows"
         )
 
 
 def read_within_limits(read: Callable[[], T]) -> T:
-    """The result of `read`, a function that opens an image file from its beginning and may decode it.
+    """Return the result of `read`, a function that opens an image file from its beginning and may decode it.
 
-    It is called once more if Pillow's limits stop it. It must check the number of pixels before it decodes anything:
-    the second call knows no limit of them. Raises TooLarge if a PNG file has more metadata than our limit.
+    If Pillow's limits stop `read`, it is called again without a limit of pixels. So `read` must call `check_pixels`
+    before it decodes anything.
+
+    Raises:
+        TooLarge: A PNG file has more metadata than our limit.
     """
     try:
         return read()
@@ -64,28 +67,29 @@ def read_within_limits(read: Callable[[], T]) -> T:
         if not is_limit(error):
             raise
         raise TooLarge(
-            f"it has text or a colour profile of more than the {limit(METADATA):g} MiB that the environment variable "
-            f"{METADATA} allows"
+            f"it has text or a colour profile of more than the {read_limit(METADATA):g} MiB that the environment "
+            f"variable {METADATA} allows"
         ) from error
 
 
 def is_limit(error: Exception) -> bool:
-    """Whether a limit of Pillow's stopped it. An excess of metadata is a ValueError that names the global variable."""
-    if isinstance(error, ValueError):
+    """Return whether an error comes from one of Pillow's limits."""
+    if isinstance(error, ValueError):  # too much metadata; the message names Pillow's global variable
         return "MAX_TEXT_" in str(error)
     return isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning)
 
 
 class _PillowLimits:
-    """Pillow's global limits, which are ours while a thread is inside `raised`, and then what they were before."""
+    """Sets Pillow's global limits to ours while a thread is inside `raised`, and restores them afterwards."""
 
     def __init__(self) -> None:
         self.lock, self.readers = Lock(), 0
 
     @contextmanager
     def raised(self) -> Iterator[None]:
-        """Several threads may be inside at a time: none waits until another has read its file."""
-        metadata = int(2**20 * limit(METADATA))
+        """Raise the limits. Several threads may be inside at the same time: none waits until another has read its
+        file."""
+        metadata = int(2**20 * read_limit(METADATA))
         with self.lock:
             self.readers += 1
             if self.readers == 1:

@@ -1,7 +1,7 @@
-"""The region of interest: the part of an image that is looked at. NumPy and Pillow only.
+"""The region of interest: the part of an image that counts. NumPy and Pillow only.
 
-Its box is cut out before anything else, so that the network sees it at all of its own resolution. What a mask leaves
-out of the box is filled with one colour: no pixel outside has any part in what is trained, scored or counted.
+Its box is cut out before the image is resized, so that the network sees it at its full resolution. Pixels of the box
+that a mask excludes are filled with one colour. So no pixel outside the region is trained on, scored or counted.
 """
 
 import base64
@@ -18,17 +18,17 @@ from lit_ad.errors import UserError, ViewMismatch
 from lit_ad.image.pixels import Pixels, Size, read_image
 from lit_ad.image.resize import resize
 
-FILL = (124, 116, 104)  # ImageNet's mean colour: most teachers normalise it to 0, which is what they pad with
-CODE = "mask:"  # how a mask begins that is written as text
+FILL = (124, 116, 104)  # ImageNet's mean colour: most teachers normalise it to 0, the value of their own zero padding
+CODE = "mask:"  # the beginning of a mask as text
 
 
 @dataclass(frozen=True)
 class Roi:
-    """A box in images, or a mask of their size."""
+    """A box in upright images, with or without a mask inside it."""
 
-    box: tuple[int, int, int, int]  # top, left, bottom, right: the slice [top:bottom, left:right] of the image, upright
-    inside: NDArray[np.bool_] | None = None  # (h, w) of the box: what counts of it; None: all
-    size: Size | None = None  # that images must have, since the mask has it; None: any that hold the box
+    box: tuple[int, int, int, int]  # top, left, bottom, right: the slice [top:bottom, left:right] of the image
+    inside: NDArray[np.bool_] | None = None  # (h, w) of the box: the pixels that count; None: all
+    size: Size | None = None  # the size of the mask, which images must have; None: any size that holds the box
 
     @property
     def shape(self) -> Size:
@@ -36,18 +36,21 @@ class Roi:
         return self.box[2] - self.box[0], self.box[3] - self.box[1]
 
     def cut(self, image: Pixels) -> Pixels:
-        """(H, W, 3) -> (h, w, 3), filled where it does not count. Raises UserError if the image is of another size."""
+        """Cut the box out of an image, (H, W, 3) -> (h, w, 3), and fill the pixels that do not count.
+
+        Raises UserError if the image has another size than the mask, or does not hold the box.
+        """
         self.check((image.shape[0], image.shape[1]))
         cropped = self.boxed(image)
         return cropped if self.inside is None else np.where(self.inside[..., None], cropped, np.array(FILL, np.uint8))
 
     def check(self, size: Size) -> None:
-        """Raises UserError if images of this size do not go with it."""
+        """Raise UserError if images of this size do not fit the mask or the box."""
         height, width = size
         if self.size is not None and (height, width) != self.size:
             raise ViewMismatch(
-                f"an image of {height}x{width} (height x width), and the mask of view.roi is of "
-                f"{self.size[0]}x{self.size[1]}: it must have the images' size"
+                f"an image of {height}x{width} (height x width) does not fit the mask of view.roi, which is "
+                f"{self.size[0]}x{self.size[1]}: the mask must have the images' size"
             )
         if self.box[2] > height or self.box[3] > width:
             raise ViewMismatch(
@@ -56,41 +59,43 @@ class Roi:
             )
 
     def boxed(self, values: Any) -> Any:
-        """What lies in the box, (H, W, ...) -> (h, w, ...)."""
+        """Return the values in the box, (H, W, ...) -> (h, w, ...)."""
         top, left, bottom, right = self.box
         return values[top:bottom, left:right]
 
     def place(self, values: NDArray[Any], size: Size) -> NDArray[Any]:
-        """The inverse of `boxed`, (h, w) -> (H, W): where nothing counts, the lowest value of what does."""
-        counted = values if self.inside is None else values[self.inside]
-        placed = np.full(size, counted.min(), values.dtype)
-        self.boxed(placed)[...] = values if self.inside is None else np.where(self.inside, values, counted.min())
+        """Return the values of the box at their place in an image, (h, w) -> (H, W). Pixels that do not count get the
+        lowest value of those that do."""
+        lowest = (values if self.inside is None else values[self.inside]).min()
+        placed = np.full(size, lowest, values.dtype)
+        self.boxed(placed)[...] = values if self.inside is None else np.where(self.inside, values, lowest)
         return placed
 
     def resized(self, size: Size) -> NDArray[np.bool_] | None:
-        """`inside` at another size, (h, w): pixels of which half counts, or any of it where none has half."""
+        """Return `inside` at another size, (h, w). A pixel counts if at least half of it does; if there is no such
+        pixel, one counts if any part of it does."""
         if self.inside is None or size == self.shape:
             return self.inside
         share = resize(self.inside.astype(np.uint8) * 255, size, Image.Resampling.BOX)
         return share > (127 if share.max() > 127 else 0)
 
     def mask(self, size: Size) -> NDArray[np.bool_]:
-        """What counts of an image, (H, W)."""
-        counted = np.zeros(size, bool)
-        self.boxed(counted)[...] = True if self.inside is None else self.inside
-        return counted
+        """Return the pixels of an image that count, (H, W)."""
+        mask = np.zeros(size, bool)
+        self.boxed(mask)[...] = True if self.inside is None else self.inside
+        return mask
 
 
-def counted(values: NDArray[Any], roi: Roi | None) -> NDArray[Any]:
-    """The values of an image (H, W) that count: all of them, or (n,) of a mask."""
+def values_inside(values: NDArray[Any], roi: Roi | None) -> NDArray[Any]:
+    """Return the values of an image (H, W) that count: (H, W) without a region, (h, w) of a box, or (n,) of a mask."""
     if roi is None:
         return values
     boxed: NDArray[Any] = roi.boxed(values)
     return boxed if roi.inside is None else boxed[roi.inside]
 
 
-def roi_of(value: tuple[int, ...] | str) -> Roi:
-    """A box, or a mask as text. Raises UserError on a box that holds nothing."""
+def parse_roi(value: tuple[int, ...] | str) -> Roi:
+    """Return the region of a box, or of the text from `encode_mask`. Raises UserError if a box is empty."""
     if not isinstance(value, str):
         if len(value) != 4 or not (0 <= value[0] < value[2] and 0 <= value[1] < value[3]):
             raise UserError(
@@ -108,11 +113,16 @@ def roi_of(value: tuple[int, ...] | str) -> Roi:
     return Roi(box, None if inside.all() else inside, size)
 
 
-def mask_as_text(file: Path) -> str:
-    """A mask file as text, which a checkpoint and an exported file can hold: `mask:HEIGHT,WIDTH,BASE64`, of bits packed
-    row by row and deflated. Raises UserError if it cannot be read, or is black."""
+def encode_mask(file: Path) -> str:
+    """Return a mask file as text, which checkpoints and exported files can hold.
+
+    The text is `mask:HEIGHT,WIDTH,BASE64`, where BASE64 has the mask's bits, packed row by row and deflated.
+
+    Raises:
+        UserError: The file cannot be read, or is black.
+    """
     mask = read_image(file).max(axis=2) > 127
     if not mask.any():
-        raise UserError(f"{file}, the mask of view.roi, is black: it should be white where images are looked at")
+        raise UserError(f"{file}, the mask of view.roi, is black: it must be white where images count")
     packed = zlib.compress(np.packbits(mask).tobytes(), 9)
     return f"{CODE}{mask.shape[0]},{mask.shape[1]},{base64.b64encode(packed).decode()}"

@@ -1,8 +1,8 @@
-"""Where the tiles of an image lie, and how their maps become one map again.
+"""Cut an image into tiles, and blend the tiles' maps into one map.
 
-Stateless: a Grid is a function of the image's size alone. It takes torch tensors and NumPy arrays alike, and gives back
-what it was given, so that an exported detector tiles by the same code without torch. Tiles are cut one batch at a time,
-so that memory is bounded by the batch and not by the image (kornia's and torch's unfold stack all tiles at once).
+The tiles depend on the image's size alone. The functions take torch tensors and NumPy arrays, and return the same kind,
+so that an exported detector uses this code without torch. Tiles are cut one batch at a time: the batch, not the image,
+bounds the memory (kornia's and torch's unfold stack all tiles at once).
 """
 
 import math
@@ -20,8 +20,9 @@ from lit_ad.errors import UserError
 Array = TypeVar("Array")  # a torch tensor or a NumPy array
 
 
-def starts(length: int, tile: int, overlap: int) -> list[int]:
-    """First pixels of the fewest evenly spread tiles that cover `length` with at least `overlap` shared pixels."""
+def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
+    """Return the first pixel of each tile, for the fewest evenly spread tiles that cover `length` pixels and share at
+    least `overlap` pixels with their neighbours."""
     if length <= tile:
         return [0]
     count = math.ceil((length - overlap) / (tile - overlap))
@@ -29,11 +30,17 @@ def starts(length: int, tile: int, overlap: int) -> list[int]:
 
 
 @lru_cache
-def ramp(tile: int, overlap: int, before: bool, after: bool) -> NDArray[np.float32]:
-    """Blending weight along one axis of a tile, (tile,).
+def blend_weights(tile: int, overlap: int, before: bool, after: bool) -> NDArray[np.float32]:
+    """Return the blending weights along one axis of a tile, (tile,).
 
-    One inside; towards a neighbour it falls smoothly over the middle half of the overlap and is zero in the outermost
-    quarter, where a network sees its own zero padding. The image's border keeps full weight.
+    The weight is 1 inside. Towards a neighbour it falls smoothly over the middle half of the overlap, and is 0 in the
+    outermost quarter, where the network's own zero padding disturbs the map. At the image's border the weight stays 1.
+
+    Args:
+        tile: The side of the tile.
+        overlap: Pixels shared with a neighbour.
+        before: Whether there is a neighbour before the tile on this axis.
+        after: Whether there is one after it.
     """
     weight = np.ones(tile, np.float32)
     if overlap:
@@ -47,80 +54,88 @@ def ramp(tile: int, overlap: int, before: bool, after: bool) -> NDArray[np.float
 
 
 class Grid:
-    """The tiles of an (H, W) image, `tile` pixels a side, sharing `overlap` pixels or more with their neighbours.
+    """The tiles of an image: squares that share pixels with their neighbours.
 
     An image smaller than a tile is padded by reflection at the bottom and right, and its map is cut back.
 
+    Args:
+        size: H, W of the image.
+        tile: The side of a tile.
+        overlap: The least number of pixels that neighbours share.
+
     Raises:
-        UserError: The overlap is more than half a tile.
+        UserError: The overlap is below 0, or more than half a tile.
     """
 
     def __init__(self, size: tuple[int, int], tile: int, overlap: int) -> None:
         if tile < 1 or not 0 <= overlap <= tile // 2:
             raise UserError(f"view.overlap must lie between 0 and half the tile of {tile} pixels, not {overlap}")
         self.size, self.tile, self.overlap = size, tile, overlap
-        self.rows = starts(size[0], tile, overlap)
-        self.columns = starts(size[1], tile, overlap)
+        self.rows = tile_starts(size[0], tile, overlap)
+        self.columns = tile_starts(size[1], tile, overlap)
 
     @cached_property
     def corners(self) -> list[tuple[int, int]]:
-        """Top left pixel of each tile, row by row."""
+        """The top left pixel of each tile, row by row."""
         return [(top, left) for top in self.rows for left in self.columns]
 
     def __len__(self) -> int:
         return len(self.rows) * len(self.columns)
 
     def cut(self, image: Any, start: int, stop: int) -> Any:
-        """Tiles start..stop-1 of an image, (C, H, W) -> (n, C, tile, tile), in the image's dtype."""
+        """Cut the tiles from number `start` to before `stop`: (C, H, W) -> (n, C, tile, tile), in the image's dtype."""
         corners = self.corners[start:stop]
-        tiles = zeros((len(corners), image.shape[0], self.tile, self.tile), image)
+        tiles = zeros_like((len(corners), image.shape[0], self.tile, self.tile), image)
         for number, (top, left) in enumerate(corners):
             tile = image[:, top : top + self.tile, left : left + self.tile]
             tiles[number] = reflect(tile, (self.tile, self.tile))
         return tiles
 
     def batches(self, image: Array, size: int) -> Iterator[Array]:
-        """All tiles, `size` at a time: (C, H, W) -> (n <= size, C, tile, tile)."""
+        """Yield all tiles, `size` at a time: (C, H, W) -> (n <= size, C, tile, tile)."""
         for start in range(0, len(self), size):
             yield self.cut(image, start, start + size)
 
     def stitch(self, maps: Iterator[Any]) -> Any:
-        """Blend the tiles' maps, given in order as (n, 1, tile, tile), into the image's: (1, 1, H, W), float32."""
+        """Blend the tiles' maps into the image's map: (n, 1, tile, tile) for each batch, in order -> (1, 1, H, W)
+        float32."""
         height, width = max(self.size[0], self.tile), max(self.size[1], self.tile)
         total: Any = None
         done = 0
         for group in maps:
             if total is None:
-                total = zeros((height, width), group, float32=True)
+                total = zeros_like((height, width), group, float32=True)
             for tile in group[:, 0]:
                 top, left = self.corners[done]
-                rows = ramp(self.tile, self.overlap, top != self.rows[0], top != self.rows[-1])
-                columns = ramp(self.tile, self.overlap, left != self.columns[0], left != self.columns[-1])
+                rows = blend_weights(self.tile, self.overlap, top != self.rows[0], top != self.rows[-1])
+                columns = blend_weights(self.tile, self.overlap, left != self.columns[0], left != self.columns[-1])
                 part = total[top : top + self.tile, left : left + self.tile]
-                part += tile * like(rows, total)[:, None] * like(columns, total)
+                part += tile * _convert_like(rows, total)[:, None] * _convert_like(columns, total)
                 done += 1
         assert total is not None and done == len(self), "a map for each tile"
-        total /= like(self._coverage(self.rows, height), total)[:, None]
-        total /= like(self._coverage(self.columns, width), total)
+        total /= _convert_like(self._coverage(self.rows, height), total)[:, None]
+        total /= _convert_like(self._coverage(self.columns, width), total)
         return total[None, None, : self.size[0], : self.size[1]]
 
     def _coverage(self, positions: list[int], length: int) -> NDArray[np.float32]:
-        """Sum of the weights of all tiles along one axis, (length,); the two-dimensional sum is the outer product."""
+        """Return the sum of all tiles' weights along one axis, (length,). A pixel's sum is the product of its row's and
+        its column's."""
         total = np.zeros(length, np.float32)
         for start in positions:
-            total[start : start + self.tile] += ramp(
+            total[start : start + self.tile] += blend_weights(
                 self.tile, self.overlap, start != positions[0], start != positions[-1]
             )
         return total
 
 
 class Tiles:
-    """The tiles of many images, numbered through: what an epoch of training on tiles consists of.
+    """The tiles of many images under one numbering: an epoch of training on tiles.
 
     Args:
-        sizes: (H, W) of each image.
-        tile, overlap: As for Grid.
-        random: Crops anywhere, as many of each image as its grid has tiles, in place of the grid's tiles.
+        sizes: H, W of each image.
+        tile: The side of a tile.
+        overlap: See `Grid`.
+        random: Whether crops at random places replace the tiles of the grid, as many for each image.
     """
 
     def __init__(self, sizes: Sequence[tuple[int, int]], tile: int, overlap: int, random: bool = False) -> None:
@@ -132,7 +147,7 @@ class Tiles:
         return self.ends[-1] if self.ends else 0
 
     def image(self, index: int) -> int:
-        """Which image a tile is of."""
+        """Return the number of the image to which a tile belongs."""
         return bisect_right(self.ends, index)
 
     def of_images(self, numbers: Collection[int]) -> list[int]:
@@ -141,37 +156,37 @@ class Tiles:
         return [index for index in range(len(self)) if self.image(index) in wanted]
 
     def cut(self, image: Any, index: int, key: Sequence[int]) -> Any:
-        """The tile from its image, (C, H, W) -> (C, tile, tile); a random one is the same for the same key."""
+        """Cut a tile out of its image, (C, H, W) -> (C, tile, tile). Random crops are the same for the same key."""
         number = self.image(index)
         grid = self.grids[number]
         assert tuple(image.shape[-2:]) == grid.size, "the image that the tiles were laid out for"
         if not self.random:
-            within = index - (self.ends[number] - len(grid))
-            return grid.cut(image, within, within + 1)[0]
+            number_in_image = index - (self.ends[number] - len(grid))
+            return grid.cut(image, number_in_image, number_in_image + 1)[0]
         generator = np.random.default_rng([*key, index])
         top, left = (int(generator.integers(max(side - self.tile, 0) + 1)) for side in grid.size)
         return reflect(image[:, top : top + self.tile, left : left + self.tile], (self.tile, self.tile))
 
 
 def reflect(image: Any, size: tuple[int, int]) -> Any:
-    """Fill up at the bottom and right by reflection, again and again if need be: (C, H, W) -> (C, *size)."""
+    """Pad an image at the bottom and right by reflection, repeatedly if it is very small: (C, H, W) -> (C, *size)."""
     for axis, length in enumerate(size):
-        have = image.shape[1 + axis]
-        if have < length:
-            period = max(2 * (have - 1), 1)
+        old_length = image.shape[1 + axis]
+        if old_length < length:
+            period = max(2 * (old_length - 1), 1)
             position = np.arange(length) % period
-            position = np.minimum(position, period - position) if have > 1 else position
+            position = np.minimum(position, period - position) if old_length > 1 else position
             image = image[:, position] if axis == 0 else image[:, :, position]
     return image
 
 
-def zeros(shape: tuple[int, ...], other: Any, float32: bool = False) -> Any:
-    """An array of the same kind as `other`, on its device, and of its dtype or float32."""
+def zeros_like(shape: tuple[int, ...], other: Any, float32: bool = False) -> Any:
+    """Return zeros of a shape, of the same kind, device and dtype (or float32) as `other`."""
     if isinstance(other, np.ndarray):
         return np.zeros(shape, np.float32 if float32 else other.dtype)
     return (other[:0].float() if float32 else other).new_zeros(shape)
 
 
-def like(weights: NDArray[np.float32], other: Any) -> Any:
-    """Weights as an array of the same kind as `other`, on its device."""
+def _convert_like(weights: NDArray[np.float32], other: Any) -> Any:
+    """Return weights as the same kind of array as `other`, on its device."""
     return weights if isinstance(other, np.ndarray) else other.new_tensor(weights)

@@ -15,7 +15,7 @@ from lit_ad.deploy.answers import describe_detection
 from lit_ad.deploy.journal import Journal
 from lit_ad.detector.detection import Detection
 from lit_ad.detector.detector import TIMEOUT, Detector
-from lit_ad.detector.stream import WORKERS, in_order
+from lit_ad.detector.stream import WORKERS, run_in_order
 from lit_ad.errors import UserError
 from lit_ad.line.feed import Arrival, Feed
 from lit_ad.line.sinks.sink import Sink
@@ -94,7 +94,7 @@ class Watching:
         checking = threading.Thread(target=self._check_until, args=(ended,), name="checking", daemon=True)
         checking.start()
         try:
-            for outcome in in_order(work, iter(self.feed), 1, TIMEOUT, None):
+            for outcome in run_in_order(work, iter(self.feed), 1, TIMEOUT, None):
                 self._count(outcome)
                 yield outcome
         finally:

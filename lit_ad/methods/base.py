@@ -168,7 +168,7 @@ class Method(L.LightningModule):
             losses: Receives the loss and the number of images of each call of the network. None: no loss is computed.
         """
         judgements: list[Judgement] = []
-        for part in batch.uniform():
+        for part in batch.same_size_parts():
             network = make_network(self, self._cached_features(part), losses)
             judgements += judge(network, part.pixels, part.boxes, self.card)
         return judgements

@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 import lightning as L
 
-from lit_ad.checkpoint import changed_arguments, read_checkpoint
+from lit_ad.checkpoint import find_changed_arguments, read_checkpoint
 from lit_ad.detector.card import ANOTHER_VERSION, Card, read_card
 from lit_ad.detector.decision import Decision
 from lit_ad.errors import UserError
@@ -128,7 +128,7 @@ def _check_same_networks(method: Recorded, checkpoint: dict[str, Any], card: Car
     )
     different = sorted(name for name in {*theirs, *ours} if theirs.get(name) != ours.get(name))
     if different and method.strict_loading:
-        changed = changed_arguments(checkpoint, method.hparams)
+        changed = find_changed_arguments(checkpoint, method.hparams)
         settings = [f"model.{name} {then}, not {now}" for name, (then, now) in changed.items()]
         remedy = f"give the model the arguments that it was trained with: {', '.join(settings)}"
         raise UserError(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lit_ad.batch import Prediction
 from lit_ad.detector.scoring import Network, Output
-from lit_ad.image.view import Floats, View, visible
+from lit_ad.image.view import Floats, View, visible_box
 from lit_ad.methods.maps import upsample
 
 
@@ -119,7 +119,7 @@ def select_region(maps: Tensor, view: View) -> Tensor:
     if view.tile is not None or region is None or region.inside is None:
         return maps
     canvas, box = (maps.shape[-2], maps.shape[-1]), view(view.blank())[1]
-    top, left, bottom, right = visible(box, canvas)
+    top, left, bottom, right = visible_box(box, canvas)
     inside = view.inside(canvas, box)
     assert inside is not None
     places = torch.tensor(np.flatnonzero(inside).tolist(), device=maps.device)

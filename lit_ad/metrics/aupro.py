@@ -1,8 +1,9 @@
 """Area under the per-region overlap curve, as MVTec's official evaluation defines it, and by defect size.
 
-Per-region overlap (PRO) at a threshold: the share of a region's pixels above it, averaged over the 8-connected regions
-of all masks; against the false positive rate over all nominal pixels of all images, up to a limit, divided by the
-limit (Bergmann et al., https://doi.org/10.1007/s11263-020-01400-4). Regions of all images weigh the same.
+The per-region overlap (PRO) at a threshold is the share of a region's pixels above it, averaged over the 8-connected
+regions of all masks. The curve plots it against the false positive rate over all nominal pixels of all images, up to a
+limit, and the area is divided by the limit (Bergmann et al., https://doi.org/10.1007/s11263-020-01400-4). All regions
+of all images have the same weight.
 """
 
 from collections.abc import Iterable
@@ -13,17 +14,27 @@ import torch
 from torch import Tensor
 
 from lit_ad.metrics import curves
-from lit_ad.metrics.pixel import images
+from lit_ad.metrics.pixel import split_images
 from lit_ad.metrics.state import Overlap, PixelState
 
 Thresholds = Literal["exact", "authors"]
 
-_AUTHORS_THRESHOLDS = 99  # num_thresholds in the evaluation code of MVTec 3D-AD, and of L2BT after it
+_AUTHORS_THRESHOLDS = 99  # num_thresholds in the evaluation code of MVTec 3D-AD, which L2BT uses
 QUARTERS = {"smallest_quarter": 0.25, "smallest_half": 0.5, "smallest_three_quarters": 0.75, "all": 1.0}
 
 
 class RegionMetric(PixelState):
-    """A metric of regions; `exact=True` keeps every distinct score instead of cells."""
+    """Base of the metrics of regions.
+
+    Args:
+        limit: The highest false positive rate of the curve.
+        thresholds: "exact": all thresholds. "authors": the 99 thresholds of L2BT's code, equidistant in rank among the
+            nominal scores.
+        exact: Whether every distinct score is kept instead of cells.
+
+    Raises:
+        ValueError: The limit is not in (0, 1], or the thresholds are unknown.
+    """
 
     higher_is_better = True
     votes = False
@@ -39,12 +50,13 @@ class RegionMetric(PixelState):
         self.limit, self.thresholds = limit, thresholds
 
     def update(self, scores: Tensor, target: Tensor) -> None:
-        """Count images, 2 x (H, W), 2 x (B, H, W) or 2 x (B, 1, H, W): scores of any range, target 0 or 1.
+        """Count images: scores of any range and a target of 0 or 1, both (H, W), (B, H, W) or (B, 1, H, W).
 
         Raises:
-            ValueError: shapes differ, a score is NaN or infinite, a target is not 0 or 1; names the image's index.
+            ValueError: Shapes differ, a score is NaN or infinite, or a target is not 0 or 1. The message has the
+                image's index.
         """
-        for name, image, mask in images(scores, target):
+        for name, image, mask in split_images(scores, target):
             if image.ndim == 3 and len(image) == 1:
                 image, mask = image[0], mask[0]
             if image.ndim != 2:
@@ -53,45 +65,46 @@ class RegionMetric(PixelState):
 
 
 class AUPRO(RegionMetric):
-    """Area under the PRO curve up to a false positive rate of `limit`.
-
-    `thresholds="authors"` takes L2BT's 99 thresholds, equidistant in rank among the nominal scores, instead of all.
-    """
+    """The area under the PRO curve up to a false positive rate of `limit`."""
 
     def compute(self) -> Tensor:
-        """A float64 scalar; nan without any region, or without any nominal pixel."""
+        """Return a float64 scalar; NaN without a region or a nominal pixel."""
         return torch.tensor(aupro(self._overlap(), [self.limit], self.thresholds)[0], dtype=torch.float64)
 
     def certificate(self) -> float:
-        """The most that `compute()` can be off the value on all scores, for `thresholds="exact"`."""
+        """Return an upper bound of the difference between `compute()` and the value from all scores, for
+        `thresholds="exact"`."""
         with self.sync_context(should_sync=not self._is_synced, should_unsync=not self._is_synced):
             overlap = self._overlap()
         return aupro_error_bound(overlap, self.limit)
 
 
 class AUPROBySize(RegionMetric):
-    """AUPRO on the regions within the smallest quarter, half and three quarters of all region sizes, and on all."""
+    """AUPRO of the smallest quarter, half and three quarters of the regions, and of all regions."""
 
     def compute(self) -> dict[str, Tensor]:
-        """A float64 scalar by name of QUARTERS; nan without any region, or without any nominal pixel."""
+        """Return a float64 scalar for each name of QUARTERS; NaN without a region or a nominal pixel."""
         overlap = self._overlap()
-        values = {name: aupro(part, [self.limit], self.thresholds)[0] for name, part in by_size(overlap).items()}
+        values = {name: aupro(part, [self.limit], self.thresholds)[0] for name, part in split_by_size(overlap).items()}
         return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
 
 
-def by_size(overlap: Overlap) -> dict[str, Overlap]:
-    """The same with only the regions up to a quantile (NumPy's linear one) of all region sizes, by name of QUARTERS."""
+def split_by_size(overlap: Overlap) -> dict[str, Overlap]:
+    """Return, for each name of QUARTERS, the overlap of only the regions up to that quantile of all region sizes.
+
+    Quantiles are NumPy's linear ones.
+    """
     sizes, number = overlap.regions()
     parts = {}
     for name, quantile in QUARTERS.items():
         keep = overlap.size <= (weighted_quantile(sizes, number, quantile) if len(sizes) else 0)
-        chosen = (overlap.cell[keep], overlap.size[keep], overlap.count[keep])
-        parts[name] = Overlap(overlap.nominal, *chosen, overlap.exact)
+        columns = (overlap.cell[keep], overlap.size[keep], overlap.count[keep])
+        parts[name] = Overlap(overlap.nominal, *columns, overlap.exact)
     return parts
 
 
 def weighted_quantile(values: np.ndarray, number: np.ndarray, quantile: float) -> float:
-    """`np.quantile(np.repeat(values, number), quantile)` of ascending values (n,) without repeating them."""
+    """Return `np.quantile(np.repeat(values, number), quantile)`, for ascending values (n,), without the repetition."""
     last = np.cumsum(number)  # one past the rank of each value's last copy
     rank = quantile * (last[-1] - 1)
     low, high = (values[np.searchsorted(last, int(np.floor(rank)) + step, side="right")] for step in (0, rank % 1 > 0))
@@ -99,40 +112,43 @@ def weighted_quantile(values: np.ndarray, number: np.ndarray, quantile: float) -
 
 
 def overlap_curve(overlap: Overlap) -> tuple[np.ndarray, np.ndarray]:
-    """Weights of the regions' pixels by cell (R,), 1 / size each, and the nominal pixels by cell (R,)."""
+    """Return, for each cell, the number of nominal pixels (R,) and the weights of the regions' pixels (R,), which are
+    1 / size each."""
     weights = np.bincount(overlap.cell, overlap.count / overlap.size, minlength=len(overlap.nominal))
     return overlap.nominal, weights
 
 
 def aupro(overlap: Overlap, limits: Iterable[float], thresholds: Thresholds = "exact") -> list[float]:
-    """Area under the PRO curve up to each false positive rate of `limits`, divided by it."""
+    """Return the area under the PRO curve up to each false positive rate of `limits`, divided by that rate."""
     nominal, weights = overlap_curve(overlap)
     if thresholds == "authors":
         fpr, pro = _authors_points(nominal, weights)
     else:
-        fpr, pro = curves.share(curves.cumulated(nominal)), curves.share(curves.cumulated(weights))
-    return [float(np.minimum(curves.area(fpr, pro, limit) / limit, 1)) for limit in limits]
+        fpr, pro = curves.share_at_or_above(nominal), curves.share_at_or_above(weights)
+    return [float(np.minimum(curves.area_under(fpr, pro, limit) / limit, 1)) for limit in limits]
 
 
 def _authors_points(nominal: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """FPR and PRO (101 points) above 99 nominal scores equidistant in rank, and at 0 and 1 as the authors have them."""
-    seen = np.cumsum(nominal)
-    if not len(seen) or not seen[-1] or not weights.sum():
+    """Return FPR and PRO (101 points): at 99 nominal scores equidistant in rank, and the authors' points at 0 and 1."""
+    up_to_cell = np.cumsum(nominal)
+    if not len(up_to_cell) or not up_to_cell[-1] or not weights.sum():
         return np.array([0.0, 1.0]), np.full(2, np.nan)
-    ranks = np.linspace(0, seen[-1] - 1, _AUTHORS_THRESHOLDS, dtype=np.int64)
-    above = curves.share(curves.cumulated(weights))[::-1][1:]  # PRO strictly above each cell
-    fpr = 1 - (ranks + 1) / seen[-1]  # by rank: pixels tied with the threshold are not looked at
-    pro = above[np.searchsorted(seen, ranks, side="right")]
+    ranks = np.linspace(0, up_to_cell[-1] - 1, _AUTHORS_THRESHOLDS, dtype=np.int64)
+    above = curves.share_at_or_above(weights)[::-1][1:]  # PRO strictly above each cell
+    fpr = (
+        1 - (ranks + 1) / up_to_cell[-1]
+    )  # by rank, as the authors do: other pixels equal to the threshold count above
+    pro = above[np.searchsorted(up_to_cell, ranks, side="right")]
     return np.append(fpr[::-1], 1.0), np.append(pro[::-1], 1.0)
 
 
 def aupro_error_bound(overlap: Overlap, limit: float) -> float:
-    """How far scores that share a cell may move `aupro(overlap, [limit])`."""
+    """Return how much `aupro(overlap, [limit])` may change by the order of scores that share a cell."""
     nominal, weights = overlap_curve(overlap)
     ties = (nominal, weights) if overlap.exact else (np.zeros_like(nominal), np.zeros_like(weights))
 
     def area(nominal: np.ndarray, weights: np.ndarray) -> Any:
-        fpr, pro = curves.share(curves.cumulated(nominal)), curves.share(curves.cumulated(weights))
-        return curves.area(fpr, pro, limit) / limit
+        fpr, pro = curves.share_at_or_above(nominal), curves.share_at_or_above(weights)
+        return curves.area_under(fpr, pro, limit) / limit
 
     return curves.error_bound(area, nominal, weights, *ties)

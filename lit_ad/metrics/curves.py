@@ -1,9 +1,9 @@
-"""Areas under curves, from counts per cell of scores, with bounds on what scores inside a cell may hide.
+"""Areas under curves, from counts of scores in cells, with bounds of the error that cells cause.
 
-Everywhere: `nominal` and `anomalous` (..., R) count pixels (or images, or bootstrap weights) cell by cell, by ascending
-score. Scores of one cell count as tied, which is exact when the cell holds one value. `nominal_tied` and
-`anomalous_tied` say how many scores of a cell are known to be equal; the rest may lie anywhere in the cell, so that
-the true curve runs between the curves of the luckiest and the unluckiest order. Undefined values are nan.
+In all functions, `nominal` and `anomalous` (..., R) count pixels (or images, or bootstrap weights) in each of R cells,
+by ascending score. Scores of one cell count as equal, which is exact if the cell holds one value. `nominal_tied` and
+`anomalous_tied` are the numbers of scores of a cell that are known to be equal. The others may lie anywhere in the
+cell, so the true curve lies between the curves of their best and their worst order. Undefined values are NaN.
 """
 
 from collections.abc import Callable
@@ -15,19 +15,19 @@ from numpy.typing import NDArray
 Counts = NDArray[np.int64] | NDArray[np.float64]
 Floats = NDArray[np.float64]
 
-ROUNDING = 1e-12  # more than float64 sums over all cells lose; part of every bound
+ROUNDING = 1e-12  # more than the rounding error of float64 sums over all cells; every bound includes it
 
 
-def cumulated(counts: Counts) -> Floats:
-    """How much lies at or above each cell, from the highest score down, starting with 0: (..., R) -> (..., R + 1)."""
+def _cumulate(counts: Counts) -> Floats:
+    """Return the counts at or above each cell, from the highest cell down, with a 0 first: (..., R) -> (..., R + 1)."""
     sums = np.zeros((*counts.shape[:-1], counts.shape[-1] + 1))
     np.cumsum(counts[..., ::-1], axis=-1, out=sums[..., 1:])
     return sums
 
 
-def area(x: Floats, y: Floats, limit: float = 1.0) -> Floats:
-    """Area under the line through points with x ascending to 1, up to x = limit, 2 x (..., n) -> (...); nan if x or
-    y is."""
+def area_under(x: Floats, y: Floats, limit: float = 1.0) -> Floats:
+    """Return the area under the line through points, up to x = limit: 2 x (..., n) -> (...). x ascends to 1. NaN if x
+    or y is NaN."""
     width = np.diff(x)
     inside = np.clip((limit - x[..., :-1]) / np.where(width > 0, width, 1), 0, 1)  # the part of each step that counts
     rise = np.diff(y) * inside
@@ -35,27 +35,31 @@ def area(x: Floats, y: Floats, limit: float = 1.0) -> Floats:
     return np.where(np.isnan(x[..., -1] + y[..., -1]), np.nan, total)
 
 
-def share(counts: Floats) -> Floats:
-    """Cumulated counts as fractions of their total; nan when that is 0: (..., n) -> (..., n)."""
-    total = counts[..., -1:]
-    return np.where(total > 0, counts / np.where(total > 0, total, 1), np.nan)
+def share_at_or_above(counts: Counts) -> Floats:
+    """Return `_cumulate(counts)` as shares of the total: (..., R) -> (..., R + 1). NaN if the total is 0."""
+    sums = _cumulate(counts)
+    total = sums[..., -1:]
+    return np.where(total > 0, sums / np.where(total > 0, total, 1), np.nan)
 
 
 def roc(nominal: Counts, anomalous: Counts, points: int = 1000) -> tuple[Floats, Floats]:
-    """False and true positive rates to draw, from (0, 0) to (1, 1), at most `points` of them: 2 x (R,) -> 2 x (n,)."""
-    false, true = share(cumulated(nominal)), share(cumulated(anomalous))
+    """Return false and true positive rates for drawing, from (0, 0) to (1, 1), at most `points`: 2 x (R,) -> 2 x
+    (n,)."""
+    false, true = share_at_or_above(nominal), share_at_or_above(anomalous)
     wanted = np.linspace(0, 1, points // 2)  # evenly along both axes
     chosen = np.union1d(np.searchsorted(false, wanted), np.searchsorted(true, wanted)).clip(0, len(false) - 1)
     return false[np.union1d(chosen, [0])], true[np.union1d(chosen, [0])]
 
 
 def auroc(nominal: Counts, anomalous: Counts, max_fpr: float = 1.0) -> Floats:
-    """Area under the ROC curve; below max_fpr = 1 standardised to [0, 1] with chance at 0.5 (McClish 1989)."""
-    return standardised(area(share(cumulated(nominal)), share(cumulated(anomalous)), max_fpr), max_fpr)
+    """Return the area under the ROC curve up to `max_fpr`, standardised if it is below 1 (McClish 1989): 0.5 is
+    chance."""
+    return _standardise(area_under(share_at_or_above(nominal), share_at_or_above(anomalous), max_fpr), max_fpr)
 
 
-def standardised(partial: Floats, max_fpr: float) -> Floats:
-    """Partial ROC area -> 0.5 for chance, 1 for perfect, as scikit-learn's `roc_auc_score(max_fpr=...)`."""
+def _standardise(partial: Floats, max_fpr: float) -> Floats:
+    """Scale a partial ROC area so that chance is 0.5 and perfect is 1, as scikit-learn's `roc_auc_score(max_fpr=...)`
+    does."""
     if max_fpr == 1:
         return partial
     chance = max_fpr**2 / 2
@@ -63,57 +67,63 @@ def standardised(partial: Floats, max_fpr: float) -> Floats:
 
 
 def average_precision(nominal: Counts, anomalous: Counts) -> Floats:
-    """Precision at each threshold weighted by the recall it adds."""
-    false, true = cumulated(nominal)[..., 1:], cumulated(anomalous)
+    """Return the average precision: the precision at each threshold, weighted by the recall that it adds."""
+    false, true = _cumulate(nominal)[..., 1:], _cumulate(anomalous)
     positives, true = true[..., -1], true[..., 1:]
     precision = true / np.maximum(true + false, 1)
     precisions = np.sum(anomalous[..., ::-1] * precision, axis=-1)
     return (
         np.where((positives > 0) & (false[..., -1] > 0), precisions / np.maximum(positives, 1), np.nan)
         if true.size
-        else nan(positives)
+        else _nan_like(positives)
     )
 
 
 def f1_max(nominal: Counts, anomalous: Counts) -> Floats:
-    """The best F1 over all thresholds."""
-    false, true = cumulated(nominal), cumulated(anomalous)
+    """Return the highest F1 over all thresholds."""
+    false, true = _cumulate(nominal), _cumulate(anomalous)
     positives = true[..., -1:]
     best = np.max(2 * true / np.maximum(true + false + positives, 1), axis=-1)
     return np.where((positives[..., 0] > 0) & (false[..., -1] > 0), best, np.nan)
 
 
-def nan(like: Floats) -> Floats:
-    """nan in the shape of `like`."""
-    return np.full_like(like, np.nan)
+def _nan_like(values: Floats) -> Floats:
+    """Return NaN in the shape of `values`."""
+    return np.full_like(values, np.nan)
 
 
-def extremes(nominal: Counts, anomalous: Counts, nominal_tied: Counts, anomalous_tied: Counts) -> list[tuple[Any, ...]]:
-    """Counts (3 R,) in the luckiest and the unluckiest order of the scores that share a cell, 4 x (R,)."""
+def _extreme_orders(
+    nominal: Counts, anomalous: Counts, nominal_tied: Counts, anomalous_tied: Counts
+) -> list[tuple[Any, ...]]:
+    """Return the counts (3 R,) of the best and of the worst order of the scores that share a cell, from 4 x (R,).
+
+    In the best order, nominal scores that are not tied are the lowest of a cell, and anomalous ones the highest.
+    """
     free, zero = (nominal - nominal_tied, anomalous - anomalous_tied), np.zeros_like(nominal)
-    steps = [(free[0], zero), (nominal_tied, anomalous_tied), (zero, free[1])]  # ascending score: nominal ones low
+    steps = [(free[0], zero), (nominal_tied, anomalous_tied), (zero, free[1])]  # by ascending score
     orders = (steps, steps[::-1])
     return [tuple(np.stack(counts, axis=-1).reshape(-1) for counts in zip(*order, strict=True)) for order in orders]
 
 
 def error_bound(metric: Callable[..., Floats], nominal: Counts, anomalous: Counts, *ties: Counts) -> float:
-    """How far `metric`, any that only gains when the curve rises, can be from its value on the scores themselves."""
+    """Return an upper bound of the error of `metric` on cells. The metric must not fall when the curve rises."""
     value = metric(nominal, anomalous)
-    best, worst = (metric(*order) for order in extremes(nominal, anomalous, *ties))
+    best, worst = (metric(*order) for order in _extreme_orders(nominal, anomalous, *ties))
     return float(np.maximum(best - value, value - worst)) + ROUNDING
 
 
 def f1_max_error_bound(nominal: Counts, anomalous: Counts, *ties: Counts) -> float:
-    """How much more a threshold inside a cell could give; thresholds between cells are all seen already."""
-    best, _ = extremes(nominal, anomalous, *ties)
+    """Return an upper bound of the error of `f1_max` on cells: only thresholds inside a cell can give a higher F1."""
+    best, _ = _extreme_orders(nominal, anomalous, *ties)
     return float(f1_max(*best) - f1_max(nominal, anomalous)) + ROUNDING
 
 
 def average_precision_error_bound(
     nominal: Counts, anomalous: Counts, nominal_tied: Counts, anomalous_tied: Counts
 ) -> float:
-    """The same for average precision, from the highest and lowest precision each anomalous score can have."""
-    false, true = cumulated(nominal)[::-1], cumulated(anomalous)[::-1]
+    """Return an upper bound of the error of `average_precision` on cells, from the highest and the lowest precision
+    that each anomalous score can have."""
+    false, true = _cumulate(nominal)[::-1], _cumulate(anomalous)[::-1]
     if not len(nominal) or not true[0] or not false[0]:
         return float("nan")
     (false_above, false), (true_above, true) = (false[1:], false[:-1]), (true[1:], true[:-1])

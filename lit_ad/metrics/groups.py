@@ -1,7 +1,7 @@
-"""All metrics at once, overall and by group of images, from one pass.
+"""All metrics at once, over all images and by group of images, in one pass.
 
-A group is the finest thing ever asked for, such as "bottle/broken_large" or "bottle/good"; a row of results is any set
-of groups, such as a category, or one defect type with its category's nominal images.
+A group is the smallest set of images for which results are wanted, such as "bottle/broken_large" or "bottle/good". A
+row of results is a set of groups, such as a category, or one defect type with the nominal images of its category.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,44 +14,49 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lit_ad.metrics import curves
-from lit_ad.metrics.aupro import Thresholds, aupro, by_size, overlap_curve
+from lit_ad.metrics.aupro import Thresholds, aupro, overlap_curve, split_by_size
 from lit_ad.metrics.histogram import Ints
 from lit_ad.metrics.image import ImageState
 from lit_ad.metrics.intervals import IMAGE_CURVES, bootstrap
-from lit_ad.metrics.pixel import fields
-from lit_ad.metrics.state import PixelState, decoded, encoded
+from lit_ad.metrics.pixel import as_arguments
+from lit_ad.metrics.state import PixelState, decode_names, encode_names
 
 Row = dict[str, float]
 Floats = curves.Floats
 
 
 class PixelRows(PixelState):
-    """Pixel metrics of named sets of groups."""
+    """Base of pixel metrics that are computed for rows."""
 
     def compute(self) -> Row:
-        """The metrics over all groups."""
+        """Return the metrics over all groups."""
         return self._row(None)
 
     def compute_rows(self, rows: Mapping[str, Iterable[str]]) -> dict[str, Row]:
-        """The metrics of each row, a set of groups by name; groups never seen count nothing.
+        """Return the metrics of each row, which is a set of groups. Unknown groups are ignored.
 
-        Merges the processes once; each of them must call it, and gets the same values.
+        The processes are merged once. Each process must call this, and gets the same values.
         """
         with self.sync_context(should_sync=not self._is_synced, should_unsync=not self._is_synced):
             return {row: self._row(groups) for row, groups in rows.items()}
 
     def _row(self, groups: Iterable[str] | None) -> Row:
-        """The metrics over some groups, or all."""
+        """Return the metrics over some groups, or over all (None)."""
         raise NotImplementedError
 
 
 class PixelEvaluation(PixelRows):
     """Every pixel metric, by group.
 
-    A row has `pixel_auroc`, `pixel_auroc_error_bound`, `pixel_average_precision`, `pixel_f1_max`, and for each false
-    positive rate of `limits`, in percent, `aupro_30` (`aupro_05.4` of 0.054), and by defect size
-    `aupro_30_smallest_quarter`, `aupro_30_smallest_half`, `aupro_30_smallest_three_quarters`. What a row cannot have,
-    for lack of anomalous or of nominal pixels, is nan.
+    A row has `pixel_auroc`, `pixel_auroc_error_bound`, `pixel_average_precision` and `pixel_f1_max`. For each false
+    positive rate of `limits`, in percent, it has `aupro_30` (`aupro_05.4` for 0.054), and by defect size
+    `aupro_30_smallest_quarter`, `aupro_30_smallest_half` and `aupro_30_smallest_three_quarters`. A metric is NaN if
+    there are no anomalous or no nominal pixels.
+
+    Args:
+        limits: The highest false positive rates of the PRO curves.
+        thresholds: Those of the PRO curves: see `aupro.RegionMetric`.
+        exact: Whether every distinct score is kept instead of cells.
     """
 
     higher_is_better = True
@@ -74,23 +79,31 @@ class PixelEvaluation(PixelRows):
         name: str = "image",
         inside: NDArray[np.bool_] | None = None,
     ) -> None:
-        """Count one image, 2 x (H, W), of a group; `name` is for messages. Given `inside` (H, W), the pixels in it
-        alone: a region is what of it lies inside.
+        """Count one image.
+
+        Args:
+            anomaly_map: (H, W).
+            mask: The anomalous pixels, (H, W), 0 or 1.
+            group: The group of the image.
+            name: Its name in messages.
+            inside: The pixels that count, (H, W). Parts of a region outside it are cut off. None: all.
 
         Raises:
-            ValueError: shapes differ, a score is NaN or infinite (NotFinite), the mask is not 0 or 1; names the image.
+            ValueError: Shapes differ, a score is NaN or infinite (NotFinite), or the mask is not 0 or 1. The message
+                names the image.
         """
         if anomaly_map.ndim != 2:
             raise ValueError(f"{name}: an anomaly map of shape (H, W) is needed, not {tuple(anomaly_map.shape)}")
         self._add(anomaly_map, mask, group, name, inside)
 
     def groups(self) -> list[str]:
-        """Groups seen by any process, sorted; every process must call it."""
+        """Return the groups of all processes, sorted. Every process must call this."""
         with self.sync_context(should_sync=not self._is_synced, should_unsync=not self._is_synced):
             return self._groups()
 
     def curves(self) -> dict[str, tuple[Floats, Floats]]:
-        """Points (x, y) over all groups: `pixel_roc` and `pro`, by false positive rate. Every process must call it."""
+        """Return the curves `pixel_roc` and `pro` over all groups: false positive rates, and true positive rates or
+        PRO. Every process must call this."""
         with self.sync_context(should_sync=not self._is_synced, should_unsync=not self._is_synced):
             counts, (nominal, weights) = self._pixels(None), overlap_curve(self._overlap(None))
             return {"pixel_roc": curves.roc(counts.nominal, counts.anomalous), "pro": curves.roc(nominal, weights)}
@@ -100,24 +113,24 @@ class PixelEvaluation(PixelRows):
         pixels = (counts.nominal, counts.anomalous)
         row = {
             "pixel_auroc": float(curves.auroc(*pixels)),
-            "pixel_auroc_error_bound": curves.error_bound(curves.auroc, *fields(counts)),
+            "pixel_auroc_error_bound": curves.error_bound(curves.auroc, *as_arguments(counts)),
             "pixel_average_precision": float(curves.average_precision(*pixels)),
             "pixel_f1_max": float(curves.f1_max(*pixels)),
         }
-        for name, part in by_size(self._overlap(groups)).items():
+        for name, part in split_by_size(self._overlap(groups)).items():
             for limit, value in zip(self.limits, aupro(part, self.limits, self.thresholds), strict=True):
-                row[f"aupro_{percent(limit)}" + ("" if name == "all" else f"_{name}")] = value
+                row[f"aupro_{percent_key(limit)}" + ("" if name == "all" else f"_{name}")] = value
         return row
 
 
 class ImageEvaluation(ImageState):
     """Every image metric, by group: `image_auroc`, `image_average_precision`, `image_f1_max`.
 
-    With bootstrap resamples each also has its 95 % interval: `image_auroc_low`, `image_auroc_high`.
+    With bootstrap resamples, each also has its 95 % interval, such as `image_auroc_low` and `image_auroc_high`.
     """
 
     kinds: ClassVar[dict[str, torch.dtype]] = {**ImageState.kinds, "names": torch.uint8}
-    names: list[Tensor]  # each image's group, as `encoded` has it
+    names: list[Tensor]  # each image's group, from `encode_names`
 
     def update(
         self,
@@ -126,40 +139,47 @@ class ImageEvaluation(ImageState):
         groups: Sequence[str] | None = None,
         names: Sequence[str] | None = None,
     ) -> None:
-        """Add images, 2 x (B,): scores of any range, labels 0 (nominal) or 1 (anomalous); their groups, B names.
-        The images' own `names` are for messages.
+        """Add B images.
+
+        Args:
+            scores: (B,), of any range.
+            labels: (B,), 0 (nominal) or 1 (anomalous).
+            groups: The group of each image. None: "all".
+            names: The name of each image in messages. None: its index.
 
         Raises:
-            ValueError: lengths differ, a score is NaN or infinite (NotFinite), a label is not 0 or 1; names the image.
+            ValueError: Lengths differ, a score is NaN or infinite (NotFinite), or a label is not 0 or 1. The message
+                names the image.
         """
         groups = ["all"] * len(scores) if groups is None else groups
         if len(groups) != len(scores) or any("\0" in group for group in groups):
             raise ValueError(f"{len(scores)} scores need as many groups, without zero characters, not {list(groups)}")
         self._add(scores, labels, names)
-        self.names.append(encoded(groups).to(self.device))
+        self.names.append(encode_names(groups).to(self.device))
 
     def compute(self) -> Row:
-        """The metrics over all groups."""
+        """Return the metrics over all groups."""
         return self._row(self._counts(), 0)
 
     def compute_rows(self, rows: Mapping[str, Iterable[str]], bootstrap: int = 0) -> dict[str, Row]:
-        """The metrics of each row, a set of groups by name, with 95 % intervals from `bootstrap` resamples if any.
+        """Return the metrics of each row, which is a set of groups, with 95 % intervals from `bootstrap` resamples.
 
-        Merges the processes once; each of them must call it, and gets the same values.
+        There are no intervals if `bootstrap` is 0. The processes are merged once. Each process must call this, and gets
+        the same values.
         """
         with self.sync_context(should_sync=not self._is_synced, should_unsync=not self._is_synced):
-            names = np.array(decoded(self._joined("names")), dtype=object)
+            names = np.array(decode_names(self._joined("names")), dtype=object)
             sets = {row: set(groups) for row, groups in rows.items()}
             keep = {row: np.array([name in groups for name in names], bool) for row, groups in sets.items()}
             return {row: self._row(self._counts(keep[row]), bootstrap) for row in rows}
 
     def groups(self) -> list[str]:
-        """Groups seen by any process, sorted; every process must call it."""
+        """Return the groups of all processes, sorted. Every process must call this."""
         with self.sync_context(should_sync=not self._is_synced, should_unsync=not self._is_synced):
-            return sorted(set(decoded(self._joined("names"))))
+            return sorted(set(decode_names(self._joined("names"))))
 
     def curves(self) -> dict[str, tuple[Floats, Floats]]:
-        """Points (x, y) over all groups: `image_roc`. Every process must call it."""
+        """Return the curve `image_roc` over all groups: false and true positive rates. Every process must call this."""
         with self.sync_context(should_sync=not self._is_synced, should_unsync=not self._is_synced):
             return {"image_roc": curves.roc(*self._counts())}
 
@@ -172,8 +192,9 @@ class ImageEvaluation(ImageState):
         return row
 
 
-def percent(limit: float) -> str:
-    """A rate for a key, another one for every float: 0.3 -> 30, 0.05 -> 05, 0.054 -> 05.4, 0.001 -> 00.1."""
+def percent_key(limit: float) -> str:
+    """Return a rate in percent for use in a key: 0.3 -> 30, 0.05 -> 05, 0.054 -> 05.4, 0.001 -> 00.1. Different floats
+    have different keys."""
     integer, _, part = f"{Decimal(repr(float(limit))) * 100:f}".partition(".")
     part = part.rstrip("0")
     return integer.zfill(2) + (f".{part}" if part else "")

@@ -1,4 +1,4 @@
-"""Image AUROC, average precision and F1-max, exact, with bootstrap intervals: small test sets deserve them."""
+"""Image AUROC, average precision and F1-max: exact, and with bootstrap intervals, because test sets are small."""
 
 from collections.abc import Hashable, Sequence
 from typing import Any, ClassVar
@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lit_ad.metrics import curves
+from lit_ad.metrics.checks import check_scores
 from lit_ad.metrics.intervals import Curve, bootstrap
 from lit_ad.metrics.lists import ListState
-from lit_ad.metrics.state import checked
 
 
 class ImageState(ListState):
@@ -22,18 +22,22 @@ class ImageState(ListState):
     labels: list[Tensor]  # (n,) each
 
     def _add(self, scores: Tensor, labels: Tensor, names: Sequence[str] | None = None) -> None:
-        """Keep 2 x (B,), or raise a ValueError that names the first wrong image, by its index if it has no name."""
+        """Keep the scores and labels of B images, 2 x (B,).
+
+        Raises ValueError, which names the first wrong image, by its index if it has no name.
+        """
         if scores.shape != labels.shape or scores.ndim != 1:
             shapes = f"{tuple(scores.shape)} and {tuple(labels.shape)}"
             raise ValueError(f"Image metrics take one score and one label per image, (B,) each, not {shapes}")
         for index in range(len(scores)):
             name = f"image {index} of the batch" if names is None else names[index]
-            checked(scores[index : index + 1], labels[index : index + 1], name)
+            check_scores(scores[index : index + 1], labels[index : index + 1], name)
         self.scores.append(scores.detach().to(self.device, torch.float32))
         self.labels.append(labels.detach().to(self.device, torch.int64))
 
     def _counts(self, keep: NDArray[np.bool_] | slice = slice(None)) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Nominal and anomalous images by distinct score, ascending, (m,) each, of the images (n,) to keep."""
+        """Return the numbers of nominal and anomalous images for each distinct score, ascending: (m,) each. `keep`
+        (n,): the images that count."""
         return _by_score(self._joined("scores")[keep], self._joined("labels")[keep])
 
 
@@ -43,19 +47,20 @@ class ImageMetric(ImageState):
     curve: Curve
 
     def update(self, scores: Tensor, target: Tensor) -> None:
-        """Add images, 2 x (B,): scores of any range, target 0 (nominal) or 1 (anomalous).
+        """Add B images: scores (B,) of any range, target (B,) of 0 (nominal) or 1 (anomalous).
 
         Raises:
-            ValueError: shapes differ, a score is NaN or infinite, a target is not 0 or 1; names the image's index.
+            ValueError: Shapes differ, a score is NaN or infinite, or a target is not 0 or 1. The message has the
+                image's index.
         """
         self._add(scores, target)
 
     def compute(self) -> Tensor:
-        """The metric as a float64 scalar; nan when nominal or anomalous images are missing."""
+        """Return the metric as a float64 scalar; NaN without nominal or anomalous images."""
         return torch.tensor(float(type(self).curve(*self._counts())), dtype=torch.float64)
 
     def interval(self, confidence: float = 0.95, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
-        """Bootstrap interval: quantiles of the metric over test sets drawn from this one with replacement."""
+        """Return the bootstrap interval: quantiles of the metric over test sets drawn with replacement."""
         with self.sync_context(should_sync=not self._is_synced, should_unsync=not self._is_synced):
             counts = self._counts()
         return bootstrap([type(self).curve], *counts, confidence, resamples, seed)[0]
@@ -80,8 +85,16 @@ class ImageF1Max(ImageMetric):
 
 
 def sample_auroc(scores: Sequence[float], labels: Sequence[int], samples: Sequence[Hashable]) -> float:
-    """S-AUROC of Real-IAD (https://arxiv.org/abs/2403.12580), of n images and the sample that each is a view of: a
-    sample's score is the maximum over its views, and it is anomalous if any view is. nan without both kinds."""
+    """Return the S-AUROC of Real-IAD (https://arxiv.org/abs/2403.12580), where each image is a view of a sample.
+
+    The score of a sample is the maximum over its views, and it is anomalous if any view is. NaN without nominal or
+    anomalous samples.
+
+    Args:
+        scores: Of n images.
+        labels: Of the images, 0 or 1.
+        samples: The sample of each image.
+    """
     order = {sample: i for i, sample in enumerate(dict.fromkeys(samples))}
     numbers = np.array([order[sample] for sample in samples], np.int64)
     highest, label = np.full(len(order), -np.inf), np.zeros(len(order), np.int64)
@@ -91,7 +104,7 @@ def sample_auroc(scores: Sequence[float], labels: Sequence[int], samples: Sequen
 
 
 def _by_score(scores: NDArray[Any], labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Nominal and anomalous ones by distinct score, ascending: 2 x (n,) -> 2 x (m,)."""
+    """Return how many nominal and anomalous entries have each distinct score, ascending: 2 x (n,) -> 2 x (m,)."""
     distinct, cell = np.unique(scores, return_inverse=True)
     nominal, anomalous = (np.bincount(cell[labels == label], minlength=len(distinct)) for label in (0, 1))
     return nominal, anomalous

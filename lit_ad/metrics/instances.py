@@ -1,9 +1,9 @@
-"""Recall and precision of defects as things to count: which are found by a region of their own.
+"""Recall and precision of whole defects: how many are found by a marked region.
 
-A defect, a connected region (8-connected) of the mask, is found if a connected region of the pixels above the threshold
-covers it with an intersection over union of `LEAST` or more. One region finds one defect: the pairs with the highest
-intersection over union come first. The recall is the share of defects that are found; the precision, the share of
-marked regions that find one.
+A defect is a connected region (8-connected) of the mask. It is found if its intersection over union with a connected
+region of the pixels above the threshold is `LEAST` or more. One region finds at most one defect: pairs with the highest
+intersection over union are matched first. The recall is the share of defects that are found. The precision is the share
+of marked regions that find a defect.
 """
 
 from collections import Counter
@@ -18,70 +18,80 @@ from lit_ad.metrics.aupro import QUARTERS, weighted_quantile
 from lit_ad.metrics.regions import bounding_box, label_regions
 
 LEAST = 0.3
-POINTS = 200  # of a curve, at most
+POINTS = 200  # the most points of a curve
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Matches:
-    """The defects of an image, and the marked regions."""
+    """The D defects of an image, and its marked regions."""
 
     sizes: NDArray[np.int64]  # (D,): pixels of each defect
-    hit: Bools  # (D,)
-    marked: int  # regions
+    hit: Bools  # (D,): whether it is found
+    marked: int  # the number of marked regions
 
 
 class Instances:
-    """Defects found and regions marked, by group of images; each process counts its own images."""
+    """Counts defects and marked regions by group of images. Each process counts its own images."""
 
     def __init__(self) -> None:
-        self.defects: Counter[tuple[str, int, bool]] = Counter()  # by group, size in pixels, and if it is found
+        self.defects: Counter[tuple[str, int, bool]] = Counter()  # by group, size in pixels, and whether it is found
         self.marked: Counter[str] = Counter()  # by group
 
     def update(self, group: str, truth: Bools, marked: Bools) -> None:
-        """Count an image's defects and marked regions, 2 x (H, W)."""
+        """Count the defects of `truth` (H, W) and the regions of `marked` (H, W) of an image."""
         matches = match_regions(truth, marked)
         defects = zip(matches.sizes.tolist(), matches.hit.tolist(), strict=True)
         self.defects.update((group, size, hit) for size, hit in defects)
         self.marked[group] += matches.marked
 
     def curves(self) -> dict[str, tuple[Floats, Floats]]:
-        """Points (x, y) over all groups: `instances`, the share of defects that are found, of those up to a size in
-        pixels; nothing without any. Every process must call it."""
+        """Return the curve `instances` over all groups: sizes in pixels, and the share of the defects up to that size
+        that are found. There is no curve without defects. Every process must call this."""
         defects = [(size, hit, count) for (_, size, hit), count in add_up(self.defects).items()]
-        return {"instances": draw(*np.array(defects, np.int64).T)} if defects else {}
+        return {"instances": _recall_by_size(*np.array(defects, np.int64).T)} if defects else {}
 
     def compute_rows(self, rows: Mapping[str, Iterable[str]]) -> dict[str, dict[str, float]]:
-        """`instance_recall`, also of the smallest quarter, half and three quarters of the defects, and
-        `instance_precision` of each row, a set of groups by name; nan of none. Each process must call it, and gets
-        the same values."""
+        """Return the recall and the precision of each row, which is a set of groups.
+
+        A row has `instance_precision`, `instance_recall`, and by defect size `instance_recall_smallest_quarter`,
+        `instance_recall_smallest_half` and `instance_recall_smallest_three_quarters`. A value is NaN without regions
+        or without defects. Each process must call this, and gets the same values.
+        """
         defects, marked = add_up(self.defects), add_up(self.marked)
         values = {}
         for row, groups in rows.items():
-            wanted = set(groups)
-            own = sorted((size, hit, count) for (group, size, hit), count in defects.items() if group in wanted)
-            values[row] = _recalls(
-                *(np.array(part, np.int64) for part in (zip(*own, strict=True) if own else [[]] * 3))
-            )
-            hits, all_marked = sum(hit * count for _, hit, count in own), sum(marked[group] for group in wanted)
+            names = set(groups)
+            own = sorted((size, hit, count) for (group, size, hit), count in defects.items() if group in names)
+            values[row] = _recalls(*np.array(own, np.int64).reshape(-1, 3).T)
+            hits, all_marked = sum(hit * count for _, hit, count in own), sum(marked[group] for group in names)
             values[row]["instance_precision"] = hits / all_marked if all_marked else float("nan")
         return values
 
 
-def draw(sizes: NDArray[np.int64], hit: NDArray[np.int64], count: NDArray[np.int64]) -> tuple[Floats, Floats]:
-    """Points (x, y): sizes, ascending, and the share found of the defects of that size or less; of sizes, whether the
-    defects are found, and how many there are of each, 3 x (n,)."""
+def _recall_by_size(
+    sizes: NDArray[np.int64], hit: NDArray[np.int64], count: NDArray[np.int64]
+) -> tuple[Floats, Floats]:
+    """Return points (x, y): sizes, ascending, and the share of the defects up to that size that are found.
+
+    Args:
+        sizes: The sizes of defects, (n,).
+        hit: Whether these are found, (n,).
+        count: How many defects there are of each, (n,).
+    """
     distinct = np.unique(sizes)
     place = np.searchsorted(distinct, sizes)
     hits, total = (np.cumsum(np.bincount(place, part)) for part in (hit * count, count))
-    drawn = np.unique(np.linspace(0, len(distinct) - 1, POINTS).round().astype(int))
-    return distinct[drawn].astype(np.float64), (hits / total)[drawn]
+    points = np.unique(np.linspace(0, len(distinct) - 1, POINTS).round().astype(int))
+    return distinct[points].astype(np.float64), (hits / total)[points]
 
 
 def _recalls(sizes: NDArray[np.int64], hit: NDArray[np.int64], count: NDArray[np.int64]) -> dict[str, float]:
-    """`instance_recall` up to each quantile of QUARTERS of the defects' sizes; of ascending sizes, whether they are
-    found, and how many defects there are of each, 3 x (n,)."""
+    """Return `instance_recall` of the defects up to each quantile of QUARTERS of their sizes.
+
+    The arguments are those of `_recall_by_size`; sizes are ascending.
+    """
     row = {}
     for name, quantile in QUARTERS.items():
         keep = sizes <= (weighted_quantile(sizes, count, quantile) if len(sizes) else 0)
@@ -92,8 +102,11 @@ def _recalls(sizes: NDArray[np.int64], hit: NDArray[np.int64], count: NDArray[np
 
 
 def match_regions(truth: Bools, marked: Bools, least: float = LEAST) -> Matches:
-    """Match the regions of two masks, 2 x (H, W)."""
-    box = bounding_box(truth | marked)  # most of an image is neither
+    """Match the defects of `truth` (H, W) with the regions of `marked` (H, W): see the module's docstring.
+
+    `least`: the least intersection over union of a match.
+    """
+    box = bounding_box(truth | marked)  # saves time: most of an image is neither
     truth, marked = truth[box], marked[box]
     defects, defect_sizes = label_regions(truth)
     regions, region_sizes = label_regions(marked)

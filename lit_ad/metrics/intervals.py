@@ -1,4 +1,4 @@
-"""The metrics of images by name, and their bootstrap intervals, in NumPy alone."""
+"""Bootstrap intervals of the metrics of images. NumPy only."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,18 +24,26 @@ def bootstrap(
     resamples: int = 1000,
     seed: int = 0,
 ) -> list[tuple[float, float]]:
-    """Percentile interval of each curve's metric, images drawn with replacement; their order does not matter.
+    """Return the percentile interval of each metric, over test sets that are drawn with replacement.
 
-    Draws that miss a class say nothing and are left out; nan when all do.
+    Draws without nominal or anomalous images are left out. The interval is NaN if all draws are.
+
+    Args:
+        curves: The metrics, as functions of `nominal` and `anomalous`.
+        nominal: How many nominal images have each distinct score, ascending, (m,).
+        anomalous: How many anomalous images have it, (m,).
+        confidence: Of the interval.
+        resamples: How many test sets are drawn.
+        seed: Of the draws.
     """
     images = int(nominal.sum() + anomalous.sum())
     if not (nominal.sum() and anomalous.sum()):
         return [(float("nan"), float("nan"))] * len(curves)
     random, chances, values = np.random.default_rng(seed), np.concatenate([nominal, anomalous]) / images, []
-    step = max(1, (1 << 22) // len(chances))  # draws at once, in bounded memory
+    step = max(1, (1 << 22) // len(chances))  # how many draws fit into bounded memory
     for first in range(0, resamples, step):
-        drawn = random.multinomial(images, chances, size=min(step, resamples - first))
-        values.append([curve(drawn[:, : len(nominal)], drawn[:, len(nominal) :]) for curve in curves])
+        draws = random.multinomial(images, chances, size=min(step, resamples - first))
+        values.append([curve(draws[:, : len(nominal)], draws[:, len(nominal) :]) for curve in curves])
     ends = [(1 - confidence) / 2, (1 + confidence) / 2]
     low, high = np.nanquantile(np.concatenate(values, axis=1), ends, axis=1)
     return list(zip(low.tolist(), high.tolist(), strict=True))

@@ -1,4 +1,4 @@
-"""Integers that sort like the float32 scores they come from, so that bins need no known range of scores."""
+"""Turn float32 scores into integers that sort in the same way, so that histograms need no known range of scores."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,9 +7,9 @@ KEY_BITS = 32
 
 
 def ordered_keys(scores: NDArray[np.float32]) -> NDArray[np.uint32]:
-    """Key of each finite float32 score, any shape: `a < b` exactly when `key(a) < key(b)`; -0.0 and 0.0 share one.
+    """Return the key of each finite score, in any shape: `key(a) < key(b)` exactly if `a < b`; -0.0 is 0.0.
 
-    Positive floats already sort by their bits; negative ones sort backwards, so theirs are flipped.
+    The bits of positive floats sort like the floats. Those of negative floats sort backwards, so they are flipped.
     """
     bits = (scores + np.float32(0)).view(np.int32)  # + 0 turns -0.0 into 0.0
     bits ^= (bits >> 31) & np.int32(0x7FFFFFFF)
@@ -19,7 +19,8 @@ def ordered_keys(scores: NDArray[np.float32]) -> NDArray[np.uint32]:
 
 
 def ordered_scores(keys: NDArray[np.uint32]) -> NDArray[np.float32]:
-    """The inverse of `ordered_keys`, any shape; keys beyond those of finite scores become infinite ones."""
+    """Return the score of each key of `ordered_keys`, in any shape. Keys beyond those of finite scores become
+    infinite."""
     bits = (keys ^ np.uint32(0x80000000)).view(np.int32)
     bits ^= (bits >> 31) & np.int32(0x7FFFFFFF)
     scores = bits.view(np.float32)

@@ -1,4 +1,4 @@
-"""The state of metrics that keep something of every image: lists of tensors, joined over the processes."""
+"""The state of metrics that keep values of every image: lists of tensors, joined over the processes."""
 
 from typing import Any, ClassVar
 
@@ -12,7 +12,7 @@ from lit_ad.distributed import gather_tensors
 
 
 class ListState(Metric):
-    """Base of metrics with one list of tensors (n,) for each name of `kinds`, which gives their type."""
+    """Base of metrics with lists of tensors (n,): one for each name in `kinds`, of the dtype given there."""
 
     is_differentiable = False
     higher_is_better = True
@@ -25,12 +25,13 @@ class ListState(Metric):
             self.add_state(name, [], dist_reduce_fx="cat")
 
     def _joined(self, name: str) -> NDArray[Any]:
-        """A list, which is one tensor once synced, as one array (n,)."""
+        """Return a list as one array (n,). (After torchmetrics' sync, it is one tensor.)"""
         parts: list[Tensor] | Tensor = getattr(self, name)
         return (dim_zero_cat(parts) if len(parts) else torch.zeros(0, dtype=self.kinds[name])).cpu().numpy()
 
     def _sync_dist(self, *args: Any, **kwargs: Any) -> None:
-        """Called by torchmetrics' `sync`, whose stand-in for a process that saw nothing has but one dtype."""
+        """Add an empty tensor of the right dtype to empty lists, before torchmetrics' `sync` gathers them: its own
+        placeholder for a process without images has one dtype for all."""
         for name, dtype in self.kinds.items():
             if not getattr(self, name):
                 getattr(self, name).append(torch.zeros(0, dtype=dtype, device=self.device))

@@ -1,4 +1,4 @@
-"""Pixel AUROC, partial AUROC, average precision and F1-max, each with a bound on its error, on raw scores."""
+"""Pixel AUROC, partial AUROC, average precision and F1-max of raw scores, each with a bound of its error."""
 
 from typing import Any
 
@@ -10,30 +10,33 @@ from lit_ad.metrics.state import Counts, PixelState
 
 
 class PixelMetric(PixelState):
-    """A metric of nominal and anomalous pixels, whatever image they are from.
+    """Base of metrics of the pixels of all images together.
 
-    `exact=True` keeps every distinct score instead of cells: for small data, and to check the default against.
+    `exact=True` keeps every distinct score instead of cells: for small data, and as a reference for the default.
     """
 
     higher_is_better = True
     tables = ("pixels",)
 
     def update(self, scores: Tensor, target: Tensor) -> None:
-        """Count pixels, 2 x (...): scores of any range, target 0 or 1. From three dimensions on, the first is images.
+        """Count pixels: scores of any range and a target of 0 or 1, both (...). With three dimensions or more, the
+        first one is that of images.
 
         Raises:
-            ValueError: shapes differ, a score is NaN or infinite, a target is not 0 or 1; names the image's index.
+            ValueError: Shapes differ, a score is NaN or infinite, or a target is not 0 or 1. The message has the
+                image's index.
         """
-        for name, image, mask in images(scores, target):
+        for name, image, mask in split_images(scores, target):
             self._add(image, mask, "", name)
 
     def compute(self) -> Tensor:
-        """The metric as a float64 scalar; nan when nominal or anomalous pixels are missing."""
+        """Return the metric as a float64 scalar; NaN without nominal or anomalous pixels."""
         counts = self._pixels()
         return torch.tensor(float(self._metric(counts.nominal, counts.anomalous)), dtype=torch.float64)
 
     def certificate(self) -> float:
-        """The most that `compute()` can be off the value on all scores: 0 when every cell holds one exact value."""
+        """Return an upper bound of the difference between `compute()` and the value from all scores: 0 if every cell
+        holds one value."""
         with self.sync_context(should_sync=not self._is_synced, should_unsync=not self._is_synced):
             counts = self._pixels()
         return self._bound(counts)
@@ -42,7 +45,7 @@ class PixelMetric(PixelState):
         raise NotImplementedError
 
     def _bound(self, counts: Counts) -> float:
-        return curves.error_bound(self._metric, *fields(counts))
+        return curves.error_bound(self._metric, *as_arguments(counts))
 
 
 class PixelAUROC(PixelMetric):
@@ -53,7 +56,10 @@ class PixelAUROC(PixelMetric):
 
 
 class PixelPartialAUROC(PixelMetric):
-    """Area under the ROC curve up to `max_fpr`, standardised as scikit-learn does: 0.5 is chance, 1 perfect."""
+    """Area under the ROC curve up to `max_fpr`, standardised as in scikit-learn: 0.5 is chance, 1 is perfect.
+
+    Raises ValueError if max_fpr is not in (0, 1].
+    """
 
     def __init__(self, max_fpr: float = 0.3, exact: bool = False, **kwargs: Any) -> None:
         super().__init__(exact, **kwargs)
@@ -73,7 +79,7 @@ class PixelAveragePrecision(PixelMetric):
         return curves.average_precision(*counts)
 
     def _bound(self, counts: Counts) -> float:
-        return curves.average_precision_error_bound(*fields(counts))
+        return curves.average_precision_error_bound(*as_arguments(counts))
 
 
 class PixelF1Max(PixelMetric):
@@ -83,16 +89,19 @@ class PixelF1Max(PixelMetric):
         return curves.f1_max(*counts)
 
     def _bound(self, counts: Counts) -> float:
-        return curves.f1_max_error_bound(*fields(counts))
+        return curves.f1_max_error_bound(*as_arguments(counts))
 
 
-def fields(counts: Counts) -> tuple[Any, ...]:
-    """The four arrays in the order that curves.py takes them."""
+def as_arguments(counts: Counts) -> tuple[Any, ...]:
+    """Return the four arrays of counts, in the order in which the functions of curves.py take them."""
     return counts.nominal, counts.anomalous, counts.nominal_tied, counts.anomalous_tied
 
 
-def images(scores: Tensor, target: Tensor) -> list[tuple[str, Tensor, Tensor]]:
-    """Name, scores and target of each image: (B, ...) -> B x (...), or one image below three dimensions."""
+def split_images(scores: Tensor, target: Tensor) -> list[tuple[str, Tensor, Tensor]]:
+    """Return the name, scores and target of each image: (B, ...) -> B x (...); below three dimensions, of one image.
+
+    Raises ValueError if the shapes differ.
+    """
     if scores.shape != target.shape:
         raise ValueError(f"scores have shape {tuple(scores.shape)}, the target {tuple(target.shape)}")
     if scores.ndim < 3:

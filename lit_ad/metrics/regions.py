@@ -1,4 +1,4 @@
-"""Connected regions of a mask, 8-connected as in MVTec's evaluation."""
+"""Find the connected regions of a mask, 8-connected as in MVTec's evaluation."""
 
 import cv2
 import numpy as np
@@ -6,14 +6,15 @@ from numpy.typing import NDArray
 
 
 def region_sizes(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Size of the region that each anomalous pixel belongs to, (H, W) -> (number of anomalous pixels,), row by row."""
+    """Return the size of each anomalous pixel's region, row by row: (H, W) -> (number of anomalous pixels,)."""
     regions, sizes = label_regions(mask[bounding_box(mask)])
     pixels: NDArray[np.int64] = sizes[regions[regions > 0] - 1]
     return pixels
 
 
 def bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
-    """Rows and columns of the smallest box that holds all that is true in (H, W); empty where nothing is."""
+    """Return the rows and columns of the smallest box around all true pixels of (H, W). It is empty if there are
+    none."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):
         return slice(0, 0), slice(0, 0)
@@ -21,7 +22,8 @@ def bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
 
 
 def label_regions(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Each pixel's region, from 1, (H, W), 0 of none; and the regions' sizes in pixels, (n,)."""
+    """Return the number of each pixel's region, from 1, or 0 for no region, (H, W); and the regions' sizes in pixels,
+    (n,)."""
     if not mask.any():
         return np.zeros(mask.shape, np.int32), np.zeros(0, np.int64)
     # OpenCV's own statistics take four times as long as the labels.

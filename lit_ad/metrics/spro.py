@@ -1,11 +1,12 @@
 """Area under the saturated per-region overlap curve, as MVTec LOCO AD defines it.
 
-A defect has a saturation area: so many of its pixels count as all of it. Its overlap at a threshold is
-min(pixels found / saturation area, 1), averaged over the defects of all images; against the false positive rate over
-all pixels of no defect, up to a limit, divided by the limit (Bergmann et al., https://doi.org/10.1007/s11263-022-01578-9).
+Each defect has a saturation area: a detector that finds this many of its pixels has found all of it. The saturated
+overlap at a threshold is min(pixels found / saturation area, 1), averaged over the defects of all images. The curve
+plots it against the false positive rate over all pixels outside defects, up to a limit, and the area is divided by the
+limit (Bergmann et al., https://doi.org/10.1007/s11263-022-01578-9).
 
-Of a defect, min(pixels found, s) is the number found among the s of its pixels that score highest, whatever the
-threshold. So only these are counted, and weigh 1 / s each: the state and the curve are those of the PRO.
+With a saturation area s, min(pixels found, s) is the number of pixels found among the s highest ones of the defect, at
+every threshold. So only these s pixels are counted, with a weight of 1 / s each, and state and curve are those of PRO.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,18 +17,21 @@ import torch
 from torch import Tensor
 
 from lit_ad.metrics.aupro import aupro, aupro_error_bound
-from lit_ad.metrics.groups import PixelRows, Row, percent
+from lit_ad.metrics.checks import check_scores
+from lit_ad.metrics.groups import PixelRows, Row, percent_key
 from lit_ad.metrics.keys import ordered_keys
-from lit_ad.metrics.state import GROUP_SHIFT, checked
+from lit_ad.metrics.state import GROUP_SHIFT
 
-LIMITS = (0.01, 0.05, 0.1, 0.3, 1.0)  # of the official evaluation, whose headline is 0.05
+LIMITS = (0.01, 0.05, 0.1, 0.3, 1.0)  # of the official evaluation, which reports 0.05 first
 
 
 class SPRO(PixelRows):
-    """Area under the sPRO curve, by group of images.
+    """The area under the sPRO curve, by group of images.
 
-    A row has for each false positive rate of `limits`, in percent, `spro_05`, and `spro_05_error_bound`: how far it can
-    be off the value on all scores. Both are nan without any defect, or without any pixel outside of all.
+    For each false positive rate of `limits`, in percent, a row has `spro_05`, and `spro_05_error_bound`: an upper bound
+    of its difference from the value from all scores. Both are NaN without a defect or without a pixel outside defects.
+
+    Raises ValueError if a limit is not in (0, 1].
     """
 
     higher_is_better = True
@@ -47,12 +51,18 @@ class SPRO(PixelRows):
         group: str = "all",
         name: str = "image",
     ) -> None:
-        """Count one image of a group: its map (H, W), its D defects (D, H, W) bool, which may overlap, and the number
-        of pixels that saturate each; `name` is for messages.
+        """Count one image.
+
+        Args:
+            anomaly_map: (H, W).
+            defects: The masks of D defects, (D, H, W) bool. They may overlap.
+            saturation: The saturation area of each defect, in pixels.
+            group: The group of the image.
+            name: Its name in messages.
 
         Raises:
-            ValueError: shapes differ, a score is NaN or infinite (NotFinite), or a saturation area is not 1 to the
-                defect's number of pixels; names the image.
+            ValueError: Shapes differ, a score is NaN or infinite (NotFinite), or a saturation area is not between 1 and
+                the defect's number of pixels. The message names the image.
         """
         shapes = (tuple(anomaly_map.shape), tuple(defects.shape), len(saturation))
         if anomaly_map.ndim != 2 or shapes[1] != (shapes[2], *shapes[0]) or defects.dtype != torch.bool:
@@ -61,7 +71,7 @@ class SPRO(PixelRows):
                 f"{defects.dtype} {shapes[1]} and {shapes[2]}"
             )
         masks = defects.cpu().numpy()
-        values, covered = checked(anomaly_map, torch.from_numpy(masks.any(axis=0)), name)
+        values, covered = check_scores(anomaly_map, torch.from_numpy(masks.any(axis=0)), name)
         keys, code = ordered_keys(values), self._group(group) << GROUP_SHIFT
         highest = []
         for mask, count in zip(masks, saturation, strict=True):
@@ -76,6 +86,6 @@ class SPRO(PixelRows):
     def _row(self, groups: Iterable[str] | None) -> Row:
         overlap, row = self._overlap(groups), {}
         for limit, value in zip(self.limits, aupro(overlap, self.limits), strict=True):
-            row[f"spro_{percent(limit)}"] = value
-            row[f"spro_{percent(limit)}_error_bound"] = aupro_error_bound(overlap, limit)
+            row[f"spro_{percent_key(limit)}"] = value
+            row[f"spro_{percent_key(limit)}_error_bound"] = aupro_error_bound(overlap, limit)
         return row

@@ -1,10 +1,12 @@
-"""The one state behind every pixel metric: two histograms by named group of images, fed image by image.
+"""The state of every pixel metric: two histograms by group of images, which are filled image by image.
 
-`pixels` counts nominal and anomalous pixels; `regions` counts anomalous pixels by the size of their region. A region
-weighs 1 / size, so sizes are all that AUPRO needs: it sums count / size over the sizes, from integers, in one order.
+The table `pixels` counts nominal and anomalous pixels. The table `regions` counts anomalous pixels by the size of their
+region. AUPRO gives each pixel of a region the weight 1 / size, so it needs only these sizes: it sums count / size, from
+integers, always in the same order.
 
-Memory: per table at most BUDGET rows (pixels: 2 int64 each, and with votes one for each cleared bit; regions: 2) and
-PENDING keys waiting to be counted: about 60 MB, and as much again while counting. `exact=True` has no limit.
+Memory: a table has at most BUDGET rows (pixels: 2 int64 each, and with votes one more for each cleared bit; regions: 2)
+and PENDING keys that wait to be counted: about 60 MB, and as much again while they are counted. `exact=True` has no
+limit.
 """
 
 from collections.abc import Callable, Iterable
@@ -18,31 +20,34 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lit_ad.distributed import gather_tensors
+from lit_ad.metrics.checks import check_scores
 from lit_ad.metrics.histogram import (
     Histogram,
     Ints,
     absorb,
     coarsen,
-    distinct,
-    empty,
-    majority,
+    count_tied,
+    empty_histogram,
+    majority_bits,
     merge,
-    rows,
-    tied,
-    total,
+    select_rows,
+    sort_distinct,
+    sum_by_cell,
 )
 from lit_ad.metrics.keys import KEY_BITS, ordered_keys
 from lit_ad.metrics.regions import region_sizes
 
-BUDGET = {"pixels": 1 << 18, "regions": 1 << 19}
-PENDING = 1 << 22
-GROUP_SHIFT = 32  # the code of a stratum is group << 32 | 0 for nominal pixels, else 1 or the region's size
+BUDGET = {"pixels": 1 << 18, "regions": 1 << 19}  # rows of each table
+PENDING = 1 << 22  # keys
+# The code of a stratum is group << 32 | kind. In `pixels`, kind is 0 (nominal) or 1 (anomalous); in `regions`, it is
+# the region's size.
+GROUP_SHIFT = 32
 PARTS = ("strata", "cells", "counts", "bits")
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Pixels per cell, all (R,), by ascending score; see curves.py."""
+    """The numbers of pixels in each of R cells, by ascending score: all (R,). See curves.py."""
 
     nominal: Ints
     anomalous: Ints
@@ -52,32 +57,31 @@ class Counts:
 
 @dataclass(frozen=True)
 class Overlap:
-    """Nominal pixels (R,) per cell, by ascending score, and those of regions: count (r,) by cell and region size."""
+    """The numbers of nominal pixels in each cell, and of the regions' pixels by cell and region size."""
 
-    nominal: Ints
-    cell: Ints  # index into nominal
-    size: Ints
-    count: Ints
-    exact: bool
+    nominal: Ints  # (R,): by ascending score
+    cell: Ints  # (r,): index into nominal
+    size: Ints  # (r,): the size of the regions
+    count: Ints  # (r,): how many pixels of regions of this size lie in the cell
+    exact: bool  # whether every cell holds one value
 
     def regions(self) -> tuple[Ints, Ints]:
-        """Sizes that occur, ascending, and how many regions have each."""
-        sizes = distinct(self.size)
+        """Return the sizes that occur, ascending, and how many regions have each."""
+        sizes = sort_distinct(self.size)
         pixels = np.bincount(np.searchsorted(sizes, self.size), self.count, minlength=len(sizes)).astype(np.int64)
         return sizes, pixels // sizes
 
 
-class NotFinite(ValueError):
-    """Scores that are NaN or infinite; the message names the image."""
-
-
 class PixelState(Metric):
-    """Base of the pixel metrics: what is kept, how it is fed and how it is merged over processes."""
+    """Base of the pixel metrics: it holds the tables, adds images to them, and merges them over processes.
+
+    `exact=True` keeps every distinct score instead of cells.
+    """
 
     is_differentiable = False
     full_state_update = False
     tables: tuple[str, ...] = ("pixels", "regions")
-    votes = True  # whether pixels have votes, and anomalous ones are counted at all
+    votes = True  # whether the table `pixels` has votes, and counts anomalous pixels
     names: Tensor
     pixels_cells: Tensor
     regions_cells: Tensor
@@ -87,27 +91,27 @@ class PixelState(Metric):
     def __init__(self, exact: bool = False, **kwargs: Any) -> None:
         super().__init__(**{"dist_sync_fn": gather_tensors, **kwargs})
         self.exact = exact
-        self.add_state("names", torch.zeros(0, dtype=torch.uint8), dist_reduce_fx=None)  # sorted, a newline after each
+        self.add_state("names", torch.zeros(0, dtype=torch.uint8), dist_reduce_fx=None)  # of groups: `encode_names`
         for table in self.tables:
             start = self._empty(table)
             self.add_state(f"{table}_strata", torch.from_numpy(start.strata), dist_reduce_fx=None)
             self.add_state(f"{table}_cells", torch.from_numpy(start.cells), dist_reduce_fx=None)
             self.add_state(f"{table}_counts", torch.from_numpy(start.counts), dist_reduce_fx=None)
             self.add_state(f"{table}_bits", torch.tensor(start.bits), dist_reduce_fx=None)
-            self.add_state(f"{table}_pending_keys", [], dist_reduce_fx=None)  # int32 (n,): pixels not yet counted
+            self.add_state(f"{table}_pending_keys", [], dist_reduce_fx=None)  # int32 (n,): keys not yet counted
             self.add_state(f"{table}_pending_codes", [], dist_reduce_fx=None)  # int64 () or (n,): their strata
 
     def _add(
         self, scores: Tensor, target: Tensor, group: str, name: str, inside: NDArray[np.bool_] | None = None
     ) -> None:
-        """Count one image, 2 x (...), or its pixels inside; 2 x (H, W) where regions count."""
-        values, mask = checked(scores, target, name)
+        """Count one image, 2 x (...); for regions 2 x (H, W). `inside`: the pixels that count; None: all."""
+        values, mask = check_scores(scores, target, name)
         keys = ordered_keys(values)
         code = self._group(group) << GROUP_SHIFT
-        ground = ~mask
+        background = ~mask
         if inside is not None:
-            mask, ground = mask & inside, ground & inside
-        nominal, anomalous = keys[ground], keys[mask]
+            mask, background = mask & inside, background & inside
+        nominal, anomalous = keys[background], keys[mask]
         self._append("pixels", nominal, np.array(code))
         if self.votes:
             self._append("pixels", anomalous, np.array(code + 1))
@@ -115,6 +119,7 @@ class PixelState(Metric):
             self._append("regions", anomalous, code + region_sizes(mask))
 
     def _append(self, table: str, keys: NDArray[np.uint32], codes: Ints) -> None:
+        """Add keys (n,) of strata, () or (n,), to those that wait. Count them if they are many."""
         if not len(keys):
             return
         pending: list[Tensor] = getattr(self, f"{table}_pending_keys")
@@ -124,7 +129,7 @@ class PixelState(Metric):
             self._count(table)
 
     def _count(self, table: str) -> None:
-        """Move what is pending into the table."""
+        """Count the pending keys in the table."""
         keys: list[Tensor] = getattr(self, f"{table}_pending_keys")
         codes: list[Tensor] = getattr(self, f"{table}_pending_codes")
         parts: dict[int, list[NDArray[np.uint32]]] = {}
@@ -147,7 +152,7 @@ class PixelState(Metric):
         return None if self.exact else BUDGET[table]
 
     def _empty(self, table: str) -> Histogram:
-        return empty(votes=self.votes and table == "pixels")
+        return empty_histogram(votes=self.votes and table == "pixels")
 
     def _table(self, table: str) -> Histogram:
         strata, cells, counts, bits = (getattr(self, f"{table}_{part}").cpu().numpy() for part in PARTS)
@@ -159,10 +164,10 @@ class PixelState(Metric):
             setattr(self, f"{table}_{part}", value.to(self.device))
 
     def _groups(self) -> list[str]:
-        return decoded(self.names.cpu().numpy())
+        return decode_names(self.names.cpu().numpy())
 
     def _group(self, group: str) -> int:
-        """Index of a group; a new one takes its place in the sorted list, and the others make room."""
+        """Return the index of a group in the sorted list of groups. A new group is inserted there."""
         if "\0" in group:
             raise ValueError(f"A group's name cannot hold a zero character: {group!r}")
         known = self._groups()
@@ -171,7 +176,7 @@ class PixelState(Metric):
         return known.index(group)
 
     def _rename(self, old: list[str], new: list[str]) -> None:
-        """Take `new` as list of groups; it holds all of the old ones."""
+        """Replace the list of groups by `new`, which includes all of `old`."""
         index = np.array([new.index(name) for name in old], np.int64)
         for table in self.tables:
             self._count(table)
@@ -180,15 +185,15 @@ class PixelState(Metric):
             if len(strata):
                 strata = (index[strata >> GROUP_SHIFT] << GROUP_SHIFT) + (strata & ((1 << GROUP_SHIFT) - 1))
             setattr(self, f"{table}_strata", torch.from_numpy(strata).to(self.device))
-        self.names = encoded(new).to(self.device)
+        self.names = encode_names(new).to(self.device)
 
     def _merge(self, states: Iterable[dict[str, Any]]) -> None:
-        """Become the sum of other states, each as `_copy_state_dict` gives it."""
+        """Set this state to the sum of others, each from `_copy_state_dict`."""
         sides = []
         for state in states:
             for attribute in self._defaults:
                 value = state[attribute]
-                setattr(self, attribute, list(value) if isinstance(value, list) else value)  # theirs stays as it is
+                setattr(self, attribute, list(value) if isinstance(value, list) else value)  # do not change theirs
             for table in self.tables:
                 self._count(table)
             sides.append((self._groups(), {attribute: getattr(self, attribute) for attribute in self._defaults}))
@@ -204,12 +209,13 @@ class PixelState(Metric):
             self._store(table, merged[table])
 
     def _reduce_states(self, incoming_state: dict[str, Any]) -> None:
-        """Called by torchmetrics' `forward` and `merge_state`."""
+        """Merge another state into this one. torchmetrics' `forward` and `merge_state` call this."""
         self._merge([self._copy_state_dict(), incoming_state])
         self._computed = None
 
     def _sync_dist(self, dist_sync_fn: Callable[..., Any] = gather_tensors, process_group: Any | None = None) -> None:
-        """Called by torchmetrics' `sync`: gather every process's tables, which differ in length, and add them up."""
+        """Gather the tables of all processes, which differ in length, and add them up. torchmetrics' `sync` calls
+        this."""
         for table in self.tables:
             self._count(table)
         group = process_group or self.process_group
@@ -220,68 +226,42 @@ class PixelState(Metric):
         self._merge([{name: parts[rank] for name, parts in gathered.items()} | lists for rank in processes])
 
     def _rows(self, table: str, groups: Iterable[str] | None, bits: int = KEY_BITS) -> tuple[Ints, Ints, Ints]:
-        """Rows of the groups (None: all), without group: codes (r,), cells (r,), counts (C, r); in `bits` at most."""
+        """Return the rows of some groups (None: all), in cells of at most `bits` bits: kinds (r,) (see GROUP_SHIFT),
+        cells (r,), counts (C, r)."""
         self._count(table)
         known = self._groups()
-        wanted = [known.index(group) for group in (known if groups is None else sorted(set(groups))) if group in known]
+        indices = [known.index(group) for group in (known if groups is None else sorted(set(groups))) if group in known]
         histogram = coarsen(self._table(table), bits)
-        of_groups = histogram.strata[np.isin(histogram.strata >> GROUP_SHIFT, wanted)]
-        codes, cells, counts = rows(histogram, of_groups)
+        strata = histogram.strata[np.isin(histogram.strata >> GROUP_SHIFT, indices)]
+        codes, cells, counts = select_rows(histogram, strata)
         return codes & ((1 << GROUP_SHIFT) - 1), cells, counts
 
     def _pixels(self, groups: Iterable[str] | None = None) -> Counts:
+        """Return the counts of the pixels of some groups (None: all)."""
         codes, cells, counts = self._rows("pixels", groups)
-        onto = distinct(cells)
-        nominal, anomalous = (total(cells[codes == label], counts[:, codes == label], onto) for label in (0, 1))
-        value = majority(nominal + anomalous, len(nominal) - 1)
-        return Counts(nominal[0], anomalous[0], tied(nominal, value), tied(anomalous, value))
+        onto = sort_distinct(cells)
+        nominal, anomalous = (sum_by_cell(cells[codes == label], counts[:, codes == label], onto) for label in (0, 1))
+        value = majority_bits(nominal + anomalous, len(nominal) - 1)
+        return Counts(nominal[0], anomalous[0], count_tied(nominal, value), count_tied(anomalous, value))
 
     def _overlap(self, groups: Iterable[str] | None = None) -> Overlap:
+        """Return the counts of the nominal pixels and of the regions' pixels of some groups (None: all)."""
         for table in self.tables:
             self._count(table)
         bits = min(int(self.pixels_bits), int(self.regions_bits))
         labels, background, pixels = self._rows("pixels", groups, bits)
         sizes, cells, counts = self._rows("regions", groups, bits)
-        onto = distinct(np.concatenate([background, cells]))
-        nominal = total(background[labels == 0], pixels[:1, labels == 0], onto)[0]
+        onto = sort_distinct(np.concatenate([background, cells]))
+        nominal = sum_by_cell(background[labels == 0], pixels[:1, labels == 0], onto)[0]
         return Overlap(nominal, np.searchsorted(onto, cells), sizes, counts[0], bits == KEY_BITS)
 
 
-def encoded(names: Iterable[str]) -> Tensor:
-    """Names as bytes (n,), a zero after each, which no folder's name can have, to travel between processes."""
+def encode_names(names: Iterable[str]) -> Tensor:
+    """Return names as bytes (n,), which processes can exchange. A zero follows each name: no folder's name has one."""
     text = "".join(f"{name}\0" for name in names)
     return torch.tensor(list(text.encode("utf-8", "surrogateescape")), dtype=torch.uint8)
 
 
-def decoded(names: NDArray[np.uint8]) -> list[str]:
-    """The names that `encoded` made bytes of."""
+def decode_names(names: NDArray[np.uint8]) -> list[str]:
+    """Return the names in the bytes from `encode_names`."""
     return names.tobytes().decode("utf-8", "surrogateescape").split("\0")[:-1]
-
-
-def checked(scores: Tensor, target: Tensor, name: str) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Scores as float32 and target as bool, in one shape; what else they are is an error that names the image."""
-    if scores.shape != target.shape:
-        raise ValueError(f"{name}: scores have shape {tuple(scores.shape)}, the target {tuple(target.shape)}")
-    if not scores.is_floating_point():
-        raise ValueError(f"{name}: scores must be floating point, not {scores.dtype}")
-    values = as_float32(scores)
-    if not np.isfinite(values).all():
-        bad = int((~np.isfinite(values)).sum())
-        raise NotFinite(f"{name}: {bad} of {values.size} scores are NaN or infinite (as float32)")
-    labels = target.detach().cpu().contiguous().numpy() if target.dtype != torch.bfloat16 else as_float32(target)
-    mask: NDArray[np.bool_] = labels == 1
-    if not np.all(mask | (labels == 0)):
-        raise ValueError(f"{name}: the target must hold 0 (nominal) and 1 (anomalous) only, not {odd(labels)}")
-    return values, mask
-
-
-def as_float32(scores: Tensor) -> NDArray[np.float32]:
-    """Scores as a contiguous float32 array on the CPU: half and bfloat16 exactly, float64 rounded (order kept)."""
-    array: NDArray[np.float32] = scores.detach().to("cpu", torch.float32).contiguous().numpy()
-    return array
-
-
-def odd(labels: NDArray[Any]) -> str:
-    """The first values that are no labels, for the message."""
-    wrong = np.unique(labels[(labels != 0) & (labels != 1)])
-    return ", ".join(str(value) for value in wrong[:3]) + (", ..." if len(wrong) > 3 else "")

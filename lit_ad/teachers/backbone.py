@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lit_ad.counts import format_count
 from lit_ad.errors import UserError
-from lit_ad.machine import memory
+from lit_ad.machine import available_memory
 from lit_ad.teachers.weights import build, fingerprint, load_weights
 
 LARGE = 2**26  # size of a batch, B * 3 * H * W, that has its memory checked before it runs: 22 million pixels
@@ -147,7 +147,9 @@ class Teacher(Backbone):
             return
         count, _, height, width = images.shape
         needed = self.bytes_per_pixel(images) * count * height * width
-        available = torch.cuda.get_device_properties(images.device).total_memory if images.is_cuda else memory()
+        available = (
+            torch.cuda.get_device_properties(images.device).total_memory if images.is_cuda else available_memory()
+        )
         if available is not None and needed > available:
             raise UserError(
                 f"one layer of {self.name} needs {needed / 2**30:.1f} GiB for a batch of "

@@ -12,7 +12,7 @@ from torch import Tensor
 from lit_ad.batch import Batch, Sample
 from lit_ad.detector.decision import NO_DECISION, Decision
 from lit_ad.detector.decision_keys import DecisionKeys, DecisionSettings
-from lit_ad.detector.guarantee import by_hand
+from lit_ad.detector.guarantee import describe_by_hand, list_warnings
 from lit_ad.detector.held_out import HeldOutImages, join_held
 from lit_ad.detector.pixel_rule import CleanUpKey, PixelKind
 from lit_ad.detector.thresholds import check_confidence, held_out_for
@@ -175,7 +175,7 @@ class Calibration(L.Callback):
         for sample, size, judgement in zip(batch.samples, batch.sizes, outputs, strict=True):
             if sample in self.undecided:
                 continue
-            anomaly_map = None if judgement.seen is None else judgement.original_map(size, roi)
+            anomaly_map = None if judgement.network_map is None else judgement.original_map(size, roi)
             self.seen.add(sample.category, judgement.score, anomaly_map, roi)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
@@ -199,8 +199,8 @@ class Calibration(L.Callback):
                     for name in decision.scores
                 }
                 decision = replace(decision, also_chosen=chosen, scaled=scaled)
-            if earlier is not None and by_hand(earlier):
-                lines = "; ".join(by_hand(earlier))
+            if earlier is not None and describe_by_hand(earlier):
+                lines = "; ".join(describe_by_hand(earlier))
                 rank_zero_warn(
                     f"thresholds set by hand were of the weights before this training, and are gone: {lines}"
                 )
@@ -216,7 +216,7 @@ class Calibration(L.Callback):
         decision: Decision | None = pl_module.decision
         if decision is None:
             return
-        lines, before = by_hand(decision), decision.false_alarm
+        lines, before = describe_by_hand(decision), decision.false_alarm
         pl_module.decision = decision = decision.changed(self.keys)
         if lines and decision.false_alarm != before:
             rate = f"false_alarm {decision.false_alarm:g}"
@@ -251,7 +251,7 @@ class Calibration(L.Callback):
     def _warn(self, decision: Decision) -> None:
         """Once."""
         if not self.warned:
-            for warning in decision.warnings():
+            for warning in list_warnings(decision):
                 rank_zero_warn(warning)
         self.warned = True
 

@@ -16,7 +16,7 @@ from torch.nn.functional import adaptive_avg_pool1d, avg_pool2d, interpolate, ms
 from torchmetrics import MeanMetric
 
 from lit_ad.batch import Batch
-from lit_ad.checkpoint import changed_arguments
+from lit_ad.checkpoint import find_changed_arguments
 from lit_ad.distributed import share_buffers
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
@@ -106,7 +106,7 @@ class Distillation(L.LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        for part in batch.uniform():
+        for part in batch.same_size_parts():
             assert part.pixels is not None
             self.val_loss.update(self.loss(as_images(part.pixels)), weight=len(part))
 
@@ -145,7 +145,7 @@ class Distillation(L.LightningModule):
                 f"this checkpoint distils a network with the weights {trained}, but the model has {self.teacher.name} "
                 f"(weights {self.teacher.fingerprint}): give it the same backbone and weights as before"
             )
-        changed = changed_arguments(checkpoint, self.hparams)
+        changed = find_changed_arguments(checkpoint, self.hparams)
         for name in ("view", "taps", "size", "width", "images"):
             then = checkpoint["hyper_parameters"].get(name)
             if name in changed or (name == "view" and then != self.view.to_dict()):

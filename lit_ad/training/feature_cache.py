@@ -21,7 +21,7 @@ from lit_ad.features.dataset import FeatureDataset, Features, SplitFeatures
 from lit_ad.features.layout import add_run, bytes_used
 from lit_ad.features.store import FeatureStore, load_or_compute, store_path
 from lit_ad.files import cache_directory, format_bytes, resolve_path
-from lit_ad.machine import memory
+from lit_ad.machine import available_memory
 from lit_ad.methods.base import Method
 from lit_ad.methods.network import as_images
 from lit_ad.training.cache_parts import Part, list_parts
@@ -133,7 +133,7 @@ class FeatureCache(L.Callback):
 
 def features(trainer: L.Trainer, method: Method, loader: Iterable[Batch]) -> Iterator[list[Tensor]]:
     """Yield the frozen part's features of each batch, (b, C, h, w) of each tap."""
-    for batch in (uniform for given in loader for uniform in given.uniform()):
+    for batch in (part for given in loader for part in given.same_size_parts()):
         moved = trainer.strategy.batch_to_device(batch)
         with torch.no_grad(), trainer.precision_plugin.forward_context():
             yield method.describe(as_images(moved.pixels))
@@ -177,7 +177,7 @@ def _reason_too_large(size: int, directory: Path) -> str | None:
         return f"cannot write to {directory}: {error.strerror}"
     if not os.access(directory, os.W_OK):
         return f"cannot write to {directory}"
-    have, earlier = memory(), bytes_used(directory)
+    have, earlier = available_memory(), bytes_used(directory)
     if have is not None and size > have / 2:
         return (
             f"the cache needs {format_bytes(size)}, more than half of this machine's memory; "

@@ -45,7 +45,7 @@ def described(
     trainer: L.Trainer, method: Method, loader: DataLoader[Batch], count: int | None
 ) -> Iterator[tuple[Tensor, list[Tensor]]]:
     """The first `count` batches of a loader as images (B, 3, H, W) in [0, 1], and their features."""
-    for batch in (uniform for given in islice(loader, count) for uniform in given.uniform()):
+    for batch in (part for given in islice(loader, count) for part in given.same_size_parts()):
         moved = trainer.strategy.batch_to_device(batch)
         with torch.no_grad(), trainer.precision_plugin.forward_context():
             images = None if moved.pixels is None else as_images(moved.pixels)

@@ -8,7 +8,7 @@ import lightning as L
 from lightning.pytorch.utilities import rank_zero_info
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from lit_ad.checkpoint import changed_arguments
+from lit_ad.checkpoint import find_changed_arguments
 from lit_ad.errors import UserError
 
 _COUNTERS = {
@@ -46,7 +46,7 @@ class Resumption(L.Callback):
                 "the state of its optimizer, too: give last.ckpt"
             )
         self.step = checkpoint["global_step"]
-        self.changed = changed_arguments(checkpoint, pl_module.hparams)
+        self.changed = find_changed_arguments(checkpoint, pl_module.hparams)
         for name, (then, now) in self.changed.items():
             rank_zero_info(f"Going on with other settings: model.{name}: {now} from here on, {then} in the checkpoint")
 

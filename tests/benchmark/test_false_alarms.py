@@ -7,7 +7,7 @@ import pytest
 
 from lit_ad.benchmark.false_alarms import allowed_rate, describe_false_alarms
 from lit_ad.detector.decision import Decision
-from lit_ad.detector.summary import summary
+from lit_ad.detector.summary import summarize
 from lit_ad.evaluation.results import ImageResult, Results
 from lit_ad.evaluation.rows import verdict_row
 
@@ -17,7 +17,7 @@ def run(alarms: int, missed: int, decision: Decision | None) -> tuple[Results, A
     above = [i < alarms for i in range(10)] + [i >= missed for i in range(10)]
     threshold = None if decision is None else 0.5
     images = [ImageResult(f"{i}.png", "", "", i // 10, float(high), threshold) for i, high in enumerate(above)]
-    told = None if decision is None else summary(decision)
+    told = None if decision is None else summarize(decision)
     row = verdict_row(images)
     rate = None if decision is None else decision.false_alarm
     return Results({"pooled": row}, images, threshold=threshold, false_alarm=rate, decision=told), row

@@ -114,7 +114,9 @@ def test_another_rule_for_pixels(
     assert "of a held-out nominal image's pixels lie above the pixel threshold" in capsys.readouterr().out
     new.unlink()
     region = ["--pixel", "region", "--area", "9"]
-    with pytest.raises(UserError, match="looked at for regions of 9 pixels, which those of this model were not"):
+    with pytest.raises(
+        UserError, match="peaks of held-out maps for regions of 9 pixels, and this model has not kept them"
+    ):
         run([*words, *region])
     run([*words, *region, "--nominal", str(images / "test/good"), "--replace"])
     found = Detector.load(new)(images / "test/good/000.png")

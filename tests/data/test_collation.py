@@ -23,12 +23,12 @@ def test_sizes_in_one_batch(write: Write) -> None:
     for image, item, (top, left, bottom, right) in zip(pixels, items, batch.boxes, strict=True):
         assert torch.equal(image[:, top:bottom, left:right], unwrap(item.pixels)[0])
     assert not pixels[0, :, 20:].any() and not pixels[1, :, :, 16:].any()
-    for one, item in zip(batch.uniform(), items, strict=True):  # what networks see: each as it is in a batch of one
+    for one, item in zip(batch.same_size_parts(), items, strict=True):  # each image is as in a batch of its own
         assert torch.equal(unwrap(one.pixels), unwrap(item.pixels)) and one.canvases is None
         assert (one.samples, one.sizes, one.boxes) == (item.samples, item.sizes, item.boxes)
     assert collate(items[:1]).canvases is None
-    assert unwrap(collate([items[0], items[0]]).uniform()[0].pixels).shape[0] == 2
-    assert unwrap(batch.select([False, True]).uniform()[0].pixels).shape == (1, 3, 30, 16)
+    assert unwrap(collate([items[0], items[0]]).same_size_parts()[0].pixels).shape[0] == 2
+    assert unwrap(batch.select([False, True]).same_size_parts()[0].pixels).shape == (1, 3, 30, 16)
     with pytest.raises(UserError, match=r"\(20, 24\) .*a.png and \(30, 16\) .*b.png: set model.view.image_size"):
         collate_equal(items)
 

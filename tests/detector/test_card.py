@@ -1,4 +1,4 @@
-"""The card of a detector, to plain values and back."""
+"""A card survives plain values, and a file without a readable card is an error."""
 
 import json
 from dataclasses import fields
@@ -30,7 +30,7 @@ def test_to_json_and_back(card: Card) -> None:
         assert again.decision is not None and again.decision.threshold("nut") == card.decision.threshold("nut")
 
 
-def test_what_other_programs_read_is_passed_over_and_what_is_not_there_has_its_default() -> None:
+def test_unknown_keys_are_ignored_and_missing_ones_have_defaults() -> None:
     values = {**CARDS[0].to_dict(), "input_size": [64, 64], "threshold": {"": 1.0}}
     assert Card.from_dict(values).to_dict() == CARDS[0].to_dict()
     del values["precision"]
@@ -48,7 +48,7 @@ def test_what_other_programs_read_is_passed_over_and_what_is_not_there_has_its_d
         ({"view": None}, "NoneType"),
     ],
 )
-def test_what_another_version_wrote_is_named(change: dict[str, Any], why: str) -> None:
+def test_an_unreadable_card_of_another_version_names_the_version(change: dict[str, Any], why: str) -> None:
     values = {**CARDS[1].to_dict(), "version": "0.1.0", **change}
     said = f"^a.ckpt was written by lit_ad 0.1.0, and lit_ad {__version__} cannot read .*{why}.*: use it with that vers"
     with pytest.raises(UserError, match=said):
@@ -57,6 +57,6 @@ def test_what_another_version_wrote_is_named(change: dict[str, Any], why: str) -
 
 
 @pytest.mark.parametrize("values", [None, [1], "text", {}, {"method": "STFPM"}])
-def test_what_is_no_card(values: Any) -> None:
+def test_values_that_are_no_card_are_refused(values: Any) -> None:
     with pytest.raises(UserError, match=r"^a.ckpt is not of lit_ad"):
         read_card(values, "a.ckpt")

@@ -1,4 +1,4 @@
-"""The steps from marked pixels to outlines, each against scipy."""
+"""Each step from marked pixels to outlines gives what scipy gives."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from scipy import ndimage
 
-from lit_ad.detector.clean_up import CleanUp, close_gaps, drop_halos, fill_holes, highest_near
+from lit_ad.detector.clean_up import CleanUp, close_gaps, drop_halos, fill_holes, max_pool
 
 SHAPES = array_shapes(min_dims=2, max_dims=2, max_side=14)
 MASKS = arrays(bool, SHAPES)
@@ -15,8 +15,8 @@ MAPS = arrays(np.float32, SHAPES, elements=st.integers(0, 9).map(float))
 EVERY_NEIGHBOUR = np.ones((3, 3))
 
 
-def by_scipy(heat: np.ndarray, marked: np.ndarray, clean_up: CleanUp, inside: np.ndarray) -> np.ndarray:
-    """The same by scipy, on a canvas with room around."""
+def clean_up_by_scipy(heat: np.ndarray, marked: np.ndarray, clean_up: CleanUp, inside: np.ndarray) -> np.ndarray:
+    """Return the cleaned mask by scipy, with padding around the map."""
     grown = ndimage.binary_propagation(marked, EVERY_NEIGHBOUR, mask=((heat > clean_up.low) | marked) & inside)
     heights = np.where(grown, heat - clean_up.base, 0)
     if clean_up.reach:
@@ -38,12 +38,12 @@ def by_scipy(heat: np.ndarray, marked: np.ndarray, clean_up: CleanUp, inside: np
     MAPS, st.integers(0, 8), st.integers(0, 3), st.integers(0, 3), st.integers(0, 9), st.integers(1, 9), st.booleans()
 )
 @settings(deadline=None, max_examples=200)
-def test_all_steps_are_those_of_scipy(
+def test_all_steps_together_match_scipy(
     heat: np.ndarray, low: int, reach: int, closing: int, holes: int, area: int, with_region: bool
 ) -> None:
     inside = np.random.default_rng(0).random(heat.shape) > 0.2 if with_region else np.ones(heat.shape, bool)
     marked, clean_up = (heat > 8) & inside, CleanUp(low, low / 2, reach, closing, holes, area)
-    expected = by_scipy(heat, marked, clean_up, inside)
+    expected = clean_up_by_scipy(heat, marked, clean_up, inside)
     assert np.array_equal(clean_up(heat, marked, inside), expected)
     if not with_region:
         assert np.array_equal(clean_up(heat, marked), expected)
@@ -51,12 +51,12 @@ def test_all_steps_are_those_of_scipy(
 
 @given(MAPS, st.integers(0, 5))
 @settings(deadline=None)
-def test_the_highest_value_near_is_that_of_scipy(heat: np.ndarray, reach: int) -> None:
+def test_max_pool_matches_scipy(heat: np.ndarray, reach: int) -> None:
     expected = ndimage.maximum_filter(heat, 2 * reach + 1, mode="constant")
-    assert np.array_equal(highest_near(heat, reach), expected)
+    assert np.array_equal(max_pool(heat, reach), expected)
 
 
-def test_a_blurred_edge_is_where_it_was() -> None:
+def test_a_blurred_edge_stays_in_its_place() -> None:
     defect = np.zeros((60, 60), bool)
     defect[20:40, 15:45] = True
     heat = 0.2 + ndimage.gaussian_filter(defect.astype(np.float32), 4)
@@ -70,7 +70,7 @@ def test_a_blurred_edge_is_where_it_was() -> None:
 
 @given(MASKS, st.integers(0, 4))
 @settings(deadline=None)
-def test_closing_adds_and_is_done_once(mask: np.ndarray, radius: int) -> None:
+def test_closing_only_adds_pixels_and_is_idempotent(mask: np.ndarray, radius: int) -> None:
     closed = close_gaps(mask, radius)
     assert (closed >= mask).all() and np.array_equal(close_gaps(closed, radius), closed)
 

@@ -1,4 +1,4 @@
-"""Connected parts of masks and the values at which a region of some pixels begins, against scipy."""
+"""Components of masks, and the map values at which a region of a given size begins, match scipy."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from scipy import ndimage
 
-from lit_ad.detector.components import connected, peak_of_area
+from lit_ad.detector.components import find_components, peak_of_area
 
 MASKS = arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=12))
 MAPS = arrays(np.float32, array_shapes(min_dims=2, max_dims=2, max_side=8), elements=st.integers(0, 9).map(float))
@@ -16,8 +16,8 @@ EVERY_NEIGHBOUR = np.ones((3, 3))
 
 @given(MASKS, st.booleans())
 @settings(deadline=None)
-def test_parts_are_those_of_scipy(mask: np.ndarray, corners: bool) -> None:
-    parts = connected(mask, corners)
+def test_components_match_scipy(mask: np.ndarray, corners: bool) -> None:
+    parts = find_components(mask, corners)
     labels, number = ndimage.label(mask, EVERY_NEIGHBOUR if corners else None)
     assert len(parts.sizes) == number
     for part in range(number):  # both are in the order of their first pixels
@@ -28,8 +28,8 @@ def test_parts_are_those_of_scipy(mask: np.ndarray, corners: bool) -> None:
 
 @given(MASKS)
 @settings(deadline=None)
-def test_which_parts_touch_a_mask_or_the_border(mask: np.ndarray) -> None:
-    parts = connected(mask)
+def test_components_that_touch_a_mask_or_the_border(mask: np.ndarray) -> None:
+    parts = find_components(mask)
     other = np.random.default_rng(0).random(mask.shape) > 0.8
     border = np.pad(np.zeros([max(side - 2, 0) for side in mask.shape], bool), 1, constant_values=True)
     border = border[: mask.shape[0], : mask.shape[1]]
@@ -40,7 +40,7 @@ def test_which_parts_touch_a_mask_or_the_border(mask: np.ndarray) -> None:
 
 @given(MAPS, st.integers(1, 20))
 @settings(deadline=None)
-def test_a_region_of_some_pixels_is_above_thresholds_below_its_peak(heat: np.ndarray, area: int) -> None:
+def test_thresholds_below_the_peak_of_an_area_leave_a_region_of_it(heat: np.ndarray, area: int) -> None:
     peak = peak_of_area(heat, area)
     for threshold in range(-1, 10):
         labels, _ = ndimage.label(heat > threshold, EVERY_NEIGHBOUR)
@@ -48,15 +48,15 @@ def test_a_region_of_some_pixels_is_above_thresholds_below_its_peak(heat: np.nda
         assert (largest >= area) == (threshold < peak) or heat.size < area
 
 
-def test_the_peak_of_a_pixel_is_the_maximum_and_what_does_not_count_has_none() -> None:
+def test_the_peak_of_one_pixel_is_the_maximum_of_the_pixels_that_count() -> None:
     heat = np.arange(12, dtype=np.float32).reshape(3, 4)
     assert [peak_of_area(heat, area) for area in (1, 2, 12, 13)] == [11, 10, 0, 0]
     assert peak_of_area(heat, 2, heat != 10) == 8
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (200, 300)])
-def test_a_spiral_is_one_part(shape: tuple[int, int]) -> None:
+def test_a_spiral_is_one_component(shape: tuple[int, int]) -> None:
     mask = np.zeros(shape, bool)
     mask[::4], mask[2::4] = True, True
     mask[1::4, -1:], mask[3::4, :1] = True, True  # a snake through all rows
-    assert len(connected(mask).sizes) == 1
+    assert len(find_components(mask).sizes) == 1

@@ -1,4 +1,4 @@
-"""Thresholds, p-values and masks, against counting by hand and simulation."""
+"""Thresholds, p-values and masks match counts by hand and simulations."""
 
 import json
 from typing import Any
@@ -10,19 +10,20 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 
 from lit_ad.detector.decision import Decision
+from lit_ad.detector.guarantee import list_warnings
 from lit_ad.errors import NotFiniteError, UserError
 
 SCORES = st.lists(st.integers(0, 30).map(float), min_size=1, max_size=60)
 
 
-def of(scores: list[float], rate: float = 0.01, **more: dict[str, list[float]]) -> Decision:
+def make_decision(scores: list[float], rate: float = 0.01, **more: dict[str, list[float]]) -> Decision:
     return Decision({"a": np.array(scores)}, **more, false_alarm=rate)  # type: ignore[arg-type]
 
 
 @given(SCORES, st.floats(0.001, 0.6), st.integers(-1, 31).map(float))
 @settings(deadline=None)
-def test_an_image_is_anomalous_where_its_p_value_allows(held: list[float], rate: float, score: float) -> None:
-    decision = of(held, rate)
+def test_an_image_is_anomalous_if_its_p_value_is_at_most_the_rate(held: list[float], rate: float, score: float) -> None:
+    decision = make_decision(held, rate)
     p = (1 + sum(one >= score for one in held)) / (len(held) + 1)
     assert decision.p_value(score) == pytest.approx(p)
     possible = rate >= 1 / (len(held) + 1)
@@ -34,31 +35,31 @@ def test_false_alarms_stay_below_the_rate() -> None:
     generator = np.random.default_rng(0)
     for n, rate in ((99, 0.01), (40, 0.05), (150, 0.1), (19, 0.05)):
         draws = generator.lognormal(size=(20_000, n + 1))
-        alarms = np.mean([row[n] > of(row[:n].tolist(), rate).threshold() for row in draws[:4000]])
+        alarms = np.mean([row[n] > make_decision(row[:n].tolist(), rate).threshold() for row in draws[:4000]])
         exact = np.floor(rate * (n + 1)) / (n + 1)  # split conformal's
         assert alarms <= rate + 3 * np.sqrt(rate / 4000)
         assert alarms == pytest.approx(exact, abs=3 * np.sqrt(exact / 4000))
 
 
-def test_too_few_held_out_images_are_told() -> None:
-    decision = of([3.0, 1.0, 2.0], 0.01)
+def test_too_few_held_out_images_give_a_warning() -> None:
+    decision = make_decision([3.0, 1.0, 2.0], 0.01)
     assert decision.threshold() == 3
     assert decision.smallest_rate() == 0.25
-    (said,) = decision.warnings()
+    (said,) = list_warnings(decision)
     assert said.startswith("3 held-out nominal images allow a false-alarm rate of 0.25 and no lower")
     assert "hold out 99 or more" in said
-    assert of(list(range(99)), 0.01).warnings() == []
-    assert of(list(range(98)), 0.01).warnings() != []
+    assert list_warnings(make_decision(list(range(99)), 0.01)) == []
+    assert list_warnings(make_decision(list(range(98)), 0.01)) != []
 
 
-def test_the_threshold_is_no_other_quantile() -> None:
+def test_the_threshold_is_the_exact_conformal_quantile() -> None:
     held = [float(i) for i in range(199)]
-    assert of(held, 0.01).threshold() == 197  # one of 200 may lie at or above
-    assert of(held, 0.5).threshold() == 99
-    assert of(held, 0.01).with_rate(0.5).threshold() == 99
+    assert make_decision(held, 0.01).threshold() == 197  # one of 200 may lie at or above
+    assert make_decision(held, 0.5).threshold() == 99
+    assert make_decision(held, 0.01).with_rate(0.5).threshold() == 99
 
 
-def test_each_category_has_its_own() -> None:
+def test_each_category_has_its_own_threshold() -> None:
     decision = Decision({"a": [1.0, 2.0], "b": [10.0, 20.0, 30.0]}, {"a": [3.0, 4.0], "b": [50.0]}, {"a": [1.0]}, 0.01)  # type: ignore[dict-item]
     assert [decision.threshold(c) for c in ("a", "b", None, "c")] == [2, 30, 30, 30]
     assert [decision.pixel_threshold(c) for c in ("a", "b", None)] == [4, 50, 50]
@@ -71,11 +72,11 @@ def test_each_category_has_its_own() -> None:
 
 
 def test_pixels_and_colours() -> None:
-    decision = of([1.0], maxima={"a": [4.0, 8.0]}, medians={"a": [1.0, 2.0, 9.0]})
+    decision = make_decision([1.0], maxima={"a": [4.0, 8.0]}, medians={"a": [1.0, 2.0, 9.0]})
     assert decision.pixel_threshold() == 8
     assert decision.colour_range() == (2, 14)
     assert decision.mask(np.array([[8.0, 8.5]], np.float32)).tolist() == [[False, True]]
-    image_level = of([1.0])
+    image_level = make_decision([1.0])
     assert image_level.pixel_threshold() is None
     assert image_level.colour_range() is None
     with pytest.raises(UserError, match="no pixel threshold"):
@@ -83,14 +84,14 @@ def test_pixels_and_colours() -> None:
 
 
 def many() -> Decision:
-    """Of two categories."""
+    """A decision of two categories."""
     scores = {"a": np.arange(19.0), "b": np.arange(100.0, 109.0)}
     maxima = {"a": np.arange(19.0), "b": np.arange(200.0, 209.0)}
     return Decision(scores, maxima, {"a": np.array([1.0]), "b": np.array([150.0])}, 0.05)
 
 
-def test_a_threshold_set_by_hand_is_used_in_place_of_the_rates() -> None:
-    before, held = of(list(map(float, range(19))), 0.05, maxima={"a": [3.0, 4.0]}), range(19)
+def test_a_threshold_set_by_hand_replaces_the_threshold_of_the_rate() -> None:
+    before, held = make_decision(list(map(float, range(19))), 0.05, maxima={"a": [3.0, 4.0]}), range(19)
     for category in ("a", None):  # of one category, the name makes no difference
         decision = before.with_threshold(16.5, category)
         for asked in ("a", None, "unknown"):
@@ -108,11 +109,11 @@ def test_a_threshold_set_by_hand_is_used_in_place_of_the_rates() -> None:
     assert str(decision.operating_point()) == (
         "16.5, set by hand: p-value at most 0.15, 2 of 19 held-out nominal images above it (10.5 %)"
     )
-    assert before.warnings() == [] and of([1.0], 0.05).warnings() != []
-    assert of([1.0], 0.05).with_threshold(3).warnings() == []  # whose rate is not asked for
+    assert list_warnings(before) == [] and list_warnings(make_decision([1.0], 0.05)) != []
+    assert list_warnings(make_decision([1.0], 0.05).with_threshold(3)) == []  # whose rate is not asked for
 
 
-def test_a_threshold_set_by_hand_is_of_a_category_or_of_all() -> None:
+def test_a_threshold_set_by_hand_is_for_one_category_or_for_all() -> None:
     decision = many().with_threshold(50, "b")
     assert [decision.threshold(category) for category in ("a", "b", None)] == [18, 50, 108]
     decision = many().with_threshold(50)
@@ -131,10 +132,10 @@ def test_a_pixel_threshold_set_by_hand() -> None:
     with pytest.raises(UserError, match="a pixel threshold of 150 is no higher than the median 150 of nominal pixels"):
         many().with_threshold(150, "b", pixels=True)
     with pytest.raises(UserError, match="no pixel threshold to set"):
-        of([1.0]).with_threshold(1, pixels=True)
+        make_decision([1.0]).with_threshold(1, pixels=True)
 
 
-def test_what_is_no_threshold() -> None:
+def test_impossible_thresholds_are_refused() -> None:
     for wrong in (float("nan"), float("inf")):
         with pytest.raises(UserError, match="a threshold is a finite number, not"):
             many().with_threshold(wrong)
@@ -143,18 +144,18 @@ def test_what_is_no_threshold() -> None:
             change("c")
 
 
-def test_what_is_no_decision() -> None:
+def test_impossible_decisions_are_refused() -> None:
     with pytest.raises(UserError, match=r"false_alarm is a rate between 0 and 1, not 1"):
-        of([1.0], 1.0)
+        make_decision([1.0], 1.0)
     with pytest.raises(UserError, match="there are none"):
         Decision({})
     with pytest.raises(UserError, match=r"held-out nominal images of a have scores that are NaN"):
-        of([1.0, float("nan")])
+        make_decision([1.0, float("nan")])
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_what_is_not_finite_is_not_judged(value: float) -> None:
-    decision = of([1.0, 2.0], maxima={"a": [4.0, 8.0]})
+def test_scores_and_maps_that_are_not_finite_get_no_verdict(value: float) -> None:
+    decision = make_decision([1.0, 2.0], maxima={"a": [4.0, 8.0]})
     for judge in (decision.p_value, decision.anomalous, decision.verdict):
         with pytest.raises(NotFiniteError, match=r"^the image: its score or anomaly map is NaN or infinite"):
             judge(value)
@@ -188,7 +189,7 @@ def test_the_best_of_many_epochs_on_the_same_images_raises_the_rate(correlation:
         scores = correlation**0.5 * own + (1 - correlation) ** 0.5 * generator.normal(size=(100, 19))
         for epochs, found in thresholds.items():
             best = scores[scores[:epochs].mean(axis=1).argmin()]
-            found.append(of(best.tolist(), 0.05).threshold())
+            found.append(make_decision(best.tolist(), 0.05).threshold())
     one, best_of_100 = (norm.sf(found).mean() for found in thresholds.values())  # the rate of each detector
     assert one == pytest.approx(0.05, abs=0.004)
     assert best_of_100 == pytest.approx(expected, abs=0.006)
@@ -212,15 +213,16 @@ def test_a_scale_set_on_the_same_images_raises_the_rate() -> None:
         held, other, new = draw(19), draw(19), draw(100)
         for name, images in (("own", held), ("other", other)):
             ends = [np.quantile(values, (0.9, 0.995)) for values in images]
-            rates[name].append((score(new, ends) > of(score(held, ends).tolist(), 0.05).threshold()).mean())
+            rates[name].append((score(new, ends) > make_decision(score(held, ends).tolist(), 0.05).threshold()).mean())
     assert np.mean(rates["other"]) == pytest.approx(0.05, abs=0.006)
     assert np.mean(rates["own"]) == pytest.approx(0.069, abs=0.007)
 
 
-def test_a_warning_of_too_few_images_goes_with_both_thresholds_set_by_hand() -> None:
-    """One of the two that still follows the rate is enough for it."""
+def test_the_warning_of_too_few_images_ends_when_both_thresholds_are_set_by_hand() -> None:
+    """The warning stays while one of the two thresholds follows the rate."""
     few = Decision({"a": np.array([1.0, 2.0])}, {"a": np.array([5.0, 6.0])}, false_alarm=0.1)
     image, pixels = few.with_threshold(3, "a"), few.with_threshold(7, "a", pixels=True)
-    assert [len(decision.warnings()) for decision in (few, image, pixels)] == [1, 1, 1]
-    assert not image.with_threshold(7, "a", pixels=True).warnings()
-    assert not Decision({"a": np.array([1.0, 2.0])}, false_alarm=0.1).with_threshold(3, "a").warnings()  # has no maps
+    assert [len(list_warnings(decision)) for decision in (few, image, pixels)] == [1, 1, 1]
+    assert not list_warnings(image.with_threshold(7, "a", pixels=True))
+    without_maps = Decision({"a": np.array([1.0, 2.0])}, false_alarm=0.1)
+    assert not list_warnings(without_maps.with_threshold(3, "a"))

@@ -1,4 +1,4 @@
-"""What is asked of a decision: by a training, by what its checkpoint holds, and by keys that are given anew."""
+"""Keys change the settings of a decision, and settings survive JSON."""
 
 import json
 from dataclasses import replace
@@ -18,14 +18,14 @@ def held_out_maps() -> list[NDArray[np.float32]]:
     return list(np.random.default_rng(0).random((30, 8, 8)).astype(np.float32))
 
 
-def decided(settings: DecisionSettings) -> Decision:
+def decide(settings: DecisionSettings) -> Decision:
     images = HeldOutImages(settings.pixel_rule.area)
     for heat in held_out_maps():
         images.add("", float(heat.max()), heat, None)
     return Decision(**images.held, false_alarm=settings.false_alarm, pixel_rule=settings.pixel_rule)
 
 
-def test_what_is_not_given_stays() -> None:
+def test_keys_that_are_not_given_change_nothing() -> None:
     asked = DecisionSettings(0.1, 0.9, PixelRule("pixel", 0.02, clean_up=GivenCleanUp(closing=3)))
     assert asked.changed(DecisionKeys()) == asked
     assert asked.changed(DecisionKeys(false_alarm=0.2)) == replace(asked, false_alarm=0.2)
@@ -35,9 +35,9 @@ def test_what_is_not_given_stays() -> None:
     assert DecisionSettings.from_dict({"false_alarm": 0.3}) == DecisionSettings(0.3)  # of an earlier version
 
 
-def test_a_rate_of_pixels_goes_with_the_rule_that_took_it() -> None:
-    """A checkpoint of `pixel` is tested by `image` without a word about a rate that nobody typed."""
-    by_pixel = decided(DecisionSettings(0.1, None, PixelRule("pixel", 0.02)))
+def test_a_rate_of_pixels_is_dropped_with_the_rule_that_uses_it() -> None:
+    """A checkpoint with `pixel` is tested with `image`, and there is no error about a rate that nobody typed."""
+    by_pixel = decide(DecisionSettings(0.1, None, PixelRule("pixel", 0.02)))
     by_image = by_pixel.changed(DecisionKeys(pixel="image"))
     assert by_image.pixel_rule == PixelRule() and by_image.pixel_threshold() == by_image.threshold()
     assert by_pixel.changed(DecisionKeys(pixel="image", clean_up=True)).pixel_rule.rate == 0.02
@@ -45,9 +45,9 @@ def test_a_rate_of_pixels_goes_with_the_rule_that_took_it() -> None:
         by_pixel.changed(DecisionKeys(pixel="image", pixel_rate=0.02))
 
 
-def test_keys_are_given_together() -> None:
-    """A rule that the earlier rate refuses is taken with the rate that allows it."""
-    loose = decided(DecisionSettings(0.6))
+def test_keys_apply_together() -> None:
+    """A rule that the old rate does not allow is accepted with a new rate that does."""
+    loose = decide(DecisionSettings(0.6))
     with pytest.raises(UserError, match=r"must be below 0.5"):
         loose.changed(DecisionKeys(pixel="pixel"))
     strict = loose.changed(DecisionKeys(false_alarm=0.05, pixel="pixel"))

@@ -1,4 +1,4 @@
-"""A Detector says what evaluation says, from nothing but its file."""
+"""A Detector gives the evaluation's scores and maps, from its file alone."""
 
 import os
 import re
@@ -67,7 +67,9 @@ def runs(
 
 @pytest.mark.parametrize("name", VIEWS)
 @pytest.mark.parametrize("method", METHODS)
-def test_a_checkpoint_alone_says_what_the_test_said(method: str, name: str, runs: dict[tuple[str, str], Path]) -> None:
+def test_a_checkpoint_alone_gives_the_scores_of_the_test(
+    method: str, name: str, runs: dict[tuple[str, str], Path]
+) -> None:
     run = runs[method, name]
     detector, results = Detector.load(run), Results.load(run / "metrics.json")
     paths = [image.path for image in results.images]
@@ -84,7 +86,7 @@ def test_a_checkpoint_alone_says_what_the_test_said(method: str, name: str, runs
     assert results.false_alarm == 0.3
 
 
-def test_one_a_list_and_a_stream(runs: dict[tuple[str, str], Path], images: Path) -> None:
+def test_one_image_a_list_and_a_stream_give_equal_results(runs: dict[tuple[str, str], Path], images: Path) -> None:
     detector = Detector.load(runs["STFPM", "stretched"] / "checkpoints/best.ckpt")
     paths = sorted((images / "test/square").iterdir())
     together = detector(paths)
@@ -116,7 +118,7 @@ def test_images_of_every_kind(runs: dict[tuple[str, str], Path], images: Path, t
         detector(tmp_path / "x.png")
 
 
-def test_what_is_no_detector(tmp_path: Path) -> None:
+def test_files_that_are_no_detector_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is no run directory: it has neither"):
         Detector.load(tmp_path)
     with pytest.raises(UserError, match="there is no detector"):
@@ -148,13 +150,13 @@ def test_arrays_of_opencv(bright: Detector) -> None:
     (listed,) = bright([image[..., ::-1]], bgr=True)
     assert np.array_equal(streamed.image, image) and np.array_equal(listed.image, image)
     assert np.array_equal(bright(image[..., 0], bgr=True).image, bright(image[..., 0]).image)
-    with pytest.raises(UserError, match="is no array, whose channels may be blue, green, red: leave out bgr"):
+    with pytest.raises(UserError, match="is no array or tensor, and bgr is for these alone: leave out bgr"):
         bright(Image.fromarray(image), bgr=True)
 
 
 @pytest.fixture
 def bright() -> Detector:
-    """Whose score is an image's brightest value."""
+    """A detector whose score is the image's brightest value."""
 
     def run(pixels: Any) -> tuple[None, Any]:
         return None, pixels.max(axis=(1, 2, 3)).astype(np.float32)
@@ -164,8 +166,8 @@ def bright() -> Detector:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("where", ["score", "map", "a tile"])
-def test_what_is_not_finite_is_an_error_that_names_the_image(value: float, where: str, tmp_path: Path) -> None:
-    """Of images with a black pixel alone."""
+def test_a_score_that_is_not_finite_is_an_error_that_names_the_image(value: float, where: str, tmp_path: Path) -> None:
+    """Only images with a black pixel have such a score."""
 
     def run(pixels: Any) -> tuple[Any, Any]:
         black = (pixels == 0).any(axis=(1, 2, 3))
@@ -233,7 +235,7 @@ def test_a_stream_takes_few_images_ahead_and_stops_when_it_is_left(bright: Detec
     assert len(taken) == before
 
 
-def test_what_breaks_a_stream_reaches_its_reader(bright: Detector, tmp_path: Path) -> None:
+def test_an_error_in_a_stream_reaches_its_reader(bright: Detector, tmp_path: Path) -> None:
     def camera() -> Any:
         yield frame(7)
         raise ConnectionError("unplugged")
@@ -246,13 +248,13 @@ def test_what_breaks_a_stream_reaches_its_reader(bright: Detector, tmp_path: Pat
         list(bright.stream([tmp_path / "nowhere.png"]))
 
 
-def test_what_is_no_image_is_refused_at_once(bright: Detector) -> None:
-    """And not when the first verdict is asked for; the other kinds are in test_inputs.py."""
+def test_inputs_that_are_no_image_are_refused_at_once(bright: Detector) -> None:
+    """The error comes before the first verdict is asked for. test_inputs.py has the other kinds of input."""
     given: tuple[Any, ...] = (None, 7, {"a": frame(1)}, [frame(1), None], np.zeros((0, 0, 3), np.uint8))
     for wrong in given:
         with pytest.raises(UserError, match=r"the image|image 2"):
             bright(wrong)
-    with pytest.raises(UserError, match="a stream is of several images"):
+    with pytest.raises(UserError, match="a stream needs several images"):
         bright.stream("part.png")
     for setting in ("batch_size", "timeout", "source_timeout"):
         with pytest.raises(UserError, match=f"{setting} is 0, but it must be above 0"):
@@ -267,7 +269,7 @@ def test_a_batch_of_tensors_is_a_list(bright: Detector) -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5000, 2)])
-def test_an_image_that_shows_too_little_is_named(bright: Detector, size: tuple[int, int], tmp_path: Path) -> None:
+def test_an_error_names_an_image_that_is_too_small(bright: Detector, size: tuple[int, int], tmp_path: Path) -> None:
     pixels = np.zeros((*size, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "part.png")
     for image, name in ((pixels, "image 1"), (tmp_path / "part.png", tmp_path / "part.png")):
@@ -278,7 +280,7 @@ def test_an_image_that_shows_too_little_is_named(bright: Detector, size: tuple[i
 
 
 @pytest.mark.parametrize("stage", ["reading", "network", "source"])
-def test_a_stream_that_hangs_says_where(
+def test_a_time_limit_names_the_step_that_hangs(
     stage: str, bright: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = Event()
@@ -314,7 +316,7 @@ def test_a_stream_that_hangs_says_where(
         (tmp_path / "fifo.png").write_bytes(b"")  # the reader goes on, and ends
 
 
-def test_importing_it_imports_no_torch() -> None:
+def test_importing_the_detector_does_not_import_torch() -> None:
     code = "import sys, lit_ad; print([m for m in ('torch', 'lightning', 'timm', 'cv2', 'scipy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
@@ -326,8 +328,8 @@ def test_importing_it_imports_no_torch() -> None:
     ids=["stretched", "padded", "own size", "cropped", "tiles"],
 )
 @pytest.mark.parametrize("top", [0.0, 0.05])
-def test_scores_are_those_of_evaluation_to_the_last_digit(top: float, view: View, resnet_file: Path) -> None:
-    """Whether a score is taken in the network's graph, or of a padded image's content here."""
+def test_scores_equal_those_of_evaluation_to_the_last_digit(top: float, view: View, resnet_file: Path) -> None:
+    """This holds for scores from the network's graph, and for scores from a padded image's content."""
     torch.manual_seed(0)
     model = STFPM("resnet10t", (1, 2), str(resnet_file), view.of_multiple(16)).eval().requires_grad_(False)
     model.top = top

@@ -1,4 +1,4 @@
-"""The tests for drift keep their promise, find changes, say since when, and go on from their state."""
+"""Tests for drift keep their false-alarm rate, find changes and their beginning, and continue from a saved state."""
 
 import json
 import math
@@ -17,8 +17,8 @@ def drift_test(random: np.random.Generator, held_out: int = 100, rate: float = 0
     return DriftTest.from_decision(Decision({"": random.gamma(2.0, size=held_out)}, false_alarm=rate))
 
 
-def highest(test: DriftTest, scores: NDArray[np.float64]) -> float:
-    """Of the logarithm of the capital, over a stream (n,)."""
+def highest_log_capital(test: DriftTest, scores: NDArray[np.float64]) -> float:
+    """Return the highest logarithm of the capital over a stream of scores (n,)."""
     logs = []
     for score in scores.tolist():
         test.update(score)
@@ -26,8 +26,8 @@ def highest(test: DriftTest, scores: NDArray[np.float64]) -> float:
     return max(logs)
 
 
-def mixture(factors: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The capital after each image by its definition: over the images to begin at, and over the bets (t, bets)."""
+def mixture_by_definition(factors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the capital (t,) after each image by its definition: a mean over bets (t, bets) and their first images."""
     images, capital = len(factors), []
     for now in range(1, images + 1):
         total = SPENT_HALF / (SPENT_HALF + now)  # what has not begun
@@ -45,11 +45,11 @@ def test_the_capital_is_the_mixture_over_bets_and_beginnings() -> None:
     for number, each in enumerate(np.log(factors)):
         capital.bet(each, float(number))
         found.append(capital.log)
-    assert np.allclose(np.exp(found), mixture(factors), rtol=1e-9)
+    assert np.allclose(np.exp(found), mixture_by_definition(factors), rtol=1e-9)
 
 
 @pytest.mark.parametrize("members", [10_000, 40])
-def test_p_is_uniform_and_independent_of_those_before(members: int) -> None:
+def test_p_is_uniform_and_independent_of_earlier_ones(members: int) -> None:
     """Of scores with and without ties; also where scores are forgotten. Each stream draws its own held-out scores."""
     for rounded in (False, True):
         first, second = [], []
@@ -69,7 +69,7 @@ def test_p_is_uniform_and_independent_of_those_before(members: int) -> None:
         assert abs(np.corrcoef(first, second)[0, 1]) < 2.6 / math.sqrt(len(first))
 
 
-def test_the_bag_of_few_members_stays_exact() -> None:
+def test_p_stays_exact_when_few_scores_are_remembered() -> None:
     """Over a long stream each p is uniform given those before: their sums of neighbours have the variance of
     independent ones."""
     random = np.random.default_rng(5)
@@ -82,13 +82,13 @@ def test_the_bag_of_few_members_stays_exact() -> None:
 
 @pytest.mark.parametrize(("held_out", "defects"), [(20, 0.0), (100, 0.05)])
 def test_false_alarms_are_as_rare_as_promised(held_out: int, defects: float) -> None:
-    """Of 1000 streams without a change at most delta; defects above the threshold raise none."""
+    """At most a share delta of 1000 streams without a change raise an alarm. Defects above the threshold raise none."""
     peaks = []
     for seed in range(1000):
         random = np.random.default_rng([seed, held_out])
         test, scores = drift_test(random, held_out), random.gamma(2.0, size=150)
         scores[random.random(150) < defects] += 50
-        peaks.append(highest(test, scores))
+        peaks.append(highest_log_capital(test, scores))
     for delta in (0.05, 0.01):
         assert np.mean(np.array(peaks) >= -math.log(delta)) <= delta
 
@@ -99,14 +99,14 @@ def test_false_alarms_of_long_streams(held_out: int) -> None:
     peaks = []
     for seed in range(1000):
         random = np.random.default_rng([seed, held_out, 1])
-        peaks.append(highest(drift_test(random, held_out), random.gamma(2.0, size=1500)))
+        peaks.append(highest_log_capital(drift_test(random, held_out), random.gamma(2.0, size=1500)))
     for delta in (0.05, 0.01):
         assert np.mean(np.array(peaks) >= -math.log(delta)) <= delta
 
 
 @pytest.mark.parametrize(("shift", "share", "most"), [(0.5, 0.85, 600), (1.0, 0.95, 400)])
 def test_shifts_are_found(shift: float, share: float, most: int) -> None:
-    """From image 300 on, in standard deviations."""
+    """Scores shift from image 300 on, by `shift` standard deviations."""
     images = []
     for seed in range(40):
         random = np.random.default_rng([seed, 7])
@@ -123,7 +123,7 @@ def test_shifts_are_found(shift: float, share: float, most: int) -> None:
     assert np.isfinite(found).mean() >= share and np.median(found) < most
 
 
-def test_an_alarm_says_since_when_and_stays() -> None:
+def test_an_alarm_tells_when_the_change_began_and_stays() -> None:
     random = np.random.default_rng(0)
     test, scores = drift_test(random), random.gamma(2.0, size=2000)
     scores[1000:] += 1.0
@@ -139,7 +139,7 @@ def test_an_alarm_says_since_when_and_stays() -> None:
     assert test.alarm == first
 
 
-def test_lower_scores_are_a_change_too() -> None:
+def test_lower_scores_are_also_a_drift() -> None:
     random = np.random.default_rng(0)
     test = drift_test(random)
     for score in (random.gamma(2.0, size=300) * 0.5).tolist():
@@ -148,7 +148,7 @@ def test_lower_scores_are_a_change_too() -> None:
 
 
 def test_a_late_change_is_found_as_soon_as_an_early_one() -> None:
-    """The capital that waits does not depend on what was lost before."""
+    """The capital that waits does not depend on earlier losses."""
     random = np.random.default_rng(0)
     test, scores = drift_test(random), random.gamma(2.0, size=10_500)
     scores[10_000:] += 0.5 * math.sqrt(2)
@@ -157,8 +157,8 @@ def test_a_late_change_is_found_as_soon_as_an_early_one() -> None:
     assert test.alarm is not None and 10_000 < test.alarm.time < 10_400
 
 
-def test_a_restart_is_no_restart() -> None:
-    """At every place, also where scores are forgotten, and after an alarm; by way of JSON."""
+def test_a_restored_test_continues_exactly() -> None:
+    """The test is saved as JSON after every image: also when scores are forgotten, and after an alarm."""
     random = np.random.default_rng(1)
     held, scores = random.gamma(2.0, size=50), random.gamma(2.0, size=300)
     scores[150:] += 1.5
@@ -201,8 +201,8 @@ def test_categories_have_their_own_scores() -> None:
     assert len(DriftTest.from_decision(decision, None).state()["bag"]) == 4
 
 
-def test_scores_of_folds_are_compared_with_none_of_this_detector() -> None:
-    """They are of other trainings. Lower scores from the first image on are no change; later ones are."""
+def test_scores_of_folds_are_not_compared_with_those_of_this_detector() -> None:
+    """Folds come from other trainings. Lower scores from the first image on are no drift; a later drop is one."""
     random = np.random.default_rng(3)
     held = random.gamma(2.0, size=50)
     test = DriftTest.from_decision(Decision({"": held}, false_alarm=0.05, folds={"": [1] * 5}))
@@ -215,8 +215,8 @@ def test_scores_of_folds_are_compared_with_none_of_this_detector() -> None:
 
 
 @pytest.mark.parametrize("rate", [0.01, 0.3])
-def test_the_share_of_anomalous_verdicts(rate: float) -> None:
-    """At the stated rate there are false alarms as promised; a share three times as high is found."""
+def test_a_high_share_of_anomalous_verdicts_is_found(rate: float) -> None:
+    """At the stated rate, false alarms are as rare as promised. A share three times as high is found."""
     peaks, found = [], []
     for seed in range(1000):
         random, test = np.random.default_rng(seed), ShareTest(rate, 0.05)
@@ -237,7 +237,7 @@ def test_bets_on_verdicts_are_fair_and_positive() -> None:
         assert np.allclose(rate * gains[1] + (1 - rate) * gains[0], 1)
 
 
-def test_numbers_that_make_no_sense() -> None:
+def test_impossible_settings_are_refused() -> None:
     with pytest.raises(UserError, match=r"delta is 0, but it must be above 0 and at most 0\.5"):
         DriftTest([1.0], 2.0, delta=0)
     with pytest.raises(UserError, match=r"rate is 1.5, but"):

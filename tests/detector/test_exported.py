@@ -1,4 +1,4 @@
-"""Exported files where nothing else is, from many threads, and files that are none of ours."""
+"""Exported files run with nothing but their runtime, and from many threads; other files are refused."""
 
 import shutil
 import subprocess
@@ -58,7 +58,7 @@ print(len(scores))
 @pytest.mark.timeout(4 * 3600)
 @pytest.mark.parametrize("format", [*SUFFIX, "checkpoint"])
 def test_no_process_hangs_at_its_first_images(format: str, files: dict[str, Path]) -> None:
-    """Of 200 that judge from many threads at once, right after loading; before, 6 of OpenVINO's did."""
+    """200 processes judge from many threads right after loading. Without the warm-up, 6 of OpenVINO's hung."""
     for _ in range(200):
         command = [sys.executable, "-c", JUDGED, *map(str, (files[format], files["onnx"].with_name("image.png")))]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
@@ -66,13 +66,13 @@ def test_no_process_hangs_at_its_first_images(format: str, files: dict[str, Path
 
 
 @pytest.mark.parametrize(("format", "networks"), [("onnx", 2), ("openvino", 2), ("torch", 1), ("checkpoint", 1)])
-def test_every_network_runs_once_before_it_is_shared(
+def test_every_network_is_warmed_up_before_it_is_shared(
     format: str, networks: int, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the thread that loads it; ONNX Runtime and OpenVINO have another one for several callers."""
+    """The loading thread warms it up. ONNX Runtime and OpenVINO have a second network for several callers."""
     inputs: list[tuple[str, tuple[int, ...]]] = []
 
-    def run_once(run: Any, card: Card) -> Any:
+    def noting_warm_up(run: Any, card: Card) -> Any:
         def noting(pixels: Any) -> Any:
             inputs.append((threading.current_thread().name, pixels.shape))
             return run(pixels)
@@ -80,9 +80,9 @@ def test_every_network_runs_once_before_it_is_shared(
         original(noting, card)
         return run
 
-    original = runtimes.run_once
+    original = runtimes.warm_up
     for module in (onnx_runtime, openvino_runtime, torch_export, torch_runtime):
-        monkeypatch.setattr(module, "run_once", run_once)
+        monkeypatch.setattr(module, "warm_up", noting_warm_up)
     detector = Detector.load(files[format])
     once = (threading.current_thread().name, (1, 3, 64, 64))
     assert inputs == [once]
@@ -91,7 +91,7 @@ def test_every_network_runs_once_before_it_is_shared(
 
 
 @pytest.mark.parametrize("format", SUFFIX)
-def test_a_folder_of_any_name(format: str, files: dict[str, Path], tmp_path: Path) -> None:
+def test_a_folder_may_have_any_name(format: str, files: dict[str, Path], tmp_path: Path) -> None:
     folder = tmp_path / "r\udcfcn"
     folder.mkdir()
     for file in files[format].parent.glob(f"{files[format].stem}.*"):
@@ -103,7 +103,7 @@ def test_a_folder_of_any_name(format: str, files: dict[str, Path], tmp_path: Pat
 
 
 @pytest.mark.parametrize("suffix", SUFFIX.values())
-def test_what_is_no_exported_file(suffix: str, tmp_path: Path) -> None:
+def test_files_that_are_no_exported_file_are_refused(suffix: str, tmp_path: Path) -> None:
     for content in ("nothing", ""):
         (tmp_path / f"x{suffix}").write_text(content)
         with pytest.raises(
@@ -130,7 +130,7 @@ def test_a_damaged_file_is_refused(name: str, place: float, files: dict[str, Pat
 
 @pytest.mark.parametrize("format", SUFFIX)
 @pytest.mark.parametrize("device", ["cuda:99", "warp"])
-def test_a_device_that_is_not_there(format: str, device: str, files: dict[str, Path]) -> None:
+def test_a_missing_device_is_refused(format: str, device: str, files: dict[str, Path]) -> None:
     if format == "onnx" and "CUDAExecutionProvider" in onnxruntime.get_available_providers() and device == "cuda:99":
         pytest.skip("this ONNX Runtime looks for the GPU itself")
     with pytest.raises(UserError, match=rf"there is no device '{device}' for .* on this machine, only (?i:cpu)"):
@@ -153,7 +153,7 @@ print(sorted({"torch", "lightning", "timm", "albumentations", "cv2", "scipy"} & 
 
 
 @pytest.mark.slow  # installs from a package index
-def test_where_nothing_but_the_runtime_is(files: dict[str, Path], tmp_path: Path) -> None:
+def test_an_exported_file_needs_only_its_runtime(files: dict[str, Path], tmp_path: Path) -> None:
     """NumPy, Pillow and ONNX Runtime are enough, and both importing and loading take less than a second."""
     venv.create(tmp_path / "bare", with_pip=True)
     python = tmp_path / "bare/bin/python"

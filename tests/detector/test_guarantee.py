@@ -1,4 +1,4 @@
-"""What a decision promises, against scipy and simulation."""
+"""The guarantees of a decision match scipy and simulations."""
 
 import itertools
 import json
@@ -11,12 +11,13 @@ from scipy.stats import beta
 from lit_ad.detector.decision import Decision
 from lit_ad.detector.guarantee import (
     bound_of_folds,
-    by_hand,
-    guarantee,
+    describe_by_hand,
+    describe_guarantee,
+    list_warnings,
     probability_above,
-    proven_of_folds,
+    proven_rate_of_folds,
 )
-from lit_ad.detector.summary import summary
+from lit_ad.detector.summary import summarize
 
 
 def decision(count: int = 19, rate: float = 0.05, chosen: tuple[str, ...] = ()) -> Decision:
@@ -38,63 +39,63 @@ def test_99_images_at_1_per_cent_exceed_it_in_37_of_100_draws() -> None:
     assert np.mean(own) == pytest.approx(0.01, abs=0.0006)  # which is what is promised
 
 
-def test_how_many_images_one_detector_takes() -> None:
-    told = summary(decision(19, 0.05))["thresholds"][0]
+def test_the_number_of_images_that_one_detector_needs() -> None:
+    told = summarize(decision(19, 0.05))["thresholds"][0]
     assert (told["held_out_for_the_rate"], told["held_out_for_the_rate_with_confidence"]) == (19, 59)
     assert told["rate_with_confidence"] == pytest.approx(beta.ppf(0.95, 1, 19))
     assert "with 95 % confidence that of this one is at most 14.6 %" in told["guarantee"]
-    assert summary(decision(chosen=("the epoch",)))["thresholds"][0]["rate_with_confidence"] is None
+    assert summarize(decision(chosen=("the epoch",)))["thresholds"][0]["rate_with_confidence"] is None
 
 
-def test_a_guarantee_says_when_it_is_exact() -> None:
-    exact = summary(decision())["thresholds"][0]
+def test_a_guarantee_tells_whether_it_is_exact() -> None:
+    exact = summarize(decision())["thresholds"][0]
     assert exact["exact"] and "a probability of at most 5 %" in exact["guarantee"]
     assert exact["probability_above_rate"] == pytest.approx(beta.sf(0.05, 1, 19))
-    few = guarantee(decision(4, 0.05))
+    few = describe_guarantee(decision(4, 0.05))
     assert "at most 20 %" in few  # what four held-out images allow
-    chosen = summary(decision(chosen=("the epoch", "a scale")))
+    chosen = summarize(decision(chosen=("the epoch", "a scale")))
     assert chosen["also_chosen"] == {"": ["the epoch", "a scale"]}
     assert chosen["thresholds"][0]["guarantee"] == (
         "The false-alarm rate of 5 % is approximate: the epoch and a scale were chosen on the same held-out images."
     )
-    assert guarantee(decision(4, 0.05, chosen=("the epoch",))) == (
+    assert describe_guarantee(decision(4, 0.05, chosen=("the epoch",))) == (
         "The false-alarm rate of 20 % is approximate: the epoch was chosen on the same held-out images. 5 % was asked "
         "for, which takes more held-out images."
     )
     assert not chosen["thresholds"][0]["exact"] and chosen["thresholds"][0]["probability_above_rate"] is None
 
 
-def test_a_threshold_set_by_hand_promises_nothing_and_says_what_it_stands_for() -> None:
+def test_a_threshold_set_by_hand_promises_nothing_and_shows_its_p_value() -> None:
     moved = decision().with_threshold(15.5).with_threshold(17.5, pixels=True)
-    told = json.loads(json.dumps(summary(moved), allow_nan=False))
+    told = json.loads(json.dumps(summarize(moved), allow_nan=False))
     (only,) = told["thresholds"]
     assert only["image"] == {
         **{"threshold": 15.5, "by_hand": True, "p_value": 4 / 20, "above": 3, "held_out": 19, "rate": 3 / 19}
     }
     assert (only["pixels"]["threshold"], only["pixels"]["above"]) == (17.5, 1)
     assert "no false-alarm rate is promised" in only["guarantee"] and not only["exact"]
-    assert told["by_hand"] == by_hand(moved)
-    assert by_hand(moved)[0] == (
+    assert told["by_hand"] == describe_by_hand(moved)
+    assert describe_by_hand(moved)[0] == (
         "threshold 15.5, set by hand: p-value at most 0.2, 3 of 19 held-out nominal images above it (15.8 %)"
     )
-    assert by_hand(moved)[1].startswith("pixel threshold 17.5, set by hand: ")
-    assert by_hand(decision()) == []
+    assert describe_by_hand(moved)[1].startswith("pixel threshold 17.5, set by hand: ")
+    assert describe_by_hand(decision()) == []
 
 
-def test_of_several_categories_each_has_its_own() -> None:
+def test_each_of_several_categories_has_its_own_guarantee() -> None:
     held = {"nut": np.arange(19.0), "bolt": np.arange(9.0)}
     both = Decision(held, false_alarm=0.1, also_chosen={"nut": ["the epoch"]})
-    told = summary(both.with_threshold(3, "bolt"))["thresholds"]
+    told = summarize(both.with_threshold(3, "bolt"))["thresholds"]
     assert [one["category"] for one in told] == ["bolt", "nut", None]
     assert [one["exact"] for one in told] == [False, False, False]
     assert [one["image"]["by_hand"] for one in told] == [True, False, False]
-    assert [one["exact"] for one in summary(both)["thresholds"]] == [True, False, False]
-    assert by_hand(both.with_threshold(3, "bolt"))[0].startswith("threshold of bolt 3, set by hand")
-    assert len(by_hand(both.with_threshold(3))) == 1
+    assert [one["exact"] for one in summarize(both)["thresholds"]] == [True, False, False]
+    assert describe_by_hand(both.with_threshold(3, "bolt"))[0].startswith("threshold of bolt 3, set by hand")
+    assert len(describe_by_hand(both.with_threshold(3))) == 1
 
 
-def test_the_bound_of_folds_is_no_higher_than_the_published_ones() -> None:
-    """Barber et al. (2021): Theorem 1 of leaving one out, and Theorem 4 of K folds of one size."""
+def test_the_bound_of_folds_is_at_most_the_published_bounds() -> None:
+    """Barber et al. (2021): Theorem 1 (leave one out) and Theorem 4 (K folds of equal size)."""
     for images, folds, rate in itertools.product((4, 20, 60, 1000), (2, 4), (0.001, 0.05, 0.1, 0.3, 0.5)):
         rate = max(rate, 1 / (images + 1))
         more = min(2 * (1 - 1 / folds) / (images / folds + 1), (1 - folds / images) / (folds + 1))
@@ -112,17 +113,17 @@ def test_the_bound_of_folds_by_hand() -> None:
     assert bound_of_folds([2, 2], 0.5) == pytest.approx(4 / 6) and bound_of_folds([3, 3], 0.9) == 1
 
 
-def test_folds_that_hold_other_images_of_another_category_are_not_alike() -> None:
+def test_folds_that_differ_in_another_category_are_not_alike() -> None:
     both = Decision({"bolt": np.arange(4.0), "nut": np.arange(3.0)}, folds={"bolt": [1] * 4, "nut": [1, 1, 1, 0]})
-    of_bolt, of_nut, of_all = (proven_of_folds(both, category) for category in ("bolt", "nut", None))
+    of_bolt, of_nut, of_all = (proven_rate_of_folds(both, category) for category in ("bolt", "nut", None))
     assert of_bolt == pytest.approx(1 / 4) and of_nut == pytest.approx(1 / 4)  # three folds of one bolt and one nut
     assert of_all == pytest.approx(2 / 8)
     alike = Decision({"bolt": np.arange(4.0), "nut": np.arange(4.0)}, folds={"bolt": [1] * 4, "nut": [1] * 4})
-    assert proven_of_folds(alike, "nut") == pytest.approx(1 / 5)
+    assert proven_rate_of_folds(alike, "nut") == pytest.approx(1 / 5)
     joined = replace(alike, scores={"bolt": np.arange(9.0), "nut": np.arange(4.0)})  # by lit-ad recalibrate
-    assert proven_of_folds(joined, "bolt") is None is proven_of_folds(joined)
-    assert "others were held out. Nothing is proven" in guarantee(joined, "bolt")
-    assert proven_of_folds(replace(joined, folds={"bolt": [], "nut": [1] * 4}), "nut") == pytest.approx(1 / 5)
+    assert proven_rate_of_folds(joined, "bolt") is None is proven_rate_of_folds(joined)
+    assert "others were held out. Nothing is proven" in describe_guarantee(joined, "bolt")
+    assert proven_rate_of_folds(replace(joined, folds={"bolt": [], "nut": [1] * 4}), "nut") == pytest.approx(1 / 5)
 
 
 def rate_of_folds(sizes: list[int], rate: float, detector: str, draws: int = 4000) -> float:
@@ -145,35 +146,35 @@ def rate_of_folds(sizes: list[int], rate: float, detector: str, draws: int = 400
 
 
 @pytest.mark.parametrize("sizes", [[1] * 9, [10, 10], [5, 5, 4], [4] * 5, [6, 6, 6, 5, 5]])
-def test_a_verdict_of_all_folds_keeps_the_bound(sizes: list[int]) -> None:
-    """By simulation, also of detectors that disagree as much as they can."""
+def test_a_cross_conformal_verdict_keeps_the_bound(sizes: list[int]) -> None:
+    """Simulations include detectors that disagree as much as possible."""
     for of, detector in itertools.product(range(1, sum(sizes)), ("distance", "bits")):
         rate = of / (sum(sizes) + 1)
         error = 3 * np.sqrt(rate / 4000)
         assert rate_of_folds(sizes, rate, detector) <= bound_of_folds(sizes, rate) + error
 
 
-def test_a_verdict_of_all_folds_may_exceed_the_rate() -> None:
-    """So that the rate itself is no bound; a usual detector is about at the rate."""
+def test_a_cross_conformal_verdict_may_exceed_the_rate() -> None:
+    """So the rate itself is no bound. A usual detector is near the rate."""
     assert rate_of_folds([10, 10], 10 / 21, "bits") > 0.53
     assert rate_of_folds([1] * 20, 10 / 21, "bits") > 0.58
     assert rate_of_folds([4] * 5, 2 / 21, "distance") == pytest.approx(2 / 21, abs=0.02)
     assert rate_of_folds([1] * 20, 1 / 21, "distance") == pytest.approx(1 / 21, abs=0.01)
 
 
-def test_a_decision_of_folds_says_what_is_seen_and_what_is_proven() -> None:
+def test_a_decision_with_folds_states_the_usual_and_the_proven_rate() -> None:
     sizes = [4, 4, 4, 4, 3]
     of_folds = replace(decision(19, 0.05), folds={"": sizes})
-    (told,) = summary(of_folds)["thresholds"]
+    (told,) = summarize(of_folds)["thresholds"]
     assert not told["exact"] and told["folds"] == 5 and told["kept_rate"] == 0.05
     assert told["rate_proven_of_folds"] == bound_of_folds(sizes, 0.05) == pytest.approx(4 / 20)
     assert told["rate_with_confidence"] is None and told["probability_above_rate"] is None
-    said = guarantee(of_folds)
+    said = describe_guarantee(of_folds)
     assert "each was scored by a training without it (5 folds). About 5 % of nominal images are called" in said
     assert "Proven is a rate of at most 20 %, not for this detector alone" in said
-    assert "leaving one out" in guarantee(replace(of_folds, folds={"": [1] * 19}))
-    assert "Nothing is proven" in guarantee(replace(of_folds.with_rate(0.9), folds={"": [10, 9]}))
+    assert "leaving one out" in describe_guarantee(replace(of_folds, folds={"": [1] * 19}))
+    assert "Nothing is proven" in describe_guarantee(replace(of_folds.with_rate(0.9), folds={"": [10, 9]}))
     assert Decision.from_dict(of_folds.to_dict()).folds == {"": sizes}
-    by_threshold = summary(of_folds.with_threshold(3))["thresholds"][0]
+    by_threshold = summarize(of_folds.with_threshold(3))["thresholds"][0]
     assert by_threshold["rate_proven_of_folds"] is None and "set by hand" in by_threshold["guarantee"]
-    assert "take 99 or more" in " ".join(of_folds.with_rate(0.01).warnings())
+    assert "take 99 or more" in " ".join(list_warnings(of_folds.with_rate(0.01)))

@@ -1,4 +1,4 @@
-"""Whatever holds an image gives the same pixels; anything else is refused at once."""
+"""Every kind of input gives the same pixels, and inputs that are no image are refused at once."""
 
 import io
 from collections import deque
@@ -23,7 +23,7 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "part.png"
 
 
-def test_every_kind_of_image(file: Path) -> None:
+def test_every_kind_of_input_gives_the_same_pixels(file: Path) -> None:
     content, chw = file.read_bytes(), torch.from_numpy(RGB).permute(2, 0, 1)
     kinds: list[Any] = [str(file), file, content, bytearray(content), memoryview(content), io.BytesIO(content)]
     kinds += [Image.fromarray(RGB), RGB, chw, chw / 255, (chw / 255).double().requires_grad_()]
@@ -38,7 +38,7 @@ def test_every_kind_of_image(file: Path) -> None:
         assert np.array_equal(read_pixels(opened), RGB)
 
 
-def test_a_file_in_memory_is_read_as_one_on_disk(tmp_path: Path) -> None:
+def test_a_file_in_memory_is_read_like_one_on_disk(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(RGB).save(tmp_path / "turned.jpg", exif=exif, quality=95)
@@ -86,27 +86,24 @@ REFUSED: dict[str, tuple[Any, str]] = {
         r"is an array of shape \(2, 10, 10, 3\): an image",
     ),
     "channels first": (np.zeros((3, 10, 12), np.uint8), r"array.transpose\(1, 2, 0\) makes one of \(C, H, W\)"),
-    "channels last": (torch.zeros(10, 12, 3), r"\(10, 12, 3\), in which C, of 1, 3 or 4 channels, is not the first"),
-    "channels at both ends": (
-        torch.zeros(3, 10, 3),
-        r"might be the last: give tensor.movedim\(-1, -3\)",
-    ),
+    "channels last": (torch.zeros(10, 12, 3), r"\(10, 12, 3\): C, of \(C, H, W\), must be 1, 3 or 4, and W must not"),
+    "channels at both ends": (torch.zeros(3, 10, 3), r"channels are last, give tensor.movedim\(-1, -3\)"),
     "batch, channels last": (torch.zeros(2, 10, 12, 3), r"^a tensor \(B, C, H, W\) has the shape \(2, 10, 12, 3\)"),
-    "two channels": (torch.zeros(2, 10, 12), r"\(2, 10, 12\), in which C"),
+    "two channels": (torch.zeros(2, 10, 12), r"\(2, 10, 12\): C"),
     "a vector": (torch.zeros(10), r"is a tensor of shape \(10,\)"),
 }
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_what_is_refused_before_anything_is_read(what: str) -> None:
+def test_wrong_inputs_are_refused_before_anything_is_read(what: str) -> None:
     given, message = REFUSED[what]
     with pytest.raises(UserError, match=message):
         list_images(given)
 
 
 UNREADABLE: dict[str, tuple[Any, str]] = {
-    "other bytes": (b"no image", r"^cannot read image 5: it is no image of a kind that is read here; replace"),
-    "a file of other bytes": (io.BytesIO(b"no image"), r"^cannot read image 5: it is no image of a kind that is read"),
+    "other bytes": (b"no image", r"^cannot read image 5: it is no image in a known format; replace"),
+    "a file of other bytes": (io.BytesIO(b"no image"), r"^cannot read image 5: it is no image in a known format"),
     "a file at its end": (io.BytesIO(), r"^cannot read image 5: the file is at its end, or empty"),
     "a file of text": (io.StringIO("x"), r"^cannot read image 5: the file gives text: open it with mode 'rb'"),
     "no pixels": (np.zeros((0, 0, 3), np.uint8), r"^image 5: an array of shape \(0, 0, 3\) has no pixels"),
@@ -117,7 +114,7 @@ UNREADABLE: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("what", UNREADABLE)
-def test_what_cannot_be_read(what: str) -> None:
+def test_unreadable_images_are_named(what: str) -> None:
     given, message = UNREADABLE[what]
     assert list_images(given) is None
     with pytest.raises(UserError, match=message):
@@ -127,14 +124,14 @@ def test_what_cannot_be_read(what: str) -> None:
 @pytest.mark.parametrize(
     "given", ["part.png", Path("part.png"), RGB, Image.fromarray(RGB), io.BytesIO(), b"x", None, 7]
 )
-def test_a_stream_is_of_several(given: Any) -> None:
+def test_a_stream_needs_several_images(given: Any) -> None:
     with pytest.raises(
-        UserError, match=r"^a stream is of several images: give a list|^the image is (None|of type int)"
+        UserError, match=r"^a stream needs several images: give a list|^the image is (None|of type int)"
     ):
         iterate_images(given)
 
 
-def test_names(file: Path) -> None:
+def test_names_of_images_in_messages(file: Path) -> None:
     with file.open("rb") as opened:
         assert name_of(opened, 3) == name_of(Image.open(file)) == str(file)
     assert (name_of(RGB, 3), name_of(b"", 1), name_of(RGB)) == ("image 3", "image 1", "the image")
@@ -145,7 +142,7 @@ def test_names(file: Path) -> None:
 @pytest.mark.parametrize(
     ("shape", "told"), [((1, 20, 30), True), ((3, 20, 30), True), ((4, 20, 30), True), ((2, 20, 30), False)]
 )
-def test_an_array_with_its_channels_first_is_told_how_to_turn_it(shape: tuple[int, ...], told: bool) -> None:
+def test_an_array_with_channels_first_gets_a_hint(shape: tuple[int, ...], told: bool) -> None:
     with pytest.raises(UserError, match=r"part\.png is an array of shape") as error:
         check_image(np.zeros(shape, np.uint8), "part.png")
     assert ("array.transpose(1, 2, 0)" in str(error.value)) is told

@@ -1,4 +1,4 @@
-"""Which pixels of a map are marked."""
+"""A marking marks pixels by threshold, region size and clean-up."""
 
 import json
 
@@ -9,21 +9,21 @@ from lit_ad.detector.marking import Marking
 
 
 def heat(*boxes: tuple[int, int, int, int]) -> np.ndarray:
-    """A map that is 1 in boxes and 0 elsewhere."""
+    """Return a map that is 1 in boxes and 0 elsewhere."""
     values = np.zeros((20, 30), np.float32)
     for top, left, bottom, right in boxes:
         values[top:bottom, left:right] = 1
     return values
 
 
-def test_pixels_above_the_threshold_are_marked_where_they_count() -> None:
+def test_pixels_above_the_threshold_are_marked_if_they_count() -> None:
     values = heat((2, 2, 5, 5), (10, 10, 12, 12))
     assert np.array_equal(Marking(0.5)(values), values == 1) and not Marking(1.0)(values).any()
     inside = np.arange(30) < 11
     assert np.array_equal(Marking(0.5)(values, np.tile(inside, (20, 1))), (values == 1) & inside)
 
 
-def test_regions_of_fewer_pixels_are_not() -> None:
+def test_regions_of_fewer_pixels_are_not_marked() -> None:
     values = heat((2, 2, 5, 5), (10, 10, 12, 12))
     assert [int(Marking(0.5, area)(values).sum()) for area in (4, 5, 9, 10)] == [13, 9, 9, 0]
     assert not Marking(0.5, 4)(values, heat((0, 0, 2, 30)) == 1).any()

@@ -1,4 +1,4 @@
-"""Rates of nominal pixels from a histogram of bounded size, against counting."""
+"""Rates of nominal pixels from a histogram of bounded size match counts."""
 
 import json
 from itertools import permutations
@@ -14,18 +14,18 @@ MAPS = [
 ]
 
 
-def merged(order: tuple[int, ...] = (0, 1, 2)) -> NominalPixels:
+def merge_maps(order: tuple[int, ...] = (0, 1, 2)) -> NominalPixels:
     return NominalPixels.merged(NominalPixels.of_image(MAPS[i]) for i in order)
 
 
 def share_above(threshold: float) -> float:
-    """The mean over the maps."""
+    """Return the share of pixels above a threshold, the mean over the maps."""
     return float(np.mean([(values > threshold).mean() for values in MAPS]))
 
 
 @pytest.mark.parametrize("rate", [0.2, 0.05, 0.01, 0.001])
-def test_a_rate_is_kept_and_nearly_used_up(rate: float) -> None:
-    pixels = merged()
+def test_a_threshold_keeps_the_rate_and_uses_nearly_all_of_it(rate: float) -> None:
+    pixels = merge_maps()
     threshold = pixels.threshold(rate)
     above = share_above(threshold)
     assert pixels.share_above(threshold) == pytest.approx(above, abs=1e-7)
@@ -33,31 +33,31 @@ def test_a_rate_is_kept_and_nearly_used_up(rate: float) -> None:
     assert pixels.resolution(threshold) < 0.1 * rate + 1 / 900
 
 
-def test_between_the_ends_of_cells_the_share_is_an_upper_bound() -> None:
-    pixels = merged()
+def test_inside_a_cell_the_share_is_an_upper_bound() -> None:
+    pixels = merge_maps()
     for threshold in np.linspace(3, 9, 50):
         above = share_above(threshold)
         assert above - 1e-7 <= pixels.share_above(threshold) <= above + pixels.resolution(threshold) + 1e-7
 
 
 def test_no_order_matters_and_memory_is_bounded() -> None:
-    first, *others = (merged(order).to_dict() for order in permutations(range(3)))
+    first, *others = (merge_maps(order).to_dict() for order in permutations(range(3)))
     assert others == [first] * len(others)
     assert len(first["cells"]) <= CELLS
 
 
-def test_each_image_counts_the_same() -> None:
+def test_each_image_has_the_same_weight() -> None:
     high, low = np.full(10, 5, np.float32), np.full(10_000, 1, np.float32)
     both = NominalPixels.merged([NominalPixels.of_image(high), NominalPixels.of_image(low)])
     assert both.share_above(2) == pytest.approx(0.5)
     assert both.threshold(0.51) == 1 and both.threshold(0.4) == 5
 
 
-def test_negative_scores_and_one_value() -> None:
+def test_negative_values_and_maps_of_one_value() -> None:
     pixels = NominalPixels.of_image(np.full(7, -3, np.float32))
     assert pixels.threshold(0.01) == -3 and pixels.share_above(-3) == 0 and pixels.share_above(-4) == 1
 
 
 def test_to_json_and_back() -> None:
-    again = NominalPixels.from_dict(json.loads(json.dumps(merged().to_dict())))
-    assert again.to_dict() == merged().to_dict() and again.threshold(0.01) == merged().threshold(0.01)
+    again = NominalPixels.from_dict(json.loads(json.dumps(merge_maps().to_dict())))
+    assert again.to_dict() == merge_maps().to_dict() and again.threshold(0.01) == merge_maps().threshold(0.01)

@@ -1,4 +1,4 @@
-"""ONNX Runtime's GPU providers: names, options, engines beside the file, and buffers, which are the CPU's here."""
+"""ONNX Runtime's GPU providers: names, options, engines beside the file, and buffers (on the CPU here)."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -22,11 +22,11 @@ CARD = Card("x", View((64, 96)), None)
 
 
 def build(*providers: str, version: str = "1.20.1") -> Any:
-    """A build of ONNX Runtime, of which only version and list of providers are asked."""
+    """Return an object with the version and the providers of a build of ONNX Runtime."""
     return SimpleNamespace(get_available_providers=lambda: [*providers, CPU], __version__=version)
 
 
-def test_what_a_device_names() -> None:
+def test_a_device_names_its_kind_and_number() -> None:
     both = build(TENSORRT, CUDA)
     for device, expected in {"cuda": ("cuda", 0), "cuda:2": ("cuda", 2), "tensorrt:1": ("tensorrt", 1)}.items():
         assert gpu_of(both, device) == expected
@@ -39,8 +39,8 @@ def test_what_a_device_names() -> None:
         gpu_of(build(CUDA), "tensorrt")
 
 
-def test_precisions_and_versions() -> None:
-    """Float32 is not TF32; versions before 1.18 have no such option, and refuse those that they do not know."""
+def test_options_follow_precision_and_version() -> None:
+    """For float32, TF32 is off. Versions before 1.18 do not have this option, and refuse unknown ones."""
     assert gpu_providers(build(), "cuda", 1, CARD, None) == [(CUDA, {"device_id": 1, "use_tf32": 0}), CPU]
     assert gpu_providers(build(version="1.17.3"), "cuda", 1, CARD, None) == [(CUDA, {"device_id": 1}), CPU]
     half = replace(CARD, precision="fp16")
@@ -65,8 +65,8 @@ def test_engines_lie_beside_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("largest", [None, 2])
-def test_buffers_give_what_arrays_do(largest: int | None, files: dict[str, Path]) -> None:
-    """Of batches of several sizes one after the other, in parts, and from several threads."""
+def test_buffers_give_the_results_of_arrays(largest: int | None, files: dict[str, Path]) -> None:
+    """Batches of several sizes follow one another, in parts, and from several threads."""
     session = make_session(onnxruntime, files["onnx"], [CPU])
     plain, bound = network_of(session), bound_network(onnxruntime, session, "cpu", 0, largest)
     generator = np.random.default_rng(0)

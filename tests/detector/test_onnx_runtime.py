@@ -1,4 +1,4 @@
-"""ONNX Runtime: its devices, and files that are none of ours."""
+"""ONNX Runtime: missing devices and files of other programs are errors in one line."""
 
 from pathlib import Path
 
@@ -15,8 +15,8 @@ onnxruntime = pytest.importorskip("onnxruntime")
 @pytest.mark.parametrize(
     ("device", "packages"), [("cuda", "onnxruntime-gpu"), ("tensorrt", "onnxruntime-gpu tensorrt")]
 )
-def test_a_gpu_that_is_not_there(device: str, packages: str, files: dict[str, Path]) -> None:
-    """In one line, and nothing is left beside the file."""
+def test_a_missing_gpu_is_refused(device: str, packages: str, files: dict[str, Path]) -> None:
+    """The error is one line, and no folder is left beside the file."""
     if f"{device}executionprovider" in {name.lower() for name in onnxruntime.get_available_providers()}:
         pytest.skip("this ONNX Runtime has the provider: test_gpu.py is for it")
     for name in (device, f"{device}:1"):
@@ -45,7 +45,7 @@ def test_metadata_are_read_without_running(files: dict[str, Path]) -> None:
     assert set(metadata) == {"lit_ad", "lit_ad_check"}
 
 
-def test_another_ones_onnx(files: dict[str, Path], tmp_path: Path) -> None:
+def test_an_onnx_file_of_another_program_is_refused(files: dict[str, Path], tmp_path: Path) -> None:
     model = onnx.load(files["onnx"])
     del model.metadata_props[:]
     onnx.save(model, tmp_path / "x.onnx")

@@ -14,8 +14,8 @@ from lit_ad.errors import UserError
 pytest.importorskip("openvino")
 
 
-def test_signals_are_heard_when_several_files_were_loaded(files: dict[str, Path]) -> None:
-    """OpenVINO would leave a stack for signals that is no more, and Ctrl-C would be a segmentation fault."""
+def test_ctrl_c_works_after_several_files_were_loaded(files: dict[str, Path]) -> None:
+    """With two Cores, OpenVINO would leave a signal stack that is freed, and Ctrl-C would be a segmentation fault."""
     code = """
         import signal, sys
         from lit_ad import Detector
@@ -32,7 +32,7 @@ def test_signals_are_heard_when_several_files_were_loaded(files: dict[str, Path]
     assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr
 
 
-def test_half_of_an_openvino_file_is_refused(files: dict[str, Path], tmp_path: Path) -> None:
+def test_an_xml_without_its_bin_is_refused(files: dict[str, Path], tmp_path: Path) -> None:
     shutil.copy(files["openvino"], tmp_path)
     with pytest.raises(UserError, match=r"model\.xml needs its weights, model\.bin, beside it: copy both files"):
         Detector.load(tmp_path / "model.xml")

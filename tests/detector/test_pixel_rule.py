@@ -1,4 +1,4 @@
-"""The keys of pixel decisions."""
+"""The keys of the pixel rule are checked, and changed one by one."""
 
 import pytest
 
@@ -6,22 +6,22 @@ from lit_ad.detector.pixel_rule import GivenCleanUp, PixelRule
 from lit_ad.errors import UserError
 
 
-def test_what_is_not_given_stays() -> None:
+def test_arguments_that_are_not_given_keep_their_value() -> None:
     rule = PixelRule("region", area=7).changed(kind="pixel", rate=0.02)
     assert rule == PixelRule("pixel", 0.02, 7) and rule.changed() == rule
     assert PixelRule.from_dict(rule.to_dict()) == rule
 
 
 @pytest.mark.parametrize(("key", "value"), [("rate", 0.0), ("rate", 1.0), ("area", 0), ("area", -3)])
-def test_values_that_cannot_be(key: str, value: float) -> None:
+def test_impossible_values_are_refused(key: str, value: float) -> None:
     with pytest.raises(UserError, match=r"decision.(pixel_rate|area)"):
         PixelRule(**{key: value})  # type: ignore[arg-type]
 
 
-def test_keys_that_do_not_go_together() -> None:
+def test_keys_that_exclude_each_other_are_refused() -> None:
     with pytest.raises(UserError, match=r"decision.pixel region needs decision.area"):
         PixelRule("region").check()
-    with pytest.raises(UserError, match=r"decision.pixel_rate is for decision.pixel pixel, or for decision.clean_up"):
+    with pytest.raises(UserError, match=r"decision.pixel_rate is for decision.pixel pixel or for decision.clean_up"):
         PixelRule(rate=0.1).check()
     PixelRule(area=5).check()  # it may be used later
 
@@ -38,16 +38,16 @@ def test_a_clean_up_is_off_learned_or_given() -> None:
 @pytest.mark.parametrize(
     ("clean_up", "message"),
     [
-        ({"opening": 3}, r"decision.clean_up has no opening, but low, reach, closing, holes, area"),
+        ({"opening": 3}, r"decision.clean_up has no opening: its keys are low, reach, closing, holes, area"),
         ({"closing": -1}, r"decision.clean_up.closing"),
         ({"closing": 100000}, r"decision.clean_up.closing is 100000, but it must lie between 0 and 1000"),
         ({"reach": 1e6}, r"decision.clean_up.reach"),
         ({"holes": float("inf")}, r"decision.clean_up.holes is inf, but it must be a finite number"),
         ({"low": float("nan")}, r"decision.clean_up.low is nan"),
         ({"area": 0}, r"decision.clean_up.area"),
-        ({"holes": 1.5}, r"decision.clean_up.holes is a number of pixels, not 1.5"),
+        ({"holes": 1.5}, r"decision.clean_up.holes is a whole number of pixels, not 1.5"),
     ],
 )
-def test_a_clean_up_that_cannot_be(clean_up: dict[str, float], message: str) -> None:
+def test_impossible_clean_ups_are_refused(clean_up: dict[str, float], message: str) -> None:
     with pytest.raises(UserError, match=message):
         PixelRule().changed(clean_up=clean_up)

@@ -1,4 +1,4 @@
-"""Where a detector lies."""
+"""The file of a detector is found in a run directory."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from lit_ad.detector.run_files import find_detector, run_of
 from lit_ad.errors import UserError
 
 
-def test_of_a_run_the_best_checkpoint_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_best_checkpoint_of_a_run_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="is no run directory: it has neither"):
         find_detector(tmp_path)
     folder = tmp_path / "checkpoints"
@@ -21,7 +21,7 @@ def test_of_a_run_the_best_checkpoint_counts(tmp_path: Path, monkeypatch: pytest
     assert run_of(folder / "best.ckpt") == tmp_path
 
 
-def test_what_is_no_detector_is_refused(tmp_path: Path) -> None:
+def test_a_path_that_is_no_detector_is_refused(tmp_path: Path) -> None:
     alone = tmp_path / "alone.onnx"
     with pytest.raises(UserError, match=r"there is no detector .*alone\.onnx: give a run's directory"):
         find_detector(alone)

@@ -15,12 +15,12 @@ from lit_ad.image.view import View
 
 
 def brightness(pixels: Any) -> Output:
-    """The map is the first channel of the pixels."""
+    """Return the first channel of the pixels as the map."""
     return Output(np.asarray(pixels)[:, :1].astype(np.float32))
 
 
 def inputs(*values: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Grey images (H, W) as network inputs (n, 3, H, W)."""
+    """Return grey images (H, W) as network inputs (n, 3, H, W)."""
     return np.stack([np.stack([value] * 3) for value in values])
 
 
@@ -36,7 +36,7 @@ def test_the_score_is_the_mean_of_the_highest_pixels_of_the_content(top: float) 
     ordered = sorted((float(value) for value in image[:8].ravel()), reverse=True)
     expected = sum(ordered[: max(1, int(top * 80))]) / max(1, int(top * 80))
     assert judgement.score == pytest.approx(expected, rel=1e-9)
-    assert judgement.seen is not None and judgement.seen.shape == (12, 10)
+    assert judgement.network_map is not None and judgement.network_map.shape == (12, 10)
 
 
 def test_outside_the_region_of_interest_nothing_is_scored(tmp_path: Any) -> None:
@@ -53,7 +53,7 @@ def test_outside_the_region_of_interest_nothing_is_scored(tmp_path: Any) -> None
     assert judgement.score == np.delete(image.ravel(), 0).max()
 
 
-def test_a_network_of_its_own_scores_is_not_scored_by_its_map() -> None:
+def test_a_network_with_its_own_scores_is_not_scored_by_its_map() -> None:
     def network(pixels: Any) -> Output:
         return Output(
             brightness(pixels).anomaly_map, np.array([7.0], np.float32), {"part": np.array([3.0], np.float32)}
@@ -67,12 +67,12 @@ def test_tiles_are_stitched_and_scored_as_one_map() -> None:
     image = random_image(40, 56)
     view = View(None, tile=16, overlap=4, tile_batch=3)
     (judgement,) = judge(brightness, inputs(image), [(0, 0, 40, 56)], Card("x", view, None, 0.1))
-    assert judgement.seen is not None
-    np.testing.assert_allclose(judgement.seen, image, rtol=1e-5)
+    assert judgement.network_map is not None
+    np.testing.assert_allclose(judgement.network_map, image, rtol=1e-5)
     assert judgement.score == pytest.approx(top_mean(image.astype(np.float32), 0.1), rel=1e-5)
 
 
-def test_of_tiles_the_worst_score_counts_and_around_the_content_the_map_is_zero() -> None:
+def test_the_highest_score_of_the_tiles_counts_and_the_map_of_padding_is_zero() -> None:
     image = random_image(24, 24)
     image[5, 6] = 250
 
@@ -86,11 +86,11 @@ def test_of_tiles_the_worst_score_counts_and_around_the_content_the_map_is_zero(
     assert judgement.score == 250
     peaks = [float(image[row : row + 8, column : column + 8].max()) for row in (0, 8) for column in (0, 8, 16)]
     assert judgement.parts["low"] == max(-peak for peak in peaks)
-    assert judgement.seen is not None and not judgement.seen[16:].any()
+    assert judgement.network_map is not None and not judgement.network_map[16:].any()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_is_known_and_refused(value: float) -> None:
+def test_numbers_that_are_not_finite_are_refused(value: float) -> None:
     seen = np.ones((4, 5), np.float32)
     assert Judgement(seen, 1.0, (0, 0, 4, 5), {"part": 1.0}).finite
     broken = seen.copy()
@@ -106,7 +106,7 @@ def test_what_is_not_finite_is_known_and_refused(value: float) -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_tile_that_is_not_finite_is_not_lost_among_others(value: float) -> None:
+def test_one_tile_that_is_not_finite_makes_the_result_not_finite(value: float) -> None:
     def network(pixels: Any) -> Output:
         black = (np.asarray(pixels) == 0).any(axis=(1, 2, 3))
         return Output(None, np.where(black, value, 1).astype(np.float32))
@@ -118,8 +118,8 @@ def test_a_tile_that_is_not_finite_is_not_lost_among_others(value: float) -> Non
     assert not judge(network, inputs(image), [(0, 0, 16, 16)], card)[0].finite
 
 
-def test_maps_get_back_to_their_images() -> None:
-    """By bilinear interpolation, each to its own size."""
+def test_maps_are_resized_to_their_images() -> None:
+    """The interpolation is bilinear, and each map gets the size of its image."""
     seen = np.random.default_rng(0).random((8, 10)).astype(np.float32)
     for size in ((16, 20), (17, 20), (5, 4)):
         whole = interpolate(torch.from_numpy(seen)[None, None], size, mode="bilinear")[0, 0]
@@ -134,5 +134,5 @@ def test_padding_is_not_in_the_map() -> None:
     assert (Judgement(seen, 1.0, (2, 0, 6, 10)).original_map((4, 10)) == 1).all()
 
 
-def test_the_highest_part_of_a_map() -> None:
+def test_the_mean_of_the_highest_part_of_a_map() -> None:
     assert top_mean(np.arange(100, dtype=np.float32), 0.05) == 97

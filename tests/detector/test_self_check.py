@@ -1,4 +1,4 @@
-"""A file's images and maps survive being text, and a runtime that computes something else is told by both numbers."""
+"""A check survives its form as text, and a runtime that computes other numbers is reported with both numbers."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ FILE = Path("model.onnx")
 
 
 def network(pixels: Any) -> tuple[Any, Any]:
-    """A map: the red channel around 0.3; a score of its own, which a card whose map is scored does not take."""
+    """Return a map (the red channel around 0.3) and a score, which a card whose map is scored ignores."""
     maps = pixels[:, :1].astype(np.float32) / 255 - 0.3
     return maps, np.full(len(pixels), -7, np.float32)
 
@@ -32,7 +32,7 @@ def make(step: int = 1, tolerance: float = 1e-3, size: tuple[int, int] = (16, 24
 
 @pytest.mark.parametrize(("step", "size"), [(1, (16, 24)), (3, (16, 24)), (2, (40, 60))])
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_what_computes_the_same_agrees(step: int, size: tuple[int, int], batch_size: int) -> None:
+def test_equal_numbers_agree(step: int, size: tuple[int, int], batch_size: int) -> None:
     check = SelfCheck.from_text(make(step, size=size).to_text(), FILE)
     assert check.pixels.shape == (3, 3, *size) and check.step == step
     comparison = compare(network, CARD, check, batch_size)
@@ -44,7 +44,7 @@ def test_what_computes_the_same_agrees(step: int, size: tuple[int, int], batch_s
 @pytest.mark.parametrize(
     ("factor", "agrees", "refused"), [(1.0005, True, False), (1.003, False, False), (1.02, False, True)]
 )
-def test_beyond_the_tolerance_is_a_warning_and_beyond_five_times_it_a_refusal(
+def test_a_difference_is_a_warning_beyond_the_tolerance_and_an_error_beyond_5_times(
     factor: float, agrees: bool, refused: bool
 ) -> None:
     comparison = compare(lambda pixels: (factor * network(pixels)[0], None), CARD, make())
@@ -52,7 +52,7 @@ def test_beyond_the_tolerance_is_a_warning_and_beyond_five_times_it_a_refusal(
     assert comparison.largest == pytest.approx(factor - 1, rel=0.05)
 
 
-def test_both_numbers_are_told() -> None:
+def test_the_message_has_both_numbers() -> None:
     check = make()
 
     def one_pixel_off(pixels: Any) -> tuple[Any, Any]:
@@ -65,14 +65,14 @@ def test_both_numbers_are_told() -> None:
     value = float(check.maps[expected, 5, 7])  # type: ignore[index]
     numbers = f"is {value - 0.5:.6g}, and the checkpoint gave {value:.6g}, a relative difference of "
     assert told.startswith(f"a pixel of the map of image {expected + 1} {numbers}")
-    assert told.endswith("where 1e-03 is the tolerance")
+    assert told.endswith("; the tolerance is 1e-03")
     image_level = SelfCheck(check.images, check.size, (1.0, 2.0, 3.0), None, 1, 1e-3)
     told = compare(lambda pixels: (None, np.full(1, 2, np.float32)), CARD, image_level).describe()
     assert told.startswith("the score of image 1 is 2, and the checkpoint gave 1, a relative difference of 5.0e-01")
 
 
 @pytest.mark.parametrize("where", ["score", "map", "no map"])
-def test_what_is_not_finite_or_not_there_is_refused(where: str) -> None:
+def test_missing_numbers_and_numbers_that_are_not_finite_are_refused(where: str) -> None:
     def broken(pixels: Any) -> tuple[Any, Any]:
         maps, scores = network(pixels)
         if where == "map":
@@ -90,9 +90,9 @@ def test_what_is_not_finite_or_not_there_is_refused(where: str) -> None:
 
 
 @pytest.mark.parametrize("change", ["no JSON", "images", "scores", "maps", "size"])
-def test_what_cannot_be_read_names_the_file(change: str) -> None:
+def test_a_check_that_cannot_be_read_is_an_error_that_names_the_file(change: str) -> None:
     values = json.loads(make().to_text())
     values[change] = {"images": ["AAAA"], "size": [1]}.get(change)
     text = "{" if change == "no JSON" else json.dumps(values)
-    with pytest.raises(UserError, match=r"model\.onnx carries images to check itself by that cannot be read"):
+    with pytest.raises(UserError, match=r"model\.onnx carries check images that cannot be read"):
         SelfCheck.from_text(text, FILE)

@@ -1,4 +1,4 @@
-"""torch.export: threads and devices."""
+"""torch.export: a stream restores torch's threads, and a program runs on another device."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -36,7 +36,7 @@ def test_a_stream_leaves_the_threads_of_torch_as_they_are(files: dict[str, Path]
 
 
 def test_a_program_runs_on_another_device_than_it_was_exported_on(files: dict[str, Path]) -> None:
-    """Its operations name the CPU, and refuse tensors on a GPU. Of "meta", every machine has one."""
+    """A program's operations name the CPU and refuse other tensors. Every machine has the device "meta"."""
     program = torch.export.load(files["torch"])
     assert devices_named(program.module()) == {"cpu"}
     module = module_on(program, torch.device("meta"))

@@ -1,4 +1,4 @@
-"""A file is compared once for each file, runtime, device and machine; what differs is told, and beyond that refused."""
+"""A file is compared once for each file, runtime, device and machine: a small difference warns, a large one fails."""
 
 import warnings
 from pathlib import Path
@@ -46,7 +46,7 @@ def network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Counting:
     return Counting()
 
 
-def test_once_for_each_file_runtime_and_device(network: Counting) -> None:
+def test_a_file_is_compared_once_for_each_runtime_and_device(network: Counting) -> None:
     for expected in (3, 3):
         verify(network.loaded(), FILE, "cpu")
         assert network.runs == expected
@@ -57,7 +57,7 @@ def test_once_for_each_file_runtime_and_device(network: Counting) -> None:
     assert network.runs == 12
 
 
-def test_a_warning_comes_again_and_a_refusal_is_not_kept(network: Counting) -> None:
+def test_a_warning_is_repeated_and_a_failure_is_not_kept(network: Counting) -> None:
     network.factor = 1.003
     for _ in range(2):
         with pytest.warns(UserWarning, match=r"Runtime 1 is not as near to the checkpoint of model\.onnx as it should"):
@@ -65,8 +65,11 @@ def test_a_warning_comes_again_and_a_refusal_is_not_kept(network: Counting) -> N
     assert network.runs == 3
     network.factor = 1.1
     for runs in (6, 9):
-        message = r"Runtime 1 computes something else of model\.onnx: the score of image \d is 1.*, and the checkpoint"
-        with pytest.raises(UserError, match=message + r" gave 1.* verify=False of Detector\.load, or --verify false"):
+        message = (
+            r"Runtime 1 computes other numbers for model\.onnx than its checkpoint: the score of image \d is 1.*, "
+        )
+        message += r"and the checkpoint gave 1.* verify=False of Detector\.load, or --verify false"
+        with pytest.raises(UserError, match=message):
             verify(network.loaded(fingerprint="b"), FILE, "cpu")
         assert network.runs == runs
     network.factor = 1.0
@@ -76,7 +79,7 @@ def test_a_warning_comes_again_and_a_refusal_is_not_kept(network: Counting) -> N
 def test_without_a_place_for_results_it_compares_each_time(
     network: Counting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is told: a container with a read-only file system is no fault."""
+    """There is no warning: a container with a read-only file system is not at fault."""
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with warnings.catch_warnings():
@@ -86,7 +89,7 @@ def test_without_a_place_for_results_it_compares_each_time(
             assert network.runs == runs
 
 
-def test_a_kept_result_that_is_damaged_is_made_anew(network: Counting, tmp_path: Path) -> None:
+def test_a_damaged_result_is_computed_again(network: Counting, tmp_path: Path) -> None:
     verify(network.loaded(), FILE, "cpu")
     (kept,) = (tmp_path / "cache/lit_ad/verified").iterdir()
     kept.write_text("[")
@@ -94,16 +97,16 @@ def test_a_kept_result_that_is_damaged_is_made_anew(network: Counting, tmp_path:
     assert network.runs == 6
 
 
-def test_what_carries_nothing_is_taken_as_it_is(network: Counting) -> None:
+def test_a_file_without_a_check_is_accepted(network: Counting) -> None:
     verify(network.loaded()._replace(check=None), FILE, "cpu")
     assert network.runs == 0
 
 
 @pytest.mark.parametrize("format", SUFFIX)
-def test_a_runtime_that_computes_something_else_is_refused(
+def test_a_runtime_that_computes_other_numbers_is_refused(
     format: str, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, network: Counting, tmp_path: Path
 ) -> None:
-    """As a driver would that leaves a file's network as it is, and not its numbers."""
+    """The network is the file's, but its numbers differ, as with a faulty driver."""
     assert load_exported(files[format]).check is not None
 
     def wrong(file: Path, device: str) -> Loaded:
@@ -116,7 +119,7 @@ def test_a_runtime_that_computes_something_else_is_refused(
         return loaded._replace(network=off)
 
     monkeypatch.setattr(module, "load_exported", wrong)
-    with pytest.raises(UserError, match=r"computes something else of .*model\.\w+: .* and the checkpoint gave"):
+    with pytest.raises(UserError, match=r"computes other numbers for .*model\.\w+ than .* and the checkpoint gave"):
         Detector.load(files[format])
     Detector.load(files[format], verify=False)
     monkeypatch.undo()

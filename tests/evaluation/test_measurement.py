@@ -49,7 +49,7 @@ def judged(place: int, category: str, defect: str, with_map: bool = True, roi: R
 
 def above_limit(image: Judged) -> np.ndarray:
     """(H, W): which pixels of the map are above the limit of the image's category."""
-    return unwrap(image.judgement.seen) > LIMITS[image.sample.category]
+    return unwrap(image.judgement.network_map) > LIMITS[image.sample.category]
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_rows_against_scikit_learn(images: list[Judged]) -> None:
 
 def aupimo(images: list[Judged]) -> float:
     """Of maps with so few pixels that one is more than 1e-4 of them: what of the defects is above all nominal ones."""
-    pairs = [(unwrap(image.judgement.seen), unwrap(image.truth)) for image in images]
+    pairs = [(unwrap(image.judgement.network_map), unwrap(image.truth)) for image in images]
     highest = max(seen.max() for seen, truth in pairs if not truth.any())
     return float(np.mean([(seen[truth] > highest).mean() for seen, truth in pairs if truth.any()]))
 
@@ -147,7 +147,7 @@ def test_pixels_outside_the_region_of_interest_are_not_counted() -> None:
     images = [judged(place, "bolt", defect, roi=roi) for place, defect in enumerate(("good", "dent", "dent", "dent"))]
     row = measure(images).rows["pooled"]
     truths = np.ravel([image.truth[3, 1:4] for image in images if image.truth is not None])
-    maps = np.ravel([image.judgement.seen[1, :3] for image in images if image.judgement.seen is not None])
+    maps = np.ravel([image.judgement.network_map[1, :3] for image in images if image.judgement.network_map is not None])
     assert (row["nominal_pixels"], row["anomalous_pixels"]) == ((~truths).sum(), truths.sum())
     assert row["pixel_auroc"] == pytest.approx(roc_auc_score(truths, maps), abs=1e-6)
     assert row["pixel_f1"] == pytest.approx(f1_score(truths, maps > LIMITS["bolt"]))

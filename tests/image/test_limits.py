@@ -1,4 +1,4 @@
-"""Large images and metadata: read beyond Pillow's limits and up to ours, by every reader, in several threads."""
+"""Every reader reads images and metadata beyond Pillow's limits and up to ours, in several threads."""
 
 import warnings
 import zlib
@@ -15,7 +15,7 @@ from PIL import Image, PngImagePlugin
 from lit_ad.data.audit.measurements import read_header, verify_file
 from lit_ad.data.masks import read_mask
 from lit_ad.errors import UserError
-from lit_ad.image.limits import MEGAPIXELS, METADATA, PILLOW, TooLarge, limit, read_within_limits
+from lit_ad.image.limits import MEGAPIXELS, METADATA, PILLOW, TooLarge, read_limit, read_within_limits
 from lit_ad.image.pixels import open_image, page_paths, read_image, to_rgb, upright_size
 from lit_ad.image.view import View
 
@@ -33,7 +33,7 @@ def state() -> tuple[int | None, int, int]:
 
 @pytest.mark.parametrize("warned", [False, True])
 @pytest.mark.parametrize("extension", ["png", "jpg", "tiff", "bmp", "webp"])
-def test_larger_than_pillow_allows(
+def test_images_larger_than_pillow_allows_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, extension: str, warned: bool
 ) -> None:
     path = tmp_path / f"x.{extension}"
@@ -50,7 +50,7 @@ def test_larger_than_pillow_allows(
     assert state() == before
 
 
-def test_pages_larger_than_pillow_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pages_larger_than_pillow_allows_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, page = tmp_path / "stack.tif", Image.fromarray(PIXELS)
     page.save(path, save_all=True, append_images=[page, page])
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", SMALL)
@@ -59,7 +59,7 @@ def test_pages_larger_than_pillow_allows(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def texts(kind: str) -> dict[str, Any]:
-    """Arguments for `save` by which a PNG has 3 MiB of metadata."""
+    """Return arguments of `save` for a PNG with 3 MiB of metadata."""
     long, info = "x" * 3 * 2**20, PngImagePlugin.PngInfo()
     if kind == "profile":
         return {"icc_profile": bytes(3 * 2**20)}
@@ -71,7 +71,7 @@ def texts(kind: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", ["text", "profile", "behind the pixels"])
-def test_more_metadata_than_pillow_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+def test_more_metadata_than_pillow_allows_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     path, before = tmp_path / "x.png", state()
     Image.fromarray(PIXELS).save(path, **texts(kind))
     with pytest.raises(ValueError, match="MAX_TEXT"), Image.open(path) as image:
@@ -87,7 +87,9 @@ def test_more_metadata_than_pillow_allows(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("read", READERS)
-def test_our_limit_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[Path], object]) -> None:
+def test_an_error_names_our_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[Path], object]
+) -> None:
     path = tmp_path / "x.png"
     Image.fromarray(PIXELS).save(path)
     monkeypatch.setenv(MEGAPIXELS, "0.001")
@@ -98,15 +100,15 @@ def test_our_limit_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rea
 
 
 @pytest.mark.parametrize("text", ["no number", "0", "-5", "nan"])
-def test_a_limit_that_is_none(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+def test_limits_that_are_no_number_above_0_are_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv(MEGAPIXELS, text)
     with pytest.raises(UserError, match=f"{MEGAPIXELS} is '{text}', but it must be a number above 0"):
-        limit(MEGAPIXELS)
+        read_limit(MEGAPIXELS)
     monkeypatch.setenv(MEGAPIXELS, "")
-    assert limit(MEGAPIXELS) == 1000
+    assert read_limit(MEGAPIXELS) == 1000
 
 
-def test_other_errors_are_not_tried_again() -> None:
+def test_other_errors_are_not_retried() -> None:
     calls: list[int] = []
 
     def fail() -> None:
@@ -118,7 +120,7 @@ def test_other_errors_are_not_tried_again() -> None:
     assert len(calls) == 1 and not isinstance(caught.value, TooLarge)
 
 
-def test_threads_share_the_raised_limits_and_leave_them_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_share_the_raised_limits_and_restore_them(monkeypatch: pytest.MonkeyPatch) -> None:
     before, both_in, one_out = state(), Barrier(2), Barrier(2)
 
     def stay(first: bool) -> tuple[int | None, int, int]:

@@ -1,5 +1,5 @@
-"""Tiles cover, and their maps join without a seam, of tensors and of arrays; against plain slicing and NumPy's
-reflection."""
+"""Tiles cover an image and their maps join without a seam, for tensors and arrays, as plain slicing and NumPy's
+reflection do."""
 
 import itertools
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from lit_ad.batch import Batch, Prediction, Sample
 from lit_ad.data import AnomalyDataModule, Loading, MVTec
 from lit_ad.data.dataset import AnomalyDataset
 from lit_ad.errors import UserError
-from lit_ad.image.tiling import Grid, Tiles, ramp, reflect, starts
+from lit_ad.image.tiling import Grid, Tiles, blend_weights, reflect, tile_starts
 from lit_ad.image.view import View
 from lit_ad.methods import STFPM, Transformaly
 from lit_ad.methods.base import Method
@@ -40,7 +40,7 @@ def same_kind(one: Any, other: Any) -> bool:
 @pytest.mark.parametrize("length", [1, 15, 16, 17, 31, 32, 33, 100])
 @pytest.mark.parametrize(("tile", "overlap"), TILES)
 def test_tiles_cover_with_the_overlap_asked_for(length: int, tile: int, overlap: int) -> None:
-    first = starts(length, tile, overlap)
+    first = tile_starts(length, tile, overlap)
     assert first[0] == 0 and first[-1] == max(0, length - tile)
     assert all(0 < b - a <= tile - overlap for a, b in itertools.pairwise(first))
     if length > tile:  # one tile less would not do
@@ -50,7 +50,7 @@ def test_tiles_cover_with_the_overlap_asked_for(length: int, tile: int, overlap:
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize(("tile", "overlap"), TILES)
 @kinds
-def test_a_map_cut_and_stitched_is_the_map(
+def test_a_map_that_is_cut_and_stitched_stays_equal(
     size: tuple[int, int], tile: int, overlap: int, kind: Callable[[Any], Any]
 ) -> None:
     y, x = np.mgrid[: size[0], : size[1]].astype(np.float32)
@@ -66,8 +66,8 @@ def test_a_map_cut_and_stitched_is_the_map(
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_tensors_and_arrays_give_the_same(size: tuple[int, int]) -> None:
-    """Bit by bit: a detector without torch says what training's evaluation said."""
+def test_tensors_and_arrays_give_equal_results(size: tuple[int, int]) -> None:
+    """They are equal bit by bit: a detector without torch gives the numbers of the evaluation in training."""
     image = np.random.default_rng(0).integers(0, 256, (3, *size)).astype(np.uint8)
     grid = Grid(size, 16, 5)
     for ours, theirs in zip(grid.batches(torch.from_numpy(image), 4), grid.batches(image, 4), strict=True):
@@ -89,8 +89,8 @@ def test_maps_in_half_precision_are_blended_in_float32(dtype: torch.dtype, preci
 
 
 @kinds
-def test_tiles_that_disagree_change_over_smoothly(kind: Callable[[Any], Any]) -> None:
-    """Each tile says another number: no pixel differs from the next by more than the window's steepest step."""
+def test_tiles_that_disagree_are_blended_smoothly(kind: Callable[[Any], Any]) -> None:
+    """Each tile has another value. No two neighbouring pixels differ by more than the steepest step of the weights."""
     grid = Grid((16, 88), 16, 8)
     steps = np.broadcast_to(np.arange(len(grid), dtype=np.float32)[:, None, None, None], (len(grid), 1, 16, 16)).copy()
     stitched = np.asarray(grid.stitch(kind(steps[i : i + 4]) for i in range(0, len(grid), 4)))[0, 0]
@@ -101,8 +101,8 @@ def test_tiles_that_disagree_change_over_smoothly(kind: Callable[[Any], Any]) ->
 
 
 @kinds
-def test_stitching_writes_to_no_map(kind: Callable[[Any], Any]) -> None:
-    """A single tile is the whole map, too."""
+def test_stitching_does_not_change_the_maps(kind: Callable[[Any], Any]) -> None:
+    """This also holds if one tile is the whole map."""
     for size in ((16, 16), (10, 12), (20, 16)):
         grid = Grid(size, 16, 4)
         maps = kind(np.full((len(grid), 1, 16, 16), 2.0, np.float32))
@@ -111,15 +111,15 @@ def test_stitching_writes_to_no_map(kind: Callable[[Any], Any]) -> None:
         assert float(maps.min()) == float(maps.max()) == 2
 
 
-def test_the_outermost_of_a_tile_counts_nothing_towards_a_neighbour() -> None:
-    weight = ramp(32, 16, before=True, after=False)
+def test_the_outermost_quarter_of_an_overlap_has_no_weight() -> None:
+    weight = blend_weights(32, 16, before=True, after=False)
     assert weight[:4].tolist() == [0] * 4 and weight[12:].tolist() == [1] * 20 and (np.diff(weight) >= 0).all()
-    assert np.array_equal(ramp(32, 16, False, True), weight[::-1])
+    assert np.array_equal(blend_weights(32, 16, False, True), weight[::-1])
 
 
 @pytest.mark.parametrize("size", [(10, 7), (1, 9), (5, 1), (1, 1), (20, 20)])
 @kinds
-def test_reflection_is_numpys(size: tuple[int, int], kind: Callable[[Any], Any]) -> None:
+def test_reflection_matches_numpy(size: tuple[int, int], kind: Callable[[Any], Any]) -> None:
     image = np.random.default_rng(0).integers(0, 256, (3, *size)).astype(np.uint8)
     more = [(0, 0), (0, max(0, 20 - size[0])), (0, max(0, 20 - size[1]))]
     filled = reflect(kind(image), (20, 20))
@@ -127,13 +127,13 @@ def test_reflection_is_numpys(size: tuple[int, int], kind: Callable[[Any], Any])
     assert np.array_equal(np.asarray(filled), np.pad(image, more, mode="reflect"))
 
 
-def test_an_impossible_overlap() -> None:
+def test_an_impossible_overlap_is_refused() -> None:
     with pytest.raises(UserError, match=r"view.overlap must lie between 0 and half the tile of 16 pixels, not 9"):
         Grid((64, 64), 16, 9)
 
 
 class Sharpness(Method):
-    """A 9x9 convolution, zero-padded: translation-invariant, and wrong within four pixels of a tile's edge."""
+    """A method with a zero-padded 9x9 convolution. It is wrong only within four pixels of a tile's edge."""
 
     def __init__(self, weights: str) -> None:
         super().__init__(View(None))
@@ -209,7 +209,7 @@ def test_validation_loss_of_tiles_is_their_mean(sharpness: Sharpness, monkeypatc
 
 
 @kinds
-def test_every_tile_of_every_image_once(kind: Callable[[Any], Any]) -> None:
+def test_every_tile_of_every_image_comes_once(kind: Callable[[Any], Any]) -> None:
     images = [np.arange(40 * 60).reshape(1, 40, 60), np.arange(9 * 9).reshape(1, 9, 9), np.ones((1, 16, 30))]
     tiles = Tiles([(40, 60), (9, 9), (16, 30)], 16, 4)
     assert len(tiles) == 3 * 5 + 1 + 3
@@ -235,8 +235,8 @@ def test_random_tiles_depend_on_their_key_and_lie_inside(kind: Callable[[Any], A
 
 
 @pytest.fixture
-def mixed(tmp_path: Path) -> Path:
-    """Images of all sizes, none a multiple of the tile, one smaller than it."""
+def images_of_mixed_sizes(tmp_path: Path) -> Path:
+    """A folder of images of several sizes: none is a multiple of the tile, and one is smaller than it."""
     generator = np.random.default_rng(0)
     for folder, sizes in (
         ("train/good", [(40, 70), (20, 20), (33, 90), (64, 32)]),
@@ -254,8 +254,8 @@ def mixed(tmp_path: Path) -> Path:
     return tmp_path / "part"
 
 
-def test_training_on_tiles_of_mixed_sizes(mixed: Path) -> None:
-    data = AnomalyDataModule(MVTec(mixed), View(None, tile=32, overlap=8), batch_size=2)
+def test_training_on_tiles_of_mixed_sizes(images_of_mixed_sizes: Path) -> None:
+    data = AnomalyDataModule(MVTec(images_of_mixed_sizes), View(None, tile=32, overlap=8), batch_size=2)
     loader = data.train_dataloader()
     sizes = [Image.open(sample.image).size[::-1] for sample in data.splits.train]
     assert isinstance(loader.dataset, AnomalyDataset)
@@ -267,10 +267,12 @@ def test_training_on_tiles_of_mixed_sizes(mixed: Path) -> None:
     assert len(set(order)) == len(order) and order != sorted(order)
 
 
-def test_random_tiles_differ_by_epoch(mixed: Path) -> None:
+def test_random_tiles_differ_by_epoch(images_of_mixed_sizes: Path) -> None:
     made: dict[int, dict[int, Tensor]] = {}
     for _ in range(2):
-        data = AnomalyDataModule(MVTec(mixed), View(None, tile=16), batch_size=1, loading=Loading(train_tiles="random"))
+        data = AnomalyDataModule(
+            MVTec(images_of_mixed_sizes), View(None, tile=16), batch_size=1, loading=Loading(train_tiles="random")
+        )
         loader = data.train_dataloader()
         for epoch in range(2):
             epochs = {int(b.index): b.pixels.clone() for b in loader}
@@ -279,8 +281,8 @@ def test_random_tiles_differ_by_epoch(mixed: Path) -> None:
     assert any(not torch.equal(made[0][i], made[1][i]) for i in made[0])
 
 
-def test_evaluation_gets_whole_images(mixed: Path) -> None:
-    data = AnomalyDataModule(MVTec(mixed), View(None, tile=32, tile_batch=5))
+def test_evaluation_gets_whole_images(images_of_mixed_sizes: Path) -> None:
+    data = AnomalyDataModule(MVTec(images_of_mixed_sizes), View(None, tile=32, tile_batch=5))
     batches = list(data.test_dataloader())
     assert [tuple(b.pixels.shape[2:]) for b in batches] == [(35, 66), (50, 40), (20, 24)]  # one at a time
     assert batches[0].masks[0].shape == (35, 66)
@@ -289,27 +291,27 @@ def test_evaluation_gets_whole_images(mixed: Path) -> None:
     assert batch.canvas == Image.open(image.image).size[::-1]
 
 
-def test_evaluation_runs_the_views_tiles_at_once(mixed: Path, sharpness: Sharpness) -> None:
-    """All tiles of the grid, `tile_batch` at a time."""
+def test_evaluation_runs_the_views_tiles_at_once(images_of_mixed_sizes: Path, sharpness: Sharpness) -> None:
+    """It runs all tiles of the grid, `tile_batch` at a time."""
     sharpness.view = View(None, tile=32, tile_batch=5)
     seen: list[torch.Size] = []
     sharpness.kernel.register_forward_hook(lambda _, given, __: seen.append(given[0].shape))
-    for batch in AnomalyDataModule(MVTec(mixed), sharpness.view).test_dataloader():
+    for batch in AnomalyDataModule(MVTec(images_of_mixed_sizes), sharpness.view).test_dataloader():
         predict_batch(sharpness, batch)
         count = len(Grid(batch.canvas, 32, 8))
         assert seen == [(min(5, count - start), 3, 32, 32) for start in range(0, count, 5)]
         seen.clear()
 
 
-def test_tiled_evaluation_does_not_depend_on_the_batch(mixed: Path, resnet_file: Path) -> None:
+def test_tiled_evaluation_does_not_depend_on_the_batch(images_of_mixed_sizes: Path, resnet_file: Path) -> None:
     model = STFPM("resnet10t", (1, 2), str(resnet_file), View(None, tile=32)).eval().requires_grad_(False)
     scores = []
     for size in (1, 3):
-        data = AnomalyDataModule(MVTec(mixed), model.view, loading=Loading(eval_batch_size=size))
+        data = AnomalyDataModule(MVTec(images_of_mixed_sizes), model.view, loading=Loading(eval_batch_size=size))
         scores.append(torch.cat([unwrap(predict_batch(model, batch).score) for batch in data.test_dataloader()]))
     torch.testing.assert_close(scores[0], scores[1])
 
 
-def test_tiles_that_do_not_fit_the_model(vit_file: Path) -> None:
+def test_tiles_that_do_not_fit_the_model_are_refused(vit_file: Path) -> None:
     with pytest.raises(UserError, match=r"view.tile is 30, but the model needs a multiple of 16: try 32"):
         Transformaly("deit_tiny_patch16_224", str(vit_file), View(None, tile=30))

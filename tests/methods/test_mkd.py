@@ -467,7 +467,7 @@ class Batches(Dataset):
 class Compare(L.Callback):  # runs in the processes, as the Trainer does
     def on_test_batch_end(self, trainer, module, outputs, batch, batch_idx):
         single = module.eval()(pixels[2 * batch_idx + trainer.global_rank])
-        maps = torch.stack([torch.from_numpy(judgement.seen) for judgement in outputs])[:, None]
+        maps = torch.stack([torch.from_numpy(judgement.network_map) for judgement in outputs])[:, None]
         torch.testing.assert_close(maps, single.anomaly_map)
         torch.testing.assert_close(torch.tensor([judgement.score for judgement in outputs]), single.score)
         Path(sys.argv[3], f"equal {trainer.global_rank} {batch_idx}").touch()

@@ -1,3 +1,5 @@
+"""Metrics by group equal the single metrics of the same images."""
+
 import math
 
 import pytest
@@ -16,7 +18,7 @@ from lit_ad.metrics import (
     PixelEvaluation,
     PixelF1Max,
 )
-from lit_ad.metrics.groups import percent
+from lit_ad.metrics.groups import percent_key
 
 GROUPS = ["b/good", "b/hole", "a/good", "b/crack", "a/good", "b/good", "b/hole"]
 ROWS = {"b": {"b/good", "b/hole", "b/crack"}, "b hole": {"b/good", "b/hole"}, "all": set(GROUPS), "none": {"c/good"}}
@@ -34,7 +36,7 @@ def images() -> list[tuple[torch.Tensor, torch.Tensor, str]]:
 
 
 @pytest.mark.parametrize("row", ["b", "b hole", "all"])
-def test_pixel_rows_are_the_single_metrics_of_their_images(row: str) -> None:
+def test_pixel_rows_equal_the_single_metrics_of_their_images(row: str) -> None:
     evaluation = PixelEvaluation()
     singles = {
         "pixel_auroc": PixelAUROC(),
@@ -60,7 +62,7 @@ def test_pixel_rows_are_the_single_metrics_of_their_images(row: str) -> None:
         assert evaluation.compute() == values
 
 
-def test_a_row_without_what_it_needs_is_nan() -> None:
+def test_a_row_without_nominal_or_anomalous_pixels_is_nan() -> None:
     evaluation, classified = PixelEvaluation(), ImageEvaluation()
     evaluation.update(torch.rand(9, 9), torch.zeros(9, 9), "b/good")
     classified.update(torch.rand(2), torch.zeros(2), ["b/good"] * 2)
@@ -69,7 +71,7 @@ def test_a_row_without_what_it_needs_is_nan() -> None:
             assert all(math.isnan(value) for value in row.values())
 
 
-def test_image_rows() -> None:
+def test_image_rows_equal_the_single_metrics_of_their_images() -> None:
     evaluation, single = ImageEvaluation(), ImageAUROC()
     for index, (anomaly_map, mask, group) in enumerate(images()):
         score, label = anomaly_map.max()[None] - index, mask.any()[None]
@@ -94,7 +96,7 @@ def test_errors_name_the_image() -> None:
         PixelEvaluation().update(torch.rand(3, 3), torch.zeros(3, 3), "a\0b")
 
 
-def test_a_group_may_be_called_as_any_folder() -> None:
+def test_a_group_may_have_the_name_of_any_folder() -> None:
     groups = ["a\nb", "\udcfc", "h\u00f6le", "a"]
     images, pixels = ImageEvaluation(), PixelEvaluation()
     images.update(torch.rand(4), torch.tensor([0, 1, 0, 1]), groups)
@@ -104,7 +106,7 @@ def test_a_group_may_be_called_as_any_folder() -> None:
     assert set(pixels.compute_rows({group: [group] for group in groups})) == set(groups)
 
 
-def test_scores_that_are_no_numbers_name_the_image() -> None:
+def test_scores_that_are_not_finite_are_an_error_that_names_the_image() -> None:
     broken = torch.tensor([0.0, torch.nan])
     with pytest.raises(NotFinite, match=r"^b\.png: 1 of 1 scores are NaN or infinite"):
         ImageEvaluation().update(broken, torch.zeros(2), ["x", "x"], ["a.png", "b.png"])
@@ -136,6 +138,6 @@ def test_every_limit_has_its_own_key() -> None:
 
 @given(st.lists(st.floats(1e-6, 1), min_size=2, max_size=2, unique=True))
 def test_no_two_limits_share_a_key(limits: list[float]) -> None:
-    first, second = map(percent, limits)
+    first, second = map(percent_key, limits)
     assert first != second
     assert float(first) == pytest.approx(100 * limits[0], rel=1e-12)

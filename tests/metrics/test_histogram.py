@@ -1,3 +1,5 @@
+"""Histograms of scores do not depend on order, batches or merging, and votes keep equal scores exact."""
+
 from functools import reduce
 
 import numpy as np
@@ -5,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lit_ad.metrics.histogram import Histogram, absorb, coarsen, empty, majority, merge, tied
+from lit_ad.metrics.histogram import Histogram, absorb, coarsen, count_tied, empty_histogram, majority_bits, merge
 from lit_ad.metrics.keys import ordered_keys
 
 
 def scores_of(seed: int, number: int) -> np.ndarray:
-    """Crowded, spread out and tied scores, mixed."""
+    """Return a mixture of scores that are close together, far apart and equal."""
     random = np.random.default_rng(seed)
     kinds = [
         random.standard_normal(number),
@@ -34,7 +36,9 @@ def same(a: Histogram, b: Histogram) -> bool:
     budget=st.sampled_from([3, 50, 700, None]),
     votes=st.booleans(),
 )
-def test_order_batching_and_merging_never_matter(seed: int, number: int, cuts: int, budget: int, votes: bool) -> None:
+def test_order_batches_and_merging_do_not_change_the_histogram(
+    seed: int, number: int, cuts: int, budget: int, votes: bool
+) -> None:
     scores, random = scores_of(seed, number), np.random.default_rng(seed + 1)
     strata = random.integers(0, 3, number) * 7
     order = random.permutation(number)
@@ -43,19 +47,19 @@ def test_order_batching_and_merging_never_matter(seed: int, number: int, cuts: i
         parts = {int(code): ordered_keys(scores[part][strata[part] == code]) for code in np.unique(strata[part])}
         return absorb(start, parts, budget)
 
-    whole = table(empty(votes), np.arange(number))
+    whole = table(empty_histogram(votes), np.arange(number))
     pieces = np.array_split(order, cuts + 1)
-    assert same(whole, reduce(table, pieces, empty(votes)))
-    processes = [reduce(table, pieces[rank::3], empty(votes)) for rank in range(3)]
+    assert same(whole, reduce(table, pieces, empty_histogram(votes)))
+    processes = [reduce(table, pieces[rank::3], empty_histogram(votes)) for rank in range(3)]
     for ranks in ((0, 1, 2), (2, 0, 1)):
         assert same(whole, reduce(lambda a, b: merge(a, b, budget), [processes[rank] for rank in ranks]))
     assert whole.counts[0].sum() == number
     assert budget is None or len(whole.cells) <= max(budget, 3)
 
 
-def test_coarsening_in_steps_equals_counting_coarsely() -> None:
+def test_coarsening_in_steps_equals_counting_in_coarse_cells() -> None:
     keys = ordered_keys(scores_of(0, 5000))
-    fine = absorb(empty(votes=True), {0: keys.copy()}, None)
+    fine = absorb(empty_histogram(votes=True), {0: keys.copy()}, None)
     for bits in (31, 20, 9, 0):
         cells = keys.astype(np.int64) >> (32 - bits)
         distinct, inverse, counts = np.unique(cells, return_inverse=True, return_counts=True)
@@ -66,30 +70,30 @@ def test_coarsening_in_steps_equals_counting_coarsely() -> None:
             assert np.array_equal(table.counts[1 + bit], np.bincount(inverse, (keys >> bit) & 1))
 
 
-def test_scores_alike_are_never_counted_too_many() -> None:
+def test_the_count_of_equal_scores_is_a_lower_bound() -> None:
     random = np.random.default_rng(0)
     for share in (0.0, 0.3, 0.9, 0.999, 1.0):
         scores = random.standard_normal(4000).astype(np.float32)
         scores[: int(4000 * share)] = 0.7
-        table = absorb(empty(votes=True), {0: ordered_keys(scores)}, 40)
+        table = absorb(empty_histogram(votes=True), {0: ordered_keys(scores)}, 40)
         key, low = int(ordered_keys(np.array([0.7], np.float32))[0]), 32 - table.bits
         cell = table.cells == (key >> low) << low
-        least = tied(table.counts, majority(table.counts, 32 - table.bits))[cell].sum()
+        least = count_tied(table.counts, majority_bits(table.counts, 32 - table.bits))[cell].sum()
         equal = int((scores == np.float32(0.7)).sum())
         others = table.counts[0][cell].sum() - equal
         if share >= 0.9:
             assert equal - (32 - table.bits) * others <= least <= equal
 
 
-def test_votes_of_more_scores_than_a_field_holds() -> None:
+def test_votes_of_more_scores_than_fit_into_a_field() -> None:
     keys = np.full(100_000, 0xFFFFFFFF, np.uint32)
-    table = coarsen(absorb(empty(votes=True), {0: keys}, None), 4)
+    table = coarsen(absorb(empty_histogram(votes=True), {0: keys}, None), 4)
     assert table.counts.tolist() == [[100_000]] * 29
     spread = np.arange(1 << 16, dtype=np.uint32)
-    assert absorb(empty(votes=True), {0: spread}, 1).counts.tolist() == [[1 << 16], *[[1 << 15]] * 16]
+    assert absorb(empty_histogram(votes=True), {0: spread}, 1).counts.tolist() == [[1 << 16], *[[1 << 15]] * 16]
 
 
 @pytest.mark.parametrize("budget", [None, 10])
-def test_nothing_is_nothing(budget: int | None) -> None:
-    assert same(absorb(empty(), {}, budget), empty())
-    assert same(merge(empty(), empty(), budget), empty())
+def test_empty_histograms_stay_empty(budget: int | None) -> None:
+    assert same(absorb(empty_histogram(), {}, budget), empty_histogram())
+    assert same(merge(empty_histogram(), empty_histogram(), budget), empty_histogram())

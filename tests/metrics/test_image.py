@@ -1,3 +1,5 @@
+"""Image metrics equal scikit-learn's, with bootstrap intervals."""
+
 from collections.abc import Callable
 
 import numpy as np
@@ -22,7 +24,7 @@ def random_scores(seed: int, number: int = 83) -> tuple[torch.Tensor, torch.Tens
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_equals_scikit_learn_in_any_batches(metric: type[ImageMetric]) -> None:
+def test_metrics_equal_scikit_learn_in_any_batches(metric: type[ImageMetric]) -> None:
     scores, target = random_scores(0)
     ours = metric()
     for part in torch.randperm(len(scores)).split(10):
@@ -30,7 +32,7 @@ def test_equals_scikit_learn_in_any_batches(metric: type[ImageMetric]) -> None:
     assert float(ours.compute()) == pytest.approx(METRICS[metric](target, scores), abs=1e-12)
 
 
-def test_f1_max_is_the_best_over_all_thresholds() -> None:
+def test_f1_max_is_the_highest_over_all_thresholds() -> None:
     scores, target = random_scores(1)
     f1 = []
     for threshold in scores.unique():
@@ -42,7 +44,7 @@ def test_f1_max_is_the_best_over_all_thresholds() -> None:
 
 
 @pytest.mark.parametrize("metric", [*METRICS, ImageF1Max])
-def test_interval_is_that_of_a_naive_bootstrap(metric: type[ImageMetric]) -> None:
+def test_intervals_equal_those_of_a_plain_bootstrap(metric: type[ImageMetric]) -> None:
     scores, target = random_scores(2)
     ours, turned = metric(), metric()
     ours.update(scores, target)
@@ -61,7 +63,7 @@ def test_interval_is_that_of_a_naive_bootstrap(metric: type[ImageMetric]) -> Non
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
 @pytest.mark.parametrize("metric", [*METRICS, ImageF1Max])
-def test_one_class_or_nothing_is_nan(metric: type) -> None:
+def test_metrics_of_one_class_or_of_nothing_are_nan(metric: type) -> None:
     ours = metric()
     assert torch.isnan(ours.compute())
     ours.update(torch.rand(3), torch.ones(3))
@@ -79,7 +81,7 @@ def test_errors_name_the_image() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_sample_auroc_is_that_of_maxima_over_views(seed: int) -> None:
+def test_sample_auroc_is_the_auroc_of_maxima_over_views(seed: int) -> None:
     scores, target = random_scores(seed)
     order = np.random.default_rng(seed)
     views = [f"part{i}" for i in order.integers(0, 30, len(scores))]
@@ -95,7 +97,7 @@ def test_sample_auroc_is_that_of_maxima_over_views(seed: int) -> None:
     assert sample_auroc(*turned) == found
 
 
-def test_sample_auroc_of_single_views_is_that_of_images_and_of_one_kind_nan() -> None:
+def test_sample_auroc_of_single_views_is_image_auroc_and_of_one_class_nan() -> None:
     scores, target = random_scores(3)
     alone = sample_auroc(scores.tolist(), target.tolist(), range(len(scores)))
     assert alone == pytest.approx(roc_auc_score(target, scores), abs=1e-12)

@@ -1,4 +1,4 @@
-"""Matches against SciPy's regions and, where no region can be disputed, against trying every pair."""
+"""Matches equal those of trying every pair of SciPy's regions, where each region has at most one partner."""
 
 import math
 
@@ -20,8 +20,8 @@ def boxes(*corners: tuple[int, int, int, int]) -> np.ndarray:
 
 @given(st.integers(0, 2**32), st.floats(0.1, 0.6), st.floats(0, 0.3))
 @settings(deadline=None, max_examples=60)
-def test_pairs_above_one_half_are_those_of_trying_all(seed: int, share: float, change: float) -> None:
-    """Above 0.5 no region has two partners."""
+def test_matches_above_one_half_equal_those_of_trying_every_pair(seed: int, share: float, change: float) -> None:
+    """Above an intersection over union of 0.5, no region has two partners."""
     random = np.random.default_rng(seed)
     truth = random.random((12, 15)) < share
     marked = truth ^ (random.random(truth.shape) < change)
@@ -65,12 +65,12 @@ def test_rows_by_hand() -> None:
 
 
 @pytest.mark.parametrize("masks", [(boxes(), boxes()), (boxes((0, 0, 3, 3)), boxes()), (boxes(), boxes((0, 0, 3, 3)))])
-def test_nothing_marked_or_nothing_there(masks: tuple[np.ndarray, np.ndarray]) -> None:
+def test_images_without_marked_regions_or_without_defects(masks: tuple[np.ndarray, np.ndarray]) -> None:
     matches = match_regions(*masks)
     assert not matches.hit.any() and matches.marked == int(masks[1].any())
 
 
-def test_its_curve_is_the_recall_up_to_each_size() -> None:
+def test_the_curve_is_the_recall_up_to_each_size() -> None:
     instances = Instances()
     assert instances.curves() == {}
     random, sizes = np.random.default_rng(0), []

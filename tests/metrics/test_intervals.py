@@ -1,4 +1,4 @@
-"""Bootstrap intervals, where their distribution is known."""
+"""Bootstrap intervals equal the quantiles of a known distribution."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ NOMINAL, ANOMALOUS = np.array([20, 10, 10, 0]), np.array([0, 5, 5, 50])
 
 
 def anomalous_part(nominal: np.ndarray, anomalous: np.ndarray) -> np.ndarray:
-    """Of the drawn images: (draws, R) -> (draws,). Its distribution is the binomial one."""
+    """Return the share of anomalous images in each draw: (draws, R) -> (draws,). Its distribution is binomial."""
     part: np.ndarray = anomalous.sum(axis=1) / (nominal.sum(axis=1) + anomalous.sum(axis=1))
     return part
 
@@ -22,7 +22,7 @@ def test_images_are_drawn_with_replacement(confidence: float) -> None:
     assert [low, high] == pytest.approx(expected, abs=0.011)
 
 
-def test_each_curve_has_its_interval_of_the_same_draws() -> None:
+def test_all_curves_use_the_same_draws() -> None:
     together = bootstrap(list(IMAGE_CURVES.values()), NOMINAL, ANOMALOUS, resamples=50)
     alone = [bootstrap([curve], NOMINAL, ANOMALOUS, resamples=50)[0] for curve in IMAGE_CURVES.values()]
     assert together == alone
@@ -35,6 +35,6 @@ def test_one_class_has_no_interval() -> None:
 
 
 def test_draws_without_a_class_are_left_out() -> None:
-    """Of one anomalous image among ten, a third of the draws has none."""
+    """With one anomalous image among ten, a third of the draws have none."""
     ((low, high),) = bootstrap([IMAGE_CURVES["image_auroc"]], np.array([9, 0]), np.array([0, 1]))
     assert (low, high) == (1, 1)

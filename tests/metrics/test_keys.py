@@ -1,3 +1,5 @@
+"""Keys sort like the scores they come from, and give them back."""
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +16,7 @@ def test_keys_sort_like_scores(scores: np.ndarray) -> None:
     assert np.array_equal(keys[:, None] < keys, scores[:, None] < scores)
 
 
-def test_zeros_share_a_key_and_extremes_have_one() -> None:
+def test_both_zeros_have_one_key_and_extremes_have_keys() -> None:
     big = np.finfo(np.float32).max
     keys = ordered_keys(np.array([-big, -1e-45, -0.0, 0.0, 1e-45, big], np.float32))
     assert keys[2] == keys[3]
@@ -22,9 +24,9 @@ def test_zeros_share_a_key_and_extremes_have_one() -> None:
 
 
 @given(arrays(np.float32, st.integers(1, 50), elements=FLOATS))
-def test_scores_come_back_from_their_keys(scores: np.ndarray) -> None:
+def test_keys_give_back_their_scores(scores: np.ndarray) -> None:
     assert np.array_equal(ordered_scores(ordered_keys(scores)), scores)
 
 
-def test_keys_beyond_those_of_numbers_are_infinite() -> None:
+def test_keys_beyond_those_of_finite_scores_are_infinite() -> None:
     assert ordered_scores(np.array([0, 2**32 - 1], np.uint32)).tolist() == [-np.inf, np.inf]

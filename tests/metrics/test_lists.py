@@ -1,3 +1,5 @@
+"""Lists of tensors are joined over batches and processes."""
+
 from typing import ClassVar
 
 import torch
@@ -16,7 +18,7 @@ class Seen(ListState):
         return int(self._joined("numbers").sum())
 
 
-def test_lists_are_joined_in_order_and_keep_their_type() -> None:
+def test_lists_are_joined_in_order_and_keep_their_dtype() -> None:
     seen = Seen()
     assert seen._joined("bytes").shape == (0,) and seen._joined("bytes").dtype == "uint8"
     seen.update(3, 1)

@@ -1,3 +1,5 @@
+"""Pixel metrics are within their error bound of scikit-learn's, in any order and batches."""
+
 from collections.abc import Callable
 from typing import Any
 
@@ -67,8 +69,8 @@ def test_error_is_within_the_certificate(name: str, metric: str, monkeypatch: py
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_certificate_is_small_in_a_full_table(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As full as the default table is with pixels in the millions: more distinct scores than rows."""
+def test_the_certificate_is_small_in_a_full_table(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table is as full as the default table is with millions of pixels: more distinct scores than rows."""
     monkeypatch.setitem(state.BUDGET, "pixels", 1 << 15)
     scores, target = distribution(name)
     ours = PixelAUROC()
@@ -84,7 +86,7 @@ def test_certificate_is_small_in_a_full_table(name: str, monkeypatch: pytest.Mon
     scale=st.sampled_from([1e-3, 1.0, 1e3]),
     metric=st.sampled_from(sorted(METRICS)),
 )
-def test_order_and_batching_never_matter(
+def test_order_and_batches_do_not_change_the_metric(
     seed: int, shape: list[int], dtype: torch.dtype, scale: float, metric: str
 ) -> None:
     random = torch.Generator().manual_seed(seed)
@@ -110,7 +112,7 @@ def test_errors_name_the_image(bad: float) -> None:
     with pytest.raises(ValueError, match=r"shape \(4, 3, 3\), the target \(3, 3\)"):
         metric.update(scores, target[0])
     target[2, 1, 1] = 255
-    with pytest.raises(ValueError, match=r"image 2 of the batch: the target must hold 0 .* not 255"):
+    with pytest.raises(ValueError, match=r"image 2 of the batch: the target must hold only 0 .* not 255"):
         metric.update(scores, target)
     scores[1, 0, 0] = bad
     with pytest.raises(ValueError, match="image 1 of the batch: 1 of 9 scores are NaN or infinite"):
@@ -119,8 +121,8 @@ def test_errors_name_the_image(bad: float) -> None:
         metric.update(target.long(), target)
 
 
-def test_it_is_a_torchmetrics_metric() -> None:
-    """forward, reset, state_dict, merge_state and device moves keep to torchmetrics' rules."""
+def test_it_follows_the_rules_of_torchmetrics() -> None:
+    """These are forward, reset, state_dict, merge_state and moves to a device."""
     scores, target = distribution("gaussian")
     halves = list(zip(scores.split(PIXELS // 2), target.split(PIXELS // 2), strict=True))
     whole, metric, other = PixelAUROC(), PixelAUROC(), PixelAUROC()
@@ -143,6 +145,6 @@ def test_it_is_a_torchmetrics_metric() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
-def test_nothing_is_nan() -> None:
+def test_metrics_of_nothing_are_nan() -> None:
     for make, _ in METRICS.values():
         assert torch.isnan(make().compute())

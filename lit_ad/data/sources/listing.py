@@ -15,7 +15,7 @@ from pathlib import Path
 
 from lit_ad.counts import first_few
 from lit_ad.errors import UserError
-from lit_ad.image.pixels import EXTENSIONS, opened
+from lit_ad.image.pixels import EXTENSIONS, open_page
 
 # What Windows, macOS and storage devices leave in folders, in lower case; other such names begin with a dot.
 _OF_SYSTEMS = (
@@ -140,7 +140,7 @@ def frame_remarks(paths: Iterable[Path]) -> list[str]:
 def _is_animated(path: Path) -> bool:
     """Whether a file has several frames. Whoever reads it tells of one that cannot be read."""
     try:
-        with opened(path) as image:
+        with open_page(path) as image:
             return bool(getattr(image, "is_animated", False))
     except Exception:  # decoders raise all sorts
         return False

@@ -12,7 +12,7 @@ from PIL import Image
 from lit_ad.batch import Sample
 from lit_ad.data.sources.source import Source, list_folders, list_images
 from lit_ad.errors import UserError
-from lit_ad.files import resolve_path, writing
+from lit_ad.files import explain_write_errors, resolve_path
 
 Download = Literal["cifar10", "cifar100", "mnist", "fashion_mnist"]
 
@@ -95,9 +95,12 @@ def prepare(root: Path, download: Download) -> None:
     if (root / "train").is_dir():
         return
     remedy = "give another data.source.root"
-    with writing(root.parent, remedy):
+    with explain_write_errors(root.parent, remedy):
         root.parent.mkdir(parents=True, exist_ok=True)
-    with writing(root, remedy), tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}.") as scratch:
+    with (
+        explain_write_errors(root, remedy),
+        tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}.") as scratch,
+    ):
         images = Path(scratch, "images")
         for split in ("train", "test"):
             for i, (image, name) in enumerate(labelled(root.parent, Path(scratch), download, split == "train")):

@@ -1,7 +1,7 @@
 """TIFF files of several pages: each page is an image.
 
 The path of an image carries its page, `stack.tif#3`, so that whatever names an image by its path, such as scores.csv, a
-heatmap, a threshold's evidence or a cache, names the page. Where a file is opened, `pixels.opened` takes it apart.
+heatmap, a threshold's evidence or a cache, names the page. Where a file is opened, `pixels.open_page` takes it apart.
 """
 
 from collections.abc import Iterable

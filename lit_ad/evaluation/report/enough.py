@@ -43,7 +43,7 @@ def list_enough(results: Results) -> list[Enough]:
 
 
 def describe(threshold: dict[str, Any], results: Results) -> Enough:
-    """Return what a threshold of `guarantee.summary` takes, and the recall of its category."""
+    """Return what a threshold of `summary.summarize` takes, and the recall of its category."""
     have, category = threshold["image"]["held_out"], threshold["category"]
     more = [max(0, threshold[key] - have) for key in ("held_out_for_the_rate", "held_out_for_the_rate_with_confidence")]
     how = f"all, by {format_count(threshold['folds'], 'fold')}" if threshold["folds"] else "held out of training"

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TextIO
 
 from PIL import Image
 
-from lit_ad.annotations import Findings, Format, as_text, plain, to_coco, to_json, to_labelme, write_table
+from lit_ad.annotations import Findings, Format, as_text, list_findings, to_coco, to_json, to_labelme, write_table
 from lit_ad.batch import Sample
 from lit_ad.counts import format_count
 from lit_ad.detector.decision import Decision
@@ -20,7 +20,7 @@ from lit_ad.errors import UserError
 from lit_ad.evaluation.judged import Judged
 from lit_ad.evaluation.results import Results
 from lit_ad.evaluation.sinks.sink import Sink, Stage
-from lit_ad.files import atomic_write, resolve_path, writing
+from lit_ad.files import atomic_write, explain_write_errors, resolve_path
 from lit_ad.names import open_table, printable, tell
 
 _UNFINISHED = "unfinished.json"  # what the scores in PARTS are of; gone at the end, as they are
@@ -112,7 +112,7 @@ class Predictions(Sink):
         self.stage = stage
         self.found: dict[int, tuple[float, str]] = {}  # an image's place -> score and error
         self.part = stage.directory / PARTS.replace("*", str(stage.rank))
-        with writing(self.part):
+        with explain_write_errors(self.part):
             stage.directory.mkdir(parents=True, exist_ok=True)
             self.lines = self.part.open("a", encoding="utf-8")
 
@@ -127,11 +127,11 @@ class Predictions(Sink):
                 Image.fromarray(judged.anomaly_map).save(temporary, format="TIFF")
         findings = None
         if self.regions and judged.mask is not None and not sample.error:
-            findings = plain(judged.size, judged.regions, judged.mask)
+            findings = list_findings(judged.size, judged.regions, judged.mask)
         if "labelme" in self.regions and findings is not None:
             with atomic_write(self._file(self.stage, "labelme", sample, ".json")) as temporary:
                 temporary.write_text(as_text(to_labelme(str(sample.image.absolute()), findings)), encoding="utf-8")
-        with self.lock, writing(self.part):  # last: whose line is there has its files
+        with self.lock, explain_write_errors(self.part):  # last: whose line is there has its files
             self.found[judged.place] = (judged.score, sample.error)
             self.lines.write(part_line(_path_below(self.stage, sample.image), judged.score, sample.error, findings))
             self.lines.flush()
@@ -174,7 +174,7 @@ class Predictions(Sink):
     def give_up(self) -> None:
         """Close this process's part, from which another run goes on."""
         if self.lines is not None:
-            with writing(self.part):
+            with explain_write_errors(self.part):
                 self.lines.close()
             self.lines = None
 

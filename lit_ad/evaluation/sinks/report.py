@@ -7,7 +7,16 @@ from zipfile import ZipFile, ZipInfo
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lit_ad.counts import format_count
-from lit_ad.detector.painter import FOUND, TRUTH, colours, heat_panel, highest, outline, outlined, resized
+from lit_ad.detector.painter import (
+    FOUND,
+    TRUTH,
+    colour_heat,
+    draw_outlines,
+    outline,
+    resize_by_maximum,
+    resize_heat,
+    resize_image,
+)
 from lit_ad.distributed import gather
 from lit_ad.evaluation.judged import Judged
 from lit_ad.evaluation.report.page import PAGE, write_page
@@ -16,7 +25,7 @@ from lit_ad.evaluation.report.stopwatch import Stopwatch
 from lit_ad.evaluation.report.thumbnails import BYTES, THUMBNAILS, joined, jpeg, outline_png, thumbnail_size
 from lit_ad.evaluation.results import Results
 from lit_ad.evaluation.sinks.sink import Sink, Stage
-from lit_ad.files import writing
+from lit_ad.files import explain_write_errors
 
 ROOM = "make room, or give another trainer.default_root_dir"
 
@@ -33,7 +42,7 @@ class Report(Sink):
             return
         self.stage, self.watch, self.lock = stage, Stopwatch(stage.world_size, stage.device), Lock()
         self.paths: dict[int, str] = {}  # of this process's images, by their place in the split
-        with writing(stage.directory, "give another trainer.default_root_dir"):
+        with explain_write_errors(stage.directory, "give another trainer.default_root_dir"):
             stage.directory.mkdir(parents=True, exist_ok=True)
             self.part = ZipFile(stage.directory / f".{THUMBNAILS}.{stage.rank}.part", "w")
 
@@ -41,7 +50,7 @@ class Report(Sink):
         if self.part is None:
             return
         pictures = thumbnails(judged)
-        with self.lock, writing(self.stage.directory, ROOM):  # an archive takes one entry at a time
+        with self.lock, explain_write_errors(self.stage.directory, ROOM):  # an archive takes one entry at a time
             self.paths[judged.place] = str(judged.sample.image)
             for kind, data in pictures.items():
                 self.part.writestr(ZipInfo(f"{judged.place}.{kind}"), data)
@@ -50,7 +59,7 @@ class Report(Sink):
         if self.part is None or results is None:
             return
         directory, decision = self.stage.directory, self.stage.decision
-        with writing(directory, ROOM):
+        with explain_write_errors(directory, ROOM):
             self.part.close()
         took = self.watch.took(len(self.paths))
         paths = dict(gather(list(self.paths.items())))
@@ -85,15 +94,15 @@ def thumbnails(judged: Judged) -> dict[str, bytes]:
     """Return the pictures of an image: "image"; with a mask, "truth", its outline; with a map, "heat" in the colours of
     Heatmaps, the anomalous pixels outlined. All have the image's proportions, and lie over one another."""
     size = thumbnail_size(judged.size)
-    pictures = {"image": jpeg(resized(judged.pixels, size), BYTES["image"])}
+    pictures = {"image": jpeg(resize_image(judged.pixels, size), BYTES["image"])}
     if judged.truth is not None and judged.truth.any():
-        pictures["truth"] = outline_png(outline(highest(judged.looked_at(judged.truth), size)), TRUTH)
+        pictures["truth"] = outline_png(outline(resize_by_maximum(judged.looked_at(judged.truth), size)), TRUTH)
     if judged.anomaly_map is None:
         return pictures
-    heat = heat_panel(judged.looked_at(judged.anomaly_map), size)
+    heat = resize_heat(judged.looked_at(judged.anomaly_map), size)
     low, high = judged.colour_range or (float(heat.min()), float(heat.max()))
-    panel = colours(((heat - low) / max(high - low, 1e-30)).clip(0, 1))
+    panel = colour_heat(((heat - low) / max(high - low, 1e-30)).clip(0, 1))
     if judged.mask is not None:
-        panel = outlined(panel, [(outline(highest(judged.looked_at(judged.mask), size)), FOUND)])
+        panel = draw_outlines(panel, [(outline(resize_by_maximum(judged.looked_at(judged.mask), size)), FOUND)])
     pictures["heat"] = jpeg(panel, BYTES["heat"])
     return pictures

@@ -5,7 +5,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from lit_ad.files import writing
+from lit_ad.files import explain_write_errors
 
 
 class JsonLines:
@@ -26,7 +26,7 @@ class JsonLines:
         if path == "-":
             self.file = sys.stdout
         else:
-            with writing(Path(path), "give another --to.json_lines"):
+            with explain_write_errors(Path(path), "give another --to.json_lines"):
                 Path(path).parent.mkdir(parents=True, exist_ok=True)
                 self.file = Path(path).open("a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115 - it stays open
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from lit_ad.detector.runtimes import need
+from lit_ad.detector.runtimes import import_optional
 from lit_ad.errors import UserError
 from lit_ad.line.sinks.json_lines import JsonLines
 from lit_ad.line.sinks.sink import Sink
@@ -38,7 +38,7 @@ class SinkSettings:
 
             sinks["webhook"] = Webhook(self.webhook)
         if self.mqtt is not None:
-            need("paho.mqtt", "line")
+            import_optional("paho.mqtt", "line")
             from lit_ad.line.sinks.mqtt import Mqtt
 
             sinks["mqtt"] = Mqtt(self.mqtt)

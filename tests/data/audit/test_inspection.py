@@ -72,7 +72,7 @@ def test_many_errors_are_one_sentence(bottle: Path) -> None:
     (bottle / "train/good/003.png").write_bytes(b"")
     (error,) = report(MVTec(bottle).samples()).errors
     assert error.startswith(f"cannot read 6 files: {bottle / 'train/good/003.png'}, {bottle / 'test/broken/000.png'}, ")
-    assert " and 3 more; replace or remove them (the first: it is no image of a kind that is read here)" in error
+    assert " and 3 more; replace or remove them (the first: it is no image in a known format)" in error
 
 
 def test_a_damaged_image_is_damaged_whatever_its_folder_is_called(bottle: Path) -> None:

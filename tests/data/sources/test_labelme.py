@@ -146,7 +146,7 @@ def test_sizes_are_those_of_the_upright_image(image: Path) -> None:
         (
             [shape("mask", (7, 4), (9, 5), mask=base64.b64encode(b"no image").decode())],
             {},
-            r"shape 1 \(mask 'dent'\): it is no image of a kind that is read here; correct",
+            r"shape 1 \(mask 'dent'\): it is no image in a known format; correct",
         ),
         ([{"label": "dent"}], {}, r"shape 1 \(polygon 'dent'\): points is missing"),
         ([shape("polygon", (0, 0), (1, "a"), (2, 2))], {}, r"shape 1 \(polygon 'dent'\): "),  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lit_ad.detector.decision import Decision
-from lit_ad.detector.summary import summary
+from lit_ad.detector.summary import summarize
 from lit_ad.evaluation.report.enough import HEIGHT, WIDTH, draw, list_enough
 from lit_ad.evaluation.results import ImageResult, Results
 from lit_ad.evaluation.rows import verdict_row
@@ -18,7 +18,7 @@ def results(decision: Decision, misses: int = 1) -> Results:
     scores = [threshold - 1] * misses + [threshold + 1] * (20 - misses)
     images = [ImageResult(f"{i}.png", "nut", "dent", 1, score, threshold) for i, score in enumerate(scores)]
     rows = {"pooled": verdict_row(images), "nut/": verdict_row(images)}
-    return Results(rows, images, threshold=threshold, false_alarm=decision.false_alarm, decision=summary(decision))
+    return Results(rows, images, threshold=threshold, false_alarm=decision.false_alarm, decision=summarize(decision))
 
 
 def decision(count: int, rate: float = 0.05, **more: Any) -> Decision:

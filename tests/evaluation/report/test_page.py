@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from lit_ad.counts import format_count
-from lit_ad.detector.summary import summary
+from lit_ad.detector.summary import summarize
 from lit_ad.errors import UserError
 from lit_ad.evaluation.report import page
 from lit_ad.evaluation.report.page import differing, title_of, verdicts, write_page
@@ -158,7 +158,7 @@ def test_the_page_says_what_the_thresholds_promise(make_run: Any, tmp_path: Path
     checkpoint = home.absolute() / "checkpoints/it's best.ckpt"
     assert data_of(tmp_path / "a.html")["runs"][0]["checkpoint"] == shlex.quote(str(checkpoint))
     moved = replace(decision, also_chosen={"nut": ["the epoch"]}).with_threshold(1.5, "<b>bolt")
-    results.decision, results.checkpoint = summary(moved), "/elsewhere/best.ckpt"
+    results.decision, results.checkpoint = summarize(moved), "/elsewhere/best.ckpt"
     results.save(home / "metrics.json")
     write_page([home], tmp_path / "b.html")
     told = (tmp_path / "b.html").read_text()
