@@ -23,18 +23,18 @@ from lit_ad.detector.detector import Detector
 from lit_ad.detector.run_files import CONFIG, find_detector
 from lit_ad.errors import UserError, check_number
 from lit_ad.files import atomic_write
-from lit_ad.line.comparison import as_dict, compare, in_rows, reasons_against
-from lit_ad.line.growth import Growth, gather, with_splits, write_samples
+from lit_ad.line.comparison import compare, reasons_against, to_dict, to_rows
+from lit_ad.line.growth import Growth, gather_images, with_splits, write_samples
 from lit_ad.line.shipping import (
     IMAGES,
-    file_of,
-    images_of,
-    new_folder_of,
-    nothing_half_made,
+    find_file,
+    find_images,
+    find_version,
+    next_folder,
     remember,
     ship,
     shipped_version,
-    version_of,
+    undo_on_failure,
 )
 from lit_ad.names import tell
 from lit_ad.run import fit
@@ -78,22 +78,22 @@ def grow(
     splits = _splits_of(config)
     grown_from = _load(find_detector(run))
     try:
-        with nothing_half_made(journal):
+        with undo_on_failure(journal):
             number = register(journal, grown_from, find_detector(run))
             _keep_images(journal, number, splits)
             shipped = shipped_version(journal)
             before, old, compared = number, grown_from, None
             if shipped is not None and shipped.id != number:
-                before, old, compared = shipped.id, _load(file_of(journal, shipped)), _images_of(journal, shipped)
+                before, old, compared = shipped.id, _load(find_file(journal, shipped)), _images_of(journal, shipped)
                 print(f"The new detector is compared with version {before}, which is shipped, not with {run}")
-            growth = gather(splits, journal, held_out == "new", seed, compared)
+            growth = gather_images(splits, journal, held_out == "new", seed, compared)
             counts = ", ".join(f"{count} {split}" for split, count in growth.joined.items() if count)
             print(f"New images of the line, by what they are for: {counts or 'none that are not known already'}")
-            home = new_folder_of(journal)
+            home = next_folder(journal)
             _train(run, home, growth, int(checkpoint["global_step"]) + steps)
             new = Detector.load(home)
             comparisons, aurocs = compare(old, new, growth)
-            report = json.dumps({**as_dict(comparisons, aurocs, growth.joined), "grown_from": number}, indent=2)
+            report = json.dumps({**to_dict(comparisons, aurocs, growth.joined), "grown_from": number}, indent=2)
             with atomic_write(home / "growth.json") as temporary:
                 temporary.write_text(report + "\n", encoding="utf-8")
             against = reasons_against(comparisons)
@@ -103,7 +103,7 @@ def grow(
         print(f"Nothing of this growth is left in {journal}: to begin again, type the same command", file=sys.stderr)
         raise
     headers = ["wrong verdicts", "images", "old", "old, thresholds anew", "new", "95 % interval of new"]
-    print(tabulate(in_rows(comparisons), headers=headers))
+    print(tabulate(to_rows(comparisons), headers=headers))
     if aurocs:
         print(f"Image AUROC on the old test: {aurocs['old']:.4f} old, {aurocs['new']:.4f} new")
     if state == "refused":
@@ -180,14 +180,14 @@ def register(journal: Path, detector: Detector, checkpoint: Path, **values: Any)
 
 def _keep_images(journal: Path, number: int, splits: Splits) -> None:
     """Keep what trained, decided and tested a version, so that a later one is never compared by it."""
-    version = version_of(journal, number)
-    if images_of(journal, version) is None:
-        write_samples(with_splits(splits), file_of(journal, version).parent / IMAGES)
+    version = find_version(journal, number)
+    if find_images(journal, version) is None:
+        write_samples(with_splits(splits), find_file(journal, version).parent / IMAGES)
 
 
 def _images_of(journal: Path, version: Version) -> Splits | None:
     """What trained, decided and tested a version. None: it is not known, and a line says so."""
-    table = images_of(journal, version)
+    table = find_images(journal, version)
     if table is None:
         tell(f"Which images trained version {version.id} is not known: it may be compared by some of them")
         return None

@@ -1,4 +1,4 @@
-"""How an old and a new detector compare, on images that neither of them has seen."""
+"""Compare an old and a new detector on images that neither of them has seen."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -19,29 +19,37 @@ _CONFIRMED = (SAMPLED, SELECTED, DEFECTS)
 
 @dataclass(frozen=True)
 class Comparison:
-    """The wrong verdicts of two detectors on the images of a group."""
+    """The numbers of wrong verdicts of two detectors on a group of images."""
 
     group: str
     images: int
-    old: int
-    anew: int  # of the old one, with thresholds made anew by the same held-out images as the new one's
-    new: int
+    old: int  # wrong verdicts of the old detector as it was shipped
+    anew: int  # the same with new thresholds, which the new detector's held-out images set
+    new: int  # wrong verdicts of the new detector
 
     @property
     def worse(self) -> bool:
-        """Whether the new one is wrong more often than the old one is, as it was shipped."""
+        """Whether the new detector is wrong more often than the shipped one."""
         return self.new > self.old
 
     def interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval of the new one's rate."""
+        """Return Wilson's 95 % interval of the new detector's rate of wrong verdicts."""
         ends = binomtest(self.new, self.images).proportion_ci(method="wilson")
         return float(ends.low), float(ends.high)
 
 
 def compare(old: Detector, new: Detector, growth: Growth) -> tuple[list[Comparison], dict[str, float]]:
-    """The wrong verdicts of both on each group, and the image AUROC of both on the old test, where it has one."""
+    """Judge the groups of images by both detectors.
+
+    Returns:
+        A comparison for each group that has images; and the image AUROC of both ("old", "new") on the old test, if that
+        has good images and defects.
+
+    Raises:
+        UserError: A detector has no threshold.
+    """
     held_out = [sample for sample in growth.samples if sample.split == "validation"]
-    decisions = (decision_of(old), _decide_anew(old, held_out), decision_of(new))
+    decisions = (_require_decision(old), _decide_anew(old, held_out), _require_decision(new))
     comparisons: list[Comparison] = []
     scores: dict[str, dict[str, list[float]]] = {"old": {}, "new": {}}
     for group, samples in growth.groups.items():
@@ -49,51 +57,51 @@ def compare(old: Detector, new: Detector, growth: Growth) -> tuple[list[Comparis
             continue
         for name, detector in (("old", old), ("new", new)):
             scores[name][group] = score(detector, samples)
-        judged = (scores["old"][group], scores["old"][group], scores["new"][group])
-        wrong = [_count_wrong(decision, of_all, samples) for decision, of_all in zip(decisions, judged, strict=True)]
+        scores_by = (scores["old"][group], scores["old"][group], scores["new"][group])
+        wrong = [_count_wrong(decision, values, samples) for decision, values in zip(decisions, scores_by, strict=True)]
         comparisons.append(Comparison(group, len(samples), *wrong))
     aurocs = {
-        name: image_auroc(of_groups[OLD_GOOD], of_groups[OLD_DEFECTS])
-        for name, of_groups in scores.items()
-        if OLD_GOOD in of_groups and OLD_DEFECTS in of_groups
+        name: image_auroc(by_group[OLD_GOOD], by_group[OLD_DEFECTS])
+        for name, by_group in scores.items()
+        if OLD_GOOD in by_group and OLD_DEFECTS in by_group
     }
     return comparisons, aurocs
 
 
 def _count_wrong(decision: Decision, scores: Sequence[float], samples: Sequence[Sample]) -> int:
-    """How many verdicts on samples (n,) are wrong, by their scores (n,)."""
+    """Count the wrong verdicts on samples (n,) with scores (n,)."""
     pairs = zip(scores, samples, strict=True)
     return sum(decision.anomalous(value, sample.category) != bool(sample.label) for value, sample in pairs)
 
 
-def decision_of(detector: Detector) -> Decision:
-    """A detector's decision. Raises UserError where it has none."""
+def _require_decision(detector: Detector) -> Decision:
+    """Return a detector's decision. Raises UserError if it has none."""
     if detector.card.decision is None:
         raise UserError("a detector without a threshold cannot be compared: lit-ad recalibrate sets one")
     return detector.card.decision
 
 
 def _decide_anew(detector: Detector, held_out: Sequence[Sample]) -> Decision:
-    """The decision of a detector's scores of held-out images, for the same rate, as `lit-ad recalibrate` sets it."""
+    """Score held-out images, and return the decision that they set for the same rate, as `lit-ad recalibrate` does."""
     scores: dict[str, list[float]] = defaultdict(list)
     for value, sample in zip(score(detector, held_out), held_out, strict=True):
         scores[sample.category].append(value)
     arrays = {category: np.array(values) for category, values in scores.items()}
-    return Decision(arrays, false_alarm=decision_of(detector).false_alarm)
+    return Decision(arrays, false_alarm=_require_decision(detector).false_alarm)
 
 
 def score(detector: Detector, samples: Sequence[Sample]) -> list[float]:
-    """The score of each sample."""
+    """Return the score of each sample."""
     return [detection.score for detection in detector.stream([sample.image for sample in samples])]
 
 
 def image_auroc(nominal: Sequence[float], anomalous: Sequence[float]) -> float:
-    """The probability that an anomalous image scores higher than a nominal one; ties count half."""
+    """Return the probability that an anomalous image scores higher than a nominal one. Ties count half."""
     return float(mannwhitneyu(anomalous, nominal).statistic) / (len(nominal) * len(anomalous))
 
 
 def reasons_against(comparisons: Iterable[Comparison]) -> list[str]:
-    """Where the new detector is worse on what people confirmed than the old one as it was shipped, in clauses."""
+    """List the groups of confirmed images on which the new detector is worse than the shipped one, as clauses."""
     what: Callable[[str], str] = lambda group: "misses" if group == DEFECTS else "false alarms"  # noqa: E731
     return [
         f"more {what(each.group)} ({each.new} of {each.images} {each.group}; the old one {each.old}, "
@@ -103,13 +111,17 @@ def reasons_against(comparisons: Iterable[Comparison]) -> list[str]:
     ]
 
 
-def as_dict(comparisons: Iterable[Comparison], aurocs: dict[str, float], joined: dict[str, int]) -> dict[str, Any]:
-    """The report as plain values, for JSON."""
+def to_dict(comparisons: Iterable[Comparison], aurocs: dict[str, float], joined: dict[str, int]) -> dict[str, Any]:
+    """Return the report as plain values for JSON."""
     return {"comparisons": [asdict(each) for each in comparisons], "image_auroc": aurocs, "joined": joined}
 
 
-def in_rows(comparisons: Iterable[Comparison]) -> list[list[str]]:
-    """The report as rows: group, images, wrong verdicts of the old, at both thresholds, and of the new; interval."""
+def to_rows(comparisons: Iterable[Comparison]) -> list[list[str]]:
+    """Return the report as rows of texts.
+
+    The columns are: group; images; wrong verdicts of the old detector, of the old one with new thresholds, and of the
+    new detector; and the interval of the new detector's rate.
+    """
     rows = []
     for each in comparisons:
         low, high = each.interval()

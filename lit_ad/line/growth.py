@@ -1,7 +1,7 @@
-"""What a detector grows by: confirmed images join its own, and each has one side for good.
+"""The data set of a grown detector: the images that people confirmed join the images that the detector had.
 
-What has trained or decided a detector is never compared, however many images are labelled later and however often an
-image comes along the line: images of the same pixels are one.
+Each image stays in one split for ever, even if it comes along the line several times: images with the same pixels count
+as one. So no image that trained a detector, or set its threshold, is ever used to compare detectors.
 """
 
 import csv
@@ -30,12 +30,12 @@ DEFECTS, OLD_GOOD, OLD_DEFECTS = "confirmed defects", "old test, good", "old tes
 
 @dataclass
 class Growth:
-    """The images of a grown data set, and those that old and new detector are compared by.
+    """The images of a grown data set, and the images that compare the old and the new detector.
 
     Args:
-        samples: Of all splits.
-        groups: The images of each comparison, none of which trained or decided either detector.
-        joined: How many new images have each split.
+        samples: The images of all splits.
+        groups: The images of each comparison. None of them trained a detector or set its threshold.
+        joined: The number of new images in each split.
     """
 
     samples: list[Sample]
@@ -43,28 +43,29 @@ class Growth:
     joined: dict[str, int]
 
 
-def gather(
+def gather_images(
     splits: Splits, folder: Path, only_new_decide: bool = False, seed: int = 0, compared: Splits | None = None
 ) -> Growth:
-    """Let the confirmed images of a journal join a data set.
+    """Add the confirmed images of a journal to a data set.
 
-    Of the good ones in the random sample, half trains, a quarter decides and a quarter tests; of the other good ones,
-    which were kept because of their scores, three quarters train, and none decides. Defects test. An image of the data
-    set that came along the line stays where it is.
+    Good images of the random sample are drawn into the splits: half train, a quarter is held out to set the threshold,
+    and a quarter tests. Other good images were kept because of their scores, so none of them sets the threshold: three
+    quarters train, and the rest tests. Defects test. An image of the line that is in the data set already stays in its
+    split.
 
     Args:
-        splits: What the detector that grows was trained, decided and tested with.
+        splits: The data set of the detector that grows.
         folder: DIR of the journal.
-        only_new_decide: Whether new held-out images take the place of the old ones, in place of joining them.
-        seed: Of the choice of sides.
-        compared: The splits of the detector that the grown one is compared with, where that is another one.
+        only_new_decide: Whether only new images are held out. If not, the old held-out images stay as well.
+        seed: The seed of the draw.
+        compared: The data set of the detector to compare with, if it is another one.
 
     Raises:
-        UserError: No image is labelled good; two labels contradict one another; an image cannot be read.
+        UserError: No image is labelled good, two labels contradict each other, or an image cannot be read.
     """
-    labelled = _list_labelled(folder, list(dict.fromkeys(sample.category for sample in splits.train)))
+    labelled = _list_confirmed(folder, list(dict.fromkeys(sample.category for sample in splits.train)))
     own, others = list(with_splits(splits)), [] if compared is None else list(with_splits(compared))
-    keys = _keys_of([*(sample.image for sample in (*own, *others)), *(sample.image for _, sample in labelled)])
+    keys = _hash_images([*(sample.image for sample in (*own, *others)), *(sample.image for _, sample in labelled)])
     _refuse_two_labels([sample for _, sample in labelled], keys)
 
     def key(sample: Sample) -> str:
@@ -74,18 +75,19 @@ def gather(
     base = {key(sample) for sample in own if not sample.image.is_relative_to(pictures)}
     sides = {key(sample): sample.split for sample in sorted((*own, *others), key=_by_strictness)}
     known = {key(sample) for sample in own}
-    drawn: dict[str, tuple[Labelled, Sample]] = {}  # by key; an image that came twice is taken once
+    drawn: dict[str, tuple[Labelled, Sample]] = {}  # by key, so that an image that came twice is taken once
     for each, sample in labelled:
         if key(sample) not in base and (key(sample) not in drawn or each.sampled):
-            split = _side_of(each, sides.get(key(sample)), f"{seed}/{key(sample)}")
+            split = _choose_side(each, sides.get(key(sample)), f"{seed}/{key(sample)}")
             drawn[key(sample)] = each, sample._replace(split=split)
     again = sum(key(sample) in base for _, sample in labelled)
     if again:
         tell(
-            f"{format_count(again, 'labelled image')} of the line: the data set has the same, which stay where they are"
+            f"{format_count(again, 'labelled image')} of the line: the data set has the same images already, in which "
+            "they keep their splits"
         )
     if not any(sample.label == 0 for _, sample in drawn.values()):
-        raise UserError(f"each image that is labelled good in {folder} is one of the data set: label others")
+        raise UserError(f"the data set has every image already that is labelled good in {folder}: label others")
 
     joined: dict[str, int] = defaultdict(int)
     for name, (_, sample) in drawn.items():
@@ -94,16 +96,17 @@ def gather(
     defects = {key(sample) for _, sample in labelled if sample.label}
     taken_back = [sample for sample in splits.train if key(sample) in defects]
     if taken_back:
-        tell(f"Of the images that trained, {len(taken_back)} are defects now, and train no more")
+        tell(f"{len(taken_back)} of the training images are labelled as defects now, and no longer train")
     train = [*splits.train, *(sample for sample in new["train"] if key(sample) not in known)]
     deciding = {key(sample) for sample in new["validation"]}
     old_val = [] if only_new_decide else [sample for sample in splits.val if key(sample) not in deciding]
     train, val = ([s for s in part if key(s) not in defects] for part in (train, [*old_val, *new["validation"]]))
     if not val:
         raise UserError(
-            f"no image in {folder} can decide: label more of its random sample good, which only --watch.sample draws"
+            f"no image in {folder} can set the threshold: label more images of its random sample good "
+            "(--watch.sample sets its size)"
         )
-    # Nothing is compared that trained or decided either detector, or will
+    # Images that trained a detector or set its threshold, or will do so in the new one, compare nothing.
     seen = {name for name, split in sides.items() if split != "test"} | {key(sample) for sample in (*train, *val)}
     groups: dict[str, list[Sample]] = defaultdict(list)
     for sample in splits.test:
@@ -116,10 +119,11 @@ def gather(
     return Growth(list(with_splits(Splits(train, val, test))), dict(groups), dict(joined))
 
 
-def _list_labelled(folder: Path, categories: Sequence[str]) -> list[tuple[Labelled, Sample]]:
-    """The images of a journal that are labelled good or a defect, and are of a category of the data set.
+def _list_confirmed(folder: Path, categories: Sequence[str]) -> list[tuple[Labelled, Sample]]:
+    """List the images of a journal that are labelled good or defect and whose category is in the data set.
 
-    Raises UserError where there are none, or none is good.
+    Raises:
+        UserError: No such image is labelled good.
     """
     everything = [each for each in read_labelled(folder) if each.label != "unsure"]
     if not any(each.label == "good" for each in everything):
@@ -141,36 +145,36 @@ def _list_labelled(folder: Path, categories: Sequence[str]) -> list[tuple[Labell
         )
     if others:
         left_out = format_count(len(everything) - len(listed), "labelled image")
-        tell(f"{left_out} of {names}: left out, since RUN is of {', '.join(categories)}")
+        tell(f"{left_out} of {names}: left out, because RUN is of {', '.join(categories)}")
     return listed
 
 
-def _keys_of(images: Iterable[Path]) -> dict[Path, str]:
-    """A key of each image, the same for the same pixels. Raises UserError if one cannot be read."""
+def _hash_images(images: Iterable[Path]) -> dict[Path, str]:
+    """Return a key of each image, which is the same for the same pixels. Raises UserError if one cannot be read."""
     paths = list(dict.fromkeys(images))
     with Pool(cores()) as pool:
-        return dict(zip(paths, pool.map(_key_of, paths), strict=True))
+        return dict(zip(paths, pool.map(_hash_image, paths), strict=True))
 
 
-def _key_of(image: Path) -> str:
+def _hash_image(image: Path) -> str:
     pixels = read_image(image)
     return hashlib.blake2b(pixels.tobytes() + str(pixels.shape).encode(), digest_size=16).hexdigest()
 
 
 def _refuse_two_labels(samples: Iterable[Sample], keys: dict[Path, str]) -> None:
-    """Raise UserError where images of the same pixels are labelled good and a defect."""
+    """Raise UserError if two images with the same pixels are labelled good and defect."""
     first: dict[str, Sample] = {}
     for sample in samples:
         other = first.setdefault(keys[sample.image], sample)
         if other.label != sample.label:
             names = f"{other.image.name} and {sample.image.name}"
             raise UserError(
-                f"{names} are the same image, labelled good and a defect: label one of them anew on /review"
+                f"{names} are the same image, labelled good and a defect: label one of them again on /review"
             )
 
 
 def _by_strictness(sample: Sample) -> int:
-    """Order samples by their splits, so that what trained comes last."""
+    """Sort samples by their splits, with the training images last."""
     return ("test", "validation", "train").index(sample.split)
 
 
@@ -184,8 +188,11 @@ def with_splits(splits: Splits) -> Iterator[Sample]:
             yield sample._replace(split=split)
 
 
-def _side_of(image: Labelled, earlier: Split | None, chance: str) -> Split:
-    """Where an image goes: where it is already, or as chance has it."""
+def _choose_side(image: Labelled, earlier: Split | None, chance: str) -> Split:
+    """Return the split of an image: "test" for a defect, its earlier split if it has one, or a random one.
+
+    `chance` seeds the draw.
+    """
     if image.label == "defect":
         return "test"
     if earlier is not None:
@@ -197,7 +204,7 @@ def _side_of(image: Labelled, earlier: Split | None, chance: str) -> Split:
 
 
 def write_samples(samples: Iterable[Sample], file: Path) -> None:
-    """Write samples as a `Table`. Masks that a table cannot name, those of several files or levels, are left out."""
+    """Write samples as a `Table`. Masks of several files or levels are left out, because a table cannot name them."""
     with atomic_write(file) as temporary, temporary.open("w", newline="", encoding="utf-8") as opened:
         writer = csv.writer(opened)
         writer.writerow(COLUMNS)

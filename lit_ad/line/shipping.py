@@ -1,4 +1,4 @@
-"""DIR/detector.ckpt of a journal: the detector that is shipped, of the versions that lie beside one another."""
+"""Ship a version of a detector: copy it to DIR/detector.ckpt of its journal, and record it. DIR/detectors has all."""
 
 import os
 import shutil
@@ -12,39 +12,39 @@ from lit_ad.errors import UserError
 from lit_ad.files import atomic_write
 
 SHIPPED = "detector.ckpt"
-FOLDER = "detectors"  # DIR/detectors/N, the run of each version that was grown
-IMAGES = "images.csv"  # in DIR/detectors/N: what trained, decided and tested that version
+FOLDER = "detectors"  # DIR/detectors/N is the run of a grown version
+IMAGES = "images.csv"  # in DIR/detectors/N: the training, held-out and test images of that version
 
 
-def new_folder_of(folder: Path) -> Path:
-    """DIR/detectors/N, the first that is free."""
+def next_folder(folder: Path) -> Path:
+    """Return DIR/detectors/N with the first N that does not exist yet."""
     number = 1
     while (folder / FOLDER / str(number)).exists():
         number += 1
     return folder / FOLDER / str(number)
 
 
-def images_of(folder: Path, version: Version) -> Path | None:
-    """The table of what trained, decided and tested a version. None: it is not known."""
+def find_images(folder: Path, version: Version) -> Path | None:
+    """Return the path of the table with a version's training, held-out and test images. None: there is no table."""
     parts = () if version.file is None else Path(version.file).parts
     file = folder.joinpath(*parts[:2], IMAGES)
     return file if parts[:1] == (FOLDER,) and file.is_file() else None
 
 
-def file_of(folder: Path, version: Version) -> Path:
-    """The file of a version. Raises UserError where it is gone."""
+def find_file(folder: Path, version: Version) -> Path:
+    """Return the path of a version's checkpoint. Raises UserError if it is gone."""
     if version.file is None or not (folder / version.file).is_file():
         raise UserError(f"version {version.id} has no file in {folder}: it can be neither shipped nor compared")
     return folder / version.file
 
 
-def version_of(folder: Path, number: int) -> Version:
-    """A version of a journal by its number."""
+def find_version(folder: Path, number: int) -> Version:
+    """Return the version of a journal with this id."""
     return next(version for version in _versions(folder) if version.id == number)
 
 
 def shipped_version(folder: Path) -> Version | None:
-    """The version that is DIR/detector.ckpt. None: none was shipped yet."""
+    """Return the version that is DIR/detector.ckpt. None: none was shipped yet."""
     return next((version for version in _versions(folder) if version.state == "shipped"), None)
 
 
@@ -57,16 +57,16 @@ def _versions(folder: Path) -> list[Version]:
 
 
 @contextmanager
-def nothing_half_made(folder: Path) -> Iterator[None]:
-    """Where the block fails or is stopped, remove the versions and the folders of versions that it has made."""
+def undo_on_failure(folder: Path) -> Iterator[None]:
+    """If the block fails or is stopped, remove the versions and the folders of versions that it made."""
     home = folder / FOLDER
     before = {version.id: version for version in _versions(folder)}
     folders = set(home.iterdir()) if home.is_dir() else set()
     try:
         yield
     except BaseException:
-        made = [path for path in (home.iterdir() if home.is_dir() else ()) if path not in folders]
-        for path in made:
+        new_folders = [path for path in (home.iterdir() if home.is_dir() else ()) if path not in folders]
+        for path in new_folders:
             shutil.rmtree(path, ignore_errors=True)
         if not folders:
             with suppress(OSError):
@@ -78,7 +78,7 @@ def nothing_half_made(folder: Path) -> Iterator[None]:
                 judged = versions.images()
                 for version in versions.all():
                     if version.file is None or (folder / version.file).exists():
-                        continue  # not of the block, or whole
+                        continue  # its file was not removed
                     if version.id in before or version.id in judged:
                         versions.set_file(version.id, None)
                     else:
@@ -88,8 +88,8 @@ def nothing_half_made(folder: Path) -> Iterator[None]:
         raise
 
 
-def take_copy(file: Path, place: Path) -> None:
-    """Have a file at another place, too: as a second name of it, or as a copy on another disk."""
+def link_or_copy(file: Path, place: Path) -> None:
+    """Give a file a second name by a hard link; on another disk, copy it."""
     with atomic_write(place) as temporary:
         try:
             os.link(file, temporary)
@@ -98,16 +98,24 @@ def take_copy(file: Path, place: Path) -> None:
 
 
 def ship(folder: Path, number: int, why: str) -> Path:
-    """Make a version DIR/detector.ckpt, in one step. Return that path.
+    """Replace DIR/detector.ckpt by a version, in one step, and record the event.
+
+    Args:
+        folder: DIR of the journal.
+        number: The id of the version.
+        why: The reason, for the journal.
+
+    Returns:
+        The path DIR/detector.ckpt.
 
     Raises:
-        UserError: The version's file is gone, or the path cannot be written.
+        UserError: The version's file is gone, or DIR/detector.ckpt cannot be written.
     """
     file = JournalFile(folder, alone=False)
     try:
         versions = Versions(file)
         version = next(each for each in versions.all() if each.id == number)
-        take_copy(file_of(folder, version), folder / SHIPPED)
+        link_or_copy(find_file(folder, version), folder / SHIPPED)
         with file.transaction():
             for other in versions.all():
                 if other.state == "shipped" and other.id != number:
@@ -120,10 +128,10 @@ def ship(folder: Path, number: int, why: str) -> Path:
 
 
 def roll_back(folder: Path) -> Version:
-    """Ship the version again that the shipped one was compared with. Return it.
+    """Ship the version again that was shipped before the present one. Return it.
 
     Raises:
-        UserError: None is shipped, or it was compared with none.
+        UserError: No version is shipped, or there is none before it.
     """
     versions = {version.id: version for version in _versions(folder)}
     shipped = next((version for version in versions.values() if version.state == "shipped"), None)
@@ -135,15 +143,15 @@ def roll_back(folder: Path) -> Version:
 
 
 def remember(folder: Path, number: int, original: Path) -> None:
-    """Keep the file of a version that lies elsewhere in DIR/detectors/N, so that there is a way back to it."""
-    known = version_of(folder, number)
+    """Keep a version's checkpoint in DIR/detectors/N if it lies outside DIR, so that a rollback can ship it again."""
+    known = find_version(folder, number)
     if known.file is not None and (folder / known.file).is_file():
         return
     if original.is_relative_to(folder):
         relative = original.relative_to(folder)
     else:
-        place = new_folder_of(folder) / SHIPPED
-        take_copy(original, place)
+        place = next_folder(folder) / SHIPPED
+        link_or_copy(original, place)
         relative = place.relative_to(folder)
     file = JournalFile(folder, alone=False)
     try:

@@ -1,4 +1,4 @@
-"""A data set, and the journal of a line."""
+"""Fixtures: a data set, and the journal of a line."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def splits(tmp_path: Path) -> Splits:
             image = tmp_path / "base" / f"{split}-{number}.png"
             image.parent.mkdir(exist_ok=True)
             picture = Image.new("RGB", (32, 32), (shade, 0, 0))
-            picture.putpixel((0, 0), (shade, 0, 100 + number))  # no image twice
+            picture.putpixel((0, 0), (shade, 0, 100 + number))  # so that all images differ
             picture.save(image)
             label = int(split == "test" and number >= 2)
             samples[split].append(Sample(image, label, None, "tile", "dent" if label else "good", split))  # type: ignore[arg-type]
@@ -34,14 +34,14 @@ def splits(tmp_path: Path) -> Splits:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """40 images of the random sample, and 20 that were kept for their scores; each red of its score."""
+    """A journal of 40 images of the random sample and 20 others that were kept for their scores of 120."""
     folder = tmp_path / "journal"
     for sample, count in ((1.0, 40), (0.0, 20)):
         with Journal(folder, detector(), JournalSettings(sample=sample), "line") as journal:
             for number in range(count):
                 pixels = np.full((32, 32, 3), (0, 0, 0), np.uint8)
                 pixels[..., 0] = 120
-                pixels[0, 0, 1:] = number, count  # no image twice
+                pixels[0, 0, 1:] = number, count  # so that all images differ
                 journal.record(
                     Detection(pixels, 120.0, np.full((32, 32), 120, np.float32), (0, 0, 32, 32), DECISION), 0.1
                 )

@@ -1,4 +1,4 @@
-"""Old and new detector are compared by their wrong verdicts."""
+"""The old and the new detector are compared by their wrong verdicts."""
 
 from pathlib import Path
 
@@ -6,15 +6,15 @@ import pytest
 
 from lit_ad.data.splits import Splits
 from lit_ad.errors import UserError
-from lit_ad.line.comparison import Comparison, compare, image_auroc, in_rows, reasons_against
-from lit_ad.line.growth import DEFECTS, OLD_DEFECTS, OLD_GOOD, SAMPLED, gather
+from lit_ad.line.comparison import Comparison, compare, image_auroc, reasons_against, to_rows
+from lit_ad.line.growth import DEFECTS, OLD_DEFECTS, OLD_GOOD, SAMPLED, gather_images
 from tests.deploy.test_journal import DECISION, detector
 from tests.line.conftest import label
 
 
 def test_detectors_are_compared(splits: Splits, folder: Path) -> None:
     label(folder, {**dict.fromkeys(range(1, 41), "good"), 60: "defect"})
-    growth = gather(splits, folder, only_new_decide=True)  # whose scores are 120, and so is the threshold by them
+    growth = gather_images(splits, folder, only_new_decide=True)  # all new scores are 120, so the new threshold is 120
     old, new = detector(), detector(DECISION.with_threshold(130.0))
     comparisons, aurocs = compare(old, new, growth)
     counts = {each.group: (each.images, each.old, each.anew, each.new) for each in comparisons}
@@ -25,17 +25,21 @@ def test_detectors_are_compared(splits: Splits, folder: Path) -> None:
     assert reasons_against(comparisons) == [
         "more misses (1 of 1 confirmed defects; the old one 0, and 1 with thresholds made anew)"
     ]
-    assert in_rows(comparisons)[0][:2] == [OLD_GOOD, "2"]
+    assert to_rows(comparisons)[0][:2] == [OLD_GOOD, "2"]
     with pytest.raises(UserError, match="without a threshold cannot be compared"):
         compare(old, detector(None), growth)
 
 
-def test_what_is_worse_than_the_old_one() -> None:
+def test_reasons_against_a_worse_detector() -> None:
     assert reasons_against([Comparison(DEFECTS, 9, 2, 4, 5), Comparison(SAMPLED, 9, 3, 1, 3)]) == [
         "more misses (5 of 9 confirmed defects; the old one 2, and 4 with thresholds made anew)"
     ]
-    assert len(reasons_against([Comparison(DEFECTS, 9, 2, 6, 5)])) == 1  # also where the old one would be no better
-    assert not reasons_against([Comparison(DEFECTS, 9, 5, 4, 5), Comparison(OLD_GOOD, 5, 0, 0, 3)])  # of the old test
+    assert (
+        len(reasons_against([Comparison(DEFECTS, 9, 2, 6, 5)])) == 1
+    )  # also if the old one is no better with new thresholds
+    assert not reasons_against(
+        [Comparison(DEFECTS, 9, 5, 4, 5), Comparison(OLD_GOOD, 5, 0, 0, 3)]
+    )  # the old test gives no reason
 
 
 @pytest.mark.parametrize(
