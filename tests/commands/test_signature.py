@@ -78,11 +78,31 @@ def test_a_positional_argument_with_a_default_may_be_left_out(words: list[str], 
     assert given["action"] == expected
 
 
+def test_a_bool_that_is_true_takes_a_value() -> None:
+    def paint(path: Path, /, colour: bool = True, *, frame: bool = False) -> None:
+        """Do it.
+
+        Args:
+            path: What to paint.
+            colour: Whether in colour.
+            frame: Whether with a frame.
+        """
+        given.update(path=path, colour=colour, frame=frame)
+
+    for words, expected in (([], (True, False)), (["--colour", "false", "--frame"], (False, True))):
+        call(paint, "lit-ad x", ["a", *words])
+        assert (given["path"], given["colour"], given["frame"]) == (Path.cwd() / "a", *expected)
+    with pytest.raises(UserError, match="--b"):
+        call(paint, "lit-ad x", ["a", "--", "--b"])  # it has no parameter for the words after --
+
+
 def test_a_file_gives_arguments_too(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text("size: 7\nseeds: [3]\n")
     words = ["a", "--config", str(tmp_path / "x.yaml"), "--seeds", "[4]"]
     call(command, "lit-ad x", words, config_file=True)
     assert (given["size"], given["seeds"]) == (7, (4,))
+    with pytest.raises(UserError, match="there is no option --config"):  # of a command that takes no file
+        call(command, "lit-ad x", [*words, "--size=7"])
 
 
 @pytest.mark.parametrize(
@@ -92,6 +112,7 @@ def test_a_file_gives_arguments_too(tmp_path: Path) -> None:
         (["--size", "3"], "missing: files"),
         (["a", "--size", "much"], "size is much, but it must be a whole number"),
         (["a", "--size", "3", "--colour", "red"], "there is no option --colour"),
+        (["a", "--siz", "3"], "there is no option --siz. Did you mean size?"),
     ],
 )
 def test_wrong_words_end_in_one_line(words: list[str], message: str) -> None:

@@ -22,7 +22,7 @@ def test_what_is_asked_later_comes_last(
     config = Namespace(
         checkpoint=checkpoint,
         patience=1.0,
-        data=Namespace(fold=Namespace(folds=None if fold is None else 3, number=fold)),
+        data=Namespace(split=Namespace(folds=None if fold is None else 3, fold=fold)),
     )
     config.trainer = Namespace(default_root_dir=str(tmp_path / "folds/2"))
     trainer = quiet_trainer(tmp_path, ModelCheckpoint(tmp_path, save_last=True))
