@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from lit_ad.batch import Sample
 from lit_ad.data import AnomalyDataModule, MVTec
@@ -120,6 +121,13 @@ def test_images_of_one_item_lie_in_one_fold() -> None:
     assert all(len({*numbers[i : i + 3]}) == 1 for i in range(0, 30, 3)) and count_folds(numbers) == 4
 
 
+def test_there_may_be_as_many_folds_as_images() -> None:
+    assert sorted(n for n in assign_folds(nominal(5), 5, 0) if n is not None) == [0, 1, 2, 3, 4]
+    assert {*assign_folds(nominal(2), 2, 0)} == {0, 1}
+    folds = [Split(), Split(folds=2), Split(folds=2, fold=0), Split(folds=2, fold=1)]
+    assert [split.repeats for split in folds] == [False, True, False, True]
+
+
 def test_what_cannot_be_cut_into_folds() -> None:
     with pytest.raises(
         UserError, match=r"decision.folds needs two nominal images .* there is no such category: one image alone"
@@ -159,8 +167,17 @@ def test_shots_are_images_of_each_category_and_few_are_among_more() -> None:
     assert [sum(s.category == c and s.split == "train" for s in few) for c in "ab"] == [2, 2]
     assert set(few) < set(more) and few[-1:] == test
     assert few != take_shots(samples, 2, 1)
+    assert sum(s.category == "b" for s in take_shots(samples, 4, 0)) == 4  # all there are
     with pytest.raises(UserError, match=r"split.shots is 5, but category 'b' has 4 nominal training images: lower it"):
         take_shots(samples, 5, 0)
+
+
+def test_a_source_gives_shots_and_no_mask_of_another_size(bottle: Path) -> None:
+    few = list_splits(MVTec(bottle), Split(shots=5, seed=1))
+    assert (len(few.train), len(few.val)) == (4, 1) and few.test == list_splits(MVTec(bottle)).test
+    Image.new("L", (3, 3)).save(next((bottle / "ground_truth").rglob("*.png")))
+    with pytest.raises(UserError, match="mask of another size"):
+        list_splits(MVTec(bottle))
 
 
 @pytest.mark.parametrize(
