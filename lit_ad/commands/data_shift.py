@@ -8,10 +8,10 @@ from lit_ad.data.audit.guess_source import guess_source
 from lit_ad.data.light import STRENGTH, Kind
 from lit_ad.data.shift import Shift, write_shifted
 from lit_ad.data.sources.images import Images
-from lit_ad.data.sources.pages import by_page
-from lit_ad.data.sources.source import Source, check
+from lit_ad.data.sources.pages import split_pages
+from lit_ad.data.sources.source import Source, check_samples
 from lit_ad.errors import UserError
-from lit_ad.training.run_directory import quoted
+from lit_ad.training.run_directory import quote_path
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ def data_shift(
         source, name = data.source, Path(getattr(data.source, "root", None) or type(data.source).__name__).name
     else:
         source, name = guess_source(path)[0], path.name
-    samples = by_page(source.samples())
-    check(samples)
+    samples = split_pages(source.samples())
+    check_samples(samples)
     if path is not None and not any(sample.split == "test" for sample in samples):
         samples = Images(path).samples()
     target = output or Path(f"{name}-{kind}-{strength:g}").absolute()
@@ -71,5 +71,5 @@ def data_shift(
     number = write_shifted(samples, shift, target)
     print(f"{format_count(number, 'image')} in {target}, {kind} shifted by up to {strength:g}, seed {seed}")
     labelled = any(sample.split == "test" for sample in samples)
-    words = f"test RUN --data.source MVTec --data.source.root {quoted(target)}"
-    print(f"Next: lit-ad {words if labelled else f'predict RUN {quoted(target)}'}")
+    words = f"test RUN --data.source MVTec --data.source.root {quote_path(target)}"
+    print(f"Next: lit-ad {words if labelled else f'predict RUN {quote_path(target)}'}")

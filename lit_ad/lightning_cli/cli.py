@@ -43,9 +43,9 @@ from lit_ad.machine import keep_memory
 from lit_ad.methods.base import Method
 from lit_ad.training import Calibration, FeatureCache
 from lit_ad.training.best_checkpoint import BestCheckpoint
-from lit_ad.training.loggers import Dashboards, by_name, forgiving
+from lit_ad.training.loggers import Dashboards, configure_logger, open_loggers
 from lit_ad.training.progress import Progress
-from lit_ad.training.run_directory import RunDirectory, place_of_test
+from lit_ad.training.run_directory import RunDirectory, find_test_directory
 from lit_ad.training.watch import KILL
 from lit_ad.version import __version__
 
@@ -151,14 +151,14 @@ class AnomalyCLI(LightningCLI):
         else:
             check_model_and_images(str(self.subcommand), config)
         home = self._home(config)
-        place = place_of_test(home) if self.subcommand == "test" and not config.overwrite else home
+        place = find_test_directory(home) if self.subcommand == "test" and not config.overwrite else home
         if place != home:
             self.directory = RunDirectory(place)
         config.trainer.default_root_dir = str(place)
         if config.dashboards:
             if config.trainer.logger not in (None, True):
                 raise UserError("give dashboards, which are loggers by name, or trainer.logger, not both")
-            config.trainer.logger = [by_name(name, home) for name in config.dashboards]
+            config.trainer.logger = [configure_logger(name, home) for name in config.dashboards]
         elif config.trainer.logger is None:
             config.trainer.logger = False  # Lightning's default would leave lightning_logs/version_N beside the run
         config.weights_only = True  # as CheckpointFile has it anyway
@@ -234,7 +234,7 @@ class AnomalyCLI(LightningCLI):
             keep_memory()
         if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not one of the user's
             self.trainer.strategy.checkpoint_io = CheckpointFile()
-        self.trainer.loggers = forgiving(self.trainer.loggers)
+        self.trainer.loggers = open_loggers(self.trainer.loggers)
         self.interruption, self.watch, self.keep = add_callbacks(self.trainer, self.config[self.subcommand])
 
     def after_fit(self) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from lit_ad.counts import format_count
 from lit_ad.detector.decision import Decision
 from lit_ad.detector.guarantee import describe_rate
-from lit_ad.training.run_directory import TESTED, quoted
+from lit_ad.training.run_directory import TESTED, quote_path
 
 _OF_TEST = ("metrics.json", "scores.csv", "report.html", "heatmaps")
 _OF_RUN = ("config.yaml", "checkpoints/best.ckpt", "checkpoints/last.ckpt", *_OF_TEST)
@@ -18,7 +18,7 @@ def describe_run(home: Path) -> list[str]:
     shown = home.relative_to(here) if here in home.parents else home
     lines = [f"This run is in {shown}: {', '.join(there)}"]
     if "config.yaml" in there and any(file.endswith(".ckpt") for file in there):
-        lines.append(f"Next: lit-ad predict {quoted(shown)} FOLDER_OF_IMAGES")
+        lines.append(f"Next: lit-ad predict {quote_path(shown)} FOLDER_OF_IMAGES")
     return lines
 
 

@@ -22,7 +22,7 @@ from lit_ad.detector.held_out import HELD, join_held
 from lit_ad.errors import UserError
 from lit_ad.files import atomic_write
 from lit_ad.lightning_cli.settings import list_callbacks
-from lit_ad.training.run_directory import quoted
+from lit_ad.training.run_directory import quote_path
 
 FOLDS = "folds"  # RUN/folds: FOLD.json, the scores of a fold that is finished, and FOLD, the run of one that is not
 _ENDING = ("EarlyStopping", "Timer", "ProcessorTime")  # callbacks that end a training before its length
@@ -158,7 +158,7 @@ def read_folds(home: Path, count: int, settings: dict[str, str]) -> Iterator[tup
         if changed:
             raise UserError(
                 f"{file} is of a training with another {', '.join(changed[:5])}: train as before, or remove "
-                f"{quoted(home)}, or give --overwrite true"
+                f"{quote_path(home)}, or give --overwrite true"
             )
         yield fold, record
 
@@ -194,4 +194,4 @@ def way_to_restart(config: Namespace) -> str:
     if config.data.split.folds is None:
         return ""
     run = Path(config.trainer.default_root_dir)
-    return f"--trainer.default_root_dir {quoted(run if config.data.split.fold is None else run.parent.parent)}"
+    return f"--trainer.default_root_dir {quote_path(run if config.data.split.fold is None else run.parent.parent)}"

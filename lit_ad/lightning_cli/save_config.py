@@ -11,7 +11,7 @@ from lit_ad.detector.run_files import CONFIG
 from lit_ad.evaluation.sinks.dashboard import show_config
 from lit_ad.files import atomic_write
 from lit_ad.names import map_texts, printable
-from lit_ad.training.loggers import guard
+from lit_ad.training.loggers import catch_errors
 
 
 class SaveConfig(SaveConfigCallback):
@@ -37,4 +37,4 @@ class SaveConfig(SaveConfigCallback):
             temporary.write_text(text := self.parser.dump(config, skip_none=False), encoding="utf-8")
         for logger in trainer.loggers if stage == "fit" else []:
             logger.log_hyperparams(map_texts(printable, yaml.safe_load(text)))
-            guard(logger, show_config)(logger, text)
+            catch_errors(logger, show_config)(logger, text)

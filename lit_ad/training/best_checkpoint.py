@@ -1,4 +1,4 @@
-"""best.ckpt: the weights that a validation measured as the best so far."""
+"""Save best.ckpt, the weights that were the best so far in a validation."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -12,22 +12,24 @@ from lit_ad.errors import UserError
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Lightning's ModelCheckpoint, which saves right after a validation: the monitored value is that of the weights.
+    """Lightning's ModelCheckpoint, but it saves right after a validation, so that the monitored value belongs to the
+    saved weights.
 
-    By default, Lightning also saves between validations, by the value of the validation before, and after the hooks
-    that end an epoch, in which other callbacks average weights. Here `every_n_train_steps` and `train_time_interval`
-    are how often last.ckpt is saved within an epoch (`KeepProgress` saves it, after each epoch in any case). Only with
-    `monitor: null` and `save_top_k: -1`, which keep a file of each time, they are how often such a file is saved.
+    By default, Lightning also saves between validations, by the value of the previous validation; and after the hooks
+    at an epoch's end, in which other callbacks may average weights. Here `every_n_train_steps` and
+    `train_time_interval` say how often last.ckpt is saved within an epoch; `KeepProgress` saves it, and also after each
+    epoch. With `monitor: null` and `save_top_k: -1`, which keep every file, they say how often such a file is saved.
 
     Args:
-        monitor: The value whose best weights are kept: val/loss. None: the latest validation's weights are kept.
+        monitor: Logged value whose best weights are kept: val/loss. None: the weights of the latest validation.
         save_last: Save last.ckpt, the latest weights, after each epoch.
-        save_top_k: Keep as many of the best; -1: all; 0: none.
-        every_n_train_steps: Save last.ckpt every so many steps as well.
-        train_time_interval: Save last.ckpt as often as well, in time of training.
-        save_on_exception: Save last.ckpt when a training of one process ends in an error.
-        save_on_train_epoch_end: Save after the epoch instead of after the validation. None: where a value of the
-            training is monitored.
+        save_top_k: Number of best checkpoints to keep; -1: all; 0: none.
+        every_n_train_steps: Save last.ckpt also every so many steps.
+        train_time_interval: Save last.ckpt also after each such time of training.
+        save_on_exception: Save last.ckpt if a training of one process ends in an error.
+        save_on_train_epoch_end: Save after the epoch instead of after the validation. None: only if `monitor` is a
+            value of the training.
+        **kwargs: Further arguments of ModelCheckpoint.
     """
 
     def __init__(
@@ -48,8 +50,8 @@ class BestCheckpoint(ModelCheckpoint):
             )
         if save_on_train_epoch_end and monitor and monitor.startswith("val/"):
             raise UserError(
-                f"checkpoint.save_on_train_epoch_end could save other weights than those that {monitor} is of: leave "
-                "it out, and they are saved right after each validation"
+                f"checkpoint.save_on_train_epoch_end could save other weights than those whose {monitor} was measured: "
+                "remove it, and each validation's weights are saved at once"
             )
         if save_on_train_epoch_end is None:
             save_on_train_epoch_end = monitor is not None and monitor.startswith("train/")
@@ -65,15 +67,16 @@ class BestCheckpoint(ModelCheckpoint):
         )
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Where no image is held out, the latest weights are kept: there is no value of a validation."""
+        """Keep the latest weights if no image is held out: then no validation measures a value."""
         super().setup(trainer, pl_module, stage)
-        if stage == "fit" and (self.monitor or "").startswith("val/"):  # others may have no training images to list
+        if stage == "fit" and (self.monitor or "").startswith("val/"):  # a test's data may have no training images
             splits = getattr(getattr(trainer, "datamodule", None), "splits", None)
             if splits is not None and not splits.val:
                 self.monitor = None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The best so far is known in a run that was moved, too: Lightning forgets it where the directory differs."""
+        """Restore the best checkpoint so far, also in a run that was moved: Lightning forgets it in another
+        directory."""
         before, now = Path(state_dict["dirpath"]), Path(self.dirpath or "")
         best = now / Path(state_dict["best_model_path"]).name
         if before != now and best.is_file():
@@ -93,6 +96,6 @@ class BestCheckpoint(ModelCheckpoint):
             return
         if not (Path(self.dirpath or "") / Path(state["best_model_path"]).name).is_file():
             rank_zero_info(
-                f"The best checkpoint so far, {state['best_model_path']}, is not in {self.dirpath}: the best of what "
-                "follows will be there"
+                f"The best checkpoint so far, {state['best_model_path']}, is not in {self.dirpath}: from now on, the "
+                "best of the following epochs is kept there"
             )

@@ -1,4 +1,4 @@
-"""What nominal images set: a method's statistics, and the decision."""
+"""Compute a method's statistics, and set its decision, from nominal images."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -22,20 +22,20 @@ from lit_ad.image.view import View
 from lit_ad.methods.base import Method
 from lit_ad.teachers.weights import fingerprint
 from lit_ad.training.nominal_images import data_of, held_out, nominal
-from lit_ad.training.scale_images import choose_scale_images, flatten, looked_at
-from lit_ad.training.selection import chosen_in_fit
+from lit_ad.training.scale_images import choose_scale_images, flatten, list_scale_images
+from lit_ad.training.selection import list_choices
 
 
 class Calibration(L.Callback):
-    """Give a method the nominal images that its statistics want, and set its decision by the held-out ones.
+    """Computes a method's statistics from nominal images, and sets its decision by the held-out ones.
 
-    Both are in the checkpoint of the weights that they were made with. No test image is ever looked at. Other callbacks
-    may exchange the weights, to average them for example: a decision is kept for those that scored the held-out images,
-    and a test judges by those of the checkpoint. The decision says what else the training chose on the held-out images,
-    which makes its false-alarm rate approximate.
+    A checkpoint holds the statistics and the decision of its own weights. Test images are never used. If another
+    callback exchanges the weights, for example to average them, the decision stays with the weights that scored the
+    held-out images, and a test uses the weights of the checkpoint. The decision records what else the training chose on
+    the held-out images, because such a choice makes its false-alarm rate approximate.
 
     Args:
-        false_alarm: The rate of nominal images that may be called anomalous. None: the checkpoint's, 0.01 in a first
+        false_alarm: Rate of nominal images that may be called anomalous. None: the checkpoint's, or 0.01 in a first
             training.
         confidence: Keep that rate by this one detector with a confidence, such as 0.95, over the draw of the held-out
             images, which takes more of them. None: the checkpoint's; in a first training, the rate is kept in the mean.
@@ -69,17 +69,20 @@ class Calibration(L.Callback):
             check_number("decision.folds", folds, least=2)
         check_confidence(confidence, folds is not None)
         self.folds = folds
-        self.left_out: Decision | None = None  # by the images that the trainings of the folds left out; of the last one
+        self.left_out: Decision | None = None  # for the last training of folds, from the scores of the other trainings
         self.keys = DecisionKeys(false_alarm, confidence, pixel, pixel_rate, area, clean_up)
-        self.settings = DecisionSettings().changed(self.keys)  # in checkpoints: those between validations need them
+        self.settings = DecisionSettings().changed(self.keys)  # checkpoints between validations need them, too
         self.warned = False
         self.loaded: Mapping[str, Tensor] | None = None  # the weights of the checkpoint, until a test begins
         self.validations = 0  # of this fit, so far
         self.looked = False  # whether the method's statistics look at held-out images
 
     def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
-        """Find a window that is "auto", in the nominal training images. Raises UserError if they have none, or if keys
-        do not go together."""
+        """Replace the window "auto" of a view by that of the nominal training images.
+
+        Raises:
+            UserError: The images have no window, or keys of the pixel rule contradict each other.
+        """
         if stage == "fit":
             self.settings.pixel_rule.check()
         if stage == "fit" and pl_module.view.window == "auto":
@@ -90,7 +93,7 @@ class Calibration(L.Callback):
             rank_zero_info(f"view.window is auto: values from {low:g} to {high:g} become 0 to 255")
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: Any, checkpoint: Any) -> None:
-        """Remember whose decision the checkpoint has. The window that it was trained with is the data's, too."""
+        """Remember the weights that the checkpoint's decision belongs to, and give its view's window to the data."""
         if trainer.state.fn == "fit":
             pl_module.decided_for = fingerprint(checkpoint["state_dict"])
         else:
@@ -98,11 +101,13 @@ class Calibration(L.Callback):
         _set_view(trainer, pl_module, pl_module.view)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Raises UserError if all images train, and no scores of left-out ones are known."""
+        """Raises UserError if all images train, although no training of a fold has scored images that it left out."""
         self.validations, self.looked = 0, False
         last = self.folds is not None and not data_of(trainer, pl_module).splits.val
         if last and self.left_out is None and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            raise UserError("decision.folds takes the trainings of the folds, which lit-ad fit and lit_ad.fit do")
+            raise UserError(
+                "decision.folds needs one training for each fold: use lit-ad fit or lit_ad.fit, which do so"
+            )
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         if trainer.global_step == 0 and type(pl_module).prepare is not Method.prepare:
@@ -115,7 +120,7 @@ class Calibration(L.Callback):
         self._adopt(DecisionSettings.from_dict(state_dict))
 
     def _adopt(self, earlier: DecisionSettings) -> None:
-        """Take from earlier settings what was not given; folds have no confidence."""
+        """Take the settings that the user did not give from earlier ones. Folds have no confidence."""
         kept = earlier if self.folds is None else replace(earlier, confidence=None)
         self.settings = kept.changed(self.keys)
 
@@ -123,25 +128,27 @@ class Calibration(L.Callback):
         if pl_module.decision is not None:
             self._adopt(pl_module.decision.settings)
         self.seen = HeldOutImages(self.settings.pixel_rule.area)
-        self.scored_by: str | None = None  # the fingerprint of the weights
-        self.calibrated: str | None = None
-        self.scale_images: dict[str, list[int]] = {}  # numbers of held-out ones that do not decide, by category
+        self.scored_by: str | None = None  # fingerprint of the weights that score the held-out images
+        self.calibrated: str | None = None  # fingerprint of the weights whose statistics were computed
+        self.scale_images: dict[
+            str, list[int]
+        ] = {}  # by category, held-out images that set the scale and do not decide
         self.undecided: set[Sample] = set()  # the same images
         training = trainer.state.fn == "fit" and not trainer.sanity_checking
         if training and type(pl_module).calibrate is not Method.calibrate:
-            # With folds, the last training holds no image out, and each of the others must do as the last one does.
+            # With folds, the last training holds no image out, and the others must compute the scale as it does.
             val = data_of(trainer, pl_module).splits.val
             none_held = self.folds or not val
-            if not none_held and not chosen_in_fit(trainer, pl_module, self.validations + 1, scaled=False):
+            if not none_held and not list_choices(trainer, pl_module, self.validations + 1, scaled=False):
                 self.scale_images = choose_scale_images(
                     val, held_out_for(self.settings.false_alarm, self.settings.confidence)
                 )
-            rows = looked_at(val, self.scale_images)
-            scaling = nominal(trainer, pl_module) if none_held else self._noticed(held_out(trainer, pl_module, rows))
+            rows = list_scale_images(val, self.scale_images)
+            scaling = nominal(trainer, pl_module) if none_held else self._note_use(held_out(trainer, pl_module, rows))
             with torch.no_grad():
                 pl_module.calibrate(nominal(trainer, pl_module), scaling)
             self.scale_images = self.scale_images if self.looked else {}
-            self.calibrated = weights_of(trainer)
+            self.calibrated = fingerprint_weights(trainer)
         elif trainer.state.fn == "validate" and pl_module.decision is not None and any(pl_module.decision.scaled):
             halves = choose_scale_images(data_of(trainer, pl_module).splits.val, 0)
             self.scale_images = {name: rows for name, rows in halves.items() if name in pl_module.decision.scaled}
@@ -152,19 +159,19 @@ class Calibration(L.Callback):
     def on_validation_batch_start(
         self, trainer: L.Trainer, pl_module: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Now every callback has put in place the weights that it validates."""
+        """Fingerprint the weights here: every callback that exchanges them for a validation has done so by now."""
         if batch_idx > 0 or trainer.sanity_checking:
             return
         self._restore(pl_module)
-        self.scored_by = weights_of(trainer)
+        self.scored_by = fingerprint_weights(trainer)
         if self.calibrated not in (None, self.scored_by):
             raise UserError(
                 f"a callback exchanged the weights of {type(pl_module).__name__} after Calibration had set its "
                 "statistics: put Calibration after it in the Trainer's callbacks"
             )
 
-    def _noticed(self, batches: Iterator[Any]) -> Iterator[Any]:
-        """The same batches; notes that they are looked at."""
+    def _note_use(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """Yield the same batches, and note in `looked` that the method used them."""
         self.looked = True
         yield from batches
 
@@ -187,7 +194,7 @@ class Calibration(L.Callback):
         earlier: Decision | None = pl_module.decision
         settings: dict[str, Any] = vars(self.settings)
         if left_out is not None:
-            decision, self.scored_by = replace(left_out, **settings), weights_of(trainer)
+            decision, self.scored_by = replace(left_out, **settings), fingerprint_weights(trainer)
         else:
             decision = Decision(**held, **settings)
         if fitting:
@@ -195,16 +202,16 @@ class Calibration(L.Callback):
             scaled = {name: len(rows) for name, rows in self.scale_images.items()}
             if left_out is None:
                 chosen = {
-                    name: chosen_in_fit(trainer, pl_module, self.validations, self.looked and name not in scaled)
+                    name: list_choices(trainer, pl_module, self.validations, self.looked and name not in scaled)
                     for name in decision.scores
                 }
                 decision = replace(decision, also_chosen=chosen, scaled=scaled)
             if earlier is not None and describe_by_hand(earlier):
                 lines = "; ".join(describe_by_hand(earlier))
                 rank_zero_warn(
-                    f"thresholds set by hand were of the weights before this training, and are gone: {lines}"
+                    f"thresholds set by hand belonged to the weights before this training, and are removed: {lines}"
                 )
-        elif earlier is not None:  # the same weights
+        elif earlier is not None:  # a validation without a fit has the same weights
             kept = ("also_chosen", "by_hand", "pixels_by_hand", "folds", "scaled")
             decision = replace(decision, **{name: getattr(earlier, name) for name in kept})
         pl_module.decision = decision
@@ -220,7 +227,7 @@ class Calibration(L.Callback):
         pl_module.decision = decision = decision.changed(self.keys)
         if lines and decision.false_alarm != before:
             rate = f"false_alarm {decision.false_alarm:g}"
-            lines.append(f"decision.{rate} moves nothing set by hand; lit-ad recalibrate --{rate} does")
+            lines.append(f"decision.{rate} changes no threshold set by hand; lit-ad recalibrate --{rate} does")
         self._warn(decision)
         for line in lines:
             rank_zero_info(line)
@@ -230,11 +237,11 @@ class Calibration(L.Callback):
     def on_test_batch_start(
         self, trainer: L.Trainer, pl_module: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Judge by the weights of the checkpoint, and by no decision of others."""
+        """Put the weights of the checkpoint back, and drop a decision that belongs to other weights."""
         if batch_idx > 0:
             return
         self._restore(pl_module)
-        if pl_module.decided_for is not None and pl_module.decided_for != weights_of(trainer):
+        if pl_module.decided_for is not None and pl_module.decided_for != fingerprint_weights(trainer):
             pl_module.decision = None
         if pl_module.decision is None:
             rank_zero_warn(NO_DECISION)
@@ -242,14 +249,14 @@ class Calibration(L.Callback):
     on_predict_batch_start = on_test_batch_start
 
     def _restore(self, pl_module: Any) -> None:
-        """Put back the weights of the checkpoint where a callback has exchanged them."""
+        """Put back the weights of the checkpoint if a callback has exchanged them."""
         loaded, self.loaded = self.loaded, None
         if loaded is not None and not same_weights(pl_module.state_dict(), loaded):
             pl_module.load_state_dict(loaded)
-            rank_zero_info("A callback had exchanged the weights: those of the checkpoint are in place again")
+            rank_zero_info("A callback had exchanged the weights: the test uses those of the checkpoint")
 
     def _warn(self, decision: Decision) -> None:
-        """Once."""
+        """Print the warnings of a decision, once for each Calibration."""
         if not self.warned:
             for warning in list_warnings(decision):
                 rank_zero_warn(warning)
@@ -257,21 +264,27 @@ class Calibration(L.Callback):
 
 
 def _set_view(trainer: L.Trainer, method: Any, view: View) -> None:
-    """Have method and data look through the window of a view: the one place where a run sets it, before any image is
-    read. It comes from the nominal training images, or from the checkpoint that a run begins with."""
+    """Set the view of the method, and the window of the data's view. No other function sets them in a run; it happens
+    before any image is read.
+
+    Args:
+        trainer: Its DataModule is the data.
+        method: The method.
+        view: With a window from the nominal training images, or from the checkpoint that the run begins with.
+    """
     method.view = view
     data: Any = getattr(trainer, "datamodule", None)
     if data is not None and data.view.window != view.window:
         data.view = replace(data.view, window=view.window)
 
 
-def weights_of(trainer: L.Trainer) -> str:
-    """The fingerprint of the weights in use. Strategies that shard a model gather it: all processes must call this."""
+def fingerprint_weights(trainer: L.Trainer) -> str:
+    """Return the fingerprint of the model's weights. All processes must call it: a strategy may gather the weights."""
     return fingerprint(trainer.strategy.lightning_module_state_dict())
 
 
 def same_weights(state: Mapping[str, Tensor], loaded: Mapping[str, Tensor]) -> bool:
-    """Whether the tensors of a model are those of a file, as the model's precision rounds them; NaN equals NaN."""
+    """Return whether a model's tensors equal those of a file in the model's precision. NaN equals NaN."""
     return all(
         torch.allclose(tensor, loaded[name].to(tensor), rtol=0, atol=0, equal_nan=True)
         for name, tensor in state.items()

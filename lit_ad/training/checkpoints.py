@@ -1,4 +1,4 @@
-"""What keeps a training from losing finished work, or from going on for nothing."""
+"""Save the latest weights of a training, validate its last step, and stop it if its loss is not finite."""
 
 import math
 import time
@@ -13,14 +13,14 @@ from lit_ad.errors import UserError
 
 
 class KeepProgress(L.Callback):
-    """The last step of a training is validated, whatever check_val_every_n_epoch and val_check_interval say, and
-    last.ckpt is that of the latest epoch, also between validations. A loss that is no number ends the training at once.
+    """Saves last.ckpt after every epoch, validates the last step of a training whatever check_val_every_n_epoch and
+    val_check_interval are, and ends a training whose loss is NaN or infinite.
 
     Args:
-        checkpoint: Where the latest epoch is saved. None: nowhere.
-        every_n_train_steps: Save it within an epoch as well, every so many steps.
-        train_time_interval: The same, as often in training time.
-        on_exception: Save it also when a training of one process ends in an error.
+        checkpoint: File of the latest weights, last.ckpt. None: they are not saved.
+        every_n_train_steps: Save it also every so many steps.
+        train_time_interval: Save it also after each such time of training.
+        on_exception: Save it also if a training of one process ends in an error.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class KeepProgress(L.Callback):
         self.checkpoint = checkpoint
         self.steps, self.interval, self.saves_errors = every_n_train_steps, train_time_interval, on_exception
         self.saved_step, self.saved_time = 0, time.monotonic()
-        self.asked_for: int | None = None  # trainer.check_val_every_n_epoch, while ours stands in its place
+        self.asked_for: int | None = None  # the user's trainer.check_val_every_n_epoch, while 1 replaces it
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         self.asked_for = trainer.check_val_every_n_epoch
@@ -42,18 +42,18 @@ class KeepProgress(L.Callback):
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         if trainer.max_epochs is not None and trainer.current_epoch + 1 == trainer.max_epochs:
-            self._validate_this(trainer)
+            self._validate_this_epoch(trainer)
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        # There is no val_check_interval where it is a time.
+        # The trainer has no val_check_interval if that is a time.
         within = trainer.check_val_every_n_epoch is None or getattr(trainer, "val_check_interval", None) != 1.0
         ends = within and trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs
         if ends or (trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps):
-            self._validate_this(trainer)
-            trainer.should_stop = True  # so that Lightning validates within an epoch too
+            self._validate_this_epoch(trainer)
+            trainer.should_stop = True  # so that Lightning validates also within an epoch
         elif trainer.should_stop:  # trainer.max_time is over
-            self._validate_this(trainer)
-        # Reading a loss waits for the GPU; it is the mean over processes, so that all of them stop.
+            self._validate_this_epoch(trainer)
+        # Reading a loss waits for the GPU, so it is rare there. It is the mean over processes: all stop together.
         if trainer.strategy.root_device.type == "cpu" or trainer.global_step % self.every == 0:
             loss = trainer.callback_metrics.get("train/loss_step")
             if loss is not None and not math.isfinite(float(loss)):
@@ -62,18 +62,18 @@ class KeepProgress(L.Callback):
                     f"the loss of step {trainer.global_step} is {loss}: the training has diverged. Lower model.lr{half}"
                 )
 
-        # What resumed from the last batch would skip the validation that follows; the end of the epoch saves it.
+        # A run that resumed from the last batch would skip the epoch's validation; on_train_epoch_end saves instead.
         if not (trainer.is_last_batch or trainer.should_stop) and self._due(trainer):
             self._save(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """A checkpoint of these very weights was saved before they had a decision."""
+        """Save again if the checkpoint already has these weights: it was saved before they had a decision."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking and self.saved_step == trainer.global_step > 0:
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         if self.checkpoint is not None:
-            reduce_logged_metrics(trainer)  # saving is a collective
+            reduce_logged_metrics(trainer)  # `_save` is a collective
         self._save(trainer)
 
     def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
@@ -84,8 +84,8 @@ class KeepProgress(L.Callback):
         trainer.check_val_every_n_epoch = self.asked_for
 
     def _due(self, trainer: L.Trainer) -> bool:
-        """Whether to save within an epoch. All processes must ask: the time is that of the first one."""
-        if trainer.global_step == self.saved_step:  # gradients are accumulated
+        """Return whether to save within an epoch. All processes must call it: the first one's time decides."""
+        if trainer.global_step == self.saved_step:  # gradients are being accumulated
             return False
         if self.steps is not None and trainer.global_step % self.steps == 0:
             return True
@@ -98,6 +98,6 @@ class KeepProgress(L.Callback):
             trainer.save_checkpoint(self.checkpoint, weights_only=False)
             self.saved_step, self.saved_time = trainer.global_step, time.monotonic()
 
-    def _validate_this(self, trainer: L.Trainer) -> None:
-        if trainer.check_val_every_n_epoch is not None:  # None: by batches
+    def _validate_this_epoch(self, trainer: L.Trainer) -> None:
+        if trainer.check_val_every_n_epoch is not None:  # None: validations are counted in batches
             trainer.check_val_every_n_epoch = 1

@@ -1,7 +1,7 @@
-"""EfficientAD's teacher: a patch description network learns what a large network says of photographs (appendix of
-https://arxiv.org/abs/2303.14535). A stage of its own, whose product is a file of weights.
+"""Train EfficientAD's teacher: a patch description network learns the features of a large network on photographs
+(appendix of https://arxiv.org/abs/2303.14535). The result is a file of weights for EfficientAD.
 
-Shapes: B batch, (H, W) image as the large network sees it, C = 384 outputs, (h, w) = (H / 8, W / 8).
+Shapes: B batch, (H, W) input of the large network, C = 384 outputs, (h, w) = (H / 8, W / 8).
 """
 
 import json
@@ -29,19 +29,19 @@ from lit_ad.teachers.pdn import PDN, PDNSize, normalize_imagenet
 
 
 class Distillation(L.LightningModule):
-    """A patch description network that learns what any timm CNN or ViT says of images twice the size.
+    """Distils any timm CNN or ViT, the backbone, into a patch description network, which sees images at half the size.
 
     Args:
-        backbone: timm name; the paper's is WideResNet-101, in torchvision's first weights.
-        taps: Levels, as timm counts them; the paper's 2 and 3 are of strides 8 and 16.
-        weights: The backbone's: hub, hf-hub:OWNER/REPO, pip:PACKAGE, or a file.
-        size: The paper's S, "small", or M, "medium".
-        width: Of all layers but the last, relative to the paper's. Narrower networks are ours, for a CPU.
-        view: How images become the backbone's inputs; the network sees them at half the size.
-        grey: Fraction of the images that are grey, for both.
-        images: As many set mean and deviation of the backbone's channels, before the first step.
-        lr: Adam's learning rate.
-        weight_decay: Adam's.
+        backbone: timm name; the paper's is WideResNet-101 with torchvision's first weights.
+        taps: Feature levels of the backbone, by timm's numbers; the paper's 2 and 3 have strides 8 and 16.
+        weights: Source of the backbone's weights: hub, hf-hub:OWNER/REPO, pip:PACKAGE, or a file.
+        size: The paper's network S, "small", or M, "medium".
+        width: Width of all layers but the last, relative to the paper's. Values below 1 are our addition, for CPUs.
+        view: How images become the backbone's inputs. The patch description network sees them at half the size.
+        grey: Fraction of the images that both networks see in grey.
+        images: Number of images for the mean and deviation of the backbone's channels, before the first step.
+        lr: Learning rate of Adam.
+        weight_decay: Weight decay of Adam.
     """
 
     logged = Method.logged
@@ -74,22 +74,22 @@ class Distillation(L.LightningModule):
         self.val_loss = MeanMetric()
 
     def describe(self, images: Tensor) -> list[Tensor]:
-        """What there is to learn of images in [0, 1], before it is standardised: (B, 3, H, W) -> (B, C, h, w)."""
-        return [joined(self.teacher(images), self.outputs, (images.shape[-2] // 8, images.shape[-1] // 8))]
+        """Return the backbone's features of images in [0, 1], not yet standardised: (B, 3, H, W) -> (B, C, h, w)."""
+        return [join_levels(self.teacher(images), self.outputs, (images.shape[-2] // 8, images.shape[-1] // 8))]
 
     def loss(self, images: Tensor) -> Tensor:
-        """Mean square error in units of each channel's deviation."""
+        """Return the mean square error in units of each channel's deviation, (B, 3, H, W) -> a scalar."""
         mean, deviation = (values.float().view(1, -1, 1, 1) for values in (self.target_mean, self.target_deviation))
         target = (self.describe(images)[0].float() - mean) / deviation
         return mse_loss(self.pdn(normalize_imagenet(avg_pool2d(images, 2))).float(), target)
 
     def prepare(self, nominal: Nominal) -> None:
-        """Mean and deviation of the channels of the first `images` images."""
-        moments, left = Moments(self.outputs, diagonal=True), math.ceil(self.images / self.trainer.world_size)
+        """Compute mean and deviation of the backbone's channels on the first `images` images."""
+        moments, remaining = Moments(self.outputs, diagonal=True), math.ceil(self.images / self.trainer.world_size)
         for _, features in nominal:
-            moments.update(features[0][:left].permute(0, 2, 3, 1).flatten(0, 2))
-            left -= len(features[0])
-            if left <= 0:
+            moments.update(features[0][:remaining].permute(0, 2, 3, 1).flatten(0, 2))
+            remaining -= len(features[0])
+            if remaining <= 0:
                 break
         moments.reduce(self.device)
         self.target_mean.copy_(moments.mean)
@@ -114,17 +114,17 @@ class Distillation(L.LightningModule):
         share_buffers(self.trainer)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the loss: here, where a process without validation images is, too."""
-        self.val_loss.update(0.0, weight=0.0)  # or torchmetrics warns of such a process
+        """Log the loss here, and not in a step: a process without validation images runs no step."""
+        self.val_loss.update(0.0, weight=0.0)  # torchmetrics warns of a metric that was never updated
         self.log("val/loss", self.val_loss, prog_bar=True, batch_size=1)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.pdn.parameters(), lr=self.lr, weight_decay=self.weight_decay)
 
-    # What is kept of it.
+    # The result, and checkpoints.
 
     def product(self) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """The weights, and where they come from."""
+        """Return the weights of the patch description network, and metadata that says how they were made."""
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.pdn.state_dict().items()}
         about = {
             **{"network": self.name, "width": str(self.width), "backbone": self.teacher.name},
@@ -138,43 +138,45 @@ class Distillation(L.LightningModule):
         checkpoint["hyper_parameters"]["view"] = self.view.to_dict()  # plain values
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Raises UserError if it was the distillation of another network, or into another one."""
+        """Raises UserError if the checkpoint distils another backbone, or has other arguments of the model."""
         trained = checkpoint.get("lit_ad", {}).get("teacher")
         if trained != self.teacher.fingerprint:
             raise UserError(
                 f"this checkpoint distils a network with the weights {trained}, but the model has {self.teacher.name} "
-                f"(weights {self.teacher.fingerprint}): give it the same backbone and weights as before"
+                f"(weights {self.teacher.fingerprint}): give model.backbone and model.weights as before"
             )
         changed = find_changed_arguments(checkpoint, self.hparams)
         for name in ("view", "taps", "size", "width", "images"):
             then = checkpoint["hyper_parameters"].get(name)
             if name in changed or (name == "view" and then != self.view.to_dict()):
-                raise UserError(f"this checkpoint was trained with model.{name} {then}: leave it so, or train anew")
+                raise UserError(f"this checkpoint was trained with model.{name} {then}: give that, or train anew")
 
 
-def joined(levels: list[Tensor], outputs: int, size: tuple[int, int]) -> Tensor:
-    """The levels of a pyramid as one description of each position, L x (B, C_l, h_l, w_l) -> (B, outputs, *size).
+def join_levels(levels: list[Tensor], outputs: int, size: tuple[int, int]) -> Tensor:
+    """Join the levels of a pyramid to one vector for each position, L x (B, C_l, h_l, w_l) -> (B, outputs, *size).
 
-    If their channels together are as many as `outputs`, they are taken as they are. Else, as in PatchCore, each level's
-    patches of 3x3 are averaged to 1024 values, and those of all levels to `outputs`.
+    If the levels together have `outputs` channels, they are only resized. Otherwise, as in PatchCore, each level's 3x3
+    patches are averaged to 1024 values, and those of all levels to `outputs`.
     """
     if sum(level.shape[1] for level in levels) == outputs:
-        return torch.cat([resized(level, size) for level in levels], dim=1)
-    return average(torch.cat([resized(average(patches(level), 1024), size) for level in levels], dim=1), outputs)
+        return torch.cat([_resize(level, size) for level in levels], dim=1)
+    pooled = [_resize(average_channels(cut_patches(level), 1024), size) for level in levels]
+    return average_channels(torch.cat(pooled, dim=1), outputs)
 
 
-def resized(level: Tensor, size: tuple[int, int]) -> Tensor:
+def _resize(level: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear resize, (B, C, h, w) -> (B, C, *size) float32."""
     return interpolate(level.float(), size=size, mode="bilinear")
 
 
-def patches(level: Tensor) -> Tensor:
-    """3x3 around each position, zeros outside: (B, C, h, w) -> (B, 9 C, h, w)."""
+def cut_patches(level: Tensor) -> Tensor:
+    """Stack the 3x3 values around each position, with zeros outside: (B, C, h, w) -> (B, 9 C, h, w)."""
     patches: Tensor = unfold(level, 3, padding=1).unflatten(2, level.shape[-2:])
     return patches
 
 
-def average(level: Tensor, outputs: int) -> Tensor:
-    """Neighbouring channels averaged, (B, C, h, w) -> (B, outputs, h, w)."""
+def average_channels(level: Tensor, outputs: int) -> Tensor:
+    """Average neighbouring channels, (B, C, h, w) -> (B, outputs, h, w)."""
     vectors = level.flatten(2).transpose(1, 2)  # (B, h w, C)
     pooled: Tensor = adaptive_avg_pool1d(vectors, outputs).transpose(1, 2).unflatten(2, level.shape[-2:])
     return pooled

@@ -1,4 +1,4 @@
-"""What a distillation is for: a file of weights."""
+"""Write the result of a distillation, a file of weights."""
 
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,9 @@ from lit_ad.training.nominal_images import nominal
 
 
 class DistilledWeights(L.Callback):
-    """Write RUN/NETWORK.safetensors, which --model.weights takes, after every validation and at the end.
+    """Writes RUN/NETWORK.safetensors, for --model.weights, after every validation and at the end.
 
-    Before the first step, give the network the images that its statistics want.
+    Before the first step, it computes the network's statistics from the training images.
     """
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
@@ -30,6 +30,7 @@ class DistilledWeights(L.Callback):
         rank_zero_info(f"The network's weights are in {self.write(trainer, pl_module)}")
 
     def write(self, trainer: L.Trainer, pl_module: Any) -> Path:
+        """Write the weights on the first process, and return their file."""
         path = run_directory(trainer) / f"{pl_module.name}.safetensors"
         if trainer.is_global_zero:
             tensors, about = pl_module.product()

@@ -1,4 +1,4 @@
-"""The frozen part run once, and its features kept on disk for all epochs and later runs."""
+"""Run the frozen part once, and keep its features on disk for all epochs and later runs."""
 
 import math
 import os
@@ -26,21 +26,21 @@ from lit_ad.methods.base import Method
 from lit_ad.methods.network import as_images
 from lit_ad.training.cache_parts import Part, list_parts
 from lit_ad.training.nominal_images import data_of
-from lit_ad.training.progress import repeats
+from lit_ad.training.progress import is_later_fold
 
 
 class FeatureCache(L.Callback):
-    """Compute the teacher's features of training and validation images once, and keep them on disk for all epochs and
+    """Computes the teacher's features of training and validation images once, and keeps them on disk for all epochs and
     all later runs with the same teacher, view and files. Tiles of validation images are not cached.
 
     Args:
-        enabled: Do so. "auto": where training looks at every image twice or more, they are the same each time, and the
-            features take no more than half of the machine's memory, from which later epochs then read them (from a disk
-            they could come slower than from the teacher), and with all that is cached in this directory no more than
-            half of the disk that it leaves free. A line says what was chosen, and why.
-        directory: Where. None: $XDG_CACHE_HOME/lit_ad/features, which is ~/.cache/lit_ad/features if that is not set.
-        dtype: In which precision. float16 is 8 times finer than bfloat16 at the same size, and its range is enough for
-            what teachers give (if it is not, an error or, with "auto", a line says so).
+        enabled: True caches. "auto" caches if training uses every image at least twice and unchanged, if the features
+            need at most half of the machine's memory (read from the disk instead, they could be slower than the
+            teacher), and if all caches together need at most half of the disk that would be free without them. A line
+            tells what was chosen, and why.
+        directory: Folder of the stores. None: $XDG_CACHE_HOME/lit_ad/features, by default ~/.cache/lit_ad/features.
+        dtype: Precision of the stored numbers. float16 is 8 times finer than bfloat16 at the same size, and its range
+            is enough for most teachers. If it is not, there is an error, or a line with "auto".
     """
 
     def __init__(
@@ -53,16 +53,16 @@ class FeatureCache(L.Callback):
         self.directory = resolve_path(directory) if directory else None
 
     def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
-        """Raises UserError if features are asked for, and are others in every epoch."""
+        """Raises UserError if `enabled` is true although the training images change in every epoch."""
         key = data_of(trainer, pl_module).random_setting if self.enabled is True and stage == "fit" else None
         if key is not None:
             raise UserError(
-                f"cache.enabled computes the features of each training image once, but {key} shows another one in "
-                "every epoch: give up one of them"
+                f"cache.enabled computes the features of each training image once, but {key} changes the image in "
+                "every epoch: remove one of them"
             )
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Hand the features to the DataModule, which makes all loaders of the training after this."""
+        """Give the features to the DataModule. It makes all loaders of the training after this hook."""
         if not self.enabled or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         auto = self.enabled == "auto"
@@ -72,13 +72,13 @@ class FeatureCache(L.Callback):
             parts = list(list_parts(trainer, pl_module))
             existing, missing = self._sizes(trainer, pl_module, parts)
             reason = _reason_too_large(missing, self._home) if auto and missing else None
-            reason = trainer.strategy.broadcast(reason)  # each process does as the first one says
+            reason = trainer.strategy.broadcast(reason)  # the first process decides for all
         if reason is None:
             images = format_count(sum(part.count for part in parts), "image")
-            if missing or not repeats(trainer):
+            if missing or not is_later_fold(trainer):
                 rank_zero_info(
                     f"Features of {images} are cached in {self._home}, {format_bytes(existing + missing)} "
-                    f"({self.dtype}); `lit-ad cache` lists and clears what is there"
+                    f"({self.dtype}); `lit-ad cache` lists and clears them"
                 )
             try:
                 for part in parts:
@@ -90,13 +90,13 @@ class FeatureCache(L.Callback):
                     raise
                 reason = str(error)
         if reason is not None:
-            if not repeats(trainer):
+            if not is_later_fold(trainer):
                 rank_zero_info(f"Features are not cached: {reason}")
             return
         data_of(trainer, pl_module).features = SplitFeatures(stores, pl_module.needs_pixels)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Raises RuntimeError if a loader was made before there were features, and so would go without them."""
+        """Raises RuntimeError if a loader was made before the features existed, and so does not use them."""
         data: Any = getattr(trainer, "datamodule", None)
         loaders: dict[str, Any] = {"train": trainer.train_dataloader, "val": trainer.val_dataloaders}
         for split in () if data is None else data.features.splits:
@@ -118,11 +118,11 @@ class FeatureCache(L.Callback):
         missing = sum(part.count for part, folder in zip(parts, folders, strict=True) if not folder.is_dir())
         if not missing:
             return existing, 0
-        levels = next(features(trainer, method, [parts[0].loader.dataset[0]]))  # all are of one size, or cannot be kept
+        levels = next(features(trainer, method, [parts[0].loader.dataset[0]]))  # a store needs inputs of one size
         return existing, missing * getattr(torch, self.dtype).itemsize * sum(level.numel() for level in levels)
 
     def _store(self, trainer: L.Trainer, method: Method, part: Part) -> FeatureStore:
-        """Return the store of a part, made now if there is none."""
+        """Return the store of a part; compute it if it does not exist."""
         compute = partial(features, trainer, method, part.loader)
         title = f"Teacher features, {' and '.join(part.rows)}"
         store = load_or_compute(self._home, part.about, part.count, self.dtype, compute, title)
@@ -140,36 +140,36 @@ def features(trainer: L.Trainer, method: Method, loader: Iterable[Batch]) -> Ite
 
 
 def _reason_not_to_cache(trainer: L.Trainer, method: Method) -> str | None:
-    """Return why cached features would not serve this training twice; None: they would."""
+    """Return why this training cannot use cached features more than once; None if it can."""
     data = getattr(trainer, "datamodule", None)
     if data is None:
-        return "the Trainer was given loaders, and no DataModule"
+        return "the Trainer was given loaders instead of a DataModule"
     if not method.teachers():
         return f"{type(method).__name__} has no teacher"
     if data.random_setting is not None:
-        return f"{data.random_setting} shows another image in every epoch"
+        return f"{data.random_setting} changes the images in every epoch"
     if data.view.size is None and data.view.tile is None:
         return "each image has its own size (model.view.image_size and model.view.tile are null)"
-    if _looks_per_image(trainer, data) < 2:
-        return "training looks at an image less than twice"
+    if _uses_per_image(trainer, data) < 2:
+        return "training uses each image less than twice"
     return None
 
 
-def _looks_per_image(trainer: L.Trainer, data: Any) -> float:
-    """Return how often training looks at an image, on average."""
+def _uses_per_image(trainer: L.Trainer, data: Any) -> float:
+    """Return how often training uses an image, on average."""
     images = len(data.images("train"))
-    together = data.batch_size * trainer.world_size
-    per_epoch = math.ceil(images / together)
+    images_per_step = data.batch_size * trainer.world_size
+    per_epoch = math.ceil(images / images_per_step)
     limit = trainer.limit_train_batches
     batches = min(per_epoch, limit) if isinstance(limit, int) else int(per_epoch * limit)
     epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs
     if trainer.max_steps != -1:
         epochs = min(epochs, trainer.max_steps * trainer.accumulate_grad_batches / max(batches, 1))
-    return float(epochs * min(1.0, batches * together / images))
+    return float(epochs * min(1.0, batches * images_per_step / images))
 
 
 def _reason_too_large(size: int, directory: Path) -> str | None:
-    """Return why a cache of `size` bytes should not be written to a directory; None: it may be."""
+    """Return why a cache of `size` bytes should not be written to a directory; None if it may be."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(directory).free
@@ -177,8 +177,8 @@ def _reason_too_large(size: int, directory: Path) -> str | None:
         return f"cannot write to {directory}: {error.strerror}"
     if not os.access(directory, os.W_OK):
         return f"cannot write to {directory}"
-    have, earlier = available_memory(), bytes_used(directory)
-    if have is not None and size > have / 2:
+    total_memory, earlier = available_memory(), bytes_used(directory)
+    if total_memory is not None and size > total_memory / 2:
         return (
             f"the cache needs {format_bytes(size)}, more than half of this machine's memory; "
             "--cache.enabled true makes one"

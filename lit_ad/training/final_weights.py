@@ -1,4 +1,4 @@
-"""Weights that a callback puts in place when the training has ended."""
+"""Save weights that a callback exchanges at the end of the training."""
 
 from pathlib import Path
 from typing import Any
@@ -6,31 +6,33 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_info
 
-from lit_ad.training.calibration import same_weights, weights_of
+from lit_ad.training.calibration import fingerprint_weights, same_weights
 
 
 class FinalWeights(L.Callback):
-    """Save weights that are exchanged after the last checkpoint, which would be lost. StochasticWeightAveraging does so
-    where a method has no BatchNorm. They have no threshold, since no validation follows.
+    """Saves weights that another callback puts in place after the last checkpoint, and that would be lost.
 
-    It must come after such callbacks.
+    StochasticWeightAveraging does so if a method has no BatchNorm. The saved weights have no threshold, because no
+    validation follows. This callback must come after such a callback.
 
     Args:
-        last: The latest checkpoint, beside which averaged.ckpt is written.
+        last: The latest checkpoint. averaged.ckpt is written beside it.
     """
 
     def __init__(self, last: Path) -> None:
         self.last = last
-        self.before: str | None = None  # the fingerprint of the weights at the end of the last epoch
+        self.before: str | None = None  # fingerprint of the weights at the end of the last epoch
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         if trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs:
-            self.before = weights_of(trainer)
+            self.before = fingerprint_weights(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         if self.before is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        if not trainer.strategy.broadcast(self.before != weights_of(trainer)):  # all do what the first process sees
+        if not trainer.strategy.broadcast(
+            self.before != fingerprint_weights(trainer)
+        ):  # the first process decides for all
             return
         state = trainer.strategy.lightning_module_state_dict()
         saved = trainer.is_global_zero and same_weights(
@@ -41,6 +43,6 @@ class FinalWeights(L.Callback):
         file = self.last.with_name("averaged.ckpt")
         trainer.save_checkpoint(file)
         rank_zero_info(
-            f"A callback exchanged the weights when the training had ended: {file} has them, without a threshold. "
+            f"A callback exchanged the weights after the training: {file} has them, without a threshold. "
             "`lit-ad recalibrate` sets one"
         )

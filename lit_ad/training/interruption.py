@@ -1,4 +1,4 @@
-"""Signals that ask a training to stop: after the batch, on every process at the same one, with a checkpoint."""
+"""Stop a training by a signal: after a batch, the same one on every process, with a checkpoint."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lit_ad.distributed import reduce_logged_metrics
-from lit_ad.training.run_directory import quoted
+from lit_ad.training.run_directory import quote_path
 
 # Whether what has called the training tells how to go on, since its user cannot type what a training of one's own takes
 CALLER_TELLS: ContextVar[bool] = ContextVar("CALLER_TELLS", default=False)
@@ -26,25 +26,25 @@ STOP: dict[int, str] = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
 
 
 class Interruption(L.Callback):
-    """SIGTERM and Ctrl-C save `checkpoint` and end; SIGUSR1 under Slurm saves and requeues the job, as Lightning does.
+    """SIGTERM and Ctrl-C save `checkpoint` and end the run. Under Slurm, SIGUSR1 saves it and requeues the job.
 
-    Lightning acts at once, wherever the process is, also between two halves of a step or while another process waits
-    in a reduction. Here all wait for the end of the batch, so that what is resumed goes on as if nothing had happened.
-    Where nothing is trained, SIGTERM and Ctrl-C end at once, and SIGUSR1 requeues without a checkpoint: processes
-    cannot save one together where each may stand in another place.
+    Lightning acts at once, also in the middle of a step or while another process waits in a reduction. Here all
+    processes wait for the end of the batch, so that a resumed training equals one without interruption. A second Ctrl-C
+    ends at once. Outside of training, the processes may stand in different places and cannot save a checkpoint
+    together: SIGTERM and Ctrl-C end at once, and SIGUSR1 requeues without a checkpoint.
 
     Args:
-        checkpoint: Where they save. A second Ctrl-C ends at once.
-        restart: What is typed to go on where there is no checkpoint. "": there is nothing to go on with.
-        part: Whether this is one of several trainings, so that they all go on by `restart`.
+        checkpoint: File of the checkpoint.
+        restart: Command line that starts the run again if there is no checkpoint. "": there is none.
+        part: Whether this is one of several trainings, so that `restart` goes on with all of them.
     """
 
     def __init__(self, checkpoint: Path, restart: str = "", part: bool = False) -> None:
         self.checkpoint, self.restart, self.part = checkpoint, restart, part
-        self.asked = 0  # the signal's number
+        self.asked = 0  # number of the signal that asked to stop
         self.stopped_by = signal.SIGTERM
-        self.told = False  # whether the user knows how to go on
-        self.requeue: Any = None  # Lightning's handler of SIGUSR1, under Slurm
+        self.told = False  # whether the user was told how to go on
+        self.requeue: Any = None  # Lightning's handler of SIGUSR1 under Slurm
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         self.asked = 0
@@ -62,11 +62,12 @@ class Interruption(L.Callback):
             _requeue_on_signal()  # until the next training
 
     def _end_at_once(self, trainer: L.Trainer, *_: Any) -> None:
-        """Until Lightning restores the handlers of before the run. Its own communicate in the middle of anything."""
+        """Let signals end this process at once, until Lightning restores the handlers from before the run. Lightning's
+        own handlers communicate with other processes wherever this one stands."""
 
         def stop(number: int, frame: Any) -> None:
             if trainer.strategy.launcher is not None:
-                trainer.strategy.launcher.kill(signal.SIGTERM)  # the processes that this one has started
+                trainer.strategy.launcher.kill(signal.SIGTERM)  # ends the processes that this one has started
             self.stopped_by = signal.SIGTERM
             raise SIGTERMException
 
@@ -80,7 +81,7 @@ class Interruption(L.Callback):
         SIGUSR1 under Slurm requeues the job: what the finished trainings wrote is on disk.
         """
         if threading.current_thread() is not threading.main_thread():
-            yield  # where Python allows no handlers
+            yield  # Python allows signal handlers in the main thread only
             return
         numbers = [*STOP, *([signal.SIGUSR1] if SLURMEnvironment.detect() else [])]  # Windows has no SIGUSR1
         before = {number: signal.getsignal(number) for number in numbers}
@@ -89,7 +90,7 @@ class Interruption(L.Callback):
         try:
             yield
         except (KeyboardInterrupt, SIGTERMException) as stop:
-            self._tell(stop, self._way_on())
+            self._tell(stop, self._how_to_go_on())
             raise
         finally:
             for number, handler in before.items():
@@ -102,11 +103,11 @@ class Interruption(L.Callback):
             self._end_at_once(trainer)
 
     def _handle(self, trainer: L.Trainer, terminate: Any, interrupt: Any, requeue: Any) -> None:
-        """Set the handlers of SIGTERM, SIGINT and, under Slurm, of SIGUSR1."""
+        """Set the handlers of SIGTERM, of SIGINT and, under Slurm, of SIGUSR1."""
         if threading.current_thread() is not threading.main_thread():
-            return  # where Python allows no handlers
+            return  # Python allows signal handlers in the main thread only
         signal.signal(signal.SIGTERM, terminate)
-        # A shell has a command in the background ignore Ctrl-C, which is meant for the one in front.
+        # A shell makes its background commands ignore Ctrl-C, which is meant for the command in the foreground.
         if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
             signal.signal(signal.SIGINT, interrupt)
         if "SLURM_JOB_ID" in os.environ and callable(handler := signal.getsignal(signal.SIGUSR1)):
@@ -114,14 +115,15 @@ class Interruption(L.Callback):
             signal.signal(signal.SIGUSR1, requeue or handler)
 
     def ask(self, number: int, frame: Any) -> None:
+        """Handle a signal: remember it until the end of the batch. Raises KeyboardInterrupt at a second Ctrl-C."""
         if number == signal.SIGINT:
             if self.asked == number:
                 raise KeyboardInterrupt
-            rank_zero_info("\nCtrl-C: stopping after this batch. Again to stop at once, without a checkpoint.")
+            rank_zero_info("\nCtrl-C: stopping after this batch. Press it again to stop at once, without a checkpoint.")
         self.asked = number
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        if not trainer.is_last_batch:  # what resumed from there would skip the validation that follows
+        if not trainer.is_last_batch:  # a run that resumed from the last batch would skip the epoch's validation
             self.act(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
@@ -129,44 +131,45 @@ class Interruption(L.Callback):
         self.act(trainer)
 
     def act(self, trainer: L.Trainer) -> None:
+        """Stop or requeue if any process got a signal. All processes must call this after the same batch."""
         asked = self.asked
         if trainer.world_size > 1:
-            everywhere = torch.tensor(asked, device=trainer.strategy.root_device)
-            asked = int(trainer.strategy.reduce(everywhere, reduce_op="max"))
+            number = torch.tensor(asked, device=trainer.strategy.root_device)
+            asked = int(trainer.strategy.reduce(number, reduce_op="max"))
         if not asked:
             return
         self.asked = 0
         if asked in STOP:
             trainer.save_checkpoint(self.checkpoint, weights_only=False)
             self.stopped_by, self.told = signal.Signals(asked), True
-            rank_zero_info(f"\nStopped by {STOP[asked]}. {self._way_on()}".rstrip())
+            rank_zero_info(f"\nStopped by {STOP[asked]}. {self._how_to_go_on()}".rstrip())
             raise SIGTERMException
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger) and trainer.is_global_zero:
-                logger.experiment.finish()  # its process gets SIGTERM with the requeue, and drops what it holds
+                logger.experiment.finish()  # the requeue ends wandb's process, which would lose its unsent data
         self.requeue(asked, None)
 
     def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
-        """A signal where no batch is trained, or a second Ctrl-C: what is there, and how to go on."""
+        """After a signal outside of training, or a second Ctrl-C, print what was saved and how to go on."""
         if self.told or not isinstance(exception, KeyboardInterrupt | SIGTERMException):
             return
         stage, config = trainer.state.fn, Path(trainer.default_root_dir) / "config.yaml"
         if stage == "fit" or CALLER_TELLS.get():
-            told = self._way_on()
+            told = self._how_to_go_on()
         elif stage == "test" and trainer.ckpt_path and config.is_file():
-            model = f"--config {quoted(config)} --ckpt_path {quoted(trainer.ckpt_path)}"
-            told = f"The test was not finished, the training was. To test: lit-ad test {model}"
+            model = f"--config {quote_path(config)} --ckpt_path {quote_path(trainer.ckpt_path)}"
+            told = f"The training was finished, but not the test. To test: lit-ad test {model}"
         else:
             told = "To do it again, type the same command"
         self._tell(exception, told)
 
-    def _way_on(self) -> str:
-        """How to go on, in a sentence."""
+    def _how_to_go_on(self) -> str:
+        """Return a sentence that tells the user how to go on; "" if the caller prints one."""
         if CALLER_TELLS.get():
             return ""
         saved = self.checkpoint.is_file() and not self.part
-        way = f"--ckpt_path {quoted(self.checkpoint)}" if saved else self.restart
-        return f"To go on: {way}" if way else "Nothing was saved yet"
+        command = f"--ckpt_path {quote_path(self.checkpoint)}" if saved else self.restart
+        return f"To go on: {command}" if command else "Nothing was saved yet"
 
     def _tell(self, stop: BaseException, told: str) -> None:
         name = "Ctrl-C" if isinstance(stop, KeyboardInterrupt) else "SIGTERM"

@@ -1,4 +1,4 @@
-"""Dashboards by name, and loggers whose troubles never end a training."""
+"""Make loggers for dashboards by name, and keep their errors from ending a training."""
 
 import functools
 import os
@@ -18,8 +18,9 @@ Dashboards = list[Literal["wandb", "tensorboard"]]
 _CALLS = ("log_metrics", "log_hyperparams", "log_graph", "log_image", "log_table", "save", "finalize")
 
 
-def by_name(name: str, run: Path) -> Namespace:
-    """A logger's configuration. What a run directory logs, also after an interruption, is one wandb run."""
+def configure_logger(name: str, run: Path) -> Namespace:
+    """Return the configuration of the logger "tensorboard" or "wandb". A run directory has one wandb run, which
+    continues after an interruption."""
     arguments: dict[str, Any] = {"save_dir": str(run)}
     if name == "tensorboard":
         arguments |= {"name": "tensorboard", "version": "", "default_hp_metric": False}
@@ -30,7 +31,7 @@ def by_name(name: str, run: Path) -> Namespace:
 
 @rank_zero_only
 def wandb_id(run: Path) -> str:
-    """The id of this directory's wandb run, made when it is first asked for."""
+    """Return the id of a run directory's wandb run. The first call makes it and writes it to RUN/wandb_id."""
     record = run / "wandb_id"
     if not record.is_file():
         with atomic_write(record) as temporary:
@@ -38,23 +39,24 @@ def wandb_id(run: Path) -> str:
     return record.read_text(encoding="utf-8").strip()
 
 
-def forgiving(loggers: list[Logger]) -> list[Logger]:
-    """The same loggers, opened, and those left out that cannot be. From now on a failing call costs a warning, once."""
-    return [_guarded(logger) for logger in loggers if opened(logger)]
+def open_loggers(loggers: list[Logger]) -> list[Logger]:
+    """Open loggers, and return those that work. A later error of a logger becomes a warning, and silences the
+    logger."""
+    return [_silence_errors(logger) for logger in loggers if open_logger(logger)]
 
 
-def opened(logger: Logger) -> bool:
-    """Whether a logger takes data. wandb without a key or a network keeps the run on this disk instead."""
+def open_logger(logger: Logger) -> bool:
+    """Open a logger, and return whether it works. Without a key or a network, wandb writes its run to this disk."""
     if isinstance(logger, WandbLogger) and logger.save_dir:
-        # Pictures in tables wait there to be sent, which offline is until `wandb sync`; else in the home directory.
+        # wandb keeps pictures here until it sends them, offline until `wandb sync`. Its default is the home directory.
         os.environ.setdefault("WANDB_DATA_DIR", str(Path(logger.save_dir).absolute() / "wandb"))
     if isinstance(logger, WandbLogger):
-        # Lightning 2.6 always gives it, wandb 0.31 warns that it has no effect, and no argument leaves it out.
+        # Lightning 2.6 always passes "anonymous", and wandb 0.31 warns that it has no effect. No argument removes it.
         logger._wandb_init.pop("anonymous", None)
     try:
         _ = getattr(logger, "experiment", None)
         return True
-    except Exception as error:  # whatever a dashboard's client raises
+    except Exception as error:  # a dashboard's client may raise anything
         if not isinstance(logger, WandbLogger):
             rank_zero_warn(f"{type(logger).__name__} is left out ({type(error).__name__}: {error})")
             return False
@@ -62,7 +64,7 @@ def opened(logger: Logger) -> bool:
     try:
         import wandb
 
-        wandb.teardown()  # which still tries to reach this run
+        wandb.teardown()  # wandb's process still tries to reach the server for this run
         logger._wandb_init["mode"] = "offline"
         _ = logger.experiment
         rank_zero_warn(f"wandb works offline ({first}). Later: `wandb sync {logger.save_dir}/wandb/offline-run-*`")
@@ -72,17 +74,19 @@ def opened(logger: Logger) -> bool:
         return False
 
 
-def _guarded(logger: Logger) -> Logger:
-    """A logger that falls silent at its first error."""
+def _silence_errors(logger: Logger) -> Logger:
+    """Wrap a logger's calls, so that its first error becomes a warning and later calls do nothing."""
     for name in _CALLS:
         if hasattr(logger, name):
-            setattr(logger, name, guard(logger, getattr(logger, name)))
+            setattr(logger, name, catch_errors(logger, getattr(logger, name)))
     return logger
 
 
-def guard(logger: Logger, call: Callable[..., Any]) -> Callable[..., Any]:
+def catch_errors(logger: Logger, call: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a call of a logger that turns the logger's first error into a warning; later calls do nothing."""
+
     @functools.wraps(call)
-    def careful(*args: Any, **kwargs: Any) -> Any:
+    def call_safely(*args: Any, **kwargs: Any) -> Any:
         if vars(logger).get("silent"):
             return None
         try:
@@ -93,4 +97,4 @@ def guard(logger: Logger, call: Callable[..., Any]) -> Callable[..., Any]:
                 f"{type(logger).__name__} failed and gets no more; the run goes on ({type(error).__name__}: {error})"
             )
 
-    return careful
+    return call_safely

@@ -1,4 +1,4 @@
-"""What a training shows while it runs: one line of progress, with the time that is left of all epochs."""
+"""Progress bar of a training: one line, with the time that is left for all epochs."""
 
 import math
 import time
@@ -11,31 +11,32 @@ from lightning.pytorch.utilities import rank_zero_info
 from rich.progress import BarColumn, ProgressColumn, Task, TimeRemainingColumn
 from rich.text import Text
 
-SHOWN = {"train/loss_step": "loss", "val/loss": "val/loss"}  # what is logged -> its name in the line
+SHOWN = {"train/loss_step": "loss", "val/loss": "val/loss"}  # logged value -> its name in the line
 
 
 class Progress(RichProgressBar):
-    """Epoch, batches, the latest loss, the loss of held-out images, and the time left of the whole training.
+    """Shows epoch, batches, the latest loss, the held-out images' loss, and the time left of the whole training.
 
-    Lightning's own bar shows every value that is logged, each on a line of its own where the console is narrow.
+    Lightning's own bar shows every logged value, each on its own line if the console is narrow.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.began, self.first = 0.0, 0  # seconds, and the batches that an earlier run has done
+        self.began, self.first = 0.0, 0  # start in seconds, and the number of batches that an earlier run has done
 
     def configure_columns(self, trainer: L.Trainer) -> list[ProgressColumn]:
-        """What stands on the line, which fits a console of 80 columns."""
+        """Return the parts of the line, which fits a console of 80 columns."""
         describe, _, batches, *_ = super().configure_columns(trainer)
         return [describe, BarColumn(bar_width=16), batches, _TimeLeft()]
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Say what is trained, and how large it is; of several trainings once."""
-        if repeats(trainer):
+        """Print the method and its number of parameters. Of the trainings of decision.folds, only the first does."""
+        if is_later_fold(trainer):
             return
         trained, frozen = count_parameters(pl_module)
         rank_zero_info(
-            f"{type(pl_module).__name__}: {millions(trained)} parameters are trained, {millions(frozen)} are frozen"
+            f"{type(pl_module).__name__}: {format_millions(trained)} parameters are trained, "
+            f"{format_millions(frozen)} are frozen"
         )
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -47,7 +48,7 @@ class Progress(RichProgressBar):
     ) -> dict[str, int | str | float | dict[str, float]]:
         metrics = super().get_metrics(trainer, pl_module)
         shown: dict[str, Any] = {name: metrics[key] for key, name in SHOWN.items() if key in metrics}
-        done, total = _batches_done(trainer), batches_in_all(trainer)
+        done, total = _batches_done(trainer), total_batches(trainer)
         if done > self.first and done < total < math.inf:
             seconds = (time.monotonic() - self.began) / (done - self.first) * (total - done)
             shown["left"] = str(timedelta(seconds=round(seconds)))
@@ -63,35 +64,35 @@ class Progress(RichProgressBar):
 
 
 class _TimeLeft(TimeRemainingColumn):
-    """Of a validation, a test or a prediction; of a training, `left` says it for all epochs together."""
+    """The time left of a validation, a test or a prediction. In a training, `left` shows that of all epochs."""
 
     def render(self, task: Task) -> Text:
         return Text() if task.description.startswith(("Epoch", "Fold")) else super().render(task)
 
 
-def repeats(trainer: L.Trainer) -> bool:
-    """Return whether a training is of decision.folds, and the first one of them has said the same."""
+def is_later_fold(trainer: L.Trainer) -> bool:
+    """Return whether this is a training of decision.folds after the first one, which has printed the same lines."""
     return bool(getattr(getattr(getattr(trainer, "datamodule", None), "split", None), "repeats", False))
 
 
 def count_parameters(model: L.LightningModule) -> tuple[int, int]:
-    """Return how many parameters of a model are trained, and how many are frozen."""
+    """Return the number of trained and of frozen parameters of a model."""
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
     return sum(size for size, trained in sizes if trained), sum(size for size, trained in sizes if not trained)
 
 
-def millions(count: int) -> str:
-    """Return a number of parameters for people: 700.1 K, 11.2 M."""
+def format_millions(count: int) -> str:
+    """Format a number of parameters: 700.1 K, 11.2 M."""
     return f"{count / 1e6:.1f} M" if count >= 1e6 else f"{count / 1e3:.1f} K"
 
 
 def _batches_done(trainer: L.Trainer) -> int:
-    """Return how many training batches there were so far, those before a resumption included."""
+    """Return the number of training batches so far, including those before a resumption."""
     return int(trainer.fit_loop.epoch_loop.total_batch_idx) + 1
 
 
-def batches_in_all(trainer: L.Trainer) -> float:
-    """Return how many training batches there will be at the end; infinity where there is no end."""
+def total_batches(trainer: L.Trainer) -> float:
+    """Return the number of batches of the whole training; infinity if it has no end."""
     epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs * float(trainer.num_training_batches)
     steps = math.inf if trainer.max_steps == -1 else trainer.max_steps * trainer.accumulate_grad_batches
     return min(epochs, steps)

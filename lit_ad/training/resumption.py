@@ -1,4 +1,4 @@
-"""A training that goes on from a checkpoint does so with the settings that are given now."""
+"""Resume a training from a checkpoint with the present settings of the optimizer and its schedule."""
 
 import copy
 import warnings
@@ -17,33 +17,33 @@ _COUNTERS = {
     "_last_lr",
     "_get_lr_called_within_step",
     "_is_initial",
-}  # of torch's schedules
+}  # state of torch's schedules that changes from step to step
 
 
 class Resumption(L.Callback):
-    """Say which arguments of the model differ from the checkpoint's, and have the optimizer use the present ones.
+    """Prints which arguments of the model differ from the checkpoint's, and makes the optimizer use the present ones.
 
-    Lightning restores the optimizer with the options in the checkpoint, and the schedule of its learning rate with the
-    length that it had there. Here the options are those that the model gives now, and the schedule is the present one
-    at the step that the checkpoint reached. Nothing is done where nothing differs.
+    Lightning restores the optimizer's options and the length of its schedule from the checkpoint. This callback sets
+    the options that the model gives now, and the present schedule at the step that the checkpoint reached. If nothing
+    differs, it changes nothing.
     """
 
     changed: dict[str, tuple[Any, Any]]  # arguments of the model: in the checkpoint, and now
 
     def __init__(self) -> None:
         self.changed = {}
-        self.options: list[list[dict[str, Any]]] = []  # of each group of each optimizer, as the model makes them
-        self.schedules: list[dict[str, Any]] = []
-        self.step: int | None = None  # that the checkpoint had reached
+        self.options: list[list[dict[str, Any]]] = []  # present options of each parameter group of each optimizer
+        self.schedules: list[dict[str, Any]] = []  # present schedules at their first step
+        self.step: int | None = None  # step that the checkpoint reached
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Raises UserError if there is no state of the optimizer in the checkpoint."""
+        """Print the arguments that differ. Raises UserError if the checkpoint has no state of the optimizer."""
         if trainer.state.fn != "fit":
             return
         if "optimizer_states" not in checkpoint:
             raise UserError(
-                f"{trainer.ckpt_path} holds weights alone (checkpoint.save_weights_only), and a training goes on with "
-                "the state of its optimizer, too: give last.ckpt"
+                f"{trainer.ckpt_path} holds weights only (checkpoint.save_weights_only), but a training needs the "
+                "state of its optimizer to go on: give last.ckpt"
             )
         self.step = checkpoint["global_step"]
         self.changed = find_changed_arguments(checkpoint, pl_module.hparams)
@@ -51,7 +51,7 @@ class Resumption(L.Callback):
             rank_zero_info(f"Going on with other settings: model.{name}: {now} from here on, {then} in the checkpoint")
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Before the optimizer is restored."""
+        """Keep the present options and schedules: Lightning restores those of the checkpoint after this hook."""
         if trainer.ckpt_path:
             self.options = [
                 [_options_of(group) for group in optimizer.param_groups] for optimizer in trainer.optimizers
@@ -59,7 +59,7 @@ class Resumption(L.Callback):
             self.schedules = [copy.deepcopy(config.scheduler.state_dict()) for config in trainer.lr_scheduler_configs]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """After it was restored."""
+        """Replace the restored options and schedules by the present ones if any differ."""
         schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
         plateaus = [schedule for schedule in schedules if isinstance(schedule, ReduceLROnPlateau)]
         others = [
@@ -67,40 +67,42 @@ class Resumption(L.Callback):
             for schedule, fresh in zip(schedules, self.schedules, strict=False)
             if not isinstance(schedule, ReduceLROnPlateau)
         ]
-        longer = any(fixed(schedule.state_dict()) != fixed(fresh) for schedule, fresh in others)
-        if self.options and (self.changed or longer):
-            keep = {"lr"} if plateaus and "lr" not in self.changed else set()  # which the plateaus have lowered
+        is_other_schedule = any(
+            _settings_of(schedule.state_dict()) != _settings_of(fresh) for schedule, fresh in others
+        )
+        if self.options and (self.changed or is_other_schedule):
+            keep = {"lr"} if plateaus and "lr" not in self.changed else set()  # plateaus have lowered the rate
             for optimizer, groups in zip(trainer.optimizers, self.options, strict=True):
                 for group, options in zip(optimizer.param_groups, groups, strict=True):
                     group.update({name: value for name, value in options.items() if name not in keep})
             for schedule, fresh in others:
-                repeat(schedule, fresh)
-            if longer:
-                rank_zero_info("Going on with the schedule of the learning rate that the present settings give")
+                _advance(schedule, fresh)
+            if is_other_schedule:
+                rank_zero_info("Going on with the schedule of the learning rate of the present settings")
         self.options, self.schedules = [], []
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Say so where nothing was left to train: a job that was ended in its test goes on with the test alone."""
+        """Print that nothing was left to train, if so. A job that was stopped in its test resumes with the test."""
         if trainer.global_step == self.step:
             rank_zero_info(
                 f"Nothing was left to train: {trainer.ckpt_path} has reached trainer.max_epochs or trainer.max_steps; "
-                "ask for more to train on"
+                "raise them to train on"
             )
         self.step = None
 
 
 def _options_of(group: dict[str, Any]) -> dict[str, Any]:
-    """All of an optimizer's group but the parameters."""
+    """Return the options of an optimizer's parameter group, without the parameters."""
     return copy.deepcopy({name: value for name, value in group.items() if name != "params"})
 
 
-def fixed(state: dict[str, Any]) -> dict[str, Any]:
-    """What a schedule does not change from step to step."""
+def _settings_of(state: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of a schedule's state that does not change from step to step."""
     return {name: value for name, value in state.items() if name not in _COUNTERS}
 
 
-def repeat(schedule: Any, fresh: dict[str, Any]) -> None:
-    """Take a schedule from its first step, whose state is `fresh`, to the step at which it is."""
+def _advance(schedule: Any, fresh: dict[str, Any]) -> None:
+    """Replace a schedule's state by `fresh`, that of another schedule's first step, and advance it to its own step."""
     steps = schedule.last_epoch
     schedule.load_state_dict(fresh)
     with warnings.catch_warnings():

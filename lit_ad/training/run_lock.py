@@ -1,8 +1,8 @@
-"""One training at a time in a run's directory.
+"""Allow only one training at a time in a run's directory.
 
-The system holds the lock of a file while the process that took it lives, and lets go of it however that process ends.
-Not every file system tells other machines, though, so that the owner also writes who it is, and renews the time of that
-file: from another machine, a time of long ago says that the owner is dead.
+A training locks a file in the directory. The system releases the lock when the process ends, in whatever way. Some file
+systems do not show the lock to other machines. Therefore the owner also writes a file that names it, and renews its
+modification time. If that time is old, another machine takes the owner for dead.
 """
 
 import json
@@ -23,12 +23,12 @@ from lit_ad.files import atomic_write
 LOCK, OWNER = ".run.lock", ".run_owner.json"
 _RENEWAL = 60.0  # seconds
 DEAD_AFTER = 240.0  # seconds without a renewal
-_WORKERS_END = 15.0  # seconds: workers that load images hold a lock on until they see that their process is dead
+_WORKERS_END = 15.0  # seconds; a dead process's workers, which load images, keep its lock until they notice
 
 
 @dataclass
 class Owner:
-    """Who trains in a directory."""
+    """The process that trains in a directory."""
 
     host: str = field(default_factory=socket.gethostname)
     process: int = field(default_factory=os.getpid)
@@ -47,19 +47,19 @@ class Owner:
 
     @property
     def is_dead(self) -> bool:
-        """Whether it is known to be dead: a process of this machine that is not there."""
+        """Whether the owner is surely dead: it was a process of this machine, and does not exist."""
         if not self.is_here or os.name != "posix":
             return False
         try:
             os.kill(self.process, 0)
         except ProcessLookupError:
             return True
-        except OSError:  # another user's
+        except OSError:  # the process is another user's
             return False
         return False
 
     def was_requeued_as(self, new: "Owner") -> bool:
-        """Whether Slurm has ended this one and begun the new one in its place, perhaps on another machine."""
+        """Return whether Slurm ended this process and started `new` for the same job, perhaps on another machine."""
         return self.job is not None and self.job == new.job and self.restarts != new.restarts
 
 
@@ -67,7 +67,7 @@ class RunLock:
     """Keeps other trainings out of a directory.
 
     Args:
-        home: The directory; it is made if it is not there.
+        home: The directory. It is made if it does not exist.
     """
 
     def __init__(self, home: Path) -> None:
@@ -76,7 +76,7 @@ class RunLock:
         self.acquired, self.released = False, threading.Event()
 
     def acquire(self) -> None:
-        """Take the directory, also from an owner that has died, which is told.
+        """Take the directory. If its owner is dead, print so and take it over.
 
         Raises:
             UserError: Another training has it, or it cannot be made.
@@ -87,7 +87,7 @@ class RunLock:
             self.lock.acquire(timeout=_WORKERS_END if owner is not None and owner.is_dead else 0)
         except Timeout as error:
             raise self._refusal(self._owner()) from error
-        except NotImplementedError:  # a file system without locks
+        except NotImplementedError:  # the file system has no locks
             pass
         except OSError as error:
             raise UserError(f"cannot write to the run's directory {self.home}: {error}") from error
@@ -96,14 +96,14 @@ class RunLock:
             if self._lives(owner):
                 self.lock.release()
                 raise self._refusal(owner)
-            rank_zero_info(f"{self.home} was in use by {owner.name}. That one is dead: this training takes over.")
+            rank_zero_info(f"{self.home} was in use by {owner.name}. That process is dead: this training takes over.")
         with atomic_write(self.record) as temporary:
             temporary.write_text(json.dumps(asdict(self.me)), encoding="utf-8")
         self.acquired = True
         threading.Thread(target=self._renew, daemon=True, name="run lock").start()
 
     def release(self) -> None:
-        """Let others in."""
+        """Let other trainings in."""
         if self.acquired:
             self.acquired = False
             self.released.set()
@@ -114,24 +114,24 @@ class RunLock:
     def _refusal(self, owner: Owner | None) -> UserError:
         name = "another process" if owner is None else owner.name
         elsewhere = owner is not None and not owner.is_here
-        remedy = f", or, if that one is dead, remove {self.record}" if elsewhere else ""
+        remedy = f", or, if that process is dead, remove {self.record}" if elsewhere else ""
         return UserError(
             f"{self.home} is in use: {name}, trains there. Wait for its end, or give another "
             f"--trainer.default_root_dir{remedy}"
         )
 
     def _owner(self) -> Owner | None:
-        """Who took the directory last and has not left it."""
+        """Return the process that took the directory last and has not left it; None if there is none."""
         try:
             return Owner(**json.loads(self.record.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return None
 
     def _lives(self, owner: Owner) -> bool:
-        """Whether the owner lives, though this process may have the lock."""
+        """Return whether the owner is alive. It may be, although this process has the lock."""
         if owner.is_here:
             return not self.lock.is_locked and not owner.is_dead
-        self.file.touch()  # by the clock of the file system
+        self.file.touch()  # gives the present time by the file system's clock
         return self.file.stat().st_mtime - self.record.stat().st_mtime < DEAD_AFTER
 
     def _renew(self) -> None:

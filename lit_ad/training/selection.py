@@ -1,4 +1,4 @@
-"""What a training chooses on the held-out images, beside the threshold."""
+"""List the choices that a training makes on the held-out images beside the threshold."""
 
 from typing import Any
 
@@ -6,18 +6,18 @@ import lightning as L
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 
-def chosen_in_fit(trainer: L.Trainer, method: L.LightningModule, validations: int, scaled: bool) -> list[str]:
-    """A phrase for each thing that this training chooses on the held-out images.
+def list_choices(trainer: L.Trainer, method: L.LightningModule, validations: int, scaled: bool) -> list[str]:
+    """Return one phrase for each thing that this training chooses on the held-out images.
 
     Args:
-        trainer: In a validation of a fit.
-        method: What is trained.
-        validations: How many this fit has had, this one included.
-        scaled: Whether the method's `calibrate` looks at held-out images.
+        trainer: The trainer, in a validation of a fit.
+        method: The trained method.
+        validations: Number of validations of this fit so far, including this one.
+        scaled: Whether the method's `calibrate` uses held-out images.
     """
     phrases = []
-    if validations > 1 or not _is_last_validation(trainer) or trainer.ckpt_path:  # one alone leaves no choice
-        for what, monitor in monitors(trainer):
+    if validations > 1 or not _is_last_validation(trainer) or trainer.ckpt_path:  # a single validation chooses nothing
+        for what, monitor in _list_monitors(trainer):
             if not monitor.startswith("train"):
                 phrases.append(f"{what} (by {monitor})")
     if scaled:
@@ -26,15 +26,15 @@ def chosen_in_fit(trainer: L.Trainer, method: L.LightningModule, validations: in
 
 
 def _is_last_validation(trainer: L.Trainer) -> bool:
-    """Whether the training ends with this validation; False where it is not known."""
+    """Return whether the training ends with this validation; False if that is unknown."""
     if trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps:
         return True
     epochs = trainer.max_epochs
     return bool(trainer.is_last_batch and epochs is not None and trainer.current_epoch + 1 == epochs)
 
 
-def monitors(trainer: L.Trainer) -> list[tuple[str, str]]:
-    """What is chosen by a logged value, and the value's name."""
+def _list_monitors(trainer: L.Trainer) -> list[tuple[str, str]]:
+    """Return each thing that a logged value chooses, and the value's name."""
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     pairs = [
         ("the epoch of the best checkpoint", callback.monitor)

@@ -1,4 +1,4 @@
-"""What a process of a training writes about itself, where its main thread stands, and what follows for a wait."""
+"""Signs of life that the processes of a training write, and whether a process waits in vain according to them."""
 
 import os
 import socket
@@ -13,21 +13,24 @@ from lit_ad.distributed import gather
 INTERVAL = 1.0  # seconds between two signs
 _LIBRARIES = ("torch", "lightning", "torchmetrics")
 _STANDARD = Path(os.__file__).parent  # the folder of Python's own modules
-_GATHERS = Path(gather.__code__.co_filename)
-_BACKWARD = "_engine_run_backward"  # in which DDP reduces gradients
+_GATHERS = Path(gather.__code__.co_filename)  # our module over torch.distributed
+_BACKWARD = "_engine_run_backward"  # the function in which DDP reduces gradients
 
 
 @dataclass
 class Sign:
-    """What a process wrote about itself.
+    """A sign of life of a process.
 
     Args:
-        place: Where its main thread stands.
-        still: For how many seconds it has stood there.
-        collective: Whether it waits for the others.
-        number: How often it wrote.
-        ended: Whether it has left the training.
-        silence: For how many seconds its reader has heard nothing of it.
+        rank: Its rank.
+        host: Its machine.
+        process: Its process id.
+        place: Where its main thread stands, in words.
+        still: Seconds for which the thread has stood there.
+        collective: Whether the thread is in a collective, where it waits for the others.
+        number: Number of signs that the process has written.
+        ended: Whether the process has left the training.
+        silence: Seconds since the reader read its latest sign.
     """
 
     rank: int
@@ -56,12 +59,12 @@ class Sign:
 
 
 def in_vain(own: Sign, others: Sequence[Sign], patience: float) -> bool:
-    """Whether no process has gone on for so many seconds."""
+    """Return whether no process has gone on for `patience` seconds."""
     return own.still >= patience and all(other.ended or other.still + other.silence >= patience for other in others)
 
 
 def explain_wait(signs: Sequence[Sign]) -> str:
-    """Which process is missing, and where the others wait."""
+    """Return a text that tells which process is missing, and where the others wait."""
     missing = [sign for sign in signs if sign.gone or not sign.collective]
     waiting = [sign for sign in signs if sign not in missing]
     told = [f"no process of this training has gone on for {min(sign.still + sign.silence for sign in signs):.0f} s"]
@@ -76,7 +79,7 @@ def explain_wait(signs: Sequence[Sign]) -> str:
 
 
 def stack(thread: int) -> Iterator[FrameType]:
-    """The frames of a thread, the innermost first."""
+    """Yield the frames of a thread, the innermost first."""
     frame = sys._current_frames().get(thread)
     while frame is not None:
         yield frame
@@ -84,7 +87,8 @@ def stack(thread: int) -> Iterator[FrameType]:
 
 
 def place_of(frames: Sequence[FrameType]) -> tuple[str, bool]:
-    """Where a thread stands, in words, and whether that is a collective: torch.distributed, or DDP's backward."""
+    """Return where a thread stands, in words, and whether it is in a collective: in torch.distributed or in DDP's
+    backward pass."""
     caller = next((frame for frame in frames if not _is_library(Path(frame.f_code.co_filename))), None)
     within = frames[: frames.index(caller)] if caller is not None else frames
     collective = any(
@@ -99,7 +103,7 @@ def place_of(frames: Sequence[FrameType]) -> tuple[str, bool]:
 
 
 def _is_library(file: Path) -> bool:
-    """Whether a frame's file is Python's, torch's, Lightning's, or our own module over torch.distributed."""
+    """Return whether a frame's file belongs to Python, torch, Lightning, or our module over torch.distributed."""
     if "site-packages" in file.parts:
         return file.parts[file.parts.index("site-packages") + 1] in _LIBRARIES
     return _STANDARD in file.parents or file == _GATHERS or file.parts[0].startswith("<")

@@ -1,4 +1,4 @@
-"""How fast a training is, for the run's loggers."""
+"""Log the speed of a training."""
 
 import time
 from statistics import fmean
@@ -13,15 +13,15 @@ from lit_ad.machine import peak_memory
 
 
 class TrainingSpeed(L.Callback):
-    """Log images per second, learning rate, memory and cores at the end of each epoch."""
+    """Logs images per second, learning rate, memory and used cores at the end of each epoch."""
 
-    logged = ("train/images_per_second", "train/lr", "system/cpu_cores", "system/peak_memory_gib")  # on any machine
+    logged = ("train/images_per_second", "train/lr", "system/cpu_cores", "system/peak_memory_gib")  # on every machine
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         self.images, self.started, self.worked = 0, time.perf_counter(), time.process_time()
         self.ended = self.started
 
-    on_train_start = on_train_epoch_start  # a run that resumes within an epoch has no start of it
+    on_train_start = on_train_epoch_start  # a run that resumes within an epoch does not call on_train_epoch_start
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int
@@ -30,7 +30,7 @@ class TrainingSpeed(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         if not self.images:
-            return  # resumed at the end of an epoch
+            return  # the run resumed at the end of an epoch
         speed = self.images * trainer.world_size / (self.ended - self.started)
         values = {"train/images_per_second": speed}
         for number, optimizer in enumerate(trainer.optimizers):

@@ -1,9 +1,9 @@
-"""A process that waits in vain for the others of its training ends, and says which one is missing.
+"""End a process that waits in vain for the other processes of its training, and print which one is missing.
 
-A collective of torch waits for half an hour or for ever where a process has died, hangs, or is in another collective,
-and no signal ends it: Python's handlers run when the call comes back. Therefore a thread of each process writes down
-every second where its main thread stands, and reads what the others wrote. One process may work alone for hours while
-the others wait. In vain is only a wait in which none of them goes on.
+If a process has died, hangs, or is in another collective, a collective of torch waits for half an hour or for ever. No
+signal ends it, because Python runs signal handlers only when the call returns. Therefore each process has a thread that
+writes every second where its main thread stands, and reads the same of the others. One process may work alone for hours
+while the others wait; a wait is in vain only if no process goes on.
 """
 
 import json
@@ -28,31 +28,32 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lit_ad.distributed import gather
 from lit_ad.training.signs import INTERVAL, Sign, explain_wait, in_vain, place_of, stack
 
-_WORKED = 0.001  # seconds of processor time; a thread that waits takes none at all
-PATIENCE_TO_JOIN = 120.0  # seconds, at least: imports from a busy disk
-PATIENCE_OF_SIGNAL = 20.0  # seconds; Slurm kills 30 seconds after its SIGTERM
-_PATIENCE_OF_SECOND = 2.0  # seconds, after a second Ctrl-C
+_WORKED = 0.001  # seconds of processor time in which a main thread has worked; one that waits uses none
+PATIENCE_TO_JOIN = 120.0  # least seconds to wait for all processes to start: imports from a busy disk are slow
+PATIENCE_OF_SIGNAL = 20.0  # seconds after a signal; Slurm kills 30 seconds after its SIGTERM
+_PATIENCE_OF_SECOND = 2.0  # seconds after a second Ctrl-C
 KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has none
 
 
 class Watch(L.Callback):
-    """End a process of several whose wait for the others is in vain, and say why.
+    """Ends a process of a training by several processes if it waits in vain for the others, and prints why.
 
-    After SIGTERM or Ctrl-C it waits 20 seconds at most, after a second Ctrl-C 2.
+    After SIGTERM or Ctrl-C it waits at most 20 seconds, after a second Ctrl-C at most 2.
 
     Args:
-        patience: Seconds. Infinity waits for ever, as while a debugger holds one of them.
+        patience: Seconds in which no process goes on before this one ends. Infinity waits for ever, for example while
+            a debugger holds a process.
     """
 
     def __init__(self, patience: float = 300.0) -> None:
         self.patience = patience
-        self.progress = 0  # counts hooks: on a GPU a main thread may stand in one call at every look
-        self.launcher: Any = None  # Lightning's, of the processes that this one has started
+        self.progress = 0  # counts hooks: on a GPU, the main thread may be in the same call each second
+        self.launcher: Any = None  # Lightning's launcher of the processes that this one has started
         self.store: dist.Store | None = None
         self.thread: threading.Thread | None = None
 
     def join(self, trainer: L.Trainer) -> None:
-        """Wait for the other processes to begin, no longer than the patience, which is here 2 minutes at least."""
+        """Start a timer that ends this process if not all others have joined after the patience, at least 2 minutes."""
         self.launcher, main = trainer.strategy.launcher, threading.get_ident()
         rank, processes, patience = trainer.global_rank, trainer.world_size, max(self.patience, PATIENCE_TO_JOIN)
 
@@ -83,7 +84,7 @@ class Watch(L.Callback):
         self.writer.setblocking(False)
         if threading.current_thread() is threading.main_thread():
             signal.set_wakeup_fd(self.writer.fileno(), warn_on_full_buffer=False)
-            if hasattr(os, "register_at_fork"):  # or the signals of workers that load images would be told as ours
+            if hasattr(os, "register_at_fork"):  # otherwise signals to a loader's workers would arrive here
                 os.register_at_fork(after_in_child=partial(signal.set_wakeup_fd, -1))
         self.thread = threading.Thread(target=self._run, args=(self.store,), daemon=True, name="watch")
         self.thread.start()
@@ -100,7 +101,7 @@ class Watch(L.Callback):
         if threading.current_thread() is threading.main_thread():
             signal.set_wakeup_fd(-1)
         self.writer.send(b"\0")
-        self.thread.join(5)  # it may wait for an answer of the first process
+        self.thread.join(5)  # the thread may wait for an answer of the first process
         self.thread = None
 
     def _count(self, *_: Any) -> None:
@@ -109,9 +110,10 @@ class Watch(L.Callback):
     on_train_batch_start = on_validation_batch_start = _count  # type: ignore[assignment]
     on_test_batch_start = on_predict_batch_start = _count  # type: ignore[assignment]
 
-    # In the thread.
+    # These functions run in the thread.
 
     def _run(self, store: dist.Store) -> None:
+        """Exchange signs with the other processes until the training ends, and end this process if it waits in vain."""
         own, seen = Sign(self.rank), dict[int, tuple[Sign, float]]()
         before, since = self._position(), time.monotonic()
         processor = self._processor_time()
@@ -134,17 +136,24 @@ class Watch(L.Callback):
                 patience = min(patience, _PATIENCE_OF_SECOND)
             if not own.ended and in_vain(own, [] if alone else others, patience):
                 if any(other.rank < own.rank and not other.gone for other in others):
-                    time.sleep(3 * INTERVAL)  # that one prints the line, and ends this process too if it started it
+                    time.sleep(3 * INTERVAL)  # the lower rank prints the line first, and may end this process, too
                 explanation = explain_wait(sorted([own, *others], key=attrgetter("rank")))
                 self._end(explanation, 128 + signals[-1] if signals else 1)
 
     def _exchange(self, store: dist.Store, own: Sign, seen: dict[int, tuple[Sign, float]], now: float) -> list[Sign]:
-        """Write what is known of this process, and read the others: one that is silent stands still since then."""
+        """Write the sign of this process, and return those of the others. `silence` grows while a process writes none.
+
+        Args:
+            store: The store of all signs.
+            own: The sign of this process.
+            seen: By rank, the latest sign and the time when it was read; updated.
+            now: The present time in seconds.
+        """
         keys = [str(rank) for rank in range(self.processes)]
         try:
             store.set(str(own.rank), json.dumps(asdict(own)))
             signs = [Sign(**json.loads(text)) for text in store.multi_get(keys)]
-        except RuntimeError:  # the first process has the store, and has ended
+        except RuntimeError:  # the first process, which holds the store, has ended
             signs = [sign for sign, _ in seen.values()]
             for sign in signs:
                 sign.ended |= sign.rank == 0
@@ -154,25 +163,25 @@ class Watch(L.Callback):
         return [replace(sign, silence=now - heard) for sign, heard in seen.values() if sign.rank != own.rank]
 
     def _end(self, explanation: str, code: int = 1) -> None:
-        """End this process, whatever it waits for, and those it has started, which may be frozen."""
+        """End this process, whatever it waits for, and the processes that it has started, even if they hang."""
         _print_last(f"lit-ad: {explanation}")
         if self.launcher is not None:
             self.launcher.kill(KILL)
         os._exit(code)
 
     def _position(self) -> tuple[Any, ...]:
-        """Something that differs when the main thread has gone on."""
+        """Return a value that changes when the main thread goes on."""
         return self.progress, *((id(frame), frame.f_lasti) for frame in stack(self.main))
 
     def _processor_time(self) -> float:
-        """Seconds of the main thread; on a GPU always 0, since it waits there in a busy loop."""
+        """Return the main thread's processor time in seconds; 0 on a GPU, where a waiting thread runs a busy loop."""
         if not self.on_cpu or not hasattr(time, "pthread_getcpuclockid"):
             return 0.0
         return time.clock_gettime(time.pthread_getcpuclockid(self.main))
 
 
 def _open_store(trainer: L.Trainer) -> dist.Store | None:
-    """A store that no other thread uses, on the first process. None, on all processes, where one cannot reach it."""
+    """Open a store on the first process for the watch's threads alone. If any process cannot reach it, all get None."""
     store: dist.Store | None = None
     address, port, limit = os.environ.get("MASTER_ADDR", "localhost"), 0, timedelta(seconds=30)
     try:
@@ -191,12 +200,12 @@ def _open_store(trainer: L.Trainer) -> dist.Store | None:
         store = None
     if all(gather([store is not None])):
         return store
-    rank_zero_warn("not all processes reach a port of the first one, so that a wait in vain is not noticed")
+    rank_zero_warn("not all processes reach a port of the first one, so that no process ends a wait in vain")
     return None
 
 
 def _print_last(line: str) -> None:
-    """Print a line before the process ends at once, and give the terminal its cursor back, which a bar hides."""
+    """Print a line before the process ends, and show the terminal's cursor again, which a progress bar hides."""
     with suppress(OSError):
         print(line, file=sys.stderr, flush=True)
         if sys.stderr.isatty():

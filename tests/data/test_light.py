@@ -74,8 +74,10 @@ def test_a_shadow_falls_from_full_light_to_its_depth() -> None:
 
 def test_a_preset_is_taken_by_its_name_and_from_a_file(tmp_path: Path) -> None:
     image = picture()
-    by_name = make_augment("gamma")
-    assert by_name is not None and np.array_equal(by_name(image, (3,)), Augment([Light("gamma")])(image, (3,)))
+    configure_logger = make_augment("gamma")
+    assert configure_logger is not None and np.array_equal(
+        configure_logger(image, (3,)), Augment([Light("gamma")])(image, (3,))
+    )
     A.save(Light("shadow", 0.2), tmp_path / "light.json")
     (loaded,) = load_transforms(tmp_path / "light.json")
     assert isinstance(loaded, Light) and (loaded.kind, loaded.strength) == ("shadow", 0.2)

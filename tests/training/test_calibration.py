@@ -93,7 +93,8 @@ def test_a_threshold_set_by_hand_stays_until_the_weights_change(
     assert model.decision.threshold("nut") == 0.2 and model.decision.false_alarm == 0.5
     assert "threshold 0.2, set by hand: p-value at most 0.75, 2 of 3 held-out nominal images above it" in caplog.text
     assert (
-        "decision.false_alarm 0.5 moves nothing set by hand; lit-ad recalibrate --false_alarm 0.5 does" in caplog.text
+        "decision.false_alarm 0.5 changes no threshold set by hand; lit-ad recalibrate --false_alarm 0.5 does"
+        in caplog.text
     )
     assert evaluation.results is not None and evaluation.results.by_hand
     assert {image.threshold for image in evaluation.results.images} == {0.2}
@@ -103,7 +104,9 @@ def test_a_threshold_set_by_hand_stays_until_the_weights_change(
     assert model.decision.threshold() == 0.2 and model.decision.also_chosen == {"x": ["the epoch"]}
     trained = brightness()
     trained.decision = model.decision
-    with pytest.warns(UserWarning, match=r"thresholds set by hand were of the weights before this training, and are"):
+    with pytest.warns(
+        UserWarning, match=r"thresholds set by hand belonged to the weights before this training, and are"
+    ):
         quiet_trainer(tmp_path / "fit", Calibration(0.4)).fit(trained, data)
     assert not trained.decision.operating_point().by_hand
 
@@ -240,7 +243,7 @@ def test_where_no_image_is_held_out_training_images_scale_and_nothing_decides(
     quiet_trainer(tmp_path, Calibration(0.4), best, MonitorCheck()).fit(model, data)
     assert seen == [1] and model.decision is None and Path(best.best_model_path).is_file()
     stopper = EarlyStopping("val/loss")
-    with pytest.raises(UserError, match=r"EarlyStopping monitors 'val/loss', and no image is held out to measure it"):
+    with pytest.raises(UserError, match=r"EarlyStopping monitors 'val/loss', but no image is held out to measure it"):
         quiet_trainer(tmp_path, Calibration(0.4), stopper, MonitorCheck()).fit(Statistics(), data)
 
 

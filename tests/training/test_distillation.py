@@ -8,12 +8,12 @@ import torch
 from torch.nn.functional import avg_pool2d
 
 from lit_ad.image.view import View
-from lit_ad.training.distillation import Distillation, average, joined, patches
+from lit_ad.training.distillation import Distillation, average_channels, cut_patches, join_levels
 
 
 def test_patches_and_averages_by_hand() -> None:
     level = torch.rand(2, 3, 4, 5)
-    around = patches(level)
+    around = cut_patches(level)
     padded = np.pad(level.numpy(), ((0, 0), (0, 0), (1, 1), (1, 1)))
     for y in range(4):
         for x in range(5):
@@ -21,15 +21,15 @@ def test_patches_and_averages_by_hand() -> None:
             np.testing.assert_array_equal(around[:, :, y, x].numpy(), expected)
     halves = around[:, :26]
     expected = halves.numpy().reshape(2, 13, 2, 4, 5).mean(axis=2)
-    np.testing.assert_allclose(average(halves, 13).numpy(), expected, rtol=1e-5)
+    np.testing.assert_allclose(average_channels(halves, 13).numpy(), expected, rtol=1e-5)
 
 
 def test_levels_with_as_many_channels_are_taken_as_they_are() -> None:
     fine, coarse = torch.rand(1, 128, 8, 8), torch.rand(1, 256, 4, 4)
-    target = joined([fine, coarse], 384, (8, 8))
+    target = join_levels([fine, coarse], 384, (8, 8))
     torch.testing.assert_close(target[:, :128], fine)
     torch.testing.assert_close(target[:, 128:], torch.nn.Upsample(size=(8, 8), mode="bilinear")(coarse))
-    assert joined([torch.rand(1, 512, 8, 8), torch.rand(1, 1024, 4, 4)], 384, (8, 8)).shape == (1, 384, 8, 8)
+    assert join_levels([torch.rand(1, 512, 8, 8), torch.rand(1, 1024, 4, 4)], 384, (8, 8)).shape == (1, 384, 8, 8)
 
 
 def test_loss_is_the_mean_square_in_deviations(resnet_file: Path) -> None:

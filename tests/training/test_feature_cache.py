@@ -211,9 +211,9 @@ def test_what_is_random_cannot_be_cached(part: Path, tmp_path: Path, vit_file: P
         trainer.fit(model, AnomalyDataModule(MVTec(part), model.view, 4, loading=loading, **kwargs))
 
     flip = [A.HorizontalFlip(p=0.5)]
-    with pytest.raises(UserError, match=r"cache.enabled .* but data.augment shows another one in every epoch"):
+    with pytest.raises(UserError, match=r"cache.enabled .* but data.augment changes the image in every epoch"):
         start(augment=flip)
-    with pytest.raises(UserError, match=r"data.loading.train_tiles: random shows another one"):
+    with pytest.raises(UserError, match=r"data.loading.train_tiles: random changes the image"):
         start(View(None, tile=32), train_tiles="random")
     start(enabled=False, augment=flip)
     start(train_tiles="random")  # no tiles, nothing random
@@ -233,8 +233,7 @@ def test_what_is_cached_is_said_before_it_is(part: Path, tmp_path: Path, vit_fil
     for _ in range(2):  # 10 images of two taps of 16 x 16 x 192 at 32 pixels: 2 x 2 patches of 192
         fit(method("L2BT", vit_file, vit_file), part, tmp_path, FeatureCache(directory=home), epochs=2)
         assert said.pop() == (
-            f"Features of 10 images are cached in {home}, 30 KiB (float16); `lit-ad cache` lists and clears "
-            "what is there"
+            f"Features of 10 images are cached in {home}, 30 KiB (float16); `lit-ad cache` lists and clears them"
         )
     assert not said
     assert [[run for run, _ in read_runs(store)] for store in list_stores(home)] == 2 * [[str(tmp_path)]]
@@ -248,17 +247,17 @@ class NoTeacher(STFPM):
 @pytest.mark.parametrize(
     ("view", "data", "trainer", "reason"),
     [
-        (View(32), {"augment": [A.HorizontalFlip(p=0.5)]}, {}, "data.augment shows another image in every epoch"),
+        (View(32), {"augment": [A.HorizontalFlip(p=0.5)]}, {}, "data.augment changes the images in every epoch"),
         (
             View(None, tile=32),
             {"loading": Loading(train_tiles="random", num_workers=0)},
             {},
-            "data.loading.train_tiles: random shows another image",
+            "data.loading.train_tiles: random changes the images",
         ),
         (View(None), {}, {}, "each image has its own size"),
-        (View(32), {}, {"epochs": 1}, "training looks at an image less than twice"),
-        (View(32), {}, {"epochs": -1, "max_steps": 3}, "training looks at an image less than twice"),
-        (View(32), {}, {"epochs": 3, "limit_train_batches": 1}, "training looks at an image less than twice"),
+        (View(32), {}, {"epochs": 1}, "training uses each image less than twice"),
+        (View(32), {}, {"epochs": -1, "max_steps": 3}, "training uses each image less than twice"),
+        (View(32), {}, {"epochs": 3, "limit_train_batches": 1}, "training uses each image less than twice"),
     ],
 )
 def test_it_is_not_cached_where_it_would_not_serve_twice(

@@ -73,7 +73,7 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path: Path, quiet_trainer: Any, told: 
         quiet_trainer(tmp_path, Interruption(tmp_path / "last.ckpt"), limit_train_batches=9).fit(model)
     assert not (tmp_path / "last.ckpt").exists()
     assert model.trainer.global_step == 2
-    assert "Again to stop at once" in told.text and "Stopped by Ctrl-C. Nothing was saved yet" in told.text
+    assert "Press it again to stop at once" in told.text and "Stopped by Ctrl-C. Nothing was saved yet" in told.text
 
 
 def test_a_command_in_the_background_hears_no_ctrl_c(tmp_path: Path, quiet_trainer: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from lightning.pytorch.loggers import Logger
 
-from lit_ad.training.loggers import by_name, forgiving, wandb_id
+from lit_ad.training.loggers import configure_logger, open_loggers, wandb_id
 
 
 class Recording(Logger):
@@ -43,7 +43,7 @@ class Recording(Logger):
 
 def test_a_logger_that_fails_falls_silent_and_the_others_go_on() -> None:
     good, bad = Recording(), Recording(fails="metrics")
-    loggers = forgiving([good, bad])
+    loggers = open_loggers([good, bad])
     assert loggers == [good, bad]
     for logger in loggers:
         logger.log_hyperparams({})
@@ -60,14 +60,14 @@ def test_a_logger_that_fails_falls_silent_and_the_others_go_on() -> None:
 
 def test_a_logger_that_cannot_be_opened_is_left_out() -> None:
     with pytest.warns(UserWarning, match=r"Recording is left out \(OSError: no space for experiment\)"):
-        assert forgiving([Recording(fails="experiment")]) == []
+        assert open_loggers([Recording(fails="experiment")]) == []
 
 
 def test_loggers_by_name(tmp_path: Path) -> None:
     run = tmp_path / "runs/stfpm/one"
-    board = by_name("tensorboard", run)
+    board = configure_logger("tensorboard", run)
     assert board.class_path.endswith("TensorBoardLogger") and board.init_args.save_dir == str(run)
-    wandb = by_name("wandb", run)
+    wandb = configure_logger("wandb", run)
     assert wandb.class_path.endswith("WandbLogger") and wandb.init_args.name == "stfpm/one"
-    assert wandb.init_args.id == by_name("wandb", run).init_args.id  # of a run that goes on
+    assert wandb.init_args.id == configure_logger("wandb", run).init_args.id  # of a run that goes on
     assert wandb_id(run) != wandb_id(tmp_path / "other")

@@ -65,11 +65,11 @@ def fit(parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any) -> Any
     [
         (
             lambda: EarlyStopping("val_loss"),
-            r"EarlyStopping monitors 'val_loss', .* did you mean val/loss\? there",
+            r"EarlyStopping monitors 'val_loss', .* did you mean val/loss\? take",
         ),
         (
             lambda: ModelCheckpoint(monitor="nothing"),
-            "ModelCheckpoint monitors 'nothing', which nothing logs: there",
+            "ModelCheckpoint monitors 'nothing', which nothing logs: take",
         ),
         (lambda: EarlyStopping("test/image_auroc"), "the test comes after the training, and selects no model"),
     ],
@@ -82,7 +82,7 @@ def test_what_nothing_logs_is_refused_at_once(callback: Any, message: str, fit: 
 def test_a_schedule_of_the_learning_rate_too(fit: Any) -> None:
     with pytest.raises(UserError, match="ReduceLROnPlateau monitors 'val_loss', which nothing logs"):
         fit(monitor="val_loss")
-    with pytest.raises(UserError, match=r"looks at val/loss once in 1 epoch, .*: return a frequency of 2"):
+    with pytest.raises(UserError, match=r"reads val/loss once in 1 epoch, .* return the frequency 2"):
         fit(monitor="val/loss", max_epochs=2, check_val_every_n_epoch=2)
     assert fit(monitor="val/loss", frequency=2, max_epochs=2, check_val_every_n_epoch=2) == 2
 
@@ -104,5 +104,5 @@ def test_what_is_logged_is_waited_for(name: str, fit: Any) -> None:
 def test_what_may_be_logged_is_a_warning(fit: Any) -> None:
     with pytest.warns(UserWarning, match="which nothing logs, unless Silent does"), pytest.raises(RuntimeError):
         fit(EarlyStopping("val/their"), Silent())
-    with pytest.warns(UserWarning, match="which nothing logs: there are"):
+    with pytest.warns(UserWarning, match="which nothing logs: take one of"):
         assert fit(EarlyStopping("val/their", strict=False)) == 1

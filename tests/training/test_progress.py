@@ -10,7 +10,7 @@ import pytest
 from lit_ad.data import AnomalyDataModule, MVTec
 from lit_ad.image.view import View
 from lit_ad.methods import STFPM
-from lit_ad.training.progress import Progress, batches_in_all, count_parameters, millions
+from lit_ad.training.progress import Progress, count_parameters, format_millions, total_batches
 
 
 class Lines(Progress):
@@ -49,24 +49,26 @@ def test_a_line_has_losses_and_the_time_left_of_all_epochs(
     assert line.lines[0] == "Epoch 1 of 2 loss float left str"
     assert "Epoch 2 of 2 loss float val/loss float left str" in line.lines
     assert line.lines[-1] == "Epoch 2 of 2 loss float val/loss float"  # nothing is left
-    assert batches_in_all(trainer) == 2 * trainer.num_training_batches
+    assert total_batches(trainer) == 2 * trainer.num_training_batches
     trained, frozen = count_parameters(model)
     assert 0 < trained == sum(p.numel() for p in model.student.parameters()) and frozen > 0
-    assert f"STFPM: {millions(trained)} parameters are trained, {millions(frozen)} are frozen" in caplog.text
+    assert (
+        f"STFPM: {format_millions(trained)} parameters are trained, {format_millions(frozen)} are frozen" in caplog.text
+    )
 
 
 def test_a_training_without_an_end_tells_no_time(images: Path, model: STFPM, tmp_path: Path) -> None:
     line = Lines()
     trainer = train(images, tmp_path, model, line, max_epochs=-1, max_time={"seconds": 1})
-    assert batches_in_all(trainer) == math.inf
+    assert total_batches(trainer) == math.inf
     assert line.lines and all("left" not in text and text.startswith("Epoch 1 ") for text in line.lines[:1])
 
 
 def test_steps_bound_the_time(images: Path, model: STFPM, tmp_path: Path) -> None:
     line = Lines()
     trainer = train(images, tmp_path, model, line, max_epochs=-1, max_steps=3)
-    assert batches_in_all(trainer) == 3 and any("left str" in text for text in line.lines)
+    assert total_batches(trainer) == 3 and any("left str" in text for text in line.lines)
 
 
 def test_parameters_for_people() -> None:
-    assert [millions(count) for count in (0, 700_810, 11_200_000)] == ["0.0 K", "700.8 K", "11.2 M"]
+    assert [format_millions(count) for count in (0, 700_810, 11_200_000)] == ["0.0 K", "700.8 K", "11.2 M"]

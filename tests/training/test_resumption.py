@@ -54,8 +54,8 @@ def test_a_training_that_is_finished_says_so(fit: Any, tmp_path: Path, monkeypat
     fit("STFPM", {}, epochs=1)
     assert fit("STFPM", {}, resumed=tmp_path / "{}.ckpt", epochs=1) == []
     assert said == [
-        f"Nothing was left to train: {tmp_path}/{{}}.ckpt has reached trainer.max_epochs or trainer.max_steps; ask for "
-        "more to train on"
+        f"Nothing was left to train: {tmp_path}/{{}}.ckpt has reached trainer.max_epochs or trainer.max_steps; raise "
+        "them to train on"
     ]
     assert len(fit("STFPM", {}, resumed=tmp_path / "{}.ckpt", epochs=2)) == 1 and len(said) == 1
 
@@ -151,5 +151,5 @@ def test_weights_alone_are_no_training_to_go_on_with(fit: Any, tmp_path: Path) -
     checkpoint = torch.load(file, weights_only=True)
     del checkpoint["optimizer_states"]
     torch.save(checkpoint, file)
-    with pytest.raises(UserError, match="holds weights alone"):
+    with pytest.raises(UserError, match="holds weights only"):
         fit("STFPM", {"lr": 0.1}, resumed=file)

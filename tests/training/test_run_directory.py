@@ -9,7 +9,7 @@ import pytest
 
 from lit_ad.commands.main import main
 from lit_ad.errors import UserError
-from lit_ad.training.run_directory import RunDirectory, quoted
+from lit_ad.training.run_directory import RunDirectory, quote_path
 
 ROOT = Path(__file__).parents[2]
 
@@ -104,5 +104,5 @@ def test_a_command_that_is_kept_out_removes_nothing(tmp_path: Path) -> None:
 def test_paths_as_a_shell_takes_them(tmp_path: Path) -> None:
     for name in (b"plain", b"a b", b"it's", b"r\xfcn '1' \\n", b"a\nb", "\u65e5".encode()):
         path = tmp_path / os.fsdecode(name)
-        told = subprocess.run(["bash", "-c", f"printf %s {quoted(path)}"], capture_output=True, check=True).stdout
+        told = subprocess.run(["bash", "-c", f"printf %s {quote_path(path)}"], capture_output=True, check=True).stdout
         assert told == os.fsencode(path)

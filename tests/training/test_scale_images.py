@@ -12,7 +12,7 @@ from lit_ad.detector.guarantee import describe_guarantee
 from lit_ad.detector.summary import summarize
 from lit_ad.image.view import View
 from lit_ad.training import Calibration
-from lit_ad.training.scale_images import choose_scale_images, flatten, looked_at
+from lit_ad.training.scale_images import choose_scale_images, flatten, list_scale_images
 
 
 def samples(count: int, category: str = "", items: int = 0) -> list[Sample]:
@@ -26,9 +26,9 @@ def test_every_second_image_of_a_category_that_has_enough() -> None:
     several = samples(9, "nut") + samples(4, "bolt")
     chosen = choose_scale_images(several, 4)
     assert chosen == {"nut": [0, 2, 4, 6, 8]}
-    assert looked_at(several, chosen) == [0, 2, 4, 6, 8, 9, 10, 11, 12]  # all of bolt's, which decide as well
+    assert list_scale_images(several, chosen) == [0, 2, 4, 6, 8, 9, 10, 11, 12]  # all of bolt's, which decide as well
     assert list(flatten(chosen)) == [0, 2, 4, 6, 8]
-    assert choose_scale_images(several, 5) == {} and looked_at(several, {}) == list(range(13))
+    assert choose_scale_images(several, 5) == {} and list_scale_images(several, {}) == list(range(13))
     assert choose_scale_images(samples(1), 0) == {}  # none would be left to decide
 
 

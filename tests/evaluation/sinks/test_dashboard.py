@@ -156,15 +156,15 @@ def test_without_a_network_wandb_works_offline_after_10_seconds(
     """By itself it waits for 90, and before that for 10."""
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # where nobody answers
-    took, opened = [], loggers.opened
+    took, open_logger = [], loggers.open_logger
 
     def timed(logger: Logger) -> bool:
         begun = time.monotonic()
-        there = opened(logger)
+        there = open_logger(logger)
         took.append(time.monotonic() - begun)
         return there
 
-    monkeypatch.setattr(loggers, "opened", timed)
+    monkeypatch.setattr(loggers, "open_logger", timed)
     with pytest.warns(UserWarning, match="wandb works offline"):
         fit(images, resnet_file, tmp_path / "run", "--dashboards", "[wandb]")
     assert 9 < took[0] < 60  # to begin offline takes some, too
