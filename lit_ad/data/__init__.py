@@ -57,7 +57,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """These bring Lightning and albumentations, which take seconds: imported by those who ask for them."""
+    """Import a class at its first use if it needs Lightning or albumentations, which take seconds to import."""
     if name == "AnomalyDataModule":
         from lit_ad.data.datamodule import AnomalyDataModule
 

@@ -1,4 +1,4 @@
-"""Augmentations of training images, by albumentations, in uint8."""
+"""Augment training images in uint8 by albumentations."""
 
 import copy
 import os
@@ -18,23 +18,31 @@ from lit_ad.files import resolve_path
 from lit_ad.image.pixels import Pixels, Size, upright_size
 from lit_ad.image.view import View
 
-os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # or importing it asks the network for a newer version
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # otherwise its import asks the network for a newer version
 import albumentations as A
 
 Augmentation: TypeAlias = A.BasicTransform | A.BaseCompose
-_TRIALS = 16  # draws before a training
+_TRIALS = 16  # number of test images that are augmented before a training
 
 
 class Augment:
-    """Albumentations, drawn from a key: the same image, epoch and seed give the same pixels in any process."""
+    """Applies albumentations' transforms with random numbers from a key: equal keys give equal pixels in every process.
+
+    Args:
+        transforms: The transforms, applied in order.
+    """
 
     def __init__(self, transforms: Sequence[Augmentation]) -> None:
         self.compose = A.Compose(list(transforms))
 
     def __call__(self, image: Pixels, key: Sequence[int]) -> Pixels:
-        """(H, W, 3) -> (H', W', 3), where only a cropping or resizing transform changes the size."""
-        # One generator for all transforms: Compose(seed=...) gives each its own with the same seed, and then two
-        # flips of p=0.5 always happen together.
+        """Augment an image, (H, W, 3) -> (H', W', 3). Only a transform that crops or resizes changes the size.
+
+        Raises:
+            UserError: The result is not uint8 RGB.
+        """
+        # All transforms share one generator. Compose(seed=...) would give each its own with the same seed, so that two
+        # flips of p=0.5 would always happen together.
         generator = np.random.default_rng(list(key))
         self.compose.set_random_state(generator, random.Random(int(generator.integers(2**63))))
         augmented = self.compose(image=image)["image"]
@@ -45,19 +53,19 @@ class Augment:
         return augmented
 
     def try_out_smallest(self, view: View, samples: Sequence[Sample], alike: bool = True) -> None:
-        """Augment noise of the size of the smallest training images, as `try_out` does."""
+        """Call `try_out` for the smallest training images."""
         for size in smallest_inputs(view, samples):
             self.try_out(size, alike)
 
     def try_out(self, size: Size, alike: bool = True) -> None:
-        """Augment noise of a size (H, W) a few times, with each transform applied, and with their own chances.
+        """Augment noise a few times: first with every transform applied, then with their own probabilities.
 
         Args:
-            size: Of the images that training shows.
-            alike: Whether several of them make a batch, and so need one size.
+            size: Size (H, W) of training images.
+            alike: Whether a batch has several images, which then need one size.
 
         Raises:
-            UserError: A transform fails, as a crop larger than the image does, or the results have several sizes.
+            UserError: A transform fails, for example a crop larger than the image, or the results differ in size.
         """
         noise = np.random.default_rng(0).integers(0, 256, (*size, 3)).astype(np.uint8)
         always = copy.copy(self)
@@ -82,14 +90,17 @@ class Augment:
         if alike and len(sizes) > 1:
             examples = " and ".join(f"{height}x{width}" for height, width in sorted(sizes)[:2])
             raise UserError(
-                f"data.augment makes images of several sizes of those of {size[0]}x{size[1]}, such as {examples}, but "
-                "a batch has one: give transforms that change the size p: 1.0, or data.batch_size 1"
+                f"data.augment turns images of {size[0]}x{size[1]} into several sizes, such as {examples}, but a batch "
+                "needs one size: give transforms that change the size p: 1.0, or set data.batch_size to 1"
             )
 
 
 def make_augment(transforms: Sequence[Augmentation] | Kind | Path | None) -> Augment | None:
-    """Return the augmentation by a list of transforms, by a kind of Light, or by the file of `load_transforms`; None:
-    there are none."""
+    """Make the augmentation; None if there are no transforms.
+
+    Args:
+        transforms: A list of transforms, a kind of Light, or a file for `load_transforms`.
+    """
     if transforms in KINDS:
         return Augment([Light(transforms)])
     if isinstance(transforms, str | Path):
@@ -98,31 +109,32 @@ def make_augment(transforms: Sequence[Augmentation] | Kind | Path | None) -> Aug
 
 
 def nested(transform: Augmentation) -> Iterator[Any]:
-    """A transform, and all that are in it."""
+    """Yield a transform and all transforms inside it."""
     yield transform
     for inner in getattr(transform, "transforms", []):
         yield from nested(inner)
 
 
 def smallest_inputs(view: View, samples: Sequence[Sample]) -> list[Size]:
-    """The heights and widths of what is augmented: of the smallest images, where the view leaves images their size."""
+    """Return the sizes (H, W) of the network inputs that are augmented. If the view keeps the images' sizes, these are
+    the inputs of the lowest and of the narrowest image."""
     if view.tile is not None:
         return [(view.tile, view.tile)]
     blanks = [view.blank()]
     if view.size is None:
         sizes: list[Size] = []
         for sample in samples:
-            with suppress(UserError):  # that it cannot be read is told by who reads it
+            with suppress(UserError):  # the dataset raises the error when it reads the image
                 sizes.append(upright_size(sample.image))
         blanks = [np.zeros((*min(sizes, key=itemgetter(side)), 3), np.uint8) for side in (0, 1) if sizes]
     return [(seen.shape[0], seen.shape[1]) for seen, _ in map(view, blanks)]
 
 
 def load_transforms(path: Path) -> list[Augmentation]:
-    """What is in a file that albumentations' `A.save` wrote: JSON, or YAML by its suffix. It runs no code.
+    """Read the transforms in a file that albumentations' `A.save` wrote, YAML or JSON by its suffix. No code is run.
 
     Raises:
-        UserError: There is no such file, or it is another one.
+        UserError: The file does not exist, or was not written by `A.save`.
     """
     if not path.is_file():
         raise UserError(
@@ -132,7 +144,7 @@ def load_transforms(path: Path) -> list[Augmentation]:
     kind = "yaml" if path.suffix.lower() in (".yaml", ".yml") else "json"
     try:
         return [A.load(path, data_format=kind)]
-    except Exception as error:  # of the parsers, of the table of classes, of each class
+    except Exception as error:  # parsers and classes raise different ones
         raise UserError(
             f"data.augment: {path} cannot be read as a file of albumentations' A.save, in {kind.upper()} "
             f"({type(error).__name__}: {str(error).partition(chr(10))[0]})"

@@ -1,4 +1,4 @@
-"""Items put together to batches."""
+"""Join items to batches."""
 
 import torch
 from torch import Tensor
@@ -9,9 +9,9 @@ from lit_ad.errors import UserError
 
 
 def collate(items: list[Batch]) -> Batch:
-    """B batches of one -> one batch of B.
+    """Join B batches of one item to one batch of B.
 
-    Smaller images are filled up at the bottom and right by zeros, which no network sees (`Batch.uniform`).
+    Smaller images are padded by zeros at the bottom and right. No network sees these zeros (`Batch.uniform`).
     """
     pixels = [item.pixels for item in items if item.pixels is not None]
     canvases = [(image.shape[2], image.shape[3]) for image in pixels]
@@ -38,7 +38,7 @@ def collate(items: list[Batch]) -> Batch:
 
 
 def collate_equal(items: list[Batch]) -> Batch:
-    """`collate` for training. Raises UserError on images of different sizes."""
+    """Join items to a batch for training. Raises UserError if the images have different sizes."""
     sizes = {tuple(item.pixels.shape[2:]): item.samples[0].image for item in items if item.pixels is not None}
     if len(sizes) > 1:
         (path, first), (two, second), *_ = sizes.items()
@@ -50,5 +50,5 @@ def collate_equal(items: list[Batch]) -> Batch:
 
 
 def join(rows: list[Tensor]) -> Tensor:
-    """B x (1, ...) -> (B, ...); a single one, which may be large, is not copied."""
+    """Concatenate rows, B x (1, ...) -> (B, ...). A single row, which may be large, is not copied."""
     return rows[0] if len(rows) == 1 else torch.cat(rows)

@@ -1,6 +1,6 @@
-"""Made-up defects for methods that learn from them: an image of which a part is replaced, and the mask of that part.
+"""Made-up defects for methods that learn from them: replace a part of an image, and return the mask of that part.
 
-They are drawn from a key of seed, epoch and item: the same key gives the same defect in any process.
+The defect is drawn from a key of seed, epoch and item: the same key gives the same defect in every process.
 """
 
 from collections.abc import Sequence
@@ -14,24 +14,24 @@ from lit_ad.errors import UserError
 from lit_ad.image.pixels import Pixels, Size
 
 Mask = NDArray[np.bool_]
-Range = tuple[float, float]  # the least and the most of what is drawn evenly
+Range = tuple[float, float]  # lowest and highest value of a uniform distribution
 
 
 class Corruption:
-    """Replaces a part of an image. A subclass says by what."""
+    """Replaces a part of an image. A subclass implements `draw`."""
 
     def __call__(
         self, image: Pixels, key: Sequence[int], texture: Pixels | None = None, inside: Mask | None = None
     ) -> tuple[Pixels, Mask]:
-        """Return the corrupted image (H, W, 3), and the mask (H, W) of the pixels that are others than in the image.
+        """Return the corrupted image (H, W, 3), and the mask (H, W) of the pixels that differ from the image.
 
-        The mask may be empty, where chance or the image leaves nothing to see.
+        The mask may be empty: chance may place no defect, or the defect may equal the image.
 
         Args:
-            image: (H, W, 3); it is not written to.
+            image: (H, W, 3); it stays unchanged.
             key: Seed, epoch and item.
-            texture: An unrelated image of the same size, which may fill the defect. None: one is made up.
-            inside: (H, W) where a defect may lie. None: anywhere.
+            texture: An unrelated image of the same size that may fill the defect. None: a random texture.
+            inside: (H, W), true where a defect may lie. None: anywhere.
         """
         generator = np.random.default_rng(np.random.SeedSequence(list(key), spawn_key=(1,)))
         corrupted = self.draw(image, generator, texture)
@@ -40,21 +40,22 @@ class Corruption:
         return corrupted, (corrupted != image).any(axis=2)
 
     def draw(self, image: Pixels, generator: np.random.Generator, texture: Pixels | None) -> Pixels:
-        """Return the corrupted image, (H, W, 3) as the given one."""
+        """Return the corrupted image, (H, W, 3)."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Perlin(Corruption):
-    """Patches of an unrelated texture, in the shape of Perlin noise above a limit.
+    """Replaces patches by an unrelated texture, where Perlin noise is above a limit.
 
-    Source: Zavrtanik et al., "DRAEM", ICCV 2021, https://arxiv.org/abs/2108.07610, section 3.2. The noise is turned as
-    in theirs; it has no fixed origin, and goes on to the corners.
+    Source: Zavrtanik et al., "DRAEM", ICCV 2021, https://arxiv.org/abs/2108.07610, section 3.2. The noise is rotated as
+    in theirs, but its origin is random, and it reaches the corners of the image.
 
     Args:
-        fineness: Powers of two between which the cells of the noise along each side are drawn: 1 to 32 of them.
-        limit: What of the noise, which lies between -1 and 1, is replaced. Where nothing is so high, nothing is.
-        opacity: Of the texture; the rest is the image.
+        fineness: Least and greatest exponent of two for the number of the noise's cells along a side: (0, 5) draws 1 to
+            32 cells.
+        limit: The texture replaces pixels whose noise, between -1 and 1, is above this limit. There may be none.
+        opacity: Least and greatest opacity of the texture over the image.
     """
 
     fineness: tuple[int, int] = (0, 5)
@@ -76,18 +77,18 @@ class Perlin(Corruption):
 
 @dataclass(frozen=True)
 class CutPaste(Corruption):
-    """A piece of the image itself, its colours changed, pasted elsewhere: a patch, or a thin scar.
+    """Pastes a piece of the image, with changed colours, at another place: a patch, or a thin scar.
 
-    Source: Li et al., "CutPaste", CVPR 2021, https://arxiv.org/abs/2104.04015. The hue stays.
+    Source: Li et al., "CutPaste", CVPR 2021, https://arxiv.org/abs/2104.04015. The hue does not change.
 
     Args:
-        scars: The share of scars; the others are patches.
-        area: Of a patch, as a part of the image's.
-        aspect: Height over width of a patch.
-        width: Of a scar, in pixels.
-        length: Of a scar, in pixels.
-        turn: Of a scar, either way, in degrees.
-        jitter: Brightness, contrast and saturation of the piece change by up to this factor.
+        scars: Fraction of scars; the others are patches.
+        area: Least and greatest area of a patch, as a fraction of the image's.
+        aspect: Least and greatest height over width of a patch.
+        width: Least and greatest width of a scar, in pixels.
+        length: Least and greatest length of a scar, in pixels.
+        turn: Greatest rotation of a scar in either direction, in degrees.
+        jitter: Brightness, contrast and saturation of the piece change by factors between 1 - jitter and 1 + jitter.
     """
 
     scars: float = 0.5
@@ -129,15 +130,15 @@ class CutPaste(Corruption):
 
 
 def perlin_noise(size: Size, cells: tuple[int, int], generator: np.random.Generator) -> NDArray[np.float32]:
-    """Return smooth noise between -1 and 1, (H, W), turned by any angle up to a right one.
+    """Return smooth noise between -1 and 1, (H, W), rotated by a random angle between -90 and 90 degrees.
 
-    Source: Perlin, "Improving noise", SIGGRAPH 2002: a gradient at each corner of a cell, and between the corners a
-    mean of what they say, which fades by 6 t^5 - 15 t^4 + 10 t^3.
+    Source: Perlin, "Improving noise", SIGGRAPH 2002. Each corner of a cell has a random gradient. Between the corners,
+    the noise is their interpolation with the weight 6 t^5 - 15 t^4 + 10 t^3.
 
     Args:
         size: Height and width.
-        cells: As many lie along the height and along the width.
-        generator: Gives the gradients, the angle and the origin.
+        cells: Number of cells along the height and along the width.
+        generator: Draws the gradients, the angle and the origin.
     """
     angle = generator.uniform(-np.pi / 2, np.pi / 2)
     y, x = (np.arange(side, dtype=np.float32) - side / 2 for side in size)
@@ -161,19 +162,19 @@ def perlin_noise(size: Size, cells: tuple[int, int], generator: np.random.Genera
 
 
 def draw_texture(size: Size, generator: np.random.Generator) -> Pixels:
-    """Return (H, W, 3): random colours on a grid of 2 to 128 cells along each side, smoothly enlarged."""
+    """Return a random texture (H, W, 3): random colours on a grid of 2 to 128 cells along a side, smoothly enlarged."""
     rows, columns = 2 ** generator.integers(1, 8, 2)
     colours = Image.fromarray(generator.integers(0, 256, (rows, columns, 3), dtype=np.uint8))
     return np.asarray(colours.resize((size[1], size[0]), Image.Resampling.BICUBIC))
 
 
 def _draw_place(image: Sequence[int], part: Size, generator: np.random.Generator) -> tuple[int, int]:
-    """Return top and left of a part that lies inside an image (H, W, ...), or covers it."""
+    """Draw top and left of a part of a given size inside an image (H, W, ...)."""
     top, left = (int(generator.integers(max(0, side - own) + 1)) for side, own in zip(image[:2], part, strict=True))
     return top, left
 
 
 def _check_range(name: str, values: Range, least: float, most: float) -> None:
-    """Raises UserError if two values are not in order, or not within the limits."""
+    """Raise UserError unless least <= values[0] <= values[1] <= most."""
     if not (len(values) == 2 and least <= values[0] <= values[1] <= most):
         raise UserError(f"data.corrupt: {name} is {list(values)}, but it must be ascending, from {least} to {most}")

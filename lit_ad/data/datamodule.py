@@ -1,4 +1,4 @@
-"""The one DataModule: splits, reads and loads the samples of any source."""
+"""The DataModule: it splits, reads and loads the samples of any source."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
 from lit_ad.batch import Batch, Sample
-from lit_ad.data.audit.inspection import tell_what_there_is
+from lit_ad.data.audit.inspection import print_summary
 from lit_ad.data.augment import Augmentation, make_augment
 from lit_ad.data.corrupt import Corruption
 from lit_ad.data.dataset import AnomalyDataset, SplitDatasets
@@ -31,25 +31,25 @@ from lit_ad.machine import cores
 
 
 class AnomalyDataModule(L.LightningDataModule):
-    """Nominal images to train and validate on, all kinds to test on, as batches of uint8 pixels.
+    """Loads nominal images for training and validation, and all images for the test, as batches of uint8 pixels.
 
-    Validation takes the images that the source lists for it; in each category without, it is cut from the nominal
-    training images. It never sees a test image.
+    Validation takes the source's own validation images. In a category without any, a part of the nominal training
+    images is held out. Test images never take part in validation.
 
     Args:
-        source: Where the images are: lit_ad.data.MVTec, Folder, Demo, or your own Source.
-        view: What the network sees of them: the model's own, `model.view`.
-        batch_size: In training, on each device; tiles, where the view has them.
-        augment: Albumentations transforms for training, each a class_path with init_args, or a file that
-            albumentations' A.save wrote; they must keep uint8. Or a kind of lit_ad.data.Light, such as light: other
-            light in every epoch.
-        unrelated: Folder of photographs of anything, at any depth, for methods whose students must not learn them
-            (EfficientAD): one beside each training image, another in each epoch.
-        corrupt: Makes defects for methods that learn from them: lit_ad.data.Perlin or CutPaste. A corrupted
-            image is beside each training image, corrupted otherwise in each epoch; data.unrelated gives textures.
-        predict_path: Folder of images, or an image, for predict. None: predict runs over the test images.
-        loading: How images are loaded, and in which order.
-        split: Which nominal images train, and which validate.
+        source: The data set: lit_ad.data.MVTec, Folder, Demo, or your own Source.
+        view: How images become network inputs: the model's own view, `model.view`.
+        batch_size: Images in a training batch, on each device; tiles if the view has some.
+        augment: Augmentation of training images: albumentations' transforms, each a class_path with init_args, which
+            must keep uint8; a file that albumentations' A.save wrote; or a kind of lit_ad.data.Light, such as light,
+            for other light in every epoch.
+        unrelated: Folder of any photographs, at any depth, for methods whose student must not learn them (EfficientAD).
+            Each training image gets one, another in each epoch.
+        corrupt: Makes defects for methods that learn from them: lit_ad.data.Perlin or CutPaste. Each training image
+            gets a corrupted copy, with another defect in each epoch; data.unrelated gives textures.
+        predict_path: Folder of images, or one image, for predict. None: the test images.
+        loading: Options for loading images.
+        split: Options that decide which nominal images train, and which are held out.
     """
 
     def __init__(
@@ -73,12 +73,12 @@ class AnomalyDataModule(L.LightningDataModule):
         self._datasets = SplitDatasets(self.augment, photographs, corrupt, loading.train_tiles == "random")
         if view.size is not None:
             check_batches(view, view.size, batch_size, self.eval_batch_size)
-        # What callbacks find out about a run before its loaders are made. `setup`, with which a run begins, clears it.
-        self.features = SplitFeatures()  # of the training: FeatureCache
-        self.already_predicted: frozenset[str] = frozenset()  # image files that predict leaves out: Evaluation
+        # Callbacks set these before the loaders are made. `setup`, with which a run begins, clears them.
+        self.features = SplitFeatures()  # cached features of the training; set by FeatureCache
+        self.already_predicted: frozenset[str] = frozenset()  # image files that predict leaves out; set by Evaluation
         self._inspected = False
 
-    # What there is.
+    # The samples.
 
     @cached_property
     def splits(self) -> Splits:
@@ -87,7 +87,7 @@ class AnomalyDataModule(L.LightningDataModule):
 
     @cached_property
     def record(self) -> DataRecord:
-        """What checkpoints say of the data."""
+        """The record of the data in checkpoints."""
         source, processes = type(self.source), place_in(self.trainer).processes
         settings = {
             "data.source": f"{source.__module__}.{source.__qualname__}",
@@ -100,44 +100,46 @@ class AnomalyDataModule(L.LightningDataModule):
         return DataRecord(self.splits, settings)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a training goes on from; nothing where only unlabelled images were looked at."""
+        """Return the record of the data; empty if the run has only read unlabelled images."""
         return self.record.to_dict() if "splits" in vars(self) else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Raises UserError if a training that goes on would hold out images that it was trained on."""
+        """Print what has changed since the checkpoint. Raises UserError if a resumed training would hold out or test
+        images that it was trained on."""
         if self.trainer is not None and self.trainer.state.fn == "fit":
             for line in self.record.go_on(state_dict):
                 rank_zero_info(f"Going on with other settings: {line}")
 
     @property
     def random_setting(self) -> str | None:
-        """The setting that shows another image in every epoch, which cannot be cached; None: there is none."""
+        """The key of the setting that changes training images in every epoch, so that features cannot be cached; None
+        if there is none."""
         return self._datasets.random_setting(self.view)
 
     def to_predict(self) -> list[Sample]:
-        """Return the images of predict: those of its folder, or of the test."""
+        """Return the images to predict: those of `predict_path`, or the test images."""
         return self.splits.test if self.predict_path is None else Images(self.predict_path).samples()
 
     def prepare_data(self) -> None:
         self.source.prepare()
 
     def setup(self, stage: str | None = None) -> None:
-        """Raises UserError if there is nothing to do the stage with, or it cannot be done."""
-        self.features, self.already_predicted = SplitFeatures(), frozenset()  # an earlier run had another model
-        if stage != "predict" or self.predict_path is None:  # unlabelled images need no training images around
+        """List the samples, check them, and print a summary. Raises UserError if the stage cannot run with them."""
+        self.features, self.already_predicted = SplitFeatures(), frozenset()  # an earlier run may have another model
+        if stage != "predict" or self.predict_path is None:  # a predict_path needs no training images
             _ = self.splits
         if stage in (None, "fit"):
             self._datasets.check_training(self.splits.train, self.view, self.batch_size)
         if self.loading.inspect and not self._inspected and stage in (None, "fit", "test"):
             self._inspected = True  # once in a run
             what = (self.splits, self.source, self.view, self._datasets.unrelated, stage != "test")
-            if errors := ask_first_process(self.trainer, lambda: tell_what_there_is(*what)):
+            if errors := ask_first_process(self.trainer, lambda: print_summary(*what)):
                 raise UserError("; ".join(errors))
         if self.view.size is None:
             samples = self.to_predict() if stage == "predict" else chain(*vars(self.splits).values())
             check_batches(self.view, largest_size(samples), self.batch_size, self.eval_batch_size)
 
-    # What is loaded.
+    # The loaders.
 
     def train_dataloader(self) -> DataLoader[Batch]:
         return self.loaders.train(self.images("train"), self._items("train"), self.batch_size)
@@ -156,11 +158,11 @@ class AnomalyDataModule(L.LightningDataModule):
         return self.loaders.share(images, self.eval_batch_size, left)
 
     def nominal_dataloader(self) -> DataLoader[Batch]:
-        """The training images once, in order, without augmentation: this process's share of them, none twice."""
+        """Return a loader of this process's share of the training images: each once, in order, without augmentation."""
         return self.loaders.share(self._items("train", plain=True), self.batch_size)
 
     def held_out_dataloader(self, numbers: Sequence[int] | None = None) -> DataLoader[Batch]:
-        """The validation images in the same way, or those with these numbers: by tiles, where there are any."""
+        """Return the same for the validation images, or their tiles. `numbers`: indices of the images; None: all."""
         items = self._items("val", plain=True)
         if numbers is not None and items.tiles is not None:
             numbers = items.tiles.of_images(numbers)
@@ -168,7 +170,7 @@ class AnomalyDataModule(L.LightningDataModule):
 
     @property
     def loaders(self) -> Loaders:
-        """What makes the loaders of this process."""
+        """The maker of this process's loaders."""
         return Loaders(self.loading, place_in(self.trainer), run_seed())
 
     def images(self, split: str) -> AnomalyDataset:
@@ -177,7 +179,7 @@ class AnomalyDataModule(L.LightningDataModule):
         return self._datasets.images(split, samples, self.view, run_seed())
 
     def keep_in_memory(self, images: AnomalyDataset) -> None:
-        """Decode the images of a dataset once for all epochs, if that is wanted."""
+        """Decode the images of a dataset once for all epochs, if loading.cache_images or its default says so."""
         wanted = self.loading.cache_images
         if wanted is None:
             small = is_worth_caching([*self.splits.train, *self.splits.val], self.view)
@@ -186,7 +188,8 @@ class AnomalyDataModule(L.LightningDataModule):
             images.fill_cache(cores())
 
     def _items(self, split: str, plain: bool = False) -> Items:
-        """Return the items of "train" or "val" with features, where there are some; plain: as AnomalyDataset.plain."""
+        """Return the items of "train" or "val", with cached features if there are some. `plain`: in order and not
+        augmented, see AnomalyDataset.plain."""
         images = self.images(split)
         if self.features.add_to(images, split).has_pixels:
             self.keep_in_memory(images)

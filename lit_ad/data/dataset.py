@@ -1,4 +1,4 @@
-"""Samples as items: files to RGB uint8 as the view wants them, masks at their own size."""
+"""Datasets that turn samples into items: images as RGB uint8 through the view, masks at their original size."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -28,17 +28,17 @@ Seen = tuple[Pixels, Box, Size]  # an image as the network sees it, the box of i
 
 
 class AnomalyDataset(Dataset[Batch]):
-    """Each item is a Batch of one image, or of one tile of it. Masks are read for test samples alone.
+    """A dataset whose items are a Batch of one image, or of one tile. Masks are read for test samples only.
 
     Args:
-        samples: What there is.
-        view: What the network sees of it.
-        augment: Of training images.
-        seed: Of augmentations and random tiles.
-        tiles: Where the items are tiles.
-        unrelated: Where each item has an unrelated image beside it, of its size, another one in each epoch.
-        corrupt: Where each item has a corrupted image beside it, corrupted otherwise in each epoch.
-        cache: The images as `fill_cache` of a dataset of the same samples and view has read them.
+        samples: The images.
+        view: How images become network inputs.
+        augment: Augmentation of the images. None: none.
+        seed: Seed of augmentations, random tiles, unrelated and corrupted images.
+        tiles: The tiles, if items are tiles. None: items are images.
+        unrelated: Gives each item an unrelated image of its size, another one in each epoch. None: none.
+        corrupt: Gives each item a corrupted copy, with another defect in each epoch. None: none.
+        cache: The images that `fill_cache` has read, of a dataset with the same samples and view. None: not cached.
     """
 
     has_pixels = True
@@ -56,20 +56,20 @@ class AnomalyDataset(Dataset[Batch]):
     ) -> None:
         self.samples, self.view, self.augment, self.seed, self.tiles = list(samples), view, augment, seed, tiles
         self.unrelated, self.corrupt = unrelated, corrupt
-        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # augmentations differ by epoch, in workers too
+        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # shared, so that workers know the epoch
         self.cache = cache
-        self.last: tuple[int, Seen] | None = None  # tiles in order: each image is read once
+        self.last: tuple[int, Seen] | None = None  # latest image: tiles in order read each image once
 
     @property
     def is_in_memory(self) -> bool:
-        """Whether an item is there without that an image file is read or an image is changed."""
+        """Whether returning an item needs neither reading an image file nor changing an image."""
         return self.cache is not None and all(part is None for part in (self.augment, self.unrelated, self.corrupt))
 
     def __len__(self) -> int:
         return len(self.samples) if self.tiles is None else len(self.tiles)
 
     def categories(self) -> list[str]:
-        """Of each item."""
+        """Return the category of each item."""
         images = range(len(self)) if self.tiles is None else map(self.tiles.image, range(len(self)))
         return [self.samples[number].category for number in images]
 
@@ -77,7 +77,11 @@ class AnomalyDataset(Dataset[Batch]):
         return self.item(index)
 
     def item(self, index: int, pixels: bool = True) -> Batch:
-        """Return an item, with its image or without; without, no image is read."""
+        """Return an item as a batch of one, with its pixels or without; without, no image file is read.
+
+        Raises:
+            UserError: The image cannot be read. An image to predict gets the error in its sample instead.
+        """
         number = index if self.tiles is None else self.tiles.image(index)
         sample = self.samples[number]
         image: Pixels | None = None
@@ -88,10 +92,10 @@ class AnomalyDataset(Dataset[Batch]):
             except UserError as error:
                 if sample.split != "predict":
                     raise
-                sample = sample._replace(error=str(error))  # one bad file does not end the prediction of thousands
+                sample = sample._replace(error=str(error))  # one bad file must not end a prediction of thousands
                 image, box = self.view(blank := self.view.blank())
                 size = (blank.shape[0], blank.shape[1])
-                image = image.copy()  # Pillow's is not to be written to
+                image = image.copy()  # Pillow's array is read-only
         others = {} if image is None else self._others(image, box, (self.seed, int(self.epoch), index))
         return Batch(
             pixels=None if image is None else as_tensor(image),
@@ -104,14 +108,20 @@ class AnomalyDataset(Dataset[Batch]):
         )
 
     def _others(self, image: Pixels, box: Box, key: tuple[int, int, int]) -> dict[str, Any]:
-        """What an item has beside its image (H, W, 3), by the names in Batch, drawn from a key."""
+        """Return the unrelated and the corrupted image of an item, by their names in Batch.
+
+        Args:
+            image: The item's image, (H, W, 3).
+            box: The box of its content; padding gets no defects.
+            key: Seed, epoch and item.
+        """
         others: dict[str, Any] = {}
         unrelated = None if self.unrelated is None else self.unrelated((image.shape[0], image.shape[1]), key)
         if unrelated is not None:
             others["unrelated"] = as_tensor(unrelated)
         if self.corrupt is not None:
             top, left, bottom, right = visible_box(box, (image.shape[0], image.shape[1]))
-            content = (slice(top, bottom), slice(left, right))  # padding has no defects
+            content = (slice(top, bottom), slice(left, right))
             inside = self.view.inside((image.shape[0], image.shape[1]), box) if self.tiles is None else None
             corrupted, corruption = image.copy(), np.zeros((*image.shape[:2], 1), np.bool_)
             texture = None if unrelated is None else unrelated[content]
@@ -120,11 +130,12 @@ class AnomalyDataset(Dataset[Batch]):
         return others
 
     def plain(self) -> "AnomalyDataset":
-        """Return a dataset of the same images in order: by tiles where the view has them, and not augmented."""
+        """Return a dataset of the same images, or of their tiles if the view has some, in order and not augmented."""
         return AnomalyDataset(self.samples, self.view, tiles=lay_out_tiles(self.samples, self.view), cache=self.cache)
 
     def fill_cache(self, threads: int) -> None:
-        """Decode and resize every image once, 3 bytes a pixel of the network's size. Workers forked later share it."""
+        """Decode and resize every image once, and keep it in memory: 3 bytes for each pixel of the network's size.
+        Workers that are forked later share the memory."""
         with Pool(threads) as pool:
             images = pool.map(self._read, self.samples)
             self.cache = list(
@@ -132,7 +143,7 @@ class AnomalyDataset(Dataset[Batch]):
             )
 
     def _item(self, index: int, number: int) -> Seen:
-        """The image, or the tile of it, augmented."""
+        """Return the image, or its tile, augmented."""
         image, box, size = self._image(number)
         key = (self.seed, int(self.epoch))
         if self.tiles is not None:
@@ -148,7 +159,7 @@ class AnomalyDataset(Dataset[Batch]):
     def _image(self, number: int) -> Seen:
         if self.cache is not None:
             image, box, size = self.cache[number]
-            return (image.copy() if self.tiles is None else image), box, size  # nobody writes to the cache
+            return (image.copy() if self.tiles is None else image), box, size  # a copy: the cache must not change
         if self.tiles is None:
             return self._read(self.samples[number])
         if self.last is None or self.last[0] != number:
@@ -166,13 +177,13 @@ class AnomalyDataset(Dataset[Batch]):
 
 
 class SplitDatasets:
-    """The dataset of each split, made when it is first asked for, and kept, since it may hold the images in memory.
+    """Makes the dataset of each split at its first use, and keeps it, because it may hold the images in memory.
 
     Args:
-        augment: Of training images.
-        unrelated: Folder of photographs, one of which is beside each training image.
-        corrupt: Makes the corrupted image beside each training image.
-        random_tiles: Whether training takes random crops where the view has tiles.
+        augment: Augmentation of training images. None: none.
+        unrelated: Folder of photographs; each training image gets one. None: none.
+        corrupt: Makes a corrupted copy of each training image. None: none.
+        random_tiles: Whether training takes random crops instead of all tiles, if the view has tiles.
     """
 
     def __init__(
@@ -183,11 +194,11 @@ class SplitDatasets:
 
     @cached_property
     def unrelated(self) -> Unrelated | None:
-        """Raises UserError if there is no image in the folder."""
+        """The unrelated photographs; None if there is no folder of them. Raises UserError if it has no image."""
         return None if self.folder is None else Unrelated(self.folder)
 
     def random_setting(self, view: View) -> str | None:
-        """Return the setting that shows another image in every epoch; None: there is none."""
+        """Return the key of the setting that changes training images in every epoch; None if there is none."""
         if self.augment is not None:
             return "data.augment"
         return "data.loading.train_tiles: random" if view.tile is not None and self.random_tiles else None
@@ -201,13 +212,13 @@ class SplitDatasets:
         }
 
     def check_training(self, samples: Sequence[Sample], view: View, batch_size: int) -> None:
-        """Raises UserError if these training images cannot be augmented, or there is no unrelated one."""
-        _ = self.unrelated  # every process lists them, so that all of them end if there are none
+        """Raise UserError if these training images cannot be augmented, or if there is no unrelated image."""
+        _ = self.unrelated  # every process lists the folder, so that all of them end if it is empty
         if self.augment is not None:
             self.augment.try_out_smallest(view, samples, alike=batch_size > 1)
 
     def images(self, split: str, samples: Sequence[Sample], view: View, seed: int) -> AnomalyDataset:
-        """Return the images of a split; the same dataset as before, if samples, view and seed are the same."""
+        """Return the dataset of a split. If samples, view and seed are as before, it is the same dataset."""
         made = self._made.get(split)
         if made is not None and (made.samples, made.view, made.seed) == (samples, view, seed):
             return made
@@ -221,7 +232,7 @@ class SplitDatasets:
 
 
 def lay_out_tiles(samples: Sequence[Sample], view: View, random: bool = False) -> Tiles | None:
-    """Return the tiles of images; None where the view has none. Random ones are crops, others in each epoch."""
+    """Return the tiles of images, or random crops that differ in each epoch; None if the view has no tiles."""
     grid = view.grid((1, 1))
     if grid is None:
         return None
@@ -230,7 +241,7 @@ def lay_out_tiles(samples: Sequence[Sample], view: View, random: bool = False) -
 
 
 def rows_of(part: AnomalyDataset, dataset: AnomalyDataset) -> list[int]:
-    """Return the numbers that the items of a dataset have in one of more images, tiled alike."""
+    """Return the indices in `dataset` of the items of `part`, which has a part of its images and the same tiles."""
     rows = defaultdict(list)
     for item in range(len(dataset)):
         number = item if dataset.tiles is None else dataset.tiles.image(item)
@@ -239,5 +250,5 @@ def rows_of(part: AnomalyDataset, dataset: AnomalyDataset) -> list[int]:
 
 
 def as_tensor(image: Pixels | NDArray[np.bool_]) -> Tensor:
-    """(H, W, C) -> (1, C, H, W), channels last as the file has them: no copy, and the layout convolutions like best."""
+    """(H, W, C) -> (1, C, H, W) without a copy: the memory stays channels last, which convolutions read fastest."""
     return torch.from_numpy(image).permute(2, 0, 1)[None]

@@ -1,4 +1,4 @@
-"""Other light, and another camera: augmentations for inspection, and what `lit-ad data shift` changes of a test set."""
+"""Change images as other light or another camera would, for augmentation and for `lit-ad data shift`."""
 
 import os
 import random
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from lit_ad.errors import UserError
 from lit_ad.image.pixels import Pixels
 
-os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # or importing it asks the network for a newer version
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # otherwise its import asks the network for a newer version
 import albumentations as A
 
 Kind = Literal["light", "brightness", "contrast", "gamma", "white_balance", "shadow", "noise"]
@@ -20,10 +20,10 @@ Floats = NDArray[np.float32]
 
 
 class Light(A.ImageOnlyTransform):  # type: ignore[misc]  # albumentations has no types
-    """The image as under other light, or by another camera.
+    """Changes an image as other light or another camera would.
 
-    Every change is drawn evenly between none and the most that `strength` allows, and computed on floats in [0, 1]: the
-    image is rounded to uint8 once, in the end. An image without colours is changed as one channel, and stays grey.
+    The size of a change is drawn uniformly between none and the most that `strength` allows. It is computed in floats
+    in [0, 1] and rounded to uint8 once, at the end. An image without colours has one channel and stays grey.
 
     | kind | with strength s |
     | --- | --- |
@@ -33,12 +33,12 @@ class Light(A.ImageOnlyTransform):  # type: ignore[misc]  # albumentations has n
     | noise | Gaussian, of a standard deviation of 0 to s/10 |
     | contrast | distances to the mean grey value times 1 - s to 1 + s |
     | gamma | values to the power of 1 / (1 + s) to 1 + s |
-    | light | all of them, in this order: scene, sensor, and what a camera makes of it |
+    | light | all of them, in this order: the scene, the sensor, and the camera's processing |
 
     Args:
-        kind: What changes.
-        strength: In (0, 1].
-        p: The share of images that are changed.
+        kind: The kind of change, from the table.
+        strength: Strength s in (0, 1].
+        p: Probability that an image is changed.
 
     Example:
         >>> import numpy as np
@@ -56,7 +56,7 @@ class Light(A.ImageOnlyTransform):  # type: ignore[misc]  # albumentations has n
         self.steps = {grey: A.Sequential(_list_steps(kind, strength, grey), p=1.0) for grey in (False, True)}
 
     def set_random_state(self, random_generator: np.random.Generator, py_random: random.Random) -> None:
-        """Draw from these generators from now on."""
+        """Use these random generators from now on."""
         super().set_random_state(random_generator, py_random)
         for sequence in self.steps.values():
             sequence.set_random_state(random_generator, py_random)
@@ -70,18 +70,18 @@ class Light(A.ImageOnlyTransform):  # type: ignore[misc]  # albumentations has n
         return np.repeat(pixels, 3, axis=2) if grey else pixels
 
     def get_transform_init_args_names(self) -> tuple[str, ...]:
-        """The arguments that a file of A.save holds."""
+        """Return the names of the arguments that A.save writes."""
         return ("kind", "strength")
 
 
 class Shadow(A.ImageOnlyTransform):  # type: ignore[misc]
-    """A gradient along any direction, from 1 down to 1 - depth, multiplied with an image in [0, 1].
+    """Multiplies an image in [0, 1] by a gradient along a random direction, from 1 down to 1 - depth.
 
-    A.Illumination has a gradient of 0.2 at most, and brightens the other side as much.
+    albumentations' A.Illumination has a gradient of at most 0.2, and brightens the other side as much.
 
     Args:
-        depth: The range that it is drawn from.
-        p: The share of images that are changed.
+        depth: Least and greatest depth.
+        p: Probability that an image is changed.
     """
 
     def __init__(self, depth: tuple[float, float], p: float = 1.0) -> None:
@@ -89,11 +89,11 @@ class Shadow(A.ImageOnlyTransform):  # type: ignore[misc]
         self.depth = depth
 
     def get_params(self) -> dict[str, Any]:
-        """What is drawn for an image."""
+        """Draw depth and direction for an image."""
         return {"depth": self.py_random.uniform(*self.depth), "angle": self.py_random.uniform(0, 2 * np.pi)}
 
     def apply(self, img: Floats, depth: float, angle: float, **params: Any) -> Floats:
-        """(H, W, C) -> (H, W, C)."""
+        """Multiply an image by its gradient, (H, W, C) -> the same shape."""
         y, x = (np.linspace(-0.5, 0.5, side, dtype=np.float32) for side in img.shape[:2])
         ramp = np.float32(np.sin(angle)) * y[:, None] + np.float32(np.cos(angle)) * x
         least, most = ramp.min(), ramp.max()
@@ -120,7 +120,7 @@ def _list_steps(kind: Kind, strength: float, grey: bool) -> list[A.BasicTransfor
 
 
 def check_light(kind: str, strength: float, setting: str) -> None:
-    """Raises UserError on another kind, or a strength that is none."""
+    """Raise UserError if the kind is unknown, or the strength does not lie in (0, 1]. `setting`: for the message."""
     if kind not in KINDS:
         raise UserError(f"{setting}: no kind {kind!r}: there are {', '.join(KINDS)}")
     if not 0 < strength <= 1:

@@ -1,4 +1,4 @@
-"""How images are loaded: the options, and the loaders that are made by them."""
+"""Options for loading images, and the loaders that they configure."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -25,20 +25,20 @@ from lit_ad.threads import Pool
 
 @dataclass(frozen=True)
 class Loading:
-    """How images are loaded, and in which order.
+    """Options for loading images.
 
     Args:
-        eval_batch_size: Images in validation, test and predict. None: data.batch_size, or with tiles 1.
-        num_workers: Processes that load. None: none if images are cached and not augmented, else one less than there
-            are cores for this process, at most 4; where a CPU validates, tests or predicts, threads instead.
-        cache_images: Keep decoded and resized training and validation images in RAM (3 bytes a pixel, once in each
-            training process). None: if the view has a size or tiles, and all take less than 1 GiB.
-        balanced: In an epoch, as many images of each category: of small ones repeatedly, of large ones a part, which is
-            another in each epoch. An epoch is as long as without.
-        drop_last: Leave out the last batch of an epoch, where it is smaller than the others, as Dinomaly's authors do.
-        train_tiles: Train on "all" tiles of all images, or on as many "random" crops, others in each epoch.
-        inspect: Before training, look at all files: tell what there is, warn of what looks wrong, and refuse test
-            images that cannot be read.
+        eval_batch_size: Images in a batch of validation, test and predict. None: data.batch_size, or 1 with tiles.
+        num_workers: Number of processes that load images. None: 0 if images are cached and not augmented, otherwise one
+            less than this process has cores, at most 4. If a CPU validates, tests or predicts, threads load instead.
+        cache_images: Keep decoded and resized training and validation images in RAM (3 bytes for each pixel, once in
+            each training process). None: if the view has a size or tiles, and all images need at most 1 GiB.
+        balanced: Take the same number of images from each category in an epoch: small categories repeat, and of large
+            ones each epoch takes another part. An epoch is as long as without.
+        drop_last: Leave out the last batch of an epoch if it is smaller than the others, as Dinomaly's authors do.
+        train_tiles: Train on "all" tiles of all images, or on as many "random" crops, which differ in each epoch.
+        inspect: Before training, read all files, print a summary and warnings, and refuse test images that cannot be
+            read.
     """
 
     eval_batch_size: int | None = None
@@ -58,22 +58,22 @@ class Loading:
             raise UserError(f"data.loading.num_workers is {self.num_workers}; it must be 0 or more, or null")
 
     def choices(self) -> dict[str, Any]:
-        """Return what decides which images an epoch has, by the names of the keys."""
+        """Return the options that decide which images an epoch has, by the names of their keys."""
         return {f"data.loading.{name}": getattr(self, name) for name in ("balanced", "drop_last", "train_tiles")}
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where in a run this process is."""
+    """The place of this process in a run."""
 
-    processes: int = 1  # that work together
-    rank: int = 0  # which of them this is
-    devices: int = 1  # of this machine: their processes share its cores
-    on_cpu: bool = False  # whether networks run on the CPU; False before it is known
+    processes: int = 1  # number of processes of the run
+    rank: int = 0  # number of this process
+    devices: int = 1  # devices of this machine, whose processes share its cores
+    on_cpu: bool = False  # whether networks run on the CPU; False if that is unknown yet
 
 
 def place_in(trainer: L.Trainer | None) -> Place:
-    """Return where this process is, of those that a trainer has; without a trainer, it is alone."""
+    """Return the place of this process among those of a trainer. Without a trainer, there is one process."""
     if trainer is None:
         return Place()
     on_cpu = trainer.strategy.root_device.type == "cpu"
@@ -81,7 +81,7 @@ def place_in(trainer: L.Trainer | None) -> Place:
 
 
 def run_seed() -> int:
-    """Return seed_everything's, as Lightning's own samplers read it."""
+    """Return the seed of seed_everything, which Lightning keeps in an environment variable."""
     return int(os.environ.get("PL_GLOBAL_SEED", 0))
 
 
@@ -91,8 +91,8 @@ class Loaders:
 
     Args:
         loading: The options.
-        place: Where in the run this process is.
-        seed: Of the order of training.
+        place: The place of this process in the run.
+        seed: Seed of the order in training.
     """
 
     loading: Loading
@@ -103,12 +103,12 @@ class Loaders:
         """Return a loader of this process's part of each epoch, in random order.
 
         Args:
-            images: The training images. They are told the epoch, and know the category of each item.
-            items: What is loaded: the images, or the images with features.
-            batch_size: Items of a batch, on each device.
+            images: The training images. The loader sets their epoch, and reads the category of each item.
+            items: The items to load: the images, or the images with features.
+            batch_size: Items in a batch, for each device.
 
         Raises:
-            UserError: There is no whole batch, and a smaller one is left out.
+            UserError: There is no full batch, and `drop_last` leaves a smaller one out.
         """
         drop_last = self.loading.drop_last
         sampler = Shuffle(images, self.place.processes, self.place.rank, self.seed, self.loading.balanced)
@@ -121,20 +121,20 @@ class Loaders:
         return self._make(TrainLoader, items, batch_size, self._workers(items), **options)
 
     def share(self, items: Items, batch_size: int, numbers: Sequence[int] | None = None) -> DataLoader[Batch]:
-        """Return a loader of this process's share of the items, or of those with these numbers, in order."""
+        """Return a loader of this process's share of the items, in order. `numbers`: their indices; None: all."""
         numbers = range(len(items)) if numbers is None else numbers
         return self.plain(items, batch_size, Share(numbers, self.place.processes, self.place.rank))
 
     def plain(self, items: Items, batch_size: int, sampler: Share | None = None) -> DataLoader[Batch]:
-        """Return a loader of all items in order, or of a sampler's. Threads load where networks run on the CPU and
-        data.loading.num_workers does not say otherwise."""
+        """Return a loader of all items in order, or of those of a sampler. Threads load if networks run on the CPU and
+        data.loading.num_workers is not given."""
         workers = self._workers(items)
         if workers and self.loading.num_workers is None and self.place.on_cpu:
             return self._make(ThreadLoader, items, batch_size, 0, sampler=sampler, collate_fn=collate)
         return self._make(DataLoader, items, batch_size, workers, sampler=sampler, collate_fn=collate)
 
     def _workers(self, items: Items) -> int:
-        """Return how many processes load: unasked, none where items are in memory or there is no core to spare."""
+        """Return the number of processes that load. By default, 0 if items are in memory or there is only one core."""
         if self.loading.num_workers is not None:
             return self.loading.num_workers
         if items.is_in_memory or cores() // self.place.devices < 2:
@@ -146,26 +146,26 @@ class Loaders:
     ) -> DataLoader[Batch]:
         return kind(
             items,  # type: ignore[arg-type]
-            batch_size=batch_size,  # by name, or Lightning cannot remake the loader for predict
+            batch_size=batch_size,  # a keyword, so that Lightning can make the loader again for predict
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=one_thread,
-            generator=torch.Generator().manual_seed(self.seed),  # or each epoch draws from the model's randomness
+            worker_init_fn=_use_one_thread,
+            generator=torch.Generator().manual_seed(self.seed),  # without it, each epoch uses the model's randomness
             **options,
         )
 
 
 class TrainLoader(DataLoader[Batch]):
-    """Resumes within an epoch: Lightning keeps its state in the checkpoint.
+    """A loader that resumes within an epoch. Lightning keeps its state in the checkpoint.
 
-    torchdata's StatefulDataLoader would do so as well, by a copy of torch's loader that follows torch's private parts;
-    since the order depends on seed and epoch alone, a count of batches is all the state there is.
+    The order depends on seed and epoch only, so the state is the number of batches. torchdata's StatefulDataLoader
+    resumes, too, but copies torch's loader and its private parts.
     """
 
     dataset: Items  # type: ignore[assignment]
     sampler: Shuffle
-    given = start = 0  # batches of this epoch so far, and before the next one's first
+    given = start = 0  # number of batches of this epoch so far; number of batches to skip in the next epoch
 
     def __iter__(self) -> Any:
         self.given, self.start = self.start, 0
@@ -173,20 +173,20 @@ class TrainLoader(DataLoader[Batch]):
         return self._counted()
 
     def _counted(self) -> Iterator[Batch]:
-        """Workers begin with the first batch that is asked for: an iterator that Lightning makes to count steps has
-        none."""
+        """Yield the batches and count them. A generator starts workers at its first batch only: Lightning also makes
+        an iterator to count steps, and takes no batch from it."""
         for batch in super().__iter__():
             self.given += 1
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where this epoch stands; nothing where trainer.overfit_batches put a sampler of one order in place."""
+        """Return the state within the epoch. It is empty if trainer.overfit_batches has replaced the sampler."""
         if not isinstance(self.sampler, Shuffle):
             return {}
         return {"epoch": int(self.sampler.shared_epoch), "batches": self.given, "order": self.order}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises UserError if batches that were given before are not the first ones of the present order."""
+        """Resume after the batches of the checkpoint. Raises UserError if the present settings give another order."""
         if not state or not isinstance(self.sampler, Shuffle):
             return
         self.sampler.epoch = self.sampler.resumed = state["epoch"]
@@ -201,14 +201,14 @@ class TrainLoader(DataLoader[Batch]):
         if self.start * then["data.batch_size"] < then["items"] // then["processes"]:
             raise UserError(
                 f"the checkpoint lies within an epoch, after {format_count(self.start, 'batch', 'batches')}, and the "
-                f"others of that epoch are known only with the settings that it had: {', '.join(changed)}. Go on "
-                "with those to the end of the epoch, or from a checkpoint of an epoch's end"
+                f"rest of that epoch needs the settings that it had: {', '.join(changed)}. Go on with those to the end "
+                "of the epoch, or from a checkpoint of an epoch's end"
             )
-        self.start = len(self)  # nothing of that epoch is left
+        self.start = len(self)  # that epoch is complete
 
     @property
     def order(self) -> dict[str, Any]:
-        """All that says which items are in which batch, but for the epoch."""
+        """All values beside the epoch that decide which items are in which batch."""
         return {
             "data.batch_size": self.batch_size,
             "data.loading.balanced": self.sampler.categories is not None,
@@ -219,26 +219,26 @@ class TrainLoader(DataLoader[Batch]):
 
 
 class ThreadLoader(DataLoader[Batch]):
-    """Reads the next batch by threads while one is looked at, for networks on a CPU.
+    """A loader whose threads read the next batch while the networks run on the CPU.
 
-    A worker would be forked from a process whose networks have run: Linux copies each page of their memory that they
-    then write, a quarter of the time of a test. Not for training: augmentations keep their random state.
+    Threads instead of worker processes: a forked worker copies the networks' memory page by page, 25 % of a test on a
+    CPU. It is not for training, because augmentations have a random state that threads must not share.
     """
 
     dataset: Items  # type: ignore[assignment]
 
     def __iter__(self) -> Any:
-        coming: list[Future[Batch]] = []
-        # Tiles come in order, and one thread reads each image once.
+        next_batch: list[Future[Batch]] = []
+        # With tiles, one thread reads them in order, so that each image is read once.
         with Pool(1 if self.dataset.tiles else min(4, cores())) as pool:
             for items in chain(self.batch_sampler or [], [[]]):
-                ready, coming = coming, [pool.submit(self.dataset.__getitem__, item) for item in items]
+                ready, next_batch = next_batch, [pool.submit(self.dataset.__getitem__, item) for item in items]
                 if ready:
                     yield self.collate_fn([item.result() for item in ready])
 
 
-def one_thread(worker: int) -> None:
-    """As torch does in its workers, for OpenCV, which albumentations runs on."""
+def _use_one_thread(worker: int) -> None:
+    """Let OpenCV, which albumentations uses, run one thread in a worker, as torch does for itself."""
     import cv2
 
     cv2.setNumThreads(0)

@@ -1,4 +1,4 @@
-"""Ground truth: where an image is anomalous."""
+"""Read masks, the ground truth of pixels."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,22 +13,28 @@ from lit_ad.data.sources.source import list_images
 from lit_ad.errors import UserError
 from lit_ad.image.pixels import Size, open_image, upright_size
 
-RESIZE = "resize it without smoothing, or draw it anew; or remove it, and its image counts without a mask"
+RESIZE = "resize it without smoothing, or draw it again; or remove it, and its image has no mask"
 _LOSSY = ("JPEG", "MPO", "AVIF")  # MPO: a JPEG of several pictures
 
 
 def mask_files(mask: Path | None) -> list[Path]:
-    """The files of a sample's mask: itself, or those of a folder, each of which marks one defect; none of None."""
+    """Return the files of a sample's mask: the file itself; the files of a folder, each with one defect; none for
+    None."""
     if mask is None or not mask.is_dir():
         return [] if mask is None else [mask]
     return list_images(mask)
 
 
 def read_mask(path: Path, above: int | None = None) -> NDArray[np.bool_]:
-    """A mask file -> (H, W), true where its values, of a palette the indices, are `above` a data set's own limit.
+    """Read a mask: (H, W), true where it marks a defect. A folder is the union of its files.
 
-    Without one, true where it is not black; in a JPEG or AVIF, whose edges are smeared, where it is bright. Of a
-    folder, where one of its files is so. Raises UserError on files of several sizes.
+    Args:
+        path: A mask file, or a folder of them.
+        above: Values above this limit mark a defect; of a palette image, its indices are the values. None: all pixels
+            that are not black, or in a JPEG or AVIF, whose edges are smeared, all bright pixels.
+
+    Raises:
+        UserError: A file cannot be read, or the files of a folder have different sizes.
     """
     if path.is_dir():
         return _read_folder(path, above)
@@ -44,7 +50,7 @@ def read_mask(path: Path, above: int | None = None) -> NDArray[np.bool_]:
 
 
 def _read_folder(folder: Path, above: int | None = None) -> NDArray[np.bool_]:
-    """Where one of the masks in a folder marks a defect: (H, W)."""
+    """Return the union of the masks in a folder, (H, W)."""
     files = mask_files(folder)
     union = read_mask(files[0], above).copy()
     for file in files[1:]:
@@ -59,7 +65,15 @@ def _read_folder(folder: Path, above: int | None = None) -> NDArray[np.bool_]:
 
 
 def read_truth(sample: Sample, size: Size) -> Tensor | None:
-    """(H0, W0) bool: where the image is anomalous. None if that is not known. Raises UserError on another size."""
+    """Return where an image is anomalous, (H0, W0) bool; None if that is unknown.
+
+    Args:
+        sample: The image's sample.
+        size: The image's original size.
+
+    Raises:
+        UserError: The mask cannot be read, or has another size than its image.
+    """
     if sample.label == 0:
         return torch.zeros(size, dtype=torch.bool)
     if sample.mask is None:
@@ -70,14 +84,14 @@ def read_truth(sample: Sample, size: Size) -> Tensor | None:
 
 
 def check_masks(samples: Sequence[Sample]) -> None:
-    """Raises UserError on a mask of another size than its image's. Reads headers only."""
+    """Raise UserError if a mask has another size than its image. Only headers are read."""
     for sample in samples:
         for file in mask_files(sample.mask):
             check_size(sample._replace(mask=file), upright_size(file), upright_size(sample.image))
 
 
 def check_size(sample: Sample, mask: Size, image: Size) -> None:
-    """Raises UserError if the two sizes differ."""
+    """Raise UserError if the sizes of a sample's mask and image differ."""
     if mask != image:
         raise UserError(
             f"mask of another size: {sample.mask} is {mask[0]}x{mask[1]} (height x width), but its image "

@@ -1,6 +1,6 @@
-"""What a checkpoint records of the data, and what a training that goes on from it may change.
+"""The record of the data in a checkpoint, and the check whether a training may go on from it with other data.
 
-Images are known by name and size: by their path below the folder that holds all of them, so that a data set may move.
+An image is identified by its size and its path below the folder that holds all images, so that a data set may move.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ class DataRecord:
 
     Args:
         splits: The samples.
-        settings: By the names of their keys; plain values.
+        settings: Plain values by the names of their keys.
     """
 
     def __init__(self, splits: Splits, settings: Mapping[str, Any]) -> None:
@@ -32,20 +32,23 @@ class DataRecord:
         self.held_out = digest(identities(splits.val, self.root))
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, for checkpoints; an image is a number of 64 bits."""
+        """Return the record as plain values, for checkpoints; an image is a number of 63 bits."""
         return {
             **{"settings": self.settings, "root": str(self.root)},
             **{"trained": sorted(self.trained), "held_out": self.held_out},
         }
 
     def go_on(self, earlier: Mapping[str, Any]) -> list[str]:
-        """Go on with a training of which `earlier` is the record, as `to_dict` gives it.
+        """Compare this record with that of the checkpoint from which the training goes on.
+
+        Args:
+            earlier: The record in the checkpoint, from `to_dict`.
 
         Returns:
-            What is different from here on, a line each.
+            One line for each difference.
 
         Raises:
-            UserError: Images that were trained on would be held out, or tested.
+            UserError: Images that were trained on would be held out or tested.
         """
         changed = {
             name: (earlier["settings"][name], value)
@@ -82,26 +85,24 @@ class DataRecord:
         return lines
 
 
-# What decides which images are held out.
+# Keys that decide which images are held out.
 CHOICES = ("data.split.val_fraction", "data.split.seed", "data.split.shots", "decision.folds", "data.source")
 
 
 def common_folder(images: Iterable[Path]) -> Path:
-    """The deepest folder that holds all of them."""
+    """Return the deepest folder that holds all images."""
     folders = {str(image.absolute().parent) for image in images}
     return Path(os.path.commonpath(folders)) if folders else Path()
 
 
 def digest(numbers: list[int]) -> str:
-    """Of a set of numbers."""
+    """Return a hash of a set of numbers, 16 hexadecimal digits."""
     return hashlib.blake2b(str(sorted(numbers)).encode(), digest_size=8).hexdigest()
 
 
 def identities(samples: Iterable[Sample], root: Path, before: Path | None = None) -> list[int]:
-    """A number of 63 bits for each image, of its path below `root` and its size in bytes.
-
-    Of images that are still below an earlier root, `before`, the path below that one counts.
-    """
+    """Return a number of 63 bits for each image: a hash of its path below `root` and of its size in bytes. For an image
+    that is still below an earlier root, `before`, its path below that one is used."""
     numbers = []
     for sample in samples:
         image = sample.image.absolute()

@@ -1,4 +1,4 @@
-"""In which order items come, and which of them are this process's: it depends on seed and epoch alone."""
+"""Samplers: the order of items, and each process's share of them. They depend on seed and epoch only."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -11,21 +11,27 @@ from lit_ad.data.dataset import AnomalyDataset
 
 
 class Shuffle(DistributedSampler[int]):
-    """An order that depends on seed and epoch alone; with one process or with many, each its own part.
+    """A random order that depends on seed and epoch only. Each process gets its own part of it.
 
-    Balanced, an epoch has as many items as ever, and as many of each category.
+    Args:
+        dataset: The items; it is told the epoch.
+        replicas: Number of processes.
+        rank: Number of this process.
+        seed: Seed of the order.
+        balanced: Draw the same number of items from each category. An epoch is not longer than without.
     """
 
     def __init__(self, dataset: AnomalyDataset, replicas: int, rank: int, seed: int, balanced: bool = False) -> None:
         super().__init__(dataset, replicas, rank, shuffle=True, seed=seed)
         self.shared_epoch = dataset.epoch
         self.categories = dataset.categories() if balanced else None
-        self.start = 0  # how many of the next epoch's are left out
-        self.resumed: int | None = None  # the epoch of a checkpoint, until it is told what Lightning takes it for
-        self.shift = 0
+        self.start = 0  # number of items to skip at the start of the next epoch
+        self.resumed: int | None = None  # epoch in a checkpoint; None after the first set_epoch
+        self.shift = 0  # difference between that epoch and Lightning's count
 
     def set_epoch(self, epoch: int) -> None:
-        """Lightning counts an epoch that ended early, by max_steps, as a whole one, and then goes on within it."""
+        """Set the epoch of the order. After a resumption, keep counting from the checkpoint's epoch: Lightning counts
+        an epoch that max_steps ended early as complete, but resumes within it."""
         if self.resumed is not None:
             self.shift, self.resumed = self.resumed - epoch, None
         super().set_epoch(epoch + self.shift)
@@ -34,28 +40,28 @@ class Shuffle(DistributedSampler[int]):
         self.shared_epoch.fill_(self.epoch)
         order = super().__iter__()
         if self.categories is not None:
-            drawn = draw_alike(self.categories, (self.seed, self.epoch))
+            drawn = draw_balanced(self.categories, (self.seed, self.epoch))
             order = (drawn[place] for place in order)
         yield from islice(order, self.start, None)
-        self.epoch += 1  # Lightning sets it at every epoch; a plain loop need not
+        self.epoch += 1  # Lightning calls set_epoch for every epoch; a plain loop need not
 
 
 class Share(DistributedSampler[int]):
-    """This process's share of some items, in order: every n-th of them, none twice.
+    """One process's share of some items, in order: every n-th of them. No item comes twice.
 
-    Lightning replaces any sampler that is no DistributedSampler by one that repeats items. A process that has no batch
-    skips the loop with its hooks, in which processes meet (`skip` in Lightning's evaluation_loop.py and
-    prediction_loop.py): the others would wait for it. So each share is as long as the longest, and at least 1, while a
-    shorter one gives fewer items, or none; Lightning ends a loop where its loader ends.
+    It is a DistributedSampler, because Lightning replaces any other sampler by one that repeats items. A process
+    without a batch would skip the loop and its hooks, in which the processes wait for each other (`skip` in
+    Lightning's evaluation_loop.py and prediction_loop.py). Therefore `len` is that of the longest share, and at least
+    1. A shorter share yields fewer items or none; Lightning ends a loop where its loader ends.
 
     Args:
-        items: The numbers of all processes together.
-        processes: How many they are.
-        place: Which of them this is.
+        items: Indices of the items of all processes.
+        processes: Number of processes.
+        place: Number of this process.
     """
 
     def __init__(self, items: Sequence[int], processes: int, place: int) -> None:
-        super().__init__(items, processes, place, shuffle=False)  # type: ignore[arg-type]  # only its length is asked
+        super().__init__(items, processes, place, shuffle=False)  # type: ignore[arg-type]  # it needs only a length
         self.items = items[place::processes]
 
     def __iter__(self) -> Iterator[int]:
@@ -65,14 +71,15 @@ class Share(DistributedSampler[int]):
         return max(1, super().__len__())
 
 
-def draw_alike(categories: list[str], seed: tuple[int, int]) -> list[int]:
-    """As many items as there are, of each category alike (to one): of small ones repeatedly, of large ones a part.
+def draw_balanced(categories: list[str], seed: tuple[int, int]) -> list[int]:
+    """Return as many indices as there are items, with equal numbers (to one) for each category.
 
-    Each category is gone through in random order, whole before an item comes again.
+    Items of small categories repeat; of large categories, only a part comes. A category's items come in random order,
+    and all of them once before one repeats.
 
     Args:
-        categories: Of each item.
-        seed: And epoch.
+        categories: The category of each item.
+        seed: Seed and epoch.
     """
     generator, rows = np.random.default_rng(seed), defaultdict(list)
     for item, category in enumerate(categories):

@@ -1,4 +1,4 @@
-"""A copy of a test set under other light, to measure how a detector takes it."""
+"""Write a copy of a test set under other light, to measure how a detector copes with it."""
 
 import hashlib
 import json
@@ -29,13 +29,13 @@ from lit_ad.threads import Pool
 
 @dataclass(frozen=True)
 class Shift:
-    """How the images of a test set are changed. What is drawn for an image depends on this, and on its place in the
-    copy: not on the other images, nor on where the data set lies.
+    """A change of the light of a test set's images. The change of an image depends on these arguments and on the
+    image's path in the copy, but not on other images or on the place of the data set.
 
     Args:
         kind: A kind of `Light`.
         strength: Its strength, in (0, 1].
-        seed: Another one draws other changes. Of two strengths, the same seed draws the same directions.
+        seed: Seed of the random changes. With the same seed, two strengths change an image in the same direction.
     """
 
     kind: Kind = "light"
@@ -48,35 +48,35 @@ class Shift:
             raise UserError(f"data shift: seed is {self.seed}, but it must be 0 or more")
 
     def __call__(self, image: Pixels, name: str) -> Pixels:
-        """(H, W, 3) -> (H, W, 3), drawn from the image's name."""
+        """Change an image (H, W, 3) by random numbers from its path: the same shape."""
         digest = hashlib.sha256(os.fsencode(name)).digest()
         key = (self.seed, *np.frombuffer(digest[:16], np.uint32).tolist())
         return Augment([Light(self.kind, self.strength)])(image, key)
 
 
 def write_shifted(samples: Sequence[Sample], shift: Shift, output: Path) -> int:
-    """Write the shifted copy of a data set's test images, and return how many there are.
+    """Write the shifted copy of a data set's test images, and return their number.
 
-    The copy has MVTec AD's layout: CATEGORY/test/DEFECT, CATEGORY/ground_truth/DEFECT and, unchanged, the training
-    images in CATEGORY/train/good: as links to the same files where the file system has them (hard links), which take no
-    room. Images are PNG files of their own size. Of samples that are not labelled, each lies in the folders that it
-    comes from. All of it is there in the end, or nothing.
+    The copy has MVTec AD's layout: CATEGORY/test/DEFECT and CATEGORY/ground_truth/DEFECT. The training images, in
+    CATEGORY/train/good, are unchanged: they are hard links, which need no space, or copies if the file system has no
+    hard links. Changed images are PNG files of the original size. Images without a label keep their folders. If an
+    error occurs, no copy remains.
 
     Raises:
-        UserError: `output` is there already, or cannot be written; there is nothing to shift; an image cannot be read,
-            or has more than 8 bits.
+        UserError: `output` exists or cannot be written, there is no image to shift, or an image cannot be read or has
+            more than 8 bits.
     """
     tested = [sample for sample in samples if sample.split in ("test", "predict")]
     if not tested:
         raise UserError("there is no test image to shift: give a data set with a test, or a folder of images")
     if output.exists():
-        raise UserError(f"{output} is there already: give another --output")
+        raise UserError(f"{output} exists already: give another --output")
 
     def write(entry: tuple[Path, Sample]) -> None:
         place, sample = entry
         image = open_image(sample.image)
         if image.mode.startswith("I") or image.mode == "F":
-            raise UserError(f"{sample.image} has more than 8 bits, which are not shifted here: convert it to 8 bits")
+            raise UserError(f"{sample.image} has more than 8 bits, which it cannot change: convert it to 8 bits")
         pixels = convert_to_rgb(image, str(sample.image))
         name = place.with_suffix(".png")
         grey = bool((pixels == pixels[..., :1]).all())
@@ -87,7 +87,7 @@ def write_shifted(samples: Sequence[Sample], shift: Shift, output: Path) -> int:
             mask = Path(*place.parts[:-3], "ground_truth", place.parts[-2], f"{place.stem}_mask.png")
             save(folder / mask, truth.numpy().astype(np.uint8) * 255)
 
-    with _whole_folder(output) as folder:
+    with _write_or_remove(output) as folder:
         with Pool(cores()) as pool:
             entries = list(zip(_list_places(tested), tested, strict=True))
             for _ in tqdm(pool.map(write, entries), "Shifting images", len(entries), leave=False):
@@ -100,7 +100,7 @@ def write_shifted(samples: Sequence[Sample], shift: Shift, output: Path) -> int:
 
 
 def _list_places(samples: Sequence[Sample]) -> list[Path]:
-    """Where each image lies in a copy in MVTec AD's layout. No two of them have one place, with whatever suffix."""
+    """Return the path of each image in the copy. Paths differ even without their suffixes."""
     taken: set[str] = set()
     places = []
     for sample in samples:
@@ -110,7 +110,7 @@ def _list_places(samples: Sequence[Sample]) -> list[Path]:
         if sample.split == "predict":
             folder = Path(sample.category, sample.defect)
         name, number = stem, 1
-        while (folder / name).as_posix().casefold() in taken:  # as some file systems see it
+        while (folder / name).as_posix().casefold() in taken:  # some file systems ignore case
             number += 1
             name = f"{stem}~{number}"
         taken.add((folder / name).as_posix().casefold())
@@ -125,7 +125,7 @@ def save(file: Path, pixels: Pixels) -> None:
 
 
 def link(file: Path, place: Path) -> None:
-    """Put a file at another place too: as a hard link, or as a copy where there are none; a page as a PNG file."""
+    """Put a file also at another place: as a hard link, or as a copy if that fails; a page of a TIFF as a PNG file."""
     place.parent.mkdir(parents=True, exist_ok=True)
     if split_page(file)[1] is not None:
         open_image(file).save(place, format="PNG")
@@ -137,10 +137,11 @@ def link(file: Path, place: Path) -> None:
 
 
 @contextmanager
-def _whole_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside `folder`, which takes its name when the block ends well, and goes when it does not.
+def _write_or_remove(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `folder`. It is renamed to `folder` if the block succeeds, and removed if not.
 
-    Raises UserError if it cannot be written.
+    Raises:
+        UserError: The folder cannot be written.
     """
     temporary = folder.with_name(f".{os.getpid()}.{secrets.token_hex(6)}.tmp")
     with explain_write_errors(folder, "give another --output"), new_folder(folder.parent):

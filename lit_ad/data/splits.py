@@ -1,4 +1,4 @@
-"""Which images train, validate and test: a list of each, from a source and a seed alone."""
+"""Split the samples of a source into training, validation and test. The result depends on source and seed only."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -10,9 +10,9 @@ import numpy as np
 from lit_ad.batch import Sample
 from lit_ad.counts import format_count
 from lit_ad.data.masks import check_masks
-from lit_ad.data.sources.listing import readable
-from lit_ad.data.sources.pages import by_page
-from lit_ad.data.sources.source import Source, check, check_root
+from lit_ad.data.sources.listing import os_errors_as_user_errors
+from lit_ad.data.sources.pages import split_pages
+from lit_ad.data.sources.source import Source, check_root, check_samples
 from lit_ad.errors import UserError, check_number
 
 _UNDECIDED = (
@@ -23,24 +23,25 @@ _UNDECIDED = (
 
 @dataclass(frozen=True)
 class Splits:
-    """The samples of a data set, by what they are for. `vars(splits)` is a mapping of the same."""
+    """The samples of a data set by split. `vars(splits)` maps the splits' names to them."""
 
     train: list[Sample] = field(default_factory=list)  # nominal
-    val: list[Sample] = field(default_factory=list)  # nominal, and held out of training
+    val: list[Sample] = field(default_factory=list)  # nominal, held out of training
     test: list[Sample] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Split:
-    """Which nominal images train, and which validate.
+    """Options that decide which nominal images train, and which are held out.
 
     Args:
-        val_fraction: Part of the nominal training images that validates, in categories whose source lists no images for
-            that. 0: none does, and no threshold is set.
-        seed: Of that choice, of the folds, and of the shots.
-        shots: Take so many nominal training images of each category, those of validation among them, to learn from few.
-            None: all.
-        folds: Into how many parts decision.folds divides the nominal images, in place of val_fraction; it sets this.
+        val_fraction: Fraction of the nominal training images that is held out for validation, in categories without
+            validation images in the source. 0: none, and no threshold is set.
+        seed: Seed that draws these images, the folds and the shots.
+        shots: Number of nominal training images to take from each category, including those held out, to learn from few
+            images. None: all.
+        folds: Number of parts into which decision.folds cuts the nominal images, instead of val_fraction;
+            decision.folds sets it.
         fold: The part that this training leaves out, from 0; decision.folds sets it. None: all nominal images train.
 
     Raises:
@@ -62,18 +63,18 @@ class Split:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Split":
-        """Return that of a run, by its configuration. Raises UserError if that is of an earlier version."""
+        """Return the options of a run's configuration. Raises UserError if an earlier version wrote it."""
         if "split" not in config["data"]:
-            raise UserError("the run's config.yaml has no data.split: it is of an earlier version, see UPGRADING.md")
+            raise UserError("the run's config.yaml has no data.split: an earlier version wrote it, see UPGRADING.md")
         return cls(**{**config["data"]["split"], "folds": (config.get("decision") or {}).get("folds")})
 
     @property
     def repeats(self) -> bool:
-        """Whether the training of the first fold has said the same as this one has to say."""
+        """Whether this is a training after the first fold's, which has printed the same lines."""
         return self.folds is not None and self.fold != 0
 
     def choices(self) -> dict[str, Any]:
-        """Return what decides which images are held out, by the names of the keys."""
+        """Return the options that decide which images are held out, by the names of their keys."""
         keys = {f"data.split.{name}": getattr(self, name) for name in ("val_fraction", "seed", "shots")}
         return {**keys, "decision.folds": self.folds}
 
@@ -82,13 +83,13 @@ def list_splits(source: Source, split: Split = Split()) -> Splits:
     """List the samples of a source for training, validation and test; each page of a file is one.
 
     Raises:
-        UserError: There is nothing to train on, a sample is in two splits, or a mask is not to be found.
+        UserError: There is no image to train on, a sample is in two splits, or a mask is missing.
     """
     check_root(source, getattr(source, "root", None))
-    with readable():
-        samples = by_page(source.samples())
-    check(samples)
-    check_masks(samples)  # now, and not after hours of training
+    with os_errors_as_user_errors():
+        samples = split_pages(source.samples())
+    check_samples(samples)
+    check_masks(samples)  # a wrong mask must end the run now, and not after hours of training
     test = [sample for sample in samples if sample.split == "test"]
     if split.shots is not None:
         samples = take_shots(samples, split.shots, split.seed)
@@ -102,9 +103,11 @@ def list_splits(source: Source, split: Split = Split()) -> Splits:
 
 
 def take_shots(samples: list[Sample], shots: int, seed: int) -> list[Sample]:
-    """The samples with `shots` nominal training images of each category, by seed; fewer shots are a part of more.
+    """Return the samples with only `shots` nominal training images of each category, drawn by a seed. Fewer shots are a
+    subset of more.
 
-    Raises UserError if a category has fewer.
+    Raises:
+        UserError: A category has fewer images.
     """
     categories: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
@@ -121,29 +124,28 @@ def take_shots(samples: list[Sample], shots: int, seed: int) -> list[Sample]:
 
 
 def assign_folds(samples: list[Sample], folds: int | Literal["leave-one-out"], seed: int) -> list[int | None]:
-    """The fold of each nominal training image, in order; None of the only item of a category, which always trains.
-
-    Each category is dealt out for itself, and images of one item lie in one fold.
+    """Return the fold of each nominal training image, in order; None for the only item of a category, which always
+    trains. The images of each category are distributed over the folds; images of one item are in one fold.
 
     Raises:
-        UserError: The source lists images for validation, no category has two images (or items), or there are more
-            folds than images.
+        UserError: The source has validation images, no category has two images (or items), or there are more folds than
+            images.
     """
     official = next((sample for sample in samples if sample.split == "validation"), None)
     if official is not None:
         raise UserError(
-            f"the data set has validation images of its own, such as {official.image}, which decide: leave out "
-            "decision.folds"
+            f"the data set has validation images of its own, such as {official.image}, which set the threshold: leave "
+            "out decision.folds"
         )
     items: dict[str, dict[str | int, list[int]]] = defaultdict(lambda: defaultdict(list))
     nominal = [sample for sample in samples if sample.split == "train"]
     for row, sample in enumerate(nominal):
         items[sample.category][sample.item or row].append(row)
-    most = max((len(of_category) for of_category in items.values()), default=0)
+    most = max((len(rows_by_item) for rows_by_item in items.values()), default=0)
     if most < 2:
         raise UserError(
-            "decision.folds needs two nominal images (or items) of a category, one to train on and one to score, and "
-            f"there is no such category: one image alone decides nothing, give another one. {_UNDECIDED}"
+            "decision.folds needs two nominal images (or items) of a category, one to train on and one to score, but "
+            f"each category has only one: give another image. {_UNDECIDED}"
         )
     count = most if folds == "leave-one-out" else folds
     if count > most:
@@ -152,46 +154,51 @@ def assign_folds(samples: list[Sample], folds: int | Literal["leave-one-out"], s
             "leave-one-out"
         )
     numbers: list[int | None] = [None] * len(nominal)
-    dealt = 0
-    for of_category in items.values():
-        order = np.random.default_rng(seed).permutation(len(of_category))
-        rows = list(of_category.values())
+    assigned = 0
+    for rows_by_item in items.values():
+        order = np.random.default_rng(seed).permutation(len(rows_by_item))
+        rows = list(rows_by_item.values())
         for item in order if len(rows) > 1 else []:
             for row in rows[item]:
-                numbers[row] = dealt % count
-            dealt += 1
+                numbers[row] = assigned % count
+            assigned += 1
     return numbers
 
 
 def count_folds(numbers: list[int | None]) -> int:
-    """How many folds there are, of those that `assign_folds` gives."""
+    """Return the number of folds in the result of `assign_folds`."""
     return 1 + max(number for number in numbers if number is not None)
 
 
 def hold_out(samples: list[Sample], fraction: float, seed: int) -> tuple[list[Sample], list[Sample]]:
-    """Training and validation samples: those of the source; of a category without validation, as `split_nominal` cuts.
+    """Return training and validation samples: the source's own validation images, and in categories without any, those
+    that `split_nominal` draws.
 
-    Raises UserError where there is nothing to train on.
+    Raises:
+        UserError: There is no image to train on.
     """
     train, official = ([s for s in samples if s.split == split] for split in ("train", "validation"))
-    brought = {sample.category for sample in official}
-    lacking = sorted(brought - {sample.category for sample in train})
-    if lacking:
-        raise UserError(f"category {lacking[0]!r} has validation images, but no nominal image to train on")
-    to_cut = [sample for sample in train if sample.category not in brought]
-    if not to_cut and official:
+    with_validation = {sample.category for sample in official}
+    untrained = sorted(with_validation - {sample.category for sample in train})
+    if untrained:
+        raise UserError(f"category {untrained[0]!r} has validation images, but no nominal image to train on")
+    to_split = [sample for sample in train if sample.category not in with_validation]
+    if not to_split and official:
         return train, official
-    cut = split_nominal(to_cut, fraction, seed)[1]
-    held = set(cut)
-    return [sample for sample in train if sample not in held], official + cut
+    drawn = split_nominal(to_split, fraction, seed)[1]
+    held = set(drawn)
+    return [sample for sample in train if sample not in held], official + drawn
 
 
 def split_nominal(samples: list[Sample], fraction: float, seed: int) -> tuple[list[Sample], list[Sample]]:
-    """Training and validation samples: in each category, `fraction` of them validates, at least one.
+    """Return training and validation samples: `fraction` of each category is held out, but at least one image.
 
-    Images of one item stay together, so that it may be some more. Of several categories, one with a single image (or
-    item) trains on it, and the held-out images of the others decide about it. Of a fraction of 0, none validates.
-    Raises UserError if no category has two.
+    Images of one item stay together, so that a few more may be held out. A category with a single image (or item)
+    trains on it, and the held-out images of the other categories set its threshold. With a fraction of 0, none is
+    held out.
+
+    Raises:
+        UserError: There is no image, or no category has two images (or items).
     """
     categories: dict[str, list[int]] = defaultdict(list)
     for i, sample in enumerate(samples):
@@ -211,7 +218,7 @@ def split_nominal(samples: list[Sample], fraction: float, seed: int) -> tuple[li
             continue
         count, kept = min(max(1, round(fraction * len(rows))), len(rows) - 1), 0
         order = [list(items)[i] for i in np.random.default_rng(seed).permutation(len(items))]
-        for item in order[:-1]:  # one is left to train on
+        for item in order[:-1]:  # at least one item stays for training
             if kept >= count:
                 break
             held.update(items[item])
@@ -223,7 +230,7 @@ def split_nominal(samples: list[Sample], fraction: float, seed: int) -> tuple[li
 
 
 def _single_error(category: str, samples: list[Sample]) -> UserError:
-    """The error of a category whose only image, or the images of whose only item, cannot both train and decide."""
+    """Return the error of a category with a single image, or with a single item, which cannot train and validate."""
     subject = f"category {category!r}" if category else "the data set"
     if len(samples) == 1:
         return UserError(

@@ -7,7 +7,7 @@ import pytest
 
 from lit_ad.batch import Sample
 from lit_ad.data.dataset import AnomalyDataset
-from lit_ad.data.sampling import Share, Shuffle, draw_alike
+from lit_ad.data.sampling import Share, Shuffle, draw_balanced
 from lit_ad.image.tiling import Tiles
 from lit_ad.image.view import View
 
@@ -70,8 +70,10 @@ def test_balanced_epochs_hold_as_many_of_each_category(processes: int) -> None:
 def test_what_cannot_be_split_evenly_differs_by_one() -> None:
     dataset = of_categories(a=1, b=9)
     more = of_categories(a=1, b=1, c=9)
-    assert Counter(dataset.categories()[i] for i in draw_alike(dataset.categories(), (0, 0))) == {"a": 5, "b": 5}
-    counts = [Counter(more.categories()[i] for i in draw_alike(more.categories(), (0, epoch))) for epoch in range(20)]
+    assert Counter(dataset.categories()[i] for i in draw_balanced(dataset.categories(), (0, 0))) == {"a": 5, "b": 5}
+    counts = [
+        Counter(more.categories()[i] for i in draw_balanced(more.categories(), (0, epoch))) for epoch in range(20)
+    ]
     assert {tuple(sorted(count.values())) for count in counts} == {(3, 4, 4)}
     assert {name for count in counts for name in "abc" if count[name] == 3} == set("abc")
 

@@ -86,7 +86,7 @@ def test_a_copy_is_whole_or_not_there(root: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"2.png has more than 8 bits"):
         write_shifted(MVTec(root).samples(), Shift(), tmp_path / "new/copy")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["nut"]
-    with pytest.raises(UserError, match=r"nut is there already"):
+    with pytest.raises(UserError, match=r"nut exists already"):
         write_shifted(MVTec(root).samples(), Shift(), root)
     with pytest.raises(UserError, match=r"no test image to shift"):
         write_shifted([sample for sample in MVTec(root).samples() if sample.split == "train"], Shift(), tmp_path / "x")

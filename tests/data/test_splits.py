@@ -130,7 +130,7 @@ def test_there_may_be_as_many_folds_as_images() -> None:
 
 def test_what_cannot_be_cut_into_folds() -> None:
     with pytest.raises(
-        UserError, match=r"decision.folds needs two nominal images .* there is no such category: one image alone"
+        UserError, match=r"decision.folds needs two nominal images .* each category has only one: give another image"
     ):
         assign_folds(nominal(1), 2, 0)
     with pytest.raises(
@@ -138,7 +138,7 @@ def test_what_cannot_be_cut_into_folds() -> None:
     ):
         assign_folds(nominal(5), 6, 0)
     official = Sample(Path("v.png"), 0, split="validation")
-    with pytest.raises(UserError, match=r"validation images of its own, such as v.png, which decide: leave out"):
+    with pytest.raises(UserError, match=r"validation images of its own, such as v.png, which set the threshold"):
         assign_folds([*nominal(5), official], 2, 0)
 
 
@@ -199,6 +199,6 @@ def test_the_split_of_a_run_is_that_of_its_configuration() -> None:
     assert Split.from_config(config) == Split(0.1, 3)
     assert Split.from_config({**config, "decision": {"folds": 4}}) == Split(0.1, 3, folds=4)
     with pytest.raises(
-        UserError, match=r"config.yaml has no data.split: it is of an earlier version, see UPGRADING.md"
+        UserError, match=r"config.yaml has no data.split: an earlier version wrote it, see UPGRADING.md"
     ):
         Split.from_config({"data": {"val_fraction": 0.2}})

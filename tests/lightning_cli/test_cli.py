@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
+def _use_one_thread() -> Iterator[None]:
     """Sums in one order, so that runs can be compared number by number."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from lit_ad.batch import Sample
-from lit_ad.data.sources.source import check
+from lit_ad.data.sources.source import check_samples
 from lit_ad.data.sources.table import Table
 from lit_ad.data.splits import Splits, list_splits
 from lit_ad.deploy.journal import Journal
@@ -31,7 +31,7 @@ def test_images_keep_their_splits_for_ever(splits: Splits, folder: Path, tmp_pat
     assert sum(growth.joined.values()) == 21
     write_samples(growth.samples, tmp_path / "images.csv")
     again = list_splits(Table(tmp_path, "images.csv"))
-    check([*again.train, *again.val, *again.test])
+    check_samples([*again.train, *again.val, *again.test])
     assert [sample.image for sample in again.val[:3]] == [sample.image for sample in splits.val]
     assert {sample.category for sample in again.train} == {"tile"}
     label(folder, dict.fromkeys(range(21, 59), "good"))

@@ -1,1 +1,1 @@
-"""What is in a data set, and what looks wrong with it."""
+"""Summarise a data set, and find what looks wrong with it."""

@@ -1,19 +1,19 @@
-"""Everything that is known to go wrong with a data set, looked for in one."""
+"""Audit a data set: run every check on it."""
 
 from lit_ad.batch import Sample
 from lit_ad.data.audit.inspection import inspect_samples
 from lit_ad.data.audit.near_duplicates import (
+    drop_equal_files,
     find_near_duplicates,
     fingerprint_images,
     near_duplicate_warnings,
-    without_equal_files,
 )
 from lit_ad.data.audit.outliers import outlier_warnings
 from lit_ad.data.audit.report import AuditReport
 from lit_ad.data.audit.sample_checks import mask_value_warnings, sample_errors
 from lit_ad.data.masks import mask_files
-from lit_ad.data.sources.listing import readable
-from lit_ad.data.sources.pages import by_page
+from lit_ad.data.sources.listing import os_errors_as_user_errors
+from lit_ad.data.sources.pages import split_pages
 from lit_ad.data.sources.source import Source, check_root
 from lit_ad.data.splits import Split, Splits, hold_out
 from lit_ad.errors import UserError
@@ -27,18 +27,18 @@ def audit_source(
     progress: bool = False,
     split: Split = Split(),
 ) -> tuple[list[Sample], AuditReport]:
-    """Return the samples of a source, and what is in them and wrong with them.
+    """Return the samples of a source, and a report with a summary, warnings and errors.
 
     Args:
         source: The data set.
-        threads: That read.
-        backbone: A timm model, whose features tell which training images are unlike the others. None: not looked at.
-        weights: Of the backbone: hub, or a file.
-        progress: Whether to show bars.
+        threads: Number of threads that read files.
+        backbone: A timm model whose features find training images that are unlike the others. None: no such check.
+        weights: Source of the backbone's weights: hub, or a file.
+        progress: Show progress bars.
         split: How a training would hold out images: its val_fraction and seed.
 
     Raises:
-        UserError: There is no such folder, or the source lists no samples.
+        UserError: The source's folder does not exist, or the source lists no samples.
 
     Example:
         >>> samples, report = audit_source(MVTec(Path("mvtec/bottle")), threads=4)
@@ -46,13 +46,13 @@ def audit_source(
     """
     source.prepare()
     check_root(source, getattr(source, "root", None))
-    with readable():
-        samples = by_page(source.samples())
+    with os_errors_as_user_errors():
+        samples = split_pages(source.samples())
     train = [sample for sample in samples if sample.split == "train"]
     kept, held_out, refusals = train, [sample for sample in samples if sample.split == "validation"], list[str]()
     try:
         kept, held_out = hold_out(samples, split.val_fraction, split.seed)
-    except UserError as error:  # nothing to train on, or too little of a category
+    except UserError as error:  # no image to train on, or too few of a category
         refusals.append(str(error))
     test = [sample for sample in samples if sample.split == "test"]
     report = inspect_samples(Splits(kept, held_out, test), threads, progress=progress)
@@ -60,7 +60,7 @@ def audit_source(
     report.errors += [*refusals, *sample_errors(samples)]
     known = {frozenset((a, b)) for group in report.duplicates for a in group for b in group if a != b}
     fingerprints = fingerprint_images(samples, threads)
-    pairs = without_equal_files(find_near_duplicates(fingerprints), known)
+    pairs = drop_equal_files(find_near_duplicates(fingerprints), known)
     report.near_duplicates = [(first.image, second.image) for first, second in pairs]
     report.warnings += near_duplicate_warnings(fingerprints, pairs)
     report.warnings += mask_value_warnings([f for s in samples if s.mask_above is None for f in mask_files(s.mask)])

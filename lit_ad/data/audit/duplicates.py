@@ -1,4 +1,4 @@
-"""Which files have the same bytes."""
+"""Find files with the same bytes."""
 
 import hashlib
 from collections import defaultdict
@@ -8,40 +8,40 @@ from typing import Any
 
 from lit_ad.batch import Sample
 from lit_ad.counts import first_few, format_times
-from lit_ad.data.sources.pages import files_of
+from lit_ad.data.sources.pages import list_files
 from lit_ad.threads import Pool
 
 
 def find_duplicates(paths: Sequence[Path], threads: int) -> list[list[Path]]:
-    """Return the groups of files with the same bytes; a link has the bytes of the file that it leads to.
+    """Return groups of files with the same bytes. A link counts as the file that it leads to.
 
-    Only files of one size are opened, and read to their end only where a piece from their middle is the same.
+    Files are opened only if their sizes are equal, and read completely only if pieces from their middle are equal.
     """
     groups: dict[Any, list[Path]] = {"": list(paths)}
     with Pool(threads) as pool:
         for key in (file_size, _middle_hash, _file_hash):
-            left = [(name, path) for name, group in groups.items() if len(group) > 1 for path in group]
-            values = pool.map(key, [path for _, path in left])
+            candidates = [(name, path) for name, group in groups.items() if len(group) > 1 for path in group]
+            values = pool.map(key, [path for _, path in candidates])
             groups = defaultdict(list)
-            for (name, path), value in zip(left, values, strict=True):
+            for (name, path), value in zip(candidates, values, strict=True):
                 groups[name, value].append(path)
     return [group for group in groups.values() if len(group) > 1]
 
 
 def file_size(path: Path) -> int:
-    """Bytes in a file."""
+    """Return the size of a file in bytes."""
     return path.stat().st_size
 
 
 def _middle_hash(path: Path) -> bytes:
-    """A hash of 4 KiB from the middle of a file."""
+    """Return a hash of 4 KiB from the middle of a file."""
     with path.open("rb") as file:
         file.seek(max(0, file_size(path) // 2 - 2048))
         return hashlib.blake2b(file.read(4096), digest_size=16).digest()
 
 
 def _file_hash(path: Path) -> bytes:
-    """A hash of a whole file."""
+    """Return a hash of all bytes of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "blake2b").digest()
 
@@ -49,9 +49,15 @@ def _file_hash(path: Path) -> bytes:
 def duplicate_warnings(
     duplicates: Sequence[Sequence[Path]], train: Sequence[Sample], test: Sequence[Sample]
 ) -> list[str]:
-    """A sentence for each way in which duplicates spoil a training or a test."""
-    trained = set(files_of(train))
-    anomalous = set(files_of(sample for sample in test if sample.label))
+    """Return a sentence for each way in which duplicates harm a training or a test.
+
+    Args:
+        duplicates: Groups of files with the same bytes.
+        train: Samples to train on or held out.
+        test: Samples of the test.
+    """
+    trained = set(list_files(train))
+    anomalous = set(list_files(sample for sample in test if sample.label))
     shared, contrary, repeated, all_equal = [], [], [], False
     for group in duplicates:
         inside, outside = [p for p in group if p in trained], [p for p in group if p not in trained]
@@ -66,8 +72,8 @@ def duplicate_warnings(
     warnings = []
     if shared:
         warnings.append(
-            f"the same file in training and test, {format_times(len(shared))}: {first_few(shared)}; metrics will "
-            "flatter"
+            f"the same file in training and test, {format_times(len(shared))}: {first_few(shared)}; metrics will be "
+            "too good"
         )
     if contrary:
         warnings.append(

@@ -1,4 +1,4 @@
-"""Which source reads a folder, by what lies in it."""
+"""Guess from a folder's content which source reads it."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from lit_ad.files import resolve_path
 
 
 class _NominalImages(Source):
-    """Every image below a folder, as a nominal one to train on."""
+    """All images below a folder, as nominal training images."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -24,19 +24,19 @@ class _NominalImages(Source):
         return [s._replace(label=0, defect="good", category="", split="train") for s in Images(self.root).samples()]
 
     def remarks(self) -> list[str]:
-        """The links that are not followed; other files that are passed over are told of each folder of images."""
+        """Return a sentence about links that are not followed. The inspection reports other skipped files."""
         return Listing(repeated=list_tree(self.root).repeated).remarks()
 
 
 def guess_source(path: Path) -> tuple[Source, str]:
-    """Return the source of a folder, and a sentence that says how it was taken.
+    """Return the source that reads a folder, and a sentence that tells the user what was assumed.
 
     Raises:
-        UserError: There is no such folder, or no image in it.
+        UserError: The folder does not exist, or has no image.
     """
     path = resolve_path(path)
     if not path.is_dir():
-        raise UserError(f"{path} is no folder: give one of images, or --config FILE")
+        raise UserError(f"{path} is not a folder: give a folder of images, or --config FILE")
     if (path / "train" / "good").is_dir():
         return MVTec(path), f"{path}: MVTec AD's layout, one category"
     categories = [folder for folder in list_folders(path) if (folder / "train" / "good").is_dir()]

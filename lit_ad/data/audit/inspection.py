@@ -1,4 +1,4 @@
-"""What there is to train and test on, told in a few lines before training, and what looks wrong with it."""
+"""Summarise the images of a run in a few lines before training, and find what looks wrong with them."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -14,11 +14,11 @@ from lit_ad.batch import Sample
 from lit_ad.counts import first_few, format_count, format_times
 from lit_ad.data.audit.duplicates import duplicate_warnings, find_duplicates
 from lit_ad.data.audit.measurements import Header, MaskExtent, max_value, measure_mask, read_header, verify_file
-from lit_ad.data.audit.report import AuditReport, describe_splits, unfit, unreadable
+from lit_ad.data.audit.report import AuditReport, describe_splits, describe_unfit, describe_unreadable
 from lit_ad.data.sources.listing import Listing, frame_remarks, list_folder
-from lit_ad.data.sources.pages import files_of
+from lit_ad.data.sources.pages import list_files
 from lit_ad.data.sources.photographs import Unrelated
-from lit_ad.data.sources.shapes import kept_masks
+from lit_ad.data.sources.shapes import mask_directory
 from lit_ad.data.sources.source import Source, holds_images
 from lit_ad.data.splits import Splits
 from lit_ad.errors import UserError, ViewMismatch
@@ -28,27 +28,27 @@ from lit_ad.machine import cores
 from lit_ad.names import tell
 from lit_ad.threads import Pool
 
-DECODED_PIXELS = 2e9  # of test images: 20 to 40 seconds of one core; all of MVTec AD's are 1.4e9
-PIXELS_AT_ONCE = 2**28  # decoded together, by all threads
-_DEEP_IMAGES = 20  # training images of 16 bits that are decoded, to see how many of the bits they use
+DECODED_PIXELS = 2e9  # most pixels of test images to decode: 20 to 40 seconds on one core; MVTec AD has 1.4e9
+PIXELS_AT_ONCE = 2**28  # most pixels that all threads decode at the same time
+_DEEP_IMAGES = 20  # number of 16-bit training images that are decoded, to see how many bits they use
 T = TypeVar("T")
 
 
 def inspect_samples(
     splits: Splits, threads: int = 1, decode: bool = True, progress: bool = False, view: View = View()
 ) -> AuditReport:
-    """Look at the files of each split: train, val (held out of training) and test.
+    """Read the files of all splits, and return a report.
 
-    Of all images the header is read. Test images are decoded too, since a damaged one would otherwise be found hours
-    later; training images are not, since the first epoch reads them all. Where the test images are very many, a part of
-    them is decoded, evenly spread, and of the others the checksums are verified, which PNG has and JPEG has not.
+    The header of each image is read. Test images are also decoded, because a damaged one would otherwise be found hours
+    later. Training images are not, because the first epoch reads them all. If there are very many test images, evenly
+    spaced ones are decoded; of the others, the checksums are verified, which PNG has but JPEG has not.
 
     Args:
-        splits: The samples.
-        threads: That read.
-        decode: Test images. They need not be, where the test comes next.
-        progress: Whether to show a bar, where it takes longer than two seconds.
-        view: What will be seen of the images: in which window they are read, and whether its region of interest fits.
+        splits: The samples: train, val (held out of training) and test.
+        threads: Number of threads that read files.
+        decode: Decode test images. It is not needed if the test follows at once.
+        progress: Show a progress bar if the inspection takes longer than two seconds.
+        view: How images become network inputs: its window is used for reading, and its region of interest must fit.
     """
     train, test = [*splits.train, *splits.val], splits.test
     images = [sample.image for sample in (*train, *test)]
@@ -58,7 +58,7 @@ def inspect_samples(
     def read_all(
         function: Callable[[Path], T], paths: Sequence[Path], title: str, at_once: int = threads
     ) -> dict[Path, T]:
-        """What a function reads from each file; the files that cannot be read are noted among the errors."""
+        """Return what a function reads from each file. Errors of files that cannot be read go to `errors`."""
         values = {}
         with Pool(at_once) as pool:
             results = pool.map(partial(_or_error, function), paths)
@@ -80,7 +80,9 @@ def inspect_samples(
     brightest = read_all(partial(max_value, view=view), to_decode, "Reading test images", few)
     read_all(verify_file, to_verify, "Verifying test images")
     extents = read_all(lambda path: measure_mask(path, view, masks[path]), list(masks), "Reading masks", few)
-    duplicates = find_duplicates(files_of(sample for sample in (*train, *test) if sample.image not in errors), threads)
+    duplicates = find_duplicates(
+        list_files(sample for sample in (*train, *test) if sample.image not in errors), threads
+    )
     around = _list_around((*train, *test))
     warnings = [
         *duplicate_warnings(duplicates, train, test),
@@ -92,20 +94,20 @@ def inspect_samples(
     ]
     text = describe_splits(splits, headers)
     if pages := [sample for sample in (*train, *test) if split_page(sample.image)[1] is not None]:
-        text += f"\n  pages among these images: {len(pages)}, of {format_count(len(files_of(pages)), 'file')}"
+        text += f"\n  pages among these images: {len(pages)}, of {format_count(len(list_files(pages)), 'file')}"
     for remark in Listing(hidden=around.hidden).remarks():
         text += f"\n  {remark}"
     if to_verify:
         text += f"\n  {decoded} of {decoded + len(to_verify)} test images decoded, the others verified"
     reasons = {path: reason_of(error.__cause__ or error) for path, error in errors.items()}
-    sound = {path for path, error in errors.items() if isinstance(error, ViewMismatch)}
-    faults = unreadable({path: reason for path, reason in reasons.items() if path not in sound})
-    faults += unfit({path: reason for path, reason in reasons.items() if path in sound})
+    readable = {path for path, error in errors.items() if isinstance(error, ViewMismatch)}
+    faults = describe_unreadable({path: reason for path, reason in reasons.items() if path not in readable})
+    faults += describe_unfit({path: reason for path, reason in reasons.items() if path in readable})
     return AuditReport(text, warnings, faults, duplicates)
 
 
 def _or_error(function: Callable[[Path], T], path: Path) -> T | UserError:
-    """What a function reads from a file, or why it cannot be read."""
+    """Return what a function reads from a file, or its UserError."""
     try:
         return function(path)
     except UserError as error:
@@ -113,14 +115,14 @@ def _or_error(function: Callable[[Path], T], path: Path) -> T | UserError:
 
 
 def split_by_budget(paths: Sequence[Path], headers: Mapping[Path, Header]) -> tuple[list[Path], list[Path]]:
-    """The images to decode, evenly spread and no more than DECODED_PIXELS, and the others."""
+    """Return the images to decode, evenly spaced and with at most about DECODED_PIXELS, and the other images."""
     pixels = sum(headers[path].pixels for path in paths)
     step = max(1, int(np.ceil(pixels / DECODED_PIXELS)))
     return list(paths[::step]), [path for i, path in enumerate(paths) if i % step]
 
 
 def _mask_warnings(test: Sequence[Sample], extents: Mapping[Path, MaskExtent]) -> list[str]:
-    """Sentences about masks that mark nothing, all, or what they should leave out."""
+    """Return sentences about masks that mark nothing, everything, or a good image."""
     faults: dict[str, list[Path]] = defaultdict(list)
     for sample in test:
         if sample.mask is None or sample.mask not in extents:
@@ -141,7 +143,7 @@ def _mask_warnings(test: Sequence[Sample], extents: Mapping[Path, MaskExtent]) -
 
 
 def _depth_warnings(brightest: Mapping[Path, int], view: View) -> list[str]:
-    """A sentence about images of 16 bits that use 14 or fewer, given the greatest value (0 to 255) of each."""
+    """Return a sentence if 16-bit images use at most 14 bits. `brightest`: the greatest value (0 to 255) of each."""
     if not brightest or view.window is not None:
         return []
     top = max(brightest.values())
@@ -155,44 +157,44 @@ def _depth_warnings(brightest: Mapping[Path, int], view: View) -> list[str]:
 
 
 def _list_around(samples: Sequence[Sample]) -> Listing:
-    """What is passed over in the folders of images and masks: all of it; and in the folders that these lie in, broken
-    links and hidden folders of images."""
+    """Return what is skipped in the folders of images and masks; and in the folders above these, broken links and
+    hidden folders of images."""
     files = {split_page(sample.image)[0] for sample in samples} | {s.mask for s in samples if s.mask is not None}
-    drawn = {s.image for s in samples if s.mask is not None and s.mask.parent == kept_masks()}
-    files |= {split_page(image)[0].with_suffix(".json") for image in drawn}  # of labelme
+    drawn = {s.image for s in samples if s.mask is not None and s.mask.parent == mask_directory()}
+    files |= {split_page(image)[0].with_suffix(".json") for image in drawn}  # labelme's files
     folders = {file.parent for file in files}
-    passed_over = Listing()
+    skipped = Listing()
     for folder in sorted(folders | {folder.parent for folder in folders}):
-        with suppress(UserError):  # a folder that may be entered but not listed: its images are known by other means
+        with suppress(UserError):  # a folder may be readable but not listable: its images come from a table
             listing = list_folder(folder)
-            passed_over.broken += listing.broken
+            skipped.broken += listing.broken
             if folder in folders:
-                passed_over.hidden += listing.hidden
-                passed_over.other += [path for path in listing.other if path not in files]
+                skipped.hidden += listing.hidden
+                skipped.other += [path for path in listing.other if path not in files]
             else:
-                passed_over.hidden += [path for path in listing.hidden if holds_images(path)]
-    return passed_over
+                skipped.hidden += [path for path in listing.hidden if holds_images(path)]
+    return skipped
 
 
 def _broken_links(paths: Sequence[Path]) -> list[str]:
-    """One sentence about links that lead nowhere, if there are any."""
+    """Return a sentence about links that lead nowhere, if there are any."""
     return [f"broken links, {format_times(len(paths))}: {first_few(paths)}; they are left out"] if paths else []
 
 
-def tell_what_there_is(
+def print_summary(
     splits: Splits, source: Source, view: View, unrelated: Unrelated | None = None, decode: bool = True
 ) -> list[str]:
-    """Print what a run has to train and test on, and warnings.
+    """Print a summary of the images of a run, and warnings.
 
     Args:
         splits: The samples.
-        source: They come from it; it may have remarks.
-        view: What will be seen of the images.
-        unrelated: Photographs that training takes as well.
-        decode: Test images, as for `inspect_samples`.
+        source: The source that lists them; its remarks are printed, too.
+        view: How images become network inputs.
+        unrelated: Unrelated photographs for the training. None: there are none.
+        decode: Decode test images, as for `inspect_samples`.
 
     Returns:
-        Errors, each a sentence: with one of them there is no use in a run.
+        Errors, each a sentence. With an error, a run is useless.
     """
     report = inspect_samples(splits, cores(), decode, progress=True, view=view)
     report.add_source_remarks(source)

@@ -1,4 +1,4 @@
-"""What an audit reads from one file: its header, its greatest value, its checksums, the extent of a mask."""
+"""Read from one file what an audit needs: its header, its greatest value, its checksums, the extent of a mask."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from lit_ad.image.view import View
 
 
 class Header(NamedTuple):
-    """What an image file's header says."""
+    """The content of an image file's header."""
 
     size: Size  # height, width
     mode: str  # such as "8-bit RGB"
@@ -30,15 +30,15 @@ class Header(NamedTuple):
 
 
 class MaskExtent(NamedTuple):
-    """How much of a mask is anomalous."""
+    """How much of a mask is marked."""
 
-    part: float  # of the mask, from 0 to 1
-    border: float  # of its outermost pixels, likewise
-    inside: bool  # whether any of it lies in the view's region of interest
+    part: float  # fraction of all pixels, from 0 to 1
+    border: float  # fraction of the outermost pixels, from 0 to 1
+    inside: bool  # whether a marked pixel lies in the view's region of interest
 
 
 def read_header(path: Path, view: View) -> Header:
-    """What the header of an image says. Raises UserError if the view's region of interest does not lie in it."""
+    """Read the header of an image. Raises UserError if the view's region of interest does not lie in the image."""
     size = upright_size(path)
     if view.region is not None:
         view.region.check(size)
@@ -51,8 +51,8 @@ def read_header(path: Path, view: View) -> Header:
 
 
 def _describe_mode(image: Image.Image) -> str:
-    """Bit depth and colours of an opened image."""
-    # Pillow reads RGB of 16 bits as RGB of 8; how it is going to do so tells them apart.
+    """Return bit depth and colours of an opened image: "8-bit RGB"."""
+    # Pillow converts 16-bit RGB to 8 bits; only its decoder's arguments, in `tile`, still show the 16 bits.
     deep = image.mode.startswith("I;16") or ";16" in str(getattr(image, "tile", ""))
     bits = 16 if deep else {"1": 1, "I": 32, "F": 32}.get(image.mode, 8)
     colours = "grey" if image.mode[0] in "1LIF" else {"P": "palette", "RGBA": "RGB with alpha"}.get(image.mode)
@@ -60,14 +60,14 @@ def _describe_mode(image: Image.Image) -> str:
 
 
 def max_value(path: Path, view: View) -> int:
-    """The greatest value of an image, 0 to 255, read as the test will read it. Raises UserError if it is damaged."""
-    if view.window == "auto":  # which is not known yet
+    """Return the greatest value of an image, 0 to 255, read as in the test. Raises UserError if it is damaged."""
+    if view.window == "auto":  # the window is not known yet
         return 255 if require_deep_values(open_image(path), str(path)).max() else 0
     return int(read_image(path, view.levels).max(initial=0))
 
 
 def verify_file(path: Path) -> None:
-    """Raises UserError on a damaged file, as far as its checksums tell without decoding."""
+    """Raise UserError if the checksums of a file show that it is damaged. The image is not decoded."""
 
     def read() -> None:
         with open_page(path) as image:
@@ -77,7 +77,7 @@ def verify_file(path: Path) -> None:
 
 
 def measure_mask(path: Path, view: View, above: int | None = None) -> MaskExtent:
-    """How much of a mask is anomalous; `above` as `read_mask` has it. Raises UserError if it cannot be read."""
+    """Measure how much of a mask is marked; `above` as for `read_mask`. Raises UserError if it cannot be read."""
     mask = read_mask(path, above)
     border = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
     return MaskExtent(float(mask.mean()), float(border.mean()), bool(values_inside(mask, view.region).any()))

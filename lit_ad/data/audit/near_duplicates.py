@@ -1,4 +1,4 @@
-"""Which images are nearly the same: perceptual hashes find candidates, small pictures of them decide."""
+"""Find images that are nearly equal: perceptual hashes find candidates, and comparing small pictures decides."""
 
 import re
 from collections import defaultdict
@@ -18,25 +18,25 @@ from lit_ad.errors import UserError
 from lit_ad.image.pixels import open_image, split_page
 from lit_ad.threads import Pool
 
-SIDE = 32  # of the small pictures
-_HASH_BITS = 6  # of 64, that hashes of nearly the same image may differ in
-_SAME = 0.15  # of the usual difference of two images: the most that nearly the same ones differ by
-_ALIKE = 0.5  # likewise, of neighbours by number
-_PAIRS = 2000  # by which the usual difference is measured
-_FEWEST = 5  # pairs of neighbours that something is said of
-_BLOCK = 1024  # hashes compared at once
+SIDE = 32  # side of the small pictures in pixels
+_HASH_BITS = 6  # most bits, of 64, in which the hashes of nearly equal images differ
+_SAME = 0.15  # greatest difference of nearly equal images, as a fraction of the usual difference of two images
+_ALIKE = 0.5  # median difference of images with consecutive numbers below which there is a warning, likewise
+_PAIRS = 2000  # number of random pairs for the usual difference
+_FEWEST = 5  # fewest pairs with consecutive numbers for a warning
+_BLOCK = 1024  # hashes that are compared at once
 
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """Images that can be read, as hashes and small pictures."""
+    """Hashes and small pictures of the images that can be read."""
 
     samples: list[Sample]
     hashes: NDArray[np.float32]  # (n, 64) of -1 and 1
     pictures: NDArray[np.float32]  # (n, SIDE * SIDE)
 
     def differences(self, pairs: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Root mean square difference of the pictures of pairs, (m, 2) -> (m,)."""
+        """Return the root mean square difference between the pictures of each pair of indices, (m, 2) -> (m,)."""
         if not len(pairs):
             return np.zeros(0, np.float32)
         parts = np.array_split(pairs, max(1, len(pairs) // _BLOCK))
@@ -46,7 +46,7 @@ class Fingerprints:
 
 
 def fingerprint_images(samples: Sequence[Sample], threads: int) -> Fingerprints:
-    """Read each image once; those that cannot be read are left out."""
+    """Read each image once, and return its hash and small picture. Images that cannot be read are left out."""
     with Pool(threads) as pool:
         results = pool.map(fingerprint, samples)
         seen = [(sample, result) for sample, result in zip(samples, results, strict=True) if result is not None]
@@ -56,7 +56,8 @@ def fingerprint_images(samples: Sequence[Sample], threads: int) -> Fingerprints:
 
 
 def fingerprint(sample: Sample) -> tuple[NDArray[Any], NDArray[Any]] | None:
-    """A hash (64,) and a small grey picture (SIDE * SIDE,), both in the range of the image itself."""
+    """Return a hash (64,) of -1 and 1, and a small grey picture (SIDE * SIDE,), of an image scaled to its own range of
+    values; None if it cannot be read."""
     try:
         image = open_image(sample.image)
     except UserError:
@@ -70,7 +71,7 @@ def fingerprint(sample: Sample) -> tuple[NDArray[Any], NDArray[Any]] | None:
 
 
 def _usual_difference(fingerprints: Fingerprints) -> float:
-    """The median difference of two images taken at random, always the same ones."""
+    """Return the median difference between two random images; the seed is fixed."""
     count = len(fingerprints.samples)
     pairs = np.random.default_rng(0).integers(0, max(count, 1), (_PAIRS if count else 0, 2))
     differences = fingerprints.differences(pairs[pairs[:, 0] != pairs[:, 1]])
@@ -78,7 +79,7 @@ def _usual_difference(fingerprints: Fingerprints) -> float:
 
 
 def find_near_duplicates(fingerprints: Fingerprints) -> list[tuple[Sample, Sample]]:
-    """Pairs of nearly the same image, the first before the second, those most alike first."""
+    """Return pairs of nearly equal images, in the order of the samples; the most similar pair comes first."""
     most = _SAME * _usual_difference(fingerprints)
     near = []
     for start in range(0, len(fingerprints.samples), _BLOCK):
@@ -92,8 +93,8 @@ def find_near_duplicates(fingerprints: Fingerprints) -> list[tuple[Sample, Sampl
 
 
 def similar_consecutive(fingerprints: Fingerprints) -> tuple[list[tuple[Sample, Sample]], float]:
-    """Pairs of a training and a test image whose names have consecutive numbers, and by how much they differ at the
-    median, as a part of the usual difference: well below 1, if they are of one film or one part."""
+    """Return pairs of a training and a test image whose names have consecutive numbers, and their median difference as
+    a fraction of the usual difference. It is far below 1 if they come from one film or show one part."""
     numbered: dict[tuple[str, str], dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
     for i, sample in enumerate(fingerprints.samples):
         match = re.fullmatch(r"(.*?)(\d+)(\D*)", sample.image.stem)
@@ -102,8 +103,8 @@ def similar_consecutive(fingerprints: Fingerprints) -> tuple[list[tuple[Sample, 
     pairs = [
         (i, j) if fingerprints.samples[i].split == "train" else (j, i)
         for numbers in numbered.values()
-        for number, own in numbers.items()
-        for i in own
+        for number, indices in numbers.items()
+        for i in indices
         for j in numbers.get(number + 1, [])
         if fingerprints.samples[i].split != fingerprints.samples[j].split
         and fingerprints.samples[i].category == fingerprints.samples[j].category
@@ -115,19 +116,19 @@ def similar_consecutive(fingerprints: Fingerprints) -> tuple[list[tuple[Sample, 
     return [(fingerprints.samples[i], fingerprints.samples[j]) for i, j in pairs], share
 
 
-def without_equal_files(
+def drop_equal_files(
     pairs: Sequence[tuple[Sample, Sample]], known: set[frozenset[Path]]
 ) -> list[tuple[Sample, Sample]]:
-    """The pairs but for those of files that are `known` to be equal."""
+    """Return the pairs without those of files that are `known` to have the same bytes."""
     return [pair for pair in pairs if frozenset(split_page(sample.image)[0] for sample in pair) not in known]
 
 
 def near_duplicate_warnings(fingerprints: Fingerprints, near: Sequence[tuple[Sample, Sample]]) -> list[str]:
-    """Sentences about pairs of images that are nearly the same, and about neighbours by number."""
+    """Return sentences about nearly equal images, and about images with consecutive numbers in training and test."""
     kinds: dict[str, list[str]] = defaultdict(list)
     for first, second in near:
         if first.split != second.split:
-            kind = "in training and test; metrics will flatter"
+            kind = "in training and test; metrics will be too good"
         else:
             kind = "among training images" if first.split == "train" else "in the test"
             kind = kind if first.label == second.label else "in the test, once as good and once as anomalous"
@@ -142,7 +143,7 @@ def near_duplicate_warnings(fingerprints: Fingerprints, near: Sequence[tuple[Sam
         train, test = neighbours[0]
         warnings.append(
             f"{len(neighbours)} pairs of images with consecutive numbers lie in training and test, such as "
-            f"{train.image} and {test.image}, and differ by {share:.2f} of what two images usually do: if they are "
-            "of one film or one part, keep them on one side, or metrics will flatter"
+            f"{train.image} and {test.image}, and differ by {share:.2f} of the usual difference of two images: if they "
+            "come from one film or show one part, keep them on one side, or metrics will be too good"
         )
     return warnings

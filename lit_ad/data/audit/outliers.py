@@ -1,4 +1,4 @@
-"""Which training images are unlike the others, by the features of a pretrained backbone."""
+"""Find training images that are unlike the others, by the features of a pretrained backbone."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,22 +13,22 @@ from lit_ad.errors import UserError
 from lit_ad.image.pixels import read_image
 from lit_ad.image.view import View
 
-_NEIGHBOURS = 5  # nearest training images by which an image is judged to be far off
-_FAR = 5.0  # deviations, of the logarithm of that distance
+_NEIGHBOURS = 5  # an image's distance is the mean distance to this number of nearest training images
+_FAR = 5.0  # the logarithm of a far image's distance is this number of deviations above the median
 
 
 def outlier_warnings(train: Sequence[Sample], backbone: str, weights: str) -> list[str]:
-    """A sentence for each category with images whose features are far from those of the others.
+    """Return a sentence for each category with images whose features are far from the others'.
 
     Args:
         train: Nominal samples.
         backbone: A timm model.
-        weights: Its weights: hub, or a file.
+        weights: Source of its weights: hub, or a file.
 
     Raises:
-        UserError: There is no such backbone, or its weights cannot be had.
+        UserError: The backbone does not exist, or its weights cannot be loaded.
     """
-    from lit_ad.teachers.backbone import Teacher  # brings timm, which takes seconds
+    from lit_ad.teachers.backbone import Teacher  # imports timm, which takes seconds
 
     teacher = Teacher(backbone, _middle_taps(backbone), weights)
     view = View(224).of_multiple(teacher.patch_size or 1)
@@ -48,13 +48,13 @@ def outlier_warnings(train: Sequence[Sample], backbone: str, weights: str) -> li
         if len(far):
             warnings.append(
                 f"training images unlike the others by {backbone}'s features, {len(far)} of {len(images)}: "
-                f"{first_few([images[row] for row in far])}; look whether they are good"
+                f"{first_few([images[row] for row in far])}; check whether they are good"
             )
     return warnings
 
 
 def _mean_features(teacher: Any, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """The mean over places of each channel of a teacher's features: (H, W, 3) -> (D,)."""
+    """Return the mean over positions of each channel of a teacher's features: (H, W, 3) -> (D,)."""
     import torch
 
     image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None].float() / 255
@@ -64,7 +64,8 @@ def _mean_features(teacher: Any, pixels: NDArray[np.uint8]) -> NDArray[np.float3
 
 
 def far_rows(features: NDArray[Any]) -> NDArray[np.int64]:
-    """Rows of features (n, D) that are far from their nearest neighbours, where others are not, the farthest first."""
+    """Return the indices of rows of features (n, D) that are much farther from their nearest neighbours than other rows
+    are, the farthest first."""
     spread = features.std(axis=0)
     scaled = (features - features.mean(axis=0)) / np.where(spread > 0, spread, 1)
     squares = np.square(scaled).sum(axis=1)
@@ -78,5 +79,5 @@ def far_rows(features: NDArray[Any]) -> NDArray[np.int64]:
 
 
 def _middle_taps(backbone: str) -> list[int]:
-    """Two levels of a backbone in its middle."""
+    """Return two taps in the middle of a backbone."""
     return [1, 2] if "vit" not in backbone and "deit" not in backbone else [3, 7]

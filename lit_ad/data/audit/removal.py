@@ -1,4 +1,4 @@
-"""Which files to remove, so that no image is there twice."""
+"""Choose files to remove, so that no image is in a data set twice."""
 
 from collections.abc import Iterable, Sequence
 from itertools import combinations
@@ -10,8 +10,9 @@ from lit_ad.image.pixels import split_page
 
 
 def files_to_remove(samples: Sequence[Sample], report: AuditReport) -> list[Path]:
-    """The second file of each pair of copies, or of nearly the same images; of one in training and one in the test, the
-    one in training. A good and an anomalous image both stay: a person must say which of the two is right."""
+    """Return one file of each pair of equal or nearly equal images: the one in training if the other is in the test,
+    otherwise the second. Of a good and an anomalous image, none is returned: a person must decide which label is right.
+    """
     known = {split_page(sample.image)[0]: sample for sample in samples}
     removed: dict[Path, None] = {}
     for first, second in _pairs_of(report):
@@ -24,7 +25,7 @@ def files_to_remove(samples: Sequence[Sample], report: AuditReport) -> list[Path
 
 
 def _pairs_of(report: AuditReport) -> Iterable[tuple[Path, Path]]:
-    """All pairs of files with the same bytes, then those of nearly the same images."""
+    """Yield all pairs of files with the same bytes, then all pairs of nearly equal images."""
     for group in report.duplicates:
         yield from combinations(group, 2)
     for first, second in report.near_duplicates:

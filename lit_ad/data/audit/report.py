@@ -1,4 +1,4 @@
-"""What an audit reports, and how it says so."""
+"""The report of an audit, and its texts."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,19 +16,19 @@ from lit_ad.image.pixels import Size
 
 @dataclass
 class AuditReport:
-    """What there is to train and test on, and what looks wrong with it."""
+    """The summary of a data set, and what looks wrong with it."""
 
-    text: str  # a line for each category
-    warnings: list[str]  # each a sentence
-    errors: list[str]  # each a sentence: with one of them there is no use in training
-    duplicates: list[list[Path]]  # groups of files with the same bytes, of those that can be read
-    near_duplicates: list[tuple[Path, Path]] = field(default_factory=list)  # nearly the same images, not the same bytes
+    text: str  # the summary, one line for each category
+    warnings: list[str]  # sentences
+    errors: list[str]  # sentences; with an error, a training is useless
+    duplicates: list[list[Path]]  # groups of readable files with the same bytes
+    near_duplicates: list[tuple[Path, Path]] = field(default_factory=list)  # nearly equal images with other bytes
 
     def __str__(self) -> str:
         return "\n".join([self.text, *(f"  Warning: {warning}" for warning in self.warnings)])
 
     def add_source_remarks(self, source: Source) -> None:
-        """Add what a source has to say."""
+        """Add a source's remarks to the warnings, or its UserError to the errors."""
         try:
             self.warnings += source.remarks()
         except UserError as error:
@@ -36,24 +36,24 @@ class AuditReport:
 
 
 def describe_splits(splits: Splits, headers: Mapping[Path, Header]) -> str:
-    """A line for each category: its images by split and defect, those with masks, their sizes and depths."""
+    """Return one line for each category: its images by split and defect, their masks, sizes and bit depths."""
     categories = dict.fromkeys(sample.category for samples in vars(splits).values() for sample in samples)
     lines = []
     for name in categories:
-        own = {split: [s for s in samples if s.category == name] for split, samples in vars(splits).items()}
-        seen = [headers[s.image] for samples in own.values() for s in samples if s.image in headers]
-        modes = Counter(header.mode for header in seen)
+        by_split = {split: [s for s in samples if s.category == name] for split, samples in vars(splits).items()}
+        readable = [headers[s.image] for samples in by_split.values() for s in samples if s.image in headers]
+        modes = Counter(header.mode for header in readable)
         depths = [f"{mode} ({count})" if len(modes) > 1 else mode for mode, count in modes.most_common()]
-        looks = f"; {', '.join([describe_sizes([header.size for header in seen]), *depths])}" if seen else ""
+        formats = f"; {', '.join([describe_sizes([header.size for header in readable]), *depths])}" if readable else ""
         lines.append(
-            f"{name or 'images'}: {len(own['train'])} to train on, {len(own['val'])} held out; "
-            f"test: {describe_test(own['test'])}{looks}"
+            f"{name or 'images'}: {len(by_split['train'])} to train on, {len(by_split['val'])} held out; "
+            f"test: {describe_test(by_split['test'])}{formats}"
         )
     return "\n".join(lines)
 
 
 def describe_test(samples: Sequence[Sample]) -> str:
-    """The test images by defect, and how many of the anomalous ones have masks."""
+    """Return the number of test images by defect, and of those with masks."""
     if not samples:
         return "none"
     anomalous = [sample for sample in samples if sample.label]
@@ -69,7 +69,7 @@ def describe_test(samples: Sequence[Sample]) -> str:
 
 
 def describe_sizes(sizes: Sequence[Size]) -> str:
-    """Height x width of images: each, if they are few, or from the smallest to the largest area."""
+    """Return height x width of images: all sizes if they are few, otherwise the smallest and the largest by area."""
     counts = Counter(sizes)
     if len(counts) > 3:
         by_area = sorted(counts, key=lambda size: size[0] * size[1])
@@ -78,8 +78,8 @@ def describe_sizes(sizes: Sequence[Size]) -> str:
     return ", ".join(f"{h}x{w}" + (f" ({count})" if len(ordered) > 1 else "") for (h, w), count in ordered)
 
 
-def unreadable(errors: Mapping[Path, str]) -> list[str]:
-    """One sentence about files that cannot be read, if there are any."""
+def describe_unreadable(errors: Mapping[Path, str]) -> list[str]:
+    """Return a sentence about files that cannot be read, if there are any. `errors`: the reason for each file."""
     if not errors:
         return []
     path, reason = next(iter(errors.items()))
@@ -88,8 +88,8 @@ def unreadable(errors: Mapping[Path, str]) -> list[str]:
     return [f"cannot read {len(errors)} files: {first_few(list(errors))}; replace or remove them (the first: {reason})"]
 
 
-def unfit(reasons: Mapping[Path, str]) -> list[str]:
-    """One sentence about sound images that the view does not fit, if there are any."""
+def describe_unfit(reasons: Mapping[Path, str]) -> list[str]:
+    """Return a sentence about readable images that do not fit the view, if there are any. `reasons`: by file."""
     if not reasons:
         return []
     path, reason = next(iter(reasons.items()))

@@ -1,4 +1,4 @@
-"""What is wrong with samples and their masks, beyond what an inspection before training looks at."""
+"""Further checks of samples and masks, beyond the inspection before a training."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,19 +8,19 @@ import numpy as np
 from lit_ad.batch import Sample
 from lit_ad.counts import first_few, format_times
 from lit_ad.data.masks import RESIZE, mask_files
-from lit_ad.data.sources.source import check
+from lit_ad.data.sources.source import check_samples
 from lit_ad.errors import UserError
 from lit_ad.image.pixels import open_image, upright_size
 
-_GREYS = 16  # values of a mask above which its edges are called antialiased
+_GREYS = 16  # most different values of a mask whose edges are not antialiased
 
 
 def sample_errors(samples: Sequence[Sample]) -> list[str]:
-    """Sentences about what no training would accept: samples that contradict each other, and masks of another size
-    than their images."""
+    """Return sentences about errors that a training refuses: samples that contradict each other, and masks of another
+    size than their images."""
     errors = []
     try:
-        check(samples)
+        check_samples(samples)
     except UserError as error:
         errors.append(str(error))
     sizes = []
@@ -29,7 +29,7 @@ def sample_errors(samples: Sequence[Sample]) -> list[str]:
             try:
                 mask, image = upright_size(file), upright_size(sample.image)
             except UserError:
-                continue  # the inspection tells of files that cannot be read
+                continue  # the inspection reports files that cannot be read
             if mask != image:
                 sizes.append(f"{file} ({mask[0]}x{mask[1]}, its image {image[0]}x{image[1]})")
     if sizes:
@@ -41,13 +41,13 @@ def sample_errors(samples: Sequence[Sample]) -> list[str]:
 
 
 def mask_value_warnings(masks: Sequence[Path]) -> list[str]:
-    """Sentences about masks with more values than the two that a mask has."""
+    """Return sentences about masks with more than two values."""
     grey, classes = [], []
     for path in masks:
         try:
             image = open_image(path)
         except UserError:
-            continue  # the inspection tells of files that cannot be read
+            continue  # the inspection reports files that cannot be read
         values = np.unique(np.asarray(image if image.mode[0] in "1LPIF" else image.convert("L")))
         if image.format == "JPEG" or len(values) > _GREYS:
             grey.append(path)

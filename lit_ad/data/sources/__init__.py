@@ -1,1 +1,1 @@
-"""One file for each data set layout: where its images, masks and splits are."""
+"""Sources: one file for each layout of a data set. It lists images, masks and splits."""

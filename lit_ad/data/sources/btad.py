@@ -4,19 +4,28 @@ from pathlib import Path
 from typing import Any
 
 from lit_ad.batch import Sample
-from lit_ad.data.sources.source import Source, choose, find_root, holds_images, list_folders, list_images, pair_masks
+from lit_ad.data.sources.source import (
+    Source,
+    find_root,
+    holds_images,
+    list_folders,
+    list_images,
+    pair_masks,
+    select_categories,
+)
 from lit_ad.errors import UserError
 from lit_ad.files import resolve_path
 
 
 class BTAD(Source):
-    """BTAD's three products (Mishra et al., https://arxiv.org/abs/2104.10036). Images and masks are PNG and BMP, mixed
-    even within a product: a mask belongs to the image of its name, whatever the suffix. What is not black in it counts.
+    """BTAD's three products (Mishra et al., https://arxiv.org/abs/2104.10036).
+
+    Images and masks are PNG and BMP, mixed even within a product: a mask belongs to the image with its name, whatever
+    the suffix is. Pixels of a mask that are not black mark a defect.
 
     Args:
-        root: The folder of products 01, 02 and 03, or the one that holds it, BTech_Dataset_transformed.
-        category: The products to take, a list of them in quotes, or YAML makes numbers of them: ["01", "03"]; all of
-            them if not given.
+        root: The folder of the products 01, 02 and 03, or the folder around it, BTech_Dataset_transformed.
+        category: The products to take, in quotes, because YAML turns 01 into a number: ["01", "03"]. None: all.
     """
 
     def __init__(self, root: Path, category: str | list[str] | None = None) -> None:
@@ -27,24 +36,24 @@ class BTAD(Source):
         return sorted(listed, key=lambda sample: sample.split, reverse=True)  # train, test; stable within each
 
     def tasks(self) -> dict[str, dict[str, Any]]:
-        """Each product."""
+        """Return one task for each product."""
         return {folder.name: {"category": folder.name} for folder in self._products()}
 
     def _products(self) -> list[Path]:
-        root = find_root(self.root, lambda folder: bool(products(folder)))
-        folders = products(root)
+        root = find_root(self.root, lambda folder: bool(_list_products(folder)))
+        folders = _list_products(root)
         if not folders:
             raise UserError(f"no product in {self.root}: expected folders 01, 02 and 03 that hold train/ok")
-        return [folders[name] for name in choose(self.category, folders, root)]
+        return [folders[name] for name in select_categories(self.category, folders, root)]
 
 
-def products(folder: Path) -> dict[str, Path]:
-    """The products in a folder, by name."""
+def _list_products(folder: Path) -> dict[str, Path]:
+    """Return the folders of products in a folder, by name."""
     return {inner.name: inner for inner in list_folders(folder) if (inner / "train" / "ok").is_dir()}
 
 
 def _list_product(root: Path) -> list[Sample]:
-    """The samples of one product, named as elsewhere: ok is good."""
+    """List the samples of one product. Its name "ok" becomes "good", as in other data sets."""
     listed = [Sample(image, 0, None, root.name) for image in list_images(root / "train" / "ok")]
     anomalous, truth = list_images(root / "test" / "ko"), root / "ground_truth" / "ko"
     masks = pair_masks(anomalous, list_images(truth)) if holds_images(truth) else {}

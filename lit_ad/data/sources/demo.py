@@ -1,7 +1,7 @@
-"""The demo's data, made on the spot: photographed textures with rendered defects, and no download.
+"""The demo's data: photographed textures with rendered defects, made on the user's machine without a download.
 
-The photographs (brick, grass, gravel; grey, 512x512) come inside scikit-image's wheel. Training images are crops of
-the left part of a photograph, test images of the rest; defects are drawn by a seed.
+The photographs (brick, grass, gravel; grey, 512x512) are part of scikit-image's wheel. Training images are crops of the
+left part of a photograph, test images of the right part; defects are random with a fixed seed.
 """
 
 import shutil
@@ -24,8 +24,8 @@ from lit_ad.errors import UserError
 from lit_ad.files import cache_directory, explain_write_errors, resolve_path
 
 VERSION = "demo-v1"
-TEXTURES = {"brick": 1.0, "grass": 1.7, "gravel": 1.5}  # how bold defects are: busy textures hide faint ones
-SIDE, BORDER = 160, 304  # of a crop; column of the photograph where training ends and test begins
+TEXTURES = {"brick": 1.0, "grass": 1.7, "gravel": 1.5}  # boldness of defects: busy textures hide faint ones
+SIDE, BORDER = 160, 304  # side of a crop; column of the photograph where training ends and test begins
 COUNTS = {"train": 60, "good": 24, "defect": 8}
 
 Grey = NDArray[np.float32]  # (SIDE, SIDE), 0..255
@@ -33,14 +33,14 @@ Mask = NDArray[np.bool_]
 
 
 class Demo(Source):
-    """Three surfaces (brick, grass, gravel), and scratches, stains, holes and missing patches drawn on them.
+    """Three surfaces (brick, grass, gravel) with drawn scratches, stains, holes and missing patches.
 
-    Each has 60 nominal training images, and 24 nominal and 32 defective test images with exact masks, 160x160 grey.
-    They are rendered once, in a second or two, and stay on disk in the layout of MVTec AD.
+    Each surface has 60 nominal training images, and 24 nominal and 32 defective test images with exact masks, 160x160
+    grey. They are rendered once, in a second or two, and stay on disk in the layout of MVTec AD.
 
     Args:
-        root: Folder to write them into; ~/.cache/lit_ad (or $XDG_CACHE_HOME/lit_ad) if not given.
-        category: The surfaces to take; all of them if not given.
+        root: Folder for the images. None: $XDG_CACHE_HOME/lit_ad, by default ~/.cache/lit_ad.
+        category: The surfaces to take. None: all.
     """
 
     def __init__(self, root: Path | None = None, category: str | list[str] | None = None) -> None:
@@ -62,13 +62,13 @@ class Demo(Source):
             temporary.chmod(0o755)
             temporary.rename(self.root)
         except OSError:
-            if not self.root.is_dir():  # else another process was faster, with the same pictures
+            if not self.root.is_dir():  # otherwise another process has written the same images first
                 raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
     def tasks(self) -> dict[str, dict[str, Any]]:
-        """Each surface."""
+        """Return one task for each surface."""
         wanted = [self.category] if isinstance(self.category, str) else self.category
         return {name: {"category": name} for name in wanted or TEXTURES}
 
@@ -78,8 +78,8 @@ class Demo(Source):
 
 
 def write(texture: str, folder: Path) -> None:
-    """All images and masks of one texture."""
-    photograph = photo(texture)
+    """Write all images and masks of one texture."""
+    photograph = read_photograph(texture)
     parts = {"train": photograph[:, :BORDER], "test": photograph[:, BORDER:]}
 
     def crop_at(split: str, number: int) -> tuple[Grey, Generator]:
@@ -100,8 +100,8 @@ def write(texture: str, folder: Path) -> None:
             number += 1
 
 
-def photo(texture: str) -> Grey:
-    """A photograph of scikit-image's wheel, (512, 512)."""
+def read_photograph(texture: str) -> Grey:
+    """Read a photograph of scikit-image's wheel, (512, 512)."""
     package = find_spec("skimage")
     if package is None or package.origin is None:
         raise UserError("the Demo source takes its photographs from scikit-image: pip install lit-ad[demo]")
@@ -114,7 +114,7 @@ def save(image: Grey, path: Path) -> None:
 
 
 def crop(part: Grey, generator: Generator) -> Grey:
-    """A square of a photograph, mirrored or not, under a light and a sensor that vary a little."""
+    """Cut a random square (SIDE, SIDE) from a photograph, mirrored or not, with slightly random light and noise."""
     top, left = (generator.integers(side - SIDE + 1) for side in part.shape)
     image: Grey = part[top : top + SIDE, left : left + SIDE][:, :: generator.choice([-1, 1])]
     gain, offset = generator.uniform(0.94, 1.06), generator.uniform(-6, 6)
@@ -122,11 +122,11 @@ def crop(part: Grey, generator: Generator) -> Grey:
     return lit
 
 
-# The defects: (image, generator, boldness) -> damaged image, and where it is damaged.
+# The defects: (image, generator, boldness) -> damaged image, and mask of the damage; (SIDE, SIDE) each.
 
 
 def scratch(image: Grey, generator: Generator, bold: float) -> tuple[Grey, Mask]:
-    """A bent, thin, bright or dark line."""
+    """Draw a bent, thin, bright or dark line."""
     start = generator.uniform(0.2, 0.8, 2) * SIDE
     angle, length = generator.uniform(0, 2 * np.pi), generator.uniform(55, 100)
     end = np.clip(start + length * np.array([np.cos(angle), np.sin(angle)]), 6, SIDE - 6)
@@ -142,14 +142,14 @@ def scratch(image: Grey, generator: Generator, bold: float) -> tuple[Grey, Mask]
 
 
 def stain(image: Grey, generator: Generator, bold: float) -> tuple[Grey, Mask]:
-    """A dark, wet looking spot with a ragged edge; the texture stays visible."""
+    """Draw a dark spot with a ragged edge, like water; the texture stays visible."""
     mask = _blob(generator, generator.uniform(13, 24), rough=0.35)
     soft = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 2)
     return image * (1 - generator.uniform(0.28, 0.45) * bold * soft), mask
 
 
 def hole(image: Grey, generator: Generator, bold: float) -> tuple[Grey, Mask]:
-    """A small, dark pit whose lower rim catches light."""
+    """Draw a small, dark pit with a bright lower rim."""
     mask = _blob(generator, generator.uniform(4.5, 8.5) * bold, rough=0.2)
     deep = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 1.5)
     rim = np.clip(mask - np.roll(mask.astype(np.float32), -2, axis=0), 0, 1)
@@ -157,14 +157,14 @@ def hole(image: Grey, generator: Generator, bold: float) -> tuple[Grey, Mask]:
 
 
 def missing_patch(image: Grey, generator: Generator, bold: float) -> tuple[Grey, Mask]:
-    """A piece of the surface is gone: the brightness remains, the texture hardly does."""
+    """Remove the texture of a piece of the surface; its brightness stays."""
     mask = _blob(generator, generator.uniform(14, 24), rough=0.3)
     smooth = cv2.GaussianBlur(image, (0, 0), 10)
     return 0.9 * smooth + 0.1 * image + generator.normal(0, 2, image.shape).astype(np.float32), mask
 
 
 def _blob(generator: Generator, radius: float, rough: float) -> Mask:
-    """A filled, star shaped outline around a random centre, entirely inside the image."""
+    """Return a filled outline around a random centre, ragged by random waves, entirely inside the image."""
     angle = np.linspace(0, 2 * np.pi, 72, endpoint=False)
     waves = np.arange(2, 7)
     amplitudes, phases = generator.normal(0, 1, 5) / waves, generator.uniform(0, 2 * np.pi, 5)

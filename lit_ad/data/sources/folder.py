@@ -1,4 +1,4 @@
-"""A user's own folders: nominal images, and if there are any, anomalous images and masks."""
+"""A user's own folders of nominal images, and optionally of anomalous images and masks."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -17,23 +17,23 @@ Folders = str | list[str]
 
 
 class Folder(Source):
-    """Your own folders: one of nominal images is enough to train; anomalous images are for the test only.
+    """Your own folders. One folder of nominal images is enough to train; anomalous images are for the test only.
 
-    Without `nominal_test`, a fifth of the nominal images is kept from training for the test (always the same ones), if
-    there are anomalous images to test with. Folders are relative to `root`, unless absolute.
+    Folders are relative to `root`, or absolute. If there are anomalous images but no `nominal_test`, a fifth of the
+    nominal images is kept for the test, always the same ones.
 
     Args:
-        nominal: Folder, or folders, of nominal images.
-        anomalous: Folder, or folders, of anomalous images. The part of its path in which a folder differs from the
-            others is the defect type, such as dent of dent/images and scratch/images. If a folder holds only folders,
-            each of them is a defect type, but for those of masks.
-        masks: Masks of the anomalous images, named like them, with or without `_mask`, or labelme's JSON files: one
-            folder for each in `anomalous`, or one for all, which may hold a folder for each defect type. None: those
-            that lie beside their images, NAME.json of labelme or NAME_mask.
-        nominal_test: Folder, or folders, of nominal images for the test.
-        root: Where the folders lie.
-        test_fraction: Part of the nominal images kept for the test where there is no `nominal_test`.
-        seed: Of that choice.
+        nominal: Folder or folders of nominal images.
+        anomalous: Folder or folders of anomalous images. The defect type is the part of a folder's path that differs
+            from the other folders' paths: dent and scratch for dent/images and scratch/images. If a folder holds only
+            folders, each of them is a defect type, except folders of masks.
+        masks: Folder or folders of the anomalous images' masks, or of labelme's JSON files: one folder for each
+            folder in `anomalous`, or one for all, which may hold a folder for each defect type. A mask has the name
+            of its image, with or without `_mask`. None: masks NAME_mask, or labelme's NAME.json, beside the images.
+        nominal_test: Folder or folders of nominal images for the test.
+        root: Folder that the other folders are relative to.
+        test_fraction: Fraction of the nominal images that is kept for the test if there is no `nominal_test`.
+        seed: Seed that draws these images.
     """
 
     def __init__(
@@ -54,8 +54,8 @@ class Folder(Source):
             raise UserError(f"test_fraction is {test_fraction}, but it must lie in [0, 1)")
         if len(self.masks) not in (0, 1, len(self.anomalous)):
             raise UserError(
-                f"folders of masks, {len(self.masks)}, for those of anomalous images, {len(self.anomalous)}: give "
-                "one for each, or one for all"
+                f"there are {len(self.masks)} folders of masks for {len(self.anomalous)} folders of anomalous images: "
+                "give one for each, or one for all"
             )
 
     def samples(self) -> list[Sample]:
@@ -70,7 +70,7 @@ class Folder(Source):
         return nominal + self._anomalous(category)
 
     def remarks(self) -> list[str]:
-        """The folders that are not read, and masks that lie among images."""
+        """Return sentences about folders that are not read, and about masks that lie among images."""
         folders, masks = self._defect_folders()
         of_images = list(dict.fromkeys([*self.nominal, *self.nominal_test, *folders]))
         inside = [inner for folder in of_images for inner in list_folders(folder)]
@@ -99,9 +99,9 @@ class Folder(Source):
         return [Sample(image, 1, masks.get(image), category, defect, "test") for image, defect in images.items()]
 
     def _masks(self, images: Mapping[Path, str]) -> dict[Path, Path]:
-        """Image -> its mask in the folders of masks, given the images and their defect types."""
-        own = len(self.masks) == len(self.anomalous)  # a folder of masks for each folder of images
-        groups = zip(self.anomalous if own else [None], self.masks, strict=True)
+        """Return the mask of each image in the folders of masks. `images`: the defect type of each image."""
+        paired = len(self.masks) == len(self.anomalous)  # each folder of images has its folder of masks
+        groups = zip(self.anomalous if paired else [None], self.masks, strict=True)
         pairs: dict[Path, Path] = {}
         for folder, truth in groups:
             inside = [image for image in images if folder is None or folder in image.parents]
@@ -109,16 +109,17 @@ class Folder(Source):
                 pairs |= _masks_beside(truth)
             elif _holds_folders(truth):
                 for inner in list_folders(truth):
-                    of_defect = [image for image in inside if inner.name in (images[image], image.parent.name)]
-                    pairs |= _pair_truth(of_defect, inner)
+                    with_defect = [image for image in inside if inner.name in (images[image], image.parent.name)]
+                    pairs |= _pair_truth(with_defect, inner)
             else:
                 pairs |= _pair_truth(inside, truth)
         return pairs
 
     def _defect_folders(self) -> tuple[list[Path], list[Path]]:
-        """The folders of anomalous images, and the folders of masks beside them, which are left out.
+        """Return the folders of anomalous images, and the folders of masks beside them, which are left out.
 
-        Raises UserError where `anomalous` names a folder of masks itself, and where it is not clear what is in one.
+        Raises:
+            UserError: `anomalous` names a folder of masks, or it is not clear which folder holds the images.
         """
         photographs = bool(self.anomalous and self.nominal) and most_colours(self.nominal[0]) > 2
         folders: list[Path] = []
@@ -128,17 +129,17 @@ class Folder(Source):
             groups = [list_folders(folder) if _holds_folders(folder) else [folder] for folder in inner] or [[given]]
             candidates = [folder for group in groups for folder in group]
             beside = candidates if inner else self.anomalous
-            of_masks = [folder for folder in candidates if holds_masks(folder, beside, photographs)]
-            if len(of_masks) == len(candidates):
+            mask_folders = [folder for folder in candidates if holds_masks(folder, beside, photographs)]
+            if len(mask_folders) == len(candidates):
                 raise UserError(f"{given} holds masks: take it out of `anomalous`, and give it as `masks`")
             for group in groups:
-                of_images = [folder for folder in group if folder not in of_masks]
-                if len(group) > 1:  # two folders deeper: it must be clear which of them holds the images
-                    of_images = [folder for folder in of_images if holds_images(folder)]
-                    if len(of_images) != 1:
-                        list_images(group[0].parent)  # raises, since there is no image directly in it
-                folders += of_images
-            masks += of_masks
+                image_folders = [folder for folder in group if folder not in mask_folders]
+                if len(group) > 1:  # two levels deeper: exactly one folder must hold the images
+                    image_folders = [folder for folder in image_folders if holds_images(folder)]
+                    if len(image_folders) != 1:
+                        list_images(group[0].parent)  # raises UserError, because no image lies directly in it
+                folders += image_folders
+            masks += mask_folders
         return folders, masks
 
     def _folders(self, names: Folders | None) -> list[Path]:
@@ -146,10 +147,10 @@ class Folder(Source):
 
 
 def name_defects(folders: Sequence[Path], root: Path) -> dict[Path, str]:
-    """Folder -> its defect type: the last part of its path that tells it from the others, with those before it if
-    these are needed.
+    """Return the defect type of each folder: the last part of its path that differs from the other folders', with the
+    parts before it if they are needed.
 
-    `images` and the like at the end of a path are no defect type, and neither is what all of them end in.
+    The end of a path is not the defect type if it is a word such as `images`, or if all paths end in it.
     """
     parts: dict[Path, tuple[str, ...]] = {}
     for folder in folders:
@@ -169,14 +170,15 @@ def name_defects(folders: Sequence[Path], root: Path) -> dict[Path, str]:
 
 
 def _list_photographs(folder: Path) -> list[Path]:
-    """The images in a folder, without the masks among them."""
+    """Return the images in a folder, without the masks among them."""
     images = list_images(folder)
     masks = set(masks_among(images).values())
     return [image for image in images if image not in masks]
 
 
 def _masks_beside(folder: Path) -> dict[Path, Path]:
-    """Image -> its mask in the same folder: NAME_mask, or NAME.json of labelme. Raises UserError on both for one."""
+    """Return the mask of each image in the same folder: NAME_mask, or labelme's NAME.json. Raises UserError if an image
+    has both."""
     pairs = masks_among(list_images(folder))
     for image in _list_photographs(folder):
         drawn = mask_beside(image)
@@ -188,7 +190,7 @@ def _masks_beside(folder: Path) -> dict[Path, Path]:
 
 
 def _pair_truth(images: Sequence[Path], folder: Path) -> dict[Path, Path]:
-    """Image -> its mask in a folder of masks, drawn where that is a labelme file."""
+    """Return the mask of each image in a folder of masks. Labelme files are drawn."""
     stems = {image.stem for image in images}
     other = list_folder(folder).other if folder.is_dir() else []
     shapes = [path for path in other if path.suffix.lower() == ".json" and path.stem in stems]
@@ -198,5 +200,5 @@ def _pair_truth(images: Sequence[Path], folder: Path) -> dict[Path, Path]:
 
 
 def _holds_folders(folder: Path) -> bool:
-    """Whether there are folders in it, and no images."""
+    """Return whether a folder holds folders and no images."""
     return bool(list_folders(folder)) and not holds_images(folder)

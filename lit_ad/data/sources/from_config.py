@@ -1,4 +1,4 @@
-"""Make a source from the words of a configuration, outside of LightningCLI."""
+"""Make a source from a part of a configuration, without LightningCLI."""
 
 import json
 import re
@@ -12,14 +12,14 @@ from lit_ad.errors import UserError
 
 
 def make_source(config: Any, key: str = "data.source") -> tuple[Source, dict[str, Any]]:
-    """Return the source that a configuration describes, and the complete configuration, with defaults, as plain JSON.
+    """Return the source that a configuration describes, and the configuration with all defaults, as plain values.
 
     Args:
-        config: The mapping of class_path and init_args.
-        key: Name of the configuration, for errors.
+        config: A mapping of class_path and init_args.
+        key: Key of the configuration, for messages.
 
     Raises:
-        UserError: The configuration describes no source.
+        UserError: The configuration does not describe a source.
     """
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--source", type=Source, required=True)

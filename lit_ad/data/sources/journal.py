@@ -1,4 +1,4 @@
-"""The images of a line that people have labelled, in the journal of `lit-ad serve MODEL --journal DIR`."""
+"""Images of a line that people have labelled, from the journal of `lit-ad serve MODEL --journal DIR`."""
 
 import random
 import sqlite3
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lit_ad.batch import Sample, Split
-from lit_ad.data.sources.source import Source, choose
+from lit_ad.data.sources.source import Source, select_categories
 from lit_ad.errors import UserError
 from lit_ad.files import resolve_path
 
@@ -20,26 +20,27 @@ WHERE undone IS NULL AND picture IS NOT NULL ORDER BY images.id
 
 
 class Labelled(NamedTuple):
-    """An image that somebody has labelled."""
+    """An image with a label from a person."""
 
     number: int
     picture: str  # a file in DIR/pictures
     label: str  # good, defect or unsure
     defect: str
     category: str
-    sampled: bool  # whether it is of the random sample, which is drawn without a look at the score
+    sampled: bool  # whether it is in the random sample, which does not depend on scores
 
 
 class Journal(Source):
-    """Images that were labelled on the service's page of review: good ones train, a part of them and the defects test.
+    """Images that were labelled on the service's page of review. Good images are for training and test, defects for the
+    test only.
 
-    An image stays on its side when more are labelled. Those that are unsure are passed over.
+    An image keeps its split when more images are labelled. Images with the label "unsure" are left out.
 
     Args:
         root: DIR of `lit-ad serve MODEL --journal DIR`.
-        category: The categories to take, as they were given to the service; all of them if not given.
-        test_fraction: Part of the good images kept from training for the test.
-        seed: Of that choice.
+        category: The categories to take, by their names in the service. None: all.
+        test_fraction: Fraction of the good images that is kept for the test.
+        seed: Seed that draws these images.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class Journal(Source):
         labelled = read_labelled(self.root)
         if not labelled:
             raise UserError(f"no image in {self.root / NAME} is labelled: label some on the service's page, /review")
-        chosen, listed = choose(self.category, categories(labelled), self.root), []
+        chosen, listed = select_categories(self.category, categories(labelled), self.root), []
         for number, picture, label, defect, category, _ in labelled:
             if category in chosen and label != "unsure":
                 tested = label == "defect" or random.Random(f"{self.seed}/{number}").random() < self.test_fraction
@@ -65,9 +66,12 @@ class Journal(Source):
         return sorted(listed, key=lambda sample: sample.split, reverse=True)  # train, test; stable within each
 
     def good(self) -> list[Sample]:
-        """The images of the random sample that were labelled good, of whatever split, for other thresholds.
+        """Return the good images of the random sample, of all splits, for new thresholds.
 
-        The others were kept because of their scores, and would make the threshold too high.
+        Other images were kept because of their scores, and would make the threshold too high.
+
+        Raises:
+            UserError: No image of the random sample is labelled good.
         """
         sampled = {self.root / "pictures" / picture for _, picture, *_, sampled in read_labelled(self.root) if sampled}
         nominal = [sample for sample in self.samples() if sample.label == 0 and sample.image in sampled]
@@ -79,17 +83,18 @@ class Journal(Source):
         return nominal
 
     def tasks(self) -> dict[str, dict[str, Any]]:
-        """Each category."""
+        """Return one task for each category."""
         return {name: {"category": name} for name in categories(read_labelled(self.root))}
 
     def remarks(self) -> list[str]:
-        """How many images are passed over since nobody was sure."""
+        """Return a sentence about the number of images with the label "unsure"."""
         unsure = sum(label == "unsure" for _, _, label, *_ in read_labelled(self.root))
-        return [f"{unsure} images labelled unsure are passed over"] if unsure else []
+        return [f"images labelled unsure are left out: {unsure}"] if unsure else []
 
 
 def read_labelled(folder: Path) -> list[Labelled]:
-    """The labelled images of a journal that have a picture, as they were judged. Raises UserError if there is none."""
+    """Return the labelled images of a journal that have a picture, in the order in which they were judged. Raises
+    UserError if there is no journal."""
     with reading(folder / NAME) as connection:
         schema = connection.execute("PRAGMA user_version").fetchone()[0]
         if schema not in SCHEMAS:
@@ -98,20 +103,20 @@ def read_labelled(folder: Path) -> list[Labelled]:
 
 
 def categories(labelled: list[Labelled]) -> list[str]:
-    """Those of labelled images, each once."""
+    """Return the categories of labelled images, each once."""
     return list(dict.fromkeys(category for *_, category, _ in labelled))
 
 
 def is_journal(folder: Path) -> bool:
-    """Whether a folder holds a journal."""
+    """Return whether a folder holds a journal."""
     return (folder / NAME).is_file()
 
 
 @contextmanager
 def reading(path: Path) -> Iterator[sqlite3.Connection]:
-    """A journal's file. Raises UserError if there is none, or it cannot be read."""
+    """Open a journal's file for reading. Raises UserError if it does not exist or cannot be read."""
     if not path.is_file():
-        raise UserError(f"{path} is not there: data.source.root is DIR of `lit-ad serve MODEL --journal DIR`")
+        raise UserError(f"{path} does not exist: data.source.root is DIR of `lit-ad serve MODEL --journal DIR`")
     connection = sqlite3.connect(path, timeout=10)
     try:
         yield connection

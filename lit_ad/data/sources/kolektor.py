@@ -1,6 +1,7 @@
 """KolektorSDD (kosNN/PartM.jpg, PartM_label.bmp) and KolektorSDD2 ({train,test}/NNNNN.png, NNNNN_GT.png).
 
-Every image has a mask, and one with any pixel above 0 in it is defective: masks are read when samples are listed.
+Every image has a mask. An image is defective if any pixel of its mask is above 0, so that listing the samples reads all
+masks.
 """
 
 import pickle
@@ -10,7 +11,7 @@ from typing import Any
 
 from lit_ad.batch import Sample, Split
 from lit_ad.data.masks import read_mask
-from lit_ad.data.sources.source import Source, existing, find_root, list_folders, list_images
+from lit_ad.data.sources.source import Source, find_root, list_folders, list_images, require_file
 from lit_ad.errors import UserError
 from lit_ad.files import resolve_path
 from lit_ad.threads import Pool
@@ -21,14 +22,14 @@ FOLDS = 3  # as in the paper
 class KolektorSDD(Source):
     """Electrical commutators (Tabernik et al., https://arxiv.org/abs/1903.08572), eight surfaces of each of 50 items.
 
-    The test is a third of the items, and training takes the nominal images of the others; no item is on both sides, in
-    validation neither.
+    A third of the items is the test; training takes the nominal images of the others. All images of an item are on the
+    same side of each split.
 
     Args:
-        root: The folder of kos01, kos02, ..., or the one that holds it.
-        fold: Which third is the test: 0, 1 or 2.
-        splits: The authors' split.pyb (in KolektorSDD-training-splits.zip), whose folds they are; `read_folds` opens it
-            as data. None: folds of our own, every third item.
+        root: The folder of kos01, kos02, ..., or the folder around it.
+        fold: The third that is the test: 0, 1 or 2.
+        splits: The authors' split.pyb, in KolektorSDD-training-splits.zip, for their folds. No code in it is run. None:
+            our own folds, every third item.
     """
 
     def __init__(self, root: Path, fold: int = 0, splits: Path | None = None) -> None:
@@ -52,16 +53,16 @@ class KolektorSDD(Source):
         return _nominal_to_train(listed)
 
     def tasks(self) -> dict[str, dict[str, Any]]:
-        """Each fold."""
+        """Return one task for each fold."""
         return {f"fold_{fold}": {"fold": fold} for fold in range(FOLDS)}
 
 
 class KolektorSDD2(Source):
-    """Surfaces of production items (Bozic et al., https://arxiv.org/abs/2104.06064), with their own training and test.
-    Of the training images the nominal ones are taken.
+    """Surfaces of production items (Bozic et al., https://arxiv.org/abs/2104.06064), with the data set's own training
+    and test. Only the nominal training images are used.
 
     Args:
-        root: The folder of train and test.
+        root: The folder that holds train and test.
     """
 
     def __init__(self, root: Path) -> None:
@@ -76,32 +77,35 @@ class KolektorSDD2(Source):
         return _nominal_to_train(listed)
 
     def remarks(self) -> list[str]:
-        """The published archive holds an image and its mask twice."""
+        """Return a sentence about copies that are left out: the published archive has an image and its mask twice."""
         copies = [path for path in list_images(self.root / "train") if path.stem.endswith("(copy)")]
         return [f"copies are left out: {', '.join(map(str, copies))}"] if copies else []
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Reads a pickle of lists, texts and numbers. A class or a function, which could do anything, is refused."""
+    """Reads a pickle of lists, texts and numbers. It refuses classes and functions, which could run code."""
 
     def find_class(self, module: str, name: str) -> Any:
-        raise UserError(f"asks for {module}.{name}, and lists of names need no code")
+        raise UserError(f"it needs {module}.{name}, but lists of names need no code")
 
 
 def read_folds(path: Path) -> list[tuple[list[str], list[str]]]:
-    """The items to train and to test on, of each fold, in a file of the authors: a pickle of (train, test, all) or
-    (train, test), the first two with a list for each fold, of names, or of (name, whether its masks may be used).
+    """Read the names of the items to train and to test on, for each fold, from a file of the authors.
 
-    Raises UserError on anything else; nothing in the file is run.
+    The file is a pickle of (train, test, all) or (train, test). `train` and `test` have a list for each fold, of
+    names or of (name, whether its masks may be used). No code in the file is run.
+
+    Raises:
+        UserError: The file has another content.
     """
-    existing(path, "no splits")
+    require_file(path, "no splits")
     try:
         with path.open("rb") as file:
             train, test, *_ = _PlainUnpickler(file).load()
-        folds = [(names(ours), names(others)) for ours, others in zip(train, test, strict=True)]
+        folds = [(_first_cells(trained), _first_cells(tested)) for trained, tested in zip(train, test, strict=True)]
         if len(folds) != FOLDS or not all(isinstance(name, str) for fold in folds for rows in fold for name in rows):
             raise ValueError(f"expected {FOLDS} lists of names to train on, and as many to test on")
-    except Exception as error:  # a wrong pickle ends in all sorts
+    except Exception as error:  # a wrong pickle raises many different errors
         raise UserError(
             f"{path} is not the authors' split.pyb of KolektorSDD: {error}; take it from "
             "KolektorSDD-training-splits.zip, or leave `splits` out"
@@ -109,13 +113,13 @@ def read_folds(path: Path) -> list[tuple[list[str], list[str]]]:
     return folds
 
 
-def names(rows: Iterable[Any]) -> list[str]:
-    """Of rows that are names, or begin with one."""
+def _first_cells(rows: Iterable[Any]) -> list[str]:
+    """Return the names in rows that are names or begin with one."""
     return [row if isinstance(row, str) else row[0] for row in rows]
 
 
 def _items_to_test(path: Path, fold: int, there: list[str]) -> set[str]:
-    """The items to test on, of a file's fold. Raises UserError where it lists other items than are there."""
+    """Return the items to test on in a file's fold. Raises UserError if it lists other items than exist."""
     train, test = map(set, read_folds(path)[fold])
     both, missing, unknown = train & test, set(there) - train - test, (train | test) - set(there)
     for wrong, what in ((both, "in training and in test"), (missing, "in neither"), (unknown, "which is not there")):
@@ -125,14 +129,15 @@ def _items_to_test(path: Path, fold: int, there: list[str]) -> set[str]:
 
 
 def items(folder: Path) -> list[Path]:
-    """The folders of items in a folder."""
+    """Return the folders of items in a folder."""
     return [inner for inner in list_folders(folder) if inner.name.startswith("kos") and inner.name[3:].isdigit()]
 
 
 def _list_masked(files: Iterable[Path], ending: str, split: Split, category: str, item: str = "") -> list[Sample]:
-    """The images among files, where each has a mask named like it with an `ending`.
+    """List the images among files; the mask of each has its name with an `ending`.
 
-    Raises UserError on an image without its mask, and on a mask without its image.
+    Raises:
+        UserError: An image has no mask, or a mask has no image.
     """
     masks = {path.stem.removesuffix(ending): path for path in files if path.stem.endswith(ending)}
     images = {path.stem: path for path in files if not path.stem.endswith(ending)}
@@ -149,6 +154,6 @@ def _list_masked(files: Iterable[Path], ending: str, split: Split, category: str
 
 
 def _nominal_to_train(listed: list[Sample]) -> list[Sample]:
-    """The nominal ones of the training images, then all of the test."""
+    """Return the nominal training images, then all test images."""
     train = [sample for sample in listed if sample.split == "train" and sample.label == 0]
     return train + [sample for sample in listed if sample.split == "test"]

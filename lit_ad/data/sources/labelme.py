@@ -1,7 +1,6 @@
-"""JSON files of labelme (https://github.com/wkentaro/labelme), whose shapes mark the defects of an image -> masks.
+"""Draw masks from JSON files of labelme (https://github.com/wkentaro/labelme), whose shapes mark an image's defects.
 
-Every shape counts as a defect, whatever its label is; one that labelme calls _background_ is cut out of those before
-it.
+Every shape is a defect, whatever its label is, except _background_: such a shape is cut out of the shapes before it.
 """
 
 import base64
@@ -15,26 +14,27 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lit_ad.counts import first_few, format_count
-from lit_ad.data.sources.shapes import keep_mask, numbers, rasterise, rasterise_circle
+from lit_ad.data.sources.shapes import keep_mask, rasterise, rasterise_circle, read_numbers
 from lit_ad.errors import UserError
 from lit_ad.image.pixels import Size, page_paths, reason_of, split_page, upright_size
 
-_CORNERS = {  # the shapes with straight edges, and how many points they have
+_CORNERS = {  # shapes with straight edges, and their possible numbers of points
     "polygon": range(3, 2**31),
-    "rectangle": (2, 4),  # two opposite corners, or, by other programs in labelme's format, all four
+    "rectangle": (2, 4),  # two opposite corners; other programs that write labelme's format give all four
     "oriented_rectangle": (4,),
-    "rotation": (4,),  # the same by X-AnyLabeling
+    "rotation": (4,),  # X-AnyLabeling's name of the same shape
     "quadrilateral": (4,),
 }
 _WITHOUT_AREA = ("point", "points", "line", "linestrip")
 BACKGROUND, IGNORED = "_background_", "__ignore__"  # labels with a meaning of their own in labelme
-_OUTSIDE = 1.0  # pixels that a corner may lie outside of its image, as hands draw
+_OUTSIDE = 1.0  # pixels that a corner may lie outside of its image, because people draw by hand
 
 
 def mask_beside(image: Path) -> Path | None:
-    """The mask drawn from NAME.json beside NAME.png, None where there is no such file of labelme's.
+    """Return the mask drawn from NAME.json beside NAME.png; None if there is no such file of labelme.
 
-    Raises UserError as `draw_labelme` does, and if NAME.json is no JSON.
+    Raises:
+        UserError: As for `draw_labelme`, or NAME.json is no JSON.
     """
     file = split_page(image)[0].with_suffix(".json")
     if not file.is_file() or not _is_labelme(read_json(file)):
@@ -43,10 +43,11 @@ def mask_beside(image: Path) -> Path | None:
 
 
 def draw_labelme(file: Path, image: Path) -> Path:
-    """The mask of an image as a file, drawn from the shapes of a labelme file.
+    """Draw the mask of an image from the shapes of a labelme file, and return the mask's file.
 
     Raises:
-        UserError: It is no such file, it is another image's, or one of its shapes marks nothing; the file is named.
+        UserError: The file is not labelme's, belongs to another image, or has a shape that marks nothing. The message
+            names the file.
     """
     values = read_json(file)
     if not _is_labelme(values):
@@ -57,7 +58,7 @@ def draw_labelme(file: Path, image: Path) -> Path:
     names = [f"shape {i} ({_kind_of(shape)} {_label_of(shape)!r})" for i, shape in enumerate(shapes, 1)]
     flat = [name for name, shape in zip(names, shapes, strict=True) if _kind_of(shape) in _WITHOUT_AREA]
     if flat:
-        raise UserError(f"{file} has shapes without an area, {first_few(flat)}: draw polygons in place of them")
+        raise UserError(f"{file} has shapes without an area, {first_few(flat)}: draw polygons instead")
     mask = np.zeros(size, bool)
     for name, shape in zip(names, shapes, strict=True):
         try:
@@ -74,7 +75,7 @@ def draw_labelme(file: Path, image: Path) -> Path:
 
 
 def read_json(file: Path) -> Any:
-    """What a file holds. Raises UserError if that is no JSON."""
+    """Return the content of a JSON file. Raises UserError if it is no JSON."""
     try:
         return json.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
@@ -82,15 +83,17 @@ def read_json(file: Path) -> Any:
 
 
 def _is_labelme(values: Any) -> bool:
-    """Whether the content of a JSON file is labelme's."""
+    """Return whether the content of a JSON file is labelme's."""
     return isinstance(values, dict) and isinstance(values.get("shapes"), list)
 
 
 def check_image(file: Path, values: dict[str, Any], image: Path, size: Size) -> None:
-    """Raises UserError if the file says that it belongs to an image of another name or size."""
+    """Raise UserError if a labelme file names an image with another name or size."""
     name = values.get("imagePath")
     stem = split_page(image)[0].stem
-    if isinstance(name, str) and name and PureWindowsPath(name).stem != stem:  # which reads both kinds of slashes
+    if (
+        isinstance(name, str) and name and PureWindowsPath(name).stem != stem
+    ):  # PureWindowsPath splits at both kinds of slashes
         raise UserError(
             f"{file} is labelme's of {name} (its imagePath), but is given for {image.name}: rename one of them"
         )
@@ -103,7 +106,7 @@ def check_image(file: Path, values: dict[str, Any], image: Path, size: Size) -> 
 
 
 def _kind_of(shape: Any) -> str:
-    """The kind of a shape; early files of labelme have polygons alone, and do not say it."""
+    """Return the kind of a shape. Early files of labelme have no kind: all their shapes are polygons."""
     return str((shape.get("shape_type") if isinstance(shape, dict) else None) or "polygon")
 
 
@@ -112,8 +115,12 @@ def _label_of(shape: Any) -> str:
 
 
 def _draw_shape(shape: Any, size: Size) -> NDArray[np.bool_]:
-    """(H, W), true where a shape is. Raises ValueError, KeyError, TypeError or OSError on one that cannot be drawn."""
-    kind, points = _kind_of(shape), numbers(shape["points"])
+    """Return the mask (H, W) of a shape.
+
+    Raises:
+        ValueError, KeyError, TypeError, OSError: The shape cannot be drawn.
+    """
+    kind, points = _kind_of(shape), read_numbers(shape["points"])
     if points.ndim != 2 or points.shape[1] != 2:
         raise ValueError("its points are no list of [x, y]")
     if _label_of(shape) == IGNORED:
@@ -137,7 +144,8 @@ def _draw_shape(shape: Any, size: Size) -> NDArray[np.bool_]:
 
 
 def _paste_mask(encoded: str, points: NDArray[np.float64], size: Size) -> NDArray[np.bool_]:
-    """(H, W) of a small mask, a PNG in base64, whose upper left pixel lies at the first of two points."""
+    """Return the mask (H, W) of a shape of kind "mask": a small PNG in base64, whose upper left pixel lies at the first
+    of two points."""
     small = np.asarray(Image.open(io.BytesIO(base64.b64decode(encoded))).convert("L")) > 0
     left, top = points[0].astype(int)
     mask = np.zeros(size, bool)

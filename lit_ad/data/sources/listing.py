@@ -1,8 +1,7 @@
-"""What lies in a folder: images, and what is passed over. Whoever lists images does it here, so that all list the same.
+"""List the images of folders. All sources use these functions, so that all list folders in the same way.
 
-Links to folders are followed. Hidden files and folders, such as the copies that Jupyter keeps in .ipynb_checkpoints,
-and those that systems leave in any folder, are passed over, and so are files of kinds that are not read; `remarks` says
-so.
+Links to folders are followed. Three things are skipped, and `remarks` reports them: hidden files and folders, such as
+Jupyter's copies in .ipynb_checkpoints; files that operating systems leave in folders; and files of other formats.
 """
 
 import errno
@@ -17,32 +16,32 @@ from lit_ad.counts import first_few
 from lit_ad.errors import UserError
 from lit_ad.image.pixels import EXTENSIONS, open_page
 
-# What Windows, macOS and storage devices leave in folders, in lower case; other such names begin with a dot.
+# Files that Windows, macOS and storage devices leave in folders, in lower case; other such names begin with a dot.
 _OF_SYSTEMS = (
     *("thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "system volume information"),
     *("__macosx", "lost+found", "@eadir", "#recycle"),
 )
-_ANIMATED = (".gif", ".webp", ".avif")  # kinds that may have several frames
+_ANIMATED = (".gif", ".webp", ".avif")  # formats that may have several frames
 
 
 @dataclass
 class Listing:
-    """What lies in a folder, by what is done with it."""
+    """The content of a folder, by kind."""
 
     images: list[Path] = field(default_factory=list)
-    folders: list[Path] = field(default_factory=list)  # directly in it, without hidden ones
-    broken: list[Path] = field(default_factory=list)  # links that lead nowhere, called like an image or a folder
-    hidden: list[Path] = field(default_factory=list)  # files and folders
-    other: list[Path] = field(default_factory=list)  # files of kinds that are not read
-    repeated: list[Path] = field(default_factory=list)  # links to folders that are listed already, or are around them
+    folders: list[Path] = field(default_factory=list)  # folders directly in it, without hidden ones
+    broken: list[Path] = field(default_factory=list)  # links that lead nowhere, named like an image or a folder
+    hidden: list[Path] = field(default_factory=list)  # hidden files and folders
+    other: list[Path] = field(default_factory=list)  # files of other formats
+    repeated: list[Path] = field(default_factory=list)  # links to a folder that is listed already or contains the link
 
     def add(self, other: "Listing") -> None:
-        """Take over what another one has."""
+        """Add the content of another listing."""
         for name, paths in vars(other).items():
             getattr(self, name).extend(paths)
 
     def remarks(self) -> list[str]:
-        """What is passed over: a sentence for each kind of it."""
+        """Return one sentence for each kind of file that is skipped."""
         kinds = Counter(path.suffix.lower() or path.name for path in self.other)
         counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
         sentences = {
@@ -54,32 +53,33 @@ class Listing:
 
 
 @contextmanager
-def readable() -> Iterator[None]:
-    """Turn the OSError of a folder that the system does not let us list into a UserError that names it."""
+def os_errors_as_user_errors() -> Iterator[None]:
+    """Within this context, an OSError, of a folder that cannot be listed for example, becomes a UserError with its
+    name."""
     try:
         yield
     except OSError as error:
         raise UserError(
-            f"cannot read {error.filename}: {error.strerror}; see to its permissions, or its disk"
+            f"cannot read {error.filename}: {error.strerror}; check its permissions, or its disk"
         ) from error
 
 
 def is_image(path: Path) -> bool:
-    """Whether the name is an image's, in capitals or not; a hidden one is not."""
+    """Return whether a file has the extension of an image, in any case, and is not hidden."""
     return path.suffix.lower() in EXTENSIONS and not is_hidden(path.name)
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder of this name is hidden, or left by a system."""
+    """Return whether a file or folder of this name is hidden, or left by an operating system."""
     return name.startswith(".") or name.lower() in _OF_SYSTEMS
 
 
 def list_folder(folder: Path) -> Listing:
-    """What lies directly in a folder, sorted. Raises UserError if it cannot be read."""
+    """List the content of a folder, sorted. Raises UserError if it cannot be read."""
     listing = Listing()
-    with readable():
+    with os_errors_as_user_errors():
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        if entries:  # a folder that may be listed but not entered is told of here, and not at its first image
+        if entries:  # raises here, and not at the first image, if the folder may be listed but not entered
             Path(entries[0]).lstat()
         for entry in entries:
             path = Path(entry.path)
@@ -95,7 +95,7 @@ def list_folder(folder: Path) -> Listing:
 
 
 def _leads_nowhere(entry: os.DirEntry[str]) -> bool:
-    """Whether it is a link to what is not there, or to itself."""
+    """Return whether an entry is a link to itself or to a file that does not exist."""
     try:
         return entry.is_symlink() and not entry.stat()
     except OSError as error:
@@ -105,10 +105,13 @@ def _leads_nowhere(entry: os.DirEntry[str]) -> bool:
 
 
 def list_tree(root: Path) -> Listing:
-    """What lies in a folder and in the folders inside it; all paths begin with `root`, and are sorted.
+    """List the content of a folder and of all folders inside it; all paths begin with `root`, and are sorted.
 
-    Each folder is listed once. Links to folders are followed after all others, but not to folders that are listed
-    already or that lie around the root or the link. Raises UserError if a folder cannot be read.
+    Each folder is listed once. Links to folders are followed last. A link is not followed if its folder is listed
+    already, or contains the root or the link.
+
+    Raises:
+        UserError: A folder cannot be read.
     """
     listing = Listing()
     seen: set[Path] = set()
@@ -130,7 +133,7 @@ def list_tree(root: Path) -> Listing:
 
 
 def frame_remarks(paths: Iterable[Path]) -> list[str]:
-    """A sentence about the files with several frames, if there are any: their first one is read."""
+    """Return a sentence about files with several frames, of which only the first is read, if there are any."""
     animated = [path for path in paths if path.suffix.lower() in _ANIMATED and _is_animated(path)]
     if not animated:
         return []
@@ -138,9 +141,9 @@ def frame_remarks(paths: Iterable[Path]) -> list[str]:
 
 
 def _is_animated(path: Path) -> bool:
-    """Whether a file has several frames. Whoever reads it tells of one that cannot be read."""
+    """Return whether a file has several frames; False if it cannot be read, which another check reports."""
     try:
         with open_page(path) as image:
             return bool(getattr(image, "is_animated", False))
-    except Exception:  # decoders raise all sorts
+    except Exception:  # decoders raise many different errors
         return False

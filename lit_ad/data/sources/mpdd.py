@@ -1,4 +1,4 @@
-"""MPDD, metal parts with defects: MVTec AD's layout, often a folder deeper."""
+"""MPDD, metal parts with defects, in MVTec AD's layout, often with one more folder around it."""
 
 from pathlib import Path
 
@@ -7,12 +7,12 @@ from lit_ad.data.sources.source import find_root, list_folders
 
 
 class MPDD(MVTec):
-    """MPDD's six categories (Jezek et al., https://doi.org/10.1109/ICUMT54235.2021.9631567), in MVTec AD's layout. What
-    is not black in a mask counts.
+    """MPDD's six categories (Jezek et al., https://doi.org/10.1109/ICUMT54235.2021.9631567), in MVTec AD's layout.
+    Pixels of a mask that are not black mark a defect.
 
     Args:
-        root: The folder of categories, or the one that holds it (MPDD/MPDD), or one category.
-        category: The categories to take; all of them if not given.
+        root: The folder of categories, or the folder around it (MPDD/MPDD), or one category.
+        category: The categories to take. None: all.
     """
 
     def _categories(self) -> list[Path]:
@@ -20,5 +20,5 @@ class MPDD(MVTec):
 
 
 def _holds_categories(folder: Path) -> bool:
-    """Whether it is a category, or a folder of them."""
+    """Return whether a folder is a category, or holds categories."""
     return any((inner / "train" / "good").is_dir() for inner in (folder, *list_folders(folder)))

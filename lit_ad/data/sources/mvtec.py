@@ -7,21 +7,22 @@ from typing import Any
 from lit_ad.batch import Sample, Split
 from lit_ad.data.sources.mask_folders import holds_masks, masks_among
 from lit_ad.data.sources.shift_record import read_shift
-from lit_ad.data.sources.source import Source, choose, holds_images, list_folders, list_images, pair_masks
+from lit_ad.data.sources.source import Source, holds_images, list_folders, list_images, pair_masks, select_categories
 from lit_ad.errors import UserError
 from lit_ad.files import resolve_path
 
-_OTHER_NAMES = ("gt", "mask", "masks", "label", "labels", "truth")  # that people give ground_truth
+_OTHER_NAMES = ("gt", "mask", "masks", "label", "labels", "truth")  # names that people give to ground_truth
 
 
 class MVTec(Source):
     """Images in the layout of MVTec AD, in any of the usual file formats.
 
-    `test` and `ground_truth` may be absent, and any mask; a mask is `ground_truth/DEFECT/X_mask.png` or `X.png`.
+    The folders `test` and `ground_truth`, and any mask, may be missing. The mask of the image X is
+    `ground_truth/DEFECT/X_mask.png` or `X.png`.
 
     Args:
         root: One category (the folder that holds train/good), or a folder of categories.
-        category: The categories to take from a folder of categories; all of them if not given.
+        category: The categories to take from a folder of categories. None: all.
     """
 
     def __init__(self, root: Path, category: str | list[str] | None = None) -> None:
@@ -33,23 +34,23 @@ class MVTec(Source):
         return sorted(listed, key=lambda sample: sample.split, reverse=True)  # train, test; stable within each
 
     def tasks(self) -> dict[str, dict[str, Any]]:
-        """Each category."""
+        """Return one task for each category."""
         folders = self._categories()
         if folders == [self.root]:
             return {self.root.absolute().name: {}}
         return {folder.name: {"category": folder.name} for folder in folders}
 
     def shift(self) -> dict[str, Any] | None:
-        """What the folder's shift.json says. Raises UserError if it is another file."""
+        """Return the content of the folder's shift.json. Raises UserError if it is not from `lit-ad data shift`."""
         return read_shift(self.root)
 
     def remarks(self) -> list[str]:
-        """Folders beside `train` whose names are nearly `test` or `ground_truth`, where there is no such folder."""
+        """Return sentences about folders whose names are similar to a missing `test` or `ground_truth`."""
         lines = []
         for root in self._categories():
             try:
                 names = {folder.name for folder in list_folders(root)}
-            except UserError:  # a folder that may be entered but not listed will do
+            except UserError:  # a folder that may be entered but not listed is enough
                 continue
             for absent in sorted({"test", "ground_truth"} - names):
                 others = {name.lower().replace("-", "_"): name for name in names - {"train", "test", "ground_truth"}}
@@ -71,19 +72,19 @@ class MVTec(Source):
                 f"no nominal image in {self.root}: expected train/good in it (one category), or folders that hold "
                 "train/good (categories)"
             )
-        return [folders[name] for name in choose(self.category, folders, self.root)]
+        return [folders[name] for name in select_categories(self.category, folders, self.root)]
 
 
 def _list_category(root: Path) -> list[Sample]:
-    """The samples of one category. Folders beside train/good count as anomalous, there as in test."""
+    """List the samples of one category. In train as in test, images in other folders than good are anomalous."""
     category = root.absolute().name
     defects = {folder.name for folder in list_folders(root / "test")}
     for folder in list_folders(root / "ground_truth"):
         if folder.name not in defects and holds_images(folder):
             near = get_close_matches(folder.name, defects, n=1) or ["DEFECT"]
             raise UserError(
-                f"masks without images: {folder} has no test/{folder.name} beside it; a folder of masks is called like "
-                f"that of its images, such as ground_truth/{near[0]} for test/{near[0]}"
+                f"masks without images: there is no folder test/{folder.name} for {folder}; a folder of masks needs "
+                f"the name of its folder of images, such as ground_truth/{near[0]} for test/{near[0]}"
             )
     splits: tuple[Split, ...] = ("train", "test")
     listed = []
@@ -92,9 +93,11 @@ def _list_category(root: Path) -> list[Sample]:
             defect, truth = folder.name, root / "ground_truth" / folder.name
             images = list_images(folder)
             if holds_masks(folder, list_folders(root / split), photographs=False):
-                raise UserError(f"{folder} holds masks, by its name: they belong in {root / 'ground_truth'}/DEFECT")
+                raise UserError(
+                    f"{folder} has the name of a folder of masks: masks belong in {root / 'ground_truth'}/DEFECT"
+                )
             for image, mask in masks_among(images).items():
-                raise UserError(f"{mask} is called like a mask of {image.name}: masks belong in {truth}")
+                raise UserError(f"{mask} has the name of a mask of {image.name}: masks belong in {truth}")
             label = int(defect != "good")
             masked = split == "test" and (truth.is_dir() if label else holds_images(truth))  # good images need none
             masks = pair_masks(images, list_images(truth)) if masked else {}

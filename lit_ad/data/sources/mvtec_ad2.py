@@ -20,18 +20,19 @@ METRICS = {
     "aupro_05": "area under the per-region overlap up to a false positive rate of 0.05, divided by it, over all of "
     "test_public of an object; at full resolution, by all thresholds",
     "seg_f1": f"F1 of an object's pixels, pooled over test_public (our reading), at {_THRESHOLD}",
-    "class_f1": "F1 of an object's images, of which one is anomalous where any pixel is called so by the same decision",
+    "class_f1": "F1 of an object's images; an image is called anomalous if any of its pixels is, by the same decision",
 }
 
 
 class MVTecAD2(MVTec):
-    """MVTec AD 2, scored by its own rules on test_public. `validation/good` is held out; nothing is cut from training.
+    """MVTec AD 2, scored by its own rules on test_public.
 
-    The private tests have no labels: `lit-ad submission` looks at them.
+    The images of `validation/good` are held out, so that all images of train/good are trained on. The private tests
+    have no labels; `lit-ad submission` predicts them.
 
     Args:
         root: One object (the folder that holds train/good), or a folder of objects.
-        category: The objects to take from a folder of objects; all of them if not given.
+        category: The objects to take from a folder of objects. None: all.
     """
 
     def samples(self) -> list[Sample]:
@@ -40,7 +41,7 @@ class MVTecAD2(MVTec):
         return sorted(listed, key=lambda sample: order.index(sample.split))
 
     def private(self) -> dict[str, list[Path]]:
-        """The images of the private tests, by object. Raises UserError where an object has none."""
+        """Return the images of the private tests, by object. Raises UserError if an object has none."""
         folders = {folder.absolute().name: folder for folder in self._categories()}
         return {
             name: [image for part in PRIVATE for image in list_images(folder / part)]
@@ -51,18 +52,18 @@ class MVTecAD2(MVTec):
         return []
 
     def rules(self) -> Rules:
-        """AU-PRO to a false positive rate of 0.05, and F1 at the checkpoint's pixel threshold."""
+        """Return the rules: AU-PRO up to a false positive rate of 0.05, and F1 at the checkpoint's pixel threshold."""
         return Rules("MVTec AD 2", METRICS, tuple(METRICS))
 
 
 def _list_object(root: Path) -> list[Sample]:
-    """The samples of one object. Raises UserError where its folders are not those of MVTec AD 2."""
+    """List the samples of one object. Raises UserError if its folders are not those of MVTec AD 2."""
     category, test = root.absolute().name, root / "test_public"
     listed = [Sample(image, 0, None, category) for image in list_images(root / "train" / "good")]
     listed += [Sample(x, 0, None, category, split="validation") for x in list_images(root / "validation" / "good")]
     for folder in list_folders(test):
         if folder.name not in ("good", "bad", "ground_truth"):
-            raise UserError(f"{folder} is no folder of MVTec AD 2, whose test_public holds good, bad and ground_truth")
+            raise UserError(f"{folder} is no folder of MVTec AD 2: test_public has good, bad and ground_truth")
     for defect in ("bad", "good") if test.is_dir() else ():
         images, truth = list_images(test / defect), test / "ground_truth" / defect
         masks = pair_masks(images, list_images(truth)) if defect == "bad" and truth.is_dir() else {}

@@ -33,35 +33,39 @@ METRICS = {
     **{f"spro_{name}": SPRO.format(limit) for name, limit in (("05", 0.05), ("01", 0.01), ("10", 0.1))},
     **{f"spro_{name}": SPRO.format(limit) for name, limit in (("30", 0.3), ("100", 1))},
 }
-ARCHIVE = "such copies of the data set are about, and have lost what sPRO needs: take the masks from its own archive"
+ARCHIVE = "some copies of the data set are so, and lack what sPRO needs: take the masks from the original archive"
 
-Saturation = tuple[float, bool]  # the threshold of a defect, and whether it is a share of its area
+Saturation = tuple[float, bool]  # the threshold of a defect, and whether it is a fraction of its area
 
 
 class MVTecLOCO(MVTec):
-    """MVTec LOCO AD, scored by its own rules. `validation/good` is held out; nothing is cut from training for that.
+    """MVTec LOCO AD, scored by its own rules.
 
-    Masks are `ground_truth/TYPE/NNN/000.png`, one file for each defect, whose value is its id in `defects_config.json`.
-    A merged copy, which has one mask for all defects of an image, or one value for all of them, is read too, but has
-    lost what sPRO needs, which is then left out.
+    The images of `validation/good` are held out, so that all images of train/good are trained on. Masks are
+    `ground_truth/TYPE/NNN/000.png`, one file for each defect, whose value is the defect's id in `defects_config.json`.
+    Merged copies of the data set are read, too: they have one mask for all defects of an image, or one value for all
+    defects. They lack what sPRO needs, so it is left out.
 
     Args:
         root: One category (the folder that holds train/good), or a folder of categories.
-        category: The categories to take from a folder of categories; all of them if not given.
+        category: The categories to take from a folder of categories. None: all.
     """
 
     def samples(self) -> list[Sample]:
         folders = self._categories()
         for folder in folders:
-            _read_config(folder / CONFIG)  # a wrong one is told now, and not after the training
+            _read_config(folder / CONFIG)  # raises now, and not after the training, if it is wrong
         order = ("train", "validation", "test")
         return sorted(
             (s for folder in folders for s in _list_loco(folder)), key=lambda sample: order.index(sample.split)
         )
 
     def remarks(self) -> list[str]:
-        """Why there is no sPRO of a category. Of one that has it, all masks are read: raises UserError where one holds
-        no defect's id, which the test would find after hours of training."""
+        """Return a sentence for each category without sPRO, and read all masks of the others.
+
+        Raises:
+            UserError: A mask has no defect's id. The test would find this only after hours of training.
+        """
         lines = [*super().remarks(), *self.rules().remarks]
         for folder in self._categories():
             samples, config = _list_loco(folder), _read_config(folder / CONFIG)
@@ -75,7 +79,7 @@ class MVTecLOCO(MVTec):
         return lines
 
     def rules(self) -> Rules:
-        """sPRO and image AUROC, logical and structural anomalies apart."""
+        """Return the rules: sPRO and image AUROC, for logical and for structural anomalies."""
         folders = {folder.absolute().name: folder for folder in self._categories()}
         configs = {name: _read_config(folder / CONFIG) for name, folder in folders.items()}
         missing = {name: _why_no_spro(_list_loco(folder), configs[name]) for name, folder in folders.items()}
@@ -90,15 +94,15 @@ class MVTecLOCO(MVTec):
 
 
 def _list_loco(root: Path) -> list[Sample]:
-    """The samples of one category. Raises UserError where its folders are not those of MVTec LOCO AD."""
+    """List the samples of one category. Raises UserError if its folders are not those of MVTec LOCO AD."""
     category = root.absolute().name
     listed = [Sample(image, 0, None, category) for image in list_images(root / "train" / "good")]
     listed += [Sample(x, 0, None, category, split="validation") for x in list_images(root / "validation" / "good")]
     for folder in list_folders(root / "test"):
         if folder.name not in ("good", *_SUBSETS):
             raise UserError(
-                f"{folder} is no folder of MVTec LOCO AD, whose test holds good, {' and '.join(_SUBSETS)}: data of "
-                "other defect types is read by the MVTec source"
+                f"{folder} is no folder of MVTec LOCO AD: test has good, {' and '.join(_SUBSETS)}. For data with other "
+                "defect types, take the source MVTec"
             )
         images, label = list_images(folder), int(folder.name != "good")
         masks = _pair_masks_and_folders(images, root / "ground_truth" / folder.name) if label else {}
@@ -107,7 +111,7 @@ def _list_loco(root: Path) -> list[Sample]:
 
 
 def _pair_masks_and_folders(images: Sequence[Path], truth: Path) -> dict[Path, Path]:
-    """Image -> the folder of its masks, or its one mask. Raises UserError where one of them belongs to no image."""
+    """Return the folder of masks, or the mask, of each image. Raises UserError if one belongs to no image."""
     pairs = pair_masks(images, list_images(truth) if holds_images(truth) else [])
     named = {image.stem: image for image in images}
     for folder in list_folders(truth):
@@ -118,9 +122,10 @@ def _pair_masks_and_folders(images: Sequence[Path], truth: Path) -> dict[Path, P
 
 
 def _read_config(file: Path) -> dict[int, Saturation]:
-    """The saturation of each defect by its id, the value of its pixels; nothing where there is no such file.
+    """Return the saturation of each defect by its id, the value of its pixels; empty if the file does not exist.
 
-    Raises UserError on an entry that says something else.
+    Raises:
+        UserError: An entry is wrong.
     """
     if not file.is_file():
         return {}
@@ -145,7 +150,7 @@ def _read_config(file: Path) -> dict[int, Saturation]:
 
 
 def _why_no_spro(samples: Iterable[Sample], config: dict[int, Saturation]) -> str:
-    """Why the masks of a category do not tell its defects apart; nothing where they do."""
+    """Return why the masks of a category do not separate its defects, so that there is no sPRO; "" if they do."""
     anomalous = [sample for sample in samples if sample.label]
     bare = [sample for sample in anomalous if sample.mask is None]
     if bare:
@@ -158,24 +163,24 @@ def _why_no_spro(samples: Iterable[Sample], config: dict[int, Saturation]) -> st
         return f"its masks are merged: {flat[0]} is one file for all defects of an image, not a folder; {ARCHIVE}"
     files = [file for sample in anomalous for file in mask_files(sample.mask)]
     types = {sample.defect for sample in anomalous}
-    values = ids(grey(files[0])) if files else []
-    lost = not config.keys() & values or (len(config) > 1 and len(types) > 1)  # or it is the only defect there is
-    if len(values) == 1 and lost and all(ids(grey(file)) == values for file in files):  # ends with the first other id
+    values = ids(_read_grey(files[0])) if files else []
+    lost = not config.keys() & values or (len(config) > 1 and len(types) > 1)  # one defect may have a single id
+    if len(values) == 1 and lost and all(ids(_read_grey(file)) == values for file in files):  # stops at another id
         return (
-            f"its masks are merged: all of them hold {values[0]} alone, such as {files[0]}, and not the ids of "
+            f"its masks are merged: all of them have the value {values[0]}, such as {files[0]}, instead of the ids in "
             f"{CONFIG}; {ARCHIVE}"
         )
     return ""
 
 
 def _read_defect(file: Path, config: dict[int, Saturation]) -> Defect:
-    """The defect that a mask file marks. Raises UserError where it holds no id of the configuration, or several."""
-    values = grey(file)
+    """Return the defect that a mask file marks. Raises UserError if it has no id of the configuration, or several."""
+    values = _read_grey(file)
     present = ids(values)
     if len(present) != 1 or present[0] not in config:
         listed = ", ".join(map(str, present)) or "0 alone"
         raise UserError(
-            f"{file} holds {listed} where it should hold 0 and the id of one defect, which are "
+            f"{file} has the values {listed}, but needs 0 and the id of one defect, which are "
             f"{', '.join(map(str, sorted(config)))} in {CONFIG}; take it from the data set's archive"
         )
     mask = values > 0
@@ -183,7 +188,7 @@ def _read_defect(file: Path, config: dict[int, Saturation]) -> Defect:
 
 
 def _no_defect(config: dict[int, Saturation], file: Path) -> str:
-    """What `_read_defect` would say of a mask file that it refuses; nothing of another."""
+    """Return the message of `_read_defect` for a mask file that it refuses; "" for other files."""
     try:
         _read_defect(file, config)
     except UserError as error:
@@ -191,8 +196,8 @@ def _no_defect(config: dict[int, Saturation], file: Path) -> str:
     return ""
 
 
-def grey(file: Path) -> np.ndarray:
-    """A mask file, (H, W). Raises UserError where it is not grey."""
+def _read_grey(file: Path) -> np.ndarray:
+    """Read a mask file, (H, W). Raises UserError if it is not grey."""
     values = np.asarray(open_image(file))
     if values.ndim != 2:
         raise UserError(f"{file} has colours, but a mask of MVTec LOCO AD is grey: take it from the data set's archive")
@@ -200,11 +205,16 @@ def grey(file: Path) -> np.ndarray:
 
 
 def ids(values: np.ndarray) -> list[int]:
-    """The values of a mask (H, W) beside 0, ascending."""
+    """Return the values of a mask (H, W) except 0, ascending."""
     return [int(value) for value in np.unique(values) if value]
 
 
 def saturation_area(threshold: float, relative: bool, area: int) -> int:
-    """How many of a defect's `area` pixels count as all of it, at least one: a share of them rounded down, or a number
-    of pixels of the full resolution, no more than it has."""
+    """Return the number of a defect's pixels that count as the whole defect, at least one.
+
+    Args:
+        threshold: The defect's saturation threshold.
+        relative: Whether the threshold is a fraction of the area, rounded down. Otherwise it is a number of pixels.
+        area: The defect's number of pixels, at full resolution; the result is never more.
+    """
     return max(1, int(threshold * area) if relative else min(int(threshold), area))

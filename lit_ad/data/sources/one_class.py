@@ -18,16 +18,17 @@ Download = Literal["cifar10", "cifar100", "mnist", "fashion_mnist"]
 
 
 class OneClass(Source):
-    """Images of classes, `ROOT/train/CLASS` and `ROOT/test/CLASS`; the name of an anomalous class is its defect type.
+    """Images of classes, `ROOT/train/CLASS` and `ROOT/test/CLASS`.
 
-    Training takes the train images of the nominal classes, the test all test images.
+    Training takes the train images of the nominal classes, the test takes all test images. The defect type of an
+    anomalous image is its class.
 
     Args:
         root: The folder that holds `train` and `test`.
-        normal: The nominal classes; all others are anomalous (unimodal, when it is one).
-        anomalous: The anomalous classes; all others are nominal (multimodal). Give this or `normal`.
-        download: Make `root` from this data set of torchvision's, if it is not there: CIFAR-10, CIFAR-100 by its 20
-            superclasses, MNIST or Fashion-MNIST. What torchvision has already downloaded beside `root` is used.
+        normal: The nominal classes; all others are anomalous. One nominal class is the unimodal task.
+        anomalous: The anomalous classes; all others are nominal (the multimodal task). Give this or `normal`.
+        download: If `root` does not exist, make it from a data set of torchvision: CIFAR-10, CIFAR-100 by its 20
+            superclasses, MNIST or Fashion-MNIST. Files that torchvision has already downloaded beside `root` are used.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class OneClass(Source):
         download: Download | None = None,
     ) -> None:
         if not normal and not anomalous:
-            raise UserError("say which classes are nominal: give either `normal` or `anomalous`")
+            raise UserError("OneClass needs the nominal classes: give either `normal` or `anomalous`")
         if normal and anomalous:
             raise UserError("give either `normal` or `anomalous`: the classes in neither would have no label")
         self.root = resolve_path(root)
@@ -46,12 +47,13 @@ class OneClass(Source):
 
     def prepare(self) -> None:
         if self.download:
-            prepare(self.root, self.download)
+            make_classes(self.root, self.download)
 
     def tasks(self) -> dict[str, dict[str, Any]]:
-        """Each class in turn: nominal alone (unimodal) where `normal` is given, else anomalous alone (multimodal)."""
+        """Return one task for each class: as the only nominal class (unimodal) if `normal` is given, otherwise as the
+        only anomalous one (multimodal)."""
         names = classes(self.root)
-        # Both arguments: what is not said here would stay as the source has it.
+        # A task sets both arguments: an argument that it left out would keep this source's value.
         if self.normal:
             return {name: {"normal": [name], "anomalous": None} for name in names}
         return {name: {"normal": None, "anomalous": [name]} for name in names}
@@ -63,7 +65,7 @@ class OneClass(Source):
             raise UserError(f"no class {', '.join(unknown)} in {self.root}: there are {', '.join(known)}")
         nominal = self.normal or [name for name in known if name not in (self.anomalous or [])]
         if len(nominal) == 0:
-            raise UserError(f"all classes of {self.root} are anomalous: none is left to train on")
+            raise UserError(f"all classes of {self.root} are anomalous: leave a class to train on out of `anomalous`")
         category = self.root.absolute().name
         listed = [Sample(x, 0, None, category) for name in nominal for x in list_images(self.root / "train" / name)]
         for name in known:
@@ -74,10 +76,10 @@ class OneClass(Source):
 
 
 def classes(root: Path) -> list[str]:
-    """The classes in a folder of train/CLASS and test/CLASS, sorted.
+    """Return the names of the classes in a folder of train/CLASS and test/CLASS, sorted.
 
     Raises:
-        UserError: `root` has no such layout.
+        UserError: `root` does not have this layout.
     """
     names = [folder.name for folder in list_folders(root / "test")]
     if not names or not (root / "train").is_dir():
@@ -85,12 +87,11 @@ def classes(root: Path) -> list[str]:
     return names
 
 
-def prepare(root: Path, download: Download) -> None:
-    """Make ROOT/train/CLASS and ROOT/test/CLASS from torchvision's data set; several processes may try at once.
+def make_classes(root: Path, download: Download) -> None:
+    """Make ROOT/train/CLASS and ROOT/test/CLASS from a data set of torchvision. Several processes may do so at once.
 
     Raises:
-        UserError: It could not be downloaded.
-        UserError: `root` holds something else.
+        UserError: The data set cannot be downloaded, or `root` has other files.
     """
     if (root / "train").is_dir():
         return
@@ -103,20 +104,20 @@ def prepare(root: Path, download: Download) -> None:
     ):
         images = Path(scratch, "images")
         for split in ("train", "test"):
-            for i, (image, name) in enumerate(labelled(root.parent, Path(scratch), download, split == "train")):
+            for i, (image, name) in enumerate(_load_labelled(root.parent, Path(scratch), download, split == "train")):
                 file = images / split / re.sub(r"[^\w-]+", "-", name) / f"{i:05}.png"
                 file.parent.mkdir(parents=True, exist_ok=True)
                 image.save(file)
         try:
             images.rename(root)
         except OSError as error:
-            if not (root / "train").is_dir():  # else another process was faster
+            if not (root / "train").is_dir():  # otherwise another process has made it first
                 raise UserError(f"{root} is not empty but has no train folder: give another root") from error
 
 
-def labelled(beside: Path, scratch: Path, download: Download, train: bool) -> Iterator[tuple[Image.Image, str]]:
-    """Images and class names, from files in `beside`, else downloaded to `scratch`."""
-    from torchvision import datasets  # which takes seconds, and only a download needs it
+def _load_labelled(beside: Path, scratch: Path, download: Download, train: bool) -> Iterator[tuple[Image.Image, str]]:
+    """Yield images and class names, from torchvision's files in `beside`, or downloaded to `scratch`."""
+    from torchvision import datasets  # imported here: it takes seconds, and only a download needs it
 
     kind = {
         "cifar10": datasets.CIFAR10,
@@ -126,7 +127,7 @@ def labelled(beside: Path, scratch: Path, download: Download, train: bool) -> It
     }[download]
     try:
         dataset = kind(beside, train=train)
-    except RuntimeError:  # not there
+    except RuntimeError:  # `beside` has no such files
         try:
             dataset = kind(scratch, train=train, download=True)
         except Exception as error:
@@ -135,7 +136,7 @@ def labelled(beside: Path, scratch: Path, download: Download, train: bool) -> It
                 f"run this once, or put torchvision's files of it in {beside}"
             ) from error
     names, targets = dataset.classes, [int(target) for target in dataset.targets]
-    if isinstance(dataset, datasets.CIFAR100):  # its files, whose checksums torchvision has seen to, hold both labels
+    if isinstance(dataset, datasets.CIFAR100):  # its files have both labels; torchvision has verified them
         folder = Path(dataset.root, dataset.base_folder)
         names = pickle.loads((folder / "meta").read_bytes(), encoding="latin1")["coarse_label_names"]
         rows = pickle.loads((folder / ("train" if train else "test")).read_bytes(), encoding="latin1")

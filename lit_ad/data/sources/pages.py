@@ -1,7 +1,7 @@
 """TIFF files of several pages: each page is an image.
 
-The path of an image carries its page, `stack.tif#3`, so that whatever names an image by its path, such as scores.csv, a
-heatmap, a threshold's evidence or a cache, names the page. Where a file is opened, `pixels.open_page` takes it apart.
+The path of such an image ends in its page, `stack.tif#3`, so that everything that names an image by its path names the
+page: scores.csv, heatmaps, a threshold's evidence, caches. `pixels.open_page` splits the path when it opens the file.
 """
 
 from collections.abc import Iterable
@@ -12,11 +12,11 @@ from lit_ad.errors import UserError
 from lit_ad.image.pixels import page_paths, split_page
 
 
-def by_page(samples: Iterable[Sample]) -> list[Sample]:
-    """Each page of a TIFF as a sample of its own, whose image is FILE#N, the first FILE#1; other samples as they are.
+def split_pages(samples: Iterable[Sample]) -> list[Sample]:
+    """Return a sample for each page of a TIFF, whose image is FILE#N, from FILE#1; other samples stay unchanged.
 
-    The pages of a file are one item, and so on one side of every split, unless the source says of which item they are.
-    A mask file of as many pages has one for each; a mask of one page, or a folder, is for all of them.
+    The pages of a file get one item, unless the source has set it, so that they stay on one side of every split. A mask
+    with as many pages has one for each page of the image; a mask of one page, or a folder, is for all of them.
 
     Raises:
         UserError: A mask has several pages, but not as many as its image.
@@ -41,6 +41,6 @@ def by_page(samples: Iterable[Sample]) -> list[Sample]:
     return pages
 
 
-def files_of(samples: Iterable[Sample]) -> list[Path]:
-    """The files that the images lie in, each once."""
+def list_files(samples: Iterable[Sample]) -> list[Path]:
+    """Return the files of the samples' images, each once."""
     return list(dict.fromkeys(split_page(sample.image)[0] for sample in samples))

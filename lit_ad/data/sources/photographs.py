@@ -1,4 +1,4 @@
-"""Photographs of anything: to distil a teacher from, and for students that must not learn them."""
+"""Photographs of any content: to distil a teacher, and as images that a student must not learn."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from lit_ad.image.pixels import EXTENSIONS, Pixels, Size, page_paths, read_image
 
 
 class Photographs(Source):
-    """Every image in a folder and the folders inside it, to train on. There is nothing to test on.
+    """All images in a folder and the folders inside it, for training. There is no test.
 
     Args:
         root: The folder, such as ImageNet's train/.
@@ -28,28 +28,29 @@ class Photographs(Source):
         return [Sample(image, 0) for image in _list_below(self.root).images]
 
     def remarks(self) -> list[str]:
-        """The links that are not followed."""
+        """Return a sentence about links that are not followed."""
         return Listing(repeated=_list_below(self.root).repeated).remarks()
 
 
 class Unrelated:
-    """Any image of a folder, and of the folders inside it, drawn from a key: twice the size, cut to its middle, and
-    three in ten of them grey, as EfficientAD has it.
+    """Draws random images from a folder and the folders inside it.
+
+    As in EfficientAD, an image is resized to twice the wanted size and cut to its middle; three in ten are grey.
 
     Args:
-        folder: They are listed once, and read when drawn.
+        folder: The folder. It is listed once; an image is read when it is drawn.
 
     Raises:
-        UserError: No such folder, or no image in it.
+        UserError: The folder does not exist, or has no image.
     """
 
     def __init__(self, folder: Path) -> None:
         listing = _list_below(resolve_path(folder))
-        self.remarks = listing.remarks() + frame_remarks(listing.images)  # what is passed over, a sentence each
+        self.remarks = listing.remarks() + frame_remarks(listing.images)  # sentences about skipped files
         self.images = [page for file in listing.images for page in page_paths(file)]
 
     def __call__(self, size: Size, key: Sequence[int]) -> Pixels:
-        """(height, width) -> (H, W, 3). The same key gives the same pixels in any process."""
+        """Return an image (H, W, 3) of the wanted size (H, W). The same key gives the same pixels in every process."""
         height, width = size
         generator = np.random.default_rng([*key, len(self.images)])
         image = Image.fromarray(read_image(self.images[int(generator.integers(len(self.images)))]))
@@ -62,7 +63,7 @@ class Unrelated:
 
 
 def _list_below(folder: Path) -> Listing:
-    """What lies in a folder and in the folders inside it. Raises UserError if there is no image."""
+    """List a folder and the folders inside it. Raises UserError if there is no image."""
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder: it should hold photographs")
     listing = list_tree(folder)

@@ -7,7 +7,7 @@ from typing import Any
 
 from lit_ad.batch import Sample, Split
 from lit_ad.data.sources.listing import list_folder
-from lit_ad.data.sources.source import Source, choose, existing, list_folders
+from lit_ad.data.sources.source import Source, list_folders, require_file, select_categories
 from lit_ad.errors import UserError
 from lit_ad.files import resolve_path
 from lit_ad.names import file_name
@@ -18,14 +18,15 @@ _VIEW = re.compile(r"(.+)_C\d+(_.*)?")  # NAME_C1_TIME: views of one part share 
 class RealIAD(Source):
     """Real-IAD (Wang et al., https://arxiv.org/abs/2403.12580), by its JSON splits.
 
-    Labels are the JSON's, since many images in the folders of defects are views without any. A mask's values above 127
-    count. The views of a part are its item, which gives `sample_auroc` where the test has several of them.
+    Labels come from the JSON files, because many images in folders of defects show a view without a defect. Values of a
+    mask above 127 mark a defect. The views of a part have the same item; a test with several views of a part measures
+    `sample_auroc`.
 
     Args:
-        root: The folder that holds those of images and of splits.
-        category: The categories to take; all of them if not given.
-        images: The folder of images, by its size: realiad_256, realiad_512, realiad_1024, or the raw ones.
-        splits: The folder of JSON files, with its path from root, such as realiad_jsons/realiad_jsons_sv (one view).
+        root: The folder that holds the folders of images and splits.
+        category: The categories to take. None: all.
+        images: The folder of images, by size: realiad_256, realiad_512, realiad_1024, or the folder of raw images.
+        splits: The folder of JSON files, relative to root, such as realiad_jsons/realiad_jsons_sv (one view).
     """
 
     def __init__(
@@ -49,22 +50,22 @@ class RealIAD(Source):
         return sorted(listed, key=lambda sample: sample.split, reverse=True)  # train, test; stable within each
 
     def tasks(self) -> dict[str, dict[str, Any]]:
-        """Each category."""
+        """Return one task for each category."""
         return {name: {"category": name} for name in self._splits()}
 
     def _splits(self) -> dict[str, Path]:
-        """The JSON file of each category that is asked for."""
+        """Return the JSON file of each wanted category."""
         files = list_folder(self.splits).other if self.splits.is_dir() else []
         files_by_name = {path.stem: path for path in files if path.suffix == ".json"}
         if not files_by_name:
             raise UserError(f"no CATEGORY.json in {self.splits}: set `splits` to the folder of Real-IAD's JSON files")
-        return {name: files_by_name[name] for name in choose(self.category, files_by_name, self.splits)}
+        return {name: files_by_name[name] for name in select_categories(self.category, files_by_name, self.splits)}
 
 
 def _list_split(path: Path, images: Path) -> list[Sample]:
-    """The samples of one JSON file. Raises UserError that names the entry that does not fit."""
+    """List the samples of one JSON file. Raises UserError if an entry does not fit; the message names it."""
     try:
-        values = json.loads(existing(path, "Real-IAD").read_text(encoding="utf-8"))
+        values = json.loads(require_file(path, "Real-IAD").read_text(encoding="utf-8"))
         nominal, prefix = values["meta"]["normal_class"], values["meta"].get("prefix", "")
         entries: list[tuple[Split, Any]] = [("train", values["train"]), ("test", values["test"])]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -80,10 +81,10 @@ def _list_split(path: Path, images: Path) -> list[Sample]:
                 raise UserError(f"{where} is {row}: expected category, anomaly_class, image_path, mask_path") from error
             label, named = int(defect != nominal), _VIEW.fullmatch(image.stem)
             if named is None:
-                raise UserError(f"{where}: {image.name} has no _C1 to _C5 in its name, which tells the view")
+                raise UserError(f"{where}: the name {image.name} has no view, _C1 to _C5")
             if split == "train" and label:
                 raise UserError(f"{where} is anomalous ({defect}): training takes nominal images, not the noisy splits")
-            truth = existing(images / prefix / file_name(mask), where) if label and mask else None
+            truth = require_file(images / prefix / file_name(mask), where) if label and mask else None
             kind = defect if label else "good"
-            listed.append(Sample(existing(image, where), label, truth, category, kind, split, "", named[1], 127))
+            listed.append(Sample(require_file(image, where), label, truth, category, kind, split, "", named[1], 127))
     return listed

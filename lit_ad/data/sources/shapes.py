@@ -1,4 +1,4 @@
-"""Boxes and polygons that mark defects -> masks. x runs to the right, y down, in pixels, from the upper left corner."""
+"""Draw masks of boxes and polygons. x runs to the right, y down, in pixels from the image's upper left corner."""
 
 import hashlib
 import json
@@ -14,18 +14,18 @@ from PIL import Image
 from lit_ad.files import atomic_write, cache_directory
 from lit_ad.image.pixels import Size
 
-Polygon = NDArray[np.float64]  # (n, 2): x, y of its corners
+Polygon = NDArray[np.float64]  # (n, 2): x, y of each corner
 
 
 def rasterise(polygons: list[Polygon], size: Size) -> NDArray[np.bool_]:
-    """(H, W), true where a pixel's centre lies in one of them (by the even-odd rule, where its edges cross)."""
+    """Return the mask (H, W) of polygons: true if a pixel's centre lies in one of them, by the even-odd rule."""
     height, width = size
     x, y = np.arange(width) + 0.5, np.arange(height) + 0.5
     mask = np.zeros(size, bool)
     for polygon in polygons:
         inside = np.zeros(size, bool)
         for (x0, y0), (x1, y1) in zip(polygon, np.roll(polygon, -1, axis=0), strict=True):
-            rows = np.flatnonzero((y0 <= y) != (y1 <= y))  # whose line of centres the edge crosses
+            rows = np.flatnonzero((y0 <= y) != (y1 <= y))  # rows of pixel centres that the edge crosses
             crossing = x0 + (y[rows] - y0) * (x1 - x0) / (y1 - y0)
             inside[rows] ^= x >= crossing[:, None]
         mask |= inside
@@ -33,7 +33,7 @@ def rasterise(polygons: list[Polygon], size: Size) -> NDArray[np.bool_]:
 
 
 def rasterise_circle(centre: NDArray[np.float64], radius: float, size: Size) -> NDArray[np.bool_]:
-    """(H, W), true where a pixel's centre lies in a circle around x, y."""
+    """Return the mask (H, W) of a circle: true if a pixel's centre lies in it."""
     height, width = size
     x, y = np.arange(width) + 0.5 - centre[0], np.arange(height)[:, None] + 0.5 - centre[1]
     inside: NDArray[np.bool_] = x**2 + y**2 <= radius**2
@@ -41,34 +41,35 @@ def rasterise_circle(centre: NDArray[np.float64], radius: float, size: Size) -> 
 
 
 def read_boxes(value: Any) -> list[Polygon]:
-    """[x0, y0, x1, y1], or a list of such, as JSON text or not. Raises ValueError on anything else."""
-    boxes = numbers(value)
+    """Read [x0, y0, x1, y1] or a list of such boxes, as lists or as JSON text. Raises ValueError on other values."""
+    boxes = read_numbers(value)
     boxes = boxes[None] if boxes.ndim == 1 else boxes
     if boxes.ndim != 2 or boxes.shape[1] != 4 or not len(boxes) or (boxes[:, :2] >= boxes[:, 2:]).any():
         raise ValueError(
-            "a box is [x0, y0, x1, y1] with x0 < x1 and y0 < y1, in pixels, as 1.5 where it is not "
-            "whole; several are a list of such"
+            "a box is [x0, y0, x1, y1] with x0 < x1 and y0 < y1, in pixels, with a point for fractions (1.5); several "
+            "boxes are a list of them"
         )
     return [np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]]) for x0, y0, x1, y1 in boxes]
 
 
 def read_polygons(value: Any) -> list[Polygon]:
-    """[[x, y], [x, y], [x, y], ...], or a list of such, as JSON text or not. Raises ValueError on anything else."""
-    value = decoded(value)
+    """Read [[x, y], [x, y], [x, y], ...] or a list of such polygons, as lists or as JSON text. Raises ValueError on
+    other values."""
+    value = _decode_json(value)
     try:
         several = isinstance(value[0][0], list)
-        polygons = [numbers(polygon) for polygon in (value if several else [value])]
+        polygons = [read_numbers(polygon) for polygon in (value if several else [value])]
     except (TypeError, IndexError, KeyError) as error:
         raise ValueError("a polygon is a list of [x, y], in pixels") from error
     if any(polygon.ndim != 2 or polygon.shape[1] != 2 or len(polygon) < 3 for polygon in polygons):
-        raise ValueError("a polygon is a list of three or more [x, y], in pixels; several are a list of such")
+        raise ValueError("a polygon is a list of three or more [x, y], in pixels; several polygons are a list of them")
     return polygons
 
 
-def numbers(value: Any) -> NDArray[np.float64]:
-    """An array of finite numbers. Raises ValueError if the value is none."""
+def read_numbers(value: Any) -> NDArray[np.float64]:
+    """Return a value, a list or JSON text, as an array of finite numbers. Raises ValueError if it is not one."""
     try:
-        array = np.asarray(decoded(value), np.float64)
+        array = np.asarray(_decode_json(value), np.float64)
     except TypeError as error:
         raise ValueError(str(error)) from error
     if not np.isfinite(array).all():
@@ -76,26 +77,27 @@ def numbers(value: Any) -> NDArray[np.float64]:
     return array
 
 
-def decoded(value: Any) -> Any:
-    """The value of a JSON text, or the value itself. Raises ValueError on a text that is no JSON."""
+def _decode_json(value: Any) -> Any:
+    """Return the value of a JSON text, or a value that is no text unchanged. Raises ValueError if the text is no
+    JSON."""
     try:
         return json.loads(value) if isinstance(value, str) else value
     except ValueError as error:
-        raise ValueError(f"it is no JSON, whose lists stand in [] and whose numbers have a point: {error}") from error
+        raise ValueError(f"it is no JSON, with lists in [] and a point in numbers: {error}") from error
 
 
-def kept_masks() -> Path:
-    """The directory of the masks that were drawn from shapes."""
+def mask_directory() -> Path:
+    """Return the directory of masks that were drawn from shapes."""
     return cache_directory() / "masks"
 
 
 def keep_mask(mask: NDArray[np.bool_]) -> Path:
-    """A mask (H, W) as a file in the cache directory, named by what is in it."""
+    """Write a mask (H, W) to the cache directory, and return its file, whose name is a hash of the mask."""
     digest = hashlib.blake2b(repr(mask.shape).encode() + np.packbits(mask).tobytes(), digest_size=12).hexdigest()
-    path = kept_masks() / f"{digest}.png"
+    path = mask_directory() / f"{digest}.png"
     if path.is_file():
-        with suppress(OSError):  # of others, in a directory that is only to be read
-            os.utime(path)  # when it last served, for `lit-ad cache clear --older`
+        with suppress(OSError):  # the directory may be another user's and read-only
+            os.utime(path)  # time of the last use, for `lit-ad cache clear --older`
     else:
         with atomic_write(path) as temporary:
             Image.fromarray(mask.astype(np.uint8) * 255).save(temporary, format="PNG")

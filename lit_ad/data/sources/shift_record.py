@@ -1,4 +1,4 @@
-"""What `lit-ad data shift` did to the images of a folder."""
+"""Read the record of `lit-ad data shift` in a folder of shifted images."""
 
 import json
 from pathlib import Path
@@ -6,14 +6,17 @@ from typing import Any
 
 from lit_ad.errors import UserError
 
-SHIFT = "shift.json"  # in the folder of a shifted copy
+SHIFT = "shift.json"  # name of the record in the folder of a shifted copy
 
 
 def read_shift(root: Path) -> dict[str, Any] | None:
-    """Return kind, strength and seed of a shifted copy, given its folder or one category's in it; None: it is none.
+    """Return kind, strength and seed of a shifted copy; None if the folder is not a shifted copy.
+
+    Args:
+        root: The folder of the copy, or of one category in it.
 
     Raises:
-        UserError: The file holds something else.
+        UserError: The record has another content.
     """
     for file in (root / SHIFT, root.absolute().parent / SHIFT):
         if file.is_file():

@@ -1,4 +1,4 @@
-"""What lists a data set's samples; and the listing and checking that all sources share."""
+"""The base class of sources, which list a data set's samples; and functions that all sources use."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
@@ -6,49 +6,55 @@ from pathlib import Path
 from typing import Any
 
 from lit_ad.batch import Sample
-from lit_ad.data.sources.listing import list_folder, list_tree, readable
+from lit_ad.data.sources.listing import list_folder, list_tree, os_errors_as_user_errors
 from lit_ad.errors import UserError
 from lit_ad.evaluation.protocols import Rules
 from lit_ad.image.pixels import EXTENSIONS, split_page
 
 
 class Source(ABC):
-    """Anything that lists the samples of a data set: a new data set is one subclass."""
+    """Lists the samples of a data set. A new data set is one subclass."""
 
-    def prepare(self) -> None:  # noqa: B027  # most sources have nothing to make
-        """Download or make the files. Runs in one process per machine, before any `samples`."""
+    def prepare(self) -> None:  # noqa: B027  # most sources have nothing to do
+        """Download or make the files. One process on each machine runs this, before the first `samples`."""
 
     @abstractmethod
     def samples(self) -> list[Sample]:
-        """The samples of all splits together, sorted within each. Raises UserError where files do not fit.
+        """Return the samples of all splits, sorted within each split.
 
-        A TIFF of several pages is listed as a file is, and becomes a sample for each page (`pages.by_page`).
-        Nominal images that the data set itself holds out of training have the split validation.
+        A TIFF of several pages is one sample here; `pages.split_pages` makes a sample for each page. Nominal images
+        that the data set itself holds out of training have the split "validation".
+
+        Raises:
+            UserError: The files do not fit the layout.
         """
 
     def tasks(self) -> dict[str, dict[str, Any]]:
-        """The rows of a benchmark on this data set: for each task, a name and the arguments of this class that make
-        it. One task, the whole, unless the data set has parts that are learned apart."""
+        """Return the tasks of a benchmark on this data set: their names, and the arguments of this class that select
+        them. By default there is one task, all samples; a data set with parts for separate models has one for each."""
         return {"all": {}}
 
     def rules(self) -> Rules | None:
-        """What the data set is scored by, beside the metrics of every test, if it has rules of its own."""
+        """Return the data set's own scoring rules, which a test applies beside its usual metrics; None without any."""
         return None
 
     def shift(self) -> dict[str, Any] | None:
-        """How `lit-ad data shift` changed the test images: kind, strength and seed. None: it did not."""
+        """Return how `lit-ad data shift` changed the test images: kind, strength and seed; None if it did not."""
         return None
 
     def remarks(self) -> list[str]:
-        """What `samples` passes over and may be a mistake, such as a folder with a misspelled name: a sentence each.
+        """Return a sentence for each thing that `samples` skips and that may be a mistake, such as a misspelled folder.
 
-        Asked once, before training. Raises UserError on what no test would get past.
+        This is called once, before training.
+
+        Raises:
+            UserError: A file would end every test with an error.
         """
         return []
 
 
 def check_root(source: Source | type[Source], root: object) -> None:
-    """Raises UserError if a data set's folder is not there, and the source does not make it."""
+    """Raise UserError if a data set's folder does not exist, and the source does not make it."""
     kind = source if isinstance(source, type) else type(source)
     if isinstance(root, Path | str) and kind.prepare is Source.prepare and not Path(root).is_dir():
         what = f"{root} is a file" if Path(root).exists() else f"there is no folder {root}"
@@ -56,12 +62,14 @@ def check_root(source: Source | type[Source], root: object) -> None:
 
 
 def find_root(root: Path, fits: Callable[[Path], bool]) -> Path:
-    """The folder that fits: `root`, or the first such one inside it, since archives often hold a folder; or `root`."""
+    """Return `root` or the first folder inside it for which `fits` is true; without any, `root`. Archives often have
+    one folder around the data set."""
     return next((folder for folder in (root, *list_folders(root)) if fits(folder)), root)
 
 
-def choose(category: str | list[str] | None, known: Iterable[str], root: Path) -> list[str]:
-    """The categories asked for, all of them if None. Raises UserError on one that is not there."""
+def select_categories(category: str | list[str] | None, known: Iterable[str], root: Path) -> list[str]:
+    """Return the wanted categories; None: all known ones. Raises UserError if one does not exist. `root`: where they
+    are, for the message."""
     wanted, known = [category] if isinstance(category, str) else category, list(known)
     absent = [name for name in wanted or [] if name not in known]
     if absent:
@@ -69,30 +77,32 @@ def choose(category: str | list[str] | None, known: Iterable[str], root: Path) -
     return known if wanted is None else wanted
 
 
-def existing(path: Path, where: str) -> Path:
-    """A file, or a page of one, named at `where`, such as a row of a table. Raises UserError if there is none."""
+def require_file(path: Path, where: str) -> Path:
+    """Return the path of a file, or of a page of one. Raises UserError if it does not exist. `where`: the place that
+    names the file, such as a row of a table, for the message."""
     file, _ = split_page(path)
-    with readable():
+    with os_errors_as_user_errors():
         if not file.is_file():
             raise UserError(f"{where}: there is no file {file}")
     return path
 
 
 def list_folders(folder: Path) -> list[Path]:
-    """The folders in a folder, sorted, without hidden ones. An absent folder has none."""
+    """Return the folders in a folder, sorted, without hidden ones: none if the folder does not exist."""
     return list_folder(folder).folders if _is_folder(folder) else []
 
 
 def holds_images(folder: Path) -> bool:
-    """Whether there are images directly in a folder; an absent one has none."""
+    """Return whether images lie directly in a folder. False if the folder does not exist."""
     return _is_folder(folder) and bool(list_folder(folder).images)
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The images that lie directly in a folder, sorted.
+    """Return the images that lie directly in a folder, sorted.
 
-    Raises UserError if there is no such folder, it cannot be read, there is no image in it, or two images whose names
-    differ in extension only.
+    Raises:
+        UserError: The folder does not exist, cannot be read, has no image, or has two images whose names differ only in
+            their extension.
     """
     if not _is_folder(folder):
         raise UserError(f"{folder} is not a folder: it should hold images")
@@ -108,13 +118,13 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def _is_folder(path: Path) -> bool:
-    """Whether there is a folder of this name. Raises UserError where the system does not tell."""
-    with readable():
+    """Return whether a folder exists. Raises UserError if the system does not allow to find out."""
+    with os_errors_as_user_errors():
         return path.is_dir()
 
 
 def _by_stem(paths: Iterable[Path]) -> dict[str, Path]:
-    """The files by their names without extension. Raises UserError on two files with one name."""
+    """Return files by their names without extension. Raises UserError if two files have the same name."""
     stems: dict[str, Path] = {}
     for path in paths:
         other = stems.setdefault(path.stem, path)
@@ -124,10 +134,10 @@ def _by_stem(paths: Iterable[Path]) -> dict[str, Path]:
 
 
 def pair_masks(images: Iterable[Path], masks: Iterable[Path]) -> dict[Path, Path]:
-    """Image -> its mask, which is named like it, with or without `_mask` at the end. Images may lack a mask.
+    """Return the mask of each image by equal names, where the mask's may end in `_mask`. Images need no mask.
 
-    Raises UserError on a mask without an image, on an image as its own mask, and on two masks or two images with one
-    name.
+    Raises:
+        UserError: A mask has no image, a mask is an image itself, or two masks or two images have the same name.
     """
     named = _by_stem(images)
     pairs: dict[Path, Path] = {}
@@ -136,16 +146,16 @@ def pair_masks(images: Iterable[Path], masks: Iterable[Path]) -> dict[Path, Path
         if image is None:
             raise UserError(f"mask without an image: {mask} belongs to no image named {mask.stem} or without `_mask`")
         if image == mask:
-            raise UserError(f"{mask} is an image, and cannot be its own mask: give another folder of masks")
+            raise UserError(f"{mask} is an image, and cannot be its own mask: give a folder of masks")
         if image in pairs:
             raise UserError(f"two masks for {image}: {pairs[image]} and {mask}; remove one of them")
         pairs[image] = mask
     return pairs
 
 
-def check(samples: Sequence[Sample]) -> None:
-    """Raises UserError on what no source may offer: an anomalous image to train or validate on, one image twice, or
-    images of one item in several splits."""
+def check_samples(samples: Sequence[Sample]) -> None:
+    """Raise UserError if samples contradict each other: an anomalous image in training or validation, an image that is
+    listed twice, or an item with images in several splits."""
     seen: dict[Path, Sample] = {}
     items: dict[tuple[str, str], Sample] = {}
     for sample in samples:

@@ -1,4 +1,4 @@
-"""A table of files: CSV, JSON or Parquet, a row for each image."""
+"""Images that a table lists: CSV, JSON or Parquet, with one row for each image."""
 
 import re
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import numpy as np
 from lit_ad.batch import Sample, Split
 from lit_ad.data.sources.labelme import draw_labelme, mask_beside
 from lit_ad.data.sources.shapes import Polygon, keep_mask, rasterise, read_boxes, read_polygons
-from lit_ad.data.sources.source import Source, choose, existing
+from lit_ad.data.sources.source import Source, require_file, select_categories
 from lit_ad.data.sources.table_file import AS_CSV, Row, cell_text, is_utf8, read_table
 from lit_ad.errors import UserError
 from lit_ad.files import resolve_path
@@ -26,25 +26,27 @@ LABELS = {
     **{"0": 0, "nominal": 0, "good": 0, "ok": 0, "false": 0},
     **{"1": 1, "anomalous": 1, "bad": 1, "nok": 1, "true": 1},
 }
-_WHOLE = re.compile(r"([01])[.,]0+")  # a label that a program took for a number: 1.0, or 1,0
+_WHOLE = re.compile(r"([01])[.,]0+")  # a label that a program wrote as a number: 1.0, or 1,0
 _ROUNDED = re.compile(r"[+-]?\d+([.,]\d+)?E[+-]?\d+", re.IGNORECASE)  # a long number as spreadsheets write it: 1.23E+12
 
 
 class Table(Source):
     """The images that a table lists.
 
-    Columns: `path`, `split` (train, validation or test) and `label` (0 or 1, nominal or anomalous, good or bad, ok or
-    nok, false or true, where true is anomalous); and where there are any, `mask` (a file in which what is not black
-    counts, or labelme's JSON), or `box` or `polygon` instead, `category`, `defect` (of anomalous images) and `item`
-    (images of one item stay on one side). A box is [x0, y0, x1, y1], a polygon [[x, y], ...], in pixels of the upright
-    image from its upper left corner, x1 and y1 outside; several are a list of such; in text they are JSON. An anomalous
-    image without them may have labelme's NAME.json beside it. JSON is a list of objects. Other columns are not read.
-    Masks that are drawn from shapes are kept in the cache directory.
+    Every row needs these columns: `path`; `split`, which is train, validation or test; and `label`, which is 0 or 1,
+    nominal or anomalous, good or bad, ok or nok, false or true (true is anomalous).
+
+    Further columns are optional: `category`; `defect`, the defect type of an anomalous image; `item` (all images of
+    an item stay on one side of each split); and one of `mask`, `box` or `polygon`. A mask is a file whose pixels
+    that are not black mark a defect, or a JSON file of labelme. A box is [x0, y0, x1, y1], a polygon [[x, y],
+    ...], in pixels of the upright image from its upper left corner; x1 and y1 are outside. Several are a list of
+    them; text cells hold them as JSON. An anomalous image without these columns may have labelme's NAME.json
+    beside it. Masks of boxes and polygons are drawn into the cache directory. Other columns are not read.
 
     Args:
-        root: What paths are relative to, that of the table too.
-        table: The file: .csv (with commas, semicolons or tabs), .json, .jsonl or .parquet.
-        category: The categories to take; all of them if not given.
+        root: Folder that the paths in the table, and `table` itself, are relative to.
+        table: The file: .csv (with commas, semicolons or tabs), .json (a list of objects), .jsonl or .parquet.
+        category: The categories to take. None: all.
     """
 
     def __init__(self, root: Path, table: str | Path, category: str | list[str] | None = None) -> None:
@@ -63,28 +65,28 @@ class Table(Source):
                     f"{where}: {sample.image} is listed already, in {other}; give several boxes as one list"
                 )
             listed.append(sample)
-        return sorted(listed, key=lambda sample: list(SPLITS).index(sample.split))  # stable: as the table has them
+        return sorted(listed, key=lambda sample: list(SPLITS).index(sample.split))  # in the table's order in each split
 
     def tasks(self) -> dict[str, dict[str, Any]]:
-        """Each category."""
+        """Return one task for each category."""
         return {name: {"category": name} for name in dict.fromkeys(self._category(row) for _, row in self._rows())}
 
     def remarks(self) -> list[str]:
-        """The columns that are not read."""
+        """Return a sentence about the columns that are not read."""
         other = list(dict.fromkeys(name for _, row in self._rows() for name in row if name not in COLUMNS))
         return [f"columns of {self.table} that are not read: {', '.join(other)}"] if other else []
 
     def _rows(self) -> list[tuple[str, Row]]:
-        """The rows of the categories that are asked for, each with its place in words."""
-        rows = read_table(existing(self.table, "no table"), COLUMNS, REQUIRED, _PATHS)
-        chosen = choose(self.category, dict.fromkeys(self._category(row) for _, row in rows), self.table)
+        """Return the rows of the wanted categories, each with its place in words."""
+        rows = read_table(require_file(self.table, "no table"), COLUMNS, REQUIRED, _PATHS)
+        chosen = select_categories(self.category, dict.fromkeys(self._category(row) for _, row in rows), self.table)
         return [(where, row) for where, row in rows if self._category(row) in chosen]
 
     def _category(self, row: Row) -> str:
         return cell_text(row, "category") or self.table.stem
 
     def _sample(self, row: Row, where: str) -> Sample:
-        """The sample of one row, or a UserError that names it."""
+        """Return the sample of one row. Raises UserError if the row is wrong. `where`: the row, for messages."""
         if cell_text(row, "path") == "":
             raise UserError(f"{where} has no path")
         named = cell_text(row, "split")
@@ -112,18 +114,18 @@ class Table(Source):
         return Sample(image, label, mask, category, kind, split, "", cell_text(row, "item"))
 
     def _file(self, row: Row, column: str, where: str) -> Path:
-        """The file that a cell names. Raises UserError if there is none. Windows' backslashes are slashes where no file
-        has them in its name."""
+        """Return the file that a cell names. Raises UserError if it does not exist. Backslashes of Windows become
+        slashes, unless a file has them in its name."""
         text = cell_text(row, column)
         name = file_name(text)
         if "\\" in name and not split_page(self.root / name)[0].exists():
             name = name.replace("\\", "/")
         if not is_utf8(text) and not split_page(self.root / name)[0].exists():
             raise UserError(f"{where} has {text!a}, which is not UTF-8, and no file is called so: {AS_CSV}")
-        return existing(self.root / name, where)
+        return require_file(self.root / name, where)
 
     def _mask(self, row: Row, image: Path, label: int, where: str) -> Path | None:
-        """The mask's file, drawn where boxes, polygons or a labelme file mark the defects."""
+        """Return the mask of a row; draw it if boxes, polygons or a labelme file mark the defects."""
         given = [name for name in ("mask", *SHAPES) if cell_text(row, name)]
         if not given:
             return mask_beside(image) if label else None
@@ -150,6 +152,6 @@ class Table(Source):
 
 
 def _read_label(text: str) -> int | None:
-    """0 nominal, 1 anomalous, None of a text that says neither."""
+    """Return 0 for nominal, 1 for anomalous, None for any other text."""
     match = _WHOLE.fullmatch(text)
     return int(match[1]) if match else LABELS.get(text.lower())

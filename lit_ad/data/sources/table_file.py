@@ -1,7 +1,7 @@
-"""Table files as Excel, LibreOffice, pandas and others write them -> rows, each with its place in words.
+"""Read table files of Excel, LibreOffice, pandas and other programs as rows, each with its place in words.
 
-A CSV's separator is the one that makes the expected columns of its header. What is not certain is refused with a line
-that says what to change; nothing is guessed from the look of the cells.
+A CSV's separator is the one that splits its header into the expected columns. Uncertain input is refused with a line
+that says what to change; cells are never guessed.
 """
 
 import codecs
@@ -22,13 +22,13 @@ Row = dict[str, Any]
 _DELIMITED = (".csv", ".tsv", ".txt")
 OBJECTS = (".json", ".jsonl")
 _SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
-_EXCEL_SEPARATOR = re.compile(r"sep=([,;\t])\r?\n", re.IGNORECASE)  # Excel's own first line, not a row of the table
-_EMPTY = ("", "nan", "<na>", "none", "null")  # how programs write a cell without a value
+_EXCEL_SEPARATOR = re.compile(r"sep=([,;\t])\r?\n", re.IGNORECASE)  # Excel's first line, which is not the header
+_EMPTY = ("", "nan", "<na>", "none", "null")  # cells without a value, as programs write them
 _LONGEST_CELL = 2**28  # characters; csv's own limit, 2**17, is too short for a fine polygon
 AS_CSV = "save it as CSV UTF-8"
 _NO_TABLE = "is no table: expected a .csv, .json or .parquet file"
 _WORKBOOK = f"{_NO_TABLE}; of a workbook, save the sheet as CSV UTF-8"
-_SIGNATURES = {  # the first bytes of files that are no text, whatever their names say
+_SIGNATURES = {  # first bytes of files that are not text, whatever their names are
     b"PK\x03\x04": _WORKBOOK,
     b"\xd0\xcf\x11\xe0": _WORKBOOK,
     b"\x1f\x8b": "is compressed: decompress it by gunzip",
@@ -41,20 +41,20 @@ _SIGNATURES = {  # the first bytes of files that are no text, whatever their nam
 def read_table(
     path: Path, columns: Sequence[str], required: Sequence[str], paths: Sequence[str] = ()
 ) -> list[tuple[str, Row]]:
-    """The rows that hold anything, each with its place, such as "row 5 of parts.csv".
+    """Return the rows that are not empty, each with its place, such as "row 5 of parts.csv".
 
-    A CSV's header is its row 1, as spreadsheets count; elsewhere row 1 is the first object. Spaces around names and
-    cells are dropped, and so is a column of a CSV without a name, as pandas writes its index. Values are texts in a
-    CSV, and whatever the file holds elsewhere.
+    In a CSV, row 1 is the header, as in spreadsheets; in other formats it is the first object. Spaces around names and
+    cells are removed, and so is a CSV's column without a name: pandas writes its index as one. Values of a CSV are
+    texts; other formats have values of several types.
 
     Args:
         path: A .csv, .tsv or .txt file with commas, semicolons or tabs; .json, .jsonl or .parquet.
-        columns: The names that have a meaning; they may be written in capitals.
-        required: Those that every row must have.
-        paths: Those that hold file names, which may have bytes that are not UTF-8.
+        columns: The known columns; the file may write them in capitals.
+        required: Columns that every row must have.
+        paths: Columns of file names, which may have bytes that are not UTF-8.
 
     Raises:
-        UserError: The file is no such table, or a row does not fit, which is named.
+        UserError: The file is no such table, or a row does not fit. The message names the row.
     """
     suffix = path.suffix.lower()
     if suffix in (".xlsx", ".xlsm", ".xls", ".ods"):
@@ -85,7 +85,7 @@ def read_table(
 
 
 def cell_text(row: Row, name: str) -> str:
-    """A cell as text, "" of an absent or empty one. A float that is a whole number is written as an integer."""
+    """Return a cell as text, "" if it is absent or empty. A float without a fraction is written as an integer."""
     value = row.get(name)
     if _is_empty(value):
         return ""
@@ -93,21 +93,23 @@ def cell_text(row: Row, name: str) -> str:
 
 
 def _is_empty(value: Any) -> bool:
-    """Whether a cell holds nothing."""
+    """Return whether a cell has no value."""
     if isinstance(value, str):
         return value.strip().lower() in _EMPTY
     return value is None or value == [] or (isinstance(value, float) and math.isnan(value))
 
 
 def is_utf8(value: str) -> bool:
-    """Whether a text was UTF-8 in its file: `decode` keeps other bytes as surrogates."""
+    """Return whether a text was UTF-8 in its file: `decode` keeps other bytes as surrogates."""
     return not any("\udc80" <= character <= "\udcff" for character in value)
 
 
 def decode(path: Path) -> str:
-    """A text file of UTF-8, or of UTF-16 with a byte order mark. Raises UserError on any other.
+    """Read a text file in UTF-8, or in UTF-16 with a byte order mark. Other bytes become surrogates, as in Python's
+    file names.
 
-    Bytes that are not UTF-8 are kept as Python keeps them in the names of files, by surrogates.
+    Raises:
+        UserError: The file is not text, or has another encoding.
     """
     content = path.read_bytes()
     for signature, reason in _SIGNATURES.items():
@@ -120,13 +122,15 @@ def decode(path: Path) -> str:
             raise UserError(f"{path} begins as UTF-16, but goes on otherwise: {AS_CSV}") from error
     if b"\0" in content:
         raise UserError(f"{path} is no text, or UTF-16 without a byte order mark: {AS_CSV}")
-    return content.decode("utf-8", "surrogateescape").lstrip("\ufeff")  # programs may write several of the mark
+    return content.decode("utf-8", "surrogateescape").lstrip("\ufeff")  # programs may write several marks
 
 
 def _column_names(names: Sequence[str], columns: Sequence[str], where: str) -> list[str]:
-    """The names of a header, without spaces; one in capitals that only so is in `columns`, as it stands there.
+    """Return the names of a header without spaces around them. A name in capitals becomes the known column, unless the
+    header has that, too.
 
-    Raises UserError on two columns of one name.
+    Raises:
+        UserError: Two columns have the same name.
     """
     stripped = [name.strip() for name in names]
     capitals = {name: name.lower() for name in stripped if name.lower() in columns and name.lower() not in stripped}
@@ -141,7 +145,7 @@ def _column_names(names: Sequence[str], columns: Sequence[str], where: str) -> l
 
 
 def _read_delimited(path: Path, columns: Sequence[str]) -> list[tuple[str, Row]]:
-    """The rows below the header. Raises UserError on a row that has more cells than the header."""
+    """Return the rows below the header. Raises UserError if a row has more cells than the header."""
     content, line = decode(path), 1
     if given := _EXCEL_SEPARATOR.match(content):
         content, line = content[given.end() :], 2
@@ -153,7 +157,7 @@ def _read_delimited(path: Path, columns: Sequence[str]) -> list[tuple[str, Row]]
     for number, cells in records:
         where = f"row {number} of {path}"
         nameless = [cell for name, cell in zip(header[1:], cells[1:], strict=False) if cell and not name]
-        if len(cells) > len(header) or nameless:  # the first column may be the index of pandas
+        if len(cells) > len(header) or nameless:  # the first column may be pandas' index
             raise UserError(
                 f"{where} has more cells than the header; put text with a {_SEPARATORS[separator]} in it in quotes"
             )
@@ -162,7 +166,7 @@ def _read_delimited(path: Path, columns: Sequence[str]) -> list[tuple[str, Row]]
 
 
 def _find_separator(content: str, columns: Sequence[str], path: Path) -> str:
-    """The separator that makes most of the expected columns of the header. Raises UserError where two do."""
+    """Return the separator by which the header has the most known columns. Raises UserError if two are equally good."""
     counts = {}
     for separator in _SEPARATORS:
         try:
@@ -198,13 +202,13 @@ def _read_records(content: str, separator: str, path: Path, first: int = 1) -> I
 
 
 def read_json(path: Path) -> list[dict[str, Any]]:
-    """The objects of a list, or of the lines of a .jsonl file. Raises UserError on anything else."""
+    """Return the objects of a JSON list, or of the lines of a .jsonl file. Raises UserError on any other content."""
     content = decode(path)
     try:
         if path.suffix.lower() == ".jsonl":
-            values = [json.loads(line, object_pairs_hook=unique) for line in content.splitlines() if line.strip()]
+            values = [json.loads(line, object_pairs_hook=_make_object) for line in content.splitlines() if line.strip()]
         else:
-            values = json.loads(content, object_pairs_hook=unique)
+            values = json.loads(content, object_pairs_hook=_make_object)
     except ValueError as error:
         hint = "; a file with an object on each line should end in .jsonl" if "Extra data" in str(error) else ""
         raise UserError(f"cannot read {path}: {error}{hint}") from error
@@ -216,8 +220,8 @@ def read_json(path: Path) -> list[dict[str, Any]]:
     return values
 
 
-def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON. Raises ValueError on a name that it has twice, of which json would keep the last."""
+def _make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of JSON. Raises ValueError if a name comes twice; json would silently keep the last value."""
     names = [name for name, _ in pairs]
     twice = [name for i, name in enumerate(names) if name in names[:i]]
     if twice:
@@ -226,7 +230,7 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _read_parquet(path: Path) -> list[dict[str, Any]]:
-    """The rows of a Parquet file. Raises UserError without pyarrow, and on another file."""
+    """Return the rows of a Parquet file. Raises UserError if pyarrow is not installed, or the file cannot be read."""
     try:
         from pyarrow import ArrowException, parquet
     except ImportError as error:

@@ -5,7 +5,15 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from lit_ad.batch import Sample, Split
-from lit_ad.data.sources.source import Source, choose, existing, find_root, list_folders, list_images, pair_masks
+from lit_ad.data.sources.source import (
+    Source,
+    find_root,
+    list_folders,
+    list_images,
+    pair_masks,
+    require_file,
+    select_categories,
+)
 from lit_ad.data.sources.table_file import cell_text, read_table
 from lit_ad.errors import UserError
 from lit_ad.files import resolve_path
@@ -17,13 +25,15 @@ LABELS = {"normal": 0, "anomaly": 1}
 
 
 class VisA(Source):
-    """VisA's twelve objects (Zou et al., https://arxiv.org/abs/2207.14315). Its masks hold ids of classes of defects:
-    anything but 0 counts. The anomalous training images of the two-class splits are left out.
+    """VisA's twelve objects (Zou et al., https://arxiv.org/abs/2207.14315).
+
+    Masks have ids of defect classes: every value but 0 marks a defect. Anomalous training images of the two-class
+    splits are left out.
 
     Args:
-        root: The folder that holds split_csv, or of the converted data 1cls, or that of the objects in it.
-        category: The objects to take; all of them if not given.
-        split: The official split: 1cls, or one whose nominal training images are other or fewer.
+        root: The folder that holds split_csv; or of the converted data, the folder that holds 1cls, or 1cls itself.
+        category: The objects to take. None: all.
+        split: The official split: 1cls, or one with other or fewer nominal training images.
     """
 
     def __init__(
@@ -38,38 +48,38 @@ class VisA(Source):
         return [sample for sample in self._listed() if sample.split == "test" or sample.label == 0]
 
     def tasks(self) -> dict[str, dict[str, Any]]:
-        """Each object."""
+        """Return one task for each object."""
         return {name: {"category": name} for name in dict.fromkeys(sample.category for sample in self._listed())}
 
     def remarks(self) -> list[str]:
-        """The training images that are left out."""
+        """Return a sentence about the training images that are left out."""
         left = sum(sample.split == "train" and sample.label == 1 for sample in self._listed())
         return [f"anomalous training images of {self.split} are left out: {left}"] if left else []
 
     def _listed(self) -> list[Sample]:
-        """All of the split, anomalous training images included; training first, then as published."""
+        """Return all samples of the split, including anomalous training images: training first, in published order."""
         root = find_root(
-            self.root, lambda folder: (folder / "split_csv").is_dir() or bool(converted(folder, self.split))
+            self.root, lambda folder: (folder / "split_csv").is_dir() or bool(_find_converted(folder, self.split))
         )
-        objects = converted(root, self.split)
+        objects = _find_converted(root, self.split)
         if objects:
-            chosen = choose(self.category, objects, root)
-            listed = [sample for name in chosen for sample in _list_converted(objects[name])]
+            chosen = select_categories(self.category, objects, root)
+            listed = [sample for name in chosen for sample in _list__find_converted(objects[name])]
         else:
-            table = existing(
+            table = require_file(
                 root / "split_csv" / f"{self.split}.csv", f"neither VisA nor its conversion in {self.root}"
             )
             rows = list(_list_rows(root, table))
-            chosen = choose(self.category, dict.fromkeys(sample.category for sample in rows), table)
+            chosen = select_categories(self.category, dict.fromkeys(sample.category for sample in rows), table)
             listed = [sample for sample in rows if sample.category in chosen]
             for sample in listed:
-                existing(sample.image, str(table))
-                existing(sample.mask or sample.image, str(table))
+                require_file(sample.image, str(table))
+                require_file(sample.mask or sample.image, str(table))
         return sorted(listed, key=lambda sample: sample.split, reverse=True)
 
 
 def _list_rows(root: Path, table: Path) -> Iterator[Sample]:
-    """The samples that a table lists. Raises UserError that names a row that does not fit."""
+    """List the samples of a table. Raises UserError if a row does not fit; the message names it."""
     for where, row in read_table(table, COLUMNS, COLUMNS, ("image", "mask")):
         cells = {name: cell_text(row, name) for name in COLUMNS}
         if cells["split"] not in ("train", "test") or cells["label"] not in LABELS or not cells["image"]:
@@ -83,16 +93,17 @@ def _list_rows(root: Path, table: Path) -> Iterator[Sample]:
         yield Sample(root / file_name(cells["image"]), label, mask, cells["object"], defect, split, mask_above=0)
 
 
-def converted(root: Path, split: str) -> dict[str, Path]:
-    """The objects of converted data in ROOT/SPLIT, or in ROOT where it is named SPLIT or is 1cls under another name."""
+def _find_converted(root: Path, split: str) -> dict[str, Path]:
+    """Return the folders of objects of converted data: in ROOT/SPLIT, or in ROOT if its name is SPLIT; a ROOT with a
+    name that is no split counts as 1cls. Empty without any."""
     inside = root / split if (root / split).is_dir() else root
     if inside.absolute().name != split and (split != "1cls" or inside.absolute().name in get_args(Official)):
         return {}
     return {folder.name: folder for folder in list_folders(inside) if (folder / "train" / "good").is_dir()}
 
 
-def _list_converted(folder: Path) -> list[Sample]:
-    """The samples of one object; the masks of the two-class splits lie by split."""
+def _list__find_converted(folder: Path) -> list[Sample]:
+    """List the samples of one object. Masks of the two-class splits lie in a folder for each split."""
     listed = [Sample(x, 0, None, folder.name) for x in list_images(folder / "train" / "good")]
     if (folder / "train" / "bad").is_dir():
         listed += [Sample(x, 1, None, folder.name, "bad") for x in list_images(folder / "train" / "bad")]

@@ -23,7 +23,7 @@ def test_how_a_folder_is_taken(images: Path, tmp_path: Path) -> None:
     assert "a folder of images" in guess_source(images / "train/good")[1]
     source, about = guess_source(images / "train")
     assert "at any depth" in about and len(source.samples()) == 12
-    with pytest.raises(UserError, match=r"nowhere is no folder"):
+    with pytest.raises(UserError, match=r"nowhere is not a folder"):
         guess_source(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"no image"):

@@ -12,7 +12,7 @@ from PIL import Image
 from lit_ad.batch import Sample
 from lit_ad.data import MVTec, OneClass
 from lit_ad.data.audit import inspection
-from lit_ad.data.audit.inspection import inspect_samples, split_by_budget, tell_what_there_is
+from lit_ad.data.audit.inspection import inspect_samples, print_summary, split_by_budget
 from lit_ad.data.audit.measurements import Header, max_value
 from lit_ad.data.audit.report import AuditReport
 from lit_ad.data.splits import Splits, list_splits, split_nominal
@@ -119,7 +119,7 @@ def test_the_same_file_in_training_and_test(bottle: Path, link: str) -> None:
     else:
         getattr(there, f"{link}_to")(here)
     assert report(MVTec(bottle).samples()).warnings == [
-        f"the same file in training and test, once: {here} and {there}; metrics will flatter"
+        f"the same file in training and test, once: {here} and {there}; metrics will be too good"
     ]
 
 
@@ -293,5 +293,5 @@ def test_a_category_that_holds_out_nothing_is_told(
 ) -> None:
     write("cork/train/good/0.png")
     source = MVTec(bottle.parent)
-    tell_what_there_is(list_splits(source), source, View())
+    print_summary(list_splits(source), source, View())
     assert "\n  no image of cork is held out: the threshold is that of all together\n" in capsys.readouterr().out

@@ -32,6 +32,6 @@ def test_the_other_image_of_each_category_is_found(tmp_path: Path, resnet_file: 
     (tmp_path / "broken.png").write_text("no image")
     broken = Sample(tmp_path / "broken.png", 0, category="a", split="train")
     assert outlier_warnings([*samples, *few, broken], "resnet10t", str(resnet_file)) == [
-        f"training images unlike the others by resnet10t's features, 1 of 30: {tmp_path / '17.png'}; look whether they "
-        "are good"
+        f"training images unlike the others by resnet10t's features, 1 of 30: {tmp_path / '17.png'}; check whether "
+        "they are good"
     ]

@@ -11,8 +11,8 @@ from lit_ad.data.audit.report import (
     describe_sizes,
     describe_splits,
     describe_test,
-    unfit,
-    unreadable,
+    describe_unfit,
+    describe_unreadable,
 )
 from lit_ad.data.sources.source import Source
 from lit_ad.data.splits import Splits
@@ -59,9 +59,9 @@ def test_a_category_without_name_and_images_without_header() -> None:
 
 
 def test_files_that_cannot_be_read() -> None:
-    assert unreadable({}) == unfit({}) == []
-    assert unreadable({Path("a"): "cut off"}) == ["cannot read a: cut off; replace or remove it"]
-    many = unreadable({Path(name): f"reason {name}" for name in "abcde"})
+    assert describe_unreadable({}) == describe_unfit({}) == []
+    assert describe_unreadable({Path("a"): "cut off"}) == ["cannot read a: cut off; replace or remove it"]
+    many = describe_unreadable({Path(name): f"reason {name}" for name in "abcde"})
     assert many == ["cannot read 5 files: a, b, c and 2 more; replace or remove them (the first: reason a)"]
 
 
@@ -87,9 +87,9 @@ def test_what_a_source_has_to_say_is_added() -> None:
 
 def test_images_that_the_view_does_not_fit_are_no_broken_files() -> None:
     broken, deep = {Path("a.png"): "it ends early"}, {Path("b.png"): "b.png has 8 bits, and view.window is for more"}
-    assert [*unreadable(broken), *unfit(deep)] == [
+    assert [*describe_unreadable(broken), *describe_unfit(deep)] == [
         "cannot read a.png: it ends early; replace or remove it",
         "model.view does not fit 1 image: change it, or leave them out (the first, b.png: b.png has 8 bits, and "
         "view.window is for more)",
     ]
-    assert unreadable({}) == []
+    assert describe_unreadable({}) == []

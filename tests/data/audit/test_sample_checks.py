@@ -22,7 +22,7 @@ def test_what_no_training_accepts(tmp_path: Path) -> None:
     (error,) = sample_errors([sound._replace(mask=small)])
     assert error == (
         f"masks of another size than their image, once (height x width): {small} (10x15, its image 20x30); of "
-        "each, resize it without smoothing, or draw it anew; or remove it, and its image counts without a mask"
+        "each, resize it without smoothing, or draw it again; or remove it, and its image has no mask"
     )
     (error,) = sample_errors([sound._replace(split="train")])
     assert error.startswith("anomalous image in training: ")

@@ -9,7 +9,7 @@ from lit_ad.data import BTAD
 from lit_ad.data.datamodule import AnomalyDataModule
 from lit_ad.data.loading import Loading
 from lit_ad.data.masks import read_truth
-from lit_ad.data.sources.source import check
+from lit_ad.data.sources.source import check_samples
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
 from tests.data.conftest import Write
@@ -33,7 +33,7 @@ def btad(tmp_path: Path, write: Write, write_mask: Write) -> Path:
 
 def test_counts_and_masks_by_stem(btad: Path) -> None:
     samples = BTAD(btad).samples()
-    check(samples)
+    check_samples(samples)
     assert Counter((s.split, s.category, s.defect) for s in samples) == {
         (split, product, defect): count
         for product in SUFFIXES

@@ -40,7 +40,7 @@ def test_each_surface_is_a_task(root: Path, tmp_path: Path) -> None:
 
 
 def test_defects_are_small_visible_and_exactly_masked() -> None:
-    photograph = demo.photo("gravel")[:, demo.BORDER :]
+    photograph = demo.read_photograph("gravel")[:, demo.BORDER :]
     for draw in demo.DEFECTS.values():
         for seed in range(20):
             generator = np.random.default_rng(seed)

@@ -81,7 +81,9 @@ def test_errors(tmp_path: Path, write: Write, write_mask: Write) -> None:
         Folder("ok", "bad", "deep", root=tmp_path).samples()
     with pytest.raises(UserError, match=r"missing is not a folder"):
         Folder("ok", "bad", "missing", root=tmp_path).samples()
-    with pytest.raises(UserError, match="folders of masks, 2, for those of anomalous images, 1: give one for each"):
+    with pytest.raises(
+        UserError, match="there are 2 folders of masks for 1 folders of anomalous images: give one for each"
+    ):
         Folder("ok", "bad", ["truth", "truth2"], root=tmp_path)
     with pytest.raises(UserError, match="test_fraction is 1"):
         Folder("ok", "bad", test_fraction=1)

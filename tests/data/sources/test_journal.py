@@ -7,7 +7,7 @@ import pytest
 
 from lit_ad.data import Journal
 from lit_ad.data.sources.journal import is_journal
-from lit_ad.data.sources.source import check
+from lit_ad.data.sources.source import check_samples
 from lit_ad.deploy.journal_file import VERSION
 from lit_ad.deploy.labels import Labels
 from lit_ad.errors import UserError
@@ -26,14 +26,14 @@ def test_good_images_train_and_defects_test(folder: Path) -> None:
         labels.add(image, label, defect)
     source = Journal(folder, test_fraction=0)
     samples = source.samples()
-    check(samples)
+    check_samples(samples)
     assert [(s.image.name, s.label, s.split, s.defect, s.category) for s in samples] == [
         ("000000002.png", 0, "train", "good", "nut"),
         ("000000003.png", 0, "train", "good", "nut"),
         ("000000001.png", 1, "test", "dent", "nut"),
     ]
     assert all(sample.image.is_file() for sample in samples)
-    assert source.remarks() == ["1 images labelled unsure are passed over"] and source.tasks() == {
+    assert source.remarks() == ["images labelled unsure are left out: 1"] and source.tasks() == {
         "nut": {"category": "nut"}
     }
     labels.undo()
@@ -64,7 +64,7 @@ def test_what_is_no_journal(folder: Path, tmp_path: Path) -> None:
     assert is_journal(folder) and not is_journal(folder / "pictures")
     with pytest.raises(UserError, match=r"is labelled: label some on the service's page, /review"):
         Journal(folder).samples()
-    with pytest.raises(UserError, match=r"journal.sqlite is not there: data.source.root"):
+    with pytest.raises(UserError, match=r"journal.sqlite does not exist: data.source.root"):
         Journal(folder / "pictures").samples()
     Labels(folder, 0.05).add(1, "good")
     with pytest.raises(UserError, match="no category bolt"):

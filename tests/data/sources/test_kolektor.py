@@ -13,7 +13,7 @@ from lit_ad.data import KolektorSDD, KolektorSDD2, Split
 from lit_ad.data.datamodule import AnomalyDataModule
 from lit_ad.data.loading import Loading
 from lit_ad.data.masks import read_truth
-from lit_ad.data.sources.source import check
+from lit_ad.data.sources.source import check_samples
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
 from tests.data.conftest import Write
@@ -50,7 +50,7 @@ def test_folds_by_item(sdd: Path) -> None:
     tested: list[str] = []
     for fold in range(3):
         samples = KolektorSDD(sdd, fold).samples()
-        check(samples)
+        check_samples(samples)
         items = defaultdict(set)
         for sample in samples:
             items[sample.split].add(sample.item)
@@ -81,7 +81,7 @@ def test_any_pixel_above_0_is_a_defect(sdd: Path) -> None:
 
 def test_sdd2_leaves_defects_out_of_training(sdd2: Path) -> None:
     samples = KolektorSDD2(sdd2).samples()
-    check(samples)
+    check_samples(samples)
     assert Counter((s.split, s.label) for s in samples) == {("train", 0): 3, ("test", 0): 2, ("test", 1): 2}
     assert all(
         (s.mask is not None) == bool(s.label) and s.image.stem + "_GT" == getattr(s.mask, "stem", s.image.stem + "_GT")
@@ -128,7 +128,7 @@ def test_the_authors_folds(sdd: Path, tmp_path: Path, protocol: int, rows: bool)
     test = write_splits(tmp_path / "split.pyb", protocol, rows)
     for fold, wanted in enumerate(test):
         samples = KolektorSDD(sdd, fold, tmp_path / "split.pyb").samples()
-        check(samples)
+        check_samples(samples)
         assert sorted({sample.item for sample in samples if sample.split == "test"}) == wanted
         assert len({sample.item for sample in samples if sample.split == "train"}) == 6
 
@@ -141,8 +141,8 @@ class Harm:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (Harm(), r"asks for pathlib\.\w*\.?Path.touch|asks for builtins.getattr"),
-        (np.array(["kos01"]), r"asks for numpy\._?core.multiarray._reconstruct"),
+        (Harm(), r"needs pathlib\.\w*\.?Path.touch|needs builtins.getattr"),
+        (np.array(["kos01"]), r"needs numpy\._?core.multiarray._reconstruct"),
         ([["kos01"], ["kos02"]], "expected 3 lists of names"),
         ([[[1]] * 3, [[2]] * 3], "not subscriptable"),
         ("kos", "expected 3 lists of names"),

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from lit_ad.data import MPDD
-from lit_ad.data.sources.source import check
+from lit_ad.data.sources.source import check_samples
 from lit_ad.errors import UserError
 from tests.data.conftest import Write
 
@@ -25,7 +25,7 @@ def mpdd(tmp_path: Path, write: Write, write_mask: Write) -> Path:
 
 def test_a_folder_deeper_or_not(mpdd: Path) -> None:
     samples = MPDD(mpdd).samples()
-    check(samples)
+    check_samples(samples)
     assert Counter((s.category, s.split, s.defect, s.mask is not None) for s in samples) == {
         (category, *kind): count
         for category in NAMES

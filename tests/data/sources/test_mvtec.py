@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from lit_ad.data import MVTec
-from lit_ad.data.sources.source import check
+from lit_ad.data.sources.source import check_samples
 from lit_ad.errors import UserError
 from tests.data.conftest import Write
 
@@ -76,8 +76,8 @@ def test_a_folder_of_masks_is_called_like_that_of_its_images(bottle: Path, write
     with pytest.raises(UserError) as caught:
         MVTec(bottle).samples()
     assert str(caught.value) == (
-        f"masks without images: {bottle}/ground_truth/color has no test/color beside it; a folder of masks is called "
-        "like that of its images, such as ground_truth/colour for test/colour"
+        f"masks without images: there is no folder test/color for {bottle}/ground_truth/color; a folder of masks "
+        "needs the name of its folder of images, such as ground_truth/colour for test/colour"
     )
 
 
@@ -110,7 +110,7 @@ def test_masks_of_good_images_are_listed_for_the_inspection(bottle: Path, write_
 def test_anomalous_training_folders_are_offered_and_refused(bottle: Path, write: Write) -> None:
     write("bottle/train/dent/x.png")
     with pytest.raises(UserError, match=r"anomalous image in training: .*train/dent/x.png"):
-        check(MVTec(bottle).samples())
+        check_samples(MVTec(bottle).samples())
 
 
 @pytest.mark.parametrize(
@@ -126,9 +126,11 @@ def test_real_data(shared: Path, name: str, train: int, good: int, defective: in
 
 def test_masks_that_lie_among_images(bottle: Path, write_mask: Write) -> None:
     mask = write_mask("bottle/test/broken/000_mask.png")
-    with pytest.raises(UserError, match=r"test/broken/000_mask.png is called like a mask of 000.png: masks belong in"):
+    with pytest.raises(UserError, match=r"test/broken/000_mask.png has the name of a mask of 000.png: masks belong in"):
         MVTec(bottle).samples()
     mask.unlink()
     write_mask("bottle/test/broken_mask/000.png")
-    with pytest.raises(UserError, match=r"test/broken_mask holds masks, by its name: they belong in .*ground_truth/"):
+    with pytest.raises(
+        UserError, match=r"test/broken_mask has the name of a folder of masks: masks belong in .*ground_truth/"
+    ):
         MVTec(bottle).samples()

@@ -73,7 +73,7 @@ def test_folders_that_do_not_fit(vial: Path, write: Write, write_mask: Write) ->
         MVTecAD2(vial).samples()
     write("ad2/vial/test_public/scratch/000.png")
     with pytest.raises(
-        UserError, match=r"test_public/scratch is no folder of MVTec AD 2, .* good, bad and ground_truth"
+        UserError, match=r"test_public/scratch is no folder of MVTec AD 2: .* good, bad and ground_truth"
     ):
         MVTecAD2(vial).samples()
     (vial / "validation/good").rename(vial / "validation/bad")

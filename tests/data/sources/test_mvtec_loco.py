@@ -118,7 +118,9 @@ def test_folders_of_merged_masks(pushpins: Path, value: int) -> None:
     for file in sorted((pushpins / "ground_truth").rglob("*.png")):
         save_mask(file, value, 1)
     (said,) = MVTecLOCO(pushpins).remarks()
-    assert said.startswith(f"pushpins: no sPRO, since its masks are merged: all of them hold {value} alone, such as ")
+    assert said.startswith(
+        f"pushpins: no sPRO, since its masks are merged: all of them have the value {value}, such as "
+    )
     assert said.endswith(ARCHIVE)
     if value == 1:
         return
@@ -151,7 +153,7 @@ def test_a_wrong_configuration_is_found_before_training(pushpins: Path, wrong: o
         MVTecLOCO(pushpins).samples()
 
 
-@pytest.mark.parametrize(("value", "said"), [(7, "holds 7 where"), (0, "holds 0 alone where")])
+@pytest.mark.parametrize(("value", "said"), [(7, "has the values 7, but"), (0, "has the values 0 alone, but")])
 def test_a_mask_of_no_defect_is_named(pushpins: Path, value: int, said: str) -> None:
     file = save_mask(pushpins / "ground_truth/logical_anomalies/001/000.png", value, 3)
     rules = MVTecLOCO(pushpins).rules()
@@ -180,7 +182,7 @@ def test_folders_that_do_not_fit(pushpins: Path, write: Write) -> None:
         read_mask(small.parent)
     small.unlink()
     write("loco/pushpins/test/scratch/000.png")
-    with pytest.raises(UserError, match=r"test/scratch is no folder of MVTec LOCO AD, .* read by the MVTec source"):
+    with pytest.raises(UserError, match=r"test/scratch is no folder of MVTec LOCO AD: .* take the source MVTec"):
         MVTecLOCO(pushpins).samples()
     (pushpins / "validation/good").rename(pushpins / "validation/bad")
     with pytest.raises(UserError, match=r"validation/good is not a folder"):

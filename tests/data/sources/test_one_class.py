@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from torchvision import datasets
 
-from lit_ad.data.sources.one_class import OneClass, classes, prepare
-from lit_ad.data.sources.source import check
+from lit_ad.data.sources.one_class import OneClass, classes, make_classes
+from lit_ad.data.sources.source import check_samples
 from lit_ad.errors import UserError
 
 
@@ -29,7 +29,7 @@ def root(tmp_path: Path) -> Path:
 
 def test_one_nominal_class(root: Path) -> None:
     samples = OneClass(root, normal=["cat"]).samples()
-    check(samples)
+    check_samples(samples)
     train = [s for s in samples if s.split == "train"]
     test = [s for s in samples if s.split == "test"]
     assert samples == train + test
@@ -42,7 +42,7 @@ def test_one_nominal_class(root: Path) -> None:
 
 def test_all_classes_nominal_but_one(root: Path) -> None:
     samples = OneClass(root, anomalous=["cat"]).samples()
-    check(samples)
+    check_samples(samples)
     assert sorted({s.image.parent.name for s in samples if s.split == "train"}) == ["dog", "ship"]
     assert [s.defect for s in samples if s.split == "test"] == ["cat"] * 2 + ["good"] * 4
 
@@ -54,7 +54,7 @@ def test_mistakes(root: Path, tmp_path: Path) -> None:
         OneClass(root, normal=["cat"], anomalous=["dog"])
     with pytest.raises(UserError, match=r"no class cow in .*pets: there are cat, dog, ship"):
         OneClass(root, normal=["cow"]).samples()
-    with pytest.raises(UserError, match="none is left to train on"):
+    with pytest.raises(UserError, match="leave a class to train on"):
         OneClass(root, anomalous=["cat", "dog", "ship"]).samples()
     with pytest.raises(UserError, match="expected train/CLASS and test/CLASS"):
         OneClass(tmp_path / "nowhere", normal=["cat"]).samples()
@@ -68,7 +68,7 @@ def test_each_class_in_turn_is_a_task(root: Path) -> None:
         assert list(tasks) == ["cat", "dog", "ship"]
         for name, arguments in tasks.items():
             samples = OneClass(**{"root": root, **given, **arguments}).samples()
-            check(samples)
+            check_samples(samples)
             assert {s.image.parent.name for s in samples if s.label == label} == {name}
             assert {s.image.parent.name for s in samples} == {"cat", "dog", "ship"}
     with pytest.raises(UserError, match="expected train/CLASS and test/CLASS"):
@@ -144,7 +144,7 @@ def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> Non
 
 def test_the_shared_tenth_of_cifar10(shared: Path) -> None:
     samples = OneClass(shared / "data" / "cifar10", normal=["ship"]).samples()
-    check(samples)
+    check_samples(samples)
     assert sum(s.split == "train" for s in samples) == 1000
     assert sum(s.split == "test" and s.label == 0 for s in samples) == 200
     assert sum(s.label == 1 for s in samples) == 1800
@@ -153,4 +153,4 @@ def test_the_shared_tenth_of_cifar10(shared: Path) -> None:
 def test_a_root_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=f"^cannot write {tmp_path}/file/x: .*; give another data.source.root$"):
-        prepare(tmp_path / "file/x/cifar", "cifar10")
+        make_classes(tmp_path / "file/x/cifar", "cifar10")

@@ -13,7 +13,7 @@ from lit_ad.batch import Sample
 from lit_ad.data import AnomalyDataModule, Folder, Images, Loading, MVTec, Table
 from lit_ad.data.audit.inspection import inspect_samples
 from lit_ad.data.masks import read_truth
-from lit_ad.data.sources.pages import by_page
+from lit_ad.data.sources.pages import split_pages
 from lit_ad.errors import UserError
 from lit_ad.image.pixels import read_image
 from lit_ad.image.view import View
@@ -83,7 +83,7 @@ def test_inspection_counts_pages_and_compares_files(wafers: Path) -> None:
     )
     assert "pages among these images: 31, of 9 files" in report.text
     copied = f"{wafers}/train/good/9.tif and {wafers}/test/good/0.tif"
-    assert report.warnings[0] == f"the same file in training and test, once: {copied}; metrics will flatter"
+    assert report.warnings[0] == f"the same file in training and test, once: {copied}; metrics will be too good"
     assert "masks full: they mark the whole image, 4 times: " in report.warnings[1]
     assert report.warnings[2] == (
         f"masks empty: they mark no defect in an anomalous image, once: {wafers}/ground_truth/dent/0.tif#2"
@@ -112,7 +112,7 @@ def test_masks_of_another_number_of_pages(wafers: Path) -> None:
     one = stack(wafers / "test/dent/0.tif", 1)
     with pytest.raises(UserError, match=r"ground_truth/dent/0.tif has 2 pages, each of them an image"):
         _ = AnomalyDataModule(MVTec(wafers), View(16)).splits
-    assert by_page([Sample(one, 1)]) == [Sample(one, 1)]
+    assert split_pages([Sample(one, 1)]) == [Sample(one, 1)]
 
 
 def test_one_file_cannot_train_and_validate(tmp_path: Path) -> None:

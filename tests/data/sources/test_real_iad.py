@@ -13,7 +13,7 @@ from lit_ad.data import RealIAD
 from lit_ad.data.datamodule import AnomalyDataModule
 from lit_ad.data.loading import Loading
 from lit_ad.data.masks import read_truth
-from lit_ad.data.sources.source import check
+from lit_ad.data.sources.source import check_samples
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
 from tests.data.conftest import Write
@@ -54,7 +54,7 @@ def real_iad(tmp_path: Path, write: Write) -> Path:
 
 def test_labels_and_items(real_iad: Path) -> None:
     samples = RealIAD(real_iad, images="realiad_256").samples()
-    check(samples)
+    check_samples(samples)
     assert Counter((s.category, s.split, s.label, s.defect) for s in samples) == {
         (name, *kind): count
         for name in NAMES
@@ -112,7 +112,7 @@ def changed(real_iad: Path, split: str, number: int, **values: Any) -> RealIAD:
         ),
         ("test", 1, {"image_path": "OK/S9/x_C1_1.jpg"}, r"audiojack.json, test\[1\]: there is no file .*S9/x_C1_1.jpg"),
         ("test", 6, {"mask_path": "NG/none.png"}, r"audiojack.json, test\[6\]: there is no file .*NG/none.png"),
-        ("test", 0, {"image_path": "OK/S9/x.jpg"}, r"test\[0\]: x.jpg has no _C1 to _C5 in its name"),
+        ("test", 0, {"image_path": "OK/S9/x.jpg"}, r"test\[0\]: the name x.jpg has no view, _C1 to _C5"),
         ("test", 0, {"image_path": None}, r"test\[0\] is .*: expected category, anomaly_class"),
     ],
 )
@@ -139,4 +139,4 @@ def test_a_part_on_both_sides_is_refused(real_iad: Path) -> None:
     whole["test"].append(whole["train"].pop())
     path.write_text(json.dumps(whole))
     with pytest.raises(UserError, match=r"item 'audiojack_0004_OK' in train and in test: .*C1.*C5"):
-        check(RealIAD(real_iad, images="realiad_256").samples())
+        check_samples(RealIAD(real_iad, images="realiad_256").samples())

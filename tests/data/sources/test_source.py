@@ -10,7 +10,15 @@ import pytest
 from lit_ad import data
 from lit_ad.batch import Sample
 from lit_ad.data import AnomalyDataModule, Folder, Images, MVTec, OneClass, Table
-from lit_ad.data.sources.source import Source, check, check_root, holds_images, list_folders, list_images, pair_masks
+from lit_ad.data.sources.source import (
+    Source,
+    check_root,
+    check_samples,
+    holds_images,
+    list_folders,
+    list_images,
+    pair_masks,
+)
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
 
@@ -85,7 +93,7 @@ def test_a_folder_that_may_not_be_read(as_nobody: Callable[[], Path], bottle: Pa
     if rights != 0o444:
         read.append(lambda: holds_images(closed))
     for listing in read:
-        with pytest.raises(UserError, match=rf"cannot read {closed}.*: Permission denied; see to its permissions"):
+        with pytest.raises(UserError, match=rf"cannot read {closed}.*: Permission denied; check its permissions"):
             listing()
     os.seteuid(os.getuid())
     closed.chmod(0o755)
@@ -95,7 +103,7 @@ def test_a_folder_that_may_not_be_read(as_nobody: Callable[[], Path], bottle: Pa
         if rights == 0o111:  # all that is looked for is found by its name
             AnomalyDataModule(source, View(16)).setup("fit")
             continue
-        with pytest.raises(UserError, match=rf"cannot read {part}.*: Permission denied; see to its permissions"):
+        with pytest.raises(UserError, match=rf"cannot read {part}.*: Permission denied; check its permissions"):
             AnomalyDataModule(source, View(16)).setup("fit")
     if rights != 0o111:
         with pytest.raises(UserError, match=rf"cannot read {part}.*: Permission denied"):
@@ -151,18 +159,18 @@ def test_mask_errors_name_the_mask() -> None:
 
 def test_no_anomalous_image_in_training_and_no_image_twice() -> None:
     good = Sample(Path("x/a.png"), 0)
-    check([good, Sample(Path("x/b.png"), 1, defect="dent", split="test")])
+    check_samples([good, Sample(Path("x/b.png"), 1, defect="dent", split="test")])
     with pytest.raises(UserError, match=r"anomalous image in training: x/b.png \(dent\)"):
-        check([good, Sample(Path("x/b.png"), 1, defect="dent")])
+        check_samples([good, Sample(Path("x/b.png"), 1, defect="dent")])
     with pytest.raises(UserError, match=r"listed twice: x/a.png, as train/good and as test/good"):
-        check([good, Sample(Path("x/a.png"), 0, split="test")])
+        check_samples([good, Sample(Path("x/a.png"), 0, split="test")])
 
 
 def test_images_of_one_item_lie_in_one_split() -> None:
     parts = [Sample(Path(f"x/{i}.png"), 0, category="nut", item="a") for i in range(2)]
-    check([*parts, Sample(Path("y/0.png"), 0, category="bolt", item="a", split="test")])  # another category's
+    check_samples([*parts, Sample(Path("y/0.png"), 0, category="bolt", item="a", split="test")])  # another category's
     with pytest.raises(UserError, match=r"item 'a' in train and in test: x/0.png and x/2.png; keep its images on one"):
-        check([*parts, Sample(Path("x/2.png"), 0, category="nut", item="a", split="test")])
+        check_samples([*parts, Sample(Path("x/2.png"), 0, category="nut", item="a", split="test")])
 
 
 class Shelf(Source):

@@ -10,7 +10,7 @@ import pytest
 from lit_ad.data import Table
 from lit_ad.data.datamodule import AnomalyDataModule
 from lit_ad.data.masks import read_truth
-from lit_ad.data.sources.source import check
+from lit_ad.data.sources.source import check_samples
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
 from tests.data.conftest import Write
@@ -65,7 +65,7 @@ def save(path: Path, rows: list[Row]) -> Path:
 @pytest.mark.parametrize("name", ["parts.csv", "parts.json", "parts.parquet"])
 def test_each_format_lists_the_same(tmp_path: Path, rows: list[Row], name: str) -> None:
     samples = Table(tmp_path, save(tmp_path / name, rows).name).samples()
-    check(samples)
+    check_samples(samples)
     assert Counter((s.split, s.label, s.defect, s.category) for s in samples) == {
         ("train", 0, "good", "parts"): 7,
         ("validation", 0, "good", "parts"): 1,
@@ -137,7 +137,7 @@ def test_columns_that_are_not_read_are_told(tmp_path: Path, rows: list[Row]) -> 
         (2, {"label": "0.5"}, r"row 4 of .*: label is '0.5', but it must be 0, nominal"),
         (5, {"item": "1.23457E+12"}, r"row 7 of .*: item is 1.23457E\+12, a number that a spreadsheet has rounded"),
         (9, {"defect": "1,2E+05"}, r"row 11 of .*: defect is 1,2E\+05, a number that a spreadsheet has rounded"),
-        (10, {"box": "[5,5; 4; 6; 7]"}, r"row 12 of .*: box is .*: it is no JSON, .* whose numbers have a point"),
+        (10, {"box": "[5,5; 4; 6; 7]"}, r"row 12 of .*: box is .*: it is no JSON, .* a point in numbers"),
         (9, {"defect": "good"}, r"row 11 of .* is anomalous, but its defect is 'good'"),
         (9, {"mask": "masks/none.png"}, r"row 11 of .*: there is no file .*masks/none.png"),
         (9, {"box": "[0, 0, 1, 1]"}, r"row 11 of .* has mask and box: give one"),

@@ -12,7 +12,7 @@ from lit_ad.data import VisA
 from lit_ad.data.datamodule import AnomalyDataModule
 from lit_ad.data.loading import Loading
 from lit_ad.data.masks import read_truth
-from lit_ad.data.sources.source import check
+from lit_ad.data.sources.source import check_samples
 from lit_ad.data.sources.visa import Official
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
@@ -65,7 +65,7 @@ def write_table(root: Path, split: Official) -> None:
 def test_each_official_split_trains_on_normal_images_alone(visa: Path, split: Official) -> None:
     source = VisA(visa, split=split)
     samples = source.samples()
-    check(samples)
+    check_samples(samples)
     nominal, anomalous = map(len, SPLITS[split])
     assert Counter((s.category, s.split, s.defect) for s in samples) == {
         (name, *kind): count
@@ -112,7 +112,7 @@ def test_converted(tmp_path: Path, write: Write, write_mask: Write, split: Offic
             write_mask(f"{root}/ground_truth/train/bad/000.png")
     home = tmp_path / "VisA_pytorch"
     samples = VisA(home, split=split).samples()
-    check(samples)
+    check_samples(samples)
     assert Counter((s.category, s.split, s.defect, s.mask is not None) for s in samples) == {
         (name, *kind): count
         for name in OBJECTS
