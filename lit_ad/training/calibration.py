@@ -130,9 +130,7 @@ class Calibration(L.Callback):
         self.seen = HeldOutImages(self.settings.pixel_rule.area)
         self.scored_by: str | None = None  # fingerprint of the weights that score the held-out images
         self.calibrated: str | None = None  # fingerprint of the weights whose statistics were computed
-        self.scale_images: dict[
-            str, list[int]
-        ] = {}  # by category, held-out images that set the scale and do not decide
+        self.scale_images: dict[str, list[int]] = {}  # by category, held-out images that set only the scale
         self.undecided: set[Sample] = set()  # the same images
         training = trainer.state.fn == "fit" and not trainer.sanity_checking
         if training and type(pl_module).calibrate is not Method.calibrate:
