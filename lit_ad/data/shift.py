@@ -76,7 +76,7 @@ def write_shifted(samples: Sequence[Sample], shift: Shift, output: Path) -> int:
         place, sample = entry
         image = open_image(sample.image)
         if image.mode.startswith("I") or image.mode == "F":
-            raise UserError(f"{sample.image} has more than 8 bits, which it cannot change: convert it to 8 bits")
+            raise UserError(f"{sample.image} has more than 8 bits, too many to change: convert it to 8 bits")
         pixels = convert_to_rgb(image, str(sample.image))
         name = place.with_suffix(".png")
         grey = bool((pixels == pixels[..., :1]).all())
