@@ -1,1 +1,1 @@
-"""Methods x data sets x seeds, each cell a process of its own, and the tables of them."""
+"""Benchmarks: train each method on each task with each seed, in processes, and write tables of the results."""

@@ -1,7 +1,7 @@
-"""A cell of a benchmark: one `lit-ad fit`, which tests too, in a process and a directory of its own.
+"""Run a cell of a benchmark: one `lit-ad fit` with its test, in a process and a directory of its own.
 
-`python -m lit_ad.benchmark.cell HOME ARGUMENTS...` goes on from the cell's last checkpoint, keeps others out of HOME
-while it works, and leaves what it took in HOME/cost.json.
+`python -m lit_ad.benchmark.cell HOME PARENT ARGUMENTS...` resumes from the cell's last checkpoint, locks HOME while it
+works, and writes time and memory to HOME/cost.json. PARENT is the benchmark's process id.
 """
 
 import ctypes
@@ -18,17 +18,19 @@ from filelock import FileLock, Timeout
 from lit_ad.files import atomic_write
 from lit_ad.machine import peak_memory
 
-BUSY = 75  # exit code where another process has the cell; EX_TEMPFAIL of sysexits.h
-PATIENCE = 30.0  # seconds to wait for the lock: a cell whose benchmark was killed may need so long to end its batch
+BUSY = 75  # exit code if another process has the cell: EX_TEMPFAIL of sysexits.h
+PATIENCE = 30.0  # seconds to wait for the lock; a cell whose benchmark was killed needs time to end its batch
 
 
 def die_with_parent(parent: int) -> None:
-    """Get SIGTERM when the process that started this one dies, however it does. Linux only: elsewhere the cell goes on
-    alone, and a benchmark that is started again waits for it."""
+    """Let the system send SIGTERM to this process when its parent dies, in whatever way.
+
+    On systems other than Linux nothing is done: the cell goes on alone, and the next benchmark waits for it.
+    """
     if sys.platform == "linux":
         pr_set_pdeathsig = 1  # sys/prctl.h
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
-        if os.getppid() != parent:  # it died before
+        if os.getppid() != parent:  # the parent died before the call
             sys.exit(128 + signal.SIGTERM)
 
 
@@ -42,7 +44,7 @@ def start_cost(home: Path) -> dict[str, Any]:
 
 
 def finish_cost(cost: dict[str, Any], finished: bool) -> dict[str, Any]:
-    """Return the cost record at the end: seconds of all attempts, peak memory of this one in MiB, and its device."""
+    """Return the cost record at the end: seconds of all attempts, peak memory (MiB) and device of this attempt."""
     import torch
 
     gpu = torch.cuda.is_available() and torch.cuda.is_initialized()
@@ -57,17 +59,19 @@ def finish_cost(cost: dict[str, Any], finished: bool) -> dict[str, Any]:
 
 
 def is_finished(home: Path) -> bool:
-    """Whether a cell's process came to its end: metrics.json alone may be of one that died as it wrote the rest."""
+    """Return whether a cell's process has ended well. metrics.json is no proof, because other files follow it."""
     record = home / "cost.json"
     return record.is_file() and bool(json.loads(record.read_text(encoding="utf-8")).get("finished"))
 
 
 def save(home: Path, cost: dict[str, Any]) -> None:
+    """Write the cost record to HOME/cost.json."""
     with atomic_write(home / "cost.json") as temporary:
         temporary.write_text(json.dumps(cost, indent=1) + "\n", encoding="utf-8")
 
 
 def main() -> None:
+    """Run the cell that the command line names. The exit code is BUSY if another process has it."""
     home, parent = Path(sys.argv[1]), int(sys.argv[2])
     die_with_parent(parent)
     lock = FileLock(home / "cell.lock")

@@ -1,4 +1,4 @@
-"""The false-alarm rate that a benchmark's decisions reached, beside the one that was asked for."""
+"""The false-alarm rates of a benchmark's decisions on the test images, beside the rate that was asked for."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -7,20 +7,22 @@ from statistics import fmean
 from lit_ad.evaluation.results import Results, Row
 
 ABOUT = (
-    "False alarms of the nominal test images / the rate that the images which decide allow / anomalous images found, "
-    "in %, the mean over seeds."
+    "Nominal test images called anomalous / the lowest rate that the deciding images allow / anomalous images found, "
+    "in %, mean over seeds."
 )
 
 
 def describe_false_alarms(
     runs: Iterable[tuple[str, str, Results, Row]], methods: Sequence[str], tasks: Sequence[str]
 ) -> tuple[str, list[list[str]]]:
-    """Return what the rates are of, and a row of each task, with a cell for each method; no row without decisions.
+    """Return a sentence about the rates, and a row for each task with a cell for each method.
+
+    A task whose runs have no decision has no row.
 
     Args:
-        runs: Method, task, and the results of a finished run, with the row of them that the tables show.
-        methods: In order.
-        tasks: In order.
+        runs: For each finished run: method, task, results, and the row of the results that the tables show.
+        methods: The methods in the order of the cells.
+        tasks: The tasks in the order of the rows.
     """
     decided: dict[tuple[str, str], list[tuple[Results, Row]]] = defaultdict(list)
     for method, task, run, row in runs:
@@ -33,8 +35,10 @@ def describe_false_alarms(
 
 
 def allowed_rate(run: Results) -> float | None:
-    """Return the rate that the images which decided allow, the mean over categories; None without a threshold of a
-    rate."""
+    """Return the lowest rate that the deciding images allow, averaged over categories.
+
+    None if no threshold comes from a rate.
+    """
     thresholds = [each for each in (run.decision or {}).get("thresholds", []) if not each["image"]["by_hand"]]
     of_categories = [each["kept_rate"] for each in thresholds if each["category"] is not None]
     rates = of_categories or [each["kept_rate"] for each in thresholds]
@@ -42,7 +46,7 @@ def allowed_rate(run: Results) -> float | None:
 
 
 def _describe_rates(runs: Sequence[tuple[Results, Row]]) -> str:
-    """Return a cell: "8.3 / 11.1 / 60.1"; "" of no run."""
+    """Return a cell such as "8.3 / 11.1 / 60.1"; "" without runs."""
     if not runs:
         return ""
     allowed = [rate for run, _ in runs if (rate := allowed_rate(run)) is not None]

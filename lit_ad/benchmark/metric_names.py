@@ -1,4 +1,4 @@
-"""The names of metrics that a benchmark's tables can have."""
+"""Check the names of the metrics that a benchmark's tables are to have."""
 
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -9,9 +9,12 @@ from lit_ad.evaluation.rows import pixel_verdict_row, verdict_row
 
 
 def check_metrics(metrics: Sequence[str]) -> None:
-    """Raises UserError on a metric that no test gives. Those by a data set's own rules, or of a method's parts, are not
-    known before a test."""
-    from lit_ad.metrics import AUPIMO, ImageEvaluation, PixelEvaluation  # bring torchmetrics, which takes seconds
+    """Raise UserError on a metric that no test computes.
+
+    Names that begin with official_ (a data set's own metrics) or image_auroc_ (parts of a method's score) pass, because
+    they are known only after a test.
+    """
+    from lit_ad.metrics import AUPIMO, ImageEvaluation, PixelEvaluation  # import torchmetrics, which takes seconds
     from lit_ad.metrics.instances import Instances
 
     if not metrics:
@@ -22,5 +25,5 @@ def check_metrics(metrics: Sequence[str]) -> None:
     for name in metrics:
         if name not in known and not name.startswith(("official_", "image_auroc_")):
             near = get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
-            raise UserError(f"no metric {name!r}: {hint}")
+            hint = f"did you mean {near[0]}?" if near else f"give one of {', '.join(known)}"
+            raise UserError(f"there is no metric {name!r}: {hint}")

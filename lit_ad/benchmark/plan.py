@@ -1,4 +1,4 @@
-"""What a benchmark does: its methods, its tasks, and a cell for each of them and each seed."""
+"""The plan of a benchmark: its methods, its tasks, and a cell for each method, task and seed."""
 
 import json
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from lit_ad.data.sources.from_config import make_source
 from lit_ad.errors import UserError, check_number
 from lit_ad.files import atomic_write
 
-_MOST_FOLDS = 4  # of few shots: 2, 4, 8 and 16 images make folds of one size, of which more is proven
+_MOST_FOLDS = 4  # with few shots: 2, 4, 8 and 16 images make equal folds, for which the guarantee is stronger
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class MethodSpec:
     """A method of a benchmark.
 
     Args:
-        config: Its configuration, as for `lit-ad fit`: a file, or the name of one; its data.source is replaced.
-        arguments: More for each of its runs, such as --model.weights=FILE.
-        published: Numbers to print beside ours: {source: who says so, mean: {image_auroc: ...}, TASK: {...}}.
+        config: A config file as for `lit-ad fit`, or the name of a shipped one. Its data.source is replaced.
+        arguments: More arguments for each of its runs, such as --model.weights=FILE.
+        published: Published figures to print beside ours: {source: WHO, mean: {image_auroc: ...}, TASK: {...}}.
     """
 
     config: str
@@ -33,13 +33,13 @@ class MethodSpec:
 
 @dataclass(frozen=True)
 class Budget:
-    """What every cell may have.
+    """The limit of each cell's training.
 
     Args:
-        minutes: Of training, validations included, at most; a method that is through its epochs before ends before.
-        processor_minutes: The same in processor time, on which others' work on the machine has no influence. What GPUs
-            do is not in it.
-        epochs: Instead of the configuration's.
+        minutes: Minutes of training at most, with validations. A method that finishes its epochs earlier ends earlier.
+        processor_minutes: Minutes of processor time at most. Other work on the machine does not change the result. Work
+            of GPUs does not count.
+        epochs: Number of epochs, in place of the config's.
     """
 
     minutes: float | None = None
@@ -47,7 +47,7 @@ class Budget:
     epochs: int | None = None
 
     def check(self) -> None:
-        """Raises UserError where there is nothing to spend."""
+        """Raise UserError if a limit is not above 0."""
         for name, value in vars(self).items():
             if value is not None and not value > 0:
                 raise UserError(f"budget.{name} is {value}, but it must be above 0")
@@ -55,12 +55,12 @@ class Budget:
 
 @dataclass(frozen=True)
 class Task:
-    """What a cell trains on.
+    """The data of a cell.
 
     Args:
-        source: As a configuration.
-        shots: Nominal images of each category, by the cell's seed: all of them train, and decide by folds; one alone
-            decides nothing. None: all, as the method's configuration has it.
+        source: The source of images, as class_path and init_args.
+        shots: Number of nominal images of each category, which the cell's seed draws. All of them train, and decide by
+            folds; a single image cannot decide. None: all images, split as the method's config says.
     """
 
     source: dict[str, Any]
@@ -68,12 +68,13 @@ class Task:
 
 
 def list_tasks(sources: dict[str, dict[str, Any]]) -> dict[str, Task]:
-    """Return the tasks by name.
+    """Return the tasks of the sources by name.
 
-    The tasks of a single source are called TASK, those of several SOURCE/TASK, or SOURCE where it is one task.
+    With a single source, the names are TASK. With several sources they are SOURCE/TASK, or SOURCE for a source with one
+    task.
 
     Raises:
-        UserError: One of them is no source.
+        UserError: A value describes no source.
     """
     named: dict[str, Task] = {}
     for name, given in sources.items():
@@ -87,7 +88,7 @@ def list_tasks(sources: dict[str, dict[str, Any]]) -> dict[str, Task]:
 
 
 def with_shots(tasks: dict[str, Task], shots: Sequence[int]) -> dict[str, Task]:
-    """Return each task with each number of nominal images of a category, called TASK/4-shot; as they are without shots.
+    """Return a task for each task and each number of shots, named like TASK/4-shot. Without shots, return the tasks.
 
     Raises UserError on a number below 1.
     """
@@ -98,10 +99,10 @@ def with_shots(tasks: dict[str, Task], shots: Sequence[int]) -> dict[str, Task]:
 
 
 def make_cell(output: Path, method: str, spec: MethodSpec, name: str, task: Task, seed: int, budget: Budget) -> Cell:
-    """Write a cell's HOME/cell.yaml.
+    """Write a cell's files HOME/cell.yaml and HOME/asked.json, and return the cell.
 
     Raises:
-        UserError: Its directory holds results of other settings, or folds have a budget of time.
+        UserError: HOME holds results of other settings, or folds have a budget of time.
     """
     config = yaml.safe_load(Path(spec.config).read_text(encoding="utf-8"))
     data, trainer = config.setdefault("data", {}), config.setdefault("trainer", {})
@@ -118,8 +119,8 @@ def make_cell(output: Path, method: str, spec: MethodSpec, name: str, task: Task
     words = [word.partition("=")[0] for word in spec.arguments]
     if clock and (config.get("decision", {}).get("folds") or "--decision.folds" in words):
         raise UserError(
-            f"budget.{clock} ends each training at another step, and decision.folds{' of shots' if task.shots else ''} "
-            "takes trainings of one length: give budget.epochs, or --trainer.max_steps as an argument"
+            f"budget.{clock} ends each training at another step, but decision.folds{' of shots' if task.shots else ''} "
+            "needs trainings of one length: give budget.epochs, or --trainer.max_steps as an argument"
         )
     if budget.epochs is not None:
         trainer |= {"max_epochs": budget.epochs, "max_steps": -1}
@@ -137,8 +138,8 @@ def make_cell(output: Path, method: str, spec: MethodSpec, name: str, task: Task
         earlier = json.loads(record.read_text(encoding="utf-8"))
         if earlier != json.loads(json.dumps(asked)):
             raise UserError(
-                f"{cell.home} holds a run of other settings than {spec.config} and the benchmark ask for now: give "
-                "another --output, or remove it"
+                f"{cell.home} holds a run with other settings than {spec.config} and this benchmark: give another "
+                "--output, or remove it"
             )
         return cell
     for name, text in (("cell.yaml", yaml.safe_dump(config, sort_keys=False)), ("asked.json", json.dumps(asked))):
@@ -148,16 +149,21 @@ def make_cell(output: Path, method: str, spec: MethodSpec, name: str, task: Task
 
 
 def select_cells(cells: list[tuple[str, str]], only: Sequence[str]) -> set[tuple[str, str]]:
-    """Return the (method, task) pairs that `only` names, each by its method, its task, or both; all if it is empty.
+    """Return the (method, task) pairs that match the names in `only`; all pairs if it is empty.
+
+    Names of methods select methods, and names of tasks, or of a part such as SOURCE in SOURCE/TASK, select tasks.
 
     Raises:
-        UserError: A name is neither.
+        UserError: A name is neither a method nor a task.
     """
     methods, tasks = {method for method, _ in cells}, {task for _, task in cells}
     names = {name: {name} if name in tasks else {task for task in tasks if name in task.split("/")} for name in only}
     unknown = [name for name in only if name not in methods and not names[name]]
     if unknown:
-        raise UserError(f"no {', '.join(unknown)}: there are {', '.join(sorted(methods))}; {', '.join(sorted(tasks))}")
+        raise UserError(
+            f"--only names no method or task {', '.join(unknown)}: the methods are {', '.join(sorted(methods))}, and "
+            f"the tasks are {', '.join(sorted(tasks))}"
+        )
     wanted_methods = {name for name in only if name in methods} or methods
     wanted_tasks = {task for name in only if name not in methods for task in names[name]} or tasks
     return {(method, task) for method, task in cells if method in wanted_methods and task in wanted_tasks}

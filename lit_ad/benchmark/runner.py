@@ -1,4 +1,4 @@
-"""Run the cells of a benchmark: each is one `lit-ad fit` and test in a process of its own."""
+"""Run the cells of a benchmark, each in a process of its own: one `lit-ad fit` with its test."""
 
 import math
 import os
@@ -17,7 +17,7 @@ from lit_ad.benchmark.tables import Cell, Published, write_tables
 from lit_ad.counts import format_count
 from lit_ad.errors import UserError, describe_exit
 from lit_ad.files import atomic_write, explain_write_errors
-from lit_ad.lightning_cli.launcher import environment_alone
+from lit_ad.lightning_cli.launcher import environment_without_launcher
 from lit_ad.machine import cores
 
 
@@ -30,19 +30,30 @@ def run_cells(
     share: list[int],
     budget: Budget = Budget(),
 ) -> None:
-    """Do the cells of a share that are not done, `jobs` at a time, and write the tables after each. What is finished,
-    and how long the rest may take, is printed on the way; the tables at the end.
+    """Run the unfinished cells of a share, and write the tables after each cell.
+
+    Progress and the remaining time are printed after each cell, and the tables at the end.
+
+    Args:
+        cells: All cells of the benchmark.
+        output: The folder of the tables.
+        metrics: The metrics in the tables.
+        published: Published figures by method.
+        jobs: Number of cells that run at a time.
+        share: Indices of the cells that this process runs.
+        budget: The limit of each cell's training, for the estimate of the time.
 
     Raises:
-        UserError: Cells died.
+        UserError: Cells failed.
     """
-    places = environments(jobs)
+    places = make_environments(jobs)
     waiting = [cell for number, cell in enumerate(cells) if number in share and not cell.finished]
     free, running = list(range(len(places))), dict[int, tuple[Cell, subprocess.Popen[bytes]]]()
     done = len(share) - len(waiting)
     write_tables_locked(cells, output, metrics, published)
     print(
-        f"{format_count(len(cells), 'cell')}, {len(share)} of them here, {done} of these finished already", flush=True
+        f"{format_count(len(cells), 'cell')}; this process has {len(share)}, and {done} of these are finished",
+        flush=True,
     )
     clock = Clock(len(waiting), jobs, budget)
     print(clock.describe(), flush=True)
@@ -50,7 +61,7 @@ def run_cells(
         while waiting or running:
             while waiting and free:
                 place, cell = free.pop(0), waiting.pop(0)
-                print(f"{cell.name}: begins", flush=True)
+                print(f"{cell.name}: starts", flush=True)
                 running[place] = (cell, _start_cell(cell, places[place]))
             for place, (cell, process) in list(running.items()):
                 if process.poll() is None:
@@ -62,37 +73,37 @@ def run_cells(
                 clock.ended += 1
                 print(f"{cell.name}: {cell.state()}\n{clock.describe()}", flush=True)
             time.sleep(0.1)
-    except SystemExit:  # of a signal
-        print("\nStopping: each cell that runs writes a checkpoint first", flush=True)
+    except SystemExit:  # after a signal
+        print("\nStopping: each running cell writes a checkpoint first", flush=True)
         raise
-    finally:  # a signal to this process ends the cells too, each with a checkpoint
+    finally:  # the cells end with this process, and write a checkpoint
         for _, process in running.values():
             process.terminate()
         for _, process in running.values():
             process.wait()
         if waiting or running:
-            tell_stopped([cells[number] for number in share], output)
+            print_stopped([cells[number] for number in share], output)
     print("\n" + (output / "results.md").read_text(encoding="utf-8"))
     print(f"The tables are in {output}: results.md, .csv, .json and .tex")
     unfinished = [cells[number] for number in share if not cells[number].finished]
-    dead = [cell for cell in unfinished if (cell.home / "died.txt").is_file()]
-    left = ", ".join(cell.name for cell in unfinished if cell not in dead)
+    failed = [cell for cell in unfinished if (cell.home / "died.txt").is_file()]
+    left = ", ".join(cell.name for cell in unfinished if cell not in failed)
     if left:
-        print(f"Not finished, since another process has them or ended them: {left}")
-    if dead:
-        states = "; ".join(f"{cell.name} {cell.state()}" for cell in dead)
+        print(f"Not finished, because another process runs them or stopped them: {left}")
+    if failed:
+        states = "; ".join(f"{cell.name} {cell.state()}" for cell in failed)
         raise UserError(
-            f"{len(dead)} of {format_count(len(share), 'cell')} died, the same command tries them again: {states}"
+            f"{len(failed)} of {format_count(len(share), 'cell')} died. Run the same command to try again: {states}"
         )
 
 
 class Clock:
-    """How long the cells that are left may take.
+    """Estimates the time that the remaining cells may take.
 
     Args:
-        cells: To do.
-        jobs: At a time.
-        budget: Of each cell's training: what is known before the first has ended.
+        cells: Number of cells to run.
+        jobs: Number of cells that run at a time.
+        budget: The limit of each cell's training: the only estimate until the first cell has ended.
     """
 
     def __init__(self, cells: int, jobs: int, budget: Budget) -> None:
@@ -100,7 +111,7 @@ class Clock:
         self.ended, self.began = 0, time.monotonic()
 
     def describe(self) -> str:
-        """In a sentence."""
+        """Return a line with the number of remaining cells and the estimated time."""
         left = self.cells - self.ended
         if left == 0:
             return "No cell is left"
@@ -110,34 +121,34 @@ class Clock:
             minutes = (time.monotonic() - self.began) / 60 / self.ended * left
             return f"{cells}, about {minutes:.0f} min" if minutes >= 1 else f"{cells}, less than a minute"
         if limit is None:
-            return f"{cells}; how long they take is known when the first has ended"
+            return f"{cells}; the time is known when the first one has ended"
         return f"{cells}, with at most {limit * math.ceil(left / self.jobs):g} min of training, and their tests"
 
 
-def tell_stopped(cells: list[Cell], output: Path) -> None:
-    """Print what is finished, and how to go on."""
+def print_stopped(cells: list[Cell], output: Path) -> None:
+    """Print which cells are finished, and how to resume."""
     finished = [cell.name for cell in cells if cell.finished]
     named = f" ({', '.join(finished)})" if finished else ""
-    every = format_count(len(cells), "cell")
-    print(f"Stopped. Finished: {len(finished)} of {every}{named}. Their tables are in {output}.")
-    print("The same command goes on: what is finished stays, and a cell that had begun goes on from its checkpoint.")
+    total = format_count(len(cells), "cell")
+    print(f"Stopped. Finished: {len(finished)} of {total}{named}. Their tables are in {output}.")
+    print("The same command resumes: finished cells stay, and a started cell continues from its checkpoint.")
 
 
-def environments(jobs: int) -> list[dict[str, str]]:
-    """The environment of each place that a cell may run at: a GPU of its own in turn, or a share of the cores."""
+def make_environments(jobs: int) -> list[dict[str, str]]:
+    """Return an environment for each cell that runs at a time: one of the GPUs in turn, or a share of the cores."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
     places = []
     for place in range(jobs):
-        given = {"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]} if gpus else {}
+        variables = {"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]} if gpus else {}
         if jobs > 1 and "OMP_NUM_THREADS" not in os.environ:
-            given["OMP_NUM_THREADS"] = str(max(1, cores() // jobs))
-        places.append({**environment_alone(), **given})
+            variables["OMP_NUM_THREADS"] = str(max(1, cores() // jobs))
+        places.append({**environment_without_launcher(), **variables})
     return places
 
 
 def _start_cell(cell: Cell, environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    """Begin a cell, or go on with it. What it prints is in HOME/log.txt, unbuffered: an error is the last line."""
+    """Start or resume a cell. HOME/log.txt gets its output, unbuffered, so that an error is the last line."""
     (cell.home / "died.txt").unlink(missing_ok=True)
     arguments = ["--config", str(cell.home / "cell.yaml"), "--trainer.default_root_dir", str(cell.home.absolute())]
     command = [sys.executable, "-m", "lit_ad.benchmark.cell", str(cell.home.absolute()), str(os.getpid())]
@@ -147,7 +158,7 @@ def _start_cell(cell: Cell, environment: dict[str, str]) -> subprocess.Popen[byt
 
 
 def _record_failure(cell: Cell, code: int) -> None:
-    """Write down why a cell died, if it did. One that another process has, or that was asked to stop, did not."""
+    """Write HOME/died.txt with the reason if a cell failed: it did not finish, was not busy, and was not stopped."""
     if cell.finished or code in (BUSY, 128 + signal.SIGTERM, -signal.SIGTERM):
         return
     lines = (cell.home / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
@@ -157,7 +168,7 @@ def _record_failure(cell: Cell, code: int) -> None:
 
 
 def write_tables_locked(cells: list[Cell], output: Path, metrics: list[str], published: dict[str, Published]) -> None:
-    """Write the tables. Of several processes the last one has seen what all have finished."""
+    """Write the tables, one process at a time. The last process then sees all finished cells."""
     with explain_write_errors(output, "give another --output"):
         output.mkdir(parents=True, exist_ok=True)
         lock = FileLock(output / "tables.lock").acquire()

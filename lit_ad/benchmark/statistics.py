@@ -1,4 +1,4 @@
-"""What the scores of several methods allow to say: intervals of an AUROC, and whether one method is the better one.
+"""Statistics of several methods' scores: intervals of an AUROC, and tests of whether one method is better.
 
 Means, deviations and tests are NumPy's and SciPy's. The comparison over tasks is that of Demsar, "Statistical
 Comparisons of Classifiers over Multiple Data Sets", JMLR 7, 2006: average ranks, Nemenyi's critical difference, and
@@ -20,17 +20,22 @@ Floats = NDArray[np.float64]
 
 
 def auroc_interval(nominal: Floats, anomalous: Floats, seed: int = 0) -> tuple[float, float]:
-    """95 % interval of the mean over runs of an image AUROC: percentiles over resampled images, the nominal and the
-    anomalous ones apart, the same images for all runs. nan of fewer than two of either.
+    """Return the 95 % interval of an image AUROC, averaged over runs, by the bootstrap.
+
+    The ends are percentiles over resampled images. Nominal and anomalous images are resampled apart, and all runs get
+    the same images.
 
     Args:
         nominal: (runs, n) scores.
         anomalous: (runs, m) scores of the same runs.
-        seed: Of the resampling.
+        seed: The seed of the resampling.
+
+    Returns:
+        The lower and the upper end; NaN with fewer than two nominal or two anomalous images.
     """
     if min(nominal.shape[1], anomalous.shape[1]) < 2:
         return math.nan, math.nan
-    wins = np.zeros((nominal.shape[1], anomalous.shape[1]))  # an AUROC is the mean of these (Mann and Whitney)
+    wins = np.zeros((nominal.shape[1], anomalous.shape[1]))  # the AUROC is the mean of this matrix (Mann and Whitney)
     for low, high in zip(nominal, anomalous, strict=True):
         wins += ((high > low[:, None]) + 0.5 * (high == low[:, None])) / len(nominal)
     n, m = wins.shape
@@ -51,32 +56,35 @@ def auroc_interval(nominal: Floats, anomalous: Floats, seed: int = 0) -> tuple[f
 
 @dataclass
 class Pair:
-    """Two methods over the same tasks."""
+    """The comparison of two methods on the same tasks."""
 
     first: str
     second: str
-    difference: float  # mean of first minus second
-    p: float  # Wilcoxon's, two-sided
-    p_holm: float = math.nan
+    difference: float  # mean over tasks of first minus second
+    p: float  # of Wilcoxon's signed-rank test, two-sided
+    p_holm: float = math.nan  # p corrected by Holm
 
 
 @dataclass
 class Comparison:
-    """Methods over the tasks that all of them have."""
+    """The comparison of several methods on the tasks that all of them have finished."""
 
     tasks: list[str]
-    ranks: dict[str, float]  # average over tasks; 1 is best
-    friedman_p: float  # of "all are alike"; nan of two methods
-    critical_difference: float  # of two average ranks, by Nemenyi
+    ranks: dict[str, float]  # average rank over tasks by method; 1 is best
+    friedman_p: float  # of Friedman's test that all methods are alike; NaN for two methods
+    critical_difference: float  # between two average ranks, by Nemenyi
     pairs: list[Pair]
 
 
 def compare(tasks: list[str], values: dict[str, list[float]]) -> Comparison | None:
-    """None of fewer than two methods or tasks.
+    """Compare methods over tasks.
 
     Args:
-        tasks: Names.
-        values: A value for each task, more is better, by method.
+        tasks: Names of the tasks.
+        values: By method, a value for each task; higher is better.
+
+    Returns:
+        The comparison; None for fewer than two methods or tasks.
     """
     if len(values) < 2 or len(tasks) < 2:
         return None
@@ -88,19 +96,19 @@ def compare(tasks: list[str], values: dict[str, list[float]]) -> Comparison | No
         for first, second in combinations(values, 2)
         for samples in [(values[first], values[second])]
     ]
-    for pair, corrected in zip(pairs, holm([pair.p for pair in pairs]), strict=True):
+    for pair, corrected in zip(pairs, correct_by_holm([pair.p for pair in pairs]), strict=True):
         pair.p_holm = corrected
     named = {name: float(rank) for name, rank in zip(values, ranks, strict=True)}
     return Comparison(tasks, named, p, critical_difference(len(values), len(tasks)), pairs)
 
 
 def _signed_rank(first: list[float], second: list[float]) -> float:
-    """p-value of Wilcoxon's signed-rank test; 1 of values that are all alike."""
+    """Return the p-value of Wilcoxon's signed-rank test; 1 if the two lists are equal."""
     return 1.0 if first == second else float(stats.wilcoxon(first, second).pvalue)
 
 
-def holm(p_values: list[float]) -> list[float]:
-    """Holm's step-down correction (Scandinavian Journal of Statistics 6, 1979)."""
+def correct_by_holm(p_values: list[float]) -> list[float]:
+    """Return p-values corrected by Holm's step-down method (Scandinavian Journal of Statistics 6, 1979)."""
     corrected, so_far = [0.0] * len(p_values), 0.0
     for place, index in enumerate(np.argsort(p_values, kind="stable")):
         so_far = max(so_far, (len(p_values) - place) * p_values[index])
@@ -109,6 +117,6 @@ def holm(p_values: list[float]) -> list[float]:
 
 
 def critical_difference(methods: int, tasks: int) -> float:
-    """By how much two average ranks must differ at the level of 0.05 (Nemenyi)."""
+    """Return the least difference of two average ranks that is significant at the level of 0.05 (Nemenyi)."""
     q = stats.studentized_range.ppf(1 - _LEVEL, methods, np.inf) / math.sqrt(2)
     return float(q * math.sqrt(methods * (methods + 1) / (6 * tasks)))

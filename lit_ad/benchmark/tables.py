@@ -1,7 +1,7 @@
-"""The tables of a benchmark, from its cells: results.md, .csv (a row each cell), .json (everything) and .tex.
+"""Write the tables of a benchmark from its cells: results.md, .csv (a row for each cell), .json (everything) and .tex.
 
-Nothing is filled in: a value stands where its cell is finished, a mean over tasks where some seed has all of them, and
-what is missing is listed with the reason.
+No value is guessed. A cell of a table has a value if a run has finished, and the mean over tasks has one if all tasks
+of some seed have finished. Missing values are listed with the reason.
 """
 
 import csv
@@ -26,13 +26,13 @@ from lit_ad.names import open_table
 
 Published = dict[str, Any]  # source: who says so, mean: {metric: value}, TASK: {metric: value}
 _FINISHED = "finished"
-ALL = "**mean**"  # a task may be called mean, too: a bold one is none
+ALL = "**mean**"  # name of the row of means: bold, so that it differs from a task called mean
 _COST = ("seconds", "memory_mib", "gpu_memory_mib", "attempts", "device")
 
 
 @dataclass
 class Cell:
-    """A method, a task, a seed, and the directory of their run."""
+    """A cell of a benchmark: a method, a task, a seed, and the directory of their run."""
 
     home: Path
     method: str
@@ -49,35 +49,35 @@ class Cell:
         return is_finished(self.home)
 
     def state(self) -> str:
-        """In words: finished, or why not."""
+        """Return "finished", or why the cell is not."""
         if self.finished:
             return _FINISHED
-        with suppress(FileNotFoundError):  # of most; or another process begins it again just now
+        with suppress(FileNotFoundError):  # the cell did not die, or another process has just started it again
             return f"died, {(self.home / 'died.txt').read_text(encoding='utf-8').strip()} (see {self.home / 'log.txt'})"
         if (self.home / "checkpoints" / "last.ckpt").is_file():
-            return "begun, not finished"
-        return "not finished" if (self.home / "log.txt").is_file() else "not begun"
+            return "started, not finished"
+        return "not finished" if (self.home / "log.txt").is_file() else "not started"
 
     def cost(self) -> dict[str, Any]:
-        """What it took, once it is finished."""
+        """Read HOME/cost.json: time and memory of a finished cell."""
         cost: dict[str, Any] = json.loads((self.home / "cost.json").read_text(encoding="utf-8"))
         return cost
 
 
 @dataclass
 class Value:
-    """A metric of a method on a task, or its mean over tasks: over seeds, with an interval over images."""
+    """A metric of a method, on a task or as the mean over tasks."""
 
-    mean: float
-    sd: float = math.nan  # of one seed: none
-    seeds: int = 1
-    low: float = math.nan
+    mean: float  # over seeds
+    sd: float = math.nan  # standard deviation over seeds; NaN with one seed
+    seeds: int = 1  # number of seeds
+    low: float = math.nan  # ends of the 95 % interval over images
     high: float = math.nan
 
 
 def write_tables(cells: list[Cell], output: Path, metrics: list[str], published: dict[str, Published]) -> None:
-    """Write the four files from the cells that are finished, by any process."""
-    states = {cell.name: cell.state() for cell in cells}  # asked once: another cell may end while these are written
+    """Write the four files from the finished cells of all processes."""
+    states = {cell.name: cell.state() for cell in cells}  # read once, because another cell may end meanwhile
     finished = [cell for cell in cells if states[cell.name] == _FINISHED]
     results = {cell.name: Results.load(cell.home / "metrics.json") for cell in finished}
     costs = {cell.name: cell.cost() for cell in finished}
@@ -88,10 +88,10 @@ def write_tables(cells: list[Cell], output: Path, metrics: list[str], published:
     summary = {metric: _summarise(cells, results, rows, metric) for metric in shown}
     comparisons = {metric: _compare_methods(cells, summary[metric]) for metric in shown}
     missing = {name: state for name, state in states.items() if state != _FINISHED}
-    for metric in metrics:  # the others are of methods that have such parts
+    for metric in metrics:  # only some methods have the other metrics
         for cell in finished:
             if math.isnan(rows[cell.name].get(metric, math.nan)):
-                missing[f"{metric} of {cell.name}"] = "finished, but its test gave no such number (see its log.txt)"
+                missing[f"{metric} of {cell.name}"] = "finished, but its test gave no value (see its log.txt)"
     report = {
         "cells": [
             {"method": cell.method, "task": cell.task, "seed": cell.seed, "state": states[cell.name]}
@@ -123,20 +123,22 @@ def write_tables(cells: list[Cell], output: Path, metrics: list[str], published:
             took = [cost.get(key) if cost.get(key) is not None else "" for key in _COST]
             table.writerow([cell.method, cell.task, cell.seed, states[cell.name], *took, *numbers])
     runs = [(cell.method, cell.task, results[cell.name], rows[cell.name]) for cell in finished]
-    false_alarms = describe_false_alarms(runs, *_in_order(cells))
+    false_alarms = describe_false_alarms(runs, *_list_methods_and_tasks(cells))
     with atomic_write(output / "results.md") as temporary:
         temporary.write_text(
-            markdown(cells, summary, comparisons, published, costs, missing, false_alarms),
+            _write_markdown(cells, summary, comparisons, published, costs, missing, false_alarms),
             encoding="utf-8",
             errors="backslashreplace",
         )
     with atomic_write(output / "results.tex") as temporary:
-        temporary.write_text(latex(cells, summary, published), encoding="utf-8", errors="backslashreplace")
+        temporary.write_text(_write_latex(cells, summary, published), encoding="utf-8", errors="backslashreplace")
 
 
 def row_of(result: Results) -> Row:
-    """A cell's metrics: of all its images, or of several categories the mean of theirs; and as official_METRIC those by
-    the rules of its data set, if it has its own."""
+    """Return the metrics of a cell: over all images, or with several categories the mean over them.
+
+    The metrics by a data set's own rules, if it has any, are named official_METRIC.
+    """
     official = {} if result.official is None else result.official.last()
     own = {f"official_{name}": value for name, value in official.items()}
     return {**(result.rows.get(MEAN, {}) or result.rows[POOLED]), **own}
@@ -145,9 +147,11 @@ def row_of(result: Results) -> Row:
 def _summarise(
     cells: list[Cell], results: dict[str, Results], rows: dict[str, Row], metric: str
 ) -> dict[str, dict[str, Value]]:
-    """The metric of each method on each task, as far as there are finished cells, and the mean over tasks, where there
-    is a seed with all of them."""
-    methods, tasks = _in_order(cells)
+    """Return a metric by method and task, for the finished cells.
+
+    The key ALL has the mean over tasks, if all tasks of some seed have finished.
+    """
+    methods, tasks = _list_methods_and_tasks(cells)
     summary: dict[str, dict[str, Value]] = {}
     for method in methods:
         seeds: dict[str, dict[int, float]] = {task: {} for task in tasks}
@@ -170,7 +174,7 @@ def _summarise(
 
 
 def interval(runs: list[Results]) -> tuple[float, float]:
-    """Of the mean image AUROC of runs on the same images; nan where the images differ."""
+    """Return the 95 % interval of the mean image AUROC of runs on the same images; NaN if their images differ."""
     labels = np.array([image.label for image in runs[0].images])
     paths = [image.path for image in runs[0].images]
     if any([image.path for image in run.images] != paths for run in runs):
@@ -180,40 +184,45 @@ def interval(runs: list[Results]) -> tuple[float, float]:
 
 
 def _over_seeds(values: list[float]) -> Value:
+    """Return mean and standard deviation of the values of several seeds."""
     return Value(fmean(values), stdev(values) if len(values) > 1 else math.nan, len(values))
 
 
-def _in_order(cells: list[Cell]) -> tuple[list[str], list[str]]:
-    """Methods and tasks."""
+def _list_methods_and_tasks(cells: list[Cell]) -> tuple[list[str], list[str]]:
+    """Return the methods and the tasks of the cells, in their order."""
     return list(dict.fromkeys(cell.method for cell in cells)), list(dict.fromkeys(cell.task for cell in cells))
 
 
 def _compare_methods(cells: list[Cell], summary: dict[str, dict[str, Value]]) -> Comparison | None:
-    """The methods that have any value, on the tasks that all of these have."""
-    _, tasks = _in_order(cells)
-    there = {method: by_task for method, by_task in summary.items() if by_task}
-    shared = [task for task in tasks if all(task in by_task for by_task in there.values())]
-    return compare(shared, {method: [by_task[task].mean for task in shared] for method, by_task in there.items()})
+    """Compare the methods that have a value, on the tasks for which all of these have one."""
+    _, tasks = _list_methods_and_tasks(cells)
+    present = {method: by_task for method, by_task in summary.items() if by_task}
+    shared = [task for task in tasks if all(task in by_task for by_task in present.values())]
+    return compare(shared, {method: [by_task[task].mean for task in shared] for method, by_task in present.items()})
 
 
-def _in_table(value: Value | None) -> str:
-    """As a cell of a table; "" of nothing."""
+def _format_value(value: Value | None) -> str:
+    """Return the text of a value in a table; "" for None."""
     if value is None:
         return ""
     sd = "" if math.isnan(value.sd) else f" ± {value.sd:.3f}"
     return f"{value.mean:.3f}{sd}" + ("" if math.isnan(value.low) else f" [{value.low:.3f}, {value.high:.3f}]")
 
 
-def grid(
+def _make_grid(
     cells: list[Cell], summary: dict[str, dict[str, Value]], published: dict[str, Published], metric: str
 ) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows: a task each and the mean, a column for each method, and beside it the published numbers."""
-    methods, tasks = _in_order(cells)
+    """Return the headings and the rows of a metric's table.
+
+    It has a row for each task and one for the mean, and a column for each method. A method with published figures has a
+    second column for them.
+    """
+    methods, tasks = _list_methods_and_tasks(cells)
     ends = [ALL] if len(tasks) > 1 else []
     headings, columns = ["task"], [[*tasks, *ends]]
     for method in methods:
         headings.append(method)
-        columns.append([_in_table(summary[method].get(task)) for task in (*tasks, *ends)])
+        columns.append([_format_value(summary[method].get(task)) for task in (*tasks, *ends)])
         figures = [published.get(method, {}).get(task.strip("*"), {}).get(metric) for task in (*tasks, *ends)]
         if any(value is not None for value in figures):
             headings.append(f"{method}, published")
@@ -221,7 +230,7 @@ def grid(
     return headings, [list(row) for row in zip(*columns, strict=True)]
 
 
-def markdown(
+def _write_markdown(
     cells: list[Cell],
     summary: dict[str, dict[str, dict[str, Value]]],
     comparisons: dict[str, Comparison | None],
@@ -230,18 +239,18 @@ def markdown(
     missing: dict[str, str],
     false_alarms: tuple[str, list[list[str]]],
 ) -> str:
-    methods, tasks = _in_order(cells)
+    methods, tasks = _list_methods_and_tasks(cells)
     lines = [
-        "Mean ± standard deviation over seeds. [Low, high]: 95 % interval over images, by bootstrap, of image AUROC. A",
-        "mean over tasks stands where a seed has all of them. Why a cell is empty is said at the end.",
+        "Mean ± standard deviation over seeds. [Low, high]: 95 % interval of image AUROC over images, by bootstrap.",
+        "The mean over tasks is given if all tasks of a seed have finished. The end says why a cell is empty.",
         *(f"Published, {method}: {entry['source']}." for method, entry in published.items() if entry.get("source")),
     ]
     for metric, by_method in summary.items():
         if any(by_method.values()):
-            headings, rows = grid(cells, by_method, published, metric)
+            headings, rows = _make_grid(cells, by_method, published, metric)
             lines += ["", f"## {metric}", "", _pipes(headings, rows)]
             comparison = comparisons[metric]
-            lines += ["", *compared(comparison)] if comparison else []
+            lines += ["", *_describe_comparison(comparison)] if comparison else []
     if false_alarms[1]:
         lines += ["", "## False alarms", "", false_alarms[0], "", _pipes(["task", *methods], false_alarms[1])]
     spent: dict[tuple[str, str], list[dict[str, Any]]] = {(method, task): [] for method in methods for task in tasks}
@@ -254,8 +263,8 @@ def markdown(
     return "\n".join(lines) + "\n"
 
 
-def compared(comparison: Comparison) -> list[str]:
-    """The comparison over tasks, in Markdown."""
+def _describe_comparison(comparison: Comparison) -> list[str]:
+    """Return the lines of the comparison over tasks, in Markdown."""
     ranks = sorted(comparison.ranks.items(), key=lambda item: item[1])
     ordered = ", ".join(f"{name} {rank:.2f}" for name, rank in ranks)
     friedman = "" if math.isnan(comparison.friedman_p) else f" Friedman's p {comparison.friedman_p:.3g}."
@@ -271,7 +280,7 @@ def compared(comparison: Comparison) -> list[str]:
 
 
 def _cost_of(costs: list[dict[str, Any]]) -> str:
-    """Mean minutes and most memory of the finished seeds; "" of none."""
+    """Return mean minutes and highest peak memory of the finished seeds; "" without any."""
     if not costs:
         return ""
     parts = [f"{fmean(cost['seconds'] for cost in costs) / 60:.1f} min"]
@@ -282,15 +291,18 @@ def _cost_of(costs: list[dict[str, Any]]) -> str:
 
 
 def _pipes(headings: list[str], rows: list[list[str]]) -> str:
+    """Return a table in Markdown."""
     return tabulate(rows, headings, tablefmt="pipe", disable_numparse=True)
 
 
-def latex(cells: list[Cell], summary: dict[str, dict[str, dict[str, Value]]], published: dict[str, Published]) -> str:
-    """A tabular of each metric, for booktabs."""
+def _write_latex(
+    cells: list[Cell], summary: dict[str, dict[str, dict[str, Value]]], published: dict[str, Published]
+) -> str:
+    """Return the text of results.tex: a tabular for each metric, in the style of booktabs."""
     parts = []
     for metric, by_method in summary.items():
         if any(by_method.values()):
-            headings, rows = grid(cells, by_method, published, metric)
+            headings, rows = _make_grid(cells, by_method, published, metric)
             plain = [[row[0].strip("*"), *row[1:]] for row in rows]
             text = tabulate(plain, headings, tablefmt="latex_booktabs", disable_numparse=True)
             parts.append(f"% {metric}\n" + text.replace("±", "$\\pm$"))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_ad.benchmark.metric_names import check_metrics
-from lit_ad.benchmark.own_folder import method_specs, save_config, sources_of
+from lit_ad.benchmark.own_folder import list_sources, method_specs, save_config
 from lit_ad.benchmark.plan import Budget, MethodSpec, list_tasks, make_cell, select_cells, with_shots
 from lit_ad.benchmark.runner import run_cells
 from lit_ad.errors import UserError
@@ -70,7 +70,7 @@ def benchmark(
         raise UserError(f"--index is {index}, but it must lie between 0 and {of - 1}, since --of is {of}")
     if jobs < 1 or not seeds:
         raise UserError("give --jobs of 1 or more, and at least one of --seeds")
-    specs, given = method_specs(methods), sources_of(root, sources or {})
+    specs, given = method_specs(methods), list_sources(root, sources or {})
     if minutes is not None:
         budget = replace(budget, minutes=minutes)
     budget.check()

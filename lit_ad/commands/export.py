@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lit_ad.batch import Sample
-from lit_ad.commands.chosen_file import chosen_file
+from lit_ad.commands.detector_argument import require_detector
 from lit_ad.commands.own_method import import_own_method
-from lit_ad.commands.recalibrate import refitted
+from lit_ad.commands.recalibrate import refit_decision
 from lit_ad.counts import format_count
 from lit_ad.data.masks import read_truth
 from lit_ad.data.sources.from_config import make_source
@@ -44,7 +44,7 @@ from lit_ad.methods.base import Method
 from lit_ad.methods.network import make_inference_network
 from lit_ad.metrics import ImageAUROC, PixelAUROC
 
-_COMPARED = 8  # images
+_COMPARED = 8  # number of images on which the exported file is compared with the checkpoint
 T = TypeVar("T")
 
 
@@ -62,53 +62,57 @@ def export(
     ir: int | None = None,
     self_check: bool = True,
 ) -> None:
-    """Write a checkpoint as one file for another runtime, and compare what the two say of some images.
+    """Write a checkpoint as one file for another runtime, and compare the two on some images.
 
     OUTPUT gets NAME.onnx (or .xml and .bin, or .pt2), NAME.onnx.json with the differences, and the program
-    NAME.onnx.example.py. An earlier export stays: the new one's name has a number then.
+    NAME.onnx.example.py. An earlier export stays; the new file then has a number in its name.
 
     Args:
-        run: RUN, whose best checkpoint is taken, or a checkpoint.
-        ckpt_path: The same.
-        format: For ONNX Runtime, OpenVINO, or torch.export.
-        precision: Of the network. int8 is calibrated on nominal training images.
-        output: Folder. None: RUN/export, or "export" beside a checkpoint that is in no run.
-        nominal: Folder of nominal training images for int8. None: those of RUN/config.yaml.
-        images: Folder of images to compare on. None: test images of RUN/config.yaml; made-up ones if they are gone.
-        weights: The teacher's, if they are no longer where they were.
-        opset: Of an ONNX file, the version of its operators. None: 18.
-        ir: Of an ONNX file, the version of its format. None: the oldest that has the opset, 8 of 18. ONNX Runtime 1.17
-            reads files up to opset 20 and version 9.
-        self_check: Whether the file carries three of the images that it is compared on, and what the checkpoint said of
-            them. `Detector.load` compares them where the file is loaded. Whoever has the file can see these images.
+        run: RUN, a run's directory, whose best checkpoint is exported; or a checkpoint.
+        ckpt_path: Another way to give the run or the checkpoint.
+        format: The runtime: ONNX Runtime, OpenVINO, or torch.export.
+        precision: The precision of the network. int8 is calibrated on nominal training images.
+        output: The folder to write. None: RUN/export, or "export" beside a checkpoint that is in no run.
+        nominal: A folder of nominal training images for int8. None: those of RUN/config.yaml.
+        images: A folder of images to compare on. None: test images of RUN/config.yaml, or random ones if those are
+            gone.
+        weights: The teacher's weights, if their file has moved.
+        opset: The version of the operators in an ONNX file. None: 18.
+        ir: The version of the format of an ONNX file. None: the oldest that has the opset, which is 8 for opset 18.
+            ONNX Runtime 1.17 reads files up to opset 20 and version 9.
+        self_check: Whether the file carries three of the compared images, with the checkpoint's results on them.
+            `Detector.load` then compares its own results with them. Whoever has the file can see these images.
+
+    Raises:
+        UserError: The options do not fit together, images are missing, or the file differs from the checkpoint.
     """
-    os.environ.setdefault("NNCF_CI", "1")  # without it, NNCF sends usage data, unasked and by a fork of this process
-    ckpt_path, output = chosen_file("export", run, ckpt_path), None if output is None else resolve_path(output)
+    os.environ.setdefault("NNCF_CI", "1")  # otherwise NNCF sends usage data unasked, from a fork of this process
+    ckpt_path, output = require_detector("export", run, ckpt_path), None if output is None else resolve_path(output)
     if ckpt_path.suffix != ".ckpt":
-        raise UserError(f"{ckpt_path} is exported already: give the run, or a checkpoint")
+        raise UserError(f"{ckpt_path} is an exported file: give the run, or a checkpoint")
     check_options(format, precision, opset, ir)
     import_own_method(ckpt_path)
     method: Method = Method.load_from_checkpoint(ckpt_path, weights=weights)
     method.requires_grad_(False)
     home = run_of(ckpt_path)
-    splits, gone = Splits(), "it is in no run" if home is None else ""
+    splits, reason = Splits(), "it is in no run" if home is None else ""
     if home is not None and not (images and (nominal or precision != "int8")):
-        splits, gone = find_splits(home / CONFIG)
+        splits, reason = find_splits(home / CONFIG)
     calibration = list_and_tell(nominal) if nominal else splits.train
     if precision == "int8" and not calibration:
         raise UserError(
-            f"int8 is calibrated on nominal training images, and those of {ckpt_path} are not to be had ({gone}): give "
-            "--nominal FOLDER"
+            f"int8 is calibrated on nominal training images, but those of {ckpt_path} are not available ({reason}): "
+            "give --nominal FOLDER"
         )
     compared = pick(list_and_tell(images) if images else splits.test or splits.val or calibration, _COMPARED)
     pictures: list[ImageLike] = [sample.image for sample in compared]
     if not pictures:
-        pictures = list(made_up(method.view, _COMPARED))
-        print(f"The images of {ckpt_path} are not to be had ({gone}): it is compared on {_COMPARED} made-up ones")
+        pictures = list(random_images(method.view, _COMPARED))
+        print(f"The images of {ckpt_path} are not available ({reason}): {_COMPARED} random images are compared")
     folder = output or (home or ckpt_path.parent) / "export"
-    check_writable(folder, "--output")  # writing takes minutes
-    usual = f"{type(method).__name__.lower()}-{precision}{SUFFIX[format]}"
-    name = find_free_path(folder / usual).name
+    check_writable(folder, "--output")  # now, because the export takes minutes
+    plain_name = f"{type(method).__name__.lower()}-{precision}{SUFFIX[format]}"
+    name = find_free_path(folder / plain_name).name
     with new_folder(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as scratch:
         file = Path(scratch, name)
         carried = pick(pictures, COUNT) if self_check else []
@@ -117,31 +121,31 @@ def export(
             print(f"The file has scores and no anomaly_map: {card.without_map}.")
         checkpoint, exported = Detector(make_inference_network(method), method.card), Detector.load(file, verify=False)
         report = compare(exported, checkpoint, pictures, precision)
-        if precision == "int8" and card.decision is not None:  # its scores are others, and so are its thresholds
-            card = with_own_decision(exported, splits.val if decides(checkpoint, splits.val) else [], file)
+        if precision == "int8" and card.decision is not None:  # int8 changes the scores, so it needs other thresholds
+            card = refit_thresholds(exported, splits.val if decision_is_from(checkpoint, splits.val) else [], file)
             exported = Detector(exported.network, card)
         if precision == "int8":
             loosen(file)
         if precision == "int8" and splits.test:
-            report["auroc"] = aurocs(exported, checkpoint, splits.test)
+            report["auroc"] = _compare_aurocs(exported, checkpoint, splits.test)
         text = json.dumps(report, indent=2, allow_nan=False) + "\n"
         with explain_write_errors(folder, "make room, or give another --output"):
             file.with_name(f"{name}.json").write_text(text, encoding="utf-8")
             file.with_name(example_name(file)).write_text(make_example(file, card), encoding="utf-8")
             for written in sorted(Path(scratch).iterdir(), key=lambda path: path.suffix == SUFFIX[format]):
-                written.replace(folder / written.name)  # the file itself comes last
-    earlier = "" if name == usual else f". {usual} of an earlier export stays as it is"
+                written.replace(folder / written.name)  # the exported file itself comes last
+    earlier = "" if name == plain_name else f". {plain_name} of an earlier export stays as it is"
     if carried:
         count = format_count(len(carried), "image")
-        print(f"The file carries {count} of these, by which it is checked where it is loaded (lit-ad verify)")
+        print(f"The file carries {count} of these; wherever it is loaded, it is checked on them (lit-ad verify)")
     print(f"{folder / name}, and beside it {name}.json and {example_name(file)}{earlier}")
 
 
-def decides(checkpoint: Detector, held_out: list[Sample]) -> bool:
-    """Whether a checkpoint's decision is made of these images, and of no others, by their number and some scores.
+def decision_is_from(checkpoint: Detector, held_out: list[Sample]) -> bool:
+    """Return whether a checkpoint's decision comes from exactly these images, judged by their number and some scores.
 
-    It is not after `lit-ad recalibrate --nominal`, nor where only a half of the images decides. What its guarantee says
-    of the images would then be wrong of these.
+    It does not after `lit-ad recalibrate --nominal`, or where only half of the held-out images decide. The decision's
+    guarantee is then about other images.
     """
     decision = checkpoint.card.decision
     assert decision is not None
@@ -149,54 +153,58 @@ def decides(checkpoint: Detector, held_out: list[Sample]) -> bool:
     if any(len(decision.scores.get(category, ())) != count for category, count in counts.items()):
         return False
     for category in counts:
-        some = pick([sample for sample in held_out if sample.category == category], 3)
-        scores = np.array([detection.score for detection in checkpoint([sample.image for sample in some])])
+        few = pick([sample for sample in held_out if sample.category == category], 3)
+        scores = np.array([detection.score for detection in checkpoint([sample.image for sample in few])])
         near = np.isclose(scores[:, None], np.asarray(decision.scores[category])[None, :], rtol=1e-2)
         if not near.any(axis=1).all():
             return False
     return True
 
 
-def with_own_decision(exported: Detector, held_out: list[Sample], file: Path) -> Card:
-    """The card with the file's own scores of the held-out images, which is written into it."""
+def refit_thresholds(exported: Detector, held_out: list[Sample], file: Path) -> Card:
+    """Set an int8 file's thresholds by its own scores of the held-out images. Return the card, which is written to it.
+
+    Without held-out images, the thresholds of fp32 stay, and a line says so.
+    """
     decision = exported.card.decision
     if not held_out:
         print(
-            "Its thresholds are still those of fp32, since the images that set them are gone or not the run's held-out "
-            "ones: run lit-ad recalibrate on it, with good images that nothing was trained on"
+            "The int8 file has the thresholds of fp32, because the images that set them are gone or are not the run's "
+            "held-out images: run lit-ad recalibrate on the file, with good images that trained nothing"
         )
         return exported.card
     for category in sorted({sample.category for sample in held_out}):
         images = [sample.image for sample in held_out if sample.category == category]
-        exported = Detector(
-            exported.network, replace(exported.card, decision=refitted(exported, images, category, DecisionKeys()))
-        )
+        refitted = refit_decision(exported, images, category, DecisionKeys())
+        exported = Detector(exported.network, replace(exported.card, decision=refitted))
     rewrite(file, file, exported.card)
     assert decision is not None and exported.card.decision is not None
     print(
         f"threshold from {format_count(len(held_out), 'held-out image')}: {decision.threshold():.6g} in fp32, ", end=""
     )
     print(f"{exported.card.decision.threshold():.6g} in int8")
-    # Thresholds set by hand stay, but stand for another rate among the new scores.
-    for line in describe_by_hand(exported.card.decision):
+    for line in describe_by_hand(exported.card.decision):  # they stay, but mean another rate among the new scores
         print(line)
     return exported.card
 
 
 def find_splits(config: Path) -> tuple[Splits, str]:
-    """List the images of a run. If they are gone, return empty lists and the reason."""
+    """Return the images of a run, and "". If the images are gone, return empty lists and the reason."""
     try:
         settings = yaml.safe_load(config.read_text(encoding="utf-8"))
         source, _ = make_source(settings["data"]["source"], f"data.source of {config}")
-        return list_splits(source, Split.from_config(settings)), ""  # of folds, all images train
+        return list_splits(source, Split.from_config(settings)), ""  # with folds, all images train
     except OSError as error:
         return Splits(), f"{config}: {error.strerror}"
     except UserError as error:
         return Splits(), str(error)
 
 
-def made_up(view: View, count: int) -> Iterator[NDArray[Any]]:
-    """Smooth random images with noise, of the view's own size: (H0, W0, 3) uint8, or (H0, W0) float32 in its window."""
+def random_images(view: View, count: int) -> Iterator[NDArray[Any]]:
+    """Yield smooth random images with noise, at the view's size.
+
+    Each is (H0, W0, 3) uint8, or for a view with a window of levels (H0, W0) float32 within that window.
+    """
     generator = np.random.default_rng(0)
     height, width = view.blank().shape[:2]
     for _ in range(count):
@@ -211,13 +219,17 @@ def made_up(view: View, count: int) -> Iterator[NDArray[Any]]:
 
 
 def pick(items: list[T], count: int) -> list[T]:
-    """`count` of them, spread evenly."""
+    """Return `count` of the items, spread evenly over the list; all of them if there are fewer."""
     rows = sorted({round(row) for row in np.linspace(0, len(items) - 1, count)}) if items else []
     return [items[row] for row in rows]
 
 
 def compare(exported: Detector, checkpoint: Detector, images: list[ImageLike], precision: Precision) -> dict[str, Any]:
-    """What is said of the differences. Raises UserError if they are beyond the precision's tolerance."""
+    """Compare an exported file with its checkpoint, print the differences, and return them for the report.
+
+    Raises:
+        UserError: A difference is beyond the precision's tolerance.
+    """
     by_size = measure_differences(exported, checkpoint, images)
     tolerance = TOLERANCE.get(precision)
     print(f"Against the checkpoint, on {format_count(len(images), 'image')}, the largest relative difference:")
@@ -226,16 +238,16 @@ def compare(exported: Detector, checkpoint: Detector, images: list[ImageLike], p
     wrong = [] if tolerance is None else list_excesses(by_size, tolerance)
     if wrong:
         raise UserError(
-            f"the exported file differs from the checkpoint, {'; '.join(wrong)}, where {precision} may differ by "
-            f"{tolerance:.0e}: no file was written"
+            f"the exported file differs from the checkpoint: {'; '.join(wrong)}. {precision} may differ by "
+            f"{tolerance:.0e}, so no file was written"
         )
     names = [str(image) if isinstance(image, Path) else "made up" for image in images]
     return {"precision": precision, "tolerance": tolerance, "differences": by_size, "images": names}
 
 
-def aurocs(exported: Detector, checkpoint: Detector, test: list[Sample]) -> dict[str, dict[str, float]]:
-    """What int8 costs on the run's test images."""
-    by_precision = {"fp32": auroc(checkpoint, test), "int8": auroc(exported, test)}
+def _compare_aurocs(exported: Detector, checkpoint: Detector, test: list[Sample]) -> dict[str, dict[str, float]]:
+    """Print and return the AUROCs of fp32 and of int8 on the run's test images."""
+    by_precision = {"fp32": _measure_aurocs(checkpoint, test), "int8": _measure_aurocs(exported, test)}
     for name, before in by_precision["fp32"].items():
         after = by_precision["int8"][name]
         change = f"{before:.4f} in fp32, {after:.4f} in int8 ({after - before:+.4f})"
@@ -243,14 +255,14 @@ def aurocs(exported: Detector, checkpoint: Detector, test: list[Sample]) -> dict
     return by_precision
 
 
-def auroc(detector: Detector, test: list[Sample]) -> dict[str, float]:
-    """Image AUROC, and pixel AUROC where there are masks."""
-    of_images, of_pixels = ImageAUROC(), PixelAUROC()
+def _measure_aurocs(detector: Detector, test: list[Sample]) -> dict[str, float]:
+    """Return the image AUROC, and the pixel AUROC where there are masks."""
+    image_auroc, pixel_auroc = ImageAUROC(), PixelAUROC()
     for sample, detection in zip(test, detector.stream(sample.image for sample in test), strict=True):
-        of_images.update(torch.tensor([detection.score]), torch.tensor([sample.label]))
+        image_auroc.update(torch.tensor([detection.score]), torch.tensor([sample.label]))
         truth = read_truth(sample, (detection.image.shape[0], detection.image.shape[1]))
         if detection.anomaly_map is not None and truth is not None:
             pixels = [values_inside(array, detection.roi).ravel() for array in (detection.anomaly_map, truth.numpy())]
-            of_pixels.update(*map(torch.from_numpy, pixels))
-    values = {"image_auroc": float(of_images.compute()), "pixel_auroc": float(of_pixels.compute())}
+            pixel_auroc.update(*map(torch.from_numpy, pixels))
+    values = {"image_auroc": float(image_auroc.compute()), "pixel_auroc": float(pixel_auroc.compute())}
     return {name: value for name, value in values.items() if not np.isnan(value)}

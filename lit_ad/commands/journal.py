@@ -23,30 +23,35 @@ def journal(
 ) -> None:
     """Print what the journal of `lit-ad serve MODEL --journal DIR` holds: verdicts, detectors, alarms and resets.
 
-    With --reset the tests for drift begin anew, after maintenance for example: with the next image where the service is
-    running, else when it starts. The promise on false alarms begins anew with them.
+    With --reset the tests for drift begin again, for example after maintenance. They begin with the next image of a
+    running service, or when the service starts. Their promise on false alarms begins again too.
 
     Args:
-        folder: DIR.
-        reset: The reason, such as "new lamp"; it is kept in the journal.
-        source: The one whose tests begin anew. None: all.
-        category: The same of a category.
-        rollback: Ship the detector again that was shipped before this one (`lit-ad grow`), as DIR/detector.ckpt.
+        folder: DIR, the journal's folder.
+        reset: The reason for a reset, such as "new lamp". The journal keeps it.
+        source: The source whose tests are reset. None: all sources.
+        category: The category whose tests are reset. None: all categories.
+        rollback: Take back the last shipped detector (`lit-ad grow`): DIR/detector.ckpt becomes the one before it.
+
+    Raises:
+        UserError: There is no such journal, source or category, or no reason for a reset, or no earlier detector.
     """
     if rollback:
         version = roll_back(folder)
-        print(f"Version {version.id} is {folder / SHIPPED} again; a running service takes it when it is started again")
+        print(f"{folder / SHIPPED} is version {version.id} again. Restart a running service, so that it loads it")
         return
     file = JournalFile(folder, alone=False)
     if reset is None and (source is not None or category is not None):
-        raise UserError('--source and --category say which tests begin anew: give --reset "the reason" as well')
+        raise UserError('--source and --category say which tests to reset: give --reset "the reason" as well')
     if reset is not None:
         if not reset.strip():
             raise UserError('--reset is empty: give the reason, such as --reset "new lamp"')
         asked = {"source": source, "category": category}
         if not any(source in (None, pair[0]) and category in (None, pair[1]) for pair in file.counts()):
             names = " and ".join(f"{name} {value}" for name, value in asked.items() if value is not None)
-            raise UserError(f"no image of {names or 'any source'} was judged: lit-ad journal {folder} lists what was")
+            raise UserError(
+                f"no image of {names or 'any source'} was judged: lit-ad journal {folder} lists all sources"
+            )
         file.add_event("reset", source, category, reset)
     rows = [
         [printable(origin) or "-", kind or "-", *(verdicts.get(name, 0) for name in ("nominal", "anomalous"))]
@@ -66,7 +71,7 @@ def journal(
 
 
 def _print_versions(versions: Versions) -> None:
-    """Print the detectors beside one another: what each judged, and how it compared with the one before."""
+    """Print a table of the detectors: the verdicts of each, and its comparison with the detector before it."""
     judged, rows = versions.images(), []
     for version in versions.all():
         counts = judged.get(version.id, {})

@@ -1,4 +1,4 @@
-"""Import a command's function when the command is typed: torch and Lightning take seconds."""
+"""Import a command's function only when the command is typed, because torch and Lightning take seconds."""
 
 import gc
 from importlib import import_module
@@ -8,9 +8,9 @@ from typing import Any
 def import_function(name: str) -> Any:
     """Return the function `lit_ad.NAME`, such as `commands.report.report`.
 
-    The garbage collector is off during the import and never looks at the imported objects: torch, Lightning and timm
-    make half a million of them, which all live until the end. With it, a command takes half as long again to start and
-    end.
+    The garbage collector is off during the import, and ignores the imported objects afterwards. torch, Lightning and
+    timm make half a million objects that live until the end; to scan them, a command would take half as long again to
+    start and end.
     """
     module, function = name.rsplit(".", 1)
     gc.disable()

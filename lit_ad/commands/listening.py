@@ -1,4 +1,4 @@
-"""Where the service listens, for the commands that have one."""
+"""The address and the token of the service, for the commands that run one."""
 
 import os
 import socket
@@ -6,20 +6,20 @@ from ipaddress import ip_address
 
 from lit_ad.errors import UserError, check_number
 
-SERVICE = ("uvicorn", "starlette", "python_multipart", "prometheus_client")  # packages that it needs
-TOKEN = "LIT_AD_TOKEN"  # an argument would stand in every list of processes
+SERVICE = ("uvicorn", "starlette", "python_multipart", "prometheus_client")  # packages that the service needs
+TOKEN = "LIT_AD_TOKEN"  # not an argument, which every list of processes would show
 
 
-def token_of(host: str) -> str | None:
-    """The service's token. Raises UserError where there is none, and the host is reached from other machines."""
+def read_token(host: str) -> str | None:
+    """Read the service's token, or None. Raises UserError if it is missing and other machines can reach the host."""
     token = os.environ.get(TOKEN) or None
     if token is None and not is_loopback(host):
-        raise UserError(f"{host} is reached from other machines: set the environment variable {TOKEN} to a token")
+        raise UserError(f"other machines can reach {host}: set the environment variable {TOKEN} to a token")
     return token
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Listen at an address; port 0 is a free one. Raises UserError if that cannot be."""
+    """Listen at an address; port 0 stands for a free port. Raises UserError if the address cannot be used."""
     check_number("--port", port, least=0, most=65535)
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
@@ -30,8 +30,8 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address is of this machine alone."""
+    """Return whether only this machine can reach an address."""
     try:
         return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:  # another name
+    except ValueError:  # a name other than localhost
         return False

@@ -29,40 +29,46 @@ from lit_ad.evaluation.sinks.sink import Stage
 from lit_ad.files import resolve_path
 from lit_ad.image.view import pad_to_content, visible_box
 from lit_ad.lightning_cli.jsonargparse_workarounds import allow_file_names
-from lit_ad.lightning_cli.run_words import leading_words, typed
+from lit_ad.lightning_cli.run_words import has_option, leading_words
 from lit_ad.names import tell
 
 
 def predict(arguments: list[str]) -> None:
-    """Judge images: by LightningCLI with a run, by a Detector with an exported file or a checkpoint that is in no run.
+    """Judge images: LightningCLI does it for a run, a Detector for an exported file or a checkpoint outside of a run.
 
     Args:
-        arguments: What follows `lit-ad predict`.
+        arguments: The words after `lit-ad predict`.
     """
     words = leading_words(arguments)
     if words and _stands_alone(words[0], arguments):
         _predict_alone(arguments)
         return
-    from lit_ad.lightning_cli.cli import main  # brings all of training, which a Detector does not need
+    from lit_ad.lightning_cli.cli import main  # imports all of training, which a Detector does not need
 
     main(arguments)
 
 
 def _stands_alone(given: str, arguments: Sequence[str]) -> bool:
-    """Whether a detector has no configuration: an exported file, or a checkpoint without one beside it. Raises
-    UserError if there is no such detector."""
-    if typed(arguments, "--config", "-c", "--ckpt_path"):
+    """Return whether a detector has no configuration: it is an exported file, or a checkpoint outside of a run.
+
+    Raises UserError if there is no such detector.
+    """
+    if has_option(arguments, "--config", "-c", "--ckpt_path"):
         return False
     file = find_detector(given)
     return file.suffix in EXPORTED or not ((run_of(file) or file.parent) / CONFIG).is_file()
 
 
 def _predict_alone(arguments: Sequence[str]) -> None:
-    """Judge images by a Detector, and write what a run's predict writes, to FOLDER_OF_FILE/predictions."""
+    """Judge images by a Detector, and write the same files as predict of a run, to FOLDER_OF_FILE/predictions.
+
+    Raises:
+        UserError: No images are given, or an argument is wrong.
+    """
     allow_file_names()
-    if len(leading_words(arguments)) == 1 and not typed(arguments, "-h", "--help"):
+    if len(leading_words(arguments)) == 1 and not has_option(arguments, "-h", "--help"):
         raise UserError(f"predict needs images: lit-ad predict {arguments[0]} IMAGES")
-    parser = make_parser()
+    parser = _make_parser()
     parsed = parser.parse_args(list(arguments))
     made = parser.instantiate(parsed)
     file, folder = find_detector(parsed.file), resolve_path(parsed.images)
@@ -82,31 +88,33 @@ def _predict_alone(arguments: Sequence[str]) -> None:
     place, done = predictions.claim(file.parent, folder, samples, weights)
     method = detector.card.method.rpartition(".")[2]
     stage = Stage(place, samples, decision, method, predicting=True, folder=folder, device=parsed.device, done=done)
-    write(detector, stage, [made.heatmaps, predictions])
+    _judge_all(detector, stage, [made.heatmaps, predictions])
     for line in [*predictions.summary(), *(f"In {folder}: {remark}" for remark in source.remarks())]:
         tell(line)
     if predictions.failed:
         sys.exit(1)
 
 
-def make_parser() -> Parser:
-    """The keys that a run's predict has, too, and where the detector runs."""
+def _make_parser() -> Parser:
+    """Return the parser: its keys are those of predict of a run, and the device of the detector."""
     about = "Judge images by an exported file or a checkpoint."
     parser = Parser(prog="lit-ad predict", description=about, allow_abbrev=False)
-    parser.add_argument("file", type=str, help="An exported file, or a checkpoint.")
-    parser.add_argument("images", type=str, help="A folder of images, or an image.")
+    parser.add_argument("file", type=str, help="An exported file or a checkpoint.")
+    parser.add_argument("images", type=str, help="A folder of images, or one image.")
     parser.add_class_arguments(Heatmaps, "heatmaps")
     parser.add_class_arguments(Predictions, "predictions")
     parser.add_class_arguments(DecisionKeys, "decision")
-    parser.add_argument("--device", type=str, default="cpu", help="cpu, or what the runtime calls another one.")
-    parser.add_argument("--weights", type=Path | None, default=None, help="The teacher's, if a checkpoint needs them.")
-    verified = "Whether an exported file is compared with its checkpoint here first: see `lit-ad verify`."
+    parser.add_argument("--device", type=str, default="cpu", help="cpu, or the runtime's name of another device.")
+    parser.add_argument(
+        "--weights", type=Path | None, default=None, help="The teacher's weights, if a checkpoint does not find them."
+    )
+    verified = "Whether to compare an exported file with its checkpoint first, as `lit-ad verify` does."
     parser.add_argument("--verify", type=bool, default=True, help=verified)
     return parser
 
 
-def write(detector: Detector, stage: Stage, sinks: Sequence[Heatmaps | Predictions]) -> None:
-    """Hand every image that is left to the sinks; an image that cannot be judged is handed on with its error."""
+def _judge_all(detector: Detector, stage: Stage, sinks: Sequence[Heatmaps | Predictions]) -> None:
+    """Judge the stage's images that are not done, and hand each to the sinks. An image that fails has its error."""
     left = [i for i, sample in enumerate(stage.samples) if str(sample.image) not in stage.done]
 
     def work(group: list[int], first: int) -> list[None]:
@@ -131,7 +139,7 @@ def write(detector: Detector, stage: Stage, sinks: Sequence[Heatmaps | Predictio
 
 
 def _judge_sample(detector: Detector, sample: Sample, place: int) -> Judged:
-    """An image as sinks take it; where it has no verdict, a black one with the reason in its sample."""
+    """Judge a sample. If that fails, return a blank image, with the reason in its sample."""
     view = detector.card.view
     try:
         detection = detector(sample.image, sample.category)
@@ -144,10 +152,10 @@ def _judge_sample(detector: Detector, sample: Sample, place: int) -> Judged:
 
 
 def _as_judged(detection: Detection, sample: Sample, place: int) -> Judged:
-    """What a Detector says of an image, as a run's prediction has it."""
+    """Convert a Detector's detection to the Judged that a run's prediction makes."""
     decision, category, roi = detection.decision, sample.category, detection.roi
     pixels, box = detection.network_input, detection.box
-    assert pixels is not None, "of a Detector"
+    assert pixels is not None, "a Detector sets them"
     top, left, bottom, right = visible_box(box, (pixels.shape[0], pixels.shape[1]))
     known: dict[str, Any] = {}
     if decision is not None:

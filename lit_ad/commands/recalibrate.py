@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lit_ad.checkpoint import read_checkpoint, write_checkpoint
-from lit_ad.commands.chosen_file import chosen_file
+from lit_ad.commands.detector_argument import require_detector
 from lit_ad.commands.own_method import import_own_method
 from lit_ad.commands.trained_images import refuse_trained
 from lit_ad.counts import format_count
@@ -47,48 +47,52 @@ def recalibrate(
 ) -> None:
     """Change the thresholds of a detector without training: from more good images, for another rate, or by hand.
 
-    Write a new file with the same network and another decision. A threshold set by hand is used everywhere in place of
-    the rate's, and stays until recalibrate is given other images or a rate. The command says which p-value and which
-    rate among the held-out images it stands for.
+    Write a new file with the same network and another decision. A threshold set by hand replaces the one that a rate
+    gives, until recalibrate is called with other images or a rate. The command prints which p-value and which rate
+    among the held-out images the threshold stands for.
 
     Args:
-        run: RUN, whose best checkpoint is taken, a checkpoint, or an exported file.
-        ckpt_path: The same.
-        nominal: Folder of good images that the model was not trained on; they join those held out in training. Or DIR
+        run: RUN, a run's directory, whose best checkpoint is used; a checkpoint; or an exported file.
+        ckpt_path: Another way to give the run or the file.
+        nominal: A folder of good images that the model was not trained on; they join those held out in training. Or DIR
             of `lit-ad serve MODEL --journal DIR`: the images of its random sample that were labelled good.
-        false_alarm: The rate of nominal images that may be called anomalous. None: as it was.
-        confidence: Keep that rate by this one detector with a confidence, such as 0.95. None: as it was.
-        threshold: Set the threshold of image scores by hand.
-        pixel_threshold: Set the threshold of anomaly maps by hand.
-        category: Of a model for several: whose images these are, or whose threshold. None: of thresholds, all.
-        output: The new file. None: NAME-recalibrated beside the old one, with a number if that is there already.
-        weights: The teacher's, if a checkpoint does not find them.
-        replace: Have these images replace those held out in training, on which the epoch may have been chosen.
-        pixel: Which pixels are anomalous: `decision.pixel` of a training. None: as it was.
-        pixel_rate: The rate of nominal pixels, for --pixel pixel. None: as it was.
-        area: Pixels of the smallest region that counts, for --pixel region. Another one than before takes images.
-        clean_up: Grow anomalous pixels to the outline of a defect: `decision.clean_up` of a training. None: as it was.
+        false_alarm: The rate of nominal images that may be called anomalous. None: as before.
+        confidence: The confidence, such as 0.95, with which this one detector keeps that rate. None: as before.
+        threshold: The threshold of image scores, set by hand.
+        pixel_threshold: The threshold of anomaly maps, set by hand.
+        category: For a model of several categories: the category of the images, or of the threshold. None: thresholds
+            are set for all categories.
+        output: The new file. None: NAME-recalibrated beside the old one, with a number if that file exists.
+        weights: The teacher's weights, if a checkpoint does not find them.
+        replace: Let the images replace those held out in training, on which the epoch may have been chosen.
+        pixel: Which pixels are anomalous: `decision.pixel` of a training. None: as before.
+        pixel_rate: The rate of nominal pixels, for --pixel pixel. None: as before.
+        area: Pixels of the smallest region that counts, for --pixel region. To change it, give --nominal too.
+        clean_up: Grow anomalous pixels to the outline of a defect: `decision.clean_up` of a training. None: as before.
+
+    Raises:
+        UserError: Nothing is to change, images or held-out scores are missing, or the output exists.
     """
-    ckpt_path = chosen_file("recalibrate", run, ckpt_path)
+    ckpt_path = require_detector("recalibrate", run, ckpt_path)
     output = output or find_free_path(ckpt_path.with_name(f"{ckpt_path.stem}-recalibrated{ckpt_path.suffix}"))
     if output.suffix != ckpt_path.suffix:
-        raise UserError(f"{output} should end in {ckpt_path.suffix}, as {ckpt_path} does")
+        raise UserError(f"--output {output} must end in {ckpt_path.suffix}, as {ckpt_path} does")
     if output.absolute() == ckpt_path.absolute():
         raise UserError(f"{output} is the file itself: give another --output")
     if output.exists():
-        raise UserError(f"{output} is there already: give another --output, or remove it")
+        raise UserError(f"{output} exists already: give another --output, or remove it")
     if replace and nominal is None:
-        raise UserError("--replace is for other good images: give --nominal FOLDER")
+        raise UserError("--replace needs good images that replace the old ones: give --nominal FOLDER")
     if (nominal, false_alarm, threshold, pixel_threshold, pixel, pixel_rate, area, clean_up, confidence) == (None,) * 9:
         raise UserError(
             "nothing to change: give --nominal FOLDER, --false_alarm, --threshold, --pixel_threshold or --pixel"
         )
-    check_writable(output.parent, "--output")  # judging the images takes minutes
+    check_writable(output.parent, "--output")  # now, because judging the images takes minutes
     if nominal is None and ckpt_path.suffix == ".ckpt":
-        detector, before = None, decision_of(ckpt_path)
+        detector, before = None, _read_decision(ckpt_path)
     else:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", re.escape(NO_DECISION))  # it is about to get one
+            warnings.filterwarnings("ignore", re.escape(NO_DECISION))  # it gets one below
             import_own_method(ckpt_path)
             detector = Detector.load(ckpt_path, weights)
         before = detector.card.decision
@@ -97,24 +101,24 @@ def recalibrate(
     name = category if category is not None else known[0] if len(known) == 1 else None
     if nominal is not None:
         if name is not None and known and name not in known:
-            raise UserError(f"this model has no category {name}, but {', '.join(known)}")
+            raise UserError(f"this model has no category {name}: give --category as one of {', '.join(known)}")
         if name is None and known:
-            raise UserError(f"this model is for {', '.join(known)}: say whose images these are by --category")
+            raise UserError(f"this model is for {', '.join(known)}: name the category of the images with --category")
         name = name or ""
         assert detector is not None
         samples = Journal(nominal, category).good() if is_journal(nominal) else list_and_tell(nominal)
         refuse_trained(ckpt_path, samples)
         images = [sample.image for sample in samples]
-        after = refitted(detector, images, name, keys, add=not replace).without_threshold(name)
-        if replace or before is None:  # nothing was chosen on these
+        after = refit_decision(detector, images, name, keys, add=not replace).without_threshold(name)
+        if replace or before is None:  # nothing else was chosen on these images
             also_chosen, folds = {**after.also_chosen, name: []}, {**after.folds, name: []}
             after = dataclasses.replace(after, also_chosen=also_chosen, folds=folds)
     elif before is None:
-        raise UserError(f"{ckpt_path} has no held-out images, since it was never validated: give --nominal FOLDER")
+        raise UserError(f"{ckpt_path} was never validated, so it has no held-out scores: give --nominal FOLDER")
     else:
         after = (before if false_alarm is None else before.without_threshold(name)).changed(keys)
     if (pixel, pixel_rate, area) != (None,) * 3:
-        after = dataclasses.replace(after, pixels_by_hand={})  # the rule is that of all categories
+        after = dataclasses.replace(after, pixels_by_hand={})  # one rule holds for all categories
     if confidence is not None:
         after = after.without_threshold(name).changed(DecisionKeys(confidence=confidence))
     if threshold is not None:
@@ -124,17 +128,24 @@ def recalibrate(
     for warning in list_warnings(after):
         print(f"Warning: {warning}")
     _write_decision(ckpt_path, output, after, detector)
-    tell(before, after, name)
+    _print_decision(before, after, name)
     print(f"Written: {output}. {ckpt_path} stays as it is")
 
 
-def decision_of(checkpoint: Path) -> Decision | None:
-    """The decision in a checkpoint, without its network. Raises UserError if the file is none."""
+def _read_decision(checkpoint: Path) -> Decision | None:
+    """Read the decision in a checkpoint, without its network. Raises UserError if the file is no checkpoint."""
     return read_card(read_checkpoint(checkpoint).get("lit_ad"), checkpoint).decision
 
 
 def _write_decision(file: Path, output: Path, decision: Decision, detector: Detector | None) -> None:
-    """Write a file anew with another decision; beside an exported one, its example. `detector`: of an exported file."""
+    """Write a copy of a detector's file with another decision, and beside an exported file its example program.
+
+    Args:
+        file: The checkpoint or exported file.
+        output: The file to write.
+        decision: The new decision.
+        detector: The loaded file; an exported file needs it, for its card.
+    """
     if detector is None or file.suffix == ".ckpt":
         checkpoint = read_checkpoint(file)
         checkpoint["lit_ad"]["decision"] = decision.to_dict()
@@ -149,8 +160,8 @@ def _write_decision(file: Path, output: Path, decision: Decision, detector: Dete
         temporary.write_text(make_example(output, card), encoding="utf-8")
 
 
-def tell(before: Decision | None, after: Decision, category: str | None) -> None:
-    """Print the thresholds of a category, or of all, before and after, and what they promise."""
+def _print_decision(before: Decision | None, after: Decision, category: str | None) -> None:
+    """Print the thresholds of a category, or of all if it is None, before and after, and what they promise."""
     for name in after.scores if category is None else [category]:
         place = f" of {name}" if len(after.scores) > 1 else ""
         old = "none" if before is None or name not in before.scores else f"{before.threshold(name):.6g}"
@@ -163,30 +174,40 @@ def tell(before: Decision | None, after: Decision, category: str | None) -> None
         print(f"{describe_guarantee(after, name)} {describe_pixel_guarantee(after, name)}".rstrip())
 
 
-def refitted(
+def refit_decision(
     detector: Detector,
     images: list[Path],
     category: str,
     keys: DecisionKeys,
     add: bool = False,
 ) -> Decision:
-    """The decision with the images in place of the category's held-out ones, or beside them where `add` says so; an
-    image with a score that is there already counts once. Thresholds set by hand stay. `keys`: what is asked anew."""
+    """Judge images, and return the detector's decision with their scores as held-out scores of a category.
+
+    Thresholds set by hand stay.
+
+    Args:
+        detector: The detector that judges them.
+        images: Nominal images that it was not trained on.
+        category: Their category.
+        keys: The changed keys of the decision, such as another rate or rule for pixels.
+        add: Whether the scores join the category's earlier ones. Otherwise they replace them. An image whose score is
+            among the earlier ones counts once.
+    """
     before = detector.card.decision
     settings = (DecisionSettings() if before is None else before.settings).changed(keys)
     rule = settings.pixel_rule
-    there = before.scores.get(category, np.zeros(0)) if add and before is not None else np.zeros(0)
-    seen, again = HeldOutImages(rule.area), 0
+    known = before.scores.get(category, np.zeros(0)) if add and before is not None else np.zeros(0)
+    seen, repeated = HeldOutImages(rule.area), 0
     for detection in detector.stream(images):
-        if np.isclose(there, detection.score, rtol=1e-6, atol=0).any():
-            again += 1
+        if np.isclose(known, detection.score, rtol=1e-6, atol=0).any():
+            repeated += 1
         else:
             seen.add(category, detection.score, detection.anomaly_map, detection.roi)
-    if again:
-        print(f"held out already, by their scores, and counted once: {again} of the images")
-    asked: Any = vars(settings)
+    if repeated:
+        print(f"{format_count(repeated, 'image')} have scores that are held out already, and count once")
+    values: Any = vars(settings)
     if before is None:
-        return Decision(**seen.held, **asked)
+        return Decision(**seen.held, **values)
     earlier = before.held
     if rule.area != before.pixel_rule.area:
         earlier["peaks"] = {}
@@ -195,4 +216,4 @@ def refitted(
     held: Any = {
         name: {**{c: v for c, v in kept.items() if c != category}, **new[name]} for name, kept in earlier.items()
     }
-    return dataclasses.replace(before, **held, **asked)
+    return dataclasses.replace(before, **held, **values)

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from lit_ad.commands.chosen_file import chosen_file
-from lit_ad.commands.listening import SERVICE, listen, token_of
+from lit_ad.commands.detector_argument import require_detector
+from lit_ad.commands.listening import SERVICE, listen, read_token
 from lit_ad.commands.own_method import import_own_method
 from lit_ad.deploy.journal import Journal
 from lit_ad.deploy.journal_settings import SETTINGS, JournalSettings
@@ -29,41 +29,44 @@ def serve(
     """Serve a detector as a web service until it is stopped.
 
     POST /detect   an image file as the body, or in a form -> JSON: score, p_value, anomalous, threshold, size, regions;
-                   with `Accept: image/png` the image beside its heatmap; ?category=NAME, ?picture for both in one;
-                   ?source=NAME of a camera or a line, for the journal; ?regions=csv, coco or labelme for a file of the
-                   regions alone, in which the image is called ?name=NAME
+                   with `Accept: image/png` the image beside its heatmap; ?picture for both in one;
+                   ?category=NAME of the product; ?source=NAME of a camera or a line, for the journal;
+                   ?regions=csv, coco or labelme for a file of the regions alone, with the image's name by ?name=NAME
     GET /about     method, view, threshold, categories, limits, the journal and its alarms of drift
-    GET /health    {"status": "ok"}, and whether there is an alarm of drift; 503 where every thread hangs
+    GET /health    {"status": "ok"}, and whether there is an alarm of drift; 503 if every thread hangs
     GET /metrics   numbers for Prometheus
     GET /          a page to drop images on
     GET /review    a page that takes labels of the journal's images
 
-    Only this machine is served, unless --host names another address. Then the environment variable LIT_AD_TOKEN must
-    hold a token, which requests give as `Authorization: Bearer TOKEN`.
+    The service is reachable from this machine only, unless --host names another address. Then the environment variable
+    LIT_AD_TOKEN must hold a token, and each request must carry it as `Authorization: Bearer TOKEN`.
 
     Args:
         file: An exported detector, a checkpoint or a run.
         host: The address to listen at.
         port: The port; 0 for a free one.
-        device: cpu, cuda or cuda:1; of an .onnx, tensorrt too; of an .xml, what OpenVINO calls it, such as GPU.
-        weights: The teacher's, if a checkpoint does not find them.
-        journal: A folder that each verdict is written to, with pictures of what matters, and that is tested for drift.
-            None: nothing is kept.
-        watch: What of the journal is tested and kept.
-        limits: Of a request.
-        verify: Whether an exported file is compared with its checkpoint here first: see `lit-ad verify`.
+        device: cpu, cuda or cuda:1. For an .onnx file also tensorrt; for an .xml file OpenVINO's name, such as GPU.
+        weights: The teacher's weights, if a checkpoint does not find them.
+        journal: A folder for the verdicts, with pictures of anomalous and borderline images and of a random sample. The
+            verdicts in it are tested for drift. None: nothing is kept.
+        watch: Which tests the journal makes, and what it keeps.
+        limits: Limits of a request.
+        verify: Whether to compare an exported file with its checkpoint first, as `lit-ad verify` does.
+
+    Raises:
+        UserError: The detector cannot be loaded, the address cannot be used, or a token or package is missing.
     """
     check_number("--port", port, least=0, most=65535)
     if journal is None and watch != SETTINGS:
-        raise UserError("--watch is about the journal, and there is none: give --journal DIR")
+        raise UserError("--watch needs a journal: give --journal DIR")
     for package in SERVICE:
         import_optional(package, "serve")
     import uvicorn
 
     from lit_ad.deploy.serve import make_service
 
-    token = token_of(host)
-    chosen = chosen_file("serve", file, None)
+    token = read_token(host)
+    chosen = require_detector("serve", file, None)
     import_own_method(chosen)
     detector = Detector.load(chosen, weights, device, verify)
     for line in list_notes(detector.card.decision):

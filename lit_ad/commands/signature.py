@@ -1,4 +1,4 @@
-"""The command line of a function: its signature says which arguments there are, its docstring is the help."""
+"""Make the command line of a function: its signature gives the arguments, and its docstring gives the help."""
 
 import textwrap
 from collections.abc import Callable, Sequence
@@ -16,15 +16,18 @@ from lit_ad.lightning_cli.jsonargparse_workarounds import allow_file_names
 def call(function: Callable[..., None], prog: str, words: Sequence[str], config_file: bool = False) -> None:
     """Call a function with the arguments that the words of a command line give.
 
-    Parameters before `/` are positional arguments: a list takes one or more words, one with a default may be left out.
-    The others are options, `--name VALUE`; a bool that is False by default is a flag, `--name`. `*parameter` takes the
-    words that follow `--`. Paths are resolved.
+    Parameters before `/` are positional arguments: a list takes one or more words, and a parameter with a default may
+    be left out. The others are options, `--name VALUE`; a bool that is False by default is a flag, `--name`.
+    `*parameter` takes the words after `--`. Paths are made absolute.
 
     Args:
-        function: What the command does. Each parameter has a type and a line below "Args:".
+        function: The command's function. Each of its parameters has a type, and a line below "Args:".
         prog: Name of the command, such as "lit-ad report".
-        words: What was typed after it.
+        words: The words after that name.
         config_file: Whether `--config FILE` may give the arguments as YAML.
+
+    Raises:
+        UserError: The words do not fit the signature, or the command fails with one.
     """
     parameters = signature(function).parameters.values()
     words, passed = list(words), list[str]()
@@ -65,16 +68,16 @@ def make_parser(function: Callable[..., None], prog: str, config_file: bool = Fa
 
 
 class Parser(ArgumentParser):
-    """Ends in one line where the command line or a file is wrong."""
+    """A parser whose errors are UserErrors of one line."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        from lit_ad.lightning_cli.messages import in_one_line  # it imports torch, which takes two seconds
+        from lit_ad.lightning_cli.messages import explain_error  # it imports torch, which takes two seconds
 
-        raise UserError(f"{in_one_line(message, list(self.get_defaults().keys()))} ({self.prog} --help)")
+        raise UserError(f"{explain_error(message, list(self.get_defaults().keys()))} ({self.prog} --help)")
 
 
 class _Help(DefaultHelpFormatter):
-    """Fills the paragraphs of a description, each by itself; the lines of a table (with two spaces in a row) stay."""
+    """Wraps each paragraph of a description, and keeps the lines of tables (paragraphs with two spaces in a row)."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         paragraphs = text.strip().split("\n\n")

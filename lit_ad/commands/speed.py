@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from lit_ad.commands.chosen_file import chosen_file
+from lit_ad.commands.detector_argument import require_detector
 from lit_ad.data.sources.images import list_and_tell
 from lit_ad.errors import UserError, check_number, describe_exit
 
@@ -30,22 +30,26 @@ def speed(
 ) -> None:
     """Measure how fast checkpoints and exported files are on this machine, each in a process of its own.
 
-    Print a table: median and 95th percentile of a batch's time, images/s, peak memory and size of each file.
+    Print a table with a row for each file and batch size: median and 95th percentile of a batch's time, images/s, peak
+    memory, and size of the file.
 
     Args:
         files: Runs, checkpoints and exported files.
         batch: Batch sizes. None: 1 and 4.
-        seconds: That each row is measured for.
-        images: Folder: from files to verdicts. None: the network alone, on random pixels of its size.
-        device: cpu, cuda or cuda:1; of an .onnx, tensorrt too; of an .xml, what OpenVINO calls it, such as GPU.
-        weights: The teacher's, if a checkpoint does not find them.
+        seconds: Seconds for which each row is measured.
+        images: A folder of images: the time from files to verdicts. None: that of the network alone, on random pixels.
+        device: cpu, cuda or cuda:1. For an .onnx file also tensorrt; for an .xml file OpenVINO's name, such as GPU.
+        weights: The teacher's weights, if a checkpoint does not find them.
+
+    Raises:
+        UserError: A number is out of its range, or a file is missing or cannot be measured.
     """
     check_number("--seconds", seconds, least=0, above=True)
     for size in batch or ():
         check_number("--batch", size, least=1)
     paths = [str(sample.image) for sample in list_and_tell(images)] if images else []
     rows = []
-    for file in [chosen_file("speed", file, None) for file in files]:
+    for file in [require_detector("speed", file, None) for file in files]:
         for size in batch or [1, 4]:
             task = [str(file), str(size), str(seconds), json.dumps(paths), device, str(weights or "")]
             done = subprocess.run(
@@ -58,7 +62,7 @@ def speed(
             if done.returncode:
                 last = (done.stderr.strip().splitlines() or [""])[-1]
                 reason = last if done.returncode > 0 and last else describe_exit(done.returncode)
-                raise UserError(f"{file} could not be measured: {reason}")
+                raise UserError(f"cannot measure {file}: {reason}")
             rows.append(json.loads(done.stdout.splitlines()[-1]))
     print("The network alone" if images is None else f"From the files in {images} to verdicts")
     cells, sides = [[str(row[name]) for name in COLUMNS] for row in rows], ["left"] * 3 + ["right"] * 6

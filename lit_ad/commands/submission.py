@@ -26,31 +26,34 @@ _HIGHEST = float(np.finfo(np.float16).max)
 def submission(
     models: Path, root: Path, output: Path = Path("submission.tar.gz"), weights: Path | None = None, device: str = "cpu"
 ) -> None:
-    """Write the private tests of MVTec AD 2 as the file that its benchmark takes.
+    """Judge the private tests of MVTec AD 2, and write the archive that its benchmark takes.
 
-    The archive holds, for each image of each object and private test, anomaly_images/OBJECT/TEST/NAME.tiff, the map in
-    float16 at the image's size, and anomaly_images_thresholded/OBJECT/TEST/NAME.png, 255 where the map lies above the
-    pixel threshold of the object's decision.
+    The archive has two files for each image of each object and private test. anomaly_images/OBJECT/TEST/NAME.tiff is
+    the anomaly map in float16 at the image's size. anomaly_images_thresholded/OBJECT/TEST/NAME.png is 255 where the
+    map lies above the pixel threshold of the object's decision, and 0 elsewhere.
 
     Args:
-        models: A folder with a run, or an exported file, for each object, called like it; or one run, checkpoint or
-            exported file of a model for all objects.
-        root: One object of MVTec AD 2, or the folder of its objects.
+        models: A folder with a run or an exported file for each object, named like the object; or one run, checkpoint
+            or exported file of a model for all objects.
+        root: The folder of MVTec AD 2, or of one of its objects.
         output: The archive to write.
-        weights: The teacher's, if a checkpoint does not find them.
-        device: cpu, or what the runtime calls another one, such as cuda.
+        weights: The teacher's weights, if a checkpoint does not find them.
+        device: cpu, or the runtime's name of another device, such as cuda.
+
+    Raises:
+        UserError: An object has no model, a model has no pixel threshold for its object, or the archive exists.
     """
     if not output.name.endswith(SUFFIX):
-        raise UserError(f"{output} should end in {SUFFIX}, as the benchmark takes it")
+        raise UserError(f"--output {output} must end in {SUFFIX}, as the benchmark takes it")
     if output.exists():
-        raise UserError(f"{output} is there already: give another --output, or remove it")
+        raise UserError(f"{output} exists already: give another --output, or remove it")
     private = MVTecAD2(root).private()
-    files = {name: model_of(models, name) for name in private}  # before the first of them is run
+    files = {name: _find_model(models, name) for name in private}  # all of them, before the first one is run
     with atomic_write(output) as temporary, tarfile.open(temporary, "w:gz", compresslevel=1) as archive:
         for name, images in private.items():
             import_own_method(find_detector(files[name]))
             detector = Detector.load(files[name], weights, device)
-            for member, content in judged(detector, name, images):
+            for member, content in _judge_object(detector, name, images):
                 entry = tarfile.TarInfo(member)
                 entry.size = len(content)
                 archive.addfile(entry, io.BytesIO(content))
@@ -61,53 +64,57 @@ def submission(
                 flush=True,
             )
     if len(private) < OBJECTS:
-        print(f"This holds {len(private)} of the {OBJECTS} objects of MVTec AD 2: the benchmark takes all of them")
+        print(f"The archive has {len(private)} of the {OBJECTS} objects of MVTec AD 2: the benchmark needs all of them")
     print(f"The submission is {output}")
 
 
-def model_of(models: Path, name: str) -> Path:
-    """The detector of an object. Raises UserError where there is none."""
+def _find_model(models: Path, name: str) -> Path:
+    """Return the run or file of an object's detector. Raises UserError if there is none."""
     if not models.is_dir() or (models / "checkpoints").is_dir():
         return models
     for file in (models / name, *(models / f"{name}{suffix}" for suffix in (".ckpt", *EXPORTED))):
         if file.exists():
             return file
-    raise UserError(f"no model for {name} in {models}: expected its run {models / name}, or a file called like it")
+    raise UserError(f"no model for {name} in {models}: expected its run {models / name}, or a file of that name")
 
 
-def judged(detector: Detector, name: str, images: list[Path]) -> Iterator[tuple[str, bytes]]:
-    """What the archive holds of an object: names and contents. Raises UserError where the model is not for it."""
+def _judge_object(detector: Detector, name: str, images: list[Path]) -> Iterator[tuple[str, bytes]]:
+    """Judge an object's images, and yield the name and the content of each file for the archive.
+
+    Raises:
+        UserError: The model has no pixel threshold, or was not trained on the object.
+    """
     decision = detector.card.decision
     if decision is None or decision.pixel_threshold() is None:
-        raise UserError(f"the model for {name} has no pixel threshold: take one that gives maps and was validated")
+        raise UserError(f"the model for {name} has no pixel threshold: give one that makes maps and was validated")
     if name not in decision.scores:
         raise UserError(
-            f"the model for {name} was trained on {', '.join(decision.scores)}: its threshold is not {name}'s"
+            f"the model for {name} was trained on {', '.join(decision.scores)}, so it has no threshold for {name}"
         )
     for image, detection in zip(images, detector.stream(images, name), strict=True):
         assert detection.anomaly_map is not None and detection.mask is not None
         below = f"{name}/{image.parent.name}/{image.stem}"
-        yield f"anomaly_images/{below}.tiff", tiff(half(detection.anomaly_map, image))
-        yield f"anomaly_images_thresholded/{below}.png", png(detection.mask)
+        yield f"anomaly_images/{below}.tiff", _encode_tiff(to_float16(detection.anomaly_map, image))
+        yield f"anomaly_images_thresholded/{below}.png", _encode_png(detection.mask)
 
 
-def half(anomaly_map: NDArray[np.float32], image: Path) -> NDArray[np.float16]:
-    """A map (H, W) in float16. Raises UserError on a value that has none."""
+def to_float16(anomaly_map: NDArray[np.float32], image: Path) -> NDArray[np.float16]:
+    """Return a map (H, W) in float16. Raises UserError if a value is too large for it."""
     highest = float(np.abs(anomaly_map).max())
     if highest > _HIGHEST:
-        raise UserError(f"the map of {image} reaches {highest:.6g}, but float16, as the benchmark has it, {_HIGHEST:g}")
+        raise UserError(f"the map of {image} reaches {highest:.6g}, but the benchmark's float16 only {_HIGHEST:g}")
     return anomaly_map.astype(np.float16)
 
 
-def tiff(values: NDArray[np.float16]) -> bytes:
-    """(H, W) as a TIFF file."""
+def _encode_tiff(values: NDArray[np.float16]) -> bytes:
+    """Return the bytes of a TIFF file with (H, W) values."""
     file = io.BytesIO()
     tifffile.imwrite(file, values)
     return file.getvalue()
 
 
-def png(mask: NDArray[np.bool_]) -> bytes:
-    """(H, W) as a PNG file of 0 and 255."""
+def _encode_png(mask: NDArray[np.bool_]) -> bytes:
+    """Return the bytes of a PNG file of an (H, W) mask: 255 where it is True, else 0."""
     file = io.BytesIO()
     Image.fromarray(mask.astype(np.uint8) * 255).save(file, format="PNG")
     return file.getvalue()

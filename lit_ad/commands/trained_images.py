@@ -1,4 +1,4 @@
-"""Which images a detector was trained on: they score lower than new ones, so that no threshold may come from them."""
+"""Refuse thresholds from images that trained the detector: they score lower than new images."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,42 +14,42 @@ from lit_ad.names import tell
 
 
 def refuse_trained(file: Path, samples: Sequence[Sample]) -> None:
-    """Refuse images that the model was trained on, and warn of those that may be copies of them.
+    """Refuse images that the model was trained on, and warn of images that may be copies of them.
 
-    A checkpoint knows its images by their path below the folder of the data set and by their size in bytes. An exported
-    file does not: that of a run is looked up in the run's checkpoint.
+    A checkpoint identifies its training images by their path below the data set's folder and by their size in bytes. An
+    exported file does not record them, so the checkpoint of its run is asked.
 
     Raises:
-        UserError: Images lie where they were in training.
+        UserError: Some of the images are training images, in their place of the training.
     """
     record = _record_of(file)
     if record is None:
-        tell(f"Whether {file} was trained on these images is not known: it must not have been")
+        tell(f"It is unknown which images trained {file}: make sure that none of these did")
         return
     root, trained = Path(record["root"]), set(record["trained"])
-    there = [sample for sample in samples if sample.image.is_relative_to(root)]
-    known = [s for s, number in zip(there, identities(there, root), strict=True) if number in trained]
-    every = format_count(len(samples), "image")
+    inside = [sample for sample in samples if sample.image.is_relative_to(root)]
+    known = [s for s, number in zip(inside, identities(inside, root), strict=True) if number in trained]
+    total = format_count(len(samples), "image")
     if known:
         raise UserError(
-            f"{len(known)} of {every} trained this model, such as {known[0].image}: they score lower than new ones, "
-            "and the false-alarm rate would not be kept. Give good images that it has not seen"
+            f"{len(known)} of {total} trained this model, such as {known[0].image}: they score lower than new ones, "
+            "so the false-alarm rate would not be kept. Give good images that it has not seen"
         )
     copies = [s for s in samples if not s.image.is_relative_to(root) and _may_be_trained(s, trained)]
     if copies:
         tell(
-            f"Warning: {len(copies)} of {every} may be copies of some that trained this model, by name and size, such "
-            f"as {copies[0].image}: then the false-alarm rate is not kept"
+            f"Warning: {len(copies)} of {total} have the name and size of images that trained this model, such as "
+            f"{copies[0].image}: if they are copies, the false-alarm rate is not kept"
         )
 
 
 def _may_be_trained(sample: Sample, trained: set[int]) -> bool:
-    """Whether an image, by one of the ends of its path and its size, is one of those."""
+    """Return whether an image has the size of a training image, and its path ends like that image's path."""
     return any(identities([sample], folder)[0] in trained for folder in sample.image.parents)
 
 
 def _record_of(file: Path) -> dict[str, Any] | None:
-    """What the checkpoint of a detector says of its training's images, or None if it says nothing."""
+    """Return the record of training images in the checkpoint of a detector, or None if there is none."""
     files = [file] if file.suffix == ".ckpt" else [file.parent.parent / name for name in CHECKPOINTS]
     checkpoint = next((each for each in files if each.is_file()), None)
     record = None if checkpoint is None else read_checkpoint(checkpoint).get("AnomalyDataModule")

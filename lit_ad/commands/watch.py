@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lit_ad.commands.chosen_file import chosen_file
-from lit_ad.commands.listening import SERVICE, listen, token_of
+from lit_ad.commands.detector_argument import require_detector
+from lit_ad.commands.listening import SERVICE, listen, read_token
 from lit_ad.commands.own_method import import_own_method
 from lit_ad.deploy.journal import Journal
 from lit_ad.deploy.journal_file import NAME, JournalFile
@@ -29,10 +29,10 @@ from lit_ad.names import printable, tell
 
 @dataclass(frozen=True)
 class Page:
-    """A page with the live picture, and all else that `lit-ad serve` has.
+    """A page with the live picture, and all other addresses of `lit-ad serve`.
 
     Args:
-        port: Of the service; 0 for a free one. None: there is no service.
+        port: The service's port; 0 for a free one. None: no service.
         host: The address to listen at.
     """
 
@@ -55,64 +55,77 @@ def watch(
     to: SinkSettings = SINKS,
     page: Page = PAGE,
 ) -> None:
-    """Judge the images of a line as they come, until its source ends or Ctrl-C.
+    """Judge the images of a line as they come, until the source ends or Ctrl-C is pressed.
 
     SOURCE is
 
-    a folder       its images, and those that come; files that are still being written are waited for
+    a folder       its images, and new ones as they come, once they are completely written
     a video        each of its frames
-    a camera       0, /dev/video0, rtsp://HOST/PATH or http://HOST/PATH: its newest frame, whenever one can be judged
+    a camera       0, /dev/video0, rtsp://HOST/PATH or http://HOST/PATH: always its newest frame
     -              paths on standard input, one a line
 
-    Nothing is lost in silence. Files wait in their folder, and paths in their pipe. With a journal, a restart judges
-    what came in between. A camera does not wait: frames that came too fast are counted. What cannot be read, judged,
-    written or delivered is said and counted, too.
+    No image is lost without a word. Files wait in their folder, and paths in their pipe. With a journal, a restart
+    judges the files that came in between. A camera does not wait: frames that come too fast are counted. An image that
+    cannot be read or judged, and a verdict that cannot be written or delivered, are reported and counted.
 
     Args:
         source: A folder, a video, a camera or -.
         detector: An exported detector, a checkpoint or a run.
-        device: cpu, cuda or cuda:1; of an .xml, what OpenVINO calls it, such as GPU.
-        weights: The teacher's, if a checkpoint does not find them.
-        journal: A folder that each verdict is written to, with pictures of what matters, and that is tested for drift.
-            None: nothing is kept.
-        watch: What of the journal is tested and kept.
-        feed: What is taken of the source.
-        to: Where verdicts and alarms go to, as JSON.
-        page: A page with the live picture, and all else that `lit-ad serve` has.
+        device: cpu, cuda or cuda:1. For an .xml file, OpenVINO's name, such as GPU.
+        weights: The teacher's weights, if a checkpoint does not find them.
+        journal: A folder for the verdicts, with pictures of anomalous and borderline images and of a random sample. The
+            verdicts in it are tested for drift. None: nothing is kept.
+        watch: Which tests the journal makes, and what it keeps.
+        feed: Which images of the source are judged.
+        to: Where verdicts and alarms are sent, as JSON.
+        page: A page with the live picture, and all other addresses of `lit-ad serve`.
+
+    Raises:
+        UserError: The detector or the source cannot be opened, or an option does nothing for them.
     """
     if journal is None and watch != SETTINGS:
-        raise UserError("--watch is about the journal, and there is none: give --journal DIR")
+        raise UserError("--watch needs a journal: give --journal DIR")
     if page.port is None and page != PAGE:
-        raise UserError("--page.host is about the page, and there is none: give --page.port")
+        raise UserError("--page.host needs a page: give --page.port")
     for package in SERVICE if page.port is not None else ():
         import_optional(package, "serve")
-    token = None if page.port is None else token_of(page.host)
-    with redirect_stdout(sys.stderr):  # standard output is for verdicts
-        chosen = chosen_file("watch", detector, None)
+    token = None if page.port is None else read_token(page.host)
+    with redirect_stdout(sys.stderr):  # standard output is for verdicts only
+        chosen = require_detector("watch", detector, None)
     import_own_method(chosen)
     judging = Detector.load(chosen, weights, device)
     _refuse_category(judging, feed.category)
     for line in list_notes(judging.card.decision):
         print(line, file=sys.stderr)
-    name = feed.name if feed.name is not None else name_of(source)
+    name = feed.name if feed.name is not None else default_name(source)
     images = open_feed(source, feed, journal, name)
     try:
         sinks = to.make_sinks()
-        with closing(sinks, None if journal is None else Journal(journal, judging, watch, name)) as kept:
+        with _closed_at_end(sinks, None if journal is None else Journal(journal, judging, watch, name)) as kept:
             watching = Watching(judging, images, feed.category, kept, sinks, to.anomalous_only, source=name)
             with _ended_by_signal(images), served(page, token, judging, chosen.name, kept, watching) as show:
                 print(f"{printable(name)} is watched; Ctrl-C ends it", file=sys.stderr, flush=True)
                 for outcome in watching:
                     show(outcome)
                     if outcome.detection is not None and outcome.detection.anomalous and to.json_lines != "-":
-                        tell(_in_a_line(outcome))
+                        tell(_describe_anomalous(outcome))
         print(watching.summary(), file=sys.stderr, flush=True)
     finally:
         images.close()
 
 
 def open_feed(source: str, settings: FeedSettings, journal: Path | None, name: str) -> Feed:
-    """Where the images of a source come from. Raises UserError where there is none."""
+    """Open the feed of a source's images.
+
+    Args:
+        source: A folder, a video, a camera or -.
+        settings: Settings of the feed.
+        journal: The journal's folder. The feed of a folder skips files that the journal has. None: there is no journal.
+        name: The source's name in the journal.
+
+    Raises:
+        UserError: There is no such source, a setting does nothing for it, or the journal lies in the folder.
+    """
     if source == "-":
         from lit_ad.line.paths import PathFeed
 
@@ -130,16 +143,16 @@ def open_feed(source: str, settings: FeedSettings, journal: Path | None, name: s
                 pictures.is_relative_to(watched) and is_image(pictures / "1.png", watched)
             ):
                 raise UserError(
-                    f"the journal {journal} keeps pictures in the watched folder {source}, which would be judged "
-                    "without end: give another --journal"
+                    f"the journal {journal} would keep pictures in the watched folder {source}, and they would be "
+                    "judged without end: give another --journal"
                 )
-        before = None if journal is None or not (journal / NAME).is_file() else JournalFile(journal, alone=False)
+        earlier = None if journal is None or not (journal / NAME).is_file() else JournalFile(journal, alone=False)
 
-        def judged(file: str, changed: float) -> bool:
-            last = None if before is None else before.last_time(printable(name), printable(file))
+        def is_judged(file: str, changed: float) -> bool:
+            last = None if earlier is None else earlier.last_time(printable(name), printable(file))
             return last is not None and last >= changed
 
-        return FolderFeed(folder, settings.settle, judged, settings.new_only)
+        return FolderFeed(folder, settings.settle, is_judged, settings.new_only)
     from lit_ad.line.camera import CameraFeed, VideoFeed, is_camera, is_video
 
     if is_camera(source):
@@ -164,14 +177,14 @@ def _refuse_category(detector: Detector, category: str | None) -> None:
 
 
 def _refuse_settings(settings: FeedSettings, sources: str, *names: str) -> None:
-    """Raise UserError where a setting is given that sources of a kind do not have."""
+    """Raise UserError if a named setting is given, since it does nothing for sources of this kind."""
     for name in names:
         if getattr(settings, name) != getattr(FEED, name):
             raise UserError(f"--feed.{name} does nothing for {sources}: leave it out")
 
 
-def name_of(source: str) -> str:
-    """What a source is called in the journal, where the user does not say so."""
+def default_name(source: str) -> str:
+    """Return the name of a source in the journal, for a user who gives none. It has no password of an address."""
     if source == "-":
         return "standard input"
     if "://" in source:
@@ -181,8 +194,8 @@ def name_of(source: str) -> str:
     return f"camera {source}" if source.isdecimal() else resolve_path(Path(source)).name
 
 
-def _in_a_line(outcome: Outcome) -> str:
-    """An anomalous image for the console."""
+def _describe_anomalous(outcome: Outcome) -> str:
+    """Return the console's line about an anomalous image."""
     detection = outcome.detection
     assert detection is not None and detection.decision is not None
     threshold = detection.decision.threshold(detection.category)
@@ -191,8 +204,8 @@ def _in_a_line(outcome: Outcome) -> str:
 
 
 @contextmanager
-def closing(sinks: dict[str, Sink], journal: Journal | None) -> Iterator[Journal | None]:
-    """Write and deliver what waits when the block ends."""
+def _closed_at_end(sinks: dict[str, Sink], journal: Journal | None) -> Iterator[Journal | None]:
+    """Close the sinks and the journal when the block ends: they first deliver and write what waits in them."""
     try:
         yield journal
     finally:
@@ -204,7 +217,7 @@ def closing(sinks: dict[str, Sink], journal: Journal | None) -> Iterator[Journal
 
 @contextmanager
 def _ended_by_signal(images: Feed) -> Iterator[None]:
-    """Let the first Ctrl-C or SIGTERM end the source, so that what was taken is judged and told. A second one stops."""
+    """Let the first Ctrl-C or SIGTERM close the source, so that images already taken are judged. A second one stops."""
 
     def end(*_: object) -> None:
         for number, handler in before.items():
@@ -225,7 +238,7 @@ def _ended_by_signal(images: Feed) -> Iterator[None]:
 def served(
     page: Page, token: str | None, detector: Detector, name: str, journal: Journal | None, watching: Watching
 ) -> Iterator[Callable[[Outcome], None]]:
-    """Serve the page, if there is to be one. Yield what takes each outcome."""
+    """Serve the page during the block, if it has a port. Yield a function that shows an outcome on it."""
     if page.port is None:
         yield lambda outcome: None
         return

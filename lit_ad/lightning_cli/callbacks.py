@@ -1,4 +1,4 @@
-"""The callbacks that every training of the command line has, beside those that have keys."""
+"""The callbacks that every training of the command line has, in addition to those with keys of their own."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import Namespace
 
 from lit_ad.evaluation.report.stopwatch import TrainingRecord
-from lit_ad.lightning_cli.folds import way_to_restart
+from lit_ad.lightning_cli.folds import restart_options
 from lit_ad.training import Resumption
 from lit_ad.training.checkpoints import KeepProgress
 from lit_ad.training.final_weights import FinalWeights
@@ -18,11 +18,11 @@ from lit_ad.training.watch import Watch
 
 
 def add_callbacks(trainer: L.Trainer, config: Namespace) -> tuple[Interruption, Watch, KeepProgress]:
-    """Give a trainer the callbacks of a run, and return those that the command asks later.
+    """Add the callbacks of a run to a trainer, and return those that the command uses later.
 
     Args:
-        trainer: It has the callbacks with keys already.
-        config: Of the command; checkpoint.dirpath is known.
+        trainer: The trainer, which already has the callbacks with keys of their own.
+        config: The command's configuration, with checkpoint.dirpath set.
     """
     checkpoint = config.checkpoint
     last = Path(checkpoint.dirpath) / "last.ckpt"
@@ -34,11 +34,11 @@ def add_callbacks(trainer: L.Trainer, config: Namespace) -> tuple[Interruption, 
     )
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, ModelCheckpoint):
-            callback.save_last = False  # which is of the latest that was best, and no file is to be written twice
+            callback.save_last = False  # its last.ckpt would be the latest best; KeepProgress writes the true last
     callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     if checkpoint.save_last:
         callbacks.append(FinalWeights(last))
-    interruption = Interruption(last, way_to_restart(config), part=config.data.split.fold is not None)
+    interruption = Interruption(last, restart_options(config), part=config.data.split.fold is not None)
     watch = Watch(config.patience)
     callbacks += [MonitorCheck(), Resumption(), TrainingSpeed(), TrainingRecord(), keep, interruption, watch]
     return interruption, watch, keep

@@ -51,13 +51,16 @@ from lit_ad.version import __version__
 
 
 class AnomalyCLI(LightningCLI):
-    """A run lives in trainer.default_root_dir: given, or that of the checkpoint, or runs/METHOD/TIME."""
+    """LightningCLI with a run directory, the commands' own keys, checks, and lines at the end.
+
+    The run directory is trainer.default_root_dir, or that of the checkpoint, or a new one, runs/METHOD/TIME.
+    """
 
     directory: RunDirectory | None = None
 
-    def __init__(self, *args: Any, given: Namespace | None = None, **kwargs: Any) -> None:
-        """Parse, make and run everything. `given`: a configuration that is parsed already."""
-        self.arguments, self.given = (args, kwargs), given
+    def __init__(self, *args: Any, parsed: Namespace | None = None, **kwargs: Any) -> None:
+        """Parse the command line, make all objects, and run the command. `parsed`: a configuration, in place of it."""
+        self.arguments, self.parsed = (args, kwargs), parsed
         try:
             super().__init__(*args, **kwargs)
         finally:
@@ -65,18 +68,18 @@ class AnomalyCLI(LightningCLI):
                 trainer = getattr(self, "trainer", None)
                 self.directory.leave(begun=trainer is not None and trainer.global_step > 0)
 
-    def again(self, config: Namespace) -> Self:
-        """Run this command by another configuration, and return it."""
+    def run_again(self, config: Namespace) -> Self:
+        """Run this command with another configuration, and return the new object."""
         args, kwargs = self.arguments
-        trained = type(self)(*args, given=config, **kwargs)
+        trained = type(self)(*args, parsed=config, **kwargs)
         if started := getattr(trained.trainer.strategy.launcher, "procs", None):
             launcher: Any = self.trainer.strategy.launcher
-            launcher.procs = started  # by the first training, for all: they end with this process
+            launcher.procs = started  # the first training started them for all, and they end with this process
         return trained
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """The one that was typed: the parser of each takes a third of a second to make."""
+        """Return the typed subcommand only, because making the parser of each takes a third of a second."""
         every = LightningCLI.subcommands()
         return {name: skipped for name, skipped in every.items() if name in sys.argv[1:2]} or every
 
@@ -92,7 +95,7 @@ class AnomalyCLI(LightningCLI):
         parser.add_lightning_class_args(FeatureCache, "cache")
         parser.add_lightning_class_args(Calibration, "decision")
         parser.link_arguments("decision.folds", "data.split.folds")
-        parser.add_class_arguments(Evaluation, "evaluation", skip={"sinks"})  # which have keys of their own
+        parser.add_class_arguments(Evaluation, "evaluation", skip={"sinks"})  # the sinks have keys of their own
         parser.callback_keys.append("evaluation")
         parser.add_class_arguments(Heatmaps, "heatmaps")
         parser.add_class_arguments(Predictions, "predictions")
@@ -102,29 +105,29 @@ class AnomalyCLI(LightningCLI):
         set_titles(parser)
 
     def add_run_arguments(self, parser: LightningArgumentParser) -> None:
-        """Those of every run, a detector's or not."""
-        # The model says how images are looked at; the data hears of it when both are made.
+        """Add the keys of every run, also of a run that trains no detector."""
+        # The model decides the view of the images. The data gets the view when both are made.
         parser.link_arguments("model.view", "data.view", apply_on="instantiate")
         parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
         parser.set_defaults({"checkpoint.monitor": "val/loss", "checkpoint.filename": "best"})
         parser.set_defaults({"checkpoint.save_last": True, "checkpoint.enable_version_counter": False})
         parser.add_argument("--dashboards", type=Dashboards, default=[], help="wandb, tensorboard, or both.")
-        waits = "Seconds after which processes that all wait for one another end, and say which one is missing."
+        waits = "Seconds of waiting for another process before all end, and name the missing one."
         parser.add_argument("--patience", type=float, default=300.0, help=waits)
         parser.add_argument(
-            "--overwrite", type=bool, default=False, help="Write over the run, or the test, that a directory holds."
+            "--overwrite", type=bool, default=False, help="Write over the run or the test in the directory."
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        if self.given is not None:
-            self.config = self.given
+        if self.parsed is not None:
+            self.config = self.parsed
             return
         super().parse_arguments(parser, args)
         if args is None or isinstance(args, list):
             refuse_inherited(args or sys.argv[1:], self.config[self.config.subcommand])
 
     def _parse_ckpt_path(self) -> None:
-        """Lightning would put the checkpoint's hyperparameters over what the user typed; config.yaml has them."""
+        """Do nothing: Lightning would override the typed keys by the checkpoint's, which are in config.yaml anyway."""
 
     def _set_seed(self) -> None:
         check_seed(self._get(self.config, "seed_everything"))
@@ -150,26 +153,30 @@ class AnomalyCLI(LightningCLI):
             stop_after_validation(config.trainer)
         else:
             check_model_and_images(str(self.subcommand), config)
-        home = self._home(config)
+        home = self._choose_directory(config)
         place = find_test_directory(home) if self.subcommand == "test" and not config.overwrite else home
         if place != home:
             self.directory = RunDirectory(place)
         config.trainer.default_root_dir = str(place)
         if config.dashboards:
             if config.trainer.logger not in (None, True):
-                raise UserError("give dashboards, which are loggers by name, or trainer.logger, not both")
+                raise UserError("dashboards and trainer.logger both set the loggers: give one of them")
             config.trainer.logger = [configure_logger(name, home) for name in config.dashboards]
         elif config.trainer.logger is None:
             config.trainer.logger = False  # Lightning's default would leave lightning_logs/version_N beside the run
-        config.weights_only = True  # as CheckpointFile has it anyway
+        config.weights_only = True  # CheckpointFile reads nothing else
         if self.subcommand == "predict":
-            config.return_predictions = False  # the maps of all images, in memory
+            config.return_predictions = False  # they would keep the maps of all images in memory
         if "verbose" in config:
             config.verbose = False  # Evaluation prints a shorter table
         config.checkpoint.dirpath = config.checkpoint.dirpath or str(home / "checkpoints")
 
-    def _home(self, config: Namespace) -> Path:
-        """The run's directory: given, that of the checkpoint, or a new one."""
+    def _choose_directory(self, config: Namespace) -> Path:
+        """Return the run's directory: the given one, that of the checkpoint, or a new one.
+
+        Raises:
+            UserError: A new fit was given the directory of another run.
+        """
         checkpoint = Path(config.ckpt_path or "")
         of_checkpoint = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else None
         given = config.trainer.default_root_dir or of_checkpoint
@@ -190,7 +197,7 @@ class AnomalyCLI(LightningCLI):
                 self._decide_by_folds()
             super()._run_subcommand(subcommand)
         except SIGTERMException:
-            # Lightning would leave with 0, which a scheduler takes for a finished run.
+            # Lightning would exit with 0, which a scheduler would take for a finished run.
             sys.exit(128 + self.interruption.stopped_by)
         except Exception as error:
             if self.trainer.strategy.launcher is not None:
@@ -199,21 +206,22 @@ class AnomalyCLI(LightningCLI):
                 raise
             rank = f"rank {self.trainer.global_rank} of {self.trainer.world_size}"
             raise UserError(
-                f"{rank} has lost another process: what ended that one is printed above, or in its log"
+                f"{rank} has lost another process: the reason is printed above, or is in that process's log"
             ) from error
         except SystemExit as stop:
             if isinstance(stop.__context__, KeyboardInterrupt):
-                sys.exit(128 + signal.SIGINT)  # and Lightning with 1, which is an error's
+                sys.exit(128 + signal.SIGINT)  # Lightning would exit with 1, as after an error
             raise
 
     def _decide_by_folds(self) -> None:
+        """Train the folds, and give the decision of their scores to the callback of the last training."""
         if not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             with self.interruption.between_trainings(self.trainer):
                 self._get(self.config_init, "decision").left_out = train_folds(self)
-            self._set_seed()  # or the last training would depend on how many were before it
+            self._set_seed()  # otherwise the last training would depend on the number of trainings before it
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        """Raises UserError where Lightning refuses what trainer.* asks for, such as an accelerator of another name."""
+        """Make the trainer. Raises UserError if Lightning refuses a value of a key, such as an unknown accelerator."""
         made = self.config_init[self.subcommand]
         if "evaluation" in made:
             made.evaluation.sinks = [made.heatmaps, made.predictions, Report(), made.dashboard]
@@ -222,7 +230,7 @@ class AnomalyCLI(LightningCLI):
         try:
             return super().instantiate_trainer(**kwargs)
         except (ValueError, TypeError, ImportError) as error:
-            raise UserError(f"there is no such trainer: {first_line(error)}") from error
+            raise UserError(f"Lightning refuses a key of trainer: {first_line(error)}") from error
 
     def instantiate_classes(self) -> None:
         super().instantiate_classes()
@@ -232,7 +240,7 @@ class AnomalyCLI(LightningCLI):
             self.directory.take()
         if self.trainer.strategy.root_device.type == "cpu":
             keep_memory()
-        if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not one of the user's
+        if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not the user's own
             self.trainer.strategy.checkpoint_io = CheckpointFile()
         self.trainer.loggers = open_loggers(self.trainer.loggers)
         self.interruption, self.watch, self.keep = add_callbacks(self.trainer, self.config[self.subcommand])
@@ -242,44 +250,49 @@ class AnomalyCLI(LightningCLI):
         if not self.trainer.state.finished or config.trainer.fast_dev_run or config.data.split.fold is not None:
             return
         if config.test_after_fit and self.datamodule.splits.test:
-            self.test_file()
-        self.say(*describe_run(Path(self.trainer.default_root_dir)))
+            self._test_best_checkpoint()
+        self.print_lines(*describe_run(Path(self.trainer.default_root_dir)))
 
-    def test_file(self) -> None:
-        """Test the best checkpoint: the latest where none is kept, what is in memory where neither is."""
+    def _test_best_checkpoint(self) -> None:
+        """Test the best checkpoint, or without one the last, or without any the weights in memory."""
         best = Path(getattr(self.trainer.checkpoint_callback, "best_model_path", "") or "none")
         last = self.keep.checkpoint
         file = best if best.is_file() else last if last is not None and last.is_file() else None
         if file != best:
-            self.say(f"No best checkpoint was kept: the test is of {file.name if file else 'the weights in memory'}")
+            tested = file.name if file else "the weights in memory"
+            self.print_lines(f"No best checkpoint was kept: the test uses {tested}")
         path = None if file is None else str(file)
         self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=path, weights_only=True, verbose=False)
 
     def after_validate(self) -> None:
         loss = self.trainer.callback_metrics.get("val/loss")
         count = len(self.datamodule.splits.val)
-        self.say(*describe_validation(None if loss is None else float(loss), count, self.model.decision))
+        self.print_lines(*describe_validation(None if loss is None else float(loss), count, self.model.decision))
 
     def after_test(self) -> None:
-        self.say(*describe_test(Path(self.trainer.default_root_dir)))
+        self.print_lines(*describe_test(Path(self.trainer.default_root_dir)))
 
     def after_predict(self) -> None:
         predictions = self._get(self.config_init, "predictions")
-        self.say(*predictions.summary())
+        self.print_lines(*predictions.summary())
         folder = self.datamodule.predict_path
         for remark in [] if folder is None else Images(folder).remarks():
-            self.say(f"In {folder}: {remark}")
+            self.print_lines(f"In {folder}: {remark}")
         if predictions.failed:
             sys.exit(1)
 
-    def say(self, *lines: str) -> None:
+    def print_lines(self, *lines: str) -> None:
+        """Print lines, in one process only."""
         if self.trainer.is_global_zero:
             print(*lines, sep="\n")
 
 
 def main(arguments: list[str]) -> AnomalyCLI:
-    """Run a command of Lightning, and return it, with its trainer and model. Its parser reads sys.argv, which is what a
-    process for another GPU is started with."""
+    """Run the command `sys.argv[1]`, with the words after it, and return it, with its trainer and model.
+
+    The words are put into sys.argv, because the parser reads them there, and Lightning starts the processes of other
+    GPUs with it.
+    """
     arguments = expand_run(sys.argv[1], arguments)
     sys.argv[2:] = arguments
     check_config_files(arguments)

@@ -1,4 +1,4 @@
-"""`lit-ad distill`: train a teacher from a larger one, in a run directory as `lit-ad fit` does."""
+"""`lit-ad distill`: train a small teacher from a larger network, in a run directory like that of `lit-ad fit`."""
 
 import warnings
 from typing import Any
@@ -14,13 +14,13 @@ from lit_ad.training.distillation import Distillation
 
 
 class _DistillHelp(BriefHelp):
-    """LightningCLI has the subcommand fit, which nobody types here."""
+    """Help without the subcommand fit, which LightningCLI needs and nobody types."""
 
     command = "lit-ad distill"
 
 
 class _DistillCLI(AnomalyCLI):
-    """Its run directory is runs/distillation/TIME, unless it is given."""
+    """The command line of distill. Its run directory is runs/distillation/TIME, unless the user gives another."""
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -33,15 +33,15 @@ class _DistillCLI(AnomalyCLI):
 
     def after_fit(self) -> None:
         home, file = self.trainer.default_root_dir, f"{self.model.name}.safetensors"
-        self.say(
+        self.print_lines(
             f"This run is in {home}: config.yaml, checkpoints/best.ckpt and last.ckpt, {file}",
             f"Next: lit-ad fit --config efficient_ad_s --model.weights {home}/{file}",
         )
 
 
 def main(arguments: list[str]) -> None:
-    """Run the command, given what follows `lit-ad distill`."""
-    # They are given as `args`, because a process that Lightning starts for another GPU is given this one's sys.argv.
+    """Run the command with the words after `lit-ad distill`."""
+    # sys.argv stays as it is, because Lightning starts the processes of other GPUs with it.
     warnings.filterwarnings("ignore", "LightningCLI's args parameter")
     options: dict[str, Any] = {"formatter_class": _DistillHelp}
     _DistillCLI(

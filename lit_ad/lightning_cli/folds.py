@@ -1,4 +1,7 @@
-"""`decision.folds`: before the training of all nominal images, one without each part of them, which it then scores."""
+"""`decision.folds`: scores of left-out images from several trainings, before the training on all nominal images.
+
+Each fold is a part of the nominal images. One training leaves it out and then scores it.
+"""
 
 import json
 import math
@@ -24,33 +27,40 @@ from lit_ad.files import atomic_write
 from lit_ad.lightning_cli.settings import list_callbacks
 from lit_ad.training.run_directory import quote_path
 
-FOLDS = "folds"  # RUN/folds: FOLD.json, the scores of a fold that is finished, and FOLD, the run of one that is not
+FOLDS = "folds"  # RUN/folds has FOLD.json, the scores of each finished fold, and FOLD, the run of an unfinished one
 _ENDING = ("EarlyStopping", "Timer", "ProcessorTime")  # callbacks that end a training before its length
-_NEVER = 10**9  # epochs between two validations; the last step is validated all the same
+_NEVER = 10**9  # epochs between two validations; Lightning validates the last step anyway
 _OF_SCORES = (
     *("model.", "data.", "seed_everything"),
     *("trainer.precision", "decision.area"),
-)  # keys of a fold's scores
-_NOT_OF_SCORES = ("data.predict_path", "data.split.fold", "data.loading.inspect", "data.loading.num_workers")
+)  # beginnings of the keys on which a fold's scores depend
+_NOT_OF_SCORES = (  # exceptions among them
+    "data.predict_path",
+    "data.split.fold",
+    "data.loading.inspect",
+    "data.loading.num_workers",
+)
 
 
 def fix_length(config: Namespace) -> None:
-    """Have a training end where its length says, with the weights of its last step: no image is left to choose by.
+    """Let a training end after its full length, with the weights of its last step.
+
+    All images train, so no image is left on which an earlier epoch could be chosen.
 
     Raises:
-        UserError: Something would end it earlier, or leave images without a score.
+        UserError: A setting would end the training earlier, or leave images without a score.
     """
     trainer, checkpoint = config.trainer, config.checkpoint
     if "decision" not in config:
-        raise UserError("data.split.fold is of decision.folds, which a teacher's training has not: leave it out")
+        raise UserError("data.split.fold belongs to decision.folds, and distill has no decision: leave it out")
     for callback in list_callbacks(trainer):
         name = str(getattr(callback, "class_path", "")).rpartition(".")[2]
         if name in _ENDING:
             raise UserError(
-                f"decision.folds takes trainings of one length: leave out {name}, and give trainer.max_epochs"
+                f"decision.folds needs trainings of one length: leave out {name}, and give trainer.max_epochs"
             )
     if trainer.max_time is not None:
-        raise UserError("decision.folds takes trainings of one length: give trainer.max_epochs in place of max_time")
+        raise UserError("decision.folds needs trainings of one length: give trainer.max_epochs in place of max_time")
     if trainer.limit_val_batches not in (None, 1.0):
         raise UserError("decision.folds scores every image: leave out trainer.limit_val_batches")
     checkpoint.monitor, trainer.val_check_interval, trainer.num_sanity_val_steps = None, None, 0
@@ -58,16 +68,16 @@ def fix_length(config: Namespace) -> None:
 
 
 def train_folds(cli: Any) -> Decision:
-    """Train without each fold, and return the decision by the scores of all left-out images.
+    """Train once without each fold, and return the decision from the scores of all left-out images.
 
-    Finished folds are read from RUN/folds, and one that was interrupted goes on. All processes do the same.
+    Finished folds are read from RUN/folds, and an interrupted fold is resumed. All processes do the same.
 
     Args:
-        cli: Of the training of all images, whose trainer, model and data are made: `again(config)` trains by another
-            configuration, `say` prints.
+        cli: The AnomalyCLI of the training on all images, with trainer, model and data made. Its `run_again(config)`
+            trains with another configuration.
 
     Raises:
-        UserError: Scores in RUN/folds are of another configuration, or of other images.
+        UserError: Scores in RUN/folds come from another configuration, or from other images.
     """
     config, data = cli.config.fit, cli.datamodule
     data.prepare_data()
@@ -76,20 +86,20 @@ def train_folds(cli: Any) -> Decision:
     home = Path(config.trainer.default_root_dir) / FOLDS
     settings = _describe_training(config, data, steps)
     finished = {} if config.overwrite else dict(read_folds(home, count, settings))
-    cli.say(
+    cli.print_lines(
         f"decision.folds {data.split.folds}: {count + 1} trainings, about {count + 1} times as long as one. "
-        f"{count} of them leave out a part of the {images} nominal images each, and score it. The last one has all "
-        f"images. Each takes {format_count(steps, 'step')} and keeps its last: no image is left to choose another by",
+        f"{count} of them each leave out a part of the {images} nominal images, and score it. The last one has all "
+        f"images. Each takes {format_count(steps, 'step')} and keeps the last one, since no image is left to choose by",
         *([f"{len(finished)} of {count} folds are finished already, in {home}"] if finished else []),
     )
     began, missing = time.monotonic(), [fold for fold in range(count) if fold not in finished]
     for done, fold in enumerate(missing, 1):
-        trained = cli.again(_of_fold(cli.config, fold, home, steps, inspect=done == 1))
-        finished[fold] = scores_of(trained.model.decision)
+        trained = cli.run_again(_configure_fold(cli.config, fold, home, steps, inspect=done == 1))
+        finished[fold] = _held_out_scores(trained.model.decision)
         if cli.trainer.is_global_zero:
             write_fold(home, fold, {"settings": settings, **finished[fold]})
         left = (time.monotonic() - began) / done * (len(missing) - done + 1)
-        cli.say(
+        cli.print_lines(
             f"Fold {fold + 1} of {count}: {images - numbers.count(fold)} images trained, {numbers.count(fold)} left "
             f"out and scored; about {timedelta(seconds=round(left))} left, with the training of all"
         )
@@ -100,15 +110,15 @@ def train_folds(cli: Any) -> Decision:
     return merge(list(finished.values()), sizes)
 
 
-def _of_fold(config: Namespace, fold: int, home: Path, steps: int, inspect: bool) -> Namespace:
-    """Return the configuration of a fold's training, which goes on where it was interrupted.
+def _configure_fold(config: Namespace, fold: int, home: Path, steps: int, inspect: bool) -> Namespace:
+    """Return the configuration of a fold's training. An interrupted training is resumed.
 
     Args:
-        config: Of the training of all images.
-        fold: Its number, from 0.
+        config: The configuration of the training on all images.
+        fold: The fold's number, from 0.
         home: RUN/folds.
-        steps: Its length.
-        inspect: Whether to look at the files, if that is wanted at all.
+        steps: The length of the training.
+        inspect: Whether to inspect the image files, if data.loading.inspect is set at all.
     """
     config = config.clone()
     fit, run = config.fit, home / str(fold + 1)
@@ -116,13 +126,13 @@ def _of_fold(config: Namespace, fold: int, home: Path, steps: int, inspect: bool
     fit.data.split.fold, fit.data.loading.inspect = fold, inspect and fit.data.loading.inspect
     fit.trainer.max_steps, fit.trainer.max_epochs, fit.trainer.logger, fit.dashboards = steps, -1, False, []
     fit.trainer.default_root_dir, fit.checkpoint.dirpath = str(run), None
-    fit.checkpoint.save_top_k = 0  # last.ckpt is of the last step
+    fit.checkpoint.save_top_k = 0  # last.ckpt has the last step
     fit.ckpt_path = str(last) if last.is_file() and not fit.overwrite else None
     return config
 
 
 def _count_steps(trainer: L.Trainer, data: AnomalyDataModule) -> int:
-    """Return the steps of the training of all images. Raises UserError if it has no end."""
+    """Return the number of steps of the training on all images. Raises UserError if it has no end."""
     items = math.ceil(len(data.images("train")) / trainer.world_size)
     batches = items // data.batch_size if data.loading.drop_last else math.ceil(items / data.batch_size)
     limit = trainer.limit_train_batches
@@ -131,12 +141,12 @@ def _count_steps(trainer: L.Trainer, data: AnomalyDataModule) -> int:
     ends = [math.ceil(batches / trainer.accumulate_grad_batches) * epochs]
     steps = min(ends if trainer.max_steps == -1 else [*ends, trainer.max_steps])
     if math.isinf(steps):
-        raise UserError("decision.folds takes trainings of one length: set trainer.max_epochs or max_steps")
+        raise UserError("decision.folds needs trainings of one length: give trainer.max_epochs or max_steps")
     return int(steps)
 
 
 def _describe_training(config: Namespace, data: AnomalyDataModule, steps: int) -> dict[str, str]:
-    """Return all that the scores of a fold depend on, by keys of the configuration."""
+    """Return the keys of the configuration on which the scores of a fold depend, and a digest of the images."""
     chosen = {
         key: str(value)
         for key, value in config.items()
@@ -147,7 +157,7 @@ def _describe_training(config: Namespace, data: AnomalyDataModule, steps: int) -
 
 
 def read_folds(home: Path, count: int, settings: dict[str, str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the number and the scores of each fold that is finished. Raises UserError where they are of others."""
+    """Yield the number and the scores of each finished fold. Raises UserError if it had other settings."""
     for fold in range(count):
         file = home / f"{fold + 1}.json"
         if not file.is_file():
@@ -157,29 +167,34 @@ def read_folds(home: Path, count: int, settings: dict[str, str]) -> Iterator[tup
         changed = [key for key in {**then, **settings} if then.get(key) != settings.get(key)]
         if changed:
             raise UserError(
-                f"{file} is of a training with another {', '.join(changed[:5])}: train as before, or remove "
+                f"{file} comes from a training with another {', '.join(changed[:5])}: train as before, or remove "
                 f"{quote_path(home)}, or give --overwrite true"
             )
         yield fold, record
 
 
 def write_fold(home: Path, fold: int, record: dict[str, Any]) -> None:
-    """Keep the scores of a fold, and remove its run, which is of no more use."""
+    """Write the scores of a finished fold, and remove its run directory."""
     home.mkdir(parents=True, exist_ok=True)
     with atomic_write(home / f"{fold + 1}.json") as temporary:
         temporary.write_text(json.dumps(record), encoding="utf-8")
     shutil.rmtree(home / str(fold + 1), ignore_errors=True)
 
 
-def scores_of(decision: Decision | None) -> dict[str, Any]:
-    """Return what a decision has of held-out images, as plain values."""
+def _held_out_scores(decision: Decision | None) -> dict[str, Any]:
+    """Return a decision's values of held-out images, as plain values for JSON."""
     assert decision is not None, "the last step of a training is validated"
     values = decision.to_dict()
     return {name: values[name] for name in (*HELD, "also_chosen")}
 
 
 def merge(records: list[dict[str, Any]], folds: Mapping[str, list[int]]) -> Decision:
-    """Return the decision by the scores of all folds. `folds`: how many images of each category each fold has."""
+    """Return the decision from the scores of all folds.
+
+    Args:
+        records: The values of each fold, as plain values.
+        folds: For each category, the number of its images in each fold.
+    """
     decisions = [Decision.from_dict(record) for record in records]
     chosen: dict[str, dict[str, None]] = defaultdict(dict)
     for decision in decisions:
@@ -189,8 +204,8 @@ def merge(records: list[dict[str, Any]], folds: Mapping[str, list[int]]) -> Deci
     return Decision(**join_held([decision.held for decision in decisions]), also_chosen=also_chosen, folds=dict(folds))
 
 
-def way_to_restart(config: Namespace) -> str:
-    """Return what is typed to go on with the trainings of folds; "" where there are none."""
+def restart_options(config: Namespace) -> str:
+    """Return the options with which to resume trainings of folds; "" if there are no folds."""
     if config.data.split.folds is None:
         return ""
     run = Path(config.trainer.default_root_dir)

@@ -1,6 +1,6 @@
-"""What jsonargparse does not do as our users mean it; each workaround goes when a release of it does.
+"""Workarounds for what users of jsonargparse would not expect. Remove each when a release no longer needs it.
 
-All were last seen with jsonargparse 4.53.0.
+All were last needed with jsonargparse 4.53.0.
 """
 
 import re
@@ -16,7 +16,7 @@ from lit_ad.files import resolve_path
 from lit_ad.names import map_texts
 
 _VIEW_KEY = re.compile(r"(--model(?:\.init_args)?\.view)\.(\w+)(=null)?")
-PRIVATE = 0x100000  # Unicode's last plane, for private use
+PRIVATE = 0x100000  # first character of Unicode's last plane, which is for private use
 _SURROGATE = re.compile(r"[\udc80-\udcff]")
 _ESCAPED = re.compile(r"(?<!\\)((?:\\\\)*)\\u(dc[89a-f][0-9a-f])", re.IGNORECASE)  # in double quotes: "\\uDCFC"
 _SHIFTED = re.compile(f"[{chr(PRIVATE + 0xDC80)}-{chr(PRIVATE + 0xDCFF)}]")
@@ -24,9 +24,10 @@ _CLASS_KEYS = ("data.source", "model")
 
 
 def allow_file_names() -> None:
-    """Have jsonargparse read texts with names of files that are not UTF-8, whose bytes Python has as surrogates.
+    """Let jsonargparse read texts with file names that are not UTF-8.
 
-    libyaml refuses surrogates, as characters and as escapes. So they are characters for private use while it reads.
+    Python represents the bytes of such a name as surrogates, which libyaml refuses, as characters and as escapes. While
+    libyaml reads, each surrogate is replaced by a character for private use.
     """
     load = get_loader("yaml")
 
@@ -45,10 +46,10 @@ def allow_file_names() -> None:
 
 
 def rewrite_nulls(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments with each `--model.view.KEY null` as `--model.view '{KEY: null}'`.
+    """Return the arguments with each `--model.view.KEY null` rewritten as `--model.view '{KEY: null}'`.
 
-    jsonargparse reads the null and hands it to the parser of the model's own arguments as the word None, which is no
-    number. Of a mapping it hands on the text. Both say the same, and leave the other keys of the view alone.
+    jsonargparse reads the null and passes it to the parser of the model's arguments as the word None, which is not a
+    number. A mapping it passes on as text. The mapping means the same, and leaves the view's other keys alone.
     """
     rewritten: list[str] = []
     for argument in arguments:
@@ -62,28 +63,28 @@ def rewrite_nulls(arguments: Sequence[str]) -> list[str]:
 
 
 def refuse_inherited(arguments: Sequence[str], config: Any) -> None:
-    """Refuse a class that was typed over another class of a config file, and would keep arguments of that class.
+    """Refuse a typed class that replaces the class of a config file and would silently inherit its arguments.
 
-    jsonargparse keeps the arguments of the earlier class as far as the new one has arguments of the same names
-    (https://github.com/omni-us/jsonargparse/issues/460 is the same for defaults): `--data.source Folder` over a file
-    with MVTec would look for its folders in MVTec's root, without a word.
+    jsonargparse keeps each argument of the file's class for which the typed class has one of the same name
+    (https://github.com/omni-us/jsonargparse/issues/460 is the same for defaults). `--data.source Folder` over a file
+    with MVTec would look for its folders in MVTec's root.
 
     Args:
-        arguments: What was typed.
-        config: What the parser made of it.
+        arguments: The words that were typed.
+        config: The configuration that the parser made of them.
 
     Raises:
-        UserError: An argument would be kept that was not typed.
+        UserError: The typed class would inherit an argument that was not typed.
     """
     files = [resolve_path(str(path)) for path in config.get("config") or []]
     for key in _CLASS_KEYS:
-        typed, given = typed_class(arguments, key)
-        file, earlier = class_in_files(files, key)
+        typed, names = find_typed_class(arguments, key)
+        file, earlier = find_class_in_files(files, key)
         if typed is None or file is None or _class_name(typed) == _class_name(earlier["class_path"]):
             continue
         final = config[key]
         values = {name: value for name, value in (earlier.get("init_args") or {}).items() if value is not None}
-        kept = [name for name in values if name in final.get("init_args", {}) and name not in given]
+        kept = [name for name in values if name in final.get("init_args", {}) and name not in names]
         if _class_name(final.class_path) == _class_name(typed) and kept:
             listed = ", ".join(f"{name} {values[name]}" for name in kept)
             raise UserError(
@@ -92,22 +93,22 @@ def refuse_inherited(arguments: Sequence[str], config: Any) -> None:
             )
 
 
-def typed_class(arguments: Sequence[str], key: str) -> tuple[str | None, set[str]]:
-    """Return the class typed for a key, or None, and the names of its arguments that were typed."""
-    typed, given = None, set()
+def find_typed_class(arguments: Sequence[str], key: str) -> tuple[str | None, set[str]]:
+    """Return the class that was typed for a key, or None, and the names of the arguments that were typed for it."""
+    typed, names = None, set()
     for i, argument in enumerate(arguments):
         option, equals, value = argument.partition("=")
         value = value if equals else next(iter(arguments[i + 1 : i + 2]), "")
         if option in (f"--{key}", f"--{key}.class_path"):
             spec = yaml.safe_load(value) if value.startswith("{") else {"class_path": value}
             typed = spec.get("class_path", typed)
-            given |= set(spec.get("init_args") or {})
+            names |= set(spec.get("init_args") or {})
         elif option.startswith(f"--{key}."):
-            given.add(option.removeprefix(f"--{key}.").removeprefix("init_args.").split(".")[0].rstrip("+"))
-    return typed, given
+            names.add(option.removeprefix(f"--{key}.").removeprefix("init_args.").split(".")[0].rstrip("+"))
+    return typed, names
 
 
-def class_in_files(files: Sequence[Path], key: str) -> tuple[Path | None, dict[str, Any]]:
+def find_class_in_files(files: Sequence[Path], key: str) -> tuple[Path | None, dict[str, Any]]:
     """Return the last file that names a class for a key, or None, and its class_path and init_args."""
     for file in reversed(files):
         value: Any = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
@@ -119,5 +120,5 @@ def class_in_files(files: Sequence[Path], key: str) -> tuple[Path | None, dict[s
 
 
 def _class_name(path: str) -> str:
-    """The class without its module."""
+    """Return the name of a class without its module."""
     return path.rsplit(".", 1)[-1]

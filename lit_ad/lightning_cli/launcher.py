@@ -1,4 +1,4 @@
-"""Processes that torchrun or srun has started train together, and never beside one another in one directory."""
+"""Let processes that torchrun or srun started train together, and never as separate trainings in one directory."""
 
 import os
 import re
@@ -10,14 +10,14 @@ from jsonargparse import Namespace
 from lit_ad.counts import format_count
 from lit_ad.errors import UserError
 
-_PLACES = (  # among the processes of a launcher
+_PLACES = (  # environment variables that tell a process its place among those of a launcher
     *("RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE"),
     *("MASTER_ADDR", "MASTER_PORT", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_NTASKS"),
 )
 
 
-class Launched(NamedTuple):
-    """What a launcher has started."""
+class Launch(NamedTuple):
+    """A start of several processes by a launcher: its name, and the numbers of processes and of nodes."""
 
     launcher: str
     processes: int
@@ -25,33 +25,33 @@ class Launched(NamedTuple):
 
     @property
     def devices(self) -> int:
-        """Processes of each node."""
+        """The number of processes on each node."""
         return self.processes // self.nodes
 
 
-def launched() -> Launched | None:
-    """What torchrun or srun has started, or None if this process stands alone.
+def find_launch() -> Launch | None:
+    """Return how torchrun or srun started this process, or None if neither did.
 
-    A batch script of Slurm has the number of tasks in its environment too. Only in a step, which srun makes, do so many
-    processes run.
+    Slurm also puts the number of tasks into the environment of a batch script, which is a single process. Only a step,
+    which srun makes, runs that many processes.
     """
     variables = os.environ
     if "TORCHELASTIC_RUN_ID" in variables:
-        return Launched("torchrun", int(variables["WORLD_SIZE"]), int(variables.get("GROUP_WORLD_SIZE", 1)))
+        return Launch("torchrun", int(variables["WORLD_SIZE"]), int(variables.get("GROUP_WORLD_SIZE", 1)))
     if variables.get("SLURM_JOB_NAME") in ("bash", "interactive"):  # Lightning does not use Slurm there either
         return None
     if "SLURM_STEP_NUM_TASKS" in variables:
         nodes = variables.get("SLURM_STEP_NUM_NODES", variables.get("SLURM_NNODES", 1))
-        return Launched("srun", int(variables["SLURM_STEP_NUM_TASKS"]), int(nodes))
+        return Launch("srun", int(variables["SLURM_STEP_NUM_TASKS"]), int(nodes))
     if int(variables.get("SLURM_PROCID", 0)) > 0:
-        return Launched("srun", int(variables["SLURM_NTASKS"]), int(variables.get("SLURM_NNODES", 1)))
+        return Launch("srun", int(variables["SLURM_NTASKS"]), int(variables.get("SLURM_NNODES", 1)))
     return None
 
 
-def environment_alone() -> dict[str, str]:
-    """The environment for a training of its own: without what a launcher of several processes says of them."""
-    started = launched()
-    if started is None or started.processes == 1:
+def environment_without_launcher() -> dict[str, str]:
+    """Return the environment for a single process: without a launcher's variables about several processes."""
+    launch = find_launch()
+    if launch is None or launch.processes == 1:
         return dict(os.environ)
     return {
         name: value
@@ -61,24 +61,26 @@ def environment_alone() -> dict[str, str]:
 
 
 def take_devices(trainer: Namespace) -> None:
-    """Set `trainer.devices` and `num_nodes` to what was started, where the user has not given them.
+    """Set `trainer.devices` and `num_nodes` to the started processes, if the user has not given them.
 
-    On CPUs, Lightning's "auto" is one process, whatever was started.
+    On CPUs, Lightning's "auto" means one process, however many were started.
     """
-    started = launched()
-    if started is None or trainer.devices not in ("auto", None) or trainer.num_nodes != 1:
+    launch = find_launch()
+    if launch is None or trainer.devices not in ("auto", None) or trainer.num_nodes != 1:
         return
     gpus = torch.cuda.device_count()
-    if started.processes > 1 and (gpus == 0 or gpus >= started.devices):
-        trainer.devices, trainer.num_nodes = started.devices, started.nodes
+    if launch.processes > 1 and (gpus == 0 or gpus >= launch.devices):
+        trainer.devices, trainer.num_nodes = launch.devices, launch.nodes
 
 
 def refuse_copies(trainer: Namespace) -> None:
-    """Raise UserError if trainer.strategy copies this process in place of starting the command again for each device:
-    the files, threads and locks of a run do not survive that."""
-    strategy, started = trainer.strategy, ("spawn", "fork", "forkserver")
+    """Raise UserError if trainer.strategy copies this process instead of starting the command once for each device.
+
+    A copy would not have working files, threads and locks of the run.
+    """
+    strategy, methods = trainer.strategy, ("spawn", "fork", "forkserver")
     if isinstance(strategy, Namespace):
-        name, copies = strategy.class_path, strategy.get("init_args", Namespace()).get("start_method") in started
+        name, copies = strategy.class_path, strategy.get("init_args", Namespace()).get("start_method") in methods
     else:
         name, copies = strategy, re.search("_(spawn|fork|notebook)", str(strategy)) is not None
     if copies:
@@ -89,11 +91,11 @@ def refuse_copies(trainer: Namespace) -> None:
 
 
 def refuse_separate_trainings(processes: int) -> None:
-    """Raise UserError if this training is of another number of processes than were started."""
-    started = launched()
-    if started is not None and started.processes != processes:
+    """Raise UserError if this training has another number of processes than the launcher started."""
+    launch = find_launch()
+    if launch is not None and launch.processes != processes:
         raise UserError(
-            f"{started.launcher} has started {format_count(started.processes, 'process', 'processes')}, but "
+            f"{launch.launcher} has started {format_count(launch.processes, 'process', 'processes')}, but "
             f"trainer.devices and trainer.num_nodes make {processes}: give "
-            f"--trainer.devices {started.devices} --trainer.num_nodes {started.nodes}"
+            f"--trainer.devices {launch.devices} --trainer.num_nodes {launch.nodes}"
         )

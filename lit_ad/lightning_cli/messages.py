@@ -1,4 +1,4 @@
-"""What the parser says of a wrong key or value, in one plain line that names the key and what to do."""
+"""Turn the parser's message about a wrong key or value into one plain line that names the key and the remedy."""
 
 import inspect
 import re
@@ -12,11 +12,11 @@ from lit_ad.image.view import View
 from lit_ad.methods import __all__ as METHODS
 
 _UNION = "Does not validate against any of the Union subtypes"
-NOISE = (
+NOISE = (  # beginnings of lines that tell the user nothing
     *(_UNION, "Subtypes:", "Errors:", "Expected a <class 'NoneType'>", "Given value"),
     *("Subclass types expect one of:", "a class path (str)", "a dict with"),
 )
-_OF_A_TYPE = ("Expected a", "Not of type", "Not a valid subclass")  # how sentences begin that are not ours
+_OF_A_TYPE = ("Expected a", "Not of type", "Not a valid subclass")  # beginnings of the parser's sentences on a type
 TYPE = r"(?:<class '\w+'>|typing\.Literal\[[^]]*\])"
 _TYPES = {
     "str": "a text",
@@ -27,10 +27,10 @@ _TYPES = {
     "list": "a list",
     "dict": "keys with values",
 }
-_NO_SOURCE = "the data has no source: give --config FILE, or --data.source Folder, MVTec, or another one with its keys"
+_NO_SOURCE = "the data has no source: give --config FILE, or --data.source Folder (or MVTec, or another) with its keys"
 _CONFIG_FIRST = "give --config FILE, such as configs/stfpm.yaml; single keys go after it, as --data.source.root FOLDER"
 
-# What the parser says -> what a user reads. Each is tried in turn on the line that the one before it left.
+# The parser's words -> the user's words. All are applied, one after the other.
 _PATTERNS = (
     (r"Parser key \"config\": File does not exist: (.*)", r"there is no config file \1"),
     (r"Subcommand '\w+' does not accept option '([\w.]+)'", r"there is no key \1"),
@@ -51,18 +51,18 @@ _PATTERNS = (
 )  # fmt: skip
 
 
-def in_one_line(message: str, keys: Sequence[str], words: Sequence[str] = ()) -> str:
-    """Return what the parser says without the types it tried, in plain words, and with the nearest known name.
+def explain_error(message: str, keys: Sequence[str], words: Sequence[str] = ()) -> str:
+    """Return the parser's message as one plain line, without the types that it tried, and with the nearest known name.
 
     Args:
-        message: The parser's own.
-        keys: That there are.
-        words: What was typed.
+        message: The parser's message, of one line or several.
+        keys: All keys of the parser.
+        words: The words that were typed.
     """
     text = " ".join(_telling_lines(message))
-    text, hinted, hint = text.partition(". Did you mean ")  # of a message inside this one
+    text, hinted, hint = text.partition(". Did you mean ")  # a hint of the source or method itself
     if needed := re.fullmatch(r"the following arguments are required: (.*)", text):
-        return missing(needed[1].split(", "), words)
+        return _explain_missing(needed[1].split(", "), words)
     if wrong := re.search(r"Parser key \"([\w.]+)\": Expected a typing\.Literal\[(.*)\]\. Got value: (.*)$", text):
         return f"{wrong[1]} is {wrong[3]}, but it must be one of {wrong[2].replace(chr(39), '')}"
     if wrong := re.search(rf"Parser key \"([\w.]+)\":((?: Expected a {TYPE})+)(?:\. Got value: (.*))?$", text):
@@ -73,14 +73,14 @@ def in_one_line(message: str, keys: Sequence[str], words: Sequence[str] = ()) ->
         return f"{wrong[1]} is {value}, but it must be {names}{example}"
     for pattern, plain in _PATTERNS:
         text = re.sub(pattern, plain, text)
-    return text + (f"{hinted}{hint}" if hinted else nearest(text, keys))
+    return text + (f"{hinted}{hint}" if hinted else _suggest_name(text, keys))
 
 
 def _telling_lines(message: str) -> list[str]:
-    """Return the lines of a parser's message that say something, each once.
+    """Return the useful lines of a parser's message, each once.
 
-    A value of several types is tried as each of them, and each says what it lacks. The type that was meant is most
-    likely the first that has a sentence about a part of the value, or about a part with a hint.
+    The parser tries a value as each type that it may have, and each type adds its complaint. The user most likely meant
+    the first type that complains of a part of the value, or the one whose complaint has a hint.
     """
     message = re.sub(r"(Problem with given class_path .*:)\n\s*(?:- )?", r"\1 ", message)
     lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
@@ -89,8 +89,8 @@ def _telling_lines(message: str) -> list[str]:
     return [*lines[:1], *(sorted(ours, key=lambda line: "Did you mean" not in line)[:1] or lines[1:])]
 
 
-def nearest(text: str, keys: Sequence[str]) -> str:
-    """Return ". Did you mean NAME?" where a word of a message is nearly the name of a key, a method or a source."""
+def _suggest_name(text: str, keys: Sequence[str]) -> str:
+    """Return ". Did you mean NAME?" if a word of a message is nearly the name of a key, method or source; else ""."""
     sources = [name for name in SOURCES if name != "Source"]
     known = [*keys, "model", "data", "trainer", *METHODS, *sources, *(field.name for field in fields(View))]
     for word in re.findall(r"[A-Za-z_][\w.]{2,}", text):
@@ -101,8 +101,8 @@ def nearest(text: str, keys: Sequence[str]) -> str:
     return ""
 
 
-def missing(names: Sequence[str], words: Sequence[str]) -> str:
-    """Return which arguments are missing, whose they are, and how to give them. `words`: what was typed."""
+def _explain_missing(names: Sequence[str], words: Sequence[str]) -> str:
+    """Return a line that says which arguments are missing, and how to give them. `words`: the typed words."""
     for source in SOURCES:
         kind = getattr(lit_ad.data, source)
         if any(word.partition("=")[2] == source or word == source or word.endswith(f".{source}") for word in words):

@@ -1,4 +1,4 @@
-"""Folders that a run writes to late, looked at before it begins."""
+"""Check, before a run begins, the folders that it writes to late."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +12,10 @@ from lit_ad.training.run_directory import is_first
 
 
 def check_output_folders(config: Namespace) -> None:
-    """Raises UserError where a folder of checkpoints or profiles cannot be written to: they are written after an epoch,
-    or at the end."""
+    """Raise UserError if a folder for checkpoints or profiles cannot be written to.
+
+    Otherwise the error would come after an epoch, or at the end.
+    """
     if not is_first():
         return
     for setting, folder in list_folders(config):
@@ -22,7 +24,7 @@ def check_output_folders(config: Namespace) -> None:
 
 
 def list_folders(config: Namespace) -> Iterator[tuple[str, Any]]:
-    """Yield each setting of a folder, and its value."""
+    """Yield the name and the value of each setting that is a folder to write."""
     trainer = config.trainer
     yield "checkpoint.dirpath", config.checkpoint.dirpath
     callbacks = [("callbacks", callback) for callback in list_callbacks(trainer)]

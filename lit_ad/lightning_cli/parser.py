@@ -1,4 +1,4 @@
-"""The parser of a command line and its config files. What it cannot read ends in one line."""
+"""The parser of a command line and its config files. Each of its errors is one line."""
 
 import re
 import sys
@@ -13,12 +13,12 @@ from lit_ad.data.augment import Augmentation
 from lit_ad.errors import UserError
 from lit_ad.files import resolve_path
 from lit_ad.lightning_cli.jsonargparse_workarounds import rewrite_nulls
-from lit_ad.lightning_cli.messages import in_one_line
+from lit_ad.lightning_cli.messages import explain_error
 from lit_ad.version import __version__
 
 
 class Parser(LightningArgumentParser):
-    """Ends in one line where the command line or a file is wrong."""
+    """A parser whose errors are UserErrors of one line."""
 
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, *more: Any, **kwargs: Any
@@ -26,24 +26,24 @@ class Parser(LightningArgumentParser):
         return super().parse_args(rewrite_nulls(sys.argv[1:] if args is None else args), *more, **kwargs)
 
     def add_method_arguments(self, *args: Any, **kwargs: Any) -> list[str]:
-        """Add the arguments of Trainer.fit and the like, such as ckpt_path, to the options that belong to no group."""
+        """Add the arguments of Trainer.fit, test and so on, such as ckpt_path, to the options outside of all groups."""
         added: list[str] = super().add_method_arguments(*args, **{**kwargs, "as_group": False})
         return added
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if "__class_fullname__" in message:
             raise UserError(
-                "data.augment has the content of a file that albumentations' A.save wrote: give the file itself, "
+                "data.augment has the content of a file that albumentations' A.save wrote: give the path of the file, "
                 "data.augment: FILE"
             )
-        if "(in " not in message:  # of a part of the same value, whose message names the file
+        if "(in " not in message:  # an inner parser of the value may have named the file already
             message += _file_of_key(message, sys.argv[1:])
         keys = list(self.get_defaults(skip_validation=True).keys())
-        raise UserError(in_one_line(message, keys, sys.argv[1:]))
+        raise UserError(explain_error(message, keys, sys.argv[1:]))
 
 
 def _config_files(arguments: Sequence[str]) -> list[Path]:
-    """Return the config files on a command line. Raises UserError where --config has no value."""
+    """Return the config files on a command line. Raises UserError if --config has no value."""
     files = []
     for place, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
@@ -56,7 +56,7 @@ def _config_files(arguments: Sequence[str]) -> list[Path]:
 
 
 def check_config_files(arguments: Sequence[str]) -> None:
-    """Raises UserError that names a config file that is none; the parser would leave out its name."""
+    """Raise UserError, with the file's name, if a config file cannot be read; the parser would not name it."""
     for file in _config_files(arguments):
         try:
             content = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -65,13 +65,13 @@ def check_config_files(arguments: Sequence[str]) -> None:
             raise UserError(f"cannot read the config file {file}: {reason}") from error
         except yaml.YAMLError as error:
             where = re.sub(r"\s+", " ", str(error).replace('"<unicode string>"', "it"))
-            raise UserError(f"the config file {file} is no YAML: {where}") from error
+            raise UserError(f"the config file {file} is not valid YAML: {where}") from error
         if not isinstance(content, dict):
-            raise UserError(f"the config file {file} is empty, or holds no keys")
+            raise UserError(f"the config file {file} is empty or has no keys: give one such as configs/stfpm.yaml")
 
 
 def _file_of_key(message: str, arguments: Sequence[str]) -> str:
-    """Return " (in FILE)" where a key that the parser does not know stands in one of the config files."""
+    """Return " (in FILE)" if a key that the parser does not know stands in a config file; else ""."""
     unknown = re.search(r"option '([\w.]+)'", message, re.IGNORECASE)
     key = unknown[1].partition(".")[0] if unknown else ""
     for file in _config_files(arguments) if key else ():
@@ -84,7 +84,7 @@ def _file_of_key(message: str, arguments: Sequence[str]) -> str:
 
 
 def check_augment(augment: Any) -> None:
-    """Raises UserError where a list of transforms that the parser could not read was taken for the path of a file."""
+    """Raise UserError if the parser took a list of transforms, which it could not read, for the path of a file."""
     if isinstance(augment, Path) and str(augment).startswith(("[", "{")):
         parser = Parser(exit_on_error=False)
         parser.add_argument("--data.augment", type=list[Augmentation])

@@ -1,4 +1,4 @@
-"""RUN/config.yaml, which every run leaves behind."""
+"""Write RUN/config.yaml, the configuration of a run."""
 
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,10 @@ from lit_ad.training.loggers import catch_errors
 
 
 class SaveConfig(SaveConfigCallback):
-    """RUN/config.yaml: everything needed to do the run again, or to test its checkpoint from any directory. A test that
-    is written elsewhere has its own.
+    """Writes RUN/config.yaml: all settings that are needed to repeat the run, or to test its checkpoint from anywhere.
 
-    It does not name its own directory: a run may be moved, and doing it again makes a new one.
+    A test in a directory of its own writes its own file. The file does not name the run's directory, because a run may
+    be moved, and a repeated run gets a new directory.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -30,9 +30,9 @@ class SaveConfig(SaveConfigCallback):
             return
         config = self.config.clone()
         config.trainer.default_root_dir = config.checkpoint.dirpath = None
-        del config["ckpt_path"]  # or it would overrule one that is typed before --config
+        del config["ckpt_path"]  # it would override one that is typed before --config
         if config.dashboards:
-            config.trainer.logger = None  # they are made from their names
+            config.trainer.logger = None  # the loggers are made again from these names
         with atomic_write(file) as temporary:
             temporary.write_text(text := self.parser.dump(config, skip_none=False), encoding="utf-8")
         for logger in trainer.loggers if stage == "fit" else []:

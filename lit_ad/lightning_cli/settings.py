@@ -1,4 +1,4 @@
-"""What is checked and completed in a configuration before the trainer, the model and the data are made of it."""
+"""Check and complete a configuration before the trainer, the model and the data are made from it."""
 
 from pathlib import Path
 from pydoc import locate
@@ -15,76 +15,79 @@ from lit_ad.lightning_cli.run_words import USAGE
 
 
 def list_callbacks(trainer: Namespace) -> list[Any]:
-    """Return what trainer.callbacks has, which may be one, several or none (None)."""
+    """Return the value of trainer.callbacks as a list; it may be a list, one callback or None."""
     return trainer.callbacks if isinstance(trainer.callbacks, list) else [trainer.callbacks]
 
 
 def check_seed(seed: object) -> None:
-    """Raises UserError where NumPy would refuse a seed."""
+    """Raise UserError if NumPy would refuse a seed."""
     if isinstance(seed, int):
         check_number("seed_everything", seed, least=0, most=2**32 - 1)
 
 
 def check_data_root(config: Namespace) -> None:
-    """Raises UserError if there is no folder of images: before the teacher's weights are downloaded."""
+    """Raise UserError if the folder of images is missing, before the teacher's weights are downloaded."""
     source = config.data.source
     if config.get("data.predict_path") is None and "init_args" in source:
         check_root(cast(type[Source], locate(source.class_path)), source.init_args.get("root"))
 
 
 def check_lengths(config: Namespace) -> None:
-    """Raises UserError where a fit would end without a model, or without a threshold."""
+    """Raise UserError if fit would end without a trained model, or without a threshold."""
     trainer = config.trainer
     for name in ("max_epochs", "max_steps", "limit_train_batches"):
         if trainer[name] == 0:
-            raise UserError(f"trainer.{name} is 0: nothing would be trained, and metrics would be of a random network")
+            raise UserError(f"trainer.{name} is 0, so nothing would be trained: give 1 or more")
     if trainer.limit_val_batches == 0:
-        raise UserError(
-            "trainer.limit_val_batches is 0: without held-out nominal images there are no threshold and no best.ckpt"
-        )
+        raise UserError("trainer.limit_val_batches is 0, so there would be no threshold and no best.ckpt: leave it out")
 
 
 def check_epochs_left(config: Namespace) -> None:
-    """Raises UserError where a checkpoint to go on from has more epochs or steps than are asked for."""
+    """Raise UserError if the checkpoint to resume from has more epochs or steps than the trainer's limit."""
     if not config.ckpt_path:
         return
     checkpoint = read_checkpoint(config.ckpt_path)
     finished, steps = int(checkpoint.get("epoch", -1)) + 1, int(checkpoint.get("global_step", 0))
     if config.trainer.max_steps not in (None, -1) and steps > config.trainer.max_steps:
         raise UserError(
-            f"{config.ckpt_path} is of step {steps}, and trainer.max_steps is {config.trainer.max_steps}: ask for more "
-            "steps, or test it with lit-ad test"
+            f"{config.ckpt_path} is of step {steps}, but trainer.max_steps is {config.trainer.max_steps}: give a "
+            "larger one, or test the checkpoint with lit-ad test"
         )
     if config.trainer.max_epochs not in (None, -1) and finished > config.trainer.max_epochs:
         raise UserError(
-            f"{config.ckpt_path} is of epoch {finished}, and trainer.max_epochs is {config.trainer.max_epochs}: ask "
-            "for more epochs, or test it with lit-ad test"
+            f"{config.ckpt_path} is of epoch {finished}, but trainer.max_epochs is {config.trainer.max_epochs}: give a "
+            "larger one, or test the checkpoint with lit-ad test"
         )
 
 
 def check_model_and_images(command: str, config: Namespace) -> None:
-    """Raises UserError where validate, test or predict has no trained model, or predict no images."""
+    """Raise UserError if validate, test or predict has no trained model, or predict has no images."""
     if not config.ckpt_path:
         raise UserError(f"{command} needs a trained model: lit-ad {command} {USAGE[command]}")
     if command == "validate" and config.data.split.folds is not None:
-        raise UserError("validate needs held-out images, and with decision.folds all of them trained: lit-ad test RUN")
+        raise UserError("validate needs held-out images, but with decision.folds all images train: use lit-ad test RUN")
     if command == "predict" and not config.data.predict_path:
         raise UserError(
-            "predict needs images: lit-ad predict RUN IMAGES, or --data.predict_path IMAGES; the test images are "
-            "measured by lit-ad test RUN"
+            "predict needs images: lit-ad predict RUN IMAGES, or --data.predict_path IMAGES. For the test images use "
+            "lit-ad test RUN"
         )
 
 
 def skip_sanity_check(trainer: Namespace) -> None:
-    """No batches are validated before a training whose first epoch ends in a validation, unless they are asked for:
-    Lightning's two are often all held-out images there are, and what they would find, that validation does."""
+    """Turn off Lightning's validation of two batches before training, unless the user set it.
+
+    Two batches are often all held-out images. The validation after the first epoch finds the same errors. Where the
+    first epoch has no validation, the setting stays.
+    """
     if trainer.num_sanity_val_steps is None and trainer.check_val_every_n_epoch == 1:
         trainer.num_sanity_val_steps = 0
 
 
 def stop_after_validation(trainer: Namespace) -> None:
-    """EarlyStopping looks at a value of the validation right after it, and not at the end of the epoch: a training that
-    goes on from best.ckpt, which is saved between the two, would find no value there."""
+    """Let EarlyStopping check a value of the validation right after it, and not at the end of the epoch.
+
+    best.ckpt is saved between the two. A training that resumes from it would find no value at the end of the epoch.
+    """
     for callback in list_callbacks(trainer):
         if isinstance(callback, Namespace) and callback.class_path.endswith(".EarlyStopping"):
             arguments = callback.init_args
@@ -93,14 +96,14 @@ def stop_after_validation(trainer: Namespace) -> None:
 
 
 def wants_progress(trainer: Namespace) -> bool:
-    """Return whether to show our own line of progress: none was refused, and no other bar was given."""
+    """Return whether to show our own line of progress: the user did not turn it off, and gave no other bar."""
     others = any(isinstance(callback, ProgressBar) for callback in list_callbacks(trainer))
     return trainer.enable_progress_bar is not False and not others
 
 
 def make_paths_absolute(config: Namespace) -> None:
-    """Resolve the paths in a configuration, so that it serves from any directory; those of weights, which are text."""
+    """Make the paths in a configuration absolute, so that it works from any directory; also weights, which are text."""
     resolve_paths(config)
     for key, value in list(config.items()):
-        if key.endswith("weights") and isinstance(value, str) and Path(value).is_file():  # or hub, or pip:PACKAGE
+        if key.endswith("weights") and isinstance(value, str) and Path(value).is_file():  # otherwise hub or pip:PACKAGE
             config[key] = str(resolve_path(value))

@@ -7,8 +7,8 @@ from lightning import Trainer
 from lit_ad.benchmark.budget import ProcessorTime
 
 
-def test_processor_time_goes_on_counting() -> None:
-    """Time asleep does not count; that of a resumed training is added."""
+def test_a_resumed_training_continues_the_count() -> None:
+    """Time asleep does not count. The time before a resumption does."""
     first, second = ProcessorTime(minutes=0.02), ProcessorTime(minutes=0.02)
     trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
     first.on_train_start()

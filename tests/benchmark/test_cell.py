@@ -1,4 +1,4 @@
-"""A cell: what it notes of its cost, and that one process has it at a time. test_runner.py runs real ones."""
+"""A cell: its record of cost, and its lock for one process at a time. test_runner.py runs real cells."""
 
 import json
 import os
@@ -44,7 +44,7 @@ def test_a_cell_without_record_is_not_finished(tmp_path: Path) -> None:
     assert not is_finished(tmp_path)
 
 
-def test_a_cell_that_another_process_has_is_busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cell_of_another_process_is_busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cell, "PATIENCE", 0.1)
     monkeypatch.setattr(cell, "die_with_parent", lambda parent: None)  # this process is to live
     monkeypatch.setattr(sys, "argv", ["cell", str(tmp_path), "0"])
@@ -53,8 +53,8 @@ def test_a_cell_that_another_process_has_is_busy(tmp_path: Path, monkeypatch: py
     assert stop.value.code == BUSY and not (tmp_path / "cost.json").exists()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a cell goes on alone")
-def test_a_cell_whose_benchmark_died_before_it_began_ends(tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="on other systems a cell goes on alone")
+def test_a_cell_ends_if_its_benchmark_died_before(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "lit_ad.benchmark.cell", str(tmp_path), "1", "--config", "x.yaml"]
     assert subprocess.run(command, check=False).returncode == 128 + 15
     assert not (tmp_path / "cost.json").exists()

@@ -1,4 +1,4 @@
-"""What is said of the false-alarm rates that a benchmark's decisions reached."""
+"""The table of the false-alarm rates that a benchmark's decisions reached."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from lit_ad.evaluation.rows import verdict_row
 
 
 def run(alarms: int, missed: int, decision: Decision | None) -> tuple[Results, Any]:
-    """Of 10 nominal and 10 anomalous images."""
+    """Results of 10 nominal and 10 anomalous images."""
     above = [i < alarms for i in range(10)] + [i >= missed for i in range(10)]
     threshold = None if decision is None else 0.5
     images = [ImageResult(f"{i}.png", "", "", i // 10, float(high), threshold) for i, high in enumerate(above)]

@@ -1,4 +1,4 @@
-"""Which metrics a benchmark may be asked for."""
+"""The names of metrics that a benchmark accepts."""
 
 import pytest
 
@@ -16,9 +16,9 @@ def test_metrics_of_a_test_are_known() -> None:
     [
         ([], "metrics is empty: give one or more, such as image_auroc"),
         (["image_auroc", "pixel_aurok"], "no metric 'pixel_aurok': did you mean pixel_auroc"),
-        (["xyz"], "no metric 'xyz': there are "),
+        (["xyz"], "there is no metric 'xyz': give one of "),
     ],
 )
-def test_others_are_refused(names: list[str], message: str) -> None:
+def test_unknown_metrics_are_refused(names: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         check_metrics(names)

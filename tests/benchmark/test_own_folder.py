@@ -1,22 +1,22 @@
-"""Methods by name, and a folder as the source."""
+"""A benchmark without a config file: methods by name, and a folder as the source."""
 
 from pathlib import Path
 
 import pytest
 import yaml
 
-from lit_ad.benchmark.own_folder import config_of, method_specs, save_config, sources_of
+from lit_ad.benchmark.own_folder import find_config_of, list_sources, method_specs, save_config
 from lit_ad.benchmark.plan import Budget, MethodSpec
 from lit_ad.errors import UserError
 from lit_ad.methods import __all__ as METHODS
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_has_a_setting(method: str) -> None:
-    assert yaml.safe_load(config_of(method).read_text())["model"]["class_path"] == f"lit_ad.methods.{method}"
+def test_every_method_has_a_config_file(method: str) -> None:
+    assert yaml.safe_load(find_config_of(method).read_text())["model"]["class_path"] == f"lit_ad.methods.{method}"
 
 
-def test_methods_are_names_or_files(tmp_path: Path) -> None:
+def test_methods_are_given_by_name_or_file(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     specs = method_specs(["L2BT", str(file)])
     assert list(specs) == ["L2BT", "mine"] and specs["mine"].config == str(file)
@@ -25,14 +25,14 @@ def test_methods_are_names_or_files(tmp_path: Path) -> None:
         method_specs(["L2BT", "L2BT"])
 
 
-def test_a_folder_of_another_layout_is_told_how_to_give_it(parts: Path) -> None:
+def test_the_message_about_another_layout_names_the_remedy(parts: Path) -> None:
     for root in (parts, parts / "nut"):
-        assert sources_of(root, {})[root.name]["init_args"] == {"root": str(root)}
-    with pytest.raises(UserError, match=r"has no train/good, .*class_path: Folder"):
-        sources_of(parts / "nut/train", {})
+        assert list_sources(root, {})[root.name]["init_args"] == {"root": str(root)}
+    with pytest.raises(UserError, match=r"has no folder train/good .*class_path: Folder"):
+        list_sources(parts / "nut/train", {})
 
 
-def test_the_file_says_what_was_asked(tmp_path: Path) -> None:
+def test_the_config_file_has_all_arguments(tmp_path: Path) -> None:
     asked = {"output": tmp_path, "seeds": (0, 1), "budget": Budget(minutes=5), "only": ()}
     file = save_config(tmp_path, {**asked, "methods": {"a": MethodSpec(str(tmp_path / "a.yaml"))}})
     saved = yaml.safe_load(file.read_text())
@@ -44,8 +44,8 @@ def test_the_file_says_what_was_asked(tmp_path: Path) -> None:
     }
 
 
-def test_a_method_with_a_slip_is_guessed() -> None:
-    with pytest.raises(UserError, match=r"there is no method STFPN with a file in .*: did you mean STFPM\?"):
+def test_a_misspelt_method_gets_a_suggestion() -> None:
+    with pytest.raises(UserError, match=r"there is no method STFPN with a config file in .*: did you mean STFPM\?"):
         method_specs(["STFPN"])
-    with pytest.raises(UserError, match=r"there is no method Nothing .*: give its configuration, FILE.yaml"):
+    with pytest.raises(UserError, match=r"there is no method Nothing .*: give its config file, FILE.yaml"):
         method_specs(["Nothing"])

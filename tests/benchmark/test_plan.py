@@ -1,4 +1,4 @@
-"""What a benchmark does: its tasks, its cells, and which of them are selected."""
+"""The plan of a benchmark: its tasks, its cells, and the selected ones."""
 
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ def test_tasks_of_one_source_and_of_several(images: Path, tmp_path: Path) -> Non
     assert found["multi/dog"].source["init_args"] == {**given, "normal": None, "anomalous": ["dog"]}
 
 
-def test_a_cell_has_its_source_seed_and_budget_and_no_others(config: Path, tmp_path: Path) -> None:
+def test_the_config_of_a_cell_has_its_source_seed_and_budget(config: Path, tmp_path: Path) -> None:
     source: dict[str, Any] = {"class_path": "MVTec", "init_args": {"root": "r"}}
     budget = Budget(minutes=0.5, epochs=3)
     cell = make_cell(tmp_path, "m", MethodSpec(str(config)), "t", Task(source), 4, budget)
@@ -42,7 +42,7 @@ def test_a_cell_has_its_source_seed_and_budget_and_no_others(config: Path, tmp_p
     assert made["trainer"] == asked
     config.write_text("# a comment\n" + config.read_text())
     make_cell(tmp_path, "m", MethodSpec(str(config)), "t", Task(source), 4, budget)
-    with pytest.raises(UserError, match=r"m/t/seed-4 holds a run of other settings"):
+    with pytest.raises(UserError, match=r"m/t/seed-4 holds a run with other settings"):
         make_cell(tmp_path, "m", MethodSpec(str(config), ["--model.lr=1"]), "t", Task(source), 4, budget)
 
 
@@ -63,21 +63,23 @@ def test_few_shots_are_drawn_by_the_seed_and_decide_by_folds(config: Path, tmp_p
 
 
 @pytest.mark.parametrize("limit", ["minutes", "processor_minutes"])
-def test_a_time_limit_is_none_of_folds(limit: str, config: Path, tmp_path: Path) -> None:
+def test_folds_refuse_a_time_limit(limit: str, config: Path, tmp_path: Path) -> None:
     few, budget = Task({"class_path": "MVTec"}, 4), Budget(**{limit: 1})
     with pytest.raises(
-        UserError, match=rf"budget.{limit} ends each training at another step, and decision.folds of sh"
+        UserError, match=rf"budget.{limit} ends each training at another step, but decision.folds of sh"
     ):
         make_cell(tmp_path, "m", MethodSpec(str(config)), "t", few, 0, budget)
-    with pytest.raises(UserError, match=r"and decision.folds takes trainings of one length: give budget.epochs"):
+    with pytest.raises(UserError, match=r"but decision.folds needs trainings of one length: give budget.epochs"):
         make_cell(tmp_path, "m", MethodSpec(str(config), ["--decision.folds=3"]), "t", Task(few.source), 0, budget)
 
 
-def test_only_some() -> None:
+def test_only_selects_methods_and_tasks() -> None:
     cells = [(method, task) for method in ("a", "b") for task in ("uni/cat", "multi/cat", "multi/dog")]
     assert select_cells(cells, []) == set(cells)
     assert select_cells(cells, ["a"]) == {pair for pair in cells if pair[0] == "a"}
     assert select_cells(cells, ["b", "cat"]) == {("b", "uni/cat"), ("b", "multi/cat")}
     assert select_cells(cells, ["multi"]) == {pair for pair in cells if pair[1].startswith("multi")}
-    with pytest.raises(UserError, match=r"no cow: there are a, b; multi/cat"):
+    with pytest.raises(
+        UserError, match=r"--only names no method or task cow: the methods are a, b, and the tasks are multi/cat"
+    ):
         select_cells(cells, ["cow"])

@@ -1,4 +1,4 @@
-"""The benchmark's runner: its cells, who does which, and a real one that is killed and goes on."""
+"""The benchmark's runner: environments and times of its cells, and real cells that are killed and resumed."""
 
 import json
 import os
@@ -14,48 +14,45 @@ from filelock import FileLock
 
 from lit_ad.benchmark.cell import is_finished
 from lit_ad.benchmark.plan import Budget
-from lit_ad.benchmark.runner import Clock, environments, tell_stopped
+from lit_ad.benchmark.runner import Clock, make_environments, print_stopped
 from lit_ad.benchmark.tables import Cell
 from lit_ad.machine import cores
 
 
 def test_cores_are_shared_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert {place["OMP_NUM_THREADS"] for place in environments(2)} == {str(max(1, cores() // 2))}
-    assert {place["OMP_NUM_THREADS"] for place in environments(2 * cores())} == {"1"}
-    assert "OMP_NUM_THREADS" not in environments(1)[0]
+    assert {place["OMP_NUM_THREADS"] for place in make_environments(2)} == {str(max(1, cores() // 2))}
+    assert {place["OMP_NUM_THREADS"] for place in make_environments(2 * cores())} == {"1"}
+    assert "OMP_NUM_THREADS" not in make_environments(1)[0]
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    assert {place["OMP_NUM_THREADS"] for place in environments(2)} == {"7"}
+    assert {place["OMP_NUM_THREADS"] for place in make_environments(2)} == {"7"}
 
 
 def test_gpus_are_handed_out_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
-    assert [place["CUDA_VISIBLE_DEVICES"] for place in environments(3)] == ["2", "5", "2"]
+    assert [place["CUDA_VISIBLE_DEVICES"] for place in make_environments(3)] == ["2", "5", "2"]
 
 
-def test_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_remaining_time_is_estimated(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     clock = Clock(4, 2, Budget(minutes=5))
     assert clock.describe() == "4 cells are left, with at most 10 min of training, and their tests"
-    assert (
-        Clock(1, 1, Budget(epochs=3)).describe()
-        == "1 cell is left; how long they take is known when the first has ended"
-    )
+    assert Clock(1, 1, Budget(epochs=3)).describe() == "1 cell is left; the time is known when the first one has ended"
     clock.ended, now[0] = 2, 1000.0 + 8 * 60
     assert clock.describe() == "2 cells are left, about 8 min"
     clock.ended = 4
     assert clock.describe() == "No cell is left"
 
 
-def test_who_stops_it_is_told_what_is_finished(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_stopped_benchmark_prints_the_finished_cells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cells = [Cell(tmp_path / name, name, "nut", 0, []) for name in ("a", "b")]
     (tmp_path / "a").mkdir()
     (tmp_path / "a/cost.json").write_text('{"finished": true}')
-    tell_stopped(cells, tmp_path)
+    print_stopped(cells, tmp_path)
     stopped, following = capsys.readouterr().out.splitlines()
     assert stopped == f"Stopped. Finished: 1 of 2 cells (a/nut/seed-0). Their tables are in {tmp_path}."
-    assert following.startswith("The same command goes on")
+    assert following.startswith("The same command resumes")
 
 
 @pytest.fixture
@@ -127,7 +124,7 @@ def wait_for(happens: Callable[[], bool], seconds: float = 120) -> None:
 
 
 def alive(process: int) -> bool:
-    """Whether it still runs: one whose parent was killed may stay as a zombie."""
+    """Return whether a process still runs. If its parent was killed, it may remain as a zombie."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
@@ -135,8 +132,8 @@ def alive(process: int) -> bool:
 
 
 @pytest.mark.slow
-def test_a_cell_that_another_process_has_is_left_to_it(two_by_two: list[str], tmp_path: Path) -> None:
-    """After half a minute: it has not died, and the other cells are done."""
+def test_a_cell_of_another_process_is_left_alone(two_by_two: list[str], tmp_path: Path) -> None:
+    """After half a minute of waiting it counts as not failed, and the other cells are finished."""
     home = tmp_path / "out/STFPM/bolt/seed-0"
     home.mkdir(parents=True)
     with FileLock(home / "cell.lock"):
@@ -145,7 +142,7 @@ def test_a_cell_that_another_process_has_is_left_to_it(two_by_two: list[str], tm
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert "STFPM/nut/seed-0: finished" in lines and "STFPM/bolt/seed-0: not finished" in lines
-    assert lines[-1] == "Not finished, since another process has them or ended them: STFPM/bolt/seed-0"
+    assert lines[-1] == "Not finished, because another process runs them or stopped them: STFPM/bolt/seed-0"
     assert not (home / "died.txt").exists() and not (home / "cost.json").exists()
     report = json.loads((tmp_path / "out/results.json").read_text())
     assert report["missing"]["STFPM/bolt/seed-0"] == "not finished"
@@ -173,7 +170,7 @@ def test_killed_and_resumed(two_by_two: list[str], tmp_path: Path) -> None:
     assert second.returncode == 1
     why = f"died, exit code 1: lit-ad: cannot write {out}/STFPM/nut/seed-1/scores.csv: "
     last_line = second.stderr.strip().splitlines()[-1]
-    assert last_line.startswith("lit-ad: 1 of 8 cells died, the same command tries them again: STFPM/nut/seed-1 " + why)
+    assert last_line.startswith("lit-ad: 1 of 8 cells died. Run the same command to try again: STFPM/nut/seed-1 " + why)
     assert (out / "STFPM/bolt/seed-0/metrics.json").stat().st_mtime_ns == finished
     assert json.loads((out / "DSKD/bolt/seed-0/cost.json").read_text())["attempts"] == 2
     assert "Restored all states from the checkpoint" in (out / "DSKD/bolt/seed-0/log.txt").read_text()

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from lit_ad.benchmark.statistics import auroc_interval, compare, critical_difference, holm
+from lit_ad.benchmark.statistics import auroc_interval, compare, correct_by_holm, critical_difference
 
 
 def test_the_interval_is_that_of_scikit_learn_on_the_same_resamples() -> None:
@@ -29,9 +29,9 @@ def test_the_interval_is_that_of_scikit_learn_on_the_same_resamples() -> None:
 
 
 def test_holm_by_hand() -> None:
-    assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
-    assert holm([0.5, 0.9]) == [1.0, 1.0]
-    assert holm([]) == []
+    assert correct_by_holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+    assert correct_by_holm([0.5, 0.9]) == [1.0, 1.0]
+    assert correct_by_holm([]) == []
 
 
 @pytest.mark.parametrize(("methods", "q"), [(2, 1.960), (3, 2.343), (5, 2.728), (10, 3.164)])
@@ -53,7 +53,7 @@ def test_methods_over_tasks() -> None:
     assert found.pairs[1].p == pytest.approx(stats.wilcoxon(values["a"], values["c"]).pvalue)
 
 
-def test_what_cannot_be_compared() -> None:
+def test_one_method_or_task_is_not_compared() -> None:
     assert compare(["x", "y"], {"a": [1.0, 0.5]}) is None
     assert compare(["x"], {"a": [1.0], "b": [0.5]}) is None
     alike = compare(["x", "y"], {"a": [1.0, 0.5], "b": [1.0, 0.5]})

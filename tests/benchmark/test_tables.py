@@ -1,4 +1,4 @@
-"""The tables of a benchmark: numbers by hand, and nothing where nothing is."""
+"""The tables of a benchmark: numbers computed by hand, and empty cells where a run is missing."""
 
 import csv
 import json
@@ -24,7 +24,7 @@ PUBLISHED = {"good": {"source": "its paper", "mean": {"image_auroc": 0.987}, "bo
 
 @pytest.fixture
 def cells(tmp_path: Path) -> list[Cell]:
-    """Two methods, two tasks and two seeds; the poor one's second seed of `nut` died, and has no pixel metrics."""
+    """Cells of two methods, two tasks and two seeds. `poor` has no pixel metrics, and its second seed of `nut` died."""
     made = []
     for seed in (0, 1):
         for task in ("bolt", "nut"):
@@ -60,7 +60,7 @@ def auroc(cells: list[Cell], name: str) -> float:
     return Results.load(cell.home / "metrics.json").rows["pooled"]["image_auroc"]
 
 
-def test_means_deviations_and_what_is_missing(cells: list[Cell], tmp_path: Path) -> None:
+def test_means_deviations_and_missing_cells(cells: list[Cell], tmp_path: Path) -> None:
     write_tables(cells, tmp_path, ["image_auroc", "pixel_auroc"], PUBLISHED)
     report = json.loads((tmp_path / "results.json").read_text())
     bolt = [auroc(cells, f"good/bolt/seed-{seed}") for seed in (0, 1)]
@@ -80,7 +80,7 @@ def test_means_deviations_and_what_is_missing(cells: list[Cell], tmp_path: Path)
     assert "pixel_auroc" not in report["comparison"]
 
 
-def test_the_files(cells: list[Cell], tmp_path: Path) -> None:
+def test_the_four_files_agree(cells: list[Cell], tmp_path: Path) -> None:
     write_tables(cells, tmp_path, ["image_auroc", "pixel_auroc"], PUBLISHED)
     text = (tmp_path / "results.md").read_text()
     assert "| task     | good" in text and "| good, published   |" in text and "poor, published" not in text
@@ -99,7 +99,7 @@ def test_the_files(cells: list[Cell], tmp_path: Path) -> None:
 def test_a_cell_that_ends_while_the_tables_are_written(
     cells: list[Cell], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By another process: it is in none of the four files, and in all of them the next time."""
+    """The cell of another process is in none of the four files, and the next time in all of them."""
     late, interval = next(cell for cell in cells if cell.name == "poor/nut/seed-1"), tables.interval
 
     def end_meanwhile(runs: list[Results]) -> tuple[float, float]:
@@ -122,7 +122,7 @@ def test_a_cell_that_ends_while_the_tables_are_written(
 
 
 def test_of_two_processes_the_last_one_writes_what_both_finished(cells: list[Cell], tmp_path: Path) -> None:
-    """The one that waits for the other's lock looks at the cells after that."""
+    """The process that waits for the lock reads the cells after it has the lock."""
     late = cells[0].home / "cost.json"
     late.rename(tmp_path / "cost.json")
     with FileLock(tmp_path / "tables.lock"):
@@ -135,6 +135,6 @@ def test_of_two_processes_the_last_one_writes_what_both_finished(cells: list[Cel
     assert list(json.loads((tmp_path / "results.json").read_text())["missing"]) == ["poor/nut/seed-1"]
 
 
-def test_no_cell_yet(tmp_path: Path) -> None:
+def test_tables_before_the_first_cell(tmp_path: Path) -> None:
     write_tables([Cell(tmp_path / "x", "a", "t", 0, [])], tmp_path, ["image_auroc"], {})
-    assert "- a/t/seed-0: not begun" in (tmp_path / "results.md").read_text()
+    assert "- a/t/seed-0: not started" in (tmp_path / "results.md").read_text()

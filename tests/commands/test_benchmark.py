@@ -32,7 +32,7 @@ def test_mistakes_in_arguments_are_refused(words: list[str], tmp_path: Path) -> 
         run([*words, "--jobs", "0"])
     with pytest.raises(UserError, match="at least one of --seeds"):
         run([*words, "--seeds", "[]"])
-    with pytest.raises(UserError, match="no cow"):
+    with pytest.raises(UserError, match="--only names no method or task cow"):
         run([*words, "--only", "[cow]"])
     with pytest.raises(UserError, match=r"sources\.s describes no source of images: .*MVTek"):
         run([*words, "--sources", '{"s": {"class_path": "MVTek"}}'])
@@ -41,7 +41,7 @@ def test_mistakes_in_arguments_are_refused(words: list[str], tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--metrics", "[image_aurok]"], "no metric 'image_aurok': did you mean image_auroc"),
+        (["--metrics", "[image_aurok]"], "there is no metric 'image_aurok': did you mean image_auroc"),
         (["--metrics", "[]"], "metrics is empty"),
         (["--minutes", "-1"], "budget.minutes is -1.0, but it must be above 0"),
         (["--budget.epochs", "0"], "budget.epochs is 0, but it must be above 0"),

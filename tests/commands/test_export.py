@@ -1,4 +1,4 @@
-"""`lit-ad export`, of a real run."""
+"""`lit-ad export` on a real run."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 
-def test_export_compares_on_the_runs_own_images(
+def test_export_compares_on_the_runs_test_images(
     trained: Path, checkpoint: Path, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(["export", "--ckpt_path", str(checkpoint), "--format", "onnx"])
@@ -59,7 +59,7 @@ def test_an_earlier_export_stays(trained: Path, tmp_path: Path, capsys: pytest.C
     assert first.read_bytes() == before
     assert Detector.load(second).card.to_dict() == Detector.load(first).card.to_dict()
     assert {path.name for path in tmp_path.glob("*.py")} == {f"{file.name}.example.py" for file in (first, second)}
-    with pytest.raises(UserError, match=r"stfpm-fp32\.onnx is exported already: give the run"):
+    with pytest.raises(UserError, match=r"stfpm-fp32\.onnx is an exported file: give the run"):
         run(["export", str(first)])
 
 
@@ -67,13 +67,13 @@ def test_beyond_tolerance_there_is_no_file(
     trained: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(differences.TOLERANCE, "fp32", 1e-12)
-    with pytest.raises(UserError, match=r"differs from the checkpoint, score at batch .* no file was written"):
+    with pytest.raises(UserError, match=r"differs from the checkpoint: score at batch .* no file was written"):
         run(["export", "--ckpt_path", str(checkpoint), "--format", "onnx", "--output", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("gone", ["run", "config", "images"])
-def test_where_the_data_are_gone_it_asks_for_what_it_needs_only(
+def test_without_the_data_only_int8_asks_for_images(
     gone: str, trained: Path, checkpoint: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     home = tmp_path / "run"
@@ -85,27 +85,27 @@ def test_where_the_data_are_gone_it_asks_for_what_it_needs_only(
         (home / "config.yaml").write_text(config.replace(str(images), str(tmp_path / "moved")), encoding="utf-8")
     run(["export", "--ckpt_path", str(file), "--format", "torch"])
     reason = {"run": "it is in no run", "config": "config.yaml: No such file", "images": "moved"}[gone]
-    assert f"The images of {file} are not to be had (" in (out := capsys.readouterr().out)
-    assert reason in out and "it is compared on 8 made-up ones" in out
+    assert f"The images of {file} are not available (" in (out := capsys.readouterr().out)
+    assert reason in out and "8 random images are compared" in out
     report = json.loads((home / "export/stfpm-fp32.pt2.json").read_text())
     assert report["images"] == ["made up"] * 8 and report["differences"]["batch 4"]["anomaly_map"] < 1e-4
-    with pytest.raises(UserError, match=rf"int8 is calibrated .* are not to be had .*{reason}.*: give --nominal"):
+    with pytest.raises(UserError, match=rf"int8 is calibrated .* are not available .*{reason}.*: give --nominal"):
         run(["export", "--ckpt_path", str(file), "--precision", "int8", "--images", str(images / "test/square")])
     run(["export", "--ckpt_path", str(file), "--images", str(images / "test/square"), "--format", "torch"])
-    assert "made-up" not in capsys.readouterr().out
+    assert "random images" not in capsys.readouterr().out
     assert len(json.loads((home / "export/stfpm-fp32-2.pt2.json").read_text())["images"]) == 4
 
 
 @pytest.mark.parametrize("view", [View(64), View(None, window=(100, 3000)), View(64, fit="pad", roi=(5, 3, 61, 40))])
-def test_made_up_images_are_images_of_the_view(view: View) -> None:
-    made = list(command.made_up(view, 3))
+def test_random_images_fit_the_view(view: View) -> None:
+    made = list(command.random_images(view, 3))
     for image in made:
         pixels = read_pixels(image, view.levels)
         assert pixels.std() > 20 and view(pixels)[0].ndim == 3
     assert not np.array_equal(made[0], made[1])
 
 
-def test_a_threshold_set_by_hand_is_told_where_scores_change(
+def test_a_threshold_set_by_hand_is_printed_where_scores_change(
     checkpoint: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(["export", "--ckpt_path", str(checkpoint), "--output", str(tmp_path)])
@@ -116,7 +116,7 @@ def test_a_threshold_set_by_hand_is_told_where_scores_change(
     by_hand = Detector(detector.network, replace(detector.card, decision=decision))
     held_out = [Sample(path, 0, category="stripes") for path in sorted((images / "train/good").iterdir())[:3]]
     capsys.readouterr()
-    card = command.with_own_decision(by_hand, held_out, file)
+    card = command.refit_thresholds(by_hand, held_out, file)
     out = capsys.readouterr().out.splitlines()
     assert out[0] == "threshold from 3 held-out images: 7 in fp32, 7 in int8"
     assert out[1].startswith("threshold 7, set by hand") and len(out) == 2
@@ -124,24 +124,26 @@ def test_a_threshold_set_by_hand_is_told_where_scores_change(
     assert card.decision is not None and rewritten is not None and rewritten.operating_point().threshold == 7.0
 
 
-def test_whether_the_runs_held_out_images_decide(trained: Path, images: Path) -> None:
-    """Not where others took their place, as many or more, nor where a half of them decides."""
+def test_thresholds_are_refitted_only_on_the_images_that_set_them(trained: Path, images: Path) -> None:
+    """Not on the held-out images if others, as many or more, have replaced them, or if only half of them decide."""
     detector, held_out = Detector.load(trained), command.find_splits(trained / "config.yaml")[0].val
-    assert len(held_out) == 2 and command.decides(detector, held_out)
+    assert len(held_out) == 2 and command.decision_is_from(detector, held_out)
     assert detector.card.decision is not None
     scores = [d.score for d in detector(sorted((images / "test/square").iterdir())[:3])]
     for others in (scores, scores[:2], detector.card.decision.scores["stripes"][:1]):
         decision = Decision({"stripes": np.asarray(others)})
-        assert not command.decides(Detector(detector.network, replace(detector.card, decision=decision)), held_out)
+        assert not command.decision_is_from(
+            Detector(detector.network, replace(detector.card, decision=decision)), held_out
+        )
 
 
-def test_int8_tells_its_cost_and_has_its_own_threshold(
+def test_int8_prints_its_aurocs_and_has_its_own_threshold(
     trained: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("nncf")
     run(["export", "--ckpt_path", str(checkpoint), "--precision", "int8"])
     out, noise = capsys.readouterr()
-    assert "nncf" not in out + noise  # which tells of each operation
+    assert "nncf" not in out + noise  # NNCF would log each operation
     assert "image_auroc on 9 test images" in out and "pixel_auroc on 9 test images" in out
     report = json.loads((trained / "export/stfpm-int8.onnx.json").read_text())
     assert set(report["auroc"]) == {"fp32", "int8"} and report["tolerance"] is None
@@ -153,7 +155,7 @@ def test_int8_tells_its_cost_and_has_its_own_threshold(
 def test_each_command_lists_a_folder_as_predict_does(
     checkpoint: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Linked folders are looked at, hidden ones are not, and that is told."""
+    """Linked folders are read. Hidden ones are not, and a line says so."""
     hidden = tmp_path / "new/.ipynb_checkpoints"
     shutil.copytree(images / "test/good", hidden)
     (tmp_path / "new/line").symlink_to(images / "test/good")
@@ -161,7 +163,7 @@ def test_each_command_lists_a_folder_as_predict_does(
     folder, given = str(tmp_path / "new"), ["--ckpt_path", str(checkpoint)]
     run(["recalibrate", *given, "--nominal", folder, "--output", str(tmp_path / "new.ckpt")])
     out = capsys.readouterr().out
-    assert remark in out and "\n7 held-out images, false-alarm rate" in out  # 2 of the training, and 5 new ones
+    assert remark in out and "\n7 held-out images, false-alarm rate" in out  # 2 held out in training, and 5 new ones
     run(["export", *given, "--images", folder, "--output", str(tmp_path)])
     out = capsys.readouterr().out
     assert remark in out and "on 5 images" in out
@@ -170,7 +172,7 @@ def test_each_command_lists_a_folder_as_predict_does(
 
 
 def test_the_images_of_a_run_of_folds_all_trained(trained: Path, tmp_path: Path) -> None:
-    """So that none of them gives the thresholds of int8."""
+    """None of them may set the thresholds of int8."""
     config = (trained / "config.yaml").read_text(encoding="utf-8")
     assert "  folds: null\n" in config
     (tmp_path / "config.yaml").write_text(config.replace("  folds: null\n", "  folds: 3\n"), encoding="utf-8")

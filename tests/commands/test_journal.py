@@ -19,7 +19,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_what_a_journal_holds(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_journal_prints_verdicts_and_events(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     journal(folder)
     said = capsys.readouterr().out
     assert [line.split() for line in said.splitlines()[2:4]] == [
@@ -29,17 +29,17 @@ def test_what_a_journal_holds(folder: Path, capsys: pytest.CaptureFixture[str]) 
     assert "alarm: the scores have changed" in said
 
 
-def test_a_reset_is_an_entry(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_reset_is_written_to_the_journal(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     journal(folder, reset="new lamp", source="line 1")
     assert "reset, source line 1: new lamp" in capsys.readouterr().out
     (event,) = JournalFile(folder, alone=False).events(kind="reset")
     assert (event.source, event.category, event.reason, event.image) == ("line 1", None, "new lamp", 4)
 
 
-def test_what_is_refused(folder: Path) -> None:
+def test_wrong_resets_are_refused(folder: Path) -> None:
     with pytest.raises(UserError, match="give --reset"):
         journal(folder, source="line 1")
-    with pytest.raises(UserError, match=r"^no image of source line 2 was judged: lit-ad journal .* lists what was"):
+    with pytest.raises(UserError, match=r"^no image of source line 2 was judged: lit-ad journal .* lists all sources"):
         journal(folder, reset="new lamp", source="line 2")
     with pytest.raises(UserError, match="no image of source line 1 and category bolt was judged"):
         journal(folder, reset="new lamp", source="line 1", category="bolt")

@@ -1,4 +1,4 @@
-"""Commands are imported when they are typed, and bring no more than they need."""
+"""A command is imported when it is typed, and imports no more than it needs."""
 
 import gc
 import subprocess
@@ -11,7 +11,7 @@ from lit_ad.commands.lazy_import import import_function
 from lit_ad.commands.main import COMMANDS
 
 NETWORKS = ("torch", "lightning", "timm", "torchmetrics", "torchvision", "albumentations")
-HEAVY = {  # what is not imported, not even for the help of a command
+HEAVY = {  # command -> packages that it does not import, not even for its help
     **dict.fromkeys(("report", "serve", "data get", "cache"), NETWORKS),
     **dict.fromkeys(("data check", "speed", "benchmark", "submission"), NETWORKS[1:]),
 }

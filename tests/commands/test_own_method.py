@@ -1,4 +1,4 @@
-"""A method in the working directory works in the commands that take its checkpoint."""
+"""The commands that take a checkpoint find its method in the working directory."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ METHOD = "from lit_ad.methods import STFPM\n\n\nclass Mine(STFPM):\n    pass\n"
 
 @pytest.fixture(scope="module")
 def home(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with a method of one's own, and a checkpoint of it."""
+    """A directory with a user's own method, and a checkpoint of that method."""
     home = tmp_path_factory.mktemp("own")
     (home / "my_own_method.py").write_text(METHOD)
     saved = read_checkpoint(checkpoint)
@@ -23,7 +23,7 @@ def home(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def lit_ad(home: Path, *words: object) -> subprocess.CompletedProcess[str]:
-    """By the console script's way in, whose path has no working directory."""
+    """Run the command as the console script does: its sys.path does not have the working directory."""
     code = "import sys; sys.path.remove(''); from lit_ad.commands.main import main; main()"
     command = [sys.executable, "-c", code, *map(str, words)]
     return subprocess.run(command, cwd=home, capture_output=True, text=True, check=False)
@@ -39,13 +39,13 @@ def lit_ad(home: Path, *words: object) -> subprocess.CompletedProcess[str]:
     ],
     ids=lambda words: words[0],
 )
-def test_a_method_of_ones_own(words: tuple[str, ...], home: Path, images: Path) -> None:
+def test_commands_find_a_users_own_method(words: tuple[str, ...], home: Path, images: Path) -> None:
     given = [images / "test/good" if word == "IMAGES" else word for word in words]
     done = lit_ad(home, *given)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-def test_nothing_else_that_a_file_names_is_run(checkpoint: Path, home: Path, tmp_path: Path) -> None:
+def test_a_module_elsewhere_is_not_imported(checkpoint: Path, home: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "mine.ckpt").write_bytes((home / "mine.ckpt").read_bytes())
     done = lit_ad(tmp_path / "elsewhere", "export", tmp_path / "mine.ckpt")

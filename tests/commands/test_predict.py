@@ -1,4 +1,4 @@
-"""`lit-ad predict`, of a run, of its exported file and of a checkpoint alone: the same files, the same verdicts."""
+"""`lit-ad predict` writes the same files and verdicts by a run, by its exported file and by its checkpoint alone."""
 
 import csv
 import shutil
@@ -19,7 +19,7 @@ pytest.importorskip("onnxruntime")
 
 @pytest.fixture(scope="module")
 def new(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images of two folders, of which one cannot be read."""
+    """Images in two folders; one of them cannot be read."""
     folder = tmp_path_factory.mktemp("new")
     for name, file in (("a.png", "good/000.png"), ("deep/b.png", "square/003.png"), ("deep/c.png", "good/001.png")):
         (folder / name).parent.mkdir(exist_ok=True)
@@ -30,7 +30,7 @@ def new(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def of_run(trained: Path, new: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the run says of them."""
+    """The run's predictions of these images."""
     output = tmp_path_factory.mktemp("run") / "predictions"
     predict(trained, new, "--predictions.output", output)
     return output
@@ -55,7 +55,7 @@ def files_in(folder: Path) -> set[str]:
 
 
 def check(found: Path, expected: Path) -> None:
-    """The same files in two folders of predictions, and within the tolerance of an export the same numbers."""
+    """Check that two folders of predictions have the same files, and the same numbers within an export's tolerance."""
     assert files_in(found) == files_in(expected) and len(files_in(found)) == 8
     for row, other in zip(rows(found), rows(expected), strict=True):
         assert {name: row[name] for name in ("path", "verdict", "error")} == {
@@ -82,14 +82,14 @@ def test_an_exported_file_writes_what_its_run_does(
     assert files_in(tmp_path / "predictions-2") == {"scores.csv", "regions.csv"}
 
 
-def test_a_checkpoint_in_no_run_is_enough(checkpoint: Path, new: Path, of_run: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_outside_of_a_run_is_enough(checkpoint: Path, new: Path, of_run: Path, tmp_path: Path) -> None:
     alone = tmp_path / "alone.ckpt"
     shutil.copy(checkpoint, alone)
     assert predict(alone, new) == 1
     check(tmp_path / "predictions", of_run)
 
 
-def test_another_rate_is_written_beside(checkpoint: Path, images: Path, new: Path, tmp_path: Path) -> None:
+def test_another_rate_has_a_folder_of_its_own(checkpoint: Path, images: Path, new: Path, tmp_path: Path) -> None:
     alone = tmp_path / "alone.ckpt"
     run(["recalibrate", str(checkpoint), "--nominal", str(images / "test/good"), "--output", str(alone)])
     for rate in ("0.2", "0.9"):
@@ -99,7 +99,7 @@ def test_another_rate_is_written_beside(checkpoint: Path, images: Path, new: Pat
 
 
 def test_without_images_nothing_is_predicted(trained: Path, checkpoint: Path, tmp_path: Path) -> None:
-    """And least of all the test images."""
+    """The test images do not take their place."""
     assert str(predict(trained)).startswith("lit-ad: predict needs images: lit-ad predict RUN IMAGES")
     alone = tmp_path / "alone.ckpt"
     shutil.copy(checkpoint, alone)
@@ -124,8 +124,8 @@ def test_wrong_words_after_an_exported_file_end_in_one_line(words: list[str], me
     assert str(raised.value) == f"{message} (lit-ad predict --help)"
 
 
-def test_an_exported_file_brings_no_training(tmp_path: Path) -> None:
-    """Lightning and torchmetrics take seconds."""
+def test_an_exported_file_imports_no_training(tmp_path: Path) -> None:
+    """Lightning and torchmetrics take seconds to import."""
     script = "import sys, lit_ad.commands.predict; print({'lightning', 'torchmetrics', 'timm'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

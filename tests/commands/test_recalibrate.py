@@ -1,4 +1,4 @@
-"""`lit-ad recalibrate`, of a real run and of its exported file."""
+"""`lit-ad recalibrate` on a real run, and on its exported file."""
 
 import subprocess
 import sys
@@ -18,7 +18,9 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 
-def test_recalibrate(checkpoint: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_good_images_give_other_thresholds(
+    checkpoint: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run(["export", "--ckpt_path", str(checkpoint), "--output", str(tmp_path)])
     for file in (checkpoint, tmp_path / "stfpm-fp32.onnx"):
         before = file.read_bytes()
@@ -40,16 +42,16 @@ def test_recalibrate(checkpoint: Path, images: Path, tmp_path: Path, capsys: pyt
 
 @pytest.fixture(scope="module")
 def files(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The checkpoint, and its exported file."""
+    """The checkpoint and its exported file."""
     home = tmp_path_factory.mktemp("exported")
     run(["export", "--ckpt_path", str(checkpoint), "--output", str(home)])
     return checkpoint, home / "stfpm-fp32.onnx"
 
 
-def test_a_threshold_set_by_hand_ships(
+def test_a_threshold_set_by_hand_is_used_everywhere(
     files: tuple[Path, Path], images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In the checkpoint, in what is exported of it, and in an exported file; for Detector and example.py."""
+    """By Detector and by example.py, from the checkpoint, from its export, and from an exported file."""
     image = images / "test/good/000.png"
     for file in files:
         new, before = tmp_path / f"new{file.suffix}", Detector.load(file)(image)
@@ -82,7 +84,7 @@ def test_a_threshold_set_by_hand_ships(
     assert exported is not None and exported.to_dict() == decision_of(tmp_path / "new.ckpt").to_dict()
 
 
-def test_a_rate_or_other_images_replace_what_was_set_by_hand(
+def test_a_rate_or_other_images_replace_a_threshold_set_by_hand(
     files: tuple[Path, Path], images: Path, tmp_path: Path
 ) -> None:
     file, by_hand, new = files[0], tmp_path / "by_hand.ckpt", tmp_path / "new.ckpt"
@@ -104,7 +106,7 @@ def test_a_rate_or_other_images_replace_what_was_set_by_hand(
 def test_another_rule_for_pixels(
     files: tuple[Path, Path], images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A rate of pixels from what is kept; regions of another area from images."""
+    """A rate of pixels comes from the stored scores. Regions of another area need images."""
     new = tmp_path / "new.onnx"
     words = ["recalibrate", "--ckpt_path", str(files[1]), "--output", str(new)]
     run([*words, "--pixel", "pixel", "--pixel_rate", "0.05"])
@@ -136,13 +138,15 @@ def test_nothing_was_chosen_on_other_images(files: tuple[Path, Path], images: Pa
     run([*words, "--output", str(tmp_path / "b.ckpt"), "--replace"])
     assert decision_of(tmp_path / "b.ckpt").also_chosen == {"stripes": []}
     run([*words, "--output", str(tmp_path / "c.ckpt")])
-    assert decision_of(tmp_path / "c.ckpt").also_chosen == {"stripes": ["the epoch"]}  # of some of the images
+    assert decision_of(tmp_path / "c.ckpt").also_chosen == {
+        "stripes": ["the epoch"]
+    }  # of the images held out in training
 
 
 def test_good_images_join_those_held_out(
     files: tuple[Path, Path], images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Once each, however often they are given; the rate that is kept is said, and not the one asked for alone."""
+    """Each counts once, however often it is given. The rate that is kept is printed beside the one asked for."""
     for file in files:
         first, second = tmp_path / f"first{file.suffix}", tmp_path / f"second{file.suffix}"
         more = ["--nominal", str(images / "test/good")]
@@ -151,12 +155,12 @@ def test_good_images_join_those_held_out(
         kept = "12.5 %, the lowest that the held-out images allow (1 % was asked for)"
         assert f"7 held-out images, false-alarm rate {kept}" in out
         run(["recalibrate", str(first), *more, "--output", str(second)])
-        assert "held out already, by their scores, and counted once: 5 of the images" in capsys.readouterr().out
+        assert "5 images have scores that are held out already, and count once" in capsys.readouterr().out
         before, after, again = (Detector.load(each).card.decision for each in (file, first, second))
         assert before is not None and after is not None and again is not None
         assert set(before.scores["stripes"]) < set(after.scores["stripes"]) and len(after.maxima["stripes"]) == 7
         assert list(again.scores["stripes"]) == list(after.scores["stripes"])
-    with pytest.raises(UserError, match="--replace is for other good images: give --nominal FOLDER"):
+    with pytest.raises(UserError, match="--replace needs good images that replace the old ones: give --nominal FOLDER"):
         run(["recalibrate", str(file), "--threshold", "3", "--replace"])
 
 
@@ -176,10 +180,10 @@ def test_thresholds_of_several_categories(
     assert [decision_of(second).threshold(name) for name in ("nut", "bolt", None)] == [3, 3, 3]
     assert [decision_of(first).threshold(name) for name in ("nut", "bolt", None)] == [3, 18, 18]
     assert "threshold of bolt 3, set by hand" in capsys.readouterr().out
-    with pytest.raises(UserError, match=r"several-recalibrated\.ckpt is there already: give another --output"):
+    with pytest.raises(UserError, match=r"several-recalibrated\.ckpt exists already: give another --output"):
         run([*words, "--output", str(first)])
     for other in (words, ["recalibrate", str(several), "--nominal", str(tmp_path)]):
-        with pytest.raises(UserError, match="this model has no category screw, but bolt, nut"):
+        with pytest.raises(UserError, match="this model has no category screw: give --category as one of bolt, nut"):
             run([*other, "--category", "screw"])
     assert not (tmp_path / "several-recalibrated-3.ckpt").exists()
     with pytest.raises(UserError, match="no pixel threshold to set"):
@@ -192,7 +196,7 @@ def decision_of(file: Path) -> Decision:
     return Decision.from_dict(read_checkpoint(file)["lit_ad"]["decision"])
 
 
-def test_an_output_that_cannot_be_written_is_told_before_the_images_are_judged(checkpoint: Path) -> None:
+def test_an_output_that_cannot_be_written_is_refused_before_images_are_judged(checkpoint: Path) -> None:
     output = Path("/proc/x", checkpoint.name)
     given = ["--ckpt_path", str(checkpoint), "--nominal", "/nowhere", "--output", str(output)]
     with pytest.raises(UserError, match=r"^cannot write /proc/x: No such file or directory; give another --output$"):
@@ -207,7 +211,7 @@ def test_a_rate_is_kept_with_a_confidence(checkpoint: Path, tmp_path: Path) -> N
         run(["recalibrate", "--ckpt_path", str(checkpoint), "--confidence", "90", "--output", str(tmp_path / "b.ckpt")])
 
 
-def test_other_images_are_of_no_fold(checkpoint: Path, images: Path, tmp_path: Path) -> None:
+def test_other_images_belong_to_no_fold(checkpoint: Path, images: Path, tmp_path: Path) -> None:
     content = read_checkpoint(checkpoint)
     content["lit_ad"]["decision"]["folds"] = {"stripes": [1, 1, 1, 1]}
     write_checkpoint(content, tmp_path / "folds.ckpt")

@@ -1,4 +1,4 @@
-"""`lit-ad report`: from the directories of runs alone."""
+"""`lit-ad report` needs the directories of runs only."""
 
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ def run(images: Path, small_models: dict[str, Any], tmp_path_factory: pytest.Tem
     return home
 
 
-def test_the_page_of_a_run_is_the_same_again(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_page_of_a_run_can_be_written_again(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     written = (run / "report.html").read_text()
     (run / "report.html").unlink()
     program.run(["report", str(run)])
@@ -33,12 +33,12 @@ def test_the_page_of_a_run_is_the_same_again(run: Path, capsys: pytest.CaptureFi
     assert f"Open {run / 'report.html'} in a browser" in capsys.readouterr().out
 
 
-def test_two_runs(run: Path, tmp_path: Path) -> None:
+def test_two_runs_on_one_page(run: Path, tmp_path: Path) -> None:
     (tmp_path / "copy").symlink_to(run)
     program.run(["report", str(run), str(tmp_path / "copy"), "--output", str(tmp_path / "both.html")])
     assert "Where the runs disagree" in (tmp_path / "both.html").read_text()
 
 
-def test_what_is_no_run(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"nowhere holds no metrics.json"):
+def test_a_directory_without_a_test_is_refused(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nowhere has no metrics.json"):
         program.run(["report", str(run), str(tmp_path / "nowhere"), "--output", str(tmp_path / "both.html")])

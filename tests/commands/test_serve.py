@@ -1,4 +1,4 @@
-"""`lit-ad serve` before it serves; tests/deploy/test_serve.py asks the service."""
+"""`lit-ad serve`: what it refuses before it serves. tests/deploy/test_serve.py sends requests."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ pytest.importorskip("starlette")
 
 def test_other_machines_need_a_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LIT_AD_TOKEN", raising=False)
-    with pytest.raises(UserError, match=r"0.0.0.0 is reached from other machines: set .* LIT_AD_TOKEN"):
+    with pytest.raises(UserError, match=r"other machines can reach 0.0.0.0: set .* LIT_AD_TOKEN"):
         serve(tmp_path / "model.onnx", host="0.0.0.0")
     monkeypatch.setenv("LIT_AD_TOKEN", "geheim")
     with pytest.raises(UserError, match=r"there is no detector"):
@@ -26,9 +26,9 @@ def test_other_machines_need_a_token(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ("options", "message"),
     [
         ({"port": 99999}, "--port is 99999, but it must lie between 0 and 65535"),
-        ({"watch": JournalSettings(delta=0.1)}, "--watch is about the journal, and there is none: give --journal DIR"),
+        ({"watch": JournalSettings(delta=0.1)}, "--watch needs a journal: give --journal DIR"),
     ],
 )
-def test_numbers_that_make_no_sense(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
         serve(tmp_path / "model.onnx", **options)

@@ -1,4 +1,4 @@
-"""A signature as a command line."""
+"""A function's signature becomes a command line."""
 
 from pathlib import Path
 from typing import Literal

@@ -1,4 +1,4 @@
-"""`lit-ad speed`, of a real run."""
+"""`lit-ad speed` on a real run."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The archive for MVTec AD 2's benchmark, from a model that was trained and saved as any other."""
+"""The archive for MVTec AD 2's benchmark, from a model that was trained in the usual way."""
 
 import io
 import tarfile
@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from lit_ad import Detector, methods
-from lit_ad.commands.submission import half, submission
+from lit_ad.commands.submission import submission, to_float16
 from lit_ad.data import AnomalyDataModule, Loading, MVTecAD2
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
@@ -91,7 +91,7 @@ def test_the_archive_holds_maps_and_masks_and_nothing_else(
             assert np.array_equal(np.asarray(mask) == 255, judged.anomaly_map > threshold)
     said = capsys.readouterr().out
     assert "rice: 3 images, pixel threshold " in said and "2 of the 8 objects" in said
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="exists already"):
         submission(run, objects, output)
 
 
@@ -106,8 +106,8 @@ def test_a_model_for_each_object(run: Path, objects: Path, tmp_path: Path) -> No
     assert len(members(tmp_path / "a.tar.gz")) == 2 * 2 * len(PRIVATE)
 
 
-def test_what_cannot_be_submitted(run: Path, objects: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"should end in \.tar\.gz"):
+def test_wrong_outputs_and_models_are_refused(run: Path, objects: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"must end in \.tar\.gz"):
         submission(run, objects, tmp_path / "a.zip")
     other = tmp_path / "walnuts"
     other.symlink_to(objects / "vial")
@@ -116,9 +116,9 @@ def test_what_cannot_be_submitted(run: Path, objects: Path, tmp_path: Path) -> N
     assert [file.name for file in tmp_path.iterdir()] == ["walnuts"]  # nothing half-written is left
 
 
-def test_values_that_float16_has_not() -> None:
+def test_values_too_large_for_float16_are_refused() -> None:
     heat = np.zeros((2, 3), np.float32)
-    assert np.array_equal(half(heat + np.float32(65504), Path("x.png")), np.full((2, 3), 65504, np.float16))
+    assert np.array_equal(to_float16(heat + np.float32(65504), Path("x.png")), np.full((2, 3), 65504, np.float16))
     heat[1, 1] = 7e4
     with pytest.raises(UserError, match=r"^the map of x\.png reaches 70000, .* 65504"):
-        half(heat, Path("x.png"))
+        to_float16(heat, Path("x.png"))

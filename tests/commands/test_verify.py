@@ -1,4 +1,4 @@
-"""`lit-ad verify`: both numbers of each image that a file carries."""
+"""`lit-ad verify`: a table of the images that a file carries, by the checkpoint and here."""
 
 import sys
 from pathlib import Path
@@ -27,7 +27,7 @@ def test_a_row_for_each_image_alone_and_together(
     check = SelfCheck.from_text(load_exported(file).check or "", file)
     assert [float(row[2]) for row in rows] == pytest.approx([*check.scores] * 2, rel=1e-5)
     assert all(float(row[3]) == pytest.approx(float(row[2]), rel=1e-4) for row in rows)
-    assert "Tolerance 2e-03; more than 1e-02 is refused\nIt computes what the checkpoint did\n" in out
+    assert "Tolerance 2e-03; more than 1e-02 is refused\nThe file computes what the checkpoint did\n" in out
     assert "ONNX Runtime" in out and "CPUExecutionProvider" in out
     monkeypatch.setattr("lit_ad.detector.self_check.REFUSED", 0.0)
     monkeypatch.setattr(sys, "argv", ["lit-ad", "verify", str(file)])
@@ -35,9 +35,9 @@ def test_a_row_for_each_image_alone_and_together(
         main()
 
 
-def test_what_has_nothing_to_verify(trained: Path, checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"best\.ckpt is a checkpoint, which is compared with nothing"):
+def test_files_without_images_to_compare_are_refused(trained: Path, checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"best\.ckpt is a checkpoint, so there is nothing to compare it with"):
         run(["verify", str(trained)])
     run(["export", str(checkpoint), "--output", str(tmp_path), "--self_check", "false"])
-    with pytest.raises(UserError, match=r"carries no images to be verified on: export it anew, without --self_check"):
+    with pytest.raises(UserError, match=r"carries no images to compare on: export it again, without --self_check"):
         run(["verify", str(tmp_path / "stfpm-fp32.onnx")])

@@ -1,4 +1,4 @@
-"""`lit-ad watch` judges what comes into a folder, ends at Ctrl-C, and goes on where it ended."""
+"""`lit-ad watch` judges files that come into a folder, ends at Ctrl-C, and a restart judges the rest."""
 
 import json
 import os
@@ -20,7 +20,7 @@ import torch
 
 pytest.importorskip("watchdog")
 pytest.importorskip("uvicorn")
-from lit_ad.commands.watch import Page, name_of, open_feed, watch
+from lit_ad.commands.watch import Page, default_name, open_feed, watch
 from lit_ad.deploy.export import export
 from lit_ad.deploy.journal_file import JournalFile
 from lit_ad.deploy.journal_settings import JournalSettings
@@ -33,7 +33,7 @@ from lit_ad.methods.stfpm import STFPM
 
 @pytest.fixture(scope="module")
 def exported(small_models: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An ONNX file, which is loaded without torch."""
+    """An ONNX file, which needs no torch."""
     pytest.importorskip("onnxruntime")
     torch.manual_seed(0)
     method = STFPM(**{**small_models["STFPM"]["init_args"], "view": View(64)}).eval().requires_grad_(False)
@@ -45,7 +45,7 @@ def exported(small_models: dict[str, dict[str, Any]], tmp_path_factory: pytest.T
 
 @contextmanager
 def watching(*arguments: Any) -> Iterator[subprocess.Popen[str]]:
-    """`lit-ad watch`, which is ended by Ctrl-C."""
+    """Run `lit-ad watch` in a process, and kill it at the end."""
     command = [sys.executable, "-m", "lit_ad", "watch", *map(str, arguments)]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.PIPE, text=True,
@@ -72,7 +72,7 @@ def wait(until: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def test_a_folder_that_fills(exported: Path, images: Path, tmp_path: Path) -> None:
+def test_files_that_come_into_a_folder_are_judged(exported: Path, images: Path, tmp_path: Path) -> None:
     folder, out = tmp_path / "in", tmp_path / "out.jsonl"
     folder.mkdir()
     shutil.copy(images / "test/good/000.png", folder)
@@ -92,7 +92,7 @@ def test_a_folder_that_fills(exported: Path, images: Path, tmp_path: Path) -> No
         _, errors = end(process)
     assert "2 images judged" in errors
     shutil.copy(images / "test/good/001.png", folder)
-    with watching(folder, *options) as process:  # what came in between
+    with watching(folder, *options) as process:  # judges the file that came in between
         wait(lambda: len(out.read_text().splitlines()) == 3)
         _, errors = end(process)
     assert "in is watched; Ctrl-C ends it" in errors and "1 image judged" in errors
@@ -103,7 +103,7 @@ def test_a_folder_that_fills(exported: Path, images: Path, tmp_path: Path) -> No
     assert [(row.name, row.score) for row in written] == [(each["name"], each["score"]) for each in told]
 
 
-def test_paths_of_a_pipe(exported: Path, images: Path) -> None:
+def test_paths_on_standard_input_are_judged(exported: Path, images: Path) -> None:
     with watching("-", "--detector", exported, "--to.json_lines", "-") as process:
         paths = "".join(f"{images / 'test' / kind / '001.png'}\n" for kind in ("good", "square"))
         out, errors = process.communicate(paths, timeout=120)
@@ -112,12 +112,12 @@ def test_paths_of_a_pipe(exported: Path, images: Path) -> None:
     assert "2 images judged" in errors
 
 
-def test_what_is_refused(exported: Path, tmp_path: Path) -> None:
+def test_sources_and_settings_that_do_not_fit_are_refused(exported: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere is no source: give a folder, a video file, a camera"):
         watch(str(tmp_path / "nowhere"), exported)
-    with pytest.raises(UserError, match="--watch is about the journal, and there is none"):
+    with pytest.raises(UserError, match="--watch needs a journal"):
         watch(str(tmp_path), exported, watch=JournalSettings(delta=0.1))
-    with pytest.raises(UserError, match=r"--page.host is about the page, and there is none"):
+    with pytest.raises(UserError, match=r"--page.host needs a page"):
         watch(str(tmp_path), exported, page=Page(host="::1"))
     with pytest.raises(UserError, match=r"--feed.every does nothing for folders"):
         watch(str(tmp_path), exported, feed=FeedSettings(every=1))
@@ -129,13 +129,13 @@ def test_what_is_refused(exported: Path, tmp_path: Path) -> None:
         watch(str(tmp_path), exported, feed=FeedSettings(category="bolt"))
     (journal := tmp_path / "line" / "pictures").mkdir(parents=True)
     for folder in (tmp_path, journal):
-        with pytest.raises(UserError, match="would be judged without end: give another --journal"):
+        with pytest.raises(UserError, match="they would be judged without end: give another --journal"):
             watch(str(folder), exported, journal=journal.parent)
     assert not (journal.parent / "journal.sqlite").exists()
 
 
-def test_names_of_sources(tmp_path: Path) -> None:
-    assert [name_of(source) for source in ("-", "0", "rtsp://a:b@h/x", f"{tmp_path}/in")] == [
+def test_default_names_of_sources(tmp_path: Path) -> None:
+    assert [default_name(source) for source in ("-", "0", "rtsp://a:b@h/x", f"{tmp_path}/in")] == [
         *("standard input", "camera 0", "rtsp://h/x", "in")
     ]
     feed = open_feed(str(tmp_path), FeedSettings(), None, "line")

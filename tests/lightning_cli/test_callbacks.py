@@ -1,4 +1,4 @@
-"""The callbacks of every training of the command line."""
+"""The callbacks that every training of the command line gets."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from lit_ad.training.final_weights import FinalWeights
 
 @pytest.mark.parametrize("save_last", [True, False])
 @pytest.mark.parametrize(("fold", "restart"), [(None, ""), (1, "--trainer.default_root_dir")])
-def test_what_is_asked_later_comes_last(
+def test_the_callbacks_that_the_command_uses_come_last(
     save_last: bool, fold: int | None, restart: str, tmp_path: Path, quiet_trainer: Any
 ) -> None:
     checkpoint = Namespace(dirpath=str(tmp_path / "folds/2/checkpoints"), save_last=save_last)

@@ -1,4 +1,4 @@
-"""The commands a user types, on small images and a small random teacher."""
+"""The commands that users type, on small images with a small random teacher."""
 
 import contextlib
 import csv
@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module", autouse=True)
 def _use_one_thread() -> Iterator[None]:
-    """Sums in one order, so that runs can be compared number by number."""
+    """Use one thread, which adds in a fixed order, so that the numbers of two runs are equal."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -35,7 +35,7 @@ def _use_one_thread() -> Iterator[None]:
 
 
 def lit_ad(*arguments: object, cwd: Path) -> tuple[str, str]:
-    """What the command prints to stdout, and what it says when it ends in an error; run in this process."""
+    """Run a command in this process. Return its stdout, and its message if it ends in an error."""
     out, error = io.StringIO(), ""
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
         patch.setattr(sys, "argv", ["lit-ad", *map(str, arguments)])
@@ -59,8 +59,12 @@ def fit_arguments(images: Path, weights: Path, run: Path, epochs: int = 3) -> li
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("accelerator", "warp", "there is no such trainer: You selected an invalid accelerator name"),
-        ("devices", -3, "there is no such trainer: `devices` selected with `CPUAccelerator` should be an int > 0"),
+        ("accelerator", "warp", "Lightning refuses a key of trainer: You selected an invalid accelerator name"),
+        (
+            "devices",
+            -3,
+            "Lightning refuses a key of trainer: `devices` selected with `CPUAccelerator` should be an int > 0",
+        ),
     ],
 )
 def test_a_device_that_is_not_there(
@@ -82,7 +86,7 @@ def run(images: Path, resnet_file: Path, tmp_path_factory: pytest.TempPathFactor
     return home / "run"
 
 
-def test_fit_leaves_a_whole_run(run: Path) -> None:
+def test_fit_leaves_a_complete_run(run: Path) -> None:
     for name in ("config.yaml", "checkpoints/best.ckpt", "checkpoints/last.ckpt", "metrics.json", "report.html"):
         assert (run / name).is_file(), name
     rows = json.loads((run / "metrics.json").read_text())["rows"]
@@ -106,7 +110,7 @@ def test_best_has_the_lowest_loss(run: Path) -> None:
     assert best["epoch"] == last["epoch"] == 2
 
 
-def test_threshold_is_that_of_the_nominal_validation_images(run: Path) -> None:
+def test_the_threshold_comes_from_the_held_out_images(run: Path) -> None:
     decision = torch.load(run / "checkpoints/best.ckpt", weights_only=True)["lit_ad"]["decision"]
     (scores,) = decision["scores"].values()
     assert len(scores) == 2  # of 12 training images, a fifth; too few for the rate: the highest is the threshold
@@ -128,7 +132,7 @@ def test_test_from_elsewhere_gives_the_same_metrics(run: Path, tmp_path: Path) -
 
 
 def test_a_test_is_written_beside_an_earlier_one(run: Path, tmp_path: Path) -> None:
-    """Whatever it asks for: the numbers of what is shipped stay."""
+    """With any settings: the numbers of the shipped detector stay."""
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
     before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
@@ -156,7 +160,7 @@ def test_a_check_before_training_changes_no_number(run: Path, images: Path, resn
     assert rows[0] == rows[1]
 
 
-def test_what_is_typed_beats_the_checkpoint(run: Path, tmp_path: Path) -> None:
+def test_typed_keys_override_the_checkpoints(run: Path, tmp_path: Path) -> None:
     _, error = lit_ad(
         *("test", "--config", run / "config.yaml", "--ckpt_path", run / "checkpoints/best.ckpt"),
         *("--model.weights", "nowhere.pt"),
@@ -174,7 +178,7 @@ SAVED = {"__class_fullname__": "Normalize", "p": 1.0}  # which no training takes
         ("saved.json", "data.augment must keep images uint8"),
         ("none.json", "none.json cannot be read as a file of albumentations' A.save"),
         ("[{class_path: albumentations.RandomCropp}]", "module 'albumentations' has no attribute 'RandomCropp'"),
-        (str([SAVED]), "data.augment has the content of a file that albumentations' A.save wrote: give the file"),
+        (str([SAVED]), "data.augment has the content of a file that albumentations' A.save wrote: give the path"),
         (str({"transform": SAVED}), "data.augment has the content of a file that albumentations' A.save wrote"),
     ],
 )
@@ -194,7 +198,7 @@ def test_without_a_checkpoint_nothing_is_measured(run: Path, tmp_path: Path, com
 
 
 def test_tilde_in_every_key(images: Path, resnet_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As YAML has it, and behind an equals sign, where no shell expands it."""
+    """In YAML, and after an equals sign, where no shell expands it."""
     home, here = tmp_path / "home", tmp_path / "here"
     monkeypatch.setenv("HOME", str(home))
     for folder in (home, here, here / "deep"):
@@ -301,7 +305,10 @@ def test_a_killed_fit_resumes_to_the_uninterrupted_runs_metrics(
         (["--data.source=Demo", "--data.source.root", "/proc/x"], "; give another data.source.root"),
         (["--model.view.image_size", "0"], "image_size"),
         (["--decision.false_alarm", "2"], "decision.false_alarm"),
-        (["--dashboards", "[wandb]", "--trainer.logger", "false"], "dashboards, which are loggers by name, or trainer"),
+        (
+            ["--dashboards", "[wandb]", "--trainer.logger", "false"],
+            "dashboards and trainer.logger both set the loggers",
+        ),
     ],
 )
 def test_bad_settings_end_in_one_clear_message(

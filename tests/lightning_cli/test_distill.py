@@ -1,4 +1,4 @@
-"""`lit-ad distill`: the file it writes, that it resumes, and what it refuses to go on from."""
+"""`lit-ad distill` writes a teacher, resumes, and refuses to resume from another network."""
 
 import json
 import sys
@@ -33,7 +33,7 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def distill(home: Path, photographs: Path, weights: Path, *more: object) -> str:
-    """What ends it, if it is an error."""
+    """Run the command, and return the error that ends it, if any."""
     arguments = [
         *("distill", "--config", ROOT / "configs/distill_pdn.yaml", "--data.source.root", photographs),
         *("--model.backbone", "resnet10t", "--model.weights", weights, "--model.width", 1 / 32),
@@ -58,7 +58,7 @@ def run(photographs: Path, resnet_file: Path, tmp_path_factory: pytest.TempPathF
     return home
 
 
-def test_it_writes_weights_that_a_teacher_takes(run: Path, tmp_path: Path) -> None:
+def test_distill_writes_weights_that_a_teacher_loads(run: Path, tmp_path: Path) -> None:
     path = run / "pdn_small.safetensors"
     teacher = PDNTeacher(str(path), width=1 / 32)
     checkpoint = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
@@ -84,10 +84,10 @@ def test_it_writes_weights_that_a_teacher_takes(run: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("step", [3, 4])  # an epoch has two
-def test_it_goes_on_where_it_was_killed(
+def test_a_killed_distillation_is_resumed(
     run: Path, photographs: Path, resnet_file: Path, tmp_path: Path, step: int
 ) -> None:
-    """From a checkpoint of the middle of the whole run, which is what a killed one leaves."""
+    """From a checkpoint in the middle of the complete run, like the one that a killed run leaves."""
     killed = run / "checkpoints" / f"step={step}.ckpt"
     home = tmp_path / "run"
     assert not distill(home, photographs, resnet_file, "--trainer.max_steps", 8, "--ckpt_path", killed)
@@ -96,7 +96,7 @@ def test_it_goes_on_where_it_was_killed(
         torch.testing.assert_close(resumed[name], tensor, rtol=1e-4, atol=1e-6)
 
 
-def test_another_backbone_does_not_go_on(run: Path, photographs: Path, tmp_path: Path) -> None:
+def test_another_backbone_cannot_resume(run: Path, photographs: Path, tmp_path: Path) -> None:
     torch.manual_seed(1)
     other = tmp_path / "other.pt"
     torch.save(timm.create_model("resnet10t").state_dict(), other)
@@ -120,5 +120,5 @@ def test_what_is_fixed_before_the_first_step_stays(
     assert message in distill(run, photographs, resnet_file, "--trainer.max_steps", 9, "--ckpt_path", last, *more)
 
 
-def test_errors_for_the_user(photographs: Path, resnet_file: Path, tmp_path: Path) -> None:
+def test_bad_settings_end_in_one_line(photographs: Path, resnet_file: Path, tmp_path: Path) -> None:
     assert "there is no folder" in distill(tmp_path / "run", tmp_path / "none", resnet_file)

@@ -1,4 +1,4 @@
-"""`decision.folds`: real trainings of small images, told, stopped and gone on with, by one process and by two."""
+"""`decision.folds`: real trainings of small images, stopped and resumed, by one process and by two."""
 
 import io
 import json
@@ -30,7 +30,7 @@ Keys = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def keys(images: Path, small_models: dict[str, Keys]) -> Callable[..., Keys]:
-    """keys(method, more keys): of a short training on 12 nominal images."""
+    """A function keys(method, more keys) that returns the keys of a short training on 12 nominal images."""
 
     def make(method: str = "STFPM", **more: Any) -> Keys:
         return {
@@ -50,7 +50,7 @@ def keys(images: Path, small_models: dict[str, Keys]) -> Callable[..., Keys]:
 
 
 class Printed:
-    """What a training in this process prints, whichever way."""
+    """Collects what a training in this process prints, to stdout, stderr and the log."""
 
     def __init__(self) -> None:
         self.text = io.StringIO()
@@ -73,7 +73,7 @@ def decision_of(home: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def home(keys: Callable[..., Keys], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of three folds, and what was printed beside it."""
+    """A run of three folds; the lines that it printed lie beside it."""
     home = tmp_path_factory.mktemp("folds") / "run"
     with pytest.MonkeyPatch.context() as patch, Printed() as printed, warnings.catch_warnings(record=True) as warned:
         patch.setenv("XDG_CACHE_HOME", str(home.parent / "cache"))
@@ -97,7 +97,7 @@ def test_every_nominal_image_trains_and_decides(home: Path) -> None:
 
 
 def test_the_scores_are_those_of_detectors_without_the_fold(home: Path, keys: Callable[..., Keys]) -> None:
-    """The training of a fold by itself: six steps, as many as the last one's 2 epochs of 3 batches."""
+    """A fold trains six steps, like the last training with its 2 epochs of 3 batches."""
     alone = home.parent / "alone"
     train({**keys(), "data.split.fold": 1, "trainer.max_steps": 6, "trainer.max_epochs": -1}, alone)
     record = json.loads((home / "folds/2.json").read_text())
@@ -106,7 +106,7 @@ def test_the_scores_are_those_of_detectors_without_the_fold(home: Path, keys: Ca
     assert set(record["scores"]["stripes"]) < set(decision_of(home).scores["stripes"])
 
 
-def test_p_values_and_threshold_are_of_all_left_out_scores(home: Path) -> None:
+def test_p_values_and_threshold_come_from_all_left_out_scores(home: Path) -> None:
     left_out = np.concatenate(
         [json.loads((home / f"folds/{fold}.json").read_text())["scores"]["stripes"] for fold in (1, 2, 3)]
     )
@@ -118,9 +118,9 @@ def test_p_values_and_threshold_are_of_all_left_out_scores(home: Path) -> None:
     assert decision.threshold() == left_out.max() and decision.with_rate(2 / 13).threshold() == np.sort(left_out)[-2]
 
 
-def test_what_is_told(home: Path) -> None:
+def test_the_command_prints_the_folds_and_the_guarantee(home: Path) -> None:
     printed = (home.parent / "printed").read_text()
-    assert "decision.folds 3: 4 trainings, about 4 times as long as one. 3 of them leave out a part" in printed
+    assert "decision.folds 3: 4 trainings, about 4 times as long as one. 3 of them each leave out a part" in printed
     for fold in (1, 2, 3):
         assert f"Fold {fold} of 3: 8 images trained, 4 left out and scored; about 0:0" in printed
     assert printed.count("to train on,") == 2  # of the first fold, and of the last training
@@ -137,7 +137,7 @@ def test_all_trainings_share_one_cache_of_features(home: Path) -> None:
 @pytest.mark.parametrize(
     ("place", "number"), [("between", signal.SIGTERM), ("between", signal.SIGINT), ("within", signal.SIGTERM)]
 )
-def test_a_run_that_is_stopped_goes_on_with_the_fold(
+def test_a_stopped_run_resumes_the_fold(
     place: str, number: signal.Signals, home: Path, keys: Callable[..., Keys], tmp_path: Path
 ) -> None:
     stopped, handlers = tmp_path / "run", [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
@@ -179,7 +179,7 @@ def test_a_run_that_is_stopped_goes_on_with_the_fold(
 
 @pytest.mark.slow
 def test_a_signal_between_two_folds_ends_the_command_in_order(keys: Callable[..., Keys], tmp_path: Path) -> None:
-    """The process itself: its exit code is that of a signal it has handled."""
+    """In a process of its own, because the exit code is tested: that of a signal that was handled."""
     done = subprocess.run(
         [sys.executable, "-c", STOPPING, *words(keys(), tmp_path / "run")],
         capture_output=True,
@@ -263,14 +263,14 @@ def test_scores_of_another_training_are_refused(home: Path, keys: Callable[..., 
     with pytest.raises(UserError) as refused:
         train({**keys(), "model.lr": 0.5}, other)
     assert str(refused.value) == (
-        f"{other}/folds/1.json is of a training with another model.init_args.lr: train as before, or remove "
+        f"{other}/folds/1.json comes from a training with another model.init_args.lr: train as before, or remove "
         f"{other}/folds, or give --overwrite true"
     )
 
 
 @pytest.mark.slow
 def test_two_processes_give_the_same_scores(home: Path, keys: Callable[..., Keys], tmp_path: Path) -> None:
-    """Each with half the batch."""
+    """Each process has half of the batch."""
     given = {**keys(), "data.batch_size": 2, "trainer.devices": 2, "test_after_fit": False}
     arguments = [sys.executable, "-m", "lit_ad", *words(given, tmp_path / "run")]
     subprocess.run(arguments, capture_output=True, check=True, env=environment(), timeout=240)
@@ -280,7 +280,7 @@ def test_two_processes_give_the_same_scores(home: Path, keys: Callable[..., Keys
 
 @pytest.mark.slow
 def test_a_signal_to_the_first_of_two_processes_ends_both(keys: Callable[..., Keys], tmp_path: Path) -> None:
-    """Between two folds, where they share no collective to agree in."""
+    """Between two folds there is no collective in which the processes could agree."""
     given = {**keys(), "data.batch_size": 2, "trainer.devices": 2, "test_after_fit": False}
     (tmp_path / "stopping.py").write_text(STOPPING)  # the first process starts the second by this name
     command = [sys.executable, str(tmp_path / "stopping.py"), *words(given, tmp_path / "run")]
@@ -298,7 +298,7 @@ def test_a_signal_to_the_first_of_two_processes_ends_both(keys: Callable[..., Ke
     assert [path.name for path in (tmp_path / "run/folds").glob("*.json")] == ["1.json"]
 
 
-def test_each_of_two_categories_has_its_own_and_one_image_shares_that_of_all(
+def test_each_category_has_its_own_threshold_and_a_single_image_shares_that_of_all(
     images: Path, keys: Callable[..., Keys], tmp_path: Path
 ) -> None:
     for category, count in (("bolt", 4), ("nut", 3), ("pin", 1)):
@@ -318,7 +318,7 @@ def test_each_of_two_categories_has_its_own_and_one_image_shares_that_of_all(
 
 
 def test_a_scale_comes_from_the_training_images(keys: Callable[..., Keys], tmp_path: Path) -> None:
-    """EfficientAD's, which held-out images would set elsewhere: nothing but the threshold is chosen on scored ones."""
+    """EfficientAD's scale, which left-out images must not set: only the threshold comes from scored images."""
     more = {"data.split.shots": 3, "trainer.max_epochs": 1, "decision.folds": "leave-one-out", "test_after_fit": False}
     more["data.unrelated"] = None
     given = keys(
@@ -337,10 +337,10 @@ PROCESSOR_TIME = {"class_path": "lit_ad.benchmark.budget.ProcessorTime", "init_a
     ("more", "message"),
     [
         ({"trainer.max_time": "00:01:00:00"}, "give trainer.max_epochs in place of max_time"),
-        ({"trainer.callbacks": [TIMER]}, "takes trainings of one length: leave out Timer"),
-        ({"trainer.callbacks": [PROCESSOR_TIME]}, "takes trainings of one length: leave out ProcessorTime"),
+        ({"trainer.callbacks": [TIMER]}, "needs trainings of one length: leave out Timer"),
+        ({"trainer.callbacks": [PROCESSOR_TIME]}, "needs trainings of one length: leave out ProcessorTime"),
         ({"trainer.limit_val_batches": 0.5}, "decision.folds scores every image: leave out trainer.limit_val_batches"),
-        ({"trainer.max_epochs": -1}, "takes trainings of one length: set trainer.max_epochs or max_steps"),
+        ({"trainer.max_epochs": -1}, "needs trainings of one length: give trainer.max_epochs or max_steps"),
         ({"decision.folds": 1}, "decision.folds is 1"),
         ({"decision.folds": 13}, "decision.folds is 13, but there are 12 nominal images"),
         (
@@ -349,11 +349,11 @@ PROCESSOR_TIME = {"class_path": "lit_ad.benchmark.budget.ProcessorTime", "init_a
                     {"class_path": "lightning.pytorch.callbacks.EarlyStopping", "init_args": {"monitor": "val/loss"}}
                 ]
             },
-            "takes trainings of one length: leave out EarlyStopping",
+            "needs trainings of one length: leave out EarlyStopping",
         ),
     ],
 )
-def test_what_would_end_a_training_elsewhere_is_refused(
+def test_settings_that_would_end_a_training_early_are_refused(
     more: Keys, message: str, keys: Callable[..., Keys], tmp_path: Path
 ) -> None:
     given = {**keys(), "decision.folds": 3, "trainer.default_root_dir": str(tmp_path / "run"), **more}

@@ -1,4 +1,4 @@
-"""The help of LightningCLI's commands, and what the parser says of mistakes."""
+"""The help of LightningCLI's commands: a group for each key, and a line for each of its keys."""
 
 import sys
 
@@ -12,7 +12,7 @@ JUDGED = ["cache, of features", "decision", "evaluation", "heatmaps", "predictio
 
 
 def lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str) -> list[str]:
-    """The help of a command."""
+    """Return the lines of a command's help."""
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setattr(sys, "argv", ["lit-ad", command, "--help"])
     with pytest.raises(SystemExit) as stop:
@@ -25,7 +25,7 @@ def lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], c
     ("command", "headings"),
     [*((name, [*RUN, *JUDGED, *OUTPUT]) for name in ("fit", "predict")), ("distill", [*RUN, *OUTPUT])],
 )
-def test_groups_of_keys_are_called_by_the_key(
+def test_the_title_of_a_group_is_its_key(
     command: str, headings: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     usage, *rest = lines(monkeypatch, capsys, command)
@@ -34,7 +34,7 @@ def test_groups_of_keys_are_called_by_the_key(
     assert all(line.startswith(("  ", "--print_config ")) for line in rest if line and line[:-1] not in headings)
 
 
-def test_help_is_a_line_a_key(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_has_one_line_for_each_key(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     shown = lines(monkeypatch, capsys, "fit")
     assert len(shown) < 200
     assert max(map(len, shown)) <= 120

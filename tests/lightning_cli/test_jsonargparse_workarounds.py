@@ -1,4 +1,4 @@
-"""Nulls of the view can be typed; a class typed over another class of a file keeps none of its arguments."""
+"""Users can type nulls of the view, and a typed class does not inherit the arguments of a config file's class."""
 
 import json
 import sys
@@ -9,13 +9,13 @@ import yaml
 from jsonargparse import get_loader
 
 from lit_ad.commands.main import main
-from lit_ad.lightning_cli.jsonargparse_workarounds import allow_file_names, class_in_files, typed_class
+from lit_ad.lightning_cli.jsonargparse_workarounds import allow_file_names, find_class_in_files, find_typed_class
 
 ROOT = Path(__file__).parents[2]
 
 
 def lit_ad(*arguments: object, cwd: Path) -> str:
-    """What it says when it ends in an error."""
+    """Run a command that fails, and return its message."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["lit-ad", *map(str, arguments)])
         patch.chdir(cwd)
@@ -40,27 +40,27 @@ REFUSED = (
         ["--data.source", json.dumps({"class_path": "lit_ad.data.Folder", "init_args": {"nominal": "good"}})],
     ],
 )
-def test_another_source_has_its_own_root(tmp_path: Path, source: list[str]) -> None:
+def test_a_typed_source_does_not_inherit_the_root(tmp_path: Path, source: list[str]) -> None:
     assert lit_ad(*STFPM, *source, "--data.source.nominal", "good", cwd=tmp_path) == REFUSED
 
 
 @pytest.mark.parametrize("source", [["--data.source", "Folder", "--data.source.root"], ["--data.source.root"]])
-def test_what_is_given_is_no_inheritance(images: Path, resnet_file: Path, tmp_path: Path, source: list[str]) -> None:
-    """It goes on to the root, which is not there."""
+def test_a_typed_root_is_used(images: Path, resnet_file: Path, tmp_path: Path, source: list[str]) -> None:
+    """The message is about the missing folder."""
     model = ("--model.backbone", "resnet10t", "--model.weights", resnet_file)
     nominal = ["--data.source.nominal", "train/good"] if "Folder" in source else []
     said = lit_ad(*STFPM, *model, *source, tmp_path / "gone", *nominal, cwd=tmp_path)
     assert str(tmp_path / "gone") in said and "would keep" not in said
 
 
-def test_another_method_has_its_own_settings(tmp_path: Path) -> None:
+def test_a_typed_method_does_not_inherit_settings(tmp_path: Path) -> None:
     said = lit_ad(*STFPM, "--model", "L2BT", "--model.backbone", "deit_tiny_patch16_224", cwd=tmp_path)
     assert said.startswith(f"lit-ad: --model L2BT replaces STFPM of {ROOT / 'configs/stfpm.yaml'}, but would keep its ")
     kept = said.partition(": give ")[2].split(", ")
     assert {"--model.weights", "--model.taps", "--model.lr", "--model.view"} == set(kept)
 
 
-def test_what_was_typed() -> None:
+def test_the_typed_class_and_its_arguments_are_found() -> None:
     typed = [
         "fit",
         "--data.source",
@@ -70,9 +70,9 @@ def test_what_was_typed() -> None:
         "--model.lr",
         "1",
     ]
-    assert typed_class(typed, "data.source") == ("Folder", {"root", "masks"})
-    assert typed_class(typed, "model") == (None, {"lr"})
-    assert typed_class(['--model={"class_path": "a.B", "init_args": {"c": 1}}'], "model") == ("a.B", {"c"})
+    assert find_typed_class(typed, "data.source") == ("Folder", {"root", "masks"})
+    assert find_typed_class(typed, "model") == (None, {"lr"})
+    assert find_typed_class(['--model={"class_path": "a.B", "init_args": {"c": 1}}'], "model") == ("a.B", {"c"})
 
 
 def test_the_last_file_counts(tmp_path: Path) -> None:
@@ -81,8 +81,8 @@ def test_the_last_file_counts(tmp_path: Path) -> None:
         files, ({"model": {"class_path": "A"}}, {"model": {"class_path": "B"}}, {"seed": 1}), strict=True
     ):
         file.write_text(yaml.safe_dump(said))
-    assert class_in_files(files, "model") == (files[1], {"class_path": "B"})
-    assert class_in_files(files, "data.source") == (None, {})
+    assert find_class_in_files(files, "model") == (files[1], {"class_path": "B"})
+    assert find_class_in_files(files, "data.source") == (None, {})
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_the_last_file_counts(tmp_path: Path) -> None:
 def test_a_null_of_the_view_can_be_typed(
     typed: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What is not typed stays as the file has it."""
+    """Keys that are not typed keep the file's values."""
     words = ["lit-ad", "fit", "--config", str(ROOT / "configs/l2bt.yaml"), *typed, "--print_config"]
     monkeypatch.setattr(sys, "argv", words)
     with pytest.raises(SystemExit) as stopped:
@@ -110,10 +110,10 @@ def test_a_null_of_the_view_can_be_typed(
 
 
 @pytest.mark.parametrize("name", ["r\udcfcn", "\udc80\udcff", "plain", "\u00fc", r"\udcfc", r"\\udcfc"])
-def test_texts_with_names_of_files(name: str) -> None:
-    """As they are typed, in a mapping, and in a file, as YAML writes them."""
+def test_texts_with_file_names_that_are_not_utf8(name: str) -> None:
+    """Typed alone, in a mapping, and in a file, in each of the ways that YAML writes them."""
     allow_file_names()
-    allow_file_names()  # as often as there are parsers
+    allow_file_names()  # each parser calls it
     load = get_loader("yaml")
     assert load(f"'{name}'") == load(json.dumps(name)) == name
     assert load(f"{{a: ['{name}', 1], '{name}': null}}") == {"a": [name, 1], name: None}

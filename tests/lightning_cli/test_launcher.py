@@ -1,4 +1,4 @@
-"""What torchrun and srun started, by the environment they give."""
+"""How torchrun and srun started this process, as the environment tells it."""
 
 import pytest
 import torch
@@ -6,9 +6,9 @@ from jsonargparse import Namespace
 
 from lit_ad.errors import UserError
 from lit_ad.lightning_cli.launcher import (
-    Launched,
-    environment_alone,
-    launched,
+    Launch,
+    environment_without_launcher,
+    find_launch,
     refuse_copies,
     refuse_separate_trainings,
     take_devices,
@@ -35,32 +35,32 @@ def start(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], gpus: in
     ("environment", "expected"),
     [
         ({}, None),
-        (TORCHRUN, Launched("torchrun", 6, 2)),
-        (SRUN, Launched("srun", 4, 2)),
+        (TORCHRUN, Launch("torchrun", 6, 2)),
+        (SRUN, Launch("srun", 4, 2)),
         (BATCH_SCRIPT, None),
-        (BATCH_SCRIPT | {"SLURM_PROCID": "3"}, Launched("srun", 4, 1)),
+        (BATCH_SCRIPT | {"SLURM_PROCID": "3"}, Launch("srun", 4, 1)),
         (SRUN | {"SLURM_JOB_NAME": "bash"}, None),
     ],
 )
-def test_what_was_started(
-    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: Launched | None
+def test_a_launch_is_found_in_the_environment(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: Launch | None
 ) -> None:
     start(monkeypatch, environment)
-    assert launched() == expected
+    assert find_launch() == expected
 
 
 @pytest.mark.parametrize(("gpus", "devices", "nodes"), [(0, 3, 2), (3, 3, 2), (8, 3, 2), (1, "auto", 1)])
-def test_devices_are_as_many_as_were_started(
+def test_the_trainer_gets_a_device_for_each_process(
     monkeypatch: pytest.MonkeyPatch, gpus: int, devices: object, nodes: int
 ) -> None:
-    """Where each process sees one GPU alone, they are left as they are."""
+    """Devices stay "auto" where each process sees a single GPU."""
     start(monkeypatch, TORCHRUN, gpus)
     trainer = Namespace(devices="auto", num_nodes=1)
     take_devices(trainer)
     assert (trainer.devices, trainer.num_nodes) == (devices, nodes)
 
 
-def test_devices_that_were_given_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_given_devices_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     start(monkeypatch, TORCHRUN)
     trainer = Namespace(devices=1, num_nodes=1)
     take_devices(trainer)
@@ -75,14 +75,14 @@ def test_separate_trainings_are_refused(monkeypatch: pytest.MonkeyPatch) -> None
         refuse_separate_trainings(1)
 
 
-def test_a_training_of_its_own_sees_no_launcher_of_several(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Such as a benchmark's cell, where srun shares the cells among its processes."""
+def test_a_single_process_sees_no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For example a benchmark's cell, when the processes of srun share the cells."""
     start(monkeypatch, SRUN | {"SLURM_PROCID": "3", "SLURM_JOB_ID": "17"})
-    environment = environment_alone()
+    environment = environment_without_launcher()
     assert environment["SLURM_JOB_ID"] == "17"
     assert not {"SLURM_PROCID", "SLURM_NTASKS", "SLURM_STEP_NUM_TASKS"} & environment.keys()
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
-    assert environment_alone()["SLURM_PROCID"] == "3"
+    assert environment_without_launcher()["SLURM_PROCID"] == "3"
 
 
 @pytest.mark.parametrize(

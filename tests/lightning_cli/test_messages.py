@@ -1,4 +1,4 @@
-"""What a user reads where a key or a value on the command line, or in a config file, is wrong."""
+"""The line that a user reads about a wrong key or value on the command line or in a config file."""
 
 from pathlib import Path
 from typing import Literal
@@ -9,13 +9,13 @@ from jsonargparse import ArgumentError, ArgumentParser
 from lit_ad.commands.main import find_user_error
 from lit_ad.errors import UserError
 from lit_ad.lightning_cli.cli import main as run
-from lit_ad.lightning_cli.messages import in_one_line
+from lit_ad.lightning_cli.messages import explain_error
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def message_of(monkeypatch: pytest.MonkeyPatch, *words: str) -> str:
-    """What `lit-ad` says of a command line; nothing is trained."""
+    """Return the message of a wrong command line; nothing is trained."""
     monkeypatch.setattr("sys.argv", ["lit-ad", *words])
     with pytest.raises((UserError, ValueError)) as raised:
         run(list(words[1:]))
@@ -32,7 +32,7 @@ DEMO = ("fit", "--config", str(CONFIGS / "demo.yaml"))
         (["predict"], "data.source and model are missing: give --config FILE"),
         (["fit", "--config"], "--config needs a file: --config FILE, such as configs/stfpm.yaml"),
         (["fit", "--config", "--trainer.max_epochs", "3"], "--config needs a file"),
-        (["fit", "--data.source.root", "X"], "the data has no source: give --config FILE, or --data.source Folder"),
+        (["fit", "--data.source.root", "X"], "the data has no source: give --config FILE, or --data.source Folder ("),
         ([*DEMO, "--data.source", "Folder"], "data.source Folder needs --data.source.nominal"),
         ([*DEMO, "--data.source", "Table", "--data.source.root", "."], "data.source Table needs --data.source.table"),
         ([*DEMO, "--dashboards", "wandb"], "dashboards is wandb, but it must be a list, such as '[wandb]'"),
@@ -54,7 +54,7 @@ DEMO = ("fit", "--config", str(CONFIGS / "demo.yaml"))
         ([*DEMO, "--model.view.overlap", "8"], "view.overlap is 8, but there are no tiles: set view.tile, or leave it"),
     ],
 )
-def test_wrong_words(words: list[str], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_command_line_is_explained(words: list[str], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert message_of(monkeypatch, *words).startswith(message)
 
 
@@ -89,7 +89,7 @@ LOGGER = ["--trainer.logger", "TensorBoardLogger"]
 def test_a_value_of_several_types_is_one_sentence(
     words: list[str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The parser tries each of the types, and each says what it lacks."""
+    """The parser tries each of the types, and each complains."""
     assert message_of(monkeypatch, *DEMO, *words) == message
 
 
@@ -109,7 +109,7 @@ def test_a_wrong_key_of_a_file_names_the_file(
     assert message_of(monkeypatch, "fit", "--config", str(file)) == message.format(file=file)
 
 
-def test_a_file_of_another_version_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_file_of_another_version_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     file, text = tmp_path / "old.yaml", (CONFIGS / "demo.yaml").read_text(encoding="utf-8")
     file.write_text("# lit_ad==0.0.1\n" + text.replace("\nmodel:", "\nmodell:"), encoding="utf-8")
     assert f"(in {file}, which lit_ad 0.0.1 wrote: see UPGRADING.md)" in message_of(
@@ -119,7 +119,7 @@ def test_a_file_of_another_version_is_told(monkeypatch: pytest.MonkeyPatch, tmp_
 
 def test_a_value_that_is_none_of_a_few() -> None:
     message = "Parser key \"format\":\n  Expected a typing.Literal['onnx', 'torch']. Got value: tflite"
-    assert in_one_line(message, []) == "format is tflite, but it must be one of onnx, torch"
+    assert explain_error(message, []) == "format is tflite, but it must be one of onnx, torch"
 
 
 def test_a_value_that_is_neither_a_number_nor_a_word() -> None:
@@ -127,11 +127,13 @@ def test_a_value_that_is_neither_a_number_nor_a_word() -> None:
     parser.add_argument("--folds", type=int | Literal["leave-one-out"] | None)
     with pytest.raises(ArgumentError) as refused:
         parser.parse_args(["--folds", "three"])
-    told = in_one_line(str(refused.value), ["folds"])
+    told = explain_error(str(refused.value), ["folds"])
     assert told == "folds is three, but it must be a whole number or leave-one-out"
 
 
 def test_hints_name_the_nearest_key() -> None:
-    assert in_one_line("unrecognized arguments: --data.sorce x", ["data.source"]).endswith("Did you mean data.source?")
-    assert in_one_line("Expected a path but Foldr is none", []).endswith("Did you mean Folder?")
-    assert in_one_line("nothing like it", ["data.source"]) == "nothing like it"
+    assert explain_error("unrecognized arguments: --data.sorce x", ["data.source"]).endswith(
+        "Did you mean data.source?"
+    )
+    assert explain_error("Expected a path but Foldr is none", []).endswith("Did you mean Folder?")
+    assert explain_error("nothing like it", ["data.source"]) == "nothing like it"

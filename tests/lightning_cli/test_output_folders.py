@@ -28,7 +28,7 @@ def config(checkpoint: str | None = None, profiler: str | None = None, callback:
         ("callback", "trainer.callbacks: ModelCheckpoint.dirpath"),
     ],
 )
-def test_each_is_named(key: str, setting: str, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_refused_by_its_key(key: str, setting: str, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
     with pytest.raises(UserError, match=f"^cannot write {file}/x: Not a directory; give another {setting}$"):
@@ -37,7 +37,7 @@ def test_each_is_named(key: str, setting: str, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_what_is_not_given_or_no_path_is_passed_over() -> None:
+def test_missing_settings_and_addresses_are_not_checked() -> None:
     check_output_folders(config("s3://bucket/run"))
     for profiler, callbacks in ((None, None), ("simple", Namespace(class_path="Timer", init_args=Namespace()))):
         trainer = Namespace(profiler=profiler, callbacks=callbacks)

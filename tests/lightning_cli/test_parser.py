@@ -1,4 +1,4 @@
-"""The parser: every mistake ends in one line that names the key or the file."""
+"""The parser: every error is one line that names the key or the file."""
 
 import sys
 from pathlib import Path
@@ -12,13 +12,13 @@ from lit_ad.lightning_cli.parser import Parser, check_augment, check_config_file
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("a: [1\n", r"bad.yaml is no YAML: while parsing .* line 1"),
-        ("", r"bad.yaml is empty, or holds no keys"),
-        ("- 1\n", r"bad.yaml is empty, or holds no keys"),
+        ("a: [1\n", r"bad.yaml is not valid YAML: while parsing .* line 1"),
+        ("", r"bad.yaml is empty or has no keys"),
+        ("- 1\n", r"bad.yaml is empty or has no keys"),
         (None, r"cannot read the config file .*bad.yaml"),
     ],
 )
-def test_config_files_are_named(tmp_path: Path, content: str | None, message: str) -> None:
+def test_a_config_file_that_cannot_be_read_is_named(tmp_path: Path, content: str | None, message: str) -> None:
     file = tmp_path / "bad.yaml"
     if content is not None:
         file.write_text(content)
@@ -27,7 +27,7 @@ def test_config_files_are_named(tmp_path: Path, content: str | None, message: st
             check_config_files(arguments)
 
 
-def test_config_files_that_can_be_read_pass_and_the_others_of_a_line_are_looked_at(tmp_path: Path) -> None:
+def test_every_config_file_of_a_line_is_checked(tmp_path: Path) -> None:
     (tmp_path / "good.yaml").write_text("seed_everything: 1\n", encoding="utf-8")
     good = str(tmp_path / "good.yaml")
     check_config_files(["fit", "-c", good, f"--config={good}", "--data.source", "none.yaml"])
@@ -53,12 +53,12 @@ def test_a_wrong_value_and_a_wrong_key_are_one_line_each(parser: Parser) -> None
         parser.parse_args(["--epoch_s", "2"])
 
 
-def test_what_was_typed_is_read_where_nothing_is_given(parser: Parser, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_arguments_the_typed_words_are_parsed(parser: Parser, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["lit-ad", "--epochs", "7"])
     assert parser.parse_args().epochs == 7
 
 
-def test_a_list_of_transforms_that_was_taken_for_a_file_says_what_is_wrong_in_it() -> None:
+def test_an_error_in_a_list_of_transforms_is_explained() -> None:
     check_augment(None)
     check_augment(Path("saved.json"))
     with pytest.raises(UserError, match="no attribute 'RandomCropp'"):

@@ -1,4 +1,4 @@
-"""RUN/config.yaml does the run again: it names neither its own directory nor the checkpoint that it went on from."""
+"""RUN/config.yaml repeats the run: it names neither the run's directory nor the checkpoint that it resumed from."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Settings are checked and completed before anything is made of them."""
+"""Settings are checked and completed before objects are made from them."""
 
 import os
 from contextlib import nullcontext
@@ -22,7 +22,7 @@ from lit_ad.lightning_cli.settings import (
 @pytest.mark.parametrize(
     ("asked", "every", "expected"), [(None, 1, 0), (None, 10, None), (None, None, None), (2, 1, 2), (0, 10, 0)]
 )
-def test_a_check_before_training_where_validations_are_rare(
+def test_only_rare_validations_keep_the_check_before_training(
     asked: int | None, every: int | None, expected: int | None
 ) -> None:
     trainer = Namespace(num_sanity_val_steps=asked, check_val_every_n_epoch=every)
@@ -43,7 +43,7 @@ def test_a_prediction_needs_a_model_and_images() -> None:
 def test_a_validation_needs_images_that_did_not_train() -> None:
     for folds, refused in ((None, False), (5, True)):
         config = Namespace(ckpt_path="a.ckpt", data=Namespace(split=Namespace(folds=folds)))
-        with pytest.raises(UserError, match=r"with decision\.folds all of them trained") if refused else nullcontext():
+        with pytest.raises(UserError, match=r"with decision\.folds all images train") if refused else nullcontext():
             check_model_and_images("validate", config)
 
 
@@ -53,10 +53,10 @@ LENGTHS = {"max_epochs": 3, "max_steps": -1, "limit_train_batches": None, "limit
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("max_epochs", "trainer.max_epochs is 0: nothing would be trained"),
-        ("max_steps", "trainer.max_steps is 0: nothing would be trained"),
-        ("limit_train_batches", "trainer.limit_train_batches is 0: nothing would be trained"),
-        ("limit_val_batches", "trainer.limit_val_batches is 0: without held-out nominal images there are no threshold"),
+        ("max_epochs", "trainer.max_epochs is 0, so nothing would be trained"),
+        ("max_steps", "trainer.max_steps is 0, so nothing would be trained"),
+        ("limit_train_batches", "trainer.limit_train_batches is 0, so nothing would be trained"),
+        ("limit_val_batches", "trainer.limit_val_batches is 0, so there would be no threshold"),
     ],
 )
 def test_a_fit_that_would_end_without_a_detector_is_refused(name: str, message: str) -> None:
@@ -72,12 +72,12 @@ def test_a_fit_that_would_end_without_a_detector_is_refused(name: str, message: 
         (6, None, ""),
         (None, 20, ""),
         (-1, -1, ""),  # without an end
-        (4, -1, "is of epoch 5, and trainer.max_epochs is 4: ask for more epochs"),
-        (-1, 19, "is of step 20, and trainer.max_steps is 19: ask for more steps"),
+        (4, -1, "is of epoch 5, but trainer.max_epochs is 4: give a larger one"),
+        (-1, 19, "is of step 20, but trainer.max_steps is 19: give a larger one"),
         (9, 19, "is of step 20"),  # whichever comes first ends a training
     ],
 )
-def test_a_checkpoint_with_more_than_is_asked_for_is_refused(
+def test_a_checkpoint_beyond_the_trainers_limit_is_refused(
     epochs: int | None, steps: int | None, message: str, tmp_path: Path
 ) -> None:
     """A checkpoint at the end of its fifth epoch, of four steps each."""
@@ -90,7 +90,7 @@ def test_a_checkpoint_with_more_than_is_asked_for_is_refused(
         check_epochs_left(config)
 
 
-def test_a_new_training_has_no_checkpoint_to_look_at() -> None:
+def test_a_new_training_has_no_checkpoint_to_check() -> None:
     check_epochs_left(Namespace(ckpt_path=None, trainer=Namespace(max_epochs=1, max_steps=-1)))
 
 
@@ -107,7 +107,7 @@ def stopping(monitor: str, at_epoch_end: bool | None) -> Namespace:
         ("train/loss", None, None),  # no validation has this value
     ],
 )
-def test_early_stopping_looks_at_a_value_of_the_validation_right_after_it(
+def test_early_stopping_checks_right_after_the_validation(
     monitor: str, given: bool | None, expected: bool | None
 ) -> None:
     other = Namespace(class_path="lightning.pytorch.callbacks.Timer", init_args=Namespace(duration="00:01:00:00"))
@@ -119,8 +119,8 @@ def test_early_stopping_looks_at_a_value_of_the_validation_right_after_it(
     stop_after_validation(Namespace(callbacks=None))
 
 
-def test_paths_serve_from_any_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Weights are text: a file's path is made absolute, and names of other kinds stay."""
+def test_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights are text: the path of a file becomes absolute, and other names stay."""
     monkeypatch.chdir(tmp_path)
     Path("w.pt").touch()
     config = Namespace(data=Namespace(root=Path("images")), model=Namespace(weights="w.pt", deep_weights="hub"))

@@ -158,13 +158,13 @@ def test_fewer_steps_than_there_were_are_refused(fit: Fit, tmp_path: Path) -> No
     assert fit("--trainer.max_epochs", 1, "--test_after_fit", "false")[0] == 0
     last = tmp_path / "run/checkpoints/last.ckpt"
     _, words = fit("--ckpt_path", last, "--trainer.max_epochs", -1, "--trainer.max_steps", 2)
-    assert "last.ckpt is of step 3, and trainer.max_steps is 2" in words
+    assert "last.ckpt is of step 3, but trainer.max_steps is 2" in words
 
 
 def test_without_best_the_latest_is_tested(fit: Fit, images: Path, tmp_path: Path) -> None:
     code, words = fit("--trainer.max_epochs", 2, "--checkpoint.save_top_k", 0)
     assert code == 0
-    assert "No best checkpoint was kept: the test is of last.ckpt" in words
+    assert "No best checkpoint was kept: the test uses last.ckpt" in words
     detector = Detector.load(tmp_path / "run/checkpoints/last.ckpt")
     with (tmp_path / "run/scores.csv").open() as file:
         for row in csv.DictReader(file):
