@@ -10,7 +10,7 @@ from PIL import Image
 from lit_ad.detector.decision import Decision
 from lit_ad.detector.summary import summarize
 from lit_ad.evaluation.report.record import Record, Took, environment
-from lit_ad.evaluation.report.thumbnails import THUMBNAILS, joined, jpeg, outline_png
+from lit_ad.evaluation.report.thumbnails import THUMBNAILS, encode_jpeg, encode_outline, join_archives
 from lit_ad.evaluation.results import ImageResult, Results
 from lit_ad.evaluation.rows import mean_row, pixel_verdict_row, verdict_row
 
@@ -68,11 +68,11 @@ def make_run(
     with zipfile.ZipFile(home / "part", "w") as part:
         for number, one in enumerate(images):
             pixels = np.full((24, 36, 3), 5 * number % 256, np.uint8)
-            part.writestr(f"{number}.image", jpeg(pixels, 9000))
-            part.writestr(f"{number}.heat", jpeg(255 - pixels, 9000))
+            part.writestr(f"{number}.image", encode_jpeg(pixels, 9000))
+            part.writestr(f"{number}.heat", encode_jpeg(255 - pixels, 9000))
             if one.label:
-                part.writestr(f"{number}.truth", outline_png(np.eye(24, 36) > 0, (0, 255, 0)))
-    joined([home / "part"], {number: one.path for number, one in enumerate(images)}, home / THUMBNAILS)
+                part.writestr(f"{number}.truth", encode_outline(np.eye(24, 36) > 0, (0, 255, 0)))
+    join_archives([home / "part"], {number: one.path for number, one in enumerate(images)}, home / THUMBNAILS)
     return home, results, decision
 
 

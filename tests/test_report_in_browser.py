@@ -16,7 +16,7 @@ from sklearn.metrics import auc, confusion_matrix, precision_recall_curve, roc_a
 
 from lit_ad.detector.decision import Decision
 from lit_ad.evaluation.report.page import write_page
-from lit_ad.evaluation.report.table import of_row
+from lit_ad.evaluation.report.table import select_row
 from lit_ad.evaluation.results import Results
 from lit_ad.evaluation.rows import wilson
 from tests.report_runs import make_run
@@ -82,7 +82,7 @@ def threshold(driver: Any) -> float:
 
 
 def counted(results: Results, row: str, limit: float) -> list[int]:
-    images = of_row(results.images, row)
+    images = select_row(results.images, row)
     above = [one.score > limit for one in images]
     return list(confusion_matrix([one.label for one in images], above, labels=[0, 1]).ravel().tolist())
 
@@ -173,7 +173,7 @@ def test_curves_and_operating_points(driver: Any, files: dict[str, Path], run: A
     _, results, _ = run
     opened(driver, files["one"])
     choose(driver, "row", row)
-    images = of_row(results.images, row)
+    images = select_row(results.images, row)
     labels, scores = [one.label for one in images], [one.score for one in images]
     script = "return charts[arguments[0]].data.datasets.map(set => set.data.map(point => [point.x, point.y]))"
     roc, ring, dot = driver.execute_script(script, "roc")

@@ -1,4 +1,4 @@
-"""Measure a detector on test images, and show what it found."""
+"""Measure a detector on test images, and show the results."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a class when it is asked for: torch and Lightning take seconds, and parts of this package need neither."""
+    """Import a class at its first use: torch and Lightning take seconds, and parts of this package need neither."""
     if name in MODULES:
         return getattr(import_module(f"{__name__}.{MODULES[name]}"), name)
     raise AttributeError(f"module {__name__} has no attribute {name}")

@@ -1,4 +1,4 @@
-"""Metrics of the test set."""
+"""The callback that measures a test, and hands every judged image to the sinks."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from lit_ad.errors import check_number
 from lit_ad.evaluation.doubts import describe_doubts
 from lit_ad.evaluation.judged import Judged, judge_images
 from lit_ad.evaluation.measurement import Measurement
-from lit_ad.evaluation.official_scores import ByRules
+from lit_ad.evaluation.official_scores import OfficialScores
 from lit_ad.evaluation.report.stopwatch import device_name
 from lit_ad.evaluation.results import COLUMNS, MEAN, POOLED, SAMPLE_AUROC, Results
 from lit_ad.evaluation.sinks.sink import Sink, Stage
@@ -23,23 +23,27 @@ from lit_ad.teachers.weights import fingerprint
 
 
 class Evaluation(L.Callback):
-    """Measure raw scores and maps, pooled, per category and per defect type; write RUN/metrics.json and RUN/scores.csv.
+    """Measures raw scores and maps, and writes RUN/metrics.json and RUN/scores.csv.
 
-    Pixels are compared at the masks' original resolution. A defect type is measured against the good images of its
-    category. Verdicts are those of the checkpoint's decision. A data set with rules of its own is measured by them too.
+    There are metrics of all images together, of each category, and of each defect type with the good images of its
+    category. Pixels are compared at the masks' original resolution. Verdicts come from the checkpoint's decision. A
+    data set with rules of its own is measured by these too.
 
-    Loggers get the main metrics as test/METRIC: of several categories their mean, as papers quote it, and those of all
-    images together as test/pooled_METRIC.
+    Loggers get the main metrics as test/METRIC. With several categories, test/METRIC is the mean over categories, as
+    papers quote it, and test/pooled_METRIC is the metric of all images together.
 
     Args:
-        eval_size: Compare pixels at this size (int or height, width), as papers do that resize; None for the original.
-            Verdicts on pixels stay at the original size: the pixel threshold is that of maps there, and a smaller map
-            has lower maxima.
-        bootstrap: Resamples for 95 % intervals of the image metrics; 0 for none.
-        sinks: What is made of every image, tested or predicted, in this order.
+        eval_size: The size at which pixels are compared, for papers that resize: a number, or height and width. None:
+            the original size. Verdicts on pixels stay at the original size, because the pixel threshold belongs to
+            maps of that size, and a smaller map has lower maxima.
+        bootstrap: Number of resamples for 95 % intervals of the image metrics. 0: no intervals.
+        sinks: The sinks that get every tested or predicted image, in this order.
+
+    Raises:
+        UserError: eval_size or bootstrap is out of its range.
     """
 
-    results: Results | None = None  # of the latest test
+    results: Results | None = None  # results of the latest test
 
     def __init__(
         self, eval_size: int | tuple[int, int] | None = None, bootstrap: int = 0, sinks: Sequence[Sink] = ()
@@ -52,17 +56,22 @@ class Evaluation(L.Callback):
         self.writers = Writers()
 
     def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
-        """Raises UserError if there is no place for predictions."""
+        """Choose the directory of predictions. Raises UserError if it holds others already."""
         if stage == "predict":
             self._claim(trainer, None)
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: Any, checkpoint: Any) -> None:
-        """Now that the model is known, leave out what an interrupted prediction by it has judged."""
+        """Leave out images that an interrupted prediction with the loaded weights has judged."""
         if trainer.predicting:
             self._claim(trainer, fingerprint(pl_module.state_dict()))
 
     def _claim(self, trainer: L.Trainer, weights: str | None) -> None:
-        """Find out where predictions go, and which images need not be judged again: the first process decides."""
+        """Let the first process choose the directory of predictions, and the images that need not be judged again.
+
+        Args:
+            trainer: The trainer of the prediction.
+            weights: Fingerprint of the model's weights. None: not known yet.
+        """
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         home, claims = run_directory(trainer), []
         self.folder = None if data.predict_path is None else resolve_path(data.predict_path)
@@ -113,7 +122,7 @@ class Evaluation(L.Callback):
             sink.finish(None)
 
     def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
-        """Nothing of this run is written once another one looks for what it has left."""
+        """Drop unwritten files, so that nothing is written while a later run reads the files of this one."""
         self.writers.give_up()
         for sink in self.sinks:
             sink.give_up()
@@ -123,9 +132,9 @@ class Evaluation(L.Callback):
         source = getattr(getattr(trainer, "datamodule", None), "source", None)
         self.shift = None if source is None else source.shift()
         rules = None if source is None else source.rules()
-        uncut = self.eval_size is None and pl_module.view.region is None
-        by_rules = None if rules is None else ByRules(rules, uncut)
-        self.measurement = Measurement(self.eval_size, self.bootstrap, by_rules)
+        all_pixels = self.eval_size is None and pl_module.view.region is None
+        official = None if rules is None else OfficialScores(rules, all_pixels)
+        self.measurement = Measurement(self.eval_size, self.bootstrap, official)
 
     def on_test_batch_end(
         self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0

@@ -1,4 +1,4 @@
-"""Whether a test says that its detector is no good, and what is likely the cause."""
+"""Doubts about a tested detector: signs in the results that it does not work, and their likely causes."""
 
 import math
 from collections.abc import Mapping
@@ -8,14 +8,14 @@ from numpy.typing import NDArray
 
 from lit_ad.evaluation.results import MEAN, POOLED, Results
 
-_LOWEST = 0.6  # image AUROC; 0.5 is that of a detector that knows nothing
+_LOWEST = 0.6  # image AUROC below which a detector is doubted; guessing gives 0.5
 
 
 def describe_doubts(results: Results, held_out: Mapping[str, NDArray[np.float64]]) -> str:
-    """A sentence with the reasons to doubt a detector and their likely causes; "" where there is none.
+    """Return a sentence with the reasons to doubt a detector and their likely causes; "" if there are none.
 
     Args:
-        results: Of the test.
+        results: The results of the test.
         held_out: The scores of nominal images held out of training, (n,) by category; empty without a decision.
     """
     row = results.rows.get(MEAN) or results.rows[POOLED]
@@ -31,9 +31,9 @@ def describe_doubts(results: Results, held_out: Mapping[str, NDArray[np.float64]
         reasons.append("the good images held out of training score higher than those of the test")
     if not reasons:
         return ""
-    sound = auroc >= _LOWEST and reasons[0].endswith("missed")  # the scores tell good from bad, the threshold does not
-    rate = "a false-alarm rate that is too low for the held-out images, " if sound else ""
-    causes = f"{rate}a folder that is not what it is taken for (lit-ad data check), too few training steps"
+    only_threshold = auroc >= _LOWEST and reasons[0].endswith("missed")  # the scores tell good from bad images
+    rate = "a false-alarm rate that is too low for the held-out images, " if only_threshold else ""
+    causes = f"{rate}wrong folders of images (see lit-ad data check), too few training steps"
     return (
         f"This detector is of no use as it is: {', and '.join(reasons)}. Likely causes: {causes}, or a teacher without "
         "its pretrained weights."
@@ -41,7 +41,7 @@ def describe_doubts(results: Results, held_out: Mapping[str, NDArray[np.float64]
 
 
 def _lies_above(results: Results, held_out: Mapping[str, NDArray[np.float64]]) -> bool:
-    """Whether in some category the median held-out score lies above the highest score of the test."""
+    """Return whether in some category the median held-out score lies above the highest score of the test."""
     for category, scores in held_out.items():
         tested = [image.score for image in results.images if image.category == category]
         if tested and len(scores) and float(np.median(scores)) > max(tested):

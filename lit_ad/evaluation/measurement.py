@@ -1,4 +1,4 @@
-"""What is measured while images are tested, and the results in the end. Each process adds its own images."""
+"""Measure a test: add its images one batch at a time, then compute the results. Each process adds its own images."""
 
 import math
 from collections import Counter, defaultdict
@@ -12,7 +12,7 @@ from lit_ad.detector.decision import Decision
 from lit_ad.detector.summary import summarize
 from lit_ad.distributed import add_up, gather
 from lit_ad.evaluation.judged import Judged
-from lit_ad.evaluation.official_scores import ByRules
+from lit_ad.evaluation.official_scores import OfficialScores
 from lit_ad.evaluation.results import MEAN, POOLED, SAMPLE_AUROC, ImageResult, Results
 from lit_ad.evaluation.rows import group_rows, mean_row, nominal_mask_row, pixel_verdict_row, verdict_row
 from lit_ad.image.pixels import Size
@@ -20,30 +20,32 @@ from lit_ad.image.resize import resize_bilinear
 from lit_ad.metrics import AUPIMO, ImageEvaluation, PixelEvaluation, sample_auroc
 from lit_ad.metrics.instances import Instances
 
-PIXELS = (  # what is counted of an image's pixels; hits: anomalous ones that are marked; false: nominal ones
+PIXELS = (  # counts of an image's pixels. hits: marked anomalous pixels. false: marked nominal pixels.
     *("nominal", "anomalous", "hits", "false"),  # at the original size, that of the pixel threshold
     *("compared nominal", "compared anomalous"),  # at the size that maps are compared at
 )
 
 
 class Measurement:
-    """Scores, maps and verdicts of one test, pooled, per category and per defect type.
+    """Accumulates scores, maps and verdicts of one test.
 
     Args:
-        eval_size: Height and width at which pixels are compared; None: those of each image.
-        bootstrap: Resamples for the intervals of image metrics; 0 for none.
-        by_rules: The figures by the rules of a data set, which get each map that is added; None: it has none.
+        eval_size: Height and width at which pixels are compared. None: those of each image.
+        bootstrap: Number of resamples for the intervals of image metrics. 0: no intervals.
+        official: The scores by the data set's own rules, which get each image with a map. None: it has no such rules.
     """
 
-    def __init__(self, eval_size: Size | None = None, bootstrap: int = 0, by_rules: ByRules | None = None) -> None:
-        self.eval_size, self.bootstrap, self.by_rules = eval_size, bootstrap, by_rules
+    def __init__(
+        self, eval_size: Size | None = None, bootstrap: int = 0, official: OfficialScores | None = None
+    ) -> None:
+        self.eval_size, self.bootstrap, self.official = eval_size, bootstrap, official
         self.pixel_metrics, self.image_metrics, self.overlaps = PixelEvaluation(), ImageEvaluation(), AUPIMO()
         self.instances = Instances()
         self.parts: dict[str, ImageEvaluation] = {}
-        self.pixels: Counter[tuple[str, str]] = Counter()  # by group, and one of PIXELS
-        self.nominal_shares: list[tuple[str, float]] = []  # by group: of each nominal image, the pixels that are marked
-        self.f1s: list[tuple[str, float]] = []  # of each anomalous image at the pixel threshold: its group, and F1
-        self.seen: list[tuple[int, bool, ImageResult]] = []  # with the image's place in the split, and if it has a map
+        self.pixels: Counter[tuple[str, str]] = Counter()  # number of pixels by group and name in PIXELS
+        self.nominal_shares: list[tuple[str, float]] = []  # for each nominal image: group, and marked share of pixels
+        self.f1s: list[tuple[str, float]] = []  # for each anomalous image: group, and F1 at the pixel threshold
+        self.seen: list[tuple[int, bool, ImageResult]] = []  # for each image: index in the split, has a map, result
 
     def add_scores(self, images: list[Judged]) -> None:
         """Add the scores of a batch's images."""
@@ -57,42 +59,42 @@ class Measurement:
             self.parts.setdefault(part, ImageEvaluation()).update(scores, labels, groups, files)
         for file, judged in zip(files, images, strict=True):
             sample = judged.sample
-            known = (file, sample.category, sample.defect, sample.label, judged.score)
-            image = ImageResult(*known, judged.threshold, judged.p_value, sample.item)
+            fields = (file, sample.category, sample.defect, sample.label, judged.score)
+            image = ImageResult(*fields, judged.threshold, judged.p_value, sample.item)
             self.seen.append((judged.place, judged.judgement.network_map is not None, image))
 
     def add_pixels(self, judged: Judged) -> None:
-        """Add an image's pixels, of the region of interest where there is one; nothing without a map or a truth."""
+        """Add the pixels of an image, or of its region of interest. Without a map or a truth, add nothing."""
         if judged.anomaly_map is None or judged.truth is None:
             return
         roi = judged.roi
         inside = None if roi is None else roi.resized(roi.shape)
-        anomaly_map, truth = judged.looked_at(judged.anomaly_map), judged.looked_at(judged.truth)
-        marked = None if judged.mask is None else judged.looked_at(judged.mask)
+        anomaly_map, truth = judged.inside_roi(judged.anomaly_map), judged.inside_roi(judged.truth)
+        marked = None if judged.mask is None else judged.inside_roi(judged.mask)
         called = np.zeros(truth.shape, bool) if marked is None else marked
         counts = self._count(judged.group, *(part if inside is None else part[inside] for part in (truth, called)))
         if marked is not None:
             if judged.sample.label == 0:
-                looked_at = marked.size if inside is None else np.count_nonzero(inside)
-                self.nominal_shares.append((judged.group, float(np.count_nonzero(marked) / looked_at)))
+                compared_pixels = marked.size if inside is None else np.count_nonzero(inside)
+                self.nominal_shares.append((judged.group, float(np.count_nonzero(marked) / compared_pixels)))
             if counts["anomalous"]:
                 both = counts["hits"] + counts["false"] + counts["anomalous"]
                 self.f1s.append((judged.group, 2 * counts["hits"] / both))
             self.instances.update(judged.group, truth if inside is None else truth & inside, marked)
         if self.eval_size is not None:
-            anomaly_map, truth = resized(anomaly_map, truth, self.eval_size)
+            anomaly_map, truth = resize(anomaly_map, truth, self.eval_size)
             inside = None if roi is None else roi.resized(self.eval_size)
         compared = truth if inside is None else truth[inside]
         self.pixels[judged.group, "compared anomalous"] += int(np.count_nonzero(compared))
         self.pixels[judged.group, "compared nominal"] += int(np.count_nonzero(~compared))
-        if self.by_rules is not None:
-            self.by_rules.update(judged.sample, anomaly_map, marked)
+        if self.official is not None:
+            self.official.update(judged.sample, anomaly_map, marked)
         tensors = torch.from_numpy(anomaly_map), torch.from_numpy(truth)
         for metric in (self.pixel_metrics, self.overlaps):
             metric.update(*tensors, judged.group, str(judged.sample.image), inside)
 
     def _count(self, group: str, truth: NDArray[np.bool_], called: NDArray[np.bool_]) -> dict[str, int]:
-        """Add an image's pixels at the original size, 2 x (H, W) or 2 x (n,), and return their numbers."""
+        """Count an image's pixels, 2 x (H, W) or 2 x (n,), add the counts to its group, and return them."""
         values = {"nominal": ~truth, "anomalous": truth, "hits": truth & called, "false": ~truth & called}
         counts = {name: int(np.count_nonzero(pixels)) for name, pixels in values.items()}
         for name, count in counts.items():
@@ -100,13 +102,13 @@ class Measurement:
         return counts
 
     def compute(self, decision: Decision | None) -> Results:
-        """Return the results of all processes, each of which must call this. `decision`: that of the verdicts."""
+        """Return the results of all processes. All of them must call it. `decision`: the decision of the verdicts."""
         seen = sorted(gather(self.seen), key=lambda entry: entry[0])
         images = [image for _, _, image in seen]
         groups = group_rows(sorted({(image.category, image.defect) for image in images}))
         rows = self._rows(groups, images, decision is not None and decision.pixel_threshold() is not None)
         categories = [row for name, row in rows.items() if name.endswith("/")]
-        if categories:  # second, after the pooled one
+        if categories:  # the row of means is the second row, after the pooled one
             rows = {POOLED: rows.pop(POOLED), MEAN: mean_row(categories), **rows}
         curves = {**self.image_metrics.curves(), **self.pixel_metrics.curves()}
         curves |= {**self.overlaps.curves(), **self.instances.curves()}
@@ -114,12 +116,18 @@ class Measurement:
         if decision is not None:
             results.threshold, results.pixel_threshold = decision.threshold(), decision.pixel_threshold()
             results.false_alarm, results.decision = decision.false_alarm, summarize(decision)
-        if self.by_rules is not None:
-            results.official = self.by_rules.official(groups, rows)
+        if self.official is not None:
+            results.official = self.official.compute(groups, rows)
         return results
 
     def _rows(self, rows: dict[str, set[str]], images: list[ImageResult], decided: bool) -> dict[str, dict[str, float]]:
-        """Every metric of each row, a set of groups; all processes must call it, with the images of all."""
+        """Return every metric of each row. All processes must call it, with the images of all of them.
+
+        Args:
+            rows: The groups of each row.
+            images: All images.
+            decided: Whether there is a pixel threshold.
+        """
         of_images = self.image_metrics.compute_rows(rows, self.bootstrap)
         of_pixels, of_overlaps = self.pixel_metrics.compute_rows(rows), self.overlaps.compute_rows(rows)
         of_instances = self.instances.compute_rows(rows)
@@ -149,18 +157,25 @@ class Measurement:
         return values
 
 
-def resized(
+def resize(
     anomaly_map: NDArray[np.float32], truth: NDArray[np.bool_], size: Size
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Return map and truth, 2 x (H, W), at another size."""
-    # INTER_NEAREST would take the pixel at a cell's corner, and so shift the truth against the map.
+    """Resize a map and its truth, 2 x (H, W), to `size`."""
+    # INTER_NEAREST_EXACT takes the pixel at a cell's centre. INTER_NEAREST takes that at its corner, a shift.
     small = cv2.resize(truth.astype(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
     return resize_bilinear(anomaly_map, size), small.astype(bool)
 
 
 def sample_aurocs(rows: dict[str, set[str]], images: list[ImageResult]) -> dict[str, float]:
-    """S-AUROC of each row, a set of groups, over the samples all of whose images are in it: the good views of a part
-    with another defect make no good sample. Nothing where no item has several images."""
+    """Return the S-AUROC of each row, over samples (items with several images); {} if every item has one image.
+
+    A row counts only samples with all of their images in it. For example, the good views of a defective part are no
+    good sample.
+
+    Args:
+        rows: The groups of each row.
+        images: All images.
+    """
     samples: dict[tuple[str, str, str], list[ImageResult]] = defaultdict(list)
     for image in images:
         samples[image.category, image.item, "" if image.item else image.path].append(image)

@@ -1,4 +1,4 @@
-"""Metrics of a data set by its own rules."""
+"""Metrics of a data set by its own rules, such as sPRO of MVTec LOCO or SegF1 of MVTec AD 2."""
 
 import math
 from collections import Counter
@@ -15,24 +15,30 @@ from lit_ad.evaluation.results import MEAN, POOLED, Official, Row
 from lit_ad.evaluation.rows import mean_row, ratio
 from lit_ad.metrics import SPRO
 
-_RESIZED = "none: evaluation.eval_size or model.view.roi is set, and these rules are for all pixels at full resolution"
+_RESIZED = (
+    "no figures: these rules need all pixels at full resolution, but evaluation.eval_size or model.view.roi is set"
+)
 
 
-class ByRules:
-    """What they need beyond the metrics of every test, image by image, and the figures in the end.
+class OfficialScores:
+    """Accumulates the official metrics of a data set while images are tested.
+
+    It adds only what the metrics of every test do not have, such as sPRO.
 
     Args:
-        rules: Of the data set.
-        original: Whether maps are compared at their images' size, and all of them.
+        rules: The data set's rules.
+        original: Whether the test compares all pixels at the original size. If not, there are no official figures.
     """
 
     def __init__(self, rules: Rules, original: bool = True) -> None:
         self.rules, self.original = rules, original
         self.spro = SPRO()
-        self.images: Counter[tuple[str, int, bool]] = Counter()  # by group, label, and if any pixel is anomalous
+        self.images: Counter[tuple[str, int, bool]] = (
+            Counter()
+        )  # number of images by group, label, and whether any pixel is marked
 
     def update(self, sample: Sample, anomaly_map: NDArray[np.float32], marked: NDArray[np.bool_] | None) -> None:
-        """Count an image and its map (H, W). `marked` (H, W): its anomalous pixels."""
+        """Add an image and its map (H, W). `marked` (H, W): the pixels called anomalous; None without a threshold."""
         if not self.original:
             return
         group = f"{sample.category}/{sample.defect}"
@@ -48,8 +54,13 @@ class ByRules:
                 torch.from_numpy(anomaly_map), torch.from_numpy(masks), saturation, group, str(sample.image)
             )
 
-    def official(self, groups: dict[str, set[str]], rows: dict[str, Row]) -> Official:
-        """The figures, from those of every test by row and each row's groups; all processes must call it."""
+    def compute(self, groups: dict[str, set[str]], rows: dict[str, Row]) -> Official:
+        """Return the official figures. All processes must call it.
+
+        Args:
+            groups: The groups of each row of the results.
+            rows: The metrics of every test, by row.
+        """
         values = self.spro.compute_rows(groups)
         images = add_up(self.images)
         for row, members in groups.items():
@@ -67,14 +78,14 @@ class ByRules:
         return Official(self.rules.name, dict(self.rules.metrics), list(self.rules.headline), figures, remarks)
 
     def _figures(self, category: str, values: dict[str, Row]) -> Row:
-        """Of one category."""
+        """Return the figures of one category."""
         pooled = values.get(f"{category}/", values[POOLED])
         names = [key for name in self.rules.metrics for key in (name, f"{name}_error_bound") if key in pooled]
         if not self.rules.subsets:
             return {name: pooled[name] for name in names}
-        apart = {suffix: values.get(f"{category}/{kind}", {}) for kind, suffix in self.rules.subsets.items()}
+        by_subset = {suffix: values.get(f"{category}/{kind}", {}) for kind, suffix in self.rules.subsets.items()}
         figures: Row = {}
         for name in names:
-            parts = {f"{name}_{suffix}": row.get(name, math.nan) for suffix, row in apart.items()}
-            figures |= {name: fmean(parts.values()), **parts}  # of error bounds, the mean bounds the mean's error
+            parts = {f"{name}_{suffix}": row.get(name, math.nan) for suffix, row in by_subset.items()}
+            figures |= {name: fmean(parts.values()), **parts}  # the mean of error bounds is a bound of the mean's error
         return figures

@@ -1,4 +1,4 @@
-"""What the heatmap and the map of an image are called."""
+"""Names for the files of an image, such as its heatmap and its map."""
 
 import hashlib
 import os
@@ -11,17 +11,21 @@ from unicodedata import normalize
 from lit_ad.batch import Sample
 from lit_ad.image.pixels import split_page
 
-_LONGEST = 240  # bytes of a name without suffix, where file systems allow 255 with it
+_LONGEST = 240  # bytes of a name without suffix; file systems allow 255 with it
 
 
 def picture_names(samples: Sequence[Sample]) -> dict[str, str]:
-    """What the picture of each image is called, without suffix, by the image's path. Given all samples of a split, all
-    processes find the same names, and no two images share one.
+    """Return a name without suffix for the files of each image, by the image's path.
 
-    A labelled image's is CATEGORY/FOLDER/NAME, where its folder is named after the defect type, "good", or a class; an
-    image to predict has all of its folders below the one given. Where two images of a category would share a name,
-    those of all its images have as many folders as it takes to tell them apart, or the file's suffix. Names that differ
-    by case or by Unicode's normal form are one name on some file systems: of such images, all but one have a number.
+    No two images share a name. All processes get the same names, because each passes all samples of a split.
+
+    The name of a labelled image is CATEGORY/FOLDER/NAME; its folder is named after the defect type, "good", or a class.
+    The name of an image to predict has all folders below the given one. If two images of a category would share a name,
+    all names of the category get as many folders as are needed to tell them apart, or the file's suffix. Some file
+    systems ignore case and Unicode's normal form: of images whose names differ only in these, all but one get a number.
+
+    Args:
+        samples: All samples of a split.
     """
     categories: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
@@ -33,39 +37,41 @@ def picture_names(samples: Sequence[Sample]) -> dict[str, str]:
         folders = [path.relative_to(path.anchor).parent.parts for path in paths]
         least = int(any(sample.label >= 0 for sample in members))
         depths = range(least, max(least, *map(len, folders)) + 1)
-        most = len({folded(str(path)) for path in paths})
+        most = len({fold(str(path)) for path in paths})
         for with_suffix, depth in ((with_suffix, depth) for with_suffix in (False, True) for depth in depths):
             stems = [
                 Path(category, *parts[max(0, len(parts) - depth) :], _short_stem(path, with_suffix)).as_posix()
                 for path, parts in zip(paths, folders, strict=True)
             ]
-            if len({folded(name) for name in stems}) == most:
+            if len({fold(name) for name in stems}) == most:
                 break
-        names |= dict(zip(map(str, paths), numbered(stems), strict=True))
+        names |= dict(zip(map(str, paths), _number_repeated(stems), strict=True))
     return names
 
 
-def folded(name: str) -> str:
-    """What a name is to a file system that tells neither cases nor normal forms apart."""
+def fold(name: str) -> str:
+    """Return a name without differences of case and of Unicode's normal form, which some file systems ignore."""
     return normalize("NFC", normalize("NFC", name).casefold())
 
 
-def numbered(names: Sequence[str]) -> list[str]:
-    """The names, those that are taken already with a number behind them."""
-    taken, free = {folded(name) for name in names}, []
+def _number_repeated(names: Sequence[str]) -> list[str]:
+    """Return the names, with a number after each name that an earlier one has taken."""
+    taken, free = {fold(name) for name in names}, []
     seen: set[str] = set()
     for name in names:
-        if folded(name) in seen:
-            name = next(other for n in count(2) if folded(other := f"{name}~{n}") not in taken)
-            taken.add(folded(name))
-        seen.add(folded(name))
+        if fold(name) in seen:
+            name = next(other for n in count(2) if fold(other := f"{name}~{n}") not in taken)
+            taken.add(fold(name))
+        seen.add(fold(name))
         free.append(name)
     return free
 
 
 def _short_stem(path: Path, with_suffix: bool) -> str:
-    """An image's name, `with_suffix` or without; of a page, with its number. A hash stands for the end of a long one,
-    to which no suffix could be added."""
+    """Return an image's file name, with or without its suffix; the name of a page has the page's number.
+
+    The end of a name longer than _LONGEST is replaced by a hash, so that a suffix can be added.
+    """
     file, page = split_page(path)
     name = path.name if with_suffix else file.stem if page is None else f"{file.stem}#{page}"
     coded = os.fsencode(name)

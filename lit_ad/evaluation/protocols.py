@@ -1,4 +1,4 @@
-"""By which rules a data set is scored: what its source tells the evaluation, which tells it to the reader."""
+"""The official scoring rules of a data set. Its source returns them, and the evaluation applies and prints them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,21 +14,22 @@ class Defect(NamedTuple):
     """One defect of an image."""
 
     mask: NDArray[np.bool_]  # (H, W)
-    saturation: int  # so many of its pixels, once found, count as all of it
+    saturation: int  # the number of found pixels that counts as the complete defect
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What a data set is scored by, beside the metrics of every test.
+    """The rules by which a data set is scored, in addition to the metrics of every test.
 
     Args:
-        name: Of the data set.
-        metrics: How each of its metrics is made, in a sentence, by the metric's name.
-        headline: Those of them that are printed; all are in the file.
-        subsets: What a defect type is called that is measured apart, with the good images. Where there are any, the
-            figure of a category is the mean of theirs.
-        defects: The defects of an image, none of a good one; None where its data cannot tell them apart.
-        remarks: What is left out, and why: a sentence each.
+        name: Name of the data set.
+        metrics: For each official metric, a sentence that says how it is computed.
+        headline: The metrics that are printed; metrics.json has all of them.
+        subsets: For each defect type that is measured apart, with the good images, the suffix of its figures. The
+            figure of a category is then the mean over these types.
+        defects: A function that returns the defects of an image, an empty list for a good one, or None if its masks
+            do not tell the defects apart.
+        remarks: Sentences that say what is left out, and why.
     """
 
     name: str

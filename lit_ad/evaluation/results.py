@@ -1,4 +1,4 @@
-"""What a test found: every number, curve and image score, gathered from all processes, to JSON and back."""
+"""The results of a test: metrics, curves and image scores of all processes. They are saved as JSON and read again."""
 
 import csv
 import json
@@ -16,29 +16,31 @@ from lit_ad.files import atomic_write
 from lit_ad.names import open_table, printable
 
 Row = dict[str, float]
-Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # points: false positive rate, and what is gained
+Curve = tuple[
+    NDArray[np.float64], NDArray[np.float64]
+]  # x, such as the false positive rate, and y, such as the recall, of its points
 
-POOLED, MEAN = "pooled", "mean"  # all other rows' names have a slash in them, which no folder's name can have
+POOLED, MEAN = "pooled", "mean"  # no other row has such a name: the others have a slash
 COLUMNS = (
     *("image_auroc", "image_average_precision", "image_f1_max", "pixel_auroc", "pixel_f1_max", "aupro_30"),
     *("aupimo", "instance_recall", "instance_precision"),
 )
-SAMPLE_AUROC = "sample_auroc"  # where the test has several images of an item
+SAMPLE_AUROC = "sample_auroc"  # only if the test has several images of an item
 VERDICTS = {"false_alarms": ("false_alarm_rate", "nominal_images"), "misses": ("miss_rate", "anomalous_images")}
 
 
 @dataclass(frozen=True)
 class ImageResult:
-    """One tested image."""
+    """The result of one tested image."""
 
     path: str
     category: str
     defect: str
     label: int  # 0 nominal, 1 anomalous
     score: float
-    threshold: float | None = None  # of its category, from nominal held-out images
+    threshold: float | None = None  # the threshold of its category
     p_value: float | None = None
-    item: str = ""  # what in its category it is a view or a part of
+    item: str = ""  # the item in its category of which it is one view or part
 
     @property
     def anomalous(self) -> bool | None:
@@ -47,7 +49,7 @@ class ImageResult:
 
     @property
     def wrong_by(self) -> float:
-        """How far the score lies on the wrong side of the threshold; 0 or less of a right verdict, or of none."""
+        """The distance of the score to the threshold if the verdict is wrong; otherwise 0 or less."""
         if self.threshold is None:
             return 0.0
         return self.threshold - self.score if self.label else self.score - self.threshold
@@ -60,20 +62,20 @@ class ImageResult:
 
 @dataclass
 class Official:
-    """The figures of a data set by its own rules: a row for each category, and of several their "mean"."""
+    """The official figures of a data set: a row for each category, and "mean" if there are several."""
 
-    name: str  # of the data set
-    metrics: dict[str, str]  # how each is made, in a sentence
-    headline: list[str]  # what is printed of them
+    name: str  # name of the data set
+    metrics: dict[str, str]  # metric -> a sentence that says how it is computed
+    headline: list[str]  # metrics that are printed
     rows: dict[str, Row]
-    remarks: list[str]  # what is left out, and why
+    remarks: list[str]  # sentences that say what is left out, and why
 
     def last(self) -> Row:
-        """The figures of the data set: those of its only category, or their mean."""
+        """Return the figures of the data set: those of its only category, or the mean over its categories."""
         return list(self.rows.values())[-1] if self.rows else {}
 
     def table(self) -> str:
-        """The headline as aligned text, its rules and the remarks below it."""
+        """Return the headline metrics as an aligned table, with their rules and the remarks below it."""
         titles = [key for name in self.headline for key in self.last() if _is_of(key, name)]
         lines = [["", *titles]]
         for row, values in self.rows.items():
@@ -88,47 +90,50 @@ class Official:
 class Results:
     """Metrics by row, curves over all images, and each image's score.
 
-    Rows: "pooled" of all images together; of several categories, each as "CATEGORY/", and "mean", the mean of theirs;
-    "CATEGORY/DEFECT", a defect type with the good images of its category.
+    The rows are "pooled", all images together; "CATEGORY/" and "mean", the mean over them, if there are several
+    categories; and "CATEGORY/DEFECT", a defect type with the good images of its category.
     """
 
     rows: dict[str, Row]
     images: list[ImageResult]
     curves: dict[str, Curve] = field(default_factory=dict)
-    threshold: float | None = None  # of the image score, all categories together
+    threshold: float | None = None  # threshold of image scores for all categories together
     pixel_threshold: float | None = None
-    false_alarm: float | None = None  # the rate that was asked for
-    maps: bool = True  # whether the method gives anomaly maps
-    official: Official | None = None  # of a data set with rules of its own
-    decision: dict[str, Any] | None = None  # what its thresholds promise or stand for: guarantee.summary
-    checkpoint: str | None = None  # that was tested: below the run's directory if it lies there, else its whole path
+    false_alarm: float | None = None  # the false-alarm rate that was asked for
+    maps: bool = True  # whether the method makes anomaly maps
+    official: Official | None = None  # figures by the data set's own rules, if it has any
+    decision: dict[str, Any] | None = None  # its thresholds and what they promise, from detector.summary
+    checkpoint: str | None = None  # path of the tested checkpoint, relative to the run's directory if it lies there
     shift: dict[str, Any] | None = None  # how `lit-ad data shift` changed the test images: kind, strength and seed
 
     @property
     def kept_rate(self) -> float | None:
-        """The false-alarm rate that the held-out images allow: that of the threshold, where `false_alarm` is lower."""
+        """The false-alarm rate of the threshold: `false_alarm`, or the lowest that the held-out images allow."""
         return self.false_alarm if self.decision is None else self.decision.get("kept_rate", self.false_alarm)
 
     @property
     def by_hand(self) -> list[str]:
-        """A line for each threshold that a person has set in place of the false-alarm rate's."""
+        """A line for each threshold that was set by hand."""
         return [] if self.decision is None else self.decision["by_hand"]
 
     @property
     def guarantees(self) -> list[str]:
-        """What the image thresholds promise, and then the pixel thresholds, each sentence once."""
+        """Sentences that say what the thresholds promise: first those of images, then those of pixels, each once."""
         thresholds = [] if self.decision is None else self.decision["thresholds"]
         pixels = [threshold["pixels"] for threshold in thresholds if threshold.get("pixels")]
         sentences = [each["guarantee"] for each in (*thresholds, *pixels) if each.get("guarantee")]
         return list(dict.fromkeys(sentences))
 
     def misses(self, count: int) -> list[ImageResult]:
-        """The images with a wrong verdict, the worst first."""
+        """Return the `count` images with the worst wrong verdicts, the worst first."""
         return sorted((image for image in self.images if image.missed), key=lambda image: -image.wrong_by)[:count]
 
     def table(self) -> str:
-        """The rows as aligned text, one table of images and, with maps, one of pixels; the metrics people quote only,
-        all are in the file. An empty cell has a letter, and a line below says why it is empty."""
+        """Return the rows as an aligned table of image metrics and, with maps, one of pixel metrics.
+
+        They have the metrics in COLUMNS and VERDICTS; the file has all metrics. An empty cell has a letter, and a line
+        below the tables says why it is empty.
+        """
         notes: dict[str, str] = {}
         of_images = [name for name in COLUMNS if name.startswith("image_")]
         several = any(SAMPLE_AUROC in values for values in self.rows.values())
@@ -141,12 +146,12 @@ class Results:
         return "\n".join(["\n\n".join(tables), *below, *official])
 
     def _table(self, names: list[str], notes: dict[str, str]) -> str:
-        """Some columns as aligned text; why a cell is empty, and its letter, go to the notes."""
-        lines = [["", *(name.replace("_", "\n") for name in names)]]  # or the lines are too long
+        """Return some columns as an aligned table. Add the reason of each empty cell, with its letter, to the notes."""
+        lines = [["", *(name.replace("_", "\n") for name in names)]]  # several lines, so that the table is narrower
         for row, values in self.rows.items():
             cells = [printable(row)]
             for name in names:
-                cell = shown(values, name)
+                cell = format_value(values, name)
                 if not cell:
                     why = self.why_empty(row, name)
                     cell = f"({notes.setdefault(why, chr(ord('a') + len(notes)))})"
@@ -155,7 +160,7 @@ class Results:
         return _align_columns(lines)
 
     def why_empty(self, row: str, name: str) -> str:
-        """Why a row has no value of a metric."""
+        """Return why a row has no value of a metric."""
         values = self.rows[row]
         instances = name.startswith("instance_")
         if (name in VERDICTS and self.threshold is None) or (instances and self.maps and self.pixel_threshold is None):
@@ -165,10 +170,10 @@ class Results:
         if row == MEAN:
             return "no mean: not every category has a value"
         if name == SAMPLE_AUROC:
-            return "no sample of good images alone, or none with an anomalous one"
-        for count, what in (("nominal_images", "good image"), ("anomalous_images", "anomalous image")):
+            return "no sample with good images only, or none with an anomalous image"
+        for count, noun in (("nominal_images", "good image"), ("anomalous_images", "anomalous image")):
             if not values.get(count) and VERDICTS.get(name, ("", count))[1] == count:
-                return f"no {what}"
+                return f"no {noun}"
         if name == "instance_precision" and values.get("anomalous_pixels"):
             return "no region above the pixel threshold"
         if name == "aupimo" and not values.get("nominal_images"):
@@ -178,7 +183,7 @@ class Results:
         return "no nominal pixel"
 
     def save(self, path: Path) -> None:
-        """Write it as JSON; NaN, which JSON has not, as null. Raises UserError if it cannot be written."""
+        """Write the results as JSON, with null for NaN. Raises UserError if the file cannot be written."""
         values = {
             "false_alarm": self.false_alarm,
             "kept_rate": self.kept_rate,
@@ -199,7 +204,7 @@ class Results:
 
     @classmethod
     def load(cls, path: Path) -> "Results":
-        """The inverse of `save`. Raises UserError if the file is not one of these."""
+        """Read the results that `save` wrote. Raises UserError if the file has no results."""
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             rows = _rows_with_nan(values["rows"])
@@ -208,12 +213,12 @@ class Results:
                 official = Official(**{**official, "rows": _rows_with_nan(official["rows"])})
             images = [ImageResult(**image) for image in values["images"]]
             curves = {name: (np.array(x), np.array(y)) for name, (x, y) in values["curves"].items()}
-            decided = (values["threshold"], values["pixel_threshold"], values["false_alarm"])
+            thresholds = (values["threshold"], values["pixel_threshold"], values["false_alarm"])
             return cls(
                 rows,
                 images,
                 curves,
-                *decided,
+                *thresholds,
                 maps=values["maps"],
                 official=official,
                 decision=values.get("decision"),
@@ -221,10 +226,12 @@ class Results:
                 shift=values.get("shift"),
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} holds no results of a test: {type(error).__name__} {error}") from error
+            raise UserError(
+                f"{path} has no results of a test ({type(error).__name__} {error}): test the run again"
+            ) from error
 
     def save_scores(self, path: Path) -> None:
-        """Write a CSV table of the images, numbers with 6 significant digits. Raises UserError if that fails."""
+        """Write a CSV table of the images, numbers with 6 digits. Raises UserError if it cannot be written."""
         with atomic_write(path) as temporary, open_table(temporary) as file:
             writer = csv.writer(file)
             writer.writerow(["path", "category", "defect", "label", "score", "p_value", "verdict", "threshold"])
@@ -235,18 +242,18 @@ class Results:
 
 
 def _align_columns(lines: list[list[str]]) -> str:
-    """Lines of cells, whose first are names and the others numbers, as text in columns."""
+    """Return lines of cells as text in columns. The first column has names, the others numbers."""
     sides = ("left", *["right"] * (len(lines[0]) - 1))
     return tabulate(lines, tablefmt="plain", colalign=sides, disable_numparse=True)
 
 
 def _is_of(key: str, metric: str) -> bool:
-    """Whether a figure of `Official` is that of a metric, or of a subset by it, and no error bound."""
+    """Return whether a key of `Official` is a metric, or that metric on a subset, and not an error bound."""
     return key == metric or (key.startswith(f"{metric}_") and "error_bound" not in key)
 
 
-def shown(values: Row, name: str) -> str:
-    """A cell of the table: a metric, a number of wrong verdicts out of all, or the mean of their rates. "": none."""
+def format_value(values: Row, name: str) -> str:
+    """Return a cell of the table: a metric, or wrong verdicts as COUNT/TOTAL or as their rate; "" without a value."""
     rate, total = VERDICTS.get(name, (name, ""))
     value = values.get(rate, math.nan)
     if math.isnan(value):
@@ -257,11 +264,12 @@ def shown(values: Row, name: str) -> str:
 
 
 def _six_digits(value: float | None) -> str:
-    """As files have it: 6 significant digits are float32's; "" of nothing."""
+    """Return a number with 6 significant digits, those of a float32; "" for None."""
     return "" if value is None else f"{value:.6g}"
 
 
 def without_nan(value: Any) -> Any:
+    """Return nested dicts and lists with None in place of each NaN."""
     if isinstance(value, dict):
         return {key: without_nan(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -270,6 +278,7 @@ def without_nan(value: Any) -> Any:
 
 
 def _rows_with_nan(rows: dict[str, dict[str, float | None]]) -> dict[str, Row]:
+    """Return rows with NaN in place of each None."""
     return {row: {name: _with_nan(value) for name, value in metrics.items()} for row, metrics in rows.items()}
 
 

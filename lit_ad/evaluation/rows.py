@@ -1,4 +1,4 @@
-"""The rows of a test's results: which images each is of, and its figures that need no curve."""
+"""The rows of a test's results: the images of each row, and the metrics that need no curve."""
 
 import math
 from collections import defaultdict
@@ -9,8 +9,14 @@ from lit_ad.evaluation.results import POOLED, VERDICTS, ImageResult, Row
 
 
 def group_rows(groups: list[tuple[str, str]]) -> dict[str, set[str]]:
-    """The rows of a report, each with its groups: pooled, each category ("CATEGORY/") if there are several, each defect
-    type ("CATEGORY/DEFECT") with the good images of its category."""
+    """Return the rows of the results, each with its groups CATEGORY/DEFECT.
+
+    The rows are "pooled" with all groups; "CATEGORY/" if there are several categories; and "CATEGORY/DEFECT", a defect
+    type with the good images of its category.
+
+    Args:
+        groups: (category, defect type) of all groups.
+    """
     rows = {POOLED: {f"{category}/{defect}" for category, defect in groups}}
     categories: dict[str, set[str]] = defaultdict(set)
     for category, defect in groups:
@@ -23,8 +29,11 @@ def group_rows(groups: list[tuple[str, str]]) -> dict[str, set[str]]:
 
 
 def verdict_row(images: Iterable[ImageResult]) -> Row:
-    """The verdicts on some images, each at its category's threshold: numbers of false alarms and misses, their rates
-    with 95 % intervals, precision and recall. What there is none of is nan."""
+    """Return the metrics of the verdicts on some images, each at the threshold of its category.
+
+    They are the numbers of false alarms and misses, their rates with 95 % intervals, precision and recall. A metric
+    without images or without a threshold is NaN.
+    """
     images = list(images)
     nominal = [image for image in images if image.label == 0]
     anomalous = [image for image in images if image.label == 1]
@@ -51,8 +60,15 @@ def verdict_row(images: Iterable[ImageResult]) -> Row:
 
 
 def pixel_verdict_row(nominal: int, anomalous: int, hits: float, false: float, f1s: Sequence[float] = ()) -> Row:
-    """F1, IoU and the two rates of the ROC curve at the pixel threshold, from numbers of pixels; nan without any
-    anomalous one, or without hits. `f1s`: of each anomalous image."""
+    """Return F1, IoU and the two rates of the ROC curve at the pixel threshold.
+
+    Args:
+        nominal: Number of nominal pixels.
+        anomalous: Number of anomalous pixels. With 0, the metrics are NaN.
+        hits: Number of anomalous pixels that are marked; NaN without a pixel threshold.
+        false: Number of nominal pixels that are marked; NaN without a pixel threshold.
+        f1s: The F1 of each anomalous image.
+    """
     defined = anomalous > 0
     return {
         "nominal_pixels": nominal,
@@ -66,8 +82,11 @@ def pixel_verdict_row(nominal: int, anomalous: int, hits: float, false: float, f
 
 
 def nominal_mask_row(shares: list[float]) -> Row:
-    """How many of the nominal images have an anomalous pixel, with a 95 % interval of their rate, and the mean share of
-    an image's pixels, from the share of each; nan of none."""
+    """Return how many nominal images have a marked pixel, its rate with a 95 % interval, and the mean marked share.
+
+    Args:
+        shares: For each nominal image, the share of its pixels that is marked. Without any, the metrics are NaN.
+    """
     marked = sum(share > 0 for share in shares)
     low, high = wilson(marked, len(shares))
     return {
@@ -80,22 +99,25 @@ def nominal_mask_row(shares: list[float]) -> Row:
 
 
 def mean_row(rows: list[Row]) -> Row:
-    """The mean over categories of each metric, nan where one of them has none. Numbers and intervals have no mean."""
+    """Return the mean of each metric over categories, without counts and intervals. NaN if a category has no value."""
     counts = ("_images", "_pixels", "_low", "_high", *VERDICTS)
     return {name: fmean(row[name] for row in rows) for name in rows[0] if not name.endswith(counts)}
 
 
 def wilson(count: float, total: int) -> tuple[float, float]:
-    """95 % interval of a rate (Wilson's score interval, which holds for few images and for rates near 0 and 1 too;
-    Brown, Cai, DasGupta, https://doi.org/10.1214/ss/1009213286); nan without any trial."""
+    """Return the ends of Wilson's 95 % interval of a rate, count / total; NaN if total is 0 or count is NaN.
+
+    It also holds for few images and for rates near 0 and 1 (Brown, Cai, DasGupta,
+    https://doi.org/10.1214/ss/1009213286).
+    """
     if total == 0 or math.isnan(count):
         return math.nan, math.nan
-    from scipy.stats import binomtest  # takes a second to import, which commands that only read results need not wait
+    from scipy.stats import binomtest  # here, because the import takes a second, and reading results does not need it
 
     interval = binomtest(int(count), total).proportion_ci(0.95, method="wilson")
     return float(interval.low), float(interval.high)
 
 
 def ratio(part: float, total: float) -> float:
-    """nan of nothing."""
+    """Return part / total; NaN if total is 0."""
     return part / total if total else math.nan

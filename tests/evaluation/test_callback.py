@@ -1,4 +1,4 @@
-"""Evaluation on predictions made by hand: every number by scikit-learn."""
+"""Evaluation of made-up predictions: every number is checked by scikit-learn."""
 
 import csv
 import json
@@ -142,7 +142,7 @@ def test_every_image_has_its_path_and_its_line_in_scores_csv(
 
 
 class Viewed(MVTec):
-    """Images of one number are views of one part, in the test: its good ones too."""
+    """Images of one number are views of one part in the test, also the good ones."""
 
     def samples(self) -> list[Sample]:
         return [s._replace(item=s.image.stem if s.split == "test" else "") for s in super().samples()]
@@ -178,7 +178,7 @@ def test_samples_of_several_views_against_scikit_learn(
     assert np.isnan(rows["bolt/scratch"]["sample_auroc"])  # each part with a scratch has a dent as well
     assert {image.item for image in evaluation.results.images} == {str(i) for i in range(6)}
     shown = capsys.readouterr().out
-    assert "sample" in shown.split() and "no sample of good images alone" in shown
+    assert "sample" in shown.split() and "no sample with good images only" in shown
     assert Results.load(tmp_path / "run/metrics.json").images == evaluation.results.images
 
 
@@ -190,8 +190,8 @@ def test_without_several_views_there_is_no_sample_auroc(
     assert "sample" not in results.table().split()
 
 
-def test_folders_may_be_called_as_rows_are(parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any) -> None:
-    """Categories and defect types named pooled, mean or overall are rows of their own."""
+def test_folders_may_have_the_names_of_rows(parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any) -> None:
+    """Categories and defect types called pooled, mean or overall have rows of their own."""
     (parts / "bolt").rename(parts / "pooled")
     (parts / "nut").rename(parts / "mean")
     for folder in ("test", "ground_truth"):
@@ -256,7 +256,7 @@ def test_a_bug_of_ours_keeps_its_traceback(parts: Path, tmp_path: Path, brightne
 def test_eval_size_is_height_and_width(
     parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any, size: tuple[int, int]
 ) -> None:
-    """Pixels are compared at a size of one's own: the truth is that of the pixel which holds a cell's centre."""
+    """Pixels are compared at this size. The truth is that of the pixel at a cell's centre."""
     results = evaluated(parts / "nut", tmp_path / "run", brightness, quiet_trainer, eval_size=size)
     scores, truth = [], []
     rows, columns = (
@@ -279,7 +279,7 @@ def test_eval_size_is_height_and_width(
 
 
 def test_intervals_hold_95_per_cent() -> None:
-    """Of the resamples, 2.5 % lie below and 2.5 % above."""
+    """2.5 % of the resamples lie below, and 2.5 % above."""
     generator = np.random.default_rng(0)
     labels = np.arange(120) % 2
     scores = (generator.normal(size=120) + labels).astype(np.float32)
@@ -299,7 +299,9 @@ def test_intervals_hold_95_per_cent() -> None:
     assert row["image_auroc_low"] < np.quantile(found, 0.04)
 
 
-def test_a_test_under_other_light_says_so(parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any) -> None:
+def test_a_test_under_other_light_records_the_shift(
+    parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any
+) -> None:
     assert evaluated(parts, tmp_path / "run", brightness, quiet_trainer).shift is None
     write_shifted(MVTec(parts).samples(), Shift("shadow", 0.5), tmp_path / "shifted")
     results = evaluated(tmp_path / "shifted", tmp_path / "run/test", brightness, quiet_trainer)

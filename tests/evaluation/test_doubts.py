@@ -1,4 +1,4 @@
-"""A detector that is no good says so."""
+"""A detector whose test shows that it does not work is doubted, with likely causes."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def test_a_good_detector_is_not_doubted() -> None:
         ({}, {"nut": np.array([0.1, 0.7, 0.8])}, "the good images held out of training score higher than those of"),
     ],
 )
-def test_what_is_doubted_is_said_with_likely_causes(
+def test_doubts_come_with_likely_causes(
     changed: dict[str, float], held_out: dict[str, np.ndarray], reason: str
 ) -> None:
     said = describe_doubts(results(**changed), held_out)
@@ -38,6 +38,6 @@ def test_what_is_doubted_is_said_with_likely_causes(
     assert "lit-ad data check" in said and "too few training steps" in said and "pretrained weights" in said
 
 
-def test_of_several_categories_their_mean_counts() -> None:
+def test_with_several_categories_the_mean_counts() -> None:
     several = Results({"pooled": {**GOOD, "image_auroc": 0.5}, "mean": {"image_auroc": 0.9}}, results().images)
     assert describe_doubts(several, {"other": np.array([9.0])}) == ""

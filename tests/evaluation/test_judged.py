@@ -1,4 +1,4 @@
-"""What is known of a judged image."""
+"""A judged image."""
 
 from pathlib import Path
 
@@ -10,8 +10,8 @@ from lit_ad.evaluation.judged import content
 from lit_ad.image.view import View
 
 
-def test_what_a_view_crops_is_black() -> None:
-    """The picture has the proportions of the map and the mask, which are those of the whole image."""
+def test_cropped_pixels_are_black() -> None:
+    """The picture has the proportions of the complete image, as map and mask have."""
     image = np.random.default_rng(0).integers(1, 256, (32, 32, 3)).astype(np.uint8)
     pixels, box = View(32, crop=16)(image)
     tensor = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]

@@ -1,4 +1,4 @@
-"""A measurement of images that were judged by hand: every number by scikit-learn or by counting."""
+"""A measurement of images with made-up judgements: every number is checked by scikit-learn or by counting."""
 
 import math
 from pathlib import Path
@@ -12,7 +12,7 @@ from lit_ad.detector.decision import Decision
 from lit_ad.detector.marking import Marking
 from lit_ad.detector.scoring import Judgement
 from lit_ad.evaluation.judged import Judged
-from lit_ad.evaluation.measurement import Measurement, resized, sample_aurocs
+from lit_ad.evaluation.measurement import Measurement, resize, sample_aurocs
 from lit_ad.evaluation.results import ImageResult, Results
 from lit_ad.evaluation.rows import group_rows
 from lit_ad.image.roi import Roi
@@ -97,7 +97,7 @@ def test_rows_against_scikit_learn(images: list[Judged]) -> None:
 
 
 def aupimo(images: list[Judged]) -> float:
-    """Of maps with so few pixels that one is more than 1e-4 of them: what of the defects is above all nominal ones."""
+    """AUPIMO of small maps (a pixel is more than 1e-4 of them): the share of defects above all nominal pixels."""
     pairs = [(unwrap(image.judgement.network_map), unwrap(image.truth)) for image in images]
     highest = max(seen.max() for seen, truth in pairs if not truth.any())
     return float(np.mean([(seen[truth] > highest).mean() for seen, truth in pairs if truth.any()]))
@@ -110,7 +110,7 @@ def instances(images: list[Judged]) -> tuple[float, float]:
 
 
 def test_images_are_in_the_order_of_their_split(images: list[Judged]) -> None:
-    """Processes and threads hand them over in another one."""
+    """Processes and threads add them in another order."""
     results = measure(images[::-1])
     assert [image.path for image in results.images] == [f"{place}.png" for place in range(20)]
     assert [image.score for image in results.images] == [image.score for image in images]
@@ -160,13 +160,13 @@ def test_another_size_takes_the_truth_at_the_centre_of_each_cell(images: list[Ju
     truth = np.zeros((3, 9), bool)
     truth[1, [1, 4]] = True  # the centres of two of the cells 3 x 3
     anomaly_map = np.arange(27, dtype=np.float32).reshape(3, 9)
-    small_map, small_truth = resized(anomaly_map, truth, (1, 3))
+    small_map, small_truth = resize(anomaly_map, truth, (1, 3))
     assert small_truth.tolist() == [[True, True, False]]
     assert small_map.tolist() == [[10, 13, 16]]
 
 
-def test_a_sample_counts_where_all_its_views_are() -> None:
-    """A part with a dent and a good view is no good sample of the row of another defect."""
+def test_a_sample_counts_in_rows_with_all_its_views() -> None:
+    """A part with a dent and a good view is no good sample in the row of another defect."""
     views = [
         ImageResult("1a", "nut", "good", 0, 0.9, item="1"),
         ImageResult("1b", "nut", "dent", 1, 0.2, item="1"),

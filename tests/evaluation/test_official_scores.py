@@ -1,4 +1,4 @@
-"""Figures by a data set's own rules, against their definitions on files in its published layout."""
+"""Official scores of data sets, compared with their definitions on files in the published layout."""
 
 import json
 import os
@@ -70,7 +70,7 @@ def measured(source: Any, home: Path, brightness: Any, quiet_trainer: Any, **kwa
 
 
 def spro(root: Path, kind: str, limit: float) -> float:
-    """By its definition, at thresholds so close that none is missed: the scores are grey values."""
+    """Compute sPRO by its definition, at every grey value that a score may have."""
     nominal, channels = [read(path).ravel() for path in sorted((root / "test/good").iterdir())], []
     for path in sorted((root / "test" / kind).iterdir()):
         image, covered = read(path), np.zeros((24, 36), bool)
@@ -89,7 +89,9 @@ def spro(root: Path, kind: str, limit: float) -> float:
     return float(trapezoid([*y[: len(ends)], np.interp(limit, x, y)], [*ends, limit]) / limit)
 
 
-def test_loco(loco: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any, capsys: Any) -> None:
+def test_mvtec_loco_by_its_own_rules(
+    loco: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any, capsys: Any
+) -> None:
     results = measured(MVTecLOCO(loco), tmp_path / "run", brightness, quiet_trainer)
     assert results.official is not None
     rows = results.official.rows
@@ -136,7 +138,7 @@ def test_without_full_resolution_there_are_no_figures(
 ) -> None:
     results = measured(MVTecLOCO(loco), tmp_path / "run", brightness, quiet_trainer, eval_size=16)
     assert results.official is not None and results.official.rows == {}
-    assert "none: evaluation.eval_size or model.view.roi is set" in results.table()
+    assert "no figures: these rules need all pixels at full resolution" in results.table()
 
 
 def test_other_sources_have_no_rules(parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any) -> None:
@@ -145,7 +147,7 @@ def test_other_sources_have_no_rules(parts: Path, tmp_path: Path, brightness: An
     assert "official" not in json.loads((tmp_path / "run/metrics.json").read_text())
 
 
-def test_rows_of_nothing_are_empty_cells() -> None:
+def test_missing_values_are_empty_cells() -> None:
     official = Official("X", {"a": "made so"}, ["a"], {"c/": {"a": float("nan"), "a_b": 0.5}}, ["left out"])
     lines = official.table().splitlines()
     assert [line.split() for line in lines[:3]] == [["By", "the", "rules", "of", "X:"], ["a", "a_b"], ["c/", "0.5000"]]
@@ -154,7 +156,7 @@ def test_rows_of_nothing_are_empty_cells() -> None:
 
 @pytest.fixture
 def ad2(parts: Path, tmp_path: Path) -> Path:
-    """Those in the published layout of MVTec AD 2."""
+    """The images of `parts` in the published layout of MVTec AD 2."""
     for category in ("bolt", "nut"):
         root = tmp_path / "ad2" / category
         folders = {"train/good": "train/good", "validation/good": "train/good", "test_public/good": "test/good"}
@@ -171,8 +173,8 @@ def ad2(parts: Path, tmp_path: Path) -> Path:
     return tmp_path / "ad2"
 
 
-def test_ad2(ad2: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any) -> None:
-    """Each object's figures, and their mean, on files of the published layout."""
+def test_mvtec_ad_2_by_its_own_rules(ad2: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any) -> None:
+    """The figures of each object and their mean."""
     results = measured(MVTecAD2(ad2), tmp_path / "run", brightness, quiet_trainer)
     assert results.official is not None
     rows = results.official.rows
@@ -222,7 +224,9 @@ SCRIPT = """
 """
 
 
-def test_two_processes_are_one(loco: Path, ad2: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any) -> None:
+def test_two_processes_give_the_figures_of_one(
+    loco: Path, ad2: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any
+) -> None:
     (loco / "juice/test/good/004.png").unlink()  # 2 divides neither number of images
     (ad2 / "nut/test_public/good/004_regular.png").unlink()
     for source, home in ((MVTecLOCO(loco), "loco"), (MVTecAD2(ad2), "ad2")):

@@ -1,4 +1,4 @@
-"""What pictures are called: each of its own, on any file system."""
+"""Each image has a name of its own for its files, on any file system."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lit_ad.batch import Sample
-from lit_ad.evaluation.picture_names import folded, picture_names
+from lit_ad.evaluation.picture_names import fold, picture_names
 
 
 def named(*images: str, category: str = "nut", label: int = 0) -> list[str]:
@@ -17,7 +17,7 @@ def named(*images: str, category: str = "nut", label: int = 0) -> list[str]:
     return list(names.values())
 
 
-def test_names_of_pictures() -> None:
+def test_a_name_has_the_category_and_the_folder() -> None:
     assert named("/x/test/dent/3.png", "/x/test/good/3.png") == ["nut/dent/3", "nut/good/3"]
     assert named("/x/new/3.png", category="new", label=-1) == ["new/3"]
     assert named("/x/3.png", category="", label=-1) == ["3"]
@@ -25,7 +25,7 @@ def test_names_of_pictures() -> None:
 
 
 def test_no_two_pictures_share_a_name() -> None:
-    """Folders of one last name, files that differ in their suffix or in case only: all keep their pictures."""
+    """Folders may have the same last name, and files may differ in suffix or case only: no picture is overwritten."""
     assert named("/x/a/good/1.png", "/x/b/good/1.png", "/x/b/good/2.png") == [
         *("nut/a/good/1", "nut/b/good/1", "nut/b/good/2")
     ]
@@ -36,16 +36,16 @@ def test_no_two_pictures_share_a_name() -> None:
     assert named("/good/1.png", "/x/good/1.png") == ["nut/good/1", "nut/x/good/1"]
 
 
-def test_names_of_pictures_depend_on_their_own_category_alone() -> None:
+def test_a_name_depends_on_the_images_of_its_category_only() -> None:
     samples = [Sample(Path(path), 0, category=c) for path, c in (("/a/g/1.png", "a"), ("/b/g/1.png", "b"))]
     assert list(picture_names(samples).values()) == ["a/g/1", "b/g/1"]
 
 
-def test_names_that_some_file_systems_take_for_one() -> None:
-    """By case, or by Unicode's normal form (a letter and its accent, as macOS writes them): the others keep theirs."""
+def test_names_that_are_equal_on_some_file_systems_get_numbers() -> None:
+    """They differ by case, or by Unicode's normal form (a letter and its accent, as macOS writes them)."""
     composed, decomposed = "/x/test/pr\u00fcf.png", "/x/test/pru\u0308f.png"
     assert named("/x/t/a.png", "/x/t/A.png", "/x/t/b.png") == ["nut/t/a", "nut/t/A~2", "nut/t/b"]
-    assert len({folded(name) for name in named(composed, decomposed, "/x/test/PR\u00dcF.png")}) == 3
+    assert len({fold(name) for name in named(composed, decomposed, "/x/test/PR\u00dcF.png")}) == 3
 
 
 @pytest.mark.parametrize("letter", ["a", "\u00e4", "\udcfc"])

@@ -1,4 +1,4 @@
-"""Rules: what a source leaves out is nothing, and each figure that is printed is explained."""
+"""Official rules: their optional fields are empty, and each printed figure is explained."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Results: to JSON and back, what is wrong first, and what the cells of the table say."""
+"""Results: they survive JSON, list the worst misses first, and explain empty cells of their table."""
 
 import csv
 import json
@@ -29,7 +29,7 @@ RESULTS = Results(
 )
 
 
-def test_to_json_and_back(tmp_path: Path) -> None:
+def test_results_survive_json(tmp_path: Path) -> None:
     RESULTS.maps = False
     RESULTS.save(tmp_path / "metrics.json")
     RESULTS.maps = True
@@ -45,9 +45,9 @@ def test_to_json_and_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"rows": {}, "images": [{}], "curves": {}}'])
-def test_what_is_no_results_file(tmp_path: Path, text: str) -> None:
+def test_a_file_without_results_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "metrics.json").write_text(text)
-    with pytest.raises(UserError, match=r"metrics.json holds no results"):
+    with pytest.raises(UserError, match=r"metrics.json has no results"):
         Results.load(tmp_path / "metrics.json")
 
 
@@ -129,7 +129,7 @@ def test_scores_are_written_per_image(tmp_path: Path) -> None:
     assert (third["verdict"], third["threshold"]) == ("", "")
 
 
-def test_one_process_gathers_what_it_has() -> None:
+def test_one_process_gathers_its_own_values() -> None:
     assert gather([1, 2]) == [1, 2]
 
 

@@ -1,4 +1,4 @@
-"""Rows: which images each is of, verdicts counted by hand, and intervals by their formula."""
+"""Rows of results: their images, verdicts counted by hand, and intervals by their formula."""
 
 import math
 
@@ -41,7 +41,7 @@ def test_a_row_has_the_good_images_of_its_category() -> None:
     assert group_rows([("a", "good")]) == {"pooled": {"a/good"}}  # good images are no defect type
 
 
-def test_a_ratio_of_nothing_is_none() -> None:
+def test_a_ratio_with_a_total_of_0_is_nan() -> None:
     assert ratio(1, 4) == 0.25
     assert math.isnan(ratio(0, 0))
 
@@ -93,7 +93,7 @@ def test_pixels_at_the_threshold() -> None:
     assert math.isnan(pixel_verdict_row(900, 100, math.nan, math.nan)["pixel_f1"])
 
 
-def test_the_mean_is_of_metrics_and_not_of_numbers() -> None:
+def test_the_mean_row_has_metrics_without_counts() -> None:
     rows = [
         {"image_auroc": 1.0, "image_auroc_low": 0.5, "misses": 3, "nominal_images": 3, "pixel_auroc": math.nan},
         {"image_auroc": 0.5, "image_auroc_low": 0.1, "misses": 5, "nominal_images": 3, "pixel_auroc": 0.5},

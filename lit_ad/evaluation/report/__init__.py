@@ -1,1 +1,1 @@
-"""The page that shows what a test found, made from the files in a run's directory."""
+"""The page of a test, made from the files in a run's directory."""

@@ -10,7 +10,7 @@ const PAGE = 60;                    // cards that are added at once
 const RUN_COLOURS = ["#06c", "#d60", "#818", "#297", "#a33", "#666"];
 const state = { row: "pooled", run: 0, moved: runs.map(() => ({})), open: null };
 
-/* What is chosen */
+/* The chosen row, run and threshold */
 
 // A row is "pooled", "CATEGORY/", or "CATEGORY/DEFECT" with the category's good images; no folder's name has a slash.
 const categoryOf = row => row === "pooled" ? (categories.size === 1 ? [...categories][0] : null) : row.split("/", 1)[0];
@@ -28,7 +28,7 @@ function shippedThreshold(run = state.run) {
   return category === null ? runs[run].threshold : runs[run].thresholds[category] ?? null;
 }
 
-// A category's threshold that was moved; under the key "" that of all together.
+// The moved threshold of a category; the key "" has that of all categories together.
 const movedThreshold = (run = state.run) => state.moved[run][categoryOf(state.row) ?? ""] ?? null;
 const threshold = (run = state.run) => movedThreshold(run) ?? shippedThreshold(run);
 
@@ -52,7 +52,7 @@ function confusion(run = state.run, judge = image => verdict(image, run)) {
   return counts;
 }
 
-// Wilson's interval, as lit_ad/results.py has it.
+// Wilson's interval, as in lit_ad/evaluation/rows.py.
 function wilson(count, total) {
   const z = 1.959963984540054, share = count / total, weight = z * z / total;
   const middle = (share + weight / 2) / (1 + weight);
@@ -74,7 +74,7 @@ function pValue(limit, run = state.run) {
 
 const quoted = text => /^[\w@%+=:,./-]+$/.test(text) ? text : "'" + text.replaceAll("'", `'"'"'`) + "'";
 
-// What makes the moved threshold the shipped one. A model of one category needs no name of it.
+// The command that ships the moved threshold. A model of one category does not need its name.
 function shipping() {
   const run = runs[state.run], category = categoryOf(state.row), known = Object.keys(run.heldOut);
   const which = category !== null && known.length > 1 ? ` --category=${quoted(category)}` : "";
@@ -88,13 +88,13 @@ function showCounts() {
   for (const name of ["tn", "fp", "fn", "tp"]) at(name).textContent = judged ? counts[name] : "–";
   at("fp").className = counts.fp && judged ? "wrong" : "";
   at("fn").className = counts.fn && judged ? "wrong" : "";
-  at("alarms").textContent = judged ? "False alarms: " + rate(counts.fp, counts.fp + counts.tn) : "There is no threshold: move the slider for one.";
+  at("alarms").textContent = judged ? "False alarms: " + rate(counts.fp, counts.fp + counts.tn) : "There is no threshold: move the slider to set one.";
   at("misses").textContent = judged ? "Misses: " + rate(counts.fn, counts.fn + counts.tp) : "";
   at("precision").textContent = judged ? `Precision ${percent(counts.tp / (counts.tp + counts.fp))}, recall ${percent(counts.tp / (counts.tp + counts.fn))}` : "";
   const { p, count } = judged ? pValue(limit) : { p: 1, count: 0 };
   at("pvalue").textContent = count ? `p-value above the threshold: at most ${digits(p)}, from ${counted(count, "held-out image")}` : judged ? "p-value: the run has no held-out scores" : "";
-  at("whose").textContent = own && judged ? "Each category at its own shipped threshold; one that you set here is for all of them." :
-    movedThreshold() !== null ? `Moved; shipped is ${digits(shippedThreshold())}${how}.` : `As it is shipped${how}.`;
+  at("whose").textContent = own && judged ? "Each category has its own shipped threshold. A threshold that you set here holds for all of them." :
+    movedThreshold() !== null ? `Moved: the shipped threshold is ${digits(shippedThreshold())}${how}.` : `This is the shipped threshold${how}.`;
   at("ship").hidden = movedThreshold() === null || !count;
   if (!at("ship").hidden) at("command").textContent = shipping();
   at("shipped").disabled = movedThreshold() === null;

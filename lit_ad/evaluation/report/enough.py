@@ -1,4 +1,4 @@
-"""How many images a run has, and how many it wants: for the rate that was asked for, and for a narrow recall."""
+"""How many nominal images a run has, and how many its false-alarm rate needs; and how certain its recall is."""
 
 import math
 from dataclasses import dataclass
@@ -7,60 +7,70 @@ from typing import Any
 from lit_ad.counts import format_count
 from lit_ad.evaluation.results import POOLED, Results, Row
 
-WIDTH, HEIGHT = 420, 130  # of the picture's axes, pixels
-_MOST = 1000  # images, at the right end of the picture
-LEAST = 0.001  # rate, at its lower end
+WIDTH, HEIGHT = 420, 130  # size of the picture's axes in pixels
+_MOST = 1000  # number of images at the right end of the picture
+LEAST = 0.001  # rate at the lower end of the picture
 
 
 @dataclass(frozen=True)
 class Enough:
-    """Of a threshold, in words."""
+    """A line about the images of a threshold, in words."""
 
-    name: str  # the category; all images
-    deciding: str  # how many images decide, and how
-    lowest: str  # rate that they allow
-    more: str  # images for the rate that was asked for
-    promised: str  # more images to promise it with confidence
-    recall: str  # of the anomalous images that were tested
+    name: str  # the category, or "all images"
+    deciding: str  # number of nominal images that decide, and how
+    lowest: str  # the lowest false-alarm rate that they allow
+    more: str  # number of further images for the rate that was asked for
+    promised: str  # number of further images to promise that rate with confidence
+    recall: str  # recall of the tested anomalous images, with its interval
 
 
 @dataclass(frozen=True)
 class Picture:
-    """The lowest rate against the number of images, both logarithmic, as an SVG has it."""
+    """A plot of the lowest rate over the number of images, both logarithmic, in coordinates of an SVG."""
 
-    line: str  # points of the lowest rate
+    line: str  # points of the curve of the lowest rate
     asked: float  # height of the rate that was asked for
-    have: tuple[float, float]  # where this run is
-    ticks: tuple[tuple[float, str], ...]  # places of numbers of images
-    rates: tuple[tuple[float, str], ...]  # heights of rates
+    have: tuple[float, float]  # point of this run
+    ticks: tuple[tuple[float, str], ...]  # x and text of the ticks: numbers of images
+    rates: tuple[tuple[float, str], ...]  # y and text of the ticks: rates
 
 
 def list_enough(results: Results) -> list[Enough]:
-    """Return a line for each threshold of the rate; nothing without a decision, or of thresholds set by hand."""
+    """Return a line for each threshold that comes from a rate, and none for a threshold set by hand."""
     decision = results.decision or {}
     thresholds = decision.get("thresholds", [])
     return [describe(each, results) for each in thresholds if "folds" in each and not each["image"]["by_hand"]]
 
 
 def describe(threshold: dict[str, Any], results: Results) -> Enough:
-    """Return what a threshold of `summary.summarize` takes, and the recall of its category."""
+    """Return the line of a threshold.
+
+    Args:
+        threshold: The threshold, as detector.summary returns it.
+        results: The results, for the recall of its category.
+    """
     have, category = threshold["image"]["held_out"], threshold["category"]
     more = [max(0, threshold[key] - have) for key in ("held_out_for_the_rate", "held_out_for_the_rate_with_confidence")]
     how = f"all, by {format_count(threshold['folds'], 'fold')}" if threshold["folds"] else "held out of training"
     row = results.rows[POOLED] if category is None else results.rows.get(f"{category}/", {})
-    promised = "not by folds" if threshold["folds"] else f"{more[1]} more" if threshold["exact"] else "not as it is"
+    if threshold["folds"]:
+        promised = "not possible with folds"
+    elif threshold["exact"]:
+        promised = f"{more[1]} more" if more[1] else "enough"
+    else:
+        promised = "not possible: the rate is approximate"
     return Enough(
         "all images" if category is None else category,
         f"{have} ({how})",
         f"{100 / (have + 1):.3g} %",
         f"{more[0]} more" if more[0] else "enough",
-        "enough" if promised == "0 more" else promised,
+        promised,
         _describe_recall(row),
     )
 
 
 def _describe_recall(row: Row) -> str:
-    """Return how many anomalous images were found, with the 95 % interval of that share."""
+    """Return the number of anomalous images that were found, with the 95 % interval of their share."""
     anomalous = int(row.get("anomalous_images", 0))
     misses = row.get("misses", math.nan)
     if not anomalous or math.isnan(misses):
@@ -70,7 +80,7 @@ def _describe_recall(row: Row) -> str:
 
 
 def draw(results: Results) -> Picture | None:
-    """Return the picture of the images of all categories together; None where no rate was asked for."""
+    """Return the picture for all categories together; None if no rate was asked for."""
     thresholds = (results.decision or {}).get("thresholds", [])
     if not thresholds or not results.false_alarm:
         return None
@@ -86,10 +96,10 @@ def draw(results: Results) -> Picture | None:
 
 
 def across(count: float) -> float:
-    """Return the place of a number of images, in pixels from the left."""
+    """Return the x of a number of images, in pixels from the left."""
     return WIDTH * min(1.0, math.log10(max(count, 1)) / math.log10(_MOST))
 
 
 def up(rate: float) -> float:
-    """Return the place of a rate, in pixels from the top."""
+    """Return the y of a rate, in pixels from the top."""
     return HEIGHT * min(1.0, math.log10(rate) / math.log10(LEAST))

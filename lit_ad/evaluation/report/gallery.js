@@ -119,7 +119,7 @@ function truth(shown) {
   at("outlines").checked = shown;
 }
 
-// From a card to the one left, right, above or below it, as they lie in the grid.
+// The card left, right, above or below a card in the grid.
 function neighbour(of, key) {
   const cards = [...at("gallery").children], place = cards.indexOf(of);
   const columns = Math.max(1, cards.findIndex(one => one.offsetTop > cards[0].offsetTop) === -1 ? cards.length : cards.findIndex(one => one.offsetTop > cards[0].offsetTop));
@@ -152,9 +152,9 @@ for (const id of ["opacity", "opacityToo"]) at(id).addEventListener("input", eve
 at("outlines").addEventListener("change", event => truth(event.target.checked));
 for (const id of ["sort", "filter"]) at(id).addEventListener("change", showGallery);
 
-/* All of it */
+/* Update the complete page */
 
-// While a threshold is dragged, the gallery waits: it is made anew once it rests.
+// While the user drags a threshold, the gallery waits; it is drawn again when the threshold rests.
 let waiting = 0;
 function thresholdChanged() {
   showCounts();
@@ -180,7 +180,7 @@ function show() {
 
 at("copy").addEventListener("click", async () => {
   try { await navigator.clipboard.writeText(at("command").textContent); at("copy").textContent = "copied"; }
-  catch { getSelection().selectAllChildren(at("command")); at("copy").textContent = "selected: copy it by keys"; }
+  catch { getSelection().selectAllChildren(at("command")); at("copy").textContent = "selected: press Ctrl+C"; }
   setTimeout(() => { at("copy").textContent = "copy"; }, 2000);
 });
 at("threshold").addEventListener("input", event => move(Number(event.target.value)));

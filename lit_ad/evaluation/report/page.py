@@ -1,8 +1,8 @@
-"""A page of one run's test, or of several beside one another: one HTML file that needs nothing else.
+"""Write the page of one run's test, or a page that compares several: one HTML file that needs no other file.
 
-Charts are drawn by Chart.js, which lies beside this file (version 4.6.1, MIT licence). It draws curves through any
-points, fits them to the window, and is one file of 0.2 MB without dependencies, where those that Python packages bring
-are larger than most pages. A content security policy in the page forbids it any request.
+Chart.js draws the charts. It lies beside this file (version 4.6.1, MIT licence), and is copied into the page: one file
+of 0.2 MB without dependencies. The chart libraries that Python packages bring are larger than most pages. A content
+security policy in the page forbids every request.
 """
 
 import shlex
@@ -19,16 +19,16 @@ from markupsafe import Markup
 from lit_ad.counts import format_count
 from lit_ad.evaluation.report.enough import draw, list_enough
 from lit_ad.evaluation.report.record import Took
-from lit_ad.evaluation.report.runs import Run, Shown, matched, names_of, read_run, shares_below
+from lit_ad.evaluation.report.runs import Run, Shown, match_images, name_runs, read_run, shares_below
 from lit_ad.evaluation.report.shifts import describe, list_shifts
-from lit_ad.evaluation.report.table import HEADINGS, cells, with_intervals
+from lit_ad.evaluation.report.table import HEADINGS, make_lines, with_intervals
 from lit_ad.evaluation.results import POOLED, without_nan
 from lit_ad.files import atomic_write, format_bytes
 from lit_ad.names import escape_bytes, map_texts
 
 PAGE = "report.html"
 _HERE = Path(__file__).parent
-BUDGET = 55_000_000  # characters of pictures: with the rest, a page of 10 000 images has less than 60 MB
+BUDGET = 55_000_000  # characters of pictures in a page; a page of 10 000 images then has less than 60 MB
 
 
 def write_page(homes: list[Path], output: Path) -> None:
@@ -37,35 +37,35 @@ def write_page(homes: list[Path], output: Path) -> None:
     Raises:
         UserError: A directory holds no results of a test, or the page cannot be written.
     """
-    runs = [read_run(home, name) for home, name in zip(homes, names_of(homes), strict=True)]
-    images = matched([run.results.images for run in runs])
-    pictures, left_out = embedded(runs, images)
+    runs = [read_run(home, name) for home, name in zip(homes, name_runs(homes), strict=True)]
+    images = match_images([run.results.images for run in runs])
+    pictures, left_out = _embed_pictures(runs, images)
     rows = list(dict.fromkeys(row for run in runs for row in run.results.rows))
     page = {
-        "runs": [of_run(run) for run in runs],
-        "images": [of_image(image, ranks) for image, ranks in zip(images, shares_below(images), strict=True)],
+        "runs": [_describe_run(run) for run in runs],
+        "images": [_describe_image(image, ranks) for image, ranks in zip(images, shares_below(images), strict=True)],
         "pictures": pictures,
     }
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    # The last line of the library names a file for debuggers, which is not here.
+    # The last line of the library names a file for debuggers, which the page does not have.
     chart_js = (_HERE / "chart.js/chart.umd.min.js").read_text(encoding="utf-8").partition("//# sourceMappingURL")[0]
     text = environment.get_template("page.html").render(
         runs=runs,
-        title=title_of(runs),
+        title=make_title(runs),
         format_count=format_count,
         page=map_texts(escape_bytes, without_nan(page)),
         rows=rows,
         headings=HEADINGS.values(),
-        table=cells({run.name: with_intervals(run.results) for run in runs}, rows),
+        table=make_lines({run.name: with_intervals(run.results) for run in runs}, rows),
         enough=[(run.name, each) for run in runs for each in list_enough(run.results)],
         describe_shift=describe,
         picture=draw(runs[0].results) if len(runs) == 1 else None,
         shifts=list_shifts(runs),
-        verdicts=list(verdicts(runs, images)),
+        verdicts=list(compare_verdicts(runs, images)),
         took=list(_columns_of(runs)),
-        differing=differing(runs),
+        differing=differing_keys(runs),
         left_out=left_out,
         chart_js=Markup(chart_js),
         page_js=Markup("".join((_HERE / name).read_text(encoding="utf-8") for name in ("charts.js", "gallery.js"))),
@@ -74,8 +74,8 @@ def write_page(homes: list[Path], output: Path) -> None:
         temporary.write_text(escape_bytes(text), encoding="utf-8")
 
 
-def title_of(runs: list[Run]) -> str:
-    """Return what was inspected, and by which methods: "bottle: STFPM and Dinomaly"."""
+def make_title(runs: list[Run]) -> str:
+    """Return the page's title, with the categories and the methods: "bottle: STFPM and Dinomaly"."""
     categories = sorted({image.category for run in runs for image in run.results.images if image.category})
     several = len(categories) > 3
     data = f"{len(categories)} categories" if several else ", ".join(categories) or "images"
@@ -83,9 +83,12 @@ def title_of(runs: list[Run]) -> str:
     return f"{data}: {' and '.join(methods)}"
 
 
-def embedded(runs: list[Run], images: list[Shown]) -> tuple[list[dict[str, Any] | None], int]:
-    """The pictures of each image, in base64, while the budget lasts, and the number of images without for its sake:
-    those with wrong verdicts come first, the worst before all, then those near their threshold."""
+def _embed_pictures(runs: list[Run], images: list[Shown]) -> tuple[list[dict[str, Any] | None], int]:
+    """Return the pictures of each image in base64, and the number of images that are left out to stay within BUDGET.
+
+    Images with wrong verdicts come first, the worst at the start, then those near their threshold. The pictures of an
+    image are None if it is left out or has none.
+    """
 
     def order(number: int) -> float:
         return -max(result.wrong_by for result in images[number].results if result is not None)
@@ -97,7 +100,7 @@ def embedded(runs: list[Run], images: list[Shown]) -> tuple[list[dict[str, Any] 
         seen = [(run, result.path) for run, result in each if result is not None]
         source = next(((run, path) for run, path in seen if run.thumbnails.size(path, "image")), None)
         if source is None:
-            continue  # of a test by an older version, or on another machine's disk
+            continue  # an older version tested it, or its pictures are on another machine's disk
         run, path = source
         parts = [(run, path, "image"), (run, path, "truth"), *((run, path, "heat") for run, path in seen)]
         size = sum(4 * ((run.thumbnails.size(path, kind) + 2) // 3) for run, path, kind in parts)
@@ -106,22 +109,22 @@ def embedded(runs: list[Run], images: list[Shown]) -> tuple[list[dict[str, Any] 
             continue
         spent += size
         pictures[number] = {
-            "image": _text_of(run.thumbnails(path, "image")),
-            "truth": _text_of(run.thumbnails(path, "truth")),
+            "image": _to_base64(run.thumbnails(path, "image")),
+            "truth": _to_base64(run.thumbnails(path, "truth")),
             "heats": [
-                None if result is None else _text_of(run.thumbnails(result.path, "heat")) for run, result in each
+                None if result is None else _to_base64(run.thumbnails(result.path, "heat")) for run, result in each
             ],
         }
     return pictures, left_out
 
 
-def _text_of(picture: bytes | None) -> str | None:
-    """In base64."""
+def _to_base64(picture: bytes | None) -> str | None:
+    """Return a picture in base64; None for None."""
     return None if picture is None else b64encode(picture).decode()
 
 
-def of_run(run: Run) -> dict[str, Any]:
-    """What the page's script knows of a run."""
+def _describe_run(run: Run) -> dict[str, Any]:
+    """Return the values of a run that the page's script needs."""
     results = run.results
     pooled = results.rows[POOLED]
     thresholds = [] if results.decision is None else results.decision["thresholds"]
@@ -131,7 +134,7 @@ def of_run(run: Run) -> dict[str, Any]:
         "threshold": results.threshold,
         "thresholds": {image.category: image.threshold for image in results.images},
         "byHand": [entry["category"] for entry in thresholds if entry["image"]["by_hand"]],  # null: all together
-        # As a shell takes it; a path that is absolute already stays so.
+        # The path as a shell takes it. An absolute path stays as it is.
         "checkpoint": None if tested is None else shlex.quote(str(run.home.absolute() / tested)),
         "heldOut": {} if run.record is None else run.record.held_out,
         "curves": {name: [axis.tolist() for axis in curve] for name, curve in results.curves.items()},
@@ -142,9 +145,9 @@ def of_run(run: Run) -> dict[str, Any]:
     }
 
 
-def of_image(image: Shown, ranks: list[float | None]) -> dict[str, Any]:
-    """What the page's script knows of an image."""
-    common = image.of_any()
+def _describe_image(image: Shown, ranks: list[float | None]) -> dict[str, Any]:
+    """Return the values of an image that the page's script needs."""
+    common = image.any_result()
     return {
         "file": image.file,
         "path": common.path,
@@ -157,8 +160,8 @@ def of_image(image: Shown, ranks: list[float | None]) -> dict[str, Any]:
     }
 
 
-def verdicts(runs: list[Run], images: list[Shown]) -> Iterator[tuple[str, str, dict[str, int]]]:
-    """Of each pair of runs: how many of the images that both judged each of them judged rightly."""
+def compare_verdicts(runs: list[Run], images: list[Shown]) -> Iterator[tuple[str, str, dict[str, int]]]:
+    """Yield for each pair of runs the numbers of images that both, one or none of them judged rightly."""
     for (i, run), (j, other) in combinations(enumerate(runs), 2):
         counts = dict.fromkeys(("both right", "first only", "second only", "both wrong"), 0)
         for image in images:
@@ -170,18 +173,19 @@ def verdicts(runs: list[Run], images: list[Shown]) -> Iterator[tuple[str, str, d
 
 
 def _columns_of(runs: list[Run]) -> Iterator[tuple[str, str, dict[str, str]]]:
-    """What training and testing took, in words: run, "training" or "test", and the lines."""
+    """Yield run, "training" or "test", and the lines about its time, memory and environment."""
     for run in runs:
         if run.record is not None:
             for what, took in (("training", run.record.training), ("test", run.record.test)):
                 if took is not None:
-                    yield run.name, what, _in_words(took)
+                    yield run.name, what, _describe_took(took)
 
 
-def _in_words(took: Took) -> dict[str, str]:
+def _describe_took(took: Took) -> dict[str, str]:
+    """Return time, images, memory and environment in words, a line for each."""
     seconds = f"{took.seconds:.1f} s" if took.seconds < 600 else f"{took.seconds / 60:.1f} min"
     return {
-        "time": seconds + (", since it went on from a checkpoint" if took.resumed else ""),
+        "time": seconds + (", since it resumed from a checkpoint" if took.resumed else ""),
         "images": f"{took.images}, {took.images / max(took.seconds, 1e-9):.3g} a second",
         "memory, at most": "unknown" if took.memory is None else format_bytes(took.memory),
         "GPU memory, at most": "none" if took.gpu_memory is None else format_bytes(took.gpu_memory),
@@ -189,8 +193,8 @@ def _in_words(took: Took) -> dict[str, str]:
     }
 
 
-def differing(runs: list[Run]) -> dict[str, list[str]]:
-    """The keys of the configurations that are not the same in all runs that have one, and their values."""
+def differing_keys(runs: list[Run]) -> dict[str, list[str]]:
+    """Return the keys of the configurations whose values differ between runs, with the value of each run."""
     flat = [dict(_flattened(yaml.safe_load(run.config))) if run.config else {} for run in runs]
     keys = list(dict.fromkeys(key for values in flat for key in values))
     by_key = {key: [values.get(key, "") for values in flat] for key in keys}
@@ -198,7 +202,7 @@ def differing(runs: list[Run]) -> dict[str, list[str]]:
 
 
 def _flattened(values: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """KEY.KEY of each value that is no dictionary, and the value as YAML has it in a line."""
+    """Yield KEY.KEY and the value, as one line of YAML, for each value that is no dictionary."""
     if isinstance(values, dict) and values:
         for name, inner in values.items():
             yield from _flattened(inner, f"{key}.{name}" if key else str(name))

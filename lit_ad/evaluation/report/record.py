@@ -1,4 +1,4 @@
-"""RUN/record.json: where a run was trained and tested, time and memory it took, the held-out scores of its decision."""
+"""RUN/record.json: time, memory and environment of a training and a test, and the held-out scores of the decision."""
 
 import json
 import os
@@ -19,19 +19,19 @@ _PACKAGES = ("lit-ad", "torch", "lightning", "timm", "torchmetrics", "numpy", "o
 
 @dataclass(frozen=True)
 class Took:
-    """What training or testing took."""
+    """Time and memory of a training or a test."""
 
     seconds: float
-    images: int  # looked at by all processes: in training, those of all epochs
-    memory: int | None  # bytes, the most that one process had in its life so far; None where the system does not tell
-    gpu_memory: int | None  # bytes, the most that one process had on its GPU; None without one
+    images: int  # number of images of all processes; in training, of all epochs
+    memory: int | None  # bytes, the peak of one process since its start; None if the system does not tell
+    gpu_memory: int | None  # bytes, the peak of one process on its GPU; None without a GPU
     environment: dict[str, str] = field(default_factory=dict)
-    resumed: bool = False  # whether it went on from a checkpoint: then what came before is not in here
+    resumed: bool = False  # whether a checkpoint was resumed: the time before it does not count
 
 
 @dataclass(frozen=True)
 class Record:
-    """Of a run; what is not known is None or empty."""
+    """The record of a run. An unknown value is None or empty."""
 
     method: str
     training: Took | None = None
@@ -39,13 +39,13 @@ class Record:
     held_out: dict[str, list[float]] = field(default_factory=dict)  # nominal scores by category, as Decision has them
 
     def save(self, home: Path) -> None:
-        """Write it to a run's directory. Raises UserError if that fails."""
+        """Write the record to a run's directory. Raises UserError if that fails."""
         with atomic_write(home / RECORD) as temporary:
             temporary.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, home: Path) -> "Record | None":
-        """That of a run's directory; None if there is none. Raises UserError if the file is not one of these."""
+        """Read the record in a run's directory; None if there is none. Raises UserError if the file is no record."""
         file = home / RECORD
         if not file.is_file():
             return None
@@ -59,7 +59,12 @@ class Record:
 
 
 def environment(processes: int, devices: list[str]) -> dict[str, str]:
-    """Where and when this runs, in words: a line each. `devices`: the accelerators' names."""
+    """Return the date, system, devices and package versions, in words.
+
+    Args:
+        processes: Number of processes.
+        devices: Names of the accelerators.
+    """
     versions = {
         "date": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "system": platform.platform(),
@@ -80,7 +85,7 @@ def environment(processes: int, devices: list[str]) -> dict[str, str]:
 
 
 def processor() -> str:
-    """Its name, where the system tells."""
+    """Return the processor's name, if the system tells it."""
     told = Path("/proc/cpuinfo")
     lines = told.read_text(encoding="utf-8").splitlines() if told.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -1,4 +1,4 @@
-"""What a training or a test takes: time, images, memory, and where it runs."""
+"""Measure the time and memory of a training or a test, and write them to RUN/record.json."""
 
 import time
 from typing import Any
@@ -14,19 +14,24 @@ from lit_ad.machine import peak_memory
 
 
 class Stopwatch:
-    """Begins when it is made.
+    """Measures time and memory from the moment it is made.
 
     Args:
-        processes: That work together.
-        device: The name of this process's accelerator, "" for none.
+        processes: Number of processes that work together.
+        device: Name of this process's accelerator; "" without one.
     """
 
     def __init__(self, processes: int, device: str) -> None:
         self.processes, self.device = processes, device
         self.began = time.perf_counter()
 
-    def took(self, images: int, resumed: bool = False) -> Took:
-        """Return what it took so far; every process must call it. `images`: those of this process."""
+    def read(self, images: int, resumed: bool = False) -> Took:
+        """Return time and memory so far, of all processes. All of them must call it.
+
+        Args:
+            images: Number of images that this process handled.
+            resumed: Whether the training was resumed from a checkpoint.
+        """
         gpu_memory = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
         counts, memory, on_gpu = zip(*gather([(images, peak_memory(), gpu_memory)]), strict=True)
         return Took(
@@ -40,7 +45,7 @@ class Stopwatch:
 
 
 class TrainingRecord(L.Callback):
-    """Write what a training took to RUN/record.json."""
+    """Writes time and memory of a training to RUN/record.json."""
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         self.watch, self.images = Stopwatch(trainer.world_size, device_name(trainer)), 0
@@ -51,11 +56,11 @@ class TrainingRecord(L.Callback):
         self.images += len(batch)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        home, took = run_directory(trainer), self.watch.took(self.images, resumed=bool(trainer.ckpt_path))
+        home, took = run_directory(trainer), self.watch.read(self.images, resumed=bool(trainer.ckpt_path))
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             Record(type(pl_module).__name__, training=took).save(home)
 
 
 def device_name(trainer: L.Trainer) -> str:
-    """Return the name of this process's accelerator, "" for none."""
+    """Return the name of this process's accelerator; "" without one."""
     return torch.cuda.get_device_name() if trainer.strategy.root_device.type == "cuda" else ""

@@ -1,11 +1,11 @@
-"""The table of metrics: each row of the results, of each run, with 95 % intervals."""
+"""The page's table of metrics: a line for each row of the results and each run, with 95 % intervals."""
 
 import math
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lit_ad.evaluation.results import COLUMNS, MEAN, POOLED, VERDICTS, ImageResult, Results, Row, shown
+from lit_ad.evaluation.results import COLUMNS, MEAN, POOLED, VERDICTS, ImageResult, Results, Row, format_value
 from lit_ad.metrics.intervals import IMAGE_CURVES, bootstrap
 
 HEADINGS = {
@@ -17,27 +17,32 @@ HEADINGS = {
 
 @dataclass(frozen=True)
 class Cell:
-    """A value; its interval, or nothing; why there is no value, or nothing."""
+    """A cell: the text of a value, of its interval, and why there is no value; each may be ""."""
 
     value: str
     interval: str = ""
     why: str = ""
 
 
-def cells(results: dict[str, Results], rows: list[str]) -> list[tuple[str, str, list[Cell]]]:
-    """Row, run and cells of each line, runs by name; the lines of a row follow one another."""
+def make_lines(results: dict[str, Results], rows: list[str]) -> list[tuple[str, str, list[Cell]]]:
+    """Return row, run and cells of each line. The lines of a row follow one another.
+
+    Args:
+        results: The results by the name of their run.
+        rows: Names of rows.
+    """
     return [
-        (row, run, [cell(figures, row, name) for name in HEADINGS])
+        (row, run, [make_cell(figures, row, name) for name in HEADINGS])
         for row in rows
         for run, figures in results.items()
         if row in figures.rows
     ]
 
 
-def cell(results: Results, row: str, name: str) -> Cell:
-    """A metric of a row; a number of wrong verdicts with the interval of its rate."""
+def make_cell(results: Results, row: str, name: str) -> Cell:
+    """Return the cell of a metric with its interval, or of wrong verdicts with the interval of their rate."""
     values = results.rows[row]
-    value = shown(values, name)
+    value = format_value(values, name)
     if not value:
         return Cell("", why=results.why_empty(row, name))
     metric = VERDICTS[name][0] if name in VERDICTS else name
@@ -48,22 +53,22 @@ def cell(results: Results, row: str, name: str) -> Cell:
 
 
 def with_intervals(results: Results) -> Results:
-    """The same, with the image metrics' intervals by bootstrap where the test was not asked for them."""
+    """Return the results with 95 % intervals of the image metrics, by bootstrap if the test did not compute them."""
     rows = {
-        name: values if name == MEAN else {**intervals(results, name), **values}
+        name: values if name == MEAN else {**_compute_intervals(results, name), **values}
         for name, values in results.rows.items()
     }
     return replace(results, rows=rows)
 
 
-def intervals(results: Results, row: str) -> Row:
-    """Of the image metrics of a row, from its images."""
+def _compute_intervals(results: Results, row: str) -> Row:
+    """Return the intervals of a row's image metrics, from the scores of its images; {} if the row has them."""
     if f"{next(iter(IMAGE_CURVES))}_low" in results.rows[row]:
         return {}
-    images = of_row(results.images, row)
-    scores, cell = np.unique([image.score for image in images], return_inverse=True)
+    images = select_row(results.images, row)
+    scores, index = np.unique([image.score for image in images], return_inverse=True)
     labels = np.array([image.label for image in images])
-    nominal, anomalous = (np.bincount(cell[labels == label], minlength=len(scores)) for label in (0, 1))
+    nominal, anomalous = (np.bincount(index[labels == label], minlength=len(scores)) for label in (0, 1))
     ends = bootstrap(list(IMAGE_CURVES.values()), nominal, anomalous)
     return {
         f"{name}_{end}": value
@@ -72,8 +77,8 @@ def intervals(results: Results, row: str) -> Row:
     }
 
 
-def of_row(images: list[ImageResult], row: str) -> list[ImageResult]:
-    """Those that a row of the results is of: all, a category's, or a defect type's with its category's good ones."""
+def select_row(images: list[ImageResult], row: str) -> list[ImageResult]:
+    """Return the images of a row: all, those of a category, or those of a defect type with its category's good ones."""
     category, _, defect = row.partition("/")
     return [
         image

@@ -1,7 +1,7 @@
 """RUN/thumbnails.zip: a small picture of each tested image, of its truth, and of its heatmap, each of bounded size.
 
-One file, since a file of their own for each would be thousands. Entries are NUMBER.KIND, `index.json` has the number of
-each image's path. Nothing is compressed twice.
+It is one file, because a run would have thousands of small ones. Its entries are NUMBER.KIND, and the entry index.json
+maps each image's path to its number. The archive does not compress the pictures, which are compressed already.
 """
 
 import io
@@ -19,20 +19,20 @@ from lit_ad.files import atomic_write
 from lit_ad.image.pixels import Pixels, Size
 
 THUMBNAILS = "thumbnails.zip"
-SIDE = 256  # of the longer side, in pixels
-BYTES = {"image": 14_000, "heat": 7_000}  # at most; the truth, of 1 bit a pixel, has 8 600 at most anyway
+SIDE = 256  # pixels of the longer side
+BYTES = {"image": 14_000, "heat": 7_000}  # kind -> largest size; a truth has 1 bit a pixel, so 8 600 bytes at most
 _QUALITIES = (80, 65, 50, 35, 20, 10)
 INDEX = "index.json"
 
 
 def thumbnail_size(image: Size) -> Size:
-    """Of a picture of an image (height, width): no larger than the image, no side below 8 pixels."""
+    """Return the (height, width) of an image's picture: no larger than the image, and no side below 8 pixels."""
     scale = min(1.0, SIDE / max(image))
     return max(8, round(scale * image[0])), max(8, round(scale * image[1]))
 
 
-def jpeg(pixels: Pixels, most: int) -> bytes:
-    """(h, w, 3) in at most so many bytes: of lower quality, and then smaller, until it fits."""
+def encode_jpeg(pixels: Pixels, most: int) -> bytes:
+    """Return pixels (h, w, 3) as a JPEG of at most `most` bytes. Quality, and then size, is lowered until it fits."""
     image = Image.fromarray(pixels)
     while True:
         for quality in _QUALITIES:
@@ -43,8 +43,8 @@ def jpeg(pixels: Pixels, most: int) -> bytes:
         image = image.resize((max(1, image.width // 2), max(1, image.height // 2)))
 
 
-def outline_png(outline: NDArray[np.bool_], colour: tuple[int, int, int]) -> bytes:
-    """A mask (h, w) in one colour, on nothing: 1 bit a pixel."""
+def encode_outline(outline: NDArray[np.bool_], colour: tuple[int, int, int]) -> bytes:
+    """Return an outline (h, w) as a PNG of one colour on a transparent ground, with 1 bit a pixel."""
     picture = Image.fromarray(outline.astype(np.uint8), mode="P")
     picture.putpalette([0, 0, 0, *colour])
     file = io.BytesIO()
@@ -52,9 +52,20 @@ def outline_png(outline: NDArray[np.bool_], colour: tuple[int, int, int]) -> byt
     return file.getvalue()
 
 
-def joined(parts: Iterable[Path], paths: dict[int, str], file: Path) -> list[int]:
-    """Write the entries of several archives into one, in the order of the images' numbers; the numbers of `paths` that
-    no archive has. Raises UserError if it cannot be written."""
+def join_archives(parts: Iterable[Path], paths: dict[int, str], file: Path) -> list[int]:
+    """Write the entries of several archives into one, in the order of the images' numbers.
+
+    Args:
+        parts: The archives.
+        paths: The number of each image, with its path.
+        file: The archive to write.
+
+    Returns:
+        The numbers of images that no archive has.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
     archives = [zipfile.ZipFile(part) for part in parts]
     try:
         where = {name: archive for archive in archives for name in archive.namelist()}
@@ -62,7 +73,7 @@ def joined(parts: Iterable[Path], paths: dict[int, str], file: Path) -> list[int
             numbers = {path: number for number, path in sorted(paths.items())}
             joint.writestr(zipfile.ZipInfo(INDEX), json.dumps(numbers))
             for name in sorted(where, key=lambda name: (int(name.partition(".")[0]), name)):
-                # An entry's date is that of a ZipInfo, 1980: the same test writes the same file.
+                # A ZipInfo has the date 1980, so that the same test writes the same file.
                 joint.writestr(zipfile.ZipInfo(name), where[name].read(name))
         return [number for number in paths if f"{number}.image" not in where]
     finally:
@@ -71,7 +82,7 @@ def joined(parts: Iterable[Path], paths: dict[int, str], file: Path) -> list[int
 
 
 class Thumbnails:
-    """Those of a run, read one by one. Raises UserError if the file is not one of these."""
+    """Reads the thumbnails of a run, one by one. Raises UserError if the file is no archive of thumbnails."""
 
     def __init__(self, home: Path) -> None:
         file = home / THUMBNAILS
@@ -82,15 +93,15 @@ class Thumbnails:
             self.archive = zipfile.ZipFile(file)
             self.numbers = json.loads(self.archive.read(INDEX))
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise UserError(f"{file} holds no thumbnails ({error}): remove it, or test the run again") from error
+            raise UserError(f"{file} has no thumbnails ({error}): remove it, or test the run again") from error
         self.names = set(self.archive.namelist())
 
     def __call__(self, path: str, kind: str) -> bytes | None:
-        """The picture of an image, by its path: "image", "truth" or "heat". None if there is none."""
+        """Return a picture of an image: its kind is "image", "truth" or "heat". None if there is none."""
         name = f"{self.numbers.get(path)}.{kind}"
         return self.archive.read(name) if self.archive is not None and name in self.names else None
 
     def size(self, path: str, kind: str) -> int:
-        """Bytes of a picture; 0 if there is none."""
+        """Return the size of a picture in bytes; 0 if there is none."""
         name = f"{self.numbers.get(path)}.{kind}"
         return self.archive.getinfo(name).file_size if self.archive is not None and name in self.names else 0

@@ -1,4 +1,4 @@
-"""What a run shows on wandb and TensorBoard beyond its losses."""
+"""Show a test on wandb and TensorBoard: metrics, curves and worst misses."""
 
 from pathlib import Path
 
@@ -16,12 +16,15 @@ from lit_ad.names import printable
 
 
 class Dashboard(Sink):
-    """Show a test's metrics, curves and worst misses on the run's loggers.
+    """Shows a test's metrics, curves and worst misses on the run's loggers.
 
-    A dashboard that fails (no network, a full disk) costs a warning, never the run.
+    If a dashboard fails (no network, a full disk), a warning is printed and the run goes on.
 
     Args:
-        misses: Rows of the table of worst misses.
+        misses: Number of rows in the table of worst misses.
+
+    Raises:
+        UserError: The number is below 0.
     """
 
     stage: Stage
@@ -41,26 +44,26 @@ class Dashboard(Sink):
             try:
                 _show_results(logger, results, self.stage.step)
                 show_misses(logger, misses, self.stage.step)
-            except Exception as error:  # whatever a dashboard's client raises
-                rank_zero_warn(f"{type(logger).__name__} took no test results ({type(error).__name__}: {error})")
+            except Exception as error:  # a dashboard's client may raise anything
+                rank_zero_warn(f"{type(logger).__name__} could not show the test ({type(error).__name__}: {error})")
 
 
 def show_config(logger: Logger, text: str) -> None:
-    """The run's configuration, as YAML. wandb has it as hyperparameters; TensorBoard would keep these for itself."""
+    """Show the run's configuration, as YAML, on TensorBoard. wandb shows it as hyperparameters already."""
     if isinstance(logger, TensorBoardLogger):
         _show_text(logger, "config", text)
 
 
 def _show_text(logger: TensorBoardLogger, name: str, text: str) -> None:
-    """A text as it stands, which in Markdown takes an indentation."""
+    """Show a text unchanged; TensorBoard reads Markdown, so it is indented."""
     logger.experiment.add_text(name, "".join(f"    {line}\n" for line in text.splitlines()))
 
 
 def _show_results(logger: Logger, results: Results, step: int) -> None:
-    """Metrics of every row, the histogram of scores, and the curves.
+    """Show the metrics of every row, the histogram of scores, and the curves.
 
-    TensorBoard shows each value as a card with one point: it gets the table as text, and the metrics that people quote
-    as those of its HPARAMS page, which compares runs.
+    TensorBoard would show each value as a card with one point. Instead it gets the table as text, and the metrics in
+    COLUMNS for its HPARAMS page, which compares runs.
     """
     if isinstance(logger, TensorBoardLogger):
         headline = results.rows.get(MEAN, results.rows[POOLED])
@@ -68,16 +71,16 @@ def _show_results(logger: Logger, results: Results, step: int) -> None:
         logger.log_hyperparams(logger.hparams, quoted)
         _show_text(logger, "test/table", results.table())
     else:
-        rows = {key(row): metrics for row, metrics in results.rows.items()}
+        rows = {row_key(row): metrics for row, metrics in results.rows.items()}
         values = {f"{row}/{name}": value for row, metrics in rows.items() for name, value in metrics.items()}
         logger.log_metrics({name: value for name, value in values.items() if not np.isnan(value)}, step)
-    _show_picture(logger, "test/scores", histogram(results), step)
+    _show_picture(logger, "test/scores", draw_histogram(results), step)
     for name, points in results.curves.items():
-        _show_picture(logger, f"test/{name}", curve(name, *points, results.rows[POOLED]), step)
+        _show_picture(logger, f"test/{name}", draw_curve(name, *points, results.rows[POOLED]), step)
 
 
-def key(row: str) -> str:
-    """What a row of the results is called: test/pooled, test/mean, test/category/bottle, test/defect/bottle/crack."""
+def row_key(row: str) -> str:
+    """Return a row's key on a dashboard, such as test/mean, test/category/bottle or test/defect/bottle/crack."""
     row = printable(row)
     if row in (POOLED, MEAN):
         return f"test/{row}"
@@ -85,7 +88,7 @@ def key(row: str) -> str:
 
 
 def show_misses(logger: Logger, misses: list[tuple[ImageResult, Path]], step: int) -> None:
-    """The images with a wrong verdict, of all processes, with their heatmaps; the worst first."""
+    """Show the images with a wrong verdict, of all processes, with their heatmaps; the worst first."""
     shown = [(miss, picture) for miss, picture in misses if picture.is_file()]  # another machine's may lie elsewhere
     if not shown:
         return
@@ -101,15 +104,15 @@ def show_misses(logger: Logger, misses: list[tuple[ImageResult, Path]], step: in
 
 
 def _show_picture(logger: Logger, key: str, pixels: NDArray[np.uint8], step: int) -> None:
-    """(H, W, 3) on a dashboard that takes pictures."""
+    """Show a picture (H, W, 3), if the dashboard takes pictures."""
     if isinstance(logger, WandbLogger):
         logger.log_image(key, [pixels])
     elif isinstance(logger, TensorBoardLogger):
         logger.experiment.add_image(key, pixels, step, dataformats="HWC")
 
 
-def histogram(results: Results) -> NDArray[np.uint8]:
-    """Scores of nominal and anomalous test images, and the threshold between them."""
+def draw_histogram(results: Results) -> NDArray[np.uint8]:
+    """Draw the scores of nominal and anomalous test images, and the threshold: (H, W, 3)."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     values = np.array([image.score for image in results.images])
@@ -123,25 +126,27 @@ def histogram(results: Results) -> NDArray[np.uint8]:
         axes.axvline(results.threshold, color="black", linestyle="--", label=f"threshold ({origin})")
     axes.set(xlabel="image score", ylabel="images")
     axes.legend()
-    return rendered(figure)
+    return render(figure)
 
 
-_AREAS = {  # of each curve: its name, and the metric that is its area
+_AREAS = {  # curve -> its title, and the metric that is its area
     "image_roc": ("ROC curve of images, area {:.4f}", "image_auroc"),
     "pixel_roc": ("ROC curve of pixels, area {:.4f}", "pixel_auroc"),
     "pro": ("PRO curve, area up to 0.3 is {:.4f}", "aupro_30"),
     "pimo": ("PIMO curve, mean from 1e-5 to 1e-4 is {:.4f}", "aupimo"),
     "instances": ("Defects found by their size, {:.4f} of all", "instance_recall"),
 }
-_AXES = {  # of each curve: what is along x and y, where it is neither of a ROC curve's
+_AXES = {  # curve -> titles of x and y, if they are not those of a ROC curve
     "pro": ("false positive rate", "overlap"),
     "pimo": ("false positive rate of nominal images", "overlap, mean over images"),
     "instances": ("pixels of a defect, at most", "share that is found"),
 }
 
 
-def curve(name: str, x: NDArray[np.float64], y: NDArray[np.float64], metrics: dict[str, float]) -> NDArray[np.uint8]:
-    """A curve, most of them over the false positive rate; its area is among the metrics."""
+def draw_curve(
+    name: str, x: NDArray[np.float64], y: NDArray[np.float64], metrics: dict[str, float]
+) -> NDArray[np.uint8]:
+    """Draw a curve, with its area from the metrics in the title: (H, W, 3)."""
     figure = Figure(figsize=(5, 4), layout="constrained")
     axes = figure.subplots()
     axes.plot(x, y)
@@ -152,17 +157,17 @@ def curve(name: str, x: NDArray[np.float64], y: NDArray[np.float64], metrics: di
     else:
         axes.set_xlim(0, 1)
     axes.grid(alpha=0.3)
-    return rendered(figure)
+    return render(figure)
 
 
 def curve_title(name: str, metrics: dict[str, float]) -> str:
-    """With the area under the curve."""
+    """Return a curve's title, with the area under the curve."""
     title, area = _AREAS[name]
     return title.format(metrics[area])
 
 
-def rendered(figure: Figure) -> NDArray[np.uint8]:
-    """A figure's pixels, (H, W, 3), drawn without a display."""
+def render(figure: Figure) -> NDArray[np.uint8]:
+    """Draw a figure without a display, and return its pixels (H, W, 3)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)

@@ -1,4 +1,4 @@
-"""One picture per image: what the network saw, the truth, and where it disagrees with its teacher."""
+"""Heatmaps: one picture for each image, with its anomaly map, true defect and anomalous pixels."""
 
 from lit_ad.detector.painter import draw
 from lit_ad.errors import check_number
@@ -7,19 +7,22 @@ from lit_ad.evaluation.sinks.sink import Sink, Stage
 from lit_ad.files import atomic_write
 from lit_ad.names import printable
 
-JPEG = {"quality": 95, "subsampling": 0}  # a tenth of a PNG's time; with all of its colours, thin outlines stay sharp
+JPEG = {"quality": 95, "subsampling": 0}  # a tenth of a PNG's time; full colour resolution keeps thin outlines sharp
 
 
 class Heatmaps(Sink):
-    """Write RUN/heatmaps/CATEGORY/FOLDER/NAME.jpg for every tested image, for predicted ones below RUN/predictions.
+    """Writes RUN/heatmaps/CATEGORY/FOLDER/NAME.jpg for every tested image; predicted ones go below RUN/predictions.
 
-    The colours span the same range in every picture of a run, fixed by nominal held-out images: the middle of the
-    scale is the threshold of anomalous pixels. Green outlines the true defect, blue the anomalous pixels. Of
-    images more than twice as large as a panel, a third panel shows the hottest place pixel by pixel.
+    Nominal held-out images fix the range of the colours, which is the same in all pictures of a run. The middle of the
+    scale is the threshold of anomalous pixels. Green outlines the true defect, blue the anomalous pixels. For an image
+    more than twice as large as a panel, a third panel shows the hottest place pixel by pixel.
 
     Args:
-        enabled: Write pictures at all.
-        height: Of the panels, in pixels.
+        enabled: Whether to write pictures.
+        height: Height of the panels in pixels.
+
+    Raises:
+        UserError: The height is out of its range.
     """
 
     stage: Stage
@@ -36,11 +39,11 @@ class Heatmaps(Sink):
         if not self.enabled or sample.error:
             return
         kind = {0: "good", 1: sample.defect}.get(sample.label, "")
-        title = f"{short(printable(sample.image.name))}   score {judged.score:.4g}   {judged.verdict}"
+        title = f"{shorten(printable(sample.image.name))}   score {judged.score:.4g}   {judged.verdict}"
         title += f"   truth: {printable(kind)}" if kind else ""
-        # The picture is of what is looked at.
+        # The picture shows the region of interest only.
         heat, truth, marked = (
-            None if values is None else judged.looked_at(values)
+            None if values is None else judged.inside_roi(values)
             for values in (judged.anomaly_map, judged.truth, judged.mask)
         )
         scale = (judged.colour_range, judged.pixel_threshold)
@@ -49,6 +52,6 @@ class Heatmaps(Sink):
             picture.save(temporary, format="JPEG", **JPEG)
 
 
-def short(name: str) -> str:
-    """Return a file's name, without its middle if it is long."""
+def shorten(name: str) -> str:
+    """Return a file's name; a long one has dots in place of its middle."""
     return name if len(name) <= 48 else f"{name[:30]}...{name[-15:]}"

@@ -1,4 +1,4 @@
-"""What `predict` leaves behind: scores.csv and the anomaly maps as float TIFFs."""
+"""The files of `predict`: scores.csv, anomaly maps as float TIFFs, and regions."""
 
 import csv
 import json
@@ -23,13 +23,13 @@ from lit_ad.evaluation.sinks.sink import Sink, Stage
 from lit_ad.files import atomic_write, explain_write_errors, resolve_path
 from lit_ad.names import open_table, printable, tell
 
-_UNFINISHED = "unfinished.json"  # what the scores in PARTS are of; gone at the end, as they are
-PARTS = "scores.*.part"  # of each process: a line of JSON, [path, score, error, findings], for every image so far
-_REGIONS = {"csv": "regions.csv", "json": "regions.json", "coco": "coco.json"}  # files of all images
+_UNFINISHED = "unfinished.json"  # model and images of the scores in PARTS; removed at the end, as PARTS are
+PARTS = "scores.*.part"  # a file of each process, with a line [path, score, error, findings] of JSON for each image
+_REGIONS = {"csv": "regions.csv", "json": "regions.json", "coco": "coco.json"}  # format -> file of all images
 
 
 class Row(NamedTuple):
-    """Of scores.csv: an image's path below the folder given, its verdict, or why it has none."""
+    """A row of scores.csv: an image's path below the given folder, and its verdict or error."""
 
     path: str
     score: str = ""
@@ -40,33 +40,31 @@ class Row(NamedTuple):
 
 
 class Line(NamedTuple):
-    """Of a part: an image's path below the folder given, and what is said of it."""
+    """A line of a part: an image's path below the given folder, its score, error and regions."""
 
     path: str
     score: float
     error: str
-    findings: Findings | None = (
-        None  # the regions; None: there is no pixel threshold, or no file of regions was asked for
-    )
+    findings: Findings | None = None  # regions; None without a pixel threshold, or if no file of regions is wanted
 
 
 class Predictions(Sink):
-    """Write scores.csv (path, score, p_value, verdict, threshold, error) and maps/NAME.tiff to a directory of its own.
+    """Writes scores.csv (path, score, p_value, verdict, threshold, error) and maps/NAME.tiff to a directory of its own.
 
-    The verdict holds the score against the threshold of the checkpoint's decision; it is empty without one. Of several
-    categories, the threshold is that of the first folder below the one given, or of all together. A map is
-    float32 at the image's original size, raw. An image that cannot be read, or whose score or map is not finite, is a
-    row with its error.
+    The verdict compares the score with the threshold of the checkpoint's decision; it is empty without a decision. In a
+    model of several categories, the threshold is that of the category named like the image's first folder below the
+    given one, or that of all categories together. A map is raw float32 at the image's original size. An image that
+    cannot be read, or whose score or map is not finite, has a row with its error.
 
-    Scores are on disk with each batch: after an interruption, the same command looks only at the images that are left,
-    and at those with an error.
+    Scores are written with each batch. After an interruption, the same command judges only the images that are left,
+    and those with an error.
 
     Args:
-        maps: Write the maps at all.
-        regions: Files of the regions above the pixel threshold, an image's highest peak first. csv: regions.csv, a line
-            for each. json: regions.json, with their outlines too. coco: coco.json, as COCO's annotations. labelme:
-            labelme/NAME.json of each image.
-        output: The directory. None: RUN/predictions, or with a number behind it if that holds predictions already.
+        maps: Whether to write the maps.
+        regions: Formats for the regions above the pixel threshold, an image's highest peak first. csv: regions.csv, a
+            line for each region. json: regions.json, with outlines too. coco: coco.json, as COCO's annotations.
+            labelme: labelme/NAME.json for each image.
+        output: The directory to write. None: RUN/predictions, with a number if that holds predictions already.
     """
 
     stage: Stage
@@ -74,30 +72,30 @@ class Predictions(Sink):
     def __init__(self, maps: bool = True, output: Path | None = None, regions: tuple[Format, ...] = ("csv",)) -> None:
         self.maps, self.regions = maps, regions
         self.output = None if output is None else resolve_path(output)
-        self.rows: list[Row] = []  # in the images' order, once all are known
+        self.rows: list[Row] = []  # in the order of the images, filled at the end
         self.lines: TextIO | None = None
         self.lock = Lock()
 
     def claim(
         self, home: Path, folder: Path | None, samples: Sequence[Sample], weights: str | None
     ) -> tuple[Path, dict[str, float]]:
-        """Choose the directory to write to, and find what an interrupted run of the same weights has left there.
+        """Choose the directory to write, and find the scores that an interrupted run with the same weights left there.
 
         Args:
             home: The run's directory.
-            folder: Of the images.
+            folder: The folder of the images.
             samples: The images.
-            weights: The fingerprint of the model's; None before it is known.
+            weights: Fingerprint of the model's weights. None: not known yet.
 
         Returns:
             The directory, and the scores of the images that need not be judged again.
 
         Raises:
-            UserError: `output` holds predictions, finished or of another run.
+            UserError: `output` holds finished predictions, or those of another run.
         """
         images = None if folder is None else str(folder.absolute())
         about = {"weights": weights, "images": images, "regions": list(self.regions)}
-        directory = place(home / "predictions", self.output, about)
+        directory = _choose_directory(home / "predictions", self.output, about)
         if weights is None:
             return directory, {}
         done = self._resume(Stage(directory, samples, None, "", folder=folder))
@@ -106,11 +104,11 @@ class Predictions(Sink):
         return directory, done
 
     def begin(self, stage: Stage) -> None:
-        """Raises UserError if the directory cannot be written to."""
+        """Open this process's part. Raises UserError if the directory cannot be written."""
         if not stage.predicting:
             return
         self.stage = stage
-        self.found: dict[int, tuple[float, str]] = {}  # an image's place -> score and error
+        self.scored: dict[int, tuple[float, str]] = {}  # index of an image -> its score and error
         self.part = stage.directory / PARTS.replace("*", str(stage.rank))
         with explain_write_errors(self.part):
             stage.directory.mkdir(parents=True, exist_ok=True)
@@ -123,7 +121,7 @@ class Predictions(Sink):
         if self.maps and judged.anomaly_map is not None and not sample.error:
             with atomic_write(
                 self._file(self.stage, "maps", sample, ".tiff")
-            ) as temporary:  # deflate hardly shrinks it
+            ) as temporary:  # uncompressed: deflate hardly shrinks a map
                 Image.fromarray(judged.anomaly_map).save(temporary, format="TIFF")
         findings = None
         if self.regions and judged.mask is not None and not sample.error:
@@ -131,9 +129,9 @@ class Predictions(Sink):
         if "labelme" in self.regions and findings is not None:
             with atomic_write(self._file(self.stage, "labelme", sample, ".json")) as temporary:
                 temporary.write_text(as_text(to_labelme(str(sample.image.absolute()), findings)), encoding="utf-8")
-        with self.lock, explain_write_errors(self.part):  # last: whose line is there has its files
-            self.found[judged.place] = (judged.score, sample.error)
-            self.lines.write(part_line(_path_below(self.stage, sample.image), judged.score, sample.error, findings))
+        with self.lock, explain_write_errors(self.part):  # last, so that an image with a line has all of its files
+            self.scored[judged.place] = (judged.score, sample.error)
+            self.lines.write(format_line(_path_below(self.stage, sample.image), judged.score, sample.error, findings))
             self.lines.flush()
 
     def finish(self, results: Results | None) -> None:
@@ -143,7 +141,7 @@ class Predictions(Sink):
         stage, decision = self.stage, self.stage.decision
         places = {str(sample.image): i for i, sample in enumerate(stage.samples)}
         scored = {places[image]: (score, "") for image, score in stage.done.items()}
-        scored |= dict(gather(list(self.found.items())))
+        scored |= dict(gather(list(self.scored.items())))
         self.rows = [self._row(stage.samples[i], *values, decision) for i, values in sorted(scored.items())]
         self.known = [] if decision is None else list(decision.scores)
         self.unknown = Counter(sample.category for sample in stage.samples if sample.category not in self.known)
@@ -158,7 +156,7 @@ class Predictions(Sink):
                 file.unlink(missing_ok=True)
 
     def _write_regions(self) -> None:
-        """Write the files of all images that were judged, in their order."""
+        """Write the files of regions of all judged images, in the order of the images."""
         directory = self.stage.directory
         parts = {line.path: line.findings for part in directory.glob(PARTS) for line in read_part(part)}
         images = {row.path: findings for row in self.rows if (findings := parts[row.path]) is not None}
@@ -172,13 +170,14 @@ class Predictions(Sink):
                     temporary.write_text(as_text(values), encoding="utf-8")
 
     def give_up(self) -> None:
-        """Close this process's part, from which another run goes on."""
+        """Close this process's part. A later run resumes from it."""
         if self.lines is not None:
             with explain_write_errors(self.part):
                 self.lines.close()
             self.lines = None
 
     def _row(self, sample: Sample, score: float, error: str, decision: Decision | None) -> Row:
+        """Return the row of an image in scores.csv."""
         row = Row(_path_below(self.stage, sample.image), "" if error else f"{score:.6g}", error=error)
         if error or decision is None:
             return row
@@ -187,7 +186,10 @@ class Predictions(Sink):
         return row._replace(p_value=f"{p_value:.6g}", verdict=verdict, threshold=f"{threshold:.6g}")
 
     def _resume(self, stage: Stage) -> dict[str, float]:
-        """The scores that an interrupted run left, by image, in one part; its files are all there."""
+        """Return the scores of an interrupted run, by image, and join its parts.
+
+        An image without all of its files has no score, and is judged again.
+        """
         directory, samples = stage.directory, stage.samples
         parts = sorted(directory.glob(PARTS))
         judged = {line.path: line for part in parts for line in read_part(part) if not line.error}
@@ -203,40 +205,40 @@ class Predictions(Sink):
                 done[str(sample.image)] = judged[path].score
         if parts:
             with atomic_write(directory / PARTS.replace("*", "earlier")) as temporary:
-                lines = [part_line(*judged[_path_below(stage, Path(image))]) for image in done]
+                lines = [format_line(*judged[_path_below(stage, Path(image))]) for image in done]
                 temporary.write_text("".join(lines), encoding="utf-8")
                 for part in parts:
                     part.unlink()
-            tell(f"Going on in {directory}: {len(done)} of {format_count(len(samples), 'image')} done before")
+            tell(f"Resuming in {directory}: {len(done)} of {format_count(len(samples), 'image')} are done already")
         return done
 
     @property
     def failed(self) -> int:
-        """How many images have an error in place of a verdict."""
+        """The number of images that have an error in place of a verdict."""
         return sum(bool(row.error) for row in self.rows)
 
     def summary(self) -> list[str]:
-        """What to tell: of one image the verdict, of many how many are anomalous."""
+        """Return lines to print: the verdict of a single image, or the number of anomalous images; and the files."""
         anomalous = sum(row.verdict == "anomalous" for row in self.rows)
         if len(self.rows) == 1 and not self.failed:
             row = self.rows[0]
             judged = f"{row.verdict} (threshold {row.threshold}, p {row.p_value})" if row.verdict else "no threshold"
             lines = [f"{printable(row.path)}: score {row.score}, {judged}"]
         else:
-            failed = f", {self.failed} not judged (column error of scores.csv says why)" if self.failed else ""
+            failed = f", {self.failed} not judged (see the column error of scores.csv)" if self.failed else ""
             lines = [f"{format_count(len(self.rows), 'image')}: {anomalous} anomalous{failed}"]
         if len(self.known) > 1 and self.unknown:
             number, few = sum(self.unknown.values()), ", ".join(name or "." for name in list(self.unknown)[:3])
             lines.append(
-                f"{number} of them judged by all categories together, for their folder ({few}"
-                f"{', ...' if len(self.unknown) > 3 else ''}) is none of this model's ({', '.join(self.known)})"
+                f"{number} of them judged by the threshold of all categories together, because their folder ({few}"
+                f"{', ...' if len(self.unknown) > 3 else ''}) is no category of this model ({', '.join(self.known)})"
             )
-        there = [
+        files = [
             name
             for name in ("scores.csv", *_REGIONS.values(), "maps", "heatmaps", "labelme")
             if (self.stage.directory / name).exists()
         ]
-        return [*lines, f"{', '.join(there)} {'are' if len(there) > 1 else 'is'} in {self.stage.directory}"]
+        return [*lines, f"{', '.join(files)} {'are' if len(files) > 1 else 'is'} in {self.stage.directory}"]
 
     @staticmethod
     def _file(stage: Stage, folder: str, sample: Sample, suffix: str) -> Path:
@@ -244,17 +246,22 @@ class Predictions(Sink):
 
 
 def _path_below(stage: Stage, image: Path) -> str:
-    """Return an image's path below the folder that was given, or all of it where none was."""
+    """Return an image's path below the given folder, or its complete path without one."""
     if stage.folder is None:
         return str(image)
     return image.relative_to(stage.folder).as_posix() if stage.folder.is_dir() else image.name
 
 
-def place(wanted: Path, output: Path | None, about: dict[str, Any]) -> Path:
-    """The directory to write to: that of an interrupted run of the same weights on the same images, with the same files
-    of regions, or a new one.
+def _choose_directory(wanted: Path, output: Path | None, about: dict[str, Any]) -> Path:
+    """Return the directory to write: a new one, or that of an interrupted run that can be resumed.
 
-    Raises UserError if `output` has predictions, finished or of another run.
+    Args:
+        wanted: The directory's path without a number.
+        output: The directory that the user gave, or None.
+        about: Weights, images and formats of regions. A run can be resumed if these are equal.
+
+    Raises:
+        UserError: `output` holds finished predictions, or those of another run.
     """
     number = 1
     while True:
@@ -262,25 +269,27 @@ def place(wanted: Path, output: Path | None, about: dict[str, Any]) -> Path:
         begun, finished = home / _UNFINISHED, (home / "scores.csv").exists()
         if not finished and (not begun.exists() or json.loads(begun.read_text(encoding="utf-8")) == about):
             return home
-        if output is not None and (finished or about["weights"] is not None):  # or it is not known yet which
-            what = (
+        if output is not None and (
+            finished or about["weights"] is not None
+        ):  # without weights, it is not known yet whether the run is the same
+            content = (
                 "predictions already"
                 if finished
                 else "unfinished predictions of another model, of other images, or with other predictions.regions"
             )
-            raise UserError(f"{home} holds {what}: give another predictions.output")
+            raise UserError(f"{home} holds {content}: give another predictions.output")
         if output is not None:
             return home
         number += 1
 
 
-def part_line(path: str, score: float, error: str, findings: Findings | None = None) -> str:
-    """The line of an image in a part, as JSON, which has no line break in it whatever the image is called."""
+def format_line(path: str, score: float, error: str, findings: Findings | None = None) -> str:
+    """Return the line of an image in a part. JSON escapes line breaks in the image's name."""
     return json.dumps([path, score, error, findings]) + "\n"
 
 
 def read_part(part: Path) -> Iterator[Line]:
-    """Yield each image's line, without lines that were not written to their end."""
+    """Yield the line of each image, without incomplete lines."""
     for line in part.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
         with suppress(ValueError, TypeError):
             yield Line(*json.loads(line))

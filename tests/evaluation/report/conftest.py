@@ -1,4 +1,4 @@
-"""Runs of which pages are made."""
+"""Runs for the pages."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +15,7 @@ MakeRun = Callable[..., tuple[Path, Results, Decision]]
 
 @pytest.fixture(scope="session")
 def make_run() -> MakeRun:
-    """make_run(home, seed, root of the images, categories) -> its directory, results and decision."""
+    """A function make_run(home, seed, root, categories) that returns a run's directory, results and decision."""
     return report_runs.make_run
 
 

@@ -1,4 +1,4 @@
-"""How many images a run has, and how many it wants."""
+"""The table of how many images a run has, and how many its rate needs."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from lit_ad.evaluation.rows import verdict_row
 
 
 def results(decision: Decision, misses: int = 1) -> Results:
-    """Of 20 anomalous images, some of them missed."""
+    """Results with 20 anomalous images, some of them missed."""
     threshold = decision.threshold()
     scores = [threshold - 1] * misses + [threshold + 1] * (20 - misses)
     images = [ImageResult(f"{i}.png", "nut", "dent", 1, score, threshold) for i, score in enumerate(scores)]
@@ -32,15 +32,16 @@ def test_too_few_held_out_images() -> None:
     assert line.recall == "19 of 20: 76 to 99 %"  # Wilson's interval
 
 
-def test_enough_of_them() -> None:
+def test_enough_held_out_images() -> None:
     (line,) = list_enough(results(decision(59)))
     assert (line.more, line.promised) == ("enough", "enough")
 
 
 @pytest.mark.parametrize(
-    ("more", "promised"), [({"folds": {"nut": [2, 2, 2, 2, 1]}}, "not by folds"), ({}, "not as it is")]
+    ("more", "promised"),
+    [({"folds": {"nut": [2, 2, 2, 2, 1]}}, "not possible with folds"), ({}, "not possible: the rate is approximate")],
 )
-def test_what_no_number_of_images_promises(more: dict[str, Any], promised: str) -> None:
+def test_promises_that_no_number_of_images_gives(more: dict[str, Any], promised: str) -> None:
     chosen: dict[str, Any] = {} if more else {"also_chosen": {"nut": ["the epoch"]}}
     (line,) = list_enough(results(decision(9, **more, **chosen)))
     assert line.promised == promised and line.deciding.startswith("9 (all, by 5 folds)" if more else "9 (held out")
@@ -53,7 +54,7 @@ def test_each_category_has_a_line() -> None:
     assert lines[0].recall == "no anomalous image was tested"
 
 
-def test_nothing_is_said_without_a_rate() -> None:
+def test_no_line_without_a_rate() -> None:
     by_hand = results(decision(9).with_threshold(3.0))
     assert list_enough(by_hand) == [] and list_enough(Results({"pooled": {}}, [])) == []
     assert draw(Results({"pooled": {}}, [])) is None

@@ -1,4 +1,4 @@
-"""What the page is made of: images matched over runs, pictures within a budget, intervals, names that are text."""
+"""The page: its images match over runs, its pictures stay within a budget, and names stay text."""
 
 import json
 import re
@@ -16,16 +16,16 @@ from lit_ad.counts import format_count
 from lit_ad.detector.summary import summarize
 from lit_ad.errors import UserError
 from lit_ad.evaluation.report import page
-from lit_ad.evaluation.report.page import differing, title_of, verdicts, write_page
+from lit_ad.evaluation.report.page import compare_verdicts, differing_keys, make_title, write_page
 from lit_ad.evaluation.report.record import Record
-from lit_ad.evaluation.report.runs import matched, read_run
-from lit_ad.evaluation.report.thumbnails import BYTES, THUMBNAILS, joined, jpeg, outline_png
+from lit_ad.evaluation.report.runs import match_images, read_run
+from lit_ad.evaluation.report.thumbnails import BYTES, THUMBNAILS, encode_jpeg, encode_outline, join_archives
 from lit_ad.evaluation.results import ImageResult, Results
 from lit_ad.evaluation.rows import verdict_row
 
 
 def data_of(file: Path) -> dict[str, Any]:
-    """What the script of a page is given."""
+    """Return the values that a page gives its script."""
     found = re.search(r'<script id="data" type="application/json">(.*?)</script>', file.read_text(), re.DOTALL)
     assert found
     content: dict[str, Any] = json.loads(found[1])
@@ -60,10 +60,10 @@ def test_pictures_stay_within_the_budget(make_run: Any, tmp_path: Path, monkeypa
 
 
 def test_a_page_of_10_000_images_has_less_than_60_mb(tmp_path: Path) -> None:
-    """Pictures as large as they can be, more than it takes."""
+    """With the largest possible pictures, more of them than the page takes."""
     noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
-    pictures = {kind: jpeg(noise, most) for kind, most in BYTES.items()} | {
-        "truth": outline_png(noise[..., 0] > 127, (0, 255, 0))
+    pictures = {kind: encode_jpeg(noise, most) for kind, most in BYTES.items()} | {
+        "truth": encode_outline(noise[..., 0] > 127, (0, 255, 0))
     }
     images = [
         replace(image(f"/data/nut/test/scratched/{number:05}.png", score=number / 1000), label=1)
@@ -74,12 +74,12 @@ def test_a_page_of_10_000_images_has_less_than_60_mb(tmp_path: Path) -> None:
         for number in range(1500):
             for kind, data in pictures.items():
                 part.writestr(f"{number}.{kind}", data)
-    joined([tmp_path / "part"], {number: one.path for number, one in enumerate(images)}, tmp_path / THUMBNAILS)
+    join_archives([tmp_path / "part"], {number: one.path for number, one in enumerate(images)}, tmp_path / THUMBNAILS)
     write_page([tmp_path], tmp_path / "page.html")
     assert 54e6 < (tmp_path / "page.html").stat().st_size < 60e6
 
 
-def test_names_and_files_are_text(make_run: Any, tmp_path: Path) -> None:
+def test_names_and_config_are_shown_as_text(make_run: Any, tmp_path: Path) -> None:
     home, _, _ = make_run(tmp_path / "<u>run")
     write_page([home], tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text()
@@ -90,7 +90,7 @@ def test_names_and_files_are_text(make_run: Any, tmp_path: Path) -> None:
 
 
 def test_names_that_are_not_unicode(make_run: Any, tmp_path: Path) -> None:
-    """Folders and files of any bytes: what the script looks up by name is called the same everywhere."""
+    """Folders and files have any bytes. The script finds every name that it looks up."""
     home, results, _ = make_run(tmp_path / "r\udcfcn")
     images = [replace(one, path=f"{one.path}\udcfc", category=f"{one.category}\udcf6") for one in results.images]
     replace(results, images=images).save(home / "metrics.json")
@@ -113,23 +113,23 @@ def test_a_run_of_an_older_version(make_run: Any, tmp_path: Path) -> None:
     assert set(map(str, data_of(tmp_path / "page.html")["pictures"])) == {"None"}
 
 
-def test_directories_that_are_no_tested_runs(make_run: Any, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"holds no metrics.json: give the directory of a run that was tested"):
+def test_directories_without_a_test_are_refused(make_run: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"has no metrics.json: give the directory of a tested run"):
         write_page([tmp_path], tmp_path / "page.html")
     home, results, _ = make_run(tmp_path / "run")
     Results(results.rows, []).save(home / "metrics.json")
-    with pytest.raises(UserError, match=r"metrics.json holds no images"):
+    with pytest.raises(UserError, match=r"metrics.json has no images"):
         write_page([home], tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
 
 
-def test_two_runs(make_run: Any, tmp_path: Path) -> None:
+def test_two_runs_are_compared(make_run: Any, tmp_path: Path) -> None:
     (a, first, _), (b, second, _) = (make_run(tmp_path / name, seed) for seed, name in enumerate("ab"))
     runs = [read_run(home, home.name) for home in (a, b)]
-    images = matched([run.results.images for run in runs])
+    images = match_images([run.results.images for run in runs])
     assert len(images) == len(first.images)
     pairs = list(zip(first.images, second.images, strict=True))
-    assert list(verdicts(runs, images)) == [
+    assert list(compare_verdicts(runs, images)) == [
         (
             *("a", "b"),
             {
@@ -140,7 +140,7 @@ def test_two_runs(make_run: Any, tmp_path: Path) -> None:
             },
         )
     ]
-    assert differing(runs) == {"model.lr": ["0", "1"]}
+    assert differing_keys(runs) == {"model.lr": ["0", "1"]}
     write_page([a, b], tmp_path / "page.html")
     found = data_of(tmp_path / "page.html")
     scores = np.array([one.score for one in first.images])
@@ -174,10 +174,10 @@ def test_the_title_names_three_categories_and_counts_more(make_run: Any, tmp_pat
     run = read_run(tmp_path / "run", "run")
     for names, data in (("abc", "a, b, c: "), ("abcd", "4 categories: ")):
         run.results.images = [ImageResult(name, name, "good", 0, 1.0) for name in names]
-        assert title_of([run]).startswith(data)
+        assert make_title([run]).startswith(data)
 
 
-def test_the_title_says_what_was_inspected_and_how(make_run: Any, tmp_path: Path) -> None:
+def test_the_title_names_categories_and_methods(make_run: Any, tmp_path: Path) -> None:
     home, results, _ = make_run(tmp_path / "run")
     write_page([home], tmp_path / "page.html")
     record = Record.load(home)

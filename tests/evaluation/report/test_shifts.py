@@ -1,4 +1,4 @@
-"""The metrics of a detector by shift: which tests stand together, and what is compared with what."""
+"""The table of metrics by shift: its order, and the test that each line is compared with."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +27,7 @@ def runs(tmp_path: Path, make_run: MakeRun) -> list[Run]:
     return runs
 
 
-def test_tests_of_a_checkpoint_are_compared_with_its_own(runs: list[Run]) -> None:
+def test_shifted_tests_are_compared_with_the_unshifted_test_of_their_checkpoint(runs: list[Run]) -> None:
     lines = list_shifts(runs)
     assert [(line.run, line.shift) for line in lines] == [
         ("run", "none"),

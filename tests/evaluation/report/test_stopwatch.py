@@ -1,4 +1,4 @@
-"""What a training or a test took: of all processes together, measured from the stopwatch's making on."""
+"""A stopwatch measures time and memory of all processes together, from the moment it is made."""
 
 import time
 from pathlib import Path
@@ -13,11 +13,11 @@ from lit_ad.evaluation.report.stopwatch import Stopwatch, TrainingRecord, device
 from lit_ad.image.view import View
 
 
-def test_time_runs_from_the_beginning() -> None:
+def test_time_counts_from_the_beginning() -> None:
     watch, before = Stopwatch(1, ""), time.perf_counter()
     time.sleep(0.02)
-    first = watch.took(3)
-    second = watch.took(5, resumed=True)
+    first = watch.read(3)
+    second = watch.read(5, resumed=True)
     assert 0.02 <= first.seconds <= second.seconds <= time.perf_counter() - before + 0.01
     assert (first.images, second.images, first.resumed, second.resumed) == (3, 5, False, True)
     assert first.memory is not None and 2**20 < first.memory < 2**40
@@ -25,7 +25,7 @@ def test_time_runs_from_the_beginning() -> None:
 
 def counting(rank: int, store: Path) -> None:
     dist.init_process_group("gloo", f"file://{store}", rank=rank, world_size=2)
-    took = Stopwatch(2, f"GPU {rank}").took(10 + rank)
+    took = Stopwatch(2, f"GPU {rank}").read(10 + rank)
     assert took.images == 21
     assert "GPU 0" in str(took.environment) and "GPU 1" in str(took.environment)
     dist.destroy_process_group()

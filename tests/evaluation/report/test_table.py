@@ -1,4 +1,4 @@
-"""The table of metrics: intervals, and what a cell says."""
+"""The page's table of metrics: its intervals and its cells."""
 
 import math
 import re
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lit_ad.evaluation.report.table import cells, of_row, with_intervals
+from lit_ad.evaluation.report.table import make_lines, select_row, with_intervals
 from lit_ad.metrics.intervals import IMAGE_CURVES, bootstrap
 
 
@@ -16,7 +16,7 @@ def test_intervals_are_those_of_the_bootstrap(make_run: Any, tmp_path: Path) -> 
     _, results, _ = make_run(tmp_path / "run")
     filled = with_intervals(results)
     for row in ("pooled", "nut/", "nut/dent"):
-        images = of_row(results.images, row)
+        images = select_row(results.images, row)
         kept = [one for one in results.images if row == "pooled" or one.category == "nut"]
         assert images == [one for one in kept if row != "nut/dent" or one.defect in ("good", "dent")]
         order = sorted(images, key=lambda one: one.score)  # no two scores are the same
@@ -31,9 +31,9 @@ def test_intervals_are_those_of_the_bootstrap(make_run: Any, tmp_path: Path) -> 
     assert filled.rows["mean"] == pytest.approx(results.rows["mean"], nan_ok=True)
 
 
-def test_cells_have_values_intervals_or_why_not(make_run: Any, tmp_path: Path) -> None:
+def test_cells_have_a_value_an_interval_or_a_reason(make_run: Any, tmp_path: Path) -> None:
     _, results, _ = make_run(tmp_path / "run")
-    lines = {row: line for row, _, line in cells({"run": with_intervals(results)}, list(results.rows))}
+    lines = {row: line for row, _, line in make_lines({"run": with_intervals(results)}, list(results.rows))}
     pooled = results.rows["pooled"]
     auroc, *_, aupro, _, _, instances, alarms, misses = lines["pooled"]
     assert auroc.value == f"{pooled['image_auroc']:.4f}" and re.fullmatch(r"0\.\d{3} to [01]\.\d{3}", auroc.interval)

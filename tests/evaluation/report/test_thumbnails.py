@@ -1,4 +1,4 @@
-"""Pictures of bounded size, in one file that is the same whoever drew them."""
+"""Thumbnails have bounded sizes, and the file does not depend on which process drew them."""
 
 import zipfile
 from collections.abc import Callable
@@ -8,34 +8,41 @@ import numpy as np
 import pytest
 
 from lit_ad.errors import UserError
-from lit_ad.evaluation.report.thumbnails import THUMBNAILS, Thumbnails, joined, jpeg, outline_png, thumbnail_size
+from lit_ad.evaluation.report.thumbnails import (
+    THUMBNAILS,
+    Thumbnails,
+    encode_jpeg,
+    encode_outline,
+    join_archives,
+    thumbnail_size,
+)
 
 NOISE = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
 Decoded = Callable[[bytes | None], np.ndarray]
 
 
 @pytest.mark.parametrize("most", [14_000, 7_000, 900])
-def test_noise_fits_too(pixels_of: Decoded, most: int) -> None:
-    found = jpeg(NOISE, most)
+def test_a_picture_of_noise_fits_the_size(pixels_of: Decoded, most: int) -> None:
+    found = encode_jpeg(NOISE, most)
     assert most / 4 < len(found) <= most
     height, width, _ = pixels_of(found).shape
     assert height == width <= 256
 
 
-def test_what_is_smooth_stays_as_it_is(pixels_of: Decoded) -> None:
+def test_a_smooth_picture_keeps_its_pixels(pixels_of: Decoded) -> None:
     ramp = np.repeat(np.linspace(0, 255, 256, dtype=np.uint8)[None, :, None], 256, axis=0).repeat(3, axis=2)
-    assert np.abs(pixels_of(jpeg(ramp, 14_000)).astype(int) - ramp).max() <= 3
+    assert np.abs(pixels_of(encode_jpeg(ramp, 14_000)).astype(int) - ramp).max() <= 3
 
 
-def test_outlines_are_one_colour_on_nothing(pixels_of: Decoded) -> None:
+def test_outlines_have_one_colour_on_a_transparent_ground(pixels_of: Decoded) -> None:
     mask = NOISE[..., 0] > 128
-    found = outline_png(mask, (0, 255, 0))
+    found = encode_outline(mask, (0, 255, 0))
     assert len(found) <= 8_600
     assert np.array_equal(pixels_of(found)[..., 3] > 0, mask)
     assert (pixels_of(found)[mask] == (0, 255, 0, 255)).all()
 
 
-def test_proportions() -> None:
+def test_thumbnails_keep_the_proportions() -> None:
     assert thumbnail_size((1024, 2048)) == (128, 256)
     assert thumbnail_size((32, 32)) == (32, 32)
     assert thumbnail_size((4096, 16)) == (256, 8)
@@ -56,8 +63,8 @@ def test_the_parts_of_processes_become_one_file(tmp_path: Path) -> None:
         archive(tmp_path / name, {k: v for k, v in entries.items() if ("2" in k) == kept})
         for name, kept in (("a", True), ("b", False))
     ]
-    assert joined([one], paths, tmp_path / "1" / THUMBNAILS) == [11]
-    assert joined(halves, dict(reversed(paths.items())), tmp_path / "2" / THUMBNAILS) == [11]
+    assert join_archives([one], paths, tmp_path / "1" / THUMBNAILS) == [11]
+    assert join_archives(halves, dict(reversed(paths.items())), tmp_path / "2" / THUMBNAILS) == [11]
     assert (tmp_path / "1" / THUMBNAILS).read_bytes() == (tmp_path / "2" / THUMBNAILS).read_bytes()
     thumbnails = Thumbnails(tmp_path / "1")
     assert thumbnails("/a/two.png", "truth") == b"mask" and thumbnails.size("/a/two.png", "truth") == 4
@@ -66,8 +73,8 @@ def test_the_parts_of_processes_become_one_file(tmp_path: Path) -> None:
         assert thumbnails(path, kind) is None and thumbnails.size(path, kind) == 0
 
 
-def test_without_a_file_and_with_a_broken_one(tmp_path: Path) -> None:
+def test_a_missing_file_is_empty_and_a_broken_one_refused(tmp_path: Path) -> None:
     assert Thumbnails(tmp_path)("/a.png", "image") is None
     (tmp_path / THUMBNAILS).write_text("no archive")
-    with pytest.raises(UserError, match=r"thumbnails.zip holds no thumbnails .*test the run again"):
+    with pytest.raises(UserError, match=r"thumbnails.zip has no thumbnails .*test the run again"):
         Thumbnails(tmp_path)

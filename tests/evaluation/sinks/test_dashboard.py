@@ -1,4 +1,4 @@
-"""What wandb (offline) and TensorBoard hold after a run, read back with their own readers."""
+"""Dashboards: the records of wandb (offline) and TensorBoard after a run, read with their own readers."""
 
 import io
 import json
@@ -23,7 +23,14 @@ from lit_ad.detector.decision import Decision
 from lit_ad.evaluation import Evaluation, Heatmaps
 from lit_ad.evaluation.results import COLUMNS, ImageResult, Results
 from lit_ad.evaluation.sinks import dashboard
-from lit_ad.evaluation.sinks.dashboard import Dashboard, curve, curve_title, histogram, key, show_misses
+from lit_ad.evaluation.sinks.dashboard import (
+    Dashboard,
+    curve_title,
+    draw_curve,
+    draw_histogram,
+    row_key,
+    show_misses,
+)
 from lit_ad.training import loggers
 
 ROOT = Path(__file__).parents[3]
@@ -31,7 +38,7 @@ MESSAGES: Any = wandb_internal_pb2  # made for the installed protobuf when it is
 
 
 def records(file: Path) -> list[Any]:
-    """Everything in an offline wandb run: protobuf records in LevelDB's log format, after a header of 7 bytes."""
+    """Read all records of an offline wandb run: protobuf in LevelDB's log format, after a header of 7 bytes."""
     data, position, parts, found = file.read_bytes(), 7, b"", []
     while position + 7 <= len(data):
         left = 32768 - position % 32768  # of this block; what cannot hold a header is padding
@@ -48,7 +55,7 @@ def records(file: Path) -> list[Any]:
 
 
 def fit(images: Path, weights: Path, run: Path, *more: object) -> dict[str, dict[str, float]]:
-    """Two epochs through the CLI -> the rows of metrics.json."""
+    """Train two epochs by the command line, and return the rows of metrics.json."""
     arguments = [
         *("fit", "--config", ROOT / "configs/stfpm.yaml", "--model.backbone", "resnet10t", "--model.weights", weights),
         *(
@@ -75,7 +82,7 @@ def fit(images: Path, weights: Path, run: Path, *more: object) -> dict[str, dict
 
 @pytest.fixture
 def no_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A machine where nobody logged in to wandb."""
+    """Make this machine one where nobody is logged in to wandb."""
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_RUN_ID", "WANDB_DATA_DIR", "WANDB_INIT_TIMEOUT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -85,7 +92,7 @@ def no_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("no_key")
 def test_both_dashboards_hold_the_run(images: Path, resnet_file: Path, tmp_path: Path) -> None:
-    """By one line of YAML; wandb, which finds no key, works offline."""
+    """One line of YAML turns them on. wandb finds no key, and works offline."""
     (tmp_path / "dashboards.yaml").write_text("dashboards: [wandb, tensorboard]\n")
     run = tmp_path / "run"
     with pytest.warns(UserWarning, match="wandb works offline .*wandb sync"):
@@ -134,7 +141,7 @@ def test_both_dashboards_hold_the_run(images: Path, resnet_file: Path, tmp_path:
 
 
 @pytest.mark.usefixtures("no_key")
-def test_a_full_disk_for_logs_costs_a_warning(
+def test_a_full_disk_for_logs_gives_a_warning(
     images: Path, resnet_file: Path, tmp_path: Path, small_disk: Callable[[str], Path]
 ) -> None:
     disk = str(small_disk("100k"))
@@ -153,7 +160,7 @@ def test_a_full_disk_for_logs_costs_a_warning(
 def test_without_a_network_wandb_works_offline_after_10_seconds(
     images: Path, resnet_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By itself it waits for 90, and before that for 10."""
+    """By default wandb waits 90 seconds, and 10 before that."""
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # where nobody answers
     took, open_logger = [], loggers.open_logger
@@ -173,13 +180,13 @@ def test_without_a_network_wandb_works_offline_after_10_seconds(
     assert {"train/loss_step", "test/pooled/image_auroc"} <= logged
 
 
-def test_what_rows_are_called() -> None:
-    """A category or a defect type named as a row is keeps its own key."""
-    assert [key(row) for row in ("pooled", "mean", "nut/", "nut/dent", "pooled/", "mean/mean")] == [
+def test_keys_of_rows() -> None:
+    """A category or a defect type with the name of a row has a key of its own."""
+    assert [row_key(row) for row in ("pooled", "mean", "nut/", "nut/dent", "pooled/", "mean/mean")] == [
         *("test/pooled", "test/mean", "test/category/nut", "test/defect/nut/dent"),
         *("test/category/pooled", "test/defect/mean/mean"),
     ]
-    assert key("n\udcfct/a\nb") == r"test/defect/n\xfct/a\nb"  # clients take no other text
+    assert row_key("n\udcfct/a\nb") == r"test/defect/n\xfct/a\nb"  # clients take no other text
 
 
 def test_titles_of_curves_have_their_areas(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,10 +195,10 @@ def test_titles_of_curves_have_their_areas(monkeypatch: pytest.MonkeyPatch) -> N
     assert curve_title("pixel_roc", metrics) == "ROC curve of pixels, area 0.8234"
     assert curve_title("pro", metrics) == "PRO curve, area up to 0.3 is 0.7346"
     figures: list[Any] = []
-    monkeypatch.setattr(dashboard, "rendered", figures.append)
+    monkeypatch.setattr(dashboard, "render", figures.append)
     x, y = np.array([0.0, 0.5, 1.0]), np.array([0.0, 0.9, 1.0])
     for name, label in (("image_roc", "true positive rate"), ("pixel_roc", "true positive rate"), ("pro", "overlap")):
-        curve(name, x, y, metrics)
+        draw_curve(name, x, y, metrics)
         (axes,) = figures[-1].axes
         assert (axes.get_title(), axes.get_ylabel()) == (curve_title(name, metrics), label)
         assert axes.get_xlabel() == "false positive rate"
@@ -205,8 +212,8 @@ def scored(threshold: float | None = 0.5) -> Results:
 
 def test_the_histogram_counts_both_kinds_and_shows_the_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
     figures: list[Any] = []
-    monkeypatch.setattr(dashboard, "rendered", figures.append)
-    histogram(scored())
+    monkeypatch.setattr(dashboard, "render", figures.append)
+    draw_histogram(scored())
     (axes,) = figures[-1].axes
     nominal, anomalous = ([patch for patch in bars.patches if patch.get_height()] for bars in axes.containers)
     for bars, scores in ((nominal, (0.1, 0.2)), (anomalous, (0.3, 0.9))):
@@ -217,17 +224,17 @@ def test_the_histogram_counts_both_kinds_and_shows_the_threshold(monkeypatch: py
         *("nominal", "anomalous", "threshold (nominal held-out images)")
     }
     assert axes.lines[0].get_xdata() == [0.5, 0.5]
-    histogram(scored(None))
+    draw_histogram(scored(None))
     assert not figures[-1].axes[0].lines
 
 
-def test_a_figures_pixels() -> None:
-    pixels = histogram(scored())
+def test_a_figure_is_rendered_to_pixels() -> None:
+    pixels = draw_histogram(scored())
     assert pixels.shape == (400, 600, 3) and pixels.dtype == np.uint8
     assert pixels.min() < 100 and pixels[0, 0].tolist() == [255, 255, 255]
 
 
-def test_misses_whose_pictures_lie_here_are_shown_the_worst_first(tmp_path: Path) -> None:
+def test_misses_with_pictures_are_shown_the_worst_first(tmp_path: Path) -> None:
     for i in range(2):
         Image.fromarray(np.full((4, 5, 3), 50 * i, np.uint8)).save(tmp_path / f"{i}.png")
     images = scored().images

@@ -1,4 +1,4 @@
-"""One picture an image, under its name, with its verdict in the title."""
+"""Heatmaps: one picture for each image, with the image's name, and its verdict in the title."""
 
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,13 @@ from lit_ad.detector.painter import draw
 from lit_ad.errors import UserError
 from lit_ad.evaluation import Heatmaps
 from lit_ad.evaluation.sinks import heatmaps
-from lit_ad.evaluation.sinks.heatmaps import short
+from lit_ad.evaluation.sinks.heatmaps import shorten
 
 GREY = np.full((64, 64, 3), 128, np.uint8)
 
 
 @pytest.mark.parametrize(("height", "fits"), [(15, False), (16, True), (8192, True), (8193, False)])
-def test_heights_that_a_picture_may_have(height: int, fits: bool) -> None:
+def test_heights_out_of_range_are_refused(height: int, fits: bool) -> None:
     if fits:
         assert Heatmaps(height=height).height == height
     else:
@@ -61,7 +61,7 @@ def test_predicted_pictures_keep_their_folders(tmp_path: Path, brightness: Any, 
     assert not (tmp_path / "none/predictions/heatmaps").exists()
 
 
-def test_pictures_tell_the_verdict_the_truth_and_use_the_decisions_colours(
+def test_titles_have_verdict_and_truth_and_colours_come_from_the_decision(
     parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict[str, tuple[Any, ...]] = {}
@@ -91,6 +91,6 @@ def test_pictures_tell_the_verdict_the_truth_and_use_the_decisions_colours(
 
 
 def test_long_names_lose_their_middle() -> None:
-    assert len(short("x" * 200 + ".png")) == 48
-    assert short("x" * 200 + "end.png").endswith("xend.png")
-    assert short("a.png") == "a.png"
+    assert len(shorten("x" * 200 + ".png")) == 48
+    assert shorten("x" * 200 + "end.png").endswith("xend.png")
+    assert shorten("a.png") == "a.png"

@@ -1,4 +1,4 @@
-"""Files in, scores and maps out: the right way up, at the right place, for every way of looking at an image."""
+"""Predictions: scores and maps of the right images, the right way up and at the right place, for every view."""
 
 import csv
 import json
@@ -19,7 +19,7 @@ from lit_ad.data import AnomalyDataModule, Images, Loading, MVTec
 from lit_ad.detector.decision import Decision
 from lit_ad.errors import NOT_FINITE, UserError
 from lit_ad.evaluation import Heatmaps, Predictions
-from lit_ad.evaluation.sinks.predictions import part_line, read_part
+from lit_ad.evaluation.sinks.predictions import format_line, read_part
 from lit_ad.image.view import View
 from lit_ad.teachers.weights import fingerprint
 
@@ -47,7 +47,7 @@ def plant(path: Path, size: tuple[int, int], row: int, column: int) -> None:
 def test_a_planted_defect_is_found_where_it_is(
     name: str, batch_size: int, stride: int, tmp_path: Path, brightness: Any, quiet_trainer: Any
 ) -> None:
-    """Off centre in both directions, so that no flip, transposition or shift goes unseen."""
+    """The defect is off centre in both directions, so that a flip, a transposition or a shift would be noticed."""
     planted = {"a.png": ((60, 90), 12, 70), "b.png": ((60, 90), 45, 15), "c/d.png": ((80, 64), 66, 20)}
     for file, (size, row, column) in planted.items():
         plant(tmp_path / "new" / file, size, row, column)
@@ -128,7 +128,9 @@ def test_regions_are_those_of_the_maps(tmp_path: Path, brightness: Any, quiet_tr
 def test_an_interruption_keeps_the_regions(tmp_path: Path) -> None:
     found: Findings = {"size": [4, 4], "regions": [{"area": 3}]}
     (tmp_path / "predictions").mkdir()
-    written = part_line("0.png", 0.5, "", found) + part_line("1.png", 0.5, "unreadable") + part_line("2.png", 0.1, "")
+    written = "".join(
+        format_line(*values) for values in (("0.png", 0.5, "", found), ("1.png", 0.5, "unreadable"), ("2.png", 0.1, ""))
+    )
     (tmp_path / "predictions/scores.0.part").write_text(written)
     about = {"weights": "w", "images": str(tmp_path), "regions": ["csv"]}
     (tmp_path / "predictions/unfinished.json").write_text(json.dumps(about))
@@ -141,7 +143,7 @@ def test_an_interruption_keeps_the_regions(tmp_path: Path) -> None:
     assert other.claim(tmp_path, tmp_path, samples, "w") == (tmp_path / "predictions-2", {})
 
 
-def test_each_image_is_judged_by_its_folders_category(tmp_path: Path, brightness: Any, quiet_trainer: Any) -> None:
+def test_the_folder_of_an_image_gives_its_category(tmp_path: Path, brightness: Any, quiet_trainer: Any) -> None:
     for folder in ("bright/line/2", "dark", "other"):
         (tmp_path / "new" / folder).mkdir(parents=True)
         Image.fromarray(np.full((8, 8), 102, np.uint8)).save(tmp_path / "new" / folder / "0.png")
@@ -159,11 +161,14 @@ def test_each_image_is_judged_by_its_folders_category(tmp_path: Path, brightness
     assert (tmp_path / "run/predictions/maps/bright/line/2/0.tiff").exists()
     assert predictions.summary()[0] == "3 images: 1 anomalous"
     assert predictions.summary()[1] == (
-        "1 of them judged by all categories together, for their folder (other) is none of this model's (bright, dark)"
+        "1 of them judged by the threshold of all categories together, because their folder (other) is no category of "
+        "this model (bright, dark)"
     )
 
 
-def test_an_unreadable_image_is_a_row_and_the_others_go_on(tmp_path: Path, brightness: Any, quiet_trainer: Any) -> None:
+def test_an_unreadable_image_has_a_row_and_the_others_are_judged(
+    tmp_path: Path, brightness: Any, quiet_trainer: Any
+) -> None:
     for i in range(3):
         plant(tmp_path / f"new/{i}.png", (20, 30), 8, 9)
     (tmp_path / "new/1.png").write_text("no image")
@@ -179,7 +184,7 @@ def test_an_unreadable_image_is_a_row_and_the_others_go_on(tmp_path: Path, brigh
     assert [bool(row["score"]) for row in rows] == [True, False, True]
     assert "cannot read" in rows[1]["error"]
     assert predictions.failed == 1
-    assert predictions.summary()[0] == ("3 images: 0 anomalous, 1 not judged (column error of scores.csv says why)")
+    assert predictions.summary()[0] == ("3 images: 0 anomalous, 1 not judged (see the column error of scores.csv)")
     for folder, suffix in (("maps", "tiff"), ("heatmaps", "jpg")):
         assert sorted(path.name for path in (tmp_path / "out" / folder).iterdir()) == [f"0.{suffix}", f"2.{suffix}"]
     with pytest.raises(UserError, match="holds predictions already"):
@@ -187,7 +192,7 @@ def test_an_unreadable_image_is_a_row_and_the_others_go_on(tmp_path: Path, brigh
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-true"])
-def test_an_image_whose_map_is_not_finite_is_a_row_with_its_error(
+def test_an_image_whose_map_is_not_finite_has_a_row_with_its_error(
     precision: str, tmp_path: Path, brightness: Any, quiet_trainer: Any
 ) -> None:
     for i in range(3):
@@ -216,7 +221,7 @@ def test_an_image_whose_map_is_not_finite_is_a_row_with_its_error(
         assert sorted(path.name for path in (tmp_path / "out" / folder).iterdir()) == [f"0.{suffix}", f"2.{suffix}"]
 
 
-def test_a_page_is_a_row_a_map_and_a_picture(tmp_path: Path, brightness: Any, quiet_trainer: Any) -> None:
+def test_a_page_of_a_tiff_has_a_row_a_map_and_a_picture(tmp_path: Path, brightness: Any, quiet_trainer: Any) -> None:
     (tmp_path / "new/film").mkdir(parents=True)
     pages = [Image.fromarray(np.full((8, 8), value, np.uint8)) for value in (51, 102, 204)]
     pages[0].save(tmp_path / "new/film/a.tif", save_all=True, append_images=pages[1:])
@@ -255,7 +260,7 @@ class Killed(Exception):
 
 
 class Kill(L.Callback):
-    """Ends the run after some batches, as nothing can be done about."""
+    """Ends the run after some batches, like a failure from outside."""
 
     def __init__(self, after: int) -> None:
         self.after, self.seen = after, 0
@@ -268,7 +273,7 @@ class Kill(L.Callback):
 
 @pytest.fixture
 def checkpoint(tmp_path: Path, brightness: Any, quiet_trainer: Any) -> tuple[Any, AnomalyDataModule, Path]:
-    """A model, twelve images for it to predict, and the file that it is in."""
+    """A model, twelve images to predict, and the model's file."""
     for i in range(12):
         plant(tmp_path / f"new/{'ab'[i % 2]}/{i:02}.png", (20, 30 + i), 8, 9 + i)
     model = brightness(View(16))
@@ -282,7 +287,7 @@ def checkpoint(tmp_path: Path, brightness: Any, quiet_trainer: Any) -> tuple[Any
     return model, data, tmp_path / "brightness.ckpt"
 
 
-def test_a_killed_run_goes_on_where_it_was(
+def test_a_killed_prediction_is_resumed(
     checkpoint: tuple[Any, AnomalyDataModule, Path], tmp_path: Path, quiet_trainer: Any, capsys: Any, monkeypatch: Any
 ) -> None:
     model, data, file = checkpoint
@@ -312,7 +317,7 @@ def test_a_killed_run_goes_on_where_it_was(
     rest = Kill(99)
     quiet_trainer(tmp_path / "run", Predictions(), Heatmaps(), rest).predict(model, data, ckpt_path=file)
     assert rest.seen == 12 - 8 + 2
-    assert f"Going on in {out}: 6 of 12 images done before" in capsys.readouterr().out
+    assert f"Resuming in {out}: 6 of 12 images are done already" in capsys.readouterr().out
     found = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
     expected = [path.relative_to(tmp_path / "whole").as_posix() for path in (tmp_path / "whole").rglob("*.*")]
     assert found == sorted(expected) and len(found) == 25
@@ -338,8 +343,8 @@ NAMES = (
 )
 
 
-def test_any_name_of_a_file_survives(tmp_path: Path, brightness: Any, quiet_trainer: Any) -> None:
-    """In the table, in the parts from which an interrupted run goes on, and in the names of pictures and maps."""
+def test_any_file_name_works(tmp_path: Path, brightness: Any, quiet_trainer: Any) -> None:
+    """In the table, in the parts of an interrupted run, and in the names of pictures and maps."""
     for number, name in enumerate(NAMES):
         plant(tmp_path / "new/a.png", (20, 30), 8, 9 + number)
         os.rename(tmp_path / "new/a.png", os.path.join(os.fsencode(tmp_path / "new"), name + b".png"))  # noqa: PTH104, PTH118
@@ -374,7 +379,7 @@ def test_a_run_killed_at_its_very_end(
     scores = (out / "scores.csv").read_text()
     lines = [line.split(",") for line in scores.splitlines()[1:]]
     (out / "scores.csv").unlink()
-    (out / "scores.0.part").write_text("".join(part_line(line[0], float(line[1]), "") for line in lines))
+    (out / "scores.0.part").write_text("".join(format_line(line[0], float(line[1]), "") for line in lines))
     about = {"weights": fingerprint(model.state_dict()), "images": str(data.predict_path), "regions": ["csv"]}
     (out / "unfinished.json").write_text(json.dumps(about))
     rest = Kill(99)
@@ -384,7 +389,7 @@ def test_a_run_killed_at_its_very_end(
     assert sorted(path.name for path in out.iterdir()) == ["maps", "scores.csv"]
 
 
-def test_another_checkpoint_begins_anew(
+def test_another_checkpoint_starts_anew(
     checkpoint: tuple[Any, AnomalyDataModule, Path], tmp_path: Path, quiet_trainer: Any
 ) -> None:
     model, data, file = checkpoint
@@ -400,7 +405,7 @@ def test_another_checkpoint_begins_anew(
 
 
 class Memory(L.Callback):
-    """Of this process, in MiB, after each image."""
+    """Records the memory of this process, in MiB, after each image."""
 
     def __init__(self) -> None:
         self.resident: list[float] = []

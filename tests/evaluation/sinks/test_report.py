@@ -1,4 +1,4 @@
-"""What a test leaves for its page: pictures of every image, the decision's scores, time and memory; and the page."""
+"""The files that a test writes for its page: pictures of every image, held-out scores, time, memory; and the page."""
 
 import json
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from lit_ad.evaluation.judged import judge_image
 from lit_ad.evaluation.report.record import Record
 from lit_ad.evaluation.report.stopwatch import TrainingRecord
 from lit_ad.evaluation.report.thumbnails import Thumbnails
-from lit_ad.evaluation.sinks.report import thumbnails
+from lit_ad.evaluation.sinks.report import make_thumbnails
 from lit_ad.image.view import View
 from lit_ad.training import Calibration
 from tests.optional import unwrap
@@ -33,7 +33,9 @@ def decoded(data: bytes | None) -> np.ndarray:
     return pixels
 
 
-def test_after_a_test(parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Callable[..., Any]) -> None:
+def test_a_test_writes_its_page_and_the_files_for_it(
+    parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Callable[..., Any]
+) -> None:
     model, data = brightness(), AnomalyDataModule(MVTec(parts), View(None), batch_size=4, split=Split(0.3))
     evaluation = Evaluation()
     callbacks = [Calibration(0.2), evaluation, TrainingRecord(), Report()]
@@ -66,7 +68,9 @@ def test_after_a_test(parts: Path, tmp_path: Path, brightness: Any, quiet_traine
     assert again is not None and again.training == record.training and again.test != record.test
 
 
-def test_without_decision(parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Callable[..., Any]) -> None:
+def test_a_page_without_a_decision(
+    parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Callable[..., Any]
+) -> None:
     data = AnomalyDataModule(MVTec(parts), View(None), batch_size=4)
     quiet_trainer(tmp_path / "run", Evaluation(), Report()).test(brightness(), datamodule=data, verbose=False)
     text = (tmp_path / "run/report.html").read_text()
@@ -88,7 +92,7 @@ def test_a_test_that_fails_leaves_no_part(
 
 
 def batch_of(size: tuple[int, int], box: tuple[int, int, int, int], mask: np.ndarray) -> Batch:
-    """A grey image of this size, seen at 64 x 64."""
+    """A batch of a grey image of this size, at 64 x 64 for the network."""
     sample = Sample(Path("a.png"), 1, category="nut", defect="dent")
     pixels = torch.full((1, 3, 64, 64), 120, dtype=torch.uint8)
     return Batch(pixels, torch.tensor([3]), [sample], [size], [box], masks=[torch.from_numpy(mask)])
@@ -98,13 +102,15 @@ DECISION = Decision({"nut": np.array([1.0])}, {"nut": np.array([2.0])}, {"nut": 
 
 
 def test_pictures_lie_over_one_another() -> None:
-    """The image is twice as wide as high, and padded to a square: its heat and its truth lie where they belong."""
+    """The image is twice as wide as high, and padded to a square. Heat and truth lie at the right place on it."""
     mask = np.zeros((256, 512), bool)
     mask[128:192, 384:448] = True
     heat = np.zeros((64, 64), np.float32)
     heat[32:40, 48:56] = 4.0
     box = (16, 0, 48, 64)
-    found = thumbnails(judge_image(Judgement(heat, 0.0, box), batch_of((256, 512), box, mask), 0, DECISION, View()))
+    found = make_thumbnails(
+        judge_image(Judgement(heat, 0.0, box), batch_of((256, 512), box, mask), 0, DECISION, View())
+    )
     image, truth, hot = (decoded(found[kind]) for kind in ("image", "truth", "heat"))
     assert image.shape == hot.shape == (128, 256, 3) and truth.shape == (128, 256, 4)
     rows, columns = np.nonzero(truth[..., 3])
@@ -114,15 +120,14 @@ def test_pictures_lie_over_one_another() -> None:
     assert bright[70:90, 198:218].all() and bright[100:].sum() == bright[:, :180].sum() == 0
 
 
-def test_colours_are_those_of_the_whole_run() -> None:
+def test_all_images_of_a_run_share_one_range_of_colours() -> None:
     """The hottest place of a nominal image is not shown as hot."""
     heat, box = np.zeros((64, 64), np.float32), (0, 0, 64, 64)
     heat[30, 30] = 0.5
     batch = batch_of((64, 64), box, np.zeros((64, 64), bool))
-    with_decision = thumbnails(judge_image(Judgement(heat, 0.0, box), batch, 0, DECISION, View()))
+    with_decision = make_thumbnails(judge_image(Judgement(heat, 0.0, box), batch, 0, DECISION, View()))
     assert set(with_decision) == {"image", "heat"}  # an empty mask has no outline
     assert decoded(with_decision["heat"])[30, 30].max() < 80
-    assert (
-        decoded(thumbnails(judge_image(Judgement(heat, 0.0, box), batch, 0, None, View()))["heat"])[30, 30].max() > 120
-    )
-    assert set(thumbnails(judge_image(Judgement(None, 0.0, box), batch, 0, DECISION, View()))) == {"image"}
+    without_decision = make_thumbnails(judge_image(Judgement(heat, 0.0, box), batch, 0, None, View()))
+    assert decoded(without_decision["heat"])[30, 30].max() > 120
+    assert set(make_thumbnails(judge_image(Judgement(None, 0.0, box), batch, 0, DECISION, View()))) == {"image"}

@@ -1,4 +1,4 @@
-"""A sink is told of a stage, of each image and of the end; what it does not care for, it leaves out."""
+"""A sink gets the stage, each image and the end. It overrides only the methods that it needs."""
 
 import threading
 from pathlib import Path
@@ -16,7 +16,7 @@ from lit_ad.image.view import View
 
 
 class Noting(Sink):
-    """Notes what it is told, in order."""
+    """Records the calls of its methods, in order."""
 
     def __init__(self, break_at: int | None = None) -> None:
         self.told: list[str] = []
@@ -41,9 +41,7 @@ class Noting(Sink):
         self.told.append("give up")
 
 
-def test_a_sink_is_told_of_every_image_of_a_test(
-    parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any
-) -> None:
+def test_a_sink_gets_every_image_of_a_test(parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any) -> None:
     sink, silent = Noting(), Sink()  # the base class does nothing, and may be among the others
     data = AnomalyDataModule(MVTec(parts), View(None), batch_size=4)
     quiet_trainer(tmp_path / "run", Evaluation(sinks=[silent, sink])).test(brightness(), data, verbose=False)
@@ -61,7 +59,7 @@ def test_a_sink_is_told_of_every_image_of_a_test(
     assert all(path.is_relative_to(tmp_path / "run/heatmaps") and path.suffix == ".jpg" for path in pictures)
 
 
-def test_a_sink_that_fails_ends_the_test_and_all_give_up(
+def test_a_failing_sink_ends_the_test_and_all_sinks_give_up(
     parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any
 ) -> None:
     failing, other = Noting(break_at=3), Noting()
@@ -72,7 +70,7 @@ def test_a_sink_that_fails_ends_the_test_and_all_give_up(
     assert not (tmp_path / "metrics.json").exists()
 
 
-def test_a_stage_of_another_process_writes_nothing_once() -> None:
+def test_only_the_first_process_writes_the_files_of_all() -> None:
     stage = Stage(Path("run"), [Sample(Path("a/good/1.png"), 0), Sample(Path("b/good/1.png"), 0)], None, "M", rank=1)
     assert not stage.first
     assert stage.picture("a/good/1.png") != stage.picture("b/good/1.png")
