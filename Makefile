@@ -28,7 +28,8 @@ test: $(READY)  ## run the tests; about 10 minutes on two cores
 	@$(MAKE) --no-print-directory --jobs 2 test-one test-two
 
 # The tests of the packages that train nothing, without the slowest files: less than 90 s on two cores.
-SLOWEST := tests/data/sources/test_demo.py tests/data/audit/test_inspection.py tests/data/audit/test_outliers.py
+SLOWEST := tests/data/sources/test_demo.py tests/data/audit/test_inspection.py tests/data/audit/test_outliers.py \
+           tests/data/test_datamodule.py
 FAST_ONE := tests/image tests/metrics tests/features tests/lightning_cli/test_parser.py \
             tests/lightning_cli/test_run_words.py tests/lightning_cli/test_settings.py \
             $(addprefix tests/detector/test_,card.py decision.py guarantee.py painter.py regions.py run_files.py scoring.py) \
@@ -36,7 +37,7 @@ FAST_ONE := tests/image tests/metrics tests/features tests/lightning_cli/test_pa
 FAST_TWO := $(filter-out $(SLOWEST),$(wildcard tests/data/test_*.py tests/data/*/test_*.py)) \
             $(addprefix tests/evaluation/test_,picture_names.py protocols.py rows.py) tests/benchmark/test_statistics.py \
             $(addprefix tests/test_,batch.py counts.py errors.py files.py imports.py integrity.py machine.py mirror.py names.py \
-            packaging.py public_names.py shipped_configs.py threads.py)
+            packaging.py private_names.py public_names.py shipped_configs.py threads.py)
 
 test-fast: $(READY)  ## run the tests that train nothing; less than 90 s on two cores
 	@$(MAKE) --no-print-directory --jobs 2 fast-one fast-two
