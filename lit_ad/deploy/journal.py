@@ -21,7 +21,7 @@ from lit_ad.detector.detector import Detector
 from lit_ad.files import resolve_path
 from lit_ad.names import printable
 
-LOOK_INTERVAL = 0.01  # seconds between two images whose look is measured, so that it does not slow a fast line down
+LOOK_INTERVAL = 0.1  # seconds between two images whose look is measured, so that it does not slow a fast line down
 BORDERLINE = 3  # a nominal image is borderline if its p-value is at most this many times the threshold's
 
 

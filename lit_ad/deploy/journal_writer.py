@@ -21,7 +21,7 @@ from lit_ad.detector.detection import Detection
 _MAX_WAITING = 10_000  # rows in the queue
 MAX_WAITING_BYTES = 256 * 2**20  # bytes of pictures in the queue
 _MAX_BATCH = 500  # rows in one transaction
-_GATHER_SECONDS = 0.05  # wait for more rows if no caller waits: one transaction takes as long as writing a few rows
+_GATHER_SECONDS = 0.2  # wait for more rows if no caller waits: one transaction takes as long as writing a few rows
 _ROWS_PER_SAVE = 1000  # how often the states of the tests are saved; a start reads the rows since the last save again
 _CLOSE_SECONDS = 30.0  # `close` waits this long for the queue to empty
 

@@ -1,8 +1,11 @@
 """Pictures of judged images, in files beside the journal, with a limit on their total size."""
 
 import io
+import struct
+import zlib
 from contextlib import suppress
 
+import numpy as np
 from PIL import Image
 
 from lit_ad.deploy.journal_file import JournalFile
@@ -10,6 +13,7 @@ from lit_ad.files import atomic_write, explain_write_errors
 from lit_ad.image.pixels import Pixels
 
 _FOLDER = "pictures"
+_UP = 2  # PNG's filter that subtracts the row above from each row
 
 
 class Pictures:
@@ -75,6 +79,27 @@ def encode_picture(pixels: Pixels, file: bytes | None) -> tuple[bytes, str]:
     """Return a picture's content and suffix: the image file unchanged, or without one a PNG of the pixels (H, W, 3)."""
     if file is not None:
         return file, f".{(Image.open(io.BytesIO(file)).format or 'bin').lower()}"
-    picture = io.BytesIO()
-    Image.fromarray(pixels).save(picture, format="PNG", compress_level=1)
-    return picture.getvalue(), ".png"
+    return _encode_png(pixels), ".png"
+
+
+def _encode_png(pixels: Pixels) -> bytes:
+    """Return a PNG of (H, W, 3), as a grey image if all three channels are equal.
+
+    This takes less than half of the time that Pillow takes, which chooses a filter for each row, and photographs become
+    smaller. Here each row has the same filter, and zlib only looks for runs. Other threads run while zlib compresses.
+    """
+    height, width = pixels.shape[:2]
+    grey = bool((pixels == pixels[..., :1]).all())
+    rows = (pixels[..., 0] if grey else pixels).reshape(height, -1)
+    filtered = np.empty((height, 1 + rows.shape[1]), np.uint8)
+    filtered[:, 0], filtered[0, 1:] = _UP, rows[0]
+    np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
+    packer = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
+    content = packer.compress(filtered.data) + packer.flush()
+    header = struct.pack(">2I5B", width, height, 8, 0 if grey else 2, 0, 0, 0)  # 8 bits, grey or RGB
+    return b"\x89PNG\r\n\x1a\n" + b"".join(map(_pack_chunk, (b"IHDR", b"IDAT", b"IEND"), (header, content, b"")))
+
+
+def _pack_chunk(kind: bytes, content: bytes) -> bytes:
+    """Return one chunk of a PNG file."""
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))

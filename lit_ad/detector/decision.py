@@ -222,8 +222,17 @@ class Decision:
 
     def operating_point(self, category: str | None = POOLED) -> OperatingPoint:
         """Return the image threshold, with the number of held-out images above it."""
-        by_hand = self.by_hand.get(category if category is not None and category in self.scores else "")
-        return operating_point(select_category(self.scores, category), self.false_alarm, by_hand, self.confidence)
+        known = category if category is not None and category in self.scores else POOLED
+        if known not in self._points:
+            by_hand = self.by_hand.get("" if known is POOLED else known)
+            held = select_category(self.scores, known)
+            self._points[known] = operating_point(held, self.false_alarm, by_hand, self.confidence)
+        return self._points[known]
+
+    @cached_property
+    def _points(self) -> dict[str | None, OperatingPoint]:
+        """The operating points computed so far. Each image needs its own several times."""
+        return {}
 
     def pixel_operating_point(self, category: str | None = POOLED) -> OperatingPoint | None:
         """Return the pixel threshold, with the number of held-out images above it. None without maps."""

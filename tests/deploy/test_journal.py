@@ -70,7 +70,7 @@ def test_each_verdict_of_a_stream_has_a_row(tmp_path: Path) -> None:
         assert abs(row["time"] - time.time()) < 60
     assert [written[score]["kept"] for score in (200, 10, 94)] == ["anomalous", None, "borderline"]
     assert json.loads(written[200]["regions"])[0]["box"] == [0, 0, 32, 32] and written[10]["regions"] is None
-    kept = Image.open(tmp_path / "pictures" / written[200]["picture"])
+    kept = Image.open(tmp_path / "pictures" / written[200]["picture"]).convert("RGB")
     assert np.array_equal(np.asarray(kept), images[0]) and written[10]["picture"] is None
 
 

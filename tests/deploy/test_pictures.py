@@ -4,6 +4,7 @@ import io
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from lit_ad.deploy.journal_file import JournalFile, Row
@@ -46,3 +47,21 @@ def test_a_picture_is_the_image_file_or_a_png_of_the_pixels() -> None:
     assert encode_picture(pixels, file.getvalue()) == (file.getvalue(), ".bmp")
     content, suffix = encode_picture(pixels, None)
     assert suffix == ".png" and np.array_equal(np.asarray(Image.open(io.BytesIO(content))), pixels)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (5, 1), (37, 53), (256, 300)])
+@pytest.mark.parametrize("kind", ["noise", "flat", "grey", "view"])
+def test_a_png_has_the_pixels(shape: tuple[int, int], kind: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    if kind == "flat":
+        pixels[:] = 7, 8, 9
+    elif kind == "grey":
+        pixels[:] = pixels[..., :1]
+    elif kind == "view":
+        pixels = pixels[::-1, :, ::-1]
+    content, suffix = encode_picture(pixels, None)
+    with Image.open(io.BytesIO(content)) as image:
+        image.verify()
+    with Image.open(io.BytesIO(content)) as image:
+        assert (image.format, image.mode, suffix) == ("PNG", "L" if kind == "grey" else "RGB", ".png")
+        assert np.array_equal(np.asarray(image.convert("RGB")), pixels)

@@ -226,3 +226,13 @@ def test_the_warning_of_too_few_images_ends_when_both_thresholds_are_set_by_hand
     assert not list_warnings(image.with_threshold(7, "a", pixels=True))
     without_maps = Decision({"a": np.array([1.0, 2.0])}, false_alarm=0.1)
     assert not list_warnings(without_maps.with_threshold(3, "a"))
+
+
+def test_operating_points_are_those_of_the_decision() -> None:
+    """They are computed once, also for all unknown categories together."""
+    decision = Decision({"a": np.arange(20.0), "b": np.arange(100.0)}, false_alarm=0.1)
+    assert decision.operating_point("nowhere") is decision.operating_point(None) is decision.operating_point("other")
+    assert decision.operating_point("a").threshold == 18.0 and decision.operating_point("b").threshold == 90.0
+    by_hand = decision.with_threshold(3.0, "a")
+    assert (by_hand.operating_point("a").threshold, decision.operating_point("a").threshold) == (3.0, 18.0)
+    assert decision.with_rate(0.2).operating_point("b").threshold == 80.0
