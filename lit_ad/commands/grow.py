@@ -52,23 +52,29 @@ def grow(
     ship_worse: bool = False,
     seed: int = 0,
 ) -> None:
-    """Train a detector on, with the images of its line that people confirmed, and ship it if it is no worse.
+    """Train a detector further with confirmed images of its line, and ship the new detector if it is no worse.
 
-    The good images join those that it was trained on, and training goes on from RUN/checkpoints/last.ckpt. The decision
-    is made anew. Then the old and the new detector judge what neither was trained or decided by: the old test, the
-    confirmed defects, and good images of the line that were set aside. The old one is the one that is shipped, or RUN
-    where none is yet. DIR/detectors/N has the new one, with a report. DIR/detector.ckpt is the one that is shipped, for
-    `lit-ad serve DIR/detector.ckpt --journal DIR`. A detector is not shipped that is worse on what people confirmed
-    than the old one. `lit-ad journal DIR --rollback` goes back.
+    The images that people labelled good join the training images, and the training continues from
+    RUN/checkpoints/last.ckpt. New thresholds are set. Then the old and the new detector judge images that trained
+    neither of them and set no threshold: the old test, the confirmed defects, and good images of the line that were set
+    aside. The old detector is the shipped one, or RUN if none is shipped yet.
+
+    DIR/detectors/N has the new detector with a report. DIR/detector.ckpt is the shipped detector, for `lit-ad serve
+    DIR/detector.ckpt --journal DIR`. A new detector that is worse on the confirmed images is not shipped. `lit-ad
+    journal DIR --rollback` ships the previous detector again.
 
     Args:
-        run: RUN, which has the configuration and the last checkpoint; DIR/detectors/N of an earlier growth is one, too.
-        journal: DIR of `lit-ad serve MODEL --journal DIR`, with images labelled on the page /review.
-        steps: How many more steps are trained.
-        held_out: What sets the thresholds: the old held-out images and the new ones, or, where the line has changed for
-            good, the new ones alone. New ones are of the random sample only.
-        ship_worse: Ship it also where it is worse on what people confirmed.
-        seed: Which of the new images train, decide and test.
+        run: The run to continue, with its configuration and last checkpoint. It may be DIR/detectors/N of an earlier
+            growth.
+        journal: DIR of `lit-ad serve MODEL --journal DIR`, with images that were labelled on the page /review.
+        steps: The number of additional training steps.
+        held_out: The images that set the thresholds: the old and the new held-out images, or only the new ones, for a
+            line that has changed for good. New held-out images come from the random sample only.
+        ship_worse: Ship the new detector even if it is worse on the confirmed images.
+        seed: The seed that draws which new images train, are held out, and test.
+
+    Raises:
+        UserError: The run or the journal is incomplete, or the new detector is worse and is not shipped.
     """
     check_number("--steps", steps, least=1)
     if not (journal / NAME).is_file():
@@ -100,7 +106,9 @@ def grow(
             state = "refused" if against and not ship_worse else "judged"
             grown = register(journal, new, find_detector(home), state=state, parent=before, report=report)
     except (KeyboardInterrupt, SystemExit):
-        print(f"Nothing of this growth is left in {journal}: to begin again, type the same command", file=sys.stderr)
+        print(
+            f"The growth was stopped and left nothing in {journal}: repeat the command to start again", file=sys.stderr
+        )
         raise
     headers = ["wrong verdicts", "images", "old", "old, thresholds anew", "new", "95 % interval of new"]
     print(tabulate(to_rows(comparisons), headers=headers))
@@ -108,8 +116,8 @@ def grow(
         print(f"Image AUROC on the old test: {aurocs['old']:.4f} old, {aurocs['new']:.4f} new")
     if state == "refused":
         raise UserError(
-            f"version {grown}, {home}, is not shipped, since it has {'; and '.join(against)}. --ship-worse ships it "
-            "all the same; more labels, or other steps, may make a better one"
+            f"version {grown}, {home}, is not shipped, because it has {'; and '.join(against)}. Ship it anyway with "
+            "--ship-worse, or try more labels or another number of --steps"
         )
     if shipped is None:
         ship(journal, before, "before it grew")
@@ -120,34 +128,34 @@ def grow(
 
 
 def read_run(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The last checkpoint and the configuration of a run. Raises UserError where one is not there."""
+    """Read the last checkpoint and the configuration of a run. Raises UserError if one of them is missing."""
     for name in (_LAST, CONFIG):
         if not (run / name).is_file():
-            raise UserError(f"{run} has no {name}: give a run's directory, from which its training can go on")
+            raise UserError(f"{run} has no {name}: give a run's directory, so that its training can continue")
     return read_checkpoint(run / _LAST), yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
 
 
 def _splits_of(config: dict[str, Any]) -> Splits:
-    """The samples that a run was trained, decided and tested with, by its configuration."""
+    """Return the training, held-out and test images of a run, by its configuration."""
     source, _ = make_source(config["data"]["source"])
     return list_splits(source, Split.from_config(config))
 
 
 def _load(file: Path) -> Detector:
-    """A detector that can be compared. Raises UserError where it has no threshold."""
+    """Load a detector for the comparison. Raises UserError if it has no threshold."""
     import_own_method(file)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", re.escape(NO_DECISION))
         detector = Detector.load(file)
     if detector.card.decision is None:
-        raise UserError(f"{file} has no threshold, so that nothing can be compared: lit-ad recalibrate sets one")
+        raise UserError(f"{file} has no threshold, so it cannot be compared: set one with lit-ad recalibrate")
     return detector
 
 
 def _train(run: Path, home: Path, growth: Growth, steps: int) -> None:
-    """Train a run on, with other images, up to that step, as a run of its own in `home`."""
+    """Continue the training of a run with other images, up to step `steps`, as a new run in `home`."""
     write_samples(growth.samples, home / IMAGES)
-    # The category is named, or that of the run's own source would be kept: the table has those images alone
+    # The category is set to None: otherwise the category of the run's own source would select images of the table.
     table = {"root": str(home), "table": IMAGES, "category": None}
     keys: dict[str, Any] = {
         "data.source": {"class_path": "lit_ad.Table", "init_args": table},
@@ -167,7 +175,7 @@ def _train(run: Path, home: Path, growth: Growth, steps: int) -> None:
 
 
 def register(journal: Path, detector: Detector, checkpoint: Path, **values: Any) -> int:
-    """Enter a detector into the journal's versions, and keep its file. Return its number."""
+    """Enter a detector into the journal's table of versions, keep its file, and return its id."""
     file = JournalFile(journal, alone=False)
     try:
         with file.transaction():
@@ -179,16 +187,16 @@ def register(journal: Path, detector: Detector, checkpoint: Path, **values: Any)
 
 
 def _keep_images(journal: Path, number: int, splits: Splits) -> None:
-    """Keep what trained, decided and tested a version, so that a later one is never compared by it."""
+    """Keep the table of a version's images, so that none of them compares a later version with it by mistake."""
     version = find_version(journal, number)
     if find_images(journal, version) is None:
         write_samples(with_splits(splits), find_file(journal, version).parent / IMAGES)
 
 
 def _images_of(journal: Path, version: Version) -> Splits | None:
-    """What trained, decided and tested a version. None: it is not known, and a line says so."""
+    """Return the images of a version. If there is no table of them, print a line and return None."""
     table = find_images(journal, version)
     if table is None:
-        tell(f"Which images trained version {version.id} is not known: it may be compared by some of them")
+        tell(f"The training images of version {version.id} are not known: some of them may be in the comparison")
         return None
     return list_splits(Table(table.parent, table.name))
