@@ -27,7 +27,7 @@ def test_more_pixels_than_memory(bottle: Path, monkeypatch: pytest.MonkeyPatch) 
         f"{have:.1f} GiB: lower model.view.image_size, "
         "data.batch_size or data.loading.eval_batch_size, or set model.view.tile"
     )
-    monkeypatch.setattr("lit_ad.data.memory.memory", lambda: 24 * 2**30)
+    monkeypatch.setattr("lit_ad.data.memory.available_memory", lambda: 24 * 2**30)
     cases: list[tuple[View, dict[str, Any]]] = [(View(20_000), {}), (View((20_000, 20_000)), {"batch_size": 6})]
     for view, batches in [*cases, (View(None), {})]:
         if view.size is None:
@@ -43,7 +43,7 @@ def test_more_pixels_than_memory(bottle: Path, monkeypatch: pytest.MonkeyPatch) 
         AnomalyDataModule(MVTec(bottle), View(20_000, tile=256), loading=Loading(eval_batch_size=32))
     with pytest.raises(UserError, match="32 images of 20000x20000"):
         AnomalyDataModule(MVTec(bottle), View(20_000, tile=20_000))
-    monkeypatch.setattr("lit_ad.data.memory.memory", lambda: None)  # a system that does not tell
+    monkeypatch.setattr("lit_ad.data.memory.available_memory", lambda: None)  # a system that does not tell
     AnomalyDataModule(MVTec(bottle), View(20_000))
 
 
@@ -55,7 +55,7 @@ def test_more_pixels_of_the_largest_image_than_memory(
     samples = MVTec(bottle).samples()
     largest = write("wide/large.png", (300, 200))
     shutil.copy(largest, next(s.image for s in samples if s.split == "test" and s.label == 0))
-    monkeypatch.setattr("lit_ad.data.memory.memory", lambda: 2 * 300 * 200 * 12 - 1)
+    monkeypatch.setattr("lit_ad.data.memory.available_memory", lambda: 2 * 300 * 200 * 12 - 1)
     path = largest.parent if stage == "predict" else None
     data = AnomalyDataModule(
         MVTec(bottle), View(None), batch_size=1, loading=Loading(eval_batch_size=2), predict_path=path

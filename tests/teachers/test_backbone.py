@@ -125,16 +125,16 @@ def test_what_does_not_fit_the_memory_is_refused(
     expected = 2 * 4 * 4 * 192 * (16 * 16 + 1) / 256**2 if vit else 2 * 4 * 64 / 4
     assert teacher.bytes_per_pixel(images) == pytest.approx(expected)
     needed = int(expected * 2 * 64 * 96)
-    monkeypatch.setattr(backbone, "memory", lambda: needed - 1)
+    monkeypatch.setattr(backbone, "available_memory", lambda: needed - 1)
     teacher(images)  # few pixels are not worth the look
     monkeypatch.setattr(backbone, "LARGE", 1)
     with pytest.raises(
         UserError, match=rf"one layer of {name} needs .* for a batch of 2 images of 64x96, but there are"
     ):
         teacher(images)
-    monkeypatch.setattr(backbone, "memory", lambda: needed + 1)
+    monkeypatch.setattr(backbone, "available_memory", lambda: needed + 1)
     teacher(images)
-    monkeypatch.setattr(backbone, "memory", lambda: None)  # a system that does not tell
+    monkeypatch.setattr(backbone, "available_memory", lambda: None)  # a system that does not tell
     teacher(images)
 
 
