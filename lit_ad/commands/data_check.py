@@ -1,5 +1,6 @@
 """`lit-ad data check`."""
 
+import inspect
 import json as as_json
 import sys
 from collections import Counter
@@ -12,6 +13,7 @@ import yaml
 
 from lit_ad.batch import Sample
 from lit_ad.counts import format_count
+from lit_ad.data import AnomalyDataModule
 from lit_ad.data.audit.audit import audit_source
 from lit_ad.data.audit.guess_source import guess_source
 from lit_ad.data.audit.removal import files_to_remove
@@ -117,13 +119,16 @@ def _configured_source(config: Path) -> tuple[Source, str, Split]:
     """Return the source of a config file, a line about it, and how the file holds out images.
 
     Raises:
-        UserError: The file cannot be read, or has no data.source.
+        UserError: The file cannot be read, has no data.source, or has a key of data that there is not.
     """
     try:
         settings = yaml.safe_load(config.read_text(encoding="utf-8"))["data"]
         described = settings["source"]
     except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
         raise UserError(f"{config} has no data.source to check ({type(error).__name__}: {error})") from error
+    unknown = sorted(set(settings) - set(inspect.signature(AnomalyDataModule).parameters))
+    if unknown:
+        raise UserError(f"there is no key data.{unknown[0]} (in {config})")
     source, _ = make_source(described, f"data.source of {config}")
     split = settings.get("split") or {}
     chosen = {field.name: split[field.name] for field in fields(CheckedSplit) if split.get(field.name) is not None}

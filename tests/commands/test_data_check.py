@@ -5,7 +5,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
+from lit_ad.commands.data_check import data_check
 from lit_ad.commands.main import run
 from lit_ad.data import MVTec, Table
 from lit_ad.data.splits import list_splits
@@ -126,3 +128,11 @@ def test_copies_are_listed_and_can_be_removed(images: Path, tmp_path: Path, caps
         run(words)
     run([*words[:4]])
     assert json.loads(capsys.readouterr().out)["duplicates"] == []
+
+
+def test_a_key_of_a_config_that_fit_refuses_is_refused(images: Path, tmp_path: Path) -> None:
+    source = {"class_path": "lit_ad.data.MVTec", "init_args": {"root": str(images)}}
+    config = tmp_path / "earlier.yaml"
+    config.write_text(yaml.safe_dump({"data": {"source": source, "val_fraction": 0.5}}))
+    with pytest.raises(UserError, match=r"there is no key data\.val_fraction \(in .*earlier\.yaml\)"):
+        data_check(config=config)
