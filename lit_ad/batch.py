@@ -11,7 +11,7 @@ from torch import Tensor
 from lit_ad.image.pixels import Size
 from lit_ad.image.view import Box
 
-Split = Literal["train", "validation", "test", "predict"]  # validation: nominal images that the data set holds out
+SplitName = Literal["train", "validation", "test", "predict"]  # validation: nominal images that the data set holds out
 
 
 # A NamedTuple, because Lightning's half precision rebuilds every value in a batch, and fails on frozen dataclasses.
@@ -23,7 +23,7 @@ class Sample(NamedTuple):
     mask: Path | None = None  # a file, or a folder of files; None: an anomalous image has no pixel truth
     category: str = ""
     defect: str = "good"  # the defect type, "good" for nominal images
-    split: Split = "train"
+    split: SplitName = "train"
     error: str = ""  # predict: why the image cannot be judged (a black image takes its place); "": it can
     item: str = ""  # the object that the image shows, if several images show views or parts of one object
     mask_above: int | None = None  # mask values above this are anomalous; None: all values that are not black

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lit_ad.batch import Sample, Split
+from lit_ad.batch import Sample, SplitName
 from lit_ad.counts import format_count
 from lit_ad.data.sources.journal import Labelled, read_labelled
 from lit_ad.data.splits import Splits
@@ -180,7 +180,7 @@ def _by_strictness(sample: Sample) -> int:
 
 def with_splits(splits: Splits) -> Iterator[Sample]:
     """Yield each sample with its split."""
-    named: tuple[tuple[Split, Sequence[Sample]], ...] = (
+    named: tuple[tuple[SplitName, Sequence[Sample]], ...] = (
         *(("train", splits.train), ("validation", splits.val), ("test", splits.test)),
     )
     for split, samples in named:
@@ -188,7 +188,7 @@ def with_splits(splits: Splits) -> Iterator[Sample]:
             yield sample._replace(split=split)
 
 
-def _choose_side(image: Labelled, earlier: Split | None, chance: str) -> Split:
+def _choose_side(image: Labelled, earlier: SplitName | None, chance: str) -> SplitName:
     """Return the split of an image: "test" for a defect, its earlier split if it has one, or a random one.
 
     `chance` seeds the draw.

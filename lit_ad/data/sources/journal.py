@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lit_ad.batch import Sample, Split
+from lit_ad.batch import Sample, SplitName
 from lit_ad.data.sources.source import Source, select_categories
 from lit_ad.errors import UserError
 from lit_ad.files import resolve_path
@@ -60,7 +60,7 @@ class Journal(Source):
             if category in chosen and label != "unsure":
                 tested = label == "defect" or random.Random(f"{self.seed}/{number}").random() < self.test_fraction
                 kind = (defect or "anomalous") if label == "defect" else "good"
-                split: Split = "test" if tested else "train"
+                split: SplitName = "test" if tested else "train"
                 image = self.root / "pictures" / picture
                 listed.append(Sample(image, int(label == "defect"), None, category, kind, split))
         return sorted(listed, key=lambda sample: sample.split, reverse=True)  # train, test; stable within each

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from lit_ad.batch import Sample, Split
+from lit_ad.batch import Sample, SplitName
 from lit_ad.data.masks import read_mask
 from lit_ad.data.sources.source import Source, find_root, list_folders, list_images, require_file
 from lit_ad.errors import UserError
@@ -48,7 +48,7 @@ class KolektorSDD(Source):
         test = there[self.fold :: FOLDS] if self.splits is None else _items_to_test(self.splits, self.fold, there)
         listed: list[Sample] = []
         for folder in items(root):
-            split: Split = "test" if folder.name in test else "train"
+            split: SplitName = "test" if folder.name in test else "train"
             listed += _list_masked(list_images(folder), "_label", split, "kolektor_sdd", folder.name)
         return _nominal_to_train(listed)
 
@@ -69,7 +69,7 @@ class KolektorSDD2(Source):
         self.root = resolve_path(root)
 
     def samples(self) -> list[Sample]:
-        splits: tuple[Split, ...] = ("train", "test")
+        splits: tuple[SplitName, ...] = ("train", "test")
         listed: list[Sample] = []
         for split in splits:
             images = [image for image in list_images(self.root / split) if not image.stem.endswith("(copy)")]
@@ -133,7 +133,7 @@ def items(folder: Path) -> list[Path]:
     return [inner for inner in list_folders(folder) if inner.name.startswith("kos") and inner.name[3:].isdigit()]
 
 
-def _list_masked(files: Iterable[Path], ending: str, split: Split, category: str, item: str = "") -> list[Sample]:
+def _list_masked(files: Iterable[Path], ending: str, split: SplitName, category: str, item: str = "") -> list[Sample]:
     """List the images among files; the mask of each has its name with an `ending`.
 
     Raises:

@@ -4,7 +4,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from lit_ad.batch import Sample, Split
+from lit_ad.batch import Sample, SplitName
 from lit_ad.data.sources.mask_folders import holds_masks, masks_among
 from lit_ad.data.sources.shift_record import read_shift
 from lit_ad.data.sources.source import Source, holds_images, list_folders, list_images, pair_masks, select_categories
@@ -86,7 +86,7 @@ def _list_category(root: Path) -> list[Sample]:
                 f"masks without images: there is no folder test/{folder.name} for {folder}; a folder of masks needs "
                 f"the name of its folder of images, such as ground_truth/{near[0]} for test/{near[0]}"
             )
-    splits: tuple[Split, ...] = ("train", "test")
+    splits: tuple[SplitName, ...] = ("train", "test")
     listed = []
     for split in splits:
         for folder in list_folders(root / split):

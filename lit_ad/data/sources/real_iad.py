@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from lit_ad.batch import Sample, Split
+from lit_ad.batch import Sample, SplitName
 from lit_ad.data.sources.listing import list_folder
 from lit_ad.data.sources.source import Source, list_folders, require_file, select_categories
 from lit_ad.errors import UserError
@@ -67,7 +67,7 @@ def _list_split(path: Path, images: Path) -> list[Sample]:
     try:
         values = json.loads(require_file(path, "Real-IAD").read_text(encoding="utf-8"))
         nominal, prefix = values["meta"]["normal_class"], values["meta"].get("prefix", "")
-        entries: list[tuple[Split, Any]] = [("train", values["train"]), ("test", values["test"])]
+        entries: list[tuple[SplitName, Any]] = [("train", values["train"]), ("test", values["test"])]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is no split of Real-IAD: {type(error).__name__} {error}") from error
     listed = []

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from lit_ad.batch import Sample, Split
+from lit_ad.batch import Sample, SplitName
 from lit_ad.data.sources.labelme import draw_labelme, mask_beside
 from lit_ad.data.sources.shapes import Polygon, keep_mask, rasterise, read_boxes, read_polygons
 from lit_ad.data.sources.source import Source, require_file, select_categories
@@ -21,7 +21,7 @@ REQUIRED = ("path", "split", "label")
 SHAPES: dict[str, Callable[[Any], list[Polygon]]] = {"box": read_boxes, "polygon": read_polygons}
 _PATHS = ("path", "mask")
 COLUMNS = (*REQUIRED, "mask", "category", "defect", "item", *SHAPES)
-SPLITS: dict[str, Split] = {split: split for split in get_args(Split) if split != "predict"}
+SPLITS: dict[str, SplitName] = {split: split for split in get_args(SplitName) if split != "predict"}
 LABELS = {
     **{"0": 0, "nominal": 0, "good": 0, "ok": 0, "false": 0},
     **{"1": 1, "anomalous": 1, "bad": 1, "nok": 1, "true": 1},

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from lit_ad.batch import Sample, Split
+from lit_ad.batch import Sample, SplitName
 from lit_ad.data.sources.source import (
     Source,
     find_root,
@@ -87,7 +87,7 @@ def _list_rows(root: Path, table: Path) -> Iterator[Sample]:
                 f"{where} is {', '.join(map(str, row.values()))}: expected {', '.join(COLUMNS)}, with split train or "
                 "test, and label normal or anomaly"
             )
-        split: Split = "train" if cells["split"] == "train" else "test"
+        split: SplitName = "train" if cells["split"] == "train" else "test"
         label, mask = LABELS[cells["label"]], root / file_name(cells["mask"]) if cells["mask"] else None
         defect = "anomaly" if label else "good"
         yield Sample(root / file_name(cells["image"]), label, mask, cells["object"], defect, split, mask_above=0)

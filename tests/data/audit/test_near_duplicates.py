@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from lit_ad.batch import Sample, Split
+from lit_ad.batch import Sample, SplitName
 from lit_ad.data.audit.near_duplicates import (
     drop_equal_files,
     find_near_duplicates,
@@ -27,7 +27,7 @@ def surface(seed: int) -> np.ndarray:
     return part.clip(0, 255).astype(np.uint8)
 
 
-def written(folder: Path, name: str, pixels: np.ndarray, split: Split = "train", label: int = 0) -> Sample:
+def written(folder: Path, name: str, pixels: np.ndarray, split: SplitName = "train", label: int = 0) -> Sample:
     path = folder / name
     options: dict[str, Any] = {"quality": 60} if path.suffix == ".jpg" else {}
     Image.fromarray(pixels).save(path, **options)

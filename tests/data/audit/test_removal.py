@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from lit_ad.batch import Sample, Split
+from lit_ad.batch import Sample, SplitName
 from lit_ad.data.audit.removal import files_to_remove
 from lit_ad.data.audit.report import AuditReport
 
 
 def test_of_two_copies_one_goes() -> None:
-    names: dict[str, tuple[Split, int]] = {
+    names: dict[str, tuple[SplitName, int]] = {
         "a": ("train", 0),
         "b": ("train", 0),
         "c": ("test", 0),
