@@ -1,4 +1,4 @@
-"""Small image files of our own."""
+"""These fixtures write small image files."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +12,7 @@ Write = Callable[..., Path]
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """write("a/b.png", size=(h, w), value=None): a random (or even) RGB image under tmp_path."""
+    """write("a/b.png", size=(h, w), value=None) writes an RGB image under tmp_path: random pixels, or one value."""
     generator = np.random.default_rng(0)
 
     def write(name: str, size: tuple[int, int] = (20, 24), value: int | None = None) -> Path:
@@ -27,7 +27,7 @@ def write(tmp_path: Path) -> Write:
 
 @pytest.fixture
 def write_mask(tmp_path: Path) -> Write:
-    """write_mask("a/b.png", size=(h, w)): a grey mask whose upper left quarter is anomalous."""
+    """write_mask("a/b.png", size=(h, w)) writes a grey mask whose upper left quarter is anomalous."""
 
     def write_mask(name: str, size: tuple[int, int] = (20, 24)) -> Path:
         path = tmp_path / name
@@ -42,7 +42,8 @@ def write_mask(tmp_path: Path) -> Write:
 
 @pytest.fixture
 def bottle(tmp_path: Path, write: Write, write_mask: Write) -> Path:
-    """A category in MVTec's layout: 10 training images, 3 good, 2 broken, the first of them with a mask."""
+    """Write a category in MVTec's layout: 10 training images, 3 good and 2 broken test images, one mask for the first
+    broken image."""
     for i in range(10):
         write(f"bottle/train/good/{i:03}.png")
     for i in range(3):

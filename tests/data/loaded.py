@@ -1,4 +1,4 @@
-"""DataModules with settings of any kind, and what a loader gives."""
+"""Helpers that make a DataModule with any settings and that list the indices of a loader."""
 
 from collections.abc import Iterable
 from dataclasses import fields
@@ -11,7 +11,7 @@ from lit_ad.image.view import View
 
 
 def module(root: Path, view: View, **settings: Any) -> AnomalyDataModule:
-    """A DataModule with these settings, whether they are its own or those of `loading`."""
+    """Make a DataModule with these settings: arguments of the DataModule or fields of `loading`."""
     loading = {field.name: settings.pop(field.name) for field in fields(Loading) if field.name in settings}
     return AnomalyDataModule(MVTec(root), view, **settings, loading=Loading(**loading))
 

@@ -1,4 +1,4 @@
-"""Augmentations: drawn from a key alone, each on its own, and uint8."""
+"""An augmentation depends on a key alone, draws independently of other augmentations, and keeps uint8."""
 
 from pathlib import Path
 from typing import Any
@@ -48,13 +48,14 @@ def test_augmentations_must_keep_uint8() -> None:
         ([A.OneOf([A.RandomCrop(48, 48), A.RandomCrop(32, 32)], p=1.0)], "such as 32x32 and 48x48"),
     ],
 )
-def test_what_cannot_be_trained_on_is_known_before(transforms: list[Any], message: str) -> None:
+def test_augmentations_that_fail_on_training_images_are_refused(transforms: list[Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Augment(transforms).try_out((64, 60))
 
 
-def test_what_can_be_trained_on_is_left_as_it_is() -> None:
-    """Larger crops of images that were enlarged before; sizes that differ where a batch is one image."""
+def test_augmentations_that_fit_training_images_are_accepted_and_not_changed() -> None:
+    """A crop may be larger than the image if another augmentation enlarges the image first. Sizes may differ where a
+    batch is one image."""
     Augment([A.Resize(300, 300, p=1.0), A.RandomCrop(256, 256, p=1.0)]).try_out((64, 60))
     Augment([A.RandomCrop(48, 48, p=0.5)]).try_out((64, 60), alike=False)
     augment = Augment([A.HorizontalFlip(p=0.3), A.OneOf([A.Blur(p=0.1), A.GaussNoise(p=0.9)], p=0.2)])
@@ -64,15 +65,16 @@ def test_what_can_be_trained_on_is_left_as_it_is() -> None:
         assert np.array_equal(augment(picture(16, 16), (i,)), image)
 
 
-def test_the_smallest_images_of_a_training_are_tried(write: Any) -> None:
-    """By height and by width, where each image keeps its size; else the view's size or its tile's."""
+def test_augmentations_are_tried_on_the_smallest_training_images(write: Any) -> None:
+    """Where images keep their sizes, the lowest and the narrowest image are tried; else the size of the view or of its
+    tiles."""
     samples = [Sample(write(f"{height}.png", (height, width)), 0) for height, width in ((40, 90), (60, 30), (80, 80))]
     assert smallest_inputs(View(None), samples) == [(40, 90), (60, 30)]
     assert smallest_inputs(View((24, 20)), samples) == [(24, 20)]
     assert smallest_inputs(View(None, tile=16), samples) == [(16, 16)]
 
 
-def test_a_fit_ends_before_it_trains(images: Path) -> None:
+def test_an_augmentation_that_fails_ends_a_fit_before_training(images: Path) -> None:
     data = AnomalyDataModule(MVTec(images), View(32), augment=[A.RandomCrop(256, 256)])
     data.setup("test")
     with pytest.raises(UserError, match=r"data.augment fails on training images of 32x32"):
@@ -89,7 +91,7 @@ def test_files_of_albumentations_are_read(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, "{", "[1, 2]", '{"transform": {"__class_fullname__": "os.system", "p": 1}}'])
-def test_other_files_are_refused_in_a_line(content: str | None, tmp_path: Path) -> None:
+def test_a_file_that_is_not_of_albumentations_is_an_error_of_one_line(content: str | None, tmp_path: Path) -> None:
     file = tmp_path / "other.json"
     if content is not None:
         file.write_text(content, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Items put together to batches."""
+"""These tests put items together into batches."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from tests.data.conftest import Write
 from tests.optional import unwrap
 
 
-def test_sizes_in_one_batch(write: Write) -> None:
+def test_images_of_different_sizes_are_padded_in_one_batch(write: Write) -> None:
     samples = [Sample(write("a.png", (20, 24)), 0, split="test"), Sample(write("b.png", (30, 16)), 0, split="test")]
     items = [AnomalyDataset(samples, View(None))[i] for i in range(2)]
     batch = collate(items)
@@ -23,7 +23,7 @@ def test_sizes_in_one_batch(write: Write) -> None:
     for image, item, (top, left, bottom, right) in zip(pixels, items, batch.boxes, strict=True):
         assert torch.equal(image[:, top:bottom, left:right], unwrap(item.pixels)[0])
     assert not pixels[0, :, 20:].any() and not pixels[1, :, :, 16:].any()
-    for one, item in zip(batch.same_size_parts(), items, strict=True):  # each image is as in a batch of its own
+    for one, item in zip(batch.same_size_parts(), items, strict=True):  # each part is like a batch of that image alone
         assert torch.equal(unwrap(one.pixels), unwrap(item.pixels)) and one.canvases is None
         assert (one.samples, one.sizes, one.boxes) == (item.samples, item.sizes, item.boxes)
     assert collate(items[:1]).canvases is None
@@ -33,7 +33,7 @@ def test_sizes_in_one_batch(write: Write) -> None:
         collate_equal(items)
 
 
-def test_masks_of_a_batch(write: Write) -> None:
+def test_a_batch_has_the_masks_of_its_test_images(write: Write) -> None:
     image = write("a.png")
     kinds = [Sample(image, 0, split="test"), Sample(image, 1, split="test"), Sample(image, 0)]
     nominal, anomalous, training = (AnomalyDataset([kind], View(16))[0] for kind in kinds)
@@ -44,7 +44,7 @@ def test_masks_of_a_batch(write: Write) -> None:
     assert collate([training]).masks is None
 
 
-def test_what_is_known_of_each_image_stays_in_order(write: Write) -> None:
+def test_labels_sizes_and_samples_have_the_order_of_the_images(write: Write) -> None:
     samples = [Sample(write(f"{i}.png", (20 + i, 24)), i % 2, category="ab"[i % 2], split="test") for i in range(4)]
     dataset = AnomalyDataset(samples, View(16, fit="pad"))
     batch = collate([dataset[i] for i in (2, 0, 3)])
@@ -55,7 +55,7 @@ def test_what_is_known_of_each_image_stays_in_order(write: Write) -> None:
         assert batch.boxes[row] == dataset[i].boxes[0]
 
 
-def test_corrupted_images_of_a_batch(write: Write) -> None:
+def test_a_batch_has_the_corrupted_images_of_its_items(write: Write) -> None:
     dataset = AnomalyDataset([Sample(write(f"{i}.png"), 0) for i in range(3)], View(16), corrupt=CutPaste())
     batch, items = collate_equal([dataset[i] for i in range(3)]), [dataset[i] for i in range(3)]
     corrupted, corruption = unwrap(batch.corrupted), unwrap(batch.corruption)
@@ -65,7 +65,7 @@ def test_corrupted_images_of_a_batch(write: Write) -> None:
         assert torch.equal(corruption[row], unwrap(item.corruption)[0])
 
 
-def test_features_of_a_batch(write: Write) -> None:
+def test_a_batch_joins_the_features_of_its_items(write: Write) -> None:
     images = AnomalyDataset([Sample(write(f"{i}.png"), 0) for i in range(3)], View(16))
     levels = [torch.randn(3, 8, 4, 4), torch.randn(3, 5, 7)]
     dataset = FeatureDataset(images, [[level[i : i + 1] for level in levels] for i in range(3)], pixels=False)
@@ -75,6 +75,6 @@ def test_features_of_a_batch(write: Write) -> None:
         assert torch.equal(joined, level)
 
 
-def test_one_large_image_is_not_copied() -> None:
+def test_a_batch_of_one_image_is_not_copied() -> None:
     row = torch.ones(1, 3, 8, 8)
     assert join([row]) is row and join([row, row]).shape == (2, 3, 8, 8)

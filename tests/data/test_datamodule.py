@@ -1,4 +1,4 @@
-"""The DataModule: what is trained, held out and tested; order, workers and caches; the command line."""
+"""The DataModule: training, held-out and test images; order, workers and caches; the command line."""
 
 import json
 import os
@@ -39,7 +39,9 @@ class Listed(Source):
         return self.listed
 
 
-def test_official_validation_images_go_through_the_module(bottle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_datamodule_holds_out_the_validation_images_of_a_data_set(
+    bottle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     listed = MVTec(bottle).samples()
     moved = [s._replace(split="validation") if s.split == "train" and i < 3 else s for i, s in enumerate(listed)]
     data = AnomalyDataModule(Listed(moved), View(16), batch_size=4, split=Split(0.5))
@@ -57,7 +59,7 @@ def test_official_validation_images_go_through_the_module(bottle: Path, capsys: 
         AnomalyDataModule(Listed([*moved[:-1], bad]), View(16)).setup("fit")
 
 
-def test_plain_python(bottle: Path) -> None:
+def test_the_datamodule_gives_batches_of_each_split(bottle: Path) -> None:
     data = AnomalyDataModule(MVTec(bottle), View(16), batch_size=4)
     data.setup("fit")
     assert {split: len(samples) for split, samples in vars(data.splits).items()} == {"train": 8, "val": 2, "test": 5}
@@ -70,7 +72,7 @@ def test_plain_python(bottle: Path) -> None:
     assert order(data.test_dataloader()) == [0, 1, 2, 3, 4] and order(data.val_dataloader()) == [0, 1]
 
 
-def test_setup_lists_once(bottle: Path) -> None:
+def test_setup_lists_the_samples_once(bottle: Path) -> None:
     data = AnomalyDataModule(MVTec(bottle), View(16))
     data.setup("fit")
     splits = data.splits
@@ -86,7 +88,7 @@ def test_an_anomalous_training_image_is_an_error(bottle: Path) -> None:
         data.setup("fit")
 
 
-def test_no_test_images(tmp_path: Path, write: Write) -> None:
+def test_a_source_without_test_images_trains_and_refuses_a_test(tmp_path: Path, write: Write) -> None:
     for i in range(4):
         write(f"ok/{i}.png")
     data = AnomalyDataModule(Folder("ok", root=tmp_path), View(16))
@@ -102,7 +104,7 @@ def test_every_training_image_is_seen_in_every_epoch(bottle: Path, batch_size: i
     assert sorted(order(data.train_dataloader())) == list(range(len(data.splits.train)))
 
 
-def test_predict_takes_a_folder_and_asks_for_no_training_images(tmp_path: Path, bottle: Path) -> None:
+def test_predict_reads_a_folder_and_needs_no_training_images(tmp_path: Path, bottle: Path) -> None:
     data = AnomalyDataModule(MVTec(tmp_path / "gone"), View(16), predict_path=bottle / "test")
     data.setup("predict")
     (batch,) = data.predict_dataloader()
@@ -112,8 +114,8 @@ def test_predict_takes_a_folder_and_asks_for_no_training_images(tmp_path: Path, 
     assert len(order(data.predict_dataloader())) == 5
 
 
-def test_what_was_predicted_before_is_left_out_of_one_run(bottle: Path) -> None:
-    """The next run, which may be of another model, predicts all images again."""
+def test_images_already_predicted_are_left_out_of_one_run(bottle: Path) -> None:
+    """The next run predicts all images again, because its model may be another model."""
     data = AnomalyDataModule(MVTec(bottle), View(16))
     data.setup("predict")
     data.already_predicted = frozenset(str(data.splits.test[i].image) for i in (0, 3))
@@ -122,7 +124,7 @@ def test_what_was_predicted_before_is_left_out_of_one_run(bottle: Path) -> None:
     assert order(data.predict_dataloader()) == [0, 1, 2, 3, 4]
 
 
-def test_eval_batch_size(bottle: Path) -> None:
+def test_the_batch_size_of_the_evaluation_can_differ(bottle: Path) -> None:
     data = AnomalyDataModule(MVTec(bottle), View(16), batch_size=4, loading=Loading(eval_batch_size=5))
     assert [len(b) for b in data.test_dataloader()] == [5]
 
@@ -131,13 +133,13 @@ def test_eval_batch_size(bottle: Path) -> None:
     "wrong",
     [{"batch_size": 0}, {"eval_batch_size": -1}, {"num_workers": -1}],
 )
-def test_arguments(bottle: Path, wrong: dict[str, float]) -> None:
+def test_sizes_out_of_range_are_refused(bottle: Path, wrong: dict[str, float]) -> None:
     with pytest.raises(UserError, match=next(iter(wrong))):
         module(bottle, View(16), **wrong)
 
 
 class Watcher(L.LightningModule):
-    """Takes batches and learns nothing."""
+    """A module that records its batches and learns nothing."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -159,7 +161,7 @@ class Watcher(L.LightningModule):
         return torch.optim.SGD(self.parameters(), 0.1)
 
 
-def test_under_a_trainer(bottle: Path, tmp_path: Path) -> None:
+def test_a_trainer_sees_the_same_batches_with_the_same_seed(bottle: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     options |= {"max_epochs": 3, "default_root_dir": tmp_path, "enable_checkpointing": False, "accelerator": "cpu"}
     data, models = AnomalyDataModule(MVTec(bottle), View(20).of_multiple(14), batch_size=4), [Watcher(), Watcher()]
@@ -181,15 +183,15 @@ def parse(*arguments: str) -> Namespace:
 
 
 @pytest.mark.parametrize("name", ["MVTec", "lit_ad.data.MVTec"])
-def test_command_line(bottle: Path, name: str) -> None:
+def test_the_source_and_the_view_are_read_from_the_command_line(bottle: Path, name: str) -> None:
     config = parse(f"--data.source={name}", "--data.source.root", str(bottle), "--data.view.image_size=[32,48]")
     assert config.data.source.init_args.root == bottle and config.data.view.image_size == (32, 48)
     size = ("--data.view.image_size", "null")
     assert parse(f"--data.source={name}", f"--data.source.root={bottle}", *size).data.view.image_size is None
 
 
-def test_loading_options_on_the_command_line(bottle: Path) -> None:
-    """One by one, or several as a block."""
+def test_loading_options_are_read_from_the_command_line(bottle: Path) -> None:
+    """The options can be given one by one, or together as one block."""
     arguments = ("--data.source=MVTec", f"--data.source.root={bottle}", "--data.batch_size=4")
     loading = parse(*arguments, "--data.loading.num_workers=0", "--data.loading.train_tiles=random").data.loading
     assert (loading.num_workers, loading.train_tiles, loading.cache_images) == (0, "random", None)
@@ -197,19 +199,19 @@ def test_loading_options_on_the_command_line(bottle: Path) -> None:
     assert (loading.balanced, loading.eval_batch_size, loading.inspect) == (True, 2, True)
 
 
-def test_corruption_on_the_command_line_and_in_the_record(bottle: Path) -> None:
+def test_the_corruption_is_read_from_the_command_line_and_kept_in_the_record(bottle: Path) -> None:
     arguments = ("--data.source=MVTec", f"--data.source.root={bottle}", "--data.view.image_size=16")
     corrupt = parse(*arguments, "--data.corrupt=Perlin", "--data.corrupt.opacity=[0.5, 1]").data.corrupt
     assert (corrupt.class_path.rpartition(".")[2], corrupt.init_args.opacity) == ("Perlin", (0.5, 1.0))
     data = AnomalyDataModule(MVTec(bottle), View(16), corrupt=Perlin(opacity=(0.5, 1.0)))
     assert data.record.settings["data.corrupt"] == "Perlin(fineness=(0, 5), limit=0.5, opacity=(0.5, 1.0))"
-    assert data.random_setting is None  # the image itself stays, and features of it may be cached
+    assert data.random_setting is None  # the image itself does not change, so its features may be cached
     (one,) = data.train_dataloader()
     assert one.corrupted.shape == one.pixels.shape and next(iter(data.val_dataloader())).corrupted is None
     assert next(iter(data.nominal_dataloader())).corrupted is None
 
 
-def test_yaml_and_back(bottle: Path, tmp_path: Path) -> None:
+def test_a_configuration_in_yaml_makes_the_same_datamodule_again(bottle: Path, tmp_path: Path) -> None:
     flip = {"class_path": "albumentations.HorizontalFlip", "init_args": {"p": 0.5}}
     one_of = {"class_path": "albumentations.OneOf", "init_args": {"transforms": [flip], "p": 0.3}}
     source = {"class_path": "lit_ad.data.Folder", "init_args": {"nominal": "train/good", "root": str(bottle)}}
@@ -232,7 +234,7 @@ def test_prepare_data_makes_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert [path.name for path in tmp_path.iterdir()] == [demo.VERSION]
 
 
-def test_images_of_every_size(shared: Path) -> None:
+def test_images_of_different_sizes_are_tested_but_not_trained_on_in_one_batch(shared: Path) -> None:
     data = AnomalyDataModule(
         MVTec(shared / "data" / "magnetic_tile"), View(None), batch_size=4, loading=Loading(num_workers=0)
     )
@@ -249,8 +251,8 @@ def test_a_mask_of_another_size_is_found_before_training(bottle: Path) -> None:
         AnomalyDataModule(MVTec(bottle), View(16)).setup("fit")
 
 
-def test_what_is_random(bottle: Path) -> None:
-    """Whatever keeps something of each training image needs to know."""
+def test_the_random_setting_names_what_changes_the_training_images(bottle: Path) -> None:
+    """A part of the program that keeps data of each training image needs this name."""
 
     def random(view: View, **kwargs: object) -> str | None:
         return module(bottle, view, **kwargs).random_setting
@@ -262,7 +264,8 @@ def test_what_is_random(bottle: Path) -> None:
 
 @pytest.mark.parametrize("view", [View(16), View((32, 24), tile=16, overlap=0)])
 def test_nominal_and_held_out_images_come_once_in_order_without_augmentation(bottle: Path, view: View) -> None:
-    """For a method's statistics: as many as there are, tiles where the view has them, and in training another order."""
+    """The statistics of a method need these loaders. Tiles come where the view has tiles. The training has another
+    order."""
     data = AnomalyDataModule(MVTec(bottle), view, batch_size=3, augment=[A.InvertImg(p=1)])
     pieces = 2 * 2 if view.tile else 1
     for split, loader, count in (("train", data.nominal_dataloader(), 8), ("val", data.held_out_dataloader(), 2)):
@@ -278,7 +281,9 @@ def test_nominal_and_held_out_images_come_once_in_order_without_augmentation(bot
     assert all(torch.equal(255 - trained[i], pixels) for i, pixels in enumerate(nominal))
 
 
-def test_what_there_is_is_told_once_before_training(bottle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_summary_of_the_data_is_printed_once_before_training(
+    bottle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     line = "bottle: 8 to train on, 2 held out; test: 3 good, 2 broken (1 with masks); 20x24, 8-bit RGB\n"
     data = AnomalyDataModule(MVTec(bottle), View(16))
     for stage, said in (("validate", ""), ("fit", line), ("fit", ""), ("test", ""), ("predict", "")):
@@ -294,7 +299,7 @@ def test_what_there_is_is_told_once_before_training(bottle: Path, capsys: pytest
     )
 
 
-def test_what_is_passed_over_in_unrelated_images_is_told(
+def test_hidden_folders_among_unrelated_images_are_reported(
     bottle: Path, write: Write, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write("elsewhere/a.png")
@@ -372,8 +377,9 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("damaged", [False, True])
-def test_two_processes(bottle: Path, tmp_path: Path, damaged: bool) -> None:
-    """One reports; both hear of errors, so that none waits for the other; of 3 and of 5 images none is seen twice."""
+def test_two_processes_share_the_images_and_the_errors(bottle: Path, tmp_path: Path, damaged: bool) -> None:
+    """One process prints the summary. Both processes get an error, so that neither waits for the other. No image of 3
+    or of 5 is seen twice."""
     bad = bottle / "test/broken/001.png"
     if damaged:
         bad.write_bytes(bad.read_bytes()[:-100])

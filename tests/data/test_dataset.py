@@ -1,4 +1,5 @@
-"""Samples as items: pixels as the view wants them, truth at its own size, a cache that nobody writes to."""
+"""A dataset gives samples as items: pixels in the size of the view, truth in its own size, and a cache that is never
+changed."""
 
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from tests.data.conftest import Write
 from tests.optional import unwrap
 
 
-def test_an_item(write: Write, write_mask: Write) -> None:
+def test_an_item_holds_pixels_truth_and_sample(write: Write, write_mask: Write) -> None:
     image, mask = write("a.png", (20, 24)), write_mask("a_mask.png", (20, 24))
     dataset = AnomalyDataset([Sample(image, 1, mask, "nut", "dent", "test")], View(16))
     item = dataset[0]
@@ -34,7 +35,7 @@ def test_an_item(write: Write, write_mask: Write) -> None:
     assert truth is not None and truth.dtype == torch.bool and truth.sum() == 120 and truth[:10, :12].all()
 
 
-def test_truth(write: Write, write_mask: Write) -> None:
+def test_an_item_has_truth_only_if_its_sample_is_a_test_image(write: Write, write_mask: Write) -> None:
     image = write("a.png")
     kinds = [Sample(image, 0, split="test"), Sample(image, 1, split="test"), Sample(image, 0), Sample(image, -1)]
     dataset = AnomalyDataset(kinds, View(16))
@@ -44,13 +45,13 @@ def test_truth(write: Write, write_mask: Write) -> None:
     assert dataset[2].masks is None and dataset[3].masks is None
 
 
-def test_mask_of_another_size_names_both(write: Write, write_mask: Write) -> None:
+def test_a_mask_of_another_size_is_an_error_that_names_mask_and_image(write: Write, write_mask: Write) -> None:
     sample = Sample(write("a.png", (20, 24)), 1, write_mask("m.png", (24, 20)), split="test")
     with pytest.raises(UserError, match=r"m.png is 24x20 .* its image .*a.png is 20x24"):
         AnomalyDataset([sample], View(16))[0]
 
 
-def test_mask_fits_the_image_turned_upright(tmp_path: Path, write_mask: Write) -> None:
+def test_a_mask_fits_the_upright_image(tmp_path: Path, write_mask: Write) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(tmp_path / "a.png", exif=exif)
@@ -59,7 +60,7 @@ def test_mask_fits_the_image_turned_upright(tmp_path: Path, write_mask: Write) -
     assert item.sizes == [(30, 20)] and truth is not None and truth.shape == (30, 20)
 
 
-def test_cache_gives_the_same_items_and_reads_no_more(write: Write) -> None:
+def test_the_cache_gives_the_same_items_without_reading_files(write: Write) -> None:
     samples = [Sample(write(f"{i}.png"), 0) for i in range(5)]
     dataset = AnomalyDataset(samples, View(16, fit="pad"))
     read = [dataset[i] for i in range(5)]
@@ -71,7 +72,7 @@ def test_cache_gives_the_same_items_and_reads_no_more(write: Write) -> None:
         assert dataset[i].sizes == read[i].sizes
 
 
-def test_augmentation_never_touches_the_cache(write: Write) -> None:
+def test_an_augmentation_does_not_change_the_cache(write: Write) -> None:
     dataset = AnomalyDataset([Sample(write("a.png"), 0)], View(16), Augment([A.Downscale(p=1), A.InvertImg(p=1)]))
     dataset.fill_cache(1)
     before = unwrap(dataset.cache)[0][0].copy()
@@ -79,7 +80,7 @@ def test_augmentation_never_touches_the_cache(write: Write) -> None:
     assert np.array_equal(unwrap(dataset.cache)[0][0], before)
 
 
-def test_items_never_write_to_the_cache(write: Write) -> None:
+def test_a_change_of_an_item_does_not_change_the_cache(write: Write) -> None:
     dataset = AnomalyDataset([Sample(write("a.png"), 0)], View(16))
     dataset.fill_cache(1)
     before = unwrap(dataset.cache)[0][0].copy()
@@ -87,7 +88,7 @@ def test_items_never_write_to_the_cache(write: Write) -> None:
     assert np.array_equal(unwrap(dataset.cache)[0][0], before)
 
 
-def test_augmentations_differ_by_epoch_and_image(write: Write) -> None:
+def test_augmentations_differ_between_epochs_and_images(write: Write) -> None:
     path = write("a.png")
     dataset = AnomalyDataset([Sample(path, 0)] * 2, View(16), Augment([A.GaussNoise(p=1)]), seed=3)
     first = unwrap(dataset[0].pixels)
@@ -101,8 +102,8 @@ def test_a_cropping_augmentation_fills_the_box(write: Write) -> None:
     assert unwrap(dataset[0].pixels).shape == (1, 3, 8, 8) and dataset[0].boxes == [(0, 0, 8, 8)]
 
 
-def test_items_of_tiles(write: Write) -> None:
-    """Each tile of each image's content, without padding, and augmented by its own number."""
+def test_a_tile_of_an_image_is_an_item(write: Write) -> None:
+    """The tiles cover the content of each image without padding. The number of a tile decides its augmentation."""
     paths = [write("a.png", (40, 24)), write("b.png", (24, 24))]
     samples = [Sample(path, 0) for path in paths]
     view = View((40, 40), fit="pad", tile=16, overlap=0)
@@ -118,12 +119,13 @@ def test_items_of_tiles(write: Write) -> None:
     assert torch.equal(unwrap(dataset[0].pixels), pixels)
     assert torch.equal(unwrap(dataset[6].pixels), unwrap(seventh.pixels))
     noisy = AnomalyDataset([samples[0]] * 2, view, Augment([A.GaussNoise(p=1)]), 0, Tiles([(40, 24)] * 2, 16, 0))
-    assert not torch.equal(unwrap(noisy[0].pixels), unwrap(noisy[6].pixels))  # the same tile of the same file
+    # Both tiles show the same part of the same file.
+    assert not torch.equal(unwrap(noisy[0].pixels), unwrap(noisy[6].pixels))
 
 
-def test_a_corrupted_image_beside_the_image(write: Write) -> None:
-    """It is the item's own, padding and what lies outside of the region of interest excepted, and another one in each
-    epoch; the unrelated image is its texture."""
+def test_an_item_has_a_corrupted_image_beside_its_image(write: Write) -> None:
+    """The corrupted image equals the image in the padding and outside of the region of interest. It differs in each
+    epoch. The unrelated image is its texture."""
     sample, view = Sample(write("a.png", (40, 60)), 0), View(64, fit="pad", roi=(5, 10, 35, 60))
     unrelated = Unrelated(write("photographs/b.png", (40, 40)).parent)
     dataset = AnomalyDataset([sample], view, seed=3, unrelated=unrelated, corrupt=Perlin(opacity=(1.0, 1.0)))
@@ -146,7 +148,7 @@ def test_a_corrupted_image_beside_the_image(write: Write) -> None:
     assert unwrap(dataset[0].corruption).sum().item() == seen[0]
 
 
-def test_a_mask_of_the_region_bounds_corruption(write: Write, tmp_path: Path) -> None:
+def test_corruption_stays_inside_the_mask_of_the_region(write: Write, tmp_path: Path) -> None:
     inside = np.zeros((20, 24), np.uint8)
     inside[4:16, 6:12], inside[10:16, 6:20] = 255, 255
     Image.fromarray(inside).save(tmp_path / "region.png")
@@ -157,7 +159,7 @@ def test_a_mask_of_the_region_bounds_corruption(write: Write, tmp_path: Path) ->
         assert not unwrap(dataset[0].corruption)[0, 0][torch.tensor(inside[4:16, 6:20] == 0)].any()
 
 
-def test_corruption_of_tiles(write: Write) -> None:
+def test_a_corrupted_tile_has_the_size_of_a_tile(write: Write) -> None:
     tiles = Tiles([(20, 24)], 16, 4)
     dataset = AnomalyDataset(
         [Sample(write("a.png"), 0)], View(None, tile=16), tiles=tiles, corrupt=CutPaste(jitter=1.0)

@@ -1,4 +1,4 @@
-"""Other light: each kind changes what it says, within its strength, and keeps what it should."""
+"""Changes of light: each kind changes the property that its name says, within its strength."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def draw(kind: Kind, strength: float, image: np.ndarray) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_key_draws_one_change_of_the_same_size(kind: Kind) -> None:
+def test_a_key_always_draws_the_same_change(kind: Kind) -> None:
     image, augment = picture(), Augment([Light(kind, 0.3)])
     once, other = augment(image, (0, 1, 2)), augment(image, (0, 1, 3))
     assert once.shape == image.shape and once.dtype == np.uint8 and not np.array_equal(once, image)
@@ -33,7 +33,7 @@ def test_a_key_draws_one_change_of_the_same_size(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_image_without_colours_stays_so(kind: Kind) -> None:
+def test_a_grey_image_stays_grey(kind: Kind) -> None:
     image = picture(colours=False)
     changed = draw(kind, 0.5, image)
     assert all((each == each[..., :1]).all() for each in changed)
@@ -42,7 +42,8 @@ def test_an_image_without_colours_stays_so(kind: Kind) -> None:
 
 @pytest.mark.parametrize("strength", [0.1, 0.4])
 def test_changes_fill_the_range_that_the_strength_allows(strength: float) -> None:
-    """Each against its formula: gains, gains by colour, a share of light, a deviation, contrast about the mean."""
+    """The test compares each kind with its formula: gains, gains by colour, a share of light, a deviation, contrast
+    about the mean."""
     image = picture().astype(float)
     gains = np.array([np.median(each / image, axis=(0, 1)) for each in draw("brightness", strength, picture())])
     assert np.allclose(gains, gains[:, :1], atol=0.02)
@@ -72,7 +73,7 @@ def test_a_shadow_falls_from_full_light_to_its_depth() -> None:
     assert {max(corners), min(corners)} == {float(shaded.max()), float(shaded.min())}
 
 
-def test_a_preset_is_taken_by_its_name_and_from_a_file(tmp_path: Path) -> None:
+def test_a_change_of_light_is_made_from_its_name_and_from_a_file(tmp_path: Path) -> None:
     image = picture()
     configure_logger = make_augment("gamma")
     assert configure_logger is not None and np.array_equal(
@@ -81,10 +82,10 @@ def test_a_preset_is_taken_by_its_name_and_from_a_file(tmp_path: Path) -> None:
     A.save(Light("shadow", 0.2), tmp_path / "light.json")
     (loaded,) = load_transforms(tmp_path / "light.json")
     assert isinstance(loaded, Light) and (loaded.kind, loaded.strength) == ("shadow", 0.2)
-    assert "kind='shadow', strength=0.2" in str(Augment([loaded]).compose)  # as checkpoints have it
+    assert "kind='shadow', strength=0.2" in str(Augment([loaded]).compose)  # checkpoints hold this text
 
 
-def test_what_is_no_light_is_refused() -> None:
+def test_an_unknown_kind_and_a_wrong_strength_are_refused() -> None:
     with pytest.raises(UserError, match=r"no kind 'dusk': there are light, brightness"):
         Light("dusk")  # type: ignore[arg-type]
     for strength in (0, 1.1, float("nan")):

@@ -1,4 +1,4 @@
-"""Loaders: threads, and epochs that resume."""
+"""Loaders: reading with threads, and epochs that resume."""
 
 import os
 import threading
@@ -28,7 +28,7 @@ from tests.optional import unwrap
 
 
 @pytest.mark.parametrize("tile", [None, 16])
-def test_threads_read_what_the_process_itself_does(write: Write, tile: int | None) -> None:
+def test_threads_read_the_same_batches_as_the_process_itself(write: Write, tile: int | None) -> None:
     samples = [Sample(write(f"{i}.png", (20 + i, 40)), i % 2, split="test") for i in range(7)]
     tiles = None if tile is None else Tiles([(20 + i, 40) for i in range(7)], tile, 0)
     dataset = AnomalyDataset(samples, View(None if tile else 16, tile=tile), tiles=tiles)
@@ -68,7 +68,7 @@ def indices(batches: list[Batch]) -> list[list[int]]:
 
 @pytest.mark.parametrize("seen", [1, 2, 4])
 def test_an_epoch_resumes_after_the_batches_it_has_given(write: Write, seen: int) -> None:
-    """Where all are given, what is resumed is an epoch with nothing left."""
+    """Where the epoch has given all batches, the resumed epoch has no batch left."""
     loader = loader_of(write)
     epochs = [indices(list(loader)) for _ in range(3)]
     assert epochs[0] != epochs[1] and [len(batch) for batch in epochs[1]] == [3, 3, 3, 1]
@@ -80,10 +80,11 @@ def test_an_epoch_resumes_after_the_batches_it_has_given(write: Write, seen: int
     state = loader.state_dict()
     assert (state["epoch"], state["batches"]) == (1, seen)
 
-    for number in (None, 1, 2):  # what Lightning takes the resumed epoch for: nothing, itself, the one after it
+    for number in (None, 1, 2):  # Lightning sets no epoch, the same epoch, or the next epoch
         resumed = loader_of(write)
         resumed.load_state_dict(state)
-        for more, expected in enumerate((epochs[1][seen:], epochs[2])):  # the rest of it, and the next one is whole
+        # The rest of the epoch, then the whole next epoch.
+        for more, expected in enumerate((epochs[1][seen:], epochs[2])):
             if number is not None:
                 resumed.sampler.set_epoch(number + more)
             assert indices(list(resumed)) == expected
@@ -98,8 +99,9 @@ def test_an_epoch_resumes_after_the_batches_it_has_given(write: Write, seen: int
         ({"balanced": True}, "data.loading.balanced False, not True"),
     ],
 )
-def test_an_epoch_is_not_finished_in_another_order(write: Write, settings: dict[str, Any], message: str) -> None:
-    """It would show images twice and others never. Where all were given, the next epoch may have any order."""
+def test_an_epoch_cannot_resume_in_another_order(write: Write, settings: dict[str, Any], message: str) -> None:
+    """Another order would show some images twice and others never. After a complete epoch, the next epoch may have any
+    order."""
     loader = loader_of(write)
     batches = iter(loader)
     next(batches)
@@ -112,7 +114,7 @@ def test_an_epoch_is_not_finished_in_another_order(write: Write, settings: dict[
     assert len(list(resumed)) == len(resumed)
 
 
-def test_a_setting_that_an_older_checkpoint_does_not_know_is_not_compared(write: Write) -> None:
+def test_a_setting_that_is_missing_in_an_older_checkpoint_is_not_compared(write: Write) -> None:
     loader, epoch = loader_of(write), indices(list(loader_of(write)))
     next(iter(loader))
     state = loader.state_dict()
@@ -122,7 +124,7 @@ def test_a_setting_that_an_older_checkpoint_does_not_know_is_not_compared(write:
     assert indices(list(resumed)) == epoch[1:]
 
 
-def test_the_last_smaller_batch_is_left_out(bottle: Path) -> None:
+def test_drop_last_leaves_out_the_last_smaller_batch(bottle: Path) -> None:
     def loaded(batch_size: int, drop_last: bool) -> list[int]:
         data = AnomalyDataModule(MVTec(bottle), View(32), batch_size, loading=Loading(drop_last=drop_last))
         return [len(batch) for batch in data.train_dataloader()]
@@ -134,7 +136,9 @@ def test_the_last_smaller_batch_is_left_out(bottle: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
-def test_workers(bottle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_workers_follows_from_processor_cache_and_augmentation(
+    bottle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def workers(**kwargs: object) -> tuple[int, int]:
         data = module(bottle, View(16), **kwargs)
         return data.train_dataloader().num_workers, data.test_dataloader().num_workers
@@ -150,10 +154,11 @@ def test_workers(bottle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert workers(cache_images=False) == (0, 0)
 
 
-def test_a_cpu_looks_at_what_threads_read(
+def test_evaluation_on_a_cpu_reads_with_threads_instead_of_workers(
     bottle: Path, tmp_path: Path, quiet_trainer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Workers would be forked from networks whose memory is then copied page by page."""
+    """Workers would be forked from a process that holds the networks, and the system would then copy that memory page
+    by page."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(3))
 
     def loaders(**kwargs: object) -> list[tuple[type, int]]:
@@ -168,13 +173,13 @@ def test_a_cpu_looks_at_what_threads_read(
     assert loaders(num_workers=0) == [(TrainLoader, 0)] + 3 * [(DataLoader, 0)]
 
 
-def test_order_depends_on_seed_and_epoch_alone(bottle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_order_depends_on_seed_and_epoch_alone(bottle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def epochs(seed: int, draws: int) -> list[list[int]]:
         monkeypatch.setitem(os.environ, "PL_GLOBAL_SEED", str(seed))
         loader = AnomalyDataModule(MVTec(bottle), View(16), batch_size=4).train_dataloader()
         orders = []
         for _ in range(3):
-            torch.rand(draws)  # what the model draws must not matter
+            torch.rand(draws)  # random numbers that the model draws must not change the order
             orders.append(order(loader))
         return orders
 
@@ -188,7 +193,7 @@ def test_order_depends_on_seed_and_epoch_alone(bottle: Path, monkeypatch: pytest
     assert order(resumed) == one[2]
 
 
-def test_loading_draws_nothing_from_the_models_randomness(bottle: Path) -> None:
+def test_loading_does_not_change_the_random_state_of_the_model(bottle: Path) -> None:
     data = AnomalyDataModule(MVTec(bottle), View(16))
     state = torch.get_rng_state()
     order(data.train_dataloader())
@@ -197,7 +202,9 @@ def test_loading_draws_nothing_from_the_models_randomness(bottle: Path) -> None:
 
 
 @pytest.mark.parametrize("setting", [{"augment": [A.GaussNoise(p=1)]}, {"corrupt": Perlin()}, {"corrupt": CutPaste()}])
-def test_what_is_drawn_is_of_seed_and_epoch_however_many_workers(bottle: Path, setting: dict[str, Any]) -> None:
+def test_augmentation_and_corruption_do_not_depend_on_the_number_of_workers(
+    bottle: Path, setting: dict[str, Any]
+) -> None:
     shown = "pixels" if "augment" in setting else "corrupted"
 
     def epochs(workers: int) -> list[torch.Tensor]:
@@ -210,8 +217,8 @@ def test_what_is_drawn_is_of_seed_and_epoch_however_many_workers(bottle: Path, s
     assert not torch.equal(alone[0], alone[1])
 
 
-def test_an_error_of_a_file_is_the_users_in_workers_too(bottle: Path) -> None:
-    """A worker hands over the text of its traceback; what is said is the last line of it."""
+def test_an_unreadable_file_is_a_user_error_also_in_a_worker(bottle: Path) -> None:
+    """A worker sends the text of its traceback. The message is the last line of that text."""
     (bottle / "test/good/000.png").write_text("not an image")
     for workers in (0, 1):
         data = AnomalyDataModule(MVTec(bottle), View(16), loading=Loading(num_workers=workers))
@@ -221,7 +228,7 @@ def test_an_error_of_a_file_is_the_users_in_workers_too(bottle: Path) -> None:
         assert str(caught.value).endswith("; replace or remove it")
 
 
-def test_a_training_on_one_batch_alone_is_saved(bottle: Path, brightness: Any, tmp_path: Path) -> None:
+def test_a_training_with_overfit_batches_can_be_saved(bottle: Path, brightness: Any, tmp_path: Path) -> None:
     model = brightness(View(16))
     data = AnomalyDataModule(MVTec(bottle), model.view, loading=Loading(num_workers=0))
     trainer = L.Trainer(accelerator="cpu", max_epochs=2, overfit_batches=1, logger=False, default_root_dir=tmp_path)

@@ -1,4 +1,4 @@
-"""Ground truth: every kind of mask file, and what is known without one."""
+"""Ground truth: every kind of mask file, and the truth of images without a mask."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from tests.data.conftest import Write
 GREY = np.random.default_rng(0).integers(0, 256, (20, 30)).astype(np.uint8)
 
 
-def test_masks_of_every_kind(tmp_path: Path) -> None:
+def test_every_kind_of_mask_file_is_read(tmp_path: Path) -> None:
     truth = GREY > 200
     for value in (1, 255):
         grey = Image.fromarray(truth.astype(np.uint8) * value)
@@ -24,7 +24,7 @@ def test_masks_of_every_kind(tmp_path: Path) -> None:
         for i, kind in enumerate(kinds):
             kind.save(tmp_path / f"{i}.png")
             assert np.array_equal(read_mask(tmp_path / f"{i}.png"), truth), (value, kind.mode)
-    palette = Image.fromarray((~truth).astype(np.uint8), "P")  # index 0 is the white one
+    palette = Image.fromarray((~truth).astype(np.uint8), "P")  # index 0 is the white colour
     palette.putpalette([255, 255, 255, 0, 0, 0])
     palette.save(tmp_path / "p.png")
     assert np.array_equal(read_mask(tmp_path / "p.png"), truth)
@@ -39,11 +39,12 @@ def test_masks_of_every_kind(tmp_path: Path) -> None:
         assert np.array_equal(read_mask(tmp_path / name), truth), name
 
 
-def test_a_data_set_says_above_which_value_a_mask_counts(tmp_path: Path) -> None:
-    """Class ids, of a palette too, whose colours say nothing; smeared edges, that count from the middle on."""
+def test_mask_above_decides_which_values_of_a_mask_count(tmp_path: Path) -> None:
+    """Some masks hold class ids, in palette images too, whose colours have no meaning. Other masks have smeared edges,
+    which count from the middle value on."""
     ids = (GREY % 4).astype(np.uint8)
     palette = Image.fromarray(ids, "P")
-    palette.putpalette([0, 0, 0, 0, 0, 0, 255, 0, 0, 0, 255, 0])  # id 1 is black as well
+    palette.putpalette([0, 0, 0, 0, 0, 0, 255, 0, 0, 0, 255, 0])  # id 1 also has the colour black
     palette.save(tmp_path / "p.png")
     Image.fromarray(ids).save(tmp_path / "ids.png")
     assert np.array_equal(read_mask(tmp_path / "p.png", above=0), ids > 0)
@@ -56,7 +57,7 @@ def test_a_data_set_says_above_which_value_a_mask_counts(tmp_path: Path) -> None
     assert truth is not None and np.array_equal(truth.numpy(), GREY > 127)
 
 
-def test_no_mask_is_not_no_defect(write_mask: Write) -> None:
+def test_an_anomalous_image_without_a_mask_has_no_truth(write_mask: Write) -> None:
     image, mask = Path("a.png"), write_mask("m.png", (20, 24))
     nominal = read_truth(Sample(image, 0, split="test"), (20, 24))
     assert nominal is not None and nominal.shape == (20, 24) and not nominal.any()
@@ -69,7 +70,7 @@ def test_no_mask_is_not_no_defect(write_mask: Write) -> None:
         read_truth(Sample(image, 1, mask, split="test"), (24, 20))
 
 
-def test_sizes_are_checked_from_headers(tmp_path: Path, write: Write, write_mask: Write) -> None:
+def test_sizes_of_masks_are_read_from_file_headers(tmp_path: Path, write: Write, write_mask: Write) -> None:
     fits = Sample(write("a.png", (20, 24)), 1, write_mask("a_mask.png", (20, 24)), split="test")
     check_masks([fits, Sample(tmp_path / "gone.png", 1, split="test")])  # without a mask no file is opened
     wrong = Sample(write("b.png", (20, 24)), 1, write_mask("b_mask.png", (24, 20)), split="test")
@@ -77,7 +78,7 @@ def test_sizes_are_checked_from_headers(tmp_path: Path, write: Write, write_mask
         check_masks([fits, wrong])
 
 
-def test_a_mask_fits_the_image_turned_upright(tmp_path: Path, write_mask: Write) -> None:
+def test_a_mask_fits_the_upright_image(tmp_path: Path, write_mask: Write) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(GREY).save(tmp_path / "a.png", exif=exif)

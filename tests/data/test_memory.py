@@ -1,4 +1,4 @@
-"""Images that do not fit the memory of the machine are refused before they end the process."""
+"""Images that do not fit the memory of the machine are refused before the system ends the process."""
 
 import os
 import shutil
@@ -17,8 +17,8 @@ from tests.data.conftest import Write
 from tests.data.loaded import module
 
 
-def test_more_pixels_than_memory(bottle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Refused before the system kills the process; what the machine has is asked of it."""
+def test_a_batch_with_more_pixels_than_memory_is_refused(bottle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error comes before the system kills the process. The memory of the machine is read from the system."""
     with pytest.raises(UserError) as caught:
         AnomalyDataModule(MVTec(bottle), View(1_000_000), batch_size=1)
     have = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
@@ -37,21 +37,22 @@ def test_more_pixels_than_memory(bottle: Path, monkeypatch: pytest.MonkeyPatch) 
             AnomalyDataModule(MVTec(bottle), view, **batches)
     with pytest.raises(UserError, match="8 images of 20000x20000"):
         AnomalyDataModule(MVTec(bottle), View(20_000), batch_size=1, loading=Loading(eval_batch_size=8))
-    AnomalyDataModule(MVTec(bottle), View(20_000), batch_size=1)  # the model's share may be too much; that is its own
-    AnomalyDataModule(MVTec(bottle), View(20_000, tile=256))  # of one image, tiles are seen
+    # The model may still need too much; another check finds that.
+    AnomalyDataModule(MVTec(bottle), View(20_000), batch_size=1)
+    AnomalyDataModule(MVTec(bottle), View(20_000, tile=256))  # only tiles of one image are in memory
     with pytest.raises(UserError, match="32 images of 20000x20000"):
         AnomalyDataModule(MVTec(bottle), View(20_000, tile=256), loading=Loading(eval_batch_size=32))
     with pytest.raises(UserError, match="32 images of 20000x20000"):
         AnomalyDataModule(MVTec(bottle), View(20_000, tile=20_000))
-    monkeypatch.setattr("lit_ad.data.memory.available_memory", lambda: None)  # a system that does not tell
+    monkeypatch.setattr("lit_ad.data.memory.available_memory", lambda: None)  # a system that does not report its memory
     AnomalyDataModule(MVTec(bottle), View(20_000))
 
 
 @pytest.mark.parametrize("stage", ["fit", "test", "predict"])
-def test_more_pixels_of_the_largest_image_than_memory(
+def test_a_batch_of_the_largest_image_that_exceeds_memory_is_refused(
     bottle: Path, write: Write, stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where each image is seen in its own size."""
+    """Each image keeps its own size here."""
     samples = MVTec(bottle).samples()
     largest = write("wide/large.png", (300, 200))
     shutil.copy(largest, next(s.image for s in samples if s.split == "test" and s.label == 0))
@@ -68,19 +69,22 @@ def test_more_pixels_of_the_largest_image_than_memory(
     tiles = AnomalyDataModule(
         MVTec(bottle), View(None, tile=32), batch_size=1, loading=Loading(eval_batch_size=9, inspect=False)
     )
-    with pytest.raises(UserError, match="9 images of 300x200 at once take"):  # as uint8, until they are tiles
+    # The whole images are in memory as uint8 before they become tiles.
+    with pytest.raises(UserError, match="9 images of 300x200 at once take"):
         tiles.setup("test")
 
 
-def test_the_largest_image_of_those_that_can_be_read(write: Write) -> None:
+def test_unreadable_images_do_not_count_for_the_largest_size(write: Write) -> None:
     (bad := write("bad.png")).write_bytes(b"no image")
     paths = [write("a.png", (10, 40)), bad, write("b.png", (30, 20))]
     assert largest_size(Sample(path, 0) for path in paths) == (30, 20)
     assert largest_size([]) == largest_size([Sample(bad, 0)]) == (0, 0)
 
 
-def test_what_is_kept_in_memory_unasked(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All images together, as the network sees them: of one size, or in tiles of their own size."""
+def test_images_are_worth_caching_where_all_of_them_fit_the_limit(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The size is that of all images as the network sees them: in one size, or in tiles at their own size."""
     samples = [Sample(write("a.png", (10, 40)), 0), Sample(write("b.png", (30, 20)), 0)]
     for view, size in ((View(16), 3 * 2 * 16 * 16), (View(None, tile=8), 3 * (10 * 40 + 30 * 20))):
         monkeypatch.setattr("lit_ad.data.memory.CACHE_BYTES", size)
@@ -90,7 +94,9 @@ def test_what_is_kept_in_memory_unasked(write: Write, monkeypatch: pytest.Monkey
     assert not is_worth_caching([], View(None))
 
 
-def test_cache_by_itself_only_where_it_is_small(bottle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_cached_by_default_only_where_the_cache_is_small(
+    bottle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def cached(view: View, **kwargs: object) -> list[bool]:
         data = module(bottle, view, **kwargs)
         caches = []

@@ -1,4 +1,4 @@
-"""Which changes of the data a training that goes on may see."""
+"""A training that goes on compares its data with the data of the checkpoint."""
 
 import shutil
 from dataclasses import replace
@@ -17,7 +17,7 @@ def record(root: Path, **settings: Any) -> DataRecord:
     return AnomalyDataModule(MVTec(root), View(32), **settings).record
 
 
-def test_the_same_data_are_the_same_also_elsewhere(images: Path, tmp_path: Path) -> None:
+def test_the_same_data_in_another_folder_are_accepted(images: Path, tmp_path: Path) -> None:
     before = record(images).to_dict()
     assert record(images).go_on(before) == []
     shutil.copytree(images, tmp_path / "moved")
@@ -34,12 +34,12 @@ def test_the_same_data_are_the_same_also_elsewhere(images: Path, tmp_path: Path)
         (Split(0.5, 1), "data.split.val_fraction 0.2 and data.split.seed 0"),
     ],
 )
-def test_what_was_trained_on_is_not_held_out(images: Path, split: Split, remedy: str) -> None:
+def test_an_image_that_was_trained_on_cannot_be_held_out(images: Path, split: Split, remedy: str) -> None:
     with pytest.raises(UserError, match=rf"would now be held out, such as .*\.png: give {remedy}, or train anew"):
         record(images, split=split).go_on(record(images).to_dict())
 
 
-def test_a_checkpoint_of_an_earlier_version_had_other_keys(images: Path) -> None:
+def test_the_remedy_names_data_split_where_a_checkpoint_lacks_its_settings(images: Path) -> None:
     before = record(images).to_dict()
     del before["settings"]["data.split.seed"]
     with pytest.raises(UserError, match=r"give data.split.val_fraction 0.2 and data.split as it was, or train anew"):
@@ -48,7 +48,7 @@ def test_a_checkpoint_of_an_earlier_version_had_other_keys(images: Path) -> None
         record(images, split=Split(seed=1)).go_on(before)
 
 
-def test_what_was_trained_on_is_not_tested(images: Path, tmp_path: Path) -> None:
+def test_an_image_that_was_trained_on_cannot_be_tested(images: Path, tmp_path: Path) -> None:
     shutil.copytree(images, root := tmp_path / "stripes")
     before = AnomalyDataModule(MVTec(root), View(32))
     trained = before.splits.train[0]
@@ -57,7 +57,7 @@ def test_what_was_trained_on_is_not_tested(images: Path, tmp_path: Path) -> None
         DataRecord(splits, {}).go_on(before.record.to_dict())
 
 
-def test_what_can_be_honoured_is_said(images: Path) -> None:
+def test_changed_settings_that_are_accepted_are_reported(images: Path) -> None:
     lines = record(images, split=Split(0.1), batch_size=8, loading=Loading(balanced=True)).go_on(
         record(images).to_dict()
     )
@@ -70,8 +70,9 @@ def test_what_can_be_honoured_is_said(images: Path) -> None:
     ]
 
 
-def test_what_an_earlier_part_was_trained_on_is_remembered(images: Path) -> None:
-    """Of three: the second does not train on all images of the first, which the third would hold out."""
+def test_the_images_of_all_earlier_trainings_are_remembered(images: Path) -> None:
+    """The second training does not use one image of the first training. The third training would hold out that
+    image."""
     first, second = record(images), record(images)
     gone = first.splits.train[0]
     second.splits = replace(second.splits, train=[sample for sample in second.splits.train if sample != gone])
@@ -82,8 +83,8 @@ def test_what_an_earlier_part_was_trained_on_is_remembered(images: Path) -> None
         third.go_on(second.to_dict())
 
 
-def test_other_images_of_the_same_names_are_others(images: Path, tmp_path: Path) -> None:
-    """Their sizes in bytes tell."""
+def test_other_images_with_the_same_names_are_new_images(images: Path, tmp_path: Path) -> None:
+    """Their sizes in bytes differ."""
     shutil.copytree(images, root := tmp_path / "stripes")
     for file in (root / "train/good").iterdir():
         file.write_bytes(file.read_bytes() + b"\0")

@@ -1,4 +1,4 @@
-"""An order that depends on seed and epoch alone; shares of processes; balanced categories."""
+"""The order depends on seed and epoch alone. Processes share an epoch. Categories can be balanced."""
 
 from collections import Counter
 from pathlib import Path
@@ -17,7 +17,7 @@ def of_length(length: int) -> AnomalyDataset:
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 7])
-def test_shares_hold_each_item_once_and_count_alike(count: int) -> None:
+def test_the_shares_of_processes_hold_each_item_once_and_have_one_length(count: int) -> None:
     items = [10 * i for i in range(count)]
     shares = [Share(items, 3, place) for place in range(3)]
     assert sorted(item for share in shares for item in share) == items
@@ -31,7 +31,7 @@ def test_processes_share_an_epoch(length: int) -> None:
     assert sorted(set(parts[0] + parts[1])) == list(range(length)) and len(parts[0]) == len(parts[1])
 
 
-def test_the_dataset_learns_which_epoch_it_is() -> None:
+def test_the_sampler_tells_the_dataset_the_epoch() -> None:
     dataset = of_length(4)
     sampler = Shuffle(dataset, 1, 0, seed=0)
     orders = []
@@ -48,7 +48,7 @@ def of_categories(**counts: int) -> AnomalyDataset:
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_balanced_epochs_hold_as_many_of_each_category(processes: int) -> None:
+def test_a_balanced_epoch_has_equally_many_images_of_each_category(processes: int) -> None:
     dataset = of_categories(a=3, b=20, c=7)
     names, seen = dataset.categories(), set()
     for epoch in range(12):
@@ -61,13 +61,13 @@ def test_balanced_epochs_hold_as_many_of_each_category(processes: int) -> None:
         epoch_of = [i for part in items for i in part]
         assert Counter(names[i] for i in epoch_of) == {"a": 10, "b": 10, "c": 10}
         times = Counter(epoch_of)
-        assert {times[i] for i in range(3)} == {3, 4}  # each of a's before one of them comes again
+        assert {times[i] for i in range(3)} == {3, 4}  # no image of a comes again before every image of a has come
         assert max(times[i] for i in range(3, 23)) == 1
         seen.update(epoch_of)
-    assert seen == set(range(30))  # of the large one too, over the epochs
+    assert seen == set(range(30))  # over the epochs, every image of the large category too
 
 
-def test_what_cannot_be_split_evenly_differs_by_one() -> None:
+def test_the_counts_of_categories_differ_by_at_most_one() -> None:
     dataset = of_categories(a=1, b=9)
     more = of_categories(a=1, b=1, c=9)
     assert Counter(dataset.categories()[i] for i in draw_balanced(dataset.categories(), (0, 0))) == {"a": 5, "b": 5}
@@ -78,7 +78,7 @@ def test_what_cannot_be_split_evenly_differs_by_one() -> None:
     assert {name for count in counts for name in "abc" if count[name] == 3} == set("abc")
 
 
-def test_tiles_are_balanced_by_their_images_categories() -> None:
+def test_tiles_are_balanced_by_the_categories_of_their_images() -> None:
     dataset = of_categories(a=1, b=1)
     dataset.tiles = Tiles([(16, 16), (32, 64)], 16, 0)
     assert dataset.categories() == ["a"] + ["b"] * 8

@@ -1,4 +1,5 @@
-"""Shifted copies: which images and masks they hold, that they are the same anywhere, and whole or not there."""
+"""Shifted copies: which images and masks they hold, that they are the same everywhere, and that they are complete or
+absent."""
 
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from lit_ad.image.pixels import read_image
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Two test images of one name, one of them grey and a JPEG, and one to train on."""
+    """Write two test images with one name, of which one is grey and a JPEG, and one training image."""
     generator, root = np.random.default_rng(0), tmp_path / "nut"
     for name in ("train/good/1.png", "test/good/1.png", "test/dent/1.jpg", "ground_truth/dent/1_mask.png"):
         (root / name).parent.mkdir(parents=True)
@@ -33,7 +34,7 @@ def files(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
-def test_a_copy_has_the_test_shifted_its_masks_and_the_training_as_it_was(root: Path, tmp_path: Path) -> None:
+def test_a_copy_holds_shifted_test_images_and_unchanged_training_images_and_masks(root: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     assert write_shifted(MVTec(root).samples(), Shift("gamma", 0.4, seed=7), copy) == 2
     names = ["ground_truth/dent/1_mask.png", "test/dent/1.png", "test/good/1.png", "train/good/1.png"]
@@ -52,7 +53,7 @@ def test_a_copy_has_the_test_shifted_its_masks_and_the_training_as_it_was(root: 
         assert np.array_equal(shifted, Shift("gamma", 0.4, 7)(plain, name)) and not np.array_equal(shifted, plain)
 
 
-def test_what_is_drawn_depends_on_seed_and_place_alone(root: Path, tmp_path: Path) -> None:
+def test_the_shift_depends_on_the_seed_and_the_path_in_the_copy_alone(root: Path, tmp_path: Path) -> None:
     moved = root.rename(tmp_path / "elsewhere").rename(tmp_path / "a") and tmp_path / "a"
     (moved / "test/good/0.png").write_bytes((moved / "test/good/1.png").read_bytes())
     samples = [sample._replace(category="nut") for sample in MVTec(moved).samples()]
@@ -63,8 +64,8 @@ def test_what_is_drawn_depends_on_seed_and_place_alone(root: Path, tmp_path: Pat
     assert Augment([Light()])(read_image(moved / "test/good/1.png"), (0, 1)).shape == (20, 24, 3)
 
 
-def test_images_of_one_name_in_a_place_all_get_there(root: Path, tmp_path: Path) -> None:
-    """A source may take a defect's images from several folders; a TIFF has several pages."""
+def test_all_images_with_one_name_are_copied_under_different_names(root: Path, tmp_path: Path) -> None:
+    """A source can take the images of a defect from several folders, and a TIFF can have several pages."""
     pages = [Image.fromarray(np.full((8, 8), value, np.uint8)) for value in (60, 120)]
     pages[0].save(tmp_path / "1.tif", save_all=True, append_images=pages[1:])
     images = [root / "test/good/1.png", root / "test/dent/1.jpg", tmp_path / "1.tif#1", tmp_path / "1.tif#2"]
@@ -78,7 +79,7 @@ def test_images_of_one_name_in_a_place_all_get_there(root: Path, tmp_path: Path)
     ]
 
 
-def test_a_copy_is_whole_or_not_there(root: Path, tmp_path: Path) -> None:
+def test_a_copy_that_fails_leaves_no_files(root: Path, tmp_path: Path) -> None:
     (root / "test/good/2.png").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"cannot read .*2.png"):
         write_shifted(MVTec(root).samples(), Shift(), tmp_path / "new/copy")

@@ -1,4 +1,4 @@
-"""Which images train, validate and test."""
+"""A split says which images are for training, validation and test."""
 
 import re
 from pathlib import Path
@@ -27,7 +27,7 @@ def nominal(count: int, category: str = "") -> list[Sample]:
     return [Sample(Path(f"{category}/{i:03}.png"), 0, category=category) for i in range(count)]
 
 
-def test_validation_is_cut_from_each_category_by_a_seed() -> None:
+def test_a_seed_decides_the_held_out_images_of_each_category() -> None:
     samples = nominal(10, "a") + nominal(2, "b") + nominal(40, "c")
     train, val = split_nominal(samples, 0.2, 0)
     assert sorted(train + val, key=samples.index) == samples
@@ -36,8 +36,8 @@ def test_validation_is_cut_from_each_category_by_a_seed() -> None:
     assert len(split_nominal(nominal(2), 0.99, 0)[0]) == 1
 
 
-def test_without_items_the_held_out_images_are_the_same_as_ever() -> None:
-    """Which ones, by number: published figures were measured with them."""
+def test_the_held_out_images_of_seed_0_stay_the_same() -> None:
+    """The published figures were measured with these image numbers."""
     held = [int(s.image.stem) for s in split_nominal(nominal(20), 0.2, 0)[1]]
     assert held == [2, 4, 6, 19]
 
@@ -58,23 +58,24 @@ def test_one_item_cannot_be_split() -> None:
         split_nominal(samples, 0.2, 0)
 
 
-def test_too_few_nominal_images() -> None:
+def test_too_few_nominal_images_are_refused() -> None:
     with pytest.raises(UserError, match="no nominal image to train on"):
         split_nominal([], 0.2, 0)
     with pytest.raises(UserError, match=r"category 'b' has one nominal training image, b/000.png"):
         split_nominal(nominal(1, "b"), 0.2, 0)
 
 
-def test_a_single_image_of_one_category_trains_where_another_has_more() -> None:
+def test_a_single_image_of_a_category_is_for_training_where_another_category_has_more() -> None:
     train, val = split_nominal(nominal(5, "a") + nominal(1, "b"), 0.2, 0)
     assert [s.category for s in train] == ["a"] * 4 + ["b"] and [s.category for s in val] == ["a"]
 
 
-def test_the_validation_images_of_a_source_are_held_out_and_training_stays_whole() -> None:
+def test_the_validation_images_of_a_source_are_held_out_instead_of_training_images() -> None:
     official = [Sample(Path(f"a/val/{i}.png"), 0, category="a", split="validation") for i in range(3)]
     a, b = nominal(10, "a"), nominal(10, "b")
     assert hold_out(a + official, 0.2, 0) == (a, official)
-    train, val = hold_out(b + a + official, 0.2, 0)  # b brings none: two of it are cut
+    # b has no validation images, so two training images of b are held out.
+    train, val = hold_out(b + a + official, 0.2, 0)
     assert train == [s for s in b if s not in val] + a and len(train) == 18
     assert val == official + split_nominal(b, 0.2, 0)[1]
     assert hold_out(a, 0.2, 0) == split_nominal(a, 0.2, 0)
@@ -83,14 +84,15 @@ def test_the_validation_images_of_a_source_are_held_out_and_training_stays_whole
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_an_item_is_left_to_train_on_however_much_validates(seed: int) -> None:
-    """Items of one image and of three: to hold out three images, both would be needed if the one comes first."""
+def test_one_item_stays_for_training_however_large_the_held_out_share_is(seed: int) -> None:
+    """One item has one image and the other has three. To hold out three images, both items would be needed if the small
+    item comes first."""
     samples = [s._replace(item="large" if i else "small") for i, s in enumerate(nominal(4))]
     train, val = split_nominal(samples, 0.99, seed)
     assert len({s.item for s in train}) == len({s.item for s in val}) == 1
 
 
-def test_a_source_and_a_seed_give_the_splits(bottle: Path) -> None:
+def test_a_source_and_a_seed_decide_the_splits(bottle: Path) -> None:
     splits = list_splits(MVTec(bottle), Split(0.3, 1))
     samples = MVTec(bottle).samples()
     assert (splits.train, splits.val) == split_nominal([s for s in samples if s.split == "train"], 0.3, 1)
@@ -99,15 +101,15 @@ def test_a_source_and_a_seed_give_the_splits(bottle: Path) -> None:
     assert list(vars(Splits())) == ["train", "val", "test"]
 
 
-def test_what_nobody_chose_is_the_same_for_a_program_and_for_a_training(bottle: Path) -> None:
-    """A fifth is held out, by the seed 0: another default would hold out other images than an earlier run's."""
+def test_the_default_split_is_the_same_for_a_program_and_for_a_training(bottle: Path) -> None:
+    """The default holds out a fifth with the seed 0. Another default would hold out other images than earlier runs."""
     source = MVTec(bottle)
     assert list_splits(source) == list_splits(source, Split(0.2, 0)) == AnomalyDataModule(source, View(32)).splits
 
 
 @pytest.mark.parametrize(("folds", "count", "sizes"), [(3, 3, [4, 4, 4]), ("leave-one-out", 10, [2, 2, *[1] * 8])])
-def test_each_category_is_dealt_out_to_the_folds(folds: Any, count: int, sizes: list[int]) -> None:
-    """10 of a and 2 of b: each image but a single one lies in one fold, and those of a category are spread evenly."""
+def test_each_category_is_spread_evenly_over_the_folds(folds: Any, count: int, sizes: list[int]) -> None:
+    """There are 10 images of a, 2 of b and 1 of c. Each image lies in one fold, except the single image of c."""
     samples = nominal(10, "a") + nominal(2, "b") + nominal(1, "c")
     numbers = assign_folds(samples, folds, 0)
     assert count_folds(numbers) == count and numbers[-1] is None
@@ -121,14 +123,14 @@ def test_images_of_one_item_lie_in_one_fold() -> None:
     assert all(len({*numbers[i : i + 3]}) == 1 for i in range(0, 30, 3)) and count_folds(numbers) == 4
 
 
-def test_there_may_be_as_many_folds_as_images() -> None:
+def test_the_number_of_folds_can_equal_the_number_of_images() -> None:
     assert sorted(n for n in assign_folds(nominal(5), 5, 0) if n is not None) == [0, 1, 2, 3, 4]
     assert {*assign_folds(nominal(2), 2, 0)} == {0, 1}
     folds = [Split(), Split(folds=2), Split(folds=2, fold=0), Split(folds=2, fold=1)]
     assert [split.repeats for split in folds] == [False, True, False, True]
 
 
-def test_what_cannot_be_cut_into_folds() -> None:
+def test_images_that_cannot_be_divided_into_folds_are_refused() -> None:
     with pytest.raises(
         UserError, match=r"decision.folds needs two nominal images .* each category has only one: give another image"
     ):
@@ -142,15 +144,15 @@ def test_what_cannot_be_cut_into_folds() -> None:
         assign_folds([*nominal(5), official], 2, 0)
 
 
-def test_without_a_part_to_validate_all_images_train() -> None:
-    """One image of each category too, which then decide nothing."""
+def test_all_images_are_for_training_where_the_validation_share_is_0() -> None:
+    """A category with one image is for training too. No image then decides."""
     assert split_nominal(nominal(1, "a") + nominal(3, "b"), 0, 0) == (nominal(1, "a") + nominal(3, "b"), [])
     for alone in (lambda: split_nominal(nominal(1), 0.2, 0), lambda: assign_folds(nominal(1), "leave-one-out", 0)):
         with pytest.raises(UserError, match=r"Or train on it without a threshold, by data.split.val_fraction 0"):
             alone()
 
 
-def test_a_fold_is_held_out_and_the_last_training_has_all(bottle: Path) -> None:
+def test_each_fold_is_held_out_once_and_the_last_training_has_all_images(bottle: Path) -> None:
     source = MVTec(bottle)
     last = list_splits(source, Split(folds=3))
     parts = [list_splits(source, Split(folds=3, fold=number)) for number in range(3)]
@@ -160,19 +162,19 @@ def test_a_fold_is_held_out_and_the_last_training_has_all(bottle: Path) -> None:
         assert part.val and sorted(part.train + part.val, key=last.train.index) == last.train
 
 
-def test_shots_are_images_of_each_category_and_few_are_among_more() -> None:
+def test_shots_are_drawn_from_each_category_and_more_shots_contain_fewer() -> None:
     test = [Sample(Path("t.png"), 1, split="test")]
     samples = nominal(10, "a") + nominal(4, "b") + test
     few, more = take_shots(samples, 2, 0), take_shots(samples, 3, 0)
     assert [sum(s.category == c and s.split == "train" for s in few) for c in "ab"] == [2, 2]
     assert set(few) < set(more) and few[-1:] == test
     assert few != take_shots(samples, 2, 1)
-    assert sum(s.category == "b" for s in take_shots(samples, 4, 0)) == 4  # all there are
+    assert sum(s.category == "b" for s in take_shots(samples, 4, 0)) == 4  # all images of the category
     with pytest.raises(UserError, match=r"split.shots is 5, but category 'b' has 4 nominal training images: lower it"):
         take_shots(samples, 5, 0)
 
 
-def test_a_source_gives_shots_and_no_mask_of_another_size(bottle: Path) -> None:
+def test_list_splits_takes_shots_and_refuses_a_mask_of_another_size(bottle: Path) -> None:
     few = list_splits(MVTec(bottle), Split(shots=5, seed=1))
     assert (len(few.train), len(few.val)) == (4, 1) and few.test == list_splits(MVTec(bottle)).test
     Image.new("L", (3, 3)).save(next((bottle / "ground_truth").rglob("*.png")))
@@ -194,7 +196,7 @@ def test_values_out_of_range_are_refused(wrong: dict[str, Any], message: str) ->
         Split(**wrong)
 
 
-def test_the_split_of_a_run_is_that_of_its_configuration() -> None:
+def test_the_split_of_a_run_is_read_from_its_configuration() -> None:
     config = {"data": {"split": {"val_fraction": 0.1, "seed": 3, "shots": None, "fold": None}}}
     assert Split.from_config(config) == Split(0.1, 3)
     assert Split.from_config({**config, "decision": {"folds": 4}}) == Split(0.1, 3, folds=4)

@@ -1,4 +1,4 @@
-"""Features beside pixels, or in place of them; the dataset below is left as it is."""
+"""A dataset gives features beside pixels or in place of pixels. The dataset of images stays unchanged."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +22,7 @@ Write = Callable[..., Path]
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """write("a.png", size=(h, w)): a random RGB image under tmp_path."""
+    """write("a.png", size=(h, w)) writes a random RGB image under tmp_path."""
     generator = np.random.default_rng(0)
 
     def write(name: str, size: tuple[int, int] = (20, 24)) -> Path:
@@ -32,19 +32,19 @@ def write(tmp_path: Path) -> Write:
     return write
 
 
-def test_features_take_the_place_of_pixels(write: Write) -> None:
+def test_features_come_beside_pixels_or_in_place_of_pixels(write: Write) -> None:
     path = write("a.png")
     images = AnomalyDataset([Sample(path, 0)], View(16))
     features = [[torch.ones(1, 8, 4, 4)]]
     dataset = FeatureDataset(images, features, pixels=True)
     assert dataset[0].features is features[0] and unwrap(dataset[0].pixels).shape == (1, 3, 16, 16)
     dataset = FeatureDataset(images, features, pixels=False)
-    assert images[0].features is None and images[0].pixels is not None  # what is wrapped does not change
-    path.unlink()  # nor is the file read
+    assert images[0].features is None and images[0].pixels is not None  # the dataset of images does not change
+    path.unlink()  # the file is not read either
     assert dataset[0].features is features[0] and dataset[0].pixels is None and len(dataset[0]) == 1
 
 
-def test_what_loaders_ask_of_a_dataset_is_that_of_the_images(write: Write) -> None:
+def test_a_feature_dataset_has_the_length_samples_and_tiles_of_its_images(write: Write) -> None:
     samples = [Sample(write(f"{i}.png", (16, 32)), 0) for i in range(2)]
     tiles = Tiles([(16, 32)] * 2, 16, 0)
     images = AnomalyDataset(samples, View(None, tile=16), tiles=tiles)
@@ -56,7 +56,7 @@ def test_what_loaders_ask_of_a_dataset_is_that_of_the_images(write: Write) -> No
         FeatureDataset(images, [[torch.ones(1, 2)]] * 3)
 
 
-def test_items_are_in_memory_where_no_image_is_read(write: Write) -> None:
+def test_is_in_memory_is_true_where_no_image_is_read(write: Write) -> None:
     path, features = write("a.png"), [[torch.ones(1, 2)]]
     images = AnomalyDataset([Sample(path, 0)], View(16))
     assert not images.is_in_memory and not FeatureDataset(images, features).is_in_memory
@@ -70,7 +70,7 @@ def test_items_are_in_memory_where_no_image_is_read(write: Write) -> None:
     assert torch.equal(unwrap(again[0].pixels), unwrap(images[0].pixels))
 
 
-def test_each_split_has_its_features(write: Write) -> None:
+def test_each_split_gets_its_own_features(write: Write) -> None:
     images = AnomalyDataset([Sample(write("a.png"), 0)], View(16))
     features = [[torch.ones(1, 2)]]
     assert SplitFeatures().add_to(images, "train") is images

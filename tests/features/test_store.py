@@ -1,4 +1,4 @@
-"""Features on disk: what is read is what was computed, never stale, never half."""
+"""Features on disk: the features that are read equal the computed features, and are never outdated or incomplete."""
 
 import multiprocessing
 import os
@@ -23,7 +23,7 @@ FORK = multiprocessing.get_context("fork")
 
 
 def features(count: int = 7, scale: float = 1.0) -> list[Tensor]:
-    """Two maps and a set of tokens for each input."""
+    """Make two maps and one set of tokens for each input."""
     shapes = [(8, 4, 6), (16, 2, 3), (5, 12)]
     return [
         scale * torch.randn(count, *shape, generator=torch.Generator().manual_seed(i)) for i, shape in enumerate(shapes)
@@ -40,7 +40,7 @@ def never() -> Iterator[list[Tensor]]:
 
 
 @pytest.mark.parametrize(("dtype", "precision"), [("float32", 0.0), ("float16", 2**-11), ("bfloat16", 2**-8)])
-def test_what_is_read_is_what_was_computed(tmp_path: Path, dtype: str, precision: float) -> None:
+def test_the_features_that_are_read_equal_the_computed_features(tmp_path: Path, dtype: str, precision: float) -> None:
     levels = features()
     kept = load_or_compute(tmp_path, {}, 7, dtype, lambda: batches(levels))
     assert len(kept) == 7
@@ -50,13 +50,13 @@ def test_what_is_read_is_what_was_computed(tmp_path: Path, dtype: str, precision
             assert row.dtype == getattr(torch, dtype)
             torch.testing.assert_close(row.float(), level[i : i + 1], rtol=precision, atol=1e-7)
         assert read[0].is_contiguous(memory_format=torch.channels_last)
-    there = pickle.loads(pickle.dumps(kept))  # as a worker process gets it
+    there = pickle.loads(pickle.dumps(kept))  # a worker process gets the store like this
     assert torch.equal(there[2][0], kept[2][0]) and len(pickle.dumps(kept)) < 500
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_each_tap_is_a_file_that_numpy_reads(tmp_path: Path, dtype: str) -> None:
-    """Maps channels last, tokens as they are, and not a byte more than the numbers and a header."""
+    """Maps have their channels last, tokens stay as they are, and the file holds only the numbers and a header."""
     levels = features()
     kept = load_or_compute(tmp_path, {}, 7, dtype, lambda: batches(levels))
     assert sorted(path.name for path in kept.folder.iterdir()) == ["about.json", "tap0.npy", "tap1.npy", "tap2.npy"]
@@ -69,27 +69,27 @@ def test_each_tap_is_a_file_that_numpy_reads(tmp_path: Path, dtype: str) -> None
         assert numbers.nbytes < file.stat().st_size < numbers.nbytes + 256
 
 
-def test_bfloat16_is_kept_by_its_bits(tmp_path: Path) -> None:
-    """NumPy has no such numbers."""
+def test_bfloat16_is_stored_as_16_bit_integers(tmp_path: Path) -> None:
+    """NumPy has no bfloat16."""
     levels = features()
     kept = load_or_compute(tmp_path, {}, 7, "bfloat16", lambda: batches(levels))
     bits = np.load(kept.folder / "tap2.npy")
     assert bits.dtype == np.uint16 and np.array_equal(bits, levels[2].bfloat16().view(torch.int16).numpy().view("u2"))
 
 
-def test_the_files_are_mapped_not_read(tmp_path: Path) -> None:
+def test_the_files_are_mapped_into_memory(tmp_path: Path) -> None:
     kept = load_or_compute(tmp_path, {}, 7, "float32", lambda: batches(features()))
     for i in range(3):
         assert str(kept.folder / f"tap{i}.npy") in Path("/proc/self/maps").read_text()
 
 
-def test_what_is_written_to_features_stays_out_of_the_files(tmp_path: Path) -> None:
+def test_a_change_of_features_does_not_change_the_files(tmp_path: Path) -> None:
     kept = load_or_compute(tmp_path, {}, 7, "float32", lambda: batches(features()))
     kept[0][2].zero_()
     assert torch.equal(FeatureStore(kept.folder)[0][2], features()[2][:1])
 
 
-def test_computed_once_for_one_key(tmp_path: Path) -> None:
+def test_features_are_computed_once_for_each_key(tmp_path: Path) -> None:
     first = load_or_compute(tmp_path, {"files": ["a", 1]}, 7, "float16", lambda: batches(features()))
     again = load_or_compute(tmp_path, {"files": ["a", 1]}, 7, "float16", never)
     assert first.folder == again.folder
@@ -108,7 +108,7 @@ def test_a_small_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert kept.nbytes == 7 * 4 * (8 * 4 * 6 + 16 * 2 * 3 + 5 * 12)
 
 
-def test_numbers_that_do_not_fit(tmp_path: Path) -> None:
+def test_numbers_too_large_for_the_dtype_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"up to .*e\+05, are too large for float16: set cache.dtype to bfloat16"):
         load_or_compute(tmp_path, {}, 7, "float16", lambda: batches(features(scale=1e5)))
     load_or_compute(tmp_path, {}, 7, "bfloat16", lambda: batches(features(scale=1e5)))
@@ -116,13 +116,13 @@ def test_numbers_that_do_not_fit(tmp_path: Path) -> None:
         load_or_compute(tmp_path, {}, 7, "int8", never)
 
 
-def test_images_of_different_sizes(tmp_path: Path) -> None:
+def test_features_of_images_of_different_sizes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"images of different sizes: set model.view.image_size"):
         load_or_compute(tmp_path, {}, 2, "float32", lambda: iter([[torch.ones(1, 8, 4, 4)], [torch.ones(1, 8, 4, 5)]]))
 
 
-def test_a_disk_that_fills_while_it_is_written(small_disk: Callable[[str], Path]) -> None:
-    """It had room when the first batch came."""
+def test_a_disk_that_becomes_full_during_writing_is_a_user_error(small_disk: Callable[[str], Path]) -> None:
+    """The disk had room when the first batch came."""
     disk = small_disk("2m")
     levels = features(1200)
 
@@ -137,13 +137,13 @@ def test_a_disk_that_fills_while_it_is_written(small_disk: Callable[[str], Path]
     assert not [path for path in (disk / "cache").iterdir() if path.is_dir()]
 
 
-def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_created_is_a_user_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=rf"^cannot write {tmp_path}/file/x: Not a directory; set cache.directory to"):
         load_or_compute(tmp_path / "file/x", {"a": 1}, 7, "float16", never)
 
 
-def test_an_error_of_the_images_is_no_error_of_the_disk(tmp_path: Path) -> None:
+def test_an_error_while_computing_features_is_not_reported_as_an_error_of_the_disk(tmp_path: Path) -> None:
     def compute() -> Iterator[list[Tensor]]:
         yield from batches(features(2))
         raise ConnectionResetError("by a worker that was killed")
@@ -153,7 +153,7 @@ def test_an_error_of_the_images_is_no_error_of_the_disk(tmp_path: Path) -> None:
     assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
 
 
-def test_a_killed_writer_leaves_no_half_cache(tmp_path: Path) -> None:
+def test_a_killed_writer_leaves_no_incomplete_store(tmp_path: Path) -> None:
     begun = tmp_path / "begun"
 
     def dying() -> Iterator[list[Tensor]]:
@@ -168,12 +168,13 @@ def test_a_killed_writer_leaves_no_half_cache(tmp_path: Path) -> None:
     os.kill(unwrap(writer.pid), signal.SIGKILL)
     writer.join()
     assert not list(tmp_path.glob("*/about.json"))
-    kept = load_or_compute(tmp_path, {}, 7, "float32", lambda: batches(features()))  # neither waits nor serves the half
+    # The call neither waits nor reads the incomplete store.
+    kept = load_or_compute(tmp_path, {}, 7, "float32", lambda: batches(features()))
     assert torch.equal(kept[6][0], features()[0][6:])
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_one_writes_while_others_wait(tmp_path: Path) -> None:
+def test_one_process_writes_while_other_processes_wait(tmp_path: Path) -> None:
     def slowly() -> Iterator[list[Tensor]]:
         (tmp_path / f"writer-{os.getpid()}").touch()
         time.sleep(1)
@@ -199,13 +200,13 @@ def wait_for(path: Path) -> None:
         time.sleep(0.01)
 
 
-def test_the_store_opens_by_itself(tmp_path: Path) -> None:
+def test_a_store_opens_from_its_folder_alone(tmp_path: Path) -> None:
     kept = load_or_compute(tmp_path, {"files": []}, 7, "float32", lambda: batches(features()))
     assert torch.equal(FeatureStore(kept.folder)[3][2], features()[2][3:4])
 
 
-def test_when_it_last_served_is_kept(tmp_path: Path) -> None:
-    """`lit-ad cache clear --older` goes by it."""
+def test_the_time_of_the_last_use_of_a_store_is_kept(tmp_path: Path) -> None:
+    """`lit-ad cache clear --older` reads this time."""
     kept = load_or_compute(tmp_path, {}, 7, "float32", lambda: batches(features()))
     about = kept.folder / "about.json"
     os.utime(about, (0, 0))

@@ -1,4 +1,4 @@
-"""Batches of pixels, what a teacher makes of them, and every method after an epoch."""
+"""These fixtures make batches of pixels, normalise images for a teacher, and train every method for one epoch."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,8 @@ from tests.methods.training import METHODS, made, trainer_in
 
 
 def batch_of_pixels(pixels: Tensor, boxes: list[Box] | None = None, features: list[Tensor] | None = None) -> Batch:
-    """Nominal images (B, 3, H, W) uint8 as the data module gives them; no padding, unless `boxes` says where."""
+    """Make a batch of nominal images (B, 3, H, W) in uint8, as the data module gives them. `boxes` says where the
+    content is; without boxes there is no padding."""
     n, _, height, width = pixels.shape
     return Batch(
         pixels=pixels,
@@ -36,7 +37,7 @@ def batch_of() -> Callable[..., Batch]:
 
 @pytest.fixture(scope="session")
 def imagenet() -> Callable[[Tensor], Tensor]:
-    """Images in [0, 1] as the small teachers were trained on them, by hand: (B, 3, H, W) -> the same shape."""
+    """Normalise images in [0, 1] for the small teachers, by hand: (B, 3, H, W) -> the same shape."""
     mean, deviation = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     return lambda images: (images - mean) / deviation
 
@@ -50,7 +51,7 @@ def data(images: Path) -> AnomalyDataModule:
 def trained(
     small_models: dict[str, dict[str, Any]], images: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, tuple[Method, Path]]:
-    """Each method after an epoch, in eval mode, and its checkpoint."""
+    """Train each method for one epoch, and return it in eval mode with its checkpoint."""
     found = {}
     for name in METHODS:
         folder, model = tmp_path_factory.mktemp("run"), made(name, small_models)

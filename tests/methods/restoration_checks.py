@@ -1,4 +1,4 @@
-"""What holds of all methods whose decoder restores a ViT's tokens: what it finds, and how it trains."""
+"""Checks of all methods whose decoder restores the tokens of a ViT: what they find, and how they train."""
 
 import math
 from pathlib import Path
@@ -16,7 +16,8 @@ from lit_ad.methods.restoration import schedule
 
 
 def check_planted_noise_is_found(model: Method, steps: int) -> None:
-    """Train on one image, and show it with one patch of noise: the map's peak, in the image's pixels, lies in there."""
+    """Train on one image, then show the image with one patch of noise. The highest point of the map must lie in the
+    patch."""
     generator = np.random.default_rng(0)
     image = generator.integers(90, 110, (150, 180, 3), dtype=np.uint8)
     pixels, box = model.view(image)
@@ -35,12 +36,13 @@ def check_planted_noise_is_found(model: Method, steps: int) -> None:
         return original_map(anomaly_map, seen.shape[:2], box, shown.shape[:2])
 
     before = map_of(image)
-    height, width = (image.shape[axis] / (box[axis + 2] - box[axis]) for axis in (0, 1))  # of a network's pixel
+    # The size of one pixel of the network's input.
+    height, width = (image.shape[axis] / (box[axis + 2] - box[axis]) for axis in (0, 1))
     found = 0
     for row, column in np.ndindex(pixels.shape[0] // 16, pixels.shape[1] // 16):
         top, bottom = (math.ceil((16 * i - box[0]) * height) for i in (row, row + 1))
         left, right = (math.ceil((16 * i - box[1]) * width) for i in (column, column + 1))
-        if top < 0 or bottom > 150:  # partly in the padding
+        if top < 0 or bottom > 150:  # a part of the patch lies in the padding
             continue
         planted = image.copy()
         planted[top:bottom, left:right] = generator.integers(0, 256, (bottom - top, right - left, 3), dtype=np.uint8)
@@ -51,16 +53,18 @@ def check_planted_noise_is_found(model: Method, steps: int) -> None:
 
 
 class Watch(L.Callback):
-    """Keeps the learning rate of each step, and the norm of its gradient after clipping."""
+    """Record the learning rate of each step, and the norm of its gradient after clipping."""
 
     def __init__(self) -> None:
         self.rates: list[float] = []
         self.norms: list[float] = []
 
-    def on_before_optimizer_step(self, trainer: Any, model: Any, optimizer: Any) -> None:  # before clipping
+    # This hook runs before clipping.
+    def on_before_optimizer_step(self, trainer: Any, model: Any, optimizer: Any) -> None:
         self.rates.append(optimizer.param_groups[0]["lr"])
 
-    def on_before_zero_grad(self, trainer: Any, model: Any, optimizer: Any) -> None:  # after the step before
+    # This hook runs after the previous step.
+    def on_before_zero_grad(self, trainer: Any, model: Any, optimizer: Any) -> None:
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         if gradients:
             self.norms.append(float(torch.stack([g.norm() for g in gradients]).norm()))

@@ -1,4 +1,4 @@
-"""The base class: pixels to floats, padding never scored, tiles, each network runs once."""
+"""The base class converts pixels to floats, never scores padding, joins tiles, and runs each network once."""
 
 import math
 from collections import Counter
@@ -38,7 +38,7 @@ class Keep(L.Callback):
 
 
 def validated(model: Method, batches: list[Batch]) -> tuple[list[Any], float]:
-    """What validation_step says of each batch, and val/loss, by a Trainer."""
+    """Return what validation_step returns for each batch, and val/loss, from a Trainer."""
     keep = Keep()
     trainer = trainer_in(Path(), callbacks=[keep])
     trainer.validate(model, loader(batches), verbose=False)
@@ -49,14 +49,14 @@ def validated(model: Method, batches: list[Batch]) -> tuple[list[Any], float]:
 # Pixels.
 
 
-def test_networks_get_images_in_0_to_1(brightness: Brightness, batch_of: Batches) -> None:
+def test_networks_get_images_with_values_from_0_to_1(brightness: Brightness, batch_of: Batches) -> None:
     pixels = random_pixels(2, 3, 32, 32)
     seen: list[Tensor] = []
     brightness.teacher.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     expected = pixels.float().div(255).mean(dim=1, keepdim=True)
     torch.testing.assert_close(brightness(pixels).anomaly_map, expected)
     torch.testing.assert_close(predict_batch(brightness, batch_of(pixels)).anomaly_map, expected)
-    brightness.view = View(None, tile=32, overlap=0)  # and so does every tile
+    brightness.view = View(None, tile=32, overlap=0)  # every tile has these values too
     torch.testing.assert_close(predict_batch(brightness, batch_of(pixels)).anomaly_map, expected)
     assert len(seen) == 4
     for images in [seen[0], seen[1], torch.cat(seen[2:])]:
@@ -66,7 +66,7 @@ def test_networks_get_images_in_0_to_1(brightness: Brightness, batch_of: Batches
 
 def test_padding_is_never_scored(brightness: Brightness, batch_of: Batches) -> None:
     pixels = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
-    pixels[:, :, 20:] = 255  # below the content of the first image
+    pixels[:, :, 20:] = 255  # the padding below the content of the first image
     pixels[:, :, 3, 4] = 51
     batch = batch_of(pixels, boxes=[(0, 0, 20, 32), (0, 0, 32, 32)])
     assert scores_of(predict_batch(brightness, batch)).tolist() == pytest.approx([0.2, 1.0])
@@ -75,14 +75,14 @@ def test_padding_is_never_scored(brightness: Brightness, batch_of: Batches) -> N
 
 
 class Coarse(Brightness):
-    """A map of a quarter of the input's size, as features of a network give it."""
+    """A method whose map has a quarter of the input's size, like features of a network."""
 
     def detect(self, disagreement: Tensor) -> Prediction:
         return Prediction(avg_pool2d(disagreement.mean(dim=1, keepdim=True).float(), 4))
 
 
 def test_a_score_is_the_maximum_at_the_networks_input_size(resnet_file: Path, batch_of: Batches) -> None:
-    """Padded or not: of one spot, two images with the same surroundings have the same score."""
+    """Two images with the same spot and the same surroundings have the same score, with and without padding."""
     model = Coarse(str(resnet_file))
     pixels = torch.zeros(2, 3, 48, 32, dtype=torch.uint8)
     pixels[:, :, 8:12, 12:16] = 255  # one cell of the map
@@ -91,19 +91,19 @@ def test_a_score_is_the_maximum_at_the_networks_input_size(resnet_file: Path, ba
     large = interpolate(small, size=(48, 32), mode="bilinear", align_corners=False)
     batch = batch_of(pixels, boxes=[(0, 0, 48, 32), (0, 0, 34, 32)])
     peak = large[0].max()
-    assert 0.7 < peak < 0.8  # and 1 at the map's own size
+    assert 0.7 < peak < 0.8  # at its own size, the map has the maximum 1
     for prediction in (model(pixels), predict_batch(model, batch)):
         torch.testing.assert_close(prediction.anomaly_map, large)
         assert scores_of(prediction)[0] == map_of(prediction)[0].max() == peak
     assert scores_of(predict_batch(model, batch)).tolist() == [peak, peak]
-    assert model(pixels).score[1] == 1  # which is not told of padding
+    assert model(pixels).score[1] == 1  # the method itself does not know of the padding
     model.view = View(None, tile=16, overlap=0)
     tiled = predict_batch(model, batch)
     assert torch.equal(scores_of(tiled), torch.stack([of.max() for of in map_of(tiled)]))
     assert scores_of(tiled).max() < 0.9
 
 
-def test_images_of_other_sizes_in_the_batch_are_not_seen(brightness: Brightness, batch_of: Batches) -> None:
+def test_padding_to_the_largest_image_of_a_batch_is_not_seen(brightness: Brightness, batch_of: Batches) -> None:
     pixels = random_pixels(2, 3, 40, 32)
     batch = replace(batch_of(pixels, boxes=[(0, 0, 20, 28), (0, 0, 40, 32)]), canvases=[(24, 32), (40, 32)])
     seen: list[Tensor] = []
@@ -115,13 +115,13 @@ def test_images_of_other_sizes_in_the_batch_are_not_seen(brightness: Brightness,
     alone = pixels[:1, :, :20, :28].float().mean(dim=1) / 255
     assert scores_of(prediction)[0].item() == pytest.approx(alone.max().item())
     assert map_of(prediction).shape == (2, 1, 40, 32)
-    assert not map_of(prediction)[0, :, 24:].any()  # nothing was there
+    assert not map_of(prediction)[0, :, 24:].any()  # the image has no pixels there
     batch.sizes[0] = (20, 28)
     np.testing.assert_allclose(original_map(prediction, batch, 0), alone[0].numpy(), rtol=1e-6)
 
 
-def test_what_a_view_crops_is_not_scored(resnet_file: Path) -> None:
-    """The box of the content reaches beyond the input."""
+def test_pixels_that_the_view_crops_are_not_scored(resnet_file: Path) -> None:
+    """The box of the content reaches outside of the input."""
     model = Brightness(str(resnet_file), View(32, crop=16))
     image = np.zeros((32, 32, 3), np.uint8)
     image[9, 9], image[0, 0] = 51, 255
@@ -135,7 +135,7 @@ def test_what_a_view_crops_is_not_scored(resnet_file: Path) -> None:
     assert np.array_equal(np.nonzero(whole), [[9], [9]])
 
 
-def test_tiles_give_what_the_whole_image_gives(brightness: Brightness, batch_of: Batches) -> None:
+def test_tiles_give_the_map_and_score_of_the_whole_image(brightness: Brightness, batch_of: Batches) -> None:
     pixels = random_pixels(2, 3, 50, 70)
     whole = predict_batch(brightness, batch_of(pixels))
     brightness.view = View(None, tile=16, overlap=4, tile_batch=3)
@@ -145,7 +145,9 @@ def test_tiles_give_what_the_whole_image_gives(brightness: Brightness, batch_of:
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-def test_a_tile_that_is_not_finite_is_not_lost_among_others(resnet_file: Path, batch_of: Batches, value: float) -> None:
+def test_one_tile_with_a_score_that_is_not_finite_marks_its_image(
+    resnet_file: Path, batch_of: Batches, value: float
+) -> None:
     class Scores(Brightness):
         in_part = False
 
@@ -175,7 +177,7 @@ def test_validation_loss_counts_each_image_once(brightness: Brightness, batch_of
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_validation_gives_what_separate_calls_give(
+def test_validation_gives_the_same_results_as_separate_calls(
     name: str, trained: dict[str, tuple[Method, Path]], batch_of: Batches
 ) -> None:
     model = trained[name][0]
@@ -189,9 +191,9 @@ def test_validation_gives_what_separate_calls_give(
             features = model.describe(images)
             losses += [model.loss(model.compare(images, features)).item()] * n
             detected = model.detect(model.compare(images, features))
-            # MKD's map takes gradients, and is not made by detect.
+            # MKD's map needs gradients, and `detect` does not make it.
             anomaly_map = map_of(model.predict(images) if name == "MKD" else detected)
-            anomaly_map = upsample(anomaly_map, (64, 64))  # scores are those of the network's input size
+            anomaly_map = upsample(anomaly_map, (64, 64))  # scores are computed at the input size of the network
         torch.testing.assert_close(prediction.anomaly_map, anomaly_map)
         score = model.score(anomaly_map) if detected.score is None else detected.score
         torch.testing.assert_close(prediction.score, score)
@@ -230,10 +232,10 @@ def test_in_validation_each_network_runs_once_per_batch(
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_forgotten_eval_changes_nothing(
+def test_a_model_in_training_mode_gives_the_results_of_eval_mode(
     name: str, trained: dict[str, tuple[Method, Path]], batch_of: Batches
 ) -> None:
-    """A detector evaluates as in eval mode, and leaves every part in the mode it was in."""
+    """A detector evaluates in eval mode. Afterwards every part has its earlier mode again."""
     model, pixels = trained[name][0], random_pixels(3, 3, 64, 64)
     expected = model(pixels), predict_batch(model, batch_of(pixels))
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}

@@ -1,4 +1,4 @@
-"""BatchNorm over two gloo processes against torch's own over the whole batch."""
+"""The test compares BatchNorm over two gloo processes with torch's BatchNorm over the whole batch."""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ def layers() -> nn.Sequential:
 
 
 def step(images: torch.Tensor, targets: torch.Tensor, total: int) -> dict[str, torch.Tensor]:
-    """Outputs, gradients and buffers after one backward pass of this share of a loss, a mean over `total` images."""
+    """Return outputs, gradients and buffers after one backward pass. The loss is this part of a mean over `total`
+    images."""
     model, images = layers(), images.requires_grad_()
     output = model(images)
     ((output * targets).square().sum() / total).backward()
@@ -35,17 +36,18 @@ def step(images: torch.Tensor, targets: torch.Tensor, total: int) -> dict[str, t
 def share(rank: int, folder: Path, batch: tuple[torch.Tensor, torch.Tensor]) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
-    images, targets = (values[:2] if rank == 0 else values[2:] for values in batch)  # 2 and 3 images
+    # One process has 2 images, the other has 3.
+    images, targets = (values[:2] if rank == 0 else values[2:] for values in batch)
     with SharedBatchNorm():
         found: dict[str, Any] = step(images, targets, len(batch[0]))
     for name, value in found.items():
-        if name.startswith("gradient"):  # as DDP does
+        if name.startswith("gradient"):  # DDP adds gradients in the same way
             dist.all_reduce(value)
     torch.save(found, folder / f"{rank}.pt")
     dist.destroy_process_group()
 
 
-def test_two_processes_are_one(tmp_path: Path) -> None:
+def test_batchnorm_over_two_processes_equals_one_process(tmp_path: Path) -> None:
     batch = (torch.randn(5, 3, 12, 12) * 3 + 1, torch.randn(5, 5, 8, 8))
     mp.spawn(share, (tmp_path, tuple(values.clone() for values in batch)), nprocs=2)
     whole = step(*batch, 5)
@@ -58,7 +60,7 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
             torch.testing.assert_close(first[name], second[name], rtol=0, atol=0, msg=name)
 
 
-def test_evaluation_is_torchs_own() -> None:
+def test_batchnorm_in_evaluation_equals_torch() -> None:
     model, images = layers().eval(), torch.randn(2, 3, 12, 12)
     expected = model(images)
     with SharedBatchNorm():
@@ -67,7 +69,7 @@ def test_evaluation_is_torchs_own() -> None:
 
 @pytest.mark.parametrize("name", ["resnet10t", "tf_efficientnet_lite0"])
 def test_students_keep_their_names_and_outputs_as_sync_batch_norm(name: str) -> None:
-    """What configure_model makes of them on GPUs, with timm's conversion."""
+    """configure_model converts students on GPUs with this function of timm."""
     student, images = Backbone(name, (1, 2, 3)).eval(), torch.randn(2, 3, 64, 64)
     names, outputs = list(student.state_dict()), student(images)
     converted = convert_sync_batchnorm(student)

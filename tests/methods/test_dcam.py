@@ -1,4 +1,4 @@
-"""DCAM against its formulas by hand; attention in training alone."""
+"""These tests compare DCAM with its formulas, computed by hand. Attention is active in training alone."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def images() -> torch.Tensor:
     return torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 
 
-def test_entropy_by_hand() -> None:
+def test_channel_entropy_equals_the_formula() -> None:
     generator = np.random.default_rng(0)
     teacher, student = (generator.normal(size=(2, 5, 3, 4)) for _ in range(2))
     expected = 0.0
@@ -40,18 +40,18 @@ def test_entropy_by_hand() -> None:
 
 
 def levels_of(model: DCAM, seen: torch.Tensor) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Teacher and student, L x 2 x (B, C, h, w)."""
+    """Return teacher and student of each level: L x 2 x (B, C, h, w)."""
     pairs = zip(model.teacher(seen), model.student(seen), strict=True)
     return [(t.double().numpy(), s.detach().double().numpy()) for t, s in pairs]
 
 
 def cosine_distance(teacher: np.ndarray, student: np.ndarray) -> np.ndarray:
-    """Over channels: 2 x (B, C, h, w) -> (B, h, w)."""
+    """Compute the distance over channels: 2 x (B, C, h, w) -> (B, h, w)."""
     norms = np.linalg.norm(teacher, axis=1) * np.linalg.norm(student, axis=1)
     return np.asarray(1 - (teacher * student).sum(axis=1) / norms)
 
 
-def test_loss_by_hand(model: DCAM) -> None:
+def test_the_loss_equals_the_formula(model: DCAM) -> None:
     expected = 0.0
     for teacher, student in levels_of(model, images()):
         expected += cosine_distance(teacher, student).mean()
@@ -61,11 +61,12 @@ def test_loss_by_hand(model: DCAM) -> None:
     assert loss.item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_attention_by_hand() -> None:
+def test_channel_attention_equals_the_formula() -> None:
     torch.manual_seed(0)
     attention, level = ChannelAttention(16), torch.rand(2, 16, 3, 4)
     first, _, second = attention.shared
-    assert first.weight.shape == (2, 16) and first.bias is second.bias is None  # an eighth
+    # The hidden layer has an eighth of the channels.
+    assert first.weight.shape == (2, 16) and first.bias is second.bias is None
     squeeze, expand = first.weight.detach().numpy(), second.weight.detach().numpy()
 
     def shared(pooled: np.ndarray) -> np.ndarray:
@@ -76,7 +77,7 @@ def test_attention_by_hand() -> None:
     assert attention(level).detach().numpy() == pytest.approx(values * weights[..., None, None], rel=1e-5)
 
 
-def test_attention_is_of_training_alone(model: DCAM) -> None:
+def test_attention_changes_the_student_in_training_alone(model: DCAM) -> None:
     features = model.describe(images())
     before = model.predict(images()).anomaly_map
     for parameter in model.attention.parameters():
@@ -93,8 +94,8 @@ def test_attention_is_of_training_alone(model: DCAM) -> None:
     assert all(parameter.grad is not None for parameter in model.attention.parameters())
 
 
-def test_the_exported_graph_is_as_large_as_without_attention(model: DCAM, resnet_file: Path) -> None:
-    """The same weights as of an STFPM: those of teacher and student, none of attention."""
+def test_the_exported_graph_has_no_attention(model: DCAM, resnet_file: Path) -> None:
+    """The graph holds the weights of teacher and student, like the graph of an STFPM, and no weights of attention."""
     pixels = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
 
     class Graph(torch.nn.Module):
@@ -119,7 +120,7 @@ def test_the_exported_graph_is_as_large_as_without_attention(model: DCAM, resnet
     assert torch.ops.aten.sigmoid.default not in names[0]
 
 
-def test_map_is_the_sum_of_levels_and_score_its_maximum(model: DCAM) -> None:
+def test_the_map_is_the_sum_of_levels_and_the_score_is_its_maximum(model: DCAM) -> None:
     pixels = (255 * images()).to(torch.uint8)
     with torch.no_grad():
         small, prediction = map_of(model.predict(pixels / 255)), model(pixels)

@@ -1,4 +1,5 @@
-"""DeSTSeg against the paper's formulas in NumPy, and two phases of which each moves its own network alone."""
+"""These tests compare DeSTSeg with the paper's formulas in NumPy, and check that each of the two phases changes its own
+network alone."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,7 +31,7 @@ def model(resnet_file: Path) -> DeSTSeg:
 
 
 def unit(level: np.ndarray) -> np.ndarray:
-    """Vectors of length 1, (B, C, h, w) -> the same shape."""
+    """Scale vectors to length 1: (B, C, h, w) -> the same shape."""
     return np.asarray(level / np.linalg.norm(level, axis=1, keepdims=True))
 
 
@@ -44,7 +45,7 @@ SHAPES = ((2, 3, 8, 8), (2, 4, 4, 4), (2, 5, 2, 2))
 # The losses.
 
 
-def test_student_loss_by_hand() -> None:
+def test_the_student_loss_equals_the_formula() -> None:
     teachers, students = levels(*SHAPES), levels(*SHAPES)
     pairs = zip(teachers, students, strict=True)
     expected = sum(np.mean(1 - (unit(t.numpy()) * unit(s.numpy())).sum(axis=1)) for t, s in pairs)
@@ -52,7 +53,7 @@ def test_student_loss_by_hand() -> None:
 
 
 def loss_by_hand(logits: np.ndarray, truth: np.ndarray, gamma: float) -> float:
-    """Focal loss and L1, a cell at a time, (B, 1, h, w) each."""
+    """Compute focal loss and L1 cell by cell, from two arrays of (B, 1, h, w)."""
     focal, absolute = [], []
     for logit, defect in zip(logits.ravel(), truth.ravel(), strict=True):
         likely = 1 / (1 + np.exp(-logit))
@@ -63,9 +64,9 @@ def loss_by_hand(logits: np.ndarray, truth: np.ndarray, gamma: float) -> float:
 
 
 @pytest.mark.parametrize("gamma", [4.0, 0.0, 2.0])
-def test_segmentation_loss_by_hand(gamma: float) -> None:
+def test_the_segmentation_loss_equals_the_formula(gamma: float) -> None:
     logits, corruption = 2 * torch.randn(2, 1, 5, 6, dtype=torch.float64), torch.rand(2, 1, 20, 24) > 0.6
-    # Bilinear from four times the size: the mean of the two middle pixels each way.
+    # The bilinear mean of four pixels is the mean of the two middle pixels, in rows and in columns.
     middle = corruption.numpy().reshape(2, 1, 5, 4, 6, 4)[:, :, :, 1:3, :, 1:3].mean(axis=(3, 5))
     truth = middle >= 0.5
     assert 0.1 < truth.mean() < 0.9
@@ -73,7 +74,7 @@ def test_segmentation_loss_by_hand(gamma: float) -> None:
     assert segmentation_loss(logits, corruption, gamma).item() == pytest.approx(expected, rel=1e-12)
 
 
-def test_gradients_of_the_segmentation_loss_by_finite_differences() -> None:
+def test_the_gradient_of_the_segmentation_loss_equals_finite_differences() -> None:
     logits = (2 * torch.randn(2, 1, 3, 4, dtype=torch.float64)).requires_grad_()
     corruption = torch.rand(2, 1, 3, 4) > 0.5
     (gradient,) = torch.autograd.grad(segmentation_loss(logits, corruption, 4.0), logits)
@@ -86,7 +87,7 @@ def test_gradients_of_the_segmentation_loss_by_finite_differences() -> None:
         assert gradient[place].item() == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-5, abs=1e-9)
 
 
-def test_extreme_logits_stay_finite() -> None:
+def test_the_segmentation_loss_of_extreme_logits_is_finite() -> None:
     logits = torch.tensor([[[[200.0, -200.0]]]], requires_grad=True)
     loss = segmentation_loss(logits, torch.tensor([[[[False, True]]]]), 4.0)
     assert loss.item() == pytest.approx(201)
@@ -97,16 +98,17 @@ def test_extreme_logits_stay_finite() -> None:
 # The networks.
 
 
-def test_products_by_hand() -> None:
+def test_the_products_of_levels_equal_the_formula() -> None:
     teachers, students = levels(*SHAPES), levels(*SHAPES)
     found = join_products(teachers, students).numpy()
     assert found.shape == (2, 12, 8, 8)
     np.testing.assert_allclose(found[:, :3], -unit(teachers[0].numpy()) * unit(students[0].numpy()), rtol=1e-12)
     coarse = -unit(teachers[2].numpy()) * unit(students[2].numpy())
-    # Of a level of 2x2, at 8x8: an eighth of the image from the edge on, the outer values stay.
+    # At 8x8, a level of 2x2 has its outer values up to an eighth of the image from the edge.
     np.testing.assert_allclose(found[:, 7:, 0, 0], coarse[..., 0, 0], rtol=1e-12)
     np.testing.assert_allclose(found[:, 7:, 7, 0], coarse[..., 1, 0], rtol=1e-12)
-    between = 0.625 * coarse[..., 0, 0] + 0.375 * coarse[..., 0, 1]  # centres lie at 1.5 and 5.5; this one at 3
+    # The two centres lie at 1.5 and 5.5, this pixel lies at 3.
+    between = 0.625 * coarse[..., 0, 0] + 0.375 * coarse[..., 0, 1]
     np.testing.assert_allclose(found[:, 7:, 0, 3], between, rtol=1e-12)
     same = join_products(teachers, teachers).numpy()
     np.testing.assert_allclose(same[:, :3].sum(axis=1), -1)
@@ -120,7 +122,7 @@ def first_convolution(block: nn.Module) -> nn.Conv2d:
     return layer
 
 
-def test_the_student_goes_down_a_level_and_comes_back() -> None:
+def test_the_student_encodes_one_level_deeper_and_decodes_the_levels() -> None:
     student = Student("resnet18", (1, 2, 3)).eval()
     stages = [stage for stage in student.decoder if isinstance(stage, nn.Sequential)]
     firsts = [first_convolution(stage[0]) for stage in stages]
@@ -133,7 +135,7 @@ def test_the_student_goes_down_a_level_and_comes_back() -> None:
     assert not any(isinstance(m, nn.ConvTranspose2d) for m in student.modules())
 
 
-def test_the_segmentation_network_is_as_the_paper_has_it() -> None:
+def test_the_segmentation_network_has_the_layers_of_the_paper() -> None:
     network = Segmentation([64, 128, 256], dropout=0.25)
     first, second = network.blocks
     assert first_convolution(first).in_channels == 448 and first_convolution(second).in_channels == 256
@@ -144,7 +146,7 @@ def test_the_segmentation_network_is_as_the_paper_has_it() -> None:
     assert network(teachers, teachers).shape == (2, 1, 16, 24)
 
 
-# What is trained on what.
+# Which network sees which image in training.
 
 
 def corrupted(count: int = 3) -> tuple[Tensor, Others]:
@@ -155,7 +157,7 @@ def corrupted(count: int = 3) -> tuple[Tensor, Others]:
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_the_student_sees_the_defect_and_the_teacher_does_not(reduction: str, resnet_file: Path) -> None:
+def test_the_student_gets_the_corrupted_image_and_the_teacher_the_clean_one(reduction: str, resnet_file: Path) -> None:
     model = made(resnet_file, reduction=reduction).eval()
     model.student_steps = 1
     images, others = corrupted()
@@ -166,7 +168,7 @@ def test_the_student_sees_the_defect_and_the_teacher_does_not(reduction: str, re
     assert found == pytest.approx(expected * (3 if reduction == "sum" else 1), rel=1e-6)
 
 
-def test_the_segmentation_network_sees_the_defect_by_both(model: DeSTSeg) -> None:
+def test_the_segmentation_network_gets_features_of_the_corrupted_image_from_both(model: DeSTSeg) -> None:
     images, others = corrupted()
     with torch.no_grad():
         teachers, students = model.teacher(others.corrupted), model.student(others.corrupted)
@@ -177,7 +179,7 @@ def test_the_segmentation_network_sees_the_defect_by_both(model: DeSTSeg) -> Non
     assert logits.shape == (3, 1, 16, 16)
 
 
-def test_validation_has_no_defect(model: DeSTSeg) -> None:
+def test_the_validation_loss_assumes_no_defect(model: DeSTSeg) -> None:
     images = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
         found = model.compare(images, model.describe(images))
@@ -187,7 +189,8 @@ def test_validation_has_no_defect(model: DeSTSeg) -> None:
 
 
 class Phases(L.Callback):
-    """Keeps all of the networks' state before the first step and after each one, and the optimizer's."""
+    """Record the state of all networks before the first step and after each step, and the number of the optimizer's
+    states."""
 
     def __init__(self) -> None:
         self.states: list[dict[str, Tensor]] = []
@@ -201,17 +204,17 @@ class Phases(L.Callback):
         self.momenta.append(len(trainer.optimizers[0].state))
 
     def moved(self, step: int) -> set[str]:
-        """The networks that a step changed: weights or statistics."""
+        """Return the networks whose weights or statistics a step changed."""
         before, after = self.states[step], self.states[step + 1]
         return {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_each_phase_moves_its_network_alone(
+def test_each_phase_changes_only_its_own_network(
     processes: int, resnet_file: Path, images: Path, tmp_path: Path, quiet_trainer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No weight decay, momentum or statistic reaches the other one; also where idle parameters have a gradient of zero,
-    as in several processes."""
+    """No weight decay, momentum or statistic changes the other network. With several processes, idle parameters have a
+    gradient of zero, and the same holds."""
     monkeypatch.setattr("lit_ad.methods.destseg.count_processes", lambda: processes)
     model, phases = made(resnet_file, student_share=0.5, weight_decay=0.1), Phases()
     data = AnomalyDataModule(MVTec(images), model.view, 4, corrupt=Perlin(), loading=Loading(num_workers=0))
@@ -224,7 +227,7 @@ def test_each_phase_moves_its_network_alone(
     assert phases.momenta == 3 * [student] + 3 * [student + len(list(model.segmentation.parameters()))]
 
 
-def test_rates(model: DeSTSeg, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_network_has_its_own_learning_rate(model: DeSTSeg, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model, "total_steps", lambda _: 5000)
     optimizer = model.configure_optimizers()
     assert isinstance(optimizer, torch.optim.SGD) and model.student_steps == 1000
@@ -239,8 +242,8 @@ def test_rates(model: DeSTSeg, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_it_learns_to_find_made_up_defects(resnet_file: Path) -> None:
-    """Of one batch, by heart: first the student's loss falls, then the map shows where the defect is."""
+def test_training_lowers_the_losses_of_both_phases(resnet_file: Path) -> None:
+    """The model learns one batch by heart: first the loss of the student falls, then the loss of the segmentation."""
     model, (images, others) = made(resnet_file, student_share=0.4, dropout=0.0, lr=0.1), corrupted()
     model.trainer = SimpleNamespace(estimated_stepping_batches=100, global_step=0)  # type: ignore[assignment]
     optimizer, losses, clean = model.configure_optimizers(), [], model.describe(images)
@@ -257,7 +260,7 @@ def test_it_learns_to_find_made_up_defects(resnet_file: Path) -> None:
 # The map.
 
 
-def test_map_and_score(model: DeSTSeg) -> None:
+def test_the_map_is_the_probability_and_the_score_the_mean_of_its_highest_100(model: DeSTSeg) -> None:
     pixels = torch.randint(0, 256, (2, 3, 256, 256), dtype=torch.uint8)
     with torch.no_grad():
         found = model.compare(pixels / 255, model.describe(pixels / 255))
@@ -271,7 +274,9 @@ def test_map_and_score(model: DeSTSeg) -> None:
     np.testing.assert_allclose(prediction.score.numpy(), highest.mean(axis=1), rtol=1e-5)
 
 
-def test_what_cannot_be(model: DeSTSeg, resnet_file: Path, vit_file: Path) -> None:
+def test_inputs_and_settings_that_do_not_fit_destseg_are_refused(
+    model: DeSTSeg, resnet_file: Path, vit_file: Path
+) -> None:
     images, others = corrupted(1)
     with pytest.raises(UserError, match=r"made-up defects: set data.corrupt to lit_ad.data.Perlin"):
         model.training_loss(images, [], Others())

@@ -1,4 +1,4 @@
-"""A checkpoint is a detector: it is loaded whole, or refused in a line that names the difference."""
+"""A checkpoint is a detector: it is loaded completely, or it is refused in one line that names the difference."""
 
 import shutil
 import sys
@@ -27,7 +27,7 @@ from tests.methods.training import METHODS, Brightness, assert_same, made, rando
 
 @pytest.fixture
 def run(trained: dict[str, tuple[Method, Path]], resnet_file: Path, tmp_path: Path) -> Path:
-    """A checkpoint of STFPM, and its teacher's weights beside the run: the checkpoint knows them by another place."""
+    """Make a checkpoint of STFPM that names another place of its teacher's weights; the weights lie beside the run."""
     shutil.copy(resnet_file, tmp_path / "moved.pt")
     checkpoint = read_checkpoint(trained["STFPM"][1])
     checkpoint["hyper_parameters"]["weights"] = str(tmp_path / "away" / "moved.pt")
@@ -37,7 +37,7 @@ def run(trained: dict[str, tuple[Method, Path]], resnet_file: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_checkpoint_is_a_detector(name: str, trained: dict[str, tuple[Method, Path]]) -> None:
+def test_a_checkpoint_loads_as_the_same_detector(name: str, trained: dict[str, tuple[Method, Path]]) -> None:
     (model, path), pixels = trained[name], random_pixels(2, 3, 64, 64)
     checkpoint = torch.load(path, weights_only=True)
     assert checkpoint["state_dict"]
@@ -55,7 +55,7 @@ def test_a_checkpoint_is_a_detector(name: str, trained: dict[str, tuple[Method, 
         assert_same(again(pixels), expected)
 
 
-def test_a_test_restores_the_decision(
+def test_a_test_loads_the_decision_of_the_checkpoint(
     trained: dict[str, tuple[Method, Path]], small_models: dict[str, dict[str, Any]], data: AnomalyDataModule
 ) -> None:
     model, path = trained["STFPM"]
@@ -70,7 +70,7 @@ def test_a_test_restores_the_decision(
 
 
 @pytest.mark.parametrize("beside", ["checkpoints", "."])
-def test_weights_that_were_moved_beside_the_checkpoint(
+def test_moved_weights_are_found_beside_the_checkpoint(
     beside: str, run: Path, trained: dict[str, tuple[Method, Path]]
 ) -> None:
     shutil.move(run.parents[2] / "moved.pt", run.parents[1] / beside / "moved.pt")
@@ -78,19 +78,19 @@ def test_weights_that_were_moved_beside_the_checkpoint(
     assert_same(STFPM.load_from_checkpoint(run)(pixels), trained["STFPM"][0](pixels))
 
 
-def test_weights_that_are_nowhere(run: Path, trained: dict[str, tuple[Method, Path]]) -> None:
+def test_missing_weights_are_an_error_that_lists_the_places(run: Path, trained: dict[str, tuple[Method, Path]]) -> None:
     with pytest.raises(UserError) as caught:
         Method.load_from_checkpoint(run)
     root = run.parents[2]
     for place in ("away/moved.pt", "run/checkpoints/moved.pt", "run/moved.pt"):
         assert str(root / place) in str(caught.value)
-    assert "`weights`" in str(caught.value)  # which is the remedy
+    assert "`weights`" in str(caught.value)  # the error names this argument as the remedy
     pixels = random_pixels(1, 3, 64, 64)
     again = Method.load_from_checkpoint(run, weights=root / "moved.pt")
     assert_same(again(pixels), trained["STFPM"][0](pixels))
 
 
-def test_other_weights_are_refused(run: Path, resnet_file: Path, tmp_path: Path) -> None:
+def test_weights_with_another_fingerprint_are_refused(run: Path, resnet_file: Path, tmp_path: Path) -> None:
     state = torch.load(resnet_file, weights_only=True)
     doubled = {key: tensor * 2 if tensor.is_floating_point() else tensor for key, tensor in state.items()}
     torch.save(doubled, tmp_path / "b.pt")
@@ -98,7 +98,7 @@ def test_other_weights_are_refused(run: Path, resnet_file: Path, tmp_path: Path)
     said = f"trained with weights of resnet10t {own}, but the model has {other}: give model.weights as in training"
     with pytest.raises(UserError, match=said):
         STFPM.load_from_checkpoint(run, weights=tmp_path / "b.pt")
-    torch.save(doubled, run.parent / "moved.pt")  # another file of that name, beside the checkpoint
+    torch.save(doubled, run.parent / "moved.pt")  # this file has the same name and lies beside the checkpoint
     with pytest.raises(UserError, match=said):
         Method.load_from_checkpoint(run)
 
@@ -111,7 +111,7 @@ def test_other_weights_are_refused(run: Path, resnet_file: Path, tmp_path: Path)
         ({"taps": [2, 1, 3]}, r"taps of resnet10t \[1, 2, 3\], but the model has \[2, 1, 3\]: give model.taps"),
     ],
 )
-def test_another_teacher_is_not_taken_for_other_weights(
+def test_another_teacher_or_other_taps_are_named_in_the_error(
     change: dict[str, Any], said: str, run: Path, resnet_file: Path, tmp_path: Path
 ) -> None:
     other = tmp_path / "resnet18.pt"
@@ -121,7 +121,7 @@ def test_another_teacher_is_not_taken_for_other_weights(
         STFPM.load_from_checkpoint(run, weights=weights, **change)
 
 
-def test_another_methods_checkpoint_is_refused(
+def test_a_checkpoint_of_another_method_is_refused(
     trained: dict[str, tuple[Method, Path]], small_models: dict[str, dict[str, Any]], data: AnomalyDataModule
 ) -> None:
     path = trained["STFPM"][1]
@@ -132,7 +132,7 @@ def test_another_methods_checkpoint_is_refused(
         trainer_in(Path()).test(made("MKD", small_models), data, ckpt_path=path, verbose=False)
 
 
-def test_other_networks_are_refused(
+def test_a_checkpoint_with_other_networks_is_refused(
     trained: dict[str, tuple[Method, Path]], small_models: dict[str, dict[str, Any]], data: AnomalyDataModule
 ) -> None:
     path = trained["MKD"][1]
@@ -145,7 +145,7 @@ def test_other_networks_are_refused(
         trainer_in(Path()).test(other, data, ckpt_path=path, verbose=False)
 
 
-def test_another_view_is_refused(
+def test_a_view_that_changes_scores_is_refused(
     trained: dict[str, tuple[Method, Path]], small_models: dict[str, dict[str, Any]], data: AnomalyDataModule
 ) -> None:
     model, path = trained["STFPM"]
@@ -160,7 +160,7 @@ def test_another_view_is_refused(
         assert all(torch.equal(before[name], tensor) for name, tensor in other.state_dict().items())
         with pytest.raises(UserError, match=said):
             Method.load_from_checkpoint(path, view=view)
-    faster = made("STFPM", small_models, View(64, tile_batch=3, mm_per_pixel=0.1))  # which change no score
+    faster = made("STFPM", small_models, View(64, tile_batch=3, mm_per_pixel=0.1))  # these two settings change no score
     trainer_in(Path()).test(faster, data, ckpt_path=path, verbose=False)
     loaded = Method.load_from_checkpoint(path, view=View(64, tile_batch=3))
     assert faster.view.tile_batch == loaded.view.tile_batch == 3
@@ -169,7 +169,7 @@ def test_another_view_is_refused(
     assert_same(faster.eval()(pixels), model(pixels))
 
 
-def test_a_checkpoint_for_a_device_that_is_not_there(run: Path) -> None:
+def test_a_device_that_is_not_there_is_refused(run: Path) -> None:
     with pytest.raises(UserError, match=r"there is no device 'gpu' for PyTorch on this machine, only cpu"):
         Method.load_from_checkpoint(run, "gpu")
 
@@ -188,7 +188,7 @@ def another_network(checkpoint: dict[str, Any]) -> None:
         (lambda checkpoint: checkpoint.update(lit_ad=[1]), "is not of lit_ad"),
     ],
 )
-def test_a_checkpoint_of_another_version_is_named(
+def test_the_error_names_the_version_that_wrote_the_checkpoint(
     change: Callable[[dict[str, Any]], object],
     said: str,
     trained: dict[str, tuple[Method, Path]],
@@ -196,7 +196,7 @@ def test_a_checkpoint_of_another_version_is_named(
     small_models: dict[str, dict[str, Any]],
     data: AnomalyDataModule,
 ) -> None:
-    """By whatever reads it: a Detector, Python, a test and a training that goes on."""
+    """Detector.load, load_from_checkpoint, a test, and a training that goes on give the same error."""
     run, checkpoint = tmp_path / "old.ckpt", read_checkpoint(trained["STFPM"][1])
     checkpoint["lit_ad"]["version"] = "0.1.0"
     change(checkpoint)
@@ -211,7 +211,9 @@ def test_a_checkpoint_of_another_version_is_named(
             load(run)
 
 
-def test_arguments_of_another_version_are_named(trained: dict[str, tuple[Method, Path]], tmp_path: Path) -> None:
+def test_arguments_of_another_version_are_named_in_the_error(
+    trained: dict[str, tuple[Method, Path]], tmp_path: Path
+) -> None:
     run, checkpoint = tmp_path / "old.ckpt", read_checkpoint(trained["STFPM"][1])
     checkpoint["lit_ad"]["version"] = "0.1.0"
     checkpoint["hyper_parameters"]["old"] = 1
@@ -222,8 +224,8 @@ def test_arguments_of_another_version_are_named(trained: dict[str, tuple[Method,
         Detector.load(run)
 
 
-def test_a_class_of_ones_own(resnet_file: Path, tmp_path: Path) -> None:
-    """It is loaded where it is imported already."""
+def test_a_checkpoint_of_a_users_own_class_is_loaded(resnet_file: Path, tmp_path: Path) -> None:
+    """The class must be imported before."""
     brightness, trainer = Brightness(str(resnet_file)), trainer_in(tmp_path)
     trainer.strategy.connect(brightness)
     trainer.save_checkpoint(tmp_path / "own.ckpt")
@@ -238,7 +240,7 @@ def test_a_checkpoint_imports_no_code(run: Path, tmp_path: Path, monkeypatch: py
     checkpoint = read_checkpoint(run)
     for name, said in (
         ("outsider.Thing", "of outsider.Thing, which is not known here: import outsider first"),
-        ("shutil.rmtree", "of shutil.rmtree, which is not known here$"),  # imported, but no method
+        ("shutil.rmtree", "of shutil.rmtree, which is not known here$"),  # the function is imported, but is no method
         ("lit_ad.methods.base.refuse_not_finite", "which is not known here$"),
         ("lit_ad.methods.gone.Gone", "of lit_ad.methods.gone.Gone, which is not known here"),
         ("", "of no method of lit_ad, which is not known here$"),
@@ -248,14 +250,15 @@ def test_a_checkpoint_imports_no_code(run: Path, tmp_path: Path, monkeypatch: py
         with pytest.raises(UserError, match=said):
             Method.load_from_checkpoint(run)
     assert "outsider" not in sys.modules and not (tmp_path / "ran").exists()
-    del checkpoint["lit_ad"]  # of another program on Lightning
+    del checkpoint["lit_ad"]  # another program that uses Lightning wrote this checkpoint
     torch.save(checkpoint, run)
     with pytest.raises(UserError, match=f"^{run} is not of lit_ad"):
         Method.load_from_checkpoint(run)
 
 
-def test_a_decision_is_saved_with_the_weights_that_scored_its_images_only(resnet_file: Path) -> None:
-    """Between two validations, or where weights are averaged, the file's weights are others: no threshold fits them."""
+def test_a_decision_is_saved_only_with_the_weights_that_scored_its_images(resnet_file: Path) -> None:
+    """Between two validations, and where weights are averaged, the file has other weights: no threshold fits these
+    weights."""
     method = Brightness(str(resnet_file))
     method.decision = Decision({"": np.array([0.5])})
     state = {"weight": torch.ones(2)}
@@ -264,10 +267,10 @@ def test_a_decision_is_saved_with_the_weights_that_scored_its_images_only(resnet
         checkpoint: dict[str, Any] = {"state_dict": state}
         write_record(method, checkpoint)
         assert (checkpoint["lit_ad"]["decision"] is not None) is kept
-    assert method.decision is not None  # of the method itself, it stays
+    assert method.decision is not None  # the method itself keeps its decision
 
 
-def test_a_window_that_training_found_is_taken_from_the_checkpoint(resnet_file: Path) -> None:
+def test_a_window_of_auto_is_read_from_the_checkpoint(resnet_file: Path) -> None:
     file = str(resnet_file)
     checkpoint: dict[str, Any] = {"state_dict": {}}
     trained = Brightness(file, View(32, window=(10, 900)))

@@ -1,4 +1,5 @@
-"""Dinomaly against the paper's formulas in NumPy and SciPy, and patches planted where the map must show them."""
+"""These tests compare Dinomaly with the paper's formulas in NumPy and SciPy, and plant patches that the map must
+show."""
 
 import copy
 from pathlib import Path
@@ -30,7 +31,7 @@ def model(vit_file: Path) -> Dinomaly:
 
 
 def one_minus_cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Over the last axis."""
+    """Compute the distance over the last axis."""
     return np.asarray(1 - (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1))
 
 
@@ -43,7 +44,7 @@ def random_disagreement(size: tuple[int, int], batch: int = 2, width: int = 8) -
 # The students.
 
 
-def test_linear_attention_by_hand() -> None:
+def test_linear_attention_equals_the_formula() -> None:
     torch.manual_seed(0)
     attention, tokens = LinearAttention(6, 2), torch.randn(2, 5, 6)
 
@@ -62,11 +63,11 @@ def test_linear_attention_by_hand() -> None:
         assert attention(tokens).dtype == torch.bfloat16
 
 
-def test_the_decoder_ends_where_the_teacher_begins(model: Dinomaly) -> None:
+def test_the_last_decoder_blocks_restore_the_first_teacher_blocks(model: Dinomaly) -> None:
     images = torch.rand(2, 3, 32, 48)
     early, late = features = model.teacher(images)
     with torch.no_grad():
-        tokens, after = model.bottleneck(0.5 * early + 0.5 * late), []  # in eval mode, without noise
+        tokens, after = model.bottleneck(0.5 * early + 0.5 * late), []  # eval mode has no noise
         for block in model.decoder:
             assert isinstance(block, DecoderBlock)
             tokens = tokens + block.attention(block.norm1(tokens))
@@ -77,19 +78,20 @@ def test_the_decoder_ends_where_the_teacher_begins(model: Dinomaly) -> None:
     torch.testing.assert_close(found.students[0], sum(after[4:]) / 4)
     torch.testing.assert_close(found.students[1], sum(after[:4]) / 4)
     torch.testing.assert_close(found.teachers, [early[:, 1:], late[:, 1:]])
-    assert (found.size, model.compare(None, features).size) == ((32, 48), None)  # no pixels needed
+    assert (found.size, model.compare(None, features).size) == ((32, 48), None)  # no pixels are needed
     with torch.autocast("cpu", torch.bfloat16):
         under = model.compare(images, model.teacher(images))
         assert {t.dtype for t in (*under.teachers, *under.students)} == {torch.float32}
 
 
-def test_students_are_as_the_authors_start_them(model: Dinomaly) -> None:
+def test_students_have_the_initial_weights_of_the_authors(model: Dinomaly) -> None:
     students = nn.ModuleList([model.bottleneck, model.decoder])
     linear = [m for m in students.modules() if isinstance(m, nn.Linear)]
     assert len(linear) == 2 + 8 * 4
     for layer in linear:
         assert layer.weight.abs().max() <= 0.03 and not layer.bias.any()
-        assert layer.weight.std().item() == pytest.approx(0.00987, rel=0.03)  # 0.01, cut at three deviations
+        # A deviation of 0.01, cut at three deviations.
+        assert layer.weight.std().item() == pytest.approx(0.00987, rel=0.03)
     assert [m.in_features for m in model.bottleneck if isinstance(m, nn.Linear)] == [192, 4 * 192]
     assert {m.eps for m in students.modules() if isinstance(m, nn.LayerNorm)} == {1e-8}
     assert [m.p for m in model.bottleneck if isinstance(m, nn.Dropout)] == [0.2] * 3
@@ -97,7 +99,7 @@ def test_students_are_as_the_authors_start_them(model: Dinomaly) -> None:
     assert {block.attention.heads for block in model.decoder if isinstance(block, DecoderBlock)} == {3}
 
 
-def test_the_noise_is_in_training_only(model: Dinomaly) -> None:
+def test_dropout_is_active_in_training_only(model: Dinomaly) -> None:
     tokens = torch.ones(1, 4, 192)
     assert torch.equal(model.bottleneck(tokens), model.bottleneck(tokens))
     noisy = copy.deepcopy(model.bottleneck).train()
@@ -108,7 +110,7 @@ def test_the_noise_is_in_training_only(model: Dinomaly) -> None:
 # The loss.
 
 
-def test_loss_is_one_minus_the_cosine_of_all_patches(model: Dinomaly) -> None:
+def test_the_loss_is_one_minus_the_cosine_over_all_patches(model: Dinomaly) -> None:
     found = random_disagreement((32, 48))
     expected = [
         one_minus_cosine(t.double().numpy().reshape(2, -1), s.double().numpy().reshape(2, -1)).mean()
@@ -117,7 +119,7 @@ def test_loss_is_one_minus_the_cosine_of_all_patches(model: Dinomaly) -> None:
     assert model.loss(found).item() == pytest.approx(np.mean(expected), rel=1e-5)
 
 
-def test_recentred_targets_by_hand(vit_file: Path) -> None:
+def test_recentred_targets_equal_the_formula(vit_file: Path) -> None:
     model = made(vit_file, recentre=True)
     images = torch.rand(2, 3, 32, 48)
     features = model.teacher(images)
@@ -128,17 +130,17 @@ def test_recentred_targets_by_hand(vit_file: Path) -> None:
         centred = difference - difference.mean(axis=2, keepdims=True)
         expected = centred / np.sqrt((centred**2).mean(axis=2, keepdims=True) + 1e-8)
         np.testing.assert_allclose(target.numpy(), expected, rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(found.students, plain.students)  # which see the tokens as they are
+    torch.testing.assert_close(found.students, plain.students)  # the students see tokens that are not recentred
 
 
 def hardest(distances: np.ndarray, share: float) -> np.ndarray:
-    """Whether a patch is among the batch's (1 - share) hardest; one at least is."""
+    """Return whether a patch is among the (1 - share) hardest patches of the batch. At least one patch is."""
     count = max(1, int(distances.size * (1 - share)))
     return np.asarray(distances >= np.sort(distances.ravel())[-count])
 
 
 @pytest.mark.parametrize(("share", "kept"), [(0.0, 12), (0.45, 6), (0.9, 1), (1.0, 1)])
-def test_mining_weights(share: float, kept: int) -> None:
+def test_mining_weights_are_1_for_the_hardest_patches_and_small_for_the_others(share: float, kept: int) -> None:
     distances = torch.rand(2, 6)
     weights = mining_weights(distances, share, 0.1)
     assert torch.equal(weights, torch.where(torch.from_numpy(hardest(distances.numpy(), share)), 1.0, 0.1))
@@ -149,16 +151,17 @@ def test_mining_weights(share: float, kept: int) -> None:
 def test_gradients_of_easy_patches_are_small(
     model: Dinomaly, monkeypatch: pytest.MonkeyPatch, step: int, share: float
 ) -> None:
-    """Central differences of the loss, times the weights by hand, are what backward gives the decoder's patches."""
+    """The gradient of the decoder's patches must equal central differences of the loss, times the weights computed by
+    hand."""
     found = random_disagreement((32, 48), width=4)
     teachers, students = ([x.double() for x in side] for side in (found.teachers, found.students))
     found = Disagreement(teachers, students, found.size)
     leaves = [s.clone().requires_grad_() for s in found.students]
-    # As it comes from a decoder, a patch is no leaf.
+    # A decoder gives patches that are no leaves of the graph, so this test does too.
     monkeypatch.setattr(model, "compare", lambda *_: found._replace(students=[leaf * 1 for leaf in leaves]))
     monkeypatch.setattr(Dinomaly, "global_step", step)
     loss = model.training_loss(torch.empty(0), [], Others())
-    assert loss.item() == model.loss(found).item()  # it is the gradient alone that changes
+    assert loss.item() == model.loss(found).item()  # only the gradient changes, the loss does not
     loss.backward()
     for i, leaf in enumerate(leaves):
         weights = np.where(
@@ -179,10 +182,10 @@ def test_gradients_of_easy_patches_are_small(
 # The map.
 
 
-def test_score_is_the_mean_of_the_highest_hundredth(model: Dinomaly) -> None:
+def test_the_score_is_the_mean_of_the_highest_hundredth_of_the_map(model: Dinomaly) -> None:
     pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     prediction = model(pixels)
-    highest = np.sort(prediction.anomaly_map.detach().numpy().reshape(2, -1))[:, -40:]  # of 64 x 64
+    highest = np.sort(prediction.anomaly_map.detach().numpy().reshape(2, -1))[:, -40:]  # a hundredth of 64 x 64 pixels
     np.testing.assert_allclose(prediction.score.detach().numpy(), highest.mean(axis=1), rtol=1e-5)
 
 
@@ -190,23 +193,24 @@ VIEWS = {"square": View(64), "wide": View((48, 96)), "cropped": View(96, crop=64
 
 
 @pytest.mark.parametrize("name", VIEWS)
-def test_a_planted_patch_is_found_from_pixels_to_pixels(name: str, vit_file: Path) -> None:
+def test_a_planted_patch_of_noise_is_found_at_its_place(name: str, vit_file: Path) -> None:
     check_planted_noise_is_found(made(vit_file, VIEWS[name], dropout=0.0), steps=40)
 
 
-# How it trains.
+# The training.
 
 
 @pytest.mark.parametrize(("of_trainer", "clip"), [(None, 0.001), (0.0005, 0.0005)])
-def test_a_fit_follows_the_schedule_and_clips(
+def test_a_fit_follows_the_schedule_and_clips_gradients(
     of_trainer: float | None, clip: float, vit_file: Path, images: Path, tmp_path: Path
 ) -> None:
     model = made(vit_file, warmup=2, clip=0.001)
     check_schedule_and_clipping(model, ("bottleneck", "decoder"), 2e-3, of_trainer, clip, images, tmp_path)
 
 
-def test_the_recipe_of_dinomaly2(vit_file: Path, images: Path, tmp_path: Path) -> None:
-    """A squeezing layer at a rate of its own, which rises with the others' and stays; without end and amsgrad."""
+def test_the_settings_of_dinomaly2_are_followed(vit_file: Path, images: Path, tmp_path: Path) -> None:
+    """The squeezing layer has its own rate, which rises with the other rates and then stays. The training has no end
+    and no amsgrad."""
     model = made(vit_file, squeeze=32, lr=2e-3, final_lr=2e-3, warmup=2, amsgrad=False, dropout=0.4)
     layers = [model.squeeze, *model.bottleneck]
     assert [(m.in_features, m.out_features) for m in layers if isinstance(m, nn.Linear)] == [
@@ -249,7 +253,7 @@ def test_the_recipe_of_dinomaly2(vit_file: Path, images: Path, tmp_path: Path) -
 
 
 class Stop(L.Callback):
-    """After so many steps."""
+    """Stop the training after a number of steps."""
 
     def __init__(self, steps: int) -> None:
         self.steps = steps
@@ -258,15 +262,17 @@ class Stop(L.Callback):
         trainer.should_stop = trainer.global_step >= self.steps
 
 
-def test_training_without_end_has_no_schedule(vit_file: Path, images: Path, tmp_path: Path) -> None:
+def test_a_training_without_an_end_is_refused_where_the_rate_falls(
+    vit_file: Path, images: Path, tmp_path: Path
+) -> None:
     model = made(vit_file)
     trainer = L.Trainer(default_root_dir=tmp_path, max_epochs=-1, logger=False, enable_checkpointing=False)
     with pytest.raises(UserError, match=r"set trainer\.max_steps or max_epochs"):
         trainer.fit(model, AnomalyDataModule(MVTec(images), model.view, loading=Loading(num_workers=0)))
 
 
-def test_a_teacher_without_a_class_token_has_no_centre(tmp_path: Path) -> None:
-    registers = timm.create_model("test_vit2")  # which has a register, and no class token
+def test_recentring_is_refused_for_a_teacher_without_a_class_token(tmp_path: Path) -> None:
+    registers = timm.create_model("test_vit2")  # this model has a register token and no class token
     torch.save(registers.state_dict(), tmp_path / "vit.pt")
     assert registers.num_prefix_tokens == 1
     with pytest.raises(UserError, match=r"recentre takes a class token, and test_vit2 has none"):

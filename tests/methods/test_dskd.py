@@ -1,4 +1,4 @@
-"""DSKD against its formulas by hand."""
+"""These tests compare DSKD with its formulas, computed by hand."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def images() -> torch.Tensor:
 
 
 def pyramids(model: DSKD, seen: torch.Tensor) -> list[list[np.ndarray]]:
-    """One minus the cosine over channels, of both students: 2 x L x (B, h, w)."""
+    """Compute one minus the cosine over channels for both students: 2 x L x (B, h, w)."""
     encoded = model.encoder(seen)
     result = []
     for levels in (encoded, model.decoder(model.bottleneck(encoded))):
@@ -36,20 +36,20 @@ def pyramids(model: DSKD, seen: torch.Tensor) -> list[list[np.ndarray]]:
     return result
 
 
-def test_the_decoder_knows_nothing_but_the_encoders_embedding(model: DSKD) -> None:
+def test_the_decoder_depends_on_the_encoders_embedding_alone(model: DSKD) -> None:
     embedding = model.bottleneck(model.encoder(images()))
-    assert embedding.shape == (3, 512, 2, 2)  # a thirty-second of the image
+    assert embedding.shape == (3, 512, 2, 2)  # the side is a thirty-second of the image's side
     shapes = [level.shape for level in model.decoder(embedding)]
     assert shapes == [level.shape for level in model.teacher(images())]
     features = model.teacher(images())
     first = model.compare(images(), features)
-    model.teacher.model = None  # what is decoded takes nothing from the teacher
+    model.teacher.model = None  # the decoder must not use the teacher
     second = model.compare(images(), features)
     for one, other in zip(first.decoder, second.decoder, strict=True):
         assert torch.equal(one, other)
 
 
-def test_loss_counts_both_students_alike(model: DSKD) -> None:
+def test_the_loss_is_the_sum_over_levels_of_both_students(model: DSKD) -> None:
     expected = sum(float(level.mean()) for pyramid in pyramids(model, images()) for level in pyramid)
     loss = model.loss(model.compare(images(), model.describe(images())))
     assert loss.item() == pytest.approx(expected, rel=1e-5)
@@ -63,7 +63,7 @@ def test_the_decoders_loss_reaches_the_encoder(model: DSKD) -> None:
 
 
 @pytest.mark.parametrize("fusion", ["product", "sum"])
-def test_map_by_hand(model: DSKD, fusion: str) -> None:
+def test_the_map_and_the_score_equal_the_formula(model: DSKD, fusion: str) -> None:
     model.fusion = fusion  # type: ignore[assignment]
     pixels = (255 * images()).to(torch.uint8)
     with torch.no_grad():
@@ -87,12 +87,12 @@ def test_all_students_are_optimised_as_in_reverse_distillation(model: DSKD) -> N
     assert not any(p.requires_grad for p in model.teacher.parameters())
 
 
-def test_an_encoder_that_is_its_teacher_sees_nothing(model: DSKD) -> None:
+def test_the_map_is_zero_where_the_encoder_equals_the_teacher(model: DSKD) -> None:
     model.encoder.load_state_dict(model.teacher.model.state_dict(prefix="model."))
     assert map_of(model.predict(images())).abs().max() < 1e-4
 
 
-def test_taps_and_sizes_that_do_not_fit(model: DSKD, resnet_file: Path) -> None:
+def test_taps_and_sizes_that_do_not_fit_are_refused(model: DSKD, resnet_file: Path) -> None:
     with pytest.raises(UserError, match=r"strides \[4, 16\]"):
         DSKD("resnet10t", (1, 3), str(resnet_file))
     with pytest.raises(UserError, match="a multiple of it"):

@@ -1,4 +1,4 @@
-"""EfficientAD against the paper's formulas by hand, in NumPy."""
+"""These tests compare EfficientAD with the paper's formulas in NumPy."""
 
 import warnings
 from pathlib import Path
@@ -32,18 +32,18 @@ def model(pdn_file: Path) -> EfficientAD:
 
 
 def by_hand(values: Tensor) -> float:
-    """Mean of the values that reach their 0.999 quantile."""
+    """Compute the mean of the values that reach their 0.999 quantile."""
     numbers = values.detach().double().numpy().ravel()
     return float(numbers[numbers >= np.quantile(numbers, 0.999)].mean())
 
 
 @pytest.mark.parametrize("shape", [(1, 384, 56, 56), (3, 5, 7, 11), (1, 1, 1, 1001), (1, 1, 1, 2000), (1, 1, 1, 1)])
-def test_hard_mining_by_hand(shape: tuple[int, ...]) -> None:
+def test_the_mean_of_the_hardest_errors_equals_the_formula(shape: tuple[int, ...]) -> None:
     errors = torch.rand(shape, generator=torch.Generator().manual_seed(0)).square()
     assert mean_of_hardest(errors, 0.999).item() == pytest.approx(by_hand(errors), rel=1e-6)
 
 
-def test_only_the_hardest_have_gradients() -> None:
+def test_only_the_hardest_errors_have_gradients() -> None:
     errors = torch.arange(5000.0).view(1, 2, 50, 50).requires_grad_()
     mean_of_hardest(errors, 0.999).backward()
     assert errors.grad is not None
@@ -51,15 +51,15 @@ def test_only_the_hardest_have_gradients() -> None:
     np.testing.assert_allclose(errors.grad.flatten().numpy(), expected / expected.sum(), rtol=1e-6)
 
 
-def test_more_than_2_24_values() -> None:
-    """Of a batch of 15 images of 256 pixels: older versions of torch.quantile refuse them."""
+def test_the_mean_of_the_hardest_works_for_more_than_2_24_values() -> None:
+    """A batch of 15 images of 256 pixels has more values; older versions of torch.quantile refuse that many values."""
     errors = torch.rand(15, 384, 56, 56, generator=torch.Generator().manual_seed(0))
     assert errors.numel() > 2**24
     assert mean_of_hardest(errors, 0.999).item() == pytest.approx(by_hand(errors), rel=1e-6)
 
 
 def mine(rank: int, store: Path, batches: list[Tensor]) -> None:
-    """Compare the shares that two processes have of the hardest errors with those of one large batch."""
+    """Compare the hardest errors of two processes with the hardest errors of one large batch."""
     dist.init_process_group("gloo", f"file://{store}", rank=rank, world_size=2)
     torch.set_num_threads(1)
     for errors in batches:
@@ -69,17 +69,17 @@ def mine(rank: int, store: Path, batches: list[Tensor]) -> None:
     dist.destroy_process_group()
 
 
-def test_hard_mining_over_processes(tmp_path: Path) -> None:
-    """Also where all of the hardest lie in one process."""
+def test_the_hardest_errors_are_found_over_all_processes(tmp_path: Path) -> None:
+    """All of the hardest errors may lie in one process."""
     errors = torch.rand(4, 6, 50, 50, generator=torch.Generator().manual_seed(0))
     errors[:2] *= 3
-    tied = (85 * errors).round() / 85  # 256 steps of a size: many errors equal the quantile
+    tied = (85 * errors).round() / 85  # with 256 different sizes, many errors equal the quantile
     for batch in (errors, tied):
         assert mean_of_hardest(batch, 0.999).item() == pytest.approx(by_hand(batch), rel=1e-6)
     mp.spawn(mine, (tmp_path / "store", [errors, tied]), nprocs=2)
 
 
-def test_training_loss_by_hand(model: EfficientAD) -> None:
+def test_the_training_loss_equals_the_formula(model: EfficientAD) -> None:
     images, unrelated = torch.rand(2, 3, 256, 256), torch.rand(2, 3, 256, 256)
     model.teacher_mean.uniform_(-1, 1)
     model.teacher_deviation.uniform_(0.5, 2)
@@ -107,8 +107,8 @@ def test_errors_are_float32_under_mixed_precision(model: EfficientAD) -> None:
         assert {errors.dtype for errors in model.compare(images, model.describe(images))} == {torch.float32}
 
 
-def test_jitter_by_hand() -> None:
-    """Against torchvision's functions, whichever of the three was drawn."""
+def test_jitter_equals_torchvisions_functions() -> None:
+    """The test compares each image with the one of three functions that was drawn."""
     functional = pytest.importorskip("torchvision.transforms.functional")
     torch.manual_seed(0)
     images = torch.rand(24, 3, 8, 9)
@@ -121,7 +121,8 @@ def test_jitter_by_hand() -> None:
     for image, result, factor, choice in zip(images, changed, drawn[0], drawn[1], strict=True):
         kind = kinds[int(3 * choice)]
         expected = kind(image, 0.8 + 0.4 * factor.item())
-        torch.testing.assert_close(result, expected, rtol=0, atol=2e-4)  # its weights of grey have four digits
+        # torchvision's weights of grey have four digits.
+        torch.testing.assert_close(result, expected, rtol=0, atol=2e-4)
         seen.add(kind)
     assert seen == set(kinds)
     assert not torch.equal(changed, images)
@@ -141,7 +142,7 @@ def test_both_autoencoder_terms_see_the_same_jittered_image(
 
 
 @pytest.mark.parametrize("side", [256, 260, 320, 512])
-def test_autoencoder_has_the_teachers_shape(side: int) -> None:
+def test_the_autoencoder_has_the_shape_of_the_teacher(side: int) -> None:
     sizes: list[tuple[int, ...]] = []
     network = Autoencoder(5, 1 / 32).eval()
     for layer in [network.encoder, *network.decoder, network.head]:
@@ -152,7 +153,7 @@ def test_autoencoder_has_the_teachers_shape(side: int) -> None:
         assert [size[0] for size in sizes] == [256, 3, 8, 15, 32, 63, 127, 56]
 
 
-def test_autoencoder_is_the_papers() -> None:
+def test_the_autoencoder_has_the_layers_of_the_paper() -> None:
     network = Autoencoder(384)
     encoder = [(conv.in_channels, conv.out_channels) for conv in network.encoder if isinstance(conv, nn.Conv2d)]
     assert encoder == [(3, 32), (32, 32), (32, 64), (64, 64), (64, 64), (64, 64)]
@@ -162,7 +163,7 @@ def test_autoencoder_is_the_papers() -> None:
     assert sum(isinstance(layer, nn.Dropout) and layer.p == 0.2 for layer in network.modules()) == 6
 
 
-def test_map_by_hand(model: EfficientAD) -> None:
+def test_the_map_equals_the_formula(model: EfficientAD) -> None:
     generator = torch.Generator().manual_seed(0)
     errors = [torch.rand(2, 384, 56, 56, generator=generator) for _ in range(3)]
     model.quantiles = torch.tensor([[0.4, 0.6], [0.45, 0.5]])
@@ -177,7 +178,7 @@ def test_map_by_hand(model: EfficientAD) -> None:
     assert not border.any()
 
 
-def test_score_is_the_maximum_at_the_images_size(model: EfficientAD) -> None:
+def test_the_score_is_the_maximum_of_the_map_at_the_size_of_the_image(model: EfficientAD) -> None:
     model.quantiles = FLAT
     pixels = torch.randint(0, 256, (1, 3, 256, 256), dtype=torch.uint8)
     with torch.no_grad():
@@ -191,11 +192,12 @@ def test_score_is_the_maximum_at_the_images_size(model: EfficientAD) -> None:
 
 @pytest.mark.parametrize("centre", [(40, 40), (60, 130), (150, 72), (210, 210)])
 @pytest.mark.parametrize("sides", [(256, 256), (256, 320)])
-def test_a_planted_defect_is_found_where_it_is(
+def test_a_planted_defect_is_found_at_its_place(
     model: EfficientAD, centre: tuple[int, int], sides: tuple[int, int]
 ) -> None:
-    """A square on an even surface, which a student has learned by heart: the centre of the map lies within a cell (4
-    pixels) of the square's. Further out than these places, patches that see it would leave the image."""
+    """The student has learned an even surface by heart, and the defect is a square. The centre of the map must lie
+    within a cell (4 pixels) of the centre of the square. Nearer to the edge, patches that see the square would leave
+    the image."""
     model.quantiles = FLAT
     plain = torch.full((1, 3, *sides), 128, dtype=torch.uint8)
     marked = plain.clone()
@@ -220,7 +222,7 @@ def test_equal_quantiles_do_not_divide_by_zero() -> None:
     assert result[0, 0, 0, 0] == 0
 
 
-def test_statistics_of_nominal_images(model: EfficientAD) -> None:
+def test_prepare_computes_the_mean_and_deviation_of_teacher_features(model: EfficientAD) -> None:
     images = torch.rand(5, 3, 256, 260)
     features = model.describe(images)[0]
     model.prepare((part, [level]) for part, level in zip(images.split(2), features.split(2), strict=True))
@@ -231,7 +233,7 @@ def test_statistics_of_nominal_images(model: EfficientAD) -> None:
     torch.testing.assert_close(standard.std(dim=1, correction=0), torch.ones(384), rtol=1e-3, atol=1e-3)
 
 
-def test_quantiles_of_held_out_maps(model: EfficientAD) -> None:
+def test_calibrate_computes_the_quantiles_of_held_out_maps(model: EfficientAD) -> None:
     images = torch.rand(3, 3, 256, 256)
     with torch.no_grad():
         model.calibrate(iter(()), ((part, model.describe(part)) for part in images.split(2)))
@@ -255,7 +257,7 @@ def test_the_rate_falls_to_a_tenth_after_95_percent(model: EfficientAD, monkeypa
     assert rates == pytest.approx([1e-4] * 190 + [1e-5] * 10)
 
 
-def test_errors_for_the_user(pdn_file: Path, model: EfficientAD) -> None:
+def test_small_images_and_an_untrained_model_are_refused(pdn_file: Path, model: EfficientAD) -> None:
     for view in (View(128), View((256, 255)), View(512, tile=128), View(512, crop=128)):
         with pytest.raises(UserError, match=r"needs 256 pixels a side or more, not .*: set model.view.image_size"):
             EfficientAD(str(pdn_file), width=1 / 16, view=view)
@@ -268,7 +270,7 @@ def test_errors_for_the_user(pdn_file: Path, model: EfficientAD) -> None:
 
 @pytest.fixture
 def surfaces(tmp_path: Path) -> Path:
-    """A few images of 256 pixels, and photographs of anything else."""
+    """Write a few images of 256 pixels, and photographs of other things."""
     generator = np.random.default_rng(0)
     for folder, count in (("part/train/good", 4), ("part/test/good", 1), ("others/deeper", 3)):
         (tmp_path / folder).mkdir(parents=True)
@@ -289,7 +291,7 @@ def trainer(home: Path, **kwargs: Any) -> L.Trainer:
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_a_checkpoint_is_a_detector(pdn_file: Path, surfaces: Path, precision: Any) -> None:
+def test_a_checkpoint_gives_the_scores_of_the_trained_model(pdn_file: Path, surfaces: Path, precision: Any) -> None:
     source = MVTec(surfaces / "part")
     model = EfficientAD(str(pdn_file), width=1 / 16, lr=1e-3)
     data = AnomalyDataModule(
@@ -299,7 +301,7 @@ def test_a_checkpoint_is_a_detector(pdn_file: Path, surfaces: Path, precision: A
     with warnings.catch_warnings():
         warnings.filterwarnings("error", ".*unrelated.*")
         fitting.fit(model, data)
-    assert fitting.optimizers[0].param_groups[0]["lr"] == pytest.approx(1e-4)  # of 4 steps, the last
+    assert fitting.optimizers[0].param_groups[0]["lr"] == pytest.approx(1e-4)  # the last of 4 steps
     assert model.quantiles.isfinite().all()
     assert (model.teacher_deviation != 1).any()
     (before,) = fitting.predict(model, data) or []
@@ -312,7 +314,7 @@ def test_a_checkpoint_is_a_detector(pdn_file: Path, surfaces: Path, precision: A
     assert before and all(judgement.finite for judgement in before)
 
 
-def test_training_without_unrelated_images_is_warned_of(pdn_file: Path, surfaces: Path) -> None:
+def test_training_without_unrelated_images_gives_a_warning(pdn_file: Path, surfaces: Path) -> None:
     model = EfficientAD(str(pdn_file), width=1 / 16)
     data = AnomalyDataModule(MVTec(surfaces / "part"), model.view, batch_size=3, loading=Loading(num_workers=0))
     with pytest.warns(UserWarning, match=r"without unrelated images.*give data.unrelated"):
@@ -326,7 +328,7 @@ def test_a_training_without_an_end_is_refused(pdn_file: Path, surfaces: Path) ->
         trainer(surfaces, max_steps=-1).fit(model, data)
 
 
-def test_every_network_but_the_teacher_learns(model: EfficientAD) -> None:
+def test_every_network_except_the_teacher_learns(model: EfficientAD) -> None:
     """A step against the gradient lowers the loss."""
     images, unrelated = torch.rand(1, 3, 256, 256), torch.rand(1, 3, 256, 256)
     features = model.describe(images)
@@ -342,5 +344,5 @@ def test_every_network_but_the_teacher_learns(model: EfficientAD) -> None:
     with torch.no_grad():
         for parameter in trained:
             assert parameter.grad is not None
-            parameter.sub_(0.01 * loss / size * parameter.grad)  # lowers it by 1 % to first order
+            parameter.sub_(0.01 * loss / size * parameter.grad)  # to first order, the step lowers the loss by 1 %
         assert model.training_loss(images, features, Others(unrelated)) < loss

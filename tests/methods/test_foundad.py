@@ -1,4 +1,4 @@
-"""FoundAD against NumPy: projector, loss and score by hand; and what is trained on what."""
+"""These tests compare projector, loss and score of FoundAD with NumPy, and check which images each step trains on."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -39,19 +39,19 @@ def model(vit_file: Path) -> FoundAD:
 
 
 def linear(x: np.ndarray, weights: Weights, name: str) -> np.ndarray:
-    """(B, N, in) -> (B, N, out)."""
+    """Apply a linear layer: (B, N, in) -> (B, N, out)."""
     return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
 
 
 def norm(x: np.ndarray, weights: Weights, name: str) -> np.ndarray:
-    """(B, N, W) -> the same shape."""
+    """Apply a layer norm: (B, N, W) -> the same shape."""
     centred = x - x.mean(axis=-1, keepdims=True)
     scaled = centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + 1e-6)
     return np.asarray(scaled * weights[f"{name}.weight"] + weights[f"{name}.bias"])
 
 
 def attend(x: np.ndarray, weights: Weights, name: str) -> np.ndarray:
-    """Each head for itself, (B, N, W) -> the same shape."""
+    """Apply attention head by head: (B, N, W) -> the same shape."""
     queries, keys, values = np.split(linear(x, weights, f"{name}.qkv"), 3, axis=-1)
     side, heads = x.shape[-1] // HEADS, []
     for first in range(0, x.shape[-1], side):
@@ -62,7 +62,7 @@ def attend(x: np.ndarray, weights: Weights, name: str) -> np.ndarray:
 
 
 def project(level: np.ndarray, weights: Weights, depth: int) -> np.ndarray:
-    """(B, D, h, w) -> the same shape."""
+    """Apply the projector: (B, D, h, w) -> the same shape."""
     batch, channels, height, width = level.shape
     embedded = linear(level.reshape(batch, channels, -1).transpose(0, 2, 1), weights, "embedding")
     x = embedded
@@ -75,10 +75,10 @@ def project(level: np.ndarray, weights: Weights, depth: int) -> np.ndarray:
     return result.transpose(0, 2, 1).reshape(batch, channels, height, width)
 
 
-def test_projector_by_hand() -> None:
+def test_the_projector_equals_the_formula() -> None:
     torch.manual_seed(0)
     projector = Projector(20, 36, 3, dropout=0.2).double().eval()
-    for parameter in projector.parameters():  # biases and norms of their own, and attention that is not even
+    for parameter in projector.parameters():  # biases and norms then differ from their start, and attention is not even
         nn.init.normal_(parameter, std=0.5)
     level = torch.randn(2, 20, 3, 5, dtype=torch.float64)
     weights = {name: value.numpy() for name, value in projector.state_dict().items()}
@@ -87,7 +87,7 @@ def test_projector_by_hand() -> None:
     np.testing.assert_allclose(found, project(level.numpy(), weights, 3), rtol=1e-9, atol=1e-9)
 
 
-def test_the_projector_is_the_papers(vit_file: Path) -> None:
+def test_the_projector_has_the_layers_and_initial_weights_of_the_paper(vit_file: Path) -> None:
     torch.manual_seed(0)
     projector = FoundAD(BACKBONE, weights=str(vit_file), view=View(64)).projector
     assert (projector.embedding.in_features, projector.embedding.out_features) == (192, 384)
@@ -100,7 +100,7 @@ def test_the_projector_is_the_papers(vit_file: Path) -> None:
     assert len(layers) == 2 + 6 * 4
     for layer in layers:
         assert layer.weight.std().item() == pytest.approx(0.02, rel=0.02) and not layer.bias.any()
-        assert layer.weight.abs().max() > 0.07  # of more deviations than three
+        assert layer.weight.abs().max() > 0.07  # the weights are not cut at three deviations
     assert [m.p for m in projector.modules() if isinstance(m, nn.Dropout) and m.p] == [0.2]
 
 
@@ -108,7 +108,7 @@ def test_the_projector_is_the_papers(vit_file: Path) -> None:
 
 
 @pytest.mark.parametrize(("tap", "block"), [(-3, 9), (4, 4), (-12, 0)])
-def test_the_teachers_tokens_are_normed_ones_of_one_block(
+def test_the_teacher_gives_the_normed_patch_tokens_of_one_block(
     tap: int, block: int, vit_file: Path, imagenet: Callable[[Tensor], Tensor]
 ) -> None:
     model, images = made(vit_file, tap=tap), torch.rand(2, 3, 64, 64)
@@ -126,7 +126,7 @@ def test_the_teachers_tokens_are_normed_ones_of_one_block(
 # The loss and the score.
 
 
-def test_loss_map_and_score_by_hand(model: FoundAD) -> None:
+def test_the_loss_the_map_and_the_score_equal_the_formula(model: FoundAD) -> None:
     teacher, student = torch.randn(2, 3, 7, 4, 5, dtype=torch.float64)
     found = Disagreement(teacher, student)
     squares = (teacher.numpy() - student.numpy()) ** 2
@@ -143,7 +143,7 @@ def test_loss_map_and_score_by_hand(model: FoundAD) -> None:
         np.testing.assert_allclose(score.numpy(), expected, rtol=1e-12)
 
 
-def test_the_map_is_enlarged_and_the_score_is_that_of_patches(model: FoundAD) -> None:
+def test_the_map_is_enlarged_and_the_score_is_computed_from_patches(model: FoundAD) -> None:
     pixels = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)
     with torch.no_grad():
         patches = model.detect(model.compare(pixels / 255, model.describe(pixels / 255)))
@@ -151,15 +151,15 @@ def test_the_map_is_enlarged_and_the_score_is_that_of_patches(model: FoundAD) ->
     assert patches.anomaly_map is not None and patches.anomaly_map.shape == (2, 1, 4, 6)
     assert prediction.anomaly_map is not None and prediction.anomaly_map.shape == (2, 1, 64, 96)
     torch.testing.assert_close(prediction.score, patches.score)
-    # Half a patch from the edge on, the corner's value stays.
+    # Up to half a patch from the edge, the map has the value of the corner.
     torch.testing.assert_close(prediction.anomaly_map[..., 0, 0], patches.anomaly_map[..., 0, 0])
 
 
-# What is trained on what.
+# Which images each step trains on.
 
 
 @pytest.mark.parametrize("clean_share", [0.0, 1.0])
-def test_the_target_is_always_clean(clean_share: float, vit_file: Path) -> None:
+def test_the_target_is_always_the_clean_image(clean_share: float, vit_file: Path) -> None:
     model = made(vit_file, clean_share=clean_share).eval()
     images, corrupted = torch.rand(2, 3, 3, 64, 64)
     with torch.no_grad():
@@ -182,7 +182,7 @@ def test_half_of_the_steps_see_the_clean_batch(model: FoundAD) -> None:
     assert len(losses) == 2 and 18 < len(ran) < 42
 
 
-def test_optimizer(model: FoundAD) -> None:
+def test_the_optimizer_is_adamw_over_all_trained_parameters(model: FoundAD) -> None:
     optimizer = model.configure_optimizers()
     assert isinstance(optimizer, torch.optim.AdamW)
     (group,) = optimizer.param_groups
@@ -191,7 +191,7 @@ def test_optimizer(model: FoundAD) -> None:
 
 
 class Losses(L.Callback):
-    """That of the held-out images after each epoch."""
+    """Record the loss of the held-out images after each epoch."""
 
     def __init__(self) -> None:
         self.values: list[float] = []
@@ -200,7 +200,9 @@ class Losses(L.Callback):
         self.values.append(trainer.callback_metrics["val/loss"].item())
 
 
-def test_it_learns_and_the_teacher_does_not(vit_file: Path, images: Path, tmp_path: Path, quiet_trainer: Any) -> None:
+def test_training_lowers_the_loss_and_leaves_the_teacher_unchanged(
+    vit_file: Path, images: Path, tmp_path: Path, quiet_trainer: Any
+) -> None:
     model = made(vit_file)
     before = [parameter.clone() for parameter in model.teacher.parameters()]
     data = AnomalyDataModule(MVTec(images), model.view, 4, corrupt=CutPaste(), loading=Loading(num_workers=0))
@@ -222,12 +224,12 @@ def test_it_learns_and_the_teacher_does_not(vit_file: Path, images: Path, tmp_pa
         ({"tap": 12}, r"taps \[12\] do not fit"),
     ],
 )
-def test_arguments_that_cannot_be(arguments: dict[str, Any], message: str, vit_file: Path) -> None:
+def test_arguments_out_of_range_are_refused(arguments: dict[str, Any], message: str, vit_file: Path) -> None:
     with pytest.raises(UserError, match=message):
         made(vit_file, **arguments)
 
 
-def test_what_it_cannot_learn_from(model: FoundAD, resnet_file: Path) -> None:
+def test_training_without_made_up_defects_or_without_a_vit_is_refused(model: FoundAD, resnet_file: Path) -> None:
     images: Tensor = torch.rand(1, 3, 64, 64)
     with pytest.raises(UserError, match=r"made-up defects: set data.corrupt to lit_ad.data.CutPaste"):
         model.training_loss(images, model.describe(images), Others())

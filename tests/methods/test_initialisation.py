@@ -1,4 +1,4 @@
-"""The weights that students begin with."""
+"""The initial weights of students."""
 
 import math
 
@@ -9,7 +9,7 @@ from torch import nn
 from lit_ad.methods.initialisation import initialise_convolutions, initialise_linear_layers
 
 
-def test_convolutions_are_drawn_by_their_fan_out_and_nothing_else_is() -> None:
+def test_only_weights_of_convolutions_are_drawn_by_their_fan_out() -> None:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Conv2d(32, 64, 3), nn.ConvTranspose2d(64, 8, 2), nn.Linear(5, 4), nn.BatchNorm2d(3))
     before = {name: value.clone() for name, value in module.state_dict().items()}
@@ -23,13 +23,13 @@ def test_convolutions_are_drawn_by_their_fan_out_and_nothing_else_is() -> None:
     assert changed == {"0.weight"}
 
 
-def test_linear_layers_are_drawn_from_a_cut_normal_and_nothing_else_is() -> None:
+def test_only_linear_layers_are_drawn_from_a_cut_normal_distribution() -> None:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(64, 400), nn.Conv2d(3, 4, 3), nn.LayerNorm(5))
     before = {name: value.clone() for name, value in module.state_dict().items()}
     initialise_linear_layers(module)
     weight, bias = module[0].parameters()
     assert weight.abs().max() <= 0.03 and not bias.any()
-    assert weight.std().item() == pytest.approx(0.00987, rel=0.02)  # 0.01, cut at three deviations
+    assert weight.std().item() == pytest.approx(0.00987, rel=0.02)  # a deviation of 0.01, cut at three deviations
     changed = {name for name, value in module.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == {"0.weight", "0.bias"}

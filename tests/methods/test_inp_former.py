@@ -1,5 +1,5 @@
-"""INP-Former against the paper's formulas in plain NumPy, its gradients against finite differences, and patches planted
-where the map must show them."""
+"""These tests compare INP-Former with the paper's formulas in NumPy and its gradients with finite differences, and
+plant patches that the map must show."""
 
 import math
 from pathlib import Path
@@ -44,7 +44,7 @@ def arrays(module: nn.Module) -> Arrays:
 
 
 def one_minus_cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Over the last axis."""
+    """Compute the distance over the last axis."""
     return np.asarray(1 - (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1))
 
 
@@ -70,7 +70,7 @@ def two_layers(x: np.ndarray, of: Arrays, name: str) -> np.ndarray:
 
 
 def attend(queries: np.ndarray, others: np.ndarray, of: Arrays, name: str, heads: int, softmax: bool) -> np.ndarray:
-    """Patch by patch, head by head."""
+    """Compute attention patch by patch and head by head."""
     q, kv = linear(queries, of, f"{name}.query"), linear(others, of, f"{name}.key_value")
     width = q.shape[1]
     k, v, found = kv[:, :width], kv[:, width:], np.zeros_like(q)
@@ -95,12 +95,12 @@ def prototypes_by_hand(patches: np.ndarray, of: Arrays) -> np.ndarray:
 
 
 def decoded_by_hand(patches: np.ndarray, prototypes: np.ndarray, of: Arrays) -> list[np.ndarray]:
-    """The output of each of the eight blocks."""
+    """Compute the output of each of the eight blocks."""
     tokens, outputs = two_layers(patches, of, "bottleneck"), []
     for i in range(8):
         block = f"decoder.{i}"
         queries, others = (norm(x, of, f"{block}.norm1") for x in (tokens, prototypes))
-        tokens = attend(queries, others, of, f"{block}.attention", 3, softmax=False)  # no residual
+        tokens = attend(queries, others, of, f"{block}.attention", 3, softmax=False)  # the paper has no residual here
         tokens = tokens + two_layers(norm(tokens, of, f"{block}.norm2"), of, f"{block}.mlp")
         outputs.append(tokens)
     return outputs
@@ -108,7 +108,7 @@ def decoded_by_hand(patches: np.ndarray, prototypes: np.ndarray, of: Arrays) -> 
 
 @pytest.fixture(scope="module")
 def moved(vit_file: Path) -> INPFormer:
-    """In float64, with weights, biases and scales that all make a difference, as after a training."""
+    """Make a model in float64 whose weights, biases and scales all differ from their start, as after a training."""
     model = made(vit_file).double()
     generator = torch.Generator().manual_seed(1)
     for part in model.students:
@@ -117,7 +117,7 @@ def moved(vit_file: Path) -> INPFormer:
     return model
 
 
-def test_prototypes_and_decoder_are_the_papers(moved: INPFormer) -> None:
+def test_prototypes_and_decoder_equal_the_formulas_of_the_paper(moved: INPFormer) -> None:
     early, late = (torch.randn(2, 6, 192, dtype=torch.float64) for _ in range(2))
     with torch.no_grad():
         found, of = moved.compare(torch.empty(2, 3, 32, 48), [early, late]), arrays(moved)
@@ -130,14 +130,14 @@ def test_prototypes_and_decoder_are_the_papers(moved: INPFormer) -> None:
         assert np.array_equal(found.patches[image].numpy(), patches)
         np.testing.assert_allclose(found.prototypes[image].numpy(), prototypes, rtol=1e-9, atol=1e-9)
         outputs = decoded_by_hand(patches, prototypes, of)
-        for group, blocks in zip(found.students, (outputs[4:], outputs[:4]), strict=True):  # reversed
+        for group, blocks in zip(found.students, (outputs[4:], outputs[:4]), strict=True):  # in reverse order
             np.testing.assert_allclose(group[image].numpy(), np.mean(blocks, axis=0), rtol=1e-8, atol=1e-9)
     assert torch.equal(found.teachers[0], early) and torch.equal(found.teachers[1], late)
-    assert (found.size, moved.compare(None, [early, late]).size) == ((32, 48), None)  # no pixels needed
+    assert (found.size, moved.compare(None, [early, late]).size) == ((32, 48), None)  # no pixels are needed
 
 
-def test_what_is_like_no_prototype_gets_nothing() -> None:
-    """With the softmax, it gets something; with ReLU, the bias of the projection alone."""
+def test_a_query_opposite_to_all_keys_gets_no_value_with_relu_attention() -> None:
+    """With softmax, the query gets a value. With ReLU, the query gets the bias of the projection alone."""
     torch.manual_seed(0)
     tokens, others = torch.randn(1, 5, 6), torch.randn(1, 3, 6)
     for kind in (CrossAttention, ReLUAttention):
@@ -153,8 +153,9 @@ def test_what_is_like_no_prototype_gets_nothing() -> None:
         assert ReLUAttention(6, 2)(tokens, others).dtype == torch.bfloat16
 
 
-def test_the_decoder_sees_the_patches_through_their_prototypes_alone(moved: INPFormer) -> None:
-    """Where their values say nothing, all patches come out alike: no residual brings the patches themselves."""
+def test_the_decoder_depends_on_the_prototypes_and_has_no_residual_of_patches(moved: INPFormer) -> None:
+    """Where the values of the prototypes are zero, all patches have the same output: no residual adds the patches
+    themselves."""
     tokens, block = torch.randn(1, 4, 192, dtype=torch.float64), moved.decoder[0]
     assert isinstance(block, Block)
     value = block.attention.key_value
@@ -166,7 +167,7 @@ def test_the_decoder_sees_the_patches_through_their_prototypes_alone(moved: INPF
     torch.testing.assert_close(nothing, nothing[:, :1].expand_as(nothing))
 
 
-def test_half_precision_compares_in_float32(model: INPFormer) -> None:
+def test_features_in_half_precision_are_compared_in_float32(model: INPFormer) -> None:
     images = torch.rand(2, 3, 32, 48)
     with torch.autocast("cpu", torch.bfloat16):
         found = model.compare(images, model.describe(images))
@@ -176,7 +177,7 @@ def test_half_precision_compares_in_float32(model: INPFormer) -> None:
     assert [level.shape for level in model.describe(images)] == [(2, 6, 192)] * 2  # without the class token
 
 
-def test_students_are_as_the_authors_start_them(model: INPFormer) -> None:
+def test_students_have_the_initial_weights_of_the_authors(model: INPFormer) -> None:
     students = nn.ModuleList(model.students)
     linear = [m for m in students.modules() if isinstance(m, nn.Linear)]
     assert len(linear) == 2 + 9 * 5
@@ -202,7 +203,7 @@ def random_disagreement(size: tuple[int, int] = (32, 48), batch: int = 2, width:
     return Disagreement(teachers, students, patches, prototypes, size)
 
 
-def test_loss_by_hand(vit_file: Path) -> None:
+def test_the_loss_equals_the_formula(vit_file: Path) -> None:
     found = random_disagreement()
     pairs = zip(found.teachers, found.students, strict=True)
     restoration = [one_minus_cosine(t.numpy().reshape(2, -1), s.numpy().reshape(2, -1)).mean() for t, s in pairs]
@@ -213,27 +214,26 @@ def test_loss_by_hand(vit_file: Path) -> None:
         assert made(vit_file, gather=gather).loss(found).item() == pytest.approx(expected, rel=1e-12)
 
 
-def test_weights_by_hand() -> None:
-    distances = torch.tensor([[0.1, 0.2, 0.9], [0.4, 0.0, 0.2]])  # of mean 0.3
+def test_the_adaptive_weights_equal_the_formula() -> None:
+    distances = torch.tensor([[0.1, 0.2, 0.9], [0.4, 0.0, 0.2]])  # their mean is 0.3
     expected = torch.tensor([[1 / 27, 8 / 27, 27.0], [64 / 27, 0.0, 8 / 27]])
     torch.testing.assert_close(adaptive_weights(distances, 3.0), expected)
     assert torch.equal(adaptive_weights(distances, 0.0), torch.ones(2, 3))
-    assert torch.equal(adaptive_weights(torch.tensor([[-1e-7, 0.0]]), 3.0), torch.zeros(1, 2))  # all is restored
+    # Every patch is restored exactly.
+    assert torch.equal(adaptive_weights(torch.tensor([[-1e-7, 0.0]]), 3.0), torch.zeros(1, 2))
 
 
 @pytest.mark.parametrize("power", [3.0, 0.0, 1.5])
-def test_gradients_of_patches_that_are_restored_are_small(
-    vit_file: Path, monkeypatch: pytest.MonkeyPatch, power: float
-) -> None:
-    """Central differences of the loss, times the weights by hand, are what backward gives the decoder's patches. What
-    the prototypes get is not weighed."""
+def test_gradients_of_restored_patches_are_small(vit_file: Path, monkeypatch: pytest.MonkeyPatch, power: float) -> None:
+    """The gradient of the decoder's patches must equal central differences of the loss, times the weights computed by
+    hand. The gradient of the prototypes has no weights."""
     model, found = made(vit_file, power=power), random_disagreement(width=4)
     leaves = [tensor.clone().requires_grad_() for tensor in (*found.students, found.prototypes)]
-    # As it comes from a decoder, a patch is no leaf.
+    # A decoder gives patches that are no leaves of the graph, so this test does too.
     shown = found._replace(students=[leaf * 1 for leaf in leaves[:2]], prototypes=leaves[2] * 1)
     monkeypatch.setattr(model, "compare", lambda *_: shown)
     loss = model.training_loss(torch.empty(0), [], Others())
-    assert loss.item() == model.loss(found).item()  # it is the gradient alone that changes
+    assert loss.item() == model.loss(found).item()  # only the gradient changes, the loss does not
     loss.backward()
     for leaf, moved, teacher in zip(leaves, (*found.students, found.prototypes), (*found.teachers, None), strict=True):
         gradient, weights = np.zeros(leaf.shape), np.ones(leaf.shape[:2])
@@ -251,8 +251,9 @@ def test_gradients_of_patches_that_are_restored_are_small(
         np.testing.assert_allclose(leaf.grad.numpy(), gradient * weights[..., None], rtol=1e-5, atol=1e-9)
 
 
-def test_gradients_of_all_parameters_by_finite_differences(moved: INPFormer) -> None:
-    """Along a random direction of each parameter, with patches that count alike. The gather loss is a part of it."""
+def test_gradients_of_all_parameters_equal_finite_differences(moved: INPFormer) -> None:
+    """The test moves each parameter in a random direction; all patches count equally. The gather loss is a part of the
+    loss."""
     features = [torch.randn(2, 6, 192, dtype=torch.float64) for _ in range(2)]
     parameters = {f"{i}.{n}": p for i, part in enumerate(moved.students) for n, p in part.named_parameters()}
     loss = moved.loss(moved.compare(None, features))
@@ -272,7 +273,7 @@ def test_gradients_of_all_parameters_by_finite_differences(moved: INPFormer) -> 
 # The map.
 
 
-def test_the_map_is_that_of_the_restoration(model: INPFormer) -> None:
+def test_the_map_is_the_restoration_map(model: INPFormer) -> None:
     images = torch.rand(2, 3, 64, 96)
     with torch.no_grad():
         found = model.compare(images, model.describe(images))
@@ -280,10 +281,10 @@ def test_the_map_is_that_of_the_restoration(model: INPFormer) -> None:
         assert torch.equal(map_of(model.detect(found)), expected) and expected.shape == (2, 1, 256, 384)
 
 
-def test_score_is_the_mean_of_the_highest_hundredth(model: INPFormer) -> None:
+def test_the_score_is_the_mean_of_the_highest_hundredth_of_the_map(model: INPFormer) -> None:
     pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     prediction = model(pixels)
-    highest = np.sort(prediction.anomaly_map.detach().numpy().reshape(2, -1))[:, -40:]  # of 64 x 64
+    highest = np.sort(prediction.anomaly_map.detach().numpy().reshape(2, -1))[:, -40:]  # a hundredth of 64 x 64 pixels
     np.testing.assert_allclose(prediction.score.detach().numpy(), highest.mean(axis=1), rtol=1e-5)
 
 
@@ -291,21 +292,21 @@ VIEWS = {"square": View(64), "wide": View((48, 96)), "cropped": View(96, crop=64
 
 
 @pytest.mark.parametrize("name", VIEWS)
-def test_a_planted_patch_is_found_from_pixels_to_pixels(name: str, vit_file: Path) -> None:
+def test_a_planted_patch_of_noise_is_found_at_its_place(name: str, vit_file: Path) -> None:
     check_planted_noise_is_found(made(vit_file, VIEWS[name]), steps=60)
 
 
-# How it trains.
+# The training.
 
 
 @pytest.mark.parametrize(("of_trainer", "clip"), [(None, 0.001), (0.0005, 0.0005)])
-def test_a_fit_follows_the_schedule_and_clips(
+def test_a_fit_follows_the_schedule_and_clips_gradients(
     of_trainer: float | None, clip: float, vit_file: Path, images: Path, tmp_path: Path
 ) -> None:
     model = made(vit_file, warmup=2, clip=0.001)
     check_schedule_and_clipping(model, ("extractor", "bottleneck", "decoder"), 1e-3, of_trainer, clip, images, tmp_path)
 
 
-def test_what_cannot_be(vit_file: Path) -> None:
+def test_zero_prototypes_are_refused(vit_file: Path) -> None:
     with pytest.raises(UserError, match=r"model\.prototypes must be 1 or more, not 0"):
         made(vit_file, prototypes=0)

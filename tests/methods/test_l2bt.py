@@ -1,4 +1,4 @@
-"""L2BT against the paper's formulas by hand, and kornia's and scikit-learn's numbers."""
+"""These tests compare L2BT with the paper's formulas and with numbers of kornia and scikit-learn."""
 
 import copy
 import re
@@ -23,7 +23,7 @@ def model(vit_file: Path) -> L2BT:
 
 
 def by_hand(model: L2BT, normalised: Tensor) -> list[np.ndarray]:
-    """Early and late tokens of timm's own blocks, and what the students say of them: 4 x (B, N, D)."""
+    """Return the early and late tokens of timm's own blocks, and the outputs of the students: 4 x (B, N, D)."""
     vit = copy.deepcopy(model.teacher.model)
     with torch.no_grad():
         x = vit._pos_embed(vit.patch_embed(normalised))
@@ -35,7 +35,7 @@ def by_hand(model: L2BT, normalised: Tensor) -> list[np.ndarray]:
         return [t.numpy() for t in (*found, model.forward_student(found[0]), model.backward_student(found[1]))]
 
 
-def test_loss_is_one_minus_cosine_of_each_token(model: L2BT, imagenet: Callable[[Tensor], Tensor]) -> None:
+def test_the_loss_is_one_minus_the_cosine_of_each_token(model: L2BT, imagenet: Callable[[Tensor], Tensor]) -> None:
     images = torch.rand(2, 3, 48, 64)
     early, late, forward, backward = by_hand(model, imagenet(images))
     expected = 0.0
@@ -45,9 +45,9 @@ def test_loss_is_one_minus_cosine_of_each_token(model: L2BT, imagenet: Callable[
     assert model.loss(model.compare(None, model.teacher(images))).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_map_is_the_product_of_distances_blurred(model: L2BT, imagenet: Callable[[Tensor], Tensor]) -> None:
+def test_the_map_is_the_blurred_product_of_distances(model: L2BT, imagenet: Callable[[Tensor], Tensor]) -> None:
     pixels = torch.randint(0, 256, (2, 3, 48, 64), dtype=torch.uint8)
-    # Another size than the ViT's 224: position embeddings are interpolated.
+    # The size differs from the ViT's 224, so position embeddings are interpolated.
     early, late, forward, backward = by_hand(model, imagenet(pixels / 255))
 
     def unit(x: np.ndarray) -> np.ndarray:
@@ -67,19 +67,19 @@ def test_map_is_the_product_of_distances_blurred(model: L2BT, imagenet: Callable
     np.testing.assert_allclose(prediction.score.detach().numpy(), highest.mean(axis=1), rtol=1e-4)
 
 
-def test_one_pixel_at_least_scores(model: L2BT) -> None:
+def test_the_score_of_a_small_map_is_its_maximum(model: L2BT) -> None:
     anomaly_map = torch.rand(3, 1, 10, 10)
     assert torch.equal(model.score(anomaly_map), anomaly_map.amax(dim=(1, 2, 3)))
 
 
-def test_box_is_kornias() -> None:
+def test_the_box_blur_equals_kornias() -> None:
     anomaly_map = torch.rand(2, 1, 20, 30)
     torch.testing.assert_close(box(anomaly_map, 7), box_blur(anomaly_map, (7, 7), "reflect"))
     with torch.autocast("cpu", torch.bfloat16):
         assert blur(anomaly_map.bfloat16()).dtype == torch.float32
 
 
-def test_students_see_one_token_at_a_time(model: L2BT) -> None:
+def test_a_student_maps_each_token_alone(model: L2BT) -> None:
     features = model.teacher(torch.rand(1, 3, 32, 48))
     changed = [level.clone() for level in features]
     for level in changed:
@@ -108,7 +108,7 @@ def test_training_lowers_the_loss(model: L2BT) -> None:
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_what_cannot_be(resnet_file: Path, vit_file: Path) -> None:
+def test_wrong_taps_fractions_and_backbones_are_refused(resnet_file: Path, vit_file: Path) -> None:
     for taps in ((7,), (11, 7), (7, 7)):
         with pytest.raises(UserError, match=rf"an early and then a late one, not {re.escape(str(list(taps)))}"):
             L2BT("deit_tiny_patch16_224", taps, str(vit_file))

@@ -1,4 +1,4 @@
-"""MixedTeacher against its formulas by hand."""
+"""These tests compare MixedTeacher with its formulas, computed by hand."""
 
 from pathlib import Path
 
@@ -27,8 +27,8 @@ def images(count: int = 3) -> torch.Tensor:
     return torch.rand(count, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 
 
-def test_the_papers_shapes() -> None:
-    """Of 256x256 images: 64 channels at 32x32 and 128 at 16x16."""
+def test_the_shallow_student_has_the_shapes_of_the_paper() -> None:
+    """For images of 256x256, the levels have 64 channels at 32x32 and 128 channels at 16x16."""
     teacher = Backbone("resnet18", (1, 2))
     found = ReducedResNet(teacher.channels)(torch.zeros(1, 3, 256, 256))
     assert [tuple(level.shape) for level in found] == [(1, 64, 32, 32), (1, 128, 16, 16)]
@@ -36,7 +36,8 @@ def test_the_papers_shapes() -> None:
 
 
 def distances(model: MixedTeacher, seen: torch.Tensor) -> list[list[np.ndarray]]:
-    """The authors' formula, position by position: half the squared distance of unit vectors, 2 x L x (B, h, w)."""
+    """Compute the authors' formula position by position: half the squared distance of unit vectors, 2 x L x (B, h,
+    w)."""
     with torch.no_grad():
         shallow = [torch.nn.AvgPool2d(2)(level) for level in model.teacher(seen)]
         pairs = [
@@ -56,14 +57,14 @@ def distances(model: MixedTeacher, seen: torch.Tensor) -> list[list[np.ndarray]]
     return result
 
 
-def test_loss_is_the_mean_over_batch_positions_and_levels(model: MixedTeacher) -> None:
+def test_the_loss_is_the_mean_over_batch_positions_and_levels(model: MixedTeacher) -> None:
     expected = sum(np.mean([level.mean() for level in pair]) for pair in distances(model, images()))
     loss = model.loss(model.compare(images(), model.describe(images())))
     assert loss.item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_pairs_train_apart(model: MixedTeacher) -> None:
-    """The gradients of one student are those of its own loss alone."""
+def test_each_student_learns_from_its_own_loss_alone(model: MixedTeacher) -> None:
+    """The gradients of one student equal the gradients of its own loss."""
     model.train()
     model.loss(model.compare(images(), model.describe(images()))).backward()
     together = [p.grad.clone() for p in model.deep_student.parameters() if p.grad is not None]
@@ -77,7 +78,8 @@ def test_the_pairs_train_apart(model: MixedTeacher) -> None:
 
 
 def pair_maps(model: MixedTeacher, seen: torch.Tensor) -> np.ndarray:
-    """The authors' map of each pair: its levels divided by their h * w, bilinear, summed: (2, B, 64, 64)."""
+    """Compute the authors' map of each pair: the sum of its bilinearly resized levels, each divided by h * w: (2, B,
+    64, 64)."""
     return np.array(
         [
             [sum(cv2.resize(one / one.size, (64, 64)) for one in image) for image in zip(*pair, strict=True)]
@@ -86,7 +88,7 @@ def pair_maps(model: MixedTeacher, seen: torch.Tensor) -> np.ndarray:
     )
 
 
-def test_pair_maps_are_the_authors(model: MixedTeacher) -> None:
+def test_the_maps_of_the_pairs_equal_the_formula_of_the_authors(model: MixedTeacher) -> None:
     with torch.no_grad():
         maps = torch.cat(model.maps(model.compare(images(), model.describe(images()))), dim=1)
     expected = pair_maps(model, images())
@@ -94,7 +96,7 @@ def test_pair_maps_are_the_authors(model: MixedTeacher) -> None:
     assert expected.min() > 2e-5
 
 
-def test_map_by_hand(model: MixedTeacher) -> None:
+def test_the_map_and_the_score_equal_the_formula(model: MixedTeacher) -> None:
     held_out = [(images(4), model.describe(images(4))), (images(2), model.describe(images(2)))]
     with torch.no_grad():
         model.calibrate([], held_out)
@@ -107,8 +109,9 @@ def test_map_by_hand(model: MixedTeacher) -> None:
     np.testing.assert_allclose(prediction.score.numpy(), np.max(expected, axis=(1, 2)), rtol=1e-4)
 
 
-def test_the_shallow_student_begins_as_a_resnet() -> None:
-    """A 7x7 stem, one block a level, both of stride 2; He's weights by fan out, scales of 1."""
+def test_the_shallow_student_has_the_layers_and_initial_weights_of_a_resnet() -> None:
+    """The student has a 7x7 stem and one block for each level, all of stride 2. Weights are He's by fan out, scales are
+    1."""
     torch.manual_seed(0)
     student = ReducedResNet([64, 128])
     convolutions = [m for m in student.modules() if isinstance(m, nn.Conv2d)]
@@ -123,8 +126,9 @@ def test_the_shallow_student_begins_as_a_resnet() -> None:
     assert all(bool((m.weight == 1).all()) for m in student.modules() if isinstance(m, nn.BatchNorm2d))
 
 
-def test_one_cycle_of_adam(model: MixedTeacher, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Over 101 steps: 1.6e-4 to 4e-3 at 30 %, down to 1.6e-8; the first moment's decay goes the other way."""
+def test_the_learning_rate_of_adam_follows_one_cycle(model: MixedTeacher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over 101 steps, the rate goes from 1.6e-4 to 4e-3 at 30 % and down to 1.6e-8. The decay of the first moment goes
+    in the opposite direction."""
     monkeypatch.setattr(model, "total_steps", lambda _: 101)
     configured = model.configure_optimizers()
     optimizer, scheduler = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
@@ -143,28 +147,29 @@ def test_one_cycle_of_adam(model: MixedTeacher, monkeypatch: pytest.MonkeyPatch)
     assert optimised == {id(p) for n, p in model.named_parameters() if "student" in n}
 
 
-def test_students_that_are_their_teachers_see_no_anomaly(model: MixedTeacher) -> None:
+def test_the_map_is_zero_where_the_deep_student_equals_its_teacher(model: MixedTeacher) -> None:
     model.deep_student.load_state_dict(model.deep_teacher.model.state_dict(prefix="model."))
     model.pair_means.fill_(1)
-    assert map_of(model.predict(images())).abs().max() < 1e-5  # of the deep pair is none, and so of their product
+    # The map of the deep pair is zero, so the product is zero.
+    assert map_of(model.predict(images())).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("size", [(70, 90), (65, 81)])
-def test_sizes_that_no_stride_divides(model: MixedTeacher, size: tuple[int, int]) -> None:
+def test_the_map_has_the_size_of_images_that_no_stride_divides(model: MixedTeacher, size: tuple[int, int]) -> None:
     model.pair_means.fill_(1)
     assert map_of(model.predict(torch.rand(1, 3, *size))).shape == (1, 1, *size)
 
 
-def test_taps_of_other_strides(resnet_file: Path) -> None:
+def test_taps_of_other_strides_are_refused(resnet_file: Path) -> None:
     with pytest.raises(UserError, match=r"strides \[8, 16\].*choose taps of strides \[4, 8\]"):
         MixedTeacher("resnet10t", (2, 3), str(resnet_file), "resnet10t", (3,), str(resnet_file))
 
 
-def test_a_gaussian_of_no_width(resnet_file: Path) -> None:
+def test_a_gaussian_of_width_0_is_refused(resnet_file: Path) -> None:
     with pytest.raises(UserError, match=r"model\.sigma is 0, but the width of a Gaussian must be above 0"):
         MixedTeacher("resnet10t", (1, 2), str(resnet_file), "resnet10t", (3,), str(resnet_file), sigma=0)
 
 
-def test_an_untrained_model_is_not_measured(model: MixedTeacher) -> None:
+def test_a_test_of_an_untrained_model_is_refused(model: MixedTeacher) -> None:
     with pytest.raises(UserError, match="has had none: train it"):
         model.on_test_start()

@@ -1,4 +1,5 @@
-"""MKD: the loss by hand, the cloners' layouts, and saliencies against networks differentiated one image at a time."""
+"""MKD: the tests compute the loss by hand, compare the layers of cloners with the paper, and compare saliencies with
+gradients of one image at a time."""
 
 import copy
 import inspect
@@ -35,7 +36,7 @@ MODES = ("gradients", "smooth_grad", "guided_backprop")
 
 @pytest.fixture(scope="module")
 def vgg_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The first three blocks of a VGG-11, randomly initialised."""
+    """Save the first three blocks of a VGG-11 with random weights."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "vgg11.pt"
     torch.save(Backbone("vgg11", (0, 1, 2)).model.state_dict(), path)
@@ -49,7 +50,7 @@ def vgg(vgg_file: Path) -> MKD:
 
 
 def lively(model: MKD) -> MKD:
-    """In eval mode, with running statistics and scales that are not the identity."""
+    """Put the model into eval mode, with running statistics and scales that are not the identity."""
     for module in model.student.modules():
         if isinstance(module, nn.BatchNorm2d):
             assert module.running_mean is not None and module.running_var is not None
@@ -70,21 +71,23 @@ def images_of(n: int, side: int = 32) -> Tensor:
 # The cloners.
 
 
-def test_small_cloner_of_vgg16_is_the_papers() -> None:
+def test_the_small_cloner_of_vgg16_has_the_layers_of_the_paper() -> None:
     stages = plan_stages([128, 256, 512, 512], [4, 8, 16, 32])
     text = ",".join("M" if width == POOL else str(width) for stage in stages for width in stage)
     assert text == "16,16,M,16,128,M,16,16,256,M,16,16,512,M,16,16,512,M"
 
 
-def test_small_cloner_fits_other_sources() -> None:
-    assert plan_stages([64, 128], [4, 8]) == [[16, 16, POOL, 16, 64, POOL], [16, 16, 128, POOL]]  # ResNet stages
+def test_the_small_cloner_fits_the_levels_of_other_sources() -> None:
+    # The levels of a ResNet.
+    assert plan_stages([64, 128], [4, 8]) == [[16, 16, POOL, 16, 64, POOL], [16, 16, 128, POOL]]
     assert plan_stages([24], [16])[0] == [16, 16, POOL, 16, 16, POOL, 16, 16, 16, POOL, 16, 16, 24, POOL]
-    assert plan_stages([8, 9, 10], [1, 2, 2]) == [[16, 8], [16, 9, POOL], [16, 16, 10]]  # two outputs of one stride
+    # Two of the outputs have the same stride.
+    assert plan_stages([8, 9, 10], [1, 2, 2]) == [[16, 8], [16, 9, POOL], [16, 16, 10]]
     outputs = Cloner([8, 9, 10], [1, 2, 4])(torch.randn(2, 3, 16, 16))
     assert [tuple(o.shape) for o in outputs] == [(2, 8, 16, 16), (2, 9, 8, 8), (2, 10, 4, 4)]
 
 
-def test_small_cloner_norms_every_convolution_but_those_before_pools() -> None:
+def test_the_small_cloner_has_a_norm_after_each_convolution_except_before_a_pool() -> None:
     stage = Cloner([128, 256], [4, 8]).stages[0]
     assert isinstance(stage, nn.Sequential)
     kinds = " ".join(type(layer).__name__.removesuffix("2d") for layer in stage)
@@ -92,18 +95,19 @@ def test_small_cloner_norms_every_convolution_but_those_before_pools() -> None:
     for layer in stage:
         if isinstance(layer, nn.Conv2d):
             assert layer.bias is None
-            bound = (6 / (9 * (layer.in_channels + layer.out_channels))) ** 0.5  # Xavier
+            # The bound of Xavier's uniform distribution.
+            bound = (6 / (9 * (layer.in_channels + layer.out_channels))) ** 0.5
             assert 0.9 * bound < layer.weight.detach().abs().max().item() <= bound
 
 
 @pytest.mark.parametrize("cloner", ["small", "equal"])
 @pytest.mark.parametrize("pool", [False, True])
-def test_critical_outputs_of_both_networks_match(cloner: str, pool: bool, resnet_file: Path) -> None:
+def test_the_outputs_of_source_and_cloner_can_be_compared(cloner: str, pool: bool, resnet_file: Path) -> None:
     images = images_of(2)
     model = MKD("resnet10t", (2, 1), str(resnet_file), pool=pool, cloner=cloner).eval()  # type: ignore[arg-type]
     assert model.teacher.taps == (1, 2)
     assert model.loss(model.compare(images, model.teacher(images))).item() > 0.1
-    if cloner == "equal":  # with its source's weights it has nothing to say
+    if cloner == "equal":  # with the weights of its source, the cloner has no loss
         model.student.load_state_dict(model.teacher.model.state_dict(prefix="model."))
         assert model.loss(model.compare(images, model.teacher(images))).item() == pytest.approx(0, abs=1e-6)
 
@@ -112,7 +116,7 @@ def test_critical_outputs_of_both_networks_match(cloner: str, pool: bool, resnet
 
 
 def by_hand(model: MKD, seen: Tensor, weight: float) -> list[float]:
-    """The losses of the images under a small cloner, image by image in float64."""
+    """Compute the losses of the images under a small cloner, image by image in float64."""
     losses = []
     for image in seen:
         source = model.teacher.model
@@ -127,9 +131,9 @@ def by_hand(model: MKD, seen: Tensor, weight: float) -> list[float]:
     return losses
 
 
-def test_loss_and_score_by_hand(vgg: MKD, resnet_file: Path, imagenet: Normalise) -> None:
+def test_the_loss_and_the_score_equal_the_formula(vgg: MKD, resnet_file: Path, imagenet: Normalise) -> None:
     pixels, images = pixels_of(3), pixels_of(3) / 255
-    expected = by_hand(vgg, images, 0.5)  # scaled to [0, 1], and no more
+    expected = by_hand(vgg, images, 0.5)  # images are scaled to [0, 1] and not normalised
     assert vgg.loss(vgg.compare(images, vgg.teacher(images))).item() == pytest.approx(np.mean(expected), rel=1e-5)
     assert vgg(pixels).score.tolist() == pytest.approx(expected, rel=1e-5)
     assert vgg.compare(images, vgg.teacher(images)).tolist() == pytest.approx(expected, rel=1e-5)
@@ -143,7 +147,9 @@ def test_loss_and_score_by_hand(vgg: MKD, resnet_file: Path, imagenet: Normalise
 
 @pytest.mark.parametrize("cloner", ["small", "equal"])
 @pytest.mark.parametrize("normalize", [False, True])
-def test_both_networks_see_images_alike(cloner: str, normalize: bool, resnet_file: Path, imagenet: Normalise) -> None:
+def test_source_and_cloner_get_the_same_images(
+    cloner: str, normalize: bool, resnet_file: Path, imagenet: Normalise
+) -> None:
     model = MKD("resnet10t", (1, 2), str(resnet_file), normalize=normalize, cloner=cloner).eval()  # type: ignore[arg-type]
     seen: list[Tensor] = []
     inner = model.student.model if isinstance(model.student, Backbone) else model.student
@@ -158,18 +164,18 @@ def test_both_networks_see_images_alike(cloner: str, normalize: bool, resnet_fil
         torch.testing.assert_close(given, imagenet(images) if normalize else images)
 
 
-def test_normalised_features_have_a_cache_of_their_own(resnet_file: Path) -> None:
+def test_normalised_features_have_another_cache_key(resnet_file: Path) -> None:
     plain, normalised = (MKD("resnet10t", (1,), str(resnet_file), normalize=normalize) for normalize in (False, True))
     assert plain.teacher.identity != normalised.teacher.identity
     assert plain.teacher.fingerprint == normalised.teacher.fingerprint
 
 
-def test_only_the_outputs_of_a_vgg_lie_behind_a_pool(vgg: MKD, resnet_file: Path) -> None:
+def test_only_the_outputs_of_a_vgg_are_taken_after_a_pool(vgg: MKD, resnet_file: Path) -> None:
     resnet, pooled = (MKD("resnet10t", (1, 2), str(resnet_file), pool=pool) for pool in (None, True))
     assert [model.teacher.strides for model in (vgg, resnet, pooled)] == [[2, 4, 8], [4, 8], [8, 16]]
     sides = [level.shape[-1] for level in pooled.teacher(images_of(1))]
     assert [4 * side for side in sides] == [2 * level.shape[-1] for level in resnet.teacher(images_of(1))]
-    assert pooled.teacher.identity != resnet.teacher.identity  # their features have caches of their own
+    assert pooled.teacher.identity != resnet.teacher.identity  # their features have different keys in the cache
 
 
 def test_discrepancies_are_float32_under_autocast(vgg: MKD) -> None:
@@ -182,7 +188,7 @@ def test_discrepancies_are_float32_under_autocast(vgg: MKD) -> None:
     torch.testing.assert_close(prediction, vgg(pixels_of(2)))  # saliency is computed in float32 throughout
 
 
-def test_training_brings_the_cloner_nearer_and_leaves_the_source(resnet_file: Path) -> None:
+def test_training_lowers_the_loss_and_leaves_the_source_unchanged(resnet_file: Path) -> None:
     torch.manual_seed(0)
     model = MKD("resnet10t", (1, 2), str(resnet_file)).train()
     images = images_of(4)
@@ -224,7 +230,7 @@ class Guided(nn.Module):
 
 
 def guided_twin(model: MKD) -> MKD:
-    """A copy whose cloner's ReLU modules are replaced, and not its source's."""
+    """Copy the model and replace the ReLU modules of its cloner; the source keeps its ReLU modules."""
     twin = copy.deepcopy(model)
     for module in list(twin.student.modules()):
         for name, child in module.named_children():
@@ -234,7 +240,7 @@ def guided_twin(model: MKD) -> MKD:
 
 
 def one_gradient(model: MKD, image: Tensor) -> Tensor:
-    """d loss / d image of one image in [0, 1], (3, H, W) -> (3, H, W), by `backward`."""
+    """Compute d loss / d image of one image in [0, 1] by `backward`: (3, H, W) -> (3, H, W)."""
     image = image[None].clone().requires_grad_()
     model.loss(model.compare(image, model.teacher(image))).backward()
     model.zero_grad()
@@ -243,27 +249,29 @@ def one_gradient(model: MKD, image: Tensor) -> Tensor:
 
 
 def reference(model: MKD, image: Tensor, mode: str) -> Tensor:
-    """The map of one image before blurring, (3, H, W) -> (H, W)."""
+    """Compute the map of one image before the blur: (3, H, W) -> (H, W)."""
     if mode == "guided_backprop":
         return clipped(one_gradient(guided_twin(model), image))
     if mode == "gradients":
         return clipped(one_gradient(model, image))
     total = torch.zeros(image.shape[1:])
-    for i in range(model.copies):  # as the authors average them: absolute and clipped
+    for i in range(model.copies):  # the authors average copies after taking absolute values and clipping
         noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(i))
         total += clipped(one_gradient(model, image + (model.noise / float(image.max() - image.min())) ** 2 * noise))
     return total / model.copies
 
 
 def clipped(gradient: Tensor) -> Tensor:
-    """(3, H, W) -> (H, W)."""
+    """Sum absolute values over channels and clip: (3, H, W) -> (H, W)."""
     saliency = gradient.abs().sum(0)
     return saliency.clamp(max=float(np.quantile(saliency.double().numpy(), 0.99)))
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("source", ["vgg11 small", "resnet10t equal"])
-def test_batched_saliency_equals_one_at_a_time(mode: str, source: str, vgg: MKD, resnet_file: Path) -> None:
+def test_the_saliency_of_a_batch_equals_the_saliencies_of_its_images(
+    mode: str, source: str, vgg: MKD, resnet_file: Path
+) -> None:
     if source == "vgg11 small":
         model = vgg
     else:
@@ -273,7 +281,7 @@ def test_batched_saliency_equals_one_at_a_time(mode: str, source: str, vgg: MKD,
     images = images_of(4)
     _, saliency = model.differentiate(images)
     expected = torch.stack([reference(model, image, mode)[None] for image in images])
-    # The last bit of a noisy pixel can switch a ReLU, and then the gradient of what it sees is another.
+    # The last bit of a noisy pixel can switch a ReLU, which changes the gradient of the pixels that the ReLU sees.
     most, all_of_them = (0.9, 0.02) if mode == "smooth_grad" else (1.0, 1e-5)
     apart = ((saliency - expected).abs() / expected.max()).flatten()
     assert float(apart.quantile(most)) < 1e-5 and float(apart.max()) < all_of_them
@@ -287,7 +295,7 @@ def test_batched_saliency_equals_one_at_a_time(mode: str, source: str, vgg: MKD,
     model.saliency = "gradients"
 
 
-def test_map_is_clipped_and_blurred(vgg: MKD) -> None:
+def test_the_map_is_the_clipped_and_blurred_gradient(vgg: MKD) -> None:
     images = images_of(2)
     prediction = vgg(pixels_of(2))
     for image, found in zip(images, prediction.anomaly_map, strict=True):
@@ -297,8 +305,8 @@ def test_map_is_clipped_and_blurred(vgg: MKD) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_maps_on_the_authors_scale(mode: str, vgg: MKD) -> None:
-    """Each copy's map from 0 to 1, and their mean again, before the blur."""
+def test_maps_of_scale_image_equal_the_formula_of_the_authors(mode: str, vgg: MKD) -> None:
+    """The map of each copy is scaled to 0 to 1, and so is their mean, before the blur."""
     model = copy.deepcopy(vgg)
     model.saliency, model.map_scale = mode, "image"  # type: ignore[assignment]
 
@@ -314,11 +322,13 @@ def test_maps_on_the_authors_scale(mode: str, vgg: MKD) -> None:
         raw = [unit(clipped(one_gradient(source, one)).double().numpy()) for one in copies]
         expected = gaussian_filter(unit(np.mean(raw, axis=0)), 4)
         np.testing.assert_allclose(found[0].numpy(), expected, rtol=1e-3)
-    torch.testing.assert_close(model(pixels_of(2)).score, vgg(pixels_of(2)).score)  # an image's score is its loss
-    assert model(torch.zeros(1, 3, 32, 32, dtype=torch.uint8)).anomaly_map.isfinite().all()  # nothing to scale by
+    # The score of an image is its loss, without a scale.
+    torch.testing.assert_close(model(pixels_of(2)).score, vgg(pixels_of(2)).score)
+    # An even image has a map without a range.
+    assert model(torch.zeros(1, 3, 32, 32, dtype=torch.uint8)).anomaly_map.isfinite().all()
 
 
-def test_the_authors_noise(resnet_file: Path) -> None:
+def test_the_noise_has_the_deviation_of_the_authors_formula(resnet_file: Path) -> None:
     model = MKD("resnet10t", (1,), str(resnet_file), saliency="smooth_grad", copies=1)
     assert model.noise == 0.05 and MKD("resnet10t", (1,), str(resnet_file)).copies == 50
     seen: list[Tensor] = []
@@ -328,10 +338,10 @@ def test_the_authors_noise(resnet_file: Path) -> None:
     added = (seen[1] - images).std(dim=(1, 2, 3))
     span = images.amax(dim=(1, 2, 3)) - images.amin(dim=(1, 2, 3))
     torch.testing.assert_close(added[:2], (0.05 / span[:2]) ** 2, rtol=0.05, atol=0)
-    assert added[2] == pytest.approx(1, rel=0.05)  # an even image has no range, and the noise an end
+    assert added[2] == pytest.approx(1, rel=0.05)  # an even image has no range, so the noise has an upper limit
 
 
-def test_saliency_is_the_slope_of_the_score(vgg: MKD) -> None:
+def test_the_saliency_is_the_gradient_of_the_score(vgg: MKD) -> None:
     images = images_of(2)
     _, gradient = vgg.gradient(images)
     step = 2e-3 * gradient / gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
@@ -340,7 +350,7 @@ def test_saliency_is_the_slope_of_the_score(vgg: MKD) -> None:
     torch.testing.assert_close(rise, expected, rtol=0.02, atol=0)
 
 
-def test_guided_backprop_leaves_nothing_behind(vgg: MKD) -> None:
+def test_guided_backprop_changes_neither_later_gradients_nor_other_threads(vgg: MKD) -> None:
     images = images_of(2)
     _, plain = vgg.gradient(images)
     elsewhere: list[Tensor] = []
@@ -357,7 +367,7 @@ def test_guided_backprop_leaves_nothing_behind(vgg: MKD) -> None:
     assert not any(module._forward_hooks for module in vgg.modules())
 
 
-def test_a_model_in_training_detects_as_in_evaluation(vgg: MKD) -> None:
+def test_a_model_in_training_mode_detects_as_in_eval_mode(vgg: MKD) -> None:
     model = copy.deepcopy(vgg)
     expected = model(pixels_of(3))
     model.train()
@@ -391,7 +401,7 @@ class Keep(L.Callback):
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
-def test_saliency_under_the_trainers_inference_mode(
+def test_saliencies_in_the_trainers_inference_mode_equal_those_outside(
     mode: str, precision: Any, vgg: MKD, tmp_path: Path, batch_of: Callable[..., Batch]
 ) -> None:
     model = copy.deepcopy(vgg)
@@ -408,7 +418,7 @@ def test_saliency_under_the_trainers_inference_mode(
     (predicted,) = trainer.predict(model, loader([batch_of(pixels[1])])) or []
     model.float().eval()
     expected = model(pixels[1])
-    # Mixed precision computes saliency in float32; weights that are halves themselves leave their mark.
+    # Mixed precision computes saliency in float32. Weights in half precision change the result slightly.
     tolerance: dict[str, Any] = {}
     if precision == "bf16-true":
         tolerance = {"rtol": 0.05, "atol": 0.1 * float(expected.anomaly_map.max())}
@@ -418,7 +428,9 @@ def test_saliency_under_the_trainers_inference_mode(
         torch.testing.assert_close(prediction.score, expected.score, **tolerance)
 
 
-def test_an_images_score_is_its_loss_with_padding_and_by_tiles(vgg: MKD, batch_of: Callable[..., Batch]) -> None:
+def test_the_score_of_an_image_is_its_loss_also_with_padding_and_tiles(
+    vgg: MKD, batch_of: Callable[..., Batch]
+) -> None:
     padded = batch_of(pixels_of(2), boxes=[(0, 0, 20, 32), (0, 0, 32, 32)])
     torch.testing.assert_close(predict_batch(vgg, padded).score, vgg(pixels_of(2)).score)
     pixels = torch.randint(0, 256, (2, 3, 32, 48), dtype=torch.uint8)
@@ -435,7 +447,7 @@ def test_an_images_score_is_its_loss_with_padding_and_by_tiles(vgg: MKD, batch_o
     assert map_of(tiled).shape == (2, 1, 32, 48)
 
 
-def test_cached_features_spare_the_teacher(
+def test_the_teacher_does_not_run_where_features_are_cached(
     vgg: MKD, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, batch_of: Callable[..., Batch]
 ) -> None:
     pixels = pixels_of(2, 16)
@@ -487,7 +499,7 @@ trainer.test(model, data, verbose=False)
 """
 
 
-def test_two_processes(resnet_file: Path, tmp_path: Path) -> None:
+def test_two_processes_have_equal_weights_and_the_results_of_one_process(resnet_file: Path, tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     script = tmp_path / "processes.py"
     script.write_text(PROCESSES)
@@ -507,7 +519,7 @@ def test_two_processes(resnet_file: Path, tmp_path: Path) -> None:
 # Errors, and the weights of ../shared.
 
 
-def test_errors_say_what_to_do(vgg: MKD, vit_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_sizes_backbones_and_taps_are_refused(vgg: MKD, vit_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"stride 8.*\(30, 32\).*model.view.image_size"):
         vgg(torch.zeros(1, 3, 30, 32, dtype=torch.uint8))
     assert vgg.view.multiple == 8
@@ -519,13 +531,13 @@ def test_errors_say_what_to_do(vgg: MKD, vit_file: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("config", ["mkd", "mkd_cifar10", "mkd_vgg16_blocks1-3", "mkd_cifar10_vgg16_blocks1-3"])
-def test_configs_fit_the_signature(config: str) -> None:
+def test_the_arguments_in_configs_fit_the_signature_of_mkd(config: str) -> None:
     model = yaml.safe_load((Path(__file__).parents[2] / f"configs/{config}.yaml").read_text())["model"]
     assert model["class_path"] == "lit_ad.methods.MKD"
     inspect.signature(MKD).bind(**model["init_args"])
 
 
-def test_cut_vgg16_of_the_shared_folder(shared: Path) -> None:
+def test_the_cut_vgg16_of_the_shared_folder_is_a_source(shared: Path) -> None:
     model = MKD("vgg16", (0, 1, 2), str(shared / "weights/vgg16_blocks1-3.safetensors")).eval()
     widths = [m.out_channels for m in model.student.modules() if isinstance(m, nn.Conv2d)]
     assert widths == [16, 64, 16, 128, 16, 16, 256]

@@ -1,4 +1,5 @@
-"""A method as the network that is judged: pixels in, arrays out; what does not fit is an error of its author."""
+"""A method as an inference network: pixels go in, arrays come out. A wrong output is an error of the method's
+author."""
 
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,8 @@ def method(resnet_file: Path) -> STFPM:
     return STFPM("resnet10t", (1, 2), str(resnet_file), View(64)).eval()
 
 
-def test_it_says_what_the_method_says(method: STFPM) -> None:
-    """uint8 in, arrays without gradients out."""
+def test_the_inference_network_gives_the_map_of_its_method(method: STFPM) -> None:
+    """The input is uint8, and the arrays of the output have no gradients."""
     found = make_inference_network(method)(PIXELS)
     with torch.no_grad():
         expected = method(torch.from_numpy(PIXELS)).anomaly_map
@@ -41,7 +42,7 @@ def test_it_says_what_the_method_says(method: STFPM) -> None:
     assert not torch.as_tensor(found.anomaly_map).requires_grad
 
 
-def test_features_at_hand_take_the_teachers_place_and_losses_are_noted(method: STFPM) -> None:
+def test_given_features_replace_the_teacher_and_losses_are_recorded(method: STFPM) -> None:
     images = as_images(torch.from_numpy(PIXELS))
     features = method.describe(images)
     ran: list[Any] = []
@@ -56,7 +57,7 @@ def test_features_at_hand_take_the_teachers_place_and_losses_are_noted(method: S
 
 
 class Scores(Brightness):
-    """A score beside the map, of a shape that is set by hand, and a part."""
+    """A method that gives a map, a part, and a score whose shape the test sets."""
 
     map_scored = False
     shape: tuple[int, ...] = (2,)
@@ -66,7 +67,7 @@ class Scores(Brightness):
         return Prediction(disagreement[:, :1, ::2, ::2], score.view(self.shape), {"mean": 2 * score})
 
 
-def test_scores_and_parts_are_arrays_of_one_value_each(resnet_file: Path) -> None:
+def test_scores_and_parts_have_one_value_for_each_image(resnet_file: Path) -> None:
     method = Scores(str(resnet_file))
     output = make_network(method)(PIXELS)
     mean = PIXELS.reshape(2, -1).mean(axis=1) / 255
@@ -78,7 +79,7 @@ def test_scores_and_parts_are_arrays_of_one_value_each(resnet_file: Path) -> Non
         make_network(method)(PIXELS)
 
 
-def test_whether_the_map_is_scored_must_be_true(resnet_file: Path) -> None:
+def test_map_scored_must_agree_with_the_output_of_detect(resnet_file: Path) -> None:
     method = Scores(str(resnet_file))
     method.map_scored = True
     with pytest.raises(ValueError, match=r"Scores\.map_scored is True, but `detect` returns a score"):
@@ -89,8 +90,8 @@ def test_whether_the_map_is_scored_must_be_true(resnet_file: Path) -> None:
         own(torch.from_numpy(PIXELS))
 
 
-def test_maps_come_to_the_size_of_the_input(method: STFPM) -> None:
-    """Bilinear; without a map there is nothing to do."""
+def test_maps_are_enlarged_to_the_size_of_the_input(method: STFPM) -> None:
+    """The resize is bilinear. A prediction without a map stays unchanged."""
     small = torch.tensor([[[[0.0, 1.0], [2.0, 3.0]]]])
     large = upsample_maps(method, Prediction(small), torch.zeros(1, 3, 4, 8)).anomaly_map
     assert large is not None and large.shape == (1, 1, 4, 8)
@@ -100,7 +101,7 @@ def test_maps_come_to_the_size_of_the_input(method: STFPM) -> None:
     assert upsample_maps(method, none, torch.zeros(1, 3, 4, 8)) is none
 
 
-def test_each_part_is_in_its_mode_again_even_after_an_error() -> None:
+def test_eval_mode_restores_the_mode_of_each_part_after_an_error() -> None:
     model = nn.Sequential(nn.Dropout(), nn.Sequential(nn.BatchNorm2d(1)))
     model[1].eval()
     modes = [part.training for part in model.modules()]
@@ -119,8 +120,8 @@ def test_each_part_is_in_its_mode_again_even_after_an_error() -> None:
 
 
 @pytest.mark.parametrize("tile", [None, 32])
-def test_a_mask_leaves_its_pixels_of_a_map(tile: int | None, tmp_path: Path) -> None:
-    """Where tiles are run alone, their place in the mask is not known: all of a tile counts."""
+def test_only_the_pixels_of_a_map_inside_the_mask_of_the_region_count(tile: int | None, tmp_path: Path) -> None:
+    """Where tiles run alone, their place in the mask is not known, so the whole tile counts."""
     mask = np.zeros((64, 64), np.uint8)
     mask[8:40, 16:48] = 255
     mask[8, 16] = 0
@@ -131,8 +132,10 @@ def test_a_mask_leaves_its_pixels_of_a_map(tile: int | None, tmp_path: Path) -> 
     if tile is not None:
         assert kept is maps
         return
-    places = [place for place in range(32 * 32) if place != 0]  # the box of the mask fills the input; its corner is out
+    # The box of the mask fills the input; only its corner lies outside of the mask.
+    places = [place for place in range(32 * 32) if place != 0]
     assert kept.shape == (2, 1, 1, len(places))
     assert kept[0, 0, 0].tolist() == places
     assert select_region(maps, View(32)) is maps
-    assert select_region(maps, View(32, roi=(8, 16, 40, 48))) is maps  # a box is cut out before: all of it counts
+    # The view cuts out a box before, so the whole map counts.
+    assert select_region(maps, View(32, roi=(8, 16, 40, 48))) is maps

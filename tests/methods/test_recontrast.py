@@ -1,4 +1,5 @@
-"""ReContrast against the paper's formulas in NumPy and SciPy, and gradients against a loss with points left out."""
+"""These tests compare ReContrast with the paper's formulas in NumPy and SciPy, and its gradients with a loss without
+the easy points."""
 
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def made(resnet_file: Path, **arguments: object) -> ReContrast:
 
 @pytest.fixture
 def model(resnet_file: Path) -> ReContrast:
-    """Its trained encoder is no longer the frozen one."""
+    """Make a model whose trained encoder differs from the frozen encoder."""
     model = made(resnet_file).eval()
     with torch.no_grad():
         for parameter in model.encoder.parameters():
@@ -30,10 +31,10 @@ def model(resnet_file: Path) -> ReContrast:
     return model
 
 
-# What is compared with what.
+# Which features are compared.
 
 
-def test_the_trained_encoder_begins_as_the_frozen_one(resnet_file: Path) -> None:
+def test_the_trained_encoder_begins_with_the_weights_of_the_frozen_encoder(resnet_file: Path) -> None:
     model, images = made(resnet_file).eval(), torch.rand(2, 3, 64, 64)
     with torch.no_grad():
         for frozen, trained in zip(model.teacher(images), model.encoder(images), strict=True):
@@ -43,8 +44,8 @@ def test_the_trained_encoder_begins_as_the_frozen_one(resnet_file: Path) -> None
     assert any(name.startswith("encoder.") for name in kept)
 
 
-def test_each_encoder_is_restored_from_the_other_one(model: ReContrast) -> None:
-    """Step by step: one pass of the bottleneck and of the trunk for each encoder, then the head of the other one."""
+def test_the_features_of_each_encoder_are_restored_from_the_other_encoder(model: ReContrast) -> None:
+    """Step by step: the bottleneck and the trunk run once for each encoder, then the head of the other encoder."""
     images = torch.rand(3, 3, 64, 96)
     with torch.no_grad():
         frozen, trained = model.teacher(images), model.encoder(images)
@@ -61,9 +62,9 @@ def test_each_encoder_is_restored_from_the_other_one(model: ReContrast) -> None:
     assert [tuple(level.shape[2:]) for level, _ in found] == 2 * [(16, 24), (8, 12), (4, 6)]
 
 
-def test_in_training_both_encoders_are_one_batch(model: ReContrast) -> None:
-    """What is restored from the trained encoder depends on the frozen features beside it, by the decoder's BatchNorm;
-    in use it does not."""
+def test_in_training_both_encoders_share_one_batch(model: ReContrast) -> None:
+    """In training, the BatchNorm of the decoder sees the frozen features beside the trained features, so the restored
+    features depend on both. In evaluation they do not."""
     images = torch.rand(2, 3, 64, 64)
     frozen = model.describe(images)
     for training in (True, False):
@@ -74,12 +75,12 @@ def test_in_training_both_encoders_are_one_batch(model: ReContrast) -> None:
             assert torch.allclose(said, again, rtol=1e-3) != training
 
 
-def test_targets_have_no_gradient(model: ReContrast) -> None:
+def test_the_targets_have_no_gradient(model: ReContrast) -> None:
     images = torch.rand(2, 3, 64, 64)
     pairs = model.compare(images, model.teacher(images))
     assert not any(target.requires_grad for target, _ in pairs) and all(said.requires_grad for _, said in pairs)
     encoder = list(model.encoder.parameters())
-    # Through the bottleneck alone: what is restored from the frozen encoder moves the trained one nowhere.
+    # The features restored from the frozen encoder send no gradient to the trained encoder.
     from_frozen = torch.autograd.grad(model.loss(pairs[3:]), encoder, retain_graph=True, allow_unused=True)
     assert all(gradient is None or not gradient.any() for gradient in from_frozen)
     from_trained = torch.autograd.grad(model.loss(pairs[:3]), encoder)
@@ -87,7 +88,9 @@ def test_targets_have_no_gradient(model: ReContrast) -> None:
 
 
 @pytest.mark.parametrize("batchnorm", ["train", "eval"])
-def test_statistics_of_the_trained_encoder(batchnorm: str, resnet_file: Path) -> None:
+def test_the_statistics_of_the_trained_encoder_change_only_where_batchnorm_is_train(
+    batchnorm: str, resnet_file: Path
+) -> None:
     model = made(resnet_file, batchnorm=batchnorm).train()
     layers = {name: m for name, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)}
     means = {name: layer.running_mean for name, layer in layers.items() if layer.running_mean is not None}
@@ -96,14 +99,14 @@ def test_statistics_of_the_trained_encoder(batchnorm: str, resnet_file: Path) ->
     model.loss(model.compare(images, model.describe(images))).backward()
     moved = {name.split(".")[0] for name, mean in means.items() if not torch.equal(mean, before[name])}
     assert moved == ({"encoder"} if batchnorm == "train" else set()) | {"bottleneck", "decoder"}
-    assert all(p.grad is not None for p in model.encoder.parameters())  # its weights learn either way
+    assert all(p.grad is not None for p in model.encoder.parameters())  # the weights learn in both cases
     assert not model.eval().encoder.training and model.train().encoder.training == (batchnorm == "train")
 
 
 # The loss.
 
 
-def test_loss_by_hand(model: ReContrast) -> None:
+def test_the_loss_equals_the_formula(model: ReContrast) -> None:
     images = torch.rand(3, 3, 64, 64)
     pairs = model.compare(images, model.describe(images))
     levels = [np.mean([one_minus_cosine(t, s) for t, s in zip(*pair, strict=True)]) for pair in as_arrays(pairs)]
@@ -112,10 +115,10 @@ def test_loss_by_hand(model: ReContrast) -> None:
         assert model.loss(model.compare(images, model.describe(images))).dtype == torch.float32
 
 
-def test_more_and_more_points_are_left_out() -> None:
+def test_the_loss_omits_more_points_as_training_goes_on() -> None:
     assert [hardness(step, 200.0) for step in (0, 50, 100, 150, 200, 2000)] == [-3, -2, -1, 0, 1, 1]
-    assert hardness(0, 0.0) == 1  # no ramp
-    values = torch.tensor([[[1.0, 2.0], [3.0, 6.0]]])  # of mean 3 and deviation sqrt(14 / 3) = 2.16
+    assert hardness(0, 0.0) == 1  # a ramp of 0 steps
+    values = torch.tensor([[[1.0, 2.0], [3.0, 6.0]]])  # their mean is 3 and their deviation sqrt(14 / 3) = 2.16
     assert select_hard(values, -3.0).all()
     assert select_hard(values, 0.0).tolist() == [[[False, False], [True, True]]]
     assert select_hard(values, 1.0).tolist() == [[[False, False], [False, True]]]
@@ -125,7 +128,8 @@ def test_more_and_more_points_are_left_out() -> None:
 def test_gradients_of_easy_points_are_zero(
     step: int, least: float, resnet_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Central differences of the loss by hand, where a point lies alpha deviations above the mean; else zero."""
+    """The gradient equals central differences of the loss where a point lies alpha deviations above the mean, else
+    zero."""
     model = made(resnet_file)
     shapes = [(2, 3, 4, 4), (2, 4, 2, 2), (2, 3, 2, 2)] * 2
     targets, said = ([torch.rand(shape, dtype=torch.float64) for shape in shapes] for _ in range(2))
@@ -134,7 +138,7 @@ def test_gradients_of_easy_points_are_zero(
     monkeypatch.setattr(ReContrast, "global_step", step)
     model.ramp_steps = 10.0
     loss = model.training_loss(torch.empty(0), [], Others())
-    assert loss.item() == model.loss(list(zip(targets, said, strict=True))).item()  # it is the gradient that changes
+    assert loss.item() == model.loss(list(zip(targets, said, strict=True))).item()  # only the gradient changes
     loss.backward()
     kept: list[bool] = []
     for target, level, leaf in zip(targets, said, leaves, strict=True):
@@ -158,7 +162,7 @@ def test_gradients_of_easy_points_are_zero(
 # The map.
 
 
-def test_map_is_the_sum_of_six_levels_smoothed(model: ReContrast) -> None:
+def test_the_map_is_the_smoothed_sum_of_six_levels(model: ReContrast) -> None:
     pixels = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)
     images = pixels / 255
     levels = stretched_distances(as_arrays(model.compare(images, model.describe(images))), (64, 96))
@@ -168,10 +172,12 @@ def test_map_is_the_sum_of_six_levels_smoothed(model: ReContrast) -> None:
     np.testing.assert_allclose(prediction.score.detach().numpy(), expected.max(axis=(1, 2)), rtol=1e-4)
 
 
-# How it trains.
+# The training.
 
 
-def test_two_rates(model: ReContrast, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_encoder_has_a_lower_learning_rate_than_the_students(
+    model: ReContrast, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(model, "total_steps", lambda _: 2000)
     optimizer = model.configure_optimizers()
     assert isinstance(optimizer, torch.optim.AdamW) and model.ramp_steps == 200
@@ -198,7 +204,7 @@ def test_training_lowers_the_loss(resnet_file: Path, monkeypatch: pytest.MonkeyP
     assert all(map(torch.equal, model.describe(images), frozen))
 
 
-def test_what_cannot_be(resnet_file: Path, vit_file: Path) -> None:
+def test_a_vit_and_sizes_that_do_not_fit_are_refused(resnet_file: Path, vit_file: Path) -> None:
     with pytest.raises(UserError, match=r"ReContrast takes two levels of a CNN.*have strides \[16, 16\]"):
         ReContrast("deit_tiny_patch16_224", (3, 7), str(vit_file))
     with pytest.raises(UserError, match="an embedding of stride 32"):

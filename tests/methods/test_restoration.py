@@ -1,4 +1,4 @@
-"""The teacher's groups, the map, and the optimizer against the papers' formulas in NumPy and SciPy."""
+"""These tests compare the teacher's groups, the map and the optimizer with the papers' formulas in NumPy and SciPy."""
 
 import math
 import warnings
@@ -32,12 +32,12 @@ from lit_ad.methods.restoration import (
 
 
 def one_minus_cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Over the last axis."""
+    """Compute the distance over the last axis."""
     return np.asarray(1 - (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1))
 
 
 def random_groups(size: tuple[int, int], batch: int = 2, width: int = 8) -> tuple[list[Tensor], list[Tensor]]:
-    """Teachers and students of patches of 16 pixels."""
+    """Make random teachers and students for patches of 16 pixels."""
     count = size[0] * size[1] // 16**2
     teachers, students = ([torch.randn(batch, count, width) for _ in range(2)] for _ in range(2))
     return teachers, students
@@ -57,25 +57,25 @@ def test_the_teacher_gives_the_means_of_its_middle_blocks(imagenet: Callable[[Te
             after.append(tokens)
     teacher = GroupedTokens("deit_tiny_patch16_224", None, str(vit_file))
     early, late = teacher(images)
-    assert early.shape == (2, 1 + 2 * 3, 192)  # the class token first, no final norm
+    assert early.shape == (2, 1 + 2 * 3, 192)  # the class token comes first; there is no final norm
     torch.testing.assert_close(early, (after[2] + after[3] + after[4] + after[5]) / 4)
     torch.testing.assert_close(late, (after[6] + after[7] + after[8] + after[9]) / 4)
-    assert len(teacher.model.blocks) == 10  # what is not needed is not run
+    assert len(teacher.model.blocks) == 10  # blocks that are not needed do not run
     with pytest.raises(UserError, match="patches of 16 pixels"):
         teacher(torch.rand(1, 3, 40, 32))
     assert (teacher.width, teacher.heads, teacher.depth) == (192, 3, 12)
     patches = GroupedPatches("deit_tiny_patch16_224", None, str(vit_file))
     for level, without in zip((early, late), patches(images), strict=True):
         assert torch.equal(without, level[:, 1:]) and without.is_contiguous()
-    assert patches.identity != teacher.identity  # so that neither is given the other's features from a cache
+    assert patches.identity != teacher.identity  # the cache therefore keeps their features apart
 
 
-def test_middle_blocks() -> None:
+def test_the_middle_blocks_follow_from_the_depth() -> None:
     assert middle_blocks(12) == (2, 3, 4, 5, 6, 7, 8, 9)
     assert middle_blocks(24) == (4, 6, 8, 10, 12, 14, 16, 18)
 
 
-def test_teachers_that_cannot_be(resnet_file: Path, vit_file: Path) -> None:
+def test_a_cnn_and_wrong_blocks_are_refused(resnet_file: Path, vit_file: Path) -> None:
     for method in (Dinomaly, INPFormer):
         with pytest.raises(UserError, match=r"need a plain ViT.*resnet10t is a ResNet"):
             method("resnet10t", str(resnet_file))
@@ -84,7 +84,7 @@ def test_teachers_that_cannot_be(resnet_file: Path, vit_file: Path) -> None:
                 method("deit_tiny_patch16_224", str(vit_file), blocks=blocks)
 
 
-def test_dinov3_at_middle_blocks_as_they_are_is_warned_of(vit_file: Path, tmp_path: Path) -> None:
+def test_middle_blocks_of_dinov3_without_recentring_give_a_warning(vit_file: Path, tmp_path: Path) -> None:
     name, file = "vit_tiny_patch16_dinov3_qkvb", tmp_path / "dinov3.pt"
     torch.save(timm.create_model(name).state_dict(), file)
     with pytest.warns(UserWarning, match=r"is known to fail.*set model\.recentre true, or take.*\[8, 9, 10, 11\]"):
@@ -105,13 +105,13 @@ def test_dinov3_at_middle_blocks_as_they_are_is_warned_of(vit_file: Path, tmp_pa
 # The restoration.
 
 
-def test_the_last_blocks_restore_the_first_ones() -> None:
+def test_the_last_decoder_blocks_restore_the_first_group() -> None:
     outputs = [torch.full((1, 2, 3), float(block)) for block in range(8)]
     early, late = group_outputs(outputs)
     assert (early == (4 + 5 + 6 + 7) / 4).all() and (late == (0 + 1 + 2 + 3) / 4).all()
 
 
-def test_mlp_by_hand() -> None:
+def test_the_mlp_equals_the_formula() -> None:
     tokens, dropped = torch.randn(2, 5, 6), mlp(4, 0.3, source=6)
     first, second = (layer for layer in dropped if isinstance(layer, nn.Linear))
     hidden = tokens.double() @ first.weight.double().T + first.bias
@@ -122,7 +122,7 @@ def test_mlp_by_hand() -> None:
     assert [m.in_features for m in mlp(4) if isinstance(m, nn.Linear)] == [4, 16]
 
 
-def test_loss_by_hand() -> None:
+def test_the_restoration_loss_equals_the_formula() -> None:
     teachers, students = random_groups((32, 48))
     expected = [
         one_minus_cosine(t.double().numpy().reshape(2, -1), s.double().numpy().reshape(2, -1)).mean()
@@ -131,7 +131,7 @@ def test_loss_by_hand() -> None:
     assert restoration_loss(teachers, students).item() == pytest.approx(np.mean(expected), rel=1e-5)
 
 
-def test_weights_change_the_gradient_and_nothing_else() -> None:
+def test_weights_change_the_gradient_alone() -> None:
     leaf, weights = torch.randn(2, 3, 4, requires_grad=True), torch.rand(2, 3)
     student = leaf * 1
     weigh_gradients(student, weights)
@@ -141,7 +141,7 @@ def test_weights_change_the_gradient_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("size", [(64, 64), (48, 96)])
-def test_map_by_hand(size: tuple[int, int]) -> None:
+def test_the_restoration_map_equals_the_formula(size: tuple[int, int]) -> None:
     teachers, students = random_groups(size)
     rows, columns = size[0] // 16, size[1] // 16
     fine = np.zeros((2, *size))
@@ -152,7 +152,8 @@ def test_map_by_hand(size: tuple[int, int]) -> None:
         tall = np.array([[np.interp(ys, range(rows), column) for column in one.T] for one in wide])
         fine += tall.transpose(0, 2, 1) / 2
     shape = (256, 256 * size[1] // size[0])
-    ys, xs = ((np.arange(n) + 0.5) * have / n - 0.5 for n, have in zip(shape, size, strict=True))  # centres
+    # This resize aligns the centres of pixels.
+    ys, xs = ((np.arange(n) + 0.5) * have / n - 0.5 for n, have in zip(shape, size, strict=True))
     wide = np.array([[np.interp(xs, range(size[1]), row) for row in one] for one in fine])
     tall = np.array([[np.interp(ys, range(size[0]), column) for column in one.T] for one in wide]).transpose(0, 2, 1)
     taps = np.exp(-(np.arange(-2, 3) ** 2) / 32)
@@ -163,12 +164,12 @@ def test_map_by_hand(size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("size", [(64, 64), (48, 112), (160, 80), (224, 224)])
-def test_every_patch_is_found_in_its_place(size: tuple[int, int]) -> None:
-    """In the map at the image's size, the maximum lies inside the one patch that is not restored."""
+def test_every_patch_that_is_not_restored_is_found_at_its_place(size: tuple[int, int]) -> None:
+    """The maximum of the map, at the size of the image, lies inside the one patch that is not restored."""
     rows, columns = size[0] // 16, size[1] // 16
     same = torch.randn(1, 1, 8).expand(rows * columns, rows * columns, 8)
     students = same.clone()
-    students[range(rows * columns), range(rows * columns)] *= -1  # in each image of the batch another patch
+    students[range(rows * columns), range(rows * columns)] *= -1  # each image of the batch has another such patch
     maps = restoration_map([same, same], [students, students], size, 16)[:, 0].numpy()
     for i, one in enumerate(maps):
         whole = original_map(one, size, (0, 0, *size), (3 * size[0], 3 * size[1]))
@@ -176,10 +177,10 @@ def test_every_patch_is_found_in_its_place(size: tuple[int, int]) -> None:
         assert (int(y) // 48, int(x) // 48) == (i // columns, i % columns)
 
 
-# How it trains.
+# The training.
 
 
-def test_schedule() -> None:
+def test_the_schedule_rises_in_the_warm_up_and_then_falls_like_a_cosine() -> None:
     def rate(step: int) -> float:
         return 2e-3 * schedule(step, 10_000, 100, 0.1)
 
@@ -190,7 +191,7 @@ def test_schedule() -> None:
     assert schedule(0, 10, 0, 0.1) == 1  # without a warm-up
 
 
-def test_every_group_follows_the_schedule() -> None:
+def test_every_parameter_group_follows_the_schedule() -> None:
     first, second = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
     groups: list[dict[str, Any]] = [{"params": [first]}, {"params": [second], "lr": 0.1}]
     optimizer = stable_adamw(groups, 1.0, 1e-8, 0.0, amsgrad=False)
@@ -204,7 +205,7 @@ def test_every_group_follows_the_schedule() -> None:
         settings["scheduler"].step()
 
 
-def test_steps_of_the_optimizer_by_hand() -> None:
+def test_the_steps_of_the_optimizer_equal_the_formula() -> None:
     lr, beta1, beta2, eps, decay = 0.01, 0.9, 0.999, 1e-3, 0.1
     generator = np.random.default_rng(0)
     expected = [generator.normal(size=shape) for shape in ((3, 4), (5,))]

@@ -1,4 +1,5 @@
-"""Reverse Distillation against the paper's formulas in NumPy and SciPy, and torchvision's residual blocks."""
+"""These tests compare Reverse Distillation with the paper's formulas in NumPy and SciPy, and its blocks with
+torchvision's residual blocks."""
 
 from pathlib import Path
 from typing import TypeGuard
@@ -31,10 +32,10 @@ def model(resnet_file: Path) -> ReverseDistillation:
     return ReverseDistillation("resnet10t", weights=str(resnet_file), view=View(64)).eval()
 
 
-def test_loss_is_one_minus_the_cosine_of_whole_levels(model: ReverseDistillation) -> None:
+def test_the_loss_is_one_minus_the_cosine_of_whole_levels_or_of_positions(model: ReverseDistillation) -> None:
     images = torch.rand(3, 3, 64, 64)
     whole = each = 0.0
-    for teacher, student in as_arrays(model.compare(None, model.teacher(images))):  # no pixels needed
+    for teacher, student in as_arrays(model.compare(None, model.teacher(images))):  # no pixels are needed
         whole += float(np.mean([one_minus_cosine(t, s) for t, s in zip(teacher, student, strict=True)]))
         places = [(b, y, x) for b in range(3) for y in range(teacher.shape[2]) for x in range(teacher.shape[3])]
         each += float(np.mean([one_minus_cosine(teacher[b, :, y, x], student[b, :, y, x]) for b, y, x in places]))
@@ -42,13 +43,13 @@ def test_loss_is_one_minus_the_cosine_of_whole_levels(model: ReverseDistillation
     assert model.loss(found).item() == pytest.approx(whole, rel=1e-5)
     model.cosine = "position"
     assert model.loss(found).item() == pytest.approx(each, rel=1e-5)
-    assert abs(whole - each) > 1e-3  # they are not the same
+    assert abs(whole - each) > 1e-3  # the two losses differ
     with torch.autocast("cpu", torch.bfloat16):
         assert model.loss(model.compare(None, model.teacher(images))).dtype == torch.float32
 
 
 @pytest.mark.parametrize("fusion", ["sum", "product"])
-def test_map_is_the_levels_fused_and_smoothed(model: ReverseDistillation, fusion: str) -> None:
+def test_the_map_is_the_smoothed_sum_or_product_of_levels(model: ReverseDistillation, fusion: str) -> None:
     model.fusion = fusion  # type: ignore[assignment]
     pixels = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)
     levels = stretched_distances(as_arrays(model.compare(None, model.teacher(pixels / 255))), (64, 96))
@@ -60,17 +61,17 @@ def test_map_is_the_levels_fused_and_smoothed(model: ReverseDistillation, fusion
 
 
 @pytest.mark.parametrize("place", [(0, 0), (3, 1), (1, 5), (3, 5)])
-def test_the_map_lies_where_the_difference_is(model: ReverseDistillation, place: tuple[int, int]) -> None:
-    y, x = place  # of the coarsest level, whose stride is 16
+def test_the_maximum_of_the_map_lies_at_the_difference(model: ReverseDistillation, place: tuple[int, int]) -> None:
+    y, x = place  # a place in the coarsest level, whose stride is 16
     pairs = [(t, t.clone()) for t in model.teacher(torch.rand(1, 3, 64, 96))]
-    assert map_of(model.detect(pairs)).abs().max() < 1e-5  # the same everywhere
+    assert map_of(model.detect(pairs)).abs().max() < 1e-5  # teacher and student are equal everywhere
     for i, side in enumerate((4, 2, 1)):
         pairs[i][1][:, :, side * y : side * (y + 1), side * x : side * (x + 1)] *= -1
     row, column = divmod(int(map_of(model.detect(pairs)).argmax()), 96)
     assert (row // 16, column // 16) == place
 
 
-# What the paper's teachers give: channels, width of a bottleneck's 3x3 convolution, blocks of the first three stages.
+# The levels of the paper's teachers: channels, width of a bottleneck's 3x3 convolution, blocks of the first stages.
 BACKBONES = {
     "resnet18": ([64, 128, 256], None, [2, 2, 2]),
     "wide_resnet50_2": ([256, 512, 1024], 0.5, [3, 4, 6]),
@@ -79,7 +80,7 @@ BACKBONES = {
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_students_follow_from_the_teacher(name: str) -> None:
+def test_bottleneck_and_decoder_follow_from_the_levels_of_the_teacher(name: str) -> None:
     channels, inner, depths = BACKBONES[name]
     teacher = Backbone(name, (1, 2, 3))
     assert (teacher.channels, inner_fraction(teacher), count_blocks(teacher)) == (channels, inner, depths)
@@ -100,7 +101,8 @@ def test_students_follow_from_the_teacher(name: str) -> None:
         assert {(m.kernel_size, m.stride) for m in transposed} == {((2, 2), (2, 2))}
         width = None if inner is None else round(inner * out)
         path = (before, out) if width is None else (width, width)
-        assert [(m.in_channels, m.out_channels) for m in transposed] == [path, (before, out)]  # and the shortcut
+        # The path and the shortcut.
+        assert [(m.in_channels, m.out_channels) for m in transposed] == [path, (before, out)]
     assert not any(m.bias is not None for net in (bottleneck, decoder) for m in net.modules() if conv(m))
 
 
@@ -110,7 +112,7 @@ def conv(module: nn.Module) -> TypeGuard[nn.Conv2d | nn.ConvTranspose2d]:
 
 @pytest.mark.parametrize("resize", [None, "down"])
 @pytest.mark.parametrize("inner", [None, 0.25, 0.5])
-def test_blocks_are_torchvisions(resize: str | None, inner: float | None) -> None:
+def test_the_residual_blocks_equal_torchvisions_blocks(resize: str | None, inner: float | None) -> None:
     before, out, stride = (24, 16, 2) if resize else (16, 16, 1)
     block = Block(before, out, inner, resize).eval()  # type: ignore[arg-type]
     shortcut = nn.Sequential(nn.Conv2d(before, out, 1, stride, bias=False), nn.BatchNorm2d(out)) if resize else None
@@ -124,8 +126,9 @@ def test_blocks_are_torchvisions(resize: str | None, inner: float | None) -> Non
     torch.testing.assert_close(block(images), expected.eval()(images))
 
 
-def test_initial_weights(model: ReverseDistillation) -> None:
-    """He's by fan out; PyTorch's own for transposed convolutions, uniform up to 1 / sqrt(fan in of the weight)."""
+def test_convolutions_begin_with_weights_of_he_and_transposed_ones_of_pytorch(model: ReverseDistillation) -> None:
+    """Convolutions have He's weights by fan out. Transposed convolutions have PyTorch's own weights, uniform up to 1 /
+    sqrt(fan in of the weight)."""
     found = {nn.Conv2d: 0, nn.ConvTranspose2d: 0}
     for layer in [*model.bottleneck.modules(), *model.decoder.modules()]:
         if isinstance(layer, nn.Conv2d) and layer.weight.numel() > 5000:
@@ -160,7 +163,7 @@ def test_training_lowers_the_loss(model: ReverseDistillation) -> None:
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_what_cannot_be(resnet_file: Path, vit_file: Path) -> None:
+def test_a_vit_and_taps_and_sizes_that_do_not_fit_are_refused(resnet_file: Path, vit_file: Path) -> None:
     with pytest.raises(UserError, match=r"two levels of a CNN.*have strides \[16, 16\]"):
         ReverseDistillation("deit_tiny_patch16_224", (3, 7), str(vit_file))
     with pytest.raises(UserError, match=r"twice the stride before it.* have strides \[4, 16\]"):

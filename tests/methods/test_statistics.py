@@ -1,4 +1,4 @@
-"""Gaussians against scikit-learn's PCA(whiten=True), GaussianMixture(1) and OAS."""
+"""These tests compare Gaussians with scikit-learn's PCA(whiten=True), GaussianMixture(1) and OAS."""
 
 import copy
 from pathlib import Path
@@ -66,11 +66,11 @@ def reducing(rank: int, store: Path, vectors: Tensor) -> None:
     dist.destroy_process_group()
 
 
-def test_moments_of_two_processes_are_those_of_one(tmp_path: Path) -> None:
+def test_the_moments_of_two_processes_equal_those_of_one_process(tmp_path: Path) -> None:
     mp.spawn(reducing, (tmp_path / "store", correlated(40, 3)), nprocs=2)
 
 
-def test_moments_of_nothing() -> None:
+def test_the_moments_of_no_vectors_are_zero() -> None:
     seen = Moments(3)
     seen.update(torch.zeros(0, 3))
     assert seen.count == 0
@@ -98,13 +98,13 @@ def test_whitened_gaussian_equals_pca_and_gaussian_mixture(keep: float) -> None:
     assert (ours.argsort().numpy() == expected.argsort()).all()
 
 
-def test_float32_vectors_far_from_zero() -> None:
+def test_the_gaussian_is_exact_for_float32_vectors_far_from_zero() -> None:
     train = (correlated(300, 8) + 1e4).float()
     reference = GaussianMixture(1, reg_covar=0.0).fit(train.double().numpy())
     np.testing.assert_allclose(fitted(train)(train).numpy(), reference.score_samples(train.double().numpy()), rtol=1e-5)
 
 
-def test_shrinkage_is_scikit_learns_oas_on_correlations() -> None:
+def test_shrinkage_equals_scikit_learns_oas_on_correlations() -> None:
     vectors = correlated(15, 20)
     units = vectors.std(dim=0, correction=0)
     reference = OAS().fit((vectors / units).numpy()).covariance_ * torch.outer(units, units).numpy()
@@ -132,20 +132,20 @@ def test_degenerate_covariances_give_a_density(keep: float) -> None:
         assert gaussian(train).mean() > gaussian(train + 100).mean() + 1
 
 
-def test_shrinkage_ignores_units() -> None:
+def test_shrinkage_does_not_depend_on_the_units_of_dimensions() -> None:
     train, units = correlated(9, 12), torch.logspace(-2, 1, 12, dtype=torch.float64)
     difference = fitted(train)(train) - fitted(train * units)(train * units)
     torch.testing.assert_close(difference, difference[:1].expand(9))
 
 
-def test_too_few() -> None:
+def test_a_single_vector_and_a_wrong_share_are_refused() -> None:
     with pytest.raises(UserError, match="at least 2 nominal images, not 1"):
         fitted(torch.zeros(1, 3))
     with pytest.raises(UserError, match="must lie in"):
         Gaussian(3, keep=1.5)
 
 
-def test_checkpoint_and_precision() -> None:
+def test_a_gaussian_is_the_same_from_a_checkpoint_and_in_any_precision() -> None:
     train = correlated(50, 6)
     gaussian = fitted(train, keep=0.9)
     other = Gaussian(6, keep=0.9)

@@ -1,4 +1,4 @@
-"""STFPM against the paper's formulas by hand."""
+"""These tests compare STFPM with the paper's formulas, computed by hand."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def model(resnet_file: Path) -> STFPM:
 
 
 def distances(model: STFPM, images: Tensor) -> list[np.ndarray]:
-    """Squared distances of unit vectors, position by position: L x (B, h, w)."""
+    """Compute squared distances of unit vectors position by position: L x (B, h, w)."""
     levels = []
     for pair in zip(model.teacher(images), model.student(images), strict=True):
         teacher, student = (level.detach().double().numpy() for level in pair)
@@ -31,13 +31,13 @@ def distances(model: STFPM, images: Tensor) -> list[np.ndarray]:
     return levels
 
 
-def test_loss_is_a_mean_over_batch_and_positions(model: STFPM) -> None:
+def test_the_loss_is_the_mean_over_batch_and_positions(model: STFPM) -> None:
     images = torch.rand(3, 3, 64, 64)
     expected = sum(level.mean() for level in distances(model, images))
     assert model.loss(model.compare(images, model.teacher(images))).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_map_is_the_product_of_levels_and_score_its_maximum(model: STFPM) -> None:
+def test_the_map_is_the_product_of_levels_and_the_score_is_its_maximum(model: STFPM) -> None:
     pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     with torch.no_grad():
         small = map_of(model.predict(pixels / 255))
@@ -45,12 +45,12 @@ def test_map_is_the_product_of_levels_and_score_its_maximum(model: STFPM) -> Non
     fine, coarse = distances(model, pixels / 255)
     products = [one * cv2.resize(other, (16, 16)) for one, other in zip(fine, coarse, strict=True)]
     np.testing.assert_allclose(small[:, 0].numpy(), products, rtol=1e-4)
-    expected = [cv2.resize(one, (64, 64)) for one in products]  # the network's input size
+    expected = [cv2.resize(one, (64, 64)) for one in products]  # at the input size of the network
     np.testing.assert_allclose(prediction.anomaly_map[:, 0].numpy(), expected, rtol=1e-4)
     np.testing.assert_allclose(prediction.score.numpy(), np.max(expected, axis=(1, 2)), rtol=1e-4)
 
 
-def test_a_student_that_is_its_teacher_sees_no_anomaly(model: STFPM) -> None:
+def test_the_score_is_zero_where_the_student_equals_its_teacher(model: STFPM) -> None:
     model.student.load_state_dict(model.teacher.model.state_dict(prefix="model."))
     pixels = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
     assert model(pixels).score.item() == pytest.approx(0, abs=1e-9)

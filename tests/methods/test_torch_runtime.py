@@ -1,4 +1,4 @@
-"""A checkpoint as a network: what its method says, with its card."""
+"""A checkpoint loads as a network that gives the results of its method, with its card."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from lit_ad.methods.torch_runtime import load_network
 from tests.methods.training import random_pixels
 
 
-def test_a_checkpoint_is_its_network_and_its_card(
+def test_a_checkpoint_loads_as_a_network_with_the_results_and_card_of_its_method(
     trained: dict[str, tuple[Method, Path]], resnet_file: Path, tmp_path: Path
 ) -> None:
     method, path = trained["STFPM"]

@@ -1,4 +1,4 @@
-"""Transformaly against the paper's formulas by hand, and its Gaussians against scikit-learn."""
+"""These tests compare Transformaly with the paper's formulas, and its Gaussians with scikit-learn."""
 
 import copy
 from collections.abc import Callable
@@ -33,11 +33,13 @@ def model(vit_file: Path) -> Transformaly:
 
 
 def errors_of(model: Transformaly, images: Tensor) -> Tensor:
-    """(B, 3, H, W) in [0, 1] -> (B, L, N)."""
+    """Compute the errors of images in [0, 1]: (B, 3, H, W) -> (B, L, N)."""
     return model.compare(images, model.teacher(images)).errors
 
 
-def test_the_teacher_tells_every_step(model: Transformaly, imagenet: Callable[[Tensor], Tensor]) -> None:
+def test_the_teacher_gives_the_tokens_of_every_block_and_the_embedding(
+    model: Transformaly, imagenet: Callable[[Tensor], Tensor]
+) -> None:
     images = torch.rand(2, 3, 32, 48)
     *tokens, embedding = model.teacher(images)
     assert [t.shape for t in tokens] == [(2, 1 + 2 * 3, 192)] * 13
@@ -59,23 +61,23 @@ def test_the_loss_is_a_mean_over_blocks_tokens_and_width(model: Transformaly) ->
         assert model.compare(images, model.teacher(images)).errors.dtype == torch.float32
 
 
-def test_students_that_are_their_blocks_make_no_error(model: Transformaly) -> None:
+def test_the_loss_is_zero_where_the_students_equal_their_blocks(model: Transformaly) -> None:
     twin = copy.deepcopy(model)
     twin.students.load_state_dict(dict(model.teacher.model.blocks.named_parameters()))
     assert twin.loss(twin.compare(None, model.teacher(torch.rand(1, 3, 32, 32)))).item() == 0
 
 
-def test_students_begin_at_random_and_the_papers_blocks_count(model: Transformaly) -> None:
+def test_students_begin_at_random_and_blocks_2_to_11_count(model: Transformaly) -> None:
     for student, block in zip(model.students, model.teacher.model.blocks, strict=True):
         assert isinstance(student, Block) and isinstance(student.attn, Attention)
         assert [p.shape for p in student.parameters()] == [p.shape for p in block.parameters()]
         assert not torch.equal(student.attn.qkv.weight, block.attn.qkv.weight)
     assert model.first_block == 2 and len(model.token_mean) == 10  # blocks 2 to 11
-    assert model.embedding_density.keep == 0.9 and model.error_density.keep == 1  # of the variance
+    assert model.embedding_density.keep == 0.9 and model.error_density.keep == 1  # the share of the variance
 
 
-def test_blocks_learn_alone(model: Transformaly) -> None:
-    """A student's error sends no gradient to any other student, nor to the teacher."""
+def test_each_student_learns_from_its_own_error_alone(model: Transformaly) -> None:
+    """The error of a student sends no gradient to another student or to the teacher."""
     errors_of(model, torch.rand(1, 3, 32, 32))[:, 5].sum().backward()
     touched = {
         name.split(".")[0] for name, p in model.students.named_parameters() if p.grad is not None and p.grad.any()
@@ -92,7 +94,7 @@ def test_blocks_learn_alone(model: Transformaly) -> None:
 
 
 def with_nominal(model: Transformaly, images: Tensor, batch: int) -> Transformaly:
-    """A copy whose training images are these."""
+    """Return a copy of the model that is calibrated on these training images."""
     model = copy.deepcopy(model)
     with torch.no_grad():
         model.calibrate(((part, model.teacher(part)) for part in images.split(batch)), iter(()))
@@ -100,7 +102,7 @@ def with_nominal(model: Transformaly, images: Tensor, batch: int) -> Transformal
 
 
 @torch.no_grad()
-def test_scores_are_scikit_learns(model: Transformaly) -> None:
+def test_the_scores_equal_scikit_learns_densities(model: Transformaly) -> None:
     contrast = torch.linspace(0.2, 2, 240).view(-1, 1, 1, 1)
     images = (0.5 + 0.2 * torch.randn(240, 3, 16, 16) * contrast).clamp(0, 1)
     train = (images[::2][:60].repeat(4, 1, 1, 1) + 0.002 * torch.randn(240, 3, 16, 16)).clamp(0, 1)
@@ -120,7 +122,7 @@ def test_scores_are_scikit_learns(model: Transformaly) -> None:
     a = -teacher.score_samples(pca.transform(embeddings(test)))
     b = -blocks.score_samples(errors(test))
     np.testing.assert_allclose(prediction.parts["teacher"].numpy(), a, rtol=1e-5)
-    np.testing.assert_allclose(prediction.parts["blocks"].numpy(), b, rtol=1e-4)  # errors themselves are float32
+    np.testing.assert_allclose(prediction.parts["blocks"].numpy(), b, rtol=1e-4)  # the errors themselves are in float32
     np.testing.assert_allclose(scores_of(prediction).numpy(), a + b, rtol=1e-4)
     for kind in ("teacher", "blocks"):
         fitted.scored_by = kind
@@ -145,7 +147,7 @@ def test_the_map_is_the_standardised_error_of_each_patch(model: Transformaly) ->
     assert fitted(test).anomaly_map is None
 
 
-def test_errors_for_the_user(vit_file: Path, resnet_file: Path) -> None:
+def test_a_cnn_and_a_wrong_first_block_are_refused(vit_file: Path, resnet_file: Path) -> None:
     with pytest.raises(UserError, match=r"needs a plain ViT.*resnet10t is a ResNet"):
         Transformaly("resnet10t", str(resnet_file))
     with pytest.raises(UserError, match="first_block must lie in 0 to 11"):
@@ -179,14 +181,16 @@ def small(vit_file: Path, **kwargs: Any) -> Transformaly:
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_a_checkpoint_is_enough(vit_file: Path, data: AnomalyDataModule, tmp_path: Path, precision: Any) -> None:
+def test_a_checkpoint_gives_the_scores_of_the_trained_model(
+    vit_file: Path, data: AnomalyDataModule, tmp_path: Path, precision: Any
+) -> None:
     model = small(vit_file, token_map=False)
     with pytest.raises(UserError, match="had none"):
         trainer(tmp_path).test(model, data, verbose=False)
     fitting = trainer(tmp_path, precision=precision)
     fitting.fit(model, data)
     assert model.error_density.fitted
-    # 8 training images of the 10, fewer than the blocks and the width
+    # 8 of the 10 images are for training: fewer than the blocks and the width
     before = torch.cat([scores_of(stacked(judgements)) for judgements in fitting.predict(model, data) or []])
     fitting.save_checkpoint(tmp_path / "a.ckpt")
     again = small(vit_file, token_map=False)
@@ -194,7 +198,7 @@ def test_a_checkpoint_is_enough(vit_file: Path, data: AnomalyDataModule, tmp_pat
     after = torch.cat([scores_of(stacked(judgements)) for judgements in judged or []])
     assert torch.equal(before, after)
     assert before.isfinite().all()
-    assert before[4:].min() > before[:4].max()  # light ones are not dark
+    assert before[4:].min() > before[:4].max()  # light images have higher scores than dark images
 
 
 def test_cached_features_fit_the_same_gaussians(vit_file: Path, data: AnomalyDataModule, tmp_path: Path) -> None:
@@ -210,7 +214,7 @@ def test_cached_features_fit_the_same_gaussians(vit_file: Path, data: AnomalyDat
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5, equal_nan=True)
 
 
-def test_the_pass_sees_every_training_image_once(data: AnomalyDataModule) -> None:
+def test_the_nominal_dataloader_gives_every_training_image_once(data: AnomalyDataModule) -> None:
     data.setup()
     seen = [sample.image for batch in data.nominal_dataloader() for sample in batch.samples]
     assert seen == [sample.image for sample in data.splits.train]
@@ -225,7 +229,9 @@ def test_the_pass_sees_every_training_image_once(data: AnomalyDataModule) -> Non
     assert sorted(shares) == seen
 
 
-def test_padding_and_tiles_keep_the_images_own_score(model: Transformaly, batch_of: Callable[..., Batch]) -> None:
+def test_the_score_is_kept_with_padding_and_is_the_worst_of_tiles(
+    model: Transformaly, batch_of: Callable[..., Batch]
+) -> None:
     fitted = with_nominal(model, torch.rand(6, 3, 32, 32), 6)
     pixels = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
     with torch.no_grad():
@@ -237,7 +243,7 @@ def test_padding_and_tiles_keep_the_images_own_score(model: Transformaly, batch_
         whole = fitted(torch.cat([pixels[..., :32], pixels[..., 32:]]))
         torch.testing.assert_close(tiled.score, whole.score.amax()[None])
         assert set(tiled.parts) == {"teacher", "blocks", "both"}
-        for name, score in tiled.parts.items():  # each the worst tile's
+        for name, score in tiled.parts.items():  # each part has the score of the worst tile
             torch.testing.assert_close(score, whole.parts[name].amax()[None])
         pair = predict_batch(fitted, batch_of(pixels.repeat(2, 1, 1, 1)))
         assert {len(score) for score in pair.parts.values()} == {2}

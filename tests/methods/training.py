@@ -1,4 +1,4 @@
-"""Methods to train in tests: a small one whose maps are easy to follow, and every method with a small teacher."""
+"""Methods to train in tests: a small method with a simple map, and every method with a small teacher."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,11 +16,12 @@ from lit_ad.methods import __all__ as ALL_METHODS
 from lit_ad.methods.base import Method
 from lit_ad.teachers import Teacher
 
-METHODS = [name for name in ALL_METHODS if name != "EfficientAD"]  # its images are of 256: see deploy/test_detector.py
+# Its images have 256 pixels: see deploy/test_detector.py.
+METHODS = [name for name in ALL_METHODS if name != "EfficientAD"]
 
 
 class Brightness(Method):
-    """Anomalous is what is bright: a map that is easy to follow."""
+    """A method whose map is the brightness of the image: bright pixels are anomalous."""
 
     def __init__(self, weights: str, view: View = View(None)) -> None:
         super().__init__(view)
@@ -42,7 +43,7 @@ def trainer_in(folder: Path, **more: Any) -> L.Trainer:
 
 
 class Batches(Dataset[Batch]):
-    """Batches, each as it is."""
+    """A dataset whose items are whole batches."""
 
     def __init__(self, batches: Sequence[Batch]) -> None:
         self.batches = batches

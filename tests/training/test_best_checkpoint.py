@@ -1,4 +1,5 @@
-"""best.ckpt holds the weights that a validation measured, and last.ckpt the latest, with decisions of their own."""
+"""best.ckpt holds the weights that a validation measured, and last.ckpt holds the latest weights. Each file has its own
+decision."""
 
 import csv
 import sys
@@ -25,7 +26,8 @@ Fit = Callable[..., tuple[int, str]]
 
 @pytest.fixture
 def fit(images: Path, resnet_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Fit:
-    """fit(more arguments) -> exit code and what was printed; three steps an epoch, into tmp_path / "run"."""
+    """fit(more arguments) -> exit code and printed text. An epoch has three steps, and the run is in tmp_path /
+    "run"."""
 
     def run(*more: object) -> tuple[int, str]:
         arguments = [
@@ -50,7 +52,7 @@ def saved(run: Path, name: str) -> dict[str, Any]:
 
 
 def has_own_decision(run: Path, images: Path, name: str) -> bool:
-    """Whether the held-out scores in a checkpoint are those of its weights."""
+    """Return whether the held-out scores in a checkpoint are the scores of its weights."""
     held_out = AnomalyDataModule(MVTec(images), View(32)).splits.val
     detector = Detector.load(run / "checkpoints" / name)
     scores = sorted(detector(sample.image).score for sample in held_out)
@@ -69,10 +71,10 @@ def has_own_decision(run: Path, images: Path, name: str) -> bool:
         ("--trainer.val_check_interval", "00:00:10:00"),
     ],
 )
-def test_however_often_it_is_saved_a_decision_is_of_the_weights(
+def test_each_saved_checkpoint_has_the_decision_of_its_weights(
     more: tuple[object, ...], fit: Fit, images: Path, tmp_path: Path
 ) -> None:
-    """And the last step of the training is validated."""
+    """The last step of the training is validated too."""
     code, words = fit("--trainer.max_epochs", 3, *more)
     assert code == 0, words
     assert saved(tmp_path / "run", "last.ckpt")["global_step"] == 9
@@ -80,10 +82,10 @@ def test_however_often_it_is_saved_a_decision_is_of_the_weights(
         assert has_own_decision(tmp_path / "run", images, name)
 
 
-def test_the_latest_step_is_saved_from_the_first_epoch_on(
+def test_the_latest_step_is_saved_during_the_first_epoch(
     parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any
 ) -> None:
-    """With no decision before the first validation."""
+    """Before the first validation, the file has no decision."""
     last = tmp_path / "last.ckpt"
     steps: list[tuple[int, int]] = []
 
@@ -102,7 +104,7 @@ def test_the_latest_step_is_saved_from_the_first_epoch_on(
     assert torch.load(last, weights_only=True)["global_step"] == 4
 
 
-def test_a_training_that_ends_in_an_error_leaves_best_as_it_was(fit: Fit, tmp_path: Path) -> None:
+def test_a_training_that_ends_in_an_error_keeps_the_best_checkpoint(fit: Fit, tmp_path: Path) -> None:
     (tmp_path / "breaking.py").write_text(
         "import lightning as L\n"
         "class Break(L.Callback):\n"
@@ -121,7 +123,7 @@ def test_a_training_that_ends_in_an_error_leaves_best_as_it_was(fit: Fit, tmp_pa
     assert last["lit_ad"]["decision"] is None
 
 
-def test_a_training_goes_on_from_best_exactly_and_under_early_stopping(fit: Fit, tmp_path: Path) -> None:
+def test_a_training_resumed_from_best_gives_the_weights_of_an_uninterrupted_one(fit: Fit, tmp_path: Path) -> None:
     stopping = "[{class_path: EarlyStopping, init_args: {monitor: val/loss, patience: 9}}]"
     more = ("--trainer.callbacks", stopping, "--test_after_fit", "false")
     states = []
@@ -139,10 +141,11 @@ def test_a_training_goes_on_from_best_exactly_and_under_early_stopping(fit: Fit,
     assert all(torch.equal(tensor, resumed_state[name]) for name, tensor in whole["state_dict"].items())
 
 
-def test_a_moved_run_knows_its_best(fit: Fit, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """What is worse does not take its place; a run that goes on elsewhere says that it begins anew."""
+def test_a_moved_run_finds_its_best_checkpoint(fit: Fit, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A worse checkpoint does not replace the best checkpoint. A run that goes on in another folder says that it has no
+    best checkpoint there."""
     caplog.set_level("INFO")
-    more = ("--test_after_fit", "false", "--checkpoint.mode", "max")  # the first is the best
+    more = ("--test_after_fit", "false", "--checkpoint.mode", "max")  # the first checkpoint is the best one
     assert fit("--trainer.max_epochs", 2, *more)[0] == 0
     assert saved(tmp_path / "run", "best.ckpt")["global_step"] == 3
     (tmp_path / "run").rename(tmp_path / "moved")
@@ -154,14 +157,14 @@ def test_a_moved_run_knows_its_best(fit: Fit, tmp_path: Path, caplog: pytest.Log
     assert saved(tmp_path / "run", "best.ckpt")["global_step"] == 12
 
 
-def test_fewer_steps_than_there_were_are_refused(fit: Fit, tmp_path: Path) -> None:
+def test_a_limit_below_the_step_of_the_checkpoint_is_refused(fit: Fit, tmp_path: Path) -> None:
     assert fit("--trainer.max_epochs", 1, "--test_after_fit", "false")[0] == 0
     last = tmp_path / "run/checkpoints/last.ckpt"
     _, words = fit("--ckpt_path", last, "--trainer.max_epochs", -1, "--trainer.max_steps", 2)
     assert "last.ckpt is of step 3, but trainer.max_steps is 2" in words
 
 
-def test_without_best_the_latest_is_tested(fit: Fit, images: Path, tmp_path: Path) -> None:
+def test_the_latest_checkpoint_is_tested_where_there_is_no_best(fit: Fit, images: Path, tmp_path: Path) -> None:
     code, words = fit("--trainer.max_epochs", 2, "--checkpoint.save_top_k", 0)
     assert code == 0
     assert "No best checkpoint was kept: the test uses last.ckpt" in words
@@ -179,6 +182,6 @@ def test_without_best_the_latest_is_tested(fit: Fit, images: Path, tmp_path: Pat
         ({"monitor": "val/loss", "save_on_train_epoch_end": True}, "save_on_train_epoch_end could save other weights"),
     ],
 )
-def test_settings_that_cannot_be_honoured_are_refused(arguments: dict[str, Any], message: str) -> None:
+def test_settings_of_checkpoints_that_exclude_each_other_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         BestCheckpoint(**arguments)

@@ -1,4 +1,4 @@
-"""Of which items the features can be cached."""
+"""Which items can have cached features."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from tests.optional import unwrap
 
 @pytest.mark.parametrize("view", [View(16), View(None, tile=32, overlap=0)])
 def test_features_of_all_nominal_images_serve_every_fold(view: View, images: Path) -> None:
-    """Each part of the images has its own rows of the same items, or tiles."""
+    """Each split has its own rows of the same items or tiles."""
     whole: set[tuple[Path, ...]] = set()
     for number in (None, 0, 1):
         data = AnomalyDataModule(MVTec(images), view, loading=Loading(num_workers=0), split=Split(folds=2, fold=number))

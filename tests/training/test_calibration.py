@@ -1,4 +1,4 @@
-"""Held-out nominal images set the decision, and nothing else does."""
+"""Held-out nominal images set the decision, and no other image does."""
 
 import json
 import re
@@ -33,7 +33,8 @@ def read(path: Path) -> np.ndarray:
 
 
 def test_held_out_images_set_the_decision(parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any) -> None:
-    """Of each category, by scores, maxima and medians of the original-size maps; in the checkpoint too."""
+    """The decision of each category has the scores, and the maxima and medians of the maps at the original size. The
+    checkpoint has the same decision."""
     model = brightness(View((12, 18)))
     data = AnomalyDataModule(MVTec(parts), model.view, batch_size=3, loading=Loading(num_workers=0))
     fitting = quiet_trainer(tmp_path / "run", Calibration(0.4))
@@ -67,10 +68,10 @@ def decided(rate: float = 0.3) -> Decision:
 
 
 @pytest.mark.parametrize(("asked", "expected"), [(None, 0.3), (0.5, 0.5)])
-def test_the_rate_of_a_test_is_that_asked_for_or_the_checkpoints(
+def test_a_test_uses_the_given_rate_or_the_rate_of_the_checkpoint(
     parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any, asked: float | None, expected: float
 ) -> None:
-    """The held-out scores stay as they are."""
+    """The held-out scores do not change."""
     for command in ("test", "predict"):
         model = brightness()
         model.decision = decided()
@@ -111,14 +112,14 @@ def test_a_threshold_set_by_hand_stays_until_the_weights_change(
     assert not trained.decision.operating_point().by_hand
 
 
-def test_a_test_never_sets_a_decision(parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any) -> None:
+def test_a_test_sets_no_decision(parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any) -> None:
     model = brightness()
     data = AnomalyDataModule(MVTec(parts / "nut"), model.view, loading=Loading(num_workers=0))
     quiet_trainer(tmp_path / "run", Calibration(0.4)).test(model, data, verbose=False)
     assert model.decision is None
 
 
-def test_validating_alone_keeps_the_rate_of_the_checkpoint(
+def test_a_validation_without_training_keeps_the_rate_of_the_checkpoint(
     parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any
 ) -> None:
     model = brightness()
@@ -129,10 +130,10 @@ def test_validating_alone_keeps_the_rate_of_the_checkpoint(
     assert set(model.decision.scores) == {"nut"}
     first = brightness()
     quiet_trainer(tmp_path / "run", Calibration()).validate(first, data, verbose=False)
-    assert first.decision.false_alarm == 0.01  # a first one's
+    assert first.decision.false_alarm == 0.01  # the rate of a first decision
 
 
-def test_sanity_checks_decide_nothing(parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any) -> None:
+def test_a_sanity_check_sets_no_decision(parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any) -> None:
     model = brightness()
     data = AnomalyDataModule(MVTec(parts / "nut"), model.view, loading=Loading(num_workers=0))
     trainer = quiet_trainer(tmp_path / "run", Calibration(0.4))
@@ -156,7 +157,7 @@ def test_a_method_without_maps_has_no_pixel_threshold(
     assert not model.decision.maxima and not model.decision.medians
 
 
-def test_one_held_out_score_that_is_no_number_is_an_error(
+def test_a_held_out_score_that_is_nan_is_an_error(
     parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any
 ) -> None:
     class Diverged(brightness):  # type: ignore[misc]
@@ -174,7 +175,7 @@ def test_one_held_out_score_that_is_no_number_is_an_error(
         quiet_trainer(tmp_path / "run", Calibration(0.4)).validate(model, data, verbose=False)
 
 
-def test_a_sanity_check_comes_before_the_statistics_that_make_scores_finite(
+def test_a_sanity_check_accepts_scores_that_are_nan_before_calibration(
     parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any
 ) -> None:
     class Scaled(brightness):  # type: ignore[misc]
@@ -192,10 +193,10 @@ def test_a_sanity_check_comes_before_the_statistics_that_make_scores_finite(
     assert model.decision is not None
 
 
-def test_statistics_see_nominal_images_once_and_never_those_of_the_test(
+def test_statistics_see_each_nominal_image_once_and_no_test_image(
     parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any
 ) -> None:
-    """`prepare` before the first step, `calibrate` before each validation but the sanity check's."""
+    """`prepare` runs before the first step. `calibrate` runs before each validation except the sanity check."""
     seen: dict[str, list[tuple[list[float], list[float]]]] = {"prepare": [], "calibrate": []}
 
     class Statistics(brightness):  # type: ignore[misc]
@@ -228,7 +229,7 @@ def test_statistics_see_nominal_images_once_and_never_those_of_the_test(
         assert held_out == pytest.approx(val, abs=1e-6)
 
 
-def test_where_no_image_is_held_out_training_images_scale_and_nothing_decides(
+def test_training_images_set_the_scale_and_no_decision_where_no_image_is_held_out(
     parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any
 ) -> None:
     seen: list[int] = []
@@ -247,10 +248,11 @@ def test_where_no_image_is_held_out_training_images_scale_and_nothing_decides(
         quiet_trainer(tmp_path, Calibration(0.4), stopper, MonitorCheck()).fit(Statistics(), data)
 
 
-def test_statistics_and_cached_features_are_of_whole_images_alone(
+def test_statistics_see_images_of_different_sizes_without_padding(
     parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any
 ) -> None:
-    """Images of many sizes in one batch of held-out images: none with what fills it up."""
+    """One batch of held-out images has images of several sizes. Features of images of different sizes cannot be
+    cached."""
     data = AnomalyDataModule(
         MVTec(parts / "nut"), View(None), batch_size=3, loading=Loading(num_workers=0), split=Split(0.3)
     )
@@ -271,7 +273,7 @@ def test_statistics_and_cached_features_are_of_whole_images_alone(
         quiet_trainer(tmp_path / "run", cache, Calibration(0.4)).fit(Statistics(), data)
 
 
-def test_a_confidence_is_kept_in_the_checkpoint_and_taken_by_a_test(
+def test_a_confidence_is_kept_in_the_decision_and_can_be_changed_by_a_test(
     parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any
 ) -> None:
     model = brightness(View((12, 18)))
@@ -299,7 +301,7 @@ def test_statistics_need_a_datamodule(parts: Path, tmp_path: Path, brightness: A
 
 
 class Gain(Method):
-    """The map is the image's brightness, times a weight that every step lowers, times a statistic."""
+    """A method whose map is the brightness, times a weight that every step lowers, times a statistic."""
 
     statistic: torch.Tensor
 
@@ -328,7 +330,7 @@ class Gain(Method):
 
 
 class Halving(L.Callback):
-    """Half of each weight in every validation and test, and for good where that is said."""
+    """Halve the weight during every validation, test and prediction."""
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         pl_module.weight.data.mul_(0.5)
@@ -352,7 +354,7 @@ class EpochAveraging(WeightAveraging):
 
 
 class SaveOften(L.Callback):
-    """Between two validations, and after each."""
+    """Save a checkpoint after each batch, after each validation and after each epoch."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -386,7 +388,7 @@ AVERAGING: dict[str, Callable[[], list[L.Callback]]] = {
 def test_a_checkpoint_has_a_decision_of_its_own_weights_or_none(
     name: str, parts: Path, tmp_path: Path, quiet_trainer: Any
 ) -> None:
-    """And a test of a checkpoint, even by the same Trainer, is of the weights and the statistics in it."""
+    """A test of a checkpoint, also with the same Trainer, uses the weights and the statistics in the checkpoint."""
     evaluation = Evaluation()
     data = AnomalyDataModule(MVTec(parts / "nut"), View(None), batch_size=4, loading=Loading(num_workers=0))
     callbacks = [*AVERAGING[name](), Calibration(0.4), evaluation, SaveOften(tmp_path)]
@@ -414,8 +416,8 @@ def test_a_checkpoint_has_a_decision_of_its_own_weights_or_none(
             assert image.score == pytest.approx(score, rel=1e-5)
 
 
-def test_a_decision_of_other_weights_judges_no_test(parts: Path, tmp_path: Path, quiet_trainer: Any) -> None:
-    """In memory, too: a training that goes on after its last validation; the rate lasts."""
+def test_a_decision_of_other_weights_is_not_used_in_a_test(parts: Path, tmp_path: Path, quiet_trainer: Any) -> None:
+    """The same holds without a file, where a training goes on after its last validation. The rate is kept."""
     data = AnomalyDataModule(MVTec(parts / "nut"), View(None), batch_size=4, loading=Loading(num_workers=0))
     trainer = quiet_trainer(tmp_path, Calibration(0.4), max_epochs=3, check_val_every_n_epoch=2)
     model = Gain()
@@ -434,22 +436,24 @@ def test_a_decision_of_other_weights_judges_no_test(parts: Path, tmp_path: Path,
     assert resumed.decision.false_alarm == 0.4
 
 
-def test_calibration_comes_after_what_exchanges_weights(parts: Path, tmp_path: Path, quiet_trainer: Any) -> None:
+def test_calibration_is_refused_before_a_callback_that_exchanges_weights(
+    parts: Path, tmp_path: Path, quiet_trainer: Any
+) -> None:
     data = AnomalyDataModule(MVTec(parts / "nut"), View(None), batch_size=4, loading=Loading(num_workers=0))
     with pytest.raises(UserError, match="put Calibration after it in the Trainer's callbacks"):
         quiet_trainer(tmp_path, Calibration(0.4), EMAWeightAveraging(decay=0.5)).fit(Gain(), data)
 
 
 @pytest.mark.parametrize("rate", [0.0, 1.0, -0.1, 2.0])
-def test_a_rate_is_between_0_and_1(rate: float) -> None:
+def test_a_rate_that_is_not_between_0_and_1_is_refused(rate: float) -> None:
     with pytest.raises(UserError, match=r"decision.false_alarm is a rate between 0 and 1"):
         Calibration(rate)
 
 
-def test_pixels_are_decided_by_the_rule_of_the_training_and_a_test_takes_another(
+def test_a_test_uses_the_pixel_rule_of_the_training_or_a_given_pixel_rule(
     parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any
 ) -> None:
-    """The rule is in the checkpoint. What a test asks for must be known of the held-out maps."""
+    """The checkpoint holds the rule. A given rule needs values of the held-out maps that the checkpoint holds."""
     model = brightness(View((12, 18)))
     data = AnomalyDataModule(MVTec(parts / "nut"), model.view, batch_size=3, loading=Loading(num_workers=0))
     fitting = quiet_trainer(tmp_path / "fit", Calibration(0.4, pixel="region", area=5))

@@ -1,4 +1,4 @@
-"""No finished epoch is lost, and no training goes on for nothing."""
+"""A training keeps every finished epoch, and ends at once where it makes no sense."""
 
 import sys
 from pathlib import Path
@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def fit(monkeypatch: pytest.MonkeyPatch, images: Path, weights: Path, run: Path, *more: object) -> str:
-    """What the command says when it ends in an error."""
+    """Run the command and return the text of its error, or an empty text."""
     arguments = [
         *("fit", "--config", ROOT / "configs/stfpm.yaml", "--model.backbone", "resnet10t", "--model.weights", weights),
         *("--data.source.root", images, "--model.view.image_size", 32, "--data.batch_size", 4, "--model.lr", 0.05),
@@ -48,11 +48,11 @@ def test_the_last_epoch_is_validated_and_kept(
     assert torch.load(tmp_path / "a run/checkpoints/best.ckpt", weights_only=True)["lit_ad"]["decision"] is not None
     words = capsys.readouterr().out
     assert f"This run is in {tmp_path}/a run: config.yaml, checkpoints/best.ckpt, checkpoints/last.ckpt" in words
-    assert "heatmaps" not in words.split("This run is in")[1]  # none were written
+    assert "heatmaps" not in words.split("This run is in")[1]  # the run has written no heatmaps
     assert f"Next: lit-ad predict '{tmp_path}/a run' FOLDER_OF_IMAGES" in words
 
 
-def test_steps_end_with_a_validation_too(
+def test_a_training_limited_by_steps_ends_with_a_validation(
     images: Path, resnet_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     more = ("--trainer.max_steps", 4, "--trainer.max_epochs", -1, "--trainer.check_val_every_n_epoch", 50)
@@ -66,7 +66,7 @@ PROCESSOR_TIME = "[{class_path: lit_ad.benchmark.budget.ProcessorTime, init_args
 
 
 @pytest.mark.parametrize("limit", [("max_time", "{seconds: 1}"), ("callbacks", PROCESSOR_TIME)])
-def test_time_ends_with_a_validation_too(
+def test_a_training_limited_by_time_ends_with_a_validation(
     images: Path, resnet_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: tuple[str, str]
 ) -> None:
     name, value = limit
@@ -76,12 +76,12 @@ def test_time_ends_with_a_validation_too(
     assert saved["lit_ad"]["decision"] is not None
 
 
-def test_more_steps_go_on_exactly(
+def test_a_training_resumed_after_max_steps_gives_the_weights_of_an_uninterrupted_one(
     images: Path, resnet_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From where max_steps ended a training, within an epoch of three batches and at its end."""
+    """max_steps ends the first training within an epoch of three batches, or at the end of the epoch."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # sums in one order
+    torch.set_num_threads(1)  # one thread adds numbers always in the same order
     quick = ("--trainer.max_epochs", -1, "--cache.enabled", "false", "--test_after_fit", "false")
 
     def students(run: str, steps: int, *more: object) -> dict[str, torch.Tensor]:
@@ -110,7 +110,7 @@ def test_more_steps_go_on_exactly(
         (("--trainer.accelerator", "gpu"), "gpu"),
     ],
 )
-def test_what_makes_no_sense_ends_in_one_line(
+def test_settings_that_make_no_sense_give_an_error_of_one_line(
     more: tuple[object, ...],
     message: str,
     images: Path,
@@ -126,7 +126,7 @@ def test_what_makes_no_sense_ends_in_one_line(
     assert len(said.splitlines()) <= 2
 
 
-def test_a_used_directory_is_refused_unless_told(
+def test_a_directory_with_a_run_is_refused_unless_overwrite_is_set(
     images: Path, resnet_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     once = ("--trainer.max_epochs", 1, "--test_after_fit", "false")

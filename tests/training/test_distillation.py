@@ -1,4 +1,4 @@
-"""Distillation: target and loss by hand."""
+"""These tests compare the target and the loss of the distillation with values computed by hand."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from lit_ad.image.view import View
 from lit_ad.training.distillation import Distillation, average_channels, cut_patches, join_levels
 
 
-def test_patches_and_averages_by_hand() -> None:
+def test_patches_and_averages_of_channels_equal_values_computed_by_hand() -> None:
     level = torch.rand(2, 3, 4, 5)
     around = cut_patches(level)
     padded = np.pad(level.numpy(), ((0, 0), (0, 0), (1, 1), (1, 1)))
@@ -24,7 +24,7 @@ def test_patches_and_averages_by_hand() -> None:
     np.testing.assert_allclose(average_channels(halves, 13).numpy(), expected, rtol=1e-5)
 
 
-def test_levels_with_as_many_channels_are_taken_as_they_are() -> None:
+def test_levels_are_joined_without_averaging_where_the_channels_fit() -> None:
     fine, coarse = torch.rand(1, 128, 8, 8), torch.rand(1, 256, 4, 4)
     target = join_levels([fine, coarse], 384, (8, 8))
     torch.testing.assert_close(target[:, :128], fine)
@@ -32,7 +32,7 @@ def test_levels_with_as_many_channels_are_taken_as_they_are() -> None:
     assert join_levels([torch.rand(1, 512, 8, 8), torch.rand(1, 1024, 4, 4)], 384, (8, 8)).shape == (1, 384, 8, 8)
 
 
-def test_loss_is_the_mean_square_in_deviations(resnet_file: Path) -> None:
+def test_the_loss_is_the_mean_square_of_the_standardised_difference(resnet_file: Path) -> None:
     torch.manual_seed(0)
     model = Distillation("resnet10t", (2, 3), str(resnet_file), width=1 / 32, view=View(128))
     images = torch.rand(2, 3, 128, 128)
@@ -48,8 +48,8 @@ def test_loss_is_the_mean_square_in_deviations(resnet_file: Path) -> None:
     assert loss.item() == pytest.approx(expected.double().square().mean().item(), rel=1e-5)
 
 
-def test_the_view_fits_the_teacher_and_the_network_at_half_the_size(resnet_file: Path) -> None:
-    """Multiples of 8 pixels, at which the network's map has whole cells."""
+def test_the_network_at_half_the_image_size_has_the_map_size_of_the_teacher(resnet_file: Path) -> None:
+    """The sides of the view are multiples of 8 pixels, so the map of the network has whole cells."""
     model = Distillation("resnet10t", (2, 3), str(resnet_file), width=1 / 32, view=View(128))
     assert model.view.size == (128, 128) and model.view.multiple == 8
     images = torch.rand(1, 3, 128, 128)

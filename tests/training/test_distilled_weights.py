@@ -1,4 +1,4 @@
-"""The file of a distilled network: written after every validation and at the end, and read as a teacher."""
+"""The file of a distilled network is written after every validation and at the end, and can be loaded as a teacher."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from lit_ad.training.distillation import Distillation
 
 
 class Written(L.Callback):
-    """The weights in the file after each validation."""
+    """Record the weights in the file after each validation."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -28,7 +28,9 @@ class Written(L.Callback):
             assert not self.file.exists()
 
 
-def test_the_file_follows_the_training(images: Path, resnet_file: Path, tmp_path: Path, quiet_trainer: Any) -> None:
+def test_the_file_has_the_latest_weights_after_each_validation(
+    images: Path, resnet_file: Path, tmp_path: Path, quiet_trainer: Any
+) -> None:
     torch.manual_seed(0)
     model = Distillation("resnet10t", (2, 3), str(resnet_file), width=1 / 32, view=View(64), lr=0.01)
     data = AnomalyDataModule(MVTec(images), model.view, batch_size=4)
@@ -40,12 +42,12 @@ def test_the_file_follows_the_training(images: Path, resnet_file: Path, tmp_path
     first, second = written.found
     for earlier, later in ((first, second), (second, weights)):
         assert any(not torch.equal(earlier[name], tensor) for name, tensor in later.items())
-    assert (model.target_deviation != 1).any()  # set before the first step, by the training images
+    assert (model.target_deviation != 1).any()  # the training images have set this before the first step
     assert PDNTeacher(str(file), width=1 / 32)(torch.rand(1, 3, 64, 64))[0].isfinite().all()
     assert not list(tmp_path.glob("*.tmp"))
 
 
-def test_a_validation_of_its_own_writes_nothing(
+def test_a_validation_without_training_writes_no_file(
     images: Path, resnet_file: Path, tmp_path: Path, quiet_trainer: Any
 ) -> None:
     model = Distillation("resnet10t", (2, 3), str(resnet_file), width=1 / 32, view=View(64))

@@ -1,4 +1,5 @@
-"""Training, validation and statistics notice no difference, the teacher runs once, and nothing stale is served."""
+"""With cached features, training, validation and statistics give the same results, the teacher runs once, and no
+outdated feature is used."""
 
 import os
 import shutil
@@ -40,13 +41,13 @@ def part(tmp_path: Path) -> Path:
 
 
 class Usage(NamedTuple):
-    """Of a disk."""
+    """The free bytes of a disk."""
 
     free: int
 
 
 class Record(L.Callback):
-    """Losses of every step and every validation, and how often the teacher ran in each stage."""
+    """Record the losses of every step and every validation, and how often the teacher ran in each stage."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, teacher: type[Teacher]) -> None:
         self.losses: list[float] = []
@@ -122,7 +123,7 @@ def method(kind: str, resnet_file: Path, vit_file: Path, view: View = View(32)) 
     ("kind", "dtype", "tolerance"),
     [("STFPM", "float32", 1e-5), ("L2BT", "float32", 1e-5), ("L2BT", "float16", 1e-3), ("STFPM", "float16", 2e-3)],
 )
-def test_loss_curves_agree(
+def test_losses_with_cached_features_equal_losses_without_the_cache(
     kind: str, dtype: Any, tolerance: float, part: Path, tmp_path: Path, resnet_file: Path, vit_file: Path
 ) -> None:
     plain = fit(method(kind, resnet_file, vit_file), part, tmp_path, FeatureCache(False, tmp_path / "features"))
@@ -132,20 +133,21 @@ def test_loss_curves_agree(
         cache = FeatureCache(directory=tmp_path / "features", dtype=dtype)
         kept = fit(method(kind, resnet_file, vit_file), part, tmp_path, cache)
         np.testing.assert_allclose(kept.losses, plain.losses, rtol=tolerance)
-        assert kept.taught == ([] if run else ["fill"] * 4)  # an image; two batches of training, one of validation
-        if run:  # training reads no image where the method needs no pixels; validation does
+        # The calls: one image, two batches of training, one batch of validation.
+        assert kept.taught == ([] if run else ["fill"] * 4)
+        if run:  # training reads no image where the method needs no pixels, but validation reads images
             assert len(kept.decoded) == (2 if kind == "L2BT" else 10)
     assert plain.losses[-2] < plain.losses[0]
 
 
 class Louder(L2BT):
-    """Its frozen part is more than a teacher."""
+    """A method whose frozen part changes the features of its teacher."""
 
     def describe(self, images: Tensor) -> list[Tensor]:
         return [2 * level for level in super().describe(images)]
 
 
-def test_a_changed_file_never_serves_stale_features(part: Path, tmp_path: Path, vit_file: Path) -> None:
+def test_a_changed_file_or_setting_gives_new_features(part: Path, tmp_path: Path, vit_file: Path) -> None:
     def run(view: View = View(32), dtype: Any = "float16", kind: type[L2BT] = L2BT, **options: Any) -> int:
         cache = FeatureCache(True, tmp_path / "features", dtype)
         return len(fit(kind(VIT, (1, 3), str(vit_file), view), part, tmp_path, cache, epochs=1, **options).taught)
@@ -154,16 +156,16 @@ def test_a_changed_file_never_serves_stale_features(part: Path, tmp_path: Path, 
     assert run() == 0
     files = sorted((part / "train/good").iterdir())
     for file in files:
-        os.utime(file, ns=(0, file.stat().st_mtime_ns + 1))  # the same bytes, written again
+        os.utime(file, ns=(0, file.stat().st_mtime_ns + 1))  # the file has the same bytes but a new time
     assert run() == 4 and run() == 0
     assert run(View(32, interpolation="bicubic")) == 4 and run(View((32, 48))) == 4 and run(View(32, fit="pad")) == 4
     assert run(dtype="bfloat16") == 4
     assert run(kind=Louder) == 4 and run(kind=Louder) == 0
     assert run(precision="bf16-mixed") == 4
-    assert run(batch_size=3) == 0  # of which they do not depend
+    assert run(batch_size=3) == 0  # the features do not depend on the batch size
 
 
-def test_other_teachers_have_other_features(part: Path, tmp_path: Path, vit_file: Path) -> None:
+def test_other_weights_and_other_taps_give_new_features(part: Path, tmp_path: Path, vit_file: Path) -> None:
     state = torch.load(vit_file, weights_only=True)
     torch.save({key: tensor + 0.01 for key, tensor in state.items()}, tmp_path / "other.pt")
     for weights, taps, runs in ((vit_file, (1, 3), 4), (tmp_path / "other.pt", (1, 3), 4), (vit_file, (2, 3), 4)):
@@ -171,7 +173,7 @@ def test_other_teachers_have_other_features(part: Path, tmp_path: Path, vit_file
         assert len(fit(model, part, tmp_path, FeatureCache(True, tmp_path / "features"), epochs=1).taught) == runs
 
 
-def test_tiles_are_cached_too(part: Path, tmp_path: Path, vit_file: Path) -> None:
+def test_features_of_tiles_are_cached(part: Path, tmp_path: Path, vit_file: Path) -> None:
     losses = []
     for enabled, tile_batch in ((False, 8), (True, 8), (True, 2)):
         model = method("L2BT", vit_file, vit_file, View(None, tile=32, tile_batch=tile_batch))
@@ -180,13 +182,13 @@ def test_tiles_are_cached_too(part: Path, tmp_path: Path, vit_file: Path) -> Non
         if enabled:
             assert record.taught.count("train") == 0 and record.decoded.count("train") == 0
         if enabled and tile_batch == 8:
-            assert len(record.decoded) == 8 + 2  # each image once, for all its tiles
+            assert len(record.decoded) == 8 + 2  # each image is read once for all its tiles
     np.testing.assert_allclose(losses[1:], [losses[0]] * 2, rtol=1e-5)
-    assert "fill" not in record.taught  # how many tiles evaluation runs at once changes no feature
+    assert "fill" not in record.taught  # the number of tiles that run at once changes no feature
 
 
-def test_features_of_any_shape(part: Path, tmp_path: Path, vit_file: Path) -> None:
-    """Transformaly's teacher gives tokens, and a pass over all training images fits its Gaussians."""
+def test_tokens_are_cached_and_give_the_same_gaussians(part: Path, tmp_path: Path, vit_file: Path) -> None:
+    """Transformaly's teacher gives tokens, and its Gaussians need all training images."""
     losses, scores = [], []
     for enabled in (False, True):
         torch.manual_seed(0)
@@ -201,7 +203,7 @@ def test_features_of_any_shape(part: Path, tmp_path: Path, vit_file: Path) -> No
     assert set(record.taught) == {"fill"}
 
 
-def test_what_is_random_cannot_be_cached(part: Path, tmp_path: Path, vit_file: Path) -> None:
+def test_features_of_randomly_changed_images_cannot_be_cached(part: Path, tmp_path: Path, vit_file: Path) -> None:
     def start(view: View = View(32), enabled: bool = True, **kwargs: Any) -> None:
         model = method("L2BT", vit_file, vit_file, view)
         cache = FeatureCache(enabled, tmp_path / "features")
@@ -216,21 +218,23 @@ def test_what_is_random_cannot_be_cached(part: Path, tmp_path: Path, vit_file: P
     with pytest.raises(UserError, match=r"data.loading.train_tiles: random changes the image"):
         start(View(None, tile=32), train_tiles="random")
     start(enabled=False, augment=flip)
-    start(train_tiles="random")  # no tiles, nothing random
-    assert not (tmp_path / "features").exists()  # a fast run keeps nothing
+    start(train_tiles="random")  # there are no tiles, so nothing is random
+    assert not (tmp_path / "features").exists()  # a fast run writes no cache
 
 
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The lines that the cache prints."""
+    """Collect the lines that the cache prints."""
     lines: list[str] = []
     monkeypatch.setattr(feature_cache, "rank_zero_info", lines.append)
     return lines
 
 
-def test_what_is_cached_is_said_before_it_is(part: Path, tmp_path: Path, vit_file: Path, said: list[str]) -> None:
+def test_the_number_and_size_of_cached_features_are_printed(
+    part: Path, tmp_path: Path, vit_file: Path, said: list[str]
+) -> None:
     home = tmp_path / "features"
-    for _ in range(2):  # 10 images of two taps of 16 x 16 x 192 at 32 pixels: 2 x 2 patches of 192
+    for _ in range(2):  # 10 images with two taps of 2 x 2 patches of 192 numbers
         fit(method("L2BT", vit_file, vit_file), part, tmp_path, FeatureCache(directory=home), epochs=2)
         assert said.pop() == (
             f"Features of 10 images are cached in {home}, 30 KiB (float16); `lit-ad cache` lists and clears them"
@@ -260,7 +264,7 @@ class NoTeacher(STFPM):
         (View(32), {}, {"epochs": 3, "limit_train_batches": 1}, "training uses each image less than twice"),
     ],
 )
-def test_it_is_not_cached_where_it_would_not_serve_twice(
+def test_features_are_not_cached_where_training_would_not_use_them_twice(
     view: View,
     data: dict[str, Any],
     trainer: dict[str, Any],
@@ -277,13 +281,15 @@ def test_it_is_not_cached_where_it_would_not_serve_twice(
     assert record.taught.count("train") > 0 and not (tmp_path / "features").exists()
 
 
-def test_it_is_cached_where_steps_are_enough(part: Path, tmp_path: Path, vit_file: Path, said: list[str]) -> None:
+def test_features_are_cached_where_the_steps_use_each_image_twice(
+    part: Path, tmp_path: Path, vit_file: Path, said: list[str]
+) -> None:
     cache = FeatureCache(directory=tmp_path / "features")
     fit(method("L2BT", vit_file, vit_file), part, tmp_path, cache, epochs=-1, max_steps=4)
     assert said[0].startswith("Features of 10 images are cached in")
 
 
-def test_a_method_without_teacher_caches_nothing(
+def test_a_method_without_a_teacher_caches_no_features(
     part: Path, tmp_path: Path, resnet_file: Path, said: list[str]
 ) -> None:
     model = NoTeacher("resnet10t", (1, 2), str(resnet_file), View(32))
@@ -292,10 +298,10 @@ def test_a_method_without_teacher_caches_nothing(
 
 
 @pytest.mark.parametrize("scarce", ["disk", "memory", "directory"])
-def test_it_is_not_cached_where_it_does_not_fit(
+def test_features_are_not_cached_where_disk_memory_or_directory_do_not_allow_it(
     scarce: str, monkeypatch: pytest.MonkeyPatch, part: Path, tmp_path: Path, vit_file: Path, said: list[str]
 ) -> None:
-    """Two taps of 4 tokens of 192 halves, of 10 images: 30 KiB."""
+    """10 images with two taps of 4 tokens of 192 numbers in half precision need 30 KiB."""
 
     def start(enabled: Any = "auto") -> Record:
         model = method("L2BT", vit_file, vit_file)
@@ -315,20 +321,21 @@ def test_it_is_not_cached_where_it_does_not_fit(
     if scarce == "directory":
         return
     assert not list((tmp_path / "features").iterdir())
-    assert start(True).taught == ["fill"] * 4  # whoever asks for it gets it
+    assert start(True).taught == ["fill"] * 4  # the user can still demand the cache
     said.clear()
-    assert start().taught == [] and said[0].startswith("Features of 10 images are cached in")  # it is there already
+    # The cache exists already.
+    assert start().taught == [] and said[0].startswith("Features of 10 images are cached in")
 
 
-def test_all_caches_together_leave_half_of_the_disk(
+def test_existing_caches_count_for_the_limit_of_half_the_disk(
     monkeypatch: pytest.MonkeyPatch, part: Path, tmp_path: Path, vit_file: Path, said: list[str]
 ) -> None:
-    """30 KiB beside earlier ones."""
+    """The new cache needs 30 KiB beside the existing caches."""
     earlier = tmp_path / "features" / ("0" * 24) / "0.npy"
     earlier.parent.mkdir(parents=True)
     earlier.write_bytes(bytes(2**20))
     (tmp_path / "features/mine").mkdir()
-    (tmp_path / "features/mine/photograph.jpg").write_bytes(bytes(2**20))  # no cache
+    (tmp_path / "features/mine/photograph.jpg").write_bytes(bytes(2**20))  # this folder is no cache
 
     def start(free: int) -> None:
         said.clear()
@@ -345,7 +352,9 @@ def test_all_caches_together_leave_half_of_the_disk(
     assert said[0].startswith("Features of 10 images are cached in")
 
 
-def test_features_that_cannot_be_kept_end_no_run(part: Path, tmp_path: Path, vit_file: Path, said: list[str]) -> None:
+def test_a_run_goes_on_without_a_cache_where_features_cannot_be_stored(
+    part: Path, tmp_path: Path, vit_file: Path, said: list[str]
+) -> None:
     class Huge(L2BT):
         def describe(self, images: Tensor) -> list[Tensor]:
             return [1e6 * level for level in super().describe(images)]
@@ -360,19 +369,23 @@ def test_features_that_cannot_be_kept_end_no_run(part: Path, tmp_path: Path, vit
         start(True)
 
 
-def test_where_it_is_kept(monkeypatch: pytest.MonkeyPatch, part: Path, tmp_path: Path, vit_file: Path) -> None:
+def test_the_cache_is_in_the_cache_directory_of_the_user(
+    monkeypatch: pytest.MonkeyPatch, part: Path, tmp_path: Path, vit_file: Path
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     fit(method("L2BT", vit_file, vit_file), part, tmp_path, FeatureCache(True), epochs=1)
-    assert len(list((tmp_path / "home/lit_ad/features").glob("*/about.json"))) == 2  # of training and of validation
+    # One store for training and one for validation.
+    assert len(list((tmp_path / "home/lit_ad/features").glob("*/about.json"))) == 2
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache_directory() == Path.home() / ".cache/lit_ad"
 
 
 @pytest.mark.parametrize("enabled", [True, False])
-def test_one_datamodule_for_several_methods(
+def test_one_datamodule_serves_several_methods_in_turn(
     enabled: bool, part: Path, tmp_path: Path, resnet_file: Path, vit_file: Path
 ) -> None:
-    """No method gets the features of the one before, nor misses the pixels that training of that one did without."""
+    """A method does not get the features of the method before, and gets the pixels that the method before did not
+    need."""
 
     def others() -> list[Method]:
         torch.manual_seed(0)
@@ -389,7 +402,7 @@ def test_one_datamodule_for_several_methods(
 
 
 class Hasty(L2BT):
-    """Has the training loader made to count steps, and keeps it."""
+    """A method that makes the training loader early to count steps, and then keeps that loader."""
 
     def configure_optimizers(self) -> Any:
         assert self.total_steps("is of no matter here") > 0
@@ -399,9 +412,7 @@ class Hasty(L2BT):
         pass
 
 
-def test_a_loader_that_was_made_before_the_features_is_not_trained_on(
-    part: Path, tmp_path: Path, vit_file: Path
-) -> None:
+def test_a_training_loader_made_before_the_features_is_an_error(part: Path, tmp_path: Path, vit_file: Path) -> None:
     def start(kind: type[L2BT], enabled: bool) -> Record:
         model = kind(VIT, (1, 3), str(vit_file), View(32))
         return fit(model, part, tmp_path, FeatureCache(enabled, tmp_path / "features"), epochs=1)

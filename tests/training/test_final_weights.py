@@ -1,4 +1,4 @@
-"""Weights that only the end of a training puts in place are not lost."""
+"""Weights that are set only at the end of a training are saved."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from lit_ad.training.final_weights import FinalWeights
 
 
 @pytest.mark.parametrize("averaging", [None, EMAWeightAveraging, StochasticWeightAveraging])
-def test_averages_that_no_checkpoint_holds_get_a_file(
+def test_averaged_weights_that_no_checkpoint_holds_are_saved_in_a_file(
     averaging: Any, parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any
 ) -> None:
     class Gain(brightness):  # type: ignore[misc]

@@ -1,4 +1,5 @@
-"""Signals end a training after the batch, with a checkpoint; elsewhere at once. tests/test_faults.py has real runs."""
+"""A signal ends a training after the current batch, with a checkpoint. A signal ends other commands at once.
+tests/test_faults.py tests real runs."""
 
 import logging
 import os
@@ -15,7 +16,8 @@ from lit_ad.training.interruption import Interruption, requeue_job
 
 
 class Model(BoringModel):
-    """Sends signals to its own process in the middle of the third batch, and notes which batches came to their end."""
+    """A model that sends signals to its own process in the middle of the third batch, and counts the finished
+    batches."""
 
     def __init__(self, *signals: int) -> None:
         super().__init__()
@@ -53,7 +55,7 @@ def told(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 
 
 @pytest.mark.parametrize(("number", "name"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "Ctrl-C")])
-def test_a_signal_within_a_batch_saves_at_its_end(
+def test_a_signal_within_a_batch_saves_a_checkpoint_at_the_end_of_the_batch(
     number: signal.Signals, name: str, tmp_path: Path, quiet_trainer: Any, told: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "last.ckpt"
@@ -61,13 +63,15 @@ def test_a_signal_within_a_batch_saves_at_its_end(
     with pytest.raises(SIGTERMException):
         quiet_trainer(tmp_path, interruption, limit_train_batches=9).fit(model := Model(number))
     checkpoint = torch.load(file, weights_only=True)
-    assert checkpoint["global_step"] == 3  # the batch of the signal is done, and no other one begins
+    assert checkpoint["global_step"] == 3  # the batch of the signal is complete, and no further batch begins
     assert all(torch.equal(tensor, model.state_dict()[key]) for key, tensor in checkpoint["state_dict"].items())
     assert interruption.stopped_by == number
     assert f"Stopped by {name}. To go on: --ckpt_path {file}" in told.text
 
 
-def test_a_second_ctrl_c_ends_at_once(tmp_path: Path, quiet_trainer: Any, told: pytest.LogCaptureFixture) -> None:
+def test_a_second_ctrl_c_ends_the_training_at_once(
+    tmp_path: Path, quiet_trainer: Any, told: pytest.LogCaptureFixture
+) -> None:
     model = Model(signal.SIGINT, signal.SIGINT)
     with pytest.raises(SystemExit):
         quiet_trainer(tmp_path, Interruption(tmp_path / "last.ckpt"), limit_train_batches=9).fit(model)
@@ -76,7 +80,7 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path: Path, quiet_trainer: Any, told: 
     assert "Press it again to stop at once" in told.text and "Stopped by Ctrl-C. Nothing was saved yet" in told.text
 
 
-def test_a_command_in_the_background_hears_no_ctrl_c(tmp_path: Path, quiet_trainer: Any) -> None:
+def test_a_training_in_the_background_ignores_ctrl_c(tmp_path: Path, quiet_trainer: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     quiet_trainer(tmp_path, Interruption(tmp_path / "last.ckpt"), limit_train_batches=4).fit(
         model := Model(signal.SIGINT)
@@ -85,9 +89,7 @@ def test_a_command_in_the_background_hears_no_ctrl_c(tmp_path: Path, quiet_train
     assert not (tmp_path / "last.ckpt").exists()
 
 
-def test_a_signal_within_a_test_ends_at_once(
-    tmp_path: Path, quiet_trainer: Any, told: pytest.LogCaptureFixture
-) -> None:
+def test_a_signal_ends_a_test_at_once(tmp_path: Path, quiet_trainer: Any, told: pytest.LogCaptureFixture) -> None:
     interruption = Interruption(tmp_path / "last.ckpt")
     model = Model(signal.SIGTERM)
     with pytest.raises(SIGTERMException):
@@ -105,10 +107,10 @@ def test_a_signal_within_a_test_ends_at_once(
             {"SLURM_PROCID": "0", "SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "2"},
             "requeue 7_2\n",
         ),
-        ({"SLURM_PROCID": "1", "SLURM_JOB_ID": "7"}, ""),  # one process asks for all
+        ({"SLURM_PROCID": "1", "SLURM_JOB_ID": "7"}, ""),  # only one process requeues the job
     ],
 )
-def test_a_job_is_requeued_once(
+def test_only_the_first_process_requeues_a_slurm_job(
     environment: dict[str, str], asked: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = tmp_path / "scontrol"

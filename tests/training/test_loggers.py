@@ -1,4 +1,5 @@
-"""Loggers by name, and what becomes of one that fails. test_dashboard.py reads what real ones hold."""
+"""These tests open loggers by name, and handle a logger that fails. test_dashboard.py reads the files of real
+loggers."""
 
 import warnings
 from pathlib import Path
@@ -11,7 +12,7 @@ from lit_ad.training.loggers import configure_logger, open_loggers, wandb_id
 
 
 class Recording(Logger):
-    """Keeps what it is given, and fails where it is told to."""
+    """A logger that records its calls, and fails in the call that the test names."""
 
     def __init__(self, fails: str = "") -> None:
         self.fails = fails
@@ -41,7 +42,7 @@ class Recording(Logger):
         self.note("hyperparams")
 
 
-def test_a_logger_that_fails_falls_silent_and_the_others_go_on() -> None:
+def test_a_logger_that_fails_gets_no_more_calls_and_the_others_go_on() -> None:
     good, bad = Recording(), Recording(fails="metrics")
     loggers = open_loggers([good, bad])
     assert loggers == [good, bad]
@@ -50,7 +51,7 @@ def test_a_logger_that_fails_falls_silent_and_the_others_go_on() -> None:
     with pytest.warns(UserWarning, match=r"Recording failed and gets no more; .* \(OSError: no space for metrics\)"):
         bad.log_metrics({})
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # once is enough
+        warnings.simplefilter("error")  # a second warning would be an error
         for logger in loggers:
             logger.log_metrics({})
             logger.log_hyperparams({})
@@ -63,11 +64,11 @@ def test_a_logger_that_cannot_be_opened_is_left_out() -> None:
         assert open_loggers([Recording(fails="experiment")]) == []
 
 
-def test_loggers_by_name(tmp_path: Path) -> None:
+def test_a_logger_is_configured_by_its_name(tmp_path: Path) -> None:
     run = tmp_path / "runs/stfpm/one"
     board = configure_logger("tensorboard", run)
     assert board.class_path.endswith("TensorBoardLogger") and board.init_args.save_dir == str(run)
     wandb = configure_logger("wandb", run)
     assert wandb.class_path.endswith("WandbLogger") and wandb.init_args.name == "stfpm/one"
-    assert wandb.init_args.id == configure_logger("wandb", run).init_args.id  # of a run that goes on
+    assert wandb.init_args.id == configure_logger("wandb", run).init_args.id  # a run that goes on has the same id
     assert wandb_id(run) != wandb_id(tmp_path / "other")

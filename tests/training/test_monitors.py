@@ -1,4 +1,4 @@
-"""A name of a value that nothing logs ends a training before its first step."""
+"""A callback that monitors a value that nothing logs ends a training before its first step."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from lit_ad.training.speed import TrainingSpeed
 
 
 class Steps(L.Callback):
-    logged = ("val/own",)  # of a callback, which says so
+    logged = ("val/own",)  # this callback says which value it logs
 
     def __init__(self) -> None:
         self.count = 0
@@ -29,12 +29,12 @@ class Steps(L.Callback):
 
 
 class Silent(L.Callback):
-    """May log something for all that is known of it."""
+    """A callback that may log a value without saying which value."""
 
 
 @pytest.fixture
 def fit(parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any) -> Any:
-    """fit(callbacks, the schedule's monitor, its frequency, and more of Trainer's arguments) -> steps taken."""
+    """fit(callbacks, the schedule's monitor, its frequency, and more arguments of Trainer) -> number of steps."""
 
     def run(*callbacks: L.Callback, monitor: str | None = None, frequency: int = 1, **more: Any) -> int:
         class Plateau(brightness):  # type: ignore[misc]
@@ -74,12 +74,12 @@ def fit(parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any) -> Any
         (lambda: EarlyStopping("test/image_auroc"), "the test comes after the training, and selects no model"),
     ],
 )
-def test_what_nothing_logs_is_refused_at_once(callback: Any, message: str, fit: Any) -> None:
+def test_a_callback_that_monitors_a_value_that_nothing_logs_is_refused(callback: Any, message: str, fit: Any) -> None:
     with pytest.raises(UserError, match=message):
         fit(callback())
 
 
-def test_a_schedule_of_the_learning_rate_too(fit: Any) -> None:
+def test_a_schedule_that_monitors_a_value_that_nothing_logs_is_refused(fit: Any) -> None:
     with pytest.raises(UserError, match="ReduceLROnPlateau monitors 'val_loss', which nothing logs"):
         fit(monitor="val_loss")
     with pytest.raises(UserError, match=r"reads val/loss once in 1 epoch, .* return the frequency 2"):
@@ -87,7 +87,9 @@ def test_a_schedule_of_the_learning_rate_too(fit: Any) -> None:
     assert fit(monitor="val/loss", frequency=2, max_epochs=2, check_val_every_n_epoch=2) == 2
 
 
-def test_what_is_said_to_be_logged_is_logged(parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any) -> None:
+def test_the_names_in_logged_are_the_values_that_are_logged(
+    parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any
+) -> None:
     model, speed = brightness(), TrainingSpeed()
     data = AnomalyDataModule(MVTec(parts / "nut"), model.view, batch_size=8, loading=Loading(num_workers=0))
     trainer = quiet_trainer(tmp_path, Calibration(0.4), speed)
@@ -97,11 +99,11 @@ def test_what_is_said_to_be_logged_is_logged(parts: Path, tmp_path: Path, bright
 
 
 @pytest.mark.parametrize("name", ["val/loss", "train/loss_step", "train/loss_epoch", "train/loss", "val/own"])
-def test_what_is_logged_is_waited_for(name: str, fit: Any) -> None:
+def test_a_value_that_is_logged_can_be_monitored(name: str, fit: Any) -> None:
     assert fit(EarlyStopping(name), ModelCheckpoint(monitor="step", mode="max"), monitor=name) == 1
 
 
-def test_what_may_be_logged_is_a_warning(fit: Any) -> None:
+def test_a_value_that_another_callback_may_log_gives_a_warning(fit: Any) -> None:
     with pytest.warns(UserWarning, match="which nothing logs, unless Silent does"), pytest.raises(RuntimeError):
         fit(EarlyStopping("val/their"), Silent())
     with pytest.warns(UserWarning, match="which nothing logs: take one of"):

@@ -1,4 +1,4 @@
-"""The nominal images that a method's statistics see."""
+"""The nominal images that the statistics of a method see."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from lit_ad.training.nominal_images import data_of, held_out, nominal
 
 
 class Look(L.Callback):
-    """Notes what the two splits give when training begins."""
+    """Record the batches of both splits at the start of a training."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         self.trained, self.held = list(nominal(trainer, pl_module)), list(held_out(trainer, pl_module))
@@ -31,6 +31,6 @@ def test_each_image_comes_once_with_its_features(
             assert images is not None and all(map(torch.equal, model.describe(images), features))
 
 
-def test_a_trainer_without_a_datamodule_has_none(brightness: Any) -> None:
+def test_a_trainer_without_a_datamodule_is_refused(brightness: Any) -> None:
     with pytest.raises(UserError, match="needs nominal images for its statistics: fit it with a DataModule"):
         data_of(L.Trainer(logger=False, barebones=True), brightness())

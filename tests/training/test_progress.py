@@ -1,4 +1,4 @@
-"""The line of a training: what is trained, the latest losses, and the time left of all epochs."""
+"""The progress line of a training shows the epoch, the latest losses, and the time left of all epochs."""
 
 import math
 from pathlib import Path
@@ -14,7 +14,7 @@ from lit_ad.training.progress import Progress, count_parameters, format_millions
 
 
 class Lines(Progress):
-    """Keeps what every update of the line would show."""
+    """Record the text of every update of the line."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class Lines(Progress):
 
 
 def train(images: Path, home: Path, model: STFPM, line: Progress, **options: Any) -> L.Trainer:
-    """Six batches an epoch; no other values than those of the line are of interest."""
+    """Train with six batches for each epoch."""
     off = dict.fromkeys(("logger", "enable_checkpointing", "enable_model_summary", "num_sanity_val_steps"), False)
     trainer = L.Trainer(default_root_dir=home, callbacks=[line], accelerator="cpu", **{**off, **options})
     trainer.fit(model, AnomalyDataModule(MVTec(images), model.view, batch_size=2))
@@ -40,7 +40,7 @@ def model(small_models: dict[str, Any]) -> STFPM:
     return STFPM(**{**small_models["STFPM"]["init_args"], "view": View(64)})
 
 
-def test_a_line_has_losses_and_the_time_left_of_all_epochs(
+def test_the_progress_line_has_the_losses_and_the_time_left_of_all_epochs(
     images: Path, model: STFPM, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     line = Lines()
@@ -48,7 +48,7 @@ def test_a_line_has_losses_and_the_time_left_of_all_epochs(
         trainer = train(images, tmp_path, model, line, max_epochs=2)
     assert line.lines[0] == "Epoch 1 of 2 loss float left str"
     assert "Epoch 2 of 2 loss float val/loss float left str" in line.lines
-    assert line.lines[-1] == "Epoch 2 of 2 loss float val/loss float"  # nothing is left
+    assert line.lines[-1] == "Epoch 2 of 2 loss float val/loss float"  # no time is left
     assert total_batches(trainer) == 2 * trainer.num_training_batches
     trained, frozen = count_parameters(model)
     assert 0 < trained == sum(p.numel() for p in model.student.parameters()) and frozen > 0
@@ -57,18 +57,20 @@ def test_a_line_has_losses_and_the_time_left_of_all_epochs(
     )
 
 
-def test_a_training_without_an_end_tells_no_time(images: Path, model: STFPM, tmp_path: Path) -> None:
+def test_the_progress_line_of_a_training_without_an_end_has_no_time_left(
+    images: Path, model: STFPM, tmp_path: Path
+) -> None:
     line = Lines()
     trainer = train(images, tmp_path, model, line, max_epochs=-1, max_time={"seconds": 1})
     assert total_batches(trainer) == math.inf
     assert line.lines and all("left" not in text and text.startswith("Epoch 1 ") for text in line.lines[:1])
 
 
-def test_steps_bound_the_time(images: Path, model: STFPM, tmp_path: Path) -> None:
+def test_the_time_left_follows_from_max_steps(images: Path, model: STFPM, tmp_path: Path) -> None:
     line = Lines()
     trainer = train(images, tmp_path, model, line, max_epochs=-1, max_steps=3)
     assert total_batches(trainer) == 3 and any("left str" in text for text in line.lines)
 
 
-def test_parameters_for_people() -> None:
+def test_numbers_of_parameters_are_printed_in_thousands_or_millions() -> None:
     assert [format_millions(count) for count in (0, 700_810, 11_200_000)] == ["0.0 K", "700.8 K", "11.2 M"]

@@ -1,4 +1,4 @@
-"""A training that goes on with other settings uses them, and says so."""
+"""A training that goes on with other settings uses these settings and reports them."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from lit_ad.training import Calibration, Resumption
 
 
 class Rates(L.Callback):
-    """The options of the optimizer at the end of each epoch, and a checkpoint of the first one."""
+    """Record the options of the optimizer at the end of each epoch, and save a checkpoint of the first epoch."""
 
     def __init__(self, checkpoint: Path | None = None) -> None:
         self.checkpoint = checkpoint
@@ -32,7 +32,7 @@ class Rates(L.Callback):
 
 @pytest.fixture
 def fit(images: Path, small_models: dict[str, dict[str, Any]], tmp_path: Path, quiet_trainer: Any) -> Any:
-    """fit(method, its arguments, resumed, epochs) -> the options of each epoch; three steps an epoch."""
+    """fit(method, its arguments, resumed, epochs) -> the options of each epoch. An epoch has three steps."""
 
     def run(name: str, arguments: dict[str, Any], resumed: Path | None = None, epochs: int = 3) -> list[dict[str, Any]]:
         torch.manual_seed(0)
@@ -48,7 +48,9 @@ def fit(images: Path, small_models: dict[str, dict[str, Any]], tmp_path: Path, q
     return run
 
 
-def test_a_training_that_is_finished_says_so(fit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_training_that_is_finished_says_that_nothing_is_left(
+    fit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said: list[str] = []
     monkeypatch.setattr("lit_ad.training.resumption.rank_zero_info", said.append)
     fit("STFPM", {}, epochs=1)
@@ -63,17 +65,18 @@ def test_a_training_that_is_finished_says_so(fit: Any, tmp_path: Path, monkeypat
 @pytest.mark.parametrize(
     ("name", "then", "now"),
     [
-        ("STFPM", {"lr": 0.1}, {"lr": 0.01, "weight_decay": 0.5, "momentum": 0.3}),  # no schedule
-        ("EfficientAD", {"lr": 1e-3}, {"lr": 1e-4, "weight_decay": 0.1}),  # steps
-        ("MixedTeacher", {"lr": 1e-3}, {"lr": 1e-4}),  # one cycle, of the momentum too
-        ("Dinomaly", {"lr": 1e-3}, {"lr": 1e-4, "final_lr": 1e-5}),  # a function of the step
+        ("STFPM", {"lr": 0.1}, {"lr": 0.01, "weight_decay": 0.5, "momentum": 0.3}),  # without a schedule
+        ("EfficientAD", {"lr": 1e-3}, {"lr": 1e-4, "weight_decay": 0.1}),  # a schedule of steps
+        ("MixedTeacher", {"lr": 1e-3}, {"lr": 1e-4}),  # one cycle, which also changes the momentum
+        ("Dinomaly", {"lr": 1e-3}, {"lr": 1e-4, "final_lr": 1e-5}),  # a schedule that is a function of the step
         ("INPFormer", {"lr": 1e-3}, {"lr": 1e-4, "final_lr": 1e-5, "weight_decay": 0.1}),
     ],
 )
-def test_the_optimizer_has_the_present_settings(
+def test_the_optimizer_of_a_resumed_training_has_the_new_settings(
     name: str, then: dict[str, Any], now: dict[str, Any], fit: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In each epoch those that a training with them from the beginning has there; also where it was to be shorter."""
+    """In each epoch, the options equal those of a training that had the new settings from the beginning. The first
+    training was planned to be shorter."""
     expected = fit(name, now)
     fit(name, then, epochs=2)
     capsys.readouterr()
@@ -85,8 +88,10 @@ def test_the_optimizer_has_the_present_settings(
             assert options[key] == pytest.approx(value), key
 
 
-def test_nothing_is_done_where_nothing_differs(fit: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Even a rate that something else has set stays."""
+def test_a_resumed_training_with_equal_settings_changes_no_option(
+    fit: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A rate that was changed in the checkpoint stays too."""
     caplog.set_level("INFO")
     fit("STFPM", {"lr": 0.1})
     file = tmp_path / f"{ {'lr': 0.1} }.ckpt"
@@ -99,8 +104,10 @@ def test_nothing_is_done_where_nothing_differs(fit: Any, tmp_path: Path, caplog:
     assert "model.lr: 0.2 from here on, 0.1 in the checkpoint" in caplog.text
 
 
-def test_a_plateau_keeps_the_rate_that_it_has_lowered(parts: Path, tmp_path: Path, quiet_trainer: Any) -> None:
-    """Unless another rate is asked for."""
+def test_a_plateau_schedule_keeps_its_lowered_rate_unless_the_rate_is_changed(
+    parts: Path, tmp_path: Path, quiet_trainer: Any
+) -> None:
+    """A new rate replaces the lowered rate."""
     for asked, expected in ((0.1, 0.05), (0.3, 0.3)):
         rates = []
         for lr, resumed in ((0.1, None), (asked, tmp_path / "first.ckpt")):
@@ -120,7 +127,7 @@ def test_a_plateau_keeps_the_rate_that_it_has_lowered(parts: Path, tmp_path: Pat
 
 
 class Plateau(Method):
-    """Its learning rate is lowered where the loss no longer falls."""
+    """A method whose learning rate falls when the loss does not fall any more."""
 
     def __init__(self, lr: float, decay: float, view: View = View(None)) -> None:
         super().__init__(view)
@@ -145,7 +152,7 @@ class Plateau(Method):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "val/loss"}}
 
 
-def test_weights_alone_are_no_training_to_go_on_with(fit: Any, tmp_path: Path) -> None:
+def test_a_checkpoint_that_holds_weights_only_cannot_be_resumed(fit: Any, tmp_path: Path) -> None:
     fit("STFPM", {"lr": 0.1})
     file = tmp_path / f"{ {'lr': 0.1} }.ckpt"
     checkpoint = torch.load(file, weights_only=True)

@@ -1,4 +1,4 @@
-"""A run's directory is new, and does not stay where nothing came of it."""
+"""The directory of a run is new, and is removed if the run wrote nothing."""
 
 import os
 import subprocess
@@ -14,7 +14,9 @@ from lit_ad.training.run_directory import RunDirectory, quote_path
 ROOT = Path(__file__).parents[2]
 
 
-def test_runs_of_the_same_second_have_directories_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_that_start_in_the_same_second_have_different_directories(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("time.strftime", lambda _: "now")
     first, second = RunDirectory.new("stfpm"), RunDirectory.new("stfpm")
@@ -25,7 +27,7 @@ def test_runs_of_the_same_second_have_directories_of_their_own(tmp_path: Path, m
     assert not list(tmp_path.iterdir())
 
 
-def test_a_directory_stays_if_something_came_into_it(tmp_path: Path) -> None:
+def test_a_directory_with_files_of_the_run_stays(tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path / "runs/one")
     directory.take()
     (directory.path / "config.yaml").touch()
@@ -34,8 +36,8 @@ def test_a_directory_stays_if_something_came_into_it(tmp_path: Path) -> None:
     assert {path.name for path in directory.path.iterdir()} >= {"config.yaml", "checkpoints"}
 
 
-def test_what_was_there_before_stays(tmp_path: Path) -> None:
-    """An empty directory of the user's, and a configuration of an earlier run."""
+def test_a_directory_and_a_configuration_that_existed_before_stay(tmp_path: Path) -> None:
+    """The first directory is an empty directory of the user; then it holds a configuration of an earlier run."""
     home = tmp_path / "mine"
     home.mkdir()
     directory = RunDirectory(home)
@@ -74,7 +76,7 @@ def test_a_directory_that_holds_a_run_is_refused(tmp_path: Path) -> None:
         ("predict", ["--ckpt_path", "nowhere.ckpt", "--data.predict_path", "nowhere"]),
     ],
 )
-def test_a_command_that_fails_before_it_begins_leaves_nothing(
+def test_a_command_that_fails_before_it_begins_leaves_no_files(
     images: Path, resnet_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, wrong: list[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -89,7 +91,7 @@ def test_a_command_that_fails_before_it_begins_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_command_that_is_kept_out_removes_nothing(tmp_path: Path) -> None:
+def test_a_command_refused_by_the_lock_removes_no_files(tmp_path: Path) -> None:
     home = tmp_path / "run"
     first, second = RunDirectory(home), RunDirectory(home)
     first.take()
@@ -101,7 +103,7 @@ def test_a_command_that_is_kept_out_removes_nothing(tmp_path: Path) -> None:
     assert not home.exists()
 
 
-def test_paths_as_a_shell_takes_them(tmp_path: Path) -> None:
+def test_a_quoted_path_is_read_correctly_by_a_shell(tmp_path: Path) -> None:
     for name in (b"plain", b"a b", b"it's", b"r\xfcn '1' \\n", b"a\nb", "\u65e5".encode()):
         path = tmp_path / os.fsdecode(name)
         told = subprocess.run(["bash", "-c", f"printf %s {quote_path(path)}"], capture_output=True, check=True).stdout

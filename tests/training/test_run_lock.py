@@ -1,4 +1,4 @@
-"""One training at a time in a run's directory."""
+"""Only one training at a time can use the directory of a run."""
 
 import json
 import logging
@@ -30,7 +30,7 @@ time.sleep(600)
 
 @contextmanager
 def holder(home: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process that has the directory."""
+    """Run another process that holds the lock of the directory."""
     process = subprocess.Popen([sys.executable, "-c", HOLDS, str(home)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
@@ -42,7 +42,7 @@ def holder(home: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def left_by(home: Path, owner: Owner, age: float = 0) -> None:
-    """A record that an owner has left, renewed so many seconds ago."""
+    """Write the record of an owner; the owner renewed the record so many seconds ago."""
     (home / OWNER).write_text(json.dumps(asdict(owner)))
     os.utime(home / OWNER, (time.time() - age,) * 2)
 
@@ -64,15 +64,15 @@ def test_a_directory_in_use_is_refused_and_taken_once_its_owner_is_dead(
     lock.release()
     again = RunLock(home)
     with caplog.at_level(logging.INFO):
-        again.acquire()  # what was left in order is nobody's
+        again.acquire()  # the first lock was released, so nobody holds the directory
     assert not caplog.text
     again.release()
 
 
-def test_an_owner_on_another_machine_is_dead_when_it_has_been_silent(
+def test_an_owner_on_another_machine_counts_as_dead_after_a_time_without_sign(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The file system there may tell nothing of its lock."""
+    """The file system of the other machine may not report its lock."""
     lock = RunLock(tmp_path)
     owner = Owner(host="another", process=1)
     left_by(tmp_path, owner, age=DEAD_AFTER - 60)
@@ -85,14 +85,14 @@ def test_an_owner_on_another_machine_is_dead_when_it_has_been_silent(
     lock.release()
 
 
-def test_a_requeued_job_goes_on_wherever_it_is(
+def test_a_requeued_job_takes_over_its_directory_on_another_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     lock = RunLock(tmp_path)
     earlier = Owner(host="another", process=1, restarts="0")
-    left_by(tmp_path, replace(earlier, restarts="1"))  # another step of this job, which still runs
+    left_by(tmp_path, replace(earlier, restarts="1"))  # another step of the same job, which still runs
     with pytest.raises(UserError, match="Slurm job 17"):
         lock.acquire()
     left_by(tmp_path, earlier)
@@ -102,7 +102,7 @@ def test_a_requeued_job_goes_on_wherever_it_is(
     lock.release()
 
 
-def test_a_damaged_record_is_nobodys(tmp_path: Path) -> None:
+def test_a_damaged_record_does_not_hold_the_directory(tmp_path: Path) -> None:
     (tmp_path / OWNER).write_text("{")
     lock = RunLock(tmp_path)
     lock.acquire()
@@ -110,7 +110,7 @@ def test_a_damaged_record_is_nobodys(tmp_path: Path) -> None:
     assert not (tmp_path / OWNER).exists()
 
 
-def test_a_directory_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot write to the run's directory"):
         RunLock(tmp_path / "file/run").acquire()

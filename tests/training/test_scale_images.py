@@ -1,4 +1,4 @@
-"""Held-out images that set a scale do not decide, where the others are enough."""
+"""Held-out images that set a scale do not decide, where the other held-out images are enough to decide."""
 
 from pathlib import Path
 from typing import Any
@@ -22,22 +22,23 @@ def samples(count: int, category: str = "", items: int = 0) -> list[Sample]:
     ]
 
 
-def test_every_second_image_of_a_category_that_has_enough() -> None:
+def test_every_second_image_sets_the_scale_where_a_category_has_enough() -> None:
     several = samples(9, "nut") + samples(4, "bolt")
     chosen = choose_scale_images(several, 4)
     assert chosen == {"nut": [0, 2, 4, 6, 8]}
-    assert list_scale_images(several, chosen) == [0, 2, 4, 6, 8, 9, 10, 11, 12]  # all of bolt's, which decide as well
+    # All images of bolt set the scale, and decide as well.
+    assert list_scale_images(several, chosen) == [0, 2, 4, 6, 8, 9, 10, 11, 12]
     assert list(flatten(chosen)) == [0, 2, 4, 6, 8]
     assert choose_scale_images(several, 5) == {} and list_scale_images(several, {}) == list(range(13))
-    assert choose_scale_images(samples(1), 0) == {}  # none would be left to decide
+    assert choose_scale_images(samples(1), 0) == {}  # no image would be left to decide
 
 
-def test_images_of_one_item_stay_together() -> None:
+def test_images_of_one_item_are_chosen_together() -> None:
     assert choose_scale_images(samples(9, items=3), 3) == {"": [0, 3, 6, 2, 5, 8]}
 
 
 class Scaled:
-    """What makes a method one that looks at held-out images; it keeps the means of those that it sees."""
+    """A part of a method that looks at held-out images and records their means."""
 
     seen: list[float]
 
@@ -46,10 +47,11 @@ class Scaled:
 
 
 @pytest.mark.parametrize(("rate", "tile"), [(0.4, None), (0.4, 12), (0.2, None)])
-def test_a_scale_of_one_half_leaves_the_other_to_decide(
+def test_half_of_the_held_out_images_set_the_scale_and_the_others_decide(
     rate: float, tile: int | None, parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any
 ) -> None:
-    """Of five held-out images of each category, three scale and two decide; a rate of 0.2 takes four to decide."""
+    """Of five held-out images of each category, three set the scale and two decide. A rate of 0.2 needs four images to
+    decide, so all images do both."""
 
     class Method(Scaled, brightness):  # type: ignore[misc]
         pass

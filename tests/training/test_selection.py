@@ -1,4 +1,4 @@
-"""What a training chooses on the held-out images, beside the threshold, is in its decision."""
+"""The decision lists what a training chose on the held-out images, in addition to the threshold."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ EPOCH = "the epoch of the best checkpoint (by val/loss)"
 def chosen(
     model: Any, parts: Path, home: Path, quiet_trainer: Any, *callbacks: Any, **more: Any
 ) -> tuple[list[str], Any]:
-    """Of the category nut, after a fit; and the trainer."""
+    """Fit, and return what the training chose for the category nut, and the trainer."""
     data = AnomalyDataModule(MVTec(parts / "nut"), model.view, batch_size=2, loading=Loading(num_workers=0))
     trainer = quiet_trainer(home, Calibration(0.4), *callbacks, **more)
     trainer.fit(model, data)
@@ -26,15 +26,15 @@ def chosen(
 @pytest.mark.parametrize(
     ("monitor", "more", "expected"),
     [
-        ("val/loss", {"max_epochs": 1}, []),  # one validation leaves no choice
+        ("val/loss", {"max_epochs": 1}, []),  # one validation gives no choice
         ("val/loss", {"max_epochs": 3}, [EPOCH]),
         ("val/loss", {"max_epochs": 1, "val_check_interval": 0.5}, [EPOCH]),
-        ("val/loss", {"max_epochs": -1, "max_steps": 4}, []),  # of the first epoch
+        ("val/loss", {"max_epochs": -1, "max_steps": 4}, []),  # the steps end with the first epoch
         ("train/loss", {"max_epochs": 3}, []),
         (None, {"max_epochs": 3}, []),
     ],
 )
-def test_the_epoch_is_chosen_where_several_are_compared(
+def test_the_decision_lists_the_epoch_where_validations_are_compared(
     monitor: str | None,
     more: Any,
     expected: list[str],
@@ -50,7 +50,7 @@ def test_the_epoch_is_chosen_where_several_are_compared(
     assert saved["also_chosen"] == {"nut": expected}
 
 
-def test_a_training_that_goes_on_has_chosen_before(
+def test_the_decision_of_a_resumed_training_lists_the_epoch(
     parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any
 ) -> None:
     best = ModelCheckpoint(tmp_path / "checkpoints", monitor="val/loss")
@@ -62,7 +62,7 @@ def test_a_training_that_goes_on_has_chosen_before(
     assert model.decision.also_chosen == {"nut": [EPOCH]}
 
 
-def test_stopping_and_learning_rates_choose_too(
+def test_the_decision_lists_early_stopping_and_the_learning_rate(
     parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any
 ) -> None:
     class Plateau(brightness):  # type: ignore[misc]
@@ -75,7 +75,7 @@ def test_stopping_and_learning_rates_choose_too(
     assert found == ["the epoch that ended the training (by val/loss)", "the learning rate (by val/loss)"]
 
 
-def test_a_method_whose_statistics_look_at_held_out_images(
+def test_the_decision_lists_a_scale_computed_from_held_out_images(
     parts: Path, tmp_path: Path, brightness: Any, quiet_trainer: Any
 ) -> None:
     class Nominal(brightness):  # type: ignore[misc]

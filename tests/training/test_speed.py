@@ -1,4 +1,4 @@
-"""The speed of a training in its logs."""
+"""The logs of a training hold its speed."""
 
 import csv
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Processes that wait for one another in vain, and those that only wait long."""
+"""Processes that wait for one another in vain, and processes that only wait for a long time."""
 
 import math
 import os
@@ -58,7 +58,7 @@ SCRIPT = """
 
 @contextmanager
 def training(case: str, patience: float, home: Path) -> Iterator[subprocess.Popen[str]]:
-    """Two processes that Lightning starts; nothing of them is left."""
+    """Start two processes with Lightning, and end all of them afterwards."""
     (home / "script.py").write_text(textwrap.dedent(SCRIPT))
     command = [sys.executable, str(home / "script.py"), case, str(patience), str(home)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
@@ -73,7 +73,7 @@ def training(case: str, patience: float, home: Path) -> Iterator[subprocess.Pope
 
 
 def any_left(session: int) -> bool:
-    """Whether a process of a session lives."""
+    """Return whether a process of the session is alive."""
     try:
         os.killpg(session, 0)
     except ProcessLookupError:
@@ -95,7 +95,7 @@ MISSING = r"Missing: rank 1 \(.*, process \d+\), {}\. Waiting: rank 0 \(.*, proc
         pytest.param("sleeps", MISSING.format(r"in on_train_batch_end \(.*script.py:\d+\)"), marks=pytest.mark.slow),
     ],
 )
-def test_a_wait_in_vain_ends_with_a_line(tmp_path: Path, case: str, line: str) -> None:
+def test_a_training_that_waits_in_vain_ends_with_a_message(tmp_path: Path, case: str, line: str) -> None:
     with training(case, 5, tmp_path) as process:
         code = process.wait(120)
         printed = (tmp_path / "log").read_text()
@@ -109,13 +109,13 @@ def test_a_wait_in_vain_ends_with_a_line(tmp_path: Path, case: str, line: str) -
     assert re.search(line, told[0]), told[0]
 
 
-def test_a_wait_for_one_that_works_does_not_end(tmp_path: Path) -> None:
+def test_a_training_that_waits_for_a_working_process_goes_on(tmp_path: Path) -> None:
     with training("works", 2, tmp_path) as process:
         assert process.wait(120) == 0, (tmp_path / "log").read_text()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
-def test_a_signal_ends_a_process_that_waits(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_signal_ends_a_training_that_waits(tmp_path: Path, number: signal.Signals) -> None:
     with training("sleeps", math.inf, tmp_path) as process:
         deadline = time.monotonic() + 60
         while "rank 0 is in step 1" not in (log := (tmp_path / "log").read_text()) or "rank 1 is in" not in log:
@@ -128,7 +128,7 @@ def test_a_signal_ends_a_process_that_waits(tmp_path: Path, number: signal.Signa
 
 
 @pytest.mark.slow
-def test_a_process_that_does_not_come_is_told(tmp_path: Path) -> None:
+def test_a_process_that_does_not_join_the_training_is_reported(tmp_path: Path) -> None:
     with training("late", 1, tmp_path) as process:
         assert process.wait(120) == 1
     log = (tmp_path / "log").read_text()

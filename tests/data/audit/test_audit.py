@@ -1,4 +1,4 @@
-"""The audit from Python: every check at once."""
+"""These tests run every check of the audit from Python."""
 
 from pathlib import Path
 
@@ -9,14 +9,14 @@ from lit_ad.data import MVTec
 from lit_ad.data.audit.audit import audit_source
 
 
-def test_a_sound_data_set(images: Path) -> None:
+def test_a_sound_data_set_has_no_warning_and_no_error(images: Path) -> None:
     samples, report = audit_source(MVTec(images))
     assert len(samples) == 12 + 5 + 4
     assert "10 to train on, 2 held out; test: 5 good, 4 square, each with a mask; 64x72" in report.text
     assert (report.warnings, report.errors, report.duplicates) == ([], [], [])
 
 
-def test_every_check_has_its_say(images: Path, tmp_path: Path) -> None:
+def test_the_report_names_the_problem_that_each_check_finds(images: Path, tmp_path: Path) -> None:
     for path in images.rglob("*.png"):
         file = tmp_path / "part" / path.relative_to(images)
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Files with the same bytes. What is said of them stands in test_inspection.py."""
+"""These tests find files with the same bytes. test_inspection.py tests the messages about such files."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ import pytest
 from lit_ad.data.audit.duplicates import find_duplicates
 
 
-def test_only_files_of_one_size_are_hashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_files_of_equal_size_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = [tmp_path / name for name in "abcde"]
     for file, content in zip(files, (b"1", b"22", b"33", b"22", b"4444"), strict=True):
         file.write_bytes(content)
@@ -21,10 +21,11 @@ def test_only_files_of_one_size_are_hashed(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(Path, "open", watch)
     assert find_duplicates(files, 2) == [[files[1], files[3]]]
-    assert sorted(opened) == ["b", "b", "c", "d", "d"]  # a piece of each, and all of those whose pieces are equal
+    # The first piece of each file of equal size, then the whole of files whose pieces are equal.
+    assert sorted(opened) == ["b", "b", "c", "d", "d"]
 
 
-def test_files_that_differ_outside_their_middle_are_no_copies(tmp_path: Path) -> None:
+def test_files_that_differ_in_their_first_byte_are_not_duplicates(tmp_path: Path) -> None:
     files = [tmp_path / name for name in "ab"]
     for file in files:
         file.write_bytes(file.name.encode() + bytes(20_000))

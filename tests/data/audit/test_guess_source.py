@@ -1,4 +1,4 @@
-"""Folders as they are taken, where no source is named."""
+"""The audit guesses the source of a folder where the user names no source."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from lit_ad.data.audit.guess_source import guess_source
 from lit_ad.errors import UserError
 
 
-def test_how_a_folder_is_taken(images: Path, tmp_path: Path) -> None:
+def test_the_layout_of_a_folder_decides_its_source(images: Path, tmp_path: Path) -> None:
     assert "one category" in guess_source(images)[1]
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
@@ -30,7 +30,7 @@ def test_how_a_folder_is_taken(images: Path, tmp_path: Path) -> None:
         guess_source(tmp_path / "empty")
 
 
-def test_a_folder_of_images_and_folders_is_listed_as_predict_lists_it(images: Path, tmp_path: Path) -> None:
+def test_a_folder_of_images_and_folders_is_listed_like_the_folder_of_a_prediction(images: Path, tmp_path: Path) -> None:
     (tmp_path / "new").mkdir()
     (tmp_path / "new/a.png").write_bytes((images / "train/good/000.png").read_bytes())
     (tmp_path / "new/line").symlink_to(images / "test")

@@ -1,4 +1,4 @@
-"""What is told before training: numbers, and every mistake of data sets that we know of, made on small files."""
+"""The inspection reports numbers and every known mistake of a data set. The tests use small files."""
 
 import os
 import time
@@ -26,13 +26,15 @@ def report(samples: list[Sample], **options: Any) -> AuditReport:
     return inspect_samples(splits, threads=2, **options)
 
 
-def test_a_sound_data_set(bottle: Path) -> None:
+def test_a_sound_data_set_has_one_line_and_no_warning(bottle: Path) -> None:
     found = report(MVTec(bottle).samples())
     assert (found.warnings, found.errors) == ([], [])
     assert str(found) == "bottle: 8 to train on, 2 held out; test: 3 good, 2 broken (1 with masks); 20x24, 8-bit RGB"
 
 
-def test_each_category_its_sizes_depths_and_masks(bottle: Path, write: Write, write_mask: Write) -> None:
+def test_the_report_has_a_line_of_sizes_depths_and_masks_for_each_category(
+    bottle: Path, write: Write, write_mask: Write
+) -> None:
     for i in range(5):
         write(f"cable/train/good/{i}.png", (10 + i, 30))
         write_mask(f"cable/train/good/grey{i}.png", (40, 30))
@@ -47,7 +49,7 @@ def test_each_category_its_sizes_depths_and_masks(bottle: Path, write: Write, wr
     ]
 
 
-def test_classes_have_no_masks(write: Write) -> None:
+def test_the_report_says_that_a_one_class_source_has_no_masks(write: Write) -> None:
     for split in ("train", "test"):
         for name in ("cat", "dog"):
             for i in range(2):
@@ -58,7 +60,7 @@ def test_classes_have_no_masks(write: Write) -> None:
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "tiff"])
 @pytest.mark.parametrize("damage", ["cut", "empty", "text"])
-def test_test_images_that_cannot_be_read_are_errors(bottle: Path, write: Write, suffix: str, damage: str) -> None:
+def test_an_unreadable_test_image_is_an_error(bottle: Path, write: Write, suffix: str, damage: str) -> None:
     bad = write(f"bottle/test/good/bad.{suffix}", (64, 64))
     content = {"cut": bad.read_bytes()[: bad.stat().st_size // 2], "empty": b"", "text": b"not an image"}[damage]
     bad.write_bytes(content)
@@ -66,7 +68,7 @@ def test_test_images_that_cannot_be_read_are_errors(bottle: Path, write: Write, 
     assert error.startswith(f"cannot read {bad}: ") and error.endswith("; replace or remove it")
 
 
-def test_many_errors_are_one_sentence(bottle: Path) -> None:
+def test_many_unreadable_files_are_reported_in_one_error(bottle: Path) -> None:
     for path in sorted((bottle / "test").rglob("*.png")):
         path.write_bytes(path.read_bytes()[:-100])
     (bottle / "train/good/003.png").write_bytes(b"")
@@ -75,8 +77,8 @@ def test_many_errors_are_one_sentence(bottle: Path) -> None:
     assert " and 3 more; replace or remove them (the first: it is no image in a known format)" in error
 
 
-def test_a_damaged_image_is_damaged_whatever_its_folder_is_called(bottle: Path) -> None:
-    """Of a path that has "view." in it, too: it is the kind of the error that says whether the view is to blame."""
+def test_a_damaged_image_is_an_error_also_where_its_path_contains_view(bottle: Path) -> None:
+    """The type of the error says whether the view is the cause; the text "view." in the path does not."""
     moved = bottle.rename(bottle.with_name("review.old"))
     (moved / "test/good/000.png").write_bytes(b"")
     (error,) = report(MVTec(moved).samples()).errors
@@ -90,15 +92,15 @@ def test_a_damaged_mask_is_an_error(bottle: Path) -> None:
     assert error.startswith(f"cannot read {mask}: ")
 
 
-def test_where_the_test_comes_next_its_images_are_not_read_before(bottle: Path) -> None:
+def test_test_images_are_not_decoded_where_decode_is_false(bottle: Path) -> None:
     bad = bottle / "test/good/000.png"
     bad.write_bytes(bad.read_bytes()[:-100])
     assert report(MVTec(bottle).samples()).errors and not report(MVTec(bottle).samples(), decode=False).errors
 
 
-def test_of_very_many_test_images_a_part_is_decoded(bottle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The others' checksums are verified: PNG has them."""
-    monkeypatch.setattr(inspection, "DECODED_PIXELS", 3 * 20 * 24)  # of 5 test images
+def test_only_a_part_of_very_many_test_images_is_decoded(bottle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The inspection verifies the checksums of the other images; PNG files have checksums."""
+    monkeypatch.setattr(inspection, "DECODED_PIXELS", 3 * 20 * 24)  # the budget is 3 of the 5 test images
     paths = [Path(name) for name in "abcde"]
     headers = dict.fromkeys(paths, Header((20, 24), "8-bit RGB"))
     assert split_by_budget(paths, headers) == ([Path("a"), Path("c"), Path("e")], [Path("b"), Path("d")])
@@ -112,7 +114,7 @@ def test_of_very_many_test_images_a_part_is_decoded(bottle: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("link", ["copy", "symlink", "hardlink"])
-def test_the_same_file_in_training_and_test(bottle: Path, link: str) -> None:
+def test_the_same_file_in_training_and_test_is_a_warning(bottle: Path, link: str) -> None:
     here, there = bottle / "train/good/004.png", bottle / "test/good/again.png"
     if link == "copy":
         there.write_bytes(here.read_bytes())
@@ -123,7 +125,7 @@ def test_the_same_file_in_training_and_test(bottle: Path, link: str) -> None:
     ]
 
 
-def test_the_same_file_good_and_anomalous(bottle: Path) -> None:
+def test_the_same_file_as_good_and_anomalous_image_is_a_warning(bottle: Path) -> None:
     here, there = bottle / "test/good/001.png", bottle / "test/broken/001.png"
     there.write_bytes(here.read_bytes())
     assert report(MVTec(bottle).samples()).warnings == [
@@ -131,7 +133,7 @@ def test_the_same_file_good_and_anomalous(bottle: Path) -> None:
     ]
 
 
-def test_copies_among_training_images(bottle: Path) -> None:
+def test_copies_among_training_images_are_a_warning(bottle: Path) -> None:
     names = [f"{i:03}.png" for i in range(10)]
     for name in names[1:5]:
         (bottle / "train/good" / name).write_bytes((bottle / "train/good/000.png").read_bytes())
@@ -155,7 +157,7 @@ def test_copies_among_training_images(bottle: Path) -> None:
         ("half", ""),
     ],
 )
-def test_masks_that_mark_the_wrong_part(bottle: Path, what: str, said: str) -> None:
+def test_empty_full_and_inverted_masks_are_a_warning(bottle: Path, what: str, said: str) -> None:
     mask = np.zeros((20, 24), np.uint8)
     if what != "empty":
         mask[:] = 255
@@ -163,7 +165,7 @@ def test_masks_that_mark_the_wrong_part(bottle: Path, what: str, said: str) -> N
         mask[5:10, 5:10] = 0
     if what == "large":  # a defect from edge to edge
         mask[:4], mask[-4:] = 0, 0
-    if what == "low":  # a defect that leaves out the top only, and most of the border
+    if what == "low":  # a defect that touches most of the border but not the top row
         mask[:1] = 0
     if what == "half":
         mask[10:] = 0
@@ -172,7 +174,7 @@ def test_masks_that_mark_the_wrong_part(bottle: Path, what: str, said: str) -> N
     assert report(MVTec(bottle).samples()).warnings == ([f"{said}{path}"] if said else [])
 
 
-def test_a_mask_is_judged_above_its_data_sets_value(bottle: Path) -> None:
+def test_a_mask_pixel_counts_only_above_the_mask_value_of_its_sample(bottle: Path) -> None:
     mask = bottle / "ground_truth/broken/000_mask.png"
     Image.fromarray(np.full((20, 24), 100, np.uint8)).save(mask)
     samples = MVTec(bottle).samples()
@@ -182,8 +184,9 @@ def test_a_mask_is_judged_above_its_data_sets_value(bottle: Path) -> None:
     assert said.startswith("masks empty")
 
 
-def test_masks_of_good_images(bottle: Path, write_mask: Write) -> None:
-    """Some data sets bring black ones, which is right; what others mark would be ignored without a word."""
+def test_a_mask_of_a_good_image_is_a_warning_if_it_marks_a_defect(bottle: Path, write_mask: Write) -> None:
+    """Some data sets contain black masks of good images, which are correct. Other masks of good images would be ignored
+    without a message."""
     folder = bottle / "ground_truth/good"
     folder.mkdir()
     assert not report(MVTec(bottle).samples()).warnings
@@ -198,7 +201,9 @@ def test_masks_of_good_images(bottle: Path, write_mask: Write) -> None:
 
 @pytest.mark.parametrize(("bits", "used"), [(8, 10), (10, 10), (12, 12), (14, 14), (16, None)])
 @pytest.mark.parametrize("suffix", ["png", "tiff"])
-def test_camera_depths_in_16_bit_files(tmp_path: Path, bits: int, used: int | None, suffix: str) -> None:
+def test_the_report_finds_the_camera_depth_of_16_bit_files(
+    tmp_path: Path, bits: int, used: int | None, suffix: str
+) -> None:
     generator = np.random.default_rng(0)
     for i in range(30):
         path = tmp_path / f"part/train/good/{i}.{suffix}"
@@ -216,7 +221,7 @@ def test_camera_depths_in_16_bit_files(tmp_path: Path, bits: int, used: int | No
         assert warning.endswith(f"nearly black; set model.view.window to auto, or to [0, {2**used - 1}]")
 
 
-def test_colours_of_16_bits_too(bottle: Path) -> None:
+def test_the_report_finds_the_camera_depth_of_16_bit_colour_files(bottle: Path) -> None:
     cv2 = pytest.importorskip("cv2")
     for i, path in enumerate(sorted((bottle / "train/good").glob("*.png"))):
         values = np.random.default_rng(i).integers(0, 4096, (20, 24, 3)).astype(np.uint16)
@@ -226,7 +231,7 @@ def test_colours_of_16_bits_too(bottle: Path) -> None:
     assert found.warnings[0].startswith("16-bit images that use 12 bits at most")
 
 
-def test_broken_links_and_other_files_are_not_dropped_in_silence(bottle: Path) -> None:
+def test_broken_links_and_unread_files_are_reported(bottle: Path) -> None:
     links = [bottle / "test/broken/007.png", bottle / "test/dent"]
     for link in links:
         link.symlink_to(bottle / "gone" / link.name)
@@ -246,24 +251,24 @@ def test_broken_links_and_other_files_are_not_dropped_in_silence(bottle: Path) -
     assert found.text.endswith(f"\n  hidden files and folders that are left out, 3: {', '.join(map(str, hidden))}")
 
 
-def test_thousands_of_images_take_seconds(tmp_path: Path) -> None:
+def test_the_report_of_2000_images_takes_less_than_10_seconds(tmp_path: Path) -> None:
     folder = tmp_path / "part/train/good"
     folder.mkdir(parents=True)
     Image.new("L", (64, 64)).save(tmp_path / "a.bmp")
     content = bytearray((tmp_path / "a.bmp").read_bytes())
-    for i in range(2000):  # all of one size, so that all are hashed
+    for i in range(2000):  # all files have the same size, so the inspection hashes all of them
         content[-2000:-1996] = i.to_bytes(4, "little")
         (folder / f"{i}.bmp").write_bytes(content)
     samples = MVTec(tmp_path / "part").samples()
     begin = time.process_time()
     assert report(samples).warnings == []
-    assert time.process_time() - begin < 10  # 1 on a machine of 2026
+    assert time.process_time() - begin < 10  # a machine of 2026 takes 1 second
 
 
-def test_memory_of_large_images_is_that_of_one(tmp_path: Path, bottle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Threads that each hold a scan of a whole slide would take the machine down."""
+def test_large_images_are_read_one_at_a_time(tmp_path: Path, bottle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several threads that each hold an image of a whole slide would exhaust the memory of the machine."""
     monkeypatch.setattr(inspection, "PIXELS_AT_ONCE", 20 * 24)
-    together = [0, 0]  # now, and at most
+    together = [0, 0]  # the number now and the highest number
     look = max_value
 
     def slow(path: Path, view: View) -> int:
@@ -282,13 +287,13 @@ def test_memory_of_large_images_is_that_of_one(tmp_path: Path, bottle: Path, mon
 
 
 @pytest.mark.parametrize("name", ["hazelnut_toy", "magnetic_tile", "glass_fibre"])
-def test_real_data_raises_no_false_alarm(shared: Path, name: str) -> None:
+def test_real_data_sets_have_no_warning_and_no_error(shared: Path, name: str) -> None:
     found = report(MVTec(shared / "data" / name).samples())
     assert (found.warnings, found.errors) == ([], [])
     assert found.text.startswith(f"{name}: ") and os.linesep not in found.text
 
 
-def test_a_category_that_holds_out_nothing_is_told(
+def test_a_category_without_held_out_images_is_reported(
     bottle: Path, write: Write, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write("cork/train/good/0.png")

@@ -1,4 +1,4 @@
-"""What is read from one file."""
+"""These tests measure one file."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from lit_ad.image.view import View
         ("F", "a.tiff", "32-bit grey"),
     ],
 )
-def test_the_mode_of_an_image_in_words(tmp_path: Path, mode: str, name: str, text: str) -> None:
+def test_the_header_describes_the_mode_of_an_image_in_words(tmp_path: Path, mode: str, name: str, text: str) -> None:
     Image.new(mode, (6, 4)).save(tmp_path / name)
     header = read_header(tmp_path / name, View())
     assert header == Header((4, 6), text)
@@ -37,18 +37,19 @@ def test_a_region_of_interest_must_lie_in_the_image(tmp_path: Path) -> None:
         read_header(tmp_path / "a.png", View(roi=(0, 0, 9, 9)))
 
 
-def test_the_greatest_value_is_of_eight_bits(tmp_path: Path) -> None:
+def test_the_greatest_value_is_scaled_to_8_bits(tmp_path: Path) -> None:
     values = np.full((4, 6), 100, np.uint16)
     values[1, 2] = 257 * 77
     Image.fromarray(values).save(tmp_path / "a.png")
     assert max_value(tmp_path / "a.png", View()) == 77
     assert max_value(tmp_path / "a.png", View(window=(0, 2 * 257 * 77))) == pytest.approx(128, abs=1)
-    assert max_value(tmp_path / "a.png", View(window="auto")) == 255  # the window is not known yet
+    # The window is not known yet, so the value is the greatest possible one.
+    assert max_value(tmp_path / "a.png", View(window="auto")) == 255
     Image.fromarray(np.zeros((4, 6), np.uint16)).save(tmp_path / "black.png")
     assert max_value(tmp_path / "black.png", View(window="auto")) == 0
 
 
-def test_checksums_are_verified(tmp_path: Path) -> None:
+def test_a_file_with_a_wrong_checksum_is_an_error(tmp_path: Path) -> None:
     file = tmp_path / "a.png"
     Image.effect_noise((60, 40), 50).save(file)
     verify_file(file)
@@ -59,13 +60,13 @@ def test_checksums_are_verified(tmp_path: Path) -> None:
         verify_file(file)
 
 
-def test_the_extent_of_a_mask_by_hand(tmp_path: Path) -> None:
+def test_the_extent_of_a_mask_equals_values_computed_by_hand(tmp_path: Path) -> None:
     mask = np.zeros((4, 6), np.uint8)
     mask[0, :3] = 255
     Image.fromarray(mask).save(tmp_path / "a.png")
     extent = measure_mask(tmp_path / "a.png", View())
     assert extent.part == pytest.approx(3 / 24)
-    assert extent.border == pytest.approx(4 / 20)  # corners are counted in rows and columns
+    assert extent.border == pytest.approx(4 / 20)  # a corner counts twice: in its row and in its column
     assert extent.inside
     assert not measure_mask(tmp_path / "a.png", View(roi=(2, 0, 4, 6))).inside
     assert measure_mask(tmp_path / "a.png", View(), above=254).part == extent.part

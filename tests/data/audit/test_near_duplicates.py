@@ -1,4 +1,4 @@
-"""Nearly the same image, found among images that merely look alike."""
+"""The audit finds images that are nearly the same among images that only look similar."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ GENERATOR = np.random.default_rng(0)
 
 
 def surface(seed: int) -> np.ndarray:
-    """Aligned parts: one disc on a background, and a texture of each one's own."""
+    """Draw a part at a fixed place: the same disc on a background, and a texture that depends on the seed."""
     rows, columns = np.mgrid[:96, :96]
     disc = 60.0 + 120 * (np.hypot(rows - 48, columns - 48) < 30)
     coarse = np.random.default_rng(seed).normal(0, 25, (12, 12)).astype(np.float32)
@@ -34,7 +34,7 @@ def written(folder: Path, name: str, pixels: np.ndarray, split: SplitName = "tra
     return Sample(path, label, split=split, defect="bad" if label else "good")
 
 
-def test_a_copy_saved_anew_is_found_and_no_other(tmp_path: Path) -> None:
+def test_a_copy_in_another_format_size_or_depth_is_found_and_no_other_image(tmp_path: Path) -> None:
     samples = [written(tmp_path, f"part{i:02}x{i * 7}.png", surface(i)) for i in range(12)]
     copy = written(tmp_path, "again.jpg", surface(3), "test")
     smaller = np.asarray(Image.fromarray(surface(5)).resize((80, 80)))
@@ -57,8 +57,8 @@ def test_a_copy_saved_anew_is_found_and_no_other(tmp_path: Path) -> None:
     assert near_duplicate_warnings(fingerprint_images([], 1), []) == []
 
 
-def test_neighbours_of_one_film(tmp_path: Path) -> None:
-    """Slowly changing frames, split at random; and parts whose numbers say nothing."""
+def test_consecutive_frames_of_one_film_in_training_and_test_are_a_warning(tmp_path: Path) -> None:
+    """The frames change slowly and are split at random. Parts with unrelated numbers give no warning."""
     first, last = surface(1).astype(float), surface(2).astype(float)
     film = [written(tmp_path, f"frame_{i:03}.png", (first + (last - first) * i / 39).astype(np.uint8),
                     "test" if i % 3 == 0 else "train") for i in range(40)]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Training images that are unlike the others."""
+"""The audit finds training images that are unlike the other training images."""
 
 from pathlib import Path
 
@@ -9,17 +9,17 @@ from lit_ad.batch import Sample
 from lit_ad.data.audit.outliers import far_rows, outlier_warnings
 
 
-def test_rows_far_from_the_others_by_hand() -> None:
+def test_rows_that_are_far_from_the_other_rows_are_found() -> None:
     generator = np.random.default_rng(0)
     features = generator.normal(size=(200, 16))
     assert not len(far_rows(features))
     features[[3, 50]] += [[30.0], [60.0]]
     assert far_rows(features).tolist() == [50, 3]
-    features[:, 7] = 1  # a channel without spread says nothing
+    features[:, 7] = 1  # a channel without spread has no influence
     assert far_rows(features).tolist() == [50, 3]
 
 
-def test_the_other_image_of_each_category_is_found(tmp_path: Path, resnet_file: Path) -> None:
+def test_the_one_unlike_image_of_a_category_is_a_warning(tmp_path: Path, resnet_file: Path) -> None:
     generator = np.random.default_rng(0)
     samples = []
     for i in range(30):
@@ -28,7 +28,8 @@ def test_the_other_image_of_each_category_is_found(tmp_path: Path, resnet_file: 
         path = tmp_path / f"{i:02}.png"
         Image.fromarray(noise.astype(np.uint8)).save(path)
         samples.append(Sample(path, 0, category="a", split="train"))
-    few = [sample._replace(category="few") for sample in samples[15:20]]  # too few to have neighbours
+    # A category with too few images is not examined.
+    few = [sample._replace(category="few") for sample in samples[15:20]]
     (tmp_path / "broken.png").write_text("no image")
     broken = Sample(tmp_path / "broken.png", 0, category="a", split="train")
     assert outlier_warnings([*samples, *few, broken], "resnet10t", str(resnet_file)) == [

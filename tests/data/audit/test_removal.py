@@ -1,4 +1,4 @@
-"""Which files go, so that no image is there twice."""
+"""The audit chooses which files to remove, so that no image is there twice."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from lit_ad.data.audit.removal import files_to_remove
 from lit_ad.data.audit.report import AuditReport
 
 
-def test_of_two_copies_one_goes() -> None:
+def test_one_of_two_copies_is_removed() -> None:
     names: dict[str, tuple[SplitName, int]] = {
         "a": ("train", 0),
         "b": ("train", 0),
@@ -23,8 +23,8 @@ def test_of_two_copies_one_goes() -> None:
         pairs = [(Path(pair[0]), Path(pair[1])) for pair in near]
         return "".join(map(str, files_to_remove(samples, AuditReport("", [], [], groups, pairs))))
 
-    assert removed(["ab"], []) == "b"  # the second
-    assert removed(["ca"], []) == removed([], ["ac"]) == "a"  # the one in training
+    assert removed(["ab"], []) == "b"  # the second copy is removed
+    assert removed(["ca"], []) == removed([], ["ac"]) == "a"  # the copy in training is removed
     assert removed(["abc"], []) == "ba"
-    assert removed(["df"], ["fe"]) == ""  # a person must say which of the two is right
-    assert removed(["de"], ["ed"]) == "e"  # once
+    assert removed(["df"], ["fe"]) == ""  # a person must decide which of the two labels is right
+    assert removed(["de"], ["ed"]) == "e"  # the file is listed once

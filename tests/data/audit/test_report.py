@@ -1,4 +1,4 @@
-"""The words of a report."""
+"""These tests compare the text of a report."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def bad(defect: str, mask: Path | None = None) -> Sample:
         ([bad("cut", MASK), bad("cut"), bad("bent")], "1 bent (0 with masks), 2 cut (1 with masks)"),
     ],
 )
-def test_test_images_by_defect_and_mask(samples: list[Sample], text: str) -> None:
+def test_the_report_counts_test_images_by_defect_and_mask(samples: list[Sample], text: str) -> None:
     assert describe_test(samples) == text
 
 
@@ -47,25 +47,25 @@ def test_test_images_by_defect_and_mask(samples: list[Sample], text: str) -> Non
         ([(4, 4), (1, 2), (3, 9), (5, 5)], "1x2 to 3x9 (4 sizes)"),
     ],
 )
-def test_sizes(sizes: list[tuple[int, int]], text: str) -> None:
+def test_the_report_lists_few_sizes_and_gives_a_range_of_many(sizes: list[tuple[int, int]], text: str) -> None:
     assert describe_sizes(sizes) == text
 
 
-def test_a_category_without_name_and_images_without_header() -> None:
+def test_a_category_without_name_is_called_images() -> None:
     splits = Splits([GOOD, bad("cut")])
     text = describe_splits(splits, {GOOD.image: Header((2, 3), "8-bit RGB")})
     assert text == "images: 2 to train on, 0 held out; test: none; 2x3, 8-bit RGB"
     assert describe_splits(splits, {}) == "images: 2 to train on, 0 held out; test: none"
 
 
-def test_files_that_cannot_be_read() -> None:
+def test_unreadable_files_are_named_in_one_error() -> None:
     assert describe_unreadable({}) == describe_unfit({}) == []
     assert describe_unreadable({Path("a"): "cut off"}) == ["cannot read a: cut off; replace or remove it"]
     many = describe_unreadable({Path(name): f"reason {name}" for name in "abcde"})
     assert many == ["cannot read 5 files: a, b, c and 2 more; replace or remove them (the first: reason a)"]
 
 
-def test_what_a_source_has_to_say_is_added() -> None:
+def test_the_remarks_of_a_source_are_added_to_the_warnings() -> None:
     class Remarking(Source):
         broken = False
 
@@ -85,7 +85,7 @@ def test_what_a_source_has_to_say_is_added() -> None:
     assert str(report) == "text\n  Warning: first\n  Warning: a folder is passed over"
 
 
-def test_images_that_the_view_does_not_fit_are_no_broken_files() -> None:
+def test_an_image_that_does_not_fit_the_view_is_not_reported_as_unreadable() -> None:
     broken, deep = {Path("a.png"): "it ends early"}, {Path("b.png"): "b.png has 8 bits, and view.window is for more"}
     assert [*describe_unreadable(broken), *describe_unfit(deep)] == [
         "cannot read a.png: it ends early; replace or remove it",

@@ -1,4 +1,4 @@
-"""Samples that contradict each other, and masks that are none."""
+"""The audit finds samples that contradict each other and masks that are not valid."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ def save(path: Path, values: np.ndarray) -> Path:
     return path
 
 
-def test_what_no_training_accepts(tmp_path: Path) -> None:
+def test_a_mask_of_another_size_and_an_anomalous_training_image_are_errors(tmp_path: Path) -> None:
     image = save(tmp_path / "image.png", np.zeros((20, 30)))
     mask, small = save(tmp_path / "mask.png", np.zeros((20, 30))), save(tmp_path / "small.png", np.zeros((10, 15)))
     sound = Sample(image, 1, mask, split="test", defect="cut")
@@ -27,10 +27,10 @@ def test_what_no_training_accepts(tmp_path: Path) -> None:
     (error,) = sample_errors([sound._replace(split="train")])
     assert error.startswith("anomalous image in training: ")
     small.write_text("no image")
-    assert sample_errors([sound._replace(mask=small)]) == []  # whoever reads it tells
+    assert sample_errors([sound._replace(mask=small)]) == []  # another check reports an unreadable mask
 
 
-def test_masks_of_more_than_two_values(tmp_path: Path) -> None:
+def test_a_mask_with_more_than_two_values_is_a_warning(tmp_path: Path) -> None:
     ramp = np.tile(np.arange(40), (20, 1))
     sound = save(tmp_path / "sound.png", 255 * (ramp > 20))
     classes, grey = save(tmp_path / "classes.png", ramp % 4), save(tmp_path / "grey.png", ramp * 6)

@@ -1,4 +1,4 @@
-"""BTAD's layout: 01 has BMP images with PNG masks, 02 PNG images, 03 BMP images and masks."""
+"""BTAD's layout: 01 has BMP images and PNG masks; 02 has PNG images and PNG masks; 03 has BMP images and BMP masks."""
 
 from collections import Counter
 from pathlib import Path
@@ -31,7 +31,7 @@ def btad(tmp_path: Path, write: Write, write_mask: Write) -> Path:
     return tmp_path / "BTech_Dataset_transformed"
 
 
-def test_counts_and_masks_by_stem(btad: Path) -> None:
+def test_each_mask_belongs_to_the_image_with_its_stem(btad: Path) -> None:
     samples = BTAD(btad).samples()
     check_samples(samples)
     assert Counter((s.split, s.category, s.defect) for s in samples) == {
@@ -45,7 +45,7 @@ def test_counts_and_masks_by_stem(btad: Path) -> None:
     assert all(unwrap(read_truth(s, (20, 24))).sum() == 10 * 12 for s in samples if s.label)
 
 
-def test_the_folder_above_and_single_products(btad: Path) -> None:
+def test_the_root_may_be_the_folder_above_and_the_category_one_product(btad: Path) -> None:
     assert BTAD(btad.parent).samples() == BTAD(btad).samples()
     assert {s.category for s in BTAD(btad, ["03", "01"]).samples()} == {"01", "03"}
     assert BTAD(btad).tasks() == {name: {"category": name} for name in SUFFIXES}
@@ -55,7 +55,9 @@ def test_the_folder_above_and_single_products(btad: Path) -> None:
         BTAD(btad / "01").samples()
 
 
-def test_what_does_not_fit_is_named(btad: Path, write: Write, write_mask: Write) -> None:
+def test_a_mask_without_an_image_and_two_files_with_one_name_are_refused(
+    btad: Path, write: Write, write_mask: Write
+) -> None:
     write_mask(f"{btad.name}/01/ground_truth/ko/0007.png")
     with pytest.raises(UserError, match=r"mask without an image: .*ko/0007.png"):
         BTAD(btad).samples()
@@ -64,7 +66,7 @@ def test_what_does_not_fit_is_named(btad: Path, write: Write, write_mask: Write)
         BTAD(btad, "03").samples()
 
 
-def test_it_loads(btad: Path) -> None:
+def test_the_datamodule_loads_btad(btad: Path) -> None:
     data = AnomalyDataModule(BTAD(btad, "01"), View(16), loading=Loading(num_workers=0))
     data.setup("fit")
     assert {split: len(samples) for split, samples in vars(data.splits).items()} == {"train": 3, "val": 1, "test": 3}

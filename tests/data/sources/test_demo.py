@@ -21,7 +21,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_counts(root: Path) -> None:
+def test_the_demo_has_fixed_numbers_of_images_and_masks(root: Path) -> None:
     samples = Demo(root).samples()
     counts = Counter((s.category, s.split, s.defect) for s in samples)
     assert set(counts.values()) == {60, 24, 8} and len(counts) == 3 * 6
@@ -32,7 +32,7 @@ def test_counts(root: Path) -> None:
 def test_each_surface_is_a_task(root: Path, tmp_path: Path) -> None:
     tasks = Demo(tmp_path).tasks()
     assert list(tasks) == ["brick", "grass", "gravel"]
-    assert not list(tmp_path.iterdir())  # known without a picture
+    assert not list(tmp_path.iterdir())  # the tasks are known before a picture is drawn
     for name, arguments in tasks.items():
         assert {s.category for s in Demo(root, **arguments).samples()} == {name}
     assert Demo(tmp_path, "grass").tasks() == {"grass": {"category": "grass"}}
@@ -51,14 +51,14 @@ def test_defects_are_small_visible_and_exactly_masked() -> None:
             assert change.mean() > 4, draw
 
 
-def test_the_same_pictures_again(root: Path, tmp_path: Path) -> None:
+def test_the_demo_draws_the_same_pictures_again(root: Path, tmp_path: Path) -> None:
     demo.write("grass", tmp_path / "grass")
     for path in (tmp_path / "grass").rglob("*.png"):
         first = root / demo.VERSION / path.relative_to(tmp_path)
         assert np.array_equal(np.asarray(Image.open(path)), np.asarray(Image.open(first))), path
 
 
-def test_written_once_in_the_cache_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_demo_is_written_once_into_the_cache_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(demo, "TEXTURES", {"brick": 1.0})
     Demo().prepare()
@@ -78,14 +78,14 @@ print(len(Demo(Path(sys.argv[1]), "brick").samples()))
 """
 
 
-def test_two_processes_at_once(tmp_path: Path) -> None:
+def test_two_processes_can_write_the_demo_at_once(tmp_path: Path) -> None:
     command = [sys.executable, "-c", MAKE, str(tmp_path)]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     assert [int(process.communicate(timeout=600)[0]) for process in processes] == [116, 116]
     assert [p.name for p in tmp_path.iterdir()] == [demo.VERSION]
 
 
-def test_nothing_is_left_where_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_of_the_demo_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(texture: str, folder: Path) -> None:
         folder.mkdir()
         raise OSError("disk full")
@@ -96,13 +96,13 @@ def test_nothing_is_left_where_it_fails(tmp_path: Path, monkeypatch: pytest.Monk
     assert not list(tmp_path.iterdir())
 
 
-def test_without_scikit_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_demo_asks_for_scikit_image_where_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install lit-ad\[demo\]"):
         Demo(tmp_path).samples()
 
 
-def test_a_root_that_cannot_be_written(tmp_path: Path) -> None:
+def test_a_root_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=f"^cannot write {tmp_path}/file/x: .*; give another data.source.root$"):
         Demo(tmp_path / "file/x").prepare()

@@ -14,7 +14,7 @@ def count(samples: list[Sample]) -> dict[tuple[str, str], int]:
     return dict(Counter((s.split, s.defect) for s in samples))
 
 
-def test_nominal_images_alone(tmp_path: Path, write: Write) -> None:
+def test_a_folder_of_nominal_images_alone_has_training_images_only(tmp_path: Path, write: Write) -> None:
     for i in range(5):
         write(f"ok/{i}.png")
     assert count(Folder("ok", root=tmp_path).samples()) == {("train", "good"): 5}
@@ -32,7 +32,7 @@ def test_a_fifth_of_the_nominal_images_is_kept_for_the_test(tmp_path: Path, writ
     assert samples != Folder("ok", "scratched", root=tmp_path, seed=1).samples()
 
 
-def test_nominal_test_images_of_ones_own(tmp_path: Path, write: Write) -> None:
+def test_nominal_test_images_can_come_from_their_own_folder(tmp_path: Path, write: Write) -> None:
     for i in range(3):
         write(f"ok/{i}.png")
         write(f"ok_test/{i}.png")
@@ -42,7 +42,9 @@ def test_nominal_test_images_of_ones_own(tmp_path: Path, write: Write) -> None:
     assert [s.mask for s in samples if s.label] == [None]
 
 
-def test_masks_one_folder_for_each(tmp_path: Path, write: Write, write_mask: Write) -> None:
+def test_each_folder_of_anomalous_images_can_have_its_own_folder_of_masks(
+    tmp_path: Path, write: Write, write_mask: Write
+) -> None:
     for name in ("ok/0.png", "ok/1.png", "dent/0.png", "hole/0.png", "hole/1.png"):
         write(name)
     masks = [write_mask("truth_dent/0_mask.png"), write_mask("truth_hole/1.png")]
@@ -51,7 +53,9 @@ def test_masks_one_folder_for_each(tmp_path: Path, write: Write, write_mask: Wri
 
 
 @pytest.mark.parametrize("anomalous", ["bad", ["bad/dent", "bad/hole"]])
-def test_masks_one_folder_for_all(tmp_path: Path, write: Write, write_mask: Write, anomalous: str | list[str]) -> None:
+def test_one_folder_of_masks_can_serve_all_folders_of_anomalous_images(
+    tmp_path: Path, write: Write, write_mask: Write, anomalous: str | list[str]
+) -> None:
     for name in ("ok/0.png", "ok/1.png", "bad/dent/0.png", "bad/hole/0.png"):
         write(name)
     masks = [write_mask("truth/dent/0_mask.png"), write_mask("truth/hole/0.png")]
@@ -59,7 +63,9 @@ def test_masks_one_folder_for_all(tmp_path: Path, write: Write, write_mask: Writ
     assert [(s.defect, s.mask) for s in samples if s.label] == [("dent", masks[0]), ("hole", masks[1])]
 
 
-def test_one_flat_folder_of_masks_for_two_of_images(tmp_path: Path, write: Write, write_mask: Write) -> None:
+def test_one_flat_folder_of_masks_can_serve_two_folders_of_images(
+    tmp_path: Path, write: Write, write_mask: Write
+) -> None:
     for name in ("ok/0.png", "ok/1.png", "dent/5.png", "hole/6.png"):
         write(name)
     masks = [write_mask("truth/5.png"), write_mask("truth/6.png")]
@@ -70,7 +76,7 @@ def test_one_flat_folder_of_masks_for_two_of_images(tmp_path: Path, write: Write
         Folder("ok", ["dent", "hole"], "truth", root=tmp_path).samples()
 
 
-def test_errors(tmp_path: Path, write: Write, write_mask: Write) -> None:
+def test_wrong_folders_and_masks_without_images_are_refused(tmp_path: Path, write: Write, write_mask: Write) -> None:
     write("ok/0.png")
     write("bad/0.png")
     write_mask("truth/9.png")
@@ -91,7 +97,8 @@ def test_errors(tmp_path: Path, write: Write, write_mask: Write) -> None:
 
 @pytest.fixture
 def two_defects(tmp_path: Path, write: Write, write_mask: Write) -> Path:
-    """Ten nominal images; dent and scratch in folders of images and masks, whose files are called alike."""
+    """Write ten nominal images, and images and masks of the defects dent and scratch; the files of both defects have
+    the same names."""
     for i in range(10):
         write(f"ok/{i}.png")
     for defect in ("dent", "scratch"):
@@ -116,7 +123,7 @@ MASKS = ["test/dent/masks", "test/scratch/masks"]
         ("test", None),
     ],
 )
-def test_images_and_masks_of_each_defect(
+def test_every_way_to_name_the_folders_lists_the_same_images_and_masks(
     two_defects: Path, anomalous: str | list[str], masks: list[str] | None
 ) -> None:
     source = Folder("ok", anomalous, masks, root=two_defects)
@@ -144,7 +151,7 @@ def test_images_and_masks_of_each_defect(
         (["test/dent", "test/good"], r"test/good is in `anomalous`, but called good"),
     ],
 )
-def test_what_is_not_clear_is_refused(
+def test_an_anomalous_folder_of_masks_or_without_images_or_called_good_is_refused(
     two_defects: Path, write: Write, write_mask: Write, anomalous: list[str], message: str
 ) -> None:
     write_mask("test/only/masks/0.png")
@@ -175,12 +182,12 @@ def test_what_is_not_clear_is_refused(
         (["/other/dent/images", "/data/bad/hole"], ["dent", "hole"]),
     ],
 )
-def test_a_defect_is_called_by_what_differs(folders: list[str], names: list[str]) -> None:
+def test_a_defect_has_the_name_of_the_folder_in_which_its_path_differs(folders: list[str], names: list[str]) -> None:
     root = Path("/data")
     assert list(name_defects([root / folder for folder in folders], root).values()) == names
 
 
-def test_one_folder_of_masks_has_a_folder_for_each_defect(two_defects: Path) -> None:
+def test_one_folder_of_masks_can_hold_a_folder_for_each_defect(two_defects: Path) -> None:
     for defect in ("dent", "scratch"):
         (two_defects / "truth").mkdir(exist_ok=True)
         (two_defects / "test" / defect / "masks").rename(two_defects / "truth" / defect)
@@ -188,7 +195,7 @@ def test_one_folder_of_masks_has_a_folder_for_each_defect(two_defects: Path) -> 
     assert [s.mask for s in samples] == [two_defects / "truth" / s.defect / s.image.name for s in samples]
 
 
-def test_masks_among_images_are_no_images(two_defects: Path, write: Write, write_mask: Write) -> None:
+def test_masks_among_images_are_not_listed_as_images(two_defects: Path, write: Write, write_mask: Write) -> None:
     write("bad/0.png")
     write("bad/1.png")
     masks = [write_mask("bad/0_mask.png"), write_mask("ok/3_mask.png")]
@@ -202,7 +209,7 @@ def test_masks_among_images_are_no_images(two_defects: Path, write: Write, write
     assert [s.mask for s in samples if s.label] == [None, two_defects / "truth/1.png"]
 
 
-def test_folders_inside_folders_of_images_are_told(two_defects: Path, write: Write) -> None:
+def test_folders_inside_folders_of_images_are_reported(two_defects: Path, write: Write) -> None:
     inside = [write("ok/more/0.png").parent, write("bad/0.png").parent / "masks"]
     inside[1].mkdir()
     told = f"folders inside folders of images, which are not read, 2: {inside[0]}, {inside[1]}"
@@ -211,8 +218,8 @@ def test_folders_inside_folders_of_images_are_told(two_defects: Path, write: Wri
     assert Folder(["ok", "ok/more"], "bad", "bad/masks", root=two_defects).remarks() == []
 
 
-def test_images_of_few_colours_are_no_masks(tmp_path: Path, write: Write, write_mask: Write) -> None:
-    """As drawings have them: nominal ones are even, anomalous ones have a square."""
+def test_images_of_few_colours_are_not_taken_for_masks(tmp_path: Path, write: Write, write_mask: Write) -> None:
+    """Drawings have few colours: the nominal images have one colour, the anomalous image has a square."""
     for i in range(5):
         write(f"ok/{i}.png", value=0)
     image = write_mask("bad/square/0.png")

@@ -10,7 +10,7 @@ from lit_ad.image.view import View
 from tests.data.conftest import Write
 
 
-def test_every_image_below(tmp_path: Path, write: Write) -> None:
+def test_every_image_below_the_folder_is_listed(tmp_path: Path, write: Write) -> None:
     paths = [write("a/0.png"), write("b/0.png"), write("b/c/1.jpg")]
     samples = Images(tmp_path).samples()
     assert [s.image for s in samples] == paths
@@ -20,7 +20,7 @@ def test_every_image_below(tmp_path: Path, write: Write) -> None:
 
 
 def test_a_broken_link_is_listed(tmp_path: Path, write: Write) -> None:
-    """So that predict tells of it; other links lead to what they are."""
+    """The prediction then reports the broken link. Other links are listed as the files that they point to."""
     image, folder = write("a/0.png"), tmp_path / "links"
     (folder / "inner").mkdir(parents=True)
     gone = tmp_path / "gone.png"
@@ -33,7 +33,9 @@ def test_a_broken_link_is_listed(tmp_path: Path, write: Write) -> None:
     assert errors[:2] == ["", ""] and errors[2].startswith(f"cannot read {folder}/inner/gone.png: ")
 
 
-def test_linked_and_hidden_folders(tmp_path: Path, write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+def test_linked_folders_are_listed_and_hidden_folders_are_reported(
+    tmp_path: Path, write: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
     images = [write("new/line1/0.png"), write("elsewhere/1.png")]
     hidden = write("new/line1/.ipynb_checkpoints/0-checkpoint.png")
     (tmp_path / "new/line2").symlink_to(tmp_path / "elsewhere")
@@ -48,11 +50,11 @@ def test_linked_and_hidden_folders(tmp_path: Path, write: Write, capsys: pytest.
     assert remarks == [f"In {tmp_path / 'new'}: {remark}" for remark in Images(tmp_path / "new").remarks()]
     for name in (hidden.parent, tmp_path / "new/notes.txt", tmp_path / "new/loop"):
         assert sum(str(name) in remark for remark in remarks) == 1
-    assert [s.image for s in list_and_tell(hidden)] == [hidden]  # one that is asked for by its name
+    assert [s.image for s in list_and_tell(hidden)] == [hidden]  # a hidden image is listed if the user names it
     assert capsys.readouterr().out == ""
 
 
-def test_errors(tmp_path: Path) -> None:
+def test_a_missing_path_and_a_folder_without_images_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere does not exist"):
         Images(tmp_path / "nowhere").samples()
     with pytest.raises(UserError, match=r"no image in "):

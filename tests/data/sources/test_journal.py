@@ -1,4 +1,4 @@
-"""What people labelled on the service's page is a data set: the journal that the service writes is read here."""
+"""The images that people label on the page of the service are a data set. The tests read the journal of the service."""
 
 import sqlite3
 from pathlib import Path
@@ -20,7 +20,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_good_images_train_and_defects_test(folder: Path) -> None:
+def test_good_images_are_training_images_and_defects_are_test_images(folder: Path) -> None:
     labels = Labels(folder, 0.05)
     for image, label, defect in ((1, "defect", "dent"), (2, "good", ""), (3, "good", ""), (4, "unsure", "")):
         labels.add(image, label, defect)
@@ -38,7 +38,7 @@ def test_good_images_train_and_defects_test(folder: Path) -> None:
     }
     labels.undo()
     labels.undo()
-    assert len(source.samples()) == 2  # what was undone counts no more
+    assert len(source.samples()) == 2  # labels that the user took back do not count
 
 
 def test_only_the_random_sample_sets_thresholds(folder: Path) -> None:
@@ -50,7 +50,7 @@ def test_only_the_random_sample_sets_thresholds(folder: Path) -> None:
     assert [sample.image.name for sample in Journal(folder).good()] == ["000000003.png"]
 
 
-def test_an_image_stays_on_its_side(folder: Path) -> None:
+def test_an_image_stays_in_its_split_when_more_images_are_labelled(folder: Path) -> None:
     labels, sides = Labels(folder, 0.05), []
     for image in (2, 1, 3, 4):
         labels.add(image, "good")
@@ -60,7 +60,7 @@ def test_an_image_stays_on_its_side(folder: Path) -> None:
     assert set(sides[-1].values()) == {"train", "test"}
 
 
-def test_what_is_no_journal(folder: Path, tmp_path: Path) -> None:
+def test_a_folder_without_a_usable_journal_is_refused(folder: Path, tmp_path: Path) -> None:
     assert is_journal(folder) and not is_journal(folder / "pictures")
     with pytest.raises(UserError, match=r"is labelled: label some on the service's page, /review"):
         Journal(folder).samples()

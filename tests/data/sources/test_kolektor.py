@@ -1,4 +1,4 @@
-"""KolektorSDD's and KolektorSDD2's layouts, every image with a mask beside it."""
+"""KolektorSDD's and KolektorSDD2's layouts: every image has a mask beside it."""
 
 import pickle
 from collections import Counter, defaultdict
@@ -21,7 +21,7 @@ from tests.optional import unwrap
 
 
 def write_label(path: Path, value: int) -> None:
-    """A mask with one pixel of a value."""
+    """Write a mask that has one pixel of a given value."""
     mask = np.zeros((20, 24), np.uint8)
     mask[3, 5] = value
     Image.fromarray(mask).save(path)
@@ -29,7 +29,7 @@ def write_label(path: Path, value: int) -> None:
 
 @pytest.fixture
 def sdd(tmp_path: Path, write: Write) -> Path:
-    """Nine items of four parts, of which the second is defective."""
+    """Write nine items of four parts each; the second part of each item is defective."""
     for item in range(1, 10):
         for part in range(4):
             image = write(f"KolektorSDD/kos{item:02}/Part{part}.jpg")
@@ -46,7 +46,7 @@ def sdd2(tmp_path: Path, write: Write) -> Path:
     return tmp_path / "KolektorSDD2"
 
 
-def test_folds_by_item(sdd: Path) -> None:
+def test_each_item_is_tested_in_one_of_three_folds(sdd: Path) -> None:
     tested: list[str] = []
     for fold in range(3):
         samples = KolektorSDD(sdd, fold).samples()
@@ -66,7 +66,7 @@ def test_folds_by_item(sdd: Path) -> None:
     assert KolektorSDD(sdd).tasks() == {f"fold_{fold}": {"fold": fold} for fold in range(3)}
 
 
-def test_an_item_is_not_split_by_validation_either(sdd: Path) -> None:
+def test_validation_does_not_split_an_item(sdd: Path) -> None:
     for seed in range(5):
         data = AnomalyDataModule(KolektorSDD(sdd), View(16), split=Split(seed=seed), loading=Loading(num_workers=0))
         sides = [{sample.item for sample in getattr(data.splits, split)} for split in ("train", "val", "test")]
@@ -74,12 +74,12 @@ def test_an_item_is_not_split_by_validation_either(sdd: Path) -> None:
 
 
 def test_any_pixel_above_0_is_a_defect(sdd: Path) -> None:
-    """Of value 1, which is nearly black."""
+    """The pixel has the value 1, which is nearly black."""
     anomalous = [sample for sample in KolektorSDD(sdd).samples() if sample.label]
     assert all(unwrap(read_truth(sample, (20, 24))).nonzero().tolist() == [[3, 5]] for sample in anomalous)
 
 
-def test_sdd2_leaves_defects_out_of_training(sdd2: Path) -> None:
+def test_sdd2_has_no_defects_in_training(sdd2: Path) -> None:
     samples = KolektorSDD2(sdd2).samples()
     check_samples(samples)
     assert Counter((s.split, s.label) for s in samples) == {("train", 0): 3, ("test", 0): 2, ("test", 1): 2}
@@ -90,7 +90,7 @@ def test_sdd2_leaves_defects_out_of_training(sdd2: Path) -> None:
     assert KolektorSDD2(sdd2).remarks() == []
 
 
-def test_the_copies_in_the_published_archive_are_left_out_and_told(sdd2: Path) -> None:
+def test_the_copies_in_the_published_archive_are_left_out_and_reported(sdd2: Path) -> None:
     before = KolektorSDD2(sdd2).samples()
     for name in ("00001", "00001_GT"):
         copy = sdd2 / "train" / f"{name} (copy).png"
@@ -100,7 +100,7 @@ def test_the_copies_in_the_published_archive_are_left_out_and_told(sdd2: Path) -
     assert "00001 (copy).png" in said and "00001_GT (copy).png" in said
 
 
-def test_what_does_not_fit_is_named(sdd: Path, sdd2: Path) -> None:
+def test_missing_masks_images_and_items_are_named_in_the_error(sdd: Path, sdd2: Path) -> None:
     (sdd / "kos04" / "Part2_label.bmp").unlink()
     with pytest.raises(UserError, match=r"image without a mask: .*kos04/Part2.jpg has no Part2_label beside it"):
         KolektorSDD(sdd).samples()
@@ -114,7 +114,7 @@ def test_what_does_not_fit_is_named(sdd: Path, sdd2: Path) -> None:
 
 
 def write_splits(path: Path, protocol: int, rows: bool = False) -> list[list[str]]:
-    """A file as the authors': every fold tests three items in a row."""
+    """Write a file of splits in the format of the authors: each fold tests three items in a row."""
     names = [f"kos{number:02}" for number in range(1, 10)]
     test = [names[start : start + 3] for start in (0, 3, 6)]
     train = [[name for name in names if name not in fold] for fold in test]
@@ -124,7 +124,7 @@ def write_splits(path: Path, protocol: int, rows: bool = False) -> list[list[str
 
 
 @pytest.mark.parametrize(("protocol", "rows"), [(0, False), (2, False), (5, False), (4, True)])
-def test_the_authors_folds(sdd: Path, tmp_path: Path, protocol: int, rows: bool) -> None:
+def test_the_folds_of_the_authors_file_are_used(sdd: Path, tmp_path: Path, protocol: int, rows: bool) -> None:
     test = write_splits(tmp_path / "split.pyb", protocol, rows)
     for fold, wanted in enumerate(test):
         samples = KolektorSDD(sdd, fold, tmp_path / "split.pyb").samples()
@@ -149,7 +149,7 @@ class Harm:
         (7, "cannot unpack"),
     ],
 )
-def test_splits_are_lists_and_nothing_else(
+def test_a_file_of_splits_that_holds_other_objects_than_lists_is_refused(
     sdd: Path, tmp_path: Path, content: Any, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -163,7 +163,7 @@ def test_splits_are_lists_and_nothing_else(
         KolektorSDD(sdd, 0, file).samples()
 
 
-def test_splits_of_other_items(sdd: Path, tmp_path: Path) -> None:
+def test_a_file_of_splits_that_does_not_fit_the_items_is_refused(sdd: Path, tmp_path: Path) -> None:
     file = tmp_path / "split.pyb"
     names = [f"kos{number:02}" for number in range(1, 10)]
     for train, test, said in (

@@ -17,7 +17,7 @@ from lit_ad.data.splits import Splits
 from lit_ad.errors import UserError
 from tests.data.conftest import Write
 
-SIZE = (20, 30)  # of the images: height, width
+SIZE = (20, 30)  # height and width of the images
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def shape(kind: str | None, *points: tuple[float, float], label: str = "dent", *
 
 
 def annotate(image: Path, *shapes: Any, **changes: Any) -> Path:
-    """NAME.json beside an image, as labelme 5 writes it."""
+    """Write NAME.json beside an image, in the format of labelme 5."""
     file = image.with_suffix(".json")
     content: dict[str, Any] = {"version": "5.5.0", "flags": {}, "shapes": shapes, "imagePath": image.name}
     content |= {"imageData": None, "imageHeight": SIZE[0], "imageWidth": SIZE[1], **changes}
@@ -43,13 +43,13 @@ def drawn(image: Path, *shapes: Any, **changes: Any) -> np.ndarray:
 
 
 def centres(outline: Outline) -> np.ndarray:
-    """(H, W), true where a pixel's centre lies in an outline, by matplotlib."""
+    """Compute with matplotlib which pixel centres lie inside an outline: (H, W), true inside."""
     points = np.stack(np.meshgrid(np.arange(SIZE[1]) + 0.5, np.arange(SIZE[0]) + 0.5), axis=-1).reshape(-1, 2)
     return outline.contains_points(points).reshape(SIZE)
 
 
 def encoded(mask: np.ndarray) -> str:
-    """A mask as labelme stores it: a PNG in base64."""
+    """Encode a mask as labelme stores it: a PNG in base64."""
     file = io.BytesIO()
     Image.fromarray(mask).save(file, format="PNG")
     return base64.b64encode(file.getvalue()).decode()
@@ -61,17 +61,17 @@ def box(top: int, left: int, bottom: int, right: int) -> np.ndarray:
     return mask
 
 
-def test_polygons(image: Path) -> None:
+def test_a_polygon_marks_the_pixels_whose_centres_lie_inside(image: Path) -> None:
     corners = [(3.2, 2.1), (20.7, 4.4), (11.3, 17.8)]
     expected = centres(Outline([*corners, corners[0]]))
     assert expected.sum() > 50
-    for kind in ("polygon", None):  # early versions of labelme do not say it
+    for kind in ("polygon", None):  # early versions of labelme do not write the type of a shape
         assert np.array_equal(drawn(image, shape(kind, *corners)), expected)
     del (early := shape(None, *corners))["shape_type"]
     assert np.array_equal(drawn(image, early, imageHeight=None, imageWidth=None), expected)
 
 
-def test_rectangles_by_any_two_corners_or_all_four(image: Path) -> None:
+def test_a_rectangle_is_drawn_from_two_opposite_corners_or_from_four(image: Path) -> None:
     for points in ([(2, 3), (9, 7)], [(9, 7), (2, 3)], [(9, 3), (2, 7)], [(2, 3), (9, 3), (9, 7), (2, 7)]):
         assert np.array_equal(drawn(image, shape("rectangle", *points)), box(3, 2, 7, 9))
     turned = [(5.2, 1), (9, 5.3), (5.1, 9), (1, 5)]
@@ -79,24 +79,25 @@ def test_rectangles_by_any_two_corners_or_all_four(image: Path) -> None:
         assert np.array_equal(drawn(image, shape(kind, *turned)), centres(Outline([*turned, turned[0]])))
 
 
-def test_circles(image: Path) -> None:
-    """By the centre and a point on the edge; also where part of one lies outside of the image."""
+def test_a_circle_marks_the_pixels_whose_centres_lie_inside(image: Path) -> None:
+    """A circle has its centre and a point on its edge. A part of the circle may lie outside of the image."""
     draw = pytest.importorskip("skimage.draw")
     for centre, edge in (((10.3, 9.1), (14.3, 12.1)), ((1, 1), (1, 7.1)), ((29, 19), (26.3, 15))):
         radius = float(np.hypot(edge[0] - centre[0], edge[1] - centre[1]))
         expected = np.zeros(SIZE, bool)
-        expected[draw.disk((centre[1] - 0.5, centre[0] - 0.5), radius, shape=SIZE)] = True  # counts from centres
+        # skimage counts coordinates from pixel centres.
+        expected[draw.disk((centre[1] - 0.5, centre[0] - 0.5), radius, shape=SIZE)] = True
         assert expected.sum() >= 30 and np.array_equal(drawn(image, shape("circle", centre, edge)), expected)
 
 
-def test_small_masks(image: Path) -> None:
+def test_a_mask_of_a_shape_is_drawn_in_its_box(image: Path) -> None:
     small = np.array([[1, 0, 1], [0, 1, 1]], bool)
     expected = np.zeros(SIZE, bool)
     expected[4:6, 7:10] = small
     assert np.array_equal(drawn(image, shape("mask", (7, 4), (9, 5), mask=encoded(small))), expected)
 
 
-def test_several_shapes_and_background(image: Path) -> None:
+def test_several_shapes_are_joined_and_background_is_cut_out(image: Path) -> None:
     shapes = [shape("rectangle", (0, 0), (10, 10)), shape("rectangle", (20, 5), (30, 20), label="划痕")]
     assert np.array_equal(drawn(image, *shapes), box(0, 0, 10, 10) | box(5, 20, 20, 30))
     hole = shape("rectangle", (2, 2), (5, 5), label="_background_")
@@ -104,11 +105,13 @@ def test_several_shapes_and_background(image: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["..\\images\\a.jpg", "/home/me/a.png", "", None])
-def test_the_image_is_told_by_its_name(image: Path, path: str | None) -> None:
+def test_the_file_belongs_to_its_image_whatever_folder_or_suffix_its_imagepath_has(
+    image: Path, path: str | None
+) -> None:
     assert drawn(image, shape("rectangle", (0, 0), (9, 9)), imagePath=path).sum() == 81
 
 
-def test_sizes_are_those_of_the_upright_image(image: Path) -> None:
+def test_coordinates_count_in_the_upright_image(image: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     turned = image.with_name("b.jpg")
@@ -163,13 +166,15 @@ def test_sizes_are_those_of_the_upright_image(image: Path) -> None:
         ([], {"shapes": {}}, r"a.json is no labelme file: it has no list of shapes"),
     ],
 )
-def test_what_cannot_be_drawn_is_named(image: Path, shapes: list[Any], changes: dict[str, Any], message: str) -> None:
+def test_a_shape_that_cannot_be_drawn_is_named_in_the_error(
+    image: Path, shapes: list[Any], changes: dict[str, Any], message: str
+) -> None:
     file = annotate(image, *shapes, **changes)
     with pytest.raises(UserError, match=message):
         draw_labelme(file, image)
 
 
-def test_only_files_of_labelme_beside_an_image_are_its_mask(image: Path) -> None:
+def test_only_a_json_file_of_labelme_beside_an_image_is_its_mask(image: Path) -> None:
     file = image.with_suffix(".json")
     assert mask_beside(image) is None
     for content in ('{"exposure": 3}', "[]", '{"shapes": 3}'):
@@ -185,7 +190,8 @@ def test_only_files_of_labelme_beside_an_image_are_its_mask(image: Path) -> None
 
 @pytest.fixture
 def root(tmp_path: Path, image: Path, write: Write) -> Path:
-    """Nominal images, and of two anomalous ones the first annotated; a nominal one has a file without shapes."""
+    """Write nominal images and two anomalous images. The first anomalous image has an annotation; one nominal image has
+    a file without shapes."""
     for i in range(4):
         write(f"ok/{i}.png", SIZE)
     write("bad/dent/b.png", SIZE)
@@ -194,7 +200,7 @@ def root(tmp_path: Path, image: Path, write: Write) -> Path:
     return tmp_path
 
 
-def test_beside_the_images_of_a_folder(root: Path) -> None:
+def test_folder_finds_labelme_files_beside_images(root: Path) -> None:
     samples = Folder("ok", "bad", root=root).samples()
     masks = {s.image.name: s.mask for s in samples if s.label}
     assert masks["b.png"] is None and masks["a.png"] is not None and read_mask(masks["a.png"]).sum() == 81
@@ -206,7 +212,7 @@ def test_beside_the_images_of_a_folder(root: Path) -> None:
         Folder("ok", "bad", root=root).samples()
 
 
-def test_in_folders_of_masks(root: Path) -> None:
+def test_folder_finds_labelme_files_in_folders_of_masks(root: Path) -> None:
     assert [s.mask is None for s in Folder("ok", "bad/dent", "bad/dent", root=root).samples()[-2:]] == [False, True]
     (root / "shapes/dent").mkdir(parents=True)
     (root / "bad/dent/a.json").rename(root / "shapes/dent/a.json")
@@ -216,8 +222,8 @@ def test_in_folders_of_masks(root: Path) -> None:
         assert read_mask(mask).sum() == 81
 
 
-def test_in_a_table(root: Path) -> None:
-    """Beside an image, or named in the column mask, where the file lies elsewhere."""
+def test_table_finds_labelme_files_beside_images_and_in_the_column_mask(root: Path) -> None:
+    """The column mask names the labelme file where the file does not lie beside its image."""
     rows = [f"ok/{i}.png,train,0," for i in range(4)] + ["bad/dent/a.png,test,1,", "bad/dent/b.png,test,1,"]
     (root / "parts.csv").write_text("\n".join(["path,split,label,mask", *rows]))
     beside = Table(root, "parts.csv").samples()

@@ -12,7 +12,7 @@ from lit_ad.image.pixels import EXTENSIONS, read_image, upright_size
 
 
 def make(root: Path, *names: str) -> None:
-    """Empty files, and folders where a name ends in a slash."""
+    """Create empty files, and folders for names that end in a slash."""
     for name in names:
         path = root / name
         (path if name.endswith("/") else path.parent).mkdir(parents=True, exist_ok=True)
@@ -24,7 +24,7 @@ def names(paths: list[Path], root: Path) -> list[str]:
     return [path.relative_to(root).as_posix() for path in paths]
 
 
-def test_what_lies_in_a_folder(tmp_path: Path) -> None:
+def test_the_files_and_folders_in_a_folder_are_sorted_by_kind(tmp_path: Path) -> None:
     make(
         tmp_path, "b.JPG", "a.png", "c/", "d.png/", ".e/", ".DS_Store", "._a.png", "Thumbs.db", "notes.txt", "no_suffix"
     )
@@ -47,7 +47,7 @@ def test_what_lies_in_a_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", [".x.png", "._x.png", ".ipynb_checkpoints", "__MACOSX", "@eaDir", "Thumbs.db", "THUMBS.DB", "$RECYCLE.BIN"]
 )
-def test_what_is_hidden(name: str) -> None:
+def test_names_of_hidden_and_system_files_are_hidden(name: str) -> None:
     assert is_hidden(name) and not is_hidden(f"a{name}")
 
 
@@ -58,7 +58,7 @@ def test_linked_folders_are_followed_and_hidden_ones_are_not(tmp_path: Path) -> 
     make(tmp_path, "elsewhere/c.png", "elsewhere/deeper/d.png", "elsewhere/.cache/e.png")
     (tmp_path / "new/line2").symlink_to("../elsewhere")
     (tmp_path / "elsewhere/.cache/visible").mkdir()
-    (tmp_path / "new/line3").symlink_to("../elsewhere/.cache")  # the link is not hidden
+    (tmp_path / "new/line3").symlink_to("../elsewhere/.cache")  # the name of the link itself is not hidden
     listing = list_tree(tmp_path / "new")
     assert names(listing.images, tmp_path / "new") == [
         *("a.png", "line1/b.png", "line2/c.png", "line2/deeper/d.png", "line3/e.png")
@@ -70,7 +70,7 @@ def test_linked_folders_are_followed_and_hidden_ones_are_not(tmp_path: Path) -> 
 
 
 def test_each_folder_is_listed_once(tmp_path: Path) -> None:
-    """A link to the root, to a folder beside it, to those around it, two links to one folder, and links in a circle."""
+    """The links point to the root, to folders beside and above them, twice to one folder, and in a circle."""
     make(tmp_path, "root/a/0.png", "root/z/1.png", "apart/2.png", "left/3.png", "right/4.png", "5.png")
     links = {"root/loop": ".", "root/a/up": "../..", "root/b": "z", "root/c": "../apart", "root/d": "../apart"}
     links |= {"root/left": "../left", "left/right": "../right", "right/left": "../left", "right/top": "../root"}
@@ -85,7 +85,7 @@ def test_each_folder_is_listed_once(tmp_path: Path) -> None:
     ]
 
 
-def test_what_is_passed_over_is_told(tmp_path: Path) -> None:
+def test_files_and_folders_that_are_not_read_are_reported(tmp_path: Path) -> None:
     make(tmp_path, "a.png", ".b.png", "c.txt", "d.TXT", "e.raw", "f.raw", "g")
     (tmp_path / "loop").symlink_to(".")
     shown = ", ".join(str(tmp_path / name) for name in ("c.txt", "d.TXT", "e.raw"))
@@ -108,7 +108,7 @@ def test_each_suffix_is_listed_and_read(tmp_path: Path, suffix: str) -> None:
     assert upright_size(file) == (20, 24) and (read_image(file) >= 250).all()
 
 
-def test_of_several_frames_the_first_is_read_and_this_is_told(tmp_path: Path) -> None:
+def test_the_first_of_several_frames_is_read_and_the_others_are_reported(tmp_path: Path) -> None:
     frames = [Image.new("L", (8, 8), value) for value in (0, 200, 250)]
     files = [tmp_path / name for name in ("a.gif", "b.gif", "c.webp", "d.png")]
     frames[0].save(files[0])
@@ -116,15 +116,15 @@ def test_of_several_frames_the_first_is_read_and_this_is_told(tmp_path: Path) ->
         frames[0].save(file, save_all=True, append_images=frames[1:])
     frames[0].save(files[3])
     assert read_image(files[1]).max() == 0
-    (tmp_path / "e.gif").write_bytes(b"GIF89a")  # whoever reads it tells that it is damaged
+    (tmp_path / "e.gif").write_bytes(b"GIF89a")  # the reader of the image reports the damage
     assert frame_remarks([*files, tmp_path / "e.gif"]) == [
         f"files of several frames, of which the first is read, 2: {files[1]}, {files[2]}"
     ]
     assert frame_remarks(files[:1]) == []
 
 
-def test_nothing_else_in_the_room_lists_files() -> None:
-    """So that all sources and commands find the same images in a folder."""
+def test_only_the_module_listing_searches_folders_in_lit_ad_data() -> None:
+    """All sources and commands then find the same images in a folder."""
     ways = ("iterdir(", "scandir(", "rglob(", ".glob(", "os.walk(", "listdir(", ".walk(")
     files = [path for path in Path(lit_ad.data.__file__).parent.rglob("*.py") if path.name != "listing.py"]
     assert len(files) > 20

@@ -19,21 +19,24 @@ from tests.data.conftest import Write
         ("mask_dent", "dent", True),
         ("Dent-GT", "dent", True),
         ("labels", "images", True),
-        ("labels", "dent", False),  # a defect of labels
-        ("mask_torn", "mask_dirty", False),  # defects of masks
+        ("labels", "dent", False),  # "labels" is a defect here
+        ("mask_torn", "mask_dirty", False),  # both are defects of masks, which are the products
         ("scratch", "images", False),
         ("gtx", "images", False),
     ],
 )
-def test_by_name(tmp_path: Path, write: Write, name: str, beside: str, masks: bool) -> None:
+def test_a_folder_of_masks_is_recognised_by_its_name(
+    tmp_path: Path, write: Write, name: str, beside: str, masks: bool
+) -> None:
     folder, other = write(f"a/{name}/0.png").parent, write(f"a/{beside}/0.png").parent
     assert holds_masks(folder, [folder, other], photographs=True) == masks
     assert not holds_masks(other, [folder, other], photographs=True)
     elsewhere = write(f"b/{beside}/0.png").parent
-    assert not holds_masks(folder, [folder, elsewhere], photographs=True)  # beside nothing, it is what it is given as
+    # Without a folder beside it, the folder is what the user says.
+    assert not holds_masks(folder, [folder, elsewhere], photographs=True)
 
 
-def test_by_content(tmp_path: Path, write: Write, write_mask: Write) -> None:
+def test_a_folder_of_masks_is_recognised_by_its_colours(tmp_path: Path, write: Write, write_mask: Write) -> None:
     marked = write_mask("a/marked/0.png").parent
     empty = write("a/marked/1.png", value=0)  # a mask that marks nothing
     assert holds_masks(marked, [], photographs=True) and not holds_masks(marked, [], photographs=False)
@@ -48,7 +51,7 @@ def test_by_content(tmp_path: Path, write: Write, write_mask: Write) -> None:
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "I;16"])
-def test_colours_of_each_kind(tmp_path: Path, mode: str) -> None:
+def test_colours_are_counted_in_images_of_each_mode(tmp_path: Path, mode: str) -> None:
     values = np.repeat(np.array([[10, 20, 20], [10, 20, 30]], np.uint8), 4, axis=0)
     for count in (1, 2, 3):
         image = Image.fromarray(values[:, :count] if count < 3 else values)
@@ -61,7 +64,7 @@ def test_colours_of_each_kind(tmp_path: Path, mode: str) -> None:
         assert count_colours(tmp_path / "a.png") == (min(count, 2) if mode == "1" else count)
 
 
-def test_masks_among_images() -> None:
+def test_masks_among_images_are_found_by_their_names() -> None:
     images = [
         Path(name) for name in ("a/0.jpg", "a/0_mask.png", "a/1.png", "a/1_GT.bmp", "a/2_mask.png", "a/_mask.png")
     ]

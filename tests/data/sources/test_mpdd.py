@@ -23,7 +23,7 @@ def mpdd(tmp_path: Path, write: Write, write_mask: Write) -> Path:
     return tmp_path / "MPDD"
 
 
-def test_a_folder_deeper_or_not(mpdd: Path) -> None:
+def test_the_root_may_be_either_of_the_nested_folders(mpdd: Path) -> None:
     samples = MPDD(mpdd).samples()
     check_samples(samples)
     assert Counter((s.category, s.split, s.defect, s.mask is not None) for s in samples) == {
@@ -41,7 +41,7 @@ def test_a_folder_deeper_or_not(mpdd: Path) -> None:
     assert MPDD(mpdd).remarks() == []
 
 
-def test_what_does_not_fit_is_named(mpdd: Path) -> None:
+def test_a_missing_category_and_a_wrong_root_are_refused(mpdd: Path) -> None:
     with pytest.raises(UserError, match=r"no category nut in .*MPDD/MPDD: there are bracket_black, tubes"):
         MPDD(mpdd, "nut").samples()
     with pytest.raises(UserError, match=r"no nominal image in .*: expected train/good"):

@@ -9,7 +9,7 @@ from lit_ad.errors import UserError
 from tests.data.conftest import Write
 
 
-def test_one_category(bottle: Path) -> None:
+def test_a_root_that_is_one_category_is_listed(bottle: Path) -> None:
     samples = MVTec(bottle).samples()
     assert Counter((s.split, s.defect, s.label, s.category) for s in samples) == {
         ("train", "good", 0, "bottle"): 10,
@@ -21,7 +21,7 @@ def test_one_category(bottle: Path) -> None:
     assert [s.split for s in samples] == ["train"] * 10 + ["test"] * 5
 
 
-def test_a_folder_of_categories(bottle: Path, write: Write) -> None:
+def test_a_root_of_categories_is_listed(bottle: Path, write: Write) -> None:
     write("cable/train/good/0.bmp")
     root = bottle.parent
     (root / "licence").mkdir()
@@ -32,7 +32,7 @@ def test_a_folder_of_categories(bottle: Path, write: Write) -> None:
         MVTec(root, ["cable", "nut"]).samples()
 
 
-def test_root_and_category_must_fit(bottle: Path, tmp_path: Path) -> None:
+def test_a_category_that_does_not_fit_the_root_is_refused(bottle: Path, tmp_path: Path) -> None:
     assert len(MVTec(bottle, "bottle").samples()) == 15
     with pytest.raises(UserError, match=r"is itself one category"):
         MVTec(bottle, "cable").samples()
@@ -45,7 +45,7 @@ def test_each_category_is_a_task(bottle: Path, write: Write, monkeypatch: pytest
     root = bottle.parent
     tasks = MVTec(root).tasks()
     assert tasks == {"bottle": {"category": "bottle"}, "cable": {"category": "cable"}}
-    for name, arguments in tasks.items():  # each makes a source of that category alone
+    for name, arguments in tasks.items():  # each task makes a source of that category alone
         assert {s.category for s in MVTec(root, **arguments).samples()} == {name}
     assert MVTec(root, ["cable"]).tasks() == {"cable": {"category": "cable"}}
     assert MVTec(bottle).tasks() == {"bottle": {}}  # root is the category: nothing to choose
@@ -55,23 +55,25 @@ def test_each_category_is_a_task(bottle: Path, write: Write, monkeypatch: pytest
         MVTec(root, ["nut"]).tasks()
 
 
-def test_empty_training_folder(bottle: Path) -> None:
+def test_an_empty_training_folder_is_refused(bottle: Path) -> None:
     for image in (bottle / "train" / "good").iterdir():
         image.unlink()
     with pytest.raises(UserError, match=r"no image in .*train/good"):
         MVTec(bottle).samples()
 
 
-def test_a_mask_without_an_image(bottle: Path, write_mask: Write) -> None:
+def test_a_mask_without_an_image_is_refused(bottle: Path, write_mask: Write) -> None:
     write_mask("bottle/ground_truth/broken/7_mask.png")
     with pytest.raises(UserError, match=r"mask without an image: .*broken/7_mask.png"):
         MVTec(bottle).samples()
 
 
-def test_a_folder_of_masks_is_called_like_that_of_its_images(bottle: Path, write: Write, write_mask: Write) -> None:
+def test_a_folder_of_masks_needs_the_name_of_its_folder_of_images(
+    bottle: Path, write: Write, write_mask: Write
+) -> None:
     write("bottle/test/colour/0.png")
     (bottle / "ground_truth/color").mkdir()
-    assert len(MVTec(bottle).samples()) == 16  # nothing in it, nothing lost
+    assert len(MVTec(bottle).samples()) == 16  # the folder is empty, so no mask is lost
     write_mask("bottle/ground_truth/color/0_mask.png")
     with pytest.raises(UserError) as caught:
         MVTec(bottle).samples()
@@ -84,15 +86,15 @@ def test_a_folder_of_masks_is_called_like_that_of_its_images(bottle: Path, write
 @pytest.mark.parametrize(
     "name", ["groundtruth", "ground-truth", "Ground_Truth", "ground_thruth", "GroundTruth", "gt", "masks"]
 )
-def test_a_misspelled_ground_truth_is_told(bottle: Path, name: str) -> None:
-    """Its masks would be missed without a word: an image may lack a mask."""
+def test_a_misspelled_ground_truth_folder_is_reported(bottle: Path, name: str) -> None:
+    """Without the message, nobody would notice that the masks are missing: an image may lack a mask."""
     assert MVTec(bottle).remarks() == MVTec(bottle.parent).remarks() == []
     (bottle / "ground_truth").rename(bottle / name)
     said = [f"{bottle / name} is not read: it should be called ground_truth"]
     assert MVTec(bottle).remarks() == MVTec(bottle.parent).remarks() == said
 
 
-def test_other_folders_are_nobodys_mistake(bottle: Path) -> None:
+def test_folders_with_unrelated_names_are_not_reported(bottle: Path) -> None:
     for name in ("validation", "models", "runs"):
         (bottle / name).mkdir()
     (bottle / "ground_truth").rename(bottle / "old")
@@ -107,7 +109,7 @@ def test_masks_of_good_images_are_listed_for_the_inspection(bottle: Path, write_
     assert all(s.mask is None for s in MVTec(bottle).samples() if s.split == "train")
 
 
-def test_anomalous_training_folders_are_offered_and_refused(bottle: Path, write: Write) -> None:
+def test_a_training_folder_of_anomalous_images_is_refused(bottle: Path, write: Write) -> None:
     write("bottle/train/dent/x.png")
     with pytest.raises(UserError, match=r"anomalous image in training: .*train/dent/x.png"):
         check_samples(MVTec(bottle).samples())
@@ -117,14 +119,16 @@ def test_anomalous_training_folders_are_offered_and_refused(bottle: Path, write:
     ("name", "train", "good", "defective"),
     [("hazelnut_toy", 28, 6, 17), ("magnetic_tile", 761, 191, 388), ("glass_fibre", 60, 18, 20)],
 )
-def test_real_data(shared: Path, name: str, train: int, good: int, defective: int) -> None:
+def test_real_data_sets_have_the_known_numbers_of_images(
+    shared: Path, name: str, train: int, good: int, defective: int
+) -> None:
     samples = MVTec(shared / "data" / name).samples()
     counts = Counter((s.split, s.label) for s in samples)
     assert counts == {("train", 0): train, ("test", 0): good, ("test", 1): defective}
     assert all((s.mask is not None) == (s.label == 1) for s in samples)
 
 
-def test_masks_that_lie_among_images(bottle: Path, write_mask: Write) -> None:
+def test_masks_among_test_images_are_refused(bottle: Path, write_mask: Write) -> None:
     mask = write_mask("bottle/test/broken/000_mask.png")
     with pytest.raises(UserError, match=r"test/broken/000_mask.png has the name of a mask of 000.png: masks belong in"):
         MVTec(bottle).samples()

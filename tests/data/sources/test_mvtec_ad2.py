@@ -1,4 +1,4 @@
-"""MVTec AD 2 in the layout that it is published in."""
+"""These tests read MVTec AD 2 in its published layout."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def vial(tmp_path: Path, write: Write, write_mask: Write) -> Path:
     return tmp_path / "ad2/vial"
 
 
-def test_splits_and_masks(vial: Path) -> None:
+def test_each_image_has_its_split_and_its_mask(vial: Path) -> None:
     samples = MVTecAD2(vial).samples()
     assert [(s.split, s.defect, s.label, s.mask is not None) for s in samples] == (
         [("train", "good", 0, False)] * 5
@@ -41,7 +41,7 @@ def test_splits_and_masks(vial: Path) -> None:
     assert MVTecAD2(vial.parent).tasks() == {"vial": {"category": "vial"}}
 
 
-def test_the_private_tests_are_looked_at_by_nobody_but_the_submission(
+def test_the_images_of_the_private_tests_are_only_listed_for_the_submission(
     vial: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = AnomalyDataModule(MVTecAD2(vial), View(16))
@@ -59,7 +59,7 @@ def test_the_private_tests_are_looked_at_by_nobody_but_the_submission(
     }
 
 
-def test_without_a_test_there_is_still_a_training(vial: Path) -> None:
+def test_a_category_without_test_images_can_be_trained(vial: Path) -> None:
     (vial / "test_public").rename(vial / "elsewhere")
     assert {s.split for s in MVTecAD2(vial).samples()} == {"train", "validation"}
     (vial / "test_private_mixed").rename(vial / "too")
@@ -67,7 +67,7 @@ def test_without_a_test_there_is_still_a_training(vial: Path) -> None:
         MVTecAD2(vial).private()
 
 
-def test_folders_that_do_not_fit(vial: Path, write: Write, write_mask: Write) -> None:
+def test_folders_that_do_not_fit_the_layout_are_refused(vial: Path, write: Write, write_mask: Write) -> None:
     write_mask("ad2/vial/test_public/ground_truth/bad/007_regular_mask.png")
     with pytest.raises(UserError, match=r"mask without an image: .*007_regular_mask.png"):
         MVTecAD2(vial).samples()

@@ -1,4 +1,4 @@
-"""MVTec LOCO AD in the layout that it is published in."""
+"""These tests read MVTec LOCO AD in its published layout."""
 
 import json
 import re
@@ -24,7 +24,7 @@ CONFIG = [
 
 
 def save_mask(file: Path, value: int, *rows: int, size: tuple[int, int] = (20, 24)) -> Path:
-    """Rows of a grey mask, the first eight columns of them, hold a value."""
+    """Save a grey mask whose given rows have a value in their first eight columns."""
     mask = np.zeros(size, np.uint8)
     mask[list(rows), :8] = value
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -42,7 +42,7 @@ def pushpins(tmp_path: Path, write: Write) -> Path:
             write(f"loco/pushpins/test/{kind}/{i:03}.png")
     root = tmp_path / "loco/pushpins"
     save_mask(root / "ground_truth/logical_anomalies/000/000.png", 255, 1)
-    save_mask(root / "ground_truth/logical_anomalies/000/001.png", 254, 1, 2)  # overlaps the first
+    save_mask(root / "ground_truth/logical_anomalies/000/001.png", 254, 1, 2)  # this mask overlaps the first mask
     save_mask(root / "ground_truth/logical_anomalies/001/000.png", 254, 3)
     for i in range(2):
         save_mask(root / f"ground_truth/structural_anomalies/{i:03}/000.png", 255, 4, 9)
@@ -50,7 +50,7 @@ def pushpins(tmp_path: Path, write: Write) -> Path:
     return root
 
 
-def test_splits_and_masks(pushpins: Path) -> None:
+def test_each_image_has_its_split_and_its_folder_of_masks(pushpins: Path) -> None:
     samples = MVTecLOCO(pushpins).samples()
     assert [(s.split, s.defect, s.label) for s in samples] == (
         [("train", "good", 0)] * 6
@@ -71,7 +71,7 @@ def test_splits_and_masks(pushpins: Path) -> None:
     assert MVTecLOCO(pushpins).remarks() == []
 
 
-def test_the_module_trains_on_all_of_train(pushpins: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_datamodule_trains_on_all_images_of_train(pushpins: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = AnomalyDataModule(MVTecLOCO(pushpins), View(16))
     data.setup("fit")
     assert Counter({split: len(s) for split, s in vars(data.splits).items()}) == {"train": 6, "val": 2, "test": 7}
@@ -91,16 +91,16 @@ def test_each_file_is_a_defect_with_its_own_saturation(pushpins: Path) -> None:
     assert [np.flatnonzero(d.mask.any(axis=1)).tolist() for d in found[3] or []] == [[1], [1, 2]]
 
 
-def test_saturation_areas() -> None:
+def test_the_saturation_area_follows_from_the_threshold() -> None:
     assert saturation_area(0.5, True, 9) == 4
     assert saturation_area(1.0, True, 9) == 9
-    assert saturation_area(0.01, True, 9) == 1  # or the overlap would be a division by zero
+    assert saturation_area(0.01, True, 9) == 1  # an area of 0 would divide the overlap by zero
     assert saturation_area(5, False, 9) == 5
     assert saturation_area(50, False, 9) == 9
 
 
 @pytest.mark.parametrize("named", ["{}.png", "{}_mask.png"])
-def test_flat_masks_have_lost_their_ids(pushpins: Path, named: str) -> None:
+def test_masks_that_are_files_instead_of_folders_have_no_spro(pushpins: Path, named: str) -> None:
     truth = pushpins / "ground_truth/structural_anomalies"
     for i in range(2):
         (truth / f"{i:03}/000.png").rename(truth / named.format(f"{i:03}"))
@@ -114,7 +114,7 @@ def test_flat_masks_have_lost_their_ids(pushpins: Path, named: str) -> None:
 
 
 @pytest.mark.parametrize("value", [255, 1])
-def test_folders_of_merged_masks(pushpins: Path, value: int) -> None:
+def test_merged_masks_in_folders_have_no_spro(pushpins: Path, value: int) -> None:
     for file in sorted((pushpins / "ground_truth").rglob("*.png")):
         save_mask(file, value, 1)
     (said,) = MVTecLOCO(pushpins).remarks()
@@ -124,11 +124,12 @@ def test_folders_of_merged_masks(pushpins: Path, value: int) -> None:
     assert said.endswith(ARCHIVE)
     if value == 1:
         return
-    (pushpins / "defects_config.json").write_text(json.dumps(CONFIG[:1]))  # 255 is all there is
+    # The configuration then has no other value than 255.
+    (pushpins / "defects_config.json").write_text(json.dumps(CONFIG[:1]))
     assert MVTecLOCO(pushpins).rules().remarks == ()
 
 
-def test_without_masks_or_configuration(pushpins: Path) -> None:
+def test_a_category_without_masks_or_configuration_has_no_spro(pushpins: Path) -> None:
     (pushpins / "defects_config.json").unlink()
     assert MVTecLOCO(pushpins).remarks() == ["pushpins: no sPRO, since there is no defects_config.json in its folder"]
     (pushpins / "ground_truth/structural_anomalies").rename(pushpins / "elsewhere")
@@ -161,7 +162,8 @@ def test_a_mask_of_no_defect_is_named(pushpins: Path, value: int, said: str) -> 
     with pytest.raises(UserError, match=rf"^{re.escape(str(file))} {said}.* 254, 255 in defects_config.json"):
         rules.defects(sample)  # type: ignore[misc]
     data = AnomalyDataModule(MVTecLOCO(pushpins), View(16))
-    with pytest.raises(UserError, match=rf"^{re.escape(str(file))} {said}"):  # and before the training
+    # The mask is also named before the training.
+    with pytest.raises(UserError, match=rf"^{re.escape(str(file))} {said}"):
         data.setup("fit")
     other = save_mask(pushpins / "ground_truth/structural_anomalies/001/000.png", value, 4, 9)
     with pytest.raises(UserError, match=rf"^{re.escape(str(file))} .* \(and 1 other\)$"):
@@ -169,7 +171,7 @@ def test_a_mask_of_no_defect_is_named(pushpins: Path, value: int, said: str) -> 
     assert other.is_file()
 
 
-def test_folders_that_do_not_fit(pushpins: Path, write: Write) -> None:
+def test_folders_and_masks_that_do_not_fit_the_layout_are_refused(pushpins: Path, write: Write) -> None:
     stray = save_mask(pushpins / "ground_truth/logical_anomalies/007/000.png", 255, 1)
     with pytest.raises(UserError, match=rf"masks without an image: {stray.parent} belongs"):
         MVTecLOCO(pushpins).samples()

@@ -1,4 +1,5 @@
-"""One-class splits of labelled folders, and torchvision's data sets written as such folders."""
+"""These tests split labelled folders into one nominal class and anomalous classes, and write data sets of torchvision
+as such folders."""
 
 import pickle
 import struct
@@ -27,7 +28,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "pets"
 
 
-def test_one_nominal_class(root: Path) -> None:
+def test_one_class_is_nominal_where_normal_is_given(root: Path) -> None:
     samples = OneClass(root, normal=["cat"]).samples()
     check_samples(samples)
     train = [s for s in samples if s.split == "train"]
@@ -40,14 +41,14 @@ def test_one_nominal_class(root: Path) -> None:
     assert all(s.mask is None for s in samples)
 
 
-def test_all_classes_nominal_but_one(root: Path) -> None:
+def test_all_classes_but_one_are_nominal_where_anomalous_is_given(root: Path) -> None:
     samples = OneClass(root, anomalous=["cat"]).samples()
     check_samples(samples)
     assert sorted({s.image.parent.name for s in samples if s.split == "train"}) == ["dog", "ship"]
     assert [s.defect for s in samples if s.split == "test"] == ["cat"] * 2 + ["good"] * 4
 
 
-def test_mistakes(root: Path, tmp_path: Path) -> None:
+def test_wrong_classes_and_folders_are_refused(root: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="give either"):
         OneClass(root)
     with pytest.raises(UserError, match="give either"):
@@ -61,7 +62,8 @@ def test_mistakes(root: Path, tmp_path: Path) -> None:
 
 
 def test_each_class_in_turn_is_a_task(root: Path) -> None:
-    """Nominal alone where `normal` is given, anomalous alone where `anomalous` is, whichever class that was."""
+    """Each class is in turn the one nominal class (with `normal`) or the one anomalous class (with `anomalous`),
+    whichever class the user gave."""
     cases: list[tuple[dict[str, Any], int]] = [({"normal": ["dog"]}, 0), ({"anomalous": ["dog"]}, 1)]
     for given, label in cases:
         tasks = OneClass(root, **given).tasks()
@@ -76,7 +78,7 @@ def test_each_class_in_turn_is_a_task(root: Path) -> None:
 
 
 def write_mnist(folder: Path, labels: list[int]) -> None:
-    """Files as MNIST's and Fashion-MNIST's own."""
+    """Write files in the format of MNIST and Fashion-MNIST."""
     folder.mkdir(parents=True)
     for split in ("train", "t10k"):
         images = np.arange(len(labels) * 784, dtype=np.uint8).tobytes()
@@ -84,11 +86,11 @@ def write_mnist(folder: Path, labels: list[int]) -> None:
         (folder / f"{split}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 2049, len(labels)) + bytes(labels))
 
 
-def test_mnist_and_fashion_mnist(tmp_path: Path) -> None:
+def test_mnist_and_fashion_mnist_are_written_as_folders_of_classes(tmp_path: Path) -> None:
     write_mnist(tmp_path / "MNIST" / "raw", [3, 1, 3])
     source = OneClass(tmp_path / "digits", normal=["3"], download="mnist")
     source.prepare()
-    source.prepare()  # there already
+    source.prepare()  # the second call finds the folders
     assert classes(tmp_path / "digits") == ["1", "3"]
     assert [s.image.name for s in source.samples() if s.split == "train"] == ["00000.png", "00002.png"]
     pixels = np.asarray(Image.open(tmp_path / "digits" / "train" / "1" / "00001.png"))
@@ -100,7 +102,7 @@ def test_mnist_and_fashion_mnist(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".*"))
 
 
-def test_cifar100_by_superclass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cifar100_is_written_as_folders_of_superclasses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "cifar-100-python"
     folder.mkdir()
     rows = {
@@ -123,7 +125,7 @@ def test_cifar100_by_superclass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     ]
 
 
-def test_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_download_says_where_to_put_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: datasets.CIFAR10) -> None:
         raise URLError("no network")
 
@@ -133,7 +135,7 @@ def test_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert not list((tmp_path / "x").iterdir())
 
 
-def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_refused_and_not_changed(tmp_path: Path) -> None:
     write_mnist(tmp_path / "MNIST" / "raw", [3])
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("keep")
@@ -142,7 +144,7 @@ def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> Non
     assert (tmp_path / "mine" / "notes.txt").read_text() == "keep"
 
 
-def test_the_shared_tenth_of_cifar10(shared: Path) -> None:
+def test_the_shared_part_of_cifar10_has_the_known_numbers_of_images(shared: Path) -> None:
     samples = OneClass(shared / "data" / "cifar10", normal=["ship"]).samples()
     check_samples(samples)
     assert sum(s.split == "train" for s in samples) == 1000
@@ -150,7 +152,7 @@ def test_the_shared_tenth_of_cifar10(shared: Path) -> None:
     assert sum(s.label == 1 for s in samples) == 1800
 
 
-def test_a_root_that_cannot_be_written(tmp_path: Path) -> None:
+def test_a_root_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=f"^cannot write {tmp_path}/file/x: .*; give another data.source.root$"):
         make_classes(tmp_path / "file/x/cifar", "cifar10")

@@ -1,4 +1,4 @@
-"""TIFF files of several pages: each page is a sample, those of a file are one item."""
+"""TIFF files can have several pages: each page is a sample, and the pages of one file are one item."""
 
 import json
 from collections import Counter
@@ -23,7 +23,7 @@ GENERATOR = np.random.default_rng(0)
 
 
 def stack(path: Path, pages: int, values: Any = None) -> Path:
-    """A grey TIFF of pages (20, 24), of noise or of `values`, one a page."""
+    """Write a grey TIFF with pages of 20x24 pixels: noise, or one of `values` for each page."""
     path.parent.mkdir(parents=True, exist_ok=True)
     noise = GENERATOR.integers(0, 256, (pages, 20, 24)).astype(np.uint8)
     images = noise if values is None else np.full_like(noise, 1) * np.array(values, np.uint8)[:, None, None]
@@ -33,7 +33,8 @@ def stack(path: Path, pages: int, values: Any = None) -> Path:
 
 @pytest.fixture
 def wafers(tmp_path: Path) -> Path:
-    """Five files of four good pages; to test, a good one and two bad ones, of which one has a mask for each page."""
+    """Write five files of four good pages to train on, and one good and two bad files to test. One bad file has a mask
+    for each page."""
     for i in range(5):
         stack(tmp_path / f"wafers/train/good/{i}.tif", 4)
     stack(tmp_path / "wafers/test/good/0.tif", 3)
@@ -47,7 +48,7 @@ def wafers(tmp_path: Path) -> Path:
 def test_each_page_is_a_sample_with_its_mask(wafers: Path) -> None:
     splits = AnomalyDataModule(MVTec(wafers), View(16)).splits
     assert {split: len(samples) for split, samples in vars(splits).items()} == {"train": 16, "val": 4, "test": 8}
-    assert len({sample.item for sample in splits.val}) == 1  # one file, whole
+    assert len({sample.item for sample in splits.val}) == 1  # the pages of one whole file
     assert not {s.item for s in splits.val} & {s.item for s in splits.train}
     dents = [sample for sample in splits.test if sample.label]
     assert [sample.image.relative_to(wafers).as_posix() for sample in dents] == [
@@ -62,7 +63,7 @@ def test_each_page_is_a_sample_with_its_mask(wafers: Path) -> None:
     )
 
 
-def test_batches_features_and_tiles_are_of_pages(wafers: Path) -> None:
+def test_batches_features_and_tiles_are_made_of_pages(wafers: Path) -> None:
     data = AnomalyDataModule(MVTec(wafers), View(None, tile=8, overlap=0), loading=Loading(num_workers=0))
     train = data.train_dataloader().dataset
     assert len(train) == 16 * 9  # type: ignore[arg-type]
@@ -75,7 +76,7 @@ def test_batches_features_and_tiles_are_of_pages(wafers: Path) -> None:
     assert all(size == (wafers / "train/good/0.tif").stat().st_size for _, size, _ in files)
 
 
-def test_inspection_counts_pages_and_compares_files(wafers: Path) -> None:
+def test_the_inspection_counts_pages_and_compares_files(wafers: Path) -> None:
     (wafers / "train/good/9.tif").write_bytes((wafers / "test/good/0.tif").read_bytes())
     report = inspect_samples(AnomalyDataModule(MVTec(wafers), View(16)).splits)
     assert (
@@ -103,7 +104,7 @@ def test_a_damaged_page_is_an_error_that_names_it(wafers: Path) -> None:
     assert said.startswith(f"cannot read {file}#2: ")
 
 
-def test_masks_of_another_number_of_pages(wafers: Path) -> None:
+def test_a_mask_with_another_number_of_pages_is_refused(wafers: Path) -> None:
     stack(wafers / "ground_truth/dent/0.tif", 2)
     with pytest.raises(
         UserError, match=r"dent/0.tif has 2 pages and its image .*dent/0.tif 3: a mask has one page for"
@@ -115,14 +116,14 @@ def test_masks_of_another_number_of_pages(wafers: Path) -> None:
     assert split_pages([Sample(one, 1)]) == [Sample(one, 1)]
 
 
-def test_one_file_cannot_train_and_validate(tmp_path: Path) -> None:
+def test_the_pages_of_a_single_file_cannot_be_split(tmp_path: Path) -> None:
     stack(tmp_path / "good/a.tif", 9)
     data = AnomalyDataModule(Folder("good", root=tmp_path), View(16))
     with pytest.raises(UserError, match=r"one item to train on, .*a.tif, .* unless a Table has a column item"):
         _ = data.splits
 
 
-def test_a_table_may_list_pages_and_say_what_is_an_item(tmp_path: Path) -> None:
+def test_a_table_can_list_pages_and_give_their_items(tmp_path: Path) -> None:
     stack(tmp_path / "film.tif", 8)
     rows: list[dict[str, Any]] = [
         *({"path": f"film.tif#{page}", "split": "train", "label": "good", "item": f"{page}"} for page in range(1, 6)),
@@ -150,7 +151,7 @@ def test_a_table_may_list_pages_and_say_what_is_an_item(tmp_path: Path) -> None:
         Table(tmp_path, "film.json").samples()
 
 
-def test_images_to_predict(wafers: Path) -> None:
+def test_each_page_is_an_image_to_predict(wafers: Path) -> None:
     samples = Images(wafers / "test").samples()
     assert len(samples) == 8 and all(sample.label == -1 for sample in samples)
     assert [s.image.name for s in Images(wafers / "test/dent/1.tif").samples()] == ["1.tif#1", "1.tif#2"]

@@ -1,4 +1,4 @@
-"""Photographs of anything, and what is drawn from them."""
+"""These tests list photographs of any content, and draw images from the photographs."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from lit_ad.errors import UserError
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Three photographs, in folders of any depth."""
+    """Write three photographs into nested folders."""
     generator = np.random.default_rng(0)
     for name in ("a.png", "deep/b.png", "deep/deeper/c.png"):
         path = tmp_path / "photographs" / name
@@ -23,7 +23,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "photographs"
 
 
-def test_every_photograph_is_one_to_train_on(root: Path) -> None:
+def test_every_photograph_is_a_training_image(root: Path) -> None:
     samples = Photographs(root).samples()
     assert [sample.image for sample in samples] == [root / "a.png", root / "deep/b.png", root / "deep/deeper/c.png"]
     assert all((sample.label, sample.split, sample.mask) == (0, "train", None) for sample in samples)
@@ -33,7 +33,7 @@ def test_every_photograph_is_one_to_train_on(root: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [lambda root: Photographs(root).samples(), Unrelated])
-def test_without_photographs(tmp_path: Path, make: object) -> None:
+def test_a_folder_without_photographs_is_refused(tmp_path: Path, make: object) -> None:
     with pytest.raises(UserError, match=r"nowhere is not a folder: it should hold photographs"):
         make(tmp_path / "nowhere")  # type: ignore[operator]
     (tmp_path / "text").mkdir()
@@ -42,7 +42,7 @@ def test_without_photographs(tmp_path: Path, make: object) -> None:
         make(tmp_path / "text")  # type: ignore[operator]
 
 
-def test_a_draw_is_the_middle_of_an_image_of_twice_the_size(root: Path) -> None:
+def test_a_draw_is_the_middle_of_a_photograph_enlarged_to_twice_the_size(root: Path) -> None:
     unrelated = Unrelated(root)
     middles = []
     for path in unrelated.images:
@@ -54,10 +54,11 @@ def test_a_draw_is_the_middle_of_an_image_of_twice_the_size(root: Path) -> None:
     coloured = [sum(np.array_equal(draw, middle) for draw in draws) for middle in middles]
     grey = [sum(np.array_equal(draw, middle) for draw in draws) for middle in greys]
     assert min(coloured) > 60 and sum(grey) == pytest.approx(0.3 * 400, abs=40)
-    assert np.array_equal(unrelated((8, 12), (1, 2, 3)), Unrelated(root)((8, 12), (1, 2, 3)))  # in any process
+    # Another process draws the same.
+    assert np.array_equal(unrelated((8, 12), (1, 2, 3)), Unrelated(root)((8, 12), (1, 2, 3)))
 
 
-def test_pages_are_photographs_too(tmp_path: Path) -> None:
+def test_each_page_of_a_tiff_is_a_photograph(tmp_path: Path) -> None:
     tifffile.imwrite(
         tmp_path / "a.tif",
         np.stack([np.full((9, 9), value, np.uint8) for value in (10, 20, 30)]),

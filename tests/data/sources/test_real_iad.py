@@ -1,4 +1,5 @@
-"""Real-IAD's layout: OK/S0001/CAT_0001_OK_C1_TIME.jpg, NG/CODE/S0001/CAT__0001_NG_CODE_C1_TIME.jpg, a JSON beside."""
+"""Real-IAD's layout: OK/S0001/CAT_0001_OK_C1_TIME.jpg, NG/CODE/S0001/CAT__0001_NG_CODE_C1_TIME.jpg, and a JSON file of
+splits."""
 
 import json
 from collections import Counter
@@ -25,7 +26,8 @@ VIEWS = range(1, 6)
 
 @pytest.fixture
 def real_iad(tmp_path: Path, write: Write) -> Path:
-    """Two categories: four parts to train on, one good part and one with a defect in two of five views."""
+    """Write two categories. Each has four parts to train on, one good test part, and one test part with a defect in two
+    of its five views."""
     root = tmp_path / "Real-IAD"
     for name in NAMES:
         rows: dict[str, list[dict[str, Any]]] = {"train": [], "test": []}
@@ -42,7 +44,7 @@ def real_iad(tmp_path: Path, write: Write) -> Path:
             mask = path.replace(".jpg", ".png") if seen else None
             if mask is not None:
                 values = np.zeros((20, 24), np.uint8)
-                values[1, :4], values[2, :6] = 127, 128  # smeared by resizing
+                values[1, :4], values[2, :6] = 127, 128  # resizing has smeared these edges
                 Image.fromarray(values).save(root / "realiad_256" / name / mask)
             code = "BX" if seen else "OK"
             rows["test"].append({"category": name, "anomaly_class": code, "image_path": path, "mask_path": mask})
@@ -52,7 +54,7 @@ def real_iad(tmp_path: Path, write: Write) -> Path:
     return root
 
 
-def test_labels_and_items(real_iad: Path) -> None:
+def test_each_view_has_its_label_and_its_part_as_item(real_iad: Path) -> None:
     samples = RealIAD(real_iad, images="realiad_256").samples()
     check_samples(samples)
     assert Counter((s.category, s.split, s.label, s.defect) for s in samples) == {
@@ -65,7 +67,7 @@ def test_labels_and_items(real_iad: Path) -> None:
     assert [s.split for s in samples] == ["train"] * 40 + ["test"] * 20
 
 
-def test_masks_count_above_127(real_iad: Path) -> None:
+def test_mask_values_above_127_mark_a_defect(real_iad: Path) -> None:
     data = AnomalyDataModule(RealIAD(real_iad, "audiojack", "realiad_256"), View(16), loading=Loading(num_workers=0))
     masks = [unwrap(read_truth(sample, (20, 24))) for sample in data.splits.test]
     assert [int(mask.sum()) for mask in masks] == [0] * 5 + [0, 6, 0, 6, 0]
@@ -79,7 +81,7 @@ def test_views_of_a_part_are_held_out_together(real_iad: Path) -> None:
         assert list(held.values()) == [5] and not held.keys() & {s.item for s in data.splits.train}
 
 
-def test_categories_and_other_splits(real_iad: Path) -> None:
+def test_one_category_and_other_splits_can_be_chosen(real_iad: Path) -> None:
     source = RealIAD(real_iad, ["toy_brick"], "realiad_256")
     assert {s.category for s in source.samples()} == {"toy_brick"}
     assert source.tasks() == {"toy_brick": {"category": "toy_brick"}}
@@ -123,7 +125,7 @@ def test_an_entry_that_does_not_fit_is_named(
         changed(real_iad, split, number, **values).samples()
 
 
-def test_what_else_does_not_fit(real_iad: Path) -> None:
+def test_missing_folders_and_wrong_split_files_are_refused(real_iad: Path) -> None:
     with pytest.raises(UserError, match=r"realiad_1024 is not a folder: set `images` .*; there are realiad_256"):
         RealIAD(real_iad).samples()
     with pytest.raises(UserError, match=r"no CATEGORY.json in .*nowhere: set `splits`"):
@@ -133,7 +135,7 @@ def test_what_else_does_not_fit(real_iad: Path) -> None:
         RealIAD(real_iad, images="realiad_256").samples()
 
 
-def test_a_part_on_both_sides_is_refused(real_iad: Path) -> None:
+def test_a_part_in_training_and_test_is_refused(real_iad: Path) -> None:
     path = real_iad / "realiad_jsons/realiad_jsons/audiojack.json"
     whole = json.loads(path.read_text())
     whole["test"].append(whole["train"].pop())

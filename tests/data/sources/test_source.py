@@ -23,14 +23,14 @@ from lit_ad.errors import UserError
 from lit_ad.image.view import View
 
 
-def test_lists_images_sorted_and_ignores_the_rest(tmp_path: Path) -> None:
+def test_images_are_listed_in_order_and_other_files_are_ignored(tmp_path: Path) -> None:
     for name in ("b.JPG", "a.png", "c.tiff", ".DS_Store", "._a.png", "Thumbs.db", "notes.txt"):
         (tmp_path / name).touch()
     (tmp_path / "d.png").mkdir()
     assert [path.name for path in list_images(tmp_path)] == ["a.png", "b.JPG", "c.tiff"]
 
 
-def test_folder_errors_name_the_folder(tmp_path: Path) -> None:
+def test_errors_of_missing_images_name_the_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere is not a folder"):
         list_images(tmp_path / "nowhere")
     (tmp_path / "empty" / "inner").mkdir(parents=True)
@@ -48,7 +48,8 @@ def test_folder_errors_name_the_folder(tmp_path: Path) -> None:
 
 @pytest.fixture
 def as_nobody() -> Iterator[Callable[[], Path]]:
-    """A folder that all may read, and a call that makes this process a user whom permissions bind, as root is not."""
+    """Make a folder that all users may read, and a function that changes this process to a user without root's rights:
+    permissions do not bind root."""
     folder = Path(tempfile.mkdtemp(dir="/tmp"))
     folder.chmod(0o755)
     was = os.geteuid()
@@ -68,15 +69,17 @@ def as_nobody() -> Iterator[Callable[[], Path]]:
         shutil.rmtree(folder)
 
 
-def test_a_root_that_is_a_file(tmp_path: Path) -> None:
+def test_a_root_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.png").touch()
     with pytest.raises(UserError, match=r"a.png is a file: data.source.root is the folder that holds the images"):
         check_root(MVTec, tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("rights", [0o000, 0o111, 0o444])
-def test_a_folder_that_may_not_be_read(as_nobody: Callable[[], Path], bottle: Path, rights: int) -> None:
-    """Neither listed nor entered; only entered; only listed."""
+def test_a_folder_without_permission_to_read_is_an_error(
+    as_nobody: Callable[[], Path], bottle: Path, rights: int
+) -> None:
+    """The rights allow neither listing nor entering, then only entering, then only listing."""
     folder = as_nobody()
     os.seteuid(os.getuid())
     part = shutil.copytree(bottle, folder / "part")
@@ -100,7 +103,7 @@ def test_a_folder_that_may_not_be_read(as_nobody: Callable[[], Path], bottle: Pa
     part.chmod(rights)
     as_nobody()
     for source in (MVTec(part), OneClass(part, ["good"])):
-        if rights == 0o111:  # all that is looked for is found by its name
+        if rights == 0o111:  # entering is enough: all folders are found by their names
             AnomalyDataModule(source, View(16)).setup("fit")
             continue
         with pytest.raises(UserError, match=rf"cannot read {part}.*: Permission denied; check its permissions"):
@@ -115,15 +118,17 @@ MORE = {"Table": {"table": "a.csv"}, "Folder": {"nominal": "good"}, "OneClass": 
 
 
 @pytest.mark.parametrize("kind", [one for one in SOURCES if isinstance(one, type) and issubclass(one, Source)])
-def test_tilde_and_dots_are_resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Any]) -> None:
+def test_tilde_and_dots_in_a_root_are_resolved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Any]
+) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
     for root, expected in (("~/a", tmp_path / "home/a"), ("b/../c", tmp_path / "c")):
         source: Any = kind(root=root, **MORE.get(kind.__name__, {}))
-        assert expected in (source.root, source.root.parent)  # Demo's is a folder below
+        assert expected in (source.root, source.root.parent)  # Demo's root is a folder below
 
 
-def test_paths_below_the_root_are_resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tilde_and_dots_in_other_paths_are_resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     source = Folder(["good", "../b", "~/c"], root=tmp_path / "a")
     assert source.nominal == [tmp_path / "a/good", tmp_path / "b", tmp_path / "home/c"]
@@ -131,20 +136,22 @@ def test_paths_below_the_root_are_resolved(tmp_path: Path, monkeypatch: pytest.M
     assert Table(tmp_path / "a", "../t.csv").table == tmp_path / "t.csv"
 
 
-def test_a_category_is_never_called_like_two_dots(bottle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_category_has_the_name_of_its_folder_where_the_root_is_two_dots(
+    bottle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(bottle / "train")
     assert {sample.category for sample in MVTec(Path("..")).samples()} == {bottle.name}
     assert {sample.category for sample in Folder("train/good", root=Path("..")).samples()} == {bottle.name}
 
 
-def test_two_files_with_one_name(tmp_path: Path) -> None:
+def test_two_images_with_one_name_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.png").touch()
     (tmp_path / "a.jpg").touch()
     with pytest.raises(UserError, match=r"two files with one name: .*a.jpg and .*a.png"):
         list_images(tmp_path)
 
 
-def test_masks_are_named_like_their_images_with_or_without_suffix() -> None:
+def test_a_mask_has_the_name_of_its_image_with_or_without_mask_suffix() -> None:
     images = [Path("i/a.jpg"), Path("i/b.jpg"), Path("i/c.jpg"), Path("i/c_mask.jpg")]
     masks = [Path("m/a_mask.png"), Path("m/b.png"), Path("m/c_mask.png")]
     assert pair_masks(images, masks) == {images[0]: masks[0], images[1]: masks[1], images[3]: masks[2]}
@@ -157,7 +164,7 @@ def test_mask_errors_name_the_mask() -> None:
         pair_masks([Path("i/a.jpg")], [Path("m/a.png"), Path("m/a_mask.png")])
 
 
-def test_no_anomalous_image_in_training_and_no_image_twice() -> None:
+def test_an_anomalous_training_image_and_a_repeated_image_are_refused() -> None:
     good = Sample(Path("x/a.png"), 0)
     check_samples([good, Sample(Path("x/b.png"), 1, defect="dent", split="test")])
     with pytest.raises(UserError, match=r"anomalous image in training: x/b.png \(dent\)"):
@@ -166,9 +173,10 @@ def test_no_anomalous_image_in_training_and_no_image_twice() -> None:
         check_samples([good, Sample(Path("x/a.png"), 0, split="test")])
 
 
-def test_images_of_one_item_lie_in_one_split() -> None:
+def test_an_item_in_two_splits_is_refused() -> None:
     parts = [Sample(Path(f"x/{i}.png"), 0, category="nut", item="a") for i in range(2)]
-    check_samples([*parts, Sample(Path("y/0.png"), 0, category="bolt", item="a", split="test")])  # another category's
+    # An item of another category with the same name.
+    check_samples([*parts, Sample(Path("y/0.png"), 0, category="bolt", item="a", split="test")])
     with pytest.raises(UserError, match=r"item 'a' in train and in test: x/0.png and x/2.png; keep its images on one"):
         check_samples([*parts, Sample(Path("x/2.png"), 0, category="nut", item="a", split="test")])
 

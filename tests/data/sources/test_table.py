@@ -21,7 +21,8 @@ Row = dict[str, Any]
 
 @pytest.fixture
 def rows(write: Write, write_mask: Write) -> list[Row]:
-    """Seven images to train on, one to validate; in the test one good, and three with a mask, boxes and a polygon."""
+    """Make rows of seven training images, one validation image, one good test image, and three defective test images
+    with a mask, boxes and a polygon."""
     found: list[Row] = []
     for i in range(7):
         write(f"images/{i}.png")
@@ -42,7 +43,7 @@ def rows(write: Write, write_mask: Write) -> list[Row]:
 
 
 def save(path: Path, rows: list[Row]) -> Path:
-    """The same table in each format."""
+    """Save the same table in the format of the suffix."""
     if path.suffix == ".csv":
         names = list(dict.fromkeys(name for row in rows for name in row))
         with path.open("w", newline="") as file:
@@ -63,7 +64,7 @@ def save(path: Path, rows: list[Row]) -> Path:
 
 
 @pytest.mark.parametrize("name", ["parts.csv", "parts.json", "parts.parquet"])
-def test_each_format_lists_the_same(tmp_path: Path, rows: list[Row], name: str) -> None:
+def test_each_format_of_a_table_lists_the_same_samples(tmp_path: Path, rows: list[Row], name: str) -> None:
     samples = Table(tmp_path, save(tmp_path / name, rows).name).samples()
     check_samples(samples)
     assert Counter((s.split, s.label, s.defect, s.category) for s in samples) == {
@@ -79,7 +80,7 @@ def test_each_format_lists_the_same(tmp_path: Path, rows: list[Row], name: str) 
     assert masks["b"][2:4, 1:4].all() and masks["b"][:, 10].all()
 
 
-def test_masks_of_shapes_are_made_once(tmp_path: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_masks_of_shapes_are_drawn_once(tmp_path: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     table = save(tmp_path / "parts.csv", rows)
     first = [s.mask for s in Table(tmp_path, table).samples() if s.mask]
@@ -91,7 +92,7 @@ def test_masks_of_shapes_are_made_once(tmp_path: Path, rows: list[Row], monkeypa
     assert Table(tmp_path, save(table, rows)).samples()[-1].mask != first[-1]
 
 
-def test_paths_categories_and_tasks(tmp_path: Path, rows: list[Row]) -> None:
+def test_paths_are_relative_to_the_root_and_each_category_is_a_task(tmp_path: Path, rows: list[Row]) -> None:
     for i, row in enumerate(rows):
         row["category"] = "nut" if i % 2 else "bolt"
         row.pop("item", None)
@@ -106,7 +107,7 @@ def test_paths_categories_and_tasks(tmp_path: Path, rows: list[Row]) -> None:
         Table(tmp_path, table, ["screw"]).samples()
 
 
-def test_it_loads_and_keeps_items_together(tmp_path: Path, rows: list[Row]) -> None:
+def test_the_datamodule_loads_a_table_and_keeps_items_together(tmp_path: Path, rows: list[Row]) -> None:
     data = AnomalyDataModule(
         Table(tmp_path, save(tmp_path / "parts.csv", [r for r in rows if r["split"] != "validation"])), View(16)
     )
@@ -115,7 +116,7 @@ def test_it_loads_and_keeps_items_together(tmp_path: Path, rows: list[Row]) -> N
     assert [int(mask.sum()) for batch in data.test_dataloader() for mask in batch.masks] == [0, 120, 26, 240]
 
 
-def test_columns_that_are_not_read_are_told(tmp_path: Path, rows: list[Row]) -> None:
+def test_columns_that_are_not_read_are_reported(tmp_path: Path, rows: list[Row]) -> None:
     table = save(tmp_path / "parts.csv", rows)
     assert Table(tmp_path, table).remarks() == []
     rows[0] |= {"Mask": "x", "camera": 3}
@@ -153,7 +154,7 @@ def test_columns_that_are_not_read_are_told(tmp_path: Path, rows: list[Row]) -> 
         (11, {"polygon": "[[0, 0], [1, 1]]"}, r"row 13 of .*: polygon is .*: a polygon is a list of three"),
     ],
 )
-def test_a_row_that_does_not_fit_is_named(
+def test_a_wrong_row_is_named_in_the_error(
     tmp_path: Path, rows: list[Row], number: int, values: Row, message: str
 ) -> None:
     rows[number] |= values
@@ -173,7 +174,7 @@ def test_a_row_that_does_not_fit_is_named(
         ("a.xlsx", "", r"a.xlsx is no table: expected a .csv, .json or .parquet file"),
     ],
 )
-def test_what_is_no_table(tmp_path: Path, name: str, content: str, message: str) -> None:
+def test_a_file_that_is_not_a_table_is_refused(tmp_path: Path, name: str, content: str, message: str) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(UserError, match=message):
         Table(tmp_path, name).samples()
@@ -191,7 +192,9 @@ def test_a_mask_file_of_a_nominal_image_is_refused(tmp_path: Path, rows: list[Ro
 @pytest.mark.parametrize(
     "labels", [(0.0, 1.0), (False, True), ("0,0", "1,0"), ("FALSE", "TRUE"), ("0.00", "1.00"), ("Good", " NOK ")]
 )
-def test_labels_as_programs_write_them(tmp_path: Path, rows: list[Row], labels: tuple[Any, Any], suffix: str) -> None:
+def test_labels_are_read_in_the_forms_that_programs_write(
+    tmp_path: Path, rows: list[Row], labels: tuple[Any, Any], suffix: str
+) -> None:
     expected = Table(tmp_path, save(tmp_path / f"before.{suffix}", rows), None).samples()
     for row in rows:
         row |= {"label": labels[int(row["label"] == 1)], "split": row["split"].capitalize()}
@@ -201,17 +204,17 @@ def test_labels_as_programs_write_them(tmp_path: Path, rows: list[Row], labels: 
     ]
 
 
-def test_paths_of_windows(tmp_path: Path, rows: list[Row], write: Write) -> None:
+def test_paths_with_backslashes_are_read(tmp_path: Path, rows: list[Row], write: Write) -> None:
     expected = [s.image for s in Table(tmp_path, save(tmp_path / "parts.csv", rows)).samples()]
     for row in rows:
         row |= {name: row[name].replace("/", "\\") for name in ("path", "mask") if name in row}
     assert [s.image for s in Table(tmp_path, save(tmp_path / "parts.csv", rows)).samples()] == expected
-    image = write("a\\b.png")  # elsewhere than on Windows, a file may be called so
+    image = write("a\\b.png")  # outside of Windows, a file name may contain a backslash
     rows[0]["path"] = image.name
     assert Table(tmp_path, save(tmp_path / "parts.csv", rows)).samples()[0].image == image
 
 
-def test_a_file_name_that_is_not_utf8(tmp_path: Path, rows: list[Row]) -> None:
+def test_a_file_name_that_is_not_utf8_is_read_if_the_file_exists(tmp_path: Path, rows: list[Row]) -> None:
     image, name = tmp_path / "images/0.png", b"images/teil_\xfc.png"
     table = save(tmp_path / "parts.csv", rows)
     table.write_bytes(table.read_bytes().replace(b"images/0.png", name))

@@ -45,7 +45,7 @@ PLAIN = "\n".join(LINES) + "\n"
         pytest.param(codecs.BOM_UTF16_BE + PLAIN.encode("utf-16-be"), id="big-endian UTF-16"),
     ],
 )
-def test_what_spreadsheets_and_pandas_write(tmp_path: Path, content: str | bytes) -> None:
+def test_every_form_of_csv_of_spreadsheets_and_pandas_is_read(tmp_path: Path, content: str | bytes) -> None:
     assert [row for _, row in read(tmp_path / "parts.csv", content)] == ROWS
 
 
@@ -60,7 +60,7 @@ def test_a_separator_is_found_by_the_header_whatever_the_suffix(tmp_path: Path, 
 
 
 def test_rows_are_counted_as_spreadsheets_count_them(tmp_path: Path) -> None:
-    """Empty rows count, and line breaks in quotes do not."""
+    """Empty rows count. Line breaks in quotes do not count."""
     rows = read(tmp_path / "parts.csv", 'path,split,label,defect\n\n"a\nb.png",train,0,\n,,,\nc.png,train,0,\n')
     assert [where for where, _ in rows] == [f"row {number} of {tmp_path / 'parts.csv'}" for number in (3, 5)]
 
@@ -71,7 +71,7 @@ def test_a_long_cell_is_read(tmp_path: Path) -> None:
     assert row["defect"] == cell
 
 
-def test_a_column_in_capitals_gives_way_to_the_one_that_is_meant(tmp_path: Path) -> None:
+def test_a_column_in_capitals_is_ignored_where_the_exact_name_exists(tmp_path: Path) -> None:
     (_, row), *_ = read(tmp_path / "parts.csv", "path,split,label,Label\na.png,train,0,x\n")
     assert row == {"path": "a.png", "split": "train", "label": "0", "Label": "x"}
 
@@ -81,7 +81,7 @@ def test_file_names_that_are_not_utf8_are_kept(tmp_path: Path) -> None:
     assert str(row["path"]).encode("utf-8", "surrogateescape") == b"teil_\xfc.png"
 
 
-def test_each_kind_of_json(tmp_path: Path) -> None:
+def test_json_and_jsonl_are_read_in_each_encoding(tmp_path: Path) -> None:
     rows = [{" Path": "a.png", "split": "train", "label": False}, {"path": "b.png", "split": "test", "label": 1.0}]
     nothing = {"path": None, "split": "", "label": float("nan")}
     expected = [("a.png", "False"), ("b.png", "1")]
@@ -102,7 +102,7 @@ def test_a_cell_without_a_value_is_empty(value: object) -> None:
 
 
 @pytest.mark.parametrize(("value", "text"), [(" dent ", "dent"), (7.0, "7"), (7.5, "7.5"), (0, "0"), (True, "True")])
-def test_a_cell_as_text(value: object, text: str) -> None:
+def test_a_cell_is_converted_to_text(value: object, text: str) -> None:
     assert cell_text({"defect": value}, "defect") == text
 
 
@@ -135,12 +135,14 @@ def test_a_cell_as_text(value: object, text: str) -> None:
         ("a.json", "[]", r"a.json has no rows"),
     ],
 )
-def test_what_is_refused_and_why(tmp_path: Path, name: str, content: str | bytes, message: str) -> None:
+def test_a_file_that_cannot_be_read_is_refused_with_its_reason(
+    tmp_path: Path, name: str, content: str | bytes, message: str
+) -> None:
     with pytest.raises(UserError, match=message):
         read(tmp_path / name, content)
 
 
-def test_parquet(tmp_path: Path) -> None:
+def test_parquet_is_read_and_repeated_columns_are_refused(tmp_path: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet
 

@@ -1,4 +1,4 @@
-"""VisA as published, and as its authors' script converts it."""
+"""These tests read VisA in its published layout and in the layout that the authors' script writes."""
 
 import csv
 from collections import Counter
@@ -21,7 +21,8 @@ from tests.optional import unwrap
 
 OBJECTS = ("candle", "pcb1")
 Stems = tuple[str, ...]
-SPLITS: dict[Official, tuple[Stems, Stems]] = {  # of normal and of anomalous images to train on; others are tested
+# The stems of normal and of anomalous training images; all other images are test images.
+SPLITS: dict[Official, tuple[Stems, Stems]] = {
     "1cls": (("0000", "0001", "0002"), ()),
     "2cls_highshot": (("0000", "0001"), ("000",)),
     "2cls_fewshot": (("0000",), ("000",)),
@@ -30,7 +31,7 @@ SPLITS: dict[Official, tuple[Stems, Stems]] = {  # of normal and of anomalous im
 
 @pytest.fixture
 def visa(tmp_path: Path, write: Write) -> Path:
-    """Each object with four normal and two anomalous images; masks hold 0, 1 and 3."""
+    """Write two objects, each with four normal and two anomalous images. The masks hold the values 0, 1 and 3."""
     root = tmp_path / "VisA"
     for name in OBJECTS:
         for i in range(4):
@@ -80,7 +81,7 @@ def test_each_official_split_trains_on_normal_images_alone(visa: Path, split: Of
     assert source.remarks() == ([f"anomalous training images of {split} are left out: {left}"] if left else [])
 
 
-def test_any_class_of_a_mask_is_a_defect(visa: Path) -> None:
+def test_every_value_of_a_mask_above_0_is_a_defect(visa: Path) -> None:
     anomalous = [sample for sample in VisA(visa).samples() if sample.label]
     assert len(anomalous) == 4 and all(int(unwrap(read_truth(sample, (20, 24))).sum()) == 8 for sample in anomalous)
     data = AnomalyDataModule(VisA(visa, "candle"), View(16), loading=Loading(num_workers=0))
@@ -88,17 +89,19 @@ def test_any_class_of_a_mask_is_a_defect(visa: Path) -> None:
     assert [int(mask.sum()) for mask in batch.masks] == [0, 8, 8]
 
 
-def test_categories(visa: Path) -> None:
+def test_each_object_is_a_category_and_a_task(visa: Path) -> None:
     assert {s.category for s in VisA(visa, "pcb1").samples()} == {"pcb1"}
     assert VisA(visa).tasks() == {name: {"category": name} for name in OBJECTS}
-    assert VisA(visa.parent).samples() == VisA(visa).samples()  # a folder deeper
+    assert VisA(visa.parent).samples() == VisA(visa).samples()  # the root may be one folder higher
     with pytest.raises(UserError, match=r"no category nut in .*1cls.csv: there are candle, pcb1"):
         VisA(visa, "nut").samples()
 
 
 @pytest.mark.parametrize("split", ["1cls", "2cls_highshot"])
-def test_converted(tmp_path: Path, write: Write, write_mask: Write, split: Official) -> None:
-    """By spot-diff's prepare_data.py, masks of two-class splits lie in folders of the splits."""
+def test_the_layout_of_the_authors_script_is_read(
+    tmp_path: Path, write: Write, write_mask: Write, split: Official
+) -> None:
+    """The script is spot-diff's prepare_data.py. In two-class splits, the masks lie in one folder for each split."""
     two = split != "1cls"
     for name in OBJECTS:
         root = f"VisA_pytorch/{split}/{name}"
@@ -123,14 +126,14 @@ def test_converted(tmp_path: Path, write: Write, write_mask: Write, split: Offic
     for folder in (home, home / split):
         with pytest.raises(UserError, match=rf"neither VisA nor its conversion .*split_csv/{other}.csv"):
             VisA(folder, split=other).samples()
-    if not two:  # as others name the folder
+    if not two:  # other programs give the folder this name
         (home / split).rename(home / "visa")
         assert len(VisA(home / "visa").samples()) == len(VisA(home).samples()) == len(samples)
         (home / "visa").rename(home / split)
     assert len(VisA(home, split=split).remarks()) == two
 
 
-def test_what_does_not_fit_is_named(visa: Path) -> None:
+def test_wrong_rows_and_missing_files_are_named_in_the_error(visa: Path) -> None:
     table = visa / "split_csv" / "1cls.csv"
     lines = table.read_text().splitlines()
     table.write_text("\n".join([*lines, "candle,train,good,candle/x.JPG,"]))
