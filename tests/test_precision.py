@@ -66,7 +66,9 @@ def test_bf16_is_nearly_float32(
 ) -> None:
     rows = fit_and_test_again(small_models[method], "bf16-mixed", "cpu", images, tmp_path, monkeypatch)
     assert rows[1]["pixel_auroc"] == pytest.approx(rows[0]["pixel_auroc"], abs=0.01)
-    assert rows[1]["image_auroc"] == pytest.approx(rows[0]["image_auroc"], abs=0.1)  # 2 of 20 pairs of images
+    # 2 of 20 pairs of images; DeSTSeg's segmentation network has had few steps, and processors round differently
+    pairs = 3 if method == "DeSTSeg" else 2
+    assert rows[1]["image_auroc"] == pytest.approx(rows[0]["image_auroc"], abs=pairs / 20 + 1e-6)
     assert (rows[0] == rows[1]) == (method == "MKD")  # whose gradients are always taken in float32
 
 

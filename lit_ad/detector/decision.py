@@ -197,7 +197,7 @@ class Decision:
     def _keys(self, category: str | None) -> list[str]:
         """Return the keys of `by_hand` for a category; all keys for None, or if there is only one category."""
         if category is not POOLED and category not in self.scores:
-            raise UserError(f"this model has no category {category}, but {', '.join(self.scores)}")
+            raise UserError(f"this model has no category {category}: give one of {', '.join(self.scores)}")
         return ["", *self.scores] if category is POOLED or len(self.scores) == 1 else [category]
 
     def p_value(self, score: ArrayLike, category: str | None = POOLED) -> Any:

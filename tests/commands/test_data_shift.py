@@ -39,7 +39,7 @@ def test_a_folder_of_images_is_shifted_for_predict(
     ("words", "message"),
     [
         ([], r"give one data set to shift: lit-ad data shift PATH"),
-        (["IMAGES/nowhere"], "nowhere is no folder"),
+        (["IMAGES/nowhere"], "nowhere is not a folder"),
         (["IMAGES", "--strength", "2"], r"data shift: strength is 2.0, but it must lie above 0, and not above 1"),
         (["IMAGES", "--kind", "dusk"], "kind"),
         (["IMAGES", "--output", "IMAGES/test/dark"], r"test/dark lies in the data set .*: give another --output"),

@@ -170,9 +170,13 @@ def test_a_form_is_what_a_body_is(port: int) -> None:
 
 FILE = ("image", "part.png", b"x")
 FORMS = {
-    "nothing": (form(), 400, r"the form has no files, where one image is expected"),
+    "nothing": (form(), 400, r"the form has no files, but it must have one image"),
     "two files": (form(FILE, FILE), 400, r"the form has 2 files"),
-    "another field": (form(FILE, ("threshold", "", b"1")), 400, r"a field 'threshold', where one file and `category`"),
+    "another field": (
+        form(FILE, ("threshold", "", b"1")),
+        400,
+        r"a field 'threshold', but it may have one file and `category` only",
+    ),
     "an empty file": (form(("image", "part.png", b"")), 400, r"the form's file is empty; send an image file"),
     "too many bytes": (form(("image", "part.png", bytes(600_000))), 413, r"more than 0.5 MiB"),
     "no image": (form(FILE), 415, r"not an image of a known format"),

@@ -140,7 +140,7 @@ def test_impossible_thresholds_are_refused() -> None:
         with pytest.raises(UserError, match="a threshold is a finite number, not"):
             many().with_threshold(wrong)
     for change in (many().without_threshold, lambda name: many().with_threshold(1, name)):
-        with pytest.raises(UserError, match="this model has no category c, but a, b"):
+        with pytest.raises(UserError, match="this model has no category c: give one of a, b"):
             change("c")
 
 

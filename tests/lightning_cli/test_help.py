@@ -39,7 +39,7 @@ def test_help_has_one_line_for_each_key(monkeypatch: pytest.MonkeyPatch, capsys:
     assert len(shown) < 200
     assert max(map(len, shown)) <= 120
     assert any(
-        line.startswith("  --data.split.val_fraction ") and "[0.2] Part of the nominal" in line for line in shown
+        line.startswith("  --data.split.val_fraction ") and "[0.2] Fraction of the nominal" in line for line in shown
     )
     assert any(line.startswith("  --ckpt_path ") for line in shown)
     assert all(any(method in line for line in shown) for method in ("STFPM", "MKD", "Transformaly", "L2BT"))

@@ -314,7 +314,7 @@ def test_features_are_not_cached_where_disk_memory_or_directory_do_not_allow_it(
         monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(50 * 2**10))
         reason = f"the cache needs 30 KiB, more than half of the free disk, 50 KiB in {tmp_path / 'features'}"
     else:
-        monkeypatch.setattr(feature_cache, "memory", lambda: 50 * 2**10)
+        monkeypatch.setattr(feature_cache, "available_memory", lambda: 50 * 2**10)
         reason = "the cache needs 30 KiB, more than half of this machine's memory"
     assert start().taught == ["fill"] + ["train", "train", "val"] * 2
     assert len(said) == 1 and said[0].startswith(f"Features are not cached: {reason}")
