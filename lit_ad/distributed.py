@@ -75,8 +75,9 @@ def share_buffers(trainer: Any) -> None:
 def reduce_logged_metrics(trainer: Any) -> None:
     """Reduce the values that were logged with `sync_dist=True`.
 
-    Every process must call this before another collective at the end of an epoch: on the first process, the progress
-    bar may have reduced them already (see `shared_mean`).
+    Every process must call this before another collective at the end of an epoch. Each reduction is a collective, and
+    processes that run collectives in different orders wait for each other for ever. Without this call, the progress bar
+    may reduce the values on the first process before that other collective, and the other processes after it.
     """
     _ = trainer.callback_metrics  # computes them, if they are not computed yet
 

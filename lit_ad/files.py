@@ -168,7 +168,8 @@ class Writers:
             self.waiting.clear()
 
     def give_up(self) -> None:
-        """Wait until all jobs are done, after the run has failed: exceptions of jobs are dropped, the run's matters."""
+        """Wait until all jobs are done, after the run has failed. The exceptions of jobs are dropped, because the
+        exception of the run is raised."""
         with suppress(Exception):
             self.finish()
 

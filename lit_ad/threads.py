@@ -67,7 +67,8 @@ class Job:
         """Wait for the result, and return it. Raises the function's exception if it failed.
 
         Args:
-            limit: Seconds that a stage may take, counted from the call of `result` at the earliest. None: no limit.
+            limit: Seconds that a stage may take. The time counts from the beginning of the stage, or from the call of
+                `result` if that is later. None: no limit.
 
         Raises:
             TimeLimitError: A stage took longer.

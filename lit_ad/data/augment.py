@@ -22,7 +22,7 @@ os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # otherwise its import asks the ne
 import albumentations as A
 
 Augmentation: TypeAlias = A.BasicTransform | A.BaseCompose
-_TRIALS = 16  # number of test images that are augmented before a training
+_TRIALS = 16  # how many times noise is augmented in each of two ways, to try the transforms before a training
 
 
 class Augment:
@@ -91,7 +91,7 @@ class Augment:
             examples = " and ".join(f"{height}x{width}" for height, width in sorted(sizes)[:2])
             raise UserError(
                 f"data.augment turns images of {size[0]}x{size[1]} into several sizes, such as {examples}, but a batch "
-                "needs one size: give transforms that change the size p: 1.0, or set data.batch_size to 1"
+                "needs one size: set p: 1.0 for each transform that changes the size, or set data.batch_size to 1"
             )
 
 

@@ -40,11 +40,11 @@ class AnomalyDataModule(L.LightningDataModule):
         source: The data set: lit_ad.data.MVTec, Folder, Demo, or your own Source.
         view: How images become network inputs: the model's own view, `model.view`.
         batch_size: Images in a training batch, on each device; tiles if the view has some.
-        augment: Augmentation of training images: albumentations' transforms, each a class_path with init_args, which
-            must keep uint8; a file that albumentations' A.save wrote; or a kind of lit_ad.data.Light, such as light,
-            for other light in every epoch.
-        unrelated: Folder of any photographs, at any depth, for methods whose student must not learn them (EfficientAD).
-            Each training image gets one, another in each epoch.
+        augment: Augmentation of training images: albumentations' transforms, each a class_path with init_args; a file
+            that albumentations' A.save wrote; or a kind of lit_ad.data.Light, such as light, to change the lighting in
+            every epoch. The transforms must keep uint8.
+        unrelated: Folder of any photographs, for methods whose student must not learn them (EfficientAD). Photographs
+            in subfolders count too. Each training image gets one, another in each epoch.
         corrupt: Makes defects for methods that learn from them: lit_ad.data.Perlin or CutPaste. Each training image
             gets a corrupted copy, with another defect in each epoch; data.unrelated gives textures.
         predict_path: Folder of images, or one image, for predict. None: the test images.
@@ -165,7 +165,7 @@ class AnomalyDataModule(L.LightningDataModule):
         """Return the same for the validation images, or their tiles. `numbers`: indices of the images; None: all."""
         items = self._items("val", plain=True)
         if numbers is not None and items.tiles is not None:
-            numbers = items.tiles.of_images(numbers)
+            numbers = items.tiles.numbers_of_images(numbers)
         return self.loaders.share(items, self.batch_size, numbers)
 
     @property

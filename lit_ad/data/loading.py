@@ -29,8 +29,9 @@ class Loading:
 
     Args:
         eval_batch_size: Images in a batch of validation, test and predict. None: data.batch_size, or 1 with tiles.
-        num_workers: Number of processes that load images. None: 0 if images are cached and not augmented, otherwise one
-            less than this process has cores, at most 4. If a CPU validates, tests or predicts, threads load instead.
+        num_workers: Number of processes that load images. None: 0 if images are cached and not augmented, or if this
+            process has one core; otherwise the number of cores of this process minus 1, at most 4. If networks run on
+            the CPU, validation, test and predict use threads instead.
         cache_images: Keep decoded and resized training and validation images in RAM (3 bytes for each pixel, once in
             each training process). None: if the view has a size or tiles, and all images need at most 1 GiB.
         balanced: Take the same number of images from each category in an epoch: small categories repeat, and of large
@@ -151,7 +152,8 @@ class Loaders:
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=_use_one_thread,
-            generator=torch.Generator().manual_seed(self.seed),  # without it, each epoch uses the model's randomness
+            # Without it, each epoch draws from torch's global generator, from which the model draws too.
+            generator=torch.Generator().manual_seed(self.seed),
             **options,
         )
 
@@ -221,8 +223,9 @@ class TrainLoader(DataLoader[Batch]):
 class ThreadLoader(DataLoader[Batch]):
     """A loader whose threads read the next batch while the networks run on the CPU.
 
-    Threads instead of worker processes: a forked worker copies the networks' memory page by page, 25 % of a test on a
-    CPU. It is not for training, because augmentations have a random state that threads must not share.
+    Threads instead of worker processes: a forked worker copies the networks' memory page by page, which takes 25 % of
+    the time of a test on a CPU. It is not for training, because augmentations have a random state that threads must not
+    share.
     """
 
     dataset: Items  # type: ignore[assignment]

@@ -15,9 +15,9 @@ from lit_ad.data.sources.pages import split_pages
 from lit_ad.data.sources.source import Source, check_root, check_samples
 from lit_ad.errors import UserError, check_number
 
-_UNDECIDED = (
-    "Or train on it without a threshold, by data.split.val_fraction 0 and without decision.folds: lit-ad recalibrate "
-    "sets one later, by other good images"
+_WITHOUT_THRESHOLD = (
+    "Or set data.split.val_fraction to 0, and leave out decision.folds, to train without a threshold; `lit-ad "
+    "recalibrate` can set one later from other good images"
 )
 
 
@@ -145,7 +145,7 @@ def assign_folds(samples: list[Sample], folds: int | Literal["leave-one-out"], s
     if most < 2:
         raise UserError(
             "decision.folds needs two nominal images (or items) of a category, one to train on and one to score, but "
-            f"each category has only one: give another image. {_UNDECIDED}"
+            f"each category has only one: give another image. {_WITHOUT_THRESHOLD}"
         )
     count = most if folds == "leave-one-out" else folds
     if count > most:
@@ -235,7 +235,7 @@ def _single_error(category: str, samples: list[Sample]) -> UserError:
     if len(samples) == 1:
         return UserError(
             f"{subject} has one nominal training image, {samples[0].image}, but it takes two or more: one is kept for "
-            f"validation. {_UNDECIDED}"
+            f"validation. {_WITHOUT_THRESHOLD}"
         )
     return UserError(
         f"{subject} has one item to train on, {samples[0].item}, but it takes two or more: one is kept for validation "

@@ -56,7 +56,11 @@ class Decision:
     """The thresholds of a detector, and the held-out numbers that they come from. The module's docstring says what a
     decision guarantees.
 
-    All mappings are by category; "" is the category of images that have none.
+    All mappings are by category; "" is the category of images that have none. In `by_hand` and `pixels_by_hand`, the
+    threshold of "" is also that of images whose category is not known.
+
+    Methods take a category, by default POOLED, which is None. It stands for all categories together: all held-out
+    images set its threshold, which is for images whose category is not known.
 
     Args:
         scores: The scores of the nominal held-out images, (n,) for each category.
@@ -65,14 +69,15 @@ class Decision:
         false_alarm: The rate of nominal images that may be called anomalous. It is also the rate of `pixel_rule`.
         also_chosen: What else was chosen on the held-out images, one phrase each: the rate is then approximate. Empty:
             it is exact.
-        by_hand: Image thresholds that a person set in place of those from the rate. Under "" is the threshold of images
-            whose category is not known.
+        by_hand: Image thresholds that a person set in place of those from the rate.
         pixels_by_hand: Pixel thresholds that a person set, in the same way.
         folds: How many images each fold has. A training left them out and scored them; then all of them trained the
             detector. Empty: the images took no part in training.
-        peaks: For each map, the highest value at which it has a region of `pixel_rule.area` pixels, (n,).
+        peaks: For each map, the highest value v for which the pixels >= v have a connected region of at least
+            `pixel_rule.area` pixels, (n,). Empty: not measured, since only `pixel_rule.kind` "region" needs them.
         pixels: The histogram of the maps' pixels.
-        grains: For each map, how many pixels its highest peak has, (n,) (`held_out.measure_grain`).
+        grains: For each map, the number of pixels of the region around its maximum, (n,): those connected to the
+            maximum that are at least half as high over the map's 99 % quantile (`held_out.measure_grain`).
         pixel_rule: The rule by which pixels are called anomalous.
         confidence: The probability, over the draw of the held-out images, that the rate of this detector is at most
             `false_alarm`. None: only the mean rate over detectors is at most `false_alarm`.
@@ -159,7 +164,7 @@ class Decision:
 
         Args:
             threshold: The new threshold.
-            category: The category that it is for. None: all.
+            category: The category that it is for. POOLED: all.
             pixels: Whether it is a pixel threshold; else it is an image threshold.
 
         Raises:
@@ -183,7 +188,8 @@ class Decision:
         return replace(self, pixels_by_hand={**self.pixels_by_hand, **changed})
 
     def without_threshold(self, category: str | None = POOLED) -> "Decision":
-        """Return this decision without the thresholds set by hand of a category, or of all (None): the rate sets them.
+        """Return this decision without the thresholds set by hand of a category, or of all (POOLED): the rate sets
+        them.
 
         Raises UserError if the category is not known.
         """
@@ -195,7 +201,7 @@ class Decision:
         return replace(self, by_hand=images, pixels_by_hand=pixels)
 
     def _keys(self, category: str | None) -> list[str]:
-        """Return the keys of `by_hand` for a category; all keys for None, or if there is only one category."""
+        """Return the keys of `by_hand` for a category; all keys for POOLED, or if there is only one category."""
         if category is not POOLED and category not in self.scores:
             raise UserError(f"this model has no category {category}: give one of {', '.join(self.scores)}")
         return ["", *self.scores] if category is POOLED or len(self.scores) == 1 else [category]
@@ -266,12 +272,13 @@ class Decision:
         return self.pixel_decision.colour_range(category)
 
     def smallest_rate(self, category: str | None = POOLED) -> float:
-        """Return the lowest false-alarm rate that n held-out images allow: 1 / (n + 1) in the mean, or a higher rate
-        if a confidence is asked for."""
+        """Return the lowest false-alarm rate that n held-out images allow: 1 / (n + 1) if no confidence is asked for,
+        else the rate that they can promise with that confidence."""
         return smallest_rate(len(select_category(self.scores, category)), self.confidence)
 
     def kept_rate(self, category: str | None = POOLED) -> float:
-        """Return the false-alarm rate that holds: the one asked for, or the lowest that the held-out images allow."""
+        """Return the false-alarm rate in effect: the one asked for, or the lowest that the held-out images allow, if
+        that is higher."""
         return max(self.false_alarm, self.smallest_rate(category))
 
     def to_dict(self) -> dict[str, Any]:

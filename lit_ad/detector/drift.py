@@ -7,7 +7,8 @@ the test runs (Ville's inequality).
 - `DriftTest` bets on the ranks of scores below the threshold: a conformal test martingale (Vovk et al., 2005, 2021,
   https://arxiv.org/abs/2102.10439). Scores at or above the threshold do not count, so that defects raise no alarm.
   Given the threshold, the held-out scores below it and the scores of new nominal images below it are exchangeable,
-  whatever their distribution. So the smoothed rank p of each is exactly uniform, and independent of those before it.
+  whatever their distribution. For each score, p is the share of the remembered scores, and of itself, that are higher;
+  ties are broken at random, also the tie with itself. So p is exactly uniform, and independent of the p before it.
 - `ShareTest` bets on the verdicts, against a rate that the user states.
 
 `DriftTest` assumes that nominal images come in random order (parts of one supplier after those of another are a drift)
@@ -15,7 +16,8 @@ and that few defects score below the threshold. It cannot detect changes that le
 
 If all capital were bet from the first image on, a long quiet time would use it up, and a later change would be found
 late. So a part of the capital, 100 / (100 + t) after t images, waits for later images. This is a mixture over the bets
-and over the images at which they begin, and also a martingale. `benchmarks/drift.py` compares the two.
+and over the images at which they begin, and also a martingale. `benchmarks/drift.py` compares it with the same mixture
+that bets all capital from the first image on.
 """
 
 import math
@@ -31,7 +33,8 @@ from lit_ad.detector.guarantee import count_folds
 from lit_ad.detector.thresholds import Floats, refuse_not_finite, select_category
 from lit_ad.errors import check_number
 
-POWERS = np.array([*np.linspace(0.05, 0.95, 10), 1.5, 2.0, 3.0])  # below 1: higher scores; above: lower ones
+# The powers of the bets. A power below 1 gains if scores become higher; one above 1, if they become lower.
+POWERS = np.array([*np.linspace(0.05, 0.95, 10), 1.5, 2.0, 3.0])
 LOG_POWERS = np.log(POWERS)
 ODDS = np.array([1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0])  # multiples of the odds of the stated rate
 SPENT_HALF = 100  # the number of images after which half of the capital has been bet
@@ -45,7 +48,9 @@ class Alarm:
 
     image: int  # the number of the image that raised it, among the images that the test counts; the first is 1
     time: float  # the time that was given with that image
-    since_image: int  # the number of the image at which the change began, by the bet that has gained most since then
+    # An estimate of the image at which the change began: the first one after the capital of the best bet was lowest.
+    # The best bet is the one that has gained most since its own lowest capital.
+    since_image: int
     since: float  # the time of that image
 
 
@@ -116,8 +121,9 @@ class Capital:
 class DriftTest:
     """Tests whether scores below the threshold are still distributed as those of the held-out images.
 
-    Memory is bounded: the test remembers `members` scores. Beyond that, with each new score one drawn at random is
-    forgotten, which may be the new one. The others stay exchangeable with the next score, so p stays exactly uniform.
+    Memory is bounded: the test remembers `members` scores. When the memory is full, the test adds the new score, and
+    then forgets one score at random, perhaps the new one. The others stay exchangeable with the next score, so p stays
+    exactly uniform.
 
     Args:
         held_out: The scores of held-out nominal images (n,), in any order.
@@ -173,8 +179,8 @@ class DriftTest:
         """Bet on the score of an image.
 
         Returns:
-            The smoothed rank p of the score, in (0, 1]. None: the score does not count, since it is not below the
-            threshold.
+            p of the score, in (0, 1], as the module's docstring says. None: the score does not count, since it is not
+            below the threshold.
 
         Raises:
             NotFiniteError: The score is NaN or infinite.

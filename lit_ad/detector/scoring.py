@@ -92,7 +92,7 @@ def judge_tiles(network: Network, image: Any, box: Box, card: Card) -> Judgement
     top, left, bottom, right = box
     grid = card.view.grid((bottom - top, right - left))
     assert grid is not None
-    worst: dict[str, Any] = {}  # the maximum of each score over the tiles; "" is the network's own score
+    maxima: dict[str, Any] = {}  # the maximum of each score over the tiles; "" is the network's own score
 
     def run_tiles() -> Iterator[Floats | None]:
         for tiles in grid.batches(image[:, top:bottom, left:right], card.view.tile_batch):
@@ -100,7 +100,7 @@ def judge_tiles(network: Network, image: Any, box: Box, card: Card) -> Judgement
             named = dict(output.parts) if output.score is None else {**output.parts, "": output.score}
             for name, scores in named.items():
                 highest = np.max(scores) if np.isfinite(scores).all() else np.nan
-                worst[name] = np.maximum(worst.get(name, -np.inf), highest)  # NaN stays NaN
+                maxima[name] = np.maximum(maxima.get(name, -np.inf), highest)  # NaN stays NaN
             yield output.anomaly_map
 
     maps = run_tiles()
@@ -111,9 +111,9 @@ def judge_tiles(network: Network, image: Any, box: Box, card: Card) -> Judgement
     else:
         network_map = np.zeros(image.shape[-2:], np.float32)
         network_map[top:bottom, left:right] = grid.stitch(chain([first], maps))[0, 0]
-    own_score = worst.pop("", None)
+    own_score = maxima.pop("", None)
     score = _final_score(network_map, None if own_score is None else float(own_score), box, card)
-    return Judgement(network_map, score, box, {name: float(value) for name, value in worst.items()})
+    return Judgement(network_map, score, box, {name: float(value) for name, value in maxima.items()})
 
 
 def _final_score(network_map: Floats | None, own_score: float | None, box: Box, card: Card) -> float:

@@ -61,7 +61,7 @@ def read_within_limits(read: Callable[[], T]) -> T:
         if not is_limit(error):
             raise
     try:
-        with PILLOW.raised():
+        with PILLOW.replaced():
             return read()
     except ValueError as error:
         if not is_limit(error):
@@ -80,15 +80,15 @@ def is_limit(error: Exception) -> bool:
 
 
 class _PillowLimits:
-    """Sets Pillow's global limits to ours while a thread is inside `raised`, and restores them afterwards."""
+    """Sets Pillow's global limits to ours while a thread is inside `replaced`, and restores them afterwards."""
 
     def __init__(self) -> None:
         self.lock, self.readers = Lock(), 0
 
     @contextmanager
-    def raised(self) -> Iterator[None]:
-        """Raise the limits. Several threads may be inside at the same time: none waits until another has read its
-        file."""
+    def replaced(self) -> Iterator[None]:
+        """Replace Pillow's limits by ours. Several threads may be inside at the same time: none waits until another has
+        read its file."""
         metadata = int(2**20 * read_limit(METADATA))
         with self.lock:
             self.readers += 1

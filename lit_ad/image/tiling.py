@@ -150,13 +150,16 @@ class Tiles:
         """Return the number of the image to which a tile belongs."""
         return bisect_right(self.ends, index)
 
-    def of_images(self, numbers: Collection[int]) -> list[int]:
-        """The tiles of the images with these numbers, in order."""
+    def numbers_of_images(self, numbers: Collection[int]) -> list[int]:
+        """Return the numbers of the tiles of the images with these numbers, in order."""
         wanted = set(numbers)
         return [index for index in range(len(self)) if self.image(index) in wanted]
 
     def cut(self, image: Any, index: int, key: Sequence[int]) -> Any:
-        """Cut a tile out of its image, (C, H, W) -> (C, tile, tile). Random crops are the same for the same key."""
+        """Cut the tile with number `index` out of its image, (C, H, W) -> (C, tile, tile).
+
+        `key`: seed and epoch. Equal keys give equal random crops.
+        """
         number = self.image(index)
         grid = self.grids[number]
         assert tuple(image.shape[-2:]) == grid.size, "the image that the tiles were laid out for"

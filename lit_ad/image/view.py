@@ -24,6 +24,9 @@ from lit_ad.image.roi import CODE, Roi, encode_mask, parse_roi, values_inside
 from lit_ad.image.tiling import Grid
 
 Box = tuple[int, int, int, int]  # top, left, bottom, right: the slice [top:bottom, left:right]
+# A box holds an image's content in a `canvas`, which is the Size (height, width) of the network's input: content and
+# padding. With tiles, it is the size of the input that is cut into tiles. In `View.content` and `View.check_size` it is
+# the size before it becomes a `multiple`, and before `crop`.
 Floats = NDArray[np.float32]
 SMALLEST_SIDE = 8  # pixels; a smaller image has no texture but that of the interpolation
 _WINDOW_IMAGES = 100  # how many images an automatic window is computed from
@@ -279,7 +282,7 @@ def original_map(anomaly_map: Floats, canvas: Size, box: Box, size: Size, roi: R
     """Return a map at the image's own size, (h, w) -> (H0, W0), without padding.
 
     Outside a region of interest it has the lowest value that it has inside. The map is first resized to the network's
-    input, whether or not there is padding, because the peaks of a bilinear map depend on the sizes in between.
+    input, whether or not there is padding, because two bilinear resizes give other peaks than one.
 
     Args:
         anomaly_map: (h, w), of one network input.

@@ -49,7 +49,7 @@ class Method(L.LightningModule):
 
     logged = ("train/loss", "train/loss_step", "train/loss_epoch", "val/loss")  # names of values that training logs
     needs_pixels = True  # False: `compare` reads the features only, so that a cache of them replaces the images
-    top = 0.0  # an image's score is the mean of this fraction of its map's pixels, the highest; 0: the maximum
+    top = 0.0  # an image's score is the mean of its map's highest pixels: this fraction of all, but at least one
     clip: float | None = None  # the largest norm of a step's gradient; trainer.gradient_clip_val overrides it
     map_scored = True  # True: an image's score is computed from its map; False: `detect` returns its own scores
     teacher: Teacher  # the only or the first one; `teachers()` returns all
@@ -86,8 +86,8 @@ class Method(L.LightningModule):
     # What a method overrides if its paper needs more.
 
     def score(self, anomaly_map: Tensor) -> Tensor:
-        """Score each image by its map, (B, 1, h, w) -> (B,): the mean of the fraction `top` of its pixels, the highest,
-        and of at least one pixel."""
+        """Score each image by its map, (B, 1, h, w) -> (B,): the mean of its highest pixels: the fraction `top` of all
+        pixels, but at least one."""
         values = anomaly_map.flatten(1)
         count = int(self.top * values.shape[1])
         return values.amax(dim=1) if count < 2 else values.topk(count, dim=1, sorted=False).values.mean(dim=1)
@@ -139,7 +139,8 @@ class Method(L.LightningModule):
     # From images to judgements. `detector.scoring` defines how maps and scores become the judgement of an image.
 
     def predict(self, images: Tensor, features: list[Tensor] | None = None) -> Prediction:
-        """Return map and score of images (B, 3, H, W) in [0, 1]. `features` saves the run of the frozen part."""
+        """Return map and score of images (B, 3, H, W) in [0, 1]. If `features` are given, the frozen part does not
+        run."""
         return self.detect(self.compare(images, self.describe(images) if features is None else features))
 
     def assess(self, images: Tensor, features: list[Tensor] | None = None) -> tuple[Prediction, Tensor]:

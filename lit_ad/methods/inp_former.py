@@ -48,7 +48,8 @@ class INPFormer(Method):
             target, the mean of the late half the other. None: eight from a sixth to three quarters of the depth, 2 to 9
             of 12.
         prototypes: Number of prototypes of an image.
-        gather: Weight of the gather loss beside the restoration loss: the mean distance of patches to their prototypes.
+        gather: Weight of the gather loss, the mean distance of patches to their nearest prototype. The restoration loss
+            has weight 1.
         power: A patch's gradient is multiplied by (distance / mean distance of the batch)^power. 0: no weighting.
         lr: The highest learning rate.
         final_lr: Learning rate of the last step; the rate falls to it by a cosine.

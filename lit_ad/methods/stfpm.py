@@ -25,7 +25,7 @@ class STFPM(Method):
         taps: Pyramid levels, by timm's numbers: 1 to 3 have strides 4, 8 and 16.
         weights: Source of the teacher's weights: hub, hf-hub:OWNER/REPO, pip:PACKAGE, or a file.
         view: How images become network inputs.
-        lr: Learning rate of SGD. Its three values are from section 4.1 of the paper.
+        lr: Learning rate of SGD. The defaults of lr, momentum and weight_decay are from section 4.1 of the paper.
         momentum: Momentum of SGD.
         weight_decay: Weight decay of SGD.
     """

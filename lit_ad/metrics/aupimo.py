@@ -125,7 +125,9 @@ class AUPIMO(ListState):
         if not good or not bad:
             return {}
         thresholds, rates = _shared_rates([(kept, count_represented(len(kept), n, 0.5) / n) for kept, n in good])
-        infinity = np.float32(np.inf)  # the lowest threshold that keeps a rate is right above the last score over it
+        infinity = np.float32(np.inf)
+        # For each rate of _DRAWN: the lowest threshold whose own rate does not exceed it lies just above the highest
+        # nominal score whose rate exceeds it.
         cuts = np.append(-infinity, np.nextafter(thresholds, infinity))[np.searchsorted(-rates, -_DRAWN)]
         overlaps = [share_above(kept, count_represented(len(kept), n, 0.5), cuts) for kept, n in bad]
         return {"pimo": (_DRAWN, np.mean(overlaps, 0))}
@@ -133,7 +135,8 @@ class AUPIMO(ListState):
     def _areas(self, groups: Iterable[str] | None, nominal: float = 0.5, anomalous: float = 0.5) -> Floats:
         """Return the areas of the groups' A anomalous images, (A,).
 
-        `nominal`, `anomalous`: the fraction `above` of `count_represented`, for images of either kind.
+        `nominal`, `anomalous`: the argument `above` of `count_represented`, for nominal and for anomalous images. Of
+        the dropped scores between two kept ones, this fraction counts as the higher one.
         """
         good, bad = self._members(groups)
         if not good or not bad:
@@ -152,7 +155,8 @@ class AUPIMO(ListState):
         scores = np.split(self._joined("scores"), np.cumsum(lengths)[:-1]) if lengths else []
         names, wanted = decode_names(self._joined("names")), None if groups is None else set(groups)
         members = [i for i, name in enumerate(names) if wanted is None or name in wanted]
-        members.sort(key=lambda i: scores[i].tobytes())  # an order that does not depend on the processes: sums do on it
+        # Floating-point sums depend on the order. This order is the same for any number of processes.
+        members.sort(key=lambda i: scores[i].tobytes())
         good, bad = ([(scores[i], int(pixels[i])) for i in members if labels[i] == label] for label in (0, 1))
         return good, bad
 
@@ -197,9 +201,11 @@ def _shared_rates(images: list[tuple[Scores, Floats]]) -> tuple[Scores, Floats]:
 
 
 def _axis_above(rates: Floats, bounds: tuple[float, float]) -> tuple[Floats, Floats]:
-    """Return the part of the logarithmic axis on which a pixel is found, for every place of its score.
+    """Return, for each possible position of a pixel's score among the thresholds, the share of the logarithmic axis on
+    which the pixel is found.
 
-    If nominal scores equal the pixel's, the curve rises along a line, so that the pixel is found on half of that step.
+    If nominal pixels have the same score, the curve rises along a line from the rate above that score to the rate at
+    it. This step counts half if the whole step lies on the axis, and not at all if it begins at a rate of 0.
 
     Args:
         rates: The false positive rates at t ascending thresholds: descending (t,).
@@ -209,7 +215,7 @@ def _axis_above(rates: Floats, bounds: tuple[float, float]) -> tuple[Floats, Flo
         For scores between two thresholds, from below all of them to above all: (t + 1,). For scores equal to one: (t,).
     """
     low, high = np.log(bounds[0]), np.log(bounds[1])
-    ends = np.append(np.log(rates), -np.inf)  # the right end of each step; the next one is its left end
+    ends = np.append(np.log(rates), -np.inf)  # ends[i] is the right end of step i, ends[i + 1] its left end
     clear = (high - np.clip(ends, low, high)) / (high - low)
     right, left = ends[:-1], ends[1:]
     clipped_left, clipped_right = np.clip(left, low, high), np.clip(right, low, high)

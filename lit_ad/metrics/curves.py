@@ -1,9 +1,11 @@
 """Areas under curves, from counts of scores in cells, with bounds of the error that cells cause.
 
 In all functions, `nominal` and `anomalous` (..., R) count pixels (or images, or bootstrap weights) in each of R cells,
-by ascending score. Scores of one cell count as equal, which is exact if the cell holds one value. `nominal_tied` and
-`anomalous_tied` are the numbers of scores of a cell that are known to be equal. The others may lie anywhere in the
-cell, so the true curve lies between the curves of their best and their worst order. Undefined values are NaN.
+by ascending score. A cell is a range of scores (see `histogram`). Scores of one cell count as equal, which is exact if
+the cell holds one value. `nominal_tied` and `anomalous_tied` are the numbers of scores of a cell that are known to be
+equal. The others may lie anywhere in the cell, so the true curve lies between the curves of their best and their worst
+order. In the best order, the other nominal scores of a cell lie below its anomalous ones; in the worst, above.
+Undefined values are NaN.
 """
 
 from collections.abc import Callable

@@ -1,17 +1,19 @@
 """A histogram of scores that adapts to them, merges exactly, and never depends on the order of its input.
 
-A *cell* is the set of scores whose ordered keys have the same top `bits` bits. A row counts the scores of one cell in
-one *stratum* (nominal pixels, anomalous pixels, or regions of one size). Empty cells have no row, so scores in a narrow
-range get as many cells as scores over many octaves. All rows have the same `bits`: the largest number that keeps the
-table within its budget of rows. With 32 bits nothing is lost: every distinct score has its own row.
+A *cell* is the set of scores whose ordered keys have the same top `bits` bits (the ordered key of a float32 score is a
+uint32 with the same order, see `keys`). A row counts the scores of one cell in one *stratum* (nominal pixels, anomalous
+pixels, or regions of one size). Empty cells have no row, so scores in a narrow range get as many cells as scores over
+many octaves. All rows have the same `bits`: the largest number that keeps the table within its budget of rows. With 32
+bits nothing is lost: every distinct score has its own row.
 
 Why the order does not matter: more data never needs fewer rows, so `bits` only falls, and cells of fewer bits are
 unions of cells of more bits. So the table is always the histogram of all data, at the finest resolution that all data
 allow, however the data were cut into batches or processes. All entries are int64 sums.
 
-Votes: a row can also count, for each cleared bit, the scores that had this bit set. They show whether a cell holds
-(almost) one value. A score that differs from the cell's most common value does so in at least one bit, so the number of
-such scores is at most the sum of the bits' minorities. This keeps many equal scores exact in a coarse table.
+Votes: for each cleared bit (each of a key's lowest 32 - `bits` bits), a row can also count the scores with a 1 there.
+They show whether a cell holds (almost) one value. The smaller number of the scores with a 1 and of those with a 0 is
+the bit's minority. The number of scores that differ from the cell's most common value is at most the sum of all
+minorities, because each of them differs in at least one bit. This keeps many equal scores exact in a coarse table.
 """
 
 from bisect import bisect_left

@@ -120,11 +120,11 @@ def test_other_errors_are_not_retried() -> None:
     assert len(calls) == 1 and not isinstance(caught.value, TooLarge)
 
 
-def test_threads_share_the_raised_limits_and_restore_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_share_the_replaced_limits_and_restore_them(monkeypatch: pytest.MonkeyPatch) -> None:
     before, both_in, one_out = state(), Barrier(2), Barrier(2)
 
     def stay(first: bool) -> tuple[int | None, int, int]:
-        with PILLOW.raised():
+        with PILLOW.replaced():
             both_in.wait(10)
             if first:
                 inside = state()
