@@ -221,7 +221,7 @@ def test_the_gallery_is_sorted_and_filtered(driver: Any, files: dict[str, Path],
     choose(driver, "sort", "error")
     assert shown(driver) == sorted(range(len(images)), key=lambda number: -images[number].wrong_by)
     choose(driver, "filter", "misses")
-    assert [images[number] for number in shown(driver)] == [one for one in run[1].misses(99) if one.label]
+    assert [images[number] for number in shown(driver)] == [one for one in run[1].worst_wrong_verdicts(99) if one.label]
     choose(driver, "filter", "all")
     choose(driver, "sort", "defect")
     kinds = [(images[number].category, images[number].defect) for number in shown(driver)]

@@ -13,7 +13,9 @@ from lit_ad.data.sources.from_config import make_source
 from lit_ad.errors import UserError, check_number
 from lit_ad.files import atomic_write
 
-_MOST_FOLDS = 4  # with few shots: 2, 4, 8 and 16 images make equal folds, for which the guarantee is stronger
+# The largest number of folds for shots. 2, 4, 8 or 16 images divide into folds of equal size, and equal folds give a
+# stronger guarantee.
+_MOST_FOLDS = 4
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,9 @@ class Task:
 
     Args:
         source: The source of images, as class_path and init_args.
-        shots: Number of nominal images of each category, which the cell's seed draws. All of them train, and decide by
-            folds; a single image cannot decide. None: all images, split as the method's config says.
+        shots: Number of nominal images of each category, which the cell's seed draws. All of them are used for
+            training. Folds set the threshold. With one image there are no folds, so no threshold is set. None: all
+            images, split as the method's config says.
     """
 
     source: dict[str, Any]
@@ -119,8 +122,9 @@ def make_cell(output: Path, method: str, spec: MethodSpec, name: str, task: Task
     words = [word.partition("=")[0] for word in spec.arguments]
     if clock and (config.get("decision", {}).get("folds") or "--decision.folds" in words):
         raise UserError(
-            f"budget.{clock} ends each training at another step, but decision.folds{' of shots' if task.shots else ''} "
-            "needs trainings of one length: give budget.epochs, or --trainer.max_steps as an argument"
+            f"With budget.{clock}, each training ends at a different step. Folds (decision.folds"
+            f"{', used for shots' if task.shots else ''}) need trainings of equal length: give budget.epochs, or "
+            "--trainer.max_steps as an argument"
         )
     if budget.epochs is not None:
         trainer |= {"max_epochs": budget.epochs, "max_steps": -1}

@@ -46,9 +46,9 @@ def run_cells(
     Raises:
         UserError: Cells failed.
     """
-    places = make_environments(jobs)
+    environments = make_environments(jobs)
     waiting = [cell for number, cell in enumerate(cells) if number in share and not cell.finished]
-    free, running = list(range(len(places))), dict[int, tuple[Cell, subprocess.Popen[bytes]]]()
+    free, running = list(range(len(environments))), dict[int, tuple[Cell, subprocess.Popen[bytes]]]()
     done = len(share) - len(waiting)
     write_tables_locked(cells, output, metrics, published)
     print(
@@ -60,14 +60,14 @@ def run_cells(
     try:
         while waiting or running:
             while waiting and free:
-                place, cell = free.pop(0), waiting.pop(0)
+                slot, cell = free.pop(0), waiting.pop(0)
                 print(f"{cell.name}: starts", flush=True)
-                running[place] = (cell, _start_cell(cell, places[place]))
-            for place, (cell, process) in list(running.items()):
+                running[slot] = (cell, _start_cell(cell, environments[slot]))
+            for slot, (cell, process) in list(running.items()):
                 if process.poll() is None:
                     continue
-                del running[place]
-                free.append(place)
+                del running[slot]
+                free.append(slot)
                 _record_failure(cell, process.returncode)
                 write_tables_locked(cells, output, metrics, published)
                 clock.ended += 1
@@ -135,16 +135,20 @@ def print_stopped(cells: list[Cell], output: Path) -> None:
 
 
 def make_environments(jobs: int) -> list[dict[str, str]]:
-    """Return an environment for each cell that runs at a time: one of the GPUs in turn, or a share of the cores."""
+    """Return one set of environment variables for each parallel job.
+
+    Each set names one GPU if there is any. With several jobs, it also limits the number of threads, unless
+    OMP_NUM_THREADS is set already.
+    """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
-    places = []
-    for place in range(jobs):
-        variables = {"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]} if gpus else {}
+    environments = []
+    for job in range(jobs):
+        variables = {"CUDA_VISIBLE_DEVICES": gpus[job % len(gpus)]} if gpus else {}
         if jobs > 1 and "OMP_NUM_THREADS" not in os.environ:
             variables["OMP_NUM_THREADS"] = str(max(1, cores() // jobs))
-        places.append({**environment_without_launcher(), **variables})
-    return places
+        environments.append({**environment_without_launcher(), **variables})
+    return environments
 
 
 def _start_cell(cell: Cell, environment: dict[str, str]) -> subprocess.Popen[bytes]:

@@ -242,7 +242,8 @@ def _write_markdown(
     methods, tasks = _list_methods_and_tasks(cells)
     lines = [
         "Mean ± standard deviation over seeds. [Low, high]: 95 % interval of image AUROC over images, by bootstrap.",
-        "The mean over tasks is given if all tasks of a seed have finished. The end says why a cell is empty.",
+        "The mean over tasks is given if all tasks of a seed have finished. If a field is empty, the section Missing "
+        "at the end of this file says why.",
         *(f"Published, {method}: {entry['source']}." for method, entry in published.items() if entry.get("source")),
     ]
     for metric, by_method in summary.items():

@@ -94,7 +94,7 @@ def grow(
                 print(f"The new detector is compared with version {before}, which is shipped, not with {run}")
             growth = gather_images(splits, journal, held_out == "new", seed, compared)
             counts = ", ".join(f"{count} {split}" for split, count in growth.joined.items() if count)
-            print(f"New images of the line, by what they are for: {counts or 'none that are not known already'}")
+            print(f"New images by split: {counts}" if counts else "There are no new images")
             home = next_folder(journal)
             _train(run, home, growth, int(checkpoint["global_step"]) + steps)
             new = Detector.load(home)
@@ -110,7 +110,7 @@ def grow(
             f"The growth was stopped and left nothing in {journal}: repeat the command to start again", file=sys.stderr
         )
         raise
-    headers = ["wrong verdicts", "images", "old", "old, thresholds anew", "new", "95 % interval of new"]
+    headers = ["wrong verdicts", "images", "old", "old, with new thresholds", "new", "95 % interval of new"]
     print(tabulate(to_rows(comparisons), headers=headers))
     if aurocs:
         print(f"Image AUROC on the old test: {aurocs['old']:.4f} old, {aurocs['new']:.4f} new")
@@ -187,7 +187,8 @@ def register(journal: Path, detector: Detector, checkpoint: Path, **values: Any)
 
 
 def _keep_images(journal: Path, number: int, splits: Splits) -> None:
-    """Keep the table of a version's images, so that none of them compares a later version with it by mistake."""
+    """Save the list of this version's images. A later comparison then uses no image that trained this version or set
+    its threshold."""
     version = find_version(journal, number)
     if find_images(journal, version) is None:
         write_samples(with_splits(splits), find_file(journal, version).parent / IMAGES)

@@ -63,7 +63,8 @@ COMMANDS = {
         "print what a service's journal holds, or reset its tests for drift: DIR", "commands.journal.journal"
     ),
     "grow": _Command(
-        "train a detector on with confirmed images of its line, and ship it if it is no worse: RUN --journal DIR",
+        "continue the training of a detector with confirmed images of its production line, and ship it if it is no "
+        "worse: RUN --journal DIR",
         "commands.grow.grow",
     ),
     "recalibrate": _Command(

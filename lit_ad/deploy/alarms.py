@@ -1,4 +1,5 @@
-"""Details of a drift alarm: pictures from before and after the change, and how the looks of the images changed."""
+"""Details of a drift alarm: pictures from before and after the change, and how the brightness, contrast, sharpness and
+colour of the images changed."""
 
 from typing import Any
 
@@ -13,7 +14,7 @@ _SIDES = {"before": "time < ?", "after": "time >= ?"}
 def compare_looks_since(
     file: JournalFile, source: str, category: str, since: float, until: int | None = None
 ) -> list[Move]:
-    """Compare the looks of images before and after a time.
+    """Compare the brightness, contrast, sharpness and colour of images before and after a time.
 
     Args:
         file: The journal.
@@ -23,7 +24,8 @@ def compare_looks_since(
         until: The number of the last image to compare. None: the last of the journal.
 
     Returns:
-        One `Move` for each property of a look, the largest change first; empty if too few images have a look.
+        How each of brightness, contrast, sharpness, red and blue changed, the largest change first. Empty if too few
+        images were measured.
     """
     before, after = (
         [str(row[0]) for row in _last_rows(file, "look", side, source, category, since, until, _MAX_COMPARED)]
@@ -33,7 +35,7 @@ def compare_looks_since(
 
 
 def phrase_largest_move(moves: list[Move]) -> str:
-    """Return the largest change of the looks as the end of a sentence, or "" if there are no moves."""
+    """Return the largest of the changes as the end of a sentence, or "" if there are none."""
     if not moves:
         return ""
     largest = moves[0]
@@ -44,7 +46,8 @@ def phrase_largest_move(moves: list[Move]) -> str:
 
 
 def describe_alarm(file: JournalFile, event: Event) -> dict[str, Any]:
-    """Return an alarm as plain values for JSON, with the numbers of pictures from both sides and all moves."""
+    """Return an alarm as plain values for JSON: with the numbers of pictures from before and after the change, and how
+    the brightness, contrast, sharpness and colour of the images changed."""
     values: dict[str, Any] = {"id": event.id, "time": event.time, "reason": event.reason, "since": event.since}
     if event.since is None:  # an older version of lit_ad wrote the alarm, without the time of the change
         return {**values, "before": [], "after": [], "moves": []}

@@ -1,4 +1,5 @@
-"""The journal of a line: a row for each verdict, pictures of the most telling images, and tests for drift.
+"""The journal of a line: a row for each verdict, pictures of anomalous, borderline and randomly chosen images, and
+tests for drift.
 
 Judging only puts a record into a queue; a separate thread writes it. Nothing leaves the machine.
 """

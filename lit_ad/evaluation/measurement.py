@@ -78,8 +78,8 @@ class Measurement:
                 compared_pixels = marked.size if inside is None else np.count_nonzero(inside)
                 self.nominal_shares.append((judged.group, float(np.count_nonzero(marked) / compared_pixels)))
             if counts["anomalous"]:
-                both = counts["hits"] + counts["false"] + counts["anomalous"]
-                self.f1s.append((judged.group, 2 * counts["hits"] / both))
+                denominator = counts["hits"] + counts["false"] + counts["anomalous"]
+                self.f1s.append((judged.group, 2 * counts["hits"] / denominator))
             self.instances.update(judged.group, truth if inside is None else truth & inside, marked)
         if self.eval_size is not None:
             anomaly_map, truth = resize(anomaly_map, truth, self.eval_size)
@@ -94,7 +94,10 @@ class Measurement:
             metric.update(*tensors, judged.group, str(judged.sample.image), inside)
 
     def _count(self, group: str, truth: NDArray[np.bool_], called: NDArray[np.bool_]) -> dict[str, int]:
-        """Count an image's pixels, 2 x (H, W) or 2 x (n,), add the counts to its group, and return them."""
+        """Count an image's pixels, add the counts to its group, and return them.
+
+        Both arrays have the shape (H, W) or (n,).
+        """
         values = {"nominal": ~truth, "anomalous": truth, "hits": truth & called, "false": ~truth & called}
         counts = {name: int(np.count_nonzero(pixels)) for name, pixels in values.items()}
         for name, count in counts.items():
@@ -160,7 +163,7 @@ class Measurement:
 def resize(
     anomaly_map: NDArray[np.float32], truth: NDArray[np.bool_], size: Size
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Resize a map and its truth, 2 x (H, W), to `size`."""
+    """Resize a map and its truth to `size`. Both arrays have the shape (H, W)."""
     # INTER_NEAREST_EXACT takes the pixel at a cell's centre. INTER_NEAREST takes that at its corner, a shift.
     small = cv2.resize(truth.astype(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
     return resize_bilinear(anomaly_map, size), small.astype(bool)
@@ -169,8 +172,8 @@ def resize(
 def sample_aurocs(rows: dict[str, set[str]], images: list[ImageResult]) -> dict[str, float]:
     """Return the S-AUROC of each row, over samples (items with several images); {} if every item has one image.
 
-    A row counts only samples with all of their images in it. For example, the good views of a defective part are no
-    good sample.
+    A row uses an item only if the row has all images of that item. For example, a defective item is not counted as good
+    because some of its views look good.
 
     Args:
         rows: The groups of each row.

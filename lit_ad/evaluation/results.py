@@ -55,7 +55,7 @@ class ImageResult:
         return self.threshold - self.score if self.label else self.score - self.threshold
 
     @property
-    def missed(self) -> bool:
+    def is_wrong(self) -> bool:
         """Whether the verdict is wrong."""
         return self.anomalous is not None and self.anomalous != bool(self.label)
 
@@ -108,7 +108,8 @@ class Results:
 
     @property
     def kept_rate(self) -> float | None:
-        """The false-alarm rate of the threshold: `false_alarm`, or the lowest that the held-out images allow."""
+        """The false-alarm rate that the threshold really keeps. It is `false_alarm`, or a higher rate if there are too
+        few held-out images for it."""
         return self.false_alarm if self.decision is None else self.decision.get("kept_rate", self.false_alarm)
 
     @property
@@ -124,9 +125,9 @@ class Results:
         sentences = [each["guarantee"] for each in (*thresholds, *pixels) if each.get("guarantee")]
         return list(dict.fromkeys(sentences))
 
-    def misses(self, count: int) -> list[ImageResult]:
+    def worst_wrong_verdicts(self, count: int) -> list[ImageResult]:
         """Return the `count` images with the worst wrong verdicts, the worst first."""
-        return sorted((image for image in self.images if image.missed), key=lambda image: -image.wrong_by)[:count]
+        return sorted((image for image in self.images if image.is_wrong), key=lambda image: -image.wrong_by)[:count]
 
     def table(self) -> str:
         """Return the rows as an aligned table of image metrics and, with maps, one of pixel metrics.

@@ -39,7 +39,7 @@ def verdict_row(images: Iterable[ImageResult]) -> Row:
     anomalous = [image for image in images if image.label == 1]
     judged = all(image.threshold is not None for image in images)
     false_alarms, misses = (
-        sum(image.missed for image in images_of) if judged else math.nan for images_of in (nominal, anomalous)
+        sum(image.is_wrong for image in images_of) if judged else math.nan for images_of in (nominal, anomalous)
     )
     alarm_ends, miss_ends = wilson(false_alarms, len(nominal)), wilson(misses, len(anomalous))
     hits = len(anomalous) - misses

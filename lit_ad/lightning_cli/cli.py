@@ -74,7 +74,9 @@ class AnomalyCLI(LightningCLI):
         trained = type(self)(*args, parsed=config, **kwargs)
         if started := getattr(trained.trainer.strategy.launcher, "procs", None):
             launcher: Any = self.trainer.strategy.launcher
-            launcher.procs = started  # the first training started them for all, and they end with this process
+            # The first training started the other processes, and all trainings share them. This launcher must know them
+            # too, so that it can end them.
+            launcher.procs = started
         return trained
 
     @staticmethod
@@ -112,8 +114,9 @@ class AnomalyCLI(LightningCLI):
         parser.set_defaults({"checkpoint.monitor": "val/loss", "checkpoint.filename": "best"})
         parser.set_defaults({"checkpoint.save_last": True, "checkpoint.enable_version_counter": False})
         parser.add_argument("--dashboards", type=Dashboards, default=[], help="wandb, tensorboard, or both.")
-        waits = "Seconds of waiting for another process before all end, and name the missing one."
-        parser.add_argument("--patience", type=float, default=300.0, help=waits)
+        waits = "Seconds to wait for another process. After that, all processes end"
+        named = "and a message names the missing process."
+        parser.add_argument("--patience", type=float, default=300.0, help=f"{waits}, {named}")
         parser.add_argument(
             "--overwrite", type=bool, default=False, help="Write over the run or the test in the directory."
         )
@@ -254,7 +257,8 @@ class AnomalyCLI(LightningCLI):
         self.print_lines(*describe_run(Path(self.trainer.default_root_dir)))
 
     def _test_best_checkpoint(self) -> None:
-        """Test the best checkpoint, or without one the last, or without any the weights in memory."""
+        """Test the best checkpoint. If there is none, test the last one. If there is no checkpoint, test the weights in
+        memory."""
         best = Path(getattr(self.trainer.checkpoint_callback, "best_model_path", "") or "none")
         last = self.keep.checkpoint
         file = best if best.is_file() else last if last is not None and last.is_file() else None

@@ -89,7 +89,8 @@ def train_folds(cli: Any) -> Decision:
     cli.print_lines(
         f"decision.folds {data.split.folds}: {count + 1} trainings, about {count + 1} times as long as one. "
         f"{count} of them each leave out a part of the {images} nominal images, and score it. The last one has all "
-        f"images. Each takes {format_count(steps, 'step')} and keeps the last one, since no image is left to choose by",
+        f"images. Each training takes {format_count(steps, 'step')} and keeps the weights of its last step, because no "
+        "held-out image remains to choose better ones.",
         *([f"{len(finished)} of {count} folds are finished already, in {home}"] if finished else []),
     )
     began, missing = time.monotonic(), [fold for fold in range(count) if fold not in finished]
@@ -101,7 +102,7 @@ def train_folds(cli: Any) -> Decision:
         left = (time.monotonic() - began) / done * (len(missing) - done + 1)
         cli.print_lines(
             f"Fold {fold + 1} of {count}: {images - numbers.count(fold)} images trained, {numbers.count(fold)} left "
-            f"out and scored; about {timedelta(seconds=round(left))} left, with the training of all"
+            f"out and scored; about {timedelta(seconds=round(left))} remain, including the last training on all images"
         )
     sizes: dict[str, list[int]] = defaultdict(lambda: [0] * count)
     for sample, number in zip(data.splits.train, numbers, strict=True):

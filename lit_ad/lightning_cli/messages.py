@@ -59,7 +59,7 @@ def explain_error(message: str, keys: Sequence[str], words: Sequence[str] = ()) 
         keys: All keys of the parser.
         words: The words that were typed.
     """
-    text = " ".join(_telling_lines(message))
+    text = " ".join(_useful_lines(message))
     text, hinted, hint = text.partition(". Did you mean ")  # a hint of the source or method itself
     if needed := re.fullmatch(r"the following arguments are required: (.*)", text):
         return _explain_missing(needed[1].split(", "), words)
@@ -76,11 +76,11 @@ def explain_error(message: str, keys: Sequence[str], words: Sequence[str] = ()) 
     return text + (f"{hinted}{hint}" if hinted else _suggest_name(text, keys))
 
 
-def _telling_lines(message: str) -> list[str]:
+def _useful_lines(message: str) -> list[str]:
     """Return the useful lines of a parser's message, each once.
 
-    The parser tries a value as each type that it may have, and each type adds its complaint. The user most likely meant
-    the first type that complains of a part of the value, or the one whose complaint has a hint.
+    A value may have several types. For each type, the parser adds one error line. Keep the line with a hint "Did you
+    mean"; otherwise keep the first line about a part of the value; if there is none, keep all lines.
     """
     message = re.sub(r"(Problem with given class_path .*:)\n\s*(?:- )?", r"\1 ", message)
     lines = [line.strip().removeprefix("- ") for line in message.splitlines()]

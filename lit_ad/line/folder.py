@@ -100,7 +100,8 @@ class FolderFeed:
         return self._ready.qsize() + len(self._writing) + self._left
 
     def comes_again(self, arrival: Arrival) -> bool:
-        """Whether an unreadable file will be yielded again: it changed after it was yielded, or very recently."""
+        """Queue an unreadable file again if it changed after it was yielded, or very recently. Return whether it was
+        queued. After `close`, queue nothing."""
         assert arrival.file is not None
         state = _state_of(arrival.file)
         if state is None or self._closing.is_set():

@@ -48,10 +48,10 @@ def gather_images(
 ) -> Growth:
     """Add the confirmed images of a journal to a data set.
 
-    Good images of the random sample are drawn into the splits: half train, a quarter is held out to set the threshold,
-    and a quarter tests. Other good images were kept because of their scores, so none of them sets the threshold: three
-    quarters train, and the rest tests. Defects test. An image of the line that is in the data set already stays in its
-    split.
+    Good images of the random sample are drawn into the splits. Half of them are used for training, a quarter is held
+    out to set the threshold, and the rest is used for the test. Other good images were kept because of their scores, so
+    none of them sets the threshold. Three quarters of them are used for training, the rest for the test. Defects are
+    used only for the test. An image of the line that is in the data set already stays in its split.
 
     Args:
         splits: The data set of the detector that grows.
@@ -73,18 +73,19 @@ def gather_images(
 
     pictures = folder / "pictures"
     base = {key(sample) for sample in own if not sample.image.is_relative_to(pictures)}
-    sides = {key(sample): sample.split for sample in sorted((*own, *others), key=_by_strictness)}
+    # If an image is in several splits, training wins, then validation, then test.
+    split_of_key = {key(sample): sample.split for sample in sorted((*own, *others), key=_order_of_split)}
     known = {key(sample) for sample in own}
     drawn: dict[str, tuple[Labelled, Sample]] = {}  # by key, so that an image that came twice is taken once
     for each, sample in labelled:
         if key(sample) not in base and (key(sample) not in drawn or each.sampled):
-            split = _choose_side(each, sides.get(key(sample)), f"{seed}/{key(sample)}")
+            split = _choose_split(each, split_of_key.get(key(sample)), f"{seed}/{key(sample)}")
             drawn[key(sample)] = each, sample._replace(split=split)
     again = sum(key(sample) in base for _, sample in labelled)
     if again:
         tell(
-            f"{format_count(again, 'labelled image')} of the line: the data set has the same images already, in which "
-            "they keep their splits"
+            f"{format_count(again, 'labelled image is', 'labelled images are')} already in the data set. "
+            f"{'It stays in its present split' if again == 1 else 'They stay in their present splits'}."
         )
     if not any(sample.label == 0 for _, sample in drawn.values()):
         raise UserError(f"the data set has every image already that is labelled good in {folder}: label others")
@@ -107,7 +108,9 @@ def gather_images(
             "(--watch.sample sets its size)"
         )
     # Images that trained a detector or set its threshold, or will do so in the new one, compare nothing.
-    seen = {name for name, split in sides.items() if split != "test"} | {key(sample) for sample in (*train, *val)}
+    seen = {name for name, split in split_of_key.items() if split != "test"} | {
+        key(sample) for sample in (*train, *val)
+    }
     groups: dict[str, list[Sample]] = defaultdict(list)
     for sample in splits.test:
         if key(sample) in base - seen and not sample.image.is_relative_to(pictures):
@@ -173,8 +176,8 @@ def _refuse_two_labels(samples: Iterable[Sample], keys: dict[Path, str]) -> None
             )
 
 
-def _by_strictness(sample: Sample) -> int:
-    """Sort samples by their splits, with the training images last."""
+def _order_of_split(sample: Sample) -> int:
+    """Return a key that sorts samples by their splits: test, then validation, then training."""
     return ("test", "validation", "train").index(sample.split)
 
 
@@ -188,7 +191,7 @@ def with_splits(splits: Splits) -> Iterator[Sample]:
             yield sample._replace(split=split)
 
 
-def _choose_side(image: Labelled, earlier: SplitName | None, chance: str) -> SplitName:
+def _choose_split(image: Labelled, earlier: SplitName | None, chance: str) -> SplitName:
     """Return the split of an image: "test" for a defect, its earlier split if it has one, or a random one.
 
     `chance` seeds the draw.

@@ -49,7 +49,9 @@ def build(name: str, **kwargs: Any) -> nn.Module:
     if not isinstance(name, str):  # the command line's parser accepts a null
         raise UserError(f"the name of the backbone is {name}: give a model of timm, such as resnet18.tv_in1k")
     if name.startswith("hf-hub:"):
-        remedy = "copy the files of `hf download` from the hub's cache there to the cache here"
+        repository, _, revision = name.removeprefix("hf-hub:").partition("@")
+        download = f"hf download {repository}" + (f" --revision {revision}" if revision else "")
+        remedy = f"run `{download}` on a machine with a network, and copy its hub cache to this machine"
         require_hub_file(name.removeprefix("hf-hub:"), "config.json", "the description of the model", remedy)
     elif not timm.is_model(name.split(".")[0]):
         near = get_close_matches(name.split(".")[0], timm.list_models(), n=6, cutoff=0.5)
@@ -110,7 +112,10 @@ def _from_hub(name: str, weights: str) -> Mapping[str, Tensor]:
         config = timm.get_pretrained_cfg(name)
         wanted, file = (config and config.hf_hub_id) or "", (config and config.hf_hub_filename) or file
     if wanted:
-        remedy = f"give it with --model.weights PATH/{file}, or take {_WITHOUT_HUB}"
+        remedy = (
+            f"download it on a machine with a network, and give it with --model.weights PATH/{file}, or take "
+            f"{_WITHOUT_HUB}"
+        )
         require_hub_file(wanted.removeprefix("hf-hub:"), file, f"the weights of {name}", remedy)
     try:
         return build(name, pretrained=True, pretrained_cfg_overlay=overlay or None).state_dict()
@@ -129,7 +134,7 @@ def require_hub_file(hub_id: str, file: str, what: str, remedy: str) -> None:
         hub_id: OWNER/REPO or OWNER/REPO@REVISION.
         file: Name of the file in that repository. A cached weights file of another format that timm reads is enough.
         what: What the file is, for the message.
-        remedy: What to do with the file after a download on another machine.
+        remedy: How to get the file onto this machine, or what to take in its place.
     """
     repository, _, revision = hub_id.partition("@")
     names = {file, *_HUB_FILES} if file.endswith((".bin", ".safetensors")) else {file}
@@ -143,7 +148,7 @@ def require_hub_file(hub_id: str, file: str, what: str, remedy: str) -> None:
             return  # the hub answers; timm tells why it refuses the file
         raise UserError(
             f"{file} of {repository}, {what}, is not on this machine, and the hub cannot be reached "
-            f"({why_unreadable(error)}): download {url} on a machine with a network, and {remedy}"
+            f"({why_unreadable(error)}) at {url}: {remedy}"
         ) from error
 
 

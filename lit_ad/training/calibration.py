@@ -37,16 +37,18 @@ class Calibration(L.Callback):
     Args:
         false_alarm: Rate of nominal images that may be called anomalous. None: the checkpoint's, or 0.01 in a first
             training.
-        confidence: Keep that rate by this one detector with a confidence, such as 0.95, over the draw of the held-out
-            images, which takes more of them. None: the checkpoint's; in a first training, the rate is kept in the mean.
-        folds: Into how many parts nominal images are cut, or leave-one-out, so that all of them train and decide. For
-            few images: a training for each part leaves it out and scores it, and at last one has all images. None:
-            data.split.val_fraction holds images out.
+        confidence: The probability, such as 0.95, that this detector keeps the rate. (The held-out images are a random
+            draw.) A confidence needs more held-out images. None: the checkpoint's; a first training keeps the rate only
+            on average.
+        folds: Number of parts of the nominal images, or leave-one-out. For each part, one training leaves the part out
+            and then scores it. The last training uses all images. So every image is used for training and for the
+            threshold, which suits few images. None: data.split.val_fraction holds images out.
         pixel: Which pixels are anomalous. "image": at most that rate of nominal images have any; "region": at most that
             rate have a region of `area` connected pixels or more, and smaller ones are not marked; "pixel": about
             `pixel_rate` of nominal pixels. None: the checkpoint's, image in a first training.
-        pixel_rate: The rate of nominal pixels of "pixel", and of where a cleaned-up region ends. None: the
-            checkpoint's, false_alarm in a first training.
+        pixel_rate: The rate of nominal pixels that may be marked when `pixel` is "pixel". With clean_up, it also sets
+            the lower threshold, down to which a region grows, unless clean_up gives `low`. None: the checkpoint's,
+            false_alarm in a first training.
         area: Pixels of the smallest region that counts, at the images' size. None: the checkpoint's, if it has one.
         clean_up: Grow anomalous pixels to the outline of a defect: true, by what is learned from held-out maps; false;
             or any of {low: 0.5, reach: 5, closing: 3, holes: 50, area: 50} in place of what is learned. None: the
@@ -69,7 +71,7 @@ class Calibration(L.Callback):
             check_number("decision.folds", folds, least=2)
         check_confidence(confidence, folds is not None)
         self.folds = folds
-        self.left_out: Decision | None = None  # for the last training of folds, from the scores of the other trainings
+        self.left_out: Decision | None = None  # made from the scores of all folds; only the last training uses it
         self.keys = DecisionKeys(false_alarm, confidence, pixel, pixel_rate, area, clean_up)
         self.settings = DecisionSettings().changed(self.keys)  # checkpoints between validations need them, too
         self.warned = False
@@ -101,7 +103,7 @@ class Calibration(L.Callback):
         _set_view(trainer, pl_module, pl_module.view)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Raises UserError if all images train, although no training of a fold has scored images that it left out."""
+        """Raises UserError if this is the last training of folds, but no fold was trained and scored before it."""
         self.validations, self.looked = 0, False
         last = self.folds is not None and not data_of(trainer, pl_module).splits.val
         if last and self.left_out is None and not trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -131,10 +133,12 @@ class Calibration(L.Callback):
         self.scored_by: str | None = None  # fingerprint of the weights that score the held-out images
         self.calibrated: str | None = None  # fingerprint of the weights whose statistics were computed
         self.scale_images: dict[str, list[int]] = {}  # by category, held-out images that set only the scale
-        self.undecided: set[Sample] = set()  # the same images
+        # The same images: held-out images that set the scale of the maps and must not set the threshold.
+        self.scale_only: set[Sample] = set()
         training = trainer.state.fn == "fit" and not trainer.sanity_checking
         if training and type(pl_module).calibrate is not Method.calibrate:
-            # With folds, the last training holds no image out, and the others must compute the scale as it does.
+            # With folds, the last training has no held-out image, so it computes the map scale from the training
+            # images. The other trainings must do the same.
             val = data_of(trainer, pl_module).splits.val
             none_held = self.folds or not val
             if not none_held and not list_choices(trainer, pl_module, self.validations + 1, scaled=False):
@@ -152,7 +156,7 @@ class Calibration(L.Callback):
             self.scale_images = {name: rows for name, rows in halves.items() if name in pl_module.decision.scaled}
         if self.scale_images:
             samples = data_of(trainer, pl_module).splits.val
-            self.undecided = {samples[row] for row in flatten(self.scale_images)}
+            self.scale_only = {samples[row] for row in flatten(self.scale_images)}
 
     def on_validation_batch_start(
         self, trainer: L.Trainer, pl_module: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0
@@ -178,7 +182,7 @@ class Calibration(L.Callback):
     ) -> None:
         roi = pl_module.view.region
         for sample, size, judgement in zip(batch.samples, batch.sizes, outputs, strict=True):
-            if sample in self.undecided:
+            if sample in self.scale_only:
                 continue
             anomaly_map = None if judgement.network_map is None else judgement.original_map(size, roi)
             self.seen.add(sample.category, judgement.score, anomaly_map, roi)
@@ -213,7 +217,8 @@ class Calibration(L.Callback):
             kept = ("also_chosen", "by_hand", "pixels_by_hand", "folds", "scaled")
             decision = replace(decision, **{name: getattr(earlier, name) for name in kept})
         pl_module.decision = decision
-        pl_module.decided_for = trainer.strategy.broadcast(self.scored_by)  # the first process has a batch
+        # Only the first process surely has validation images, so all processes take its fingerprint.
+        pl_module.decided_for = trainer.strategy.broadcast(self.scored_by)
         if self.folds is None or left_out is not None:
             self._warn(decision)
 

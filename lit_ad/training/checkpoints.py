@@ -53,7 +53,8 @@ class KeepProgress(L.Callback):
             trainer.should_stop = True  # so that Lightning validates also within an epoch
         elif trainer.should_stop:  # trainer.max_time is over
             self._validate_this_epoch(trainer)
-        # Reading a loss waits for the GPU, so it is rare there. It is the mean over processes: all stop together.
+        # On a GPU, reading the loss makes the program wait, so read it only every `every` steps. The loss is the mean
+        # over all processes, so all of them stop at the same step.
         if trainer.strategy.root_device.type == "cpu" or trainer.global_step % self.every == 0:
             loss = trainer.callback_metrics.get("train/loss_step")
             if loss is not None and not math.isfinite(float(loss)):

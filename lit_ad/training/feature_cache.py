@@ -181,13 +181,14 @@ def _reason_too_large(size: int, directory: Path) -> str | None:
     if total_memory is not None and size > total_memory / 2:
         return (
             f"the cache needs {format_bytes(size)}, more than half of this machine's memory; "
-            "--cache.enabled true makes one"
+            "give --cache.enabled true to write the cache anyway"
         )
     if earlier + size > (earlier + free) / 2:
         with_earlier = f"; with {format_bytes(earlier)} of existing caches that is" if earlier else ","
-        remedy = "free space with `lit-ad cache clear`, or make one" if earlier else "make one"
+        free_space = "free space with `lit-ad cache clear`, or " if earlier else ""
         return (
             f"the cache needs {format_bytes(size)}{with_earlier} more than half of the free disk, "
-            f"{format_bytes(earlier + free)} in {directory}: {remedy} with --cache.enabled true"
+            f"{format_bytes(earlier + free)} in {directory}: {free_space}"
+            "give --cache.enabled true to write the cache anyway"
         )
     return None

@@ -20,7 +20,8 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lit_ad.distributed import reduce_logged_metrics
 from lit_ad.training.run_directory import quote_path
 
-# Whether what has called the training tells how to go on, since its user cannot type what a training of one's own takes
+# True if the calling command (such as `lit-ad grow`) tells the user how to continue. The user cannot resume this inner
+# training alone.
 CALLER_TELLS: ContextVar[bool] = ContextVar("CALLER_TELLS", default=False)
 STOP: dict[int, str] = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
 
@@ -76,7 +77,8 @@ class Interruption(L.Callback):
 
     @contextmanager
     def between_trainings(self, trainer: L.Trainer) -> Iterator[None]:
-        """Where trainings follow one another, end at once by a signal between two of them, and tell how to go on.
+        """Use this around several trainings in a row. A signal between two trainings ends the process at once, and the
+        user is told how to continue.
 
         SIGUSR1 under Slurm requeues the job: what the finished trainings wrote is on disk.
         """

@@ -102,7 +102,8 @@ def _settings_of(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _advance(schedule: Any, fresh: dict[str, Any]) -> None:
-    """Replace a schedule's state by `fresh`, that of another schedule's first step, and advance it to its own step."""
+    """Set the schedule to `fresh`, the state of the present schedule at its first step. Then advance it to the step
+    that the checkpoint reached."""
     steps = schedule.last_epoch
     schedule.load_state_dict(fresh)
     with warnings.catch_warnings():

@@ -66,10 +66,11 @@ def test_few_shots_are_drawn_by_the_seed_and_decide_by_folds(config: Path, tmp_p
 def test_folds_refuse_a_time_limit(limit: str, config: Path, tmp_path: Path) -> None:
     few, budget = Task({"class_path": "MVTec"}, 4), Budget(**{limit: 1})
     with pytest.raises(
-        UserError, match=rf"budget.{limit} ends each training at another step, but decision.folds of sh"
+        UserError,
+        match=rf"With budget.{limit}, each training ends at a different step. Folds \(decision.folds, used for sh",
     ):
         make_cell(tmp_path, "m", MethodSpec(str(config)), "t", few, 0, budget)
-    with pytest.raises(UserError, match=r"but decision.folds needs trainings of one length: give budget.epochs"):
+    with pytest.raises(UserError, match=r"Folds \(decision.folds\) need trainings of equal length: give budget.epochs"):
         make_cell(tmp_path, "m", MethodSpec(str(config), ["--decision.folds=3"]), "t", Task(few.source), 0, budget)
 
 

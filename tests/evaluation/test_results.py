@@ -52,16 +52,16 @@ def test_a_file_without_results_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_misses_are_wrong_verdicts_the_worst_first() -> None:
-    assert [one.path for one in RESULTS.misses(9)] == ["far miss", "alarm", "miss"]
-    assert [one.path for one in RESULTS.misses(1)] == ["far miss"]
-    assert not Results({}, [image("a", 1, 0.0, threshold=None)]).misses(9)
+    assert [one.path for one in RESULTS.worst_wrong_verdicts(9)] == ["far miss", "alarm", "miss"]
+    assert [one.path for one in RESULTS.worst_wrong_verdicts(1)] == ["far miss"]
+    assert not Results({}, [image("a", 1, 0.0, threshold=None)]).worst_wrong_verdicts(9)
 
 
 def test_how_far_a_verdict_is_wrong() -> None:
     assert [one.wrong_by for one in IMAGES] == [-2, 0.75, 3, 1.5, 0]
     assert [one.anomalous for one in IMAGES] == [True, False, False, True, False]
     without = image("a", 1, 0.0, threshold=None)
-    assert (without.wrong_by, without.anomalous, without.missed) == (0, None, False)
+    assert (without.wrong_by, without.anomalous, without.is_wrong) == (0, None, False)
 
 
 def test_the_table_says_why_a_cell_is_empty() -> None:
@@ -137,7 +137,7 @@ def gathering(rank: int, store: Path) -> None:
     dist.init_process_group("gloo", f"file://{store}", rank=rank, world_size=2)
     mine = [image(f"{rank} miss", 1, -float(rank)), image(f"{rank} right", 0, 0.0)]
     everything = Results({}, gather(mine))
-    assert [one.path for one in everything.misses(9)] == ["1 miss", "0 miss"]
+    assert [one.path for one in everything.worst_wrong_verdicts(9)] == ["1 miss", "0 miss"]
     assert [one.path for one in everything.images] == ["0 miss", "0 right", "1 miss", "1 right"]
     dist.destroy_process_group()
 

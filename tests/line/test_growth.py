@@ -97,7 +97,9 @@ def test_images_of_the_data_set_keep_their_splits_when_they_come_along_the_line(
         gather_images(splits, folder)
     label(folder, dict.fromkeys(range(1, 41), "good"))
     growth = gather_images(splits, folder)
-    assert "4 labelled images of the line: the data set has the same images already" in capsys.readouterr().out
+    assert (
+        "4 labelled images are already in the data set. They stay in their present splits." in capsys.readouterr().out
+    )
     assert not {f"0000000{number}.png" for number in range(61, 65)} & set(sides(growth.samples))
     assert DEFECTS not in growth.groups and len(growth.groups[OLD_GOOD]) == len(growth.groups[OLD_DEFECTS]) == 2
 

@@ -213,7 +213,8 @@ def test_the_error_of_an_unreachable_hub_names_the_file_at_once(
     said = str(caught.value)
     assert said.startswith(f"{wanted}, the ") and "the hub cannot be reached (ConnectError: " in said
     file, repository, revision = wanted.split()[0], wanted.split()[-1], "v2" if "@" in name else "main"
-    assert f"download {endpoint}/{repository}/resolve/{revision}/{file} on" in said
+    assert f") at {endpoint}/{repository}/resolve/{revision}/{file}: " in said
+    assert ("run `hf download someone/resnet --revision v2` on" in said) == name.startswith("hf-hub:")
     assert ("--model.weights PATH/model.safetensors" in said) == (not name.startswith("hf-hub:"))
     assert len(said.splitlines()) == 1
 

@@ -167,7 +167,7 @@ def compare_verdicts(runs: list[Run], images: list[Shown]) -> Iterator[tuple[str
         for image in images:
             first, second = image.results[i], image.results[j]
             if first is not None and second is not None and None not in (first.threshold, second.threshold):
-                kind = (("both right", "first only"), ("second only", "both wrong"))[first.missed][second.missed]
+                kind = (("both right", "first only"), ("second only", "both wrong"))[first.is_wrong][second.is_wrong]
                 counts[kind] += 1
         yield run.name, other.name, counts
 

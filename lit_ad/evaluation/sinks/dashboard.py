@@ -39,7 +39,7 @@ class Dashboard(Sink):
     def finish(self, results: Results | None) -> None:
         if results is None or not self.stage.first:
             return
-        misses = [(miss, self.stage.picture(miss.path)) for miss in results.misses(self.misses)]
+        misses = [(miss, self.stage.picture(miss.path)) for miss in results.worst_wrong_verdicts(self.misses)]
         for logger in self.stage.loggers:
             try:
                 _show_results(logger, results, self.stage.step)

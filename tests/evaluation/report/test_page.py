@@ -42,7 +42,7 @@ def test_pictures_stay_within_the_budget(make_run: Any, tmp_path: Path, monkeypa
     every = data_of(tmp_path / "all.html")
     assert None not in every["pictures"] and "without their picture" not in (tmp_path / "all.html").read_text()
     sizes = [sum(len(text) for text in (p["image"], p["truth"] or "", *p["heats"])) for p in every["pictures"]]
-    missed = [number for number, one in enumerate(results.images) if one.missed]
+    missed = [number for number, one in enumerate(results.images) if one.is_wrong]
     assert 0 < len(missed) < len(sizes)
     budget = sum(sizes[number] for number in missed) + max(sizes)
     monkeypatch.setattr(page, "BUDGET", budget)
@@ -133,10 +133,10 @@ def test_two_runs_are_compared(make_run: Any, tmp_path: Path) -> None:
         (
             *("a", "b"),
             {
-                "both right": sum(not x.missed and not y.missed for x, y in pairs),
-                "first only": sum(not x.missed and y.missed for x, y in pairs),
-                "second only": sum(x.missed and not y.missed for x, y in pairs),
-                "both wrong": sum(x.missed and y.missed for x, y in pairs),
+                "both right": sum(not x.is_wrong and not y.is_wrong for x, y in pairs),
+                "first only": sum(not x.is_wrong and y.is_wrong for x, y in pairs),
+                "second only": sum(x.is_wrong and not y.is_wrong for x, y in pairs),
+                "both wrong": sum(x.is_wrong and y.is_wrong for x, y in pairs),
             },
         )
     ]

@@ -270,8 +270,8 @@ def test_a_dashboard_shows_every_row_and_the_worst_misses(
     assert table == "".join(f"    {line}\n" for line in results.table().splitlines())
     misses = [tag for tag in board.Tags()["images"] if "misses" in tag]
     assert misses == (["test/worst_misses/00"] if pictures else [])
-    assert len(results.misses(9)) > 1
+    assert len(results.worst_wrong_verdicts(9)) > 1
     if pictures:
-        (worst,) = results.misses(1)
+        (worst,) = results.worst_wrong_verdicts(1)
         shown = Image.open(io.BytesIO(board.Images(misses[0])[0].encoded_image_string))
         assert np.array_equal(np.asarray(shown), np.asarray(Image.open(heatmaps.stage.picture(worst.path))))
