@@ -99,9 +99,9 @@ def recalibrate(
     known = [] if before is None else list(before.scores)
     keys = DecisionKeys(false_alarm, None, pixel, pixel_rate, area, clean_up)
     name = category if category is not None else known[0] if len(known) == 1 else None
+    if name is not None and known and name not in known:
+        raise UserError(f"this model has no category {name}: give --category as one of {', '.join(known)}")
     if nominal is not None:
-        if name is not None and known and name not in known:
-            raise UserError(f"this model has no category {name}: give --category as one of {', '.join(known)}")
         if name is None and known:
             raise UserError(f"this model is for {', '.join(known)}: name the category of the images with --category")
         name = name or ""
