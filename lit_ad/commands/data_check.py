@@ -13,7 +13,6 @@ import yaml
 
 from lit_ad.batch import Sample
 from lit_ad.counts import format_count
-from lit_ad.data import AnomalyDataModule
 from lit_ad.data.audit.audit import audit_source
 from lit_ad.data.audit.guess_source import guess_source
 from lit_ad.data.audit.removal import files_to_remove
@@ -121,6 +120,8 @@ def _configured_source(config: Path) -> tuple[Source, str, Split]:
     Raises:
         UserError: The file cannot be read, has no data.source, or has a key of data that there is not.
     """
+    from lit_ad.data.datamodule import AnomalyDataModule  # imports Lightning, which takes seconds
+
     try:
         settings = yaml.safe_load(config.read_text(encoding="utf-8"))["data"]
         described = settings["source"]
