@@ -34,7 +34,7 @@ class PrototypePictures(L.Callback):
 
     def on_test_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         method = type(pl_module).__name__
-        if not hasattr(pl_module, "nearest_prototypes"):
+        if not hasattr(pl_module, "find_nearest_prototypes"):
             raise UserError(f"PrototypePictures shows prototypes of INPFormer, and {method} has none: leave it out")
         if pl_module.view.tile is not None:
             raise UserError("PrototypePictures shows whole images: leave it out, or leave out model.view.tile")
@@ -47,7 +47,7 @@ class PrototypePictures(L.Callback):
         for part in batch.same_size_parts():
             assert part.pixels is not None
             with trainer.precision_plugin.forward_context():
-                patches = pl_module.nearest_prototypes(part.pixels).cpu().numpy()
+                patches = pl_module.find_nearest_prototypes(part.pixels).cpu().numpy()
             scale = part.canvas[0] // patches.shape[1]
             for i, sample in enumerate(part.samples):
                 top, left, bottom, right = visible_box(part.boxes[i], part.input_size(i))

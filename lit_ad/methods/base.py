@@ -86,18 +86,18 @@ class Method(L.LightningModule):
     # What a method overrides if its paper needs more.
 
     def score(self, anomaly_map: Tensor) -> Tensor:
-        """Score each image by its map, (B, 1, h, w) -> (B,): the mean of its highest pixels: the fraction `top` of all
-        pixels, but at least one."""
+        """Return the score of each map, (B, 1, h, w) -> (B,): the mean of its highest pixels. `top` is the fraction of
+        pixels that count; at least one counts."""
         values = anomaly_map.flatten(1)
         count = int(self.top * values.shape[1])
         return values.amax(dim=1) if count < 2 else values.topk(count, dim=1, sorted=False).values.mean(dim=1)
 
     def training_loss(self, images: Tensor, features: list[Tensor], others: Others) -> Tensor:
-        """The loss of a training step."""
+        """Return the loss of a training step: a scalar. `others`: images that only some methods train on."""
         return self.loss(self.compare(images, features))
 
     def prepare(self, nominal: Nominal) -> None:
-        """Compute the statistics of the nominal training images that training needs, before its first step."""
+        """Before the first training step, compute statistics over the nominal training images, if training uses any."""
 
     def calibrate(self, nominal: Nominal, held_out: Nominal) -> None:
         """Compute the statistics that scoring needs, before each validation.
@@ -108,12 +108,12 @@ class Method(L.LightningModule):
 
         Args:
             nominal: The training images.
-            held_out: The images held out of training. Without any, as in the last training of decision.folds, these
-                are the training images.
+            held_out: The images held out of training. If there are none, as in the last training of decision.folds, the
+                training images.
         """
 
     def exportable(self) -> tuple[Self, str]:
-        """Return a copy that runs without gradients, and the reason if the copy has no map although this model has."""
+        """Return a copy that computes no gradients, and the reason if that copy loses the map; otherwise ""."""
         return copy.deepcopy(self), ""
 
     # What a method may call.
@@ -151,8 +151,8 @@ class Method(L.LightningModule):
     def forward(self, pixels: Tensor) -> Prediction:
         """Return maps (B, 1, H, W) and scores (B,) of uint8 pixels (B, 3, H, W): the graph of an exported file.
 
-        A score from a map includes the padding, whose place differs from image to image. It excludes what the mask of
-        a region of interest excludes, because the mask has the same place in every input.
+        If the score comes from the map, padded pixels count, because padding differs from image to image, and a graph
+        is fixed. Pixels outside the mask of a region of interest do not count: the mask is the same for every image.
         """
         with eval_mode(self):
             prediction = upsample_maps(self, self.predict(as_images(pixels)), pixels)
@@ -253,7 +253,7 @@ class Method(L.LightningModule):
         return judgements
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[Judgement]:
-        """As `test_step`, but a score that is not finite goes to the image's sample as its error: callbacks read it."""
+        """As `test_step`, but a score that is not finite raises nothing: callbacks find the error in the sample."""
         judgements = self.judge(batch)
         for i, (sample, judgement) in enumerate(zip(batch.samples, judgements, strict=True)):
             if not judgement.finite and not sample.error:

@@ -19,10 +19,10 @@ class SharedBatchNorm(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        return (_shared_batch_norm if func is batch_norm else func)(*args, **(kwargs or {}))
+        return (_normalise_over_processes if func is batch_norm else func)(*args, **(kwargs or {}))
 
 
-def _shared_batch_norm(
+def _normalise_over_processes(
     images: Tensor,
     running_mean: Tensor | None,
     running_var: Tensor | None,
@@ -32,7 +32,7 @@ def _shared_batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """`torch.nn.functional.batch_norm` of a batch (B, C, ...), with mean and variance over all processes' batches."""
+    """Normalise a batch (B, C, ...) as `torch.nn.functional.batch_norm`, by mean and variance over all processes."""
     if not training:
         return batch_norm(images, running_mean, running_var, weight, bias, False, momentum, eps)
     axes = [axis for axis in range(images.ndim) if axis != 1]
@@ -57,7 +57,7 @@ def _align_channels(channels: Tensor, ndim: int) -> Tensor:
 
 
 class _Total(torch.autograd.Function):
-    """The sum of a tensor over all processes, the same shape; the backward pass sums their gradients."""
+    """Sums a tensor over all processes, the same shape; the backward pass sums their gradients."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:

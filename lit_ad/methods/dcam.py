@@ -1,10 +1,10 @@
 """Attend, Distill, Detect: Attention-aware Entropy Distillation for Anomaly Detection (Jena et al.),
 https://arxiv.org/abs/2405.06467. DCAM is its distributed convolutional attention module.
 
-One student, an untrained copy of the teacher, learns all products at once. In training, attention weighs the student's
-channels, so that it learns which channels describe which product. The loss has two terms: a cosine compares the
-channels of a position, an entropy compares the positions of a channel. The attention is not part of the detector, and
-costs no time there.
+One student, an untrained copy of the teacher, learns all categories at once. In training, attention weighs the
+student's channels, so that the student learns which channels describe which category. The loss has two terms: a cosine
+compares the channels of a position, an entropy compares the positions of a channel. The detector runs without the
+attention.
 Shapes: B batch, L levels from fine to coarse, C channels, (h, w) feature map, n = h w positions.
 """
 
@@ -17,7 +17,7 @@ from torch.nn.functional import kl_div, log_softmax
 from lit_ad.batch import Prediction
 from lit_ad.image.view import View
 from lit_ad.methods.base import Method
-from lit_ad.methods.distances import cosine_distance
+from lit_ad.methods.distances import measure_cosine_distance
 from lit_ad.methods.maps import upsample
 from lit_ad.teachers import Backbone, Teacher
 
@@ -37,7 +37,7 @@ class DCAM(Method):
         view: How images become network inputs.
         temperature: Temperature of the softmax over positions. The paper does not give it; 1 is our choice.
         entropy: Weight of the entropy, which is a sum over channels and positions, while the cosine is a mean. The
-            paper does not give it; our choice is about one over the number of channels.
+            paper does not give this weight; our choice is about one over the number of channels.
         lr: Learning rate of SGD.
         momentum: Momentum of SGD.
         weight_decay: Weight decay of SGD.
@@ -74,14 +74,16 @@ class DCAM(Method):
     def loss(self, disagreement: Pairs) -> Tensor:
         """Return the cosine distance, mean over batch and positions, plus the weighted entropy, both summed over
         levels: a scalar."""
-        cosine = torch.stack([cosine_distance(teacher, student).mean() for teacher, student in disagreement]).sum()
-        entropies = [channel_entropy(teacher, student, self.temperature) for teacher, student in disagreement]
+        cosine = torch.stack(
+            [measure_cosine_distance(teacher, student).mean() for teacher, student in disagreement]
+        ).sum()
+        entropies = [measure_channel_entropy(teacher, student, self.temperature) for teacher, student in disagreement]
         return cosine + self.entropy * torch.stack(entropies).sum()
 
     def detect(self, disagreement: Pairs) -> Prediction:
         """Sum the levels' cosine distances at the finest level's resolution: (B, 1, h, w), 64x64 for 256x256 images."""
         height, width = max(teacher.shape[-2:] for teacher, _ in disagreement)
-        levels = [cosine_distance(teacher, student)[:, None] for teacher, student in disagreement]
+        levels = [measure_cosine_distance(teacher, student)[:, None] for teacher, student in disagreement]
         return Prediction(torch.stack([upsample(level, (height, width)) for level in levels]).sum(dim=0))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -103,7 +105,7 @@ class ChannelAttention(nn.Module):
         return level * weights[..., None, None]
 
 
-def channel_entropy(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
+def measure_channel_entropy(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
     """KL(teacher || student) of each channel's softmax over positions, summed over channels and positions, mean over
     the batch: 2 x (B, C, h, w) -> a scalar, in float32 or float64."""
     dtype = torch.promote_types(teacher.dtype, torch.float32)

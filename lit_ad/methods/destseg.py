@@ -1,8 +1,8 @@
 """DeSTSeg: Segmentation Guided Denoising Student-Teacher for Anomaly Detection (Zhang et al., CVPR 2023),
 https://arxiv.org/abs/2211.11317.
 
-A student gets an image with a made-up defect, and learns the frozen teacher's features of the image without it. Then a
-segmentation network learns to find the defect from the difference between teacher and student.
+A student gets an image with a made-up defect, and learns the frozen teacher's features of the image without the
+defect. Then a segmentation network learns to find the defect from the difference between teacher and student.
 Shapes: B batch, L levels from fine to coarse, C channels, (h, w) feature map, (H, W) image.
 """
 
@@ -19,7 +19,7 @@ from lit_ad.batch import Others, Prediction
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
 from lit_ad.methods.base import Method
-from lit_ad.methods.distances import cosine_distance
+from lit_ad.methods.distances import measure_cosine_distance
 from lit_ad.methods.initialisation import initialise_convolutions
 from lit_ad.methods.network import eval_mode
 from lit_ad.methods.restoration import at_least_float32
@@ -32,9 +32,9 @@ RATES = (6, 12, 18)  # dilations of the segmentation head's convolutions, as in 
 class DeSTSeg(Method):
     """A denoising student of any timm CNN, and a segmentation network on top of it.
 
-    Set data.corrupt, to lit_ad.data.Perlin as in the paper. The student learns in the first steps, the segmentation
+    Set data.corrupt; the paper's choice is lit_ad.data.Perlin. The student learns in the first steps, the segmentation
     network in the others; set trainer.max_steps, 5000 in the paper. Set `checkpoint.monitor: null` to keep the last
-    step: nominal held-out images have no defects, so that a network that finds nothing would look best.
+    step: held-out images have no defects, so a network that never finds any would look best.
 
     An image's score is the mean of the highest 100 pixels of a map of 256x256, and of the same fraction of other sizes.
 
@@ -94,10 +94,10 @@ class DeSTSeg(Method):
         return Disagreement(features, students, self.segmentation(features, students))
 
     def loss(self, disagreement: "Disagreement") -> Tensor:
-        """The sum of both networks' losses on images without a defect, for validation: a scalar."""
+        """Return the sum of both networks' losses on images without a defect, for validation: a scalar."""
         logits = disagreement.logits
         no_defect = torch.zeros(logits.shape, dtype=torch.bool, device=logits.device)
-        return student_loss(disagreement.teachers, disagreement.students) + segmentation_loss(
+        return compute_student_loss(disagreement.teachers, disagreement.students) + compute_segmentation_loss(
             logits, no_defect, self.gamma
         )
 
@@ -111,7 +111,7 @@ class DeSTSeg(Method):
         if others.corrupted is None or others.corruption is None:
             raise UserError("DeSTSeg learns from made-up defects: set data.corrupt to lit_ad.data.Perlin")
         if self.is_student_step:
-            loss = student_loss(features, self.student(others.corrupted))
+            loss = compute_student_loss(features, self.student(others.corrupted))
             if self.reduction == "sum":
                 loss = loss * len(images) * count_processes()
         else:
@@ -122,7 +122,7 @@ class DeSTSeg(Method):
                 )
             with torch.no_grad(), eval_mode(self.student):
                 teachers, students = self.describe(others.corrupted), self.student(others.corrupted)
-            loss = segmentation_loss(self.segmentation(teachers, students), others.corruption, self.gamma)
+            loss = compute_segmentation_loss(self.segmentation(teachers, students), others.corruption, self.gamma)
         if count_processes() > 1:  # DDP waits for a gradient of each parameter
             loss = loss + 0 * torch.stack([parameter.sum() for parameter in self.idle_network.parameters()]).sum()
         return loss
@@ -138,7 +138,7 @@ class DeSTSeg(Method):
         return self.segmentation if self.is_student_step else self.student
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Remove the idle network's gradients: without one, SGD applies no weight decay either."""
+        """Remove the idle network's gradients: SGD then skips its parameters, and their weight decay, too."""
         for parameter in self.idle_network.parameters():
             parameter.grad = None
 
@@ -147,7 +147,7 @@ class DeSTSeg(Method):
         return Prediction(at_least_float32(disagreement.logits).sigmoid())
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        self.student_steps = int(self.student_share * self.total_steps("student has its part of the training's steps"))
+        self.student_steps = int(self.student_share * self.total_steps("student learns in a fraction of all steps"))
         groups: list[dict[str, Any]] = [
             {"params": list(self.student.parameters()), "lr": self.lr},
             {"params": list(self.segmentation.blocks.parameters()), "lr": self.segmentation_lr},
@@ -161,7 +161,7 @@ class Disagreement(NamedTuple):
 
     teachers: list[Tensor]  # L x (B, C, h, w)
     students: list[Tensor]  # L x (B, C, h, w)
-    logits: Tensor  # (B, 1, h, w), of the finest level's size
+    logits: Tensor  # (B, 1, h, w), at the finest level's size
 
 
 class Student(nn.Module):
@@ -227,17 +227,18 @@ def join_products(teachers: list[Tensor], students: list[Tensor]) -> Tensor:
     return torch.cat(products, dim=1).to(students[0].dtype)
 
 
-def student_loss(teachers: list[Tensor], students: list[Tensor]) -> Tensor:
+def compute_student_loss(teachers: list[Tensor], students: list[Tensor]) -> Tensor:
     """One minus the cosine, mean over batch and positions, sum over levels: 2 x L x (B, C, h, w) -> a scalar."""
-    return torch.stack([cosine_distance(t, s).mean() for t, s in zip(teachers, students, strict=True)]).sum()
+    return torch.stack([measure_cosine_distance(t, s).mean() for t, s in zip(teachers, students, strict=True)]).sum()
 
 
-def segmentation_loss(logits: Tensor, corruption: Tensor, gamma: float) -> Tensor:
+def compute_segmentation_loss(logits: Tensor, corruption: Tensor, gamma: float) -> Tensor:
     """Return focal loss (Lin et al., ICCV 2017, without class weights) plus mean absolute error: a scalar.
 
     Args:
         logits: (B, 1, h, w).
-        corruption: (B, 1, H, W) bool, resized to the logits' size. A cell is true if at least half of it is.
+        corruption: (B, 1, H, W) bool, resized to the logits' size. A cell of the logits is true if at least half of it
+            is corrupted.
         gamma: Exponent of the focal loss.
     """
     logits = at_least_float32(logits)

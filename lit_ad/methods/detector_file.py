@@ -23,7 +23,7 @@ from lit_ad.machine import torch_device
 from lit_ad.teachers.backbone import Teacher
 from lit_ad.teachers.weights import fingerprint
 
-_THIS = "this checkpoint"  # stands in messages for a file that is not known
+_THIS = "this checkpoint"  # in messages, the name of a checkpoint whose file is unknown
 M = TypeVar("M", bound=L.LightningModule)
 
 
@@ -52,8 +52,8 @@ class Recorded(Protocol):
 def write_record(method: Recorded, checkpoint: dict[str, Any]) -> None:
     """Write the record of a detector into a checkpoint.
 
-    The decision is left out if the latest validation scored other weights than those in the checkpoint: its thresholds
-    would not fit their scores. This happens between two validations, and with callbacks that average weights.
+    The decision is left out if the latest validation scored other weights than the checkpoint has, because thresholds
+    fit only the weights that scored. This happens between two validations, and with callbacks that average weights.
     """
     decision = method.decision
     if decision is not None and method.decided_for not in (None, fingerprint(checkpoint["state_dict"])):
@@ -71,7 +71,7 @@ def write_record(method: Recorded, checkpoint: dict[str, Any]) -> None:
 
 
 def read_record(method: Recorded, checkpoint: dict[str, Any]) -> None:
-    """Give a method the decision of a checkpoint, and its view's window if the method's view leaves it to "auto".
+    """Give a method the decision of a checkpoint. If the window of the method's view is "auto", copy the window, too.
 
     Raises:
         UserError: The checkpoint has another method, other teachers, other networks or another view.
@@ -94,7 +94,7 @@ def _check_same_teacher(teacher: Teacher, trained: dict[str, Any], file: str | P
     """Raise UserError if the model's teacher is not that of the checkpoint's training, by name, taps or weights.
 
     Args:
-        teacher: The model's.
+        teacher: The model's teacher.
         trained: Name, taps and fingerprint of the teacher in training, from the checkpoint's record.
         file: The checkpoint, for the message.
     """
@@ -209,8 +209,8 @@ def find_method_class(name: str, path: Path) -> type[L.LightningModule]:
 
 
 def _find_weights(weights: Any, checkpoint: Path) -> Any:
-    """Return the source of a teacher's weights for the method. If it is a file that is no longer at its place, look for
-    it in the checkpoint's folder and in the folder above.
+    """Return the argument `weights` for the method. If it names a file that no longer exists, return a file of the same
+    name in the checkpoint's folder or in the folder above.
 
     Raises:
         UserError: The file is in none of these places.

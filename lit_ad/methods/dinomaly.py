@@ -3,8 +3,8 @@ https://arxiv.org/abs/2405.14325; recentring, squeezing and a constant rate come
 https://arxiv.org/abs/2510.17611.
 
 A bottleneck with dropout and a decoder with linear attention restore a frozen ViT's middle tokens. Three things keep
-the decoder from copying anomalies, which it has not learned: the noise of the dropout, an attention that cannot focus,
-and a loose target. The target is the mean of a group of blocks, and patches that are restored well hardly train.
+the decoder from copying anomalies: the noise of the dropout, an attention that cannot focus, and a loose target. The
+target is the mean of a group of blocks, and patches that are restored well hardly train.
 Shapes: B batch, N = h * w patches, P class and register tokens, D token width, (H, W) image.
 """
 
@@ -23,13 +23,13 @@ from lit_ad.methods.initialisation import initialise_linear_layers
 from lit_ad.methods.restoration import (
     GroupedTokens,
     at_least_float32,
-    distance,
+    compute_restoration_loss,
     gather_batches,
     group_outputs,
-    mlp,
-    restoration_loss,
-    restoration_map,
-    stable_adamw,
+    make_mlp,
+    make_restoration_map,
+    make_stable_adamw,
+    measure_distance,
     warm_up_and_fall,
     weigh_gradients,
 )
@@ -41,9 +41,9 @@ class Dinomaly(Method):
     The schedule of the learning rate spans the whole training: set trainer.max_steps, 10 000 steps in the paper.
     configs/multiclass_dinomaly2.yaml has the recipe of Dinomaly2.
 
-    Two differences from the authors' code. An image's score is taken after its map is resized to the network's size;
-    it is 0.04 to 0.4 % lower than theirs at 256. timm resizes position embeddings with antialiasing, as DINOv2's
-    authors do, but not Dinomaly's.
+    Two differences from the authors' code. An image's score is taken after its map is resized to the network's size; it
+    is 0.04 to 0.4 % lower than their score, which is taken at 256 pixels. timm resizes position embeddings with
+    antialiasing, as DINOv2's authors do, but not Dinomaly's.
 
     Args:
         backbone: timm name; the paper's is DINOv2 ViT-B/14 with registers.
@@ -57,8 +57,8 @@ class Dinomaly(Method):
         squeeze: Channels of a linear layer before the bottleneck, 256 in Dinomaly2. None: no such layer.
         dropout: Dropout in the bottleneck; 0.4 in Dinomaly2, and for as many categories as Real-IAD has.
         easy: Fraction of a batch's patches with a smaller gradient: those that are restored best.
-        easy_weight: Factor of their gradient.
-        ramp: Steps in which that fraction grows from 0 to `easy`.
+        easy_weight: Factor of the gradient of these patches.
+        ramp: Steps in which the fraction of these patches grows from 0 to `easy`.
         lr: The highest learning rate.
         final_lr: Learning rate of the last step; the rate falls to it by a cosine. If it equals `lr`, the rate is
             constant, and training needs no last step.
@@ -103,7 +103,7 @@ class Dinomaly(Method):
             teacher.warn_of_middle_blocks("set model.recentre true, or take")
         width = teacher.width
         self.squeeze = nn.Identity() if squeeze is None else nn.Linear(width, squeeze)
-        self.bottleneck = mlp(width, dropout, squeeze)
+        self.bottleneck = make_mlp(width, dropout, squeeze)
         self.decoder = nn.ModuleList(DecoderBlock(width, teacher.heads) for _ in teacher.taps)
         for part in (self.squeeze, self.bottleneck, self.decoder):
             initialise_linear_layers(part)
@@ -120,45 +120,45 @@ class Dinomaly(Method):
         for block in self.decoder:
             tokens = block(tokens)
             outputs.append(tokens)
-        students = [self.patches(group) for group in group_outputs(outputs)]
+        students = [self.drop_prefix(group) for group in group_outputs(outputs)]
         size = None if images is None else (images.shape[-2], images.shape[-1])
-        return Disagreement([self.target(level) for level in features], students, size)
+        return Disagreement([self.make_target(level) for level in features], students, size)
 
-    def target(self, tokens: Tensor) -> Tensor:
+    def make_target(self, tokens: Tensor) -> Tensor:
         """Return the patches that the decoder must restore for a group, (B, P + N, D) -> (B, N, D)."""
-        patches = self.patches(tokens)
+        patches = self.drop_prefix(tokens)
         if self.recentre:  # 1e-8: the authors' epsilon
             patches = layer_norm(patches - tokens[:, :1].to(patches.dtype), patches.shape[-1:], eps=1e-8)
         return patches
 
-    def patches(self, tokens: Tensor) -> Tensor:
+    def drop_prefix(self, tokens: Tensor) -> Tensor:
         """Drop class and register tokens, (B, P + N, D) -> (B, N, D) in float32 or float64."""
         return at_least_float32(tokens[:, self.teacher.model.num_prefix_tokens :])
 
     def loss(self, disagreement: "Disagreement") -> Tensor:
-        """One minus the cosine of all patches of an image as one vector, mean over images and groups: a scalar."""
-        return restoration_loss(disagreement.teachers, disagreement.students)
+        """Return one minus the cosine of an image's patches as one vector, mean over images and groups: a scalar."""
+        return compute_restoration_loss(disagreement.teachers, disagreement.students)
 
     def training_loss(self, images: Tensor, features: list[Tensor], others: Others) -> Tensor:
         """Return the same loss. Patches that are restored best have a smaller gradient: see `easy`."""
         disagreement = self.compare(images, features)
         share = self.easy * min(1.0, self.global_step / self.ramp)
         for teacher, student in zip(disagreement.teachers, disagreement.students, strict=True):
-            weights = mining_weights(distance(teacher, student).detach(), share, self.easy_weight)
+            weights = weigh_patches(measure_distance(teacher, student).detach(), share, self.easy_weight)
             weigh_gradients(student, weights)
         return self.loss(disagreement)
 
     def detect(self, disagreement: "Disagreement") -> Prediction:
-        """Average, resize and smooth the groups' distances: (B, 1, h, w). See `restoration_map`."""
+        """Average, resize and smooth the groups' distances: (B, 1, h, w). See `make_restoration_map`."""
         teachers, students, size = disagreement
         assert size is not None
-        return Prediction(restoration_map(teachers, students, size, self.teacher.patch_size))
+        return Prediction(make_restoration_map(teachers, students, size, self.teacher.patch_size))
 
     def configure_optimizers(self) -> Any:
         groups: list[dict[str, Any]] = [{"params": [*self.bottleneck.parameters(), *self.decoder.parameters()]}]
         if isinstance(self.squeeze, nn.Linear):
             groups.append({"params": list(self.squeeze.parameters()), "lr": self.squeeze_lr})
-        optimizer = stable_adamw(groups, self.lr, self.eps, self.weight_decay, self.amsgrad)
+        optimizer = make_stable_adamw(groups, self.lr, self.eps, self.weight_decay, self.amsgrad)
         constant = self.final_lr == self.lr
         steps = self.warmup if constant else self.total_steps("learning rate falls until training ends")
         return warm_up_and_fall(optimizer, steps, self.warmup, self.final_lr / self.lr)
@@ -178,7 +178,7 @@ class DecoderBlock(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.norm1, self.attention = nn.LayerNorm(width, eps=1e-8), LinearAttention(width, heads)
-        self.norm2, self.mlp = nn.LayerNorm(width, eps=1e-8), mlp(width)
+        self.norm2, self.mlp = nn.LayerNorm(width, eps=1e-8), make_mlp(width)
 
     def forward(self, tokens: Tensor) -> Tensor:
         tokens = tokens + self.attention(self.norm1(tokens))
@@ -207,7 +207,7 @@ class LinearAttention(nn.Module):
         return out
 
 
-def mining_weights(distances: Tensor, share: float, weight: float) -> Tensor:
+def weigh_patches(distances: Tensor, share: float, weight: float) -> Tensor:
     """Return `weight` for the `share` of patches with the lowest distances, over the batches of all processes, and 1
     for the others: (B, N) -> the same shape."""
     everywhere = gather_batches(distances)

@@ -1,9 +1,9 @@
 """Dual-Student Knowledge Distillation Networks for Unsupervised Anomaly Detection (Yao and Gao, 2024),
 https://arxiv.org/abs/2402.00448.
 
-An encoder student learns the frozen teacher's features of an image. A bottleneck squeezes its features into one
-embedding, from which a decoder student learns to restore the teacher's features. The encoder detects small details, the
-decoder structure that a nominal image does not have.
+An encoder student learns the frozen teacher's features of an image. A bottleneck squeezes the encoder's features
+into one embedding, from which a decoder student learns to restore the teacher's features. The encoder detects small
+defects. The decoder detects structure that no nominal image has.
 Shapes: B batch, L levels from fine to coarse, C channels, (h, w) feature map, (H, W) image.
 """
 
@@ -17,9 +17,15 @@ from lit_ad.batch import Prediction
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
 from lit_ad.methods.base import Method
-from lit_ad.methods.distances import cosine_distance
-from lit_ad.methods.maps import gaussian_blur, upsample
-from lit_ad.methods.reverse_distillation import Decoder, OneClassEmbedding, check_sides, count_blocks, inner_fraction
+from lit_ad.methods.distances import measure_cosine_distance
+from lit_ad.methods.maps import smooth_map, upsample
+from lit_ad.methods.reverse_distillation import (
+    Decoder,
+    OneClassEmbedding,
+    check_sides,
+    count_blocks,
+    find_inner_fraction,
+)
 from lit_ad.teachers import Backbone, Teacher
 
 
@@ -61,7 +67,7 @@ class DSKD(Method):
         super().__init__(view.of_multiple(2 * teacher.strides[-1]))  # the embedding's stride
         self.teacher = teacher
         self.encoder = Backbone(backbone, taps)
-        inner = inner_fraction(teacher)
+        inner = find_inner_fraction(teacher)
         self.bottleneck = OneClassEmbedding(teacher.channels, inner).to(memory_format=torch.channels_last)
         self.decoder = Decoder(teacher.channels, inner, count_blocks(teacher)).to(memory_format=torch.channels_last)
         self.fusion, self.lr, self.betas = fusion, lr, betas
@@ -76,7 +82,7 @@ class DSKD(Method):
         encoded = self.encoder(images)
         decoded = self.decoder(self.bottleneck(encoded))
         pyramids = [
-            [cosine_distance(t, s)[:, None] for t, s in zip(features, pyramid, strict=True)]
+            [measure_cosine_distance(t, s)[:, None] for t, s in zip(features, pyramid, strict=True)]
             for pyramid in (encoded, decoded)
         ]
         return Disagreement(pyramids[0], pyramids[1], (images.shape[-2], images.shape[-1]))
@@ -91,9 +97,7 @@ class DSKD(Method):
         encoder, decoder = (
             torch.stack([upsample(level, size) for level in pyramid]).sum(dim=0) for pyramid in disagreement[:2]
         )
-        return Prediction(
-            gaussian_blur(encoder * decoder if self.fusion == "product" else encoder + decoder, sigma=4.0)
-        )
+        return Prediction(smooth_map(encoder * decoder if self.fusion == "product" else encoder + decoder, sigma=4.0))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         students = (self.encoder, self.bottleneck, self.decoder)

@@ -20,7 +20,7 @@ from lit_ad.batch import Others, Prediction
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
 from lit_ad.methods.base import Method, Nominal
-from lit_ad.methods.maps import quantile
+from lit_ad.methods.maps import interpolate_quantile
 from lit_ad.methods.statistics import Moments, gather_values, refuse_unscaled
 from lit_ad.teachers.pdn import PDN, PDNSize, PDNTeacher
 
@@ -75,7 +75,7 @@ class EfficientAD(Method):
         self.hard, self.jitter, self.lr, self.weight_decay = hard, jitter, lr, weight_decay
         self.register_buffer("teacher_mean", torch.zeros(channels))
         self.register_buffer("teacher_deviation", torch.ones(channels))
-        self.register_buffer("quantiles", torch.full((2, 2), torch.nan))  # of both maps: 0.9 and 0.995
+        self.register_buffer("quantiles", torch.full((2, 2), torch.nan))  # of each map: 0.9 and 0.995; NaN: unknown
 
     def compare(self, images: Tensor, features: list[Tensor]) -> "Disagreement":
         """Compare teacher, student and autoencoder on the same images, without jitter."""
@@ -87,38 +87,38 @@ class EfficientAD(Method):
         )
 
     def loss(self, disagreement: "Disagreement") -> Tensor:
-        """The loss of training without the term of the unrelated images: a scalar."""
+        """Return the loss of training without the term of the unrelated images: a scalar."""
         student, autoencoder, both = disagreement
-        return mean_of_hardest(student, self.hard) + autoencoder.mean() + both.mean()
+        return average_hardest(student, self.hard) + autoencoder.mean() + both.mean()
 
     def training_loss(self, images: Tensor, features: list[Tensor], others: Others) -> Tensor:
         """Sum the student's loss on hard patches, its penalty on unrelated images, and the two terms of the
         autoencoder, which use the same jittered images."""
-        half = len(self.teacher_mean)  # each term needs one half of the student's outputs: a quarter less to compute
-        imitation = _some_outputs(self.student, self.teacher.normalize(images), slice(half)).float()
-        loss = mean_of_hardest(
+        half = len(self.teacher_mean)  # each term computes only its half of the student's outputs: saves a quarter
+        imitation = _compute_outputs(self.student, self.teacher.normalize(images), slice(half)).float()
+        loss = average_hardest(
             (self.standardise_features(features) - imitation).square(), self.hard, all_processes=True
         )
         if others.unrelated is not None:
-            other = _some_outputs(self.student, self.teacher.normalize(others.unrelated), slice(half))
+            other = _compute_outputs(self.student, self.teacher.normalize(others.unrelated), slice(half))
             loss = loss + other.float().square().mean()
         jittered = jitter(images, self.jitter)
         normalized = self.teacher.normalize(jittered)
         restored = self.autoencoder(normalized).float()
-        forecast = _some_outputs(self.student, normalized, slice(half, None)).float()
+        forecast = _compute_outputs(self.student, normalized, slice(half, None)).float()
         teacher = self.standardise_features(self.describe(jittered))
         total: Tensor = loss + (teacher - restored).square().mean() + (restored - forecast).square().mean()
         return total
 
     def detect(self, disagreement: "Disagreement") -> Prediction:
-        """Average both scaled maps, and pad them by zeros where patches would leave the image: (B, 1, H / 4, W / 4).
+        """Average both scaled maps, and pad zeros where patches would leave the image: (B, 1, H / 4, W / 4).
 
         A cell of the padded map stands for 4x4 pixels of the image, as the teacher learned in its distillation.
         """
-        scaled = [scale_map(m, *q) for m, q in zip(self.maps(disagreement), self.quantiles, strict=True)]
+        scaled = [scale_map(m, *q) for m, q in zip(self.make_maps(disagreement), self.quantiles, strict=True)]
         return Prediction(pad((scaled[0] + scaled[1]) / 2, (4, 4, 4, 4)))
 
-    def maps(self, disagreement: "Disagreement") -> list[Tensor]:
+    def make_maps(self, disagreement: "Disagreement") -> list[Tensor]:
         """Return the student's errors in predicting the teacher and the autoencoder, mean over channels:
         2 x (B, 1, h, w)."""
         return [errors.mean(dim=1, keepdim=True) for errors in (disagreement.student, disagreement.both)]
@@ -141,11 +141,11 @@ class EfficientAD(Method):
         """Compute the quantiles of both maps over all held-out images."""
         by_map: list[list[Tensor]] = [[], []]
         for images, features in held_out:
-            for values, anomaly_map in zip(by_map, self.maps(self.compare(images, features)), strict=True):
+            for values, anomaly_map in zip(by_map, self.make_maps(self.compare(images, features)), strict=True):
                 values.append(anomaly_map.flatten())
         for number, values in enumerate(by_map):
             all_values = gather_values(torch.cat(values) if values else self.quantiles.new_zeros(0), self.device)
-            low, high = (quantile(all_values[None], fraction) for fraction in (0.9, 0.995))
+            low, high = (interpolate_quantile(all_values[None], fraction) for fraction in (0.9, 0.995))
             self.quantiles[number] = torch.cat([low, high])
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -198,7 +198,7 @@ class Autoencoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         sides = images.shape[-2:]
         check_sides((sides[0], sides[1]))
-        *steps, last = zip(*map(_decoder_sizes, sides), strict=True)
+        *steps, last = zip(*map(_list_decoder_sizes, sides), strict=True)
         values = self.encoder(images)
         for step, layer in zip(steps, self.decoder, strict=True):
             values = layer(interpolate(values, size=step, mode="bilinear"))
@@ -215,12 +215,12 @@ def check_sides(sides: tuple[int, int]) -> None:
         )
 
 
-def _decoder_sizes(side: int) -> list[int]:
+def _list_decoder_sizes(side: int) -> list[int]:
     """Return the size before each convolution of the decoder: 3, 8, 15, 32, 63, 127 and 56 for an image of 256."""
     return [side // 64 - 1, side // 32, side // 16 - 1, side // 8, side // 4 - 1, side // 2 - 1, -(-side // 4) - 8]
 
 
-def _some_outputs(network: PDN, images: Tensor, outputs: slice) -> Tensor:
+def _compute_outputs(network: PDN, images: Tensor, outputs: slice) -> Tensor:
     """Compute some output channels of a network, without the others: (B, 3, H, W) -> (B, outputs, h, w)."""
     *hidden, last = network
     for layer in hidden:
@@ -229,7 +229,7 @@ def _some_outputs(network: PDN, images: Tensor, outputs: slice) -> Tensor:
     return conv2d(images, weight[outputs], bias[outputs])
 
 
-def mean_of_hardest(errors: Tensor, fraction: float, all_processes: bool = False) -> Tensor:
+def average_hardest(errors: Tensor, fraction: float, all_processes: bool = False) -> Tensor:
     """Return the mean of the errors (B, C, h, w) that reach their quantile `fraction`: a scalar.
 
     topk finds the quantile, because older versions of torch.quantile refuse more than 2^24 values. All errors that

@@ -29,11 +29,11 @@ LayerNorm: Any = partial(nn.LayerNorm, eps=1e-6)
 class FoundAD(Method):
     """A projector for the patch tokens of any timm ViT, trained on a few images of each of many categories.
 
-    Set data.corrupt, to lit_ad.data.CutPaste as in the paper, and data.augment: few images need augmentation. Set
+    Set data.corrupt; the paper's choice is lit_ad.data.CutPaste. Set data.augment: few images need augmentation. Set
     `checkpoint.monitor: null` to keep the last step: nominal held-out images cannot tell which step finds defects best.
 
-    An image's score comes from all its patches, and not from its map, so it includes padding and what the mask of
-    view.roi excludes. With tiles, it is the highest of their scores.
+    An image's score comes from all its patches, and not from its map, so padding and pixels outside the mask of
+    view.roi count. With tiles, it is the highest score of the tiles.
 
     Args:
         backbone: timm name; the paper's are DINOv3 ViT-B/16 at 512 and DINOv2 ViT-B/14 at 518.
@@ -82,8 +82,8 @@ class FoundAD(Method):
         return Disagreement(level, self.projector(level))
 
     def loss(self, disagreement: "Disagreement") -> Tensor:
-        """Mean squared error over batch, channels and patches."""
-        return _patch_errors(disagreement).mean()
+        """Return the mean squared error over batch, channels and patches: a scalar."""
+        return _measure_patch_errors(disagreement).mean()
 
     def training_loss(self, images: Tensor, features: list[Tensor], others: Others) -> Tensor:
         """Return the same loss. By chance, the projector's input is the clean batch or the corrupted batch.
@@ -99,7 +99,7 @@ class FoundAD(Method):
 
     def detect(self, disagreement: "Disagreement") -> Prediction:
         """Return the map of the patches' errors, (B, 1, h, w), and the mean of the highest errors, (B,)."""
-        errors = _patch_errors(disagreement)
+        errors = _measure_patch_errors(disagreement)
         patches = errors.flatten(1)
         count = min(self.highest, patches.shape[1])
         return Prediction(errors, patches.topk(count, dim=1, sorted=False).values.mean(dim=1))
@@ -161,7 +161,7 @@ class Projector(nn.Module):
         return output
 
 
-def _patch_errors(disagreement: Disagreement) -> Tensor:
-    """Mean of the squared differences over channels, (B, 1, h, w), in float32 or float64."""
+def _measure_patch_errors(disagreement: Disagreement) -> Tensor:
+    """Return the mean squared difference over channels, (B, 1, h, w), in float32 or float64."""
     teacher, student = map(at_least_float32, disagreement)
     return (student - teacher).square().mean(dim=1, keepdim=True)

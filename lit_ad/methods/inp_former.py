@@ -22,13 +22,13 @@ from lit_ad.methods.network import as_images
 from lit_ad.methods.restoration import (
     GroupedPatches,
     at_least_float32,
-    distance,
+    compute_restoration_loss,
     gather_batches,
     group_outputs,
-    mlp,
-    restoration_loss,
-    restoration_map,
-    stable_adamw,
+    make_mlp,
+    make_restoration_map,
+    make_stable_adamw,
+    measure_distance,
     warm_up_and_fall,
     weigh_gradients,
 )
@@ -89,7 +89,7 @@ class INPFormer(Method):
         teacher.warn_of_middle_blocks("take")
         width, heads = teacher.width, teacher.heads
         self.extractor = _Extractor(prototypes, width, heads)
-        self.bottleneck = mlp(width)
+        self.bottleneck = make_mlp(width)
         self.decoder = nn.ModuleList(Block(width, ReLUAttention(width, heads), residual=False) for _ in teacher.taps)
         for part in self.students:
             initialise_linear_layers(part)
@@ -118,34 +118,37 @@ class INPFormer(Method):
         return Disagreement(teachers, students, patches, prototypes, size)
 
     def loss(self, disagreement: "Disagreement") -> Tensor:
-        """Restoration loss plus the weighted mean distance of the patches to their nearest prototypes: a scalar."""
-        restoration = restoration_loss(disagreement.teachers, disagreement.students)
-        distances = prototype_distances(disagreement.patches, disagreement.prototypes)
+        """Return the restoration loss plus the weighted mean distance of patches to their nearest prototype."""
+        restoration = compute_restoration_loss(disagreement.teachers, disagreement.students)
+        distances = measure_prototype_distances(disagreement.patches, disagreement.prototypes)
         return restoration + self.gather * distances.amin(dim=2).mean()
 
     def training_loss(self, images: Tensor, features: list[Tensor], others: Others) -> Tensor:
         """Return the same loss. Patches that are restored worst have the largest gradient: see `power`."""
         disagreement = self.compare(images, features)
         for teacher, student in zip(disagreement.teachers, disagreement.students, strict=True):
-            weigh_gradients(student, adaptive_weights(distance(teacher, student).detach(), self.power))
+            weigh_gradients(student, weigh_by_distance(measure_distance(teacher, student).detach(), self.power))
         return self.loss(disagreement)
 
     def detect(self, disagreement: "Disagreement") -> Prediction:
+        """Average, resize and smooth the groups' distances: (B, 1, h, w). See `make_restoration_map`."""
         size = disagreement.size
         assert size is not None
-        return Prediction(restoration_map(disagreement.teachers, disagreement.students, size, self.teacher.patch_size))
+        return Prediction(
+            make_restoration_map(disagreement.teachers, disagreement.students, size, self.teacher.patch_size)
+        )
 
     @torch.no_grad()
-    def nearest_prototypes(self, pixels: Tensor) -> Tensor:
-        """Return the number of the prototype that each patch is nearest to: uint8 (B, 3, H, W) -> (B, h, w)."""
+    def find_nearest_prototypes(self, pixels: Tensor) -> Tensor:
+        """Return the index of each patch's nearest prototype: uint8 (B, 3, H, W) -> (B, h, w)."""
         images = as_images(pixels)
         disagreement = self.compare(images, self.describe(images))
-        nearest = prototype_distances(disagreement.patches, disagreement.prototypes).argmin(dim=2)
+        nearest = measure_prototype_distances(disagreement.patches, disagreement.prototypes).argmin(dim=2)
         return nearest.view(len(images), images.shape[-2] // self.teacher.patch_size, -1)
 
     def configure_optimizers(self) -> Any:
         parameters = [parameter for part in self.students for parameter in part.parameters()]
-        optimizer = stable_adamw(parameters, self.lr, self.eps, self.weight_decay)
+        optimizer = make_stable_adamw(parameters, self.lr, self.eps, self.weight_decay)
         steps = self.total_steps("learning rate falls until training ends")
         return warm_up_and_fall(optimizer, steps, self.warmup, self.final_lr / self.lr)
 
@@ -161,7 +164,7 @@ class Disagreement(NamedTuple):
 
 
 class _Extractor(nn.Module):
-    """Learned tokens gather an image's prototypes from its patches, (B, N, D) -> (B, M, D)."""
+    """Gathers an image's prototypes from its patches by learned tokens, (B, N, D) -> (B, M, D)."""
 
     def __init__(self, prototypes: int, width: int, heads: int) -> None:
         super().__init__()
@@ -179,14 +182,14 @@ class Block(nn.Module):
     Args:
         width: Width D of a token.
         attention: Attention from the queries to the other tokens.
-        residual: Add the queries to the attention's output. Without, the output depends on the queries only through
+        residual: Add the queries to the attention's output. If False, the output depends on the queries only through
             the attention's weights.
     """
 
     def __init__(self, width: int, attention: "CrossAttention", residual: bool) -> None:
         super().__init__()
         self.norm1, self.attention = nn.LayerNorm(width, eps=1e-8), attention
-        self.norm2, self.mlp = nn.LayerNorm(width, eps=1e-8), mlp(width)
+        self.norm2, self.mlp = nn.LayerNorm(width, eps=1e-8), make_mlp(width)
         self.residual = residual
 
     def forward(self, queries: Tensor, others: Tensor) -> Tensor:
@@ -210,12 +213,12 @@ class CrossAttention(nn.Module):
         k, v = self.key_value(others).unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         with torch.autocast(queries.device.type, enabled=False):
             q, k, v = (at_least_float32(part) for part in (q, k, v))  # (B, heads, Q or K, d)
-            attended = (self.weights(q, k) @ v).transpose(1, 2).flatten(2)
+            attended = (self.weigh_keys(q, k) @ v).transpose(1, 2).flatten(2)
         out: Tensor = self.projection(attended.to(queries.dtype))
         return out
 
-    def weights(self, q: Tensor, k: Tensor) -> Tensor:
-        """Weights of the keys for each query, (B, heads, Q, d) and (B, heads, K, d) -> (B, heads, Q, K)."""
+    def weigh_keys(self, q: Tensor, k: Tensor) -> Tensor:
+        """Return the weights of the keys for each query, (B, heads, Q, d) and (B, heads, K, d) -> (B, heads, Q, K)."""
         weights: Tensor = (q @ k.transpose(2, 3) * q.shape[-1] ** -0.5).softmax(dim=-1)
         return weights
 
@@ -227,19 +230,19 @@ class ReLUAttention(CrossAttention):
         super().__init__(width, heads)
         self.scale = nn.Parameter(torch.ones(heads, 1, 1))
 
-    def weights(self, q: Tensor, k: Tensor) -> Tensor:
+    def weigh_keys(self, q: Tensor, k: Tensor) -> Tensor:
         return relu(normalize(q, dim=-1) @ normalize(k, dim=-1).transpose(2, 3) * self.scale)
 
 
-def prototype_distances(patches: Tensor, prototypes: Tensor) -> Tensor:
-    """One minus the cosine in float32 or float64, (B, N, D) and (B, M, D) -> (B, N, M)."""
+def measure_prototype_distances(patches: Tensor, prototypes: Tensor) -> Tensor:
+    """Return one minus the cosine in float32 or float64, (B, N, D) and (B, M, D) -> (B, N, M)."""
     with torch.autocast(patches.device.type, enabled=False):
         patches, prototypes = (normalize(at_least_float32(tokens), dim=-1) for tokens in (patches, prototypes))
         return 1 - patches @ prototypes.transpose(1, 2)
 
 
-def adaptive_weights(distances: Tensor, power: float) -> Tensor:
-    """(distance / mean)^power, with the mean over the batches of all processes: (B, N) -> the same shape."""
+def weigh_by_distance(distances: Tensor, power: float) -> Tensor:
+    """Return (distance / mean)^power, with the mean over the batches of all processes: (B, N) -> the same shape."""
     distances = distances.clamp(min=0)  # rounding can make them -1e-7
     mean = gather_batches(distances).mean()
     return (distances / mean.clamp(min=torch.finfo(mean.dtype).tiny)) ** power

@@ -1,7 +1,7 @@
 """L2BT: Learning to Be a Transformer to Pinpoint Anomalies (Costanzino et al., IEEE Access 2025).
 
 On nominal patches, one small MLP learns to predict a frozen ViT's late tokens from its early ones, and a second MLP the
-early from the late. On anomalous patches both fail. Each sees one token at a time, so images may be large.
+early from the late. On anomalous patches both fail. Each MLP sees one token at a time, so images may be large.
 Shapes: B batch, D token width, N = h * w patches, (H, W) image.
 """
 
@@ -55,7 +55,7 @@ class L2BT(Method):
         super().__init__(view.of_multiple(teacher.patch_size))
         self.teacher = teacher
         width = self.teacher.channels[0]
-        self.forward_student, self.backward_student = mlp(width), mlp(width)  # early -> late, late -> early
+        self.forward_student, self.backward_student = make_mlp(width), make_mlp(width)  # early -> late, late -> early
         self.top, self.lr = top, lr
 
     def compare(self, images: Tensor | None, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -67,12 +67,12 @@ class L2BT(Method):
         return predicted, [late.float(), early.float()]
 
     def loss(self, disagreement: tuple[list[Tensor], list[Tensor]]) -> Tensor:
-        """One minus the cosine, mean over tokens, summed over both directions: a scalar."""
+        """Return one minus the cosine, mean over tokens, summed over both directions: a scalar."""
         return sum((1 - cosine_similarity(s, t, dim=1)).mean() for s, t in zip(*disagreement, strict=True))  # type: ignore[return-value]
 
     def detect(self, disagreement: tuple[list[Tensor], list[Tensor]]) -> Prediction:
         """Multiply both directions' distances, and blur the product at the image's resolution: (B, 1, H, W)."""
-        forward, backward = (distance(s, t) for s, t in zip(*disagreement, strict=True))
+        forward, backward = (measure_distance(s, t) for s, t in zip(*disagreement, strict=True))
         patches = forward * backward
         height, width = (side * self.teacher.patch_size for side in patches.shape[-2:])
         return Prediction(blur(upsample(patches, (height, width))))
@@ -82,7 +82,7 @@ class L2BT(Method):
         return torch.optim.Adam(students, lr=self.lr)
 
 
-def mlp(width: int) -> nn.Sequential:
+def make_mlp(width: int) -> nn.Sequential:
     """Make an MLP of three linear layers, (..., D) -> (..., D), where D is `width`."""
     return nn.Sequential(
         nn.Linear(width, width), nn.GELU(), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width)
@@ -94,8 +94,8 @@ def _to_tokens(level: Tensor) -> Tensor:
     return level.flatten(2).transpose(1, 2)
 
 
-def distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """Distance between unit vectors: 2 x (B, D, h, w) float32 -> (B, 1, h, w)."""
+def measure_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return the distances between unit vectors: 2 x (B, D, h, w) float32 -> (B, 1, h, w)."""
     distances: Tensor = (normalize(student) - normalize(teacher)).norm(dim=1, keepdim=True)
     return distances
 
@@ -105,11 +105,11 @@ def blur(anomaly_map: Tensor) -> Tensor:
     with torch.autocast(anomaly_map.device.type, enabled=False):
         result = anomaly_map.float()
         for side in (5, 5, 5, 5, 5, 7, 7, 7):
-            result = box(result, side)
+            result = apply_box_filter(result, side)
     return result
 
 
-def box(anomaly_map: Tensor, side: int) -> Tensor:
+def apply_box_filter(anomaly_map: Tensor, side: int) -> Tensor:
     """Average over side x side pixels, with reflected edges: (B, 1, H, W) -> the same shape. kornia does the same
     in 40 times the time on a CPU."""
     for axis, padding in ((2, (0, 0, side // 2, side // 2)), (3, (side // 2, side // 2, 0, 0))):

@@ -20,9 +20,9 @@ from lit_ad.batch import Prediction
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
 from lit_ad.methods.base import Method, Nominal
-from lit_ad.methods.distances import unit_distance
+from lit_ad.methods.distances import measure_unit_distance
 from lit_ad.methods.initialisation import initialise_convolutions
-from lit_ad.methods.maps import gaussian_blur, product, upsample
+from lit_ad.methods.maps import multiply_maps, smooth_map, upsample
 from lit_ad.methods.statistics import gather_values, refuse_unscaled
 from lit_ad.teachers import Backbone, Teacher
 
@@ -96,8 +96,8 @@ class MixedTeacher(Method):
         count = len(shallow)
         size = (images.shape[-2], images.shape[-1])
         return Disagreement(
-            _half_distances(features[:count], shallow),
-            _half_distances(features[count:], self.deep_student(images)),
+            _measure_half_distances(features[:count], shallow),
+            _measure_half_distances(features[count:], self.deep_student(images)),
             size,
         )
 
@@ -108,10 +108,10 @@ class MixedTeacher(Method):
 
     def detect(self, disagreement: "Disagreement") -> Prediction:
         """Divide each pair's map by its nominal mean, multiply both, and smooth the product: (B, 1, H, W)."""
-        maps = [m / mean for m, mean in zip(self.maps(disagreement), self.pair_means.float(), strict=True)]
-        return Prediction(gaussian_blur(product(maps, disagreement.size), self.sigma))
+        maps = [m / mean for m, mean in zip(self.make_maps(disagreement), self.pair_means.float(), strict=True)]
+        return Prediction(smooth_map(multiply_maps(maps, disagreement.size), self.sigma))
 
-    def maps(self, disagreement: "Disagreement") -> list[Tensor]:
+    def make_maps(self, disagreement: "Disagreement") -> list[Tensor]:
         """Return each pair's map at the input's size, 2 x (B, 1, H, W): the sum of its levels, each divided by its
         number of positions h * w, as in the authors' code. A level weighs four times as much as the next finer one."""
         size = disagreement.size
@@ -120,7 +120,7 @@ class MixedTeacher(Method):
 
     def calibrate(self, nominal: Nominal, held_out: Nominal) -> None:
         """Compute the mean of each pair's map over the held-out images."""
-        batches = [[m.double().mean(dim=(1, 2, 3)) for m in self.maps(self.compare(*batch))] for batch in held_out]
+        batches = [[m.double().mean(dim=(1, 2, 3)) for m in self.make_maps(self.compare(*batch))] for batch in held_out]
         for number in (0, 1):
             means = torch.cat([pair[number] for pair in batches]) if batches else self.pair_means.new_zeros(0).double()
             self.pair_means[number] = gather_values(means, self.device).mean()
@@ -133,14 +133,14 @@ class MixedTeacher(Method):
     def configure_optimizers(self) -> Any:
         """Return Adam with a one-cycle schedule: from lr / 25 up to lr, then down to 4e-6 lr."""
         optimizer = torch.optim.Adam([*self.student.parameters(), *self.deep_student.parameters()], lr=self.lr)
-        steps = self.total_steps("learning rate is of one cycle")
+        steps = self.total_steps("learning rate rises and falls once")
         cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.lr, total_steps=steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
 
 
-def _half_distances(teacher: list[Tensor], student: list[Tensor]) -> list[Tensor]:
-    """Half the squared distance between unit vectors at each level, 2 x L x (B, C, h, w) -> L x (B, 1, h, w)."""
-    return [unit_distance(t, s) / 2 for t, s in zip(teacher, student, strict=True)]
+def _measure_half_distances(teacher: list[Tensor], student: list[Tensor]) -> list[Tensor]:
+    """Return half the squared distance between unit vectors at each level, 2 x L x (B, C, h, w) -> L x (B, 1, h, w)."""
+    return [measure_unit_distance(t, s) / 2 for t, s in zip(teacher, student, strict=True)]
 
 
 class Disagreement(NamedTuple):

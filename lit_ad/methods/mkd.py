@@ -1,4 +1,5 @@
-"""Multiresolution Knowledge Distillation for Anomaly Detection (Salehi et al., CVPR 2021), https://arxiv.org/abs/2011.11108.
+"""Multiresolution Knowledge Distillation for Anomaly Detection (Salehi et al., CVPR 2021),
+https://arxiv.org/abs/2011.11108.
 
 On nominal images, a narrow cloner learns a frozen source network's outputs at several depths, their values and their
 directions. The disagreement of both is an image's score, and its gradient with respect to the pixels is the map. The
@@ -20,7 +21,7 @@ from lit_ad.batch import Prediction
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
 from lit_ad.methods.base import Method
-from lit_ad.methods.maps import clip, gaussian_blur
+from lit_ad.methods.maps import clip, smooth_map
 from lit_ad.teachers import Backbone, Teacher
 
 _HIDDEN = 16  # channels of the small cloner's convolutions between critical outputs
@@ -39,7 +40,7 @@ class MKD(Method):
         view: How images become network inputs.
         normalize: True: normalise images as in the source's training, as the authors do for CIFAR-10. False: only scale
             them to [0, 1], as they do for MVTec AD.
-        pool: Compare the taps after a 2x2 max pool. None: for VGGs only, because timm taps a VGG before its pools.
+        pool: Compare the taps after a 2x2 max pool. None: True for VGGs only, because timm taps a VGG before its pools.
         cloner: "small" is narrow between critical outputs. "equal" has the source's architecture with timm's random
             initial weights.
         value_weight: Weight of the squared error, the paper's lambda: 0.5 for MVTec AD, 0.01 for other data.
@@ -103,7 +104,7 @@ class MKD(Method):
         student = self.student(self.teacher.normalize(images) if isinstance(self.student, Cloner) else images)
         student = [max_pool2d(s, 2) for s in student] if self.pools_student else student
         pairs = zip(features, student, strict=True)
-        return torch.stack([disagreement(t, s, self.value_weight) for t, s in pairs]).sum(dim=0)
+        return torch.stack([_measure_disagreement(t, s, self.value_weight) for t, s in pairs]).sum(dim=0)
 
     def loss(self, disagreement: Tensor) -> Tensor:
         return disagreement.mean()
@@ -123,7 +124,7 @@ class MKD(Method):
         # Gradients of means over thousands of values vanish in half precision: no autocast here.
         with torch.inference_mode(False), torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
             score, saliency = self.differentiate(images.clone())
-        return Prediction(gaussian_blur(saliency, sigma=4.0), score)
+        return Prediction(smooth_map(saliency, sigma=4.0), score)
 
     def assess(self, images: Tensor, features: list[Tensor] | None = None) -> tuple[Prediction, Tensor]:
         prediction = self.predict(images, features)
@@ -132,24 +133,24 @@ class MKD(Method):
 
     def differentiate(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return each image's loss and its pixels' saliency: (B, 3, H, W) in [0, 1] -> (B,), (B, 1, H, W)."""
-        score, gradient = self.gradient(images)
+        score, gradient = self.compute_gradient(images)
         if self.saliency != "smooth_grad":
-            return score, self.pixel_saliency(gradient)
+            return score, self.sum_saliency(gradient)
         span = images.amax(dim=(1, 2, 3), keepdim=True) - images.amin(dim=(1, 2, 3), keepdim=True)
         # The authors pass the square of their sigma to torch, which takes it as the standard deviation.
         deviation = (self.noise / span.clamp(min=self.noise)).square()
         saliency = torch.zeros_like(images[:, :1], dtype=torch.float32)
         for copy in range(self.copies):  # seeded by the copy: an image's map does not depend on its batch
             noise = torch.randn(images.shape[1:], generator=torch.Generator().manual_seed(copy)).to(images)
-            saliency += self.pixel_saliency(self.gradient(images + deviation * noise)[1]) / self.copies
+            saliency += self.sum_saliency(self.compute_gradient(images + deviation * noise)[1]) / self.copies
         return score, saliency if self.map_scale == "raw" else _to_unit_range(saliency)
 
-    def pixel_saliency(self, gradient: Tensor) -> Tensor:
+    def sum_saliency(self, gradient: Tensor) -> Tensor:
         """Sum absolute values over channels, clipped at each image's 99th percentile: (B, 3, H, W) -> (B, 1, H, W)."""
         saliency = clip(gradient.float().abs().sum(dim=1, keepdim=True), 0.99)
         return saliency if self.map_scale == "raw" else _to_unit_range(saliency)
 
-    def gradient(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def compute_gradient(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return the loss of each image and its gradient with respect to the image, (B, 3, H, W) -> (B,), (B, 3, H, W).
 
         One backward pass gives all gradients, because no loss depends on another image.
@@ -206,8 +207,8 @@ class Source(Teacher):
 
 
 class Cloner(nn.Module):
-    """The small cloner: 3x3 convolutions, one stage for each critical output. BatchNorm follows each convolution that
-    is not before a pool.
+    """The small cloner: 3x3 convolutions, one stage for each critical output. BatchNorm follows each convolution,
+    except before a pool.
 
     Args:
         channels: Channels of the source's critical outputs, from shallow to deep.
@@ -265,8 +266,8 @@ def _make_layers(width: int, stage: Sequence[int]) -> Iterator[nn.Module]:
 
 
 class GuidedBackprop(TorchFunctionMode):
-    """Within this context, ReLUs pass back only the positive part of the gradient at their output. No module changes,
-    and no other thread."""
+    """Within this context, ReLUs pass back only the positive part of the gradient at their output. Modules
+    and other threads stay as they are."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
@@ -275,8 +276,8 @@ class GuidedBackprop(TorchFunctionMode):
         return output
 
 
-def disagreement(teacher: Tensor, student: Tensor, value_weight: float) -> Tensor:
-    """1 - cosine + value_weight x mean squared error of one critical layer, in float32: 2 x (B, C, h, w) -> (B,)."""
+def _measure_disagreement(teacher: Tensor, student: Tensor, value_weight: float) -> Tensor:
+    """Return 1 - cosine + value_weight x mean squared error of one layer, in float32: 2 x (B, C, h, w) -> (B,)."""
     teacher, student = teacher.float().flatten(1), student.float().flatten(1)
     direction = 1 - cosine_similarity(teacher, student)
     return direction + value_weight * (teacher - student).square().mean(dim=1) if value_weight else direction

@@ -60,7 +60,7 @@ def make_network(
 
 
 def make_inference_network(method: Predicting) -> Callable[[Any], Output]:
-    """Return a method as the network of a detector that is not trained: it runs in PyTorch's inference mode."""
+    """Return a method as a network that runs in PyTorch's inference mode, for a detector outside of training."""
     run = make_network(method)
 
     def infer(pixels: Any) -> Output:
@@ -73,7 +73,7 @@ def make_inference_network(method: Predicting) -> Callable[[Any], Output]:
 @contextmanager
 def eval_mode(model: nn.Module | Predicting) -> Iterator[None]:
     """Put a model in eval mode for a `with` block; afterwards each module is in the mode that it had before."""
-    training = [part for part in model.modules() if part.training]  # empty in a detector: threads may share it
+    training = [part for part in model.modules() if part.training]  # none in a loaded detector: threads may share it
     for part in training:
         part.training = False
     try:

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from lit_ad.batch import Others, Prediction
 from lit_ad.image.view import View
 from lit_ad.methods.base import Method
-from lit_ad.methods.distances import cosine_distance
+from lit_ad.methods.distances import measure_cosine_distance
 from lit_ad.methods.initialisation import initialise_convolutions
-from lit_ad.methods.maps import gaussian_blur
+from lit_ad.methods.maps import smooth_map
 from lit_ad.methods.restoration import gather_batches
 from lit_ad.methods.reverse_distillation import (
     Decoder,
@@ -28,16 +28,14 @@ from lit_ad.methods.reverse_distillation import (
     check_levels,
     check_sides,
     count_blocks,
-    distance_maps,
-    inner_fraction,
+    find_inner_fraction,
     make_convolution,
+    make_distance_maps,
 )
 from lit_ad.teachers import Backbone, Teacher
 
-EASIEST, HARDEST = (
-    -3.0,
-    1.0,
-)  # lowest distance that has a gradient, in deviations above the mean: first, and after `ramp`
+# Lowest distance that has a gradient, in deviations above the mean: in the first step, and after `ramp`.
+EASIEST, HARDEST = -3.0, 1.0
 
 
 class ReContrast(Method):
@@ -53,9 +51,9 @@ class ReContrast(Method):
         view: How images become network inputs.
         batchnorm: Statistics of the trained encoder's BatchNorm in training: those of each batch ("train"), or the
             pretrained ones ("eval"). The authors take "eval" for some categories and for one model of many categories.
-        ramp: Fraction of the training's steps in which the gradient narrows to the points that are restored worst. At
-            first it leaves out points whose distance is below the batch's mean - 3 deviations, at last all below the
-            mean + 1 deviation.
+        ramp: Fraction of the training's steps in which the gradient narrows to the points that are restored worst.
+            Points without a gradient have a distance below the batch's mean - 3 deviations in the first step, and below
+            the mean + 1 deviation after the ramp.
         lr: Learning rate of AdamW for bottleneck and decoder.
         encoder_lr: Learning rate of AdamW for the trained encoder.
         weight_decay: Weight decay of AdamW.
@@ -78,7 +76,7 @@ class ReContrast(Method):
         super().__init__(view.of_multiple(2 * teacher.strides[-1]))  # the embedding's stride
         self.teacher = teacher
         self.encoder = _Encoder(teacher, batchnorm)
-        inner, depths = inner_fraction(teacher), count_blocks(teacher)
+        inner, depths = find_inner_fraction(teacher), count_blocks(teacher)
         self.bottleneck = OneClassEmbedding(teacher.channels, inner).to(memory_format=torch.channels_last)
         self.decoder = _TwoHeadedDecoder(teacher.channels, inner, depths).to(memory_format=torch.channels_last)
         self.ramp, self.lr, self.encoder_lr, self.weight_decay = ramp, lr, encoder_lr, weight_decay
@@ -104,23 +102,23 @@ class ReContrast(Method):
         """Return one minus the cosine of each flattened level, mean over images and directions, summed over levels: a
         scalar."""
         pairs = [(target.flatten(1), restored.flatten(1)) for target, restored in disagreement]
-        return torch.stack([cosine_distance(target, restored).mean() for target, restored in pairs]).sum() / 2
+        return torch.stack([measure_cosine_distance(target, restored).mean() for target, restored in pairs]).sum() / 2
 
     def training_loss(self, images: Tensor, features: list[Tensor], others: Others) -> Tensor:
         """Return the same loss. Points that are restored best have no gradient: see `ramp`."""
         pairs = self.compare(images, features)
-        deviations = hardness(self.global_step, self.ramp_steps)
+        deviations = schedule_hardness(self.global_step, self.ramp_steps)
         for target, restored in pairs:
-            hard = select_hard(cosine_distance(target, restored).detach(), deviations)
+            hard = select_hard(measure_cosine_distance(target, restored).detach(), deviations)
             restored.register_hook(partial(torch.mul, hard[:, None].to(restored.dtype)))
         return self.loss(pairs)
 
     def detect(self, disagreement: Pairs) -> Prediction:
         """Sum and smooth all distances at the image's resolution: (B, 1, H, W). The maximum is the score."""
-        return Prediction(gaussian_blur(distance_maps(disagreement, self.teacher.strides[0]).sum(dim=0), sigma=4.0))
+        return Prediction(smooth_map(make_distance_maps(disagreement, self.teacher.strides[0]).sum(dim=0), sigma=4.0))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        self.ramp_steps = self.ramp * self.total_steps("mining of hard points takes its time from the whole training")
+        self.ramp_steps = self.ramp * self.total_steps("ramp is a fraction of all steps")
         students = [*self.bottleneck.parameters(), *self.decoder.parameters()]
         groups: list[dict[str, Any]] = [{"params": students}]
         groups.append({"params": list(self.encoder.parameters()), "lr": self.encoder_lr})
@@ -170,7 +168,7 @@ class _TwoHeadedDecoder(nn.Module):
         return frozen, trained
 
 
-def hardness(step: int, ramp: float) -> float:
+def schedule_hardness(step: int, ramp: float) -> float:
     """Return the lowest distance that has a gradient, in deviations above the mean. It rises in `ramp` steps."""
     return HARDEST if step >= ramp else EASIEST + (HARDEST - EASIEST) * step / ramp
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, interpolate
 
 from lit_ad.errors import UserError
-from lit_ad.methods.maps import gaussian_blur, upsample
+from lit_ad.methods.maps import smooth_map, upsample
 from lit_ad.teachers import Teacher
 
 _BLOCKS = 8  # number of the teacher's blocks to restore by default: Dinomaly, section 4
@@ -52,7 +52,7 @@ class GroupedTokens(Teacher):
                 f"{self.name} is a {type(model).__name__}: choose one of vit_*, deit*"
             )
         self.depth = len(model.blocks)
-        self.taps = self.taps or middle_blocks(self.depth)
+        self.taps = self.taps or choose_middle_blocks(self.depth)
         if len(self.taps) % 2 or list(self.taps) != sorted(set(self.taps)):
             raise UserError(f"model.blocks must be an even number of ascending blocks, not {list(self.taps)}")
         return super()._prune(model)
@@ -74,7 +74,7 @@ class GroupedTokens(Teacher):
         https://github.com/guojiajeremy/Dinomaly/issues/21.
 
         Args:
-            remedy: What to do, a phrase that ends in a verb for "late blocks": "take".
+            remedy: What to do: a phrase that ends in a verb, such as "take", before "late blocks".
         """
         if "dinov3" in self.name and self.taps[0] < self.depth / 2:
             late = list(range(self.depth - 4, self.depth))
@@ -106,13 +106,13 @@ class GroupedPatches(GroupedTokens):
         return [level[:, self.model.num_prefix_tokens :].contiguous() for level in super().forward(images)]
 
 
-def middle_blocks(depth: int) -> tuple[int, ...]:
+def choose_middle_blocks(depth: int) -> tuple[int, ...]:
     """Return eight indices from a sixth to three quarters of the depth: 2 to 9 of 12, 4 to 18 of 24 in steps of 2."""
     first, last = depth / 6, depth * 3 / 4
     return tuple(sorted({round(first + i * (last - first) / (_BLOCKS - 1)) for i in range(_BLOCKS)}))
 
 
-def mlp(width: int, dropout: float = 0.0, source: int | None = None) -> nn.Sequential:
+def make_mlp(width: int, dropout: float = 0.0, source: int | None = None) -> nn.Sequential:
     """Make an MLP with one hidden layer of 4 D, (..., source) -> (..., D), where D is `width`. `source` None: D."""
     return nn.Sequential(
         *(nn.Dropout(dropout), nn.Linear(source or width, 4 * width), nn.GELU()),
@@ -134,16 +134,16 @@ def at_least_float32(tokens: Tensor) -> Tensor:
     return tokens.to(torch.promote_types(tokens.dtype, torch.float32))
 
 
-def distance(teacher: Tensor, student: Tensor) -> Tensor:
-    """One minus the cosine, 2 x (..., D) -> (...)."""
+def measure_distance(teacher: Tensor, student: Tensor) -> Tensor:
+    """Return one minus the cosine, 2 x (..., D) -> (...)."""
     return 1 - cosine_similarity(teacher, student, dim=-1)
 
 
-def restoration_loss(teachers: list[Tensor], students: list[Tensor]) -> Tensor:
-    """One minus the cosine of all patches of an image as one vector, mean over images and groups: 2 x 2 x (B, N, D) ->
-    a scalar."""
+def compute_restoration_loss(teachers: list[Tensor], students: list[Tensor]) -> Tensor:
+    """Return one minus the cosine of all patches of an image as one vector, mean over images and groups:
+    2 x 2 x (B, N, D) -> a scalar."""
     pairs = zip(teachers, students, strict=True)
-    return torch.stack([distance(teacher.flatten(1), student.flatten(1)) for teacher, student in pairs]).mean()
+    return torch.stack([measure_distance(teacher.flatten(1), student.flatten(1)) for teacher, student in pairs]).mean()
 
 
 def weigh_gradients(students: Tensor, weights: Tensor) -> None:
@@ -162,7 +162,7 @@ def gather_batches(values: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def restoration_map(teachers: list[Tensor], students: list[Tensor], size: tuple[int, int], patch: int) -> Tensor:
+def make_restoration_map(teachers: list[Tensor], students: list[Tensor], size: tuple[int, int], patch: int) -> Tensor:
     """Average the two groups' distances, resize the map as the authors do, and smooth it by a Gaussian cut to 5x5.
 
     Args:
@@ -176,14 +176,14 @@ def restoration_map(teachers: list[Tensor], students: list[Tensor], size: tuple[
     """
     height, width = size
     pairs = zip(teachers, students, strict=True)
-    levels = [distance(t, s).unflatten(1, (height // patch, width // patch))[:, None] for t, s in pairs]
+    levels = [measure_distance(t, s).unflatten(1, (height // patch, width // patch))[:, None] for t, s in pairs]
     maps = [interpolate(level, size, mode="bilinear", align_corners=True) for level in levels]
     scale = _MAP_SIDE / min(height, width)
     small = upsample(torch.stack(maps).mean(dim=0), (round(scale * height), round(scale * width)))
-    return gaussian_blur(small, sigma=4.0, radius=2, mode="constant")
+    return smooth_map(small, sigma=4.0, radius=2, mode="constant")
 
 
-def stable_adamw(
+def make_stable_adamw(
     parameters: Sequence[nn.Parameter] | list[dict[str, Any]],
     lr: float,
     eps: float,
@@ -192,8 +192,8 @@ def stable_adamw(
 ) -> torch.optim.Optimizer:
     """Make the optimizer of the authors: StableAdamW (Wortsman et al., NeurIPS 2023, https://arxiv.org/abs/2304.13013).
 
-    It is AdamW with the step on each tensor divided by max(1, RMS of gradient / denominator). The step is short if the
-    second moment lags behind a sudden gradient. The weight decay is not divided.
+    It is AdamW, but the step of each tensor is divided by max(1, RMS of gradient / denominator). The step is then short
+    if the second moment lags behind a sudden gradient. The weight decay is not divided.
 
     Args:
         parameters: Parameters, or groups of them as torch's optimizers take them.
@@ -206,10 +206,10 @@ def stable_adamw(
 
 
 def warm_up_and_fall(optimizer: torch.optim.Optimizer, steps: int, warmup: int, final: float) -> dict[str, Any]:
-    """Return the optimizer with `schedule` after each step, in the form that `configure_optimizers` returns.
+    """Return the optimizer with a scheduler that follows `schedule`, as `configure_optimizers` returns them.
 
     Args:
-        optimizer: With the highest learning rate of each group.
+        optimizer: Its groups have their highest learning rates.
         steps: Steps of the whole training.
         warmup: Steps in which the rate rises from 0.
         final: The last rate as a fraction of the highest.

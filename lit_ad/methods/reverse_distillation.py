@@ -17,9 +17,9 @@ from lit_ad.batch import Prediction
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
 from lit_ad.methods.base import Method
-from lit_ad.methods.distances import cosine_distance
+from lit_ad.methods.distances import measure_cosine_distance
 from lit_ad.methods.initialisation import initialise_convolutions
-from lit_ad.methods.maps import gaussian_blur
+from lit_ad.methods.maps import smooth_map
 from lit_ad.teachers import Backbone, Teacher
 
 Pairs = list[tuple[Tensor, Tensor]]
@@ -60,7 +60,7 @@ class ReverseDistillation(Method):
         check_levels("Reverse Distillation", teacher)
         super().__init__(view.of_multiple(2 * teacher.strides[-1]))  # the embedding's stride
         self.teacher = teacher
-        inner, depths = inner_fraction(teacher), count_blocks(teacher)
+        inner, depths = find_inner_fraction(teacher), count_blocks(teacher)
         self.bottleneck = OneClassEmbedding(teacher.channels, inner).to(memory_format=torch.channels_last)
         self.decoder = Decoder(teacher.channels, inner, depths).to(memory_format=torch.channels_last)
         self.cosine, self.fusion, self.lr, self.betas = cosine, fusion, lr, betas
@@ -79,13 +79,13 @@ class ReverseDistillation(Method):
         pairs = disagreement
         if self.cosine == "image":
             pairs = [(teacher.flatten(1), student.flatten(1)) for teacher, student in disagreement]
-        return torch.stack([cosine_distance(teacher, student).mean() for teacher, student in pairs]).sum()
+        return torch.stack([measure_cosine_distance(teacher, student).mean() for teacher, student in pairs]).sum()
 
     def detect(self, disagreement: Pairs) -> Prediction:
         """Combine and smooth the levels' distances at the image's size: (B, 1, H, W). The score is the maximum."""
-        maps = distance_maps(disagreement, self.teacher.strides[0])
+        maps = make_distance_maps(disagreement, self.teacher.strides[0])
         fused = maps.sum(dim=0) if self.fusion == "sum" else maps.prod(dim=0)
-        return Prediction(gaussian_blur(fused, sigma=4.0))
+        return Prediction(smooth_map(fused, sigma=4.0))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         parameters = [*self.bottleneck.parameters(), *self.decoder.parameters()]
@@ -93,7 +93,7 @@ class ReverseDistillation(Method):
 
 
 class OneClassEmbedding(nn.Module):
-    """Convolve all levels down to the coarsest one's size, join them, and squeeze them to half that size.
+    """Brings all levels to the size of the coarsest by convolutions, joins them, and squeezes them to half that size.
 
     Args:
         channels: Channels of each level.
@@ -104,7 +104,7 @@ class OneClassEmbedding(nn.Module):
         super().__init__()
         last = channels[-1]
         self.down = nn.ModuleList(
-            nn.Sequential(*(_strided(a, b) for a, b in zip(channels[i:-1], channels[i + 1 :], strict=True)))
+            nn.Sequential(*(_make_strided(a, b) for a, b in zip(channels[i:-1], channels[i + 1 :], strict=True)))
             for i in range(len(channels))
         )
         blocks = [Block(2 * last, 2 * last, inner) for _ in range(1 if inner is None else 2)]
@@ -125,8 +125,8 @@ class Decoder(nn.Module):
     Args:
         channels: Channels of each level, from fine to coarse.
         inner: See Block.
-        depths: Number of blocks of each stage, from coarse to fine. They are the teacher's numbers from fine to coarse,
-            not reversed.
+        depths: Number of blocks of each stage, from coarse to fine. As in the authors' code, the coarsest stage has the
+            number of the teacher's finest level, and so on.
     """
 
     def __init__(self, channels: Sequence[int], inner: float | None, depths: Sequence[int]) -> None:
@@ -179,7 +179,7 @@ class Block(nn.Module):
         return out
 
 
-def distance_maps(pairs: Pairs, stride: int) -> Tensor:
+def make_distance_maps(pairs: Pairs, stride: int) -> Tensor:
     """Return one minus the cosine of each level at the image's resolution, L x 2 x (B, C, h, w) -> (L, B, 1, H, W).
 
     Args:
@@ -187,7 +187,7 @@ def distance_maps(pairs: Pairs, stride: int) -> Tensor:
         stride: Stride of the finest level in pixels.
     """
     size = [side * stride for side in pairs[0][0].shape[-2:]]
-    levels = [cosine_distance(teacher, student)[:, None] for teacher, student in pairs]
+    levels = [measure_cosine_distance(teacher, student)[:, None] for teacher, student in pairs]
     return torch.stack([interpolate(level, size, mode="bilinear", align_corners=True) for level in levels])
 
 
@@ -211,7 +211,7 @@ def check_sides(coarsest: Tensor, stride: int) -> None:
         )
 
 
-def inner_fraction(teacher: Backbone) -> float | None:
+def find_inner_fraction(teacher: Backbone) -> float | None:
     """Return the channels of the 3x3 convolution in the teacher's bottleneck blocks, as a fraction of their output: 1/4
     for a ResNet-50, 1/2 for the wide one. None if the teacher has no bottleneck blocks."""
     blocks = [module for module in teacher.model.modules() if isinstance(module, TeacherBottleneck)]
@@ -224,8 +224,8 @@ def count_blocks(teacher: Backbone) -> list[int]:
     return [len(stage) if isinstance(stage, nn.Sequential) else 2 for stage in stages]
 
 
-def _strided(before: int, out: int) -> nn.Sequential:
-    """(B, before, h, w) -> (B, out, h / 2, w / 2)."""
+def _make_strided(before: int, out: int) -> nn.Sequential:
+    """Make a convolution with BatchNorm and ReLU, (B, before, h, w) -> (B, out, h / 2, w / 2)."""
     return nn.Sequential(_make_resizing(before, out, 3, "down"), nn.BatchNorm2d(out), nn.ReLU(inplace=True))
 
 
@@ -237,4 +237,5 @@ def _make_resizing(before: int, out: int, side: int, resize: Literal["down", "up
 
 
 def make_convolution(before: int, out: int, side: int, stride: int = 1) -> nn.Conv2d:
+    """Make a padded convolution of side x side without bias, (B, before, h, w) -> (B, out, h / stride, w / stride)."""
     return nn.Conv2d(before, out, side, stride, padding=side // 2, bias=False)

@@ -55,11 +55,11 @@ class Moments:
         return centred.square().sum(dim=0) if self.diagonal else centred.T @ centred
 
     def variance(self) -> Tensor:
-        """Variance of each dimension, divided by n: (D,)."""
+        """Return the variance of each dimension, with divisor n: (D,)."""
         return (self.scatter if self.diagonal else self.scatter.diagonal()) / max(self.count, 1)
 
     def covariance(self) -> Tensor:
-        """Maximum likelihood estimate, divided by n: (D, D)."""
+        """Return the maximum likelihood estimate, with divisor n: (D, D)."""
         return self.scatter / max(self.count, 1)
 
 
@@ -67,7 +67,7 @@ class Gaussian(nn.Module):
     """The log-density log N(x) of a Gaussian fitted to nominal vectors. Its state is in buffers, so that a checkpoint
     holds it.
 
-    The covariance is the sample's if n > D and it is well conditioned; otherwise it is shrunk, see `shrink`.
+    The covariance is that of the vectors if n > D and it is well conditioned. Otherwise it is shrunk: see `shrink`.
 
     Args:
         dim: D.
@@ -88,7 +88,7 @@ class Gaussian(nn.Module):
         self.register_buffer("whitening", torch.zeros(dim, dim, dtype=torch.float64))  # columns beyond the rank stay 0
         self.register_buffer(
             "constant", torch.tensor(math.nan, dtype=torch.float64)
-        )  # of the log-density; NaN: not fitted
+        )  # term of the log-density; NaN: not fitted
 
     @property
     def fitted(self) -> bool:
@@ -122,12 +122,12 @@ class Gaussian(nn.Module):
         self.constant.fill_(-0.5 * (rank * math.log(2 * math.pi) + log_volume))
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """Log-density, (n, D) -> (n,) float64. NaN before `fit`."""
+        """Return the log-density, (n, D) -> (n,) float64; NaN before `fit`."""
         white = (vectors.to(self.mean.dtype) - self.mean) @ self.whitening
         return self.constant - 0.5 * white.square().sum(dim=1)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        """Move to the model's device, but stay float64 in any precision (float32 on MPS, which has no float64)."""
+        """Move the buffers to the model's device, but keep them float64 (float32 on MPS, which has no float64)."""
         device = fn(torch.empty(0, device=self.mean.device)).device
         dtype = torch.float32 if device.type == "mps" else torch.float64
         for name, buffer in self._buffers.items():
@@ -149,12 +149,12 @@ def shrink(covariance: Tensor, n: int) -> Tensor:
     """Pull the correlations towards 0, so that every direction has variance: (D, D) -> (D, D).
 
     Oracle approximating shrinkage (Chen et al., 2010, https://arxiv.org/abs/0907.4698) as scikit-learn's OAS computes
-    it, but on the correlation matrix, so that the units of the dimensions do not matter. A standard deviation below
-    1e-6 of the largest is raised to that, so that a constant dimension does not dominate the density.
+    it, but on the correlation matrix, so that the units of the dimensions do not matter. Standard deviations
+    are at least 1e-6 of the largest, so that a constant dimension does not dominate the density.
 
     Args:
-        covariance: Of n vectors, (D, D).
-        n: The number of vectors.
+        covariance: Covariance of n vectors, (D, D).
+        n: Number of these vectors.
     """
     deviations = covariance.diagonal().sqrt()
     largest = deviations.max()

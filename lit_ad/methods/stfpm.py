@@ -1,6 +1,7 @@
 """Student-Teacher Feature Pyramid Matching (Wang et al., BMVC 2021), https://arxiv.org/abs/2103.04257.
 
-A student, an untrained copy of the frozen teacher, learns the teacher's features on nominal images. It fails on others.
+A student, an untrained copy of the frozen teacher, learns the teacher's features on nominal images. On other
+images, it fails.
 Shapes: B batch, C channels, (H, W) image, (h, w) pyramid level.
 """
 
@@ -12,8 +13,8 @@ from torch import Tensor
 from lit_ad.batch import Prediction
 from lit_ad.image.view import View
 from lit_ad.methods.base import Method
-from lit_ad.methods.distances import unit_distance
-from lit_ad.methods.maps import product
+from lit_ad.methods.distances import measure_unit_distance
+from lit_ad.methods.maps import multiply_maps
 from lit_ad.teachers import Backbone, Teacher
 
 
@@ -48,7 +49,7 @@ class STFPM(Method):
 
     def compare(self, images: Tensor, features: list[Tensor]) -> list[Tensor]:
         """Return the distance of teacher and student at each level, L x (B, 1, h, w)."""
-        return [unit_distance(t, s) for t, s in zip(features, self.student(images), strict=True)]
+        return [measure_unit_distance(t, s) for t, s in zip(features, self.student(images), strict=True)]
 
     def loss(self, disagreement: list[Tensor]) -> Tensor:
         """Return the sum over levels of the mean over batch and positions: a scalar. The paper's factor 1/2 is left
@@ -59,7 +60,7 @@ class STFPM(Method):
         """Multiply the levels' distances at the finest level's resolution, as the authors' code does: (B, 1, h, w),
         64x64 for images of 256x256."""
         height, width = max(distance.shape[-2:] for distance in disagreement)
-        return Prediction(product(disagreement, (height, width)))
+        return Prediction(multiply_maps(disagreement, (height, width)))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(

@@ -1,8 +1,9 @@
-"""Transformaly: Two (Feature Spaces) Are Better Than One (Cohen and Avidan, CVPRW 2022), https://arxiv.org/abs/2112.04185.
+"""Transformaly: Two (Feature Spaces) Are Better Than One (Cohen and Avidan, CVPRW 2022),
+https://arxiv.org/abs/2112.04185.
 
 Each block of a frozen ViT has a student, an untrained copy, which learns on nominal images to give the block's output
 for the block's input. Two Gaussians are fitted to nominal images: one to the ViT's embeddings, one to the students'
-errors. An image is nominal if its embedding and its errors are likely under them.
+errors. An image is nominal if its embedding and its errors are likely under these Gaussians.
 Shapes: B batch, L blocks, N tokens (class and register tokens first), D token width, (h, w) patches of an image.
 """
 
@@ -78,7 +79,7 @@ class Transformaly(Method):
         return Disagreement(torch.stack(errors, dim=1), embedding, size)
 
     def loss(self, disagreement: "Disagreement") -> Tensor:
-        """Mean square error over batch, blocks and tokens: a scalar."""
+        """Return the mean squared error over batch, blocks and tokens: a scalar."""
         return disagreement.errors.mean()
 
     def detect(self, disagreement: "Disagreement") -> Prediction:
@@ -90,17 +91,17 @@ class Transformaly(Method):
         scores = {"teacher": teacher.float(), "blocks": blocks.float(), "both": (teacher + blocks).float()}
         anomaly_map = None
         if self.token_map and disagreement.size is not None:
-            anomaly_map = self.patch_map(errors, disagreement.size)
+            anomaly_map = self.make_patch_map(errors, disagreement.size)
         return Prediction(anomaly_map, scores[self.scored_by], scores)
 
-    def patch_map(self, errors: Tensor, size: list[int]) -> Tensor:
-        """Our extension: scale the patches' errors by mean and deviation of nominal ones, and sum them over blocks:
-        (B, L, N) -> (B, 1, h, w)."""
-        standard = (self.patches(errors) - self.token_mean[:, None]) / self.token_deviation[:, None]
+    def make_patch_map(self, errors: Tensor, size: list[int]) -> Tensor:
+        """Standardise the patches' errors by mean and deviation of nominal patches, and sum them over blocks:
+        (B, L, N) -> (B, 1, h, w). This map is our extension."""
+        standard = (self.drop_prefix(errors) - self.token_mean[:, None]) / self.token_deviation[:, None]
         anomaly_map: Tensor = standard.sum(dim=1).unflatten(1, size)[:, None]
         return anomaly_map
 
-    def patches(self, errors: Tensor) -> Tensor:
+    def drop_prefix(self, errors: Tensor) -> Tensor:
         """Drop class and register tokens, (B, L, N) -> (B, L, h * w)."""
         return errors[:, :, self.teacher.model.num_prefix_tokens :]
 
@@ -112,7 +113,7 @@ class Transformaly(Method):
             block_errors = self.compare(images, features).errors[:, self.first_block :]
             embeddings.update(features[-1])
             errors.update(block_errors.mean(dim=2))
-            tokens.update(self.patches(block_errors).transpose(1, 2).flatten(0, 1))
+            tokens.update(self.drop_prefix(block_errors).transpose(1, 2).flatten(0, 1))
         for moments in (embeddings, errors, tokens):
             moments.reduce(self.device)
         self.embedding_density.fit(embeddings)

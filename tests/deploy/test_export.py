@@ -22,7 +22,7 @@ from lit_ad.methods import STFPM
 from lit_ad.methods import __all__ as METHODS
 from lit_ad.methods.base import Method
 from lit_ad.methods.detector_file import find_method_class
-from lit_ad.methods.maps import gaussian_blur, upsample
+from lit_ad.methods.maps import smooth_map, upsample
 from lit_ad.methods.network import make_inference_network
 
 onnx = pytest.importorskip("onnx")
@@ -158,7 +158,7 @@ class Smoothed(STFPM):
 
     def detect(self, disagreement: list[torch.Tensor]) -> Prediction:
         fine, coarse = disagreement[0], upsample(disagreement[1], (16, 16))
-        return Prediction(gaussian_blur(fine + coarse, 1.0))
+        return Prediction(smooth_map(fine + coarse, 1.0))
 
 
 @pytest.mark.parametrize("format", ["onnx", "openvino"])

@@ -36,7 +36,7 @@ def test_the_nearest_prototype_has_the_largest_cosine(vit_file: Path) -> None:
     torch.manual_seed(0)
     model = INPFormer("deit_tiny_patch16_224", str(vit_file), View(64), prototypes=3).eval()
     pixels = torch.randint(0, 256, (2, 3, 64, 80), dtype=torch.uint8)
-    nearest = model.nearest_prototypes(pixels)
+    nearest = model.find_nearest_prototypes(pixels)
     with torch.no_grad():
         disagreement = model.compare(pixels / 255, model.describe(pixels / 255))
     for i in range(2):

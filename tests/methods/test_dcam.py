@@ -9,7 +9,7 @@ import torch
 from scipy.special import rel_entr, softmax
 
 from lit_ad.image.view import View
-from lit_ad.methods.dcam import DCAM, ChannelAttention, channel_entropy
+from lit_ad.methods.dcam import DCAM, ChannelAttention, measure_channel_entropy
 from lit_ad.methods.stfpm import STFPM
 from tests.judging import map_of
 
@@ -32,9 +32,9 @@ def test_channel_entropy_equals_the_formula() -> None:
         for channel in range(5):
             p, q = (softmax(level[image, channel].ravel() / 0.5) for level in (teacher, student))
             expected += rel_entr(p, q).sum() / 2
-    found = channel_entropy(torch.from_numpy(teacher), torch.from_numpy(student), 0.5)
+    found = measure_channel_entropy(torch.from_numpy(teacher), torch.from_numpy(student), 0.5)
     assert found.item() == pytest.approx(expected, rel=1e-9)
-    assert channel_entropy(torch.from_numpy(teacher), torch.from_numpy(teacher), 0.5).item() == pytest.approx(
+    assert measure_channel_entropy(torch.from_numpy(teacher), torch.from_numpy(teacher), 0.5).item() == pytest.approx(
         0, abs=1e-12
     )
 
@@ -45,7 +45,7 @@ def levels_of(model: DCAM, seen: torch.Tensor) -> list[tuple[np.ndarray, np.ndar
     return [(t.double().numpy(), s.detach().double().numpy()) for t, s in pairs]
 
 
-def cosine_distance(teacher: np.ndarray, student: np.ndarray) -> np.ndarray:
+def measure_cosine_distance(teacher: np.ndarray, student: np.ndarray) -> np.ndarray:
     """Compute the distance over channels: 2 x (B, C, h, w) -> (B, h, w)."""
     norms = np.linalg.norm(teacher, axis=1) * np.linalg.norm(student, axis=1)
     return np.asarray(1 - (teacher * student).sum(axis=1) / norms)
@@ -54,7 +54,7 @@ def cosine_distance(teacher: np.ndarray, student: np.ndarray) -> np.ndarray:
 def test_the_loss_equals_the_formula(model: DCAM) -> None:
     expected = 0.0
     for teacher, student in levels_of(model, images()):
-        expected += cosine_distance(teacher, student).mean()
+        expected += measure_cosine_distance(teacher, student).mean()
         for t, s in zip(teacher.reshape(-1, *teacher.shape[2:]), student.reshape(-1, *student.shape[2:]), strict=True):
             expected += 0.02 * rel_entr(softmax(t / 0.5), softmax(s / 0.5)).sum() / len(images())
     loss = model.loss(model.compare(images(), model.describe(images())))
@@ -124,7 +124,7 @@ def test_the_map_is_the_sum_of_levels_and_the_score_is_its_maximum(model: DCAM) 
     pixels = (255 * images()).to(torch.uint8)
     with torch.no_grad():
         small, prediction = map_of(model.predict(pixels / 255)), model(pixels)
-    fine, coarse = (cosine_distance(t, s) for t, s in levels_of(model, pixels / 255))
+    fine, coarse = (measure_cosine_distance(t, s) for t, s in levels_of(model, pixels / 255))
     sums = [one + cv2.resize(other, (16, 16)) for one, other in zip(fine, coarse, strict=True)]
     np.testing.assert_allclose(small[:, 0].numpy(), sums, rtol=1e-5)
     highest = [cv2.resize(one, (64, 64)).max() for one in sums]

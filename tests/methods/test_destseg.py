@@ -15,7 +15,14 @@ from lit_ad.batch import Others
 from lit_ad.data import AnomalyDataModule, Loading, MVTec, Perlin
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
-from lit_ad.methods.destseg import DeSTSeg, Segmentation, Student, join_products, segmentation_loss, student_loss
+from lit_ad.methods.destseg import (
+    DeSTSeg,
+    Segmentation,
+    Student,
+    compute_segmentation_loss,
+    compute_student_loss,
+    join_products,
+)
 from lit_ad.methods.reverse_distillation import Block
 from lit_ad.training import Calibration
 
@@ -49,7 +56,7 @@ def test_the_student_loss_equals_the_formula() -> None:
     teachers, students = levels(*SHAPES), levels(*SHAPES)
     pairs = zip(teachers, students, strict=True)
     expected = sum(np.mean(1 - (unit(t.numpy()) * unit(s.numpy())).sum(axis=1)) for t, s in pairs)
-    assert student_loss(teachers, students).item() == pytest.approx(expected, rel=1e-12)
+    assert compute_student_loss(teachers, students).item() == pytest.approx(expected, rel=1e-12)
 
 
 def loss_by_hand(logits: np.ndarray, truth: np.ndarray, gamma: float) -> float:
@@ -71,13 +78,13 @@ def test_the_segmentation_loss_equals_the_formula(gamma: float) -> None:
     truth = middle >= 0.5
     assert 0.1 < truth.mean() < 0.9
     expected = loss_by_hand(logits.numpy(), truth, gamma)
-    assert segmentation_loss(logits, corruption, gamma).item() == pytest.approx(expected, rel=1e-12)
+    assert compute_segmentation_loss(logits, corruption, gamma).item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_the_gradient_of_the_segmentation_loss_equals_finite_differences() -> None:
     logits = (2 * torch.randn(2, 1, 3, 4, dtype=torch.float64)).requires_grad_()
     corruption = torch.rand(2, 1, 3, 4) > 0.5
-    (gradient,) = torch.autograd.grad(segmentation_loss(logits, corruption, 4.0), logits)
+    (gradient,) = torch.autograd.grad(compute_segmentation_loss(logits, corruption, 4.0), logits)
     for place in np.ndindex(*logits.shape):
         ends = []
         for shift in (1e-6, -1e-6):
@@ -89,7 +96,7 @@ def test_the_gradient_of_the_segmentation_loss_equals_finite_differences() -> No
 
 def test_the_segmentation_loss_of_extreme_logits_is_finite() -> None:
     logits = torch.tensor([[[[200.0, -200.0]]]], requires_grad=True)
-    loss = segmentation_loss(logits, torch.tensor([[[[False, True]]]]), 4.0)
+    loss = compute_segmentation_loss(logits, torch.tensor([[[[False, True]]]]), 4.0)
     assert loss.item() == pytest.approx(201)
     loss.backward()
     assert logits.grad is not None and logits.grad.isfinite().all()
@@ -163,7 +170,7 @@ def test_the_student_gets_the_corrupted_image_and_the_teacher_the_clean_one(redu
     images, others = corrupted()
     with torch.no_grad():
         clean = model.describe(images)
-        expected = student_loss(model.teacher(images), model.student(others.corrupted)).item()
+        expected = compute_student_loss(model.teacher(images), model.student(others.corrupted)).item()
         found = model.training_loss(images, clean, others).item()
     assert found == pytest.approx(expected * (3 if reduction == "sum" else 1), rel=1e-6)
 
@@ -174,7 +181,7 @@ def test_the_segmentation_network_gets_features_of_the_corrupted_image_from_both
         teachers, students = model.teacher(others.corrupted), model.student(others.corrupted)
         logits = model.segmentation(teachers, students)
         assert others.corruption is not None
-        expected = segmentation_loss(logits, others.corruption, 4.0).item()
+        expected = compute_segmentation_loss(logits, others.corruption, 4.0).item()
         assert model.training_loss(images, [], others).item() == pytest.approx(expected, rel=1e-6)
     assert logits.shape == (3, 1, 16, 16)
 
@@ -184,7 +191,7 @@ def test_the_validation_loss_assumes_no_defect(model: DeSTSeg) -> None:
     with torch.no_grad():
         found = model.compare(images, model.describe(images))
         nothing = loss_by_hand(found.logits.double().numpy(), np.zeros((2, 1, 16, 16)), 4.0)
-        expected = student_loss(found.teachers, found.students).item() + nothing
+        expected = compute_student_loss(found.teachers, found.students).item() + nothing
     assert model.loss(found).item() == pytest.approx(expected, rel=1e-5)
 
 

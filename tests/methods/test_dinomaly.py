@@ -16,7 +16,7 @@ from lit_ad.batch import Others
 from lit_ad.data import AnomalyDataModule, Loading, MVTec
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
-from lit_ad.methods.dinomaly import DecoderBlock, Dinomaly, Disagreement, LinearAttention, mining_weights
+from lit_ad.methods.dinomaly import DecoderBlock, Dinomaly, Disagreement, LinearAttention, weigh_patches
 from tests.methods.restoration_checks import check_planted_noise_is_found, check_schedule_and_clipping
 
 
@@ -142,7 +142,7 @@ def hardest(distances: np.ndarray, share: float) -> np.ndarray:
 @pytest.mark.parametrize(("share", "kept"), [(0.0, 12), (0.45, 6), (0.9, 1), (1.0, 1)])
 def test_mining_weights_are_1_for_the_hardest_patches_and_small_for_the_others(share: float, kept: int) -> None:
     distances = torch.rand(2, 6)
-    weights = mining_weights(distances, share, 0.1)
+    weights = weigh_patches(distances, share, 0.1)
     assert torch.equal(weights, torch.where(torch.from_numpy(hardest(distances.numpy(), share)), 1.0, 0.1))
     assert (weights == 1).sum() == kept
 

@@ -18,7 +18,7 @@ from lit_ad.batch import Others
 from lit_ad.data import AnomalyDataModule, Loading, MVTec
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
-from lit_ad.methods.efficient_ad import Autoencoder, Disagreement, EfficientAD, jitter, mean_of_hardest, scale_map
+from lit_ad.methods.efficient_ad import Autoencoder, Disagreement, EfficientAD, average_hardest, jitter, scale_map
 from lit_ad.teachers.pdn import PDN
 from lit_ad.training import Calibration
 
@@ -40,12 +40,12 @@ def by_hand(values: Tensor) -> float:
 @pytest.mark.parametrize("shape", [(1, 384, 56, 56), (3, 5, 7, 11), (1, 1, 1, 1001), (1, 1, 1, 2000), (1, 1, 1, 1)])
 def test_the_mean_of_the_hardest_errors_equals_the_formula(shape: tuple[int, ...]) -> None:
     errors = torch.rand(shape, generator=torch.Generator().manual_seed(0)).square()
-    assert mean_of_hardest(errors, 0.999).item() == pytest.approx(by_hand(errors), rel=1e-6)
+    assert average_hardest(errors, 0.999).item() == pytest.approx(by_hand(errors), rel=1e-6)
 
 
 def test_only_the_hardest_errors_have_gradients() -> None:
     errors = torch.arange(5000.0).view(1, 2, 50, 50).requires_grad_()
-    mean_of_hardest(errors, 0.999).backward()
+    average_hardest(errors, 0.999).backward()
     assert errors.grad is not None
     expected = np.arange(5000) >= np.quantile(np.arange(5000), 0.999)
     np.testing.assert_allclose(errors.grad.flatten().numpy(), expected / expected.sum(), rtol=1e-6)
@@ -55,7 +55,7 @@ def test_the_mean_of_the_hardest_works_for_more_than_2_24_values() -> None:
     """A batch of 15 images of 256 pixels has more values; older versions of torch.quantile refuse that many values."""
     errors = torch.rand(15, 384, 56, 56, generator=torch.Generator().manual_seed(0))
     assert errors.numel() > 2**24
-    assert mean_of_hardest(errors, 0.999).item() == pytest.approx(by_hand(errors), rel=1e-6)
+    assert average_hardest(errors, 0.999).item() == pytest.approx(by_hand(errors), rel=1e-6)
 
 
 def mine(rank: int, store: Path, batches: list[Tensor]) -> None:
@@ -63,9 +63,9 @@ def mine(rank: int, store: Path, batches: list[Tensor]) -> None:
     dist.init_process_group("gloo", f"file://{store}", rank=rank, world_size=2)
     torch.set_num_threads(1)
     for errors in batches:
-        total = mean_of_hardest(errors.chunk(2)[rank], 0.999, all_processes=True)
+        total = average_hardest(errors.chunk(2)[rank], 0.999, all_processes=True)
         dist.all_reduce(total)
-        assert total.item() / 2 == pytest.approx(mean_of_hardest(errors, 0.999).item(), rel=1e-6)
+        assert total.item() / 2 == pytest.approx(average_hardest(errors, 0.999).item(), rel=1e-6)
     dist.destroy_process_group()
 
 
@@ -75,7 +75,7 @@ def test_the_hardest_errors_are_found_over_all_processes(tmp_path: Path) -> None
     errors[:2] *= 3
     tied = (85 * errors).round() / 85  # with 256 different sizes, many errors equal the quantile
     for batch in (errors, tied):
-        assert mean_of_hardest(batch, 0.999).item() == pytest.approx(by_hand(batch), rel=1e-6)
+        assert average_hardest(batch, 0.999).item() == pytest.approx(by_hand(batch), rel=1e-6)
     mp.spawn(mine, (tmp_path / "store", [errors, tied]), nprocs=2)
 
 
@@ -137,7 +137,7 @@ def test_both_autoencoder_terms_see_the_same_jittered_image(
     with torch.no_grad():
         loss = model.training_loss(images, model.describe(images), Others())
         plain, jittered = (model.compare(these, model.describe(these)) for these in (images, other))
-    expected = mean_of_hardest(plain.student, 0.999) + jittered.autoencoder.mean() + jittered.both.mean()
+    expected = average_hardest(plain.student, 0.999) + jittered.autoencoder.mean() + jittered.both.mean()
     torch.testing.assert_close(loss, expected)
 
 
@@ -237,7 +237,7 @@ def test_calibrate_computes_the_quantiles_of_held_out_maps(model: EfficientAD) -
     images = torch.rand(3, 3, 256, 256)
     with torch.no_grad():
         model.calibrate(iter(()), ((part, model.describe(part)) for part in images.split(2)))
-        maps = model.maps(model.compare(images, model.describe(images)))
+        maps = model.make_maps(model.compare(images, model.describe(images)))
     for row, anomaly_map in zip(model.quantiles, maps, strict=True):
         expected = np.quantile(anomaly_map.numpy(), [0.9, 0.995])
         np.testing.assert_allclose(row.numpy(), expected, rtol=1e-5)

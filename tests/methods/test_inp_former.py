@@ -19,10 +19,10 @@ from lit_ad.methods.inp_former import (
     Disagreement,
     INPFormer,
     ReLUAttention,
-    adaptive_weights,
-    prototype_distances,
+    measure_prototype_distances,
+    weigh_by_distance,
 )
-from lit_ad.methods.restoration import restoration_map
+from lit_ad.methods.restoration import make_restoration_map
 from tests.judging import map_of
 from tests.methods.restoration_checks import check_planted_noise_is_found, check_schedule_and_clipping
 
@@ -172,7 +172,7 @@ def test_features_in_half_precision_are_compared_in_float32(model: INPFormer) ->
     with torch.autocast("cpu", torch.bfloat16):
         found = model.compare(images, model.describe(images))
         assert {t.dtype for t in (*found.teachers, *found.students)} == {torch.float32}
-        distances = prototype_distances(found.patches.bfloat16(), found.prototypes)
+        distances = measure_prototype_distances(found.patches.bfloat16(), found.prototypes)
         assert distances.dtype == torch.float32 and distances.shape == (2, 6, 6)
     assert [level.shape for level in model.describe(images)] == [(2, 6, 192)] * 2  # without the class token
 
@@ -217,10 +217,10 @@ def test_the_loss_equals_the_formula(vit_file: Path) -> None:
 def test_the_adaptive_weights_equal_the_formula() -> None:
     distances = torch.tensor([[0.1, 0.2, 0.9], [0.4, 0.0, 0.2]])  # their mean is 0.3
     expected = torch.tensor([[1 / 27, 8 / 27, 27.0], [64 / 27, 0.0, 8 / 27]])
-    torch.testing.assert_close(adaptive_weights(distances, 3.0), expected)
-    assert torch.equal(adaptive_weights(distances, 0.0), torch.ones(2, 3))
+    torch.testing.assert_close(weigh_by_distance(distances, 3.0), expected)
+    assert torch.equal(weigh_by_distance(distances, 0.0), torch.ones(2, 3))
     # Every patch is restored exactly.
-    assert torch.equal(adaptive_weights(torch.tensor([[-1e-7, 0.0]]), 3.0), torch.zeros(1, 2))
+    assert torch.equal(weigh_by_distance(torch.tensor([[-1e-7, 0.0]]), 3.0), torch.zeros(1, 2))
 
 
 @pytest.mark.parametrize("power", [3.0, 0.0, 1.5])
@@ -277,7 +277,7 @@ def test_the_map_is_the_restoration_map(model: INPFormer) -> None:
     images = torch.rand(2, 3, 64, 96)
     with torch.no_grad():
         found = model.compare(images, model.describe(images))
-        expected = restoration_map(found.teachers, found.students, (64, 96), 16)
+        expected = make_restoration_map(found.teachers, found.students, (64, 96), 16)
         assert torch.equal(map_of(model.detect(found)), expected) and expected.shape == (2, 1, 256, 384)
 
 

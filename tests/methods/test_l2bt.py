@@ -13,7 +13,7 @@ from sklearn.metrics.pairwise import cosine_similarity
 from torch import Tensor
 
 from lit_ad.errors import UserError
-from lit_ad.methods.l2bt import L2BT, blur, box
+from lit_ad.methods.l2bt import L2BT, apply_box_filter, blur
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_the_score_of_a_small_map_is_its_maximum(model: L2BT) -> None:
 
 def test_the_box_blur_equals_kornias() -> None:
     anomaly_map = torch.rand(2, 1, 20, 30)
-    torch.testing.assert_close(box(anomaly_map, 7), box_blur(anomaly_map, (7, 7), "reflect"))
+    torch.testing.assert_close(apply_box_filter(anomaly_map, 7), box_blur(anomaly_map, (7, 7), "reflect"))
     with torch.autocast("cpu", torch.bfloat16):
         assert blur(anomaly_map.bfloat16()).dtype == torch.float32
 

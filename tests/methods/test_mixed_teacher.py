@@ -90,7 +90,7 @@ def pair_maps(model: MixedTeacher, seen: torch.Tensor) -> np.ndarray:
 
 def test_the_maps_of_the_pairs_equal_the_formula_of_the_authors(model: MixedTeacher) -> None:
     with torch.no_grad():
-        maps = torch.cat(model.maps(model.compare(images(), model.describe(images()))), dim=1)
+        maps = torch.cat(model.make_maps(model.compare(images(), model.describe(images()))), dim=1)
     expected = pair_maps(model, images())
     np.testing.assert_allclose(maps.numpy(), expected.transpose(1, 0, 2, 3), rtol=1e-4, atol=2e-8)
     assert expected.min() > 2e-5

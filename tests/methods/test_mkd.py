@@ -343,7 +343,7 @@ def test_the_noise_has_the_deviation_of_the_authors_formula(resnet_file: Path) -
 
 def test_the_saliency_is_the_gradient_of_the_score(vgg: MKD) -> None:
     images = images_of(2)
-    _, gradient = vgg.gradient(images)
+    _, gradient = vgg.compute_gradient(images)
     step = 2e-3 * gradient / gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
     rise = scores_of(vgg.predict(images + step)) - scores_of(vgg.predict(images - step))
     expected = 2 * (gradient * step).flatten(1).sum(1)
@@ -352,18 +352,18 @@ def test_the_saliency_is_the_gradient_of_the_score(vgg: MKD) -> None:
 
 def test_guided_backprop_changes_neither_later_gradients_nor_other_threads(vgg: MKD) -> None:
     images = images_of(2)
-    _, plain = vgg.gradient(images)
+    _, plain = vgg.compute_gradient(images)
     elsewhere: list[Tensor] = []
     guiding = copy.deepcopy(vgg)
     guiding.saliency = "guided_backprop"
-    _, guided = guiding.gradient(images)
+    _, guided = guiding.compute_gradient(images)
     with GuidedBackprop():
-        thread = threading.Thread(target=lambda: elsewhere.append(vgg.gradient(images)[1]))
+        thread = threading.Thread(target=lambda: elsewhere.append(vgg.compute_gradient(images)[1]))
         thread.start()
         thread.join()
     assert not torch.allclose(guided, plain, rtol=0.1)
     torch.testing.assert_close(elsewhere[0], plain)
-    torch.testing.assert_close(vgg.gradient(images)[1], plain)
+    torch.testing.assert_close(vgg.compute_gradient(images)[1], plain)
     assert not any(module._forward_hooks for module in vgg.modules())
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from lit_ad.batch import Others
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
-from lit_ad.methods.recontrast import ReContrast, hardness, select_hard
+from lit_ad.methods.recontrast import ReContrast, schedule_hardness, select_hard
 from tests.methods.levels_by_hand import as_arrays, distances, one_minus_cosine, stretched_distances
 
 
@@ -116,8 +116,8 @@ def test_the_loss_equals_the_formula(model: ReContrast) -> None:
 
 
 def test_the_loss_omits_more_points_as_training_goes_on() -> None:
-    assert [hardness(step, 200.0) for step in (0, 50, 100, 150, 200, 2000)] == [-3, -2, -1, 0, 1, 1]
-    assert hardness(0, 0.0) == 1  # a ramp of 0 steps
+    assert [schedule_hardness(step, 200.0) for step in (0, 50, 100, 150, 200, 2000)] == [-3, -2, -1, 0, 1, 1]
+    assert schedule_hardness(0, 0.0) == 1  # a ramp of 0 steps
     values = torch.tensor([[[1.0, 2.0], [3.0, 6.0]]])  # their mean is 3 and their deviation sqrt(14 / 3) = 2.16
     assert select_hard(values, -3.0).all()
     assert select_hard(values, 0.0).tolist() == [[[False, False], [True, True]]]

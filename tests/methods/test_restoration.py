@@ -19,13 +19,13 @@ from lit_ad.methods import Dinomaly, INPFormer
 from lit_ad.methods.restoration import (
     GroupedPatches,
     GroupedTokens,
+    choose_middle_blocks,
+    compute_restoration_loss,
     group_outputs,
-    middle_blocks,
-    mlp,
-    restoration_loss,
-    restoration_map,
+    make_mlp,
+    make_restoration_map,
+    make_stable_adamw,
     schedule,
-    stable_adamw,
     warm_up_and_fall,
     weigh_gradients,
 )
@@ -71,8 +71,8 @@ def test_the_teacher_gives_the_means_of_its_middle_blocks(imagenet: Callable[[Te
 
 
 def test_the_middle_blocks_follow_from_the_depth() -> None:
-    assert middle_blocks(12) == (2, 3, 4, 5, 6, 7, 8, 9)
-    assert middle_blocks(24) == (4, 6, 8, 10, 12, 14, 16, 18)
+    assert choose_middle_blocks(12) == (2, 3, 4, 5, 6, 7, 8, 9)
+    assert choose_middle_blocks(24) == (4, 6, 8, 10, 12, 14, 16, 18)
 
 
 def test_a_cnn_and_wrong_blocks_are_refused(resnet_file: Path, vit_file: Path) -> None:
@@ -112,14 +112,14 @@ def test_the_last_decoder_blocks_restore_the_first_group() -> None:
 
 
 def test_the_mlp_equals_the_formula() -> None:
-    tokens, dropped = torch.randn(2, 5, 6), mlp(4, 0.3, source=6)
+    tokens, dropped = torch.randn(2, 5, 6), make_mlp(4, 0.3, source=6)
     first, second = (layer for layer in dropped if isinstance(layer, nn.Linear))
     hidden = tokens.double() @ first.weight.double().T + first.bias
     hidden = hidden * (1 + torch.erf(hidden / math.sqrt(2))) / 2  # GELU
     expected = (hidden @ second.weight.double().T + second.bias).float()
     torch.testing.assert_close(dropped.eval()(tokens), expected)
     assert [layer.p for layer in dropped if isinstance(layer, nn.Dropout)] == [0.3] * 3
-    assert [m.in_features for m in mlp(4) if isinstance(m, nn.Linear)] == [4, 16]
+    assert [m.in_features for m in make_mlp(4) if isinstance(m, nn.Linear)] == [4, 16]
 
 
 def test_the_restoration_loss_equals_the_formula() -> None:
@@ -128,7 +128,7 @@ def test_the_restoration_loss_equals_the_formula() -> None:
         one_minus_cosine(t.double().numpy().reshape(2, -1), s.double().numpy().reshape(2, -1)).mean()
         for t, s in zip(teachers, students, strict=True)
     ]
-    assert restoration_loss(teachers, students).item() == pytest.approx(np.mean(expected), rel=1e-5)
+    assert compute_restoration_loss(teachers, students).item() == pytest.approx(np.mean(expected), rel=1e-5)
 
 
 def test_weights_change_the_gradient_alone() -> None:
@@ -159,7 +159,7 @@ def test_the_restoration_map_equals_the_formula(size: tuple[int, int]) -> None:
     taps = np.exp(-(np.arange(-2, 3) ** 2) / 32)
     expected = np.array([convolve(one, np.outer(taps, taps) / taps.sum() ** 2, mode="constant") for one in tall])
     np.testing.assert_allclose(
-        restoration_map(teachers, students, size, 16)[:, 0].numpy(), expected, rtol=1e-4, atol=1e-5
+        make_restoration_map(teachers, students, size, 16)[:, 0].numpy(), expected, rtol=1e-4, atol=1e-5
     )
 
 
@@ -170,7 +170,7 @@ def test_every_patch_that_is_not_restored_is_found_at_its_place(size: tuple[int,
     same = torch.randn(1, 1, 8).expand(rows * columns, rows * columns, 8)
     students = same.clone()
     students[range(rows * columns), range(rows * columns)] *= -1  # each image of the batch has another such patch
-    maps = restoration_map([same, same], [students, students], size, 16)[:, 0].numpy()
+    maps = make_restoration_map([same, same], [students, students], size, 16)[:, 0].numpy()
     for i, one in enumerate(maps):
         whole = original_map(one, size, (0, 0, *size), (3 * size[0], 3 * size[1]))
         y, x = np.unravel_index(whole.argmax(), whole.shape)
@@ -194,7 +194,7 @@ def test_the_schedule_rises_in_the_warm_up_and_then_falls_like_a_cosine() -> Non
 def test_every_parameter_group_follows_the_schedule() -> None:
     first, second = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
     groups: list[dict[str, Any]] = [{"params": [first]}, {"params": [second], "lr": 0.1}]
-    optimizer = stable_adamw(groups, 1.0, 1e-8, 0.0, amsgrad=False)
+    optimizer = make_stable_adamw(groups, 1.0, 1e-8, 0.0, amsgrad=False)
     assert [group["amsgrad"] for group in optimizer.param_groups] == [False, False]
     settings = warm_up_and_fall(optimizer, steps=6, warmup=2, final=0.5)["lr_scheduler"]
     assert settings["interval"] == "step"
@@ -210,7 +210,7 @@ def test_the_steps_of_the_optimizer_equal_the_formula() -> None:
     generator = np.random.default_rng(0)
     expected = [generator.normal(size=shape) for shape in ((3, 4), (5,))]
     tensors = [nn.Parameter(torch.tensor(value)) for value in expected]
-    optimizer = stable_adamw(tensors, lr, eps, decay)
+    optimizer = make_stable_adamw(tensors, lr, eps, decay)
     mean, square, largest = ([np.zeros_like(x) for x in expected] for _ in range(3))
     cut = []
     for t, scale in enumerate(

@@ -19,7 +19,7 @@ from lit_ad.methods.reverse_distillation import (
     OneClassEmbedding,
     ReverseDistillation,
     count_blocks,
-    inner_fraction,
+    find_inner_fraction,
 )
 from lit_ad.teachers import Backbone
 from tests.judging import map_of
@@ -83,7 +83,7 @@ BACKBONES = {
 def test_bottleneck_and_decoder_follow_from_the_levels_of_the_teacher(name: str) -> None:
     channels, inner, depths = BACKBONES[name]
     teacher = Backbone(name, (1, 2, 3))
-    assert (teacher.channels, inner_fraction(teacher), count_blocks(teacher)) == (channels, inner, depths)
+    assert (teacher.channels, find_inner_fraction(teacher), count_blocks(teacher)) == (channels, inner, depths)
     bottleneck, decoder = OneClassEmbedding(channels, inner).eval(), Decoder(channels, inner, depths).eval()
     levels = [torch.randn(1, c, 64 // s, 96 // s) for c, s in zip(channels, (4, 8, 16), strict=True)]
     with torch.no_grad():
