@@ -17,7 +17,7 @@ from lit_ad.data.corrupt import Corruption
 from lit_ad.data.dataset import AnomalyDataset, SplitDatasets
 from lit_ad.data.light import Kind
 from lit_ad.data.loading import Loaders, Loading, place_in, run_seed
-from lit_ad.data.memory import check_batches, is_worth_caching, largest_size
+from lit_ad.data.memory import check_batches, largest_size
 from lit_ad.data.record import DataRecord
 from lit_ad.data.sources.images import Images
 from lit_ad.data.sources.source import Source
@@ -78,8 +78,6 @@ class AnomalyDataModule(L.LightningDataModule):
         self.already_predicted: frozenset[str] = frozenset()  # image files that predict leaves out; set by Evaluation
         self._inspected = False
 
-    # The samples.
-
     @cached_property
     def splits(self) -> Splits:
         """The samples of each split. Raises UserError if they cannot be trained on."""
@@ -88,15 +86,10 @@ class AnomalyDataModule(L.LightningDataModule):
     @cached_property
     def record(self) -> DataRecord:
         """The record of the data in checkpoints."""
-        source, processes = type(self.source), place_in(self.trainer).processes
-        settings = {
-            "data.source": f"{source.__module__}.{source.__qualname__}",
-            **self.split.choices(),
-            "data.batch_size": self.batch_size,
-            **self.loading.choices(),
-            **self._datasets.choices(),
-            **{"seed_everything": run_seed(), "processes": processes},
-        }
+        source = type(self.source)
+        run = {"seed_everything": run_seed(), "processes": place_in(self.trainer).processes}
+        data = {"data.source": f"{source.__module__}.{source.__qualname__}", "data.batch_size": self.batch_size}
+        settings = data | self.split.choices() | self.loading.choices() | self._datasets.choices() | run
         return DataRecord(self.splits, settings)
 
     def state_dict(self) -> dict[str, Any]:
@@ -104,16 +97,14 @@ class AnomalyDataModule(L.LightningDataModule):
         return self.record.to_dict() if "splits" in vars(self) else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Print what has changed since the checkpoint. Raises UserError if a resumed training would hold out or test
-        images that it was trained on."""
+        """Print what has changed since the checkpoint. Raises UserError as DataRecord.go_on does."""
         if self.trainer is not None and self.trainer.state.fn == "fit":
             for line in self.record.go_on(state_dict):
                 rank_zero_info(f"Going on with other settings: {line}")
 
     @property
     def random_setting(self) -> str | None:
-        """The key of the setting that changes training images in every epoch, so that features cannot be cached; None
-        if there is none."""
+        """The key of the setting that changes training images in every epoch; None if features can be cached."""
         return self._datasets.random_setting(self.view)
 
     def to_predict(self) -> list[Sample]:
@@ -138,8 +129,6 @@ class AnomalyDataModule(L.LightningDataModule):
         if self.view.size is None:
             samples = self.to_predict() if stage == "predict" else chain(*vars(self.splits).values())
             check_batches(self.view, largest_size(samples), self.batch_size, self.eval_batch_size)
-
-    # The loaders.
 
     def train_dataloader(self) -> DataLoader[Batch]:
         return self.loaders.train(self.images("train"), self._items("train"), self.batch_size)
@@ -180,11 +169,8 @@ class AnomalyDataModule(L.LightningDataModule):
 
     def keep_in_memory(self, images: AnomalyDataset) -> None:
         """Decode the images of a dataset once for all epochs, if loading.cache_images or its default says so."""
-        wanted = self.loading.cache_images
-        if wanted is None:
-            small = is_worth_caching([*self.splits.train, *self.splits.val], self.view)
-            wanted = small and not getattr(self.trainer, "fast_dev_run", False)
-        if images.cache is None and wanted:
+        for_once = getattr(self.trainer, "fast_dev_run", False)
+        if images.cache is None and self.loading.keeps_in_memory(self.splits, self.view, for_once):
             images.fill_cache(cores())
 
     def _items(self, split: str, plain: bool = False) -> Items:

@@ -16,9 +16,12 @@ from lit_ad.batch import Batch
 from lit_ad.counts import format_count
 from lit_ad.data.collation import collate, collate_equal
 from lit_ad.data.dataset import AnomalyDataset
+from lit_ad.data.memory import is_worth_caching
 from lit_ad.data.sampling import Share, Shuffle
+from lit_ad.data.splits import Splits
 from lit_ad.errors import UserError
 from lit_ad.features.dataset import Items
+from lit_ad.image.view import View
 from lit_ad.machine import cores
 from lit_ad.threads import Pool
 
@@ -61,6 +64,18 @@ class Loading:
     def choices(self) -> dict[str, Any]:
         """Return the options that decide which images an epoch has, by the names of their keys."""
         return {f"data.loading.{name}": getattr(self, name) for name in ("balanced", "drop_last", "train_tiles")}
+
+    def keeps_in_memory(self, splits: Splits, view: View, for_once: bool) -> bool:
+        """Return whether training and validation images stay in memory.
+
+        Args:
+            splits: The images of the run.
+            view: How images become network inputs.
+            for_once: Whether the run reads each image only once, so that the default is not to keep them.
+        """
+        if self.cache_images is not None:
+            return self.cache_images
+        return not for_once and is_worth_caching([*splits.train, *splits.val], view)
 
 
 @dataclass(frozen=True)
