@@ -2,18 +2,19 @@
 
     python benchmarks/line_light.py --root PATH/TO/mvtec/pill --weights DEIT_TINY --output FOLDER
 
-All images are real, and the change of light is made, by `lit_ad.data.shift`: of each image another one. MVTec's layout
-is expected. Each image has one part in the story. Of the good images, of training and test together, two fifths train
-the detector, a tenth comes along the line before the change and three tenths after it; a fifth measures old and new
-detector. Of the defects, a tenth as many as there are good images come after the change, and the others measure. All
-pictures of after the change are labelled, by their folders' names.
+All images are real, and the change of light is made: by `lit_ad.data.shift`, of each image another one, or by a lamp
+that ages, which takes the same part of the light of each image (`--lamp 0.5`). MVTec's layout is expected. Each image
+has one part in the story. Of the good images, of training and test together, two fifths train the detector, a tenth
+comes along the line before the change and three tenths after it; a fifth measures old and new detector. Of the defects,
+a tenth as many as there are good images come after the change, and the others measure. All pictures of after the change
+are labelled, by their folders' names.
 """
 
 import argparse
 import csv
 import random
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,15 +92,29 @@ def train(options: argparse.Namespace, trained: list[Path]) -> Run:
     return fit(options.config, keys=keys)
 
 
+class Lamp:
+    """A lamp that has aged.
+
+    Args:
+        part: What is left of its light: all values are multiplied by this.
+    """
+
+    def __init__(self, part: float) -> None:
+        self.part = part
+
+    def __call__(self, pixels: Pixels, name: str) -> Pixels:
+        return np.rint(pixels * self.part).clip(0, 255).astype(np.uint8)
+
+
 class Line:
     """The line: images in its light, and its journal.
 
     Args:
         output: FOLDER.
-        shift: How images look after the change.
+        shift: Changes the pixels of an image, (H, W, 3); it takes the image's name, too.
     """
 
-    def __init__(self, output: Path, shift: Shift) -> None:
+    def __init__(self, output: Path, shift: Callable[[Pixels, str], Pixels]) -> None:
         self.folder, self.journal, self.shift = output / "line", output / "journal", shift
         for folder in (self.folder, self.journal):
             shutil.rmtree(folder, ignore_errors=True)
@@ -172,6 +187,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True, help="the teacher's")
     parser.add_argument("--kind", choices=KINDS, default="light")
     parser.add_argument("--strength", type=float, default=0.5)
+    parser.add_argument("--lamp", type=float, help="the part of the light that is left, in place of --kind")
     parser.add_argument("--steps", type=int, default=1200, help="of the training")
     parser.add_argument("--grow_steps", type=int, default=600)
     parser.add_argument("--held_out", choices=["both", "new"], default="new")
@@ -183,7 +199,8 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     parts = divide(options.root, options.seed)
     run = train(options, parts.trained)
-    old, line = run.detector(), Line(options.output, Shift(options.kind, options.strength))
+    shift = Shift(options.kind, options.strength) if options.lamp is None else Lamp(options.lamp)
+    old, line = run.detector(), Line(options.output, shift)
     print(f"{len(parts.trained)} good images train, of which {len(decision_of(old).scores['part'])} are held out")
 
     alarms = line.watch(old, "before", parts.before, False)
