@@ -44,6 +44,7 @@ def recalibrate(
     area: int | None = None,
     clean_up: CleanUpKey | None = None,
     confidence: float | None = None,
+    device: str = "cpu",
 ) -> None:
     """Change the thresholds of a detector without training: from more good images, for another rate, or by hand.
 
@@ -57,7 +58,8 @@ def recalibrate(
         nominal: A folder of good images that the model was not trained on; they join those held out in training. Or DIR
             of `lit-ad serve MODEL --journal DIR`: the images of its random sample that were labelled good.
         false_alarm: The rate of nominal images that may be called anomalous. None: as before.
-        confidence: The confidence, such as 0.95, with which this one detector keeps that rate. None: as before.
+        confidence: The confidence, such as 0.95, with which this one detector keeps that rate. 0: none is asked for,
+            and the rate holds on average. None: as before.
         threshold: The threshold of image scores, set by hand.
         pixel_threshold: The threshold of anomaly maps, set by hand.
         category: For a model of several categories: the category of the images, or of the threshold. None: thresholds
@@ -69,6 +71,7 @@ def recalibrate(
         pixel_rate: The rate of nominal pixels, for --pixel pixel. None: as before.
         area: Pixels of the smallest region that counts, for --pixel region. To change it, give --nominal too.
         clean_up: Grow anomalous pixels to the outline of a defect: `decision.clean_up` of a training. None: as before.
+        device: cpu, or the runtime's name of another device, such as cuda: it judges the images.
 
     Raises:
         UserError: Nothing is to change, images or held-out scores are missing, or the output exists.
@@ -94,7 +97,7 @@ def recalibrate(
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", re.escape(NO_DECISION))  # it gets one below
             import_own_method(ckpt_path)
-            detector = Detector.load(ckpt_path, weights)
+            detector = Detector.load(ckpt_path, weights, device)
         before = detector.card.decision
     known = [] if before is None else list(before.scores)
     keys = DecisionKeys(false_alarm, None, pixel, pixel_rate, area, clean_up)

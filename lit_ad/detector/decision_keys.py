@@ -12,7 +12,8 @@ class DecisionKeys:
 
     Args:
         false_alarm: The rate of nominal images that may be called anomalous. None: unchanged.
-        confidence: The probability, such as 0.95, that this detector keeps that rate. None: unchanged.
+        confidence: The probability, such as 0.95, that this detector keeps that rate. 0: none is asked for, and the
+            rate holds on average. None: unchanged.
         pixel: The rule by which pixels are anomalous, see lit-ad fit --help. None: unchanged.
         pixel_rate: The rate of nominal pixels, for `pixel` and for the clean-up. None: unchanged.
         area: The pixels of the smallest region that counts, for `region`. None: unchanged.
@@ -40,7 +41,7 @@ class DecisionSettings:
         wrong."""
         return DecisionSettings(
             self.false_alarm if keys.false_alarm is None else keys.false_alarm,
-            self.confidence if keys.confidence is None else keys.confidence,
+            self.confidence if keys.confidence is None else keys.confidence or None,
             self.pixel_rule.changed(keys.pixel, keys.pixel_rate, keys.area, keys.clean_up),
         )
 

@@ -38,8 +38,8 @@ class Calibration(L.Callback):
         false_alarm: Rate of nominal images that may be called anomalous. None: the checkpoint's, or 0.01 in a first
             training.
         confidence: The probability, such as 0.95, that this detector keeps the rate. (The held-out images are a random
-            draw.) A confidence needs more held-out images. None: the checkpoint's; a first training keeps the rate only
-            on average.
+            draw.) A confidence needs more held-out images. 0: none is asked for, and the rate holds on average. None:
+            the checkpoint's, 0 in a first training.
         folds: Number of parts of the nominal images, or leave-one-out. For each part, one training leaves the part out
             and then scores it. The last training uses all images. So every image is used for training and for the
             threshold, which suits few images. None: data.split.val_fraction holds images out.
@@ -69,7 +69,7 @@ class Calibration(L.Callback):
             raise UserError(f"decision.false_alarm is a rate between 0 and 1, not {false_alarm}")
         if isinstance(folds, int):
             check_number("decision.folds", folds, least=2)
-        check_confidence(confidence, folds is not None)
+        check_confidence(confidence or None, folds is not None)
         self.folds = folds
         self.left_out: Decision | None = None  # made from the scores of all folds; only the last training uses it
         self.keys = DecisionKeys(false_alarm, confidence, pixel, pixel_rate, area, clean_up)

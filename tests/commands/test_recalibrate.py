@@ -203,10 +203,20 @@ def test_an_output_that_cannot_be_written_is_refused_before_images_are_judged(ch
         run(["recalibrate", *given])
 
 
+def test_the_images_are_judged_on_the_device_that_is_given(checkpoint: Path, images: Path, tmp_path: Path) -> None:
+    words = ["recalibrate", "--ckpt_path", str(checkpoint), "--nominal", str(images / "test/good")]
+    run([*words, "--device", "cpu", "--output", str(tmp_path / "a.ckpt")])
+    with pytest.raises(UserError, match=r"teapot"):
+        run([*words, "--device", "teapot", "--output", str(tmp_path / "b.ckpt")])
+
+
 def test_a_rate_is_kept_with_a_confidence(checkpoint: Path, tmp_path: Path) -> None:
     output = tmp_path / "sure.ckpt"
     run(["recalibrate", "--ckpt_path", str(checkpoint), "--confidence", "0.9", "--output", str(output)])
     assert decision_of(output).confidence == 0.9 and decision_of(checkpoint).confidence is None
+    without = tmp_path / "without.ckpt"
+    run(["recalibrate", "--ckpt_path", str(output), "--confidence", "0", "--output", str(without)])
+    assert decision_of(without).confidence is None
     with pytest.raises(UserError, match=r"decision.confidence is a probability between 0 and 1"):
         run(["recalibrate", "--ckpt_path", str(checkpoint), "--confidence", "90", "--output", str(tmp_path / "b.ckpt")])
 

@@ -30,6 +30,7 @@ def test_keys_that_are_not_given_change_nothing() -> None:
     assert asked.changed(DecisionKeys()) == asked
     assert asked.changed(DecisionKeys(false_alarm=0.2)) == replace(asked, false_alarm=0.2)
     assert asked.changed(DecisionKeys(confidence=0.5)) == replace(asked, confidence=0.5)
+    assert asked.changed(DecisionKeys(confidence=0)) == replace(asked, confidence=None)
     assert asked.changed(DecisionKeys(clean_up=False)).pixel_rule == PixelRule("pixel", 0.02)
     assert DecisionSettings.from_dict(json.loads(json.dumps(asked.to_dict()))) == asked
     assert DecisionSettings.from_dict({"false_alarm": 0.3}) == DecisionSettings(0.3)  # of an earlier version

@@ -285,6 +285,8 @@ def test_a_confidence_is_kept_in_the_decision_and_can_be_changed_by_a_test(
     assert model.decision.confidence == 0.9
     quiet_trainer(tmp_path / "b", Calibration(confidence=0.5)).test(model, data, verbose=False)
     assert model.decision.confidence == 0.5
+    quiet_trainer(tmp_path / "c", Calibration(confidence=0)).test(model, data, verbose=False)
+    assert model.decision.confidence is None
     with pytest.raises(UserError, match=r"decision.confidence needs images that were held out, .* leave out one"):
         Calibration(folds=5, confidence=0.9)
 
