@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torchmetrics import Metric
 
 from lit_ad import metrics
 from lit_ad.distributed import collective_device, gather_tensors
 from lit_ad.metrics import state
+from tests.processes import run_processes
 
 IMAGES = 7
 
@@ -79,7 +79,7 @@ def test_processes_agree_bit_for_bit(processes: int, tmp_path: Path) -> None:
         state.BUDGET.update(budget)
         state.PENDING = pending
         torch.set_printoptions(precision=options)
-    mp.spawn(run, (processes, tmp_path), nprocs=processes)
+    run_processes(run, processes, tmp_path, processes=processes)
     results = [path.read_text() for path in tmp_path.glob("*.txt")]
     assert results == [alone] * 2 * processes
 
@@ -100,7 +100,7 @@ def place(rank: int, folder: Path, backend: str) -> None:
 )
 def test_tensors_are_on_the_device_that_the_group_needs(backend: str, device: str, tmp_path: Path) -> None:
     """NCCL takes tensors on GPUs only. Here gloo plays its part: registered for GPUs, it refuses those on the CPU."""
-    mp.spawn(place, (tmp_path, backend), nprocs=1)
+    run_processes(place, tmp_path, backend, processes=1)
     assert (tmp_path / "found").read_text(encoding="utf-8") == device
 
 

@@ -86,10 +86,10 @@ class AnomalyDataModule(L.LightningDataModule):
     @cached_property
     def record(self) -> DataRecord:
         """The record of the data in checkpoints."""
-        source = type(self.source)
-        run = {"seed_everything": run_seed(), "processes": place_in(self.trainer).processes}
-        data = {"data.source": f"{source.__module__}.{source.__qualname__}", "data.batch_size": self.batch_size}
-        settings = data | self.split.choices() | self.loading.choices() | self._datasets.choices() | run
+        source = f"{type(self.source).__module__}.{type(self.source).__qualname__}"
+        settings = {"data.source": source} | self.split.choices() | {"data.batch_size": self.batch_size}
+        settings |= self.loading.choices() | self._datasets.choices()
+        settings |= {"seed_everything": run_seed(), "processes": place_in(self.trainer).processes}
         return DataRecord(self.splits, settings)
 
     def state_dict(self) -> dict[str, Any]:

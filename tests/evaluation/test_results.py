@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from lit_ad.distributed import gather
 from lit_ad.errors import UserError
 from lit_ad.evaluation.results import COLUMNS, SAMPLE_AUROC, ImageResult, Results
 from lit_ad.evaluation.rows import verdict_row
 from tests.evaluation.test_rows import IMAGES, image
+from tests.processes import run_processes
 
 RESULTS = Results(
     rows={
@@ -143,4 +143,4 @@ def gathering(rank: int, store: Path) -> None:
 
 
 def test_worst_misses_are_those_of_all_processes(tmp_path: Path) -> None:
-    mp.spawn(gathering, (tmp_path / "store",), nprocs=2)
+    run_processes(gathering, tmp_path / "store")

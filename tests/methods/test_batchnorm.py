@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from timm.layers import BatchNormAct2d, convert_sync_batchnorm
 from torch import nn
 
 from lit_ad.methods.batchnorm import SharedBatchNorm
 from lit_ad.teachers.backbone import Backbone
+from tests.processes import run_processes
 
 
 def layers() -> nn.Sequential:
@@ -49,7 +49,7 @@ def share(rank: int, folder: Path, batch: tuple[torch.Tensor, torch.Tensor]) -> 
 
 def test_batchnorm_over_two_processes_equals_one_process(tmp_path: Path) -> None:
     batch = (torch.randn(5, 3, 12, 12) * 3 + 1, torch.randn(5, 5, 8, 8))
-    mp.spawn(share, (tmp_path, tuple(values.clone() for values in batch)), nprocs=2)
+    run_processes(share, tmp_path, tuple(values.clone() for values in batch))
     whole = step(*batch, 5)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     for name, value in whole.items():

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
@@ -21,6 +20,7 @@ from lit_ad.image.view import View
 from lit_ad.methods.efficient_ad import Autoencoder, Disagreement, EfficientAD, average_hardest, jitter, scale_map
 from lit_ad.teachers.pdn import PDN
 from lit_ad.training import Calibration
+from tests.processes import run_processes
 
 FLAT = torch.tensor([[0.0, 1.0], [0.0, 1.0]])  # quantiles
 
@@ -76,7 +76,7 @@ def test_the_hardest_errors_are_found_over_all_processes(tmp_path: Path) -> None
     tied = (85 * errors).round() / 85  # with 256 different sizes, many errors equal the quantile
     for batch in (errors, tied):
         assert average_hardest(batch, 0.999).item() == pytest.approx(by_hand(batch), rel=1e-6)
-    mp.spawn(mine, (tmp_path / "store", [errors, tied]), nprocs=2)
+    run_processes(mine, tmp_path / "store", [errors, tied])
 
 
 def test_the_training_loss_equals_the_formula(model: EfficientAD) -> None:

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.covariance import OAS
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from lit_ad.errors import UserError
 from lit_ad.methods.statistics import Gaussian, Moments, is_degenerate, shrink
+from tests.processes import run_processes
 
 
 def correlated(n: int, dim: int, seed: int = 0) -> Tensor:
@@ -67,7 +67,7 @@ def reducing(rank: int, store: Path, vectors: Tensor) -> None:
 
 
 def test_the_moments_of_two_processes_equal_those_of_one_process(tmp_path: Path) -> None:
-    mp.spawn(reducing, (tmp_path / "store", correlated(40, 3)), nprocs=2)
+    run_processes(reducing, tmp_path / "store", correlated(40, 3))
 
 
 def test_the_moments_of_no_vectors_are_zero() -> None:

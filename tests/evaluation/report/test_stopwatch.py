@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from lit_ad.data import AnomalyDataModule, MVTec
 from lit_ad.evaluation.report.record import Record
 from lit_ad.evaluation.report.stopwatch import Stopwatch, TrainingRecord, device_name
 from lit_ad.image.view import View
+from tests.processes import run_processes
 
 
 def test_time_counts_from_the_beginning() -> None:
@@ -32,7 +32,7 @@ def counting(rank: int, store: Path) -> None:
 
 
 def test_images_and_devices_are_those_of_all_processes(tmp_path: Path) -> None:
-    mp.spawn(counting, (tmp_path / "store",), nprocs=2)
+    run_processes(counting, tmp_path / "store")
 
 
 def test_a_training_is_recorded_unless_it_is_a_trial(
