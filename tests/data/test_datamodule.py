@@ -1,9 +1,8 @@
 """The DataModule: training, held-out and test images; order, workers and caches; the command line."""
 
+import contextlib
+import io
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from lit_ad.training.cache_parts import find_cacheable
 from tests.data.conftest import Write
 from tests.data.loaded import module, order
 from tests.optional import unwrap
+from tests.processes import run_as_launched
 
 
 class Listed(Source):
@@ -328,52 +328,43 @@ def test_a_damaged_test_image_is_found_before_training(bottle: Path, tmp_path: P
     assert not model.seen
 
 
-TWO_PROCESSES = """
-import json
-import sys
-from pathlib import Path
+class SeesNumbers(L.LightningModule):
+    """Remembers the numbers of the images that it saw, by split."""
 
-import lightning as L
-import torch
-
-from lit_ad.data import AnomalyDataModule, MVTec, Split
-from lit_ad.errors import UserError
-from lit_ad.image.view import View
-from tests.data.conftest import Write
-
-
-class Watcher(L.LightningModule):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(()))
-        self.seen = {"val": [], "test": []}
+        self.seen: dict[str, list[int]] = {"val": [], "test": []}
 
-    def training_step(self, batch, batch_idx):
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         return self.weight * batch.pixels.float().mean()
 
-    def validation_step(self, batch, batch_idx):
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self.seen["val"] += batch.index.tolist()
 
-    def test_step(self, batch, batch_idx):
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
         self.seen["test"] += batch.index.tolist()
         assert len(batch.samples) == len(batch.pixels) == len(batch)
 
-    def configure_optimizers(self):
+    def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), 0.1)
 
 
-if __name__ == "__main__":
-    options = dict(logger=False, enable_model_summary=False, enable_checkpointing=False)
-    options |= dict(max_epochs=1, accelerator="cpu", devices=2, strategy="ddp", num_sanity_val_steps=0)
-    trainer, model = L.Trainer(**options), Watcher()
-    data, said = AnomalyDataModule(MVTec(sys.argv[1]), View(16), batch_size=2, split=Split(0.3)), ""
-    try:
-        trainer.fit(model, data)
-        trainer.test(model, data)
-    except UserError as error:
-        said = str(error)
-    Path(f"{trainer.global_rank}.json").write_text(json.dumps({"said": said, "seen": model.seen}))
-"""
+def fit_and_test(rank: int, root: Path, folder: Path) -> None:
+    """Run one of two processes, and write what it printed, the images that it saw, and its error."""
+    options: dict[str, Any] = {"accelerator": "cpu", "devices": 2, "strategy": "ddp", "max_epochs": 1, "logger": False}
+    options |= {"enable_model_summary": False, "enable_checkpointing": False, "num_sanity_val_steps": 0}
+    printed, error = io.StringIO(), ""
+    with contextlib.redirect_stdout(printed):
+        trainer, model = L.Trainer(default_root_dir=folder, **options), SeesNumbers()
+        data = AnomalyDataModule(MVTec(root), View(16), batch_size=2, split=Split(0.3))
+        try:
+            trainer.fit(model, data)
+            trainer.test(model, data)
+        except UserError as raised:
+            error = str(raised)
+    result = {"printed": printed.getvalue(), "error": error, "seen": model.seen}
+    (folder / f"{rank}.json").write_text(json.dumps(result))
 
 
 @pytest.mark.parametrize("damaged", [False, True])
@@ -383,17 +374,12 @@ def test_two_processes_share_the_images_and_the_errors(bottle: Path, tmp_path: P
     bad = bottle / "test/broken/001.png"
     if damaged:
         bad.write_bytes(bad.read_bytes()[:-100])
-    (tmp_path / "run.py").write_text(TWO_PROCESSES)
-    command, environment = [sys.executable, "run.py", str(bottle)], {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=600
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("bottle: 7 to train on, 3 held out") == 1
+    run_as_launched(fit_and_test, bottle, tmp_path)
     both = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
-    for one in both:
-        assert one["said"].startswith(f"cannot read {bad}: ") if damaged else one["said"] == ""
+    assert "".join(each["printed"] for each in both).count("bottle: 7 to train on, 3 held out") == 1
+    for each in both:
+        assert each["error"].startswith(f"cannot read {bad}: ") if damaged else each["error"] == ""
     for split, count in (("val", 3), ("test", 5)):
-        seen = [one["seen"][split] for one in both]
+        seen = [each["seen"][split] for each in both]
         assert sorted(seen[0] + seen[1]) == ([] if damaged else list(range(count)))
         assert damaged or abs(len(seen[0]) - len(seen[1])) == 1
