@@ -1,5 +1,6 @@
 """Turn the parser's message about a wrong key or value into one plain line that names the key and the remedy."""
 
+import ast
 import inspect
 import re
 from collections.abc import Sequence
@@ -68,12 +69,24 @@ def explain_error(message: str, keys: Sequence[str], words: Sequence[str] = ()) 
     if wrong := re.search(rf"Parser key \"([\w.]+)\":((?: Expected a {TYPE})+)(?:\. Got value: (.*))?$", text):
         given = re.search(r"Given value: (.*)", message)
         value, types = wrong[3] or (given[1] if given else "not"), re.findall(r"<class '(\w+)'>|'(\w[\w-]*)'", wrong[2])
-        example = f", such as '[{value}]'" if types == [("list", "")] else ""
+        example = f", such as '[{value}]'" if types in ([("list", "")], [("tuple", "")]) else ""
+        if given and (name := _key_of(wrong[3], given[1])):
+            return f"{wrong[1]}.{name} is {value}, but it must be {_TYPES.get(types[-1][0], types[-1][0])}"
         names = " or ".join(_TYPES.get(name, name) or literal for name, literal in types)
         return f"{wrong[1]} is {value}, but it must be {names}{example}"
     for pattern, plain in _PATTERNS:
         text = re.sub(pattern, plain, text)
     return text + (f"{hinted}{hint}" if hinted else _suggest_name(text, keys))
+
+
+def _key_of(value: str | None, given: str) -> str | None:
+    """Return the key of a dict, which is given as text, that has a value; None if there is no dict or no such key."""
+    try:
+        entries = ast.literal_eval(given)
+    except (SyntaxError, ValueError):
+        return None
+    names = [name for name, each in entries.items() if str(each) == value] if isinstance(entries, dict) else []
+    return str(names[0]) if names else None
 
 
 def _useful_lines(message: str) -> list[str]:

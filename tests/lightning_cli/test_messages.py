@@ -36,6 +36,11 @@ DEMO = ("fit", "--config", str(CONFIGS / "demo.yaml"))
         ([*DEMO, "--data.source", "Folder"], "data.source Folder needs --data.source.nominal"),
         ([*DEMO, "--data.source", "Table", "--data.source.root", "."], "data.source Table needs --data.source.table"),
         ([*DEMO, "--dashboards", "wandb"], "dashboards is wandb, but it must be a list, such as '[wandb]'"),
+        (
+            [*DEMO, "--predictions.regions", "coco"],
+            "predictions.regions is coco, but it must be a list, such as '[coco]'",
+        ),
+        ([*DEMO, "--decision.clean_up", "{closing: a}"], "decision.clean_up.closing is a, but it must be a number"),
         ([*DEMO, "--model.lrr", "3"], "there is no key lrr in model. Did you mean lr?"),
         ([*DEMO, "--model", "STFPMM"], "model is STFPMM, but there is no such class. Did you mean STFPM?"),
         ([*DEMO, "--trainer.max_epochs", "x"], "trainer.max_epochs is x, but it must be a whole number"),
