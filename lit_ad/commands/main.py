@@ -107,7 +107,7 @@ _EXPECTED_WARNINGS = (  # hidden: they warn of things that are as they should be
     "The number of training batches",
     "The '.*_dataloader' does not have many workers",
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated",
-    r"\s*(By default only one JsonargparseDeprecationWarning|``|skip_none parameter)",
+    r"\s*(By default only one JsonargparseDeprecationWarning|``|skip_none parameter)",  # calls by Lightning
     "The dirpath has changed from",  # a checkpoint measured in another directory
     # These values are equal on all processes, or already reduced by us. Our samplers repeat no image.
     r"It is recommended to use `self.log\('(test/|system/|train/images_per_second|train/lr)",

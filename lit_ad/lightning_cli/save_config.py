@@ -34,7 +34,7 @@ class SaveConfig(SaveConfigCallback):
         if config.dashboards:
             config.trainer.logger = None  # the loggers are made again from these names
         with atomic_write(file) as temporary:
-            temporary.write_text(text := self.parser.dump(config, skip_none=False), encoding="utf-8")
+            temporary.write_text(text := self.parser.dump(config, skip_unset=False), encoding="utf-8")
         for logger in trainer.loggers if stage == "fit" else []:
             logger.log_hyperparams(map_texts(printable, yaml.safe_load(text)))
             catch_errors(logger, show_config)(logger, text)

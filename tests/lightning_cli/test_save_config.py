@@ -27,10 +27,17 @@ def config_of(home: Path, **more: Any) -> Namespace:
     return Namespace(**{**named, "checkpoint": Namespace(dirpath=str(home / "checkpoints")), "dashboards": [], **more})
 
 
+@pytest.mark.filterwarnings("error::DeprecationWarning")
 @pytest.mark.parametrize(("dashboards", "logger"), [([], ["one"]), (["tensorboard"], None)])
 def test_what_a_fit_saves(
-    dashboards: list[str], logger: list[str] | None, parser: Parser, tmp_path: Path, quiet_trainer: Any
+    dashboards: list[str],
+    logger: list[str] | None,
+    parser: Parser,
+    tmp_path: Path,
+    quiet_trainer: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "all")  # not the first alone
     given = config_of(tmp_path, dashboards=dashboards, note="Riß")
     SaveConfig(parser, given).save_config(quiet_trainer(tmp_path), BoringModel(), "fit")
     saved = yaml.safe_load((tmp_path / "config.yaml").read_text(encoding="utf-8"))
