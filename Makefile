@@ -10,8 +10,8 @@ help:  ## list the targets
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --upgrade pip  # on Windows, pip.exe cannot replace itself
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	-@$(BIN)/python -m compileall -qq -j 0 .venv/lib  # without it, PYTHONDONTWRITEBYTECODE makes each start compile torch
 	@touch $@
 

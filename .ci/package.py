@@ -1,4 +1,4 @@
-"""Build and test the package as PyPI would have it: `make package`, in about two minutes.
+"""Build and test the package as PyPI would have it: `make package`, in about three minutes.
 
 Build wheel and sdist into dist/, check both, and train with the wheel alone. Then judge images with the exported file
 in a bare environment: NumPy, Pillow, ONNX Runtime, and the wheel without its dependencies. Exit code: 0 if all works.
