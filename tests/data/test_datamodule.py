@@ -337,6 +337,7 @@ class SeesNumbers(L.LightningModule):
         self.seen: dict[str, list[int]] = {"val": [], "test": []}
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        assert batch.pixels is not None
         return self.weight * batch.pixels.float().mean()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -344,6 +345,7 @@ class SeesNumbers(L.LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self.seen["test"] += batch.index.tolist()
+        assert batch.pixels is not None
         assert len(batch.samples) == len(batch.pixels) == len(batch)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
