@@ -31,7 +31,7 @@ from lit_ad.batch import Sample
 from lit_ad.data import MVTec
 from lit_ad.data.splits import assign_folds, split_nominal
 from lit_ad.detector.decision import Decision
-from lit_ad.detector.guarantee import bound_of_folds
+from lit_ad.detector.guarantee import bound_rate_of_folds
 from lit_ad.image.pixels import read_image
 from lit_ad.image.view import View
 from lit_ad.teachers import Teacher
@@ -155,7 +155,7 @@ def main() -> None:
                 proven = ""
                 if "verdict" in name:
                     sizes = [len(part) for part in np.array_split(range(count), min(5, count))]
-                    proven = f"{100 * bound_of_folds(sizes, kept):.1f} %"
+                    proven = f"{100 * bound_rate_of_folds(sizes, kept):.1f} %"
                 elif "held" in name:
                     proven = f"{100 * kept:.1f} %"
                 error = np.std(alarms) / np.sqrt(len(alarms))

@@ -133,7 +133,7 @@ def measure(name: str, training: str, arguments: argparse.Namespace) -> str:
     rules = list_rules(arguments.pixel_rate)
     markings: dict[str, Marking] = {}
     for title, rule in rules.items():
-        marking = decision.changed(rule).marking()
+        marking = decision.with_keys(rule).marking()
         assert marking is not None
         markings[title] = marking
     pictures = None if arguments.pictures is None else arguments.pictures / f"{name}-{training}"

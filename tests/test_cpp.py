@@ -55,7 +55,7 @@ IN_REGIONS = replace(
     peaks=dict.fromkeys("ab", np.array([1.4])),
     pixel_rule=PixelRule("region", area=60),
 )
-PIXELS = NominalPixels.of_image(np.linspace(0, 1.2, 1000, dtype=np.float32))
+PIXELS = NominalPixels.from_image(np.linspace(0, 1.2, 1000, dtype=np.float32))
 CLEANED = replace(
     IN_REGIONS,
     pixels={"a": PIXELS, "b": PIXELS},

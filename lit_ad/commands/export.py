@@ -35,7 +35,7 @@ from lit_ad.detector.decision_keys import DecisionKeys
 from lit_ad.detector.detector import Detector
 from lit_ad.detector.guarantee import describe_by_hand
 from lit_ad.detector.inputs import ImageLike
-from lit_ad.detector.run_files import CONFIG, run_of
+from lit_ad.detector.run_files import CONFIG, find_run
 from lit_ad.errors import UserError
 from lit_ad.files import check_writable, explain_write_errors, find_free_path, new_folder, resolve_path
 from lit_ad.image.roi import values_inside
@@ -94,7 +94,7 @@ def export(
     import_own_method(ckpt_path)
     method: Method = Method.load_from_checkpoint(ckpt_path, weights=weights)
     method.requires_grad_(False)
-    home = run_of(ckpt_path)
+    home = find_run(ckpt_path)
     splits, reason = Splits(), "it is in no run" if home is None else ""
     if home is not None and not (images and (nominal or precision != "int8")):
         splits, reason = find_splits(home / CONFIG)

@@ -18,7 +18,7 @@ from lit_ad.detector.decision_keys import DecisionKeys
 from lit_ad.detector.detection import Detection
 from lit_ad.detector.detector import TIMEOUT, Detector
 from lit_ad.detector.guarantee import list_notes
-from lit_ad.detector.run_files import CONFIG, EXPORTED, find_detector, run_of
+from lit_ad.detector.run_files import CONFIG, EXPORTED, find_detector, find_run
 from lit_ad.detector.scoring import Judgement
 from lit_ad.detector.stream import run_in_order
 from lit_ad.errors import UserError
@@ -56,7 +56,7 @@ def _stands_alone(given: str, arguments: Sequence[str]) -> bool:
     if has_option(arguments, "--config", "-c", "--ckpt_path"):
         return False
     file = find_detector(given)
-    return file.suffix in EXPORTED or not ((run_of(file) or file.parent) / CONFIG).is_file()
+    return file.suffix in EXPORTED or not ((find_run(file) or file.parent) / CONFIG).is_file()
 
 
 def _predict_alone(arguments: Sequence[str]) -> None:
@@ -78,7 +78,7 @@ def _predict_alone(arguments: Sequence[str]) -> None:
     detector = Detector.load(file, parsed.weights, parsed.device, parsed.verify)
     decision = detector.card.decision
     if decision is not None:
-        decision = decision.changed(made.decision)
+        decision = decision.with_keys(made.decision)
         detector = Detector(detector.network, replace(detector.card, decision=decision), detector.network_for)
     for line in list_notes(decision):
         tell(line)

@@ -119,11 +119,11 @@ def recalibrate(
     elif before is None:
         raise UserError(f"{ckpt_path} was never validated, so it has no held-out scores: give --nominal FOLDER")
     else:
-        after = (before if false_alarm is None else before.without_threshold(name)).changed(keys)
+        after = (before if false_alarm is None else before.without_threshold(name)).with_keys(keys)
     if (pixel, pixel_rate, area) != (None,) * 3:
         after = dataclasses.replace(after, pixels_by_hand={})  # one rule holds for all categories
     if confidence is not None:
-        after = after.without_threshold(name).changed(DecisionKeys(confidence=confidence))
+        after = after.without_threshold(name).with_keys(DecisionKeys(confidence=confidence))
     if threshold is not None:
         after = after.with_threshold(threshold, name)
     if pixel_threshold is not None:
@@ -197,7 +197,7 @@ def refit_decision(
             among the earlier ones counts once.
     """
     before = detector.card.decision
-    settings = (DecisionSettings() if before is None else before.settings).changed(keys)
+    settings = (DecisionSettings() if before is None else before.settings).with_keys(keys)
     rule = settings.pixel_rule
     known = before.scores.get(category, np.zeros(0)) if add and before is not None else np.zeros(0)
     seen, repeated = HeldOutImages(rule.area), 0

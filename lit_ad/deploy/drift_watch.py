@@ -99,7 +99,7 @@ class DriftWatch:
         """Return the states that changed since the last call, each as JSON."""
         changed, self._changed = self._changed, set()
         return {
-            key: json.dumps({name: test.state() for name, test in self.tests[key].items()}, allow_nan=False)
+            key: json.dumps({name: test.to_state() for name, test in self.tests[key].items()}, allow_nan=False)
             for key in changed
         }
 

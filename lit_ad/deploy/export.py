@@ -24,7 +24,7 @@ from lit_ad.deploy.self_check import TOLERANCE as CHECKED
 from lit_ad.deploy.self_check import make_check
 from lit_ad.detector.card import Card
 from lit_ad.detector.inputs import ImageLike
-from lit_ad.detector.openvino_runtime import openvino_core
+from lit_ad.detector.openvino_runtime import get_openvino_core
 from lit_ad.detector.runtimes import import_optional
 from lit_ad.errors import UserError
 from lit_ad.image.pixels import Size
@@ -102,7 +102,7 @@ def export(
             _write_plain_onnx(graph, example, plain, opset)
             onnx = format == "onnx"
             # Not OpenVINO's convert_model: it forks this process and sends usage data to Intel without asking.
-            model = import_optional("onnx", "onnx").load(plain) if onnx else openvino_core().read_model(plain)
+            model = import_optional("onnx", "onnx").load(plain) if onnx else get_openvino_core().read_model(plain)
             if precision == "int8":
                 model = quantize(model, nominal, card)
             if onnx and precision == "fp16":

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from lit_ad.detector.card import Card
-from lit_ad.detector.openvino_runtime import openvino_core
+from lit_ad.detector.openvino_runtime import get_openvino_core
 from lit_ad.detector.runtimes import KEY, import_optional
 from lit_ad.detector.self_check import CHECK_KEY
 from lit_ad.detector.summary import summarize
@@ -95,7 +95,7 @@ def rewrite(file: Path, output: Path, card: Card, check: str | None = None) -> N
         carried = {entry.key: entry.value for entry in model.metadata_props}.get(CHECK_KEY)
         write_onnx(model, output, card, check or carried)
     elif file.suffix == ".xml":
-        write_openvino(openvino_core().read_model(file), output, card, check)  # the model keeps the old check itself
+        write_openvino(get_openvino_core().read_model(file), output, card, check)  # the model keeps the old check
     else:
         extra = {CHECK_KEY: ""}
         write_torch(torch.export.load(file, extra_files=extra), output, card, check or extra[CHECK_KEY])

@@ -22,11 +22,9 @@ class Card:
     decision: Decision | None  # None: the detector has no threshold
     top: float = 0.0  # the score is the mean of this fraction of the map's pixels, the highest ones; 0: the maximum
     map_scored: bool = True  # whether the score is computed from the map; False: the network gives it
-    version: str = ""  # of lit_ad, which wrote the file
+    version: str = ""  # the version of lit_ad that wrote the file
     precision: str = "fp32"  # fp32, fp16 or int8
-    without_map: str = (
-        ""  # the reason why an exported file gives no map although its method makes one; "": it gives one
-    )
+    without_map: str = ""  # why an exported file gives no map although its method makes maps; "": it gives maps
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
@@ -46,7 +44,7 @@ def read_card(values: Any, file: str | Path) -> Card:
 
     Args:
         values: From `Card.to_dict`, or anything else that a file holds in its place.
-        file: Its name, for messages.
+        file: The file's name, for messages.
 
     Raises:
         UserError: The file has no card, or this version of lit_ad cannot read the card that another version wrote.
@@ -56,7 +54,9 @@ def read_card(values: Any, file: str | Path) -> Card:
     except (UserError, TypeError, ValueError, KeyError, AttributeError) as error:
         version = values.get("version") if isinstance(values, dict) else None
         if not version:
-            raise UserError(f"{file} is not of lit_ad: it has no record of its method, view and decision") from error
+            raise UserError(
+                f"{file} was not written by lit_ad: it has no record of its method, view and decision"
+            ) from error
         raise UserError(
             f"{file} was written by lit_ad {version}, and lit_ad {__version__} cannot read its view and its decision "
             f"({first_line(error)}): {ANOTHER_VERSION}"

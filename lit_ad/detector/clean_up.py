@@ -50,7 +50,7 @@ class CleanUp:
         parts = find_components(above if inside is None else above & inside)
         mask = parts.paint(parts.touches(marked))
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]  # no step leaves it
+        box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]  # no step marks a pixel outside
         sharp = drop_halos(anomaly_map[box], mask[box], self.base, self.reach)
         cleaned = fill_holes(close_gaps(sharp, self.closing), self.holes)
         if inside is not None:
@@ -88,17 +88,17 @@ def max_pool(values: NDArray[np.float32], reach: int) -> NDArray[np.float32]:
 
 
 def close_gaps(mask: Mask, radius: int) -> Mask:
-    """Return the morphological closing of a mask (H, W) by a square of side 2 radius + 1; around the image is
+    """Return the morphological closing of a mask (H, W) by a square of side 2 radius + 1. Outside the image is
     background."""
     mask = np.pad(mask, radius)
     for axis in (0, 1):
-        mask = _window_sums(mask, radius, axis) > 0
+        mask = _sum_windows(mask, radius, axis) > 0
     for axis in (0, 1):
-        mask = _window_sums(mask, radius, axis) == 2 * radius + 1
+        mask = _sum_windows(mask, radius, axis) == 2 * radius + 1
     return mask[radius : mask.shape[0] - radius, radius : mask.shape[1] - radius]
 
 
-def _window_sums(mask: Mask, radius: int, axis: int) -> NDArray[np.int32]:
+def _sum_windows(mask: Mask, radius: int, axis: int) -> NDArray[np.int32]:
     """Return, for each pixel, how many pixels of a mask lie within `radius` of it along an axis: (H, W) -> (H, W)."""
     length = mask.shape[axis]
     before = np.insert(np.cumsum(mask, axis=axis, dtype=np.int32), 0, 0, axis=axis)
@@ -110,4 +110,4 @@ def _window_sums(mask: Mask, radius: int, axis: int) -> NDArray[np.int32]:
 def fill_holes(mask: Mask, most: int) -> Mask:
     """Return a mask (H, W) in which the holes of at most `most` pixels are filled."""
     background = find_components(~mask, corners=False)
-    return mask | background.paint((background.sizes <= most) & ~background.at_border())
+    return mask | background.paint((background.sizes <= most) & ~background.touches_border())

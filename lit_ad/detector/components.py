@@ -1,8 +1,8 @@
-"""Connected components of a mask, from runs: the longest rows of neighbouring mask pixels. NumPy only.
+"""Find the connected components of a mask. NumPy only.
 
-No Python loop visits each run. Two searches in sorted arrays find all pairs of runs that touch. Then rounds of joining
-follow, each of which at least halves the number of incomplete components (Shiloach and Vishkin, 1982,
-https://doi.org/10.1016/0196-6774(82)90008-6).
+A run is a row of neighbouring mask pixels, as long as possible. Two searches in sorted arrays find all pairs of runs
+that touch; no Python loop visits each run. Then runs that touch are joined, in rounds. Each round at least halves the
+number of incomplete components (Shiloach and Vishkin, 1982, https://doi.org/10.1016/0196-6774(82)90008-6).
 """
 
 from dataclasses import dataclass
@@ -26,14 +26,14 @@ class Components:
     sizes: Ints  # (n,): how many pixels each component has
 
     def touches(self, mask: Mask) -> Mask:
-        """Return whether each component has a pixel of `mask` (H, W): (n,)."""
+        """Return, for each component, whether it has a pixel of `mask` (H, W): (n,)."""
         before = np.zeros((self.shape[0], self.shape[1] + 1), np.int64)
         np.cumsum(mask, axis=1, out=before[:, 1:])
         inside = before[self.rows, self.ends] > before[self.rows, self.starts]
         return np.bincount(self.owner[inside], minlength=len(self.sizes)) > 0
 
-    def at_border(self) -> Mask:
-        """Return whether each component has a pixel in the first or last row or column: (n,)."""
+    def touches_border(self) -> Mask:
+        """Return, for each component, whether it has a pixel in the first or last row or column: (n,)."""
         height, width = self.shape
         border = (self.rows == 0) | (self.rows == height - 1) | (self.starts == 0) | (self.ends == width)
         return np.bincount(self.owner[border], minlength=len(self.sizes)) > 0
@@ -59,10 +59,10 @@ def find_components(mask: Mask, corners: bool = True) -> Components:
 
 
 def _pair_touching_runs(rows: Ints, starts: Ints, ends: Ints, width: int, corners: bool) -> tuple[Ints, Ints]:
-    """Return the p pairs of runs that touch, as numbers of runs, 2 x (p,): the upper ones, and those in the row below.
+    """Return the p pairs of runs that touch: the numbers of the upper runs (p,), and of the runs below them (p,).
 
-    A row's columns are laid end to end after those of the row above, `width + 2` apart, so that one sorted array holds
-    the starts of all runs, and another one their ends.
+    All rows are laid end to end, with `width + 2` columns each. So one sorted array holds the starts of all runs, and
+    another one their ends.
     """
     begin, end = rows * (width + 2) + starts, rows * (width + 2) + ends
     below = width + 2
@@ -79,8 +79,8 @@ def join(number: int, first: Ints, second: Ints) -> Ints:
 
     Args:
         number: How many items there are.
-        first: (p,): of each pair that belongs together, one item, from 0 to number - 1.
-        second: (p,): the other one.
+        first: (p,): one item of each pair that belongs together, from 0 to number - 1.
+        second: (p,): the other item of each pair.
 
     Returns:
         (number,): the group of each item, from 0, in the order of the groups' first items.
@@ -96,7 +96,7 @@ def join(number: int, first: Ints, second: Ints) -> Ints:
     return np.unique(parent, return_inverse=True)[1].astype(np.int64)
 
 
-def peak_of_area(anomaly_map: NDArray[np.float32], area: int, inside: Mask | None = None) -> float:
+def find_peak_of_area(anomaly_map: NDArray[np.float32], area: int, inside: Mask | None = None) -> float:
     """Return the highest value v of a map for which the pixels >= v have a region of at least `area` pixels.
 
     So a threshold below v marks such a region (pixels above it are marked), and a threshold of v or more marks none.

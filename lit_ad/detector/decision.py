@@ -1,18 +1,18 @@
 """Turn scores into verdicts: thresholds and p-values from nominal images held out of training. NumPy only.
 
 Held-out and new nominal images are exchangeable, so p = (1 + #{held-out scores >= score}) / (n + 1) is a valid p-value
-whatever the distribution of scores (split conformal prediction; Vovk et al., 2005; Bates et al., 2023,
-https://arxiv.org/abs/2104.08279): a nominal image has p <= r with a probability of at most r.
+whatever the distribution of scores: for each rate r, a nominal image has p <= r with a probability of at most r (split
+conformal prediction; Vovk et al., 2005; Bates et al., 2023, https://arxiv.org/abs/2104.08279).
 
 The limits of this guarantee:
 
 - The probability is over the draw of the held-out images and of the new image together. The rate of one detector may
-  lie above r: for n = 99 and r = 0.01 this happens with a probability of 0.37 (`guarantee.probability_above`).
-- The guarantee is exact if the held-out images set the threshold and nothing else. If the training's epoch, or the
-  scale of a method's maps, was chosen on the same images, it is approximate, and `Decision.also_chosen` lists why.
+  lie above r: for n = 99 and r = 0.01 this happens with a probability of 0.37 (`guarantee.compute_probability_above`).
+- The guarantee is exact if the held-out images serve no other purpose. If the training's epoch, or the scale of a
+  method's maps, was chosen on the same images, the guarantee is approximate. `Decision.also_chosen` lists such choices.
 - With folds, every nominal image both trains the detector and sets the threshold: its score comes from a training that
   left it out (`Decision.folds`; cross-conformal prediction: Vovk, 2015, https://arxiv.org/abs/1208.0806). The rate is
-  then usually about r; a rate of up to about 2 r is proven (`guarantee.bound_of_folds`).
+  then usually about r; a rate of up to about 2 r is proven (`guarantee.bound_rate_of_folds`).
 - A threshold set by hand promises nothing. `Decision.operating_point` tells how many held-out images lie above it.
 - The guarantee for pixels is a different one: see `pixel_decision`.
 """
@@ -38,10 +38,10 @@ from lit_ad.detector.thresholds import (
     Floats,
     OperatingPoint,
     check_confidence,
-    operating_point,
+    find_operating_point,
+    find_smallest_rate,
     refuse_not_finite,
     select_category,
-    smallest_rate,
 )
 from lit_ad.errors import UserError
 
@@ -57,22 +57,22 @@ class Decision:
     decision guarantees.
 
     All mappings are by category; "" is the category of images that have none. In `by_hand` and `pixels_by_hand`, the
-    threshold of "" is also that of images whose category is not known.
+    threshold of "" also decides about images whose category is not known.
 
-    Methods take a category, by default POOLED, which is None. It stands for all categories together: all held-out
-    images set its threshold, which is for images whose category is not known.
+    Methods take a category. The default, POOLED (None), stands for all categories together: all held-out images set
+    one threshold, which decides about images whose category is not known.
 
     Args:
         scores: The scores of the nominal held-out images, (n,) for each category.
-        maxima: The maximum of each of their anomaly maps, (n,). Empty: the method makes no maps.
+        maxima: The maximum of each of these images' anomaly maps, (n,). Empty: the method makes no maps.
         medians: The median of each map, (n,): heatmap colours begin there.
         false_alarm: The rate of nominal images that may be called anomalous. It is also the rate of `pixel_rule`.
         also_chosen: What else was chosen on the held-out images, one phrase each: the rate is then approximate. Empty:
             it is exact.
         by_hand: Image thresholds that a person set in place of those from the rate.
         pixels_by_hand: Pixel thresholds that a person set, in the same way.
-        folds: How many images each fold has. A training left them out and scored them; then all of them trained the
-            detector. Empty: the images took no part in training.
+        folds: How many images each fold has. For each fold, one training left out the fold's images and then scored
+            them. The detector itself was trained on all images. Empty: the images took no part in training.
         peaks: For each map, the highest value v for which the pixels >= v have a connected region of at least
             `pixel_rule.area` pixels, (n,). Empty: not measured, since only `pixel_rule.kind` "region" needs them.
         pixels: The histogram of the maps' pixels.
@@ -81,7 +81,7 @@ class Decision:
         pixel_rule: The rule by which pixels are called anomalous.
         confidence: The probability, over the draw of the held-out images, that the rate of this detector is at most
             `false_alarm`. None: only the mean rate over detectors is at most `false_alarm`.
-        scaled: How many other held-out images set the scale of the maps, and do not set the threshold.
+        scaled: How many other held-out images set the scale of the maps instead of the threshold.
 
     Raises:
         UserError: There is no score, a number is not finite, a rate is not in (0, 1), or two settings exclude each
@@ -144,12 +144,13 @@ class Decision:
         """The settings that the user asked for."""
         return DecisionSettings(self.false_alarm, self.confidence, self.pixel_rule)
 
-    def changed(self, keys: DecisionKeys) -> "Decision":
+    def with_keys(self, keys: DecisionKeys) -> "Decision":
         """Return this decision with another rate, confidence or rule for pixels. Thresholds set by hand stay.
 
-        Raises UserError if the held-out images do not allow it.
+        Raises UserError if the decision lacks held-out numbers that the rule needs, or if two settings exclude each
+        other.
         """
-        settings = self.settings.changed(keys)
+        settings = self.settings.with_keys(keys)
         rule, same = settings.pixel_rule, settings.pixel_rule.area == self.pixel_rule.area
         if not same and rule.kind != "region":
             raise UserError(f"decision.area is for decision.pixel region, and not for {rule.kind}: leave it out")
@@ -157,15 +158,15 @@ class Decision:
 
     def with_rate(self, false_alarm: float) -> "Decision":
         """Return this decision with another false-alarm rate. Thresholds set by hand stay."""
-        return self.changed(DecisionKeys(false_alarm))
+        return self.with_keys(DecisionKeys(false_alarm))
 
     def with_threshold(self, threshold: float, category: str | None = POOLED, pixels: bool = False) -> "Decision":
         """Return this decision with a threshold set by hand.
 
         Args:
             threshold: The new threshold.
-            category: The category that it is for. POOLED: all.
-            pixels: Whether it is a pixel threshold; else it is an image threshold.
+            category: The category whose threshold is set. POOLED: all.
+            pixels: Whether the pixel threshold is set, instead of the image threshold.
 
         Raises:
             UserError: The threshold is not finite, the category is not known, the method makes no maps, or a pixel
@@ -175,7 +176,7 @@ class Decision:
             raise UserError(f"a threshold is a finite number, not {threshold}")
         if pixels and not self.maxima:
             raise UserError(f"there is no pixel threshold to set: {NO_MAPS}")
-        changed = dict.fromkeys(self._keys(category), threshold)
+        changed = dict.fromkeys(self._list_keys(category), threshold)
         if not pixels:
             return replace(self, by_hand={**self.by_hand, **changed})
         for key in changed:
@@ -188,19 +189,18 @@ class Decision:
         return replace(self, pixels_by_hand={**self.pixels_by_hand, **changed})
 
     def without_threshold(self, category: str | None = POOLED) -> "Decision":
-        """Return this decision without the thresholds set by hand of a category, or of all (POOLED): the rate sets
-        them.
+        """Return this decision with the thresholds that the rate sets, in place of those that were set by hand.
 
-        Raises UserError if the category is not known.
+        `category`: the category whose thresholds change. POOLED: all. Raises UserError if it is not known.
         """
-        gone = self._keys(category)
+        gone = self._list_keys(category)
         images, pixels = (
             {key: threshold for key, threshold in thresholds.items() if key not in gone}
             for thresholds in (self.by_hand, self.pixels_by_hand)
         )
         return replace(self, by_hand=images, pixels_by_hand=pixels)
 
-    def _keys(self, category: str | None) -> list[str]:
+    def _list_keys(self, category: str | None) -> list[str]:
         """Return the keys of `by_hand` for a category; all keys for POOLED, or if there is only one category."""
         if category is not POOLED and category not in self.scores:
             raise UserError(f"this model has no category {category}: give one of {', '.join(self.scores)}")
@@ -232,12 +232,12 @@ class Decision:
         if known not in self._points:
             by_hand = self.by_hand.get("" if known is POOLED else known)
             held = select_category(self.scores, known)
-            self._points[known] = operating_point(held, self.false_alarm, by_hand, self.confidence)
+            self._points[known] = find_operating_point(held, self.false_alarm, by_hand, self.confidence)
         return self._points[known]
 
     @cached_property
     def _points(self) -> dict[str | None, OperatingPoint]:
-        """The operating points computed so far. Each image needs its own several times."""
+        """The operating points computed so far, by category: judging one image asks for its point several times."""
         return {}
 
     def pixel_operating_point(self, category: str | None = POOLED) -> OperatingPoint | None:
@@ -272,9 +272,9 @@ class Decision:
         return self.pixel_decision.colour_range(category)
 
     def smallest_rate(self, category: str | None = POOLED) -> float:
-        """Return the lowest false-alarm rate that n held-out images allow: 1 / (n + 1) if no confidence is asked for,
-        else the rate that they can promise with that confidence."""
-        return smallest_rate(len(select_category(self.scores, category)), self.confidence)
+        """Return the lowest false-alarm rate that n held-out images allow: 1 / (n + 1) without `confidence`, else the
+        lowest rate that n images can promise with that confidence."""
+        return find_smallest_rate(len(select_category(self.scores, category)), self.confidence)
 
     def kept_rate(self, category: str | None = POOLED) -> float:
         """Return the false-alarm rate in effect: the one asked for, or the lowest that the held-out images allow, if

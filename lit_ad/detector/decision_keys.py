@@ -1,4 +1,4 @@
-"""The settings of a decision, and how keys change them: the same way for all commands. Plain Python only."""
+"""The settings of a decision, and the keys by which all commands change them. Plain Python only."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -12,11 +12,11 @@ class DecisionKeys:
 
     Args:
         false_alarm: The rate of nominal images that may be called anomalous. None: unchanged.
-        confidence: The probability, such as 0.95, that this detector keeps that rate. 0: none is asked for, and the
-            rate holds on average. None: unchanged.
-        pixel: The rule by which pixels are anomalous, see lit-ad fit --help. None: unchanged.
-        pixel_rate: The rate of nominal pixels, for `pixel` and for the clean-up. None: unchanged.
-        area: The pixels of the smallest region that counts, for `region`. None: unchanged.
+        confidence: The probability, such as 0.95, that the rate of this detector is at most `false_alarm`. 0: no
+            confidence, so that the rate holds on average. None: unchanged.
+        pixel: The rule by which pixels are called anomalous, see lit-ad fit --help. None: unchanged.
+        pixel_rate: The rate of nominal pixels above a threshold (`PixelRule.rate`). None: unchanged.
+        area: The pixels of the smallest region that counts, if `pixel` is "region". None: unchanged.
         clean_up: Whether anomalous pixels grow to the outline of a defect, see lit-ad fit --help. None: unchanged.
     """
 
@@ -36,13 +36,12 @@ class DecisionSettings:
     confidence: float | None = None
     pixel_rule: PixelRule = field(default_factory=PixelRule)
 
-    def changed(self, keys: DecisionKeys) -> "DecisionSettings":
-        """Return these settings with the keys that are not None in place of their own. Raises UserError if a value is
-        wrong."""
+    def with_keys(self, keys: DecisionKeys) -> "DecisionSettings":
+        """Return these settings with the values of all keys that are not None. Raises UserError if a value is wrong."""
         return DecisionSettings(
             self.false_alarm if keys.false_alarm is None else keys.false_alarm,
             self.confidence if keys.confidence is None else keys.confidence or None,
-            self.pixel_rule.changed(keys.pixel, keys.pixel_rate, keys.area, keys.clean_up),
+            self.pixel_rule.with_values(keys.pixel, keys.pixel_rate, keys.area, keys.clean_up),
         )
 
     def to_dict(self) -> dict[str, Any]:

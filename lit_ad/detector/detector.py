@@ -19,7 +19,7 @@ from lit_ad.detector.decision import NO_DECISION
 from lit_ad.detector.detection import Detection
 from lit_ad.detector.exported import load_exported
 from lit_ad.detector.guarantee import count_folds
-from lit_ad.detector.inputs import ImageLike, iterate_images, list_images, name_of, read_pixels
+from lit_ad.detector.inputs import ImageLike, iterate_images, list_images, name_image, read_pixels
 from lit_ad.detector.run_files import find_detector
 from lit_ad.detector.scoring import Judgement, Network, NetworkFor, judge
 from lit_ad.detector.stream import CALLERS, Record, run_in_order
@@ -41,7 +41,7 @@ class Detector:
     Args:
         network: Turns pixels into maps and scores.
         card: The detector's view, decision and other settings.
-        network_for: Returns the network that several threads may call at the same time. None: `network` is one.
+        network_for: Makes a network that several threads may call at the same time. None: they may call `network`.
 
     Example:
         detector = Detector.load("runs/stfpm/20260101-120000")
@@ -142,7 +142,7 @@ class Detector:
         """
         several = list_images(images)
         if several is None:
-            return self._judge([images], [name_of(images)], category, bgr)[0]
+            return self._judge([images], [name_image(images)], category, bgr)[0]
         stream = self.stream(several, category, bgr=bgr)
         return list(stream) if isinstance(several, list) else stream
 
@@ -159,8 +159,8 @@ class Detector:
         """Yield a `Detection` for each image, in the order of the images.
 
         Several threads read and judge images, each with a part of the cores: this is faster than one image on all
-        cores. They take some images ahead of time. An answer waits for the other images of its batch, but never for
-        images after it.
+        cores. They take some images ahead of time. A `Detection` waits for the other images of its batch, but never for
+        a later batch.
 
         Args:
             images: A list, or any other iterable.
@@ -182,7 +182,7 @@ class Detector:
                 check_number(setting, value, least=0, above=True)
 
         def judge_group(group: list[ImageLike], first: int) -> list[Detection]:
-            names, begin = [name_of(image, number) for number, image in enumerate(group, first)], perf_counter()
+            names, begin = [name_image(image, number) for number, image in enumerate(group, first)], perf_counter()
             detections = shared._judge(group, names, category, bgr)
             seconds = (perf_counter() - begin) / len(group)
             if journal is not None:

@@ -1,14 +1,15 @@
 """Two tests of a stream of images: whether nominal scores have drifted, and whether too many images are anomalous.
 
-NumPy only. Both tests bet against the hypothesis "nothing has changed". They begin with a capital of 1, which is a
-martingale while the hypothesis is true: the probability that it ever reaches 1 / delta is at most delta, however long
-the test runs (Ville's inequality).
+NumPy only. Both tests bet against the hypothesis "nothing has changed". A test begins with a capital of 1, multiplies
+it by the gain of its bet on each image, and raises an alarm when it reaches 1 / delta. While the hypothesis is true,
+the capital is a martingale, so the probability of an alarm, ever, is at most delta (Ville's inequality).
 
 - `DriftTest` bets on the ranks of scores below the threshold: a conformal test martingale (Vovk et al., 2005, 2021,
   https://arxiv.org/abs/2102.10439). Scores at or above the threshold do not count, so that defects raise no alarm.
   Given the threshold, the held-out scores below it and the scores of new nominal images below it are exchangeable,
-  whatever their distribution. For each score, p is the share of the remembered scores, and of itself, that are higher;
-  ties are broken at random, also the tie with itself. So p is exactly uniform, and independent of the p before it.
+  whatever their distribution. The test remembers these scores, and computes p of each new score: the share of higher
+  scores among the remembered ones and itself. Ties, also the tie with itself, are broken at random. So p is exactly
+  uniform, and independent of all earlier p.
 - `ShareTest` bets on the verdicts, against a rate that the user states.
 
 `DriftTest` assumes that nominal images come in random order (parts of one supplier after those of another are a drift)
@@ -33,12 +34,13 @@ from lit_ad.detector.guarantee import count_folds
 from lit_ad.detector.thresholds import Floats, refuse_not_finite, select_category
 from lit_ad.errors import check_number
 
-# The powers of the bets. A power below 1 gains if scores become higher; one above 1, if they become lower.
+# A bet of power k multiplies its capital by k p^(k - 1). It gains with k < 1 if scores become higher, and p lower; with
+# k > 1 if scores become lower.
 POWERS = np.array([*np.linspace(0.05, 0.95, 10), 1.5, 2.0, 3.0])
 LOG_POWERS = np.log(POWERS)
 ODDS = np.array([1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0])  # multiples of the odds of the stated rate
 SPENT_HALF = 100  # the number of images after which half of the capital has been bet
-_MEMBERS = 10_000  # the number of scores that a new one is compared with; they take 0.3 MiB
+_MEMBERS = 10_000  # the number of scores that a `DriftTest` remembers; they take 0.3 MiB
 DELTA = 0.01  # the probability of a false alarm, ever
 
 
@@ -76,7 +78,12 @@ class Capital:
         self._since_images, self._since = np.zeros(bets), np.zeros(bets)  # the image at which it was lowest; its time
 
     def bet(self, log_factors: Floats, time: float) -> None:
-        """Multiply the part of each bet by its gain on one image. `log_factors` (bets,): logarithms of the gains."""
+        """Multiply each bet's part of the capital by its gain on one image.
+
+        Args:
+            log_factors: The logarithms of the gains, (bets,).
+            time: The time of the image, for the alarm.
+        """
         before, self.images = SPENT_HALF + self.images, self.images + 1
         fresh = math.log(SPENT_HALF / before / (before + 1) / len(self._logs))
         self._logs = np.logaddexp(self._logs, fresh) + log_factors
@@ -92,7 +99,7 @@ class Capital:
             best = int(self._gains.argmax())
             self.alarm = Alarm(self.images, time, int(self._since_images[best]), float(self._since[best]))
 
-    def state(self) -> dict[str, Any]:
+    def to_state(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
         return {
             "delta": self.delta,
@@ -107,7 +114,7 @@ class Capital:
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> "Capital":
-        """Return the capital of `state`'s values."""
+        """Return the capital of `to_state`'s values."""
         capital = cls(len(state["logs"]), state["delta"])
         capital.images, capital.log = state["images"], state["log"]
         capital.alarm = None if state["alarm"] is None else Alarm(**state["alarm"])
@@ -127,7 +134,7 @@ class DriftTest:
 
     Args:
         held_out: The scores of held-out nominal images (n,), in any order.
-        threshold: The decision's: one of the held-out scores, or set by hand. Only scores below it count.
+        threshold: The image threshold of the decision. Only scores below it count.
         delta: The probability of an alarm, ever, if nothing changes.
         members: How many scores are remembered.
         seed: For the random numbers that break ties and choose which score is forgotten.
@@ -176,11 +183,11 @@ class DriftTest:
         return self.capital.log
 
     def update(self, score: float, time: float = 0.0) -> float | None:
-        """Bet on the score of an image.
+        """Bet on the score of an image. `time`: the time of the image, for the alarm.
 
         Returns:
-            p of the score, in (0, 1], as the module's docstring says. None: the score does not count, since it is not
-            below the threshold.
+            p of the score, in (0, 1] (the module's docstring defines p). None: the score is not below the threshold,
+            so it does not count.
 
         Raises:
             NotFiniteError: The score is NaN or infinite.
@@ -197,19 +204,19 @@ class DriftTest:
         self.capital.bet(LOG_POWERS + (POWERS - 1) * math.log(p), time)
         return p
 
-    def state(self) -> dict[str, Any]:
-        """Return plain values, for JSON. A test made from them goes on as this one would."""
+    def to_state(self) -> dict[str, Any]:
+        """Return plain values, for JSON, from which `from_state` makes a test that continues this one."""
         return {
             "threshold": self.threshold,
             "members": self.members,
-            "capital": self.capital.state(),
+            "capital": self.capital.to_state(),
             "random": self._random.bit_generator.state,
             "bag": list(self._bag),
         }
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> "DriftTest":
-        """Return the test of `state`'s values."""
+        """Return the test of `to_state`'s values."""
         test = cls(state["bag"], state["threshold"], members=state["members"])
         test.capital = Capital.from_state(state["capital"])
         test._random.bit_generator.state = state["random"]
@@ -244,16 +251,16 @@ class ShareTest:
         return self.capital.alarm
 
     def update(self, anomalous: bool, time: float = 0.0) -> None:
-        """Bet on a verdict."""
+        """Bet on the verdict of an image. `time`: the time of the image, for the alarm."""
         self.capital.bet(self._gains[int(anomalous)], time)
 
-    def state(self) -> dict[str, Any]:
+    def to_state(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
-        return {"rate": self.rate, "capital": self.capital.state()}
+        return {"rate": self.rate, "capital": self.capital.to_state()}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> "ShareTest":
-        """Return the test of `state`'s values."""
+        """Return the test of `to_state`'s values."""
         test = cls(state["rate"], state["capital"]["delta"])
         test.capital = Capital.from_state(state["capital"])
         return test

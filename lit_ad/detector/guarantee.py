@@ -5,8 +5,8 @@ from collections.abc import Hashable, Sequence
 
 from lit_ad.counts import format_count
 from lit_ad.detector.decision import Decision
-from lit_ad.detector.thresholds import POOLED, allowed_above, held_out_for
-from lit_ad.detector.tolerance import binomial_cdf, rate_bound
+from lit_ad.detector.thresholds import POOLED, count_allowed_above, count_needed
+from lit_ad.detector.tolerance import binomial_cdf, bound_rate
 
 CONFIDENCE = 0.95  # of the bound on the rate of one detector, if the decision has no confidence of its own
 
@@ -24,7 +24,7 @@ def describe_guarantee(decision: Decision, category: str | None = POOLED) -> str
         return f"The false-alarm rate of {100 * rate:.3g} % is approximate: {describe_chosen(chosen)}.{asked}"
     if folds:
         return _describe_folds(decision, category) + asked
-    bound = rate_bound(point.held_out, point.above, CONFIDENCE)
+    bound = bound_rate(point.held_out, point.above, CONFIDENCE)
     others = count_scale_images(decision, category)
     of_scale = f" {format_count(others, 'other held-out image')} set the scale of the maps." if others else ""
     if decision.confidence is not None:
@@ -41,16 +41,16 @@ def describe_guarantee(decision: Decision, category: str | None = POOLED) -> str
 
 def list_also_chosen(decision: Decision, category: str | None = POOLED) -> list[str]:
     """Return what else was chosen on the held-out images of a category, or of all (None): one phrase each."""
-    names = _categories_of(decision, category)
+    names = _select_categories(decision, category)
     return list(dict.fromkeys(phrase for name in names for phrase in decision.also_chosen.get(name, ())))
 
 
 def count_scale_images(decision: Decision, category: str | None = POOLED) -> int:
     """Return how many held-out images of a category, or of all (None), set only the scale of the maps."""
-    return sum(decision.scaled.get(name, 0) for name in _categories_of(decision, category))
+    return sum(decision.scaled.get(name, 0) for name in _select_categories(decision, category))
 
 
-def _categories_of(decision: Decision, category: str | None) -> list[str]:
+def _select_categories(decision: Decision, category: str | None) -> list[str]:
     """Return the category alone, or all of a decision's categories if it is None or not known."""
     return [category] if category is not None and category in decision.scores else list(decision.scores)
 
@@ -65,20 +65,20 @@ def count_folds(decision: Decision, category: str | None = POOLED) -> int:
 
     For all categories together (None), return the highest of their numbers.
     """
-    names = _categories_of(decision, category)
+    names = _select_categories(decision, category)
     return max(sum(images > 0 for images in decision.folds.get(name, ())) for name in names)
 
 
 def _describe_folds(decision: Decision, category: str | None) -> str:
     """Return in a few sentences what a decision with folds promises."""
     images, folds = decision.operating_point(category).held_out, count_folds(decision, category)
-    proven = proven_rate_of_folds(decision, category)
+    proven = prove_rate_of_folds(decision, category)
     what = (
         "Nothing is proven about the rate."
         if proven is None or proven >= 1
         else (
-            f"Proven is a rate of at most {100 * proven:.3g} %, not for this detector alone but for a verdict in which "
-            "those of all these trainings take part."
+            f"A rate of at most {100 * proven:.3g} % is proven, not for this detector alone but for a joint verdict of "
+            "the detectors of all these trainings."
         )
     )
     if proven is None:  # `lit-ad recalibrate` has added held-out images
@@ -94,21 +94,21 @@ def _describe_folds(decision: Decision, category: str | None) -> str:
     )
 
 
-def proven_rate_of_folds(decision: Decision, category: str | None = POOLED) -> float | None:
-    """Return `bound_of_folds` of a category, or of all together (None).
+def prove_rate_of_folds(decision: Decision, category: str | None = POOLED) -> float | None:
+    """Return `bound_rate_of_folds` of a category, or of all together (None).
 
     None if some of the images that set the threshold were in no fold: nothing is proven then.
     """
-    names = _categories_of(decision, category)
+    names = _select_categories(decision, category)
     in_folds = [sum(decision.folds.get(name, ())) for name in names]
     if in_folds != [len(decision.scores[name]) for name in names]:
         return None
     contents = list(zip(*filter(None, decision.folds.values()), strict=True))  # each fold's images, by category
     sizes = [sum(images) for images in zip(*(decision.folds[name] for name in names), strict=True)]
-    return bound_of_folds(sizes, decision.kept_rate(category), contents)
+    return bound_rate_of_folds(sizes, decision.kept_rate(category), contents)
 
 
-def bound_of_folds(sizes: Sequence[int], rate: float, contents: Sequence[Hashable] | None = None) -> float:
+def bound_rate_of_folds(sizes: Sequence[int], rate: float, contents: Sequence[Hashable] | None = None) -> float:
     """Return an upper bound of the false-alarm rate of a cross-conformal verdict, over the draw of the images.
 
     The verdict: each fold's detector, which was trained without that fold, scores the new image and the images of the
@@ -132,10 +132,11 @@ def bound_of_folds(sizes: Sequence[int], rate: float, contents: Sequence[Hashabl
 
     Args:
         sizes: How many images of the category each fold has.
-        rate: The highest p-value of an anomalous verdict, r.
-        contents: What each fold has of all categories; folds with equal contents are alike. None: `sizes` is all.
+        rate: The highest p-value of an anomalous verdict.
+        contents: How many images of each category each fold has; folds with equal contents are alike. None: there is
+            one category.
     """
-    images, least = sum(sizes), allowed_above(sum(sizes), rate) + 1
+    images, least = sum(sizes), count_allowed_above(sum(sizes), rate) + 1
     parts = Counter((size, like) for size, like in zip(sizes, contents or sizes, strict=True) if size)
     bounds = [2 * (least + parts.total() - 1) / (images + parts.total())]
     bounds += [(2 * (least - 1) + size) / ((alike + 1) * size) for (size, _), alike in parts.items()]
@@ -160,7 +161,7 @@ def list_warnings(decision: Decision) -> list[str]:
             place = f" of {category}" if len(decision.scores) > 1 else ""
             kind, more = ("nominal", "take") if decision.folds.get(category) else ("held-out nominal", "hold out")
             images = f"{kind} image{place} allows", f"{kind} images{place} allow"
-            needed = held_out_for(decision.false_alarm, decision.confidence)
+            needed = count_needed(decision.false_alarm, decision.confidence)
             sure = "" if decision.confidence is None else f" with {100 * decision.confidence:g} % confidence"
             lowest = f"{decision.smallest_rate(category):.3g}{sure}"
             lines.append(
@@ -189,7 +190,7 @@ def describe_by_hand(decision: Decision) -> list[str]:
     return lines
 
 
-def probability_above(held_out: int, rate: float, confidence: float | None = None) -> float:
+def compute_probability_above(held_out: int, rate: float, confidence: float | None = None) -> float:
     """Return the probability that the false-alarm rate of one detector lies above `rate`, for which its threshold was
     set.
 
@@ -197,4 +198,4 @@ def probability_above(held_out: int, rate: float, confidence: float | None = Non
     Beta(k + 1, n - k) (Vovk, 2012, https://proceedings.mlr.press/v25/vovk12.html). The probability that it lies above
     `rate` is the probability that a Binomial(n, rate) variable is at most k.
     """
-    return binomial_cdf(allowed_above(held_out, rate, confidence), held_out, rate)
+    return binomial_cdf(count_allowed_above(held_out, rate, confidence), held_out, rate)

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_ad.detector.components import Mask, find_components, peak_of_area
+from lit_ad.detector.components import Mask, find_components, find_peak_of_area
 from lit_ad.detector.nominal_pixels import NominalPixels
 from lit_ad.image.roi import Roi, values_inside
 
 NUMBERS = ("scores", "maxima", "medians", "grains", "peaks")  # fields of Decision with a number for each image
-HELD = (*NUMBERS, "pixels")
+HELD = (*NUMBERS, "pixels")  # all fields of Decision that held-out images fill
 Held = dict[str, Any]  # {a name of HELD: {category: numbers or pixels}}
 
 
@@ -34,22 +34,23 @@ class HeldOutImages:
             middle = ascending[(len(ascending) - 1) // 2 : len(ascending) // 2 + 1]
             measured |= {"maxima": float(ascending[-1]), "medians": float(middle.mean())}
             if np.isfinite(ascending[[0, -1]]).all():  # the decision itself refuses maps that are not finite
-                self._add_pixels(category, NominalPixels.of_image(ascending))
+                self._add_pixels(category, NominalPixels.from_image(ascending))
                 boxed, inside = (anomaly_map, None) if roi is None else (roi.boxed(anomaly_map), roi.inside)
                 measured["grains"] = measure_grain(boxed, float(ascending[len(ascending) * 99 // 100]), inside)
                 if self.area is not None:
-                    measured["peaks"] = peak_of_area(boxed, self.area, inside)
+                    measured["peaks"] = find_peak_of_area(boxed, self.area, inside)
         for name, value in measured.items():
             self.held[name].setdefault(category, []).append(value)
 
     def _add_pixels(self, category: str, pixels: NominalPixels) -> None:
         earlier = self.held["pixels"].get(category)
-        self.held["pixels"][category] = pixels if earlier is None else NominalPixels.merged([earlier, pixels])
+        self.held["pixels"][category] = pixels if earlier is None else NominalPixels.merge([earlier, pixels])
 
 
 def measure_grain(anomaly_map: NDArray[np.float32], base: float, inside: Mask | None) -> int:
-    """Return how many pixels the highest peak of a map has: those connected to the maximum that are at least half as
-    high over `base` as the maximum is. It is at most a hundredth of the map's pixels.
+    """Return the number of pixels of a map's highest peak, but at most a hundredth of the map's pixels.
+
+    The peak is the maximum and all pixels connected to it that are at least half as high over `base`.
 
     Args:
         anomaly_map: (H, W).
@@ -66,8 +67,8 @@ def measure_grain(anomaly_map: NDArray[np.float32], base: float, inside: Mask | 
 def join_held(parts: Sequence[Held]) -> Held:
     """Return the numbers of the images of all parts together.
 
-    Grains, peaks and pixels of a category are dropped if a part has maps of the category without them. The caller makes
-    sure that all peaks are of regions of the same area.
+    If a part has maps of a category without grains, peaks or pixels, these numbers of the category are dropped. The
+    caller makes sure that all peaks are of regions of the same area.
     """
     joined: Held = {name: {} for name in HELD}
     for part in parts:
@@ -76,7 +77,7 @@ def join_held(parts: Sequence[Held]) -> Held:
                 joined[name][category] = np.concatenate([joined[name].get(category, []), values])
         for category, pixels in part["pixels"].items():
             earlier = joined["pixels"].get(category)
-            joined["pixels"][category] = pixels if earlier is None else NominalPixels.merged([earlier, pixels])
+            joined["pixels"][category] = pixels if earlier is None else NominalPixels.merge([earlier, pixels])
     for name in ("grains", "peaks", "pixels"):
         missing = {category for part in parts for category in part["maxima"] if category not in part[name]}
         joined[name] = {category: values for category, values in joined[name].items() if category not in missing}

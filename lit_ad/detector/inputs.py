@@ -42,7 +42,7 @@ def list_images(given: Any) -> list[ImageLike] | Iterator[ImageLike] | None:
         return list(given)
     if isinstance(given, Sequence) and not isinstance(given, str | bytes | bytearray | memoryview):
         for number, image in enumerate(given, 1):
-            check_image(image, name_of(image, number))
+            check_image(image, name_image(image, number))
         return list(given)
     if isinstance(given, Iterator) and not is_file(given):
         return given
@@ -71,11 +71,11 @@ def check_image(image: Any, name: str) -> None:
             _check_channels(image, f"{name}, a tensor (C, H, W),")
     elif isinstance(image, np.ndarray):
         if image.ndim not in (2, 3) or image.shape[2:] not in ((), *((count,) for count in _CHANNELS)):
-            hint = "; array.transpose(1, 2, 0) makes one of (C, H, W)" if image.shape[:1] in ((1,), (3,), (4,)) else ""
+            hint = "; for (C, H, W), give array.transpose(1, 2, 0)" if image.shape[:1] in ((1,), (3,), (4,)) else ""
             raise UserError(f"{name} is an array of shape {image.shape}: {_EXPECTED}{hint}")
     elif not (isinstance(image, str | os.PathLike | bytes | bytearray | memoryview | Image.Image) or is_file(image)):
         kind = "None" if image is None else f"of type {type(image).__name__}"
-        hint = "; several images are a list of them, or an iterator: iter(...)" if isinstance(image, Iterable) else ""
+        hint = "; give several images as a list or an iterator: iter(...)" if isinstance(image, Iterable) else ""
         raise UserError(f"{name} is {kind}: {_EXPECTED}{hint}")
 
 
@@ -115,13 +115,13 @@ def read_pixels(image: Any, window: Window | None = None, name: str = "the image
             raise UserError(f"cannot read {name}: the file {why}")
         return read_image(Path(name), window, content)
     try:
-        array = _array_of(image) if _is_tensor(image) else image
+        array = _to_array(image) if _is_tensor(image) else image
         return to_rgb(_swap_red_and_blue(array) if bgr else array, window)
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
 
 
-def name_of(image: Any, number: int | None = None) -> str:
+def name_image(image: Any, number: int | None = None) -> str:
     """Return the name of an image in messages: its file, else its number (the first is 1), else how it was given."""
     file = image
     if isinstance(image, Image.Image):
@@ -160,7 +160,7 @@ def _swap_red_and_blue(array: NDArray[Any]) -> NDArray[Any]:
     return array[..., [2, 1, 0, *range(3, array.shape[2])]]
 
 
-def _array_of(tensor: Any) -> NDArray[Any]:
+def _to_array(tensor: Any) -> NDArray[Any]:
     """Return a tensor (H, W) or (C, H, W) as an array (H, W) or (H, W, C)."""
     tensor = tensor.detach().cpu()
     if tensor.is_floating_point():

@@ -1,12 +1,12 @@
-"""A histogram, of bounded size, of the pixels of held-out anomaly maps. It gives the threshold for a rate of pixels.
+"""Count the pixels of held-out anomaly maps in a histogram of bounded size, to find the threshold for a rate of pixels.
 
 NumPy only. Each image has the same weight, whatever its size, so a share of pixels is a mean over images. Pixels below
 an image's median count as the median, because no threshold lies below it.
 
 The cells are those of `metrics.histogram`: the result of merging does not depend on the order, and the share of
 held-out pixels above the end of a cell is exact. A threshold is the end of a cell, so its rate is at most the one asked
-for. A slightly lower threshold inside the cell might keep the rate too; `resolution` returns the share of pixels in
-that cell.
+for. A slightly lower threshold inside the cell might keep the rate too; `measure_resolution` returns the share of
+pixels in that cell.
 """
 
 from collections.abc import Iterable
@@ -31,7 +31,7 @@ class NominalPixels:
     histogram: Histogram
 
     @classmethod
-    def of_image(cls, ascending: NDArray[np.float32]) -> "NominalPixels":
+    def from_image(cls, ascending: NDArray[np.float32]) -> "NominalPixels":
         """Return the histogram of one image, from its pixels that count, (n,) ascending."""
         number = len(ascending)
         keys = ordered_keys(ascending[number // 2 :])
@@ -41,33 +41,33 @@ class NominalPixels:
         return cls(Histogram(histogram.strata, histogram.cells, counts, histogram.bits))
 
     @classmethod
-    def merged(cls, parts: Iterable["NominalPixels"]) -> "NominalPixels":
+    def merge(cls, parts: Iterable["NominalPixels"]) -> "NominalPixels":
         """Return the histogram of all images of several histograms, of at least one."""
         return cls(reduce(lambda total, more: merge(total, more, CELLS), (part.histogram for part in parts)))
 
-    def threshold(self, rate: float) -> float:
-        """Return the lowest end of a cell above which at most a share `rate` of the held-out pixels lies."""
-        cell = int(np.argmax(self._above() <= rate))
-        return float(self._ends()[cell])
+    def find_threshold(self, rate: float) -> float:
+        """Return the lowest end of a cell that has at most a share `rate` of the held-out pixels above it."""
+        cell = int(np.argmax(self._measure_shares_above() <= rate))
+        return float(self._list_ends()[cell])
 
-    def share_above(self, threshold: float) -> float:
-        """Return the share of the held-out pixels above a threshold. The whole cell counts that the threshold is in."""
+    def measure_share_above(self, threshold: float) -> float:
+        """Return the share of the held-out pixels above a threshold. The cell around the threshold counts as above."""
         counts = self.histogram.counts[0]
-        return float(counts[self._ends() > threshold].sum() / counts.sum())
+        return float(counts[self._list_ends() > threshold].sum() / counts.sum())
 
-    def resolution(self, threshold: float) -> float:
-        """Return the share of the held-out pixels in the cell in which, or at whose end, a threshold lies."""
-        counts, ends = self.histogram.counts[0], self._ends()
+    def measure_resolution(self, threshold: float) -> float:
+        """Return the share of the held-out pixels in the cell of a threshold. A cell includes its end."""
+        counts, ends = self.histogram.counts[0], self._list_ends()
         cell = min(int(np.searchsorted(ends, threshold)), len(ends) - 1)
         return float(counts[cell] / counts.sum())
 
-    def _above(self) -> NDArray[np.float64]:
+    def _measure_shares_above(self) -> NDArray[np.float64]:
         """Return the share of pixels above the end of each cell, (c,)."""
         counts = self.histogram.counts[0]
         above: NDArray[np.float64] = (counts.sum() - np.cumsum(counts)) / counts.sum()
         return above
 
-    def _ends(self) -> NDArray[np.float32]:
+    def _list_ends(self) -> NDArray[np.float32]:
         """Return the end of each cell, which is its highest value: (c,) ascending."""
         highest = self.histogram.cells | ((1 << (KEY_BITS - self.histogram.bits)) - 1)
         return ordered_scores(highest.astype(np.uint32))

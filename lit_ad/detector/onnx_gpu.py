@@ -25,8 +25,8 @@ INSTALL = {"cuda": "onnxruntime-gpu", "tensorrt": "onnxruntime-gpu tensorrt"}
 LARGEST_BATCH = 16  # of a TensorRT engine; larger batches are run in parts
 
 
-def gpu_of(runtime: Any, device: str) -> tuple[str, int]:
-    """Return the kind and the number of the GPU that a device, such as cuda:1 or tensorrt, names.
+def parse_gpu(runtime: Any, device: str) -> tuple[str, int]:
+    """Return the kind and the number of a GPU from the name of a device: cuda:1 gives cuda and 1, tensorrt gives 0.
 
     Raises:
         UserError: The name is no device's, or this build of ONNX Runtime has no provider for it.
@@ -40,18 +40,18 @@ def gpu_of(runtime: Any, device: str) -> tuple[str, int]:
     return kind, int(number or 0)
 
 
-def gpu_providers(runtime: Any, kind: str, number: int, card: Card, engines: Path | None) -> list[Any]:
+def list_gpu_providers(runtime: Any, kind: str, number: int, card: Card, engines: Path | None) -> list[Any]:
     """Return ONNX Runtime's providers for a GPU, with their options, in the order in which it tries them.
 
     Args:
         runtime: The package onnxruntime.
-        kind: cuda or tensorrt, from `gpu_of`.
-        number: The number of the GPU, from `gpu_of`.
+        kind: cuda or tensorrt, from `parse_gpu`.
+        number: The number of the GPU, from `parse_gpu`.
         card: The file's card, for its precision and the size of its inputs.
-        engines: The folder in which TensorRT keeps its engines, from `engine_folder`. None: it does not keep them.
+        engines: The folder in which TensorRT keeps its engines, from `make_engine_folder`. None: it does not keep them.
     """
     options: dict[str, Any] = {"device_id": number}
-    if card.precision == "fp32" and _version_of(runtime) >= (1, 18):
+    if card.precision == "fp32" and _parse_version(runtime) >= (1, 18):
         options["use_tf32"] = 0  # TF32 has a mantissa of 10 bits: maps would differ by a per cent
     providers = [(CUDA, options), "CPUExecutionProvider"]
     if kind == "cuda":
@@ -71,12 +71,12 @@ def gpu_providers(runtime: Any, kind: str, number: int, card: Card, engines: Pat
     return [(TENSORRT, tensorrt), *providers]
 
 
-def engine_folder(file: Path, fingerprint: str) -> Path | None:
+def make_engine_folder(file: Path, fingerprint: str) -> Path | None:
     """Create the folder FILE.tensorrt/FINGERPRINT beside the file, and return it. None, with a warning, if it cannot be
     written.
 
-    TensorRT builds an engine for minutes, so engines are kept. It does not notice that an engine has other weights, so
-    the folder's name has the fingerprint of the file.
+    An engine is the network as TensorRT compiles it, which takes minutes, so engines are kept. TensorRT does not notice
+    that an engine has other weights, so the folder's name has the fingerprint of the file.
     """
     folder = file.with_name(f"{file.name}.tensorrt") / fingerprint[:16]
     with suppress(OSError):
@@ -90,13 +90,13 @@ def engine_folder(file: Path, fingerprint: str) -> Path | None:
     return None
 
 
-def _version_of(runtime: Any) -> tuple[int, int]:
+def _parse_version(runtime: Any) -> tuple[int, int]:
     """Return the first two numbers of ONNX Runtime's version."""
     major, minor, *_ = runtime.__version__.split(".")
     return int(major), int(minor)
 
 
-def tensorrt_version() -> str:
+def find_tensorrt_version() -> str:
     """Return the version of TensorRT's pip package, or "of the system" if there is none.
 
     It is part of a runtime's name: after an update, a file is compared with its checkpoint again.
@@ -107,16 +107,16 @@ def tensorrt_version() -> str:
     return "of the system"
 
 
-def bound_network(runtime: Any, session: Any, place: str, number: int, largest: int | None = None) -> Network:
+def bind_network(runtime: Any, session: Any, place: str, number: int, largest: int | None = None) -> Network:
     """Return a session as a network whose inputs and outputs are buffers on a device (IO binding). It runs one call at
     a time.
 
     Args:
         runtime: The package onnxruntime.
-        session: Of the file.
+        session: ONNX Runtime's session for the file.
         place: The kind of device: cuda or cpu.
         number: The number of the device.
-        largest: The largest batch of one run; larger ones are split. None: no limit.
+        largest: The largest batch of one run; larger batches are split. None: no limit.
     """
     names = [output.name for output in session.get_outputs()]
     inputs: dict[tuple[int, ...], Any] = {}  # at most one: the buffer for the shape of the last batch

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from lit_ad.detector.onnx_gpu import (
     INSTALL,
     LARGEST_BATCH,
-    bound_network,
-    engine_folder,
-    gpu_of,
-    gpu_providers,
-    tensorrt_version,
+    bind_network,
+    find_tensorrt_version,
+    list_gpu_providers,
+    make_engine_folder,
+    parse_gpu,
 )
-from lit_ad.detector.runtimes import KEY, Loaded, card_of_text, import_optional, warm_up
+from lit_ad.detector.runtimes import KEY, Loaded, import_optional, parse_card, warm_up
 from lit_ad.detector.scoring import Network
 from lit_ad.detector.self_check import CHECK_KEY
 from lit_ad.errors import UserError
@@ -33,7 +33,7 @@ def load_onnx(file: Path, device: str) -> Loaded:
     """Load an .onnx file on `device`: cpu, or a GPU by CUDA (cuda, cuda:1) or TensorRT (tensorrt, tensorrt:1).
 
     Raises:
-        UserError: onnxruntime is missing, the file is damaged or not of lit_ad, or there is no such device.
+        UserError: onnxruntime is missing, the file is damaged, lit_ad did not write it, or there is no such device.
     """
     runtime = import_optional("onnxruntime", "onnx")
     return _load_on_cpu(runtime, file) if device == "cpu" else _load_on_gpu(runtime, file, device)
@@ -44,11 +44,11 @@ def _load_on_cpu(runtime: Any, file: Path) -> Loaded:
     fingerprint = check_seal(file)
     all_cores = make_session(runtime, file, [CPU])
     metadata = all_cores.get_modelmeta().custom_metadata_map
-    card = card_of_text(metadata.get(KEY), file)
-    network = warm_up(network_of(all_cores), card)
+    card = parse_card(metadata.get(KEY), file)
+    network = warm_up(make_network(all_cores), card)
 
     def network_for(callers: int) -> Network:
-        return warm_up(network_of(make_session(runtime, file, [CPU], max(1, cores() // callers))), card)
+        return warm_up(make_network(make_session(runtime, file, [CPU], max(1, cores() // callers))), card)
 
     name = f"ONNX Runtime {runtime.__version__} ({CPU})"
     return Loaded(network, card, network_for, name, metadata.get(CHECK_KEY), fingerprint)
@@ -60,21 +60,21 @@ def _load_on_gpu(runtime: Any, file: Path, device: str) -> Loaded:
     Raises:
         UserError: There is no such GPU, or the libraries of CUDA or TensorRT are missing.
     """
-    kind, number = gpu_of(runtime, device)
+    kind, number = parse_gpu(runtime, device)
     fingerprint = check_seal(file)
     metadata = read_metadata(runtime, file)
-    card = card_of_text(metadata.get(KEY), file)
-    engines = engine_folder(file, fingerprint) if kind == "tensorrt" else None
-    session = gpu_session(runtime, file, device, gpu_providers(runtime, kind, number, card, engines), engines)
+    card = parse_card(metadata.get(KEY), file)
+    engines = make_engine_folder(file, fingerprint) if kind == "tensorrt" else None
+    session = make_gpu_session(runtime, file, device, list_gpu_providers(runtime, kind, number, card, engines), engines)
     largest = LARGEST_BATCH if kind == "tensorrt" else None
-    network = warm_up(bound_network(runtime, session, "cuda", number, largest), card)
+    network = warm_up(bind_network(runtime, session, "cuda", number, largest), card)
     name = f"ONNX Runtime {runtime.__version__} ({', '.join(session.get_providers())})"
     if kind == "tensorrt":
-        name += f", TensorRT {tensorrt_version()}"
+        name += f", TensorRT {find_tensorrt_version()}"
     return Loaded(network, card, lambda callers: network, name, metadata.get(CHECK_KEY), fingerprint)
 
 
-def gpu_session(runtime: Any, file: Path, device: str, providers: Sequence[Any], engines: Path | None) -> Any:
+def make_gpu_session(runtime: Any, file: Path, device: str, providers: Sequence[Any], engines: Path | None) -> Any:
     """Return a session that uses the first provider.
 
     Without CUDA's libraries, ONNX Runtime would print a page of errors and use the CPU; this is an error instead.
@@ -132,12 +132,12 @@ def make_session(runtime: Any, file: Path, providers: Sequence[Any], threads: in
 
 
 def read_metadata(runtime: Any, file: Path) -> dict[str, str]:
-    """Return the metadata of a file: they decide the options of a GPU session, so they are read before it is made."""
+    """Return the metadata of a file, read by a CPU session: the options of a GPU session depend on the metadata."""
     session = make_session(runtime, file, [CPU], optimised=False)
     return dict(session.get_modelmeta().custom_metadata_map)
 
 
-def network_of(session: Any) -> Network:
+def make_network(session: Any) -> Network:
     """Return a session as a network. Several threads may run it at the same time."""
 
     def run(pixels: NDArray[np.uint8]) -> tuple[Floats | None, Floats]:

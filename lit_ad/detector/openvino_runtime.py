@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_ad.detector.runtimes import KEY, Loaded, card_of_text, import_optional, lock_network, warm_up
+from lit_ad.detector.runtimes import KEY, Loaded, import_optional, lock_network, parse_card, warm_up
 from lit_ad.detector.scoring import Network
 from lit_ad.detector.self_check import CHECK_KEY
 from lit_ad.errors import UserError
@@ -28,10 +28,10 @@ def load_openvino(file: Path, device: str) -> Loaded:
     again, with a stream for each.
 
     Raises:
-        UserError: openvino or the .bin is missing, a file is damaged or not of lit_ad, there is no such device, or
-            the model cannot be compiled for it.
+        UserError: openvino or the .bin is missing, a file is damaged, lit_ad did not write it, there is no such device,
+            or the model cannot be compiled for it.
     """
-    core = openvino_core()
+    core = get_openvino_core()
     available = core.available_devices  # CPU, GPU.0, ...
     names = {*available, *(name.partition(".")[0] for name in available)}  # GPU.0, and GPU for the first of its kind
     if device.upper() not in names and not _VIRTUAL.match(device.upper()):
@@ -43,14 +43,14 @@ def load_openvino(file: Path, device: str) -> Loaded:
         model = core.read_model(file)
     except Exception as error:
         raise UserError(f"{file} cannot be read by OpenVINO: {why_unreadable(error)}") from error
-    card = card_of_text(_read_info(model, KEY), file)
+    card = parse_card(_read_info(model, KEY), file)
     options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
-    # By default OpenVINO computes in bfloat16 on processors that can, and in float16 on a GPU: maps differ by 2 %. An
-    # NPU has float16 only.
+    # By default OpenVINO computes in bfloat16 on processors that support it, and in float16 on a GPU: maps differ by
+    # 2 %. An NPU has float16 only.
     if device == "cpu" or (card.precision == "fp32" and not device.startswith("npu")):
         options["INFERENCE_PRECISION_HINT"] = "f32"
     try:
-        network = warm_up(_openvino_network(core.compile_model(model, device.upper(), options)), card)
+        network = warm_up(_make_network(core.compile_model(model, device.upper(), options)), card)
     except RuntimeError as error:
         raise UserError(f"{file} cannot be compiled for {device} by OpenVINO: {why_unreadable(error)}") from error
 
@@ -58,10 +58,10 @@ def load_openvino(file: Path, device: str) -> Loaded:
         if device != "cpu":
             return lock_network(network)
         streams = {**options, "PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": callers}
-        return warm_up(_openvino_network(core.compile_model(model, "CPU", streams)), card)
+        return warm_up(_make_network(core.compile_model(model, "CPU", streams)), card)
 
     openvino = import_optional("openvino", "openvino")
-    name = f"OpenVINO {openvino.__version__} ({_full_name(core, device)})"
+    name = f"OpenVINO {openvino.__version__} ({_name_device(core, device)})"
     return Loaded(network, card, network_for, name, _read_info(model, CHECK_KEY), fingerprint)
 
 
@@ -70,15 +70,15 @@ def _read_info(model: Any, key: str) -> str | None:
     return str(model.get_rt_info([key]).astype(str)) if model.has_rt_info([key]) else None
 
 
-def _full_name(core: Any, device: str) -> str:
-    """Return the name of a device with, if OpenVINO knows it, the product's name. AUTO has none."""
+def _name_device(core: Any, device: str) -> str:
+    """Return a device's name, with the product's name if OpenVINO knows it. AUTO is no product."""
     with suppress(RuntimeError):
         return f"{device}, {core.get_property(device.upper(), 'FULL_DEVICE_NAME')}"
     return device
 
 
-def _openvino_network(compiled: Any) -> Network:
-    """Return a compiled model as a network. Each thread has its own request, since a request serves one at a time."""
+def _make_network(compiled: Any) -> Network:
+    """Return a compiled model as a network. Each thread has its own request, since a request serves one thread."""
     outputs, own = compiled.outputs, threading.local()
 
     def run(pixels: NDArray[np.uint8]) -> tuple[Floats | None, Floats]:
@@ -91,11 +91,11 @@ def _openvino_network(compiled: Any) -> Network:
 
 
 @cache
-def openvino_core() -> Any:
+def get_openvino_core() -> Any:
     """Return OpenVINO's Core: one object for the life of the process.
 
-    A Core that compiles a model sets a signal stack for its thread, and restores the previous one when it ends. If two
+    A Core that compiles a model sets a signal stack for its thread, and at its end restores the stack before. If two
     Cores end in the order in which they began, the second restores the stack of the first, whose memory is freed. The
-    next signal, such as Ctrl-C, is then a segmentation fault (OpenVINO 2026.4).
+    next signal, such as Ctrl-C, then causes a segmentation fault (OpenVINO 2026.4).
     """
     return import_optional("openvino", "openvino").Core()

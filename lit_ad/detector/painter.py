@@ -53,7 +53,7 @@ def draw(
         height: Pixels of a panel.
     """
     original = heat.shape if heat is not None else truth.shape if truth is not None else image.shape[:2]
-    size = panel_size((original[0], original[1]), height)
+    size = fit_panel((original[0], original[1]), height)
     marks: list[Mark] = []
     if marked is not None:
         marks.append(Mark("anomalous", marked, FOUND))
@@ -90,7 +90,7 @@ def draw_labels(image: Pixels, labels: NDArray[np.integer[Any]], count: int, tit
         title: The line of text above the panels.
         height: Pixels of a panel.
     """
-    size = panel_size((image.shape[0], image.shape[1]), height)
+    size = fit_panel((image.shape[0], image.shape[1]), height)
     hues = Image.fromarray(np.array([[(256 * i // count, 255, 255) for i in range(count)]], np.uint8), "HSV")
     palette = np.asarray(hues.convert("RGB"), np.float32)[0]
     panel_labels = np.asarray(Image.fromarray(labels.astype(np.int32)).resize(size[::-1], Image.Resampling.NEAREST))
@@ -113,7 +113,7 @@ class Mark(NamedTuple):
         return self._replace(mask=self.mask[top:bottom, left:right])
 
 
-def panel_size(original: Size, height: int) -> Size:
+def fit_panel(original: Size, height: int) -> Size:
     """Return height and width of a panel: the proportions of the image's size `original`, unless they are extreme."""
     scale, least = min(height / original[0], _WIDEST * height / original[1]), max(1, height // _THINNEST)
     return max(least, round(scale * original[0])), max(least, round(scale * original[1]))
@@ -140,8 +140,8 @@ def draw_outlines(panel: Pixels, outlines: list[tuple[Mask, Colour]]) -> Pixels:
 
 
 def resize_image(image: Pixels, size: Size) -> Pixels:
-    """Return an image (h, w, 3) at another size: the means of the pixels that share one if it is smaller, else bilinear
-    interpolation."""
+    """Return an image (h, w, 3) at another size. A smaller image has the means of the pixels that fall into each new
+    pixel; a larger one is interpolated bilinearly."""
     method = Image.Resampling.BILINEAR if image.shape[0] < size[0] else Image.Resampling.BOX
     return np.asarray(Image.fromarray(image).resize(size[::-1], method))
 
@@ -173,8 +173,8 @@ def resize_by_maximum(values: NDArray[Any], size: Size) -> NDArray[Any]:
 
 
 def resize_heat(heat: NDArray[np.float32], size: Size) -> NDArray[np.float32]:
-    """Return a map (H0, W0) at another size (h, w): the maximum of the pixels that share one, else bilinear
-    interpolation."""
+    """Return a map (H0, W0) at another size (h, w). An axis that shrinks keeps the maximum of the pixels that fall into
+    each new pixel; an axis that grows is interpolated linearly."""
     return resize_bilinear(resize_by_maximum(heat, (min(size[0], heat.shape[0]), min(size[1], heat.shape[1]))), size)
 
 
@@ -242,7 +242,7 @@ def draw_colour_bar(height: int, low: float, high: float, threshold: float | Non
 def _add_title(row: Pixels, title: str, marks: list[Mark]) -> Image.Image:
     """Return the panels (h, w, 3) under a title and a legend of the outlines' colours."""
     begin = int(_FONT.getlength(title)) + 24
-    width = max([row.shape[1], begin - 16, *([begin + sum(_legend_width(mark) for mark in marks)] if marks else [])])
+    width = max([row.shape[1], begin - 16, *([begin + sum(_measure_legend(mark) for mark in marks)] if marks else [])])
     picture = Image.new("RGB", (width, TITLE + row.shape[0]), "white")
     picture.paste(Image.fromarray(row), (0, TITLE))
     pen = ImageDraw.Draw(picture)
@@ -250,9 +250,9 @@ def _add_title(row: Pixels, title: str, marks: list[Mark]) -> Image.Image:
     for mark in marks:
         pen.rectangle([begin, 6, begin + 9, 15], outline="black", fill=mark.colour)
         pen.text((begin + 14, 3), mark.name, fill="black", font=_FONT)
-        begin += _legend_width(mark)
+        begin += _measure_legend(mark)
     return picture
 
 
-def _legend_width(mark: Mark) -> int:
+def _measure_legend(mark: Mark) -> int:
     return int(_FONT.getlength(mark.name)) + 28

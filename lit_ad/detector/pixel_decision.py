@@ -37,7 +37,7 @@ from lit_ad.detector.components import Mask
 from lit_ad.detector.marking import Marking
 from lit_ad.detector.nominal_pixels import NominalPixels
 from lit_ad.detector.pixel_rule import PixelRule
-from lit_ad.detector.thresholds import Floats, OperatingPoint, operating_point, refuse_not_finite, select_category
+from lit_ad.detector.thresholds import Floats, OperatingPoint, find_operating_point, refuse_not_finite, select_category
 from lit_ad.errors import UserError
 
 NO_MAPS = "the held-out images of this model had no anomaly maps"
@@ -121,16 +121,16 @@ class PixelDecision:
         if not len(maxima):
             return None
         by_hand = self.by_hand.get(category if category is not None and category in self.maxima else "")
-        threshold, pixels = by_hand, self.pixels_of(category)
+        threshold, pixels = by_hand, self.select_pixels(category)
         if threshold is None and self.rule.kind == "pixel":
             assert pixels is not None
-            threshold = min(pixels.threshold(self.rate), float(maxima[-1]))
+            threshold = min(pixels.find_threshold(self.rate), float(maxima[-1]))
         held = select_category(self.peaks, category) if self.rule.kind == "region" else maxima
-        point = operating_point(held, self.false_alarm, threshold)
-        share = None if pixels is None else pixels.share_above(point.threshold)
+        point = find_operating_point(held, self.false_alarm, threshold)
+        share = None if pixels is None else pixels.measure_share_above(point.threshold)
         return replace(point, by_hand=by_hand is not None, share=share)
 
-    def pixels_of(self, category: str | None) -> NominalPixels | None:
+    def select_pixels(self, category: str | None) -> NominalPixels | None:
         """Return the held-out pixels of a category, or of all together (None, or not known). None: none were kept."""
         if set(self.pixels) != set(self.maxima):
             return None
@@ -138,7 +138,7 @@ class PixelDecision:
 
     @cached_property
     def _all_pixels(self) -> NominalPixels:
-        return NominalPixels.merged(self.pixels.values())
+        return NominalPixels.merge(self.pixels.values())
 
     def marking(self, category: str | None) -> Marking | None:
         """Return the rule by which pixels are marked in the maps of a category. None without maps."""
@@ -150,11 +150,11 @@ class PixelDecision:
     def clean_up(self, category: str | None, threshold: float) -> CleanUp | None:
         """Return the clean-up of pixels above a threshold: settings that the user gave, and learned ones for the rest.
         None: no clean-up."""
-        given, pixels = self.rule.clean_up, self.pixels_of(category)
+        given, pixels = self.rule.clean_up, self.select_pixels(category)
         if given is None or pixels is None:
             return None
         grain = float(np.median(select_category(self.grains, category)))
-        low = min(pixels.threshold(self.rate) if given.low is None else given.low, threshold)
+        low = min(pixels.find_threshold(self.rate) if given.low is None else given.low, threshold)
         smallest = round(grain) if self.rule.kind != "region" else self.rule.area or 1
         return CleanUp(
             low,

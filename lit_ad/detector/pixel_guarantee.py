@@ -3,7 +3,7 @@
 from lit_ad.counts import format_count
 from lit_ad.detector.decision import Decision
 from lit_ad.detector.guarantee import count_folds, describe_chosen, list_also_chosen
-from lit_ad.detector.thresholds import POOLED, smallest_rate
+from lit_ad.detector.thresholds import POOLED, find_smallest_rate
 
 
 def describe_pixel_guarantee(decision: Decision, category: str | None = POOLED) -> str:
@@ -13,14 +13,14 @@ def describe_pixel_guarantee(decision: Decision, category: str | None = POOLED) 
     if point is None:
         return ""
     if point.by_hand:
-        return "The pixel threshold was set by hand, so no rate is promised of pixels."
+        return "The pixel threshold was set by hand, so no rate of pixels is promised."
     approximate = f", which is approximate: {describe_chosen(chosen)}" if chosen else ""
     folds = count_folds(decision, category)
     if rule.kind == "pixel":
         assert point.share is not None
         most = (point.held_out * point.share + 1) / (point.held_out + 1)
-        proven = "" if chosen or folds else f" Proven is a mean of at most {100 * most:.3g} %."
-        before = " It is of the pixels before the clean-up." if rule.clean_up else ""
+        proven = "" if chosen or folds else f" A mean of at most {100 * most:.3g} % is proven."
+        before = " These shares count pixels before the clean-up." if rule.clean_up else ""
         return (
             f"In the mean over images, {100 * point.share:.3g} % of a held-out nominal image's pixels lie above the "
             f"pixel threshold, and about as many of a new one's{approximate}.{proven} A single image may have more."
@@ -30,9 +30,10 @@ def describe_pixel_guarantee(decision: Decision, category: str | None = POOLED) 
     if rule.kind == "region":
         what = f"an anomalous region, {format_count(rule.area or 1, 'connected pixel')} or more"
     # decision.confidence is for the image threshold only. The rate of this threshold holds in the mean over detectors.
-    rate = f"{100 * max(decision.false_alarm, smallest_rate(point.held_out)):.3g} %"
+    rate = f"{100 * max(decision.false_alarm, find_smallest_rate(point.held_out)):.3g} %"
     if chosen or folds:
-        return f"About {rate} of nominal images have {what}{approximate or ', as of their verdicts'}."
+        limit = approximate or ", under the condition that the guarantee of the image threshold names"
+        return f"About {rate} of nominal images have {what}{limit}."
     return (
         f"A nominal image like the held-out ones has {what}, with a probability of at most {rate}, over the draw of "
         "the held-out images and of the image."

@@ -74,7 +74,7 @@ class PixelRule:
         if self.area is not None:
             check_number("decision.area", self.area, least=1)
 
-    def changed(
+    def with_values(
         self,
         kind: PixelKind | None = None,
         rate: float | None = None,

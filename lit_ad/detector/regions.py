@@ -50,7 +50,7 @@ def _measure_region(rows: Ints, starts: Ints, ends: Ints, anomaly_map: NDArray[n
     counts = ends - starts
     area = int(counts.sum())
     row, column = (float((counts * centres).sum() / area) for centres in (rows, (starts + ends - 1) / 2))
-    length, width = _smallest_rectangle(rows, starts, ends)
+    length, width = _fit_rectangle(rows, starts, ends)
     box = (int(rows[0]), int(starts.min()), int(rows[-1]) + 1, int(ends.max()))
     peak = max(float(part.max()) for part in values)
     mean = sum(float(part.sum(dtype=np.float64)) for part in values) / area
@@ -58,7 +58,7 @@ def _measure_region(rows: Ints, starts: Ints, ends: Ints, anomaly_map: NDArray[n
     return Region(box, area, peak, mean, (row, column), length, width, *millimetres)
 
 
-def _smallest_rectangle(rows: Ints, starts: Ints, ends: Ints) -> tuple[float, float]:
+def _fit_rectangle(rows: Ints, starts: Ints, ends: Ints) -> tuple[float, float]:
     """Return length and width of the rectangle of the smallest area, at any angle, around the pixels of n runs, 3 x
     (n,).
 
@@ -67,7 +67,7 @@ def _smallest_rectangle(rows: Ints, starts: Ints, ends: Ints) -> tuple[float, fl
     if len(rows) == 1:
         sides = (1.0, float(ends[0] - starts[0]))
         return max(sides), min(sides)
-    hull = _convex_hull(rows, starts, ends)
+    hull = _find_convex_hull(rows, starts, ends)
     edges = np.diff(hull, axis=0, append=hull[:1])
     along = edges / np.hypot(edges[:, 0], edges[:, 1])[:, None]
     heights, widths = (np.ptp(hull @ side.T, axis=0) for side in (along, along[:, ::-1] * [-1, 1]))
@@ -75,7 +75,7 @@ def _smallest_rectangle(rows: Ints, starts: Ints, ends: Ints) -> tuple[float, fl
     return float(max(heights[best], widths[best])), float(min(heights[best], widths[best]))
 
 
-def _convex_hull(rows: Ints, starts: Ints, ends: Ints) -> NDArray[np.float64]:
+def _find_convex_hull(rows: Ints, starts: Ints, ends: Ints) -> NDArray[np.float64]:
     """Return the corners (h, 2) of the convex hull of n runs, 3 x (n,) by row: rows and columns (Andrew's monotone
     chain)."""
     first = np.flatnonzero(np.diff(rows, prepend=-1))
@@ -85,7 +85,7 @@ def _convex_hull(rows: Ints, starts: Ints, ends: Ints) -> NDArray[np.float64]:
         chain: list[tuple[int, int]] = []
         for row, column in zip(rows[first].tolist(), columns.tolist(), strict=True):
             for corner in ((row, column), (row + 1, column)):
-                while len(chain) > 1 and side * turn(chain[-2], chain[-1], corner) <= 0:
+                while len(chain) > 1 and side * _measure_turn(chain[-2], chain[-1], corner) <= 0:
                     chain.pop()
                 if not chain or chain[-1] != corner:
                     chain.append(corner)
@@ -93,7 +93,7 @@ def _convex_hull(rows: Ints, starts: Ints, ends: Ints) -> NDArray[np.float64]:
     return np.array(chains[0] + chains[1][::-1], np.float64)
 
 
-def turn(a: tuple[int, int], b: tuple[int, int], c: tuple[int, int]) -> int:
+def _measure_turn(a: tuple[int, int], b: tuple[int, int], c: tuple[int, int]) -> int:
     """Return twice the signed area of a triangle, whose corners are pairs of a row and a column. Its sign tells to
     which side the path a, b, c turns."""
     return (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])

@@ -6,7 +6,7 @@ from lit_ad.errors import UserError
 from lit_ad.files import resolve_path
 
 CONFIG = "config.yaml"
-CHECKPOINTS = ("checkpoints/best.ckpt", "checkpoints/last.ckpt")  # of a run; the first that exists is loaded
+CHECKPOINTS = ("checkpoints/best.ckpt", "checkpoints/last.ckpt")  # in a run directory; the first that exists is loaded
 EXPORTED = (".onnx", ".xml", ".pt2")  # suffixes of ONNX Runtime, OpenVINO and torch.export
 
 
@@ -30,6 +30,6 @@ def find_detector(path: str | Path) -> Path:
     return path
 
 
-def run_of(checkpoint: Path) -> Path | None:
+def find_run(checkpoint: Path) -> Path | None:
     """Return the run directory of a checkpoint. None if the checkpoint is in no run directory."""
     return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else None

@@ -24,7 +24,7 @@ class Loaded(NamedTuple):
     network_for: NetworkFor  # returns the network for several callers
     runtime: str  # its name, its version and its device or providers: what decides the numbers that it computes
     check: str | None = None  # `self_check.SelfCheck` as text; None: the file has none
-    fingerprint: str = ""  # of the file's content
+    fingerprint: str = ""  # a hash of the file's content
 
 
 def import_optional(package: str, extra: str) -> Any:
@@ -44,7 +44,7 @@ def warm_up(network: Network, card: Card) -> Network:
 
     Libraries initialise themselves at their first use, and two threads that do this at the same time can deadlock. In
     OpenVINO's Python binding, one thread is inside a call_once and waits for Python's global lock, which the other
-    holds while it waits for the call_once. No signal ends this. It happened in 6 of 200 processes.
+    thread holds while it waits for the call_once. No signal ends this. It happened in 6 of 200 processes.
     """
     network(card.view.black_input())
     return network
@@ -61,7 +61,7 @@ def lock_network(network: Network) -> Network:
     return run
 
 
-def card_of_text(text: Any, file: Path) -> Card:
+def parse_card(text: Any, file: Path) -> Card:
     """Return the card in the text of a file's metadata. Raises UserError if there is none, or it cannot be read."""
     try:
         values = json.loads(text)

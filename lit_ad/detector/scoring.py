@@ -32,7 +32,7 @@ Network = Callable[[Any], tuple[Any, ...]]
 an OpenVINO model or a program of torch.export."""
 
 NetworkFor = Callable[[int], Network]
-"""n -> a network that n threads may call at the same time, each of which uses 1 / n of the cores."""
+"""n -> a network that n threads may call at the same time. Each thread uses 1 / n of the cores."""
 
 
 class Judgement(NamedTuple):
@@ -69,7 +69,7 @@ def judge(network: Network, pixels: Any, boxes: Sequence[Box], card: Card) -> li
     Args:
         network: It takes inputs of the view's size, or tiles.
         pixels: (n, 3, H, W) uint8, a NumPy array or a tensor, whichever the network takes.
-        boxes: For each image, the box that its content fills in its pixels; outside is padding.
+        boxes: For each image, the box of its input that its content fills; the rest is padding.
         card: The detector's card.
     """
     if card.view.tile is not None:
@@ -80,7 +80,7 @@ def judge(network: Network, pixels: Any, boxes: Sequence[Box], card: Card) -> li
         network_map = None if output.anomaly_map is None else output.anomaly_map[i, 0]
         own_score = None if output.score is None else float(output.score[i])
         parts = {name: float(scores[i]) for name, scores in output.parts.items()}
-        judgements.append(Judgement(network_map, _final_score(network_map, own_score, box, card), box, parts))
+        judgements.append(Judgement(network_map, _choose_score(network_map, own_score, box, card), box, parts))
     return judgements
 
 
@@ -112,12 +112,12 @@ def judge_tiles(network: Network, image: Any, box: Box, card: Card) -> Judgement
         network_map = np.zeros(image.shape[-2:], np.float32)
         network_map[top:bottom, left:right] = grid.stitch(chain([first], maps))[0, 0]
     own_score = maxima.pop("", None)
-    score = _final_score(network_map, None if own_score is None else float(own_score), box, card)
+    score = _choose_score(network_map, None if own_score is None else float(own_score), box, card)
     return Judgement(network_map, score, box, {name: float(value) for name, value in maxima.items()})
 
 
-def _final_score(network_map: Floats | None, own_score: float | None, box: Box, card: Card) -> float:
-    """Return the score of an image: from its content in the map (H, W) if the card says so, else the network's own."""
+def _choose_score(network_map: Floats | None, own_score: float | None, box: Box, card: Card) -> float:
+    """Return the score of the map (H, W) inside the box; without map or `card.map_scored`, the network's own score."""
     if network_map is None or not card.map_scored:
         assert own_score is not None, "a network gives a score, a map, or both"
         return own_score

@@ -2,7 +2,8 @@
 
 A driver or an accelerator may compute other numbers than the checkpoint did, and still give scores. The images are
 network inputs, so that nothing but the runtime is compared. They are kept as PNGs in base64. Of a map, every `step`-th
-pixel is kept in 16 bits between the map's lowest and highest value, which rounds by 8e-6 of that range.
+pixel of every `step`-th row is kept, in 16 bits between the map's lowest and highest value: this rounds by 8e-6 of that
+range.
 """
 
 import base64
@@ -145,7 +146,7 @@ def compare(network: Network, card: Card, check: SelfCheck, batch_size: int = 1)
 
 
 def _compare_map(anomaly_map: Floats | None, expected: Floats, step: int) -> dict[str, float]:
-    """Return the fields of a `Row` that are about the map. (H, W), and expected (h, w): every `step`-th pixel."""
+    """Return the fields of a `Row` that compare a map (H, W) with `expected` (h, w), the checkpoint's thinned map."""
     if anomaly_map is None or anomaly_map[::step, ::step].shape != expected.shape:
         return {"map_difference": float("inf"), "expected_pixel": float(expected.max()), "pixel": float("nan")}
     thinned = anomaly_map[::step, ::step]

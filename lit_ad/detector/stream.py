@@ -22,8 +22,8 @@ class Record(Protocol):
     def record(
         self, detection: Any, seconds: float, name: str = "", *, awaited: bool = True, category: str | None = None
     ) -> object:
-        """Write a Detection, its seconds, the image's name and the category that was asked for. Return at once.
-        `awaited`: whether the caller waits until it is written."""
+        """Queue a Detection, its seconds, the image's name and the category that was asked for, to be written.
+        `awaited`: whether the caller then waits until they are written."""
 
 
 def run_in_order(
@@ -33,12 +33,12 @@ def run_in_order(
     timeout: float | None,
     source_timeout: float | None,
 ) -> Generator[T, None, None]:
-    """Yield the result of `work` for each image, in order. Some groups are taken ahead of time, but no answer waits for
-    an image of a later group.
+    """Yield the result of `work` for each image, in order. `work` takes groups of images, some of them ahead of time,
+    but no result waits for a later group.
 
     Args:
-        work: Takes a group of images and the number of the first of them (the stream's first is 1). Returns a result
-            for each.
+        work: Takes a group of images and the number of its first image (the stream's first is 1). Returns a result for
+            each image.
         images: The images. They may come slowly, and without end.
         batch_size: How many images a group has.
         timeout: Seconds that a stage of `work` may take (`threads.enter_stage`). None: no limit.

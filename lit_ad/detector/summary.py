@@ -5,17 +5,17 @@ from typing import Any
 from lit_ad.detector.decision import Decision
 from lit_ad.detector.guarantee import (
     CONFIDENCE,
+    compute_probability_above,
     count_folds,
     count_scale_images,
     describe_by_hand,
     describe_guarantee,
     list_also_chosen,
-    probability_above,
-    proven_rate_of_folds,
+    prove_rate_of_folds,
 )
 from lit_ad.detector.pixel_guarantee import describe_pixel_guarantee
-from lit_ad.detector.thresholds import POOLED, held_out_for
-from lit_ad.detector.tolerance import rate_bound
+from lit_ad.detector.thresholds import POOLED, count_needed
+from lit_ad.detector.tolerance import bound_rate
 
 
 def summarize(decision: Decision) -> dict[str, Any]:
@@ -31,47 +31,47 @@ def summarize(decision: Decision) -> dict[str, Any]:
         "kept_rate": decision.kept_rate(),
         "also_chosen": {category: list(chosen) for category, chosen in decision.also_chosen.items()},
         "by_hand": describe_by_hand(decision),
-        "thresholds": [_summary_of(decision, category) for category in categories],
+        "thresholds": [_summarize_category(decision, category) for category in categories],
     }
 
 
-def _summary_of(decision: Decision, category: str | None) -> dict[str, Any]:
+def _summarize_category(decision: Decision, category: str | None) -> dict[str, Any]:
     """Return the entry of a category; for None, of all categories together."""
     image = decision.operating_point(category)
     folds = count_folds(decision, category)
     exact = not image.by_hand and not list_also_chosen(decision, category) and not folds
     confidence = decision.confidence or CONFIDENCE
-    proven = None if image.by_hand or list_also_chosen(decision, category) else proven_rate_of_folds(decision, category)
+    proven = None if image.by_hand or list_also_chosen(decision, category) else prove_rate_of_folds(decision, category)
     return {
         "category": category,
         "image": image.to_dict(),
-        "pixels": _summary_of_pixels(decision, category),
+        "pixels": _summarize_pixels(decision, category),
         "kept_rate": decision.kept_rate(category),
         "exact": exact,
         "scale_images": count_scale_images(decision, category),
         "folds": folds,
         "rate_proven_of_folds": proven,
         "guarantee": describe_guarantee(decision, category),
-        "probability_above_rate": probability_above(image.held_out, decision.false_alarm, decision.confidence)
+        "probability_above_rate": compute_probability_above(image.held_out, decision.false_alarm, decision.confidence)
         if exact
         else None,
-        "rate_with_confidence": rate_bound(image.held_out, image.above, confidence) if exact else None,
+        "rate_with_confidence": bound_rate(image.held_out, image.above, confidence) if exact else None,
         "confidence": confidence,
-        "held_out_for_the_rate": held_out_for(decision.false_alarm),
-        "held_out_for_the_rate_with_confidence": held_out_for(decision.false_alarm, confidence),
+        "held_out_for_the_rate": count_needed(decision.false_alarm),
+        "held_out_for_the_rate_with_confidence": count_needed(decision.false_alarm, confidence),
     }
 
 
-def _summary_of_pixels(decision: Decision, category: str | None) -> dict[str, Any] | None:
+def _summarize_pixels(decision: Decision, category: str | None) -> dict[str, Any] | None:
     """Return the entry of the pixel threshold of a category. None without maps."""
     point, marking = decision.pixel_operating_point(category), decision.marking(category)
     if point is None or marking is None:
         return None
-    pixels = decision.pixel_decision.pixels_of(category)
+    pixels = decision.pixel_decision.select_pixels(category)
     return {
         **point.to_dict(),
         "rule": decision.pixel_rule.kind,
         "marking": marking.to_dict(),
         "guarantee": describe_pixel_guarantee(decision, category),
-        "resolution": None if pixels is None else pixels.resolution(point.threshold),
+        "resolution": None if pixels is None else pixels.measure_resolution(point.threshold),
     }

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lit_ad.detector.tolerance import allowed_above_with_confidence, held_out_needed, rate_bound
+from lit_ad.detector.tolerance import bound_rate, count_allowed_above_with_confidence, count_needed_with_confidence
 from lit_ad.errors import NOT_FINITE, NotFiniteError, UserError
 
 Floats = NDArray[np.float64]
@@ -54,7 +54,7 @@ def select_category(values: Mapping[str, Floats], category: str | None) -> Float
     return np.sort(np.concatenate(list(values.values()))) if values else np.zeros(0)
 
 
-def operating_point(
+def find_operating_point(
     held: Floats, rate: float, by_hand: float | None = None, confidence: float | None = None
 ) -> OperatingPoint:
     """Return the threshold set by hand, else the threshold for a rate, with the number of held-out scores above it.
@@ -63,39 +63,39 @@ def operating_point(
         held: The held-out scores (n,), ascending.
         rate: The false-alarm rate, in (0, 1).
         by_hand: The threshold that a person set. None: the rate sets it.
-        confidence: See `allowed_above`.
+        confidence: See `count_allowed_above`.
     """
-    threshold = conformal_threshold(held, rate, confidence) if by_hand is None else by_hand
+    threshold = find_conformal_threshold(held, rate, confidence) if by_hand is None else by_hand
     above = int(np.count_nonzero(held > threshold))
     return OperatingPoint(threshold, by_hand is not None, (1 + above) / (len(held) + 1), above, len(held))
 
 
-def conformal_threshold(held: Floats, rate: float, confidence: float | None = None) -> float:
-    """Return the held-out score above which p <= rate; the highest one if n scores are too few for such a p.
+def find_conformal_threshold(held: Floats, rate: float, confidence: float | None = None) -> float:
+    """Return the lowest held-out score above which p <= rate; the highest score if n scores are too few for such a p.
 
-    `held` (n,): the held-out scores, ascending. `confidence`: see `allowed_above`.
+    `held` (n,): the held-out scores, ascending. `confidence`: see `count_allowed_above`.
     """
-    return float(held[len(held) - allowed_above(len(held), rate, confidence) - 1])
+    return float(held[len(held) - count_allowed_above(len(held), rate, confidence) - 1])
 
 
-def held_out_for(rate: float, confidence: float | None = None) -> int:
-    """Return how many held-out images a rate needs: in the mean over detectors (None), or for one detector with a
-    confidence."""
-    return math.ceil(1 / rate - 1e-9) - 1 if confidence is None else held_out_needed(rate, confidence)
+def count_needed(rate: float, confidence: float | None = None) -> int:
+    """Return how many held-out images are needed to promise a rate. `confidence`: see `count_allowed_above`."""
+    return math.ceil(1 / rate - 1e-9) - 1 if confidence is None else count_needed_with_confidence(rate, confidence)
 
 
-def smallest_rate(held_out: int, confidence: float | None = None) -> float:
-    """Return the lowest rate that `held_out` images allow: the inverse of `held_out_for`."""
-    return 1 / (held_out + 1) if confidence is None else rate_bound(held_out, 0, confidence)
+def find_smallest_rate(held_out: int, confidence: float | None = None) -> float:
+    """Return the lowest rate that `held_out` images can promise: the inverse of `count_needed`."""
+    return 1 / (held_out + 1) if confidence is None else bound_rate(held_out, 0, confidence)
 
 
-def allowed_above(held_out: int, rate: float, confidence: float | None = None) -> int:
+def count_allowed_above(held_out: int, rate: float, confidence: float | None = None) -> int:
     """Return how many held-out scores may lie above the threshold for a rate. Scores equal to it are not above it.
 
-    `confidence`: the probability that the rate of one detector is at most `rate`. None: the mean over detectors is.
+    `confidence`: the probability that the rate of this detector is at most `rate`. None: only the mean over detectors
+    is at most `rate`.
     """
     if confidence is not None:
-        return allowed_above_with_confidence(held_out, rate, confidence)
+        return count_allowed_above_with_confidence(held_out, rate, confidence)
     return min(max(int(np.floor(rate * (held_out + 1) * (1 + 1e-12))) - 1, 0), held_out - 1)
 
 

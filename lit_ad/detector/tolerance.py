@@ -10,7 +10,7 @@ import math
 import numpy as np
 
 
-def rate_bound(held_out: int, above: int, confidence: float) -> float:
+def bound_rate(held_out: int, above: int, confidence: float) -> float:
     """Return the upper bound of the false-alarm rate of one detector: a one-sided tolerance limit.
 
     Args:
@@ -19,19 +19,19 @@ def rate_bound(held_out: int, above: int, confidence: float) -> float:
         confidence: The probability that the bound holds, in (0, 1), such as 0.95.
     """
     low, high = 0.0, 1.0
-    for _ in range(60):  # bisection: after 60 halves the interval is as short as a float can tell
+    for _ in range(60):  # bisection: after 60 halvings the interval is as short as a float can tell
         rate = (low + high) / 2
         low, high = (rate, high) if binomial_cdf(above, held_out, rate) > 1 - confidence else (low, rate)
     return high
 
 
-def held_out_needed(rate: float, confidence: float) -> int:
+def count_needed_with_confidence(rate: float, confidence: float) -> int:
     """Return the fewest held-out images for which the highest score is a threshold whose rate is at most `rate`, with a
     confidence."""
     return math.ceil(math.log1p(-confidence) / math.log1p(-rate))
 
 
-def allowed_above_with_confidence(held_out: int, rate: float, confidence: float) -> int:
+def count_allowed_above_with_confidence(held_out: int, rate: float, confidence: float) -> int:
     """Return how many held-out scores may lie above a threshold whose rate is at most `rate` with a confidence.
 
     It is 0 also if even the highest score is not such a threshold.

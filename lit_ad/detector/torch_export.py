@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_ad.detector.runtimes import KEY, Loaded, card_of_text, import_optional, lock_network, warm_up
+from lit_ad.detector.runtimes import KEY, Loaded, import_optional, lock_network, parse_card, warm_up
 from lit_ad.detector.scoring import Network
 from lit_ad.detector.self_check import CHECK_KEY
 from lit_ad.errors import UserError
@@ -21,7 +21,7 @@ def load_torch(file: Path, device: str) -> Loaded:
     """Load a .pt2 file on cpu, cuda or cuda:1. Its module has no state, so several threads may run it at the same time.
 
     Raises:
-        UserError: torch is missing, the file is damaged or not of lit_ad, or there is no such device.
+        UserError: torch is missing, the file is damaged, lit_ad did not write it, or there is no such device.
     """
     torch = import_optional("torch", "torch")
     place = torch_device(device)
@@ -32,8 +32,8 @@ def load_torch(file: Path, device: str) -> Loaded:
             program = torch.export.load(path, extra_files=extra)
     except Exception as error:
         raise UserError(f"{file} cannot be read by torch.export: {why_unreadable(error)}") from error
-    card = card_of_text(extra[KEY], file)
-    module = module_on(program, place)
+    card = parse_card(extra[KEY], file)
+    module = move_module(program, place)
 
     def run(pixels: NDArray[np.uint8]) -> tuple[Floats | None, Floats]:
         with torch.inference_mode():
@@ -43,14 +43,14 @@ def load_torch(file: Path, device: str) -> Loaded:
     return Loaded(
         warm_up(run, card),
         card,
-        lambda callers: torch_for_callers(run, callers, place.type),
+        lambda callers: share_torch(run, callers, place.type),
         f"PyTorch {torch.__version__}",
         extra[CHECK_KEY] or None,
         zip_fingerprint(file),
     )
 
 
-def module_on(program: Any, place: Any) -> Any:
+def move_module(program: Any, place: Any) -> Any:
     """Return the module of an exported program, moved to a device of torch.
 
     The operations of a program name the device on which it was exported, and refuse tensors on another.
@@ -62,7 +62,7 @@ def module_on(program: Any, place: Any) -> Any:
     return move_to_device_pass(program, str(place)).module()
 
 
-def torch_for_callers(network: Network, callers: int, device: str) -> Network:
+def share_torch(network: Network, callers: int, device: str) -> Network:
     """Return a network of torch that several threads may call, each with a part of torch's threads."""
     if device != "cpu":
         return lock_network(network)

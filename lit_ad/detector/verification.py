@@ -20,7 +20,7 @@ REMEDY = (
 
 
 def verify(loaded: Loaded, file: Path, device: str) -> None:
-    """Compare a file with the check that it carries, unless this was done here before. A file without one is accepted.
+    """Compare a file with the check that it carries, unless this was done here before. Accept a file without one.
 
     Warns if a difference is beyond the tolerance.
 
@@ -29,7 +29,7 @@ def verify(loaded: Loaded, file: Path, device: str) -> None:
     """
     if loaded.check is None:
         return
-    place = _result_file(loaded, device)
+    place = _find_result_file(loaded, device)
     comparison = None if place is None else _read_result(place)
     if comparison is None:
         comparison = compare_and_keep(loaded, SelfCheck.from_text(loaded.check, file), file, device)
@@ -39,7 +39,7 @@ def verify(loaded: Loaded, file: Path, device: str) -> None:
 def compare_and_keep(loaded: Loaded, check: SelfCheck, file: Path, device: str, batch_size: int = 1) -> Comparison:
     """Compare a file with its check, and keep the result for the next time that the file is loaded here."""
     comparison = compare(loaded.network, loaded.card, check, batch_size)
-    place = _result_file(loaded, device)
+    place = _find_result_file(loaded, device)
     if place is not None and batch_size == 1:
         with suppress(UserError):  # on a read-only file system nothing is kept: the next program compares again
             if comparison.refused:
@@ -64,17 +64,18 @@ def judge_result(comparison: Comparison, loaded: Loaded, file: Path) -> None:
         )
 
 
-def _result_file(loaded: Loaded, device: str) -> Path | None:
+def _find_result_file(loaded: Loaded, device: str) -> Path | None:
     """Return the file in which a result is kept. None if there is no cache directory."""
     with warnings.catch_warnings(), suppress(UserError):
         warnings.simplefilter("ignore")  # a home that cannot be written to
-        parts = [loaded.fingerprint, loaded.runtime, device, platform.node(), platform.platform(), _driver_version()]
+        machine = [platform.node(), platform.platform(), _read_driver_version()]
+        parts = [loaded.fingerprint, loaded.runtime, device, *machine]
         return cache_directory() / FOLDER / f"{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]}.json"
     return None
 
 
-def _driver_version() -> str:
-    """Return the version of NVIDIA's driver on Linux, else "". After an update of it, files are compared again."""
+def _read_driver_version() -> str:
+    """Return the version of NVIDIA's driver on Linux, else "". After a driver's update, files are compared again."""
     with suppress(OSError):
         return Path("/proc/driver/nvidia/version").read_text(encoding="utf-8", errors="replace")
     return ""

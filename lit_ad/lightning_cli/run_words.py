@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 
-from lit_ad.detector.run_files import CONFIG, EXPORTED, find_detector, run_of
+from lit_ad.detector.run_files import CONFIG, EXPORTED, find_detector, find_run
 from lit_ad.errors import UserError
 from lit_ad.files import resolve_path
 from lit_ad.names import tell
@@ -54,7 +54,7 @@ def expand_run(command: str, arguments: Sequence[str]) -> list[str]:
                 f"{given} is an exported file, and {command} needs a run: give the one that it was exported from, "
                 f"lit-ad {command} RUN. To judge images by the file: lit-ad predict {given} IMAGES"
             )
-        home = run_of(checkpoint) or checkpoint.parent
+        home = find_run(checkpoint) or checkpoint.parent
     if (home / CONFIG).is_file():
         options += ["--config", str(home / CONFIG)]
     elif not has_option(rest, "--config", "-c"):

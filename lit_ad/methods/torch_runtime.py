@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from lit_ad.detector.runtimes import Loaded, warm_up
-from lit_ad.detector.torch_export import torch_for_callers
+from lit_ad.detector.torch_export import share_torch
 from lit_ad.methods.base import Method
 from lit_ad.methods.network import make_inference_network
 
@@ -20,5 +20,5 @@ def load_network(path: Path, weights: str | Path | None = None, device: str = "c
     method: Method = Method.load_from_checkpoint(path, device, weights)
     method.requires_grad_(False)
     network = warm_up(make_inference_network(method), method.card)
-    several = partial(torch_for_callers, network, device=method.device.type)
+    several = partial(share_torch, network, device=method.device.type)
     return Loaded(network, method.card, several, f"PyTorch {torch.__version__}")

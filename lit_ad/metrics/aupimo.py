@@ -129,7 +129,7 @@ class AUPIMO(ListState):
         # For each rate of _DRAWN: the lowest threshold whose own rate does not exceed it lies just above the highest
         # nominal score whose rate exceeds it.
         cuts = np.append(-infinity, np.nextafter(thresholds, infinity))[np.searchsorted(-rates, -_DRAWN)]
-        overlaps = [share_above(kept, count_represented(len(kept), n, 0.5), cuts) for kept, n in bad]
+        overlaps = [_measure_share_above(kept, count_represented(len(kept), n, 0.5), cuts) for kept, n in bad]
         return {"pimo": (_DRAWN, np.mean(overlaps, 0))}
 
     def _areas(self, groups: Iterable[str] | None, nominal: float = 0.5, anomalous: float = 0.5) -> Floats:
@@ -241,7 +241,7 @@ def _area_of_image(scores: Scores, pixels: Floats, thresholds: Scores, gains: tu
     return float(np.sum(gain * pixels) / np.sum(pixels))
 
 
-def share_above(scores: Scores, pixels: Floats, cuts: Scores) -> Floats:
+def _measure_share_above(scores: Scores, pixels: Floats, cuts: Scores) -> Floats:
     """Return the share of an image's pixels at or above each of `cuts` (c,).
 
     `scores` (m,): the image's kept scores, descending. `pixels` (m,): how many pixels each represents.

@@ -15,7 +15,7 @@ from lit_ad.detector.decision_keys import DecisionKeys, DecisionSettings
 from lit_ad.detector.guarantee import describe_by_hand, list_warnings
 from lit_ad.detector.held_out import HeldOutImages, join_held
 from lit_ad.detector.pixel_rule import CleanUpKey, PixelKind
-from lit_ad.detector.thresholds import check_confidence, held_out_for
+from lit_ad.detector.thresholds import check_confidence, count_needed
 from lit_ad.distributed import gather
 from lit_ad.errors import UserError, check_number
 from lit_ad.image.view import View
@@ -73,7 +73,7 @@ class Calibration(L.Callback):
         self.folds = folds
         self.left_out: Decision | None = None  # made from the scores of all folds; only the last training uses it
         self.keys = DecisionKeys(false_alarm, confidence, pixel, pixel_rate, area, clean_up)
-        self.settings = DecisionSettings().changed(self.keys)  # checkpoints between validations need them, too
+        self.settings = DecisionSettings().with_keys(self.keys)  # checkpoints between validations need them, too
         self.warned = False
         self.loaded: Mapping[str, Tensor] | None = None  # the weights of the checkpoint, until a test begins
         self.validations = 0  # of this fit, so far
@@ -124,7 +124,7 @@ class Calibration(L.Callback):
     def _adopt(self, earlier: DecisionSettings) -> None:
         """Take the settings that the user did not give from earlier ones. Folds have no confidence."""
         kept = earlier if self.folds is None else replace(earlier, confidence=None)
-        self.settings = kept.changed(self.keys)
+        self.settings = kept.with_keys(self.keys)
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         if pl_module.decision is not None:
@@ -143,7 +143,7 @@ class Calibration(L.Callback):
             none_held = self.folds or not val
             if not none_held and not list_choices(trainer, pl_module, self.validations + 1, scaled=False):
                 self.scale_images = choose_scale_images(
-                    val, held_out_for(self.settings.false_alarm, self.settings.confidence)
+                    val, count_needed(self.settings.false_alarm, self.settings.confidence)
                 )
             rows = list_scale_images(val, self.scale_images)
             scaling = nominal(trainer, pl_module) if none_held else self._note_use(held_out(trainer, pl_module, rows))
@@ -227,7 +227,7 @@ class Calibration(L.Callback):
         if decision is None:
             return
         lines, before = describe_by_hand(decision), decision.false_alarm
-        pl_module.decision = decision = decision.changed(self.keys)
+        pl_module.decision = decision = decision.with_keys(self.keys)
         if lines and decision.false_alarm != before:
             rate = f"false_alarm {decision.false_alarm:g}"
             lines.append(f"decision.{rate} changes no threshold set by hand; lit-ad recalibrate --{rate} does")

@@ -90,7 +90,7 @@ def test_tests_are_restored_from_a_state_and_the_rows_after_it(tmp_path: Path) -
     again = DriftWatch(DECISION, 0.01, 0.05)
     again.load(file)
     for key, name, test in watch.list_tests():
-        assert again.tests[key][name].state() == test.state()
+        assert again.tests[key][name].to_state() == test.to_state()
     assert len(again.states()) == 2 and not again.states()
 
 

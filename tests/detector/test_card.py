@@ -58,5 +58,5 @@ def test_an_unreadable_card_of_another_version_names_the_version(change: dict[st
 
 @pytest.mark.parametrize("values", [None, [1], "text", {}, {"method": "STFPM"}])
 def test_values_that_are_no_card_are_refused(values: Any) -> None:
-    with pytest.raises(UserError, match=r"^a.ckpt is not of lit_ad"):
+    with pytest.raises(UserError, match=r"^a.ckpt was not written by lit_ad"):
         read_card(values, "a.ckpt")

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from scipy import ndimage
 
-from lit_ad.detector.components import find_components, peak_of_area
+from lit_ad.detector.components import find_components, find_peak_of_area
 
 MASKS = arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=12))
 MAPS = arrays(np.float32, array_shapes(min_dims=2, max_dims=2, max_side=8), elements=st.integers(0, 9).map(float))
@@ -35,13 +35,13 @@ def test_components_that_touch_a_mask_or_the_border(mask: np.ndarray) -> None:
     border = border[: mask.shape[0], : mask.shape[1]]
     alone = [parts.paint(part) for part in np.eye(len(parts.sizes), dtype=bool)]
     assert parts.touches(other).tolist() == [(part & other).any() for part in alone]
-    assert parts.at_border().tolist() == [(part & border).any() for part in alone]
+    assert parts.touches_border().tolist() == [(part & border).any() for part in alone]
 
 
 @given(MAPS, st.integers(1, 20))
 @settings(deadline=None)
 def test_thresholds_below_the_peak_of_an_area_leave_a_region_of_it(heat: np.ndarray, area: int) -> None:
-    peak = peak_of_area(heat, area)
+    peak = find_peak_of_area(heat, area)
     for threshold in range(-1, 10):
         labels, _ = ndimage.label(heat > threshold, EVERY_NEIGHBOUR)
         largest = np.bincount(labels.ravel())[1:].max(initial=0)
@@ -50,8 +50,8 @@ def test_thresholds_below_the_peak_of_an_area_leave_a_region_of_it(heat: np.ndar
 
 def test_the_peak_of_one_pixel_is_the_maximum_of_the_pixels_that_count() -> None:
     heat = np.arange(12, dtype=np.float32).reshape(3, 4)
-    assert [peak_of_area(heat, area) for area in (1, 2, 12, 13)] == [11, 10, 0, 0]
-    assert peak_of_area(heat, 2, heat != 10) == 8
+    assert [find_peak_of_area(heat, area) for area in (1, 2, 12, 13)] == [11, 10, 0, 0]
+    assert find_peak_of_area(heat, 2, heat != 10) == 8
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (200, 300)])

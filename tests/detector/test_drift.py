@@ -167,13 +167,13 @@ def test_a_restored_test_continues_exactly() -> None:
     for number, score in enumerate(scores.tolist()):
         p = whole.update(score, number)
         share.update(score > 5, number)
-        parts = DriftTest.from_state(json.loads(json.dumps(parts.state(), allow_nan=False)))
-        share_parts = ShareTest.from_state(json.loads(json.dumps(share_parts.state(), allow_nan=False)))
+        parts = DriftTest.from_state(json.loads(json.dumps(parts.to_state(), allow_nan=False)))
+        share_parts = ShareTest.from_state(json.loads(json.dumps(share_parts.to_state(), allow_nan=False)))
         assert parts.update(score, number) == p
         share_parts.update(score > 5, number)
         assert parts.log_martingale == whole.log_martingale
-    assert whole.alarm is not None and parts.state() == whole.state()
-    assert share_parts.state() == share.state()
+    assert whole.alarm is not None and parts.to_state() == whole.to_state()
+    assert share_parts.to_state() == share.to_state()
 
 
 def test_the_memory_is_bounded_and_an_image_costs_little() -> None:
@@ -182,14 +182,14 @@ def test_the_memory_is_bounded_and_an_image_costs_little() -> None:
     begin = time.process_time()
     for score in scores:
         test.update(score)
-    assert len(test.state()["bag"]) == 10_000
+    assert len(test.to_state()["bag"]) == 10_000
     assert (time.process_time() - begin) / len(scores) < 1e-4
 
 
 def test_scores_at_the_threshold_or_above_do_not_count() -> None:
     test = DriftTest([1.0, 2.0, 3.0], 3.0)
     assert test.update(3.0) is None and test.update(9.0) is None
-    assert len(test.state()["bag"]) == 2 and test.capital.images == 0 and test.log_martingale == 0
+    assert len(test.to_state()["bag"]) == 2 and test.capital.images == 0 and test.log_martingale == 0
     assert 0 < (test.update(2.5) or 0) <= 1 / 3
     with pytest.raises(NotFiniteError):
         test.update(math.nan)
@@ -197,8 +197,8 @@ def test_scores_at_the_threshold_or_above_do_not_count() -> None:
 
 def test_categories_have_their_own_scores() -> None:
     decision = Decision({"nut": np.array([1.0, 2.0, 3.0]), "bolt": np.array([7.0, 8.0])}, false_alarm=0.25)
-    assert DriftTest.from_decision(decision, "nut").state()["bag"] == [1.0, 2.0]
-    assert len(DriftTest.from_decision(decision, None).state()["bag"]) == 4
+    assert DriftTest.from_decision(decision, "nut").to_state()["bag"] == [1.0, 2.0]
+    assert len(DriftTest.from_decision(decision, None).to_state()["bag"]) == 4
 
 
 def test_scores_of_folds_are_not_compared_with_those_of_this_detector() -> None:
@@ -206,7 +206,7 @@ def test_scores_of_folds_are_not_compared_with_those_of_this_detector() -> None:
     random = np.random.default_rng(3)
     held = random.gamma(2.0, size=50)
     test = DriftTest.from_decision(Decision({"": held}, false_alarm=0.05, folds={"": [1] * 5}))
-    assert test.state()["bag"] == [] and test.update(0.1) is not None
+    assert test.to_state()["bag"] == [] and test.update(0.1) is not None
     scores = random.gamma(2.0, size=800) * 0.6
     scores[500:] += 1
     for number, score in enumerate(scores.tolist()):

@@ -10,12 +10,12 @@ from scipy.stats import beta
 
 from lit_ad.detector.decision import Decision
 from lit_ad.detector.guarantee import (
-    bound_of_folds,
+    bound_rate_of_folds,
+    compute_probability_above,
     describe_by_hand,
     describe_guarantee,
     list_warnings,
-    probability_above,
-    proven_rate_of_folds,
+    prove_rate_of_folds,
 )
 from lit_ad.detector.summary import summarize
 
@@ -28,11 +28,11 @@ def decision(count: int = 19, rate: float = 0.05, chosen: tuple[str, ...] = ()) 
 @pytest.mark.parametrize(("n", "rate"), [(99, 0.01), (19, 0.05), (199, 0.01), (999, 0.05), (5, 0.01), (200_000, 0.3)])
 def test_one_detector_exceeds_the_rate_as_often_as_a_beta_variable_does(n: int, rate: float) -> None:
     above = max(int(np.floor(rate * (n + 1) + 1e-9)) - 1, 0)
-    assert probability_above(n, rate) == pytest.approx(beta.sf(rate, above + 1, n - above), rel=1e-6)
+    assert compute_probability_above(n, rate) == pytest.approx(beta.sf(rate, above + 1, n - above), rel=1e-6)
 
 
 def test_99_images_at_1_per_cent_exceed_it_in_37_of_100_draws() -> None:
-    assert probability_above(99, 0.01) == pytest.approx(0.37, abs=0.001)
+    assert compute_probability_above(99, 0.01) == pytest.approx(0.37, abs=0.001)
     generator = np.random.default_rng(0)  # uniform scores: a detector's own rate is what lies above its threshold
     own = [1 - Decision({"": generator.random(99)}).threshold() for _ in range(4000)]
     assert np.mean([rate > 0.01 for rate in own]) == pytest.approx(0.37, abs=0.025)
@@ -99,31 +99,31 @@ def test_the_bound_of_folds_is_at_most_the_published_bounds() -> None:
     for images, folds, rate in itertools.product((4, 20, 60, 1000), (2, 4), (0.001, 0.05, 0.1, 0.3, 0.5)):
         rate = max(rate, 1 / (images + 1))
         more = min(2 * (1 - 1 / folds) / (images / folds + 1), (1 - folds / images) / (folds + 1))
-        assert bound_of_folds([images // folds] * folds, rate) <= 2 * rate + more
-        assert bound_of_folds([1] * images, rate) <= 2 * rate
+        assert bound_rate_of_folds([images // folds] * folds, rate) <= 2 * rate + more
+        assert bound_rate_of_folds([1] * images, rate) <= 2 * rate
 
 
 def test_the_bound_of_folds_by_hand() -> None:
-    assert bound_of_folds([1] * 20, 0.01) == pytest.approx(1 / 21)  # t = 1
-    assert bound_of_folds([1] * 19, 0.05) == pytest.approx(1 / 20)
-    assert bound_of_folds([1] * 19, 0.1) == pytest.approx(3 / 20)
-    assert bound_of_folds([5] * 5, 0.1) == pytest.approx((2 + 5) / 30)  # t = 2
-    assert bound_of_folds([500, 500], 0.1) == pytest.approx(2 * (100 + 1) / 1002)
-    assert bound_of_folds([6, 6, 6, 5, 5], 0.01) == pytest.approx(6 / (4 * 6))  # of the three folds of 6
-    assert bound_of_folds([2, 2], 0.5) == pytest.approx(4 / 6) and bound_of_folds([3, 3], 0.9) == 1
+    assert bound_rate_of_folds([1] * 20, 0.01) == pytest.approx(1 / 21)  # t = 1
+    assert bound_rate_of_folds([1] * 19, 0.05) == pytest.approx(1 / 20)
+    assert bound_rate_of_folds([1] * 19, 0.1) == pytest.approx(3 / 20)
+    assert bound_rate_of_folds([5] * 5, 0.1) == pytest.approx((2 + 5) / 30)  # t = 2
+    assert bound_rate_of_folds([500, 500], 0.1) == pytest.approx(2 * (100 + 1) / 1002)
+    assert bound_rate_of_folds([6, 6, 6, 5, 5], 0.01) == pytest.approx(6 / (4 * 6))  # of the three folds of 6
+    assert bound_rate_of_folds([2, 2], 0.5) == pytest.approx(4 / 6) and bound_rate_of_folds([3, 3], 0.9) == 1
 
 
 def test_folds_that_differ_in_another_category_are_not_alike() -> None:
     both = Decision({"bolt": np.arange(4.0), "nut": np.arange(3.0)}, folds={"bolt": [1] * 4, "nut": [1, 1, 1, 0]})
-    of_bolt, of_nut, of_all = (proven_rate_of_folds(both, category) for category in ("bolt", "nut", None))
+    of_bolt, of_nut, of_all = (prove_rate_of_folds(both, category) for category in ("bolt", "nut", None))
     assert of_bolt == pytest.approx(1 / 4) and of_nut == pytest.approx(1 / 4)  # three folds of one bolt and one nut
     assert of_all == pytest.approx(2 / 8)
     alike = Decision({"bolt": np.arange(4.0), "nut": np.arange(4.0)}, folds={"bolt": [1] * 4, "nut": [1] * 4})
-    assert proven_rate_of_folds(alike, "nut") == pytest.approx(1 / 5)
+    assert prove_rate_of_folds(alike, "nut") == pytest.approx(1 / 5)
     joined = replace(alike, scores={"bolt": np.arange(9.0), "nut": np.arange(4.0)})  # by lit-ad recalibrate
-    assert proven_rate_of_folds(joined, "bolt") is None is proven_rate_of_folds(joined)
+    assert prove_rate_of_folds(joined, "bolt") is None is prove_rate_of_folds(joined)
     assert "others were held out. Nothing is proven" in describe_guarantee(joined, "bolt")
-    assert proven_rate_of_folds(replace(joined, folds={"bolt": [], "nut": [1] * 4}), "nut") == pytest.approx(1 / 5)
+    assert prove_rate_of_folds(replace(joined, folds={"bolt": [], "nut": [1] * 4}), "nut") == pytest.approx(1 / 5)
 
 
 def rate_of_folds(sizes: list[int], rate: float, detector: str, draws: int = 4000) -> float:
@@ -151,7 +151,7 @@ def test_a_cross_conformal_verdict_keeps_the_bound(sizes: list[int]) -> None:
     for of, detector in itertools.product(range(1, sum(sizes)), ("distance", "bits")):
         rate = of / (sum(sizes) + 1)
         error = 3 * np.sqrt(rate / 4000)
-        assert rate_of_folds(sizes, rate, detector) <= bound_of_folds(sizes, rate) + error
+        assert rate_of_folds(sizes, rate, detector) <= bound_rate_of_folds(sizes, rate) + error
 
 
 def test_a_cross_conformal_verdict_may_exceed_the_rate() -> None:
@@ -167,11 +167,11 @@ def test_a_decision_with_folds_states_the_usual_and_the_proven_rate() -> None:
     of_folds = replace(decision(19, 0.05), folds={"": sizes})
     (told,) = summarize(of_folds)["thresholds"]
     assert not told["exact"] and told["folds"] == 5 and told["kept_rate"] == 0.05
-    assert told["rate_proven_of_folds"] == bound_of_folds(sizes, 0.05) == pytest.approx(4 / 20)
+    assert told["rate_proven_of_folds"] == bound_rate_of_folds(sizes, 0.05) == pytest.approx(4 / 20)
     assert told["rate_with_confidence"] is None and told["probability_above_rate"] is None
     said = describe_guarantee(of_folds)
     assert "each was scored by a training without it (5 folds). About 5 % of nominal images are called" in said
-    assert "Proven is a rate of at most 20 %, not for this detector alone" in said
+    assert "A rate of at most 20 % is proven, not for this detector alone" in said
     assert "leaving one out" in describe_guarantee(replace(of_folds, folds={"": [1] * 19}))
     assert "Nothing is proven" in describe_guarantee(replace(of_folds.with_rate(0.9), folds={"": [10, 9]}))
     assert Decision.from_dict(of_folds.to_dict()).folds == {"": sizes}

@@ -24,7 +24,7 @@ def test_each_map_has_its_numbers() -> None:
     assert held["maxima"]["nut"] == [heat.max() for heat in MAPS]
     assert held["medians"]["nut"] == pytest.approx([np.median(heat) for heat in MAPS], abs=1e-7)
     assert all(peak < maximum for peak, maximum in zip(held["peaks"]["nut"], held["maxima"]["nut"], strict=True))
-    assert held["pixels"]["nut"].share_above(0.0) == 1
+    assert held["pixels"]["nut"].measure_share_above(0.0) == 1
     assert collect(MAPS, None).held["peaks"] == {}
 
 
@@ -36,7 +36,7 @@ def test_only_the_region_of_interest_counts() -> None:
         counted = [heat[roi.mask(heat.shape)] for heat in MAPS]
         held = collect(parts, 1, roi).held
         assert held["maxima"]["nut"] == held["peaks"]["nut"] == [values.max() for values in counted]
-        assert held["pixels"]["nut"].share_above(8) == 0
+        assert held["pixels"]["nut"].measure_share_above(8) == 0
 
 
 def test_a_method_without_maps_has_only_scores() -> None:

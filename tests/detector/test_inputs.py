@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lit_ad.detector.inputs import check_image, iterate_images, list_images, name_of, read_pixels
+from lit_ad.detector.inputs import check_image, iterate_images, list_images, name_image, read_pixels
 from lit_ad.errors import UserError
 
 RGB = np.random.default_rng(0).integers(0, 256, (12, 20, 3), dtype=np.uint8)
@@ -75,8 +75,8 @@ class Images:
 REFUSED: dict[str, tuple[Any, str]] = {
     "nothing": (None, r"^the image is None: an image is a path, bytes or a binary file, a Pillow image, an array"),
     "a number": (3, r"^the image is of type int: an image is a path"),
-    "a dictionary": ({"image": RGB}, r"is of type dict: .*; several images are a list of them, or an iterator"),
-    "an iterable": (Images(), r"is of type Images: .*; several images are a list of them, or an iterator"),
+    "a dictionary": ({"image": RGB}, r"is of type dict: .*; give several images as a list or an iterator"),
+    "an iterable": (Images(), r"is of type Images: .*; give several images as a list or an iterator"),
     "a class": (io.BytesIO, r"is of type type"),
     "None in a list": ([RGB, None], r"^image 2 is None"),
     "a list in a list": ([[RGB]], r"^image 1 is of type list"),
@@ -85,7 +85,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
         np.zeros((2, 10, 10, 3), np.uint8),
         r"is an array of shape \(2, 10, 10, 3\): an image",
     ),
-    "channels first": (np.zeros((3, 10, 12), np.uint8), r"array.transpose\(1, 2, 0\) makes one of \(C, H, W\)"),
+    "channels first": (np.zeros((3, 10, 12), np.uint8), r"for \(C, H, W\), give array.transpose\(1, 2, 0\)"),
     "channels last": (torch.zeros(10, 12, 3), r"\(10, 12, 3\): C, of \(C, H, W\), must be 1, 3 or 4, and W must not"),
     "channels at both ends": (torch.zeros(3, 10, 3), r"channels are last, give tensor.movedim\(-1, -3\)"),
     "batch, channels last": (torch.zeros(2, 10, 12, 3), r"^a tensor \(B, C, H, W\) has the shape \(2, 10, 12, 3\)"),
@@ -133,10 +133,10 @@ def test_a_stream_needs_several_images(given: Any) -> None:
 
 def test_names_of_images_in_messages(file: Path) -> None:
     with file.open("rb") as opened:
-        assert name_of(opened, 3) == name_of(Image.open(file)) == str(file)
-    assert (name_of(RGB, 3), name_of(b"", 1), name_of(RGB)) == ("image 3", "image 1", "the image")
-    assert name_of(b"") == name_of(memoryview(b"")) == "the image given as bytes"
-    assert (name_of(io.BytesIO()), name_of(io.BytesIO(), 2)) == ("the image given as a file", "image 2")
+        assert name_image(opened, 3) == name_image(Image.open(file)) == str(file)
+    assert (name_image(RGB, 3), name_image(b"", 1), name_image(RGB)) == ("image 3", "image 1", "the image")
+    assert name_image(b"") == name_image(memoryview(b"")) == "the image given as bytes"
+    assert (name_image(io.BytesIO()), name_image(io.BytesIO(), 2)) == ("the image given as a file", "image 2")
 
 
 @pytest.mark.parametrize(

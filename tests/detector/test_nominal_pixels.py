@@ -15,10 +15,10 @@ MAPS = [
 
 
 def merge_maps(order: tuple[int, ...] = (0, 1, 2)) -> NominalPixels:
-    return NominalPixels.merged(NominalPixels.of_image(MAPS[i]) for i in order)
+    return NominalPixels.merge(NominalPixels.from_image(MAPS[i]) for i in order)
 
 
-def share_above(threshold: float) -> float:
+def measure_share_above(threshold: float) -> float:
     """Return the share of pixels above a threshold, the mean over the maps."""
     return float(np.mean([(values > threshold).mean() for values in MAPS]))
 
@@ -26,18 +26,20 @@ def share_above(threshold: float) -> float:
 @pytest.mark.parametrize("rate", [0.2, 0.05, 0.01, 0.001])
 def test_a_threshold_keeps_the_rate_and_uses_nearly_all_of_it(rate: float) -> None:
     pixels = merge_maps()
-    threshold = pixels.threshold(rate)
-    above = share_above(threshold)
-    assert pixels.share_above(threshold) == pytest.approx(above, abs=1e-7)
-    assert above <= rate < above + pixels.resolution(threshold) + 1e-7
-    assert pixels.resolution(threshold) < 0.1 * rate + 1 / 900
+    threshold = pixels.find_threshold(rate)
+    above = measure_share_above(threshold)
+    assert pixels.measure_share_above(threshold) == pytest.approx(above, abs=1e-7)
+    assert above <= rate < above + pixels.measure_resolution(threshold) + 1e-7
+    assert pixels.measure_resolution(threshold) < 0.1 * rate + 1 / 900
 
 
 def test_inside_a_cell_the_share_is_an_upper_bound() -> None:
     pixels = merge_maps()
     for threshold in np.linspace(3, 9, 50):
-        above = share_above(threshold)
-        assert above - 1e-7 <= pixels.share_above(threshold) <= above + pixels.resolution(threshold) + 1e-7
+        above = measure_share_above(threshold)
+        assert (
+            above - 1e-7 <= pixels.measure_share_above(threshold) <= above + pixels.measure_resolution(threshold) + 1e-7
+        )
 
 
 def test_no_order_matters_and_memory_is_bounded() -> None:
@@ -48,16 +50,20 @@ def test_no_order_matters_and_memory_is_bounded() -> None:
 
 def test_each_image_has_the_same_weight() -> None:
     high, low = np.full(10, 5, np.float32), np.full(10_000, 1, np.float32)
-    both = NominalPixels.merged([NominalPixels.of_image(high), NominalPixels.of_image(low)])
-    assert both.share_above(2) == pytest.approx(0.5)
-    assert both.threshold(0.51) == 1 and both.threshold(0.4) == 5
+    both = NominalPixels.merge([NominalPixels.from_image(high), NominalPixels.from_image(low)])
+    assert both.measure_share_above(2) == pytest.approx(0.5)
+    assert both.find_threshold(0.51) == 1 and both.find_threshold(0.4) == 5
 
 
 def test_negative_values_and_maps_of_one_value() -> None:
-    pixels = NominalPixels.of_image(np.full(7, -3, np.float32))
-    assert pixels.threshold(0.01) == -3 and pixels.share_above(-3) == 0 and pixels.share_above(-4) == 1
+    pixels = NominalPixels.from_image(np.full(7, -3, np.float32))
+    assert (
+        pixels.find_threshold(0.01) == -3
+        and pixels.measure_share_above(-3) == 0
+        and pixels.measure_share_above(-4) == 1
+    )
 
 
 def test_to_json_and_back() -> None:
     again = NominalPixels.from_dict(json.loads(json.dumps(merge_maps().to_dict())))
-    assert again.to_dict() == merge_maps().to_dict() and again.threshold(0.01) == merge_maps().threshold(0.01)
+    assert again.to_dict() == merge_maps().to_dict() and again.find_threshold(0.01) == merge_maps().find_threshold(0.01)

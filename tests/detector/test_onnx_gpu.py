@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from lit_ad.detector.card import Card
-from lit_ad.detector.onnx_gpu import LARGEST_BATCH, bound_network, engine_folder, gpu_of, gpu_providers
-from lit_ad.detector.onnx_runtime import make_session, network_of
+from lit_ad.detector.onnx_gpu import LARGEST_BATCH, bind_network, list_gpu_providers, make_engine_folder, parse_gpu
+from lit_ad.detector.onnx_runtime import make_network, make_session
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
 
@@ -29,46 +29,46 @@ def build(*providers: str, version: str = "1.20.1") -> Any:
 def test_a_device_names_its_kind_and_number() -> None:
     both = build(TENSORRT, CUDA)
     for device, expected in {"cuda": ("cuda", 0), "cuda:2": ("cuda", 2), "tensorrt:1": ("tensorrt", 1)}.items():
-        assert gpu_of(both, device) == expected
+        assert parse_gpu(both, device) == expected
     for device in ("warp", "cuda:x", "warp:1", "tensorrt:"):
         with pytest.raises(UserError, match=rf"no device '{device}' .*, only cpu, cuda, tensorrt$"):
-            gpu_of(both, device)
+            parse_gpu(both, device)
     with pytest.raises(UserError, match=r"only cpu; for cuda, pip install onnxruntime-gpu$"):
-        gpu_of(build(), "cuda")
+        parse_gpu(build(), "cuda")
     with pytest.raises(UserError, match=r"only cpu, cuda; for tensorrt, pip install onnxruntime-gpu tensorrt$"):
-        gpu_of(build(CUDA), "tensorrt")
+        parse_gpu(build(CUDA), "tensorrt")
 
 
 def test_options_follow_precision_and_version() -> None:
     """For float32, TF32 is off. Versions before 1.18 do not have this option, and refuse unknown ones."""
-    assert gpu_providers(build(), "cuda", 1, CARD, None) == [(CUDA, {"device_id": 1, "use_tf32": 0}), CPU]
-    assert gpu_providers(build(version="1.17.3"), "cuda", 1, CARD, None) == [(CUDA, {"device_id": 1}), CPU]
+    assert list_gpu_providers(build(), "cuda", 1, CARD, None) == [(CUDA, {"device_id": 1, "use_tf32": 0}), CPU]
+    assert list_gpu_providers(build(version="1.17.3"), "cuda", 1, CARD, None) == [(CUDA, {"device_id": 1}), CPU]
     half = replace(CARD, precision="fp16")
-    assert gpu_providers(build(), "cuda", 0, half, None) == [(CUDA, {"device_id": 0}), CPU]
+    assert list_gpu_providers(build(), "cuda", 0, half, None) == [(CUDA, {"device_id": 0}), CPU]
     for card, fp16, int8 in ((CARD, False, False), (half, True, False), (replace(CARD, precision="int8"), False, True)):
-        (name, options), *rest = gpu_providers(build(), "tensorrt", 3, card, Path("engines"))
-        assert name == TENSORRT and rest == gpu_providers(build(), "cuda", 3, card, None)
+        (name, options), *rest = list_gpu_providers(build(), "tensorrt", 3, card, Path("engines"))
+        assert name == TENSORRT and rest == list_gpu_providers(build(), "cuda", 3, card, None)
         assert (options["device_id"], options["trt_fp16_enable"], options["trt_int8_enable"]) == (3, fp16, int8)
         assert options["trt_profile_min_shapes"] == "pixels:1x3x64x96"
         assert options["trt_profile_max_shapes"] == f"pixels:{LARGEST_BATCH}x3x64x96"
         assert options["trt_engine_cache_enable"] and options["trt_engine_cache_path"] == "engines"
-    (_, options), *_ = gpu_providers(build(), "tensorrt", 0, CARD, None)
+    (_, options), *_ = list_gpu_providers(build(), "tensorrt", 0, CARD, None)
     assert "trt_engine_cache_enable" not in options
 
 
 def test_engines_lie_beside_the_file(tmp_path: Path) -> None:
     file = tmp_path / "model.onnx"
-    assert engine_folder(file, "0123456789abcdef" + "0" * 48) == tmp_path / "model.onnx.tensorrt/0123456789abcdef"
+    assert make_engine_folder(file, "0123456789abcdef" + "0" * 48) == tmp_path / "model.onnx.tensorrt/0123456789abcdef"
     (tmp_path / "other.onnx.tensorrt").write_text("")
     with pytest.warns(UserWarning, match=r"other\.onnx\.tensorrt.* cannot be written: TensorRT builds an engine"):
-        assert engine_folder(tmp_path / "other.onnx", "abc") is None
+        assert make_engine_folder(tmp_path / "other.onnx", "abc") is None
 
 
 @pytest.mark.parametrize("largest", [None, 2])
 def test_buffers_give_the_results_of_arrays(largest: int | None, files: dict[str, Path]) -> None:
     """Batches of several sizes follow one another, in parts, and from several threads."""
     session = make_session(onnxruntime, files["onnx"], [CPU])
-    plain, bound = network_of(session), bound_network(onnxruntime, session, "cpu", 0, largest)
+    plain, bound = make_network(session), bind_network(onnxruntime, session, "cpu", 0, largest)
     generator = np.random.default_rng(0)
     batches = [generator.integers(0, 256, (size, 3, 64, 64), dtype=np.uint8) for size in (1, 1, 3, 5, 1)]
     expected = [plain(pixels) for pixels in batches]

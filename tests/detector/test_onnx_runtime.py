@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lit_ad import Detector
-from lit_ad.detector.onnx_runtime import gpu_session, read_metadata
+from lit_ad.detector.onnx_runtime import make_gpu_session, read_metadata
 from lit_ad.errors import UserError
 
 onnx = pytest.importorskip("onnx")
@@ -36,7 +36,7 @@ def test_a_gpu_without_its_libraries(fails: str, files: dict[str, Path], tmp_pat
     provider = "CUDAExecutionProvider" if fails == "silently" else "NoSuchProvider"
     message = r"only cpu; there is no GPU, no driver, or tensorrt is missing: pip install onnxruntime-gpu tensorrt"
     with pytest.raises(UserError, match=message):
-        gpu_session(onnxruntime, files["onnx"], "tensorrt", [(provider, {}), "CPUExecutionProvider"], engines)
+        make_gpu_session(onnxruntime, files["onnx"], "tensorrt", [(provider, {}), "CPUExecutionProvider"], engines)
     assert not engines.parent.exists()
 
 

@@ -13,8 +13,8 @@ from lit_ad.detector.painter import (
     draw_colour_bar,
     draw_labels,
     find_hottest_window,
+    fit_panel,
     magnify_window,
-    panel_size,
     resize_by_maximum,
 )
 
@@ -67,7 +67,7 @@ def test_thin_defects_keep_their_outline(size: tuple[int, int]) -> None:
         row, column = size[0] // 3, size[1] // 4
         mask[(row, slice(column, column + 9)) if axis else (slice(row, row + 9), column)] = True
         picture = draw(GREY, np.zeros(size, np.float32), mask, None, (0.0, 1.0), None, "", 100)
-        height, width = panel_size(size, 100)
+        height, width = fit_panel(size, 100)
         for number in (0, 1):
             left = number * (width + 4)
             rows, columns = places_of_colour(np.asarray(picture)[22:, left : left + width], TRUTH)

@@ -86,15 +86,15 @@ def test_a_rule_that_the_held_out_images_do_not_allow() -> None:
     maps = draw(np.random.default_rng(5), 9)
     image = decide(maps, RULES["image"])
     with pytest.raises(UserError, match=r"peaks of held-out maps for regions of 6 pixels, and this model has not"):
-        image.changed(DecisionKeys(pixel="region", area=AREA))
+        image.with_keys(DecisionKeys(pixel="region", area=AREA))
     with pytest.raises(UserError, match=r"regions of 7 pixels"):  # and not of 6
-        decide(maps, RULES["region"]).changed(DecisionKeys(area=7))
+        decide(maps, RULES["region"]).with_keys(DecisionKeys(area=7))
     with pytest.raises(UserError, match=r"decision.area is for decision.pixel region, and not for image"):
-        image.changed(DecisionKeys(area=7))
+        image.with_keys(DecisionKeys(area=7))
     with pytest.raises(UserError, match=r"decision.area is 300, but a nominal map has a connected region of that size"):
         decide(maps, PixelRule("region", area=300))  # more than the maps have
     with pytest.raises(UserError, match=r"decision.pixel_rate is 0.9, but"):
-        image.changed(DecisionKeys(pixel="pixel", pixel_rate=0.9))
+        image.with_keys(DecisionKeys(pixel="pixel", pixel_rate=0.9))
     with pytest.raises(UserError, match=r"decision.pixel pixel needs the pixels of held-out maps"):
         replace(image, pixels={}, pixel_rule=RULES["pixel"])  # as an earlier version left it
     with pytest.raises(UserError, match=r"are for anomaly maps, and the held-out images of this model had no"):
@@ -112,7 +112,7 @@ def test_a_clean_up_is_learned_from_the_held_out_maps() -> None:
     assert (marking.clean_up.reach, marking.clean_up.closing) == (round(grain**0.5), round(grain**0.5 / 2))
     assert marking.clean_up.base == pytest.approx(np.median([np.median(heat) for heat in maps]))
     assert (marking.clean_up.holes, marking.clean_up.area) == (round(grain), round(grain))
-    given = decision.changed(DecisionKeys(clean_up={"closing": 9, "low": 99.0})).marking()
+    given = decision.with_keys(DecisionKeys(clean_up={"closing": 9, "low": 99.0})).marking()
     assert given is not None and given.clean_up is not None
     assert given.clean_up.closing == 9 and given.clean_up.holes == marking.clean_up.holes
     assert given.clean_up.low == given.threshold  # and no higher
@@ -124,10 +124,10 @@ def test_a_clean_up_is_learned_from_the_held_out_maps() -> None:
 def test_a_clean_up_does_not_change_the_rate_of_images(kind: str) -> None:
     maps, new = (draw(np.random.default_rng(seed), 19) for seed in (7, 8))
     plain = decide(maps, RULES[kind], 0.3)
-    cleaned = plain.changed(DecisionKeys(clean_up={"area": 1}))
+    cleaned = plain.with_keys(DecisionKeys(clean_up={"area": 1}))
     masks = [(plain.mask(heat), cleaned.mask(heat)) for heat in new]
     assert [before.any() for before, _ in masks] == [after.any() for _, after in masks]
-    without = plain.changed(DecisionKeys(clean_up={"area": 1, "reach": 0}))
+    without = plain.with_keys(DecisionKeys(clean_up={"area": 1, "reach": 0}))
     assert all((without.mask(heat) >= plain.mask(heat)).all() for heat in new)  # dropping halos may take marked pixels
     assert any((after > before).any() for before, after in masks)
 
@@ -143,9 +143,9 @@ def test_a_clean_up_needs_the_grains_and_pixels_of_held_out_maps() -> None:
 def test_a_region_does_not_grow_over_what_is_nominal() -> None:
     decision = decide(draw(np.random.default_rng(9), 9), PixelRule())
     median = float(np.median(decision.medians[""]))
-    decision.changed(DecisionKeys(clean_up={"low": median + 0.01}))
+    decision.with_keys(DecisionKeys(clean_up={"low": median + 0.01}))
     with pytest.raises(UserError, match=r"decision.clean_up.low is .* no higher than the median .* give a higher one"):
-        decision.changed(DecisionKeys(clean_up={"low": median}))
+        decision.with_keys(DecisionKeys(clean_up={"low": median}))
 
 
 def test_the_remedy_is_one_that_there_is() -> None:
@@ -155,5 +155,5 @@ def test_the_remedy_is_one_that_there_is() -> None:
     held: dict[str, Any] = {name: {**parts[0].held[name], **parts[1].held[name]} for name in parts[0].held}
     for decision, remedy in ((parts[0], True), (replace(parts[0], **held), False)):
         with pytest.raises(UserError, match=r"train anew with decision.area 7") as refused:
-            decision.changed(DecisionKeys(pixel="region", area=7))
+            decision.with_keys(DecisionKeys(pixel="region", area=7))
         assert ("lit-ad recalibrate FILE --nominal FOLDER --replace --pixel region" in str(refused.value)) == remedy

@@ -25,7 +25,7 @@ def test_each_rule_has_its_sentence(kind: str, sentence: str) -> None:
     decision = decide(MAPS, RULES[kind])
     assert sentence in describe_pixel_guarantee(decision)
     by_hand = decision.with_threshold(50, pixels=True)
-    assert describe_pixel_guarantee(by_hand) == "The pixel threshold was set by hand, so no rate is promised of pixels."
+    assert describe_pixel_guarantee(by_hand) == "The pixel threshold was set by hand, so no rate of pixels is promised."
 
 
 def test_a_share_of_pixels_is_bounded() -> None:

@@ -7,8 +7,8 @@ from lit_ad.errors import UserError
 
 
 def test_arguments_that_are_not_given_keep_their_value() -> None:
-    rule = PixelRule("region", area=7).changed(kind="pixel", rate=0.02)
-    assert rule == PixelRule("pixel", 0.02, 7) and rule.changed() == rule
+    rule = PixelRule("region", area=7).with_values(kind="pixel", rate=0.02)
+    assert rule == PixelRule("pixel", 0.02, 7) and rule.with_values() == rule
     assert PixelRule.from_dict(rule.to_dict()) == rule
 
 
@@ -27,10 +27,10 @@ def test_keys_that_exclude_each_other_are_refused() -> None:
 
 
 def test_a_clean_up_is_off_learned_or_given() -> None:
-    learned = PixelRule().changed(clean_up=True)
-    assert learned.clean_up == GivenCleanUp() and learned.changed(clean_up=False) == PixelRule()
-    given = learned.changed(clean_up={"closing": 3, "low": 0.5})
-    assert given.clean_up == GivenCleanUp(low=0.5, closing=3) and given.changed() == given
+    learned = PixelRule().with_values(clean_up=True)
+    assert learned.clean_up == GivenCleanUp() and learned.with_values(clean_up=False) == PixelRule()
+    given = learned.with_values(clean_up={"closing": 3, "low": 0.5})
+    assert given.clean_up == GivenCleanUp(low=0.5, closing=3) and given.with_values() == given
     assert PixelRule.from_dict(given.to_dict()) == given
     PixelRule(rate=0.1, clean_up=GivenCleanUp()).check()
 
@@ -50,4 +50,4 @@ def test_a_clean_up_is_off_learned_or_given() -> None:
 )
 def test_impossible_clean_ups_are_refused(clean_up: dict[str, float], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        PixelRule().changed(clean_up=clean_up)
+        PixelRule().with_values(clean_up=clean_up)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lit_ad.detector.run_files import find_detector, run_of
+from lit_ad.detector.run_files import find_detector, find_run
 from lit_ad.errors import UserError
 
 
@@ -18,7 +18,7 @@ def test_the_best_checkpoint_of_a_run_is_loaded(tmp_path: Path, monkeypatch: pyt
         assert find_detector(tmp_path) == folder / name
     monkeypatch.chdir(tmp_path)
     assert find_detector("checkpoints/last.ckpt") == folder / "last.ckpt"
-    assert run_of(folder / "best.ckpt") == tmp_path
+    assert find_run(folder / "best.ckpt") == tmp_path
 
 
 def test_a_path_that_is_no_detector_is_refused(tmp_path: Path) -> None:
@@ -26,7 +26,7 @@ def test_a_path_that_is_no_detector_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"there is no detector .*alone\.onnx: give a run's directory"):
         find_detector(alone)
     alone.touch()
-    assert find_detector(alone) == alone and run_of(alone) is None
+    assert find_detector(alone) == alone and find_run(alone) is None
     (tmp_path / "notes.txt").touch()
     with pytest.raises(UserError, match=r"notes\.txt is no detector: expected a checkpoint \(\.ckpt\) or \.onnx"):
         find_detector(tmp_path / "notes.txt")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lit_ad.detector.card import Card
-from lit_ad.detector.runtimes import card_of_text, import_optional, lock_network, warm_up
+from lit_ad.detector.runtimes import import_optional, lock_network, parse_card, warm_up
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
 
@@ -56,5 +56,5 @@ def test_the_warm_up_runs_a_network_once_on_black() -> None:
 
 @pytest.mark.parametrize("text", [None, "", "{", "[1]", "{}", '{"method": "x"}'])
 def test_metadata_without_a_card_are_refused(text: str | None) -> None:
-    with pytest.raises(UserError, match=r"model\.onnx is not of lit_ad: it has no record of its method"):
-        card_of_text(text, Path("model.onnx"))
+    with pytest.raises(UserError, match=r"model\.onnx was not written by lit_ad: it has no record of its method"):
+        parse_card(text, Path("model.onnx"))

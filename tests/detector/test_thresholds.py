@@ -3,18 +3,23 @@
 import numpy as np
 import pytest
 
-from lit_ad.detector.thresholds import conformal_threshold, operating_point, refuse_not_finite, select_category
+from lit_ad.detector.thresholds import (
+    find_conformal_threshold,
+    find_operating_point,
+    refuse_not_finite,
+    select_category,
+)
 from lit_ad.errors import NotFiniteError
 
 HELD = np.arange(19.0)
 
 
 def test_the_figures_of_a_threshold() -> None:
-    point = operating_point(HELD, 0.1)
+    point = find_operating_point(HELD, 0.1)
     assert (point.threshold, point.above, point.held_out, point.by_hand) == (17, 1, 19, False)
     assert point.p_value == 2 / 20 and point.rate == 1 / 19
-    assert operating_point(HELD, 0.1, 3.5).above == 15 and operating_point(HELD, 0.1, 3.5).by_hand
-    assert conformal_threshold(HELD, 0.01) == 18  # the lowest rate that they allow
+    assert find_operating_point(HELD, 0.1, 3.5).above == 15 and find_operating_point(HELD, 0.1, 3.5).by_hand
+    assert find_conformal_threshold(HELD, 0.01) == 18  # the lowest rate that they allow
     assert point.to_dict()["rate"] == point.rate
 
 

@@ -11,37 +11,39 @@ from scipy.stats import beta
 from lit_ad.detector.decision import Decision
 from lit_ad.detector.guarantee import describe_guarantee, describe_rate, list_warnings
 from lit_ad.detector.summary import summarize
-from lit_ad.detector.tolerance import allowed_above_with_confidence, held_out_needed, rate_bound
+from lit_ad.detector.tolerance import bound_rate, count_allowed_above_with_confidence, count_needed_with_confidence
 from lit_ad.errors import UserError
 
 
 @pytest.mark.parametrize(("n", "above"), [(4, 0), (12, 1), (99, 0), (299, 2), (5000, 49)])
 @pytest.mark.parametrize("confidence", [0.5, 0.95, 0.99])
 def test_the_bound_of_one_detector_is_a_quantile_of_a_beta_variable(n: int, above: int, confidence: float) -> None:
-    assert rate_bound(n, above, confidence) == pytest.approx(beta.ppf(confidence, above + 1, n - above), rel=1e-9)
+    assert bound_rate(n, above, confidence) == pytest.approx(beta.ppf(confidence, above + 1, n - above), rel=1e-9)
 
 
 def test_the_bound_holds_in_95_of_100_draws() -> None:
     generator = np.random.default_rng(0)
-    bound = rate_bound(30, 1, 0.95)  # uniform scores: a detector's own rate is what lies above its threshold
+    bound = bound_rate(30, 1, 0.95)  # uniform scores: a detector's own rate is what lies above its threshold
     own = [1 - np.sort(generator.random(30))[-2] for _ in range(4000)]
     assert np.mean([rate <= bound for rate in own]) == pytest.approx(0.95, abs=0.011)
 
 
 def test_the_number_of_images_that_a_confidence_needs() -> None:
-    assert [held_out_needed(rate, 0.95) for rate in (0.1, 0.05, 0.01)] == [29, 59, 299]
+    assert [count_needed_with_confidence(rate, 0.95) for rate in (0.1, 0.05, 0.01)] == [29, 59, 299]
     for rate in (0.1, 0.05, 0.01):
-        needed = held_out_needed(rate, 0.95)
-        assert rate_bound(needed, 0, 0.95) <= rate < rate_bound(needed - 1, 0, 0.95)
+        needed = count_needed_with_confidence(rate, 0.95)
+        assert bound_rate(needed, 0, 0.95) <= rate < bound_rate(needed - 1, 0, 0.95)
 
 
 @pytest.mark.parametrize("n", [5, 29, 59, 100, 473, 5000])
 @pytest.mark.parametrize("rate", [0.01, 0.05, 0.1])
 @pytest.mark.parametrize("confidence", [0.9, 0.95])
 def test_the_most_scores_that_may_lie_above_a_threshold(n: int, rate: float, confidence: float) -> None:
-    count = allowed_above_with_confidence(n, rate, confidence)
+    count = count_allowed_above_with_confidence(n, rate, confidence)
     assert beta.ppf(confidence, count + 2, n - count - 1) > rate
-    assert beta.ppf(confidence, count + 1, n - count) <= rate or (count == 0 and n < held_out_needed(rate, confidence))
+    assert beta.ppf(confidence, count + 1, n - count) <= rate or (
+        count == 0 and n < count_needed_with_confidence(rate, confidence)
+    )
 
 
 def test_a_decision_with_a_confidence_exceeds_the_rate_in_5_of_100_draws() -> None:
@@ -56,7 +58,7 @@ def test_a_decision_with_a_confidence_exceeds_the_rate_in_5_of_100_draws() -> No
 
 def test_sentences_name_the_confidence() -> None:
     decision = Decision({"": np.arange(100.0)}, false_alarm=0.05, confidence=0.95)
-    assert allowed_above_with_confidence(100, 0.05, 0.95) == 1 and decision.threshold() == 98
+    assert count_allowed_above_with_confidence(100, 0.05, 0.95) == 1 and decision.threshold() == 98
     assert replace(decision, confidence=None).threshold() == 95
     assert describe_guarantee(decision) == (
         "With 95 % confidence over the draw of the held-out images, at most 5 % of nominal images like them are called "

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from lit_ad import Detector
-from lit_ad.detector.torch_export import module_on, torch_for_callers
+from lit_ad.detector.torch_export import move_module, share_torch
 from lit_ad.image.pixels import Pixels
 from tests.deploy.test_export import pictures
 
@@ -23,7 +23,7 @@ def test_a_stream_leaves_the_threads_of_torch_as_they_are(files: dict[str, Path]
             seen.append(torch.get_num_threads())
             return detector.network(pixels)
 
-        shared = torch_for_callers(network, 2, "cpu")
+        shared = share_torch(network, 2, "cpu")
         pixels = np.zeros((1, 3, 64, 64), np.uint8)
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(shared, [pixels] * 4))
@@ -39,7 +39,7 @@ def test_a_program_runs_on_another_device_than_it_was_exported_on(files: dict[st
     """A program's operations name the CPU and refuse other tensors. Every machine has the device "meta"."""
     program = torch.export.load(files["torch"])
     assert devices_named(program.module()) == {"cpu"}
-    module = module_on(program, torch.device("meta"))
+    module = move_module(program, torch.device("meta"))
     assert devices_named(module) == {"meta"}
     scores, maps = module(torch.zeros(2, 3, 64, 64, dtype=torch.uint8, device="meta"))
     assert scores.device.type == maps.device.type == "meta" and scores.shape == (2,)

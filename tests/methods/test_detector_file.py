@@ -185,7 +185,7 @@ def another_network(checkpoint: dict[str, Any]) -> None:
         (lambda checkpoint: checkpoint["lit_ad"]["view"].update(old=1), "was written by lit_ad 0.1.0, .*'old'"),
         (lambda checkpoint: checkpoint["lit_ad"]["decision"].update(old=1), "was written by lit_ad 0.1.0, .*'old'"),
         (lambda checkpoint: checkpoint["lit_ad"].pop("teachers"), "was trained with the teacher None"),
-        (lambda checkpoint: checkpoint.update(lit_ad=[1]), "is not of lit_ad"),
+        (lambda checkpoint: checkpoint.update(lit_ad=[1]), "was not written by lit_ad"),
     ],
 )
 def test_the_error_names_the_version_that_wrote_the_checkpoint(
@@ -252,7 +252,7 @@ def test_a_checkpoint_imports_no_code(run: Path, tmp_path: Path, monkeypatch: py
     assert "outsider" not in sys.modules and not (tmp_path / "ran").exists()
     del checkpoint["lit_ad"]  # another program that uses Lightning wrote this checkpoint
     torch.save(checkpoint, run)
-    with pytest.raises(UserError, match=f"^{run} is not of lit_ad"):
+    with pytest.raises(UserError, match=f"^{run} was not written by lit_ad"):
         Method.load_from_checkpoint(run)
 
 
