@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_ad.metrics.histogram import Histogram, absorb, empty_histogram, merge
-from lit_ad.metrics.keys import KEY_BITS, ordered_keys, ordered_scores
+from lit_ad.metrics.histogram import Histogram, absorb, make_histogram, merge
+from lit_ad.metrics.keys import KEY_BITS, decode_keys, encode_scores
 
 CELLS = 512  # the most cells of a histogram
 _UNITS = 1 << 44  # the weight of an image. Weights are integers, so sums depend on no order; 2^19 images fit into int64
@@ -34,8 +34,8 @@ class NominalPixels:
     def from_image(cls, ascending: NDArray[np.float32]) -> "NominalPixels":
         """Return the histogram of one image, from its pixels that count, (n,) ascending."""
         number = len(ascending)
-        keys = ordered_keys(ascending[number // 2 :])
-        histogram = absorb(empty_histogram(), {0: keys}, CELLS)
+        keys = encode_scores(ascending[number // 2 :])
+        histogram = absorb(make_histogram(), {0: keys}, CELLS)
         histogram.counts[0, 0] += number // 2
         counts = histogram.counts * (_UNITS // number)
         return cls(Histogram(histogram.strata, histogram.cells, counts, histogram.bits))
@@ -70,7 +70,7 @@ class NominalPixels:
     def _list_ends(self) -> NDArray[np.float32]:
         """Return the end of each cell, which is its highest value: (c,) ascending."""
         highest = self.histogram.cells | ((1 << (KEY_BITS - self.histogram.bits)) - 1)
-        return ordered_scores(highest.astype(np.uint32))
+        return decode_keys(highest.astype(np.uint32))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""

@@ -10,9 +10,9 @@ the mean, over its anomalous pixels, of the part of the axis above that rate: no
 that scores higher than all nominal pixels counts in full, even if there are too few nominal pixels to reach 1e-5 (the
 authors' program leaves out that part of the axis). With 1e5 nominal pixels or more this makes no difference.
 
-Memory: the scores of an image's pixels (for anomalous images, of its anomalous pixels) are thinned. The `RESOLUTION`
-highest ones are kept, and below them ranks that grow by the factor 1 + 1 / RESOLUTION: 9 KiB for a nominal image of a
-megapixel. A dropped score lies between two kept ones; `certificate()` bounds the error that this allows.
+Memory: of each image (of an anomalous image: of its anomalous pixels), only some scores are kept: the `RESOLUTION`
+highest, and below them scores whose ranks grow by the factor 1 + 1 / RESOLUTION. This takes 9 KiB for a nominal image
+of a megapixel. A dropped score lies between two kept ones; `certificate()` bounds the error that this allows.
 """
 
 from collections.abc import Iterable, Mapping
@@ -53,7 +53,7 @@ class AUPIMO(ListState):
         **{"scores": torch.float32, "pixels": torch.int64, "labels": torch.int64, "names": torch.uint8}
     }
     scores: list[Tensor]  # (m,) each: the kept scores of an image, descending
-    pixels: list[Tensor]  # (1,) each: how many pixels they represent
+    pixels: list[Tensor]  # (1,) each: how many pixels an image's kept scores represent
     labels: list[Tensor]  # (1,) each: 1 for an image with an anomalous pixel, else 0
     names: list[Tensor]  # each image's group, from `encode_names`
 
@@ -76,8 +76,8 @@ class AUPIMO(ListState):
         Args:
             anomaly_map: (H, W).
             mask: The anomalous pixels, (H, W), 0 or 1.
-            group: The group of the image.
-            name: Its name in messages.
+            group: The group of the image (see `groups`).
+            name: The image's name in messages.
             inside: The pixels that count, (H, W). None: all.
 
         Raises:
@@ -99,7 +99,7 @@ class AUPIMO(ListState):
 
     def compute(self) -> Tensor:
         """Return the mean over all anomalous images, a float64 scalar; NaN without an anomalous or a nominal image."""
-        return torch.tensor(_mean_or_nan(self._areas(None)), dtype=torch.float64)
+        return torch.tensor(_average_or_nan(self._measure_areas(None)), dtype=torch.float64)
 
     def compute_rows(self, rows: Mapping[str, Iterable[str]]) -> dict[str, dict[str, float]]:
         """Return `aupimo` of each row, which is a set of groups. Unknown groups are ignored.
@@ -107,12 +107,14 @@ class AUPIMO(ListState):
         The processes are merged once. Each process must call this, and gets the same values.
         """
         with self.sync_context(should_sync=not self._is_synced, should_unsync=not self._is_synced):
-            return {row: {"aupimo": _mean_or_nan(self._areas(groups))} for row, groups in rows.items()}
+            return {row: {"aupimo": _average_or_nan(self._measure_areas(groups))} for row, groups in rows.items()}
 
     def certificate(self) -> float:
         """Return an upper bound of the difference between `compute()` and the value from all scores."""
         with self.sync_context(should_sync=not self._is_synced, should_unsync=not self._is_synced):
-            value, high, low = (_mean_or_nan(self._areas(None, *ends)) for ends in ((0.5, 0.5), (0.0, 1.0), (1.0, 0.0)))
+            value, high, low = (
+                _average_or_nan(self._measure_areas(None, *ends)) for ends in ((0.5, 0.5), (0.0, 1.0), (1.0, 0.0))
+            )
         return float(np.maximum(high - value, value - low)) + ROUNDING
 
     def curves(self) -> dict[str, tuple[Floats, Floats]]:
@@ -121,39 +123,39 @@ class AUPIMO(ListState):
         There is no curve without an anomalous or a nominal image. Every process must call this.
         """
         with self.sync_context(should_sync=not self._is_synced, should_unsync=not self._is_synced):
-            good, bad = self._members(None)
+            good, bad = self._select_members(None)
         if not good or not bad:
             return {}
-        thresholds, rates = _shared_rates([(kept, count_represented(len(kept), n, 0.5) / n) for kept, n in good])
+        thresholds, rates = _average_rates([(kept, count_represented(len(kept), n, 0.5) / n) for kept, n in good])
         infinity = np.float32(np.inf)
-        # For each rate of _DRAWN: the lowest threshold whose own rate does not exceed it lies just above the highest
-        # nominal score whose rate exceeds it.
+        # For each rate r of _DRAWN: the lowest threshold with a rate of at most r lies just above the highest nominal
+        # score with a rate above r.
         cuts = np.append(-infinity, np.nextafter(thresholds, infinity))[np.searchsorted(-rates, -_DRAWN)]
         overlaps = [_measure_share_above(kept, count_represented(len(kept), n, 0.5), cuts) for kept, n in bad]
         return {"pimo": (_DRAWN, np.mean(overlaps, 0))}
 
-    def _areas(self, groups: Iterable[str] | None, nominal: float = 0.5, anomalous: float = 0.5) -> Floats:
+    def _measure_areas(self, groups: Iterable[str] | None, nominal: float = 0.5, anomalous: float = 0.5) -> Floats:
         """Return the areas of the groups' A anomalous images, (A,).
 
         `nominal`, `anomalous`: the argument `above` of `count_represented`, for nominal and for anomalous images. Of
         the dropped scores between two kept ones, this fraction counts as the higher one.
         """
-        good, bad = self._members(groups)
+        good, bad = self._select_members(groups)
         if not good or not bad:
             return np.zeros(0)
-        thresholds, rates = _shared_rates([(kept, count_represented(len(kept), n, nominal) / n) for kept, n in good])
-        gains = _axis_above(rates, self.bounds)
+        thresholds, rates = _average_rates([(kept, count_represented(len(kept), n, nominal) / n) for kept, n in good])
+        gains = _measure_axis_above(rates, self.bounds)
         return np.array(
-            [_area_of_image(kept, count_represented(len(kept), n, anomalous), thresholds, gains) for kept, n in bad]
+            [_measure_area(kept, count_represented(len(kept), n, anomalous), thresholds, gains) for kept, n in bad]
         )
 
-    def _members(self, groups: Iterable[str] | None) -> tuple[Images, Images]:
+    def _select_members(self, groups: Iterable[str] | None) -> tuple[Images, Images]:
         """Return the groups' nominal and anomalous images: for each, its kept scores, descending (m,), and the number
         of pixels that they represent."""
-        pixels, labels = self._joined("pixels"), self._joined("labels")
+        pixels, labels = self._join("pixels"), self._join("labels")
         lengths = [count if self.exact else len(select_ranks(count)) for count in pixels.tolist()]
-        scores = np.split(self._joined("scores"), np.cumsum(lengths)[:-1]) if lengths else []
-        names, wanted = decode_names(self._joined("names")), None if groups is None else set(groups)
+        scores = np.split(self._join("scores"), np.cumsum(lengths)[:-1]) if lengths else []
+        names, wanted = decode_names(self._join("names")), None if groups is None else set(groups)
         members = [i for i, name in enumerate(names) if wanted is None or name in wanted]
         # Floating-point sums depend on the order. This order is the same for any number of processes.
         members.sort(key=lambda i: scores[i].tobytes())
@@ -190,7 +192,7 @@ def count_represented(kept: int, pixels: int, above: float) -> Floats:
     return 1 + above * np.append(hidden, 0) + (1 - above) * np.append(0, hidden)
 
 
-def _shared_rates(images: list[tuple[Scores, Floats]]) -> tuple[Scores, Floats]:
+def _average_rates(images: list[tuple[Scores, Floats]]) -> tuple[Scores, Floats]:
     """Return the distinct scores of nominal images, ascending (t,), and the false positive rate at each of them (t,).
 
     `images`: for each image its kept scores (m,), and the share of its pixels that each represents (m,).
@@ -200,7 +202,7 @@ def _shared_rates(images: list[tuple[Scores, Floats]]) -> tuple[Scores, Floats]:
     return thresholds, np.cumsum(rates[::-1])[::-1]
 
 
-def _axis_above(rates: Floats, bounds: tuple[float, float]) -> tuple[Floats, Floats]:
+def _measure_axis_above(rates: Floats, bounds: tuple[float, float]) -> tuple[Floats, Floats]:
     """Return, for each possible position of a pixel's score among the thresholds, the share of the logarithmic axis on
     which the pixel is found.
 
@@ -212,7 +214,8 @@ def _axis_above(rates: Floats, bounds: tuple[float, float]) -> tuple[Floats, Flo
         bounds: The rates at which the axis begins and ends.
 
     Returns:
-        For scores between two thresholds, from below all of them to above all: (t + 1,). For scores equal to one: (t,).
+        The shares for scores between two thresholds, from below all thresholds to above all, (t + 1,); and for scores
+        equal to a threshold, (t,).
     """
     low, high = np.log(bounds[0]), np.log(bounds[1])
     ends = np.append(np.log(rates), -np.inf)  # ends[i] is the right end of step i, ends[i + 1] its left end
@@ -226,14 +229,14 @@ def _axis_above(rates: Floats, bounds: tuple[float, float]) -> tuple[Floats, Flo
     return clear, tied
 
 
-def _area_of_image(scores: Scores, pixels: Floats, thresholds: Scores, gains: tuple[Floats, Floats]) -> float:
+def _measure_area(scores: Scores, pixels: Floats, thresholds: Scores, gains: tuple[Floats, Floats]) -> float:
     """Return the area of one image.
 
     Args:
-        scores: Its kept scores, (m,).
-        pixels: How many pixels each represents, (m,).
-        thresholds: Ascending, (t,).
-        gains: From `_axis_above` of the thresholds' rates.
+        scores: The image's kept scores, (m,).
+        pixels: How many pixels each score represents, (m,).
+        thresholds: The distinct scores of nominal images, ascending, (t,).
+        gains: From `_measure_axis_above` of the thresholds' rates.
     """
     clear, tied = gains
     first, after = (np.searchsorted(thresholds, scores, side=side) for side in ("left", "right"))
@@ -251,6 +254,6 @@ def _measure_share_above(scores: Scores, pixels: Floats, cuts: Scores) -> Floats
     return shares
 
 
-def _mean_or_nan(values: Floats) -> float:
+def _average_or_nan(values: Floats) -> float:
     """Return the mean of values (n,); NaN if there are none."""
     return float(values.mean()) if len(values) else float("nan")

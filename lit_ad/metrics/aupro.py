@@ -30,7 +30,7 @@ class RegionMetric(PixelState):
         limit: The highest false positive rate of the curve.
         thresholds: "exact": all thresholds. "authors": the 99 thresholds of L2BT's code, equidistant in rank among the
             nominal scores.
-        exact: Whether every distinct score is kept instead of cells.
+        exact: Whether every distinct score is kept. If not, scores are counted in cells (see `histogram`).
 
     Raises:
         ValueError: The limit is not in (0, 1], or the thresholds are unknown.
@@ -69,14 +69,14 @@ class AUPRO(RegionMetric):
 
     def compute(self) -> Tensor:
         """Return a float64 scalar; NaN without a region or a nominal pixel."""
-        return torch.tensor(aupro(self._overlap(), [self.limit], self.thresholds)[0], dtype=torch.float64)
+        return torch.tensor(aupro(self._count_overlap(), [self.limit], self.thresholds)[0], dtype=torch.float64)
 
     def certificate(self) -> float:
         """Return an upper bound of the difference between `compute()` and the value from all scores, for
         `thresholds="exact"`."""
         with self.sync_context(should_sync=not self._is_synced, should_unsync=not self._is_synced):
-            overlap = self._overlap()
-        return aupro_error_bound(overlap, self.limit)
+            overlap = self._count_overlap()
+        return bound_aupro_error(overlap, self.limit)
 
 
 class AUPROBySize(RegionMetric):
@@ -84,26 +84,23 @@ class AUPROBySize(RegionMetric):
 
     def compute(self) -> dict[str, Tensor]:
         """Return a float64 scalar for each name of QUARTERS; NaN without a region or a nominal pixel."""
-        overlap = self._overlap()
+        overlap = self._count_overlap()
         values = {name: aupro(part, [self.limit], self.thresholds)[0] for name, part in split_by_size(overlap).items()}
         return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
 
 
 def split_by_size(overlap: Overlap) -> dict[str, Overlap]:
-    """Return, for each name of QUARTERS, the overlap of only the regions up to that quantile of all region sizes.
-
-    Quantiles are NumPy's linear ones.
-    """
+    """Return, for each name of QUARTERS, the counts of the regions up to that (linear) quantile of all region sizes."""
     sizes, number = overlap.regions()
     parts = {}
     for name, quantile in QUARTERS.items():
-        keep = overlap.size <= (weighted_quantile(sizes, number, quantile) if len(sizes) else 0)
+        keep = overlap.size <= (find_weighted_quantile(sizes, number, quantile) if len(sizes) else 0)
         columns = (overlap.cell[keep], overlap.size[keep], overlap.count[keep])
         parts[name] = Overlap(overlap.nominal, *columns, overlap.exact)
     return parts
 
 
-def weighted_quantile(values: np.ndarray, number: np.ndarray, quantile: float) -> float:
+def find_weighted_quantile(values: np.ndarray, number: np.ndarray, quantile: float) -> float:
     """Return `np.quantile(np.repeat(values, number), quantile)`, for ascending values (n,), without the repetition."""
     last = np.cumsum(number)  # one past the rank of each value's last copy
     rank = quantile * (last[-1] - 1)
@@ -111,44 +108,43 @@ def weighted_quantile(values: np.ndarray, number: np.ndarray, quantile: float) -
     return float(low + (high - low) * (rank % 1))
 
 
-def overlap_curve(overlap: Overlap) -> tuple[np.ndarray, np.ndarray]:
-    """Return, for each cell, the number of nominal pixels (R,) and the weights of the regions' pixels (R,), which are
-    1 / size each."""
+def weigh_cells(overlap: Overlap) -> tuple[np.ndarray, np.ndarray]:
+    """Return, for each cell, the number of its nominal pixels (R,), and the sum of the weights of its regions' pixels
+    (R,). The weight of a pixel is 1 / size of its region."""
     weights = np.bincount(overlap.cell, overlap.count / overlap.size, minlength=len(overlap.nominal))
     return overlap.nominal, weights
 
 
 def aupro(overlap: Overlap, limits: Iterable[float], thresholds: Thresholds = "exact") -> list[float]:
     """Return the area under the PRO curve up to each false positive rate of `limits`, divided by that rate."""
-    nominal, weights = overlap_curve(overlap)
+    nominal, weights = weigh_cells(overlap)
     if thresholds == "authors":
-        fpr, pro = _authors_points(nominal, weights)
+        fpr, pro = _compute_authors_points(nominal, weights)
     else:
-        fpr, pro = curves.share_at_or_above(nominal), curves.share_at_or_above(weights)
-    return [float(np.minimum(curves.area_under(fpr, pro, limit) / limit, 1)) for limit in limits]
+        fpr, pro = curves.cumulate_shares(nominal), curves.cumulate_shares(weights)
+    return [float(np.minimum(curves.measure_area_under(fpr, pro, limit) / limit, 1)) for limit in limits]
 
 
-def _authors_points(nominal: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _compute_authors_points(nominal: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return FPR and PRO (101 points): at 99 nominal scores equidistant in rank, and the authors' points at 0 and 1."""
     up_to_cell = np.cumsum(nominal)
     if not len(up_to_cell) or not up_to_cell[-1] or not weights.sum():
         return np.array([0.0, 1.0]), np.full(2, np.nan)
     ranks = np.linspace(0, up_to_cell[-1] - 1, _AUTHORS_THRESHOLDS, dtype=np.int64)
-    above = curves.share_at_or_above(weights)[::-1][1:]  # PRO strictly above each cell
-    fpr = (
-        1 - (ranks + 1) / up_to_cell[-1]
-    )  # by rank, as the authors do: other pixels equal to the threshold count above
+    above = curves.cumulate_shares(weights)[::-1][1:]  # PRO strictly above each cell
+    # As the authors do, FPR goes by rank: other pixels equal to the threshold count as above it.
+    fpr = 1 - (ranks + 1) / up_to_cell[-1]
     pro = above[np.searchsorted(up_to_cell, ranks, side="right")]
     return np.append(fpr[::-1], 1.0), np.append(pro[::-1], 1.0)
 
 
-def aupro_error_bound(overlap: Overlap, limit: float) -> float:
+def bound_aupro_error(overlap: Overlap, limit: float) -> float:
     """Return how much `aupro(overlap, [limit])` may change by the order of scores that share a cell."""
-    nominal, weights = overlap_curve(overlap)
+    nominal, weights = weigh_cells(overlap)
     ties = (nominal, weights) if overlap.exact else (np.zeros_like(nominal), np.zeros_like(weights))
 
     def area(nominal: np.ndarray, weights: np.ndarray) -> Any:
-        fpr, pro = curves.share_at_or_above(nominal), curves.share_at_or_above(weights)
-        return curves.area_under(fpr, pro, limit) / limit
+        fpr, pro = curves.cumulate_shares(nominal), curves.cumulate_shares(weights)
+        return curves.measure_area_under(fpr, pro, limit) / limit
 
-    return curves.error_bound(area, nominal, weights, *ties)
+    return curves.bound_error(area, nominal, weights, *ties)

@@ -27,7 +27,7 @@ def _cumulate(counts: Counts) -> Floats:
     return sums
 
 
-def area_under(x: Floats, y: Floats, limit: float = 1.0) -> Floats:
+def measure_area_under(x: Floats, y: Floats, limit: float = 1.0) -> Floats:
     """Return the area under the line through points, up to x = limit: 2 x (..., n) -> (...). x ascends to 1. NaN if x
     or y is NaN."""
     width = np.diff(x)
@@ -37,7 +37,7 @@ def area_under(x: Floats, y: Floats, limit: float = 1.0) -> Floats:
     return np.where(np.isnan(x[..., -1] + y[..., -1]), np.nan, total)
 
 
-def share_at_or_above(counts: Counts) -> Floats:
+def cumulate_shares(counts: Counts) -> Floats:
     """Return `_cumulate(counts)` as shares of the total: (..., R) -> (..., R + 1). NaN if the total is 0."""
     sums = _cumulate(counts)
     total = sums[..., -1:]
@@ -47,7 +47,7 @@ def share_at_or_above(counts: Counts) -> Floats:
 def roc(nominal: Counts, anomalous: Counts, points: int = 1000) -> tuple[Floats, Floats]:
     """Return false and true positive rates for drawing, from (0, 0) to (1, 1), at most `points`: 2 x (R,) -> 2 x
     (n,)."""
-    false, true = share_at_or_above(nominal), share_at_or_above(anomalous)
+    false, true = cumulate_shares(nominal), cumulate_shares(anomalous)
     wanted = np.linspace(0, 1, points // 2)  # evenly along both axes
     chosen = np.union1d(np.searchsorted(false, wanted), np.searchsorted(true, wanted)).clip(0, len(false) - 1)
     return false[np.union1d(chosen, [0])], true[np.union1d(chosen, [0])]
@@ -56,7 +56,7 @@ def roc(nominal: Counts, anomalous: Counts, points: int = 1000) -> tuple[Floats,
 def auroc(nominal: Counts, anomalous: Counts, max_fpr: float = 1.0) -> Floats:
     """Return the area under the ROC curve up to `max_fpr`, standardised if it is below 1 (McClish 1989): 0.5 is
     chance."""
-    return _standardise(area_under(share_at_or_above(nominal), share_at_or_above(anomalous), max_fpr), max_fpr)
+    return _standardise(measure_area_under(cumulate_shares(nominal), cumulate_shares(anomalous), max_fpr), max_fpr)
 
 
 def _standardise(partial: Floats, max_fpr: float) -> Floats:
@@ -77,7 +77,7 @@ def average_precision(nominal: Counts, anomalous: Counts) -> Floats:
     return (
         np.where((positives > 0) & (false[..., -1] > 0), precisions / np.maximum(positives, 1), np.nan)
         if true.size
-        else _nan_like(positives)
+        else _fill_with_nan(positives)
     )
 
 
@@ -89,12 +89,12 @@ def f1_max(nominal: Counts, anomalous: Counts) -> Floats:
     return np.where((positives[..., 0] > 0) & (false[..., -1] > 0), best, np.nan)
 
 
-def _nan_like(values: Floats) -> Floats:
+def _fill_with_nan(values: Floats) -> Floats:
     """Return NaN in the shape of `values`."""
     return np.full_like(values, np.nan)
 
 
-def _extreme_orders(
+def _order_extremes(
     nominal: Counts, anomalous: Counts, nominal_tied: Counts, anomalous_tied: Counts
 ) -> list[tuple[Any, ...]]:
     """Return the counts (3 R,) of the best and of the worst order of the scores that share a cell, from 4 x (R,).
@@ -107,24 +107,24 @@ def _extreme_orders(
     return [tuple(np.stack(counts, axis=-1).reshape(-1) for counts in zip(*order, strict=True)) for order in orders]
 
 
-def error_bound(metric: Callable[..., Floats], nominal: Counts, anomalous: Counts, *ties: Counts) -> float:
-    """Return an upper bound of the error of `metric` on cells. The metric must not fall when the curve rises."""
+def bound_error(metric: Callable[..., Floats], nominal: Counts, anomalous: Counts, *ties: Counts) -> float:
+    """Return an upper bound of the error that cells cause in a metric, which must not fall when the curve rises."""
     value = metric(nominal, anomalous)
-    best, worst = (metric(*order) for order in _extreme_orders(nominal, anomalous, *ties))
+    best, worst = (metric(*order) for order in _order_extremes(nominal, anomalous, *ties))
     return float(np.maximum(best - value, value - worst)) + ROUNDING
 
 
-def f1_max_error_bound(nominal: Counts, anomalous: Counts, *ties: Counts) -> float:
-    """Return an upper bound of the error of `f1_max` on cells: only thresholds inside a cell can give a higher F1."""
-    best, _ = _extreme_orders(nominal, anomalous, *ties)
+def bound_f1_max_error(nominal: Counts, anomalous: Counts, *ties: Counts) -> float:
+    """Return an upper bound of the error that cells cause in `f1_max`: a threshold inside a cell may raise F1."""
+    best, _ = _order_extremes(nominal, anomalous, *ties)
     return float(f1_max(*best) - f1_max(nominal, anomalous)) + ROUNDING
 
 
-def average_precision_error_bound(
+def bound_average_precision_error(
     nominal: Counts, anomalous: Counts, nominal_tied: Counts, anomalous_tied: Counts
 ) -> float:
-    """Return an upper bound of the error of `average_precision` on cells, from the highest and the lowest precision
-    that each anomalous score can have."""
+    """Return an upper bound of the error that cells cause in `average_precision`, from the highest and the lowest
+    precision that each anomalous score can have."""
     false, true = _cumulate(nominal)[::-1], _cumulate(anomalous)[::-1]
     if not len(nominal) or not true[0] or not false[0]:
         return float("nan")

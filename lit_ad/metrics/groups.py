@@ -1,4 +1,4 @@
-"""All metrics at once, over all images and by group of images, in one pass.
+"""Compute all metrics in one pass, over all images and by group of images.
 
 A group is the smallest set of images for which results are wanted, such as "bottle/broken_large" or "bottle/good". A
 row of results is a set of groups, such as a category, or one defect type with the nominal images of its category.
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lit_ad.metrics import curves
-from lit_ad.metrics.aupro import Thresholds, aupro, overlap_curve, split_by_size
+from lit_ad.metrics.aupro import Thresholds, aupro, split_by_size, weigh_cells
 from lit_ad.metrics.histogram import Ints
 from lit_ad.metrics.image import ImageState
 from lit_ad.metrics.intervals import IMAGE_CURVES, bootstrap
@@ -30,7 +30,7 @@ class PixelRows(PixelState):
 
     def compute(self) -> Row:
         """Return the metrics over all groups."""
-        return self._row(None)
+        return self._compute_row(None)
 
     def compute_rows(self, rows: Mapping[str, Iterable[str]]) -> dict[str, Row]:
         """Return the metrics of each row, which is a set of groups. Unknown groups are ignored.
@@ -38,9 +38,9 @@ class PixelRows(PixelState):
         The processes are merged once. Each process must call this, and gets the same values.
         """
         with self.sync_context(should_sync=not self._is_synced, should_unsync=not self._is_synced):
-            return {row: self._row(groups) for row, groups in rows.items()}
+            return {row: self._compute_row(groups) for row, groups in rows.items()}
 
-    def _row(self, groups: Iterable[str] | None) -> Row:
+    def _compute_row(self, groups: Iterable[str] | None) -> Row:
         """Return the metrics over some groups, or over all (None)."""
         raise NotImplementedError
 
@@ -55,8 +55,8 @@ class PixelEvaluation(PixelRows):
 
     Args:
         limits: The highest false positive rates of the PRO curves.
-        thresholds: Those of the PRO curves: see `aupro.RegionMetric`.
-        exact: Whether every distinct score is kept instead of cells.
+        thresholds: The thresholds of the PRO curves: see `aupro.RegionMetric`.
+        exact: Whether every distinct score is kept. If not, scores are counted in cells (see `histogram`).
     """
 
     higher_is_better = True
@@ -85,7 +85,7 @@ class PixelEvaluation(PixelRows):
             anomaly_map: (H, W).
             mask: The anomalous pixels, (H, W), 0 or 1.
             group: The group of the image.
-            name: Its name in messages.
+            name: The image's name in messages.
             inside: The pixels that count, (H, W). Parts of a region outside it are cut off. None: all.
 
         Raises:
@@ -99,27 +99,27 @@ class PixelEvaluation(PixelRows):
     def groups(self) -> list[str]:
         """Return the groups of all processes, sorted. Every process must call this."""
         with self.sync_context(should_sync=not self._is_synced, should_unsync=not self._is_synced):
-            return self._groups()
+            return self._list_groups()
 
     def curves(self) -> dict[str, tuple[Floats, Floats]]:
         """Return the curves `pixel_roc` and `pro` over all groups: false positive rates, and true positive rates or
         PRO. Every process must call this."""
         with self.sync_context(should_sync=not self._is_synced, should_unsync=not self._is_synced):
-            counts, (nominal, weights) = self._pixels(None), overlap_curve(self._overlap(None))
+            counts, (nominal, weights) = self._count_pixels(None), weigh_cells(self._count_overlap(None))
             return {"pixel_roc": curves.roc(counts.nominal, counts.anomalous), "pro": curves.roc(nominal, weights)}
 
-    def _row(self, groups: Iterable[str] | None) -> Row:
-        counts = self._pixels(groups)
+    def _compute_row(self, groups: Iterable[str] | None) -> Row:
+        counts = self._count_pixels(groups)
         pixels = (counts.nominal, counts.anomalous)
         row = {
             "pixel_auroc": float(curves.auroc(*pixels)),
-            "pixel_auroc_error_bound": curves.error_bound(curves.auroc, *as_arguments(counts)),
+            "pixel_auroc_error_bound": curves.bound_error(curves.auroc, *as_arguments(counts)),
             "pixel_average_precision": float(curves.average_precision(*pixels)),
             "pixel_f1_max": float(curves.f1_max(*pixels)),
         }
-        for name, part in split_by_size(self._overlap(groups)).items():
+        for name, part in split_by_size(self._count_overlap(groups)).items():
             for limit, value in zip(self.limits, aupro(part, self.limits, self.thresholds), strict=True):
-                row[f"aupro_{percent_key(limit)}" + ("" if name == "all" else f"_{name}")] = value
+                row[f"aupro_{format_percent_key(limit)}" + ("" if name == "all" else f"_{name}")] = value
         return row
 
 
@@ -159,7 +159,7 @@ class ImageEvaluation(ImageState):
 
     def compute(self) -> Row:
         """Return the metrics over all groups."""
-        return self._row(self._counts(), 0)
+        return self._compute_row(self._count(), 0)
 
     def compute_rows(self, rows: Mapping[str, Iterable[str]], bootstrap: int = 0) -> dict[str, Row]:
         """Return the metrics of each row, which is a set of groups, with 95 % intervals from `bootstrap` resamples.
@@ -168,22 +168,22 @@ class ImageEvaluation(ImageState):
         the same values.
         """
         with self.sync_context(should_sync=not self._is_synced, should_unsync=not self._is_synced):
-            names = np.array(decode_names(self._joined("names")), dtype=object)
+            names = np.array(decode_names(self._join("names")), dtype=object)
             sets = {row: set(groups) for row, groups in rows.items()}
             keep = {row: np.array([name in groups for name in names], bool) for row, groups in sets.items()}
-            return {row: self._row(self._counts(keep[row]), bootstrap) for row in rows}
+            return {row: self._compute_row(self._count(keep[row]), bootstrap) for row in rows}
 
     def groups(self) -> list[str]:
         """Return the groups of all processes, sorted. Every process must call this."""
         with self.sync_context(should_sync=not self._is_synced, should_unsync=not self._is_synced):
-            return sorted(set(decode_names(self._joined("names"))))
+            return sorted(set(decode_names(self._join("names"))))
 
     def curves(self) -> dict[str, tuple[Floats, Floats]]:
         """Return the curve `image_roc` over all groups: false and true positive rates. Every process must call this."""
         with self.sync_context(should_sync=not self._is_synced, should_unsync=not self._is_synced):
-            return {"image_roc": curves.roc(*self._counts())}
+            return {"image_roc": curves.roc(*self._count())}
 
-    def _row(self, counts: tuple[Ints, Ints], resamples: int) -> Row:
+    def _compute_row(self, counts: tuple[Ints, Ints], resamples: int) -> Row:
         row = {name: float(curve(*counts)) for name, curve in IMAGE_CURVES.items()}
         if resamples:
             intervals = bootstrap(list(IMAGE_CURVES.values()), *counts, resamples=resamples)
@@ -192,7 +192,7 @@ class ImageEvaluation(ImageState):
         return row
 
 
-def percent_key(limit: float) -> str:
+def format_percent_key(limit: float) -> str:
     """Return a rate in percent for use in a key: 0.3 -> 30, 0.05 -> 05, 0.054 -> 05.4, 0.001 -> 00.1. Different floats
     have different keys."""
     integer, _, part = f"{Decimal(repr(float(limit))) * 100:f}".partition(".")

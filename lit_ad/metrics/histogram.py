@@ -10,10 +10,10 @@ Why the order does not matter: more data never needs fewer rows, so `bits` only 
 unions of cells of more bits. So the table is always the histogram of all data, at the finest resolution that all data
 allow, however the data were cut into batches or processes. All entries are int64 sums.
 
-Votes: for each cleared bit (each of a key's lowest 32 - `bits` bits), a row can also count the scores with a 1 there.
-They show whether a cell holds (almost) one value. The smaller number of the scores with a 1 and of those with a 0 is
-the bit's minority. The number of scores that differ from the cell's most common value is at most the sum of all
-minorities, because each of them differs in at least one bit. This keeps many equal scores exact in a coarse table.
+*Votes* show whether a cell holds (almost) one value. For each cleared bit (each of a key's lowest 32 - `bits` bits), a
+row can also count the scores with a 1 there. Of a bit's two groups, the scores with a 1 and those with a 0, the smaller
+is its minority. A score that differs from the cell's most common value differs in at least one bit, so at most the sum
+of all minorities differ. This keeps many equal scores exact in a coarse table.
 """
 
 from bisect import bisect_left
@@ -44,7 +44,7 @@ class Histogram:
     votes: bool = False
 
 
-def empty_histogram(votes: bool = False) -> Histogram:
+def make_histogram(votes: bool = False) -> Histogram:
     """Return a histogram without rows."""
     return Histogram(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((1, 0), np.int64), votes=votes)
 
@@ -62,7 +62,7 @@ def absorb(histogram: Histogram, scores: dict[int, NDArray[np.uint32]], budget: 
         return histogram
     for keys in runs.values():
         keys.sort()
-    bits = _finest_bits(list(runs.values()), histogram.bits, budget)
+    bits = _find_finest_bits(list(runs.values()), histogram.bits, budget)
     tallies = [_tally(keys, bits, histogram.votes) for keys in runs.values()]
     cells = np.concatenate([(index << KEY_BITS) + cells for index, (cells, _) in enumerate(tallies)])
     counts = np.concatenate([counts for _, counts in tallies], axis=1)
@@ -73,9 +73,9 @@ def absorb(histogram: Histogram, scores: dict[int, NDArray[np.uint32]], budget: 
 def merge(a: Histogram, b: Histogram, budget: int | None) -> Histogram:
     """Return the histogram of all scores of two histograms, in at most `budget` rows."""
     if not len(a.cells) and a.bits == KEY_BITS:
-        return fit(b, budget)
+        return _fit_budget(b, budget)
     if not len(b.cells) and b.bits == KEY_BITS:
-        return fit(a, budget)
+        return _fit_budget(a, budget)
     bits = min(a.bits, b.bits)
     strata = np.union1d(a.strata, b.strata)
     a, b = (_restratify(coarsen(side, bits), strata) for side in (a, b))
@@ -85,27 +85,27 @@ def merge(a: Histogram, b: Histogram, budget: int | None) -> Histogram:
     for total, first, second in zip(counts, a.counts, b.counts, strict=True):
         total[places[0]] = first
         total[places[1]] += second
-    return fit(Histogram(strata, cells, counts, bits, a.votes), budget)
+    return _fit_budget(Histogram(strata, cells, counts, bits, a.votes), budget)
 
 
-def fit(histogram: Histogram, budget: int | None) -> Histogram:
+def _fit_budget(histogram: Histogram, budget: int | None) -> Histogram:
     """Return a histogram at the finest resolution that a budget of rows allows."""
-    return coarsen(histogram, _finest_bits([histogram.cells], histogram.bits, budget))
+    return coarsen(histogram, _find_finest_bits([histogram.cells], histogram.bits, budget))
 
 
-def _finest_bits(runs: list[NDArray[Any]], bits: int, budget: int | None) -> int:
+def _find_finest_bits(runs: list[NDArray[Any]], bits: int, budget: int | None) -> int:
     """Return the most bits, from 0 to `bits`, with which these sorted keys have at most `budget` cells."""
 
     if budget is None:
         return bits
     steps = [keys[1:] ^ keys[:-1] for keys in runs if len(keys)]  # computed once, for all numbers of bits
 
-    def excess(bits: int) -> bool:
+    def exceeds_budget(bits: int) -> bool:
         return sum(1 + int(np.count_nonzero(step >= 1 << (KEY_BITS - bits))) for step in steps) > budget
 
-    if not excess(bits):
+    if not exceeds_budget(bits):
         return bits
-    return bisect_left(range(bits), True, lo=1, key=excess) - 1
+    return bisect_left(range(bits), True, lo=1, key=exceeds_budget) - 1
 
 
 def coarsen(histogram: Histogram, bits: int) -> Histogram:
@@ -116,14 +116,14 @@ def coarsen(histogram: Histogram, bits: int) -> Histogram:
         if histogram.votes:
             counts = np.concatenate([counts, np.where((cells >> bit) & 1, counts[0], 0)[None]])
         parents = cells & ~np.int64((2 << bit) - 1)
-        first = _cell_starts(parents, 0)
+        first = _find_cell_starts(parents, 0)
         counts = np.add.reduceat(counts, first, axis=1) if len(first) else counts
         histogram = Histogram(histogram.strata, parents[first], counts, histogram.bits - 1, histogram.votes)
     return histogram
 
 
 def _restratify(histogram: Histogram, strata: Ints) -> Histogram:
-    """Return a histogram with `strata` (T,) as its strata: they are sorted, and include all that it has."""
+    """Return a histogram with the sorted `strata` (T,) as its strata, which include all of its present strata."""
     if np.array_equal(strata, histogram.strata):
         return histogram
     index = np.searchsorted(strata, histogram.strata)
@@ -145,7 +145,7 @@ def sum_by_cell(cells: Ints, counts: NDArray[Any], onto: Ints) -> NDArray[Any]:
     """Add up the counts (C, r) of equal cells (r,), for each of the sorted cells `onto` (n,): (C, n)."""
     sums = np.zeros((len(counts), len(onto)), counts.dtype)
     order = np.argsort(cells, kind="stable")
-    first = _cell_starts(cells[order], 0)
+    first = _find_cell_starts(cells[order], 0)
     if len(first):
         columns = np.searchsorted(onto, cells[order[first]])
         for row, part in zip(sums, counts, strict=True):
@@ -156,15 +156,15 @@ def sum_by_cell(cells: Ints, counts: NDArray[Any], onto: Ints) -> NDArray[Any]:
 def _tally(keys: NDArray[np.uint32], bits: int, votes: bool) -> tuple[Ints, Ints]:
     """Return the cells (R,) of sorted keys (n,), and their counts (1, R), or (1 + 32 - bits, R) with votes."""
     cleared = KEY_BITS - bits
-    first = _cell_starts(keys, cleared)
+    first = _find_cell_starts(keys, cleared)
     cells = keys[first].astype(np.int64) & ~np.int64((1 << cleared) - 1)
     counts = np.diff(first, append=len(keys))
     if not votes or not cleared:
         return cells, counts[None]
-    return cells, np.concatenate([counts[None], _bit_sums(keys, first, counts, cleared)])
+    return cells, np.concatenate([counts[None], _sum_bits(keys, first, counts, cleared)])
 
 
-def _bit_sums(keys: NDArray[np.uint32], first: Ints, counts: Ints, cleared: int) -> Ints:
+def _sum_bits(keys: NDArray[np.uint32], first: Ints, counts: Ints, cleared: int) -> Ints:
     """Return how many keys of each segment have bit 0, 1, ..., cleared - 1 set: (cleared, R)."""
     most = (1 << FIELD_BITS) - 1
     pieces = -(-counts // most)  # segments are cut into pieces so short that no field of _SPREAD overflows
@@ -190,10 +190,10 @@ def _spread(keys: NDArray[np.uint32], low: int) -> Ints:
     return spread
 
 
-def majority_bits(counts: Ints, cleared: int) -> NDArray[np.bool_]:
+def find_majority_bits(counts: Ints, cleared: int) -> NDArray[np.bool_]:
     """Return, for each cell, the bits that most of its scores have: (1 + cleared, R) -> (cleared, R).
 
-    If a value makes up more than half of a cell, these are its bits.
+    If more than half of a cell's scores are equal, these are the bits of their value.
     """
     return 2 * counts[1 : 1 + cleared] > counts[:1]
 
@@ -208,7 +208,7 @@ def count_tied(counts: Ints, value: NDArray[np.bool_]) -> Ints:
 def sort_distinct(keys: Ints) -> Ints:
     """Return the distinct keys (n,), ascending. `np.unique` takes several times as long."""
     keys = np.sort(keys)
-    return keys[_cell_starts(keys, 0)]
+    return keys[_find_cell_starts(keys, 0)]
 
 
 def _changes_cell(keys: NDArray[Any], cleared: int) -> NDArray[np.bool_]:
@@ -217,6 +217,6 @@ def _changes_cell(keys: NDArray[Any], cleared: int) -> NDArray[np.bool_]:
     return differs
 
 
-def _cell_starts(keys: NDArray[Any], cleared: int) -> Ints:
+def _find_cell_starts(keys: NDArray[Any], cleared: int) -> Ints:
     """Return the places in sorted keys (n,) at which a cell begins."""
     return np.concatenate([np.zeros(min(len(keys), 1), np.int64), np.flatnonzero(_changes_cell(keys, cleared)) + 1])

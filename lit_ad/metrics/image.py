@@ -35,10 +35,10 @@ class ImageState(ListState):
         self.scores.append(scores.detach().to(self.device, torch.float32))
         self.labels.append(labels.detach().to(self.device, torch.int64))
 
-    def _counts(self, keep: NDArray[np.bool_] | slice = slice(None)) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _count(self, keep: NDArray[np.bool_] | slice = slice(None)) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the numbers of nominal and anomalous images for each distinct score, ascending: (m,) each. `keep`
         (n,): the images that count."""
-        return _by_score(self._joined("scores")[keep], self._joined("labels")[keep])
+        return _count_by_score(self._join("scores")[keep], self._join("labels")[keep])
 
 
 class ImageMetric(ImageState):
@@ -57,12 +57,12 @@ class ImageMetric(ImageState):
 
     def compute(self) -> Tensor:
         """Return the metric as a float64 scalar; NaN without nominal or anomalous images."""
-        return torch.tensor(float(type(self).curve(*self._counts())), dtype=torch.float64)
+        return torch.tensor(float(type(self).curve(*self._count())), dtype=torch.float64)
 
     def interval(self, confidence: float = 0.95, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
         """Return the bootstrap interval: quantiles of the metric over test sets drawn with replacement."""
         with self.sync_context(should_sync=not self._is_synced, should_unsync=not self._is_synced):
-            counts = self._counts()
+            counts = self._count()
         return bootstrap([type(self).curve], *counts, confidence, resamples, seed)[0]
 
 
@@ -91,8 +91,8 @@ def sample_auroc(scores: Sequence[float], labels: Sequence[int], samples: Sequen
     anomalous samples.
 
     Args:
-        scores: Of n images.
-        labels: Of the images, 0 or 1.
+        scores: The scores of n images.
+        labels: Whether each image is anomalous, 0 or 1.
         samples: The sample of each image.
     """
     order = {sample: i for i, sample in enumerate(dict.fromkeys(samples))}
@@ -100,10 +100,10 @@ def sample_auroc(scores: Sequence[float], labels: Sequence[int], samples: Sequen
     highest, label = np.full(len(order), -np.inf), np.zeros(len(order), np.int64)
     np.maximum.at(highest, numbers, np.array(scores))
     np.maximum.at(label, numbers, np.array(labels, np.int64))
-    return float(curves.auroc(*_by_score(highest, label)))
+    return float(curves.auroc(*_count_by_score(highest, label)))
 
 
-def _by_score(scores: NDArray[Any], labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _count_by_score(scores: NDArray[Any], labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return how many nominal and anomalous entries have each distinct score, ascending: 2 x (n,) -> 2 x (m,)."""
     distinct, cell = np.unique(scores, return_inverse=True)
     nominal, anomalous = (np.bincount(cell[labels == label], minlength=len(distinct)) for label in (0, 1))

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_ad.distributed import add_up
-from lit_ad.metrics.aupro import QUARTERS, weighted_quantile
-from lit_ad.metrics.regions import bounding_box, label_regions
+from lit_ad.metrics.aupro import QUARTERS, find_weighted_quantile
+from lit_ad.metrics.regions import find_bounding_box, label_regions
 
 LEAST = 0.3
 POINTS = 200  # the most points of a curve
@@ -50,7 +50,7 @@ class Instances:
         """Return the curve `instances` over all groups: sizes in pixels, and the share of the defects up to that size
         that are found. There is no curve without defects. Every process must call this."""
         defects = [(size, hit, count) for (_, size, hit), count in add_up(self.defects).items()]
-        return {"instances": _recall_by_size(*np.array(defects, np.int64).T)} if defects else {}
+        return {"instances": _measure_recall_by_size(*np.array(defects, np.int64).T)} if defects else {}
 
     def compute_rows(self, rows: Mapping[str, Iterable[str]]) -> dict[str, dict[str, float]]:
         """Return the recall and the precision of each row, which is a set of groups.
@@ -64,21 +64,21 @@ class Instances:
         for row, groups in rows.items():
             names = set(groups)
             own = sorted((size, hit, count) for (group, size, hit), count in defects.items() if group in names)
-            values[row] = _recalls(*np.array(own, np.int64).reshape(-1, 3).T)
+            values[row] = _measure_recalls(*np.array(own, np.int64).reshape(-1, 3).T)
             hits, all_marked = sum(hit * count for _, hit, count in own), sum(marked[group] for group in names)
             values[row]["instance_precision"] = hits / all_marked if all_marked else float("nan")
         return values
 
 
-def _recall_by_size(
+def _measure_recall_by_size(
     sizes: NDArray[np.int64], hit: NDArray[np.int64], count: NDArray[np.int64]
 ) -> tuple[Floats, Floats]:
     """Return points (x, y): sizes, ascending, and the share of the defects up to that size that are found.
 
     Args:
         sizes: The sizes of defects, (n,).
-        hit: Whether these are found, (n,).
-        count: How many defects there are of each, (n,).
+        hit: Whether the defects are found, 0 or 1, (n,).
+        count: How many defects have this size and this `hit`, (n,).
     """
     distinct = np.unique(sizes)
     place = np.searchsorted(distinct, sizes)
@@ -87,14 +87,14 @@ def _recall_by_size(
     return distinct[points].astype(np.float64), (hits / total)[points]
 
 
-def _recalls(sizes: NDArray[np.int64], hit: NDArray[np.int64], count: NDArray[np.int64]) -> dict[str, float]:
-    """Return `instance_recall` of the defects up to each quantile of QUARTERS of their sizes.
+def _measure_recalls(sizes: NDArray[np.int64], hit: NDArray[np.int64], count: NDArray[np.int64]) -> dict[str, float]:
+    """Return `instance_recall` for each name of QUARTERS: of the defects up to that quantile of their sizes.
 
-    The arguments are those of `_recall_by_size`; sizes are ascending.
+    The arguments are those of `_measure_recall_by_size`; sizes are ascending.
     """
     row = {}
     for name, quantile in QUARTERS.items():
-        keep = sizes <= (weighted_quantile(sizes, count, quantile) if len(sizes) else 0)
+        keep = sizes <= (find_weighted_quantile(sizes, count, quantile) if len(sizes) else 0)
         total = int(count[keep].sum())
         key = "instance_recall" + ("" if name == "all" else f"_{name}")
         row[key] = int((hit * count)[keep].sum()) / total if total else float("nan")
@@ -106,7 +106,7 @@ def match_regions(truth: Bools, marked: Bools, least: float = LEAST) -> Matches:
 
     `least`: the least intersection over union of a match.
     """
-    box = bounding_box(truth | marked)  # saves time: most of an image is neither
+    box = find_bounding_box(truth | marked)  # saves time: most of an image is neither
     truth, marked = truth[box], marked[box]
     defects, defect_sizes = label_regions(truth)
     regions, region_sizes = label_regions(marked)

@@ -26,15 +26,15 @@ def bootstrap(
 ) -> list[tuple[float, float]]:
     """Return the percentile interval of each metric, over test sets that are drawn with replacement.
 
-    Draws without nominal or anomalous images are left out. The interval is NaN if all draws are.
+    Draws without nominal or anomalous images are left out. The interval is NaN if no draw is left.
 
     Args:
         curves: The metrics, as functions of `nominal` and `anomalous`.
         nominal: How many nominal images have each distinct score, ascending, (m,).
-        anomalous: How many anomalous images have it, (m,).
-        confidence: Of the interval.
+        anomalous: How many anomalous images have each of these scores, (m,).
+        confidence: The share of the drawn test sets whose metric lies in the interval.
         resamples: How many test sets are drawn.
-        seed: Of the draws.
+        seed: The seed of the draws.
     """
     images = int(nominal.sum() + anomalous.sum())
     if not (nominal.sum() and anomalous.sum()):

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 KEY_BITS = 32
 
 
-def ordered_keys(scores: NDArray[np.float32]) -> NDArray[np.uint32]:
+def encode_scores(scores: NDArray[np.float32]) -> NDArray[np.uint32]:
     """Return the key of each finite score, in any shape: `key(a) < key(b)` exactly if `a < b`; -0.0 is 0.0.
 
     The bits of positive floats sort like the floats. Those of negative floats sort backwards, so they are flipped.
@@ -18,8 +18,8 @@ def ordered_keys(scores: NDArray[np.float32]) -> NDArray[np.uint32]:
     return keys
 
 
-def ordered_scores(keys: NDArray[np.uint32]) -> NDArray[np.float32]:
-    """Return the score of each key of `ordered_keys`, in any shape. Keys beyond those of finite scores become
+def decode_keys(keys: NDArray[np.uint32]) -> NDArray[np.float32]:
+    """Return the score of each key of `encode_scores`, in any shape. Keys beyond those of finite scores become
     infinite."""
     bits = (keys ^ np.uint32(0x80000000)).view(np.int32)
     bits ^= (bits >> 31) & np.int32(0x7FFFFFFF)

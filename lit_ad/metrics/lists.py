@@ -24,8 +24,8 @@ class ListState(Metric):
         for name in self.kinds:
             self.add_state(name, [], dist_reduce_fx="cat")
 
-    def _joined(self, name: str) -> NDArray[Any]:
-        """Return a list as one array (n,). (After torchmetrics' sync, it is one tensor.)"""
+    def _join(self, name: str) -> NDArray[Any]:
+        """Return a list, which torchmetrics' sync has perhaps made one tensor, as one array (n,)."""
         parts: list[Tensor] | Tensor = getattr(self, name)
         return (dim_zero_cat(parts) if len(parts) else torch.zeros(0, dtype=self.kinds[name])).cpu().numpy()
 

@@ -12,15 +12,15 @@ from lit_ad.metrics.state import Counts, PixelState
 class PixelMetric(PixelState):
     """Base of metrics of the pixels of all images together.
 
-    `exact=True` keeps every distinct score instead of cells: for small data, and as a reference for the default.
+    `exact=True` keeps every distinct score; otherwise scores are counted in cells (see `histogram`).
     """
 
     higher_is_better = True
     tables = ("pixels",)
 
     def update(self, scores: Tensor, target: Tensor) -> None:
-        """Count pixels: scores of any range and a target of 0 or 1, both (...). With three dimensions or more, the
-        first one is that of images.
+        """Count pixels: scores of any range and a target of 0 or 1, both (...). Of three dimensions or more, the first
+        counts the images.
 
         Raises:
             ValueError: Shapes differ, a score is NaN or infinite, or a target is not 0 or 1. The message has the
@@ -31,27 +31,27 @@ class PixelMetric(PixelState):
 
     def compute(self) -> Tensor:
         """Return the metric as a float64 scalar; NaN without nominal or anomalous pixels."""
-        counts = self._pixels()
-        return torch.tensor(float(self._metric(counts.nominal, counts.anomalous)), dtype=torch.float64)
+        counts = self._count_pixels()
+        return torch.tensor(float(self._compute_metric(counts.nominal, counts.anomalous)), dtype=torch.float64)
 
     def certificate(self) -> float:
         """Return an upper bound of the difference between `compute()` and the value from all scores: 0 if every cell
         holds one value."""
         with self.sync_context(should_sync=not self._is_synced, should_unsync=not self._is_synced):
-            counts = self._pixels()
-        return self._bound(counts)
+            counts = self._count_pixels()
+        return self._bound_error(counts)
 
-    def _metric(self, *counts: Any) -> Any:
+    def _compute_metric(self, *counts: Any) -> Any:
         raise NotImplementedError
 
-    def _bound(self, counts: Counts) -> float:
-        return curves.error_bound(self._metric, *as_arguments(counts))
+    def _bound_error(self, counts: Counts) -> float:
+        return curves.bound_error(self._compute_metric, *as_arguments(counts))
 
 
 class PixelAUROC(PixelMetric):
     """Area under the ROC curve of all pixels."""
 
-    def _metric(self, *counts: Any) -> Any:
+    def _compute_metric(self, *counts: Any) -> Any:
         return curves.auroc(*counts)
 
 
@@ -67,7 +67,7 @@ class PixelPartialAUROC(PixelMetric):
             raise ValueError(f"max_fpr must lie in (0, 1], not {max_fpr}")
         self.max_fpr = max_fpr
 
-    def _metric(self, *counts: Any) -> Any:
+    def _compute_metric(self, *counts: Any) -> Any:
         nominal, anomalous = counts
         return curves.auroc(nominal, anomalous, self.max_fpr)
 
@@ -75,21 +75,21 @@ class PixelPartialAUROC(PixelMetric):
 class PixelAveragePrecision(PixelMetric):
     """Average precision of all pixels."""
 
-    def _metric(self, *counts: Any) -> Any:
+    def _compute_metric(self, *counts: Any) -> Any:
         return curves.average_precision(*counts)
 
-    def _bound(self, counts: Counts) -> float:
-        return curves.average_precision_error_bound(*as_arguments(counts))
+    def _bound_error(self, counts: Counts) -> float:
+        return curves.bound_average_precision_error(*as_arguments(counts))
 
 
 class PixelF1Max(PixelMetric):
     """The best F1 of all pixels over all thresholds."""
 
-    def _metric(self, *counts: Any) -> Any:
+    def _compute_metric(self, *counts: Any) -> Any:
         return curves.f1_max(*counts)
 
-    def _bound(self, counts: Counts) -> float:
-        return curves.f1_max_error_bound(*as_arguments(counts))
+    def _bound_error(self, counts: Counts) -> float:
+        return curves.bound_f1_max_error(*as_arguments(counts))
 
 
 def as_arguments(counts: Counts) -> tuple[Any, ...]:

@@ -5,14 +5,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def region_sizes(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+def measure_region_sizes(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Return the size of each anomalous pixel's region, row by row: (H, W) -> (number of anomalous pixels,)."""
-    regions, sizes = label_regions(mask[bounding_box(mask)])
+    regions, sizes = label_regions(mask[find_bounding_box(mask)])
     pixels: NDArray[np.int64] = sizes[regions[regions > 0] - 1]
     return pixels
 
 
-def bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
+def find_bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
     """Return the rows and columns of the smallest box around all true pixels of (H, W). It is empty if there are
     none."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))

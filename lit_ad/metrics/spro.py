@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lit_ad.metrics.aupro import aupro, aupro_error_bound
+from lit_ad.metrics.aupro import aupro, bound_aupro_error
 from lit_ad.metrics.checks import check_scores
-from lit_ad.metrics.groups import PixelRows, Row, percent_key
-from lit_ad.metrics.keys import ordered_keys
+from lit_ad.metrics.groups import PixelRows, Row, format_percent_key
+from lit_ad.metrics.keys import encode_scores
 from lit_ad.metrics.state import GROUP_SHIFT
 
 LIMITS = (0.01, 0.05, 0.1, 0.3, 1.0)  # of the official evaluation, which reports 0.05 first
@@ -58,7 +58,7 @@ class SPRO(PixelRows):
             defects: The masks of D defects, (D, H, W) bool. They may overlap.
             saturation: The saturation area of each defect, in pixels.
             group: The group of the image.
-            name: Its name in messages.
+            name: The image's name in messages.
 
         Raises:
             ValueError: Shapes differ, a score is NaN or infinite (NotFinite), or a saturation area is not between 1 and
@@ -72,7 +72,7 @@ class SPRO(PixelRows):
             )
         masks = defects.cpu().numpy()
         values, covered = check_scores(anomaly_map, torch.from_numpy(masks.any(axis=0)), name)
-        keys, code = ordered_keys(values), self._group(group) << GROUP_SHIFT
+        keys, code = encode_scores(values), self._find_group(group) << GROUP_SHIFT
         highest = []
         for mask, count in zip(masks, saturation, strict=True):
             inside = keys[mask]
@@ -83,9 +83,9 @@ class SPRO(PixelRows):
         for scores_of_defect in highest:
             self._append("regions", scores_of_defect, np.array(code + len(scores_of_defect)))
 
-    def _row(self, groups: Iterable[str] | None) -> Row:
-        overlap, row = self._overlap(groups), {}
+    def _compute_row(self, groups: Iterable[str] | None) -> Row:
+        overlap, row = self._count_overlap(groups), {}
         for limit, value in zip(self.limits, aupro(overlap, self.limits), strict=True):
-            row[f"spro_{percent_key(limit)}"] = value
-            row[f"spro_{percent_key(limit)}_error_bound"] = aupro_error_bound(overlap, limit)
+            row[f"spro_{format_percent_key(limit)}"] = value
+            row[f"spro_{format_percent_key(limit)}_error_bound"] = bound_aupro_error(overlap, limit)
         return row

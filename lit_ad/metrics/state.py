@@ -27,15 +27,15 @@ from lit_ad.metrics.histogram import (
     absorb,
     coarsen,
     count_tied,
-    empty_histogram,
-    majority_bits,
+    find_majority_bits,
+    make_histogram,
     merge,
     select_rows,
     sort_distinct,
     sum_by_cell,
 )
-from lit_ad.metrics.keys import KEY_BITS, ordered_keys
-from lit_ad.metrics.regions import region_sizes
+from lit_ad.metrics.keys import KEY_BITS, encode_scores
+from lit_ad.metrics.regions import measure_region_sizes
 
 BUDGET = {"pixels": 1 << 18, "regions": 1 << 19}  # rows of each table
 PENDING = 1 << 22  # keys
@@ -75,7 +75,7 @@ class Overlap:
 class PixelState(Metric):
     """Base of the pixel metrics: it holds the tables, adds images to them, and merges them over processes.
 
-    `exact=True` keeps every distinct score instead of cells.
+    `exact=True` keeps every distinct score; otherwise scores are counted in cells (see `histogram`).
     """
 
     is_differentiable = False
@@ -93,7 +93,7 @@ class PixelState(Metric):
         self.exact = exact
         self.add_state("names", torch.zeros(0, dtype=torch.uint8), dist_reduce_fx=None)  # of groups: `encode_names`
         for table in self.tables:
-            start = self._empty(table)
+            start = self._make_empty(table)
             self.add_state(f"{table}_strata", torch.from_numpy(start.strata), dist_reduce_fx=None)
             self.add_state(f"{table}_cells", torch.from_numpy(start.cells), dist_reduce_fx=None)
             self.add_state(f"{table}_counts", torch.from_numpy(start.counts), dist_reduce_fx=None)
@@ -106,8 +106,8 @@ class PixelState(Metric):
     ) -> None:
         """Count one image, 2 x (...); for regions 2 x (H, W). `inside`: the pixels that count; None: all."""
         values, mask = check_scores(scores, target, name)
-        keys = ordered_keys(values)
-        code = self._group(group) << GROUP_SHIFT
+        keys = encode_scores(values)
+        code = self._find_group(group) << GROUP_SHIFT
         background = ~mask
         if inside is not None:
             mask, background = mask & inside, background & inside
@@ -116,10 +116,10 @@ class PixelState(Metric):
         if self.votes:
             self._append("pixels", anomalous, np.array(code + 1))
         if "regions" in self.tables:
-            self._append("regions", anomalous, code + region_sizes(mask))
+            self._append("regions", anomalous, code + measure_region_sizes(mask))
 
     def _append(self, table: str, keys: NDArray[np.uint32], codes: Ints) -> None:
-        """Add keys (n,) of strata, () or (n,), to those that wait. Count them if they are many."""
+        """Add keys (n,), with the codes of their strata, () or (n,), to the pending keys. Count many pending keys."""
         if not len(keys):
             return
         pending: list[Tensor] = getattr(self, f"{table}_pending_keys")
@@ -146,41 +146,41 @@ class PixelState(Metric):
         keys.clear()
         codes.clear()
         del parts
-        self._store(table, absorb(self._table(table), scores, self._budget(table)))
+        self._store(table, absorb(self._read_table(table), scores, self._budget(table)))
 
     def _budget(self, table: str) -> int | None:
         return None if self.exact else BUDGET[table]
 
-    def _empty(self, table: str) -> Histogram:
-        return empty_histogram(votes=self.votes and table == "pixels")
+    def _make_empty(self, table: str) -> Histogram:
+        return make_histogram(votes=self.votes and table == "pixels")
 
-    def _table(self, table: str) -> Histogram:
+    def _read_table(self, table: str) -> Histogram:
         strata, cells, counts, bits = (getattr(self, f"{table}_{part}").cpu().numpy() for part in PARTS)
-        return Histogram(strata, cells, counts, int(bits), self._empty(table).votes)
+        return Histogram(strata, cells, counts, int(bits), self._make_empty(table).votes)
 
     def _store(self, table: str, histogram: Histogram) -> None:
         for part in PARTS:
             value = torch.from_numpy(np.asarray(getattr(histogram, part), np.int64))
             setattr(self, f"{table}_{part}", value.to(self.device))
 
-    def _groups(self) -> list[str]:
+    def _list_groups(self) -> list[str]:
         return decode_names(self.names.cpu().numpy())
 
-    def _group(self, group: str) -> int:
-        """Return the index of a group in the sorted list of groups. A new group is inserted there."""
+    def _find_group(self, group: str) -> int:
+        """Return the index of a group in the sorted list of groups. Insert a new group."""
         if "\0" in group:
             raise ValueError(f"A group's name cannot hold a zero character: {group!r}")
-        known = self._groups()
+        known = self._list_groups()
         if group not in known:
-            self._rename(known, known := sorted({*known, group}))
+            self._replace_groups(known, known := sorted({*known, group}))
         return known.index(group)
 
-    def _rename(self, old: list[str], new: list[str]) -> None:
+    def _replace_groups(self, old: list[str], new: list[str]) -> None:
         """Replace the list of groups by `new`, which includes all of `old`."""
         index = np.array([new.index(name) for name in old], np.int64)
         for table in self.tables:
             self._count(table)
-            histogram = self._table(table)
+            histogram = self._read_table(table)
             strata = histogram.strata
             if len(strata):
                 strata = (index[strata >> GROUP_SHIFT] << GROUP_SHIFT) + (strata & ((1 << GROUP_SHIFT) - 1))
@@ -196,15 +196,15 @@ class PixelState(Metric):
                 setattr(self, attribute, list(value) if isinstance(value, list) else value)  # do not change theirs
             for table in self.tables:
                 self._count(table)
-            sides.append((self._groups(), {attribute: getattr(self, attribute) for attribute in self._defaults}))
+            sides.append((self._list_groups(), {attribute: getattr(self, attribute) for attribute in self._defaults}))
         names = sorted({name for known, _ in sides for name in known})
-        merged = {table: self._empty(table) for table in self.tables}
+        merged = {table: self._make_empty(table) for table in self.tables}
         for known, state in sides:
             for attribute, value in state.items():
                 setattr(self, attribute, value)
-            self._rename(known, names)
+            self._replace_groups(known, names)
             for table in self.tables:
-                merged[table] = merge(merged[table], self._table(table), self._budget(table))
+                merged[table] = merge(merged[table], self._read_table(table), self._budget(table))
         for table in self.tables:
             self._store(table, merged[table])
 
@@ -225,32 +225,32 @@ class PixelState(Metric):
         lists: dict[str, Any] = {name: [] for name in self._defaults if name not in tensors}
         self._merge([{name: parts[rank] for name, parts in gathered.items()} | lists for rank in processes])
 
-    def _rows(self, table: str, groups: Iterable[str] | None, bits: int = KEY_BITS) -> tuple[Ints, Ints, Ints]:
+    def _select_rows(self, table: str, groups: Iterable[str] | None, bits: int = KEY_BITS) -> tuple[Ints, Ints, Ints]:
         """Return the rows of some groups (None: all), in cells of at most `bits` bits: kinds (r,) (see GROUP_SHIFT),
         cells (r,), counts (C, r)."""
         self._count(table)
-        known = self._groups()
+        known = self._list_groups()
         indices = [known.index(group) for group in (known if groups is None else sorted(set(groups))) if group in known]
-        histogram = coarsen(self._table(table), bits)
+        histogram = coarsen(self._read_table(table), bits)
         strata = histogram.strata[np.isin(histogram.strata >> GROUP_SHIFT, indices)]
         codes, cells, counts = select_rows(histogram, strata)
         return codes & ((1 << GROUP_SHIFT) - 1), cells, counts
 
-    def _pixels(self, groups: Iterable[str] | None = None) -> Counts:
+    def _count_pixels(self, groups: Iterable[str] | None = None) -> Counts:
         """Return the counts of the pixels of some groups (None: all)."""
-        codes, cells, counts = self._rows("pixels", groups)
+        codes, cells, counts = self._select_rows("pixels", groups)
         onto = sort_distinct(cells)
         nominal, anomalous = (sum_by_cell(cells[codes == label], counts[:, codes == label], onto) for label in (0, 1))
-        value = majority_bits(nominal + anomalous, len(nominal) - 1)
+        value = find_majority_bits(nominal + anomalous, len(nominal) - 1)
         return Counts(nominal[0], anomalous[0], count_tied(nominal, value), count_tied(anomalous, value))
 
-    def _overlap(self, groups: Iterable[str] | None = None) -> Overlap:
+    def _count_overlap(self, groups: Iterable[str] | None = None) -> Overlap:
         """Return the counts of the nominal pixels and of the regions' pixels of some groups (None: all)."""
         for table in self.tables:
             self._count(table)
         bits = min(int(self.pixels_bits), int(self.regions_bits))
-        labels, background, pixels = self._rows("pixels", groups, bits)
-        sizes, cells, counts = self._rows("regions", groups, bits)
+        labels, background, pixels = self._select_rows("pixels", groups, bits)
+        sizes, cells, counts = self._select_rows("regions", groups, bits)
         onto = sort_distinct(np.concatenate([background, cells]))
         nominal = sum_by_cell(background[labels == 0], pixels[:1, labels == 0], onto)[0]
         return Overlap(nominal, np.searchsorted(onto, cells), sizes, counts[0], bits == KEY_BITS)

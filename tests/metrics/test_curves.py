@@ -23,18 +23,18 @@ def best_f1(labels: np.ndarray, scores: np.ndarray) -> float:
 
 Curve = Callable[..., Any]
 METRICS: dict[str, tuple[Curve, Curve, Curve]] = {  # ours, the reference, and what hidden scores may change
-    "auroc": (curves.auroc, roc_auc_score, lambda *c: curves.error_bound(curves.auroc, *c)),
+    "auroc": (curves.auroc, roc_auc_score, lambda *c: curves.bound_error(curves.auroc, *c)),
     "partial": (
         lambda n, a: curves.auroc(n, a, 0.3),
         lambda y, s: roc_auc_score(y, s, max_fpr=0.3),
-        lambda *c: curves.error_bound(lambda n, a: curves.auroc(n, a, 0.3), *c),
+        lambda *c: curves.bound_error(lambda n, a: curves.auroc(n, a, 0.3), *c),
     ),
     "average precision": (
         curves.average_precision,
         average_precision_score,
-        curves.average_precision_error_bound,
+        curves.bound_average_precision_error,
     ),
-    "f1": (curves.f1_max, best_f1, curves.f1_max_error_bound),
+    "f1": (curves.f1_max, best_f1, curves.bound_f1_max_error),
 }
 
 
@@ -81,8 +81,8 @@ def test_many_curves_at_once_equal_single_ones() -> None:
 @pytest.mark.parametrize(("limit", "expected"), [(1.0, 0.75), (0.5, 0.25), (0.25, 0.0625), (0.75, 0.5)])
 def test_area_up_to_a_limit_by_hand(limit: float, expected: float) -> None:
     x, y = np.array([0.0, 0.5, 1.0]), np.array([0.0, 1.0, 1.0])
-    assert curves.area_under(x, y, limit) == pytest.approx(expected)
-    assert np.isnan(curves.area_under(x, y + np.nan, limit))
+    assert curves.measure_area_under(x, y, limit) == pytest.approx(expected)
+    assert np.isnan(curves.measure_area_under(x, y + np.nan, limit))
 
 
 def test_a_curve_for_drawing_has_both_ends_and_few_points() -> None:
@@ -91,4 +91,4 @@ def test_a_curve_for_drawing_has_both_ends_and_few_points() -> None:
     assert len(false) == len(true) <= 100
     assert (false[0], true[0], false[-1], true[-1]) == (0, 0, 1, 1)
     assert (np.diff(false) >= 0).all() and (np.diff(true) >= 0).all()
-    assert curves.area_under(false, true) == pytest.approx(float(curves.auroc(nominal, anomalous)), abs=1e-3)
+    assert curves.measure_area_under(false, true) == pytest.approx(float(curves.auroc(nominal, anomalous)), abs=1e-3)

@@ -18,7 +18,7 @@ from lit_ad.metrics import (
     PixelEvaluation,
     PixelF1Max,
 )
-from lit_ad.metrics.groups import percent_key
+from lit_ad.metrics.groups import format_percent_key
 
 GROUPS = ["b/good", "b/hole", "a/good", "b/crack", "a/good", "b/good", "b/hole"]
 ROWS = {"b": {"b/good", "b/hole", "b/crack"}, "b hole": {"b/good", "b/hole"}, "all": set(GROUPS), "none": {"c/good"}}
@@ -138,6 +138,6 @@ def test_every_limit_has_its_own_key() -> None:
 
 @given(st.lists(st.floats(1e-6, 1), min_size=2, max_size=2, unique=True))
 def test_no_two_limits_share_a_key(limits: list[float]) -> None:
-    first, second = map(percent_key, limits)
+    first, second = map(format_percent_key, limits)
     assert first != second
     assert float(first) == pytest.approx(100 * limits[0], rel=1e-12)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lit_ad.metrics.histogram import Histogram, absorb, coarsen, count_tied, empty_histogram, majority_bits, merge
-from lit_ad.metrics.keys import ordered_keys
+from lit_ad.metrics.histogram import Histogram, absorb, coarsen, count_tied, find_majority_bits, make_histogram, merge
+from lit_ad.metrics.keys import encode_scores
 
 
 def scores_of(seed: int, number: int) -> np.ndarray:
@@ -44,13 +44,13 @@ def test_order_batches_and_merging_do_not_change_the_histogram(
     order = random.permutation(number)
 
     def table(start: Histogram, part: np.ndarray) -> Histogram:
-        parts = {int(code): ordered_keys(scores[part][strata[part] == code]) for code in np.unique(strata[part])}
+        parts = {int(code): encode_scores(scores[part][strata[part] == code]) for code in np.unique(strata[part])}
         return absorb(start, parts, budget)
 
-    whole = table(empty_histogram(votes), np.arange(number))
+    whole = table(make_histogram(votes), np.arange(number))
     pieces = np.array_split(order, cuts + 1)
-    assert same(whole, reduce(table, pieces, empty_histogram(votes)))
-    processes = [reduce(table, pieces[rank::3], empty_histogram(votes)) for rank in range(3)]
+    assert same(whole, reduce(table, pieces, make_histogram(votes)))
+    processes = [reduce(table, pieces[rank::3], make_histogram(votes)) for rank in range(3)]
     for ranks in ((0, 1, 2), (2, 0, 1)):
         assert same(whole, reduce(lambda a, b: merge(a, b, budget), [processes[rank] for rank in ranks]))
     assert whole.counts[0].sum() == number
@@ -58,8 +58,8 @@ def test_order_batches_and_merging_do_not_change_the_histogram(
 
 
 def test_coarsening_in_steps_equals_counting_in_coarse_cells() -> None:
-    keys = ordered_keys(scores_of(0, 5000))
-    fine = absorb(empty_histogram(votes=True), {0: keys.copy()}, None)
+    keys = encode_scores(scores_of(0, 5000))
+    fine = absorb(make_histogram(votes=True), {0: keys.copy()}, None)
     for bits in (31, 20, 9, 0):
         cells = keys.astype(np.int64) >> (32 - bits)
         distinct, inverse, counts = np.unique(cells, return_inverse=True, return_counts=True)
@@ -75,10 +75,10 @@ def test_the_count_of_equal_scores_is_a_lower_bound() -> None:
     for share in (0.0, 0.3, 0.9, 0.999, 1.0):
         scores = random.standard_normal(4000).astype(np.float32)
         scores[: int(4000 * share)] = 0.7
-        table = absorb(empty_histogram(votes=True), {0: ordered_keys(scores)}, 40)
-        key, low = int(ordered_keys(np.array([0.7], np.float32))[0]), 32 - table.bits
+        table = absorb(make_histogram(votes=True), {0: encode_scores(scores)}, 40)
+        key, low = int(encode_scores(np.array([0.7], np.float32))[0]), 32 - table.bits
         cell = table.cells == (key >> low) << low
-        least = count_tied(table.counts, majority_bits(table.counts, 32 - table.bits))[cell].sum()
+        least = count_tied(table.counts, find_majority_bits(table.counts, 32 - table.bits))[cell].sum()
         equal = int((scores == np.float32(0.7)).sum())
         others = table.counts[0][cell].sum() - equal
         if share >= 0.9:
@@ -87,13 +87,13 @@ def test_the_count_of_equal_scores_is_a_lower_bound() -> None:
 
 def test_votes_of_more_scores_than_fit_into_a_field() -> None:
     keys = np.full(100_000, 0xFFFFFFFF, np.uint32)
-    table = coarsen(absorb(empty_histogram(votes=True), {0: keys}, None), 4)
+    table = coarsen(absorb(make_histogram(votes=True), {0: keys}, None), 4)
     assert table.counts.tolist() == [[100_000]] * 29
     spread = np.arange(1 << 16, dtype=np.uint32)
-    assert absorb(empty_histogram(votes=True), {0: spread}, 1).counts.tolist() == [[1 << 16], *[[1 << 15]] * 16]
+    assert absorb(make_histogram(votes=True), {0: spread}, 1).counts.tolist() == [[1 << 16], *[[1 << 15]] * 16]
 
 
 @pytest.mark.parametrize("budget", [None, 10])
 def test_empty_histograms_stay_empty(budget: int | None) -> None:
-    assert same(absorb(empty_histogram(), {}, budget), empty_histogram())
-    assert same(merge(empty_histogram(), empty_histogram(), budget), empty_histogram())
+    assert same(absorb(make_histogram(), {}, budget), make_histogram())
+    assert same(merge(make_histogram(), make_histogram(), budget), make_histogram())

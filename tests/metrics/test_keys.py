@@ -5,28 +5,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from lit_ad.metrics.keys import ordered_keys, ordered_scores
+from lit_ad.metrics.keys import decode_keys, encode_scores
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False, width=32)
 
 
 @given(arrays(np.float32, st.integers(2, 50), elements=FLOATS))
 def test_keys_sort_like_scores(scores: np.ndarray) -> None:
-    keys = ordered_keys(scores)
+    keys = encode_scores(scores)
     assert np.array_equal(keys[:, None] < keys, scores[:, None] < scores)
 
 
 def test_both_zeros_have_one_key_and_extremes_have_keys() -> None:
     big = np.finfo(np.float32).max
-    keys = ordered_keys(np.array([-big, -1e-45, -0.0, 0.0, 1e-45, big], np.float32))
+    keys = encode_scores(np.array([-big, -1e-45, -0.0, 0.0, 1e-45, big], np.float32))
     assert keys[2] == keys[3]
     assert len(set(keys.tolist())) == 5
 
 
 @given(arrays(np.float32, st.integers(1, 50), elements=FLOATS))
 def test_keys_give_back_their_scores(scores: np.ndarray) -> None:
-    assert np.array_equal(ordered_scores(ordered_keys(scores)), scores)
+    assert np.array_equal(decode_keys(encode_scores(scores)), scores)
 
 
 def test_keys_beyond_those_of_finite_scores_are_infinite() -> None:
-    assert ordered_scores(np.array([0, 2**32 - 1], np.uint32)).tolist() == [-np.inf, np.inf]
+    assert decode_keys(np.array([0, 2**32 - 1], np.uint32)).tolist() == [-np.inf, np.inf]

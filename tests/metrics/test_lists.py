@@ -15,14 +15,14 @@ class Seen(ListState):
         self.numbers.append(torch.tensor(numbers))
 
     def compute(self) -> int:
-        return int(self._joined("numbers").sum())
+        return int(self._join("numbers").sum())
 
 
 def test_lists_are_joined_in_order_and_keep_their_dtype() -> None:
     seen = Seen()
-    assert seen._joined("bytes").shape == (0,) and seen._joined("bytes").dtype == "uint8"
+    assert seen._join("bytes").shape == (0,) and seen._join("bytes").dtype == "uint8"
     seen.update(3, 1)
     seen.update(2)
-    assert seen._joined("numbers").tolist() == [3, 1, 2] and seen.compute() == 6
+    assert seen._join("numbers").tolist() == [3, 1, 2] and seen.compute() == 6
     seen.reset()
-    assert seen._joined("numbers").shape == (0,)
+    assert seen._join("numbers").shape == (0,)

@@ -22,7 +22,7 @@ class Kept(PixelState):
 
     def pixels(self, *groups: str) -> tuple[int, int]:
         """Nominal and anomalous pixels of some groups; none: of all."""
-        counts = self._pixels(groups or None)
+        counts = self._count_pixels(groups or None)
         return int(counts.nominal.sum()), int(counts.anomalous.sum())
 
 
