@@ -23,17 +23,17 @@ from lit_ad.detector.detector import Detector
 from lit_ad.detector.run_files import CONFIG, find_detector
 from lit_ad.errors import UserError, check_number
 from lit_ad.files import atomic_write
-from lit_ad.line.comparison import compare, reasons_against, to_dict, to_rows
+from lit_ad.line.comparison import compare, list_reasons_against, to_dict, to_rows
 from lit_ad.line.growth import Growth, gather_images, with_splits, write_samples
 from lit_ad.line.shipping import (
     IMAGES,
     find_file,
     find_images,
+    find_next_folder,
+    find_shipped_version,
     find_version,
-    next_folder,
     remember,
     ship,
-    shipped_version,
     undo_on_failure,
 )
 from lit_ad.names import tell
@@ -87,7 +87,7 @@ def grow(
         with undo_on_failure(journal):
             number = register(journal, grown_from, find_detector(run))
             _keep_images(journal, number, splits)
-            shipped = shipped_version(journal)
+            shipped = find_shipped_version(journal)
             before, old, compared = number, grown_from, None
             if shipped is not None and shipped.id != number:
                 before, old, compared = shipped.id, _load(find_file(journal, shipped)), _images_of(journal, shipped)
@@ -95,14 +95,14 @@ def grow(
             growth = gather_images(splits, journal, held_out == "new", seed, compared)
             counts = ", ".join(f"{count} {split}" for split, count in growth.joined.items() if count)
             print(f"New images by split: {counts}" if counts else "There are no new images")
-            home = next_folder(journal)
+            home = find_next_folder(journal)
             _train(run, home, growth, int(checkpoint["global_step"]) + steps)
             new = Detector.load(home)
             comparisons, aurocs = compare(old, new, growth)
             report = json.dumps({**to_dict(comparisons, aurocs, growth.joined), "grown_from": number}, indent=2)
             with atomic_write(home / "growth.json") as temporary:
                 temporary.write_text(report + "\n", encoding="utf-8")
-            against = reasons_against(comparisons)
+            against = list_reasons_against(comparisons)
             state = "refused" if against and not ship_worse else "judged"
             grown = register(journal, new, find_detector(home), state=state, parent=before, report=report)
     except (KeyboardInterrupt, SystemExit):

@@ -109,7 +109,7 @@ def watch(
                     show(outcome)
                     if outcome.detection is not None and outcome.detection.anomalous and to.json_lines != "-":
                         tell(_describe_anomalous(outcome))
-        print(watching.summary(), file=sys.stderr, flush=True)
+        print(watching.summarize(), file=sys.stderr, flush=True)
     finally:
         images.close()
 

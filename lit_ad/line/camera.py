@@ -1,4 +1,4 @@
-"""Frames of a camera, a stream or a video file, read by OpenCV.
+"""Read the frames of a camera, a stream or a video file, by OpenCV.
 
 A camera does not wait. A thread reads every frame and keeps only the newest, so that the detector never judges an old
 one. Frames that are replaced before they were judged are counted. A video file waits, so every frame of it is judged.
@@ -83,11 +83,11 @@ class VideoFeed:
                 yield Arrival(f"{Path(self.file).name}#{number}", frame=frame)
         self._capture.release()
 
-    def waiting(self) -> int:
+    def count_waiting(self) -> int:
         """Return 0: a video file has no queue."""
         return 0
 
-    def comes_again(self, arrival: Arrival) -> bool:
+    def try_again(self, arrival: Arrival) -> bool:
         """Return False: a frame is complete when it is read."""
         return False
 
@@ -130,11 +130,11 @@ class CameraFeed:
                 self._newest = None
             yield Arrival(moment.isoformat(timespec="milliseconds"), frame=frame)
 
-    def waiting(self) -> int:
+    def count_waiting(self) -> int:
         """Return 1 if there is a frame that was not yielded yet, else 0."""
         return int(self._newest is not None)
 
-    def comes_again(self, arrival: Arrival) -> bool:
+    def try_again(self, arrival: Arrival) -> bool:
         """Return False: a frame is complete when it is read."""
         return False
 
@@ -164,7 +164,7 @@ class CameraFeed:
         self._capture.release()
 
     def _keep(self, frame: NDArray[Any]) -> None:
-        """Make a frame the newest one, and count the frame that it replaces. Ignore it if it comes before `every`."""
+        """Make a frame the newest one, and count the frame that it replaces. Ignore frames that come too soon."""
         now = time.time()
         self.trouble = ""
         with self._changed:

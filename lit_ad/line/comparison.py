@@ -24,7 +24,7 @@ class Comparison:
     group: str
     images: int
     old: int  # wrong verdicts of the old detector as it was shipped
-    anew: int  # the same with new thresholds, which the new detector's held-out images set
+    anew: int  # wrong verdicts of the old detector with new thresholds, from the new detector's held-out images
     new: int  # wrong verdicts of the new detector
 
     @property
@@ -32,7 +32,7 @@ class Comparison:
         """Whether the new detector is wrong more often than the shipped one."""
         return self.new > self.old
 
-    def interval(self) -> tuple[float, float]:
+    def compute_interval(self) -> tuple[float, float]:
         """Return Wilson's 95 % interval of the new detector's rate of wrong verdicts."""
         ends = binomtest(self.new, self.images).proportion_ci(method="wilson")
         return float(ends.low), float(ends.high)
@@ -42,8 +42,8 @@ def compare(old: Detector, new: Detector, growth: Growth) -> tuple[list[Comparis
     """Judge the groups of images by both detectors.
 
     Returns:
-        A comparison for each group that has images; and the image AUROC of both ("old", "new") on the old test, if that
-        has good images and defects.
+        A comparison for each group that has images; and the image AUROC of both detectors ("old", "new") on the old
+        test, if the test has good images and defects.
 
     Raises:
         UserError: A detector has no threshold.
@@ -61,7 +61,7 @@ def compare(old: Detector, new: Detector, growth: Growth) -> tuple[list[Comparis
         wrong = [_count_wrong(decision, values, samples) for decision, values in zip(decisions, scores_by, strict=True)]
         comparisons.append(Comparison(group, len(samples), *wrong))
     aurocs = {
-        name: image_auroc(by_group[OLD_GOOD], by_group[OLD_DEFECTS])
+        name: compute_image_auroc(by_group[OLD_GOOD], by_group[OLD_DEFECTS])
         for name, by_group in scores.items()
         if OLD_GOOD in by_group and OLD_DEFECTS in by_group
     }
@@ -95,12 +95,12 @@ def score(detector: Detector, samples: Sequence[Sample]) -> list[float]:
     return [detection.score for detection in detector.stream([sample.image for sample in samples])]
 
 
-def image_auroc(nominal: Sequence[float], anomalous: Sequence[float]) -> float:
+def compute_image_auroc(nominal: Sequence[float], anomalous: Sequence[float]) -> float:
     """Return the probability that an anomalous image scores higher than a nominal one. Ties count half."""
     return float(mannwhitneyu(anomalous, nominal).statistic) / (len(nominal) * len(anomalous))
 
 
-def reasons_against(comparisons: Iterable[Comparison]) -> list[str]:
+def list_reasons_against(comparisons: Iterable[Comparison]) -> list[str]:
     """List the groups of confirmed images on which the new detector is worse than the shipped one, as clauses."""
     what: Callable[[str], str] = lambda group: "misses" if group == DEFECTS else "false alarms"  # noqa: E731
     return [
@@ -124,7 +124,7 @@ def to_rows(comparisons: Iterable[Comparison]) -> list[list[str]]:
     """
     rows = []
     for each in comparisons:
-        low, high = each.interval()
+        low, high = each.compute_interval()
         ends = f"{100 * low:.1f} to {100 * high:.1f} %"
         rows.append([each.group, *map(str, (each.images, each.old, each.anew, each.new)), ends])
     return rows

@@ -28,11 +28,11 @@ class Feed(Protocol):
     def __iter__(self) -> Iterator[Arrival]:
         """Yield images until the source ends or `close` is called."""
 
-    def waiting(self) -> int:
+    def count_waiting(self) -> int:
         """Return the number of images that have arrived and were not yielded yet."""
 
-    def comes_again(self, arrival: Arrival) -> bool:
-        """Whether the feed will yield an unreadable image again, because it may not be completely written yet."""
+    def try_again(self, arrival: Arrival) -> bool:
+        """Queue an unreadable image again if it may not be completely written yet. Return whether it was queued."""
 
     def close(self) -> None:
         """End the feed. Another thread may call this."""

@@ -1,4 +1,4 @@
-"""The images of a folder that fills. Each image is yielded once, when it is completely written.
+"""Yield the images of a folder that fills: each image once, when it is completely written.
 
 The package watchdog reports new files. It reports nothing if another machine writes to a network drive, or if there are
 more events than the system can hold. So the folder is also listed from time to time, and no file is missed.
@@ -93,17 +93,17 @@ class FolderFeed:
             if self._closing.is_set():
                 self._left += 1
                 continue
-            yield Arrival(self._name(path), path)
+            yield Arrival(self._name_file(path), path)
 
-    def waiting(self) -> int:
-        """Return the number of images that are ready or being written. After `close`: that were left over."""
+    def count_waiting(self) -> int:
+        """Return the number of images that are ready or being written; after `close`, that are left."""
         return self._ready.qsize() + len(self._writing) + self._left
 
-    def comes_again(self, arrival: Arrival) -> bool:
+    def try_again(self, arrival: Arrival) -> bool:
         """Queue an unreadable file again if it changed after it was yielded, or very recently. Return whether it was
         queued. After `close`, queue nothing."""
         assert arrival.file is not None
-        state = _state_of(arrival.file)
+        state = _read_state(arrival.file)
         if state is None or self._closing.is_set():
             return False
         if state == self._done.get(arrival.file) and time.time() - state[1] / 1e9 > RETRY_SECONDS:
@@ -128,7 +128,7 @@ class FolderFeed:
             if time.monotonic() >= self._next_listing:
                 self._list()
             self._yield_complete_files()
-        with suppress(Empty):  # handle the events that are left, so that `waiting` counts their files
+        with suppress(Empty):  # handle the events that are left, so that `count_waiting` counts their files
             while True:
                 name, kind = self._events.get_nowait()
                 self._handle(Path(name), kind)
@@ -145,7 +145,7 @@ class FolderFeed:
 
     def _follow(self, path: Path) -> bool:
         """Begin to wait for a file. Return False if it does not exist, or was yielded or skipped in this state."""
-        state = _state_of(path)
+        state = _read_state(path)
         if state is None or self._done.get(path) == state:
             return False
         self._writing[path] = _Writing(state, time.monotonic())
@@ -155,7 +155,7 @@ class FolderFeed:
         """Move the files that are completely written to the queue of ready files."""
         now = time.monotonic()
         for path, writing in list(self._writing.items()):
-            state = _state_of(path)
+            state = _read_state(path)
             if state is None:
                 del self._writing[path]
                 continue
@@ -175,7 +175,7 @@ class FolderFeed:
         """
         begin, present = time.monotonic(), set[Path]()
         try:
-            for path in sorted(self.folder.rglob("*"), key=change_time):
+            for path in sorted(self.folder.rglob("*"), key=read_change_time):
                 if is_image(path, self.folder):
                     present.add(path)
                     self._add_listed(path, skip)
@@ -188,18 +188,18 @@ class FolderFeed:
         self._next_listing = begin + max(LISTING_INTERVAL, 20 * (time.monotonic() - begin))
 
     def _add_listed(self, path: Path, skip: bool) -> None:
-        """Follow a file of the listing. With `skip`, or if it was judged in this state before, skip it."""
-        state = _state_of(path)
+        """Follow a file of the listing. Skip it with `skip`, or if it was judged in its present state before."""
+        state = _read_state(path)
         if state is None or self._done.get(path) == state or path in self._writing:
             return
         if skip:
             self.at_start += 1
-        elif not self.judged(self._name(path), change_time(path)):
+        elif not self.judged(self._name_file(path), read_change_time(path)):
             self._follow(path)
             return
         self._done[path] = state
 
-    def _name(self, path: Path) -> str:
+    def _name_file(self, path: Path) -> str:
         return path.relative_to(self.folder).as_posix()
 
 
@@ -225,7 +225,7 @@ def is_image(path: Path, folder: Path) -> bool:
     return path.suffix.lower() in EXTENSIONS and not hidden
 
 
-def _state_of(path: Path) -> State | None:
+def _read_state(path: Path) -> State | None:
     """Return a file's size in bytes and its time of change in ns. None: the file does not exist."""
     with suppress(OSError):
         if path.is_file():
@@ -234,7 +234,7 @@ def _state_of(path: Path) -> State | None:
     return None
 
 
-def change_time(path: Path) -> float:
+def read_change_time(path: Path) -> float:
     """Return when a file was changed or moved to its place, in seconds since 1970. 0 if it does not exist."""
     with suppress(OSError):
         info = path.stat()

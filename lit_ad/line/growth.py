@@ -1,4 +1,4 @@
-"""The data set of a grown detector: the images that people confirmed join the images that the detector had.
+"""Make the data set of a grown detector: add the images that people confirmed to the images that the detector had.
 
 Each image stays in one split for ever, even if it comes along the line several times: images with the same pixels count
 as one. So no image that trained a detector, or set its threshold, is ever used to compare detectors.
@@ -48,17 +48,18 @@ def gather_images(
 ) -> Growth:
     """Add the confirmed images of a journal to a data set.
 
-    Good images of the random sample are drawn into the splits. Half of them are used for training, a quarter is held
-    out to set the threshold, and the rest is used for the test. Other good images were kept because of their scores, so
-    none of them sets the threshold. Three quarters of them are used for training, the rest for the test. Defects are
-    used only for the test. An image of the line that is in the data set already stays in its split.
+    The journal keeps a random sample of the images, and images with notable scores. Of the sample's good images, half
+    are drawn for training, a quarter is held out to set the threshold, and the rest is used for the test. Other good
+    images were kept because of their scores, so none of them sets the threshold: three quarters of them are used for
+    training, the rest for the test. Defects are used only for the test. An image that is in the data set already stays
+    in its split.
 
     Args:
         splits: The data set of the detector that grows.
-        folder: DIR of the journal.
+        folder: The journal's folder.
         only_new_decide: Whether only new images are held out. If not, the old held-out images stay as well.
         seed: The seed of the draw.
-        compared: The data set of the detector to compare with, if it is another one.
+        compared: The data set of the detector to compare with. None: the detector that grows, or unknown.
 
     Raises:
         UserError: No image is labelled good, two labels contradict each other, or an image cannot be read.
@@ -68,20 +69,20 @@ def gather_images(
     keys = _hash_images([*(sample.image for sample in (*own, *others)), *(sample.image for _, sample in labelled)])
     _refuse_two_labels([sample for _, sample in labelled], keys)
 
-    def key(sample: Sample) -> str:
+    def find_key(sample: Sample) -> str:
         return keys[sample.image]
 
     pictures = folder / "pictures"
-    base = {key(sample) for sample in own if not sample.image.is_relative_to(pictures)}
+    base = {find_key(sample) for sample in own if not sample.image.is_relative_to(pictures)}
     # If an image is in several splits, training wins, then validation, then test.
-    split_of_key = {key(sample): sample.split for sample in sorted((*own, *others), key=_order_of_split)}
-    known = {key(sample) for sample in own}
+    split_of_key = {find_key(sample): sample.split for sample in sorted((*own, *others), key=_rank_split)}
+    known = {find_key(sample) for sample in own}
     drawn: dict[str, tuple[Labelled, Sample]] = {}  # by key, so that an image that came twice is taken once
     for each, sample in labelled:
-        if key(sample) not in base and (key(sample) not in drawn or each.sampled):
-            split = _choose_split(each, split_of_key.get(key(sample)), f"{seed}/{key(sample)}")
-            drawn[key(sample)] = each, sample._replace(split=split)
-    again = sum(key(sample) in base for _, sample in labelled)
+        if find_key(sample) not in base and (find_key(sample) not in drawn or each.sampled):
+            split = _choose_split(each, split_of_key.get(find_key(sample)), f"{seed}/{find_key(sample)}")
+            drawn[find_key(sample)] = each, sample._replace(split=split)
+    again = sum(find_key(sample) in base for _, sample in labelled)
     if again:
         tell(
             f"{format_count(again, 'labelled image is', 'labelled images are')} already in the data set. "
@@ -94,29 +95,29 @@ def gather_images(
     for name, (_, sample) in drawn.items():
         joined[sample.split] += name not in known
     new = {split: [s for _, s in drawn.values() if s.split == split] for split in ("train", "validation", "test")}
-    defects = {key(sample) for _, sample in labelled if sample.label}
-    taken_back = [sample for sample in splits.train if key(sample) in defects]
+    defects = {find_key(sample) for _, sample in labelled if sample.label}
+    taken_back = [sample for sample in splits.train if find_key(sample) in defects]
     if taken_back:
         tell(f"{len(taken_back)} of the training images are labelled as defects now, and no longer train")
-    train = [*splits.train, *(sample for sample in new["train"] if key(sample) not in known)]
-    deciding = {key(sample) for sample in new["validation"]}
-    old_val = [] if only_new_decide else [sample for sample in splits.val if key(sample) not in deciding]
-    train, val = ([s for s in part if key(s) not in defects] for part in (train, [*old_val, *new["validation"]]))
+    train = [*splits.train, *(sample for sample in new["train"] if find_key(sample) not in known)]
+    deciding = {find_key(sample) for sample in new["validation"]}
+    old_val = [] if only_new_decide else [sample for sample in splits.val if find_key(sample) not in deciding]
+    train, val = ([s for s in part if find_key(s) not in defects] for part in (train, [*old_val, *new["validation"]]))
     if not val:
         raise UserError(
             f"no image in {folder} can set the threshold: label more images of its random sample good "
             "(--watch.sample sets its size)"
         )
-    # Images that trained a detector or set its threshold, or will do so in the new one, compare nothing.
+    # No image that trains a detector, the old or the new one, or sets its threshold, is used for the comparison.
     seen = {name for name, split in split_of_key.items() if split != "test"} | {
-        key(sample) for sample in (*train, *val)
+        find_key(sample) for sample in (*train, *val)
     }
     groups: dict[str, list[Sample]] = defaultdict(list)
     for sample in splits.test:
-        if key(sample) in base - seen and not sample.image.is_relative_to(pictures):
+        if find_key(sample) in base - seen and not sample.image.is_relative_to(pictures):
             groups[OLD_DEFECTS if sample.label else OLD_GOOD].append(sample)
     for each, sample in drawn.values():
-        if sample.split == "test" and key(sample) not in seen:
+        if sample.split == "test" and find_key(sample) not in seen:
             groups[DEFECTS if sample.label else SAMPLED if each.sampled else SELECTED].append(sample)
     test = [sample for samples in groups.values() for sample in samples]
     return Growth(list(with_splits(Splits(train, val, test))), dict(groups), dict(joined))
@@ -176,7 +177,7 @@ def _refuse_two_labels(samples: Iterable[Sample], keys: dict[Path, str]) -> None
             )
 
 
-def _order_of_split(sample: Sample) -> int:
+def _rank_split(sample: Sample) -> int:
     """Return a key that sorts samples by their splits: test, then validation, then training."""
     return ("test", "validation", "train").index(sample.split)
 

@@ -1,4 +1,4 @@
-"""Paths of images as lines of text, for example on standard input.
+"""Read the paths of images as lines of text, for example on standard input.
 
 A program that writes paths to a pipe waits while nobody reads, so no path is lost.
 """
@@ -53,11 +53,11 @@ class PathFeed:
             except Full:
                 pass
 
-    def waiting(self) -> int:
+    def count_waiting(self) -> int:
         """Return 0: the paths wait in the pipe, where they cannot be counted."""
         return 0
 
-    def comes_again(self, arrival: Arrival) -> bool:
+    def try_again(self, arrival: Arrival) -> bool:
         """Return False: a program that sends a path has already written the file."""
         return False
 

@@ -1,4 +1,4 @@
-"""Ship a version of a detector: copy it to DIR/detector.ckpt of its journal, and record it. DIR/detectors has all."""
+"""Ship a version of a detector: copy it to DIR/detector.ckpt, and record it. DIR is the journal's folder."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ FOLDER = "detectors"  # DIR/detectors/N is the run of a grown version
 IMAGES = "images.csv"  # in DIR/detectors/N: the training, held-out and test images of that version
 
 
-def next_folder(folder: Path) -> Path:
+def find_next_folder(folder: Path) -> Path:
     """Return DIR/detectors/N with the first N that does not exist yet."""
     number = 1
     while (folder / FOLDER / str(number)).exists():
@@ -39,16 +39,16 @@ def find_file(folder: Path, version: Version) -> Path:
 
 
 def find_version(folder: Path, number: int) -> Version:
-    """Return the version of a journal with this id."""
-    return next(version for version in _versions(folder) if version.id == number)
+    """Return the version whose id is `number`."""
+    return next(version for version in _list_versions(folder) if version.id == number)
 
 
-def shipped_version(folder: Path) -> Version | None:
-    """Return the version that is DIR/detector.ckpt. None: none was shipped yet."""
-    return next((version for version in _versions(folder) if version.state == "shipped"), None)
+def find_shipped_version(folder: Path) -> Version | None:
+    """Return the version that is DIR/detector.ckpt. None: no version was shipped yet."""
+    return next((version for version in _list_versions(folder) if version.state == "shipped"), None)
 
 
-def _versions(folder: Path) -> list[Version]:
+def _list_versions(folder: Path) -> list[Version]:
     file = JournalFile(folder, alone=False)
     try:
         return Versions(file).all()
@@ -60,7 +60,7 @@ def _versions(folder: Path) -> list[Version]:
 def undo_on_failure(folder: Path) -> Iterator[None]:
     """If the block fails or is stopped, remove the versions and the folders of versions that it made."""
     home = folder / FOLDER
-    before = {version.id: version for version in _versions(folder)}
+    before = {version.id: version for version in _list_versions(folder)}
     folders = set(home.iterdir()) if home.is_dir() else set()
     try:
         yield
@@ -131,9 +131,9 @@ def roll_back(folder: Path) -> Version:
     """Ship the version again that was shipped before the present one. Return it.
 
     Raises:
-        UserError: No version is shipped, or there is none before it.
+        UserError: No version is shipped, or no version was shipped before.
     """
-    versions = {version.id: version for version in _versions(folder)}
+    versions = {version.id: version for version in _list_versions(folder)}
     shipped = next((version for version in versions.values() if version.state == "shipped"), None)
     before = None if shipped is None or shipped.parent is None else versions.get(shipped.parent)
     if shipped is None or before is None:
@@ -150,7 +150,7 @@ def remember(folder: Path, number: int, original: Path) -> None:
     if original.is_relative_to(folder):
         relative = original.relative_to(folder)
     else:
-        place = next_folder(folder) / SHIPPED
+        place = find_next_folder(folder) / SHIPPED
         link_or_copy(original, place)
         relative = place.relative_to(folder)
     file = JournalFile(folder, alone=False)

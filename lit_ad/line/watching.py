@@ -43,7 +43,7 @@ class Watching:
         detector: The detector.
         feed: The source of the images.
         category: The category of all images, whose threshold decides. None: one threshold for all categories.
-        journal: Each verdict is written to it. None: verdicts are not written.
+        journal: The journal that gets each verdict. None: there is no journal.
         sinks: The sinks that get messages, by name.
         anomalous_only: Whether nominal verdicts are left out of the messages.
         say: Called with sentences about slow judging, trouble and alarms.
@@ -82,7 +82,7 @@ class Watching:
                 image: Any = arrival.frame if content is None else content
                 detection: Detection = shared(image, category, bgr=content is None)
             except (UserError, OSError) as error:
-                again = self.feed.comes_again(arrival)
+                again = self.feed.try_again(arrival)
                 return [] if again else [Outcome(arrival.name, None, str(error))]
             seconds = time.perf_counter() - begin
             if self.journal is not None:
@@ -109,16 +109,16 @@ class Watching:
             "anomalous": self.anomalous,
             "refused": self.refused,
             "passed_over": self.feed.passed_over,
-            "waiting": self.feed.waiting(),
+            "waiting": self.feed.count_waiting(),
             "trouble": self.feed.trouble or None,
             "sinks": {name: sink.status() for name, sink in self.sinks.items()},
         }
 
-    def summary(self) -> str:
+    def summarize(self) -> str:
         """Return the counts of judged images and of all losses, in one sentence."""
         lost = {
             "refused": self.refused,
-            "left unjudged": self.feed.waiting(),
+            "left unjudged": self.feed.count_waiting(),
             "passed over, because the camera is faster than the detector": self.feed.passed_over,
             "not written to the journal": 0 if self.journal is None else self.journal.dropped,
             **{f"not delivered by {name}": sink.status()["dropped"] for name, sink in self.sinks.items()},
@@ -170,9 +170,9 @@ class Watching:
             self._report_speed(now)
 
     def _report_speed(self, now: float) -> None:
-        """Report if judging is slower than the source, or no longer is. Measure since the last report."""
+        """Report if judging has been slower than the source since the last report, or has caught up."""
         seconds, judged = now - self._last_report, self.judged - self._judged_before
-        passed_over, waiting = self.feed.passed_over - self._passed_over_before, self.feed.waiting()
+        passed_over, waiting = self.feed.passed_over - self._passed_over_before, self.feed.count_waiting()
         rate = f"{judged / seconds:.3g} images/s are judged"
         if passed_over:
             self.say(

@@ -83,7 +83,7 @@ def test_skipped_frames_are_counted(server: Camera) -> None:
         time.sleep(0.2)  # ten frames
     feed.close()
     assert feed.passed_over >= 10
-    assert taken + feed.passed_over + feed.waiting() == feed.frames
+    assert taken + feed.passed_over + feed.count_waiting() == feed.frames
 
 
 def test_a_camera_that_is_lost_is_opened_again(server: Camera) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from lit_ad.data.splits import Splits
 from lit_ad.errors import UserError
-from lit_ad.line.comparison import Comparison, compare, image_auroc, reasons_against, to_rows
+from lit_ad.line.comparison import Comparison, compare, compute_image_auroc, list_reasons_against, to_rows
 from lit_ad.line.growth import DEFECTS, OLD_DEFECTS, OLD_GOOD, SAMPLED, gather_images
 from tests.deploy.test_journal import DECISION, detector
 from tests.line.conftest import label
@@ -22,7 +22,7 @@ def test_detectors_are_compared(splits: Splits, folder: Path) -> None:
     sampled = len(growth.groups[SAMPLED])
     assert counts[DEFECTS] == (1, 0, 1, 1) and counts[SAMPLED] == (sampled, sampled, 0, 0)
     assert aurocs == {"old": 0.5, "new": 0.5}  # 97 and 40 against 30 and 99
-    assert reasons_against(comparisons) == [
+    assert list_reasons_against(comparisons) == [
         "more misses (1 of 1 confirmed defects; the old one 0, and 1 with thresholds made anew)"
     ]
     assert to_rows(comparisons)[0][:2] == [OLD_GOOD, "2"]
@@ -31,13 +31,13 @@ def test_detectors_are_compared(splits: Splits, folder: Path) -> None:
 
 
 def test_reasons_against_a_worse_detector() -> None:
-    assert reasons_against([Comparison(DEFECTS, 9, 2, 4, 5), Comparison(SAMPLED, 9, 3, 1, 3)]) == [
+    assert list_reasons_against([Comparison(DEFECTS, 9, 2, 4, 5), Comparison(SAMPLED, 9, 3, 1, 3)]) == [
         "more misses (5 of 9 confirmed defects; the old one 2, and 4 with thresholds made anew)"
     ]
     assert (
-        len(reasons_against([Comparison(DEFECTS, 9, 2, 6, 5)])) == 1
+        len(list_reasons_against([Comparison(DEFECTS, 9, 2, 6, 5)])) == 1
     )  # also if the old one is no better with new thresholds
-    assert not reasons_against(
+    assert not list_reasons_against(
         [Comparison(DEFECTS, 9, 5, 4, 5), Comparison(OLD_GOOD, 5, 0, 0, 3)]
     )  # the old test gives no reason
 
@@ -46,11 +46,11 @@ def test_reasons_against_a_worse_detector() -> None:
     ("nominal", "anomalous", "expected"), [([1, 2], [3, 4], 1.0), ([1, 3], [2, 3], 0.625), ([2], [1], 0.0)]
 )
 def test_auroc_by_pairs(nominal: list[float], anomalous: list[float], expected: float) -> None:
-    assert image_auroc(nominal, anomalous) == expected
+    assert compute_image_auroc(nominal, anomalous) == expected
 
 
 def test_wilsons_interval() -> None:
-    low, high = Comparison(DEFECTS, 20, 0, 0, 1).interval()
+    low, high = Comparison(DEFECTS, 20, 0, 0, 1).compute_interval()
     z, p, n = 1.959964, 1 / 20, 20
     middle, half = p + z**2 / (2 * n), z * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5
     assert (low, high) == pytest.approx([(middle - half) / (1 + z**2 / n), (middle + half) / (1 + z**2 / n)], rel=1e-5)

@@ -16,7 +16,7 @@ from PIL import Image
 pytest.importorskip("watchdog")
 from lit_ad.line import folder as folder_module
 from lit_ad.line.feed import Arrival
-from lit_ad.line.folder import FolderFeed, change_time
+from lit_ad.line.folder import FolderFeed, read_change_time
 
 PIXELS = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3)).astype(np.uint8))
 
@@ -62,7 +62,7 @@ def test_present_and_new_files_are_yielded(tmp_path: Path) -> None:
         (tmp_path / "c.png").chmod(0o600)  # not a new image
         assert names(arrivals, 0, more=0.8) == []
         PIXELS.rotate(90).save(tmp_path / "c.png")  # a new image
-        assert names(arrivals, 1) == ["c.png"] and feed.waiting() == 0
+        assert names(arrivals, 1) == ["c.png"] and feed.count_waiting() == 0
 
 
 def test_a_file_is_yielded_only_when_it_is_closed(tmp_path: Path) -> None:
@@ -91,18 +91,18 @@ def test_an_unreadable_file_is_yielded_again_for_a_while(tmp_path: Path, monkeyp
     with watched(tmp_path) as (feed, arrivals):
         (tmp_path / "a.png").write_bytes(b"half")
         first = arrivals.get(timeout=10)
-        assert feed.comes_again(first)
+        assert feed.try_again(first)
         second = arrivals.get(timeout=10)
         time.sleep(1.1)
-        assert second.name == "a.png" and not feed.comes_again(second)
+        assert second.name == "a.png" and not feed.try_again(second)
         (tmp_path / "a.png").unlink()
-        assert not feed.comes_again(second)
+        assert not feed.try_again(second)
 
 
 def test_after_a_restart_only_new_files_are_yielded(tmp_path: Path) -> None:
     for name in ("old.png", "new.png", "overwritten.png"):
         PIXELS.save(tmp_path / name)
-    times = {"old.png": time.time() + 1, "overwritten.png": change_time(tmp_path / "overwritten.png") - 1}
+    times = {"old.png": time.time() + 1, "overwritten.png": read_change_time(tmp_path / "overwritten.png") - 1}
     with watched(tmp_path, judged=lambda name, since: times.get(name, 0) >= since) as (_, arrivals):
         assert sorted(names(arrivals, 2)) == ["new.png", "overwritten.png"]
 
@@ -132,9 +132,9 @@ def test_files_left_at_the_end_are_counted(tmp_path: Path) -> None:
         (tmp_path / name).write_text(content)
     feed = FolderFeed(tmp_path, settle=0.1)
     arrivals = iter(feed)
-    assert feed.comes_again(next(arrivals))
+    assert feed.try_again(next(arrivals))
     feed.close()
-    assert (list(arrivals), feed.waiting()) == ([], 3)
+    assert (list(arrivals), feed.count_waiting()) == ([], 3)
 
 
 def test_an_empty_file_is_yielded_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,4 +143,4 @@ def test_an_empty_file_is_yielded_after_a_while(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "empty.png").touch()
     with watched(tmp_path) as (feed, arrivals):
         assert names(arrivals, 1) == ["empty.png"]
-        assert not feed.comes_again(Arrival("empty.png", tmp_path / "empty.png"))
+        assert not feed.try_again(Arrival("empty.png", tmp_path / "empty.png"))

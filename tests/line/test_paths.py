@@ -10,7 +10,7 @@ def test_lines_are_paths() -> None:
     first, second = feed
     assert (first.name, first.file) == ("/a/b c.png", Path("/a/b c.png"))
     assert (second.name, second.file) == ("d.png", Path.cwd() / "d.png")
-    assert not feed.comes_again(first) and feed.waiting() == feed.passed_over == 0
+    assert not feed.try_again(first) and feed.count_waiting() == feed.passed_over == 0
 
 
 def test_close_ends_the_feed_before_the_lines_end() -> None:

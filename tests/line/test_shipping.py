@@ -11,13 +11,13 @@ from lit_ad.errors import UserError
 from lit_ad.line.shipping import (
     find_file,
     find_images,
+    find_next_folder,
+    find_shipped_version,
     find_version,
     link_or_copy,
-    next_folder,
     remember,
     roll_back,
     ship,
-    shipped_version,
     undo_on_failure,
 )
 from tests.deploy.test_journal import DECISION, detector
@@ -54,7 +54,7 @@ def test_a_version_is_shipped_and_rolled_back(folder: Path, tmp_path: Path) -> N
     reasons = [event.reason for event in JournalFile(folder, alone=False).events(kind="shipped")]
     assert reasons == ["version 1: first", "version 2: grown", "version 1: back from version 2"]
     assert sorted(path.name for path in (folder / "detectors").iterdir()) == ["1", "7"]
-    assert next_folder(folder) == folder / "detectors/2"
+    assert find_next_folder(folder) == folder / "detectors/2"
 
 
 def test_a_version_without_a_file_cannot_be_shipped(folder: Path) -> None:
@@ -101,8 +101,8 @@ def test_a_failed_growth_leaves_nothing(folder: Path, tmp_path: Path, first: boo
 
 
 def test_the_table_of_a_versions_images(folder: Path) -> None:
-    assert shipped_version(folder) is None and find_images(folder, find_version(folder, 2)) is None
+    assert find_shipped_version(folder) is None and find_images(folder, find_version(folder, 2)) is None
     (folder / "detectors/7/images.csv").write_text("path,split,label\n")
     assert find_images(folder, find_version(folder, 2)) == folder / "detectors/7/images.csv"
     ship(folder, 2, "grown")
-    assert shipped_version(folder) == find_version(folder, 2)
+    assert find_shipped_version(folder) == find_version(folder, 2)

@@ -50,10 +50,10 @@ class Frames:
             self.passed_over += 3
             yield Arrival(f"frame {number}", frame=np.full((32, 32, 3), (0, 0, shade), np.uint8))  # red
 
-    def waiting(self) -> int:
+    def count_waiting(self) -> int:
         return 0
 
-    def comes_again(self, arrival: Arrival) -> bool:
+    def try_again(self, arrival: Arrival) -> bool:
         return False
 
     def close(self) -> None:
@@ -98,7 +98,7 @@ def test_files_are_judged_recorded_and_sent(files: list[str], tmp_path: Path) ->
     ]
     assert messages.sent[0]["source"] == "line 1" and messages.sent[0]["regions"][0]["box"] == [0, 0, 32, 32]
     assert len(sentences) == 3 and sentences[0].startswith(f"not judged: {files[3]}: ")
-    assert watching.summary() == "3 images judged, 1 anomalous, 3 refused"
+    assert watching.summarize() == "3 images judged, 1 anomalous, 3 refused"
     assert watching.status()["sinks"]["kept"]["sent"] == 6
 
 
@@ -107,12 +107,12 @@ def test_frames_keep_their_colours() -> None:
     watching = Watching(detector(), Frames([200, 10]), sinks={"kept": messages}, anomalous_only=True)
     assert [outcome.detection.score for outcome in watching if outcome.detection] == [200, 10]
     assert [told["name"] for told in messages.sent] == ["frame 1"]
-    assert "6 passed over, because the camera is faster than the detector" in watching.summary()
+    assert "6 passed over, because the camera is faster than the detector" in watching.summarize()
 
 
 def test_an_image_that_is_not_written_yet_comes_again(files: list[str]) -> None:
     feed = PathFeed(files[3:])
-    feed.comes_again = lambda arrival: True  # type: ignore[method-assign]
+    feed.try_again = lambda arrival: True  # type: ignore[method-assign]
     watching = Watching(detector(), feed, say=lambda sentence: pytest.fail(sentence))
     assert list(watching) == [] and watching.refused == 0
 
@@ -142,7 +142,7 @@ def test_waiting_files_are_reported(files: list[str], monkeypatch: pytest.Monkey
     monkeypatch.setattr(watching_module, "REPORT_INTERVAL", 0.0)
     feed, sentences = PathFeed(files[:1]), list[str]()
     waiting = iter([0, 50, 0])
-    feed.waiting = lambda: next(waiting)  # type: ignore[method-assign]
+    feed.count_waiting = lambda: next(waiting)  # type: ignore[method-assign]
     watching = Watching(detector(), feed, say=sentences.append)
     for _ in range(3):
         time.sleep(0.01)

@@ -48,7 +48,7 @@ class Mqtt(Outbox):
         if parts.scheme == "mqtts":
             self.client.tls_set()
         self.refusal = ""
-        self.client.on_connect = self._connected
+        self.client.on_connect = self._handle_connection
         self.client.reconnect_delay_set(1, int(LONGEST_PAUSE))
         self.client.connect_async(parts.hostname, parts.port or (8883 if parts.scheme == "mqtts" else 1883))
         self.client.loop_start()
@@ -60,7 +60,7 @@ class Mqtt(Outbox):
         self.client.disconnect()
         self.client.loop_stop()
 
-    def _connected(self, client: Any, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
+    def _handle_connection(self, client: Any, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
         self.refusal = str(reason) if reason.is_failure else ""
 
     def _publish(self, text: str) -> None:
