@@ -28,10 +28,10 @@ DAY = 24 * 60 * 60  # seconds
 
 
 class Cache(NamedTuple):
-    """A store of features, with what the list shows of it."""
+    """A store of features, with the facts that `lit-ad cache list` shows."""
 
     folder: Path
-    about: dict[str, Any]  # its about.json: images, teachers, view; empty where it is partial or cannot be read
+    about: dict[str, Any]  # the store's about.json: images, teachers, view; empty if it is partial or unreadable
     size: int  # bytes
     used: float  # time of its last use, in seconds since 1970
     busy: bool  # whether a process is writing it
@@ -39,7 +39,7 @@ class Cache(NamedTuple):
 
     @property
     def stale(self) -> int:
-        """The number of its images that are gone or changed. If it is above 0, no run can use the cache again."""
+        """The number of images that are gone or changed. If it is above 0, no run can use the cache again."""
         return sum(is_changed(*file) for file in self.about.get("files", []))
 
     @property
@@ -127,7 +127,7 @@ def _list_caches(directory: Path) -> list[Cache]:
 
 
 def _list_masks(directory: Path) -> list[Path]:
-    """List the masks that a Table has made. Their names are hashes of their content, as those of stores are."""
+    """List the masks that a Table has made. A mask's name is a hash of its content, as a store's name is."""
     return sorted(path for path in directory.glob("*.png") if is_key(path.stem))
 
 

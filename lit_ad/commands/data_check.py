@@ -38,7 +38,7 @@ class CheckedSplit:
     seed: int | None = None
 
     def replace_in(self, split: Split) -> Split:
-        """Return a split with what is given here. Raises UserError on what fit refuses."""
+        """Return a split with the values that are given here. Raises UserError if fit would refuse them."""
         return replace(split, **{name: value for name, value in vars(self).items() if value is not None})
 
 
@@ -86,7 +86,7 @@ def data_check(
     if path is not None:
         source, about = guess_source(path)
     elif config is not None:
-        source, about, split = _configured_source(config)
+        source, about, split = _read_source(config)
     else:
         assert data.source is not None
         source, about = data.source, f"data.source: {type(data.source).__name__}"
@@ -97,7 +97,7 @@ def data_check(
             text = "".join(f"{file}\n" for file in files)
             temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
         about += f"\n  {format_count(len(files), 'file to remove is', 'files to remove are')} listed in {remove}"
-    print(as_json.dumps(_as_dict(about, samples, report), indent=2) if json else _format_page(about, report, backbone))
+    print(as_json.dumps(_to_dict(about, samples, report), indent=2) if json else _format_page(about, report, backbone))
     if report.errors:
         sys.exit(1)
 
@@ -108,17 +108,17 @@ def _refuse_all_but_one(given: dict[str, object]) -> None:
     if not names:
         raise UserError("give a data set to check: lit-ad data check PATH, or --config FILE, or --data.source NAME")
     if len(names) > 1:
-        choices = [f"for that of {name}, leave out {' and '.join(sorted({*names} - {name}))}" for name in names]
+        choices = [f"to check that of {name}, leave out {' and '.join(sorted({*names} - {name}))}" for name in names]
         raise UserError(
             f"{' and '.join(names)} each name a data set, but only one can be checked: {'; '.join(choices)}"
         )
 
 
-def _configured_source(config: Path) -> tuple[Source, str, Split]:
+def _read_source(config: Path) -> tuple[Source, str, Split]:
     """Return the source of a config file, a line about it, and how the file holds out images.
 
     Raises:
-        UserError: The file cannot be read, has no data.source, or has a key of data that there is not.
+        UserError: The file cannot be read, has no data.source, or has an unknown key below data.
     """
     from lit_ad.data.datamodule import AnomalyDataModule  # imports Lightning, which takes seconds
 
@@ -146,7 +146,7 @@ def _format_page(about: str, report: AuditReport, backbone: str | None) -> str:
     return "\n".join(lines)
 
 
-def _as_dict(about: str, samples: Sequence[Sample], report: AuditReport) -> dict[str, Any]:
+def _to_dict(about: str, samples: Sequence[Sample], report: AuditReport) -> dict[str, Any]:
     """Return the report as a dict for JSON."""
     counts = Counter((sample.category, sample.split, sample.defect) for sample in samples)
     return {

@@ -72,7 +72,7 @@ def get(name: str, published: Published, root: Path, accept_licence: bool) -> No
         print(f"{target} exists already")
         return
     print(published.licence)
-    if not accept_licence and not _agreed():
+    if not accept_licence and not _ask_to_agree():
         raise UserError(f"{name} was not downloaded: its licence was not accepted (--accept-licence)")
     archive = root / published.url.rpartition("/")[2]
     try:
@@ -88,6 +88,6 @@ def get(name: str, published: Published, root: Path, accept_licence: bool) -> No
     print(f"{target} is ready: --data.source {name} --data.source.root {target}. You may remove {archive}.")
 
 
-def _agreed() -> bool:
+def _ask_to_agree() -> bool:
     """Ask at the terminal whether the licence is accepted. Without a terminal the answer is no."""
     return sys.stdin.isatty() and input("Accept this licence? [y/N] ").strip().lower() in ("y", "yes")

@@ -22,7 +22,7 @@ from lit_ad.errors import UserError
 from lit_ad.files import format_bytes
 
 ATTEMPTS = 5  # attempts in a row without a new byte before the download fails
-PAUSE = 1.0  # seconds of waiting after the first of them; each further one doubles it
+PAUSE = 1.0  # seconds of waiting after the first such attempt; each further attempt doubles them
 TIMEOUT = 30.0  # seconds without a byte before an attempt fails
 PIECE = 1 << 16  # bytes written at a time; an incomplete piece is lost when the connection breaks
 
@@ -44,16 +44,17 @@ def download(url: str, target: Path, sha256: str) -> None:
     part = target.with_name(f"{target.name}.part")
     failures = 0
     while True:
-        before = file_size(part)
+        before = _count_bytes(part)
         try:
             _fetch_rest(url, part)
             break
         except _Interrupted as error:
-            failures = 0 if file_size(part) > before else failures + 1
+            failures = 0 if _count_bytes(part) > before else failures + 1
             if failures == ATTEMPTS:
+                begun = format_bytes(_count_bytes(part))
                 raise UserError(
-                    f"the download of {url} broke off: {error}; {part} has the first {format_bytes(file_size(part))}: "
-                    "run the same command again to continue"
+                    f"the download of {url} broke off: {error}; {part} has the first {begun}: run the same command "
+                    "again to continue"
                 ) from error
             time.sleep(PAUSE * 2 ** max(0, failures - 1))
         except OSError as error:
@@ -66,7 +67,7 @@ def download(url: str, target: Path, sha256: str) -> None:
     part.replace(target)
 
 
-def file_size(path: Path) -> int:
+def _count_bytes(path: Path) -> int:
     """Return the size of a file in bytes; 0 if there is no file."""
     return path.stat().st_size if path.is_file() else 0
 
@@ -78,7 +79,7 @@ def _fetch_rest(url: str, part: Path) -> None:
         _Interrupted: The attempt failed, and another one may succeed.
         UserError: No attempt would succeed.
     """
-    offset = file_size(part)
+    offset = _count_bytes(part)
     headers = {"Accept-Encoding": "identity"}  # uncompressed, so that the range counts bytes of the file
     if offset:
         headers["Range"] = f"bytes={offset}-"
@@ -98,8 +99,8 @@ def _fetch_rest(url: str, part: Path) -> None:
             append(answer, part, offset, size)
     except requests.RequestException as error:
         raise _Interrupted(f"{type(error).__name__} {error}") from error
-    if size is not None and file_size(part) < size:
-        raise _Interrupted(f"the connection closed after {format_bytes(file_size(part))} of {format_bytes(size)}")
+    if size is not None and _count_bytes(part) < size:
+        raise _Interrupted(f"the connection closed after {format_bytes(_count_bytes(part))} of {format_bytes(size)}")
 
 
 def append(answer: requests.Response, part: Path, offset: int, size: int | None) -> None:
@@ -125,7 +126,7 @@ def append(answer: requests.Response, part: Path, offset: int, size: int | None)
 
 
 def _check_sha256(path: Path, sha256: str, name: str, remedy: str) -> None:
-    """Raise UserError, with the name and the remedy, if a file has another SHA-256."""
+    """Raise UserError, with the name and the remedy, if a file has another SHA-256 than `sha256`."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != sha256:

@@ -107,7 +107,7 @@ def export(
     compared = pick(list_and_tell(images) if images else splits.test or splits.val or calibration, _COMPARED)
     pictures: list[ImageLike] = [sample.image for sample in compared]
     if not pictures:
-        pictures = list(random_images(method.view, _COMPARED))
+        pictures = list(make_random_images(method.view, _COMPARED))
         print(f"The images of {ckpt_path} are not available ({reason}): {_COMPARED} random images are compared")
     folder = output or (home or ckpt_path.parent) / "export"
     check_writable(folder, "--output")  # now, because the export takes minutes
@@ -122,7 +122,7 @@ def export(
         checkpoint, exported = Detector(make_inference_network(method), method.card), Detector.load(file, verify=False)
         report = compare(exported, checkpoint, pictures, precision)
         if precision == "int8" and card.decision is not None:  # int8 changes the scores, so it needs other thresholds
-            card = refit_thresholds(exported, splits.val if decision_is_from(checkpoint, splits.val) else [], file)
+            card = refit_thresholds(exported, splits.val if is_decision_from(checkpoint, splits.val) else [], file)
             exported = Detector(exported.network, card)
         if precision == "int8":
             loosen(file)
@@ -141,11 +141,11 @@ def export(
     print(f"{folder / name}, and beside it {name}.json and {example_name(file)}{earlier}")
 
 
-def decision_is_from(checkpoint: Detector, held_out: list[Sample]) -> bool:
-    """Return whether a checkpoint's decision comes from exactly these images, judged by their number and some scores.
+def is_decision_from(checkpoint: Detector, held_out: list[Sample]) -> bool:
+    """Return whether a checkpoint's decision comes from exactly these images: their number and some scores tell.
 
-    It does not after `lit-ad recalibrate --nominal`, or where only half of the held-out images decide. The decision's
-    guarantee is then about other images.
+    After `lit-ad recalibrate --nominal`, or if only half of the held-out images decide, it comes from other images, and
+    its guarantee is about these.
     """
     decision = checkpoint.card.decision
     assert decision is not None
@@ -162,7 +162,8 @@ def decision_is_from(checkpoint: Detector, held_out: list[Sample]) -> bool:
 
 
 def refit_thresholds(exported: Detector, held_out: list[Sample], file: Path) -> Card:
-    """Set an int8 file's thresholds by its own scores of the held-out images. Return the card, which is written to it.
+    """Set an int8 file's thresholds by its own scores of the held-out images. Write the new card to the file, and
+    return it.
 
     Without held-out images, the thresholds of fp32 stay, and a line says so.
     """
@@ -183,7 +184,7 @@ def refit_thresholds(exported: Detector, held_out: list[Sample], file: Path) -> 
         f"threshold from {format_count(len(held_out), 'held-out image')}: {decision.threshold():.6g} in fp32, ", end=""
     )
     print(f"{exported.card.decision.threshold():.6g} in int8")
-    for line in describe_by_hand(exported.card.decision):  # they stay, but mean another rate among the new scores
+    for line in describe_by_hand(exported.card.decision):  # these stay, but among the new scores their rate differs
         print(line)
     return exported.card
 
@@ -200,7 +201,7 @@ def find_splits(config: Path) -> tuple[Splits, str]:
         return Splits(), str(error)
 
 
-def random_images(view: View, count: int) -> Iterator[NDArray[Any]]:
+def make_random_images(view: View, count: int) -> Iterator[NDArray[Any]]:
     """Yield smooth random images with noise, at the view's size.
 
     Each is (H0, W0, 3) uint8, or for a view with a window of levels (H0, W0) float32 within that window.

@@ -81,7 +81,7 @@ def grow(
         raise UserError(f"{journal} has no {NAME}: --journal is DIR of `lit-ad serve MODEL --journal DIR`")
     checkpoint, config = read_run(run)
     import_own_method(run / _LAST)
-    splits = _splits_of(config)
+    splits = _read_splits(config)
     grown_from = _load(find_detector(run))
     try:
         with undo_on_failure(journal):
@@ -90,7 +90,7 @@ def grow(
             shipped = find_shipped_version(journal)
             before, old, compared = number, grown_from, None
             if shipped is not None and shipped.id != number:
-                before, old, compared = shipped.id, _load(find_file(journal, shipped)), _images_of(journal, shipped)
+                before, old, compared = shipped.id, _load(find_file(journal, shipped)), _find_splits(journal, shipped)
                 print(f"The new detector is compared with version {before}, which is shipped, not with {run}")
             growth = gather_images(splits, journal, held_out == "new", seed, compared)
             counts = ", ".join(f"{count} {split}" for split, count in growth.joined.items() if count)
@@ -135,7 +135,7 @@ def read_run(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return read_checkpoint(run / _LAST), yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
 
 
-def _splits_of(config: dict[str, Any]) -> Splits:
+def _read_splits(config: dict[str, Any]) -> Splits:
     """Return the training, held-out and test images of a run, by its configuration."""
     source, _ = make_source(config["data"]["source"])
     return list_splits(source, Split.from_config(config))
@@ -194,7 +194,7 @@ def _keep_images(journal: Path, number: int, splits: Splits) -> None:
         write_samples(with_splits(splits), find_file(journal, version).parent / IMAGES)
 
 
-def _images_of(journal: Path, version: Version) -> Splits | None:
+def _find_splits(journal: Path, version: Version) -> Splits | None:
     """Return the images of a version. If there is no table of them, print a line and return None."""
     table = find_images(journal, version)
     if table is None:

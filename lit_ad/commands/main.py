@@ -136,7 +136,7 @@ def main() -> None:
     if arguments == ["--version"]:
         return print(f"lit-ad {__version__}")
     if arguments in ([], ["-h"], ["--help"], ["help"]):
-        return print(_overview())
+        return print(_make_overview())
     prepare()
     quiet()
     try:
@@ -154,7 +154,7 @@ def main() -> None:
 def prepare() -> None:
     """Set the import path and the environment variables that libraries read when they are imported."""
     sys.path.append(str(Path.cwd()))  # users keep methods and sources of their own in the working directory
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for updates when it is imported
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # albumentations would look for updates at its import
     # Without a network, wandb waits 90 seconds, and 10 more to greet the user by name unless it is quiet.
     os.environ.setdefault("WANDB_INIT_TIMEOUT", "10")
     os.environ.setdefault("WANDB_QUIET", "true")
@@ -186,7 +186,7 @@ def run(words: list[str]) -> None:
     """Run the command whose name the words begin with. Raises UserError if there is no such command."""
     group = [name for name in COMMANDS if name.startswith(f"{words[0]} ")]
     if group and words[1:2] in ([], ["-h"], ["--help"]):
-        print("\n".join([f"usage: lit-ad {words[0]} ...", "", *_help_lines(group)]))
+        print("\n".join([f"usage: lit-ad {words[0]} ...", "", *_list_help(group)]))
         return
     typed = " ".join(words[: 2 if group else 1])
     if typed not in COMMANDS:
@@ -205,7 +205,7 @@ def run(words: list[str]) -> None:
 
 
 def find_user_error(error: BaseException | None) -> BaseException | None:
-    """Return the error that the user can mend, in our words or Lightning's. None: it is a bug, and keeps its traceback.
+    """Return the error that the user can mend, ours or Lightning's. None: the error is a bug, and keeps its traceback.
 
     Our error may be the cause of another one: jsonargparse raises an error of its own from it.
     """
@@ -236,11 +236,11 @@ def _is_of_use(record: logging.LogRecord) -> bool:
     return not re.sub(r"^\[rank: \d+\] ", "", record.getMessage()).startswith(NOISE)  # Lightning puts the rank first
 
 
-def _overview() -> str:
+def _make_overview() -> str:
     """Return the text of `lit-ad --help`."""
-    return "\n".join(["usage: lit-ad COMMAND --config FILE [--KEY VALUE ...]", "", *_help_lines(COMMANDS), _EXAMPLES])
+    return "\n".join(["usage: lit-ad COMMAND --config FILE [--KEY VALUE ...]", "", *_list_help(COMMANDS), _EXAMPLES])
 
 
-def _help_lines(names: Iterable[str]) -> list[str]:
+def _list_help(names: Iterable[str]) -> list[str]:
     """Return a line of help for each command."""
     return [f"  {name:11} {COMMANDS[name].about}" for name in names]

@@ -114,7 +114,7 @@ def _make_parser() -> Parser:
 
 
 def _judge_all(detector: Detector, stage: Stage, sinks: Sequence[Heatmaps | Predictions]) -> None:
-    """Judge the stage's images that are not done, and hand each to the sinks. An image that fails has its error."""
+    """Judge the stage's images that are not done, and hand each to the sinks; a failed one with the reason."""
     left = [i for i, sample in enumerate(stage.samples) if str(sample.image) not in stage.done]
 
     def work(group: list[int], first: int) -> list[None]:
@@ -148,10 +148,10 @@ def _judge_sample(detector: Detector, sample: Sample, place: int) -> Judged:
         size = (blank.shape[0], blank.shape[1])
         sample = sample._replace(error=str(error))
         return Judged(sample, place, size, blank, Judgement(None, float("nan"), (0, 0, 0, 0)))
-    return _as_judged(detection, sample, place)
+    return _to_judged(detection, sample, place)
 
 
-def _as_judged(detection: Detection, sample: Sample, place: int) -> Judged:
+def _to_judged(detection: Detection, sample: Sample, place: int) -> Judged:
     """Convert a Detector's detection to the Judged that a run's prediction makes."""
     decision, category, roi = detection.decision, sample.category, detection.roi
     pixels, box = detection.network_input, detection.box

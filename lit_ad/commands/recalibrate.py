@@ -95,7 +95,7 @@ def recalibrate(
         detector, before = None, _read_decision(ckpt_path)
     else:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", re.escape(NO_DECISION))  # it gets one below
+            warnings.filterwarnings("ignore", re.escape(NO_DECISION))  # this command sets a decision
             import_own_method(ckpt_path)
             detector = Detector.load(ckpt_path, weights, device)
         before = detector.card.decision
@@ -189,9 +189,9 @@ def refit_decision(
     Thresholds set by hand stay.
 
     Args:
-        detector: The detector that judges them.
-        images: Nominal images that it was not trained on.
-        category: Their category.
+        detector: The detector that judges the images.
+        images: Nominal images that the detector was not trained on.
+        category: The category of the images.
         keys: The changed keys of the decision, such as another rate or rule for pixels.
         add: Whether the scores join the category's earlier ones. Otherwise they replace them. An image whose score is
             among the earlier ones counts once.
@@ -207,7 +207,7 @@ def refit_decision(
         else:
             seen.add(category, detection.score, detection.anomaly_map, detection.roi)
     if repeated:
-        print(f"{format_count(repeated, 'image')} have scores that are held out already, and count once")
+        print(f"{format_count(repeated, 'image has', 'images have')} the score of an earlier held-out image: left out")
     values: Any = vars(settings)
     if before is None:
         return Decision(**seen.held, **values)

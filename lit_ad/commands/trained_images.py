@@ -1,4 +1,4 @@
-"""Refuse thresholds from images that trained the detector: they score lower than new images."""
+"""Refuse to set thresholds from images that trained the detector: such images score lower than new ones."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,12 +17,12 @@ def refuse_trained(file: Path, samples: Sequence[Sample]) -> None:
     """Refuse images that the model was trained on, and warn of images that may be copies of them.
 
     A checkpoint identifies its training images by their path below the data set's folder and by their size in bytes. An
-    exported file does not record them, so the checkpoint of its run is asked.
+    exported file does not record them, so the checkpoint of its run is read.
 
     Raises:
-        UserError: Some of the images are training images, in their place of the training.
+        UserError: Some of the images are the files that trained the model.
     """
-    record = _record_of(file)
+    record = _read_record(file)
     if record is None:
         tell(f"It is unknown which images trained {file}: make sure that none of these did")
         return
@@ -48,7 +48,7 @@ def _may_be_trained(sample: Sample, trained: set[int]) -> bool:
     return any(identities([sample], folder)[0] in trained for folder in sample.image.parents)
 
 
-def _record_of(file: Path) -> dict[str, Any] | None:
+def _read_record(file: Path) -> dict[str, Any] | None:
     """Return the record of training images in the checkpoint of a detector, or None if there is none."""
     files = [file] if file.suffix == ".ckpt" else [file.parent.parent / name for name in CHECKPOINTS]
     checkpoint = next((each for each in files if each.is_file()), None)

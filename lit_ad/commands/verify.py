@@ -36,7 +36,7 @@ def verify(file: Path, /, device: str = "cpu") -> None:
     check = SelfCheck.from_text(loaded.check, path)
     sizes = sorted({1, len(check.images)})
     by_size = {size: compare_and_keep(loaded, check, path, device, size) for size in sizes}
-    rows = [_table_row(number, size, row) for size, each in by_size.items() for number, row in enumerate(each.rows, 1)]
+    rows = [_make_row(number, size, row) for size, each in by_size.items() for number, row in enumerate(each.rows, 1)]
     print(f"{path} on {loaded.runtime}, device {device}")
     print(tabulate(rows, COLUMNS, tablefmt="pipe", colalign=["right"] * len(COLUMNS), disable_numparse=True))
     print(f"Tolerance {check.tolerance:.0e}; more than {REFUSED * check.tolerance:.0e} is refused")
@@ -46,7 +46,7 @@ def verify(file: Path, /, device: str = "cpu") -> None:
         print("The file computes what the checkpoint did")
 
 
-def _table_row(number: int, batch: int, row: Row) -> list[str]:
+def _make_row(number: int, batch: int, row: Row) -> list[str]:
     """Return the cells of an image's row in the table."""
     scores, differences = (row.expected, row.score), (row.score_difference, row.map_difference)
     return [str(number), str(batch), *(f"{value:.6g}" for value in scores), *(f"{value:.1e}" for value in differences)]

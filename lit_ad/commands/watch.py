@@ -64,7 +64,7 @@ def watch(
     a camera       0, /dev/video0, rtsp://HOST/PATH or http://HOST/PATH: always its newest frame
     -              paths on standard input, one a line
 
-    No image is lost without a word. Files wait in their folder, and paths in their pipe. With a journal, a restart
+    No image is lost silently. Files wait in their folder, and paths in their pipe. With a journal, a restart
     judges the files that came in between. A camera does not wait: frames that come too fast are counted. An image that
     cannot be read or judged, and a verdict that cannot be written or delivered, are reported and counted.
 
@@ -97,13 +97,13 @@ def watch(
     _refuse_category(judging, feed.category)
     for line in list_notes(judging.card.decision):
         print(line, file=sys.stderr)
-    name = feed.name if feed.name is not None else default_name(source)
+    name = feed.name if feed.name is not None else choose_name(source)
     images = open_feed(source, feed, journal, name)
     try:
         sinks = to.make_sinks()
-        with _closed_at_end(sinks, None if journal is None else Journal(journal, judging, watch, name)) as kept:
+        with _close_at_end(sinks, None if journal is None else Journal(journal, judging, watch, name)) as kept:
             watching = Watching(judging, images, feed.category, kept, sinks, to.anomalous_only, source=name)
-            with _ended_by_signal(images), served(page, token, judging, chosen.name, kept, watching) as show:
+            with _end_on_signal(images), _serve_page(page, token, judging, chosen.name, kept, watching) as show:
                 print(f"{printable(name)} is watched; Ctrl-C ends it", file=sys.stderr, flush=True)
                 for outcome in watching:
                     show(outcome)
@@ -168,7 +168,7 @@ def open_feed(source: str, settings: FeedSettings, journal: Path | None, name: s
 
 
 def _refuse_category(detector: Detector, category: str | None) -> None:
-    """Raise UserError where a detector has no thresholds of a category: its images would pass for those of others."""
+    """Raise UserError if a detector has no thresholds of a category: its images would not be told from others."""
     decision = detector.card.decision
     known = [] if decision is None else [name for name in decision.scores if name]
     if category is not None and decision is not None and category not in known:
@@ -183,8 +183,8 @@ def _refuse_settings(settings: FeedSettings, sources: str, *names: str) -> None:
             raise UserError(f"--feed.{name} does nothing for {sources}: leave it out")
 
 
-def default_name(source: str) -> str:
-    """Return the name of a source in the journal, for a user who gives none. It has no password of an address."""
+def choose_name(source: str) -> str:
+    """Return the name of a source in the journal, for a user who gives none: an address without its password."""
     if source == "-":
         return "standard input"
     if "://" in source:
@@ -204,8 +204,8 @@ def _describe_anomalous(outcome: Outcome) -> str:
 
 
 @contextmanager
-def _closed_at_end(sinks: dict[str, Sink], journal: Journal | None) -> Iterator[Journal | None]:
-    """Close the sinks and the journal when the block ends: they first deliver and write what waits in them."""
+def _close_at_end(sinks: dict[str, Sink], journal: Journal | None) -> Iterator[Journal | None]:
+    """Close the sinks and the journal when the block ends. They first deliver and write the waiting messages."""
     try:
         yield journal
     finally:
@@ -216,7 +216,7 @@ def _closed_at_end(sinks: dict[str, Sink], journal: Journal | None) -> Iterator[
 
 
 @contextmanager
-def _ended_by_signal(images: Feed) -> Iterator[None]:
+def _end_on_signal(images: Feed) -> Iterator[None]:
     """Let the first Ctrl-C or SIGTERM close the source, so that images already taken are judged. A second one stops."""
 
     def end(*_: object) -> None:
@@ -235,7 +235,7 @@ def _ended_by_signal(images: Feed) -> Iterator[None]:
 
 
 @contextmanager
-def served(
+def _serve_page(
     page: Page, token: str | None, detector: Detector, name: str, journal: Journal | None, watching: Watching
 ) -> Iterator[Callable[[Outcome], None]]:
     """Serve the page during the block, if it has a port. Yield a function that shows an outcome on it."""

@@ -72,7 +72,7 @@ def test_exactly_one_data_set_is_given(tmp_path: Path) -> None:
     source = ["--data.source", "MVTec", "--data.source.root", str(tmp_path)]
     for words, names in ((source, ("--config", "--data.source")), ([str(tmp_path)], ("the folder", "--config"))):
         one, other = names
-        choice = f"for that of {one}, leave out {other}; for that of {other}, leave out {one}"
+        choice = f"to check that of {one}, leave out {other}; to check that of {other}, leave out {one}"
         with pytest.raises(
             UserError, match=f"^{one} and {other} each name a data set, but only one can be checked: {choice}$"
         ):

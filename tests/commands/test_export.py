@@ -98,7 +98,7 @@ def test_without_the_data_only_int8_asks_for_images(
 
 @pytest.mark.parametrize("view", [View(64), View(None, window=(100, 3000)), View(64, fit="pad", roi=(5, 3, 61, 40))])
 def test_random_images_fit_the_view(view: View) -> None:
-    made = list(command.random_images(view, 3))
+    made = list(command.make_random_images(view, 3))
     for image in made:
         pixels = read_pixels(image, view.levels)
         assert pixels.std() > 20 and view(pixels)[0].ndim == 3
@@ -127,12 +127,12 @@ def test_a_threshold_set_by_hand_is_printed_where_scores_change(
 def test_thresholds_are_refitted_only_on_the_images_that_set_them(trained: Path, images: Path) -> None:
     """Not on the held-out images if others, as many or more, have replaced them, or if only half of them decide."""
     detector, held_out = Detector.load(trained), command.find_splits(trained / "config.yaml")[0].val
-    assert len(held_out) == 2 and command.decision_is_from(detector, held_out)
+    assert len(held_out) == 2 and command.is_decision_from(detector, held_out)
     assert detector.card.decision is not None
     scores = [d.score for d in detector(sorted((images / "test/square").iterdir())[:3])]
     for others in (scores, scores[:2], detector.card.decision.scores["stripes"][:1]):
         decision = Decision({"stripes": np.asarray(others)})
-        assert not command.decision_is_from(
+        assert not command.is_decision_from(
             Detector(detector.network, replace(detector.card, decision=decision)), held_out
         )
 

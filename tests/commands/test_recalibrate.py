@@ -155,7 +155,7 @@ def test_good_images_join_those_held_out(
         kept = "12.5 %, the lowest that the held-out images allow (1 % was asked for)"
         assert f"7 held-out images, false-alarm rate {kept}" in out
         run(["recalibrate", str(first), *more, "--output", str(second)])
-        assert "5 images have scores that are held out already, and count once" in capsys.readouterr().out
+        assert "5 images have the score of an earlier held-out image: left out" in capsys.readouterr().out
         before, after, again = (Detector.load(each).card.decision for each in (file, first, second))
         assert before is not None and after is not None and again is not None
         assert set(before.scores["stripes"]) < set(after.scores["stripes"]) and len(after.maxima["stripes"]) == 7

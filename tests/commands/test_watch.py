@@ -20,7 +20,7 @@ import torch
 
 pytest.importorskip("watchdog")
 pytest.importorskip("uvicorn")
-from lit_ad.commands.watch import Page, default_name, open_feed, watch
+from lit_ad.commands.watch import Page, choose_name, open_feed, watch
 from lit_ad.deploy.export import export
 from lit_ad.deploy.journal_file import JournalFile
 from lit_ad.deploy.journal_settings import JournalSettings
@@ -135,7 +135,7 @@ def test_sources_and_settings_that_do_not_fit_are_refused(exported: Path, tmp_pa
 
 
 def test_default_names_of_sources(tmp_path: Path) -> None:
-    assert [default_name(source) for source in ("-", "0", "rtsp://a:b@h/x", f"{tmp_path}/in")] == [
+    assert [choose_name(source) for source in ("-", "0", "rtsp://a:b@h/x", f"{tmp_path}/in")] == [
         *("standard input", "camera 0", "rtsp://h/x", "in")
     ]
     feed = open_feed(str(tmp_path), FeedSettings(), None, "line")
