@@ -168,7 +168,7 @@ def open_feed(source: str, settings: FeedSettings, journal: Path | None, name: s
 
 
 def _refuse_category(detector: Detector, category: str | None) -> None:
-    """Raise UserError if a detector has no thresholds of a category: its images would not be told from others."""
+    """Raise UserError if a detector has no thresholds of a category: thresholds of others would decide."""
     decision = detector.card.decision
     known = [] if decision is None else [name for name in decision.scores if name]
     if category is not None and decision is not None and category not in known:

@@ -51,7 +51,7 @@ class NominalPixels:
         return float(self._list_ends()[cell])
 
     def measure_share_above(self, threshold: float) -> float:
-        """Return the share of the held-out pixels above a threshold. The cell around the threshold counts as above."""
+        """Return the share of the held-out pixels above a threshold. A cell around the threshold counts in full."""
         counts = self.histogram.counts[0]
         return float(counts[self._list_ends() > threshold].sum() / counts.sum())
 

@@ -25,7 +25,7 @@ class ListState(Metric):
             self.add_state(name, [], dist_reduce_fx="cat")
 
     def _join(self, name: str) -> NDArray[Any]:
-        """Return a list, which torchmetrics' sync has perhaps made one tensor, as one array (n,)."""
+        """Return a list of tensors as one array (n,). After torchmetrics' sync, the list is one tensor."""
         parts: list[Tensor] | Tensor = getattr(self, name)
         return (dim_zero_cat(parts) if len(parts) else torch.zeros(0, dtype=self.kinds[name])).cpu().numpy()
 

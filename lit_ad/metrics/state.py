@@ -119,7 +119,7 @@ class PixelState(Metric):
             self._append("regions", anomalous, code + measure_region_sizes(mask))
 
     def _append(self, table: str, keys: NDArray[np.uint32], codes: Ints) -> None:
-        """Add keys (n,), with the codes of their strata, () or (n,), to the pending keys. Count many pending keys."""
+        """Add keys (n,) of strata, by code () or (n,), to the pending keys. Count these when they are many."""
         if not len(keys):
             return
         pending: list[Tensor] = getattr(self, f"{table}_pending_keys")
