@@ -15,7 +15,7 @@ from lit_ad.batch import Sample
 from lit_ad.counts import format_count
 from lit_ad.data.audit.audit import audit_source
 from lit_ad.data.audit.guess_source import guess_source
-from lit_ad.data.audit.removal import files_to_remove
+from lit_ad.data.audit.removal import choose_files_to_remove
 from lit_ad.data.audit.report import AuditReport
 from lit_ad.data.sources.from_config import make_source
 from lit_ad.data.sources.source import Source
@@ -92,7 +92,7 @@ def data_check(
         source, about = data.source, f"data.source: {type(data.source).__name__}"
     samples, report = audit_source(source, cores(), backbone, weights, not json, data.split.replace_in(split))
     if remove is not None:
-        files = files_to_remove(samples, report)
+        files = choose_files_to_remove(samples, report)
         with atomic_write(remove) as temporary:
             text = "".join(f"{file}\n" for file in files)
             temporary.write_text(text, encoding="utf-8", errors="surrogateescape")

@@ -109,7 +109,7 @@ def recalibrate(
             raise UserError(f"this model is for {', '.join(known)}: name the category of the images with --category")
         name = name or ""
         assert detector is not None
-        samples = Journal(nominal, category).good() if is_journal(nominal) else list_and_tell(nominal)
+        samples = Journal(nominal, category).list_good() if is_journal(nominal) else list_and_tell(nominal)
         refuse_trained(ckpt_path, samples)
         images = [sample.image for sample in samples]
         after = refit_decision(detector, images, name, keys, add=not replace).without_threshold(name)

@@ -47,7 +47,7 @@ def submission(
         raise UserError(f"--output {output} must end in {SUFFIX}, as the benchmark takes it")
     if output.exists():
         raise UserError(f"{output} exists already: give another --output, or remove it")
-    private = MVTecAD2(root).private()
+    private = MVTecAD2(root).list_private()
     files = {name: _find_model(models, name) for name in private}  # all of them, before the first one is run
     with atomic_write(output) as temporary, tarfile.open(temporary, "w:gz", compresslevel=1) as archive:
         for name, images in private.items():

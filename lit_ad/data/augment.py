@@ -22,7 +22,7 @@ os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # otherwise its import asks the ne
 import albumentations as A
 
 Augmentation: TypeAlias = A.BasicTransform | A.BaseCompose
-_TRIALS = 16  # how many times noise is augmented in each of two ways, to try the transforms before a training
+_TRIALS = 16  # images of noise for each of the two ways in which `try_out` tests the transforms
 
 
 class Augment:
@@ -41,8 +41,8 @@ class Augment:
         Raises:
             UserError: The result is not uint8 RGB.
         """
-        # All transforms share one generator. Compose(seed=...) would give each its own with the same seed, so that two
-        # flips of p=0.5 would always happen together.
+        # All transforms share one generator. Compose(seed=...) would give each transform its own generator with the
+        # same seed, so that two flips of p=0.5 would always happen together.
         generator = np.random.default_rng(list(key))
         self.compose.set_random_state(generator, random.Random(int(generator.integers(2**63))))
         augmented = self.compose(image=image)["image"]
@@ -54,7 +54,7 @@ class Augment:
 
     def try_out_smallest(self, view: View, samples: Sequence[Sample], alike: bool = True) -> None:
         """Call `try_out` for the smallest training images."""
-        for size in smallest_inputs(view, samples):
+        for size in find_smallest_inputs(view, samples):
             self.try_out(size, alike)
 
     def try_out(self, size: Size, alike: bool = True) -> None:
@@ -70,7 +70,7 @@ class Augment:
         noise = np.random.default_rng(0).integers(0, 256, (*size, 3)).astype(np.uint8)
         always = copy.copy(self)
         always.compose = copy.deepcopy(self.compose)
-        for transform in nested(always.compose):
+        for transform in list_nested(always.compose):
             if isinstance(transform, A.OneOf):
                 transform.transforms_ps = [1 / len(transform.transforms)] * len(transform.transforms)
             transform.p = 0.5 if isinstance(transform, A.OneOrOther) else 1.0
@@ -108,16 +108,16 @@ def make_augment(transforms: Sequence[Augmentation] | Kind | Path | None) -> Aug
     return Augment(transforms) if transforms else None
 
 
-def nested(transform: Augmentation) -> Iterator[Any]:
+def list_nested(transform: Augmentation) -> Iterator[Any]:
     """Yield a transform and all transforms inside it."""
     yield transform
     for inner in getattr(transform, "transforms", []):
-        yield from nested(inner)
+        yield from list_nested(inner)
 
 
-def smallest_inputs(view: View, samples: Sequence[Sample]) -> list[Size]:
+def find_smallest_inputs(view: View, samples: Sequence[Sample]) -> list[Size]:
     """Return the sizes (H, W) of the network inputs that are augmented. If the view keeps the images' sizes, these are
-    the inputs of the lowest and of the narrowest image."""
+    the inputs of the image with the least height and of the image with the least width."""
     if view.tile is not None:
         return [(view.tile, view.tile)]
     blanks = [view.blank()]

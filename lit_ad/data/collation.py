@@ -11,7 +11,8 @@ from lit_ad.errors import UserError
 def collate(items: list[Batch]) -> Batch:
     """Join B batches of one item to one batch of B.
 
-    Smaller images are padded by zeros at the bottom and right. No network sees these zeros (`Batch.uniform`).
+    Smaller images are padded by zeros at the bottom and right. No network sees these zeros: see
+    `Batch.same_size_parts`.
     """
     pixels = [item.pixels for item in items if item.pixels is not None]
     canvases = [(image.shape[2], image.shape[3]) for image in pixels]

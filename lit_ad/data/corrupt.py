@@ -49,7 +49,7 @@ class Perlin(Corruption):
     """Replaces patches by an unrelated texture, where Perlin noise is above a limit.
 
     Source: Zavrtanik et al., "DRAEM", ICCV 2021, https://arxiv.org/abs/2108.07610, section 3.2. The noise is rotated as
-    in theirs, but its origin is random, and it reaches the corners of the image.
+    in DRAEM, but here its origin is random, and it covers the corners of the image, too.
 
     Args:
         fineness: Least and greatest exponent of two for the number of the noise's cells along a side: (0, 5) draws 1 to
@@ -69,7 +69,7 @@ class Perlin(Corruption):
     def draw(self, image: Pixels, generator: np.random.Generator, texture: Pixels | None) -> Pixels:
         size = (image.shape[0], image.shape[1])
         rows, columns = 2 ** generator.integers(*self.fineness, 2, endpoint=True)
-        noise = perlin_noise(size, (int(rows), int(columns)), generator)
+        noise = draw_perlin_noise(size, (int(rows), int(columns)), generator)
         weight = generator.uniform(*self.opacity) * (noise > self.limit)[..., None]
         filling = draw_texture(size, generator) if texture is None else texture
         return np.rint(image + weight * (filling.astype(np.float32) - image)).astype(np.uint8)
@@ -129,11 +129,11 @@ class CutPaste(Corruption):
         return np.array(result)
 
 
-def perlin_noise(size: Size, cells: tuple[int, int], generator: np.random.Generator) -> NDArray[np.float32]:
+def draw_perlin_noise(size: Size, cells: tuple[int, int], generator: np.random.Generator) -> NDArray[np.float32]:
     """Return smooth noise between -1 and 1, (H, W), rotated by a random angle between -90 and 90 degrees.
 
     Source: Perlin, "Improving noise", SIGGRAPH 2002. Each corner of a cell has a random gradient. Between the corners,
-    the noise is their interpolation with the weight 6 t^5 - 15 t^4 + 10 t^3.
+    the noise is interpolated with the weight 6 t^5 - 15 t^4 + 10 t^3.
 
     Args:
         size: Height and width.
@@ -150,13 +150,13 @@ def perlin_noise(size: Size, cells: tuple[int, int], generator: np.random.Genera
     directions = generator.uniform(0, 2 * np.pi, (rows.max() + 2, columns.max() + 2)).astype(np.float32)
     down, across = np.cos(directions), np.sin(directions)
 
-    def corner(i: int, j: int) -> NDArray[np.float32]:
+    def measure_heights(i: int, j: int) -> NDArray[np.float32]:
         place = rows + i, columns + j
         heights: NDArray[np.float32] = down[place] * (v - i) + across[place] * (u - j)
         return heights
 
     fade_v, fade_u = (t**3 * (t * (6 * t - 15) + 10) for t in (v, u))
-    above, below = (corner(i, 0) + fade_u * (corner(i, 1) - corner(i, 0)) for i in (0, 1))
+    above, below = (measure_heights(i, 0) + fade_u * (measure_heights(i, 1) - measure_heights(i, 0)) for i in (0, 1))
     noise: NDArray[np.float32] = np.sqrt(np.float32(2)) * (above + fade_v * (below - above))
     return noise
 

@@ -58,7 +58,7 @@ class AnomalyDataset(Dataset[Batch]):
         self.unrelated, self.corrupt = unrelated, corrupt
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # shared, so that workers know the epoch
         self.cache = cache
-        self.last: tuple[int, Seen] | None = None  # latest image: tiles in order read each image once
+        self.last: tuple[int, Seen] | None = None  # number and content of the latest image, for its next tile
 
     @property
     def is_in_memory(self) -> bool:
@@ -68,7 +68,7 @@ class AnomalyDataset(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.samples) if self.tiles is None else len(self.tiles)
 
-    def categories(self) -> list[str]:
+    def list_categories(self) -> list[str]:
         """Return the category of each item."""
         images = range(len(self)) if self.tiles is None else map(self.tiles.image, range(len(self)))
         return [self.samples[number].category for number in images]
@@ -77,7 +77,7 @@ class AnomalyDataset(Dataset[Batch]):
         return self.item(index)
 
     def item(self, index: int, pixels: bool = True) -> Batch:
-        """Return an item as a batch of one, with its pixels or without; without, no image file is read.
+        """Return an item as a batch of one. If `pixels` is false, the batch has no pixels, and no image file is read.
 
         Raises:
             UserError: The image cannot be read. An image to predict gets the error in its sample instead.
@@ -88,7 +88,7 @@ class AnomalyDataset(Dataset[Batch]):
         box, size = (0, 0, 0, 0), (0, 0)
         if pixels:
             try:
-                image, box, size = self._item(index, number)
+                image, box, size = self._load_item(index, number)
             except UserError as error:
                 if sample.split != "predict":
                     raise
@@ -96,7 +96,7 @@ class AnomalyDataset(Dataset[Batch]):
                 image, box = self.view(blank := self.view.blank())
                 size = (blank.shape[0], blank.shape[1])
                 image = image.copy()  # Pillow's array is read-only
-        others = {} if image is None else self._others(image, box, (self.seed, int(self.epoch), index))
+        others = {} if image is None else self._make_others(image, box, (self.seed, int(self.epoch), index))
         return Batch(
             pixels=None if image is None else as_tensor(image),
             index=torch.tensor([index]),
@@ -107,7 +107,7 @@ class AnomalyDataset(Dataset[Batch]):
             **others,
         )
 
-    def _others(self, image: Pixels, box: Box, key: tuple[int, int, int]) -> dict[str, Any]:
+    def _make_others(self, image: Pixels, box: Box, key: tuple[int, int, int]) -> dict[str, Any]:
         """Return the unrelated and the corrupted image of an item, by their names in Batch.
 
         Args:
@@ -142,9 +142,9 @@ class AnomalyDataset(Dataset[Batch]):
                 tqdm(images, "Reading images", len(self.samples), leave=False, disable=len(self.samples) < 100)
             )
 
-    def _item(self, index: int, number: int) -> Seen:
+    def _load_item(self, index: int, number: int) -> Seen:
         """Return the image, or its tile, augmented."""
-        image, box, size = self._image(number)
+        image, box, size = self._load_image(number)
         key = (self.seed, int(self.epoch))
         if self.tiles is not None:
             top, left, bottom, right = box
@@ -156,7 +156,8 @@ class AnomalyDataset(Dataset[Batch]):
             box = box if image.shape == shape else (0, 0, *image.shape[:2])
         return image, box, size
 
-    def _image(self, number: int) -> Seen:
+    def _load_image(self, number: int) -> Seen:
+        """Return an image from the cache, or from its file."""
         if self.cache is not None:
             image, box, size = self.cache[number]
             return (image.copy() if self.tiles is None else image), box, size  # a copy: the cache must not change
@@ -167,6 +168,7 @@ class AnomalyDataset(Dataset[Batch]):
         return self.last[1]
 
     def _read(self, sample: Sample) -> Seen:
+        """Read an image through the view. Raises UserError if that fails; the message names the file."""
         image = read_image(sample.image, self.view.levels)
         size = (image.shape[0], image.shape[1])
         try:
@@ -204,7 +206,7 @@ class SplitDatasets:
         return "data.loading.train_tiles: random" if view.tile is not None and self.random_tiles else None
 
     def choices(self) -> dict[str, Any]:
-        """Return what is done to training images, by the names of the keys, in words."""
+        """Return the settings that change training images, by key, as text."""
         return {
             "data.augment": str(self.augment.compose) if self.augment else None,
             "data.unrelated": str(self.folder) if self.folder else None,
@@ -240,8 +242,8 @@ def lay_out_tiles(samples: Sequence[Sample], view: View, random: bool = False) -
     return Tiles(sizes, grid.tile, grid.overlap, random)
 
 
-def rows_of(part: AnomalyDataset, dataset: AnomalyDataset) -> list[int]:
-    """Return the indices in `dataset` of the items of `part`, which has a part of its images and the same tiles."""
+def find_rows(part: AnomalyDataset, dataset: AnomalyDataset) -> list[int]:
+    """Return the indices in `dataset` of the items of `part`, which has some of the same images in the same tiles."""
     rows = defaultdict(list)
     for item in range(len(dataset)):
         number = item if dataset.tiles is None else dataset.tiles.image(item)

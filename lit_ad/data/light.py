@@ -23,7 +23,8 @@ class Light(A.ImageOnlyTransform):  # type: ignore[misc]  # albumentations has n
     """Changes an image as other light or another camera would.
 
     The size of a change is drawn uniformly between none and the most that `strength` allows. It is computed in floats
-    in [0, 1] and rounded to uint8 once, at the end. An image without colours has one channel and stays grey.
+    in [0, 1] and rounded to uint8 once, at the end. An image of three equal channels is changed as one channel, and
+    stays grey.
 
     | kind | with strength s |
     | --- | --- |

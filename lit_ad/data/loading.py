@@ -37,8 +37,8 @@ class Loading:
             the CPU, validation, test and predict use threads instead.
         cache_images: Keep decoded and resized training and validation images in RAM (3 bytes for each pixel, once in
             each training process). None: if the view has a size or tiles, and all images need at most 1 GiB.
-        balanced: Take the same number of images from each category in an epoch: small categories repeat, and of large
-            ones each epoch takes another part. An epoch is as long as without.
+        balanced: Take the same number of images from each category in an epoch: images of small categories repeat, and
+            each epoch takes another part of large categories. The number of images in an epoch stays the same.
         drop_last: Leave out the last batch of an epoch if it is smaller than the others, as Dinomaly's authors do.
         train_tiles: Train on "all" tiles of all images, or on as many "random" crops, which differ in each epoch.
         inspect: Before training, read all files, print a summary and warnings, and refuse test images that cannot be
@@ -134,7 +134,7 @@ class Loaders:
                 f"no batch of {batch_size}; lower data.batch_size, or set data.loading.drop_last to false"
             )
         options = {"sampler": sampler, "collate_fn": collate_equal, "drop_last": drop_last}
-        return self._make(TrainLoader, items, batch_size, self._workers(items), **options)
+        return self._make(TrainLoader, items, batch_size, self._count_workers(items), **options)
 
     def share(self, items: Items, batch_size: int, numbers: Sequence[int] | None = None) -> DataLoader[Batch]:
         """Return a loader of this process's share of the items, in order. `numbers`: their indices; None: all."""
@@ -142,14 +142,14 @@ class Loaders:
         return self.plain(items, batch_size, Share(numbers, self.place.processes, self.place.rank))
 
     def plain(self, items: Items, batch_size: int, sampler: Share | None = None) -> DataLoader[Batch]:
-        """Return a loader of all items in order, or of those of a sampler. Threads load if networks run on the CPU and
+        """Return a loader of all items in order, or of a sampler's items. Threads load if networks run on the CPU and
         data.loading.num_workers is not given."""
-        workers = self._workers(items)
+        workers = self._count_workers(items)
         if workers and self.loading.num_workers is None and self.place.on_cpu:
             return self._make(ThreadLoader, items, batch_size, 0, sampler=sampler, collate_fn=collate)
         return self._make(DataLoader, items, batch_size, workers, sampler=sampler, collate_fn=collate)
 
-    def _workers(self, items: Items) -> int:
+    def _count_workers(self, items: Items) -> int:
         """Return the number of processes that load. By default, 0 if items are in memory or there is only one core."""
         if self.loading.num_workers is not None:
             return self.loading.num_workers
@@ -187,9 +187,9 @@ class TrainLoader(DataLoader[Batch]):
     def __iter__(self) -> Any:
         self.given, self.start = self.start, 0
         self.sampler.start = self.given * (self.batch_size or 1)
-        return self._counted()
+        return self._count_batches()
 
-    def _counted(self) -> Iterator[Batch]:
+    def _count_batches(self) -> Iterator[Batch]:
         """Yield the batches and count them. A generator starts workers at its first batch only: Lightning also makes
         an iterator to count steps, and takes no batch from it."""
         for batch in super().__iter__():
@@ -218,8 +218,8 @@ class TrainLoader(DataLoader[Batch]):
         if self.start * then["data.batch_size"] < then["items"] // then["processes"]:
             raise UserError(
                 f"the checkpoint lies within an epoch, after {format_count(self.start, 'batch', 'batches')}, and the "
-                f"rest of that epoch needs the settings that it had: {', '.join(changed)}. Go on with those to the end "
-                "of the epoch, or from a checkpoint of an epoch's end"
+                f"rest of that epoch needs the same settings: {', '.join(changed)}. Restore them until the epoch ends, "
+                "or resume from a checkpoint of an epoch's end"
             )
         self.start = len(self)  # that epoch is complete
 

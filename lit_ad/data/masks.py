@@ -17,7 +17,7 @@ RESIZE = "resize it without smoothing, or draw it again; or remove it, and its i
 _LOSSY = ("JPEG", "MPO", "AVIF")  # MPO: a JPEG of several pictures
 
 
-def mask_files(mask: Path | None) -> list[Path]:
+def list_mask_files(mask: Path | None) -> list[Path]:
     """Return the files of a sample's mask: the file itself; the files of a folder, each with one defect; none for
     None."""
     if mask is None or not mask.is_dir():
@@ -30,8 +30,8 @@ def read_mask(path: Path, above: int | None = None) -> NDArray[np.bool_]:
 
     Args:
         path: A mask file, or a folder of them.
-        above: Values above this limit mark a defect; of a palette image, its indices are the values. None: all pixels
-            that are not black, or in a JPEG or AVIF, whose edges are smeared, all bright pixels.
+        above: Values above this limit mark a defect; of a palette image, its indices are the values. None: pixels
+            that are not black mark a defect; in a JPEG or AVIF, whose edges are smeared, only bright pixels do.
 
     Raises:
         UserError: A file cannot be read, or the files of a folder have different sizes.
@@ -51,7 +51,7 @@ def read_mask(path: Path, above: int | None = None) -> NDArray[np.bool_]:
 
 def _read_folder(folder: Path, above: int | None = None) -> NDArray[np.bool_]:
     """Return the union of the masks in a folder, (H, W)."""
-    files = mask_files(folder)
+    files = list_mask_files(folder)
     union = read_mask(files[0], above).copy()
     for file in files[1:]:
         mask = read_mask(file, above)
@@ -86,7 +86,7 @@ def read_truth(sample: Sample, size: Size) -> Tensor | None:
 def check_masks(samples: Sequence[Sample]) -> None:
     """Raise UserError if a mask has another size than its image. Only headers are read."""
     for sample in samples:
-        for file in mask_files(sample.mask):
+        for file in list_mask_files(sample.mask):
             check_size(sample._replace(mask=file), upright_size(file), upright_size(sample.image))
 
 

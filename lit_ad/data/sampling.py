@@ -18,13 +18,13 @@ class Shuffle(DistributedSampler[int]):
         replicas: Number of processes.
         rank: Number of this process.
         seed: Seed of the order.
-        balanced: Draw the same number of items from each category. An epoch is not longer than without.
+        balanced: Draw the same number of items from each category. The length of an epoch stays the same.
     """
 
     def __init__(self, dataset: AnomalyDataset, replicas: int, rank: int, seed: int, balanced: bool = False) -> None:
         super().__init__(dataset, replicas, rank, shuffle=True, seed=seed)
         self.shared_epoch = dataset.epoch
-        self.categories = dataset.categories() if balanced else None
+        self.categories = dataset.list_categories() if balanced else None
         self.start = 0  # number of items to skip at the start of the next epoch
         self.resumed: int | None = None  # epoch in a checkpoint; None after the first set_epoch
         self.shift = 0  # difference between that epoch and Lightning's count
@@ -72,10 +72,10 @@ class Share(DistributedSampler[int]):
 
 
 def draw_balanced(categories: list[str], seed: tuple[int, int]) -> list[int]:
-    """Return as many indices as there are items, with equal numbers (to one) for each category.
+    """Return as many indices as there are items. The counts of two categories differ by at most one.
 
     Items of small categories repeat; of large categories, only a part comes. A category's items come in random order,
-    and all of them once before one repeats.
+    and no item repeats before all of them came.
 
     Args:
         categories: The category of each item.

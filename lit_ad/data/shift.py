@@ -125,7 +125,7 @@ def save(file: Path, pixels: Pixels) -> None:
 
 
 def link(file: Path, place: Path) -> None:
-    """Put a file also at another place: as a hard link, or as a copy if that fails; a page of a TIFF as a PNG file."""
+    """Put a file at a second place, as a hard link, or as a copy if that fails. A page of a TIFF becomes a PNG file."""
     place.parent.mkdir(parents=True, exist_ok=True)
     if split_page(file)[1] is not None:
         open_image(file).save(place, format="PNG")

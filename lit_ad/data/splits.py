@@ -70,7 +70,7 @@ class Split:
 
     @property
     def repeats(self) -> bool:
-        """Whether this is a training after the first fold's, which has printed the same lines."""
+        """Whether the training of an earlier fold has printed the same lines."""
         return self.folds is not None and self.fold != 0
 
     def choices(self) -> dict[str, Any]:
@@ -80,7 +80,7 @@ class Split:
 
 
 def list_splits(source: Source, split: Split = Split()) -> Splits:
-    """List the samples of a source for training, validation and test; each page of a file is one.
+    """List the samples of a source for training, validation and test. Each page of a file is a sample.
 
     Raises:
         UserError: There is no image to train on, a sample is in two splits, or a mask is missing.
@@ -103,8 +103,8 @@ def list_splits(source: Source, split: Split = Split()) -> Splits:
 
 
 def take_shots(samples: list[Sample], shots: int, seed: int) -> list[Sample]:
-    """Return the samples with only `shots` nominal training images of each category, drawn by a seed. Fewer shots are a
-    subset of more.
+    """Return the samples with only `shots` nominal training images of each category, drawn by a seed. With the same
+    seed, fewer shots are a subset of more shots.
 
     Raises:
         UserError: A category has fewer images.
@@ -214,7 +214,7 @@ def split_nominal(samples: list[Sample], fraction: float, seed: int) -> tuple[li
         for row in rows:
             items[samples[row].item or row].append(row)
         if len(items) < 2:
-            alone = alone or _single_error(name, [samples[row] for row in rows])
+            alone = alone or _make_single_error(name, [samples[row] for row in rows])
             continue
         count, kept = min(max(1, round(fraction * len(rows))), len(rows) - 1), 0
         order = [list(items)[i] for i in np.random.default_rng(seed).permutation(len(items))]
@@ -229,7 +229,7 @@ def split_nominal(samples: list[Sample], fraction: float, seed: int) -> tuple[li
     return train, [samples[i] for i in sorted(held)]
 
 
-def _single_error(category: str, samples: list[Sample]) -> UserError:
+def _make_single_error(category: str, samples: list[Sample]) -> UserError:
     """Return the error of a category with a single image, or with a single item, which cannot train and validate."""
     subject = f"category {category!r}" if category else "the data set"
     if len(samples) == 1:

@@ -7,7 +7,7 @@ from typing import Any
 import lightning as L
 
 from lit_ad.batch import Sample
-from lit_ad.data.dataset import AnomalyDataset, lay_out_tiles, rows_of
+from lit_ad.data.dataset import AnomalyDataset, find_rows, lay_out_tiles
 from lit_ad.image.pixels import split_page
 from lit_ad.image.view import View
 from lit_ad.methods.base import Method
@@ -58,7 +58,7 @@ def find_cacheable(data: Any, needs_pixels: bool) -> Iterator[tuple[dict[str, Se
     if data.split.folds is not None:
         samples = sorted([*data.splits.train, *data.splits.val], key=lambda sample: str(sample.image))
         nominal = AnomalyDataset(samples, data.view, tiles=lay_out_tiles(samples, data.view))
-        rows: dict[str, Sequence[int] | None] = {split: rows_of(data.images(split), nominal) for split in splits}
+        rows: dict[str, Sequence[int] | None] = {split: find_rows(data.images(split), nominal) for split in splits}
         yield rows, data.loaders.plain(nominal, data.batch_size)
 
 

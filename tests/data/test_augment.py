@@ -9,7 +9,7 @@ import pytest
 
 from lit_ad.batch import Sample
 from lit_ad.data import AnomalyDataModule, MVTec
-from lit_ad.data.augment import Augment, load_transforms, smallest_inputs
+from lit_ad.data.augment import Augment, find_smallest_inputs, load_transforms
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
 
@@ -69,9 +69,9 @@ def test_augmentations_are_tried_on_the_smallest_training_images(write: Any) -> 
     """Where images keep their sizes, the lowest and the narrowest image are tried; else the size of the view or of its
     tiles."""
     samples = [Sample(write(f"{height}.png", (height, width)), 0) for height, width in ((40, 90), (60, 30), (80, 80))]
-    assert smallest_inputs(View(None), samples) == [(40, 90), (60, 30)]
-    assert smallest_inputs(View((24, 20)), samples) == [(24, 20)]
-    assert smallest_inputs(View(None, tile=16), samples) == [(16, 16)]
+    assert find_smallest_inputs(View(None), samples) == [(40, 90), (60, 30)]
+    assert find_smallest_inputs(View((24, 20)), samples) == [(24, 20)]
+    assert find_smallest_inputs(View(None, tile=16), samples) == [(16, 16)]
 
 
 def test_an_augmentation_that_fails_ends_a_fit_before_training(images: Path) -> None:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from lit_ad.data.corrupt import Corruption, CutPaste, Perlin, draw_texture, perlin_noise
+from lit_ad.data.corrupt import Corruption, CutPaste, Perlin, draw_perlin_noise, draw_texture
 from lit_ad.errors import UserError
 
 KINDS = {"Perlin": Perlin(), "patch": CutPaste(scars=0.0), "scar": CutPaste(scars=1.0)}
@@ -116,13 +116,13 @@ def noise_by_hand(size: tuple[int, int], cells: tuple[int, int], seed: int) -> n
 
 @pytest.mark.parametrize(("size", "cells"), [((16, 24), (2, 4)), ((20, 20), (1, 1)), ((9, 30), (8, 1))])
 def test_perlin_noise_equals_noise_computed_by_hand(size: tuple[int, int], cells: tuple[int, int]) -> None:
-    found = perlin_noise(size, cells, np.random.default_rng(3))
+    found = draw_perlin_noise(size, cells, np.random.default_rng(3))
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, noise_by_hand(size, cells, 3), atol=2e-5)
 
 
 def test_perlin_noise_has_mean_0_and_exceeds_the_limit_at_every_pixel() -> None:
-    noises = np.array([perlin_noise((64, 64), (4, 4), np.random.default_rng(seed)) for seed in range(200)])
+    noises = np.array([draw_perlin_noise((64, 64), (4, 4), np.random.default_rng(seed)) for seed in range(200)])
     assert np.abs(noises).max() <= 1 and abs(noises.mean()) < 0.01
     share = (noises > 0.5).mean(axis=0)  # for each pixel, the share of images above the limit: no pixel is left out
     assert 0.02 < share.mean() < 0.1 and share.min() > 0.3 * share.mean() / 2

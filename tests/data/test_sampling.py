@@ -50,7 +50,7 @@ def of_categories(**counts: int) -> AnomalyDataset:
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_balanced_epoch_has_equally_many_images_of_each_category(processes: int) -> None:
     dataset = of_categories(a=3, b=20, c=7)
-    names, seen = dataset.categories(), set()
+    names, seen = dataset.list_categories(), set()
     for epoch in range(12):
         items = []
         for rank in range(processes):
@@ -70,9 +70,13 @@ def test_a_balanced_epoch_has_equally_many_images_of_each_category(processes: in
 def test_the_counts_of_categories_differ_by_at_most_one() -> None:
     dataset = of_categories(a=1, b=9)
     more = of_categories(a=1, b=1, c=9)
-    assert Counter(dataset.categories()[i] for i in draw_balanced(dataset.categories(), (0, 0))) == {"a": 5, "b": 5}
+    assert Counter(dataset.list_categories()[i] for i in draw_balanced(dataset.list_categories(), (0, 0))) == {
+        "a": 5,
+        "b": 5,
+    }
     counts = [
-        Counter(more.categories()[i] for i in draw_balanced(more.categories(), (0, epoch))) for epoch in range(20)
+        Counter(more.list_categories()[i] for i in draw_balanced(more.list_categories(), (0, epoch)))
+        for epoch in range(20)
     ]
     assert {tuple(sorted(count.values())) for count in counts} == {(3, 4, 4)}
     assert {name for count in counts for name in "abc" if count[name] == 3} == set("abc")
@@ -81,4 +85,4 @@ def test_the_counts_of_categories_differ_by_at_most_one() -> None:
 def test_tiles_are_balanced_by_the_categories_of_their_images() -> None:
     dataset = of_categories(a=1, b=1)
     dataset.tiles = Tiles([(16, 16), (32, 64)], 16, 0)
-    assert dataset.categories() == ["a"] + ["b"] * 8
+    assert dataset.list_categories() == ["a"] + ["b"] * 8

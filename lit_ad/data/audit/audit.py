@@ -6,12 +6,12 @@ from lit_ad.data.audit.near_duplicates import (
     drop_equal_files,
     find_near_duplicates,
     fingerprint_images,
-    near_duplicate_warnings,
+    list_near_duplicate_warnings,
 )
-from lit_ad.data.audit.outliers import outlier_warnings
+from lit_ad.data.audit.outliers import list_outlier_warnings
 from lit_ad.data.audit.report import AuditReport
-from lit_ad.data.audit.sample_checks import mask_value_warnings, sample_errors
-from lit_ad.data.masks import mask_files
+from lit_ad.data.audit.sample_checks import list_mask_value_warnings, list_sample_errors
+from lit_ad.data.masks import list_mask_files
 from lit_ad.data.sources.listing import os_errors_as_user_errors
 from lit_ad.data.sources.pages import split_pages
 from lit_ad.data.sources.source import Source, check_root
@@ -57,13 +57,15 @@ def audit_source(
     test = [sample for sample in samples if sample.split == "test"]
     report = inspect_samples(Splits(kept, held_out, test), threads, progress=progress)
     report.add_source_remarks(source)
-    report.errors += [*refusals, *sample_errors(samples)]
+    report.errors += [*refusals, *list_sample_errors(samples)]
     known = {frozenset((a, b)) for group in report.duplicates for a in group for b in group if a != b}
     fingerprints = fingerprint_images(samples, threads)
     pairs = drop_equal_files(find_near_duplicates(fingerprints), known)
     report.near_duplicates = [(first.image, second.image) for first, second in pairs]
-    report.warnings += near_duplicate_warnings(fingerprints, pairs)
-    report.warnings += mask_value_warnings([f for s in samples if s.mask_above is None for f in mask_files(s.mask)])
+    report.warnings += list_near_duplicate_warnings(fingerprints, pairs)
+    report.warnings += list_mask_value_warnings(
+        [f for s in samples if s.mask_above is None for f in list_mask_files(s.mask)]
+    )
     if backbone is not None:
-        report.warnings += outlier_warnings(train, backbone, weights)
+        report.warnings += list_outlier_warnings(train, backbone, weights)
     return samples, report

@@ -19,7 +19,7 @@ def find_duplicates(paths: Sequence[Path], threads: int) -> list[list[Path]]:
     """
     groups: dict[Any, list[Path]] = {"": list(paths)}
     with Pool(threads) as pool:
-        for key in (file_size, _middle_hash, _file_hash):
+        for key in (_read_size, _hash_middle, _hash_file):
             candidates = [(name, path) for name, group in groups.items() if len(group) > 1 for path in group]
             values = pool.map(key, [path for _, path in candidates])
             groups = defaultdict(list)
@@ -28,25 +28,25 @@ def find_duplicates(paths: Sequence[Path], threads: int) -> list[list[Path]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-def file_size(path: Path) -> int:
+def _read_size(path: Path) -> int:
     """Return the size of a file in bytes."""
     return path.stat().st_size
 
 
-def _middle_hash(path: Path) -> bytes:
+def _hash_middle(path: Path) -> bytes:
     """Return a hash of 4 KiB from the middle of a file."""
     with path.open("rb") as file:
-        file.seek(max(0, file_size(path) // 2 - 2048))
+        file.seek(max(0, _read_size(path) // 2 - 2048))
         return hashlib.blake2b(file.read(4096), digest_size=16).digest()
 
 
-def _file_hash(path: Path) -> bytes:
+def _hash_file(path: Path) -> bytes:
     """Return a hash of all bytes of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "blake2b").digest()
 
 
-def duplicate_warnings(
+def list_duplicate_warnings(
     duplicates: Sequence[Sequence[Path]], train: Sequence[Sample], test: Sequence[Sample]
 ) -> list[str]:
     """Return a sentence for each way in which duplicates harm a training or a test.

@@ -12,13 +12,13 @@ from tqdm import tqdm
 
 from lit_ad.batch import Sample
 from lit_ad.counts import first_few, format_count, format_times
-from lit_ad.data.audit.duplicates import duplicate_warnings, find_duplicates
-from lit_ad.data.audit.measurements import Header, MaskExtent, max_value, measure_mask, read_header, verify_file
+from lit_ad.data.audit.duplicates import find_duplicates, list_duplicate_warnings
+from lit_ad.data.audit.measurements import Header, MaskExtent, measure_mask, read_header, read_max_value, verify_file
 from lit_ad.data.audit.report import AuditReport, describe_splits, describe_unfit, describe_unreadable
-from lit_ad.data.sources.listing import Listing, frame_remarks, list_folder
+from lit_ad.data.sources.listing import Listing, list_folder, list_frame_remarks
 from lit_ad.data.sources.pages import list_files
 from lit_ad.data.sources.photographs import Unrelated
-from lit_ad.data.sources.shapes import mask_directory
+from lit_ad.data.sources.shapes import find_mask_directory
 from lit_ad.data.sources.source import Source, holds_images
 from lit_ad.data.splits import Splits
 from lit_ad.errors import UserError, ViewMismatch
@@ -61,7 +61,7 @@ def inspect_samples(
         """Return what a function reads from each file. Errors of files that cannot be read go to `errors`."""
         values = {}
         with Pool(at_once) as pool:
-            results = pool.map(partial(_or_error, function), paths)
+            results = pool.map(partial(_catch_error, function), paths)
             bar = tqdm(results, title, len(paths), leave=False, delay=2, disable=not progress)
             for path, value in zip(paths, bar, strict=True):
                 if isinstance(value, UserError):
@@ -77,7 +77,7 @@ def inspect_samples(
     to_decode += deep[:: max(1, len(deep) // _DEEP_IMAGES)]
     largest = max((headers[path].pixels for path in to_decode), default=0)
     few = max(1, min(threads, PIXELS_AT_ONCE // max(1, largest)))
-    brightest = read_all(partial(max_value, view=view), to_decode, "Reading test images", few)
+    brightest = read_all(partial(read_max_value, view=view), to_decode, "Reading test images", few)
     read_all(verify_file, to_verify, "Verifying test images")
     extents = read_all(lambda path: measure_mask(path, view, masks[path]), list(masks), "Reading masks", few)
     duplicates = find_duplicates(
@@ -85,12 +85,12 @@ def inspect_samples(
     )
     around = _list_around((*train, *test))
     warnings = [
-        *duplicate_warnings(duplicates, train, test),
-        *_mask_warnings(test, extents),
-        *_depth_warnings({path: value for path, value in brightest.items() if headers[path].deep}, view),
-        *_broken_links(around.broken),
+        *list_duplicate_warnings(duplicates, train, test),
+        *_list_mask_warnings(test, extents),
+        *_list_depth_warnings({path: value for path, value in brightest.items() if headers[path].deep}, view),
+        *_list_broken_link_warnings(around.broken),
         *Listing(other=around.other).remarks(),
-        *frame_remarks([*images, *masks]),
+        *list_frame_remarks([*images, *masks]),
     ]
     text = describe_splits(splits, headers)
     if pages := [sample for sample in (*train, *test) if split_page(sample.image)[1] is not None]:
@@ -106,7 +106,7 @@ def inspect_samples(
     return AuditReport(text, warnings, faults, duplicates)
 
 
-def _or_error(function: Callable[[Path], T], path: Path) -> T | UserError:
+def _catch_error(function: Callable[[Path], T], path: Path) -> T | UserError:
     """Return what a function reads from a file, or its UserError."""
     try:
         return function(path)
@@ -121,7 +121,7 @@ def split_by_budget(paths: Sequence[Path], headers: Mapping[Path, Header]) -> tu
     return list(paths[::step]), [path for i, path in enumerate(paths) if i % step]
 
 
-def _mask_warnings(test: Sequence[Sample], extents: Mapping[Path, MaskExtent]) -> list[str]:
+def _list_mask_warnings(test: Sequence[Sample], extents: Mapping[Path, MaskExtent]) -> list[str]:
     """Return sentences about masks that mark nothing, everything, or a good image."""
     faults: dict[str, list[Path]] = defaultdict(list)
     for sample in test:
@@ -142,7 +142,7 @@ def _mask_warnings(test: Sequence[Sample], extents: Mapping[Path, MaskExtent]) -
     return [f"masks {fault}, {format_times(len(paths))}: {first_few(paths)}" for fault, paths in faults.items()]
 
 
-def _depth_warnings(brightest: Mapping[Path, int], view: View) -> list[str]:
+def _list_depth_warnings(brightest: Mapping[Path, int], view: View) -> list[str]:
     """Return a sentence if 16-bit images use at most 14 bits. `brightest`: the greatest value (0 to 255) of each."""
     if not brightest or view.window is not None:
         return []
@@ -157,10 +157,10 @@ def _depth_warnings(brightest: Mapping[Path, int], view: View) -> list[str]:
 
 
 def _list_around(samples: Sequence[Sample]) -> Listing:
-    """Return what is skipped in the folders of images and masks; and in the folders above these, broken links and
-    hidden folders of images."""
+    """Return the files that are skipped in the folders of images and masks; and, from the folders above these, broken
+    links and hidden folders of images."""
     files = {split_page(sample.image)[0] for sample in samples} | {s.mask for s in samples if s.mask is not None}
-    drawn = {s.image for s in samples if s.mask is not None and s.mask.parent == mask_directory()}
+    drawn = {s.image for s in samples if s.mask is not None and s.mask.parent == find_mask_directory()}
     files |= {split_page(image)[0].with_suffix(".json") for image in drawn}  # labelme's files
     folders = {file.parent for file in files}
     skipped = Listing()
@@ -176,7 +176,7 @@ def _list_around(samples: Sequence[Sample]) -> Listing:
     return skipped
 
 
-def _broken_links(paths: Sequence[Path]) -> list[str]:
+def _list_broken_link_warnings(paths: Sequence[Path]) -> list[str]:
     """Return a sentence about links that lead nowhere, if there are any."""
     return [f"broken links, {format_times(len(paths))}: {first_few(paths)}; they are left out"] if paths else []
 
@@ -203,7 +203,7 @@ def print_summary(
     undecided = {sample.category for sample in splits.train} - {sample.category for sample in splits.val}
     if splits.val and undecided:
         report.text += (
-            f"\n  no image of {', '.join(sorted(undecided))} is held out: the threshold is that of all together"
+            f"\n  no image of {', '.join(sorted(undecided))} is held out: its threshold comes from all categories"
         )
     if decode and unrelated is not None:
         report.text += "".join(f"\n  in data.unrelated, {remark}" for remark in unrelated.remarks)

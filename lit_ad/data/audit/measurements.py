@@ -59,7 +59,7 @@ def _describe_mode(image: Image.Image) -> str:
     return f"{bits}-bit {colours or image.mode}"
 
 
-def max_value(path: Path, view: View) -> int:
+def read_max_value(path: Path, view: View) -> int:
     """Return the greatest value of an image, 0 to 255, read as in the test. Raises UserError if it is damaged."""
     if view.window == "auto":  # the window is not known yet
         return 255 if require_deep_values(open_image(path), str(path)).max() else 0

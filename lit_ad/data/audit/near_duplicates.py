@@ -21,7 +21,7 @@ from lit_ad.threads import Pool
 SIDE = 32  # side of the small pictures in pixels
 _HASH_BITS = 6  # most bits, of 64, in which the hashes of nearly equal images differ
 _SAME = 0.15  # greatest difference of nearly equal images, as a fraction of the usual difference of two images
-_ALIKE = 0.5  # median difference of images with consecutive numbers below which there is a warning, likewise
+_ALIKE = 0.5  # warn if images with consecutive numbers have a lower median difference, as the same fraction
 _PAIRS = 2000  # number of random pairs for the usual difference
 _FEWEST = 5  # fewest pairs with consecutive numbers for a warning
 _BLOCK = 1024  # hashes that are compared at once
@@ -35,7 +35,7 @@ class Fingerprints:
     hashes: NDArray[np.float32]  # (n, 64) of -1 and 1
     pictures: NDArray[np.float32]  # (n, SIDE * SIDE)
 
-    def differences(self, pairs: NDArray[np.int64]) -> NDArray[np.float32]:
+    def measure_differences(self, pairs: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the root mean square difference between the pictures of each pair of indices, (m, 2) -> (m,)."""
         if not len(pairs):
             return np.zeros(0, np.float32)
@@ -70,31 +70,32 @@ def fingerprint(sample: Sample) -> tuple[NDArray[Any], NDArray[Any]] | None:
     return np.where(imagehash.phash(grey).hash.ravel(), 1, -1), picture
 
 
-def _usual_difference(fingerprints: Fingerprints) -> float:
+def _measure_usual_difference(fingerprints: Fingerprints) -> float:
     """Return the median difference between two random images; the seed is fixed."""
     count = len(fingerprints.samples)
     pairs = np.random.default_rng(0).integers(0, max(count, 1), (_PAIRS if count else 0, 2))
-    differences = fingerprints.differences(pairs[pairs[:, 0] != pairs[:, 1]])
+    differences = fingerprints.measure_differences(pairs[pairs[:, 0] != pairs[:, 1]])
     return float(np.median(differences)) if len(differences) else 0.0
 
 
 def find_near_duplicates(fingerprints: Fingerprints) -> list[tuple[Sample, Sample]]:
     """Return pairs of nearly equal images, in the order of the samples; the most similar pair comes first."""
-    most = _SAME * _usual_difference(fingerprints)
+    most = _SAME * _measure_usual_difference(fingerprints)
     near = []
     for start in range(0, len(fingerprints.samples), _BLOCK):
         differ = (64 - fingerprints.hashes[start : start + _BLOCK] @ fingerprints.hashes.T) / 2
         rows, columns = np.nonzero(differ <= _HASH_BITS)
         near.append(np.stack([rows + start, columns], axis=1)[rows + start < columns])
     pairs = np.concatenate(near) if near else np.zeros((0, 2), np.int64)
-    differences = fingerprints.differences(pairs)
+    differences = fingerprints.measure_differences(pairs)
     order = [i for i in np.argsort(differences, kind="stable") if differences[i] <= most]
     return [(fingerprints.samples[pairs[i, 0]], fingerprints.samples[pairs[i, 1]]) for i in order]
 
 
-def similar_consecutive(fingerprints: Fingerprints) -> tuple[list[tuple[Sample, Sample]], float]:
+def find_similar_consecutive(fingerprints: Fingerprints) -> tuple[list[tuple[Sample, Sample]], float]:
     """Return pairs of a training and a test image whose names have consecutive numbers, and their median difference as
-    a fraction of the usual difference. It is far below 1 if they come from one film or show one part."""
+    a fraction of the usual difference. This fraction is far below 1 if the images come from one film or show one
+    part."""
     numbered: dict[tuple[str, str], dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
     for i, sample in enumerate(fingerprints.samples):
         match = re.fullmatch(r"(.*?)(\d+)(\D*)", sample.image.stem)
@@ -109,21 +110,21 @@ def similar_consecutive(fingerprints: Fingerprints) -> tuple[list[tuple[Sample, 
         if fingerprints.samples[i].split != fingerprints.samples[j].split
         and fingerprints.samples[i].category == fingerprints.samples[j].category
     ]
-    usual = _usual_difference(fingerprints)
+    usual = _measure_usual_difference(fingerprints)
     if len(pairs) < _FEWEST or usual == 0:
         return [], 1.0
-    share = float(np.median(fingerprints.differences(np.array(pairs)))) / usual
+    share = float(np.median(fingerprints.measure_differences(np.array(pairs)))) / usual
     return [(fingerprints.samples[i], fingerprints.samples[j]) for i, j in pairs], share
 
 
 def drop_equal_files(
     pairs: Sequence[tuple[Sample, Sample]], known: set[frozenset[Path]]
 ) -> list[tuple[Sample, Sample]]:
-    """Return the pairs without those of files that are `known` to have the same bytes."""
+    """Return the pairs whose files are not `known` to have the same bytes."""
     return [pair for pair in pairs if frozenset(split_page(sample.image)[0] for sample in pair) not in known]
 
 
-def near_duplicate_warnings(fingerprints: Fingerprints, near: Sequence[tuple[Sample, Sample]]) -> list[str]:
+def list_near_duplicate_warnings(fingerprints: Fingerprints, near: Sequence[tuple[Sample, Sample]]) -> list[str]:
     """Return sentences about nearly equal images, and about images with consecutive numbers in training and test."""
     kinds: dict[str, list[str]] = defaultdict(list)
     for first, second in near:
@@ -138,7 +139,7 @@ def near_duplicate_warnings(fingerprints: Fingerprints, near: Sequence[tuple[Sam
         where, _, why = kind.partition("; ")
         count = format_count(len(pairs), "pair")
         warnings.append(f"nearly the same image {where}, {count}: {', '.join(pairs[:3])}" + (why and f"; {why}"))
-    neighbours, share = similar_consecutive(fingerprints)
+    neighbours, share = find_similar_consecutive(fingerprints)
     if neighbours and share < _ALIKE:
         train, test = neighbours[0]
         warnings.append(

@@ -17,7 +17,7 @@ _NEIGHBOURS = 5  # an image's distance is the mean distance to this number of ne
 _FAR = 5.0  # the logarithm of a far image's distance is this number of deviations above the median
 
 
-def outlier_warnings(train: Sequence[Sample], backbone: str, weights: str) -> list[str]:
+def list_outlier_warnings(train: Sequence[Sample], backbone: str, weights: str) -> list[str]:
     """Return a sentence for each category with images whose features are far from the others'.
 
     Args:
@@ -30,7 +30,7 @@ def outlier_warnings(train: Sequence[Sample], backbone: str, weights: str) -> li
     """
     from lit_ad.teachers.backbone import Teacher  # imports timm, which takes seconds
 
-    teacher = Teacher(backbone, _middle_taps(backbone), weights)
+    teacher = Teacher(backbone, _choose_middle_taps(backbone), weights)
     view = View(224).of_multiple(teacher.patch_size or 1)
     warnings = []
     for category in dict.fromkeys(sample.category for sample in train):
@@ -42,9 +42,9 @@ def outlier_warnings(train: Sequence[Sample], backbone: str, weights: str) -> li
                     pixels, _ = view(read_image(sample.image))
                 except UserError:
                     continue  # the inspection tells of files that cannot be read
-                rows.append(_mean_features(teacher, pixels))
+                rows.append(_average_features(teacher, pixels))
                 images.append(sample.image)
-        far = far_rows(np.array(rows)) if len(rows) > 2 * _NEIGHBOURS else np.zeros(0, np.int64)
+        far = find_far_rows(np.array(rows)) if len(rows) > 2 * _NEIGHBOURS else np.zeros(0, np.int64)
         if len(far):
             warnings.append(
                 f"training images unlike the others by {backbone}'s features, {len(far)} of {len(images)}: "
@@ -53,7 +53,7 @@ def outlier_warnings(train: Sequence[Sample], backbone: str, weights: str) -> li
     return warnings
 
 
-def _mean_features(teacher: Any, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+def _average_features(teacher: Any, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return the mean over positions of each channel of a teacher's features: (H, W, 3) -> (D,)."""
     import torch
 
@@ -63,7 +63,7 @@ def _mean_features(teacher: Any, pixels: NDArray[np.uint8]) -> NDArray[np.float3
     return np.concatenate([level.flatten(2).mean(dim=2)[0].numpy() for level in levels])
 
 
-def far_rows(features: NDArray[Any]) -> NDArray[np.int64]:
+def find_far_rows(features: NDArray[Any]) -> NDArray[np.int64]:
     """Return the indices of rows of features (n, D) that are much farther from their nearest neighbours than other rows
     are, the farthest first."""
     spread = features.std(axis=0)
@@ -78,6 +78,6 @@ def far_rows(features: NDArray[Any]) -> NDArray[np.int64]:
     return far
 
 
-def _middle_taps(backbone: str) -> list[int]:
+def _choose_middle_taps(backbone: str) -> list[int]:
     """Return two taps in the middle of a backbone."""
     return [1, 2] if "vit" not in backbone and "deit" not in backbone else [3, 7]

@@ -9,13 +9,14 @@ from lit_ad.data.audit.report import AuditReport
 from lit_ad.image.pixels import split_page
 
 
-def files_to_remove(samples: Sequence[Sample], report: AuditReport) -> list[Path]:
+def choose_files_to_remove(samples: Sequence[Sample], report: AuditReport) -> list[Path]:
     """Return one file of each pair of equal or nearly equal images: the one in training if the other is in the test,
-    otherwise the second. Of a good and an anomalous image, none is returned: a person must decide which label is right.
+    otherwise the second. If one is good and the other anomalous, neither is returned: a person must decide which label
+    is right.
     """
     known = {split_page(sample.image)[0]: sample for sample in samples}
     removed: dict[Path, None] = {}
-    for first, second in _pairs_of(report):
+    for first, second in _list_pairs(report):
         if first == second or first not in known or second not in known or first in removed or second in removed:
             continue
         former, latter = known[first], known[second]
@@ -24,7 +25,7 @@ def files_to_remove(samples: Sequence[Sample], report: AuditReport) -> list[Path
     return list(removed)
 
 
-def _pairs_of(report: AuditReport) -> Iterable[tuple[Path, Path]]:
+def _list_pairs(report: AuditReport) -> Iterable[tuple[Path, Path]]:
     """Yield all pairs of files with the same bytes, then all pairs of nearly equal images."""
     for group in report.duplicates:
         yield from combinations(group, 2)

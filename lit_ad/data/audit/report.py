@@ -53,7 +53,7 @@ def describe_splits(splits: Splits, headers: Mapping[Path, Header]) -> str:
 
 
 def describe_test(samples: Sequence[Sample]) -> str:
-    """Return the number of test images by defect, and of those with masks."""
+    """Return the number of test images by defect, and how many of them have masks."""
     if not samples:
         return "none"
     anomalous = [sample for sample in samples if sample.label]

@@ -7,7 +7,7 @@ import numpy as np
 
 from lit_ad.batch import Sample
 from lit_ad.counts import first_few, format_times
-from lit_ad.data.masks import RESIZE, mask_files
+from lit_ad.data.masks import RESIZE, list_mask_files
 from lit_ad.data.sources.source import check_samples
 from lit_ad.errors import UserError
 from lit_ad.image.pixels import open_image, upright_size
@@ -15,7 +15,7 @@ from lit_ad.image.pixels import open_image, upright_size
 _GREYS = 16  # most different values of a mask whose edges are not antialiased
 
 
-def sample_errors(samples: Sequence[Sample]) -> list[str]:
+def list_sample_errors(samples: Sequence[Sample]) -> list[str]:
     """Return sentences about errors that a training refuses: samples that contradict each other, and masks of another
     size than their images."""
     errors = []
@@ -25,7 +25,7 @@ def sample_errors(samples: Sequence[Sample]) -> list[str]:
         errors.append(str(error))
     sizes = []
     for sample in samples:
-        for file in mask_files(sample.mask):
+        for file in list_mask_files(sample.mask):
             try:
                 mask, image = upright_size(file), upright_size(sample.image)
             except UserError:
@@ -40,7 +40,7 @@ def sample_errors(samples: Sequence[Sample]) -> list[str]:
     return errors
 
 
-def mask_value_warnings(masks: Sequence[Path]) -> list[str]:
+def list_mask_value_warnings(masks: Sequence[Path]) -> list[str]:
     """Return sentences about masks with more than two values."""
     grey, classes = [], []
     for path in masks:

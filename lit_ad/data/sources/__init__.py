@@ -1,1 +1,1 @@
-"""Sources: one file for each layout of a data set. It lists images, masks and splits."""
+"""Sources list the images, masks and splits of a data set. There is one file for each layout."""

@@ -32,28 +32,28 @@ class BTAD(Source):
         self.root, self.category = resolve_path(root), category
 
     def samples(self) -> list[Sample]:
-        listed = [sample for folder in self._products() for sample in _list_product(folder)]
+        listed = [sample for folder in self._select_products() for sample in _list_samples(folder)]
         return sorted(listed, key=lambda sample: sample.split, reverse=True)  # train, test; stable within each
 
     def tasks(self) -> dict[str, dict[str, Any]]:
         """Return one task for each product."""
-        return {folder.name: {"category": folder.name} for folder in self._products()}
+        return {folder.name: {"category": folder.name} for folder in self._select_products()}
 
-    def _products(self) -> list[Path]:
-        root = find_root(self.root, lambda folder: bool(_list_products(folder)))
-        folders = _list_products(root)
+    def _select_products(self) -> list[Path]:
+        root = find_root(self.root, lambda folder: bool(_find_products(folder)))
+        folders = _find_products(root)
         if not folders:
             raise UserError(f"no product in {self.root}: expected folders 01, 02 and 03 that hold train/ok")
         return [folders[name] for name in select_categories(self.category, folders, root)]
 
 
-def _list_products(folder: Path) -> dict[str, Path]:
+def _find_products(folder: Path) -> dict[str, Path]:
     """Return the folders of products in a folder, by name."""
     return {inner.name: inner for inner in list_folders(folder) if (inner / "train" / "ok").is_dir()}
 
 
-def _list_product(root: Path) -> list[Sample]:
-    """List the samples of one product. Its name "ok" becomes "good", as in other data sets."""
+def _list_samples(root: Path) -> list[Sample]:
+    """List the samples of one product. Images in a folder "ok" get the defect "good", as in other data sets."""
     listed = [Sample(image, 0, None, root.name) for image in list_images(root / "train" / "ok")]
     anomalous, truth = list_images(root / "test" / "ko"), root / "ground_truth" / "ko"
     masks = pair_masks(anomalous, list_images(truth)) if holds_images(truth) else {}

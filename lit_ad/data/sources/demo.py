@@ -125,7 +125,7 @@ def crop(part: Grey, generator: Generator) -> Grey:
 # The defects: (image, generator, boldness) -> damaged image, and mask of the damage; (SIDE, SIDE) each.
 
 
-def scratch(image: Grey, generator: Generator, bold: float) -> tuple[Grey, Mask]:
+def draw_scratch(image: Grey, generator: Generator, bold: float) -> tuple[Grey, Mask]:
     """Draw a bent, thin, bright or dark line."""
     start = generator.uniform(0.2, 0.8, 2) * SIDE
     angle, length = generator.uniform(0, 2 * np.pi), generator.uniform(55, 100)
@@ -141,29 +141,29 @@ def scratch(image: Grey, generator: Generator, bold: float) -> tuple[Grey, Mask]
     return image + shade * alpha, alpha > 0.3
 
 
-def stain(image: Grey, generator: Generator, bold: float) -> tuple[Grey, Mask]:
+def draw_stain(image: Grey, generator: Generator, bold: float) -> tuple[Grey, Mask]:
     """Draw a dark spot with a ragged edge, like water; the texture stays visible."""
-    mask = _blob(generator, generator.uniform(13, 24), rough=0.35)
+    mask = _draw_blob(generator, generator.uniform(13, 24), rough=0.35)
     soft = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 2)
     return image * (1 - generator.uniform(0.28, 0.45) * bold * soft), mask
 
 
-def hole(image: Grey, generator: Generator, bold: float) -> tuple[Grey, Mask]:
+def draw_hole(image: Grey, generator: Generator, bold: float) -> tuple[Grey, Mask]:
     """Draw a small, dark pit with a bright lower rim."""
-    mask = _blob(generator, generator.uniform(4.5, 8.5) * bold, rough=0.2)
+    mask = _draw_blob(generator, generator.uniform(4.5, 8.5) * bold, rough=0.2)
     deep = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 1.5)
     rim = np.clip(mask - np.roll(mask.astype(np.float32), -2, axis=0), 0, 1)
     return image * (1 - min(0.9, generator.uniform(0.6, 0.8) * bold) * deep) + 40 * rim, mask
 
 
-def missing_patch(image: Grey, generator: Generator, bold: float) -> tuple[Grey, Mask]:
+def remove_patch(image: Grey, generator: Generator, bold: float) -> tuple[Grey, Mask]:
     """Remove the texture of a piece of the surface; its brightness stays."""
-    mask = _blob(generator, generator.uniform(14, 24), rough=0.3)
+    mask = _draw_blob(generator, generator.uniform(14, 24), rough=0.3)
     smooth = cv2.GaussianBlur(image, (0, 0), 10)
     return 0.9 * smooth + 0.1 * image + generator.normal(0, 2, image.shape).astype(np.float32), mask
 
 
-def _blob(generator: Generator, radius: float, rough: float) -> Mask:
+def _draw_blob(generator: Generator, radius: float, rough: float) -> Mask:
     """Return a filled outline around a random centre, ragged by random waves, entirely inside the image."""
     angle = np.linspace(0, 2 * np.pi, 72, endpoint=False)
     waves = np.arange(2, 7)
@@ -178,8 +178,8 @@ def _blob(generator: Generator, radius: float, rough: float) -> Mask:
 
 
 DEFECTS: dict[str, Callable[[Grey, Generator, float], tuple[Grey, Mask]]] = {
-    "scratch": scratch,
-    "stain": stain,
-    "hole": hole,
-    "missing_patch": missing_patch,
+    "scratch": draw_scratch,
+    "stain": draw_stain,
+    "hole": draw_hole,
+    "missing_patch": remove_patch,
 }

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from lit_ad.batch import Sample
 from lit_ad.counts import first_few
-from lit_ad.data.sources.labelme import draw_labelme, mask_beside
+from lit_ad.data.sources.labelme import draw_labelme, draw_mask_beside
 from lit_ad.data.sources.listing import list_folder
-from lit_ad.data.sources.mask_folders import OF_IMAGES, holds_masks, masks_among, most_colours
+from lit_ad.data.sources.mask_folders import OF_IMAGES, count_most_colours, find_masks_among, holds_masks
 from lit_ad.data.sources.source import Source, holds_images, list_folders, list_images, pair_masks
 from lit_ad.errors import UserError
 from lit_ad.files import resolve_path
@@ -47,8 +47,8 @@ class Folder(Source):
         seed: int = 0,
     ) -> None:
         self.root = resolve_path(root)
-        self.nominal, self.anomalous = self._folders(nominal), self._folders(anomalous)
-        self.masks, self.nominal_test = self._folders(masks), self._folders(nominal_test)
+        self.nominal, self.anomalous = self._resolve_folders(nominal), self._resolve_folders(anomalous)
+        self.masks, self.nominal_test = self._resolve_folders(masks), self._resolve_folders(nominal_test)
         self.test_fraction, self.seed = test_fraction, seed
         if not 0 <= test_fraction < 1:
             raise UserError(f"test_fraction is {test_fraction}, but it must lie in [0, 1)")
@@ -67,11 +67,11 @@ class Folder(Source):
         kept = set(train) - set(test) if not self.nominal_test else train
         nominal = [Sample(image, 0, None, category) for image in train if image in kept]
         nominal += [Sample(image, 0, None, category, split="test") for image in test]
-        return nominal + self._anomalous(category)
+        return nominal + self._list_anomalous(category)
 
     def remarks(self) -> list[str]:
         """Return sentences about folders that are not read, and about masks that lie among images."""
-        folders, masks = self._defect_folders()
+        folders, masks = self._find_defect_folders()
         of_images = list(dict.fromkeys([*self.nominal, *self.nominal_test, *folders]))
         inside = [inner for folder in of_images for inner in list_folders(folder)]
         read = (*of_images, *self.masks)
@@ -79,26 +79,26 @@ class Folder(Source):
             "folders of masks, which are left out of the anomalous images; give them as `masks`": masks,
             "folders inside folders of images, which are not read": inside,
             "masks among images, by their names, which are no images": [
-                mask for folder in of_images for mask in masks_among(list_images(folder)).values()
+                mask for folder in of_images for mask in find_masks_among(list_images(folder)).values()
             ],
         }
         unread = {what: [path for path in paths if path not in read] for what, paths in sentences.items()}
         return [f"{what}, {len(paths)}: {first_few(paths)}" for what, paths in unread.items() if paths]
 
-    def _anomalous(self, category: str) -> list[Sample]:
-        folders, _ = self._defect_folders()
+    def _list_anomalous(self, category: str) -> list[Sample]:
+        folders, _ = self._find_defect_folders()
         defects = name_defects(folders, self.root)
         good = [folder for folder, defect in defects.items() if defect == "good"]
         if good:
             raise UserError(f"{good[0]} is in `anomalous`, but called good: leave it out, or rename it")
         images = {image: defects[folder] for folder in folders for image in _list_photographs(folder)}
         if self.masks:
-            masks = self._masks(images)
+            masks = self._find_masks(images)
         else:
-            masks = {image: mask for folder in folders for image, mask in _masks_beside(folder).items()}
+            masks = {image: mask for folder in folders for image, mask in _find_masks_beside(folder).items()}
         return [Sample(image, 1, masks.get(image), category, defect, "test") for image, defect in images.items()]
 
-    def _masks(self, images: Mapping[Path, str]) -> dict[Path, Path]:
+    def _find_masks(self, images: Mapping[Path, str]) -> dict[Path, Path]:
         """Return the mask of each image in the folders of masks. `images`: the defect type of each image."""
         paired = len(self.masks) == len(self.anomalous)  # each folder of images has its folder of masks
         groups = zip(self.anomalous if paired else [None], self.masks, strict=True)
@@ -106,7 +106,7 @@ class Folder(Source):
         for folder, truth in groups:
             inside = [image for image in images if folder is None or folder in image.parents]
             if truth in {image.parent for image in inside}:
-                pairs |= _masks_beside(truth)
+                pairs |= _find_masks_beside(truth)
             elif _holds_folders(truth):
                 for inner in list_folders(truth):
                     with_defect = [image for image in inside if inner.name in (images[image], image.parent.name)]
@@ -115,13 +115,13 @@ class Folder(Source):
                 pairs |= _pair_truth(inside, truth)
         return pairs
 
-    def _defect_folders(self) -> tuple[list[Path], list[Path]]:
+    def _find_defect_folders(self) -> tuple[list[Path], list[Path]]:
         """Return the folders of anomalous images, and the folders of masks beside them, which are left out.
 
         Raises:
             UserError: `anomalous` names a folder of masks, or it is not clear which folder holds the images.
         """
-        photographs = bool(self.anomalous and self.nominal) and most_colours(self.nominal[0]) > 2
+        photographs = bool(self.anomalous and self.nominal) and count_most_colours(self.nominal[0]) > 2
         folders: list[Path] = []
         masks: list[Path] = []
         for given in self.anomalous:
@@ -142,7 +142,7 @@ class Folder(Source):
             masks += mask_folders
         return folders, masks
 
-    def _folders(self, names: Folders | None) -> list[Path]:
+    def _resolve_folders(self, names: Folders | None) -> list[Path]:
         return [resolve_path(name, self.root) for name in ([names] if isinstance(names, str) else names or [])]
 
 
@@ -172,16 +172,16 @@ def name_defects(folders: Sequence[Path], root: Path) -> dict[Path, str]:
 def _list_photographs(folder: Path) -> list[Path]:
     """Return the images in a folder, without the masks among them."""
     images = list_images(folder)
-    masks = set(masks_among(images).values())
+    masks = set(find_masks_among(images).values())
     return [image for image in images if image not in masks]
 
 
-def _masks_beside(folder: Path) -> dict[Path, Path]:
+def _find_masks_beside(folder: Path) -> dict[Path, Path]:
     """Return the mask of each image in the same folder: NAME_mask, or labelme's NAME.json. Raises UserError if an image
     has both."""
-    pairs = masks_among(list_images(folder))
+    pairs = find_masks_among(list_images(folder))
     for image in _list_photographs(folder):
-        drawn = mask_beside(image)
+        drawn = draw_mask_beside(image)
         if drawn is not None:
             if image in pairs:
                 raise UserError(f"two masks for {image}: {pairs[image]} and {image.with_suffix('.json')}; remove one")

@@ -4,7 +4,7 @@ from functools import cached_property
 from pathlib import Path
 
 from lit_ad.batch import Sample
-from lit_ad.data.sources.listing import Listing, frame_remarks, is_image, list_tree, os_errors_as_user_errors
+from lit_ad.data.sources.listing import Listing, is_image, list_frame_remarks, list_tree, os_errors_as_user_errors
 from lit_ad.data.sources.pages import split_pages
 from lit_ad.data.sources.source import Source
 from lit_ad.errors import UserError
@@ -40,7 +40,7 @@ class Images(Source):
 
     def remarks(self) -> list[str]:
         """Return sentences about skipped files, and about files of which only the first frame is read."""
-        return self._listing.remarks() + frame_remarks(self._listing.images)
+        return self._listing.remarks() + list_frame_remarks(self._listing.images)
 
     @cached_property
     def _listing(self) -> Listing:

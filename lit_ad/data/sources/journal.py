@@ -55,7 +55,7 @@ class Journal(Source):
         labelled = read_labelled(self.root)
         if not labelled:
             raise UserError(f"no image in {self.root / NAME} is labelled: label some on the service's page, /review")
-        chosen, listed = select_categories(self.category, categories(labelled), self.root), []
+        chosen, listed = select_categories(self.category, list_categories(labelled), self.root), []
         for number, picture, label, defect, category, _ in labelled:
             if category in chosen and label != "unsure":
                 tested = label == "defect" or random.Random(f"{self.seed}/{number}").random() < self.test_fraction
@@ -65,7 +65,7 @@ class Journal(Source):
                 listed.append(Sample(image, int(label == "defect"), None, category, kind, split))
         return sorted(listed, key=lambda sample: sample.split, reverse=True)  # train, test; stable within each
 
-    def good(self) -> list[Sample]:
+    def list_good(self) -> list[Sample]:
         """Return the good images of the random sample, of all splits, for new thresholds.
 
         Other images were kept because of their scores, and would make the threshold too high.
@@ -84,7 +84,7 @@ class Journal(Source):
 
     def tasks(self) -> dict[str, dict[str, Any]]:
         """Return one task for each category."""
-        return {name: {"category": name} for name in categories(read_labelled(self.root))}
+        return {name: {"category": name} for name in list_categories(read_labelled(self.root))}
 
     def remarks(self) -> list[str]:
         """Return a sentence about the number of images with the label "unsure"."""
@@ -95,14 +95,14 @@ class Journal(Source):
 def read_labelled(folder: Path) -> list[Labelled]:
     """Return the labelled images of a journal that have a picture, in the order in which they were judged. Raises
     UserError if there is no journal."""
-    with reading(folder / NAME) as connection:
+    with open_for_reading(folder / NAME) as connection:
         schema = connection.execute("PRAGMA user_version").fetchone()[0]
         if schema not in SCHEMAS:
             raise UserError(f"{folder / NAME} has schema {schema}, and this lit_ad reads {SCHEMAS[-1]}")
         return [Labelled(*row) for row in connection.execute(_LABELLED)]
 
 
-def categories(labelled: list[Labelled]) -> list[str]:
+def list_categories(labelled: list[Labelled]) -> list[str]:
     """Return the categories of labelled images, each once."""
     return list(dict.fromkeys(category for *_, category, _ in labelled))
 
@@ -113,7 +113,7 @@ def is_journal(folder: Path) -> bool:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[sqlite3.Connection]:
+def open_for_reading(path: Path) -> Iterator[sqlite3.Connection]:
     """Open a journal's file for reading. Raises UserError if it does not exist or cannot be read."""
     if not path.is_file():
         raise UserError(f"{path} does not exist: data.source.root is DIR of `lit-ad serve MODEL --journal DIR`")

@@ -39,18 +39,18 @@ class KolektorSDD(Source):
             raise UserError(f"fold is {fold}, but it must be 0, 1 or 2")
 
     def samples(self) -> list[Sample]:
-        root = find_root(self.root, lambda folder: bool(items(folder)))
-        if not items(root):
+        root = find_root(self.root, lambda folder: bool(list_items(folder)))
+        if not list_items(root):
             raise UserError(
                 f"no item in {self.root}: expected folders kos01, kos02, ... of PartM.jpg and PartM_label.bmp"
             )
-        there = [folder.name for folder in items(root)]
-        test = there[self.fold :: FOLDS] if self.splits is None else _items_to_test(self.splits, self.fold, there)
+        there = [folder.name for folder in list_items(root)]
+        test = there[self.fold :: FOLDS] if self.splits is None else _select_test_items(self.splits, self.fold, there)
         listed: list[Sample] = []
-        for folder in items(root):
+        for folder in list_items(root):
             split: SplitName = "test" if folder.name in test else "train"
             listed += _list_masked(list_images(folder), "_label", split, "kolektor_sdd", folder.name)
-        return _nominal_to_train(listed)
+        return _drop_anomalous_training(listed)
 
     def tasks(self) -> dict[str, dict[str, Any]]:
         """Return one task for each fold."""
@@ -74,7 +74,7 @@ class KolektorSDD2(Source):
         for split in splits:
             images = [image for image in list_images(self.root / split) if not image.stem.endswith("(copy)")]
             listed += _list_masked(images, "_GT", split, "kolektor_sdd2")
-        return _nominal_to_train(listed)
+        return _drop_anomalous_training(listed)
 
     def remarks(self) -> list[str]:
         """Return a sentence about copies that are left out: the published archive has an image and its mask twice."""
@@ -102,7 +102,7 @@ def read_folds(path: Path) -> list[tuple[list[str], list[str]]]:
     try:
         with path.open("rb") as file:
             train, test, *_ = _PlainUnpickler(file).load()
-        folds = [(_first_cells(trained), _first_cells(tested)) for trained, tested in zip(train, test, strict=True)]
+        folds = [(_read_names(trained), _read_names(tested)) for trained, tested in zip(train, test, strict=True)]
         if len(folds) != FOLDS or not all(isinstance(name, str) for fold in folds for rows in fold for name in rows):
             raise ValueError(f"expected {FOLDS} lists of names to train on, and as many to test on")
     except Exception as error:  # a wrong pickle raises many different errors
@@ -113,13 +113,13 @@ def read_folds(path: Path) -> list[tuple[list[str], list[str]]]:
     return folds
 
 
-def _first_cells(rows: Iterable[Any]) -> list[str]:
+def _read_names(rows: Iterable[Any]) -> list[str]:
     """Return the names in rows that are names or begin with one."""
     return [row if isinstance(row, str) else row[0] for row in rows]
 
 
-def _items_to_test(path: Path, fold: int, there: list[str]) -> set[str]:
-    """Return the items to test on in a file's fold. Raises UserError if it lists other items than exist."""
+def _select_test_items(path: Path, fold: int, there: list[str]) -> set[str]:
+    """Return the items to test on in a file's fold. Raises UserError if the file lists other items than exist."""
     train, test = map(set, read_folds(path)[fold])
     both, missing, unknown = train & test, set(there) - train - test, (train | test) - set(there)
     for wrong, what in ((both, "in training and in test"), (missing, "in neither"), (unknown, "which is not there")):
@@ -128,7 +128,7 @@ def _items_to_test(path: Path, fold: int, there: list[str]) -> set[str]:
     return test
 
 
-def items(folder: Path) -> list[Path]:
+def list_items(folder: Path) -> list[Path]:
     """Return the folders of items in a folder."""
     return [inner for inner in list_folders(folder) if inner.name.startswith("kos") and inner.name[3:].isdigit()]
 
@@ -153,7 +153,7 @@ def _list_masked(files: Iterable[Path], ending: str, split: SplitName, category:
     ]
 
 
-def _nominal_to_train(listed: list[Sample]) -> list[Sample]:
+def _drop_anomalous_training(listed: list[Sample]) -> list[Sample]:
     """Return the nominal training images, then all test images."""
     train = [sample for sample in listed if sample.split == "train" and sample.label == 0]
     return train + [sample for sample in listed if sample.split == "test"]

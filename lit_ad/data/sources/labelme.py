@@ -30,7 +30,7 @@ BACKGROUND, IGNORED = "_background_", "__ignore__"  # labels with a meaning of t
 _OUTSIDE = 1.0  # pixels that a corner may lie outside of its image, because people draw by hand
 
 
-def mask_beside(image: Path) -> Path | None:
+def draw_mask_beside(image: Path) -> Path | None:
     """Return the mask drawn from NAME.json beside NAME.png; None if there is no such file of labelme.
 
     Raises:
@@ -55,8 +55,8 @@ def draw_labelme(file: Path, image: Path) -> Path:
     size = upright_size(page_paths(image)[0])  # pages of one file have one size
     check_image(file, values, image, size)
     shapes = values["shapes"]
-    names = [f"shape {i} ({_kind_of(shape)} {_label_of(shape)!r})" for i, shape in enumerate(shapes, 1)]
-    flat = [name for name, shape in zip(names, shapes, strict=True) if _kind_of(shape) in _WITHOUT_AREA]
+    names = [f"shape {i} ({_read_kind(shape)} {_read_shape_label(shape)!r})" for i, shape in enumerate(shapes, 1)]
+    flat = [name for name, shape in zip(names, shapes, strict=True) if _read_kind(shape) in _WITHOUT_AREA]
     if flat:
         raise UserError(f"{file} has shapes without an area, {first_few(flat)}: draw polygons instead")
     mask = np.zeros(size, bool)
@@ -68,7 +68,7 @@ def draw_labelme(file: Path, image: Path) -> Path:
         except (ValueError, KeyError, TypeError, OSError) as error:
             reason = f"{error.args[0]} is missing" if isinstance(error, KeyError) else reason_of(error)
             raise UserError(f"{file}: {name}: {reason}; correct or remove it") from error
-        mask[marked] = _label_of(shape) != BACKGROUND
+        mask[marked] = _read_shape_label(shape) != BACKGROUND
     if not mask.any():
         raise UserError(f"{file} marks nothing in {image}: draw its defects, or remove the file")
     return keep_mask(mask)
@@ -105,12 +105,12 @@ def check_image(file: Path, values: dict[str, Any], image: Path, size: Size) -> 
         )
 
 
-def _kind_of(shape: Any) -> str:
+def _read_kind(shape: Any) -> str:
     """Return the kind of a shape. Early files of labelme have no kind: all their shapes are polygons."""
     return str((shape.get("shape_type") if isinstance(shape, dict) else None) or "polygon")
 
 
-def _label_of(shape: Any) -> str:
+def _read_shape_label(shape: Any) -> str:
     return str(shape.get("label") if isinstance(shape, dict) else None)
 
 
@@ -120,10 +120,10 @@ def _draw_shape(shape: Any, size: Size) -> NDArray[np.bool_]:
     Raises:
         ValueError, KeyError, TypeError, OSError: The shape cannot be drawn.
     """
-    kind, points = _kind_of(shape), read_numbers(shape["points"])
+    kind, points = _read_kind(shape), read_numbers(shape["points"])
     if points.ndim != 2 or points.shape[1] != 2:
         raise ValueError("its points are no list of [x, y]")
-    if _label_of(shape) == IGNORED:
+    if _read_shape_label(shape) == IGNORED:
         raise ValueError("a mask cannot tell what to ignore")
     if kind == "circle":
         if len(points) != 2:

@@ -54,8 +54,8 @@ class Listing:
 
 @contextmanager
 def os_errors_as_user_errors() -> Iterator[None]:
-    """Within this context, an OSError, of a folder that cannot be listed for example, becomes a UserError with its
-    name."""
+    """Within this context, an OSError, for example of a folder that cannot be listed, becomes a UserError that names
+    the file."""
     try:
         yield
     except OSError as error:
@@ -132,7 +132,7 @@ def list_tree(root: Path) -> Listing:
     return listing
 
 
-def frame_remarks(paths: Iterable[Path]) -> list[str]:
+def list_frame_remarks(paths: Iterable[Path]) -> list[str]:
     """Return a sentence about files with several frames, of which only the first is read, if there are any."""
     animated = [path for path in paths if path.suffix.lower() in _ANIMATED and _is_animated(path)]
     if not animated:

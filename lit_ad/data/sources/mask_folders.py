@@ -39,10 +39,10 @@ def holds_masks(folder: Path, beside: Iterable[Path], photographs: bool) -> bool
             return True
     if folder.name.lower() in _ANNOTATIONS and names & set(OF_IMAGES):
         return True
-    return photographs and most_colours(folder) == 2
+    return photographs and count_most_colours(folder) == 2
 
 
-def most_colours(folder: Path) -> int:
+def count_most_colours(folder: Path) -> int:
     """Return the most colours of a folder's first images, counted by `count_colours`; 0 without images."""
     most = 0
     for image in list_folder(folder).images[:_LOOKED_AT] if folder.is_dir() else ():
@@ -62,7 +62,7 @@ def count_colours(path: Path) -> int:
     return 1 if not len(other) else 2 if (other == other[0]).all() else 3
 
 
-def masks_among(images: Sequence[Path]) -> dict[Path, Path]:
+def find_masks_among(images: Sequence[Path]) -> dict[Path, Path]:
     """Return the mask of each image, for masks NAME_mask that lie in the folder of the image NAME."""
     stems = {image.stem: image for image in images}
     named = {mask: _MASK_FILE.fullmatch(mask.stem) for mask in images}

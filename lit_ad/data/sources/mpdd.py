@@ -15,8 +15,8 @@ class MPDD(MVTec):
         category: The categories to take. None: all.
     """
 
-    def _categories(self) -> list[Path]:
-        return MVTec(find_root(self.root, _holds_categories), self.category)._categories()
+    def _find_categories(self) -> list[Path]:
+        return MVTec(find_root(self.root, _holds_categories), self.category)._find_categories()
 
 
 def _holds_categories(folder: Path) -> bool:

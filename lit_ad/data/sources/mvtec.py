@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_ad.batch import Sample, SplitName
-from lit_ad.data.sources.mask_folders import holds_masks, masks_among
+from lit_ad.data.sources.mask_folders import find_masks_among, holds_masks
 from lit_ad.data.sources.shift_record import read_shift
 from lit_ad.data.sources.source import Source, holds_images, list_folders, list_images, pair_masks, select_categories
 from lit_ad.errors import UserError
@@ -30,12 +30,12 @@ class MVTec(Source):
         self.category = [category] if isinstance(category, str) else category
 
     def samples(self) -> list[Sample]:
-        listed = [sample for folder in self._categories() for sample in _list_category(folder)]
+        listed = [sample for folder in self._find_categories() for sample in _list_category(folder)]
         return sorted(listed, key=lambda sample: sample.split, reverse=True)  # train, test; stable within each
 
     def tasks(self) -> dict[str, dict[str, Any]]:
         """Return one task for each category."""
-        folders = self._categories()
+        folders = self._find_categories()
         if folders == [self.root]:
             return {self.root.absolute().name: {}}
         return {folder.name: {"category": folder.name} for folder in folders}
@@ -47,7 +47,7 @@ class MVTec(Source):
     def remarks(self) -> list[str]:
         """Return sentences about folders whose names are similar to a missing `test` or `ground_truth`."""
         lines = []
-        for root in self._categories():
+        for root in self._find_categories():
             try:
                 names = {folder.name for folder in list_folders(root)}
             except UserError:  # a folder that may be entered but not listed is enough
@@ -60,7 +60,7 @@ class MVTec(Source):
                     lines.append(f"{root / others[near[0]]} is not read: it should be called {absent}")
         return lines
 
-    def _categories(self) -> list[Path]:
+    def _find_categories(self) -> list[Path]:
         if (self.root / "train" / "good").is_dir():
             here = self.root.absolute()
             if self.category not in (None, [here.name]):
@@ -96,7 +96,7 @@ def _list_category(root: Path) -> list[Sample]:
                 raise UserError(
                     f"{folder} has the name of a folder of masks: masks belong in {root / 'ground_truth'}/DEFECT"
                 )
-            for image, mask in masks_among(images).items():
+            for image, mask in find_masks_among(images).items():
                 raise UserError(f"{mask} has the name of a mask of {image.name}: masks belong in {truth}")
             label = int(defect != "good")
             masked = split == "test" and (truth.is_dir() if label else holds_images(truth))  # good images need none

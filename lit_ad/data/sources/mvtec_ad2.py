@@ -14,7 +14,7 @@ from lit_ad.evaluation.protocols import Rules
 PRIVATE = ("test_private", "test_private_mixed")
 _THRESHOLD = (
     "the pixel threshold of the checkpoint, which the maps of the held-out nominal images set at "
-    "decision.false_alarm (the benchmark takes any threshold that no test image has a part in)"
+    "decision.false_alarm (the benchmark allows any threshold that is set without test images)"
 )
 METRICS = {
     "aupro_05": "area under the per-region overlap up to a false positive rate of 0.05, divided by it, over all of "
@@ -37,12 +37,12 @@ class MVTecAD2(MVTec):
 
     def samples(self) -> list[Sample]:
         order = ("train", "validation", "test")
-        listed = [sample for folder in self._categories() for sample in _list_object(folder)]
+        listed = [sample for folder in self._find_categories() for sample in _list_object(folder)]
         return sorted(listed, key=lambda sample: order.index(sample.split))
 
-    def private(self) -> dict[str, list[Path]]:
+    def list_private(self) -> dict[str, list[Path]]:
         """Return the images of the private tests, by object. Raises UserError if an object has none."""
-        folders = {folder.absolute().name: folder for folder in self._categories()}
+        folders = {folder.absolute().name: folder for folder in self._find_categories()}
         return {
             name: [image for part in PRIVATE for image in list_images(folder / part)]
             for name, folder in folders.items()

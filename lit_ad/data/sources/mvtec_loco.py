@@ -12,7 +12,7 @@ import numpy as np
 
 from lit_ad.batch import Sample
 from lit_ad.counts import format_count
-from lit_ad.data.masks import mask_files
+from lit_ad.data.masks import list_mask_files
 from lit_ad.data.sources.mvtec import MVTec
 from lit_ad.data.sources.source import holds_images, list_folders, list_images, pair_masks
 from lit_ad.errors import UserError
@@ -33,7 +33,7 @@ METRICS = {
     **{f"spro_{name}": SPRO.format(limit) for name, limit in (("05", 0.05), ("01", 0.01), ("10", 0.1))},
     **{f"spro_{name}": SPRO.format(limit) for name, limit in (("30", 0.3), ("100", 1))},
 }
-ARCHIVE = "some copies of the data set are so, and lack what sPRO needs: take the masks from the original archive"
+ARCHIVE = "some copies of the data set are merged, and cannot be scored by sPRO: take the original archive's masks"
 
 Saturation = tuple[float, bool]  # the threshold of a defect, and whether it is a fraction of its area
 
@@ -44,7 +44,7 @@ class MVTecLOCO(MVTec):
     The images of `validation/good` are held out, so that all images of train/good are trained on. Masks are
     `ground_truth/TYPE/NNN/000.png`, one file for each defect, whose value is the defect's id in `defects_config.json`.
     Merged copies of the data set are read, too: they have one mask for all defects of an image, or one value for all
-    defects. They lack what sPRO needs, so it is left out.
+    defects. For these, sPRO is left out, because it needs separate defects.
 
     Args:
         root: One category (the folder that holds train/good), or a folder of categories.
@@ -52,7 +52,7 @@ class MVTecLOCO(MVTec):
     """
 
     def samples(self) -> list[Sample]:
-        folders = self._categories()
+        folders = self._find_categories()
         for folder in folders:
             _read_config(folder / CONFIG)  # raises now, and not after the training, if it is wrong
         order = ("train", "validation", "test")
@@ -67,12 +67,12 @@ class MVTecLOCO(MVTec):
             UserError: A mask has no defect's id. The test would find this only after hours of training.
         """
         lines = [*super().remarks(), *self.rules().remarks]
-        for folder in self._categories():
+        for folder in self._find_categories():
             samples, config = _list_loco(folder), _read_config(folder / CONFIG)
-            if not _why_no_spro(samples, config):
+            if not _explain_no_spro(samples, config):
                 with Pool() as pool:
-                    files = [file for sample in samples if sample.label for file in mask_files(sample.mask)]
-                    wrong = [text for text in pool.map(partial(_no_defect, config), files) if text]
+                    files = [file for sample in samples if sample.label for file in list_mask_files(sample.mask)]
+                    wrong = [text for text in pool.map(partial(_explain_no_defect, config), files) if text]
                 if wrong:
                     more = f" (and {format_count(len(wrong) - 1, 'other')})" if len(wrong) > 1 else ""
                     raise UserError(wrong[0] + more)
@@ -80,17 +80,17 @@ class MVTecLOCO(MVTec):
 
     def rules(self) -> Rules:
         """Return the rules: sPRO and image AUROC, for logical and for structural anomalies."""
-        folders = {folder.absolute().name: folder for folder in self._categories()}
+        folders = {folder.absolute().name: folder for folder in self._find_categories()}
         configs = {name: _read_config(folder / CONFIG) for name, folder in folders.items()}
-        missing = {name: _why_no_spro(_list_loco(folder), configs[name]) for name, folder in folders.items()}
+        missing = {name: _explain_no_spro(_list_loco(folder), configs[name]) for name, folder in folders.items()}
 
-        def defects(sample: Sample) -> list[Defect] | None:
+        def read_defects(sample: Sample) -> list[Defect] | None:
             if missing[sample.category]:
                 return None
-            return [_read_defect(file, configs[sample.category]) for file in mask_files(sample.mask)]
+            return [_read_defect(file, configs[sample.category]) for file in list_mask_files(sample.mask)]
 
         remarks = tuple(f"{name}: no sPRO, since {why}" for name, why in missing.items() if why)
-        return Rules("MVTec LOCO AD", METRICS, ("image_auroc", "spro_05"), _SUBSETS, defects, remarks)
+        return Rules("MVTec LOCO AD", METRICS, ("image_auroc", "spro_05"), _SUBSETS, read_defects, remarks)
 
 
 def _list_loco(root: Path) -> list[Sample]:
@@ -149,7 +149,7 @@ def _read_config(file: Path) -> dict[int, Saturation]:
     return saturations
 
 
-def _why_no_spro(samples: Iterable[Sample], config: dict[int, Saturation]) -> str:
+def _explain_no_spro(samples: Iterable[Sample], config: dict[int, Saturation]) -> str:
     """Return why the masks of a category do not separate its defects, so that there is no sPRO; "" if they do."""
     anomalous = [sample for sample in samples if sample.label]
     bare = [sample for sample in anomalous if sample.mask is None]
@@ -161,11 +161,11 @@ def _why_no_spro(samples: Iterable[Sample], config: dict[int, Saturation]) -> st
     flat = [sample.mask for sample in anomalous if sample.mask is not None and sample.mask.is_file()]
     if flat:
         return f"its masks are merged: {flat[0]} is one file for all defects of an image, not a folder; {ARCHIVE}"
-    files = [file for sample in anomalous for file in mask_files(sample.mask)]
+    files = [file for sample in anomalous for file in list_mask_files(sample.mask)]
     types = {sample.defect for sample in anomalous}
-    values = ids(_read_grey(files[0])) if files else []
+    values = list_ids(_read_grey(files[0])) if files else []
     lost = not config.keys() & values or (len(config) > 1 and len(types) > 1)  # one defect may have a single id
-    if len(values) == 1 and lost and all(ids(_read_grey(file)) == values for file in files):  # stops at another id
+    if len(values) == 1 and lost and all(list_ids(_read_grey(file)) == values for file in files):  # stops at another id
         return (
             f"its masks are merged: all of them have the value {values[0]}, such as {files[0]}, instead of the ids in "
             f"{CONFIG}; {ARCHIVE}"
@@ -176,7 +176,7 @@ def _why_no_spro(samples: Iterable[Sample], config: dict[int, Saturation]) -> st
 def _read_defect(file: Path, config: dict[int, Saturation]) -> Defect:
     """Return the defect that a mask file marks. Raises UserError if it has no id of the configuration, or several."""
     values = _read_grey(file)
-    present = ids(values)
+    present = list_ids(values)
     if len(present) != 1 or present[0] not in config:
         listed = ", ".join(map(str, present)) or "0 alone"
         raise UserError(
@@ -184,10 +184,10 @@ def _read_defect(file: Path, config: dict[int, Saturation]) -> Defect:
             f"{', '.join(map(str, sorted(config)))} in {CONFIG}; take it from the data set's archive"
         )
     mask = values > 0
-    return Defect(mask, saturation_area(*config[present[0]], int(mask.sum())))
+    return Defect(mask, compute_saturation_area(*config[present[0]], int(mask.sum())))
 
 
-def _no_defect(config: dict[int, Saturation], file: Path) -> str:
+def _explain_no_defect(config: dict[int, Saturation], file: Path) -> str:
     """Return the message of `_read_defect` for a mask file that it refuses; "" for other files."""
     try:
         _read_defect(file, config)
@@ -204,12 +204,12 @@ def _read_grey(file: Path) -> np.ndarray:
     return values
 
 
-def ids(values: np.ndarray) -> list[int]:
+def list_ids(values: np.ndarray) -> list[int]:
     """Return the values of a mask (H, W) except 0, ascending."""
     return [int(value) for value in np.unique(values) if value]
 
 
-def saturation_area(threshold: float, relative: bool, area: int) -> int:
+def compute_saturation_area(threshold: float, relative: bool, area: int) -> int:
     """Return the number of a defect's pixels that count as the whole defect, at least one.
 
     Args:

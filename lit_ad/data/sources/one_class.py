@@ -52,14 +52,14 @@ class OneClass(Source):
     def tasks(self) -> dict[str, dict[str, Any]]:
         """Return one task for each class: as the only nominal class (unimodal) if `normal` is given, otherwise as the
         only anomalous one (multimodal)."""
-        names = classes(self.root)
+        names = list_classes(self.root)
         # A task sets both arguments: an argument that it left out would keep this source's value.
         if self.normal:
             return {name: {"normal": [name], "anomalous": None} for name in names}
         return {name: {"normal": None, "anomalous": [name]} for name in names}
 
     def samples(self) -> list[Sample]:
-        known = classes(self.root)
+        known = list_classes(self.root)
         unknown = [name for name in self.normal or self.anomalous or [] if name not in known]
         if unknown:
             raise UserError(f"no class {', '.join(unknown)} in {self.root}: there are {', '.join(known)}")
@@ -75,7 +75,7 @@ class OneClass(Source):
         return listed
 
 
-def classes(root: Path) -> list[str]:
+def list_classes(root: Path) -> list[str]:
     """Return the names of the classes in a folder of train/CLASS and test/CLASS, sorted.
 
     Raises:

@@ -13,10 +13,10 @@ from lit_ad.image.pixels import page_paths, split_page
 
 
 def split_pages(samples: Iterable[Sample]) -> list[Sample]:
-    """Return a sample for each page of a TIFF, whose image is FILE#N, from FILE#1; other samples stay unchanged.
+    """Replace a sample of a TIFF by one for each page, with the image FILE#1, FILE#2, ... Others stay unchanged.
 
-    The pages of a file get one item, unless the source has set it, so that they stay on one side of every split. A mask
-    with as many pages has one for each page of the image; a mask of one page, or a folder, is for all of them.
+    The pages of a file get one item, unless the source has set it, so that they stay on one side of every split. If a
+    mask has as many pages, each page gets its own; a mask of one page, or a folder of masks, belongs to all pages.
 
     Raises:
         UserError: A mask has several pages, but not as many as its image.

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from lit_ad.batch import Sample
-from lit_ad.data.sources.listing import Listing, frame_remarks, list_tree
+from lit_ad.data.sources.listing import Listing, list_frame_remarks, list_tree
 from lit_ad.data.sources.source import Source
 from lit_ad.errors import UserError
 from lit_ad.files import resolve_path
@@ -46,7 +46,7 @@ class Unrelated:
 
     def __init__(self, folder: Path) -> None:
         listing = _list_below(resolve_path(folder))
-        self.remarks = listing.remarks() + frame_remarks(listing.images)  # sentences about skipped files
+        self.remarks = listing.remarks() + list_frame_remarks(listing.images)  # sentences about skipped files
         self.images = [page for file in listing.images for page in page_paths(file)]
 
     def __call__(self, size: Size, key: Sequence[int]) -> Pixels:

@@ -45,15 +45,15 @@ class RealIAD(Source):
             raise UserError(
                 f"{self.images} is not a folder: set `images` to that of Real-IAD's images; there are {there}"
             )
-        splits = self._splits()
+        splits = self._find_splits()
         listed = [sample for name in splits for sample in _list_split(splits[name], self.images)]
         return sorted(listed, key=lambda sample: sample.split, reverse=True)  # train, test; stable within each
 
     def tasks(self) -> dict[str, dict[str, Any]]:
         """Return one task for each category."""
-        return {name: {"category": name} for name in self._splits()}
+        return {name: {"category": name} for name in self._find_splits()}
 
-    def _splits(self) -> dict[str, Path]:
+    def _find_splits(self) -> dict[str, Path]:
         """Return the JSON file of each wanted category."""
         files = list_folder(self.splits).other if self.splits.is_dir() else []
         files_by_name = {path.stem: path for path in files if path.suffix == ".json"}

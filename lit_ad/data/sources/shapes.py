@@ -86,7 +86,7 @@ def _decode_json(value: Any) -> Any:
         raise ValueError(f"it is no JSON, with lists in [] and a point in numbers: {error}") from error
 
 
-def mask_directory() -> Path:
+def find_mask_directory() -> Path:
     """Return the directory of masks that were drawn from shapes."""
     return cache_directory() / "masks"
 
@@ -94,7 +94,7 @@ def mask_directory() -> Path:
 def keep_mask(mask: NDArray[np.bool_]) -> Path:
     """Write a mask (H, W) to the cache directory, and return its file, whose name is a hash of the mask."""
     digest = hashlib.blake2b(repr(mask.shape).encode() + np.packbits(mask).tobytes(), digest_size=12).hexdigest()
-    path = mask_directory() / f"{digest}.png"
+    path = find_mask_directory() / f"{digest}.png"
     if path.is_file():
         with suppress(OSError):  # the directory may be another user's and read-only
             os.utime(path)  # time of the last use, for `lit-ad cache clear --older`

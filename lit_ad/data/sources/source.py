@@ -31,7 +31,8 @@ class Source(ABC):
 
     def tasks(self) -> dict[str, dict[str, Any]]:
         """Return the tasks of a benchmark on this data set: their names, and the arguments of this class that select
-        them. By default there is one task, all samples; a data set with parts for separate models has one for each."""
+        them. By default there is one task, all samples. A data set whose parts need separate models has one task for
+        each."""
         return {"all": {}}
 
     def rules(self) -> Rules | None:
@@ -113,7 +114,7 @@ def list_images(folder: Path) -> list[Path]:
         hint = f" ({broken} are broken links)" if broken else f" ({hidden} are hidden)" if hidden else ""
         hint = f" ({deeper} lie in folders inside it)" if deeper else hint
         raise UserError(f"no image in {folder}{hint}: it should hold {', '.join(EXTENSIONS)} files")
-    _by_stem(listing.images)
+    _map_stems(listing.images)
     return listing.images
 
 
@@ -123,7 +124,7 @@ def _is_folder(path: Path) -> bool:
         return path.is_dir()
 
 
-def _by_stem(paths: Iterable[Path]) -> dict[str, Path]:
+def _map_stems(paths: Iterable[Path]) -> dict[str, Path]:
     """Return files by their names without extension. Raises UserError if two files have the same name."""
     stems: dict[str, Path] = {}
     for path in paths:
@@ -134,12 +135,12 @@ def _by_stem(paths: Iterable[Path]) -> dict[str, Path]:
 
 
 def pair_masks(images: Iterable[Path], masks: Iterable[Path]) -> dict[Path, Path]:
-    """Return the mask of each image by equal names, where the mask's may end in `_mask`. Images need no mask.
+    """Return the mask of each image: a mask has the name of its image, or NAME_mask. Images need no mask.
 
     Raises:
         UserError: A mask has no image, a mask is an image itself, or two masks or two images have the same name.
     """
-    named = _by_stem(images)
+    named = _map_stems(images)
     pairs: dict[Path, Path] = {}
     for mask in masks:
         image = named.get(mask.stem) or named.get(mask.stem.removesuffix("_mask"))

@@ -68,7 +68,7 @@ def read_table(
         rows = []
         for number, row in enumerate(objects, 1):
             where = f"row {number} of {path}"
-            names = _column_names(list(row), columns, where)
+            names = _read_column_names(list(row), columns, where)
             rows.append((where, dict(zip(names, row.values(), strict=True))))
     rows = [(where, row) for where, row in rows if not row or not all(map(_is_empty, row.values()))]
     if not rows:
@@ -84,7 +84,7 @@ def read_table(
     return rows
 
 
-def cell_text(row: Row, name: str) -> str:
+def read_cell(row: Row, name: str) -> str:
     """Return a cell as text, "" if it is absent or empty. A float without a fraction is written as an integer."""
     value = row.get(name)
     if _is_empty(value):
@@ -125,7 +125,7 @@ def decode(path: Path) -> str:
     return content.decode("utf-8", "surrogateescape").lstrip("\ufeff")  # programs may write several marks
 
 
-def _column_names(names: Sequence[str], columns: Sequence[str], where: str) -> list[str]:
+def _read_column_names(names: Sequence[str], columns: Sequence[str], where: str) -> list[str]:
     """Return the names of a header without spaces around them. A name in capitals becomes the known column, unless the
     header has that, too.
 
@@ -152,7 +152,7 @@ def _read_delimited(path: Path, columns: Sequence[str]) -> list[tuple[str, Row]]
     separator = given[1] if given else _find_separator(content, columns, path)
     records = _read_records(content, separator, path, line)
     header_row, cells = next(records, (line, []))
-    header = _column_names(cells, columns, f"row {header_row} of {path}")
+    header = _read_column_names(cells, columns, f"row {header_row} of {path}")
     rows = []
     for number, cells in records:
         where = f"row {number} of {path}"
@@ -183,8 +183,8 @@ def _find_separator(content: str, columns: Sequence[str], path: Path) -> str:
 
 
 def _read_records(content: str, separator: str, path: Path, first: int = 1) -> Iterator[tuple[int, list[str]]]:
-    """Number and cells of each row that is not empty, without spaces around the cells. Raises UserError on quotes that
-    do not fit."""
+    """Yield number and cells of each row that is not empty, without spaces around the cells. Raises UserError on quotes
+    that do not fit."""
     csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_CELL))  # of the whole process
     table = csv.reader(io.StringIO(content, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
     for number in count(first):

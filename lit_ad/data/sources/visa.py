@@ -14,7 +14,7 @@ from lit_ad.data.sources.source import (
     require_file,
     select_categories,
 )
-from lit_ad.data.sources.table_file import cell_text, read_table
+from lit_ad.data.sources.table_file import read_cell, read_table
 from lit_ad.errors import UserError
 from lit_ad.files import resolve_path
 from lit_ad.names import file_name
@@ -45,18 +45,18 @@ class VisA(Source):
         self.root, self.category, self.split = resolve_path(root), category, split
 
     def samples(self) -> list[Sample]:
-        return [sample for sample in self._listed() if sample.split == "test" or sample.label == 0]
+        return [sample for sample in self._list_all() if sample.split == "test" or sample.label == 0]
 
     def tasks(self) -> dict[str, dict[str, Any]]:
         """Return one task for each object."""
-        return {name: {"category": name} for name in dict.fromkeys(sample.category for sample in self._listed())}
+        return {name: {"category": name} for name in dict.fromkeys(sample.category for sample in self._list_all())}
 
     def remarks(self) -> list[str]:
         """Return a sentence about the training images that are left out."""
-        left = sum(sample.split == "train" and sample.label == 1 for sample in self._listed())
+        left = sum(sample.split == "train" and sample.label == 1 for sample in self._list_all())
         return [f"anomalous training images of {self.split} are left out: {left}"] if left else []
 
-    def _listed(self) -> list[Sample]:
+    def _list_all(self) -> list[Sample]:
         """Return all samples of the split, including anomalous training images: training first, in published order."""
         root = find_root(
             self.root, lambda folder: (folder / "split_csv").is_dir() or bool(_find_converted(folder, self.split))
@@ -64,7 +64,7 @@ class VisA(Source):
         objects = _find_converted(root, self.split)
         if objects:
             chosen = select_categories(self.category, objects, root)
-            listed = [sample for name in chosen for sample in _list__find_converted(objects[name])]
+            listed = [sample for name in chosen for sample in _list_converted(objects[name])]
         else:
             table = require_file(
                 root / "split_csv" / f"{self.split}.csv", f"neither VisA nor its conversion in {self.root}"
@@ -81,7 +81,7 @@ class VisA(Source):
 def _list_rows(root: Path, table: Path) -> Iterator[Sample]:
     """List the samples of a table. Raises UserError if a row does not fit; the message names it."""
     for where, row in read_table(table, COLUMNS, COLUMNS, ("image", "mask")):
-        cells = {name: cell_text(row, name) for name in COLUMNS}
+        cells = {name: read_cell(row, name) for name in COLUMNS}
         if cells["split"] not in ("train", "test") or cells["label"] not in LABELS or not cells["image"]:
             raise UserError(
                 f"{where} is {', '.join(map(str, row.values()))}: expected {', '.join(COLUMNS)}, with split train or "
@@ -94,15 +94,15 @@ def _list_rows(root: Path, table: Path) -> Iterator[Sample]:
 
 
 def _find_converted(root: Path, split: str) -> dict[str, Path]:
-    """Return the folders of objects of converted data: in ROOT/SPLIT, or in ROOT if its name is SPLIT; a ROOT with a
-    name that is no split counts as 1cls. Empty without any."""
+    """Return the folders of objects of converted data, by name; empty if there are none. They lie in ROOT/SPLIT, or in
+    ROOT if it is called SPLIT. A ROOT whose name is no split counts as 1cls."""
     inside = root / split if (root / split).is_dir() else root
     if inside.absolute().name != split and (split != "1cls" or inside.absolute().name in get_args(Official)):
         return {}
     return {folder.name: folder for folder in list_folders(inside) if (folder / "train" / "good").is_dir()}
 
 
-def _list__find_converted(folder: Path) -> list[Sample]:
+def _list_converted(folder: Path) -> list[Sample]:
     """List the samples of one object. Masks of the two-class splits lie in a folder for each split."""
     listed = [Sample(x, 0, None, folder.name) for x in list_images(folder / "train" / "good")]
     if (folder / "train" / "bad").is_dir():

@@ -13,7 +13,7 @@ from lit_ad.batch import Sample
 from lit_ad.data import MVTec, OneClass
 from lit_ad.data.audit import inspection
 from lit_ad.data.audit.inspection import inspect_samples, print_summary, split_by_budget
-from lit_ad.data.audit.measurements import Header, max_value
+from lit_ad.data.audit.measurements import Header, read_max_value
 from lit_ad.data.audit.report import AuditReport
 from lit_ad.data.splits import Splits, list_splits, split_nominal
 from lit_ad.image.view import View
@@ -269,7 +269,7 @@ def test_large_images_are_read_one_at_a_time(tmp_path: Path, bottle: Path, monke
     """Several threads that each hold an image of a whole slide would exhaust the memory of the machine."""
     monkeypatch.setattr(inspection, "PIXELS_AT_ONCE", 20 * 24)
     together = [0, 0]  # the number now and the highest number
-    look = max_value
+    look = read_max_value
 
     def slow(path: Path, view: View) -> int:
         together[0] += 1
@@ -278,7 +278,7 @@ def test_large_images_are_read_one_at_a_time(tmp_path: Path, bottle: Path, monke
         together[0] -= 1
         return look(path, view)
 
-    monkeypatch.setattr(inspection, "max_value", slow)
+    monkeypatch.setattr(inspection, "read_max_value", slow)
     report(MVTec(bottle).samples())
     assert together == [0, 1]
     monkeypatch.setattr(inspection, "PIXELS_AT_ONCE", 2 * 20 * 24)
@@ -299,4 +299,4 @@ def test_a_category_without_held_out_images_is_reported(
     write("cork/train/good/0.png")
     source = MVTec(bottle.parent)
     print_summary(list_splits(source), source, View())
-    assert "\n  no image of cork is held out: the threshold is that of all together\n" in capsys.readouterr().out
+    assert "\n  no image of cork is held out: its threshold comes from all categories\n" in capsys.readouterr().out

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lit_ad.data.audit.measurements import Header, max_value, measure_mask, read_header, verify_file
+from lit_ad.data.audit.measurements import Header, measure_mask, read_header, read_max_value, verify_file
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
 
@@ -41,12 +41,12 @@ def test_the_greatest_value_is_scaled_to_8_bits(tmp_path: Path) -> None:
     values = np.full((4, 6), 100, np.uint16)
     values[1, 2] = 257 * 77
     Image.fromarray(values).save(tmp_path / "a.png")
-    assert max_value(tmp_path / "a.png", View()) == 77
-    assert max_value(tmp_path / "a.png", View(window=(0, 2 * 257 * 77))) == pytest.approx(128, abs=1)
+    assert read_max_value(tmp_path / "a.png", View()) == 77
+    assert read_max_value(tmp_path / "a.png", View(window=(0, 2 * 257 * 77))) == pytest.approx(128, abs=1)
     # The window is not known yet, so the value is the greatest possible one.
-    assert max_value(tmp_path / "a.png", View(window="auto")) == 255
+    assert read_max_value(tmp_path / "a.png", View(window="auto")) == 255
     Image.fromarray(np.zeros((4, 6), np.uint16)).save(tmp_path / "black.png")
-    assert max_value(tmp_path / "black.png", View(window="auto")) == 0
+    assert read_max_value(tmp_path / "black.png", View(window="auto")) == 0
 
 
 def test_a_file_with_a_wrong_checksum_is_an_error(tmp_path: Path) -> None:

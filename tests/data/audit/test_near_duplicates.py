@@ -10,9 +10,9 @@ from lit_ad.batch import Sample, SplitName
 from lit_ad.data.audit.near_duplicates import (
     drop_equal_files,
     find_near_duplicates,
+    find_similar_consecutive,
     fingerprint_images,
-    near_duplicate_warnings,
-    similar_consecutive,
+    list_near_duplicate_warnings,
 )
 
 GENERATOR = np.random.default_rng(0)
@@ -47,14 +47,14 @@ def test_a_copy_in_another_format_size_or_depth_is_found_and_no_other_image(tmp_
     names = [samples[i].image.name for i in (3, 5, 7)]
     assert found == {(names[0], "again.jpg"), (names[1], "smaller.png"), (names[2], "deep.png")}
     pairs = find_near_duplicates(prints)
-    (warning,) = near_duplicate_warnings(prints, pairs)
+    (warning,) = list_near_duplicate_warnings(prints, pairs)
     assert (
         warning.startswith("nearly the same image in training and test, 3 pairs: ")
         and "metrics will be too good" in warning
     )
     exact = {frozenset((samples[3].image, copy.image))}
-    assert "2 pairs" in near_duplicate_warnings(prints, drop_equal_files(pairs, exact))[0]
-    assert near_duplicate_warnings(fingerprint_images([], 1), []) == []
+    assert "2 pairs" in list_near_duplicate_warnings(prints, drop_equal_files(pairs, exact))[0]
+    assert list_near_duplicate_warnings(fingerprint_images([], 1), []) == []
 
 
 def test_consecutive_frames_of_one_film_in_training_and_test_are_a_warning(tmp_path: Path) -> None:
@@ -62,13 +62,13 @@ def test_consecutive_frames_of_one_film_in_training_and_test_are_a_warning(tmp_p
     first, last = surface(1).astype(float), surface(2).astype(float)
     film = [written(tmp_path, f"frame_{i:03}.png", (first + (last - first) * i / 39).astype(np.uint8),
                     "test" if i % 3 == 0 else "train") for i in range(40)]  # fmt: skip
-    pairs, share = similar_consecutive(fingerprint_images(film, 2))
+    pairs, share = find_similar_consecutive(fingerprint_images(film, 2))
     assert len(pairs) == 26 and share < 0.2
     assert all((first.split, second.split) == ("train", "test") for first, second in pairs)
-    assert any("consecutive numbers" in said for said in near_duplicate_warnings(fingerprint_images(film, 2), []))
+    assert any("consecutive numbers" in said for said in list_near_duplicate_warnings(fingerprint_images(film, 2), []))
     parts = [
         written(tmp_path, f"part_{i:03}.png", surface(100 + i), "test" if i % 3 == 0 else "train") for i in range(40)
     ]
-    assert similar_consecutive(fingerprint_images(parts, 2))[1] > 0.8
+    assert find_similar_consecutive(fingerprint_images(parts, 2))[1] > 0.8
     prints = fingerprint_images(parts, 2)
-    assert near_duplicate_warnings(prints, find_near_duplicates(prints)) == []
+    assert list_near_duplicate_warnings(prints, find_near_duplicates(prints)) == []

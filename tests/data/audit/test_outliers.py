@@ -6,17 +6,17 @@ import numpy as np
 from PIL import Image
 
 from lit_ad.batch import Sample
-from lit_ad.data.audit.outliers import far_rows, outlier_warnings
+from lit_ad.data.audit.outliers import find_far_rows, list_outlier_warnings
 
 
 def test_rows_that_are_far_from_the_other_rows_are_found() -> None:
     generator = np.random.default_rng(0)
     features = generator.normal(size=(200, 16))
-    assert not len(far_rows(features))
+    assert not len(find_far_rows(features))
     features[[3, 50]] += [[30.0], [60.0]]
-    assert far_rows(features).tolist() == [50, 3]
+    assert find_far_rows(features).tolist() == [50, 3]
     features[:, 7] = 1  # a channel without spread has no influence
-    assert far_rows(features).tolist() == [50, 3]
+    assert find_far_rows(features).tolist() == [50, 3]
 
 
 def test_the_one_unlike_image_of_a_category_is_a_warning(tmp_path: Path, resnet_file: Path) -> None:
@@ -32,7 +32,7 @@ def test_the_one_unlike_image_of_a_category_is_a_warning(tmp_path: Path, resnet_
     few = [sample._replace(category="few") for sample in samples[15:20]]
     (tmp_path / "broken.png").write_text("no image")
     broken = Sample(tmp_path / "broken.png", 0, category="a", split="train")
-    assert outlier_warnings([*samples, *few, broken], "resnet10t", str(resnet_file)) == [
+    assert list_outlier_warnings([*samples, *few, broken], "resnet10t", str(resnet_file)) == [
         f"training images unlike the others by resnet10t's features, 1 of 30: {tmp_path / '17.png'}; check whether "
         "they are good"
     ]

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from lit_ad.batch import Sample, SplitName
-from lit_ad.data.audit.removal import files_to_remove
+from lit_ad.data.audit.removal import choose_files_to_remove
 from lit_ad.data.audit.report import AuditReport
 
 
@@ -21,7 +21,7 @@ def test_one_of_two_copies_is_removed() -> None:
     def removed(duplicates: list[str], near: list[str]) -> str:
         groups = [[Path(name) for name in group] for group in duplicates]
         pairs = [(Path(pair[0]), Path(pair[1])) for pair in near]
-        return "".join(map(str, files_to_remove(samples, AuditReport("", [], [], groups, pairs))))
+        return "".join(map(str, choose_files_to_remove(samples, AuditReport("", [], [], groups, pairs))))
 
     assert removed(["ab"], []) == "b"  # the second copy is removed
     assert removed(["ca"], []) == removed([], ["ac"]) == "a"  # the copy in training is removed

@@ -45,9 +45,9 @@ def test_only_the_random_sample_sets_thresholds(folder: Path) -> None:
     labels = Labels(folder, 0.05)
     labels.add(2, "good")
     with pytest.raises(UserError, match=r"no image of the random sample .* is labelled good"):
-        Journal(folder).good()
+        Journal(folder).list_good()
     labels.add(3, "good")
-    assert [sample.image.name for sample in Journal(folder).good()] == ["000000003.png"]
+    assert [sample.image.name for sample in Journal(folder).list_good()] == ["000000003.png"]
 
 
 def test_an_image_stays_in_its_split_when_more_images_are_labelled(folder: Path) -> None:

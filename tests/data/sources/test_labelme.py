@@ -12,7 +12,7 @@ from PIL import Image
 from lit_ad.data import Folder, Table
 from lit_ad.data.audit.inspection import inspect_samples
 from lit_ad.data.masks import read_mask
-from lit_ad.data.sources.labelme import draw_labelme, mask_beside
+from lit_ad.data.sources.labelme import draw_labelme, draw_mask_beside
 from lit_ad.data.splits import Splits
 from lit_ad.errors import UserError
 from tests.data.conftest import Write
@@ -176,15 +176,15 @@ def test_a_shape_that_cannot_be_drawn_is_named_in_the_error(
 
 def test_only_a_json_file_of_labelme_beside_an_image_is_its_mask(image: Path) -> None:
     file = image.with_suffix(".json")
-    assert mask_beside(image) is None
+    assert draw_mask_beside(image) is None
     for content in ('{"exposure": 3}', "[]", '{"shapes": 3}'):
         file.write_text(content)
-        assert mask_beside(image) is None
+        assert draw_mask_beside(image) is None
     file.write_text("{")
     with pytest.raises(UserError, match=r"cannot read .*a.json, which may be labelme's: .*; replace or remove it"):
-        mask_beside(image)
+        draw_mask_beside(image)
     file.write_bytes("\ufeff".encode() + annotate(image, shape("rectangle", (0, 0), (9, 9))).read_bytes())
-    mask = mask_beside(image)
+    mask = draw_mask_beside(image)
     assert mask is not None and read_mask(mask).sum() == 81
 
 

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 import lit_ad.data
-from lit_ad.data.sources.listing import frame_remarks, is_hidden, list_folder, list_tree
+from lit_ad.data.sources.listing import is_hidden, list_folder, list_frame_remarks, list_tree
 from lit_ad.data.sources.source import list_images
 from lit_ad.image.pixels import EXTENSIONS, read_image, upright_size
 
@@ -117,10 +117,10 @@ def test_the_first_of_several_frames_is_read_and_the_others_are_reported(tmp_pat
     frames[0].save(files[3])
     assert read_image(files[1]).max() == 0
     (tmp_path / "e.gif").write_bytes(b"GIF89a")  # the reader of the image reports the damage
-    assert frame_remarks([*files, tmp_path / "e.gif"]) == [
+    assert list_frame_remarks([*files, tmp_path / "e.gif"]) == [
         f"files of several frames, of which the first is read, 2: {files[1]}, {files[2]}"
     ]
-    assert frame_remarks(files[:1]) == []
+    assert list_frame_remarks(files[:1]) == []
 
 
 def test_only_the_module_listing_searches_folders_in_lit_ad_data() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lit_ad.data.sources.mask_folders import count_colours, holds_masks, masks_among, most_colours
+from lit_ad.data.sources.mask_folders import count_colours, count_most_colours, find_masks_among, holds_masks
 from tests.data.conftest import Write
 
 
@@ -41,13 +41,13 @@ def test_a_folder_of_masks_is_recognised_by_its_colours(tmp_path: Path, write: W
     empty = write("a/marked/1.png", value=0)  # a mask that marks nothing
     assert holds_masks(marked, [], photographs=True) and not holds_masks(marked, [], photographs=False)
     assert count_colours(empty) == 1 and count_colours(marked / "0.png") == 2
-    assert most_colours(marked) == 2
-    assert most_colours(write("a/black/0.png", value=0).parent) == 1  # photographs with the light switched off
+    assert count_most_colours(marked) == 2
+    assert count_most_colours(write("a/black/0.png", value=0).parent) == 1  # photographs with the light switched off
     write("a/marked/2.png")
-    assert most_colours(marked) == 3 and not holds_masks(marked, [], photographs=True)
+    assert count_most_colours(marked) == 3 and not holds_masks(marked, [], photographs=True)
     (tmp_path / "a/damaged").mkdir()
     (tmp_path / "a/damaged/0.png").write_bytes(b"")
-    assert most_colours(tmp_path / "a/damaged") == most_colours(tmp_path / "nowhere") == 0
+    assert count_most_colours(tmp_path / "a/damaged") == count_most_colours(tmp_path / "nowhere") == 0
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "I;16"])
@@ -68,4 +68,4 @@ def test_masks_among_images_are_found_by_their_names() -> None:
     images = [
         Path(name) for name in ("a/0.jpg", "a/0_mask.png", "a/1.png", "a/1_GT.bmp", "a/2_mask.png", "a/_mask.png")
     ]
-    assert masks_among(images) == {images[0]: images[1], images[2]: images[3]}
+    assert find_masks_among(images) == {images[0]: images[1], images[2]: images[3]}

@@ -51,7 +51,7 @@ def test_the_images_of_the_private_tests_are_only_listed_for_the_submission(
         s.image.parent.name.startswith("test_private") for split in vars(data.splits).values() for s in split
     )
     assert "vial: 5 to train on, 2 held out; test: 2 good, 3 bad, each with a mask" in capsys.readouterr().out
-    assert MVTecAD2(vial.parent).private() == {
+    assert MVTecAD2(vial.parent).list_private() == {
         "vial": [
             *(vial / "test_private/000_regular.png", vial / "test_private/001_regular.png"),
             vial / "test_private_mixed/000_mixed.png",
@@ -64,7 +64,7 @@ def test_a_category_without_test_images_can_be_trained(vial: Path) -> None:
     assert {s.split for s in MVTecAD2(vial).samples()} == {"train", "validation"}
     (vial / "test_private_mixed").rename(vial / "too")
     with pytest.raises(UserError, match=r"test_private_mixed is not a folder"):
-        MVTecAD2(vial).private()
+        MVTecAD2(vial).list_private()
 
 
 def test_folders_that_do_not_fit_the_layout_are_refused(vial: Path, write: Write, write_mask: Write) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from lit_ad.batch import Sample
 from lit_ad.data import AnomalyDataModule, MVTecLOCO
 from lit_ad.data.masks import check_masks, read_mask, read_truth
-from lit_ad.data.sources.mvtec_loco import ARCHIVE, saturation_area
+from lit_ad.data.sources.mvtec_loco import ARCHIVE, compute_saturation_area
 from lit_ad.errors import UserError
 from lit_ad.image.view import View
 from tests.data.conftest import Write
@@ -92,11 +92,11 @@ def test_each_file_is_a_defect_with_its_own_saturation(pushpins: Path) -> None:
 
 
 def test_the_saturation_area_follows_from_the_threshold() -> None:
-    assert saturation_area(0.5, True, 9) == 4
-    assert saturation_area(1.0, True, 9) == 9
-    assert saturation_area(0.01, True, 9) == 1  # an area of 0 would divide the overlap by zero
-    assert saturation_area(5, False, 9) == 5
-    assert saturation_area(50, False, 9) == 9
+    assert compute_saturation_area(0.5, True, 9) == 4
+    assert compute_saturation_area(1.0, True, 9) == 9
+    assert compute_saturation_area(0.01, True, 9) == 1  # an area of 0 would divide the overlap by zero
+    assert compute_saturation_area(5, False, 9) == 5
+    assert compute_saturation_area(50, False, 9) == 9
 
 
 @pytest.mark.parametrize("named", ["{}.png", "{}_mask.png"])

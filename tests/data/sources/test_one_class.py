@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from torchvision import datasets
 
-from lit_ad.data.sources.one_class import OneClass, classes, make_classes
+from lit_ad.data.sources.one_class import OneClass, list_classes, make_classes
 from lit_ad.data.sources.source import check_samples
 from lit_ad.errors import UserError
 
@@ -91,14 +91,14 @@ def test_mnist_and_fashion_mnist_are_written_as_folders_of_classes(tmp_path: Pat
     source = OneClass(tmp_path / "digits", normal=["3"], download="mnist")
     source.prepare()
     source.prepare()  # the second call finds the folders
-    assert classes(tmp_path / "digits") == ["1", "3"]
+    assert list_classes(tmp_path / "digits") == ["1", "3"]
     assert [s.image.name for s in source.samples() if s.split == "train"] == ["00000.png", "00002.png"]
     pixels = np.asarray(Image.open(tmp_path / "digits" / "train" / "1" / "00001.png"))
     assert (pixels == np.arange(784, 1568).astype(np.uint8).reshape(28, 28)).all()
 
     write_mnist(tmp_path / "FashionMNIST" / "raw", [0, 9])
     OneClass(tmp_path / "fashion", normal=["Bag"], download="fashion_mnist").prepare()
-    assert classes(tmp_path / "fashion") == ["Ankle-boot", "T-shirt-top"]
+    assert list_classes(tmp_path / "fashion") == ["Ankle-boot", "T-shirt-top"]
     assert not list(tmp_path.glob(".*"))
 
 

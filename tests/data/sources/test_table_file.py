@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lit_ad.data.sources.table_file import cell_text, read_table
+from lit_ad.data.sources.table_file import read_cell, read_table
 from lit_ad.errors import UserError
 
 COLUMNS = ("path", "split", "label", "defect")
@@ -93,17 +93,17 @@ def test_json_and_jsonl_are_read_in_each_encoding(tmp_path: Path) -> None:
     }
     for name, content in files.items():
         read_rows = read(tmp_path / name, content)
-        assert [(cell_text(row, "path"), cell_text(row, "label")) for _, row in read_rows] == expected
+        assert [(read_cell(row, "path"), read_cell(row, "label")) for _, row in read_rows] == expected
 
 
 @pytest.mark.parametrize("value", ["", "  ", "nan", "NaN", "<NA>", "None", "null", None, float("nan"), []])
 def test_a_cell_without_a_value_is_empty(value: object) -> None:
-    assert cell_text({"defect": value}, "defect") == cell_text({}, "defect") == ""
+    assert read_cell({"defect": value}, "defect") == read_cell({}, "defect") == ""
 
 
 @pytest.mark.parametrize(("value", "text"), [(" dent ", "dent"), (7.0, "7"), (7.5, "7.5"), (0, "0"), (True, "True")])
 def test_a_cell_is_converted_to_text(value: object, text: str) -> None:
-    assert cell_text({"defect": value}, "defect") == text
+    assert read_cell({"defect": value}, "defect") == text
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_parquet_is_read_and_repeated_columns_are_refused(tmp_path: Path) -> Non
         pyarrow.table({"path": ["a.png", "b.png"], "split": ["train"] * 2, "label": [0.0, 1.0]}), tmp_path / "a.parquet"
     )
     rows = read_table(tmp_path / "a.parquet", COLUMNS, REQUIRED)
-    assert [cell_text(row, "label") for _, row in rows] == ["0", "1"]
+    assert [read_cell(row, "label") for _, row in rows] == ["0", "1"]
     twice = pyarrow.Table.from_arrays([pyarrow.array(["a.png"])] * 2, ["path", "path"])
     parquet.write_table(twice, tmp_path / "b.parquet")
     with pytest.raises(UserError, match=r"cannot read .*b.parquet: Multiple matches .*path"):
