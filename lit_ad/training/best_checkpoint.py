@@ -15,10 +15,11 @@ class BestCheckpoint(ModelCheckpoint):
     """Lightning's ModelCheckpoint, but it saves right after a validation, so that the monitored value belongs to the
     saved weights.
 
-    By default, Lightning also saves between validations, by the value of the previous validation; and after the hooks
-    at an epoch's end, in which other callbacks may average weights. Here `every_n_train_steps` and
-    `train_time_interval` say how often last.ckpt is saved within an epoch; `KeepProgress` saves it, and also after each
-    epoch. With `monitor: null` and `save_top_k: -1`, which keep every file, they say how often such a file is saved.
+    Lightning's own also saves between validations, by the value of the previous validation, and at an epoch's end, when
+    other callbacks may have averaged the weights.
+
+    `every_n_train_steps` and `train_time_interval` set how often `KeepProgress` saves last.ckpt within an epoch. With
+    `monitor: null` and `save_top_k: -1`, every checkpoint is kept, and they set how often one is saved.
 
     Args:
         monitor: Logged value whose best weights are kept: val/loss. None: the weights of the latest validation.

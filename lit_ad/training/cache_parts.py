@@ -1,4 +1,4 @@
-"""Of which items of a training the features can be cached, and all that these features depend on."""
+"""Find the items of a training whose features can be cached, and describe everything that the features depend on."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,20 +17,20 @@ from lit_ad.training.nominal_images import data_of
 
 @dataclass(frozen=True)
 class Part:
-    """Items that are to be cached."""
+    """Items whose features are to be cached."""
 
-    rows: Mapping[str, Sequence[int] | None]  # which of them are "train" and "val"; None: all
-    loader: Any  # of all its items, in order
-    about: dict[str, Any]  # all that its features depend on, as JSON
+    rows: Mapping[str, Sequence[int] | None]  # indices of the items of "train" and of "val"; None: all items
+    loader: Any  # loads all items, in order
+    about: dict[str, Any]  # everything that the features depend on, as JSON values
 
     @property
     def count(self) -> int:
-        """How many items it has."""
+        """Number of items."""
         return len(self.loader.dataset)
 
 
 def list_parts(trainer: L.Trainer, method: Method) -> Iterator[Part]:
-    """Yield what a training can cache."""
+    """Yield the parts of a training whose features can be cached."""
     overridden = type(method).describe is not Method.describe
     made_by = {
         "describe": qualified_name(type(method)) if overridden else "teacher",
@@ -44,15 +44,15 @@ def list_parts(trainer: L.Trainer, method: Method) -> Iterator[Part]:
 
 
 def find_cacheable(data: Any, needs_pixels: bool) -> Iterator[tuple[dict[str, Sequence[int] | None], Any]]:
-    """Yield what features may be kept of: a loader of items in order, and which of them are those of each split (None:
-    all). Tiles of validation images are cut by the model, and are not among them.
+    """Yield for each part the indices of the items of each split (None: all), and a loader of all items in order.
 
-    All nominal images are one, where folds train on one part of them after the other.
+    Tiles of validation images are not cached, because the model cuts them. With folds, all nominal images are one part,
+    because each fold trains on other images of it.
     """
     splits = [split for split in ("train", "val") if split == "train" or (data.view.tile is None and data.splits.val)]
     for split in splits:
         if needs_pixels or split == "val":
-            data.keep_in_memory(data.images(split))  # for later, too
+            data.keep_in_memory(data.images(split))  # the training reads these images again
         if data.split.folds is None:
             yield {split: None}, data.loaders.plain(data.images(split), data.batch_size)
     if data.split.folds is not None:
@@ -63,8 +63,8 @@ def find_cacheable(data: Any, needs_pixels: bool) -> Iterator[tuple[dict[str, Se
 
 
 def describe_pixels(samples: Sequence[Sample], view: View) -> dict[str, Any]:
-    """Return all that the network's inputs depend on: path, size (bytes) and time of modification (ns) of the files,
-    and the view."""
+    """Return everything that the network's inputs depend on: path, size (bytes) and time of modification (ns) of the
+    files, and the view."""
     files = [(str(sample.image.absolute()), split_page(sample.image)[0].stat()) for sample in samples]
     seen = {name: value for name, value in view.to_dict().items() if name not in ("tile_batch", "mm_per_pixel")}
     return {"files": [(name, file.st_size, file.st_mtime_ns) for name, file in files], "view": seen}

@@ -103,7 +103,8 @@ class Calibration(L.Callback):
         _set_view(trainer, pl_module, pl_module.view)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Raises UserError if this is the last training of folds, but no fold was trained and scored before it."""
+        """Count this fit's validations from 0. Raises UserError if this is the last training of folds, but no fold was
+        trained and scored before it."""
         self.validations, self.looked = 0, False
         last = self.folds is not None and not data_of(trainer, pl_module).splits.val
         if last and self.left_out is None and not trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -122,7 +123,7 @@ class Calibration(L.Callback):
         self._adopt(DecisionSettings.from_dict(state_dict))
 
     def _adopt(self, earlier: DecisionSettings) -> None:
-        """Take the settings that the user did not give from earlier ones. Folds have no confidence."""
+        """Take the settings that the user did not give from `earlier`. With folds, there is no confidence."""
         kept = earlier if self.folds is None else replace(earlier, confidence=None)
         self.settings = kept.with_keys(self.keys)
 
@@ -267,8 +268,8 @@ class Calibration(L.Callback):
 
 
 def _set_view(trainer: L.Trainer, method: Any, view: View) -> None:
-    """Set the view of the method, and the window of the data's view. No other function sets them in a run; it happens
-    before any image is read.
+    """Set the view of the method, and the window of the data's view, before any image is read. No other function sets
+    them in a run.
 
     Args:
         trainer: Its DataModule is the data.

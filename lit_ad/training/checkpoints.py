@@ -18,9 +18,9 @@ class KeepProgress(L.Callback):
 
     Args:
         checkpoint: File of the latest weights, last.ckpt. None: they are not saved.
-        every_n_train_steps: Save it also every so many steps.
-        train_time_interval: Save it also after each such time of training.
-        on_exception: Save it also if a training of one process ends in an error.
+        every_n_train_steps: Save the file also every so many steps.
+        train_time_interval: Save the file also after each such time of training.
+        on_exception: Save the file also if a training of one process ends in an error.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class KeepProgress(L.Callback):
                 )
 
         # A run that resumed from the last batch would skip the epoch's validation; on_train_epoch_end saves instead.
-        if not (trainer.is_last_batch or trainer.should_stop) and self._due(trainer):
+        if not (trainer.is_last_batch or trainer.should_stop) and self._is_due(trainer):
             self._save(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
@@ -84,7 +84,7 @@ class KeepProgress(L.Callback):
     def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         trainer.check_val_every_n_epoch = self.asked_for
 
-    def _due(self, trainer: L.Trainer) -> bool:
+    def _is_due(self, trainer: L.Trainer) -> bool:
         """Return whether to save within an epoch. All processes must call it: the first one's time decides."""
         if trainer.global_step == self.saved_step:  # gradients are being accumulated
             return False

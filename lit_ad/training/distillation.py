@@ -123,7 +123,7 @@ class Distillation(L.LightningModule):
 
     # The result, and checkpoints.
 
-    def product(self) -> tuple[dict[str, Tensor], dict[str, str]]:
+    def export_weights(self) -> tuple[dict[str, Tensor], dict[str, str]]:
         """Return the weights of the patch description network, and metadata that says how they were made."""
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.pdn.state_dict().items()}
         about = {
@@ -138,7 +138,8 @@ class Distillation(L.LightningModule):
         checkpoint["hyper_parameters"]["view"] = self.view.to_dict()  # plain values
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Raises UserError if the checkpoint distils another backbone, or has other arguments of the model."""
+        """Check the checkpoint. Raises UserError if it distils another backbone, or has other arguments of the
+        model."""
         trained = checkpoint.get("lit_ad", {}).get("teacher")
         if trained != self.teacher.fingerprint:
             raise UserError(
@@ -156,7 +157,7 @@ def join_levels(levels: list[Tensor], outputs: int, size: tuple[int, int]) -> Te
     """Join the levels of a pyramid to one vector for each position, L x (B, C_l, h_l, w_l) -> (B, outputs, *size).
 
     If the levels together have `outputs` channels, they are only resized. Otherwise, as in PatchCore, each level's 3x3
-    patches are averaged to 1024 values, and those of all levels to `outputs`.
+    patches are averaged to 1024 values, and the joined levels to `outputs` values.
     """
     if sum(level.shape[1] for level in levels) == outputs:
         return torch.cat([_resize(level, size) for level in levels], dim=1)
@@ -165,7 +166,7 @@ def join_levels(levels: list[Tensor], outputs: int, size: tuple[int, int]) -> Te
 
 
 def _resize(level: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear resize, (B, C, h, w) -> (B, C, *size) float32."""
+    """Resize a level bilinearly, (B, C, h, w) -> (B, C, *size) float32."""
     return interpolate(level.float(), size=size, mode="bilinear")
 
 

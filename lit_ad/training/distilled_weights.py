@@ -33,7 +33,7 @@ class DistilledWeights(L.Callback):
         """Write the weights on the first process, and return their file."""
         path = run_directory(trainer) / f"{pl_module.name}.safetensors"
         if trainer.is_global_zero:
-            tensors, about = pl_module.product()
+            tensors, about = pl_module.export_weights()
             with atomic_write(path) as temporary:
                 save_file(tensors, temporary, {"format": "pt", DIGEST: BLANK, **about})
                 seal(temporary)

@@ -35,12 +35,13 @@ class FeatureCache(L.Callback):
 
     Args:
         enabled: True caches. "auto" caches if training uses every image at least twice and unchanged, if the features
-            need at most half of the machine's memory (read from the disk instead, they could be slower than the
-            teacher), and if all caches together need at most half of the disk that would be free without them. A line
-            tells what was chosen, and why.
+            need at most half of the machine's memory (features from the disk may be slower than the teacher), and if
+            all caches together need at most half of the disk space that is free without them. A line prints the choice
+            and its reason.
         directory: Folder of the stores. None: $XDG_CACHE_HOME/lit_ad/features, by default ~/.cache/lit_ad/features.
         dtype: Precision of the stored numbers. float16 is 8 times finer than bfloat16 at the same size, and its range
-            is enough for most teachers. If it is not, there is an error, or a line with "auto".
+            is enough for most teachers. A larger number is an error; with "auto", nothing is cached, and a line says
+            so.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class FeatureCache(L.Callback):
         reason = _reason_not_to_cache(trainer, pl_module) if auto else None
         if reason is None:
             parts = list(list_parts(trainer, pl_module))
-            existing, missing = self._sizes(trainer, pl_module, parts)
+            existing, missing = self._measure_sizes(trainer, pl_module, parts)
             reason = _reason_too_large(missing, self._home) if auto and missing else None
             reason = trainer.strategy.broadcast(reason)  # the first process decides for all
         if reason is None:
@@ -82,7 +83,7 @@ class FeatureCache(L.Callback):
                 )
             try:
                 for part in parts:
-                    store = self._store(trainer, pl_module, part)
+                    store = self._open_store(trainer, pl_module, part)
                     for split, rows in part.rows.items():
                         stores[split] = store if rows is None else Subset(store, rows)  # type: ignore[arg-type]
             except UserError as error:
@@ -110,7 +111,7 @@ class FeatureCache(L.Callback):
     def _home(self) -> Path:
         return self.directory or cache_directory() / "features"
 
-    def _sizes(self, trainer: L.Trainer, method: Method, parts: list[Part]) -> tuple[int, int]:
+    def _measure_sizes(self, trainer: L.Trainer, method: Method, parts: list[Part]) -> tuple[int, int]:
         """Return the bytes of the stores that exist, and of those that are missing. Raises UserError if the dtype is
         unknown."""
         folders = [store_path(self._home, part.about, part.count, self.dtype) for part in parts]
@@ -118,12 +119,14 @@ class FeatureCache(L.Callback):
         missing = sum(part.count for part, folder in zip(parts, folders, strict=True) if not folder.is_dir())
         if not missing:
             return existing, 0
-        levels = next(features(trainer, method, [parts[0].loader.dataset[0]]))  # a store needs inputs of one size
+        levels = next(
+            compute_features(trainer, method, [parts[0].loader.dataset[0]])
+        )  # a store needs inputs of one size
         return existing, missing * getattr(torch, self.dtype).itemsize * sum(level.numel() for level in levels)
 
-    def _store(self, trainer: L.Trainer, method: Method, part: Part) -> FeatureStore:
+    def _open_store(self, trainer: L.Trainer, method: Method, part: Part) -> FeatureStore:
         """Return the store of a part; compute it if it does not exist."""
-        compute = partial(features, trainer, method, part.loader)
+        compute = partial(compute_features, trainer, method, part.loader)
         title = f"Teacher features, {' and '.join(part.rows)}"
         store = load_or_compute(self._home, part.about, part.count, self.dtype, compute, title)
         if trainer.local_rank == 0:
@@ -131,7 +134,7 @@ class FeatureCache(L.Callback):
         return store
 
 
-def features(trainer: L.Trainer, method: Method, loader: Iterable[Batch]) -> Iterator[list[Tensor]]:
+def compute_features(trainer: L.Trainer, method: Method, loader: Iterable[Batch]) -> Iterator[list[Tensor]]:
     """Yield the frozen part's features of each batch, (b, C, h, w) of each tap."""
     for batch in (part for given in loader for part in given.same_size_parts()):
         moved = trainer.strategy.batch_to_device(batch)
@@ -150,12 +153,12 @@ def _reason_not_to_cache(trainer: L.Trainer, method: Method) -> str | None:
         return f"{data.random_setting} changes the images in every epoch"
     if data.view.size is None and data.view.tile is None:
         return "each image has its own size (model.view.image_size and model.view.tile are null)"
-    if _uses_per_image(trainer, data) < 2:
+    if _count_uses_per_image(trainer, data) < 2:
         return "training uses each image less than twice"
     return None
 
 
-def _uses_per_image(trainer: L.Trainer, data: Any) -> float:
+def _count_uses_per_image(trainer: L.Trainer, data: Any) -> float:
     """Return how often training uses an image, on average."""
     images = len(data.images("train"))
     images_per_step = data.batch_size * trainer.world_size

@@ -36,7 +36,7 @@ class Interruption(L.Callback):
 
     Args:
         checkpoint: File of the checkpoint.
-        restart: Command line that starts the run again if there is no checkpoint. "": there is none.
+        restart: Command line that starts the run again if there is no checkpoint. "": no such command.
         part: Whether this is one of several trainings, so that `restart` goes on with all of them.
     """
 
@@ -49,7 +49,7 @@ class Interruption(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         self.asked = 0
-        self._handle(trainer, self.ask, self.ask, self.ask)
+        self._handle(trainer, self.note_signal, self.note_signal, self.note_signal)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         self._end_at_once(trainer)
@@ -92,7 +92,7 @@ class Interruption(L.Callback):
         try:
             yield
         except (KeyboardInterrupt, SIGTERMException) as stop:
-            self._tell(stop, self._how_to_go_on())
+            self._tell(stop, self._explain_how_to_go_on())
             raise
         finally:
             for number, handler in before.items():
@@ -116,7 +116,7 @@ class Interruption(L.Callback):
             self.requeue = self.requeue or handler
             signal.signal(signal.SIGUSR1, requeue or handler)
 
-    def ask(self, number: int, frame: Any) -> None:
+    def note_signal(self, number: int, frame: Any) -> None:
         """Handle a signal: remember it until the end of the batch. Raises KeyboardInterrupt at a second Ctrl-C."""
         if number == signal.SIGINT:
             if self.asked == number:
@@ -126,13 +126,13 @@ class Interruption(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         if not trainer.is_last_batch:  # a run that resumed from the last batch would skip the epoch's validation
-            self.act(trainer)
+            self.stop_if_asked(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         reduce_logged_metrics(trainer)
-        self.act(trainer)
+        self.stop_if_asked(trainer)
 
-    def act(self, trainer: L.Trainer) -> None:
+    def stop_if_asked(self, trainer: L.Trainer) -> None:
         """Stop or requeue if any process got a signal. All processes must call this after the same batch."""
         asked = self.asked
         if trainer.world_size > 1:
@@ -144,7 +144,7 @@ class Interruption(L.Callback):
         if asked in STOP:
             trainer.save_checkpoint(self.checkpoint, weights_only=False)
             self.stopped_by, self.told = signal.Signals(asked), True
-            rank_zero_info(f"\nStopped by {STOP[asked]}. {self._how_to_go_on()}".rstrip())
+            rank_zero_info(f"\nStopped by {STOP[asked]}. {self._explain_how_to_go_on()}".rstrip())
             raise SIGTERMException
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger) and trainer.is_global_zero:
@@ -157,7 +157,7 @@ class Interruption(L.Callback):
             return
         stage, config = trainer.state.fn, Path(trainer.default_root_dir) / "config.yaml"
         if stage == "fit" or CALLER_TELLS.get():
-            told = self._how_to_go_on()
+            told = self._explain_how_to_go_on()
         elif stage == "test" and trainer.ckpt_path and config.is_file():
             model = f"--config {quote_path(config)} --ckpt_path {quote_path(trainer.ckpt_path)}"
             told = f"The training was finished, but not the test. To test: lit-ad test {model}"
@@ -165,7 +165,7 @@ class Interruption(L.Callback):
             told = "To do it again, type the same command"
         self._tell(exception, told)
 
-    def _how_to_go_on(self) -> str:
+    def _explain_how_to_go_on(self) -> str:
         """Return a sentence that tells the user how to go on; "" if the caller prints one."""
         if CALLER_TELLS.get():
             return ""

@@ -1,4 +1,4 @@
-"""Check before a training that the values are logged which callbacks and schedules of the learning rate monitor."""
+"""Check before a training that something logs each value that a callback or a learning rate schedule monitors."""
 
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
@@ -23,11 +23,11 @@ class MonitorCheck(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
         """Check the callbacks, before features are computed. Raises UserError if one monitors an unknown value."""
         if stage == "fit":
-            self._check(trainer, pl_module, _monitored_by_callbacks(trainer))
+            self._check(trainer, pl_module, _list_monitored_by_callbacks(trainer))
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Check the schedules, which exist now. Raises UserError if one monitors an unknown or too rare value."""
-        self._check(trainer, pl_module, _monitored_by_schedules(trainer))
+        self._check(trainer, pl_module, _list_monitored_by_schedules(trainer))
         every = trainer.check_val_every_n_epoch
         for config in trainer.lr_scheduler_configs:
             rare = config.reduce_on_plateau and config.interval == "epoch" and str(config.monitor).startswith("val/")
@@ -38,8 +38,8 @@ class MonitorCheck(L.Callback):
                 )
 
     def _check(self, trainer: L.Trainer, pl_module: Any, monitored: Iterable[tuple[str, str, bool]]) -> None:
-        """Raise UserError if nothing logs a monitored value. `monitored`: who monitors it, its name, and whether it is
-        an error if it is missing."""
+        """Raise UserError if nothing logs a monitored value. `monitored`: for each value, who monitors it, its
+        name, and whether it is an error if nothing logs it."""
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         splits = getattr(getattr(trainer, "datamodule", None), "splits", None)
         undecided = splits is not None and not splits.val
@@ -57,8 +57,8 @@ class MonitorCheck(L.Callback):
             rank_zero_warn(message)
 
 
-def _monitored_by_callbacks(trainer: L.Trainer) -> Iterator[tuple[str, str, bool]]:
-    """Yield each callback that monitors a value, the value's name, and whether it is an error if it is missing."""
+def _list_monitored_by_callbacks(trainer: L.Trainer) -> Iterator[tuple[str, str, bool]]:
+    """Yield each callback that monitors a value, the value's name, and whether it is an error if nothing logs it."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         name = getattr(callback, "monitor", None)
         counts = isinstance(callback, ModelCheckpoint) and name in ("epoch", "step")  # Lightning adds these itself
@@ -66,7 +66,7 @@ def _monitored_by_callbacks(trainer: L.Trainer) -> Iterator[tuple[str, str, bool
             yield type(callback).__name__, name, not isinstance(callback, EarlyStopping) or callback.strict
 
 
-def _monitored_by_schedules(trainer: L.Trainer) -> Iterator[tuple[str, str, bool]]:
+def _list_monitored_by_schedules(trainer: L.Trainer) -> Iterator[tuple[str, str, bool]]:
     """Yield the same for each schedule of the learning rate that monitors a value."""
     for config in trainer.lr_scheduler_configs:
         if config.reduce_on_plateau:

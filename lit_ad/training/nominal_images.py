@@ -29,7 +29,7 @@ def nominal(trainer: L.Trainer, method: Method) -> Iterator[tuple[Tensor, list[T
 def held_out(
     trainer: L.Trainer, method: Method, numbers: Sequence[int] | None = None
 ) -> Iterator[tuple[Tensor, list[Tensor]]]:
-    """Yield this process's share of the held-out images in the same way. `numbers`: their indices; None: all."""
+    """Yield this process's share of the held-out images, as `nominal` does. `numbers`: their indices; None: all."""
     data = data_of(trainer, method)
     return _describe_batches(trainer, method, data.held_out_dataloader(numbers), None)
 

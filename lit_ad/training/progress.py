@@ -30,7 +30,7 @@ class Progress(RichProgressBar):
         return [describe, BarColumn(bar_width=16), batches, _TimeLeft()]
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Print the method and its number of parameters. Of the trainings of decision.folds, only the first does."""
+        """Print the method and its number of parameters. Of the trainings of decision.folds, only the first prints."""
         if is_later_fold(trainer):
             return
         trained, frozen = count_parameters(pl_module)
@@ -41,14 +41,14 @@ class Progress(RichProgressBar):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        self.began, self.first = time.monotonic(), _batches_done(trainer)
+        self.began, self.first = time.monotonic(), _count_batches_done(trainer)
 
     def get_metrics(
         self, trainer: L.Trainer, pl_module: L.LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
         metrics = super().get_metrics(trainer, pl_module)
         shown: dict[str, Any] = {name: metrics[key] for key, name in SHOWN.items() if key in metrics}
-        done, total = _batches_done(trainer), total_batches(trainer)
+        done, total = _count_batches_done(trainer), count_total_batches(trainer)
         if done > self.first and done < total < math.inf:
             seconds = (time.monotonic() - self.began) / (done - self.first) * (total - done)
             shown["left"] = str(timedelta(seconds=round(seconds)))
@@ -64,7 +64,8 @@ class Progress(RichProgressBar):
 
 
 class _TimeLeft(TimeRemainingColumn):
-    """The time left of a validation, a test or a prediction. In a training, `left` shows that of all epochs."""
+    """Shows the time left of a validation, a test or a prediction. In a training, `left` shows the time of all
+    epochs."""
 
     def render(self, task: Task) -> Text:
         return Text() if task.description.startswith(("Epoch", "Fold")) else super().render(task)
@@ -86,12 +87,12 @@ def format_millions(count: int) -> str:
     return f"{count / 1e6:.1f} M" if count >= 1e6 else f"{count / 1e3:.1f} K"
 
 
-def _batches_done(trainer: L.Trainer) -> int:
+def _count_batches_done(trainer: L.Trainer) -> int:
     """Return the number of training batches so far, including those before a resumption."""
     return int(trainer.fit_loop.epoch_loop.total_batch_idx) + 1
 
 
-def total_batches(trainer: L.Trainer) -> float:
+def count_total_batches(trainer: L.Trainer) -> float:
     """Return the number of batches of the whole training; infinity if it has no end."""
     epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs * float(trainer.num_training_batches)
     steps = math.inf if trainer.max_steps == -1 else trainer.max_steps * trainer.accumulate_grad_batches

@@ -54,7 +54,7 @@ class Resumption(L.Callback):
         """Keep the present options and schedules: Lightning restores those of the checkpoint after this hook."""
         if trainer.ckpt_path:
             self.options = [
-                [_options_of(group) for group in optimizer.param_groups] for optimizer in trainer.optimizers
+                [_copy_options(group) for group in optimizer.param_groups] for optimizer in trainer.optimizers
             ]
             self.schedules = [copy.deepcopy(config.scheduler.state_dict()) for config in trainer.lr_scheduler_configs]
 
@@ -68,7 +68,7 @@ class Resumption(L.Callback):
             if not isinstance(schedule, ReduceLROnPlateau)
         ]
         is_other_schedule = any(
-            _settings_of(schedule.state_dict()) != _settings_of(fresh) for schedule, fresh in others
+            _select_settings(schedule.state_dict()) != _select_settings(fresh) for schedule, fresh in others
         )
         if self.options and (self.changed or is_other_schedule):
             keep = {"lr"} if plateaus and "lr" not in self.changed else set()  # plateaus have lowered the rate
@@ -82,7 +82,7 @@ class Resumption(L.Callback):
         self.options, self.schedules = [], []
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Print that nothing was left to train, if so. A job that was stopped in its test resumes with the test."""
+        """If nothing was left to train, print so. A job that was stopped in its test resumes with the test."""
         if trainer.global_step == self.step:
             rank_zero_info(
                 f"Nothing was left to train: {trainer.ckpt_path} has reached trainer.max_epochs or trainer.max_steps; "
@@ -91,12 +91,12 @@ class Resumption(L.Callback):
         self.step = None
 
 
-def _options_of(group: dict[str, Any]) -> dict[str, Any]:
+def _copy_options(group: dict[str, Any]) -> dict[str, Any]:
     """Return the options of an optimizer's parameter group, without the parameters."""
     return copy.deepcopy({name: value for name, value in group.items() if name != "params"})
 
 
-def _settings_of(state: dict[str, Any]) -> dict[str, Any]:
+def _select_settings(state: dict[str, Any]) -> dict[str, Any]:
     """Return the part of a schedule's state that does not change from step to step."""
     return {name: value for name, value in state.items() if name not in _COUNTERS}
 

@@ -83,19 +83,19 @@ class RunLock:
         """
         try:
             self.home.mkdir(parents=True, exist_ok=True)
-            owner = self._owner()
+            owner = self._read_owner()
             self.lock.acquire(timeout=_WORKERS_END if owner is not None and owner.is_dead else 0)
         except Timeout as error:
-            raise self._refusal(self._owner()) from error
+            raise self._make_refusal(self._read_owner()) from error
         except NotImplementedError:  # the file system has no locks
             pass
         except OSError as error:
             raise UserError(f"cannot write to the run's directory {self.home}: {error}") from error
-        owner = self._owner()
+        owner = self._read_owner()
         if owner is not None and not owner.was_requeued_as(self.me):
             if self._lives(owner):
                 self.lock.release()
-                raise self._refusal(owner)
+                raise self._make_refusal(owner)
             rank_zero_info(f"{self.home} was in use by {owner.name}. That process is dead: this training takes over.")
         with atomic_write(self.record) as temporary:
             temporary.write_text(json.dumps(asdict(self.me)), encoding="utf-8")
@@ -107,11 +107,11 @@ class RunLock:
         if self.acquired:
             self.acquired = False
             self.released.set()
-            if self._owner() == self.me:
+            if self._read_owner() == self.me:
                 self.record.unlink(missing_ok=True)
             self.lock.release()
 
-    def _refusal(self, owner: Owner | None) -> UserError:
+    def _make_refusal(self, owner: Owner | None) -> UserError:
         name = "another process" if owner is None else owner.name
         elsewhere = owner is not None and not owner.is_here
         remedy = f", or, if that process is dead, remove {self.record}" if elsewhere else ""
@@ -120,7 +120,7 @@ class RunLock:
             f"--trainer.default_root_dir{remedy}"
         )
 
-    def _owner(self) -> Owner | None:
+    def _read_owner(self) -> Owner | None:
         """Return the process that took the directory last and has not left it; None if there is none."""
         try:
             return Owner(**json.loads(self.record.read_text(encoding="utf-8")))
@@ -128,7 +128,7 @@ class RunLock:
             return None
 
     def _lives(self, owner: Owner) -> bool:
-        """Return whether the owner is alive. It may be, although this process has the lock."""
+        """Return whether the owner is alive. Some file systems let this process take the lock although it is."""
         if owner.is_here:
             return not self.lock.is_locked and not owner.is_dead
         self.file.touch()  # gives the present time by the file system's clock

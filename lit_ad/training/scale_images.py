@@ -1,5 +1,5 @@
-"""Choose the held-out images that set the scale of a method's maps. They do not set the threshold, too, so that the
-false-alarm rate stays exact."""
+"""Choose the held-out images that set the scale of a method's maps. Other held-out images set the threshold, so that
+the false-alarm rate stays exact."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,4 @@
-"""List the choices that a training makes on the held-out images beside the threshold."""
+"""List what a training chooses on the held-out images, beside the threshold."""
 
 from typing import Any
 

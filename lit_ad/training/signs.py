@@ -1,4 +1,5 @@
-"""Signs of life that the processes of a training write, and whether a process waits in vain according to them."""
+"""Describe signs of life, which the processes of a training write, and decide by them whether a process waits in
+vain."""
 
 import os
 import socket
@@ -58,7 +59,7 @@ class Sign:
         return f"no sign of life for {self.silence:.0f} s" if self.gone else f"in {self.place}"
 
 
-def in_vain(own: Sign, others: Sequence[Sign], patience: float) -> bool:
+def waits_in_vain(own: Sign, others: Sequence[Sign], patience: float) -> bool:
     """Return whether no process has gone on for `patience` seconds."""
     return own.still >= patience and all(other.ended or other.still + other.silence >= patience for other in others)
 
@@ -86,7 +87,7 @@ def stack(thread: int) -> Iterator[FrameType]:
         frame = frame.f_back
 
 
-def place_of(frames: Sequence[FrameType]) -> tuple[str, bool]:
+def find_place(frames: Sequence[FrameType]) -> tuple[str, bool]:
     """Return where a thread stands, in words, and whether it is in a collective: in torch.distributed or in DDP's
     backward pass."""
     caller = next((frame for frame in frames if not _is_library(Path(frame.f_code.co_filename))), None)

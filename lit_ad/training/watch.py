@@ -26,7 +26,7 @@ import torch.distributed as dist
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lit_ad.distributed import gather
-from lit_ad.training.signs import INTERVAL, Sign, explain_wait, in_vain, place_of, stack
+from lit_ad.training.signs import INTERVAL, Sign, explain_wait, find_place, stack, waits_in_vain
 
 _WORKED = 0.001  # seconds of processor time in which a main thread has worked; one that waits uses none
 PATIENCE_TO_JOIN = 120.0  # least seconds to wait for all processes to start: imports from a busy disk are slow
@@ -53,7 +53,8 @@ class Watch(L.Callback):
         self.thread: threading.Thread | None = None
 
     def join(self, trainer: L.Trainer) -> None:
-        """Start a timer that ends this process if not all others have joined after the patience, at least 2 minutes."""
+        """Start a timer. After the patience, but not before 2 minutes, it ends this process if others have not
+        joined."""
         self.launcher, main = trainer.strategy.launcher, threading.get_ident()
         rank, processes, patience = trainer.global_rank, trainer.world_size, max(self.patience, PATIENCE_TO_JOIN)
 
@@ -115,26 +116,26 @@ class Watch(L.Callback):
     def _run(self, store: dist.Store) -> None:
         """Exchange signs with the other processes until the training ends, and end this process if it waits in vain."""
         own, seen = Sign(self.rank), dict[int, tuple[Sign, float]]()
-        before, since = self._position(), time.monotonic()
-        processor = self._processor_time()
+        before, since = self._read_position(), time.monotonic()
+        processor = self._read_processor_time()
         signals: list[int] = []
         while not own.ended:
             if select.select([self.reader], [], [], INTERVAL)[0]:
                 received = self.reader.recv(64)
                 own.ended = b"\0" in received
                 signals += [number for number in received if number in (signal.SIGINT, signal.SIGTERM)]
-            position, now, worked = self._position(), time.monotonic(), self._processor_time() - processor
+            position, now, worked = self._read_position(), time.monotonic(), self._read_processor_time() - processor
             if position != before or worked > _WORKED:
-                before, since, processor = position, now, self._processor_time()
+                before, since, processor = position, now, self._read_processor_time()
             frames = list(stack(self.main))
-            own.place, own.collective = place_of(frames)
+            own.place, own.collective = find_place(frames)
             own.still, own.number = now - since, own.number + 1
             others = self._exchange(store, own, seen, now)
             patience = self.patience if not signals else min(self.patience, PATIENCE_OF_SIGNAL)
             alone = signals.count(signal.SIGINT) > 1
             if alone:
                 patience = min(patience, _PATIENCE_OF_SECOND)
-            if not own.ended and in_vain(own, [] if alone else others, patience):
+            if not own.ended and waits_in_vain(own, [] if alone else others, patience):
                 if any(other.rank < own.rank and not other.gone for other in others):
                     time.sleep(3 * INTERVAL)  # the lower rank prints the line first, and may end this process, too
                 explanation = explain_wait(sorted([own, *others], key=attrgetter("rank")))
@@ -169,11 +170,11 @@ class Watch(L.Callback):
             self.launcher.kill(KILL)
         os._exit(code)
 
-    def _position(self) -> tuple[Any, ...]:
+    def _read_position(self) -> tuple[Any, ...]:
         """Return a value that changes when the main thread goes on."""
         return self.progress, *((id(frame), frame.f_lasti) for frame in stack(self.main))
 
-    def _processor_time(self) -> float:
+    def _read_processor_time(self) -> float:
         """Return the main thread's processor time in seconds; 0 on a GPU, where a waiting thread runs a busy loop."""
         if not self.on_cpu or not hasattr(time, "pthread_getcpuclockid"):
             return 0.0

@@ -10,7 +10,7 @@ import pytest
 from lit_ad.data import AnomalyDataModule, MVTec
 from lit_ad.image.view import View
 from lit_ad.methods import STFPM
-from lit_ad.training.progress import Progress, count_parameters, format_millions, total_batches
+from lit_ad.training.progress import Progress, count_parameters, count_total_batches, format_millions
 
 
 class Lines(Progress):
@@ -49,7 +49,7 @@ def test_the_progress_line_has_the_losses_and_the_time_left_of_all_epochs(
     assert line.lines[0] == "Epoch 1 of 2 loss float left str"
     assert "Epoch 2 of 2 loss float val/loss float left str" in line.lines
     assert line.lines[-1] == "Epoch 2 of 2 loss float val/loss float"  # no time is left
-    assert total_batches(trainer) == 2 * trainer.num_training_batches
+    assert count_total_batches(trainer) == 2 * trainer.num_training_batches
     trained, frozen = count_parameters(model)
     assert 0 < trained == sum(p.numel() for p in model.student.parameters()) and frozen > 0
     assert (
@@ -62,14 +62,14 @@ def test_the_progress_line_of_a_training_without_an_end_has_no_time_left(
 ) -> None:
     line = Lines()
     trainer = train(images, tmp_path, model, line, max_epochs=-1, max_time={"seconds": 1})
-    assert total_batches(trainer) == math.inf
+    assert count_total_batches(trainer) == math.inf
     assert line.lines and all("left" not in text and text.startswith("Epoch 1 ") for text in line.lines[:1])
 
 
 def test_the_time_left_follows_from_max_steps(images: Path, model: STFPM, tmp_path: Path) -> None:
     line = Lines()
     trainer = train(images, tmp_path, model, line, max_epochs=-1, max_steps=3)
-    assert total_batches(trainer) == 3 and any("left str" in text for text in line.lines)
+    assert count_total_batches(trainer) == 3 and any("left str" in text for text in line.lines)
 
 
 def test_numbers_of_parameters_are_printed_in_thousands_or_millions() -> None:

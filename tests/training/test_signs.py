@@ -2,15 +2,15 @@
 
 import inspect
 
-from lit_ad.training.signs import Sign, explain_wait, in_vain, place_of
+from lit_ad.training.signs import Sign, explain_wait, find_place, waits_in_vain
 
 
 def test_a_wait_is_in_vain_if_no_process_goes_on() -> None:
     own = Sign(0, still=10)
-    assert in_vain(own, [Sign(1, still=9, silence=1)], 10)
-    assert in_vain(own, [Sign(1, ended=True), Sign(2, still=12)], 10)
-    assert not in_vain(own, [Sign(1, still=10), Sign(2, still=3)], 10)
-    assert not in_vain(Sign(0, still=1), [Sign(1, ended=True)], 10)
+    assert waits_in_vain(own, [Sign(1, still=9, silence=1)], 10)
+    assert waits_in_vain(own, [Sign(1, ended=True), Sign(2, still=12)], 10)
+    assert not waits_in_vain(own, [Sign(1, still=10), Sign(2, still=3)], 10)
+    assert not waits_in_vain(Sign(0, still=1), [Sign(1, ended=True)], 10)
 
 
 def test_the_message_names_the_missing_and_the_waiting_process() -> None:
@@ -24,6 +24,6 @@ def test_the_message_names_the_missing_and_the_waiting_process() -> None:
 def test_a_place_is_the_first_line_outside_of_libraries() -> None:
     frame = inspect.currentframe()
     assert frame is not None
-    place, collective = place_of([frame])
+    place, collective = find_place([frame])
     assert place.startswith("test_a_place_is_the_first_line_outside_of_libraries (") and "test_signs.py:" in place
     assert not collective
