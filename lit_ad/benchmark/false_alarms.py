@@ -26,7 +26,7 @@ def describe_false_alarms(
     """
     decided: dict[tuple[str, str], list[tuple[Results, Row]]] = defaultdict(list)
     for method, task, run, row in runs:
-        if allowed_rate(run) is not None:
+        if compute_allowed_rate(run) is not None:
             decided[method, task].append((run, row))
     asked = sorted({run.false_alarm for of_pair in decided.values() for run, _ in of_pair if run.false_alarm})
     table = [[task, *(_describe_rates(decided.get((method, task), [])) for method in methods)] for task in tasks]
@@ -34,7 +34,7 @@ def describe_false_alarms(
     return f"{ABOUT} Asked for: {rates}.", [row for row in table if any(row[1:])]
 
 
-def allowed_rate(run: Results) -> float | None:
+def compute_allowed_rate(run: Results) -> float | None:
     """Return the lowest rate that the deciding images allow, averaged over categories.
 
     None if no threshold comes from a rate.
@@ -49,7 +49,7 @@ def _describe_rates(runs: Sequence[tuple[Results, Row]]) -> str:
     """Return a cell such as "8.3 / 11.1 / 60.1"; "" without runs."""
     if not runs:
         return ""
-    allowed = [rate for run, _ in runs if (rate := allowed_rate(run)) is not None]
+    allowed = [rate for run, _ in runs if (rate := compute_allowed_rate(run)) is not None]
     values = [
         fmean(row["false_alarm_rate"] for _, row in runs),
         fmean(allowed),

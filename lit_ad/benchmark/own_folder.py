@@ -14,10 +14,10 @@ from lit_ad.errors import UserError
 from lit_ad.files import atomic_write, resolve_path
 from lit_ad.shipped_configs import CONFIGS, find_config
 
-NAMES = ("{}", "multiclass{}", "{}s")  # names, without _, of the config file with a method's setting in its paper
+NAMES = ("{}", "multiclass{}", "{}s")  # names, without _, of config files with a method's setting in its paper
 
 
-def method_specs(methods: Mapping[str, MethodSpec] | Sequence[str]) -> dict[str, MethodSpec]:
+def make_method_specs(methods: Mapping[str, MethodSpec] | Sequence[str]) -> dict[str, MethodSpec]:
     """Return the methods of a benchmark by name.
 
     Args:
@@ -56,7 +56,7 @@ def list_sources(root: Path | None, sources: Mapping[str, dict[str, Any]]) -> di
 
     Args:
         root: A folder in the layout of MVTec AD, or None.
-        sources: Sources by name, or none.
+        sources: Sources by name, or an empty mapping.
 
     Raises:
         UserError: Neither or both are given, or the folder has another layout.

@@ -90,7 +90,7 @@ def list_tasks(sources: dict[str, dict[str, Any]]) -> dict[str, Task]:
     return named
 
 
-def with_shots(tasks: dict[str, Task], shots: Sequence[int]) -> dict[str, Task]:
+def add_shots(tasks: dict[str, Task], shots: Sequence[int]) -> dict[str, Task]:
     """Return a task for each task and each number of shots, named like TASK/4-shot. Without shots, return the tasks.
 
     Raises UserError on a number below 1.

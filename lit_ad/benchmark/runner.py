@@ -17,7 +17,7 @@ from lit_ad.benchmark.tables import Cell, Published, write_tables
 from lit_ad.counts import format_count
 from lit_ad.errors import UserError, describe_exit
 from lit_ad.files import atomic_write, explain_write_errors
-from lit_ad.lightning_cli.launcher import environment_without_launcher
+from lit_ad.lightning_cli.launcher import make_environment_without_launcher
 from lit_ad.machine import cores
 
 
@@ -147,7 +147,7 @@ def make_environments(jobs: int) -> list[dict[str, str]]:
         variables = {"CUDA_VISIBLE_DEVICES": gpus[job % len(gpus)]} if gpus else {}
         if jobs > 1 and "OMP_NUM_THREADS" not in os.environ:
             variables["OMP_NUM_THREADS"] = str(max(1, cores() // jobs))
-        environments.append({**environment_without_launcher(), **variables})
+        environments.append({**make_environment_without_launcher(), **variables})
     return environments
 
 

@@ -19,7 +19,7 @@ _RESAMPLES = 1000
 Floats = NDArray[np.float64]
 
 
-def auroc_interval(nominal: Floats, anomalous: Floats, seed: int = 0) -> tuple[float, float]:
+def compute_auroc_interval(nominal: Floats, anomalous: Floats, seed: int = 0) -> tuple[float, float]:
     """Return the 95 % interval of an image AUROC, averaged over runs, by the bootstrap.
 
     The ends are percentiles over resampled images. Nominal and anomalous images are resampled apart, and all runs get
@@ -92,7 +92,7 @@ def compare(tasks: list[str], values: dict[str, list[float]]) -> Comparison | No
     ranks = stats.rankdata(-table, axis=0).mean(axis=1)
     p = float(stats.friedmanchisquare(*table).pvalue) if len(table) > 2 else math.nan
     pairs = [
-        Pair(first, second, float(np.mean(np.subtract(values[first], values[second]))), _signed_rank(*samples))
+        Pair(first, second, float(np.mean(np.subtract(values[first], values[second]))), _test_signed_rank(*samples))
         for first, second in combinations(values, 2)
         for samples in [(values[first], values[second])]
     ]
@@ -102,7 +102,7 @@ def compare(tasks: list[str], values: dict[str, list[float]]) -> Comparison | No
     return Comparison(tasks, named, p, critical_difference(len(values), len(tasks)), pairs)
 
 
-def _signed_rank(first: list[float], second: list[float]) -> float:
+def _test_signed_rank(first: list[float], second: list[float]) -> float:
     """Return the p-value of Wilcoxon's signed-rank test; 1 if the two lists are equal."""
     return 1.0 if first == second else float(stats.wilcoxon(first, second).pvalue)
 

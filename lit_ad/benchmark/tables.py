@@ -18,7 +18,7 @@ from tabulate import tabulate
 
 from lit_ad.benchmark.cell import is_finished
 from lit_ad.benchmark.false_alarms import describe_false_alarms
-from lit_ad.benchmark.statistics import Comparison, auroc_interval, compare
+from lit_ad.benchmark.statistics import Comparison, compare, compute_auroc_interval
 from lit_ad.counts import format_count
 from lit_ad.evaluation.results import MEAN, POOLED, Results, Row, without_nan
 from lit_ad.files import atomic_write
@@ -159,10 +159,10 @@ def _summarise(
             value = rows.get(cell.name, {}).get(metric, math.nan)
             if cell.method == method and not math.isnan(value):
                 seeds[cell.task][cell.seed] = value
-        summary[method] = {task: _over_seeds(list(by_seed.values())) for task, by_seed in seeds.items() if by_seed}
+        summary[method] = {task: _average_seeds(list(by_seed.values())) for task, by_seed in seeds.items() if by_seed}
         complete = [seed for seed in seeds[tasks[0]] if all(seed in by_seed for by_seed in seeds.values())]
         if complete and len(tasks) > 1:
-            summary[method][ALL] = _over_seeds(
+            summary[method][ALL] = _average_seeds(
                 [fmean(by_seed[seed] for by_seed in seeds.values()) for seed in complete]
             )
         if metric == "image_auroc":
@@ -180,10 +180,10 @@ def interval(runs: list[Results]) -> tuple[float, float]:
     if any([image.path for image in run.images] != paths for run in runs):
         return math.nan, math.nan
     scores = np.array([[image.score for image in run.images] for run in runs], np.float64)
-    return auroc_interval(scores[:, labels == 0], scores[:, labels == 1])
+    return compute_auroc_interval(scores[:, labels == 0], scores[:, labels == 1])
 
 
-def _over_seeds(values: list[float]) -> Value:
+def _average_seeds(values: list[float]) -> Value:
     """Return mean and standard deviation of the values of several seeds."""
     return Value(fmean(values), stdev(values) if len(values) > 1 else math.nan, len(values))
 
@@ -249,16 +249,16 @@ def _write_markdown(
     for metric, by_method in summary.items():
         if any(by_method.values()):
             headings, rows = _make_grid(cells, by_method, published, metric)
-            lines += ["", f"## {metric}", "", _pipes(headings, rows)]
+            lines += ["", f"## {metric}", "", _format_table(headings, rows)]
             comparison = comparisons[metric]
             lines += ["", *_describe_comparison(comparison)] if comparison else []
     if false_alarms[1]:
-        lines += ["", "## False alarms", "", false_alarms[0], "", _pipes(["task", *methods], false_alarms[1])]
+        lines += ["", "## False alarms", "", false_alarms[0], "", _format_table(["task", *methods], false_alarms[1])]
     spent: dict[tuple[str, str], list[dict[str, Any]]] = {(method, task): [] for method in methods for task in tasks}
     for cell in cells:
         spent[cell.method, cell.task] += [costs[cell.name]] if cell.name in costs else []
-    took = [[task, *(_cost_of(spent[method, task]) for method in methods)] for task in tasks]
-    lines += ["", "## Minutes and peak memory of a cell", "", _pipes(["task", *methods], took)]
+    took = [[task, *(_describe_cost(spent[method, task]) for method in methods)] for task in tasks]
+    lines += ["", "## Minutes and peak memory of a cell", "", _format_table(["task", *methods], took)]
     if missing:
         lines += ["", "## Missing", "", *(f"- {name}: {why}" for name, why in missing.items())]
     return "\n".join(lines) + "\n"
@@ -276,11 +276,11 @@ def _describe_comparison(comparison: Comparison) -> list[str]:
         f"Average rank over {format_count(len(comparison.tasks), 'task')}: {ordered}. "
         f"Critical difference {comparison.critical_difference:.2f} (Nemenyi, 0.05).{friedman}",
         "",
-        _pipes(["difference of", "mean", "p (Wilcoxon)", "p (Holm)"], pairs),
+        _format_table(["difference of", "mean", "p (Wilcoxon)", "p (Holm)"], pairs),
     ]
 
 
-def _cost_of(costs: list[dict[str, Any]]) -> str:
+def _describe_cost(costs: list[dict[str, Any]]) -> str:
     """Return mean minutes and highest peak memory of the finished seeds; "" without any."""
     if not costs:
         return ""
@@ -291,7 +291,7 @@ def _cost_of(costs: list[dict[str, Any]]) -> str:
     return ", ".join(parts)
 
 
-def _pipes(headings: list[str], rows: list[list[str]]) -> str:
+def _format_table(headings: list[str], rows: list[list[str]]) -> str:
     """Return a table in Markdown."""
     return tabulate(rows, headings, tablefmt="pipe", disable_numparse=True)
 

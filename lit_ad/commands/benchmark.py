@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from lit_ad.benchmark.metric_names import check_metrics
-from lit_ad.benchmark.own_folder import list_sources, method_specs, save_config
-from lit_ad.benchmark.plan import Budget, MethodSpec, list_tasks, make_cell, select_cells, with_shots
+from lit_ad.benchmark.own_folder import list_sources, make_method_specs, save_config
+from lit_ad.benchmark.plan import Budget, MethodSpec, add_shots, list_tasks, make_cell, select_cells
 from lit_ad.benchmark.runner import run_cells
 from lit_ad.errors import UserError
 from lit_ad.files import check_writable
@@ -70,7 +70,7 @@ def benchmark(
         raise UserError(f"--index is {index}, but it must lie between 0 and {of - 1}, since --of is {of}")
     if jobs < 1 or not seeds:
         raise UserError("give --jobs of 1 or more, and at least one of --seeds")
-    specs, given = method_specs(methods), list_sources(root, sources or {})
+    specs, given = make_method_specs(methods), list_sources(root, sources or {})
     if minutes is not None:
         budget = replace(budget, minutes=minutes)
     budget.check()
@@ -79,7 +79,7 @@ def benchmark(
         raise UserError("give --output FOLDER, for the runs and the tables")
     output = (output or Path("runs/benchmark", next(iter(given)))).absolute()
     check_writable(output, "--output")
-    tasks = with_shots(list_tasks(given), shots)
+    tasks = add_shots(list_tasks(given), shots)
     selected = select_cells([(method, task) for method in specs for task in tasks], only)
     cells, share = [], []
     for seed in seeds:  # the first seed of all methods and tasks comes first

@@ -25,7 +25,7 @@ from lit_ad.data.sources.from_config import make_source
 from lit_ad.data.sources.images import list_and_tell
 from lit_ad.data.splits import Split, Splits, list_splits
 from lit_ad.deploy.differences import TOLERANCE, list_excesses, measure_differences
-from lit_ad.deploy.example import example_name, make_example
+from lit_ad.deploy.example import make_example, name_example
 from lit_ad.deploy.export import SUFFIX, Format, Precision, check_options
 from lit_ad.deploy.export import export as write
 from lit_ad.deploy.exported_file import rewrite
@@ -38,7 +38,7 @@ from lit_ad.detector.inputs import ImageLike
 from lit_ad.detector.run_files import CONFIG, find_run
 from lit_ad.errors import UserError
 from lit_ad.files import check_writable, explain_write_errors, find_free_path, new_folder, resolve_path
-from lit_ad.image.roi import values_inside
+from lit_ad.image.roi import select_inside
 from lit_ad.image.view import View
 from lit_ad.methods.base import Method
 from lit_ad.methods.network import make_inference_network
@@ -131,14 +131,14 @@ def export(
         text = json.dumps(report, indent=2, allow_nan=False) + "\n"
         with explain_write_errors(folder, "make room, or give another --output"):
             file.with_name(f"{name}.json").write_text(text, encoding="utf-8")
-            file.with_name(example_name(file)).write_text(make_example(file, card), encoding="utf-8")
+            file.with_name(name_example(file)).write_text(make_example(file, card), encoding="utf-8")
             for written in sorted(Path(scratch).iterdir(), key=lambda path: path.suffix == SUFFIX[format]):
                 written.replace(folder / written.name)  # the exported file itself comes last
     earlier = "" if name == plain_name else f". {plain_name} of an earlier export stays as it is"
     if carried:
         count = format_count(len(carried), "image")
         print(f"The file carries {count} of these; wherever it is loaded, it is checked on them (lit-ad verify)")
-    print(f"{folder / name}, and beside it {name}.json and {example_name(file)}{earlier}")
+    print(f"{folder / name}, and beside it {name}.json and {name_example(file)}{earlier}")
 
 
 def is_decision_from(checkpoint: Detector, held_out: list[Sample]) -> bool:
@@ -263,7 +263,7 @@ def _measure_aurocs(detector: Detector, test: list[Sample]) -> dict[str, float]:
         image_auroc.update(torch.tensor([detection.score]), torch.tensor([sample.label]))
         truth = read_truth(sample, (detection.image.shape[0], detection.image.shape[1]))
         if detection.anomaly_map is not None and truth is not None:
-            pixels = [values_inside(array, detection.roi).ravel() for array in (detection.anomaly_map, truth.numpy())]
+            pixels = [select_inside(array, detection.roi).ravel() for array in (detection.anomaly_map, truth.numpy())]
             pixel_auroc.update(*map(torch.from_numpy, pixels))
     values = {"image_auroc": float(image_auroc.compute()), "pixel_auroc": float(pixel_auroc.compute())}
     return {name: value for name, value in values.items() if not np.isnan(value)}

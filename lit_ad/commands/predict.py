@@ -29,7 +29,7 @@ from lit_ad.evaluation.sinks.sink import Stage
 from lit_ad.files import resolve_path
 from lit_ad.image.view import pad_to_content, visible_box
 from lit_ad.lightning_cli.jsonargparse_workarounds import allow_file_names
-from lit_ad.lightning_cli.run_words import has_option, leading_words
+from lit_ad.lightning_cli.run_words import has_option, take_leading_words
 from lit_ad.names import tell
 
 
@@ -39,7 +39,7 @@ def predict(arguments: list[str]) -> None:
     Args:
         arguments: The words after `lit-ad predict`.
     """
-    words = leading_words(arguments)
+    words = take_leading_words(arguments)
     if words and _stands_alone(words[0], arguments):
         _predict_alone(arguments)
         return
@@ -66,7 +66,7 @@ def _predict_alone(arguments: Sequence[str]) -> None:
         UserError: No images are given, or an argument is wrong.
     """
     allow_file_names()
-    if len(leading_words(arguments)) == 1 and not has_option(arguments, "-h", "--help"):
+    if len(take_leading_words(arguments)) == 1 and not has_option(arguments, "-h", "--help"):
         raise UserError(f"predict needs images: lit-ad predict {arguments[0]} IMAGES")
     parser = _make_parser()
     parsed = parser.parse_args(list(arguments))

@@ -154,12 +154,12 @@ def _write_decision(file: Path, output: Path, decision: Decision, detector: Dete
         checkpoint["lit_ad"]["decision"] = decision.to_dict()
         write_checkpoint(checkpoint, output)
         return
-    from lit_ad.deploy.example import example_name, make_example
+    from lit_ad.deploy.example import make_example, name_example
     from lit_ad.deploy.exported_file import rewrite
 
     card = dataclasses.replace(detector.card, decision=decision)
     rewrite(file, output, card)
-    with atomic_write(output.with_name(example_name(output))) as temporary:
+    with atomic_write(output.with_name(name_example(output))) as temporary:
         temporary.write_text(make_example(output, card), encoding="utf-8")
 
 

@@ -7,7 +7,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import Namespace
 
 from lit_ad.evaluation.report.stopwatch import TrainingRecord
-from lit_ad.lightning_cli.folds import restart_options
+from lit_ad.lightning_cli.folds import format_restart_options
 from lit_ad.training import Resumption
 from lit_ad.training.checkpoints import KeepProgress
 from lit_ad.training.final_weights import FinalWeights
@@ -38,7 +38,7 @@ def add_callbacks(trainer: L.Trainer, config: Namespace) -> tuple[Interruption, 
     callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     if checkpoint.save_last:
         callbacks.append(FinalWeights(last))
-    interruption = Interruption(last, restart_options(config), part=config.data.split.fold is not None)
+    interruption = Interruption(last, format_restart_options(config), part=config.data.split.fold is not None)
     watch = Watch(config.patience)
     callbacks += [MonitorCheck(), Resumption(), TrainingSpeed(), TrainingRecord(), keep, interruption, watch]
     return interruption, watch, keep

@@ -59,7 +59,7 @@ class AnomalyCLI(LightningCLI):
     directory: RunDirectory | None = None
 
     def __init__(self, *args: Any, parsed: Namespace | None = None, **kwargs: Any) -> None:
-        """Parse the command line, make all objects, and run the command. `parsed`: a configuration, in place of it."""
+        """Parse the command line, make all objects, and run the command. `parsed`: a configuration to use instead."""
         self.arguments, self.parsed = (args, kwargs), parsed
         try:
             super().__init__(*args, **kwargs)

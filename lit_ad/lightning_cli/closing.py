@@ -16,7 +16,7 @@ def describe_run(home: Path) -> list[str]:
 
     A directory below the working directory is named relative to it, which is shorter to read and to copy.
     """
-    files, here = _existing_files(home, _OF_RUN), Path.cwd()
+    files, here = _list_existing_files(home, _OF_RUN), Path.cwd()
     shown = home.relative_to(here) if here in home.parents else home
     lines = [f"This run is in {shown}: {', '.join(files)}"]
     if "config.yaml" in files and any(file.endswith(".ckpt") for file in files):
@@ -37,9 +37,9 @@ def describe_validation(loss: float | None, count: int, decision: Decision | Non
 def describe_test(home: Path) -> list[str]:
     """Return a line that names the files of a test, and says if an earlier test stays."""
     earlier = "; the earlier test stays" if home.name.startswith("test") and (home.parent / TESTED).is_file() else ""
-    return [f"{', '.join(_existing_files(home, _OF_TEST))} are in {home}{earlier}"]
+    return [f"{', '.join(_list_existing_files(home, _OF_TEST))} are in {home}{earlier}"]
 
 
-def _existing_files(home: Path, names: tuple[str, ...]) -> list[str]:
+def _list_existing_files(home: Path, names: tuple[str, ...]) -> list[str]:
     """Return those of the names whose files exist in a directory."""
     return [name for name in names if (home / name).exists()]

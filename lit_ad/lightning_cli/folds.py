@@ -1,6 +1,6 @@
-"""`decision.folds`: scores of left-out images from several trainings, before the training on all nominal images.
+"""`decision.folds`: before the training on all nominal images, score each image by a training that left it out.
 
-Each fold is a part of the nominal images. One training leaves it out and then scores it.
+Each fold is a part of the nominal images. One training leaves the fold out and then scores it.
 """
 
 import json
@@ -96,7 +96,7 @@ def train_folds(cli: Any) -> Decision:
     began, missing = time.monotonic(), [fold for fold in range(count) if fold not in finished]
     for done, fold in enumerate(missing, 1):
         trained = cli.run_again(_configure_fold(cli.config, fold, home, steps, inspect=done == 1))
-        finished[fold] = _held_out_scores(trained.model.decision)
+        finished[fold] = _select_held_out_scores(trained.model.decision)
         if cli.trainer.is_global_zero:
             write_fold(home, fold, {"settings": settings, **finished[fold]})
         left = (time.monotonic() - began) / done * (len(missing) - done + 1)
@@ -182,7 +182,7 @@ def write_fold(home: Path, fold: int, record: dict[str, Any]) -> None:
     shutil.rmtree(home / str(fold + 1), ignore_errors=True)
 
 
-def _held_out_scores(decision: Decision | None) -> dict[str, Any]:
+def _select_held_out_scores(decision: Decision | None) -> dict[str, Any]:
     """Return a decision's values of held-out images, as plain values for JSON."""
     assert decision is not None, "the last step of a training is validated"
     values = decision.to_dict()
@@ -205,7 +205,7 @@ def merge(records: list[dict[str, Any]], folds: Mapping[str, list[int]]) -> Deci
     return Decision(**join_held([decision.held for decision in decisions]), also_chosen=also_chosen, folds=dict(folds))
 
 
-def restart_options(config: Namespace) -> str:
+def format_restart_options(config: Namespace) -> str:
     """Return the options with which to resume trainings of folds; "" if there are no folds."""
     if config.data.split.folds is None:
         return ""

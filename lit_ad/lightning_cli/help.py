@@ -51,11 +51,11 @@ class BriefHelp(DefaultHelpFormatter):
         indent = " " * (NAME + 4)
         first = f"  {name:{NAME}}  {f'[{default}] ' if default and len(default) < 40 else ''}"
         width = max(80, min(120, shutil.get_terminal_size((120, 24)).columns))
-        about = ABOUT.get(name) or _first_sentence(action.help or "")
+        about = ABOUT.get(name) or _take_first_sentence(action.help or "")
         return textwrap.fill(first + about, width, subsequent_indent=indent) + "\n"
 
 
-def _first_sentence(text: str) -> str:
+def _take_first_sentence(text: str) -> str:
     """Return the first sentence of a help text, on one line."""
     text = re.sub(r"\s+", " ", text.replace("``", "")).strip()
     return re.split(r"(?<=[.:]) (?=[A-Z-])", text)[0].replace("%%", "%")

@@ -49,7 +49,7 @@ def rewrite_nulls(arguments: Sequence[str]) -> list[str]:
     """Return the arguments with each `--model.view.KEY null` rewritten as `--model.view '{KEY: null}'`.
 
     jsonargparse reads the null and passes it to the parser of the model's arguments as the word None, which is not a
-    number. A mapping it passes on as text. The mapping means the same, and leaves the view's other keys alone.
+    number. It passes on a mapping as text. The mapping means the same, and leaves the view's other keys alone.
     """
     rewritten: list[str] = []
     for argument in arguments:
@@ -80,16 +80,16 @@ def refuse_inherited(arguments: Sequence[str], config: Any) -> None:
     for key in _CLASS_KEYS:
         typed, names = find_typed_class(arguments, key)
         file, earlier = find_class_in_files(files, key)
-        if typed is None or file is None or _class_name(typed) == _class_name(earlier["class_path"]):
+        if typed is None or file is None or _take_class_name(typed) == _take_class_name(earlier["class_path"]):
             continue
         final = config[key]
         values = {name: value for name, value in (earlier.get("init_args") or {}).items() if value is not None}
         kept = [name for name in values if name in final.get("init_args", {}) and name not in names]
-        if _class_name(final.class_path) == _class_name(typed) and kept:
+        if _take_class_name(final.class_path) == _take_class_name(typed) and kept:
             listed = ", ".join(f"{name} {values[name]}" for name in kept)
             raise UserError(
-                f"--{key} {_class_name(typed)} replaces {_class_name(earlier['class_path'])} of {file}, but would keep "
-                f"its {listed}: give " + ", ".join(f"--{key}.{name}" for name in kept)
+                f"--{key} {_take_class_name(typed)} replaces {_take_class_name(earlier['class_path'])} of {file}, but "
+                f"would keep its {listed}: give " + ", ".join(f"--{key}.{name}" for name in kept)
             )
 
 
@@ -119,6 +119,6 @@ def find_class_in_files(files: Sequence[Path], key: str) -> tuple[Path | None, d
     return None, {}
 
 
-def _class_name(path: str) -> str:
+def _take_class_name(path: str) -> str:
     """Return the name of a class without its module."""
     return path.rsplit(".", 1)[-1]

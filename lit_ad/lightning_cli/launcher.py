@@ -48,7 +48,7 @@ def find_launch() -> Launch | None:
     return None
 
 
-def environment_without_launcher() -> dict[str, str]:
+def make_environment_without_launcher() -> dict[str, str]:
     """Return the environment for a single process: without a launcher's variables about several processes."""
     launch = find_launch()
     if launch is None or launch.processes == 1:

@@ -60,7 +60,7 @@ def explain_error(message: str, keys: Sequence[str], words: Sequence[str] = ()) 
         keys: All keys of the parser.
         words: The words that were typed.
     """
-    text = " ".join(_useful_lines(message))
+    text = " ".join(_select_useful_lines(message))
     text, hinted, hint = text.partition(". Did you mean ")  # a hint of the source or method itself
     if needed := re.fullmatch(r"the following arguments are required: (.*)", text):
         return _explain_missing(needed[1].split(", "), words)
@@ -89,7 +89,7 @@ def _key_of(value: str | None, given: str) -> str | None:
     return str(names[0]) if names else None
 
 
-def _useful_lines(message: str) -> list[str]:
+def _select_useful_lines(message: str) -> list[str]:
     """Return the useful lines of a parser's message, each once.
 
     A value may have several types. For each type, the parser adds one error line. Keep the line with a hint "Did you

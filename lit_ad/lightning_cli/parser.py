@@ -37,12 +37,12 @@ class Parser(LightningArgumentParser):
                 "data.augment: FILE"
             )
         if "(in " not in message:  # an inner parser of the value may have named the file already
-            message += _file_of_key(message, sys.argv[1:])
+            message += _find_file_of_key(message, sys.argv[1:])
         keys = list(self.get_defaults(skip_validation=True).keys())
         raise UserError(explain_error(message, keys, sys.argv[1:]))
 
 
-def _config_files(arguments: Sequence[str]) -> list[Path]:
+def _list_config_files(arguments: Sequence[str]) -> list[Path]:
     """Return the config files on a command line. Raises UserError if --config has no value."""
     files = []
     for place, argument in enumerate(arguments):
@@ -57,7 +57,7 @@ def _config_files(arguments: Sequence[str]) -> list[Path]:
 
 def check_config_files(arguments: Sequence[str]) -> None:
     """Raise UserError, with the file's name, if a config file cannot be read; the parser would not name it."""
-    for file in _config_files(arguments):
+    for file in _list_config_files(arguments):
         try:
             content = yaml.safe_load(file.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
@@ -70,11 +70,11 @@ def check_config_files(arguments: Sequence[str]) -> None:
             raise UserError(f"the config file {file} is empty or has no keys: give one such as configs/stfpm.yaml")
 
 
-def _file_of_key(message: str, arguments: Sequence[str]) -> str:
+def _find_file_of_key(message: str, arguments: Sequence[str]) -> str:
     """Return " (in FILE)" if a key that the parser does not know stands in a config file; else ""."""
     unknown = re.search(r"option '([\w.]+)'", message, re.IGNORECASE)
     key = unknown[1].partition(".")[0] if unknown else ""
-    for file in _config_files(arguments) if key else ():
+    for file in _list_config_files(arguments) if key else ():
         text = file.read_text(encoding="utf-8")
         if re.search(rf"^\s*{re.escape(key)}\s*:", text, re.MULTILINE):
             wrote = re.match(r"# lit_ad==(\S+)", text)

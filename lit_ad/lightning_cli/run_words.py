@@ -12,7 +12,7 @@ from lit_ad.names import tell
 USAGE = {"validate": "RUN", "test": "RUN", "predict": "RUN IMAGES"}
 
 
-def leading_words(arguments: Sequence[str]) -> list[str]:
+def take_leading_words(arguments: Sequence[str]) -> list[str]:
     """Return the words before the first option."""
     return list(takewhile(lambda word: not word.startswith("-"), arguments))
 
@@ -37,7 +37,7 @@ def expand_run(command: str, arguments: Sequence[str]) -> list[str]:
     """
     if command in USAGE and has_option(arguments, "--decision.folds"):
         raise UserError(f"decision.folds is for lit-ad fit only: {command} uses the decision that the training made")
-    words = leading_words(arguments)
+    words = take_leading_words(arguments)
     if not words or command not in USAGE:
         return list(arguments)
     rest = list(arguments[len(words) :])

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lit_ad.benchmark.false_alarms import allowed_rate, describe_false_alarms
+from lit_ad.benchmark.false_alarms import compute_allowed_rate, describe_false_alarms
 from lit_ad.detector.decision import Decision
 from lit_ad.detector.summary import summarize
 from lit_ad.evaluation.results import ImageResult, Results
@@ -34,9 +34,9 @@ def test_a_cell_has_the_rate_reached_the_rate_allowed_and_the_recall() -> None:
 def test_no_row_without_a_decision() -> None:
     assert describe_false_alarms([("A", "t", *run(1, 1, None))], ["A"], ["t"])[1] == []
     by_hand = Decision({"": np.arange(4.0)}).with_threshold(0.5)
-    assert allowed_rate(run(1, 1, by_hand)[0]) is None
+    assert compute_allowed_rate(run(1, 1, by_hand)[0]) is None
 
 
 def test_the_rate_of_several_categories_is_the_mean_of_theirs() -> None:
     several = Decision({"nut": np.arange(4.0), "bolt": np.arange(9.0)})
-    assert allowed_rate(run(1, 1, several)[0]) == pytest.approx((1 / 5 + 1 / 10) / 2)
+    assert compute_allowed_rate(run(1, 1, several)[0]) == pytest.approx((1 / 5 + 1 / 10) / 2)

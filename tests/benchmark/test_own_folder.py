@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lit_ad.benchmark.own_folder import find_config_of, list_sources, method_specs, save_config
+from lit_ad.benchmark.own_folder import find_config_of, list_sources, make_method_specs, save_config
 from lit_ad.benchmark.plan import Budget, MethodSpec
 from lit_ad.errors import UserError
 from lit_ad.methods import __all__ as METHODS
@@ -18,11 +18,11 @@ def test_every_method_has_a_config_file(method: str) -> None:
 
 def test_methods_are_given_by_name_or_file(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
-    specs = method_specs(["L2BT", str(file)])
+    specs = make_method_specs(["L2BT", str(file)])
     assert list(specs) == ["L2BT", "mine"] and specs["mine"].config == str(file)
-    assert method_specs({"a": MethodSpec(str(file))}) == {"a": MethodSpec(str(file))}
+    assert make_method_specs({"a": MethodSpec(str(file))}) == {"a": MethodSpec(str(file))}
     with pytest.raises(UserError, match="methods has a name twice: L2BT, L2BT"):
-        method_specs(["L2BT", "L2BT"])
+        make_method_specs(["L2BT", "L2BT"])
 
 
 def test_the_message_about_another_layout_names_the_remedy(parts: Path) -> None:
@@ -46,6 +46,6 @@ def test_the_config_file_has_all_arguments(tmp_path: Path) -> None:
 
 def test_a_misspelt_method_gets_a_suggestion() -> None:
     with pytest.raises(UserError, match=r"there is no method STFPN with a config file in .*: did you mean STFPM\?"):
-        method_specs(["STFPN"])
+        make_method_specs(["STFPN"])
     with pytest.raises(UserError, match=r"there is no method Nothing .*: give its config file, FILE.yaml"):
-        method_specs(["Nothing"])
+        make_method_specs(["Nothing"])

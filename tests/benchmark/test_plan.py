@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from lit_ad.benchmark.plan import Budget, MethodSpec, Task, list_tasks, make_cell, select_cells, with_shots
+from lit_ad.benchmark.plan import Budget, MethodSpec, Task, add_shots, list_tasks, make_cell, select_cells
 from lit_ad.errors import UserError
 
 
@@ -48,8 +48,8 @@ def test_the_config_of_a_cell_has_its_source_seed_and_budget(config: Path, tmp_p
 
 def test_few_shots_are_drawn_by_the_seed_and_decide_by_folds(config: Path, tmp_path: Path) -> None:
     source: dict[str, Any] = {"class_path": "MVTec", "init_args": {"root": "r"}}
-    tasks = with_shots({"t": Task(source)}, [1, 2, 16])
-    assert list(tasks) == ["t/1-shot", "t/2-shot", "t/16-shot"] and with_shots(tasks, []) is tasks
+    tasks = add_shots({"t": Task(source)}, [1, 2, 16])
+    assert list(tasks) == ["t/1-shot", "t/2-shot", "t/16-shot"] and add_shots(tasks, []) is tasks
     made = {}
     for name, task in tasks.items():
         cell = make_cell(tmp_path, "m", MethodSpec(str(config)), name, task, 4, Budget())
@@ -59,7 +59,7 @@ def test_few_shots_are_drawn_by_the_seed_and_decide_by_folds(config: Path, tmp_p
     assert [made[shots].get("decision") for shots in (1, 2, 16)] == [None, {"folds": 2}, {"folds": 4}]
     assert made[1]["data"]["split"]["val_fraction"] == 0 and "val_fraction" not in made[2]["data"]["split"]
     with pytest.raises(UserError, match=r"shots is 0"):
-        with_shots(tasks, [0])
+        add_shots(tasks, [0])
 
 
 @pytest.mark.parametrize("limit", ["minutes", "processor_minutes"])

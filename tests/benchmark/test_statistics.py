@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from lit_ad.benchmark.statistics import auroc_interval, compare, correct_by_holm, critical_difference
+from lit_ad.benchmark.statistics import compare, compute_auroc_interval, correct_by_holm, critical_difference
 
 
 def test_the_interval_is_that_of_scikit_learn_on_the_same_resamples() -> None:
@@ -22,10 +22,10 @@ def test_the_interval_is_that_of_scikit_learn_on_the_same_resamples() -> None:
     rng, images = np.random.default_rng(7), (np.arange(15), np.arange(12))
     options = {"n_resamples": 1000, "vectorized": False, "method": "percentile", "rng": rng}
     expected = stats.bootstrap(images, by_hand, **options).confidence_interval
-    low, high = auroc_interval(nominal, anomalous, seed=7)
+    low, high = compute_auroc_interval(nominal, anomalous, seed=7)
     assert (low, high) == pytest.approx((expected.low, expected.high))
     assert low < by_hand(*images) < high
-    assert math.isnan(auroc_interval(nominal[:, :1], anomalous)[0])
+    assert math.isnan(compute_auroc_interval(nominal[:, :1], anomalous)[0])
 
 
 def test_holm_by_hand() -> None:

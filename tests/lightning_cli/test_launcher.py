@@ -7,8 +7,8 @@ from jsonargparse import Namespace
 from lit_ad.errors import UserError
 from lit_ad.lightning_cli.launcher import (
     Launch,
-    environment_without_launcher,
     find_launch,
+    make_environment_without_launcher,
     refuse_copies,
     refuse_separate_trainings,
     take_devices,
@@ -78,11 +78,11 @@ def test_separate_trainings_are_refused(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_single_process_sees_no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     """For example a benchmark's cell, when the processes of srun share the cells."""
     start(monkeypatch, SRUN | {"SLURM_PROCID": "3", "SLURM_JOB_ID": "17"})
-    environment = environment_without_launcher()
+    environment = make_environment_without_launcher()
     assert environment["SLURM_JOB_ID"] == "17"
     assert not {"SLURM_PROCID", "SLURM_NTASKS", "SLURM_STEP_NUM_TASKS"} & environment.keys()
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
-    assert environment_without_launcher()["SLURM_PROCID"] == "3"
+    assert make_environment_without_launcher()["SLURM_PROCID"] == "3"
 
 
 @pytest.mark.parametrize(
