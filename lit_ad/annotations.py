@@ -40,7 +40,7 @@ def list_findings(size: Sequence[int], regions: Sequence[Region], mask: NDArray[
 
 
 def trace_outlines(mask: NDArray[np.bool_]) -> dict[tuple[int, int, int, int], list[list[float]]]:
-    """Return the outline of each region of a mask (H, W), for the region's box: the corners [x, y] of a polygon.
+    """Return the outline of each region of a mask (H, W), by the region's box: the corners [x, y] of a polygon.
 
     Holes are filled. The centres of the region's pixels lie inside the polygon, and those of all pixels around it lie
     outside: the mask is traced at twice its size, where a corner lies a quarter of a pixel inside the pixel's own

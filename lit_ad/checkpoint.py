@@ -15,7 +15,7 @@ from lit_ad.integrity import check_zip, why_unreadable
 
 
 class CheckpointFile(TorchCheckpointIO):
-    """Lightning's way to checkpoint files: the old checkpoint stays until the new one is on disk.
+    """Writes and reads Lightning's checkpoints: the old checkpoint stays until the new one is on disk.
 
     Addresses such as s3:// are left to Lightning.
     """

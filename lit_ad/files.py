@@ -137,7 +137,7 @@ def find_free_path(path: Path) -> Path:
 class Writers:
     """Threads that write files, so that the caller waits for a disk or a codec only if they fall far behind.
 
-    The caller's thread does the first job (see `threads.Pool`). The threads end in `finish`; a later job starts others.
+    The caller's thread does the first job (see `threads.Pool`). `finish` ends the threads; a later job starts new ones.
 
     Args:
         count: How many threads there are.

@@ -45,7 +45,7 @@ def check_zip(file: Path | BinaryIO, name: str | Path, strict: bool = True) -> N
         raise UserError(f"{name} is damaged: {damaged} in it does not have its checksum; {REMEDY}")
 
 
-def zip_fingerprint(file: Path) -> str:
+def fingerprint_zip(file: Path) -> str:
     """Return a digest of the names, sizes and CRC-32 of a zip archive's members."""
     with zipfile.ZipFile(file) as archive:
         members = [(member.filename, member.file_size, member.CRC) for member in archive.infolist()]
@@ -54,7 +54,7 @@ def zip_fingerprint(file: Path) -> str:
 
 def seal(file: Path, *parts: Path) -> None:
     """Write into a file, which must contain `BLANK`, the digest of the file and of the `parts` that belong to it."""
-    place, _, digest = _digests(file, *parts)
+    place, _, digest = _compute_digests(file, *parts)
     with file.open("r+b") as stream:
         stream.seek(place)
         stream.write(digest)
@@ -69,7 +69,7 @@ def check_seal(file: Path, *parts: Path) -> str:
     Raises:
         UserError: A file changed since it was written, one is missing, or there is no digest.
     """
-    _, written, digest = _digests(file, *parts)
+    _, written, digest = _compute_digests(file, *parts)
     if written != digest:
         names = " or ".join(map(str, (file, *parts)))
         raise UserError(
@@ -78,7 +78,7 @@ def check_seal(file: Path, *parts: Path) -> str:
     return digest.decode()
 
 
-def _digests(file: Path, *parts: Path) -> tuple[int, bytes, bytes]:
+def _compute_digests(file: Path, *parts: Path) -> tuple[int, bytes, bytes]:
     """Return the place of the digest in a file, the digits there, and the right digits.
 
     Raises:

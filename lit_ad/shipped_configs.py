@@ -10,10 +10,10 @@ from lit_ad.files import resolve_path
 
 PACKAGE = Path(__file__).parent
 CONFIGS = (PACKAGE if (PACKAGE / "configs").is_dir() else PACKAGE.parent) / "configs"  # in a wheel, or in a checkout
-NAME = re.compile(r"[\w-]+(/[\w-]+)*")  # a name has no suffix, and so is no file's
+NAME = re.compile(r"[\w-]+(/[\w-]+)*")  # the name of a shipped configuration; a file's name has a suffix
 
 
-def config_names() -> list[str]:
+def list_config_names() -> list[str]:
     """Return the names of all configurations, such as stfpm and benchmark/mvtec."""
     return sorted(file.relative_to(CONFIGS).with_suffix("").as_posix() for file in CONFIGS.rglob("*.yaml"))
 
@@ -31,7 +31,7 @@ def find_config(given: str | Path) -> Path:
     path = resolve_path(given)
     if path.is_file():
         return path
-    names = config_names()
+    names = list_config_names()
     if NAME.fullmatch(str(given)):
         if str(given) in names:
             return CONFIGS / f"{given}.yaml"

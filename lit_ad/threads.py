@@ -82,10 +82,10 @@ class Job:
                 if self.future.done():  # the error is the job's own, or the job has just ended
                     return self.future.result()
                 if limit is not None and time.monotonic() >= max(self.since, begin) + limit:
-                    raise time_limit_error(self.stage, limit) from None
+                    raise make_time_limit_error(self.stage, limit) from None
 
 
-def time_limit_error(stage: str, limit: float) -> TimeLimitError:
+def make_time_limit_error(stage: str, limit: float) -> TimeLimitError:
     """Return the error for a stage that took longer than `limit` seconds."""
     return TimeLimitError(
         f"{stage} has taken more than {limit:g} s: it hangs, or this machine is slow; the time limit can be raised"
@@ -122,7 +122,7 @@ class Workers:
         return job
 
     def hanging(self, seconds: float) -> list[str]:
-        """Return the stages that have lasted longer than `seconds`, of running jobs."""
+        """Return the stages of running jobs that have lasted longer than `seconds`."""
         jobs = [job for job in list(self.running.values()) if job is not None]
         return [job.stage for job in jobs if time.monotonic() - job.since > seconds]
 

@@ -38,7 +38,7 @@ def judge_boxes(*boxes: tuple[int, int, int, int], threshold: float | None = 0.5
     heat = np.zeros(SIZE, np.float32)
     for top, left, bottom, right in boxes:
         heat[top:bottom, left:right] = 1
-    seen = heat if roi is None else roi.boxed(heat)
+    seen = heat if roi is None else roi.cut_box(heat)
     judgement = Judgement(seen, 1.0, (0, 0, *seen.shape))
     known = (Sample(Path("a.png"), 1), 0, SIZE, np.zeros((*SIZE, 3), np.uint8), judgement, None, roi)
     return Judged(*known, marking=None if threshold is None else Marking(threshold), mm_per_pixel=0.5)

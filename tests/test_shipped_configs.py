@@ -7,15 +7,15 @@ import pytest
 
 from lit_ad.commands.main import run
 from lit_ad.errors import UserError
-from lit_ad.shipped_configs import CONFIGS, config_names, find_config, replace_names
+from lit_ad.shipped_configs import CONFIGS, find_config, list_config_names, replace_names
 
 ROOT = Path(__file__).parents[1]
 
 
 def test_the_names_are_the_files_of_the_folder() -> None:
     assert CONFIGS == ROOT / "configs"
-    assert {"stfpm", "demo", "benchmark/mvtec"} <= set(config_names())
-    assert all(find_config(name).is_file() for name in config_names())
+    assert {"stfpm", "demo", "benchmark/mvtec"} <= set(list_config_names())
+    assert all(find_config(name).is_file() for name in list_config_names())
 
 
 def test_a_file_wins_over_a_name_and_a_folder_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from lit_ad.batch import Sample
 from lit_ad.data.light import KINDS, Kind, Light
 from lit_ad.errors import UserError
 from lit_ad.files import resolve_path
-from lit_ad.image.pixels import Pixels, Size, upright_size
+from lit_ad.image.pixels import Pixels, Size, read_upright_size
 from lit_ad.image.view import View
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # otherwise its import asks the network for a newer version
@@ -70,7 +70,7 @@ class Augment:
         noise = np.random.default_rng(0).integers(0, 256, (*size, 3)).astype(np.uint8)
         always = copy.copy(self)
         always.compose = copy.deepcopy(self.compose)
-        for transform in list_nested(always.compose):
+        for transform in _list_nested(always.compose):
             if isinstance(transform, A.OneOf):
                 transform.transforms_ps = [1 / len(transform.transforms)] * len(transform.transforms)
             transform.p = 0.5 if isinstance(transform, A.OneOrOther) else 1.0
@@ -108,11 +108,11 @@ def make_augment(transforms: Sequence[Augmentation] | Kind | Path | None) -> Aug
     return Augment(transforms) if transforms else None
 
 
-def list_nested(transform: Augmentation) -> Iterator[Any]:
+def _list_nested(transform: Augmentation) -> Iterator[Any]:
     """Yield a transform and all transforms inside it."""
     yield transform
     for inner in getattr(transform, "transforms", []):
-        yield from list_nested(inner)
+        yield from _list_nested(inner)
 
 
 def find_smallest_inputs(view: View, samples: Sequence[Sample]) -> list[Size]:
@@ -125,7 +125,7 @@ def find_smallest_inputs(view: View, samples: Sequence[Sample]) -> list[Size]:
         sizes: list[Size] = []
         for sample in samples:
             with suppress(UserError):  # the dataset raises the error when it reads the image
-                sizes.append(upright_size(sample.image))
+                sizes.append(read_upright_size(sample.image))
         blanks = [np.zeros((*min(sizes, key=itemgetter(side)), 3), np.uint8) for side in (0, 1) if sizes]
     return [(seen.shape[0], seen.shape[1]) for seen, _ in map(view, blanks)]
 

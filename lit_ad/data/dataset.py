@@ -19,7 +19,7 @@ from lit_ad.data.corrupt import Corruption
 from lit_ad.data.masks import read_truth
 from lit_ad.data.sources.photographs import Unrelated
 from lit_ad.errors import UserError
-from lit_ad.image.pixels import Pixels, Size, read_image, upright_size
+from lit_ad.image.pixels import Pixels, Size, read_image, read_upright_size
 from lit_ad.image.tiling import Tiles
 from lit_ad.image.view import Box, View, visible_box
 from lit_ad.threads import Pool
@@ -74,9 +74,9 @@ class AnomalyDataset(Dataset[Batch]):
         return [self.samples[number].category for number in images]
 
     def __getitem__(self, index: int) -> Batch:
-        return self.item(index)
+        return self.load_item(index)
 
-    def item(self, index: int, pixels: bool = True) -> Batch:
+    def load_item(self, index: int, pixels: bool = True) -> Batch:
         """Return an item as a batch of one. If `pixels` is false, the batch has no pixels, and no image file is read.
 
         Raises:
@@ -238,7 +238,7 @@ def lay_out_tiles(samples: Sequence[Sample], view: View, random: bool = False) -
     grid = view.grid((1, 1))
     if grid is None:
         return None
-    sizes = [view.content(upright_size(sample.image)) for sample in samples]
+    sizes = [view.content(read_upright_size(sample.image)) for sample in samples]
     return Tiles(sizes, grid.tile, grid.overlap, random)
 
 

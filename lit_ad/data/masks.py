@@ -11,7 +11,7 @@ from torch import Tensor
 from lit_ad.batch import Sample
 from lit_ad.data.sources.source import list_images
 from lit_ad.errors import UserError
-from lit_ad.image.pixels import Size, open_image, upright_size
+from lit_ad.image.pixels import Size, open_image, read_upright_size
 
 RESIZE = "resize it without smoothing, or draw it again; or remove it, and its image has no mask"
 _LOSSY = ("JPEG", "MPO", "AVIF")  # MPO: a JPEG of several pictures
@@ -87,7 +87,7 @@ def check_masks(samples: Sequence[Sample]) -> None:
     """Raise UserError if a mask has another size than its image. Only headers are read."""
     for sample in samples:
         for file in list_mask_files(sample.mask):
-            check_size(sample._replace(mask=file), upright_size(file), upright_size(sample.image))
+            check_size(sample._replace(mask=file), read_upright_size(file), read_upright_size(sample.image))
 
 
 def check_size(sample: Sample, mask: Size, image: Size) -> None:

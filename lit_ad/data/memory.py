@@ -7,7 +7,7 @@ from contextlib import suppress
 from lit_ad.batch import Sample
 from lit_ad.counts import format_count
 from lit_ad.errors import UserError
-from lit_ad.image.pixels import Size, upright_size
+from lit_ad.image.pixels import Size, read_upright_size
 from lit_ad.image.view import View
 from lit_ad.machine import available_memory
 
@@ -50,7 +50,7 @@ def largest_size(samples: Iterable[Sample]) -> Size:
     largest = (0, 0)
     for sample in samples:
         with suppress(UserError):  # the dataset raises the error when it reads the image
-            largest = max(largest, upright_size(sample.image), key=math.prod)
+            largest = max(largest, read_upright_size(sample.image), key=math.prod)
     return largest
 
 
@@ -59,4 +59,4 @@ def is_worth_caching(samples: Iterable[Sample], view: View) -> bool:
     CACHE_BYTES."""
     if view.size is None and view.tile is None:
         return False
-    return 3 * sum(math.prod(view.size or upright_size(sample.image)) for sample in samples) <= CACHE_BYTES
+    return 3 * sum(math.prod(view.size or read_upright_size(sample.image)) for sample in samples) <= CACHE_BYTES

@@ -28,7 +28,7 @@ def compare_looks_since(
         images were measured.
     """
     before, after = (
-        [str(row[0]) for row in _last_rows(file, "look", side, source, category, since, until, _MAX_COMPARED)]
+        [str(row[0]) for row in _read_last_rows(file, "look", side, source, category, since, until, _MAX_COMPARED)]
         for side in _SIDES
     )
     return compare_looks(before, after)
@@ -52,11 +52,11 @@ def describe_alarm(file: JournalFile, event: Event) -> dict[str, Any]:
     if event.since is None:  # an older version of lit_ad wrote the alarm, without the time of the change
         return {**values, "before": [], "after": [], "moves": []}
     where = event.source or "", event.category or "", event.since, event.image
-    pictures = {side: [int(row[0]) for row in _last_rows(file, "id", side, *where, _MAX_SHOWN)] for side in _SIDES}
+    pictures = {side: [int(row[0]) for row in _read_last_rows(file, "id", side, *where, _MAX_SHOWN)] for side in _SIDES}
     return {**values, **pictures, "moves": [vars(move) for move in compare_looks_since(file, *where)]}
 
 
-def _last_rows(
+def _read_last_rows(
     file: JournalFile, column: str, side: str, source: str, category: str, since: float, until: int | None, most: int
 ) -> list[Any]:
     """Read a column of at most `most` images on one side of a time, the newest first.

@@ -31,7 +31,8 @@ def measure_differences(
         For each batch size, the largest relative difference of the scores, and of the maps if there are maps.
 
     Raises:
-        NotFiniteError: A score or map is NaN or infinite. It names the image, and says if the exported file gave it.
+        NotFiniteError: A score or map is NaN or infinite. The message names the image, and says whether the
+            exported file gave the number.
     """
     expected = list(checkpoint.stream(images))
     mean_size = float(np.mean([abs(detection.score) for detection in expected]))

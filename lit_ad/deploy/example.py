@@ -37,7 +37,7 @@ run = lambda pixels: [output.numpy() for output in network(torch.from_numpy(pixe
 }
 
 
-def example_name(file: Path) -> str:
+def name_example(file: Path) -> str:
     """Return the file name of the program for an exported file."""
     return f"{file.name}.example.py"
 
@@ -57,7 +57,7 @@ def _make_program(file: Path, card: Card) -> str:
     runtime, load = _RUNTIMES[file.suffix]
     mask, cut, count = _make_region(view.region)
     imports = "base64, json, os, sys, zlib" if mask else "json, os, sys"
-    return f'''"""python {example_name(file)} IMAGE...   Needs numpy, pillow and {runtime}."""
+    return f'''"""python {name_example(file)} IMAGE...   Needs numpy, pillow and {runtime}."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ mask = mask.crop({(left, top, right, bottom)})
 def _make_program_with_lit_ad(file: Path) -> str:
     """Return a program that lets lit_ad judge."""
     runtime, _ = _RUNTIMES[file.suffix]
-    return f'''"""python {example_name(file)} IMAGE...   Needs numpy, pillow, {runtime}, and lit_ad for the tiles."""
+    return f'''"""python {name_example(file)} IMAGE...   Needs numpy, pillow, {runtime}, and lit_ad for the tiles."""
 
 import sys
 from pathlib import Path

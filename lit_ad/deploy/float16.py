@@ -8,7 +8,7 @@ everything in float32.
 
 from typing import Any
 
-from lit_ad.deploy.quantize import COMPARING, LAYERS, list_onnx_nodes, nodes_after_networks, nodes_in_float64
+from lit_ad.deploy.quantize import COMPARING, LAYERS, list_nodes_after_networks, list_nodes_in_float64, list_onnx_nodes
 from lit_ad.detector.runtimes import import_optional
 
 _BETWEEN = (  # operations that may be in float16 between two layers: they add no more rounding than the layers do
@@ -39,7 +39,7 @@ def to_float16(model: Any) -> Any:
 def _select_half_nodes(model: Any) -> set[str]:
     """Return the names of the nodes for float16: layers, and operations of `_BETWEEN` that lie between two layers."""
     nodes = list_onnx_nodes(model)
-    excluded = {*nodes_in_float64(model), *nodes_after_networks(model)}
+    excluded = {*list_nodes_in_float64(model), *list_nodes_after_networks(model)}
     after_layers: set[str] = set()  # layers, and all nodes after a layer
     for name, kind, inputs, _ in nodes:
         if kind in LAYERS or after_layers & {*inputs}:
@@ -54,7 +54,7 @@ def _join_casts(model: Any) -> None:
     The converter leaves such pairs of casts. Each pair would round a value that should keep its 32 bits.
     """
     graph, types = model.graph, import_optional("onnx", "onnx").TensorProto
-    to_half, to_float = _sources_of_casts(graph, types.FLOAT16), _sources_of_casts(graph, types.FLOAT)
+    to_half, to_float = _map_casts(graph, types.FLOAT16), _map_casts(graph, types.FLOAT)
     exact = {output: to_half[source] for output, source in to_float.items() if source in to_half}
     outputs = {value.name for value in graph.output}
     _rename_values(graph, exact)
@@ -74,7 +74,7 @@ def _rename_values(graph: Any, names: dict[str, str], outputs: bool = False) -> 
                 values[place] = names.get(name, name)
 
 
-def _sources_of_casts(graph: Any, to: int) -> dict[str, str]:
+def _map_casts(graph: Any, to: int) -> dict[str, str]:
     """Return {output: input} of each cast to a type."""
     return {
         node.output[0]: node.input[0]

@@ -98,7 +98,7 @@ class Labels:
         """Take back the last label of a person.
 
         Returns:
-            The number of the image, which then has no label, even if it had an earlier one. None: there was none.
+            The number of the image, which then has no label, even if it had an earlier one. None: there was no label.
         """
         run = self._file.connection.execute
         with self._lock, self._file.transaction():

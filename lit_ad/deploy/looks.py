@@ -35,7 +35,7 @@ def measure_look(pixels: Pixels) -> str:
 class Move:
     """The change of one number of LOOKS between two groups of images."""
 
-    name: str  # of LOOKS
+    name: str  # one of LOOKS
     before: float  # mean over the images before, in grey levels
     after: float  # mean over the images after, in grey levels
     deviations: float  # the change, in standard deviations of the images before

@@ -24,7 +24,7 @@ def check_versions(opset: int | None, ir: int | None) -> None:
         raise UserError(
             f"opset is {opset}, but torch writes {OPSET} and newer, and the package onnx knows up to {newest}"
         )
-    oldest, newest = oldest_ir(opset), onnx.IR_VERSION
+    oldest, newest = find_oldest_ir(opset), onnx.IR_VERSION
     if ir is not None and not oldest <= ir <= newest:
         raise UserError(
             f"ir is {ir}, but opset {opset} needs {oldest} or newer, and the package onnx knows up to {newest}"
@@ -41,10 +41,10 @@ def set_versions(model: Any, opset: int | None, ir: int | None) -> None:
     (actual,) = (entry.version for entry in model.opset_import if entry.domain == "")
     if actual != opset:
         raise UserError(f"opset is {opset}, but torch wrote this graph in opset {actual}: give --opset {actual}")
-    model.ir_version = oldest_ir(opset) if ir is None else ir
+    model.ir_version = find_oldest_ir(opset) if ir is None else ir
 
 
-def oldest_ir(opset: int) -> int:
+def find_oldest_ir(opset: int) -> int:
     """Return the oldest version of the format that has the operators of an opset."""
     helper = import_optional("onnx.helper", "onnx")
     return int(helper.find_min_ir_version_for([helper.make_opsetid("", opset)]))

@@ -1,8 +1,8 @@
 """Convert a network to int8, by NNCF.
 
 Only the layers of the networks become int8. The difference of teacher and student does not: it is much smaller than the
-features, so the rounding of int8 features would hide it. The map does not either: NNCF sets its ranges by nominal
-images, and every anomaly would be clipped to them.
+features, so the rounding of int8 features would hide it. The map does not, either: NNCF takes the range of values
+from nominal images, and would clip every anomaly to this range.
 """
 
 import logging
@@ -40,19 +40,19 @@ def quantize(model: Any, nominal: Iterable[ImageLike], card: Card) -> Any:
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns at import if there is no CUDA
     nncf = import_optional("nncf", "openvino")
     nncf.set_log_level(logging.ERROR)  # at other levels it lists each operation that stays in float
-    inputs = [pixels for image in nominal for pixels in network_inputs(image, card)]
+    inputs = [pixels for image in nominal for pixels in make_network_inputs(image, card)]
     if not inputs:
         raise UserError("int8 is calibrated on nominal training images, but there are none: give --nominal FOLDER")
     rows = np.random.default_rng(0).permutation(len(inputs))[:_CALIBRATION_IMAGES]
     dataset = nncf.Dataset([inputs[row] for row in rows], lambda pixels: {"pixels": pixels[None]})
-    names = [*nodes_in_float64(model), *nodes_after_networks(model)]
+    names = [*list_nodes_in_float64(model), *list_nodes_after_networks(model)]
     scope = nncf.IgnoredScope(names=names, types=[*COMPARING], validate=False)
     return nncf.quantize(
         model, dataset, subset_size=len(rows), preset=nncf.QuantizationPreset.MIXED, ignored_scope=scope
     )
 
 
-def nodes_in_float64(model: Any) -> list[str]:
+def list_nodes_in_float64(model: Any) -> list[str]:
     """Return the names of the operations in float64, which need their bits and must not become int8 or float16."""
     if hasattr(model, "get_ordered_ops"):
         return [
@@ -68,7 +68,7 @@ def nodes_in_float64(model: Any) -> list[str]:
     return [node.name for node in model.graph.node if values & {*node.input}]
 
 
-def nodes_after_networks(model: Any) -> list[str]:
+def list_nodes_after_networks(model: Any) -> list[str]:
     """Return the names of the operations after the last layers of the networks: they compare features and make maps.
 
     A convolution of one channel does not count as a layer, because it smooths a map.
@@ -104,7 +104,7 @@ def list_onnx_nodes(model: Any) -> list[Node]:
     return nodes
 
 
-def network_inputs(image: ImageLike, card: Card) -> list[NDArray[np.uint8]]:
+def make_network_inputs(image: ImageLike, card: Card) -> list[NDArray[np.uint8]]:
     """Return the network's inputs for an image, (3, H, W) uint8 each: one for the image, or one for each tile."""
     pixels, (top, left, bottom, right) = card.view(read_pixels(image, card.view.levels))
     channels_first = np.ascontiguousarray(pixels.transpose(2, 0, 1))
@@ -112,4 +112,4 @@ def network_inputs(image: ImageLike, card: Card) -> list[NDArray[np.uint8]]:
     if grid is None:
         return [channels_first]
     content = channels_first[:, top:bottom, left:right]
-    return [tile for tiles in grid.batches(content, 8) for tile in tiles]
+    return [tile for tiles in grid.cut_batches(content, 8) for tile in tiles]

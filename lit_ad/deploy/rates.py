@@ -48,7 +48,7 @@ def measure_rates(file: JournalFile, version: int, decision: Decision | None) ->
 
 
 def _is_anomalous(image: Labelled, rate: float | None) -> bool:
-    """Whether an image is anomalous at the threshold of a rate. None: at the threshold that it was judged by."""
+    """Return whether an image is anomalous at the threshold of a rate. None: at the threshold that judged it."""
     return image[3] == "anomalous" if rate is None else image[2] <= rate
 
 

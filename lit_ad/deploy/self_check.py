@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lit_ad.deploy.exported_file import rewrite
-from lit_ad.deploy.quantize import network_inputs
+from lit_ad.deploy.quantize import make_network_inputs
 from lit_ad.detector.card import Card
 from lit_ad.detector.exported import load_exported
 from lit_ad.detector.inputs import ImageLike
@@ -31,7 +31,7 @@ def make_check(network: Network, card: Card, images: Sequence[ImageLike], tolera
         images: Real images of any size. If the view has tiles, only the middle tile of each image is used.
         tolerance: The largest relative difference without a warning: see `SelfCheck`.
     """
-    inputs = [tiles[len(tiles) // 2] for tiles in (network_inputs(image, card) for image in images)]
+    inputs = [tiles[len(tiles) // 2] for tiles in (make_network_inputs(image, card) for image in images)]
     height, width = inputs[0].shape[1:]
     small = np.stack([shrink(pixels) for pixels in inputs])
     pixels = np.stack([enlarge(image, (height, width)) for image in small])

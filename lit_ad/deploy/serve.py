@@ -60,7 +60,7 @@ def make_service(
 
     Args:
         detector: The detector. Several threads call it.
-        name: The name of its file, for /about.
+        name: The name of the detector's file, for /about.
         token: The TOKEN of `Authorization: Bearer TOKEN` that requests must have. None: requests need no token.
         limits: The limits of a request.
         journal: Each verdict is written to it before the answer is sent. None: verdicts are not written.

@@ -65,7 +65,7 @@ class Detection:
         """The anomalous pixels, (H, W). None without a map, or without a pixel threshold."""
         if self.anomaly_map is None or self.decision is None or self.decision.pixel_threshold(self.category) is None:
             return None
-        inside = None if self.roi is None else self.roi.mask((self.image.shape[0], self.image.shape[1]))
+        inside = None if self.roi is None else self.roi.make_mask((self.image.shape[0], self.image.shape[1]))
         return self.decision.mask(self.anomaly_map, self.category, inside)
 
     @cached_property

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from lit_ad.detector.components import Mask, find_components, find_peak_of_area
 from lit_ad.detector.nominal_pixels import NominalPixels
-from lit_ad.image.roi import Roi, values_inside
+from lit_ad.image.roi import Roi, select_inside
 
 NUMBERS = ("scores", "maxima", "medians", "grains", "peaks")  # fields of Decision with a number for each image
 HELD = (*NUMBERS, "pixels")  # all fields of Decision that held-out images fill
@@ -30,12 +30,12 @@ class HeldOutImages:
         """Add an image: its score, its map (H, W), and the region of interest in which the map counts (None: all)."""
         measured: dict[str, float] = {"scores": score}
         if anomaly_map is not None:
-            ascending = np.sort(values_inside(anomaly_map, roi), axis=None)
+            ascending = np.sort(select_inside(anomaly_map, roi), axis=None)
             middle = ascending[(len(ascending) - 1) // 2 : len(ascending) // 2 + 1]
             measured |= {"maxima": float(ascending[-1]), "medians": float(middle.mean())}
             if np.isfinite(ascending[[0, -1]]).all():  # the decision itself refuses maps that are not finite
                 self._add_pixels(category, NominalPixels.from_image(ascending))
-                boxed, inside = (anomaly_map, None) if roi is None else (roi.boxed(anomaly_map), roi.inside)
+                boxed, inside = (anomaly_map, None) if roi is None else (roi.cut_box(anomaly_map), roi.inside)
                 measured["grains"] = measure_grain(boxed, float(ascending[len(ascending) * 99 // 100]), inside)
                 if self.area is not None:
                     measured["peaks"] = find_peak_of_area(boxed, self.area, inside)

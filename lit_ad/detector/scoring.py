@@ -95,7 +95,7 @@ def judge_tiles(network: Network, image: Any, box: Box, card: Card) -> Judgement
     maxima: dict[str, Any] = {}  # the maximum of each score over the tiles; "" is the network's own score
 
     def run_tiles() -> Iterator[Floats | None]:
-        for tiles in grid.batches(image[:, top:bottom, left:right], card.view.tile_batch):
+        for tiles in grid.cut_batches(image[:, top:bottom, left:right], card.view.tile_batch):
             output = Output(*network(tiles))
             named = dict(output.parts) if output.score is None else {**output.parts, "": output.score}
             for name, scores in named.items():

@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 from lit_ad.errors import TimeLimitError
 from lit_ad.machine import cores
-from lit_ad.threads import PATIENCE, Job, Workers, time_limit_error
+from lit_ad.threads import PATIENCE, Job, Workers, make_time_limit_error
 
 CALLERS = min(4, cores())  # how many threads share the cores
 WORKERS = CALLERS + 1  # how many threads a stream has: one more, which reads while the others compute
@@ -82,7 +82,7 @@ def take(queue: Queue[Any], timeout: float | None) -> Any:
         return queue.get(timeout=timeout)
     except Empty:
         assert timeout is not None
-        raise time_limit_error("waiting for the next image of the stream", timeout) from None
+        raise make_time_limit_error("waiting for the next image of the stream", timeout) from None
 
 
 def put(queue: Queue[Any], item: Any, closed: Event) -> bool:

@@ -12,7 +12,7 @@ from lit_ad.detector.scoring import Network
 from lit_ad.detector.self_check import CHECK_KEY
 from lit_ad.errors import UserError
 from lit_ad.image.view import Floats
-from lit_ad.integrity import check_zip, why_unreadable, zip_fingerprint
+from lit_ad.integrity import check_zip, fingerprint_zip, why_unreadable
 from lit_ad.machine import torch_device
 from lit_ad.names import utf8_path
 
@@ -46,7 +46,7 @@ def load_torch(file: Path, device: str) -> Loaded:
         lambda callers: share_torch(run, callers, place.type),
         f"PyTorch {torch.__version__}",
         extra[CHECK_KEY] or None,
-        zip_fingerprint(file),
+        fingerprint_zip(file),
     )
 
 

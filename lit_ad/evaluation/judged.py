@@ -55,7 +55,7 @@ class Judged:
         """The anomalous pixels (H0, W0). None without a map, or without a threshold for it."""
         if self.anomaly_map is None or self.marking is None:
             return None
-        return self.marking(self.anomaly_map, None if self.roi is None else self.roi.mask(self.size))
+        return self.marking(self.anomaly_map, None if self.roi is None else self.roi.make_mask(self.size))
 
     @property
     def regions(self) -> list[Region]:
@@ -70,7 +70,7 @@ class Judged:
 
     def inside_roi(self, values: NDArray[Any]) -> NDArray[Any]:
         """Return the part of (H0, W0) values in the box of the region of interest; all values without a region."""
-        return values if self.roi is None else self.roi.boxed(values)
+        return values if self.roi is None else self.roi.cut_box(values)
 
 
 def judge_images(judgements: list[Judgement], batch: Batch, decision: Decision | None, view: View) -> list[Judged]:

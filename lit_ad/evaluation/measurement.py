@@ -68,7 +68,7 @@ class Measurement:
         if judged.anomaly_map is None or judged.truth is None:
             return
         roi = judged.roi
-        inside = None if roi is None else roi.resized(roi.shape)
+        inside = None if roi is None else roi.resize_mask(roi.shape)
         anomaly_map, truth = judged.inside_roi(judged.anomaly_map), judged.inside_roi(judged.truth)
         marked = None if judged.mask is None else judged.inside_roi(judged.mask)
         called = np.zeros(truth.shape, bool) if marked is None else marked
@@ -83,7 +83,7 @@ class Measurement:
             self.instances.update(judged.group, truth if inside is None else truth & inside, marked)
         if self.eval_size is not None:
             anomaly_map, truth = resize(anomaly_map, truth, self.eval_size)
-            inside = None if roi is None else roi.resized(self.eval_size)
+            inside = None if roi is None else roi.resize_mask(self.eval_size)
         compared = truth if inside is None else truth[inside]
         self.pixels[judged.group, "compared anomalous"] += int(np.count_nonzero(compared))
         self.pixels[judged.group, "compared nominal"] += int(np.count_nonzero(~compared))
@@ -151,7 +151,7 @@ class Measurement:
                 "nominal_pixels": count["compared nominal"],
                 "anomalous_pixels": count["compared anomalous"],
             }
-        for row, value in sample_aurocs(rows, images).items():
+        for row, value in compute_sample_aurocs(rows, images).items():
             values[row][SAMPLE_AUROC] = value
         for part in sorted(set(gather(sorted(self.parts)))):
             scores = self.parts.setdefault(part, ImageEvaluation()).compute_rows(rows)
@@ -169,7 +169,7 @@ def resize(
     return resize_bilinear(anomaly_map, size), small.astype(bool)
 
 
-def sample_aurocs(rows: dict[str, set[str]], images: list[ImageResult]) -> dict[str, float]:
+def compute_sample_aurocs(rows: dict[str, set[str]], images: list[ImageResult]) -> dict[str, float]:
     """Return the S-AUROC of each row, over samples (items with several images); {} if every item has one image.
 
     A row uses an item only if the row has all images of that item. For example, a defective item is not counted as good

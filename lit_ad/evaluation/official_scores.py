@@ -33,9 +33,8 @@ class OfficialScores:
     def __init__(self, rules: Rules, original: bool = True) -> None:
         self.rules, self.original = rules, original
         self.spro = SPRO()
-        self.images: Counter[tuple[str, int, bool]] = (
-            Counter()
-        )  # number of images by group, label, and whether any pixel is marked
+        # Number of images by group, label, and whether any pixel is marked.
+        self.images: Counter[tuple[str, int, bool]] = Counter()
 
     def update(self, sample: Sample, anomaly_map: NDArray[np.float32], marked: NDArray[np.bool_] | None) -> None:
         """Add an image and its map (H, W). `marked` (H, W): the pixels called anomalous; None without a threshold."""
@@ -71,13 +70,13 @@ class OfficialScores:
             values[row] |= rows[row] | {"seg_f1": rows[row]["pixel_f1"]}
             values[row]["class_f1"] = ratio(2 * hits, 2 * hits + false + misses)
         categories = sorted({group.rsplit("/", 1)[0] for group in groups[POOLED]}) if self.original else []
-        figures = {f"{category}/": self._figures(category, values) for category in categories}
+        figures = {f"{category}/": self._compute_figures(category, values) for category in categories}
         if len(figures) > 1:
             figures[MEAN] = mean_row(list(figures.values()))
         remarks = [*self.rules.remarks, *([] if self.original else [_RESIZED])]
         return Official(self.rules.name, dict(self.rules.metrics), list(self.rules.headline), figures, remarks)
 
-    def _figures(self, category: str, values: dict[str, Row]) -> Row:
+    def _compute_figures(self, category: str, values: dict[str, Row]) -> Row:
         """Return the figures of one category."""
         pooled = values.get(f"{category}/", values[POOLED])
         names = [key for name in self.rules.metrics for key in (name, f"{name}_error_bound") if key in pooled]

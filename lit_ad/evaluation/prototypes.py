@@ -15,14 +15,14 @@ from lit_ad.names import printable
 
 
 class PrototypePictures(L.Callback):
-    """Write RUN/prototypes/CATEGORY/FOLDER/NAME.png in a test: an image, and which prototype each patch is nearest to.
+    """Writes RUN/prototypes/CATEGORY/FOLDER/NAME.png in a test: an image, and the nearest prototype of each patch.
 
     A model of INP-Former draws a few prototypes from every image. Patches of one colour are restored from the same
-    prototype. A defect stands out in the map where no prototype is like it, and is missed where one is.
+    prototype. A defect that resembles no prototype stands out in the map; a defect that resembles one is missed.
     Add it by `--trainer.callbacks+=lit_ad.evaluation.PrototypePictures`.
 
     Args:
-        height: Of the panels, in pixels.
+        height: Height of the panels, in pixels.
 
     Raises:
         UserError: At the start of a test, if the method has no prototypes, or sees an image in tiles.

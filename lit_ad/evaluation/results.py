@@ -16,9 +16,8 @@ from lit_ad.files import atomic_write
 from lit_ad.names import open_table, printable
 
 Row = dict[str, float]
-Curve = tuple[
-    NDArray[np.float64], NDArray[np.float64]
-]  # x, such as the false positive rate, and y, such as the recall, of its points
+# x of the points, such as the false positive rate, and y, such as the recall
+Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 POOLED, MEAN = "pooled", "mean"  # no other row has such a name: the others have a slash
 COLUMNS = (

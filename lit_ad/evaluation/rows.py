@@ -85,7 +85,7 @@ def nominal_mask_row(shares: list[float]) -> Row:
     """Return how many nominal images have a marked pixel, its rate with a 95 % interval, and the mean marked share.
 
     Args:
-        shares: For each nominal image, the share of its pixels that is marked. Without any, the metrics are NaN.
+        shares: For each nominal image, the share of its pixels that is marked. If empty, the metrics are NaN.
     """
     marked = sum(share > 0 for share in shares)
     low, high = wilson(marked, len(shares))

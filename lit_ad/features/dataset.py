@@ -24,7 +24,7 @@ class Items(Sized, Protocol):
 
     @property
     def tiles(self) -> Any:
-        """The image of each tile; None if each item is an image."""
+        """The tiles of all images; None if each item is an image."""
 
     @property
     def has_pixels(self) -> bool: ...
@@ -33,7 +33,7 @@ class Items(Sized, Protocol):
     def is_in_memory(self) -> bool:
         """Whether returning an item needs neither reading an image file nor augmenting an image."""
 
-    def item(self, index: int, pixels: bool = True) -> Batch:
+    def load_item(self, index: int, pixels: bool = True) -> Batch:
         """Return an item as a batch of one, with its pixels or without."""
 
     def __getitem__(self, index: int) -> Batch: ...
@@ -45,7 +45,7 @@ class FeatureDataset(Dataset[Batch]):
     Args:
         dataset: The images, or their tiles.
         features: The features of each item, in the same order.
-        pixels: Whether items keep their pixels. Without, no image file is read.
+        pixels: Whether items keep their pixels. If not, no image file is read.
     """
 
     def __init__(self, dataset: Items, features: Features, pixels: bool = True) -> None:
@@ -67,12 +67,12 @@ class FeatureDataset(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def item(self, index: int, pixels: bool = True) -> Batch:
-        item = self.dataset.item(index, pixels and self.has_pixels)
+    def load_item(self, index: int, pixels: bool = True) -> Batch:
+        item = self.dataset.load_item(index, pixels and self.has_pixels)
         return replace(item, features=self.features[index])
 
     def __getitem__(self, index: int) -> Batch:
-        return self.item(index)
+        return self.load_item(index)
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ def require_deep_values(image: Image.Image, name: str) -> NDArray[Any]:
 def _apply_window(values: NDArray[Any], window: tuple[float, float], name: str) -> NDArray[np.uint8]:
     """Return numbers of more than 8 bits as uint8: the window's two values become 0 and 255, values beyond are clipped.
 
-    Raises UserError, which names the image, if values have 8 bits, whose scale is another, or are not finite.
+    Raises UserError, which names the image, if values have 8 bits or are not finite.
     """
     low, high = window
     if values.dtype.kind not in "uif" or values.dtype.itemsize < 2 or not np.isfinite(values).all():

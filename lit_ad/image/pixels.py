@@ -91,7 +91,7 @@ def to_rgb(image: "str | Path | Image.Image | NDArray[Any]", window: Window | No
     return array_to_rgb(image, window)
 
 
-def upright_size(path: Path) -> Size:
+def read_upright_size(path: Path) -> Size:
     """Return height and width of an image file, turned upright, from its header. Raises UserError as `open_image`
     does."""
 
@@ -152,10 +152,10 @@ def read_file(read: Callable[[], T], path: Path, remedy: str = "") -> T:
     except UserError:
         raise
     except Exception as error:  # decoders raise many kinds: OSError, SyntaxError, struct.error, zlib.error, ...
-        raise UserError(f"cannot read {path}: {reason_of(error)}; replace or remove it{remedy}") from error
+        raise UserError(f"cannot read {path}: {find_reason(error)}; replace or remove it{remedy}") from error
 
 
-def reason_of(error: BaseException) -> str:
+def find_reason(error: BaseException) -> str:
     """Return why a file cannot be read, without the file's name: the caller's message has it already."""
     if isinstance(error, UnidentifiedImageError):
         return "it is no image in a known format"
@@ -171,7 +171,7 @@ def split_page(path: Path) -> tuple[Path, int | None]:
     return (path, None) if named is None else (path.with_name(named[1]), int(named[2]))
 
 
-def page_paths(path: Path) -> list[Path]:
+def list_page_paths(path: Path) -> list[Path]:
     """Return a path for each image in a file: the file itself, or each page of a TIFF whose pages are of one kind."""
     if path.suffix.lower() not in (".tif", ".tiff"):
         return [path]

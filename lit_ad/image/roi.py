@@ -41,7 +41,7 @@ class Roi:
         Raises UserError if the image has another size than the mask, or does not hold the box.
         """
         self.check((image.shape[0], image.shape[1]))
-        cropped = self.boxed(image)
+        cropped = self.cut_box(image)
         return cropped if self.inside is None else np.where(self.inside[..., None], cropped, np.array(FILL, np.uint8))
 
     def check(self, size: Size) -> None:
@@ -58,7 +58,7 @@ class Roi:
                 "bottom, right, in pixels"
             )
 
-    def boxed(self, values: Any) -> Any:
+    def cut_box(self, values: Any) -> Any:
         """Return the values in the box, (H, W, ...) -> (h, w, ...)."""
         top, left, bottom, right = self.box
         return values[top:bottom, left:right]
@@ -68,10 +68,10 @@ class Roi:
         lowest value of those that do."""
         lowest = (values if self.inside is None else values[self.inside]).min()
         placed = np.full(size, lowest, values.dtype)
-        self.boxed(placed)[...] = values if self.inside is None else np.where(self.inside, values, lowest)
+        self.cut_box(placed)[...] = values if self.inside is None else np.where(self.inside, values, lowest)
         return placed
 
-    def resized(self, size: Size) -> NDArray[np.bool_] | None:
+    def resize_mask(self, size: Size) -> NDArray[np.bool_] | None:
         """Return `inside` at another size, (h, w). A pixel counts if at least half of it does; if there is no such
         pixel, one counts if any part of it does."""
         if self.inside is None or size == self.shape:
@@ -79,18 +79,18 @@ class Roi:
         share = resize(self.inside.astype(np.uint8) * 255, size, Image.Resampling.BOX)
         return share > (127 if share.max() > 127 else 0)
 
-    def mask(self, size: Size) -> NDArray[np.bool_]:
+    def make_mask(self, size: Size) -> NDArray[np.bool_]:
         """Return the pixels of an image that count, (H, W)."""
         mask = np.zeros(size, bool)
-        self.boxed(mask)[...] = True if self.inside is None else self.inside
+        self.cut_box(mask)[...] = True if self.inside is None else self.inside
         return mask
 
 
-def values_inside(values: NDArray[Any], roi: Roi | None) -> NDArray[Any]:
+def select_inside(values: NDArray[Any], roi: Roi | None) -> NDArray[Any]:
     """Return the values of an image (H, W) that count: (H, W) without a region, (h, w) of a box, or (n,) of a mask."""
     if roi is None:
         return values
-    boxed: NDArray[Any] = roi.boxed(values)
+    boxed: NDArray[Any] = roi.cut_box(values)
     return boxed if roi.inside is None else boxed[roi.inside]
 
 

@@ -20,7 +20,7 @@ from lit_ad.errors import UserError
 Array = TypeVar("Array")  # a torch tensor or a NumPy array
 
 
-def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
+def list_tile_starts(length: int, tile: int, overlap: int) -> list[int]:
     """Return the first pixel of each tile, for the fewest evenly spread tiles that cover `length` pixels and share at
     least `overlap` pixels with their neighbours."""
     if length <= tile:
@@ -30,7 +30,7 @@ def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
 
 
 @lru_cache
-def blend_weights(tile: int, overlap: int, before: bool, after: bool) -> NDArray[np.float32]:
+def compute_blend_weights(tile: int, overlap: int, before: bool, after: bool) -> NDArray[np.float32]:
     """Return the blending weights along one axis of a tile, (tile,).
 
     The weight is 1 inside. Towards a neighbour it falls smoothly over the middle half of the overlap, and is 0 in the
@@ -40,7 +40,7 @@ def blend_weights(tile: int, overlap: int, before: bool, after: bool) -> NDArray
         tile: The side of the tile.
         overlap: Pixels shared with a neighbour.
         before: Whether there is a neighbour before the tile on this axis.
-        after: Whether there is one after it.
+        after: Whether there is a neighbour after the tile.
     """
     weight = np.ones(tile, np.float32)
     if overlap:
@@ -71,8 +71,8 @@ class Grid:
         if tile < 1 or not 0 <= overlap <= tile // 2:
             raise UserError(f"view.overlap must lie between 0 and half the tile of {tile} pixels, not {overlap}")
         self.size, self.tile, self.overlap = size, tile, overlap
-        self.rows = tile_starts(size[0], tile, overlap)
-        self.columns = tile_starts(size[1], tile, overlap)
+        self.rows = list_tile_starts(size[0], tile, overlap)
+        self.columns = list_tile_starts(size[1], tile, overlap)
 
     @cached_property
     def corners(self) -> list[tuple[int, int]]:
@@ -91,7 +91,7 @@ class Grid:
             tiles[number] = reflect(tile, (self.tile, self.tile))
         return tiles
 
-    def batches(self, image: Array, size: int) -> Iterator[Array]:
+    def cut_batches(self, image: Array, size: int) -> Iterator[Array]:
         """Yield all tiles, `size` at a time: (C, H, W) -> (n <= size, C, tile, tile)."""
         for start in range(0, len(self), size):
             yield self.cut(image, start, start + size)
@@ -107,22 +107,24 @@ class Grid:
                 total = zeros_like((height, width), group, float32=True)
             for tile in group[:, 0]:
                 top, left = self.corners[done]
-                rows = blend_weights(self.tile, self.overlap, top != self.rows[0], top != self.rows[-1])
-                columns = blend_weights(self.tile, self.overlap, left != self.columns[0], left != self.columns[-1])
+                rows = compute_blend_weights(self.tile, self.overlap, top != self.rows[0], top != self.rows[-1])
+                columns = compute_blend_weights(
+                    self.tile, self.overlap, left != self.columns[0], left != self.columns[-1]
+                )
                 part = total[top : top + self.tile, left : left + self.tile]
                 part += tile * _convert_like(rows, total)[:, None] * _convert_like(columns, total)
                 done += 1
         assert total is not None and done == len(self), "a map for each tile"
-        total /= _convert_like(self._coverage(self.rows, height), total)[:, None]
-        total /= _convert_like(self._coverage(self.columns, width), total)
+        total /= _convert_like(self._sum_weights(self.rows, height), total)[:, None]
+        total /= _convert_like(self._sum_weights(self.columns, width), total)
         return total[None, None, : self.size[0], : self.size[1]]
 
-    def _coverage(self, positions: list[int], length: int) -> NDArray[np.float32]:
-        """Return the sum of all tiles' weights along one axis, (length,). A pixel's sum is the product of its row's and
-        its column's."""
+    def _sum_weights(self, positions: list[int], length: int) -> NDArray[np.float32]:
+        """Return the sum of all tiles' weights along one axis, (length,). The sum at a pixel is the product of the sums
+        of its row and its column."""
         total = np.zeros(length, np.float32)
         for start in positions:
-            total[start : start + self.tile] += blend_weights(
+            total[start : start + self.tile] += compute_blend_weights(
                 self.tile, self.overlap, start != positions[0], start != positions[-1]
             )
         return total
@@ -135,7 +137,7 @@ class Tiles:
         sizes: H, W of each image.
         tile: The side of a tile.
         overlap: See `Grid`.
-        random: Whether crops at random places replace the tiles of the grid, as many for each image.
+        random: Whether random crops replace the tiles of the grid, as many crops as tiles for each image.
     """
 
     def __init__(self, sizes: Sequence[tuple[int, int]], tile: int, overlap: int, random: bool = False) -> None:
@@ -151,7 +153,7 @@ class Tiles:
         return bisect_right(self.ends, index)
 
     def numbers_of_images(self, numbers: Collection[int]) -> list[int]:
-        """Return the numbers of the tiles of the images with these numbers, in order."""
+        """Return the indices of all tiles of some images, in order. `numbers`: the indices of the images."""
         wanted = set(numbers)
         return [index for index in range(len(self)) if self.image(index) in wanted]
 

@@ -20,13 +20,13 @@ from lit_ad.files import resolve_path
 from lit_ad.image.conversion import require_deep_values
 from lit_ad.image.pixels import Pixels, Size, Window, open_image
 from lit_ad.image.resize import resize, resize_bilinear
-from lit_ad.image.roi import CODE, Roi, encode_mask, parse_roi, values_inside
+from lit_ad.image.roi import CODE, Roi, encode_mask, parse_roi, select_inside
 from lit_ad.image.tiling import Grid
 
 Box = tuple[int, int, int, int]  # top, left, bottom, right: the slice [top:bottom, left:right]
-# A box holds an image's content in a `canvas`, which is the Size (height, width) of the network's input: content and
-# padding. With tiles, it is the size of the input that is cut into tiles. In `View.content` and `View.check_size` it is
-# the size before it becomes a `multiple`, and before `crop`.
+# A `canvas` is the Size (height, width) of the network's input: content and padding. A Box is the place of an image's
+# content in a canvas. With tiles, the canvas is what is cut into tiles. In `View.content` and `View.check_size`, canvas
+# is the size before it is padded to a `multiple`, and before `crop`.
 Floats = NDArray[np.float32]
 SMALLEST_SIDE = 8  # pixels; a smaller image has no texture but that of the interpolation
 _WINDOW_IMAGES = 100  # how many images an automatic window is computed from
@@ -42,7 +42,7 @@ class View:
             reflection.
         interpolation: The interpolation of the resize, which is antialiased.
         crop: The side of a square in the middle of the resized image, which is all that the network sees, as in papers
-            that resize to 256 and crop to 224. Outside it, a map has the lowest value that it has inside. None: the
+            that resize to 256 and crop to 224. Outside the square, a map has its lowest value inside. None: the
             network sees the whole image.
         multiple: Sides are padded by reflection to a multiple of this. None: the multiple that the model needs.
         tile: The side of the tiles into which images of `image_size` are cut. None: no tiles.
@@ -150,7 +150,7 @@ class View:
             return self
         nominal = nominal[:: math.ceil(len(nominal) / _WINDOW_IMAGES)]
         images = (require_deep_values(open_image(path), str(path)) for path in nominal)
-        ends = np.array([np.percentile(values_inside(values, self.region), (0.1, 99.9)) for values in images])
+        ends = np.array([np.percentile(select_inside(values, self.region), (0.1, 99.9)) for values in images])
         low, high = float(ends[:, 0].min()), float(ends[:, 1].max())
         if not low < high:
             raise UserError(
@@ -237,7 +237,7 @@ class View:
         Raises UserError if none counts.
         """
         content = (box[2] - box[0], box[3] - box[1])
-        mask = None if self.region is None else self.region.resized(content)
+        mask = None if self.region is None else self.region.resize_mask(content)
         if mask is None:
             return None
         top, left, bottom, right = visible_box(box, canvas)

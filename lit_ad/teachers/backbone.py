@@ -15,7 +15,7 @@ from lit_ad.errors import UserError
 from lit_ad.machine import available_memory
 from lit_ad.teachers.weights import build, fingerprint, load_weights
 
-LARGE = 2**26  # size of a batch, B * 3 * H * W, that has its memory checked before it runs: 22 million pixels
+LARGE = 2**26  # the memory of batches of this size, B * 3 * H * W, or larger is checked before they run
 
 
 class Backbone(nn.Module):
@@ -28,7 +28,8 @@ class Backbone(nn.Module):
     untrained block is its shortcut; in torchvision's it is 1.
 
     Args:
-        name: A timm model name with the tag of its weights, "resnet18.tv_in1k". Without the tag, timm's newest weights.
+        name: A timm model name with the tag of its weights, "resnet18.tv_in1k". Without the tag, timm's default
+            weights.
         taps: Levels to return, in this order.
         norm: For ViTs, apply the final norm to every tap.
 
@@ -50,9 +51,11 @@ class Backbone(nn.Module):
         self.register_buffer("pixel_std", torch.tensor(self.std).view(1, 3, 1, 1), persistent=False)
 
     def _build(self) -> nn.Module:
+        """Make the whole model, untrained."""
         return build(self.name)
 
     def _prune(self, model: Any) -> Any:
+        """Set channels, strides and patch size by the taps, and return the model without later layers."""
         if not hasattr(model, "forward_intermediates"):
             raise UserError(f"timm's {self.name} does not return intermediate features; choose another backbone")
         info = model.feature_info
@@ -132,7 +135,7 @@ class Teacher(Backbone):
 
     @property
     def identity(self) -> list[Any]:
-        """All settings that its features of given pixels depend on, as JSON values."""
+        """All settings that the features of an image depend on, as JSON values."""
         return [type(self).__name__, self.name, self.fingerprint, self.taps, self.norm, self.mean, self.std]
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -146,7 +149,7 @@ class Teacher(Backbone):
         if torch.compiler.is_compiling() or images.numel() < LARGE:
             return
         count, _, height, width = images.shape
-        needed = self.bytes_per_pixel(images) * count * height * width
+        needed = self.measure_bytes_per_pixel(images) * count * height * width
         available = (
             torch.cuda.get_device_properties(images.device).total_memory if images.is_cuda else available_memory()
         )
@@ -157,7 +160,7 @@ class Teacher(Backbone):
                 "lower model.view.image_size, data.batch_size or data.loading.eval_batch_size, or set model.view.tile"
             )
 
-    def bytes_per_pixel(self, images: Tensor) -> float:
+    def measure_bytes_per_pixel(self, images: Tensor) -> float:
         """Return the bytes for input and output of the largest layer, for each pixel of an image. They are measured on
         a small image. A whole forward pass needs more."""
         side = 16 * self.patch_size if self.is_vit else 224

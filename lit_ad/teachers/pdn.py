@@ -52,7 +52,7 @@ class PDN(nn.Sequential):
         super().__init__(*layers[:-1])  # no ReLU at the end
 
     def forward_intermediates(self, images: Tensor, **_: Any) -> list[Tensor]:
-        """Return the network's one feature level, as timm's models return several."""
+        """Return the network's output as a list of one level, as timm's models return their levels."""
         return [self(images)]
 
 
@@ -116,7 +116,7 @@ def _rename_by_order(published: Mapping[str, Tensor], own: Mapping[str, Tensor],
         shapes = [[shape for shape in each if len(shape) == 4] for each in (theirs, ours)]
         raise UserError(
             f"these are not the weights of {title}: its convolutions are {shapes[0]}, but the network needs "
-            f"{shapes[1]}: set model.size and model.width as the file's"
+            f"{shapes[1]}: set model.size and model.width to those of the file"
         )
     return {our_name: published[name] for our_name, name in zip(our_names, their_names, strict=True)}
 

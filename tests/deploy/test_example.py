@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from lit_ad import Detector
-from lit_ad.deploy.example import example_name, make_example
+from lit_ad.deploy.example import make_example, name_example
 from lit_ad.deploy.export import SUFFIX, export
 from lit_ad.deploy.exported_file import write_onnx
 from lit_ad.detector.decision import Decision
@@ -146,7 +146,7 @@ def test_the_example_applies_the_window(onnx_of: Callable[[View], tuple[Path, Pa
 def test_each_program_is_named_after_its_file(files: dict[str, Path]) -> None:
     card = Detector.load(files["onnx"]).card
     for file in files.values():
-        name = example_name(file)
+        name = name_example(file)
         assert name == f"{file.name}.example.py"
         assert make_example(file, card).startswith(f'"""python {name} IMAGE...')
 

@@ -10,7 +10,7 @@ import pytest
 
 import lit_ad
 from lit_ad.deploy.export import export
-from lit_ad.deploy.onnx_versions import OPSET, check_versions, oldest_ir, set_versions
+from lit_ad.deploy.onnx_versions import OPSET, check_versions, find_oldest_ir, set_versions
 from lit_ad.errors import UserError
 from tests.deploy.test_export import made, pictures
 
@@ -41,7 +41,7 @@ def test_the_oldest_and_newest_versions_are_accepted() -> None:
 @pytest.mark.parametrize(("opset", "ir"), [(18, 8), (19, 9), (20, 9), (21, 10)])
 def test_the_oldest_format_of_an_opset(opset: int, ir: int) -> None:
     """The expected values are from the table in ONNX's docs/Versioning.md."""
-    assert oldest_ir(opset) == ir
+    assert find_oldest_ir(opset) == ir
 
 
 def model_of(opset: int) -> Any:  # an onnx.ModelProto

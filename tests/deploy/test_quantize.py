@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lit_ad.deploy.quantize import nodes_after_networks
+from lit_ad.deploy.quantize import list_nodes_after_networks
 
 onnx = pytest.importorskip("onnx")
 openvino = pytest.importorskip("openvino")
@@ -41,10 +41,10 @@ def write_graph(file: Path) -> Any:
 
 def test_operations_after_the_last_layer_are_kept_out(tmp_path: Path) -> None:
     model = write_graph(tmp_path / "graph.onnx")
-    assert nodes_after_networks(model) == ["difference", "mean", "twice", "smoothing"]
+    assert list_nodes_after_networks(model) == ["difference", "mean", "twice", "smoothing"]
     read = openvino.Core().read_model(tmp_path / "graph.onnx")
     kinds = {op.get_friendly_name(): op.get_type_name() for op in read.get_ordered_ops()}
-    kept = [kinds[name] for name in nodes_after_networks(read)]
+    kept = [kinds[name] for name in list_nodes_after_networks(read)]
     assert [kind for kind in kept if kind not in ("Constant", "Result")] == [
         "Subtract",
         "ReduceMean",

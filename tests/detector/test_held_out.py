@@ -32,8 +32,8 @@ def test_only_the_region_of_interest_counts() -> None:
     inside = np.zeros((10, 12), bool)
     inside[3:, 2:] = True
     for roi in (Roi((5, 6, 15, 18)), Roi((5, 6, 15, 18), inside)):
-        parts = [np.where(roi.mask(heat.shape), heat, 9) for heat in MAPS]
-        counted = [heat[roi.mask(heat.shape)] for heat in MAPS]
+        parts = [np.where(roi.make_mask(heat.shape), heat, 9) for heat in MAPS]
+        counted = [heat[roi.make_mask(heat.shape)] for heat in MAPS]
         held = collect(parts, 1, roi).held
         assert held["maxima"]["nut"] == held["peaks"]["nut"] == [values.max() for values in counted]
         assert held["pixels"]["nut"].measure_share_above(8) == 0

@@ -12,7 +12,7 @@ from lit_ad.detector.decision import Decision
 from lit_ad.detector.marking import Marking
 from lit_ad.detector.scoring import Judgement
 from lit_ad.evaluation.judged import Judged
-from lit_ad.evaluation.measurement import Measurement, resize, sample_aurocs
+from lit_ad.evaluation.measurement import Measurement, compute_sample_aurocs, resize
 from lit_ad.evaluation.results import ImageResult, Results
 from lit_ad.evaluation.rows import group_rows
 from lit_ad.image.roi import Roi
@@ -176,10 +176,10 @@ def test_a_sample_counts_in_rows_with_all_its_views() -> None:
         ImageResult("3b", "nut", "good", 0, 0.0, item="3"),
     ]
     rows = group_rows([("nut", "good"), ("nut", "dent"), ("nut", "hole")])
-    found = sample_aurocs(rows, views)
+    found = compute_sample_aurocs(rows, views)
     # Each sample's score is its highest: 0.9 and 0.8 of the anomalous ones, 0.3 of the good one.
     assert found == {"pooled": 1.0, "nut/dent": 1.0, "nut/hole": 1.0}
     worse = [*views[:2], ImageResult("2a", "nut", "good", 0, 0.85, item="2"), *views[3:]]
-    assert sample_aurocs(rows, worse) == {"pooled": 0.5, "nut/dent": 1.0, "nut/hole": 0.0}
+    assert compute_sample_aurocs(rows, worse) == {"pooled": 0.5, "nut/dent": 1.0, "nut/hole": 0.0}
     alone = [ImageResult(view.path, "nut", view.defect, view.label, view.score) for view in views]
-    assert sample_aurocs(rows, alone) == {}  # each image is a sample of its own
+    assert compute_sample_aurocs(rows, alone) == {}  # each image is a sample of its own

@@ -16,12 +16,12 @@ from lit_ad.data.audit.measurements import read_header, verify_file
 from lit_ad.data.masks import read_mask
 from lit_ad.errors import UserError
 from lit_ad.image.limits import MEGAPIXELS, METADATA, PILLOW, TooLarge, read_limit, read_within_limits
-from lit_ad.image.pixels import open_image, page_paths, read_image, to_rgb, upright_size
+from lit_ad.image.pixels import list_page_paths, open_image, read_image, read_upright_size, to_rgb
 from lit_ad.image.view import View
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 50, 3)).astype(np.uint8)
 READERS: list[Callable[[Path], object]] = [
-    *(open_image, read_image, to_rgb, upright_size, read_mask, verify_file),
+    *(open_image, read_image, to_rgb, read_upright_size, read_mask, verify_file),
     lambda path: read_header(path, View()),
 ]
 SMALL = 100  # pixels: what Pillow's limit is here, so that no image of 180 megapixels is needed
@@ -46,7 +46,7 @@ def test_images_larger_than_pillow_allows_are_read(
         warnings.simplefilter("error")
         for read in READERS:
             read(path)
-        assert np.array_equal(read_image(path), expected) and upright_size(path) == (40, 50)
+        assert np.array_equal(read_image(path), expected) and read_upright_size(path) == (40, 50)
     assert state() == before
 
 
@@ -54,7 +54,7 @@ def test_pages_larger_than_pillow_allows_are_read(tmp_path: Path, monkeypatch: p
     path, page = tmp_path / "stack.tif", Image.fromarray(PIXELS)
     page.save(path, save_all=True, append_images=[page, page])
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", SMALL)
-    pages = page_paths(path)
+    pages = list_page_paths(path)
     assert len(pages) == 3 and np.array_equal(read_image(pages[2]), PIXELS)
 
 

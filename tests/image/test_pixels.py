@@ -13,7 +13,7 @@ from PIL.TiffImagePlugin import IFDRational, ImageFileDirectory_v2
 
 from lit_ad.data.masks import read_mask
 from lit_ad.errors import UserError
-from lit_ad.image.pixels import open_image, page_paths, read_image, to_rgb, upright_size
+from lit_ad.image.pixels import list_page_paths, open_image, read_image, read_upright_size, to_rgb
 
 GENERATOR = np.random.default_rng(0)
 RGB = GENERATOR.integers(0, 256, (20, 30, 3)).astype(np.uint8)
@@ -71,7 +71,7 @@ def test_an_error_names_the_file_once_and_no_object_in_memory(tmp_path: Path) ->
     (tmp_path / "other.png").write_text("no image")
     reasons = {"other.png": "it is no image in a known format", "gone.png": "No such file or directory"}
     for name, reason in reasons.items():
-        for read in (read_image, upright_size):
+        for read in (read_image, read_upright_size):
             with pytest.raises(UserError) as refusal:
                 read(tmp_path / name)
             assert str(refusal.value) == f"cannot read {tmp_path / name}: {reason}; replace or remove it"
@@ -83,7 +83,7 @@ def test_the_size_from_the_header_equals_that_of_the_pixels(tmp_path: Path, exte
     exif = Image.Exif()
     exif[0x0112] = orientation
     image = save_and_read(Image.fromarray(RGB), tmp_path / f"x.{extension}", exif=exif)
-    assert upright_size(tmp_path / f"x.{extension}") == image.shape[:2]
+    assert read_upright_size(tmp_path / f"x.{extension}") == image.shape[:2]
 
 
 SHORT, LONG, TEXT, RATIONAL = 3, 4, 2, 5  # types of TIFF 6.0
@@ -112,7 +112,7 @@ def test_an_odd_orientation_is_read_as_pillow_reads_it(
     with Image.open(BytesIO(path.read_bytes())) as image:  # see `open_page`: given a path, Pillow garbles a TIFF
         expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     assert np.array_equal(read_image(path), expected)
-    assert read_mask(path, 0).shape == upright_size(path) == expected.shape[:2]
+    assert read_mask(path, 0).shape == read_upright_size(path) == expected.shape[:2]
     with Image.open(BytesIO(path.read_bytes())) as image:
         assert np.array_equal(to_rgb(image), expected)
 
@@ -120,7 +120,7 @@ def test_an_odd_orientation_is_read_as_pillow_reads_it(
 def test_a_header_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("not an image")
     for name in ("text.png", "missing.png"):
-        for reader in (upright_size, open_image):
+        for reader in (read_upright_size, open_image):
             with pytest.raises(UserError, match=rf"cannot read .*{name}: .*; replace or remove it"):
                 reader(tmp_path / name)
 
@@ -166,9 +166,9 @@ def test_the_size_of_a_png_is_read_without_decoding_it(tmp_path: Path) -> None:
     stop = start + 12 + int.from_bytes(content[start : start + 4], "big")
     end = content.index(b"IEND") - 4
     path.write_bytes(content[:start] + content[stop:end] + content[start:stop] + content[end:])
-    assert upright_size(path) == read_image(path).shape[:2] == (60, 40)
+    assert read_upright_size(path) == read_image(path).shape[:2] == (60, 40)
     path.write_bytes(content[: len(content) // 2])
-    assert upright_size(path) == (60, 40)
+    assert read_upright_size(path) == (60, 40)
     with pytest.raises(UserError, match="cannot read"):
         read_image(path)
 
@@ -183,8 +183,8 @@ def test_a_path_names_a_page_of_a_tiff(tmp_path: Path, kind: str) -> None:
     for number, page in enumerate(stack, 1):
         path = tmp_path / f"stack.TIF#{number}"
         assert np.array_equal(read_image(path), page if page.ndim == 3 else np.repeat(page[..., None], 3, axis=2))
-        assert np.array_equal(to_rgb(str(path)), read_image(path)) and upright_size(path) == (6, 8)
-    for read in (read_image, upright_size):
+        assert np.array_equal(to_rgb(str(path)), read_image(path)) and read_upright_size(path) == (6, 8)
+    for read in (read_image, read_upright_size):
         with pytest.raises(UserError, match=rf"^{tmp_path}/stack.TIF has 3 pages, .* name one, such as .*stack.TIF#1$"):
             read(tmp_path / "stack.TIF")
         with pytest.raises(UserError, match=rf"^{tmp_path}/stack.TIF has no page 4$"):
@@ -196,21 +196,21 @@ def test_each_page_is_turned_upright_by_itself(tmp_path: Path) -> None:
         for orientation in (1, 6):
             file.write(GREY, extratags=[(274, "H", 1, orientation, True)])
     height, width = GREY.shape
-    assert upright_size(tmp_path / "x.tif#1") == read_image(tmp_path / "x.tif#1").shape[:2] == (height, width)
-    assert upright_size(tmp_path / "x.tif#2") == read_image(tmp_path / "x.tif#2").shape[:2] == (width, height)
+    assert read_upright_size(tmp_path / "x.tif#1") == read_image(tmp_path / "x.tif#1").shape[:2] == (height, width)
+    assert read_upright_size(tmp_path / "x.tif#2") == read_image(tmp_path / "x.tif#2").shape[:2] == (width, height)
 
 
 def test_files_with_pages_are_found(tmp_path: Path) -> None:
     page = Image.new("L", (8, 6), 7)
     stack, other, bad = (tmp_path / name for name in ("a.tiff", "b.tif", "c.tif"))
     page.save(stack, save_all=True, append_images=[page])
-    assert page_paths(stack) == [tmp_path / "a.tiff#1", tmp_path / "a.tiff#2"]
-    assert page_paths(tmp_path / "a.tiff#2") == [tmp_path / "a.tiff#2"]  # it is one already
+    assert list_page_paths(stack) == [tmp_path / "a.tiff#1", tmp_path / "a.tiff#2"]
+    assert list_page_paths(tmp_path / "a.tiff#2") == [tmp_path / "a.tiff#2"]  # it is one already
     page.save(stack)
     os.utime(stack, (1, 1))  # written again
     page.save(other, save_all=True, append_images=[page.resize((4, 3))])
     bad.write_bytes(b"II*\0")
-    assert [page_paths(path) for path in (stack, other, bad, tmp_path / "none.tif")] == [
+    assert [list_page_paths(path) for path in (stack, other, bad, tmp_path / "none.tif")] == [
         [stack],
         [other],
         [bad],

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from lit_ad.errors import UserError
-from lit_ad.image.roi import FILL, Roi, encode_mask, values_inside
+from lit_ad.image.roi import FILL, Roi, encode_mask, select_inside
 from lit_ad.image.view import View, original_map, visible_box
 
 GENERATOR = np.random.default_rng(0)
@@ -29,7 +29,7 @@ def test_a_mask_survives_as_text(mask_file: Path) -> None:
     mask_file.unlink()  # nothing needs it any more
     again = View.from_dict(json.loads(json.dumps(view.to_dict())))
     assert again == view and again.region is not None
-    assert np.array_equal(again.region.mask((40, 60)), MASK) and again.region.box == (10, 5, 30, 45)
+    assert np.array_equal(again.region.make_mask((40, 60)), MASK) and again.region.box == (10, 5, 30, 45)
     assert View.from_dict(json.loads(json.dumps(View(32, roi=(1, 2, 3, 4)).to_dict()))) == View(32, roi=(1, 2, 3, 4))
 
 
@@ -53,8 +53,8 @@ def test_a_map_returns_to_its_place_in_the_image(fit: str, mask_file: Path) -> N
         whole = original_map(values, pixels.shape[:2], box, (40, 60), view.region)
         alone = original_map(values, pixels.shape[:2], box, (20, 40))
         assert view.region is not None
-        inside = view.region.mask((40, 60))
-        assert np.array_equal(values_inside(whole, view.region).ravel(), alone.ravel()[inside[10:30, 5:45].ravel()])
+        inside = view.region.make_mask((40, 60))
+        assert np.array_equal(select_inside(whole, view.region).ravel(), alone.ravel()[inside[10:30, 5:45].ravel()])
         assert (whole[~inside] == whole[inside].min()).all() and whole.shape == (40, 60)
 
 
@@ -74,7 +74,7 @@ def test_pixels_of_the_input_that_count(mask_file: Path) -> None:
 def test_a_thin_region_does_not_vanish() -> None:
     mask = np.zeros((100, 100), bool)
     mask[0], mask[-1] = True, True
-    small = Roi((0, 0, 100, 100), mask).resized((4, 4))
+    small = Roi((0, 0, 100, 100), mask).resize_mask((4, 4))
     assert small is not None and small.tolist() == [[True] * 4, [False] * 4, [False] * 4, [True] * 4]
 
 

@@ -18,7 +18,7 @@ from lit_ad.batch import Batch, Prediction, Sample
 from lit_ad.data import AnomalyDataModule, Loading, MVTec
 from lit_ad.data.dataset import AnomalyDataset
 from lit_ad.errors import UserError
-from lit_ad.image.tiling import Grid, Tiles, blend_weights, reflect, tile_starts
+from lit_ad.image.tiling import Grid, Tiles, compute_blend_weights, list_tile_starts, reflect
 from lit_ad.image.view import View
 from lit_ad.methods import STFPM, Transformaly
 from lit_ad.methods.base import Method
@@ -40,7 +40,7 @@ def same_kind(one: Any, other: Any) -> bool:
 @pytest.mark.parametrize("length", [1, 15, 16, 17, 31, 32, 33, 100])
 @pytest.mark.parametrize(("tile", "overlap"), TILES)
 def test_tiles_cover_with_the_overlap_asked_for(length: int, tile: int, overlap: int) -> None:
-    first = tile_starts(length, tile, overlap)
+    first = list_tile_starts(length, tile, overlap)
     assert first[0] == 0 and first[-1] == max(0, length - tile)
     assert all(0 < b - a <= tile - overlap for a, b in itertools.pairwise(first))
     if length > tile:  # one tile less would not do
@@ -57,7 +57,7 @@ def test_a_map_that_is_cut_and_stitched_stays_equal(
     grid = Grid(size, tile, overlap)
     for values in (np.full(size, 3.0), 0.5 * y + 2 * x, np.random.default_rng(0).normal(size=size)):
         image = kind(values[None].astype(np.float32))
-        batches = list(grid.batches(image, 3))
+        batches = list(grid.cut_batches(image, 3))
         assert all(len(batch) <= 3 and batch.shape[1:] == (1, tile, tile) for batch in batches)
         assert sum(map(len, batches)) == len(grid)
         stitched = grid.stitch(iter(batches))
@@ -70,7 +70,7 @@ def test_tensors_and_arrays_give_equal_results(size: tuple[int, int]) -> None:
     """They are equal bit by bit: a detector without torch gives the numbers of the evaluation in training."""
     image = np.random.default_rng(0).integers(0, 256, (3, *size)).astype(np.uint8)
     grid = Grid(size, 16, 5)
-    for ours, theirs in zip(grid.batches(torch.from_numpy(image), 4), grid.batches(image, 4), strict=True):
+    for ours, theirs in zip(grid.cut_batches(torch.from_numpy(image), 4), grid.cut_batches(image, 4), strict=True):
         assert ours.dtype == torch.uint8 and theirs.dtype == np.uint8 and np.array_equal(ours, theirs)
     maps = np.random.default_rng(1).normal(size=(len(grid), 1, 16, 16)).astype(np.float32)
     stitched = grid.stitch(iter(torch.from_numpy(maps).split(4)))
@@ -81,10 +81,10 @@ def test_tensors_and_arrays_give_equal_results(size: tuple[int, int]) -> None:
 def test_maps_in_half_precision_are_blended_in_float32(dtype: torch.dtype, precision: float) -> None:
     image = torch.randn(1, 100, 130)
     grid = Grid((100, 130), 16, 5)
-    stitched = grid.stitch(batch.to(dtype) for batch in grid.batches(image, 3))
+    stitched = grid.stitch(batch.to(dtype) for batch in grid.cut_batches(image, 3))
     assert stitched.dtype == torch.float32
     torch.testing.assert_close(stitched, image[None], rtol=precision, atol=1e-6)
-    whole = grid.stitch(grid.batches(image.to(dtype), 3))  # half before it is cut: nothing more is lost
+    whole = grid.stitch(grid.cut_batches(image.to(dtype), 3))  # half before it is cut: nothing more is lost
     torch.testing.assert_close(whole, image[None].to(dtype).float(), rtol=1e-5, atol=1e-5)
 
 
@@ -112,9 +112,9 @@ def test_stitching_does_not_change_the_maps(kind: Callable[[Any], Any]) -> None:
 
 
 def test_the_outermost_quarter_of_an_overlap_has_no_weight() -> None:
-    weight = blend_weights(32, 16, before=True, after=False)
+    weight = compute_blend_weights(32, 16, before=True, after=False)
     assert weight[:4].tolist() == [0] * 4 and weight[12:].tolist() == [1] * 20 and (np.diff(weight) >= 0).all()
-    assert np.array_equal(blend_weights(32, 16, False, True), weight[::-1])
+    assert np.array_equal(compute_blend_weights(32, 16, False, True), weight[::-1])
 
 
 @pytest.mark.parametrize("size", [(10, 7), (1, 9), (5, 1), (1, 1), (20, 20)])

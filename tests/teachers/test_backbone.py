@@ -124,7 +124,7 @@ def test_a_batch_that_does_not_fit_the_memory_is_refused(
     name, weights = ("deit_tiny_patch16_224", vit_file) if vit else ("resnet10t", resnet_file)
     teacher, images = Teacher(name, (1, 2), str(weights)), torch.zeros(2, 3, 64, 96)
     expected = 2 * 4 * 4 * 192 * (16 * 16 + 1) / 256**2 if vit else 2 * 4 * 64 / 4
-    assert teacher.bytes_per_pixel(images) == pytest.approx(expected)
+    assert teacher.measure_bytes_per_pixel(images) == pytest.approx(expected)
     needed = int(expected * 2 * 64 * 96)
     monkeypatch.setattr(backbone, "available_memory", lambda: needed - 1)
     teacher(images)  # a small batch is not checked

@@ -22,7 +22,7 @@ from lit_ad.data.sources.shapes import find_mask_directory
 from lit_ad.data.sources.source import Source, holds_images
 from lit_ad.data.splits import Splits
 from lit_ad.errors import UserError, ViewMismatch
-from lit_ad.image.pixels import reason_of, split_page
+from lit_ad.image.pixels import find_reason, split_page
 from lit_ad.image.view import View
 from lit_ad.machine import cores
 from lit_ad.names import tell
@@ -99,7 +99,7 @@ def inspect_samples(
         text += f"\n  {remark}"
     if to_verify:
         text += f"\n  {decoded} of {decoded + len(to_verify)} test images decoded, the others verified"
-    reasons = {path: reason_of(error.__cause__ or error) for path, error in errors.items()}
+    reasons = {path: find_reason(error.__cause__ or error) for path, error in errors.items()}
     readable = {path for path, error in errors.items() if isinstance(error, ViewMismatch)}
     faults = describe_unreadable({path: reason for path, reason in reasons.items() if path not in readable})
     faults += describe_unfit({path: reason for path, reason in reasons.items() if path in readable})

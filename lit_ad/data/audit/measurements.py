@@ -8,8 +8,8 @@ from PIL import Image
 
 from lit_ad.data.masks import read_mask
 from lit_ad.image.conversion import require_deep_values
-from lit_ad.image.pixels import Size, open_image, open_page, read_file, read_image, upright_size
-from lit_ad.image.roi import values_inside
+from lit_ad.image.pixels import Size, open_image, open_page, read_file, read_image, read_upright_size
+from lit_ad.image.roi import select_inside
 from lit_ad.image.view import View
 
 
@@ -39,7 +39,7 @@ class MaskExtent(NamedTuple):
 
 def read_header(path: Path, view: View) -> Header:
     """Read the header of an image. Raises UserError if the view's region of interest does not lie in the image."""
-    size = upright_size(path)
+    size = read_upright_size(path)
     if view.region is not None:
         view.region.check(size)
 
@@ -80,4 +80,4 @@ def measure_mask(path: Path, view: View, above: int | None = None) -> MaskExtent
     """Measure how much of a mask is marked; `above` as for `read_mask`. Raises UserError if it cannot be read."""
     mask = read_mask(path, above)
     border = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
-    return MaskExtent(float(mask.mean()), float(border.mean()), bool(values_inside(mask, view.region).any()))
+    return MaskExtent(float(mask.mean()), float(border.mean()), bool(select_inside(mask, view.region).any()))

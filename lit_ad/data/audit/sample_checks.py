@@ -10,7 +10,7 @@ from lit_ad.counts import first_few, format_times
 from lit_ad.data.masks import RESIZE, list_mask_files
 from lit_ad.data.sources.source import check_samples
 from lit_ad.errors import UserError
-from lit_ad.image.pixels import open_image, upright_size
+from lit_ad.image.pixels import open_image, read_upright_size
 
 _GREYS = 16  # most different values of a mask whose edges are not antialiased
 
@@ -27,7 +27,7 @@ def list_sample_errors(samples: Sequence[Sample]) -> list[str]:
     for sample in samples:
         for file in list_mask_files(sample.mask):
             try:
-                mask, image = upright_size(file), upright_size(sample.image)
+                mask, image = read_upright_size(file), read_upright_size(sample.image)
             except UserError:
                 continue  # the inspection reports files that cannot be read
             if mask != image:

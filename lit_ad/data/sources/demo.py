@@ -125,7 +125,7 @@ def crop(part: Grey, generator: Generator) -> Grey:
 # The defects: (image, generator, boldness) -> damaged image, and mask of the damage; (SIDE, SIDE) each.
 
 
-def draw_scratch(image: Grey, generator: Generator, bold: float) -> tuple[Grey, Mask]:
+def _draw_scratch(image: Grey, generator: Generator, bold: float) -> tuple[Grey, Mask]:
     """Draw a bent, thin, bright or dark line."""
     start = generator.uniform(0.2, 0.8, 2) * SIDE
     angle, length = generator.uniform(0, 2 * np.pi), generator.uniform(55, 100)
@@ -141,14 +141,14 @@ def draw_scratch(image: Grey, generator: Generator, bold: float) -> tuple[Grey, 
     return image + shade * alpha, alpha > 0.3
 
 
-def draw_stain(image: Grey, generator: Generator, bold: float) -> tuple[Grey, Mask]:
+def _draw_stain(image: Grey, generator: Generator, bold: float) -> tuple[Grey, Mask]:
     """Draw a dark spot with a ragged edge, like water; the texture stays visible."""
     mask = _draw_blob(generator, generator.uniform(13, 24), rough=0.35)
     soft = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 2)
     return image * (1 - generator.uniform(0.28, 0.45) * bold * soft), mask
 
 
-def draw_hole(image: Grey, generator: Generator, bold: float) -> tuple[Grey, Mask]:
+def _draw_hole(image: Grey, generator: Generator, bold: float) -> tuple[Grey, Mask]:
     """Draw a small, dark pit with a bright lower rim."""
     mask = _draw_blob(generator, generator.uniform(4.5, 8.5) * bold, rough=0.2)
     deep = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 1.5)
@@ -156,7 +156,7 @@ def draw_hole(image: Grey, generator: Generator, bold: float) -> tuple[Grey, Mas
     return image * (1 - min(0.9, generator.uniform(0.6, 0.8) * bold) * deep) + 40 * rim, mask
 
 
-def remove_patch(image: Grey, generator: Generator, bold: float) -> tuple[Grey, Mask]:
+def _remove_patch(image: Grey, generator: Generator, bold: float) -> tuple[Grey, Mask]:
     """Remove the texture of a piece of the surface; its brightness stays."""
     mask = _draw_blob(generator, generator.uniform(14, 24), rough=0.3)
     smooth = cv2.GaussianBlur(image, (0, 0), 10)
@@ -178,8 +178,8 @@ def _draw_blob(generator: Generator, radius: float, rough: float) -> Mask:
 
 
 DEFECTS: dict[str, Callable[[Grey, Generator, float], tuple[Grey, Mask]]] = {
-    "scratch": draw_scratch,
-    "stain": draw_stain,
-    "hole": draw_hole,
-    "missing_patch": remove_patch,
+    "scratch": _draw_scratch,
+    "stain": _draw_stain,
+    "hole": _draw_hole,
+    "missing_patch": _remove_patch,
 }

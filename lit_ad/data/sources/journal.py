@@ -95,7 +95,7 @@ class Journal(Source):
 def read_labelled(folder: Path) -> list[Labelled]:
     """Return the labelled images of a journal that have a picture, in the order in which they were judged. Raises
     UserError if there is no journal."""
-    with open_for_reading(folder / NAME) as connection:
+    with _open_for_reading(folder / NAME) as connection:
         schema = connection.execute("PRAGMA user_version").fetchone()[0]
         if schema not in SCHEMAS:
             raise UserError(f"{folder / NAME} has schema {schema}, and this lit_ad reads {SCHEMAS[-1]}")
@@ -113,7 +113,7 @@ def is_journal(folder: Path) -> bool:
 
 
 @contextmanager
-def open_for_reading(path: Path) -> Iterator[sqlite3.Connection]:
+def _open_for_reading(path: Path) -> Iterator[sqlite3.Connection]:
     """Open a journal's file for reading. Raises UserError if it does not exist or cannot be read."""
     if not path.is_file():
         raise UserError(f"{path} does not exist: data.source.root is DIR of `lit-ad serve MODEL --journal DIR`")

@@ -39,15 +39,15 @@ class KolektorSDD(Source):
             raise UserError(f"fold is {fold}, but it must be 0, 1 or 2")
 
     def samples(self) -> list[Sample]:
-        root = find_root(self.root, lambda folder: bool(list_items(folder)))
-        if not list_items(root):
+        root = find_root(self.root, lambda folder: bool(_list_items(folder)))
+        if not _list_items(root):
             raise UserError(
                 f"no item in {self.root}: expected folders kos01, kos02, ... of PartM.jpg and PartM_label.bmp"
             )
-        there = [folder.name for folder in list_items(root)]
+        there = [folder.name for folder in _list_items(root)]
         test = there[self.fold :: FOLDS] if self.splits is None else _select_test_items(self.splits, self.fold, there)
         listed: list[Sample] = []
-        for folder in list_items(root):
+        for folder in _list_items(root):
             split: SplitName = "test" if folder.name in test else "train"
             listed += _list_masked(list_images(folder), "_label", split, "kolektor_sdd", folder.name)
         return _drop_anomalous_training(listed)
@@ -128,7 +128,7 @@ def _select_test_items(path: Path, fold: int, there: list[str]) -> set[str]:
     return test
 
 
-def list_items(folder: Path) -> list[Path]:
+def _list_items(folder: Path) -> list[Path]:
     """Return the folders of items in a folder."""
     return [inner for inner in list_folders(folder) if inner.name.startswith("kos") and inner.name[3:].isdigit()]
 

@@ -16,7 +16,7 @@ from PIL import Image
 from lit_ad.counts import first_few, format_count
 from lit_ad.data.sources.shapes import keep_mask, rasterise, rasterise_circle, read_numbers
 from lit_ad.errors import UserError
-from lit_ad.image.pixels import Size, page_paths, reason_of, split_page, upright_size
+from lit_ad.image.pixels import Size, find_reason, list_page_paths, read_upright_size, split_page
 
 _CORNERS = {  # shapes with straight edges, and their possible numbers of points
     "polygon": range(3, 2**31),
@@ -52,7 +52,7 @@ def draw_labelme(file: Path, image: Path) -> Path:
     values = read_json(file)
     if not _is_labelme(values):
         raise UserError(f"{file} is no labelme file: it has no list of shapes")
-    size = upright_size(page_paths(image)[0])  # pages of one file have one size
+    size = read_upright_size(list_page_paths(image)[0])  # pages of one file have one size
     check_image(file, values, image, size)
     shapes = values["shapes"]
     names = [f"shape {i} ({_read_kind(shape)} {_read_shape_label(shape)!r})" for i, shape in enumerate(shapes, 1)]
@@ -66,7 +66,7 @@ def draw_labelme(file: Path, image: Path) -> Path:
             if not marked.any():
                 raise ValueError("it marks no pixel")
         except (ValueError, KeyError, TypeError, OSError) as error:
-            reason = f"{error.args[0]} is missing" if isinstance(error, KeyError) else reason_of(error)
+            reason = f"{error.args[0]} is missing" if isinstance(error, KeyError) else find_reason(error)
             raise UserError(f"{file}: {name}: {reason}; correct or remove it") from error
         mask[marked] = _read_shape_label(shape) != BACKGROUND
     if not mask.any():

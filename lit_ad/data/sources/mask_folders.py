@@ -9,7 +9,7 @@ import numpy as np
 
 from lit_ad.data.sources.listing import list_folder
 from lit_ad.errors import UserError
-from lit_ad.image.pixels import open_image, page_paths
+from lit_ad.image.pixels import list_page_paths, open_image
 
 OF_IMAGES = ("image", "images", "img", "imgs", "photo", "photos", "picture", "pictures", "rgb")  # folders of any images
 MASK = r"(?:masks?|gts?|ground[_ -]?truths?|truths?)"
@@ -55,7 +55,7 @@ def count_most_colours(folder: Path) -> int:
 
 def count_colours(path: Path) -> int:
     """Return the number of an image's colours: 1, 2, or 3 for any larger number. Of a TIFF, the first page is read."""
-    image = open_image(page_paths(path)[0])
+    image = open_image(list_page_paths(path)[0])
     values = np.asarray(image.convert("L") if image.mode == "1" else image)  # Pillow stores True as 255
     colours = values.reshape(values.shape[0] * values.shape[1], -1)  # (H * W, C)
     other = colours[(colours != colours[0]).any(axis=1)]

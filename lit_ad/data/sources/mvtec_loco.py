@@ -163,9 +163,10 @@ def _explain_no_spro(samples: Iterable[Sample], config: dict[int, Saturation]) -
         return f"its masks are merged: {flat[0]} is one file for all defects of an image, not a folder; {ARCHIVE}"
     files = [file for sample in anomalous for file in list_mask_files(sample.mask)]
     types = {sample.defect for sample in anomalous}
-    values = list_ids(_read_grey(files[0])) if files else []
+    values = _list_ids(_read_grey(files[0])) if files else []
     lost = not config.keys() & values or (len(config) > 1 and len(types) > 1)  # one defect may have a single id
-    if len(values) == 1 and lost and all(list_ids(_read_grey(file)) == values for file in files):  # stops at another id
+    same = len(values) == 1 and lost and all(_list_ids(_read_grey(file)) == values for file in files)
+    if same:
         return (
             f"its masks are merged: all of them have the value {values[0]}, such as {files[0]}, instead of the ids in "
             f"{CONFIG}; {ARCHIVE}"
@@ -176,7 +177,7 @@ def _explain_no_spro(samples: Iterable[Sample], config: dict[int, Saturation]) -
 def _read_defect(file: Path, config: dict[int, Saturation]) -> Defect:
     """Return the defect that a mask file marks. Raises UserError if it has no id of the configuration, or several."""
     values = _read_grey(file)
-    present = list_ids(values)
+    present = _list_ids(values)
     if len(present) != 1 or present[0] not in config:
         listed = ", ".join(map(str, present)) or "0 alone"
         raise UserError(
@@ -204,7 +205,7 @@ def _read_grey(file: Path) -> np.ndarray:
     return values
 
 
-def list_ids(values: np.ndarray) -> list[int]:
+def _list_ids(values: np.ndarray) -> list[int]:
     """Return the values of a mask (H, W) except 0, ascending."""
     return [int(value) for value in np.unique(values) if value]
 

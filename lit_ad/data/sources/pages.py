@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lit_ad.batch import Sample
 from lit_ad.errors import UserError
-from lit_ad.image.pixels import page_paths, split_page
+from lit_ad.image.pixels import list_page_paths, split_page
 
 
 def split_pages(samples: Iterable[Sample]) -> list[Sample]:
@@ -24,11 +24,11 @@ def split_pages(samples: Iterable[Sample]) -> list[Sample]:
     pages = []
     for sample in samples:
         file, page = split_page(sample.image)
-        images = page_paths(file)
+        images = list_page_paths(file)
         if page is None and len(images) == 1:
             pages.append(sample)
             continue
-        masks = [] if sample.mask is None else page_paths(sample.mask)
+        masks = [] if sample.mask is None else list_page_paths(sample.mask)
         if len(masks) > 1 and len(masks) != len(images):
             raise UserError(
                 f"{sample.mask} has {len(masks)} pages and its image {file} {len(images)}: a mask has one page for "

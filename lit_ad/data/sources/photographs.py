@@ -11,7 +11,7 @@ from lit_ad.data.sources.listing import Listing, list_frame_remarks, list_tree
 from lit_ad.data.sources.source import Source
 from lit_ad.errors import UserError
 from lit_ad.files import resolve_path
-from lit_ad.image.pixels import EXTENSIONS, Pixels, Size, page_paths, read_image
+from lit_ad.image.pixels import EXTENSIONS, Pixels, Size, list_page_paths, read_image
 
 
 class Photographs(Source):
@@ -47,7 +47,7 @@ class Unrelated:
     def __init__(self, folder: Path) -> None:
         listing = _list_below(resolve_path(folder))
         self.remarks = listing.remarks() + list_frame_remarks(listing.images)  # sentences about skipped files
-        self.images = [page for file in listing.images for page in page_paths(file)]
+        self.images = [page for file in listing.images for page in list_page_paths(file)]
 
     def __call__(self, size: Size, key: Sequence[int]) -> Pixels:
         """Return an image (H, W, 3) of the wanted size (H, W). The same key gives the same pixels in every process."""

@@ -14,7 +14,7 @@ from lit_ad.data.sources.source import Source, require_file, select_categories
 from lit_ad.data.sources.table_file import AS_CSV, Row, is_utf8, read_cell, read_table
 from lit_ad.errors import UserError
 from lit_ad.files import resolve_path
-from lit_ad.image.pixels import split_page, upright_size
+from lit_ad.image.pixels import read_upright_size, split_page
 from lit_ad.names import file_name
 
 REQUIRED = ("path", "split", "label")
@@ -140,7 +140,7 @@ class Table(Source):
         if name == "mask":
             file = self._find_file(row, "mask", where)
             return draw_labelme(file, image) if file.suffix.lower() == ".json" else file
-        height, width = size = upright_size(image)
+        height, width = size = read_upright_size(image)
         try:
             polygons = SHAPES[name](row[name])
         except ValueError as error:

@@ -1,4 +1,4 @@
-"""How many nominal images a run has, and how many its false-alarm rate needs; and how certain its recall is."""
+"""Describe how many nominal images a run has, how many its false-alarm rate needs, and how certain its recall is."""
 
 import math
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ LEAST = 0.001  # rate at the lower end of the picture
 
 @dataclass(frozen=True)
 class Enough:
-    """A line about the images of a threshold, in words."""
+    """A line of the page about a threshold and the images behind it, in words."""
 
     name: str  # the category, or "all images"
     deciding: str  # number of nominal images that decide, and how
@@ -87,19 +87,19 @@ def draw(results: Results) -> Picture | None:
     have = thresholds[-1]["image"]["held_out"]
     counts = [10 ** (step / 20) for step in range(int(20 * math.log10(_MOST)) + 1)]
     return Picture(
-        " ".join(f"{across(count):.1f},{up(1 / (count + 1)):.1f}" for count in counts),
-        up(results.false_alarm),
-        (across(have), up(1 / (have + 1))),
-        tuple((across(count), str(count)) for count in (1, 10, 100, 1000)),
-        tuple((up(rate), f"{100 * rate:g} %") for rate in (0.001, 0.01, 0.1)),
+        " ".join(f"{_place_count(count):.1f},{_place_rate(1 / (count + 1)):.1f}" for count in counts),
+        _place_rate(results.false_alarm),
+        (_place_count(have), _place_rate(1 / (have + 1))),
+        tuple((_place_count(count), str(count)) for count in (1, 10, 100, 1000)),
+        tuple((_place_rate(rate), f"{100 * rate:g} %") for rate in (0.001, 0.01, 0.1)),
     )
 
 
-def across(count: float) -> float:
+def _place_count(count: float) -> float:
     """Return the x of a number of images, in pixels from the left."""
     return WIDTH * min(1.0, math.log10(max(count, 1)) / math.log10(_MOST))
 
 
-def up(rate: float) -> float:
+def _place_rate(rate: float) -> float:
     """Return the y of a rate, in pixels from the top."""
     return HEIGHT * min(1.0, math.log10(rate) / math.log10(LEAST))

@@ -19,9 +19,9 @@ from markupsafe import Markup
 from lit_ad.counts import format_count
 from lit_ad.evaluation.report.enough import draw, list_enough
 from lit_ad.evaluation.report.record import Took
-from lit_ad.evaluation.report.runs import Run, Shown, match_images, name_runs, read_run, shares_below
+from lit_ad.evaluation.report.runs import Run, Shown, compute_shares_below, match_images, name_runs, read_run
 from lit_ad.evaluation.report.shifts import describe, list_shifts
-from lit_ad.evaluation.report.table import HEADINGS, make_lines, with_intervals
+from lit_ad.evaluation.report.table import HEADINGS, add_intervals, make_lines
 from lit_ad.evaluation.results import POOLED, without_nan
 from lit_ad.files import atomic_write, format_bytes
 from lit_ad.names import escape_bytes, map_texts
@@ -43,7 +43,9 @@ def write_page(homes: list[Path], output: Path) -> None:
     rows = list(dict.fromkeys(row for run in runs for row in run.results.rows))
     page = {
         "runs": [_describe_run(run) for run in runs],
-        "images": [_describe_image(image, ranks) for image, ranks in zip(images, shares_below(images), strict=True)],
+        "images": [
+            _describe_image(image, ranks) for image, ranks in zip(images, compute_shares_below(images), strict=True)
+        ],
         "pictures": pictures,
     }
     environment = Environment(
@@ -58,14 +60,14 @@ def write_page(homes: list[Path], output: Path) -> None:
         page=map_texts(escape_bytes, without_nan(page)),
         rows=rows,
         headings=HEADINGS.values(),
-        table=make_lines({run.name: with_intervals(run.results) for run in runs}, rows),
+        table=make_lines({run.name: add_intervals(run.results) for run in runs}, rows),
         enough=[(run.name, each) for run in runs for each in list_enough(run.results)],
         describe_shift=describe,
         picture=draw(runs[0].results) if len(runs) == 1 else None,
         shifts=list_shifts(runs),
         verdicts=list(compare_verdicts(runs, images)),
-        took=list(_columns_of(runs)),
-        differing=differing_keys(runs),
+        took=list(_list_columns(runs)),
+        differing=find_differing_keys(runs),
         left_out=left_out,
         chart_js=Markup(chart_js),
         page_js=Markup("".join((_HERE / name).read_text(encoding="utf-8") for name in ("charts.js", "gallery.js"))),
@@ -172,7 +174,7 @@ def compare_verdicts(runs: list[Run], images: list[Shown]) -> Iterator[tuple[str
         yield run.name, other.name, counts
 
 
-def _columns_of(runs: list[Run]) -> Iterator[tuple[str, str, dict[str, str]]]:
+def _list_columns(runs: list[Run]) -> Iterator[tuple[str, str, dict[str, str]]]:
     """Yield run, "training" or "test", and the lines about its time, memory and environment."""
     for run in runs:
         if run.record is not None:
@@ -193,7 +195,7 @@ def _describe_took(took: Took) -> dict[str, str]:
     }
 
 
-def differing_keys(runs: list[Run]) -> dict[str, list[str]]:
+def find_differing_keys(runs: list[Run]) -> dict[str, list[str]]:
     """Return the keys of the configurations whose values differ between runs, with the value of each run."""
     flat = [dict(_flattened(yaml.safe_load(run.config))) if run.config else {} for run in runs]
     keys = list(dict.fromkeys(key for values in flat for key in values))

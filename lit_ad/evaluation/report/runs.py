@@ -59,7 +59,7 @@ def read_run(home: Path, name: str) -> Run:
     return Run(home, name, results, Record.load(home), text, Thumbnails(home))
 
 
-def _relative_paths(images: list[ImageResult]) -> dict[str, str]:
+def _shorten_paths(images: list[ImageResult]) -> dict[str, str]:
     """Return each image's path below the common folder of all images, by its complete path."""
     folder = commonpath([str(Path(image.path).parent) for image in images])
     return {image.path: Path(image.path).relative_to(folder).as_posix() for image in images}
@@ -72,7 +72,7 @@ def match_images(runs: list[list[ImageResult]]) -> list[Shown]:
     by their path below their run's common folder. There the suffix is ignored, because `lit-ad data shift` changes it,
     unless two images of a run differ by it only.
     """
-    short = [_relative_paths(images) for images in runs]
+    short = [_shorten_paths(images) for images in runs]
     shared = len(runs) > 1 and set.intersection(*({image.path for image in images} for images in runs))
     stems = [{path: str(Path(name).with_suffix("")) for path, name in names.items()} for names in short]
     unique_stems = all(len(set(names.values())) == len(names) for names in stems)
@@ -86,7 +86,7 @@ def match_images(runs: list[list[ImageResult]]) -> list[Shown]:
     return [Shown(files[key], results) for key, results in results_of.items()]
 
 
-def shares_below(images: list[Shown]) -> list[list[float | None]]:
+def compute_shares_below(images: list[Shown]) -> list[list[float | None]]:
     """Return for each image and run the share of the run's images with a lower score.
 
     It makes scores of different scales comparable. None for a run that did not test the image.

@@ -26,26 +26,33 @@ def list_shifts(runs: list[Run]) -> list[ShiftLine]:
     """
     if all(run.results.shift is None for run in runs):
         return []
-    plain = {_tested_checkpoint(run): _main_row(run.results) for run in reversed(runs) if run.results.shift is None}
-    files = list(dict.fromkeys(map(_tested_checkpoint, runs)))
-    ordered = sorted(runs, key=lambda run: (files.index(_tested_checkpoint(run)), *_sort_key(run.results.shift)))
+    plain = {
+        _find_tested_checkpoint(run): _select_main_row(run.results)
+        for run in reversed(runs)
+        if run.results.shift is None
+    }
+    files = list(dict.fromkeys(map(_find_tested_checkpoint, runs)))
+    ordered = sorted(runs, key=lambda run: (files.index(_find_tested_checkpoint(run)), *_sort_key(run.results.shift)))
     return [
         ShiftLine(
             run.name,
             describe(run.results.shift),
-            [compare(_main_row(run.results), plain.get(_tested_checkpoint(run), {}), name) for name in HEADINGS],
+            [
+                compare(_select_main_row(run.results), plain.get(_find_tested_checkpoint(run), {}), name)
+                for name in HEADINGS
+            ],
         )
         for run in ordered
     ]
 
 
-def _tested_checkpoint(run: Run) -> Path:
+def _find_tested_checkpoint(run: Run) -> Path:
     """Return the path of the tested checkpoint, or the run's directory if the checkpoint is unknown."""
     checkpoint = run.results.checkpoint
     return run.home.absolute() if checkpoint is None else (run.home.absolute() / checkpoint).resolve()
 
 
-def _main_row(results: Results) -> Row:
+def _select_main_row(results: Results) -> Row:
     """Return the main row: the mean over categories if there are several, otherwise that of all images."""
     return results.rows[MEAN if MEAN in results.rows else POOLED]
 
@@ -61,7 +68,7 @@ def describe(shift: dict[str, Any] | None) -> str:
 
 
 def compare(values: Row, plain: Row, name: str) -> tuple[str, str]:
-    """Return a metric and its difference to that of `plain`, or "" without one. For verdicts, compare their rates."""
+    """Return a metric, and its difference from that in `plain`; "" if unknown. For verdicts, compare rates."""
     key = VERDICTS[name][0] if name in VERDICTS else name
     difference = values.get(key, math.nan) - plain.get(key, math.nan)
     if math.isnan(difference) or values is plain:

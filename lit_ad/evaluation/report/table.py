@@ -52,7 +52,7 @@ def make_cell(results: Results, row: str, name: str) -> Cell:
     return Cell(value, f"{100 * low:.0f} to {100 * high:.0f} %" if name in VERDICTS else f"{low:.3f} to {high:.3f}")
 
 
-def with_intervals(results: Results) -> Results:
+def add_intervals(results: Results) -> Results:
     """Return the results with 95 % intervals of the image metrics, by bootstrap if the test did not compute them."""
     rows = {
         name: values if name == MEAN else {**_compute_intervals(results, name), **values}

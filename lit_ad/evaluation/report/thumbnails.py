@@ -25,7 +25,7 @@ _QUALITIES = (80, 65, 50, 35, 20, 10)
 INDEX = "index.json"
 
 
-def thumbnail_size(image: Size) -> Size:
+def compute_thumbnail_size(image: Size) -> Size:
     """Return the (height, width) of an image's picture: no larger than the image, and no side below 8 pixels."""
     scale = min(1.0, SIDE / max(image))
     return max(8, round(scale * image[0])), max(8, round(scale * image[1]))

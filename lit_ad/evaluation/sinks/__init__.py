@@ -1,1 +1,1 @@
-"""What is made of each judged image: pictures, tables, dashboards."""
+"""Write pictures and tables of judged images, and show them on dashboards."""

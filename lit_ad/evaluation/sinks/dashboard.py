@@ -71,7 +71,7 @@ def _show_results(logger: Logger, results: Results, step: int) -> None:
         logger.log_hyperparams(logger.hparams, quoted)
         _show_text(logger, "test/table", results.table())
     else:
-        rows = {row_key(row): metrics for row, metrics in results.rows.items()}
+        rows = {make_row_key(row): metrics for row, metrics in results.rows.items()}
         values = {f"{row}/{name}": value for row, metrics in rows.items() for name, value in metrics.items()}
         logger.log_metrics({name: value for name, value in values.items() if not np.isnan(value)}, step)
     _show_picture(logger, "test/scores", draw_histogram(results), step)
@@ -79,7 +79,7 @@ def _show_results(logger: Logger, results: Results, step: int) -> None:
         _show_picture(logger, f"test/{name}", draw_curve(name, *points, results.rows[POOLED]), step)
 
 
-def row_key(row: str) -> str:
+def make_row_key(row: str) -> str:
     """Return a row's key on a dashboard, such as test/mean, test/category/bottle or test/defect/bottle/crack."""
     row = printable(row)
     if row in (POOLED, MEAN):
@@ -151,7 +151,7 @@ def draw_curve(
     axes = figure.subplots()
     axes.plot(x, y)
     across, up = _AXES.get(name, ("false positive rate", "true positive rate"))
-    axes.set(xlabel=across, ylabel=up, ylim=(0, 1.01), title=curve_title(name, metrics))
+    axes.set(xlabel=across, ylabel=up, ylim=(0, 1.01), title=make_curve_title(name, metrics))
     if name in ("pimo", "instances"):
         axes.set_xscale("log")
     else:
@@ -160,7 +160,7 @@ def draw_curve(
     return render(figure)
 
 
-def curve_title(name: str, metrics: dict[str, float]) -> str:
+def make_curve_title(name: str, metrics: dict[str, float]) -> str:
     """Return a curve's title, with the area under the curve."""
     title, area = _AREAS[name]
     return title.format(metrics[area])

@@ -24,7 +24,7 @@ from lit_ad.files import atomic_write, explain_write_errors, resolve_path
 from lit_ad.names import open_table, printable, tell
 
 _UNFINISHED = "unfinished.json"  # model and images of the scores in PARTS; removed at the end, as PARTS are
-PARTS = "scores.*.part"  # a file of each process, with a line [path, score, error, findings] of JSON for each image
+PARTS = "scores.*.part"  # one file for each process; a line for each image: [path, score, error, findings] as JSON
 _REGIONS = {"csv": "regions.csv", "json": "regions.json", "coco": "coco.json"}  # format -> file of all images
 
 
@@ -52,9 +52,9 @@ class Predictions(Sink):
     """Writes scores.csv (path, score, p_value, verdict, threshold, error) and maps/NAME.tiff to a directory of its own.
 
     The verdict compares the score with the threshold of the checkpoint's decision; it is empty without a decision. In a
-    model of several categories, the threshold is that of the category named like the image's first folder below the
-    given one, or that of all categories together. A map is raw float32 at the image's original size. An image that
-    cannot be read, or whose score or map is not finite, has a row with its error.
+    model of several categories, an image's category is its first folder below the given one. If the model has no such
+    category, the threshold of all categories together decides. A map is raw float32 at the image's original size. An
+    image that cannot be read, or whose score or map is not finite, has a row with its error.
 
     Scores are written with each batch. After an interruption, the same command judges only the images that are left,
     and those with an error.

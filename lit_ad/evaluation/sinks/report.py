@@ -25,10 +25,10 @@ from lit_ad.evaluation.report.stopwatch import Stopwatch
 from lit_ad.evaluation.report.thumbnails import (
     BYTES,
     THUMBNAILS,
+    compute_thumbnail_size,
     encode_jpeg,
     encode_outline,
     join_archives,
-    thumbnail_size,
 )
 from lit_ad.evaluation.results import Results
 from lit_ad.evaluation.sinks.sink import Sink, Stage
@@ -104,7 +104,7 @@ def make_thumbnails(judged: Judged) -> dict[str, bytes]:
     of Heatmaps with the anomalous pixels outlined, if there is a map. All have the image's proportions, so that they
     can lie over one another.
     """
-    size = thumbnail_size(judged.size)
+    size = compute_thumbnail_size(judged.size)
     pictures = {"image": encode_jpeg(resize_image(judged.pixels, size), BYTES["image"])}
     if judged.truth is not None and judged.truth.any():
         pictures["truth"] = encode_outline(outline(resize_by_maximum(judged.inside_roi(judged.truth), size)), TRUTH)

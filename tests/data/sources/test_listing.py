@@ -8,7 +8,7 @@ from PIL import Image
 import lit_ad.data
 from lit_ad.data.sources.listing import is_hidden, list_folder, list_frame_remarks, list_tree
 from lit_ad.data.sources.source import list_images
-from lit_ad.image.pixels import EXTENSIONS, read_image, upright_size
+from lit_ad.image.pixels import EXTENSIONS, read_image, read_upright_size
 
 
 def make(root: Path, *names: str) -> None:
@@ -105,7 +105,7 @@ def test_each_suffix_is_listed_and_read(tmp_path: Path, suffix: str) -> None:
     mode = {".pgm": "L", ".pbm": "1", ".gif": "P"}.get(suffix.lower(), "RGB")
     Image.fromarray(np.full((20, 24), 255, np.uint8)).convert(mode).save(file, format=kind)
     assert list_images(tmp_path) == list_tree(tmp_path).images == [file]
-    assert upright_size(file) == (20, 24) and (read_image(file) >= 250).all()
+    assert read_upright_size(file) == (20, 24) and (read_image(file) >= 250).all()
 
 
 def test_the_first_of_several_frames_is_read_and_the_others_are_reported(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from lit_ad.counts import format_count
 from lit_ad.detector.summary import summarize
 from lit_ad.errors import UserError
 from lit_ad.evaluation.report import page
-from lit_ad.evaluation.report.page import compare_verdicts, differing_keys, make_title, write_page
+from lit_ad.evaluation.report.page import compare_verdicts, find_differing_keys, make_title, write_page
 from lit_ad.evaluation.report.record import Record
 from lit_ad.evaluation.report.runs import match_images, read_run
 from lit_ad.evaluation.report.thumbnails import BYTES, THUMBNAILS, encode_jpeg, encode_outline, join_archives
@@ -140,7 +140,7 @@ def test_two_runs_are_compared(make_run: Any, tmp_path: Path) -> None:
             },
         )
     ]
-    assert differing_keys(runs) == {"model.lr": ["0", "1"]}
+    assert find_differing_keys(runs) == {"model.lr": ["0", "1"]}
     write_page([a, b], tmp_path / "page.html")
     found = data_of(tmp_path / "page.html")
     scores = np.array([one.score for one in first.images])

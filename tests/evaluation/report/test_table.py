@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lit_ad.evaluation.report.table import make_lines, select_row, with_intervals
+from lit_ad.evaluation.report.table import add_intervals, make_lines, select_row
 from lit_ad.metrics.intervals import IMAGE_CURVES, bootstrap
 
 
 def test_intervals_are_those_of_the_bootstrap(make_run: Any, tmp_path: Path) -> None:
     _, results, _ = make_run(tmp_path / "run")
-    filled = with_intervals(results)
+    filled = add_intervals(results)
     for row in ("pooled", "nut/", "nut/dent"):
         images = select_row(results.images, row)
         kept = [one for one in results.images if row == "pooled" or one.category == "nut"]
@@ -27,13 +27,13 @@ def test_intervals_are_those_of_the_bootstrap(make_run: Any, tmp_path: Path) -> 
         assert filled.rows[row]["image_auroc_low"] < results.rows[row]["image_auroc"]
     given = {"image_auroc_low": 0.1, "image_auroc_high": 0.2}
     results.rows["pooled"] |= given  # of the test, with --evaluation.bootstrap
-    assert {name: with_intervals(results).rows["pooled"][name] for name in given} == given
+    assert {name: add_intervals(results).rows["pooled"][name] for name in given} == given
     assert filled.rows["mean"] == pytest.approx(results.rows["mean"], nan_ok=True)
 
 
 def test_cells_have_a_value_an_interval_or_a_reason(make_run: Any, tmp_path: Path) -> None:
     _, results, _ = make_run(tmp_path / "run")
-    lines = {row: line for row, _, line in make_lines({"run": with_intervals(results)}, list(results.rows))}
+    lines = {row: line for row, _, line in make_lines({"run": add_intervals(results)}, list(results.rows))}
     pooled = results.rows["pooled"]
     auroc, *_, aupro, _, _, instances, alarms, misses = lines["pooled"]
     assert auroc.value == f"{pooled['image_auroc']:.4f}" and re.fullmatch(r"0\.\d{3} to [01]\.\d{3}", auroc.interval)

@@ -11,10 +11,10 @@ from lit_ad.errors import UserError
 from lit_ad.evaluation.report.thumbnails import (
     THUMBNAILS,
     Thumbnails,
+    compute_thumbnail_size,
     encode_jpeg,
     encode_outline,
     join_archives,
-    thumbnail_size,
 )
 
 NOISE = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
@@ -43,9 +43,9 @@ def test_outlines_have_one_colour_on_a_transparent_ground(pixels_of: Decoded) ->
 
 
 def test_thumbnails_keep_the_proportions() -> None:
-    assert thumbnail_size((1024, 2048)) == (128, 256)
-    assert thumbnail_size((32, 32)) == (32, 32)
-    assert thumbnail_size((4096, 16)) == (256, 8)
+    assert compute_thumbnail_size((1024, 2048)) == (128, 256)
+    assert compute_thumbnail_size((32, 32)) == (32, 32)
+    assert compute_thumbnail_size((4096, 16)) == (256, 8)
 
 
 def archive(file: Path, entries: dict[str, bytes]) -> Path:

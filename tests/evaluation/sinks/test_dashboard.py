@@ -25,10 +25,10 @@ from lit_ad.evaluation.results import COLUMNS, ImageResult, Results
 from lit_ad.evaluation.sinks import dashboard
 from lit_ad.evaluation.sinks.dashboard import (
     Dashboard,
-    curve_title,
     draw_curve,
     draw_histogram,
-    row_key,
+    make_curve_title,
+    make_row_key,
     show_misses,
 )
 from lit_ad.training import loggers
@@ -182,25 +182,25 @@ def test_without_a_network_wandb_works_offline_after_10_seconds(
 
 def test_keys_of_rows() -> None:
     """A category or a defect type with the name of a row has a key of its own."""
-    assert [row_key(row) for row in ("pooled", "mean", "nut/", "nut/dent", "pooled/", "mean/mean")] == [
+    assert [make_row_key(row) for row in ("pooled", "mean", "nut/", "nut/dent", "pooled/", "mean/mean")] == [
         *("test/pooled", "test/mean", "test/category/nut", "test/defect/nut/dent"),
         *("test/category/pooled", "test/defect/mean/mean"),
     ]
-    assert row_key("n\udcfct/a\nb") == r"test/defect/n\xfct/a\nb"  # clients take no other text
+    assert make_row_key("n\udcfct/a\nb") == r"test/defect/n\xfct/a\nb"  # clients take no other text
 
 
 def test_titles_of_curves_have_their_areas(monkeypatch: pytest.MonkeyPatch) -> None:
     metrics = {"image_auroc": 0.91234, "pixel_auroc": 0.82341, "aupro_30": 0.73456}
-    assert curve_title("image_roc", metrics) == "ROC curve of images, area 0.9123"
-    assert curve_title("pixel_roc", metrics) == "ROC curve of pixels, area 0.8234"
-    assert curve_title("pro", metrics) == "PRO curve, area up to 0.3 is 0.7346"
+    assert make_curve_title("image_roc", metrics) == "ROC curve of images, area 0.9123"
+    assert make_curve_title("pixel_roc", metrics) == "ROC curve of pixels, area 0.8234"
+    assert make_curve_title("pro", metrics) == "PRO curve, area up to 0.3 is 0.7346"
     figures: list[Any] = []
     monkeypatch.setattr(dashboard, "render", figures.append)
     x, y = np.array([0.0, 0.5, 1.0]), np.array([0.0, 0.9, 1.0])
     for name, label in (("image_roc", "true positive rate"), ("pixel_roc", "true positive rate"), ("pro", "overlap")):
         draw_curve(name, x, y, metrics)
         (axes,) = figures[-1].axes
-        assert (axes.get_title(), axes.get_ylabel()) == (curve_title(name, metrics), label)
+        assert (axes.get_title(), axes.get_ylabel()) == (make_curve_title(name, metrics), label)
         assert axes.get_xlabel() == "false positive rate"
         assert axes.lines[0].get_xydata().tolist() == np.stack([x, y], axis=1).tolist()
 
