@@ -138,6 +138,27 @@ def test_files_and_targets_that_a_page_names_exist(page: str) -> None:
     assert {words[1] for words in typed(text) if words[0] == "make"} <= set(targets)
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_python_names_of_a_page_exist(page: str) -> None:
+    text = PAGES[page].read_text(encoding="utf-8")
+    for name in sorted(set(re.findall(r"\blit_ad(?:\.\w+)+", text))):
+        assert exists(name), f"{page} names {name}"
+
+
+def exists(name: str) -> bool:
+    """Return whether a name with dots leads to a module or to an attribute of one."""
+    parts, there = name.split("."), None
+    for number, part in enumerate(parts, 1):
+        if not hasattr(there, part):
+            try:
+                there = import_module(".".join(parts[:number]))
+            except ModuleNotFoundError:
+                return False
+        else:
+            there = getattr(there, part)
+    return True
+
+
 def test_every_page_is_found_from_the_readme() -> None:
     assert set(PAGES) - {"README.md"} <= set(re.findall(r"\]\(([^)#\s]+)", PAGES["README.md"].read_text()))
 
