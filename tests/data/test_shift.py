@@ -1,6 +1,7 @@
 """Shifted copies: which images and masks they hold, that they are the same everywhere, and that they are complete or
 absent."""
 
+import errno
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,16 @@ def test_all_images_with_one_name_are_copied_under_different_names(root: Path, t
         *(f"test/a-b/{name}.png" for name in ("1-1", "1-2", "1", "1~2")),
         *(f"train/good/1-{page}.png" for page in (1, 2)),
     ]
+
+
+def test_files_are_copied_to_another_disk(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(place: Path, target: Path) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    write_shifted(MVTec(root).samples(), Shift(), tmp_path / "copy")
+    copy, original = tmp_path / "copy/nut/train/good/1.png", root / "train/good/1.png"
+    assert copy.read_bytes() == original.read_bytes() and not copy.samefile(original)
 
 
 def test_a_copy_that_fails_leaves_no_files(root: Path, tmp_path: Path) -> None:

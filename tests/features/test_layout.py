@@ -75,6 +75,18 @@ def test_a_store_lists_the_runs_that_used_it(tmp_path: Path, monkeypatch: pytest
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_account_without_a_name_uses_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container may run as a number that /etc/passwd does not have."""
+
+    def find_no_user() -> str:
+        raise KeyError("getpwuid(): uid not found: 4711")
+
+    store = make_store(tmp_path / KEY)
+    monkeypatch.setattr("getpass.getuser", find_no_user)
+    add_run(store, tmp_path / "one")
+    assert read_runs(store) == [[str(tmp_path / "one"), ""]]
+
+
 def refuse(path: Path) -> None:
     raise PermissionError(path)
 

@@ -1,6 +1,7 @@
 """simplejpeg gives exactly Pillow's pixels; other files are left to Pillow."""
 
 import io
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,18 @@ def test_other_files_are_left_to_pillow(kind: str, tmp_path: Path) -> None:
             read_image(file)
     else:
         assert np.array_equal(read_image(file), convert_to_rgb(open_image(file), "a"))
+
+
+def test_pillow_decodes_if_simplejpeg_is_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(encode(picture((40, 24))))
+    expected = read_image(tmp_path / "a.jpg")
+    monkeypatch.setitem(sys.modules, "simplejpeg", None)
+    jpeg.find_decoder.cache_clear()
+    try:
+        assert find_decoder() is None
+        assert np.array_equal(read_image(tmp_path / "a.jpg"), expected)
+    finally:
+        jpeg.find_decoder.cache_clear()
 
 
 def test_simplejpeg_is_not_used_if_pillow_gives_other_pixels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -71,6 +71,16 @@ def test_pixels_of_the_input_that_count(mask_file: Path) -> None:
     assert View(32).inside((32, 32), (0, 0, 32, 32)) is None
 
 
+def test_a_crop_without_the_region_is_refused(tmp_path: Path) -> None:
+    corners = np.zeros((40, 40), bool)
+    corners[:4, :4] = corners[-4:, -4:] = True
+    Image.fromarray(corners).save(tmp_path / "roi.png")
+    view = View(40, crop=16, roi=tmp_path / "roi.png")
+    _, box = view(IMAGE[:40, :40])
+    with pytest.raises(UserError, match=r"^view.crop 16 leaves nothing of view.roi$"):
+        view.inside((16, 16), box)
+
+
 def test_a_thin_region_does_not_vanish() -> None:
     mask = np.zeros((100, 100), bool)
     mask[0], mask[-1] = True, True

@@ -42,12 +42,15 @@ class Camera(ThreadingHTTPServer):
 
     connections = 0
     frames = 1_000_000  # frames of a connection, which then ends
+    refused = 0  # the number of a connection that gets no frames
 
 
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         assert isinstance(self.server, Camera)
         self.server.connections += 1
+        if self.server.connections == self.server.refused:
+            return self.send_error(503)
         self.send_response(200)
         self.send_header("content-type", "multipart/x-mixed-replace; boundary=frame")
         self.end_headers()
@@ -87,7 +90,7 @@ def test_skipped_frames_are_counted(server: Camera) -> None:
 
 
 def test_a_camera_that_is_lost_is_opened_again(server: Camera) -> None:
-    server.frames = 30
+    server.frames, server.refused = 30, 2
     feed = CameraFeed(f"http://127.0.0.1:{server.server_port}/stream.mjpg")
     troubles = set()
     for _ in feed:

@@ -1,5 +1,6 @@
 """Each file of a folder is yielded once, when it is completely written, however it got there."""
 
+import errno
 import os
 import threading
 import time
@@ -14,6 +15,7 @@ import pytest
 from PIL import Image
 
 pytest.importorskip("watchdog")
+from lit_ad.errors import UserError
 from lit_ad.line import folder as folder_module
 from lit_ad.line.feed import Arrival
 from lit_ad.line.folder import FolderFeed, read_change_time
@@ -124,6 +126,37 @@ def test_a_removed_folder_is_a_trouble(tmp_path: Path, monkeypatch: pytest.Monke
         while not feed.trouble and time.monotonic() < end:
             time.sleep(0.05)
         assert "in was removed" in feed.trouble
+
+
+def test_a_folder_that_cannot_be_listed_is_a_trouble_until_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A share of a network may be away for a while."""
+
+    def refuse(folder: Path, pattern: str) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(folder_module, "LISTING_INTERVAL", 0.1)
+    with watched(tmp_path) as (feed, arrivals):
+        for patched, trouble in ((True, "the folder cannot be listed: [Errno 5] Input/output error"), (False, "")):
+            with monkeypatch.context() as patch:
+                if patched:
+                    patch.setattr(Path, "rglob", refuse)
+                end = time.monotonic() + 10
+                while feed.trouble != trouble and time.monotonic() < end:
+                    time.sleep(0.05)
+                assert feed.trouble == trouble
+        PIXELS.save(tmp_path / "a.png")
+        assert names(arrivals, 1) == ["a.png"]
+
+
+def test_a_folder_with_too_many_folders_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(observer: object) -> None:
+        raise OSError(errno.ENOSPC, "inotify watch limit reached")
+
+    monkeypatch.setattr("lit_ad.line.folder.Observer.start", refuse)
+    with pytest.raises(UserError, match=r"cannot be watched \(.* limit reached\): raise fs.inotify.max_user_watches$"):
+        FolderFeed(tmp_path)
 
 
 def test_files_left_at_the_end_are_counted(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """DIR/detector.ckpt is the shipped version, and a rollback ships the one before it."""
 
+import errno
 import shutil
 from pathlib import Path
 
@@ -70,6 +71,17 @@ def test_a_second_name_keeps_its_content(tmp_path: Path) -> None:
     (tmp_path / "c").write_text("2")
     (tmp_path / "c").replace(tmp_path / "a")  # as checkpoints are written
     assert (tmp_path / "deep/b").read_text() == "1"
+
+
+def test_a_file_is_copied_to_another_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(source: Path, target: Path) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr("os.link", refuse)
+    (tmp_path / "a").write_text("1")
+    link_or_copy(tmp_path / "a", tmp_path / "deep/b")
+    assert (tmp_path / "deep/b").read_text() == "1"
+    assert [file.name for file in (tmp_path / "deep").iterdir()] == ["b"]
 
 
 @pytest.mark.parametrize("first", [False, True])

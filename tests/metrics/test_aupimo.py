@@ -135,6 +135,7 @@ def test_rows_and_pixels_outside_a_region_of_interest() -> None:
     assert values["all"]["aupimo"] == pytest.approx(np.mean(areas), abs=0.01)
     assert values["one"]["aupimo"] == pytest.approx(areas[1], abs=0.01)
     assert np.isnan(values["none"]["aupimo"])
+    inside.update(*tensors, inside=np.zeros(mask.shape, bool))  # an image without a pixel that counts
     cut = [(scores[2:20], mask[2:20]) for scores, mask in pairs]
     assert torch.equal(inside.compute(), fill(AUPIMO(BOUNDS), cut).compute())
 

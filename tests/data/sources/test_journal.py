@@ -75,3 +75,9 @@ def test_a_folder_without_a_usable_journal_is_refused(folder: Path, tmp_path: Pa
     connection.execute(f"PRAGMA user_version = {VERSION + 1}")
     with pytest.raises(UserError, match=f"has schema {VERSION + 1}, and this lit_ad reads {VERSION}"):
         Journal(folder).samples()
+
+
+def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
+    (tmp_path / "journal.sqlite").write_text("a text that is longer than the head of a database " * 10)
+    with pytest.raises(UserError, match=r"journal.sqlite cannot be read: file is not a database$"):
+        Journal(tmp_path).samples()

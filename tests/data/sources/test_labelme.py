@@ -153,6 +153,7 @@ def test_coordinates_count_in_the_upright_image(image: Path) -> None:
         ),
         ([{"label": "dent"}], {}, r"shape 1 \(polygon 'dent'\): points is missing"),
         ([shape("polygon", (0, 0), (1, "a"), (2, 2))], {}, r"shape 1 \(polygon 'dent'\): "),  # type: ignore[arg-type]
+        ([shape("polygon", (0, 0, 0), (1, 1, 1))], {}, r"its points are no list of \[x, y\]"),  # type: ignore[arg-type]
         (["dent"], {}, r"shape 1 \(polygon 'None'\): "),
         ([shape("rectangle", (0, 0), (9, 9), label="__ignore__")], {}, r"a mask cannot tell what to ignore"),
         ([shape("rectangle", (0, 0), (9, 9), label="_background_")], {}, r"a.json marks nothing in .*a.png"),

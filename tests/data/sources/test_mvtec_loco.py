@@ -171,6 +171,13 @@ def test_a_mask_of_no_defect_is_named(pushpins: Path, value: int, said: str) -> 
     assert other.is_file()
 
 
+def test_a_mask_in_colours_is_refused(pushpins: Path) -> None:
+    file = pushpins / "ground_truth/logical_anomalies/000/000.png"
+    Image.open(file).convert("RGB").save(file)
+    with pytest.raises(UserError, match=rf"^{re.escape(str(file))} has colours, but a mask of MVTec LOCO AD is grey"):
+        MVTecLOCO(pushpins).remarks()
+
+
 def test_folders_and_masks_that_do_not_fit_the_layout_are_refused(pushpins: Path, write: Write) -> None:
     stray = save_mask(pushpins / "ground_truth/logical_anomalies/007/000.png", 255, 1)
     with pytest.raises(UserError, match=rf"masks without an image: {stray.parent} belongs"):
