@@ -29,6 +29,10 @@ def test_regions_of_fewer_pixels_are_not_marked() -> None:
     assert not Marking(0.5, 4)(values, heat((0, 0, 2, 30)) == 1).any()
 
 
+def test_a_single_pixel_is_marked_unless_an_area_is_given() -> None:
+    assert Marking(0.5)(heat((2, 2, 3, 3))).sum() == 1
+
+
 def test_marked_pixels_are_cleaned_up() -> None:
     values = heat((2, 2, 5, 5), (10, 10, 12, 12))
     values[4, 5:9] = values[11, 12:15] = 0.4

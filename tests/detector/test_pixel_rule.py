@@ -2,7 +2,7 @@
 
 import pytest
 
-from lit_ad.detector.pixel_rule import GivenCleanUp, PixelRule
+from lit_ad.detector.pixel_rule import GivenCleanUp, PixelKind, PixelRule
 from lit_ad.errors import UserError
 
 
@@ -33,6 +33,34 @@ def test_a_clean_up_is_off_learned_or_given() -> None:
     assert given.clean_up == GivenCleanUp(low=0.5, closing=3) and given.with_values() == given
     assert PixelRule.from_dict(given.to_dict()) == given
     PixelRule(rate=0.1, clean_up=GivenCleanUp()).check()
+
+
+def test_the_lowest_and_the_highest_values_of_a_clean_up_are_taken() -> None:
+    lowest = {"reach": 0, "closing": 0, "holes": 0, "area": 1}
+    assert GivenCleanUp.from_key(lowest) == GivenCleanUp(None, 0, 0, 0, 1)
+    highest = {"low": -1e9, "reach": 1000, "closing": 1000, "holes": 1e9, "area": 1e9}
+    given = GivenCleanUp.from_key(highest)
+    assert given == GivenCleanUp(-1e9, 1000, 1000, 10**9, 10**9)
+    assert all(isinstance(number, int) for name, number in vars(given).items() if name != "low")
+
+
+@pytest.mark.parametrize("kind", ["image", "region"])
+def test_a_rule_that_uses_no_rate_drops_the_rate_that_it_had(kind: PixelKind) -> None:
+    rule = PixelRule("pixel", 0.02)
+    assert rule.with_values(kind=kind, area=5) == PixelRule(kind, None, 5)
+    assert rule.with_values(kind=kind, area=5, clean_up=True) == PixelRule(kind, 0.02, 5, GivenCleanUp())
+    with pytest.raises(UserError, match=r"decision.pixel_rate is for"):
+        rule.with_values(kind=kind, area=5, rate=0.03).check()  # the user gave a rate that has no effect
+
+
+def test_rules_that_lack_nothing_pass_the_check() -> None:
+    PixelRule("region", area=1).check()
+    PixelRule("pixel", 0.1).check()
+    PixelRule().check()
+
+
+def test_a_rule_that_an_earlier_version_saved_has_no_clean_up() -> None:
+    assert PixelRule.from_dict({"kind": "pixel", "rate": 0.02}) == PixelRule("pixel", 0.02)
 
 
 @pytest.mark.parametrize(

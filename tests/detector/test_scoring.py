@@ -114,8 +114,10 @@ def test_one_tile_that_is_not_finite_makes_the_result_not_finite(value: float) -
     image = np.full((16, 16), 9, np.uint8)
     card = Card("x", View(None, tile=8, overlap=0, tile_batch=1), None, 0.0, False)
     assert judge(network, inputs(image), [(0, 0, 16, 16)], card)[0].score == 1
-    image[0, 0] = 0
-    assert not judge(network, inputs(image), [(0, 0, 16, 16)], card)[0].finite
+    for corner in (0, 15):  # in the first and in the last tile
+        broken = image.copy()
+        broken[corner, corner] = 0
+        assert not judge(network, inputs(broken), [(0, 0, 16, 16)], card)[0].finite
 
 
 def test_maps_are_resized_to_their_images() -> None:
@@ -135,4 +137,5 @@ def test_padding_is_not_in_the_map() -> None:
 
 
 def test_the_mean_of_the_highest_part_of_a_map() -> None:
-    assert top_mean(np.arange(100, dtype=np.float32), 0.05) == 97
+    ramp = np.arange(100, dtype=np.float32)
+    assert [top_mean(ramp, top) for top in (0, 0.01, 0.02, 0.05, 1)] == [99, 99, 98.5, 97, 49.5]
