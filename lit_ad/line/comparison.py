@@ -42,8 +42,8 @@ def compare(old: Detector, new: Detector, growth: Growth) -> tuple[list[Comparis
     """Judge the groups of images by both detectors.
 
     Returns:
-        A comparison for each group that has images; and the image AUROC of both detectors ("old", "new") on the old
-        test, if the test has good images and defects.
+        A comparison for each group; and the image AUROC of both detectors ("old", "new") on the old test, if the test
+        has good images and defects.
 
     Raises:
         UserError: A detector has no threshold.
@@ -53,8 +53,6 @@ def compare(old: Detector, new: Detector, growth: Growth) -> tuple[list[Comparis
     comparisons: list[Comparison] = []
     scores: dict[str, dict[str, list[float]]] = {"old": {}, "new": {}}
     for group, samples in growth.groups.items():
-        if not samples:
-            continue
         for name, detector in (("old", old), ("new", new)):
             scores[name][group] = score(detector, samples)
         scores_by = (scores["old"][group], scores["old"][group], scores["new"][group])

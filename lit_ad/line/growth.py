@@ -34,7 +34,7 @@ class Growth:
 
     Args:
         samples: The images of all splits.
-        groups: The images of each comparison. None of them trained a detector or set its threshold.
+        groups: The images of each comparison, at least one. None of them trained a detector or set its threshold.
         joined: The number of new images in each split.
     """
 

@@ -1,13 +1,14 @@
 """The old and the new detector are compared by their wrong verdicts."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from lit_ad.data.splits import Splits
 from lit_ad.errors import UserError
-from lit_ad.line.comparison import Comparison, compare, compute_image_auroc, list_reasons_against, to_rows
-from lit_ad.line.growth import DEFECTS, OLD_DEFECTS, OLD_GOOD, SAMPLED, gather_images
+from lit_ad.line.comparison import Comparison, compare, compute_image_auroc, list_reasons_against, to_dict, to_rows
+from lit_ad.line.growth import DEFECTS, OLD_DEFECTS, OLD_GOOD, SAMPLED, SELECTED, gather_images
 from tests.deploy.test_journal import DECISION, detector
 from tests.line.conftest import label
 
@@ -40,6 +41,41 @@ def test_reasons_against_a_worse_detector() -> None:
     assert not list_reasons_against(
         [Comparison(DEFECTS, 9, 5, 4, 5), Comparison(OLD_GOOD, 5, 0, 0, 3)]
     )  # the old test gives no reason
+
+
+@pytest.mark.parametrize("group", [SAMPLED, SELECTED])
+def test_more_false_alarms_on_confirmed_images_are_a_reason(group: str) -> None:
+    assert list_reasons_against([Comparison(group, 9, 2, 4, 3)]) == [
+        f"more false alarms (3 of 9 {group}; the old one 2, and 4 with thresholds made anew)"
+    ]
+
+
+def test_the_report_has_a_row_for_each_group_and_the_same_numbers_as_json() -> None:
+    comparisons = [Comparison(OLD_GOOD, 20, 3, 2, 1), Comparison(DEFECTS, 9, 2, 4, 0)]
+    assert to_rows(comparisons) == [
+        [OLD_GOOD, "20", "3", "2", "1", "0.9 to 23.6 %"],
+        [DEFECTS, "9", "2", "4", "0", "0.0 to 29.9 %"],
+    ]
+    report = to_dict(comparisons, {"old": 0.5, "new": 0.75}, {"train": 7})
+    assert json.loads(json.dumps(report)) == {
+        "comparisons": [
+            {"group": OLD_GOOD, "images": 20, "old": 3, "anew": 2, "new": 1},
+            {"group": DEFECTS, "images": 9, "old": 2, "anew": 4, "new": 0},
+        ],
+        "image_auroc": {"old": 0.5, "new": 0.75},
+        "joined": {"train": 7},
+    }
+
+
+@pytest.mark.parametrize("group", [OLD_GOOD, OLD_DEFECTS])
+def test_without_good_images_or_without_defects_the_old_test_has_no_auroc(
+    splits: Splits, folder: Path, group: str
+) -> None:
+    label(folder, dict.fromkeys(range(1, 41), "good"))
+    growth = gather_images(splits, folder)
+    del growth.groups[group]
+    comparisons, aurocs = compare(detector(), detector(), growth)
+    assert aurocs == {} and {each.group for each in comparisons} == set(growth.groups)
 
 
 @pytest.mark.parametrize(
