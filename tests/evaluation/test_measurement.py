@@ -1,7 +1,9 @@
 """A measurement of images with made-up judgements: every number is checked by scikit-learn or by counting."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ from lit_ad.detector.marking import Marking
 from lit_ad.detector.scoring import Judgement
 from lit_ad.evaluation.judged import Judged
 from lit_ad.evaluation.measurement import Measurement, compute_sample_aurocs, resize
+from lit_ad.evaluation.official_scores import OfficialScores
+from lit_ad.evaluation.protocols import Rules
 from lit_ad.evaluation.results import ImageResult, Results
 from lit_ad.evaluation.rows import group_rows
 from lit_ad.image.roi import Roi
@@ -58,8 +62,8 @@ def images() -> list[Judged]:
     return [judged(place, *groups[place % 5]) for place in range(20)]
 
 
-def measure(images: list[Judged], decision: Decision | None = DECISION, **more: tuple[int, int]) -> Results:
-    measurement = Measurement(**more)  # type: ignore[arg-type]
+def measure(images: list[Judged], decision: Decision | None = DECISION, **more: Any) -> Results:
+    measurement = Measurement(**more)
     for start in range(0, len(images), 3):
         measurement.add_scores(images[start : start + 3])
         for image in images[start : start + 3]:
@@ -90,6 +94,10 @@ def test_rows_against_scikit_learn(images: list[Judged]) -> None:
         assert values["pixel_f1_by_image"] == pytest.approx(np.mean(each))
         assert (values["instance_recall"], values["instance_precision"]) == pytest.approx(instances(of_row))
         assert values["aupimo"] == pytest.approx(aupimo(of_row))
+        shares = [above_limit(image).mean() for image in of_row if not image.sample.label]
+        assert values["nominal_share_marked"] == pytest.approx(np.mean(shares))
+        assert values["mask_false_alarms"] == np.count_nonzero(shares)
+        assert values["pixel_false_positive_rate"] == pytest.approx(above[~truths].mean())
         assert values["anomalous_pixels"] == truths.sum()
         assert values["nominal_pixels"] == (~truths).sum()
     of_both = [results.rows[row]["pixel_auroc"] for row in ("bolt/", "nut/")]
@@ -144,13 +152,77 @@ def test_pixels_outside_the_region_of_interest_are_not_counted() -> None:
     inside = np.zeros((3, 4), bool)
     inside[1, :3] = True
     roi = Roi((2, 1, 5, 5), inside, SIZE)
-    images = [judged(place, "bolt", defect, roi=roi) for place, defect in enumerate(("good", "dent", "dent", "dent"))]
+    images = [judged(place, "bolt", defect, roi=roi) for place, defect in enumerate(("good", *["dent"] * 8))]
     row = measure(images).rows["pooled"]
     truths = np.ravel([image.truth[3, 1:4] for image in images if image.truth is not None])
     maps = np.ravel([image.judgement.network_map[1, :3] for image in images if image.judgement.network_map is not None])
     assert (row["nominal_pixels"], row["anomalous_pixels"]) == ((~truths).sum(), truths.sum())
     assert row["pixel_auroc"] == pytest.approx(roc_auc_score(truths, maps), abs=1e-6)
-    assert row["pixel_f1"] == pytest.approx(f1_score(truths, maps > LIMITS["bolt"]))
+    above = maps > LIMITS["bolt"]
+    assert row["pixel_f1"] == pytest.approx(f1_score(truths, above))
+    pairs = [(truths[start : start + 3], above[start : start + 3]) for start in range(0, 27, 3)]  # of each image
+    by_image = [f1_score(truth, marked) for truth, marked in pairs if truth.any()]
+    assert row["pixel_f1_by_image"] == pytest.approx(np.mean(by_image))
+    assert row["nominal_share_marked"] == pytest.approx(above[:3].mean())
+    matches = [match_regions(truth[None], marked[None]) for truth, marked in pairs]
+    assert row["instance_recall"] == sum(each.hit.sum() for each in matches) / sum(len(each.sizes) for each in matches)
+
+
+def test_pixels_outside_a_box_are_not_counted() -> None:
+    roi = Roi((2, 1, 5, 5))
+    images = [judged(place, "bolt", defect, roi=roi) for place, defect in enumerate(("good", "good", *["dent"] * 4))]
+    row = measure(images).rows["pooled"]
+    truths = np.ravel([unwrap(image.truth)[2:5, 1:5] for image in images])
+    maps = np.ravel([unwrap(image.judgement.network_map) for image in images])
+    assert (row["nominal_pixels"], row["anomalous_pixels"]) == ((~truths).sum(), truths.sum())
+    assert row["pixel_auroc"] == pytest.approx(roc_auc_score(truths, maps), abs=1e-6)
+    assert row["nominal_share_marked"] == pytest.approx((maps[:24] > LIMITS["bolt"]).mean())
+
+
+def test_at_another_size_too_pixels_outside_the_region_of_interest_are_not_counted() -> None:
+    inside = np.zeros((3, 4), bool)
+    inside[1, :3] = True
+    images = [judged(place, "bolt", "dent", roi=Roi((2, 1, 5, 5), inside, SIZE)) for place in range(20)]
+    row = measure(images, eval_size=(3, 2)).rows["pooled"]
+    small = [resize(i.inside_roi(unwrap(i.anomaly_map)), i.inside_roi(unwrap(i.truth)), (3, 2)) for i in images]
+    maps, truths = (np.ravel([part[1] for part in parts]) for parts in zip(*small, strict=True))
+    assert (row["nominal_pixels"], row["anomalous_pixels"]) == ((~truths).sum(), truths.sum())
+    assert row["pixel_auroc"] == pytest.approx(roc_auc_score(truths, maps), abs=1e-6)
+
+
+def test_image_metrics_have_intervals_if_resamples_are_asked_for(images: list[Judged]) -> None:
+    assert "image_auroc_low" not in measure(images).rows["pooled"]
+    row = measure(images, bootstrap=50).rows["pooled"]
+    assert row["image_auroc_low"] < row["image_auroc"] < row["image_auroc_high"]
+
+
+def test_a_decision_without_a_pixel_threshold_gives_no_metrics_of_marked_pixels() -> None:
+    """The maps come from a method that marks nothing, for example because no held-out image had a map."""
+    unmarked = [replace(judged(place, "bolt", defect), marking=None) for place, defect in enumerate(("good", "dent"))]
+    row = measure(unmarked, DECISION.without_maps()).rows["pooled"]
+    names = ("pixel_f1", "pixel_iou", "pixel_recall", "pixel_false_positive_rate", "pixel_f1_by_image")
+    assert all(math.isnan(row[name]) for name in (*names, "nominal_share_marked", "mask_false_alarms"))
+    assert 0 <= row["pixel_auroc"] <= 1
+
+
+def test_the_rules_of_a_data_set_see_each_image_with_its_map_and_its_marked_pixels(images: list[Judged]) -> None:
+    rules = Rules("parts", {"class_f1": "F1 of the images with a marked pixel"}, ("class_f1",))
+    results = measure(images, official=OfficialScores(rules))
+    of_category = [image for image in images if image.sample.category == "nut"]
+    called = [above_limit(image).any() for image in of_category]
+    expected = f1_score([image.sample.label for image in of_category], called)
+    assert unwrap(results.official).rows["nut/"]["class_f1"] == pytest.approx(expected)
+    assert measure(images).official is None
+
+
+def test_each_image_and_each_curve_is_in_the_results(images: list[Judged]) -> None:
+    images = [replace(image, sample=image.sample._replace(item=f"part{image.place % 10}")) for image in images]
+    results = measure(images)
+    first = ImageResult("0.png", "bolt", "good", 0, images[0].score, 0.5, 0.5, "part0")
+    assert results.images[0] == first and list(results.curves) == ["image_roc", "pixel_roc", "pro", "pimo", "instances"]
+    higher_view = np.reshape([image.score for image in images], (2, 10)).max(axis=0)
+    expected = roc_auc_score([image.sample.label for image in images[:10]], higher_view)
+    assert results.rows["pooled"]["sample_auroc"] == pytest.approx(expected)
 
 
 def test_another_size_takes_the_truth_at_the_centre_of_each_cell(images: list[Judged]) -> None:
