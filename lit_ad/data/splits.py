@@ -216,7 +216,7 @@ def split_nominal(samples: list[Sample], fraction: float, seed: int) -> tuple[li
         if len(items) < 2:
             alone = alone or _make_single_error(name, [samples[row] for row in rows])
             continue
-        count, kept = min(max(1, round(fraction * len(rows))), len(rows) - 1), 0
+        count, kept = max(1, round(fraction * len(rows))), 0
         order = [list(items)[i] for i in np.random.default_rng(seed).permutation(len(items))]
         for item in order[:-1]:  # at least one item stays for training
             if kept >= count:

@@ -9,6 +9,7 @@ from PIL import Image
 
 from lit_ad.batch import Sample
 from lit_ad.data import AnomalyDataModule, MVTec
+from lit_ad.data.sources.source import Source
 from lit_ad.data.splits import (
     Split,
     Splits,
@@ -25,6 +26,16 @@ from lit_ad.image.view import View
 
 def nominal(count: int, category: str = "") -> list[Sample]:
     return [Sample(Path(f"{category}/{i:03}.png"), 0, category=category) for i in range(count)]
+
+
+class Listed(Source):
+    """A source that lists given samples, and has no folder."""
+
+    def __init__(self, *samples: Sample) -> None:
+        self.listed = list(samples)
+
+    def samples(self) -> list[Sample]:
+        return self.listed
 
 
 def test_a_seed_decides_the_held_out_images_of_each_category() -> None:
@@ -61,13 +72,24 @@ def test_one_item_cannot_be_split() -> None:
 def test_too_few_nominal_images_are_refused() -> None:
     with pytest.raises(UserError, match="no nominal image to train on"):
         split_nominal([], 0.2, 0)
+    for fraction in (0.0, 0.2):
+        with pytest.raises(UserError, match="no nominal image to train on"):
+            hold_out([Sample(Path("t.png"), 1, split="test")], fraction, 0)
     with pytest.raises(UserError, match=r"category 'b' has one nominal training image, b/000.png"):
-        split_nominal(nominal(1, "b"), 0.2, 0)
+        split_nominal(nominal(1, "b") + nominal(1, "c"), 0.2, 0)
+    with pytest.raises(UserError, match=r"the data set has one nominal training image, /000.png"):
+        split_nominal(nominal(1), 0.2, 0)
 
 
 def test_a_single_image_of_a_category_is_for_training_where_another_category_has_more() -> None:
     train, val = split_nominal(nominal(5, "a") + nominal(1, "b"), 0.2, 0)
     assert [s.category for s in train] == ["a"] * 4 + ["b"] and [s.category for s in val] == ["a"]
+    train, val = split_nominal(nominal(1, "b") + nominal(5, "a"), 0.2, 0)
+    assert [s.category for s in train] == ["b"] + ["a"] * 4 and [s.category for s in val] == ["a"]
+
+
+def test_at_least_one_image_is_held_out_however_small_the_fraction_is() -> None:
+    assert len(split_nominal(nominal(100), 1e-6, 0)[1]) == 1
 
 
 def test_the_validation_images_of_a_source_are_held_out_instead_of_training_images() -> None:
@@ -81,6 +103,8 @@ def test_the_validation_images_of_a_source_are_held_out_instead_of_training_imag
     assert hold_out(a, 0.2, 0) == split_nominal(a, 0.2, 0)
     with pytest.raises(UserError, match=r"category 'a' has validation images, but no nominal image to train on"):
         hold_out(b + official, 0.2, 0)
+    with pytest.raises(UserError, match=r"category 'a' has validation images, but no nominal image to train on"):
+        hold_out(official, 0.2, 0)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -101,6 +125,14 @@ def test_a_source_and_a_seed_decide_the_splits(bottle: Path) -> None:
     assert list(vars(Splits())) == ["train", "val", "test"]
 
 
+def test_a_folder_that_does_not_exist_and_contradicting_samples_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"there is no folder .*absent: data.source.root is the folder that holds the"):
+        list_splits(MVTec(tmp_path / "absent"))
+    train = nominal(3)
+    with pytest.raises(UserError, match=r"one image listed twice: /000.png, as train/good and as test/good"):
+        list_splits(Listed(*train, train[0]._replace(split="test")))
+
+
 def test_the_default_split_is_the_same_for_a_program_and_for_a_training(bottle: Path) -> None:
     """The default holds out a fifth with the seed 0. Another default would hold out other images than earlier runs."""
     source = MVTec(bottle)
@@ -115,6 +147,18 @@ def test_each_category_is_spread_evenly_over_the_folds(folds: Any, count: int, s
     assert count_folds(numbers) == count and numbers[-1] is None
     assert sorted(map(numbers.count, range(count)), reverse=True) == sorted(sizes, reverse=True)
     assert len({*numbers[10:12]}) == 2 and numbers != assign_folds(samples, folds, 1)
+
+
+def test_the_folds_of_seed_0_stay_the_same() -> None:
+    """A training with folds may be resumed by a later version, which must leave out the same images."""
+    assert assign_folds(nominal(8), 3, 0) == [2, 0, 0, 2, 1, 1, 0, 1]
+
+
+def test_the_single_image_of_a_category_trains_in_each_fold_and_in_the_last_training() -> None:
+    samples = nominal(4, "a") + nominal(1, "b")
+    for fold, held in ((0, 2), (1, 2), (None, 0)):
+        splits = list_splits(Listed(*samples), Split(folds=2, fold=fold))
+        assert splits.train[-1] == samples[-1] and len(splits.val) == held and len(splits.train) == 5 - held
 
 
 def test_images_of_one_item_lie_in_one_fold() -> None:
@@ -174,6 +218,23 @@ def test_shots_are_drawn_from_each_category_and_more_shots_contain_fewer() -> No
         take_shots(samples, 5, 0)
 
 
+def test_one_shot_is_enough_if_it_only_trains() -> None:
+    test = Sample(Path("t.png"), 1, split="test")
+    splits = list_splits(Listed(*nominal(9), test), Split(0, shots=1))
+    assert (len(splits.train), splits.val, splits.test) == (1, [], [test])
+    with pytest.raises(UserError, match=r"split.shots is 10, but the data set has 9 nominal training images: lower it"):
+        take_shots(nominal(9), 10, 0)
+
+
+def test_the_record_of_a_split_has_the_keys_that_decide_which_images_are_held_out() -> None:
+    assert Split(0.1, 3, shots=5, folds=4, fold=2).choices() == {
+        "data.split.val_fraction": 0.1,
+        "data.split.seed": 3,
+        "data.split.shots": 5,
+        "decision.folds": 4,
+    }
+
+
 def test_list_splits_takes_shots_and_refuses_a_mask_of_another_size(bottle: Path) -> None:
     few = list_splits(MVTec(bottle), Split(shots=5, seed=1))
     assert (len(few.train), len(few.val)) == (4, 1) and few.test == list_splits(MVTec(bottle)).test
@@ -200,6 +261,7 @@ def test_the_split_of_a_run_is_read_from_its_configuration() -> None:
     config = {"data": {"split": {"val_fraction": 0.1, "seed": 3, "shots": None, "fold": None}}}
     assert Split.from_config(config) == Split(0.1, 3)
     assert Split.from_config({**config, "decision": {"folds": 4}}) == Split(0.1, 3, folds=4)
+    assert Split.from_config({**config, "decision": None}) == Split(0.1, 3)
     with pytest.raises(
         UserError, match=r"config.yaml has no data.split: an earlier version wrote it, see UPGRADING.md"
     ):
