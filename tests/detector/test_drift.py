@@ -48,6 +48,32 @@ def test_the_capital_is_the_mixture_over_bets_and_beginnings() -> None:
     assert np.allclose(np.exp(found), mixture_by_definition(factors), rtol=1e-9)
 
 
+def test_the_change_began_with_the_image_after_the_lowest_capital_of_the_best_bet() -> None:
+    """The first bet loses on five images and wins on all others. The second bet wins less, from the first image on."""
+    capital = Capital(2, 0.01)
+    for number in range(1, 30):
+        capital.bet(np.log([0.5 if number <= 5 else 3.0, 1.05]), 100.0 + number)
+    alarm = capital.alarm
+    assert alarm is not None and (alarm.since_image, alarm.since) == (6, 106.0)
+    assert alarm.time == 100 + alarm.image and capital.images == 29 > alarm.image
+
+
+def test_a_change_may_begin_with_the_first_image() -> None:
+    capital = Capital(1, 0.01)
+    while capital.alarm is None:
+        capital.bet(np.log([3.0]), 100.0 + capital.images)
+    assert (capital.alarm.since_image, capital.alarm.since) == (1, 100.0)
+
+
+def test_the_alarm_is_raised_by_the_first_image_whose_capital_reaches_1_over_delta() -> None:
+    for delta in (0.5, 0.01):
+        capital = Capital(1, delta)
+        while capital.alarm is None:
+            before = capital.log
+            capital.bet(np.log([1.3]), 0.0)
+        assert before < math.log(1 / delta) <= capital.log and capital.alarm.image == capital.images
+
+
 @pytest.mark.parametrize("members", [10_000, 40])
 def test_p_is_uniform_and_independent_of_earlier_ones(members: int) -> None:
     """Of scores with and without ties; also where scores are forgotten. Each stream draws its own held-out scores."""
@@ -184,6 +210,9 @@ def test_the_memory_is_bounded_and_an_image_costs_little() -> None:
         test.update(score)
     assert len(test.to_state()["bag"]) == 10_000
     assert (time.process_time() - begin) / len(scores) < 1e-4
+    held = np.arange(100.0)
+    few = DriftTest(held, 200.0, members=7).to_state()["bag"]
+    assert len(few) == 7 and set(few) < set(held) and max(few) > 6  # drawn from all held-out scores
 
 
 def test_scores_at_the_threshold_or_above_do_not_count() -> None:
@@ -240,7 +269,24 @@ def test_bets_on_verdicts_are_fair_and_positive() -> None:
 def test_impossible_settings_are_refused() -> None:
     with pytest.raises(UserError, match=r"delta is 0, but it must be above 0 and at most 0\.5"):
         DriftTest([1.0], 2.0, delta=0)
-    with pytest.raises(UserError, match=r"rate is 1.5, but"):
-        ShareTest(1.5)
+    with pytest.raises(UserError, match=r"delta is 0.51, but it must be above 0 and at most 0\.5"):
+        DriftTest([1.0], 2.0, delta=0.51)
+    for rate in (0.0, 1.0, 1.5):
+        with pytest.raises(UserError, match=rf"rate is {rate:g}, but"):
+            ShareTest(rate)
     with pytest.raises(UserError, match="members is 0"):
         DriftTest([1.0], 2.0, members=0)
+
+
+def test_the_extreme_settings_that_are_possible_are_taken() -> None:
+    test = DriftTest([1.0, 2.0], 3.0, delta=0.5, members=1)
+    for score in (0.5, 2.5, 1.5):
+        test.update(score)
+        assert len(test.to_state()["bag"]) == 1
+    ShareTest(0.999999).update(True)
+
+
+def test_an_alarm_is_false_with_a_probability_of_at_most_1_per_cent_by_default() -> None:
+    decision = Decision({"": np.arange(9.0)}, false_alarm=0.1)
+    for test in (DriftTest([1.0], 2.0), DriftTest.from_decision(decision), ShareTest(0.05)):
+        assert test.capital.delta == 0.01
