@@ -39,6 +39,31 @@ def test_the_score_is_the_mean_of_the_highest_pixels_of_the_content(top: float) 
     assert judgement.network_map is not None and judgement.network_map.shape == (12, 10)
 
 
+def padded_on_all_sides() -> NDArray[np.uint8]:
+    """Return an image (20, 14) whose content is [3:18, 2:11], highest in its last corner, and whose padding is 255."""
+    image = np.full((20, 14), 255, np.uint8)
+    image[3:18, 2:11] = random_image(15, 9)
+    image[17, 10] = 220
+    return image
+
+
+@pytest.mark.parametrize("view", [View(None), View(None, tile=8, overlap=2)])
+def test_only_the_content_is_scored_wherever_the_padding_lies(view: View) -> None:
+    image = padded_on_all_sides()
+    (judgement,) = judge(brightness, inputs(image), [(3, 2, 18, 11)], Card("x", view, None))
+    assert judgement.score == pytest.approx(220) and judgement.network_map is not None
+    np.testing.assert_allclose(judgement.network_map[3:18, 2:11], image[3:18, 2:11], rtol=1e-5)
+
+
+def test_tiles_hold_no_padding_and_their_scores_count_if_there_is_no_map() -> None:
+    def network(pixels: Any) -> Output:
+        return Output(None, np.asarray(pixels).max(axis=(1, 2, 3)).astype(np.float32))
+
+    view = View(None, tile=16, overlap=2)  # larger than the content: the tile is filled by reflection
+    (judgement,) = judge(network, inputs(padded_on_all_sides()), [(3, 2, 18, 11)], Card("x", view, None))
+    assert judgement.score == 220 and judgement.network_map is None
+
+
 def test_outside_the_region_of_interest_nothing_is_scored(tmp_path: Any) -> None:
     from PIL import Image
 
