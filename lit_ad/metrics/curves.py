@@ -1,10 +1,13 @@
 """Areas under curves, from counts of scores in cells, with bounds of the error that cells cause.
 
+Scores are counted in bins, here called cells (see `histogram`), so a metric is not exact. The functions `bound_...`
+return how far it can be from the exact value.
+
 In all functions, `nominal` and `anomalous` (..., R) count pixels (or images, or bootstrap weights) in each of R cells,
-by ascending score. A cell is a range of scores (see `histogram`). Scores of one cell count as equal, which is exact if
-the cell holds one value. `nominal_tied` and `anomalous_tied` are the numbers of scores of a cell that are known to be
-equal. The others may lie anywhere in the cell, so the true curve lies between the curves of their best and their worst
-order. In the best order, the other nominal scores of a cell lie below its anomalous ones; in the worst, above.
+by ascending score. Scores of one cell count as equal, which is exact if the cell holds one value. `nominal_tied` and
+`anomalous_tied` are the numbers of scores of a cell that are known to be equal. The others may lie anywhere in the
+cell, so the true curve lies between the curves of their best and their worst order. In the best order, the other
+nominal scores of a cell lie below its anomalous ones; in the worst, above.
 Undefined values are NaN.
 """
 
@@ -45,8 +48,8 @@ def cumulate_shares(counts: Counts) -> Floats:
 
 
 def roc(nominal: Counts, anomalous: Counts, points: int = 1000) -> tuple[Floats, Floats]:
-    """Return false and true positive rates for drawing, from (0, 0) to (1, 1), at most `points`: 2 x (R,) -> 2 x
-    (n,)."""
+    """Return the ROC curve for drawing: at most `points` false and true positive rates (n,), from (0, 0) to (1, 1).
+    Inputs: two arrays (R,)."""
     false, true = cumulate_shares(nominal), cumulate_shares(anomalous)
     wanted = np.linspace(0, 1, points // 2)  # evenly along both axes
     chosen = np.union1d(np.searchsorted(false, wanted), np.searchsorted(true, wanted)).clip(0, len(false) - 1)
@@ -97,7 +100,8 @@ def _fill_with_nan(values: Floats) -> Floats:
 def _order_extremes(
     nominal: Counts, anomalous: Counts, nominal_tied: Counts, anomalous_tied: Counts
 ) -> list[tuple[Any, ...]]:
-    """Return the counts (3 R,) of the best and of the worst order of the scores that share a cell, from 4 x (R,).
+    """Split each cell into three, and return the counts (3 R,) for the best and for the worst order. Inputs: four
+    arrays (R,).
 
     In the best order, nominal scores that are not tied are the lowest of a cell, and anomalous ones the highest.
     """
@@ -108,7 +112,10 @@ def _order_extremes(
 
 
 def bound_error(metric: Callable[..., Floats], nominal: Counts, anomalous: Counts, *ties: Counts) -> float:
-    """Return an upper bound of the error that cells cause in a metric, which must not fall when the curve rises."""
+    """Return an upper bound of the error that cells cause in a metric.
+
+    The metric must be monotone: a higher curve never gives a lower value.
+    """
     value = metric(nominal, anomalous)
     best, worst = (metric(*order) for order in _order_extremes(nominal, anomalous, *ties))
     return float(np.maximum(best - value, value - worst)) + ROUNDING
@@ -125,14 +132,17 @@ def bound_average_precision_error(
 ) -> float:
     """Return an upper bound of the error that cells cause in `average_precision`, from the highest and the lowest
     precision that each anomalous score can have."""
-    false, true = _cumulate(nominal)[::-1], _cumulate(anomalous)[::-1]
+    false, true = _cumulate(nominal)[::-1], _cumulate(anomalous)[::-1]  # (R + 1,): scores at or above each cell; then 0
     if not len(nominal) or not true[0] or not false[0]:
         return float("nan")
+    # (R,): nominal (false) and anomalous (true) scores above each cell, and those at or above it.
     (false_above, false), (true_above, true) = (false[1:], false[:-1]), (true[1:], true[:-1])
     free = anomalous - anomalous_tied
-    certain = np.minimum(false_above + nominal_tied, false)
+    certain = np.minimum(false_above + nominal_tied, false)  # nominal scores surely not below the tied value
     tied_high, tied_low = true / np.maximum(true + certain, 1), true_above + anomalous_tied
+    # The highest precision: all anomalous scores of the cell count, and only those nominal ones that must.
     high = anomalous_tied * tied_high + free * true / np.maximum(true + false_above, 1)
+    # The lowest precision: all nominal scores of the cell count, and only those anomalous ones that must.
     low = anomalous_tied * tied_low / np.maximum(tied_low + false, 1)
     low += free * (true_above + 1) / np.maximum(true_above + 1 + false, 1)
     value = anomalous * true / np.maximum(true + false, 1)

@@ -17,7 +17,7 @@ from lit_ad.metrics import curves
 from lit_ad.metrics.aupro import Thresholds, aupro, split_by_size, weigh_cells
 from lit_ad.metrics.histogram import Ints
 from lit_ad.metrics.image import ImageState
-from lit_ad.metrics.intervals import IMAGE_CURVES, bootstrap
+from lit_ad.metrics.intervals import IMAGE_METRICS, bootstrap
 from lit_ad.metrics.pixel import as_arguments
 from lit_ad.metrics.state import PixelState, decode_names, encode_names
 
@@ -184,10 +184,10 @@ class ImageEvaluation(ImageState):
             return {"image_roc": curves.roc(*self._count())}
 
     def _compute_row(self, counts: tuple[Ints, Ints], resamples: int) -> Row:
-        row = {name: float(curve(*counts)) for name, curve in IMAGE_CURVES.items()}
+        row = {name: float(metric(*counts)) for name, metric in IMAGE_METRICS.items()}
         if resamples:
-            intervals = bootstrap(list(IMAGE_CURVES.values()), *counts, resamples=resamples)
-            for name, (low, high) in zip(IMAGE_CURVES, intervals, strict=True):
+            intervals = bootstrap(list(IMAGE_METRICS.values()), *counts, resamples=resamples)
+            for name, (low, high) in zip(IMAGE_METRICS, intervals, strict=True):
                 row |= {f"{name}_low": low, f"{name}_high": high}
         return row
 

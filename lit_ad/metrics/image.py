@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lit_ad.metrics import curves
 from lit_ad.metrics.checks import check_scores
-from lit_ad.metrics.intervals import Curve, bootstrap
+from lit_ad.metrics.intervals import MetricOfCounts, bootstrap
 from lit_ad.metrics.lists import ListState
 
 
@@ -44,7 +44,7 @@ class ImageState(ListState):
 class ImageMetric(ImageState):
     """A metric of one score and one label per image."""
 
-    curve: Curve
+    curve: MetricOfCounts
 
     def update(self, scores: Tensor, target: Tensor) -> None:
         """Add B images: scores (B,) of any range, target (B,) of 0 (nominal) or 1 (anomalous).

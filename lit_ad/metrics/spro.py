@@ -35,7 +35,7 @@ class SPRO(PixelRows):
     """
 
     higher_is_better = True
-    votes = False
+    votes = False  # the table `pixels` counts nominal pixels only
 
     def __init__(self, limits: Iterable[float] = LIMITS, exact: bool = False, **kwargs: Any) -> None:
         super().__init__(exact, **kwargs)

@@ -4,6 +4,10 @@ The table `pixels` counts nominal and anomalous pixels. The table `regions` coun
 region. AUPRO gives each pixel of a region the weight 1 / size, so it needs only these sizes: it sums count / size, from
 integers, always in the same order.
 
+Words of `histogram`: a *key* is a score as a sortable uint32; a *cell* is the set of keys with the same top `bits`
+bits; a *stratum* is a class of pixels that is counted apart (in each group: nominal, anomalous, or regions of one
+size); *votes* are counts of single bits that show whether (almost) all scores of a cell are equal.
+
 Memory: a table has at most BUDGET rows (pixels: 2 int64 each, and with votes one more for each cleared bit; regions: 2)
 and PENDING keys that wait to be counted: about 60 MB, and as much again while they are counted. `exact=True` has no
 limit.
@@ -81,7 +85,7 @@ class PixelState(Metric):
     is_differentiable = False
     full_state_update = False
     tables: tuple[str, ...] = ("pixels", "regions")
-    votes = True  # whether the table `pixels` has votes, and counts anomalous pixels
+    votes = True  # whether the table `pixels` counts anomalous pixels, too, and keeps votes (see `histogram`)
     names: Tensor
     pixels_cells: Tensor
     regions_cells: Tensor
@@ -119,7 +123,8 @@ class PixelState(Metric):
             self._append("regions", anomalous, code + measure_region_sizes(mask))
 
     def _append(self, table: str, keys: NDArray[np.uint32], codes: Ints) -> None:
-        """Add keys (n,) of strata, by code () or (n,), to the pending keys. Count these when they are many."""
+        """Add keys (n,), with the codes () or (n,) of their strata, to the pending keys. Count these when they are
+        many."""
         if not len(keys):
             return
         pending: list[Tensor] = getattr(self, f"{table}_pending_keys")
@@ -193,7 +198,9 @@ class PixelState(Metric):
         for state in states:
             for attribute in self._defaults:
                 value = state[attribute]
-                setattr(self, attribute, list(value) if isinstance(value, list) else value)  # do not change theirs
+                setattr(
+                    self, attribute, list(value) if isinstance(value, list) else value
+                )  # copy: the given state must not change
             for table in self.tables:
                 self._count(table)
             sides.append((self._list_groups(), {attribute: getattr(self, attribute) for attribute in self._defaults}))
@@ -227,7 +234,7 @@ class PixelState(Metric):
 
     def _select_rows(self, table: str, groups: Iterable[str] | None, bits: int = KEY_BITS) -> tuple[Ints, Ints, Ints]:
         """Return the rows of some groups (None: all), in cells of at most `bits` bits: kinds (r,) (see GROUP_SHIFT),
-        cells (r,), counts (C, r)."""
+        cells (r,), counts (C, r). C is 1, and with votes one more for each cleared bit."""
         self._count(table)
         known = self._list_groups()
         indices = [known.index(group) for group in (known if groups is None else sorted(set(groups))) if group in known]

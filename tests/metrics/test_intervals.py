@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from lit_ad.metrics.intervals import IMAGE_CURVES, bootstrap
+from lit_ad.metrics.intervals import IMAGE_METRICS, bootstrap
 
 NOMINAL, ANOMALOUS = np.array([20, 10, 10, 0]), np.array([0, 5, 5, 50])
 
@@ -23,18 +23,18 @@ def test_images_are_drawn_with_replacement(confidence: float) -> None:
 
 
 def test_all_curves_use_the_same_draws() -> None:
-    together = bootstrap(list(IMAGE_CURVES.values()), NOMINAL, ANOMALOUS, resamples=50)
-    alone = [bootstrap([curve], NOMINAL, ANOMALOUS, resamples=50)[0] for curve in IMAGE_CURVES.values()]
+    together = bootstrap(list(IMAGE_METRICS.values()), NOMINAL, ANOMALOUS, resamples=50)
+    alone = [bootstrap([curve], NOMINAL, ANOMALOUS, resamples=50)[0] for curve in IMAGE_METRICS.values()]
     assert together == alone
     assert bootstrap([anomalous_part], NOMINAL, ANOMALOUS, seed=1) != bootstrap([anomalous_part], NOMINAL, ANOMALOUS)
 
 
 def test_one_class_has_no_interval() -> None:
     for nominal, anomalous in ((NOMINAL, 0 * ANOMALOUS), (0 * NOMINAL, ANOMALOUS)):
-        assert np.isnan(bootstrap(list(IMAGE_CURVES.values()), nominal, anomalous)).all()
+        assert np.isnan(bootstrap(list(IMAGE_METRICS.values()), nominal, anomalous)).all()
 
 
 def test_draws_without_a_class_are_left_out() -> None:
     """With one anomalous image among ten, a third of the draws have none."""
-    ((low, high),) = bootstrap([IMAGE_CURVES["image_auroc"]], np.array([9, 0]), np.array([0, 1]))
+    ((low, high),) = bootstrap([IMAGE_METRICS["image_auroc"]], np.array([9, 0]), np.array([0, 1]))
     assert (low, high) == (1, 1)

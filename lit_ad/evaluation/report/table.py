@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lit_ad.evaluation.results import COLUMNS, MEAN, POOLED, VERDICTS, ImageResult, Results, Row, format_value
-from lit_ad.metrics.intervals import IMAGE_CURVES, bootstrap
+from lit_ad.metrics.intervals import IMAGE_METRICS, bootstrap
 
 HEADINGS = {
     **dict(zip(COLUMNS[:6], ("image AUROC", "AP", "F1 max", "pixel AUROC", "pixel F1 max", "AUPRO 30 %"), strict=True)),
@@ -63,16 +63,16 @@ def add_intervals(results: Results) -> Results:
 
 def _compute_intervals(results: Results, row: str) -> Row:
     """Return the intervals of a row's image metrics, from the scores of its images; {} if the row has them."""
-    if f"{next(iter(IMAGE_CURVES))}_low" in results.rows[row]:
+    if f"{next(iter(IMAGE_METRICS))}_low" in results.rows[row]:
         return {}
     images = select_row(results.images, row)
     scores, index = np.unique([image.score for image in images], return_inverse=True)
     labels = np.array([image.label for image in images])
     nominal, anomalous = (np.bincount(index[labels == label], minlength=len(scores)) for label in (0, 1))
-    ends = bootstrap(list(IMAGE_CURVES.values()), nominal, anomalous)
+    ends = bootstrap(list(IMAGE_METRICS.values()), nominal, anomalous)
     return {
         f"{name}_{end}": value
-        for name, pair in zip(IMAGE_CURVES, ends, strict=True)
+        for name, pair in zip(IMAGE_METRICS, ends, strict=True)
         for end, value in zip(("low", "high"), pair, strict=True)
     }
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lit_ad.evaluation.report.table import add_intervals, make_lines, select_row
-from lit_ad.metrics.intervals import IMAGE_CURVES, bootstrap
+from lit_ad.metrics.intervals import IMAGE_METRICS, bootstrap
 
 
 def test_intervals_are_those_of_the_bootstrap(make_run: Any, tmp_path: Path) -> None:
@@ -21,8 +21,8 @@ def test_intervals_are_those_of_the_bootstrap(make_run: Any, tmp_path: Path) -> 
         assert images == [one for one in kept if row != "nut/dent" or one.defect in ("good", "dent")]
         order = sorted(images, key=lambda one: one.score)  # no two scores are the same
         nominal, anomalous = (np.array([one.label == label for one in order]).astype(int) for label in (0, 1))
-        expected = bootstrap(list(IMAGE_CURVES.values()), nominal, anomalous)
-        for name, (low, high) in zip(IMAGE_CURVES, expected, strict=True):
+        expected = bootstrap(list(IMAGE_METRICS.values()), nominal, anomalous)
+        for name, (low, high) in zip(IMAGE_METRICS, expected, strict=True):
             assert (filled.rows[row][f"{name}_low"], filled.rows[row][f"{name}_high"]) == (low, high)
         assert filled.rows[row]["image_auroc_low"] < results.rows[row]["image_auroc"]
     given = {"image_auroc_low": 0.1, "image_auroc_high": 0.2}
