@@ -100,7 +100,8 @@ def read_upright_size(path: Path) -> Size:
             width, height = image.size
             if isinstance(image, TiffImageFile):  # newer versions of Pillow give the upright `size`, older ones do not
                 width, height = image.tag_v2[ExifTags.Base.ImageWidth], image.tag_v2[ExifTags.Base.ImageLength]
-            # `getexif` of a PNG decodes the whole image, because EXIF data may follow the pixels. Avoid it if none do.
+            # The `getexif` of PNG images decodes all pixels, because EXIF data may follow them. If no data follow, the
+            # base class's `getexif` is enough, which decodes none.
             exif = image.getexif() if image.format != "PNG" or _text_follows(path) else Image.Image.getexif(image)
             return (width, height) if exif.get(ExifTags.Base.Orientation) in _TURNED else (height, width)
 

@@ -72,8 +72,11 @@ class Roi:
         return placed
 
     def resize_mask(self, size: Size) -> NDArray[np.bool_] | None:
-        """Return `inside` at another size, (h, w). A pixel counts if at least half of it does; if there is no such
-        pixel, one counts if any part of it does."""
+        """Return `inside` at another size, (h, w).
+
+        A pixel of the resized mask counts if at least half of its area counts. If no pixel reaches half, each pixel of
+        which any part counts does.
+        """
         if self.inside is None or size == self.shape:
             return self.inside
         share = resize(self.inside.astype(np.uint8) * 255, size, Image.Resampling.BOX)

@@ -24,11 +24,11 @@ from lit_ad.image.roi import CODE, Roi, encode_mask, parse_roi, select_inside
 from lit_ad.image.tiling import Grid
 
 Box = tuple[int, int, int, int]  # top, left, bottom, right: the slice [top:bottom, left:right]
-# A `canvas` is the Size (height, width) of the network's input: content and padding. A Box is the place of an image's
-# content in a canvas. With tiles, the canvas is what is cut into tiles. In `View.content` and `View.check_size`, canvas
-# is the size before it is padded to a `multiple`, and before `crop`.
+# A `canvas` is the Size (height, width) of the network's input, padding included. With tiles, it is the size of the
+# image that is cut into tiles. A Box is the place of an image's content in a canvas. A `target` is the Size to which
+# images are fitted, before they are padded to a `multiple` or cropped.
 Floats = NDArray[np.float32]
-SMALLEST_SIDE = 8  # pixels; a smaller image has no texture but that of the interpolation
+SMALLEST_SIDE = 8  # pixels; a smaller image, resized, shows the interpolation and hardly any texture of its own
 _WINDOW_IMAGES = 100  # how many images an automatic window is computed from
 
 
@@ -42,8 +42,8 @@ class View:
             reflection.
         interpolation: The interpolation of the resize, which is antialiased.
         crop: The side of a square in the middle of the resized image, which is all that the network sees, as in papers
-            that resize to 256 and crop to 224. Outside the square, a map has its lowest value inside. None: the
-            network sees the whole image.
+            that resize to 256 and crop to 224. Outside the square, the map is filled with the lowest value that it has
+            inside the square. None: the network sees the whole image.
         multiple: Sides are padded by reflection to a multiple of this. None: the multiple that the model needs.
         tile: The side of the tiles into which images of `image_size` are cut. None: no tiles.
         overlap: The least number of pixels that neighbouring tiles share, up to half a tile. Their maps are blended
@@ -158,6 +158,7 @@ class View:
                 "high]"
             )
         margin = (high - low) / 4
+        # The margin does not take the lower end below 0. A lower end that is negative already gets no margin.
         return replace(self, window=(max(low - margin, min(low, 0.0)), high + margin))
 
     @property
@@ -191,13 +192,13 @@ class View:
         self.check_size((image.shape[0], image.shape[1]))
         if self.region is not None:
             image = self.region.cut(image)
-        canvas = self.size or (image.shape[0], image.shape[1])
+        target = self.size or (image.shape[0], image.shape[1])
         content = self.content((image.shape[0], image.shape[1]))
         if content != image.shape[:2]:
             method = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}[self.interpolation]
             image = resize(image, content, method)
         multiple = 1 if self.tile else self.multiple or 1  # with tiles, the tile is the network's input
-        canvas = (math.ceil(canvas[0] / multiple) * multiple, math.ceil(canvas[1] / multiple) * multiple)
+        canvas = (math.ceil(target[0] / multiple) * multiple, math.ceil(target[1] / multiple) * multiple)
         if self.crop is not None:
             canvas = (self.crop, self.crop)
         top, left = (canvas[0] - content[0]) // 2, (canvas[1] - content[1]) // 2
@@ -211,11 +212,11 @@ class View:
 
     def check_size(self, size: Size) -> None:
         """Raise UserError if an image of this (height, width) is too small or too thin to be judged."""
-        content, canvas = self.content(size), self.size or size
+        content, target = self.content(size), self.size or size
         image = f"the image has {size[0]}x{size[1]} pixels (height x width)"
         if min(size) < SMALLEST_SIDE:
-            raise UserError(f"{image}, which is too little to judge: each side needs {SMALLEST_SIDE} or more")
-        if min(content) < min(SMALLEST_SIDE, *canvas):
+            raise UserError(f"{image}, which is too small to judge: each side needs {SMALLEST_SIDE} or more")
+        if min(content) < min(SMALLEST_SIDE, *target):
             raise UserError(
                 f"{image}, and is too thin to be judged: view.fit pad makes {content[0]}x{content[1]} of it, but each "
                 f"side needs {SMALLEST_SIDE} or more; cut the image into parts"
@@ -225,10 +226,10 @@ class View:
         """Return the (height, width) to which an image of this size, or its region of interest, is resized, without
         padding."""
         size = size if self.region is None else self.region.shape
-        canvas = self.size or size
+        target = self.size or size
         if self.fit == "stretch":
-            return canvas
-        scale = min(canvas[0] / size[0], canvas[1] / size[1])
+            return target
+        scale = min(target[0] / size[0], target[1] / size[1])
         return max(1, round(scale * size[0])), max(1, round(scale * size[1]))
 
     def inside(self, canvas: Size, box: Box) -> NDArray[np.bool_] | None:
@@ -281,8 +282,10 @@ def pad_to_content(cropped: Any, box: Box, value: float) -> Any:
 def original_map(anomaly_map: Floats, canvas: Size, box: Box, size: Size, roi: Roi | None = None) -> Floats:
     """Return a map at the image's own size, (h, w) -> (H0, W0), without padding.
 
-    Outside a region of interest it has the lowest value that it has inside. The map is first resized to the network's
-    input, whether or not there is padding, because two bilinear resizes give other peaks than one.
+    Outside a region of interest, the map is filled with the lowest value that it has inside the region.
+
+    The map is resized to the network's input, and then to the image. Two bilinear resizes give other peaks than one, so
+    both are made even without padding: peaks do not depend on it.
 
     Args:
         anomaly_map: (h, w), of one network input.

@@ -274,7 +274,7 @@ def test_an_error_names_an_image_that_is_too_small(bright: Detector, size: tuple
     Image.fromarray(pixels).save(tmp_path / "part.png")
     for image, name in ((pixels, "image 1"), (tmp_path / "part.png", tmp_path / "part.png")):
         with pytest.raises(
-            UserError, match=rf"^{name}: the image has {size[0]}x{size[1]} pixels .* too little to judge"
+            UserError, match=rf"^{name}: the image has {size[0]}x{size[1]} pixels .* too small to judge"
         ):
             bright([image])
 

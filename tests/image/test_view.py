@@ -55,8 +55,8 @@ def test_pad_of_a_thin_image_reflects_more_than_once() -> None:
 @pytest.mark.parametrize(
     ("view", "size", "message"),
     [
-        (View(64), (7, 90), r"^the image has 7x90 pixels .* too little to judge: each side needs 8 or more$"),
-        (View(None), (5000, 2), r"^the image has 5000x2 pixels .* too little to judge"),
+        (View(64), (7, 90), r"^the image has 7x90 pixels .* too small to judge: each side needs 8 or more$"),
+        (View(None), (5000, 2), r"^the image has 5000x2 pixels .* too small to judge"),
         (View(64, fit="pad"), (200, 23), r"200x23 pixels .* too thin .* view.fit pad makes 64x7 of it, .*; cut"),
         (View(96, fit="pad", tile=32), (1000, 60), r"too thin .* view.fit pad makes 96x6 of it"),
     ],
