@@ -85,9 +85,9 @@ def _predict_alone(arguments: Sequence[str]) -> None:
     predictions: Predictions = made.predictions
     with file.open("rb") as stream:
         weights = hashlib.file_digest(stream, "sha256").hexdigest()[:16]
-    place, done = predictions.claim(file.parent, folder, samples, weights)
+    directory, done = predictions.claim(file.parent, folder, samples, weights)
     method = detector.card.method.rpartition(".")[2]
-    stage = Stage(place, samples, decision, method, predicting=True, folder=folder, device=parsed.device, done=done)
+    stage = Stage(directory, samples, decision, method, predicting=True, folder=folder, device=parsed.device, done=done)
     _judge_all(detector, stage, [made.heatmaps, predictions])
     for line in [*predictions.summary(), *(f"In {folder}: {remark}" for remark in source.remarks())]:
         tell(line)
@@ -118,8 +118,8 @@ def _judge_all(detector: Detector, stage: Stage, sinks: Sequence[Heatmaps | Pred
     left = [i for i, sample in enumerate(stage.samples) if str(sample.image) not in stage.done]
 
     def work(group: list[int], first: int) -> list[None]:
-        for place in group:
-            judged = _judge_sample(detector.shared, stage.samples[place], place)
+        for index in group:
+            judged = _judge_sample(detector.shared, stage.samples[index], index)
             for sink in sinks:
                 sink.image(judged)
         return [None] * len(group)
@@ -138,7 +138,7 @@ def _judge_all(detector: Detector, stage: Stage, sinks: Sequence[Heatmaps | Pred
         sink.finish(None)
 
 
-def _judge_sample(detector: Detector, sample: Sample, place: int) -> Judged:
+def _judge_sample(detector: Detector, sample: Sample, index: int) -> Judged:
     """Judge a sample. If that fails, return a blank image, with the reason in its sample."""
     view = detector.card.view
     try:
@@ -147,11 +147,11 @@ def _judge_sample(detector: Detector, sample: Sample, place: int) -> Judged:
         blank = view.blank()
         size = (blank.shape[0], blank.shape[1])
         sample = sample._replace(error=str(error))
-        return Judged(sample, place, size, blank, Judgement(None, float("nan"), (0, 0, 0, 0)))
-    return _to_judged(detection, sample, place)
+        return Judged(sample, index, size, blank, Judgement(None, float("nan"), (0, 0, 0, 0)))
+    return _to_judged(detection, sample, index)
 
 
-def _to_judged(detection: Detection, sample: Sample, place: int) -> Judged:
+def _to_judged(detection: Detection, sample: Sample, index: int) -> Judged:
     """Convert a Detector's detection to the Judged that a run's prediction makes."""
     decision, category, roi = detection.decision, sample.category, detection.roi
     pixels, box = detection.network_input, detection.box
@@ -170,4 +170,4 @@ def _to_judged(detection: Detection, sample: Sample, place: int) -> Judged:
     size = (detection.image.shape[0], detection.image.shape[1])
     content = pad_to_content(pixels[top:bottom, left:right], box, 0)
     judgement = Judgement(detection.network_map, detection.score, detection.box)
-    return Judged(sample, place, size, content, judgement, None, roi, **known)
+    return Judged(sample, index, size, content, judgement, None, roi, **known)

@@ -107,14 +107,14 @@ def find_tensorrt_version() -> str:
     return "of the system"
 
 
-def bind_network(runtime: Any, session: Any, place: str, number: int, largest: int | None = None) -> Network:
+def bind_network(runtime: Any, session: Any, device_kind: str, number: int, largest: int | None = None) -> Network:
     """Return a session as a network whose inputs and outputs are buffers on a device (IO binding). It runs one call at
     a time.
 
     Args:
         runtime: The package onnxruntime.
         session: ONNX Runtime's session for the file.
-        place: The kind of device: cuda or cpu.
+        device_kind: cuda or cpu.
         number: The number of the device.
         largest: The largest batch of one run; larger batches are split. None: no limit.
     """
@@ -128,11 +128,11 @@ def bind_network(runtime: Any, session: Any, place: str, number: int, largest: i
         else:
             inputs.clear()
             # Copy: on the CPU the buffer is the caller's array itself, and the next images would overwrite it.
-            inputs[pixels.shape] = runtime.OrtValue.ortvalue_from_numpy(pixels.copy(), place, number)
+            inputs[pixels.shape] = runtime.OrtValue.ortvalue_from_numpy(pixels.copy(), device_kind, number)
         binding = session.io_binding()
         binding.bind_ortvalue_input("pixels", inputs[pixels.shape])
         for name in names:
-            binding.bind_output(name, place, number)
+            binding.bind_output(name, device_kind, number)
         session.run_with_iobinding(binding)
         outputs: list[Floats] = binding.copy_outputs_to_cpu()
         return outputs

@@ -22,7 +22,7 @@ class Judged:
     """An image with its ground truth, the detector's judgement, and the decision's verdict."""
 
     sample: Sample
-    place: int  # index in its split
+    index: int  # in its split
     size: Size  # (H0, W0), the size of the image file
     pixels: Pixels  # (h, w, 3): the image at the network's size, without padding; black where the view crops
     judgement: Judgement

@@ -61,7 +61,7 @@ class Measurement:
             sample = judged.sample
             fields = (file, sample.category, sample.defect, sample.label, judged.score)
             image = ImageResult(*fields, judged.threshold, judged.p_value, sample.item)
-            self.seen.append((judged.place, judged.judgement.network_map is not None, image))
+            self.seen.append((judged.index, judged.judgement.network_map is not None, image))
 
     def add_pixels(self, judged: Judged) -> None:
         """Add the pixels of an image, or of its region of interest. Without a map or a truth, add nothing."""
@@ -70,8 +70,9 @@ class Measurement:
         roi = judged.roi
         inside = None if roi is None else roi.resize_mask(roi.shape)
         anomaly_map, truth = judged.inside_roi(judged.anomaly_map), judged.inside_roi(judged.truth)
+        # (H, W): the pixels that the detector marks as anomalous. `marked` is None without a pixel threshold.
         marked = None if judged.mask is None else judged.inside_roi(judged.mask)
-        called = np.zeros(truth.shape, bool) if marked is None else marked
+        called = np.zeros(truth.shape, bool) if marked is None else marked  # without a threshold, no pixel is marked
         counts = self._count(judged.group, *(part if inside is None else part[inside] for part in (truth, called)))
         if marked is not None:
             if judged.sample.label == 0:
@@ -170,7 +171,8 @@ def resize(
 
 
 def compute_sample_aurocs(rows: dict[str, set[str]], images: list[ImageResult]) -> dict[str, float]:
-    """Return the S-AUROC of each row, over samples (items with several images); {} if every item has one image.
+    """Return the S-AUROC of each row, over items with several images; {} if every item has one image. Papers call an
+    item a sample.
 
     A row uses an item only if the row has all images of that item. For example, a defective item is not counted as good
     because some of its views look good.
@@ -179,16 +181,16 @@ def compute_sample_aurocs(rows: dict[str, set[str]], images: list[ImageResult]) 
         rows: The groups of each row.
         images: All images.
     """
-    samples: dict[tuple[str, str, str], list[ImageResult]] = defaultdict(list)
+    views_of_items: dict[tuple[str, str, str], list[ImageResult]] = defaultdict(list)
     for image in images:
-        samples[image.category, image.item, "" if image.item else image.path].append(image)
-    if len(samples) == len(images):
+        views_of_items[image.category, image.item, "" if image.item else image.path].append(image)
+    if len(views_of_items) == len(images):
         return {}
     aurocs = {}
     for row, groups in rows.items():
         complete = [
-            (image.score, image.label, sample)
-            for sample, views in samples.items()
+            (image.score, image.label, item)
+            for item, views in views_of_items.items()
             if groups.issuperset(f"{image.category}/{image.defect}" for image in views)
             for image in views
         ]

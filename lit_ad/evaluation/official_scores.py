@@ -23,7 +23,7 @@ _RESIZED = (
 class OfficialScores:
     """Accumulates the official metrics of a data set while images are tested.
 
-    It adds only what the metrics of every test do not have, such as sPRO.
+    It computes only the metrics that `Measurement` does not compute for every test, such as sPRO.
 
     Args:
         rules: The data set's rules.

@@ -1,9 +1,9 @@
 """Recall and precision of whole defects: how many are found by a marked region.
 
 A defect is a connected region (8-connected) of the mask. It is found if its intersection over union with a connected
-region of the pixels above the threshold is `LEAST` or more. One region finds at most one defect: pairs with the highest
-intersection over union are matched first. The recall is the share of defects that are found. The precision is the share
-of marked regions that find a defect.
+region of the pixels above the threshold is `_LEAST` or more. One region finds at most one defect: pairs with the
+highest intersection over union are matched first. The recall is the share of defects that are found. The precision is
+the share of marked regions that find a defect.
 """
 
 from collections import Counter
@@ -17,7 +17,7 @@ from lit_ad.distributed import add_up
 from lit_ad.metrics.aupro import QUARTERS, find_weighted_quantile
 from lit_ad.metrics.regions import find_bounding_box, label_regions
 
-LEAST = 0.3
+_LEAST = 0.3
 POINTS = 200  # the most points of a curve
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -101,7 +101,7 @@ def _measure_recalls(sizes: NDArray[np.int64], hit: NDArray[np.int64], count: ND
     return row
 
 
-def match_regions(truth: Bools, marked: Bools, least: float = LEAST) -> Matches:
+def match_regions(truth: Bools, marked: Bools, least: float = _LEAST) -> Matches:
     """Match the defects of `truth` (H, W) with the regions of `marked` (H, W): see the module's docstring.
 
     `least`: the least intersection over union of a match.

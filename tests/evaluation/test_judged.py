@@ -38,8 +38,8 @@ def test_each_image_has_the_verdict_and_the_thresholds_of_its_category() -> None
     assert (bolt.verdict, bolt.threshold, bolt.pixel_threshold, bolt.p_value) == ("anomalous", 95.0, 95.0, 0.04)
     assert (nut.verdict, nut.threshold, nut.pixel_threshold, nut.p_value) == ("nominal", 195.0, 195.0, 1.0)
     assert bolt.colour_range == DECISION.colour_range("bolt") != nut.colour_range == DECISION.colour_range("nut")
-    assert (bolt.group, bolt.score, bolt.place, bolt.size) == ("bolt/dent", 97.0, 7, (20, 30))
-    assert (nut.group, nut.place, nut.sample) == ("nut/dent", 8, images.samples[1])
+    assert (bolt.group, bolt.score, bolt.index, bolt.size) == ("bolt/dent", 97.0, 7, (20, 30))
+    assert (nut.group, nut.index, nut.sample) == ("nut/dent", 8, images.samples[1])
     assert np.array_equal(unwrap(bolt.truth), HEAT > 0) and nut.truth is None
     assert np.array_equal(nut.pixels, unwrap(images.pixels)[1].permute(1, 2, 0).numpy())
     assert np.array_equal(unwrap(bolt.mask), HEAT > 0) and np.array_equal(unwrap(nut.mask), HEAT == 250)

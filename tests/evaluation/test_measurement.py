@@ -216,7 +216,7 @@ def test_the_rules_of_a_data_set_see_each_image_with_its_map_and_its_marked_pixe
 
 
 def test_each_image_and_each_curve_is_in_the_results(images: list[Judged]) -> None:
-    images = [replace(image, sample=image.sample._replace(item=f"part{image.place % 10}")) for image in images]
+    images = [replace(image, sample=image.sample._replace(item=f"part{image.index % 10}")) for image in images]
     results = measure(images)
     first = ImageResult("0.png", "bolt", "good", 0, images[0].score, 0.5, 0.5, "part0")
     assert results.images[0] == first and list(results.curves) == ["image_roc", "pixel_roc", "pro", "pimo", "instances"]

@@ -8,16 +8,16 @@ from lit_ad.counts import format_count
 from lit_ad.evaluation.results import POOLED, Results, Row
 
 WIDTH, HEIGHT = 420, 130  # size of the picture's axes in pixels
-_MOST = 1000  # number of images at the right end of the picture
-LEAST = 0.001  # rate at the lower end of the picture
+_MAX_IMAGES = 1000  # number of images at the right end of the picture
+_MIN_RATE = 0.001  # rate at the lower end of the picture
 
 
 @dataclass(frozen=True)
-class Enough:
+class ThresholdLine:
     """A line of the page about a threshold and the images behind it, in words."""
 
     name: str  # the category, or "all images"
-    deciding: str  # number of nominal images that decide, and how
+    deciding: str  # number of nominal images that set the threshold, and how
     lowest: str  # the lowest false-alarm rate that they allow
     more: str  # number of further images for the rate that was asked for
     promised: str  # number of further images to promise that rate with confidence
@@ -35,14 +35,16 @@ class Picture:
     rates: tuple[tuple[float, str], ...]  # y and text of the ticks: rates
 
 
-def list_enough(results: Results) -> list[Enough]:
+def list_threshold_lines(results: Results) -> list[ThresholdLine]:
     """Return a line for each threshold that comes from a rate, and none for a threshold set by hand."""
     decision = results.decision or {}
     thresholds = decision.get("thresholds", [])
-    return [describe(each, results) for each in thresholds if "folds" in each and not each["image"]["by_hand"]]
+    return [
+        _describe_threshold(each, results) for each in thresholds if "folds" in each and not each["image"]["by_hand"]
+    ]
 
 
-def describe(threshold: dict[str, Any], results: Results) -> Enough:
+def _describe_threshold(threshold: dict[str, Any], results: Results) -> ThresholdLine:
     """Return the line of a threshold.
 
     Args:
@@ -59,7 +61,7 @@ def describe(threshold: dict[str, Any], results: Results) -> Enough:
         promised = f"{more[1]} more" if more[1] else "enough"
     else:
         promised = "not possible: the rate is approximate"
-    return Enough(
+    return ThresholdLine(
         "all images" if category is None else category,
         f"{have} ({how})",
         f"{100 / (have + 1):.3g} %",
@@ -85,7 +87,7 @@ def draw(results: Results) -> Picture | None:
     if not thresholds or not results.false_alarm:
         return None
     have = thresholds[-1]["image"]["held_out"]
-    counts = [10 ** (step / 20) for step in range(int(20 * math.log10(_MOST)) + 1)]
+    counts = [10 ** (step / 20) for step in range(int(20 * math.log10(_MAX_IMAGES)) + 1)]
     return Picture(
         " ".join(f"{_place_count(count):.1f},{_place_rate(1 / (count + 1)):.1f}" for count in counts),
         _place_rate(results.false_alarm),
@@ -97,9 +99,9 @@ def draw(results: Results) -> Picture | None:
 
 def _place_count(count: float) -> float:
     """Return the x of a number of images, in pixels from the left."""
-    return WIDTH * min(1.0, math.log10(max(count, 1)) / math.log10(_MOST))
+    return WIDTH * min(1.0, math.log10(max(count, 1)) / math.log10(_MAX_IMAGES))
 
 
 def _place_rate(rate: float) -> float:
     """Return the y of a rate, in pixels from the top."""
-    return HEIGHT * min(1.0, math.log10(rate) / math.log10(LEAST))
+    return HEIGHT * min(1.0, math.log10(rate) / math.log10(_MIN_RATE))

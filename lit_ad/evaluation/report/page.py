@@ -17,7 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from lit_ad.counts import format_count
-from lit_ad.evaluation.report.enough import draw, list_enough
+from lit_ad.evaluation.report.enough import draw, list_threshold_lines
 from lit_ad.evaluation.report.record import Took
 from lit_ad.evaluation.report.runs import Run, Shown, compute_shares_below, match_images, name_runs, read_run
 from lit_ad.evaluation.report.shifts import describe, list_shifts
@@ -61,7 +61,7 @@ def write_page(homes: list[Path], output: Path) -> None:
         rows=rows,
         headings=HEADINGS.values(),
         table=make_lines({run.name: add_intervals(run.results) for run in runs}, rows),
-        enough=[(run.name, each) for run in runs for each in list_enough(run.results)],
+        enough=[(run.name, each) for run in runs for each in list_threshold_lines(run.results)],
         describe_shift=describe,
         picture=draw(runs[0].results) if len(runs) == 1 else None,
         shifts=list_shifts(runs),

@@ -1,4 +1,7 @@
-"""The page's table of metrics: a line for each row of the results and each run, with 95 % intervals."""
+"""The page's table of metrics, with 95 % intervals.
+
+The table has one line for each pair of a row (a set of images) and a run.
+"""
 
 import math
 from dataclasses import dataclass, replace
@@ -25,7 +28,7 @@ class Cell:
 
 
 def make_lines(results: dict[str, Results], rows: list[str]) -> list[tuple[str, str, list[Cell]]]:
-    """Return row, run and cells of each line. The lines of a row follow one another.
+    """Return row, run and cells of each line. Lines of the same row are adjacent.
 
     Args:
         results: The results by the name of their run.

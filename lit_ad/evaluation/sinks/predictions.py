@@ -130,7 +130,7 @@ class Predictions(Sink):
             with atomic_write(self._file(self.stage, "labelme", sample, ".json")) as temporary:
                 temporary.write_text(as_text(to_labelme(str(sample.image.absolute()), findings)), encoding="utf-8")
         with self.lock, explain_write_errors(self.part):  # last, so that an image with a line has all of its files
-            self.scored[judged.place] = (judged.score, sample.error)
+            self.scored[judged.index] = (judged.score, sample.error)
             self.lines.write(format_line(_path_below(self.stage, sample.image), judged.score, sample.error, findings))
             self.lines.flush()
 

@@ -58,9 +58,9 @@ class Report(Sink):
             return
         pictures = make_thumbnails(judged)
         with self.lock, explain_write_errors(self.stage.directory, ROOM):  # a ZipFile writes one entry at a time
-            self.paths[judged.place] = str(judged.sample.image)
+            self.paths[judged.index] = str(judged.sample.image)
             for kind, data in pictures.items():
-                self.part.writestr(ZipInfo(f"{judged.place}.{kind}"), data)
+                self.part.writestr(ZipInfo(f"{judged.index}.{kind}"), data)
 
     def finish(self, results: Results | None) -> None:
         if self.part is None or results is None:

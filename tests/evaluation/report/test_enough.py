@@ -7,7 +7,7 @@ import pytest
 
 from lit_ad.detector.decision import Decision
 from lit_ad.detector.summary import summarize
-from lit_ad.evaluation.report.enough import HEIGHT, WIDTH, draw, list_enough
+from lit_ad.evaluation.report.enough import HEIGHT, WIDTH, draw, list_threshold_lines
 from lit_ad.evaluation.results import ImageResult, Results
 from lit_ad.evaluation.rows import verdict_row
 
@@ -26,14 +26,14 @@ def decision(count: int, rate: float = 0.05, **more: Any) -> Decision:
 
 
 def test_too_few_held_out_images() -> None:
-    (line,) = list_enough(results(decision(9)))
+    (line,) = list_threshold_lines(results(decision(9)))
     assert (line.name, line.deciding, line.lowest) == ("all images", "9 (held out of training)", "10 %")
     assert (line.more, line.promised) == ("10 more", "50 more")  # 19, and 59
     assert line.recall == "19 of 20: 76 to 99 %"  # Wilson's interval
 
 
 def test_enough_held_out_images() -> None:
-    (line,) = list_enough(results(decision(59)))
+    (line,) = list_threshold_lines(results(decision(59)))
     assert (line.more, line.promised) == ("enough", "enough")
 
 
@@ -43,20 +43,20 @@ def test_enough_held_out_images() -> None:
 )
 def test_promises_that_no_number_of_images_gives(more: dict[str, Any], promised: str) -> None:
     chosen: dict[str, Any] = {} if more else {"also_chosen": {"nut": ["the epoch"]}}
-    (line,) = list_enough(results(decision(9, **more, **chosen)))
+    (line,) = list_threshold_lines(results(decision(9, **more, **chosen)))
     assert line.promised == promised and line.deciding.startswith("9 (all, by 5 folds)" if more else "9 (held out")
 
 
 def test_each_category_has_a_line() -> None:
     several = Decision({"nut": np.arange(9.0), "bolt": np.arange(19.0)}, false_alarm=0.05)
-    lines = list_enough(results(several))
+    lines = list_threshold_lines(results(several))
     assert [(line.name, line.lowest) for line in lines] == [("bolt", "5 %"), ("nut", "10 %"), ("all images", "3.45 %")]
     assert lines[0].recall == "no anomalous image was tested"
 
 
 def test_no_line_without_a_rate() -> None:
     by_hand = results(decision(9).with_threshold(3.0))
-    assert list_enough(by_hand) == [] and list_enough(Results({"pooled": {}}, [])) == []
+    assert list_threshold_lines(by_hand) == [] and list_threshold_lines(Results({"pooled": {}}, [])) == []
     assert draw(Results({"pooled": {}}, [])) is None
 
 

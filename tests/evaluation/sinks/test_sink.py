@@ -46,7 +46,7 @@ def test_a_sink_gets_every_image_of_a_test(parts: Path, tmp_path: Path, brightne
     data = AnomalyDataModule(MVTec(parts), View(None), batch_size=4)
     quiet_trainer(tmp_path / "run", Evaluation(sinks=[silent, sink])).test(brightness(), data, verbose=False)
     assert sink.told == ["begin", "finish"]
-    assert sorted(judged.place for judged in sink.images) == list(range(18))
+    assert sorted(judged.index for judged in sink.images) == list(range(18))
     assert sink.results is not None and len(sink.results.images) == 18
     stage = sink.stage
     assert (stage.first, stage.predicting, stage.method, stage.directory) == (
