@@ -1,4 +1,4 @@
-"""After how many images drift is told, by the scores of a real detector on changed images; and with defects alone.
+"""After how many images drift is reported, by the scores of a real detector on changed images; and with defects alone.
 
     python benchmarks/drift_images.py --roots PATH/TO/CATEGORY ... --weights DEIT_TINY
 

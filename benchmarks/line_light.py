@@ -1,4 +1,4 @@
-"""The story of a line with a strong detector: light changes, drift is told, people label, and the detector grows.
+"""The story of a line with a strong detector: light changes, drift is reported, people label, and the detector grows.
 
     python benchmarks/line_light.py --root PATH/TO/mvtec/pill --weights DEIT_TINY --output FOLDER
 

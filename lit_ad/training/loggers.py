@@ -46,7 +46,7 @@ def open_loggers(loggers: list[Logger]) -> list[Logger]:
 
 
 def open_logger(logger: Logger) -> bool:
-    """Open a logger, and return whether it works. Without a key or a network, wandb writes its run to this disk."""
+    """Open a logger, and return whether it works. Without a key, or offline, wandb writes its run to this disk."""
     if isinstance(logger, WandbLogger) and logger.save_dir:
         # wandb keeps pictures here until it sends them, offline until `wandb sync`. Its default is the home directory.
         os.environ.setdefault("WANDB_DATA_DIR", str(Path(logger.save_dir).absolute() / "wandb"))

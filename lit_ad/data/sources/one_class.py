@@ -132,8 +132,8 @@ def _load_labelled(beside: Path, scratch: Path, download: Download, train: bool)
             dataset = kind(scratch, train=train, download=True)
         except Exception as error:
             raise UserError(
-                f"{download} could not be downloaded ({type(error).__name__}: {error}); on a machine with a network "
-                f"run this once, or put torchvision's files of it in {beside}"
+                f"{download} could not be downloaded ({type(error).__name__}: {error}); on a machine with internet "
+                f"access run this once, or put torchvision's files of it in {beside}"
             ) from error
     names, targets = dataset.classes, [int(target) for target in dataset.targets]
     if isinstance(dataset, datasets.CIFAR100):  # its files have both labels; torchvision has verified them

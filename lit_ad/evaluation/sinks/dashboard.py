@@ -18,7 +18,7 @@ from lit_ad.names import printable
 class Dashboard(Sink):
     """Shows a test's metrics, curves and worst misses on the run's loggers.
 
-    If a dashboard fails (no network, a full disk), a warning is printed and the run goes on.
+    If a dashboard fails (no internet access, a full disk), a warning is printed and the run goes on.
 
     Args:
         misses: Number of rows in the table of worst misses.
