@@ -55,7 +55,7 @@ def _make_program(file: Path, card: Card) -> str:
     view, maps = card.view, card.decision is not None and card.decision.marking() is not None
     code, mark, pixels = _make_marking(view.region) if maps else ("", "", "")
     runtime, load = _RUNTIMES[file.suffix]
-    mask, cut, count = _make_region(view.region)
+    mask, cut, select = _make_region(view.region)
     imports = "base64, json, os, sys, zlib" if mask else "json, os, sys"
     return f'''"""python {name_example(file)} IMAGE...   Needs numpy, pillow and {runtime}."""
 
@@ -95,7 +95,7 @@ def read(path):
         sys.exit(f"cannot read {{path}}: {{error}}")
 
 
-# The limits of lit_ad for image files replace those of Pillow. For texts in a file, the higher limit counts.
+# The limits of lit_ad for image files replace those of Pillow. For texts in a file, the higher of both limits applies.
 MEGAPIXELS = limit("{MEGAPIXELS}", "{DEFAULTS[MEGAPIXELS]:g}")
 METADATA = limit("{METADATA}", "{DEFAULTS[METADATA]:g}")
 Image.MAX_IMAGE_PIXELS = None
@@ -125,18 +125,18 @@ for path in sys.argv[1:]:
     method = Image.Resampling.{view.interpolation.upper()}
     narrow = image.resize((w, image.height), method)  # the width first: Pillow 13 may start with the height
     pixels = np.asarray(narrow.resize((w, h), method))
-    counts = np.full((h, w), True)
-{count}    # Crop the middle where the content is larger than the input; reflect its border where it is smaller.
+    inside = np.full((h, w), True)  # the pixels that are judged
+{select}    # Crop the middle where the content is larger than the input; reflect its border where it is smaller.
     top, left = (height - h) // 2, (width - w) // 2
     middle = np.s_[max(-top, 0) : height - top, max(-left, 0) : width - left]
     around = [(max(top, 0), max(height - h - top, 0)), (max(left, 0), max(width - w - left, 0))]
-    pixels, counts = np.pad(pixels[middle], [*around, (0, 0)], "reflect"), np.pad(counts[middle], around)
+    pixels, inside = np.pad(pixels[middle], [*around, (0, 0)], "reflect"), np.pad(inside[middle], around)
     score, *maps = run(np.ascontiguousarray(pixels.transpose(2, 0, 1)[None]))
     if not all(np.isfinite(values).all() for values in (score, *maps)):
         sys.exit(f"{{path}}: {NOT_FINITE}")
     score = float(score[0])
     if maps and card["map_scored"]:  # padding is not judged
-        values = np.sort(maps[0][0, 0, counts])
+        values = np.sort(maps[0][0, 0, inside])
         score = float(values[-max(int(card["top"] * values.size), 1) :].mean())
     p_value = (1 + (held_out >= score).sum()) / (len(held_out) + 1)
     verdict = "anomalous" if score > card["threshold"][""] else "nominal"
@@ -172,8 +172,8 @@ from numpy.typing import NDArray  # noqa: E402
 def _make_region(region: Roi | None) -> tuple[str, str, str]:
     """Return three pieces of code for a region of interest.
 
-    The first reads the region's mask; the second cuts the region out of an image; the third marks the pixels that
-    count, at the content's size. All are "" without a region.
+    The first reads the region's mask; the second cuts the region out of an image; the third selects the pixels that
+    belong to the region, at the content's size. All are "" without a region.
     """
     if region is None:
         return "", "", ""
@@ -192,11 +192,11 @@ mask = mask.crop({(left, top, right, bottom)})
 """
     cut += f"""    image = Image.composite(image, Image.new("RGB", image.size, {FILL}), mask)
 """
-    count = """    share = mask.resize((w, mask.height), Image.Resampling.BOX).resize((w, h), Image.Resampling.BOX)
+    select = """    share = mask.resize((w, mask.height), Image.Resampling.BOX).resize((w, h), Image.Resampling.BOX)
     share = np.asarray(share)
-    counts = share > (127 if share.max() > 127 else 0)
+    inside = share > (127 if share.max() > 127 else 0)
 """
-    return mask, cut, count
+    return mask, cut, select
 
 
 def _make_program_with_lit_ad(file: Path) -> str:

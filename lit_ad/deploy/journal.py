@@ -22,7 +22,9 @@ from lit_ad.detector.detector import Detector
 from lit_ad.files import resolve_path
 from lit_ad.names import printable
 
-LOOK_INTERVAL = 0.1  # seconds between two images whose look is measured, so that it does not slow a fast line down
+# Seconds between two images whose look (brightness, contrast, sharpness and colour, see looks.py) is measured. So the
+# measurement does not slow a fast line down.
+LOOK_INTERVAL = 0.1
 BORDERLINE = 3  # a nominal image is borderline if its p-value is at most this many times the threshold's
 
 
@@ -54,7 +56,7 @@ class Journal:
         decision = detector.card.decision
         self.watch = DriftWatch(decision, settings.delta, settings.anomalous_rate)
         self.sample, self.source = settings.sample, source
-        self._last_look = 0.0  # time of the last image whose look was measured
+        self._last_look = 0.0  # time of the last image whose look (see LOOK_INTERVAL) was measured
         self.file = JournalFile(resolve_path(folder), alone=True)
         pictures = Pictures(self.file, int(settings.pictures_mib * 2**20))
         with self.file.transaction():

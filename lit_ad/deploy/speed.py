@@ -62,7 +62,8 @@ def time_network(detector: Detector, size: int, seconds: float) -> list[float]:
 def time_files(detector: Detector, paths: list[str], size: int, seconds: float) -> list[float]:
     """Judge image files for some seconds. Return the seconds of each batch.
 
-    With a batch size of 1, this is the latency of each file. With more, it is the mean of a stream over all files.
+    With a batch size of 1, each time is the latency of one file. With larger batches, all files are judged as a stream,
+    again and again, and each time is the mean time of a batch in one pass through the files.
     """
     detector(paths[0])
     times: list[float] = []

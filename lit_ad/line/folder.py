@@ -43,7 +43,8 @@ class _Writing:
         if kind == "closed":
             self.closed = True
         elif kind == "changed":
-            self.opened = not self.closed  # a change after the close, as by chmod, may have no close of its own
+            # After a close, a change (by chmod, for example) may come without another close.
+            self.opened = not self.closed
             self.closed = False
 
 
@@ -163,6 +164,8 @@ class FolderFeed:
                 writing.state, writing.since = state, now
             unchanged = now - writing.since
             needed = self.settle * (_OPEN_FACTOR if _REPORTS_CLOSE and writing.opened else 1)
+            # A file is complete when it was closed, or has not changed for long enough. An empty file waits longer,
+            # because its content may still come.
             if (state[0] or unchanged >= RETRY_SECONDS) and (writing.closed or unchanged >= needed):
                 del self._writing[path]
                 self._done[path] = state

@@ -1,7 +1,7 @@
 """Make the data set of a grown detector: add the images that people confirmed to the images that the detector had.
 
 Each image stays in one split for ever, even if it comes along the line several times: images with the same pixels count
-as one. So no image that trained a detector, or set its threshold, is ever used to compare detectors.
+as one. So no image that was used for training, or set a threshold, is ever used to compare detectors.
 """
 
 import csv
@@ -34,7 +34,7 @@ class Growth:
 
     Args:
         samples: The images of all splits.
-        groups: The images of each comparison, at least one. None of them trained a detector or set its threshold.
+        groups: The images of each comparison, at least one. No detector was trained on them, and they set no threshold.
         joined: The number of new images in each split.
     """
 
@@ -73,51 +73,55 @@ def gather_images(
         return keys[sample.image]
 
     pictures = folder / "pictures"
-    base = {find_key(sample) for sample in own if not sample.image.is_relative_to(pictures)}
+    # The images of the data set that do not come from this journal.
+    original_keys = {find_key(sample) for sample in own if not sample.image.is_relative_to(pictures)}
     # If an image is in several splits, training wins, then validation, then test.
     split_of_key = {find_key(sample): sample.split for sample in sorted((*own, *others), key=_rank_split)}
-    known = {find_key(sample) for sample in own}
+    own_keys = {find_key(sample) for sample in own}  # all images of the data set, also those of earlier growths
     drawn: dict[str, tuple[Labelled, Sample]] = {}  # by key, so that an image that came twice is taken once
     for each, sample in labelled:
-        if find_key(sample) not in base and (find_key(sample) not in drawn or each.sampled):
+        # If an image came twice, take it from the random sample: other images cannot set the threshold.
+        if find_key(sample) not in original_keys and (find_key(sample) not in drawn or each.sampled):
             split = _choose_split(each, split_of_key.get(find_key(sample)), f"{seed}/{find_key(sample)}")
             drawn[find_key(sample)] = each, sample._replace(split=split)
-    again = sum(find_key(sample) in base for _, sample in labelled)
+    again = sum(find_key(sample) in original_keys for _, sample in labelled)
     if again:
         tell(
             f"{format_count(again, 'labelled image is', 'labelled images are')} already in the data set. "
             f"{'It stays in its present split' if again == 1 else 'They stay in their present splits'}."
         )
     if not any(sample.label == 0 for _, sample in drawn.values()):
-        raise UserError(f"the data set has every image already that is labelled good in {folder}: label others")
+        raise UserError(f"all images labelled good in {folder} are already in the data set: label more")
 
     joined: dict[str, int] = defaultdict(int)
     for name, (_, sample) in drawn.items():
-        joined[sample.split] += name not in known
+        joined[sample.split] += name not in own_keys
     new = {split: [s for _, s in drawn.values() if s.split == split] for split in ("train", "validation", "test")}
     defects = {find_key(sample) for _, sample in labelled if sample.label}
     taken_back = [sample for sample in splits.train if find_key(sample) in defects]
     if taken_back:
-        tell(f"{len(taken_back)} of the training images are labelled as defects now, and no longer train")
-    train = [*splits.train, *(sample for sample in new["train"] if find_key(sample) not in known)]
-    deciding = {find_key(sample) for sample in new["validation"]}
-    old_val = [] if only_new_decide else [sample for sample in splits.val if find_key(sample) not in deciding]
+        tell(
+            f"{len(taken_back)} of the training images are labelled as defects now, and are no longer used for training"
+        )
+    train = [*splits.train, *(sample for sample in new["train"] if find_key(sample) not in own_keys)]
+    held_out_keys = {find_key(sample) for sample in new["validation"]}
+    old_val = [] if only_new_decide else [sample for sample in splits.val if find_key(sample) not in held_out_keys]
     train, val = ([s for s in part if find_key(s) not in defects] for part in (train, [*old_val, *new["validation"]]))
     if not val:
         raise UserError(
             f"no image in {folder} can set the threshold: label more images of its random sample good "
             "(--watch.sample sets its size)"
         )
-    # No image that trains a detector, the old or the new one, or sets its threshold, is used for the comparison.
-    seen = {name for name, split in split_of_key.items() if split != "test"} | {
+    # Images that are used for the training of the old or the new detector, or set a threshold. They are not compared.
+    used_keys = {name for name, split in split_of_key.items() if split != "test"} | {
         find_key(sample) for sample in (*train, *val)
     }
     groups: dict[str, list[Sample]] = defaultdict(list)
     for sample in splits.test:
-        if find_key(sample) in base - seen and not sample.image.is_relative_to(pictures):
+        if find_key(sample) in original_keys - used_keys and not sample.image.is_relative_to(pictures):
             groups[OLD_DEFECTS if sample.label else OLD_GOOD].append(sample)
     for each, sample in drawn.values():
-        if sample.split == "test" and find_key(sample) not in seen:
+        if sample.split == "test" and find_key(sample) not in used_keys:
             groups[DEFECTS if sample.label else SAMPLED if each.sampled else SELECTED].append(sample)
     test = [sample for samples in groups.values() for sample in samples]
     return Growth(list(with_splits(Splits(train, val, test))), dict(groups), dict(joined))

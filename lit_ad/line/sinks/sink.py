@@ -70,6 +70,7 @@ class Outbox:
         with self._changed:
             self._end = time.monotonic() + CLOSE_SECONDS
             self._changed.notify_all()
+        # The last attempt of a webhook may take 15 seconds more: 5 to connect, 10 for the answer.
         self._thread.join(CLOSE_SECONDS + 15)
         with self._changed:
             self.dropped += len(self._waiting) + self._busy
