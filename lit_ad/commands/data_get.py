@@ -23,7 +23,7 @@ SETS = {  # keys: the name of the source class that reads the data set
         "https://avires.dimi.uniud.it/papers/btad/btad.zip",
         "461c9387e515bfed41ecaae07c50cf6b10def647b36c9e31d239ab2736b10d2a",
         "BTAD, by beanTech srl and the University of Udine (Mishra et al., ISIE 2021), is under CC BY-SA 4.0: name its "
-        "authors, and share what you make of it alike. https://creativecommons.org/licenses/by-sa/4.0/",
+        "authors, and share what you make of it under the same licence. https://creativecommons.org/licenses/by-sa/4.0/",
     ),
     "VisA": Published(
         "https://amazon-visual-anomaly.s3.us-west-2.amazonaws.com/VisA_20220922.tar",

@@ -34,7 +34,7 @@ def data_shift(
     seed: int = 0,
     output: Path | None = None,
 ) -> None:
-    """Copy a test set, with its masks, under other light, to measure how a detector takes the change.
+    """Copy a test set with its masks under other light, to measure how well a detector copes with the change.
 
     lit_ad.data.Light changes each image at the image's own size. The same seed gives the same images on any machine.
     The copy has MVTec AD's layout, for lit-ad test. If the folder has no test set, all of its images are copied, for
@@ -67,7 +67,9 @@ def data_shift(
     target = output or Path(f"{name}-{kind}-{strength:g}").absolute()
     root = path or getattr(data.source, "root", None)
     if root is not None and target.resolve().is_relative_to(Path(root).resolve()):
-        raise UserError(f"{target} lies in the data set {root}, so the copy would join it: give another --output")
+        raise UserError(
+            f"{target} lies in the data set {root}, so the copy would become part of it: give another --output"
+        )
     number = write_shifted(samples, shift, target)
     print(f"{format_count(number, 'image')} in {target}, {kind} shifted by up to {strength:g}, seed {seed}")
     labelled = any(sample.split == "test" for sample in samples)

@@ -144,8 +144,8 @@ def export(
 def is_decision_from(checkpoint: Detector, held_out: list[Sample]) -> bool:
     """Return whether a checkpoint's decision comes from exactly these images: their number and some scores tell.
 
-    After `lit-ad recalibrate --nominal`, or if only half of the held-out images decide, it comes from other images, and
-    its guarantee is about these.
+    After `lit-ad recalibrate --nominal`, or if only half of the held-out images set the threshold, it comes from other
+    images, and its guarantee is about these.
     """
     decision = checkpoint.card.decision
     assert decision is not None
@@ -171,7 +171,7 @@ def refit_thresholds(exported: Detector, held_out: list[Sample], file: Path) -> 
     if not held_out:
         print(
             "The int8 file has the thresholds of fp32, because the images that set them are gone or are not the run's "
-            "held-out images: run lit-ad recalibrate on the file, with good images that trained nothing"
+            "held-out images: run lit-ad recalibrate on the file, with good images that were not used for training"
         )
         return exported.card
     for category in sorted({sample.category for sample in held_out}):
@@ -194,7 +194,7 @@ def find_splits(config: Path) -> tuple[Splits, str]:
     try:
         settings = yaml.safe_load(config.read_text(encoding="utf-8"))
         source, _ = make_source(settings["data"]["source"], f"data.source of {config}")
-        return list_splits(source, Split.from_config(settings)), ""  # with folds, all images train
+        return list_splits(source, Split.from_config(settings)), ""  # with folds, all images are used for training
     except OSError as error:
         return Splits(), f"{config}: {error.strerror}"
     except UserError as error:

@@ -55,13 +55,13 @@ def grow(
     """Train a detector further with confirmed images of its line, and ship the new detector if it is no worse.
 
     The images that people labelled good join the training images, and the training continues from
-    RUN/checkpoints/last.ckpt. New thresholds are set. Then the old and the new detector judge images that trained
-    neither of them and set no threshold: the old test, the confirmed defects, and good images of the line that were set
-    aside. The old detector is the shipped one, or RUN if none is shipped yet.
+    RUN/checkpoints/last.ckpt. New thresholds are set. Then the old and the new detector judge images that were used for
+    neither training and set no threshold: the old test, the confirmed defects, and good images of the line that were
+    set aside. The old detector is the shipped one, or RUN if none is shipped yet.
 
-    DIR/detectors/N has the new detector with a report. DIR/detector.ckpt is the shipped detector, for `lit-ad serve
-    DIR/detector.ckpt --journal DIR`. A new detector that is worse on the confirmed images is not shipped. `lit-ad
-    journal DIR --rollback` ships the previous detector again.
+    The new detector and a report are written to DIR/detectors/N. DIR/detector.ckpt is always the shipped detector:
+    `lit-ad serve DIR/detector.ckpt --journal DIR` runs it. A new detector that is worse on the confirmed images is not
+    shipped. `lit-ad journal DIR --rollback` ships the previous detector again.
 
     Args:
         run: The run to continue, with its configuration and last checkpoint. It may be DIR/detectors/N of an earlier
@@ -71,7 +71,7 @@ def grow(
         held_out: The images that set the thresholds: the old and the new held-out images, or only the new ones, for a
             line that has changed for good. New held-out images come from the random sample only.
         ship_worse: Ship the new detector even if it is worse on the confirmed images.
-        seed: The seed that draws which new images train, are held out, and test.
+        seed: The seed that draws which new images are used for training, held out, or used for the test.
 
     Raises:
         UserError: The run or the journal is incomplete, or the new detector is worse and is not shipped.
@@ -122,7 +122,7 @@ def grow(
     if shipped is None:
         ship(journal, before, "before it grew")
     place = ship(journal, grown, f"grown from version {number} by {format_count(steps, 'step')}")
-    print(f"Shipped as version {grown}: {place}. A running service takes it when it is started again:")
+    print(f"Shipped as version {grown}: {place}. Restart a running service to load it:")
     print(f"lit-ad serve {place} --journal {journal}")
     print(f"lit-ad journal {journal} --rollback goes back to version {before}")
 
@@ -187,8 +187,8 @@ def register(journal: Path, detector: Detector, checkpoint: Path, **values: Any)
 
 
 def _keep_images(journal: Path, number: int, splits: Splits) -> None:
-    """Save the list of this version's images. A later comparison then uses no image that trained this version or set
-    its threshold."""
+    """Save the list of this version's images, so that a later comparison uses no image on which this version was
+    trained, and none that set its threshold."""
     version = find_version(journal, number)
     if find_images(journal, version) is None:
         write_samples(with_splits(splits), find_file(journal, version).parent / IMAGES)

@@ -84,7 +84,8 @@ COMMANDS = {
     ),
     "data get": _Command("download a data set whose licence allows it: NAME --root DIR", "commands.data_get.data_get"),
     "data shift": _Command(
-        "copy a test set under other light, to measure how a detector takes it: PATH", "commands.data_shift.data_shift"
+        "copy a test set under other light, to measure how well a detector copes with it: PATH",
+        "commands.data_shift.data_shift",
     ),
     "submission": _Command(
         "judge the private tests of MVTec AD 2, and write the archive that its benchmark takes",

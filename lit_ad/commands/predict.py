@@ -70,7 +70,7 @@ def _predict_alone(arguments: Sequence[str]) -> None:
         raise UserError(f"predict needs images: lit-ad predict {arguments[0]} IMAGES")
     parser = _make_parser()
     parsed = parser.parse_args(list(arguments))
-    made = parser.instantiate(parsed)
+    objects = parser.instantiate(parsed)
     file, folder = find_detector(parsed.file), resolve_path(parsed.images)
     source = Images(folder)
     samples = source.samples()
@@ -78,17 +78,17 @@ def _predict_alone(arguments: Sequence[str]) -> None:
     detector = Detector.load(file, parsed.weights, parsed.device, parsed.verify)
     decision = detector.card.decision
     if decision is not None:
-        decision = decision.with_keys(made.decision)
+        decision = decision.with_keys(objects.decision)
         detector = Detector(detector.network, replace(detector.card, decision=decision), detector.network_for)
     for line in list_notes(decision):
         tell(line)
-    predictions: Predictions = made.predictions
+    predictions: Predictions = objects.predictions
     with file.open("rb") as stream:
         weights = hashlib.file_digest(stream, "sha256").hexdigest()[:16]
     directory, done = predictions.claim(file.parent, folder, samples, weights)
     method = detector.card.method.rpartition(".")[2]
     stage = Stage(directory, samples, decision, method, predicting=True, folder=folder, device=parsed.device, done=done)
-    _judge_all(detector, stage, [made.heatmaps, predictions])
+    _judge_all(detector, stage, [objects.heatmaps, predictions])
     for line in [*predictions.summary(), *(f"In {folder}: {remark}" for remark in source.remarks())]:
         tell(line)
     if predictions.failed:
@@ -104,7 +104,8 @@ def _make_parser() -> Parser:
     parser.add_class_arguments(Heatmaps, "heatmaps")
     parser.add_class_arguments(Predictions, "predictions")
     parser.add_class_arguments(DecisionKeys, "decision")
-    parser.add_argument("--device", type=str, default="cpu", help="cpu, or the runtime's name of another device.")
+    named = "The device: cpu, or another one by the runtime's name for it, such as cuda or GPU."
+    parser.add_argument("--device", type=str, default="cpu", help=named)
     parser.add_argument(
         "--weights", type=Path | None, default=None, help="The teacher's weights, if a checkpoint does not find them."
     )
@@ -127,8 +128,8 @@ def _judge_all(detector: Detector, stage: Stage, sinks: Sequence[Heatmaps | Pred
     for sink in sinks:
         sink.begin(stage)
     try:
-        stream = partial(tqdm, desc="Judging images", total=len(left), leave=False, disable=None)
-        for _ in stream(run_in_order(work, iter(left), 1, TIMEOUT, None)):
+        show_progress = partial(tqdm, desc="Judging images", total=len(left), leave=False, disable=None)
+        for _ in show_progress(run_in_order(work, iter(left), 1, TIMEOUT, None)):
             pass
     except BaseException:
         for sink in sinks:

@@ -1,4 +1,4 @@
-"""Refuse to set thresholds from images that trained the detector: such images score lower than new ones."""
+"""Refuse to set thresholds from images on which the detector was trained: such images score lower than new ones."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,11 +20,11 @@ def refuse_trained(file: Path, samples: Sequence[Sample]) -> None:
     exported file does not record them, so the checkpoint of its run is read.
 
     Raises:
-        UserError: Some of the images are the files that trained the model.
+        UserError: The model was trained on some of the images.
     """
     record = _read_record(file)
     if record is None:
-        tell(f"It is unknown which images trained {file}: make sure that none of these did")
+        tell(f"It is unknown on which images {file} was trained: make sure that it was on none of these")
         return
     root, trained = Path(record["root"]), set(record["trained"])
     inside = [sample for sample in samples if sample.image.is_relative_to(root)]
@@ -32,14 +32,14 @@ def refuse_trained(file: Path, samples: Sequence[Sample]) -> None:
     total = format_count(len(samples), "image")
     if known:
         raise UserError(
-            f"{len(known)} of {total} trained this model, such as {known[0].image}: they score lower than new ones, "
-            "so the false-alarm rate would not be kept. Give good images that it has not seen"
+            f"this model was trained on {len(known)} of {total}, such as {known[0].image}: they score lower than "
+            "new ones, so the false-alarm rate would not be kept. Give good images that it has not seen"
         )
     copies = [s for s in samples if not s.image.is_relative_to(root) and _may_be_trained(s, trained)]
     if copies:
         tell(
-            f"Warning: {len(copies)} of {total} have the name and size of images that trained this model, such as "
-            f"{copies[0].image}: if they are copies, the false-alarm rate is not kept"
+            f"Warning: {len(copies)} of {total} have the name and size of images on which this model was trained, "
+            f"such as {copies[0].image}: if they are copies, the false-alarm rate is not kept"
         )
 
 
