@@ -84,7 +84,7 @@ def onnx_of(
             seen.add("a", found.score, found.anomaly_map, found.roi)
         rule = PixelRule("region", 0.2, 5, GivenCleanUp(closing=1))
         decision = Decision(**seen.held, false_alarm=0.3, pixel_rule=rule)
-        method.decision = decision.with_threshold(seen.held["pixels"]["a"].threshold(0.1), pixels=True)
+        method.decision = decision.with_threshold(seen.held["pixels"]["a"].find_threshold(0.1), pixels=True)
         export(method, home / "model.onnx", "onnx")
         (home / "example.py").write_text(make_example(home / "model.onnx", Detector.load(home / "model.onnx").card))
         assert ("lit_ad " in (home / "example.py").read_text().splitlines()[0]) == (view.tile is not None)
