@@ -163,13 +163,21 @@ def rate(wrong: int, images: int) -> str:
     return f"{wrong} of {images} ({100 * ends.low:.1f} to {100 * ends.high:.1f} %)"
 
 
+def misses_at_rate(good: list[float], defects: list[float]) -> str:
+    """The misses at the threshold with RATE of these good images above it. It compares networks, without thresholds."""
+    allowed = int(RATE * len(good))
+    threshold = sorted(good)[-allowed - 1]
+    return f"{sum(score <= threshold for score in defects)} at {allowed}"
+
+
 def row(name: str, changed: bool, scores: tuple[list[float], list[float]], decision: Decision) -> Sequence[str]:
     """A row of the table of what was reached."""
     good, defects = scores
     alarms = sum(decision.anomalous(score, "part") for score in good)
     misses = sum(not decision.anomalous(score, "part") for score in defects)
     light = "changed" if changed else "as before"
-    return name, light, rate(alarms, len(good)), rate(misses, len(defects)), f"{image_auroc(good, defects):.3f}"
+    auroc = f"{image_auroc(good, defects):.3f}"
+    return name, light, rate(alarms, len(good)), rate(misses, len(defects)), misses_at_rate(good, defects), auroc
 
 
 def decision_of(detector: Detector) -> Decision:
@@ -231,7 +239,7 @@ def main() -> None:
         row("grown", True, grown[True], with_new),
         row("grown", False, grown[False], with_new),
     ]
-    headers = ["detector", "light", "false alarms", "misses", "image AUROC"]
+    headers = ["detector", "light", "false alarms", "misses", "misses at false alarms", "image AUROC"]
     print(tabulate(table, headers=headers, tablefmt="github", disable_numparse=True))
     alarms = line.watch(new, "grown", parts.measured, True)
     print(f"{len(parts.measured)} good images after the growth: {len(alarms)} alarms of drift")
