@@ -34,7 +34,7 @@ from lit_ad.deploy.journal_settings import JournalSettings
 from lit_ad.deploy.labels import Labels
 from lit_ad.detector.decision import Decision
 from lit_ad.errors import UserError
-from lit_ad.line.comparison import image_auroc
+from lit_ad.line.comparison import compute_image_auroc
 from lit_ad.line.paths import PathFeed
 from lit_ad.line.watching import Watching
 
@@ -176,7 +176,7 @@ def row(name: str, changed: bool, scores: tuple[list[float], list[float]], decis
     alarms = sum(decision.anomalous(score, "part") for score in good)
     misses = sum(not decision.anomalous(score, "part") for score in defects)
     light = "changed" if changed else "as before"
-    auroc = f"{image_auroc(good, defects):.3f}"
+    auroc = f"{compute_image_auroc(good, defects):.3f}"
     return name, light, rate(alarms, len(good)), rate(misses, len(defects)), misses_at_rate(good, defects), auroc
 
 

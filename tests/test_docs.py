@@ -1,5 +1,6 @@
 """README.md and docs/ match the code: their commands parse, their links work, and the files that they name exist."""
 
+import ast
 import re
 import shlex
 import sys
@@ -195,3 +196,14 @@ def test_a_clone_alone_has_everything_that_the_pages_use() -> None:
     pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "configs").rglob("*.yaml"), ROOT / "Makefile"]
     named = {path.name for path in pages if "../shared" in path.read_text(encoding="utf-8")}
     assert named <= {"results.md", "contributing.md"}
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda script: script.name)
+def test_what_a_benchmark_imports_from_lit_ad_exists(script: Path) -> None:
+    """Nobody runs all benchmarks after a change of names."""
+    tree = ast.parse(script.read_text(encoding="utf-8"))
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    for node in imports:
+        if node.module and node.module.partition(".")[0] == "lit_ad":
+            for name in node.names:
+                assert exists(f"{node.module}.{name.name}"), f"{node.module} has no {name.name}"
