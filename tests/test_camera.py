@@ -160,7 +160,7 @@ def test_an_automatic_window_comes_from_training_images_only(
     trainer.test(again, other, ckpt_path=tmp_path / "checkpoints/best.ckpt", verbose=False, weights_only=True)
     assert other.view.window == window and not torch.equal(next(iter(other.test_dataloader())).pixels, earlier)
     fixed = STFPM("resnet10t", (1, 2), str(resnet_file), View(64, window=(0, 4095)), lr=0.05)
-    with pytest.raises(UserError, match=r"trained at window \(.*\), not \(0, 4095\)"):
+    with pytest.raises(UserError, match=r"trained with window \(.*\), not \(0, 4095\)"):
         trainer.test(fixed, other, ckpt_path=tmp_path / "checkpoints/best.ckpt", weights_only=True)
 
 

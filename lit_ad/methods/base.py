@@ -122,7 +122,7 @@ class Method(L.LightningModule):
         """Return the frozen networks by the names of their attributes."""
         return {name: module for name, module in self.named_modules() if isinstance(module, Teacher)}
 
-    def total_steps(self, why: str) -> int:
+    def total_steps(self, *, why: str) -> int:
         """Return the number of steps of the whole training, for `configure_optimizers`.
 
         Args:

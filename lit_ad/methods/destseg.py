@@ -138,7 +138,7 @@ class DeSTSeg(Method):
         return self.segmentation if self.is_student_step else self.student
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Remove the idle network's gradients: SGD then skips its parameters, and their weight decay, too."""
+        """Remove the idle network's gradients. SGD then skips its parameters, so weight decay does not change them."""
         for parameter in self.idle_network.parameters():
             parameter.grad = None
 
@@ -147,7 +147,8 @@ class DeSTSeg(Method):
         return Prediction(at_least_float32(disagreement.logits).sigmoid())
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        self.student_steps = int(self.student_share * self.total_steps("student learns in a fraction of all steps"))
+        steps = self.total_steps(why="student learns in a fraction of all steps")
+        self.student_steps = int(self.student_share * steps)
         groups: list[dict[str, Any]] = [
             {"params": list(self.student.parameters()), "lr": self.lr},
             {"params": list(self.segmentation.blocks.parameters()), "lr": self.segmentation_lr},
@@ -220,7 +221,8 @@ class Segmentation(nn.Module):
 
 def join_products(teachers: list[Tensor], students: list[Tensor]) -> Tensor:
     """Multiply the unit vectors of teacher and student at each level, and join the negative products at the finest
-    level's size: 2 x L x (B, C, h, w) -> (B, sum of C, h, w). A level's channels sum to minus its cosine."""
+    level's size: 2 x L x (B, C, h, w) -> (B, sum of C, h, w). A level's channels add up
+    to minus the cosine of teacher and student."""
     pairs = [[normalize(at_least_float32(level)) for level in pair] for pair in zip(teachers, students, strict=True)]
     size = teachers[0].shape[-2:]
     products = [interpolate(-teacher * student, size, mode="bilinear") for teacher, student in pairs]

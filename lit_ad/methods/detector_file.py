@@ -32,7 +32,7 @@ class Recorded(Protocol):
 
     view: View
     decision: Decision | None
-    decided_for: str | None  # fingerprint of the weights that scored the decision's images; None: unknown
+    decided_for: str | None  # fingerprint of the weights that gave the scores in `decision`; None: unknown
     _trainer: L.Trainer | None
 
     @property
@@ -117,7 +117,7 @@ def _check_same_view(view: View, trained: View, file: str | Path) -> None:
     if trained != view:
         pairs = [(name, theirs, getattr(view, name)) for name, theirs in trained.to_dict().items()]
         differ = ", ".join(f"{name} {theirs!s:.40}, not {ours!s:.40}" for name, theirs, ours in pairs if theirs != ours)
-        raise UserError(f"{file} was trained at {differ}: give model.view as in training, or train anew")
+        raise UserError(f"{file} was trained with {differ}: give model.view as in training, or train anew")
 
 
 def _check_same_networks(method: Recorded, checkpoint: dict[str, Any], card: Card, file: str | Path) -> None:

@@ -160,7 +160,7 @@ class Dinomaly(Method):
             groups.append({"params": list(self.squeeze.parameters()), "lr": self.squeeze_lr})
         optimizer = make_stable_adamw(groups, self.lr, self.eps, self.weight_decay, self.amsgrad)
         constant = self.final_lr == self.lr
-        steps = self.warmup if constant else self.total_steps("learning rate falls until training ends")
+        steps = self.warmup if constant else self.total_steps(why="learning rate falls until training ends")
         return warm_up_and_fall(optimizer, steps, self.warmup, self.final_lr / self.lr)
 
 

@@ -80,16 +80,18 @@ class EfficientAD(Method):
     def compare(self, images: Tensor, features: list[Tensor]) -> "Disagreement":
         """Compare teacher, student and autoencoder on the same images, without jitter."""
         teacher, normalized = self.standardise_features(features), self.teacher.normalize(images)
-        imitation, forecast = self.student(normalized).float().chunk(2, dim=1)
+        imitation, predicted_autoencoder = self.student(normalized).float().chunk(2, dim=1)
         restored = self.autoencoder(normalized).float()
         return Disagreement(
-            (teacher - imitation).square(), (teacher - restored).square(), (restored - forecast).square()
+            (teacher - imitation).square(),
+            (teacher - restored).square(),
+            (restored - predicted_autoencoder).square(),
         )
 
     def loss(self, disagreement: "Disagreement") -> Tensor:
         """Return the loss of training without the term of the unrelated images: a scalar."""
-        student, autoencoder, both = disagreement
-        return average_hardest(student, self.hard) + autoencoder.mean() + both.mean()
+        student, autoencoder, student_autoencoder = disagreement
+        return average_hardest(student, self.hard) + autoencoder.mean() + student_autoencoder.mean()
 
     def training_loss(self, images: Tensor, features: list[Tensor], others: Others) -> Tensor:
         """Sum the student's loss on hard patches, its penalty on unrelated images, and the two terms of the
@@ -105,9 +107,10 @@ class EfficientAD(Method):
         jittered = jitter(images, self.jitter)
         normalized = self.teacher.normalize(jittered)
         restored = self.autoencoder(normalized).float()
-        forecast = _compute_outputs(self.student, normalized, slice(half, None)).float()
+        predicted_autoencoder = _compute_outputs(self.student, normalized, slice(half, None)).float()
         teacher = self.standardise_features(self.describe(jittered))
-        total: Tensor = loss + (teacher - restored).square().mean() + (restored - forecast).square().mean()
+        loss = loss + (teacher - restored).square().mean()
+        total: Tensor = loss + (restored - predicted_autoencoder).square().mean()
         return total
 
     def detect(self, disagreement: "Disagreement") -> Prediction:
@@ -121,7 +124,7 @@ class EfficientAD(Method):
     def make_maps(self, disagreement: "Disagreement") -> list[Tensor]:
         """Return the student's errors in predicting the teacher and the autoencoder, mean over channels:
         2 x (B, 1, h, w)."""
-        return [errors.mean(dim=1, keepdim=True) for errors in (disagreement.student, disagreement.both)]
+        return [errors.mean(dim=1, keepdim=True) for errors in (disagreement.student, disagreement.student_autoencoder)]
 
     def standardise_features(self, features: list[Tensor]) -> Tensor:
         """Scale the teacher's output to mean 0 and deviation 1 on nominal images: (B, C, h, w) in float32."""
@@ -163,7 +166,7 @@ class EfficientAD(Method):
     def configure_optimizers(self) -> Any:
         trained = [*self.student.parameters(), *self.autoencoder.parameters()]
         optimizer = torch.optim.Adam(trained, lr=self.lr, weight_decay=self.weight_decay)
-        steps = self.total_steps("learning rate falls near the end")
+        steps = self.total_steps(why="learning rate falls near the end")
         drop = torch.optim.lr_scheduler.MultiStepLR(optimizer, [int(0.95 * steps)], gamma=0.1)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": drop, "interval": "step"}}
 
@@ -173,7 +176,7 @@ class Disagreement(NamedTuple):
 
     student: Tensor  # between the teacher and the student's first half of channels
     autoencoder: Tensor  # between the teacher and the autoencoder
-    both: Tensor  # between the autoencoder and the student's second half of channels
+    student_autoencoder: Tensor  # between the autoencoder and the student's second half of channels
 
 
 class Autoencoder(nn.Module):

@@ -149,7 +149,7 @@ class INPFormer(Method):
     def configure_optimizers(self) -> Any:
         parameters = [parameter for part in self.students for parameter in part.parameters()]
         optimizer = make_stable_adamw(parameters, self.lr, self.eps, self.weight_decay)
-        steps = self.total_steps("learning rate falls until training ends")
+        steps = self.total_steps(why="learning rate falls until training ends")
         return warm_up_and_fall(optimizer, steps, self.warmup, self.final_lr / self.lr)
 
 

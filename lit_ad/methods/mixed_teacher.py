@@ -133,7 +133,7 @@ class MixedTeacher(Method):
     def configure_optimizers(self) -> Any:
         """Return Adam with a one-cycle schedule: from lr / 25 up to lr, then down to 4e-6 lr."""
         optimizer = torch.optim.Adam([*self.student.parameters(), *self.deep_student.parameters()], lr=self.lr)
-        steps = self.total_steps("learning rate rises and falls once")
+        steps = self.total_steps(why="learning rate rises and falls once")
         cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.lr, total_steps=steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
 

@@ -118,7 +118,7 @@ class ReContrast(Method):
         return Prediction(smooth_map(make_distance_maps(disagreement, self.teacher.strides[0]).sum(dim=0), sigma=4.0))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        self.ramp_steps = self.ramp * self.total_steps("ramp is a fraction of all steps")
+        self.ramp_steps = self.ramp * self.total_steps(why="ramp is a fraction of all steps")
         students = [*self.bottleneck.parameters(), *self.decoder.parameters()]
         groups: list[dict[str, Any]] = [{"params": students}]
         groups.append({"params": list(self.encoder.parameters()), "lr": self.encoder_lr})

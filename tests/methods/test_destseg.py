@@ -235,7 +235,7 @@ def test_each_phase_changes_only_its_own_network(
 
 
 def test_each_network_has_its_own_learning_rate(model: DeSTSeg, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model, "total_steps", lambda _: 5000)
+    monkeypatch.setattr(model, "total_steps", lambda **_: 5000)
     optimizer = model.configure_optimizers()
     assert isinstance(optimizer, torch.optim.SGD) and model.student_steps == 1000
     names = {id(parameter): name for name, parameter in model.named_parameters()}

@@ -150,8 +150,8 @@ def test_a_view_that_changes_scores_is_refused(
 ) -> None:
     model, path = trained["STFPM"]
     for view, said in (
-        (View(32), "trained at image_size 64, not 32: give model.view"),
-        (View(64, fit="pad", tile=32), "trained at fit stretch, not pad, tile None, not 32: give model.view"),
+        (View(32), "trained with image_size 64, not 32: give model.view"),
+        (View(64, fit="pad", tile=32), "trained with fit stretch, not pad, tile None, not 32: give model.view"),
     ):
         other = made("STFPM", small_models, view)
         before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
@@ -279,5 +279,5 @@ def test_a_window_of_auto_is_read_from_the_checkpoint(resnet_file: Path) -> None
     again = Brightness(file, View(32, window="auto"))
     read_record(again, checkpoint)
     assert again.view == trained.view
-    with pytest.raises(UserError, match=r"trained at window \(10, 900\), not \(10, 901\): give model.view"):
+    with pytest.raises(UserError, match=r"trained with window \(10, 900\), not \(10, 901\): give model.view"):
         read_record(Brightness(file, View(32, window=(10, 901))), checkpoint)

@@ -137,7 +137,7 @@ def test_both_autoencoder_terms_see_the_same_jittered_image(
     with torch.no_grad():
         loss = model.training_loss(images, model.describe(images), Others())
         plain, jittered = (model.compare(these, model.describe(these)) for these in (images, other))
-    expected = average_hardest(plain.student, 0.999) + jittered.autoencoder.mean() + jittered.both.mean()
+    expected = average_hardest(plain.student, 0.999) + jittered.autoencoder.mean() + jittered.student_autoencoder.mean()
     torch.testing.assert_close(loss, expected)
 
 
@@ -244,7 +244,7 @@ def test_calibrate_computes_the_quantiles_of_held_out_maps(model: EfficientAD) -
 
 
 def test_the_rate_falls_to_a_tenth_after_95_percent(model: EfficientAD, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model, "total_steps", lambda _: 200)
+    monkeypatch.setattr(model, "total_steps", lambda **_: 200)
     configured = model.configure_optimizers()
     optimizer, schedule = configured["optimizer"], configured["lr_scheduler"]
     assert isinstance(optimizer, torch.optim.Adam) and schedule["interval"] == "step"

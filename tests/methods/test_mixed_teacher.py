@@ -129,7 +129,7 @@ def test_the_shallow_student_has_the_layers_and_initial_weights_of_a_resnet() ->
 def test_the_learning_rate_of_adam_follows_one_cycle(model: MixedTeacher, monkeypatch: pytest.MonkeyPatch) -> None:
     """Over 101 steps, the rate goes from 1.6e-4 to 4e-3 at 30 % and down to 1.6e-8. The decay of the first moment goes
     in the opposite direction."""
-    monkeypatch.setattr(model, "total_steps", lambda _: 101)
+    monkeypatch.setattr(model, "total_steps", lambda **_: 101)
     configured = model.configure_optimizers()
     optimizer, scheduler = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
     assert isinstance(optimizer, torch.optim.Adam) and configured["lr_scheduler"]["interval"] == "step"

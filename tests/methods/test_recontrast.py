@@ -178,7 +178,7 @@ def test_the_map_is_the_smoothed_sum_of_six_levels(model: ReContrast) -> None:
 def test_the_encoder_has_a_lower_learning_rate_than_the_students(
     model: ReContrast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model, "total_steps", lambda _: 2000)
+    monkeypatch.setattr(model, "total_steps", lambda **_: 2000)
     optimizer = model.configure_optimizers()
     assert isinstance(optimizer, torch.optim.AdamW) and model.ramp_steps == 200
     students, encoder = optimizer.param_groups
@@ -193,7 +193,7 @@ def test_the_encoder_has_a_lower_learning_rate_than_the_students(
 
 def test_training_lowers_the_loss(resnet_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, images = made(resnet_file).train(), torch.rand(4, 3, 64, 64)
-    monkeypatch.setattr(model, "total_steps", lambda _: 15)
+    monkeypatch.setattr(model, "total_steps", lambda **_: 15)
     optimizer, losses, frozen = model.configure_optimizers(), [], model.describe(images)
     for _ in range(15):
         losses.append(model.training_loss(images, frozen, Others()))

@@ -405,7 +405,7 @@ class Hasty(L2BT):
     """A method that makes the training loader early to count steps, and then keeps that loader."""
 
     def configure_optimizers(self) -> Any:
-        assert self.total_steps("is of no matter here") > 0
+        assert self.total_steps(why="is of no matter here") > 0
         return super().configure_optimizers()
 
     def on_fit_start(self) -> None:
