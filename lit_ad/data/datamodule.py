@@ -49,7 +49,7 @@ class AnomalyDataModule(L.LightningDataModule):
             gets a corrupted copy, with another defect in each epoch; data.unrelated gives textures.
         predict_path: Folder of images, or one image, for predict. None: the test images.
         loading: Options for loading images.
-        split: Options that decide which nominal images train, and which are held out.
+        split: Options that decide which nominal images are used for training, and which are held out.
     """
 
     def __init__(
@@ -165,7 +165,7 @@ class AnomalyDataModule(L.LightningDataModule):
     def images(self, split: str) -> AnomalyDataset:
         """Return the images of "train", "val", "test" or "predict", as a loader takes them."""
         samples = self.to_predict() if split == "predict" else getattr(self.splits, split)
-        return self._datasets.images(split, samples, self.view, run_seed())
+        return self._datasets.dataset(split, samples, self.view, run_seed())
 
     def keep_in_memory(self, images: AnomalyDataset) -> None:
         """Decode the images of a dataset once for all epochs, if loading.cache_images or its default says so."""

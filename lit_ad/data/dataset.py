@@ -24,7 +24,7 @@ from lit_ad.image.tiling import Tiles
 from lit_ad.image.view import Box, View, visible_box
 from lit_ad.threads import Pool
 
-Seen = tuple[Pixels, Box, Size]  # an image as the network sees it, the box of its content, its original size
+ViewedImage = tuple[Pixels, Box, Size]  # an image as the network sees it, the box of its content, its original size
 
 
 class AnomalyDataset(Dataset[Batch]):
@@ -41,7 +41,7 @@ class AnomalyDataset(Dataset[Batch]):
         cache: The images that `fill_cache` has read, of a dataset with the same samples and view. None: not cached.
     """
 
-    has_pixels = True
+    has_pixels = True  # items have images; those of a FeatureDataset may have features instead
 
     def __init__(
         self,
@@ -52,13 +52,13 @@ class AnomalyDataset(Dataset[Batch]):
         tiles: Tiles | None = None,
         unrelated: Unrelated | None = None,
         corrupt: Corruption | None = None,
-        cache: list[Seen] | None = None,
+        cache: list[ViewedImage] | None = None,
     ) -> None:
         self.samples, self.view, self.augment, self.seed, self.tiles = list(samples), view, augment, seed, tiles
         self.unrelated, self.corrupt = unrelated, corrupt
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # shared, so that workers know the epoch
         self.cache = cache
-        self.last: tuple[int, Seen] | None = None  # number and content of the latest image, for its next tile
+        self.last: tuple[int, ViewedImage] | None = None  # number and content of the latest image, for its next tile
 
     @property
     def is_in_memory(self) -> bool:
@@ -142,7 +142,7 @@ class AnomalyDataset(Dataset[Batch]):
                 tqdm(images, "Reading images", len(self.samples), leave=False, disable=len(self.samples) < 100)
             )
 
-    def _load_item(self, index: int, number: int) -> Seen:
+    def _load_item(self, index: int, number: int) -> ViewedImage:
         """Return the image, or its tile, augmented."""
         image, box, size = self._load_image(number)
         key = (self.seed, int(self.epoch))
@@ -156,7 +156,7 @@ class AnomalyDataset(Dataset[Batch]):
             box = box if image.shape == shape else (0, 0, *image.shape[:2])
         return image, box, size
 
-    def _load_image(self, number: int) -> Seen:
+    def _load_image(self, number: int) -> ViewedImage:
         """Return an image from the cache, or from its file."""
         if self.cache is not None:
             image, box, size = self.cache[number]
@@ -167,7 +167,7 @@ class AnomalyDataset(Dataset[Batch]):
             self.last = (number, self._read(self.samples[number]))
         return self.last[1]
 
-    def _read(self, sample: Sample) -> Seen:
+    def _read(self, sample: Sample) -> ViewedImage:
         """Read an image through the view. Raises UserError if that fails; the message names the file."""
         image = read_image(sample.image, self.view.levels)
         size = (image.shape[0], image.shape[1])
@@ -219,7 +219,7 @@ class SplitDatasets:
         if self.augment is not None:
             self.augment.try_out_smallest(view, samples, alike=batch_size > 1)
 
-    def images(self, split: str, samples: Sequence[Sample], view: View, seed: int) -> AnomalyDataset:
+    def dataset(self, split: str, samples: Sequence[Sample], view: View, seed: int) -> AnomalyDataset:
         """Return the dataset of a split. If samples, view and seed are as before, it is the same dataset."""
         made = self._made.get(split)
         if made is not None and (made.samples, made.view, made.seed) == (samples, view, seed):
@@ -243,7 +243,8 @@ def lay_out_tiles(samples: Sequence[Sample], view: View, random: bool = False) -
 
 
 def find_rows(part: AnomalyDataset, dataset: AnomalyDataset) -> list[int]:
-    """Return the indices in `dataset` of the items of `part`, which has some of the same images in the same tiles."""
+    """Return the index in `dataset` of each item of `part`, which has some of the images of `dataset`, cut into the
+    same tiles."""
     rows = defaultdict(list)
     for item in range(len(dataset)):
         number = item if dataset.tiles is None else dataset.tiles.image(item)

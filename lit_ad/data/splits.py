@@ -32,7 +32,7 @@ class Splits:
 
 @dataclass(frozen=True)
 class Split:
-    """Options that decide which nominal images train, and which are held out.
+    """Options that decide which nominal images are used for training, and which are held out.
 
     Args:
         val_fraction: Fraction of the nominal training images that is held out for validation, in categories without
@@ -42,7 +42,8 @@ class Split:
             images. None: all.
         folds: Number of parts into which decision.folds cuts the nominal images, instead of val_fraction;
             decision.folds sets it.
-        fold: The part that this training leaves out, from 0; decision.folds sets it. None: all nominal images train.
+        fold: The part that this training leaves out, from 0; decision.folds sets it. None: all nominal images
+            are used for training.
 
     Raises:
         UserError: A value is out of its range.

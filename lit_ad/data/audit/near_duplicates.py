@@ -144,7 +144,7 @@ def list_near_duplicate_warnings(fingerprints: Fingerprints, near: Sequence[tupl
         train, test = neighbours[0]
         warnings.append(
             f"{len(neighbours)} pairs of images with consecutive numbers lie in training and test, such as "
-            f"{train.image} and {test.image}, and differ by {share:.2f} of the usual difference of two images: if they "
-            "come from one film or show one part, keep them on one side, or metrics will be too good"
+            f"{train.image} and {test.image}, and differ by only {share:.2f} of the usual difference of two images: if "
+            "they come from one film or show one part, keep them in one split, or metrics will be too good"
         )
     return warnings

@@ -12,7 +12,7 @@ from lit_ad.data.sources.source import check_samples
 from lit_ad.errors import UserError
 from lit_ad.image.pixels import open_image, read_upright_size
 
-_GREYS = 16  # most different values of a mask whose edges are not antialiased
+_GREYS = 16  # a mask with more distinct values has antialiased edges
 
 
 def list_sample_errors(samples: Sequence[Sample]) -> list[str]:

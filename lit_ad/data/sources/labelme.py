@@ -124,7 +124,7 @@ def _draw_shape(shape: Any, size: Size) -> NDArray[np.bool_]:
     if points.ndim != 2 or points.shape[1] != 2:
         raise ValueError("its points are no list of [x, y]")
     if _read_shape_label(shape) == IGNORED:
-        raise ValueError("a mask cannot tell what to ignore")
+        raise ValueError("a mask cannot mark pixels to ignore, only anomalous pixels")
     if kind == "circle":
         if len(points) != 2:
             raise ValueError("a circle has two points, its centre and one on its edge")
@@ -132,11 +132,13 @@ def _draw_shape(shape: Any, size: Size) -> NDArray[np.bool_]:
     if kind == "mask":
         return _paste_mask(shape["mask"], points, size)
     if kind not in _CORNERS:
-        raise ValueError(f"this kind is not read; there are {', '.join([*_CORNERS, 'circle', 'mask'])}")
+        raise ValueError(
+            f"this kind of shape is not supported; supported are {', '.join([*_CORNERS, 'circle', 'mask'])}"
+        )
     if len(points) not in _CORNERS[kind]:
         raise ValueError(f"it has {format_count(len(points), 'point')}")
     if (points < -_OUTSIDE).any() or (points > np.array(size[::-1]) + _OUTSIDE).any():
-        raise ValueError(f"it leaves its image, where x ends at {size[1]}, y at {size[0]}")
+        raise ValueError(f"it reaches beyond its image, where x ends at {size[1]}, y at {size[0]}")
     if len(points) == 2:
         (x0, y0), (x1, y1) = points
         points = np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])
@@ -151,6 +153,6 @@ def _paste_mask(encoded: str, points: NDArray[np.float64], size: Size) -> NDArra
     mask = np.zeros(size, bool)
     part = mask[top : top + small.shape[0], left : left + small.shape[1]]
     if min(left, top) < 0 or part.shape != small.shape:
-        raise ValueError(f"it leaves its image, where x ends at {size[1]}, y at {size[0]}")
+        raise ValueError(f"it reaches beyond its image, where x ends at {size[1]}, y at {size[0]}")
     part[:] = small
     return mask

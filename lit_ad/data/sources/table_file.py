@@ -1,4 +1,6 @@
-"""Read table files of Excel, LibreOffice, pandas and other programs as rows, each with its place in words.
+"""Read table files of Excel, LibreOffice, pandas and other programs as rows.
+
+Each row comes with its place in words, such as "row 5 of parts.csv", for messages.
 
 A CSV's separator is the one that splits its header into the expected columns. Uncertain input is refused with a line
 that says what to change; cells are never guessed.
@@ -70,6 +72,7 @@ def read_table(
             where = f"row {number} of {path}"
             names = _read_column_names(list(row), columns, where)
             rows.append((where, dict(zip(names, row.values(), strict=True))))
+    # Drop rows whose cells are all empty. Keep objects without any name, {}, because the check below refuses them.
     rows = [(where, row) for where, row in rows if not row or not all(map(_is_empty, row.values()))]
     if not rows:
         raise UserError(f"{path} has no rows: expected one for each image")
@@ -119,15 +122,15 @@ def decode(path: Path) -> str:
         try:
             return content.decode("utf-16")
         except UnicodeDecodeError as error:
-            raise UserError(f"{path} begins as UTF-16, but goes on otherwise: {AS_CSV}") from error
+            raise UserError(f"{path} begins as UTF-16, but its rest is not UTF-16: {AS_CSV}") from error
     if b"\0" in content:
         raise UserError(f"{path} is no text, or UTF-16 without a byte order mark: {AS_CSV}")
     return content.decode("utf-8", "surrogateescape").lstrip("\ufeff")  # programs may write several marks
 
 
 def _read_column_names(names: Sequence[str], columns: Sequence[str], where: str) -> list[str]:
-    """Return the names of a header without spaces around them. A name in capitals becomes the known column, unless the
-    header has that, too.
+    """Return the names of a header without spaces around them. A known column's name may be written in capitals, unless
+    the header has the same name in small letters, too.
 
     Raises:
         UserError: Two columns have the same name.
@@ -193,7 +196,7 @@ def _read_records(content: str, separator: str, path: Path, first: int = 1) -> I
         except StopIteration:
             return
         except csv.Error as error:
-            raise UserError(f"row {number} of {path} cannot be read: {error}; see to its quotes") from error
+            raise UserError(f"row {number} of {path} cannot be read: {error}; check its quotation marks") from error
         if any(cells):
             yield number, cells
 

@@ -136,14 +136,14 @@ def test_coordinates_count_in_the_upright_image(image: Path) -> None:
         (
             [shape("ellipse", (0, 0), (9, 9))],
             {},
-            r"shape 1 \(ellipse 'dent'\): this kind is not read; there are polygon",
+            r"shape 1 \(ellipse 'dent'\): this kind of shape is not supported; supported are polygon",
         ),
         ([shape("polygon", (0, 0), (9, 9))], {}, r"shape 1 \(polygon 'dent'\): it has 2 points; correct or remove it"),
         ([shape("rectangle", (0, 0), (9, 9), (9, 0))], {}, r"shape 1 \(rectangle 'dent'\): it has 3 points"),
         ([shape("circle", (0, 0))], {}, r"shape 1 \(circle 'dent'\): a circle has two points"),
         ([shape("rectangle", (5, 5), (5, 9))], {}, r"shape 1 \(rectangle 'dent'\): it marks no pixel"),
-        ([shape("rectangle", (5, 5), (32, 9))], {}, r"leaves its image, where x ends at 30, y at 20"),
-        ([shape("mask", (28, 4), (30, 5), mask=encoded(np.ones((2, 3), bool)))], {}, r"leaves its image"),
+        ([shape("rectangle", (5, 5), (32, 9))], {}, r"reaches beyond its image, where x ends at 30, y at 20"),
+        ([shape("mask", (28, 4), (30, 5), mask=encoded(np.ones((2, 3), bool)))], {}, r"reaches beyond its image"),
         ([shape("mask", (7, 4), (9, 5))], {}, r"shape 1 \(mask 'dent'\): mask is missing"),
         ([shape("mask", (7, 4), (9, 5), mask="x")], {}, r"shape 1 \(mask 'dent'\): .*correct or remove it"),
         (
@@ -155,7 +155,7 @@ def test_coordinates_count_in_the_upright_image(image: Path) -> None:
         ([shape("polygon", (0, 0), (1, "a"), (2, 2))], {}, r"shape 1 \(polygon 'dent'\): "),  # type: ignore[arg-type]
         ([shape("polygon", (0, 0, 0), (1, 1, 1))], {}, r"its points are no list of \[x, y\]"),  # type: ignore[arg-type]
         (["dent"], {}, r"shape 1 \(polygon 'None'\): "),
-        ([shape("rectangle", (0, 0), (9, 9), label="__ignore__")], {}, r"a mask cannot tell what to ignore"),
+        ([shape("rectangle", (0, 0), (9, 9), label="__ignore__")], {}, r"a mask cannot mark pixels to ignore"),
         ([shape("rectangle", (0, 0), (9, 9), label="_background_")], {}, r"a.json marks nothing in .*a.png"),
         ([], {}, r"a.json marks nothing in .*a.png: draw its defects, or remove the file"),
         ([], {"imagePath": "..\\b.png"}, r"a.json is labelme's of ..\\b.png \(its imagePath\), but is given for a.png"),
