@@ -83,14 +83,14 @@ def _describe_folds(decision: Decision, category: str | None) -> str:
     )
     if proven is None:  # `lit-ad recalibrate` has added held-out images
         return (
-            f"Some of the {images} nominal images trained this detector, and each of these was scored by a training "
-            f"without it ({folds} folds); others were held out. {what}"
+            f"This detector was trained on some of the {images} nominal images, and each of these was scored by a "
+            f"training without it ({folds} folds); others were held out. {what}"
         )
     how = "leaving one out" if folds >= images else f"{folds} folds"
     return (
-        f"All {images} nominal images trained this detector, and each was scored by a training without it ({how}). "
-        f"About {100 * decision.kept_rate(category):.3g} % of nominal images are called anomalous, if this detector "
-        f"scores new ones as those trainings scored the images that they left out. {what}"
+        f"This detector was trained on all {images} nominal images, and each was scored by a training without it "
+        f"({how}). About {100 * decision.kept_rate(category):.3g} % of nominal images are called anomalous, if this "
+        f"detector scores new ones as those trainings scored the images that they left out. {what}"
     )
 
 

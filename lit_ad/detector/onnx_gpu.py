@@ -29,7 +29,7 @@ def parse_gpu(runtime: Any, device: str) -> tuple[str, int]:
     """Return the kind and the number of a GPU from the name of a device: cuda:1 gives cuda and 1, tensorrt gives 0.
 
     Raises:
-        UserError: The name is no device's, or this build of ONNX Runtime has no provider for it.
+        UserError: No GPU has this form of name, or this build of ONNX Runtime has no provider for it.
     """
     kind, _, number = device.partition(":")
     providers = runtime.get_available_providers()
@@ -84,7 +84,7 @@ def make_engine_folder(file: Path, fingerprint: str) -> Path | None:
         if os.access(folder, os.W_OK):
             return folder
     warnings.warn(
-        f"{folder} cannot be written: TensorRT builds an engine for minutes each time {file.name} is loaded",
+        f"{folder} cannot be written: TensorRT builds an engine, which takes minutes, each time {file.name} is loaded",
         stacklevel=2,
     )
     return None

@@ -45,7 +45,11 @@ def find_regions(mask: Mask, anomaly_map: NDArray[np.float32], mm_per_pixel: flo
 
 
 def _measure_region(rows: Ints, starts: Ints, ends: Ints, anomaly_map: NDArray[np.float32], mm: float | None) -> Region:
-    """Return the region of n runs, which are given as in `Components`: 3 x (n,), by row. `mm`: a pixel's side."""
+    """Return the region that consists of n runs, sorted by row.
+
+    A run is a row of neighbouring pixels. Three arrays (n,) describe the runs: the row of each, its first column, and
+    the column after its last. `mm`: a pixel's side.
+    """
     values = [anomaly_map[row, start:end] for row, start, end in zip(rows, starts, ends, strict=True)]
     counts = ends - starts
     area = int(counts.sum())
@@ -59,8 +63,8 @@ def _measure_region(rows: Ints, starts: Ints, ends: Ints, anomaly_map: NDArray[n
 
 
 def _fit_rectangle(rows: Ints, starts: Ints, ends: Ints) -> tuple[float, float]:
-    """Return length and width of the rectangle of the smallest area, at any angle, around the pixels of n runs, 3 x
-    (n,).
+    """Return length and width of the rectangle of the smallest area, at any angle, around the pixels of n runs (see
+    `_measure_region`).
 
     One of its sides lies along an edge of the convex hull (Freeman and Shapira 1975, https://doi.org/10.1145/360881.360919).
     """
@@ -76,8 +80,8 @@ def _fit_rectangle(rows: Ints, starts: Ints, ends: Ints) -> tuple[float, float]:
 
 
 def _find_convex_hull(rows: Ints, starts: Ints, ends: Ints) -> NDArray[np.float64]:
-    """Return the corners (h, 2) of the convex hull of n runs, 3 x (n,) by row: rows and columns (Andrew's monotone
-    chain)."""
+    """Return the corners (h, 2) of the convex hull of n runs (see `_measure_region`), as rows and columns. The method
+    is Andrew's monotone chain."""
     first = np.flatnonzero(np.diff(rows, prepend=-1))
     left, right = np.minimum.reduceat(starts, first), np.maximum.reduceat(ends, first)
     chains = []

@@ -117,7 +117,10 @@ def judge_tiles(network: Network, image: Any, box: Box, card: Card) -> Judgement
 
 
 def _choose_score(network_map: Floats | None, own_score: float | None, box: Box, card: Card) -> float:
-    """Return the score of the map (H, W) inside the box; without map or `card.map_scored`, the network's own score."""
+    """Return the score of the part of the map (H, W) that lies in the box.
+
+    Return the network's own score if there is no map, or if the map does not give the score (`card.map_scored`).
+    """
     if network_map is None or not card.map_scored:
         assert own_score is not None, "a network gives a score, a map, or both"
         return own_score

@@ -19,22 +19,23 @@ def bound_rate(held_out: int, above: int, confidence: float) -> float:
         confidence: The probability that the bound holds, in (0, 1), such as 0.95.
     """
     low, high = 0.0, 1.0
-    for _ in range(60):  # bisection: after 60 halvings the interval is as short as a float can tell
+    for _ in range(60):  # bisection: after 60 halvings, a float cannot tell the two ends apart
         rate = (low + high) / 2
         low, high = (rate, high) if binomial_cdf(above, held_out, rate) > 1 - confidence else (low, rate)
     return high
 
 
 def count_needed_with_confidence(rate: float, confidence: float) -> int:
-    """Return the fewest held-out images for which the highest score is a threshold whose rate is at most `rate`, with a
-    confidence."""
+    """Return how many held-out images are needed, at least, to promise a false-alarm rate of at most `rate` with this
+    confidence. The threshold is then the highest of their scores."""
     return math.ceil(math.log1p(-confidence) / math.log1p(-rate))
 
 
 def count_allowed_above_with_confidence(held_out: int, rate: float, confidence: float) -> int:
-    """Return how many held-out scores may lie above a threshold whose rate is at most `rate` with a confidence.
+    """Return how many held-out scores may lie above a threshold that still promises a false-alarm rate of at most
+    `rate` with this confidence.
 
-    It is 0 also if even the highest score is not such a threshold.
+    0 can also mean that not even the highest score, as the threshold, promises this rate.
     """
     count = 0
     while count + 1 < held_out and binomial_cdf(count + 1, held_out, rate) <= 1 - confidence:

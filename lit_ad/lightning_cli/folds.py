@@ -45,7 +45,7 @@ _NOT_OF_SCORES = (  # exceptions among them
 def fix_length(config: Namespace) -> None:
     """Let a training end after its full length, with the weights of its last step.
 
-    All images train, so no image is left on which an earlier epoch could be chosen.
+    All images are used for training, so no image is left on which an earlier epoch could be chosen.
 
     Raises:
         UserError: A setting would end the training earlier, or leave images without a score.
@@ -101,8 +101,9 @@ def train_folds(cli: Any) -> Decision:
             write_fold(home, fold, {"settings": settings, **finished[fold]})
         left = (time.monotonic() - began) / done * (len(missing) - done + 1)
         cli.print_lines(
-            f"Fold {fold + 1} of {count}: {images - numbers.count(fold)} images trained, {numbers.count(fold)} left "
-            f"out and scored; about {timedelta(seconds=round(left))} remain, including the last training on all images"
+            f"Fold {fold + 1} of {count}: trained on {images - numbers.count(fold)} images, scored the "
+            f"{numbers.count(fold)} others; about {timedelta(seconds=round(left))} remain, including the last "
+            "training on all images"
         )
     sizes: dict[str, list[int]] = defaultdict(lambda: [0] * count)
     for sample, number in zip(data.splits.train, numbers, strict=True):

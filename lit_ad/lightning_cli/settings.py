@@ -65,7 +65,10 @@ def check_model_and_images(command: str, config: Namespace) -> None:
     if not config.ckpt_path:
         raise UserError(f"{command} needs a trained model: lit-ad {command} {USAGE[command]}")
     if command == "validate" and config.data.split.folds is not None:
-        raise UserError("validate needs held-out images, but with decision.folds all images train: use lit-ad test RUN")
+        raise UserError(
+            "validate needs held-out images, but with decision.folds all images are used for training: use lit-ad test "
+            "RUN"
+        )
     if command == "predict" and not config.data.predict_path:
         raise UserError(
             "predict needs images: lit-ad predict RUN IMAGES, or --data.predict_path IMAGES. For the test images use "

@@ -13,14 +13,15 @@ from lit_ad.errors import UserError
 
 
 class KeepProgress(L.Callback):
-    """Saves last.ckpt after every epoch, validates the last step of a training whatever check_val_every_n_epoch and
-    val_check_interval are, and ends a training whose loss is NaN or infinite.
+    """Saves last.ckpt after every epoch, and ends a training whose loss is NaN or infinite.
+
+    It also validates the last step of a training, whatever check_val_every_n_epoch and val_check_interval are.
 
     Args:
         checkpoint: File of the latest weights, last.ckpt. None: they are not saved.
         every_n_train_steps: Save the file also every so many steps.
         train_time_interval: Save the file also after each such time of training.
-        on_exception: Save the file also if a training of one process ends in an error.
+        on_exception: Save the file also if the training ends in an error, and has only one process.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Stop a training by a signal: after a batch, the same one on every process, with a checkpoint."""
+"""Stop a training by a signal, and save a checkpoint. All processes stop after the same batch."""
 
 import os
 import signal
@@ -37,7 +37,8 @@ class Interruption(L.Callback):
     Args:
         checkpoint: File of the checkpoint.
         restart: Command line that starts the run again if there is no checkpoint. "": no such command.
-        part: Whether this is one of several trainings, so that `restart` goes on with all of them.
+        part: Whether this is one of several trainings in a row. If so, users are told to continue by `restart`, which
+            continues all of them, even if there is a checkpoint.
     """
 
     def __init__(self, checkpoint: Path, restart: str = "", part: bool = False) -> None:
@@ -49,7 +50,7 @@ class Interruption(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         self.asked = 0
-        self._handle(trainer, self.note_signal, self.note_signal, self.note_signal)
+        self._set_handlers(trainer, self.note_signal, self.note_signal, self.note_signal)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         self._end_at_once(trainer)
@@ -73,7 +74,7 @@ class Interruption(L.Callback):
             raise SIGTERMException
 
         alone = trainer.world_size == 1
-        self._handle(trainer, stop, signal.default_int_handler, self.requeue if alone else requeue_job)
+        self._set_handlers(trainer, stop, signal.default_int_handler, self.requeue if alone else requeue_job)
 
     @contextmanager
     def between_trainings(self, trainer: L.Trainer) -> Iterator[None]:
@@ -104,7 +105,7 @@ class Interruption(L.Callback):
         if trainer.state.fn == "validate":
             self._end_at_once(trainer)
 
-    def _handle(self, trainer: L.Trainer, terminate: Any, interrupt: Any, requeue: Any) -> None:
+    def _set_handlers(self, trainer: L.Trainer, terminate: Any, interrupt: Any, requeue: Any) -> None:
         """Set the handlers of SIGTERM, of SIGINT and, under Slurm, of SIGUSR1."""
         if threading.current_thread() is not threading.main_thread():
             return  # Python allows signal handlers in the main thread only
@@ -180,7 +181,7 @@ class Interruption(L.Callback):
 
 
 def _requeue_on_signal() -> None:
-    """Have SIGUSR1 requeue the Slurm job where no training is there to save a checkpoint first."""
+    """Let SIGUSR1 requeue the Slurm job at once. Outside of a training there is no checkpoint to save first."""
     if SLURMEnvironment.detect() and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGUSR1, requeue_job)
 

@@ -102,7 +102,8 @@ def is_first() -> bool:
 
 
 def quote_path(path: str | os.PathLike[str]) -> str:
-    """Quote a path for a shell; one with bytes that cannot be printed in the form $'...' of bash and zsh."""
+    """Quote a path for a shell. A path with bytes that cannot be printed gets the form $'...', which bash and zsh
+    read."""
     text = str(path)
     if printable(text) == text:
         return shlex.quote(text)

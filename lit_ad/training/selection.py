@@ -16,7 +16,8 @@ def list_choices(trainer: L.Trainer, method: L.LightningModule, validations: int
         scaled: Whether the method's `calibrate` uses held-out images.
     """
     phrases = []
-    if validations > 1 or not _is_last_validation(trainer) or trainer.ckpt_path:  # a single validation chooses nothing
+    # A single validation, at the end, chooses nothing. A resumed training may have had other validations before.
+    if validations > 1 or not _is_last_validation(trainer) or trainer.ckpt_path:
         for what, monitor in _list_monitors(trainer):
             if not monitor.startswith("train"):
                 phrases.append(f"{what} (by {monitor})")

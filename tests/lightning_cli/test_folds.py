@@ -92,7 +92,7 @@ def test_every_nominal_image_trains_and_decides(home: Path) -> None:
     assert [len(getattr(decision, name)["stripes"]) for name in ("scores", "maxima", "medians")] == [12] * 3
     told = json.loads((home / "metrics.json").read_text())["decision"]["thresholds"][0]
     assert told["folds"] == 3 and told["kept_rate"] == pytest.approx(1 / 13) and not told["exact"]
-    assert "All 12 nominal images trained this detector" in (home / "report.html").read_text()
+    assert "This detector was trained on all 12 nominal images" in (home / "report.html").read_text()
     assert sorted(path.name for path in (home / "folds").iterdir()) == ["1.json", "2.json", "3.json"]
 
 
@@ -122,7 +122,7 @@ def test_the_command_prints_the_folds_and_the_guarantee(home: Path) -> None:
     printed = (home.parent / "printed").read_text()
     assert "decision.folds 3: 4 trainings, about 4 times as long as one. 3 of them each leave out a part" in printed
     for fold in (1, 2, 3):
-        assert f"Fold {fold} of 3: 8 images trained, 4 left out and scored; about 0:0" in printed
+        assert f"Fold {fold} of 3: trained on 8 images, scored the 4 others; about 0:0" in printed
     assert printed.count("to train on,") == 2  # of the first fold, and of the last training
     for line in ("Features of", "Seed set"):
         assert printed.count(line) == (line == "Features of")  # the first fold says it for all

@@ -43,7 +43,11 @@ def test_a_prediction_needs_a_model_and_images() -> None:
 def test_a_validation_needs_images_that_did_not_train() -> None:
     for folds, refused in ((None, False), (5, True)):
         config = Namespace(ckpt_path="a.ckpt", data=Namespace(split=Namespace(folds=folds)))
-        with pytest.raises(UserError, match=r"with decision\.folds all images train") if refused else nullcontext():
+        with (
+            pytest.raises(UserError, match=r"with decision\.folds all images are used for training")
+            if refused
+            else nullcontext()
+        ):
             check_model_and_images("validate", config)
 
 
