@@ -29,7 +29,7 @@ def serve(
     """Serve a detector as a web service until it is stopped.
 
     POST /detect   an image file as the body, or in a form -> JSON: score, p_value, anomalous, threshold, size, regions;
-                   with `Accept: image/png` the image beside its heatmap; ?picture for both in one;
+                   with `Accept: image/png` the image beside its heatmap; ?picture for JSON with that picture;
                    ?category=NAME of the product; ?source=NAME of a camera or a line, for the journal;
                    ?regions=csv, coco or labelme for a file of the regions alone, with the image's name by ?name=NAME
     GET /about     method, view, threshold, categories, limits, the journal and its alarms of drift

@@ -97,7 +97,7 @@ class AnomalyDataModule(L.LightningDataModule):
         return self.record.to_dict() if "splits" in vars(self) else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Print what has changed since the checkpoint. Raises UserError as DataRecord.go_on does."""
+        """Print what has changed since the checkpoint. Raises UserError if the new split tests trained images."""
         if self.trainer is not None and self.trainer.state.fn == "fit":
             for line in self.record.go_on(state_dict):
                 rank_zero_info(f"Going on with other settings: {line}")

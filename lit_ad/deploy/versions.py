@@ -1,6 +1,6 @@
 """The versions of a detector in a journal: which judged, which grew from which, and which one is shipped.
 
-The standard library only.
+DIR is the journal's folder, and the shipped version is the one in DIR/detector.ckpt. The standard library only.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ class Version:
     time: float  # when it entered the journal, in seconds since 1970
     about: str  # a few words for people: see `_describe_card`
     file: str | None  # the checkpoint's path below DIR; None: the checkpoint lies elsewhere
-    parent: int | None  # id of the version it was compared with, which was shipped then; a rollback ships that again
+    parent: int | None  # id of the version that was shipped when this one was made; a rollback ships the parent again
     state: str  # "judged", "shipped", "refused" or "retired"
     report: str | None  # JSON: the comparison with its parent
 

@@ -37,7 +37,10 @@ def verify(loaded: Loaded, file: Path, device: str) -> None:
 
 
 def compare_and_keep(loaded: Loaded, check: SelfCheck, file: Path, device: str, batch_size: int = 1) -> Comparison:
-    """Compare a file with its check, and keep the result for the next time that the file is loaded here."""
+    """Compare a file with its check, and keep the result for the next time that the file is loaded here.
+
+    Only a result at batch size 1 is kept, because the next load compares at batch size 1.
+    """
     comparison = compare(loaded.network, loaded.card, check, batch_size)
     place = _find_result_file(loaded, device)
     if place is not None and batch_size == 1:

@@ -1,4 +1,6 @@
-"""Make the data set of a grown detector: add the images that people confirmed to the images that the detector had.
+"""Make the data set for `lit-ad grow`, which trains a detector further with images of its line.
+
+The images that people confirmed are added to the images that the detector had.
 
 Each image stays in one split for ever, even if it comes along the line several times: images with the same pixels count
 as one. So no image that was used for training, or set a threshold, is ever used to compare detectors.
@@ -59,7 +61,8 @@ def gather_images(
         folder: The journal's folder.
         only_new_decide: Whether only new images are held out. If not, the old held-out images stay as well.
         seed: The seed of the draw.
-        compared: The data set of the detector to compare with. None: the detector that grows, or unknown.
+        compared: The data set of the detector to compare with. None: it is the detector that grows, or has no list of
+            its images.
 
     Raises:
         UserError: No image is labelled good, two labels contradict each other, or an image cannot be read.

@@ -12,8 +12,9 @@ allow, however the data were cut into batches or processes. All entries are int6
 
 *Votes* show whether a cell holds (almost) one value. For each cleared bit (each of a key's lowest 32 - `bits` bits), a
 row can also count the scores with a 1 there. Of a bit's two groups, the scores with a 1 and those with a 0, the smaller
-is its minority. A score that differs from the cell's most common value differs in at least one bit, so at most the sum
-of all minorities differ. This keeps many equal scores exact in a coarse table.
+is its minority. A score that differs from the cell's most common value differs in at least one bit, and so belongs to
+the minority of that bit. So all scores of the cell but at most the sum of its minorities are equal (`count_tied`), and
+are known to be ties although the cell is wide.
 """
 
 from bisect import bisect_left

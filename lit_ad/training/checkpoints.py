@@ -1,4 +1,4 @@
-"""Save the latest weights of a training, validate its last step, and stop it if its loss is not finite."""
+"""Save the latest state of a training, validate its last step, and stop it if its loss is not finite."""
 
 import math
 import time
@@ -18,7 +18,7 @@ class KeepProgress(L.Callback):
     It also validates the last step of a training, whatever check_val_every_n_epoch and val_check_interval are.
 
     Args:
-        checkpoint: File of the latest weights, last.ckpt. None: they are not saved.
+        checkpoint: File of the latest state, last.ckpt: weights, optimizer and schedules. None: it is not saved.
         every_n_train_steps: Save the file also every so many steps.
         train_time_interval: Save the file also after each such time of training.
         on_exception: Save the file also if the training ends in an error, and has only one process.

@@ -201,7 +201,9 @@ def _open_store(trainer: L.Trainer) -> dist.Store | None:
         store = None
     if all(gather([store is not None])):
         return store
-    rank_zero_warn("not all processes reach a port of the first one, so that no process ends a wait in vain")
+    rank_zero_warn(
+        "not all processes can reach a port of the first one: if a process dies or hangs, the others may wait long"
+    )
     return None
 
 
