@@ -89,7 +89,7 @@ MISSING = r"Missing: rank 1 \(.*, process \d+\), {}\. Waiting: rank 0 \(.*, proc
     [
         (
             "alone",
-            r"All wait, but not in one place: rank 0 .*, in barrier, called by act \(.*; rank 1 .*, in all_reduce, ",
+            r"not in one place: rank 0 .*, in barrier, called by stop_if_asked \(.*; rank 1 .*, in all_reduce, ",
         ),
         pytest.param("freezes", MISSING.format(r"no sign of life for \d+ s"), marks=pytest.mark.slow),
         pytest.param("sleeps", MISSING.format(r"in on_train_batch_end \(.*script.py:\d+\)"), marks=pytest.mark.slow),
