@@ -2,11 +2,12 @@
 
 import multiprocessing
 import os
-import socket
 from collections.abc import Callable
 from typing import Any
 
 from torch.multiprocessing import start_processes
+
+from tests.serving import find_free_port
 
 
 def run_processes(function: Callable[..., None], *arguments: Any, processes: int = 2) -> None:
@@ -20,10 +21,7 @@ def run_processes(function: Callable[..., None], *arguments: Any, processes: int
 
 def run_as_launched(function: Callable[..., None], *arguments: Any, processes: int = 2) -> None:
     """Run the same with the variables that a launcher sets: a Trainer in the function joins the processes."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    run_processes(_launched, port, processes, function, *arguments, processes=processes)
+    run_processes(_launched, find_free_port(), processes, function, *arguments, processes=processes)
 
 
 def _launched(rank: int, port: int, processes: int, function: Callable[..., None], *arguments: Any) -> None:

@@ -1,9 +1,17 @@
-"""A server of the standard library that answers in a thread while a test asks it."""
+"""A server of the standard library that answers in a thread while a test asks it, and ports for servers."""
 
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from socketserver import BaseServer
+
+
+def find_free_port() -> int:
+    """Return a TCP port of this machine on which nothing listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @contextmanager

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lit_ad.methods import __all__ as METHODS
+from tests.serving import find_free_port
 
 ROOT = Path(__file__).parents[1]
 DISTILLATION = "lit_ad.training.distillation.Distillation"
@@ -62,12 +62,6 @@ def kill_session(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def commands_of(launcher: str, processes: int, arguments: list[str]) -> tuple[list[list[str]], dict[str, str]]:
     """Return the commands that a launcher runs on one machine, and their environment."""
     python = [sys.executable, "-m", "lit_ad", *arguments]
@@ -79,7 +73,7 @@ def commands_of(launcher: str, processes: int, arguments: list[str]) -> tuple[li
         slurm = {"NTASKS": processes, "NTASKS_PER_NODE": processes, "NNODES": 1, "NODEID": 0, "JOB_NAME": "test"}
         slurm |= {"PROCID": "RANK", "LOCALID": "RANK", "JOB_ID": 17, "NODELIST": "localhost"}
         environment = {f"SLURM_{name}": str(value) for name, value in slurm.items()}
-        return [python] * processes, {**environment, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+        return [python] * processes, {**environment, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(find_free_port())}
     return [python], {}
 
 
@@ -388,7 +382,7 @@ def trained(
     (home / "train.py").write_text(textwrap.dedent(script))
     torchrun = [
         *(sys.executable, "-m", "torch.distributed.run", "--nnodes", 2, "--nproc-per-node", 1),
-        *("--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{free_port()}", "--local-addr", "localhost"),
+        *("--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{find_free_port()}", "--local-addr", "localhost"),
         *("--max-restarts", 0),
     ]
     for processes, command in ((1, [sys.executable]), (2, torchrun)):

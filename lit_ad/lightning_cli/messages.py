@@ -70,7 +70,7 @@ def explain_error(message: str, keys: Sequence[str], words: Sequence[str] = ()) 
         given = re.search(r"Given value: (.*)", message)
         value, types = wrong[3] or (given[1] if given else "not"), re.findall(r"<class '(\w+)'>|'(\w[\w-]*)'", wrong[2])
         example = f", such as '[{value}]'" if types in ([("list", "")], [("tuple", "")]) else ""
-        if given and (name := _key_of(wrong[3], given[1])):
+        if given and (name := _find_key(wrong[3], given[1])):
             return f"{wrong[1]}.{name} is {value}, but it must be {_TYPES.get(types[-1][0], types[-1][0])}"
         names = " or ".join(_TYPES.get(name, name) or literal for name, literal in types)
         return f"{wrong[1]} is {value}, but it must be {names}{example}"
@@ -79,7 +79,7 @@ def explain_error(message: str, keys: Sequence[str], words: Sequence[str] = ()) 
     return text + (f"{hinted}{hint}" if hinted else _suggest_name(text, keys))
 
 
-def _key_of(value: str | None, given: str) -> str | None:
+def _find_key(value: str | None, given: str) -> str | None:
     """Return the key of a dict, which is given as text, that has a value; None if there is no dict or no such key."""
     try:
         entries = ast.literal_eval(given)

@@ -13,7 +13,7 @@ from lit_ad.errors import UserError
 from lit_ad.image import jpeg
 from lit_ad.image.conversion import convert_to_rgb
 from lit_ad.image.jpeg import decode_jpeg, find_decoder
-from lit_ad.image.pixels import open_image, read_image
+from lit_ad.image.pixels import Pixels, open_image, read_image
 
 pytest.importorskip("simplejpeg")
 
@@ -76,16 +76,21 @@ def test_other_files_are_left_to_pillow(kind: str, tmp_path: Path) -> None:
         assert np.array_equal(read_image(file), convert_to_rgb(open_image(file), "a"))
 
 
+def check_that_pillow_decodes(file: Path, expected: Pixels) -> None:
+    """Choose the decoder again, as a new process does, and compare the pixels (H, W, 3) of a file."""
+    jpeg.find_decoder.cache_clear()
+    try:
+        assert find_decoder() is None
+        assert np.array_equal(read_image(file), expected)
+    finally:
+        jpeg.find_decoder.cache_clear()
+
+
 def test_pillow_decodes_if_simplejpeg_is_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(encode(picture((40, 24))))
     expected = read_image(tmp_path / "a.jpg")
     monkeypatch.setitem(sys.modules, "simplejpeg", None)
-    jpeg.find_decoder.cache_clear()
-    try:
-        assert find_decoder() is None
-        assert np.array_equal(read_image(tmp_path / "a.jpg"), expected)
-    finally:
-        jpeg.find_decoder.cache_clear()
+    check_that_pillow_decodes(tmp_path / "a.jpg", expected)
 
 
 def test_simplejpeg_is_not_used_if_pillow_gives_other_pixels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -95,9 +100,4 @@ def test_simplejpeg_is_not_used_if_pillow_gives_other_pixels(monkeypatch: pytest
     (tmp_path / "a.jpg").write_bytes(encode(picture((40, 24))))
     expected, decode = read_image(tmp_path / "a.jpg"), simplejpeg.decode_jpeg
     monkeypatch.setattr(simplejpeg, "decode_jpeg", lambda *arguments: decode(*arguments) ^ 1)
-    jpeg.find_decoder.cache_clear()
-    try:
-        assert find_decoder() is None
-        assert np.array_equal(read_image(tmp_path / "a.jpg"), expected)
-    finally:
-        jpeg.find_decoder.cache_clear()
+    check_that_pillow_decodes(tmp_path / "a.jpg", expected)

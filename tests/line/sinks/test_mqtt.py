@@ -17,14 +17,10 @@ from paho.mqtt.enums import CallbackAPIVersion
 from lit_ad.errors import UserError
 from lit_ad.line.sinks import sink
 from lit_ad.line.sinks.mqtt import Mqtt
+from tests.serving import find_free_port
 
 MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
 with_broker = pytest.mark.skipif(MOSQUITTO is None, reason="needs mosquitto: apt-get install mosquitto")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return int(listening.getsockname()[1])
 
 
 @contextmanager
@@ -79,7 +75,7 @@ def wait_for(got: list[tuple[str, str]], count: int) -> None:
 def test_a_broker_gets_each_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sink, "FIRST_PAUSE", 0.05)
     monkeypatch.setattr(sink, "LONGEST_PAUSE", 0.2)
-    port = free_port()
+    port = find_free_port()
     with broker(tmp_path, port), subscriber(port) as got:
         mqtt = Mqtt(f"mqtt://127.0.0.1:{port}/factory/line-1/verdicts")
         for number in range(50):
@@ -92,7 +88,7 @@ def test_a_broker_gets_each_message(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @with_broker
 def test_a_broker_that_starts_late_gets_the_message(tmp_path: Path) -> None:
-    port = free_port()
+    port = find_free_port()
     mqtt = Mqtt(f"mqtt://127.0.0.1:{port}/factory/x")
     mqtt.send("early")
     end = time.monotonic() + 10
@@ -110,7 +106,7 @@ def test_messages_for_a_broker_that_refuses_the_login_are_dropped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sink, "CLOSE_SECONDS", 1.0)
-    port = free_port()
+    port = find_free_port()
     with broker(tmp_path, port, "allow_anonymous false\n"):
         mqtt = Mqtt(f"mqtt://127.0.0.1:{port}/factory/x")
         mqtt.send("{}")
