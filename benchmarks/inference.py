@@ -186,6 +186,25 @@ def predict(options: argparse.Namespace) -> Result:
     return clock.result(len(list_images(options.home)))
 
 
+def predict_exported(options: argparse.Namespace, file: str) -> Result:
+    """Run the loop of `lit-ad predict FILE` for an exported file. It writes the same files as `predict`."""
+    from lit_ad import Detector
+    from lit_ad.commands.predict import judge_all
+    from lit_ad.data.sources.images import Images
+    from lit_ad.evaluation import Heatmaps, Predictions
+    from lit_ad.evaluation.sinks.sink import Stage
+
+    detector, folder = Detector.load(options.home / file), options.home / "images"
+    samples, decision = Images(folder).samples(), detector.card.decision
+
+    def judge_folder() -> None:
+        with tempfile.TemporaryDirectory() as home:
+            stage = Stage(Path(home), samples, decision, detector.card.method, predicting=True, folder=folder, done={})
+            judge_all(detector, stage, [Heatmaps(enabled=options.pictures), Predictions(maps=options.pictures)])
+
+    return rate(len(samples), judge_folder, options.seconds)
+
+
 def make_clock(lightning: Any) -> Any:
     """Make a callback for `lightning` or `lightning.pytorch`: their classes of callbacks differ."""
 
@@ -274,6 +293,9 @@ KINDS: dict[str, tuple[str, Callable[[argparse.Namespace], Result], str]] = {
     "openvino": ("Detector, OpenVINO", lambda o: run_detector(o, "model.xml"), "bare-openvino"),
     "int8": ("Detector, OpenVINO int8", lambda o: run_detector(o, "model-int8.xml"), "bare-int8"),
     "predict": ("lit-ad predict", predict, "bare-pytorch"),
+    "predict-onnx": ("lit-ad predict, ONNX Runtime", lambda o: predict_exported(o, "model.onnx"), "bare-onnx"),
+    "predict-openvino": ("lit-ad predict, OpenVINO", lambda o: predict_exported(o, "model.xml"), "bare-openvino"),
+    "predict-int8": ("lit-ad predict, OpenVINO int8", lambda o: predict_exported(o, "model-int8.xml"), "bare-int8"),
     "anomalib-torch": ("anomalib's TorchInferencer", lambda o: run_inferencer(o, "torch"), "bare-pytorch"),
     "anomalib-openvino": ("anomalib's OpenVINOInferencer", lambda o: run_inferencer(o, "openvino"), "bare-openvino"),
     "anomalib-engine": ("anomalib's Engine.predict", run_engine, "bare-pytorch"),
@@ -370,7 +392,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256, help="side of the networks' input in pixels")
     parser.add_argument("--seconds", type=float, default=3.0, help="least time of each measurement")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--no-pictures", dest="pictures", action="store_false", help="predict writes only scores.csv")
+    parser.add_argument("--no-pictures", dest="pictures", action="store_false", help="predict writes tables only")
     parser.add_argument("--anomalib-python", help="the Python of an environment with anomalib; then none is installed")
     parser.add_argument("--without-anomalib", action="store_true")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))

@@ -3,7 +3,6 @@
 import csv
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any, Literal, TextIO, TypedDict
 
 import cv2
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_ad.detector.regions import Region
+from lit_ad.image.view import Box
 
 Format = Literal["csv", "json", "coco", "labelme"]
 LABEL = "anomalous"  # the label of every region in COCO and labelme
@@ -27,19 +27,24 @@ class Findings(TypedDict):
     regions: Sequence[Mapping[str, Any]]  # the fields of Region, and `outline`: its corners [x, y], in pixels
 
 
-def list_findings(size: Sequence[int], regions: Sequence[Region], mask: NDArray[np.bool_] | None) -> Findings:
+def list_findings(
+    size: Sequence[int], regions: Sequence[Region], mask: NDArray[np.bool_] | None, outlined: bool = True
+) -> Findings:
     """Return an image's regions as plain values.
 
     Args:
         size: H, W of the image.
         regions: The regions of `mask`.
         mask: The anomalous pixels, (H, W). None: there are no regions.
+        outlined: Whether to trace the outlines, which takes longer than all else. If not, they are empty.
     """
-    outlines = {} if mask is None else trace_outlines(mask)
-    return {"size": list(size), "regions": [{**asdict(region), "outline": outlines[region.box]} for region in regions]}
+    outlines: dict[Box, list[list[float]]] = {region.box: [] for region in regions}
+    if outlined and mask is not None:
+        outlines |= trace_outlines(mask)
+    return {"size": list(size), "regions": [vars(region) | {"outline": outlines[region.box]} for region in regions]}
 
 
-def trace_outlines(mask: NDArray[np.bool_]) -> dict[tuple[int, int, int, int], list[list[float]]]:
+def trace_outlines(mask: NDArray[np.bool_]) -> dict[Box, list[list[float]]]:
     """Return the outline of each region of a mask (H, W), by the region's box: the corners [x, y] of a polygon.
 
     Holes are filled. The centres of the region's pixels lie inside the polygon, and those of all pixels around it lie

@@ -88,7 +88,7 @@ def _predict_alone(arguments: Sequence[str]) -> None:
     directory, done = predictions.claim(file.parent, folder, samples, weights)
     method = detector.card.method.rpartition(".")[2]
     stage = Stage(directory, samples, decision, method, predicting=True, folder=folder, device=parsed.device, done=done)
-    _judge_all(detector, stage, [objects.heatmaps, predictions])
+    judge_all(detector, stage, [objects.heatmaps, predictions])
     for line in [*predictions.summary(), *(f"In {folder}: {remark}" for remark in source.remarks())]:
         tell(line)
     if predictions.failed:
@@ -114,7 +114,7 @@ def _make_parser() -> Parser:
     return parser
 
 
-def _judge_all(detector: Detector, stage: Stage, sinks: Sequence[Heatmaps | Predictions]) -> None:
+def judge_all(detector: Detector, stage: Stage, sinks: Sequence[Heatmaps | Predictions]) -> None:
     """Judge the stage's images that are not done, and hand each to the sinks; a failed one with the reason."""
     left = [i for i, sample in enumerate(stage.samples) if str(sample.image) not in stage.done]
 

@@ -49,10 +49,12 @@ class Components:
 
 def find_components(mask: Mask, corners: bool = True) -> Components:
     """Return the components of a mask (H, W): 8-connected; 4-connected if `corners` is False."""
-    edges = np.diff(np.pad(mask.view(np.int8), ((0, 0), (1, 1))), axis=1)
-    rows, starts = np.nonzero(edges == 1)
-    ends = np.nonzero(edges == -1)[1]
     height, width = mask.shape
+    edges = np.diff(np.pad(mask.view(np.int8), ((0, 0), (1, 1))), axis=1).ravel()
+    rows, starts = np.divmod(
+        np.flatnonzero(edges == 1), width + 1
+    )  # np.nonzero of two dimensions takes several times as long
+    ends = np.flatnonzero(edges == -1) % (width + 1)
     owner = join(len(rows), *_pair_touching_runs(rows, starts, ends, width, corners))
     sizes = np.bincount(owner, ends - starts).astype(np.int64)
     return Components((height, width), rows, starts, ends, owner, sizes)

@@ -17,11 +17,13 @@ Mask = NDArray[np.bool_]
 Colour = tuple[int, int, int]
 
 TRUTH, FOUND = (0, 255, 0), (0, 190, 255)  # green and blue: outlines of true defects and of anomalous pixels
-_INFERNO = bytes.fromhex(  # matplotlib's colour map at 33 points: black, purple, orange, yellow
+_STOPS = bytes.fromhex(  # matplotlib's colour map at 33 points: black, purple, orange, yellow
     "0000040403120b0724150b37210c4a2e0a5a3c09654a0c6b57106d63146e70196e"
     "7d1e6d89226a962766a32b61af315cbb3755c63e4dd14644db4f3be35932eb6528"
     "f1711ef67f14f98d0afb9c06fcab0ffbba1ff9ca32f5d949f2e865f3f586fcffa4"
 )
+_LEVELS = [np.interp(np.arange(256) / 255, np.linspace(0, 1, 33), list(_STOPS[channel::3])) for channel in range(3)]
+_COLOURS = np.rint(np.stack(_LEVELS, axis=1)).astype(np.uint8)  # (256, 3)
 _WIDEST = 4  # a panel is at most 4 x `height` wide
 _THINNEST = 10  # no side of a panel is less than `height` / 10, whatever the image's proportions
 GAP, TITLE = 4, 22  # pixels between panels, and of the title's line
@@ -180,10 +182,7 @@ def resize_heat(heat: NDArray[np.float32], size: Size) -> NDArray[np.float32]:
 
 def colour_heat(scaled: NDArray[np.float32]) -> Pixels:
     """Return the colours of a heat (H, W) in [0, 1]: (H, W, 3)."""
-    stops = np.frombuffer(_INFERNO, np.uint8).reshape(-1, 3)
-    levels, places = np.arange(256) / 255, np.linspace(0, 1, len(stops))
-    table = np.stack([np.interp(levels, places, stops[:, channel]) for channel in range(3)], axis=1)
-    return np.rint(table).astype(np.uint8)[(scaled * 255).astype(np.uint8)]
+    return _COLOURS.take((scaled * 255).astype(np.uint8), axis=0)
 
 
 def find_hottest_window(heat: NDArray[np.float32], size: Size) -> Box | None:

@@ -35,69 +35,107 @@ def find_regions(mask: Mask, anomaly_map: NDArray[np.float32], mm_per_pixel: flo
         mm_per_pixel: The side of a pixel in mm, from which lengths in mm follow. None: it is not known.
     """
     parts = find_components(mask)
-    order = np.argsort(parts.owner, kind="stable")
-    groups = np.split(order, np.cumsum(np.bincount(parts.owner))[:-1]) if len(order) else []
+    if not len(parts.sizes):
+        return []
+    counts = parts.ends - parts.starts
+    values = anomaly_map[mask]  # run by run, because the runs are sorted as the pixels are
+    offsets = np.cumsum(counts) - counts
+    sums = np.bincount(parts.owner, np.add.reduceat(values, offsets, dtype=np.float64))
+    centroids = [
+        np.bincount(parts.owner, counts * centres) / parts.sizes
+        for centres in (parts.rows, (parts.starts + parts.ends - 1) / 2)
+    ]
+    order = np.argsort(parts.owner, kind="stable")  # the runs of each region, by row
+    first = np.searchsorted(parts.owner[order], np.arange(len(parts.sizes)))
+    rows, starts, ends = parts.rows[order], parts.starts[order], parts.ends[order]
+    edges = (
+        *(np.minimum.reduceat(rows, first), np.minimum.reduceat(starts, first)),
+        *(np.maximum.reduceat(rows, first) + 1, np.maximum.reduceat(ends, first)),
+    )
+    peaks = np.maximum.reduceat(np.maximum.reduceat(values, offsets)[order], first)
+    hulls = _find_convex_hulls(parts.owner[order], rows, starts, ends)
     regions = [
-        _measure_region(parts.rows[runs], parts.starts[runs], parts.ends[runs], anomaly_map, mm_per_pixel)
-        for runs in groups
+        _make_region(box, area, peak, total, centroid, *_fit_rectangle(hull), mm_per_pixel)
+        for box, area, peak, total, centroid, hull in zip(
+            zip(*(edge.tolist() for edge in edges), strict=True),
+            *(parts.sizes.tolist(), peaks.tolist(), sums.tolist()),
+            zip(*(centres.tolist() for centres in centroids), strict=True),
+            hulls,
+            strict=True,
+        )
     ]
     return sorted(regions, key=lambda region: -region.peak)
 
 
-def _measure_region(rows: Ints, starts: Ints, ends: Ints, anomaly_map: NDArray[np.float32], mm: float | None) -> Region:
-    """Return the region that consists of n runs, sorted by row.
-
-    A run is a row of neighbouring pixels. Three arrays (n,) describe the runs: the row of each, its first column, and
-    the column after its last. `mm`: a pixel's side.
-    """
-    values = [anomaly_map[row, start:end] for row, start, end in zip(rows, starts, ends, strict=True)]
-    counts = ends - starts
-    area = int(counts.sum())
-    row, column = (float((counts * centres).sum() / area) for centres in (rows, (starts + ends - 1) / 2))
-    length, width = _fit_rectangle(rows, starts, ends)
-    box = (int(rows[0]), int(starts.min()), int(rows[-1]) + 1, int(ends.max()))
-    peak = max(float(part.max()) for part in values)
-    mean = sum(float(part.sum(dtype=np.float64)) for part in values) / area
+def _make_region(
+    box: tuple[int, int, int, int],
+    area: int,
+    peak: float,
+    total: float,
+    centroid: tuple[float, float],
+    length: float,
+    width: float,
+    mm: float | None,
+) -> Region:
+    """Return a region whose map values add up to `total`. `mm`: a pixel's side."""
     millimetres = (None, None, None) if mm is None else (area * mm**2, length * mm, width * mm)
-    return Region(box, area, peak, mean, (row, column), length, width, *millimetres)
+    return Region(box, area, peak, total / area, centroid, length, width, *millimetres)
 
 
-def _fit_rectangle(rows: Ints, starts: Ints, ends: Ints) -> tuple[float, float]:
-    """Return length and width of the rectangle of the smallest area, at any angle, around the pixels of n runs (see
-    `_measure_region`).
+def _fit_rectangle(hull: NDArray[np.int64]) -> tuple[float, float]:
+    """Return length and width of the rectangle of the smallest area, at any angle, around a convex hull (h, 2).
 
-    One of its sides lies along an edge of the convex hull (Freeman and Shapira 1975, https://doi.org/10.1145/360881.360919).
+    One of its sides lies along an edge of the hull (Freeman and Shapira 1975, https://doi.org/10.1145/360881.360919).
     """
-    if len(rows) == 1:
-        sides = (1.0, float(ends[0] - starts[0]))
-        return max(sides), min(sides)
-    hull = _find_convex_hull(rows, starts, ends)
-    edges = np.diff(hull, axis=0, append=hull[:1])
+    edges = np.roll(hull, -1, axis=0) - hull
     along = edges / np.hypot(edges[:, 0], edges[:, 1])[:, None]
     heights, widths = (np.ptp(hull @ side.T, axis=0) for side in (along, along[:, ::-1] * [-1, 1]))
     best = np.argmin(heights * widths)
     return float(max(heights[best], widths[best])), float(min(heights[best], widths[best]))
 
 
-def _find_convex_hull(rows: Ints, starts: Ints, ends: Ints) -> NDArray[np.float64]:
-    """Return the corners (h, 2) of the convex hull of n runs (see `_measure_region`), as rows and columns. The method
-    is Andrew's monotone chain."""
-    first = np.flatnonzero(np.diff(rows, prepend=-1))
-    left, right = np.minimum.reduceat(starts, first), np.maximum.reduceat(ends, first)
+def _find_convex_hulls(owner: Ints, rows: Ints, starts: Ints, ends: Ints) -> list[NDArray[np.int64]]:
+    """Return the corners (h, 2) of the convex hull of each region, as rows and columns.
+
+    Each region's hull has a chain of corners at its left and one at its right. In each round, all corners go that do
+    not turn outwards between their neighbours, in all chains at once, until all corners that are left do.
+
+    Args:
+        owner: The region of each of r runs, ascending: (r,).
+        rows: The row of each run, ascending in a region: (r,).
+        starts: The first column of each run: (r,).
+        ends: The column after the last one of each run: (r,).
+    """
+    first = np.flatnonzero((np.diff(owner, prepend=-1) != 0) | (np.diff(rows, prepend=-1) != 0))
+    owner, rows = owner[first], rows[first]
+    upper = np.arange(len(rows)) + owner  # a region of k rows has k + 1 lines between, above and below its rows
+    number = int(owner[-1]) + 1
+    lines = np.zeros((len(rows) + number, 3), np.int64)  # the region of each line, its row, its column
+    for line in (upper, upper + 1):
+        lines[line, 0], lines[line, 1] = owner, rows + line - upper
     chains = []
-    for columns, side in ((left, 1), (right, -1)):
-        chain: list[tuple[int, int]] = []
-        for row, column in zip(rows[first].tolist(), columns.tolist(), strict=True):
-            for corner in ((row, column), (row + 1, column)):
-                while len(chain) > 1 and side * _measure_turn(chain[-2], chain[-1], corner) <= 0:
-                    chain.pop()
-                if not chain or chain[-1] != corner:
-                    chain.append(corner)
-        chains.append(chain)
-    return np.array(chains[0] + chains[1][::-1], np.float64)
+    for side, columns in ((1, np.minimum.reduceat(starts, first)), (-1, np.maximum.reduceat(ends, first))):
+        lines[:, 2] = np.iinfo(np.int64).max
+        for line in (upper, upper + 1):  # the right chain is mirrored, so that smaller columns lie outside in both
+            lines[line, 2] = np.minimum(lines[line, 2], side * columns)
+        chains.append(_keep_corners(lines) * [1, 1, side])
+    cuts = [np.searchsorted(chain[:, 0], np.arange(1, number)) for chain in chains]
+    halves = [np.split(chain[:, 1:], cut) for chain, cut in zip(chains, cuts, strict=True)]
+    return [np.concatenate([left, right[::-1]]) for left, right in zip(*halves, strict=True)]
 
 
-def _measure_turn(a: tuple[int, int], b: tuple[int, int], c: tuple[int, int]) -> int:
-    """Return twice the signed area of a triangle, whose corners are pairs of a row and a column. Its sign tells to
-    which side the path a, b, c turns."""
-    return (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
+def _keep_corners(chains: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the corners at which chains turn outwards, and the ends of the chains.
+
+    Args:
+        chains: (p, 3): the chain of each point, its row, ascending in a chain, and its column. The outside is where
+            columns are smaller.
+    """
+    while True:
+        before, after = chains[1:-1] - chains[:-2], chains[2:] - chains[:-2]
+        inwards = before[:, 1] * after[:, 2] - before[:, 2] * after[:, 1] <= 0
+        keep = np.ones(len(chains), bool)
+        keep[1:-1] = (after[:, 0] != 0) | ~inwards
+        if keep.all():
+            return chains
+        chains = chains[keep]

@@ -125,7 +125,8 @@ class Predictions(Sink):
                 Image.fromarray(judged.anomaly_map).save(temporary, format="TIFF")
         findings = None
         if self.regions and judged.mask is not None and not sample.error:
-            findings = list_findings(judged.size, judged.regions, judged.mask)
+            outlined = any(name != "csv" for name in self.regions)  # a table has no outlines
+            findings = list_findings(judged.size, judged.regions, judged.mask, outlined)
         if "labelme" in self.regions and findings is not None:
             with atomic_write(self._file(self.stage, "labelme", sample, ".json")) as temporary:
                 temporary.write_text(as_text(to_labelme(str(sample.image.absolute()), findings)), encoding="utf-8")
